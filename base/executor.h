@@ -1,0 +1,55 @@
+// A fixed pool of threads for work that may block on local disk or burn CPU, never on another
+// pool's queue. Thread-safe. Tasks run in order of priority, then of submission; the priority is
+// read when a thread becomes free, so that raising it later still helps.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/synchronization/mutex.h"
+
+namespace imagefs {
+
+// Lower runs first.
+enum class Priority : int { kOnDemand = 0, kForeground = 1, kReadahead = 2, kBackground = 3 };
+
+// A priority that may be raised while the work is queued or running. Shared by a flight and what
+// it started.
+class LivePriority {
+ public:
+  explicit LivePriority(Priority p) : value_(static_cast<int>(p)) {}
+  Priority get() const { return static_cast<Priority>(value_.load(std::memory_order_relaxed)); }
+  void RaiseTo(Priority p);  // never lowers
+ private:
+  std::atomic<int> value_;
+};
+using PriorityRef = std::shared_ptr<LivePriority>;
+
+class Executor {
+ public:
+  // Starts `threads` threads named `name`.
+  Executor(std::string name, int threads);
+  // Runs what is queued, then joins.
+  ~Executor();
+  void Submit(PriorityRef priority, absl::AnyInvocable<void()> task);
+  void Submit(absl::AnyInvocable<void()> task);  // kForeground
+  size_t queued() const;
+
+ private:
+  struct Task;
+  void Loop();
+  const std::string name_;
+  mutable absl::Mutex mu_;
+  std::vector<Task> queue_ ABSL_GUARDED_BY(mu_);
+  uint64_t next_sequence_ ABSL_GUARDED_BY(mu_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace imagefs

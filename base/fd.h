@@ -1,0 +1,64 @@
+// File descriptors and the few file operations that the project needs, with full transfers and
+// Status errors. All functions are thread-safe; EINTR is retried.
+#pragma once
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+
+namespace imagefs {
+
+// Owns one file descriptor; closes it on destruction. Movable, not copyable.
+class Fd {
+ public:
+  Fd() = default;
+  explicit Fd(int fd) : fd_(fd) {}
+  Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Fd& operator=(Fd&& other) noexcept;
+  ~Fd() { Reset(); }
+
+  int get() const { return fd_; }
+  bool valid() const { return fd_ >= 0; }
+  int Release() { return std::exchange(fd_, -1); }
+  void Reset();
+  // A second descriptor of the same open file (close-on-exec).
+  absl::StatusOr<Fd> Duplicate() const;
+
+ private:
+  int fd_ = -1;
+};
+
+// open(2) with O_CLOEXEC added. The error names the path.
+absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, mode_t mode = 0600);
+
+// Reads up to buffer.size() bytes at `offset`; fewer only at the end of the file.
+absl::StatusOr<size_t> PreadFull(int fd, absl::Span<char> buffer, uint64_t offset);
+// Writes all of `data`. ENOSPC and EDQUOT become kResourceExhausted.
+absl::Status PwriteFull(int fd, std::string_view data, uint64_t offset);
+absl::Status WriteFull(int fd, std::string_view data);
+
+// Whole file in memory; kResourceExhausted when larger than `max_bytes`.
+absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes);
+// Replaces `path` atomically: temporary file in the same folder, fsync, rename, fsync of the folder.
+absl::Status WriteFileDurably(const std::string& path, std::string_view data, mode_t mode = 0600);
+
+absl::Status FsyncFd(int fd, std::string_view what);
+absl::Status FsyncDir(const std::string& dir);
+// mkdir -p; existing folders are fine.
+absl::Status MakeDirs(const std::string& path, mode_t mode = 0755);
+// rm -rf that stays on one file system; a missing path is fine.
+absl::Status RemoveTree(const std::string& path);
+absl::StatusOr<struct stat> StatPath(const std::string& path);
+
+// Random bytes as 2*n hex digits, for names of temporary files.
+std::string RandomHex(size_t n);
+
+}  // namespace imagefs

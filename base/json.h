@@ -1,0 +1,79 @@
+// JSON: a parsed, immutable document with total accessors (a missing or wrongly typed member reads
+// as absent), and a writer. The only users of a JSON library are this header's .cc.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace imagefs {
+
+// A value inside a parsed document. Cheap to copy (shares the document). An absent value answers
+// every question with "no".
+class Json {
+ public:
+  Json() = default;  // absent
+  // Refuses more than `max_depth` levels and invalid UTF-8 in strings, so hostile input is bounded.
+  static absl::StatusOr<Json> Parse(std::string_view text, int max_depth = 64);
+
+  bool exists() const { return node_ != nullptr; }
+  bool is_object() const;
+  bool is_array() const;
+  bool is_null() const;
+  std::optional<std::string> string() const;
+  std::optional<int64_t> integer() const;  // whole numbers only
+  std::optional<bool> boolean() const;
+  size_t size() const;                      // members or elements
+  Json operator[](std::string_view key) const;
+  Json at(size_t index) const;
+  std::vector<std::pair<std::string, Json>> members() const;  // of an object, in order
+  std::vector<Json> elements() const;                         // of an array
+  // Shorthands.
+  std::string StringOr(std::string_view key, std::string_view fallback = "") const;
+  int64_t IntOr(std::string_view key, int64_t fallback) const;
+  std::string Dump(int indent = -1) const;
+
+ private:
+  std::shared_ptr<const void> document_;  // keeps the document alive
+  const void* node_ = nullptr;
+};
+
+// Writes one JSON text. Usage: w.BeginObject().Key("a").Int(1).EndObject(). Invalid UTF-8 in
+// strings is written as U+FFFD. Two spaces of indentation when `pretty`.
+class JsonWriter {
+ public:
+  explicit JsonWriter(bool pretty = false) : pretty_(pretty) {}
+  JsonWriter& BeginObject();
+  JsonWriter& EndObject();
+  JsonWriter& BeginArray();
+  JsonWriter& EndArray();
+  JsonWriter& Key(std::string_view key);
+  JsonWriter& String(std::string_view value);
+  JsonWriter& Int(int64_t value);
+  JsonWriter& Uint(uint64_t value);
+  JsonWriter& Double(double value);
+  JsonWriter& Bool(bool value);
+  JsonWriter& Null();
+  // Key and value in one call.
+  JsonWriter& Member(std::string_view key, std::string_view value) { return Key(key).String(value); }
+  JsonWriter& Member(std::string_view key, const char* value) { return Key(key).String(value); }
+  JsonWriter& Member(std::string_view key, int64_t value) { return Key(key).Int(value); }
+  JsonWriter& Member(std::string_view key, uint64_t value) { return Key(key).Uint(value); }
+  JsonWriter& Member(std::string_view key, bool value) { return Key(key).Bool(value); }
+  std::string Take() { return std::move(out_); }
+
+ private:
+  void Separate();
+  const bool pretty_;
+  std::string out_;
+  std::vector<bool> has_member_;
+  bool after_key_ = false;
+};
+
+}  // namespace imagefs

@@ -1,0 +1,40 @@
+// Logging to stderr, one event a line: `event key=value ...`. Levels: error = someone must act,
+// warning = degraded and self-healing, info = life cycle, debug = per request. Under systemd
+// (JOURNAL_STREAM set) lines carry the journal's "<N>" priority prefix. The logger is the
+// project's only global. Thread-safe. Secrets never reach it: URLs go through RedactUrl.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+
+namespace imagefs {
+
+enum class LogLevel { kDebug, kInfo, kWarning, kError, kOff };
+
+void SetLogLevel(LogLevel level);
+bool LogEnabled(LogLevel level);
+void LogLine(LogLevel level, std::string_view line);
+
+template <typename... Args>
+void LogDebug(const Args&... args) {
+  if (LogEnabled(LogLevel::kDebug)) LogLine(LogLevel::kDebug, absl::StrCat(args...));
+}
+template <typename... Args>
+void LogInfo(const Args&... args) {
+  if (LogEnabled(LogLevel::kInfo)) LogLine(LogLevel::kInfo, absl::StrCat(args...));
+}
+template <typename... Args>
+void LogWarning(const Args&... args) {
+  if (LogEnabled(LogLevel::kWarning)) LogLine(LogLevel::kWarning, absl::StrCat(args...));
+}
+template <typename... Args>
+void LogError(const Args&... args) {
+  if (LogEnabled(LogLevel::kError)) LogLine(LogLevel::kError, absl::StrCat(args...));
+}
+
+// The URL without userinfo and without query and fragment.
+std::string RedactUrl(std::string_view url);
+
+}  // namespace imagefs

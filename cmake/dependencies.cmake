@@ -1,0 +1,24 @@
+# Third-party libraries, all from Debian. IMAGEFS_LIBS_<folder> is what that folder links beside those to its left.
+find_package(PkgConfig REQUIRED)
+find_package(Threads REQUIRED)
+find_package(absl REQUIRED)
+find_package(GTest REQUIRED)
+find_package(leveldb REQUIRED)
+pkg_check_modules(OPENSSL REQUIRED IMPORTED_TARGET libcrypto)
+pkg_check_modules(FUSE REQUIRED IMPORTED_TARGET fuse3)
+pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl)
+pkg_check_modules(ARCHIVE REQUIRED IMPORTED_TARGET libarchive)
+pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
+pkg_check_modules(ISAL REQUIRED IMPORTED_TARGET libisal)
+pkg_check_modules(SPDLOG REQUIRED IMPORTED_TARGET spdlog)
+
+set(IMAGEFS_ABSL absl::status absl::statusor absl::strings absl::str_format absl::synchronization absl::time
+                 absl::flat_hash_map absl::flat_hash_set absl::node_hash_map absl::btree absl::any_invocable
+                 absl::function_ref absl::inlined_vector absl::span absl::cleanup)
+
+set(IMAGEFS_LIBS_base ${IMAGEFS_ABSL} Threads::Threads PkgConfig::OPENSSL PkgConfig::SPDLOG)
+set(IMAGEFS_LIBS_image PkgConfig::ARCHIVE PkgConfig::ZSTD PkgConfig::ISAL)
+set(IMAGEFS_LIBS_fetch PkgConfig::CURL PkgConfig::ARCHIVE)
+set(IMAGEFS_LIBS_cache leveldb::leveldb)
+set(IMAGEFS_LIBS_fs PkgConfig::FUSE)
+set(IMAGEFS_LIBS_snap)

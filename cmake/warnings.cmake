@@ -1,0 +1,14 @@
+# Flags that every target of the project is built with. Linked by name: imagefs_flags.
+add_library(imagefs_flags INTERFACE)
+target_compile_features(imagefs_flags INTERFACE cxx_std_20)
+target_include_directories(imagefs_flags INTERFACE ${CMAKE_SOURCE_DIR} ${CMAKE_BINARY_DIR})
+target_compile_definitions(imagefs_flags INTERFACE _FILE_OFFSET_BITS=64 FUSE_USE_VERSION=314)
+target_compile_options(imagefs_flags INTERFACE -Wall -Wextra -Werror -Wno-missing-field-initializers)
+if(CMAKE_CXX_COMPILER_ID MATCHES "Clang")
+  target_compile_options(imagefs_flags INTERFACE -Wthread-safety -Werror=thread-safety)
+endif()
+if(IMAGEFS_SANITIZE)
+  target_compile_options(imagefs_flags INTERFACE -fsanitize=${IMAGEFS_SANITIZE} -fno-omit-frame-pointer
+                                                 -fno-sanitize-recover=all)
+  target_link_options(imagefs_flags INTERFACE -fsanitize=${IMAGEFS_SANITIZE})
+endif()
