@@ -1,0 +1,91 @@
+// Reads an EROFS image as WriteErofs makes it, straight from mapped memory. The daemon's inode table:
+// no parsing at open beyond the superblock, no per-inode state. Every access is bounds-checked, so a
+// damaged or hostile image gives kDataLoss, never a crash or an endless loop. Thread-safe (immutable).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "image/erofs_writer.h"
+#include "image/tree.h"
+
+namespace imagefs {
+
+using Nid = uint64_t;  // number of a 32-byte slot in the metadata area; never 0 or 1
+
+class ErofsImage {
+ public:
+  // Maps the file read-only.
+  static absl::StatusOr<std::unique_ptr<ErofsImage>> Open(const std::string& path);
+  // For tests and fuzzing: borrows `bytes`.
+  static absl::StatusOr<std::unique_ptr<ErofsImage>> FromMemory(std::string_view bytes);
+  ~ErofsImage();
+  ErofsImage(const ErofsImage&) = delete;
+  ErofsImage& operator=(const ErofsImage&) = delete;
+
+  Nid root() const { return root_; }
+  uint64_t inode_count() const { return inode_count_; }
+  uint64_t size_bytes() const { return bytes_.size(); }
+  const std::vector<DeviceSlot>& devices() const { return devices_; }
+  uint8_t flags() const { return flags_; }
+  bool has_xattrs() const { return (flags_ & kIndexHasXattrs) != 0; }
+
+  struct Stat {
+    Nid nid = 0;
+    uint32_t mode = 0, uid = 0, gid = 0, nlink = 0;
+    int64_t mtime_seconds = 0;
+    uint32_t mtime_nanoseconds = 0;
+    uint64_t size = 0;
+    uint32_t rdev_major = 0, rdev_minor = 0;
+  };
+  absl::StatusOr<Stat> GetStat(Nid nid) const;
+
+  // nullopt when the directory has no such name; kFailedPrecondition when it is no directory.
+  absl::StatusOr<std::optional<Nid>> Lookup(Nid directory, std::string_view name) const;
+
+  struct DirentView {
+    std::string_view name;  // in the mapping
+    Nid nid = 0;
+    uint8_t type = 0;   // DT_*
+    uint64_t next = 0;  // position after this entry, for ReadDir
+  };
+  // Entries from `position` (0 = start) incl. "." and "..", in the order of names, until `visit`
+  // returns false. Positions are stable for ever, so a directory can be read on after a restart.
+  absl::Status ReadDir(Nid directory, uint64_t position,
+                       absl::FunctionRef<bool(const DirentView&)> visit) const;
+
+  absl::StatusOr<std::string> Readlink(Nid nid) const;
+
+  // Full names. The overlay markers are listed like any other.
+  absl::StatusOr<std::vector<Xattr>> Xattrs(Nid nid) const;
+  absl::StatusOr<std::optional<std::string>> GetXattr(Nid nid, std::string_view name) const;
+
+  // Where byte `offset` of a regular file lies and how far that run goes (to the end of the file at
+  // most). `device` 0 = a hole. REQUIRES: offset < size.
+  absl::StatusOr<Extent> Map(Nid nid, uint64_t offset) const;
+
+  // The whole image as a tree with every device number shifted by `device_shift`. Hard links are
+  // found by nid.
+  absl::StatusOr<Tree> ToTree(uint16_t device_shift = 0) const;
+
+  // Tells the kernel that the pages touched so far may go; they come back from the page cache.
+  void DropResidentPages() const;
+
+ private:
+  ErofsImage() = default;
+  std::string_view bytes_;
+  bool mapped_ = false;
+  Nid root_ = 0;
+  uint64_t meta_offset_ = 0;
+  uint64_t inode_count_ = 0;
+  uint8_t flags_ = 0;
+  std::vector<DeviceSlot> devices_;
+};
+
+}  // namespace imagefs

@@ -1,0 +1,106 @@
+// Manifests, indexes and image configurations of OCI (image-spec) and Docker (schema 2), parsed
+// from hostile bytes into checked values. Pure functions.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/digest.h"
+
+namespace imagefs {
+
+inline constexpr uint64_t kMaxManifestBytes = 4 << 20;  // what registries and containerd allow
+inline constexpr uint64_t kMaxConfigBytes = 8 << 20;
+inline constexpr size_t kMaxLayers = 1000;
+
+struct Platform {
+  std::string os;
+  std::string architecture;
+  std::string variant;
+  static absl::StatusOr<Platform> Parse(std::string_view text);  // "linux/arm64/v8"
+  static Platform Host();
+  std::string ToString() const;
+  bool operator==(const Platform&) const = default;
+};
+
+struct Descriptor {
+  std::string media_type;
+  Digest digest;
+  uint64_t size = 0;
+  std::optional<Platform> platform;
+  std::string artifact_type;
+  std::map<std::string, std::string> annotations;
+};
+
+enum class LayerCompression { kUnknown, kNone, kGzip, kZstd };
+
+// What the media type says about a layer; the bytes have the last word (image/decompress.h).
+// Error for encrypted layers and for types that are no file-system layer.
+absl::StatusOr<LayerCompression> CompressionOfMediaType(std::string_view media_type);
+
+struct Manifest {
+  std::string media_type;
+  Descriptor config;
+  std::vector<Descriptor> layers;  // bottom first
+  std::map<std::string, std::string> annotations;
+};
+
+struct ImageIndex {
+  std::string media_type;
+  std::vector<Descriptor> manifests;
+};
+
+// One document that may be either; exactly one member is set.
+struct ManifestOrIndex {
+  std::optional<Manifest> manifest;
+  std::optional<ImageIndex> index;
+};
+
+// `content_type` is the registry's header without parameters, "" when unknown. A mediaType member
+// that disagrees with it, schema 1, and a document of neither shape are refused.
+absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes, std::string_view content_type);
+
+// The best manifest of an index for `want`: variants fall back (arm v7 > v6 > v5, amd64 v1..), an
+// attestation ("unknown/unknown") or an artifact never matches. The error lists what there is.
+absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platform& want);
+
+struct ImageConfig {
+  Platform platform;
+  std::vector<Digest> diff_ids;  // bottom first
+  std::string created;           // RFC 3339, as given
+  std::vector<std::string> env, entrypoint, cmd;
+  std::string working_dir, user;
+};
+
+absl::StatusOr<ImageConfig> ParseImageConfig(std::string_view bytes);
+
+// ChainIDs of the prefixes 1..n (image-spec, config.md, Layer ChainID).
+std::vector<Digest> ChainIds(const std::vector<Digest>& diff_ids);
+
+// Everything about one image for one platform, checked against itself: at least one layer, as many
+// diff_ids as layers, every layer a known type, the platform as asked.
+struct ResolvedImage {
+  std::string reference;   // canonical text
+  Digest manifest_digest;  // of the platform's manifest
+  Digest index_digest;     // of the index it came from; empty() when there was none
+  std::string content_type;
+  std::string manifest_json;  // exact bytes
+  std::string config_json;    // exact bytes
+  Manifest manifest;
+  ImageConfig config;
+  std::vector<Digest> chain_ids;
+  const Digest& chain_id() const { return chain_ids.back(); }
+};
+
+// An empty `want.os` = do not check the platform.
+absl::StatusOr<ResolvedImage> MakeResolvedImage(std::string reference, Digest index_digest,
+                                                std::string manifest_json,
+                                                std::string_view content_type,
+                                                std::string config_json, const Platform& want);
+
+}  // namespace imagefs

@@ -1,0 +1,114 @@
+// A file tree in memory: what a layer's tar or a merge of layers says, before it is written as an
+// EROFS image. Built once, by one thread, then written and dropped; compact, since an image may have
+// a million entries (names and targets live in an arena, hard links are dirents sharing an inode).
+//
+// Two forms:
+//   overlay form  one layer alone: a whiteout is a character device 0:0, an opaque directory has
+//                 Inode::opaque, a directory that no entry named has Inode::implied
+//   merged form   what a container sees: no whiteouts, opaque is clear
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/types/span.h"
+
+namespace imagefs {
+
+// A run of a file's bytes. What no extent covers is a hole (zeros).
+struct Extent {
+  uint64_t file_offset = 0;
+  uint64_t data_offset = 0;  // in the layer's data file; a multiple of 512
+  uint64_t length = 0;       // bytes
+  uint16_t device = 1;       // 1-based: which layer's data file (always 1 in overlay form)
+  bool operator==(const Extent&) const = default;
+};
+
+struct Xattr {
+  std::string name;  // full, e.g. "security.capability"
+  std::string value;
+  auto operator<=>(const Xattr&) const = default;
+};
+
+using InodeId = uint32_t;
+using DirentId = uint32_t;
+inline constexpr uint32_t kNoId = UINT32_MAX;
+
+struct Inode {
+  uint32_t mode = 0;  // type and permissions, as st_mode
+  uint32_t uid = 0;
+  uint32_t gid = 0;
+  uint32_t nlink = 0;  // names of a file; of a directory: set by the writer (2 + subdirectories)
+  int64_t mtime_seconds = 0;
+  uint32_t mtime_nanoseconds = 0;
+  uint32_t rdev_major = 0;
+  uint32_t rdev_minor = 0;
+  bool opaque = false;
+  bool implied = false;
+  uint64_t size = 0;             // regular file: bytes; symbolic link: length of the target
+  std::string_view symlink;      // target, in the arena
+  uint32_t extents = kNoId;      // private to Tree: see Extents()
+  uint32_t xattrs = kNoId;       // private to Tree: see Xattrs()
+  DirentId first_child = kNoId;  // private to Tree: see SortedChildren()
+  InodeId parent = kNoId;        // directories; the root is its own parent
+};
+
+struct Dirent {
+  std::string_view name;  // in the arena
+  InodeId parent = kNoId;
+  InodeId inode = kNoId;
+  DirentId next = kNoId;
+};
+
+class Tree {
+ public:
+  Tree();  // has a root directory: 0755, root:root, time 0, implied
+  Tree(Tree&&) = default;
+  Tree& operator=(Tree&&) = default;
+
+  static constexpr InodeId kRoot = 0;
+
+  Inode& inode(InodeId id) { return inodes_[id]; }
+  const Inode& inode(InodeId id) const { return inodes_[id]; }
+  const Dirent& dirent(DirentId id) const { return dirents_[id]; }
+  size_t inode_count() const { return inodes_.size(); }  // also those that lost their last name
+
+  // kNoId when absent. O(1).
+  DirentId Find(InodeId directory, std::string_view name) const;
+  // A new inode without a name.
+  InodeId NewInode(const Inode& attributes);
+  // Adds a name for `inode` (nlink grows for non-directories). REQUIRES: the name is absent.
+  DirentId Link(InodeId directory, std::string_view name, InodeId inode);
+  // Removes a name; a directory goes with everything below it. Iterative: depth is not bounded.
+  void Unlink(InodeId directory, std::string_view name);
+  // Children of a directory, sorted bytewise by name.
+  std::vector<DirentId> SortedChildren(InodeId directory) const;
+
+  std::string_view Intern(std::string_view text);  // into the arena
+  void SetExtents(InodeId inode, std::vector<Extent> extents);
+  // Sorts by name; equal sets are stored once.
+  void SetXattrs(InodeId inode, std::vector<Xattr> xattrs);
+  absl::Span<const Extent> Extents(InodeId inode) const;
+  absl::Span<const Xattr> Xattrs(InodeId inode) const;
+
+ private:
+  // The owner of image/tree.cc chooses the containers; they must not be copied when they grow
+  // (a deque, not a vector), so that the peak stays near the final size.
+  std::deque<Inode> inodes_;
+  std::deque<Dirent> dirents_;
+  absl::flat_hash_map<std::pair<InodeId, std::string_view>, DirentId> names_;
+  std::vector<std::unique_ptr<char[]>> arena_;
+  size_t arena_used_ = 0, arena_size_ = 0;
+  std::deque<Extent> single_extents_;
+  std::deque<std::vector<Extent>> extent_lists_;
+  std::deque<std::vector<Xattr>> xattrs_;
+  absl::flat_hash_map<std::string, uint32_t> xattr_sets_;
+};
+
+}  // namespace imagefs
