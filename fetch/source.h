@@ -1,0 +1,102 @@
+// Where an image's bytes come from: one repository of a registry reached with one identity, an OCI
+// layout, or an archive. The seam between bytes from elsewhere and bytes on this disk.
+//
+// Thread-safe. Asynchronous methods return at once; `done` runs exactly once, on a thread of the
+// source (inline allowed), with kCancelled when the token fires first. What may pass by itself
+// (kUnavailable, 429, 5xx, cut connections) has been retried with back-off and Retry-After before an
+// error is delivered.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "base/byte_range.h"
+#include "base/cancel.h"
+#include "base/executor.h"
+#include "base/fd.h"
+#include "fetch/credentials.h"
+#include "fetch/http.h"
+#include "image/manifest.h"
+#include "image/reference.h"
+
+namespace imagefs {
+
+// A blob that lies on this machine's disk already, uncompressed or not, inside `fd`.
+struct LocalBlob {
+  Fd fd;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+};
+
+class ImageSource {
+ public:
+  virtual ~ImageSource() = default;
+
+  // Identifies whose authorisation the bytes come by: host, repository and credential fingerprint.
+  virtual std::string audience() const = 0;
+
+  struct FetchedManifest {
+    Digest digest;             // of `bytes`, checked
+    std::string content_type;  // without parameters, "" when unknown
+    std::string bytes;
+  };
+  using ManifestDone = absl::AnyInvocable<void(absl::StatusOr<FetchedManifest>)>;
+  // `tag_or_digest` as Reference::TagOrDigest gives it, or a digest out of an index.
+  virtual void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
+                           ManifestDone done) = 0;
+
+  using SmallBlobDone = absl::AnyInvocable<void(absl::StatusOr<std::string>)>;
+  // A whole small blob (a config) in memory, digest and size checked.
+  virtual void GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
+                            SmallBlobDone done) = 0;
+
+  // The blob's file when it is on this disk; nullopt: use ReadBlob.
+  virtual absl::StatusOr<std::optional<LocalBlob>> OpenLocal(const Descriptor& blob) {
+    (void)blob;
+    return std::nullopt;
+  }
+
+  // Takes bytes of a blob. Calls are serialised; within one range offsets ascend, ranges in flight
+  // may interleave. An error ends the transfer with it. May block on local disk only.
+  using BlobSink = absl::AnyInvocable<absl::Status(uint64_t offset, std::string_view data)>;
+  using BlobDone = absl::AnyInvocable<void(absl::Status)>;
+  // Reads `ranges` of a blob (each inside its size), large ones as several requests at once, resumed
+  // where they were cut. No digest is checked here: whoever has the whole checks it.
+  virtual void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges,
+                        PriorityRef priority, CancelToken cancel, BlobSink sink,
+                        BlobDone done) = 0;
+};
+
+// Everything that sources share: connections, tokens, limits. One per daemon.
+class SourceFactory {
+ public:
+  struct Options {
+    HttpClient::Options http;
+    int max_attempts = 5;                  // of one request
+    std::chrono::milliseconds first_backoff{200};
+    uint64_t range_bytes = 8 << 20;        // larger blobs are read in ranges of this size
+    int ranges_per_blob = 3;               // in flight at once
+  };
+  static absl::StatusOr<std::unique_ptr<SourceFactory>> Create(Options options);
+  virtual ~SourceFactory() = default;
+
+  struct Access {
+    Credential credential;
+    bool plain_http = false;  // also without it, loopback hosts are tried by HTTP
+    bool verify_tls = true;
+  };
+  virtual absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference,
+                                                            const Access& access) = 0;
+  struct Counters {
+    HttpClient::Counters http;
+    uint64_t tokens_fetched = 0, token_joins = 0, retries = 0, resumes = 0, redirects = 0;
+  };
+  virtual Counters counters() const = 0;
+};
+
+}  // namespace imagefs
