@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "absl/strings/str_cat.h"
+#include "base/text.h"
 
 namespace imagefs {
 
@@ -19,19 +19,19 @@ void LogLine(LogLevel level, std::string_view line);
 
 template <typename... Args>
 void LogDebug(const Args&... args) {
-  if (LogEnabled(LogLevel::kDebug)) LogLine(LogLevel::kDebug, absl::StrCat(args...));
+  if (LogEnabled(LogLevel::kDebug)) LogLine(LogLevel::kDebug, StrCat(args...));
 }
 template <typename... Args>
 void LogInfo(const Args&... args) {
-  if (LogEnabled(LogLevel::kInfo)) LogLine(LogLevel::kInfo, absl::StrCat(args...));
+  if (LogEnabled(LogLevel::kInfo)) LogLine(LogLevel::kInfo, StrCat(args...));
 }
 template <typename... Args>
 void LogWarning(const Args&... args) {
-  if (LogEnabled(LogLevel::kWarning)) LogLine(LogLevel::kWarning, absl::StrCat(args...));
+  if (LogEnabled(LogLevel::kWarning)) LogLine(LogLevel::kWarning, StrCat(args...));
 }
 template <typename... Args>
 void LogError(const Args&... args) {
-  if (LogEnabled(LogLevel::kError)) LogLine(LogLevel::kError, absl::StrCat(args...));
+  if (LogEnabled(LogLevel::kError)) LogLine(LogLevel::kError, StrCat(args...));
 }
 
 // The URL without userinfo and without query and fragment.
