@@ -1,0 +1,42 @@
+# Thin verbs over CMakePresets.json; see docs/testing.md.
+.DEFAULT_GOAL := build
+.PHONY: build run test check tidy asan tsan clang fuzz bench deps format clean
+
+# REF=<image> DIR=<directory> are read by `make run`; T=<target> S=<seconds> by `make fuzz`.
+S ?= 60
+export REF DIR
+
+build:
+	@scripts/deps.sh build
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release
+
+run:
+	@scripts/run.sh
+
+test:
+	@scripts/test.sh
+
+check:
+	@scripts/check.sh
+
+tidy:
+	@TIDY_ALL=1 scripts/check.sh
+
+asan tsan clang:
+	@scripts/sanitize.sh $@
+
+fuzz:
+	@scripts/fuzz.sh "$(T)" "$(S)"
+
+bench:
+	@scripts/bench.sh
+
+deps:
+	@scripts/deps.sh all
+
+format:
+	@git ls-files '*.cc' '*.h' | xargs clang-format -i
+
+clean:
+	@rm -rf build

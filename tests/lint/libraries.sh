@@ -1,0 +1,30 @@
+#!/bin/bash
+# One third-party library is included by one .cc file, two at most, and only by those named here.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+bad=0
+allow() {  # allow NAME INCLUDE_REGEX FILE_REGEX
+  local hits
+  hits=$(grep -lE "^#include <($2)" $(git ls-files 'base/*' 'image/*' 'fetch/*' 'cache/*' 'fs/*' 'snap/*' 'cmd/*' | grep -E '\.(h|cc)$') |
+    grep -vE "^($3)$" || true)
+  if [ -n "$hits" ]; then
+    echo "libraries: $1 is included outside of $3:"
+    sed 's/^/  /' <<<"$hits"
+    bad=1
+  fi
+}
+allow OpenSSL 'openssl/' 'base/digest\.cc'
+allow spdlog 'spdlog/|fmt/' 'base/log\.cc'
+allow nlohmann-json 'nlohmann/' 'base/json\.cc'
+allow libarchive 'archive(_entry)?\.h' 'image/tar\.cc|fetch/archive_source\.cc'
+allow ISA-L '(isa-l/)?igzip_lib\.h|isa-l' 'image/decompress\.cc'
+allow zstd 'zstd' 'image/decompress\.cc'
+allow zlib 'zlib\.h' '-'
+allow curl 'curl/' 'fetch/http\.cc'
+allow LevelDB 'leveldb/' 'cache/kv\.cc'
+allow libfuse 'fuse|linux/fuse\.h' 'fs/[a-z_]*\.cc'
+allow gRPC 'grpc' 'cmd/[a-z_]*\.(cc|h)|snap/[a-z_]*\.cc'
+allow CLI11 'CLI/' 'cmd/cli\.cc'
+count=$({ grep -lE '^#include <fuse' $(git ls-files 'fs/*.cc') /dev/null || true; } | wc -l)
+[ "$count" -le 2 ] || { echo "libraries: libfuse is included by $count files of fs/, two at most"; bad=1; }
+exit $bad

@@ -1,0 +1,37 @@
+#!/bin/bash
+# Words that have no place in the sources, each with the thing to use instead.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+sources=$(git ls-files 'base/*' 'image/*' 'fetch/*' 'cache/*' 'fs/*' 'snap/*' 'cmd/*' | grep -E '\.(h|cc)$')
+all=$(git ls-files '*.h' '*.cc' '*.sh' '*.py' '*.proto' '*.txt' '*.cmake' | grep -v '^tests/lint/')
+bad=0
+# Comments and string literals are blanked out first: "new" is a common English word. So is a `new`
+# that a smart pointer takes at once, which private constructors need.
+code() {
+  sed -E 's@"([^"\\]|\\.)*"@""@g; s@//.*$@@; s@(WrapUnique|_ptr<[^>]*>)\(new @\1(@g' "$1"
+}
+ban() {  # ban REGEX ADVICE FILES...
+  local regex=$1 advice=$2 file hits
+  shift 2
+  for file in "$@"; do
+    if hits=$(code "$file" | grep -nE "$regex"); then
+      sed "s@^@$file:@" <<<"$hits"
+      echo "words: $advice"
+      bad=1
+    fi
+  done
+}
+ban 'std::(recursive_|shared_|timed_)?mutex|std::(lock_guard|unique_lock|scoped_lock|condition_variable)' \
+  'use absl::Mutex, which clang can check' $sources
+ban '(^|[^_[:alnum:]])new +[A-Za-z_:(]' 'use std::make_unique (absl::WrapUnique for private constructors is given a line of its own)' \
+  $(grep -LE 'WrapUnique\(new|unique_ptr<[^>]*>\(new' $sources)
+ban '(^|[^_[:alnum:]])delete(\[\])? +[A-Za-z_*(]' 'every resource has an owner that is an object' $sources
+ban 'std::(cout|cerr|clog)|(^|[^_[:alnum:]])(printf|fprintf|puts|perror)\(' 'only cmd/ prints; use base/log.h' \
+  $(grep -v '^cmd/' <<<"$sources")
+ban '(^|[^_[:alnum:]])(strcpy|strcat|sprintf|gets|system|popen)\(' 'unsafe or unwanted function' $sources
+ban '(^|[^_[:alnum:]])using namespace ' 'name what is used' $sources
+if grep -nE '(TODO|FIXME|XXX|HACK)([^A-Za-z]|$)' $all; then
+  echo "words: finish it, or write it down elsewhere"
+  bad=1
+fi
+exit $bad
