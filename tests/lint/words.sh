@@ -23,8 +23,8 @@ ban() {  # ban REGEX ADVICE FILES...
 }
 ban 'std::(recursive_|shared_|timed_)?mutex|std::(lock_guard|unique_lock|scoped_lock|condition_variable)' \
   'use absl::Mutex, which clang can check' $sources
-ban '(^|[^_[:alnum:]])new +[A-Za-z_:(]' 'use std::make_unique (absl::WrapUnique for private constructors is given a line of its own)' \
-  $(grep -LE 'WrapUnique\(new|unique_ptr<[^>]*>\(new' $sources)
+ban '(^|[^_[:alnum:]])new +[A-Za-z_:(]' 'use std::make_unique, or absl::WrapUnique(new T) for a private constructor' \
+  $sources
 ban '(^|[^_[:alnum:]])delete(\[\])? +[A-Za-z_*(]' 'every resource has an owner that is an object' $sources
 ban 'std::(cout|cerr|clog)|(^|[^_[:alnum:]])(printf|fprintf|puts|perror)\(' 'only cmd/ prints; use base/log.h' \
   $(grep -v '^cmd/' <<<"$sources")
