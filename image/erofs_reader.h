@@ -1,6 +1,7 @@
-// Reads an EROFS image as WriteErofs makes it, straight from mapped memory. The daemon's inode table:
-// no parsing at open beyond the superblock, no per-inode state. Every access is bounds-checked, so a
-// damaged or hostile image gives kDataLoss, never a crash or an endless loop. Thread-safe (immutable).
+// Reads an EROFS image as WriteErofs makes it, straight from mapped memory. The daemon's inode
+// table: no parsing at open beyond the superblock, no per-inode state. Every access is
+// bounds-checked, so a damaged or hostile image gives kDataLoss, never a crash or an endless loop.
+// Thread-safe (immutable).
 #pragma once
 
 #include <cstdint>
@@ -70,6 +71,10 @@ class ErofsImage {
   // most). `device` 0 = a hole. REQUIRES: offset < size.
   absl::StatusOr<Extent> Map(Nid nid, uint64_t offset) const;
 
+  // Bytes of the image that belong to this inode: itself, its xattrs, names or target, chunks. Over
+  // all inodes they sum up to at most size_bytes(), which bounds the walk of a hostile image.
+  absl::StatusOr<uint64_t> StoredBytes(Nid nid) const;
+
   // The whole image as a tree with every device number shifted by `device_shift`. Hard links are
   // found by nid.
   absl::StatusOr<Tree> ToTree(uint16_t device_shift = 0) const;
@@ -80,7 +85,7 @@ class ErofsImage {
  private:
   ErofsImage() = default;
   std::string_view bytes_;
-  bool mapped_ = false;
+  size_t mapped_size_ = 0;  // 0 = borrowed
   Nid root_ = 0;
   uint64_t meta_offset_ = 0;
   uint64_t inode_count_ = 0;

@@ -1,10 +1,10 @@
-// Writes a Tree as an EROFS image with 512-byte blocks: inodes and directories only; file bytes stay
-// in the data files, named by device slots. The bytes are specified in docs/formats/index.md, after
-// the kernel's fs/erofs/erofs_fs.h; the same tree always gives the same bytes.
+// Writes a Tree as an EROFS image with 512-byte blocks: inodes and directories only; file bytes
+// stay in the data files, named by device slots. The bytes are specified in docs/formats/index.md,
+// after the kernel's fs/erofs/erofs_fs.h; the same tree always gives the same bytes.
 //
 //   root inode first (its nid has 16 bits), extended inodes (nanosecond times, 32-bit owners),
-//   regular files chunk-based with 8-byte chunk indexes (one chunk when contiguous), directories and
-//   short symbolic links tail-packed inline where they fit a block, xattrs inline, directories
+//   regular files chunk-based with 8-byte chunk indexes (one chunk when contiguous), directories
+//   and short symbolic links tail-packed inline where they fit a block, xattrs inline, directories
 //   sorted, superblock checksum set.
 //   volume_name: "imagefs", NUL, a version byte, a flags byte (kIndexHasXattrs ...), zeros.
 //   Overlay form keeps Inode::opaque as xattr trusted.overlay.opaque=y and Inode::implied as
