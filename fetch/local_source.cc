@@ -1,0 +1,547 @@
+#include "fetch/local_source.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_join.h"
+#include "base/digest.h"
+#include "base/json.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "fetch/archive_source.h"
+
+namespace imagefs {
+namespace {
+
+constexpr uint64_t kMaxIndexBytes = 4 << 20;
+constexpr size_t kMaxImages = 10'000;
+constexpr size_t kMaxNamesShown = 20;
+constexpr size_t kReadBytes = 256 << 10;
+
+constexpr std::string_view kRefName = "org.opencontainers.image.ref.name";
+constexpr std::string_view kContainerdName = "io.containerd.image.name";
+constexpr std::string_view kOciIndex = "application/vnd.oci.image.index.v1+json";
+constexpr std::string_view kDockerManifest = "application/vnd.docker.distribution.manifest.v2+json";
+constexpr std::string_view kDockerConfig = "application/vnd.docker.container.image.v1+json";
+constexpr std::string_view kDockerLayer = "application/vnd.docker.image.rootfs.diff.tar";
+
+std::string BlobName(const Digest& digest) { return "blobs/sha256/" + digest.hex(); }
+
+absl::Status Damaged(std::string_view path, std::string_view what) {
+  return absl::DataLossError(StrCat(path, ": ", what, "; save the image again"));
+}
+
+// "alpine:3" and "docker.io/library/alpine:3" are the same name.
+bool SameName(const std::string& a, const std::string& b) {
+  if (a == b) return true;
+  absl::StatusOr<Reference> x = Reference::Parse(a), y = Reference::Parse(b);
+  return x.ok() && y.ok() && *x == *y;
+}
+
+std::string ListOf(std::vector<std::string> names) {
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  const size_t count = names.size();
+  names.resize(std::min(count, kMaxNamesShown));
+  for (std::string& name : names) name = Printable(name);
+  return StrCat(absl::StrJoin(names, ", "), count > names.size() ? ", ..." : "");
+}
+
+// The N of "@N".
+std::optional<uint64_t> Position(std::string_view tag) {
+  return ConsumePrefix(&tag, "@") ? ParseDecimal(tag) : std::nullopt;
+}
+
+absl::Status NoImageAt(const std::string& path, std::string_view tag, size_t count) {
+  return absl::NotFoundError(StrCat(path, ": there is no image ", Printable(tag), "; it has ",
+                                    count, ", counted from @0"));
+}
+
+absl::Status NotTagged(const std::string& path, std::string_view tag,
+                       std::vector<std::string> names) {
+  if (names.empty()) {
+    return absl::NotFoundError(StrCat(path, ": no image in it is named ", Printable(tag),
+                                      "; none has a name, leave it out or use @0"));
+  }
+  return absl::NotFoundError(StrCat(path, ": no image in it is named ", Printable(tag),
+                                    "; it has: ", ListOf(std::move(names))));
+}
+
+absl::Status Ambiguous(const std::string& path, std::vector<std::string> names, size_t count) {
+  return absl::InvalidArgumentError(StrCat(path, ": it has ", count,
+                                           " images; choose one by its name (",
+                                           ListOf(std::move(names)), ") or by @0 to @", count - 1));
+}
+
+// What both kinds share: blobs that lie in files, read on the calling thread.
+class LocalSource : public ImageSource {
+ public:
+  LocalSource(std::string audience, std::unique_ptr<NamedFiles> files)
+      : files_(std::move(files)), audience_(std::move(audience)) {}
+
+  std::string audience() const override { return audience_; }
+
+  void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
+                   ManifestDone done) override {
+    if (cancel.cancelled()) return done(absl::CancelledError("cancelled"));
+    done(FindManifest(tag_or_digest));
+  }
+
+  void GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
+                    SmallBlobDone done) override {
+    if (cancel.cancelled()) return done(absl::CancelledError("cancelled"));
+    done(ReadSmall(blob, max_bytes));
+  }
+
+  absl::StatusOr<std::optional<LocalBlob>> OpenLocal(const Descriptor& blob) override {
+    IMAGEFS_ASSIGN_OR_RETURN(LocalBlob local, OpenBlob(blob.digest));
+    if (local.length != blob.size) {
+      return Damaged(files_->path(), StrCat("blob ", blob.digest.ToString(), " has ", local.length,
+                                            " bytes where its manifest says ", blob.size));
+    }
+    return std::optional<LocalBlob>(std::move(local));
+  }
+
+  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef,
+                CancelToken cancel, BlobSink sink, BlobDone done) override {
+    done(ReadRanges(blob, ranges, cancel, sink));
+  }
+
+ protected:
+  virtual absl::StatusOr<FetchedManifest> FindManifest(const std::string& tag_or_digest) const = 0;
+  virtual absl::StatusOr<LocalBlob> OpenBlob(const Digest& digest) const = 0;
+  const NamedFiles& files() const { return *files_; }
+
+  absl::StatusOr<std::string> ReadSmall(const Descriptor& blob, uint64_t max_bytes) const {
+    IMAGEFS_ASSIGN_OR_RETURN(LocalBlob local, OpenBlob(blob.digest));
+    const std::string what = StrCat("blob ", blob.digest.ToString());
+    if (local.length != blob.size) {
+      return Damaged(files_->path(),
+                     StrCat(what, " has ", local.length, " bytes instead of ", blob.size));
+    }
+    if (local.length > max_bytes) {
+      return absl::InvalidArgumentError(StrCat(files_->path(), ": ", what, " has ", local.length,
+                                               " bytes; at most ", max_bytes, " are allowed"));
+    }
+    absl::StatusOr<std::string> bytes = ReadLocalBlob(local);
+    if (!bytes.ok()) return Annotate(bytes.status(), files_->path());
+    if (Sha256Of(*bytes) != blob.digest) {
+      return Damaged(files_->path(), StrCat(what, " has another digest than its name says"));
+    }
+    return bytes;
+  }
+
+ private:
+  absl::Status ReadRanges(const Descriptor& blob, const std::vector<ByteRange>& ranges,
+                          const CancelToken& cancel, BlobSink& sink) {
+    IMAGEFS_ASSIGN_OR_RETURN(std::optional<LocalBlob> local, OpenLocal(blob));
+    std::vector<char> buffer(kReadBytes);
+    for (const ByteRange& range : ranges) {
+      if (range.end > blob.size) return absl::OutOfRangeError("a range beyond the end of a blob");
+      for (uint64_t at = range.begin; at < range.end;) {
+        if (cancel.cancelled()) return absl::CancelledError("cancelled");
+        const size_t wanted = std::min<uint64_t>(buffer.size(), range.end - at);
+        absl::StatusOr<size_t> got =
+            PreadFull(local->fd.get(), absl::MakeSpan(buffer.data(), wanted), local->offset + at);
+        if (!got.ok()) return Annotate(got.status(), files_->path());
+        if (*got != wanted) {
+          return Damaged(files_->path(), "it became shorter while it was read");
+        }
+        IMAGEFS_RETURN_IF_ERROR(sink(at, std::string_view(buffer.data(), wanted)));
+        at += wanted;
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const std::unique_ptr<NamedFiles> files_;
+  const std::string audience_;
+};
+
+// ---- OCI layouts ----
+
+class OciSource : public LocalSource {
+ public:
+  OciSource(std::string audience, std::unique_ptr<NamedFiles> files, ImageIndex index)
+      : LocalSource(std::move(audience), std::move(files)), index_(std::move(index)) {}
+
+ protected:
+  absl::StatusOr<FetchedManifest> FindManifest(const std::string& tag_or_digest) const override {
+    if (tag_or_digest.starts_with("sha256:")) {
+      IMAGEFS_ASSIGN_OR_RETURN(Digest digest, Digest::Parse(tag_or_digest));
+      IMAGEFS_ASSIGN_OR_RETURN(LocalBlob blob, OpenBlob(digest));
+      Descriptor descriptor;
+      descriptor.digest = digest;
+      descriptor.size = blob.length;
+      return ReadManifest(descriptor);
+    }
+    if (const std::optional<uint64_t> position = Position(tag_or_digest)) {
+      if (*position >= index_.manifests.size()) {
+        return NoImageAt(files().path(), tag_or_digest, index_.manifests.size());
+      }
+      return ReadManifest(index_.manifests[*position]);
+    }
+    std::vector<const Descriptor*> found;
+    std::vector<std::string> names;
+    for (const Descriptor& descriptor : index_.manifests) {
+      const std::vector<std::string> own = NamesOf(descriptor);
+      names.insert(names.end(), own.begin(), own.end());
+      const bool named = std::any_of(own.begin(), own.end(), [&](const std::string& name) {
+        return SameName(name, tag_or_digest);
+      });
+      if (tag_or_digest.empty() || named) found.push_back(&descriptor);
+    }
+    if (found.size() == 1) return ReadManifest(*found[0]);
+    if (found.empty() && tag_or_digest.empty()) {
+      return absl::NotFoundError(StrCat(files().path(), ": the layout has no image"));
+    }
+    if (found.empty()) return NotTagged(files().path(), tag_or_digest, std::move(names));
+    if (!DifferInPlatform(found)) {
+      return Ambiguous(files().path(), std::move(names), index_.manifests.size());
+    }
+    return MakeIndex(found);
+  }
+
+  absl::StatusOr<LocalBlob> OpenBlob(const Digest& digest) const override {
+    absl::StatusOr<LocalBlob> blob = files().Open(BlobName(digest));
+    if (absl::IsNotFound(blob.status())) {
+      return absl::NotFoundError(StrCat(files().path(), ": blob ", digest.ToString(),
+                                        " is missing; copy the image again with all its layers"));
+    }
+    return blob;
+  }
+
+ private:
+  static std::vector<std::string> NamesOf(const Descriptor& descriptor) {
+    std::vector<std::string> out;
+    for (std::string_view key : {kRefName, kContainerdName}) {
+      const auto found = descriptor.annotations.find(std::string(key));
+      if (found != descriptor.annotations.end()) out.push_back(found->second);
+    }
+    return out;
+  }
+
+  static bool DifferInPlatform(const std::vector<const Descriptor*>& found) {
+    absl::flat_hash_set<std::string> seen;
+    for (const Descriptor* descriptor : found) {
+      if (!descriptor->platform || !seen.insert(descriptor->platform->ToString()).second) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  absl::StatusOr<FetchedManifest> ReadManifest(const Descriptor& descriptor) const {
+    FetchedManifest out;
+    out.digest = descriptor.digest;
+    out.content_type = descriptor.media_type;
+    IMAGEFS_ASSIGN_OR_RETURN(out.bytes, ReadSmall(descriptor, kMaxManifestBytes));
+    return out;
+  }
+
+  // The images of one name as an index of their own, to choose a platform from.
+  static FetchedManifest MakeIndex(const std::vector<const Descriptor*>& found) {
+    JsonWriter json;
+    json.BeginObject().Member("schemaVersion", int64_t{2}).Member("mediaType", kOciIndex);
+    json.Key("manifests").BeginArray();
+    for (const Descriptor* descriptor : found) {
+      json.BeginObject()
+          .Member("mediaType", descriptor->media_type)
+          .Member("digest", descriptor->digest.ToString())
+          .Member("size", descriptor->size);
+      if (!descriptor->artifact_type.empty())
+        json.Member("artifactType", descriptor->artifact_type);
+      json.Key("platform")
+          .BeginObject()
+          .Member("os", descriptor->platform->os)
+          .Member("architecture", descriptor->platform->architecture)
+          .Member("variant", descriptor->platform->variant)
+          .EndObject()
+          .EndObject();
+    }
+    json.EndArray().EndObject();
+    FetchedManifest out;
+    out.bytes = json.Take();
+    out.digest = Sha256Of(out.bytes);
+    out.content_type = std::string(kOciIndex);
+    return out;
+  }
+
+  const ImageIndex index_;
+};
+
+absl::StatusOr<std::shared_ptr<ImageSource>> MakeOciSource(const Reference& reference,
+                                                           std::unique_ptr<NamedFiles> files) {
+  const std::string path = files->path();
+  absl::StatusOr<std::string> text = files->Read("index.json", kMaxIndexBytes);
+  if (absl::IsNotFound(text.status())) {
+    const bool docker = files->Open("manifest.json").ok();
+    return absl::InvalidArgumentError(StrCat(
+        path, ": it is no OCI image layout, for there is no index.json in it",
+        docker ? "; it looks like the output of docker save: write docker-archive:FILE" : ""));
+  }
+  if (!text.ok()) return text.status();
+  absl::StatusOr<ManifestOrIndex> index = ParseManifest(*text, "");
+  if (!index.ok()) return Annotate(index.status(), path + ": index.json");
+  if (!index->index) return absl::InvalidArgumentError(path + ": its index.json is no index");
+  if (index->index->manifests.size() > kMaxImages) {
+    return absl::InvalidArgumentError(StrCat(path, ": it lists more than ", kMaxImages, " images"));
+  }
+  return std::make_shared<OciSource>(reference.ToString(), std::move(files),
+                                     *std::move(index->index));
+}
+
+// ---- docker archives ----
+
+struct SavedImage {
+  std::string config;
+  std::vector<std::string> names;
+  std::vector<std::string> layers;
+};
+
+absl::StatusOr<std::vector<std::string>> Strings(const Json& json, std::string_view what) {
+  std::vector<std::string> out;
+  if (json.size() > kMaxLayers) {
+    return absl::InvalidArgumentError(StrCat(what, " has more than ", kMaxLayers, " members"));
+  }
+  if (!json.is_array()) return out;
+  for (const Json& element : json.elements()) {
+    std::optional<std::string> text = element.string();
+    if (!text) return absl::InvalidArgumentError(StrCat(what, " has a member that is no string"));
+    out.push_back(*std::move(text));
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<SavedImage>> ParseSavedImages(std::string_view text) {
+  absl::StatusOr<Json> root = Json::Parse(text);
+  if (!root.ok()) return root.status();
+  if (!root->is_array() || root->size() == 0) {
+    return absl::InvalidArgumentError("it is no list of images");
+  }
+  if (root->size() > kMaxImages) {
+    return absl::InvalidArgumentError(StrCat("it lists more than ", kMaxImages, " images"));
+  }
+  std::vector<SavedImage> out;
+  for (const Json& element : root->elements()) {
+    SavedImage image;
+    image.config = element.StringOr("Config");
+    if (image.config.empty()) return absl::InvalidArgumentError("an image has no Config");
+    IMAGEFS_ASSIGN_OR_RETURN(image.names, Strings(element["RepoTags"], "RepoTags"));
+    IMAGEFS_ASSIGN_OR_RETURN(image.layers, Strings(element["Layers"], "Layers"));
+    out.push_back(std::move(image));
+  }
+  return out;
+}
+
+// The digest that a file's name promises: ".../<64 hex>" or "<64 hex>.json"; none otherwise.
+std::optional<Digest> DigestInName(std::string_view name) {
+  const size_t slash = name.rfind('/');
+  if (slash != std::string_view::npos) name.remove_prefix(slash + 1);
+  if (name.ends_with(".json")) name.remove_suffix(5);
+  absl::StatusOr<Digest> digest = Digest::Parse(StrCat("sha256:", name));
+  return digest.ok() ? std::optional<Digest>(*digest) : std::nullopt;
+}
+
+absl::StatusOr<Digest> HashBlob(const LocalBlob& blob) {
+  Sha256 hash;
+  std::vector<char> buffer(kReadBytes);
+  for (uint64_t at = 0; at < blob.length;) {
+    const size_t wanted = std::min<uint64_t>(buffer.size(), blob.length - at);
+    IMAGEFS_ASSIGN_OR_RETURN(
+        size_t got,
+        PreadFull(blob.fd.get(), absl::MakeSpan(buffer.data(), wanted), blob.offset + at));
+    if (got != wanted) return absl::DataLossError("it became shorter while it was read");
+    hash.Update(std::string_view(buffer.data(), wanted));
+    at += wanted;
+  }
+  return hash.Finish();
+}
+
+class DockerArchiveSource : public LocalSource {
+ public:
+  DockerArchiveSource(std::string audience, std::unique_ptr<NamedFiles> files,
+                      std::vector<SavedImage> images)
+      : LocalSource(std::move(audience), std::move(files)), images_(std::move(images)) {}
+
+  // Makes the manifests up, so that blobs can be asked for by digest.
+  absl::Status Prepare() {
+    for (const SavedImage& image : images_) {
+      absl::Status status = AddImage(image);
+      if (!status.ok()) return Annotate(status, files().path());
+    }
+    return absl::OkStatus();
+  }
+
+ protected:
+  absl::StatusOr<FetchedManifest> FindManifest(const std::string& tag_or_digest) const override {
+    std::vector<size_t> found;
+    std::vector<std::string> names;
+    const std::optional<uint64_t> position = Position(tag_or_digest);
+    if (position && *position >= images_.size()) {
+      return NoImageAt(files().path(), tag_or_digest, images_.size());
+    }
+    for (size_t i = 0; i < images_.size(); ++i) {
+      const std::vector<std::string>& own = images_[i].names;
+      names.insert(names.end(), own.begin(), own.end());
+      const bool named = std::any_of(own.begin(), own.end(), [&](const std::string& name) {
+        return SameName(name, tag_or_digest);
+      });
+      if (tag_or_digest.empty() || (position && *position == i) || named ||
+          manifests_[i].digest.ToString() == tag_or_digest) {
+        found.push_back(i);
+      }
+    }
+    if (found.empty()) return NotTagged(files().path(), tag_or_digest, std::move(names));
+    if (found.size() > 1 && tag_or_digest.empty()) {
+      return Ambiguous(files().path(), std::move(names), images_.size());
+    }
+    return manifests_[found[0]];
+  }
+
+  absl::StatusOr<LocalBlob> OpenBlob(const Digest& digest) const override {
+    const auto found = blobs_.find(digest);
+    if (found == blobs_.end()) {
+      return absl::NotFoundError(
+          StrCat(files().path(), ": there is no blob ", digest.ToString(), " in it"));
+    }
+    return files().Open(found->second);
+  }
+
+ private:
+  struct Layer {
+    Digest digest;
+    uint64_t size = 0;
+    std::string media_type;
+  };
+
+  absl::Status AddImage(const SavedImage& image) {
+    IMAGEFS_ASSIGN_OR_RETURN(std::string config_json, files().Read(image.config, kMaxConfigBytes));
+    const Digest config_digest = Sha256Of(config_json);
+    if (const std::optional<Digest> promised = DigestInName(image.config);
+        promised && *promised != config_digest) {
+      return absl::DataLossError(StrCat("the configuration ", Printable(image.config),
+                                        " has another digest than its name says; save the image "
+                                        "again"));
+    }
+    IMAGEFS_ASSIGN_OR_RETURN(ImageConfig config, ParseImageConfig(config_json));
+    if (config.diff_ids.size() != image.layers.size()) {
+      return absl::InvalidArgumentError(StrCat("manifest.json lists ", image.layers.size(),
+                                               " layers, but the configuration ",
+                                               config.diff_ids.size(), " diff_ids"));
+    }
+    blobs_[config_digest] = image.config;
+    std::vector<Layer> layers;
+    for (size_t i = 0; i < image.layers.size(); ++i) {
+      IMAGEFS_ASSIGN_OR_RETURN(Layer layer, AddLayer(image.layers[i], config.diff_ids[i]));
+      layers.push_back(std::move(layer));
+    }
+    manifests_.push_back(MakeManifest(config_digest, config_json.size(), layers));
+    return absl::OkStatus();
+  }
+
+  // Plain tars have their DiffID as their digest; a store of compressed layers names its files by
+  // the digest of the compressed bytes.
+  absl::StatusOr<Layer> AddLayer(const std::string& name, const Digest& diff_id) {
+    IMAGEFS_ASSIGN_OR_RETURN(LocalBlob blob, files().Open(name));
+    char head[4] = {};
+    IMAGEFS_ASSIGN_OR_RETURN(
+        size_t got, PreadFull(blob.fd.get(),
+                              absl::MakeSpan(head, std::min<uint64_t>(sizeof(head), blob.length)),
+                              blob.offset));
+    const std::string_view magic(head, got);
+    Layer out;
+    out.size = blob.length;
+    out.media_type = std::string(kDockerLayer);
+    out.digest = diff_id;
+    const bool gzip = magic.starts_with("\x1f\x8b"), zstd = magic == "\x28\xb5\x2f\xfd";
+    if (gzip || zstd) {
+      out.media_type += gzip ? ".gzip" : ".zstd";
+      if (const std::optional<Digest> promised = DigestInName(name)) {
+        out.digest = *promised;
+      } else {
+        IMAGEFS_ASSIGN_OR_RETURN(out.digest, HashBlob(blob));
+      }
+    }
+    blobs_[out.digest] = name;
+    return out;
+  }
+
+  static FetchedManifest MakeManifest(const Digest& config_digest, uint64_t config_size,
+                                      const std::vector<Layer>& layers) {
+    JsonWriter json;
+    const auto describe = [&json](std::string_view type, uint64_t size, const Digest& digest) {
+      json.BeginObject()
+          .Member("mediaType", type)
+          .Member("size", size)
+          .Member("digest", digest.ToString())
+          .EndObject();
+    };
+    json.BeginObject().Member("schemaVersion", int64_t{2}).Member("mediaType", kDockerManifest);
+    json.Key("config");
+    describe(kDockerConfig, config_size, config_digest);
+    json.Key("layers").BeginArray();
+    for (const Layer& layer : layers) describe(layer.media_type, layer.size, layer.digest);
+    json.EndArray().EndObject();
+    FetchedManifest out;
+    out.bytes = json.Take();
+    out.digest = Sha256Of(out.bytes);
+    out.content_type = std::string(kDockerManifest);
+    return out;
+  }
+
+  const std::vector<SavedImage> images_;
+  std::vector<FetchedManifest> manifests_;  // one for each of images_
+  absl::flat_hash_map<Digest, std::string> blobs_;
+};
+
+absl::StatusOr<std::shared_ptr<ImageSource>> MakeDockerSource(const Reference& reference,
+                                                              std::unique_ptr<NamedFiles> files) {
+  const std::string path = files->path();
+  absl::StatusOr<std::string> text = files->Read("manifest.json", kMaxIndexBytes);
+  if (absl::IsNotFound(text.status())) {
+    const bool oci = files->Open("index.json").ok();
+    return absl::InvalidArgumentError(
+        StrCat(path, ": it is no output of docker save, for there is no manifest.json in it",
+               oci ? "; it looks like an OCI archive: write oci-archive:FILE" : ""));
+  }
+  if (!text.ok()) return text.status();
+  absl::StatusOr<std::vector<SavedImage>> images = ParseSavedImages(*text);
+  if (!images.ok()) return Annotate(images.status(), path + ": manifest.json");
+  auto source = std::make_shared<DockerArchiveSource>(reference.ToString(), std::move(files),
+                                                      *std::move(images));
+  IMAGEFS_RETURN_IF_ERROR(source->Prepare());
+  return source;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<ImageSource>> OpenLocalSource(const Reference& reference) {
+  switch (reference.transport) {
+    case Reference::Transport::kOciLayout: {
+      IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<NamedFiles> files, OpenDirectory(reference.path));
+      return MakeOciSource(reference, std::move(files));
+    }
+    case Reference::Transport::kOciArchive: {
+      IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<NamedFiles> files, OpenArchive(reference.path));
+      return MakeOciSource(reference, std::move(files));
+    }
+    case Reference::Transport::kDockerArchive: {
+      IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<NamedFiles> files, OpenArchive(reference.path));
+      return MakeDockerSource(reference, std::move(files));
+    }
+    case Reference::Transport::kRegistry:
+      break;
+  }
+  return absl::InternalError(StrCat(reference.ToString(), " is no local image"));
+}
+
+}  // namespace imagefs
