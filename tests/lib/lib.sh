@@ -1,0 +1,261 @@
+# Sourced by every script test. Gives it a folder of its own ($T), a store and a run directory, a
+# registry on a loopback port, and an end that leaves no mount and no process behind.
+# Exit status 77 means skipped: use `skip REASON`.
+set -euo pipefail
+
+LIB=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+TESTS=$(dirname "$LIB")
+SOURCE=$(dirname "$TESTS")
+PY=/usr/bin/python3
+IMAGEFS=${IMAGEFS:-$SOURCE/build/release/imagefs}
+T=$(mktemp -d "${TMPDIR:-/tmp}/imagefs-test.XXXXXX")
+T=$(cd "$T" && pwd -P)
+ROOT=$T/root RUN=$T/run M=$T/m
+mkdir -p "$M" "$T/docker"
+echo '{}' >"$T/docker/config.json"
+chmod 755 "$T"
+TEST_PIDS=()
+export XDG_CONFIG_HOME=$T/config XDG_DATA_HOME=$T/data DOCKER_CONFIG=$T/docker
+unset REGISTRY_AUTH_FILE http_proxy https_proxy HTTP_PROXY HTTPS_PROXY no_proxy NO_PROXY || true
+
+skip() {
+  echo "skip: $*"
+  exit 77
+}
+
+fail() {
+  echo "FAILED: $*" >&2
+  exit 1
+}
+
+# Mount points below $1, deepest first.
+mounts_below() {
+  awk '{print $5}' /proc/self/mountinfo | sed 's/\\040/ /g' | grep -E "^$1(/|$)" | sort -r || true
+}
+
+# Processes that have $T in their command line: everything that this test started, and nothing else.
+processes() {
+  local file pid
+  for file in /proc/[0-9]*/cmdline; do
+    pid=${file#/proc/}; pid=${pid%/cmdline}
+    [ "$pid" = $$ ] || [ "$pid" = "$BASHPID" ] && continue
+    if { tr '\0' ' ' <"$file" | grep -qF "$T/"; } 2>/dev/null; then echo "$pid"; fi
+  done
+  return 0
+}
+
+# The daemons of this test: processes "imagefs ... daemon" or serving in the foreground.
+daemons() {
+  local pid
+  for pid in $(processes); do
+    [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$(readlink -f "$IMAGEFS")" ] && echo "$pid"
+  done
+  return 0
+}
+
+# kill -9 of one's own processes, and wait until they are gone (a zombie counts as gone).
+slay() {
+  local pid
+  for pid in "$@"; do kill -9 "$pid" 2>/dev/null || true; done
+  for pid in "$@"; do
+    wait_for 10 "! kill -0 $pid 2>/dev/null || grep -q '^State:.Z' /proc/$pid/status 2>/dev/null" || true
+  done
+}
+
+cleanup() {
+  local status=$? mount
+  set +e
+  trap - EXIT
+  if [ $status != 0 ] && [ $status != 77 ]; then
+    for log in "$RUN"/daemon.log "$T"/*.log; do
+      [ -s "$log" ] && { echo "--- $log (end)"; grep -vE 'level=|"(POST|PUT|HEAD) ' "$log" | tail -n 25 | cut -c1-300; }
+    done
+  fi
+  for mount in $(mounts_below "$T"); do timeout 10 umount "$mount" 2>/dev/null || umount -l "$mount" 2>/dev/null; done
+  slay $(processes) ${TEST_PIDS[@]+"${TEST_PIDS[@]}"} 2>/dev/null
+  for mount in $(mounts_below "$T"); do umount -l "$mount" 2>/dev/null; done
+  if [ -n "${IMAGEFS_TEST_KEEP:-}" ]; then
+    echo "kept: $T"
+  else
+    rm -rf --one-file-system "$T"
+  fi
+  exit $status
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+trap 'echo "FAILED: line $LINENO: $BASH_COMMAND" >&2' ERR
+set -E
+
+# wait_for SECONDS CONDITION: polls until the shell condition holds.
+wait_for() {
+  local deadline=$((${EPOCHREALTIME/./} + $1 * 1000000))
+  until eval "$2"; do
+    [ "${EPOCHREALTIME/./}" -lt $deadline ] || return 1
+    sleep 0.02
+  done
+}
+
+need_root() { [ "$(id -u)" = 0 ] || skip "needs root"; }
+need_fuse() { [ -c /dev/fuse ] || skip "no /dev/fuse"; }
+need() { command -v "$1" >/dev/null || skip "$1 is not installed"; }
+
+ifs() { "$IMAGEFS" --root "$ROOT" --run "$RUN" "$@"; }
+
+# field JSON_EXPRESSION: evaluates a Python expression over the JSON on stdin, bound to `j`.
+field() {
+  $PY -c 'import json,sys
+j = json.load(sys.stdin)
+r = eval(sys.argv[1])
+print(r if isinstance(r, str) else json.dumps(r))' "$1"
+}
+
+same() {  # same WHAT EXPECTED ACTUAL
+  [ "$2" = "$3" ] || fail "$1: expected '$2', got '$3'"
+}
+
+# refuse STATUS REGEX COMMAND...: the command fails with that status, says one line on stderr that
+# starts with "imagefs: " and matches, and prints nothing on stdout.
+refuse() {
+  local want=$1 regex=$2 status=0
+  shift 2
+  timeout 60 "$@" >"$T/out" 2>"$T/err" || status=$?
+  [ $status = "$want" ] || { cat "$T/err" >&2; fail "status $status instead of $want: $*"; }
+  grep -qiE "$regex" "$T/err" || { cat "$T/err" >&2; fail "the message does not say /$regex/: $*"; }
+  [ "$(grep -c . "$T/err")" = 1 ] || { cat "$T/err" >&2; fail "more than one line on stderr: $*"; }
+  grep -q '^imagefs: ' "$T/err" || { cat "$T/err" >&2; fail "the message does not start with 'imagefs: ': $*"; }
+  [ ! -s "$T/out" ] || { cat "$T/out" >&2; fail "a refusal prints on stdout: $*"; }
+}
+
+# Nothing is mounted at or below the directories, and no half-made file is in the store.
+nothing_left() {
+  local directory left
+  for directory in "$@"; do
+    [ -z "$(mounts_below "$directory")" ] || fail "still mounted: $(mounts_below "$directory")"
+  done
+  if [ -d "$ROOT/blobs" ]; then
+    left=$(find "$ROOT/blobs" -type f)
+    [ -z "$left" ] || fail "left in the store: $left"
+  fi
+}
+
+# ---- images
+
+# image NAME...: makes images of the golden suite under $T/images.
+image() { $PY "$TESTS/golden/make_images.py" "$T/images" "$@"; }
+
+# push LAYOUT REPOSITORY:TAG [OPTION...]: to the registry of this test.
+push() {
+  local layout=$1 to=$2
+  shift 2
+  $PY "$LIB/oci.py" push "$layout" "$REGISTRY/$to" "$@"
+}
+
+# big_image NAME LAYERS MIB: an OCI layout of layers with MIB of compressed data each.
+big_image() {
+  $PY - "$LIB" "$T/images/$1" "$2" "$3" <<'PY'
+import random, sys
+sys.path.insert(0, sys.argv[1])
+from oci import *
+rng = random.Random(sys.argv[2])
+layers = []
+for i in range(int(sys.argv[3])):
+    t = Tar().dir(f"layer{i}").file(f"layer{i}/bytes", rng.randbytes(int(float(sys.argv[4]) * (1 << 20))))
+    for k in range(200):
+        t.file(f"layer{i}/small{k}", b"%d" % k * 50)
+    layers.append(Layer(t, blob=gzipped(t.bytes(), 1)))
+simple_image(sys.argv[2], layers)
+PY
+}
+
+# ---- registries
+
+# start_registry NAME [htpasswd] [tls]: docker-registry with a configuration of its own. Sets REGISTRY
+# to host:port and REGISTRY_LOG to its access log. User "tester", password "se cret:1" with htpasswd;
+# tls makes an own CA, $T/NAME/ca.pem.
+start_registry() {
+  local name=$1 dir=$T/$1 auth='' tls='' word
+  shift
+  mkdir -p "$dir/data"
+  for word in "$@"; do
+    case $word in
+      htpasswd)
+        htpasswd -Bbn tester 'se cret:1' 2>/dev/null | grep . >"$dir/htpasswd"
+        auth="auth: {htpasswd: {realm: test, path: $dir/htpasswd}}" ;;
+      tls)
+        make_ca "$dir"
+        tls="  tls: {certificate: $dir/cert.pem, key: $dir/key.pem}" ;;
+    esac
+  done
+  cat >"$dir/config.yml" <<YML
+version: 0.1
+log: {level: info, accesslog: {disabled: false}}
+storage: {filesystem: {rootdirectory: $dir/data}, delete: {enabled: true}}
+http:
+  addr: 127.0.0.1:0
+$tls
+$auth
+YML
+  docker-registry serve "$dir/config.yml" >"$T/$name.log" 2>&1 &
+  TEST_PIDS+=($!)
+  REGISTRY_LOG=$T/$name.log
+  wait_for 20 "grep -q 'listening on' '$REGISTRY_LOG'" || fail "the registry does not start"
+  REGISTRY=$(grep -o 'listening on 127.0.0.1:[0-9]*' "$REGISTRY_LOG" | head -1 | cut -d' ' -f3)
+}
+
+make_ca() {
+  local dir=$1
+  {
+    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=imagefs test CA' \
+      -addext basicConstraints=critical,CA:TRUE -keyout "$dir/ca-key.pem" -out "$dir/ca.pem"
+    openssl req -newkey rsa:2048 -nodes -subj '/CN=localhost' -keyout "$dir/key.pem" -out "$dir/cert.csr"
+    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >"$dir/ext"
+    openssl x509 -req -in "$dir/cert.csr" -CA "$dir/ca.pem" -CAkey "$dir/ca-key.pem" -CAcreateserial \
+      -days 2 -extfile "$dir/ext" -out "$dir/cert.pem"
+  } >"$dir/openssl.out" 2>&1 || { cat "$dir/openssl.out" >&2; fail "openssl"; }
+}
+
+# start_proxy NAME: a recording proxy in front of $REGISTRY; sets PROXY (host:port) and REQUESTS.
+start_proxy() {
+  local dir=$T/$1
+  mkdir -p "$dir"
+  $PY "$LIB/proxy.py" "$REGISTRY" "$dir" 2>"$T/$1.log" &
+  TEST_PIDS+=($!)
+  wait_for 20 "[ -e '$dir/port' ]" || fail "the proxy does not start"
+  PROXY=127.0.0.1:$(cat "$dir/port") REQUESTS=$dir/requests RULES=$dir/rules
+}
+
+rules() { printf '%s' "$1" >"$RULES.new" && mv "$RULES.new" "$RULES"; }
+requests() { $PY "$LIB/requests.py" "$1" "$REQUESTS" "${@:2}"; }
+
+# ---- the runtimes to compare with
+
+# start_containerd: an own instance under $T/containerd; `own_ctr` talks to it.
+start_containerd() {
+  local dir=$T/containerd
+  mkdir -p "$dir"
+  cat >"$dir/config.toml" <<TOML
+version = 2
+root = "$dir/root"
+state = "$dir/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "$dir/sock"
+[ttrpc]
+  address = "$dir/ttrpc"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "$dir/opt"
+TOML
+  containerd -c "$dir/config.toml" >"$T/containerd.log" 2>&1 &
+  TEST_PIDS+=($!)
+  wait_for 20 "ctr -a '$dir/sock' version >/dev/null 2>&1" || fail "containerd does not start"
+}
+own_ctr() { ctr -a "$T/containerd/sock" "$@"; }
+
+# own_podman: podman with a store of its own.
+own_podman() {
+  mkdir -p "$T/podman"
+  [ -e "$T/podman/storage.conf" ] ||
+    printf '[storage]\ndriver = "overlay"\ngraphroot = "%s"\nrunroot = "%s"\n' "$T/podman/graph" "$T/podman/run" >"$T/podman/storage.conf"
+  CONTAINERS_STORAGE_CONF=$T/podman/storage.conf podman --cgroup-manager cgroupfs --events-backend none \
+    --tmpdir "$T/podman/tmp" "$@"
+}

@@ -1,0 +1,132 @@
+#!/usr/bin/python3
+"""Reads a mounted file tree through system calls and compares it with another one.
+
+  tree.py compare EXPECTED ACTUAL [META.json] [--loose-root]
+  tree.py expect ACTUAL META.json      checks META's "expect" list only
+  tree.py dump DIR                     one line a file
+Compared: names, type, permissions, owner, modification time in ns (not of the root and of META's
+"loose" directories), size and SHA-256 of regular files, targets of symbolic links, device numbers,
+extended attributes, which names are hard links of one another, and the link counts: of the visible
+names, since overlayfs shows those of the layer.
+"""
+import hashlib
+import json
+import os
+import stat
+import sys
+
+
+def digest(path):
+    sha = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def xattrs(path):
+    result = {}
+    try:
+        for name in os.listxattr(path, follow_symlinks=False):
+            if not name.startswith(("trusted.overlay.", "user.overlay.")):
+                result[name] = os.getxattr(path, name, follow_symlinks=False).hex()
+    except OSError as error:
+        if error.errno != 95:
+            raise
+    return result
+
+
+def read_tree(root):
+    """{relative path: attributes}; iterative, since trees may be deep."""
+    root = os.fsencode(root)
+    tree, groups, todo = {}, {}, [b""]
+    while todo:
+        relative = todo.pop()
+        path = root + b"/" + relative if relative else root
+        st = os.lstat(path)
+        entry = {"type": stat.S_IFMT(st.st_mode), "mode": oct(stat.S_IMODE(st.st_mode)), "uid": st.st_uid,
+                 "gid": st.st_gid, "mtime_ns": st.st_mtime_ns, "xattrs": xattrs(path)}
+        if stat.S_ISREG(st.st_mode):
+            entry["size"] = st.st_size
+            entry["sha256"] = digest(path)
+        elif stat.S_ISLNK(st.st_mode):
+            entry["size"] = st.st_size
+            entry["target"] = os.fsdecode(os.readlink(path))
+        elif stat.S_ISCHR(st.st_mode) or stat.S_ISBLK(st.st_mode):
+            entry["rdev"] = [os.major(st.st_rdev), os.minor(st.st_rdev)]
+        if stat.S_ISDIR(st.st_mode):
+            names = os.listdir(path)
+            if len(set(names)) != len(names):
+                entry["listed"] = "a name is listed twice"
+            todo += [relative + b"/" + name if relative else name for name in names]
+        else:
+            entry["nlink"] = st.st_nlink
+            groups.setdefault((st.st_dev, st.st_ino), []).append(os.fsdecode(relative))
+        tree[os.fsdecode(relative)] = entry
+    for names in groups.values():
+        names.sort()
+        for name in names:
+            tree[name]["links"] = names
+    return tree
+
+
+def compare(expected, actual, loose, loose_root, limit=20):
+    lines = []
+    if loose_root:  # runtimes do not agree on the attributes of the root itself
+        for key in ("mode", "uid", "gid"):
+            actual[""][key] = expected[""][key]
+    for path in sorted(expected.keys() | actual.keys()):
+        want, have = expected.get(path), actual.get(path)
+        if have is None or want is None:
+            lines.append(f"{path!r}: {'missing' if have is None else 'should not be there'}")
+            continue
+        for key in sorted(want.keys() | have.keys()):
+            a, b = want.get(key), have.get(key)
+            if key == "mtime_ns" and (path == "" or path in loose):
+                continue
+            if key == "nlink":
+                a = len(want["links"])
+            if a != b:
+                lines.append(f"{path!r}: {key} is {b!r}, should be {a!r}")
+    for line in lines[:limit]:
+        print(line)
+    if len(lines) > limit:
+        print(f"... and {len(lines) - limit} more differences")
+    return not lines
+
+
+def expect(actual, wanted):
+    good = True
+    for path, fields in wanted.items():
+        have = actual.get(path)
+        if fields is None:
+            if have is not None:
+                print(f"{path!r}: should not be there")
+                good = False
+            continue
+        for key, value in fields.items():
+            if have is None or have.get(key) != value:
+                print(f"{path!r}: {key} is {have and have.get(key)!r}, should be {value!r}")
+                good = False
+    return good
+
+
+def main(args):
+    meta = {}
+    loose_root = "--loose-root" in args
+    args = [a for a in args if a != "--loose-root"]
+    if args[0] == "compare":
+        if len(args) > 3:
+            meta = json.load(open(args[3]))
+        good = compare(read_tree(args[1]), read_tree(args[2]), set(meta.get("loose", [])), loose_root)
+    elif args[0] == "expect":
+        good = expect(read_tree(args[1]), json.load(open(args[2])).get("expect", {}))
+    else:
+        for path, entry in sorted(read_tree(args[1]).items()):
+            print(json.dumps([path, entry]))
+        good = True
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
