@@ -16,9 +16,9 @@ namespace imagefs {
 // A layer whose every byte is here and was checked against its DiffID.
 struct Layer {
   Digest diff_id;
-  std::string directory;    // <root>/layers/<hex>: files `data`, `index`
-  Fd data;                  // the raw tar (and moved sparse segments), read-only
-  uint64_t data_bytes = 0;  // size of `data`; a multiple of 512
+  std::string directory;              // <root>/layers/<hex>: files `data`, `index`
+  Fd data;                            // the raw tar (and moved sparse segments), read-only
+  uint64_t data_bytes = 0;            // size of `data`; a multiple of 512
   std::unique_ptr<ErofsImage> index;  // overlay form
 };
 using LayerRef = std::shared_ptr<const Layer>;
@@ -29,8 +29,6 @@ struct Chain {
   std::string index_path;
   std::unique_ptr<ErofsImage> index;  // merged form
   std::vector<LayerRef> layers;       // bottom first
-  // Keeps the owner's book-keeping alive as long as the chain is held.
-  std::shared_ptr<const void> pin;
 };
 using ChainRef = std::shared_ptr<const Chain>;
 

@@ -1,5 +1,5 @@
-// Images on this disk: resolves references, brings layers and chains here once however many ask, and
-// remembers them durably. The flights of reference, blob, layer and chain live here.
+// Images on this disk: resolves references, brings layers and chains here once however many ask,
+// and remembers them durably. The flights of reference, blob, layer and chain live here.
 //
 //   <root>/lock              held (flock) by the one process that owns the store
 //   <root>/db/               LevelDB: images, layer states, mounts (docs/formats/store.md)
@@ -73,8 +73,7 @@ class ImageStore {
  public:
   struct Options {
     std::string root;
-    int layer_workers = 0;  // layers unpacked at once; 0 = processors + 1
-    bool keep_blobs = false;
+    int layer_workers = 0;  // layers unpacked at once; 0 = processors + 2
   };
   // Opens the store, repairs what a crash left (drops half-made files, keeps complete layers), and
   // takes the lock. kFailedPrecondition when another process owns it; the message names its pid.

@@ -1,0 +1,395 @@
+#include "cache/chain_store.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <thread>
+#include <utility>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "base/units.h"
+#include "image/erofs_writer.h"
+#include "image/merge.h"
+
+namespace imagefs {
+namespace {
+
+constexpr std::string_view kChainPrefix = "chain/";
+
+}  // namespace
+
+// The work of one chain flight: joins the flights of all its layers, then merges on a worker.
+// Holds no thread while it waits for them.
+class ChainStore::Job : public std::enable_shared_from_this<Job> {
+ public:
+  Job(ChainStore& store, ImageStore::ImageRef image, std::shared_ptr<ImageSource> source,
+      FlightTable<ChainRef>::Context context)
+      : store_(store),
+        image_(std::move(image)),
+        source_(std::move(source)),
+        context_(std::move(context)),
+        layers_(image_->config.diff_ids.size()),
+        missing_(layers_.size()) {
+    absl::MutexLock lock(&store_.mu_);
+    ++store_.jobs_alive_;
+    store_.running_[context_.key] = image_->config.diff_ids;
+  }
+  ~Job() {
+    absl::MutexLock lock(&store_.mu_);
+    --store_.jobs_alive_;
+    store_.running_.erase(context_.key);
+  }
+
+  void Start() {
+    CancelToken::Registration registration = context_.cancel.OnCancel([weak = weak_from_this()] {
+      if (std::shared_ptr<Job> self = weak.lock()) self->LeaveAll();
+    });
+    {
+      absl::MutexLock lock(&mu_);
+      on_cancel_ = std::move(registration);
+    }
+    for (size_t i = 0; i < layers_.size(); ++i) {
+      FlightTicket ticket = store_.layers_.Ensure(
+          image_->config.diff_ids[i], image_->manifest.layers[i], source_, context_.priority->get(),
+          [self = shared_from_this(), i](absl::StatusOr<LayerRef> layer) {
+            self->OnLayer(i, std::move(layer));
+          });
+      bool leave = false;
+      {
+        absl::MutexLock lock(&mu_);
+        tickets_.push_back(ticket);
+        leave = leaving_;
+      }
+      // A failure or a cancellation may have come before this ticket was in the list.
+      if (leave) ticket.Leave();
+    }
+  }
+
+ private:
+  void OnLayer(size_t index, absl::StatusOr<LayerRef> layer) {
+    bool last = false, failed = false;
+    {
+      absl::MutexLock lock(&mu_);
+      if (layer.ok()) {
+        layers_[index] = *std::move(layer);
+      } else if (status_.ok()) {
+        status_ = layer.status();
+        failed = true;
+      }
+      last = --missing_ == 0;
+    }
+    // One layer that cannot be had makes the others pointless.
+    if (failed && !last) LeaveAll();
+    if (last) {
+      store_.work_->Submit(context_.priority, [self = shared_from_this()] { self->Merge(); });
+    }
+  }
+
+  void LeaveAll() {
+    std::vector<FlightTicket> tickets;
+    {
+      absl::MutexLock lock(&mu_);
+      leaving_ = true;
+      tickets = tickets_;
+    }
+    for (const FlightTicket& ticket : tickets) ticket.Leave();
+  }
+
+  void Merge() {
+    absl::Status status;
+    std::vector<LayerRef> layers;
+    {
+      absl::MutexLock lock(&mu_);
+      status = status_;
+      layers = std::move(layers_);
+    }
+    if (status.ok() && context_.cancel.cancelled()) {
+      status = absl::CancelledError("nobody waits for the image any more");
+    }
+    if (!status.ok()) return context_.finish(status);
+    context_.finish(store_.Make(image_->chain_id(), std::move(layers)));
+  }
+
+  ChainStore& store_;
+  const ImageStore::ImageRef image_;
+  const std::shared_ptr<ImageSource> source_;
+  const FlightTable<ChainRef>::Context context_;
+  absl::Mutex mu_;
+  std::vector<LayerRef> layers_ ABSL_GUARDED_BY(mu_);
+  size_t missing_ ABSL_GUARDED_BY(mu_);
+  absl::Status status_ ABSL_GUARDED_BY(mu_);
+  std::vector<FlightTicket> tickets_ ABSL_GUARDED_BY(mu_);
+  CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
+  bool leaving_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+ChainStore::ChainStore(std::string root, KeyValueStore& kv, LayerStore& layers)
+    : root_(std::move(root)), kv_(kv), layers_(layers) {}
+
+absl::StatusOr<std::unique_ptr<ChainStore>> ChainStore::Open(std::string root, KeyValueStore& kv,
+                                                             LayerStore& layers) {
+  std::unique_ptr<ChainStore> store(new ChainStore(std::move(root), kv, layers));
+  IMAGEFS_ASSIGN_OR_RETURN(store->boot_id_, BootId());
+  IMAGEFS_RETURN_IF_ERROR(MakeDirs(store->root_ + "/chains", 0700));
+  store->work_ =
+      std::make_unique<Executor>("chain", static_cast<int>(std::thread::hardware_concurrency()));
+  IMAGEFS_RETURN_IF_ERROR(store->Load());
+  return store;
+}
+
+ChainStore::~ChainStore() {
+  {
+    absl::MutexLock lock(&mu_);
+    auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return jobs_alive_ == 0; };
+    mu_.Await(absl::Condition(&none));
+  }
+  work_.reset();
+}
+
+std::string ChainStore::PathOf(const Digest& chain_id) const {
+  return StrCat(root_, "/chains/", chain_id.hex());
+}
+
+absl::Status ChainStore::Load() {
+  WriteBatch dead;
+  absl::flat_hash_set<std::string> known;
+  {
+    absl::MutexLock lock(&mu_);
+    IMAGEFS_RETURN_IF_ERROR(
+        kv_.ForEachWithPrefix(kChainPrefix, [&](std::string_view key, std::string_view value) {
+          mu_.AssertHeld();
+          const absl::StatusOr<Digest> chain_id =
+              Digest::Parse(StrCat("sha256:", key.substr(kChainPrefix.size())));
+          const absl::StatusOr<Json> record = Json::Parse(value);
+          Entry entry;
+          bool good = chain_id.ok() && record.ok();
+          if (good) {
+            for (const Json& layer : (*record)["layers"].elements()) {
+              const absl::StatusOr<Digest> diff_id = Digest::Parse(layer.string().value_or(""));
+              good = good && diff_id.ok();
+              if (diff_id.ok()) entry.diff_ids.push_back(*diff_id);
+            }
+            entry.bytes = static_cast<uint64_t>(record->IntOr("bytes", -1));
+            const absl::StatusOr<struct stat> st = StatPath(PathOf(*chain_id));
+            const bool trusted = (*record)["synced"].boolean().value_or(false) ||
+                                 record->StringOr("boot") == boot_id_;
+            good = good && trusted && !entry.diff_ids.empty() && st.ok() &&
+                   static_cast<uint64_t>(st->st_size) == entry.bytes;
+          }
+          if (good) {
+            known.insert(chain_id->hex());
+            chains_.emplace(*chain_id, std::move(entry));
+          } else {
+            dead.Delete(key);
+          }
+          return true;
+        }));
+  }
+  IMAGEFS_RETURN_IF_ERROR(kv_.Write(dead, false));
+  DIR* dir = opendir((root_ + "/chains").c_str());
+  if (dir == nullptr) return ErrnoStatus(errno, root_ + "/chains");
+  while (const dirent* entry = readdir(dir)) {
+    const std::string name = entry->d_name;
+    if (name == "." || name == ".." || known.contains(name)) continue;
+    if (unlink(StrCat(root_, "/chains/", name).c_str()) != 0) {
+      LogWarning("chain.cleanup_failed name=", name, " errno=", errno);
+    }
+  }
+  closedir(dir);
+  return absl::OkStatus();
+}
+
+absl::Status ChainStore::PutRecord(const Digest& chain_id, const Entry& entry, bool synced) {
+  JsonWriter writer;
+  writer.BeginObject().Key("layers").BeginArray();
+  for (const Digest& diff_id : entry.diff_ids) writer.String(diff_id.ToString());
+  writer.EndArray()
+      .Member("bytes", entry.bytes)
+      .Member("boot", boot_id_)
+      .Member("synced", synced)
+      .EndObject();
+  WriteBatch batch;
+  batch.Put(StrCat(kChainPrefix, chain_id.hex()), writer.Take());
+  return kv_.Write(batch, synced);
+}
+
+absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id,
+                                               std::vector<LayerRef> layers) {
+  auto chain = std::make_shared<Chain>();
+  chain->chain_id = chain_id;
+  chain->index_path = PathOf(chain_id);
+  IMAGEFS_ASSIGN_OR_RETURN(chain->index, ErofsImage::Open(chain->index_path));
+  if (chain->index->devices().size() != layers.size()) {
+    return absl::DataLossError(StrCat("the index of chain ", chain_id.ToString(), " names ",
+                                      chain->index->devices().size(), " layers instead of ",
+                                      layers.size()));
+  }
+  chain->layers = std::move(layers);
+  return ChainRef(std::move(chain));
+}
+
+absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
+  std::vector<Digest> diff_ids;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = chains_.find(chain_id);
+    if (it == chains_.end()) {
+      return absl::NotFoundError(StrCat("chain ", chain_id.ToString(), " is not here"));
+    }
+    if (ChainRef chain = it->second.open.lock()) return chain;
+    diff_ids = it->second.diff_ids;
+  }
+  std::vector<LayerRef> layers;
+  for (const Digest& diff_id : diff_ids) {
+    IMAGEFS_ASSIGN_OR_RETURN(LayerRef layer, layers_.Find(diff_id));
+    layers.push_back(std::move(layer));
+  }
+  absl::StatusOr<ChainRef> chain = OpenChain(chain_id, std::move(layers));
+  absl::MutexLock lock(&mu_);
+  const auto it = chains_.find(chain_id);
+  if (it == chains_.end()) return absl::NotFoundError("the chain was just removed");
+  if (!chain.ok()) {
+    LogError("chain.damaged chain=", chain_id.Short(), " error=", chain.status().message());
+    chains_.erase(it);
+    return absl::NotFoundError(chain.status().message());
+  }
+  if (ChainRef other = it->second.open.lock()) return other;
+  it->second.open = *chain;
+  return chain;
+}
+
+FlightTicket ChainStore::Ensure(const ImageStore::ImageRef& image,
+                                std::shared_ptr<ImageSource> source, Priority priority, Done done) {
+  if (absl::StatusOr<ChainRef> here = Find(image->chain_id()); here.ok()) {
+    reused_++;
+    done(std::move(here));
+    return FlightTicket();
+  }
+  FlightTable<ChainRef>::Caller caller;
+  caller.priority = priority;
+  caller.audience = source == nullptr ? "" : source->audience();
+  caller.start = [this, image, source](FlightTable<ChainRef>::Context context) {
+    // It may have come between the look above and the start of this flight.
+    if (absl::StatusOr<ChainRef> here = Find(image->chain_id()); here.ok()) {
+      return context.finish(std::move(here));
+    }
+    std::make_shared<Job>(*this, image, source, std::move(context))->Start();
+  };
+  caller.done = std::move(done);
+  return flights_.Join(image->chain_id().ToString(), std::move(caller)).ticket;
+}
+
+absl::StatusOr<ChainRef> ChainStore::Make(const Digest& chain_id, std::vector<LayerRef> layers) {
+  const std::string temporary = StrCat(root_, "/chains/tmp-", RandomHex(8));
+  Entry entry;
+  absl::Status status = [&]() -> absl::Status {
+    std::vector<const ErofsImage*> indexes;
+    ErofsWriterOptions options;
+    for (const LayerRef& layer : layers) {
+      indexes.push_back(layer->index.get());
+      options.devices.push_back({layer->diff_id.hex(), layer->data_bytes});
+      entry.diff_ids.push_back(layer->diff_id);
+    }
+    IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, MergeLayers(indexes));
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(temporary, O_RDWR | O_CREAT | O_EXCL, 0600));
+    IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, fd.get()));
+    struct stat st;
+    if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, temporary);
+    entry.bytes = static_cast<uint64_t>(st.st_size);
+    if (rename(temporary.c_str(), PathOf(chain_id).c_str()) != 0) {
+      return ErrnoStatus(errno, PathOf(chain_id));
+    }
+    return PutRecord(chain_id, entry, false);
+  }();
+  // The trees of an image with a million files are a hundred MiB: give them back to the system.
+  for (const LayerRef& layer : layers) layer->index->DropResidentPages();
+  malloc_trim(0);
+  if (!status.ok()) {
+    unlink(temporary.c_str());
+    return Annotate(status, StrCat("merging the layers of chain ", chain_id.ToString()));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(ChainRef chain, OpenChain(chain_id, std::move(layers)));
+  merged_++;
+  entry.open = chain;
+  {
+    absl::MutexLock lock(&mu_);
+    chains_[chain_id] = std::move(entry);
+  }
+  work_->Submit(std::make_shared<LivePriority>(Priority::kBackground),
+                [this, chain_id] { Sync(chain_id); });
+  return chain;
+}
+
+void ChainStore::Sync(const Digest& chain_id) {
+  Entry entry;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = chains_.find(chain_id);
+    if (it == chains_.end()) return;
+    entry = it->second;
+  }
+  absl::StatusOr<Fd> fd = OpenFile(PathOf(chain_id), O_RDONLY);
+  absl::Status status = fd.ok() ? FsyncFd(fd->get(), PathOf(chain_id)) : fd.status();
+  if (status.ok()) status = FsyncDir(root_ + "/chains");
+  if (status.ok()) status = PutRecord(chain_id, entry, true);
+  // Without the record the index is merged again after the next boot: nothing is lost.
+  if (!status.ok())
+    LogWarning("chain.sync_failed chain=", chain_id.Short(), " error=", status.message());
+}
+
+uint32_t ChainStore::CallersOf(const Digest& diff_id) const {
+  uint32_t callers = 0;
+  const std::vector<std::pair<std::string, size_t>> running = flights_.Running();
+  absl::MutexLock lock(&mu_);
+  for (const auto& [key, count] : running) {
+    const auto it = running_.find(key);
+    if (it == running_.end()) continue;
+    for (const Digest& other : it->second) {
+      if (other == diff_id) {
+        callers += static_cast<uint32_t>(count);
+        break;
+      }
+    }
+  }
+  return callers;
+}
+
+FlightReport ChainStore::Flights() const {
+  return {"chain", flights_.counters(), flights_.Running()};
+}
+
+void ChainStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
+  out.emplace_back("chains_merged", merged_.load());
+  out.emplace_back("chains_reused", reused_.load());
+}
+
+uint64_t ChainStore::Collect(const absl::flat_hash_set<Digest>& keep,
+                             absl::flat_hash_set<Digest>& layers_needed) {
+  uint64_t freed = 0;
+  WriteBatch batch;
+  absl::MutexLock lock(&mu_);
+  for (auto it = chains_.begin(); it != chains_.end();) {
+    if (keep.contains(it->first) || !it->second.open.expired()) {
+      layers_needed.insert(it->second.diff_ids.begin(), it->second.diff_ids.end());
+      ++it;
+      continue;
+    }
+    // An index is a small file: removing it under the lock keeps file and entry in step.
+    unlink(PathOf(it->first).c_str());
+    batch.Delete(StrCat(kChainPrefix, it->first.hex()));
+    freed += it->second.bytes;
+    chains_.erase(it++);
+  }
+  if (absl::Status status = kv_.Write(batch, false); !status.ok()) {
+    LogWarning("chain.forget_failed error=", status.message());
+  }
+  return freed;
+}
+
+}  // namespace imagefs

@@ -1,0 +1,82 @@
+// The merged indexes on this disk and the flights that make them. Owned by ImageStore.
+//
+// A chain is cheap to make again from its layers, so its file is trusted within the boot that wrote
+// it or once it was synced, and made anew otherwise. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "base/executor.h"
+#include "base/flight.h"
+#include "cache/chain.h"
+#include "cache/image_store.h"
+#include "cache/kv.h"
+#include "cache/layer_store.h"
+
+namespace imagefs {
+
+class ChainStore {
+ public:
+  static absl::StatusOr<std::unique_ptr<ChainStore>> Open(std::string root, KeyValueStore& kv,
+                                                          LayerStore& layers);
+  // REQUIRES: every caller has left its flight. Waits for the work to unwind.
+  ~ChainStore();
+
+  using Done = absl::AnyInvocable<void(absl::StatusOr<ChainRef>)>;
+  // Finds or makes the chain of `image`; its layers come from `source` where they are not here.
+  FlightTicket Ensure(const ImageStore::ImageRef& image, std::shared_ptr<ImageSource> source,
+                      Priority priority, Done done);
+  // The chain, pinned, if it and its layers are here; kNotFound otherwise.
+  absl::StatusOr<ChainRef> Find(const Digest& chain_id);
+  // Callers of running flights whose chain has that layer.
+  uint32_t CallersOf(const Digest& diff_id) const;
+  FlightReport Flights() const;
+  void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
+  // Removes chains neither in `keep` nor held. Adds the layers of those that stay to
+  // `layers_needed`.
+  uint64_t Collect(const absl::flat_hash_set<Digest>& keep,
+                   absl::flat_hash_set<Digest>& layers_needed);
+
+ private:
+  class Job;
+  struct Entry {
+    std::vector<Digest> diff_ids;
+    uint64_t bytes = 0;
+    std::weak_ptr<const Chain> open;
+  };
+  ChainStore(std::string root, KeyValueStore& kv, LayerStore& layers);
+  absl::Status Load();
+  std::string PathOf(const Digest& chain_id) const;
+  absl::Status PutRecord(const Digest& chain_id, const Entry& entry, bool synced);
+  // Merges `layers` into a new index, records and pins it.
+  absl::StatusOr<ChainRef> Make(const Digest& chain_id, std::vector<LayerRef> layers);
+  absl::StatusOr<ChainRef> OpenChain(const Digest& chain_id, std::vector<LayerRef> layers);
+  void Sync(const Digest& chain_id);
+
+  const std::string root_;
+  KeyValueStore& kv_;
+  LayerStore& layers_;
+  std::string boot_id_;
+  FlightTable<ChainRef> flights_{"chain"};
+
+  mutable absl::Mutex mu_;
+  absl::flat_hash_map<Digest, Entry> chains_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, std::vector<Digest>> running_ ABSL_GUARDED_BY(mu_);
+  int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
+  std::atomic<uint64_t> merged_{0}, reused_{0};
+
+  std::unique_ptr<Executor> work_;
+};
+
+}  // namespace imagefs

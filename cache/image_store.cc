@@ -1,0 +1,439 @@
+#include "cache/image_store.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/synchronization/mutex.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/chain_store.h"
+#include "cache/layer_store.h"
+
+namespace imagefs {
+namespace {
+
+constexpr std::string_view kImagePrefix = "image/";
+constexpr std::string_view kManifestPrefix = "manifest/";
+constexpr std::string_view kConfigPrefix = "config/";
+constexpr std::string_view kVersionKey = "meta/version";
+constexpr std::string_view kVersion = "1";
+constexpr int kMaxIndexDepth = 3;  // indexes inside an index
+
+std::string ImageKey(std::string_view reference, const Platform& platform) {
+  return StrCat(kImagePrefix, reference, "\n", platform.ToString());
+}
+
+// One process owns a store: an flock that the kernel gives back however that process ends.
+absl::StatusOr<Fd> LockStore(const std::string& root) {
+  const std::string path = root + "/lock";
+  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, OpenFile(path, O_RDWR | O_CREAT, 0600));
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (errno != EWOULDBLOCK) return ErrnoStatus(errno, path);
+    const absl::StatusOr<std::string> owner = ReadFile(path, 64);
+    return absl::FailedPreconditionError(
+        StrCat("the store ", root, " is in use by the daemon with pid ",
+               owner.ok() && !owner->empty() ? *owner : "unknown",
+               "; use that one, stop it (imagefs stop), or choose another store with --root"));
+  }
+  if (ftruncate(fd.get(), 0) != 0) return ErrnoStatus(errno, path);
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(fd.get(), StrCat(getpid()), 0));
+  return fd;
+}
+
+// The work of one resolve flight: manifest, through an index if need be, then the configuration.
+// A chain of callbacks; each holds the job.
+class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
+ public:
+  using Context = FlightTable<ImageStore::ImageRef>::Context;
+  ResolveJob(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
+             Context context)
+      : request_(std::move(request)), source_(std::move(source)), context_(std::move(context)) {}
+
+  void Start() { GetManifest(request_.reference.TagOrDigest(), 0); }
+
+ private:
+  void GetManifest(const std::string& tag_or_digest, int depth) {
+    source_->GetManifest(
+        tag_or_digest, context_.cancel,
+        [self = shared_from_this(), depth](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
+          self->Check(self->OnManifest(std::move(fetched), depth));
+        });
+  }
+
+  void Check(const absl::Status& status) {
+    if (status.ok()) return;
+    context_.finish(absl::IsCancelled(status) ? status
+                                              : Annotate(status, request_.reference.ToString()));
+  }
+
+  absl::Status OnManifest(absl::StatusOr<ImageSource::FetchedManifest> fetched, int depth) {
+    IMAGEFS_RETURN_IF_ERROR(fetched.status());
+    if (depth == 0 && request_.reference.digest.has_value() &&
+        fetched->digest != *request_.reference.digest) {
+      return absl::DataLossError(StrCat("asked for ", request_.reference.digest->ToString(),
+                                        " but got ", fetched->digest.ToString()));
+    }
+    IMAGEFS_ASSIGN_OR_RETURN(const ManifestOrIndex parsed,
+                             ParseManifest(fetched->bytes, fetched->content_type));
+    if (parsed.index.has_value()) {
+      if (depth >= kMaxIndexDepth) {
+        return absl::InvalidArgumentError("too many image indexes inside each other");
+      }
+      IMAGEFS_ASSIGN_OR_RETURN(const Descriptor chosen,
+                               ChoosePlatform(*parsed.index, request_.platform));
+      if (depth == 0) index_digest_ = fetched->digest;
+      GetManifest(chosen.digest.ToString(), depth + 1);
+      return absl::OkStatus();
+    }
+    manifest_ = *std::move(fetched);
+    source_->GetSmallBlob(parsed.manifest->config, kMaxConfigBytes, context_.cancel,
+                          [self = shared_from_this()](absl::StatusOr<std::string> config) {
+                            self->Check(self->OnConfig(std::move(config)));
+                          });
+    return absl::OkStatus();
+  }
+
+  absl::Status OnConfig(absl::StatusOr<std::string> config) {
+    IMAGEFS_RETURN_IF_ERROR(config.status());
+    IMAGEFS_ASSIGN_OR_RETURN(
+        ResolvedImage image,
+        MakeResolvedImage(request_.reference.ToString(), index_digest_, std::move(manifest_.bytes),
+                          manifest_.content_type, *std::move(config), request_.platform));
+    context_.finish(std::make_shared<const ResolvedImage>(std::move(image)));
+    return absl::OkStatus();
+  }
+
+  const ImageStore::ResolveRequest request_;
+  const std::shared_ptr<ImageSource> source_;
+  const Context context_;
+  Digest index_digest_;
+  ImageSource::FetchedManifest manifest_;
+};
+
+class ImageStoreImpl : public ImageStore {
+ public:
+  ImageStoreImpl(Options options, SourceFactory& sources)
+      : options_(std::move(options)), sources_(sources) {}
+
+  absl::Status Init() {
+    IMAGEFS_RETURN_IF_ERROR(MakeDirs(options_.root, 0700));
+    IMAGEFS_ASSIGN_OR_RETURN(lock_, LockStore(options_.root));
+    IMAGEFS_ASSIGN_OR_RETURN(kv_, KeyValueStore::Open(options_.root + "/db"));
+    IMAGEFS_RETURN_IF_ERROR(CheckVersion());
+    IMAGEFS_ASSIGN_OR_RETURN(layers_,
+                             LayerStore::Open({options_.root, options_.layer_workers}, *kv_));
+    IMAGEFS_ASSIGN_OR_RETURN(chains_, ChainStore::Open(options_.root, *kv_, *layers_));
+    return absl::OkStatus();
+  }
+
+  FlightTicket Resolve(ResolveRequest request,
+                       absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
+  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
+                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+
+  void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override {
+    std::vector<Digest> diff_ids;
+    for (const LayerRef& layer : chain->layers) diff_ids.push_back(layer->diff_id);
+    layers_->WaitDurable(std::move(diff_ids), std::move(done));
+  }
+
+  absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) override {
+    return chains_->Find(chain_id);
+  }
+
+  std::optional<LayerProgress> Progress(const Digest& diff_id) const override {
+    std::optional<LayerProgress> progress = layers_->Progress(diff_id);
+    if (progress.has_value()) progress->callers = chains_->CallersOf(diff_id);
+    return progress;
+  }
+
+  LayerState StateOf(const Digest& diff_id) const override { return layers_->StateOf(diff_id); }
+  absl::StatusOr<std::vector<ImageRecord>> ListImages() const override;
+  absl::StatusOr<ImageRef> FindImage(const Reference& reference,
+                                     const Platform& platform) const override;
+  absl::StatusOr<uint64_t> Remove(const Reference& reference) override;
+  absl::StatusOr<uint64_t> Collect() override;
+  std::vector<LayerInfo> ListLayers() const override { return layers_->List(); }
+
+  std::vector<FlightReport> Flights() const override {
+    std::vector<FlightReport> reports = layers_->Flights();
+    reports.push_back(chains_->Flights());
+    reports.push_back({"resolve", resolve_flights_.counters(), resolve_flights_.Running()});
+    return reports;
+  }
+
+  std::vector<std::pair<std::string, uint64_t>> Counters() const override {
+    std::vector<std::pair<std::string, uint64_t>> counters;
+    layers_->AppendCounters(counters);
+    chains_->AppendCounters(counters);
+    return counters;
+  }
+
+  KeyValueStore& kv() override { return *kv_; }
+
+ private:
+  absl::Status CheckVersion();
+  // Writes the image's record durably unless the same one is there.
+  absl::Status Remember(const ResolvedImage& image);
+  // The image that a record's value names.
+  absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
+
+  const Options options_;
+  SourceFactory& sources_;
+  Fd lock_;
+  std::unique_ptr<KeyValueStore> kv_;
+  FlightTable<ImageRef> resolve_flights_{"resolve"};
+  // Records of images change one at a time: Remember and Remove.
+  absl::Mutex records_mu_;
+  std::unique_ptr<LayerStore> layers_;
+  std::unique_ptr<ChainStore> chains_;  // uses layers_: destroyed first
+};
+
+absl::Status ImageStoreImpl::CheckVersion() {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> version, kv_->Get(kVersionKey));
+  if (!version.has_value()) {
+    WriteBatch batch;
+    batch.Put(kVersionKey, kVersion);
+    return kv_->Write(batch, true);
+  }
+  if (*version == kVersion) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      StrCat("the store ", options_.root, " has format ", *version, ", this program knows format ",
+             kVersion, "; use the program that made it, or another store with --root"));
+}
+
+FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
+                                     absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) {
+  std::shared_ptr<ImageSource> source;
+  const bool local = request.reference.transport != Reference::Transport::kRegistry;
+  if (request.policy == PullPolicy::kNever || (request.policy == PullPolicy::kMissing && !local)) {
+    absl::StatusOr<ImageRef> known = FindImage(request.reference, request.platform);
+    if (known.ok() || request.policy == PullPolicy::kNever) {
+      if (!known.ok()) {
+        done(known.status());
+        return FlightTicket();
+      }
+      if (request.policy != PullPolicy::kNever) {
+        absl::StatusOr<std::shared_ptr<ImageSource>> opened =
+            sources_.Open(request.reference, request.access);
+        if (opened.ok()) source = *std::move(opened);
+      }
+      done(Resolved{*std::move(known), std::move(source), true});
+      return FlightTicket();
+    }
+  }
+  absl::StatusOr<std::shared_ptr<ImageSource>> opened =
+      sources_.Open(request.reference, request.access);
+  if (!opened.ok()) {
+    done(opened.status());
+    return FlightTicket();
+  }
+  source = *std::move(opened);
+  FlightTable<ImageRef>::Caller caller;
+  caller.audience = source->audience();
+  // The audience is part of the key: what one may see is never decided by another's credentials.
+  const std::string key = StrCat(request.reference.ToString(), " ", request.platform.ToString(),
+                                 " ", source->audience());
+  caller.start = [request = std::move(request), source](ResolveJob::Context context) {
+    std::make_shared<ResolveJob>(request, source, std::move(context))->Start();
+  };
+  caller.done = [source, done = std::move(done)](absl::StatusOr<ImageRef> image) mutable {
+    if (!image.ok()) return done(image.status());
+    done(Resolved{*std::move(image), source, false});
+  };
+  return resolve_flights_.Join(key, std::move(caller)).ticket;
+}
+
+FlightTicket ImageStoreImpl::EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source,
+                                         Priority priority,
+                                         absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
+  return chains_->Ensure(
+      image, std::move(source), priority,
+      [this, image, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+        if (chain.ok()) {
+          if (absl::Status status = Remember(*image); !status.ok()) chain = status;
+        }
+        done(std::move(chain));
+      });
+}
+
+absl::Status ImageStoreImpl::Remember(const ResolvedImage& image) {
+  const std::string key = ImageKey(image.reference, image.config.platform);
+  absl::MutexLock lock(&records_mu_);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> old, kv_->Get(key));
+  if (old.has_value()) {
+    const absl::StatusOr<Json> record = Json::Parse(*old);
+    if (record.ok() && record->StringOr("manifest") == image.manifest_digest.ToString()) {
+      return absl::OkStatus();
+    }
+  }
+  JsonWriter writer;
+  writer.BeginObject()
+      .Member("manifest", image.manifest_digest.ToString())
+      .Member("index", image.index_digest.empty() ? "" : image.index_digest.ToString())
+      .Member("config", image.manifest.config.digest.ToString())
+      .Member("content_type", image.content_type)
+      .Member("created", static_cast<int64_t>(time(nullptr)))
+      .EndObject();
+  WriteBatch batch;
+  batch.Put(key, writer.Take());
+  batch.Put(StrCat(kManifestPrefix, image.manifest_digest.hex()), image.manifest_json);
+  batch.Put(StrCat(kConfigPrefix, image.manifest.config.digest.hex()), image.config_json);
+  return kv_->Write(batch, true);
+}
+
+absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::Load(std::string_view reference,
+                                                          std::string_view record) const {
+  IMAGEFS_ASSIGN_OR_RETURN(const Json json, Json::Parse(record));
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest manifest, Digest::Parse(json.StringOr("manifest")));
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest config, Digest::Parse(json.StringOr("config")));
+  Digest index;
+  if (const std::string text = json.StringOr("index"); !text.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(index, Digest::Parse(text));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(std::optional<std::string> manifest_json,
+                           kv_->Get(StrCat(kManifestPrefix, manifest.hex())));
+  IMAGEFS_ASSIGN_OR_RETURN(std::optional<std::string> config_json,
+                           kv_->Get(StrCat(kConfigPrefix, config.hex())));
+  if (!manifest_json.has_value() || !config_json.has_value() ||
+      Sha256Of(*manifest_json) != manifest || Sha256Of(*config_json) != config) {
+    return absl::DataLossError(StrCat("the record of ", reference, " is damaged"));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(
+      ResolvedImage image,
+      MakeResolvedImage(std::string(reference), index, *std::move(manifest_json),
+                        json.StringOr("content_type"), *std::move(config_json), Platform()));
+  return std::make_shared<const ResolvedImage>(std::move(image));
+}
+
+absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::FindImage(const Reference& reference,
+                                                               const Platform& platform) const {
+  const std::string text = reference.ToString();
+  IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> exact,
+                           kv_->Get(ImageKey(text, platform)));
+  if (exact.has_value()) return Load(text, *exact);
+  // The configuration's platform may name a variant that the question leaves open.
+  std::optional<std::string> found;
+  IMAGEFS_RETURN_IF_ERROR(kv_->ForEachWithPrefix(
+      StrCat(kImagePrefix, text, "\n"), [&](std::string_view key, std::string_view value) {
+        const absl::StatusOr<Platform> have = Platform::Parse(key.substr(key.rfind('\n') + 1));
+        if (have.ok() && have->os == platform.os && have->architecture == platform.architecture &&
+            (platform.variant.empty() || have->variant.empty())) {
+          found = std::string(value);
+        }
+        return !found.has_value();
+      }));
+  if (found.has_value()) return Load(text, *found);
+  return absl::NotFoundError(StrCat(text, " (", platform.ToString(),
+                                    ") is not in the store; fetch it with: imagefs pull ", text));
+}
+
+absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
+  std::vector<std::pair<std::string, std::string>> records;
+  IMAGEFS_RETURN_IF_ERROR(
+      kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
+        records.emplace_back(key.substr(kImagePrefix.size()), value);
+        return true;
+      }));
+  absl::flat_hash_map<Digest, uint64_t> here;
+  for (const LayerInfo& layer : layers_->List()) here[layer.diff_id] = layer.data_bytes;
+  std::vector<ImageRecord> images;
+  for (const auto& [key, value] : records) {
+    const std::string reference = key.substr(0, key.rfind('\n'));
+    const absl::StatusOr<ImageRef> image = Load(reference, value);
+    if (!image.ok()) {
+      LogWarning("image.damaged reference=", reference, " error=", image.status().message());
+      continue;
+    }
+    ImageRecord record;
+    record.reference = reference;
+    record.platform = (*image)->config.platform;
+    record.manifest_digest = (*image)->manifest_digest;
+    record.chain_id = (*image)->chain_id();
+    record.layers = (*image)->manifest.layers.size();
+    for (const Descriptor& layer : (*image)->manifest.layers) record.compressed_bytes += layer.size;
+    for (const Digest& diff_id : (*image)->config.diff_ids) {
+      if (const auto it = here.find(diff_id); it != here.end()) {
+        record.unpacked_bytes += it->second;
+      }
+    }
+    const absl::StatusOr<Json> json = Json::Parse(value);
+    record.created_unix = json.ok() ? json->IntOr("created", 0) : 0;
+    images.push_back(std::move(record));
+  }
+  return images;
+}
+
+absl::StatusOr<uint64_t> ImageStoreImpl::Remove(const Reference& reference) {
+  const std::string text = reference.ToString();
+  {
+    absl::MutexLock lock(&records_mu_);
+    WriteBatch batch;
+    size_t found = 0;
+    IMAGEFS_RETURN_IF_ERROR(kv_->ForEachWithPrefix(StrCat(kImagePrefix, text, "\n"),
+                                                   [&](std::string_view key, std::string_view) {
+                                                     batch.Delete(key);
+                                                     ++found;
+                                                     return true;
+                                                   }));
+    if (found == 0) {
+      return absl::NotFoundError(
+          StrCat("no image ", text, " in the store; `imagefs images` lists those that are"));
+    }
+    IMAGEFS_RETURN_IF_ERROR(kv_->Write(batch, true));
+  }
+  return Collect();
+}
+
+absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
+  absl::flat_hash_set<Digest> chains, layers;
+  absl::flat_hash_set<std::string> documents;
+  WriteBatch stale;
+  {
+    absl::MutexLock lock(&records_mu_);
+    IMAGEFS_RETURN_IF_ERROR(
+        kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
+          const std::string reference(
+              key.substr(kImagePrefix.size(), key.rfind('\n') - kImagePrefix.size()));
+          const absl::StatusOr<ImageRef> image = Load(reference, value);
+          if (!image.ok()) return true;
+          chains.insert((*image)->chain_id());
+          layers.insert((*image)->config.diff_ids.begin(), (*image)->config.diff_ids.end());
+          documents.insert(StrCat(kManifestPrefix, (*image)->manifest_digest.hex()));
+          documents.insert(StrCat(kConfigPrefix, (*image)->manifest.config.digest.hex()));
+          return true;
+        }));
+    for (std::string_view prefix : {kManifestPrefix, kConfigPrefix}) {
+      IMAGEFS_RETURN_IF_ERROR(
+          kv_->ForEachWithPrefix(prefix, [&](std::string_view key, std::string_view) {
+            if (!documents.contains(key)) stale.Delete(key);
+            return true;
+          }));
+    }
+    IMAGEFS_RETURN_IF_ERROR(kv_->Write(stale, false));
+  }
+  uint64_t freed = chains_->Collect(chains, layers);
+  freed += layers_->Collect(layers);
+  return freed;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ImageStore>> ImageStore::Open(Options options,
+                                                             SourceFactory& sources) {
+  auto store = std::make_unique<ImageStoreImpl>(std::move(options), sources);
+  IMAGEFS_RETURN_IF_ERROR(store->Init());
+  return store;
+}
+
+}  // namespace imagefs

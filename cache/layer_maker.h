@@ -1,0 +1,39 @@
+// The one streaming pass that makes a layer: compressed bytes in; hash, decompress, hash, write the
+// raw tar, parse, write the index. Two threads, a few MiB of memory, whatever the layer's size.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "base/cancel.h"
+#include "base/digest.h"
+
+namespace imagefs {
+
+struct LayerInput {
+  Digest blob_digest;
+  uint64_t blob_size = 0;
+  Digest diff_id;
+  // Reads at `offset`, waiting for the first byte; 0 at the end. Called from one other thread.
+  absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char> buffer, uint64_t offset)> read;
+};
+
+struct LayerOutput {
+  uint64_t tar_bytes = 0;
+  uint64_t data_bytes = 0;  // of the data file: the tar, moved sparse segments, rounded up to 512
+  uint64_t index_bytes = 0;
+};
+
+// Writes `data` and `index` into `directory`, which exists and is empty. kDataLoss when the blob
+// does not have its digest or the tar not its DiffID; then, as after any error, the files are
+// worthless. Blocks until done; looks at `cancel` often. `unpacked_bytes` counts tar bytes as they
+// are written.
+absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string& directory,
+                                      const CancelToken& cancel,
+                                      std::atomic<uint64_t>& unpacked_bytes);
+
+}  // namespace imagefs

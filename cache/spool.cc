@@ -1,0 +1,129 @@
+#include "cache/spool.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+// Granularity at which a file system reports holes.
+constexpr uint64_t kHoleBlock = 4096;
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<Spool>> Spool::Open(std::string path, uint64_t size) {
+  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, OpenFile(path, O_RDWR | O_CREAT, 0600));
+  std::shared_ptr<Spool> spool(new Spool(std::move(path), size, std::move(fd)));
+  IMAGEFS_RETURN_IF_ERROR(spool->FindExisting());
+  return spool;
+}
+
+// A run of data may end in a block that was written only in part, so its last block is not trusted,
+// except where the file ends exactly with the blob. A wrong guess costs a second download, no more:
+// the digest of the whole is checked by the reader.
+absl::Status Spool::FindExisting() {
+  struct stat st;
+  if (fstat(fd_.get(), &st) != 0) return ErrnoStatus(errno, path_);
+  const uint64_t file_size = static_cast<uint64_t>(st.st_size);
+  if (file_size > size_) {
+    if (ftruncate(fd_.get(), 0) != 0) return ErrnoStatus(errno, path_);
+    return absl::OkStatus();
+  }
+  absl::MutexLock lock(&mu_);
+  off_t position = 0;
+  while (static_cast<uint64_t>(position) < file_size) {
+    const off_t begin = lseek(fd_.get(), position, SEEK_DATA);
+    if (begin < 0) break;  // ENXIO: no more data
+    off_t end = lseek(fd_.get(), begin, SEEK_HOLE);
+    if (end < 0) break;
+    position = end;
+    uint64_t trusted = static_cast<uint64_t>(end);
+    if (trusted != size_) {
+      const uint64_t floor = trusted / kHoleBlock * kHoleBlock;
+      trusted = floor == trusted ? floor - std::min(floor, kHoleBlock) : floor;
+    }
+    present_.Add({static_cast<uint64_t>(begin), trusted});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Spool::Write(uint64_t offset, std::string_view data) {
+  if (data.empty()) return absl::OkStatus();
+  if (offset > size_ || data.size() > size_ - offset) {
+    return absl::DataLossError(
+        StrCat("the registry sent more than the ", size_, " bytes that the manifest announces"));
+  }
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(fd_.get(), data, offset));
+  std::vector<absl::AnyInvocable<void()>> callbacks;
+  {
+    absl::MutexLock lock(&mu_);
+    present_.Add({offset, offset + data.size()});
+    if (!on_first_.empty() && present_.ContiguousEnd(0) > 0) callbacks.swap(on_first_);
+  }
+  for (auto& callback : callbacks) callback();
+  return absl::OkStatus();
+}
+
+std::vector<ByteRange> Spool::Missing() const {
+  absl::MutexLock lock(&mu_);
+  return present_.Missing({0, size_});
+}
+
+uint64_t Spool::present_bytes() const {
+  absl::MutexLock lock(&mu_);
+  return present_.total_bytes();
+}
+
+void Spool::OnFirstByte(absl::AnyInvocable<void()> callback) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (present_.ContiguousEnd(0) == 0) {
+      on_first_.push_back(std::move(callback));
+      return;
+    }
+  }
+  callback();
+}
+
+absl::Status Spool::Discard() {
+  absl::MutexLock lock(&mu_);
+  present_ = RangeSet();
+  if (ftruncate(fd_.get(), 0) != 0) return ErrnoStatus(errno, path_);
+  return absl::OkStatus();
+}
+
+void Spool::Reader::End(absl::Status status) {
+  absl::MutexLock lock(&spool_->mu_);
+  if (ended_) return;
+  ended_ = true;
+  status_ = std::move(status);
+}
+
+absl::StatusOr<size_t> Spool::Reader::Read(absl::Span<char> buffer, uint64_t offset) {
+  if (offset >= spool_->size_) return 0;
+  uint64_t end = 0;
+  {
+    absl::MutexLock lock(&spool_->mu_);
+    auto ready = [this, offset, &end]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(spool_->mu_) {
+      end = spool_->present_.ContiguousEnd(offset);
+      return end > offset || ended_;
+    };
+    spool_->mu_.Await(absl::Condition(&ready));
+    if (end <= offset) {
+      if (!status_.ok()) return status_;
+      return absl::DataLossError(StrCat("the transfer ended at byte ", offset, " of ",
+                                        spool_->size_, ": the blob is truncated"));
+    }
+  }
+  const size_t want = std::min<uint64_t>(buffer.size(), end - offset);
+  return PreadFull(spool_->fd_.get(), buffer.subspan(0, want), offset);
+}
+
+}  // namespace imagefs

@@ -1,0 +1,72 @@
+// The compressed bytes of one blob on their way through: a sparse file that ranges are written into
+// in any order and that is read in order while it fills. Bytes that are here survive a failed or
+// cancelled transfer and, within one boot of the machine, the process; they carry no promise of
+// being right: whoever reads the whole checks its digest.
+//
+// Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/types/span.h"
+#include "base/byte_range.h"
+#include "base/fd.h"
+
+namespace imagefs {
+
+class Spool {
+ public:
+  // Opens or creates the file at `path` for a blob of `size` bytes. What an earlier process left in
+  // it is found by its holes and used again.
+  static absl::StatusOr<std::shared_ptr<Spool>> Open(std::string path, uint64_t size);
+
+  const std::string& path() const { return path_; }
+  uint64_t size() const { return size_; }
+
+  // Takes bytes of the transfer. kResourceExhausted when the disk is full, kDataLoss beyond `size`.
+  absl::Status Write(uint64_t offset, std::string_view data);
+  std::vector<ByteRange> Missing() const;
+  uint64_t present_bytes() const;
+  // Runs `callback` once, when the first byte of the blob is here (at once when it is already).
+  void OnFirstByte(absl::AnyInvocable<void()> callback);
+  // Forgets every byte: what is here was wrong.
+  absl::Status Discard();
+
+  // One sequential reader and its view of the transfer that feeds it.
+  class Reader {
+   public:
+    explicit Reader(std::shared_ptr<Spool> spool) : spool_(std::move(spool)) {}
+    // The transfer has ended for this reader. After an error, bytes not yet here never come.
+    void End(absl::Status status);
+    // Up to buffer.size() bytes at `offset`; waits for at least one. 0 at the end of the blob.
+    absl::StatusOr<size_t> Read(absl::Span<char> buffer, uint64_t offset);
+
+   private:
+    const std::shared_ptr<Spool> spool_;
+    bool ended_ = false;  // guarded by spool_->mu_, as is status_
+    absl::Status status_;
+  };
+
+ private:
+  Spool(std::string path, uint64_t size, Fd fd)
+      : path_(std::move(path)), size_(size), fd_(std::move(fd)) {}
+  absl::Status FindExisting();
+
+  const std::string path_;
+  const uint64_t size_;
+  const Fd fd_;
+  mutable absl::Mutex mu_;
+  RangeSet present_ ABSL_GUARDED_BY(mu_);
+  std::vector<absl::AnyInvocable<void()>> on_first_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace imagefs
