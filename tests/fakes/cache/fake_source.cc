@@ -1,0 +1,218 @@
+#include "tests/fakes/cache/fake_source.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/json.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+constexpr size_t kPiece = 4096;  // bytes a sink call
+
+}  // namespace
+
+class FakeSource : public ImageSource {
+ public:
+  FakeSource(FakeRepository& repository, std::string audience)
+      : repository_(repository), audience_(std::move(audience)) {}
+
+  std::string audience() const override { return audience_; }
+
+  void GetManifest(const std::string& tag_or_digest, CancelToken, ManifestDone done) override {
+    repository_.manifest_reads_++;
+    repository_.threads_.Submit([this, tag_or_digest, done = std::move(done)]() mutable {
+      FetchedManifest fetched;
+      {
+        absl::MutexLock lock(&repository_.mu_);
+        const auto it = repository_.manifests_.find(tag_or_digest);
+        if (it != repository_.manifests_.end()) fetched.bytes = it->second;
+      }
+      if (fetched.bytes.empty()) return done(absl::NotFoundError("no such manifest"));
+      fetched.digest = Sha256Of(fetched.bytes);
+      fetched.content_type = "application/vnd.oci.image.manifest.v1+json";
+      done(std::move(fetched));
+    });
+  }
+
+  void GetSmallBlob(const Descriptor& blob, uint64_t, CancelToken, SmallBlobDone done) override {
+    repository_.threads_.Submit([this, blob, done = std::move(done)]() mutable {
+      std::string bytes;
+      {
+        absl::MutexLock lock(&repository_.mu_);
+        bytes = repository_.blobs_[blob.digest].bytes;
+      }
+      done(std::move(bytes));
+    });
+  }
+
+  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef,
+                CancelToken cancel, BlobSink sink, BlobDone done) override {
+    repository_.threads_.Submit([this, blob, ranges = std::move(ranges), cancel,
+                                 sink = std::move(sink), done = std::move(done)]() mutable {
+      repository_.Transfer(audience_, blob, std::move(ranges), cancel, sink, done);
+    });
+  }
+
+ private:
+  FakeRepository& repository_;
+  const std::string audience_;
+};
+
+Digest FakeRepository::AddImage(const std::string& tag, const std::vector<std::string>& tars) {
+  absl::MutexLock lock(&mu_);
+  last_layers_.clear();
+  JsonWriter config;
+  config.BeginObject()
+      .Member("architecture", Platform::Host().architecture)
+      .Member("os", "linux")
+      .Key("rootfs")
+      .BeginObject()
+      .Member("type", "layers")
+      .Key("diff_ids")
+      .BeginArray();
+  for (const std::string& tar : tars) {
+    Descriptor layer;
+    layer.media_type = "application/vnd.oci.image.layer.v1.tar";
+    layer.digest = Sha256Of(tar);
+    layer.size = tar.size();
+    blobs_[layer.digest].bytes = tar;
+    last_layers_.push_back(layer);
+    config.String(layer.digest.ToString());
+  }
+  const std::string config_json = config.EndArray().EndObject().EndObject().Take();
+  blobs_[Sha256Of(config_json)].bytes = config_json;
+  JsonWriter manifest;
+  manifest.BeginObject()
+      .Member("schemaVersion", int64_t{2})
+      .Member("mediaType", "application/vnd.oci.image.manifest.v1+json")
+      .Key("config")
+      .BeginObject()
+      .Member("mediaType", "application/vnd.oci.image.config.v1+json")
+      .Member("digest", Sha256Of(config_json).ToString())
+      .Member("size", uint64_t{config_json.size()})
+      .EndObject()
+      .Key("layers")
+      .BeginArray();
+  for (const Descriptor& layer : last_layers_) {
+    manifest.BeginObject()
+        .Member("mediaType", layer.media_type)
+        .Member("digest", layer.digest.ToString())
+        .Member("size", layer.size)
+        .EndObject();
+  }
+  const std::string json = manifest.EndArray().EndObject().Take();
+  const Digest digest = Sha256Of(json);
+  manifests_[tag] = json;
+  manifests_[digest.ToString()] = json;
+  return digest;
+}
+
+void FakeRepository::HoldAt(const Digest& blob, uint64_t offset) {
+  absl::MutexLock lock(&mu_);
+  blobs_[blob].hold_at = offset;
+}
+
+void FakeRepository::Release(const Digest& blob) {
+  absl::MutexLock lock(&mu_);
+  blobs_[blob].hold_at = UINT64_MAX;
+}
+
+void FakeRepository::FailAt(const Digest& blob, uint64_t offset, absl::Status status, int times) {
+  absl::MutexLock lock(&mu_);
+  blobs_[blob].fail_at = offset;
+  blobs_[blob].failure = std::move(status);
+  blobs_[blob].failures = times;
+}
+
+void FakeRepository::CorruptAt(const Digest& blob, uint64_t offset, int times) {
+  absl::MutexLock lock(&mu_);
+  blobs_[blob].corrupt_at = offset;
+  blobs_[blob].corruptions = times;
+}
+
+void FakeRepository::Deny(const std::string& audience) {
+  absl::MutexLock lock(&mu_);
+  denied_.push_back(audience);
+}
+
+std::vector<ByteRange> FakeRepository::Reads(const Digest& blob) const {
+  absl::MutexLock lock(&mu_);
+  const auto it = blobs_.find(blob);
+  return it == blobs_.end() ? std::vector<ByteRange>() : it->second.reads;
+}
+
+void FakeRepository::AwaitHeld(const Digest& blob) {
+  absl::MutexLock lock(&mu_);
+  Blob& entry = blobs_[blob];
+  auto held = [&entry] { return entry.held > 0; };
+  mu_.Await(absl::Condition(&held));
+}
+
+std::shared_ptr<ImageSource> FakeRepository::Open(const std::string& audience) {
+  return std::make_shared<FakeSource>(*this, audience);
+}
+
+void FakeRepository::Transfer(const std::string& audience, const Descriptor& blob,
+                              std::vector<ByteRange> ranges, const CancelToken& cancel,
+                              ImageSource::BlobSink& sink, ImageSource::BlobDone& done) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (std::find(denied_.begin(), denied_.end(), audience) != denied_.end()) {
+      return done(absl::PermissionDeniedError(StrCat("denied to ", audience)));
+    }
+  }
+  for (const ByteRange& range : ranges) {
+    {
+      absl::MutexLock lock(&mu_);
+      blobs_[blob.digest].reads.push_back(range);
+    }
+    if (absl::Status status = Deliver(blob, range, cancel, sink); !status.ok()) {
+      return done(status);
+    }
+  }
+  done(absl::OkStatus());
+}
+
+absl::Status FakeRepository::Deliver(const Descriptor& blob, ByteRange range,
+                                     const CancelToken& cancel, ImageSource::BlobSink& sink) {
+  for (uint64_t at = range.begin; at < range.end;) {
+    std::string piece;
+    {
+      absl::MutexLock lock(&mu_);
+      Blob& entry = blobs_[blob.digest];
+      if (at >= entry.hold_at) {
+        ++entry.held;
+        auto go = [&entry, &cancel, at] { return at < entry.hold_at || cancel.cancelled(); };
+        // Cancellation does not touch mu_, so it is looked for again and again.
+        while (!mu_.AwaitWithTimeout(absl::Condition(&go), absl::Milliseconds(5))) {
+        }
+        --entry.held;
+      }
+      if (cancel.cancelled()) return absl::CancelledError("cancelled");
+      if (entry.failures > 0 && at >= entry.fail_at) {
+        --entry.failures;
+        return entry.failure;
+      }
+      uint64_t end = std::min<uint64_t>(range.end, at + kPiece);
+      if (entry.hold_at > at) end = std::min(end, entry.hold_at);
+      if (entry.failures > 0 && entry.fail_at > at) end = std::min(end, entry.fail_at);
+      piece = entry.bytes.substr(at, end - at);
+      if (entry.corruptions > 0 && entry.corrupt_at >= at && entry.corrupt_at < end) {
+        --entry.corruptions;
+        piece[entry.corrupt_at - at] ^= 1;
+      }
+    }
+    if (absl::Status status = sink(at, piece); !status.ok()) return status;
+    at += piece.size();
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<ImageSource>> FakeSourceFactory::Open(const Reference&,
+                                                                     const Access& access) {
+  return repository_.Open(access.credential.username);
+}
+
+}  // namespace imagefs

@@ -1,0 +1,91 @@
+// A source of images in memory, scripted by tests: holds a blob back, fails it, damages it, and
+// records every range that was asked for.
+//
+// A FakeRepository is the content; FakeSource is one caller's access to it with an audience of its
+// own. Thread-safe. Transfers run on threads of the repository.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "base/executor.h"
+#include "fetch/source.h"
+
+namespace imagefs {
+
+class FakeRepository {
+ public:
+  FakeRepository() : threads_("fake", 4) {}
+
+  // Adds an image made of these uncompressed tars, bottom first, under `tag`. Returns its
+  // manifest's digest.
+  Digest AddImage(const std::string& tag, const std::vector<std::string>& tars);
+  // Blob of the n-th layer of the image added last.
+  Descriptor LayerBlob(size_t n) const { return last_layers_.at(n); }
+
+  // Every transfer stops before byte `offset` of this blob until Release.
+  void HoldAt(const Digest& blob, uint64_t offset);
+  void Release(const Digest& blob);
+  // The next `times` transfers of the blob end with `status` at byte `offset`.
+  void FailAt(const Digest& blob, uint64_t offset, absl::Status status, int times);
+  // The next `times` transfers of the blob deliver one wrong byte at `offset`.
+  void CorruptAt(const Digest& blob, uint64_t offset, int times);
+  // Blob reads by callers of this audience fail with kPermissionDenied.
+  void Deny(const std::string& audience);
+
+  // Ranges asked for, in order.
+  std::vector<ByteRange> Reads(const Digest& blob) const;
+  int manifest_reads() const { return manifest_reads_; }
+  // Waits until a transfer of the blob stands at its hold.
+  void AwaitHeld(const Digest& blob);
+
+  std::shared_ptr<ImageSource> Open(const std::string& audience);
+
+ private:
+  friend class FakeSource;
+  struct Blob {
+    std::string bytes;
+    uint64_t hold_at = UINT64_MAX;
+    int held = 0;
+    uint64_t fail_at = 0;
+    absl::Status failure;
+    int failures = 0;
+    uint64_t corrupt_at = 0;
+    int corruptions = 0;
+    std::vector<ByteRange> reads;
+  };
+  void Transfer(const std::string& audience, const Descriptor& blob, std::vector<ByteRange> ranges,
+                const CancelToken& cancel, ImageSource::BlobSink& sink,
+                ImageSource::BlobDone& done);
+  absl::Status Deliver(const Descriptor& blob, ByteRange range, const CancelToken& cancel,
+                       ImageSource::BlobSink& sink);
+
+  mutable absl::Mutex mu_;
+  std::map<std::string, std::string> manifests_ ABSL_GUARDED_BY(mu_);  // tag or digest -> bytes
+  std::map<Digest, Blob> blobs_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::string> denied_ ABSL_GUARDED_BY(mu_);
+  std::vector<Descriptor> last_layers_;
+  std::atomic<int> manifest_reads_{0};
+  Executor threads_;
+};
+
+// Opens every registry reference on one repository; the username is the audience.
+class FakeSourceFactory : public SourceFactory {
+ public:
+  explicit FakeSourceFactory(FakeRepository& repository) : repository_(repository) {}
+  absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference,
+                                                    const Access& access) override;
+  Counters counters() const override { return {}; }
+
+ private:
+  FakeRepository& repository_;
+};
+
+}  // namespace imagefs
