@@ -47,7 +47,8 @@ absl::Status WriteFull(int fd, std::string_view data);
 
 // Whole file in memory; kResourceExhausted when larger than `max_bytes`.
 absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes);
-// Replaces `path` atomically: temporary file in the same folder, fsync, rename, fsync of the folder.
+// Replaces `path` atomically: temporary file in the same folder, fsync, rename, fsync of the
+// folder.
 absl::Status WriteFileDurably(const std::string& path, std::string_view data, mode_t mode = 0600);
 
 absl::Status FsyncFd(int fd, std::string_view what);

@@ -111,11 +111,11 @@ class FlightTable {
   // Filled in by flight_inl.h.
   struct Participant;
   struct Flight;
-  void Launch(const std::shared_ptr<Flight>& flight, uint64_t leader) ABSL_LOCKS_EXCLUDED(mu_);
+  void Launch(const std::shared_ptr<Flight>& flight) ABSL_LOCKS_EXCLUDED(mu_);
   void Finish(const std::shared_ptr<Flight>& flight, uint64_t run, absl::StatusOr<T> result)
       ABSL_LOCKS_EXCLUDED(mu_);
-  void Leave(const std::shared_ptr<Flight>& flight, uint64_t participant)
-      ABSL_LOCKS_EXCLUDED(mu_);
+  void Leave(const std::shared_ptr<Flight>& flight, uint64_t participant) ABSL_LOCKS_EXCLUDED(mu_);
+  void EraseLocked(const std::shared_ptr<Flight>& flight) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const std::string name_;
   mutable absl::Mutex mu_;

@@ -29,7 +29,7 @@ class Json {
   std::optional<std::string> string() const;
   std::optional<int64_t> integer() const;  // whole numbers only
   std::optional<bool> boolean() const;
-  size_t size() const;                      // members or elements
+  size_t size() const;  // members or elements
   Json operator[](std::string_view key) const;
   Json at(size_t index) const;
   std::vector<std::pair<std::string, Json>> members() const;  // of an object, in order
@@ -60,8 +60,12 @@ class JsonWriter {
   JsonWriter& Double(double value);
   JsonWriter& Bool(bool value);
   JsonWriter& Null();
+  // A value that is JSON already.
+  JsonWriter& Raw(std::string_view json);
   // Key and value in one call.
-  JsonWriter& Member(std::string_view key, std::string_view value) { return Key(key).String(value); }
+  JsonWriter& Member(std::string_view key, std::string_view value) {
+    return Key(key).String(value);
+  }
   JsonWriter& Member(std::string_view key, const char* value) { return Key(key).String(value); }
   JsonWriter& Member(std::string_view key, int64_t value) { return Key(key).Int(value); }
   JsonWriter& Member(std::string_view key, uint64_t value) { return Key(key).Uint(value); }
@@ -70,6 +74,8 @@ class JsonWriter {
 
  private:
   void Separate();
+  void End(char bracket);
+  void Quote(std::string_view text);
   const bool pretty_;
   std::string out_;
   std::vector<bool> has_member_;

@@ -2,12 +2,11 @@
 // and to errno.
 //
 // Codes carry meaning that callers act on:
-//   kUnauthenticated, kPermissionDenied   the *caller's* credentials failed; never shared in a flight
-//   kUnavailable, kDeadlineExceeded       may pass by itself; the flight retries
-//   kDataLoss                             bytes did not have the digest they should have
-//   kResourceExhausted                    disk full, quota, too many requests
-//   kInvalidArgument                      the input is wrong and stays wrong
-//   kCancelled                            nobody wants the result any more
+//   kUnauthenticated, kPermissionDenied   the *caller's* credentials failed; never shared in a
+//   flight kUnavailable, kDeadlineExceeded       may pass by itself; the flight retries kDataLoss
+//   bytes did not have the digest they should have kResourceExhausted                    disk full,
+//   quota, too many requests kInvalidArgument                      the input is wrong and stays
+//   wrong kCancelled                            nobody wants the result any more
 // A message names the thing, the cause and, where there is one, the remedy, in one line.
 #pragma once
 
@@ -35,8 +34,8 @@ bool IsRetriable(const absl::Status& status);
 
 }  // namespace imagefs
 
-#define IMAGEFS_RETURN_IF_ERROR(expr)                          \
-  do {                                                         \
+#define IMAGEFS_RETURN_IF_ERROR(expr)                                                         \
+  do {                                                                                        \
     if (absl::Status imagefs_status_ = (expr); !imagefs_status_.ok()) return imagefs_status_; \
   } while (0)
 

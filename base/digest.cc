@@ -1,0 +1,96 @@
+#include "base/digest.h"
+
+#include <openssl/evp.h>
+
+#include <utility>
+
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+constexpr std::string_view kPrefix = "sha256:";
+
+EVP_MD_CTX* Context(void* context) { return static_cast<EVP_MD_CTX*>(context); }
+
+int HexValue(char c) {
+  if (c >= '0' && c <= '9') return c - '0';
+  if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+  return -1;
+}
+
+constexpr std::array<uint32_t, 256> MakeCrcTable() {
+  std::array<uint32_t, 256> table{};
+  for (uint32_t i = 0; i < 256; ++i) {
+    uint32_t value = i;
+    for (int bit = 0; bit < 8; ++bit) value = (value >> 1) ^ ((value & 1) != 0 ? 0x82f63b78u : 0);
+    table[i] = value;
+  }
+  return table;
+}
+
+}  // namespace
+
+absl::StatusOr<Digest> Digest::Parse(std::string_view text) {
+  if (text.starts_with("sha512:")) {
+    return absl::InvalidArgumentError(
+        StrCat("digest \"", text.substr(0, 200), "\": sha512 is not supported, only sha256"));
+  }
+  std::array<uint8_t, kSize> bytes{};
+  bool good = text.starts_with(kPrefix) && text.size() == kPrefix.size() + 2 * kSize;
+  for (size_t i = 0; good && i < kSize; ++i) {
+    const int high = HexValue(text[kPrefix.size() + 2 * i]);
+    const int low = HexValue(text[kPrefix.size() + 2 * i + 1]);
+    good = high >= 0 && low >= 0;
+    if (good) bytes[i] = static_cast<uint8_t>(high << 4 | low);
+  }
+  if (!good) {
+    return absl::InvalidArgumentError(StrCat("\"", text.substr(0, 200),
+                                             "\" is no digest; expected sha256: and 64 lower-case "
+                                             "hex digits"));
+  }
+  return Digest(bytes);
+}
+
+std::string Digest::hex() const {
+  return absl::BytesToHexString(
+      absl::string_view(reinterpret_cast<const char*>(bytes_.data()), bytes_.size()));
+}
+std::string Digest::ToString() const { return StrCat(kPrefix, hex()); }
+std::string Digest::Short() const { return hex().substr(0, 12); }
+
+Sha256::Sha256() : context_(EVP_MD_CTX_new()) {
+  EVP_DigestInit_ex(Context(context_), EVP_sha256(), nullptr);
+}
+Sha256::~Sha256() { EVP_MD_CTX_free(Context(context_)); }
+Sha256::Sha256(Sha256&& other) noexcept : context_(std::exchange(other.context_, nullptr)) {}
+Sha256& Sha256::operator=(Sha256&& other) noexcept {
+  std::swap(context_, other.context_);
+  return *this;
+}
+
+void Sha256::Update(std::string_view data) {
+  EVP_DigestUpdate(Context(context_), data.data(), data.size());
+}
+
+Digest Sha256::Finish() {
+  std::array<uint8_t, Digest::kSize> bytes{};
+  EVP_DigestFinal_ex(Context(context_), bytes.data(), nullptr);
+  EVP_DigestInit_ex(Context(context_), EVP_sha256(), nullptr);
+  return Digest(bytes);
+}
+
+Digest Sha256Of(std::string_view data) {
+  Sha256 hash;
+  hash.Update(data);
+  return hash.Finish();
+}
+
+uint32_t Crc32c(uint32_t seed, std::string_view data) {
+  static constexpr std::array<uint32_t, 256> kTable = MakeCrcTable();
+  uint32_t crc = seed;
+  for (const char c : data) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<uint8_t>(c)) & 0xff];
+  return crc;
+}
+
+}  // namespace imagefs

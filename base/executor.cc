@@ -1,0 +1,76 @@
+#include "base/executor.h"
+
+#include <pthread.h>
+
+#include <utility>
+
+namespace imagefs {
+
+struct Executor::Task {
+  PriorityRef priority;
+  uint64_t sequence = 0;
+  absl::AnyInvocable<void()> run;
+};
+
+void LivePriority::RaiseTo(Priority p) {
+  int current = value_.load(std::memory_order_relaxed);
+  const int wanted = static_cast<int>(p);
+  while (wanted < current &&
+         !value_.compare_exchange_weak(current, wanted, std::memory_order_relaxed)) {
+  }
+}
+
+Executor::Executor(std::string name, int threads) : name_(std::move(name)) {
+  threads_.reserve(static_cast<size_t>(threads));
+  for (int i = 0; i < threads; ++i) {
+    threads_.emplace_back([this] { Loop(); });
+    pthread_setname_np(threads_.back().native_handle(), name_.substr(0, 15).c_str());
+  }
+}
+
+Executor::~Executor() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Executor::Submit(PriorityRef priority, absl::AnyInvocable<void()> task) {
+  absl::MutexLock lock(&mu_);
+  queue_.push_back({std::move(priority), next_sequence_++, std::move(task)});
+}
+
+void Executor::Submit(absl::AnyInvocable<void()> task) { Submit(nullptr, std::move(task)); }
+
+size_t Executor::queued() const {
+  absl::MutexLock lock(&mu_);
+  return queue_.size();
+}
+
+// The queue is short (tens of layers), so the most urgent task is found by looking at all: that is
+// what lets a priority be raised while its task waits.
+void Executor::Loop() {
+  auto urgency = [](const Task& task) {
+    return task.priority == nullptr ? Priority::kForeground : task.priority->get();
+  };
+  while (true) {
+    Task task;
+    {
+      absl::MutexLock lock(&mu_);
+      auto ready = [this]()
+                       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || !queue_.empty(); };
+      mu_.Await(absl::Condition(&ready));
+      if (queue_.empty()) return;
+      size_t best = 0;
+      for (size_t i = 1; i < queue_.size(); ++i) {
+        if (urgency(queue_[i]) < urgency(queue_[best])) best = i;
+      }
+      task = std::move(queue_[best]);
+      queue_.erase(queue_.begin() + static_cast<ptrdiff_t>(best));
+    }
+    task.run();
+  }
+}
+
+}  // namespace imagefs

@@ -1,0 +1,204 @@
+#include "base/fd.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <memory>
+#include <vector>
+
+#include "absl/cleanup/cleanup.h"
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+std::string ParentOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+// Removes what `name` in the open folder `parent` is. Folders are emptied first; other file systems
+// mounted below are left alone, and then make the removal fail.
+absl::Status RemoveAt(int parent, const std::string& name, const std::string& shown, dev_t device) {
+  struct stat st;
+  if (fstatat(parent, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, shown);
+  }
+  if (!S_ISDIR(st.st_mode)) {
+    if (unlinkat(parent, name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
+    return ErrnoStatus(errno, shown);
+  }
+  if (st.st_dev != device) {
+    return absl::FailedPreconditionError(StrCat(shown, ": is a mount point"));
+  }
+  Fd fd(openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd.valid()) return ErrnoStatus(errno, shown);
+  std::vector<std::string> names;
+  {
+    const int raw = fcntl(fd.get(), F_DUPFD_CLOEXEC, 0);
+    DIR* dir = raw < 0 ? nullptr : fdopendir(raw);
+    if (dir == nullptr) return ErrnoStatus(errno, shown);
+    absl::Cleanup close = [dir] { closedir(dir); };
+    while (const dirent* entry = readdir(dir)) {
+      const std::string_view child = entry->d_name;
+      if (child != "." && child != "..") names.emplace_back(child);
+    }
+  }
+  for (const std::string& child : names) {
+    IMAGEFS_RETURN_IF_ERROR(RemoveAt(fd.get(), child, StrCat(shown, "/", child), device));
+  }
+  if (unlinkat(parent, name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) return absl::OkStatus();
+  return ErrnoStatus(errno, shown);
+}
+
+}  // namespace
+
+Fd& Fd::operator=(Fd&& other) noexcept {
+  if (this != &other) {
+    Reset();
+    fd_ = std::exchange(other.fd_, -1);
+  }
+  return *this;
+}
+
+void Fd::Reset() {
+  if (fd_ >= 0) close(std::exchange(fd_, -1));
+}
+
+absl::StatusOr<Fd> Fd::Duplicate() const {
+  Fd copy(fcntl(fd_, F_DUPFD_CLOEXEC, 0));
+  if (!copy.valid()) return ErrnoStatus(errno, "duplicating a file descriptor");
+  return copy;
+}
+
+absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, mode_t mode) {
+  int fd = -1;
+  do {
+    fd = open(path.c_str(), flags | O_CLOEXEC, mode);
+  } while (fd < 0 && errno == EINTR);
+  if (fd < 0) return ErrnoStatus(errno, path);
+  return Fd(fd);
+}
+
+absl::StatusOr<size_t> PreadFull(int fd, absl::Span<char> buffer, uint64_t offset) {
+  size_t done = 0;
+  while (done < buffer.size()) {
+    const ssize_t n =
+        pread(fd, buffer.data() + done, buffer.size() - done, static_cast<off_t>(offset + done));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, "reading");
+    if (n == 0) break;
+    done += static_cast<size_t>(n);
+  }
+  return done;
+}
+
+absl::Status PwriteFull(int fd, std::string_view data, uint64_t offset) {
+  while (!data.empty()) {
+    const ssize_t n = pwrite(fd, data.data(), data.size(), static_cast<off_t>(offset));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, "writing");
+    data.remove_prefix(static_cast<size_t>(n));
+    offset += static_cast<uint64_t>(n);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteFull(int fd, std::string_view data) {
+  while (!data.empty()) {
+    const ssize_t n = write(fd, data.data(), data.size());
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, "writing");
+    data.remove_prefix(static_cast<size_t>(n));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
+  std::string content;
+  char buffer[16384];
+  while (true) {
+    const ssize_t n = read(fd.get(), buffer, sizeof(buffer));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return ErrnoStatus(errno, path);
+    if (n == 0) return content;
+    if (content.size() + static_cast<size_t>(n) > max_bytes) {
+      return absl::ResourceExhaustedError(StrCat(path, ": larger than ", max_bytes, " bytes"));
+    }
+    content.append(buffer, static_cast<size_t>(n));
+  }
+}
+
+absl::Status WriteFileDurably(const std::string& path, std::string_view data, mode_t mode) {
+  const std::string temporary = StrCat(path, ".tmp-", RandomHex(6));
+  const absl::Status status = [&]() -> absl::Status {
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(temporary, O_WRONLY | O_CREAT | O_EXCL, mode));
+    IMAGEFS_RETURN_IF_ERROR(Annotate(WriteFull(fd.get(), data), temporary));
+    IMAGEFS_RETURN_IF_ERROR(FsyncFd(fd.get(), temporary));
+    if (rename(temporary.c_str(), path.c_str()) != 0) return ErrnoStatus(errno, path);
+    return FsyncDir(ParentOf(path));
+  }();
+  if (!status.ok()) unlink(temporary.c_str());
+  return status;
+}
+
+absl::Status FsyncFd(int fd, std::string_view what) {
+  int result = -1;
+  do {
+    result = fsync(fd);
+  } while (result != 0 && errno == EINTR);
+  return result == 0 ? absl::OkStatus() : ErrnoStatus(errno, what);
+}
+
+absl::Status FsyncDir(const std::string& dir) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(dir, O_RDONLY | O_DIRECTORY));
+  return FsyncFd(fd.get(), dir);
+}
+
+absl::Status MakeDirs(const std::string& path, mode_t mode) {
+  for (size_t slash = 0; slash != std::string::npos;) {
+    slash = path.find('/', slash + 1);
+    const std::string prefix = path.substr(0, slash);
+    if (prefix.empty() || mkdir(prefix.c_str(), mode) == 0) continue;
+    const int error_number = errno;
+    struct stat st;
+    if (stat(prefix.c_str(), &st) == 0) {
+      if (S_ISDIR(st.st_mode)) continue;
+      return ErrnoStatus(ENOTDIR, prefix);
+    }
+    return ErrnoStatus(error_number, prefix);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RemoveTree(const std::string& path) {
+  struct stat st;
+  if (lstat(path.c_str(), &st) != 0) {
+    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, path);
+  }
+  return RemoveAt(AT_FDCWD, path, path, st.st_dev);
+}
+
+absl::StatusOr<struct stat> StatPath(const std::string& path) {
+  struct stat st;
+  if (stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path);
+  return st;
+}
+
+std::string RandomHex(size_t n) {
+  std::string bytes(n, '\0');
+  for (size_t done = 0; done < n;) {
+    const ssize_t got = getrandom(bytes.data() + done, n - done, 0);
+    if (got > 0) done += static_cast<size_t>(got);
+  }
+  return absl::BytesToHexString(bytes);
+}
+
+}  // namespace imagefs

@@ -1,0 +1,174 @@
+// The body of FlightTable; included by base/flight.h only.
+//
+// A flight is in the table from its first Join until Finish has taken its callers. Its states:
+//   flying    work runs, at least one caller waits
+//   draining  the last caller left and the work was told so; new callers collect in it and make it
+//             fly again when the old work has ended
+// `run` numbers the starts of one flight: a Finish of an earlier run is ignored.
+#pragma once
+
+#include "base/flight.h"  // IWYU pragma: keep
+
+namespace imagefs {
+
+template <typename T>
+struct FlightTable<T>::Participant {
+  uint64_t id = 0;
+  Caller caller;
+};
+
+template <typename T>
+struct FlightTable<T>::Flight {
+  std::string key;
+  // All below is guarded by the table's mu_.
+  std::list<Participant> participants;
+  uint64_t next_participant = 1;
+  uint64_t run = 0;
+  bool draining = false;
+  std::string audience;  // of the Start that runs
+  CancelSource cancel;
+  PriorityRef priority;
+};
+
+template <typename T>
+typename FlightTable<T>::JoinResult FlightTable<T>::Join(const std::string& key, Caller caller) {
+  std::shared_ptr<Flight> flight;
+  JoinResult result;
+  uint64_t participant = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    std::shared_ptr<Flight>& slot = flights_[key];
+    if (slot == nullptr) {
+      slot = std::make_shared<Flight>();
+      slot->key = key;
+      slot->priority = std::make_shared<LivePriority>(caller.priority);
+      result.led = true;
+      ++counters_.leaders;
+    } else {
+      ++counters_.joins;
+      slot->priority->RaiseTo(caller.priority);
+    }
+    flight = slot;
+    participant = flight->next_participant++;
+    flight->participants.push_back({participant, std::move(caller)});
+  }
+  result.ticket = FlightTicket([this, weak = std::weak_ptr<Flight>(flight), participant] {
+    if (std::shared_ptr<Flight> alive = weak.lock()) Leave(alive, participant);
+  });
+  if (result.led) Launch(flight);
+  return result;
+}
+
+// Starts the work with the Start of the caller that has waited longest.
+template <typename T>
+void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
+  Context context;
+  Start start;
+  {
+    absl::MutexLock lock(&mu_);
+    if (flight->participants.empty()) {
+      // Everybody left before the work began.
+      EraseLocked(flight);
+      return;
+    }
+    const Caller& lead = flight->participants.front().caller;
+    start = lead.start;
+    flight->audience = lead.audience;
+    flight->draining = false;
+    flight->cancel = CancelSource();
+    const uint64_t run = ++flight->run;
+    context.key = flight->key;
+    context.cancel = flight->cancel.token();
+    context.priority = flight->priority;
+    context.finish = [this, flight, run](absl::StatusOr<T> value) {
+      Finish(flight, run, std::move(value));
+    };
+  }
+  start(std::move(context));
+}
+
+template <typename T>
+void FlightTable<T>::Finish(const std::shared_ptr<Flight>& flight, uint64_t run,
+                            absl::StatusOr<T> result) {
+  std::list<Participant> served;
+  bool again = false;
+  {
+    absl::MutexLock lock(&mu_);
+    if (run != flight->run) return;  // finished before
+    ++flight->run;                   // this run is over: a second Finish of it means nothing
+    if (flight->draining) {
+      // The old work's result was for callers that are gone; those here came later.
+      again = !flight->participants.empty();
+      if (again) ++counters_.leaders;
+    } else if (IsCredentialFailure(result.status())) {
+      for (auto it = flight->participants.begin(); it != flight->participants.end();) {
+        auto next = std::next(it);
+        if (it->caller.audience == flight->audience) {
+          served.splice(served.end(), flight->participants, it);
+        }
+        it = next;
+      }
+      again = !flight->participants.empty();
+      if (again) ++counters_.handovers;
+    } else {
+      served.swap(flight->participants);
+    }
+    if (!again) {
+      if (!result.ok() && !served.empty()) ++counters_.failed;
+      EraseLocked(flight);
+    }
+  }
+  for (Participant& participant : served) participant.caller.done(result);
+  if (again) Launch(flight);
+}
+
+template <typename T>
+void FlightTable<T>::Leave(const std::shared_ptr<Flight>& flight, uint64_t participant) {
+  std::list<Participant> gone;
+  CancelSource cancel;
+  bool last = false;
+  {
+    absl::MutexLock lock(&mu_);
+    for (auto it = flight->participants.begin(); it != flight->participants.end(); ++it) {
+      if (it->id != participant) continue;
+      gone.splice(gone.end(), flight->participants, it);
+      break;
+    }
+    if (gone.empty()) return;  // has its result already
+    if (flight->participants.empty() && !flight->draining) {
+      last = true;
+      flight->draining = true;
+      cancel = flight->cancel;
+      ++counters_.cancelled;
+    }
+  }
+  if (last) cancel.Cancel();
+  for (Participant& one : gone) {
+    one.caller.done(absl::CancelledError(name_ + ": the caller left"));
+  }
+}
+
+template <typename T>
+void FlightTable<T>::EraseLocked(const std::shared_ptr<Flight>& flight) {
+  const auto it = flights_.find(flight->key);
+  if (it != flights_.end() && it->second == flight) flights_.erase(it);
+}
+
+template <typename T>
+FlightCounters FlightTable<T>::counters() const {
+  absl::MutexLock lock(&mu_);
+  FlightCounters counters = counters_;
+  counters.active = flights_.size();
+  for (const auto& [key, flight] : flights_) counters.waiting += flight->participants.size();
+  return counters;
+}
+
+template <typename T>
+std::vector<std::pair<std::string, size_t>> FlightTable<T>::Running() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<std::pair<std::string, size_t>> running;
+  for (const auto& [key, flight] : flights_) running.emplace_back(key, flight->participants.size());
+  return running;
+}
+
+}  // namespace imagefs

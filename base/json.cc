@@ -1,0 +1,244 @@
+#include "base/json.h"
+
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+using Value = nlohmann::ordered_json;
+
+const Value* Node(const void* node) { return static_cast<const Value*>(node); }
+
+// Looks at the events of a parse before a document is built: too deep a nesting is refused before
+// anything recursive sees it.
+class DepthCheck : public nlohmann::json_sax<Value> {
+ public:
+  explicit DepthCheck(int max_depth) : max_depth_(max_depth) {}
+  bool null() override { return true; }
+  bool boolean(bool) override { return true; }
+  bool number_integer(number_integer_t) override { return true; }
+  bool number_unsigned(number_unsigned_t) override { return true; }
+  bool number_float(number_float_t, const string_t&) override { return true; }
+  bool string(string_t&) override { return true; }
+  bool binary(binary_t&) override { return true; }
+  bool start_object(std::size_t) override { return ++depth_ <= max_depth_ || TooDeep(); }
+  bool key(string_t&) override { return true; }
+  bool end_object() override { return --depth_ >= 0; }
+  bool start_array(std::size_t) override { return ++depth_ <= max_depth_ || TooDeep(); }
+  bool end_array() override { return --depth_ >= 0; }
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
+    error_ = StrCat("no valid JSON at byte ", position);
+    return false;
+  }
+  const std::string& error() const { return error_; }
+
+ private:
+  bool TooDeep() {
+    error_ = StrCat("JSON nested deeper than ", max_depth_, " levels");
+    return false;
+  }
+  const int max_depth_;
+  int depth_ = 0;
+  std::string error_;
+};
+
+}  // namespace
+
+absl::StatusOr<Json> Json::Parse(std::string_view text, int max_depth) {
+  DepthCheck check(max_depth);
+  try {
+    if (!Value::sax_parse(text.begin(), text.end(), &check)) {
+      return absl::InvalidArgumentError(check.error());
+    }
+    auto document = std::make_shared<const Value>(Value::parse(text.begin(), text.end()));
+    Json json;
+    json.node_ = document.get();
+    json.document_ = std::move(document);
+    return json;
+  } catch (const std::exception& e) {
+    return absl::InvalidArgumentError(StrCat("no valid JSON: ", Printable(e.what())));
+  }
+}
+
+bool Json::is_object() const { return node_ != nullptr && Node(node_)->is_object(); }
+bool Json::is_array() const { return node_ != nullptr && Node(node_)->is_array(); }
+bool Json::is_null() const { return node_ != nullptr && Node(node_)->is_null(); }
+
+std::optional<std::string> Json::string() const {
+  if (node_ == nullptr || !Node(node_)->is_string()) return std::nullopt;
+  return *Node(node_)->get_ptr<const std::string*>();
+}
+
+std::optional<int64_t> Json::integer() const {
+  if (node_ == nullptr || !Node(node_)->is_number_integer()) return std::nullopt;
+  if (const auto* number = Node(node_)->get_ptr<const Value::number_unsigned_t*>()) {
+    if (*number > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) return std::nullopt;
+    return static_cast<int64_t>(*number);
+  }
+  return *Node(node_)->get_ptr<const Value::number_integer_t*>();
+}
+
+std::optional<bool> Json::boolean() const {
+  if (node_ == nullptr || !Node(node_)->is_boolean()) return std::nullopt;
+  return *Node(node_)->get_ptr<const bool*>();
+}
+
+size_t Json::size() const { return is_object() || is_array() ? Node(node_)->size() : 0; }
+
+Json Json::operator[](std::string_view key) const {
+  Json member;
+  if (!is_object()) return member;
+  const auto it = Node(node_)->find(std::string(key));
+  if (it == Node(node_)->end()) return member;
+  member.document_ = document_;
+  member.node_ = &*it;
+  return member;
+}
+
+Json Json::at(size_t index) const {
+  Json element;
+  if (!is_array() || index >= Node(node_)->size()) return element;
+  element.document_ = document_;
+  element.node_ = &(*Node(node_))[index];
+  return element;
+}
+
+std::vector<std::pair<std::string, Json>> Json::members() const {
+  std::vector<std::pair<std::string, Json>> members;
+  if (!is_object()) return members;
+  for (const auto& [key, value] : Node(node_)->items()) {
+    Json member;
+    member.document_ = document_;
+    member.node_ = &value;
+    members.emplace_back(key, std::move(member));
+  }
+  return members;
+}
+
+std::vector<Json> Json::elements() const {
+  std::vector<Json> elements;
+  const size_t n = is_array() ? size() : 0;
+  for (size_t i = 0; i < n; ++i) elements.push_back(at(i));
+  return elements;
+}
+
+std::string Json::StringOr(std::string_view key, std::string_view fallback) const {
+  return (*this)[key].string().value_or(std::string(fallback));
+}
+
+int64_t Json::IntOr(std::string_view key, int64_t fallback) const {
+  return (*this)[key].integer().value_or(fallback);
+}
+
+std::string Json::Dump(int indent) const {
+  if (node_ == nullptr) return "null";
+  return Node(node_)->dump(indent, ' ', false, Value::error_handler_t::replace);
+}
+
+void JsonWriter::Separate() {
+  if (after_key_) {
+    after_key_ = false;
+    return;
+  }
+  if (has_member_.empty()) return;
+  if (has_member_.back()) out_ += ',';
+  has_member_.back() = true;
+  if (pretty_) {
+    out_ += '\n';
+    out_.append(2 * has_member_.size(), ' ');
+  }
+}
+
+JsonWriter& JsonWriter::BeginObject() {
+  Separate();
+  out_ += '{';
+  has_member_.push_back(false);
+  return *this;
+}
+
+JsonWriter& JsonWriter::BeginArray() {
+  Separate();
+  out_ += '[';
+  has_member_.push_back(false);
+  return *this;
+}
+
+void JsonWriter::End(char bracket) {
+  const bool had = has_member_.back();
+  has_member_.pop_back();
+  if (had && pretty_) {
+    out_ += '\n';
+    out_.append(2 * has_member_.size(), ' ');
+  }
+  out_ += bracket;
+}
+
+JsonWriter& JsonWriter::EndObject() {
+  End('}');
+  return *this;
+}
+
+JsonWriter& JsonWriter::EndArray() {
+  End(']');
+  return *this;
+}
+
+JsonWriter& JsonWriter::Key(std::string_view key) {
+  Separate();
+  Quote(key);
+  out_ += pretty_ ? ": " : ":";
+  after_key_ = true;
+  return *this;
+}
+
+void JsonWriter::Quote(std::string_view text) {
+  out_ += Value(std::string(text)).dump(-1, ' ', false, Value::error_handler_t::replace);
+}
+
+JsonWriter& JsonWriter::String(std::string_view value) {
+  Separate();
+  Quote(value);
+  return *this;
+}
+
+JsonWriter& JsonWriter::Int(int64_t value) {
+  Separate();
+  StrAppend(&out_, value);
+  return *this;
+}
+
+JsonWriter& JsonWriter::Uint(uint64_t value) {
+  Separate();
+  StrAppend(&out_, value);
+  return *this;
+}
+
+JsonWriter& JsonWriter::Double(double value) {
+  Separate();
+  out_ += Value(value).dump();
+  return *this;
+}
+
+JsonWriter& JsonWriter::Bool(bool value) {
+  Separate();
+  out_ += value ? "true" : "false";
+  return *this;
+}
+
+JsonWriter& JsonWriter::Null() {
+  Separate();
+  out_ += "null";
+  return *this;
+}
+
+JsonWriter& JsonWriter::Raw(std::string_view json) {
+  Separate();
+  out_ += json;
+  return *this;
+}
+
+}  // namespace imagefs

@@ -1,0 +1,94 @@
+#include "cache/kv.h"
+
+#include <leveldb/cache.h>
+#include <leveldb/db.h>
+#include <leveldb/write_batch.h>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+leveldb::Slice ToSlice(std::string_view text) { return {text.data(), text.size()}; }
+std::string_view FromSlice(const leveldb::Slice& slice) { return {slice.data(), slice.size()}; }
+
+absl::Status FromLevelDb(const leveldb::Status& status, std::string_view what) {
+  if (status.ok()) return absl::OkStatus();
+  const std::string message = StrCat(what, ": ", status.ToString());
+  if (status.IsCorruption()) return absl::DataLossError(message);
+  // LevelDB tells the cause of an I/O error in words only.
+  if (message.find("No space left") != std::string::npos) {
+    return absl::ResourceExhaustedError(message);
+  }
+  return absl::InternalError(message);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<KeyValueStore>> KeyValueStore::Open(const std::string& dir) {
+  std::unique_ptr<KeyValueStore> store(new KeyValueStore());
+  // Small, since the daemon's memory is: the facts of a thousand images are a few MiB.
+  store->cache_.reset(leveldb::NewLRUCache(1 << 20));
+  leveldb::Options options;
+  options.create_if_missing = true;
+  options.paranoid_checks = true;
+  options.write_buffer_size = 1 << 20;
+  options.max_open_files = 64;
+  options.block_cache = store->cache_.get();
+  options.compression = leveldb::kNoCompression;
+  leveldb::DB* db = nullptr;
+  leveldb::Status status = leveldb::DB::Open(options, dir, &db);
+  if (!status.ok() && (status.IsCorruption() || status.IsInvalidArgument())) {
+    LogWarning("kv.repair dir=", dir, " reason=", status.ToString());
+    status = leveldb::RepairDB(dir, options);
+    if (status.ok()) status = leveldb::DB::Open(options, dir, &db);
+  }
+  IMAGEFS_RETURN_IF_ERROR(FromLevelDb(status, StrCat("opening the store's database ", dir)));
+  store->db_.reset(db);
+  return store;
+}
+
+KeyValueStore::~KeyValueStore() = default;
+
+absl::StatusOr<std::optional<std::string>> KeyValueStore::Get(std::string_view key) const {
+  leveldb::ReadOptions options;
+  options.verify_checksums = true;
+  std::string value;
+  const leveldb::Status status = db_->Get(options, ToSlice(key), &value);
+  if (status.IsNotFound()) return std::nullopt;
+  IMAGEFS_RETURN_IF_ERROR(FromLevelDb(status, "reading the store's database"));
+  return value;
+}
+
+absl::Status KeyValueStore::Write(const WriteBatch& batch, bool sync) {
+  if (batch.empty()) return absl::OkStatus();
+  leveldb::WriteBatch updates;
+  for (const auto& [key, value] : batch.changes_) {
+    if (value.has_value()) {
+      updates.Put(ToSlice(key), ToSlice(*value));
+    } else {
+      updates.Delete(ToSlice(key));
+    }
+  }
+  leveldb::WriteOptions options;
+  options.sync = sync;
+  return FromLevelDb(db_->Write(options, &updates), "writing the store's database");
+}
+
+absl::Status KeyValueStore::ForEachWithPrefix(
+    std::string_view prefix,
+    absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const {
+  leveldb::ReadOptions options;
+  options.verify_checksums = true;
+  const std::unique_ptr<leveldb::Iterator> it(db_->NewIterator(options));
+  for (it->Seek(ToSlice(prefix)); it->Valid(); it->Next()) {
+    const std::string_view key = FromSlice(it->key());
+    if (!key.starts_with(prefix) || !visit(key, FromSlice(it->value()))) break;
+  }
+  return FromLevelDb(it->status(), "reading the store's database");
+}
+
+}  // namespace imagefs
