@@ -1,6 +1,6 @@
 // The threads that answer the kernel, shared by all FUSE mounts of the process: workers wait on one
-// epoll set of /dev/fuse descriptors, so that a thousand idle mounts cost no thread. A worker reads a
-// request, answers it from the mapped index and local data, and never waits for the network.
+// epoll set of /dev/fuse descriptors, so that a thousand idle mounts cost no thread. A worker reads
+// a request, answers it from the mapped index and local data, and never waits for the network.
 //
 // Thread-safe.
 #pragma once
@@ -36,16 +36,14 @@ class FuseLoop {
   virtual ~FuseLoop() = default;
 
   struct ServeOptions {
-    bool allow_other = true;
     // Shows the overlay markers (trusted.overlay.*): only for a layer shown by itself.
     bool overlay_form = false;
   };
   // Serves `chain` on a mounted /dev/fuse descriptor (INIT not yet answered), or on one end of a
   // socketpair in tests. `on_unmounted` runs once, on a worker, when the kernel ends the session
   // (ENODEV); not after the session was destroyed.
-  virtual absl::StatusOr<std::unique_ptr<FuseSession>> Serve(ChainRef chain, Fd device,
-                                                             ServeOptions options,
-                                                             std::function<void()> on_unmounted) = 0;
+  virtual absl::StatusOr<std::unique_ptr<FuseSession>> Serve(
+      ChainRef chain, Fd device, ServeOptions options, std::function<void()> on_unmounted) = 0;
   virtual FuseCounters counters() const = 0;
 };
 

@@ -1,10 +1,10 @@
-// The mounts of this daemon. As root: one private FUSE mount a chain under `<run>/chains/<hex>`, and
-// every user's mount is a bind mount of it (or an overlay over it with `writable`). As a user: one
-// FUSE mount a directory through fusermount3.
+// The mounts of this daemon. As root: one private FUSE mount a chain under `<run>/chains/<hex>`,
+// and every user's mount is a bind mount of it (or an overlay over it with `writable`). As a user:
+// one FUSE mount a directory through fusermount3.
 //
 // Thread-safe; methods block on mount(2) and local disk only, and calls for one chain or one
-// directory are serialised. Every change is in the MountRecords before it is acknowledged, and what a
-// killed daemon left behind is cleaned (dead FUSE mounts are unmounted lazily) by Recover.
+// directory are serialised. Every change is in the MountRecords before it is acknowledged, and what
+// a killed daemon left behind is cleaned (dead FUSE mounts are unmounted lazily) by Recover.
 #pragma once
 
 #include <cstdint>
@@ -24,9 +24,9 @@ struct MountRecord {
   std::string reference;  // as the user gave it, canonical
   Digest manifest_digest;
   Digest chain_id;
-  std::string mode;       // "fuse" (later also "kernel")
+  std::string mode;  // "fuse" (later also "kernel")
   bool writable = false;
-  std::string upper;      // of the overlay, "" otherwise
+  std::string upper;  // of the overlay, "" otherwise
   int64_t created_unix = 0;
 };
 

@@ -1,0 +1,371 @@
+// How requests reach the workers.
+//
+// One epoll instance holds every /dev/fuse descriptor, edge-triggered: a request that is queued
+// wakes one worker, and while that one answers it the next request wakes another. A worker that was
+// woken reads until the descriptor is empty, or until it has answered its share; then it arms the
+// descriptor again, so that a busy mount does not keep the others waiting.
+//
+// Descriptors are read and written through libfuse's custom I/O, which is where messages are
+// checked (libfuse trusts the sizes in them) and where a socket can stand in for the device.
+
+#include "fs/fuse_loop.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <linux/fuse.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "fs/fuse_ops.h"
+
+namespace imagefs {
+namespace {
+
+// Room for the largest message of the kernel: a write of as many bytes as a read may return, and
+// its headers.
+constexpr size_t kMessageBytes = kFuseReplyBytes + (size_t{64} << 10);
+// Zeros behind each message, so that a name without a terminator or an argument that is missing
+// reads as an empty one.
+constexpr size_t kPaddingBytes = 256;
+// Requests that a worker answers for one session before it looks at the others.
+constexpr int kRequestsPerTurn = 64;
+constexpr uint64_t kStopKey = 0;  // keys of sessions start at 1
+
+struct DestroyFuseSession {
+  void operator()(fuse_session* session) const { fuse_session_destroy(session); }
+};
+using FuseSessionPtr = std::unique_ptr<fuse_session, DestroyFuseSession>;
+
+// One message into `buffer`, which has kPaddingBytes more than `size`.
+ssize_t ReadMessage(int fd, void* buffer, size_t size, void*) {
+  const ssize_t got = read(fd, buffer, std::min(size, kMessageBytes));
+  if (got < 0) return got;
+  if (got == 0) {  // only a socket: the peer has gone
+    errno = ENODEV;
+    return -1;
+  }
+  fuse_in_header header = {};
+  memcpy(&header, buffer, std::min<size_t>(got, sizeof(header)));
+  if (header.len != static_cast<size_t>(got) || header.len < sizeof(header)) {
+    errno = ENOENT;  // libfuse reads the next one
+    return -1;
+  }
+  memset(static_cast<char*>(buffer) + got, 0, kPaddingBytes);
+  return got;
+}
+
+ssize_t WriteMessage(int fd, iovec* parts, int count, void*) {
+  const ssize_t written = writev(fd, parts, count);
+  // The asker is gone (interrupted, or the mount ended): libfuse takes ENOENT in silence.
+  if (written < 0 && (errno == ENODEV || errno == EPIPE || errno == EINVAL)) errno = ENOENT;
+  return written;
+}
+
+void LogFuse(fuse_log_level level, const char* format, va_list arguments) {
+  if (level > FUSE_LOG_WARNING) return;
+  char text[512];
+  int size = vsnprintf(text, sizeof(text), format, arguments);
+  size = std::clamp<int>(size, 0, sizeof(text) - 1);
+  std::string_view line(text, size);
+  while (line.ends_with('\n')) line.remove_suffix(1);
+  LogWarning("libfuse message=\"", line, "\"");
+}
+
+// Whom to tell that the kernel ended a session. Apart from the session, which is dropped first.
+class Owner {
+ public:
+  explicit Owner(std::function<void()> on_unmounted) : on_unmounted_(std::move(on_unmounted)) {}
+
+  // Tells the owner, once.
+  void Notify() ABSL_LOCKS_EXCLUDED(mu_) {
+    std::function<void()> callback;
+    {
+      absl::MutexLock lock(&mu_);
+      callback = std::exchange(on_unmounted_, nullptr);
+      if (!callback) return;
+      notifier_ = std::this_thread::get_id();
+    }
+    callback();
+    callback = nullptr;
+    absl::MutexLock lock(&mu_);
+    notifier_ = std::thread::id();
+  }
+
+  // After this the owner is not told any more. Waits for a notification under way, unless that is
+  // what calls.
+  void Disown() ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    on_unmounted_ = nullptr;
+    if (notifier_ == std::this_thread::get_id()) return;
+    mu_.Await(absl::Condition(
+        +[](std::thread::id* notifier) { return *notifier == std::thread::id(); }, &notifier_));
+  }
+
+ private:
+  absl::Mutex mu_;
+  std::function<void()> on_unmounted_ ABSL_GUARDED_BY(mu_);
+  std::thread::id notifier_ ABSL_GUARDED_BY(mu_);  // who runs on_unmounted, if anyone
+};
+
+// A session's part that workers share. Lives until the last worker has left it.
+class Session {
+ public:
+  Session(uint64_t key, ChainRef chain, bool overlay_form, std::function<void()> on_unmounted)
+      : key_(key), owner_(std::make_shared<Owner>(std::move(on_unmounted))) {
+    tree_.chain = std::move(chain);
+    tree_.overlay_form = overlay_form;
+  }
+
+  absl::Status Start(Fd device) {
+    const int flags = fcntl(device.get(), F_GETFL);
+    if (flags < 0 || fcntl(device.get(), F_SETFL, flags | O_NONBLOCK) < 0) {
+      return ErrnoStatus(errno, "cannot make the FUSE descriptor nonblocking");
+    }
+    char name[] = "imagefs";
+    char* argv[] = {name, nullptr};
+    fuse_args arguments = {1, argv, 0};
+    fuse_.reset(fuse_session_new(&arguments, &FuseOperations(), sizeof(fuse_lowlevel_ops), &tree_));
+    if (fuse_ == nullptr) return absl::InternalError("libfuse cannot make a session");
+    fuse_custom_io io = {};
+    io.read = ReadMessage;
+    io.writev = WriteMessage;
+    if (const int result = fuse_session_custom_io(fuse_.get(), &io, device.get()); result < 0) {
+      return ErrnoStatus(-result, "libfuse refuses the FUSE descriptor");
+    }
+    fd_ = device.Release();  // closed by fuse_session_destroy
+    return absl::OkStatus();
+  }
+
+  uint64_t key() const { return key_; }
+  int fd() const { return fd_; }
+  const std::shared_ptr<Owner>& owner() const { return owner_; }
+
+  enum class Turn { kIdle, kMore, kEnded };
+  // Answers what is queued. `buffer` holds kMessageBytes + kPaddingBytes.
+  Turn Answer(FuseWorkerContext& context, char* buffer) {
+    for (int i = 0; i < kRequestsPerTurn; ++i) {
+      fuse_buf message = {};
+      message.mem = buffer;
+      const int result = fuse_session_receive_buf(fuse_.get(), &message);
+      if (result == -EINTR) continue;
+      if (result == -EAGAIN) return Turn::kIdle;
+      if (result <= 0) {
+        if (result < 0) LogError("fuse_read_failed errno=", -result);
+        return Turn::kEnded;
+      }
+      FuseWorkerContext::Count(context.requests);
+      fuse_session_process_buf(fuse_.get(), &message);
+    }
+    return Turn::kMore;
+  }
+
+ private:
+  const uint64_t key_;
+  const std::shared_ptr<Owner> owner_;
+  FuseTree tree_;
+  FuseSessionPtr fuse_;  // destroyed before the tree
+  int fd_ = -1;
+};
+
+// The sessions in service, and the epoll instance of their descriptors. Shared by the loop and by
+// the handles given out, which may outlive it.
+class Registry {
+ public:
+  absl::Status Open() {
+    epoll_ = Fd(epoll_create1(EPOLL_CLOEXEC));
+    stop_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+    if (!epoll_.valid() || !stop_.valid()) return ErrnoStatus(errno, "cannot create an epoll set");
+    epoll_event event = {};
+    event.events = EPOLLIN;  // level-triggered: every worker sees it
+    event.data.u64 = kStopKey;
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stop_.get(), &event) < 0) {
+      return ErrnoStatus(errno, "cannot fill the epoll set");
+    }
+    return absl::OkStatus();
+  }
+
+  uint64_t NewKey() { return next_key_.fetch_add(1, std::memory_order_relaxed); }
+
+  absl::Status Add(std::shared_ptr<Session> session) ABSL_LOCKS_EXCLUDED(mu_) {
+    const uint64_t key = session->key();
+    const int fd = session->fd();
+    epoll_event event = Event(*session);
+    absl::MutexLock lock(&mu_);
+    if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) < 0) {
+      return ErrnoStatus(errno, "cannot watch the FUSE descriptor");
+    }
+    sessions_.emplace(key, std::move(session));
+    return absl::OkStatus();
+  }
+
+  std::shared_ptr<Session> Find(uint64_t key) ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::ReaderMutexLock lock(&mu_);
+    const auto found = sessions_.find(key);
+    return found == sessions_.end() ? nullptr : found->second;
+  }
+
+  // Returns false when the session was removed before.
+  bool Remove(const Session& session) ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    if (sessions_.erase(session.key()) == 0) return false;
+    epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, session.fd(), nullptr);
+    return true;
+  }
+
+  // Lets another turn of the session begin, at once if there is something to read.
+  void Rearm(const Session& session) ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::ReaderMutexLock lock(&mu_);
+    if (!sessions_.contains(session.key())) return;
+    epoll_event event = Event(session);
+    epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, session.fd(), &event);
+  }
+
+  // The key of a session with something to read, or kStopKey.
+  uint64_t Wait() {
+    while (true) {
+      epoll_event event = {};
+      const int count = epoll_wait(epoll_.get(), &event, 1, -1);
+      if (count == 1) return event.data.u64;
+      if (count < 0 && errno != EINTR) {
+        LogError("epoll_failed errno=", errno);
+        return kStopKey;
+      }
+    }
+  }
+
+  void Stop() {
+    const uint64_t one = 1;
+    [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof(one));
+  }
+
+ private:
+  static epoll_event Event(const Session& session) {
+    epoll_event event = {};
+    event.events = EPOLLIN | EPOLLET;
+    event.data.u64 = session.key();
+    return event;
+  }
+
+  Fd epoll_;
+  Fd stop_;
+  std::atomic<uint64_t> next_key_{kStopKey + 1};
+  absl::Mutex mu_;
+  absl::flat_hash_map<uint64_t, std::shared_ptr<Session>> sessions_ ABSL_GUARDED_BY(mu_);
+};
+
+class SessionHandle : public FuseSession {
+ public:
+  SessionHandle(std::shared_ptr<Registry> registry, std::shared_ptr<Session> session)
+      : registry_(std::move(registry)), session_(std::move(session)) {}
+  ~SessionHandle() override {
+    session_->owner()->Disown();
+    registry_->Remove(*session_);
+  }
+
+ private:
+  const std::shared_ptr<Registry> registry_;
+  const std::shared_ptr<Session> session_;
+};
+
+class EpollFuseLoop : public FuseLoop {
+ public:
+  explicit EpollFuseLoop(int workers)
+      : registry_(std::make_shared<Registry>()), contexts_(static_cast<size_t>(workers)) {}
+  ~EpollFuseLoop() override {
+    registry_->Stop();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  absl::Status Start() {
+    IMAGEFS_RETURN_IF_ERROR(registry_->Open());
+    for (FuseWorkerContext& context : contexts_) {
+      threads_.emplace_back([this, &context] { Work(context); });
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::unique_ptr<FuseSession>> Serve(ChainRef chain, Fd device,
+                                                     ServeOptions options,
+                                                     std::function<void()> on_unmounted) override {
+    auto session = std::make_shared<Session>(registry_->NewKey(), std::move(chain),
+                                             options.overlay_form, std::move(on_unmounted));
+    IMAGEFS_RETURN_IF_ERROR(session->Start(std::move(device)));
+    IMAGEFS_RETURN_IF_ERROR(registry_->Add(session));
+    return std::make_unique<SessionHandle>(registry_, std::move(session));
+  }
+
+  FuseCounters counters() const override {
+    FuseCounters sum;
+    for (const FuseWorkerContext& context : contexts_) context.AddTo(sum);
+    return sum;
+  }
+
+ private:
+  void Work(FuseWorkerContext& context) {
+    pthread_setname_np(pthread_self(), "fuse");
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    SetFuseWorkerContext(&context);
+    const auto buffer = std::make_unique_for_overwrite<char[]>(kMessageBytes + kPaddingBytes);
+    while (true) {
+      const uint64_t key = registry_->Wait();
+      if (key == kStopKey) return;
+      std::shared_ptr<Session> session = registry_->Find(key);
+      if (session == nullptr) continue;
+      switch (session->Answer(context, buffer.get())) {
+        case Session::Turn::kIdle:
+          break;
+        case Session::Turn::kMore:
+          registry_->Rearm(*session);
+          break;
+        case Session::Turn::kEnded: {
+          registry_->Remove(*session);
+          const std::shared_ptr<Owner> owner = session->owner();
+          session.reset();
+          owner->Notify();
+          break;
+        }
+      }
+    }
+  }
+
+  const std::shared_ptr<Registry> registry_;
+  std::vector<FuseWorkerContext> contexts_;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<FuseLoop>> FuseLoop::Create(Options options) {
+  int workers = options.workers;
+  if (workers <= 0) {
+    workers = std::clamp(2 * static_cast<int>(std::thread::hardware_concurrency()), 2, 16);
+  }
+  fuse_set_log_func(LogFuse);
+  auto loop = std::make_unique<EpollFuseLoop>(workers);
+  IMAGEFS_RETURN_IF_ERROR(loop->Start());
+  return loop;
+}
+
+}  // namespace imagefs

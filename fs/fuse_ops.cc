@@ -1,0 +1,387 @@
+#include "fs/fuse_ops.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fuse3/fuse_lowlevel.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+
+#include <algorithm>
+#include <bit>
+#include <optional>
+#include <string_view>
+
+#include "base/log.h"
+#include "base/status.h"
+
+namespace imagefs {
+namespace {
+
+// About 31 years: for ever, and far from where the kernel's jiffies or libfuse's conversion
+// overflow.
+constexpr double kForever = 1e9;
+constexpr size_t kNameMax = 255;
+constexpr uint64_t kBlockSize = 4096;
+
+thread_local FuseWorkerContext* current_worker = nullptr;
+
+FuseTree& TreeOf(fuse_req_t req) { return *static_cast<FuseTree*>(fuse_req_userdata(req)); }
+
+Nid ToNid(const FuseTree& tree, fuse_ino_t node) {
+  return node == FUSE_ROOT_ID ? tree.index().root() : node;
+}
+
+fuse_ino_t ToNode(const FuseTree& tree, Nid nid) {
+  return nid == tree.index().root() ? FUSE_ROOT_ID : nid;
+}
+
+void ReplyError(fuse_req_t req, int error_number) {
+  if (error_number == EIO) FuseWorkerContext::Count(current_worker->errors);
+  fuse_reply_err(req, error_number);
+}
+
+// A damaged index and a data file that cannot be read look the same to the reader of the mount.
+void ReplyStatus(fuse_req_t req, const absl::Status& status) {
+  if (status.code() == absl::StatusCode::kDataLoss) {
+    LogError("index_damaged chain=", TreeOf(req).chain->chain_id.Short(),
+             " error=", status.message());
+  }
+  ReplyError(req, StatusToErrno(status));
+}
+
+struct stat ToStat(const ErofsImage::Stat& from) {
+  struct stat to = {};
+  to.st_ino = from.nid;
+  to.st_mode = from.mode;
+  to.st_nlink = from.nlink;
+  to.st_uid = from.uid;
+  to.st_gid = from.gid;
+  to.st_rdev = makedev(from.rdev_major, from.rdev_minor);
+  to.st_size = static_cast<off_t>(from.size);
+  to.st_blksize = kBlockSize;
+  // Symbolic links and devices take no block, as on most file systems; holes are counted.
+  if (S_ISREG(from.mode) || S_ISDIR(from.mode)) {
+    to.st_blocks = static_cast<blkcnt_t>((from.size + 511) / 512);
+  }
+  to.st_mtim.tv_sec = from.mtime_seconds;
+  to.st_mtim.tv_nsec = from.mtime_nanoseconds;
+  to.st_atim = to.st_mtim;
+  to.st_ctim = to.st_mtim;
+  return to;
+}
+
+absl::StatusOr<fuse_entry_param> ToEntry(const FuseTree& tree, Nid nid) {
+  IMAGEFS_ASSIGN_OR_RETURN(const ErofsImage::Stat found, tree.index().GetStat(nid));
+  fuse_entry_param entry = {};
+  entry.ino = ToNode(tree, nid);
+  entry.attr = ToStat(found);
+  entry.attr_timeout = kForever;
+  entry.entry_timeout = kForever;
+  return entry;
+}
+
+void Init(void*, fuse_conn_info* conn) {
+  const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_READDIRPLUS |
+                          FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO |
+                          FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT |
+                          FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS |
+                          FUSE_CAP_EXPLICIT_INVAL_DATA;
+  // Replaces libfuse's defaults, which are made for trees that change (FUSE_CAP_AUTO_INVAL_DATA).
+  conn->want = conn->capable & wanted;
+  // The kernel takes the smaller of this and the mount's read_ahead_kb, which root may have raised
+  // before this reply; libfuse's own answer would bring it back to the default.
+  conn->max_readahead = std::max(conn->max_readahead, kFuseReadAheadBytes);
+  conn->max_background = 64;
+  conn->congestion_threshold = 48;
+  conn->time_gran = 1;
+}
+
+void Lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  FuseWorkerContext::Count(current_worker->lookups);
+  const FuseTree& tree = TreeOf(req);
+  const std::string_view wanted(name);
+  if (wanted.size() > kNameMax) return ReplyError(req, ENAMETOOLONG);
+  std::optional<Nid> nid = ToNid(tree, parent);
+  // "." asks for the node itself, whatever it is: a file handle of an NFS server is resolved so.
+  if (wanted != ".") {
+    auto found = tree.index().Lookup(*nid, wanted);
+    if (absl::IsFailedPrecondition(found.status())) return ReplyError(req, ENOTDIR);
+    if (!found.ok()) return ReplyStatus(req, found.status());
+    nid = *found;
+  }
+  if (!nid) {
+    fuse_entry_param absent = {};
+    absent.entry_timeout = kForever;
+    fuse_reply_entry(req, &absent);
+    return;
+  }
+  auto entry = ToEntry(tree, *nid);
+  if (!entry.ok()) return ReplyStatus(req, entry.status());
+  fuse_reply_entry(req, &*entry);
+}
+
+void GetAttr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
+  FuseWorkerContext::Count(current_worker->getattrs);
+  const FuseTree& tree = TreeOf(req);
+  auto found = tree.index().GetStat(ToNid(tree, node));
+  if (!found.ok()) return ReplyStatus(req, found.status());
+  const struct stat attributes = ToStat(*found);
+  fuse_reply_attr(req, &attributes, kForever);
+}
+
+void ReadLink(fuse_req_t req, fuse_ino_t node) {
+  const FuseTree& tree = TreeOf(req);
+  auto target = tree.index().Readlink(ToNid(tree, node));
+  if (!target.ok()) return ReplyStatus(req, target.status());
+  fuse_reply_readlink(req, target->c_str());
+}
+
+// Fills `out` with the bytes at `offset` of a file of which they are a part.
+absl::Status ReadRange(FuseTree& tree, Nid nid, uint64_t offset, absl::Span<char> out) {
+  size_t filled = 0;
+  while (filled < out.size()) {
+    const uint64_t position = offset + filled;
+    IMAGEFS_ASSIGN_OR_RETURN(const Extent run, tree.index().Map(nid, position));
+    const uint64_t skipped = position - run.file_offset;
+    if (run.file_offset > position || skipped >= run.length) {
+      return absl::DataLossError("the index maps a byte to a run that does not have it");
+    }
+    const size_t part = std::min<uint64_t>(out.size() - filled, run.length - skipped);
+    const absl::Span<char> target = out.subspan(filled, part);
+    if (run.device == 0) {
+      memset(target.data(), 0, target.size());
+    } else if (run.device > tree.chain->layers.size()) {
+      return absl::DataLossError("the index names a layer that the chain does not have");
+    } else {
+      const Layer& layer = *tree.chain->layers[run.device - 1];
+      IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
+                               PreadFull(layer.data.get(), target, run.data_offset + skipped));
+      if (got != part) {
+        return absl::DataLossError(
+            absl::StrCat("data file of layer ", layer.diff_id.Short(), " ends before byte ",
+                         run.data_offset + skipped + part, "; remove the image and pull it again"));
+      }
+    }
+    filled += part;
+  }
+  return absl::OkStatus();
+}
+
+void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_info*) {
+  FuseWorkerContext::Count(current_worker->reads);
+  FuseTree& tree = TreeOf(req);
+  const Nid nid = ToNid(tree, node);
+  auto found = tree.index().GetStat(nid);
+  if (!found.ok()) return ReplyStatus(req, found.status());
+  if (S_ISDIR(found->mode)) return ReplyError(req, EISDIR);
+  if (!S_ISREG(found->mode) || offset < 0) return ReplyError(req, EINVAL);
+  const uint64_t begin = static_cast<uint64_t>(offset);
+  if (begin >= found->size) {
+    fuse_reply_buf(req, nullptr, 0);
+    return;
+  }
+  const size_t part =
+      std::min<uint64_t>(std::min<uint64_t>(size, kFuseReplyBytes), found->size - begin);
+  char* buffer = current_worker->reply.get();
+  if (absl::Status status = ReadRange(tree, nid, begin, {buffer, part}); !status.ok()) {
+    const uint64_t failures = tree.failed_reads.fetch_add(1, std::memory_order_relaxed) + 1;
+    if (std::has_single_bit(failures)) {
+      LogError("read_failed chain=", tree.chain->chain_id.Short(), " nid=", nid, " offset=", begin,
+               " failures=", failures, " error=", status.message());
+    }
+    return ReplyError(req, EIO);
+  }
+  FuseWorkerContext::Count(current_worker->read_bytes, part);
+  fuse_reply_buf(req, buffer, part);
+}
+
+// Appends one directory entry; returns false when it has no room.
+bool AppendEntry(fuse_req_t req, const FuseTree& tree, const ErofsImage::DirentView& found,
+                 bool plus, absl::Span<char> buffer, size_t& used) {
+  char name[kNameMax + 1];  // the mapped name has no terminator
+  memcpy(name, found.name.data(), found.name.size());
+  name[found.name.size()] = '\0';
+  char* out = buffer.data() + used;
+  const size_t room = buffer.size() - used;
+  const off_t next = static_cast<off_t>(found.next);
+  size_t needed = 0;
+  if (!plus) {
+    struct stat attributes = {};
+    attributes.st_ino = found.nid;
+    attributes.st_mode = DTTOIF(found.type);
+    needed = fuse_add_direntry(req, out, room, name, &attributes, next);
+  } else {
+    // Node 0 means "no attributes": for the two dots, which the kernel knows already, and for an
+    // inode that is damaged, whose name is shown and whose lookup then fails.
+    fuse_entry_param entry = {};
+    const bool dots = found.name == "." || found.name == "..";
+    if (auto full = dots ? absl::NotFoundError("") : ToEntry(tree, found.nid); full.ok()) {
+      entry = *full;
+    } else {
+      entry.attr.st_ino = found.nid;
+      entry.attr.st_mode = DTTOIF(found.type);
+    }
+    needed = fuse_add_direntry_plus(req, out, room, name, &entry, next);
+  }
+  if (needed > room) return false;
+  used += needed;
+  return true;
+}
+
+void ReadDirectory(fuse_req_t req, fuse_ino_t node, size_t size, off_t position, bool plus) {
+  FuseWorkerContext::Count(current_worker->readdirs);
+  const FuseTree& tree = TreeOf(req);
+  const absl::Span<char> buffer(current_worker->reply.get(), std::min(size, kFuseReplyBytes));
+  size_t used = 0;
+  bool full = false;
+  bool damaged = false;
+  const absl::Status status = tree.index().ReadDir(
+      ToNid(tree, node), static_cast<uint64_t>(position), [&](const ErofsImage::DirentView& found) {
+        damaged = found.name.empty() || found.name.size() > kNameMax;
+        full = !damaged && !AppendEntry(req, tree, found, plus, buffer, used);
+        return !full && !damaged;
+      });
+  if (absl::IsFailedPrecondition(status)) return ReplyError(req, ENOTDIR);
+  // What was read before the damage is shown; the next request meets it first and fails.
+  if (used == 0) {
+    if (!status.ok()) return ReplyStatus(req, status);
+    if (damaged) return ReplyError(req, EIO);
+    if (full) return ReplyError(req, EINVAL);
+  }
+  fuse_reply_buf(req, buffer.data(), used);
+}
+
+void ReadDir(fuse_req_t req, fuse_ino_t node, size_t size, off_t position, fuse_file_info*) {
+  ReadDirectory(req, node, size, position, false);
+}
+
+void ReadDirPlus(fuse_req_t req, fuse_ino_t node, size_t size, off_t position, fuse_file_info*) {
+  ReadDirectory(req, node, size, position, true);
+}
+
+void StatFs(fuse_req_t req, fuse_ino_t) {
+  const FuseTree& tree = TreeOf(req);
+  uint64_t bytes = 0;
+  for (const LayerRef& layer : tree.chain->layers) bytes += layer->data_bytes;
+  struct statvfs answer = {};
+  answer.f_bsize = kBlockSize;
+  answer.f_frsize = kBlockSize;
+  answer.f_blocks = (bytes + kBlockSize - 1) / kBlockSize;
+  answer.f_files = tree.index().inode_count();
+  answer.f_namemax = kNameMax;
+  answer.f_flag = ST_RDONLY;
+  fuse_reply_statfs(req, &answer);
+}
+
+// The markers belong to whoever stacks layers; this project's own are nobody's business.
+bool Hidden(const FuseTree& tree, std::string_view name) {
+  constexpr std::string_view kOverlay = "trusted.overlay.";
+  constexpr std::string_view kOwn = "trusted.imagefs.";
+  return name.starts_with(kOwn) || (!tree.overlay_form && name.starts_with(kOverlay));
+}
+
+// Answers as xattr(7) has it: size 0 asks for the size.
+void ReplyXattr(fuse_req_t req, std::string_view value, size_t size) {
+  if (size == 0) {
+    fuse_reply_xattr(req, value.size());
+  } else if (size < value.size()) {
+    ReplyError(req, ERANGE);
+  } else {
+    fuse_reply_buf(req, value.data(), value.size());
+  }
+}
+
+void GetXattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
+  FuseWorkerContext::Count(current_worker->xattr_requests);
+  const FuseTree& tree = TreeOf(req);
+  // The kernel does not ask again after ENOSYS.
+  if (!tree.index().has_xattrs()) return ReplyError(req, ENOSYS);
+  if (Hidden(tree, name)) return ReplyError(req, ENODATA);
+  auto value = tree.index().GetXattr(ToNid(tree, node), name);
+  if (!value.ok()) return ReplyStatus(req, value.status());
+  if (!*value) return ReplyError(req, ENODATA);
+  ReplyXattr(req, **value, size);
+}
+
+void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
+  FuseWorkerContext::Count(current_worker->xattr_requests);
+  const FuseTree& tree = TreeOf(req);
+  if (!tree.index().has_xattrs()) return ReplyError(req, ENOSYS);
+  auto xattrs = tree.index().Xattrs(ToNid(tree, node));
+  if (!xattrs.ok()) return ReplyStatus(req, xattrs.status());
+  std::string names;
+  for (const Xattr& xattr : *xattrs) {
+    if (!Hidden(tree, xattr.name)) names.append(xattr.name).push_back('\0');
+  }
+  ReplyXattr(req, names, size);
+}
+
+// Any operation, answered by one error whatever its arguments.
+template <int kError, typename... Args>
+void Refuse(fuse_req_t req, Args...) {
+  fuse_reply_err(req, kError);
+}
+
+template <int kError, typename... Args>
+void SetRefused(void (*&operation)(fuse_req_t, Args...)) {
+  operation = &Refuse<kError, Args...>;
+}
+
+fuse_lowlevel_ops MakeOperations() {
+  fuse_lowlevel_ops ops = {};
+  ops.init = Init;
+  ops.lookup = Lookup;
+  ops.getattr = GetAttr;
+  ops.readlink = ReadLink;
+  ops.read = Read;
+  ops.readdir = ReadDir;
+  ops.readdirplus = ReadDirPlus;
+  ops.statfs = StatFs;
+  ops.getxattr = GetXattr;
+  ops.listxattr = ListXattr;
+  // After ENOSYS the kernel opens, flushes and closes by itself and keeps its caches across opens.
+  SetRefused<ENOSYS>(ops.open);
+  SetRefused<ENOSYS>(ops.opendir);
+  SetRefused<ENOSYS>(ops.flush);
+  // The mount is read-only, so that these arrive only from a kernel that did not look.
+  SetRefused<EROFS>(ops.setattr);
+  SetRefused<EROFS>(ops.mknod);
+  SetRefused<EROFS>(ops.mkdir);
+  SetRefused<EROFS>(ops.unlink);
+  SetRefused<EROFS>(ops.rmdir);
+  SetRefused<EROFS>(ops.symlink);
+  SetRefused<EROFS>(ops.rename);
+  SetRefused<EROFS>(ops.link);
+  SetRefused<EROFS>(ops.write);
+  SetRefused<EROFS>(ops.create);
+  SetRefused<EROFS>(ops.setxattr);
+  SetRefused<EROFS>(ops.removexattr);
+  SetRefused<EROFS>(ops.fallocate);
+  SetRefused<EROFS>(ops.copy_file_range);
+  return ops;
+}
+
+}  // namespace
+
+void FuseWorkerContext::AddTo(FuseCounters& sum) const {
+  const auto get = [](const std::atomic<uint64_t>& c) { return c.load(std::memory_order_relaxed); };
+  sum.requests += get(requests);
+  sum.lookups += get(lookups);
+  sum.getattrs += get(getattrs);
+  sum.reads += get(reads);
+  sum.read_bytes += get(read_bytes);
+  sum.readdirs += get(readdirs);
+  sum.xattr_requests += get(xattr_requests);
+  sum.errors += get(errors);
+}
+
+void SetFuseWorkerContext(FuseWorkerContext* context) { current_worker = context; }
+
+const fuse_lowlevel_ops& FuseOperations() {
+  static const fuse_lowlevel_ops operations = MakeOperations();
+  return operations;
+}
+
+}  // namespace imagefs

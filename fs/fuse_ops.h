@@ -1,0 +1,62 @@
+// The answers to the kernel's requests on one mounted tree, as libfuse's low-level callbacks. Every
+// answer comes from the mapped index and from local data files: a callback never waits for anything
+// else, and it keeps nothing: the nodeid is the EROFS nid (FUSE_ROOT_ID stands for the root's), so
+// there are no lookup counts, no open files and nothing to rebuild after a restart.
+//
+// Content never changes, so entries, attributes, absent names, directory listings and symbolic
+// links may stay in the kernel's caches for ever. What still comes up here once they are warm:
+// statfs, and getxattr and listxattr of an image that has extended attributes.
+//
+// Thread-safe: any number of workers answer requests of one tree at a time.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "cache/chain.h"
+#include "fs/fuse_loop.h"
+
+struct fuse_lowlevel_ops;
+
+namespace imagefs {
+
+// The largest reply: the kernel reads at most 256 pages by one request.
+inline constexpr size_t kFuseReplyBytes = size_t{1} << 20;
+// What the kernel may read ahead of a sequential reader.
+inline constexpr uint32_t kFuseReadAheadBytes = uint32_t{4} << 20;
+
+// What a worker lends to the request that it is answering: a reply buffer, so that no request
+// allocates one, and counters that only this worker writes.
+struct alignas(64) FuseWorkerContext {
+  FuseWorkerContext() : reply(std::make_unique_for_overwrite<char[]>(kFuseReplyBytes)) {}
+
+  std::unique_ptr<char[]> reply;
+  std::atomic<uint64_t> requests{0}, lookups{0}, getattrs{0}, reads{0}, read_bytes{0}, readdirs{0},
+      xattr_requests{0}, errors{0};
+
+  static void Count(std::atomic<uint64_t>& counter, uint64_t n = 1) {
+    counter.fetch_add(n, std::memory_order_relaxed);
+  }
+  void AddTo(FuseCounters& sum) const;
+};
+
+// Names the calling thread's context. REQUIRES: called by the worker before it processes a request.
+void SetFuseWorkerContext(FuseWorkerContext* context);
+
+// The user data of a session.
+struct FuseTree {
+  ChainRef chain;
+  bool overlay_form = false;
+  // Reads that the data file could not satisfy; they are logged ever more rarely.
+  std::atomic<uint64_t> failed_reads{0};
+
+  const ErofsImage& index() const { return *chain->index; }
+};
+
+// The callbacks. REQUIRES: the session's user data is a FuseTree.
+const fuse_lowlevel_ops& FuseOperations();
+
+}  // namespace imagefs

@@ -1,0 +1,327 @@
+#include "fs/mount_syscalls.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <iterator>
+#include <optional>
+#include <utility>
+
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+constexpr char kSource[] = "imagefs";
+constexpr char kFuseType[] = "fuse.imagefs";
+constexpr uint64_t kMaxMountInfoBytes = uint64_t{64} << 20;
+
+// Undoes the octal escapes (\040 for a blank) of mountinfo.
+std::string Unescape(std::string_view text) {
+  std::string out;
+  const auto is_octal = [](char c) { return c >= '0' && c <= '7'; };
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\\' && i + 3 < text.size() && is_octal(text[i + 1]) && is_octal(text[i + 2]) &&
+        is_octal(text[i + 3])) {
+      const int code = (text[i + 1] - '0') * 64 + (text[i + 2] - '0') * 8 + (text[i + 3] - '0');
+      out.push_back(static_cast<char>(code));
+      i += 3;
+    } else {
+      out.push_back(text[i]);
+    }
+  }
+  return out;
+}
+
+std::optional<MountInfo> ParseLine(std::string_view line) {
+  const std::vector<std::string_view> fields = Split(line, ' ');
+  const auto dash =
+      std::find(fields.begin() + std::min<size_t>(6, fields.size()), fields.end(), "-");
+  if (fields.size() < 6 || std::distance(dash, fields.end()) < 3) return std::nullopt;
+  const std::vector<std::string_view> device = Split(fields[2], ':');
+  if (device.size() != 2) return std::nullopt;
+  const auto major = ParseDecimal(device[0]);
+  const auto minor = ParseDecimal(device[1]);
+  if (!major || !minor || *major > UINT32_MAX || *minor > UINT32_MAX) return std::nullopt;
+  MountInfo out;
+  out.major = static_cast<uint32_t>(*major);
+  out.minor = static_cast<uint32_t>(*minor);
+  out.mount_point = Unescape(fields[4]);
+  out.shared = std::any_of(fields.begin() + 6, dash,
+                           [](std::string_view tag) { return tag.starts_with("shared:"); });
+  out.fs_type = Unescape(dash[1]);
+  out.source = Unescape(dash[2]);
+  return out;
+}
+
+// The reasons why a mount is refused that a person can do something about.
+absl::Status MountError(int error_number, std::string_view what) {
+  if (error_number == EPERM || error_number == EACCES) {
+    return absl::FailedPreconditionError(StrCat(
+        what, ": ", strerror(error_number),
+        "; mounting needs CAP_SYS_ADMIN: run the daemon as root or as a user with fusermount3"));
+  }
+  if (error_number == ENODEV) {
+    return absl::FailedPreconditionError(StrCat(
+        what, ": the kernel has no such file system; load it (modprobe fuse, modprobe overlay)"));
+  }
+  return ErrnoStatus(error_number, what);
+}
+
+struct ProcessResult {
+  bool succeeded = false;
+  std::string errors;  // what it wrote to stderr, one line
+};
+
+// Runs a program until it ends. `inherited` stays open in it under the same number, or is -1.
+absl::StatusOr<ProcessResult> RunProcess(std::vector<std::string> arguments,
+                                         std::vector<std::string> environment, int inherited) {
+  int pipe_fds[2];
+  if (pipe2(pipe_fds, O_CLOEXEC) < 0) return ErrnoStatus(errno, "cannot make a pipe");
+  Fd errors(pipe_fds[0]);
+  Fd errors_end(pipe_fds[1]);
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, errors_end.get(), STDERR_FILENO);
+  // A descriptor duplicated onto itself loses its close-on-exec flag (posix_spawn of POSIX.1-2024).
+  if (inherited >= 0) posix_spawn_file_actions_adddup2(&actions, inherited, inherited);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  sigset_t none;
+  sigemptyset(&none);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
+  const auto pointers = [](std::vector<std::string>& strings) {
+    std::vector<char*> out;
+    for (std::string& text : strings) out.push_back(text.data());
+    out.push_back(nullptr);
+    return out;
+  };
+  pid_t pid = -1;
+  const int result = posix_spawnp(&pid, arguments[0].c_str(), &actions, &attributes,
+                                  pointers(arguments).data(), pointers(environment).data());
+  posix_spawn_file_actions_destroy(&actions);
+  posix_spawnattr_destroy(&attributes);
+  if (result != 0) {
+    return absl::FailedPreconditionError(
+        StrCat("cannot run ", arguments[0], ": ", strerror(result), "; install the package fuse3"));
+  }
+  errors_end.Reset();
+  ProcessResult out;
+  char buffer[1024];
+  while (true) {
+    const ssize_t got = read(errors.get(), buffer, sizeof(buffer));
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break;
+    if (out.errors.size() < 4096) out.errors.append(buffer, got);
+  }
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0) {
+    if (errno != EINTR) return ErrnoStatus(errno, StrCat("cannot wait for ", arguments[0]));
+  }
+  std::replace(out.errors.begin(), out.errors.end(), '\n', ' ');
+  while (out.errors.ends_with(' ')) out.errors.pop_back();
+  out.succeeded = WIFEXITED(status) && WEXITSTATUS(status) == 0;
+  return out;
+}
+
+std::vector<std::string> FusermountEnvironment() {
+  return {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"};
+}
+
+// The descriptor in a message of fusermount3.
+absl::StatusOr<Fd> ReceiveFd(int socket) {
+  char byte = 0;
+  iovec part = {&byte, 1};
+  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
+  msghdr message = {};
+  message.msg_iov = &part;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  ssize_t got = 0;
+  do {
+    got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0) return ErrnoStatus(errno, "fusermount3 sent no descriptor");
+  const cmsghdr* header = CMSG_FIRSTHDR(&message);
+  if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
+      header->cmsg_len != CMSG_LEN(sizeof(int))) {
+    return absl::InternalError("fusermount3 sent no descriptor");
+  }
+  int fd = -1;
+  memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+  return Fd(fd);
+}
+
+absl::Status BusyError(const std::string& directory) {
+  return absl::FailedPreconditionError(
+      StrCat(directory, " is busy: a process has a file or its working directory there (fuser -vm ",
+             directory, " lists them); end it, or unmount with --lazy"));
+}
+
+}  // namespace
+
+std::vector<MountInfo> ParseMountInfo(std::string_view text) {
+  std::vector<MountInfo> out;
+  for (std::string_view line : Split(text, '\n')) {
+    if (auto mount = ParseLine(line)) out.push_back(*std::move(mount));
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<MountInfo>> ReadMountInfo() {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string text,
+                           ReadFile("/proc/self/mountinfo", kMaxMountInfoBytes));
+  return ParseMountInfo(text);
+}
+
+const MountInfo* FindMountAt(const std::vector<MountInfo>& mounts, std::string_view path) {
+  const auto found = std::find_if(mounts.rbegin(), mounts.rend(), [&](const MountInfo& mount) {
+    return mount.mount_point == path;
+  });
+  return found == mounts.rend() ? nullptr : &*found;
+}
+
+const MountInfo* FindMountOf(const std::vector<MountInfo>& mounts, std::string_view path) {
+  while (true) {
+    if (const MountInfo* mount = FindMountAt(mounts, path)) return mount;
+    const size_t slash = path.rfind('/');
+    if (slash == std::string_view::npos || path.size() == 1) return nullptr;
+    path = path.substr(0, std::max<size_t>(slash, 1));
+  }
+}
+
+bool IsOurs(const MountInfo& mount) {
+  return mount.fs_type == kFuseType || (mount.fs_type == "overlay" && mount.source == kSource);
+}
+
+absl::StatusOr<Fd> MountFuse(const std::string& directory) {
+  Fd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (!device.valid()) {
+    return absl::FailedPreconditionError(
+        StrCat("cannot open /dev/fuse: ", strerror(errno),
+               "; load the module (modprobe fuse), or give the container the device"));
+  }
+  // Permissions are the image's, checked by the kernel. Read-only, so that a read does not make the
+  // kernel ask for a new access time.
+  const std::string options = StrCat(
+      "fd=", device.get(), ",rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions");
+  if (mount(kSource, directory.c_str(), kFuseType, MS_RDONLY, options.c_str()) < 0) {
+    return MountError(errno, StrCat("cannot mount FUSE at ", directory));
+  }
+  return device;
+}
+
+absl::StatusOr<Fd> FusermountMount(const std::string& directory) {
+  int sockets[2];
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0) {
+    return ErrnoStatus(errno, "cannot make a socket for fusermount3");
+  }
+  Fd ours(sockets[0]);
+  Fd theirs(sockets[1]);
+  std::vector<std::string> environment = FusermountEnvironment();
+  environment.push_back(StrCat("_FUSE_COMMFD=", theirs.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      const ProcessResult result,
+      RunProcess({"fusermount3", "-o", "ro,fsname=imagefs,subtype=imagefs,default_permissions",
+                  "--", directory},
+                 std::move(environment), theirs.get()));
+  if (!result.succeeded) {
+    return absl::FailedPreconditionError(
+        StrCat("cannot mount at ", directory, ": ", result.errors,
+               "; the directory must be yours, and /dev/fuse must be open to users"));
+  }
+  return ReceiveFd(ours.get());
+}
+
+absl::Status FusermountUnmount(const std::string& directory, bool lazy) {
+  IMAGEFS_ASSIGN_OR_RETURN(const ProcessResult result,
+                           RunProcess({"fusermount3", lazy ? "-uz" : "-u", "--", directory},
+                                      FusermountEnvironment(), -1));
+  if (result.succeeded) return absl::OkStatus();
+  if (result.errors.find("busy") != std::string::npos) return BusyError(directory);
+  if (result.errors.find("not found in") != std::string::npos ||
+      result.errors.find("Invalid argument") != std::string::npos) {
+    return absl::NotFoundError(StrCat("nothing is mounted at ", directory));
+  }
+  return absl::InternalError(StrCat("cannot unmount ", directory, ": ", result.errors));
+}
+
+absl::Status BindMount(const std::string& source, const std::string& directory) {
+  if (mount(source.c_str(), directory.c_str(), nullptr, MS_BIND, nullptr) < 0) {
+    return MountError(errno, StrCat("cannot bind the mount to ", directory));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status MakePrivate(const std::string& directory) {
+  if (mount(nullptr, directory.c_str(), nullptr, MS_PRIVATE, nullptr) < 0) {
+    return MountError(errno, StrCat("cannot make ", directory, " a private mount"));
+  }
+  return absl::OkStatus();
+}
+
+std::string OverlayOptions(const OverlayPaths& paths) {
+  const auto escape = [](std::string_view path) {
+    std::string out;
+    for (char c : path) {
+      if (c == '\\' || c == ',' || c == ':') out.push_back('\\');
+      out.push_back(c);
+    }
+    return out;
+  };
+  return StrCat("lowerdir=", escape(paths.lower), ",upperdir=", escape(paths.upper),
+                ",workdir=", escape(paths.work), ",index=off");
+}
+
+absl::Status MountOverlay(const OverlayPaths& paths, const std::string& directory) {
+  const std::string options = OverlayOptions(paths);
+  if (options.size() >= static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
+    return absl::InvalidArgumentError(
+        StrCat("cannot mount an overlay at ", directory,
+               ": the paths of the store are too long; use a shorter --root and --run"));
+  }
+  if (mount(kSource, directory.c_str(), "overlay", 0, options.c_str()) < 0) {
+    return MountError(errno, StrCat("cannot mount an overlay at ", directory));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status UnmountPath(const std::string& directory, bool lazy) {
+  if (umount2(directory.c_str(), UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0) {
+    return absl::OkStatus();
+  }
+  switch (errno) {
+    case EBUSY:
+      return BusyError(directory);
+    case EINVAL:
+    case ENOENT:
+      return absl::NotFoundError(StrCat("nothing is mounted at ", directory));
+    default:
+      return MountError(errno, StrCat("cannot unmount ", directory));
+  }
+}
+
+bool SetReadAhead(const MountInfo& mount, uint64_t bytes) {
+  const std::string path =
+      StrCat("/sys/class/bdi/", mount.major, ":", mount.minor, "/read_ahead_kb");
+  auto file = OpenFile(path, O_WRONLY);
+  return file.ok() && WriteFull(file->get(), StrCat(bytes / 1024)).ok();
+}
+
+}  // namespace imagefs
