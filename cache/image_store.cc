@@ -416,7 +416,7 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
     for (std::string_view prefix : {kManifestPrefix, kConfigPrefix}) {
       IMAGEFS_RETURN_IF_ERROR(
           kv_->ForEachWithPrefix(prefix, [&](std::string_view key, std::string_view) {
-            if (!documents.contains(key)) stale.Delete(key);
+            if (!documents.contains(std::string(key))) stale.Delete(key);
             return true;
           }));
     }
