@@ -150,22 +150,56 @@ push() {
   $PY "$LIB/oci.py" push "$layout" "$REGISTRY/$to" "$@"
 }
 
-# big_image NAME LAYERS MIB: an OCI layout of layers with MIB of compressed data each.
+# big_image NAME SEED=MIB...: an OCI layout with a layer for each SEED of MIB (compressed) of data; equal
+# seeds give equal layers, also in different images.
 big_image() {
-  $PY - "$LIB" "$T/images/$1" "$2" "$3" <<'PY'
+  $PY - "$LIB" "$T/images/$1" "${@:2}" <<'PY'
 import random, sys
 sys.path.insert(0, sys.argv[1])
 from oci import *
-rng = random.Random(sys.argv[2])
 layers = []
-for i in range(int(sys.argv[3])):
-    t = Tar().dir(f"layer{i}").file(f"layer{i}/bytes", rng.randbytes(int(float(sys.argv[4]) * (1 << 20))))
+for word in sys.argv[3:]:
+    seed, _, size = word.partition("=")
+    t = Tar().dir(seed).file(seed + "/bytes", random.Random(seed).randbytes(int(float(size) * (1 << 20))))
     for k in range(200):
-        t.file(f"layer{i}/small{k}", b"%d" % k * 50)
+        t.file(f"{seed}/small{k}", b"%d" % k * 50)
     layers.append(Layer(t, blob=gzipped(t.bytes(), 1)))
 simple_image(sys.argv[2], layers)
 PY
 }
+
+# unpacked LAYOUT DIR: what a big_image must look like, unpacked by tar.
+unpacked() {
+  local digest
+  mkdir -p "$2"
+  for digest in $($PY - "$1" <<'PY'
+import glob, json, sys
+index = json.load(open(sys.argv[1] + "/index.json"))
+read = lambda d: json.load(open(f"{sys.argv[1]}/blobs/sha256/{d[7:]}"))
+print(*[l["digest"][7:] for l in read(index["manifests"][0]["digest"])["layers"]])
+PY
+  ); do tar -C "$2" -xzf "$1/blobs/sha256/$digest"; done
+}
+
+# storm N COMMAND...: N processes "COMMAND I" that start at the same instant; fails when one fails.
+# Their output is in $T/storm/I.
+storm() {
+  local n=$1 i pids=()
+  shift
+  rm -rf "$T/storm" && mkdir -p "$T/storm" && mkfifo "$T/storm/gate"
+  for i in $(seq "$n"); do
+    (read -r _ <"$T/storm/gate" || true; "$@" "$i") >"$T/storm/$i" 2>&1 &
+    pids+=($!)
+  done
+  sleep 0.5   # lets all reach the gate; later ones find it open, which is a storm still
+  : >"$T/storm/gate"
+  for i in $(seq "$n"); do
+    wait "${pids[$((i - 1))]}" || { cat "$T/storm/$i"; fail "process $i of the storm"; }
+  done
+}
+
+# flights EXPRESSION: over the counters `f` of all flights of the daemon, e.g. flights 'f["waiting"]'.
+flights() { ifs status --json | field "sum($1 for f in j['flights'].values())"; }
 
 # ---- registries
 
@@ -214,14 +248,15 @@ make_ca() {
   } >"$dir/openssl.out" 2>&1 || { cat "$dir/openssl.out" >&2; fail "openssl"; }
 }
 
-# start_proxy NAME: a recording proxy in front of $REGISTRY; sets PROXY (host:port) and REQUESTS.
+# start_proxy NAME: a recording proxy in front of $REGISTRY; sets PROXY (host:port), REQUESTS and
+# BEGAN (a line "METHOD path" a request, when it arrives).
 start_proxy() {
   local dir=$T/$1
   mkdir -p "$dir"
   $PY "$LIB/proxy.py" "$REGISTRY" "$dir" 2>"$T/$1.log" &
   TEST_PIDS+=($!)
   wait_for 20 "[ -e '$dir/port' ]" || fail "the proxy does not start"
-  PROXY=127.0.0.1:$(cat "$dir/port") REQUESTS=$dir/requests RULES=$dir/rules
+  PROXY=127.0.0.1:$(cat "$dir/port") REQUESTS=$dir/requests BEGAN=$dir/began RULES=$dir/rules
 }
 
 rules() { printf '%s' "$1" >"$RULES.new" && mv "$RULES.new" "$RULES"; }

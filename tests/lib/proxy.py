@@ -5,6 +5,7 @@ proxy.py UPSTREAM DIR   listens on a free port of 127.0.0.1, which it writes to 
   DIR/requests   one JSON object a line, when the answer ended: method, path, range (header or null),
                  status, sent (bytes of body), length (promised), cut (true when the proxy or the
                  client ended it early), began, ended (seconds), authorization (true or false)
+  DIR/began      one line "METHOD path" a request, when it arrived
   DIR/rules      JSON list, read at every request; the first rule that fits and is not used up:
                  {"path": regex, "method": regex, "times": N,
                   "status": S, "headers": {}, "body": "..."  answer this, do not ask upstream
@@ -72,6 +73,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def handle_any(self):
         self.began = time.time()
+        with lock, open(folder + "/began", "a") as f:
+            f.write(f"{self.command} {self.path}\n")
         rule = find_rule(self.command, self.path)
         if "delay" in rule:
             time.sleep(rule["delay"])

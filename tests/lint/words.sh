@@ -8,7 +8,7 @@ bad=0
 # Comments and string literals are blanked out first: "new" is a common English word. So is a `new`
 # that a smart pointer takes at once, which private constructors need.
 code() {
-  sed -E 's@"([^"\\]|\\.)*"@""@g; s@//.*$@@; s@(WrapUnique|_ptr<[^>]*>)\(new @\1(@g' "$1"
+  sed -E 's@"([^"\\]|\\.)*"@""@g; s@//.*$@@; s@(WrapUnique|_ptr<[^>]*>( [a-z_]+)?)\(new @\1(@g' "$1"
 }
 ban() {  # ban REGEX ADVICE FILES...
   local regex=$1 advice=$2 file hits
@@ -29,8 +29,8 @@ ban '(^|[^_[:alnum:]])delete(\[\])? +[A-Za-z_*(]' 'every resource has an owner t
 ban 'std::(cout|cerr|clog)|(^|[^_[:alnum:]])(printf|fprintf|puts|perror)\(' 'only cmd/ prints; use base/log.h' \
   $(grep -v '^cmd/' <<<"$sources")
 ban '(^|[^_[:alnum:]])(strcpy|strcat|sprintf|gets|system|popen)\(' 'unsafe or unwanted function' $sources
-ban '(^|[^_[:alnum:]])using namespace ' 'name what is used' $sources
-if grep -nE '(TODO|FIXME|XXX|HACK)([^A-Za-z]|$)' $all; then
+ban '(^|[^_[:alnum:]])using namespace (std|absl|imagefs)' 'name what is used' $sources
+if grep -nE '(^|[^A-Za-z])(TODO|FIXME|XXX|HACK)([^A-Za-z]|$)' $all; then
   echo "words: finish it, or write it down elsewhere"
   bad=1
 fi

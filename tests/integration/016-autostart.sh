@@ -1,0 +1,40 @@
+#!/bin/bash
+# alone
+# Twenty commands at the same instant, no daemon: all succeed and one daemon serves them. It ends by
+# itself when it is idle, and a stale socket or lock of a killed one is no obstacle.
+. "$(dirname "$0")/../lib/lib.sh"
+need_root
+for round in 1 2 3; do
+  mkfifo "$T/gate$round"
+  pids=()
+  for i in $(seq 20); do
+    (read -r _ <"$T/gate$round" || true; ifs images --json >"$T/images$i" 2>"$T/err$i") &
+    pids+=($!)
+  done
+  sleep 0.3
+  : >"$T/gate$round"
+  for i in "${!pids[@]}"; do
+    wait "${pids[$i]}" || { cat "$T/err$((i + 1))"; fail "client $i of round $round"; }
+  done
+  same "daemons in round $round" 1 "$(daemons | wc -w)"
+  same "all talk to it" "$(daemons)" "$(ifs status --json | field 'j["pid"]')"
+  slay $(daemons)   # leaves socket and lock file behind
+done
+ifs images >/dev/null
+same "daemons" 1 "$(daemons | wc -w)"
+ifs stop
+wait_for 10 '[ -z "$(daemons)" ]' || fail "still there"
+
+# --idle-exit, and never while something is mounted.
+need_fuse
+image plain
+mkdir "$M/a"
+"$IMAGEFS" --root "$ROOT" --run "$RUN" daemon --idle-exit 1 2>"$T/daemon.log" &
+pid=$!
+wait_for 10 "[ -S '$RUN/control.sock' ]" || fail "no socket"
+ifs mount -q "oci:$T/images/plain" "$M/a" >/dev/null
+sleep 2.5
+kill -0 $pid || fail "the daemon went away under a mount"
+grep -q root "$M/a/etc/passwd" || fail "no content"
+ifs umount "$M/a"
+wait_for 20 "! kill -0 $pid 2>/dev/null" || fail "an idle daemon does not end"

@@ -1,0 +1,15 @@
+#!/bin/bash
+# One daemon owns a store: a second one is refused and says who has it; one with another store works
+# beside it.
+. "$(dirname "$0")/../lib/lib.sh"
+need_root
+ifs images >/dev/null
+pid=$(daemons)
+refuse 1 "$pid" timeout 20 "$IMAGEFS" --root "$ROOT" --run "$T/other-run" daemon
+refuse 1 'daemon|running|socket|own' timeout 20 "$IMAGEFS" --root "$T/other-root" --run "$RUN" daemon
+"$IMAGEFS" --root "$T/other-root" --run "$T/other-run" images >/dev/null
+same "two stores, two daemons" 2 "$(daemons | wc -w)"
+# A store that is not ours, or from another version, is not touched.
+mkdir -p "$T/alien/db"
+echo 'something else' >"$T/alien/db/CURRENT"
+refuse 1 'alien' "$IMAGEFS" --root "$T/alien" --run "$T/alien-run" images

@@ -1,0 +1,24 @@
+#!/bin/bash
+# alone
+# Twenty `imagefs mount` of one image at the same time, cold store, no daemon: every byte of every
+# blob is asked of the registry once, and every mount is right.
+. "$(dirname "$0")/../lib/lib.sh"
+need_root; need_fuse
+start_registry registry
+big_image big a=2 b=21 c=5 d=0.1
+push "$T/images/big" test/big:1
+start_proxy proxy
+mount_one() { mkdir "$M/$1" && ifs mount -q "$PROXY/test/big:1" "$M/$1"; }
+storm 20 mount_one
+requests once "$T/images/big" || fail "blobs were not asked once"
+same "manifest requests" 1 "$(requests count '^GET .*/manifests/')"
+same "layer flights" 4 "$(ifs status --json | field 'j["flights"]["layer"]["leaders"]')"
+same "no flight is left" 0 "$(flights 'f["active"] + f["waiting"]')"
+[ "$(flights 'f["joins"]')" -gt 0 ] || fail "nobody joined: the storm was none"
+same "daemons" 1 "$(daemons | wc -w)"
+same "mounts" 20 "$(ifs ls --json | field 'len(j)')"
+unpacked "$T/images/big" "$T/truth"
+for i in 1 7 20; do $PY "$LIB/tree.py" compare "$T/truth" "$M/$i" --loose-root || fail "mount $i is wrong"; done
+for i in $(seq 20); do cmp "$T/truth/b/bytes" "$M/$i/b/bytes" || fail "mount $i"; done
+ifs umount --all
+nothing_left "$M"
