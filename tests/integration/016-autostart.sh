@@ -4,18 +4,9 @@
 # itself when it is idle, and a stale socket or lock of a killed one is no obstacle.
 . "$(dirname "$0")/../lib/lib.sh"
 need_root
+client() { ifs images --json; }
 for round in 1 2 3; do
-  mkfifo "$T/gate$round"
-  pids=()
-  for i in $(seq 20); do
-    (read -r _ <"$T/gate$round" || true; ifs images --json >"$T/images$i" 2>"$T/err$i") &
-    pids+=($!)
-  done
-  sleep 0.3
-  : >"$T/gate$round"
-  for i in "${!pids[@]}"; do
-    wait "${pids[$i]}" || { cat "$T/err$((i + 1))"; fail "client $i of round $round"; }
-  done
+  storm 20 client
   same "daemons in round $round" 1 "$(daemons | wc -w)"
   same "all talk to it" "$(daemons)" "$(ifs status --json | field 'j["pid"]')"
   slay $(daemons)   # leaves socket and lock file behind

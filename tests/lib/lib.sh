@@ -184,18 +184,20 @@ PY
 # storm N COMMAND...: N processes "COMMAND I" that start at the same instant; fails when one fails.
 # Their output is in $T/storm/I.
 storm() {
-  local n=$1 i pids=()
+  local n=$1 i gate pids=()
   shift
   rm -rf "$T/storm" && mkdir -p "$T/storm" && mkfifo "$T/storm/gate"
+  exec {gate}<>"$T/storm/gate"
   for i in $(seq "$n"); do
-    (read -r _ <"$T/storm/gate" || true; "$@" "$i") >"$T/storm/$i" 2>&1 &
+    (touch "$T/storm/ready.$i"; read -r _ <&"$gate"; exec {gate}<&-; "$@" "$i") >"$T/storm/$i" 2>&1 &
     pids+=($!)
   done
-  sleep 0.5   # lets all reach the gate; later ones find it open, which is a storm still
-  : >"$T/storm/gate"
+  wait_for 20 "[ \$(ls '$T/storm' | grep -c ready) = $n ]"
+  printf '\n%.0s' $(seq "$n") >&"$gate"
   for i in $(seq "$n"); do
     wait "${pids[$((i - 1))]}" || { cat "$T/storm/$i"; fail "process $i of the storm"; }
   done
+  exec {gate}<&-
 }
 
 # flights EXPRESSION: over the counters `f` of all flights of the daemon, e.g. flights 'f["waiting"]'.
