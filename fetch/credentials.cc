@@ -6,7 +6,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/mman.h>
-#include <sys/pidfd.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -207,7 +207,7 @@ absl::StatusOr<HelperResult> RunHelper(const std::string& program, std::string_v
       return absl::ResourceExhaustedError("its answer is longer than 64 KiB");
     }
   }
-  Fd exited(pidfd_open(child.pid(), 0));
+  Fd exited(static_cast<int>(syscall(SYS_pidfd_open, child.pid(), 0)));
   if (exited.valid() && !WaitReadable(exited.get(), deadline)) {
     return absl::DeadlineExceededError("it did not end within 10 seconds");
   }
