@@ -10,7 +10,7 @@
 #include <cstring>
 #include <string_view>
 
-namespace imagefs::erofs {
+namespace imagefs {
 
 // A little-endian number of alignment 1.
 template <typename T>
@@ -189,4 +189,4 @@ inline constexpr uint64_t RoundUp(uint64_t value, uint64_t to) {
   return (value + to - 1) / to * to;
 }
 
-}  // namespace imagefs::erofs
+}  // namespace imagefs

@@ -17,8 +17,8 @@ absl::StatusOr<TreeImporter::LoadedXattrs> TreeImporter::LoadXattrs(Nid nid) con
   IMAGEFS_ASSIGN_OR_RETURN(loaded.xattrs, image_.Xattrs(nid));
   if ((image_.flags() & kIndexOverlayForm) == 0) return loaded;
   std::erase_if(loaded.xattrs, [&](const Xattr& xattr) {
-    if (xattr.name == erofs::kOpaqueXattr) return loaded.opaque = true;
-    if (xattr.name == erofs::kImpliedXattr) return loaded.implied = true;
+    if (xattr.name == kOpaqueXattr) return loaded.opaque = true;
+    if (xattr.name == kImpliedXattr) return loaded.implied = true;
     return false;
   });
   return loaded;

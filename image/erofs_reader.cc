@@ -10,6 +10,7 @@
 #include <limits>
 #include <utility>
 
+#include "absl/memory/memory.h"
 #include "base/digest.h"
 #include "base/fd.h"
 #include "base/status.h"
@@ -18,8 +19,6 @@
 
 namespace imagefs {
 namespace {
-
-using namespace erofs;  // NOLINT: the on-disk vocabulary of this file
 
 // A run of chunks longer than this is reported in pieces, so that one Map is bounded.
 constexpr uint64_t kMaxChunksAtOnce = 1 << 16;
@@ -301,7 +300,7 @@ absl::StatusOr<std::unique_ptr<ErofsImage>> ErofsImage::Open(const std::string& 
 absl::StatusOr<std::unique_ptr<ErofsImage>> ErofsImage::FromMemory(std::string_view bytes) {
   IMAGEFS_RETURN_IF_ERROR(CheckSuperBlock(bytes));
   const SuperBlock& super = View<SuperBlock>(bytes, kSuperOffset);
-  std::unique_ptr<ErofsImage> image(new ErofsImage);
+  auto image = absl::WrapUnique(new ErofsImage);
   image->bytes_ = bytes.substr(0, uint64_t{super.blocks} << kBlockBits);
   image->root_ = super.root_nid;
   image->inode_count_ = super.inode_count;

@@ -27,8 +27,6 @@
 namespace imagefs {
 namespace {
 
-using namespace erofs;  // NOLINT: the on-disk vocabulary of this file
-
 constexpr size_t kBufferBytes = 1 << 20;
 // A sparse file is described in chunks as large as its segments allow. These bounds (32 MiB of
 // index for one file, 128 MiB for an image) keep a small archive from making a huge index.
