@@ -1,21 +1,25 @@
 // From the entries of one layer's tar to its tree in overlay form: what containerd's overlayfs
 // unpack of that layer alone would leave in the upper directory (image-spec, layer.md).
 //
-//   .wh.NAME        character device 0:0 named NAME, unless this layer itself has NAME (whatever the
+//   .wh.NAME        character device 0:0 named NAME, unless this layer itself has NAME (whatever
+//   the
 //                   order: a whiteout hides lower layers only)
 //   .wh..wh..opq    the directory becomes opaque
 //   .wh..wh.*       dropped (aufs book-keeping);  ".wh." alone, ".wh..", ".wh...": an error
 //   paths           cleaned ("./", "/", "//", trailing "/"); ".." that leaves the root is an error;
-//                   symbolic links of this layer in the middle of a path are followed inside the root
+//                   symbolic links of this layer in the middle of a path are followed inside the
+//                   root
 //   root entry      ignored, as containerd does
 //   missing parents 0755 root:root, time 0, Inode::implied
 //   duplicates      the last wins; a directory over a directory merges; a hard link binds to the
 //                   inode that the target names at that moment
-//   hard link       to a name that this layer does not have: an error (the runtimes fail such a pull
+//   hard link       to a name that this layer does not have: an error (the runtimes fail such a
+//   pull
 //                   as well); to a directory: an error
 //   xattrs          kept, except trusted.overlay.* and trusted.imagefs.* (ours to set)
-//   sparse files    segments that do not lie on 512-byte bounds are listed in `moves`: the caller
-//                   copies them behind the tar in the data file
+//   sparse files    their segments are laid out anew behind the tar in the data file, on bounds
+//   that keep
+//                   the index small; `moves` lists what the caller copies there
 #pragma once
 
 #include <cstdint>
@@ -36,7 +40,8 @@ class LayerBuilder {
 
   absl::Status Add(TarEntry& entry);
 
-  // Copy `length` bytes of the data file from `from` to `to`.
+  // Copy `length` bytes of the data file from `from` (in the tar) to `to` (behind it, where the
+  // file is otherwise a hole).
   struct Move {
     uint64_t from = 0, to = 0, length = 0;
   };
@@ -49,8 +54,21 @@ class LayerBuilder {
   absl::StatusOr<Result> Finish(uint64_t tar_size) &&;
 
  private:
-  // Further private state is the implementation's.
+  struct SparseFile {
+    InodeId inode = kNoId;
+    std::vector<Extent> segments;
+  };
+
+  // The directory that holds the last component of `parts`, with symbolic links followed inside the
+  // root. With `create`, missing directories are made (implied); else kNoId when one is missing.
+  absl::StatusOr<InodeId> ResolveParent(const std::vector<std::string_view>& parts, bool create);
+  absl::Status AddWhiteout(InodeId directory, std::string_view name);
+  absl::Status AddHardLink(InodeId directory, std::string_view name, std::string_view target);
+  absl::Status AddNode(InodeId directory, std::string_view name, TarEntry& entry);
+  void LayOutSparse(SparseFile& file, uint64_t& end, std::vector<Move>& moves);
+
   Tree tree_;
+  std::vector<SparseFile> sparse_;
 };
 
 }  // namespace imagefs
