@@ -42,10 +42,16 @@ struct HttpResponse {
   std::string Header(std::string_view name) const;
 };
 
+// What kind of transport failure a status of HttpClient stands for; kNone for any other status.
+enum class TransportFailure { kNone, kUnknownHost, kRefused, kUnreachable, kTls, kStalled, kCut };
+TransportFailure TransportFailureOf(const absl::Status& status);
+
 class HttpClient {
  public:
   struct Options {
-    std::string ca_file;               // beside the system's CAs: PEM bundle, "" = none
+    // Beside the system's CAs: PEM bundle, "" = none. The system's are those of libcurl or, where
+    // set, of the environment's SSL_CERT_FILE and SSL_CERT_DIR.
+    std::string ca_file;
     int max_connections_per_host = 8;  // waiting requests queue by priority
     int max_connections = 32;
     std::string user_agent = "imagefs";
@@ -65,8 +71,8 @@ class HttpClient {
   // Transport failures: kUnavailable with the host, the cause and a remedy (unknown host, refused,
   // TLS certificate not trusted (kFailedPrecondition), stalled, cut). An HTTP status is no failure.
   void Start(HttpRequest request, CancelToken cancel, OnHeaders on_headers, Done done);
-  // Runs `task` on the client's thread after `delay`; dropped (not run) when cancelled first or at
-  // destruction.
+  // Runs `task` on the client's thread after `delay`; destroyed without being run when the client
+  // is destroyed first.
   void After(std::chrono::milliseconds delay, absl::AnyInvocable<void()> task);
 
   struct Counters {

@@ -1,0 +1,100 @@
+#include "fetch/url.h"
+
+#include <curl/curl.h>
+
+#include <memory>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/log.h"
+
+namespace imagefs {
+namespace {
+
+constexpr size_t kMaxUrlBytes = 16 << 10;
+
+using UrlHandle = std::unique_ptr<CURLU, decltype(&curl_url_cleanup)>;
+
+std::string Part(CURLU* handle, CURLUPart part, unsigned flags = 0) {
+  char* text = nullptr;
+  if (curl_url_get(handle, part, &text, flags) != CURLUE_OK) return "";
+  std::string result(text);
+  curl_free(text);
+  return result;
+}
+
+bool HasControlCharacter(std::string_view text) {
+  for (unsigned char c : text) {
+    if (c < 0x20 || c == 0x7f) return true;
+  }
+  return false;
+}
+
+absl::Status Refuse(std::string_view url, std::string_view why) {
+  return absl::InvalidArgumentError(absl::StrCat("URL \"", RedactUrl(url), "\" refused: ", why));
+}
+
+// Sets `text` on `handle`; a relative one is resolved against what the handle holds.
+absl::StatusOr<Url> Take(CURLU* handle, std::string_view text) {
+  if (text.size() > kMaxUrlBytes) return Refuse(text.substr(0, 200), "longer than 16 KiB");
+  if (HasControlCharacter(text)) return Refuse("", "it holds control characters");
+  const CURLUcode code =
+      curl_url_set(handle, CURLUPART_URL, std::string(text).c_str(), CURLU_URLENCODE);
+  if (code != CURLUE_OK) return Refuse(text, curl_url_strerror(code));
+  if (!Part(handle, CURLUPART_USER).empty() || !Part(handle, CURLUPART_PASSWORD).empty()) {
+    return Refuse(text, "it carries a user name; give credentials by `docker login` instead");
+  }
+  curl_url_set(handle, CURLUPART_FRAGMENT, nullptr, 0);
+  Url url;
+  url.scheme = absl::AsciiStrToLower(Part(handle, CURLUPART_SCHEME));
+  url.host = absl::AsciiStrToLower(Part(handle, CURLUPART_HOST));
+  if (url.scheme != "http" && url.scheme != "https") {
+    return Refuse(text, "only http and https are supported");
+  }
+  if (url.host.empty()) return Refuse(text, "it names no host");
+  if (!absl::SimpleAtoi(Part(handle, CURLUPART_PORT, CURLU_DEFAULT_PORT), &url.port)) {
+    return Refuse(text, "its port is no number");
+  }
+  url.text = Part(handle, CURLUPART_URL);
+  return url;
+}
+
+}  // namespace
+
+absl::StatusOr<Url> Url::Parse(std::string_view text) {
+  UrlHandle handle(curl_url(), &curl_url_cleanup);
+  if (text.find("://") == std::string_view::npos) return Refuse(text, "it is not absolute");
+  return Take(handle.get(), text);
+}
+
+absl::StatusOr<Url> Url::Resolve(std::string_view location) const {
+  UrlHandle handle(curl_url(), &curl_url_cleanup);
+  if (curl_url_set(handle.get(), CURLUPART_URL, text.c_str(), 0) != CURLUE_OK) {
+    return Refuse(text, "it cannot be parsed");
+  }
+  if (location.empty()) return Refuse(location, "it is empty");
+  return Take(handle.get(), location);
+}
+
+std::string Url::HostPort() const {
+  if (port == (scheme == "https" ? 443 : 80)) return host;
+  return absl::StrCat(host, ":", port);
+}
+
+std::string UrlEncode(std::string_view text) {
+  constexpr char kHex[] = "0123456789ABCDEF";
+  std::string out;
+  out.reserve(text.size());
+  for (unsigned char c : text) {
+    if (absl::ascii_isalnum(c) || c == '-' || c == '.' || c == '_' || c == '~') {
+      out.push_back(static_cast<char>(c));
+    } else {
+      out.append({'%', kHex[c >> 4], kHex[c & 15]});
+    }
+  }
+  return out;
+}
+
+}  // namespace imagefs
