@@ -7,19 +7,17 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <optional>
 #include <thread>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "base/text.h"
+#include "fetch/guarded_done.h"
 #include "fetch/url.h"
 
 namespace imagefs {
@@ -34,9 +32,9 @@ constexpr size_t kMaxHeaders = 256;
 constexpr size_t kMaxHeaderBytes = 64 << 10;
 constexpr uint64_t kMaxCaBundleBytes = 16 << 20;
 
-absl::Status MakeFailure(TransportFailure kind, absl::StatusCode code, std::string_view message) {
+absl::Status MakeFailure(TransportFailure kind, absl::StatusCode code, const std::string& message) {
   absl::Status status(code, message);
-  status.SetPayload(kFailurePayload, absl::Cord(absl::StrCat(static_cast<int>(kind))));
+  status.SetPayload(kFailurePayload, absl::Cord(StrCat(static_cast<int>(kind))));
   return status;
 }
 
@@ -119,20 +117,20 @@ bool IsTlsFailure(CURLcode code) {
 absl::Status ExplainTls(const Transfer& t, CURLcode code, std::string_view cause) {
   const std::string host = t.url.HostPort();
   if (code == CURLE_SSL_CONNECT_ERROR) {
-    if (absl::StrContains(cause, "wrong version number") ||
-        absl::StrContains(cause, "packet length too long") ||
-        absl::StrContains(cause, "unexpected message")) {
-      return MakeFailure(TransportFailure::kTls, absl::StatusCode::kFailedPrecondition,
-                         absl::StrCat(host, " does not speak TLS (", cause,
-                                      "); use --plain-http if it is a plain HTTP registry"));
+    if ((cause.find("wrong version number") != std::string_view::npos) ||
+        (cause.find("packet length too long") != std::string_view::npos) ||
+        (cause.find("unexpected message") != std::string_view::npos)) {
+      return MakeFailure(TransportFailure::kNotTls, absl::StatusCode::kFailedPrecondition,
+                         StrCat(host, " does not speak TLS (", cause,
+                                "); use --plain-http if it is a plain HTTP registry"));
     }
     return MakeFailure(TransportFailure::kCut, absl::StatusCode::kUnavailable,
-                       absl::StrCat("TLS handshake with ", host, " failed: ", cause,
-                                    "; check the network and the proxy settings"));
+                       StrCat("TLS handshake with ", host, " failed: ", cause,
+                              "; check the network and the proxy settings"));
   }
-  return MakeFailure(TransportFailure::kTls, absl::StatusCode::kFailedPrecondition,
-                     absl::StrCat("the TLS certificate of ", host, " is not trusted: ", cause,
-                                  "; add its CA to the system's, or name it by SSL_CERT_FILE"));
+  return MakeFailure(TransportFailure::kUntrusted, absl::StatusCode::kFailedPrecondition,
+                     StrCat("the TLS certificate of ", host, " is not trusted: ", cause,
+                            "; add its CA to the system's, or name it by SSL_CERT_FILE"));
 }
 
 absl::Status ExplainConnect(const Transfer& t, std::string_view cause) {
@@ -141,16 +139,15 @@ absl::Status ExplainConnect(const Transfer& t, std::string_view cause) {
   curl_easy_getinfo(t.easy, CURLINFO_OS_ERRNO, &os_error);
   if (os_error == ECONNREFUSED) {
     return MakeFailure(TransportFailure::kRefused, absl::StatusCode::kUnavailable,
-                       absl::StrCat("cannot connect to ", host,
-                                    ": connection refused; check that the registry runs there and "
-                                    "that the port is right"));
+                       StrCat("cannot connect to ", host,
+                              ": connection refused; check that the registry runs there and "
+                              "that the port is right"));
   }
   return MakeFailure(
       TransportFailure::kUnreachable, absl::StatusCode::kUnavailable,
-      absl::StrCat("cannot connect to ", host, ": ",
-                   os_error != 0 ? std::string_view(std::strerror(static_cast<int>(os_error)))
-                                 : cause,
-                   "; check the network and the firewall"));
+      StrCat("cannot connect to ", host, ": ",
+             os_error != 0 ? std::string_view(std::strerror(static_cast<int>(os_error))) : cause,
+             "; check the network and the firewall"));
 }
 
 absl::Status Explain(const Transfer& t, CURLcode code) {
@@ -160,41 +157,53 @@ absl::Status Explain(const Transfer& t, CURLcode code) {
   switch (code) {
     case CURLE_COULDNT_RESOLVE_HOST:
       return MakeFailure(TransportFailure::kUnknownHost, absl::StatusCode::kUnavailable,
-                         absl::StrCat("cannot find host ", t.url.host,
-                                      ": the name is unknown; check its spelling, DNS and the "
-                                      "network"));
+                         StrCat("cannot find host ", t.url.host,
+                                ": the name is unknown; check its spelling, DNS and the "
+                                "network"));
     case CURLE_COULDNT_RESOLVE_PROXY:
       return MakeFailure(TransportFailure::kUnknownHost, absl::StatusCode::kUnavailable,
-                         absl::StrCat("cannot find the proxy for ", host,
-                                      "; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"));
+                         StrCat("cannot find the proxy for ", host,
+                                "; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"));
     case CURLE_COULDNT_CONNECT:
       return ExplainConnect(t, cause);
     case CURLE_OPERATION_TIMEDOUT:
-      return MakeFailure(TransportFailure::kUnreachable, absl::StatusCode::kUnavailable,
-                         absl::StrCat("cannot connect to ", host, ": ", cause,
-                                      "; check the network and the firewall"));
+      if (cause.starts_with("Resolving")) {
+        return MakeFailure(TransportFailure::kUnknownHost, absl::StatusCode::kUnavailable,
+                           StrCat("cannot find host ", t.url.host,
+                                  ": the name servers do not answer; check DNS and the network"));
+      }
+      return MakeFailure(
+          TransportFailure::kUnreachable, absl::StatusCode::kUnavailable,
+          StrCat("cannot connect to ", host, ": ", cause, "; check the network and the firewall"));
     default:
       return MakeFailure(TransportFailure::kCut, absl::StatusCode::kUnavailable,
-                         absl::StrCat("the connection to ", host, " was cut: ", cause,
-                                      "; check the network and the registry"));
+                         StrCat("the connection to ", host, " was cut: ", cause,
+                                "; check the network and the registry"));
   }
+}
+
+std::string_view Trim(std::string_view text) {
+  constexpr std::string_view kBlank = " \t\r\n";
+  const size_t begin = text.find_first_not_of(kBlank);
+  if (begin == std::string_view::npos) return "";
+  return text.substr(begin, text.find_last_not_of(kBlank) - begin + 1);
 }
 
 // Takes one header line. An error ends the transfer.
 absl::Status TakeHeaderLine(Transfer& t, std::string_view line) {
   if (t.headers_done) return absl::OkStatus();  // trailers carry nothing that is wanted here
-  if (absl::StartsWith(line, "HTTP/")) {
+  if (line.starts_with("HTTP/")) {
     t.response.headers.clear();
     t.response.status = 0;
     const size_t space = line.find(' ');
-    if (space == std::string_view::npos ||
-        !absl::SimpleAtoi(line.substr(space + 1, 3), &t.response.status)) {
-      return absl::UnavailableError(absl::StrCat(t.url.HostPort(), " sent no HTTP status"));
-    }
+    const std::optional<uint64_t> status =
+        ParseDecimal(space == std::string_view::npos ? "" : line.substr(space + 1, 3));
+    if (!status) return absl::UnavailableError(StrCat(t.url.HostPort(), " sent no HTTP status"));
+    t.response.status = static_cast<int>(*status);
     return absl::OkStatus();
   }
   t.header_bytes += line.size();
-  line = absl::StripTrailingAsciiWhitespace(line);
+  line = Trim(line);
   if (line.empty()) {
     if (t.response.status < 200) return absl::OkStatus();  // an interim answer
     t.headers_done = true;
@@ -206,13 +215,11 @@ absl::Status TakeHeaderLine(Transfer& t, std::string_view line) {
   }
   if (t.response.headers.size() >= kMaxHeaders || t.header_bytes > kMaxHeaderBytes) {
     return absl::ResourceExhaustedError(
-        absl::StrCat(t.url.HostPort(), " sent more headers than are acceptable"));
+        StrCat(t.url.HostPort(), " sent more headers than are acceptable"));
   }
   const size_t colon = line.find(':');
   if (colon == std::string_view::npos) return absl::OkStatus();
-  t.response.headers.emplace(
-      absl::AsciiStrToLower(absl::StripAsciiWhitespace(line.substr(0, colon))),
-      absl::StripAsciiWhitespace(line.substr(colon + 1)));
+  t.response.headers.emplace(ToLower(Trim(line.substr(0, colon))), Trim(line.substr(colon + 1)));
   return absl::OkStatus();
 }
 
@@ -231,9 +238,9 @@ size_t OnBody(char* data, size_t size, size_t count, void* user) {
   if (t.sink) {
     t.failure = t.sink(bytes);
   } else if (bytes.size() > t.request.max_body_bytes - t.response.body.size()) {
-    t.failure = absl::ResourceExhaustedError(
-        absl::StrCat("the answer of ", t.url.HostPort(), " is larger than the allowed ",
-                     t.request.max_body_bytes, " bytes"));
+    t.failure = absl::ResourceExhaustedError(StrCat("the answer of ", t.url.HostPort(),
+                                                    " is larger than the allowed ",
+                                                    t.request.max_body_bytes, " bytes"));
   } else {
     t.response.body.append(bytes);
   }
@@ -249,10 +256,10 @@ std::string EnvironmentOr(const char* name, const char* fallback) {
 }  // namespace
 
 TransportFailure TransportFailureOf(const absl::Status& status) {
-  const std::optional<absl::Cord> payload = status.GetPayload(kFailurePayload);
-  int kind = 0;
-  if (!payload || !absl::SimpleAtoi(std::string(*payload), &kind)) return TransportFailure::kNone;
-  return static_cast<TransportFailure>(kind);
+  const auto payload = status.GetPayload(kFailurePayload);
+  if (!payload) return TransportFailure::kNone;
+  const std::optional<uint64_t> kind = ParseDecimal(std::string(*payload));
+  return kind ? static_cast<TransportFailure>(*kind) : TransportFailure::kNone;
 }
 
 std::string HttpResponse::Header(std::string_view name) const {
@@ -308,8 +315,8 @@ class HttpClient::Impl {
     transfer->on_headers = std::move(on_headers);
     transfer->done = std::move(done);
     transfer->bytes_received = &bytes_received_;
-    transfer->registration = transfer->cancel.OnCancel(
-        [inbox = inbox_, id = transfer->id] { inbox->Cancel(id); });
+    transfer->registration =
+        transfer->cancel.OnCancel([inbox = inbox_, id = transfer->id] { inbox->Cancel(id); });
     {
       absl::MutexLock lock(&inbox_->mu);
       if (!inbox_->stopping) {
@@ -338,16 +345,9 @@ class HttpClient::Impl {
   }
 
  private:
-  // Delivers `status` even when the client goes away before the task runs.
   static absl::AnyInvocable<void()> FailLater(Done done, absl::Status status) {
-    struct Once {
-      Done done;
-      absl::Status status;
-      ~Once() { done(std::move(status)); }
-    };
-    return [once = std::make_unique<Once>(Once{std::move(done), std::move(status)})]() mutable {
-      once.reset();
-    };
+    return [done = GuardedDone<absl::StatusOr<HttpResponse>>(std::move(done)),
+            status = std::move(status)]() mutable { done(status); };
   }
 
   // The system's CAs and, where given, those of the caller's file.
@@ -358,22 +358,22 @@ class HttpClient::Impl {
     if (options_.ca_file.empty()) return absl::OkStatus();
     absl::StatusOr<std::string> own = ReadFile(options_.ca_file, kMaxCaBundleBytes);
     if (!own.ok()) return Annotate(own.status(), "CA file");
-    if (!absl::StrContains(*own, "-----BEGIN")) {
+    if (own->find("-----BEGIN") == std::string::npos) {
       return absl::InvalidArgumentError(
-          absl::StrCat("CA file ", options_.ca_file, " holds no PEM certificate"));
+          StrCat("CA file ", options_.ca_file, " holds no PEM certificate"));
     }
     absl::StatusOr<std::string> system = ReadFile(ca_bundle_, kMaxCaBundleBytes);
-    ca_blob_ = system.ok() ? absl::StrCat(*system, "\n", *own) : *std::move(own);
+    ca_blob_ = system.ok() ? StrCat(*system, "\n", *own) : *std::move(own);
     return absl::OkStatus();
   }
 
   void Run() {
     while (Absorb()) {
-      StartWaiting();
       int running = 0;
       curl_multi_perform(multi_, &running);
       Reap();
       const Clock::time_point next = FailStalled();
+      StartWaiting();
       Wait(next);
     }
     Drain();
@@ -425,7 +425,7 @@ class HttpClient::Impl {
   }
 
   static std::string SlotKey(const Transfer& t) {
-    return absl::StrCat(t.url.scheme, "://", t.url.host, ":", t.url.port);
+    return StrCat(t.url.scheme, "://", t.url.host, ":", t.url.port);
   }
 
   // Starts waiting requests, the most urgent first, as far as the limits permit.
@@ -495,7 +495,7 @@ class HttpClient::Impl {
     t.header_list = curl_slist_append(t.header_list, "Accept-Encoding: identity");
     t.header_list = curl_slist_append(t.header_list, "Expect:");
     for (const auto& [name, value] : t.request.headers) {
-      t.header_list = curl_slist_append(t.header_list, absl::StrCat(name, ": ", value).c_str());
+      t.header_list = curl_slist_append(t.header_list, StrCat(name, ": ", value).c_str());
     }
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, t.header_list);
   }
@@ -586,11 +586,10 @@ class HttpClient::Impl {
     }
     for (const uint64_t id : stalled) {
       std::unique_ptr<Transfer> transfer = Detach(id);
-      absl::Status status = MakeFailure(
-          TransportFailure::kStalled, absl::StatusCode::kUnavailable,
-          absl::StrCat(transfer->url.HostPort(), " has sent nothing for ",
-                       transfer->request.stall_timeout.count(),
-                       " ms; check the network and the registry"));
+      absl::Status status = MakeFailure(TransportFailure::kStalled, absl::StatusCode::kUnavailable,
+                                        StrCat(transfer->url.HostPort(), " has sent nothing for ",
+                                               transfer->request.stall_timeout.count(),
+                                               " ms; check the network and the registry"));
       Complete(std::move(transfer), std::move(status));
     }
     return next;
@@ -602,7 +601,6 @@ class HttpClient::Impl {
       if (inbox_->stopping || !inbox_->submitted.empty() || !inbox_->cancelled.empty()) return;
       if (!inbox_->timers.empty()) next = std::min(next, inbox_->timers.front().due);
     }
-    if (!waiting_.empty() && active_.empty()) return;
     std::chrono::milliseconds timeout(60'000);
     if (next != Clock::time_point::max()) {
       const auto until = std::chrono::ceil<std::chrono::milliseconds>(next - Clock::now());

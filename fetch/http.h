@@ -26,10 +26,10 @@ struct HttpRequest {
   std::string method = "GET";  // GET, HEAD, POST, PUT
   std::string url;
   std::vector<std::pair<std::string, std::string>> headers;
-  std::string body;                    // POST, PUT
-  uint64_t max_body_bytes = 4 << 20;   // collected bodies beyond it fail with kResourceExhausted
+  std::string body;                   // POST, PUT
+  uint64_t max_body_bytes = 4 << 20;  // collected bodies beyond it fail with kResourceExhausted
   bool verify_tls = true;
-  PriorityRef priority;                // null = foreground; order of waiting for a connection
+  PriorityRef priority;  // null = foreground; order of waiting for a connection
   std::chrono::milliseconds connect_timeout{10'000};
   std::chrono::milliseconds stall_timeout{30'000};  // no byte for so long: kUnavailable
 };
@@ -43,7 +43,16 @@ struct HttpResponse {
 };
 
 // What kind of transport failure a status of HttpClient stands for; kNone for any other status.
-enum class TransportFailure { kNone, kUnknownHost, kRefused, kUnreachable, kTls, kStalled, kCut };
+enum class TransportFailure {
+  kNone,
+  kUnknownHost,
+  kRefused,
+  kUnreachable,
+  kUntrusted,  // the certificate
+  kNotTls,     // the other side does not speak TLS
+  kStalled,
+  kCut
+};
 TransportFailure TransportFailureOf(const absl::Status& status);
 
 class HttpClient {

@@ -2,13 +2,14 @@
 
 #include <curl/curl.h>
 
+#include <cstdint>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
-#include "absl/strings/str_cat.h"
 #include "base/log.h"
+#include "base/text.h"
 
 namespace imagefs {
 namespace {
@@ -33,7 +34,7 @@ bool HasControlCharacter(std::string_view text) {
 }
 
 absl::Status Refuse(std::string_view url, std::string_view why) {
-  return absl::InvalidArgumentError(absl::StrCat("URL \"", RedactUrl(url), "\" refused: ", why));
+  return absl::InvalidArgumentError(StrCat("URL \"", RedactUrl(url), "\" refused: ", why));
 }
 
 // Sets `text` on `handle`; a relative one is resolved against what the handle holds.
@@ -48,15 +49,16 @@ absl::StatusOr<Url> Take(CURLU* handle, std::string_view text) {
   }
   curl_url_set(handle, CURLUPART_FRAGMENT, nullptr, 0);
   Url url;
-  url.scheme = absl::AsciiStrToLower(Part(handle, CURLUPART_SCHEME));
-  url.host = absl::AsciiStrToLower(Part(handle, CURLUPART_HOST));
+  url.scheme = ToLower(Part(handle, CURLUPART_SCHEME));
+  url.host = ToLower(Part(handle, CURLUPART_HOST));
   if (url.scheme != "http" && url.scheme != "https") {
     return Refuse(text, "only http and https are supported");
   }
   if (url.host.empty()) return Refuse(text, "it names no host");
-  if (!absl::SimpleAtoi(Part(handle, CURLUPART_PORT, CURLU_DEFAULT_PORT), &url.port)) {
-    return Refuse(text, "its port is no number");
-  }
+  const std::optional<uint64_t> port =
+      ParseDecimal(Part(handle, CURLUPART_PORT, CURLU_DEFAULT_PORT));
+  if (!port || *port > 65535) return Refuse(text, "its port is no number");
+  url.port = static_cast<int>(*port);
   url.text = Part(handle, CURLUPART_URL);
   return url;
 }
@@ -80,7 +82,7 @@ absl::StatusOr<Url> Url::Resolve(std::string_view location) const {
 
 std::string Url::HostPort() const {
   if (port == (scheme == "https" ? 443 : 80)) return host;
-  return absl::StrCat(host, ":", port);
+  return StrCat(host, ":", port);
 }
 
 std::string UrlEncode(std::string_view text) {

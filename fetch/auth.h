@@ -1,0 +1,92 @@
+// How a registry wants to be told who asks: challenges of 401 answers (RFC 9110, 11.6.1) and the
+// token flow of docker's registries (GET, and OAuth2's POST for identity tokens).
+#pragma once
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "base/flight.h"
+#include "fetch/credentials.h"
+#include "fetch/http.h"
+
+namespace imagefs {
+
+struct AuthChallenge {
+  std::string scheme;                         // lower case: "bearer", "basic"
+  std::map<std::string, std::string> params;  // names in lower case; the first of equal names
+  std::string token68;                        // of schemes that have no parameters
+
+  std::string Param(std::string_view name) const;  // `name` in lower case; "" when absent
+};
+
+// All challenges of one WWW-Authenticate value, in order. What follows a syntax error is left out.
+// Pure; bounded in output, linear in input.
+std::vector<AuthChallenge> ParseChallenges(std::string_view header);
+
+// "Basic <base64>" of a user and a password.
+std::string BasicAuthorization(const Credential& credential);
+
+struct Token {
+  std::string value;
+  std::chrono::steady_clock::time_point fetched;
+  std::chrono::steady_clock::time_point expires;  // when to fetch a new one, a little early
+};
+
+struct TokenRequest {
+  std::string registry;     // URL of the registry's API: "https://registry-1.docker.io"
+  std::string realm;        // as in the challenge
+  std::string service;      // as in the challenge, may be empty
+  std::string scope;        // blank-separated scopes
+  Credential credential;    // empty = anonymous
+  std::string fingerprint;  // of the credential
+  bool verify_tls = true;
+};
+
+// Credentials go only to an https realm, or in the clear to the very host that the registry itself
+// is spoken to in the clear.
+absl::Status MaySendCredentials(std::string_view registry_url, std::string_view realm_url);
+
+// The wait that an answer asks for by Retry-After (seconds or a date), or nullopt. `now` in seconds
+// since 1970.
+std::optional<std::chrono::seconds> RetryAfter(std::string_view header, int64_t now);
+
+// Fetches and caches tokens by registry host, realm, service, scope and credential; one fetch in
+// flight for each, however many wait. Thread-safe. `done` runs exactly once, inline when a token is
+// at hand, else on the HTTP client's thread.
+class TokenSource {
+ public:
+  struct Options {
+    int max_attempts = 5;
+    std::chrono::milliseconds first_backoff{200};
+    std::function<std::chrono::steady_clock::time_point()> now;  // null = the real clock
+  };
+  TokenSource(HttpClient& http, Options options);
+
+  using Done = absl::AnyInvocable<void(absl::StatusOr<Token>)>;
+  // `refused` is a token that the registry did not take: a cached token equal to it is dropped.
+  // Errors: kUnauthenticated when the credentials (or anonymity) were refused.
+  FlightTicket Get(const TokenRequest& request, const std::string& refused, Done done);
+  FlightCounters counters() const { return flights_.counters(); }
+
+ private:
+  class Fetch;
+  void Store(const std::string& key, const Token& token);
+
+  HttpClient& http_;
+  const Options options_;
+  FlightTable<Token> flights_{"token"};
+  absl::Mutex mu_;
+  absl::flat_hash_map<std::string, Token> tokens_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace imagefs

@@ -1,0 +1,21 @@
+// The wait before the n-th new attempt: exponential, with jitter so that clients that failed
+// together do not come back together.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <random>
+
+namespace imagefs {
+
+// Between half and all of first * 2^(retry - 1), at most 10 s. `retry` counts from 1.
+inline std::chrono::milliseconds BackoffDelay(std::chrono::milliseconds first, int retry) {
+  constexpr std::chrono::milliseconds kMost(10'000);
+  const std::chrono::milliseconds full =
+      std::min(kMost, first * (int64_t{1} << std::clamp(retry - 1, 0, 16)));
+  thread_local std::minstd_rand random(std::random_device{}());
+  return full / 2 + std::chrono::milliseconds(std::uniform_int_distribution<int64_t>(
+                        0, std::max<int64_t>(0, full.count() / 2))(random));
+}
+
+}  // namespace imagefs

@@ -1,0 +1,270 @@
+#include "fetch/blob_read.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/status.h"
+#include "base/text.h"
+#include "fetch/registry.h"
+
+namespace imagefs {
+
+std::optional<ContentRange> ParseContentRange(std::string_view header) {
+  if (ToLower(header.substr(0, 5)) != "bytes") return std::nullopt;
+  header.remove_prefix(5);
+  while (ConsumePrefix(&header, " ") || ConsumePrefix(&header, "=")) {
+  }
+  const size_t dash = header.find('-');
+  const size_t slash = header.find('/');
+  if (dash == std::string_view::npos || slash == std::string_view::npos || slash < dash) {
+    return std::nullopt;
+  }
+  const std::optional<uint64_t> first = ParseDecimal(header.substr(0, dash));
+  const std::optional<uint64_t> last = ParseDecimal(header.substr(dash + 1, slash - dash - 1));
+  if (!first || !last || *last < *first || *last == UINT64_MAX) return std::nullopt;
+  ContentRange range{*first, *last + 1, std::nullopt};
+  const std::string_view total = header.substr(slash + 1);
+  if (total == "*") return range;
+  range.total = ParseDecimal(total);
+  if (!range.total || *range.total < range.end) return std::nullopt;
+  return range;
+}
+
+void BlobRead::Run(std::shared_ptr<RegistryShared> shared,
+                   std::shared_ptr<const RegistryEndpoint> endpoint, const Descriptor& blob,
+                   std::vector<ByteRange> ranges, PriorityRef priority, CancelToken cancel,
+                   ImageSource::BlobSink sink, ImageSource::BlobDone done) {
+  HttpClient& http = shared->http;
+  std::shared_ptr<BlobRead> read(new BlobRead(std::move(shared), std::move(endpoint), blob,
+                                              std::move(priority), std::move(sink),
+                                              std::move(done)));
+  http.After({}, [read = std::move(read), ranges = std::move(ranges), cancel = std::move(cancel)] {
+    for (const ByteRange& range : ranges) {
+      if (range.end < range.begin || range.end > read->size_) {
+        return read->Finish(
+            absl::InvalidArgumentError(StrCat(read->what_, ": range ", range.begin, "-", range.end,
+                                              " is outside its ", read->size_, " bytes")));
+      }
+    }
+    read->registration_ =
+        cancel.OnCancel([weak = std::weak_ptr(read), &http = read->shared_->http] {
+          http.After({}, [weak] {
+            if (const auto self = weak.lock()) self->Finish(absl::CancelledError("read cancelled"));
+          });
+        });
+    read->Split(ranges);
+    read->Pump();
+  });
+}
+
+BlobRead::BlobRead(std::shared_ptr<RegistryShared> shared,
+                   std::shared_ptr<const RegistryEndpoint> endpoint, const Descriptor& blob,
+                   PriorityRef priority, ImageSource::BlobSink sink, ImageSource::BlobDone done)
+    : shared_(std::move(shared)),
+      endpoint_(std::move(endpoint)),
+      digest_(blob.digest),
+      size_(blob.size),
+      what_(StrCat("blob ", blob.digest.Short(), " of ", endpoint_->host, "/",
+                   endpoint_->repository)),
+      priority_(std::move(priority)),
+      sink_(std::move(sink)),
+      done_(std::move(done)) {}
+
+void BlobRead::Split(const std::vector<ByteRange>& ranges) {
+  const uint64_t step = std::max<uint64_t>(1, shared_->options.range_bytes);
+  RangeSet merged;
+  for (const ByteRange& range : ranges) {
+    if (!range.empty()) merged.Add(range);
+  }
+  for (const ByteRange& range : merged.ranges()) {
+    for (uint64_t begin = range.begin; begin < range.end;) {
+      const uint64_t end = range.end - begin > step ? begin + step : range.end;
+      waiting_.push_back({begin, end});
+      begin = end;
+    }
+  }
+  plain_get_ = waiting_.size() == 1 && waiting_.front() == ByteRange{0, size_};
+  const auto support = shared_->HostState(endpoint_->api_host).ranges;
+  if (!plain_get_) {
+    probing_ = support == RegistryShared::Host::Ranges::kUnknown;
+    whole_mode_ = support == RegistryShared::Host::Ranges::kIgnored;
+  }
+}
+
+// Starts what may be in flight; finishes when nothing is left.
+void BlobRead::Pump() {
+  if (done_.called()) return;
+  if (whole_mode_ && in_flight_.empty() && !waiting_.empty()) {
+    // One stream brings everything.
+    wanted_.assign(waiting_.begin(), waiting_.end());
+    waiting_.clear();
+    auto piece = std::make_shared<Piece>();
+    piece->range = {0, size_};
+    piece->whole = true;
+    return StartPiece(std::move(piece));
+  }
+  const size_t limit = probing_ ? 1 : std::max(1, shared_->options.ranges_per_blob);
+  while (!whole_mode_ && !waiting_.empty() && in_flight_.size() < limit && !done_.called()) {
+    auto piece = std::make_shared<Piece>();
+    piece->range = waiting_.front();
+    piece->next = piece->range.begin;
+    waiting_.pop_front();
+    StartPiece(std::move(piece));
+  }
+  if (in_flight_.empty() && waiting_.empty()) Finish(absl::OkStatus());
+}
+
+void BlobRead::StartPiece(std::shared_ptr<Piece> piece) {
+  in_flight_.push_back(piece);
+  RegistryCall::Spec spec;
+  spec.path = StrCat("/v2/", endpoint_->repository, "/blobs/", digest_.ToString());
+  spec.what = what_;
+  spec.priority = priority_;
+  spec.keep_redirect = true;
+  spec.range = [self = shared_from_this(), piece] { return self->RangeHeader(*piece); };
+  spec.on_headers = [self = shared_from_this(), piece](const HttpResponse& response) {
+    return self->OnHeaders(piece, response);
+  };
+  RegistryCall::Run(shared_, endpoint_, std::move(spec), piece->cancel.token(),
+                    [self = shared_from_this(), piece](absl::StatusOr<HttpResponse> response) {
+                      self->OnPieceDone(piece, response.status());
+                    });
+}
+
+std::optional<std::string> BlobRead::RangeHeader(Piece& piece) {
+  if (piece.whole) {
+    if (wanted_.empty()) return std::nullopt;
+    return "";
+  }
+  if (piece.next == piece.range.end) return std::nullopt;
+  if (piece.next > piece.range.begin && piece.asked_before) {
+    shared_->resumes.fetch_add(1, std::memory_order_relaxed);
+  }
+  piece.asked_before = true;
+  if (plain_get_ && piece.next == 0) return "";
+  return StrCat("bytes=", piece.next, "-", piece.range.end - 1);
+}
+
+absl::StatusOr<HttpClient::Sink> BlobRead::OnHeaders(const std::shared_ptr<Piece>& piece,
+                                                     const HttpResponse& response) {
+  if (done_.called()) return absl::CancelledError("read is over");
+  const absl::Status status =
+      response.status == 206 ? TakeRange(*piece, response) : TakeWhole(*piece, response);
+  if (!status.ok()) return status;
+  if (probing_ && !whole_mode_) {
+    probing_ = false;
+    Pump();
+  }
+  return HttpClient::Sink([self = shared_from_this(), piece](std::string_view data) {
+    if (self->done_.called()) return absl::CancelledError("read is over");
+    return piece->whole ? self->OnWholeData(*piece, data) : self->OnRangeData(*piece, data);
+  });
+}
+
+absl::Status BlobRead::Mismatch(const std::string& why) const {
+  return absl::DataLossError(
+      StrCat(what_, ": ", endpoint_->host, " ", why, "; have the image pushed again"));
+}
+
+absl::Status BlobRead::TakeRange(Piece& piece, const HttpResponse& response) {
+  const std::string header = response.Header("content-range");
+  const std::optional<ContentRange> range = ParseContentRange(header);
+  if (piece.whole || !range || range->begin != piece.next || range->end > piece.range.end) {
+    return Mismatch(StrCat("answered with range \"", Printable(header), "\" where bytes ",
+                           piece.next, "-", piece.range.end - 1, " were asked for"));
+  }
+  if (range->total && *range->total != size_) {
+    return Mismatch(StrCat("has ", *range->total, " bytes of it where the manifest says ", size_));
+  }
+  shared_->HostState(endpoint_->api_host).ranges = RegistryShared::Host::Ranges::kSupported;
+  return absl::OkStatus();
+}
+
+// The whole blob comes: as asked for, or because the server ignores Range.
+absl::Status BlobRead::TakeWhole(Piece& piece, const HttpResponse& response) {
+  if (const std::optional<uint64_t> length = ParseDecimal(response.Header("content-length"));
+      length && *length != size_) {
+    return Mismatch(StrCat("has ", *length, " bytes of it where the manifest says ", size_));
+  }
+  if (plain_get_ && piece.next == 0) return absl::OkStatus();
+  if (!whole_mode_) {
+    shared_->HostState(endpoint_->api_host).ranges = RegistryShared::Host::Ranges::kIgnored;
+    whole_mode_ = true;
+    wanted_.assign(waiting_.begin(), waiting_.end());
+    waiting_.clear();
+    // This stream brings what the others were to bring as well.
+    for (const auto& other : in_flight_) {
+      if (other->next < other->range.end) wanted_.push_back({other->next, other->range.end});
+      if (other.get() != &piece) other->cancel.Cancel();
+    }
+    std::sort(wanted_.begin(), wanted_.end());
+    piece.whole = true;
+  } else if (!piece.whole) {
+    return absl::CancelledError("another stream brings these bytes");
+  }
+  piece.position = 0;
+  return absl::OkStatus();
+}
+
+absl::Status BlobRead::OnRangeData(Piece& piece, std::string_view data) {
+  if (data.size() > piece.range.end - piece.next) {
+    return Mismatch(StrCat("sends more than the bytes up to ", piece.range.end));
+  }
+  IMAGEFS_RETURN_IF_ERROR(sink_(piece.next, data));
+  piece.next += data.size();
+  return absl::OkStatus();
+}
+
+absl::Status BlobRead::OnWholeData(Piece& piece, std::string_view data) {
+  if (data.size() > size_ - piece.position) {
+    return Mismatch(StrCat("sends more than its ", size_, " bytes"));
+  }
+  const uint64_t begin = piece.position;
+  piece.position += data.size();
+  while (!wanted_.empty() && wanted_.front().begin < piece.position) {
+    ByteRange& want = wanted_.front();
+    const uint64_t from = std::max(want.begin, begin);
+    const uint64_t to = std::min(want.end, piece.position);
+    if (want.begin < begin) return Mismatch("lost its place");
+    IMAGEFS_RETURN_IF_ERROR(sink_(from, data.substr(from - begin, to - from)));
+    want.begin = to;
+    if (want.empty()) wanted_.pop_front();
+  }
+  if (!wanted_.empty()) return absl::OkStatus();
+  // Nothing more is wanted, so the rest of the stream is not waited for.
+  if (piece.position < size_) {
+    Finish(absl::OkStatus());
+    return absl::CancelledError("read is over");
+  }
+  return absl::OkStatus();
+}
+
+void BlobRead::OnPieceDone(const std::shared_ptr<Piece>& piece, const absl::Status& status) {
+  in_flight_.erase(std::remove(in_flight_.begin(), in_flight_.end(), piece), in_flight_.end());
+  if (done_.called()) return;
+  if (whole_mode_ && !piece->whole) return Pump();  // a stream of the whole blob took its place
+  if (!status.ok()) return Finish(status);
+  if (piece->whole) {
+    if (!wanted_.empty()) return Finish(Mismatch("ended the blob too early"));
+  } else if (piece->next < piece->range.end) {
+    if (plain_get_ || piece->next == piece->range.begin) {
+      return Finish(Mismatch(StrCat("sent ", piece->next, " bytes of ", piece->range.end)));
+    }
+    // A server may answer a range by a shorter one.
+    piece->range.begin = piece->next;
+    piece->asked_before = false;
+    return StartPiece(piece);
+  }
+  Pump();
+}
+
+void BlobRead::Finish(absl::Status status) {
+  if (done_.called()) return;
+  const auto keep = shared_from_this();
+  registration_.Reset();
+  for (const auto& piece : in_flight_) piece->cancel.Cancel();
+  waiting_.clear();
+  done_(std::move(status));
+}
+
+}  // namespace imagefs

@@ -1,0 +1,127 @@
+#include "fetch/registry.h"
+
+#include <utility>
+
+#include "base/status.h"
+#include "base/text.h"
+#include "fetch/blob_read.h"
+
+namespace imagefs {
+namespace {
+
+constexpr char kAccept[] =
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+    "application/vnd.docker.distribution.manifest.list.v2+json, "
+    "application/vnd.docker.distribution.manifest.v2+json";
+
+std::shared_ptr<const RegistryEndpoint> MakeEndpoint(const Reference& reference,
+                                                     const SourceFactory::Access& access) {
+  auto endpoint = std::make_shared<RegistryEndpoint>();
+  endpoint->host = reference.host;
+  endpoint->api_host = reference.ApiHost();
+  endpoint->repository = reference.repository;
+  endpoint->fingerprint = access.credential.Fingerprint();
+  endpoint->audience =
+      StrCat(reference.host, "/", reference.repository, " ", endpoint->fingerprint);
+  endpoint->loopback = reference.IsLoopback();
+  endpoint->access = access;
+  return endpoint;
+}
+
+// What may stand in a path after manifests/.
+bool IsTagOrDigest(std::string_view text) {
+  if (text.empty() || text.size() > 256) return false;
+  for (char c : text) {
+    const bool word = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    if (!word && c != '_' && c != '.' && c != '-' && c != ':') return false;
+  }
+  return text != "." && text != "..";
+}
+
+absl::StatusOr<ImageSource::FetchedManifest> CheckManifest(const std::string& what,
+                                                           const std::string& tag_or_digest,
+                                                           HttpResponse response) {
+  ImageSource::FetchedManifest manifest;
+  manifest.digest = Sha256Of(response.body);
+  const absl::StatusOr<Digest> wanted = Digest::Parse(tag_or_digest);
+  const absl::StatusOr<Digest> announced = Digest::Parse(response.Header("docker-content-digest"));
+  if ((wanted.ok() && *wanted != manifest.digest) ||
+      (announced.ok() && *announced != manifest.digest)) {
+    return absl::DataLossError(StrCat(what, ": the bytes of the manifest have digest ",
+                                      manifest.digest.ToString(), " and not ",
+                                      wanted.ok() ? wanted->ToString() : announced->ToString(),
+                                      "; check the registry and whatever is between"));
+  }
+  std::string_view type = response.headers.contains("content-type")
+                              ? std::string_view(response.headers.find("content-type")->second)
+                              : std::string_view();
+  type = type.substr(0, type.find(';'));
+  while (type.ends_with(' ')) type.remove_suffix(1);
+  manifest.content_type = ToLower(type);
+  manifest.bytes = std::move(response.body);
+  return manifest;
+}
+
+}  // namespace
+
+RegistrySource::RegistrySource(std::shared_ptr<RegistryShared> shared, const Reference& reference,
+                               const SourceFactory::Access& access)
+    : shared_(std::move(shared)), endpoint_(MakeEndpoint(reference, access)) {}
+
+void RegistrySource::GetManifest(const std::string& tag_or_digest, CancelToken cancel,
+                                 ManifestDone done) {
+  if (!IsTagOrDigest(tag_or_digest)) {
+    return done(absl::InvalidArgumentError(
+        StrCat("\"", Printable(tag_or_digest), "\" is neither a tag nor a digest")));
+  }
+  RegistryCall::Spec spec;
+  spec.path = StrCat("/v2/", endpoint_->repository, "/manifests/", tag_or_digest);
+  spec.what = StrCat(endpoint_->host, "/", endpoint_->repository,
+                     tag_or_digest.find(':') == std::string::npos ? ":" : "@", tag_or_digest);
+  spec.headers.emplace_back("Accept", kAccept);
+  spec.max_body_bytes = kMaxManifestBytes;
+  const std::string what = spec.what;
+  RegistryCall::Run(
+      shared_, endpoint_, std::move(spec), std::move(cancel),
+      [what, tag_or_digest, done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
+        if (!response.ok()) return done(response.status());
+        done(CheckManifest(what, tag_or_digest, *std::move(response)));
+      });
+}
+
+void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
+                                  SmallBlobDone done) {
+  const std::string what =
+      StrCat("blob ", blob.digest.Short(), " of ", endpoint_->host, "/", endpoint_->repository);
+  if (blob.size > max_bytes) {
+    return done(absl::InvalidArgumentError(
+        StrCat(what, " has ", blob.size, " bytes, more than the allowed ", max_bytes)));
+  }
+  // Ranges of one blob may arrive out of order.
+  auto bytes = std::make_shared<std::string>(blob.size, '\0');
+  BlobRead::Run(
+      shared_, endpoint_, blob, {{0, blob.size}}, nullptr, std::move(cancel),
+      [bytes](uint64_t offset, std::string_view data) {
+        bytes->replace(offset, data.size(), data);
+        return absl::OkStatus();
+      },
+      [bytes, what, digest = blob.digest, done = std::move(done)](absl::Status status) mutable {
+        if (status.ok() && Sha256Of(*bytes) != digest) {
+          status = absl::DataLossError(
+              StrCat(what,
+                     ": its bytes do not have its digest; check the registry and whatever is "
+                     "between"));
+        }
+        if (!status.ok()) return done(std::move(status));
+        done(std::move(*bytes));
+      });
+}
+
+void RegistrySource::ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges,
+                              PriorityRef priority, CancelToken cancel, BlobSink sink,
+                              BlobDone done) {
+  BlobRead::Run(shared_, endpoint_, blob, std::move(ranges), std::move(priority), std::move(cancel),
+                std::move(sink), std::move(done));
+}
+
+}  // namespace imagefs

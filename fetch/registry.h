@@ -1,0 +1,44 @@
+// An ImageSource over the distribution API of a registry (OCI distribution-spec).
+//
+// Whole blobs that are not larger than `range_bytes` are fetched by one plain GET; larger ones, and
+// parts, by ranges in ascending order. Every byte is asked for once, unless a connection is cut in
+// the middle of a server that ignores Range.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "fetch/registry_call.h"
+#include "fetch/source.h"
+
+namespace imagefs {
+
+// Must not be used after the HttpClient of `shared` is gone.
+class RegistrySource : public ImageSource {
+ public:
+  RegistrySource(std::shared_ptr<RegistryShared> shared, const Reference& reference,
+                 const SourceFactory::Access& access);
+
+  std::string audience() const override { return endpoint_->audience; }
+  void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
+                   ManifestDone done) override;
+  void GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
+                    SmallBlobDone done) override;
+  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef priority,
+                CancelToken cancel, BlobSink sink, BlobDone done) override;
+
+ private:
+  const std::shared_ptr<RegistryShared> shared_;
+  const std::shared_ptr<const RegistryEndpoint> endpoint_;
+};
+
+// "bytes 0-9/100". Pure.
+struct ContentRange {
+  uint64_t begin = 0;
+  uint64_t end = 0;               // one past the last byte
+  std::optional<uint64_t> total;  // absent for "*"
+};
+std::optional<ContentRange> ParseContentRange(std::string_view header);
+
+}  // namespace imagefs

@@ -1,0 +1,50 @@
+#include "fetch/source.h"
+
+#include <utility>
+
+#include "base/status.h"
+#include "fetch/local_source.h"
+#include "fetch/registry.h"
+
+namespace imagefs {
+namespace {
+
+class RegistryAwareFactory : public SourceFactory {
+ public:
+  RegistryAwareFactory(const Options& options, std::unique_ptr<HttpClient> http)
+      : shared_(std::make_shared<RegistryShared>(*http, options)), http_(std::move(http)) {}
+
+  absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference,
+                                                    const Access& access) override {
+    if (reference.transport != Reference::Transport::kRegistry) return OpenLocalSource(reference);
+    if (reference.host.empty() || reference.repository.empty()) {
+      return absl::InvalidArgumentError("a registry's reference needs a host and a repository");
+    }
+    return std::make_shared<RegistrySource>(shared_, reference, access);
+  }
+
+  Counters counters() const override {
+    Counters counters;
+    counters.http = http_->counters();
+    const FlightCounters tokens = shared_->tokens.counters();
+    counters.tokens_fetched = tokens.leaders;
+    counters.token_joins = tokens.joins;
+    counters.retries = shared_->retries.load(std::memory_order_relaxed);
+    counters.resumes = shared_->resumes.load(std::memory_order_relaxed);
+    counters.redirects = shared_->redirects.load(std::memory_order_relaxed);
+    return counters;
+  }
+
+ private:
+  const std::shared_ptr<RegistryShared> shared_;
+  const std::unique_ptr<HttpClient> http_;  // goes first and ends all work with it
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SourceFactory>> SourceFactory::Create(Options options) {
+  IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<HttpClient> http, HttpClient::Create(options.http));
+  return std::unique_ptr<SourceFactory>(new RegistryAwareFactory(options, std::move(http)));
+}
+
+}  // namespace imagefs

@@ -1,0 +1,689 @@
+#include "fetch/registry.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "absl/synchronization/notification.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "tests/fakes/fetch/fake_registry.h"
+
+namespace imagefs {
+namespace {
+
+constexpr char kManifestType[] = "application/vnd.oci.image.manifest.v1+json";
+
+std::string Pattern(size_t size) {
+  std::string bytes(size, '\0');
+  uint32_t state = 12345;
+  for (char& c : bytes) {
+    state = state * 1664525 + 1013904223;
+    c = static_cast<char>(state >> 24);
+  }
+  return bytes;
+}
+
+bool Contains(const absl::Status& status, const std::string& text) {
+  return std::string(status.message()).find(text) != std::string::npos;
+}
+
+template <typename T>
+struct Pending {
+  absl::Notification finished;
+  T result = absl::UnknownError("not finished");
+  absl::AnyInvocable<void(T)> Done() {
+    return [this](T r) {
+      result = std::move(r);
+      finished.Notify();
+    };
+  }
+  T& Wait() {
+    finished.WaitForNotification();
+    return result;
+  }
+};
+using PendingManifest = Pending<absl::StatusOr<ImageSource::FetchedManifest>>;
+
+// Where the bytes of a read arrive. No byte may arrive twice.
+struct Received {
+  std::string bytes;
+  RangeSet present;
+  uint64_t total = 0;
+  absl::Status Take(uint64_t offset, std::string_view data) {
+    if (bytes.size() < offset + data.size()) bytes.resize(offset + data.size());
+    bytes.replace(offset, data.size(), data);
+    present.Add({offset, offset + data.size()});
+    total += data.size();
+    return absl::OkStatus();
+  }
+  bool Twice() const { return total != present.total_bytes(); }
+};
+
+class RegistryTest : public testing::Test {
+ protected:
+  void SetUp() override { MakeFactory(); }
+
+  void MakeFactory() {
+    SourceFactory::Options options;
+    options.first_backoff = std::chrono::milliseconds(1);
+    options.max_attempts = 4;
+    options.range_bytes = 100'000;
+    options.ranges_per_blob = 3;
+    auto factory = SourceFactory::Create(options);
+    ASSERT_TRUE(factory.ok()) << factory.status();
+    factory_ = *std::move(factory);
+  }
+  std::shared_ptr<ImageSource> Open(SourceFactory::Access access = {}) {
+    const auto reference = Reference::Parse(StrCat(server_.host(), "/img:1"));
+    EXPECT_TRUE(reference.ok()) << reference.status();
+    auto source = factory_->Open(*reference, access);
+    EXPECT_TRUE(source.ok()) << source.status();
+    return *std::move(source);
+  }
+  static SourceFactory::Access As(const std::string& user, const std::string& password) {
+    SourceFactory::Access access;
+    access.credential.username = user;
+    access.credential.password = password;
+    return access;
+  }
+  absl::StatusOr<ImageSource::FetchedManifest> GetManifest(ImageSource& source,
+                                                           const std::string& tag = "1") {
+    PendingManifest pending;
+    source.GetManifest(tag, CancelToken(), pending.Done());
+    return pending.Wait();
+  }
+  Descriptor AddBlob(std::string bytes) {
+    Descriptor blob;
+    blob.size = bytes.size();
+    blob.digest = server_.AddBlob("img", std::move(bytes));
+    path_ = FakeRegistry::BlobPath("img", blob.digest);
+    return blob;
+  }
+  absl::Status Read(ImageSource& source, const Descriptor& blob, std::vector<ByteRange> ranges,
+                    Received& received) {
+    Pending<absl::Status> pending;
+    source.ReadBlob(
+        blob, std::move(ranges), nullptr, CancelToken(),
+        [&](uint64_t offset, std::string_view data) { return received.Take(offset, data); },
+        pending.Done());
+    return pending.Wait();
+  }
+  // Every byte of [0, size) was asked for exactly once.
+  void ExpectAskedOnce(uint64_t size) {
+    std::vector<ByteRange> asked = server_.RangesAsked(path_);
+    std::sort(asked.begin(), asked.end());
+    uint64_t at = 0;
+    for (const ByteRange& range : asked) {
+      EXPECT_EQ(range.begin, at);
+      at = range.end;
+    }
+    EXPECT_EQ(at, size);
+  }
+
+  FakeRegistry server_;
+  std::unique_ptr<SourceFactory> factory_;
+  std::string path_;  // of the last blob added
+};
+
+TEST_F(RegistryTest, ManifestByTagAndByDigest) {
+  const Digest digest =
+      server_.AddManifest("img", "1", "{}", "application/vnd.oci.image.manifest.v1+JSON; a=b");
+  const auto source = Open();
+  const auto by_tag = GetManifest(*source);
+  ASSERT_TRUE(by_tag.ok()) << by_tag.status();
+  EXPECT_EQ(by_tag->digest, digest);
+  EXPECT_EQ(by_tag->bytes, "{}");
+  EXPECT_EQ(by_tag->content_type, kManifestType);
+  EXPECT_TRUE(GetManifest(*source, digest.ToString()).ok());
+  const std::string accept = server_.requests()[0].Header("accept");
+  for (const char* type :
+       {"application/vnd.oci.image.index.v1+json", "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json"}) {
+    EXPECT_NE(accept.find(type), std::string::npos);
+  }
+  EXPECT_FALSE(GetManifest(*source, "../x").ok());
+  EXPECT_EQ(server_.requests().size(), 2u);
+}
+
+TEST_F(RegistryTest, ManifestBytesAreChecked) {
+  const Digest digest = server_.AddManifest("img", "1", "{}", kManifestType);
+  const auto source = Open();
+  server_.On(StrCat("/v2/img/manifests/", digest.ToString()), {.corrupt = true});
+  EXPECT_TRUE(absl::IsDataLoss(GetManifest(*source, digest.ToString()).status()));
+  server_.On("/v2/img/manifests/1",
+             {.headers = {{"Docker-Content-Digest", Sha256Of("other").ToString()}}});
+  EXPECT_TRUE(absl::IsDataLoss(GetManifest(*source).status()));
+  server_.On("/v2/img/manifests/1", {.headers = {{"Docker-Content-Digest", digest.ToString()}}});
+  EXPECT_TRUE(GetManifest(*source).ok());
+  server_.On("/v2/img/manifests/1", {.body = std::string(kMaxManifestBytes + 1, ' ')});
+  EXPECT_TRUE(absl::IsResourceExhausted(GetManifest(*source).status()));
+}
+
+TEST_F(RegistryTest, NotFoundNamesTheReference) {
+  const auto source = Open();
+  const absl::Status status = GetManifest(*source).status();
+  EXPECT_TRUE(absl::IsNotFound(status));
+  EXPECT_TRUE(Contains(status, StrCat(server_.host(), "/img:1"))) << status;
+  EXPECT_TRUE(Contains(status, "check the name")) << status;
+  EXPECT_EQ(server_.requests().size(), 1u);
+}
+
+TEST_F(RegistryTest, TokensAreFetchedOnceForAllSources) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer});
+  EXPECT_TRUE(GetManifest(*Open()).ok());
+  EXPECT_TRUE(GetManifest(*Open()).ok());
+  // The second source knows how to ask: no answer 401 more.
+  EXPECT_EQ(server_.RequestsFor("/v2/img/manifests/1").size(), 3u);
+  EXPECT_EQ(server_.RequestsFor("/token").size(), 1u);
+  EXPECT_EQ(server_.RequestsFor("/token")[0].query, "service=fake&scope=repository%3Aimg%3Apull");
+  EXPECT_EQ(factory_->counters().tokens_fetched, 1u);
+}
+
+TEST_F(RegistryTest, ARevokedTokenIsRenewedOnceForAllWaiters) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  for (const int refusal : {401, 403}) {
+    server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer, .refused_status = refusal});
+    const auto source = Open();
+    ASSERT_TRUE(GetManifest(*source).ok());
+    const size_t before = server_.RequestsFor("/token").size();
+    server_.RevokeTokens();
+    // The renewal ends only after everybody was refused.
+    server_.On("/token", {.hold = true});
+    const size_t seen = server_.RequestsFor("/v2/img/manifests/1").size();
+    std::vector<std::unique_ptr<PendingManifest>> pendings;
+    for (int i = 0; i < 6; ++i) {
+      pendings.push_back(std::make_unique<PendingManifest>());
+      source->GetManifest("1", CancelToken(), pendings.back()->Done());
+    }
+    ASSERT_TRUE(server_.WaitForRequests("/v2/img/manifests/1", seen + 6));
+    server_.Release("/token");
+    for (auto& pending : pendings) EXPECT_TRUE(pending->Wait().ok()) << pending->result.status();
+    EXPECT_EQ(server_.RequestsFor("/token").size(), before + 1) << refusal;
+  }
+}
+
+TEST_F(RegistryTest, AFreshTokenThatIsRefusedIsTheEnd) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer});
+  server_.On("/token", {.times = -1, .body = R"({"token":"not valid"})"});
+  server_.On("/token", {.times = -1});
+  const absl::Status useless = GetManifest(*Open()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(useless)) << useless;
+}
+
+TEST_F(RegistryTest, RefusalsSayWhatToDo) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer});
+  server_.On("/token", {.times = -1, .body = R"({"token":"worthless"})"});
+  const absl::Status anonymous = GetManifest(*Open()).status();
+  EXPECT_TRUE(absl::IsUnauthenticated(anonymous)) << anonymous;
+  EXPECT_TRUE(Contains(anonymous, StrCat("docker login ", server_.host()))) << anonymous;
+  EXPECT_TRUE(Contains(anonymous, "anonymous")) << anonymous;
+  EXPECT_EQ(server_.RequestsFor("/token").size(), 1u);
+  const absl::Status known = GetManifest(*Open(As("me", "secret-pw"))).status();
+  EXPECT_TRUE(IsCredentialFailure(known)) << known;
+  EXPECT_FALSE(Contains(known, "anonymous")) << known;
+  EXPECT_FALSE(Contains(known, "secret-pw"));
+  EXPECT_FALSE(Contains(known, "worthless"));
+}
+
+TEST_F(RegistryTest, BasicCredentials) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  server_.SetAuth(
+      {.kind = FakeRegistry::Auth::Kind::kBasic, .user = "me", .password = "secret-pw"});
+  const auto source = Open(As("me", "secret-pw"));
+  EXPECT_TRUE(GetManifest(*source).ok());
+  EXPECT_TRUE(GetManifest(*source).ok());
+  EXPECT_EQ(server_.requests().size(), 3u);
+  const absl::Status wrong = GetManifest(*Open(As("me", "guess"))).status();
+  EXPECT_TRUE(absl::IsUnauthenticated(wrong)) << wrong;
+  EXPECT_TRUE(Contains(wrong, "refuses these credentials")) << wrong;
+  const absl::Status none = GetManifest(*Open()).status();
+  EXPECT_TRUE(absl::IsUnauthenticated(none)) << none;
+  EXPECT_TRUE(Contains(none, "anonymous")) << none;
+  EXPECT_NE(Open()->audience(), source->audience());
+}
+
+TEST_F(RegistryTest, BearerIsPreferredToBasic) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer, .user = "me", .password = "pw"});
+  server_.On("/v2/img/manifests/1",
+             {.headers = {{"WWW-Authenticate", StrCat("bAsIc realm=\"x\", BEARER Realm=\"",
+                                                      server_.Url("/token"), "\"")}}});
+  EXPECT_TRUE(GetManifest(*Open(As("me", "pw"))).ok());
+  // Without a scope in the challenge, the repository's.
+  EXPECT_EQ(server_.RequestsFor("/token").at(0).query, "scope=repository%3Aimg%3Apull");
+}
+
+TEST_F(RegistryTest, RedirectsLoseTheAuthorizationAndAreRemembered) {
+  FakeRegistry storage("127.0.0.2");
+  const std::string bytes = Pattern(350'000);
+  const Descriptor blob = AddBlob(bytes);
+  storage.AddFile("/store/x", bytes);
+  server_.SetAuth(
+      {.kind = FakeRegistry::Auth::Kind::kBasic, .user = "me", .password = "secret-pw"});
+  server_.On(path_, {.times = 1});  // 401 first
+  server_.On(path_, {.times = -1,
+                     .status = 307,
+                     .headers = {{"Location", storage.Url("/store/x?sig=abc")}},
+                     .body = ""});
+  Received received;
+  const auto source = Open(As("me", "secret-pw"));
+  EXPECT_EQ(Read(*source, blob, {{0, blob.size}}, received), absl::OkStatus());
+  EXPECT_EQ(received.bytes, bytes);
+  EXPECT_FALSE(received.Twice());
+  EXPECT_EQ(server_.RequestsFor(path_).size(), 2u);
+  const auto asked = storage.RequestsFor("/store/x");
+  EXPECT_EQ(asked.size(), 4u);
+  for (const auto& request : asked) {
+    EXPECT_EQ(request.Header("authorization"), "");
+    EXPECT_EQ(request.query, "sig=abc");
+  }
+  EXPECT_EQ(factory_->counters().redirects, 1u);
+}
+
+TEST_F(RegistryTest, RelativeRedirectsKeepTheAuthorization) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  server_.AddManifest("img", "2", "{}", kManifestType);
+  server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBasic, .user = "me", .password = "pw"});
+  server_.On("/v2/img/manifests/1", {.times = 1});
+  server_.On("/v2/img/manifests/1", {.status = 302, .headers = {{"Location", "2"}}});
+  EXPECT_TRUE(GetManifest(*Open(As("me", "pw"))).ok());
+  EXPECT_NE(server_.RequestsFor("/v2/img/manifests/2").at(0).Header("authorization"), "");
+}
+
+TEST_F(RegistryTest, AnExpiredLinkIsResolvedAgainOnce) {
+  FakeRegistry storage("127.0.0.2");
+  const std::string bytes = Pattern(1000);
+  const Descriptor blob = AddBlob(bytes);
+  storage.AddFile("/x", bytes);
+  server_.On(path_, {.times = -1, .status = 307, .headers = {{"Location", storage.Url("/x")}}});
+  const auto source = Open();
+  for (const int refusal : {400, 401, 403}) {
+    Received first, second;
+    EXPECT_EQ(Read(*source, blob, {{0, 1000}}, first), absl::OkStatus());
+    storage.On("/x", {.status = refusal});
+    EXPECT_EQ(Read(*source, blob, {{0, 1000}}, second), absl::OkStatus());
+    EXPECT_EQ(second.bytes, bytes);
+  }
+  storage.On("/x", {.times = 2, .status = 403});
+  Received third;
+  const absl::Status status = Read(*source, blob, {{0, 1000}}, third);
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_FALSE(IsCredentialFailure(status));
+}
+
+TEST_F(RegistryTest, RedirectsEnd) {
+  server_.On("/v2/img/manifests/1", {.times = -1, .status = 302, .headers = {{"Location", "1"}}});
+  const absl::Status status = GetManifest(*Open()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_EQ(server_.requests().size(), 11u);
+  server_.On("/v2/img/manifests/2", {.status = 302, .headers = {{"Location", "file:///etc/x"}}});
+  EXPECT_FALSE(GetManifest(*Open(), "2").ok());
+  server_.On("/v2/img/manifests/3", {.status = 302});
+  EXPECT_FALSE(GetManifest(*Open(), "3").ok());
+}
+
+TEST_F(RegistryTest, TooManyRequestsAreRetriedAndThenReported) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  const std::string path = "/v2/img/manifests/1";
+  server_.On(path, {.times = 2, .status = 429, .headers = {{"Retry-After", "0"}}});
+  EXPECT_TRUE(GetManifest(*Open()).ok());
+  EXPECT_EQ(factory_->counters().retries, 2u);
+  server_.On(path, {.times = 4, .status = 429});
+  EXPECT_TRUE(absl::IsResourceExhausted(GetManifest(*Open()).status()));
+  EXPECT_EQ(server_.RequestsFor(path).size(), 7u);
+  server_.On(path, {.times = 1, .status = 429, .headers = {{"Retry-After", "86400"}}});
+  EXPECT_TRUE(absl::IsResourceExhausted(GetManifest(*Open()).status()));
+  EXPECT_EQ(server_.RequestsFor(path).size(), 8u);
+}
+
+TEST_F(RegistryTest, WhatMayPassIsRetried) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  const std::string path = "/v2/img/manifests/1";
+  server_.On(path, {.status = 503});
+  server_.On(path, {.cut_after_bytes = 1});
+  server_.On(path, {.status = 408});
+  const auto manifest = GetManifest(*Open());
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->bytes, "{}");
+  server_.On(path, {.times = 4, .status = 500});
+  const absl::Status status = GetManifest(*Open()).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_TRUE(Contains(status, "500")) << status;
+  server_.On(path, {.status = 501 - 87});  // 414: stays wrong
+  EXPECT_TRUE(absl::IsFailedPrecondition(GetManifest(*Open()).status()));
+}
+
+TEST_F(RegistryTest, ARefusedConnectionFailsSoon) {
+  std::string host;
+  {
+    FakeRegistry gone;
+    host = gone.host();
+  }
+  auto source = factory_->Open(*Reference::Parse(StrCat(host, "/img:1")), {});
+  const absl::Status status = GetManifest(**source).status();
+  EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+  EXPECT_TRUE(Contains(status, host)) << status;
+  EXPECT_EQ(factory_->counters().retries, 2u);
+}
+
+TEST_F(RegistryTest, AnUnknownHostFailsAtOnce) {
+  auto source = factory_->Open(*Reference::Parse("no-such-host.invalid/img:1"), {});
+  EXPECT_TRUE(absl::IsUnavailable(GetManifest(**source).status()));
+  EXPECT_EQ(factory_->counters().retries, 0u);
+}
+
+TEST_F(RegistryTest, ALoopbackHostThatRefusesHttpIsAskedByTls) {
+  server_.On("/v2/img/manifests/1", {.status = 400});
+  const absl::Status status = GetManifest(*Open()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_TRUE(Contains(status, "400")) << status;
+  EXPECT_EQ(server_.connections(), 2u);
+}
+
+TEST_F(RegistryTest, SmallBlobsAreChecked) {
+  const Descriptor blob = AddBlob("config");
+  const auto source = Open();
+  const auto get = [&](uint64_t max_bytes) {
+    Pending<absl::StatusOr<std::string>> pending;
+    source->GetSmallBlob(blob, max_bytes, CancelToken(), pending.Done());
+    return pending.Wait();
+  };
+  EXPECT_EQ(*get(6), "config");
+  EXPECT_TRUE(absl::IsInvalidArgument(get(5).status()));
+  server_.On(path_, {.corrupt = true});
+  EXPECT_TRUE(absl::IsDataLoss(get(6).status()));
+  server_.On(path_, {.body = "confi"});
+  EXPECT_TRUE(absl::IsDataLoss(get(6).status()));
+  server_.On(path_, {.body = "configs", .chunked = true});
+  EXPECT_TRUE(absl::IsDataLoss(get(6).status()));
+}
+
+TEST_F(RegistryTest, ASmallBlobIsOnePlainGet) {
+  const std::string bytes = Pattern(100'000);
+  const Descriptor blob = AddBlob(bytes);
+  Received received;
+  EXPECT_EQ(Read(*Open(), blob, {{0, blob.size}}, received), absl::OkStatus());
+  EXPECT_EQ(received.bytes, bytes);
+  ASSERT_EQ(server_.requests().size(), 1u);
+  EXPECT_EQ(server_.requests()[0].Header("range"), "");
+}
+
+TEST_F(RegistryTest, NothingIsAskedForNothing) {
+  const Descriptor blob = AddBlob("abc");
+  Received received;
+  EXPECT_EQ(Read(*Open(), blob, {}, received), absl::OkStatus());
+  EXPECT_EQ(Read(*Open(), blob, {{2, 2}}, received), absl::OkStatus());
+  EXPECT_TRUE(absl::IsInvalidArgument(Read(*Open(), blob, {{2, 4}}, received)));
+  EXPECT_TRUE(server_.requests().empty());
+}
+
+TEST_F(RegistryTest, ALargeBlobComesInRangesEachAskedForOnce) {
+  const std::string bytes = Pattern(1'234'567);
+  const Descriptor blob = AddBlob(bytes);
+  const auto source = Open();
+  Received received;
+  EXPECT_EQ(Read(*source, blob, {{0, blob.size}}, received), absl::OkStatus());
+  EXPECT_EQ(received.bytes, bytes);
+  EXPECT_FALSE(received.Twice());
+  EXPECT_EQ(server_.requests().size(), 13u);
+  ExpectAskedOnce(blob.size);
+  // In ascending order: none later than what may be in flight with it.
+  const std::vector<ByteRange> asked = server_.RangesAsked(path_);
+  for (size_t i = 0; i < asked.size(); ++i) {
+    EXPECT_LE(asked[i].begin, (i + 2) * 100'000) << i;
+  }
+}
+
+TEST_F(RegistryTest, AFewRangesAreInFlight) {
+  const Descriptor blob = AddBlob(Pattern(1'000'000));
+  const auto source = Open();
+  Received first, second;
+  ASSERT_EQ(Read(*source, blob, {{0, 10}}, first), absl::OkStatus());
+  server_.On(path_, {.times = -1, .hold = true});
+  Pending<absl::Status> pending;
+  source->ReadBlob(
+      blob, {{0, blob.size}}, nullptr, CancelToken(),
+      [&](uint64_t offset, std::string_view data) { return second.Take(offset, data); },
+      pending.Done());
+  ASSERT_TRUE(server_.WaitForRequests(path_, 4));
+  server_.Release(path_);
+  EXPECT_EQ(pending.Wait(), absl::OkStatus());
+  EXPECT_LE(server_.connections(), 3u);
+  EXPECT_FALSE(second.Twice());
+}
+
+TEST_F(RegistryTest, OnlyTheRangesWantedAreAskedFor) {
+  const std::string bytes = Pattern(1'000'000);
+  const Descriptor blob = AddBlob(bytes);
+  Received received;
+  EXPECT_EQ(Read(*Open(), blob, {{500'000, 500'010}, {5, 10}, {8, 20}}, received),
+            absl::OkStatus());
+  EXPECT_FALSE(received.Twice());
+  EXPECT_EQ(received.present.ranges(), (std::vector<ByteRange>{{5, 20}, {500'000, 500'010}}));
+  EXPECT_EQ(received.bytes.substr(5, 15), bytes.substr(5, 15));
+  EXPECT_EQ(received.bytes.substr(500'000), bytes.substr(500'000, 10));
+  EXPECT_EQ(server_.RangesAsked(path_), (std::vector<ByteRange>{{5, 20}, {500'000, 500'010}}));
+}
+
+TEST_F(RegistryTest, ACutRangeGoesOnWhereItStopped) {
+  const std::string bytes = Pattern(300'000);
+  const Descriptor blob = AddBlob(bytes);
+  server_.On(path_, {.cut_after_bytes = 60'000});
+  server_.On(path_, {.cut_after_bytes = 70'000});
+  server_.On(path_, {.close = true});
+  Received received;
+  EXPECT_EQ(Read(*Open(), blob, {{0, blob.size}}, received), absl::OkStatus());
+  EXPECT_EQ(received.bytes, bytes);
+  EXPECT_FALSE(received.Twice());
+  EXPECT_GE(factory_->counters().resumes, 2u);
+  const auto asked = server_.RangesAsked(path_);
+  EXPECT_NE(std::find(asked.begin(), asked.end(), ByteRange{60'000, 100'000}), asked.end());
+}
+
+TEST_F(RegistryTest, ACutPlainGetGoesOnByRange) {
+  const std::string bytes = Pattern(90'000);
+  const Descriptor blob = AddBlob(bytes);
+  server_.On(path_, {.cut_after_bytes = 50'000});
+  server_.On(path_, {.cut_after_bytes = 10'000});
+  Received received;
+  EXPECT_EQ(Read(*Open(), blob, {{0, blob.size}}, received), absl::OkStatus());
+  EXPECT_EQ(received.bytes, bytes);
+  EXPECT_FALSE(received.Twice());
+  EXPECT_EQ(server_.RangesAsked(path_),
+            (std::vector<ByteRange>{{0, 90'000}, {50'000, 90'000}, {60'000, 90'000}}));
+  EXPECT_EQ(factory_->counters().resumes, 2u);
+}
+
+TEST_F(RegistryTest, ProgressMakesPatienceNew) {
+  const std::string bytes = Pattern(1'000'000);
+  const Descriptor blob = AddBlob(bytes);
+  SourceFactory::Options options;
+  options.first_backoff = std::chrono::milliseconds(1);
+  options.max_attempts = 2;
+  factory_ = *SourceFactory::Create(options);
+  server_.On(path_, {.times = 9, .cut_after_bytes = 100'000});
+  Received received;
+  EXPECT_EQ(Read(*Open(), blob, {{0, blob.size}}, received), absl::OkStatus());
+  EXPECT_EQ(received.bytes, bytes);
+  server_.On(path_, {.times = 2, .cut_after_bytes = 100});
+  Received failed;
+  EXPECT_TRUE(absl::IsUnavailable(Read(*Open(), blob, {{0, blob.size}}, failed)));
+}
+
+TEST_F(RegistryTest, AServerThatIgnoresRangeGivesOneStream) {
+  const std::string bytes = Pattern(450'000);
+  const Descriptor blob = AddBlob(bytes);
+  server_.On(path_, {.times = -1, .ignore_range = true});
+  const auto source = Open();
+  Received first, second, part;
+  EXPECT_EQ(Read(*source, blob, {{0, blob.size}}, first), absl::OkStatus());
+  EXPECT_EQ(first.bytes, bytes);
+  EXPECT_FALSE(first.Twice());
+  EXPECT_EQ(server_.requests().size(), 1u);
+  EXPECT_EQ(Read(*source, blob, {{0, blob.size}}, second), absl::OkStatus());
+  EXPECT_EQ(second.bytes, bytes);
+  ASSERT_EQ(server_.requests().size(), 2u);
+  EXPECT_EQ(server_.requests()[1].Header("range"), "");
+  // Parts are cut out of the stream.
+  EXPECT_EQ(Read(*source, blob, {{100, 110}, {200'000, 300'000}}, part), absl::OkStatus());
+  EXPECT_EQ(part.present.ranges(), (std::vector<ByteRange>{{100, 110}, {200'000, 300'000}}));
+  EXPECT_EQ(part.bytes.substr(200'000), bytes.substr(200'000, 100'000));
+}
+
+TEST_F(RegistryTest, ACutStreamWithoutRangesStartsAgainButDeliversOnce) {
+  const std::string bytes = Pattern(450'000);
+  const Descriptor blob = AddBlob(bytes);
+  server_.On(path_, {.cut_after_bytes = 250'000, .ignore_range = true});
+  server_.On(path_, {.times = -1, .ignore_range = true});
+  Received received;
+  EXPECT_EQ(Read(*Open(), blob, {{0, blob.size}}, received), absl::OkStatus());
+  EXPECT_EQ(received.bytes, bytes);
+  EXPECT_FALSE(received.Twice());
+  EXPECT_EQ(server_.requests().size(), 2u);
+  // The same for a plain GET that was cut.
+  const std::string small = Pattern(90'000);
+  const Descriptor other = AddBlob(small);
+  server_.On(path_, {.cut_after_bytes = 50'000});
+  server_.On(path_, {.ignore_range = true});
+  Received again;
+  EXPECT_EQ(Read(*Open(), other, {{0, other.size}}, again), absl::OkStatus());
+  EXPECT_EQ(again.bytes, small);
+  EXPECT_FALSE(again.Twice());
+}
+
+TEST_F(RegistryTest, LyingRangesAreRefused) {
+  const Descriptor blob = AddBlob(Pattern(250'000));
+  const auto source = Open();
+  for (const char* lie : {"bytes 1-99999/250000", "bytes 0-100000/250000", "bytes 0-99999/250001",
+                          "bytes */250000", "lines 0-99999/250000", "", "bytes 0-99999"}) {
+    server_.On(path_, {.headers = {{"Content-Range", lie}}});
+    Received received;
+    const absl::Status status = Read(*source, blob, {{0, blob.size}}, received);
+    EXPECT_TRUE(absl::IsDataLoss(status)) << lie << ": " << status;
+    EXPECT_EQ(received.total, 0u);
+  }
+}
+
+TEST_F(RegistryTest, LyingSizesAreRefused) {
+  Descriptor blob = AddBlob(Pattern(250'000));
+  const auto source = Open();
+  Received received;
+  blob.size = 250'001;
+  EXPECT_TRUE(absl::IsDataLoss(Read(*source, blob, {{0, blob.size}}, received)));
+  blob.size = 300'001;
+  EXPECT_TRUE(absl::IsDataLoss(Read(*source, blob, {{300'000, 300'001}}, received)));  // 416
+  EXPECT_EQ(received.total, 0u);
+  blob.size = 99'000;
+  EXPECT_TRUE(absl::IsDataLoss(Read(*source, blob, {{0, blob.size}}, received)));
+  // Too much without a Content-Length.
+  server_.On(path_, {.chunked = true});
+  const absl::Status status = Read(*source, blob, {{0, blob.size}}, received);
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  // Too little.
+  server_.On(path_, {.body = "short", .chunked = true});
+  EXPECT_TRUE(absl::IsDataLoss(Read(*source, blob, {{0, blob.size}}, received)));
+}
+
+TEST_F(RegistryTest, AShorterRangeIsCompleted) {
+  const std::string bytes = Pattern(200'000);
+  const Descriptor blob = AddBlob(bytes);
+  server_.On(path_, {.headers = {{"Content-Range", "bytes 0-59999/200000"}},
+                     .body = bytes.substr(0, 60'000)});
+  Received received;
+  EXPECT_EQ(Read(*Open(), blob, {{0, blob.size}}, received), absl::OkStatus());
+  EXPECT_EQ(received.bytes, bytes);
+  EXPECT_FALSE(received.Twice());
+}
+
+TEST_F(RegistryTest, ASinksErrorEndsTheRead) {
+  const Descriptor blob = AddBlob(Pattern(1'000'000));
+  Pending<absl::Status> pending;
+  int calls = 0;
+  Open()->ReadBlob(
+      blob, {{0, blob.size}}, nullptr, CancelToken(),
+      [&](uint64_t, std::string_view) {
+        return ++calls == 2 ? absl::ResourceExhaustedError("disk full") : absl::OkStatus();
+      },
+      pending.Done());
+  EXPECT_EQ(pending.Wait(), absl::ResourceExhaustedError("disk full"));
+  factory_.reset();
+  EXPECT_EQ(calls, 2);
+}
+
+TEST_F(RegistryTest, CancellationEndsAReadAndItsSink) {
+  const Descriptor blob = AddBlob(Pattern(400'000));
+  server_.On(path_, {.times = -1, .hold_after_bytes = 10});
+  CancelSource cancel;
+  Pending<absl::Status> pending;
+  absl::Notification started;
+  Open()->ReadBlob(
+      blob, {{0, blob.size}}, nullptr, cancel.token(),
+      [&](uint64_t offset, std::string_view) {
+        if (offset == 0) started.Notify();
+        return absl::OkStatus();
+      },
+      pending.Done());
+  started.WaitForNotification();
+  cancel.Cancel();
+  EXPECT_TRUE(absl::IsCancelled(pending.Wait()));
+}
+
+TEST_F(RegistryTest, CancellationEndsAWaitForRetryAndAWaitForAToken) {
+  server_.On("/v2/img/manifests/1", {.status = 503, .headers = {{"Retry-After", "50"}}});
+  CancelSource cancel;
+  PendingManifest retrying;
+  const auto source = Open();
+  source->GetManifest("1", cancel.token(), retrying.Done());
+  ASSERT_TRUE(server_.WaitForRequests("/v2/img/manifests/1", 1));
+  cancel.Cancel();
+  EXPECT_TRUE(absl::IsCancelled(retrying.Wait().status()));
+
+  server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer});
+  server_.On("/token", {.hold = true});
+  CancelSource other;
+  PendingManifest waiting;
+  source->GetManifest("1", other.token(), waiting.Done());
+  ASSERT_TRUE(server_.WaitForRequests("/token", 1));
+  other.Cancel();
+  EXPECT_TRUE(absl::IsCancelled(waiting.Wait().status()));
+}
+
+TEST_F(RegistryTest, DestructionEndsEverything) {
+  const Descriptor blob = AddBlob(Pattern(400'000));
+  server_.On(path_, {.times = -1, .hold = true});
+  server_.On("/v2/img/manifests/1", {.status = 503, .headers = {{"Retry-After", "50"}}});
+  Pending<absl::Status> reading;
+  PendingManifest retrying;
+  const auto source = Open();
+  source->ReadBlob(
+      blob, {{0, blob.size}}, nullptr, CancelToken(),
+      [](uint64_t, std::string_view) { return absl::OkStatus(); }, reading.Done());
+  source->GetManifest("1", CancelToken(), retrying.Done());
+  ASSERT_TRUE(server_.WaitForRequests(path_, 1));
+  ASSERT_TRUE(server_.WaitForRequests("/v2/img/manifests/1", 1));
+  factory_.reset();
+  EXPECT_TRUE(absl::IsCancelled(reading.Wait()));
+  EXPECT_TRUE(absl::IsCancelled(retrying.Wait().status()));
+}
+
+TEST(ContentRangeTest, Parses) {
+  const auto range = ParseContentRange("bytes 5-9/100");
+  ASSERT_TRUE(range);
+  EXPECT_EQ(range->begin, 5u);
+  EXPECT_EQ(range->end, 10u);
+  EXPECT_EQ(range->total, 100u);
+  EXPECT_EQ(ParseContentRange("Bytes 5-9/*")->total, std::nullopt);
+  for (const char* bad :
+       {"", "bytes", "bytes 5-9", "bytes 9-5/100", "bytes 5-9/9", "bytes */100", "bytes 5/9-100",
+        "bytes -9/100", "bytes 5-/100", "bytes 0-18446744073709551615/*", "bytes a-b/c"}) {
+    EXPECT_FALSE(ParseContentRange(bad)) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace imagefs
