@@ -34,7 +34,7 @@ constexpr std::array<uint32_t, 256> MakeCrcTable() {
 absl::StatusOr<Digest> Digest::Parse(std::string_view text) {
   if (text.starts_with("sha512:")) {
     return absl::InvalidArgumentError(
-        StrCat("digest \"", text.substr(0, 200), "\": sha512 is not supported, only sha256"));
+        StrCat("digest \"", Printable(text), "\": sha512 is not supported, only sha256"));
   }
   std::array<uint8_t, kSize> bytes{};
   bool good = text.starts_with(kPrefix) && text.size() == kPrefix.size() + 2 * kSize;
@@ -45,7 +45,7 @@ absl::StatusOr<Digest> Digest::Parse(std::string_view text) {
     if (good) bytes[i] = static_cast<uint8_t>(high << 4 | low);
   }
   if (!good) {
-    return absl::InvalidArgumentError(StrCat("\"", text.substr(0, 200),
+    return absl::InvalidArgumentError(StrCat("\"", Printable(text),
                                              "\" is no digest; expected sha256: and 64 lower-case "
                                              "hex digits"));
   }

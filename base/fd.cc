@@ -43,7 +43,11 @@ absl::Status RemoveAt(int parent, const std::string& name, const std::string& sh
   {
     const int raw = fcntl(fd.get(), F_DUPFD_CLOEXEC, 0);
     DIR* dir = raw < 0 ? nullptr : fdopendir(raw);
-    if (dir == nullptr) return ErrnoStatus(errno, shown);
+    if (dir == nullptr) {
+      const absl::Status status = ErrnoStatus(errno, shown);
+      if (raw >= 0) close(raw);
+      return status;
+    }
     absl::Cleanup close = [dir] { closedir(dir); };
     while (const dirent* entry = readdir(dir)) {
       const std::string_view child = entry->d_name;

@@ -42,7 +42,7 @@
 namespace imagefs {
 
 struct FlightCounters {
-  uint64_t leaders = 0;    // flights started
+  uint64_t leaders = 0;    // pieces of work started afresh
   uint64_t joins = 0;      // callers that found one running
   uint64_t handovers = 0;  // restarts with another caller's Start
   uint64_t cancelled = 0;  // flights whose last caller left
@@ -56,8 +56,8 @@ class FlightTicket {
  public:
   FlightTicket() = default;
   explicit FlightTicket(std::function<void()> leave) : leave_(std::move(leave)) {}
-  // Delivers kCancelled to this caller's Done (on this thread, before returning) unless it has
-  // already been called. Idempotent.
+  // Delivers kCancelled to this caller's Done (on this thread, before returning), unless its result
+  // has been delivered or is just being delivered by another thread. Idempotent.
   void Leave() const {
     if (leave_) leave_();
   }
@@ -71,8 +71,8 @@ template <typename T>
 class FlightTable {
  public:
   using Done = absl::AnyInvocable<void(absl::StatusOr<T>)>;
-  // What the work knows of its flight. `finish` is called exactly once, from any thread, inline
-  // allowed, also after cancellation.
+  // What the work knows of its flight. The work calls `finish` exactly once, from any thread,
+  // inline allowed, also after cancellation; a second call does nothing.
   struct Context {
     std::string key;
     CancelToken cancel;

@@ -4,7 +4,9 @@
 //   flying    work runs, at least one caller waits
 //   draining  the last caller left and the work was told so; new callers collect in it and make it
 //             fly again when the old work has ended
-// `run` numbers the starts of one flight: a Finish of an earlier run is ignored.
+//   between   a run has ended and the next has not begun (the moments from Finish to Launch, while
+//             results are delivered without the lock); who leaves then is simply taken off the list
+// `run` numbers the starts and ends of one flight, so that a Finish of an earlier run is ignored.
 #pragma once
 
 #include "base/flight.h"  // IWYU pragma: keep
@@ -24,8 +26,9 @@ struct FlightTable<T>::Flight {
   std::list<Participant> participants;
   uint64_t next_participant = 1;
   uint64_t run = 0;
-  bool draining = false;
-  std::string audience;  // of the Start that runs
+  bool running = false;   // from Launch to Finish
+  bool draining = false;  // running, and nobody waits for what runs
+  std::string audience;   // of the Start that runs
   CancelSource cancel;
   PriorityRef priority;
 };
@@ -74,14 +77,21 @@ void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
     const Caller& lead = flight->participants.front().caller;
     start = lead.start;
     flight->audience = lead.audience;
-    flight->draining = false;
+    flight->running = true;
     flight->cancel = CancelSource();
+    // Callers that have gone leave no urgency behind.
+    flight->priority = std::make_shared<LivePriority>(lead.priority);
+    for (const Participant& participant : flight->participants) {
+      flight->priority->RaiseTo(participant.caller.priority);
+    }
     const uint64_t run = ++flight->run;
     context.key = flight->key;
     context.cancel = flight->cancel.token();
     context.priority = flight->priority;
-    context.finish = [this, flight, run](absl::StatusOr<T> value) {
-      Finish(flight, run, std::move(value));
+    // Weak: the flight lives as long as it is in the table, so that work which keeps its context
+    // after finishing keeps no caller alive and cannot reach a table that is gone.
+    context.finish = [this, weak = std::weak_ptr<Flight>(flight), run](absl::StatusOr<T> value) {
+      if (std::shared_ptr<Flight> alive = weak.lock()) Finish(alive, run, std::move(value));
     };
   }
   start(std::move(context));
@@ -96,7 +106,8 @@ void FlightTable<T>::Finish(const std::shared_ptr<Flight>& flight, uint64_t run,
     absl::MutexLock lock(&mu_);
     if (run != flight->run) return;  // finished before
     ++flight->run;                   // this run is over: a second Finish of it means nothing
-    if (flight->draining) {
+    flight->running = false;
+    if (std::exchange(flight->draining, false)) {
       // The old work's result was for callers that are gone; those here came later.
       again = !flight->participants.empty();
       if (again) ++counters_.leaders;
@@ -135,7 +146,7 @@ void FlightTable<T>::Leave(const std::shared_ptr<Flight>& flight, uint64_t parti
       break;
     }
     if (gone.empty()) return;  // has its result already
-    if (flight->participants.empty() && !flight->draining) {
+    if (flight->participants.empty() && flight->running && !flight->draining) {
       last = true;
       flight->draining = true;
       cancel = flight->cancel;

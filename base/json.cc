@@ -12,11 +12,15 @@ using Value = nlohmann::ordered_json;
 
 const Value* Node(const void* node) { return static_cast<const Value*>(node); }
 
+// Looking a member up is linear in ordered_json, and so building an object is quadratic. No object
+// that the project reads has more than some tens of members.
+constexpr size_t kMaxMembers = 4096;
+
 // Looks at the events of a parse before a document is built: too deep a nesting is refused before
-// anything recursive sees it.
-class DepthCheck : public nlohmann::json_sax<Value> {
+// anything recursive sees it, and too large an object before it costs minutes.
+class ShapeCheck : public nlohmann::json_sax<Value> {
  public:
-  explicit DepthCheck(int max_depth) : max_depth_(max_depth) {}
+  explicit ShapeCheck(int max_depth) : max_depth_(static_cast<size_t>(max_depth)) {}
   bool null() override { return true; }
   bool boolean(bool) override { return true; }
   bool number_integer(number_integer_t) override { return true; }
@@ -24,11 +28,15 @@ class DepthCheck : public nlohmann::json_sax<Value> {
   bool number_float(number_float_t, const string_t&) override { return true; }
   bool string(string_t&) override { return true; }
   bool binary(binary_t&) override { return true; }
-  bool start_object(std::size_t) override { return ++depth_ <= max_depth_ || TooDeep(); }
-  bool key(string_t&) override { return true; }
-  bool end_object() override { return --depth_ >= 0; }
-  bool start_array(std::size_t) override { return ++depth_ <= max_depth_ || TooDeep(); }
-  bool end_array() override { return --depth_ >= 0; }
+  bool start_object(std::size_t) override { return Enter(); }
+  bool key(string_t&) override {
+    if (++members_.back() <= kMaxMembers) return true;
+    error_ = StrCat("JSON object of more than ", kMaxMembers, " members");
+    return false;
+  }
+  bool end_object() override { return Exit(); }
+  bool start_array(std::size_t) override { return Enter(); }
+  bool end_array() override { return Exit(); }
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception&) override {
     error_ = StrCat("no valid JSON at byte ", position);
@@ -37,19 +45,25 @@ class DepthCheck : public nlohmann::json_sax<Value> {
   const std::string& error() const { return error_; }
 
  private:
-  bool TooDeep() {
+  bool Enter() {
+    members_.push_back(0);
+    if (members_.size() <= max_depth_) return true;
     error_ = StrCat("JSON nested deeper than ", max_depth_, " levels");
     return false;
   }
-  const int max_depth_;
-  int depth_ = 0;
+  bool Exit() {
+    members_.pop_back();
+    return true;
+  }
+  const size_t max_depth_;
+  std::vector<size_t> members_;  // of each open object or array
   std::string error_;
 };
 
 }  // namespace
 
 absl::StatusOr<Json> Json::Parse(std::string_view text, int max_depth) {
-  DepthCheck check(max_depth);
+  ShapeCheck check(max_depth);
   try {
     if (!Value::sax_parse(text.begin(), text.end(), &check)) {
       return absl::InvalidArgumentError(check.error());

@@ -19,7 +19,9 @@ namespace imagefs {
 class Json {
  public:
   Json() = default;  // absent
-  // Refuses more than `max_depth` levels and invalid UTF-8 in strings, so hostile input is bounded.
+  // Refuses more than `max_depth` levels, objects of more than 4096 members and invalid UTF-8 in
+  // strings, so hostile input is bounded; the length of the text is the caller's to bound. Of
+  // members with the same name the last one counts.
   static absl::StatusOr<Json> Parse(std::string_view text, int max_depth = 64);
 
   bool exists() const { return node_ != nullptr; }

@@ -26,6 +26,15 @@ spdlog::logger& Logger() {
   return *logger;
 }
 
+// Text out of the network or the disk must not make a second line of its own.
+std::string OneLine(std::string_view line) {
+  std::string out(line);
+  for (char& c : out) {
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = ' ';
+  }
+  return out;
+}
+
 }  // namespace
 
 void SetLogLevel(LogLevel level) { g_level.store(level, std::memory_order_relaxed); }
@@ -53,7 +62,7 @@ void LogLine(LogLevel level, std::string_view line) {
     case LogLevel::kOff:
       return;
   }
-  Logger().log(spdlog::level::info, "{}{}", prefix, line);
+  Logger().log(spdlog::level::info, "{}{}", prefix, OneLine(line));
 }
 
 std::string RedactUrl(std::string_view url) {

@@ -2,11 +2,14 @@
 // and to errno.
 //
 // Codes carry meaning that callers act on:
-//   kUnauthenticated, kPermissionDenied   the *caller's* credentials failed; never shared in a
-//   flight kUnavailable, kDeadlineExceeded       may pass by itself; the flight retries kDataLoss
-//   bytes did not have the digest they should have kResourceExhausted                    disk full,
-//   quota, too many requests kInvalidArgument                      the input is wrong and stays
-//   wrong kCancelled                            nobody wants the result any more
+// - kUnauthenticated, kPermissionDenied: the *caller's* credentials failed; never shared in a
+// flight
+// - kUnavailable, kDeadlineExceeded: may pass by itself; the flight retries
+// - kDataLoss: bytes did not have the digest they should have
+// - kResourceExhausted: disk full, quota, too many requests
+// - kInvalidArgument: the input is wrong and stays wrong
+// - kCancelled: nobody wants the result any more
+//
 // A message names the thing, the cause and, where there is one, the remedy, in one line.
 #pragma once
 

@@ -43,7 +43,7 @@ std::string FormatDuration(std::chrono::nanoseconds duration) {
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
   const auto bad = [&] {
     return absl::InvalidArgumentError(
-        StrCat("\"", text.substr(0, 100), "\" is no size; expected e.g. 512, 64KiB, 10G"));
+        StrCat("\"", Printable(text), "\" is no size; expected e.g. 512, 64KiB, 10G"));
   };
   uint64_t value = 0;
   size_t i = 0;

@@ -2,6 +2,7 @@
 
 #include <leveldb/cache.h>
 #include <leveldb/db.h>
+#include <leveldb/env.h>
 #include <leveldb/write_batch.h>
 
 #include "base/fd.h"
@@ -26,6 +27,19 @@ absl::Status FromLevelDb(const leveldb::Status& status, std::string_view what) {
   return absl::InternalError(message);
 }
 
+// LevelDB takes a folder without a CURRENT file for a new database and then removes the tables and
+// logs that it does not know. A folder that has some is damaged instead, and repair finds them.
+bool LostCurrent(const std::string& dir) {
+  std::vector<std::string> names;
+  if (!leveldb::Env::Default()->GetChildren(dir, &names).ok()) return false;
+  bool content = false;
+  for (const std::string& name : names) {
+    if (name == "CURRENT") return false;
+    content |= name.ends_with(".ldb") || name.ends_with(".log");
+  }
+  return content;
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<KeyValueStore>> KeyValueStore::Open(const std::string& dir) {
@@ -40,7 +54,9 @@ absl::StatusOr<std::unique_ptr<KeyValueStore>> KeyValueStore::Open(const std::st
   options.block_cache = store->cache_.get();
   options.compression = leveldb::kNoCompression;
   leveldb::DB* db = nullptr;
-  leveldb::Status status = leveldb::DB::Open(options, dir, &db);
+  leveldb::Status status = LostCurrent(dir)
+                               ? leveldb::Status::Corruption("the CURRENT file is missing")
+                               : leveldb::DB::Open(options, dir, &db);
   if (!status.ok() && (status.IsCorruption() || status.IsInvalidArgument())) {
     LogWarning("kv.repair dir=", dir, " reason=", status.ToString());
     status = leveldb::RepairDB(dir, options);

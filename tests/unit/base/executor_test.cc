@@ -1,0 +1,84 @@
+#include "base/executor.h"
+
+#include <gtest/gtest.h>
+#include <pthread.h>
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/barrier.h"
+#include "absl/synchronization/notification.h"
+
+namespace imagefs {
+namespace {
+
+PriorityRef At(Priority priority) { return std::make_shared<LivePriority>(priority); }
+
+TEST(LivePriorityTest, OnlyRises) {
+  LivePriority priority(Priority::kReadahead);
+  priority.RaiseTo(Priority::kBackground);
+  EXPECT_EQ(priority.get(), Priority::kReadahead);
+  priority.RaiseTo(Priority::kOnDemand);
+  EXPECT_EQ(priority.get(), Priority::kOnDemand);
+}
+
+TEST(ExecutorTest, PriorityThenOrderOfSubmission) {
+  std::vector<int> order;
+  {
+    absl::Notification release;
+    absl::Notification busy;
+    Executor executor("test", 1);
+    executor.Submit([&] {
+      busy.Notify();
+      release.WaitForNotification();
+    });
+    busy.WaitForNotification();
+    const PriorityRef raised = At(Priority::kBackground);
+    executor.Submit(At(Priority::kReadahead), [&] { order.push_back(4); });
+    executor.Submit(raised, [&] { order.push_back(1); });
+    executor.Submit([&] { order.push_back(2); });
+    executor.Submit(At(Priority::kForeground), [&] { order.push_back(3); });
+    EXPECT_EQ(executor.queued(), 4u);
+    raised->RaiseTo(Priority::kOnDemand);  // while it waits
+    release.Notify();
+  }
+  EXPECT_EQ(order, (std::vector<int>{1, 2, 3, 4}));
+}
+
+TEST(ExecutorTest, DestructorRunsWhatIsQueuedAndWhatThatSubmits) {
+  std::atomic<int> ran{0};
+  {
+    Executor executor("test", 2);
+    for (int i = 0; i < 100; ++i) {
+      executor.Submit([&] {
+        ++ran;
+        executor.Submit([&] { ++ran; });
+      });
+    }
+  }
+  EXPECT_EQ(ran.load(), 200);
+}
+
+TEST(ExecutorTest, AllThreadsWorkAtOnceAndAreNamed) {
+  std::string name;
+  {
+    Executor executor("a-name-that-is-too-long", 2);
+    absl::Barrier* barrier = new absl::Barrier(3);
+    auto meet = [barrier] {
+      if (barrier->Block()) delete barrier;
+    };
+    executor.Submit(meet);
+    executor.Submit(meet);
+    meet();
+    executor.Submit([&] {
+      char text[16];
+      if (pthread_getname_np(pthread_self(), text, sizeof(text)) == 0) name = text;
+    });
+  }
+  EXPECT_EQ(name, "a-name-that-is-");
+}
+
+}  // namespace
+}  // namespace imagefs

@@ -1,0 +1,118 @@
+#include "base/json.h"
+
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <string>
+
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+TEST(JsonTest, AccessorsAreTotal) {
+  const absl::StatusOr<Json> parsed = Json::Parse(
+      R"({"s":"x","i":-5,"u":18446744073709551615,"f":1.5,"b":true,"n":null,"a":[1,"2",{}]})");
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  const Json& json = *parsed;
+  EXPECT_EQ(json["s"].string(), "x");
+  EXPECT_EQ(json["i"].integer(), -5);
+  EXPECT_EQ(json["u"].integer(), std::nullopt) << "does not fit";
+  EXPECT_EQ(json["f"].integer(), std::nullopt);
+  EXPECT_EQ(json["b"].boolean(), true);
+  EXPECT_TRUE(json["n"].is_null());
+  EXPECT_EQ(json["a"].size(), 3u);
+  EXPECT_EQ(json["a"].at(0).integer(), 1);
+  EXPECT_FALSE(json["a"].at(3).exists());
+  EXPECT_EQ(json["a"].elements().size(), 3u);
+  EXPECT_FALSE(json["absent"]["deeper"].at(7)["still"].exists());
+  EXPECT_EQ(json["i"].string(), std::nullopt);
+  EXPECT_EQ(json["s"].integer(), std::nullopt);
+  EXPECT_EQ(json.StringOr("s"), "x");
+  EXPECT_EQ(json.StringOr("i", "none"), "none");
+  EXPECT_EQ(json.IntOr("i", 3), -5);
+  EXPECT_EQ(json.IntOr("s", 3), 3);
+  EXPECT_EQ(json["s"].size(), 0u);
+  EXPECT_EQ(Json().Dump(), "null");
+}
+
+TEST(JsonTest, ValueKeepsItsDocumentAlive) {
+  Json inner;
+  {
+    const absl::StatusOr<Json> parsed = Json::Parse(R"({"a":{"b":["deep"]}})");
+    inner = (*parsed)["a"];
+  }
+  EXPECT_EQ(inner["b"].at(0).string(), "deep");
+  EXPECT_EQ(inner.Dump(), R"({"b":["deep"]})");
+}
+
+TEST(JsonTest, MembersKeepTheirOrderAndTheLastOfANameCounts) {
+  const absl::StatusOr<Json> parsed = Json::Parse(R"({"z":1,"a":2,"z":3})");
+  ASSERT_TRUE(parsed.ok());
+  const auto members = parsed->members();
+  ASSERT_EQ(members.size(), 2u);
+  EXPECT_EQ(members[0].first, "z");
+  EXPECT_EQ(members[0].second.integer(), 3);
+  EXPECT_EQ(members[1].first, "a");
+}
+
+TEST(JsonTest, RefusesWhatIsNoJson) {
+  for (const std::string_view bad :
+       {"", " ", "{", "[1,]", "{\"a\":}", "{} x", "nul", "\"\x80\"", "\"\\ud800\"", "01", "1e999",
+        "[1 2]", "{1:2}", "\"a\nb\"", "'a'", "// c\n1"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(Json::Parse(bad).status())) << bad;
+  }
+}
+
+TEST(JsonTest, DepthIsBounded) {
+  const auto nested = [](size_t depth) {
+    return std::string(depth, '[') + std::string(depth, ']');
+  };
+  EXPECT_TRUE(Json::Parse(nested(64)).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(Json::Parse(nested(65)).status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Json::Parse(std::string(5'000'000, '[')).status()));
+  EXPECT_FALSE(Json::Parse(R"({"a":{"b":{}}})", 2).ok());
+}
+
+TEST(JsonTest, MembersAreBounded) {
+  const auto wide = [](int n) {
+    std::string text = "{";
+    for (int i = 0; i < n; ++i) StrAppend(&text, i == 0 ? "" : ",", "\"", i, "\":0");
+    return text + "}";
+  };
+  EXPECT_TRUE(Json::Parse(wide(4096)).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(Json::Parse(wide(4097)).status()));
+}
+
+TEST(JsonWriterTest, Compact) {
+  JsonWriter writer;
+  writer.BeginObject().Member("s", "x").Member("n", int64_t{-1}).Member("b", true).Key("a");
+  writer.BeginArray().Int(1).Uint(2).Double(0.5).Null().BeginObject().EndObject().EndArray();
+  writer.Key("raw").Raw("{\"k\":1}").EndObject();
+  EXPECT_EQ(writer.Take(), R"({"s":"x","n":-1,"b":true,"a":[1,2,0.5,null,{}],"raw":{"k":1}})");
+}
+
+TEST(JsonWriterTest, Pretty) {
+  JsonWriter writer(true);
+  writer.BeginObject().Key("a").BeginArray().Int(1).Int(2).EndArray().Key("e").BeginArray();
+  writer.EndArray().EndObject();
+  EXPECT_EQ(writer.Take(), "{\n  \"a\": [\n    1,\n    2\n  ],\n  \"e\": []\n}");
+}
+
+TEST(JsonWriterTest, AnyBytesGiveValidJson) {
+  std::string bytes;
+  for (int c = 0; c < 256; ++c) bytes += static_cast<char>(c);
+  JsonWriter writer;
+  writer.BeginObject().Member(bytes, bytes).Key("d");
+  writer.Double(std::numeric_limits<double>::quiet_NaN()).EndObject();
+  const std::string text = writer.Take();
+  const absl::StatusOr<Json> parsed = Json::Parse(text);
+  ASSERT_TRUE(parsed.ok()) << parsed.status() << text;
+  const std::string back = *parsed->members()[0].second.string();
+  EXPECT_EQ(back.substr(0, 128), bytes.substr(0, 128));
+  EXPECT_NE(back.find("\xef\xbf\xbd"), std::string::npos);
+  EXPECT_TRUE((*parsed)["d"].is_null());
+}
+
+}  // namespace
+}  // namespace imagefs
