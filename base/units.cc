@@ -55,6 +55,7 @@ absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
   if (i == 0) return bad();
   std::string_view unit = text.substr(i);
   while (!unit.empty() && unit.front() == ' ') unit.remove_prefix(1);
+  if (unit.empty() && i < text.size()) return bad();
   int shift = 0;
   if (!unit.empty() && unit != "B") {
     const size_t power = std::string_view("KMGTPE").find(unit.front());
