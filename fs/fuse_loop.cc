@@ -74,7 +74,24 @@ ssize_t ReadMessage(int fd, void* buffer, size_t size, void*) {
   return got;
 }
 
-ssize_t WriteMessage(int fd, iovec* parts, int count, void*) {
+// libfuse 3.14 takes FUSE_CAP_PARALLEL_DIROPS and does not tell the kernel. The first reply that is
+// no error is INIT's.
+void AmendInitReply(FuseTree& tree, iovec* parts, int count) {
+  if (tree.init_answered.load(std::memory_order_relaxed) || count < 2) return;
+  fuse_out_header header;
+  fuse_init_out init;
+  if (parts[0].iov_len != sizeof(header) || parts[1].iov_len < FUSE_COMPAT_22_INIT_OUT_SIZE) return;
+  memcpy(&header, parts[0].iov_base, sizeof(header));
+  if (header.error != 0) return;
+  const size_t size = std::min(parts[1].iov_len, sizeof(init));
+  memcpy(&init, parts[1].iov_base, size);
+  init.flags |= FUSE_PARALLEL_DIROPS;
+  memcpy(parts[1].iov_base, &init, size);
+  tree.init_answered.store(true, std::memory_order_relaxed);
+}
+
+ssize_t WriteMessage(int fd, iovec* parts, int count, void* tree) {
+  AmendInitReply(*static_cast<FuseTree*>(tree), parts, count);
   const ssize_t written = writev(fd, parts, count);
   // The asker is gone (interrupted, or the mount ended): libfuse takes ENOENT in silence.
   if (written < 0 && (errno == ENODEV || errno == EPIPE || errno == EINVAL)) errno = ENOENT;

@@ -50,6 +50,7 @@ void SetFuseWorkerContext(FuseWorkerContext* context);
 struct FuseTree {
   ChainRef chain;
   bool overlay_form = false;
+  std::atomic<bool> init_answered{false};
   // Reads that the data file could not satisfy; they are logged ever more rarely.
   std::atomic<uint64_t> failed_reads{0};
 

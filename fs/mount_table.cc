@@ -195,6 +195,12 @@ absl::StatusOr<std::string> Resolve(const std::string& path) {
   return std::string(resolved);
 }
 
+// The name under which the kernel lists a mount at `path`. What is dead or absent keeps its name.
+std::string Canonical(const std::string& path) {
+  auto resolved = Resolve(path);
+  return resolved.ok() ? *std::move(resolved) : path;
+}
+
 bool Contains(std::string_view directory, std::string_view path) {
   if (directory == "/") return true;
   return path.starts_with(directory) &&
@@ -306,10 +312,11 @@ absl::Status MountTableImpl::Start() {
 }
 
 absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {
-  const std::string& directory = record.directory;
-  if (!directory.starts_with('/')) {
-    return absl::InvalidArgumentError(StrCat(directory, " is not an absolute path"));
+  if (!record.directory.starts_with('/')) {
+    return absl::InvalidArgumentError(StrCat(record.directory, " is not an absolute path"));
   }
+  record.directory = Canonical(record.directory);
+  const std::string& directory = record.directory;
   for (const std::string& own : {chains_dir_, options_.upper_dir}) {
     if (!Contains(directory, own)) continue;
     return absl::InvalidArgumentError(StrCat("a mount at ", directory, " would hide ", own,
@@ -454,7 +461,8 @@ absl::Status MountTableImpl::MountWritable(const Chain& chain, const std::string
   return MountOverlay(paths, record.directory);
 }
 
-absl::Status MountTableImpl::Unmount(const std::string& directory, bool lazy) {
+absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
+  const std::string directory = Canonical(path);
   const auto hold = HoldDirectory(directory);
   return UnmountD(directory, lazy, Keep::kNothing);
 }

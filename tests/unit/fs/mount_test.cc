@@ -1,0 +1,695 @@
+// Real mounts, in a mount namespace of the test's own. Skipped where it may not mount.
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/xattr.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <iostream>
+#include <map>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "fs/mount_syscalls.h"
+#include "fs/mount_table.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/fs/test_chain.h"
+
+namespace imagefs {
+namespace {
+
+// Once for the process, before any thread is started.
+std::string EnterNamespace() {
+  if (geteuid() != 0) return "not root";
+  if (unshare(CLONE_NEWNS) < 0) return StrCat("unshare: ", strerror(errno));
+  if (mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) < 0) {
+    return StrCat("make-rprivate: ", strerror(errno));
+  }
+  if (access("/dev/fuse", R_OK | W_OK) < 0) return "no /dev/fuse";
+  return "";
+}
+
+const std::string& WhyNot() {
+  static const std::string why = EnterNamespace();
+  return why;
+}
+
+class Environment : public ::testing::Environment {
+ public:
+  void SetUp() override { WhyNot(); }
+};
+[[maybe_unused]] const auto* const kEnvironment =
+    ::testing::AddGlobalTestEnvironment(std::make_unique<Environment>().release());
+
+class FakeRecords : public MountRecords {
+ public:
+  absl::Status Put(const MountRecord& record) override {
+    absl::MutexLock lock(&mu_);
+    if (fail_puts_) return absl::ResourceExhaustedError("disk full");
+    records_[record.directory] = record;
+    return absl::OkStatus();
+  }
+  absl::Status Delete(const std::string& directory) override {
+    absl::MutexLock lock(&mu_);
+    records_.erase(directory);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::vector<MountRecord>> List() override {
+    absl::MutexLock lock(&mu_);
+    std::vector<MountRecord> out;
+    for (const auto& [directory, record] : records_) out.push_back(record);
+    return out;
+  }
+  size_t size() const {
+    absl::MutexLock lock(&mu_);
+    return records_.size();
+  }
+  void FailPuts(bool fail) {
+    absl::MutexLock lock(&mu_);
+    fail_puts_ = fail;
+  }
+
+ private:
+  mutable absl::Mutex mu_;
+  bool fail_puts_ ABSL_GUARDED_BY(mu_) = false;
+  std::map<std::string, MountRecord> records_ ABSL_GUARDED_BY(mu_);
+};
+
+// What a path is, in one line; of a directory, everything below.
+void Describe(const std::string& path, std::string_view name,
+              std::map<std::string, std::string>& out) {
+  struct stat found;
+  if (lstat(path.c_str(), &found) < 0) {
+    out[std::string(name)] = StrCat("error ", errno);
+    return;
+  }
+  std::string line = StrCat(found.st_mode, " ", found.st_uid, " ", found.st_gid, " ",
+                            found.st_nlink, " ", found.st_size, " ", found.st_rdev, " ",
+                            found.st_mtim.tv_sec, ".", found.st_mtim.tv_nsec, " ");
+  if (S_ISREG(found.st_mode)) {
+    auto content = ReadFile(path, uint64_t{1} << 30);
+    line += content.ok() ? Sha256Of(*content).Short() : std::string(content.status().message());
+  } else if (S_ISLNK(found.st_mode)) {
+    char target[4096];
+    const ssize_t size = readlink(path.c_str(), target, sizeof(target));
+    line += size < 0 ? "unreadable" : std::string(target, size);
+  } else if (S_ISDIR(found.st_mode)) {
+    DIR* directory = opendir(path.c_str());
+    if (directory == nullptr) {
+      line += StrCat("opendir ", errno);
+    } else {
+      while (const dirent* entry = readdir(directory)) {
+        const std::string_view child(entry->d_name);
+        if (child == "." || child == "..") continue;
+        Describe(StrCat(path, "/", child), StrCat(name, "/", child), out);
+      }
+      closedir(directory);
+    }
+  }
+  out[std::string(name)] = line;
+}
+
+std::map<std::string, std::string> Describe(const std::string& path) {
+  std::map<std::string, std::string> out;
+  Describe(path, "", out);
+  return out;
+}
+
+bool Eventually(const std::function<bool()>& condition) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  while (!condition()) {
+    if (absl::Now() > deadline) return false;
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  return true;
+}
+
+class MountTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!WhyNot().empty()) {
+      std::cerr << "*** SKIPPED, cannot mount here: " << WhyNot() << "\n";
+      GTEST_SKIP() << WhyNot();
+    }
+    SetLogLevel(LogLevel::kOff);
+    std::string path = ::testing::TempDir() + "/mount_XXXXXX";
+    ASSERT_NE(mkdtemp(path.data()), nullptr);
+    char resolved[PATH_MAX];
+    ASSERT_NE(realpath(path.c_str(), resolved), nullptr);
+    directory_ = resolved;
+    ASSERT_EQ(MountsBelow(directory_), 0u);
+    options_ = {directory_ + "/run", directory_ + "/upper", true};
+    StartDaemon();
+  }
+
+  void TearDown() override {
+    if (directory_.empty()) return;
+    if (table_ != nullptr) table_->UnmountAll(false);
+    table_.reset();
+    loop_.reset();
+    EXPECT_EQ(MountsBelow(directory_), 0u) << "something was left behind";
+    EXPECT_TRUE(RemoveTree(directory_).ok());
+  }
+
+  void StartDaemon() {
+    auto loop = FuseLoop::Create({});
+    ASSERT_TRUE(loop.ok()) << loop.status();
+    loop_ = *std::move(loop);
+    auto table = MountTable::Create(options_, *loop_, records_);
+    ASSERT_TRUE(table.ok()) << table.status();
+    table_ = *std::move(table);
+  }
+  // As kill -9 does: nothing is unmounted.
+  void KillDaemon() {
+    table_.reset();
+    loop_.reset();
+  }
+
+  static size_t MountsBelow(const std::string& directory) {
+    auto mounts = ReadMountInfo();
+    EXPECT_TRUE(mounts.ok());
+    return std::count_if(mounts->begin(), mounts->end(), [&](const MountInfo& mount) {
+      return mount.mount_point.starts_with(directory + "/");
+    });
+  }
+
+  ChainRef Build(const TestChain& tree, std::string_view name = "image") {
+    return tree.Build(StrCat(directory_, "/", name));
+  }
+  // A small tree with one of each kind.
+  static TestChain Sample() {
+    TestChain tree(2);
+    tree.Dir("etc", 0755);
+    tree.Dir("usr", 0711);
+    tree.Dir("usr/bin");
+    tree.File("etc/os-release", "NAME=test\n");
+    tree.File("usr/bin/tool", PatternBytes(300'000, 1), 04755, 2);
+    tree.HardLink("usr/bin/tool2", "usr/bin/tool");
+    tree.Symlink("bin", "usr/bin");
+    tree.Symlink("etc/link", "../etc/os-release");
+    tree.Node("null", S_IFCHR | 0666, 1, 3);
+    tree.Node("pipe", S_IFIFO | 0600, 0, 0);
+    tree.File("empty", "");
+    for (const char* path : {"etc/os-release", "usr/bin/tool", "usr"}) {
+      tree.inode(path).mtime_seconds = 1'600'000'000;
+      tree.inode(path).mtime_nanoseconds = 123'456'789;
+    }
+    tree.inode("etc/os-release").uid = 1234;
+    tree.inode("etc/os-release").gid = 70'000;
+    return tree;
+  }
+
+  std::string Target(std::string_view name) {
+    const std::string path = StrCat(directory_, "/", name);
+    EXPECT_TRUE(MakeDirs(path).ok());
+    return path;
+  }
+  absl::Status Mount(const ChainRef& chain, const std::string& target, bool writable = false) {
+    if (chain == nullptr) return absl::InternalError("no chain");
+    MountRecord record;
+    record.directory = target;
+    record.reference = "example.org/test:1";
+    record.writable = writable;
+    return table_->Mount(chain, record).status();
+  }
+  MountTable::FindChain Finder(const ChainRef& chain) {
+    return [chain](const Digest& id) -> absl::StatusOr<ChainRef> {
+      if (id != chain->chain_id) return absl::NotFoundError("no such chain");
+      return chain;
+    };
+  }
+
+  std::string directory_;
+  MountTable::Options options_;
+  FakeRecords records_;
+  std::unique_ptr<FuseLoop> loop_;
+  std::unique_ptr<MountTable> table_;
+};
+
+TEST_F(MountTest, TheKernelSeesTheTree) {
+  const ChainRef chain = Build(Sample());
+  const std::string target = Target("mnt");
+  ASSERT_TRUE(Mount(chain, target).ok());
+  struct stat found;
+  ASSERT_EQ(lstat((target + "/etc/os-release").c_str(), &found), 0);
+  EXPECT_EQ(found.st_mode, mode_t{S_IFREG | 0644});
+  EXPECT_EQ(found.st_uid, 1234u);
+  EXPECT_EQ(found.st_gid, 70'000u);
+  EXPECT_EQ(found.st_mtim.tv_sec, 1'600'000'000);
+  EXPECT_EQ(found.st_mtim.tv_nsec, 123'456'789);
+  EXPECT_EQ(*ReadFile(target + "/etc/link", 100), "NAME=test\n");
+  EXPECT_EQ(*ReadFile(target + "/bin/tool2", 1 << 20), PatternBytes(300'000, 1));
+  struct stat tool, tool2;
+  ASSERT_EQ(stat((target + "/bin/tool").c_str(), &tool), 0);
+  ASSERT_EQ(stat((target + "/bin/tool2").c_str(), &tool2), 0);
+  EXPECT_EQ(tool.st_mode, mode_t{S_IFREG | 04755});
+  EXPECT_EQ(tool.st_ino, tool2.st_ino);
+  EXPECT_EQ(tool.st_nlink, 2u);
+  ASSERT_EQ(stat((target + "/null").c_str(), &found), 0);
+  EXPECT_EQ(found.st_rdev, makedev(1, 3));
+  EXPECT_EQ(Describe(target).size(), 12u);
+  EXPECT_EQ(open((target + "/etc/new").c_str(), O_CREAT | O_WRONLY, 0644), -1);
+  EXPECT_EQ(errno, EROFS);
+  const std::vector<MountRecord> listed = table_->List();
+  ASSERT_EQ(listed.size(), 1u);
+  EXPECT_EQ(listed[0].directory, target);
+  EXPECT_EQ(listed[0].mode, "fuse");
+  EXPECT_EQ(listed[0].chain_id, chain->chain_id);
+  EXPECT_GT(listed[0].created_unix, 1'000'000'000);
+  EXPECT_EQ(records_.size(), 1u);
+  EXPECT_TRUE(table_->InUse(chain->chain_id));
+  ASSERT_TRUE(table_->Unmount(target, false).ok());
+  EXPECT_FALSE(table_->InUse(chain->chain_id));
+  EXPECT_EQ(records_.size(), 0u);
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+  EXPECT_EQ(access((target + "/etc").c_str(), F_OK), -1);
+}
+
+TEST_F(MountTest, LargeFilesAndMaps) {
+  TestChain tree(2);
+  const std::string content = PatternBytes(9'000'001, 5);
+  tree.File("big", content, 0644, 2);
+  tree.Sparse("sparse", uint64_t{3} << 30, {{uint64_t{1} << 30, "middle", 1}});
+  const std::string target = Target("mnt");
+  ASSERT_TRUE(Mount(Build(tree), target).ok());
+  EXPECT_TRUE(*ReadFile(target + "/big", 10 << 20) == content);
+  auto file = OpenFile(target + "/sparse", O_RDONLY);
+  ASSERT_TRUE(file.ok());
+  char bytes[6];
+  ASSERT_EQ(pread(file->get(), bytes, 6, off_t{1} << 30), 6);
+  EXPECT_EQ(std::string(bytes, 6), "middle");
+  auto big = OpenFile(target + "/big", O_RDONLY);
+  void* map = mmap(nullptr, content.size(), PROT_READ, MAP_PRIVATE, big->get(), 0);
+  ASSERT_NE(map, MAP_FAILED);
+  EXPECT_EQ(memcmp(map, content.data(), content.size()), 0);
+  munmap(map, content.size());
+}
+
+// Every stat, listing, link and read of the second pass comes from the kernel's caches.
+TEST_F(MountTest, AWarmTreeAsksNothing) {
+  TestChain tree = Sample();
+  for (int i = 0; i < 300; ++i) tree.File(StrCat("etc/file", i), PatternBytes(5000, i));
+  const std::string target = Target("mnt");
+  ASSERT_TRUE(Mount(Build(tree), target).ok());
+  const auto absent = [&] { return access((target + "/usr/absent").c_str(), F_OK); };
+  absent();
+  const auto first = Describe(target);
+  // Leaves the listing of directories whose first pass filled the cache out of order.
+  const auto second = Describe(target);
+  const FuseCounters before = loop_->counters();
+  EXPECT_EQ(Describe(target), first);
+  EXPECT_EQ(second, first);
+  EXPECT_EQ(absent(), -1);
+  const FuseCounters after = loop_->counters();
+  EXPECT_EQ(after.lookups, before.lookups);
+  EXPECT_EQ(after.getattrs, before.getattrs);
+  EXPECT_EQ(after.readdirs, before.readdirs);
+  EXPECT_EQ(after.reads, before.reads);
+  EXPECT_EQ(after.requests, before.requests);
+  EXPECT_EQ(after.errors, 0u);
+}
+
+TEST_F(MountTest, Xattrs) {
+  TestChain tree = Sample();
+  const std::string capability(
+      "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
+      "\x00\x00\x00\x00",
+      20);
+  tree.Xattrs("usr/bin/tool", {{"security.capability", capability}, {"user.note", "hello"}});
+  const std::string target = Target("mnt");
+  ASSERT_TRUE(Mount(Build(tree), target).ok());
+  const std::string path = target + "/usr/bin/tool";
+  char value[64];
+  ASSERT_EQ(getxattr(path.c_str(), "user.note", value, sizeof(value)), 5);
+  EXPECT_EQ(std::string(value, 5), "hello");
+  ASSERT_EQ(getxattr(path.c_str(), "security.capability", value, sizeof(value)), 20);
+  EXPECT_EQ(std::string(value, 20), capability);
+  EXPECT_EQ(getxattr(path.c_str(), "user.note", value, 2), -1);
+  EXPECT_EQ(errno, ERANGE);
+  EXPECT_EQ(getxattr((target + "/etc").c_str(), "user.note", value, sizeof(value)), -1);
+  EXPECT_EQ(errno, ENODATA);
+  EXPECT_EQ(listxattr(path.c_str(), nullptr, 0), 30);
+}
+
+TEST_F(MountTest, TwoHundredMountsOfOneChain) {
+  const ChainRef chain = Build(Sample());
+  for (int i = 0; i < 200; ++i) {
+    ASSERT_TRUE(Mount(chain, Target(StrCat("many/", i))).ok());
+  }
+  EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
+  for (int i = 0; i < 200; i += 17) {
+    EXPECT_EQ(*ReadFile(StrCat(directory_, "/many/", i, "/etc/os-release"), 100), "NAME=test\n");
+  }
+  for (int i = 0; i < 199; ++i) {
+    ASSERT_TRUE(table_->Unmount(StrCat(directory_, "/many/", i), false).ok());
+  }
+  EXPECT_EQ(*ReadFile(directory_ + "/many/199/etc/os-release", 100), "NAME=test\n");
+  ASSERT_TRUE(table_->Unmount(directory_ + "/many/199", false).ok());
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+  EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
+}
+
+TEST_F(MountTest, PrivateMountsAreForTheDaemonOnly) {
+  const mode_t before = umask(0777);
+  TearDown();
+  SetUp();
+  const ChainRef chain = Build(Sample());
+  const std::string target = directory_ + "/mnt";
+  ASSERT_EQ(mkdir(target.c_str(), 0), 0);
+  ASSERT_EQ(chmod(target.c_str(), 0755), 0);
+  EXPECT_TRUE(Mount(chain, target).ok());
+  EXPECT_TRUE(Mount(chain, Target("rw"), true).ok());
+  umask(before);
+  struct stat found;
+  ASSERT_EQ(stat((options_.run_dir + "/chains").c_str(), &found), 0);
+  EXPECT_EQ(found.st_mode & 07777, 0700u);
+  ASSERT_EQ(stat(options_.upper_dir.c_str(), &found), 0);
+  EXPECT_EQ(found.st_mode & 07777, 0700u);
+  EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "NAME=test\n");
+}
+
+TEST_F(MountTest, ABusyMountIsNamedAndLazyTakesItAway) {
+  const ChainRef chain = Build(Sample());
+  const std::string target = Target("mnt");
+  ASSERT_TRUE(Mount(chain, target).ok());
+  auto file = OpenFile(target + "/usr/bin/tool", O_RDONLY);
+  ASSERT_TRUE(file.ok());
+  const absl::Status busy = table_->Unmount(target, false);
+  EXPECT_EQ(busy.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(busy.message().find(ToAbsl(target)), absl::string_view::npos) << busy;
+  EXPECT_NE(busy.message().find("--lazy"), absl::string_view::npos) << busy;
+  EXPECT_EQ(table_->List().size(), 1u);
+  EXPECT_EQ(records_.size(), 1u);
+  ASSERT_TRUE(table_->Unmount(target, true).ok());
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+  // Who has the file open reads on, and keeps the chain from the collector.
+  std::string content(300'000, '\0');
+  EXPECT_EQ(*PreadFull(file->get(), absl::MakeSpan(content), 0), content.size());
+  EXPECT_EQ(content, PatternBytes(300'000, 1));
+  EXPECT_TRUE(table_->InUse(chain->chain_id));
+  // Mounted again meanwhile, the chain has a new private mount.
+  ASSERT_TRUE(Mount(chain, target).ok());
+  EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "NAME=test\n");
+  ASSERT_TRUE(table_->Unmount(target, false).ok());
+  EXPECT_TRUE(table_->InUse(chain->chain_id));
+  file->Reset();
+  EXPECT_TRUE(Eventually([&] { return !table_->InUse(chain->chain_id); }));
+  EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
+}
+
+TEST_F(MountTest, WritableMountsHaveTheirOwnChanges) {
+  TestChain tree = Sample();
+  tree.inode("").mode = S_IFDIR | 0750;
+  tree.inode("").uid = 42;
+  tree.inode("").mtime_seconds = 1'500'000'000;
+  const ChainRef chain = Build(tree);
+  const std::string one = Target("one"), two = Target("two"), plain = Target("plain");
+  ASSERT_TRUE(Mount(chain, plain).ok());
+  ASSERT_TRUE(Mount(chain, one, true).ok());
+  ASSERT_TRUE(Mount(chain, two, true).ok());
+  struct stat found;
+  ASSERT_EQ(stat(one.c_str(), &found), 0);
+  EXPECT_EQ(found.st_mode, mode_t{S_IFDIR | 0750});
+  EXPECT_EQ(found.st_uid, 42u);
+  EXPECT_EQ(found.st_mtim.tv_sec, 1'500'000'000);
+  const auto before = Describe(plain);
+  ASSERT_TRUE(WriteFileDurably(one + "/etc/os-release", "CHANGED\n").ok());
+  ASSERT_EQ(unlink((one + "/usr/bin/tool2").c_str()), 0);
+  ASSERT_EQ(mkdir((one + "/new").c_str(), 0755), 0);
+  EXPECT_EQ(*ReadFile(one + "/etc/os-release", 100), "CHANGED\n");
+  EXPECT_EQ(access((one + "/usr/bin/tool2").c_str(), F_OK), -1);
+  EXPECT_EQ(*ReadFile(two + "/etc/os-release", 100), "NAME=test\n");
+  EXPECT_EQ(access((two + "/new").c_str(), F_OK), -1);
+  EXPECT_EQ(Describe(plain), before);
+  const std::vector<MountRecord> listed = table_->List();
+  const auto record = std::find_if(listed.begin(), listed.end(),
+                                   [&](const MountRecord& r) { return r.directory == one; });
+  ASSERT_NE(record, listed.end());
+  EXPECT_TRUE(record->writable);
+  EXPECT_TRUE(record->upper.starts_with(options_.upper_dir + "/"));
+  EXPECT_EQ(access(record->upper.c_str(), F_OK), 0);
+  ASSERT_TRUE(table_->Unmount(one, false).ok());
+  EXPECT_EQ(access(record->upper.c_str(), F_OK), -1);
+  ASSERT_TRUE(table_->Unmount(two, false).ok());
+  EXPECT_EQ(Describe(plain), before);
+}
+
+TEST_F(MountTest, OddPathsNeedNoCare) {
+  TearDown();
+  SetUp();
+  KillDaemon();
+  options_ = {directory_ + "/r,u:n\\ 1\n2", directory_ + "/up,p:e\\r", true};
+  StartDaemon();
+  const ChainRef chain = Build(Sample());
+  const std::string target = Target("m n,t:\\x");
+  ASSERT_TRUE(Mount(chain, target, true).ok());
+  ASSERT_TRUE(WriteFileDurably(target + "/etc/os-release", "CHANGED\n").ok());
+  EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "CHANGED\n");
+  EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
+  ASSERT_TRUE(table_->Unmount(target, false).ok());
+}
+
+TEST_F(MountTest, AKilledDaemonsMountsComeBack) {
+  const ChainRef chain = Build(Sample());
+  TestChain other_tree;
+  other_tree.File("other", "x");
+  const ChainRef other = Build(other_tree, "other");
+  const std::string plain = Target("plain"), rw = Target("rw"), lost = Target("lost"),
+                    removed = Target("removed");
+  for (const std::string& target : {plain, removed}) ASSERT_TRUE(Mount(chain, target).ok());
+  ASSERT_TRUE(Mount(chain, rw, true).ok());
+  ASSERT_TRUE(Mount(other, lost).ok());
+  const auto before = Describe(plain);
+  ASSERT_TRUE(WriteFileDurably(rw + "/etc/os-release", "CHANGED\n").ok());
+  KillDaemon();
+  EXPECT_EQ(chain.use_count(), 1);
+  EXPECT_EQ(access((plain + "/usr/bin/absent").c_str(), F_OK), -1);
+  EXPECT_EQ(errno, ENOTCONN);
+  ASSERT_EQ(umount2(removed.c_str(), MNT_DETACH), 0);
+  ASSERT_EQ(rmdir(removed.c_str()), 0);
+
+  StartDaemon();
+  EXPECT_TRUE(table_->List().empty());
+  std::vector<std::string> recovered = table_->Recover(Finder(chain));
+  std::sort(recovered.begin(), recovered.end());
+  EXPECT_EQ(recovered, (std::vector<std::string>{plain, rw}));
+  EXPECT_EQ(records_.size(), 2u);
+  EXPECT_EQ(Describe(plain), before);
+  EXPECT_EQ(*ReadFile(rw + "/etc/os-release", 100), "CHANGED\n");
+  EXPECT_EQ(access((lost + "/other").c_str(), F_OK), -1);
+  EXPECT_EQ(errno, ENOENT);  // unmounted, not dead
+  EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
+  EXPECT_TRUE(table_->Recover(Finder(chain)).empty());
+}
+
+TEST_F(MountTest, ADeadMountMayBeMountedOver) {
+  const ChainRef chain = Build(Sample());
+  const std::string target = Target("mnt");
+  ASSERT_TRUE(Mount(chain, target).ok());
+  KillDaemon();
+  ASSERT_TRUE(records_.Delete(target).ok());
+  StartDaemon();
+  const absl::Status status = Mount(chain, target);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "NAME=test\n");
+  ASSERT_TRUE(table_->Unmount(target, false).ok());
+  EXPECT_EQ(access((target + "/etc").c_str(), F_OK), -1);
+  EXPECT_EQ(errno, ENOENT);
+}
+
+TEST_F(MountTest, UnmountAllCanKeepTheRecords) {
+  const ChainRef chain = Build(Sample());
+  const std::string plain = Target("plain"), rw = Target("rw");
+  ASSERT_TRUE(Mount(chain, plain).ok());
+  ASSERT_TRUE(Mount(chain, rw, true).ok());
+  ASSERT_TRUE(WriteFileDurably(rw + "/new", "kept").ok());
+  table_->UnmountAll(true);
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+  EXPECT_TRUE(table_->List().empty());
+  EXPECT_EQ(records_.size(), 2u);
+  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 2u);
+  EXPECT_EQ(*ReadFile(rw + "/new", 100), "kept");
+  table_->UnmountAll(false);
+  EXPECT_EQ(records_.size(), 0u);
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+}
+
+TEST_F(MountTest, PlainUmountIsNoticed) {
+  const ChainRef chain = Build(Sample());
+  const std::string one = Target("one"), two = Target("two");
+  ASSERT_TRUE(Mount(chain, one).ok());
+  ASSERT_TRUE(Mount(chain, two).ok());
+  ASSERT_EQ(umount2(one.c_str(), 0), 0);
+  EXPECT_TRUE(Eventually([&] { return table_->List().size() == 1; }));
+  ASSERT_EQ(umount2(two.c_str(), 0), 0);
+  EXPECT_TRUE(Eventually([&] { return !table_->InUse(chain->chain_id); }));
+  EXPECT_TRUE(Eventually([&] { return records_.size() == 0; }));
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+  EXPECT_TRUE(absl::IsNotFound(table_->Unmount(one, false)));
+  // The private mount as well: what is mounted next must not be its empty directory.
+  ASSERT_TRUE(Mount(chain, one).ok());
+  ASSERT_EQ(umount2((options_.run_dir + "/chains/" + chain->chain_id.hex()).c_str(), MNT_DETACH),
+            0);
+  EXPECT_EQ(*ReadFile(one + "/etc/os-release", 100), "NAME=test\n");
+  EXPECT_TRUE(Eventually([&] {
+    const std::string fresh = Target(StrCat("fresh", RandomHex(4)));
+    EXPECT_TRUE(Mount(chain, fresh).ok());
+    return ReadFile(fresh + "/etc/os-release", 100).ok();
+  }));
+}
+
+TEST_F(MountTest, MistakesAreNamed) {
+  const ChainRef chain = Build(Sample());
+  const auto expect = [](const absl::Status& status, absl::StatusCode code,
+                         absl::string_view text) {
+    EXPECT_EQ(status.code(), code) << status;
+    EXPECT_NE(status.message().find(text), absl::string_view::npos) << status;
+  };
+  using Code = absl::StatusCode;
+  expect(Mount(chain, directory_ + "/absent"), Code::kNotFound, "mkdir -p");
+  ASSERT_TRUE(WriteFileDurably(directory_ + "/file", "x").ok());
+  expect(Mount(chain, directory_ + "/file"), Code::kFailedPrecondition, "not a directory");
+  expect(Mount(chain, "relative"), Code::kInvalidArgument, "absolute");
+  expect(Mount(chain, directory_), Code::kInvalidArgument, "would hide");
+  expect(Mount(chain, "/"), Code::kInvalidArgument, "would hide");
+  const std::string target = Target("mnt");
+  ASSERT_TRUE(Mount(chain, target).ok());
+  expect(Mount(chain, target), Code::kAlreadyExists, "imagefs umount");
+  expect(Mount(chain, target + "//"), Code::kAlreadyExists, "imagefs umount");
+  ASSERT_EQ(symlink("mnt", (directory_ + "/link").c_str()), 0);
+  expect(Mount(chain, directory_ + "/link"), Code::kAlreadyExists, "imagefs umount");
+  expect(table_->Unmount(directory_ + "/other", false), Code::kNotFound, "imagefs ls");
+  records_.FailPuts(true);
+  expect(Mount(chain, Target("unrecorded")), Code::kResourceExhausted, "disk full");
+  records_.FailPuts(false);
+  EXPECT_EQ(MountsBelow(directory_), 2u);
+  EXPECT_EQ(records_.size(), 1u);
+}
+
+TEST_F(MountTest, SharedParentsDoNotSpreadThePrivateMounts) {
+  KillDaemon();
+  const std::string shared = Target("shared"), peer = Target("peer");
+  ASSERT_EQ(mount("tmpfs", shared.c_str(), "tmpfs", 0, nullptr), 0);
+  ASSERT_EQ(mount(nullptr, shared.c_str(), nullptr, MS_SHARED, nullptr), 0);
+  ASSERT_EQ(mount(shared.c_str(), peer.c_str(), nullptr, MS_BIND, nullptr), 0);
+  options_.run_dir = shared + "/run";
+  for (int round = 0; round < 2; ++round) {
+    StartDaemon();
+    const ChainRef chain = Build(Sample());
+    const std::string target = Target("shared/mnt");
+    ASSERT_TRUE(Mount(chain, target).ok());
+    EXPECT_EQ(MountsBelow(peer + "/run/chains"), 0u);
+    // What the user asked for is as visible as any other mount.
+    EXPECT_EQ(*ReadFile(peer + "/mnt/etc/os-release", 100), "NAME=test\n");
+    ASSERT_TRUE(table_->Unmount(target, false).ok());
+    KillDaemon();
+  }
+  EXPECT_EQ(MountsBelow(shared), 0u);
+  EXPECT_EQ(umount2(peer.c_str(), 0), 0);
+  EXPECT_EQ(umount2(shared.c_str(), 0), 0);
+}
+
+TEST_F(MountTest, UsersMountThroughFusermount) {
+  KillDaemon();
+  options_.as_root = false;
+  StartDaemon();
+  const ChainRef chain = Build(Sample());
+  const std::string one = Target("one"), two = Target("two");
+  const absl::Status first = Mount(chain, one);
+  ASSERT_TRUE(first.ok()) << first;
+  ASSERT_TRUE(Mount(chain, two).ok());
+  EXPECT_EQ(*ReadFile(one + "/etc/os-release", 100), "NAME=test\n");
+  EXPECT_EQ(Describe(one), Describe(two));
+  EXPECT_TRUE(absl::IsFailedPrecondition(Mount(chain, Target("rw"), true)));
+  auto file = OpenFile(one + "/etc/os-release", O_RDONLY);
+  EXPECT_TRUE(absl::IsFailedPrecondition(table_->Unmount(one, false)));
+  file->Reset();
+  const absl::Status unmounted = table_->Unmount(one, false);
+  EXPECT_TRUE(unmounted.ok()) << unmounted;
+  KillDaemon();
+  StartDaemon();
+  EXPECT_EQ(table_->Recover(Finder(chain)), std::vector<std::string>{two});
+  EXPECT_EQ(*ReadFile(two + "/etc/os-release", 100), "NAME=test\n");
+  EXPECT_TRUE(table_->Unmount(two, true).ok());
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+  EXPECT_TRUE(Eventually([&] { return !table_->InUse(chain->chain_id); }));
+}
+
+TEST_F(MountTest, ManyThreadsMountAndUnmount) {
+  const ChainRef chain = Build(Sample());
+  TestChain other_tree;
+  other_tree.Dir("etc");
+  other_tree.File("etc/os-release", "NAME=test\n");
+  const ChainRef other = Build(other_tree, "other");
+  const std::string contended = Target("contended");
+  std::vector<std::string> targets;
+  for (int i = 0; i < 16; ++i) targets.push_back(Target(StrCat("own", i)));
+  std::atomic<int> won{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 16; ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < 12; ++round) {
+        EXPECT_TRUE(Mount(i % 2 ? chain : other, targets[i], i % 4 == 0).ok());
+        EXPECT_EQ(*ReadFile(targets[i] + "/etc/os-release", 100), "NAME=test\n");
+        const absl::Status status = Mount(chain, contended);
+        EXPECT_TRUE(status.ok() || absl::IsAlreadyExists(status)) << status;
+        if (status.ok()) {
+          ++won;
+          EXPECT_EQ(*ReadFile(contended + "/etc/os-release", 100), "NAME=test\n");
+          EXPECT_TRUE(table_->Unmount(contended, true).ok());
+        }
+        EXPECT_TRUE(table_->Unmount(targets[i], false).ok());
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GE(won, 1);
+  EXPECT_TRUE(table_->List().empty());
+  EXPECT_EQ(records_.size(), 0u);
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+  EXPECT_TRUE(Eventually(
+      [&] { return !table_->InUse(chain->chain_id) && !table_->InUse(other->chain_id); }));
+}
+
+TEST(MountInfoTest, ParsesWhatTheKernelWrites) {
+  const auto mounts = ParseMountInfo(
+      "36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 shared:7 - ext3 /dev/root rw\n"
+      "37 36 0:53 / /a\\040b\\134c ro - fuse.imagefs imagefs ro,user_id=0\n"
+      "38 36 0:53 / /mnt2 ro - overlay imagefs ro\n"
+      "garbage\n"
+      "39 36 x:y / /bad ro - t s o\n"
+      "40 36 0:1 / /short ro -\n");
+  ASSERT_EQ(mounts.size(), 3u);
+  EXPECT_EQ(mounts[0].major, 98u);
+  EXPECT_TRUE(mounts[0].shared);
+  EXPECT_FALSE(IsOurs(mounts[0]));
+  EXPECT_EQ(mounts[1].mount_point, "/a b\\c");
+  EXPECT_EQ(mounts[1].minor, 53u);
+  EXPECT_FALSE(mounts[1].shared);
+  EXPECT_TRUE(IsOurs(mounts[1]));
+  EXPECT_TRUE(IsOurs(mounts[2]));
+  EXPECT_EQ(FindMountAt(mounts, "/mnt2"), &mounts[2]);
+  EXPECT_EQ(FindMountOf(mounts, "/mnt2/x/y"), &mounts[2]);
+  EXPECT_EQ(FindMountOf(mounts, "/none"), nullptr);
+}
+
+TEST(MountInfoTest, OverlayOptionsAreEscaped) {
+  EXPECT_EQ(OverlayOptions({"/l,o:w", "/u\\p", "/w"}),
+            "lowerdir=/l\\,o\\:w,upperdir=/u\\\\p,workdir=/w,index=off");
+}
+
+}  // namespace
+}  // namespace imagefs
