@@ -398,7 +398,8 @@ absl::StatusOr<std::string> MountTableImpl::AcquireChain(const ChainRef& chain) 
 
 absl::Status MountTableImpl::MountChainC(const ChainRef& chain, ChainMount& mount) {
   mount.path = StrCat(chains_dir_, "/", chain->chain_id.hex());
-  if (mount.session != 0) UnmountPath(mount.path, true).IgnoreError();
+  // What is there is dead, or is not the mount that this table made.
+  UnmountPath(mount.path, true).IgnoreError();
   IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(mount.path));
   absl::Cleanup undo = [&] {
     UnmountPath(mount.path, true).IgnoreError();

@@ -282,14 +282,14 @@ TEST_F(MountTest, LargeFilesAndMaps) {
   TestChain tree(2);
   const std::string content = PatternBytes(9'000'001, 5);
   tree.File("big", content, 0644, 2);
-  tree.Sparse("sparse", uint64_t{3} << 30, {{uint64_t{1} << 30, "middle", 1}});
+  tree.Sparse("sparse", uint64_t{96} << 20, {{uint64_t{64} << 20, "middle", 1}});
   const std::string target = Target("mnt");
   ASSERT_TRUE(Mount(Build(tree), target).ok());
   EXPECT_TRUE(*ReadFile(target + "/big", 10 << 20) == content);
   auto file = OpenFile(target + "/sparse", O_RDONLY);
   ASSERT_TRUE(file.ok());
   char bytes[6];
-  ASSERT_EQ(pread(file->get(), bytes, 6, off_t{1} << 30), 6);
+  ASSERT_EQ(pread(file->get(), bytes, 6, off_t{64} << 20), 6);
   EXPECT_EQ(std::string(bytes, 6), "middle");
   auto big = OpenFile(target + "/big", O_RDONLY);
   void* map = mmap(nullptr, content.size(), PROT_READ, MAP_PRIVATE, big->get(), 0);
