@@ -1,0 +1,519 @@
+#!/usr/bin/python3
+"""Compares imagefs with eager peers on one machine, from one registry, in one run.
+
+bench/run.py --imagefs BINARY --tools DIR --work DIR [--only PART,PART] [--reps N] [--quick]
+
+Parts: cold, storm, store, warm, rss, index, million, decode. Every cold repetition has a fresh store
+and a fresh daemon on either side; the registry's files are in the page cache for all. Prints a table
+and writes WORK/results.json. Needs root.
+"""
+import argparse
+import json
+import os
+import resource
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
+
+import images
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCE = os.path.dirname(HERE)
+TARGETS = {  # name: (target, "max" or "min")
+    "cold small, x faster than containerd 1.6": (5.0, "min"), "cold small, x faster than podman": (5.0, "min"),
+    "cold small, x faster than containerd 2 erofs": (4.0, "min"),
+    "cold large, x faster than containerd 1.6": (5.0, "min"), "cold large, x faster than podman": (5.0, "min"),
+    "cold large, x faster than containerd 2 erofs": (4.0, "min"),
+    "storm of 20 against one": (1.15, "max"), "mount from the store, ms": (50, "max"),
+    "warm read against ext4": (2.0, "max"), "warm stat against ext4": (1.3, "max"),
+    "RSS with 50 images, MiB": (64, "max"), "index bytes an entry beside names": (130, "max"),
+    "RSS with 1,000,000 files, MiB": (64, "max"), "layer stage against igzip alone": (0.8, "min"),
+}
+
+
+def wait_for(condition, seconds, what):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"bench: {what} did not happen in {seconds} s")
+        time.sleep(0.02)
+
+
+def cpu_of(pid):
+    """CPU seconds of a process and of its children that ended."""
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return sum(int(fields[i]) for i in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
+
+
+def status_of(pid, key):
+    for line in open(f"/proc/{pid}/status"):
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) / 1024  # MiB
+    return 0.0
+
+
+def timed(command, **kw):
+    """Runs a command; (seconds, CPU seconds, peak MiB of its largest process)."""
+    begin = time.monotonic()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **kw)
+    error = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    took = time.monotonic() - begin
+    if status != 0:
+        raise SystemExit(f"bench: {' '.join(map(str, command))}: {error.decode()[-600:]}")
+    return took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def mounts_below(path):
+    found = [line.split()[4] for line in open("/proc/self/mountinfo")]
+    return sorted((m for m in found if m == path or m.startswith(path + "/")), reverse=True)
+
+
+class Daemon:
+    """A process of ours, stopped at the end."""
+
+    def __init__(self, command, log, env=None):
+        self.log = open(log, "wb")
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=env)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class Registry(Daemon):
+    def __init__(self, work):
+        self.dir = work + "/registry"
+        os.makedirs(self.dir, exist_ok=True)
+        with open(self.dir + "/config.yml", "w") as f:
+            f.write("version: 0.1\nlog: {level: info, accesslog: {disabled: false}}\n"
+                    f"storage: {{filesystem: {{rootdirectory: {self.dir}/data}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n")
+        super().__init__(["docker-registry", "serve", self.dir + "/config.yml"], self.dir + "/log")
+        wait_for(lambda: b"listening on" in open(self.dir + "/log", "rb").read(), 20, "start of the registry")
+        text = open(self.dir + "/log").read()
+        self.host = text.split("listening on ")[1].split('"')[0].split()[0]
+
+    def push(self, info, name, tag="latest", source_tag="latest"):
+        subprocess.run([SOURCE + "/tests/lib/oci.py", "push", f"{info['layout']}:{source_tag}", f"{self.host}/bench/{name}:{tag}"],
+                       check=True)
+        return f"{self.host}/bench/{name}:{tag}"
+
+
+class Imagefs:
+    name = "imagefs"
+
+    def __init__(self, binary, work):
+        self.binary, self.work = binary, work + "/imagefs"
+
+    def command(self, *args):
+        return [self.binary, "--root", self.work + "/root", "--run", self.work + "/run", *args]
+
+    def call(self, *args):
+        return subprocess.run(self.command(*args), check=True, capture_output=True, text=True).stdout
+
+    def status(self):
+        return json.loads(self.call("status", "--json"))
+
+    def reset(self):
+        if os.path.exists(self.work):
+            subprocess.run(self.command("stop", "--unmount"), capture_output=True)
+            for mount in mounts_below(self.work):
+                subprocess.run(["umount", "-l", mount])
+            shutil.rmtree(self.work)
+        os.makedirs(self.work + "/m")
+
+    def directory(self, name):
+        path = f"{self.work}/m/{name}"
+        os.makedirs(path, exist_ok=True)
+        return path
+
+    def cold(self, ref):
+        self.reset()
+        seconds, cpu, rss = timed(self.command("mount", "-q", ref, self.directory("cold")))
+        begin = time.monotonic()
+        pid = self.status()["pid"]
+        result = {"seconds": seconds, "cpu": cpu + cpu_of(pid), "rss": status_of(pid, "VmHWM"), "rss_cli": rss}
+
+        def durable():
+            return all(l["state"] == "complete" for l in self.status()["layers"])
+        wait_for(durable, 120, "durability")
+        result["durable_seconds"] = seconds + time.monotonic() - begin
+        self.reset()
+        return result
+
+
+class Containerd:
+    def __init__(self, work, name, containerd, ctr, config, pull, path=None):
+        self.name, self.containerd, self.ctr, self.config, self.pull = name, containerd, ctr, config, pull
+        self.work = f"{work}/{name.replace(' ', '-')}"
+        self.env = dict(os.environ, PATH=(path + ":" if path else "") + os.environ["PATH"])
+
+    def clean(self):
+        for mount in mounts_below(self.work):
+            subprocess.run(["umount", "-l", mount])
+        subprocess.run(f"find {self.work} -name '*.erofs' -o -name .erofslayer -o -type d -prune 2>/dev/null | xargs -r chattr -i 2>/dev/null",
+                       shell=True)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def cold(self, ref):
+        self.clean()
+        os.makedirs(self.work)
+        with open(self.work + "/config.toml", "w") as f:
+            f.write(self.config.replace("@", self.work))
+        sock = self.work + "/sock"
+        daemon = Daemon([self.containerd, "-c", self.work + "/config.toml"], self.work + "/log", self.env)
+        try:
+            wait_for(lambda: subprocess.run([self.ctr, "-a", sock, "version"], capture_output=True).returncode == 0, 20, "start of containerd")
+            before = cpu_of(daemon.process.pid)
+            seconds, cpu, _ = timed([self.ctr, "-a", sock, "image", "pull", "--plain-http", *self.pull, ref])
+            result = {"seconds": seconds, "cpu": cpu + cpu_of(daemon.process.pid) - before,
+                      "rss": status_of(daemon.process.pid, "VmHWM")}
+        finally:
+            daemon.stop()
+            self.clean()
+        return result
+
+
+class Podman:
+    name = "podman"
+
+    def __init__(self, work):
+        self.work = work + "/podman"
+
+    def clean(self):
+        for mount in mounts_below(self.work):
+            subprocess.run(["umount", "-l", mount])
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def cold(self, ref):
+        self.clean()
+        os.makedirs(self.work)
+        with open(self.work + "/storage.conf", "w") as f:
+            f.write(f'[storage]\ndriver = "overlay"\ngraphroot = "{self.work}/graph"\nrunroot = "{self.work}/run"\n')
+        env = dict(os.environ, CONTAINERS_STORAGE_CONF=self.work + "/storage.conf")
+        seconds, cpu, rss = timed(["podman", "--cgroup-manager", "cgroupfs", "--events-backend", "none", "--tmpdir",
+                                   self.work + "/tmp", "pull", "-q", "--tls-verify=false", ref], env=env)
+        self.clean()
+        return {"seconds": seconds, "cpu": cpu, "rss": rss}
+
+
+CONTAINERD1 = """version = 2
+root = "@/root"
+state = "@/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri"]
+[grpc]
+  address = "@/sock"
+[ttrpc]
+  address = "@/ttrpc"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "@/opt"
+"""
+CONTAINERD2 = """version = 3
+root = "@/root"
+state = "@/state"
+disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri"]
+[grpc]
+  address = "@/sock"
+[ttrpc]
+  address = "@/ttrpc"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "@/opt"
+[plugins."io.containerd.service.v1.diff-service"]
+  default = ["erofs", "walking"]
+[[plugins."io.containerd.transfer.v1.local".unpack_config]]
+  platform = "linux"
+  snapshotter = "erofs"
+  differ = "erofs"
+"""
+
+
+def peers(work):
+    found = []
+    if shutil.which("containerd"):
+        found.append(Containerd(work, "containerd 1.6", "containerd", "ctr", CONTAINERD1, []))
+    if shutil.which("podman"):
+        found.append(Podman(work))
+    unpacked = SOURCE + "/build/peers"
+    try:
+        for package, folder in (("containerd", "containerd"), ("erofs-utils", "erofs")):
+            subprocess.run([SOURCE + "/scripts/unpack.sh", "sid", f"{unpacked}/{folder}", package], check=True, timeout=600)
+        os.makedirs(unpacked + "/bin", exist_ok=True)
+        with open(unpacked + "/bin/mkfs.erofs", "w") as f:
+            f.write(f'#!/bin/sh\nexec {unpacked}/erofs/run /usr/bin/mkfs.erofs "$@"\n')
+        os.chmod(unpacked + "/bin/mkfs.erofs", 0o755)
+        binaries = unpacked + "/containerd/usr/bin/"
+        found.append(Containerd(work, "containerd 2 erofs", binaries + "containerd", binaries + "ctr", CONTAINERD2,
+                                ["--snapshotter", "erofs"], unpacked + "/bin"))
+    except (subprocess.SubprocessError, OSError) as error:
+        print(f"bench: no containerd 2 with EROFS here: {error}", flush=True)
+    return found
+
+
+class Bench:
+    def __init__(self, args):
+        self.args = args
+        self.work = os.path.abspath(args.work)
+        os.makedirs(self.work, exist_ok=True)
+        self.registry = Registry(self.work)
+        self.imagefs = Imagefs(os.path.abspath(args.imagefs), self.work)
+        self.tools = os.path.abspath(args.tools)
+        self.infos, self.refs = {}, {}
+        self.results = {"machine": {"cpus": os.cpu_count(), "kernel": os.uname().release,
+                                    "load_before": os.getloadavg()[0]}, "summary": {}}
+
+    def image(self, name):
+        if name not in self.refs:
+            self.infos[name] = images.million_image(self.work) if name == "million" else images.package_image(self.work, name)
+            self.refs[name] = self.registry.push(self.infos[name], name)
+            # Everybody reads the registry's files from the page cache.
+            subprocess.run(f"cat {self.registry.dir}/data/docker/registry/v2/blobs/sha256/*/*/data >/dev/null", shell=True)
+        return self.refs[name]
+
+    def put(self, name, value):
+        self.results["summary"][name] = round(value, 3)
+
+    def part_cold(self):
+        table = []
+        for size in ("small",) if self.args.quick else ("small", "large"):
+            ref, info = self.image(size), self.infos[size]
+            rows = {}
+            systems = [self.imagefs] + peers(self.work)
+            # Interleaved, so that a slow minute of the machine hits all alike.
+            for rep in range(self.args.reps):
+                for system in systems:
+                    rows.setdefault(system.name, []).append(system.cold(ref))
+                    print(f"  {size} #{rep + 1} {system.name}: {rows[system.name][-1]['seconds']:.2f} s", flush=True)
+            self.results[f"cold {size}"] = {"blob_bytes": info["blob_bytes"], "tar_bytes": info["tar_bytes"],
+                                            "layers": len(info["layers"]), "runs": rows}
+            ours = statistics.median(r["seconds"] for r in rows["imagefs"])
+            for name, runs in rows.items():
+                middle = {k: statistics.median(r[k] for r in runs) for k in runs[0]}
+                table.append([f"{size}, {info['blob_bytes'] / 1e6:.0f} MB", name, f"{middle['seconds']:.2f}",
+                              f"{info['tar_bytes'] / 1e6 / middle['seconds']:.0f}", f"{middle['cpu']:.2f}", f"{middle['rss']:.0f}",
+                              f"{middle['seconds'] / ours:.1f}x"])
+                if name != "imagefs":
+                    self.put(f"cold {size}, x faster than {name}", middle["seconds"] / ours)
+                else:
+                    self.put(f"cold {size}, seconds until durable", middle["durable_seconds"])
+                    self.put(f"cold {size}, MB/s of tar", info["tar_bytes"] / 1e6 / middle["seconds"])
+        show(["cold mount or pull", "system", "s", "tar MB/s", "CPU s", "peak MiB", "of imagefs"], table)
+
+    def part_storm(self):
+        ref = self.image("small")
+        once, twenty = [], []
+        for _ in range(self.args.reps):
+            once.append(self.imagefs.cold(ref)["seconds"])
+            self.imagefs.reset()
+            directories = [self.imagefs.directory(f"s{i}") for i in range(20)]
+            begin = time.monotonic()
+            running = [subprocess.Popen(self.imagefs.command("mount", "-q", ref, d), stdout=subprocess.DEVNULL) for d in directories]
+            if any(p.wait() for p in running):
+                raise SystemExit("bench: a mount of the storm failed")
+            twenty.append(time.monotonic() - begin)
+        self.results["storm"] = {"one": once, "twenty": twenty}
+        self.put("storm of 20 against one", statistics.median(twenty) / statistics.median(once))
+        show(["storm", "s"], [["1 mount", f"{statistics.median(once):.2f}"], ["20 mounts at once", f"{statistics.median(twenty):.2f}"]])
+        self.imagefs.reset()
+
+    def part_store(self):
+        ref = self.image("small")
+        self.imagefs.reset()
+        self.imagefs.call("pull", "-q", ref)
+        times = {"first": [], "second of the same image": []}
+        for _ in range(10):
+            times["first"].append(timed(self.imagefs.command("mount", "-q", ref, self.imagefs.directory("a")))[0])
+            times["second of the same image"].append(timed(self.imagefs.command("mount", "-q", ref, self.imagefs.directory("b")))[0])
+            self.imagefs.call("umount", "--all")
+        times["version (start of the command)"] = [timed(self.imagefs.command("--version"))[0] for _ in range(10)]
+        times["ls (start, and one call)"] = [timed(self.imagefs.command("ls"))[0] for _ in range(10)]
+        self.results["store"] = times
+        self.put("mount from the store, ms", statistics.median(times["first"]) * 1000)
+        show(["mount of an image in the store", "ms"], [[k, f"{statistics.median(v) * 1000:.1f}"] for k, v in times.items()])
+        self.imagefs.reset()
+
+    def part_warm(self):
+        ref = self.image("small")
+        self.imagefs.reset()
+        mount = self.imagefs.directory("warm")
+        self.imagefs.call("mount", "-q", ref, mount)
+        ext4 = self.work + "/unpacked"
+        if not os.path.exists(ext4 + ".done"):
+            shutil.rmtree(ext4, ignore_errors=True)
+            os.makedirs(ext4)
+            for layer in self.infos["small"]["layers"]:
+                subprocess.run(["tar", "-C", ext4, "--keep-directory-symlink", "--numeric-owner", "-xzf",
+                                f"{self.infos['small']['layout']}/blobs/sha256/{layer['digest'][7:]}"], check=True)
+            open(ext4 + ".done", "w").close()
+        files, directories = [], []
+        for root, dirs, names in os.walk(mount):
+            dirs.sort()
+            relative = os.path.relpath(root, mount)
+            directories.append(relative)
+            for name in sorted(names):
+                path = os.path.join(relative, name)
+                there = os.path.join(ext4, path)
+                if os.path.isfile(there) and not os.path.islink(there) and 0 < os.path.getsize(there) <= 16384:
+                    files.append(path)
+        files = files[::max(1, len(files) // 4000)][:4000]
+        directories = [d for d in directories if os.path.isdir(os.path.join(ext4, d))][:2000]
+        rows = []
+        for mode, names in (("stat", files), ("read", files), ("readdir", directories)):
+            with open(self.work + "/list", "w") as f:
+                f.write("\n".join(names) + "\n")
+            sides = {"imagefs": mount, "ext4": ext4}
+            measured = {side: [] for side in sides}
+            for _ in range(3):
+                for side, root in sides.items():
+                    text = subprocess.check_output([self.tools + "/bench_files", mode, root, self.work + "/list", "7"], text=True)
+                    measured[side].append(json.loads(text)["ns"])
+            ns = {side: statistics.median(v) for side, v in measured.items()}
+            self.results[f"warm {mode}"] = measured
+            self.put(f"warm {mode} against ext4", ns["imagefs"] / ns["ext4"])
+            rows.append([mode, len(names), f"{ns['imagefs'] / 1000:.2f}", f"{ns['ext4'] / 1000:.2f}", f"{ns['imagefs'] / ns['ext4']:.2f}x"])
+        kind = subprocess.check_output(["stat", "-f", "-c", "%T", ext4], text=True).strip()
+        show(["warm", "paths", "imagefs us", f"{kind} us", "ratio"], rows)
+        begin = time.monotonic()
+        subprocess.run(f"echo 2 >/proc/sys/vm/drop_caches; find {mount} -xdev | wc -l >/dev/null", shell=True)
+        self.put("find after dropping caches, s", time.monotonic() - begin)
+        self.imagefs.reset()
+
+    def part_rss(self):
+        ref = self.image("small")
+        count = 50
+        images.variants(self.work, self.infos["small"], count)
+        self.imagefs.reset()
+        for i in range(count):
+            self.registry.push(self.infos["small"], "small", f"v{i}", f"v{i}")
+            self.imagefs.call("mount", "-q", ref.rpartition(":")[0] + f":v{i}", self.imagefs.directory(f"v{i}"))
+        pid = self.imagefs.status()["pid"]
+        idle = {k: status_of(pid, k) for k in ("VmRSS", "RssAnon", "RssFile", "VmHWM")}
+        subprocess.run(f"find {self.imagefs.work}/m -xdev -type f -newermt 2100-01-01; find {self.imagefs.work}/m >/dev/null",
+                       shell=True, stdout=subprocess.DEVNULL)
+        walked = {k: status_of(pid, k) for k in ("VmRSS", "RssAnon", "RssFile", "VmHWM")}
+        self.results["rss"] = {"mounted": idle, "all walked": walked}
+        self.put("RSS with 50 images, MiB", idle["VmRSS"])
+        self.put("RSS with 50 images, all walked, MiB", walked["VmRSS"])
+        show(["daemon with 50 images", "RSS", "anonymous", "of files", "peak"],
+             [[name] + [f"{v[k]:.1f}" for k in ("VmRSS", "RssAnon", "RssFile", "VmHWM")] for name, v in self.results["rss"].items()])
+        self.imagefs.reset()
+
+    def measure_index(self, name):
+        """Entries, bytes of their names, and bytes of the chain's index of a mounted image."""
+        mount = self.imagefs.directory(name)
+        entries = names = 0
+        for _, dirs, files in os.walk(os.fsencode(mount)):
+            entries += len(dirs) + len(files)
+            names += sum(map(len, dirs)) + sum(map(len, files))
+        size = max(os.path.getsize(os.path.join(r, f)) for r, _, fs in os.walk(self.imagefs.work + "/root/chains") for f in fs)
+        return {"entries": entries, "name_bytes": names, "index_bytes": size, "bytes_an_entry": size / entries,
+                "beside_names": (size - names) / entries}
+
+    def part_index(self):
+        ref = self.image("small")
+        self.imagefs.reset()
+        self.imagefs.call("mount", "-q", ref, self.imagefs.directory("small"))
+        self.results["index"] = self.measure_index("small")
+        self.put("index bytes an entry beside names", self.results["index"]["beside_names"])
+        show(["index of the chain", "entries", "bytes", "an entry", "beside names"],
+             [["small"] + [f"{self.results['index'][k]:.0f}" for k in ("entries", "index_bytes", "bytes_an_entry", "beside_names")]])
+        self.imagefs.reset()
+
+    def part_million(self):
+        ref = self.image("million")
+        self.imagefs.reset()
+        mount = self.imagefs.directory("million")
+        seconds, cpu, _ = timed(self.imagefs.command("mount", "-q", ref, mount))
+        pid = self.imagefs.status()["pid"]
+        peak = status_of(pid, "VmHWM")
+        # What stays, once the making of the index is over: a daemon that only serves it.
+        self.imagefs.call("stop")
+        wait_for(lambda: not os.path.exists(f"/proc/{pid}") or status_of(pid, "VmRSS") == 0, 20, "end of the daemon")
+        self.imagefs.call("images")
+        wait_for(lambda: os.path.ismount(mount), 20, "recovery of the mount")
+        pid = self.imagefs.status()["pid"]
+        serving = status_of(pid, "VmRSS")
+        begin = time.monotonic()
+        found = subprocess.check_output(f"find {mount} | wc -l", shell=True, text=True).strip()
+        walk = time.monotonic() - begin
+        walked = {k: status_of(pid, k) for k in ("VmRSS", "RssAnon", "RssFile")}
+        info = self.measure_index("million")
+        self.results["million"] = {"seconds": seconds, "peak_making": peak, "serving": serving, "walked": walked, "find_seconds": walk,
+                                   "found": int(found), "index": info}
+        self.put("RSS with 1,000,000 files, MiB", serving)
+        self.put("1,000,000 files, peak MiB while made", peak)
+        self.put("1,000,000 files, RSS all walked, MiB", walked["VmRSS"])
+        show(["1,000,000 files", ""], [["cold mount, s", f"{seconds:.1f}"], ["peak while made, MiB", f"{peak:.0f}"],
+                                       ["RSS serving, MiB", f"{serving:.1f}"], ["RSS after find, MiB", f"{walked['VmRSS']:.1f}"],
+                                       ["find, s", f"{walk:.1f}"], ["index bytes an entry", f"{info['bytes_an_entry']:.0f}"]])
+        self.imagefs.reset()
+
+    def part_decode(self):
+        self.image("small")
+        layer = max(self.infos["small"]["layers"], key=lambda l: l["size"])
+        text = subprocess.check_output([self.tools + "/bench_decode", f"{self.infos['small']['layout']}/blobs/sha256/{layer['digest'][7:]}",
+                                        layer["diff_id"], self.work + "/decoded"], text=True)
+        result = json.loads(text)
+        shutil.rmtree(self.work + "/decoded", ignore_errors=True)
+        self.results["decode"] = result
+        self.put("layer stage against igzip alone", result["layer"] / result["igzip"])
+        self.put("decoder against igzip alone", result["stage"] / result["igzip"])
+        show(["making a layer, largest blob", "MB/s of tar"], [[k, result[k]] for k in ("igzip", "stage", "sha256", "layer")])
+
+    def run(self):
+        parts = ["cold", "storm", "store", "warm", "rss", "index", "million", "decode"]
+        if self.args.only:
+            parts = self.args.only.split(",")
+        elif self.args.quick:
+            parts.remove("million")
+        try:
+            for part in parts:
+                getattr(self, "part_" + part)()
+        finally:
+            self.imagefs.reset()
+            self.registry.stop()
+            self.results["machine"]["load_after"] = os.getloadavg()[0]
+            with open(self.work + "/results.json", "w") as f:
+                json.dump(self.results, f, indent=1)
+        rows = []
+        for name, value in self.results["summary"].items():
+            target = TARGETS.get(name)
+            met = "" if target is None else "met" if (value <= target[0] if target[1] == "max" else value >= target[0]) else "MISSED"
+            rows.append([name, f"{value:g}", "" if target is None else f"{'<=' if target[1] == 'max' else '>='} {target[0]:g}", met])
+        show(["figure", "value", "target", ""], rows)
+        print(f"bench: all figures are in {self.work}/results.json")
+
+
+def show(head, rows):
+    rows = [[str(c) for c in row] for row in [head] + rows]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    print()
+    for n, row in enumerate(rows):
+        print("| " + " | ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) + " |")
+        if n == 0:
+            print("|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    print(flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--imagefs", required=True)
+    parser.add_argument("--tools", required=True)
+    parser.add_argument("--work", required=True)
+    parser.add_argument("--only")
+    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    if os.geteuid() != 0:
+        raise SystemExit("bench: needs root, for the peers and for dropping caches")
+    Bench(args).run()
+
+
+if __name__ == "__main__":
+    main()
