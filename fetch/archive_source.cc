@@ -279,7 +279,14 @@ absl::StatusOr<std::string> NamedFiles::Read(std::string_view name, uint64_t max
 
 absl::StatusOr<std::unique_ptr<NamedFiles>> OpenDirectory(const std::string& path) {
   absl::StatusOr<Fd> fd = OpenFile(path, O_RDONLY | O_DIRECTORY);
-  if (!fd.ok()) return fd.status();
+  if (!fd.ok()) {
+    struct stat st;
+    if (stat(path.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) {
+      return absl::InvalidArgumentError(
+          StrCat(path, ": it is no directory; for an image in a tar write oci-archive:FILE"));
+    }
+    return fd.status();
+  }
   return std::make_unique<DirectoryFiles>(path, *std::move(fd));
 }
 
