@@ -1,0 +1,414 @@
+#include "cache/image_store.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "base/fd.h"
+#include "base/text.h"
+#include "tests/fakes/cache/fake_source.h"
+
+namespace imagefs {
+namespace {
+
+// A ustar archive of regular files.
+std::string Tar(const std::vector<std::pair<std::string, std::string>>& files) {
+  std::string tar;
+  for (const auto& [name, content] : files) {
+    std::string header(512, '\0');
+    header.replace(0, name.size(), name);
+    header.replace(100, 7, "0000644");
+    header.replace(108, 7, "0000000");
+    header.replace(116, 7, "0000000");
+    char text[16];
+    snprintf(text, sizeof(text), "%011o", static_cast<unsigned>(content.size()));
+    header.replace(124, 11, text);
+    header.replace(136, 11, "00000000001");
+    header[156] = '0';
+    header.replace(257, 5, "ustar");
+    header.replace(263, 2, "00");
+    header.replace(148, 8, 8, ' ');
+    unsigned sum = 0;
+    for (const char c : header) sum += static_cast<unsigned char>(c);
+    snprintf(text, sizeof(text), "%06o", sum);
+    header.replace(148, 7, text, 7);
+    tar += header + content;
+    tar.append((512 - content.size() % 512) % 512, '\0');
+  }
+  return tar.append(1024, '\0');
+}
+
+class ImageStoreTest : public ::testing::Test {
+ protected:
+  ImageStoreTest() : sources_(repository_) {
+    root_ = StrCat(::testing::TempDir(), "/store-", RandomHex(8));
+    OpenStore();
+    big_ = Tar({{"big", std::string(300'000, 'b')}});
+    small_ = Tar({{"etc/small", "hello"}});
+    repository_.AddImage("latest", {big_, small_});
+    big_blob_ = repository_.LayerBlob(0).digest;
+    small_blob_ = repository_.LayerBlob(1).digest;
+  }
+  ~ImageStoreTest() override {
+    store_.reset();
+    std::filesystem::remove_all(root_);
+  }
+
+  void OpenStore() {
+    store_.reset();
+    absl::StatusOr<std::unique_ptr<ImageStore>> store = ImageStore::Open({root_}, sources_);
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+
+  static ImageStore::ResolveRequest Request(const std::string& tag, const std::string& user = "") {
+    ImageStore::ResolveRequest request;
+    request.reference = *Reference::Parse(StrCat("registry.test/img:", tag));
+    request.platform = Platform::Host();
+    request.access.credential.username = user;
+    return request;
+  }
+
+  absl::StatusOr<ImageStore::Resolved> Resolve(ImageStore::ResolveRequest request) {
+    absl::Notification ended;
+    absl::StatusOr<ImageStore::Resolved> result;
+    store_->Resolve(std::move(request), [&](absl::StatusOr<ImageStore::Resolved> resolved) {
+      result = std::move(resolved);
+      ended.Notify();
+    });
+    ended.WaitForNotification();
+    return result;
+  }
+
+  // One caller that waits for a chain.
+  struct Caller {
+    absl::Notification ended;
+    absl::StatusOr<ChainRef> chain;
+    FlightTicket ticket;
+  };
+  std::unique_ptr<Caller> Ensure(const std::string& tag, const std::string& user = "") {
+    absl::StatusOr<ImageStore::Resolved> resolved = Resolve(Request(tag, user));
+    EXPECT_TRUE(resolved.ok()) << resolved.status();
+    auto caller = std::make_unique<Caller>();
+    caller->ticket = store_->EnsureChain(resolved->image, resolved->source, Priority::kForeground,
+                                         [raw = caller.get()](absl::StatusOr<ChainRef> chain) {
+                                           raw->chain = std::move(chain);
+                                           raw->ended.Notify();
+                                         });
+    return caller;
+  }
+  absl::StatusOr<ChainRef> Get(const std::string& tag) {
+    std::unique_ptr<Caller> caller = Ensure(tag);
+    caller->ended.WaitForNotification();
+    return std::move(caller->chain);
+  }
+  absl::Status Durable(const ChainRef& chain) {
+    absl::Notification ended;
+    absl::Status result;
+    store_->WaitDurable(chain, [&](absl::Status status) {
+      result = status;
+      ended.Notify();
+    });
+    ended.WaitForNotification();
+    return result;
+  }
+
+  static std::string Content(const Chain& chain, const std::vector<std::string>& path) {
+    Nid nid = chain.index->root();
+    for (const std::string& part : path) {
+      absl::StatusOr<std::optional<Nid>> next = chain.index->Lookup(nid, part);
+      if (!next.ok() || !next->has_value()) return StrCat("<no ", part, ">");
+      nid = **next;
+    }
+    const ErofsImage::Stat stat = *chain.index->GetStat(nid);
+    std::string content(stat.size, '?');
+    for (uint64_t at = 0; at < stat.size;) {
+      const Extent extent = *chain.index->Map(nid, at);
+      EXPECT_GT(extent.length, 0u);
+      EXPECT_EQ(*PreadFull(chain.layers[extent.device - 1u]->data.get(),
+                           absl::MakeSpan(content).subspan(at, extent.length), extent.data_offset),
+                extent.length);
+      at += extent.length;
+    }
+    return content;
+  }
+
+  uint64_t Counter(std::string_view name) const {
+    for (const auto& [key, value] : store_->Counters()) {
+      if (key == name) return value;
+    }
+    ADD_FAILURE() << "no counter " << name;
+    return 0;
+  }
+  FlightReport Flight(std::string_view name) const {
+    for (const FlightReport& report : store_->Flights()) {
+      if (report.name == name) return report;
+    }
+    ADD_FAILURE() << "no flights " << name;
+    return {};
+  }
+  void ExpectNothingFlies() const {
+    for (const FlightReport& report : store_->Flights()) {
+      EXPECT_TRUE(report.running.empty()) << report.name;
+    }
+  }
+  size_t FilesIn(const std::string& sub) const {
+    size_t n = 0;
+    for ([[maybe_unused]] const auto& entry :
+         std::filesystem::directory_iterator(StrCat(root_, "/", sub))) {
+      ++n;
+    }
+    return n;
+  }
+
+  FakeRepository repository_;
+  FakeSourceFactory sources_;
+  std::string root_;
+  std::string big_, small_;
+  Digest big_blob_, small_blob_;
+  std::unique_ptr<ImageStore> store_;
+};
+
+TEST_F(ImageStoreTest, MakesTheChainOfAnImage) {
+  const absl::StatusOr<ChainRef> chain = Get("latest");
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  EXPECT_EQ(Content(**chain, {"big"}), std::string(300'000, 'b'));
+  EXPECT_EQ(Content(**chain, {"etc", "small"}), "hello");
+  EXPECT_EQ(FilesIn("blobs"), 0u);
+  ExpectNothingFlies();
+  ASSERT_TRUE(Durable(*chain).ok());
+  for (const ImageStore::LayerInfo& layer : store_->ListLayers()) {
+    EXPECT_EQ(layer.state, LayerState::kComplete);
+  }
+  ASSERT_EQ(store_->ListImages()->size(), 1u);
+  EXPECT_EQ(store_->ListImages()->front().reference, "registry.test/img:latest");
+}
+
+TEST_F(ImageStoreTest, ManyCallersCostOneFetch) {
+  repository_.HoldAt(big_blob_, 100'000);
+  std::vector<std::unique_ptr<Caller>> callers;
+  for (int i = 0; i < 20; ++i) callers.push_back(Ensure("latest"));
+  repository_.AwaitHeld(big_blob_);
+  EXPECT_EQ(store_->Progress(big_blob_)->callers, 20u);
+  repository_.Release(big_blob_);
+  for (auto& caller : callers) {
+    caller->ended.WaitForNotification();
+    ASSERT_TRUE(caller->chain.ok()) << caller->chain.status();
+    EXPECT_EQ(*caller->chain, *callers[0]->chain);
+  }
+  EXPECT_EQ(repository_.Reads(big_blob_), (std::vector<ByteRange>{{0, big_.size()}}));
+  EXPECT_EQ(repository_.Reads(small_blob_), (std::vector<ByteRange>{{0, small_.size()}}));
+  EXPECT_EQ(Counter("chains_merged"), 1u);
+  EXPECT_EQ(Flight("chain").counters.leaders, 1u);
+  EXPECT_EQ(Flight("chain").counters.joins, 19u);
+}
+
+TEST_F(ImageStoreTest, TheFirstCallerLeavingDisturbsNobody) {
+  repository_.HoldAt(big_blob_, 100'000);
+  std::unique_ptr<Caller> first = Ensure("latest");
+  std::unique_ptr<Caller> second = Ensure("latest");
+  repository_.AwaitHeld(big_blob_);
+  first->ticket.Leave();
+  first->ended.WaitForNotification();
+  EXPECT_TRUE(absl::IsCancelled(first->chain.status()));
+  repository_.Release(big_blob_);
+  second->ended.WaitForNotification();
+  ASSERT_TRUE(second->chain.ok()) << second->chain.status();
+  EXPECT_EQ(repository_.Reads(big_blob_).size(), 1u);
+}
+
+TEST_F(ImageStoreTest, TheLastCallerLeavingStopsTheWorkAndTheNextResumesIt) {
+  repository_.HoldAt(big_blob_, 100'000);
+  std::unique_ptr<Caller> only = Ensure("latest");
+  repository_.AwaitHeld(big_blob_);
+  only->ticket.Leave();
+  only->ended.WaitForNotification();
+  repository_.Release(big_blob_);
+  const absl::StatusOr<ChainRef> chain = Get("latest");
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  EXPECT_EQ(Content(**chain, {"big"}), std::string(300'000, 'b'));
+  const std::vector<ByteRange> reads = repository_.Reads(big_blob_);
+  ASSERT_EQ(reads.size(), 2u);
+  EXPECT_EQ(reads[1].begin, 100'000u);
+  EXPECT_EQ(FilesIn("blobs"), 0u);
+  ExpectNothingFlies();
+}
+
+TEST_F(ImageStoreTest, AFailureOfOnesCredentialsIsOnesOwn) {
+  // The one whose credentials are refused leads; the other one's are good.
+  repository_.HoldAt(small_blob_, 0);
+  std::unique_ptr<Caller> good = Ensure("latest", "good");
+  repository_.AwaitHeld(small_blob_);
+  repository_.Deny("bad");
+  std::unique_ptr<Caller> bad = Ensure("latest", "bad");
+  repository_.Release(small_blob_);
+  good->ended.WaitForNotification();
+  bad->ended.WaitForNotification();
+  EXPECT_TRUE(good->chain.ok()) << good->chain.status();
+  // It joined a flight that needed none of its own requests.
+  EXPECT_TRUE(bad->chain.ok()) << bad->chain.status();
+}
+
+TEST_F(ImageStoreTest, TheFlightGoesOnWithAnothersCredentials) {
+  repository_.FailAt(big_blob_, 50'000, absl::PermissionDeniedError("expired"), 1);
+  repository_.HoldAt(big_blob_, 50'000);
+  std::unique_ptr<Caller> first = Ensure("latest", "first");
+  repository_.AwaitHeld(big_blob_);
+  std::unique_ptr<Caller> second = Ensure("latest", "second");
+  repository_.Release(big_blob_);
+  first->ended.WaitForNotification();
+  second->ended.WaitForNotification();
+  EXPECT_TRUE(absl::IsPermissionDenied(first->chain.status())) << first->chain.status();
+  ASSERT_TRUE(second->chain.ok()) << second->chain.status();
+  EXPECT_EQ(Flight("chain").counters.handovers, 1u);
+  // What the first one's transfer brought was not asked for again.
+  EXPECT_EQ(repository_.Reads(big_blob_).at(1).begin, 50'000u);
+}
+
+TEST_F(ImageStoreTest, AWrongByteIsFetchedAgain) {
+  repository_.CorruptAt(big_blob_, 70'000, 1);
+  const absl::StatusOr<ChainRef> chain = Get("latest");
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  EXPECT_EQ(Content(**chain, {"big"}), std::string(300'000, 'b'));
+  EXPECT_EQ(Counter("layers_refetched"), 1u);
+}
+
+TEST_F(ImageStoreTest, LastingWrongBytesFailAndLeaveNothing) {
+  repository_.CorruptAt(big_blob_, 70'000, 100);
+  const absl::StatusOr<ChainRef> chain = Get("latest");
+  EXPECT_TRUE(absl::IsDataLoss(chain.status())) << chain.status();
+  EXPECT_EQ(FilesIn("blobs"), 0u);
+  EXPECT_EQ(FilesIn("chains"), 0u);
+  EXPECT_TRUE(store_->ListImages()->empty());
+  EXPECT_EQ(store_->StateOf(big_blob_), LayerState::kAbsent);
+  ExpectNothingFlies();
+}
+
+TEST_F(ImageStoreTest, ACutTransferIsResumedByTheNextCaller) {
+  repository_.FailAt(big_blob_, 120'000, absl::UnavailableError("cut"), 1);
+  EXPECT_TRUE(absl::IsUnavailable(Get("latest").status()));
+  ASSERT_TRUE(Get("latest").ok());
+  EXPECT_EQ(repository_.Reads(big_blob_).at(1).begin, 120'000u);
+}
+
+TEST_F(ImageStoreTest, ImagesShareLayers) {
+  const std::string other = Tar({{"other", "o"}});
+  repository_.HoldAt(big_blob_, 10);
+  repository_.AddImage("second", {big_, other});
+  std::unique_ptr<Caller> one = Ensure("latest");
+  std::unique_ptr<Caller> two = Ensure("second");
+  repository_.AwaitHeld(big_blob_);
+  repository_.Release(big_blob_);
+  one->ended.WaitForNotification();
+  two->ended.WaitForNotification();
+  ASSERT_TRUE(one->chain.ok() && two->chain.ok());
+  EXPECT_EQ(repository_.Reads(big_blob_).size(), 1u);
+  EXPECT_EQ((*one->chain)->layers[0], (*two->chain)->layers[0]);
+}
+
+TEST_F(ImageStoreTest, ReopenedStoreHasItAllWithoutASource) {
+  ASSERT_TRUE(Durable(*Get("latest")).ok());
+  OpenStore();
+  ImageStore::ResolveRequest request = Request("latest");
+  request.policy = PullPolicy::kNever;
+  const absl::StatusOr<ImageStore::Resolved> resolved = Resolve(std::move(request));
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  const absl::StatusOr<ChainRef> chain = store_->FindChain(resolved->image->chain_id());
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  EXPECT_EQ(Content(**chain, {"etc", "small"}), "hello");
+  EXPECT_EQ(repository_.Reads(big_blob_).size(), 1u);
+}
+
+TEST_F(ImageStoreTest, KnownReferencesAreNotAskedForAgain) {
+  ASSERT_TRUE(Get("latest").ok());
+  const int before = repository_.manifest_reads();
+  EXPECT_TRUE(Resolve(Request("latest"))->from_store);
+  EXPECT_EQ(repository_.manifest_reads(), before);
+  ImageStore::ResolveRequest always = Request("latest");
+  always.policy = PullPolicy::kAlways;
+  EXPECT_FALSE(Resolve(std::move(always))->from_store);
+  EXPECT_EQ(repository_.manifest_reads(), before + 1);
+}
+
+TEST_F(ImageStoreTest, NeverPullRefusesTheUnknown) {
+  ImageStore::ResolveRequest request = Request("unknown");
+  request.policy = PullPolicy::kNever;
+  EXPECT_TRUE(absl::IsNotFound(Resolve(std::move(request)).status()));
+}
+
+TEST_F(ImageStoreTest, WrittenLayersOfAnotherBootAreDropped) {
+  ASSERT_TRUE(Durable(*Get("latest")).ok());
+  const std::string key = StrCat("layer/", big_blob_.hex());
+  std::string record = **store_->kv().Get(key);
+  record.replace(record.find("complete"), 8, "written");
+  const size_t boot = record.find("\"boot\":\"") + 8;
+  record.replace(boot, 8, "00000000");
+  WriteBatch batch;
+  batch.Put(key, record);
+  ASSERT_TRUE(store_->kv().Write(batch, true).ok());
+  OpenStore();
+  EXPECT_EQ(store_->StateOf(big_blob_), LayerState::kAbsent);
+  EXPECT_EQ(store_->StateOf(small_blob_), LayerState::kComplete);
+  EXPECT_EQ(FilesIn("layers"), 1u);
+  ASSERT_TRUE(Get("latest").ok());
+  EXPECT_EQ(repository_.Reads(big_blob_).size(), 2u);
+  EXPECT_EQ(repository_.Reads(small_blob_).size(), 1u);
+}
+
+TEST_F(ImageStoreTest, LayersWithDamagedFilesAreFetchedAgain) {
+  ASSERT_TRUE(Durable(*Get("latest")).ok());
+  std::filesystem::resize_file(StrCat(root_, "/layers/", big_blob_.hex(), "/data"), 512);
+  OpenStore();
+  ASSERT_TRUE(Get("latest").ok());
+  EXPECT_EQ(repository_.Reads(big_blob_).size(), 2u);
+}
+
+TEST_F(ImageStoreTest, StrangersAreRemovedAtStart) {
+  ASSERT_TRUE(Get("latest").ok());
+  std::filesystem::create_directories(root_ + "/layers/tmp-dead/x");
+  std::filesystem::create_directories(root_ + "/blobs/0123.00000000");
+  OpenStore();
+  EXPECT_EQ(FilesIn("layers"), 2u);
+  EXPECT_EQ(FilesIn("blobs"), 0u);
+}
+
+TEST_F(ImageStoreTest, ASecondOwnerIsRefused) {
+  const absl::StatusOr<std::unique_ptr<ImageStore>> second = ImageStore::Open({root_}, sources_);
+  ASSERT_FALSE(second.ok());
+  EXPECT_NE(second.status().message().find(std::to_string(getpid())), std::string::npos)
+      << second.status();
+}
+
+TEST_F(ImageStoreTest, RemoveGivesBackWhatNobodyNeeds) {
+  const std::string other = Tar({{"other", "o"}});
+  repository_.AddImage("second", {big_, other});
+  ASSERT_TRUE(Durable(*Get("latest")).ok());
+  ASSERT_TRUE(Durable(*Get("second")).ok());
+  const absl::StatusOr<uint64_t> freed = store_->Remove(Request("latest").reference);
+  ASSERT_TRUE(freed.ok()) << freed.status();
+  EXPECT_GT(*freed, small_.size());
+  EXPECT_EQ(store_->StateOf(small_blob_), LayerState::kAbsent);
+  EXPECT_EQ(store_->StateOf(big_blob_), LayerState::kComplete);
+  EXPECT_TRUE(absl::IsNotFound(store_->Remove(Request("latest").reference).status()));
+}
+
+TEST_F(ImageStoreTest, WhatIsHeldStays) {
+  absl::StatusOr<ChainRef> chain = Get("latest");
+  ASSERT_TRUE(Durable(*chain).ok());
+  ASSERT_TRUE(store_->Remove(Request("latest").reference).ok());
+  EXPECT_EQ(Content(**chain, {"etc", "small"}), "hello");
+  EXPECT_EQ(FilesIn("layers"), 2u);
+  chain = absl::CancelledError("");
+  ASSERT_TRUE(store_->Collect().ok());
+  EXPECT_EQ(FilesIn("layers"), 0u);
+  EXPECT_EQ(FilesIn("chains"), 0u);
+}
+
+}  // namespace
+}  // namespace imagefs
