@@ -162,6 +162,7 @@ class Session {
     char* argv[] = {name, nullptr};
     fuse_args arguments = {1, argv, 0};
     fuse_.reset(fuse_session_new(&arguments, &FuseOperations(), sizeof(fuse_lowlevel_ops), &tree_));
+    fuse_opt_free_args(&arguments);  // libfuse has replaced them by a copy
     if (fuse_ == nullptr) return absl::InternalError("libfuse cannot make a session");
     fuse_custom_io io = {};
     io.read = ReadMessage;
