@@ -17,7 +17,7 @@ set(IMAGEFS_ABSL absl::status absl::statusor absl::strings absl::str_format absl
                  absl::function_ref absl::inlined_vector absl::span absl::cleanup)
 
 set(IMAGEFS_LIBS_base ${IMAGEFS_ABSL} Threads::Threads PkgConfig::OPENSSL PkgConfig::SPDLOG)
-set(IMAGEFS_LIBS_image PkgConfig::ARCHIVE PkgConfig::ZSTD PkgConfig::ISAL)
+set(IMAGEFS_LIBS_image PkgConfig::ZSTD PkgConfig::ISAL)
 set(IMAGEFS_LIBS_fetch PkgConfig::CURL PkgConfig::ARCHIVE)
 set(IMAGEFS_LIBS_cache leveldb::leveldb)
 set(IMAGEFS_LIBS_fs PkgConfig::FUSE)

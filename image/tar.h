@@ -1,6 +1,7 @@
 // One pass over a layer's tar: pulls the uncompressed stream, reports entries with the place of
-// their bytes. libarchive does the parsing (v7, ustar, GNU long names and sparse, PAX incl. sparse
-// 0.0/0.1/1.0, base-256); names are taken as bytes.
+// their bytes. v7, ustar, star, GNU (long names, sparse), PAX (incl. sparse 0.0/0.1/1.0), base-256;
+// names are taken as bytes. Where the formats leave room, the answer is that of Go's archive/tar,
+// since the runtimes use it. Memory is bounded, whatever the input.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +15,8 @@
 
 namespace imagefs {
 
-// Delivers the next bytes of the stream; empty at the end. The view stays valid until the next call.
+// Delivers the next bytes of the stream; empty at the end. The view stays valid until the next
+// call.
 using TarSource = absl::FunctionRef<absl::StatusOr<std::string_view>()>;
 
 struct TarEntry {
@@ -33,9 +35,10 @@ struct TarEntry {
   std::vector<Extent> extents;
 };
 
-// Calls `entry` for each entry in order until the archive ends, then drains `source` (trailing bytes
-// belong to the DiffID). Errors of `source` and `entry` come back unchanged; a malformed archive is
-// kDataLoss, an unknown entry type or an impossible name kInvalidArgument, naming the entry.
+// Calls `entry` for each entry in order until the archive ends, then drains `source` (trailing
+// bytes belong to the DiffID). Errors of `source` and `entry` come back unchanged; a malformed
+// archive is kDataLoss, an unknown entry type or an impossible name kInvalidArgument, naming the
+// entry.
 absl::Status ReadTar(TarSource source, absl::FunctionRef<absl::Status(TarEntry&)> entry);
 
 }  // namespace imagefs

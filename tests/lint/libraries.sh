@@ -16,7 +16,7 @@ allow() {  # allow NAME INCLUDE_REGEX FILE_REGEX
 allow OpenSSL 'openssl/' 'base/digest\.cc'
 allow spdlog 'spdlog/|fmt/' 'base/log\.cc'
 allow nlohmann-json 'nlohmann/' 'base/json\.cc'
-allow libarchive 'archive(_entry)?\.h' 'image/tar\.cc|fetch/archive_source\.cc'
+allow libarchive 'archive(_entry)?\.h' 'fetch/archive_source\.cc'
 allow ISA-L '(isa-l/)?igzip_lib\.h|isa-l' 'image/decompress\.cc'
 allow zstd 'zstd' 'image/decompress\.cc'
 allow zlib 'zlib\.h' '-'
