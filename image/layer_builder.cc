@@ -64,7 +64,7 @@ absl::Status LayerBuilder::Add(TarEntry& entry) {
     IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string_view> parts, CleanPath(entry.path));
     if (parts.empty()) return absl::OkStatus();  // the root's attributes come from below
     const std::string_view name = parts.back();
-    for (const std::string_view part : parts) {
+    for (const std::string_view& part : parts) {
       if (part.starts_with(kAufsPrefix) && (part != kOpaqueName || &part != &parts.back())) {
         return absl::OkStatus();
       }

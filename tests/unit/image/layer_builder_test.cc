@@ -1,0 +1,335 @@
+#include "image/layer_builder.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/fakes/image/tar_writer.h"
+
+namespace imagefs {
+namespace {
+
+absl::StatusOr<LayerBuilder::Result> Build(const std::string& bytes) {
+  LayerBuilder builder;
+  bool given = false;
+  const absl::Status status = ReadTar(
+      [&]() -> absl::StatusOr<std::string_view> {
+        return std::exchange(given, true) ? std::string_view() : std::string_view(bytes);
+      },
+      [&](TarEntry& entry) { return builder.Add(entry); });
+  if (!status.ok()) return status;
+  return std::move(builder).Finish(bytes.size());
+}
+
+// "/a/b" -> inode, for everything but the root.
+std::map<std::string, InodeId> Paths(const Tree& tree) {
+  std::map<std::string, InodeId> paths;
+  std::vector<std::pair<std::string, InodeId>> todo = {{"", Tree::kRoot}};
+  while (!todo.empty()) {
+    const auto [path, directory] = todo.back();
+    todo.pop_back();
+    for (DirentId id : tree.SortedChildren(directory)) {
+      const Dirent& dirent = tree.dirent(id);
+      const std::string child = path + "/" + std::string(dirent.name);
+      paths[child] = dirent.inode;
+      if (S_ISDIR(tree.inode(dirent.inode).mode)) todo.emplace_back(child, dirent.inode);
+    }
+  }
+  return paths;
+}
+
+// One word an entry: path and a sign of its kind: "/" directory, "!" opaque one, "?" implied one,
+// "-" whiteout, "=n" a file with n bytes, "@" symbolic link, "*" anything else.
+std::string Show(const TarWriter& tar) {
+  const auto result = Build(tar.bytes());
+  if (!result.ok()) return "error";
+  std::string out;
+  for (const auto& [path, id] : Paths(result->tree)) {
+    const Inode& inode = result->tree.inode(id);
+    out += (out.empty() ? "" : " ") + path;
+    if (S_ISDIR(inode.mode)) {
+      out += "/";
+      if (inode.opaque) out += "!";
+      if (inode.implied) out += "?";
+    } else if (S_ISCHR(inode.mode) && inode.rdev_major == 0 && inode.rdev_minor == 0) {
+      out += "-";
+    } else if (S_ISREG(inode.mode)) {
+      out += "=" + std::to_string(inode.size);
+    } else {
+      out += S_ISLNK(inode.mode) ? "@" : "*";
+    }
+  }
+  return out;
+}
+
+std::string ErrorOf(const TarWriter& tar) {
+  const auto result = Build(tar.bytes());
+  if (result.ok()) return "no error";
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kInvalidArgument);
+  return std::string(result.status().message());
+}
+
+bool Contains(const std::string& text, std::string_view part) {
+  return text.find(part) != std::string::npos;
+}
+
+TEST(LayerBuilderTest, EmptyLayer) {
+  const auto result = Build(std::string(1024, '\0'));
+  ASSERT_TRUE(result.ok());
+  EXPECT_TRUE(Paths(result->tree).empty());
+  EXPECT_TRUE(result->tree.inode(Tree::kRoot).implied);
+  EXPECT_EQ(result->data_size, 1024u);
+  EXPECT_TRUE(result->moves.empty());
+}
+
+TEST(LayerBuilderTest, Whiteouts) {
+  EXPECT_EQ(Show(TarWriter().File("d/.wh.x", "")), "/d/? /d/x-");
+  // What the layer itself has stays, whatever the order.
+  EXPECT_EQ(Show(TarWriter().File(".wh.x", "").File("x", "ab")), "/x=2");
+  EXPECT_EQ(Show(TarWriter().File("x", "ab").File(".wh.x", "")), "/x=2");
+  // A directory over a whiteout hides what lower layers have in it.
+  EXPECT_EQ(Show(TarWriter().File(".wh.d", "").Dir("d").File("d/x", "")), "/d/! /d/x=0");
+  EXPECT_EQ(Show(TarWriter().Dir("d").File("d/x", "").File(".wh.d", "")), "/d/! /d/x=0");
+  EXPECT_EQ(Show(TarWriter().File(".wh.d", "").File("d/x", "")), "/d/!? /d/x=0");
+  EXPECT_EQ(Show(TarWriter().File(".wh.x", "").File(".wh.x", "")), "/x-");
+  EXPECT_EQ(Show(TarWriter().File("f", "abc").File(".wh.h", "").HardLink("h", "f")), "/f=3 /h=3");
+}
+
+TEST(LayerBuilderTest, Opaque) {
+  EXPECT_EQ(Show(TarWriter().Dir("d").File("d/a", "").File("d/.wh..wh..opq", "")), "/d/! /d/a=0");
+  EXPECT_EQ(Show(TarWriter().File("d/.wh..wh..opq", "").File("d/a", "")), "/d/!? /d/a=0");
+  EXPECT_EQ(Show(TarWriter().File("d/.wh..wh..opq", "").Dir("d")), "/d/!");
+  const auto root = Build(TarWriter().File(".wh..wh..opq", "").bytes());
+  ASSERT_TRUE(root.ok());
+  EXPECT_TRUE(root->tree.inode(Tree::kRoot).opaque);
+}
+
+TEST(LayerBuilderTest, AufsBookKeepingIsDropped) {
+  EXPECT_EQ(Show(TarWriter()
+                     .Dir(".wh..wh.plnk")
+                     .File(".wh..wh.plnk/1.2", "")
+                     .File("d/.wh..wh.aufs", "")
+                     .File("a", "")),
+            "/a=0");
+}
+
+TEST(LayerBuilderTest, ImpossibleWhiteouts) {
+  for (const char* name : {".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."}) {
+    EXPECT_TRUE(Contains(ErrorOf(TarWriter().File(name, "")), name)) << name;
+  }
+}
+
+TEST(LayerBuilderTest, PathsAreCleaned) {
+  EXPECT_EQ(Show(TarWriter()
+                     .Dir("./")
+                     .File("./a", "")
+                     .File("/b", "")
+                     .File("d//./c", "")
+                     .File("d/x/../e", "")
+                     .File("f/", "")),
+            "/a=0 /b=0 /d/? /d/c=0 /d/e=0 /f=0");
+  for (const char* name : {"../x", "a/../../x", "/.."}) {
+    EXPECT_TRUE(Contains(ErrorOf(TarWriter().File(name, "")), "root")) << name;
+  }
+}
+
+TEST(LayerBuilderTest, TheRootEntryIsIgnored) {
+  for (const char* name : {".", "./", "/", ""}) {
+    const auto result = Build(TarWriter().Dir(name, 0700).bytes());
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_TRUE(result->tree.inode(Tree::kRoot).implied);
+    EXPECT_EQ(result->tree.inode(Tree::kRoot).mode & 07777, 0755u);
+  }
+}
+
+TEST(LayerBuilderTest, MissingParentsAreImplied) {
+  const auto result = Build(TarWriter().File("a/b/f", "").Dir("a/b", 0700).bytes());
+  ASSERT_TRUE(result.ok());
+  auto paths = Paths(result->tree);
+  const Inode& a = result->tree.inode(paths.at("/a"));
+  EXPECT_TRUE(a.implied);
+  EXPECT_EQ(a.mode, static_cast<uint32_t>(S_IFDIR | 0755));
+  EXPECT_EQ(a.mtime_seconds, 0);
+  const Inode& b = result->tree.inode(paths.at("/a/b"));
+  EXPECT_FALSE(b.implied);
+  EXPECT_EQ(b.mode & 07777, 0700u);
+  EXPECT_TRUE(paths.contains("/a/b/f"));
+}
+
+TEST(LayerBuilderTest, SymbolicLinksOfTheLayerAreFollowedInsideTheRoot) {
+  EXPECT_EQ(Show(TarWriter().Dir("usr/lib").Symlink("lib", "usr/lib").File("lib/x", "")),
+            "/lib@ /usr/? /usr/lib/ /usr/lib/x=0");
+  EXPECT_EQ(Show(TarWriter().Dir("d").Symlink("d/up", "../../../etc").File("d/up/x", "")),
+            "/d/ /d/up@ /etc/? /etc/x=0");
+  EXPECT_EQ(Show(TarWriter().Symlink("abs", "/v").File("abs/x", "")), "/abs@ /v/? /v/x=0");
+  // The last part is not followed: the entry replaces the link.
+  EXPECT_EQ(Show(TarWriter().Dir("d").Symlink("s", "d").File("s", "a")), "/d/ /s=1");
+  EXPECT_TRUE(Contains(ErrorOf(TarWriter().Symlink("a", "b").Symlink("b", "a").File("a/x", "")),
+                       "symbolic links"));
+  EXPECT_EQ(Show(TarWriter().File("f", "").File("f/x", "")), "error");
+}
+
+TEST(LayerBuilderTest, TheLastDuplicateWins) {
+  EXPECT_EQ(Show(TarWriter().File("f", "a").File("f", "abc")), "/f=3");
+  EXPECT_EQ(Show(TarWriter().File("f", "a").Dir("f").File("f/x", "")), "/f/ /f/x=0");
+  EXPECT_EQ(Show(TarWriter().Dir("d").File("d/x", "").File("d", "ab")), "/d=2");
+  EXPECT_EQ(Show(TarWriter().Dir("d").File("d/x", "").Dir("d", 0700)), "/d/ /d/x=0");
+  const auto result = Build(TarWriter().Dir("d").Dir("d", 0700).bytes());
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->tree.inode(Paths(result->tree).at("/d")).mode & 07777, 0700u);
+}
+
+TEST(LayerBuilderTest, HardLinks) {
+  const auto result = Build(TarWriter()
+                                .File("a", "1")
+                                .HardLink("b", "./a")
+                                .HardLink("c", "/b")
+                                .Symlink("s", "a")
+                                .HardLink("t", "s")
+                                .File("a", "22")
+                                .HardLink("d", "a")
+                                .bytes());
+  ASSERT_TRUE(result.ok()) << result.status();
+  auto paths = Paths(result->tree);
+  EXPECT_EQ(paths.at("/b"), paths.at("/c"));
+  EXPECT_EQ(result->tree.inode(paths.at("/b")).nlink, 2u);
+  EXPECT_EQ(result->tree.inode(paths.at("/b")).size, 1u);
+  EXPECT_EQ(paths.at("/a"), paths.at("/d"));
+  EXPECT_EQ(result->tree.inode(paths.at("/a")).size, 2u);
+  EXPECT_EQ(paths.at("/s"), paths.at("/t"));
+  // Through a symbolic link of the layer, and onto its own name.
+  EXPECT_EQ(Show(TarWriter().File("d/f", "x").Symlink("l", "d").HardLink("h", "l/f")),
+            "/d/? /d/f=1 /h=1 /l@");
+  EXPECT_EQ(Show(TarWriter().File("f", "x").HardLink("f", "f")), "/f=1");
+}
+
+TEST(LayerBuilderTest, ImpossibleHardLinks) {
+  EXPECT_TRUE(Contains(ErrorOf(TarWriter().HardLink("h", "gone")), "gone"));
+  EXPECT_TRUE(Contains(ErrorOf(TarWriter().File(".wh.w", "").HardLink("h", "w")), "hard link"));
+  EXPECT_TRUE(Contains(ErrorOf(TarWriter().Dir("d").HardLink("h", "d")), "directory"));
+  EXPECT_TRUE(Contains(ErrorOf(TarWriter().HardLink("h", "../f")), "root"));
+  EXPECT_EQ(Show(TarWriter().File("d/f", "").HardLink("d", "d/f")), "error");
+}
+
+TEST(LayerBuilderTest, Attributes) {
+  TarWriter tar;
+  tar.Pax({{"mtime", "-1.5"},
+           {"SCHILY.xattr.user.a", "1"},
+           {"SCHILY.xattr.trusted.overlay.opaque", "y"},
+           {"SCHILY.xattr.trusted.imagefs.implied", "y"}});
+  tar.Add({.name = "f", .mode = 06755, .uid = 3, .gid = 4}, "abc");
+  tar.Add({.name = "dev", .type = '3', .mode = 0600, .major = 1, .minor = 3});
+  tar.Symlink("s", "target").End();
+  const auto result = Build(tar.bytes());
+  ASSERT_TRUE(result.ok()) << result.status();
+  const Tree& tree = result->tree;
+  auto paths = Paths(tree);
+  const Inode& file = tree.inode(paths.at("/f"));
+  EXPECT_EQ(file.mode, static_cast<uint32_t>(S_IFREG | 06755));
+  EXPECT_EQ(file.uid, 3u);
+  EXPECT_EQ(file.gid, 4u);
+  EXPECT_EQ(file.mtime_seconds, -2);
+  EXPECT_EQ(file.mtime_nanoseconds, 500'000'000u);
+  ASSERT_EQ(tree.Xattrs(paths.at("/f")).size(), 1u);
+  EXPECT_EQ(tree.Xattrs(paths.at("/f"))[0], (Xattr{"user.a", "1"}));
+  const auto extents = tree.Extents(paths.at("/f"));
+  ASSERT_EQ(extents.size(), 1u);
+  EXPECT_EQ(tar.bytes().substr(extents[0].data_offset, 3), "abc");
+  EXPECT_EQ(tree.inode(paths.at("/dev")).rdev_major, 1u);
+  EXPECT_EQ(tree.inode(paths.at("/dev")).rdev_minor, 3u);
+  EXPECT_EQ(tree.inode(paths.at("/s")).symlink, "target");
+  EXPECT_EQ(tree.inode(paths.at("/s")).size, 6u);
+}
+
+TEST(LayerBuilderTest, LongNamesAndTargets) {
+  const std::string name(255, 'n');
+  EXPECT_EQ(Show(TarWriter().LongName(name).File("x", "")), "/" + name + "=0");
+  EXPECT_EQ(Show(TarWriter().LongName(name + "n").File("x", "")), "error");
+  EXPECT_EQ(Show(TarWriter().LongName(std::string(4096, 't'), 'K').Symlink("s", "")), "error");
+  EXPECT_EQ(Show(TarWriter().LongName(std::string(4095, 't'), 'K').Symlink("s", "")), "/s@");
+  std::string deep;
+  while (deep.size() < (64 << 10)) deep += "d/";
+  EXPECT_EQ(Show(TarWriter().LongName(deep + "x").File("x", "")), "error");
+}
+
+TEST(LayerBuilderTest, DepthIsNotBounded) {
+  // Each entry reaches deeper by way of a symbolic link to the deepest directory so far.
+  TarWriter tar;
+  std::string part;
+  for (int i = 0; i < 1000; ++i) part += "d/";
+  for (int i = 0; i < 100; ++i) {
+    tar.LongName((i == 0 ? "" : "s" + std::to_string(i) + "/") + part).Dir("x");
+    tar.LongName((i == 0 ? "" : "s" + std::to_string(i) + "/") + part + "f").File("x", "");
+    tar.LongName((i < 1 ? "" : "s" + std::to_string(i) + "/") + part, 'K');
+    tar.Symlink("s" + std::to_string(i + 1), "x");
+    if (i == 30) break;  // a chain of more than 40 links is refused, as by the kernel
+  }
+  const auto result = Build(tar.bytes());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_GT(result->tree.inode_count(), 31'000u);
+}
+
+// Applies the moves as the maker of layers does and reads a file through its extents.
+std::string ReadBack(const LayerBuilder::Result& result, const std::string& tar, InodeId id) {
+  std::string data = tar;
+  data.resize(result.data_size, '\0');
+  for (const LayerBuilder::Move& move : result.moves) {
+    EXPECT_GE(move.to, tar.size());
+    EXPECT_LE(move.to + move.length, data.size());
+    data.replace(move.to, move.length, data.substr(move.from, move.length));
+  }
+  std::string content(result.tree.inode(id).size, '\0');
+  for (const Extent& extent : result.tree.Extents(id)) {
+    EXPECT_EQ(extent.data_offset % 512, 0u);
+    EXPECT_EQ(extent.file_offset % 512, 0u);
+    content.replace(extent.file_offset, extent.length,
+                    data.substr(extent.data_offset, extent.length));
+  }
+  return content;
+}
+
+TEST(LayerBuilderTest, SparseFilesReadBack) {
+  const std::vector<std::vector<TarWriter::Segment>> cases = {
+      {{0, 5}, {100, 7}, {600, 1}},
+      {{511, 2}},
+      {{4095, 2}, {12'288, 4096}, {20'000, 1}},
+      {{99'999, 1}},
+      {},
+      {{0, 100'000}},
+      {{512, 512}, {2048, 512}},
+  };
+  for (const auto& segments : cases) {
+    std::string want(100'000, '\0'), stored;
+    for (const TarWriter::Segment& segment : segments) {
+      for (uint64_t i = 0; i < segment.length; ++i) {
+        stored.push_back(static_cast<char>('a' + stored.size() % 26));
+        want[segment.offset + i] = stored.back();
+      }
+    }
+    TarWriter tar;
+    tar.OldGnuSparse("s", want.size(), segments, stored).File("f", "plain").End();
+    const auto result = Build(tar.bytes());
+    ASSERT_TRUE(result.ok()) << result.status();
+    auto paths = Paths(result->tree);
+    EXPECT_EQ(result->data_size % 512, 0u);
+    EXPECT_TRUE(ReadBack(*result, tar.bytes(), paths.at("/s")) == want);
+    EXPECT_EQ(ReadBack(*result, tar.bytes(), paths.at("/f")), "plain");
+  }
+}
+
+TEST(LayerBuilderTest, AHugeSparseFileStaysSmall) {
+  const uint64_t size = uint64_t{1} << 40;
+  TarWriter tar;
+  tar.OldGnuSparse("s", size, {{0, 1}, {size - 1, 1}}, "ab").End();
+  const auto result = Build(tar.bytes());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->tree.Extents(Paths(result->tree).at("/s")).size(), 2u);
+  EXPECT_LT(result->data_size, uint64_t{1} << 30);
+}
+
+}  // namespace
+}  // namespace imagefs
