@@ -99,7 +99,7 @@ need_root() { [ "$(id -u)" = 0 ] || skip "needs root"; }
 need_fuse() { [ -c /dev/fuse ] || skip "no /dev/fuse"; }
 need() { command -v "$1" >/dev/null || skip "$1 is not installed"; }
 
-ifs() { "$IMAGEFS" --root "$ROOT" --run "$RUN" "$@"; }
+ifs() { timeout -k 5 120 "$IMAGEFS" --root "$ROOT" --run "$RUN" "$@"; }
 
 # field JSON_EXPRESSION: evaluates a Python expression over the JSON on stdin, bound to `j`.
 field() {
@@ -118,7 +118,7 @@ same() {  # same WHAT EXPECTED ACTUAL
 refuse() {
   local want=$1 regex=$2 status=0
   shift 2
-  timeout 60 "$@" >"$T/out" 2>"$T/err" || status=$?
+  "$@" >"$T/out" 2>"$T/err" || status=$?
   [ $status = "$want" ] || { cat "$T/err" >&2; fail "status $status instead of $want: $*"; }
   grep -qiE "$regex" "$T/err" || { cat "$T/err" >&2; fail "the message does not say /$regex/: $*"; }
   [ "$(grep -c . "$T/err")" = 1 ] || { cat "$T/err" >&2; fail "more than one line on stderr: $*"; }
