@@ -5,6 +5,7 @@
 #include <leveldb/env.h>
 #include <leveldb/write_batch.h>
 
+#include "base/digest.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -15,6 +16,23 @@ namespace {
 
 leveldb::Slice ToSlice(std::string_view text) { return {text.data(), text.size()}; }
 std::string_view FromSlice(const leveldb::Slice& slice) { return {slice.data(), slice.size()}; }
+
+// LevelDB's repair takes what it finds in a log without looking at its sums, so every value carries
+// one of its own, over the key as well.
+std::string Seal(std::string_view key, std::string_view value) {
+  const uint32_t sum = Crc32c(Crc32c(~0u, key), value);
+  std::string sealed(value);
+  for (int shift = 0; shift < 32; shift += 8) sealed.push_back(static_cast<char>(sum >> shift));
+  return sealed;
+}
+
+absl::StatusOr<std::string_view> Unseal(std::string_view key, std::string_view sealed) {
+  if (sealed.size() >= 4) {
+    const std::string_view value = sealed.substr(0, sealed.size() - 4);
+    if (Seal(key, value) == sealed) return value;
+  }
+  return absl::DataLossError(StrCat("the store's record ", Printable(key), " is damaged"));
+}
 
 absl::Status FromLevelDb(const leveldb::Status& status, std::string_view what) {
   if (status.ok()) return absl::OkStatus();
@@ -76,7 +94,8 @@ absl::StatusOr<std::optional<std::string>> KeyValueStore::Get(std::string_view k
   const leveldb::Status status = db_->Get(options, ToSlice(key), &value);
   if (status.IsNotFound()) return std::nullopt;
   IMAGEFS_RETURN_IF_ERROR(FromLevelDb(status, "reading the store's database"));
-  return value;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string_view unsealed, Unseal(key, value));
+  return std::string(unsealed);
 }
 
 absl::Status KeyValueStore::Write(const WriteBatch& batch, bool sync) {
@@ -84,7 +103,7 @@ absl::Status KeyValueStore::Write(const WriteBatch& batch, bool sync) {
   leveldb::WriteBatch updates;
   for (const auto& [key, value] : batch.changes_) {
     if (value.has_value()) {
-      updates.Put(ToSlice(key), ToSlice(*value));
+      updates.Put(ToSlice(key), Seal(key, *value));
     } else {
       updates.Delete(ToSlice(key));
     }
@@ -102,7 +121,14 @@ absl::Status KeyValueStore::ForEachWithPrefix(
   const std::unique_ptr<leveldb::Iterator> it(db_->NewIterator(options));
   for (it->Seek(ToSlice(prefix)); it->Valid(); it->Next()) {
     const std::string_view key = FromSlice(it->key());
-    if (!key.starts_with(prefix) || !visit(key, FromSlice(it->value()))) break;
+    if (!key.starts_with(prefix)) break;
+    const absl::StatusOr<std::string_view> value = Unseal(key, FromSlice(it->value()));
+    if (!value.ok()) {
+      // One damaged record must not hide the others; what it named is fetched again.
+      LogWarning("kv.damaged error=", value.status().message());
+      continue;
+    }
+    if (!visit(key, *value)) break;
   }
   return FromLevelDb(it->status(), "reading the store's database");
 }

@@ -36,8 +36,8 @@ class WriteBatch {
 class KeyValueStore {
  public:
   // Opens or creates the database in `dir`; a damaged one is repaired once (what cannot be read is
-  // lost, and a warning says so). LevelDB's repair does not check the sums in its logs, so a value
-  // that comes out of one may have wrong bytes: whoever parses values must check them.
+  // lost, and a warning says so). A value whose bytes turned is kDataLoss for Get and passed over,
+  // with a warning, by ForEachWithPrefix.
   static absl::StatusOr<std::unique_ptr<KeyValueStore>> Open(const std::string& dir);
   ~KeyValueStore();
   KeyValueStore(const KeyValueStore&) = delete;

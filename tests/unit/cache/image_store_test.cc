@@ -10,6 +10,8 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/fd.h"
 #include "base/text.h"
 #include "tests/fakes/cache/fake_source.h"
@@ -153,10 +155,23 @@ class ImageStoreTest : public ::testing::Test {
     ADD_FAILURE() << "no flights " << name;
     return {};
   }
+  // A transfer that was given up may still be unwinding on the source's thread.
   void ExpectNothingFlies() const {
-    for (const FlightReport& report : store_->Flights()) {
-      EXPECT_TRUE(report.running.empty()) << report.name;
+    const absl::Time deadline = absl::Now() + absl::Seconds(20);
+    std::string running = "?";
+    while (!running.empty() && absl::Now() < deadline) {
+      running.clear();
+      for (const FlightReport& report : store_->Flights()) {
+        if (!report.running.empty()) running += report.name + " ";
+      }
+      if (!running.empty()) std::this_thread::yield();
     }
+    EXPECT_EQ(running, "");
+  }
+  // Bytes found in a file left behind are trusted up to the last whole block before their end.
+  static void ExpectResumedAt(const ByteRange& read, uint64_t offset) {
+    EXPECT_LE(read.begin, offset);
+    EXPECT_GT(read.begin + 2 * 4096, offset);
   }
   size_t FilesIn(const std::string& sub) const {
     size_t n = 0;
@@ -235,7 +250,7 @@ TEST_F(ImageStoreTest, TheLastCallerLeavingStopsTheWorkAndTheNextResumesIt) {
   EXPECT_EQ(Content(**chain, {"big"}), std::string(300'000, 'b'));
   const std::vector<ByteRange> reads = repository_.Reads(big_blob_);
   ASSERT_EQ(reads.size(), 2u);
-  EXPECT_EQ(reads[1].begin, 100'000u);
+  ExpectResumedAt(reads[1], 100'000);
   EXPECT_EQ(FilesIn("blobs"), 0u);
   ExpectNothingFlies();
 }
@@ -268,7 +283,7 @@ TEST_F(ImageStoreTest, TheFlightGoesOnWithAnothersCredentials) {
   ASSERT_TRUE(second->chain.ok()) << second->chain.status();
   EXPECT_EQ(Flight("chain").counters.handovers, 1u);
   // What the first one's transfer brought was not asked for again.
-  EXPECT_EQ(repository_.Reads(big_blob_).at(1).begin, 50'000u);
+  ExpectResumedAt(repository_.Reads(big_blob_).at(1), 50'000);
 }
 
 TEST_F(ImageStoreTest, AWrongByteIsFetchedAgain) {
@@ -294,7 +309,7 @@ TEST_F(ImageStoreTest, ACutTransferIsResumedByTheNextCaller) {
   repository_.FailAt(big_blob_, 120'000, absl::UnavailableError("cut"), 1);
   EXPECT_TRUE(absl::IsUnavailable(Get("latest").status()));
   ASSERT_TRUE(Get("latest").ok());
-  EXPECT_EQ(repository_.Reads(big_blob_).at(1).begin, 120'000u);
+  ExpectResumedAt(repository_.Reads(big_blob_).at(1), 120'000);
 }
 
 TEST_F(ImageStoreTest, ImagesShareLayers) {
@@ -345,7 +360,7 @@ TEST_F(ImageStoreTest, NeverPullRefusesTheUnknown) {
 TEST_F(ImageStoreTest, WrittenLayersOfAnotherBootAreDropped) {
   ASSERT_TRUE(Durable(*Get("latest")).ok());
   const std::string key = StrCat("layer/", big_blob_.hex());
-  std::string record = **store_->kv().Get(key);
+  std::string record = store_->kv().Get(key)->value();
   record.replace(record.find("complete"), 8, "written");
   const size_t boot = record.find("\"boot\":\"") + 8;
   record.replace(boot, 8, "00000000");

@@ -131,6 +131,8 @@ TEST_F(KvTest, BytesTurnedInTheLogAreRepairedAround) {
   std::unique_ptr<KeyValueStore> store = Open();
   ASSERT_NE(store, nullptr);
   EXPECT_EQ(Get(*store, "first"), "1") << "what is whole stays";
+  const absl::StatusOr<std::optional<std::string>> damaged = store->Get("second");
+  EXPECT_TRUE(!damaged.ok() || !damaged->has_value()) << "a wrong value is never given out";
   Put(*store, "after", "1");
 }
 
