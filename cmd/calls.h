@@ -1,0 +1,75 @@
+// What the calls of the control service share. Included by the service's own .cc files only: it
+// brings in gRPC.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/executor.h"
+#include "cache/image_store.h"
+#include "cmd/control_service.h"
+#include "cmd/ticker.h"
+#include "control.grpc.pb.h"
+#include "fs/mount_table.h"
+
+namespace imagefs {
+
+// Counts the calls that run, for the daemon's idle exit.
+class CallCounter {
+ public:
+  void Begin() { running_.fetch_add(1); }
+  void End() {
+    last_end_ns_.store(std::chrono::steady_clock::now().time_since_epoch().count());
+    running_.fetch_sub(1);
+  }
+  int running() const { return running_.load(); }
+  std::chrono::steady_clock::time_point last_end() const {
+    return std::chrono::steady_clock::time_point(
+        std::chrono::steady_clock::duration(last_end_ns_.load()));
+  }
+
+ private:
+  std::atomic<int> running_{0};
+  std::atomic<int64_t> last_end_ns_{std::chrono::steady_clock::now().time_since_epoch().count()};
+};
+
+// One for one: absl's codes are gRPC's. Marks the status as the daemon's own answer, so that the
+// client can tell "the registry is unavailable" from "the daemon has gone".
+grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& status);
+
+absl::StatusOr<ImageStore::ResolveRequest> ParseImageRequest(
+    const control::v1::ImageRequest& request);
+
+void FillImage(const ResolvedImage& image, control::v1::Image* out);
+void FillMount(const MountRecord& record, control::v1::Mount* out);
+
+// The absolute path `directory` with the symbolic links of its parents resolved. Its last component
+// is not looked at: that could be a mount of ours whose server is gone.
+absl::StatusOr<std::string> ResolveParents(const std::string& directory);
+
+// What a Mount (directory set) or Pull asks for.
+struct TransferRequest {
+  ImageStore::ResolveRequest resolve;
+  std::string directory;
+  bool writable = false;
+  bool progress = false;
+};
+
+struct TransferContext {
+  ControlService::Deps deps;
+  Ticker& ticker;
+  CallCounter& counter;
+};
+
+// Starts the call; the reactor owns itself until gRPC is done with it.
+grpc::ServerWriteReactor<control::v1::MountEvent>* StartTransfer(
+    const TransferContext& context, grpc::CallbackServerContext* call,
+    absl::StatusOr<TransferRequest> request);
+
+}  // namespace imagefs

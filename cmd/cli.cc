@@ -1,0 +1,193 @@
+#include "cmd/cli.h"
+
+#include <CLI/CLI.hpp>
+#include <map>
+
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+constexpr char kIntroduction[] =
+    "imagefs mounts any OCI image as a read-only file tree, without unpacking it.\n"
+    "\n"
+    "  imagefs mount docker.io/library/alpine:3 /mnt     from a registry\n"
+    "  imagefs mount oci:/srv/layout:latest /mnt         from an OCI layout on this disk\n"
+    "  imagefs ls                                        what is mounted\n"
+    "  imagefs umount /mnt\n"
+    "\n"
+    "One daemon owns the store; a command starts it where none runs. imagefs help VERB says more.\n";
+
+constexpr char kMountHelp[] =
+    "Makes the tree of an image appear in a directory. When it exits with 0, the tree is readable.\n"
+    "\n"
+    "  imagefs mount python:3.12 /mnt                    docker.io/library is implied\n"
+    "  imagefs mount localhost:5000/app@sha256:... /mnt  loopback registries are reached by HTTP\n"
+    "  imagefs mount oci-archive:app.tar:v1 /mnt         also oci:DIR[:TAG], docker-archive:FILE\n"
+    "  imagefs mount --rw ubuntu:24.04 /mnt              writes go to a layer of this mount (root)\n"
+    "  imagefs mount --platform linux/arm64 alpine /mnt  another platform than this machine's\n"
+    "\n"
+    "Credentials come from podman's auth.json and docker's config.json, as podman login and\n"
+    "docker login write them. Ctrl-C gives the work up and leaves nothing behind.\n";
+
+constexpr char kUmountHelp[] =
+    "Takes mounts away. A directory that is in use is refused; --lazy detaches it all the same.\n"
+    "\n"
+    "  imagefs umount /mnt /srv/app\n"
+    "  imagefs umount --all\n";
+
+constexpr char kPullHelp[] =
+    "Brings an image here without mounting it, and returns when it is safe on disk.\n"
+    "\n"
+    "  imagefs pull alpine:3 && imagefs mount --pull never alpine:3 /mnt\n";
+
+constexpr char kInspectHelp[] =
+    "Shows the manifest, the configuration and the layers of an image; fetches no layer.\n"
+    "\n"
+    "  imagefs inspect --json alpine:3\n";
+
+constexpr char kRmHelp[] =
+    "Forgets images and gives back the space that no other image and no mount needs.\n"
+    "\n"
+    "  imagefs rm alpine:3\n";
+
+constexpr char kDaemonHelp[] =
+    "Owns the store and serves commands, in the foreground, with its log on stderr. Seldom run by\n"
+    "hand: a command starts one where none runs. SIGTERM takes mounts down and remembers them for the\n"
+    "next daemon; SIGINT (Ctrl-C) forgets them.\n";
+
+void AddImageOptions(CLI::App* app, Command* command) {
+  app->add_option("REF", command->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
+      ->required();
+  app->add_option("--platform", command->platform, "OS/ARCH[/VARIANT] (default: this machine's)");
+  app->add_flag("--plain-http", command->plain_http, "HTTP (default for loopback hosts only)");
+  app->add_flag("--tls-skip-verify", command->skip_tls_verify, "accept any certificate");
+  app->add_option("--pull", command->pull,
+                  "missing: ask the registry if the reference is not known here (default); "
+                  "always; never")
+      ->check(CLI::IsMember({"missing", "always", "never"}));
+}
+
+void AddMount(CLI::App& app, Command* command) {
+  CLI::App* mount = app.add_subcommand("mount", "mount an image on a directory");
+  mount->footer(kMountHelp);
+  AddImageOptions(mount, command);
+  mount->add_option("DIR", command->directory, "an existing directory")->required();
+  mount->add_option("--mode", command->mode, "auto (default) or fuse")
+      ->check(CLI::IsMember({"auto", "fuse"}));
+  mount->add_flag("--rw", command->writable, "writable, through an overlay (root)");
+  mount->add_flag("--foreground", command->foreground,
+                  "stay until Ctrl-C or until it is unmounted; leaves no daemon behind");
+  mount->add_flag("-q,--quiet", command->quiet, "no progress");
+}
+
+void AddVerbs(CLI::App& app, Command* command) {
+  AddMount(app, command);
+  CLI::App* umount = app.add_subcommand("umount", "unmount");
+  umount->footer(kUmountHelp);
+  umount->add_option("DIR", command->operands, "directories");
+  umount->add_flag("--all", command->all, "everything");
+  umount->add_flag("--lazy", command->lazy, "also when it is in use");
+
+  app.add_subcommand("ls", "list mounts");
+  app.add_subcommand("images", "list the images in the store");
+
+  CLI::App* pull = app.add_subcommand("pull", "bring an image into the store");
+  pull->footer(kPullHelp);
+  AddImageOptions(pull, command);
+  pull->add_flag("-q,--quiet", command->quiet, "no progress");
+
+  CLI::App* inspect = app.add_subcommand("inspect", "show manifest, configuration and layers");
+  inspect->footer(kInspectHelp);
+  AddImageOptions(inspect, command);
+
+  CLI::App* rm = app.add_subcommand("rm", "forget images and give their space back");
+  rm->footer(kRmHelp);
+  rm->add_option("REF", command->operands, "images")->required();
+
+  app.add_subcommand("status", "what the daemon does: counters, flights, layers");
+
+  CLI::App* daemon = app.add_subcommand("daemon", "run the daemon");
+  daemon->footer(kDaemonHelp);
+  daemon
+      ->add_option("--idle-exit", command->idle_exit_seconds,
+                   "end after so many seconds without mounts and calls (default 0: never)")
+      ->check(CLI::Range(0, 1'000'000));
+  daemon->add_option("--ready-fd", command->ready_fd)->group("");
+
+  CLI::App* stop = app.add_subcommand("stop", "end the daemon; mounts come back with the next one");
+  stop->add_flag("--unmount", command->unmount, "forget the mounts");
+}
+
+void AddGlobalOptions(CLI::App& app, Command* command) {
+  app.add_option("--root", command->root,
+                 "the store (root: /var/lib/imagefs, others: $XDG_DATA_HOME/imagefs or "
+                 "~/.local/share/imagefs)");
+  app.add_option("--run", command->run,
+                 "sockets and private mounts (root: /run/imagefs, others: "
+                 "$XDG_RUNTIME_DIR/imagefs or /tmp/imagefs-UID)");
+  app.add_option("--log-level", command->log_level, "of a daemon that is started: debug, info, "
+                                                    "warning, error (default info)")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+  app.add_option("--ca-file", command->ca_file,
+                 "CAs beside the system's, PEM, for a daemon that is started")
+      ->envname("IMAGEFS_CA_FILE");
+  app.add_flag("--json", command->json, "print JSON");
+}
+
+CliExit UsageError(std::string_view message, std::string_view verb) {
+  return CliExit{2, "",
+                 StrCat("imagefs: ", message, "; try: imagefs help", verb.empty() ? "" : " ", verb,
+                        "\n")};
+}
+
+CliExit Help(const CLI::App& app, std::string_view verb) {
+  if (verb.empty()) return CliExit{0, app.help(), ""};
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (sub->get_name() == verb) return CliExit{0, sub->help(), ""};
+  }
+  return UsageError(StrCat("no verb ", Printable(verb)), "");
+}
+
+}  // namespace
+
+std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* argv,
+                                                std::string_view version) {
+  Command command;
+  std::string help_verb;
+  // CLI11 reports by exceptions; none leaves this function.
+  try {
+    CLI::App app(kIntroduction, "imagefs");
+    app.set_help_flag("-h,--help", "this text");
+    app.set_version_flag("--version", StrCat("imagefs ", version));
+    app.require_subcommand(0, 1);
+    app.fallthrough();
+    AddGlobalOptions(app, &command);
+    AddVerbs(app, &command);
+    CLI::App* help = app.add_subcommand("help", "explain a verb");
+    help->add_option("VERB", help_verb);
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::CallForVersion& version_call) {
+      return CliExit{0, StrCat(version_call.what(), "\n"), ""};
+    } catch (const CLI::CallForHelp&) {
+      const auto chosen = app.get_subcommands();
+      return Help(app, chosen.empty() ? "" : chosen[0]->get_name());
+    } catch (const CLI::ParseError& error) {
+      const auto chosen = app.get_subcommands();
+      return UsageError(error.what(), chosen.empty() ? "" : chosen[0]->get_name());
+    }
+    if (help->parsed()) return Help(app, help_verb);
+    const auto chosen = app.get_subcommands();
+    if (chosen.empty()) return UsageError("no verb given", "");
+    command.verb = chosen[0]->get_name();
+  } catch (const std::exception& error) {
+    return CliExit{2, "", StrCat("imagefs: ", error.what(), "\n")};
+  }
+  if (command.verb == "umount" && command.operands.empty() != command.all) {
+    return UsageError("umount takes either directories or --all", "umount");
+  }
+  return command;
+}
+
+}  // namespace imagefs

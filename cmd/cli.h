@@ -1,0 +1,47 @@
+// The command line: words into a Command, or help and usage errors. The only user of CLI11.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace imagefs {
+
+struct Command {
+  std::string verb;
+  // Global.
+  std::string root, run;     // "" = the user's default
+  std::string log_level;     // "" = info
+  std::string ca_file;
+  bool json = false;
+  // Of the verbs.
+  std::string reference;
+  std::string directory;
+  std::vector<std::string> operands;  // umount: directories, rm: references
+  std::string mode = "auto";
+  std::string platform;
+  std::string pull = "missing";
+  bool plain_http = false;
+  bool skip_tls_verify = false;
+  bool writable = false;
+  bool foreground = false;
+  bool quiet = false;
+  bool all = false;
+  bool lazy = false;
+  bool unmount = false;
+  int idle_exit_seconds = 0;
+  int ready_fd = -1;
+};
+
+// What to print and how to exit when there is no command to run.
+struct CliExit {
+  int code = 0;
+  std::string output;  // stdout
+  std::string error;   // stderr
+};
+
+std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* argv,
+                                                std::string_view version);
+
+}  // namespace imagefs

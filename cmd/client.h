@@ -1,0 +1,82 @@
+// The command's side of the control service. One connection; methods block until the daemon answers
+// and return its status one for one. A daemon that went away before it answered (it ended because it
+// was idle, or was killed) is started again once and asked again. Not thread-safe.
+#pragma once
+
+#include <sys/types.h>
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "cmd/interrupt.h"
+#include "cmd/options.h"
+#include "cmd/rendezvous.h"
+
+namespace imagefs {
+
+namespace control::v1 {
+class InspectReply;
+class InspectRequest;
+class ListImagesReply;
+class ListMountsReply;
+class MountEvent;
+class MountRequest;
+class PullRequest;
+class RemoveReply;
+class RemoveRequest;
+class StatusReply;
+class UnmountReply;
+class UnmountRequest;
+}  // namespace control::v1
+
+class DaemonClient {
+ public:
+  struct Options {
+    Paths paths;
+    bool start = true;       // a daemon where none runs
+    std::string log_level;   // of a daemon that is started
+    std::string ca_file;     // the same
+  };
+  // kNotFound when none runs and none may be started. An interrupt cancels the call under way.
+  static absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(Options options,
+                                                               Interrupts& interrupts);
+  ~DaemonClient();
+
+  // Every event before the last is progress; the last is the result.
+  using OnEvent = std::function<void(const control::v1::MountEvent& event)>;
+  absl::Status Mount(const control::v1::MountRequest& request, const OnEvent& on_event);
+  absl::Status Pull(const control::v1::PullRequest& request, const OnEvent& on_event);
+  absl::Status Unmount(const control::v1::UnmountRequest& request,
+                       control::v1::UnmountReply* reply);
+  absl::Status ListMounts(control::v1::ListMountsReply* reply);
+  absl::Status ListImages(control::v1::ListImagesReply* reply);
+  absl::Status Inspect(const control::v1::InspectRequest& request,
+                       control::v1::InspectReply* reply);
+  absl::Status Remove(const control::v1::RemoveRequest& request, control::v1::RemoveReply* reply);
+  absl::Status GetStatus(control::v1::StatusReply* reply);
+  absl::Status Shutdown(bool unmount);
+
+  // Of the process at the other end.
+  pid_t daemon_pid() const { return daemon_pid_; }
+
+ private:
+  struct Rpc;  // channel and stub
+  DaemonClient(Options options, Interrupts& interrupts);
+  absl::Status Reconnect();
+  template <typename Attempt>
+  absl::Status WithDaemon(Attempt attempt);
+  template <typename Method, typename Request, typename Reply>
+  absl::Status Unary(Method method, const Request& request, Reply* reply);
+  template <typename Method, typename Request>
+  absl::Status Stream(Method method, const Request& request, const OnEvent& on_event);
+
+  const Options options_;
+  Interrupts& interrupts_;
+  std::unique_ptr<Rpc> rpc_;
+  pid_t daemon_pid_ = 0;
+};
+
+}  // namespace imagefs

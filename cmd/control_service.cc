@@ -1,0 +1,420 @@
+#include "cmd/control_service.h"
+
+#include <unistd.h>
+
+#include <utility>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/calls.h"
+#include "fs/fuse_loop.h"
+
+namespace imagefs {
+
+using namespace control::v1;  // NOLINT: the messages of every method below
+
+namespace {
+
+// gRPC refuses to send more than 8 KiB of trailing metadata, in which the message is percent-encoded.
+constexpr size_t kMaxMessageBytes = 1500;
+
+uint64_t ResidentBytes() {
+  absl::StatusOr<Fd> fd = OpenFile("/proc/self/statm", O_RDONLY);
+  if (!fd.ok()) return 0;
+  char buffer[128];
+  absl::StatusOr<size_t> n = PreadFull(fd->get(), absl::MakeSpan(buffer), 0);
+  if (!n.ok()) return 0;
+  const std::vector<std::string_view> fields = Split(std::string_view(buffer, *n), ' ');
+  const std::optional<uint64_t> pages =
+      fields.size() > 1 ? ParseDecimal(fields[1]) : std::optional<uint64_t>();
+  return pages.value_or(0) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
+  TransferRequest out;
+  IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
+  if (request.directory().empty()) {
+    return absl::InvalidArgumentError("no directory to mount on was given");
+  }
+  if (request.mode() == "kernel") {
+    return absl::UnimplementedError("mode kernel is not available; use --mode auto or fuse");
+  }
+  if (!request.mode().empty() && request.mode() != "auto" && request.mode() != "fuse") {
+    return absl::InvalidArgumentError(
+        StrCat("mode ", Printable(request.mode()), " is not known; use auto or fuse"));
+  }
+  out.directory = request.directory();
+  out.writable = request.writable();
+  out.progress = request.progress();
+  return out;
+}
+
+absl::StatusOr<TransferRequest> ParsePullRequest(const PullRequest& request) {
+  TransferRequest out;
+  IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
+  out.progress = request.progress();
+  return out;
+}
+
+void FillInspect(const ImageStore& store, const ResolvedImage& image, InspectReply* reply) {
+  FillImage(image, reply->mutable_image());
+  if (!image.index_digest.empty()) reply->set_index_digest(image.index_digest.ToString());
+  reply->set_manifest_json(image.manifest_json);
+  reply->set_config_json(image.config_json);
+  for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
+    const Descriptor& blob = image.manifest.layers[i];
+    const Digest& diff_id = image.config.diff_ids[i];
+    InspectReply::Layer* layer = reply->add_layers();
+    layer->set_digest(blob.digest.ToString());
+    layer->set_media_type(blob.media_type);
+    layer->set_size(blob.size);
+    layer->set_diff_id(diff_id.ToString());
+    layer->set_chain_id(image.chain_ids[i].ToString());
+    layer->set_state(std::string(LayerStateName(store.StateOf(diff_id))));
+  }
+}
+
+// Resolves and answers; leaves the flight when the caller goes away.
+class InspectCall : public grpc::ServerUnaryReactor,
+                    public std::enable_shared_from_this<InspectCall> {
+ public:
+  static InspectCall* Start(ImageStore& store, CallCounter& counter,
+                            grpc::CallbackServerContext* call, const InspectRequest& request,
+                            InspectReply* reply) {
+    auto self = std::make_shared<InspectCall>(counter);
+    self->self_ = self;
+    counter.Begin();
+    absl::StatusOr<ImageStore::ResolveRequest> resolve = ParseImageRequest(request.image());
+    if (!resolve.ok()) {
+      self->Finish(AnswerOf(call, resolve.status()));
+      return self.get();
+    }
+    const FlightTicket ticket = store.Resolve(
+        *std::move(resolve),
+        [self, &store, call, reply](absl::StatusOr<ImageStore::Resolved> resolved) {
+          if (resolved.ok()) FillInspect(store, *resolved->image, reply);
+          self->Finish(AnswerOf(call, resolved.status()));
+        });
+    self->Adopt(ticket);
+    return self.get();
+  }
+
+  explicit InspectCall(CallCounter& counter) : counter_(counter) {}
+
+  void OnCancel() override {
+    FlightTicket ticket;
+    {
+      absl::MutexLock lock(&mu_);
+      cancelled_ = true;
+      ticket = ticket_;
+    }
+    ticket.Leave();
+  }
+  void OnDone() override {
+    counter_.End();
+    self_.reset();
+  }
+
+ private:
+  void Adopt(const FlightTicket& ticket) {
+    {
+      absl::MutexLock lock(&mu_);
+      ticket_ = ticket;
+      if (!cancelled_) return;
+    }
+    ticket.Leave();
+  }
+
+  CallCounter& counter_;
+  std::shared_ptr<InspectCall> self_;  // until OnDone
+  absl::Mutex mu_;
+  FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+class ControlServiceImpl : public ControlService, private Control::CallbackService {
+ public:
+  ControlServiceImpl(Options options, Deps deps)
+      : options_(std::move(options)), deps_(deps), ticker_(options_.progress_interval) {}
+
+  grpc::Service& service() override { return *this; }
+  Activity activity() const override {
+    return {counter_.running(), counter_.last_end()};
+  }
+
+ private:
+  using Context = grpc::CallbackServerContext;
+  using Unary = grpc::ServerUnaryReactor;
+
+  // Runs `work` on the executor and answers with its status.
+  Unary* Run(Context* context, absl::AnyInvocable<absl::Status()> work) {
+    Unary* reactor = context->DefaultReactor();
+    counter_.Begin();
+    deps_.executor.Submit([this, context, reactor, work = std::move(work)]() mutable {
+      const absl::Status status = work();
+      // Counted before the answer: the context and, after the last call, this object may be gone
+      // once the caller has it.
+      counter_.End();
+      reactor->Finish(AnswerOf(context, status));
+    });
+    return reactor;
+  }
+
+  Unary* Version(Context* context, const VersionRequest*, VersionReply* reply) override {
+    reply->set_version(options_.version);
+    reply->set_pid(getpid());
+    reply->set_root(options_.root);
+    Unary* reactor = context->DefaultReactor();
+    reactor->Finish(AnswerOf(context, absl::OkStatus()));
+    return reactor;
+  }
+
+  grpc::ServerWriteReactor<MountEvent>* Mount(Context* context,
+                                              const MountRequest* request) override {
+    return StartTransfer({deps_, ticker_, counter_}, context, ParseMountRequest(*request));
+  }
+  grpc::ServerWriteReactor<MountEvent>* Pull(Context* context,
+                                             const PullRequest* request) override {
+    return StartTransfer({deps_, ticker_, counter_}, context, ParsePullRequest(*request));
+  }
+
+  Unary* Inspect(Context* context, const InspectRequest* request, InspectReply* reply) override {
+    return InspectCall::Start(deps_.store, counter_, context, *request, reply);
+  }
+
+  Unary* Unmount(Context* context, const UnmountRequest* request, UnmountReply* reply) override {
+    return Run(context, [this, request, reply] { return DoUnmount(*request, reply); });
+  }
+  Unary* ListMounts(Context* context, const ListMountsRequest*, ListMountsReply* reply) override {
+    return Run(context, [this, reply] {
+      for (const MountRecord& record : LiveMounts()) FillMount(record, reply->add_mounts());
+      return absl::OkStatus();
+    });
+  }
+  Unary* ListImages(Context* context, const ListImagesRequest*, ListImagesReply* reply) override {
+    return Run(context, [this, reply] { return DoListImages(reply); });
+  }
+  Unary* Remove(Context* context, const RemoveRequest* request, RemoveReply* reply) override {
+    return Run(context, [this, request, reply]() -> absl::Status {
+      uint64_t freed = 0;
+      for (const std::string& text : request->references()) {
+        IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, Reference::Parse(text));
+        IMAGEFS_ASSIGN_OR_RETURN(const uint64_t bytes, deps_.store.Remove(reference));
+        freed += bytes;
+      }
+      reply->set_freed_bytes(freed);
+      return absl::OkStatus();
+    });
+  }
+  Unary* Status(Context* context, const StatusRequest*, StatusReply* reply) override {
+    return Run(context, [this, reply] { return DoStatus(reply); });
+  }
+  Unary* Shutdown(Context* context, const ShutdownRequest* request, ShutdownReply*) override {
+    const bool unmount = request->unmount();
+    Unary* reactor = context->DefaultReactor();
+    LogInfo("shutdown_requested unmount=", unmount ? "yes" : "no");
+    reactor->Finish(AnswerOf(context, absl::OkStatus()));
+    if (options_.request_stop) options_.request_stop(unmount);
+    return reactor;
+  }
+
+  std::vector<MountRecord> LiveMounts();
+  absl::Status DoUnmount(const UnmountRequest& request, UnmountReply* reply);
+  absl::Status DoListImages(ListImagesReply* reply);
+  absl::Status DoStatus(StatusReply* reply);
+
+  const Options options_;
+  const Deps deps_;
+  const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  CallCounter counter_;
+  Ticker ticker_;
+};
+
+// The mounts that the kernel has too. One that somebody unmounted by hand is forgotten here, which
+// also lets the private mount and the chain under it go.
+std::vector<MountRecord> ControlServiceImpl::LiveMounts() {
+  std::vector<MountRecord> mounts = deps_.mounts.List();
+  if (!options_.mount_points || mounts.empty()) return mounts;
+  absl::StatusOr<absl::flat_hash_set<std::string>> points = options_.mount_points();
+  if (!points.ok()) return mounts;
+  std::erase_if(mounts, [&](const MountRecord& record) {
+    if (points->contains(record.directory)) return false;
+    LogInfo("mount_gone directory=", record.directory);
+    (void)deps_.mounts.Unmount(record.directory, /*lazy=*/true);
+    return true;
+  });
+  return mounts;
+}
+
+absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, UnmountReply* reply) {
+  const std::vector<MountRecord> mounts = LiveMounts();
+  std::vector<std::string> directories(request.directories().begin(), request.directories().end());
+  if (request.all()) {
+    directories.clear();
+    // The newest first: a mount may lie inside another.
+    for (auto it = mounts.rbegin(); it != mounts.rend(); ++it) directories.push_back(it->directory);
+  }
+  for (const std::string& asked : directories) {
+    std::string directory = asked;
+    if (absl::StatusOr<std::string> resolved = ResolveParents(asked); resolved.ok()) {
+      directory = *std::move(resolved);
+    }
+    const absl::Status status = deps_.mounts.Unmount(directory, request.lazy());
+    if (status.ok()) {
+      reply->add_unmounted(directory);
+      continue;
+    }
+    UnmountReply::Failure* failure = reply->add_failures();
+    failure->set_directory(directory);
+    failure->set_message(std::string(status.message()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ControlServiceImpl::DoListImages(ListImagesReply* reply) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, deps_.store.ListImages());
+  for (const ImageRecord& record : records) {
+    Image* image = reply->add_images();
+    image->set_reference(record.reference);
+    image->set_platform(record.platform.ToString());
+    image->set_manifest_digest(record.manifest_digest.ToString());
+    image->set_chain_id(record.chain_id.ToString());
+    image->set_compressed_bytes(record.compressed_bytes);
+    image->set_unpacked_bytes(record.unpacked_bytes);
+    image->set_layers(static_cast<uint32_t>(record.layers));
+    image->set_created_unix(record.created_unix);
+  }
+  return absl::OkStatus();
+}
+
+void AddFlight(const FlightReport& report, StatusReply* reply) {
+  StatusReply::Flight* flight = reply->add_flights();
+  flight->set_name(report.name);
+  flight->set_leaders(report.counters.leaders);
+  flight->set_joins(report.counters.joins);
+  flight->set_handovers(report.counters.handovers);
+  flight->set_cancelled(report.counters.cancelled);
+  flight->set_failed(report.counters.failed);
+  flight->set_active(report.counters.active);
+  flight->set_waiting(report.counters.waiting);
+  for (const auto& [key, callers] : report.running) {
+    flight->add_running(StrCat(key, " callers=", callers));
+  }
+}
+
+absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
+  reply->set_version(options_.version);
+  reply->set_pid(getpid());
+  reply->set_root(options_.root);
+  reply->set_run(options_.run);
+  reply->set_uptime_seconds(std::chrono::duration_cast<std::chrono::seconds>(
+                                std::chrono::steady_clock::now() - started_)
+                                .count());
+  reply->set_rss_bytes(ResidentBytes());
+  reply->set_mounts(static_cast<uint32_t>(LiveMounts().size()));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> images, deps_.store.ListImages());
+  reply->set_images(static_cast<uint32_t>(images.size()));
+
+  auto count = [reply](std::string_view name, uint64_t value) {
+    StatusReply::Counter* counter = reply->add_counters();
+    counter->set_name(std::string(name));
+    counter->set_value(value);
+  };
+  for (const auto& [name, value] : deps_.store.Counters()) count(name, value);
+  const SourceFactory::Counters source = deps_.sources.counters();
+  count("http_requests", source.http.requests);
+  count("http_connections", source.http.connections);
+  count("http_bytes_received", source.http.bytes_received);
+  count("http_retries", source.retries);
+  count("http_resumes", source.resumes);
+  count("http_redirects", source.redirects);
+  count("tokens_fetched", source.tokens_fetched);
+  count("token_joins", source.token_joins);
+  if (deps_.fuse != nullptr) {
+    const FuseCounters fuse = deps_.fuse->counters();
+    count("fuse_requests", fuse.requests);
+    count("fuse_lookups", fuse.lookups);
+    count("fuse_getattrs", fuse.getattrs);
+    count("fuse_reads", fuse.reads);
+    count("fuse_read_bytes", fuse.read_bytes);
+    count("fuse_readdirs", fuse.readdirs);
+    count("fuse_xattr_requests", fuse.xattr_requests);
+    count("fuse_errors", fuse.errors);
+  }
+  for (const FlightReport& report : deps_.store.Flights()) AddFlight(report, reply);
+  for (const ImageStore::LayerInfo& info : deps_.store.ListLayers()) {
+    StatusReply::Layer* layer = reply->add_layers();
+    layer->set_diff_id(info.diff_id.ToString());
+    layer->set_state(std::string(LayerStateName(info.state)));
+    layer->set_data_bytes(info.data_bytes);
+    layer->set_index_bytes(info.index_bytes);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& status) {
+  context->AddTrailingMetadata("imagefs", "1");
+  if (status.ok()) return grpc::Status::OK;
+  return grpc::Status(static_cast<grpc::StatusCode>(status.raw_code()),
+                      std::string(ToStd(status.message()).substr(0, kMaxMessageBytes)));
+}
+
+absl::StatusOr<ImageStore::ResolveRequest> ParseImageRequest(const ImageRequest& request) {
+  ImageStore::ResolveRequest out;
+  IMAGEFS_ASSIGN_OR_RETURN(out.reference, Reference::Parse(request.reference()));
+  if (request.platform().empty()) {
+    out.platform = Platform::Host();
+  } else {
+    IMAGEFS_ASSIGN_OR_RETURN(out.platform, Platform::Parse(request.platform()));
+  }
+  out.access.credential.username = request.credential().username();
+  out.access.credential.password = request.credential().password();
+  out.access.credential.identity_token = request.credential().identity_token();
+  out.access.plain_http = request.plain_http();
+  out.access.verify_tls = !request.skip_tls_verify();
+  switch (request.pull_policy()) {
+    case ImageRequest::ALWAYS:
+      out.policy = PullPolicy::kAlways;
+      break;
+    case ImageRequest::NEVER:
+      out.policy = PullPolicy::kNever;
+      break;
+    default:
+      out.policy = PullPolicy::kMissing;
+  }
+  return out;
+}
+
+void FillImage(const ResolvedImage& image, Image* out) {
+  out->set_reference(image.reference);
+  out->set_platform(image.config.platform.ToString());
+  out->set_manifest_digest(image.manifest_digest.ToString());
+  out->set_chain_id(image.chain_id().ToString());
+  uint64_t compressed = 0;
+  for (const Descriptor& layer : image.manifest.layers) {
+    if (__builtin_add_overflow(compressed, layer.size, &compressed)) compressed = UINT64_MAX;
+  }
+  out->set_compressed_bytes(compressed);
+  out->set_layers(static_cast<uint32_t>(image.manifest.layers.size()));
+}
+
+void FillMount(const MountRecord& record, Mount* out) {
+  out->set_directory(record.directory);
+  out->set_reference(record.reference);
+  out->set_manifest_digest(record.manifest_digest.ToString());
+  out->set_chain_id(record.chain_id.ToString());
+  out->set_mode(record.mode);
+  out->set_writable(record.writable);
+  out->set_created_unix(record.created_unix);
+}
+
+std::unique_ptr<ControlService> ControlService::Create(Options options, Deps deps) {
+  return std::make_unique<ControlServiceImpl>(std::move(options), deps);
+}
+
+}  // namespace imagefs

@@ -1,0 +1,39 @@
+// Ctrl-C and SIGTERM for the command: what is running is cancelled in an orderly way, and when nothing
+// is, the process ends with 130 at once. Thread-safe.
+#pragma once
+
+#include <functional>
+#include <memory>
+
+namespace imagefs {
+
+inline constexpr int kInterruptedExit = 130;
+
+class Interrupts {
+ public:
+  // Blocks the signals in this thread and those it starts later, and waits for them on one of its own.
+  // At most one object a process.
+  Interrupts();
+  Interrupts(const Interrupts&) = delete;
+  Interrupts& operator=(const Interrupts&) = delete;
+
+  // While it lives, an interrupt runs `action` (on another thread, at most once; at once when the
+  // interrupt came before) in place of ending the process. Scopes do not nest.
+  class Scope {
+   public:
+    Scope(Interrupts& interrupts, std::function<void()> action);
+    ~Scope();
+    Scope(const Scope&) = delete;
+    Scope& operator=(const Scope&) = delete;
+
+   private:
+    Interrupts& interrupts_;
+  };
+  bool interrupted() const;
+
+ private:
+  struct State;
+  std::shared_ptr<State> state_;
+};
+
+}  // namespace imagefs

@@ -1,0 +1,17 @@
+#include <stdio.h>
+#include <unistd.h>
+
+#include <variant>
+
+#include "cmd/cli.h"
+#include "cmd/verbs.h"
+
+int main(int argc, char** argv) {
+  const auto parsed = imagefs::ParseCommandLine(argc, argv, IMAGEFS_VERSION);
+  if (const auto* exit = std::get_if<imagefs::CliExit>(&parsed)) {
+    fputs(exit->output.c_str(), stdout);
+    fputs(exit->error.c_str(), stderr);
+    return exit->code;
+  }
+  return imagefs::RunCommand(std::get<imagefs::Command>(parsed), IMAGEFS_VERSION);
+}

@@ -1,0 +1,44 @@
+// Where a user's store, sockets and logs are. Pure but for PrepareRunDir.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <string_view>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace imagefs {
+
+struct Paths {
+  std::string root;  // the store
+  std::string run;   // sockets and private mounts
+  // Names inside `run`.
+  std::string socket() const { return run + "/control.sock"; }
+  std::string start_lock() const { return run + "/start.lock"; }
+  std::string log() const { return run + "/daemon.log"; }
+};
+
+// The value of an environment variable, "" when unset.
+using EnvironmentRef = absl::FunctionRef<std::string(const char* name)>;
+std::string ProcessEnvironment(const char* name);
+
+// `root` and `run` as given by options, "" = the user's default: /var/lib/imagefs and /run/imagefs
+// for root; $XDG_DATA_HOME/imagefs or ~/.local/share/imagefs, and $XDG_RUNTIME_DIR/imagefs or
+// /tmp/imagefs-UID for others. Relative paths are taken from `directory`. Fails where a user has
+// neither $HOME nor $XDG_DATA_HOME.
+absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
+                                   std::string_view directory, uid_t uid, EnvironmentRef env);
+
+// `path` made absolute against `directory`, without ".", "..", double and trailing slashes. Does not
+// look at the disk, so symbolic links stay.
+std::string CleanPath(std::string_view path, std::string_view directory);
+
+// Makes the run directory (0711 for root, whose mounts others use; 0700 for a user) or checks the
+// one that is there: a directory that belongs to `uid` and that nobody else may write.
+absl::Status PrepareRunDir(const std::string& run, uid_t uid);
+
+
+}  // namespace imagefs

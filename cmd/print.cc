@@ -1,0 +1,353 @@
+#include "cmd/print.h"
+
+#include <algorithm>
+#include <chrono>
+#include <vector>
+
+#include "base/json.h"
+#include "base/text.h"
+#include "base/units.h"
+#include "control.pb.h"
+
+namespace imagefs {
+
+using namespace control::v1;  // NOLINT: the messages that are printed
+
+namespace {
+
+// Columns as wide as their widest cell, two blanks apart.
+class Table {
+ public:
+  explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
+  void Row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  std::string Text() const {
+    std::vector<size_t> width(rows_[0].size(), 0);
+    for (const auto& row : rows_) {
+      for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+    }
+    std::string out;
+    for (const auto& row : rows_) {
+      for (size_t i = 0; i < row.size(); ++i) {
+        out += row[i];
+        if (i + 1 < row.size()) out.append(width[i] - row[i].size() + 2, ' ');
+      }
+      out += '\n';
+    }
+    return out;
+  }
+
+ private:
+  std::vector<std::vector<std::string>> rows_;
+};
+
+std::string Age(int64_t created_unix, int64_t now_unix) {
+  const int64_t seconds = std::max<int64_t>(now_unix - created_unix, 0);
+  if (seconds < 60) return StrCat(seconds, "s");
+  if (seconds < 3600) return StrCat(seconds / 60, "m");
+  if (seconds < 48 * 3600) return StrCat(seconds / 3600, "h");
+  return StrCat(seconds / 86400, "d");
+}
+
+std::string ShortDigest(const std::string& digest) {
+  const size_t colon = digest.find(':');
+  return digest.substr(colon == std::string::npos ? 0 : colon + 1, 12);
+}
+
+std::string Plural(uint64_t n, std::string_view one) {
+  return StrCat(n, " ", one, n == 1 ? "" : "s");
+}
+
+std::string Done(JsonWriter& json) { return json.Take() + "\n"; }
+
+void WriteMount(JsonWriter& json, const Mount& mount) {
+  json.Member("directory", mount.directory())
+      .Member("reference", mount.reference())
+      .Member("manifest", mount.manifest_digest())
+      .Member("chain_id", mount.chain_id())
+      .Member("mode", mount.mode())
+      .Member("writable", mount.writable());
+}
+
+// A document out of the registry, as it is where it is JSON.
+void WriteDocument(JsonWriter& json, const Json& value) {
+  if (value.is_object()) {
+    json.BeginObject();
+    for (const auto& [key, member] : value.members()) {
+      json.Key(key);
+      WriteDocument(json, member);
+    }
+    json.EndObject();
+  } else if (value.is_array()) {
+    json.BeginArray();
+    for (const Json& element : value.elements()) WriteDocument(json, element);
+    json.EndArray();
+  } else if (auto text = value.string(); text.has_value()) {
+    json.String(*text);
+  } else if (auto number = value.integer(); number.has_value()) {
+    json.Int(*number);
+  } else if (auto flag = value.boolean(); flag.has_value()) {
+    json.Bool(*flag);
+  } else {
+    json.Null();
+  }
+}
+
+}  // namespace
+
+std::string MountText(const MountResult& result, int64_t elapsed_microseconds) {
+  const Image& image = result.image();
+  std::string out;
+  if (result.has_mount()) {
+    StrAppend(&out, "mounted ", image.reference(), " on ", result.mount().directory(), " (",
+              result.mount().mode(), result.mount().writable() ? ", writable" : "", ")");
+  } else {
+    StrAppend(&out, "pulled ", image.reference());
+  }
+  StrAppend(&out, ": ", Plural(static_cast<uint64_t>(result.layers_size()), "layer"), ", ");
+  StrAppend(&out, FormatBytes(result.fetched_bytes()), " fetched, ",
+            FormatDuration(std::chrono::microseconds(elapsed_microseconds)), "\n");
+  return out;
+}
+
+std::string MountJson(const MountResult& result) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject();
+  if (result.has_mount()) {
+    WriteMount(json, result.mount());
+  } else {
+    json.Member("reference", result.image().reference())
+        .Member("manifest", result.image().manifest_digest())
+        .Member("chain_id", result.image().chain_id());
+  }
+  json.Member("platform", result.image().platform());
+  json.Key("layers").BeginArray();
+  for (const LayerEvent& layer : result.layers()) {
+    json.BeginObject()
+        .Member("digest", layer.digest())
+        .Member("diff_id", layer.diff_id())
+        .Member("bytes", uint64_t{layer.blob_bytes()})
+        .Member("fetched", layer.reused() ? uint64_t{0} : uint64_t{layer.downloaded_bytes()})
+        .Member("reused", layer.reused())
+        .Member("shared", layer.shared())
+        .EndObject();
+  }
+  json.EndArray().Member("fetched_bytes", uint64_t{result.fetched_bytes()});
+  json.Key("timings_ms").BeginObject();
+  for (const Timing& timing : result.timings()) {
+    json.Key(timing.step()).Double(static_cast<double>(timing.microseconds()) / 1000);
+  }
+  json.EndObject().EndObject();
+  return Done(json);
+}
+
+std::string UnmountJson(const UnmountReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject().Key("unmounted").BeginArray();
+  for (const std::string& directory : reply.unmounted()) json.String(directory);
+  json.EndArray().Key("failures").BeginArray();
+  for (const UnmountReply::Failure& failure : reply.failures()) {
+    json.BeginObject()
+        .Member("directory", failure.directory())
+        .Member("message", failure.message())
+        .EndObject();
+  }
+  json.EndArray().EndObject();
+  return Done(json);
+}
+
+std::string MountsText(const ListMountsReply& reply, int64_t now_unix) {
+  Table table({"DIRECTORY", "REFERENCE", "MODE", "RW", "AGE"});
+  for (const Mount& mount : reply.mounts()) {
+    table.Row({mount.directory(), mount.reference(), mount.mode(), mount.writable() ? "rw" : "ro",
+               Age(mount.created_unix(), now_unix)});
+  }
+  return table.Text();
+}
+
+std::string MountsJson(const ListMountsReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginArray();
+  for (const Mount& mount : reply.mounts()) {
+    json.BeginObject();
+    WriteMount(json, mount);
+    json.Member("created", int64_t{mount.created_unix()}).EndObject();
+  }
+  json.EndArray();
+  return Done(json);
+}
+
+std::string ImagesText(const ListImagesReply& reply, int64_t now_unix) {
+  Table table({"REFERENCE", "PLATFORM", "DIGEST", "LAYERS", "COMPRESSED", "UNPACKED", "AGE"});
+  for (const Image& image : reply.images()) {
+    table.Row({image.reference(), image.platform(), ShortDigest(image.manifest_digest()),
+               StrCat(image.layers()), FormatBytes(image.compressed_bytes()),
+               FormatBytes(image.unpacked_bytes()), Age(image.created_unix(), now_unix)});
+  }
+  return table.Text();
+}
+
+std::string ImagesJson(const ListImagesReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginArray();
+  for (const Image& image : reply.images()) {
+    json.BeginObject()
+        .Member("reference", image.reference())
+        .Member("platform", image.platform())
+        .Member("manifest", image.manifest_digest())
+        .Member("chain_id", image.chain_id())
+        .Member("layers", uint64_t{image.layers()})
+        .Member("compressed_bytes", uint64_t{image.compressed_bytes()})
+        .Member("unpacked_bytes", uint64_t{image.unpacked_bytes()})
+        .Member("created", int64_t{image.created_unix()})
+        .EndObject();
+  }
+  json.EndArray();
+  return Done(json);
+}
+
+std::string InspectText(const InspectReply& reply) {
+  const Image& image = reply.image();
+  std::string out = StrCat("reference  ", image.reference(), "\nplatform   ", image.platform(),
+                           "\nmanifest   ", image.manifest_digest(), "\n");
+  if (!reply.index_digest().empty()) StrAppend(&out, "index      ", reply.index_digest(), "\n");
+  StrAppend(&out, "chain      ", image.chain_id(), "\n");
+  absl::StatusOr<Json> config = Json::Parse(reply.config_json());
+  if (config.ok()) {
+    const Json settings = (*config)["config"];
+    auto line = [&](std::string_view name, const Json& value) {
+      if (value.exists() && !value.is_null()) StrAppend(&out, name, value.Dump(), "\n");
+    };
+    line("created    ", (*config)["created"]);
+    line("entrypoint ", settings["Entrypoint"]);
+    line("command    ", settings["Cmd"]);
+    line("workdir    ", settings["WorkingDir"]);
+    line("user       ", settings["User"]);
+    for (const Json& variable : settings["Env"].elements()) line("env        ", variable);
+  }
+  Table table({"LAYER", "SIZE", "STATE", "DIFFID", "CHAINID", "TYPE"});
+  for (const InspectReply::Layer& layer : reply.layers()) {
+    table.Row({ShortDigest(layer.digest()), FormatBytes(layer.size()), layer.state(),
+               ShortDigest(layer.diff_id()), ShortDigest(layer.chain_id()), layer.media_type()});
+  }
+  return out + table.Text();
+}
+
+std::string InspectJson(const InspectReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject()
+      .Member("reference", reply.image().reference())
+      .Member("platform", reply.image().platform())
+      .Member("manifest_digest", reply.image().manifest_digest());
+  json.Key("index_digest");
+  if (reply.index_digest().empty()) {
+    json.Null();
+  } else {
+    json.String(reply.index_digest());
+  }
+  json.Member("chain_id", reply.image().chain_id());
+  json.Key("manifest");
+  absl::StatusOr<Json> manifest = Json::Parse(reply.manifest_json());
+  WriteDocument(json, manifest.ok() ? *manifest : Json());
+  json.Key("config");
+  absl::StatusOr<Json> config = Json::Parse(reply.config_json());
+  WriteDocument(json, config.ok() ? *config : Json());
+  json.Key("layers").BeginArray();
+  for (const InspectReply::Layer& layer : reply.layers()) {
+    json.BeginObject()
+        .Member("digest", layer.digest())
+        .Member("media_type", layer.media_type())
+        .Member("size", uint64_t{layer.size()})
+        .Member("diff_id", layer.diff_id())
+        .Member("chain_id", layer.chain_id())
+        .Member("state", layer.state())
+        .EndObject();
+  }
+  json.EndArray().EndObject();
+  return Done(json);
+}
+
+std::string RemoveText(const RemoveReply& reply) {
+  return StrCat(FormatBytes(reply.freed_bytes()), " given back\n");
+}
+
+std::string RemoveJson(const RemoveReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject().Member("freed_bytes", uint64_t{reply.freed_bytes()}).EndObject();
+  return Done(json);
+}
+
+std::string StatusText(const StatusReply& reply) {
+  std::string out =
+      StrCat("imagefs ", reply.version(), ", pid ", reply.pid(), ", up ",
+             FormatDuration(std::chrono::seconds(reply.uptime_seconds())), ", ",
+             FormatBytes(reply.rss_bytes()), " resident\nstore ", reply.root(), ", run ",
+             reply.run(), "\n", Plural(reply.mounts(), "mount"), ", ",
+             Plural(reply.images(), "image"), ", ",
+             Plural(static_cast<uint64_t>(reply.layers_size()), "layer"), "\n");
+  for (const StatusReply::Counter& counter : reply.counters()) {
+    StrAppend(&out, "  ", counter.name(), " ", counter.value(), "\n");
+  }
+  Table flights({"FLIGHT", "LEADERS", "JOINS", "HANDOVERS", "CANCELLED", "FAILED", "ACTIVE",
+                 "WAITING"});
+  std::string running;
+  for (const StatusReply::Flight& flight : reply.flights()) {
+    flights.Row({flight.name(), StrCat(flight.leaders()), StrCat(flight.joins()),
+                 StrCat(flight.handovers()), StrCat(flight.cancelled()), StrCat(flight.failed()),
+                 StrCat(flight.active()), StrCat(flight.waiting())});
+    for (const std::string& key : flight.running()) {
+      StrAppend(&running, "running: ", flight.name(), " ", key, "\n");
+    }
+  }
+  out += flights.Text() + running;
+  Table layers({"LAYER", "STATE", "DATA", "INDEX"});
+  for (const StatusReply::Layer& layer : reply.layers()) {
+    layers.Row({ShortDigest(layer.diff_id()), layer.state(), FormatBytes(layer.data_bytes()),
+                FormatBytes(layer.index_bytes())});
+  }
+  return out + layers.Text();
+}
+
+std::string StatusJson(const StatusReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject()
+      .Member("version", reply.version())
+      .Member("pid", int64_t{reply.pid()})
+      .Member("root", reply.root())
+      .Member("run", reply.run())
+      .Member("uptime_seconds", int64_t{reply.uptime_seconds()})
+      .Member("rss_bytes", uint64_t{reply.rss_bytes()})
+      .Member("mounts", uint64_t{reply.mounts()})
+      .Member("images", uint64_t{reply.images()});
+  json.Key("counters").BeginObject();
+  for (const StatusReply::Counter& counter : reply.counters()) {
+    json.Member(counter.name(), uint64_t{counter.value()});
+  }
+  json.EndObject().Key("flights").BeginObject();
+  for (const StatusReply::Flight& flight : reply.flights()) {
+    json.Key(flight.name())
+        .BeginObject()
+        .Member("leaders", uint64_t{flight.leaders()})
+        .Member("joins", uint64_t{flight.joins()})
+        .Member("handovers", uint64_t{flight.handovers()})
+        .Member("cancelled", uint64_t{flight.cancelled()})
+        .Member("failed", uint64_t{flight.failed()})
+        .Member("active", uint64_t{flight.active()})
+        .Member("waiting", uint64_t{flight.waiting()});
+    json.Key("running").BeginArray();
+    for (const std::string& key : flight.running()) json.String(key);
+    json.EndArray().EndObject();
+  }
+  json.EndObject().Key("layers").BeginArray();
+  for (const StatusReply::Layer& layer : reply.layers()) {
+    json.BeginObject()
+        .Member("diff_id", layer.diff_id())
+        .Member("state", layer.state())
+        .Member("data_bytes", uint64_t{layer.data_bytes()})
+        .Member("index_bytes", uint64_t{layer.index_bytes()})
+        .EndObject();
+  }
+  json.EndArray().EndObject();
+  return Done(json);
+}
+
+}  // namespace imagefs

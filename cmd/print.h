@@ -1,0 +1,41 @@
+// What the command prints: replies of the daemon as text for people, or as JSON for programs. Pure.
+// Every text ends with a newline unless it is empty.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace imagefs {
+
+namespace control::v1 {
+class InspectReply;
+class ListImagesReply;
+class ListMountsReply;
+class MountResult;
+class RemoveReply;
+class StatusReply;
+class UnmountReply;
+}  // namespace control::v1
+
+// `elapsed_microseconds`: as the user saw it.
+std::string MountText(const control::v1::MountResult& result, int64_t elapsed_microseconds);
+std::string MountJson(const control::v1::MountResult& result);
+
+std::string UnmountJson(const control::v1::UnmountReply& reply);
+
+std::string MountsText(const control::v1::ListMountsReply& reply, int64_t now_unix);
+std::string MountsJson(const control::v1::ListMountsReply& reply);
+
+std::string ImagesText(const control::v1::ListImagesReply& reply, int64_t now_unix);
+std::string ImagesJson(const control::v1::ListImagesReply& reply);
+
+std::string InspectText(const control::v1::InspectReply& reply);
+std::string InspectJson(const control::v1::InspectReply& reply);
+
+std::string RemoveText(const control::v1::RemoveReply& reply);
+std::string RemoveJson(const control::v1::RemoveReply& reply);
+
+std::string StatusText(const control::v1::StatusReply& reply);
+std::string StatusJson(const control::v1::StatusReply& reply);
+
+}  // namespace imagefs

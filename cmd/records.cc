@@ -1,0 +1,83 @@
+#include "cmd/records.h"
+
+#include <utility>
+
+#include "base/json.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/kv.h"
+
+namespace imagefs {
+namespace {
+
+constexpr std::string_view kPrefix = "mount/";
+constexpr int64_t kFormatVersion = 1;
+
+}  // namespace
+
+std::string EncodeMountRecord(const MountRecord& record) {
+  JsonWriter json;
+  json.BeginObject()
+      .Member("version", kFormatVersion)
+      .Member("directory", record.directory)
+      .Member("reference", record.reference)
+      .Member("manifest", record.manifest_digest.ToString())
+      .Member("chain_id", record.chain_id.ToString())
+      .Member("mode", record.mode)
+      .Member("writable", record.writable)
+      .Member("upper", record.upper)
+      .Member("created", record.created_unix)
+      .EndObject();
+  return json.Take();
+}
+
+absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Json json, Json::Parse(text));
+  if (json.IntOr("version", 0) != kFormatVersion) {
+    return absl::DataLossError("mount record of an unknown version");
+  }
+  MountRecord record;
+  record.directory = json.StringOr("directory");
+  if (!record.directory.starts_with('/')) {
+    return absl::DataLossError("mount record without a directory");
+  }
+  record.reference = json.StringOr("reference");
+  IMAGEFS_ASSIGN_OR_RETURN(record.manifest_digest, Digest::Parse(json.StringOr("manifest")));
+  IMAGEFS_ASSIGN_OR_RETURN(record.chain_id, Digest::Parse(json.StringOr("chain_id")));
+  record.mode = json.StringOr("mode");
+  record.writable = json["writable"].boolean().value_or(false);
+  record.upper = json.StringOr("upper");
+  record.created_unix = json.IntOr("created", 0);
+  return record;
+}
+
+absl::Status StoredMountRecords::Put(const MountRecord& record) {
+  WriteBatch batch;
+  batch.Put(StrCat(kPrefix, record.directory), EncodeMountRecord(record));
+  return kv_.Write(batch, /*sync=*/true);
+}
+
+absl::Status StoredMountRecords::Delete(const std::string& directory) {
+  WriteBatch batch;
+  batch.Delete(StrCat(kPrefix, directory));
+  return kv_.Write(batch, /*sync=*/true);
+}
+
+absl::StatusOr<std::vector<MountRecord>> StoredMountRecords::List() {
+  std::vector<MountRecord> records;
+  IMAGEFS_RETURN_IF_ERROR(
+      kv_.ForEachWithPrefix(kPrefix, [&](std::string_view key, std::string_view value) {
+        absl::StatusOr<MountRecord> record = DecodeMountRecord(value);
+        if (record.ok()) {
+          records.push_back(*std::move(record));
+        } else {
+          LogWarning("mount_record_unreadable key=", Printable(key),
+                     " cause=", record.status().message());
+        }
+        return true;
+      }));
+  return records;
+}
+
+}  // namespace imagefs

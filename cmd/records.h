@@ -1,0 +1,34 @@
+// Mount records in the store's key-value database: key "mount/<directory>", value one JSON object
+// (docs/formats/store.md). Thread-safe as the database is; a change is on disk when it returns.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "fs/mount_table.h"
+
+namespace imagefs {
+
+class KeyValueStore;
+
+class StoredMountRecords : public MountRecords {
+ public:
+  // `kv` must outlive this.
+  explicit StoredMountRecords(KeyValueStore& kv) : kv_(kv) {}
+  absl::Status Put(const MountRecord& record) override;
+  absl::Status Delete(const std::string& directory) override;
+  // What cannot be read is logged and left out: one bad record must not keep the others from coming
+  // back.
+  absl::StatusOr<std::vector<MountRecord>> List() override;
+
+ private:
+  KeyValueStore& kv_;
+};
+
+std::string EncodeMountRecord(const MountRecord& record);
+absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text);
+
+}  // namespace imagefs

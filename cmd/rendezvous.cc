@@ -1,0 +1,250 @@
+#include "cmd/rendezvous.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <optional>
+
+#include "absl/cleanup/cleanup.h"
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+constexpr int kBacklog = 256;                   // a storm of commands connects at once
+constexpr int kStartTimeoutMs = 120'000;        // a start mounts again what was mounted
+constexpr off_t kMaxLogBytes = 4 << 20;         // an older log is dropped at a start
+constexpr size_t kMaxReadyLine = 4096;
+constexpr char kSocketName[] = "control.sock";
+
+// Socket addresses hold 107 bytes; through the open directory any path fits.
+sockaddr_un AddressIn(const Fd& directory, std::string_view name) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string path = StrCat("/proc/self/fd/", directory.get(), "/", name);
+  memcpy(address.sun_path, path.data(), std::min(path.size(), sizeof(address.sun_path) - 1));
+  return address;
+}
+
+absl::StatusOr<Fd> NewSocket() {
+  Fd fd(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return ErrnoStatus(errno, "socket");
+  return fd;
+}
+
+absl::Status NoDaemon(const Paths& paths) {
+  return absl::NotFoundError(StrCat("no daemon runs for ", paths.run));
+}
+
+absl::Status ForeignDaemon(const Paths& paths) {
+  return absl::PermissionDeniedError(
+      StrCat("the daemon of ", paths.run, " belongs to another user; use --run DIR and --root DIR ",
+             "of your own, or become that user"));
+}
+
+// Reads the daemon's one line: "ok" or "CODE MESSAGE".
+absl::Status AwaitReady(int fd, const Paths& paths) {
+  std::string line;
+  while (line.size() < kMaxReadyLine) {
+    pollfd p{fd, POLLIN, 0};
+    const int ready = poll(&p, 1, kStartTimeoutMs);
+    if (ready < 0 && errno == EINTR) continue;
+    if (ready < 0) return ErrnoStatus(errno, "poll");
+    if (ready == 0) {
+      return absl::DeadlineExceededError(
+          StrCat("the daemon is not ready after ", kStartTimeoutMs / 1000, " s; see ", paths.log()));
+    }
+    char buffer[512];
+    const ssize_t n = read(fd, buffer, sizeof(buffer));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) break;
+    line.append(buffer, static_cast<size_t>(n));
+    if (line.back() == '\n') break;
+  }
+  if (line == "ok\n") return absl::OkStatus();
+  if (line.empty() || line.back() != '\n') {
+    return absl::UnavailableError(
+        StrCat("the daemon ended before it was ready; see ", paths.log()));
+  }
+  line.pop_back();
+  const size_t space = line.find(' ');
+  const std::optional<uint64_t> code = ParseDecimal(std::string_view(line).substr(0, space));
+  if (!code.has_value() || space == std::string::npos || *code == 0 || *code > 16) {
+    return absl::InternalError(StrCat("the daemon said ", Printable(line)));
+  }
+  return absl::Status(static_cast<absl::StatusCode>(*code), line.substr(space + 1));
+}
+
+absl::StatusOr<Fd> OpenLog(const Paths& paths) {
+  struct stat st;
+  const bool large = stat(paths.log().c_str(), &st) == 0 && st.st_size > kMaxLogBytes;
+  return OpenFile(paths.log(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | (large ? O_TRUNC : 0));
+}
+
+absl::Status Spawn(const std::vector<std::string>& command, const Fd& log, const Fd& ready) {
+  std::vector<char*> argv;
+  for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawnattr_init(&attributes);
+  const absl::Cleanup destroy = [&] {
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+  };
+  // Both move out of the way first: their numbers may be among those about to be replaced.
+  Fd high_log(fcntl(log.get(), F_DUPFD_CLOEXEC, 10));
+  Fd high_ready(fcntl(ready.get(), F_DUPFD_CLOEXEC, 10));
+  if (!high_log.valid() || !high_ready.valid()) return ErrnoStatus(errno, "dup");
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, high_log.get(), 1);
+  posix_spawn_file_actions_adddup2(&actions, high_log.get(), 2);
+  posix_spawn_file_actions_adddup2(&actions, high_ready.get(), kReadyFd);
+  posix_spawn_file_actions_addclosefrom_np(&actions, kReadyFd + 1);
+  posix_spawn_file_actions_addchdir_np(&actions, "/");
+  sigset_t none, all;
+  sigemptyset(&none);
+  sigfillset(&all);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &all);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
+                                            POSIX_SPAWN_SETSIGDEF);
+  pid_t pid;
+  // By this link it is the very program that runs now, also after an upgrade replaced its file.
+  const int error = posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, argv.data(), environ);
+  if (error != 0) return ErrnoStatus(error, "starting the daemon");
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Peer> PeerOf(int socket) {
+  ucred credentials{};
+  socklen_t size = sizeof(credentials);
+  if (getsockopt(socket, SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) {
+    return ErrnoStatus(errno, "SO_PEERCRED");
+  }
+  return Peer{credentials.pid, credentials.uid};
+}
+
+absl::StatusOr<Fd> ConnectDaemon(const Paths& paths) {
+  Fd directory(open(paths.run.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid()) {
+    if (errno == ENOENT || errno == ENOTDIR) return NoDaemon(paths);
+    if (errno == EACCES) return ForeignDaemon(paths);
+    return ErrnoStatus(errno, paths.run);
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, NewSocket());
+  const sockaddr_un address = AddressIn(directory, kSocketName);
+  while (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == ENOENT || errno == ECONNREFUSED) return NoDaemon(paths);
+    if (errno == EACCES) return ForeignDaemon(paths);
+    return ErrnoStatus(errno, StrCat("connecting to ", paths.socket()));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const Peer peer, PeerOf(fd.get()));
+  if (peer.uid != geteuid()) return ForeignDaemon(paths);
+  return fd;
+}
+
+absl::StatusOr<Fd> ListenForCommands(const Paths& paths) {
+  if (absl::StatusOr<Fd> other = ConnectDaemon(paths); other.ok()) {
+    absl::StatusOr<Peer> peer = PeerOf(other->get());
+    return absl::FailedPreconditionError(
+        StrCat("the daemon with pid ", peer.ok() ? peer->pid : 0, " serves ", paths.run,
+               " already; use that one, or --run DIR for a second store"));
+  } else if (!absl::IsNotFound(other.status())) {
+    return other.status();
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(Fd directory, OpenFile(paths.run, O_PATH | O_DIRECTORY));
+  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, NewSocket());
+  const std::string name = StrCat("control.", getpid());
+  const std::string path = StrCat(paths.run, "/", name);
+  unlink(path.c_str());
+  const sockaddr_un address = AddressIn(directory, name);
+  if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return ErrnoStatus(errno, StrCat("binding ", path));
+  }
+  // Nobody can connect before listen(), so the mode is right before it matters.
+  if (chmod(path.c_str(), 0600) != 0 || listen(fd.get(), kBacklog) != 0 ||
+      rename(path.c_str(), paths.socket().c_str()) != 0) {
+    const absl::Status status = ErrnoStatus(errno, paths.socket());
+    unlink(path.c_str());
+    return status;
+  }
+  return fd;
+}
+
+absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait) {
+  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, OpenFile(paths.start_lock(), O_RDWR | O_CREAT | O_NOFOLLOW));
+  while (flock(fd.get(), LOCK_EX | (wait ? 0 : LOCK_NB)) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == EWOULDBLOCK) {
+      return absl::UnavailableError(StrCat(paths.start_lock(), " is taken"));
+    }
+    return ErrnoStatus(errno, paths.start_lock());
+  }
+  return fd;
+}
+
+absl::StatusOr<Fd> ConnectOrStart(const Paths& paths, const std::vector<std::string>& command) {
+  absl::StatusOr<Fd> connected = ConnectDaemon(paths);
+  if (connected.ok() || !absl::IsNotFound(connected.status())) return connected;
+  IMAGEFS_RETURN_IF_ERROR(PrepareRunDir(paths.run, geteuid()));
+  IMAGEFS_ASSIGN_OR_RETURN(Fd lock, TakeStartLock(paths, /*wait=*/true));
+  // Another starter may have been faster.
+  connected = ConnectDaemon(paths);
+  if (connected.ok() || !absl::IsNotFound(connected.status())) return connected;
+
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd log, OpenLog(paths));
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus(errno, "pipe");
+  Fd reader(ends[0]), writer(ends[1]);
+  IMAGEFS_RETURN_IF_ERROR(Spawn(command, log, writer));
+  writer.Reset();
+  IMAGEFS_RETURN_IF_ERROR(AwaitReady(reader.get(), paths));
+  return ConnectDaemon(paths);
+}
+
+void ReportReady(int ready_fd, const absl::Status& status) {
+  if (ready_fd < 0) return;
+  std::string line = "ok\n";
+  if (!status.ok()) {
+    line = StrCat(status.raw_code(), " ", status.message().substr(0, kMaxReadyLine - 16));
+    for (char& c : line) {
+      if (c == '\n') c = ' ';
+    }
+    line += '\n';
+  }
+  (void)WriteFull(ready_fd, line);
+  close(ready_fd);
+}
+
+absl::Status WaitForExit(pid_t pid, int timeout_ms) {
+  Fd process(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+  if (!process.valid()) {
+    return errno == ESRCH ? absl::OkStatus() : ErrnoStatus(errno, StrCat("pid ", pid));
+  }
+  pollfd p{process.get(), POLLIN, 0};
+  int ready;
+  do {
+    ready = poll(&p, 1, timeout_ms);
+  } while (ready < 0 && errno == EINTR);
+  if (ready > 0) return absl::OkStatus();
+  return absl::DeadlineExceededError(StrCat("the daemon with pid ", pid, " has not ended yet"));
+}
+
+}  // namespace imagefs

@@ -1,0 +1,51 @@
+// How the command and the daemon of a run directory find each other: the socket, who is at its other
+// end, and starting a daemon where none runs, such that two starters at the same instant end up with
+// one. POSIX only; functions block on local work and, where they say so, on the start lock.
+//
+// <run>/start.lock (flock) is held by whoever starts a daemon until that daemon listens, and by a
+// daemon that ends until its process is gone, so that a starter never meets half a daemon.
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/fd.h"
+#include "cmd/options.h"
+
+namespace imagefs {
+
+struct Peer {
+  pid_t pid = 0;
+  uid_t uid = 0;
+};
+absl::StatusOr<Peer> PeerOf(int socket);
+
+// A connection to the daemon of this user. kNotFound when none listens (no socket, or one that a
+// killed daemon left); kPermissionDenied when the one that does is another user's.
+absl::StatusOr<Fd> ConnectDaemon(const Paths& paths);
+
+// A listening socket of mode 0600 that appears under its name only once it listens, in place of one
+// that a killed daemon left. kFailedPrecondition, with its pid, when another daemon listens there.
+absl::StatusOr<Fd> ListenForCommands(const Paths& paths);
+
+// Waits for the lock, or fails at once with kUnavailable when `wait` is false and it is taken.
+absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait);
+
+// ConnectDaemon; where none runs, runs this program with the arguments `command` (the first is its
+// name) as a daemon (new session, output to the log, no
+// descriptor but 0-2 and kReadyFd inherited, default signals) and waits until it listens. The
+// daemon's own words when it cannot start.
+inline constexpr int kReadyFd = 3;
+absl::StatusOr<Fd> ConnectOrStart(const Paths& paths, const std::vector<std::string>& command);
+
+// The daemon's side of ConnectOrStart: says that it listens, or why it does not.
+void ReportReady(int ready_fd, const absl::Status& status);
+
+// Waits until that process is gone; kDeadlineExceeded after `timeout_ms`.
+absl::Status WaitForExit(pid_t pid, int timeout_ms);
+
+}  // namespace imagefs

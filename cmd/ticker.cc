@@ -1,0 +1,45 @@
+#include "cmd/ticker.h"
+
+#include <algorithm>
+#include <iterator>
+#include <utility>
+
+#include "absl/time/time.h"
+
+namespace imagefs {
+
+Ticker::Ticker(std::chrono::milliseconds interval)
+    : interval_(interval), thread_([this] { Loop(); }) {}
+
+Ticker::~Ticker() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  thread_.join();
+}
+
+void Ticker::Listen(Tick tick) {
+  absl::MutexLock lock(&mu_);
+  added_.push_back(std::move(tick));
+}
+
+void Ticker::Loop() {
+  std::vector<Tick> listeners;  // of this thread alone
+  while (true) {
+    {
+      absl::MutexLock lock(&mu_);
+      auto stopping = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_; };
+      auto wanted = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+        return stopping_ || !added_.empty();
+      };
+      if (listeners.empty()) mu_.Await(absl::Condition(&wanted));
+      if (mu_.AwaitWithTimeout(absl::Condition(&stopping), absl::FromChrono(interval_))) return;
+      std::move(added_.begin(), added_.end(), std::back_inserter(listeners));
+      added_.clear();
+    }
+    std::erase_if(listeners, [](Tick& tick) { return !tick(); });
+  }
+}
+
+}  // namespace imagefs

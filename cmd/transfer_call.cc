@@ -1,0 +1,505 @@
+// Mount and Pull: resolve, bring the chain here, then mount it or wait until it is durable. Each step
+// is started by the end of the one before, on whichever thread that ends; `stage_` tells the steps
+// apart, so that a ticket which arrives after its step has ended is not kept.
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/synchronization/mutex.h"
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/calls.h"
+
+namespace imagefs {
+namespace {
+
+using control::v1::LayerEvent;
+using control::v1::MountEvent;
+using Clock = std::chrono::steady_clock;
+
+std::string_view ActivityName(LayerProgress::Activity activity) {
+  switch (activity) {
+    case LayerProgress::Activity::kWaiting:
+      return "waiting";
+    case LayerProgress::Activity::kDownloading:
+      return "downloading";
+    case LayerProgress::Activity::kUnpacking:
+      return "unpacking";
+    case LayerProgress::Activity::kIndexing:
+      return "indexing";
+    case LayerProgress::Activity::kDone:
+      return "done";
+    case LayerProgress::Activity::kFailed:
+      return "failed";
+  }
+  return "waiting";
+}
+
+bool IsHere(LayerState state) {
+  return state == LayerState::kWritten || state == LayerState::kComplete;
+}
+
+// Everything that can be known to fail is found before a byte is fetched.
+absl::StatusOr<std::string> CheckDirectory(MountTable& mounts, const std::string& asked) {
+  IMAGEFS_ASSIGN_OR_RETURN(std::string directory, ResolveParents(asked));
+  auto in_use = [&](const std::string& path) -> absl::Status {
+    for (const MountRecord& record : mounts.List()) {
+      if (record.directory == path) {
+        return absl::AlreadyExistsError(StrCat(path, ": ", record.reference,
+                                               " is mounted there; imagefs umount it first"));
+      }
+    }
+    return absl::OkStatus();
+  };
+  IMAGEFS_RETURN_IF_ERROR(in_use(directory));
+  char resolved[PATH_MAX];
+  if (realpath(directory.c_str(), resolved) == nullptr) {
+    const int error = errno;
+    if (error == ENOENT) {
+      return absl::NotFoundError(StrCat("directory ", asked, " does not exist; mkdir it first"));
+    }
+    if (error == ENOTCONN) {
+      return absl::FailedPreconditionError(
+          StrCat("directory ", asked, ": a dead mount lies on it; umount it first"));
+    }
+    return ErrnoStatus(error, StrCat("directory ", asked));
+  }
+  directory = resolved;
+  IMAGEFS_RETURN_IF_ERROR(in_use(directory));
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatPath(directory));
+  if (!S_ISDIR(st.st_mode)) {
+    return absl::FailedPreconditionError(StrCat(asked, ": not a directory"));
+  }
+  return directory;
+}
+
+class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
+                     public std::enable_shared_from_this<TransferCall> {
+ public:
+  static TransferCall* Start(const TransferContext& context, grpc::CallbackServerContext* call,
+                             absl::StatusOr<TransferRequest> request) {
+    auto self = std::make_shared<TransferCall>(context, call);
+    self->self_ = self;
+    context.counter.Begin();
+    if (!request.ok()) {
+      self->End(request.status());
+    } else {
+      self->request_ = *std::move(request);
+      context.deps.executor.Submit([self] { self->Check(); });
+    }
+    return self.get();
+  }
+
+  TransferCall(const TransferContext& context, grpc::CallbackServerContext* call)
+      : deps_(context.deps), ticker_(context.ticker), counter_(context.counter), call_(call) {}
+
+  void OnWriteDone(bool ok) override {
+    {
+      absl::MutexLock lock(&mu_);
+      writing_ = false;
+      // The caller is gone; OnCancel says so too.
+      if (!ok) pending_.reset();
+    }
+    Pump();
+  }
+
+  void OnCancel() override {
+    FlightTicket ticket;
+    bool waits_for_disk;
+    {
+      absl::MutexLock lock(&mu_);
+      cancelled_ = true;
+      ticket = ticket_;
+      waits_for_disk = syncing_;
+    }
+    ticket.Leave();
+    if (waits_for_disk) End(absl::CancelledError("the caller went away"));
+  }
+
+  void OnDone() override {
+    bool undo;
+    {
+      absl::MutexLock lock(&mu_);
+      undo = mounted_ && cancelled_;
+    }
+    if (undo) UndoMount();
+    counter_.End();
+    self_.reset();
+  }
+
+ private:
+  struct LayerTrack {
+    bool reused = false;  // here before this call
+    bool shared = false;  // somebody else was seen waiting for it
+    uint64_t downloaded = 0;
+    uint64_t unpacked = 0;
+  };
+
+  std::shared_ptr<TransferCall> self() { return shared_from_this(); }
+
+  // Begins a step; false when the caller is gone and the call was ended instead.
+  bool Enter(std::string_view phase, std::string_view timing) {
+    const Clock::time_point now = Clock::now();
+    {
+      absl::MutexLock lock(&mu_);
+      ++stage_;
+      ticket_ = FlightTicket();
+      CloseStepLocked(now);
+      phase_ = phase;
+      step_ = timing;
+      step_begin_ = now;
+      if (!cancelled_) return true;
+    }
+    End(absl::CancelledError("the caller went away"));
+    return false;
+  }
+  void CloseStepLocked(Clock::time_point now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (step_.empty()) return;
+    timings_.emplace_back(step_,
+                          std::chrono::duration_cast<std::chrono::microseconds>(now - step_begin_));
+    step_.clear();
+  }
+  int stage() {
+    absl::MutexLock lock(&mu_);
+    return stage_;
+  }
+  // Keeps the ticket of a step that may have ended, or been cancelled, while it was being started.
+  void Adopt(int stage, const FlightTicket& ticket) {
+    {
+      absl::MutexLock lock(&mu_);
+      if (stage != stage_) return;
+      ticket_ = ticket;
+      if (!cancelled_) return;
+    }
+    ticket.Leave();
+  }
+
+  void Check();
+  void Resolve();
+  void Bring(ImageStore::Resolved resolved);
+  void Mount(ChainRef chain);
+  void Sync(ChainRef chain);
+  void Succeed(std::optional<MountRecord> record);
+  void End(const absl::Status& status);
+  void UndoMount();
+
+  bool Tick();
+  void Sample();
+  void FillLayers(google::protobuf::RepeatedPtrField<LayerEvent>* out, bool all_here);
+  void Pump();
+
+  const ControlService::Deps deps_;
+  Ticker& ticker_;
+  CallCounter& counter_;
+  grpc::CallbackServerContext* const call_;
+  std::shared_ptr<TransferCall> self_;  // until OnDone
+  TransferRequest request_;
+  // Set by Bring before anything that reads it is started.
+  ImageStore::ImageRef image_;
+
+  absl::Mutex mu_;
+  int stage_ ABSL_GUARDED_BY(mu_) = 0;
+  FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  bool syncing_ ABSL_GUARDED_BY(mu_) = false;
+  bool mounted_ ABSL_GUARDED_BY(mu_) = false;
+  bool ended_ ABSL_GUARDED_BY(mu_) = false;     // final_ is set
+  bool finished_ ABSL_GUARDED_BY(mu_) = false;  // gRPC was told
+  bool writing_ ABSL_GUARDED_BY(mu_) = false;
+  bool tracking_ ABSL_GUARDED_BY(mu_) = false;  // tracks_ is filled
+  std::string phase_ ABSL_GUARDED_BY(mu_);
+  std::string step_ ABSL_GUARDED_BY(mu_);
+  Clock::time_point step_begin_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::pair<std::string, std::chrono::microseconds>> timings_ ABSL_GUARDED_BY(mu_);
+  std::vector<LayerTrack> tracks_ ABSL_GUARDED_BY(mu_);
+  std::optional<MountEvent> pending_ ABSL_GUARDED_BY(mu_);  // newest progress not yet written
+  std::string last_progress_ ABSL_GUARDED_BY(mu_);
+  absl::Status final_ ABSL_GUARDED_BY(mu_);
+  std::optional<MountEvent> result_ ABSL_GUARDED_BY(mu_);
+  MountEvent outgoing_;  // belongs to the write under way
+};
+
+void TransferCall::Check() {
+  if (!request_.directory.empty()) {
+    absl::StatusOr<std::string> directory = CheckDirectory(deps_.mounts, request_.directory);
+    if (!directory.ok()) return End(directory.status());
+    request_.directory = *std::move(directory);
+  }
+  Resolve();
+}
+
+void TransferCall::Resolve() {
+  if (!Enter("resolving", "resolve")) return;
+  const int stage = this->stage();
+  ticker_.Listen([weak = weak_from_this()] {
+    std::shared_ptr<TransferCall> call = weak.lock();
+    return call != nullptr && call->Tick();
+  });
+  Adopt(stage, deps_.store.Resolve(
+                   request_.resolve, [self = self()](absl::StatusOr<ImageStore::Resolved> result) {
+                     if (!result.ok()) return self->End(result.status());
+                     self->Bring(*std::move(result));
+                   }));
+}
+
+void TransferCall::Bring(ImageStore::Resolved resolved) {
+  if (!Enter("layers", "layers")) return;
+  const int stage = this->stage();
+  image_ = resolved.image;
+  std::vector<LayerTrack> tracks;
+  for (const Digest& diff_id : image_->config.diff_ids) {
+    tracks.push_back({.reused = IsHere(deps_.store.StateOf(diff_id))});
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    tracks_ = std::move(tracks);
+    tracking_ = true;
+  }
+  Adopt(stage, deps_.store.EnsureChain(image_, resolved.source, Priority::kForeground,
+                                       [self = self()](absl::StatusOr<ChainRef> chain) {
+                                         if (!chain.ok()) return self->End(chain.status());
+                                         if (self->request_.directory.empty()) {
+                                           self->Sync(*std::move(chain));
+                                         } else {
+                                           self->Mount(*std::move(chain));
+                                         }
+                                       }));
+  // The others that wait for the same layers are seen best right now.
+  Tick();
+}
+
+void TransferCall::Mount(ChainRef chain) {
+  if (!Enter("mounting", "mount")) return;
+  deps_.executor.Submit([self = self(), chain = std::move(chain)]() mutable {
+    MountRecord record;
+    record.directory = self->request_.directory;
+    record.reference = self->image_->reference;
+    record.manifest_digest = self->image_->manifest_digest;
+    record.chain_id = self->image_->chain_id();
+    record.writable = self->request_.writable;
+    record.mode = "fuse";
+    absl::StatusOr<MountRecord> mounted =
+        self->deps_.mounts.Mount(std::move(chain), std::move(record));
+    if (!mounted.ok()) return self->End(mounted.status());
+    {
+      absl::MutexLock lock(&self->mu_);
+      self->mounted_ = true;
+    }
+    self->Succeed(*std::move(mounted));
+  });
+}
+
+void TransferCall::Sync(ChainRef chain) {
+  if (!Enter("syncing", "sync")) return;
+  bool cancelled;
+  {
+    absl::MutexLock lock(&mu_);
+    syncing_ = true;
+    cancelled = cancelled_;
+  }
+  // There is no ticket for this wait: from here on OnCancel ends the call by itself.
+  if (cancelled) return End(absl::CancelledError("the caller went away"));
+  deps_.store.WaitDurable(std::move(chain), [self = self()](absl::Status status) {
+    if (!status.ok()) return self->End(status);
+    self->Succeed(std::nullopt);
+  });
+}
+
+void TransferCall::Succeed(std::optional<MountRecord> record) {
+  MountEvent event;
+  control::v1::MountResult* result = event.mutable_result();
+  FillImage(*image_, result->mutable_image());
+  if (record.has_value()) FillMount(*record, result->mutable_mount());
+  FillLayers(result->mutable_layers(), /*all_here=*/true);
+  absl::flat_hash_set<std::string> counted;
+  uint64_t fetched = 0;
+  for (const LayerEvent& layer : result->layers()) {
+    if (!layer.reused() && counted.insert(layer.digest()).second) {
+      fetched += layer.downloaded_bytes();
+    }
+  }
+  result->set_fetched_bytes(fetched);
+  {
+    absl::MutexLock lock(&mu_);
+    CloseStepLocked(Clock::now());
+    for (const auto& [step, duration] : timings_) {
+      control::v1::Timing* timing = result->add_timings();
+      timing->set_step(step);
+      timing->set_microseconds(duration.count());
+    }
+    if (!ended_) result_ = std::move(event);
+  }
+  End(absl::OkStatus());
+}
+
+void TransferCall::End(const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (ended_) return;
+    ended_ = true;
+    final_ = status;
+    ticket_ = FlightTicket();
+    pending_.reset();
+    if (cancelled_ && status.ok()) final_ = absl::CancelledError("the caller went away");
+    if (!final_.ok()) result_.reset();
+  }
+  Pump();
+}
+
+void TransferCall::UndoMount() {
+  // Nothing of this object, and nothing that lives shorter than the executor, is used by the task.
+  deps_.executor.Submit([&mounts = deps_.mounts, directory = request_.directory] {
+    const absl::Status status = mounts.Unmount(directory, /*lazy=*/true);
+    if (!status.ok() && !absl::IsNotFound(status)) {
+      LogWarning("undo_mount_failed directory=", directory, " cause=", status.message());
+    }
+  });
+}
+
+bool TransferCall::Tick() {
+  Sample();
+  MountEvent event;
+  control::v1::Progress* progress = event.mutable_progress();
+  FillLayers(progress->mutable_layers(), /*all_here=*/false);
+  {
+    absl::MutexLock lock(&mu_);
+    if (ended_) return false;
+    bool all_done = tracking_ && phase_ == "layers";
+    for (const LayerEvent& layer : progress->layers()) all_done &= layer.activity() == "done";
+    if (all_done) {
+      const Clock::time_point now = Clock::now();
+      CloseStepLocked(now);
+      phase_ = "merging";
+      step_ = "merge";
+      step_begin_ = now;
+    }
+    progress->set_phase(phase_);
+    if (!request_.progress) return true;
+    std::string text = event.SerializeAsString();
+    if (text == last_progress_) return true;
+    last_progress_ = std::move(text);
+    pending_ = std::move(event);
+  }
+  Pump();
+  return true;
+}
+
+// Remembers what is seen of each layer's flight, which is gone when the call ends.
+void TransferCall::Sample() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (!tracking_ || ended_) return;
+  }
+  std::vector<std::optional<LayerProgress>> seen;
+  for (const Digest& diff_id : image_->config.diff_ids) {
+    seen.push_back(deps_.store.Progress(diff_id));
+  }
+  absl::MutexLock lock(&mu_);
+  for (size_t i = 0; i < seen.size(); ++i) {
+    LayerTrack& track = tracks_[i];
+    if (!seen[i].has_value() || track.reused) continue;
+    track.shared |= seen[i]->callers > 1;
+    track.downloaded = std::max(track.downloaded, seen[i]->downloaded_bytes);
+    track.unpacked = std::max(track.unpacked, seen[i]->unpacked_bytes);
+  }
+}
+
+void TransferCall::FillLayers(google::protobuf::RepeatedPtrField<LayerEvent>* out, bool all_here) {
+  std::vector<LayerTrack> tracks;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!tracking_) return;
+    tracks = tracks_;
+  }
+  for (size_t i = 0; i < tracks.size(); ++i) {
+    const Descriptor& blob = image_->manifest.layers[i];
+    const Digest& diff_id = image_->config.diff_ids[i];
+    LayerEvent* event = out->Add();
+    event->set_digest(blob.digest.ToString());
+    event->set_diff_id(diff_id.ToString());
+    event->set_blob_bytes(blob.size);
+    event->set_shared(tracks[i].shared);
+    event->set_reused(tracks[i].reused);
+    event->set_downloaded_bytes(tracks[i].downloaded);
+    event->set_unpacked_bytes(tracks[i].unpacked);
+    if (all_here || tracks[i].reused) {
+      event->set_activity("done");
+      if (!tracks[i].reused) event->set_downloaded_bytes(blob.size);
+      continue;
+    }
+    std::optional<LayerProgress> progress = deps_.store.Progress(diff_id);
+    if (progress.has_value()) {
+      event->set_activity(std::string(ActivityName(progress->activity)));
+    } else {
+      event->set_activity(IsHere(deps_.store.StateOf(diff_id)) ? "done" : "waiting");
+    }
+  }
+}
+
+// Hands gRPC the next thing: one write at a time, and the end only after the last of them.
+void TransferCall::Pump() {
+  enum { kWrite, kFinish, kWriteAndFinish } next = kWrite;
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mu_);
+    if (writing_ || finished_) return;
+    if (ended_) {
+      finished_ = true;
+      status = final_;
+      next = result_.has_value() ? kWriteAndFinish : kFinish;
+      if (result_.has_value()) outgoing_ = *std::move(result_);
+    } else if (pending_.has_value()) {
+      outgoing_ = *std::move(pending_);
+      pending_.reset();
+      writing_ = true;
+    } else {
+      return;
+    }
+  }
+  // Once gRPC was told of the end, OnDone may drop the last reference at any moment.
+  switch (next) {
+    case kWrite:
+      return StartWrite(&outgoing_);
+    case kFinish:
+      return Finish(AnswerOf(call_, status));
+    case kWriteAndFinish:
+      return StartWriteAndFinish(&outgoing_, grpc::WriteOptions(), AnswerOf(call_, status));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ResolveParents(const std::string& directory) {
+  if (!directory.starts_with('/')) {
+    return absl::InvalidArgumentError(StrCat(directory, ": not an absolute path"));
+  }
+  const size_t slash = directory.rfind('/');
+  const std::string name = directory.substr(slash + 1);
+  if (name.empty()) return absl::InvalidArgumentError("/ cannot be mounted on");
+  const std::string parent = slash == 0 ? "/" : directory.substr(0, slash);
+  char resolved[PATH_MAX];
+  if (realpath(parent.c_str(), resolved) == nullptr) {
+    const int error = errno;
+    return ErrnoStatus(error, StrCat("directory ", directory));
+  }
+  return StrCat(resolved, resolved[1] == '\0' ? "" : "/", name);
+}
+
+grpc::ServerWriteReactor<MountEvent>* StartTransfer(const TransferContext& context,
+                                                    grpc::CallbackServerContext* call,
+                                                    absl::StatusOr<TransferRequest> request) {
+  return TransferCall::Start(context, call, std::move(request));
+}
+
+}  // namespace imagefs

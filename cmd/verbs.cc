@@ -1,0 +1,389 @@
+#include "cmd/verbs.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <thread>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/client.h"
+#include "cmd/daemon.h"
+#include "cmd/interrupt.h"
+#include "cmd/mount_points.h"
+#include "cmd/options.h"
+#include "cmd/print.h"
+#include "cmd/progress.h"
+#include "cmd/rendezvous.h"
+#include "control.pb.h"
+#include "fetch/credentials.h"
+#include "image/reference.h"
+
+namespace imagefs {
+namespace {
+
+using namespace control::v1;  // NOLINT: the messages that are sent
+using Clock = std::chrono::steady_clock;
+
+constexpr int kStopTimeoutMs = 60'000;
+
+void Out(std::string_view text) { fwrite(text.data(), 1, text.size(), stdout); }
+void Err(std::string_view text) { fwrite(text.data(), 1, text.size(), stderr); }
+
+// One line, whatever the message holds.
+int Fail(const absl::Status& status) {
+  std::string line = StrCat("imagefs: ", ToStd(status.message()));
+  for (char& c : line) {
+    if (static_cast<unsigned char>(c) < ' ') c = ' ';
+  }
+  Err(line + "\n");
+  return 1;
+}
+
+std::string WorkingDirectory() {
+  char buffer[PATH_MAX];
+  return getcwd(buffer, sizeof(buffer)) == nullptr ? "/" : buffer;
+}
+
+LogLevel ParseLogLevel(std::string_view name) {
+  if (name == "debug") return LogLevel::kDebug;
+  if (name == "warning") return LogLevel::kWarning;
+  if (name == "error") return LogLevel::kError;
+  return LogLevel::kInfo;
+}
+
+// The arguments and surroundings of one verb.
+class Session {
+ public:
+  Session(const Command& command, Paths paths, std::string_view version)
+      : command_(command), paths_(std::move(paths)), version_(version) {}
+
+  int Mount();
+  int Pull();
+  int Umount();
+  int Ls();
+  int Images();
+  int Inspect();
+  int Rm();
+  int GetStatus();
+  int Stop();
+
+ private:
+  absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(bool start) {
+    return DaemonClient::Connect({paths_, start, command_.log_level, command_.ca_file},
+                                 interrupts_);
+  }
+  int Finish(const absl::Status& status) {
+    if (interrupts_.interrupted() && !status.ok()) return kInterruptedExit;
+    return status.ok() ? 0 : Fail(status);
+  }
+  absl::StatusOr<ImageRequest> MakeImageRequest();
+  // `call` is Mount or Pull of the client.
+  template <typename Request>
+  absl::StatusOr<MountResult> Transfer(
+      DaemonClient& client, const Request& request,
+      absl::Status (DaemonClient::*call)(const Request&, const DaemonClient::OnEvent&));
+  absl::StatusOr<MountRequest> MakeMountRequest();
+  bool ShowProgress() const { return !command_.quiet; }
+  void PrintResult(const MountResult& result, Clock::time_point begin);
+  int MountInForeground(const MountRequest& request, Clock::time_point begin);
+  absl::Status MountAndWait(const MountRequest& request, Clock::time_point begin);
+  void WaitUntilUnmounted(const std::string& directory);
+
+  const Command& command_;
+  const Paths paths_;
+  const std::string version_;
+  Interrupts interrupts_;
+};
+
+// Asks the client's own files for credentials: the daemon never reads the caller's home.
+absl::StatusOr<ImageRequest> Session::MakeImageRequest() {
+  IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(command_.reference));
+  reference.MakeAbsolute(WorkingDirectory());
+  ImageRequest request;
+  request.set_reference(reference.ToString());
+  request.set_platform(command_.platform);
+  request.set_plain_http(command_.plain_http);
+  request.set_skip_tls_verify(command_.skip_tls_verify);
+  request.set_pull_policy(command_.pull == "always"  ? ImageRequest::ALWAYS
+                          : command_.pull == "never" ? ImageRequest::NEVER
+                                                     : ImageRequest::MISSING);
+  if (reference.transport == Reference::Transport::kRegistry && command_.pull != "never") {
+    IMAGEFS_ASSIGN_OR_RETURN(const auto credential,
+                             FindCredential(reference, CredentialOptions::FromEnvironment()));
+    if (!credential.empty()) {
+      request.mutable_credential()->set_username(credential.username);
+      request.mutable_credential()->set_password(credential.password);
+      request.mutable_credential()->set_identity_token(credential.identity_token);
+    }
+  }
+  return request;
+}
+
+absl::StatusOr<MountRequest> Session::MakeMountRequest() {
+  MountRequest request;
+  IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_image(), MakeImageRequest());
+  request.set_directory(CleanPath(command_.directory, WorkingDirectory()));
+  request.set_mode(command_.mode);
+  request.set_writable(command_.writable);
+  request.set_progress(ShowProgress());
+  return request;
+}
+
+template <typename Request>
+absl::StatusOr<MountResult> Session::Transfer(
+    DaemonClient& client, const Request& request,
+    absl::Status (DaemonClient::*call)(const Request&, const DaemonClient::OnEvent&)) {
+  ProgressRenderer::Options options;
+  winsize size{};
+  if (isatty(STDERR_FILENO) != 0 && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0) {
+    options.terminal = true;
+    if (size.ws_col > 0) options.columns = size.ws_col;
+    if (size.ws_row > 0) options.rows = size.ws_row;
+  }
+  ProgressRenderer renderer(options);
+  MountResult result;
+  const absl::Status status = (client.*call)(request, [&](const MountEvent& event) {
+    if (event.has_result()) {
+      result = event.result();
+    } else {
+      Err(renderer.Update(event.progress(), Clock::now().time_since_epoch()));
+    }
+  });
+  Err(renderer.Finish());
+  IMAGEFS_RETURN_IF_ERROR(status);
+  return result;
+}
+
+void Session::PrintResult(const MountResult& result, Clock::time_point begin) {
+  const auto elapsed =
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
+  Out(command_.json ? MountJson(result) : MountText(result, elapsed.count()));
+  fflush(stdout);
+}
+
+int Session::Mount() {
+  const Clock::time_point begin = Clock::now();
+  absl::StatusOr<MountRequest> request = MakeMountRequest();
+  if (!request.ok()) return Fail(request.status());
+  if (command_.foreground) return MountInForeground(*request, begin);
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  absl::StatusOr<MountResult> result = Transfer(**client, *request, &DaemonClient::Mount);
+  if (!result.ok()) return Finish(result.status());
+  PrintResult(*result, begin);
+  return 0;
+}
+
+int Session::Pull() {
+  const Clock::time_point begin = Clock::now();
+  PullRequest request;
+  absl::StatusOr<ImageRequest> image = MakeImageRequest();
+  if (!image.ok()) return Fail(image.status());
+  *request.mutable_image() = *std::move(image);
+  request.set_progress(ShowProgress());
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  absl::StatusOr<MountResult> result = Transfer(**client, request, &DaemonClient::Pull);
+  if (!result.ok()) return Finish(result.status());
+  PrintResult(*result, begin);
+  return 0;
+}
+
+// Without a daemon this process is it for as long as the mount lives.
+int Session::MountInForeground(const MountRequest& request, Clock::time_point begin) {
+  std::unique_ptr<Daemon> daemon;
+  if (absl::StatusOr<Fd> other = ConnectDaemon(paths_); absl::IsNotFound(other.status())) {
+    SetLogLevel(command_.log_level.empty() ? LogLevel::kWarning
+                                           : ParseLogLevel(command_.log_level));
+    Daemon::Options options;
+    options.paths = paths_;
+    options.version = version_;
+    options.ca_file = command_.ca_file;
+    options.handle_signals = false;
+    absl::StatusOr<std::unique_ptr<Daemon>> started = Daemon::Start(std::move(options));
+    if (!started.ok()) return Finish(started.status());
+    daemon = *std::move(started);
+  }
+  std::thread serving;
+  if (daemon != nullptr) serving = std::thread([&daemon] { daemon->Serve(); });
+  const absl::Status status = MountAndWait(request, begin);
+  if (daemon != nullptr) {
+    // Other mounts of this store come back with the next daemon.
+    daemon->RequestStop(/*forget_mounts=*/false);
+    serving.join();
+  }
+  return Finish(status);
+}
+
+absl::Status Session::MountAndWait(const MountRequest& request, Clock::time_point begin) {
+  IMAGEFS_ASSIGN_OR_RETURN(auto client, Connect(/*start=*/false));
+  IMAGEFS_ASSIGN_OR_RETURN(const MountResult result,
+                           Transfer(*client, request, &DaemonClient::Mount));
+  PrintResult(result, begin);
+  WaitUntilUnmounted(result.mount().directory());
+  UnmountRequest unmount;
+  unmount.add_directories(result.mount().directory());
+  UnmountReply reply;
+  IMAGEFS_RETURN_IF_ERROR(client->Unmount(unmount, &reply));
+  if (reply.failures().empty()) return absl::OkStatus();
+  // In use, or gone already: then there is nothing to be detached.
+  unmount.set_lazy(true);
+  return client->Unmount(unmount, &reply);
+}
+
+// Returns at an interrupt, or when somebody else unmounted the directory: the kernel reports a change
+// of the mount table as an exceptional condition of mountinfo.
+void Session::WaitUntilUnmounted(const std::string& directory) {
+  Fd wake(eventfd(0, EFD_CLOEXEC));
+  absl::StatusOr<Fd> mountinfo = OpenFile("/proc/self/mountinfo", O_RDONLY);
+  if (!wake.valid() || !mountinfo.ok()) return;
+  Interrupts::Scope scope(interrupts_, [&wake] {
+    const uint64_t one = 1;
+    (void)!write(wake.get(), &one, sizeof(one));
+  });
+  while (true) {
+    absl::StatusOr<absl::flat_hash_set<std::string>> points = MountPoints();
+    if (points.ok() && !points->contains(directory)) return;
+    pollfd fds[] = {{wake.get(), POLLIN, 0}, {mountinfo->get(), POLLPRI, 0}};
+    if (poll(fds, std::size(fds), -1) < 0 && errno != EINTR) return;
+    if (fds[0].revents != 0) return;
+  }
+}
+
+int Session::Umount() {
+  UnmountRequest request;
+  for (const std::string& directory : command_.operands) {
+    request.add_directories(CleanPath(directory, WorkingDirectory()));
+  }
+  request.set_all(command_.all);
+  request.set_lazy(command_.lazy);
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  UnmountReply reply;
+  const absl::Status status = (*client)->Unmount(request, &reply);
+  if (!status.ok()) return Finish(status);
+  if (command_.json) Out(UnmountJson(reply));
+  for (const UnmountReply::Failure& failure : reply.failures()) {
+    Fail(absl::UnknownError(failure.message()));
+  }
+  return reply.failures().empty() ? 0 : 1;
+}
+
+int Session::Ls() {
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  ListMountsReply reply;
+  const absl::Status status = (*client)->ListMounts(&reply);
+  if (status.ok()) Out(command_.json ? MountsJson(reply) : MountsText(reply, time(nullptr)));
+  return Finish(status);
+}
+
+int Session::Images() {
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  ListImagesReply reply;
+  const absl::Status status = (*client)->ListImages(&reply);
+  if (status.ok()) Out(command_.json ? ImagesJson(reply) : ImagesText(reply, time(nullptr)));
+  return Finish(status);
+}
+
+int Session::Inspect() {
+  absl::StatusOr<ImageRequest> image = MakeImageRequest();
+  if (!image.ok()) return Fail(image.status());
+  InspectRequest request;
+  *request.mutable_image() = *std::move(image);
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  InspectReply reply;
+  const absl::Status status = (*client)->Inspect(request, &reply);
+  if (status.ok()) Out(command_.json ? InspectJson(reply) : InspectText(reply));
+  return Finish(status);
+}
+
+int Session::Rm() {
+  RemoveRequest request;
+  for (const std::string& text : command_.operands) {
+    absl::StatusOr<Reference> reference = Reference::Parse(text);
+    if (!reference.ok()) return Fail(reference.status());
+    reference->MakeAbsolute(WorkingDirectory());
+    request.add_references(reference->ToString());
+  }
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  RemoveReply reply;
+  const absl::Status status = (*client)->Remove(request, &reply);
+  if (status.ok()) Out(command_.json ? RemoveJson(reply) : RemoveText(reply));
+  return Finish(status);
+}
+
+int Session::GetStatus() {
+  auto client = Connect(/*start=*/false);
+  if (!client.ok()) return Finish(client.status());
+  StatusReply reply;
+  const absl::Status status = (*client)->GetStatus(&reply);
+  if (status.ok()) Out(command_.json ? StatusJson(reply) : StatusText(reply));
+  return Finish(status);
+}
+
+int Session::Stop() {
+  auto client = Connect(/*start=*/false);
+  if (absl::IsNotFound(client.status())) return 0;
+  if (!client.ok()) return Finish(client.status());
+  const absl::Status status = (*client)->Shutdown(command_.unmount);
+  if (!status.ok()) return Finish(status);
+  const pid_t pid = (*client)->daemon_pid();
+  client->reset();
+  return Finish(WaitForExit(pid, kStopTimeoutMs));
+}
+
+int RunDaemon(const Command& command, Paths paths, std::string_view version) {
+  BlockDaemonSignals();
+  SetLogLevel(ParseLogLevel(command.log_level));
+  Daemon::Options options;
+  options.paths = std::move(paths);
+  options.version = version;
+  options.ca_file = command.ca_file;
+  options.idle_exit = std::chrono::seconds(command.idle_exit_seconds);
+  options.starter_holds_lock = command.ready_fd >= 0;
+  absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(std::move(options));
+  ReportReady(command.ready_fd, daemon.status());
+  if (!daemon.ok()) return Fail(daemon.status());
+  (*daemon)->Serve();
+  return 0;
+}
+
+}  // namespace
+
+int RunCommand(const Command& command, std::string_view version) {
+  absl::StatusOr<Paths> paths = ResolvePaths(command.root, command.run, WorkingDirectory(),
+                                             geteuid(), ProcessEnvironment);
+  if (!paths.ok()) return Fail(paths.status());
+  if (command.verb == "daemon") return RunDaemon(command, *std::move(paths), version);
+  Session session(command, *std::move(paths), version);
+  if (command.verb == "mount") return session.Mount();
+  if (command.verb == "pull") return session.Pull();
+  if (command.verb == "umount") return session.Umount();
+  if (command.verb == "ls") return session.Ls();
+  if (command.verb == "images") return session.Images();
+  if (command.verb == "inspect") return session.Inspect();
+  if (command.verb == "rm") return session.Rm();
+  if (command.verb == "status") return session.GetStatus();
+  return session.Stop();
+}
+
+}  // namespace imagefs
