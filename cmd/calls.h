@@ -15,8 +15,8 @@
 #include "cache/image_store.h"
 #include "cmd/control_service.h"
 #include "cmd/ticker.h"
-#include "control.grpc.pb.h"
 #include "fs/mount_table.h"
+#include "proto/control.grpc.pb.h"
 
 namespace imagefs {
 

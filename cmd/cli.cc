@@ -16,15 +16,18 @@ constexpr char kIntroduction[] =
     "  imagefs ls                                        what is mounted\n"
     "  imagefs umount /mnt\n"
     "\n"
-    "One daemon owns the store; a command starts it where none runs. imagefs help VERB says more.\n";
+    "One daemon owns the store; a command starts it where none runs. imagefs help VERB says "
+    "more.\n";
 
 constexpr char kMountHelp[] =
-    "Makes the tree of an image appear in a directory. When it exits with 0, the tree is readable.\n"
+    "Makes the tree of an image appear in a directory. When it exits with 0, the tree is "
+    "readable.\n"
     "\n"
     "  imagefs mount python:3.12 /mnt                    docker.io/library is implied\n"
     "  imagefs mount localhost:5000/app@sha256:... /mnt  loopback registries are reached by HTTP\n"
     "  imagefs mount oci-archive:app.tar:v1 /mnt         also oci:DIR[:TAG], docker-archive:FILE\n"
-    "  imagefs mount --rw ubuntu:24.04 /mnt              writes go to a layer of this mount (root)\n"
+    "  imagefs mount --rw ubuntu:24.04 /mnt              writes go to a layer of this mount "
+    "(root)\n"
     "  imagefs mount --platform linux/arm64 alpine /mnt  another platform than this machine's\n"
     "\n"
     "Credentials come from podman's auth.json and docker's config.json, as podman login and\n"
@@ -53,7 +56,8 @@ constexpr char kRmHelp[] =
 
 constexpr char kDaemonHelp[] =
     "Owns the store and serves commands, in the foreground, with its log on stderr. Seldom run by\n"
-    "hand: a command starts one where none runs. SIGTERM takes mounts down and remembers them for the\n"
+    "hand: a command starts one where none runs. SIGTERM takes mounts down and remembers them for "
+    "the\n"
     "next daemon; SIGINT (Ctrl-C) forgets them.\n";
 
 void AddImageOptions(CLI::App* app, Command* command) {
@@ -126,8 +130,9 @@ void AddGlobalOptions(CLI::App& app, Command* command) {
   app.add_option("--run", command->run,
                  "sockets and private mounts (root: /run/imagefs, others: "
                  "$XDG_RUNTIME_DIR/imagefs or /tmp/imagefs-UID)");
-  app.add_option("--log-level", command->log_level, "of a daemon that is started: debug, info, "
-                                                    "warning, error (default info)")
+  app.add_option("--log-level", command->log_level,
+                 "of a daemon that is started: debug, info, "
+                 "warning, error (default info)")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
   app.add_option("--ca-file", command->ca_file,
                  "CAs beside the system's, PEM, for a daemon that is started")
@@ -136,9 +141,9 @@ void AddGlobalOptions(CLI::App& app, Command* command) {
 }
 
 CliExit UsageError(std::string_view message, std::string_view verb) {
-  return CliExit{2, "",
-                 StrCat("imagefs: ", message, "; try: imagefs help", verb.empty() ? "" : " ", verb,
-                        "\n")};
+  return CliExit{
+      2, "",
+      StrCat("imagefs: ", message, "; try: imagefs help", verb.empty() ? "" : " ", verb, "\n")};
 }
 
 CliExit Help(const CLI::App& app, std::string_view verb) {

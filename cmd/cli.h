@@ -11,8 +11,8 @@ namespace imagefs {
 struct Command {
   std::string verb;
   // Global.
-  std::string root, run;     // "" = the user's default
-  std::string log_level;     // "" = info
+  std::string root, run;  // "" = the user's default
+  std::string log_level;  // "" = info
   std::string ca_file;
   bool json = false;
   // Of the verbs.

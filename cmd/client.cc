@@ -10,7 +10,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
-#include "control.grpc.pb.h"
+#include "proto/control.grpc.pb.h"
 
 namespace imagefs {
 namespace {
@@ -58,8 +58,7 @@ DaemonClient::~DaemonClient() = default;
 
 absl::StatusOr<std::unique_ptr<DaemonClient>> DaemonClient::Connect(Options options,
                                                                     Interrupts& interrupts) {
-  auto client =
-      std::unique_ptr<DaemonClient>(new DaemonClient(std::move(options), interrupts));
+  auto client = std::unique_ptr<DaemonClient>(new DaemonClient(std::move(options), interrupts));
   IMAGEFS_RETURN_IF_ERROR(client->Reconnect());
   return client;
 }
@@ -69,8 +68,8 @@ absl::Status DaemonClient::Reconnect() {
   absl::StatusOr<Fd> fd;
   if (options_.start) {
     std::vector<std::string> command = {
-        "imagefs",     "daemon",         "--root",     paths.root,      "--run", paths.run,
-        "--idle-exit", kIdleExitSeconds, "--ready-fd", StrCat(kReadyFd)};
+        "imagefs", "daemon",      "--root",         paths.root,   "--run",
+        paths.run, "--idle-exit", kIdleExitSeconds, "--ready-fd", StrCat(kReadyFd)};
     if (!options_.log_level.empty()) {
       command.insert(command.end(), {"--log-level", options_.log_level});
     }

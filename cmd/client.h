@@ -1,6 +1,6 @@
 // The command's side of the control service. One connection; methods block until the daemon answers
-// and return its status one for one. A daemon that went away before it answered (it ended because it
-// was idle, or was killed) is started again once and asked again. Not thread-safe.
+// and return its status one for one. A daemon that went away before it answered (it ended because
+// it was idle, or was killed) is started again once and asked again. Not thread-safe.
 #pragma once
 
 #include <sys/types.h>
@@ -36,9 +36,9 @@ class DaemonClient {
  public:
   struct Options {
     Paths paths;
-    bool start = true;       // a daemon where none runs
-    std::string log_level;   // of a daemon that is started
-    std::string ca_file;     // the same
+    bool start = true;      // a daemon where none runs
+    std::string log_level;  // of a daemon that is started
+    std::string ca_file;    // the same
   };
   // kNotFound when none runs and none may be started. An interrupt cancels the call under way.
   static absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(Options options,

@@ -1,5 +1,6 @@
 #include "cmd/control_service.h"
 
+#include <fcntl.h>
 #include <unistd.h>
 
 #include <utility>
@@ -18,7 +19,8 @@ using namespace control::v1;  // NOLINT: the messages of every method below
 
 namespace {
 
-// gRPC refuses to send more than 8 KiB of trailing metadata, in which the message is percent-encoded.
+// gRPC refuses to send more than 8 KiB of trailing metadata, in which the message is
+// percent-encoded.
 constexpr size_t kMaxMessageBytes = 1500;
 
 uint64_t ResidentBytes() {
@@ -92,12 +94,12 @@ class InspectCall : public grpc::ServerUnaryReactor,
       self->Finish(AnswerOf(call, resolve.status()));
       return self.get();
     }
-    const FlightTicket ticket = store.Resolve(
-        *std::move(resolve),
-        [self, &store, call, reply](absl::StatusOr<ImageStore::Resolved> resolved) {
-          if (resolved.ok()) FillInspect(store, *resolved->image, reply);
-          self->Finish(AnswerOf(call, resolved.status()));
-        });
+    const FlightTicket ticket =
+        store.Resolve(*std::move(resolve),
+                      [self, &store, call, reply](absl::StatusOr<ImageStore::Resolved> resolved) {
+                        if (resolved.ok()) FillInspect(store, *resolved->image, reply);
+                        self->Finish(AnswerOf(call, resolved.status()));
+                      });
     self->Adopt(ticket);
     return self.get();
   }
@@ -141,9 +143,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
       : options_(std::move(options)), deps_(deps), ticker_(options_.progress_interval) {}
 
   grpc::Service& service() override { return *this; }
-  Activity activity() const override {
-    return {counter_.running(), counter_.last_end()};
-  }
+  Activity activity() const override { return {counter_.running(), counter_.last_end()}; }
 
  private:
   using Context = grpc::CallbackServerContext;
@@ -190,7 +190,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   }
   Unary* ListMounts(Context* context, const ListMountsRequest*, ListMountsReply* reply) override {
     return Run(context, [this, reply] {
-      for (const MountRecord& record : LiveMounts()) FillMount(record, reply->add_mounts());
+      for (const MountRecord& record : deps_.mounts.List()) FillMount(record, reply->add_mounts());
       return absl::OkStatus();
     });
   }
@@ -221,7 +221,6 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     return reactor;
   }
 
-  std::vector<MountRecord> LiveMounts();
   absl::Status DoUnmount(const UnmountRequest& request, UnmountReply* reply);
   absl::Status DoListImages(ListImagesReply* reply);
   absl::Status DoStatus(StatusReply* reply);
@@ -233,24 +232,8 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   Ticker ticker_;
 };
 
-// The mounts that the kernel has too. One that somebody unmounted by hand is forgotten here, which
-// also lets the private mount and the chain under it go.
-std::vector<MountRecord> ControlServiceImpl::LiveMounts() {
-  std::vector<MountRecord> mounts = deps_.mounts.List();
-  if (!options_.mount_points || mounts.empty()) return mounts;
-  absl::StatusOr<absl::flat_hash_set<std::string>> points = options_.mount_points();
-  if (!points.ok()) return mounts;
-  std::erase_if(mounts, [&](const MountRecord& record) {
-    if (points->contains(record.directory)) return false;
-    LogInfo("mount_gone directory=", record.directory);
-    (void)deps_.mounts.Unmount(record.directory, /*lazy=*/true);
-    return true;
-  });
-  return mounts;
-}
-
 absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, UnmountReply* reply) {
-  const std::vector<MountRecord> mounts = LiveMounts();
+  const std::vector<MountRecord> mounts = deps_.mounts.List();
   std::vector<std::string> directories(request.directories().begin(), request.directories().end());
   if (request.all()) {
     directories.clear();
@@ -310,11 +293,11 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   reply->set_pid(getpid());
   reply->set_root(options_.root);
   reply->set_run(options_.run);
-  reply->set_uptime_seconds(std::chrono::duration_cast<std::chrono::seconds>(
-                                std::chrono::steady_clock::now() - started_)
-                                .count());
+  reply->set_uptime_seconds(
+      std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_)
+          .count());
   reply->set_rss_bytes(ResidentBytes());
-  reply->set_mounts(static_cast<uint32_t>(LiveMounts().size()));
+  reply->set_mounts(static_cast<uint32_t>(deps_.mounts.List().size()));
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> images, deps_.store.ListImages());
   reply->set_images(static_cast<uint32_t>(images.size()));
 

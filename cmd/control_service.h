@@ -1,9 +1,9 @@
 // The daemon's control service (proto/control.proto) over the store and the mounts. A waiting call
-// holds no thread: Mount and Pull are driven by the callbacks of the flights they joined; what blocks
-// on local disk or mount(2) runs on the executor.
+// holds no thread: Mount and Pull are driven by the callbacks of the flights they joined; what
+// blocks on local disk or mount(2) runs on the executor.
 //
-// When a caller goes away its tickets are given up, and a mount that it has not learned of is undone.
-// Thread-safe. Destroy the gRPC server before it.
+// When a caller goes away its tickets are given up, and a mount that it has not learned of is
+// undone. Thread-safe. Destroy the gRPC server before it.
 #pragma once
 
 #include <chrono>
@@ -11,8 +11,6 @@
 #include <memory>
 #include <string>
 
-#include "absl/container/flat_hash_set.h"
-#include "absl/status/statusor.h"
 #include "base/executor.h"
 
 namespace grpc {
@@ -41,8 +39,6 @@ class ControlService {
     std::string run;
     // Called by Shutdown; returns at once.
     std::function<void(bool unmount)> request_stop;
-    // Where the kernel has mounts, to notice directories that others unmounted; null = do not look.
-    std::function<absl::StatusOr<absl::flat_hash_set<std::string>>()> mount_points;
     std::chrono::milliseconds progress_interval{100};
   };
   static std::unique_ptr<ControlService> Create(Options options, Deps deps);

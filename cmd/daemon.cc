@@ -29,7 +29,6 @@
 #include "base/text.h"
 #include "cache/image_store.h"
 #include "cmd/control_service.h"
-#include "cmd/mount_points.h"
 #include "cmd/records.h"
 #include "cmd/rendezvous.h"
 #include "fetch/source.h"
@@ -98,7 +97,8 @@ class DaemonImpl : public Daemon {
   absl::Status Listen();
   void Accept();
   bool Idle() const;
-  // Takes the socket away such that no command can have connected in the meantime; false when one has.
+  // Takes the socket away such that no command can have connected in the meantime; false when one
+  // has.
   bool RetireSocket();
   void ReadSignal();
   void StopServing();
@@ -178,7 +178,6 @@ absl::Status DaemonImpl::Listen() {
   service_options.root = options_.paths.root;
   service_options.run = options_.paths.run;
   service_options.request_stop = [this](bool unmount) { RequestStop(unmount); };
-  service_options.mount_points = [] { return MountPoints(); };
   service_ = ControlService::Create(std::move(service_options),
                                     {*store_, *sources_, *mounts_, fuse_.get(), *executor_});
   grpc::ServerBuilder builder;

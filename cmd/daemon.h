@@ -1,5 +1,5 @@
-// The process that owns a store: opens it, mounts again what was mounted, and serves commands until it
-// is told to stop or has been idle for long enough. The only place that knows every part.
+// The process that owns a store: opens it, mounts again what was mounted, and serves commands until
+// it is told to stop or has been idle for long enough. The only place that knows every part.
 #pragma once
 
 #include <chrono>
@@ -16,7 +16,7 @@ class Daemon {
   struct Options {
     Paths paths;
     std::string version;
-    std::string ca_file;             // beside the system's CAs
+    std::string ca_file;                // beside the system's CAs
     std::chrono::seconds idle_exit{0};  // without mounts and calls; 0 = never
     // SIGTERM and SIGINT end Serve (the caller has blocked them in every thread).
     bool handle_signals = true;
@@ -28,9 +28,9 @@ class Daemon {
   // Ends what runs. Mounts that are left are taken down and stay recorded.
   virtual ~Daemon() = default;
 
-  // Serves; returns after a signal, RequestStop, a Shutdown call or the idle time, when every call has
-  // ended and everything is unmounted. SIGTERM keeps the records of mounts, so that the next daemon
-  // mounts them again; SIGINT, meant for a daemon run by hand, does not.
+  // Serves; returns after a signal, RequestStop, a Shutdown call or the idle time, when every call
+  // has ended and everything is unmounted. SIGTERM keeps the records of mounts, so that the next
+  // daemon mounts them again; SIGINT, meant for a daemon run by hand, does not.
   virtual void Serve() = 0;
   // Any thread.
   virtual void RequestStop(bool forget_mounts) = 0;

@@ -1,5 +1,5 @@
-// Ctrl-C and SIGTERM for the command: what is running is cancelled in an orderly way, and when nothing
-// is, the process ends with 130 at once. Thread-safe.
+// Ctrl-C and SIGTERM for the command: what is running is cancelled in an orderly way, and when
+// nothing is, the process ends with 130 at once. Thread-safe.
 #pragma once
 
 #include <functional>
@@ -11,8 +11,8 @@ inline constexpr int kInterruptedExit = 130;
 
 class Interrupts {
  public:
-  // Blocks the signals in this thread and those it starts later, and waits for them on one of its own.
-  // At most one object a process.
+  // Blocks the signals in this thread and those it starts later, and waits for them on one of its
+  // own. At most one object a process.
   Interrupts();
   Interrupts(const Interrupts&) = delete;
   Interrupts& operator=(const Interrupts&) = delete;

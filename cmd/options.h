@@ -32,13 +32,12 @@ std::string ProcessEnvironment(const char* name);
 absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
                                    std::string_view directory, uid_t uid, EnvironmentRef env);
 
-// `path` made absolute against `directory`, without ".", "..", double and trailing slashes. Does not
-// look at the disk, so symbolic links stay.
+// `path` made absolute against `directory`, without ".", "..", double and trailing slashes. Does
+// not look at the disk, so symbolic links stay.
 std::string CleanPath(std::string_view path, std::string_view directory);
 
 // Makes the run directory (0711 for root, whose mounts others use; 0700 for a user) or checks the
 // one that is there: a directory that belongs to `uid` and that nobody else may write.
 absl::Status PrepareRunDir(const std::string& run, uid_t uid);
-
 
 }  // namespace imagefs

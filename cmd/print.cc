@@ -7,7 +7,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "base/units.h"
-#include "control.pb.h"
+#include "proto/control.pb.h"
 
 namespace imagefs {
 
@@ -277,18 +277,17 @@ std::string RemoveJson(const RemoveReply& reply) {
 }
 
 std::string StatusText(const StatusReply& reply) {
-  std::string out =
-      StrCat("imagefs ", reply.version(), ", pid ", reply.pid(), ", up ",
-             FormatDuration(std::chrono::seconds(reply.uptime_seconds())), ", ",
-             FormatBytes(reply.rss_bytes()), " resident\nstore ", reply.root(), ", run ",
-             reply.run(), "\n", Plural(reply.mounts(), "mount"), ", ",
-             Plural(reply.images(), "image"), ", ",
-             Plural(static_cast<uint64_t>(reply.layers_size()), "layer"), "\n");
+  std::string out = StrCat("imagefs ", reply.version(), ", pid ", reply.pid(), ", up ",
+                           FormatDuration(std::chrono::seconds(reply.uptime_seconds())), ", ",
+                           FormatBytes(reply.rss_bytes()), " resident\nstore ", reply.root(),
+                           ", run ", reply.run(), "\n", Plural(reply.mounts(), "mount"), ", ",
+                           Plural(reply.images(), "image"), ", ",
+                           Plural(static_cast<uint64_t>(reply.layers_size()), "layer"), "\n");
   for (const StatusReply::Counter& counter : reply.counters()) {
     StrAppend(&out, "  ", counter.name(), " ", counter.value(), "\n");
   }
-  Table flights({"FLIGHT", "LEADERS", "JOINS", "HANDOVERS", "CANCELLED", "FAILED", "ACTIVE",
-                 "WAITING"});
+  Table flights(
+      {"FLIGHT", "LEADERS", "JOINS", "HANDOVERS", "CANCELLED", "FAILED", "ACTIVE", "WAITING"});
   std::string running;
   for (const StatusReply::Flight& flight : reply.flights()) {
     flights.Row({flight.name(), StrCat(flight.leaders()), StrCat(flight.joins()),

@@ -5,7 +5,7 @@
 
 #include "base/text.h"
 #include "base/units.h"
-#include "control.pb.h"
+#include "proto/control.pb.h"
 
 namespace imagefs {
 namespace {
@@ -85,9 +85,10 @@ void ProgressRenderer::Measure(const LayerEvent& layer, std::chrono::nanoseconds
   if (seen.at.count() != 0 && layer.downloaded_bytes() >= seen.bytes) {
     const double sample =
         static_cast<double>(layer.downloaded_bytes() - seen.bytes) / elapsed.count();
-    seen.bytes_per_second = seen.bytes_per_second == 0
-                                ? sample
-                                : seen.bytes_per_second * (1 - kNewestSample) + sample * kNewestSample;
+    seen.bytes_per_second =
+        seen.bytes_per_second == 0
+            ? sample
+            : seen.bytes_per_second * (1 - kNewestSample) + sample * kNewestSample;
   }
   seen.at = now;
   seen.bytes = layer.downloaded_bytes();

@@ -1,6 +1,6 @@
 // Turns progress events into what a person sees on stderr: on a terminal one line a layer that is
-// redrawn in place, elsewhere one plain line whenever something changes its state. Pure: no clock, no
-// output. Not thread-safe.
+// redrawn in place, elsewhere one plain line whenever something changes its state. Pure: no clock,
+// no output. Not thread-safe.
 #pragma once
 
 #include <chrono>

@@ -22,9 +22,9 @@
 namespace imagefs {
 namespace {
 
-constexpr int kBacklog = 256;                   // a storm of commands connects at once
-constexpr int kStartTimeoutMs = 120'000;        // a start mounts again what was mounted
-constexpr off_t kMaxLogBytes = 4 << 20;         // an older log is dropped at a start
+constexpr int kBacklog = 256;             // a storm of commands connects at once
+constexpr int kStartTimeoutMs = 120'000;  // a start mounts again what was mounted
+constexpr off_t kMaxLogBytes = 4 << 20;   // an older log is dropped at a start
 constexpr size_t kMaxReadyLine = 4096;
 constexpr char kSocketName[] = "control.sock";
 
@@ -62,8 +62,8 @@ absl::Status AwaitReady(int fd, const Paths& paths) {
     if (ready < 0 && errno == EINTR) continue;
     if (ready < 0) return ErrnoStatus(errno, "poll");
     if (ready == 0) {
-      return absl::DeadlineExceededError(
-          StrCat("the daemon is not ready after ", kStartTimeoutMs / 1000, " s; see ", paths.log()));
+      return absl::DeadlineExceededError(StrCat("the daemon is not ready after ",
+                                                kStartTimeoutMs / 1000, " s; see ", paths.log()));
     }
     char buffer[512];
     const ssize_t n = read(fd, buffer, sizeof(buffer));
@@ -120,11 +120,12 @@ absl::Status Spawn(const std::vector<std::string>& command, const Fd& log, const
   sigfillset(&all);
   posix_spawnattr_setsigmask(&attributes, &none);
   posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK |
-                                            POSIX_SPAWN_SETSIGDEF);
+  posix_spawnattr_setflags(&attributes,
+                           POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   pid_t pid;
   // By this link it is the very program that runs now, also after an upgrade replaced its file.
-  const int error = posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, argv.data(), environ);
+  const int error =
+      posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, argv.data(), environ);
   if (error != 0) return ErrnoStatus(error, "starting the daemon");
   return absl::OkStatus();
 }

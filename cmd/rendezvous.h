@@ -1,6 +1,6 @@
-// How the command and the daemon of a run directory find each other: the socket, who is at its other
-// end, and starting a daemon where none runs, such that two starters at the same instant end up with
-// one. POSIX only; functions block on local work and, where they say so, on the start lock.
+// How the command and the daemon of a run directory find each other: the socket, who is at its
+// other end, and starting a daemon where none runs, such that two starters at the same instant end
+// up with one. POSIX only; functions block on local work and, where they say so, on the start lock.
 //
 // <run>/start.lock (flock) is held by whoever starts a daemon until that daemon listens, and by a
 // daemon that ends until its process is gone, so that a starter never meets half a daemon.

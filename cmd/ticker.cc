@@ -30,9 +30,8 @@ void Ticker::Loop() {
     {
       absl::MutexLock lock(&mu_);
       auto stopping = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_; };
-      auto wanted = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-        return stopping_ || !added_.empty();
-      };
+      auto wanted = [this]()
+                        ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || !added_.empty(); };
       if (listeners.empty()) mu_.Await(absl::Condition(&wanted));
       if (mu_.AwaitWithTimeout(absl::Condition(&stopping), absl::FromChrono(interval_))) return;
       std::move(added_.begin(), added_.end(), std::back_inserter(listeners));

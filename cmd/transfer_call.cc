@@ -1,6 +1,6 @@
-// Mount and Pull: resolve, bring the chain here, then mount it or wait until it is durable. Each step
-// is started by the end of the one before, on whichever thread that ends; `stage_` tells the steps
-// apart, so that a ticket which arrives after its step has ended is not kept.
+// Mount and Pull: resolve, bring the chain here, then mount it or wait until it is durable. Each
+// step is started by the end of the one before, on whichever thread that ends; `stage_` tells the
+// steps apart, so that a ticket which arrives after its step has ended is not kept.
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -56,8 +56,8 @@ absl::StatusOr<std::string> CheckDirectory(MountTable& mounts, const std::string
   auto in_use = [&](const std::string& path) -> absl::Status {
     for (const MountRecord& record : mounts.List()) {
       if (record.directory == path) {
-        return absl::AlreadyExistsError(StrCat(path, ": ", record.reference,
-                                               " is mounted there; imagefs umount it first"));
+        return absl::AlreadyExistsError(
+            StrCat(path, ": ", record.reference, " is mounted there; imagefs umount it first"));
       }
     }
     return absl::OkStatus();
@@ -246,11 +246,11 @@ void TransferCall::Resolve() {
     std::shared_ptr<TransferCall> call = weak.lock();
     return call != nullptr && call->Tick();
   });
-  Adopt(stage, deps_.store.Resolve(
-                   request_.resolve, [self = self()](absl::StatusOr<ImageStore::Resolved> result) {
-                     if (!result.ok()) return self->End(result.status());
-                     self->Bring(*std::move(result));
-                   }));
+  Adopt(stage, deps_.store.Resolve(request_.resolve,
+                                   [self = self()](absl::StatusOr<ImageStore::Resolved> result) {
+                                     if (!result.ok()) return self->End(result.status());
+                                     self->Bring(*std::move(result));
+                                   }));
 }
 
 void TransferCall::Bring(ImageStore::Resolved resolved) {

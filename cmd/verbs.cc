@@ -16,6 +16,7 @@
 #include <memory>
 #include <optional>
 #include <thread>
+#include <vector>
 
 #include "base/fd.h"
 #include "base/log.h"
@@ -24,14 +25,14 @@
 #include "cmd/client.h"
 #include "cmd/daemon.h"
 #include "cmd/interrupt.h"
-#include "cmd/mount_points.h"
 #include "cmd/options.h"
 #include "cmd/print.h"
 #include "cmd/progress.h"
 #include "cmd/rendezvous.h"
-#include "control.pb.h"
 #include "fetch/credentials.h"
+#include "fs/mount_syscalls.h"
 #include "image/reference.h"
+#include "proto/control.pb.h"
 
 namespace imagefs {
 namespace {
@@ -170,8 +171,7 @@ absl::StatusOr<MountResult> Session::Transfer(
 }
 
 void Session::PrintResult(const MountResult& result, Clock::time_point begin) {
-  const auto elapsed =
-      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
+  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
   Out(command_.json ? MountJson(result) : MountText(result, elapsed.count()));
   fflush(stdout);
 }
@@ -246,8 +246,8 @@ absl::Status Session::MountAndWait(const MountRequest& request, Clock::time_poin
   return client->Unmount(unmount, &reply);
 }
 
-// Returns at an interrupt, or when somebody else unmounted the directory: the kernel reports a change
-// of the mount table as an exceptional condition of mountinfo.
+// Returns at an interrupt, or when somebody else unmounted the directory: the kernel reports a
+// change of the mount table as an exceptional condition of mountinfo.
 void Session::WaitUntilUnmounted(const std::string& directory) {
   Fd wake(eventfd(0, EFD_CLOEXEC));
   absl::StatusOr<Fd> mountinfo = OpenFile("/proc/self/mountinfo", O_RDONLY);
@@ -257,8 +257,8 @@ void Session::WaitUntilUnmounted(const std::string& directory) {
     (void)!write(wake.get(), &one, sizeof(one));
   });
   while (true) {
-    absl::StatusOr<absl::flat_hash_set<std::string>> points = MountPoints();
-    if (points.ok() && !points->contains(directory)) return;
+    absl::StatusOr<std::vector<MountInfo>> mounts = ReadMountInfo();
+    if (mounts.ok() && FindMountAt(*mounts, directory) == nullptr) return;
     pollfd fds[] = {{wake.get(), POLLIN, 0}, {mountinfo->get(), POLLPRI, 0}};
     if (poll(fds, std::size(fds), -1) < 0 && errno != EINTR) return;
     if (fds[0].revents != 0) return;
@@ -370,8 +370,8 @@ int RunDaemon(const Command& command, Paths paths, std::string_view version) {
 }  // namespace
 
 int RunCommand(const Command& command, std::string_view version) {
-  absl::StatusOr<Paths> paths = ResolvePaths(command.root, command.run, WorkingDirectory(),
-                                             geteuid(), ProcessEnvironment);
+  absl::StatusOr<Paths> paths =
+      ResolvePaths(command.root, command.run, WorkingDirectory(), geteuid(), ProcessEnvironment);
   if (!paths.ok()) return Fail(paths.status());
   if (command.verb == "daemon") return RunDaemon(command, *std::move(paths), version);
   Session session(command, *std::move(paths), version);

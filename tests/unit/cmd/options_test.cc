@@ -14,8 +14,7 @@ namespace {
 
 absl::StatusOr<Paths> Resolve(std::map<std::string, std::string> env, uid_t uid,
                               std::string_view root = "", std::string_view run = "") {
-  return ResolvePaths(root, run, "/home/u/work", uid,
-                      [&](const char* name) { return env[name]; });
+  return ResolvePaths(root, run, "/home/u/work", uid, [&](const char* name) { return env[name]; });
 }
 
 TEST(PathsTest, RootUsesTheSystemsFolders) {

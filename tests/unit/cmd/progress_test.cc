@@ -4,8 +4,8 @@
 #include <vector>
 
 #include "base/text.h"
-#include "control.pb.h"
 #include "gtest/gtest.h"
+#include "proto/control.pb.h"
 
 namespace imagefs {
 namespace {
@@ -87,9 +87,9 @@ TEST(TerminalProgressTest, RedrawsItsLinesInPlace) {
       Frame("layers", {Layer('a', "downloading"), Layer('b', "waiting")}), milliseconds(100));
   EXPECT_EQ(Lines(first), 3u);
   EXPECT_FALSE(Has(first, "\x1b[3A"));
-  const std::string second = renderer.Update(
-      Frame("layers", {Layer('a', "downloading", 5 * kMiB), Layer('b', "waiting")}),
-      milliseconds(600));
+  const std::string second =
+      renderer.Update(Frame("layers", {Layer('a', "downloading", 5 * kMiB), Layer('b', "waiting")}),
+                      milliseconds(600));
   EXPECT_EQ(Lines(second), 3u);
   EXPECT_EQ(second.rfind("\x1b[3A", 0), 0u);
   EXPECT_TRUE(Has(second, "[==========>         ]")) << second;
@@ -122,9 +122,9 @@ TEST(TerminalProgressTest, LinesFitTheTerminal) {
 
 TEST(TerminalProgressTest, AFullBarOnlyWhenAllIsHere) {
   ProgressRenderer renderer({.terminal = true, .columns = 120});
-  EXPECT_FALSE(Has(renderer.Update(Frame("layers", {Layer('a', "downloading", 10 * kMiB - 1)}),
-                                   milliseconds(1)),
-                   "[====================]"));
+  EXPECT_FALSE(Has(
+      renderer.Update(Frame("layers", {Layer('a', "downloading", 10 * kMiB - 1)}), milliseconds(1)),
+      "[====================]"));
   EXPECT_TRUE(Has(renderer.Update(Frame("layers", {Layer('a', "done")}), milliseconds(2)),
                   "[====================]"));
 }
