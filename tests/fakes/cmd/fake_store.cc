@@ -1,0 +1,287 @@
+#include "tests/fakes/cmd/fake_store.h"
+
+#include <stdlib.h>
+
+#include "base/text.h"
+
+namespace imagefs {
+
+FakeImageStore::FakeImageStore(int layers) {
+  auto image = std::make_shared<ResolvedImage>();
+  image->reference = "registry.test/app:1";
+  image->manifest_digest = Sha256Of("manifest");
+  image->manifest_json = "{}";
+  image->config_json = "{}";
+  image->config.platform = Platform::Host();
+  for (int i = 0; i < layers; ++i) {
+    Descriptor blob;
+    blob.media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+    blob.digest = Sha256Of(StrCat("blob ", i));
+    blob.size = 1000;
+    image->manifest.layers.push_back(blob);
+    image->config.diff_ids.push_back(Sha256Of(StrCat("layer ", i)));
+  }
+  image->chain_ids = ChainIds(image->config.diff_ids);
+  image_ = std::move(image);
+}
+
+void FakeImageStore::FailResolve(absl::Status status) {
+  absl::MutexLock lock(&mu_);
+  resolve_status_ = std::move(status);
+}
+
+void FakeImageStore::FailChain(absl::Status status) {
+  absl::MutexLock lock(&mu_);
+  chain_status_ = std::move(status);
+}
+
+void FakeImageStore::HoldChain() {
+  absl::MutexLock lock(&mu_);
+  hold_chain_ = true;
+}
+
+void FakeImageStore::ReleaseChain() {
+  std::optional<FlightTable<ChainRef>::Context> context;
+  absl::StatusOr<ChainRef> result;
+  {
+    absl::MutexLock lock(&mu_);
+    hold_chain_ = false;
+    context = std::move(held_chain_);
+    held_chain_.reset();
+    result = ChainResultLocked();
+  }
+  if (context.has_value()) context->finish(std::move(result));
+}
+
+void FakeImageStore::HoldDurable() {
+  absl::MutexLock lock(&mu_);
+  hold_durable_ = true;
+}
+
+void FakeImageStore::ReleaseDurable() {
+  std::vector<absl::AnyInvocable<void(absl::Status)>> held;
+  {
+    absl::MutexLock lock(&mu_);
+    hold_durable_ = false;
+    held.swap(held_durable_);
+  }
+  for (auto& done : held) done(absl::OkStatus());
+}
+
+void FakeImageStore::SetState(size_t layer, LayerState state) {
+  absl::MutexLock lock(&mu_);
+  states_[image_->config.diff_ids.at(layer)] = state;
+}
+
+void FakeImageStore::AwaitChainCalls(int calls) {
+  absl::MutexLock lock(&mu_);
+  auto reached = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return chain_calls_ >= calls; };
+  mu_.Await(absl::Condition(&reached));
+}
+
+void FakeImageStore::AwaitDurableCalls(int calls) {
+  absl::MutexLock lock(&mu_);
+  auto reached = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return durable_calls_ >= calls; };
+  mu_.Await(absl::Condition(&reached));
+}
+
+void FakeImageStore::AwaitChainCancelled() {
+  absl::MutexLock lock(&mu_);
+  auto reached = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return cancelled_ > 0; };
+  mu_.Await(absl::Condition(&reached));
+}
+
+int FakeImageStore::resolve_calls() const {
+  absl::MutexLock lock(&mu_);
+  return resolve_calls_;
+}
+
+FlightTicket FakeImageStore::Resolve(ResolveRequest,
+                                     absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) {
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mu_);
+    ++resolve_calls_;
+    status = resolve_status_;
+  }
+  if (!status.ok()) {
+    done(status);
+  } else {
+    done(Resolved{image_, nullptr, true});
+  }
+  return FlightTicket();
+}
+
+absl::StatusOr<ChainRef> FakeImageStore::ChainResultLocked() const {
+  if (!chain_status_.ok()) return chain_status_;
+  auto chain = std::make_shared<Chain>();
+  chain->chain_id = image_->chain_id();
+  return ChainRef(std::move(chain));
+}
+
+FlightTicket FakeImageStore::EnsureChain(ImageRef image, std::shared_ptr<ImageSource>, Priority,
+                                         absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
+  FlightTable<ChainRef>::Caller caller;
+  caller.done = std::move(done);
+  caller.start = [this](FlightTable<ChainRef>::Context context) {
+    std::function<void(absl::StatusOr<ChainRef>)> finish = context.finish;
+    auto registration = context.cancel.OnCancel([this, finish] {
+      {
+        absl::MutexLock lock(&mu_);
+        ++cancelled_;
+        held_chain_.reset();
+      }
+      finish(absl::CancelledError("nobody waits"));
+    });
+    absl::StatusOr<ChainRef> result;
+    {
+      absl::MutexLock lock(&mu_);
+      if (hold_chain_) {
+        held_chain_ = std::move(context);
+        on_cancel_ = std::move(registration);
+        return;
+      }
+      result = ChainResultLocked();
+    }
+    finish(std::move(result));
+  };
+  FlightTicket ticket = chains_.Join(image->chain_id().ToString(), std::move(caller)).ticket;
+  absl::MutexLock lock(&mu_);
+  ++chain_calls_;
+  return ticket;
+}
+
+void FakeImageStore::WaitDurable(ChainRef, absl::AnyInvocable<void(absl::Status)> done) {
+  {
+    absl::MutexLock lock(&mu_);
+    ++durable_calls_;
+    if (hold_durable_) {
+      held_durable_.push_back(std::move(done));
+      return;
+    }
+  }
+  done(absl::OkStatus());
+}
+
+absl::StatusOr<ChainRef> FakeImageStore::FindChain(const Digest&) {
+  absl::MutexLock lock(&mu_);
+  return ChainResultLocked();
+}
+
+std::optional<LayerProgress> FakeImageStore::Progress(const Digest&) const {
+  const FlightCounters counters = chains_.counters();
+  if (counters.active == 0) return std::nullopt;
+  LayerProgress progress;
+  progress.activity = LayerProgress::Activity::kDownloading;
+  progress.blob_bytes = 1000;
+  progress.downloaded_bytes = 250;
+  progress.callers = static_cast<uint32_t>(counters.waiting);
+  return progress;
+}
+
+LayerState FakeImageStore::StateOf(const Digest& diff_id) const {
+  absl::MutexLock lock(&mu_);
+  const auto found = states_.find(diff_id);
+  return found == states_.end() ? LayerState::kAbsent : found->second;
+}
+
+absl::StatusOr<std::vector<ImageRecord>> FakeImageStore::ListImages() const {
+  ImageRecord record;
+  record.reference = image_->reference;
+  record.platform = image_->config.platform;
+  record.manifest_digest = image_->manifest_digest;
+  record.chain_id = image_->chain_id();
+  record.layers = image_->manifest.layers.size();
+  return std::vector<ImageRecord>{record};
+}
+
+absl::StatusOr<ImageStore::ImageRef> FakeImageStore::FindImage(const Reference&,
+                                                               const Platform&) const {
+  return image_;
+}
+
+absl::StatusOr<uint64_t> FakeImageStore::Remove(const Reference& reference) {
+  if (reference.tag != "1") {
+    return absl::NotFoundError(StrCat(reference.ToString(), " is not known here"));
+  }
+  return 4096;
+}
+
+std::vector<ImageStore::LayerInfo> FakeImageStore::ListLayers() const {
+  return {{image_->config.diff_ids[0], LayerState::kComplete, 512, 1024}};
+}
+
+std::vector<FlightReport> FakeImageStore::Flights() const {
+  return {{chains_.name(), chains_.counters(), chains_.Running()}};
+}
+
+std::vector<std::pair<std::string, uint64_t>> FakeImageStore::Counters() const {
+  return {{"layers_built", 7}};
+}
+
+KeyValueStore& FakeImageStore::kv() { abort(); }
+
+void FakeMountTable::FailMount(absl::Status status) {
+  absl::MutexLock lock(&mu_);
+  mount_status_ = std::move(status);
+}
+
+void FakeMountTable::HoldMount() {
+  absl::MutexLock lock(&mu_);
+  hold_ = true;
+}
+
+void FakeMountTable::ReleaseMount() {
+  absl::MutexLock lock(&mu_);
+  hold_ = false;
+}
+
+void FakeMountTable::AwaitMountCalls(int calls) {
+  absl::MutexLock lock(&mu_);
+  auto reached = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return mount_calls_ >= calls; };
+  mu_.Await(absl::Condition(&reached));
+}
+
+void FakeMountTable::AwaitEmpty() {
+  absl::MutexLock lock(&mu_);
+  auto empty = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return mounts_.empty(); };
+  mu_.Await(absl::Condition(&empty));
+}
+
+absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef, MountRecord record) {
+  absl::MutexLock lock(&mu_);
+  ++mount_calls_;
+  auto free = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !hold_; };
+  mu_.Await(absl::Condition(&free));
+  if (!mount_status_.ok()) return mount_status_;
+  record.mode = "fuse";
+  record.created_unix = 1;
+  mounts_[record.directory] = record;
+  return record;
+}
+
+absl::Status FakeMountTable::Unmount(const std::string& directory, bool) {
+  absl::MutexLock lock(&mu_);
+  if (mounts_.erase(directory) == 0) {
+    return absl::NotFoundError(StrCat(directory, ": nothing is mounted there"));
+  }
+  return absl::OkStatus();
+}
+
+std::vector<MountRecord> FakeMountTable::List() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<MountRecord> records;
+  for (const auto& [directory, record] : mounts_) records.push_back(record);
+  return records;
+}
+
+bool FakeMountTable::InUse(const Digest&) const { return false; }
+
+std::vector<std::string> FakeMountTable::Recover(const FindChain&) { return {}; }
+
+void FakeMountTable::UnmountAll(bool) {
+  absl::MutexLock lock(&mu_);
+  mounts_.clear();
+}
+
+}  // namespace imagefs

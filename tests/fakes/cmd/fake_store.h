@@ -1,0 +1,112 @@
+// An image store and a mount table in memory, scripted by tests: both can hold their work until it
+// is released, and tests can wait for what happened in them. Thread-safe.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "base/flight.h"
+#include "cache/image_store.h"
+#include "fs/mount_table.h"
+
+namespace imagefs {
+
+// Knows one image of `layers` layers under any reference.
+class FakeImageStore : public ImageStore {
+ public:
+  explicit FakeImageStore(int layers);
+
+  void FailResolve(absl::Status status);
+  void FailChain(absl::Status status);
+  // EnsureChain, WaitDurable take until the matching Release.
+  void HoldChain();
+  void ReleaseChain();
+  void HoldDurable();
+  void ReleaseDurable();
+  void SetState(size_t layer, LayerState state);
+  // Waits until that many calls of EnsureChain or WaitDurable were made.
+  void AwaitChainCalls(int calls);
+  void AwaitDurableCalls(int calls);
+  // Waits until a chain's flight was told that nobody wants it.
+  void AwaitChainCancelled();
+  int resolve_calls() const;
+  FlightCounters chain_counters() const { return chains_.counters(); }
+
+  FlightTicket Resolve(ResolveRequest request,
+                       absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
+  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
+                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+  void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override;
+  absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) override;
+  std::optional<LayerProgress> Progress(const Digest& diff_id) const override;
+  LayerState StateOf(const Digest& diff_id) const override;
+  absl::StatusOr<std::vector<ImageRecord>> ListImages() const override;
+  absl::StatusOr<ImageRef> FindImage(const Reference& reference,
+                                     const Platform& platform) const override;
+  absl::StatusOr<uint64_t> Remove(const Reference& reference) override;
+  absl::StatusOr<uint64_t> Collect() override { return 0; }
+  std::vector<LayerInfo> ListLayers() const override;
+  std::vector<FlightReport> Flights() const override;
+  std::vector<std::pair<std::string, uint64_t>> Counters() const override;
+  KeyValueStore& kv() override;
+
+  const ResolvedImage& image() const { return *image_; }
+
+ private:
+  absl::StatusOr<ChainRef> ChainResultLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  ImageRef image_;
+  FlightTable<ChainRef> chains_{"chain"};
+  mutable absl::Mutex mu_;
+  absl::Status resolve_status_ ABSL_GUARDED_BY(mu_);
+  absl::Status chain_status_ ABSL_GUARDED_BY(mu_);
+  bool hold_chain_ ABSL_GUARDED_BY(mu_) = false;
+  bool hold_durable_ ABSL_GUARDED_BY(mu_) = false;
+  int resolve_calls_ ABSL_GUARDED_BY(mu_) = 0;
+  int chain_calls_ ABSL_GUARDED_BY(mu_) = 0;
+  int durable_calls_ ABSL_GUARDED_BY(mu_) = 0;
+  int cancelled_ ABSL_GUARDED_BY(mu_) = 0;
+  std::map<Digest, LayerState> states_ ABSL_GUARDED_BY(mu_);
+  std::optional<FlightTable<ChainRef>::Context> held_chain_ ABSL_GUARDED_BY(mu_);
+  CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
+  std::vector<absl::AnyInvocable<void(absl::Status)>> held_durable_ ABSL_GUARDED_BY(mu_);
+};
+
+class FakeMountTable : public MountTable {
+ public:
+  void FailMount(absl::Status status);
+  void HoldMount();
+  void ReleaseMount();
+  void AwaitMountCalls(int calls);
+  void AwaitEmpty();
+
+  absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
+  absl::Status Unmount(const std::string& directory, bool lazy) override;
+  std::vector<MountRecord> List() const override;
+  bool InUse(const Digest& chain_id) const override;
+  std::vector<std::string> Recover(const FindChain& find_chain) override;
+  void UnmountAll(bool keep_records) override;
+
+ private:
+  mutable absl::Mutex mu_;
+  absl::Status mount_status_ ABSL_GUARDED_BY(mu_);
+  bool hold_ ABSL_GUARDED_BY(mu_) = false;
+  int mount_calls_ ABSL_GUARDED_BY(mu_) = 0;
+  std::map<std::string, MountRecord> mounts_ ABSL_GUARDED_BY(mu_);
+};
+
+class FakeSources : public SourceFactory {
+ public:
+  absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference&, const Access&) override {
+    return std::shared_ptr<ImageSource>();
+  }
+  Counters counters() const override { return {}; }
+};
+
+}  // namespace imagefs

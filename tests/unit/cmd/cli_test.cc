@@ -1,0 +1,87 @@
+#include "cmd/cli.h"
+
+#include "gtest/gtest.h"
+
+namespace imagefs {
+namespace {
+
+std::variant<Command, CliExit> Parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "imagefs");
+  return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data(), "1.2.3");
+}
+
+Command Parsed(std::vector<const char*> arguments) {
+  auto result = Parse(std::move(arguments));
+  EXPECT_TRUE(std::holds_alternative<Command>(result));
+  return std::holds_alternative<Command>(result) ? std::get<Command>(result) : Command();
+}
+
+CliExit Exit(std::vector<const char*> arguments) {
+  auto result = Parse(std::move(arguments));
+  EXPECT_TRUE(std::holds_alternative<CliExit>(result));
+  return std::holds_alternative<CliExit>(result) ? std::get<CliExit>(result) : CliExit{-1, "", ""};
+}
+
+TEST(CliTest, Mount) {
+  const Command command =
+      Parsed({"mount", "--rw", "alpine:3", "/mnt", "--pull", "never", "--platform", "linux/arm64"});
+  EXPECT_EQ(command.verb, "mount");
+  EXPECT_EQ(command.reference, "alpine:3");
+  EXPECT_EQ(command.directory, "/mnt");
+  EXPECT_EQ(command.pull, "never");
+  EXPECT_EQ(command.platform, "linux/arm64");
+  EXPECT_EQ(command.mode, "auto");
+  EXPECT_TRUE(command.writable);
+  EXPECT_FALSE(command.json);
+}
+
+TEST(CliTest, GlobalOptionsBeforeAndAfterTheVerb) {
+  const Command before = Parsed({"--root", "/r", "--json", "ls"});
+  EXPECT_EQ(before.root, "/r");
+  EXPECT_TRUE(before.json);
+  const Command after = Parsed({"ls", "--root", "/r", "--json"});
+  EXPECT_EQ(after.root, "/r");
+  EXPECT_TRUE(after.json);
+}
+
+TEST(CliTest, UmountTakesDirectoriesOrAll) {
+  EXPECT_EQ(Parsed({"umount", "/a", "/b"}).operands, (std::vector<std::string>{"/a", "/b"}));
+  EXPECT_TRUE(Parsed({"umount", "--all"}).all);
+  EXPECT_EQ(Exit({"umount"}).code, 2);
+  EXPECT_EQ(Exit({"umount", "--all", "/a"}).code, 2);
+}
+
+TEST(CliTest, UsageErrorsAreOneLineAndExitWith2) {
+  for (std::vector<const char*> arguments : {std::vector<const char*>{},
+                                             {"fly"},
+                                             {"mount"},
+                                             {"mount", "alpine"},
+                                             {"ls", "--wings"},
+                                             {"mount", "a", "/b", "--mode", "magic"},
+                                             {"daemon", "--idle-exit", "soon"},
+                                             {"help", "fly"}}) {
+    const CliExit exit = Exit(arguments);
+    EXPECT_EQ(exit.code, 2);
+    EXPECT_EQ(exit.output, "");
+    EXPECT_EQ(exit.error.rfind("imagefs: ", 0), 0u) << exit.error;
+    EXPECT_EQ(exit.error.find('\n'), exit.error.size() - 1) << exit.error;
+  }
+}
+
+TEST(CliTest, HelpTeaches) {
+  EXPECT_EQ(Exit({"--version"}).output, "imagefs 1.2.3\n");
+  const CliExit overview = Exit({"--help"});
+  EXPECT_EQ(overview.code, 0);
+  EXPECT_NE(overview.output.find("imagefs mount docker.io/library/alpine:3 /mnt"),
+            std::string::npos);
+  EXPECT_EQ(Exit({"help"}).output, overview.output);
+  for (const char* verb : {"mount", "umount", "pull", "inspect", "rm", "daemon"}) {
+    const std::string help = Exit({"help", verb}).output;
+    EXPECT_NE(help.find("imagefs"), std::string::npos) << verb;
+    EXPECT_EQ(Exit({verb, "--help"}).output, help);
+  }
+  EXPECT_EQ(Exit({"help", "daemon"}).output.find("--ready-fd"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace imagefs

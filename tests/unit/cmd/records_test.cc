@@ -1,0 +1,105 @@
+#include "cmd/records.h"
+
+#include "base/fd.h"
+#include "base/text.h"
+#include "cache/kv.h"
+#include "gtest/gtest.h"
+
+namespace imagefs {
+namespace {
+
+MountRecord Record(std::string directory) {
+  MountRecord record;
+  record.directory = std::move(directory);
+  record.reference = "docker.io/library/alpine:3";
+  record.manifest_digest = Sha256Of("manifest");
+  record.chain_id = Sha256Of("chain");
+  record.mode = "fuse";
+  record.writable = true;
+  record.upper = "/store/upper/x";
+  record.created_unix = 1700000000;
+  return record;
+}
+
+TEST(MountRecordTest, RoundTrip) {
+  // A name need not be text that JSON can hold as it is.
+  const MountRecord record = Record("/mnt/with \"quotes\" and\nlines");
+  absl::StatusOr<MountRecord> read = DecodeMountRecord(EncodeMountRecord(record));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(read->directory, record.directory);
+  EXPECT_EQ(read->reference, record.reference);
+  EXPECT_EQ(read->manifest_digest, record.manifest_digest);
+  EXPECT_EQ(read->chain_id, record.chain_id);
+  EXPECT_EQ(read->mode, record.mode);
+  EXPECT_EQ(read->writable, record.writable);
+  EXPECT_EQ(read->upper, record.upper);
+  EXPECT_EQ(read->created_unix, record.created_unix);
+}
+
+TEST(MountRecordTest, RefusesWhatIsNoRecord) {
+  EXPECT_FALSE(DecodeMountRecord("").ok());
+  EXPECT_FALSE(DecodeMountRecord("{}").ok());
+  EXPECT_FALSE(DecodeMountRecord("[1]").ok());
+  std::string other_version = EncodeMountRecord(Record("/mnt"));
+  other_version.replace(other_version.find("\"version\":1"), 11, "\"version\":2");
+  EXPECT_FALSE(DecodeMountRecord(other_version).ok());
+  std::string relative = EncodeMountRecord(Record("/mnt"));
+  relative.replace(relative.find("/mnt"), 4, "mnt/");
+  EXPECT_FALSE(DecodeMountRecord(relative).ok());
+}
+
+class StoredMountRecordsTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = StrCat(testing::TempDir(), "/records-", RandomHex(6));
+    ASSERT_TRUE(MakeDirs(dir_).ok());
+    Open();
+  }
+  void TearDown() override {
+    kv_.reset();
+    (void)RemoveTree(dir_);
+  }
+  void Open() {
+    kv_.reset();
+    auto kv = KeyValueStore::Open(dir_ + "/db");
+    ASSERT_TRUE(kv.ok()) << kv.status();
+    kv_ = *std::move(kv);
+  }
+  std::vector<std::string> Directories() {
+    StoredMountRecords records(*kv_);
+    absl::StatusOr<std::vector<MountRecord>> list = records.List();
+    EXPECT_TRUE(list.ok());
+    std::vector<std::string> directories;
+    for (const MountRecord& record : *list) directories.push_back(record.directory);
+    return directories;
+  }
+  std::string dir_;
+  std::unique_ptr<KeyValueStore> kv_;
+};
+
+TEST_F(StoredMountRecordsTest, OutliveTheDatabase) {
+  {
+    StoredMountRecords records(*kv_);
+    ASSERT_TRUE(records.Put(Record("/mnt/b")).ok());
+    ASSERT_TRUE(records.Put(Record("/mnt/a")).ok());
+    ASSERT_TRUE(records.Put(Record("/mnt/a")).ok());
+    ASSERT_TRUE(records.Put(Record("/mnt/c")).ok());
+    ASSERT_TRUE(records.Delete("/mnt/c").ok());
+    ASSERT_TRUE(records.Delete("/mnt/never").ok());
+  }
+  Open();
+  EXPECT_EQ(Directories(), (std::vector<std::string>{"/mnt/a", "/mnt/b"}));
+}
+
+TEST_F(StoredMountRecordsTest, OneBadRecordDoesNotHideTheOthers) {
+  StoredMountRecords records(*kv_);
+  ASSERT_TRUE(records.Put(Record("/mnt/a")).ok());
+  WriteBatch batch;
+  batch.Put("mount//mnt/0", "garbage");
+  batch.Put("mounted/other", "not ours");
+  ASSERT_TRUE(kv_->Write(batch, true).ok());
+  EXPECT_EQ(Directories(), (std::vector<std::string>{"/mnt/a"}));
+}
+
+}  // namespace
+}  // namespace imagefs

@@ -1,0 +1,106 @@
+#include "cmd/rendezvous.h"
+
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/text.h"
+#include "gtest/gtest.h"
+
+namespace imagefs {
+namespace {
+
+class RendezvousTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = StrCat(testing::TempDir(), "/rendezvous-", RandomHex(6));
+    paths_.root = dir_ + "/root";
+    // Longer than a socket address holds.
+    paths_.run = StrCat(dir_, "/", std::string(120, 'r'));
+    ASSERT_TRUE(PrepareRunDir(paths_.run, geteuid()).ok());
+  }
+  void TearDown() override { (void)RemoveTree(dir_); }
+  std::string dir_;
+  Paths paths_;
+};
+
+TEST_F(RendezvousTest, NoDaemonIsNotFound) {
+  EXPECT_TRUE(absl::IsNotFound(ConnectDaemon(paths_).status()));
+  paths_.run += "/absent";
+  EXPECT_TRUE(absl::IsNotFound(ConnectDaemon(paths_).status()));
+}
+
+TEST_F(RendezvousTest, ListenerIsFoundAndPrivate) {
+  absl::StatusOr<Fd> listener = ListenForCommands(paths_);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  struct stat st;
+  ASSERT_EQ(stat(paths_.socket().c_str(), &st), 0);
+  EXPECT_EQ(st.st_mode & 0777, 0600u);
+  absl::StatusOr<Fd> connection = ConnectDaemon(paths_);
+  ASSERT_TRUE(connection.ok()) << connection.status();
+  absl::StatusOr<Peer> peer = PeerOf(connection->get());
+  ASSERT_TRUE(peer.ok());
+  EXPECT_EQ(peer->pid, getpid());
+  EXPECT_EQ(peer->uid, geteuid());
+}
+
+TEST_F(RendezvousTest, TheSecondListenerIsRefusedWithThePidOfTheFirst) {
+  absl::StatusOr<Fd> listener = ListenForCommands(paths_);
+  ASSERT_TRUE(listener.ok());
+  absl::StatusOr<Fd> second = ListenForCommands(paths_);
+  ASSERT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(ToStd(second.status().message()).find(StrCat("pid ", getpid())),
+            std::string_view::npos);
+}
+
+TEST_F(RendezvousTest, ASocketThatAKilledDaemonLeftIsReplaced) {
+  ListenForCommands(paths_)->Reset();  // closed, but its name stays
+  ASSERT_EQ(access(paths_.socket().c_str(), F_OK), 0);
+  EXPECT_TRUE(absl::IsNotFound(ConnectDaemon(paths_).status()));
+  absl::StatusOr<Fd> listener = ListenForCommands(paths_);
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  EXPECT_TRUE(ConnectDaemon(paths_).ok());
+}
+
+TEST_F(RendezvousTest, TheStartLockIsHeldByOne) {
+  absl::StatusOr<Fd> lock = TakeStartLock(paths_, /*wait=*/true);
+  ASSERT_TRUE(lock.ok());
+  EXPECT_TRUE(absl::IsUnavailable(TakeStartLock(paths_, /*wait=*/false).status()));
+  lock->Reset();
+  EXPECT_TRUE(TakeStartLock(paths_, /*wait=*/false).ok());
+}
+
+TEST_F(RendezvousTest, ARunningDaemonIsUsedAndNoneStarted) {
+  absl::StatusOr<Fd> listener = ListenForCommands(paths_);
+  ASSERT_TRUE(listener.ok());
+  EXPECT_TRUE(ConnectOrStart(paths_, {"would", "be", "this", "test"}).ok());
+}
+
+std::string Reported(const absl::Status& status) {
+  int ends[2];
+  EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  Fd reader(ends[0]);
+  ReportReady(ends[1], status);
+  char buffer[8192];
+  const ssize_t n = read(reader.get(), buffer, sizeof(buffer));
+  return n <= 0 ? "" : std::string(buffer, static_cast<size_t>(n));
+}
+
+TEST(ReportReadyTest, OneLineWithTheReason) {
+  EXPECT_EQ(Reported(absl::OkStatus()), "ok\n");
+  EXPECT_EQ(Reported(absl::FailedPreconditionError("store is owned\nby pid 1")),
+            "9 store is owned by pid 1\n");
+  EXPECT_LE(Reported(absl::InternalError(std::string(100000, 'x'))).size(), 4096u);
+}
+
+TEST(WaitForExitTest, AProcessThatIsGone) {
+  const pid_t child = fork();
+  if (child == 0) _exit(0);
+  ASSERT_GT(child, 0);
+  EXPECT_TRUE(WaitForExit(child, 60'000).ok());
+  EXPECT_EQ(WaitForExit(getpid(), 0).code(), absl::StatusCode::kDeadlineExceeded);
+}
+
+}  // namespace
+}  // namespace imagefs
