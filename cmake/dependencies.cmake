@@ -4,6 +4,8 @@ find_package(Threads REQUIRED)
 find_package(absl REQUIRED)
 find_package(GTest REQUIRED)
 find_package(leveldb REQUIRED)
+# The shared library links snappy itself; Debian's target asks for its development package all the same.
+set_property(TARGET leveldb::leveldb PROPERTY INTERFACE_LINK_LIBRARIES Threads::Threads)
 pkg_check_modules(OPENSSL REQUIRED IMPORTED_TARGET libcrypto)
 pkg_check_modules(FUSE REQUIRED IMPORTED_TARGET fuse3)
 pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl)
