@@ -146,14 +146,6 @@ CliExit UsageError(std::string_view message, std::string_view verb) {
       StrCat("imagefs: ", message, "; try: imagefs help", verb.empty() ? "" : " ", verb, "\n")};
 }
 
-CliExit Help(const CLI::App& app, std::string_view verb) {
-  if (verb.empty()) return CliExit{0, app.help(), ""};
-  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
-    if (sub->get_name() == verb) return CliExit{0, sub->help(), ""};
-  }
-  return UsageError(StrCat("no verb ", Printable(verb)), "");
-}
-
 }  // namespace
 
 std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* argv,
@@ -177,12 +169,16 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
       return CliExit{0, StrCat(version_call.what(), "\n"), ""};
     } catch (const CLI::CallForHelp&) {
       const auto chosen = app.get_subcommands();
-      return Help(app, chosen.empty() ? "" : chosen[0]->get_name());
+      return CliExit{0, chosen.empty() ? app.help() : chosen[0]->help("imagefs"), ""};
     } catch (const CLI::ParseError& error) {
       const auto chosen = app.get_subcommands();
       return UsageError(error.what(), chosen.empty() ? "" : chosen[0]->get_name());
     }
-    if (help->parsed()) return Help(app, help_verb);
+    if (help->parsed()) {
+      std::vector<const char*> asked = {"imagefs", "--help"};
+      if (!help_verb.empty()) asked.insert(asked.begin() + 1, help_verb.c_str());
+      return ParseCommandLine(static_cast<int>(asked.size()), asked.data(), version);
+    }
     const auto chosen = app.get_subcommands();
     if (chosen.empty()) return UsageError("no verb given", "");
     command.verb = chosen[0]->get_name();
