@@ -10,6 +10,7 @@ if(NOT IMAGEFS_STATIC_RPC)
   return()
 endif()
 
+set(absl_archives)
 get_property(imported DIRECTORY PROPERTY IMPORTED_TARGETS)
 foreach(target ${imported})
   if(target MATCHES "^absl::")
@@ -21,30 +22,22 @@ foreach(target ${imported})
         message(FATAL_ERROR "IMAGEFS_STATIC_RPC: no ${archive} beside ${shared}; install libabsl-dev")
       endif()
       set_target_properties(${target} PROPERTIES IMPORTED_LOCATION_NONE "${archive}" IMPORTED_SONAME_NONE "")
+      list(APPEND absl_archives "${archive}")
     endif()
   endif()
 endforeach()
 
-# In the order in which they need each other.
 set(archives)
 foreach(name grpc++_unsecure grpc_unsecure gpr address_sorting upb cares re2 protobuf z)
   find_library(IMAGEFS_${name}_ARCHIVE lib${name}.a REQUIRED)
   list(APPEND archives ${IMAGEFS_${name}_ARCHIVE})
 endforeach()
 
-# The parts of Abseil that the archives use, as gRPC's own pkg-config file lists them.
-pkg_check_modules(RPC_STATIC REQUIRED grpc++_unsecure)
-set(rpc_absl)
-foreach(name ${RPC_STATIC_STATIC_LIBRARIES})
-  if(name MATCHES "^absl_(.*)$" AND TARGET absl::${CMAKE_MATCH_1})
-    list(APPEND rpc_absl absl::${CMAKE_MATCH_1})
-  endif()
-endforeach()
-list(REMOVE_DUPLICATES rpc_absl)
-
-list(POP_FRONT archives first)
-add_library(imagefs_rpc_static STATIC IMPORTED GLOBAL)
-set_target_properties(imagefs_rpc_static PROPERTIES IMPORTED_LOCATION ${first}
-  INTERFACE_LINK_LIBRARIES "${archives};${rpc_absl};Threads::Threads;${CMAKE_DL_LIBS}")
+# CMake takes the absl:: targets for shared libraries and does not repeat them behind their users, so all
+# archives go into one group that the linker scans until nothing is missing.
+list(APPEND archives ${absl_archives})
+list(JOIN archives "," archives)
+add_library(imagefs_rpc_static INTERFACE)
+target_link_libraries(imagefs_rpc_static INTERFACE "$<LINK_GROUP:RESCAN,${archives}>" Threads::Threads ${CMAKE_DL_LIBS})
 set(IMAGEFS_LIBS_rpc imagefs_rpc_static)
-add_link_options(-Wl,--gc-sections)
+add_link_options(-Wl,--gc-sections -Wl,--as-needed)
