@@ -29,6 +29,7 @@
 #include "base/text.h"
 #include "cache/image_store.h"
 #include "cmd/control_service.h"
+#include "cmd/interrupt.h"
 #include "cmd/records.h"
 #include "cmd/rendezvous.h"
 #include "fetch/source.h"
@@ -68,14 +69,6 @@ void RaiseDescriptorLimit() {
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   (void)setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-sigset_t DaemonSignals() {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  return signals;
 }
 
 class DaemonImpl : public Daemon {
@@ -285,11 +278,6 @@ void DaemonImpl::StopServing() {
 }
 
 }  // namespace
-
-void BlockDaemonSignals() {
-  const sigset_t signals = DaemonSignals();
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-}
 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(Options options) {
   auto daemon = std::make_unique<DaemonImpl>(std::move(options));

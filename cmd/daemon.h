@@ -36,7 +36,4 @@ class Daemon {
   virtual void RequestStop(bool forget_mounts) = 0;
 };
 
-// Blocks the signals that Serve waits for. Before the first thread is started.
-void BlockDaemonSignals();
-
 }  // namespace imagefs

@@ -55,4 +55,17 @@ Interrupts::Scope::~Scope() {
   interrupts_.state_->action = nullptr;
 }
 
+sigset_t DaemonSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+void BlockDaemonSignals() {
+  const sigset_t signals = DaemonSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+}
+
 }  // namespace imagefs

@@ -2,6 +2,8 @@
 // nothing is, the process ends with 130 at once. Thread-safe.
 #pragma once
 
+#include <signal.h>
+
 #include <functional>
 #include <memory>
 
@@ -35,5 +37,10 @@ class Interrupts {
   struct State;
   std::shared_ptr<State> state_;
 };
+
+// The signals that Daemon::Serve waits for.
+sigset_t DaemonSignals();
+// Blocks them. Before the first thread is started.
+void BlockDaemonSignals();
 
 }  // namespace imagefs

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -123,10 +124,9 @@ absl::Status Spawn(const std::vector<std::string>& command, const Fd& log, const
   posix_spawnattr_setflags(&attributes,
                            POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
   pid_t pid;
-  // By this link it is the very program that runs now, also after an upgrade replaced its file.
-  const int error =
-      posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, argv.data(), environ);
-  if (error != 0) return ErrnoStatus(error, "starting the daemon");
+  const std::string program = DaemonProgram();
+  const int error = posix_spawn(&pid, program.c_str(), &actions, &attributes, argv.data(), environ);
+  if (error != 0) return ErrnoStatus(error, StrCat("starting the daemon, ", program));
   return absl::OkStatus();
 }
 
@@ -199,6 +199,16 @@ absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait) {
     return ErrnoStatus(errno, paths.start_lock());
   }
   return fd;
+}
+
+std::string DaemonProgram() {
+  char path[PATH_MAX];
+  const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
+  const std::string_view self(path, size > 0 ? static_cast<size_t>(size) : 0);
+  // Without a /proc, the search path has to do; the error then names just the program.
+  const size_t slash = self.rfind('/');
+  if (slash == std::string_view::npos) return "imagefsd";
+  return StrCat(self.substr(0, slash), "/imagefsd");
 }
 
 absl::StatusOr<Fd> ConnectOrStart(const Paths& paths, const std::vector<std::string>& command) {

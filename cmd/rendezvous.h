@@ -35,7 +35,10 @@ absl::StatusOr<Fd> ListenForCommands(const Paths& paths);
 // Waits for the lock, or fails at once with kUnavailable when `wait` is false and it is taken.
 absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait);
 
-// ConnectDaemon; where none runs, runs this program with the arguments `command` (the first is its
+// The path of the program imagefsd: beside the program that runs now.
+std::string DaemonProgram();
+
+// ConnectDaemon; where none runs, runs DaemonProgram with the arguments `command` (the first is its
 // name) as a daemon (new session, output to the log, no
 // descriptor but 0-2 and kReadyFd inherited, default signals) and waits until it listens. The
 // daemon's own words when it cannot start.

@@ -70,8 +70,11 @@ LogLevel ParseLogLevel(std::string_view name) {
 // The arguments and surroundings of one verb.
 class Session {
  public:
-  Session(const Command& command, Paths paths, std::string_view version)
-      : command_(command), paths_(std::move(paths)), version_(version) {}
+  Session(const Command& command, Paths paths, std::string_view version, StartDaemon start_daemon)
+      : command_(command),
+        paths_(std::move(paths)),
+        version_(version),
+        start_daemon_(start_daemon) {}
 
   int Mount();
   int Pull();
@@ -108,6 +111,7 @@ class Session {
   const Command& command_;
   const Paths paths_;
   const std::string version_;
+  const StartDaemon start_daemon_;
   Interrupts interrupts_;
 };
 
@@ -215,7 +219,7 @@ int Session::MountInForeground(const MountRequest& request, Clock::time_point be
     options.version = version_;
     options.ca_file = command_.ca_file;
     options.handle_signals = false;
-    absl::StatusOr<std::unique_ptr<Daemon>> started = Daemon::Start(std::move(options));
+    absl::StatusOr<std::unique_ptr<Daemon>> started = start_daemon_(std::move(options));
     if (!started.ok()) return Finish(started.status());
     daemon = *std::move(started);
   }
@@ -351,7 +355,8 @@ int Session::Stop() {
   return Finish(WaitForExit(pid, kStopTimeoutMs));
 }
 
-int RunDaemon(const Command& command, Paths paths, std::string_view version) {
+int RunDaemon(const Command& command, Paths paths, std::string_view version,
+              StartDaemon start_daemon) {
   BlockDaemonSignals();
   SetLogLevel(ParseLogLevel(command.log_level));
   Daemon::Options options;
@@ -360,7 +365,7 @@ int RunDaemon(const Command& command, Paths paths, std::string_view version) {
   options.ca_file = command.ca_file;
   options.idle_exit = std::chrono::seconds(command.idle_exit_seconds);
   options.starter_holds_lock = command.ready_fd >= 0;
-  absl::StatusOr<std::unique_ptr<Daemon>> daemon = Daemon::Start(std::move(options));
+  absl::StatusOr<std::unique_ptr<Daemon>> daemon = start_daemon(std::move(options));
   ReportReady(command.ready_fd, daemon.status());
   if (!daemon.ok()) return Fail(daemon.status());
   (*daemon)->Serve();
@@ -369,12 +374,18 @@ int RunDaemon(const Command& command, Paths paths, std::string_view version) {
 
 }  // namespace
 
-int RunCommand(const Command& command, std::string_view version) {
+bool NeedsDaemonProgram(const Command& command) {
+  return command.verb == "daemon" || (command.verb == "mount" && command.foreground);
+}
+
+int RunCommand(const Command& command, std::string_view version, StartDaemon start_daemon) {
   absl::StatusOr<Paths> paths =
       ResolvePaths(command.root, command.run, WorkingDirectory(), geteuid(), ProcessEnvironment);
   if (!paths.ok()) return Fail(paths.status());
-  if (command.verb == "daemon") return RunDaemon(command, *std::move(paths), version);
-  Session session(command, *std::move(paths), version);
+  if (command.verb == "daemon") {
+    return RunDaemon(command, *std::move(paths), version, start_daemon);
+  }
+  Session session(command, *std::move(paths), version, start_daemon);
   if (command.verb == "mount") return session.Mount();
   if (command.verb == "pull") return session.Pull();
   if (command.verb == "umount") return session.Umount();
