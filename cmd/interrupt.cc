@@ -43,6 +43,11 @@ bool Interrupts::interrupted() const {
   return state_->interrupted;
 }
 
+void Interrupts::Forget() {
+  absl::MutexLock lock(&state_->mu);
+  state_->interrupted = false;
+}
+
 Interrupts::Scope::Scope(Interrupts& interrupts, std::function<void()> action)
     : interrupts_(interrupts) {
   absl::MutexLock lock(&interrupts_.state_->mu);

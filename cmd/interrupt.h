@@ -32,6 +32,8 @@ class Interrupts {
     Interrupts& interrupts_;
   };
   bool interrupted() const;
+  // The interrupt was answered by what it asked for: calls that follow are not cancelled by it.
+  void Forget();
 
  private:
   struct State;

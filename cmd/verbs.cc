@@ -240,6 +240,7 @@ absl::Status Session::MountAndWait(const MountRequest& request, Clock::time_poin
                            Transfer(*client, request, &DaemonClient::Mount));
   PrintResult(result, begin);
   WaitUntilUnmounted(result.mount().directory());
+  interrupts_.Forget();
   UnmountRequest unmount;
   unmount.add_directories(result.mount().directory());
   UnmountReply reply;
