@@ -19,6 +19,8 @@ constexpr std::chrono::seconds kMaxRetryAfter(60);
 constexpr int kMaxRefusals = 3;
 // An attempt that brought so much was no failure in a row.
 constexpr uint64_t kProgressBytes = 64 << 10;
+// A plain HTTP server on loopback may wait for the end of what it takes for a request.
+constexpr std::chrono::milliseconds kProbeTimeout(2'000);
 constexpr size_t kMaxErrorBodyBytes = 16 << 10;
 constexpr size_t kMaxTableEntries = 4096;
 
@@ -186,6 +188,7 @@ void RegistryCall::Send(Url url) {
   request.verify_tls = endpoint_->access.verify_tls;
   request.priority = spec_.priority;
   request.max_body_bytes = spec_.max_body_bytes;
+  if (trying_https_) request.connect_timeout = kProbeTimeout;
   for (const auto& header : spec_.headers) request.headers.push_back(header);
   // Another host must not see the registry's credentials, and storage refuses two kinds at once.
   if (!at_storage_ && !authorization_.empty()) {
@@ -202,6 +205,16 @@ void RegistryCall::Send(Url url) {
 }
 
 absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& response) {
+  if (!at_storage_) {
+    RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
+    host.reached = true;
+    // 400 is what a TLS server answers to plain HTTP.
+    if (api_.scheme == "https") {
+      host.scheme = RegistryShared::Host::Scheme::kHttps;
+    } else if (response.status != 400) {
+      host.scheme = RegistryShared::Host::Scheme::kHttp;
+    }
+  }
   if (response.status != 200 && response.status != 206) {
     // The text of an error, and no more of it than can be of use.
     return HttpClient::Sink([self = shared_from_this()](std::string_view data) {
@@ -273,17 +286,13 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
 void RegistryCall::OnStatus(HttpResponse response) {
   const int status = response.status;
   if (!at_storage_) {
-    RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
-    host.reached = true;
+    const RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
     if (status == 400 && api_.scheme == "http" && endpoint_->loopback &&
         !endpoint_->access.plain_http && host.scheme == RegistryShared::Host::Scheme::kUnknown) {
-      // What TLS servers answer to plain HTTP.
       http_failure_ = StatusError(response);
       trying_https_ = true;
       return Attempt();
     }
-    host.scheme = api_.scheme == "https" ? RegistryShared::Host::Scheme::kHttps
-                                         : RegistryShared::Host::Scheme::kHttp;
     shared_->LogWarnings(endpoint_->host, response);
   }
   if (status == 200 || status == 206) {

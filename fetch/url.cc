@@ -41,6 +41,10 @@ absl::Status Refuse(std::string_view url, std::string_view why) {
 absl::StatusOr<Url> Take(CURLU* handle, std::string_view text) {
   if (text.size() > kMaxUrlBytes) return Refuse(text.substr(0, 200), "longer than 16 KiB");
   if (HasControlCharacter(text)) return Refuse("", "it holds control characters");
+  const size_t authority = text.find("://");
+  if (authority != std::string_view::npos && text.substr(authority).starts_with(":///")) {
+    return Refuse(text, "it names no host");
+  }
   const CURLUcode code =
       curl_url_set(handle, CURLUPART_URL, std::string(text).c_str(), CURLU_URLENCODE);
   if (code != CURLUE_OK) return Refuse(text, curl_url_strerror(code));
@@ -54,6 +58,7 @@ absl::StatusOr<Url> Take(CURLU* handle, std::string_view text) {
   if (url.scheme != "http" && url.scheme != "https") {
     return Refuse(text, "only http and https are supported");
   }
+  curl_url_set(handle, CURLUPART_HOST, url.host.c_str(), 0);
   if (url.host.empty()) return Refuse(text, "it names no host");
   const std::optional<uint64_t> port =
       ParseDecimal(Part(handle, CURLUPART_PORT, CURLU_DEFAULT_PORT));

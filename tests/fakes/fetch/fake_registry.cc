@@ -236,6 +236,7 @@ bool FakeRegistry::ServeOne(int fd, std::string& buffer) {
   size_t end = buffer.find("\r\n\r\n");
   while (end == std::string::npos) {
     if (!Fill(fd, buffer, buffer.size() + 1)) return false;
+    if (buffer[0] < 'A' || buffer[0] > 'Z') return false;  // TLS, for one
     end = buffer.find("\r\n\r\n");
   }
   Request request = ParseHead(std::string_view(buffer).substr(0, end));
