@@ -224,6 +224,8 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& res
       return absl::OkStatus();
     });
   }
+  // At once, so that what the receiver asks for next goes there directly.
+  if (spec_.keep_redirect && at_storage_) shared_->RememberRedirect(RedirectKey(), url_.text);
   if (!spec_.on_headers) return HttpClient::Sink();
   absl::StatusOr<HttpClient::Sink> sink = spec_.on_headers(response);
   if (!sink.ok()) {
@@ -295,12 +297,7 @@ void RegistryCall::OnStatus(HttpResponse response) {
     }
     shared_->LogWarnings(endpoint_->host, response);
   }
-  if (status == 200 || status == 206) {
-    if (spec_.keep_redirect && at_storage_) {
-      shared_->RememberRedirect(RedirectKey(), url_.text);
-    }
-    return Finish(std::move(response));
-  }
+  if (status == 200 || status == 206) return Finish(std::move(response));
   if (IsRedirect(status)) return FollowRedirect(response);
   if (at_storage_ && (status == 400 || status == 401 || status == 403)) {
     return OnStorageRefused(response);
