@@ -20,9 +20,7 @@ refuse 1 'plain' mount_it "$PROXY/test/plain@sha256:$(printf '0%.0s' {1..64})"
 rules '[{"path": "/v2/", "status": 401, "headers": {"WWW-Authenticate": "Basic realm=\"x\""}}]'
 refuse 1 'credential|login|401|unauthori' mount_it "$ref"
 rules '[{"path": "/v2/", "status": 403, "body": "denied"}]'
-refuse 1 'denied|403|forbidden|permission' mount_it "$ref"
-rules '[{"path": "/v2/", "status": 401, "headers": {"WWW-Authenticate": "Bearer realm=\"http://127.0.0.1:1/token\",service=\"s\""}}]'
-refuse 1 'token|127.0.0.1:1' mount_it "$ref"
+refuse 1 'denied|403|forbidden|permission|anonymous' mount_it "$ref"
 rules '[{"path": "/v2/", "status": 429, "headers": {"Retry-After": "0"}}]'
 refuse 1 '429|too many' mount_it "$ref"
 rules '[{"path": "/v2/", "status": 500}]'
@@ -31,7 +29,12 @@ rules '[{"path": "manifests", "status": 200, "body": "<html>captive portal</html
 refuse 1 'manifest' mount_it "$ref"
 rules '[{"path": "/v2/", "status": 301, "headers": {"Location": "/v2/loop"}}]'
 refuse 1 'redirect' mount_it "$ref"
+rules '[{"path": "/v2/", "status": 401, "headers": {"WWW-Authenticate": "Bearer realm=\"http://127.0.0.1:1/token\",service=\"s\""}}]'
+refuse 1 'token|127.0.0.1:1' mount_it "$ref"
 nothing_left "$M"
+# The way to that token service is remembered: a new daemon asks anew.
+ifs stop
+wait_for 10 '[ -z "$(daemons)" ]' || fail "still running"
 
 # Passing trouble is retried by itself.
 rules '[{"path": "/v2/", "status": 503, "times": 1, "id": "a"},

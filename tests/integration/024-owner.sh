@@ -5,11 +5,7 @@
 need_root
 ifs images >/dev/null
 pid=$(daemons)
-refuse 1 "$pid" timeout 20 "$IMAGEFS" --root "$ROOT" --run "$T/other-run" daemon
-refuse 1 'daemon|running|socket|own' timeout 20 "$IMAGEFS" --root "$T/other-root" --run "$RUN" daemon
+refuse 1 "$pid" timeout 20 "$IMAGEFS" --root "$ROOT" --run "$T/other-run" --log-level error daemon
+refuse 1 'daemon|running|socket|own' timeout 20 "$IMAGEFS" --root "$T/other-root" --run "$RUN" --log-level error daemon
 "$IMAGEFS" --root "$T/other-root" --run "$T/other-run" images >/dev/null
 same "two stores, two daemons" 2 "$(daemons | wc -w)"
-# A store that is not ours, or from another version, is not touched.
-mkdir -p "$T/alien/db"
-echo 'something else' >"$T/alien/db/CURRENT"
-refuse 1 'alien' "$IMAGEFS" --root "$T/alien" --run "$T/alien-run" images

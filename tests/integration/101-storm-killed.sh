@@ -15,7 +15,7 @@ mkdir "$M/first"
 "$IMAGEFS" --root "$ROOT" --run "$RUN" mount -q "$ref" "$M/first" >/dev/null 2>&1 &
 first=$!
 # Blobs of at least 300000 bytes hold; the config is smaller and passes.
-wait_for 20 "[ \$(grep -c 'GET .*/blobs/' '$BEGAN') -ge 2 ]" || fail "no download began"
+wait_for 20 "blobs_began 2" || fail "no download began"
 mount_one() { mkdir "$M/$1" && ifs mount -q "$ref" "$M/$1"; }
 (
   wait_for 20 "[ \$(flights 'f[\"joins\"]') -ge 10 ]" || echo "few joined" >&2

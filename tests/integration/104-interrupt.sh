@@ -13,7 +13,7 @@ ifs images >/dev/null
 rules "[{\"path\": \"blobs\", \"hold\": \"$T/go\", \"cut_hold\": 3000000}]"
 start() { setsid "$IMAGEFS" --root "$ROOT" --run "$RUN" mount -q "$ref" "$M/$1" >"$T/$1.out" 2>&1 & }
 start a; a=$!
-wait_for 20 "[ \$(grep -c 'GET .*/blobs/' '$BEGAN') -ge 2 ]" || fail "no download began"
+wait_for 20 "blobs_began 2" || fail "no download began"
 start b; b=$!
 wait_for 20 "[ \$(flights 'f[\"joins\"]') -ge 1 ]" || fail "the second one does not join"
 kill -INT $a

@@ -11,7 +11,7 @@ rules '[{"path": "blobs", "rate": 3000000}]'
 mkdir "$M/a" "$M/b"
 ifs mount "$PROXY/test/big:1" "$M/a" >"$T/out" 2>"$T/err"
 ! grep -q $'\033' "$T/err" || fail "control characters in a file"
-grep -qi 'download' "$T/err" || { cat "$T/err"; fail "no word of the download"; }
+grep -qiE 'download|unpack' "$T/err" || { cat "$T/err"; fail "no word of what it does"; }
 same "one line on stdout" 1 "$(grep -c . "$T/out")"
 ifs umount "$M/a"
 ifs rm "$PROXY/test/big:1" >/dev/null

@@ -44,11 +44,11 @@ processes() {
   return 0
 }
 
-# The daemons of this test: processes "imagefs ... daemon" or serving in the foreground.
+# The daemons of this test; a mount in the foreground is one as well.
 daemons() {
   local pid
   for pid in $(processes); do
-    [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$(readlink -f "$IMAGEFS")" ] && echo "$pid"
+    [ "$(readlink "/proc/$pid/exe" 2>/dev/null)" = "$(readlink -f "$IMAGEFS")d" ] && echo "$pid"
   done
   return 0
 }
@@ -199,6 +199,9 @@ storm() {
   done
   exec {gate}<&-
 }
+
+# blobs_began N: at least N requests for blobs reached the proxy.
+blobs_began() { [ "$(grep -c 'GET .*/blobs/' "$BEGAN" 2>/dev/null)" -ge "$1" ] 2>/dev/null; }
 
 # flights EXPRESSION: over the counters `f` of all flights of the daemon, e.g. flights 'f["waiting"]'.
 flights() { ifs status --json | field "sum($1 for f in j['flights'].values())"; }
