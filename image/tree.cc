@@ -3,21 +3,44 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cassert>
 #include <cstring>
+#include <utility>
+
+#include "absl/hash/hash.h"
+#include "base/text.h"
 
 namespace imagefs {
+
 namespace {
 
-constexpr size_t kArenaBlock = 256 << 10;
-// In Inode::extents: the handle names a list, not a single extent.
-constexpr uint32_t kListBit = 1u << 31;
+// Blocks of the arena start small, since most trees of tests and of thin layers are small.
+constexpr size_t kFirstArenaBlock = 4096;
+constexpr size_t kMaxArenaBlock = 256 * 1024;
 
-bool IsDirectory(const Inode& inode) { return S_ISDIR(inode.mode); }
+std::string XattrKey(const std::vector<Xattr>& xattrs) {
+  std::string key;
+  for (const Xattr& xattr : xattrs) {
+    StrAppend(&key, xattr.name.size(), ":", xattr.value.size(), ":");
+    key += xattr.name;
+    key += xattr.value;
+  }
+  return key;
+}
 
 }  // namespace
 
-Tree::Tree() {
+size_t Tree::NameHash::operator()(const Key& key) const {
+  return absl::HashOf(key.directory, ToAbsl(key.name));
+}
+
+size_t Tree::NameHash::operator()(DirentId id) const {
+  const Dirent& dirent = (*dirents)[id];
+  return (*this)(Key{dirent.parent, dirent.name});
+}
+
+Tree::Tree()
+    : dirents_(std::make_unique<Dirents>()),
+      names_(0, NameHash{dirents_.get()}, NameEqual{dirents_.get()}) {
   Inode root;
   root.mode = S_IFDIR | 0755;
   root.implied = true;
@@ -26,58 +49,52 @@ Tree::Tree() {
 }
 
 DirentId Tree::Find(InodeId directory, std::string_view name) const {
-  const auto it = names_.find({directory, name});
-  return it == names_.end() ? kNoId : it->second;
+  const auto it = names_.find(Key{directory, name});
+  return it == names_.end() ? kNoId : *it;
 }
 
 InodeId Tree::NewInode(const Inode& attributes) {
-  assert(inodes_.size() < kListBit);
-  inodes_.push_back(attributes);
-  Inode& inode = inodes_.back();
+  const InodeId id = static_cast<InodeId>(inodes_.size());
+  Inode& inode = inodes_.emplace_back(attributes);
   inode.nlink = 0;
+  inode.extents = kNoId;
+  inode.xattrs = kNoId;
   inode.first_child = kNoId;
   inode.parent = kNoId;
-  return static_cast<InodeId>(inodes_.size() - 1);
+  return id;
 }
 
 DirentId Tree::Link(InodeId directory, std::string_view name, InodeId inode) {
-  const auto id = static_cast<DirentId>(dirents_.size());
-  Dirent dirent;
-  dirent.name = Intern(name);
-  dirent.parent = directory;
-  dirent.inode = inode;
-  dirent.next = inodes_[directory].first_child;
-  dirents_.push_back(dirent);
+  const DirentId id = static_cast<DirentId>(dirents_->size());
+  dirents_->push_back({Intern(name), directory, inode, inodes_[directory].first_child});
   inodes_[directory].first_child = id;
-  names_.emplace(std::make_pair(directory, dirent.name), id);
-  Inode& target = inodes_[inode];
-  if (IsDirectory(target)) {
-    target.parent = directory;
+  names_.insert(id);
+  if (S_ISDIR(inodes_[inode].mode)) {
+    inodes_[inode].parent = directory;
   } else {
-    ++target.nlink;
+    ++inodes_[inode].nlink;
   }
   return id;
 }
 
-// A dirent that lost its name stays in its directory's list with inode kNoId: lists are walked
-// once, when the tree is written, while unlinking from the middle of a million names would be
-// quadratic.
+// A removed dirent stays in its directory's list, with no inode, so that removing is O(1) whatever
+// the number of siblings.
 void Tree::Unlink(InodeId directory, std::string_view name) {
-  const auto it = names_.find({directory, name});
-  if (it == names_.end()) return;
-  std::vector<DirentId> doomed = {it->second};
-  while (!doomed.empty()) {
-    Dirent& dirent = dirents_[doomed.back()];
-    doomed.pop_back();
-    names_.erase(std::make_pair(dirent.parent, dirent.name));
-    Inode& inode = inodes_[dirent.inode];
-    dirent.inode = kNoId;
-    if (!IsDirectory(inode)) {
+  const DirentId first = Find(directory, name);
+  if (first == kNoId) return;
+  std::vector<DirentId> pending = {first};
+  while (!pending.empty()) {
+    const DirentId id = pending.back();
+    pending.pop_back();
+    Dirent& dirent = (*dirents_)[id];
+    names_.erase(id);
+    Inode& inode = inodes_[std::exchange(dirent.inode, kNoId)];
+    if (!S_ISDIR(inode.mode)) {
       --inode.nlink;
       continue;
     }
-    for (DirentId child = inode.first_child; child != kNoId; child = dirents_[child].next) {
-      if (dirents_[child].inode != kNoId) doomed.push_back(child);
+    for (DirentId child = inode.first_child; child != kNoId; child = (*dirents_)[child].next) {
+      if ((*dirents_)[child].inode != kNoId) pending.push_back(child);
     }
     inode.first_child = kNoId;
     inode.parent = kNoId;
@@ -86,36 +103,43 @@ void Tree::Unlink(InodeId directory, std::string_view name) {
 
 std::vector<DirentId> Tree::SortedChildren(InodeId directory) const {
   std::vector<DirentId> children;
-  for (DirentId id = inodes_[directory].first_child; id != kNoId; id = dirents_[id].next) {
-    if (dirents_[id].inode != kNoId) children.push_back(id);
+  for (DirentId id = inodes_[directory].first_child; id != kNoId; id = dirent(id).next) {
+    if (dirent(id).inode != kNoId) children.push_back(id);
   }
-  std::sort(children.begin(), children.end(),
-            [this](DirentId a, DirentId b) { return dirents_[a].name < dirents_[b].name; });
+  // The list is in reverse order of insertion, and most archives are sorted.
+  std::reverse(children.begin(), children.end());
+  const auto less = [this](DirentId a, DirentId b) { return dirent(a).name < dirent(b).name; };
+  if (!std::is_sorted(children.begin(), children.end(), less)) {
+    std::sort(children.begin(), children.end(), less);
+  }
   return children;
 }
 
 std::string_view Tree::Intern(std::string_view text) {
+  if (text.empty()) return {};
   if (text.size() > arena_size_ - arena_used_) {
-    arena_size_ = std::max(kArenaBlock, text.size());
+    const size_t next = arena_size_ == 0 ? kFirstArenaBlock : arena_size_ * 2;
+    arena_size_ = std::max(std::min(next, kMaxArenaBlock), text.size());
     arena_used_ = 0;
     arena_.push_back(std::make_unique_for_overwrite<char[]>(arena_size_));
   }
-  if (text.empty()) return {};
-  char* place = arena_.back().get() + arena_used_;
-  std::memcpy(place, text.data(), text.size());
+  char* const at = arena_.back().get() + arena_used_;
+  std::memcpy(at, text.data(), text.size());
   arena_used_ += text.size();
-  return {place, text.size()};
+  return {at, text.size()};
 }
 
 void Tree::SetExtents(InodeId inode, std::vector<Extent> extents) {
+  uint32_t& slot = inodes_[inode].extents;
   if (extents.empty()) {
-    inodes_[inode].extents = kNoId;
+    slot = kNoId;
   } else if (extents.size() == 1) {
-    single_extents_.push_back(extents.front());
-    inodes_[inode].extents = static_cast<uint32_t>(single_extents_.size() - 1);
+    slot = static_cast<uint32_t>(2 * single_extents_.size());
+    single_extents_.push_back(extents[0]);
   } else {
+    slot = static_cast<uint32_t>(2 * extent_lists_.size() + 1);
+    extents.shrink_to_fit();
     extent_lists_.push_back(std::move(extents));
-    inodes_[inode].extents = static_cast<uint32_t>(extent_lists_.size() - 1) | kListBit;
   }
 }
 
@@ -125,31 +149,23 @@ void Tree::SetXattrs(InodeId inode, std::vector<Xattr> xattrs) {
     return;
   }
   std::sort(xattrs.begin(), xattrs.end());
-  // The key of a set: every string with its length in front, so that no two sets share one.
-  std::string key;
-  for (const Xattr& xattr : xattrs) {
-    for (const std::string* part : {&xattr.name, &xattr.value}) {
-      const auto size = static_cast<uint32_t>(part->size());
-      key.append(reinterpret_cast<const char*>(&size), sizeof(size));
-      key.append(*part);
-    }
-  }
-  const auto [it, added] =
-      xattr_sets_.try_emplace(std::move(key), static_cast<uint32_t>(xattrs_.size()));
-  if (added) xattrs_.push_back(std::move(xattrs));
+  const auto [it, is_new] =
+      xattr_sets_.try_emplace(XattrKey(xattrs), static_cast<uint32_t>(xattrs_.size()));
+  if (is_new) xattrs_.push_back(std::move(xattrs));
   inodes_[inode].xattrs = it->second;
 }
 
 absl::Span<const Extent> Tree::Extents(InodeId inode) const {
-  const uint32_t handle = inodes_[inode].extents;
-  if (handle == kNoId) return {};
-  if ((handle & kListBit) != 0) return extent_lists_[handle & ~kListBit];
-  return absl::MakeConstSpan(&single_extents_[handle], 1);
+  const uint32_t slot = inodes_[inode].extents;
+  if (slot == kNoId) return {};
+  if (slot % 2 == 0) return {&single_extents_[slot / 2], 1};
+  return extent_lists_[slot / 2];
 }
 
 absl::Span<const Xattr> Tree::Xattrs(InodeId inode) const {
-  const uint32_t handle = inodes_[inode].xattrs;
-  return handle == kNoId ? absl::Span<const Xattr>() : absl::MakeConstSpan(xattrs_[handle]);
+  const uint32_t slot = inodes_[inode].xattrs;
+  if (slot == kNoId) return {};
+  return xattrs_[slot];
 }
 
 }  // namespace imagefs

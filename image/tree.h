@@ -1,6 +1,7 @@
 // A file tree in memory: what a layer's tar or a merge of layers says, before it is written as an
-// EROFS image. Built once, by one thread, then written and dropped; compact, since an image may have
-// a million entries (names and targets live in an arena, hard links are dirents sharing an inode).
+// EROFS image. Built once, by one thread, then written and dropped; compact, since an image may
+// have a million entries (names and targets live in an arena, hard links are dirents sharing an
+// inode).
 //
 // Two forms:
 //   overlay form  one layer alone: a whiteout is a character device 0:0, an opaque directory has
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/types/span.h"
 
 namespace imagefs {
@@ -76,7 +78,7 @@ class Tree {
 
   Inode& inode(InodeId id) { return inodes_[id]; }
   const Inode& inode(InodeId id) const { return inodes_[id]; }
-  const Dirent& dirent(DirentId id) const { return dirents_[id]; }
+  const Dirent& dirent(DirentId id) const { return (*dirents_)[id]; }
   size_t inode_count() const { return inodes_.size(); }  // also those that lost their last name
 
   // kNoId when absent. O(1).
@@ -98,13 +100,37 @@ class Tree {
   absl::Span<const Xattr> Xattrs(InodeId inode) const;
 
  private:
-  // The owner of image/tree.cc chooses the containers; they must not be copied when they grow
-  // (a deque, not a vector), so that the peak stays near the final size.
+  // The set of names holds dirent numbers only and looks the names up in the dirents, which
+  // therefore live at an address that a move of the tree does not change.
+  using Dirents = std::deque<Dirent>;
+  struct Key {
+    InodeId directory;
+    std::string_view name;
+  };
+  struct NameHash {
+    using is_transparent = void;
+    const Dirents* dirents;
+    size_t operator()(DirentId id) const;
+    size_t operator()(const Key& key) const;
+  };
+  struct NameEqual {
+    using is_transparent = void;
+    const Dirents* dirents;
+    bool operator()(DirentId a, DirentId b) const { return a == b; }
+    bool operator()(DirentId a, const Key& b) const {
+      const Dirent& dirent = (*dirents)[a];
+      return dirent.parent == b.directory && dirent.name == b.name;
+    }
+    bool operator()(const Key& a, DirentId b) const { return (*this)(b, a); }
+  };
+
+  // Deques, so that nothing is copied when they grow and the peak stays near the final size.
   std::deque<Inode> inodes_;
-  std::deque<Dirent> dirents_;
-  absl::flat_hash_map<std::pair<InodeId, std::string_view>, DirentId> names_;
+  std::unique_ptr<Dirents> dirents_;
+  absl::flat_hash_set<DirentId, NameHash, NameEqual> names_;
   std::vector<std::unique_ptr<char[]>> arena_;
-  size_t arena_used_ = 0, arena_size_ = 0;
+  size_t arena_used_ = 0, arena_size_ = 0;  // of the last block
+  // Inode::extents is twice an index, plus 1 when it is one of extent_lists_.
   std::deque<Extent> single_extents_;
   std::deque<std::vector<Extent>> extent_lists_;
   std::deque<std::vector<Xattr>> xattrs_;
