@@ -175,6 +175,11 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
       return UsageError(error.what(), chosen.empty() ? "" : chosen[0]->get_name());
     }
     if (help->parsed()) {
+      const auto verbs =
+          app.get_subcommands([&](const CLI::App* verb) { return verb->get_name() == help_verb; });
+      if (!help_verb.empty() && verbs.empty()) {
+        return UsageError(StrCat("no verb ", Printable(help_verb)), "");
+      }
       std::vector<const char*> asked = {"imagefs", "--help"};
       if (!help_verb.empty()) asked.insert(asked.begin() + 1, help_verb.c_str());
       return ParseCommandLine(static_cast<int>(asked.size()), asked.data(), version);

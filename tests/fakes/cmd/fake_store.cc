@@ -85,6 +85,12 @@ void FakeImageStore::AwaitDurableCalls(int calls) {
   mu_.Await(absl::Condition(&reached));
 }
 
+void FakeImageStore::AwaitChainLeft(int callers) {
+  absl::MutexLock lock(&mu_);
+  auto reached = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return left_ >= callers; };
+  mu_.Await(absl::Condition(&reached));
+}
+
 void FakeImageStore::AwaitChainCancelled() {
   absl::MutexLock lock(&mu_);
   auto reached = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return cancelled_ > 0; };
@@ -122,7 +128,14 @@ absl::StatusOr<ChainRef> FakeImageStore::ChainResultLocked() const {
 FlightTicket FakeImageStore::EnsureChain(ImageRef image, std::shared_ptr<ImageSource>, Priority,
                                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
   FlightTable<ChainRef>::Caller caller;
-  caller.done = std::move(done);
+  caller.done = [this, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+    // Before `done`: after it the last call may have ended, and this object be gone.
+    if (absl::IsCancelled(chain.status())) {
+      absl::MutexLock lock(&mu_);
+      ++left_;
+    }
+    done(std::move(chain));
+  };
   caller.start = [this](FlightTable<ChainRef>::Context context) {
     std::function<void(absl::StatusOr<ChainRef>)> finish = context.finish;
     auto registration = context.cancel.OnCancel([this, finish] {

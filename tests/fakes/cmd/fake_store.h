@@ -33,6 +33,8 @@ class FakeImageStore : public ImageStore {
   // Waits until that many calls of EnsureChain or WaitDurable were made.
   void AwaitChainCalls(int calls);
   void AwaitDurableCalls(int calls);
+  // Waits until that many callers of EnsureChain have left it.
+  void AwaitChainLeft(int callers);
   // Waits until a chain's flight was told that nobody wants it.
   void AwaitChainCancelled();
   int resolve_calls() const;
@@ -72,6 +74,7 @@ class FakeImageStore : public ImageStore {
   int chain_calls_ ABSL_GUARDED_BY(mu_) = 0;
   int durable_calls_ ABSL_GUARDED_BY(mu_) = 0;
   int cancelled_ ABSL_GUARDED_BY(mu_) = 0;
+  int left_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<Digest, LayerState> states_ ABSL_GUARDED_BY(mu_);
   std::optional<FlightTable<ChainRef>::Context> held_chain_ ABSL_GUARDED_BY(mu_);
   CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);

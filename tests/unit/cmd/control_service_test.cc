@@ -217,6 +217,7 @@ TEST_F(ControlServiceTest, ACallerThatLeavesDisturbsNobody) {
   store_.AwaitChainCalls(2);
   first_context.TryCancel();
   EXPECT_EQ(Finish(std::move(first)).status.error_code(), grpc::StatusCode::CANCELLED);
+  store_.AwaitChainLeft(1);
   EXPECT_EQ(store_.chain_counters().cancelled, 0u);
   store_.ReleaseChain();
   EXPECT_TRUE(Finish(std::move(second)).status.ok());
