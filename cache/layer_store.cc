@@ -10,7 +10,7 @@
 #include <thread>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
+#include "absl/time/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -22,6 +22,10 @@ namespace imagefs {
 namespace {
 
 constexpr std::string_view kLayerPrefix = "layer/";
+// Syncing a layer's data makes every other sync of the file system wait for it, also the small ones
+// of the records that a mount is acknowledged by. So it waits for a pause, but not for ever.
+constexpr absl::Duration kQuiet = absl::Seconds(1);
+constexpr absl::Duration kMaxUnsealed = absl::Seconds(10);
 constexpr int kAttempts = 2;  // of a layer whose bytes were wrong
 
 std::string LayerRecord(LayerState state, std::string_view boot_id, uint64_t data_bytes,
@@ -92,6 +96,7 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   ~Job() {
     absl::MutexLock lock(&store_.mu_);
     --store_.jobs_alive_;
+    store_.last_job_end_ = absl::Now();
   }
 
   void Start() {
@@ -300,9 +305,9 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
                           ? store->options_.workers
                           : static_cast<int>(std::thread::hardware_concurrency()) + 2;
   store->work_ = std::make_unique<Executor>("layer", workers);
-  store->seal_ = std::make_unique<Executor>("seal", 1);
   IMAGEFS_RETURN_IF_ERROR(store->Load());
   IMAGEFS_RETURN_IF_ERROR(store->RemoveStrangers());
+  store->sealer_ = std::thread([raw = store.get()] { raw->SealLoop(); });
   return store;
 }
 
@@ -313,7 +318,11 @@ LayerStore::~LayerStore() {
     mu_.Await(absl::Condition(&none));
   }
   work_.reset();
-  seal_.reset();
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  if (sealer_.joinable()) sealer_.join();
 }
 
 std::string LayerStore::DirectoryOf(const Digest& diff_id) const {
@@ -324,7 +333,6 @@ std::string LayerStore::DirectoryOf(const Digest& diff_id) const {
 // synced); everything else is fetched again when somebody asks.
 absl::Status LayerStore::Load() {
   std::vector<std::string> dead;
-  std::vector<Digest> unsealed;
   {
     absl::MutexLock lock(&mu_);
     IMAGEFS_RETURN_IF_ERROR(
@@ -350,7 +358,7 @@ absl::Status LayerStore::Load() {
             dead.emplace_back(key);
             return true;
           }
-          if (entry.state == LayerState::kWritten) unsealed.push_back(*diff_id);
+          if (entry.state == LayerState::kWritten) unsealed_.push_back(*diff_id);
           layers_.emplace(*diff_id, std::move(entry));
           return true;
         }));
@@ -362,9 +370,6 @@ absl::Status LayerStore::Load() {
     LogWarning("layer.dropped layer=", key, " reason=not synced before a crash, or damaged");
   }
   if (!dead.empty()) IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, true));
-  for (const Digest& diff_id : unsealed) {
-    seal_->Submit([this, diff_id] { Seal(diff_id); });
-  }
   return absl::OkStatus();
 }
 
@@ -461,12 +466,43 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
     entry.data_bytes = data_bytes;
     entry.index_bytes = index_bytes;
     layer = OpenLocked(diff_id, entry);
-    if (!layer.ok()) layers_.erase(diff_id);
+    if (layer.ok()) {
+      if (unsealed_.empty()) unsealed_since_ = absl::Now();
+      unsealed_.push_back(diff_id);
+    } else {
+      layers_.erase(diff_id);
+    }
   }
   IMAGEFS_RETURN_IF_ERROR(layer.status());
   built_++;
-  seal_->Submit([this, diff_id] { Seal(diff_id); });
   return layer;
+}
+
+bool LayerStore::MayRestLocked() const {
+  const absl::Time now = absl::Now();
+  return !stopping_ && durable_waits_.empty() && now - unsealed_since_ < kMaxUnsealed &&
+         (jobs_alive_ > 0 || now - last_job_end_ < kQuiet);
+}
+
+void LayerStore::SealLoop() {
+  while (true) {
+    Digest next;
+    {
+      absl::MutexLock lock(&mu_);
+      auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+        return stopping_ || !unsealed_.empty();
+      };
+      mu_.Await(absl::Condition(&work));
+      auto urgent = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+        return stopping_ || !durable_waits_.empty();
+      };
+      while (MayRestLocked()) mu_.AwaitWithTimeout(absl::Condition(&urgent), kQuiet / 4);
+      if (unsealed_.empty()) return;  // stopping, and all is on disk
+      next = unsealed_.front();
+      unsealed_.pop_front();
+    }
+    Seal(next);
+  }
 }
 
 absl::Status LayerStore::SealFiles(const Digest& diff_id, const Entry& entry) {

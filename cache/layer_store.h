@@ -6,9 +6,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -18,6 +20,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "base/executor.h"
 #include "base/flight.h"
 #include "cache/chain.h"
@@ -77,6 +80,9 @@ class LayerStore {
   // The layer's files are in `directory`: moves them into place, records, pins.
   absl::StatusOr<LayerRef> Publish(const Digest& diff_id, const std::string& directory,
                                    uint64_t data_bytes, uint64_t index_bytes);
+  // The sealer's thread: takes written layers to complete, one after the other.
+  void SealLoop();
+  bool MayRestLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Syncs a written layer to disk and records it as complete.
   void Seal(const Digest& diff_id);
   absl::Status SealFiles(const Digest& diff_id, const Entry& entry);
@@ -99,13 +105,17 @@ class LayerStore {
   absl::flat_hash_map<Digest, std::weak_ptr<Spool>> spools_ ABSL_GUARDED_BY(mu_);
   std::vector<DurableWait> durable_waits_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Time last_job_end_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  std::deque<Digest> unsealed_ ABSL_GUARDED_BY(mu_);
+  absl::Time unsealed_since_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
   std::atomic<uint64_t> built_{0}, reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0},
       tar_bytes_{0};
 
   // Last, so that their threads are gone before anything above.
   std::unique_ptr<Executor> work_;
-  std::unique_ptr<Executor> seal_;
+  std::thread sealer_;
 };
 
 }  // namespace imagefs
