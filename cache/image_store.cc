@@ -72,8 +72,10 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
 
   void Check(const absl::Status& status) {
     if (status.ok()) return;
-    context_.finish(absl::IsCancelled(status) ? status
-                                              : Annotate(status, request_.reference.ToString()));
+    // Sources name what they asked for themselves.
+    const std::string reference = request_.reference.ToString();
+    const bool named = ToStd(status.message()).find(reference) != std::string_view::npos;
+    context_.finish(absl::IsCancelled(status) || named ? status : Annotate(status, reference));
   }
 
   absl::Status OnManifest(absl::StatusOr<ImageSource::FetchedManifest> fetched, int depth) {

@@ -103,6 +103,12 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
     store_.work_->Submit(context_.priority, [self = shared_from_this()] { self->Begin(); });
   }
 
+  // True once callers are being told how it ended.
+  bool over() const {
+    const Activity activity = activity_.load();
+    return activity == Activity::kDone || activity == Activity::kFailed;
+  }
+
   LayerProgress progress() const {
     LayerProgress progress;
     progress.activity = activity_.load();
@@ -145,7 +151,12 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
     }
     activity_ = Activity::kDownloading;
     Download(*spool, reader);
-    (*spool)->OnFirstByte([self = shared_from_this(), reader] { self->Schedule(reader); });
+    // Weak: the spool is kept by this job, and the flight's callback keeps the job.
+    (*spool)->OnFirstByte([weak = weak_from_this(), reader = std::weak_ptr(reader)] {
+      const auto self = weak.lock();
+      const auto waiting = reader.lock();
+      if (self != nullptr && waiting != nullptr) self->Schedule(waiting);
+    });
   }
 
   // Joins the blob's flight.
@@ -182,6 +193,8 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
       ticket.Leave();
     });
     absl::MutexLock lock(&mu_);
+    // The pass may have ended already; what it would have to undo is then not kept.
+    if (reader != reader_) return;
     ticket_ = ticket;
     on_cancel_ = std::move(registration);
   }
@@ -602,10 +615,11 @@ void LayerStore::DropSpool(const Digest& blob, bool keep_file) {
 }
 
 LayerState LayerStore::StateOf(const Digest& diff_id) const {
+  std::shared_ptr<Job> job;  // outlives the lock, which its end takes
   absl::MutexLock lock(&mu_);
   if (const auto it = layers_.find(diff_id); it != layers_.end()) return it->second.state;
-  const auto job = jobs_.find(diff_id);
-  return job != jobs_.end() && !job->second.expired() ? LayerState::kFilling : LayerState::kAbsent;
+  if (const auto it = jobs_.find(diff_id); it != jobs_.end()) job = it->second.lock();
+  return job != nullptr && !job->over() ? LayerState::kFilling : LayerState::kAbsent;
 }
 
 std::optional<LayerProgress> LayerStore::Progress(const Digest& diff_id) const {

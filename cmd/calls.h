@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/executor.h"
+#include "base/flight.h"
 #include "cache/image_store.h"
 #include "cmd/control_service.h"
 #include "cmd/ticker.h"
@@ -61,8 +62,12 @@ struct TransferRequest {
   bool progress = false;
 };
 
+// The flights of Prepare, by ChainID.
+using MountFlights = FlightTable<MountTable::Pin>;
+
 struct TransferContext {
   ControlService::Deps deps;
+  MountFlights& mounts;
   Ticker& ticker;
   CallCounter& counter;
 };

@@ -174,11 +174,13 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
 
   grpc::ServerWriteReactor<MountEvent>* Mount(Context* context,
                                               const MountRequest* request) override {
-    return StartTransfer({deps_, ticker_, counter_}, context, ParseMountRequest(*request));
+    return StartTransfer({deps_, mount_flights_, ticker_, counter_}, context,
+                         ParseMountRequest(*request));
   }
   grpc::ServerWriteReactor<MountEvent>* Pull(Context* context,
                                              const PullRequest* request) override {
-    return StartTransfer({deps_, ticker_, counter_}, context, ParsePullRequest(*request));
+    return StartTransfer({deps_, mount_flights_, ticker_, counter_}, context,
+                         ParsePullRequest(*request));
   }
 
   Unary* Inspect(Context* context, const InspectRequest* request, InspectReply* reply) override {
@@ -228,6 +230,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   const Options options_;
   const Deps deps_;
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
+  MountFlights mount_flights_{"mount"};
   CallCounter counter_;
   Ticker ticker_;
 };
@@ -314,8 +317,6 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   count("http_retries", source.retries);
   count("http_resumes", source.resumes);
   count("http_redirects", source.redirects);
-  count("tokens_fetched", source.tokens_fetched);
-  count("token_joins", source.token_joins);
   if (deps_.fuse != nullptr) {
     const FuseCounters fuse = deps_.fuse->counters();
     count("fuse_requests", fuse.requests);
@@ -328,6 +329,9 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
     count("fuse_errors", fuse.errors);
   }
   for (const FlightReport& report : deps_.store.Flights()) AddFlight(report, reply);
+  // A token's key is made from credentials: its flights are counted, not named.
+  AddFlight({"token", source.tokens, {}}, reply);
+  AddFlight({mount_flights_.name(), mount_flights_.counters(), mount_flights_.Running()}, reply);
   for (const ImageStore::LayerInfo& info : deps_.store.ListLayers()) {
     StatusReply::Layer* layer = reply->add_layers();
     layer->set_diff_id(info.diff_id.ToString());

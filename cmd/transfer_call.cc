@@ -102,7 +102,11 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   }
 
   TransferCall(const TransferContext& context, grpc::CallbackServerContext* call)
-      : deps_(context.deps), ticker_(context.ticker), counter_(context.counter), call_(call) {}
+      : deps_(context.deps),
+        mount_flights_(context.mounts),
+        ticker_(context.ticker),
+        counter_(context.counter),
+        call_(call) {}
 
   void OnWriteDone(bool ok) override {
     {
@@ -148,17 +152,20 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
 
   std::shared_ptr<TransferCall> self() { return shared_from_this(); }
 
-  // Begins a step; false when the caller is gone and the call was ended instead.
+  // Begins a step, timed as one with the step before where that has the same name; false when the
+  // caller is gone and the call was ended instead.
   bool Enter(std::string_view phase, std::string_view timing) {
     const Clock::time_point now = Clock::now();
     {
       absl::MutexLock lock(&mu_);
       ++stage_;
       ticket_ = FlightTicket();
-      CloseStepLocked(now);
       phase_ = phase;
-      step_ = timing;
-      step_begin_ = now;
+      if (step_ != timing) {
+        CloseStepLocked(now);
+        step_ = timing;
+        step_begin_ = now;
+      }
       if (!cancelled_) return true;
     }
     End(absl::CancelledError("the caller went away"));
@@ -189,6 +196,7 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   void Resolve();
   void Bring(ImageStore::Resolved resolved);
   void Mount(ChainRef chain);
+  void MountPrepared(ChainRef chain, MountTable::Pin pin);
   void Sync(ChainRef chain);
   void Succeed(std::optional<MountRecord> record);
   void End(const absl::Status& status);
@@ -200,6 +208,7 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   void Pump();
 
   const ControlService::Deps deps_;
+  MountFlights& mount_flights_;
   Ticker& ticker_;
   CallCounter& counter_;
   grpc::CallbackServerContext* const call_;
@@ -281,7 +290,25 @@ void TransferCall::Bring(ImageStore::Resolved resolved) {
 
 void TransferCall::Mount(ChainRef chain) {
   if (!Enter("mounting", "mount")) return;
-  deps_.executor.Submit([self = self(), chain = std::move(chain)]() mutable {
+  const int stage = this->stage();
+  const std::string key = chain->chain_id.ToString();
+  MountFlights::Caller caller;
+  caller.start = [&deps = deps_, chain](MountFlights::Context context) {
+    deps.executor.Submit([&mounts = deps.mounts, chain, context = std::move(context)] {
+      context.finish(mounts.Prepare(chain));
+    });
+  };
+  caller.done = [self = self(), chain](absl::StatusOr<MountTable::Pin> pin) mutable {
+    if (!pin.ok()) return self->End(pin.status());
+    self->MountPrepared(std::move(chain), *std::move(pin));
+  };
+  Adopt(stage, mount_flights_.Join(key, std::move(caller)).ticket);
+}
+
+void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
+  // Work of this call alone from here on: the ticket is of no more use.
+  if (!Enter("mounting", "mount")) return;
+  deps_.executor.Submit([self = self(), chain = std::move(chain), pin = std::move(pin)]() mutable {
     MountRecord record;
     record.directory = self->request_.directory;
     record.reference = self->image_->reference;

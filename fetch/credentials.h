@@ -1,6 +1,6 @@
-// Credentials for registries, from the files that docker and the containers tools write. Read by the
-// CLI as the calling user and passed to the daemon with one request, for one host. Never stored,
-// never logged.
+// Credentials for registries, from the files that docker and the containers tools write. Read by
+// the CLI as the calling user and passed to the daemon with one request, for one host. Never
+// stored, never logged.
 #pragma once
 
 #include <string>
@@ -30,10 +30,10 @@ struct CredentialOptions {
   static CredentialOptions FromEnvironment();
 };
 
-// Looks the reference's registry up: containers' auth.json first (longest namespaced key wins), then
-// docker's config.json (credHelpers[host], credsStore, auths). An empty credential when there is
-// none. An unreadable or malformed file is an error that names it; a helper that says "not found" is
-// not.
+// Looks the reference's registry up: containers' auth.json first (longest namespaced key wins),
+// then docker's config.json (credHelpers[host], credsStore, auths). An empty credential when there
+// is none. An unreadable or malformed file is an error that names it; a helper that says "not
+// found" is not.
 absl::StatusOr<Credential> FindCredential(const Reference& reference,
                                           const CredentialOptions& options);
 

@@ -269,7 +269,8 @@ std::string HttpResponse::Header(std::string_view name) const {
 
 class HttpClient::Impl {
  public:
-  explicit Impl(Options options) : options_(std::move(options)), inbox_(new Inbox) {}
+  explicit Impl(Options options)
+      : options_(std::move(options)), inbox_(std::make_shared<Inbox>()) {}
 
   ~Impl() {
     {

@@ -26,9 +26,7 @@ class RegistryAwareFactory : public SourceFactory {
   Counters counters() const override {
     Counters counters;
     counters.http = http_->counters();
-    const FlightCounters tokens = shared_->tokens.counters();
-    counters.tokens_fetched = tokens.leaders;
-    counters.token_joins = tokens.joins;
+    counters.tokens = shared_->tokens.counters();
     counters.retries = shared_->retries.load(std::memory_order_relaxed);
     counters.resumes = shared_->resumes.load(std::memory_order_relaxed);
     counters.redirects = shared_->redirects.load(std::memory_order_relaxed);

@@ -3,8 +3,8 @@
 //
 // Thread-safe. Asynchronous methods return at once; `done` runs exactly once, on a thread of the
 // source (inline allowed), with kCancelled when the token fires first. What may pass by itself
-// (kUnavailable, 429, 5xx, cut connections) has been retried with back-off and Retry-After before an
-// error is delivered.
+// (kUnavailable, 429, 5xx, cut connections) has been retried with back-off and Retry-After before
+// an error is delivered.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +19,7 @@
 #include "base/cancel.h"
 #include "base/executor.h"
 #include "base/fd.h"
+#include "base/flight.h"
 #include "fetch/credentials.h"
 #include "fetch/http.h"
 #include "image/manifest.h"
@@ -65,11 +66,10 @@ class ImageSource {
   // may interleave. An error ends the transfer with it. May block on local disk only.
   using BlobSink = absl::AnyInvocable<absl::Status(uint64_t offset, std::string_view data)>;
   using BlobDone = absl::AnyInvocable<void(absl::Status)>;
-  // Reads `ranges` of a blob (each inside its size), large ones as several requests at once, resumed
-  // where they were cut. No digest is checked here: whoever has the whole checks it.
-  virtual void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges,
-                        PriorityRef priority, CancelToken cancel, BlobSink sink,
-                        BlobDone done) = 0;
+  // Reads `ranges` of a blob (each inside its size), large ones as several requests at once,
+  // resumed where they were cut. No digest is checked here: whoever has the whole checks it.
+  virtual void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef priority,
+                        CancelToken cancel, BlobSink sink, BlobDone done) = 0;
 };
 
 // Everything that sources share: connections, tokens, limits. One per daemon.
@@ -77,10 +77,10 @@ class SourceFactory {
  public:
   struct Options {
     HttpClient::Options http;
-    int max_attempts = 5;                  // of one request
+    int max_attempts = 5;  // of one request
     std::chrono::milliseconds first_backoff{200};
-    uint64_t range_bytes = 8 << 20;        // larger blobs are read in ranges of this size
-    int ranges_per_blob = 3;               // in flight at once
+    uint64_t range_bytes = 8 << 20;  // larger blobs are read in ranges of this size
+    int ranges_per_blob = 3;         // in flight at once
   };
   static absl::StatusOr<std::unique_ptr<SourceFactory>> Create(Options options);
   virtual ~SourceFactory() = default;
@@ -94,7 +94,8 @@ class SourceFactory {
                                                             const Access& access) = 0;
   struct Counters {
     HttpClient::Counters http;
-    uint64_t tokens_fetched = 0, token_joins = 0, retries = 0, resumes = 0, redirects = 0;
+    FlightCounters tokens;  // of the flights that fetch a bearer token
+    uint64_t retries = 0, resumes = 0, redirects = 0;
   };
   virtual Counters counters() const = 0;
 };

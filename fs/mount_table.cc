@@ -228,6 +228,7 @@ class MountTableImpl : public MountTable {
 
   absl::Status Start();
 
+  absl::StatusOr<Pin> Prepare(ChainRef chain) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override ABSL_LOCKS_EXCLUDED(mu_);
@@ -239,7 +240,7 @@ class MountTableImpl : public MountTable {
   struct ChainMount {
     std::string path;
     uint64_t session = 0;
-    size_t users = 0;   // entries of mounts_
+    size_t users = 0;   // entries of mounts_, and pins
     bool lost = false;  // its private mount was taken away by somebody else
   };
 
@@ -309,6 +310,16 @@ absl::Status MountTableImpl::Start() {
   if (!stop_.valid()) return ErrnoStatus(errno, "cannot make an eventfd");
   janitor_ = std::thread([this] { Watch(); });
   return absl::OkStatus();
+}
+
+absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain) {
+  if (!options_.as_root) return Pin();
+  IMAGEFS_RETURN_IF_ERROR(AcquireChain(chain).status());
+  // The pin holds the chain itself too: the index stays mapped while its mount may be used.
+  const Chain* pinned = chain.get();
+  return Pin(pinned, [this, chain = std::move(chain)](const void*) {
+    ReleaseChain(chain->chain_id, /*lazy=*/true);
+  });
 }
 
 absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {

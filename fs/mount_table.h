@@ -50,6 +50,13 @@ class MountTable {
                                                             MountRecords& records);
   virtual ~MountTable() = default;
 
+  // Keeps what Prepare made until it is dropped, which may unmount it (blocking). Not to outlive
+  // the table.
+  using Pin = std::shared_ptr<const void>;
+  // Makes what all mounts of a chain share (as root its private mount), so that Mount finds it
+  // ready: the work of one flight for callers that mount one chain at the same moment.
+  virtual absl::StatusOr<Pin> Prepare(ChainRef chain) = 0;
+
   // Mounts `chain` at record.directory (which must exist, be a directory and not be a mount of ours
   // already: kAlreadyExists, kNotFound, kFailedPrecondition name it and the remedy). Fills in mode,
   // upper and created_unix. On failure nothing is left behind.

@@ -224,7 +224,8 @@ absl::Status LayerBuilder::AddNode(InodeId directory, std::string_view name, Tar
       there = inode;
       id = old_id;
     } else {
-      inode.opaque = S_ISDIR(inode.mode) && IsWhiteout(there);
+      // What stood there, a file or a whiteout, took away all that lower layers had below it.
+      inode.opaque = S_ISDIR(inode.mode);
       tree_.Unlink(directory, name);
     }
   }

@@ -63,7 +63,8 @@ struct ManifestOrIndex {
 
 // `content_type` is the registry's header without parameters, "" when unknown. A mediaType member
 // that disagrees with it, schema 1, and a document of neither shape are refused.
-absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes, std::string_view content_type);
+absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes,
+                                              std::string_view content_type);
 
 // The best manifest of an index for `want`: variants fall back (arm v7 > v6 > v5, amd64 v1..), an
 // attestation ("unknown/unknown") or an artifact never matches. The error lists what there is.

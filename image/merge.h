@@ -1,7 +1,8 @@
 // The tree that a container sees: layers stacked as the runtimes' overlayfs does it.
 //   whiteout      removes what lower layers have under that name
 //   opaque        removes all that lower layers have in that directory
-//   dir over dir  merges; the upper one's attributes win, unless it is only implied, which keeps the
+//   dir over dir  merges; the upper one's attributes win, unless it is only implied, which keeps
+//   the
 //                 lower one's; anything else over anything replaces the whole tree
 //   entry paths are never resolved through lower symbolic links (lib/x over lib -> usr/lib gives a
 //   real directory lib)

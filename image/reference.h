@@ -6,8 +6,8 @@
 //   oci-archive:FILE[:TAG]     the same in a tar
 //   docker-archive:FILE[:TAG]  the output of `docker save`
 //
-// Grammar and defaults are those of docker: the first component is a host when it has '.' or ':', is
-// "localhost" or has an upper-case letter. A value, no I/O.
+// Grammar and defaults are those of docker: the first component is a host when it has '.' or ':',
+// is "localhost" or has an upper-case letter. A value, no I/O.
 #pragma once
 
 #include <optional>

@@ -91,6 +91,8 @@ def replace():
     b.symlink("dir-to-link", "usr").dir("link-to-dir").file("link-to-dir/in", b"i").file("link-to-file", b"f")
     b.symlink("file-to-link", "data").add("file-to-fifo", "6").dir("attributes", mode=0o2750, uid=7, gid=8)
     b.file("data", b"much longer than before")
+    a.dir("back").file("back/gone", b"g")
+    b.file("back", b"in between").dir("back").file("back/new", b"n")
     return [a, b]
 
 

@@ -261,6 +261,17 @@ void FakeMountTable::AwaitEmpty() {
   mu_.Await(absl::Condition(&empty));
 }
 
+int FakeMountTable::prepares() const {
+  absl::MutexLock lock(&mu_);
+  return prepares_;
+}
+
+absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain) {
+  absl::MutexLock lock(&mu_);
+  ++prepares_;
+  return Pin(std::move(chain));
+}
+
 absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef, MountRecord record) {
   absl::MutexLock lock(&mu_);
   ++mount_calls_;

@@ -88,7 +88,9 @@ class FakeMountTable : public MountTable {
   void ReleaseMount();
   void AwaitMountCalls(int calls);
   void AwaitEmpty();
+  int prepares() const;
 
+  absl::StatusOr<Pin> Prepare(ChainRef chain) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override;
@@ -100,6 +102,7 @@ class FakeMountTable : public MountTable {
   mutable absl::Mutex mu_;
   absl::Status mount_status_ ABSL_GUARDED_BY(mu_);
   bool hold_ ABSL_GUARDED_BY(mu_) = false;
+  int prepares_ ABSL_GUARDED_BY(mu_) = 0;
   int mount_calls_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, MountRecord> mounts_ ABSL_GUARDED_BY(mu_);
 };

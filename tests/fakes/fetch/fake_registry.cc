@@ -158,6 +158,7 @@ void FakeRegistry::RevokeTokens() {
 
 void FakeRegistry::On(const std::string& path, Behaviour behaviour) {
   absl::MutexLock lock(&mu_);
+  if (behaviour.hold || behaviour.hold_after_bytes.has_value()) released_.erase(path);
   script_[path].push_back(std::move(behaviour));
 }
 

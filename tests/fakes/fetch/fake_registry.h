@@ -79,7 +79,7 @@ class FakeRegistry {
 
   // Appends to the script of `path`; the oldest behaviour with `times` left applies.
   void On(const std::string& path, Behaviour behaviour);
-  // Lets the held requests of `path` go on, and those to come.
+  // Lets the held requests of `path` go on, and those to come until On holds them again.
   void Release(const std::string& path);
   // Waits until `count` requests for `path` have arrived in all. False after 20 s.
   bool WaitForRequests(const std::string& path, size_t count);

@@ -244,6 +244,7 @@ TEST_F(ImageStoreTest, TheLastCallerLeavingStopsTheWorkAndTheNextResumesIt) {
   repository_.AwaitHeld(big_blob_);
   only->ticket.Leave();
   only->ended.WaitForNotification();
+  while (Flight("blob").counters.active != 0) std::this_thread::yield();
   repository_.Release(big_blob_);
   const absl::StatusOr<ChainRef> chain = Get("latest");
   ASSERT_TRUE(chain.ok()) << chain.status();

@@ -362,6 +362,22 @@ TEST_F(MountTest, TwoHundredMountsOfOneChain) {
   EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
 }
 
+TEST_F(MountTest, WhatWasPreparedStaysWhileItIsPinned) {
+  const ChainRef chain = Build(Sample());
+  auto pin = table_->Prepare(chain);
+  ASSERT_TRUE(pin.ok()) << pin.status();
+  EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
+  EXPECT_TRUE(table_->InUse(chain->chain_id));
+  EXPECT_TRUE(table_->List().empty());
+  ASSERT_TRUE(Mount(chain, Target("mnt")).ok());
+  EXPECT_EQ(MountsBelow(options_.run_dir), 1u) << "the prepared one is used";
+  ASSERT_TRUE(table_->Unmount(directory_ + "/mnt", false).ok());
+  EXPECT_EQ(MountsBelow(options_.run_dir), 1u) << "the pin keeps it";
+  *pin = nullptr;
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+  EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
+}
+
 TEST_F(MountTest, PrivateMountsAreForTheDaemonOnly) {
   const mode_t before = umask(0777);
   TearDown();

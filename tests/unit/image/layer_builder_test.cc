@@ -95,6 +95,10 @@ TEST(LayerBuilderTest, Whiteouts) {
   EXPECT_EQ(Show(TarWriter().File(".wh.d", "").Dir("d").File("d/x", "")), "/d/! /d/x=0");
   EXPECT_EQ(Show(TarWriter().Dir("d").File("d/x", "").File(".wh.d", "")), "/d/! /d/x=0");
   EXPECT_EQ(Show(TarWriter().File(".wh.d", "").File("d/x", "")), "/d/!? /d/x=0");
+  // So does one over a file, which stands for whatever was below its name.
+  EXPECT_EQ(Show(TarWriter().File(".wh.d", "").File("d", "").Dir("d")), "/d/!");
+  EXPECT_EQ(Show(TarWriter().File("d", "").File(".wh.d", "").Dir("d")), "/d/!");
+  EXPECT_EQ(Show(TarWriter().Dir("d").File("d", "").Dir("d").File("d/x", "")), "/d/! /d/x=0");
   EXPECT_EQ(Show(TarWriter().File(".wh.x", "").File(".wh.x", "")), "/x-");
   EXPECT_EQ(Show(TarWriter().File("f", "abc").File(".wh.h", "").HardLink("h", "f")), "/f=3 /h=3");
 }
@@ -175,7 +179,7 @@ TEST(LayerBuilderTest, SymbolicLinksOfTheLayerAreFollowedInsideTheRoot) {
 
 TEST(LayerBuilderTest, TheLastDuplicateWins) {
   EXPECT_EQ(Show(TarWriter().File("f", "a").File("f", "abc")), "/f=3");
-  EXPECT_EQ(Show(TarWriter().File("f", "a").Dir("f").File("f/x", "")), "/f/ /f/x=0");
+  EXPECT_EQ(Show(TarWriter().File("f", "a").Dir("f").File("f/x", "")), "/f/! /f/x=0");
   EXPECT_EQ(Show(TarWriter().Dir("d").File("d/x", "").File("d", "ab")), "/d=2");
   EXPECT_EQ(Show(TarWriter().Dir("d").File("d/x", "").Dir("d", 0700)), "/d/ /d/x=0");
   const auto result = Build(TarWriter().Dir("d").Dir("d", 0700).bytes());
