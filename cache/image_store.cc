@@ -56,8 +56,11 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
  public:
   using Context = FlightTable<ImageStore::ImageRef>::Context;
   ResolveJob(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
-             Context context)
-      : request_(std::move(request)), source_(std::move(source)), context_(std::move(context)) {}
+             const KeyValueStore& kv, Context context)
+      : request_(std::move(request)),
+        source_(std::move(source)),
+        kv_(kv),
+        context_(std::move(context)) {}
 
   void Start() { GetManifest(request_.reference.TagOrDigest(), 0); }
 
@@ -98,6 +101,11 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
       return absl::OkStatus();
     }
     manifest_ = *std::move(fetched);
+    const Digest& config = parsed.manifest->config.digest;
+    absl::StatusOr<std::optional<std::string>> known = kv_.Get(StrCat(kConfigPrefix, config.hex()));
+    if (known.ok() && known->has_value() && Sha256Of(**known) == config) {
+      return OnConfig(**std::move(known));
+    }
     source_->GetSmallBlob(parsed.manifest->config, kMaxConfigBytes, context_.cancel,
                           [self = shared_from_this()](absl::StatusOr<std::string> config) {
                             self->Check(self->OnConfig(std::move(config)));
@@ -117,6 +125,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
 
   const ImageStore::ResolveRequest request_;
   const std::shared_ptr<ImageSource> source_;
+  const KeyValueStore& kv_;
   const Context context_;
   Digest index_digest_;
   ImageSource::FetchedManifest manifest_;
@@ -187,6 +196,10 @@ class ImageStoreImpl : public ImageStore {
   absl::Status CheckVersion();
   // Writes the image's record durably unless the same one is there.
   absl::Status Remember(const ResolvedImage& image);
+  // What the same callers resolved before, while anybody still brings or mounts it: it has no
+  // record yet.
+  ImageRef FindRecent(const std::string& key);
+  void KeepRecent(const std::string& key, const ImageRef& image);
   // The image that a record's value names.
   absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
 
@@ -195,6 +208,9 @@ class ImageStoreImpl : public ImageStore {
   Fd lock_;
   std::unique_ptr<KeyValueStore> kv_;
   FlightTable<ImageRef> resolve_flights_{"resolve"};
+  absl::Mutex recent_mu_;
+  absl::flat_hash_map<std::string, std::weak_ptr<const ResolvedImage>> recent_
+      ABSL_GUARDED_BY(recent_mu_);
   // Records of images change one at a time: Remember and Remove.
   absl::Mutex records_mu_;
   std::unique_ptr<LayerStore> layers_;
@@ -241,19 +257,45 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
     return FlightTicket();
   }
   source = *std::move(opened);
-  FlightTable<ImageRef>::Caller caller;
-  caller.audience = source->audience();
   // The audience is part of the key: what one may see is never decided by another's credentials.
   const std::string key = StrCat(request.reference.ToString(), " ", request.platform.ToString(),
                                  " ", source->audience());
-  caller.start = [request = std::move(request), source](ResolveJob::Context context) {
-    std::make_shared<ResolveJob>(request, source, std::move(context))->Start();
+  if (request.policy == PullPolicy::kMissing && !local) {
+    if (ImageRef recent = FindRecent(key); recent != nullptr) {
+      done(Resolved{std::move(recent), std::move(source), false});
+      return FlightTicket();
+    }
+  }
+  FlightTable<ImageRef>::Caller caller;
+  caller.audience = source->audience();
+  caller.start = [this, request = std::move(request), source](ResolveJob::Context context) {
+    std::make_shared<ResolveJob>(request, source, *kv_, std::move(context))->Start();
   };
-  caller.done = [source, done = std::move(done)](absl::StatusOr<ImageRef> image) mutable {
+  caller.done = [this, key, source,
+                 done = std::move(done)](absl::StatusOr<ImageRef> image) mutable {
     if (!image.ok()) return done(image.status());
+    KeepRecent(key, *image);
     done(Resolved{*std::move(image), source, false});
   };
   return resolve_flights_.Join(key, std::move(caller)).ticket;
+}
+
+ImageStore::ImageRef ImageStoreImpl::FindRecent(const std::string& key) {
+  absl::MutexLock lock(&recent_mu_);
+  const auto it = recent_.find(key);
+  return it == recent_.end() ? nullptr : it->second.lock();
+}
+
+void ImageStoreImpl::KeepRecent(const std::string& key, const ImageRef& image) {
+  absl::MutexLock lock(&recent_mu_);
+  for (auto it = recent_.begin(); it != recent_.end();) {
+    if (it->second.expired()) {
+      recent_.erase(it++);
+    } else {
+      ++it;
+    }
+  }
+  recent_[key] = image;
 }
 
 FlightTicket ImageStoreImpl::EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source,

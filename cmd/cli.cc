@@ -4,6 +4,7 @@
 #include <map>
 
 #include "base/text.h"
+#include "image/manifest.h"
 
 namespace imagefs {
 namespace {
@@ -63,7 +64,11 @@ constexpr char kDaemonHelp[] =
 void AddImageOptions(CLI::App* app, Command* command) {
   app->add_option("REF", command->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
       ->required();
-  app->add_option("--platform", command->platform, "OS/ARCH[/VARIANT] (default: this machine's)");
+  app->add_option("--platform", command->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
+      ->check([](const std::string& text) {
+        const absl::StatusOr<Platform> platform = Platform::Parse(text);
+        return platform.ok() ? std::string() : std::string(platform.status().message());
+      });
   app->add_flag("--plain-http", command->plain_http, "HTTP (default for loopback hosts only)");
   app->add_flag("--tls-skip-verify", command->skip_tls_verify, "accept any certificate");
   app->add_option("--pull", command->pull,

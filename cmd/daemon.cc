@@ -143,7 +143,9 @@ absl::Status DaemonImpl::Open() {
 
 absl::Status DaemonImpl::OpenParts() {
   const Paths& paths = options_.paths;
-  IMAGEFS_RETURN_IF_ERROR(MakeDirs(paths.root, 0700));
+  IMAGEFS_RETURN_IF_ERROR(
+      Annotate(MakeDirs(paths.root, 0700),
+               StrCat("cannot make the store ", paths.root, " (--root chooses another)")));
   SourceFactory::Options source_options;
   source_options.http.ca_file = options_.ca_file;
   source_options.http.user_agent = StrCat("imagefs/", options_.version);

@@ -308,7 +308,8 @@ void GetXattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
 void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
   FuseWorkerContext::Count(current_worker->xattr_requests);
   const FuseTree& tree = TreeOf(req);
-  if (!tree.index().has_xattrs()) return ReplyError(req, ENOSYS);
+  // Not ENOSYS as for getxattr: programs that copy files take "not supported" for a failure.
+  if (!tree.index().has_xattrs()) return ReplyXattr(req, "", size);
   auto xattrs = tree.index().Xattrs(ToNid(tree, node));
   if (!xattrs.ok()) return ReplyStatus(req, xattrs.status());
   std::string names;

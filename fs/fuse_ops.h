@@ -5,7 +5,7 @@
 //
 // Content never changes, so entries, attributes, absent names, directory listings and symbolic
 // links may stay in the kernel's caches for ever. What still comes up here once they are warm:
-// statfs, and getxattr and listxattr of an image that has extended attributes.
+// statfs, listxattr, and getxattr of an image that has extended attributes.
 //
 // Thread-safe: any number of workers answer requests of one tree at a time.
 #pragma once

@@ -18,7 +18,7 @@ for other in tagged archive docker dtag; do
 done
 grep -q root "$M/zstd/etc/passwd" || fail "no content"
 refuse 1 'no-such|not' ifs pull -q "oci:$T/no-such"
-refuse 1 'tag' ifs pull -q "oci:$T/images/plain:missing"
+refuse 1 'named missing' ifs pull -q "oci:$T/images/plain:missing"
 refuse 1 'no-such|not' ifs pull -q "oci-archive:$T/no-such.tar"
 echo "not a tar" >"$T/bad.tar"
 refuse 1 'bad.tar' ifs pull -q "docker-archive:$T/bad.tar"

@@ -296,8 +296,10 @@ TEST_F(ImageStoreTest, AWrongByteIsFetchedAgain) {
 }
 
 TEST_F(ImageStoreTest, LastingWrongBytesFailAndLeaveNothing) {
+  // Alone, since what another layer has by then is kept for who asks next.
+  repository_.AddImage("wrong", {big_});
   repository_.CorruptAt(big_blob_, 70'000, 100);
-  const absl::StatusOr<ChainRef> chain = Get("latest");
+  const absl::StatusOr<ChainRef> chain = Get("wrong");
   EXPECT_TRUE(absl::IsDataLoss(chain.status())) << chain.status();
   EXPECT_EQ(FilesIn("blobs"), 0u);
   EXPECT_EQ(FilesIn("chains"), 0u);
@@ -350,6 +352,21 @@ TEST_F(ImageStoreTest, KnownReferencesAreNotAskedForAgain) {
   always.policy = PullPolicy::kAlways;
   EXPECT_FALSE(Resolve(std::move(always))->from_store);
   EXPECT_EQ(repository_.manifest_reads(), before + 1);
+}
+
+TEST_F(ImageStoreTest, WhatIsBeingBroughtIsNotResolvedAgain) {
+  repository_.HoldAt(big_blob_, 100'000);
+  std::unique_ptr<Caller> first = Ensure("latest");
+  repository_.AwaitHeld(big_blob_);
+  const int before = repository_.manifest_reads();
+  EXPECT_FALSE(Resolve(Request("latest"))->from_store);
+  EXPECT_EQ(repository_.manifest_reads(), before);
+  ImageStore::ResolveRequest other = Request("latest");
+  other.access.credential.username = "other";
+  EXPECT_FALSE(Resolve(std::move(other))->from_store);
+  EXPECT_EQ(repository_.manifest_reads(), before + 1) << "another's credentials are asked with";
+  repository_.Release(big_blob_);
+  first->ended.WaitForNotification();
 }
 
 TEST_F(ImageStoreTest, NeverPullRefusesTheUnknown) {

@@ -58,6 +58,7 @@ TEST(CliTest, UsageErrorsAreOneLineAndExitWith2) {
                                              {"mount", "alpine"},
                                              {"ls", "--wings"},
                                              {"mount", "a", "/b", "--mode", "magic"},
+                                             {"pull", "a", "--platform", "nonsense/"},
                                              {"daemon", "--idle-exit", "soon"},
                                              {"help", "fly"}}) {
     const CliExit exit = Exit(arguments);
