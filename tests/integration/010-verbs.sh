@@ -36,11 +36,11 @@ statvfs=$(stat -f -c '%b %c' "$M/a")
 getfattr -d -m - "$M/a/etc/passwd" >/dev/null || fail "listxattr"
 
 # A second mount of the same image fetches nothing.
-before=$(grep -c 'GET .*/blobs/' "$REGISTRY_LOG")
+before=$(grep -c '"GET .*/blobs/' "$REGISTRY_LOG")
 ifs mount -q "$ref" "$M/b" >"$T/out" 2>"$T/err"
 [ ! -s "$T/err" ] || fail "-q is not quiet: $(cat "$T/err")"
 same "lines on stdout" 1 "$(grep -c . "$T/out")"
-same "blob requests of a second mount" "$before" "$(grep -c 'GET .*/blobs/' "$REGISTRY_LOG")"
+same "blob requests of a second mount" "$before" "$(grep -c '"GET .*/blobs/' "$REGISTRY_LOG")"
 same "mounts" "[\"$M/a\", \"$M/b\"]" "$(ifs ls --json | field 'sorted(m["directory"] for m in j)')"
 ifs ls | grep -q "^$M/a  *$ref" || fail "ls: $(ifs ls)"
 
@@ -56,8 +56,8 @@ same "ChainID" "$tar_digest" "$(field 'j["chain_id"]' <"$T/inspect.json")"
 ifs inspect "$ref" | grep -q "$tar_digest" || fail "inspect does not show the DiffID"
 # Inspecting what is not here resolves, and fetches no layer.
 same "states" '["absent"]' "$(ifs inspect "$REGISTRY/test/whiteouts:1" --json | field 'sorted({l["state"] for l in j["layers"]})')"
-wait_for 10 'grep -q "GET .*/whiteouts/blobs/" "$REGISTRY_LOG"' || fail "whose configuration is this?"
-same "blobs that inspect fetched" 1 "$(grep -c 'GET .*/whiteouts/blobs/' "$REGISTRY_LOG")"
+wait_for 10 'grep -q "\"GET .*/whiteouts/blobs/" "$REGISTRY_LOG"' || fail "whose configuration is this?"
+same "blobs that inspect fetched" 1 "$(grep -c '"GET .*/whiteouts/blobs/' "$REGISTRY_LOG")"
 
 ifs pull -q "$REGISTRY/test/whiteouts:1" >/dev/null
 same "images after pull" 2 "$(ifs images --json | field 'len({i["reference"] for i in j})')"
@@ -74,13 +74,13 @@ ifs rm "$ref" >/dev/null
 same "content after rm" "root:x:0:0::/:/bin/sh" "$(cat "$M/b/etc/passwd")"
 freed=$(ifs rm "$REGISTRY/test/whiteouts:1" --json | field 'j["freed_bytes"]')
 [ "$freed" -gt 0 ] || fail "rm gave nothing back"
-refuse 1 'not|unknown' ifs rm "$REGISTRY/test/whiteouts:1"
+refuse 1 'no image' ifs rm "$REGISTRY/test/whiteouts:1"
 
 (cd "$M/a" && refuse 1 'busy|in use' ifs umount "$M/a")
 ifs umount "$M/a"
 [ -z "$(ls -A "$M/a")" ] || fail "umount left something"
 same "left" "[\"$M/b\"]" "$(ifs ls --json | field '[m["directory"] for m in j]')"
-refuse 1 'not mounted|no mount|nothing' ifs umount "$M/a"
+refuse 1 'not a mount' ifs umount "$M/a"
 ifs umount --all
 same "all unmounted" "[]" "$(ifs ls --json | tr -d ' \n')"
 nothing_left "$M"
