@@ -11,6 +11,7 @@
 
 #include "absl/base/config.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 
 namespace {
@@ -22,6 +23,15 @@ namespace {
 void* Real(const char* name) {
   const std::string space = TEXT(ABSL_OPTION_INLINE_NAMESPACE_NAME);
   const std::string mangled = "_ZN4absl" + std::to_string(space.size()) + space + name;
+  void* const function = dlsym(RTLD_NEXT, mangled.c_str());
+  if (function == nullptr) abort();
+  return function;
+}
+
+// The same of a const member function.
+void* RealConst(const char* name) {
+  const std::string space = TEXT(ABSL_OPTION_INLINE_NAMESPACE_NAME);
+  const std::string mangled = "_ZNK4absl" + std::to_string(space.size()) + space + name;
   void* const function = dlsym(RTLD_NEXT, mangled.c_str());
   if (function == nullptr) abort();
   return function;
@@ -101,13 +111,8 @@ void Mutex::Await(const Condition& condition) {
 }
 
 bool Mutex::AwaitWithTimeout(const Condition& condition, Duration timeout) {
-  static const auto real = As<bool, Mutex*, const Condition&, Duration>(
-      Real("5Mutex16AwaitWithTimeoutERKNS0_9ConditionENS0_8DurationE"));
-  Unlocked(this, kWrite);
-  __tsan_mutex_pre_lock(this, kWrite);
-  const bool met = real(this, condition, timeout);
-  __tsan_mutex_post_lock(this, kWrite, 0);
-  return met;
+  // The library's own would come back here by AwaitWithDeadline.
+  return AwaitWithDeadline(condition, Now() + timeout);
 }
 
 bool Mutex::AwaitWithDeadline(const Condition& condition, Time deadline) {
@@ -126,6 +131,19 @@ void CondVar::Wait(Mutex* mu) {
   __tsan_mutex_pre_lock(mu, kWrite);
   real(this, mu);
   __tsan_mutex_post_lock(mu, kWrite, 0);
+}
+
+void Notification::Notify() {
+  static const auto real = As<void, Notification*>(Real("12Notification6NotifyEv"));
+  __tsan_release(this);
+  real(this);
+}
+
+void Notification::WaitForNotification() const {
+  static const auto real =
+      As<void, const Notification*>(RealConst("12Notification19WaitForNotificationEv"));
+  real(this);
+  __tsan_acquire(const_cast<Notification*>(this));
 }
 
 ABSL_NAMESPACE_END
