@@ -27,7 +27,8 @@ constexpr std::string_view kManifestPrefix = "manifest/";
 constexpr std::string_view kConfigPrefix = "config/";
 constexpr std::string_view kVersionKey = "meta/version";
 constexpr std::string_view kVersion = "1";
-constexpr int kMaxIndexDepth = 3;  // indexes inside an index
+constexpr int kMaxIndexDepth = 3;      // indexes inside an index
+constexpr int kMaxNestedIndexes = 16;  // all that are read in search of a platform
 
 std::string ImageKey(std::string_view reference, const Platform& platform) {
   return StrCat(kImagePrefix, reference, "\n", platform.ToString());
@@ -88,17 +89,11 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
       return absl::DataLossError(StrCat("asked for ", request_.reference.digest->ToString(),
                                         " but got ", fetched->digest.ToString()));
     }
-    IMAGEFS_ASSIGN_OR_RETURN(const ManifestOrIndex parsed,
+    IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
                              ParseManifest(fetched->bytes, fetched->content_type));
     if (parsed.index.has_value()) {
-      if (depth >= kMaxIndexDepth) {
-        return absl::InvalidArgumentError("too many image indexes inside each other");
-      }
-      IMAGEFS_ASSIGN_OR_RETURN(const Descriptor chosen,
-                               ChoosePlatform(*parsed.index, request_.platform));
       if (depth == 0) index_digest_ = fetched->digest;
-      GetManifest(chosen.digest.ToString(), depth + 1);
-      return absl::OkStatus();
+      return OnIndex(*std::move(parsed.index), depth);
     }
     manifest_ = *std::move(fetched);
     const Digest& config = parsed.manifest->config.digest;
@@ -111,6 +106,57 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
                             self->Check(self->OnConfig(std::move(config)));
                           });
     return absl::OkStatus();
+  }
+
+  absl::Status OnIndex(ImageIndex index, int depth) {
+    if (depth >= kMaxIndexDepth) {
+      return absl::InvalidArgumentError("too many image indexes inside each other");
+    }
+    IMAGEFS_ASSIGN_OR_RETURN(const Descriptor chosen, ChoosePlatform(index, request_.platform));
+    if (!MayHoldAnyPlatform(chosen)) {
+      GetManifest(chosen.digest.ToString(), depth + 1);
+      return absl::OkStatus();
+    }
+    // Another nested index may have a better match than the first has, so all are read.
+    index_ = std::move(index);
+    index_at_ = 0;
+    flat_ = ImageIndex();
+    return Flatten(depth + 1);
+  }
+
+  // Moves the entries of index_ to flat_, those of nested indexes (which are read) in the place of
+  // these; then chooses out of flat_.
+  absl::Status Flatten(int depth) {
+    while (index_at_ < index_.manifests.size()) {
+      Descriptor& entry = index_.manifests[index_at_++];
+      if (!MayHoldAnyPlatform(entry)) {
+        flat_.manifests.push_back(std::move(entry));
+        continue;
+      }
+      if (++nested_indexes_ > kMaxNestedIndexes) {
+        return absl::InvalidArgumentError(
+            StrCat("more than ", kMaxNestedIndexes, " image indexes inside its index"));
+      }
+      source_->GetManifest(
+          entry.digest.ToString(), context_.cancel,
+          [self = shared_from_this(), depth](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
+            self->Check(self->OnNestedIndex(std::move(fetched), depth));
+          });
+      return absl::OkStatus();
+    }
+    return OnIndex(std::move(flat_), depth);
+  }
+
+  absl::Status OnNestedIndex(absl::StatusOr<ImageSource::FetchedManifest> fetched, int depth) {
+    IMAGEFS_RETURN_IF_ERROR(fetched.status());
+    IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
+                             ParseManifest(fetched->bytes, fetched->content_type));
+    if (!parsed.index.has_value()) {
+      return absl::InvalidArgumentError(
+          StrCat("its index lists ", fetched->digest.ToString(), " as an index, but it is none"));
+    }
+    for (Descriptor& entry : parsed.index->manifests) flat_.manifests.push_back(std::move(entry));
+    return Flatten(depth);
   }
 
   absl::Status OnConfig(absl::StatusOr<std::string> config) {
@@ -128,6 +174,9 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
   const KeyValueStore& kv_;
   const Context context_;
   Digest index_digest_;
+  ImageIndex index_, flat_;  // see Flatten
+  size_t index_at_ = 0;
+  int nested_indexes_ = 0;
   ImageSource::FetchedManifest manifest_;
 };
 

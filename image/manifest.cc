@@ -395,16 +395,22 @@ absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes,
   return out;
 }
 
+bool MayHoldAnyPlatform(const Descriptor& descriptor) {
+  return IsIndexType(descriptor.media_type) && MayBeImage(descriptor) && !HasPlatform(descriptor);
+}
+
 absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platform& want) {
   const Descriptor* best = nullptr;
   std::optional<int> best_distance;
+  const Descriptor* nested = nullptr;      // may hold anything
   const Descriptor* unlabelled = nullptr;  // may be anything: the configuration will tell
   std::vector<std::string> offered;
   for (const Descriptor& descriptor : index.manifests) {
     if (!MayBeImage(descriptor)) continue;
     if (want.os.empty()) return descriptor;
     if (!HasPlatform(descriptor)) {
-      if (unlabelled == nullptr) unlabelled = &descriptor;
+      const Descriptor*& first = IsIndexType(descriptor.media_type) ? nested : unlabelled;
+      if (first == nullptr) first = &descriptor;
       continue;
     }
     offered.push_back(Printable(descriptor.platform->ToString()));
@@ -414,7 +420,7 @@ absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platfor
       best_distance = distance;
     }
   }
-  if (best == nullptr) best = unlabelled;
+  if (best == nullptr) best = nested != nullptr ? nested : unlabelled;
   if (best != nullptr) return *best;
   if (offered.empty()) return absl::NotFoundError("the index lists no image");
   std::sort(offered.begin(), offered.end());

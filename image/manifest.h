@@ -67,8 +67,13 @@ absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes,
                                               std::string_view content_type);
 
 // The best manifest of an index for `want`: variants fall back (arm v7 > v6 > v5, amd64 v1..), an
-// attestation ("unknown/unknown") or an artifact never matches. The error lists what there is.
+// attestation ("unknown/unknown") or an artifact never matches. What names no platform is a last
+// resort, nested indexes before manifests. The error lists what there is.
 absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platform& want);
+
+// An index inside an index that names no platform: any image may be in it. When one is chosen, the
+// entries of all such indexes are to be put in their places, and the choice made again.
+bool MayHoldAnyPlatform(const Descriptor& descriptor);
 
 struct ImageConfig {
   Platform platform;

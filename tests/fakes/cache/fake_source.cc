@@ -10,6 +10,12 @@ namespace imagefs {
 namespace {
 
 constexpr size_t kPiece = 4096;  // bytes a sink call
+constexpr std::string_view kManifestType = "application/vnd.oci.image.manifest.v1+json";
+constexpr std::string_view kIndexType = "application/vnd.oci.image.index.v1+json";
+
+std::string_view TypeOf(const std::string& manifest) {
+  return manifest.find("\"manifests\":") == std::string::npos ? kManifestType : kIndexType;
+}
 
 }  // namespace
 
@@ -31,7 +37,7 @@ class FakeSource : public ImageSource {
       }
       if (fetched.bytes.empty()) return done(absl::NotFoundError("no such manifest"));
       fetched.digest = Sha256Of(fetched.bytes);
-      fetched.content_type = "application/vnd.oci.image.manifest.v1+json";
+      fetched.content_type = TypeOf(fetched.bytes);
       done(std::move(fetched));
     });
   }
@@ -60,6 +66,38 @@ class FakeSource : public ImageSource {
   const std::string audience_;
 };
 
+Digest FakeRepository::AddIndex(const std::string& tag, const std::vector<IndexEntry>& entries) {
+  absl::MutexLock lock(&mu_);
+  JsonWriter index;
+  index.BeginObject()
+      .Member("schemaVersion", int64_t{2})
+      .Member("mediaType", kIndexType)
+      .Key("manifests")
+      .BeginArray();
+  for (const IndexEntry& entry : entries) {
+    const std::string& bytes = manifests_.at(entry.tag);
+    index.BeginObject()
+        .Member("mediaType", TypeOf(bytes))
+        .Member("digest", Sha256Of(bytes).ToString())
+        .Member("size", uint64_t{bytes.size()});
+    if (!entry.platform.empty()) {
+      const Platform platform = *Platform::Parse(entry.platform);
+      index.Key("platform")
+          .BeginObject()
+          .Member("os", platform.os)
+          .Member("architecture", platform.architecture)
+          .Member("variant", platform.variant)
+          .EndObject();
+    }
+    index.EndObject();
+  }
+  const std::string json = index.EndArray().EndObject().Take();
+  const Digest digest = Sha256Of(json);
+  manifests_[tag] = json;
+  manifests_[digest.ToString()] = json;
+  return digest;
+}
+
 Digest FakeRepository::AddImage(const std::string& tag, const std::vector<std::string>& tars) {
   absl::MutexLock lock(&mu_);
   last_layers_.clear();
@@ -86,7 +124,7 @@ Digest FakeRepository::AddImage(const std::string& tag, const std::vector<std::s
   JsonWriter manifest;
   manifest.BeginObject()
       .Member("schemaVersion", int64_t{2})
-      .Member("mediaType", "application/vnd.oci.image.manifest.v1+json")
+      .Member("mediaType", kManifestType)
       .Key("config")
       .BeginObject()
       .Member("mediaType", "application/vnd.oci.image.config.v1+json")

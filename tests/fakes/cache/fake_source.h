@@ -27,6 +27,12 @@ class FakeRepository {
   // Adds an image made of these uncompressed tars, bottom first, under `tag`. Returns its
   // manifest's digest.
   Digest AddImage(const std::string& tag, const std::vector<std::string>& tars);
+  // Adds an image index under `tag`, which lists what other tags name. Returns its digest.
+  struct IndexEntry {
+    std::string tag;
+    std::string platform;  // as Platform::ToString, "" = none is given
+  };
+  Digest AddIndex(const std::string& tag, const std::vector<IndexEntry>& entries);
   // Blob of the n-th layer of the image added last.
   Descriptor LayerBlob(size_t n) const { return last_layers_.at(n); }
 

@@ -369,6 +369,55 @@ TEST_F(ImageStoreTest, WhatIsBeingBroughtIsNotResolvedAgain) {
   first->ended.WaitForNotification();
 }
 
+TEST_F(ImageStoreTest, NestedIndexesAreChosenFromTogether) {
+  const std::string machine = StrCat("linux/", Platform::Host().architecture);
+  const Digest old = repository_.AddImage("old", {big_});
+  const Digest fresh = repository_.AddImage("fresh", {small_});
+  repository_.AddIndex("first", {{"latest", "windows/any"}, {"old", machine + "/v8"}});
+  repository_.AddIndex("second", {{"fresh", machine + "/v9"}});
+  const Digest top = repository_.AddIndex("top", {{"first", ""}, {"second", ""}});
+  const auto resolve = [&](const std::string& tag, const std::string& platform) {
+    ImageStore::ResolveRequest request = Request(tag);
+    request.platform = *Platform::Parse(platform);
+    return Resolve(std::move(request));
+  };
+  const absl::StatusOr<ImageStore::Resolved> exact = resolve("top", machine + "/v9");
+  ASSERT_TRUE(exact.ok()) << exact.status();
+  EXPECT_EQ(exact->image->manifest_digest, fresh) << "not the lesser variant of the first index";
+  EXPECT_EQ(exact->image->index_digest, top);
+  EXPECT_EQ(resolve("top", machine + "/v8.5")->image->manifest_digest, old);
+  const std::string error = std::string(resolve("top", "plan9/any").status().message());
+  EXPECT_NE(error.find(StrCat(machine, "/v8, ", machine, "/v9, windows/any")), std::string::npos)
+      << error;
+
+  // What names the platform itself is taken without a look into the others.
+  repository_.AddIndex("labelled", {{"first", ""}, {"second", ""}, {"old", machine + "/v8"}});
+  const int before = repository_.manifest_reads();
+  EXPECT_EQ(resolve("labelled", machine + "/v9")->image->manifest_digest, old);
+  EXPECT_EQ(repository_.manifest_reads(), before + 2);
+}
+
+TEST_F(ImageStoreTest, NestedIndexesAreBounded) {
+  const std::string host = Platform::Host().ToString();
+  repository_.AddIndex("depth0", {{"latest", host}});
+  for (int depth = 1; depth <= 3; ++depth) {
+    repository_.AddIndex(StrCat("depth", depth), {{StrCat("depth", depth - 1), ""}});
+  }
+  EXPECT_TRUE(Resolve(Request("depth2")).ok());
+  EXPECT_TRUE(absl::IsInvalidArgument(Resolve(Request("depth3")).status()));
+
+  std::vector<FakeRepository::IndexEntry> many;
+  for (int i = 0; i < 17; ++i) {
+    many.push_back({StrCat("many", i), ""});
+    repository_.AddIndex(many.back().tag, {{"latest", host}, {"latest", StrCat("plan9/p", i)}});
+  }
+  repository_.AddIndex("17", many);
+  EXPECT_TRUE(absl::IsInvalidArgument(Resolve(Request("17")).status()));
+  many.pop_back();
+  repository_.AddIndex("16", many);
+  EXPECT_TRUE(Resolve(Request("16")).ok());
+}
+
 TEST_F(ImageStoreTest, NeverPullRefusesTheUnknown) {
   ImageStore::ResolveRequest request = Request("unknown");
   request.policy = PullPolicy::kNever;

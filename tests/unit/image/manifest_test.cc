@@ -300,8 +300,29 @@ TEST(ChoosePlatformTest, UnlabelledIsALastResort) {
   const std::string unlabelled = DescriptorJson(kOciManifest, Hex('9'), 5);
   EXPECT_EQ(Choose({unlabelled, ForPlatform('1', "linux", "amd64")}, "linux/amd64"), "1");
   EXPECT_EQ(Choose({ForPlatform('1', "linux", "amd64"), unlabelled}, "linux/arm64"), "9");
-  EXPECT_EQ(Choose({DescriptorJson(kOciIndex, Hex('8'), 5)}, "linux/arm64"), "8")
-      << "an index in an index";
+}
+
+TEST(ChoosePlatformTest, NestedIndexesComeBeforeUnlabelledManifests) {
+  const std::string nested = DescriptorJson(kOciIndex, Hex('8'), 5);
+  const std::string unlabelled = DescriptorJson(kOciManifest, Hex('9'), 5);
+  for (const char* want : {"linux/amd64", "linux/amd64/v3", "linux/arm64"}) {
+    EXPECT_EQ(Choose({nested}, want), "8");
+    EXPECT_EQ(Choose({unlabelled, nested, ForPlatform('1', "linux", "s390x")}, want), "8");
+  }
+  EXPECT_EQ(Choose({nested, ForPlatform('1', "linux", "amd64")}, "linux/amd64/v3"), "1");
+}
+
+TEST(ChoosePlatformTest, OnlyANestedIndexWithoutPlatformMayHoldAny) {
+  const auto may = [](const std::string& entry) {
+    absl::StatusOr<ManifestOrIndex> parsed = ParseManifest(IndexJson({entry}), "");
+    return parsed.ok() && MayHoldAnyPlatform(parsed->index->manifests.at(0));
+  };
+  EXPECT_TRUE(may(DescriptorJson(kOciIndex, Hex('1'), 5)));
+  EXPECT_TRUE(may(DescriptorJson(kDockerList, Hex('1'), 5)));
+  EXPECT_FALSE(may(DescriptorJson(kOciManifest, Hex('1'), 5)));
+  EXPECT_FALSE(may(DescriptorJson(kOciIndex, Hex('1'), 5, ",\"artifactType\":\"a/b\"")));
+  EXPECT_FALSE(may(DescriptorJson(kOciIndex, Hex('1'), 5,
+                                  ",\"platform\":{\"os\":\"linux\",\"architecture\":\"arm\"}")));
 }
 
 TEST(ChoosePlatformTest, WithoutAWishTheFirstImage) {
