@@ -5,6 +5,7 @@
 
 #include "base/text.h"
 #include "image/manifest.h"
+#include "image/reference.h"
 
 namespace imagefs {
 namespace {
@@ -61,14 +62,19 @@ constexpr char kDaemonHelp[] =
     "the\n"
     "next daemon; SIGINT (Ctrl-C) forgets them.\n";
 
+// Empty when T can be made of the text.
+template <typename T>
+std::string WhyNot(const std::string& text) {
+  const absl::StatusOr<T> parsed = T::Parse(text);
+  return parsed.ok() ? std::string() : std::string(parsed.status().message());
+}
+
 void AddImageOptions(CLI::App* app, Command* command) {
   app->add_option("REF", command->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
-      ->required();
+      ->required()
+      ->check(WhyNot<Reference>);
   app->add_option("--platform", command->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
-      ->check([](const std::string& text) {
-        const absl::StatusOr<Platform> platform = Platform::Parse(text);
-        return platform.ok() ? std::string() : std::string(platform.status().message());
-      });
+      ->check(WhyNot<Platform>);
   app->add_flag("--plain-http", command->plain_http, "HTTP (default for loopback hosts only)");
   app->add_flag("--tls-skip-verify", command->skip_tls_verify, "accept any certificate");
   app->add_option("--pull", command->pull,
@@ -112,7 +118,7 @@ void AddVerbs(CLI::App& app, Command* command) {
 
   CLI::App* rm = app.add_subcommand("rm", "forget images and give their space back");
   rm->footer(kRmHelp);
-  rm->add_option("REF", command->operands, "images")->required();
+  rm->add_option("REF", command->operands, "images")->required()->check(WhyNot<Reference>);
 
   app.add_subcommand("status", "what the daemon does: counters, flights, layers");
 

@@ -59,6 +59,9 @@ TEST(CliTest, UsageErrorsAreOneLineAndExitWith2) {
                                              {"ls", "--wings"},
                                              {"mount", "a", "/b", "--mode", "magic"},
                                              {"pull", "a", "--platform", "nonsense/"},
+                                             {"pull", ""},
+                                             {"inspect", "UPPER/case:bad tag"},
+                                             {"rm", "fine", "a b"},
                                              {"daemon", "--idle-exit", "soon"},
                                              {"help", "fly"}}) {
     const CliExit exit = Exit(arguments);
