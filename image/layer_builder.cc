@@ -86,7 +86,7 @@ absl::Status LayerBuilder::Add(TarEntry& entry) {
     if (name.starts_with(kWhiteoutPrefix)) {
       return AddWhiteout(directory, name.substr(kWhiteoutPrefix.size()));
     }
-    if (entry.hard_link) return AddHardLink(directory, name, entry.link);
+    if (entry.hard_link) return AddHardLink(directory, name, entry);
     return AddNode(directory, name, entry);
   }();
   return Annotate(status, StrCat("tar entry \"", Printable(entry.path), "\""));
@@ -161,8 +161,8 @@ absl::Status LayerBuilder::AddWhiteout(InodeId directory, std::string_view name)
   return absl::OkStatus();
 }
 
-absl::Status LayerBuilder::AddHardLink(InodeId directory, std::string_view name,
-                                       std::string_view target) {
+absl::Status LayerBuilder::AddHardLink(InodeId directory, std::string_view name, TarEntry& entry) {
+  const std::string_view target = entry.link;
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string_view> parts, CleanPath(target));
   InodeId inode = kNoId;
   if (!parts.empty()) {
@@ -180,14 +180,42 @@ absl::Status LayerBuilder::AddHardLink(InodeId directory, std::string_view name,
         StrCat("it is a hard link to the directory \"", Printable(target), "\""));
   }
   if (const DirentId old = tree_.Find(directory, name); old != kNoId) {
-    if (tree_.dirent(old).inode == inode) return absl::OkStatus();
+    if (tree_.dirent(old).inode == inode) {
+      ApplyLinkEntry(inode, entry);
+      return absl::OkStatus();
+    }
     tree_.Unlink(directory, name);
     if (tree_.inode(inode).nlink == 0) {
       return absl::InvalidArgumentError("the hard link replaces the directory of its own target");
     }
   }
   tree_.Link(directory, name, inode);
+  ApplyLinkEntry(inode, entry);
   return absl::OkStatus();
+}
+
+// The runtimes treat a new link like any other new file: chown, setxattr, chmod, utimensat; which
+// changes the inode behind all its names.
+void LayerBuilder::ApplyLinkEntry(InodeId id, TarEntry& entry) {
+  Inode& inode = tree_.inode(id);
+  const auto xattrs = [&]() -> std::map<std::string, std::string>& {
+    const auto [it, is_new] = link_xattrs_.try_emplace(id);
+    if (is_new) {
+      for (const Xattr& xattr : tree_.Xattrs(id)) it->second[xattr.name] = xattr.value;
+    }
+    return it->second;
+  };
+  // containerd and Docker always call chown and so lose the capability of any file with two names;
+  // podman calls it only where it has an effect.
+  if (entry.uid != inode.uid || entry.gid != inode.gid) xattrs().erase("security.capability");
+  inode.uid = entry.uid;
+  inode.gid = entry.gid;
+  if (!S_ISLNK(inode.mode)) inode.mode = (inode.mode & S_IFMT) | (entry.mode & 07777);
+  inode.mtime_seconds = entry.mtime_seconds;
+  inode.mtime_nanoseconds = entry.mtime_nanoseconds;
+  for (Xattr& xattr : entry.xattrs) {
+    if (KeepXattr(xattr.name, inode.mode)) xattrs()[xattr.name] = std::move(xattr.value);
+  }
 }
 
 absl::Status LayerBuilder::AddNode(InodeId directory, std::string_view name, TarEntry& entry) {
@@ -287,6 +315,11 @@ absl::StatusOr<LayerBuilder::Result> LayerBuilder::Finish(uint64_t tar_size) && 
   }
   if (end > kMaxDataBytes) {
     return absl::InvalidArgumentError("the layer is larger than the 2 TiB that an index can name");
+  }
+  for (auto& [inode, xattrs] : link_xattrs_) {
+    std::vector<Xattr> list;
+    for (auto& [name, value] : xattrs) list.push_back({name, std::move(value)});
+    tree_.SetXattrs(inode, std::move(list));
   }
   result.data_size = end;
   result.tree = std::move(tree_);

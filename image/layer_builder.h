@@ -2,8 +2,8 @@
 // unpack of that layer alone would leave in the upper directory (image-spec, layer.md).
 //
 //   .wh.NAME        character device 0:0 named NAME, unless this layer itself has NAME (whatever
-//   the
-//                   order: a whiteout hides lower layers only)
+//                   the order: a whiteout hides lower layers only; the layer's own directory NAME
+//                   becomes opaque, where the runtimes let the lower one show through)
 //   .wh..wh..opq    the directory becomes opaque
 //   .wh..wh.*       dropped (aufs book-keeping);  ".wh." alone, ".wh..", ".wh...": an error
 //   paths           cleaned ("./", "/", "//", trailing "/"); ".." that leaves the root is an error;
@@ -11,18 +11,21 @@
 //                   root
 //   root entry      ignored, as containerd does
 //   missing parents 0755 root:root, time 0, Inode::implied
+//   times           as the tar says, also those before 1970 (which the runtimes turn into 1970)
 //   duplicates      the last wins; a directory over a directory merges; a hard link binds to the
 //                   inode that the target names at that moment
-//   hard link       to a name that this layer does not have: an error (the runtimes fail such a
-//   pull
-//                   as well); to a directory: an error
+//   hard link       the last entry's owner, time and mode (not of a symbolic link) become those of
+//                   all names, its xattrs are added; a change of the owner drops the
+//                   security.capability that was there before, as chown does. To a name that this
+//                   layer does not have: an error (the runtimes fail such a pull as well); to a
+//                   directory: an error
 //   xattrs          kept, except trusted.overlay.* and trusted.imagefs.* (ours to set)
 //   sparse files    their segments are laid out anew behind the tar in the data file, on bounds
-//   that keep
-//                   the index small; `moves` lists what the caller copies there
+//                   that keep the index small; `moves` lists what the caller copies there
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -63,12 +66,16 @@ class LayerBuilder {
   // root. With `create`, missing directories are made (implied); else kNoId when one is missing.
   absl::StatusOr<InodeId> ResolveParent(const std::vector<std::string_view>& parts, bool create);
   absl::Status AddWhiteout(InodeId directory, std::string_view name);
-  absl::Status AddHardLink(InodeId directory, std::string_view name, std::string_view target);
+  absl::Status AddHardLink(InodeId directory, std::string_view name, TarEntry& entry);
+  void ApplyLinkEntry(InodeId inode, TarEntry& entry);
   absl::Status AddNode(InodeId directory, std::string_view name, TarEntry& entry);
   void LayOutSparse(SparseFile& file, uint64_t& end, std::vector<Move>& moves);
 
   Tree tree_;
   std::vector<SparseFile> sparse_;
+  // Xattrs of files that hard links have changed. They go to the tree at the end, which would keep
+  // every state in between.
+  std::map<InodeId, std::map<std::string, std::string>> link_xattrs_;
 };
 
 }  // namespace imagefs

@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 
 #include <map>
+#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -209,6 +210,81 @@ TEST(LayerBuilderTest, HardLinks) {
   EXPECT_EQ(Show(TarWriter().File("d/f", "x").Symlink("l", "d").HardLink("h", "l/f")),
             "/d/? /d/f=1 /h=1 /l@");
   EXPECT_EQ(Show(TarWriter().File("f", "x").HardLink("f", "f")), "/f=1");
+}
+
+TEST(LayerBuilderTest, TheLastHardLinkEntryGivesTheAttributes) {
+  TarWriter tar;
+  tar.Add({.name = "f", .mode = 0640, .uid = 3, .gid = 4, .mtime = 5}, "abc");
+  tar.Add({.name = "g", .type = '1', .mode = 0600, .uid = 6, .mtime = 7, .link = "f"});
+  tar.Pax({{"mtime", "-0.25"}});
+  tar.Add({.name = "h", .type = '1', .mode = 0124751, .uid = 8, .gid = 9, .link = "g"});
+  tar.Add({.name = "s", .type = '2', .mode = 0777, .uid = 1, .mtime = 1, .link = "f"});
+  tar.Add({.name = "t", .type = '1', .mode = 0600, .uid = 2, .mtime = 3, .link = "s"});
+  tar.Add({.name = "dev", .type = '3', .mode = 0600, .major = 1, .minor = 3});
+  tar.Add({.name = "dev2", .type = '1', .mode = 0666, .gid = 5, .mtime = 4, .link = "dev"});
+  // Onto its own name, and one whose target is replaced afterwards.
+  tar.Add({.name = "self", .mode = 0644}, "");
+  tar.Add({.name = "self", .type = '1', .mode = 0400, .link = "self"});
+  tar.Add({.name = "old", .mode = 0644}, "");
+  tar.Add({.name = "kept", .type = '1', .mode = 0400, .link = "old"});
+  tar.Add({.name = "old", .mode = 0640}, "new").End();
+  const auto result = Build(tar.bytes());
+  ASSERT_TRUE(result.ok()) << result.status();
+  auto paths = Paths(result->tree);
+  const auto show = [&](const std::string& path) {
+    const Inode& inode = result->tree.inode(paths.at(path));
+    std::ostringstream out;
+    out << std::oct << inode.mode << std::dec << " " << inode.uid << ":" << inode.gid << " "
+        << inode.mtime_seconds << "." << inode.mtime_nanoseconds << " " << inode.nlink;
+    return out.str();
+  };
+  EXPECT_EQ(paths.at("/f"), paths.at("/h"));
+  EXPECT_EQ(show("/f"), "104751 8:9 -1.750000000 3") << "the type is that of the file";
+  EXPECT_EQ(show("/s"), "120777 2:0 3.0 2") << "chmod would follow the symbolic link";
+  EXPECT_EQ(show("/dev"), "20666 0:5 4.0 2");
+  EXPECT_EQ(result->tree.inode(paths.at("/dev")).rdev_minor, 3u);
+  EXPECT_EQ(show("/self"), "100400 0:0 0.0 1");
+  EXPECT_EQ(show("/kept"), "100400 0:0 0.0 1");
+  EXPECT_EQ(show("/old"), "100640 0:0 0.0 1");
+}
+
+TEST(LayerBuilderTest, HardLinkEntriesAddXattrs) {
+  const std::string capability = "SCHILY.xattr.security.capability";
+  TarWriter tar;
+  tar.Pax({{"SCHILY.xattr.user.a", "1"}, {"SCHILY.xattr.user.b", "2"}}).File("f", "");
+  tar.Pax({{"SCHILY.xattr.user.b", "3"},
+           {"SCHILY.xattr.user.c", "4"},
+           {"SCHILY.xattr.trusted.overlay.opaque", "y"}});
+  tar.HardLink("f2", "f").Pax({{"SCHILY.xattr.trusted.d", "5"}}).HardLink("f3", "f2");
+  tar.Symlink("s", "f").Pax({{"SCHILY.xattr.user.a", "1"}}).HardLink("s2", "s");
+  // A capability survives an entry with the same owner, and no other.
+  tar.Pax({{capability, "x"}}).File("same", "").HardLink("same2", "same");
+  for (const char* name : {"owner", "group", "again", "there"}) {
+    tar.Pax({{capability, "x"}, {"SCHILY.xattr.user.a", "1"}}).File(name, "");
+  }
+  tar.Add({.name = "owner2", .type = '1', .uid = 1, .link = "owner"});
+  tar.Add({.name = "group2", .type = '1', .gid = 1, .link = "group"});
+  tar.Pax({{capability, "y"}});
+  tar.Add({.name = "again2", .type = '1', .uid = 1, .link = "again"});
+  tar.Add({.name = "there2", .type = '1', .uid = 1, .link = "there"});
+  tar.HardLink("andback", "there").End();
+  const auto result = Build(tar.bytes());
+  ASSERT_TRUE(result.ok()) << result.status();
+  auto paths = Paths(result->tree);
+  const auto show = [&](const std::string& path) {
+    std::string out;
+    for (const Xattr& xattr : result->tree.Xattrs(paths.at(path))) {
+      out += (out.empty() ? "" : " ") + xattr.name + "=" + xattr.value;
+    }
+    return out;
+  };
+  EXPECT_EQ(show("/f"), "trusted.d=5 user.a=1 user.b=3 user.c=4");
+  EXPECT_EQ(show("/s"), "");
+  EXPECT_EQ(show("/same"), "security.capability=x");
+  EXPECT_EQ(show("/owner"), "user.a=1");
+  EXPECT_EQ(show("/group"), "user.a=1");
+  EXPECT_EQ(show("/again"), "security.capability=y user.a=1");
+  EXPECT_EQ(show("/there"), "user.a=1");
 }
 
 TEST(LayerBuilderTest, ImpossibleHardLinks) {
