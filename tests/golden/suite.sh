@@ -24,6 +24,36 @@ mount_ours() {
   ifs mount -q "$REGISTRY/suite/$1:latest" "$M/$1" >/dev/null
 }
 
+# judge RUNTIME NAME THEIRS [OPTION...]: compares the tree of a runtime with ours. What it is known to
+# get wrong it has to get wrong, and nothing else.
+judge() {
+  local runtime=$1 name=$2 theirs=$3 outcome=equal
+  shift 3
+  compare() { $PY "$LIB/tree.py" compare "$theirs" "$M/$name" "$T/images/$name.json" "$@"; }
+  if known refused "$runtime" "$name"; then
+    outcome="failed: $runtime accepts it, which is said to refuse it"
+  elif ! mount_ours "$name"; then
+    outcome="failed to mount"
+  elif known differs "$runtime" "$name"; then
+    outcome="differs from $runtime, as known"
+    compare "$@" >"$T/compare.out" && outcome="failed: equal, where $runtime is said to differ"
+    compare "$@" --but-expected || outcome="different beyond what is known"
+  else
+    compare "$@" || outcome=different
+  fi
+  report "$name" "$outcome"
+}
+
+# judge_refusal RUNTIME NAME: of an image that the runtime did not accept.
+judge_refusal() {
+  if known refused "$1" "$2"; then
+    report "$2" "refused by $1, as known"
+  else
+    tail -n 1 "$T/pull.out"
+    report "$2" "failed: $1 refuses it and is not known to"
+  fi
+}
+
 report() {  # report NAME OUTCOME
   printf '%-24s %s\n' "$1" "$2"
   case $2 in different* | failed*) FAILED=$((FAILED + 1)) ;; esac

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 """Reads a mounted file tree through system calls and compares it with another one.
 
-  tree.py compare EXPECTED ACTUAL [META.json] [--loose-root]
+  tree.py compare EXPECTED ACTUAL [META.json] [--loose-root] [--but-expected]
   tree.py expect ACTUAL META.json      checks META's "expect" list only
   tree.py dump DIR                     one line a file
+--but-expected: EXPECTED may be wrong in the very fields that META's "expect" names.
 Compared: names, type, permissions, owner, modification time in ns (not of the root and of META's
 "loose" directories), size and SHA-256 of regular files, targets of symbolic links, device numbers,
 extended attributes, which names are hard links of one another, and the link counts: of the visible
@@ -43,7 +44,13 @@ def read_tree(root):
     while todo:
         relative = todo.pop()
         path = root + b"/" + relative if relative else root
-        st = os.lstat(path)
+        try:
+            st = os.lstat(path)
+        except FileNotFoundError:
+            if not relative:
+                raise
+            tree[os.fsdecode(relative)] = {"listed": "but not there"}
+            continue
         entry = {"type": stat.S_IFMT(st.st_mode), "mode": oct(stat.S_IMODE(st.st_mode)), "uid": st.st_uid,
                  "gid": st.st_gid, "mtime_ns": st.st_mtime_ns, "xattrs": xattrs(path)}
         if stat.S_ISREG(st.st_mode):
@@ -57,7 +64,7 @@ def read_tree(root):
         if stat.S_ISDIR(st.st_mode):
             names = os.listdir(path)
             if len(set(names)) != len(names):
-                entry["listed"] = "a name is listed twice"
+                entry["listed"] = "with a name twice"
             todo += [relative + b"/" + name if relative else name for name in names]
         else:
             entry["nlink"] = st.st_nlink
@@ -70,19 +77,24 @@ def read_tree(root):
     return tree
 
 
-def compare(expected, actual, loose, loose_root, limit=20):
+def compare(expected, actual, loose, loose_root, disputed, limit=20):
     lines = []
     if loose_root:  # runtimes do not agree on the attributes of the root itself
         for key in ("mode", "uid", "gid"):
             actual[""][key] = expected[""][key]
     for path in sorted(expected.keys() | actual.keys()):
         want, have = expected.get(path), actual.get(path)
+        if path in disputed and disputed[path] is None:
+            continue
+        if have and "listed" in have:
+            lines.append(f"{path!r}: listed {have['listed']}")
+            continue
         if have is None or want is None:
             lines.append(f"{path!r}: {'missing' if have is None else 'should not be there'}")
             continue
         for key in sorted(want.keys() | have.keys()):
             a, b = want.get(key), have.get(key)
-            if key == "mtime_ns" and (path == "" or path in loose):
+            if key == "mtime_ns" and (path == "" or path in loose) or key in disputed.get(path, {}):
                 continue
             if key == "nlink":
                 a = len(want["links"])
@@ -113,12 +125,13 @@ def expect(actual, wanted):
 
 def main(args):
     meta = {}
-    loose_root = "--loose-root" in args
-    args = [a for a in args if a != "--loose-root"]
+    loose_root, but_expected = "--loose-root" in args, "--but-expected" in args
+    args = [a for a in args if a not in ("--loose-root", "--but-expected")]
     if args[0] == "compare":
         if len(args) > 3:
             meta = json.load(open(args[3]))
-        good = compare(read_tree(args[1]), read_tree(args[2]), set(meta.get("loose", [])), loose_root)
+        good = compare(read_tree(args[1]), read_tree(args[2]), set(meta.get("loose", [])), loose_root,
+                       meta.get("expect", {}) if but_expected else {})
     elif args[0] == "expect":
         good = expect(read_tree(args[1]), json.load(open(args[2])).get("expect", {}))
     else:
