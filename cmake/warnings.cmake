@@ -12,3 +12,7 @@ if(IMAGEFS_SANITIZE)
                                                  -fno-sanitize-recover=all)
   target_link_options(imagefs_flags INTERFACE -fsanitize=${IMAGEFS_SANITIZE})
 endif()
+# Without it libFuzzer sees no coverage of the code under test and only throws dice.
+if(IMAGEFS_FUZZ)
+  target_compile_options(imagefs_flags INTERFACE -fsanitize=fuzzer-no-link)
+endif()
