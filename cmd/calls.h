@@ -58,11 +58,11 @@ absl::StatusOr<std::string> ResolveParents(const std::string& directory);
 struct TransferRequest {
   ImageStore::ResolveRequest resolve;
   std::string directory;
-  bool writable = false;
+  MountRecord mount;  // how: mode, writable, upper, flags, context
   bool progress = false;
 };
 
-// The flights of Prepare, by ChainID.
+// The flights of Prepare, by ChainID and presentation.
 using MountFlights = FlightTable<MountTable::Pin>;
 
 struct TransferContext {

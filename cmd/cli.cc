@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 #include <map>
+#include <set>
 
 #include "base/text.h"
 #include "image/manifest.h"
@@ -30,6 +31,7 @@ constexpr char kMountHelp[] =
     "  imagefs mount oci-archive:app.tar:v1 /mnt         also oci:DIR[:TAG], docker-archive:FILE\n"
     "  imagefs mount --rw ubuntu:24.04 /mnt              writes go to a layer of this mount "
     "(root)\n"
+    "  imagefs mount -o nosuid,nodev alpine /mnt         flags as mount(8) has them\n"
     "  imagefs mount --platform linux/arm64 alpine /mnt  another platform than this machine's\n"
     "\n"
     "Credentials come from podman's auth.json and docker's config.json, as podman login and\n"
@@ -83,14 +85,68 @@ void AddImageOptions(CLI::App* app, Command* command) {
       ->check(CLI::IsMember({"missing", "always", "never"}));
 }
 
+// Words of `-o` as fstab has them; "" or what is wrong with them. A quoted value may have commas.
+std::string ApplyMountOptions(const std::string& text, Command* command) {
+  std::vector<std::string> words(1);
+  bool quoted = false;
+  for (const char c : text) {
+    if (c == '"') {
+      quoted = !quoted;
+    } else if (c == ',' && !quoted) {
+      words.emplace_back();
+    } else {
+      words.back().push_back(c);
+    }
+  }
+  if (quoted) return "a quotation mark is missing";
+  const std::map<std::string, std::pair<bool*, bool>> flags = {
+      {"ro", {&command->writable, false}}, {"rw", {&command->writable, true}},
+      {"suid", {&command->nosuid, false}}, {"nosuid", {&command->nosuid, true}},
+      {"dev", {&command->nodev, false}},   {"nodev", {&command->nodev, true}},
+      {"exec", {&command->noexec, false}}, {"noexec", {&command->noexec, true}},
+  };
+  // Of fstab: for others than the program that mounts.
+  const std::set<std::string> passed_over = {"",       "defaults", "auto",     "noauto",
+                                             "nofail", "_netdev",  "relatime", "nouser"};
+  for (const std::string& word : words) {
+    if (const auto flag = flags.find(word); flag != flags.end()) {
+      *flag->second.first = flag->second.second;
+    } else if (word.starts_with("context=")) {
+      command->context = word.substr(8);
+    } else if (!passed_over.contains(word) && !word.starts_with("x-") && !word.starts_with("X-")) {
+      return StrCat(Printable(word), " is not known");
+    }
+  }
+  return "";
+}
+
 void AddMount(CLI::App& app, Command* command) {
   CLI::App* mount = app.add_subcommand("mount", "mount an image on a directory");
   mount->footer(kMountHelp);
   AddImageOptions(mount, command);
   mount->add_option("DIR", command->directory, "an existing directory")->required();
-  mount->add_option("--mode", command->mode, "auto (default) or fuse")
-      ->check(CLI::IsMember({"auto", "fuse"}));
+  mount
+      ->add_option(
+          "--mode", command->mode,
+          "kernel: the kernel reads the image by itself (root, Linux 6.12); fuse: the daemon "
+          "answers it; auto (default): kernel where it can be")
+      ->check(CLI::IsMember({"auto", "kernel", "fuse"}));
+  mount
+      ->add_option_function<std::string>(
+          "-o,--options",
+          [command](const std::string& text) {
+            const std::string problem = ApplyMountOptions(text, command);
+            if (!problem.empty()) throw CLI::ValidationError("-o", problem);
+          },
+          "ro, rw (as --rw), nosuid, nodev, noexec, context=LABEL, as mount(8) has them")
+      ->type_name("OPTIONS")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   mount->add_flag("--rw", command->writable, "writable, through an overlay (root)");
+  mount->add_option("--upper", command->upper,
+                    "with --rw: keep what is written in this directory, also after the unmount");
+  mount->add_option("--map-uids", command->id_map,
+                    "show user and group ids of the image as others: IMAGE:HOST:COUNT[,...]");
+  mount->add_option("--context", command->context, "SELinux context of every file");
   mount->add_flag("--foreground", command->foreground,
                   "stay until Ctrl-C or until it is unmounted; leaves no daemon behind");
   mount->add_flag("-q,--quiet", command->quiet, "no progress");
@@ -200,6 +256,9 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
     command.verb = chosen[0]->get_name();
   } catch (const std::exception& error) {
     return CliExit{2, "", StrCat("imagefs: ", error.what(), "\n")};
+  }
+  if (!command.upper.empty() && !command.writable) {
+    return UsageError("--upper needs --rw", "mount");
   }
   if (command.verb == "umount" && command.operands.empty() != command.all) {
     return UsageError("umount takes either directories or --all", "umount");

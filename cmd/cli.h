@@ -25,6 +25,12 @@ struct Command {
   bool plain_http = false;
   bool skip_tls_verify = false;
   bool writable = false;
+  std::string upper;  // of a writable mount; "" = in the store
+  std::string id_map;
+  std::string context;
+  bool nosuid = false;
+  bool nodev = false;
+  bool noexec = false;
   bool foreground = false;
   bool quiet = false;
   bool all = false;

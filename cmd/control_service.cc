@@ -41,15 +41,19 @@ absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
   if (request.directory().empty()) {
     return absl::InvalidArgumentError("no directory to mount on was given");
   }
-  if (request.mode() == "kernel") {
-    return absl::UnimplementedError("mode kernel is not available; use --mode auto or fuse");
-  }
-  if (!request.mode().empty() && request.mode() != "auto" && request.mode() != "fuse") {
+  const std::string& mode = request.mode();
+  if (!mode.empty() && mode != "auto" && mode != kKernelMode && mode != kFuseMode) {
     return absl::InvalidArgumentError(
-        StrCat("mode ", Printable(request.mode()), " is not known; use auto or fuse"));
+        StrCat("mode ", Printable(mode), " is not known; use auto, kernel or fuse"));
   }
+  if (!request.id_map().empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(request.id_map()));
   out.directory = request.directory();
-  out.writable = request.writable();
+  out.mount.mode = mode;
+  out.mount.writable = request.writable();
+  out.mount.upper = request.upper();
+  out.mount.keep_upper = !request.upper().empty();
+  out.mount.flags = {request.nosuid(), request.nodev(), request.noexec(), request.id_map()};
+  out.mount.context = request.context();
   out.progress = request.progress();
   return out;
 }
@@ -398,6 +402,10 @@ void FillMount(const MountRecord& record, Mount* out) {
   out->set_mode(record.mode);
   out->set_writable(record.writable);
   out->set_created_unix(record.created_unix);
+  if (record.flags.nosuid) out->add_options("nosuid");
+  if (record.flags.nodev) out->add_options("nodev");
+  if (record.flags.noexec) out->add_options("noexec");
+  if (!record.context.empty()) out->add_options(StrCat("context=\"", record.context, "\""));
 }
 
 std::unique_ptr<ControlService> ControlService::Create(Options options, Deps deps) {

@@ -202,7 +202,7 @@ void DaemonImpl::Accept() {
 }
 
 bool DaemonImpl::Idle() const {
-  if (options_.idle_exit.count() == 0 || !mounts_->List().empty()) return false;
+  if (options_.idle_exit.count() == 0 || mounts_->NeedProcess()) return false;
   const ControlService::Activity activity = service_->activity();
   return activity.running_calls == 0 &&
          std::chrono::steady_clock::now() - activity.last_call_end >= options_.idle_exit;

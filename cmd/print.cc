@@ -65,7 +65,11 @@ void WriteMount(JsonWriter& json, const Mount& mount) {
       .Member("manifest", mount.manifest_digest())
       .Member("chain_id", mount.chain_id())
       .Member("mode", mount.mode())
-      .Member("writable", mount.writable());
+      .Member("writable", mount.writable())
+      .Key("options")
+      .BeginArray();
+  for (const std::string& option : mount.options()) json.String(option);
+  json.EndArray();
 }
 
 // A document out of the registry, as it is where it is JSON.

@@ -27,6 +27,12 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("mode", record.mode)
       .Member("writable", record.writable)
       .Member("upper", record.upper)
+      .Member("keep_upper", record.keep_upper)
+      .Member("nosuid", record.flags.nosuid)
+      .Member("nodev", record.flags.nodev)
+      .Member("noexec", record.flags.noexec)
+      .Member("id_map", record.flags.id_map)
+      .Member("context", record.context)
       .Member("created", record.created_unix)
       .EndObject();
   return json.Take();
@@ -48,6 +54,12 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   record.mode = json.StringOr("mode");
   record.writable = json["writable"].boolean().value_or(false);
   record.upper = json.StringOr("upper");
+  record.keep_upper = json["keep_upper"].boolean().value_or(false);
+  record.flags.nosuid = json["nosuid"].boolean().value_or(false);
+  record.flags.nodev = json["nodev"].boolean().value_or(false);
+  record.flags.noexec = json["noexec"].boolean().value_or(false);
+  record.flags.id_map = json.StringOr("id_map");
+  record.context = json.StringOr("context");
   record.created_unix = json.IntOr("created", 0);
   return record;
 }

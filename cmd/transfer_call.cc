@@ -291,11 +291,12 @@ void TransferCall::Bring(ImageStore::Resolved resolved) {
 void TransferCall::Mount(ChainRef chain) {
   if (!Enter("mounting", "mount")) return;
   const int stage = this->stage();
-  const std::string key = chain->chain_id.ToString();
+  const std::string key =
+      StrCat(chain->chain_id.ToString(), " ", request_.mount.mode, " ", request_.mount.context);
   MountFlights::Caller caller;
-  caller.start = [&deps = deps_, chain](MountFlights::Context context) {
-    deps.executor.Submit([&mounts = deps.mounts, chain, context = std::move(context)] {
-      context.finish(mounts.Prepare(chain));
+  caller.start = [&deps = deps_, chain, wanted = request_.mount](MountFlights::Context context) {
+    deps.executor.Submit([&mounts = deps.mounts, chain, wanted, context = std::move(context)] {
+      context.finish(mounts.Prepare(chain, wanted));
     });
   };
   caller.done = [self = self(), chain](absl::StatusOr<MountTable::Pin> pin) mutable {
@@ -309,13 +310,11 @@ void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
   // Work of this call alone from here on: the ticket is of no more use.
   if (!Enter("mounting", "mount")) return;
   deps_.executor.Submit([self = self(), chain = std::move(chain), pin = std::move(pin)]() mutable {
-    MountRecord record;
+    MountRecord record = self->request_.mount;
     record.directory = self->request_.directory;
     record.reference = self->image_->reference;
     record.manifest_digest = self->image_->manifest_digest;
     record.chain_id = self->image_->chain_id();
-    record.writable = self->request_.writable;
-    record.mode = "fuse";
     absl::StatusOr<MountRecord> mounted =
         self->deps_.mounts.Mount(std::move(chain), std::move(record));
     if (!mounted.ok()) return self->End(mounted.status());

@@ -145,6 +145,12 @@ absl::StatusOr<MountRequest> Session::MakeMountRequest() {
   request.set_directory(CleanPath(command_.directory, WorkingDirectory()));
   request.set_mode(command_.mode);
   request.set_writable(command_.writable);
+  if (!command_.upper.empty()) request.set_upper(CleanPath(command_.upper, WorkingDirectory()));
+  request.set_id_map(command_.id_map);
+  request.set_context(command_.context);
+  request.set_nosuid(command_.nosuid);
+  request.set_nodev(command_.nodev);
+  request.set_noexec(command_.noexec);
   request.set_progress(ShowProgress());
   return request;
 }

@@ -3,12 +3,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -168,6 +171,81 @@ absl::StatusOr<Fd> ReceiveFd(int socket) {
   return Fd(fd);
 }
 
+bool IsHexDigest(std::string_view text) {
+  return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+// The lines of a uid_map (user_namespaces(7)): ids of the image, of the host, how many.
+absl::StatusOr<std::string> ParseIdMap(std::string_view id_map) {
+  const auto bad = [&](std::string_view why) {
+    return absl::InvalidArgumentError(
+        StrCat("id map \"", Printable(id_map), "\": ", why, "; write IMAGE:HOST:COUNT[,...]"));
+  };
+  constexpr uint64_t kIds = uint64_t{1} << 32;
+  struct Range {
+    uint64_t image, host, count;
+  };
+  std::vector<Range> ranges;
+  std::string lines;
+  for (const std::string_view word : Split(id_map, ',')) {
+    const std::vector<std::string_view> fields = Split(word, ':');
+    if (fields.size() != 3) return bad("it has another form");
+    const auto image = ParseDecimal(fields[0]), host = ParseDecimal(fields[1]),
+               count = ParseDecimal(fields[2]);
+    if (!image || !host || !count || *count == 0) return bad("it has another form");
+    if (*image >= kIds || *host >= kIds || *count >= kIds || *image + *count >= kIds ||
+        *host + *count >= kIds) {
+      return bad("ids have 32 bits");
+    }
+    for (const Range& other : ranges) {
+      const auto meet = [](uint64_t a, uint64_t a_count, uint64_t b, uint64_t b_count) {
+        return a < b + b_count && b < a + a_count;
+      };
+      if (meet(other.image, other.count, *image, *count) ||
+          meet(other.host, other.count, *host, *count)) {
+        return bad("two ranges overlap");
+      }
+    }
+    ranges.push_back({*image, *host, *count});
+    if (ranges.size() > 340) return bad("more than 340 ranges");  // the kernel's limit
+    StrAppend(&lines, *image, " ", *host, " ", *count, "\n");
+  }
+  return lines;
+}
+
+absl::Status WriteProc(pid_t pid, std::string_view name, std::string_view text) {
+  const std::string path = StrCat("/proc/", pid, "/", name);
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY));
+  // By one write(2), as the kernel demands.
+  if (write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
+    return ErrnoStatus(errno, StrCat("cannot write ", path));
+  }
+  return absl::OkStatus();
+}
+
+// A user namespace with that map, which nobody lives in.
+absl::StatusOr<Fd> MakeUserNamespace(std::string_view id_map) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string lines, ParseIdMap(id_map));
+  // Not fork(3): the child runs no handler and touches no memory, it only is there.
+  const auto pid = static_cast<pid_t>(
+      syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+  if (pid < 0) return ErrnoStatus(errno, "cannot make a user namespace");
+  if (pid == 0) {
+    syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    while (true) syscall(SYS_ppoll, nullptr, 0, nullptr, nullptr, 0);
+  }
+  const auto make = [&]() -> absl::StatusOr<Fd> {
+    IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "uid_map", lines));
+    IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "gid_map", lines));
+    return OpenFile(StrCat("/proc/", pid, "/ns/user"), O_RDONLY);
+  };
+  absl::StatusOr<Fd> made = make();
+  kill(pid, SIGKILL);
+  while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  return made;
+}
+
 absl::Status BusyError(const std::string& directory) {
   return absl::FailedPreconditionError(
       StrCat(directory, " is busy: a process has a file or its working directory there (fuser -vm ",
@@ -207,6 +285,11 @@ const MountInfo* FindMountOf(const std::vector<MountInfo>& mounts, std::string_v
 }
 
 bool IsOurs(const MountInfo& mount) {
+  if (mount.fs_type == kErofsType) {
+    // The source of a chain is its index: <store>/chains/<64 hex digits>.
+    const std::vector<std::string_view> parts = Split(mount.source, '/');
+    return parts.size() > 2 && parts[parts.size() - 2] == "chains" && IsHexDigest(parts.back());
+  }
   return mount.fs_type == kFuseType || (mount.fs_type == "overlay" && mount.source == kSource);
 }
 
@@ -227,7 +310,7 @@ absl::StatusOr<Fd> MountFuse(const std::string& directory) {
   return device;
 }
 
-absl::StatusOr<Fd> FusermountMount(const std::string& directory) {
+absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlags& flags) {
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0) {
     return ErrnoStatus(errno, "cannot make a socket for fusermount3");
@@ -238,7 +321,9 @@ absl::StatusOr<Fd> FusermountMount(const std::string& directory) {
   environment.push_back(StrCat("_FUSE_COMMFD=", theirs.get()));
   IMAGEFS_ASSIGN_OR_RETURN(
       const ProcessResult result,
-      RunProcess({"fusermount3", "-o", "ro,fsname=imagefs,subtype=imagefs,default_permissions",
+      RunProcess({"fusermount3", "-o",
+                  StrCat("ro,fsname=imagefs,subtype=imagefs,default_permissions",
+                         flags.noexec ? ",noexec" : ""),
                   "--", directory},
                  std::move(environment), theirs.get()));
   if (!result.succeeded) {
@@ -262,9 +347,38 @@ absl::Status FusermountUnmount(const std::string& directory, bool lazy) {
   return absl::InternalError(StrCat("cannot unmount ", directory, ": ", result.errors));
 }
 
-absl::Status BindMount(const std::string& source, const std::string& directory) {
-  if (mount(source.c_str(), directory.c_str(), nullptr, MS_BIND, nullptr) < 0) {
-    return MountError(errno, StrCat("cannot bind the mount to ", directory));
+absl::Status CheckIdMap(std::string_view id_map) { return ParseIdMap(id_map).status(); }
+
+absl::Status BindMount(const std::string& source, const std::string& directory,
+                       const MountFlags& flags) {
+  const Fd copy(open_tree(AT_FDCWD, source.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  if (!copy.valid()) return MountError(errno, StrCat("cannot bind ", source));
+  mount_attr attributes = {};
+  if (flags.nosuid) attributes.attr_set |= MOUNT_ATTR_NOSUID;
+  if (flags.nodev) attributes.attr_set |= MOUNT_ATTR_NODEV;
+  if (flags.noexec) attributes.attr_set |= MOUNT_ATTR_NOEXEC;
+  Fd user_namespace;
+  if (!flags.id_map.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(user_namespace, MakeUserNamespace(flags.id_map));
+    attributes.attr_set |= MOUNT_ATTR_IDMAP;
+    attributes.userns_fd = static_cast<uint64_t>(user_namespace.get());
+  }
+  if (attributes.attr_set != 0 &&
+      mount_setattr(copy.get(), "", AT_EMPTY_PATH, &attributes, sizeof(attributes)) < 0) {
+    const int error = errno;
+    if (error == EINVAL && !flags.id_map.empty()) {
+      return absl::FailedPreconditionError(
+          StrCat("cannot map ids at ", directory,
+                 ": the file system does not take part; that needs ", "--mode kernel"));
+    }
+    return MountError(error, StrCat("cannot set the flags of the mount at ", directory));
+  }
+  return AttachMount(copy, directory);
+}
+
+absl::Status AttachMount(const Fd& mount, const std::string& directory) {
+  if (move_mount(mount.get(), "", AT_FDCWD, directory.c_str(), MOVE_MOUNT_F_EMPTY_PATH) < 0) {
+    return MountError(errno, StrCat("cannot attach the mount to ", directory));
   }
   return absl::OkStatus();
 }
@@ -289,16 +403,38 @@ std::string OverlayOptions(const OverlayPaths& paths) {
                 ",workdir=", escape(paths.work), ",index=off");
 }
 
-absl::Status MountOverlay(const OverlayPaths& paths, const std::string& directory) {
+absl::Status MountOverlay(const OverlayPaths& paths, const std::string& directory,
+                          const MountFlags& flags) {
+  if (!flags.id_map.empty()) {
+    return absl::InvalidArgumentError(StrCat("cannot map ids at ", directory,
+                                             ": a writable mount (--rw) shows them as they are"));
+  }
+  unsigned long bits = 0;  // NOLINT: as mount(2) has it
+  if (flags.nosuid) bits |= MS_NOSUID;
+  if (flags.nodev) bits |= MS_NODEV;
+  if (flags.noexec) bits |= MS_NOEXEC;
   const std::string options = OverlayOptions(paths);
   if (options.size() >= static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
     return absl::InvalidArgumentError(
         StrCat("cannot mount an overlay at ", directory,
                ": the paths of the store are too long; use a shorter --root and --run"));
   }
-  if (mount(kSource, directory.c_str(), "overlay", 0, options.c_str()) < 0) {
+  if (mount(kSource, directory.c_str(), "overlay", bits, options.c_str()) < 0) {
     return MountError(errno, StrCat("cannot mount an overlay at ", directory));
   }
+  return absl::OkStatus();
+}
+
+uint64_t MountIdAt(const std::string& path) {
+  struct statx found = {};
+  const int flags = AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT | AT_SYMLINK_NOFOLLOW;
+  if (statx(AT_FDCWD, path.c_str(), flags, STATX_MNT_ID, &found) < 0) return 0;
+  return (found.stx_mask & STATX_MNT_ID) != 0 ? found.stx_mnt_id : 0;
+}
+
+absl::Status MakePrivateDir(const std::string& path) {
+  IMAGEFS_RETURN_IF_ERROR(MakeDirs(path, 0700));
+  if (chmod(path.c_str(), 0700) < 0) return ErrnoStatus(errno, StrCat("cannot chmod ", path));
   return absl::OkStatus();
 }
 

@@ -14,6 +14,8 @@
 
 namespace imagefs {
 
+inline constexpr char kErofsType[] = "erofs";
+
 // One line of mountinfo (proc(5)).
 struct MountInfo {
   uint32_t major = 0, minor = 0;  // of the mounted file system: equal for bind mounts of it
@@ -30,17 +32,35 @@ absl::StatusOr<std::vector<MountInfo>> ReadMountInfo();
 // The mount that is visible at `path`, or null; the innermost one that contains it.
 const MountInfo* FindMountAt(const std::vector<MountInfo>& mounts, std::string_view path);
 const MountInfo* FindMountOf(const std::vector<MountInfo>& mounts, std::string_view path);
-// True for what MountFuse, FusermountMount and MountOverlay make, and bind mounts of it.
+// True for what MountFuse, FusermountMount and MountOverlay make and what shows a chain's index,
+// and for bind mounts of it.
 bool IsOurs(const MountInfo& mount);
+
+// What a bind mount adds to the mount that it shows. It is read-only if that one is.
+struct MountFlags {
+  bool nosuid = false, nodev = false, noexec = false;
+  // Ids of the image are shown as others: "IMAGE:HOST:COUNT[,...]", for users and groups alike; all
+  // others are shown as the overflow id. "" = as they are. Not for FUSE mounts.
+  std::string id_map;
+
+  friend bool operator==(const MountFlags&, const MountFlags&) = default;
+};
 
 // Mounts a read-only FUSE file system and returns its descriptor; INIT is not answered yet. Needs
 // CAP_SYS_ADMIN.
 absl::StatusOr<Fd> MountFuse(const std::string& directory);
-// The same through fusermount3, for users.
-absl::StatusOr<Fd> FusermountMount(const std::string& directory);
+// The same through fusermount3, for users; always nosuid and nodev.
+absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlags& flags);
 absl::Status FusermountUnmount(const std::string& directory, bool lazy);
 
-absl::Status BindMount(const std::string& source, const std::string& directory);
+// kInvalidArgument when it has another form or overlaps itself.
+absl::Status CheckIdMap(std::string_view id_map);
+
+// Appears with all its flags at once.
+absl::Status BindMount(const std::string& source, const std::string& directory,
+                       const MountFlags& flags);
+// Attaches a detached mount (fsmount(2), open_tree(2)).
+absl::Status AttachMount(const Fd& mount, const std::string& directory);
 // Keeps the mount out of other namespaces.
 absl::Status MakePrivate(const std::string& directory);
 
@@ -48,7 +68,15 @@ struct OverlayPaths {
   std::string lower, upper, work;
 };
 std::string OverlayOptions(const OverlayPaths& paths);
-absl::Status MountOverlay(const OverlayPaths& paths, const std::string& directory);
+absl::Status MountOverlay(const OverlayPaths& paths, const std::string& directory,
+                          const MountFlags& flags);
+
+// The kernel's number of the mount that is visible at `path`; 0 when there is no such path. Asks
+// nothing of the file system.
+uint64_t MountIdAt(const std::string& path);
+
+// mkdir -p with mode 0700 at the end, whatever the umask is.
+absl::Status MakePrivateDir(const std::string& path);
 
 // kNotFound when nothing is mounted there, kFailedPrecondition when it is busy (never with `lazy`).
 absl::Status UnmountPath(const std::string& directory, bool lazy);

@@ -1,10 +1,10 @@
-// A chain's mount as root is one FUSE mount under <run>/chains, in a directory that only root may
-// enter; what people see is a bind mount of it or an overlay over it. As a user each directory is a
-// FUSE mount of its own.
+// As root a chain is mounted once for each presentation under <run>/chains, in a directory that
+// only root may enter; what people see is a bind mount of it or an overlay over it. As a user each
+// directory is a FUSE mount of its own.
 //
-// Two kinds of keys serialise the operations: "dir <path>" around everything that changes one
-// directory, and inside it "chain <id>" around making and taking away a chain's private mount. The
-// table's lock is only held to look at the maps, never over a system call.
+// What changes one directory is serialised by its name; the private mounts below it serialise by
+// theirs (fs/chain_mounts.h), always inside. The table's lock is only held to look at the map,
+// never over a system call.
 //
 // A janitor thread watches mountinfo, so that a mount that was taken away by plain umount(8) does
 // not stay in the table.
@@ -23,140 +23,22 @@
 #include <time.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <map>
 #include <set>
 #include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/cleanup/cleanup.h"
-#include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "base/log.h"
 #include "base/status.h"
-#include "fs/fuse_ops.h"
+#include "fs/chain_mounts.h"
+#include "fs/erofs_mount.h"
+#include "fs/key_gate.h"
 #include "fs/mount_syscalls.h"
 
 namespace imagefs {
 namespace {
-
-// How long an unmount waits for the kernel to let go of the file system. It is over at once unless
-// another mount namespace has a copy of the mount.
-constexpr absl::Duration kReleaseWait = absl::Milliseconds(100);
-constexpr char kFuseMode[] = "fuse";
-
-// Mutual exclusion by name.
-class KeyGate {
- public:
-  // Holds the key until it is destroyed.
-  class [[nodiscard]] Hold {
-   public:
-    Hold(KeyGate& gate, std::string key) : gate_(gate), key_(std::move(key)) {
-      absl::MutexLock lock(&gate_.mu_);
-      while (!gate_.held_.insert(key_).second) gate_.released_.Wait(&gate_.mu_);
-    }
-    ~Hold() {
-      absl::MutexLock lock(&gate_.mu_);
-      gate_.held_.erase(key_);
-      gate_.released_.SignalAll();
-    }
-    Hold(const Hold&) = delete;
-    Hold& operator=(const Hold&) = delete;
-
-   private:
-    KeyGate& gate_;
-    const std::string key_;
-  };
-
- private:
-  absl::Mutex mu_;
-  absl::CondVar released_;
-  absl::flat_hash_set<std::string> held_ ABSL_GUARDED_BY(mu_);
-};
-
-// The FUSE sessions in service. Each stays until the kernel has ended it, which may be long after
-// the unmount: a lazily unmounted tree lives on in the processes that use it, and needs its chain.
-class SessionSet : public std::enable_shared_from_this<SessionSet> {
- public:
-  absl::StatusOr<uint64_t> Serve(FuseLoop& loop, ChainRef chain, Fd device)
-      ABSL_LOCKS_EXCLUDED(mu_) {
-    const Digest chain_id = chain->chain_id;
-    uint64_t id = 0;
-    {
-      absl::MutexLock lock(&mu_);
-      id = next_id_++;
-      sessions_[id].chain_id = chain_id;
-    }
-    auto session =
-        loop.Serve(std::move(chain), std::move(device), {}, [weak = weak_from_this(), id] {
-          if (auto self = weak.lock()) self->Ended(id);
-        });
-    absl::MutexLock lock(&mu_);
-    const auto found = sessions_.find(id);
-    if (!session.ok()) {
-      if (found != sessions_.end()) sessions_.erase(found);
-      return session.status();
-    }
-    // Gone where the kernel has ended it already; then the handle may go as well.
-    if (found != sessions_.end()) found->second.handle = *std::move(session);
-    return id;
-  }
-
-  bool Alive(uint64_t id) const ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    return sessions_.contains(id);
-  }
-
-  bool Serves(const Digest& chain_id) const ABSL_LOCKS_EXCLUDED(mu_) {
-    absl::MutexLock lock(&mu_);
-    return std::any_of(sessions_.begin(), sessions_.end(),
-                       [&](const auto& entry) { return entry.second.chain_id == chain_id; });
-  }
-
-  void WaitEnded(uint64_t id, absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_) {
-    const absl::Time deadline = absl::Now() + timeout;
-    absl::MutexLock lock(&mu_);
-    while (sessions_.contains(id)) {
-      if (ended_.WaitWithDeadline(&mu_, deadline)) return;
-    }
-  }
-
-  void Clear() ABSL_LOCKS_EXCLUDED(mu_) {
-    // Destroyed after the lock is given back: a handle waits for notifications, which take the
-    // lock.
-    absl::flat_hash_map<uint64_t, Served> all;
-    absl::MutexLock lock(&mu_);
-    all.swap(sessions_);
-  }
-
- private:
-  struct Served {
-    Digest chain_id;
-    std::unique_ptr<FuseSession> handle;  // null until Serve has it
-  };
-
-  void Ended(uint64_t id) ABSL_LOCKS_EXCLUDED(mu_) {
-    std::unique_ptr<FuseSession> handle;
-    {
-      absl::MutexLock lock(&mu_);
-      const auto found = sessions_.find(id);
-      if (found == sessions_.end()) return;
-      handle = std::move(found->second.handle);
-    }
-    handle.reset();  // closes the descriptor and lets the chain go
-    absl::MutexLock lock(&mu_);
-    sessions_.erase(id);
-    ended_.SignalAll();
-  }
-
-  mutable absl::Mutex mu_;
-  absl::CondVar ended_;
-  uint64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
-  absl::flat_hash_map<uint64_t, Served> sessions_ ABSL_GUARDED_BY(mu_);
-};
 
 absl::Status CheckDirectory(const std::string& directory) {
   struct stat found;
@@ -176,13 +58,6 @@ absl::Status CheckDirectory(const std::string& directory) {
     return absl::FailedPreconditionError(
         StrCat(directory, " is not a directory; give the path of one"));
   }
-  return absl::OkStatus();
-}
-
-// Whatever the umask is.
-absl::Status MakePrivateDir(const std::string& path) {
-  IMAGEFS_RETURN_IF_ERROR(MakeDirs(path, 0700));
-  if (chmod(path.c_str(), 0700) < 0) return ErrnoStatus(errno, StrCat("cannot chmod ", path));
   return absl::OkStatus();
 }
 
@@ -213,8 +88,7 @@ class MountTableImpl : public MountTable {
       : options_(std::move(options)),
         chains_dir_(options_.run_dir + "/chains"),
         loop_(loop),
-        records_(records),
-        sessions_(std::make_shared<SessionSet>()) {}
+        records_(records) {}
 
   ~MountTableImpl() override {
     if (janitor_.joinable()) {
@@ -222,61 +96,57 @@ class MountTableImpl : public MountTable {
       [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof(one));
       janitor_.join();
     }
-    sessions_->Clear();
-    if (own_parent_) UnmountPath(chains_dir_, true).IgnoreError();
+    const bool needed = chains_ != nullptr && chains_->HasKernelMounts();
+    chains_.reset();
+    if (own_parent_ && !needed) UnmountPath(chains_dir_, true).IgnoreError();
   }
 
   absl::Status Start();
 
-  absl::StatusOr<Pin> Prepare(ChainRef chain) override;
+  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override ABSL_LOCKS_EXCLUDED(mu_);
-  bool InUse(const Digest& chain_id) const override;
+  bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
+  bool NeedProcess() const override { return chains_->NeedProcess(); }
   std::vector<std::string> Recover(const FindChain& find_chain) override;
   void UnmountAll(bool keep_records) override;
 
  private:
-  struct ChainMount {
-    std::string path;
-    uint64_t session = 0;
-    size_t users = 0;   // entries of mounts_, and pins
-    bool lost = false;  // its private mount was taken away by somebody else
-  };
-
   // What becomes of the durable part of a mount that goes.
   enum class Keep { kNothing, kUpper, kRecord };
 
-  // Keys are held by the callers as the names say: D = the directory's, C = the chain's.
-  absl::Status MountD(const ChainRef& chain, const MountRecord& record);
+  // The key of the directory is held by the callers of what ends in D.
+  absl::Status MountD(const ChainRef& chain, MountRecord& record);
+  absl::Status MountByUserD(const ChainRef& chain, const MountRecord& record);
   absl::Status UnmountD(const std::string& directory, bool lazy, Keep keep);
   absl::Status ForgetD(const MountRecord& record, bool lazy, Keep keep);
-  absl::StatusOr<std::string> AcquireChain(const ChainRef& chain);
-  absl::Status MountChainC(const ChainRef& chain, ChainMount& mount);
-  void ReleaseChain(const Digest& chain_id, bool lazy);
+  // True when the mount outlived the daemon that made it; it is in the table then.
+  bool AdoptD(const MountRecord& record, const FindChain& find_chain);
+  absl::Status CheckRecord(const MountRecord& record) const;
+  // Which presentation a record that asks for one, or for "auto", gets.
+  absl::StatusOr<std::string> ChooseMode(const MountRecord& record) const;
+  // The chain's private mount, by the presentation that `record` then names.
+  absl::StatusOr<std::string> AcquireChain(const ChainRef& chain, MountRecord& record);
   absl::Status MountWritable(const Chain& chain, const std::string& lower,
                              const MountRecord& record);
   absl::Status PrepareUpper(const Chain& chain, const OverlayPaths& paths);
   void UnmountDead(const std::string& directory);
-  void CleanChainsDir();
   void Watch();
   void Prune();
-  void PruneChain(const Digest& chain_id);
   void PruneDirectory(const std::string& directory);
 
   KeyGate::Hold HoldDirectory(const std::string& directory) {
-    return KeyGate::Hold(gate_, "dir " + directory);
-  }
-  KeyGate::Hold HoldChain(const Digest& chain_id) {
-    return KeyGate::Hold(gate_, "chain " + chain_id.hex());
+    return KeyGate::Hold(gate_, directory);
   }
 
   Options options_;
   std::string chains_dir_;
   FuseLoop& loop_;
   MountRecords& records_;
-  const std::shared_ptr<SessionSet> sessions_;
-  KeyGate gate_;
+  std::unique_ptr<ChainMounts> chains_;
+  absl::Status kernel_;      // why there is no kernel presentation, else OK
+  KeyGate gate_;             // by directory
   bool own_parent_ = false;  // chains_dir_ is bound to itself, privately
   Fd mountinfo_;
   Fd stop_;
@@ -284,7 +154,6 @@ class MountTableImpl : public MountTable {
 
   mutable absl::Mutex mu_;
   std::map<std::string, MountRecord> mounts_ ABSL_GUARDED_BY(mu_);  // by directory
-  absl::flat_hash_map<Digest, ChainMount> chains_ ABSL_GUARDED_BY(mu_);
 };
 
 absl::Status MountTableImpl::Start() {
@@ -300,10 +169,18 @@ absl::Status MountTableImpl::Start() {
     const MountInfo* parent = FindMountOf(mounts, chains_dir_);
     own_parent_ = parent != nullptr && parent->mount_point == chains_dir_;
     if (parent != nullptr && parent->shared && !own_parent_) {
-      IMAGEFS_RETURN_IF_ERROR(BindMount(chains_dir_, chains_dir_));
+      IMAGEFS_RETURN_IF_ERROR(BindMount(chains_dir_, chains_dir_, {}));
       own_parent_ = true;
       IMAGEFS_RETURN_IF_ERROR(MakePrivate(chains_dir_));
     }
+  }
+  chains_ = std::make_unique<ChainMounts>(chains_dir_, loop_);
+  kernel_ = !options_.as_root ? absl::FailedPreconditionError("it needs root")
+            : options_.kernel ? ProbeErofs(options_.upper_dir)  // of the store, where indexes lie
+                              : absl::FailedPreconditionError("it is switched off");
+  if (options_.as_root && !kernel_.ok()) {
+    LogInfo("kernel_presentation_unavailable images_are_shown_by=fuse reason=\"", kernel_.message(),
+            "\"");
   }
   IMAGEFS_ASSIGN_OR_RETURN(mountinfo_, OpenFile("/proc/self/mountinfo", O_RDONLY));
   stop_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
@@ -312,21 +189,54 @@ absl::Status MountTableImpl::Start() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain) {
+absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record) const {
+  const bool automatic = record.mode.empty() || record.mode == "auto";
+  if (!automatic && record.mode != kFuseMode && record.mode != kKernelMode) {
+    return absl::InvalidArgumentError(
+        StrCat("mode ", Printable(record.mode), " is not known; use auto, kernel or fuse"));
+  }
+  // What only the kernel's file system can do.
+  const bool kernel_only = !record.context.empty() || !record.flags.id_map.empty();
+  if (record.mode == kKernelMode || (automatic && kernel_only)) {
+    if (kernel_.ok()) return std::string(kKernelMode);
+    return absl::FailedPreconditionError(StrCat(
+        "the kernel cannot show ", record.reference, " by itself: ", ToStd(kernel_.message()),
+        kernel_only ? "; leave out --context and --map-uids" : "; use --mode fuse"));
+  }
+  if (kernel_only) {
+    return absl::InvalidArgumentError("--context and --map-uids need --mode kernel");
+  }
+  return std::string(automatic && kernel_.ok() ? kKernelMode : kFuseMode);
+}
+
+absl::StatusOr<std::string> MountTableImpl::AcquireChain(const ChainRef& chain,
+                                                         MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string mode, ChooseMode(record));
+  auto path = chains_->Acquire(chain, {mode, record.context});
+  if (!path.ok() && mode == kKernelMode && record.mode != kKernelMode && record.context.empty() &&
+      record.flags.id_map.empty()) {
+    LogWarning("kernel_presentation_failed chain=", chain->chain_id.Short(),
+               " error=", path.status().message());
+    record.mode = kFuseMode;
+    return chains_->Acquire(chain, {record.mode, ""});
+  }
+  record.mode = mode;
+  return path;
+}
+
+absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain, const MountRecord& wanted) {
   if (!options_.as_root) return Pin();
-  IMAGEFS_RETURN_IF_ERROR(AcquireChain(chain).status());
+  MountRecord record = wanted;
+  IMAGEFS_RETURN_IF_ERROR(AcquireChain(chain, record).status());
   // The pin holds the chain itself too: the index stays mapped while its mount may be used.
   const Chain* pinned = chain.get();
-  return Pin(pinned, [this, chain = std::move(chain)](const void*) {
-    ReleaseChain(chain->chain_id, /*lazy=*/true);
+  return Pin(pinned, [this, chain = std::move(chain),
+                      presentation = Presentation{record.mode, record.context}](const void*) {
+    chains_->Release(chain->chain_id, presentation, /*lazy=*/true);
   });
 }
 
-absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {
-  if (!record.directory.starts_with('/')) {
-    return absl::InvalidArgumentError(StrCat(record.directory, " is not an absolute path"));
-  }
-  record.directory = Canonical(record.directory);
+absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
   const std::string& directory = record.directory;
   for (const std::string& own : {chains_dir_, options_.upper_dir}) {
     if (!Contains(directory, own)) continue;
@@ -337,15 +247,32 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord re
     return absl::FailedPreconditionError(
         StrCat("cannot mount ", directory, " writable: overlayfs needs root; leave out --rw"));
   }
-  const auto hold = HoldDirectory(directory);
-  {
-    absl::MutexLock lock(&mu_);
-    if (const auto found = mounts_.find(directory); found != mounts_.end()) {
-      return absl::AlreadyExistsError(
-          StrCat(directory, " is already the mount of ", found->second.reference,
-                 "; unmount it first (imagefs umount ", directory, ")"));
-    }
+  if (record.writable && !record.flags.id_map.empty()) {
+    return absl::InvalidArgumentError("--map-uids and --rw exclude each other");
   }
+  if (!record.flags.id_map.empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(record.flags.id_map));
+  absl::MutexLock lock(&mu_);
+  if (const auto found = mounts_.find(directory); found != mounts_.end()) {
+    return absl::AlreadyExistsError(StrCat(directory, " is already the mount of ",
+                                           found->second.reference,
+                                           "; unmount it first (imagefs umount ", directory, ")"));
+  }
+  for (const auto& [other, mounted] : mounts_) {
+    if (record.upper.empty() || mounted.upper != record.upper) continue;
+    return absl::AlreadyExistsError(StrCat("the changes of ", other, " are kept in ", record.upper,
+                                           "; choose another --upper"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {
+  if (!record.directory.starts_with('/')) {
+    return absl::InvalidArgumentError(StrCat(record.directory, " is not an absolute path"));
+  }
+  record.directory = Canonical(record.directory);
+  const std::string& directory = record.directory;
+  const auto hold = HoldDirectory(directory);
+  IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
   absl::Status usable = CheckDirectory(directory);
   if (absl::IsFailedPrecondition(usable)) {
     UnmountDead(directory);  // where it is one of a daemon before this one
@@ -353,15 +280,19 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord re
   }
   IMAGEFS_RETURN_IF_ERROR(usable);
   record.chain_id = chain->chain_id;
-  record.mode = kFuseMode;
   if (record.created_unix == 0) record.created_unix = time(nullptr);
   if (record.writable && record.upper.empty()) {
     record.upper = StrCat(options_.upper_dir, "/", RandomHex(8));
   }
   const bool fresh_upper = record.writable && access(record.upper.c_str(), F_OK) != 0;
+  const std::string asked = record.mode;
+  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
   // Before the mount, so that a crash in between leaves nothing that nobody knows of.
   IMAGEFS_RETURN_IF_ERROR(records_.Put(record));
-  if (absl::Status status = MountD(chain, record); !status.ok()) {
+  const std::string recorded = std::exchange(record.mode, asked);
+  absl::Status status = MountD(chain, record);
+  if (status.ok() && record.mode != recorded) status = records_.Put(record);
+  if (!status.ok()) {
     if (fresh_upper) RemoveTree(record.upper).IgnoreError();
     records_.Delete(directory).IgnoreError();
     return status;
@@ -369,83 +300,29 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord re
   return record;
 }
 
-absl::Status MountTableImpl::MountD(const ChainRef& chain, const MountRecord& record) {
+absl::Status MountTableImpl::MountD(const ChainRef& chain, MountRecord& record) {
   if (options_.as_root) {
-    IMAGEFS_ASSIGN_OR_RETURN(const std::string lower, AcquireChain(chain));
-    const absl::Status status =
-        record.writable ? MountWritable(*chain, lower, record) : BindMount(lower, record.directory);
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string lower, AcquireChain(chain, record));
+    const absl::Status status = record.writable ? MountWritable(*chain, lower, record)
+                                                : BindMount(lower, record.directory, record.flags);
     if (!status.ok()) {
-      ReleaseChain(chain->chain_id, false);
+      chains_->Release(chain->chain_id, {record.mode, record.context}, false);
       return status;
     }
   } else {
-    IMAGEFS_ASSIGN_OR_RETURN(Fd device, FusermountMount(record.directory));
-    if (auto session = sessions_->Serve(loop_, chain, std::move(device)); !session.ok()) {
-      FusermountUnmount(record.directory, true).IgnoreError();
-      return session.status();
-    }
+    IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
+    IMAGEFS_RETURN_IF_ERROR(MountByUserD(chain, record));
   }
   absl::MutexLock lock(&mu_);
   mounts_[record.directory] = record;
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> MountTableImpl::AcquireChain(const ChainRef& chain) {
-  const auto hold = HoldChain(chain->chain_id);
-  ChainMount mount;
-  {
-    absl::MutexLock lock(&mu_);
-    const auto found = chains_.find(chain->chain_id);
-    if (found != chains_.end()) mount = found->second;
-  }
-  if (mount.session == 0 || mount.lost || !sessions_->Alive(mount.session)) {
-    IMAGEFS_RETURN_IF_ERROR(MountChainC(chain, mount));
-  }
-  ++mount.users;
-  absl::MutexLock lock(&mu_);
-  chains_[chain->chain_id] = mount;
-  return mount.path;
-}
-
-absl::Status MountTableImpl::MountChainC(const ChainRef& chain, ChainMount& mount) {
-  mount.path = StrCat(chains_dir_, "/", chain->chain_id.hex());
-  // What is there is dead, or is not the mount that this table made.
-  UnmountPath(mount.path, true).IgnoreError();
-  IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(mount.path));
-  absl::Cleanup undo = [&] {
-    UnmountPath(mount.path, true).IgnoreError();
-    rmdir(mount.path.c_str());
-  };
-  IMAGEFS_ASSIGN_OR_RETURN(Fd device, MountFuse(mount.path));
-  IMAGEFS_RETURN_IF_ERROR(MakePrivate(mount.path));
-  // Before INIT is answered: the answer may lower the read-ahead and never raises it.
-  IMAGEFS_ASSIGN_OR_RETURN(const auto mounts, ReadMountInfo());
-  if (const MountInfo* info = FindMountAt(mounts, mount.path)) {
-    if (!SetReadAhead(*info, kFuseReadAheadBytes)) {
-      LogDebug("read_ahead_not_set chain=", chain->chain_id.Short());
-    }
-  }
-  IMAGEFS_ASSIGN_OR_RETURN(mount.session, sessions_->Serve(loop_, chain, std::move(device)));
-  mount.lost = false;
-  std::move(undo).Cancel();
-  return absl::OkStatus();
-}
-
-void MountTableImpl::ReleaseChain(const Digest& chain_id, bool lazy) {
-  const auto hold = HoldChain(chain_id);
-  ChainMount mount;
-  {
-    absl::MutexLock lock(&mu_);
-    const auto found = chains_.find(chain_id);
-    if (found == chains_.end() || --found->second.users > 0) return;
-    mount = std::move(found->second);
-    chains_.erase(found);
-  }
-  if (absl::Status status = UnmountPath(mount.path, true); !status.ok() && !mount.lost) {
-    LogWarning("private_unmount_failed error=", status.message());
-  }
-  rmdir(mount.path.c_str());
-  if (!lazy) sessions_->WaitEnded(mount.session, kReleaseWait);
+absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, const MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(Fd device, FusermountMount(record.directory, record.flags));
+  const absl::Status status = chains_->Serve(chain, std::move(device));
+  if (!status.ok()) FusermountUnmount(record.directory, true).IgnoreError();
+  return status;
 }
 
 absl::Status MountTableImpl::PrepareUpper(const Chain& chain, const OverlayPaths& paths) {
@@ -470,7 +347,7 @@ absl::Status MountTableImpl::MountWritable(const Chain& chain, const std::string
     IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(record.upper));
     IMAGEFS_RETURN_IF_ERROR(PrepareUpper(chain, paths));
   }
-  return MountOverlay(paths, record.directory);
+  return MountOverlay(paths, record.directory, record.flags);
 }
 
 absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
@@ -502,9 +379,13 @@ absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy, Keep 
     absl::MutexLock lock(&mu_);
     mounts_.erase(record.directory);
   }
-  if (options_.as_root) ReleaseChain(record.chain_id, lazy);
+  if (options_.as_root) {
+    chains_->Release(record.chain_id, {record.mode, record.context}, lazy);
+  }
   absl::Status status;
-  if (keep == Keep::kNothing && !record.upper.empty()) status = RemoveTree(record.upper);
+  if (keep == Keep::kNothing && !record.upper.empty() && !record.keep_upper) {
+    status = RemoveTree(record.upper);
+  }
   if (keep != Keep::kRecord) status.Update(records_.Delete(record.directory));
   return status;
 }
@@ -514,14 +395,6 @@ std::vector<MountRecord> MountTableImpl::List() const {
   absl::MutexLock lock(&mu_);
   for (const auto& [directory, record] : mounts_) out.push_back(record);
   return out;
-}
-
-bool MountTableImpl::InUse(const Digest& chain_id) const {
-  {
-    absl::MutexLock lock(&mu_);
-    if (chains_.contains(chain_id)) return true;
-  }
-  return sessions_->Serves(chain_id);
 }
 
 // Unmounts what a daemon before this one left at `directory`.
@@ -536,32 +409,49 @@ void MountTableImpl::UnmountDead(const std::string& directory) {
   }
 }
 
-void MountTableImpl::CleanChainsDir() {
-  auto mounts = ReadMountInfo();
-  if (!mounts.ok()) return;
-  for (auto mount = mounts->rbegin(); mount != mounts->rend(); ++mount) {
-    if (mount->mount_point == chains_dir_ || !Contains(chains_dir_, mount->mount_point)) continue;
-    const absl::Status status = UnmountPath(mount->mount_point, true);
-    if (!status.ok()) LogWarning("dead_unmount_failed error=", status.message());
-    rmdir(mount->mount_point.c_str());
+bool MountTableImpl::AdoptD(const MountRecord& record, const FindChain& find_chain) {
+  if (!options_.as_root || record.mode != kKernelMode) return false;
+  const auto mounts = ReadMountInfo();
+  const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, record.directory) : nullptr;
+  if (there == nullptr || !IsOurs(*there)) return false;
+  const bool same = record.writable ? there->fs_type == "overlay"
+                                    : there->fs_type == kErofsType &&
+                                          there->source.ends_with("/" + record.chain_id.hex());
+  if (!same) return false;
+  auto chain = find_chain(record.chain_id);
+  if (!chain.ok()) {
+    LogWarning("mount_outlives_its_image directory=", record.directory,
+               " error=", chain.status().message());
   }
+  chains_->Adopt(record.chain_id, chain.ok() ? *std::move(chain) : nullptr,
+                 {record.mode, record.context}, record.writable ? "" : record.directory);
+  absl::MutexLock lock(&mu_);
+  mounts_[record.directory] = record;
+  return true;
 }
 
 std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
   std::vector<std::string> out;
-  if (options_.as_root) CleanChainsDir();
+  if (options_.as_root) chains_->RemoveStrangers(/*fuse=*/true);
   auto records = records_.List();
   if (!records.ok()) {
     LogError("mounts_not_read error=", records.status().message());
     return out;
   }
-  for (const MountRecord& record : *records) {
+  for (MountRecord& record : *records) {
     {
       const auto hold = HoldDirectory(record.directory);
-      absl::MutexLock lock(&mu_);
-      if (mounts_.contains(record.directory)) continue;
+      {
+        absl::MutexLock lock(&mu_);
+        if (mounts_.contains(record.directory)) continue;
+      }
+      if (AdoptD(record, find_chain)) {
+        out.push_back(record.directory);
+        continue;
+      }
     }
     UnmountDead(record.directory);
+    if (!kernel_.ok()) record.mode = "auto";  // another kernel may run than the one that made it
     auto chain = find_chain(record.chain_id);
     absl::Status status = chain.status();
     if (status.ok()) status = Mount(*chain, record).status();
@@ -574,11 +464,14 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
                " error=", status.message());
     records_.Delete(record.directory).IgnoreError();
   }
+  if (options_.as_root) chains_->RemoveStrangers(/*fuse=*/false);
   return out;
 }
 
 void MountTableImpl::UnmountAll(bool keep_records) {
   for (const MountRecord& record : List()) {
+    // What the kernel shows by itself is not in need of a daemon.
+    if (keep_records && record.mode == kKernelMode) continue;
     const auto hold = HoldDirectory(record.directory);
     const Keep keep = keep_records ? Keep::kRecord : Keep::kNothing;
     const absl::Status status = UnmountD(record.directory, true, keep);
@@ -601,9 +494,7 @@ void MountTableImpl::Watch() {
   }
 }
 
-// Where something of ours is mounted.
-absl::StatusOr<std::set<std::string>> MountPoints() {
-  IMAGEFS_ASSIGN_OR_RETURN(const auto mounts, ReadMountInfo());
+std::set<std::string> OurMountPoints(const std::vector<MountInfo>& mounts) {
   std::set<std::string> out;
   for (const MountInfo& mount : mounts) {
     if (IsOurs(mount)) out.insert(mount.mount_point);
@@ -614,36 +505,23 @@ absl::StatusOr<std::set<std::string>> MountPoints() {
 // Drops the entries whose mounts somebody else has taken away. What is missing at the first look
 // may be a mount under way, so each is looked at again while its key is held.
 void MountTableImpl::Prune() {
-  std::vector<std::string> directories;
-  std::vector<Digest> chains;
-  const auto present = MountPoints();
-  if (!present.ok()) return;
+  const auto mounts = ReadMountInfo();
+  if (!mounts.ok()) return;
+  std::vector<std::string> missing;
   {
+    const std::set<std::string> present = OurMountPoints(*mounts);
     absl::MutexLock lock(&mu_);
     for (const auto& [directory, record] : mounts_) {
-      if (!present->contains(directory)) directories.push_back(directory);
-    }
-    for (const auto& [chain_id, mount] : chains_) {
-      if (!mount.lost && !present->contains(mount.path)) chains.push_back(chain_id);
+      if (!present.contains(directory)) missing.push_back(directory);
     }
   }
-  for (const Digest& chain_id : chains) PruneChain(chain_id);
-  for (const std::string& directory : directories) PruneDirectory(directory);
-}
-
-void MountTableImpl::PruneChain(const Digest& chain_id) {
-  const auto hold = HoldChain(chain_id);
-  const auto present = MountPoints();
-  absl::MutexLock lock(&mu_);
-  const auto found = chains_.find(chain_id);
-  if (!present.ok() || found == chains_.end() || present->contains(found->second.path)) return;
-  found->second.lost = true;
+  for (const std::string& directory : missing) PruneDirectory(directory);
 }
 
 void MountTableImpl::PruneDirectory(const std::string& directory) {
   const auto hold = HoldDirectory(directory);
-  const auto present = MountPoints();
-  if (!present.ok() || present->contains(directory)) return;
+  const auto mounts = ReadMountInfo();
+  if (!mounts.ok() || OurMountPoints(*mounts).contains(directory)) return;
   MountRecord record;
   {
     absl::MutexLock lock(&mu_);

@@ -1,6 +1,6 @@
-// The mounts of this daemon. As root: one private FUSE mount a chain under `<run>/chains/<hex>`,
-// and every user's mount is a bind mount of it (or an overlay over it with `writable`). As a user:
-// one FUSE mount a directory through fusermount3.
+// The mounts of this daemon. As root: one private mount a chain and presentation under
+// `<run>/chains` (EROFS by the kernel, or FUSE), and every user's mount is a bind mount of it (or
+// an overlay over it with `writable`). As a user: one FUSE mount a directory through fusermount3.
 //
 // Thread-safe; methods block on mount(2) and local disk only, and calls for one chain or one
 // directory are serialised. Every change is in the MountRecords before it is acknowledged, and what
@@ -16,17 +16,25 @@
 #include "absl/status/statusor.h"
 #include "cache/chain.h"
 #include "fs/fuse_loop.h"
+#include "fs/mount_syscalls.h"
 
 namespace imagefs {
+
+// How a chain is shown.
+inline constexpr std::string_view kFuseMode = "fuse";      // this process answers the kernel
+inline constexpr std::string_view kKernelMode = "kernel";  // the kernel reads index and data itself
 
 struct MountRecord {
   std::string directory;  // absolute, symbolic links resolved
   std::string reference;  // as the user gave it, canonical
   Digest manifest_digest;
   Digest chain_id;
-  std::string mode;  // "fuse" (later also "kernel")
+  std::string mode;  // "fuse" or "kernel"; in a request also "auto" (or ""), and Mount fills it in
   bool writable = false;
-  std::string upper;  // of the overlay, "" otherwise
+  std::string upper;        // of the overlay, "" otherwise; in a request: its place, "" = the store
+  bool keep_upper = false;  // the upper is the caller's and outlives the mount
+  MountFlags flags;
+  std::string context;  // SELinux context of every file, kernel mode only
   int64_t created_unix = 0;
 };
 
@@ -45,6 +53,7 @@ class MountTable {
     std::string run_dir;    // private mounts: <run>/chains
     std::string upper_dir;  // overlays' upper and work directories: <root>/upper
     bool as_root = true;
+    bool kernel = true;  // false: FUSE also where the kernel could show chains by itself
   };
   static absl::StatusOr<std::unique_ptr<MountTable>> Create(Options options, FuseLoop& loop,
                                                             MountRecords& records);
@@ -53,9 +62,10 @@ class MountTable {
   // Keeps what Prepare made until it is dropped, which may unmount it (blocking). Not to outlive
   // the table.
   using Pin = std::shared_ptr<const void>;
-  // Makes what all mounts of a chain share (as root its private mount), so that Mount finds it
-  // ready: the work of one flight for callers that mount one chain at the same moment.
-  virtual absl::StatusOr<Pin> Prepare(ChainRef chain) = 0;
+  // Makes what all mounts of a chain share (as root its private mount in the presentation that
+  // `wanted` asks for), so that Mount finds it ready: the work of one flight for callers that mount
+  // one chain at the same moment.
+  virtual absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) = 0;
 
   // Mounts `chain` at record.directory (which must exist, be a directory and not be a mount of ours
   // already: kAlreadyExists, kNotFound, kFailedPrecondition name it and the remedy). Fills in mode,
@@ -67,12 +77,16 @@ class MountTable {
   virtual std::vector<MountRecord> List() const = 0;
   // True while a mount of that chain exists.
   virtual bool InUse(const Digest& chain_id) const = 0;
+  // True while a mount needs this process. What the kernel shows by itself does not.
+  virtual bool NeedProcess() const = 0;
 
-  // At start: for every record, unmounts what is dead, and mounts again through `find_chain` where
-  // the chain is still here; drops the others' records. Returns the directories mounted again.
+  // At start: for every record, takes over the mount that outlived the daemon before this one
+  // (kernel mode), else unmounts what is dead, and mounts again through `find_chain` where the
+  // chain is still here; drops the others' records. Returns the directories that are mounted.
   using FindChain = std::function<absl::StatusOr<ChainRef>(const Digest& chain_id)>;
   virtual std::vector<std::string> Recover(const FindChain& find_chain) = 0;
-  // Unmounts everything. Keeps the records when `keep_records` (they come back at the next start).
+  // Unmounts everything; with `keep_records`, what needs this process only: its records stay, so
+  // that it comes back at the next start.
   virtual void UnmountAll(bool keep_records) = 0;
 };
 

@@ -266,7 +266,7 @@ int FakeMountTable::prepares() const {
   return prepares_;
 }
 
-absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain) {
+absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain, const MountRecord&) {
   absl::MutexLock lock(&mu_);
   ++prepares_;
   return Pin(std::move(chain));
@@ -300,6 +300,11 @@ std::vector<MountRecord> FakeMountTable::List() const {
 }
 
 bool FakeMountTable::InUse(const Digest&) const { return false; }
+
+bool FakeMountTable::NeedProcess() const {
+  absl::MutexLock lock(&mu_);
+  return !mounts_.empty();
+}
 
 std::vector<std::string> FakeMountTable::Recover(const FindChain&) { return {}; }
 

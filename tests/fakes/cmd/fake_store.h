@@ -90,11 +90,12 @@ class FakeMountTable : public MountTable {
   void AwaitEmpty();
   int prepares() const;
 
-  absl::StatusOr<Pin> Prepare(ChainRef chain) override;
+  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override;
   bool InUse(const Digest& chain_id) const override;
+  bool NeedProcess() const override;
   std::vector<std::string> Recover(const FindChain& find_chain) override;
   void UnmountAll(bool keep_records) override;
 

@@ -1,6 +1,7 @@
 #include "tests/fakes/fs/test_chain.h"
 
 #include <fcntl.h>
+#include <stdio.h>
 #include <sys/stat.h>
 
 #include <utility>
@@ -119,7 +120,9 @@ ChainRef TestChain::Build(const std::string& directory, bool overlay_form) const
     auto layer = std::make_shared<Layer>();
     layer->diff_id = Sha256Of(data_[i]);
     layer->data_bytes = data_[i].size();
-    const std::string path = StrCat(directory, "/data", i + 1);
+    layer->directory = StrCat(directory, "/layers/", i + 1);
+    EXPECT_TRUE(MakeDirs(layer->directory).ok());
+    const std::string path = layer->directory + "/data";
     EXPECT_TRUE(WriteFileDurably(path, data_[i]).ok());
     auto file = OpenFile(path, O_RDONLY);
     EXPECT_TRUE(file.ok()) << file.status();
@@ -133,12 +136,17 @@ ChainRef TestChain::Build(const std::string& directory, bool overlay_form) const
   if (!file.ok()) return nullptr;
   const absl::Status written = WriteErofs(tree_, options, file->get());
   EXPECT_TRUE(written.ok()) << written;
-  auto index = ErofsImage::Open(chain->index_path);
+  auto bytes = ReadFile(chain->index_path, uint64_t{1} << 30);
+  if (bytes.ok()) chain->chain_id = Sha256Of(*bytes);
+  // Where the store has it.
+  const std::string path = StrCat(directory, "/chains/", chain->chain_id.hex());
+  EXPECT_TRUE(MakeDirs(directory + "/chains").ok());
+  EXPECT_EQ(rename(chain->index_path.c_str(), path.c_str()), 0);
+  chain->index_path = path;
+  auto index = ErofsImage::Open(path);
   EXPECT_TRUE(index.ok()) << index.status();
   if (!index.ok()) return nullptr;
   chain->index = *std::move(index);
-  auto bytes = ReadFile(chain->index_path, uint64_t{1} << 30);
-  if (bytes.ok()) chain->chain_id = Sha256Of(*bytes);
   return chain;
 }
 

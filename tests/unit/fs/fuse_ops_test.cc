@@ -253,7 +253,7 @@ TEST_F(FuseOpsTest, MissingBytesAreAnErrorAndNeverZeros) {
   tree.File("first", PatternBytes(512, 1));
   tree.File("second", PatternBytes(4096, 2));
   Serve(tree);
-  ASSERT_EQ(truncate((directory_ + "/data1").c_str(), 2048), 0);
+  ASSERT_EQ(truncate((directory_ + "/layers/1/data").c_str(), 2048), 0);
   EXPECT_EQ(kernel_.ReadFile(NodeOf("first"), 0, 4096).body, PatternBytes(512, 1));
   const auto reply = kernel_.ReadFile(NodeOf("second"), 0, 4096);
   EXPECT_EQ(reply.error, EIO);

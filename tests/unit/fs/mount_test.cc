@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -151,7 +152,7 @@ class MountTest : public ::testing::Test {
     ASSERT_NE(realpath(path.c_str(), resolved), nullptr);
     directory_ = resolved;
     ASSERT_EQ(MountsBelow(directory_), 0u);
-    options_ = {directory_ + "/run", directory_ + "/upper", true};
+    options_ = {directory_ + "/run", directory_ + "/upper", true, true};
     StartDaemon();
   }
 
@@ -223,6 +224,7 @@ class MountTest : public ::testing::Test {
     record.directory = target;
     record.reference = "example.org/test:1";
     record.writable = writable;
+    record.mode = mode_;
     return table_->Mount(chain, record).status();
   }
   MountTable::FindChain Finder(const ChainRef& chain) {
@@ -233,16 +235,25 @@ class MountTest : public ::testing::Test {
   }
 
   std::string directory_;
+  std::string mode_ = "fuse";
   MountTable::Options options_;
   FakeRecords records_;
   std::unique_ptr<FuseLoop> loop_;
   std::unique_ptr<MountTable> table_;
 };
 
-TEST_F(MountTest, TheKernelSeesTheTree) {
+// What holds however a chain is shown.
+class BothModesTest : public MountTest, public testing::WithParamInterface<std::string_view> {
+ protected:
+  BothModesTest() { mode_ = GetParam(); }
+};
+INSTANTIATE_TEST_SUITE_P(Modes, BothModesTest, testing::Values(kFuseMode, kKernelMode),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(BothModesTest, TheKernelSeesTheTree) {
   const ChainRef chain = Build(Sample());
   const std::string target = Target("mnt");
-  ASSERT_TRUE(Mount(chain, target).ok());
+  ASSERT_EQ(Mount(chain, target), absl::OkStatus());
   struct stat found;
   ASSERT_EQ(lstat((target + "/etc/os-release").c_str(), &found), 0);
   EXPECT_EQ(found.st_mode, mode_t{S_IFREG | 0644});
@@ -266,7 +277,7 @@ TEST_F(MountTest, TheKernelSeesTheTree) {
   const std::vector<MountRecord> listed = table_->List();
   ASSERT_EQ(listed.size(), 1u);
   EXPECT_EQ(listed[0].directory, target);
-  EXPECT_EQ(listed[0].mode, "fuse");
+  EXPECT_EQ(listed[0].mode, mode_);
   EXPECT_EQ(listed[0].chain_id, chain->chain_id);
   EXPECT_GT(listed[0].created_unix, 1'000'000'000);
   EXPECT_EQ(records_.size(), 1u);
@@ -278,7 +289,7 @@ TEST_F(MountTest, TheKernelSeesTheTree) {
   EXPECT_EQ(access((target + "/etc").c_str(), F_OK), -1);
 }
 
-TEST_F(MountTest, LargeFilesAndMaps) {
+TEST_P(BothModesTest, LargeFilesAndMaps) {
   TestChain tree(2);
   const std::string content = PatternBytes(9'000'001, 5);
   tree.File("big", content, 0644, 2);
@@ -299,7 +310,7 @@ TEST_F(MountTest, LargeFilesAndMaps) {
 }
 
 // Every stat, listing, link and read of the second pass comes from the kernel's caches.
-TEST_F(MountTest, AWarmTreeAsksNothing) {
+TEST_P(BothModesTest, AWarmTreeAsksNothing) {
   TestChain tree = Sample();
   for (int i = 0; i < 300; ++i) tree.File(StrCat("etc/file", i), PatternBytes(5000, i));
   const std::string target = Target("mnt");
@@ -322,7 +333,7 @@ TEST_F(MountTest, AWarmTreeAsksNothing) {
   EXPECT_EQ(after.errors, 0u);
 }
 
-TEST_F(MountTest, Xattrs) {
+TEST_P(BothModesTest, Xattrs) {
   TestChain tree = Sample();
   const std::string capability(
       "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
@@ -344,10 +355,10 @@ TEST_F(MountTest, Xattrs) {
   EXPECT_EQ(listxattr(path.c_str(), nullptr, 0), 30);
 }
 
-TEST_F(MountTest, TwoHundredMountsOfOneChain) {
+TEST_P(BothModesTest, TwoHundredMountsOfOneChain) {
   const ChainRef chain = Build(Sample());
   for (int i = 0; i < 200; ++i) {
-    ASSERT_TRUE(Mount(chain, Target(StrCat("many/", i))).ok());
+    ASSERT_EQ(Mount(chain, Target(StrCat("many/", i))), absl::OkStatus());
   }
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
   for (int i = 0; i < 200; i += 17) {
@@ -362,14 +373,16 @@ TEST_F(MountTest, TwoHundredMountsOfOneChain) {
   EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
 }
 
-TEST_F(MountTest, WhatWasPreparedStaysWhileItIsPinned) {
+TEST_P(BothModesTest, WhatWasPreparedStaysWhileItIsPinned) {
   const ChainRef chain = Build(Sample());
-  auto pin = table_->Prepare(chain);
+  MountRecord wanted;
+  wanted.mode = mode_;
+  auto pin = table_->Prepare(chain, wanted);
   ASSERT_TRUE(pin.ok()) << pin.status();
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
   EXPECT_TRUE(table_->InUse(chain->chain_id));
   EXPECT_TRUE(table_->List().empty());
-  ASSERT_TRUE(Mount(chain, Target("mnt")).ok());
+  ASSERT_EQ(Mount(chain, Target("mnt")), absl::OkStatus());
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u) << "the prepared one is used";
   ASSERT_TRUE(table_->Unmount(directory_ + "/mnt", false).ok());
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u) << "the pin keeps it";
@@ -378,7 +391,7 @@ TEST_F(MountTest, WhatWasPreparedStaysWhileItIsPinned) {
   EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
 }
 
-TEST_F(MountTest, PrivateMountsAreForTheDaemonOnly) {
+TEST_P(BothModesTest, PrivateMountsAreForTheDaemonOnly) {
   const mode_t before = umask(0777);
   TearDown();
   SetUp();
@@ -397,10 +410,10 @@ TEST_F(MountTest, PrivateMountsAreForTheDaemonOnly) {
   EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "NAME=test\n");
 }
 
-TEST_F(MountTest, ABusyMountIsNamedAndLazyTakesItAway) {
+TEST_P(BothModesTest, ABusyMountIsNamedAndLazyTakesItAway) {
   const ChainRef chain = Build(Sample());
   const std::string target = Target("mnt");
-  ASSERT_TRUE(Mount(chain, target).ok());
+  ASSERT_EQ(Mount(chain, target), absl::OkStatus());
   auto file = OpenFile(target + "/usr/bin/tool", O_RDONLY);
   ASSERT_TRUE(file.ok());
   const absl::Status busy = table_->Unmount(target, false);
@@ -415,27 +428,28 @@ TEST_F(MountTest, ABusyMountIsNamedAndLazyTakesItAway) {
   std::string content(300'000, '\0');
   EXPECT_EQ(*PreadFull(file->get(), absl::MakeSpan(content), 0), content.size());
   EXPECT_EQ(content, PatternBytes(300'000, 1));
-  EXPECT_TRUE(table_->InUse(chain->chain_id));
+  // The kernel itself has the files open and needs nobody to keep them.
+  EXPECT_EQ(table_->InUse(chain->chain_id), mode_ == kFuseMode);
   // Mounted again meanwhile, the chain has a new private mount.
-  ASSERT_TRUE(Mount(chain, target).ok());
+  ASSERT_EQ(Mount(chain, target), absl::OkStatus());
   EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "NAME=test\n");
   ASSERT_TRUE(table_->Unmount(target, false).ok());
-  EXPECT_TRUE(table_->InUse(chain->chain_id));
+  EXPECT_EQ(table_->InUse(chain->chain_id), mode_ == kFuseMode);
   file->Reset();
   EXPECT_TRUE(Eventually([&] { return !table_->InUse(chain->chain_id); }));
   EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
 }
 
-TEST_F(MountTest, WritableMountsHaveTheirOwnChanges) {
+TEST_P(BothModesTest, WritableMountsHaveTheirOwnChanges) {
   TestChain tree = Sample();
   tree.inode("").mode = S_IFDIR | 0750;
   tree.inode("").uid = 42;
   tree.inode("").mtime_seconds = 1'500'000'000;
   const ChainRef chain = Build(tree);
   const std::string one = Target("one"), two = Target("two"), plain = Target("plain");
-  ASSERT_TRUE(Mount(chain, plain).ok());
-  ASSERT_TRUE(Mount(chain, one, true).ok());
-  ASSERT_TRUE(Mount(chain, two, true).ok());
+  ASSERT_EQ(Mount(chain, plain), absl::OkStatus());
+  ASSERT_EQ(Mount(chain, one, true), absl::OkStatus());
+  ASSERT_EQ(Mount(chain, two, true), absl::OkStatus());
   struct stat found;
   ASSERT_EQ(stat(one.c_str(), &found), 0);
   EXPECT_EQ(found.st_mode, mode_t{S_IFDIR | 0750});
@@ -463,7 +477,7 @@ TEST_F(MountTest, WritableMountsHaveTheirOwnChanges) {
   EXPECT_EQ(Describe(plain), before);
 }
 
-TEST_F(MountTest, OddPathsNeedNoCare) {
+TEST_P(BothModesTest, OddPathsNeedNoCare) {
   TearDown();
   SetUp();
   KillDaemon();
@@ -471,7 +485,7 @@ TEST_F(MountTest, OddPathsNeedNoCare) {
   StartDaemon();
   const ChainRef chain = Build(Sample());
   const std::string target = Target("m n,t:\\x");
-  ASSERT_TRUE(Mount(chain, target, true).ok());
+  ASSERT_EQ(Mount(chain, target, true), absl::OkStatus());
   ASSERT_TRUE(WriteFileDurably(target + "/etc/os-release", "CHANGED\n").ok());
   EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "CHANGED\n");
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
@@ -485,8 +499,9 @@ TEST_F(MountTest, AKilledDaemonsMountsComeBack) {
   const ChainRef other = Build(other_tree, "other");
   const std::string plain = Target("plain"), rw = Target("rw"), lost = Target("lost"),
                     removed = Target("removed");
-  for (const std::string& target : {plain, removed}) ASSERT_TRUE(Mount(chain, target).ok());
-  ASSERT_TRUE(Mount(chain, rw, true).ok());
+  for (const std::string& target : {plain, removed})
+    ASSERT_EQ(Mount(chain, target), absl::OkStatus());
+  ASSERT_EQ(Mount(chain, rw, true), absl::OkStatus());
   ASSERT_TRUE(Mount(other, lost).ok());
   const auto before = Describe(plain);
   ASSERT_TRUE(WriteFileDurably(rw + "/etc/os-release", "CHANGED\n").ok());
@@ -514,7 +529,7 @@ TEST_F(MountTest, AKilledDaemonsMountsComeBack) {
 TEST_F(MountTest, ADeadMountMayBeMountedOver) {
   const ChainRef chain = Build(Sample());
   const std::string target = Target("mnt");
-  ASSERT_TRUE(Mount(chain, target).ok());
+  ASSERT_EQ(Mount(chain, target), absl::OkStatus());
   KillDaemon();
   ASSERT_TRUE(records_.Delete(target).ok());
   StartDaemon();
@@ -529,8 +544,8 @@ TEST_F(MountTest, ADeadMountMayBeMountedOver) {
 TEST_F(MountTest, UnmountAllCanKeepTheRecords) {
   const ChainRef chain = Build(Sample());
   const std::string plain = Target("plain"), rw = Target("rw");
-  ASSERT_TRUE(Mount(chain, plain).ok());
-  ASSERT_TRUE(Mount(chain, rw, true).ok());
+  ASSERT_EQ(Mount(chain, plain), absl::OkStatus());
+  ASSERT_EQ(Mount(chain, rw, true), absl::OkStatus());
   ASSERT_TRUE(WriteFileDurably(rw + "/new", "kept").ok());
   table_->UnmountAll(true);
   EXPECT_EQ(MountsBelow(directory_), 0u);
@@ -543,11 +558,11 @@ TEST_F(MountTest, UnmountAllCanKeepTheRecords) {
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
-TEST_F(MountTest, PlainUmountIsNoticed) {
+TEST_P(BothModesTest, PlainUmountIsNoticed) {
   const ChainRef chain = Build(Sample());
   const std::string one = Target("one"), two = Target("two");
-  ASSERT_TRUE(Mount(chain, one).ok());
-  ASSERT_TRUE(Mount(chain, two).ok());
+  ASSERT_EQ(Mount(chain, one), absl::OkStatus());
+  ASSERT_EQ(Mount(chain, two), absl::OkStatus());
   ASSERT_EQ(umount2(one.c_str(), 0), 0);
   EXPECT_TRUE(Eventually([&] { return table_->List().size() == 1; }));
   ASSERT_EQ(umount2(two.c_str(), 0), 0);
@@ -556,8 +571,9 @@ TEST_F(MountTest, PlainUmountIsNoticed) {
   EXPECT_EQ(MountsBelow(directory_), 0u);
   EXPECT_TRUE(absl::IsNotFound(table_->Unmount(one, false)));
   // The private mount as well: what is mounted next must not be its empty directory.
-  ASSERT_TRUE(Mount(chain, one).ok());
-  ASSERT_EQ(umount2((options_.run_dir + "/chains/" + chain->chain_id.hex()).c_str(), MNT_DETACH),
+  ASSERT_EQ(Mount(chain, one), absl::OkStatus());
+  ASSERT_EQ(umount2(StrCat(options_.run_dir, "/chains/", chain->chain_id.hex(), ".", mode_).c_str(),
+                    MNT_DETACH),
             0);
   EXPECT_EQ(*ReadFile(one + "/etc/os-release", 100), "NAME=test\n");
   EXPECT_TRUE(Eventually([&] {
@@ -567,7 +583,7 @@ TEST_F(MountTest, PlainUmountIsNoticed) {
   }));
 }
 
-TEST_F(MountTest, MistakesAreNamed) {
+TEST_P(BothModesTest, MistakesAreNamed) {
   const ChainRef chain = Build(Sample());
   const auto expect = [](const absl::Status& status, absl::StatusCode code,
                          absl::string_view text) {
@@ -582,7 +598,7 @@ TEST_F(MountTest, MistakesAreNamed) {
   expect(Mount(chain, directory_), Code::kInvalidArgument, "would hide");
   expect(Mount(chain, "/"), Code::kInvalidArgument, "would hide");
   const std::string target = Target("mnt");
-  ASSERT_TRUE(Mount(chain, target).ok());
+  ASSERT_EQ(Mount(chain, target), absl::OkStatus());
   expect(Mount(chain, target), Code::kAlreadyExists, "imagefs umount");
   expect(Mount(chain, target + "//"), Code::kAlreadyExists, "imagefs umount");
   ASSERT_EQ(symlink("mnt", (directory_ + "/link").c_str()), 0);
@@ -595,7 +611,7 @@ TEST_F(MountTest, MistakesAreNamed) {
   EXPECT_EQ(records_.size(), 1u);
 }
 
-TEST_F(MountTest, SharedParentsDoNotSpreadThePrivateMounts) {
+TEST_P(BothModesTest, SharedParentsDoNotSpreadThePrivateMounts) {
   KillDaemon();
   const std::string shared = Target("shared"), peer = Target("peer");
   ASSERT_EQ(mount("tmpfs", shared.c_str(), "tmpfs", 0, nullptr), 0);
@@ -606,7 +622,7 @@ TEST_F(MountTest, SharedParentsDoNotSpreadThePrivateMounts) {
     StartDaemon();
     const ChainRef chain = Build(Sample());
     const std::string target = Target("shared/mnt");
-    ASSERT_TRUE(Mount(chain, target).ok());
+    ASSERT_EQ(Mount(chain, target), absl::OkStatus());
     EXPECT_EQ(MountsBelow(peer + "/run/chains"), 0u);
     // What the user asked for is as visible as any other mount.
     EXPECT_EQ(*ReadFile(peer + "/mnt/etc/os-release", 100), "NAME=test\n");
@@ -618,6 +634,187 @@ TEST_F(MountTest, SharedParentsDoNotSpreadThePrivateMounts) {
   EXPECT_EQ(umount2(shared.c_str(), 0), 0);
 }
 
+class KernelMountTest : public MountTest {
+ protected:
+  KernelMountTest() { mode_ = "kernel"; }
+  static std::string TypeAt(const std::string& directory) {
+    auto mounts = ReadMountInfo();
+    EXPECT_TRUE(mounts.ok());
+    const MountInfo* mount = FindMountAt(*mounts, directory);
+    return mount == nullptr ? "" : mount->fs_type;
+  }
+};
+
+TEST_F(KernelMountTest, AutoIsTheKernelWhereItCanAndFuseWhereItCannot) {
+  const ChainRef chain = Build(Sample());
+  mode_ = "auto";
+  ASSERT_EQ(Mount(chain, Target("kernel")), absl::OkStatus());
+  EXPECT_EQ(TypeAt(directory_ + "/kernel"), "erofs");
+  EXPECT_EQ(table_->List()[0].mode, "kernel");
+  EXPECT_FALSE(table_->NeedProcess());
+  mode_ = "fuse";
+  ASSERT_EQ(Mount(chain, Target("fuse")), absl::OkStatus());
+  EXPECT_EQ(TypeAt(directory_ + "/fuse"), "fuse.imagefs");
+  EXPECT_TRUE(table_->NeedProcess());
+  table_->UnmountAll(false);
+  KillDaemon();
+  options_.kernel = false;
+  StartDaemon();
+  mode_ = "auto";
+  ASSERT_EQ(Mount(chain, Target("auto")), absl::OkStatus());
+  EXPECT_EQ(TypeAt(directory_ + "/auto"), "fuse.imagefs");
+  mode_ = "kernel";
+  const absl::Status status = Mount(chain, Target("refused"));
+  EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+  EXPECT_NE(status.message().find("--mode fuse"), absl::string_view::npos) << status;
+  mode_ = "magic";
+  EXPECT_TRUE(absl::IsInvalidArgument(Mount(chain, Target("refused"))));
+}
+
+TEST_F(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
+  const ChainRef chain = Build(Sample());
+  const std::string plain = Target("plain"), rw = Target("rw");
+  ASSERT_EQ(Mount(chain, plain), absl::OkStatus());
+  ASSERT_EQ(Mount(chain, rw, true), absl::OkStatus());
+  ASSERT_TRUE(WriteFileDurably(rw + "/new", "kept").ok());
+  auto opened = OpenFile(plain + "/usr/bin/tool", O_RDONLY);
+  ASSERT_TRUE(opened.ok());
+  for (const bool killed : {true, false}) {
+    if (!killed) table_->UnmountAll(true);
+    KillDaemon();
+    // Nobody is there, and everything is.
+    EXPECT_EQ(*ReadFile(plain + "/etc/os-release", 100), "NAME=test\n");
+    EXPECT_EQ(*ReadFile(rw + "/new", 100), "kept");
+    char byte;
+    EXPECT_EQ(pread(opened->get(), &byte, 1, 250'000), 1);
+    StartDaemon();
+    EXPECT_EQ(table_->Recover(Finder(chain)).size(), 2u);
+    EXPECT_EQ(table_->List().size(), 2u);
+    EXPECT_TRUE(table_->InUse(chain->chain_id));
+    EXPECT_FALSE(table_->NeedProcess());
+    EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
+    EXPECT_EQ(MountsBelow(directory_), 3u) << "none was mounted twice";
+  }
+  opened->Reset();
+  // The next mount shares the file system.
+  ASSERT_EQ(Mount(chain, Target("more")), absl::OkStatus());
+  EXPECT_EQ(StatPath(plain)->st_dev, StatPath(directory_ + "/more")->st_dev);
+  ASSERT_TRUE(table_->Unmount(plain, false).ok());
+  table_->UnmountAll(false);
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+}
+
+TEST_F(KernelMountTest, ALostPrivateMountIsMadeFromAMountOfIt) {
+  const ChainRef chain = Build(Sample());
+  ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
+  KillDaemon();
+  const std::string path = StrCat(options_.run_dir, "/chains/", chain->chain_id.hex(), ".kernel");
+  ASSERT_EQ(umount2(path.c_str(), 0), 0);
+  StartDaemon();
+  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 1u);
+  EXPECT_EQ(StatPath(path)->st_dev, StatPath(directory_ + "/a")->st_dev);
+}
+
+TEST_F(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
+  const ChainRef chain = Build(Sample());
+  ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
+  KillDaemon();
+  // As after a restart of the machine.
+  ASSERT_EQ(umount2((directory_ + "/a").c_str(), 0), 0);
+  options_.kernel = false;
+  StartDaemon();
+  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 1u);
+  EXPECT_EQ(TypeAt(directory_ + "/a"), "fuse.imagefs") << "another kernel shows it otherwise";
+  EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
+}
+
+TEST_F(KernelMountTest, AMountOutlivesItsImageAndIsListed) {
+  const ChainRef chain = Build(Sample());
+  ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
+  KillDaemon();
+  StartDaemon();
+  const auto none = [](const Digest&) -> absl::StatusOr<ChainRef> {
+    return absl::NotFoundError("no such chain");
+  };
+  EXPECT_EQ(table_->Recover(none).size(), 1u);
+  EXPECT_EQ(*ReadFile(directory_ + "/a/etc/os-release", 100), "NAME=test\n");
+  EXPECT_TRUE(table_->Unmount(directory_ + "/a", false).ok());
+}
+
+TEST_F(KernelMountTest, FlagsAreThoseAskedFor) {
+  const ChainRef chain = Build(Sample());
+  MountRecord record;
+  record.mode = "kernel";
+  record.directory = Target("strict");
+  record.flags = {.nosuid = true, .nodev = true, .noexec = true, .id_map = ""};
+  ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
+  struct statvfs found;
+  ASSERT_EQ(statvfs(record.directory.c_str(), &found), 0);
+  EXPECT_EQ(found.f_flag & (ST_RDONLY | ST_NOSUID | ST_NODEV | ST_NOEXEC),
+            static_cast<unsigned long>(ST_RDONLY | ST_NOSUID | ST_NODEV | ST_NOEXEC));  // NOLINT
+  EXPECT_EQ(access((record.directory + "/usr/bin/tool").c_str(), X_OK), -1);
+  ASSERT_EQ(Mount(chain, Target("plain")), absl::OkStatus());
+  ASSERT_EQ(statvfs((directory_ + "/plain").c_str(), &found), 0);
+  EXPECT_EQ(found.f_flag & (ST_NOSUID | ST_NODEV | ST_NOEXEC), 0u) << "flags are of one mount";
+  record.directory = Target("rw");
+  record.writable = true;
+  ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
+  ASSERT_EQ(statvfs(record.directory.c_str(), &found), 0);
+  EXPECT_EQ(found.f_flag & (ST_RDONLY | ST_NOEXEC),
+            static_cast<unsigned long>(ST_NOEXEC));  // NOLINT
+}
+
+TEST_F(KernelMountTest, IdsAreMapped) {
+  const ChainRef chain = Build(Sample());
+  MountRecord record;
+  record.directory = Target("mapped");
+  record.flags.id_map = "0:100000:1000,1234:5:1,70000:6:1";
+  ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
+  EXPECT_EQ(StatPath(record.directory + "/usr")->st_uid, 100'000u);
+  EXPECT_EQ(StatPath(record.directory + "/etc/os-release")->st_uid, 5u);
+  EXPECT_EQ(StatPath(record.directory + "/etc/os-release")->st_gid, 6u);
+  ASSERT_EQ(Mount(chain, Target("plain")), absl::OkStatus());
+  EXPECT_EQ(StatPath(directory_ + "/plain/etc/os-release")->st_uid, 1234u);
+  record.directory = Target("fuse");
+  record.mode = "fuse";
+  EXPECT_TRUE(absl::IsInvalidArgument(table_->Mount(chain, record).status()));
+  record.mode = "auto";
+  for (const char* bad : {"1", "1:2", "1:2:0", "a:b:c", "0:0:10,5:100:1", "0:0:10,50:9:1",
+                          "0:4294967295:2", "0:0:10,"}) {
+    record.flags.id_map = bad;
+    EXPECT_TRUE(absl::IsInvalidArgument(table_->Mount(chain, record).status())) << bad;
+  }
+  EXPECT_EQ(table_->List().size(), 2u);
+}
+
+TEST_F(KernelMountTest, AnUpperOfTheCallersStays) {
+  const ChainRef chain = Build(Sample());
+  MountRecord record;
+  record.mode = "kernel";
+  record.directory = Target("rw");
+  record.writable = true;
+  record.upper = directory_ + "/changes";
+  record.keep_upper = true;
+  ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
+  ASSERT_TRUE(WriteFileDurably(record.directory + "/new", "kept").ok());
+  MountRecord other = record;
+  other.directory = Target("other");
+  EXPECT_TRUE(absl::IsAlreadyExists(table_->Mount(chain, other).status()));
+  ASSERT_TRUE(table_->Unmount(record.directory, false).ok());
+  ASSERT_EQ(table_->Mount(chain, other).status(), absl::OkStatus());
+  EXPECT_EQ(*ReadFile(other.directory + "/new", 100), "kept");
+}
+
+TEST_F(KernelMountTest, ManyDevicesFit) {
+  TestChain tree(128);
+  for (uint16_t i = 1; i <= 128; ++i) tree.File(StrCat("f", i), StrCat("layer ", i), 0644, i);
+  const ChainRef chain = Build(tree);
+  ASSERT_EQ(Mount(chain, Target("mnt")), absl::OkStatus());
+  for (int i = 1; i <= 128; ++i) {
+    EXPECT_EQ(*ReadFile(StrCat(directory_, "/mnt/f", i), 100), StrCat("layer ", i));
+  }
+}
+
 TEST_F(MountTest, UsersMountThroughFusermount) {
   KillDaemon();
   options_.as_root = false;
@@ -626,7 +823,7 @@ TEST_F(MountTest, UsersMountThroughFusermount) {
   const std::string one = Target("one"), two = Target("two");
   const absl::Status first = Mount(chain, one);
   ASSERT_TRUE(first.ok()) << first;
-  ASSERT_TRUE(Mount(chain, two).ok());
+  ASSERT_EQ(Mount(chain, two), absl::OkStatus());
   EXPECT_EQ(*ReadFile(one + "/etc/os-release", 100), "NAME=test\n");
   EXPECT_EQ(Describe(one), Describe(two));
   EXPECT_TRUE(absl::IsFailedPrecondition(Mount(chain, Target("rw"), true)));
@@ -644,7 +841,7 @@ TEST_F(MountTest, UsersMountThroughFusermount) {
   EXPECT_TRUE(Eventually([&] { return !table_->InUse(chain->chain_id); }));
 }
 
-TEST_F(MountTest, ManyThreadsMountAndUnmount) {
+TEST_P(BothModesTest, ManyThreadsMountAndUnmount) {
   const ChainRef chain = Build(Sample());
   TestChain other_tree;
   other_tree.Dir("etc");

@@ -1,0 +1,287 @@
+#include "fs/chain_mounts.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/time/time.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "fs/erofs_mount.h"
+#include "fs/fuse_ops.h"
+
+namespace imagefs {
+namespace {
+
+// How long an unmount waits for the kernel to let go of the file system. It is over at once unless
+// another mount namespace has a copy of the mount.
+constexpr absl::Duration kReleaseWait = absl::Milliseconds(100);
+
+}  // namespace
+
+// The FUSE sessions in service. Each stays until the kernel has ended it, which may be long after
+// the unmount: a lazily unmounted tree lives on in the processes that use it, and needs its chain.
+class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
+ public:
+  absl::StatusOr<uint64_t> Serve(FuseLoop& loop, ChainRef chain, Fd device)
+      ABSL_LOCKS_EXCLUDED(mu_) {
+    const Digest chain_id = chain->chain_id;
+    uint64_t id = 0;
+    {
+      absl::MutexLock lock(&mu_);
+      id = next_id_++;
+      sessions_[id].chain_id = chain_id;
+    }
+    auto session =
+        loop.Serve(std::move(chain), std::move(device), {}, [weak = weak_from_this(), id] {
+          if (auto self = weak.lock()) self->Ended(id);
+        });
+    absl::MutexLock lock(&mu_);
+    const auto found = sessions_.find(id);
+    if (!session.ok()) {
+      if (found != sessions_.end()) sessions_.erase(found);
+      return session.status();
+    }
+    // Gone where the kernel has ended it already; then the handle may go as well.
+    if (found != sessions_.end()) found->second.handle = *std::move(session);
+    return id;
+  }
+
+  bool Alive(uint64_t id) const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return sessions_.contains(id);
+  }
+
+  bool Any() const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return !sessions_.empty();
+  }
+
+  bool Serves(const Digest& chain_id) const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return std::any_of(sessions_.begin(), sessions_.end(),
+                       [&](const auto& entry) { return entry.second.chain_id == chain_id; });
+  }
+
+  void WaitEnded(uint64_t id, absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_) {
+    const absl::Time deadline = absl::Now() + timeout;
+    absl::MutexLock lock(&mu_);
+    while (sessions_.contains(id)) {
+      if (ended_.WaitWithDeadline(&mu_, deadline)) return;
+    }
+  }
+
+  void Clear() ABSL_LOCKS_EXCLUDED(mu_) {
+    // Destroyed after the lock is given back: a handle waits for notifications, which take the
+    // lock.
+    absl::flat_hash_map<uint64_t, Served> all;
+    absl::MutexLock lock(&mu_);
+    all.swap(sessions_);
+  }
+
+ private:
+  struct Served {
+    Digest chain_id;
+    std::unique_ptr<FuseSession> handle;  // null until Serve has it
+  };
+
+  void Ended(uint64_t id) ABSL_LOCKS_EXCLUDED(mu_) {
+    std::unique_ptr<FuseSession> handle;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto found = sessions_.find(id);
+      if (found == sessions_.end()) return;
+      handle = std::move(found->second.handle);
+    }
+    handle.reset();  // closes the descriptor and lets the chain go
+    absl::MutexLock lock(&mu_);
+    sessions_.erase(id);
+    ended_.SignalAll();
+  }
+
+  mutable absl::Mutex mu_;
+  absl::CondVar ended_;
+  uint64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
+  absl::flat_hash_map<uint64_t, Served> sessions_ ABSL_GUARDED_BY(mu_);
+};
+
+ChainMounts::ChainMounts(std::string directory, FuseLoop& loop)
+    : directory_(std::move(directory)), loop_(loop), sessions_(std::make_shared<Sessions>()) {}
+
+ChainMounts::~ChainMounts() { sessions_->Clear(); }
+
+// A name is the ChainID first, so that the entries of a chain stand together.
+std::string ChainMounts::NameOf(const Digest& chain_id, const Presentation& presentation) const {
+  std::string name = StrCat(chain_id.hex(), ".", presentation.mode);
+  if (!presentation.context.empty()) {
+    StrAppend(&name, "-", Sha256Of(presentation.context).hex().substr(0, 8));
+  }
+  return name;
+}
+
+bool ChainMounts::Usable(const Entry& entry) const {
+  return entry.mount_id != 0 && MountIdAt(entry.path) == entry.mount_id &&
+         (entry.kernel || sessions_->Alive(entry.session));
+}
+
+absl::StatusOr<std::string> ChainMounts::Acquire(const ChainRef& chain,
+                                                 const Presentation& presentation) {
+  const std::string name = NameOf(chain->chain_id, presentation);
+  const auto hold = HoldName(name);
+  Entry entry;
+  {
+    absl::MutexLock lock(&mu_);
+    if (const auto found = entries_.find(name); found != entries_.end()) entry = found->second;
+  }
+  if (!Usable(entry)) {
+    entry.path = StrCat(directory_, "/", name);
+    entry.chain_id = chain->chain_id;
+    entry.kernel = presentation.mode == kKernelMode;
+    IMAGEFS_RETURN_IF_ERROR(Mount(chain, presentation, entry));
+  }
+  ++entry.users;
+  absl::MutexLock lock(&mu_);
+  entries_[name] = entry;
+  return entry.path;
+}
+
+absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& presentation,
+                                Entry& entry) {
+  // What is there is dead, or is not the mount that this process made.
+  UnmountPath(entry.path, true).IgnoreError();
+  IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(entry.path));
+  absl::Cleanup undo = [&] {
+    UnmountPath(entry.path, true).IgnoreError();
+    rmdir(entry.path.c_str());
+  };
+  if (entry.kernel) {
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd mount,
+                             MountErofs(ErofsSourceOf(*chain, presentation.context)));
+    IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, entry.path));
+    IMAGEFS_RETURN_IF_ERROR(MakePrivate(entry.path));
+    entry.chain = chain;
+  } else {
+    IMAGEFS_RETURN_IF_ERROR(MountFuseSession(chain, entry));
+  }
+  entry.mount_id = MountIdAt(entry.path);
+  std::move(undo).Cancel();
+  return absl::OkStatus();
+}
+
+absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, Entry& entry) {
+  IMAGEFS_ASSIGN_OR_RETURN(Fd device, MountFuse(entry.path));
+  IMAGEFS_RETURN_IF_ERROR(MakePrivate(entry.path));
+  // Before INIT is answered: the answer may lower the read-ahead and never raises it.
+  IMAGEFS_ASSIGN_OR_RETURN(const auto mounts, ReadMountInfo());
+  if (const MountInfo* info = FindMountAt(mounts, entry.path)) {
+    if (!SetReadAhead(*info, kFuseReadAheadBytes)) {
+      LogDebug("read_ahead_not_set chain=", chain->chain_id.Short());
+    }
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(entry.session, sessions_->Serve(loop_, chain, std::move(device)));
+  return absl::OkStatus();
+}
+
+void ChainMounts::Release(const Digest& chain_id, const Presentation& presentation, bool lazy) {
+  const std::string name = NameOf(chain_id, presentation);
+  const auto hold = HoldName(name);
+  Entry entry;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = entries_.find(name);
+    if (found == entries_.end() || --found->second.users > 0) return;
+    entry = std::move(found->second);
+    entries_.erase(found);
+  }
+  const absl::Status status = UnmountPath(entry.path, true);
+  if (!status.ok() && !absl::IsNotFound(status)) {
+    LogWarning("private_unmount_failed error=", status.message());
+  }
+  rmdir(entry.path.c_str());
+  if (!entry.kernel && !lazy) sessions_->WaitEnded(entry.session, kReleaseWait);
+}
+
+void ChainMounts::Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
+                        const std::string& bind) {
+  const std::string name = NameOf(chain_id, presentation);
+  const auto hold = HoldName(name);
+  {
+    absl::MutexLock lock(&mu_);
+    if (const auto found = entries_.find(name); found != entries_.end()) {
+      ++found->second.users;
+      return;
+    }
+  }
+  Entry entry;
+  entry.chain_id = chain_id;
+  entry.path = StrCat(directory_, "/", name);
+  entry.kernel = true;
+  entry.chain = std::move(chain);
+  entry.users = 1;
+  const auto mounts = ReadMountInfo();
+  const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, entry.path) : nullptr;
+  if (there != nullptr && there->fs_type == kErofsType) {
+    entry.mount_id = MountIdAt(entry.path);
+  } else if (!bind.empty()) {
+    // The same file system once more, so that mounts to come share its page cache.
+    const auto again = [&]() -> absl::Status {
+      IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(entry.path));
+      IMAGEFS_RETURN_IF_ERROR(BindMount(bind, entry.path, {}));
+      return MakePrivate(entry.path);
+    };
+    const absl::Status status = again();
+    if (status.ok()) {
+      entry.mount_id = MountIdAt(entry.path);
+    } else {
+      LogWarning("private_mount_not_restored error=", status.message());
+    }
+  }
+  absl::MutexLock lock(&mu_);
+  entries_[name] = std::move(entry);
+}
+
+void ChainMounts::RemoveStrangers(bool fuse) {
+  const auto mounts = ReadMountInfo();
+  if (!mounts.ok()) return;
+  for (auto mount = mounts->rbegin(); mount != mounts->rend(); ++mount) {
+    const std::string& path = mount->mount_point;
+    if (!path.starts_with(directory_ + "/")) continue;
+    if (fuse == (mount->fs_type == kErofsType)) continue;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto found = entries_.find(path.substr(directory_.size() + 1));
+      if (found != entries_.end()) continue;
+    }
+    const absl::Status status = UnmountPath(path, true);
+    if (!status.ok()) LogWarning("dead_unmount_failed error=", status.message());
+    rmdir(path.c_str());
+  }
+}
+
+absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device) {
+  return sessions_->Serve(loop_, chain, std::move(device)).status();
+}
+
+bool ChainMounts::InUse(const Digest& chain_id) const {
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = entries_.lower_bound(chain_id.hex());
+    if (found != entries_.end() && found->second.chain_id == chain_id) return true;
+  }
+  return sessions_->Serves(chain_id);
+}
+
+bool ChainMounts::NeedProcess() const { return sessions_->Any(); }
+
+bool ChainMounts::HasKernelMounts() const {
+  absl::MutexLock lock(&mu_);
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [](const auto& entry) { return entry.second.kernel; });
+}
+
+}  // namespace imagefs

@@ -1,0 +1,93 @@
+// The private mounts: one file system a chain and presentation, which all mounts of that chain are
+// bind mounts of or overlays over. As a user, who may not bind, every mount is a FUSE session of its
+// own. Used by MountTable only.
+//
+// Thread-safe; methods block on mount(2), and those for one private mount are serialised.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "base/fd.h"
+#include "cache/chain.h"
+#include "fs/fuse_loop.h"
+#include "fs/key_gate.h"
+#include "fs/mount_syscalls.h"
+#include "fs/mount_table.h"
+
+namespace imagefs {
+
+// Which file system shows a chain.
+struct Presentation {
+  std::string mode;     // kFuseMode or kKernelMode
+  std::string context;  // SELinux context, kernel only; "" = none
+};
+
+class ChainMounts {
+ public:
+  // `directory` holds the private mounts; "" for a user. It exists.
+  ChainMounts(std::string directory, FuseLoop& loop);
+  // What the kernel shows by itself stays mounted; FUSE sessions end.
+  ~ChainMounts();
+
+  // The path of the chain's private mount, made where there is none. It stays until each Acquire and
+  // Adopt has had its Release.
+  absl::StatusOr<std::string> Acquire(const ChainRef& chain, const Presentation& presentation);
+  // Unmounts with the last one. Waits a moment for the kernel to let go of the file system, unless
+  // `lazy`.
+  void Release(const Digest& chain_id, const Presentation& presentation, bool lazy);
+
+  // Takes over a kernel mount of a daemon before this one, that `bind` (a directory) is a bind mount
+  // of, or "" for an overlay. `chain` may be null: the kernel needs no more than the files that it
+  // has open.
+  void Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
+             const std::string& bind);
+  // Unmounts what earlier daemons left and this one has no use for: `fuse` the mounts that died with
+  // them, else what Adopt did not take.
+  void RemoveStrangers(bool fuse);
+
+  // Serves a FUSE mount that has no private mount (a user's).
+  absl::Status Serve(const ChainRef& chain, Fd device);
+
+  // True while a mount shows that chain, also one that was lazily unmounted.
+  bool InUse(const Digest& chain_id) const;
+  // True while a mount needs this process to answer the kernel.
+  bool NeedProcess() const;
+  // True while private mounts are there that need no process.
+  bool HasKernelMounts() const;
+
+ private:
+  class Sessions;
+  struct Entry {
+    Digest chain_id;
+    std::string path;
+    bool kernel = false;
+    uint64_t session = 0;  // FUSE
+    ChainRef chain;        // kernel: keeps the collector away
+    size_t users = 0;
+    uint64_t mount_id = 0;  // of the mount at `path`; somebody else may have unmounted it
+  };
+
+  std::string NameOf(const Digest& chain_id, const Presentation& presentation) const;
+  KeyGate::Hold HoldName(const std::string& name) { return KeyGate::Hold(gate_, name); }
+  bool Usable(const Entry& entry) const;
+  absl::Status Mount(const ChainRef& chain, const Presentation& presentation, Entry& entry);
+  absl::Status MountFuseSession(const ChainRef& chain, Entry& entry);
+
+  const std::string directory_;
+  FuseLoop& loop_;
+  const std::shared_ptr<Sessions> sessions_;
+  KeyGate gate_;
+  mutable absl::Mutex mu_;
+  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by NameOf
+};
+
+}  // namespace imagefs

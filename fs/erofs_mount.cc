@@ -1,0 +1,110 @@
+#include "fs/erofs_mount.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "absl/cleanup/cleanup.h"
+#include "base/digest.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "fs/mount_syscalls.h"
+#include "image/erofs_writer.h"
+#include "image/tree.h"
+
+namespace imagefs {
+namespace {
+
+// What the kernel says about a mount that it refused: "e cannot find dev...", a line a message.
+std::string KernelMessages(int context) {
+  std::string out;
+  char line[1024];
+  for (int i = 0; i < 8; ++i) {
+    const ssize_t size = read(context, line, sizeof(line));
+    if (size <= 0) break;
+    std::string_view text(line, static_cast<size_t>(size));
+    if (text.size() > 2 && text[1] == ' ') text.remove_prefix(2);  // its level
+    while (text.ends_with('\n')) text.remove_suffix(1);
+    StrAppend(&out, "; the kernel says: ", Printable(text));
+  }
+  return out;
+}
+
+absl::Status Refused(int error, int context, std::string_view what) {
+  std::string hint;
+  if (error == ENODEV) hint = "; load the module (modprobe erofs)";
+  if (error == ENOTBLK) {
+    hint = "; it mounts EROFS from files since Linux 6.12, and not from those of tmpfs";
+  }
+  if (error == EPERM) hint = "; mounting needs CAP_SYS_ADMIN";
+  return absl::FailedPreconditionError(StrCat(what, ": ", strerror(error),
+                                              context < 0 ? "" : KernelMessages(context), hint));
+}
+
+}  // namespace
+
+ErofsSource ErofsSourceOf(const Chain& chain, std::string context) {
+  ErofsSource source;
+  source.index = chain.index_path;
+  for (const LayerRef& layer : chain.layers) source.devices.push_back(layer->directory + "/data");
+  source.context = std::move(context);
+  return source;
+}
+
+absl::StatusOr<Fd> MountErofs(const ErofsSource& source) {
+  const Fd context(fsopen("erofs", FSOPEN_CLOEXEC));
+  if (!context.valid()) return Refused(errno, -1, "the kernel's EROFS cannot be used");
+  const auto set = [&](const char* key, const std::string& value) -> absl::Status {
+    if (fsconfig(context.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0) {
+      return absl::OkStatus();
+    }
+    return Refused(errno, context.get(), StrCat("EROFS refuses the ", key, " ", value));
+  };
+  IMAGEFS_RETURN_IF_ERROR(set("source", source.index));
+  for (const std::string& device : source.devices) IMAGEFS_RETURN_IF_ERROR(set("device", device));
+  if (!source.context.empty()) IMAGEFS_RETURN_IF_ERROR(set("context", source.context));
+  if (fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
+    return Refused(errno, context.get(), StrCat("the kernel does not mount ", source.index));
+  }
+  Fd mount(fsmount(context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY));
+  if (!mount.valid()) return Refused(errno, context.get(), StrCat("cannot mount ", source.index));
+  return mount;
+}
+
+absl::Status ProbeErofs(const std::string& scratch) {
+  const std::string directory = StrCat(scratch, "/probe-", RandomHex(8));
+  IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
+  absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
+  const std::string content(512, 'x');
+  Tree tree;
+  Inode file;
+  file.mode = S_IFREG | 0644;
+  file.size = content.size();
+  const InodeId id = tree.NewInode(file);
+  tree.SetExtents(id, {{0, 0, content.size(), 1}});
+  tree.Link(Tree::kRoot, "file", id);
+  ErofsSource source;
+  source.index = directory + "/index";
+  source.devices = {directory + "/data"};
+  {
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(source.index, O_CREAT | O_RDWR));
+    IMAGEFS_RETURN_IF_ERROR(
+        WriteErofs(tree, {.devices = {{std::string(64, '0'), content.size()}}}, index.get()));
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(source.devices[0], O_CREAT | O_WRONLY));
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(data.get(), content, 0));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
+  // Read through the detached mount: a kernel that mounts but cannot read a device is of no use.
+  const Fd opened(openat(mount.get(), "file", O_RDONLY | O_CLOEXEC));
+  std::string got(content.size(), '\0');
+  if (!opened.valid() || read(opened.get(), got.data(), got.size()) !=
+                             static_cast<ssize_t>(content.size()) || got != content) {
+    return absl::FailedPreconditionError("the kernel mounts an EROFS image and does not show it");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace imagefs
