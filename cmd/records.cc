@@ -34,6 +34,7 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("id_map", record.flags.id_map)
       .Member("context", record.context)
       .Member("created", record.created_unix)
+      .Member("boot", record.boot_id)
       .EndObject();
   return json.Take();
 }
@@ -61,6 +62,7 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   record.flags.id_map = json.StringOr("id_map");
   record.context = json.StringOr("context");
   record.created_unix = json.IntOr("created", 0);
+  record.boot_id = json.StringOr("boot");
   return record;
 }
 

@@ -1,6 +1,6 @@
 // The private mounts: one file system a chain and presentation, which all mounts of that chain are
-// bind mounts of or overlays over. As a user, who may not bind, every mount is a FUSE session of its
-// own. Used by MountTable only.
+// bind mounts of or overlays over. As a user, who may not bind, every mount is a FUSE session of
+// its own. Used by MountTable only.
 //
 // Thread-safe; methods block on mount(2), and those for one private mount are serialised.
 #pragma once
@@ -38,20 +38,20 @@ class ChainMounts {
   // What the kernel shows by itself stays mounted; FUSE sessions end.
   ~ChainMounts();
 
-  // The path of the chain's private mount, made where there is none. It stays until each Acquire and
-  // Adopt has had its Release.
+  // The path of the chain's private mount, made where there is none. It stays until each Acquire
+  // and Adopt has had its Release.
   absl::StatusOr<std::string> Acquire(const ChainRef& chain, const Presentation& presentation);
   // Unmounts with the last one. Waits a moment for the kernel to let go of the file system, unless
   // `lazy`.
   void Release(const Digest& chain_id, const Presentation& presentation, bool lazy);
 
-  // Takes over a kernel mount of a daemon before this one, that `bind` (a directory) is a bind mount
-  // of, or "" for an overlay. `chain` may be null: the kernel needs no more than the files that it
-  // has open.
+  // Takes over a kernel mount of a daemon before this one, that `bind` (a directory) is a bind
+  // mount of, or "" for an overlay. `chain` may be null: the kernel needs no more than the files
+  // that it has open.
   void Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
              const std::string& bind);
-  // Unmounts what earlier daemons left and this one has no use for: `fuse` the mounts that died with
-  // them, else what Adopt did not take.
+  // Unmounts what earlier daemons left and this one has no use for: `fuse` the mounts that died
+  // with them, else what Adopt did not take.
   void RemoveStrangers(bool fuse);
 
   // Serves a FUSE mount that has no private mount (a user's).

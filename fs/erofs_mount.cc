@@ -40,8 +40,8 @@ absl::Status Refused(int error, int context, std::string_view what) {
     hint = "; it mounts EROFS from files since Linux 6.12, and not from those of tmpfs";
   }
   if (error == EPERM) hint = "; mounting needs CAP_SYS_ADMIN";
-  return absl::FailedPreconditionError(StrCat(what, ": ", strerror(error),
-                                              context < 0 ? "" : KernelMessages(context), hint));
+  return absl::FailedPreconditionError(
+      StrCat(what, ": ", strerror(error), context < 0 ? "" : KernelMessages(context), hint));
 }
 
 }  // namespace
@@ -100,8 +100,9 @@ absl::Status ProbeErofs(const std::string& scratch) {
   // Read through the detached mount: a kernel that mounts but cannot read a device is of no use.
   const Fd opened(openat(mount.get(), "file", O_RDONLY | O_CLOEXEC));
   std::string got(content.size(), '\0');
-  if (!opened.valid() || read(opened.get(), got.data(), got.size()) !=
-                             static_cast<ssize_t>(content.size()) || got != content) {
+  if (!opened.valid() ||
+      read(opened.get(), got.data(), got.size()) != static_cast<ssize_t>(content.size()) ||
+      got != content) {
     return absl::FailedPreconditionError("the kernel mounts an EROFS image and does not show it");
   }
   return absl::OkStatus();

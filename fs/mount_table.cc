@@ -32,6 +32,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "base/units.h"
 #include "fs/chain_mounts.h"
 #include "fs/erofs_mount.h"
 #include "fs/key_gate.h"
@@ -121,8 +122,9 @@ class MountTableImpl : public MountTable {
   absl::Status MountByUserD(const ChainRef& chain, const MountRecord& record);
   absl::Status UnmountD(const std::string& directory, bool lazy, Keep keep);
   absl::Status ForgetD(const MountRecord& record, bool lazy, Keep keep);
-  // True when the mount outlived the daemon that made it; it is in the table then.
-  bool AdoptD(const MountRecord& record, const FindChain& find_chain);
+  // What became of a mount that needed no daemon. kHere: it is in the table now.
+  enum class Outlived { kHere, kUnmounted, kUnknown };
+  Outlived AdoptD(const MountRecord& record, const FindChain& find_chain);
   absl::Status CheckRecord(const MountRecord& record) const;
   // Which presentation a record that asks for one, or for "auto", gets.
   absl::StatusOr<std::string> ChooseMode(const MountRecord& record) const;
@@ -145,6 +147,7 @@ class MountTableImpl : public MountTable {
   FuseLoop& loop_;
   MountRecords& records_;
   std::unique_ptr<ChainMounts> chains_;
+  std::string boot_id_;
   absl::Status kernel_;      // why there is no kernel presentation, else OK
   KeyGate gate_;             // by directory
   bool own_parent_ = false;  // chains_dir_ is bound to itself, privately
@@ -157,6 +160,7 @@ class MountTableImpl : public MountTable {
 };
 
 absl::Status MountTableImpl::Start() {
+  IMAGEFS_ASSIGN_OR_RETURN(boot_id_, BootId());
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(options_.run_dir));
   IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(chains_dir_));
   IMAGEFS_ASSIGN_OR_RETURN(chains_dir_, Resolve(chains_dir_));
@@ -281,6 +285,7 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord re
   IMAGEFS_RETURN_IF_ERROR(usable);
   record.chain_id = chain->chain_id;
   if (record.created_unix == 0) record.created_unix = time(nullptr);
+  record.boot_id = boot_id_;
   if (record.writable && record.upper.empty()) {
     record.upper = StrCat(options_.upper_dir, "/", RandomHex(8));
   }
@@ -409,15 +414,18 @@ void MountTableImpl::UnmountDead(const std::string& directory) {
   }
 }
 
-bool MountTableImpl::AdoptD(const MountRecord& record, const FindChain& find_chain) {
-  if (!options_.as_root || record.mode != kKernelMode) return false;
+MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
+                                                const FindChain& find_chain) {
   const auto mounts = ReadMountInfo();
-  const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, record.directory) : nullptr;
-  if (there == nullptr || !IsOurs(*there)) return false;
+  if (!options_.as_root || record.mode != kKernelMode || !mounts.ok()) return Outlived::kUnknown;
+  const MountInfo* there = FindMountAt(*mounts, record.directory);
+  if (there == nullptr || !IsOurs(*there)) {
+    return record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
+  }
   const bool same = record.writable ? there->fs_type == "overlay"
                                     : there->fs_type == kErofsType &&
                                           there->source.ends_with("/" + record.chain_id.hex());
-  if (!same) return false;
+  if (!same) return Outlived::kUnknown;
   auto chain = find_chain(record.chain_id);
   if (!chain.ok()) {
     LogWarning("mount_outlives_its_image directory=", record.directory,
@@ -427,7 +435,7 @@ bool MountTableImpl::AdoptD(const MountRecord& record, const FindChain& find_cha
                  {record.mode, record.context}, record.writable ? "" : record.directory);
   absl::MutexLock lock(&mu_);
   mounts_[record.directory] = record;
-  return true;
+  return Outlived::kHere;
 }
 
 std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
@@ -445,10 +453,14 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
         absl::MutexLock lock(&mu_);
         if (mounts_.contains(record.directory)) continue;
       }
-      if (AdoptD(record, find_chain)) {
-        out.push_back(record.directory);
-        continue;
+      const Outlived outlived = AdoptD(record, find_chain);
+      if (outlived == Outlived::kHere) out.push_back(record.directory);
+      if (outlived == Outlived::kUnmounted) {
+        LogInfo("unmounted_elsewhere directory=", record.directory,
+                record.upper.empty() ? "" : " changes_kept_in=", record.upper);
+        records_.Delete(record.directory).IgnoreError();
       }
+      if (outlived != Outlived::kUnknown) continue;
     }
     UnmountDead(record.directory);
     if (!kernel_.ok()) record.mode = "auto";  // another kernel may run than the one that made it

@@ -36,6 +36,7 @@ struct MountRecord {
   MountFlags flags;
   std::string context;  // SELinux context of every file, kernel mode only
   int64_t created_unix = 0;
+  std::string boot_id;  // of the boot that mounted it; Mount fills it in
 };
 
 // Durable storage of mount records; implemented over the store by cmd/.
@@ -82,7 +83,8 @@ class MountTable {
 
   // At start: for every record, takes over the mount that outlived the daemon before this one
   // (kernel mode), else unmounts what is dead, and mounts again through `find_chain` where the
-  // chain is still here; drops the others' records. Returns the directories that are mounted.
+  // chain is still here; drops the others' records, also of what would be there had nobody
+  // unmounted it. Returns the directories that are mounted.
   using FindChain = std::function<absl::StatusOr<ChainRef>(const Digest& chain_id)>;
   virtual std::vector<std::string> Recover(const FindChain& find_chain) = 0;
   // Unmounts everything; with `keep_records`, what needs this process only: its records stay, so

@@ -16,14 +16,14 @@ same "daemons" 1 "$(daemons | wc -w)"
 ifs stop
 wait_for 10 '[ -z "$(daemons)" ]' || fail "still there"
 
-# --idle-exit, and never while something is mounted.
+# --idle-exit, and never while a mount needs the daemon.
 need_fuse
 image plain
 mkdir "$M/a"
 "$IMAGEFS" --root "$ROOT" --run "$RUN" daemon --idle-exit 1 2>"$T/daemon.log" &
 pid=$!
 wait_for 10 "[ -S '$RUN/control.sock' ]" || fail "no socket"
-ifs mount -q "oci:$T/images/plain" "$M/a" >/dev/null
+ifs mount -q --mode fuse "oci:$T/images/plain" "$M/a" >/dev/null
 sleep 2.5
 kill -0 $pid || fail "the daemon went away under a mount"
 grep -q root "$M/a/etc/passwd" || fail "no content"

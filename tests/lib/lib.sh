@@ -99,6 +99,23 @@ need_root() { [ "$(id -u)" = 0 ] || skip "needs root"; }
 need_fuse() { [ -c /dev/fuse ] || skip "no /dev/fuse"; }
 need() { command -v "$1" >/dev/null || skip "$1 is not installed"; }
 
+# The presentations that this machine can show, one a line; the kernel's is probed, never assumed.
+# A machine that cannot is told of loudly, once.
+modes() {
+  echo fuse
+  if [ -z "${KERNEL_MODE:-}" ]; then
+    mkdir -p "$T/probe/m"
+    KERNEL_MODE=no
+    $PY "$TESTS/golden/make_images.py" "$T/probe/images" empty
+    "$IMAGEFS" --root "$T/probe/root" --run "$T/probe/run" mount -q --mode kernel \
+      "oci:$T/probe/images/empty" "$T/probe/m" >/dev/null 2>"$T/probe/err" && KERNEL_MODE=yes
+    "$IMAGEFS" --root "$T/probe/root" --run "$T/probe/run" stop --unmount
+    [ $KERNEL_MODE = yes ] || echo "NOT TESTED: kernel mode: $(cat "$T/probe/err")" >&2
+  fi
+  [ $KERNEL_MODE = no ] || echo kernel
+}
+need_kernel_mode() { modes | grep -qx kernel || skip "this machine has no kernel presentation"; }
+
 ifs() { timeout -k 5 120 "$IMAGEFS" --root "$ROOT" --run "$RUN" "$@"; }
 
 # field JSON_EXPRESSION: evaluates a Python expression over the JSON on stdin, bound to `j`.

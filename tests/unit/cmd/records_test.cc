@@ -18,6 +18,10 @@ MountRecord Record(std::string directory) {
   record.writable = true;
   record.upper = "/store/upper/x";
   record.created_unix = 1700000000;
+  record.keep_upper = true;
+  record.flags = {true, false, true, "0:1:2"};
+  record.context = "a,b";
+  record.boot_id = "boot";
   return record;
 }
 
@@ -34,6 +38,10 @@ TEST(MountRecordTest, RoundTrip) {
   EXPECT_EQ(read->writable, record.writable);
   EXPECT_EQ(read->upper, record.upper);
   EXPECT_EQ(read->created_unix, record.created_unix);
+  EXPECT_EQ(read->keep_upper, record.keep_upper);
+  EXPECT_EQ(read->flags, record.flags);
+  EXPECT_EQ(read->context, record.context);
+  EXPECT_EQ(read->boot_id, record.boot_id);
 }
 
 TEST(MountRecordTest, RefusesWhatIsNoRecord) {

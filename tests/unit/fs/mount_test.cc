@@ -721,11 +721,27 @@ TEST_F(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
   KillDaemon();
   // As after a restart of the machine.
   ASSERT_EQ(umount2((directory_ + "/a").c_str(), 0), 0);
+  MountRecord record = records_.List()->front();
+  record.boot_id = "another";
+  ASSERT_TRUE(records_.Put(record).ok());
   options_.kernel = false;
   StartDaemon();
   EXPECT_EQ(table_->Recover(Finder(chain)).size(), 1u);
   EXPECT_EQ(TypeAt(directory_ + "/a"), "fuse.imagefs") << "another kernel shows it otherwise";
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
+}
+
+TEST_F(KernelMountTest, WhatWasUnmountedWhileNobodyLookedStaysAway) {
+  const ChainRef chain = Build(Sample());
+  ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
+  ASSERT_EQ(Mount(chain, Target("b")), absl::OkStatus());
+  KillDaemon();
+  ASSERT_EQ(umount2((directory_ + "/a").c_str(), 0), 0);
+  StartDaemon();
+  EXPECT_EQ(table_->Recover(Finder(chain)), std::vector<std::string>{directory_ + "/b"});
+  EXPECT_EQ(records_.size(), 1u);
+  ASSERT_TRUE(table_->Unmount(directory_ + "/b", false).ok());
+  EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
 TEST_F(KernelMountTest, AMountOutlivesItsImageAndIsListed) {
