@@ -35,6 +35,7 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("context", record.context)
       .Member("created", record.created_unix)
       .Member("boot", record.boot_id)
+      .Member("filling", record.filling)
       .EndObject();
   return json.Take();
 }
@@ -63,6 +64,7 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   record.context = json.StringOr("context");
   record.created_unix = json.IntOr("created", 0);
   record.boot_id = json.StringOr("boot");
+  record.filling = json["filling"].boolean().value_or(false);
   return record;
 }
 

@@ -4,10 +4,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/functional/function_ref.h"
 #include "absl/time/time.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -28,19 +30,19 @@ constexpr absl::Duration kReleaseWait = absl::Milliseconds(100);
 // the unmount: a lazily unmounted tree lives on in the processes that use it, and needs its chain.
 class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
  public:
-  absl::StatusOr<uint64_t> Serve(FuseLoop& loop, ChainRef chain, Fd device)
-      ABSL_LOCKS_EXCLUDED(mu_) {
-    const Digest chain_id = chain->chain_id;
+  // `begin` hands the session to the loop, with what is to be called at its end.
+  using Begin =
+      absl::FunctionRef<absl::StatusOr<std::unique_ptr<FuseSession>>(std::function<void()>)>;
+  absl::StatusOr<uint64_t> Serve(const Digest& chain_id, Begin begin) ABSL_LOCKS_EXCLUDED(mu_) {
     uint64_t id = 0;
     {
       absl::MutexLock lock(&mu_);
       id = next_id_++;
       sessions_[id].chain_id = chain_id;
     }
-    auto session =
-        loop.Serve(std::move(chain), std::move(device), {}, [weak = weak_from_this(), id] {
-          if (auto self = weak.lock()) self->Ended(id);
-        });
+    auto session = begin([weak = weak_from_this(), id] {
+      if (auto self = weak.lock()) self->Ended(id);
+    });
     absl::MutexLock lock(&mu_);
     const auto found = sessions_.find(id);
     if (!session.ok()) {
@@ -116,7 +118,7 @@ ChainMounts::ChainMounts(std::string directory, FuseLoop& loop)
 ChainMounts::~ChainMounts() { sessions_->Clear(); }
 
 // A name is the ChainID first, so that the entries of a chain stand together.
-std::string ChainMounts::NameOf(const Digest& chain_id, const Presentation& presentation) const {
+std::string ChainMounts::NameOf(const Digest& chain_id, const Presentation& presentation) {
   std::string name = StrCat(chain_id.hex(), ".", presentation.mode);
   if (!presentation.context.empty()) {
     StrAppend(&name, "-", Sha256Of(presentation.context).hex().substr(0, 8));
@@ -129,9 +131,12 @@ bool ChainMounts::Usable(const Entry& entry) const {
          (entry.kernel || sessions_->Alive(entry.session));
 }
 
-absl::StatusOr<std::string> ChainMounts::Acquire(const ChainRef& chain,
-                                                 const Presentation& presentation) {
-  const std::string name = NameOf(chain->chain_id, presentation);
+absl::StatusOr<ChainMounts::Lease> ChainMounts::Acquire(const ChainRef& chain,
+                                                        const Presentation& presentation) {
+  const bool filling = presentation.mode == kKernelMode &&
+                       std::any_of(chain->layers.begin(), chain->layers.end(),
+                                   [](const LayerRef& layer) { return !layer->complete(); });
+  const std::string name = StrCat(NameOf(chain->chain_id, presentation), filling ? ".filling" : "");
   const auto hold = HoldName(name);
   Entry entry;
   {
@@ -147,7 +152,7 @@ absl::StatusOr<std::string> ChainMounts::Acquire(const ChainRef& chain,
   ++entry.users;
   absl::MutexLock lock(&mu_);
   entries_[name] = entry;
-  return entry.path;
+  return Lease{name, entry.path, filling};
 }
 
 absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& presentation,
@@ -160,17 +165,70 @@ absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& prese
     rmdir(entry.path.c_str());
   };
   if (entry.kernel) {
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd mount,
-                             MountErofs(ErofsSourceOf(*chain, presentation.context)));
-    IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, entry.path));
-    IMAGEFS_RETURN_IF_ERROR(MakePrivate(entry.path));
-    entry.chain = chain;
+    IMAGEFS_RETURN_IF_ERROR(MountKernel(chain, presentation, entry));
   } else {
     IMAGEFS_RETURN_IF_ERROR(MountFuseSession(chain, entry));
   }
   entry.mount_id = MountIdAt(entry.path);
   std::move(undo).Cancel();
   return absl::OkStatus();
+}
+
+absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation& presentation,
+                                      Entry& entry) {
+  // Of the mount that is replaced, if there was one.
+  StopServing(std::exchange(entry.served, {}));
+  absl::Cleanup undo = [&] { StopServing(std::exchange(entry.served, {})); };
+  ErofsSource source;
+  source.index = chain->index_path;
+  source.context = presentation.context;
+  for (const LayerRef& layer : chain->layers) {
+    if (layer->complete()) {
+      source.devices.push_back(layer->directory + "/data");
+      continue;
+    }
+    IMAGEFS_RETURN_IF_ERROR(ServeLayer(layer));
+    entry.served.push_back(layer->diff_id);
+    source.devices.push_back(StrCat(data_directory(), "/", layer->diff_id.hex()));
+    source.direct_io = true;
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
+  IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, entry.path));
+  IMAGEFS_RETURN_IF_ERROR(MakePrivate(entry.path));
+  entry.chain = chain;
+  std::move(undo).Cancel();
+  return absl::OkStatus();
+}
+
+absl::Status ChainMounts::ServeLayer(const LayerRef& layer) {
+  const auto hold = HoldName("data");
+  if (data_files_ == nullptr || !sessions_->Alive(data_session_)) {
+    UnmountPath(data_directory(), true).IgnoreError();
+    IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(data_directory()));
+    IMAGEFS_ASSIGN_OR_RETURN(Fd device, MountFuse(data_directory()));
+    IMAGEFS_RETURN_IF_ERROR(MakePrivate(data_directory()));
+    auto files = std::make_shared<DataFiles>();
+    IMAGEFS_ASSIGN_OR_RETURN(data_session_,
+                             sessions_->Serve(Digest(), [&](std::function<void()> ended) {
+                               return loop_.ServeData(files, std::move(device), std::move(ended));
+                             }));
+    data_files_ = std::move(files);
+  }
+  data_files_->Add(layer);
+  return absl::OkStatus();
+}
+
+void ChainMounts::StopServing(const std::vector<Digest>& layers) {
+  const auto hold = HoldName("data");
+  if (layers.empty() || data_files_ == nullptr) return;
+  bool empty = false;
+  for (const Digest& layer : layers) empty = data_files_->Remove(layer);
+  if (!empty) return;
+  const absl::Status status = UnmountPath(data_directory(), true);
+  if (!status.ok()) LogWarning("data_unmount_failed error=", status.message());
+  rmdir(data_directory().c_str());
+  // A tree that was lazily unmounted has its devices open and reads on: the session ends after it.
+  data_files_.reset();
 }
 
 absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, Entry& entry) {
@@ -183,12 +241,14 @@ absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, Entry& entry) 
       LogDebug("read_ahead_not_set chain=", chain->chain_id.Short());
     }
   }
-  IMAGEFS_ASSIGN_OR_RETURN(entry.session, sessions_->Serve(loop_, chain, std::move(device)));
+  IMAGEFS_ASSIGN_OR_RETURN(entry.session,
+                           sessions_->Serve(chain->chain_id, [&](std::function<void()> ended) {
+                             return loop_.Serve(chain, std::move(device), {}, std::move(ended));
+                           }));
   return absl::OkStatus();
 }
 
-void ChainMounts::Release(const Digest& chain_id, const Presentation& presentation, bool lazy) {
-  const std::string name = NameOf(chain_id, presentation);
+void ChainMounts::Release(const std::string& name, bool lazy) {
   const auto hold = HoldName(name);
   Entry entry;
   {
@@ -203,18 +263,19 @@ void ChainMounts::Release(const Digest& chain_id, const Presentation& presentati
     LogWarning("private_unmount_failed error=", status.message());
   }
   rmdir(entry.path.c_str());
+  StopServing(entry.served);
   if (!entry.kernel && !lazy) sessions_->WaitEnded(entry.session, kReleaseWait);
 }
 
-void ChainMounts::Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
-                        const std::string& bind) {
+ChainMounts::Lease ChainMounts::Adopt(const Digest& chain_id, ChainRef chain,
+                                      const Presentation& presentation, const std::string& bind) {
   const std::string name = NameOf(chain_id, presentation);
   const auto hold = HoldName(name);
   {
     absl::MutexLock lock(&mu_);
     if (const auto found = entries_.find(name); found != entries_.end()) {
       ++found->second.users;
-      return;
+      return {name, found->second.path, false};
     }
   }
   Entry entry;
@@ -241,8 +302,10 @@ void ChainMounts::Adopt(const Digest& chain_id, ChainRef chain, const Presentati
       LogWarning("private_mount_not_restored error=", status.message());
     }
   }
+  const std::string path = entry.path;
   absl::MutexLock lock(&mu_);
   entries_[name] = std::move(entry);
+  return {name, path, false};
 }
 
 void ChainMounts::RemoveStrangers(bool fuse) {
@@ -264,7 +327,12 @@ void ChainMounts::RemoveStrangers(bool fuse) {
 }
 
 absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device) {
-  return sessions_->Serve(loop_, chain, std::move(device)).status();
+  return sessions_
+      ->Serve(chain->chain_id,
+              [&](std::function<void()> ended) {
+                return loop_.Serve(chain, std::move(device), {}, std::move(ended));
+              })
+      .status();
 }
 
 bool ChainMounts::InUse(const Digest& chain_id) const {

@@ -2,6 +2,11 @@
 // bind mounts of or overlays over. As a user, who may not bind, every mount is a FUSE session of
 // its own. Used by MountTable only.
 //
+// In kernel mode a complete layer's device is its local data file. That of a layer which is being
+// filled is a file of one FUSE mount, `data/<DiffID>`: reading it brings the bytes. Once all layers
+// of a chain are complete, what is mounted next gets a file system over the local files; the old
+// one goes with its last user.
+//
 // Thread-safe; methods block on mount(2), and those for one private mount are serialised.
 #pragma once
 
@@ -18,6 +23,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "cache/chain.h"
+#include "fs/data_files.h"
 #include "fs/fuse_loop.h"
 #include "fs/key_gate.h"
 #include "fs/mount_syscalls.h"
@@ -38,18 +44,23 @@ class ChainMounts {
   // What the kernel shows by itself stays mounted; FUSE sessions end.
   ~ChainMounts();
 
-  // The path of the chain's private mount, made where there is none. It stays until each Acquire
-  // and Adopt has had its Release.
-  absl::StatusOr<std::string> Acquire(const ChainRef& chain, const Presentation& presentation);
+  struct Lease {
+    std::string name;  // of the private mount, for Release
+    std::string path;
+    bool filling = false;  // the mount needs this process for bytes that are not here yet
+  };
+  // The chain's private mount, made where there is none. It stays until each Acquire and Adopt has
+  // had its Release.
+  absl::StatusOr<Lease> Acquire(const ChainRef& chain, const Presentation& presentation);
   // Unmounts with the last one. Waits a moment for the kernel to let go of the file system, unless
   // `lazy`.
-  void Release(const Digest& chain_id, const Presentation& presentation, bool lazy);
+  void Release(const std::string& name, bool lazy);
 
-  // Takes over a kernel mount of a daemon before this one, that `bind` (a directory) is a bind
-  // mount of, or "" for an overlay. `chain` may be null: the kernel needs no more than the files
-  // that it has open.
-  void Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
-             const std::string& bind);
+  // Takes over a kernel mount of complete layers of a daemon before this one, that `bind` (a
+  // directory) is a bind mount of, or "" for an overlay. `chain` may be null: the kernel needs no
+  // more than the files that it has open.
+  Lease Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
+              const std::string& bind);
   // Unmounts what earlier daemons left and this one has no use for: `fuse` the mounts that died
   // with them, else what Adopt did not take.
   void RemoveStrangers(bool fuse);
@@ -70,24 +81,33 @@ class ChainMounts {
     Digest chain_id;
     std::string path;
     bool kernel = false;
-    uint64_t session = 0;  // FUSE
-    ChainRef chain;        // kernel: keeps the collector away
+    uint64_t session = 0;        // FUSE
+    ChainRef chain;              // kernel: keeps the collector away
+    std::vector<Digest> served;  // kernel: layers that are files of the data mount
     size_t users = 0;
     uint64_t mount_id = 0;  // of the mount at `path`; somebody else may have unmounted it
   };
 
-  std::string NameOf(const Digest& chain_id, const Presentation& presentation) const;
+  static std::string NameOf(const Digest& chain_id, const Presentation& presentation);
   KeyGate::Hold HoldName(const std::string& name) { return KeyGate::Hold(gate_, name); }
   bool Usable(const Entry& entry) const;
   absl::Status Mount(const ChainRef& chain, const Presentation& presentation, Entry& entry);
   absl::Status MountFuseSession(const ChainRef& chain, Entry& entry);
+  absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation, Entry& entry);
+  // The data mount is there from the first layer that it serves to the last.
+  absl::Status ServeLayer(const LayerRef& layer);
+  void StopServing(const std::vector<Digest>& layers);
+  std::string data_directory() const { return directory_ + "/data"; }
 
   const std::string directory_;
   FuseLoop& loop_;
   const std::shared_ptr<Sessions> sessions_;
   KeyGate gate_;
   mutable absl::Mutex mu_;
-  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by NameOf
+  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by name
+  // Of the data mount; guarded by the key "data" of gate_.
+  std::shared_ptr<DataFiles> data_files_;
+  uint64_t data_session_ = 0;
 };
 
 }  // namespace imagefs

@@ -46,14 +46,6 @@ absl::Status Refused(int error, int context, std::string_view what) {
 
 }  // namespace
 
-ErofsSource ErofsSourceOf(const Chain& chain, std::string context) {
-  ErofsSource source;
-  source.index = chain.index_path;
-  for (const LayerRef& layer : chain.layers) source.devices.push_back(layer->directory + "/data");
-  source.context = std::move(context);
-  return source;
-}
-
 absl::StatusOr<Fd> MountErofs(const ErofsSource& source) {
   const Fd context(fsopen("erofs", FSOPEN_CLOEXEC));
   if (!context.valid()) return Refused(errno, -1, "the kernel's EROFS cannot be used");
@@ -66,6 +58,9 @@ absl::StatusOr<Fd> MountErofs(const ErofsSource& source) {
   IMAGEFS_RETURN_IF_ERROR(set("source", source.index));
   for (const std::string& device : source.devices) IMAGEFS_RETURN_IF_ERROR(set("device", device));
   if (!source.context.empty()) IMAGEFS_RETURN_IF_ERROR(set("context", source.context));
+  if (source.direct_io && fsconfig(context.get(), FSCONFIG_SET_FLAG, "directio", nullptr, 0) != 0) {
+    return Refused(errno, context.get(), "EROFS refuses directio");
+  }
   if (fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
     return Refused(errno, context.get(), StrCat("the kernel does not mount ", source.index));
   }

@@ -32,6 +32,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
 #include "base/log.h"
@@ -76,8 +77,8 @@ ssize_t ReadMessage(int fd, void* buffer, size_t size, void*) {
 
 // libfuse 3.14 takes FUSE_CAP_PARALLEL_DIROPS and does not tell the kernel. The first reply that is
 // no error is INIT's.
-void AmendInitReply(FuseTree& tree, iovec* parts, int count) {
-  if (tree.init_answered.load(std::memory_order_relaxed) || count < 2) return;
+void AmendInitReply(FuseServed& served, iovec* parts, int count) {
+  if (served.init_answered.load(std::memory_order_relaxed) || count < 2) return;
   fuse_out_header header;
   fuse_init_out init;
   if (parts[0].iov_len != sizeof(header) || parts[1].iov_len < FUSE_COMPAT_22_INIT_OUT_SIZE) return;
@@ -87,11 +88,11 @@ void AmendInitReply(FuseTree& tree, iovec* parts, int count) {
   memcpy(&init, parts[1].iov_base, size);
   init.flags |= FUSE_PARALLEL_DIROPS;
   memcpy(parts[1].iov_base, &init, size);
-  tree.init_answered.store(true, std::memory_order_relaxed);
+  served.init_answered.store(true, std::memory_order_relaxed);
 }
 
-ssize_t WriteMessage(int fd, iovec* parts, int count, void* tree) {
-  AmendInitReply(*static_cast<FuseTree*>(tree), parts, count);
+ssize_t WriteMessage(int fd, iovec* parts, int count, void* served) {
+  AmendInitReply(*static_cast<FuseServed*>(served), parts, count);
   const ssize_t written = writev(fd, parts, count);
   // The asker is gone (interrupted, or the mount ended): libfuse takes ENOENT in silence.
   if (written < 0 && (errno == ENODEV || errno == EPIPE || errno == EINVAL)) errno = ENOENT;
@@ -145,13 +146,14 @@ class Owner {
 };
 
 // A session's part that workers share. Lives until the last worker has left it.
-class Session {
+class Session : public std::enable_shared_from_this<Session> {
  public:
-  Session(uint64_t key, ChainRef chain, bool overlay_form, std::function<void()> on_unmounted)
-      : key_(key), owner_(std::make_shared<Owner>(std::move(on_unmounted))) {
-    tree_.chain = std::move(chain);
-    tree_.overlay_form = overlay_form;
-  }
+  Session(uint64_t key, std::unique_ptr<FuseServed> served, const fuse_lowlevel_ops& operations,
+          std::function<void()> on_unmounted)
+      : key_(key),
+        owner_(std::make_shared<Owner>(std::move(on_unmounted))),
+        operations_(operations),
+        served_(std::move(served)) {}
 
   absl::Status Start(Fd device) {
     const int flags = fcntl(device.get(), F_GETFL);
@@ -161,7 +163,8 @@ class Session {
     char name[] = "imagefs";
     char* argv[] = {name, nullptr};
     fuse_args arguments = {1, argv, 0};
-    fuse_.reset(fuse_session_new(&arguments, &FuseOperations(), sizeof(fuse_lowlevel_ops), &tree_));
+    fuse_.reset(
+        fuse_session_new(&arguments, &operations_, sizeof(fuse_lowlevel_ops), served_.get()));
     fuse_opt_free_args(&arguments);  // libfuse has replaced them by a copy
     if (fuse_ == nullptr) return absl::InternalError("libfuse cannot make a session");
     fuse_custom_io io = {};
@@ -181,6 +184,8 @@ class Session {
   enum class Turn { kIdle, kMore, kEnded };
   // Answers what is queued. `buffer` holds kMessageBytes + kPaddingBytes.
   Turn Answer(FuseWorkerContext& context, char* buffer) {
+    context.session = shared_from_this();
+    absl::Cleanup forget = [&context] { context.session = nullptr; };
     for (int i = 0; i < kRequestsPerTurn; ++i) {
       fuse_buf message = {};
       message.mem = buffer;
@@ -200,8 +205,9 @@ class Session {
  private:
   const uint64_t key_;
   const std::shared_ptr<Owner> owner_;
-  FuseTree tree_;
-  FuseSessionPtr fuse_;  // destroyed before the tree
+  const fuse_lowlevel_ops& operations_;
+  const std::unique_ptr<FuseServed> served_;
+  FuseSessionPtr fuse_;  // destroyed before what it serves
   int fd_ = -1;
 };
 
@@ -325,11 +331,17 @@ class EpollFuseLoop : public FuseLoop {
   absl::StatusOr<std::unique_ptr<FuseSession>> Serve(ChainRef chain, Fd device,
                                                      ServeOptions options,
                                                      std::function<void()> on_unmounted) override {
-    auto session = std::make_shared<Session>(registry_->NewKey(), std::move(chain),
-                                             options.overlay_form, std::move(on_unmounted));
-    IMAGEFS_RETURN_IF_ERROR(session->Start(std::move(device)));
-    IMAGEFS_RETURN_IF_ERROR(registry_->Add(session));
-    return std::make_unique<SessionHandle>(registry_, std::move(session));
+    auto tree = std::make_unique<FuseTree>();
+    tree->chain = std::move(chain);
+    tree->overlay_form = options.overlay_form;
+    return Begin(std::move(tree), FuseTreeOperations(), std::move(device), std::move(on_unmounted));
+  }
+
+  absl::StatusOr<std::unique_ptr<FuseSession>> ServeData(
+      std::shared_ptr<DataFiles> files, Fd device, std::function<void()> on_unmounted) override {
+    auto data = std::make_unique<FuseData>();
+    data->files = std::move(files);
+    return Begin(std::move(data), FuseDataOperations(), std::move(device), std::move(on_unmounted));
   }
 
   FuseCounters counters() const override {
@@ -339,6 +351,16 @@ class EpollFuseLoop : public FuseLoop {
   }
 
  private:
+  absl::StatusOr<std::unique_ptr<FuseSession>> Begin(std::unique_ptr<FuseServed> served,
+                                                     const fuse_lowlevel_ops& operations, Fd device,
+                                                     std::function<void()> on_unmounted) {
+    auto session = std::make_shared<Session>(registry_->NewKey(), std::move(served), operations,
+                                             std::move(on_unmounted));
+    IMAGEFS_RETURN_IF_ERROR(session->Start(std::move(device)));
+    IMAGEFS_RETURN_IF_ERROR(registry_->Add(session));
+    return std::make_unique<SessionHandle>(registry_, std::move(session));
+  }
+
   void Work(FuseWorkerContext& context) {
     pthread_setname_np(pthread_self(), "fuse");
     sigset_t all;

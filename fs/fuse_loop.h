@@ -15,6 +15,8 @@
 
 namespace imagefs {
 
+class DataFiles;
+
 struct FuseCounters {
   uint64_t requests = 0, lookups = 0, getattrs = 0, reads = 0, read_bytes = 0, readdirs = 0,
            xattr_requests = 0, errors = 0;
@@ -44,6 +46,9 @@ class FuseLoop {
   // (ENODEV); not after the session was destroyed.
   virtual absl::StatusOr<std::unique_ptr<FuseSession>> Serve(
       ChainRef chain, Fd device, ServeOptions options, std::function<void()> on_unmounted) = 0;
+  // Serves the files of `files` in one directory.
+  virtual absl::StatusOr<std::unique_ptr<FuseSession>> ServeData(
+      std::shared_ptr<DataFiles> files, Fd device, std::function<void()> on_unmounted) = 0;
   virtual FuseCounters counters() const = 0;
 };
 

@@ -10,9 +10,12 @@
 
 #include <algorithm>
 #include <bit>
+#include <functional>
 #include <optional>
 #include <string_view>
 
+#include "absl/synchronization/mutex.h"
+#include "base/cancel.h"
 #include "base/log.h"
 #include "base/status.h"
 
@@ -27,7 +30,9 @@ constexpr uint64_t kBlockSize = 4096;
 
 thread_local FuseWorkerContext* current_worker = nullptr;
 
-FuseTree& TreeOf(fuse_req_t req) { return *static_cast<FuseTree*>(fuse_req_userdata(req)); }
+FuseServed& ServedOf(fuse_req_t req) { return *static_cast<FuseServed*>(fuse_req_userdata(req)); }
+FuseTree& TreeOf(fuse_req_t req) { return static_cast<FuseTree&>(ServedOf(req)); }
+DataFiles& FilesOf(fuse_req_t req) { return *static_cast<FuseData&>(ServedOf(req)).files; }
 
 Nid ToNid(const FuseTree& tree, fuse_ino_t node) {
   return node == FUSE_ROOT_ID ? tree.index().root() : node;
@@ -169,6 +174,83 @@ absl::Status ReadRange(FuseTree& tree, Nid nid, uint64_t offset, absl::Span<char
   return absl::OkStatus();
 }
 
+// A read whose bytes have to come first. Lives until it is answered: by the last of those who bring
+// them, when one of them fails, or when the reader is interrupted.
+class PendingRead : public std::enable_shared_from_this<PendingRead> {
+ public:
+  // Fills a buffer of `size` bytes once all is here.
+  using Fill = std::function<absl::Status(absl::Span<char>)>;
+  PendingRead(fuse_req_t req, size_t size, Fill fill)
+      : session_(current_worker->session), req_(req), size_(size), fill_(std::move(fill)) {}
+
+  void Start(const std::vector<std::pair<LayerRef, ByteRange>>& missing) {
+    waiting_ = missing.size() + 1;
+    fuse_req_interrupt_func(
+        req_,
+        [](fuse_req_t, void* pending) { static_cast<PendingRead*>(pending)->cancel_.Cancel(); },
+        this);
+    for (const auto& [layer, range] : missing) {
+      layer->fill->Ensure(range, cancel_.token(),
+                          [self = shared_from_this(), layer = layer](const absl::Status& status) {
+                            self->Arrived(status);
+                          });
+    }
+    Arrived(absl::OkStatus());
+  }
+
+ private:
+  void Arrived(const absl::Status& status) {
+    {
+      absl::MutexLock lock(&mu_);
+      status_.Update(status);
+      if (--waiting_ > 0) return;
+    }
+    // After this no interrupt comes any more.
+    fuse_req_interrupt_func(req_, nullptr, nullptr);
+    if (cancel_.token().cancelled()) return void(fuse_reply_err(req_, EINTR));
+    const auto buffer = std::make_unique_for_overwrite<char[]>(size_);
+    if (status_.ok()) status_ = fill_({buffer.get(), size_});
+    if (!status_.ok()) {
+      LogWarning("read_failed error=", status_.message());
+      return void(fuse_reply_err(req_, EIO));
+    }
+    fuse_reply_buf(req_, buffer.get(), size_);
+  }
+
+  const std::shared_ptr<void> session_;
+  const fuse_req_t req_;
+  const size_t size_;
+  const Fill fill_;
+  CancelSource cancel_;
+  absl::Mutex mu_;
+  size_t waiting_ = 0;  // guarded by mu_, as is status_ until the last has arrived
+  absl::Status status_;
+};
+
+// The parts of [offset, offset+size) of a file that lie in layers which are being filled.
+absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> PartsToFill(const FuseTree& tree,
+                                                                        Nid nid, uint64_t offset,
+                                                                        size_t size) {
+  std::vector<std::pair<LayerRef, ByteRange>> out;
+  const std::vector<LayerRef>& layers = tree.chain->layers;
+  if (std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->complete(); })) {
+    return out;
+  }
+  const uint64_t end = offset + size;
+  while (offset < end) {
+    IMAGEFS_ASSIGN_OR_RETURN(const Extent run, tree.index().Map(nid, offset));
+    const uint64_t skipped = offset - run.file_offset;
+    if (run.file_offset > offset || skipped >= run.length) break;  // ReadRange says what is wrong
+    const uint64_t part = std::min(end - offset, run.length - skipped);
+    if (run.device > 0 && run.device <= layers.size() && !layers[run.device - 1]->complete()) {
+      const uint64_t begin = run.data_offset + skipped;
+      out.push_back({layers[run.device - 1], {begin, begin + part}});
+    }
+    offset += part;
+  }
+  return out;
+}
+
 void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_info*) {
   FuseWorkerContext::Count(current_worker->reads);
   FuseTree& tree = TreeOf(req);
@@ -184,16 +266,24 @@ void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_
   }
   const size_t part =
       std::min<uint64_t>(std::min<uint64_t>(size, kFuseReplyBytes), found->size - begin);
-  char* buffer = current_worker->reply.get();
-  if (absl::Status status = ReadRange(tree, nid, begin, {buffer, part}); !status.ok()) {
+  FuseWorkerContext::Count(current_worker->read_bytes, part);
+  auto missing = PartsToFill(tree, nid, begin, part);
+  if (!missing.ok()) return ReplyStatus(req, missing.status());
+  const auto fill = [&tree, nid, begin](absl::Span<char> out) {
+    absl::Status status = ReadRange(tree, nid, begin, out);
+    if (status.ok()) return status;
     const uint64_t failures = tree.failed_reads.fetch_add(1, std::memory_order_relaxed) + 1;
     if (std::has_single_bit(failures)) {
       LogError("read_failed chain=", tree.chain->chain_id.Short(), " nid=", nid, " offset=", begin,
                " failures=", failures, " error=", status.message());
     }
-    return ReplyError(req, EIO);
+    return status;
+  };
+  if (!missing->empty()) {
+    return std::make_shared<PendingRead>(req, part, fill)->Start(*missing);
   }
-  FuseWorkerContext::Count(current_worker->read_bytes, part);
+  char* buffer = current_worker->reply.get();
+  if (!fill({buffer, part}).ok()) return ReplyError(req, EIO);
   fuse_reply_buf(req, buffer, part);
 }
 
@@ -319,6 +409,104 @@ void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
   ReplyXattr(req, names, size);
 }
 
+// The one directory of data files. Its files may come and go, so their names are asked for again.
+struct stat DataStat(const DataFiles::File& file) {
+  struct stat out = {};
+  out.st_ino = file.node;
+  out.st_mode = file.layer == nullptr ? S_IFDIR | 0500 : S_IFREG | 0400;
+  out.st_nlink = file.layer == nullptr ? 2 : 1;
+  out.st_blksize = kBlockSize;
+  if (file.layer != nullptr) {
+    out.st_size = static_cast<off_t>(file.layer->data_bytes);
+    out.st_blocks = out.st_size / 512;
+  }
+  return out;
+}
+
+void DataLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  FuseWorkerContext::Count(current_worker->lookups);
+  if (parent != FUSE_ROOT_ID) return ReplyError(req, ENOTDIR);
+  const DataFiles::File file = FilesOf(req).Lookup(name);
+  if (file.layer == nullptr) return ReplyError(req, ENOENT);
+  fuse_entry_param entry = {};
+  entry.ino = file.node;
+  entry.attr = DataStat(file);
+  entry.attr_timeout = kForever;
+  fuse_reply_entry(req, &entry);
+}
+
+void DataForget(fuse_req_t req, fuse_ino_t node, uint64_t) {
+  FilesOf(req).Forget(node);
+  fuse_reply_none(req);
+}
+
+void DataGetAttr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
+  FuseWorkerContext::Count(current_worker->getattrs);
+  DataFiles::File file{FUSE_ROOT_ID, nullptr};
+  if (node != FUSE_ROOT_ID) {
+    file = FilesOf(req).Find(node);
+    if (file.layer == nullptr) return ReplyError(req, ESTALE);
+  }
+  const struct stat attributes = DataStat(file);
+  fuse_reply_attr(req, &attributes, kForever);
+}
+
+void DataRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_info*) {
+  FuseWorkerContext::Count(current_worker->reads);
+  const LayerRef layer = FilesOf(req).Find(node).layer;
+  if (layer == nullptr) return ReplyError(req, ESTALE);
+  const uint64_t begin = static_cast<uint64_t>(offset);
+  if (offset < 0 || begin >= layer->data_bytes) {
+    fuse_reply_buf(req, nullptr, 0);
+    return;
+  }
+  const size_t part =
+      std::min<uint64_t>(std::min<uint64_t>(size, kFuseReplyBytes), layer->data_bytes - begin);
+  FuseWorkerContext::Count(current_worker->read_bytes, part);
+  const auto fill = [layer, begin](absl::Span<char> out) -> absl::Status {
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(layer->data.get(), out, begin));
+    if (got == out.size()) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat("data file of layer ", layer->diff_id.Short(), " is too short"));
+  };
+  if (!layer->complete()) {
+    return std::make_shared<PendingRead>(req, part, fill)
+        ->Start({{layer, ByteRange{begin, begin + part}}});
+  }
+  char* buffer = current_worker->reply.get();
+  if (const absl::Status status = fill({buffer, part}); !status.ok()) {
+    LogError("read_failed error=", status.message());
+    return ReplyError(req, EIO);
+  }
+  fuse_reply_buf(req, buffer, part);
+}
+
+void DataReadDir(fuse_req_t req, fuse_ino_t node, size_t size, off_t position, fuse_file_info*) {
+  FuseWorkerContext::Count(current_worker->readdirs);
+  if (node != FUSE_ROOT_ID) return ReplyError(req, ENOTDIR);
+  char* buffer = current_worker->reply.get();
+  const size_t room = std::min(size, kFuseReplyBytes);
+  size_t used = 0;
+  for (const DataFiles::File& file : FilesOf(req).List(static_cast<uint64_t>(position))) {
+    const struct stat attributes = DataStat(file);
+    const size_t needed =
+        fuse_add_direntry(req, buffer + used, room - used, file.layer->diff_id.hex().c_str(),
+                          &attributes, static_cast<off_t>(file.node));
+    if (needed > room - used) break;
+    used += needed;
+  }
+  fuse_reply_buf(req, buffer, used);
+}
+
+void DataStatFs(fuse_req_t req, fuse_ino_t) {
+  struct statvfs answer = {};
+  answer.f_bsize = kBlockSize;
+  answer.f_frsize = kBlockSize;
+  answer.f_namemax = kNameMax;
+  answer.f_flag = ST_RDONLY;
+  fuse_reply_statfs(req, &answer);
+}
+
 // Any operation, answered by one error whatever its arguments.
 template <int kError, typename... Args>
 void Refuse(fuse_req_t req, Args...) {
@@ -330,18 +518,10 @@ void SetRefused(void (*&operation)(fuse_req_t, Args...)) {
   operation = &Refuse<kError, Args...>;
 }
 
-fuse_lowlevel_ops MakeOperations() {
+// What both kinds of sessions refuse.
+fuse_lowlevel_ops BaseOperations() {
   fuse_lowlevel_ops ops = {};
   ops.init = Init;
-  ops.lookup = Lookup;
-  ops.getattr = GetAttr;
-  ops.readlink = ReadLink;
-  ops.read = Read;
-  ops.readdir = ReadDir;
-  ops.readdirplus = ReadDirPlus;
-  ops.statfs = StatFs;
-  ops.getxattr = GetXattr;
-  ops.listxattr = ListXattr;
   // After ENOSYS the kernel opens, flushes and closes by itself and keeps its caches across opens.
   SetRefused<ENOSYS>(ops.open);
   SetRefused<ENOSYS>(ops.opendir);
@@ -364,6 +544,33 @@ fuse_lowlevel_ops MakeOperations() {
   return ops;
 }
 
+fuse_lowlevel_ops MakeTreeOperations() {
+  fuse_lowlevel_ops ops = BaseOperations();
+  ops.lookup = Lookup;
+  ops.getattr = GetAttr;
+  ops.readlink = ReadLink;
+  ops.read = Read;
+  ops.readdir = ReadDir;
+  ops.readdirplus = ReadDirPlus;
+  ops.statfs = StatFs;
+  ops.getxattr = GetXattr;
+  ops.listxattr = ListXattr;
+  return ops;
+}
+
+fuse_lowlevel_ops MakeDataOperations() {
+  fuse_lowlevel_ops ops = BaseOperations();
+  ops.lookup = DataLookup;
+  ops.forget = DataForget;
+  ops.getattr = DataGetAttr;
+  ops.read = DataRead;
+  ops.readdir = DataReadDir;
+  ops.statfs = DataStatFs;
+  SetRefused<ENOSYS>(ops.getxattr);
+  SetRefused<ENOSYS>(ops.listxattr);
+  return ops;
+}
+
 }  // namespace
 
 void FuseWorkerContext::AddTo(FuseCounters& sum) const {
@@ -380,8 +587,13 @@ void FuseWorkerContext::AddTo(FuseCounters& sum) const {
 
 void SetFuseWorkerContext(FuseWorkerContext* context) { current_worker = context; }
 
-const fuse_lowlevel_ops& FuseOperations() {
-  static const fuse_lowlevel_ops operations = MakeOperations();
+const fuse_lowlevel_ops& FuseTreeOperations() {
+  static const fuse_lowlevel_ops operations = MakeTreeOperations();
+  return operations;
+}
+
+const fuse_lowlevel_ops& FuseDataOperations() {
+  static const fuse_lowlevel_ops operations = MakeDataOperations();
   return operations;
 }
 

@@ -1,7 +1,15 @@
-// The answers to the kernel's requests on one mounted tree, as libfuse's low-level callbacks. Every
-// answer comes from the mapped index and from local data files: a callback never waits for anything
-// else, and it keeps nothing: the nodeid is the EROFS nid (FUSE_ROOT_ID stands for the root's), so
-// there are no lookup counts, no open files and nothing to rebuild after a restart.
+// The answers to the kernel's requests, as libfuse's low-level callbacks, for two kinds of
+// sessions:
+//
+// A mounted tree. Every answer comes from the mapped index and from local data files: a callback
+// never waits for anything else, and it keeps nothing: the nodeid is the EROFS nid (FUSE_ROOT_ID
+// stands for the root's), so there are no lookup counts, no open files and nothing to rebuild after
+// a restart.
+//
+// The data of layers that are being filled, a file each, which the kernel's EROFS has as its
+// devices.
+//
+// A read of bytes that are not here yet is answered by whoever brings them; the worker goes on.
 //
 // Content never changes, so entries, attributes, absent names, directory listings and symbolic
 // links may stay in the kernel's caches for ever. What still comes up here once they are warm:
@@ -17,6 +25,7 @@
 #include <string>
 
 #include "cache/chain.h"
+#include "fs/data_files.h"
 #include "fs/fuse_loop.h"
 
 struct fuse_lowlevel_ops;
@@ -34,6 +43,8 @@ struct alignas(64) FuseWorkerContext {
   FuseWorkerContext() : reply(std::make_unique_for_overwrite<char[]>(kFuseReplyBytes)) {}
 
   std::unique_ptr<char[]> reply;
+  // Keeps the session of the request alive, as an answer that is given later must.
+  std::shared_ptr<void> session;
   std::atomic<uint64_t> requests{0}, lookups{0}, getattrs{0}, reads{0}, read_bytes{0}, readdirs{0},
       xattr_requests{0}, errors{0};
 
@@ -47,17 +58,27 @@ struct alignas(64) FuseWorkerContext {
 void SetFuseWorkerContext(FuseWorkerContext* context);
 
 // The user data of a session.
-struct FuseTree {
+struct FuseServed {
+  virtual ~FuseServed() = default;
+  std::atomic<bool> init_answered{false};
+};
+
+struct FuseTree : FuseServed {
   ChainRef chain;
   bool overlay_form = false;
-  std::atomic<bool> init_answered{false};
   // Reads that the data file could not satisfy; they are logged ever more rarely.
   std::atomic<uint64_t> failed_reads{0};
 
   const ErofsImage& index() const { return *chain->index; }
 };
 
-// The callbacks. REQUIRES: the session's user data is a FuseTree.
-const fuse_lowlevel_ops& FuseOperations();
+struct FuseData : FuseServed {
+  std::shared_ptr<DataFiles> files;
+};
+
+// The callbacks. REQUIRES: the session's user data is a FuseServed* that is a FuseTree.
+const fuse_lowlevel_ops& FuseTreeOperations();
+// The same of a FuseData.
+const fuse_lowlevel_ops& FuseDataOperations();
 
 }  // namespace imagefs

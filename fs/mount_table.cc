@@ -129,7 +129,7 @@ class MountTableImpl : public MountTable {
   // Which presentation a record that asks for one, or for "auto", gets.
   absl::StatusOr<std::string> ChooseMode(const MountRecord& record) const;
   // The chain's private mount, by the presentation that `record` then names.
-  absl::StatusOr<std::string> AcquireChain(const ChainRef& chain, MountRecord& record);
+  absl::StatusOr<ChainMounts::Lease> AcquireChain(const ChainRef& chain, MountRecord& record);
   absl::Status MountWritable(const Chain& chain, const std::string& lower,
                              const MountRecord& record);
   absl::Status PrepareUpper(const Chain& chain, const OverlayPaths& paths);
@@ -156,7 +156,11 @@ class MountTableImpl : public MountTable {
   std::thread janitor_;
 
   mutable absl::Mutex mu_;
-  std::map<std::string, MountRecord> mounts_ ABSL_GUARDED_BY(mu_);  // by directory
+  struct Mounted {
+    MountRecord record;
+    std::string lease;  // of its private mount; "" = it has none
+  };
+  std::map<std::string, Mounted> mounts_ ABSL_GUARDED_BY(mu_);  // by directory
 };
 
 absl::Status MountTableImpl::Start() {
@@ -213,30 +217,31 @@ absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record
   return std::string(automatic && kernel_.ok() ? kKernelMode : kFuseMode);
 }
 
-absl::StatusOr<std::string> MountTableImpl::AcquireChain(const ChainRef& chain,
-                                                         MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string mode, ChooseMode(record));
-  auto path = chains_->Acquire(chain, {mode, record.context});
-  if (!path.ok() && mode == kKernelMode && record.mode != kKernelMode && record.context.empty() &&
+absl::StatusOr<ChainMounts::Lease> MountTableImpl::AcquireChain(const ChainRef& chain,
+                                                                MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(std::string mode, ChooseMode(record));
+  auto lease = chains_->Acquire(chain, {mode, record.context});
+  if (!lease.ok() && mode == kKernelMode && record.mode != kKernelMode && record.context.empty() &&
       record.flags.id_map.empty()) {
     LogWarning("kernel_presentation_failed chain=", chain->chain_id.Short(),
-               " error=", path.status().message());
-    record.mode = kFuseMode;
-    return chains_->Acquire(chain, {record.mode, ""});
+               " error=", lease.status().message());
+    mode = kFuseMode;
+    lease = chains_->Acquire(chain, {mode, ""});
   }
+  IMAGEFS_RETURN_IF_ERROR(lease.status());
   record.mode = mode;
-  return path;
+  record.filling = lease->filling;
+  return lease;
 }
 
 absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain, const MountRecord& wanted) {
   if (!options_.as_root) return Pin();
   MountRecord record = wanted;
-  IMAGEFS_RETURN_IF_ERROR(AcquireChain(chain, record).status());
+  IMAGEFS_ASSIGN_OR_RETURN(ChainMounts::Lease lease, AcquireChain(chain, record));
   // The pin holds the chain itself too: the index stays mapped while its mount may be used.
   const Chain* pinned = chain.get();
-  return Pin(pinned, [this, chain = std::move(chain),
-                      presentation = Presentation{record.mode, record.context}](const void*) {
-    chains_->Release(chain->chain_id, presentation, /*lazy=*/true);
+  return Pin(pinned, [this, chain = std::move(chain), name = std::move(lease.name)](const void*) {
+    chains_->Release(name, /*lazy=*/true);
   });
 }
 
@@ -258,11 +263,11 @@ absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
   absl::MutexLock lock(&mu_);
   if (const auto found = mounts_.find(directory); found != mounts_.end()) {
     return absl::AlreadyExistsError(StrCat(directory, " is already the mount of ",
-                                           found->second.reference,
+                                           found->second.record.reference,
                                            "; unmount it first (imagefs umount ", directory, ")"));
   }
   for (const auto& [other, mounted] : mounts_) {
-    if (record.upper.empty() || mounted.upper != record.upper) continue;
+    if (record.upper.empty() || mounted.record.upper != record.upper) continue;
     return absl::AlreadyExistsError(StrCat("the changes of ", other, " are kept in ", record.upper,
                                            "; choose another --upper"));
   }
@@ -296,7 +301,7 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord re
   IMAGEFS_RETURN_IF_ERROR(records_.Put(record));
   const std::string recorded = std::exchange(record.mode, asked);
   absl::Status status = MountD(chain, record);
-  if (status.ok() && record.mode != recorded) status = records_.Put(record);
+  if (status.ok() && (record.mode != recorded || record.filling)) status = records_.Put(record);
   if (!status.ok()) {
     if (fresh_upper) RemoveTree(record.upper).IgnoreError();
     records_.Delete(directory).IgnoreError();
@@ -306,20 +311,24 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord re
 }
 
 absl::Status MountTableImpl::MountD(const ChainRef& chain, MountRecord& record) {
+  Mounted mounted;
   if (options_.as_root) {
-    IMAGEFS_ASSIGN_OR_RETURN(const std::string lower, AcquireChain(chain, record));
-    const absl::Status status = record.writable ? MountWritable(*chain, lower, record)
-                                                : BindMount(lower, record.directory, record.flags);
+    IMAGEFS_ASSIGN_OR_RETURN(const ChainMounts::Lease lease, AcquireChain(chain, record));
+    const absl::Status status = record.writable
+                                    ? MountWritable(*chain, lease.path, record)
+                                    : BindMount(lease.path, record.directory, record.flags);
     if (!status.ok()) {
-      chains_->Release(chain->chain_id, {record.mode, record.context}, false);
+      chains_->Release(lease.name, false);
       return status;
     }
+    mounted.lease = lease.name;
   } else {
     IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
     IMAGEFS_RETURN_IF_ERROR(MountByUserD(chain, record));
   }
+  mounted.record = record;
   absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = record;
+  mounts_[record.directory] = std::move(mounted);
   return absl::OkStatus();
 }
 
@@ -370,7 +379,7 @@ absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy, K
       return absl::NotFoundError(
           StrCat(directory, " is not a mount of imagefs; `imagefs ls` lists them"));
     }
-    record = found->second;
+    record = found->second.record;
   }
   const absl::Status status =
       options_.as_root ? UnmountPath(directory, lazy) : FusermountUnmount(directory, lazy);
@@ -380,13 +389,16 @@ absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy, K
 }
 
 absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy, Keep keep) {
+  std::string lease;
   {
     absl::MutexLock lock(&mu_);
-    mounts_.erase(record.directory);
+    const auto found = mounts_.find(record.directory);
+    if (found != mounts_.end()) {
+      lease = found->second.lease;
+      mounts_.erase(found);
+    }
   }
-  if (options_.as_root) {
-    chains_->Release(record.chain_id, {record.mode, record.context}, lazy);
-  }
+  if (!lease.empty()) chains_->Release(lease, lazy);
   absl::Status status;
   if (keep == Keep::kNothing && !record.upper.empty() && !record.keep_upper) {
     status = RemoveTree(record.upper);
@@ -398,7 +410,7 @@ absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy, Keep 
 std::vector<MountRecord> MountTableImpl::List() const {
   std::vector<MountRecord> out;
   absl::MutexLock lock(&mu_);
-  for (const auto& [directory, record] : mounts_) out.push_back(record);
+  for (const auto& [directory, mounted] : mounts_) out.push_back(mounted.record);
   return out;
 }
 
@@ -417,7 +429,10 @@ void MountTableImpl::UnmountDead(const std::string& directory) {
 MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
                                                 const FindChain& find_chain) {
   const auto mounts = ReadMountInfo();
-  if (!options_.as_root || record.mode != kKernelMode || !mounts.ok()) return Outlived::kUnknown;
+  // What was filling lost its device with the daemon.
+  if (!options_.as_root || record.mode != kKernelMode || record.filling || !mounts.ok()) {
+    return Outlived::kUnknown;
+  }
   const MountInfo* there = FindMountAt(*mounts, record.directory);
   if (there == nullptr || !IsOurs(*there)) {
     return record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
@@ -431,10 +446,11 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
     LogWarning("mount_outlives_its_image directory=", record.directory,
                " error=", chain.status().message());
   }
-  chains_->Adopt(record.chain_id, chain.ok() ? *std::move(chain) : nullptr,
-                 {record.mode, record.context}, record.writable ? "" : record.directory);
+  const ChainMounts::Lease lease =
+      chains_->Adopt(record.chain_id, chain.ok() ? *std::move(chain) : nullptr,
+                     {record.mode, record.context}, record.writable ? "" : record.directory);
   absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = record;
+  mounts_[record.directory] = {record, lease.name};
   return Outlived::kHere;
 }
 
@@ -483,7 +499,7 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
 void MountTableImpl::UnmountAll(bool keep_records) {
   for (const MountRecord& record : List()) {
     // What the kernel shows by itself is not in need of a daemon.
-    if (keep_records && record.mode == kKernelMode) continue;
+    if (keep_records && record.mode == kKernelMode && !record.filling) continue;
     const auto hold = HoldDirectory(record.directory);
     const Keep keep = keep_records ? Keep::kRecord : Keep::kNothing;
     const absl::Status status = UnmountD(record.directory, true, keep);
@@ -523,7 +539,7 @@ void MountTableImpl::Prune() {
   {
     const std::set<std::string> present = OurMountPoints(*mounts);
     absl::MutexLock lock(&mu_);
-    for (const auto& [directory, record] : mounts_) {
+    for (const auto& [directory, mounted] : mounts_) {
       if (!present.contains(directory)) missing.push_back(directory);
     }
   }
@@ -539,7 +555,7 @@ void MountTableImpl::PruneDirectory(const std::string& directory) {
     absl::MutexLock lock(&mu_);
     const auto found = mounts_.find(directory);
     if (found == mounts_.end()) return;
-    record = found->second;
+    record = found->second.record;
   }
   LogInfo("unmounted_elsewhere directory=", directory,
           record.upper.empty() ? "" : " changes_kept_in=", record.upper);

@@ -36,7 +36,8 @@ struct MountRecord {
   MountFlags flags;
   std::string context;  // SELinux context of every file, kernel mode only
   int64_t created_unix = 0;
-  std::string boot_id;  // of the boot that mounted it; Mount fills it in
+  std::string boot_id;   // of the boot that mounted it; Mount fills it in
+  bool filling = false;  // kernel mode: bytes were missing, which the daemon brings; filled in
 };
 
 // Durable storage of mount records; implemented over the store by cmd/.

@@ -14,6 +14,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
+#include <filesystem>
 #include <iostream>
 #include <map>
 #include <string>
@@ -27,6 +29,7 @@
 #include "fs/mount_syscalls.h"
 #include "fs/mount_table.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/fs/fake_fill.h"
 #include "tests/fakes/fs/test_chain.h"
 
 namespace imagefs {
@@ -829,6 +832,146 @@ TEST_F(KernelMountTest, ManyDevicesFit) {
   for (int i = 1; i <= 128; ++i) {
     EXPECT_EQ(*ReadFile(StrCat(directory_, "/mnt/f", i), 100), StrCat("layer ", i));
   }
+}
+
+// Of the layers of Sample the second is on its way.
+class FillingTest : public BothModesTest {
+ protected:
+  void SetUp() override {
+    BothModesTest::SetUp();
+    if (IsSkipped()) return;
+    chain_ = Build(Sample());
+    ASSERT_NE(chain_, nullptr);
+    fill_ = FakeFill::Empty(chain_->layers[1]);
+  }
+  void TearDown() override {
+    chain_ = nullptr;
+    BothModesTest::TearDown();
+  }
+  bool Data() const { return access((options_.run_dir + "/chains/data").c_str(), F_OK) == 0; }
+
+  ChainRef chain_;
+  std::shared_ptr<FakeFill> fill_;
+};
+INSTANTIATE_TEST_SUITE_P(Modes, FillingTest, testing::Values(kFuseMode, kKernelMode),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(FillingTest, WhatIsReadIsBroughtAndNothingElse) {
+  const std::string target = Target("mnt");
+  ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
+  EXPECT_TRUE(table_->NeedProcess());
+  size_t entries = 0;
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(target)) {
+    struct stat found;
+    EXPECT_EQ(lstat(entry.path().c_str(), &found), 0);
+    ++entries;
+  }
+  EXPECT_EQ(entries, 11u);
+  EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "NAME=test\n");
+  EXPECT_EQ(fill_->calls(), 0u) << "names, attributes and other layers ask for nothing";
+  auto file = OpenFile(target + "/usr/bin/tool", O_RDONLY);
+  ASSERT_TRUE(file.ok());
+  std::string part(1000, '\0');
+  ASSERT_EQ(posix_fadvise(file->get(), 0, 0, POSIX_FADV_RANDOM), 0);
+  EXPECT_EQ(*PreadFull(file->get(), absl::MakeSpan(part), 200'000), part.size());
+  EXPECT_EQ(part, PatternBytes(300'000, 1).substr(200'000, 1000));
+  EXPECT_LT(fill_->asked().total_bytes(), 100'000u);
+  EXPECT_GT(fill_->calls(), 0u);
+  EXPECT_TRUE(*ReadFile(target + "/usr/bin/tool", 1'000'000) == PatternBytes(300'000, 1));
+  const size_t calls = fill_->calls();
+  EXPECT_TRUE(*ReadFile(target + "/usr/bin/tool2", 1'000'000) == PatternBytes(300'000, 1));
+  EXPECT_EQ(fill_->calls(), calls) << "what the kernel has it does not ask for again";
+  file->Reset();
+  ASSERT_TRUE(table_->Unmount(target, false).ok());
+  EXPECT_FALSE(Data());
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+}
+
+TEST_P(FillingTest, ReadersWaitAndWorkersDoNot) {
+  const std::string target = Target("mnt");
+  ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
+  fill_->Hold();
+  // More readers than the loop has workers, all for bytes that are not here.
+  std::vector<std::thread> readers;
+  std::atomic<int> right = 0;
+  const std::string truth = PatternBytes(300'000, 1);
+  for (int i = 0; i < 24; ++i) {
+    readers.emplace_back([&, i] {
+      auto file = OpenFile(target + "/usr/bin/tool", O_RDONLY);
+      if (!file.ok()) return;
+      posix_fadvise(file->get(), 0, 0, POSIX_FADV_RANDOM);
+      std::string part(4096, '\0');
+      const size_t offset = static_cast<size_t>(i) * 12'288;
+      if (*PreadFull(file->get(), absl::MakeSpan(part), offset) == part.size() &&
+          part == truth.substr(offset, part.size())) {
+        ++right;
+      }
+    });
+  }
+  fill_->AwaitHeld(20);
+  EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "NAME=test\n");
+  EXPECT_EQ(right, 0);
+  fill_->Release();
+  for (std::thread& reader : readers) reader.join();
+  EXPECT_EQ(right, 24);
+}
+
+TEST_P(FillingTest, AFailureIsEioAndIsNotRemembered) {
+  const std::string target = Target("mnt");
+  ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
+  auto file = OpenFile(target + "/usr/bin/tool", O_RDONLY);
+  ASSERT_TRUE(file.ok());
+  ASSERT_EQ(posix_fadvise(file->get(), 0, 0, POSIX_FADV_RANDOM), 0);
+  fill_->Fail(absl::UnavailableError("the registry is away"));
+  char byte;
+  EXPECT_EQ(pread(file->get(), &byte, 1, 100'000), -1);
+  EXPECT_EQ(errno, EIO);
+  fill_->Fail(absl::OkStatus());
+  EXPECT_EQ(pread(file->get(), &byte, 1, 100'000), 1);
+  EXPECT_EQ(byte, PatternBytes(300'000, 1)[100'000]);
+}
+
+TEST_P(FillingTest, ACompleteChainIsMountedFromLocalFiles) {
+  const std::string first = Target("first"), second = Target("second");
+  ASSERT_EQ(Mount(chain_, first), absl::OkStatus());
+  fill_->Complete();
+  ASSERT_EQ(Mount(chain_, second), absl::OkStatus());
+  EXPECT_TRUE(*ReadFile(first + "/usr/bin/tool", 1'000'000) == PatternBytes(300'000, 1));
+  EXPECT_TRUE(*ReadFile(second + "/usr/bin/tool", 1'000'000) == PatternBytes(300'000, 1));
+  EXPECT_EQ(fill_->calls(), 0u);
+  ASSERT_TRUE(table_->Unmount(first, false).ok());
+  EXPECT_FALSE(Data());
+  EXPECT_TRUE(Eventually([&] { return table_->NeedProcess() == (mode_ == kFuseMode); }));
+  EXPECT_EQ(MountsBelow(directory_), 2u);
+  EXPECT_EQ(*ReadFile(second + "/etc/os-release", 100), "NAME=test\n");
+}
+
+TEST_P(FillingTest, ALazilyUnmountedTreeReadsOn) {
+  const std::string target = Target("mnt");
+  ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
+  auto file = OpenFile(target + "/usr/bin/tool", O_RDONLY);
+  ASSERT_TRUE(file.ok());
+  ASSERT_TRUE(table_->Unmount(target, true).ok());
+  std::string content(300'000, '\0');
+  EXPECT_EQ(*PreadFull(file->get(), absl::MakeSpan(content), 0), content.size());
+  EXPECT_TRUE(content == PatternBytes(300'000, 1));
+  // The next one has a data mount of its own.
+  ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
+  EXPECT_TRUE(*ReadFile(target + "/usr/bin/tool", 1'000'000) == PatternBytes(300'000, 1));
+  file->Reset();
+  ASSERT_TRUE(table_->Unmount(target, false).ok());
+  EXPECT_TRUE(Eventually([&] { return !table_->NeedProcess(); }));
+}
+
+TEST_P(FillingTest, AKilledDaemonsFillingMountIsMadeAnew) {
+  const std::string target = Target("mnt");
+  ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
+  KillDaemon();
+  StartDaemon();
+  EXPECT_EQ(table_->Recover(Finder(chain_)).size(), 1u);
+  EXPECT_TRUE(*ReadFile(target + "/usr/bin/tool", 1'000'000) == PatternBytes(300'000, 1));
+  ASSERT_TRUE(table_->Unmount(target, false).ok());
+  EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
 TEST_F(MountTest, UsersMountThroughFusermount) {

@@ -1,0 +1,99 @@
+#include "tests/fakes/fs/fake_fill.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "gtest/gtest.h"
+
+namespace imagefs {
+
+std::shared_ptr<FakeFill> FakeFill::Empty(const LayerRef& layer) {
+  const std::string path = layer->directory + "/data";
+  std::shared_ptr<FakeFill> fill(new FakeFill(path));
+  {
+    absl::MutexLock lock(&fill->mu_);
+    auto bytes = ReadFile(path, uint64_t{1} << 30);
+    EXPECT_TRUE(bytes.ok()) << bytes.status();
+    if (bytes.ok()) fill->bytes_ = *std::move(bytes);
+  }
+  EXPECT_EQ(truncate(path.c_str(), 0), 0);
+  EXPECT_EQ(truncate(path.c_str(), static_cast<off_t>(layer->data_bytes)), 0);
+  // The test made the layer; nobody else has it yet.
+  const_cast<Layer&>(*layer).fill = fill;
+  return fill;
+}
+
+void FakeFill::Hold() {
+  absl::MutexLock lock(&mu_);
+  hold_ = true;
+}
+
+void FakeFill::Release() {
+  std::vector<Held> held;
+  {
+    absl::MutexLock lock(&mu_);
+    hold_ = false;
+    held.swap(held_);
+    for (const Held& one : held) Bring(one.range);
+  }
+  for (Held& one : held) one.done(absl::OkStatus());
+}
+
+void FakeFill::Fail(absl::Status status) {
+  absl::MutexLock lock(&mu_);
+  failure_ = std::move(status);
+}
+
+void FakeFill::Complete() {
+  absl::MutexLock lock(&mu_);
+  Bring({0, bytes_.size()});
+  complete_ = true;
+}
+
+void FakeFill::AwaitHeld(size_t calls) {
+  absl::MutexLock lock(&mu_);
+  auto enough = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return held_.size() >= calls; };
+  mu_.Await(absl::Condition(&enough));
+}
+
+RangeSet FakeFill::asked() const {
+  absl::MutexLock lock(&mu_);
+  return asked_;
+}
+
+size_t FakeFill::calls() const {
+  absl::MutexLock lock(&mu_);
+  return calls_;
+}
+
+void FakeFill::Bring(ByteRange range) {
+  auto file = OpenFile(path_, O_WRONLY);
+  ASSERT_TRUE(file.ok()) << file.status();
+  const std::string_view part =
+      std::string_view(bytes_).substr(range.begin, range.end - range.begin);
+  EXPECT_TRUE(PwriteFull(file->get(), part, range.begin).ok());
+}
+
+void FakeFill::Ensure(ByteRange range, CancelToken,
+                      absl::AnyInvocable<void(absl::Status)> done) {
+  absl::Status status;
+  {
+    absl::MutexLock lock(&mu_);
+    ++calls_;
+    asked_.Add(range);
+    status = failure_;
+    if (status.ok() && hold_) {
+      held_.push_back({range, std::move(done)});
+      return;
+    }
+    if (status.ok()) Bring(range);
+  }
+  done(status);
+}
+
+bool FakeFill::complete() const {
+  absl::MutexLock lock(&mu_);
+  return complete_;
+}
+
+}  // namespace imagefs

@@ -1,0 +1,58 @@
+// A layer that is not here yet: its data file is all zeros, and the true bytes are written when they
+// are asked for, at once or when a test says so. Thread-safe.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "base/byte_range.h"
+#include "cache/chain.h"
+
+namespace imagefs {
+
+class FakeFill : public LayerFill {
+ public:
+  // Takes the bytes out of the data file of `layer` and leaves zeros. The layer's `fill` is set to what
+  // is returned.
+  static std::shared_ptr<FakeFill> Empty(const LayerRef& layer);
+
+  // Keeps what is asked for from now on until Release.
+  void Hold();
+  void Release();
+  // Every Ensure fails with it, until it is OK again.
+  void Fail(absl::Status status);
+  // All bytes are here.
+  void Complete();
+  // Waits until that many calls of Ensure are held.
+  void AwaitHeld(size_t calls);
+
+  RangeSet asked() const;
+  size_t calls() const;
+
+  void Ensure(ByteRange range, CancelToken cancel,
+              absl::AnyInvocable<void(absl::Status)> done) override;
+  bool complete() const override;
+
+ private:
+  explicit FakeFill(std::string path) : path_(std::move(path)) {}
+  void Bring(ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  struct Held {
+    ByteRange range;
+    absl::AnyInvocable<void(absl::Status)> done;
+  };
+  const std::string path_;
+  mutable absl::Mutex mu_;
+  std::string bytes_ ABSL_GUARDED_BY(mu_);
+  bool hold_ ABSL_GUARDED_BY(mu_) = false;
+  bool complete_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status failure_ ABSL_GUARDED_BY(mu_);
+  RangeSet asked_ ABSL_GUARDED_BY(mu_);
+  size_t calls_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<Held> held_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace imagefs
