@@ -1,5 +1,5 @@
-// The layers whose data one FUSE mount serves as files, by name (the DiffID's hex digits) and by node
-// number. A number is never used again. Thread-safe.
+// The layers whose data one FUSE mount serves as files, by name (the DiffID's hex digits) and by
+// node number. A number is never used again. Thread-safe.
 #pragma once
 
 #include <cstdint>

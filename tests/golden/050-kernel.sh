@@ -8,7 +8,7 @@ grep -qw erofs /proc/filesystems || modprobe erofs 2>/dev/null || skip "the kern
 image
 for name in $(suite_names); do
   mkdir -p "$M/$name" "$T/kernel/$name"
-  ifs mount -q "oci:$T/images/$name" "$M/$name" >/dev/null || { report "$name" "failed to mount"; continue; }
+  ifs mount -q --mode fuse "oci:$T/images/$name" "$M/$name" >/dev/null || { report "$name" "failed to mount"; continue; }
   ifs inspect --json "oci:$T/images/$name" >"$T/inspect.json"
   chain=$(field 'j["chain_id"].split(":")[1]' <"$T/inspect.json")
   data=()

@@ -18,21 +18,27 @@ known() {  # known refused|differs RUNTIME NAME
   field "'$2' in j.get('$1', [])" <"$T/images/$3.json" | grep -q true
 }
 
-# mount_ours NAME: at $M/NAME.
+# mount_ours NAME [MODE]: at $M/NAME.
 mount_ours() {
   mkdir -p "$M/$1"
-  ifs mount -q "$REGISTRY/suite/$1:latest" "$M/$1" >/dev/null
+  ifs mount -q --mode "${2:-auto}" "$REGISTRY/suite/$1:latest" "$M/$1" >/dev/null
 }
 
-# judge RUNTIME NAME THEIRS [OPTION...]: compares the tree of a runtime with ours. What it is known to
-# get wrong it has to get wrong, and nothing else.
+# judge RUNTIME NAME THEIRS [OPTION...]: compares the tree of a runtime with ours, however we show it.
+# What it is known to get wrong it has to get wrong, and nothing else.
 judge() {
-  local runtime=$1 name=$2 theirs=$3 outcome=equal
-  shift 3
+  local mode
+  : "${MODES:=$(modes)}"
+  for mode in $MODES; do judge_in "$mode" "$@"; done
+}
+
+judge_in() {
+  local mode=$1 runtime=$2 name=$3 theirs=$4 outcome=equal
+  shift 4
   compare() { $PY "$LIB/tree.py" compare "$theirs" "$M/$name" "$T/images/$name.json" "$@"; }
   if known refused "$runtime" "$name"; then
     outcome="failed: $runtime accepts it, which is said to refuse it"
-  elif ! mount_ours "$name"; then
+  elif ! mount_ours "$name" "$mode"; then
     outcome="failed to mount"
   elif known differs "$runtime" "$name"; then
     outcome="differs from $runtime, as known"
@@ -41,7 +47,8 @@ judge() {
   else
     compare "$@" || outcome=different
   fi
-  report "$name" "$outcome"
+  report "$name" "$outcome ($mode)"
+  if mountpoint -q "$M/$name"; then ifs umount "$M/$name"; fi
 }
 
 # judge_refusal RUNTIME NAME: of an image that the runtime did not accept.

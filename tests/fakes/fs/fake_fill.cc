@@ -74,8 +74,7 @@ void FakeFill::Bring(ByteRange range) {
   EXPECT_TRUE(PwriteFull(file->get(), part, range.begin).ok());
 }
 
-void FakeFill::Ensure(ByteRange range, CancelToken,
-                      absl::AnyInvocable<void(absl::Status)> done) {
+void FakeFill::Ensure(ByteRange range, CancelToken, absl::AnyInvocable<void(absl::Status)> done) {
   absl::Status status;
   {
     absl::MutexLock lock(&mu_);

@@ -1,5 +1,5 @@
-// A layer that is not here yet: its data file is all zeros, and the true bytes are written when they
-// are asked for, at once or when a test says so. Thread-safe.
+// A layer that is not here yet: its data file is all zeros, and the true bytes are written when
+// they are asked for, at once or when a test says so. Thread-safe.
 #pragma once
 
 #include <string>
@@ -15,8 +15,8 @@ namespace imagefs {
 
 class FakeFill : public LayerFill {
  public:
-  // Takes the bytes out of the data file of `layer` and leaves zeros. The layer's `fill` is set to what
-  // is returned.
+  // Takes the bytes out of the data file of `layer` and leaves zeros. The layer's `fill` is set to
+  // what is returned.
   static std::shared_ptr<FakeFill> Empty(const LayerRef& layer);
 
   // Keeps what is asked for from now on until Release.
