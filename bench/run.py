@@ -3,7 +3,7 @@
 
 bench/run.py --imagefs BINARY --tools DIR --work DIR [--only PART,PART] [--reps N] [--quick]
 
-Parts: cold, storm, store, warm, rss, index, million, decode. Every cold repetition has a fresh store
+Parts: cold, storm, store, present, mounts, rss, index, million, decode. Every cold repetition has a fresh store
 and a fresh daemon on either side; the registry's files are in the page cache for all. Prints a table
 and writes WORK/results.json. Needs root.
 """
@@ -19,6 +19,7 @@ import sys
 import time
 
 import images
+import present
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.path.dirname(HERE)
@@ -28,7 +29,12 @@ TARGETS = {  # name: (target, "max" or "min")
     "cold large, x faster than containerd 1.6": (5.0, "min"), "cold large, x faster than podman": (5.0, "min"),
     "cold large, x faster than containerd 2 erofs": (4.0, "min"),
     "storm of 20 against one": (1.15, "max"), "mount from the store, ms": (50, "max"),
-    "warm read against ext4": (2.0, "max"), "warm stat against ext4": (1.3, "max"),
+    "warm read, imagefs fuse against ext4": (2.0, "max"), "warm stat, imagefs fuse against ext4": (1.3, "max"),
+    "warm read, imagefs kernel against ext4": (1.15, "max"), "warm stat, imagefs kernel against ext4": (1.15, "max"),
+    "warm large file, imagefs kernel against ext4": (1.15, "max"),
+    "cold find, containerd 1.6 against imagefs kernel": (2.0, "min"),
+    "cold find, containerd 2 erofs against imagefs kernel": (1.0, "min"),
+    "a further mount, kernel, ms": (15, "max"), "1,000 mounts of 50 images, kernel, s": (15, "max"),
     "RSS with 50 images, MiB": (64, "max"), "index bytes an entry beside names": (130, "max"),
     "RSS with 1,000,000 files, MiB": (64, "max"), "layer stage against igzip alone": (0.8, "min"),
 }
@@ -162,17 +168,44 @@ class Containerd:
                        shell=True)
         shutil.rmtree(self.work, ignore_errors=True)
 
-    def cold(self, ref):
+    def start(self):
         self.clean()
         os.makedirs(self.work)
         with open(self.work + "/config.toml", "w") as f:
             f.write(self.config.replace("@", self.work))
-        sock = self.work + "/sock"
         daemon = Daemon([self.containerd, "-c", self.work + "/config.toml"], self.work + "/log", self.env)
+        wait_for(lambda: subprocess.run(self.call("version"), capture_output=True).returncode == 0, 20, "start of containerd")
+        return daemon
+
+    def call(self, *args):
+        return [self.ctr, "-a", self.work + "/sock", *args]
+
+    def mounted(self, ref):
+        """Pulls and mounts the image; its directory, and what ends all that."""
+        daemon = self.start()
+
+        def end():
+            for mount in mounts_below(self.work):
+                subprocess.run(["umount", "-l", mount])
+            daemon.stop()
+            self.clean()
         try:
-            wait_for(lambda: subprocess.run([self.ctr, "-a", sock, "version"], capture_output=True).returncode == 0, 20, "start of containerd")
+            subprocess.run(self.call("image", "pull", "--plain-http", *self.pull, ref), check=True, capture_output=True)
+            target = self.work + "/shown"
+            os.makedirs(target)
+            subprocess.run(self.call("image", "mount", *self.pull, ref, target), check=True, capture_output=True)
+            if not os.path.exists(target + "/usr"):
+                raise OSError("nothing is in its mount")
+        except BaseException:
+            end()
+            raise
+        return target, end
+
+    def cold(self, ref):
+        daemon = self.start()
+        try:
             before = cpu_of(daemon.process.pid)
-            seconds, cpu, _ = timed([self.ctr, "-a", sock, "image", "pull", "--plain-http", *self.pull, ref])
+            seconds, cpu, _ = timed(self.call("image", "pull", "--plain-http", *self.pull, ref))
             result = {"seconds": seconds, "cpu": cpu + cpu_of(daemon.process.pid) - before,
                       "rss": status_of(daemon.process.pid, "VmHWM")}
         finally:
@@ -265,6 +298,7 @@ class Bench:
         self.imagefs = Imagefs(os.path.abspath(args.imagefs), self.work)
         self.tools = os.path.abspath(args.tools)
         self.infos, self.refs = {}, {}
+        self.found = None
         self.results = {"machine": {"cpus": os.cpu_count(), "kernel": os.uname().release,
                                     "load_before": os.getloadavg()[0]}, "summary": {}}
 
@@ -276,6 +310,11 @@ class Bench:
             subprocess.run(f"cat {self.registry.dir}/data/docker/registry/v2/blobs/sha256/*/*/data >/dev/null", shell=True)
         return self.refs[name]
 
+    def peers(self):
+        if self.found is None:
+            self.found = peers(self.work)
+        return self.found
+
     def put(self, name, value):
         self.results["summary"][name] = round(value, 3)
 
@@ -284,7 +323,7 @@ class Bench:
         for size in ("small",) if self.args.quick else ("small", "large"):
             ref, info = self.image(size), self.infos[size]
             rows = {}
-            systems = [self.imagefs] + peers(self.work)
+            systems = [self.imagefs] + self.peers()
             # Interleaved, so that a slow minute of the machine hits all alike.
             for rep in range(self.args.reps):
                 for system in systems:
@@ -338,51 +377,15 @@ class Bench:
         show(["mount of an image in the store", "ms"], [[k, f"{statistics.median(v) * 1000:.1f}"] for k, v in times.items()])
         self.imagefs.reset()
 
-    def part_warm(self):
-        ref = self.image("small")
-        self.imagefs.reset()
-        mount = self.imagefs.directory("warm")
-        self.imagefs.call("mount", "-q", ref, mount)
-        ext4 = self.work + "/unpacked"
-        if not os.path.exists(ext4 + ".done"):
-            shutil.rmtree(ext4, ignore_errors=True)
-            os.makedirs(ext4)
-            for layer in self.infos["small"]["layers"]:
-                subprocess.run(["tar", "-C", ext4, "--keep-directory-symlink", "--numeric-owner", "-xzf",
-                                f"{self.infos['small']['layout']}/blobs/sha256/{layer['digest'][7:]}"], check=True)
-            open(ext4 + ".done", "w").close()
-        files, directories = [], []
-        for root, dirs, names in os.walk(mount):
-            dirs.sort()
-            relative = os.path.relpath(root, mount)
-            directories.append(relative)
-            for name in sorted(names):
-                path = os.path.join(relative, name)
-                there = os.path.join(ext4, path)
-                if os.path.isfile(there) and not os.path.islink(there) and 0 < os.path.getsize(there) <= 16384:
-                    files.append(path)
-        files = files[::max(1, len(files) // 4000)][:4000]
-        directories = [d for d in directories if os.path.isdir(os.path.join(ext4, d))][:2000]
-        rows = []
-        for mode, names in (("stat", files), ("read", files), ("readdir", directories)):
-            with open(self.work + "/list", "w") as f:
-                f.write("\n".join(names) + "\n")
-            sides = {"imagefs": mount, "ext4": ext4}
-            measured = {side: [] for side in sides}
-            for _ in range(3):
-                for side, root in sides.items():
-                    text = subprocess.check_output([self.tools + "/bench_files", mode, root, self.work + "/list", "7"], text=True)
-                    measured[side].append(json.loads(text)["ns"])
-            ns = {side: statistics.median(v) for side, v in measured.items()}
-            self.results[f"warm {mode}"] = measured
-            self.put(f"warm {mode} against ext4", ns["imagefs"] / ns["ext4"])
-            rows.append([mode, len(names), f"{ns['imagefs'] / 1000:.2f}", f"{ns['ext4'] / 1000:.2f}", f"{ns['imagefs'] / ns['ext4']:.2f}x"])
-        kind = subprocess.check_output(["stat", "-f", "-c", "%T", ext4], text=True).strip()
-        show(["warm", "paths", "imagefs us", f"{kind} us", "ratio"], rows)
-        begin = time.monotonic()
-        subprocess.run(f"echo 2 >/proc/sys/vm/drop_caches; find {mount} -xdev | wc -l >/dev/null", shell=True)
-        self.put("find after dropping caches, s", time.monotonic() - begin)
-        self.imagefs.reset()
+    def part_present(self):
+        present.part_present(self, show)
+        find = self.results["present"]["cold find"]
+        for peer in find:
+            if peer.startswith("containerd"):
+                self.put(f"cold find, {peer} against imagefs kernel", find[peer] / find["imagefs kernel"])
+
+    def part_mounts(self):
+        present.part_mounts(self, show)
 
     def part_rss(self):
         ref = self.image("small")
@@ -467,7 +470,7 @@ class Bench:
         show(["making a layer, largest blob", "MB/s of tar"], [[k, result[k]] for k in ("igzip", "stage", "sha256", "layer")])
 
     def run(self):
-        parts = ["cold", "storm", "store", "warm", "rss", "index", "million", "decode"]
+        parts = ["cold", "storm", "store", "present", "mounts", "rss", "index", "million", "decode"]
         if self.args.only:
             parts = self.args.only.split(",")
         elif self.args.quick:
