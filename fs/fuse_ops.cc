@@ -185,10 +185,7 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
 
   void Start(const std::vector<std::pair<LayerRef, ByteRange>>& missing) {
     waiting_ = missing.size() + 1;
-    fuse_req_interrupt_func(
-        req_,
-        [](fuse_req_t, void* pending) { static_cast<PendingRead*>(pending)->cancel_.Cancel(); },
-        this);
+    fuse_req_interrupt_func(req_, &PendingRead::Interrupt, this);
     for (const auto& [layer, range] : missing) {
       layer->fill->Ensure(range, cancel_.token(),
                           [self = shared_from_this(), layer = layer](const absl::Status& status) {
@@ -199,14 +196,22 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
   }
 
  private:
+  // libfuse holds the request's lock meanwhile, so that this object lives when it is called.
+  static void Interrupt(fuse_req_t, void* data) {
+    const std::shared_ptr<PendingRead> self = static_cast<PendingRead*>(data)->shared_from_this();
+    interrupting_ = self.get();
+    self->cancel_.Cancel();
+    interrupting_ = nullptr;
+  }
+
   void Arrived(const absl::Status& status) {
     {
       absl::MutexLock lock(&mu_);
       status_.Update(status);
       if (--waiting_ > 0) return;
     }
-    // After this no interrupt comes any more.
-    fuse_req_interrupt_func(req_, nullptr, nullptr);
+    // After this no interrupt comes any more. Inside of one, nobody else's can.
+    if (interrupting_ != this) fuse_req_interrupt_func(req_, nullptr, nullptr);
     if (cancel_.token().cancelled()) return void(fuse_reply_err(req_, EINTR));
     const auto buffer = std::make_unique_for_overwrite<char[]>(size_);
     if (status_.ok()) status_ = fill_({buffer.get(), size_});
@@ -217,6 +222,8 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
     fuse_reply_buf(req_, buffer.get(), size_);
   }
 
+  static thread_local const PendingRead* interrupting_;
+
   const std::shared_ptr<void> session_;
   const fuse_req_t req_;
   const size_t size_;
@@ -226,6 +233,8 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
   size_t waiting_ = 0;  // guarded by mu_, as is status_ until the last has arrived
   absl::Status status_;
 };
+
+thread_local const PendingRead* PendingRead::interrupting_ = nullptr;
 
 // The parts of [offset, offset+size) of a file that lie in layers which are being filled.
 absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> PartsToFill(const FuseTree& tree,

@@ -3,6 +3,8 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "gtest/gtest.h"
 
 namespace imagefs {
@@ -74,20 +76,41 @@ void FakeFill::Bring(ByteRange range) {
   EXPECT_TRUE(PwriteFull(file->get(), part, range.begin).ok());
 }
 
-void FakeFill::Ensure(ByteRange range, CancelToken, absl::AnyInvocable<void(absl::Status)> done) {
+void FakeFill::Cancelled(uint64_t id) {
+  Held held;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found =
+        std::find_if(held_.begin(), held_.end(), [&](const Held& one) { return one.id == id; });
+    if (found == held_.end()) return;
+    held = std::move(*found);
+    held_.erase(found);
+  }
+  held.done(absl::CancelledError("the reader went away"));
+}
+
+void FakeFill::Ensure(ByteRange range, CancelToken cancel,
+                      absl::AnyInvocable<void(absl::Status)> done) {
   absl::Status status;
+  uint64_t held = 0;
   {
     absl::MutexLock lock(&mu_);
     ++calls_;
     asked_.Add(range);
     status = failure_;
     if (status.ok() && hold_) {
-      held_.push_back({range, std::move(done)});
-      return;
+      held = next_held_++;
+      held_.push_back({held, range, std::move(done), {}});
+    } else if (status.ok()) {
+      Bring(range);
     }
-    if (status.ok()) Bring(range);
   }
-  done(status);
+  if (held == 0) return done(status);
+  CancelToken::Registration on_cancel = cancel.OnCancel([this, held] { Cancelled(held); });
+  absl::MutexLock lock(&mu_);
+  for (Held& one : held_) {
+    if (one.id == held) one.on_cancel = std::move(on_cancel);
+  }
 }
 
 bool FakeFill::complete() const {

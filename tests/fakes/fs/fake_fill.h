@@ -41,9 +41,12 @@ class FakeFill : public LayerFill {
   void Bring(ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   struct Held {
+    uint64_t id = 0;
     ByteRange range;
     absl::AnyInvocable<void(absl::Status)> done;
+    CancelToken::Registration on_cancel;
   };
+  void Cancelled(uint64_t id);
   const std::string path_;
   mutable absl::Mutex mu_;
   std::string bytes_ ABSL_GUARDED_BY(mu_);
@@ -52,6 +55,7 @@ class FakeFill : public LayerFill {
   absl::Status failure_ ABSL_GUARDED_BY(mu_);
   RangeSet asked_ ABSL_GUARDED_BY(mu_);
   size_t calls_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t next_held_ ABSL_GUARDED_BY(mu_) = 1;
   std::vector<Held> held_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -17,6 +17,7 @@
 #include "base/text.h"
 #include "fs/fuse_loop.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/fs/fake_fill.h"
 #include "tests/fakes/fs/fake_kernel.h"
 #include "tests/fakes/fs/test_chain.h"
 
@@ -45,6 +46,7 @@ class FuseOpsTest : public ::testing::Test {
              std::function<void()> on_unmounted = nullptr) {
     chain_ = tree.Build(directory_, overlay_form);
     ASSERT_NE(chain_, nullptr);
+    if (filling_) fill_ = FakeFill::Empty(chain_->layers[0]);
     auto loop = FuseLoop::Create({});
     ASSERT_TRUE(loop.ok()) << loop.status();
     loop_ = *std::move(loop);
@@ -54,6 +56,13 @@ class FuseOpsTest : public ::testing::Test {
     session_ = *std::move(session);
     init_ = kernel_.Init();
     ASSERT_EQ(init_.error, 0);
+  }
+
+  // The first layer is on its way.
+  std::shared_ptr<FakeFill> ServeFilling(const TestChain& tree) {
+    filling_ = true;
+    Serve(tree);
+    return fill_;
   }
 
   fuse_entry_out Entry(uint64_t parent, std::string_view name) {
@@ -70,6 +79,8 @@ class FuseOpsTest : public ::testing::Test {
   std::string directory_;
   FakeKernel kernel_;
   ChainRef chain_;
+  bool filling_ = false;
+  std::shared_ptr<FakeFill> fill_;
   std::unique_ptr<FuseLoop> loop_;
   std::unique_ptr<FuseSession> session_;
   FakeKernel::Reply init_;
@@ -259,6 +270,48 @@ TEST_F(FuseOpsTest, MissingBytesAreAnErrorAndNeverZeros) {
   EXPECT_EQ(reply.error, EIO);
   EXPECT_EQ(reply.body, "");
   EXPECT_EQ(loop_->counters().errors, 1u);
+}
+
+TEST_F(FuseOpsTest, AnInterruptedReadGivesUpWhatItWaitsFor) {
+  TestChain tree;
+  const std::string bytes = PatternBytes(20'000, 3);
+  tree.File("file", bytes);
+  const std::shared_ptr<FakeFill> fill = ServeFilling(tree);
+  const uint64_t node = NodeOf("file");
+  fill->Hold();
+  fuse_read_in in = {};
+  in.size = 4096;
+  const uint64_t first = kernel_.Send(FUSE_READ, node, BytesOf(in));
+  in.offset = 8192;
+  const uint64_t second = kernel_.Send(FUSE_READ, node, BytesOf(in));
+  fill->AwaitHeld(2);
+  fuse_interrupt_in interrupt = {};
+  interrupt.unique = first;
+  kernel_.Send(FUSE_INTERRUPT, 0, BytesOf(interrupt));
+  const FakeKernel::Reply given_up = kernel_.Receive();
+  EXPECT_EQ(given_up.unique, first);
+  EXPECT_EQ(given_up.error, EINTR);
+  // The other is not touched, and one that was interrupted before it began does not begin.
+  fill->Release();
+  const FakeKernel::Reply answered = kernel_.Receive();
+  EXPECT_EQ(answered.unique, second);
+  EXPECT_EQ(answered.body, bytes.substr(8192, 4096));
+  EXPECT_EQ(fill->calls(), 2u);
+}
+
+TEST_F(FuseOpsTest, ASessionThatEndsDoesNotTakeItsWaitingReadsWithIt) {
+  TestChain tree;
+  tree.File("file", PatternBytes(20'000, 3));
+  const std::shared_ptr<FakeFill> fill = ServeFilling(tree);
+  const uint64_t node = NodeOf("file");
+  fill->Hold();
+  fuse_read_in in = {};
+  in.size = 4096;
+  kernel_.Send(FUSE_READ, node, BytesOf(in));
+  fill->AwaitHeld(1);
+  kernel_.Close();
+  session_.reset();
+  fill->Release();  // answers into nothing
 }
 
 TEST_F(FuseOpsTest, SymbolicLinks) {

@@ -1,0 +1,49 @@
+#!/bin/bash
+# Root of a user namespace, as rootless podman has it: the mounts are FUSE's, in that namespace's own
+# mount table, without fusermount3; auto finds out by itself and says so in the log.
+. "$(dirname "$0")/../lib/lib.sh"
+need_root; need_fuse; need setpriv; need unshare
+[ "$(stat -c %a /dev/fuse)" = 666 ] || open_fuse=1
+uid=$(id -u nobody) || skip "there is no user nobody"
+image plain xattrs
+chmod -R a+rX "$T/images"
+chmod 711 "$T"
+home=$T/home
+mkdir -p "$home/m" "$home/rw"
+chown -R "$uid:$uid" "$home"
+cat >"$home/inside" <<'SH'
+set -eu
+ifs() { "$IMAGEFS" --root "$home/store" --run "$home/run" "$@"; }
+ifs mount -q "oci:$images/plain" "$home/m" >/dev/null
+ifs mount -q --rw "oci:$images/xattrs" "$home/rw" >/dev/null || echo "no overlay"
+grep -q root "$home/m/etc/passwd"
+[ "$(readlink "$home/m/lib")" = usr/lib ]
+[ "$(stat -c %u "$home/m/etc/passwd")" = 0 ]
+! touch "$home/m/new" 2>/dev/null
+ifs ls --json
+if ifs mount -q --mode kernel "oci:$images/plain" "$home/m" 2>"$home/err"; then echo "kernel mode here?"; exit 1; fi
+ifs umount --all
+[ -z "$(ls -A "$home/m")" ]
+ifs stop
+SH
+run() {
+  env -i PATH="$PATH" HOME="$home" IMAGEFS="$IMAGEFS" home="$home" images="$T/images" \
+    setpriv --reuid="$uid" --regid="$uid" --clear-groups --inh-caps=-all \
+    unshare --user --map-root-user --mount bash "$home/inside"
+}
+if [ -n "${open_fuse:-}" ] && [ -z "${IMAGEFS_TEST_NAMESPACE:-}" ]; then
+  # Some machines keep /dev/fuse from users: a mount namespace with a node of its own that is open.
+  status=0
+  IMAGEFS_TEST_NAMESPACE=1 unshare -m --propagation private "$0" || status=$?
+  exit $status
+fi
+if [ -n "${IMAGEFS_TEST_NAMESPACE:-}" ]; then
+  mknod -m 666 "$T/fuse" c 10 229
+  mount --bind "$T/fuse" /dev/fuse
+fi
+setpriv --reuid="$uid" --regid="$uid" --clear-groups unshare --user --map-root-user true 2>/dev/null ||
+  skip "this machine lets users make no user namespace"
+run >"$home/out" 2>&1 || { cat "$home/out"; tail -5 "$home/run/daemon.log"; fail "inside the namespace"; }
+grep -q '"fuse"' "$home/out" || fail "not by FUSE: $(cat "$home/out")"
+grep -q 'kernel_presentation_unavailable' "$home/run/daemon.log" || fail "the log does not say why"
+nothing_left "$home"
