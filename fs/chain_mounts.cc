@@ -144,6 +144,14 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::Acquire(const ChainRef& chain,
     if (const auto found = entries_.find(name); found != entries_.end()) entry = found->second;
   }
   if (!Usable(entry)) {
+    // What it was served from goes now, and once, also where the new mount fails.
+    StopServing(std::exchange(entry.served, {}));
+    {
+      absl::MutexLock lock(&mu_);
+      if (const auto found = entries_.find(name); found != entries_.end()) {
+        found->second.served.clear();
+      }
+    }
     entry.path = StrCat(directory_, "/", name);
     entry.chain_id = chain->chain_id;
     entry.kernel = presentation.mode == kKernelMode;
@@ -176,8 +184,6 @@ absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& prese
 
 absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation& presentation,
                                       Entry& entry) {
-  // Of the mount that is replaced, if there was one.
-  StopServing(std::exchange(entry.served, {}));
   absl::Cleanup undo = [&] { StopServing(std::exchange(entry.served, {})); };
   ErofsSource source;
   source.index = chain->index_path;
@@ -292,7 +298,7 @@ ChainMounts::Lease ChainMounts::Adopt(const Digest& chain_id, ChainRef chain,
     // The same file system once more, so that mounts to come share its page cache.
     const auto again = [&]() -> absl::Status {
       IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(entry.path));
-      IMAGEFS_RETURN_IF_ERROR(BindMount(bind, entry.path, {}));
+      IMAGEFS_RETURN_IF_ERROR(BindMount(bind, entry.path, {}, /*exactly=*/true));
       return MakePrivate(entry.path);
     };
     const absl::Status status = again();

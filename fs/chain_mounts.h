@@ -57,8 +57,8 @@ class ChainMounts {
   void Release(const std::string& name, bool lazy);
 
   // Takes over a kernel mount of complete layers of a daemon before this one, that `bind` (a
-  // directory) is a bind mount of, or "" for an overlay. `chain` may be null: the kernel needs no
-  // more than the files that it has open.
+  // directory) is a bind mount of, or "" where it is something else. `chain` may be null: the
+  // kernel needs no more than the files that it has open.
   Lease Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
               const std::string& bind);
   // Unmounts what earlier daemons left and this one has no use for: `fuse` the mounts that died

@@ -350,20 +350,24 @@ absl::Status FusermountUnmount(const std::string& directory, bool lazy) {
 absl::Status CheckIdMap(std::string_view id_map) { return ParseIdMap(id_map).status(); }
 
 absl::Status BindMount(const std::string& source, const std::string& directory,
-                       const MountFlags& flags) {
+                       const MountFlags& flags, bool exactly) {
   const Fd copy(open_tree(AT_FDCWD, source.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
   if (!copy.valid()) return MountError(errno, StrCat("cannot bind ", source));
   mount_attr attributes = {};
   if (flags.nosuid) attributes.attr_set |= MOUNT_ATTR_NOSUID;
   if (flags.nodev) attributes.attr_set |= MOUNT_ATTR_NODEV;
   if (flags.noexec) attributes.attr_set |= MOUNT_ATTR_NOEXEC;
+  if (exactly) {
+    attributes.attr_clr =
+        (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC) & ~attributes.attr_set;
+  }
   Fd user_namespace;
   if (!flags.id_map.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(user_namespace, MakeUserNamespace(flags.id_map));
     attributes.attr_set |= MOUNT_ATTR_IDMAP;
     attributes.userns_fd = static_cast<uint64_t>(user_namespace.get());
   }
-  if (attributes.attr_set != 0 &&
+  if ((attributes.attr_set | attributes.attr_clr) != 0 &&
       mount_setattr(copy.get(), "", AT_EMPTY_PATH, &attributes, sizeof(attributes)) < 0) {
     const int error = errno;
     if (error == EINVAL && !flags.id_map.empty()) {

@@ -56,9 +56,10 @@ absl::Status FusermountUnmount(const std::string& directory, bool lazy);
 // kInvalidArgument when it has another form or overlaps itself.
 absl::Status CheckIdMap(std::string_view id_map);
 
-// Appears with all its flags at once.
+// Appears with all its flags at once: those of `source` and `flags`, or with `exactly` only the
+// latter (an id map of `source` stays in any case).
 absl::Status BindMount(const std::string& source, const std::string& directory,
-                       const MountFlags& flags);
+                       const MountFlags& flags, bool exactly = false);
 // Attaches a detached mount (fsmount(2), open_tree(2)).
 absl::Status AttachMount(const Fd& mount, const std::string& directory);
 // Keeps the mount out of other namespaces.

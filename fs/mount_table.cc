@@ -446,9 +446,9 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
     LogWarning("mount_outlives_its_image directory=", record.directory,
                " error=", chain.status().message());
   }
-  const ChainMounts::Lease lease =
-      chains_->Adopt(record.chain_id, chain.ok() ? *std::move(chain) : nullptr,
-                     {record.mode, record.context}, record.writable ? "" : record.directory);
+  const ChainMounts::Lease lease = chains_->Adopt(
+      record.chain_id, chain.ok() ? *std::move(chain) : nullptr, {record.mode, record.context},
+      record.writable || !record.flags.id_map.empty() ? "" : record.directory);
   absl::MutexLock lock(&mu_);
   mounts_[record.directory] = {record, lease.name};
   return Outlived::kHere;

@@ -709,13 +709,21 @@ TEST_F(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
 
 TEST_F(KernelMountTest, ALostPrivateMountIsMadeFromAMountOfIt) {
   const ChainRef chain = Build(Sample());
-  ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
+  MountRecord strict;
+  strict.directory = Target("a");
+  strict.flags.nosuid = true;
+  ASSERT_EQ(table_->Mount(chain, strict).status(), absl::OkStatus());
   KillDaemon();
   const std::string path = StrCat(options_.run_dir, "/chains/", chain->chain_id.hex(), ".kernel");
   ASSERT_EQ(umount2(path.c_str(), 0), 0);
   StartDaemon();
   EXPECT_EQ(table_->Recover(Finder(chain)).size(), 1u);
   EXPECT_EQ(StatPath(path)->st_dev, StatPath(directory_ + "/a")->st_dev);
+  ASSERT_EQ(Mount(chain, Target("b")), absl::OkStatus());
+  EXPECT_EQ(StatPath(directory_ + "/b")->st_dev, StatPath(directory_ + "/a")->st_dev);
+  struct statvfs found;
+  ASSERT_EQ(statvfs((directory_ + "/b").c_str(), &found), 0);
+  EXPECT_EQ(found.f_flag & ST_NOSUID, 0u) << "the flags are those of that one mount";
 }
 
 TEST_F(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
