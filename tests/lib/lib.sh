@@ -185,7 +185,7 @@ simple_image(sys.argv[2], layers)
 PY
 }
 
-# unpacked LAYOUT DIR: what a big_image must look like, unpacked by tar.
+# unpacked LAYOUT DIR: what an image without whiteouts must look like, unpacked by tar.
 unpacked() {
   local digest
   mkdir -p "$2"
@@ -195,7 +195,7 @@ index = json.load(open(sys.argv[1] + "/index.json"))
 read = lambda d: json.load(open(f"{sys.argv[1]}/blobs/sha256/{d[7:]}"))
 print(*[l["digest"][7:] for l in read(index["manifests"][0]["digest"])["layers"]])
 PY
-  ); do tar -C "$2" -xzf "$1/blobs/sha256/$digest"; done
+  ); do tar -C "$2" --numeric-owner --xattrs --xattrs-include='*' -xpzf "$1/blobs/sha256/$digest"; done
 }
 
 # storm N COMMAND...: N processes "COMMAND I" that start at the same instant; fails when one fails.
