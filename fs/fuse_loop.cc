@@ -332,6 +332,7 @@ class EpollFuseLoop : public FuseLoop {
                                                      ServeOptions options,
                                                      std::function<void()> on_unmounted) override {
     auto tree = std::make_unique<FuseTree>();
+    tree->has_acls = chain->index->has_acls();
     tree->chain = std::move(chain);
     tree->overlay_form = options.overlay_form;
     return Begin(std::move(tree), FuseTreeOperations(), std::move(device), std::move(on_unmounted));

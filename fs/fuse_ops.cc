@@ -3,10 +3,12 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fuse3/fuse_lowlevel.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
@@ -87,12 +89,12 @@ absl::StatusOr<fuse_entry_param> ToEntry(const FuseTree& tree, Nid nid) {
   return entry;
 }
 
-void Init(void*, fuse_conn_info* conn) {
-  const unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_READDIRPLUS |
-                          FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO |
-                          FUSE_CAP_NO_OPEN_SUPPORT | FUSE_CAP_NO_OPENDIR_SUPPORT |
-                          FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_CACHE_SYMLINKS |
-                          FUSE_CAP_EXPLICIT_INVAL_DATA;
+void Init(void* served, fuse_conn_info* conn) {
+  unsigned wanted = FUSE_CAP_ASYNC_READ | FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_READDIRPLUS |
+                    FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_ASYNC_DIO | FUSE_CAP_NO_OPEN_SUPPORT |
+                    FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_PARALLEL_DIROPS |
+                    FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPLICIT_INVAL_DATA;
+  if (static_cast<const FuseServed*>(served)->has_acls) wanted |= FUSE_CAP_POSIX_ACL;
   // Replaces libfuse's defaults, which are made for trees that change (FUSE_CAP_AUTO_INVAL_DATA).
   conn->want = conn->capable & wanted;
   // The kernel takes the smaller of this and the mount's read_ahead_kb, which root may have raised
@@ -404,6 +406,25 @@ void GetXattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
   ReplyXattr(req, **value, size);
 }
 
+// Names of the trusted class are listed to CAP_SYS_ADMIN of the first user namespace, as every file
+// system does; for FUSE the kernel leaves that to us. Whoever cannot be looked at is not told.
+bool MayListTrusted(fuse_req_t req) {
+  constexpr int kCapSysAdmin = 21;
+  const std::string process = absl::StrCat("/proc/", fuse_req_ctx(req)->pid);
+  char theirs[64], ours[64];
+  const ssize_t size = readlink((process + "/ns/user").c_str(), theirs, sizeof(theirs));
+  if (size <= 0 || readlink("/proc/self/ns/user", ours, sizeof(ours)) != size ||
+      memcmp(theirs, ours, static_cast<size_t>(size)) != 0) {
+    return false;
+  }
+  const auto status = ReadFile(process + "/status", 1 << 16);
+  if (!status.ok()) return false;
+  const size_t at = status->find("\nCapEff:\t");
+  if (at == std::string::npos) return false;
+  const uint64_t capabilities = strtoull(status->c_str() + at + 9, nullptr, 16);
+  return (capabilities >> kCapSysAdmin & 1) != 0;
+}
+
 void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
   FuseWorkerContext::Count(current_worker->xattr_requests);
   const FuseTree& tree = TreeOf(req);
@@ -412,8 +433,15 @@ void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
   auto xattrs = tree.index().Xattrs(ToNid(tree, node));
   if (!xattrs.ok()) return ReplyStatus(req, xattrs.status());
   std::string names;
+  std::optional<bool> trusted;
+  if (tree.overlay_form) trusted = true;  // overlayfs asks on behalf of anybody
   for (const Xattr& xattr : *xattrs) {
-    if (!Hidden(tree, xattr.name)) names.append(xattr.name).push_back('\0');
+    if (Hidden(tree, xattr.name)) continue;
+    if (xattr.name.starts_with("trusted.")) {
+      if (!trusted) trusted = MayListTrusted(req);
+      if (!*trusted) continue;
+    }
+    names.append(xattr.name).push_back('\0');
   }
   ReplyXattr(req, names, size);
 }

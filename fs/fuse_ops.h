@@ -60,6 +60,8 @@ void SetFuseWorkerContext(FuseWorkerContext* context);
 // The user data of a session.
 struct FuseServed {
   virtual ~FuseServed() = default;
+  // Some file has a POSIX ACL, which the kernel then has to ask for before it grants access.
+  bool has_acls = false;
   std::atomic<bool> init_answered{false};
 };
 

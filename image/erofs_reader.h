@@ -36,6 +36,7 @@ class ErofsImage {
   const std::vector<DeviceSlot>& devices() const { return devices_; }
   uint8_t flags() const { return flags_; }
   bool has_xattrs() const { return (flags_ & kIndexHasXattrs) != 0; }
+  bool has_acls() const { return (flags_ & kIndexHasAcls) != 0; }
 
   struct Stat {
     Nid nid = 0;

@@ -273,6 +273,7 @@ class ErofsWriter {
   }
 
   absl::Status CheckDevices() const;
+  void NoteXattrs(InodeId inode);
   absl::Status Layout();
   absl::Status LayoutDirectory(Allocator& allocator, uint32_t index);
   absl::Status AddDirectory(InodeId id);
@@ -308,7 +309,7 @@ class ErofsWriter {
   uint64_t end_ = 0;  // of the metadata
   uint64_t inode_count_ = 0;
   uint64_t chunk_count_ = 0;
-  bool has_xattrs_ = false;
+  uint8_t xattr_flags_ = 0;  // kIndexHas...
 
   Output output_;
 };
@@ -352,13 +353,20 @@ absl::Status ErofsWriter::Walk(Visit visit) {
 
 // ---- Layout
 
+void ErofsWriter::NoteXattrs(InodeId inode) {
+  xattr_flags_ |= kIndexHasXattrs;
+  for (const Xattr& xattr : tree_.Xattrs(inode)) {
+    if (xattr.name.starts_with("system.posix_acl_")) xattr_flags_ |= kIndexHasAcls;
+  }
+}
+
 absl::Status ErofsWriter::Layout() {
   slots_.assign(tree_.inode_count(), 0);
   children_.reserve(tree_.inode_count());
   Allocator allocator(start_);
   IMAGEFS_RETURN_IF_ERROR(AddDirectory(Tree::kRoot));
   IMAGEFS_ASSIGN_OR_RETURN(const Plan root, MakePlan(Tree::kRoot, &directories_[0]));
-  has_xattrs_ = root.xattr_bytes > 0;
+  if (root.xattr_bytes > 0) NoteXattrs(Tree::kRoot);
   IMAGEFS_RETURN_IF_ERROR(SetSlot(Tree::kRoot, allocator.PlaceInode(root)));
   if (slots_[Tree::kRoot] > std::numeric_limits<uint16_t>::max()) {
     return absl::InvalidArgumentError("too many data files: the root inode is out of reach");
@@ -390,7 +398,7 @@ absl::Status ErofsWriter::LayoutDirectory(Allocator& allocator, uint32_t index) 
       IMAGEFS_ASSIGN_OR_RETURN(
           const Plan plan, MakePlan(dirent.inode, is_directory ? &directories_.back() : nullptr));
       if (plan.block_bytes > 0 && !is_directory) allocator.PlaceBlocks(plan.block_bytes);
-      has_xattrs_ |= plan.xattr_bytes > 0;
+      if (plan.xattr_bytes > 0) NoteXattrs(dirent.inode);
       chunk_count_ += plan.chunk_count;
       if (chunk_count_ > kMaxChunks) {
         return absl::ResourceExhaustedError(
@@ -597,8 +605,8 @@ absl::Status ErofsWriter::EmitSuperBlock() {
   super.blocks = static_cast<uint32_t>(RoundUp(end_, kBlockSize) >> kBlockBits);
   std::copy(kVolumeName.begin(), kVolumeName.end(), super.volume_name.begin());
   super.volume_name[kVolumeVersionAt] = static_cast<char>(kIndexVersion);
-  super.volume_name[kVolumeFlagsAt] = static_cast<char>(
-      (has_xattrs_ ? kIndexHasXattrs : 0) | (options_.overlay_form ? kIndexOverlayForm : 0));
+  super.volume_name[kVolumeFlagsAt] =
+      static_cast<char>(xattr_flags_ | (options_.overlay_form ? kIndexOverlayForm : 0));
   super.feature_incompat = (chunk_count_ > 0 ? kIncompatChunkedFile : 0) |
                            (options_.devices.empty() ? 0 : kIncompatDeviceTable);
   super.extra_devices = static_cast<uint16_t>(options_.devices.size());

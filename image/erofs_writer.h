@@ -23,6 +23,7 @@ namespace imagefs {
 inline constexpr uint8_t kIndexVersion = 1;
 inline constexpr uint8_t kIndexHasXattrs = 1;    // some inode has an xattr
 inline constexpr uint8_t kIndexOverlayForm = 2;  // one layer alone
+inline constexpr uint8_t kIndexHasAcls = 4;      // some inode has a POSIX ACL
 
 struct DeviceSlot {
   std::string tag;          // DiffID, 64 hex digits

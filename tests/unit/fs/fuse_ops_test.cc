@@ -358,6 +358,32 @@ TEST_F(FuseOpsTest, Xattrs) {
   EXPECT_EQ(kernel_.GetXattr(NodeOf("none"), "user.absent", 100).error, ENODATA);
 }
 
+TEST_F(FuseOpsTest, AclsAreCheckedByTheKernelWhereThereAreSome) {
+  TestChain tree;
+  tree.File("file", "x");
+  tree.Xattrs("file", {{"system.posix_acl_access", "acl"}});
+  Serve(tree);
+  EXPECT_NE(init_.As<fuse_init_out>().flags & FUSE_POSIX_ACL, 0u);
+  EXPECT_EQ(kernel_.GetXattr(NodeOf("file"), "system.posix_acl_access", 100).body, "acl");
+}
+
+TEST_F(FuseOpsTest, WithoutAclsNobodyAsksForThem) {
+  TestChain tree;
+  tree.File("file", "x");
+  tree.Xattrs("file", {{"user.name", "value"}});
+  Serve(tree);
+  EXPECT_EQ(init_.As<fuse_init_out>().flags & FUSE_POSIX_ACL, 0u);
+}
+
+TEST_F(FuseOpsTest, TrustedNamesAreForThoseWhoMaySeeThem) {
+  TestChain tree;
+  tree.File("file", "x");
+  tree.Xattrs("file", {{"trusted.name", "value"}, {"user.name", "value"}});
+  Serve(tree);
+  // The requests of this kernel come from no process that could be looked at.
+  EXPECT_EQ(kernel_.ListXattr(NodeOf("file"), 100).body, std::string("user.name\0", 10));
+}
+
 TEST_F(FuseOpsTest, OverlayFormShowsItsMarkers) {
   TestChain tree;
   tree.Dir("opaque");
