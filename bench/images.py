@@ -59,6 +59,17 @@ def packages(work, names):
     return [os.path.basename(glob.glob(f"{debs}/{name}_*.deb")[0]) for name in needed]
 
 
+def merge_usr(tree):
+    """Moves what packages still have in /lib, /bin and so on to where the base's symbolic links point,
+    as dpkg would: in a layer of its own such a directory would hide the link, and with it the base."""
+    for name in ("bin", "sbin", "lib", "lib64"):
+        path = f"{tree}/{name}"
+        if os.path.isdir(path) and not os.path.islink(path):
+            os.makedirs(f"{tree}/usr/{name}", exist_ok=True)
+            run("cp", "-a", path + "/.", f"{tree}/usr/{name}")
+            shutil.rmtree(path)
+
+
 def pack(layout, tree):
     """Tars and compresses a tree into the layout as `docker build` would; a Layer-like dictionary."""
     raw = layout.path + "/layer.tar"
@@ -108,6 +119,7 @@ def package_image(work, name):
             if deb.split("_")[0] not in have:
                 have.add(deb.split("_")[0])
                 run("dpkg-deb", "-x", f"{work}/debs/{deb}", tree)
+        merge_usr(tree)
         layers.append(pack(layout, tree))
         shutil.rmtree(tree)
     write_image(layout, layers)
