@@ -93,7 +93,12 @@ int main(int argc, char** argv) {
   std::vector<std::string> paths;
   std::ifstream list(argv[3]);
   for (std::string line; std::getline(list, line);) {
-    paths.push_back(std::string(argv[2]) + "/" + line);
+    paths.push_back(line);
+  }
+  // How deep the root itself lies is not what is measured.
+  if (chdir(argv[2]) != 0) {
+    std::perror(argv[2]);
+    return 1;
   }
   std::vector<double> rounds;
   for (int round = 0; round <= std::atoi(argv[4]); ++round) {
