@@ -54,7 +54,8 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
       absl::MutexLock lock(&mu_);
       on_cancel_ = std::move(registration);
     }
-    for (size_t i = 0; i < layers_.size(); ++i) {
+    // Not layers_: the merge takes it while this loop may still be at its end.
+    for (size_t i = 0; i < image_->config.diff_ids.size(); ++i) {
       FlightTicket ticket = store_.layers_.Ensure(
           image_->config.diff_ids[i], image_->manifest.layers[i], source_, context_.priority->get(),
           [self = shared_from_this(), i](absl::StatusOr<LayerRef> layer) {

@@ -206,11 +206,18 @@ absl::Status BlobRead::TakeWhole(Piece& piece, const HttpResponse& response) {
   return absl::OkStatus();
 }
 
+// What the sink refuses ends the read at once, before another range brings it more.
+absl::Status BlobRead::Give(uint64_t offset, std::string_view data) {
+  absl::Status status = sink_(offset, data);
+  if (!status.ok()) Finish(status);
+  return status;
+}
+
 absl::Status BlobRead::OnRangeData(Piece& piece, std::string_view data) {
   if (data.size() > piece.range.end - piece.next) {
     return Mismatch(StrCat("sends more than the bytes up to ", piece.range.end));
   }
-  IMAGEFS_RETURN_IF_ERROR(sink_(piece.next, data));
+  IMAGEFS_RETURN_IF_ERROR(Give(piece.next, data));
   piece.next += data.size();
   return absl::OkStatus();
 }
@@ -226,7 +233,7 @@ absl::Status BlobRead::OnWholeData(Piece& piece, std::string_view data) {
     const uint64_t from = std::max(want.begin, begin);
     const uint64_t to = std::min(want.end, piece.position);
     if (want.begin < begin) return Mismatch("lost its place");
-    IMAGEFS_RETURN_IF_ERROR(sink_(from, data.substr(from - begin, to - from)));
+    IMAGEFS_RETURN_IF_ERROR(Give(from, data.substr(from - begin, to - from)));
     want.begin = to;
     if (want.empty()) wanted_.pop_front();
   }
