@@ -14,7 +14,7 @@ struct ByteRange {
   uint64_t end = 0;  // one past the last byte
   uint64_t size() const { return end - begin; }
   bool empty() const { return end <= begin; }
-  auto operator<=>(const ByteRange&) const = default;
+  auto operator<=>(const ByteRange&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
 // Disjoint, sorted, coalesced.

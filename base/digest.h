@@ -28,7 +28,7 @@ class Digest {
   const std::array<uint8_t, kSize>& bytes() const { return bytes_; }
   bool empty() const { return *this == Digest(); }
 
-  auto operator<=>(const Digest&) const = default;
+  auto operator<=>(const Digest&) const = default;  // NOLINT(modernize-use-nullptr)
   template <typename H>
   friend H AbslHashValue(H h, const Digest& d) {
     return H::combine(std::move(h), d.bytes_);

@@ -204,7 +204,7 @@ class ImageStoreImpl : public ImageStore {
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override {
     std::vector<Digest> diff_ids;
     for (const LayerRef& layer : chain->layers) diff_ids.push_back(layer->diff_id);
-    layers_->WaitDurable(std::move(diff_ids), std::move(done));
+    layers_->WaitDurable(diff_ids, std::move(done));
   }
 
   absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) override {

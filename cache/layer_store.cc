@@ -569,7 +569,7 @@ void LayerStore::NotifyDurable(const Digest& diff_id, const absl::Status& status
   for (auto& done : ready) done(status);
 }
 
-void LayerStore::WaitDurable(std::vector<Digest> diff_ids,
+void LayerStore::WaitDurable(const std::vector<Digest>& diff_ids,
                              absl::AnyInvocable<void(absl::Status)> done) {
   absl::Status status;
   {

@@ -48,7 +48,8 @@ class LayerStore {
   // The layer, pinned; kNotFound when it is not here.
   absl::StatusOr<LayerRef> Find(const Digest& diff_id);
   // Runs `done` when all of these layers are complete (or could not be synced).
-  void WaitDurable(std::vector<Digest> diff_ids, absl::AnyInvocable<void(absl::Status)> done);
+  void WaitDurable(const std::vector<Digest>& diff_ids,
+                   absl::AnyInvocable<void(absl::Status)> done);
 
   LayerState StateOf(const Digest& diff_id) const;
   std::optional<LayerProgress> Progress(const Digest& diff_id) const;

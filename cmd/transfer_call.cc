@@ -194,7 +194,7 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
 
   void Check();
   void Resolve();
-  void Bring(ImageStore::Resolved resolved);
+  void Bring(const ImageStore::Resolved& resolved);
   void Mount(ChainRef chain);
   void MountPrepared(ChainRef chain, MountTable::Pin pin);
   void Sync(ChainRef chain);
@@ -262,7 +262,7 @@ void TransferCall::Resolve() {
                                    }));
 }
 
-void TransferCall::Bring(ImageStore::Resolved resolved) {
+void TransferCall::Bring(const ImageStore::Resolved& resolved) {
   if (!Enter("layers", "layers")) return;
   const int stage = this->stage();
   image_ = resolved.image;

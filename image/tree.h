@@ -35,7 +35,7 @@ struct Extent {
 struct Xattr {
   std::string name;  // full, e.g. "security.capability"
   std::string value;
-  auto operator<=>(const Xattr&) const = default;
+  auto operator<=>(const Xattr&) const = default;  // NOLINT(modernize-use-nullptr)
 };
 
 using InodeId = uint32_t;
