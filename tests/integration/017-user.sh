@@ -4,16 +4,7 @@
 . "$(dirname "$0")/../lib/lib.sh"
 need_root; need_fuse; need fusermount3; need setpriv
 [ -u "$(command -v fusermount3)" ] || skip "fusermount3 is not setuid"
-# Some machines keep /dev/fuse from users: a mount namespace with a node of its own that is open.
-if [ "$(stat -c %a /dev/fuse)" != 666 ] && [ -z "${IMAGEFS_TEST_NAMESPACE:-}" ]; then
-  status=0
-  IMAGEFS_TEST_NAMESPACE=1 unshare -m --propagation private "$0" || status=$?
-  exit $status
-fi
-if [ -n "${IMAGEFS_TEST_NAMESPACE:-}" ]; then
-  mknod -m 666 "$T/fuse" c 10 229
-  mount --bind "$T/fuse" /dev/fuse
-fi
+open_fuse
 image plain names
 chmod -R a+rX "$T/images"
 chmod 711 "$T"
