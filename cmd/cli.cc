@@ -132,15 +132,17 @@ void AddMount(CLI::App& app, Command* command) {
           "answers it; auto (default): kernel where it can be")
       ->check(CLI::IsMember({"auto", "kernel", "fuse"}));
   mount
-      ->add_option_function<std::string>(
+      ->add_option_function<std::vector<std::string>>(
           "-o,--options",
-          [command](const std::string& text) {
-            const std::string problem = ApplyMountOptions(text, command);
-            if (!problem.empty()) throw CLI::ValidationError("-o", problem);
+          [command](const std::vector<std::string>& texts) {
+            for (const std::string& text : texts) {
+              const std::string problem = ApplyMountOptions(text, command);
+              if (!problem.empty()) throw CLI::ValidationError("-o", problem);
+            }
           },
           "ro, rw (as --rw), nosuid, nodev, noexec, context=LABEL, as mount(8) has them")
       ->type_name("OPTIONS")
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      ->allow_extra_args(false);
   mount->add_flag("--rw", command->writable, "writable, through an overlay (root)");
   mount->add_option("--upper", command->upper,
                     "with --rw: keep what is written in this directory, also after the unmount");
@@ -259,6 +261,12 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
   }
   if (!command.upper.empty() && !command.writable) {
     return UsageError("--upper needs --rw", "mount");
+  }
+  if (!command.id_map.empty() && command.writable) {
+    return UsageError("--map-uids and --rw exclude each other", "mount");
+  }
+  if (command.mode == "fuse" && !(command.id_map.empty() && command.context.empty())) {
+    return UsageError("--map-uids and --context need the kernel presentation", "mount");
   }
   if (command.verb == "umount" && command.operands.empty() != command.all) {
     return UsageError("umount takes either directories or --all", "umount");

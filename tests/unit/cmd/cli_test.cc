@@ -35,6 +35,17 @@ TEST(CliTest, Mount) {
   EXPECT_FALSE(command.json);
 }
 
+TEST(CliTest, MountOptionsAreThoseOfMount8) {
+  const Command command =
+      Parsed({"mount", "a", "/b", "-o", "nosuid,nodev,noexec,rw,defaults,nofail", "-o",
+              "exec,x-systemd.automount,context=\"u:r:t:s0:c1,c2\""});
+  EXPECT_TRUE(command.nosuid);
+  EXPECT_TRUE(command.nodev);
+  EXPECT_FALSE(command.noexec) << "the last one counts";
+  EXPECT_TRUE(command.writable);
+  EXPECT_EQ(command.context, "u:r:t:s0:c1,c2");
+}
+
 TEST(CliTest, GlobalOptionsBeforeAndAfterTheVerb) {
   const Command before = Parsed({"--root", "/r", "--json", "ls"});
   EXPECT_EQ(before.root, "/r");
@@ -52,18 +63,23 @@ TEST(CliTest, UmountTakesDirectoriesOrAll) {
 }
 
 TEST(CliTest, UsageErrorsAreOneLineAndExitWith2) {
-  for (std::vector<const char*> arguments : {std::vector<const char*>{},
-                                             {"fly"},
-                                             {"mount"},
-                                             {"mount", "alpine"},
-                                             {"ls", "--wings"},
-                                             {"mount", "a", "/b", "--mode", "magic"},
-                                             {"pull", "a", "--platform", "nonsense/"},
-                                             {"pull", ""},
-                                             {"inspect", "UPPER/case:bad tag"},
-                                             {"rm", "fine", "a b"},
-                                             {"daemon", "--idle-exit", "soon"},
-                                             {"help", "fly"}}) {
+  for (std::vector<const char*> arguments :
+       {std::vector<const char*>{},
+        {"fly"},
+        {"mount"},
+        {"mount", "alpine"},
+        {"ls", "--wings"},
+        {"mount", "a", "/b", "--mode", "magic"},
+        {"pull", "a", "--platform", "nonsense/"},
+        {"mount", "a", "/b", "--upper", "/c"},
+        {"mount", "a", "/b", "-o", "flying"},
+        {"mount", "a", "/b", "--rw", "--map-uids", "0:1:2"},
+        {"mount", "a", "/b", "--mode", "fuse", "--context", "x"},
+        {"pull", ""},
+        {"inspect", "UPPER/case:bad tag"},
+        {"rm", "fine", "a b"},
+        {"daemon", "--idle-exit", "soon"},
+        {"help", "fly"}}) {
     const CliExit exit = Exit(arguments);
     EXPECT_EQ(exit.code, 2);
     EXPECT_EQ(exit.output, "");
