@@ -149,7 +149,7 @@ absl::Status DaemonImpl::OpenParts() {
   SourceFactory::Options source_options;
   source_options.http.ca_file = options_.ca_file;
   source_options.http.user_agent = StrCat("imagefs/", options_.version);
-  IMAGEFS_ASSIGN_OR_RETURN(sources_, SourceFactory::Create(std::move(source_options)));
+  IMAGEFS_ASSIGN_OR_RETURN(sources_, SourceFactory::Create(source_options));
   ImageStore::Options store_options;
   store_options.root = paths.root;
   IMAGEFS_ASSIGN_OR_RETURN(store_, ImageStore::Open(std::move(store_options), *sources_));

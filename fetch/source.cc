@@ -40,7 +40,7 @@ class RegistryAwareFactory : public SourceFactory {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<SourceFactory>> SourceFactory::Create(Options options) {
+absl::StatusOr<std::unique_ptr<SourceFactory>> SourceFactory::Create(const Options& options) {
   IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<HttpClient> http, HttpClient::Create(options.http));
   return std::unique_ptr<SourceFactory>(new RegistryAwareFactory(options, std::move(http)));
 }

@@ -82,7 +82,7 @@ class SourceFactory {
     uint64_t range_bytes = 8 << 20;  // larger blobs are read in ranges of this size
     int ranges_per_blob = 3;         // in flight at once
   };
-  static absl::StatusOr<std::unique_ptr<SourceFactory>> Create(Options options);
+  static absl::StatusOr<std::unique_ptr<SourceFactory>> Create(const Options& options);
   virtual ~SourceFactory() = default;
 
   struct Access {

@@ -1,0 +1,181 @@
+// What the tests of real mounts share: a mount namespace of the process's own, a mount table over a
+// loop, records in memory, and a way to kill the daemon of them. Skipped loudly where it may not
+// mount.
+#pragma once
+
+#include <limits.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/synchronization/mutex.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "fs/fuse_loop.h"
+#include "fs/mount_syscalls.h"
+#include "fs/mount_table.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/fs/test_chain.h"
+
+namespace imagefs {
+
+// Why there can be no mounts here; "" when there can.
+const std::string& WhyNot();
+
+class FakeRecords : public MountRecords {
+ public:
+  absl::Status Put(const MountRecord& record) override {
+    absl::MutexLock lock(&mu_);
+    if (fail_puts_) return absl::ResourceExhaustedError("disk full");
+    records_[record.directory] = record;
+    return absl::OkStatus();
+  }
+  absl::Status Delete(const std::string& directory) override {
+    absl::MutexLock lock(&mu_);
+    records_.erase(directory);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<std::vector<MountRecord>> List() override {
+    absl::MutexLock lock(&mu_);
+    std::vector<MountRecord> out;
+    for (const auto& [directory, record] : records_) out.push_back(record);
+    return out;
+  }
+  size_t size() const {
+    absl::MutexLock lock(&mu_);
+    return records_.size();
+  }
+  void FailPuts(bool fail) {
+    absl::MutexLock lock(&mu_);
+    fail_puts_ = fail;
+  }
+
+ private:
+  mutable absl::Mutex mu_;
+  bool fail_puts_ ABSL_GUARDED_BY(mu_) = false;
+  std::map<std::string, MountRecord> records_ ABSL_GUARDED_BY(mu_);
+};
+
+// Each path below `path`, and what it is in one line.
+std::map<std::string, std::string> Describe(const std::string& path);
+
+// Waits, 20 s at most.
+bool Eventually(const std::function<bool()>& condition);
+
+class MountTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!WhyNot().empty()) {
+      std::cerr << "*** SKIPPED, cannot mount here: " << WhyNot() << "\n";
+      GTEST_SKIP() << WhyNot();
+    }
+    SetLogLevel(LogLevel::kOff);
+    std::string path = ::testing::TempDir() + "/mount_XXXXXX";
+    ASSERT_NE(mkdtemp(path.data()), nullptr);
+    char resolved[PATH_MAX];
+    ASSERT_NE(realpath(path.c_str(), resolved), nullptr);
+    directory_ = resolved;
+    ASSERT_EQ(MountsBelow(directory_), 0u);
+    options_ = {directory_ + "/run", directory_ + "/upper", true, true};
+    StartDaemon();
+  }
+
+  void TearDown() override {
+    if (directory_.empty()) return;
+    if (table_ != nullptr) table_->UnmountAll(false);
+    table_.reset();
+    loop_.reset();
+    EXPECT_EQ(MountsBelow(directory_), 0u) << "something was left behind";
+    EXPECT_TRUE(RemoveTree(directory_).ok());
+  }
+
+  void StartDaemon() {
+    auto loop = FuseLoop::Create({});
+    ASSERT_TRUE(loop.ok()) << loop.status();
+    loop_ = *std::move(loop);
+    auto table = MountTable::Create(options_, *loop_, records_);
+    ASSERT_TRUE(table.ok()) << table.status();
+    table_ = *std::move(table);
+  }
+  // As kill -9 does: nothing is unmounted.
+  void KillDaemon() {
+    table_.reset();
+    loop_.reset();
+  }
+
+  static size_t MountsBelow(const std::string& directory) {
+    auto mounts = ReadMountInfo();
+    EXPECT_TRUE(mounts.ok());
+    return std::count_if(mounts->begin(), mounts->end(), [&](const MountInfo& mount) {
+      return mount.mount_point.starts_with(directory + "/");
+    });
+  }
+
+  ChainRef Build(const TestChain& tree, std::string_view name = "image") {
+    return tree.Build(StrCat(directory_, "/", name));
+  }
+  // A small tree with one of each kind.
+  static TestChain Sample() {
+    TestChain tree(2);
+    tree.Dir("etc", 0755);
+    tree.Dir("usr", 0711);
+    tree.Dir("usr/bin");
+    tree.File("etc/os-release", "NAME=test\n");
+    tree.File("usr/bin/tool", PatternBytes(300'000, 1), 04755, 2);
+    tree.HardLink("usr/bin/tool2", "usr/bin/tool");
+    tree.Symlink("bin", "usr/bin");
+    tree.Symlink("etc/link", "../etc/os-release");
+    tree.Node("null", S_IFCHR | 0666, 1, 3);
+    tree.Node("pipe", S_IFIFO | 0600, 0, 0);
+    tree.File("empty", "");
+    for (const char* path : {"etc/os-release", "usr/bin/tool", "usr"}) {
+      tree.inode(path).mtime_seconds = 1'600'000'000;
+      tree.inode(path).mtime_nanoseconds = 123'456'789;
+    }
+    tree.inode("etc/os-release").uid = 1234;
+    tree.inode("etc/os-release").gid = 70'000;
+    return tree;
+  }
+
+  std::string Target(std::string_view name) {
+    const std::string path = StrCat(directory_, "/", name);
+    EXPECT_TRUE(MakeDirs(path).ok());
+    return path;
+  }
+  absl::Status Mount(const ChainRef& chain, const std::string& target, bool writable = false) {
+    if (chain == nullptr) return absl::InternalError("no chain");
+    MountRecord record;
+    record.directory = target;
+    record.reference = "example.org/test:1";
+    record.writable = writable;
+    record.mode = mode_;
+    return table_->Mount(chain, record).status();
+  }
+  MountTable::FindChain Finder(const ChainRef& chain) {
+    return [chain](const Digest& id) -> absl::StatusOr<ChainRef> {
+      if (id != chain->chain_id) return absl::NotFoundError("no such chain");
+      return chain;
+    };
+  }
+
+  std::string directory_;
+  std::string mode_ = "fuse";
+  MountTable::Options options_;
+  FakeRecords records_;
+  std::unique_ptr<FuseLoop> loop_;
+  std::unique_ptr<MountTable> table_;
+};
+
+// What holds however a chain is shown.
+class BothModesTest : public MountTest, public testing::WithParamInterface<std::string_view> {
+ protected:
+  BothModesTest() { mode_ = GetParam(); }
+};
+
+}  // namespace imagefs
