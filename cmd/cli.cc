@@ -144,11 +144,16 @@ void AddMount(CLI::App& app, Command* command) {
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
   mount->add_flag("--rw", command->writable, "writable, through an overlay (root)");
-  mount->add_option("--upper", command->upper,
-                    "with --rw: keep what is written in this directory, also after the unmount");
-  mount->add_option("--map-uids", command->id_map,
-                    "show user and group ids of the image as others: IMAGE:HOST:COUNT[,...]");
-  mount->add_option("--context", command->context, "SELinux context of every file");
+  mount
+      ->add_option("--upper", command->upper,
+                   "with --rw: keep what is written in this directory, also after the unmount")
+      ->type_name("DIR");
+  mount
+      ->add_option("--map-uids", command->id_map,
+                   "show user and group ids of the image as others: IMAGE:HOST:COUNT[,...]")
+      ->type_name("MAP");
+  mount->add_option("--context", command->context, "SELinux context of every file")
+      ->type_name("LABEL");
   mount->add_flag("--foreground", command->foreground,
                   "stay until Ctrl-C or until it is unmounted; leaves no daemon behind");
   mount->add_flag("-q,--quiet", command->quiet, "no progress");

@@ -13,7 +13,9 @@ namespace {
 using control::v1::LayerEvent;
 using control::v1::Progress;
 
-constexpr int kBarCells = 20;
+constexpr int kBarCells = 20, kFewestBarCells = 6;
+// Columns of a line that are neither its bar nor its activity, and of the activity what has to fit.
+constexpr int kFixedColumns = 52, kActivityColumns = 20;
 constexpr char kEraseToEndOfLine[] = "\x1b[K";
 constexpr char kEraseBelow[] = "\x1b[J";
 // Weight of the newest speed sample: smooth enough to read, quick enough to see a stall.
@@ -38,16 +40,16 @@ std::string Activity(const LayerEvent& layer) {
   return layer.activity();
 }
 
-std::string Bar(uint64_t done, uint64_t total) {
-  int cells = kBarCells;
+std::string Bar(uint64_t done, uint64_t total, int width) {
+  int cells = width;
   if (total > 0 && done < total) {
-    cells = static_cast<int>(static_cast<double>(done) / static_cast<double>(total) * kBarCells);
+    cells = static_cast<int>(static_cast<double>(done) / static_cast<double>(total) * width);
   } else if (total == 0) {
     cells = 0;
   }
   std::string bar(static_cast<size_t>(cells), '=');
-  if (cells < kBarCells) bar += '>';
-  bar.resize(kBarCells, ' ');
+  if (cells < width) bar += '>';
+  bar.resize(static_cast<size_t>(width), ' ');
   return StrCat("[", bar, "]");
 }
 
@@ -98,8 +100,11 @@ std::string ProgressRenderer::BarLine(const LayerEvent& layer, std::chrono::nano
   Measure(layer, now);
   const bool here = layer.reused() || layer.activity() == "done";
   const uint64_t done = here ? layer.blob_bytes() : layer.downloaded_bytes();
+  // On a narrow terminal the bar gives way to what is being done.
+  const int cells = std::clamp(options_.columns - 1 - kFixedColumns - kActivityColumns,
+                               kFewestBarCells, kBarCells);
   std::string line =
-      StrCat(ShortDigest(layer.digest()), " ", Bar(done, layer.blob_bytes()), " ",
+      StrCat(ShortDigest(layer.digest()), " ", Bar(done, layer.blob_bytes(), cells), " ",
              Padded(StrCat(FormatBytes(done), " / ", FormatBytes(layer.blob_bytes())), 21));
   const double speed = layers_[layer.digest()].bytes_per_second;
   if (layer.activity() == "downloading" && speed > 0) {

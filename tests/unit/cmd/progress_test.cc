@@ -120,6 +120,15 @@ TEST(TerminalProgressTest, LinesFitTheTerminal) {
   }
 }
 
+TEST(TerminalProgressTest, OnEightyColumnsTheActivityIsReadable) {
+  ProgressRenderer renderer({.terminal = true, .columns = 80});
+  for (const char* activity : {"waiting", "downloading", "unpacking", "indexing"}) {
+    const std::string text =
+        renderer.Update(Frame("layers", {Layer('a', activity, 1000)}), milliseconds(1));
+    EXPECT_TRUE(Has(text, activity)) << text;
+  }
+}
+
 TEST(TerminalProgressTest, AFullBarOnlyWhenAllIsHere) {
   ProgressRenderer renderer({.terminal = true, .columns = 120});
   EXPECT_FALSE(Has(
