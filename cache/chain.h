@@ -3,6 +3,7 @@
 // never takes what someone holds.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -49,6 +50,10 @@ struct Chain {
   std::string index_path;
   std::unique_ptr<ErofsImage> index;  // merged form
   std::vector<LayerRef> layers;       // bottom first
+
+  bool complete() const {
+    return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->complete(); });
+  }
 };
 using ChainRef = std::shared_ptr<const Chain>;
 

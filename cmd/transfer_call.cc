@@ -294,8 +294,10 @@ void TransferCall::Mount(ChainRef chain) {
   const std::string key =
       StrCat(chain->chain_id.ToString(), " ", request_.mount.mode, " ", request_.mount.context);
   MountFlights::Caller caller;
-  caller.start = [&deps = deps_, chain, wanted = request_.mount](MountFlights::Context context) {
-    deps.executor.Submit([&mounts = deps.mounts, chain, wanted, context = std::move(context)] {
+  // Nothing of this call: it may have ended by the time that the flight starts.
+  caller.start = [&executor = deps_.executor, &mounts = deps_.mounts, chain,
+                  wanted = request_.mount](MountFlights::Context context) {
+    executor.Submit([&mounts, chain, wanted, context = std::move(context)] {
       context.finish(mounts.Prepare(chain, wanted));
     });
   };

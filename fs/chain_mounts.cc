@@ -133,9 +133,7 @@ bool ChainMounts::Usable(const Entry& entry) const {
 
 absl::StatusOr<ChainMounts::Lease> ChainMounts::Acquire(const ChainRef& chain,
                                                         const Presentation& presentation) {
-  const bool filling = presentation.mode == kKernelMode &&
-                       std::any_of(chain->layers.begin(), chain->layers.end(),
-                                   [](const LayerRef& layer) { return !layer->complete(); });
+  const bool filling = presentation.mode == kKernelMode && !chain->complete();
   const std::string name = StrCat(NameOf(chain->chain_id, presentation), filling ? ".filling" : "");
   const auto hold = HoldName(name);
   Entry entry;

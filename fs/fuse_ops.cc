@@ -244,9 +244,7 @@ absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> PartsToFill(const Fu
                                                                         size_t size) {
   std::vector<std::pair<LayerRef, ByteRange>> out;
   const std::vector<LayerRef>& layers = tree.chain->layers;
-  if (std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->complete(); })) {
-    return out;
-  }
+  if (tree.chain->complete()) return out;
   const uint64_t end = offset + size;
   while (offset < end) {
     IMAGEFS_ASSIGN_OR_RETURN(const Extent run, tree.index().Map(nid, offset));
