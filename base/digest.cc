@@ -73,6 +73,12 @@ void Sha256::Update(std::string_view data) {
   EVP_DigestUpdate(Context(context_), data.data(), data.size());
 }
 
+Sha256 Sha256::Copy() const {
+  Sha256 copy;
+  EVP_MD_CTX_copy_ex(Context(copy.context_), Context(context_));
+  return copy;
+}
+
 Digest Sha256::Finish() {
   std::array<uint8_t, Digest::kSize> bytes{};
   EVP_DigestFinal_ex(Context(context_), bytes.data(), nullptr);

@@ -46,7 +46,8 @@ class Sha256 {
   Sha256(Sha256&&) noexcept;
   Sha256& operator=(Sha256&&) noexcept;
   void Update(std::string_view data);
-  Digest Finish();  // resets: the object may be used again
+  Sha256 Copy() const;  // of what was hashed so far
+  Digest Finish();      // resets: the object may be used again
 
  private:
   void* context_;  // EVP_MD_CTX, owned

@@ -60,7 +60,60 @@ class ShapeCheck : public nlohmann::json_sax<Value> {
   std::string error_;
 };
 
+// Passes the events of a parse on to a visitor.
+class VisitorAdapter : public nlohmann::json_sax<Value> {
+ public:
+  VisitorAdapter(JsonVisitor& visitor, int max_depth) : visitor_(visitor), left_(max_depth) {}
+  bool null() override { return Go(visitor_.Null()); }
+  bool boolean(bool) override { return Go(visitor_.Other()); }
+  bool number_integer(number_integer_t value) override { return Go(visitor_.Int(value)); }
+  bool number_unsigned(number_unsigned_t value) override {
+    const bool fits = value <= static_cast<uint64_t>(std::numeric_limits<int64_t>::max());
+    return Go(fits ? visitor_.Int(static_cast<int64_t>(value)) : visitor_.Other());
+  }
+  bool number_float(number_float_t, const string_t&) override { return Go(visitor_.Other()); }
+  bool string(string_t& value) override { return Go(visitor_.String(value)); }
+  bool binary(binary_t&) override { return Go(visitor_.Other()); }
+  bool start_object(std::size_t) override { return Enter(true); }
+  bool key(string_t& key) override { return Go(visitor_.Key(key)); }
+  bool end_object() override { return Exit(); }
+  bool start_array(std::size_t) override { return Enter(false); }
+  bool end_array() override { return Exit(); }
+  bool parse_error(std::size_t position, const std::string&,
+                   const nlohmann::detail::exception&) override {
+    return Go(absl::InvalidArgumentError(StrCat("no valid JSON at byte ", position)));
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  bool Go(absl::Status status) {
+    status_ = std::move(status);
+    return status_.ok();
+  }
+  bool Enter(bool object) {
+    if (left_-- > 0) return Go(visitor_.Open(object));
+    return Go(absl::InvalidArgumentError("JSON nested too deeply"));
+  }
+  bool Exit() {
+    ++left_;
+    return Go(visitor_.Close());
+  }
+  JsonVisitor& visitor_;
+  int left_;  // levels
+  absl::Status status_;
+};
+
 }  // namespace
+
+absl::Status VisitJson(std::string_view text, JsonVisitor& visitor, int max_depth) {
+  VisitorAdapter adapter(visitor, max_depth);
+  try {
+    if (Value::sax_parse(text.begin(), text.end(), &adapter)) return absl::OkStatus();
+  } catch (const std::exception& e) {
+    return absl::InvalidArgumentError(StrCat("no valid JSON: ", Printable(e.what())));
+  }
+  return adapter.status();
+}
 
 absl::StatusOr<Json> Json::Parse(std::string_view text, int max_depth) {
   ShapeCheck check(max_depth);

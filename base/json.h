@@ -1,5 +1,6 @@
 // JSON: a parsed, immutable document with total accessors (a missing or wrongly typed member reads
-// as absent), and a writer. The only users of a JSON library are this header's .cc.
+// as absent), a reader for texts too large for that, and a writer. The only users of a JSON library
+// are this header's .cc.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace imagefs {
@@ -45,6 +47,24 @@ class Json {
   std::shared_ptr<const void> document_;  // keeps the document alive
   const void* node_ = nullptr;
 };
+
+// What VisitJson tells: the text from its beginning to its end. An error ends the reading.
+class JsonVisitor {
+ public:
+  virtual ~JsonVisitor() = default;
+  virtual absl::Status Open(bool object) = 0;  // an object, else an array
+  virtual absl::Status Close() = 0;            // the last one that was opened
+  virtual absl::Status Key(std::string_view key) = 0;
+  virtual absl::Status String(std::string_view value) = 0;
+  virtual absl::Status Int(int64_t value) = 0;  // whole numbers that fit
+  virtual absl::Status Null() = 0;
+  virtual absl::Status Other() = 0;  // booleans, other numbers
+};
+
+// Reads a text without making a document of it: for texts of many megabytes. Refuses what
+// Json::Parse refuses, except that objects may have any number of members; the visitor's error
+// comes back unchanged.
+absl::Status VisitJson(std::string_view text, JsonVisitor& visitor, int max_depth = 64);
 
 // Writes one JSON text. Usage: w.BeginObject().Key("a").Int(1).EndObject(). Invalid UTF-8 in
 // strings is written as U+FFFD. Two spaces of indentation when `pretty`.

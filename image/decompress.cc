@@ -4,6 +4,7 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 
 #include "base/status.h"
@@ -20,12 +21,18 @@ constexpr int kZstdWindowLog = 27;  // 128 MiB: what zstd's own tool accepts wit
 
 class PlainDecompressor : public Decompressor {
  public:
+  explicit PlainDecompressor(uint64_t point_spacing) : Decompressor(point_spacing) {}
   absl::StatusOr<Step> Run(std::string_view in, absl::Span<char> out) override {
+    if (PointIsDue(at_)) AddPoint({at_, at_, SpanCodec::kStored, 0});
     const size_t n = std::min(in.size(), out.size());
     std::memcpy(out.data(), in.data(), n);
+    at_ += n;
     return Step{n, n};
   }
   absl::Status Finish() override { return absl::OkStatus(); }
+
+ private:
+  uint64_t at_ = 0;
 };
 
 // The header of a gzip member (RFC 1952), byte by byte. ISA-L's own reader of headers refuses right
@@ -95,7 +102,10 @@ class GzipHeader {
 // nothing else.
 class GzipDecompressor : public Decompressor {
  public:
-  GzipDecompressor() : state_(std::make_unique<inflate_state>()) { StartMember(); }
+  explicit GzipDecompressor(uint64_t point_spacing)
+      : Decompressor(point_spacing), state_(std::make_unique<inflate_state>()) {
+    StartMember();
+  }
 
   absl::StatusOr<Step> Run(std::string_view in, absl::Span<char> out) override {
     Step step;
@@ -134,6 +144,8 @@ class GzipDecompressor : public Decompressor {
     header_ = GzipHeader();
     place_ = Place::kInMember;
     output_pending_ = false;
+    level_ = 0;
+    if (PointIsDue(consumed_)) AddPoint({consumed_, produced_, SpanCodec::kGzip, 0});
   }
 
   size_t SkipPadding(std::string_view in) {
@@ -145,27 +157,94 @@ class GzipDecompressor : public Decompressor {
   }
 
   absl::Status Inflate(std::string_view in, absl::Span<char> out, Step& step) {
-    const std::string_view rest = in.substr(step.consumed);
-    const absl::Span<char> room = out.subspan(step.produced);
     // ISA-L counts in 32 bits; callers pass a few hundred KiB.
-    const auto avail_in = static_cast<uint32_t>(std::min<size_t>(rest.size(), 1u << 30));
-    const auto avail_out = static_cast<uint32_t>(std::min<size_t>(room.size(), 1u << 30));
-    state_->next_in = reinterpret_cast<uint8_t*>(const_cast<char*>(rest.data()));
-    state_->avail_in = avail_in;
-    state_->next_out = reinterpret_cast<uint8_t*>(room.data());
-    state_->avail_out = avail_out;
+    const std::string_view rest = in.substr(step.consumed, 1u << 30);
+    const absl::Span<char> room = out.subspan(step.produced, 1u << 30);
+    Step done;
+    if (const uint64_t until = UntilPointIsDue(consumed_); until == 0) {
+      IMAGEFS_ASSIGN_OR_RETURN(done, SearchBlock(rest, room));
+    } else {
+      IMAGEFS_ASSIGN_OR_RETURN(done, InflatePiece(rest.substr(0, until), room));
+    }
+    step.consumed += done.consumed;
+    step.produced += done.produced;
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Step> InflatePiece(std::string_view in, absl::Span<char> out) {
+    state_->next_in = reinterpret_cast<uint8_t*>(const_cast<char*>(in.data()));
+    state_->avail_in = static_cast<uint32_t>(in.size());
+    state_->next_out = reinterpret_cast<uint8_t*>(out.data());
+    state_->avail_out = static_cast<uint32_t>(out.size());
     const int result = isal_inflate(state_.get());
-    step.consumed += avail_in - state_->avail_in;
-    step.produced += avail_out - state_->avail_out;
-    consumed_ += avail_in - state_->avail_in;
+    const Step step{in.size() - state_->avail_in, out.size() - state_->avail_out};
+    consumed_ += step.consumed;
+    produced_ += step.produced;
     if (result != ISAL_DECOMP_OK) return Corrupt(Reason(result));
     output_pending_ = state_->avail_out == 0;
     if (state_->block_state == ISAL_BLOCK_FINISH) place_ = Place::kBetween;
-    if (avail_in == state_->avail_in && avail_out == state_->avail_out &&
-        place_ == Place::kInMember && avail_in > 0) {
+    if (step.consumed == 0 && step.produced == 0 && place_ == Place::kInMember && !in.empty()) {
       return Corrupt("no progress");
     }
-    return absl::OkStatus();
+    return step;
+  }
+
+  // Decodes towards the next beginning of a block. ISA-L does not tell where blocks begin, but it
+  // stands exactly there when its input ends there. So the input is given in pieces; when the
+  // tables of codes have changed over a piece, a block began in it, and the piece is decoded once
+  // more in smaller ones. A block whose header fits into the smallest piece may be passed over.
+  // Pieces end at multiples of their size, so that the places found do not depend on how the input
+  // came.
+  absl::StatusOr<Step> SearchBlock(std::string_view in, absl::Span<char> out) {
+    const size_t size = kSearchPieces[level_];
+    size_t piece = std::min(in.size(), size - static_cast<size_t>(consumed_ % size));
+    bool stored_end = false;
+    if (state_->block_state == ISAL_BLOCK_TYPE0) {
+      const int32_t left = state_->type0_block_len - state_->read_in_length / 8;
+      stored_end = left > 0 && static_cast<size_t>(left) <= piece;
+      if (stored_end) piece = static_cast<size_t>(left);
+    }
+    const bool last_level = level_ + 1 == kSearchPieces.size();
+    if (!last_level) {
+      if (saved_ == nullptr) saved_ = std::make_unique_for_overwrite<inflate_state>();
+      std::memcpy(saved_.get(), state_.get(), sizeof(inflate_state));
+    }
+    const uint64_t consumed = consumed_, produced = produced_;
+    const bool pending = output_pending_;
+    IMAGEFS_ASSIGN_OR_RETURN(const Step step, InflatePiece(in.substr(0, piece), out));
+    if ((stored_end || consumed_ % size == 0) && NotePoint()) {
+      level_ = 0;
+      return step;
+    }
+    if (!last_level && !SameCodes(*saved_, *state_)) {
+      std::memcpy(state_.get(), saved_.get(), sizeof(inflate_state));
+      consumed_ = consumed;
+      produced_ = produced;
+      output_pending_ = pending;
+      place_ = Place::kInMember;
+      ++level_;
+      return SearchBlock(in, out);
+    }
+    // What was found at the coarsest level has been passed over.
+    if (consumed_ % kSearchPieces[0] == 0) level_ = 0;
+    return step;
+  }
+
+  // True when the decoder stands before a block: it has given out all that is before it.
+  bool NotePoint() {
+    if (state_->block_state != ISAL_BLOCK_NEW_HDR && state_->block_state != ISAL_BLOCK_HDR) {
+      return false;
+    }
+    if (output_pending_ || state_->read_in_length < 0) return false;
+    const uint64_t bits = (consumed_ - static_cast<uint64_t>(state_->tmp_in_size)) * 8 -
+                          static_cast<uint64_t>(state_->read_in_length);
+    AddPoint({bits / 8, produced_, SpanCodec::kDeflate, static_cast<uint8_t>(bits % 8)});
+    return true;
+  }
+
+  static bool SameCodes(const inflate_state& a, const inflate_state& b) {
+    return std::memcmp(&a.lit_huff_code, &b.lit_huff_code, sizeof(a.lit_huff_code)) == 0 &&
+           std::memcmp(&a.dist_huff_code, &b.dist_huff_code, sizeof(a.dist_huff_code)) == 0;
   }
 
   absl::Status Corrupt(std::string_view reason) const {
@@ -188,30 +267,41 @@ class GzipDecompressor : public Decompressor {
     }
   }
 
+  static constexpr std::array<size_t, 3> kSearchPieces = {8 << 10, 512, 16};
+
   const std::unique_ptr<inflate_state> state_;
+  std::unique_ptr<inflate_state> saved_;
+  size_t level_ = 0;  // of the search: which of kSearchPieces
   GzipHeader header_;
   Place place_ = Place::kInMember;
   bool output_pending_ = false;  // the output was full: there may be more without further input
   bool padded_ = false;
   uint64_t consumed_ = 0;
+  uint64_t produced_ = 0;
 };
 
 class ZstdDecompressor : public Decompressor {
  public:
-  static absl::StatusOr<std::unique_ptr<Decompressor>> Create() {
-    auto decompressor = std::make_unique<ZstdDecompressor>();
+  static absl::StatusOr<std::unique_ptr<Decompressor>> Create(uint64_t point_spacing) {
+    auto decompressor = std::make_unique<ZstdDecompressor>(point_spacing);
     if (decompressor->stream_ == nullptr) {
       return absl::ResourceExhaustedError("no memory for a zstd stream");
     }
     ZSTD_DCtx_setParameter(decompressor->stream_.get(), ZSTD_d_windowLogMax, kZstdWindowLog);
     return decompressor;
   }
-  ZstdDecompressor() : stream_(ZSTD_createDStream()) {}
+  explicit ZstdDecompressor(uint64_t point_spacing)
+      : Decompressor(point_spacing), stream_(ZSTD_createDStream()) {}
 
   absl::StatusOr<Step> Run(std::string_view in, absl::Span<char> out) override {
     ZSTD_inBuffer input = {in.data(), in.size(), 0};
     ZSTD_outBuffer output = {out.data(), out.size(), 0};
     while (output.pos < output.size && (input.pos < input.size || output_pending_)) {
+      if (!in_frame_ || consumed_ == 0) {
+        if (PointIsDue(consumed_)) {
+          AddPoint({consumed_, produced_ + output.pos, SpanCodec::kZstd, 0});
+        }
+      }
       const size_t before = input.pos;
       const size_t result = ZSTD_decompressStream(stream_.get(), &output, &input);
       consumed_ += input.pos - before;
@@ -224,6 +314,7 @@ class ZstdDecompressor : public Decompressor {
       output_pending_ = result != 0 && output.pos == output.size;
       if (input.pos == input.size && !output_pending_) break;
     }
+    produced_ += output.pos;
     return Step{input.pos, output.pos};
   }
 
@@ -241,6 +332,7 @@ class ZstdDecompressor : public Decompressor {
   bool in_frame_ = true;
   bool output_pending_ = false;
   uint64_t consumed_ = 0;
+  uint64_t produced_ = 0;
 };
 
 }  // namespace
@@ -259,14 +351,15 @@ LayerCompression SniffCompression(std::string_view head) {
   return LayerCompression::kNone;
 }
 
-absl::StatusOr<std::unique_ptr<Decompressor>> Decompressor::Create(LayerCompression compression) {
+absl::StatusOr<std::unique_ptr<Decompressor>> Decompressor::Create(LayerCompression compression,
+                                                                   uint64_t point_spacing) {
   switch (compression) {
     case LayerCompression::kGzip:
-      return std::make_unique<GzipDecompressor>();
+      return std::make_unique<GzipDecompressor>(point_spacing);
     case LayerCompression::kZstd:
-      return ZstdDecompressor::Create();
+      return ZstdDecompressor::Create(point_spacing);
     case LayerCompression::kNone:
-      return std::make_unique<PlainDecompressor>();
+      return std::make_unique<PlainDecompressor>(point_spacing);
     case LayerCompression::kUnknown:
       break;
   }

@@ -6,9 +6,11 @@
 #include <cstdint>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "image/layer_access.h"
 #include "image/manifest.h"
 
 namespace imagefs {
@@ -17,9 +19,21 @@ namespace imagefs {
 // when the blob is that short. Neither gzip nor zstd is kNone: taken as a plain tar.
 LayerCompression SniffCompression(std::string_view head);
 
+// A place where decoding may begin anew.
+struct RestartPoint {
+  uint64_t blob_offset = 0;
+  uint64_t data_offset = 0;  // bytes of output in front of it
+  SpanCodec codec = SpanCodec::kStored;
+  uint8_t bit = 0;  // as in AccessSpan
+};
+
 class Decompressor {
  public:
-  static absl::StatusOr<std::unique_ptr<Decompressor>> Create(LayerCompression compression);
+  // With `point_spacing`, notes places where decoding may begin anew, that many compressed bytes
+  // apart or the next possible one behind: every gzip member or zstd frame, and deflate blocks.
+  // 0 notes none.
+  static absl::StatusOr<std::unique_ptr<Decompressor>> Create(LayerCompression compression,
+                                                              uint64_t point_spacing = 0);
   virtual ~Decompressor() = default;
 
   struct Step {
@@ -32,6 +46,24 @@ class Decompressor {
   // After the last input: kDataLoss "truncated" when the stream ended inside a member or frame, or
   // when a compressed stream had no byte at all.
   virtual absl::Status Finish() = 0;
+  // Those found so far, in ascending order; the first is the stream's beginning.
+  const std::vector<RestartPoint>& points() const { return points_; }
+
+ protected:
+  explicit Decompressor(uint64_t point_spacing) : point_spacing_(point_spacing) {}
+  bool PointIsDue(uint64_t blob_offset) const { return UntilPointIsDue(blob_offset) == 0; }
+  // Compressed bytes until the next point is wanted.
+  uint64_t UntilPointIsDue(uint64_t blob_offset) const {
+    if (point_spacing_ == 0) return UINT64_MAX;
+    if (points_.empty()) return 0;
+    const uint64_t due = points_.back().blob_offset + point_spacing_;
+    return due > blob_offset ? due - blob_offset : 0;
+  }
+  void AddPoint(const RestartPoint& point) { points_.push_back(point); }
+
+ private:
+  const uint64_t point_spacing_;
+  std::vector<RestartPoint> points_;
 };
 
 }  // namespace imagefs

@@ -171,6 +171,9 @@ absl::StatusOr<Manifest> ParseImageManifest(const Json& root, std::string media_
     out.layers.push_back(std::move(descriptor));
   }
   IMAGEFS_ASSIGN_OR_RETURN(out.annotations, ParseAnnotations(root["annotations"], "manifest"));
+  out.artifact_type = root.StringOr("artifactType");
+  absl::StatusOr<Descriptor> subject = ParseDescriptor(root["subject"], "manifest, subject");
+  if (subject.ok()) out.subject = *std::move(subject);
   return out;
 }
 

@@ -48,6 +48,11 @@ struct Manifest {
   Descriptor config;
   std::vector<Descriptor> layers;  // bottom first
   std::map<std::string, std::string> annotations;
+  // Of artifacts (image-spec 1.1), as written: "" when absent. Layers of artifacts have any type.
+  std::string artifact_type;
+  // What the artifact belongs to. Images may have one too and are mounted whatever it says, so one
+  // that is no descriptor reads as absent.
+  std::optional<Descriptor> subject;
 };
 
 struct ImageIndex {

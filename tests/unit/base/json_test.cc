@@ -84,6 +84,48 @@ TEST(JsonTest, MembersAreBounded) {
   EXPECT_TRUE(absl::IsInvalidArgument(Json::Parse(wide(4097)).status()));
 }
 
+// Writes down what it is told.
+class Recorder : public JsonVisitor {
+ public:
+  absl::Status Open(bool object) override { return Say(object ? "{" : "["); }
+  absl::Status Close() override { return Say("/"); }
+  absl::Status Key(std::string_view key) override { return Say(StrCat(key, ":")); }
+  absl::Status String(std::string_view value) override {
+    if (value == "stop") return absl::AbortedError("stopped");
+    return Say(StrCat("'", value, "'"));
+  }
+  absl::Status Int(int64_t value) override { return Say(StrCat(value)); }
+  absl::Status Null() override { return Say("null"); }
+  absl::Status Other() override { return Say("?"); }
+  std::string heard;
+
+ private:
+  absl::Status Say(std::string_view text) {
+    StrAppend(&heard, heard.empty() ? "" : " ", text);
+    return absl::OkStatus();
+  }
+};
+
+TEST(VisitJsonTest, TellsEverythingInOrder) {
+  Recorder recorder;
+  ASSERT_TRUE(VisitJson(R"({"a":[1,-2,"x",{"b":null}],"a":true,"c":1.5,"d":18446744073709551615})",
+                        recorder)
+                  .ok());
+  EXPECT_EQ(recorder.heard, "{ a: [ 1 -2 'x' { b: null / / a: ? c: ? d: ? /");
+}
+
+TEST(VisitJsonTest, ErrorsEndIt) {
+  Recorder recorder;
+  EXPECT_EQ(VisitJson(R"([1,"stop",2])", recorder).code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(recorder.heard, "[ 1");
+  for (const std::string_view bad : {"", "[1", "[1]]", "{\"a\"}", "[\"\xff\"]"}) {
+    EXPECT_EQ(VisitJson(bad, recorder).code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+  EXPECT_TRUE(VisitJson("[[[]],[[]]]", recorder, 3).ok());
+  EXPECT_FALSE(VisitJson("[[[]],[[[]]]]", recorder, 3).ok());
+  EXPECT_FALSE(VisitJson(std::string(1 << 20, '['), recorder).ok());
+}
+
 TEST(JsonWriterTest, Compact) {
   JsonWriter writer;
   writer.BeginObject().Member("s", "x").Member("n", int64_t{-1}).Member("b", true).Key("a");

@@ -146,6 +146,33 @@ TEST(ManifestTest, Oci) {
   EXPECT_EQ(manifest.annotations.at("a"), "b");
 }
 
+TEST(ManifestTest, Artifact) {
+  const std::string subject =
+      StrCat("\"subject\":", DescriptorJson(kOciManifest, Hex('3'), 77), ",");
+  const auto parsed =
+      ParseManifest(ManifestJson({DescriptorJson("application/x.data", Hex('1'), 100,
+                                                 ",\"annotations\":{\"part\":\"7\"}")},
+                                 DescriptorJson("application/vnd.oci.empty.v1+json", Hex('2'), 2),
+                                 StrCat("\"artifactType\":\"application/x\",", subject)),
+                    kOciManifest);
+  ASSERT_TRUE(parsed.ok() && parsed->manifest) << parsed.status();
+  EXPECT_EQ(parsed->manifest->artifact_type, "application/x");
+  ASSERT_TRUE(parsed->manifest->subject.has_value());
+  EXPECT_EQ(parsed->manifest->subject->digest.ToString(), Hex('3'));
+  EXPECT_EQ(parsed->manifest->subject->size, 77u);
+  EXPECT_EQ(parsed->manifest->layers.at(0).media_type, "application/x.data");
+  EXPECT_EQ(parsed->manifest->layers.at(0).annotations.at("part"), "7");
+}
+
+TEST(ManifestTest, ASubjectThatIsNoDescriptorIsAbsent) {
+  EXPECT_FALSE(ParseManifest(SimpleManifest(), "")->manifest->subject.has_value());
+  for (const char* subject : {"null", "7", "{}", "{\"mediaType\":\"x\",\"digest\":\"sha512:0\"}"}) {
+    const auto parsed = ParseManifest(SimpleManifest(StrCat("\"subject\":", subject, ",")), "");
+    ASSERT_TRUE(parsed.ok()) << parsed.status();
+    EXPECT_FALSE(parsed->manifest->subject.has_value()) << subject;
+  }
+}
+
 TEST(ManifestTest, TypeComesFromHeaderFieldOrShape) {
   const auto type = [](const std::string& text, const std::string& content_type) {
     absl::StatusOr<ManifestOrIndex> parsed = ParseManifest(text, content_type);

@@ -1,0 +1,42 @@
+// What is published of a layer so that it can be shown before its bytes are there: its index and
+// its span table in one blob. Specified in docs/formats/published.md. Pure; hostile bytes give an
+// error, never a crash or more memory than the limits.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/digest.h"
+
+namespace imagefs {
+
+// Of the artifact (OCI image-spec 1.1, manifest.md, artifactType) and of its layers.
+inline constexpr std::string_view kIndexArtifactType = "application/vnd.imagefs.index.v1+json";
+inline constexpr std::string_view kLayerIndexMediaType =
+    "application/vnd.imagefs.layer-index.v1+zstd";
+inline constexpr std::string_view kProfileMediaType = "application/vnd.imagefs.profile.v1+json";
+// Annotations of a layer of the artifact: the digests of the image's layer that it describes.
+inline constexpr std::string_view kLayerAnnotation = "dev.imagefs.layer";
+inline constexpr std::string_view kDiffIdAnnotation = "dev.imagefs.diff-id";
+
+inline constexpr uint64_t kMaxBundleBytes = 256 << 20;      // as published
+inline constexpr uint64_t kMaxUnpackedBundle = 512u << 20;  // index and table
+
+struct IndexBundle {
+  std::string index;   // EROFS, overlay form, one device
+  std::string access;  // image/layer_access.h
+};
+
+std::string PackBundle(const IndexBundle& bundle);
+absl::StatusOr<IndexBundle> UnpackBundle(std::string_view bytes);
+
+// Whether the bundle describes that layer, and fits itself: the table names the blob, its size and
+// the DiffID; the index has one device, of that DiffID and of the table's data size, and all files
+// lie inside it.
+absl::Status CheckBundle(const IndexBundle& bundle, const Digest& blob, uint64_t blob_size,
+                         const Digest& diff_id);
+
+}  // namespace imagefs

@@ -1,0 +1,259 @@
+#include "image/layer_access.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "base/fd.h"
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+constexpr std::string_view kMagic = "imgfsacc";
+constexpr uint32_t kVersion = 1;
+constexpr size_t kHeaderBytes = 136;
+constexpr size_t kRecordBytes = 80;
+constexpr size_t kMoveBytes = 24;
+constexpr size_t kMaxMoves = 4 << 20;
+constexpr uint8_t kFlagDigestOfBlob = 1;
+
+void PutU32(std::string& out, uint32_t value) {
+  for (int i = 0; i < 4; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
+}
+void PutU64(std::string& out, uint64_t value) {
+  for (int i = 0; i < 8; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
+}
+void PutDigest(std::string& out, const Digest& digest) {
+  out.append(reinterpret_cast<const char*>(digest.bytes().data()), Digest::kSize);
+}
+
+template <typename T>
+T Get(std::string_view bytes, size_t at) {
+  T value = 0;
+  for (size_t i = sizeof(T); i-- > 0;) {
+    value = static_cast<T>(value << 8 | static_cast<uint8_t>(bytes[at + i]));
+  }
+  return value;
+}
+Digest GetDigest(std::string_view bytes, size_t at) {
+  std::array<uint8_t, Digest::kSize> digest;
+  std::memcpy(digest.data(), bytes.data() + at, digest.size());
+  return Digest(digest);
+}
+
+void PutSpan(std::string& out, const AccessSpan& span) {
+  PutU64(out, span.data_begin);
+  PutU64(out, span.blob_begin);
+  PutU32(out, span.data_bytes);
+  PutU32(out, span.blob_bytes);
+  PutU32(out, span.skip);
+  out.push_back(static_cast<char>(span.codec));
+  out.push_back(static_cast<char>(span.bit));
+  out.push_back(static_cast<char>(span.digest_of_blob ? kFlagDigestOfBlob : 0));
+  out.push_back('\0');
+  PutU64(out, span.window_offset);
+  PutU32(out, span.window_bytes);
+  PutU32(out, 0);
+  PutDigest(out, span.digest);
+}
+
+AccessSpan GetSpan(std::string_view record) {
+  AccessSpan span;
+  span.data_begin = Get<uint64_t>(record, 0);
+  span.blob_begin = Get<uint64_t>(record, 8);
+  span.data_bytes = Get<uint32_t>(record, 16);
+  span.blob_bytes = Get<uint32_t>(record, 20);
+  span.skip = Get<uint32_t>(record, 24);
+  span.codec = static_cast<SpanCodec>(record[28]);
+  span.bit = static_cast<uint8_t>(record[29]);
+  span.digest_of_blob = (record[30] & kFlagDigestOfBlob) != 0;
+  span.window_offset = Get<uint64_t>(record, 32);
+  span.window_bytes = Get<uint32_t>(record, 40);
+  span.digest = GetDigest(record, 48);
+  return span;
+}
+
+absl::Status Wrong(std::string_view what) {
+  return absl::DataLossError(StrCat("the span table is malformed: ", what));
+}
+
+bool InRange(uint64_t begin, uint64_t length, uint64_t size) {
+  return begin <= size && length <= size - begin;
+}
+
+// What one span may say, whatever the others say.
+absl::Status CheckSpan(const AccessSpan& span, uint64_t blob_size, uint64_t data_bytes,
+                       uint64_t windows) {
+  if (span.data_bytes == 0 || span.data_bytes > kMaxSpanDataBytes ||
+      !InRange(span.data_begin, span.data_bytes, data_bytes)) {
+    return Wrong("a span outside of the data");
+  }
+  if (span.blob_bytes == 0 || span.blob_bytes > kMaxSpanBlobBytes ||
+      !InRange(span.blob_begin, span.blob_bytes, blob_size)) {
+    return Wrong("a span outside of the blob");
+  }
+  if (span.codec > SpanCodec::kZstd || span.bit > 7 || span.skip > kMaxSpanSkip ||
+      (span.bit != 0 && span.codec != SpanCodec::kDeflate) ||
+      (span.window_bytes != 0 && span.codec != SpanCodec::kDeflate)) {
+    return Wrong("a span of an unknown kind");
+  }
+  if (span.codec == SpanCodec::kStored && uint64_t{span.skip} + span.data_bytes > span.blob_bytes) {
+    return Wrong("a stored span that is longer than its bytes");
+  }
+  // A window is a zstd frame of 32 KiB: never much longer than what it holds.
+  if (span.window_bytes > 2 * kDeflateWindowBytes ||
+      !InRange(span.window_offset, span.window_bytes, windows)) {
+    return Wrong("a window outside of the windows");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> WriteAccess(const AccessTable& table) {
+  std::string out;
+  out.reserve(kHeaderBytes + table.spans.size() * kRecordBytes + table.moves.size() * kMoveBytes +
+              table.windows.size());
+  out.append(kMagic);
+  PutU32(out, kVersion);
+  PutU32(out, static_cast<uint32_t>(table.layout));
+  PutDigest(out, table.blob_digest);
+  PutDigest(out, table.diff_id);
+  PutU64(out, table.blob_size);
+  PutU64(out, table.tar_bytes);
+  PutU64(out, table.data_bytes);
+  PutU64(out, table.spans.size());
+  PutU64(out, table.moves.size());
+  PutU64(out, table.windows.size());
+  PutU32(out, 0);  // the checksum, below
+  PutU32(out, 0);
+  for (const AccessSpan& span : table.spans) PutSpan(out, span);
+  for (const LayerBuilder::Move& move : table.moves) {
+    PutU64(out, move.from);
+    PutU64(out, move.to);
+    PutU64(out, move.length);
+  }
+  const uint32_t checksum = Crc32c(~0U, out);
+  for (size_t i = 0; i < 4; ++i) out[128 + i] = static_cast<char>(checksum >> (8 * i));
+  out.append(table.windows);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> check,
+                           LayerAccess::FromBytes(std::move(out)));
+  return std::string(check->bytes());
+}
+
+absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::FromBytes(std::string bytes) {
+  std::unique_ptr<LayerAccess> access(new LayerAccess());
+  access->owned_ = std::move(bytes);
+  access->bytes_ = access->owned_;
+  IMAGEFS_RETURN_IF_ERROR(access->Parse());
+  return access;
+}
+
+absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::Open(const std::string& path) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
+  const size_t size = static_cast<size_t>(st.st_size);
+  if (size < kHeaderBytes) return Annotate(Wrong("it is too short"), path);
+  void* const memory = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd.get(), 0);
+  if (memory == MAP_FAILED) return ErrnoStatus(errno, path);
+  std::unique_ptr<LayerAccess> access(new LayerAccess());
+  access->mapped_size_ = size;
+  access->bytes_ = std::string_view(static_cast<const char*>(memory), size);
+  if (absl::Status status = access->Parse(); !status.ok()) return Annotate(status, path);
+  return access;
+}
+
+LayerAccess::~LayerAccess() {
+  if (mapped_size_ > 0) munmap(const_cast<char*>(bytes_.data()), mapped_size_);
+}
+
+absl::Status LayerAccess::Parse() {
+  if (bytes_.size() < kHeaderBytes || bytes_.substr(0, kMagic.size()) != kMagic) {
+    return Wrong("no span table");
+  }
+  if (Get<uint32_t>(bytes_, 8) != kVersion) {
+    return Wrong(
+        StrCat("version ", Get<uint32_t>(bytes_, 8), " where this program knows ", kVersion));
+  }
+  const uint32_t layout = Get<uint32_t>(bytes_, 12);
+  if (layout > static_cast<uint32_t>(DataLayout::kForeignTar)) return Wrong("an unknown layout");
+  layout_ = static_cast<DataLayout>(layout);
+  blob_digest_ = GetDigest(bytes_, 16);
+  diff_id_ = GetDigest(bytes_, 48);
+  blob_size_ = Get<uint64_t>(bytes_, 80);
+  tar_bytes_ = Get<uint64_t>(bytes_, 88);
+  data_bytes_ = Get<uint64_t>(bytes_, 96);
+  const uint64_t spans = Get<uint64_t>(bytes_, 104), moves = Get<uint64_t>(bytes_, 112),
+                 windows = Get<uint64_t>(bytes_, 120);
+  constexpr uint64_t kMaxBytes = uint64_t{1} << 50;
+  if (blob_size_ > kMaxBytes || data_bytes_ > kMaxBytes || data_bytes_ % 512 != 0 ||
+      tar_bytes_ > data_bytes_ || spans > kMaxSpans || moves > kMaxMoves || windows > kMaxBytes ||
+      kHeaderBytes + spans * kRecordBytes + moves * kMoveBytes + windows != bytes_.size()) {
+    return Wrong("sizes that do not fit each other");
+  }
+  span_count_ = spans;
+  records_ = bytes_.substr(kHeaderBytes, spans * kRecordBytes);
+  const std::string_view move_records =
+      bytes_.substr(kHeaderBytes + records_.size(), moves * kMoveBytes);
+  windows_ = bytes_.substr(bytes_.size() - windows);
+  std::string header(bytes_.substr(0, kHeaderBytes));
+  std::memset(header.data() + 128, 0, 4);
+  uint32_t checksum = Crc32c(~0U, header);
+  checksum = Crc32c(checksum, bytes_.substr(kHeaderBytes, records_.size() + move_records.size()));
+  if (checksum != Get<uint32_t>(bytes_, 128)) return Wrong("its checksum");
+  uint64_t end = 0;
+  for (size_t i = 0; i < span_count_; ++i) {
+    const AccessSpan one = span(i);
+    IMAGEFS_RETURN_IF_ERROR(CheckSpan(one, blob_size_, data_bytes_, windows));
+    if (one.data_begin < end) return Wrong("spans that overlap");
+    end = one.data_end();
+  }
+  if (layout_ != DataLayout::kTable && end > tar_bytes_) return Wrong("a span behind the tar");
+  uint64_t moved_to = layout_ != DataLayout::kTable ? tar_bytes_ : end;
+  for (size_t i = 0; i < moves; ++i) {
+    const LayerBuilder::Move move{Get<uint64_t>(move_records, i * kMoveBytes),
+                                  Get<uint64_t>(move_records, i * kMoveBytes + 8),
+                                  Get<uint64_t>(move_records, i * kMoveBytes + 16)};
+    if (move.length == 0 || !InRange(move.from, move.length, end) || move.to < moved_to ||
+        !InRange(move.to, move.length, data_bytes_)) {
+      return Wrong("a move outside of the data");
+    }
+    moved_to = move.to + move.length;
+    moves_.push_back(move);
+  }
+  return absl::OkStatus();
+}
+
+AccessSpan LayerAccess::span(size_t index) const {
+  return GetSpan(records_.substr(index * kRecordBytes, kRecordBytes));
+}
+
+std::pair<size_t, size_t> LayerAccess::SpansOf(ByteRange range) const {
+  // The first span that ends behind the range's begin.
+  size_t low = 0, high = span_count_;
+  while (low < high) {
+    const size_t middle = low + (high - low) / 2;
+    const std::string_view record = records_.substr(middle * kRecordBytes, kRecordBytes);
+    if (Get<uint64_t>(record, 0) + Get<uint32_t>(record, 16) > range.begin) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  size_t last = low;
+  while (last < span_count_ && Get<uint64_t>(records_, last * kRecordBytes) < range.end) ++last;
+  return {low, last};
+}
+
+std::string_view LayerAccess::WindowOf(const AccessSpan& span) const {
+  return windows_.substr(span.window_offset, span.window_bytes);
+}
+
+}  // namespace imagefs

@@ -1,0 +1,552 @@
+#include "image/toc.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/json.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "image/decompress.h"
+
+namespace imagefs {
+namespace {
+
+constexpr std::string_view kEstargzDigest = "containerd.io/snapshot/stargz/toc.digest";
+// The second prefix is the older one.
+constexpr std::string_view kZstdPrefixes[] = {"io.github.containers.zstd-chunked.",
+                                              "io.containers.zstd-chunked."};
+constexpr std::string_view kZstdDigest = "manifest-checksum";
+constexpr std::string_view kZstdPosition = "manifest-position";
+constexpr uint64_t kZstdTypeCrfs = 1;
+
+constexpr std::string_view kTocName = "stargz.index.json";
+constexpr std::string_view kPrefetchLandmark = ".prefetch.landmark";
+constexpr std::string_view kNoPrefetchLandmark = ".no.prefetch.landmark";
+
+constexpr size_t kLegacyFooterBytes = 47;
+constexpr size_t kExternalFooterBytes = 46;
+constexpr uint64_t kBlock = 512;
+constexpr uint64_t kMaxDataBytes = kBlock << 32;  // as LayerBuilder
+constexpr uint64_t kMaxTocTarSlack = 1 << 20;     // headers and padding around the JSON
+constexpr size_t kOutputStep = 1 << 20;
+constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
+
+uint64_t RoundUp(uint64_t value) { return (value + kBlock - 1) / kBlock * kBlock; }
+
+const std::string* Find(const Descriptor& layer, std::string_view key) {
+  const auto it = layer.annotations.find(std::string(key));
+  return it == layer.annotations.end() ? nullptr : &it->second;
+}
+
+std::optional<TocLocation> FindZstdChunked(const Descriptor& layer, std::string_view prefix) {
+  const std::string* const digest = Find(layer, StrCat(prefix, kZstdDigest));
+  const std::string* const position = Find(layer, StrCat(prefix, kZstdPosition));
+  if (digest == nullptr || position == nullptr) return std::nullopt;
+  const absl::StatusOr<Digest> parsed = Digest::Parse(*digest);
+  const std::vector<std::string_view> parts = Split(*position, ':');
+  if (!parsed.ok() || parts.size() != 4) return std::nullopt;
+  uint64_t numbers[4] = {};
+  for (size_t i = 0; i < 4; ++i) {
+    const std::optional<uint64_t> number = ParseDecimal(parts[i]);
+    if (!number.has_value()) return std::nullopt;
+    numbers[i] = *number;
+  }
+  const auto [offset, length, json_bytes, type] = numbers;
+  if (type != kZstdTypeCrfs || length == 0 || length > kMaxTocBlobBytes || json_bytes == 0 ||
+      json_bytes > kMaxTocBytes || offset > layer.size || length > layer.size - offset) {
+    return std::nullopt;
+  }
+  TocLocation location;
+  location.kind = TocKind::kZstdChunked;
+  location.digest = *parsed;
+  location.range = {offset, offset + length};
+  location.json_bytes = json_bytes;
+  return location;
+}
+
+// An empty gzip member whose extra field is `extra`: what every kind of footer is.
+bool IsFooter(std::string_view bytes, std::string_view extra) {
+  constexpr std::string_view kHead("\x1f\x8b\x08\x04", 4);
+  constexpr std::string_view kEmptyBlock("\x01\x00\x00\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00",
+                                         13);
+  constexpr size_t kHeader = 10, kLength = 2;
+  const std::string length = {static_cast<char>(extra.size()), '\0'};
+  return bytes.size() == kHeader + kLength + extra.size() + kEmptyBlock.size() &&
+         bytes.starts_with(kHead) && bytes.ends_with(kEmptyBlock) &&
+         bytes.substr(kHeader, kLength) == length &&
+         bytes.substr(kHeader + kLength, extra.size()) == extra;
+}
+
+std::optional<uint64_t> ParseHex(std::string_view text) {
+  uint64_t value = 0;
+  for (const char c : text) {
+    const bool digit = c >= '0' && c <= '9';
+    if (!digit && (c < 'a' || c > 'f')) return std::nullopt;
+    value = value << 4 | static_cast<uint64_t>(digit ? c - '0' : c - 'a' + 10);
+  }
+  return value;
+}
+
+// Where the table begins, from a footer whose extra field is `head`, 16 hex digits, "STARGZ".
+std::optional<uint64_t> FooterOffset(std::string_view footer, std::string_view head) {
+  constexpr size_t kExtra = 12, kDigits = 16;
+  if (footer.size() < kExtra + head.size() + kDigits) return std::nullopt;
+  const std::string_view digits = footer.substr(kExtra + head.size(), kDigits);
+  if (!IsFooter(footer, StrCat(head, digits, "STARGZ"))) return std::nullopt;
+  return ParseHex(digits);
+}
+
+absl::Status TooLarge(uint64_t limit) {
+  return absl::UnimplementedError(
+      StrCat("the layer's table of contents is larger than ", limit, " bytes"));
+}
+
+absl::StatusOr<std::string> Decompress(LayerCompression compression, std::string_view bytes,
+                                       uint64_t limit) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<Decompressor> decompressor,
+                           Decompressor::Create(compression));
+  std::string out;
+  while (true) {
+    const size_t had = out.size();
+    if (had > limit) return TooLarge(limit);
+    out.resize(had + std::min<uint64_t>(kOutputStep, limit + 1 - had));
+    const absl::Span<char> room(out.data() + had, out.size() - had);
+    IMAGEFS_ASSIGN_OR_RETURN(const Decompressor::Step step, decompressor->Run(bytes, room));
+    bytes.remove_prefix(step.consumed);
+    out.resize(had + step.produced);
+    if (bytes.empty() && step.produced < room.size()) break;
+    if (step.consumed == 0 && step.produced == 0) {
+      return absl::DataLossError("the layer's table of contents does not decompress");
+    }
+  }
+  IMAGEFS_RETURN_IF_ERROR(decompressor->Finish());
+  return out;
+}
+
+// The one file in the tar that an eStargz table is wrapped in.
+absl::StatusOr<std::string> Unwrap(std::string tar) {
+  std::optional<Extent> place;
+  bool given = false;
+  const auto source = [&]() -> absl::StatusOr<std::string_view> {
+    return std::exchange(given, true) ? std::string_view() : std::string_view(tar);
+  };
+  IMAGEFS_RETURN_IF_ERROR(ReadTar(source, [&](TarEntry& entry) {
+    if (entry.path == kTocName && entry.extents.size() == 1) place = entry.extents[0];
+    return absl::OkStatus();
+  }));
+  if (!place.has_value() || place->length > kMaxTocBytes) {
+    return absl::DataLossError(
+        StrCat("the layer's table of contents has no ", kTocName, " of a sensible size"));
+  }
+  tar.resize(place->data_offset + place->length);
+  tar.erase(0, place->data_offset);
+  return tar;
+}
+
+// ---- Entries ----
+
+struct TocEntry {
+  std::string type, name, link, mtime, digest, chunk_digest, chunk_type;
+  int64_t mode = 0, uid = 0, gid = 0, size = 0, major = 0, minor = 0;
+  int64_t offset = 0, end_offset = 0, inner_offset = 0, chunk_offset = 0, chunk_size = 0;
+  std::vector<Xattr> xattrs;
+};
+
+constexpr std::pair<std::string_view, std::string TocEntry::*> kTexts[] = {
+    {"type", &TocEntry::type},
+    {"name", &TocEntry::name},
+    {"linkName", &TocEntry::link},
+    {"modtime", &TocEntry::mtime},
+    {"digest", &TocEntry::digest},
+    {"chunkDigest", &TocEntry::chunk_digest},
+    {"chunkType", &TocEntry::chunk_type},
+};
+
+constexpr std::pair<std::string_view, int64_t TocEntry::*> kNumbers[] = {
+    {"mode", &TocEntry::mode},
+    {"uid", &TocEntry::uid},
+    {"gid", &TocEntry::gid},
+    {"size", &TocEntry::size},
+    {"devMajor", &TocEntry::major},
+    {"devMinor", &TocEntry::minor},
+    {"offset", &TocEntry::offset},
+    {"endOffset", &TocEntry::end_offset},
+    {"innerOffset", &TocEntry::inner_offset},
+    {"chunkOffset", &TocEntry::chunk_offset},
+    {"chunkSize", &TocEntry::chunk_size},
+};
+
+// The document as {"version": 1, "entries": [{..., "xattrs": {...}}, ...]}, handing over one entry
+// at a time: a table of a million entries never is in memory as a whole. Members it does not know
+// are passed over.
+class TocReader : public JsonVisitor {
+ public:
+  using OnEntry = absl::FunctionRef<absl::Status(TocEntry&)>;
+  explicit TocReader(OnEntry on_entry) : on_entry_(on_entry) {}
+
+  absl::Status Open(bool object) override {
+    ++depth_;
+    if (depth_ == kRoot && !object) return Malformed("it is no object");
+    if (depth_ == kEntries && key_ == "entries") {
+      if (object || seen_entries_) return Malformed("it has no single list of entries");
+      in_entries_ = seen_entries_ = true;
+    }
+    if (depth_ == kEntry && in_entries_) {
+      if (!object) return Malformed("an entry is no object");
+      if (++count_ > kMaxTocEntries) {
+        return absl::UnimplementedError(
+            StrCat("the layer's table of contents has more than ", kMaxTocEntries, " entries"));
+      }
+      entry_ = TocEntry();
+    }
+    if (depth_ == kXattrs) in_xattrs_ = in_entries_ && object && entry_key_ == "xattrs";
+    return absl::OkStatus();
+  }
+
+  absl::Status Close() override {
+    const int depth = depth_--;
+    if (depth == kXattrs) in_xattrs_ = false;
+    if (depth == kEntries) in_entries_ = false;
+    return depth == kEntry && in_entries_ ? on_entry_(entry_) : absl::OkStatus();
+  }
+
+  absl::Status Key(std::string_view key) override {
+    if (depth_ == kRoot) key_ = key;
+    if (depth_ == kEntry) entry_key_ = key;
+    if (depth_ == kXattrs) xattr_key_ = key;
+    return absl::OkStatus();
+  }
+
+  absl::Status String(std::string_view value) override {
+    if (depth_ == kXattrs && in_xattrs_) {
+      Xattr xattr{xattr_key_, ""};
+      if (!absl::Base64Unescape(ToAbsl(value), &xattr.value)) {
+        return Malformed("an xattr is no base64");
+      }
+      entry_.xattrs.push_back(std::move(xattr));
+      return absl::OkStatus();
+    }
+    if (!InEntry()) return Other();
+    for (const auto& [name, member] : kTexts) {
+      if (entry_key_ == name) {
+        entry_.*member = value;
+        return absl::OkStatus();
+      }
+    }
+    return Other();
+  }
+
+  absl::Status Int(int64_t value) override {
+    if (depth_ == kRoot && key_ == "version") version_ = value;
+    if (!InEntry()) return Other();
+    for (const auto& [name, member] : kNumbers) {
+      if (entry_key_ == name) {
+        entry_.*member = value;
+        return absl::OkStatus();
+      }
+    }
+    return Other();
+  }
+
+  absl::Status Null() override {
+    if (in_entries_ && depth_ == kEntries) return Malformed("an entry is no object");
+    return absl::OkStatus();
+  }
+
+  absl::Status Other() override {
+    if (depth_ == kXattrs && in_xattrs_) return Malformed("an xattr is no text");
+    if (in_entries_ && depth_ == kEntries) return Malformed("an entry is no object");
+    if (!InEntry()) return absl::OkStatus();
+    const auto is_key = [&](const auto& pair) { return pair.first == entry_key_; };
+    if (std::any_of(std::begin(kTexts), std::end(kTexts), is_key) ||
+        std::any_of(std::begin(kNumbers), std::end(kNumbers), is_key)) {
+      return Malformed(StrCat("an entry's \"", entry_key_, "\" has the wrong type"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Finish() const {
+    if (!seen_entries_) return Malformed("it has no list of entries");
+    if (version_ == 1) return absl::OkStatus();
+    return absl::UnimplementedError(
+        StrCat("the layer's table of contents is of version ", version_, "; only 1 is known"));
+  }
+
+ private:
+  static constexpr int kRoot = 1, kEntries = 2, kEntry = 3, kXattrs = 4;  // levels
+
+  static absl::Status Malformed(std::string_view why) {
+    return absl::InvalidArgumentError(StrCat("the layer's table of contents is malformed: ", why));
+  }
+  bool InEntry() const { return in_entries_ && depth_ == kEntry; }
+
+  const OnEntry on_entry_;
+  int depth_ = 0;
+  std::string key_, entry_key_, xattr_key_;  // the last one on each level
+  bool in_entries_ = false, seen_entries_ = false, in_xattrs_ = false;
+  int64_t version_ = 0;
+  size_t count_ = 0;
+  TocEntry entry_;
+};
+
+// ---- The layer ----
+
+class TocBuilder {
+ public:
+  explicit TocBuilder(const TocLocation& location) : location_(location) {}
+
+  absl::Status Add(TocEntry& entry);
+  absl::StatusOr<TableLayer> Finish(const Descriptor& blob, const Digest& diff_id) &&;
+
+ private:
+  // The regular file whose chunks are being listed.
+  struct File {
+    std::string name;
+    uint64_t size = 0, covered = 0, place = 0;
+    uint64_t end_offset = 0;  // of its last chunk; 0 = not said
+  };
+  // A span whose end in the blob is not known yet: at most `limit`.
+  struct Pending {
+    AccessSpan span;
+    uint64_t limit = 0;
+  };
+
+  absl::Status FinishFile();
+  absl::Status AddChunk(const TocEntry& entry);
+  absl::Status Refuse(std::string_view why) const;
+  absl::StatusOr<std::vector<AccessSpan>> EndSpans();
+
+  const TocLocation& location_;
+  LayerBuilder builder_;
+  File file_;
+  uint64_t data_end_ = 0;
+  std::vector<Pending> spans_;
+  std::vector<uint64_t> offsets_;  // in the blob: where any chunk begins
+  std::optional<ByteRange> prefetch_;
+};
+
+absl::Status TocBuilder::Refuse(std::string_view why) const {
+  return absl::InvalidArgumentError(
+      StrCat("table of contents, file \"", Printable(file_.name), "\": ", why));
+}
+
+absl::Status TocBuilder::FinishFile() {
+  const absl::Status status =
+      file_.covered == file_.size
+          ? absl::OkStatus()
+          : Refuse(StrCat("its chunks cover ", file_.covered, " of ", file_.size, " bytes"));
+  if (file_.end_offset != 0 && !spans_.empty()) {
+    Pending& last = spans_.back();
+    if (last.span.data_begin >= file_.place) last.limit = file_.end_offset;
+  }
+  file_ = File();
+  return status;
+}
+
+absl::Status TocBuilder::Add(TocEntry& entry) {
+  if (entry.type == "chunk") return AddChunk(entry);
+  IMAGEFS_RETURN_IF_ERROR(FinishFile());
+  if (entry.name.find(kReplacement) != std::string::npos ||
+      entry.link.find(kReplacement) != std::string::npos) {
+    return absl::InvalidArgumentError(
+        StrCat("table of contents, entry \"", Printable(entry.name),
+               "\": its name may have been one that JSON cannot hold"));
+  }
+  std::string_view name = entry.name;
+  while (ConsumePrefix(&name, "/") || ConsumePrefix(&name, "./")) continue;
+  if (name == kPrefetchLandmark && !prefetch_) prefetch_ = ByteRange{0, data_end_};
+  // The tools of zstd:chunked show the landmarks, those of eStargz do not.
+  if (location_.kind == TocKind::kEstargz &&
+      (name == kPrefetchLandmark || name == kNoPrefetchLandmark || name == kTocName)) {
+    // Its bytes still end those of the file before it.
+    if (entry.offset > 0) offsets_.push_back(static_cast<uint64_t>(entry.offset));
+    return absl::OkStatus();
+  }
+  TableEntry attributes;
+  attributes.type = entry.type;
+  attributes.path = entry.name;
+  attributes.link = std::move(entry.link);
+  attributes.mode = entry.mode;
+  attributes.uid = entry.uid;
+  attributes.gid = entry.gid;
+  attributes.size = entry.size;
+  attributes.major = entry.major;
+  attributes.minor = entry.minor;
+  attributes.mtime = std::move(entry.mtime);
+  attributes.xattrs = std::move(entry.xattrs);
+  IMAGEFS_ASSIGN_OR_RETURN(TarEntry tar_entry, ToTarEntry(std::move(attributes)));
+  if (tar_entry.size > 0) {
+    if (tar_entry.size > kMaxDataBytes - data_end_) {
+      return absl::InvalidArgumentError("table of contents: the layer is larger than 2 TiB");
+    }
+    tar_entry.extents = {{0, data_end_, tar_entry.size, 1}};
+    file_.name = entry.name;
+    file_.size = tar_entry.size;
+    file_.place = data_end_;
+    file_.end_offset = entry.end_offset > 0 ? static_cast<uint64_t>(entry.end_offset) : 0;
+    data_end_ += RoundUp(tar_entry.size);
+    IMAGEFS_RETURN_IF_ERROR(AddChunk(entry));
+  }
+  return builder_.Add(tar_entry);
+}
+
+absl::Status TocBuilder::AddChunk(const TocEntry& entry) {
+  if (file_.covered == file_.size) return Refuse("a chunk follows that belongs to no file");
+  const uint64_t rest = file_.size - file_.covered;
+  if (entry.offset < 0 || entry.inner_offset < 0 || entry.chunk_size < 0 ||
+      static_cast<uint64_t>(entry.chunk_size) > rest ||
+      entry.chunk_offset != static_cast<int64_t>(file_.covered)) {
+    return Refuse("its chunks do not lie one behind the other");
+  }
+  const uint64_t size = entry.chunk_size == 0 ? rest : static_cast<uint64_t>(entry.chunk_size);
+  Pending pending;
+  AccessSpan& span = pending.span;
+  span.data_begin = file_.place + file_.covered;
+  span.blob_begin = static_cast<uint64_t>(entry.offset);
+  span.codec = location_.kind == TocKind::kEstargz ? SpanCodec::kGzip : SpanCodec::kZstd;
+  offsets_.push_back(span.blob_begin);
+  file_.covered += size;
+  if (entry.chunk_type == "zeros") return absl::OkStatus();
+  if (!entry.chunk_type.empty()) {
+    return Refuse(StrCat("unknown type of chunk \"", Printable(entry.chunk_type, 40), "\""));
+  }
+  if (size > kMaxSpanDataBytes || static_cast<uint64_t>(entry.inner_offset) > kMaxSpanSkip) {
+    return absl::UnimplementedError(
+        StrCat("table of contents, file \"", Printable(file_.name), "\": a chunk of ", size,
+               " bytes at ", entry.inner_offset, " of its stream is too large to be read at once"));
+  }
+  span.data_bytes = static_cast<uint32_t>(size);
+  span.skip = static_cast<uint32_t>(entry.inner_offset);
+  const bool whole = size == file_.size;
+  const std::string& digest =
+      entry.chunk_digest.empty() && whole ? entry.digest : entry.chunk_digest;
+  const absl::StatusOr<Digest> parsed = Digest::Parse(digest);
+  if (!parsed.ok()) return Refuse("a chunk has no digest that its bytes could be checked with");
+  span.digest = *parsed;
+  if (spans_.size() >= kMaxSpans) return absl::UnimplementedError("table of contents: too long");
+  spans_.push_back(pending);
+  return absl::OkStatus();
+}
+
+// A chunk's bytes end where the next one begins, at the end that its file names, or at the table.
+absl::StatusOr<std::vector<AccessSpan>> TocBuilder::EndSpans() {
+  std::sort(offsets_.begin(), offsets_.end());
+  std::vector<AccessSpan> spans;
+  spans.reserve(spans_.size());
+  for (const Pending& pending : spans_) {
+    AccessSpan span = pending.span;
+    uint64_t end = location_.range.begin;
+    const auto next = std::upper_bound(offsets_.begin(), offsets_.end(), span.blob_begin);
+    if (next != offsets_.end()) end = std::min(end, *next);
+    if (pending.limit != 0) end = std::min(end, pending.limit);
+    if (end <= span.blob_begin) {
+      return absl::InvalidArgumentError(StrCat("table of contents: a chunk begins at byte ",
+                                               span.blob_begin, ", where no data can be"));
+    }
+    if (end - span.blob_begin > kMaxSpanBlobBytes) {
+      return absl::UnimplementedError(StrCat("table of contents: the ", end - span.blob_begin,
+                                             " bytes of a chunk are too many to be read at once"));
+    }
+    span.blob_bytes = static_cast<uint32_t>(end - span.blob_begin);
+    spans.push_back(span);
+  }
+  return spans;
+}
+
+absl::StatusOr<TableLayer> TocBuilder::Finish(const Descriptor& blob, const Digest& diff_id) && {
+  IMAGEFS_RETURN_IF_ERROR(FinishFile());
+  TableLayer out;
+  IMAGEFS_ASSIGN_OR_RETURN(out.access.spans, EndSpans());
+  IMAGEFS_ASSIGN_OR_RETURN(out.layer, std::move(builder_).Finish(data_end_));
+  out.access.blob_digest = blob.digest;
+  out.access.blob_size = blob.size;
+  out.access.diff_id = diff_id;
+  out.access.layout = DataLayout::kTable;
+  out.access.data_bytes = out.layer.data_size;
+  if (prefetch_.has_value() && !prefetch_->empty()) out.prefetch = prefetch_;
+  return out;
+}
+
+}  // namespace
+
+std::optional<TocLocation> FindToc(const Descriptor& layer) {
+  for (const std::string_view prefix : kZstdPrefixes) {
+    if (std::optional<TocLocation> found = FindZstdChunked(layer, prefix)) return found;
+  }
+  const std::string* const digest = Find(layer, kEstargzDigest);
+  if (digest == nullptr || layer.size <= kEstargzFooterBytes) return std::nullopt;
+  const absl::StatusOr<Digest> parsed = Digest::Parse(*digest);
+  if (!parsed.ok()) return std::nullopt;
+  TocLocation location;
+  location.digest = *parsed;
+  return location;
+}
+
+absl::StatusOr<ByteRange> ParseEstargzFooter(std::string_view tail, uint64_t blob_size) {
+  if (tail.size() != kEstargzFooterBytes || blob_size < kEstargzFooterBytes) {
+    return absl::InvalidArgumentError("eStargz: the footer is cut off");
+  }
+  ByteRange range{0, blob_size - kEstargzFooterBytes};
+  std::optional<uint64_t> offset = FooterOffset(tail, std::string_view("SG\x16\x00", 4));
+  if (!offset.has_value()) {
+    tail.remove_prefix(kEstargzFooterBytes - kLegacyFooterBytes);
+    range.end = blob_size - kLegacyFooterBytes;
+    offset = FooterOffset(tail, "");
+  }
+  if (!offset.has_value()) {
+    tail.remove_prefix(kLegacyFooterBytes - kExternalFooterBytes);
+    if (IsFooter(tail, std::string_view("SG\x11\x00STARGZEXTERNALTOC", 21))) {
+      return absl::UnimplementedError("eStargz: the table of contents is in another image");
+    }
+    return absl::InvalidArgumentError("eStargz: the blob does not end with a footer");
+  }
+  range.begin = *offset;
+  if (range.empty()) {
+    return absl::InvalidArgumentError(
+        StrCat("eStargz: the footer says that the table of contents is at byte ", *offset, " of ",
+               blob_size));
+  }
+  if (range.size() > kMaxTocBlobBytes) return TooLarge(kMaxTocBlobBytes);
+  return range;
+}
+
+absl::StatusOr<std::string> OpenToc(const TocLocation& location, std::string_view blob_bytes) {
+  if (blob_bytes.size() != location.range.size() || location.range.empty()) {
+    return absl::InvalidArgumentError("these are not the bytes of the table of contents");
+  }
+  if (blob_bytes.size() > kMaxTocBlobBytes) return TooLarge(kMaxTocBlobBytes);
+  const bool zstd = location.kind == TocKind::kZstdChunked;
+  const absl::Status wrong =
+      absl::DataLossError(StrCat("the layer's table of contents does not have the digest ",
+                                 location.digest.ToString(), " that the manifest says"));
+  if (zstd && Sha256Of(blob_bytes) != location.digest) return wrong;
+  if (zstd) {
+    return Decompress(LayerCompression::kZstd, blob_bytes,
+                      std::min(location.json_bytes, kMaxTocBytes));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(std::string tar, Decompress(LayerCompression::kGzip, blob_bytes,
+                                                       kMaxTocBytes + kMaxTocTarSlack));
+  IMAGEFS_ASSIGN_OR_RETURN(std::string json, Unwrap(std::move(tar)));
+  if (Sha256Of(json) != location.digest) return wrong;
+  return json;
+}
+
+absl::StatusOr<TableLayer> BuildFromToc(const TocLocation& location, std::string_view json,
+                                        const Descriptor& blob, const Digest& diff_id) {
+  if (location.range.empty() || location.range.end > blob.size) {
+    return absl::InvalidArgumentError("the place of the table of contents is not in the blob");
+  }
+  if (json.size() > kMaxTocBytes) return TooLarge(kMaxTocBytes);
+  TocBuilder builder(location);
+  const auto on_entry = [&](TocEntry& entry) { return builder.Add(entry); };
+  TocReader reader(on_entry);
+  IMAGEFS_RETURN_IF_ERROR(VisitJson(json, reader));
+  IMAGEFS_RETURN_IF_ERROR(reader.Finish());
+  return std::move(builder).Finish(blob, diff_id);
+}
+
+}  // namespace imagefs

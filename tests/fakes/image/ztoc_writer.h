@@ -1,0 +1,44 @@
+// Writes SOCI's zTOCs as its own builder does: runs through the tar for the entries and through
+// the gzip stream for the points. What it writes is a value that a test can change first.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace imagefs {
+
+struct ZtocContent {
+  struct File {
+    std::string name, type, link, mtime;
+    int64_t offset = 0, size = 0, mode = 0, major = 0, minor = 0;
+    uint32_t uid = 0, gid = 0;
+    std::vector<std::pair<std::string, std::string>> records;
+  };
+  struct Point {
+    int64_t blob = 0, tar = 0;
+    uint8_t bits = 0;
+    std::string window;  // 32 KiB
+  };
+  int64_t blob_size = 0, tar_size = 0;
+  std::vector<File> files;
+  int8_t compression = 1;  // 2: none
+  int32_t last = 0;
+  std::vector<std::string> digests;
+  std::vector<Point> points;  // gzip
+  int64_t span_size = 0;
+  bool share_texts = false;  // equal ones are written once, which the builder does not do
+
+  // Version 1 leaves the first point out.
+  std::string PackedPoints(bool version1 = false) const;
+  std::string Write(bool version1 = false) const;
+  // With any bytes as the points.
+  std::string WriteWithPoints(const std::string& points) const;
+};
+
+// `blob`: the tar, or one or more gzip members that hold it.
+ZtocContent ZtocOf(std::string_view tar, std::string_view blob, int64_t span_size);
+
+}  // namespace imagefs
