@@ -56,6 +56,7 @@ struct Transfer {
   Clock::time_point silent_since;  // of the last byte; while connecting, the end of that time
   HttpResponse response;
   HttpClient::Sink sink;
+  curl_off_t sent_bytes = 0;
   size_t header_bytes = 0;
   bool headers_done = false;
   absl::Status failure;  // of a sink, of on_headers or of a limit; wins over curl's own code
@@ -245,6 +246,14 @@ size_t OnBody(char* data, size_t size, size_t count, void* user) {
     t.response.body.append(bytes);
   }
   return t.failure.ok() ? bytes.size() : static_cast<size_t>(CURL_WRITEFUNC_ERROR);
+}
+
+// Bytes that leave are a sign of life as well as those that arrive.
+int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t sent) {
+  Transfer& t = *static_cast<Transfer*>(user);
+  if (sent != t.sent_bytes) t.silent_since = Clock::now();
+  t.sent_bytes = sent;
+  return 0;
 }
 
 std::string EnvironmentOr(const char* name, const char* fallback) {
@@ -525,6 +534,9 @@ class HttpClient::Impl {
       return;
     }
     if (request.method == "GET") return;
+    curl_easy_setopt(t.easy, CURLOPT_NOPROGRESS, 0L);
+    curl_easy_setopt(t.easy, CURLOPT_XFERINFOFUNCTION, &OnProgress);
+    curl_easy_setopt(t.easy, CURLOPT_XFERINFODATA, &t);
     curl_easy_setopt(t.easy, CURLOPT_POSTFIELDS, request.body.c_str());
     curl_easy_setopt(t.easy, CURLOPT_POSTFIELDSIZE_LARGE,
                      static_cast<curl_off_t>(request.body.size()));
@@ -567,6 +579,7 @@ class HttpClient::Impl {
         result = Explain(t, code);
       } else {
         result = std::move(t.response);
+        result->url = t.url.text;
       }
       Complete(Detach(t.id), std::move(result));
     }

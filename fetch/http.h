@@ -23,21 +23,22 @@
 namespace imagefs {
 
 struct HttpRequest {
-  std::string method = "GET";  // GET, HEAD, POST, PUT
+  std::string method = "GET";  // GET, HEAD, POST, PUT, PATCH, DELETE
   std::string url;
   std::vector<std::pair<std::string, std::string>> headers;
-  std::string body;                   // POST, PUT
+  std::string body;                   // POST, PUT, PATCH
   uint64_t max_body_bytes = 4 << 20;  // collected bodies beyond it fail with kResourceExhausted
   bool verify_tls = true;
   PriorityRef priority;  // null = foreground; order of waiting for a connection
   std::chrono::milliseconds connect_timeout{10'000};
-  std::chrono::milliseconds stall_timeout{30'000};  // no byte for so long: kUnavailable
+  std::chrono::milliseconds stall_timeout{30'000};  // no byte moved for so long: kUnavailable
 };
 
 struct HttpResponse {
   int status = 0;
   std::multimap<std::string, std::string> headers;  // names in lower case
   std::string body;                                 // empty when a sink took it
+  std::string url;                                  // that answered
   // First value of a header, "" when absent. `name` in lower case.
   std::string Header(std::string_view name) const;
 };

@@ -5,6 +5,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "fetch/blob_read.h"
+#include "fetch/referrers.h"
 
 namespace imagefs {
 namespace {
@@ -13,30 +14,6 @@ constexpr char kAccept[] =
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
     "application/vnd.docker.distribution.manifest.list.v2+json, "
     "application/vnd.docker.distribution.manifest.v2+json";
-
-std::shared_ptr<const RegistryEndpoint> MakeEndpoint(const Reference& reference,
-                                                     const SourceFactory::Access& access) {
-  auto endpoint = std::make_shared<RegistryEndpoint>();
-  endpoint->host = reference.host;
-  endpoint->api_host = reference.ApiHost();
-  endpoint->repository = reference.repository;
-  endpoint->fingerprint = access.credential.Fingerprint();
-  endpoint->audience =
-      StrCat(reference.host, "/", reference.repository, " ", endpoint->fingerprint);
-  endpoint->loopback = reference.IsLoopback();
-  endpoint->access = access;
-  return endpoint;
-}
-
-// What may stand in a path after manifests/.
-bool IsTagOrDigest(std::string_view text) {
-  if (text.empty() || text.size() > 256) return false;
-  for (char c : text) {
-    const bool word = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-    if (!word && c != '_' && c != '.' && c != '-' && c != ':') return false;
-  }
-  return text != "." && text != "..";
-}
 
 absl::StatusOr<ImageSource::FetchedManifest> CheckManifest(const std::string& what,
                                                            const std::string& tag_or_digest,
@@ -64,9 +41,32 @@ absl::StatusOr<ImageSource::FetchedManifest> CheckManifest(const std::string& wh
 
 }  // namespace
 
+std::shared_ptr<RegistryEndpoint> MakeRegistryEndpoint(const Reference& reference,
+                                                       const SourceFactory::Access& access) {
+  auto endpoint = std::make_shared<RegistryEndpoint>();
+  endpoint->host = reference.host;
+  endpoint->api_host = reference.ApiHost();
+  endpoint->repository = reference.repository;
+  endpoint->fingerprint = access.credential.Fingerprint();
+  endpoint->audience =
+      StrCat(reference.host, "/", reference.repository, " ", endpoint->fingerprint);
+  endpoint->loopback = reference.IsLoopback();
+  endpoint->access = access;
+  return endpoint;
+}
+
+bool IsTagOrDigest(std::string_view text) {
+  if (text.empty() || text.size() > 256) return false;
+  for (char c : text) {
+    const bool word = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    if (!word && c != '_' && c != '.' && c != '-' && c != ':') return false;
+  }
+  return text != "." && text != "..";
+}
+
 RegistrySource::RegistrySource(std::shared_ptr<RegistryShared> shared, const Reference& reference,
                                const SourceFactory::Access& access)
-    : shared_(std::move(shared)), endpoint_(MakeEndpoint(reference, access)) {}
+    : shared_(std::move(shared)), endpoint_(MakeRegistryEndpoint(reference, access)) {}
 
 void RegistrySource::GetManifest(const std::string& tag_or_digest, CancelToken cancel,
                                  ManifestDone done) {
@@ -87,6 +87,12 @@ void RegistrySource::GetManifest(const std::string& tag_or_digest, CancelToken c
         if (!response.ok()) return done(response.status());
         done(CheckManifest(what, tag_or_digest, *std::move(response)));
       });
+}
+
+void RegistrySource::GetReferrers(const Digest& subject, const std::string& artifact_type,
+                                  CancelToken cancel, ReferrersDone done) {
+  ReferrersRead::Run(shared_, endpoint_, subject, artifact_type, std::move(cancel),
+                     std::move(done));
 }
 
 void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,

@@ -6,7 +6,9 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fetch/registry_call.h"
@@ -21,8 +23,11 @@ class RegistrySource : public ImageSource {
                  const SourceFactory::Access& access);
 
   std::string audience() const override { return endpoint_->audience; }
+  bool remote() const override { return true; }
   void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
                    ManifestDone done) override;
+  void GetReferrers(const Digest& subject, const std::string& artifact_type, CancelToken cancel,
+                    ReferrersDone done) override;
   void GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
                     SmallBlobDone done) override;
   void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef priority,
@@ -32,6 +37,18 @@ class RegistrySource : public ImageSource {
   const std::shared_ptr<RegistryShared> shared_;
   const std::shared_ptr<const RegistryEndpoint> endpoint_;
 };
+
+// The one repository with the one identity of `reference` and `access`, to be read.
+std::shared_ptr<RegistryEndpoint> MakeRegistryEndpoint(const Reference& reference,
+                                                       const SourceFactory::Access& access);
+
+// The same to push to.
+std::shared_ptr<RegistryWriter> MakeRegistryWriter(std::shared_ptr<RegistryShared> shared,
+                                                   const Reference& reference,
+                                                   const SourceFactory::Access& access);
+
+// What may stand in a path after manifests/.
+bool IsTagOrDigest(std::string_view text);
 
 // "bytes 0-9/100". Pure.
 struct ContentRange {

@@ -110,6 +110,10 @@ RegistryCall::RegistryCall(std::shared_ptr<RegistryShared> shared,
       cancel_(std::move(cancel)),
       done_(std::move(done)) {}
 
+bool RegistryCall::IsAnswer(int status) const {
+  return status == 200 || status == 206 || (spec_.answers && spec_.answers(status));
+}
+
 std::string RegistryCall::Scheme() const {
   if (endpoint_->access.plain_http) return "http";
   if (!endpoint_->loopback) return "https";
@@ -131,6 +135,17 @@ void RegistryCall::Attempt() {
   if (!api.ok()) return Finish(api.status());
   api_ = *std::move(api);
   hops_ = 0;
+  if (spec_.url) {
+    if (api_.scheme == "https" && spec_.url->scheme != "https") {
+      return Finish(absl::FailedPreconditionError(
+          StrCat(spec_.what, ": ", endpoint_->host, " sends its clients on to unencrypted http at ",
+                 spec_.url->HostPort(),
+                 ", which is not followed; have the registry know its own address (behind a proxy, "
+                 "X-Forwarded-Proto)")));
+    }
+    if (!spec_.url->SameOrigin(api_)) return Send(*spec_.url);
+    api_ = *spec_.url;
+  }
   if (spec_.keep_redirect) {
     const auto it = shared_->redirect_urls.find(RedirectKey());
     if (it != shared_->redirect_urls.end()) {
@@ -174,6 +189,12 @@ void RegistryCall::Authorise(const std::string& refused_token) {
 void RegistryCall::Send(Url url) {
   if (done_.called()) return;
   HttpRequest request;
+  request.method = spec_.method;
+  if (spec_.body) {
+    absl::StatusOr<std::string> body = spec_.body();
+    if (!body.ok()) return Finish(Annotate(body.status(), spec_.what));
+    request.body = *std::move(body);
+  }
   if (spec_.range) {
     const std::optional<std::string> range = spec_.range();
     if (!range) return Finish(HttpResponse{.status = 206});
@@ -188,6 +209,7 @@ void RegistryCall::Send(Url url) {
   request.verify_tls = endpoint_->access.verify_tls;
   request.priority = spec_.priority;
   request.max_body_bytes = spec_.max_body_bytes;
+  request.stall_timeout = spec_.stall_timeout;
   if (trying_https_) request.connect_timeout = kProbeTimeout;
   for (const auto& header : spec_.headers) request.headers.push_back(header);
   // Another host must not see the registry's credentials, and storage refuses two kinds at once.
@@ -281,6 +303,10 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
     default:
       break;
   }
+  if (!spec_.resend_after_cut &&
+      (kind == TransportFailure::kCut || kind == TransportFailure::kStalled)) {
+    return Finish(std::move(failure));  // its kind says what to do
+  }
   if (at_storage_) shared_->redirect_urls.erase(RedirectKey());
   RetryOr(std::move(failure), std::nullopt);
 }
@@ -297,7 +323,10 @@ void RegistryCall::OnStatus(HttpResponse response) {
     }
     shared_->LogWarnings(endpoint_->host, response);
   }
-  if (status == 200 || status == 206) return Finish(std::move(response));
+  if (IsAnswer(status)) {
+    if (status != 200 && status != 206) response.body = std::move(error_body_);
+    return Finish(std::move(response));
+  }
   if (IsRedirect(status)) return FollowRedirect(response);
   if (at_storage_ && (status == 400 || status == 401 || status == 403)) {
     return OnStorageRefused(response);
@@ -326,7 +355,13 @@ void RegistryCall::OnRefused(const HttpResponse& response) {
   if (bearer) {
     Authorisation authorisation{Authorisation::Kind::kBearer, bearer->Param("realm"),
                                 bearer->Param("service"), bearer->Param("scope")};
-    if (authorisation.scope.empty()) {
+    if (!endpoint_->scope.empty()) {
+      // One token for all of a push: the challenge to a question asks for no right to write.
+      const bool custom =
+          !authorisation.scope.empty() && !authorisation.scope.starts_with("repository:");
+      authorisation.scope =
+          custom ? StrCat(endpoint_->scope, " ", authorisation.scope) : endpoint_->scope;
+    } else if (authorisation.scope.empty()) {
       authorisation.scope = StrCat("repository:", endpoint_->repository, ":pull");
     }
     shared_->RememberAuthorisation(endpoint_->audience, std::move(authorisation));
@@ -363,6 +398,11 @@ void RegistryCall::FollowRedirect(const HttpResponse& response) {
     return Finish(absl::FailedPreconditionError(
         StrCat(spec_.what, ": ", endpoint_->host, " redirects more than ", kMaxRedirects,
                " times; check the registry's configuration")));
+  }
+  const bool reading = spec_.method == "GET" || spec_.method == "HEAD";
+  if (!reading && response.status != 307 && response.status != 308) {
+    // Such a redirect would turn the request into another one.
+    return Finish(StatusError(response));
   }
   absl::StatusOr<Url> next = url_.Resolve(response.Header("location"));
   if (!next.ok()) {
@@ -410,6 +450,7 @@ absl::Status RegistryCall::RefusedError(int status) const {
   const std::string login =
       endpoint_->host == "docker.io" ? "docker login" : StrCat("docker login ", endpoint_->host);
   const std::string detail = Detail(error_body_);
+  if (endpoint_->push) return PushRefusedError(status, login, detail);
   if (endpoint_->access.credential.empty()) {
     return absl::UnauthenticatedError(StrCat(spec_.what, ": ", endpoint_->host,
                                              " does not give it to anonymous users", detail,
@@ -425,10 +466,36 @@ absl::Status RegistryCall::RefusedError(int status) const {
                                            "` again or check the name"));
 }
 
+absl::Status RegistryCall::PushRefusedError(int status, const std::string& login,
+                                            const std::string& detail) const {
+  const std::string target = StrCat(endpoint_->host, "/", endpoint_->repository);
+  const bool anonymous = endpoint_->access.credential.empty();
+  const std::string who = anonymous                      ? "anonymous users"
+                          : status == 401 && basic_sent_ ? "these credentials"
+                                                         : "you";
+  return absl::Status(
+      anonymous || (status == 401 && basic_sent_) ? absl::StatusCode::kUnauthenticated
+                                                  : absl::StatusCode::kPermissionDenied,
+      StrCat(spec_.what, ": this registry does not let ", who, " push to ", target,
+             " (HTTP status ", status, ")", detail, "; run `", login, "` or use --to REPOSITORY"));
+}
+
 absl::Status RegistryCall::StatusError(const HttpResponse& response) const {
   const int status = response.status;
   const std::string host = at_storage_ ? url_.HostPort() : endpoint_->host;
   const std::string detail = Detail(error_body_);
+  if (endpoint_->push && !at_storage_ && (status == 404 || status == 405)) {
+    const std::string target = StrCat(endpoint_->host, "/", endpoint_->repository);
+    const std::string text = StrCat(spec_.what, ": this registry does not let you push to ", target,
+                                    " (HTTP status ", status, ")", detail, "; use --to REPOSITORY");
+    return status == 404 ? absl::NotFoundError(text) : absl::FailedPreconditionError(text);
+  }
+  if (endpoint_->push && status == 413) {
+    return absl::FailedPreconditionError(
+        StrCat(spec_.what, ": ", host, " takes nothing so large", detail,
+               "; raise the limit of the registry or of the proxy before it, or use "
+               "--to REPOSITORY"));
+  }
   if (status == 404) {
     return absl::NotFoundError(
         StrCat(spec_.what, " does not exist at ", host, detail, "; check the name and the tag"));

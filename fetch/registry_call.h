@@ -4,6 +4,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -28,9 +29,11 @@ struct RegistryShared {
   struct Host {
     enum class Scheme { kUnknown, kHttp, kHttps };
     enum class Ranges { kUnknown, kSupported, kIgnored };
+    enum class Referrers { kUnknown, kSupported, kMissing };
     Scheme scheme = Scheme::kUnknown;  // loopback hosts only
     Ranges ranges = Ranges::kUnknown;
-    bool reached = false;  // has answered before
+    Referrers referrers = Referrers::kUnknown;  // the API that lists them
+    bool reached = false;                       // has answered before
   };
   // How an audience was told to authorise itself.
   struct Authorisation {
@@ -61,7 +64,12 @@ struct RegistryEndpoint {
   std::string api_host;  // where the API is
   std::string repository;
   std::string fingerprint;
+  // Also what the table of authorisations goes by, so it differs between reading and writing: a
+  // token for the one is never sent with the other.
   std::string audience;
+  std::string
+      scope;  // asked of the token service whatever the challenge says; "" = the challenge's
+  bool push = false;
   bool loopback = false;
   SourceFactory::Access access;
 };
@@ -69,7 +77,11 @@ struct RegistryEndpoint {
 class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
  public:
   struct Spec {
+    std::string method = "GET";
     std::string path;  // "/v2/..."
+    // Asked instead of `path`: where a Location or a Link points. Credentials go along only when it
+    // is of the API's origin.
+    std::optional<Url> url;
     std::string what;  // names the thing in errors
     std::vector<std::pair<std::string, std::string>> headers;
     uint64_t max_body_bytes = 4 << 20;
@@ -80,10 +92,19 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
     std::function<std::optional<std::string>()> range;
     // Asked for each 200 or 206 answer; may be empty: the body is collected.
     std::function<absl::StatusOr<HttpClient::Sink>(const HttpResponse&)> on_headers;
+    // The request's body, asked for at each attempt. May be empty.
+    std::function<absl::StatusOr<std::string>()> body;
+    // Statuses beside 200 and 206 that are an answer to this question; bodies are collected up to
+    // 16 KiB. May be empty.
+    std::function<bool(int status)> answers;
+    // False for what the registry may have taken in part: the failure is delivered when the
+    // connection ends in the middle, and the caller finds out how far it got.
+    bool resend_after_cut = true;
+    std::chrono::milliseconds stall_timeout{30'000};
   };
   using Done = absl::AnyInvocable<void(absl::StatusOr<HttpResponse>)>;
 
-  // `done` runs exactly once, with the 200 or 206 answer or the final error.
+  // `done` runs exactly once, with the answer or the final error.
   static void Run(std::shared_ptr<RegistryShared> shared,
                   std::shared_ptr<const RegistryEndpoint> endpoint, Spec spec, CancelToken cancel,
                   Done done);
@@ -106,9 +127,12 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   void RetryOr(absl::Status failure, std::optional<std::chrono::seconds> asked);
   void Finish(absl::StatusOr<HttpResponse> result);
 
+  bool IsAnswer(int status) const;
   std::string Scheme() const;
   std::string RedirectKey() const;
   absl::Status RefusedError(int status) const;
+  absl::Status PushRefusedError(int status, const std::string& login,
+                                const std::string& detail) const;
   absl::Status StatusError(const HttpResponse& response) const;
 
   const std::shared_ptr<RegistryShared> shared_;

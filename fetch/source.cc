@@ -3,8 +3,10 @@
 #include <utility>
 
 #include "base/status.h"
+#include "base/text.h"
 #include "fetch/local_source.h"
 #include "fetch/registry.h"
+#include "fetch/registry_writer.h"
 
 namespace imagefs {
 namespace {
@@ -23,6 +25,17 @@ class RegistryAwareFactory : public SourceFactory {
     return std::make_shared<RegistrySource>(shared_, reference, access);
   }
 
+  absl::StatusOr<std::shared_ptr<RegistryWriter>> OpenWriter(const Reference& reference,
+                                                             const Access& access) override {
+    if (reference.transport != Reference::Transport::kRegistry || reference.host.empty() ||
+        reference.repository.empty()) {
+      return absl::InvalidArgumentError(
+          StrCat("cannot push to ", Printable(reference.ToString()),
+                 ": it is no repository of a registry; use --to REPOSITORY"));
+    }
+    return MakeRegistryWriter(shared_, reference, access);
+  }
+
   Counters counters() const override {
     Counters counters;
     counters.http = http_->counters();
@@ -39,6 +52,13 @@ class RegistryAwareFactory : public SourceFactory {
 };
 
 }  // namespace
+
+void ImageSource::GetReferrers(const Digest& /*subject*/, const std::string& /*artifact_type*/,
+                               CancelToken cancel, ReferrersDone done) {
+  const CancelToken token = std::move(cancel);
+  if (token.cancelled()) return done(absl::CancelledError("request cancelled"));
+  done(std::vector<Descriptor>());
+}
 
 absl::StatusOr<std::unique_ptr<SourceFactory>> SourceFactory::Create(const Options& options) {
   IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<HttpClient> http, HttpClient::Create(options.http));

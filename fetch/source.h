@@ -12,6 +12,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
@@ -26,6 +27,8 @@
 #include "image/reference.h"
 
 namespace imagefs {
+
+class RegistryWriter;
 
 // A blob that lies on this machine's disk already, uncompressed or not, inside `fd`.
 struct LocalBlob {
@@ -51,10 +54,20 @@ class ImageSource {
   virtual void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
                            ManifestDone done) = 0;
 
+  using ReferrersDone = absl::AnyInvocable<void(absl::StatusOr<std::vector<Descriptor>>)>;
+  // What is attached to the manifest `subject`: descriptors of manifests, with their artifact_type
+  // and annotations, each digest once; all types when `artifact_type` is "". What nobody attached
+  // anything to has an empty list, and so has what lies in a layout or an archive.
+  virtual void GetReferrers(const Digest& subject, const std::string& artifact_type,
+                            CancelToken cancel, ReferrersDone done);
+
   using SmallBlobDone = absl::AnyInvocable<void(absl::StatusOr<std::string>)>;
   // A whole small blob (a config) in memory, digest and size checked.
   virtual void GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
                             SmallBlobDone done) = 0;
+
+  // Whether bytes come over a network, so that fetching a part may be cheaper than the whole.
+  virtual bool remote() const { return false; }
 
   // The blob's file when it is on this disk; nullopt: use ReadBlob.
   virtual absl::StatusOr<std::optional<LocalBlob>> OpenLocal(const Descriptor& blob) {
@@ -79,8 +92,9 @@ class SourceFactory {
     HttpClient::Options http;
     int max_attempts = 5;  // of one request
     std::chrono::milliseconds first_backoff{200};
-    uint64_t range_bytes = 8 << 20;  // larger blobs are read in ranges of this size
-    int ranges_per_blob = 3;         // in flight at once
+    uint64_t range_bytes = 8 << 20;       // larger blobs are read in ranges of this size
+    int ranges_per_blob = 3;              // in flight at once
+    uint64_t push_chunk_bytes = 8 << 20;  // larger blobs are pushed in chunks of this size
   };
   static absl::StatusOr<std::unique_ptr<SourceFactory>> Create(const Options& options);
   virtual ~SourceFactory() = default;
@@ -92,6 +106,12 @@ class SourceFactory {
   };
   virtual absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference,
                                                             const Access& access) = 0;
+  // The same repository to push to (fetch/registry_writer.h).
+  virtual absl::StatusOr<std::shared_ptr<RegistryWriter>> OpenWriter(const Reference& reference,
+                                                                     const Access& access) {
+    (void)reference, (void)access;
+    return absl::UnimplementedError("nothing can be pushed here");
+  }
   struct Counters {
     HttpClient::Counters http;
     FlightCounters tokens;  // of the flights that fetch a bearer token

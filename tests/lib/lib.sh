@@ -65,7 +65,7 @@ slay() {
 cleanup() {
   local status=$? mount
   set +e
-  trap - EXIT
+  trap - EXIT ERR
   if [ $status != 0 ] && [ $status != 77 ]; then
     for log in "$RUN"/daemon.log "$T"/*.log; do
       [ -s "$log" ] && { echo "--- $log (end)"; grep -vE 'level=|"(POST|PUT|HEAD) ' "$log" | tail -n 25 | cut -c1-300; }
@@ -296,6 +296,19 @@ start_proxy() {
 
 rules() { printf '%s' "$1" >"$RULES.new" && mv "$RULES.new" "$RULES"; }
 requests() { $PY "$LIB/requests.py" "$1" "$REQUESTS" "${@:2}"; }
+
+# start_shaper NAME [OPTION...]: a line with a rate, round trips and faults in front of $REGISTRY (see
+# shaper.py --help). Sets SHAPED (host:port) and SHAPER (its folder, for `shape COMMAND...`).
+start_shaper() {
+  local dir=$T/$1
+  mkdir -p "$dir"
+  $PY "$LIB/shaper.py" serve "$REGISTRY" "$dir" "${@:2}" 2>"$T/$1.log" &
+  TEST_PIDS+=($!)
+  wait_for 20 "[ -e '$dir/ports' ]" || fail "the shaper does not start"
+  SHAPER=$dir SHAPED=127.0.0.1:$(field "j['api']" <"$dir/ports")
+}
+
+shape() { $PY "$LIB/shaper.py" ctl "$SHAPER" "$@"; }
 
 # ---- the runtimes to compare with
 

@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "absl/strings/escaping.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "base/text.h"
 
@@ -26,7 +27,7 @@ bool SendAll(int fd, std::string_view data) {
 
 // Reads until `buffer` holds `bytes` bytes.
 bool Fill(int fd, std::string& buffer, size_t bytes) {
-  char chunk[4096];
+  char chunk[65536];
   while (buffer.size() < bytes) {
     const ssize_t n = recv(fd, chunk, sizeof(chunk), 0);
     if (n <= 0) return false;
@@ -148,7 +149,7 @@ void FakeRegistry::SetAuth(Auth auth) {
 
 void FakeRegistry::AcceptToken(const std::string& token) {
   absl::MutexLock lock(&mu_);
-  tokens_.insert(token);
+  tokens_[token] = "";
 }
 
 void FakeRegistry::RevokeTokens() {
@@ -243,15 +244,30 @@ bool FakeRegistry::ServeOne(int fd, std::string& buffer) {
   Request request = ParseHead(std::string_view(buffer).substr(0, end));
   buffer.erase(0, end + 4);
   const size_t length = ParseDecimal(request.Header("content-length")).value_or(0);
-  if (!Fill(fd, buffer, length)) return false;
-  request.body = buffer.substr(0, length);
-  buffer.erase(0, length);
-
   Behaviour behaviour;
   {
     absl::MutexLock lock(&mu_);
-    requests_.push_back(request);
     behaviour = TakeBehaviour(request.path);
+  }
+  if (behaviour.cut_request_after_bytes) {
+    const size_t part = std::min<size_t>(length, *behaviour.cut_request_after_bytes);
+    if (!Fill(fd, buffer, part)) return false;
+    request.body = buffer.substr(0, part);
+    absl::MutexLock lock(&mu_);
+    requests_.push_back(request);
+    KeepPartOfChunk(request);
+    return false;
+  }
+  while (behaviour.read_slowly && buffer.size() < length) {
+    if (!Fill(fd, buffer, std::min(length, buffer.size() + (1 << 20)))) return false;
+    absl::SleepFor(absl::Milliseconds(40));
+  }
+  if (!Fill(fd, buffer, length)) return false;
+  request.body = buffer.substr(0, length);
+  buffer.erase(0, length);
+  {
+    absl::MutexLock lock(&mu_);
+    requests_.push_back(request);
   }
   if (behaviour.close) return false;
   if (behaviour.hold && !WaitForRelease(request.path)) return false;
@@ -287,14 +303,14 @@ bool FakeRegistry::Send(int fd, const Request& request, Answer answer, const Beh
   if (behaviour.chunked) {
     answer.headers["transfer-encoding"] = "chunked";
   } else {
-    answer.headers["content-length"] = StrCat(answer.body.size());
+    if (answer.status != 204) answer.headers["content-length"] = StrCat(answer.body.size());
   }
   for (const auto& [name, value] : behaviour.headers) answer.headers[ToLower(name)] = value;
   std::string head = StrCat("HTTP/1.1 ", answer.status, " Scripted\r\n");
   for (const auto& [name, value] : answer.headers) StrAppend(&head, name, ": ", value, "\r\n");
   head += "\r\n";
   if (!SendAll(fd, head)) return false;
-  if (request.method == "HEAD") return true;
+  if (request.method == "HEAD" || answer.status == 204) return true;
 
   std::string_view body = answer.body;
   if (behaviour.cut_after_bytes) {
@@ -319,6 +335,7 @@ FakeRegistry::Answer FakeRegistry::MakeAnswer(const Request& request, bool ignor
     const bool had_token = request.Header("authorization").starts_with("Bearer ");
     return Challenge(request, had_token ? auth_.refused_status : 401);
   }
+  if (std::optional<Answer> answer = MakePushAnswer(request)) return *std::move(answer);
   Answer answer;
   const auto it = files_.find(request.path);
   if (it == files_.end()) {
@@ -346,6 +363,16 @@ FakeRegistry::Answer FakeRegistry::MakeAnswer(const Request& request, bool ignor
   return answer;
 }
 
+bool FakeRegistry::TokenIsGood(const Request& request, const std::string& token) const {
+  const auto it = tokens_.find(token);
+  if (it == tokens_.end()) return false;
+  if (!auth_.check_scope) return true;
+  const bool reads = request.method == "GET" || request.method == "HEAD";
+  const std::string scope =
+      StrCat("repository%3A", Split(request.path, '/')[2], "%3A", reads ? "pull" : "pull%2Cpush");
+  return it->second.find(scope) != std::string::npos;
+}
+
 bool FakeRegistry::Authorised(const Request& request) {
   std::string authorization = request.Header("authorization");
   std::string_view rest = authorization;
@@ -355,7 +382,7 @@ bool FakeRegistry::Authorised(const Request& request) {
     case Auth::Kind::kBasic:
       return rest == StrCat("Basic ", absl::Base64Escape(StrCat(auth_.user, ":", auth_.password)));
     case Auth::Kind::kBearer:
-      return ConsumePrefix(&rest, "Bearer ") && tokens_.count(std::string(rest)) > 0;
+      return ConsumePrefix(&rest, "Bearer ") && TokenIsGood(request, std::string(rest));
   }
   return false;
 }
@@ -372,7 +399,8 @@ FakeRegistry::Answer FakeRegistry::Challenge(const Request& request, int status)
   const std::string repository = parts.size() > 3 ? std::string(parts[2]) : "none";
   answer.headers["www-authenticate"] =
       StrCat("Bearer realm=\"", auth_.realm.empty() ? Url("/token") : auth_.realm,
-             "\",service=\"fake\",scope=\"repository:", repository, ":pull\"");
+             "\",service=\"fake\",scope=\"repository:", repository,
+             request.method == "GET" || request.method == "HEAD" ? ":pull\"" : ":pull,push\"");
   return answer;
 }
 
@@ -392,7 +420,7 @@ FakeRegistry::Answer FakeRegistry::MakeToken(const Request& request) {
     return answer;
   }
   const std::string token = StrCat("token-", ++tokens_issued_);
-  tokens_.insert(token);
+  tokens_[token] = request.method == "POST" ? request.body : request.query;
   answer.headers["content-type"] = "application/json";
   answer.body = StrCat("{\"token\":\"", token, "\",\"expires_in\":", auth_.expires_in, "}");
   return answer;

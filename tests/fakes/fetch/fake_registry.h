@@ -1,6 +1,6 @@
-// A registry on a loopback port for tests: a real HTTP/1.1 server with blobs, manifests, tokens and
-// a script of misbehaviour for each path. Records every request, so that "each byte was asked for
-// once" is an assertion. Thread-safe.
+// A registry on a loopback port for tests: a real HTTP/1.1 server with blobs, manifests, uploads,
+// referrers, tokens and a script of misbehaviour for each path. Records every request, so that
+// "each byte was asked for once" is an assertion. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -48,6 +48,21 @@ class FakeRegistry {
     bool ignore_range = false;                 // 200 with everything
     bool chunked = false;                      // no Content-Length
     bool corrupt = false;                      // the body's first byte is changed
+    // The connection ends after so much of the request's body, of which an upload keeps this much.
+    std::optional<uint64_t> cut_request_after_bytes;
+    bool read_slowly = false;  // the request's body: a megabyte each 40 ms
+  };
+
+  // How it takes what is pushed, and lists what is attached.
+  struct Features {
+    uint64_t chunk_min_bytes = 0;    // OCI-Chunk-Min-Length
+    bool absolute_location = false;  // of uploads; always with a query
+    std::string upload_origin;       // where uploads go on, "http://host:port"; "" = here
+    bool mounts = true;
+    bool referrers = false;     // the API
+    bool lists_itself = false;  // OCI-Subject
+    bool filters = true;        // by artifactType
+    size_t page_size = 100;     // of the list
   };
 
   struct Auth {
@@ -58,6 +73,7 @@ class FakeRegistry {
     std::string realm;           // "" = this server's /token
     int expires_in = 300;
     int refused_status = 401;  // answer to a token that is not valid
+    bool check_scope = false;  // a token is good for what its scope names only
   };
 
   explicit FakeRegistry(const std::string& address = "127.0.0.1");
@@ -71,6 +87,17 @@ class FakeRegistry {
                      const std::string& content_type);
   // Anything else: 200 with `bytes`.
   void AddFile(const std::string& path, std::string bytes);
+  void SetFeatures(Features features);
+  // An entry (JSON) of the list of what is attached to `subject`.
+  void AddReferrer(const std::string& repository, const Digest& subject, std::string entry);
+  // An upload that another server sends its clients to, or one begun before.
+  void AddUpload(const std::string& repository, const std::string& id);
+  void ForgetUploads();
+  size_t uploads() const;  // open ones
+  // What was pushed to `path`, nullopt when nothing was.
+  std::optional<std::string> Stored(const std::string& path) const;
+  // "/v2/<repository>/blobs/uploads/<n>": the n-th upload, from 1.
+  static std::string UploadPath(const std::string& repository, int n);
   static std::string BlobPath(const std::string& repository, const Digest& digest);
 
   void SetAuth(Auth auth);
@@ -101,6 +128,10 @@ class FakeRegistry {
     std::string bytes;
     std::string content_type;
   };
+  struct Upload {
+    std::string repository;
+    std::string bytes;
+  };
 
   void AcceptLoop();
   void Serve(int fd);
@@ -109,8 +140,21 @@ class FakeRegistry {
   bool WaitForRelease(const std::string& path);
   Answer MakeAnswer(const Request& request, bool ignore_range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Answer Challenge(const Request& request, int status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The part in fake_registry_push.cc; nullopt when it is not about that.
+  std::optional<Answer> MakePushAnswer(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Answer BeginUpload(const Request& request, const std::string& repository)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Answer ContinueUpload(const Request& request, const std::string& repository)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Answer TakeManifest(const Request& request, const std::string& repository)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Answer ListReferrers(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::string Location(const std::string& path) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void KeepPartOfChunk(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Answer MakeToken(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool Authorised(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool TokenIsGood(const Request& request, const std::string& token) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Behaviour TakeBehaviour(const std::string& path) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   Fd listener_;
@@ -122,7 +166,11 @@ class FakeRegistry {
   std::map<std::string, File> files_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, std::deque<Behaviour>> script_ ABSL_GUARDED_BY(mu_);
   std::set<std::string> released_ ABSL_GUARDED_BY(mu_);
-  std::set<std::string> tokens_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, std::string> tokens_ ABSL_GUARDED_BY(mu_);  // with their scopes
+  Features features_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, Upload> uploads_ ABSL_GUARDED_BY(mu_);  // by path
+  int uploads_begun_ ABSL_GUARDED_BY(mu_) = 0;
+  std::map<std::string, std::vector<std::string>> referrers_ ABSL_GUARDED_BY(mu_);  // by path
   int tokens_issued_ ABSL_GUARDED_BY(mu_) = 0;
   size_t connections_ ABSL_GUARDED_BY(mu_) = 0;
   Auth auth_ ABSL_GUARDED_BY(mu_);

@@ -232,6 +232,24 @@ TEST(HttpTest, CutAndSilentConnections) {
   EXPECT_EQ(TransportFailureOf(status), TransportFailure::kStalled);
 }
 
+TEST(HttpTest, ABodyThatLeavesSlowlyIsNoStall) {
+  FakeRegistry server;
+  server.AddFile("/slow", "taken");
+  server.On("/slow", {.read_slowly = true});
+  HttpRequest request = Get(server.Url("/slow"));
+  request.method = "PATCH";
+  request.body = std::string(40 << 20, 'x');
+  request.connect_timeout = request.stall_timeout = std::chrono::milliseconds(700);
+  const auto began = std::chrono::steady_clock::now();
+  const auto response = Fetch(*MakeClient(), std::move(request));
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_EQ(response->body, "taken");
+  EXPECT_EQ(response->url, server.Url("/slow"));
+  EXPECT_EQ(server.RequestsFor("/slow").at(0).method, "PATCH");
+  EXPECT_EQ(server.RequestsFor("/slow").at(0).body.size(), 40u << 20);
+  EXPECT_GT(std::chrono::steady_clock::now() - began, std::chrono::milliseconds(1400));
+}
+
 TEST(HttpTest, PlainHttpWhereTlsIsAskedFor) {
   FakeRegistry server;
   auto client = MakeClient();

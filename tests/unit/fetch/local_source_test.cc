@@ -214,6 +214,20 @@ TEST_F(LocalSourceTest, LayoutInADirectoryAndInATar) {
   EXPECT_EQ(Manifest("oci:%D/layout")->content_type, kOciManifest);
 }
 
+TEST_F(LocalSourceTest, NothingIsAttachedToWhatLiesInALayout) {
+  Layout layout;
+  const std::string manifest = layout.AddImage({Layer("a")}, Named("v1"));
+  WriteDirectory(layout);
+  absl::StatusOr<std::shared_ptr<ImageSource>> source = Open("oci:%D/layout");
+  ASSERT_TRUE(source.ok()) << source.status();
+  absl::StatusOr<std::vector<Descriptor>> found = absl::UnknownError("no answer");
+  (*source)->GetReferrers(
+      Sha256Of(manifest), "", CancelToken(),
+      [&](absl::StatusOr<std::vector<Descriptor>> list) { found = std::move(list); });
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_TRUE(found->empty());
+}
+
 TEST_F(LocalSourceTest, NothingIsCopiedOutOfAnArchive) {
   Layout layout;
   layout.AddImage({Layer("a")}, Named("v1"));

@@ -1,0 +1,78 @@
+// One blob on its way to a registry: asked for, mounted, or uploaded. On the HTTP client's thread.
+//
+//   HEAD ->  there: done
+//   POST ->  mounted: done; else an upload, whose place each answer may move
+//   PUT      small blobs: all bytes at once, which also ends the upload
+//   PATCH..  larger ones: chunks in order, then a PUT without bytes
+//
+// A cut chunk goes on where the registry says it is (GET); an upload that the registry no longer
+// knows, and a cut PUT, start from HEAD again, which finds a blob that was taken after all.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "fetch/registry_call.h"
+#include "fetch/registry_writer.h"
+
+namespace imagefs {
+
+class BlobPush : public std::enable_shared_from_this<BlobPush> {
+ public:
+  // From any thread.
+  static void Run(std::shared_ptr<RegistryShared> shared,
+                  std::shared_ptr<const RegistryEndpoint> endpoint, RegistryWriter::Blob blob,
+                  CancelToken cancel, RegistryWriter::BlobDone done);
+
+ private:
+  using OnAnswer = void (BlobPush::*)(absl::StatusOr<HttpResponse>);
+
+  BlobPush(std::shared_ptr<RegistryShared> shared, std::shared_ptr<const RegistryEndpoint> endpoint,
+           RegistryWriter::Blob blob, CancelToken cancel, RegistryWriter::BlobDone done);
+
+  void Ask();
+  void OnAsked(absl::StatusOr<HttpResponse> response);
+  void StartMount();
+  void OnMount(absl::StatusOr<HttpResponse> response);
+  void StartUpload();
+  void OnUpload(absl::StatusOr<HttpResponse> response);
+  void Continue();
+  void SendChunk();
+  void OnChunk(absl::StatusOr<HttpResponse> response);
+  void AskHowFar();
+  void OnHowFar(absl::StatusOr<HttpResponse> response);
+  void SendEnd();
+  void OnEnd(absl::StatusOr<HttpResponse> response);
+
+  absl::Status TakeLocation(const HttpResponse& response);
+  // What an upload of `size_` bytes that the registry says to have `header` of has got.
+  absl::Status TakeProgress(const std::string& header, uint64_t when_absent);
+  RegistryCall::Spec NewSpec(std::string method) const;
+  std::function<absl::StatusOr<std::string>()> Bytes(uint64_t begin, uint64_t end);
+  void Call(std::shared_ptr<const RegistryEndpoint> endpoint, RegistryCall::Spec spec,
+            OnAnswer on_answer);
+  void Again(absl::Status failure, void (BlobPush::*step)());
+  void Abandon();
+  void Finish(absl::StatusOr<RegistryWriter::PushedBlob> result);
+
+  const std::shared_ptr<RegistryShared> shared_;
+  const std::shared_ptr<const RegistryEndpoint> endpoint_;
+  const RegistryWriter::Blob blob_;
+  const std::string what_;
+  const CancelToken cancel_;
+  GuardedDone<absl::StatusOr<RegistryWriter::PushedBlob>> done_;
+  CancelToken::Registration registration_;
+
+  bool mount_tried_ = false;
+  std::optional<Url> location_;  // of the open upload
+  uint64_t chunk_bytes_ = 0;
+  uint64_t at_ = 0;         // bytes that the registry has
+  uint64_t best_ = 0;       // the most that it has had: beyond it is progress
+  uint64_t chunk_end_ = 0;  // of the chunk in flight
+  uint64_t sent_ = 0;
+  int attempts_ = 0;  // failed in a row without progress
+};
+
+}  // namespace imagefs
