@@ -6,11 +6,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
-#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "base/byte_range.h"
 #include "base/cancel.h"
 #include "base/digest.h"
@@ -19,16 +21,27 @@
 
 namespace imagefs {
 
+// While one is held, bytes that were here when it was given stay here.
+using FillPin = std::shared_ptr<const void>;
+
 // Brings the bytes of a layer that is not all here. Thread-safe.
 class LayerFill {
  public:
   virtual ~LayerFill() = default;
-  // Runs `done` once, on any thread (inline allowed): OK when every byte of `range` of the data
-  // file is here and was checked, else why it cannot be had. kCancelled when the token fires first.
-  virtual void Ensure(ByteRange range, CancelToken cancel,
-                      absl::AnyInvocable<void(absl::Status)> done) = 0;
+  // Runs `done` once, on any thread (inline allowed): with a pin when every byte of `range` of the
+  // data file is here and was checked, else why it cannot be had. kCancelled when the token fires
+  // first, kDeadlineExceeded after read_deadline().
+  using Done = absl::AnyInvocable<void(absl::StatusOr<FillPin>)>;
+  virtual void Ensure(ByteRange range, CancelToken cancel, Done done) = 0;
   // True once every byte is here and was checked against the DiffID; stays true.
   virtual bool complete() const = 0;
+  // Bytes of the blob that are here, and all of them.
+  struct Progress {
+    uint64_t present = 0, total = 0;
+  };
+  virtual Progress progress() const { return {}; }
+  // How long a read may wait: the longest that any mount asked for.
+  virtual void AllowWaiting(absl::Duration at_most) { (void)at_most; }
 };
 
 // A layer. Without `fill` every byte of it is here and was checked against its DiffID.
@@ -56,5 +69,14 @@ struct Chain {
   }
 };
 using ChainRef = std::shared_ptr<const Chain>;
+
+// What makes a layer showable before its bytes are here: the tree, and where the bytes are.
+struct FoundIndex {
+  std::string origin;                 // where it comes from, for logs: "published", "eStargz", ...
+  std::string index;                  // EROFS, overlay form
+  std::string access;                 // image/layer_access.h
+  std::optional<ByteRange> prefetch;  // of the data file: read at the start, says its author
+};
+using FoundIndexRef = std::shared_ptr<const FoundIndex>;
 
 }  // namespace imagefs

@@ -5,6 +5,7 @@
 #include <malloc.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <thread>
 #include <utility>
@@ -29,10 +30,11 @@ constexpr std::string_view kChainPrefix = "chain/";
 class ChainStore::Job : public std::enable_shared_from_this<Job> {
  public:
   Job(ChainStore& store, ImageStore::ImageRef image, std::shared_ptr<ImageSource> source,
-      FlightTable<ChainRef>::Context context)
+      FindIndexes find, FlightTable<ChainRef>::Context context)
       : store_(store),
         image_(std::move(image)),
         source_(std::move(source)),
+        find_(std::move(find)),
         context_(std::move(context)),
         layers_(image_->config.diff_ids.size()),
         missing_(layers_.size()) {
@@ -54,11 +56,20 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
       absl::MutexLock lock(&mu_);
       on_cancel_ = std::move(registration);
     }
+    if (!find_ || source_ == nullptr) return GetLayers({});
+    find_(context_.cancel, [self = shared_from_this()](std::vector<FoundIndexRef> found) {
+      self->GetLayers(std::move(found));
+    });
+  }
+
+ private:
+  void GetLayers(std::vector<FoundIndexRef> found) {
+    found.resize(image_->config.diff_ids.size());
     // Not layers_: the merge takes it while this loop may still be at its end.
     for (size_t i = 0; i < image_->config.diff_ids.size(); ++i) {
       FlightTicket ticket = store_.layers_.Ensure(
-          image_->config.diff_ids[i], image_->manifest.layers[i], source_, context_.priority->get(),
-          [self = shared_from_this(), i](absl::StatusOr<LayerRef> layer) {
+          image_->config.diff_ids[i], image_->manifest.layers[i], source_, std::move(found[i]),
+          context_.priority->get(), [self = shared_from_this(), i](absl::StatusOr<LayerRef> layer) {
             self->OnLayer(i, std::move(layer));
           });
       bool leave = false;
@@ -72,7 +83,6 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
     }
   }
 
- private:
   void OnLayer(size_t index, absl::StatusOr<LayerRef> layer) {
     bool last = false, failed = false;
     {
@@ -120,6 +130,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
   ChainStore& store_;
   const ImageStore::ImageRef image_;
   const std::shared_ptr<ImageSource> source_;
+  const FindIndexes find_;
   const FlightTable<ChainRef>::Context context_;
   absl::Mutex mu_;
   std::vector<LayerRef> layers_ ABSL_GUARDED_BY(mu_);
@@ -231,6 +242,14 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id,
                                       chain->index->devices().size(), " layers instead of ",
                                       layers.size()));
   }
+  // A layer may have come back in another layout than that which the merge was made of.
+  for (size_t i = 0; i < layers.size(); ++i) {
+    if (chain->index->devices()[i].size_bytes != layers[i]->data_bytes) {
+      return absl::DataLossError(StrCat("the index of chain ", chain_id.ToString(),
+                                        " is of another data file of layer ",
+                                        layers[i]->diff_id.Short()));
+    }
+  }
   chain->layers = std::move(layers);
   return ChainRef(std::move(chain));
 }
@@ -266,21 +285,25 @@ absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
 }
 
 FlightTicket ChainStore::Ensure(const ImageStore::ImageRef& image,
-                                std::shared_ptr<ImageSource> source, Priority priority, Done done) {
+                                std::shared_ptr<ImageSource> source, FindIndexes find,
+                                Priority priority, Done done) {
   if (absl::StatusOr<ChainRef> here = Find(image->chain_id()); here.ok()) {
     reused_++;
+    for (const LayerRef& layer : (*here)->layers) {
+      if (const auto filling = LayerStore::FillingOf(layer)) filling->AddSource(source);
+    }
     done(std::move(here));
     return FlightTicket();
   }
   FlightTable<ChainRef>::Caller caller;
   caller.priority = priority;
   caller.audience = source == nullptr ? "" : source->audience();
-  caller.start = [this, image, source](FlightTable<ChainRef>::Context context) {
+  caller.start = [this, image, source, find](FlightTable<ChainRef>::Context context) {
     // It may have come between the look above and the start of this flight.
     if (absl::StatusOr<ChainRef> here = Find(image->chain_id()); here.ok()) {
       return context.finish(std::move(here));
     }
-    std::make_shared<Job>(*this, image, source, std::move(context))->Start();
+    std::make_shared<Job>(*this, image, source, find, std::move(context))->Start();
   };
   caller.done = std::move(done);
   return flights_.Join(image->chain_id().ToString(), std::move(caller)).ticket;
@@ -342,6 +365,24 @@ void ChainStore::Sync(const Digest& chain_id) {
   // Without the record the index is merged again after the next boot: nothing is lost.
   if (!status.ok())
     LogWarning("chain.sync_failed chain=", chain_id.Short(), " error=", status.message());
+}
+
+void ChainStore::Forget(const Digest& diff_id) {
+  WriteBatch batch;
+  absl::MutexLock lock(&mu_);
+  for (auto it = chains_.begin(); it != chains_.end();) {
+    const std::vector<Digest>& diff_ids = it->second.diff_ids;
+    if (std::find(diff_ids.begin(), diff_ids.end(), diff_id) == diff_ids.end()) {
+      ++it;
+      continue;
+    }
+    unlink(PathOf(it->first).c_str());
+    batch.Delete(StrCat(kChainPrefix, it->first.hex()));
+    chains_.erase(it++);
+  }
+  if (absl::Status status = kv_.Write(batch, true); !status.ok()) {
+    LogWarning("chain.forget_failed error=", status.message());
+  }
 }
 
 uint32_t ChainStore::CallersOf(const Digest& diff_id) const {

@@ -6,6 +6,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -34,9 +35,15 @@ class ChainStore {
   ~ChainStore();
 
   using Done = absl::AnyInvocable<void(absl::StatusOr<ChainRef>)>;
-  // Finds or makes the chain of `image`; its layers come from `source` where they are not here.
+  // Finds or makes the chain of `image`; its layers come from `source` where they are not here, by
+  // a pass over the whole where `find` is empty or finds nothing. Finds what makes the image's
+  // layers showable at once: one a layer, null where there is nothing.
+  using IndexesFound = absl::AnyInvocable<void(std::vector<FoundIndexRef>)>;
+  using FindIndexes = std::function<void(CancelToken, IndexesFound)>;
   FlightTicket Ensure(const ImageStore::ImageRef& image, std::shared_ptr<ImageSource> source,
-                      Priority priority, Done done);
+                      FindIndexes find, Priority priority, Done done);
+  // Forgets every chain of a layer that is not what it was thought to be.
+  void Forget(const Digest& diff_id);
   // The chain, pinned, if it and its layers are here; kNotFound otherwise.
   absl::StatusOr<ChainRef> Find(const Digest& chain_id);
   // Callers of running flights whose chain has that layer.

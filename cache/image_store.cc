@@ -12,6 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -57,10 +58,11 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
  public:
   using Context = FlightTable<ImageStore::ImageRef>::Context;
   ResolveJob(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
-             const KeyValueStore& kv, Context context)
+             const KeyValueStore& kv, IndexFinder& finder, Context context)
       : request_(std::move(request)),
         source_(std::move(source)),
         kv_(kv),
+        finder_(finder),
         context_(std::move(context)) {}
 
   void Start() { GetManifest(request_.reference.TagOrDigest(), 0); }
@@ -96,6 +98,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
       return OnIndex(*std::move(parsed.index), depth);
     }
     manifest_ = *std::move(fetched);
+    if (request_.lazy) finder_.Hint(manifest_.digest, source_);
     const Digest& config = parsed.manifest->config.digest;
     absl::StatusOr<std::optional<std::string>> known = kv_.Get(StrCat(kConfigPrefix, config.hex()));
     if (known.ok() && known->has_value() && Sha256Of(**known) == config) {
@@ -172,6 +175,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
   const ImageStore::ResolveRequest request_;
   const std::shared_ptr<ImageSource> source_;
   const KeyValueStore& kv_;
+  IndexFinder& finder_;
   const Context context_;
   Digest index_digest_;
   ImageIndex index_, flat_;  // see Flatten
@@ -190,16 +194,35 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_ASSIGN_OR_RETURN(lock_, LockStore(options_.root));
     IMAGEFS_ASSIGN_OR_RETURN(kv_, KeyValueStore::Open(options_.root + "/db"));
     IMAGEFS_RETURN_IF_ERROR(CheckVersion());
-    IMAGEFS_ASSIGN_OR_RETURN(layers_,
-                             LayerStore::Open({options_.root, options_.layer_workers}, *kv_));
+    profiles_ = std::make_unique<ProfileKeeper>(*kv_, ProfileKeeper::Options());
+    IMAGEFS_ASSIGN_OR_RETURN(
+        layers_, LayerStore::Open({options_.root, options_.layer_workers, options_.fill}, *kv_));
     IMAGEFS_ASSIGN_OR_RETURN(chains_, ChainStore::Open(options_.root, *kv_, *layers_));
+    layers_->OnDamaged([this](const Digest& diff_id) { chains_->Forget(diff_id); });
+    IndexFinder::Options index = options_.index;
+    index.open = [this](const Reference& reference) {
+      return sources_.Open(
+          reference, options_.access_of ? options_.access_of(reference) : SourceFactory::Access());
+    };
+    finder_ = std::make_unique<IndexFinder>(std::move(index));
     return absl::OkStatus();
   }
 
   FlightTicket Resolve(ResolveRequest request,
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
-  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
+  ~ImageStoreImpl() override {
+    if (profiles_ != nullptr) profiles_->Collect(/*all=*/true);
+  }
+  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
+                           Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+  void AttachSource(const ChainRef& chain, const Reference& reference,
+                    const SourceFactory::Access& access) override;
+  std::vector<std::optional<FillReport>> FillReports(const ChainRef& chain) const override;
+  FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
+                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+  ProfileKeeper& profiles() override { return *profiles_; }
+  absl::StatusOr<uint64_t> Evict(const Reference& reference) override;
 
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override {
     std::vector<Digest> diff_ids;
@@ -236,6 +259,7 @@ class ImageStoreImpl : public ImageStore {
     std::vector<std::pair<std::string, uint64_t>> counters;
     layers_->AppendCounters(counters);
     chains_->AppendCounters(counters);
+    finder_->AppendCounters(counters);
     return counters;
   }
 
@@ -249,6 +273,14 @@ class ImageStoreImpl : public ImageStore {
   // record yet.
   ImageRef FindRecent(const std::string& key);
   void KeepRecent(const std::string& key, const ImageRef& image);
+  // Looks for what makes the layers showable that are not here.
+  void FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
+                   CancelToken cancel, ChainStore::IndexesFound done);
+  // A chain is about to be shown: its missing bytes come from `source`, those that its first run
+  // read first; without a profile this is the first run.
+  void OnShown(const ResolvedImage& image, const ChainRef& chain,
+               const std::shared_ptr<ImageSource>& source);
+  void CollectProfiles();
   // The image that a record's value names.
   absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
 
@@ -262,8 +294,10 @@ class ImageStoreImpl : public ImageStore {
       ABSL_GUARDED_BY(recent_mu_);
   // Records of images change one at a time: Remember and Remove.
   absl::Mutex records_mu_;
+  std::unique_ptr<ProfileKeeper> profiles_;  // used by timers of layers_
   std::unique_ptr<LayerStore> layers_;
   std::unique_ptr<ChainStore> chains_;  // uses layers_: destroyed first
+  std::unique_ptr<IndexFinder> finder_;
 };
 
 absl::Status ImageStoreImpl::CheckVersion() {
@@ -318,7 +352,7 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
   FlightTable<ImageRef>::Caller caller;
   caller.audience = source->audience();
   caller.start = [this, request = std::move(request), source](ResolveJob::Context context) {
-    std::make_shared<ResolveJob>(request, source, *kv_, std::move(context))->Start();
+    std::make_shared<ResolveJob>(request, source, *kv_, *finder_, std::move(context))->Start();
   };
   caller.done = [this, key, source,
                  done = std::move(done)](absl::StatusOr<ImageRef> image) mutable {
@@ -348,16 +382,214 @@ void ImageStoreImpl::KeepRecent(const std::string& key, const ImageRef& image) {
 }
 
 FlightTicket ImageStoreImpl::EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source,
-                                         Priority priority,
+                                         Bring bring, Priority priority,
                                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
+  ChainStore::FindIndexes find;
+  if (bring == Bring::kLazy) {
+    find = [this, image, source](CancelToken cancel, ChainStore::IndexesFound found) {
+      FindIndexes(image, source, std::move(cancel), std::move(found));
+    };
+  }
   return chains_->Ensure(
-      image, std::move(source), priority,
-      [this, image, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+      image, source, std::move(find), priority,
+      [this, image, source, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
         if (chain.ok()) {
+          OnShown(*image, *chain, source);
           if (absl::Status status = Remember(*image); !status.ok()) chain = status;
         }
         done(std::move(chain));
       });
+}
+
+void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
+                                 CancelToken cancel, ChainStore::IndexesFound done) {
+  std::vector<bool> wanted;
+  for (const Digest& diff_id : image->config.diff_ids) {
+    wanted.push_back(layers_->StateOf(diff_id) == LayerState::kAbsent);
+  }
+  finder_->Find(image, source, std::move(wanted), std::move(cancel),
+                [this, image, done = std::move(done)](IndexFinder::Found found) mutable {
+                  // One's own is of this machine; the publisher's is better than none.
+                  if (options_.profiles && !found.profile.empty() &&
+                      !profiles_->Get(image->manifest_digest).ok()) {
+                    absl::StatusOr<Profile> profile = Profile::Parse(found.profile);
+                    absl::Status status = profile.status();
+                    if (status.ok()) status = profiles_->Put(image->manifest_digest, *profile);
+                    if (!status.ok()) {
+                      LogWarning("profile.refused manifest=", image->manifest_digest.Short(),
+                                 " cause=", status.message());
+                    }
+                  }
+                  done(std::move(found.layers));
+                });
+}
+
+void ImageStoreImpl::OnShown(const ResolvedImage& image, const ChainRef& chain,
+                             const std::shared_ptr<ImageSource>& source) {
+  ProfileKeeper::Layers filling;
+  for (const LayerRef& layer : chain->layers) {
+    if (layer->complete()) continue;
+    std::shared_ptr<FillingLayer> one = LayerStore::FillingOf(layer);
+    if (one == nullptr) continue;
+    one->AddSource(source);
+    filling.emplace_back(layer->diff_id, std::move(one));
+  }
+  if (filling.empty() || !options_.profiles) return;
+  const absl::StatusOr<Profile> profile = profiles_->Get(image.manifest_digest);
+  if (profile.ok()) {
+    Replay(*profile, filling);
+  } else {
+    profiles_->Record(image.manifest_digest, std::move(filling));
+    CollectProfiles();
+  }
+}
+
+// Looks after runs that are being recorded until none is.
+void ImageStoreImpl::CollectProfiles() {
+  layers_->scheduler().At(absl::Now() + absl::Seconds(2), [this] {
+    profiles_->Collect(/*all=*/false);
+    if (profiles_->recording()) CollectProfiles();
+  });
+}
+
+void ImageStoreImpl::AttachSource(const ChainRef& chain, const Reference& reference,
+                                  const SourceFactory::Access& access) {
+  absl::StatusOr<std::shared_ptr<ImageSource>> source = sources_.Open(reference, access);
+  if (!source.ok()) {
+    LogWarning("fill.no_source reference=", reference.ToString(),
+               " cause=", source.status().message());
+    return;
+  }
+  for (const LayerRef& layer : chain->layers) {
+    if (const auto filling = LayerStore::FillingOf(layer)) filling->AddSource(*source);
+  }
+}
+
+std::vector<std::optional<FillReport>> ImageStoreImpl::FillReports(const ChainRef& chain) const {
+  std::vector<std::optional<FillReport>> reports;
+  for (const LayerRef& layer : chain->layers) {
+    const auto filling = LayerStore::FillingOf(layer);
+    reports.push_back(filling == nullptr ? std::nullopt : std::optional(filling->Report()));
+  }
+  return reports;
+}
+
+namespace {
+
+// A call that consists of several flights one after the other, as one ticket.
+class Relay {
+ public:
+  static FlightTicket TicketOf(const std::shared_ptr<Relay>& relay) {
+    return FlightTicket([weak = std::weak_ptr(relay)] {
+      const auto self = weak.lock();
+      if (self == nullptr) return;
+      std::vector<FlightTicket> tickets;
+      {
+        absl::MutexLock lock(&self->mu_);
+        self->left_ = true;
+        tickets = self->tickets_;
+      }
+      for (const FlightTicket& ticket : tickets) ticket.Leave();
+    });
+  }
+  void Add(const FlightTicket& ticket) {
+    {
+      absl::MutexLock lock(&mu_);
+      tickets_.push_back(ticket);
+      if (!left_) return;
+    }
+    ticket.Leave();
+  }
+  bool left() const {
+    absl::MutexLock lock(&mu_);
+    return left_;
+  }
+
+ private:
+  mutable absl::Mutex mu_;
+  std::vector<FlightTicket> tickets_ ABSL_GUARDED_BY(mu_);
+  bool left_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace
+
+FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
+                                         absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
+  struct State {
+    std::shared_ptr<Relay> relay = std::make_shared<Relay>();
+    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done;
+    absl::Mutex mu;
+    size_t missing ABSL_GUARDED_BY(mu) = 0;
+    absl::Status status ABSL_GUARDED_BY(mu);
+  };
+  auto state = std::make_shared<State>();
+  state->done = std::move(done);
+  auto tables = [this, image, source, state](ChainRef chain) {
+    {
+      absl::MutexLock lock(&state->mu);
+      state->missing = chain->layers.size();
+    }
+    for (size_t i = 0; i < chain->layers.size(); ++i) {
+      state->relay->Add(layers_->access().Ensure(chain->layers[i], image->manifest.layers[i],
+                                                 source,
+                                                 [state, chain](const absl::Status& status) {
+                                                   absl::Status all;
+                                                   {
+                                                     absl::MutexLock lock(&state->mu);
+                                                     // A blob that cannot be read in parts is taken
+                                                     // whole by everybody.
+                                                     if (!absl::IsUnimplemented(status))
+                                                       state->status.Update(status);
+                                                     if (--state->missing > 0) return;
+                                                     all = state->status;
+                                                   }
+                                                   all.ok() ? state->done(chain) : state->done(all);
+                                                 }));
+    }
+  };
+  state->relay->Add(EnsureChain(image, source, Bring::kWhole, Priority::kForeground,
+                                [this, state, tables](absl::StatusOr<ChainRef> chain) {
+                                  if (chain.ok() && state->relay->left())
+                                    chain = absl::CancelledError("the caller left");
+                                  if (!chain.ok()) return state->done(chain.status());
+                                  WaitDurable(*chain, [state, tables,
+                                                       chain = *chain](const absl::Status& status) {
+                                    if (!status.ok()) return state->done(status);
+                                    tables(chain);
+                                  });
+                                }));
+  return Relay::TicketOf(state->relay);
+}
+
+absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
+  uint64_t freed = 0;
+  size_t layers = 0;
+  bool known = false;
+  absl::Status last;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, ListImages());
+  for (const ImageRecord& record : records) {
+    if (record.reference != reference.ToString()) continue;
+    known = true;
+    IMAGEFS_ASSIGN_OR_RETURN(const ImageRef image, FindImage(reference, record.platform));
+    for (const Digest& diff_id : image->config.diff_ids) {
+      if (layers_->StateOf(diff_id) == LayerState::kAbsent) continue;
+      const absl::StatusOr<uint64_t> bytes = layers_->Evict(diff_id);
+      if (bytes.ok()) {
+        freed += *bytes;
+        ++layers;
+      } else {
+        last = bytes.status();
+      }
+    }
+  }
+  if (!known) {
+    return absl::NotFoundError(StrCat("no image ", reference.ToString(),
+                                      " in the store; `imagefs images` lists those that are"));
+  }
+  if (layers == 0 && !last.ok()) {
+    return absl::Status(last.code(), StrCat(reference.ToString(), ": ", last.message()));
+  }
+  return freed;
 }
 
 absl::Status ImageStoreImpl::Remember(const ResolvedImage& image) {

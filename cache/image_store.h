@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -26,7 +27,11 @@
 #include "base/executor.h"
 #include "base/flight.h"
 #include "cache/chain.h"
+#include "cache/fill_scheduler.h"
+#include "cache/filling_layer.h"
+#include "cache/index_finder.h"
 #include "cache/kv.h"
+#include "cache/profile.h"
 #include "fetch/source.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -74,6 +79,12 @@ class ImageStore {
   struct Options {
     std::string root;
     int layer_workers = 0;  // layers unpacked at once; 0 = processors + 2
+    FillScheduler::Options fill;
+    // How images are shown before their bytes are here. `open` is filled in.
+    IndexFinder::Options index;
+    // With what credentials `index.repositories` are opened; may be empty (anonymous).
+    std::function<SourceFactory::Access(const Reference&)> access_of;
+    bool profiles = true;  // recorded and replayed
   };
   // Opens the store, repairs what a crash left (drops half-made files, keeps complete layers), and
   // takes the lock. kFailedPrecondition when another process owns it; the message names its pid.
@@ -86,6 +97,8 @@ class ImageStore {
     Platform platform;
     SourceFactory::Access access;
     PullPolicy policy = PullPolicy::kMissing;
+    // EnsureChain will be asked with kLazy: what it has to know is asked for at the same time.
+    bool lazy = false;
   };
   struct Resolved {
     ImageRef image;
@@ -96,11 +109,28 @@ class ImageStore {
   virtual FlightTicket Resolve(ResolveRequest request,
                                absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) = 0;
 
-  // Brings every layer of the image and the merged index here and pins them in one step.
-  virtual FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source,
+  // Makes the image's chain showable and pins it. kWhole brings every layer here that does not fill
+  // already; WaitDurable then asks for the rest. kLazy does not wait for a layer whose index and
+  // span table somebody has left (in the layer itself, beside the image, in a repository of the
+  // configuration): its bytes come when they are asked for.
+  enum class Bring { kWhole, kLazy };
+  virtual FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
                                    Priority priority,
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
-  // Runs `done` when every layer of the chain is complete.
+  // Where the missing bytes of a chain that an earlier process left come from.
+  virtual void AttachSource(const ChainRef& chain, const Reference& reference,
+                            const SourceFactory::Access& access) = 0;
+  // Of the layers of a chain, bottom first; nullopt: the layer is here whole.
+  virtual std::vector<std::optional<FillReport>> FillReports(const ChainRef& chain) const = 0;
+  // Brings everything here and makes the span table of every layer that can be read in parts; that
+  // of a layer is then the file `access` in its directory.
+  virtual FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
+                                   absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
+  virtual ProfileKeeper& profiles() = 0;
+  // Takes the data of an image's layers away that nobody holds and that can be read in ranges.
+  // Returns the bytes given back.
+  virtual absl::StatusOr<uint64_t> Evict(const Reference& reference) = 0;
+  // Runs `done` when every layer of the chain is complete; asks for what is missing.
   virtual void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) = 0;
 
   // The chain if it is here entirely (no network, no flight); kNotFound otherwise.

@@ -121,7 +121,7 @@ absl::Status Decode(Decompressor& decompressor, std::string_view in, ChunkRing& 
 }
 
 // The producing thread: reads and hashes the blob, decompresses it into the ring.
-absl::Status Produce(const LayerInput& input, ChunkRing& ring) {
+absl::Status Produce(const LayerInput& input, ChunkRing& ring, std::vector<RestartPoint>& points) {
   auto buffer = std::make_unique_for_overwrite<char[]>(kChunkBytes);
   std::unique_ptr<Decompressor> decompressor;
   Sha256 hash;
@@ -139,7 +139,8 @@ absl::Status Produce(const LayerInput& input, ChunkRing& ring) {
     if (decompressor == nullptr) {
       if (held < 6 && n > 0) continue;
       const std::string_view head(buffer.get(), held);
-      IMAGEFS_ASSIGN_OR_RETURN(decompressor, Decompressor::Create(SniffCompression(head)));
+      IMAGEFS_ASSIGN_OR_RETURN(decompressor,
+                               Decompressor::Create(SniffCompression(head), kPointSpacing));
     }
     IMAGEFS_RETURN_IF_ERROR(
         Decode(*decompressor, std::string_view(buffer.get(), held), ring, out, fill));
@@ -155,6 +156,7 @@ absl::Status Produce(const LayerInput& input, ChunkRing& ring) {
   }
   IMAGEFS_RETURN_IF_ERROR(decompressor->Finish());
   if (out != nullptr && fill > 0) ring.Publish(fill);
+  points = decompressor->points();
   return absl::OkStatus();
 }
 
@@ -173,43 +175,75 @@ absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves) 
   return absl::OkStatus();
 }
 
-// The consuming side: hashes and writes the tar while it is parsed.
-absl::StatusOr<LayerBuilder::Result> Consume(const LayerInput& input, ChunkRing& ring, int data_fd,
-                                             const CancelToken& cancel,
-                                             std::atomic<uint64_t>& unpacked_bytes,
+// The consuming side: hashes the tar while it is parsed. `next` delivers its bytes.
+absl::StatusOr<LayerBuilder::Result> Consume(const Digest& diff_id, TarSource next,
                                              uint64_t& tar_bytes) {
   Sha256 hash;
   LayerBuilder builder;
   auto source = [&]() -> absl::StatusOr<std::string_view> {
-    if (cancel.cancelled()) return absl::CancelledError("nobody waits for the layer any more");
-    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, ring.Next());
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, next());
     hash.Update(chunk);
-    IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_fd, chunk, tar_bytes));
     tar_bytes += chunk.size();
-    unpacked_bytes.store(tar_bytes, std::memory_order_relaxed);
     return chunk;
   };
   IMAGEFS_RETURN_IF_ERROR(ReadTar(source, [&](TarEntry& entry) { return builder.Add(entry); }));
   const Digest got = hash.Finish();
-  if (got != input.diff_id) {
-    return absl::DataLossError(
-        StrCat("layer ", input.blob_digest.ToString(), ": its tar has digest ", got.ToString(),
-               " but the image's configuration says DiffID ", input.diff_id.ToString()));
+  if (got != diff_id) {
+    return absl::DataLossError(StrCat("its tar has digest ", got.ToString(),
+                                      " but the image's configuration says DiffID ",
+                                      diff_id.ToString()));
   }
   return std::move(builder).Finish(tar_bytes);
 }
 
+absl::StatusOr<uint64_t> WriteIndex(const Tree& tree, const Digest& diff_id, uint64_t data_bytes,
+                                    int fd) {
+  ErofsWriterOptions options;
+  options.overlay_form = true;
+  options.devices.push_back({diff_id.hex(), data_bytes});
+  IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, fd));
+  struct stat st;
+  if (fstat(fd, &st) != 0) return ErrnoStatus(errno, "index");
+  return static_cast<uint64_t>(st.st_size);
+}
+
 }  // namespace
+
+absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Digest& diff_id,
+                                     int index_fd, const CancelToken& cancel) {
+  auto buffer = std::make_unique_for_overwrite<char[]>(kChunkBytes);
+  LayerOutput output;
+  auto next = [&]() -> absl::StatusOr<std::string_view> {
+    if (cancel.cancelled()) return absl::CancelledError("nobody waits for the index any more");
+    const size_t want = std::min<uint64_t>(kChunkBytes, tar_bytes - output.tar_bytes);
+    IMAGEFS_ASSIGN_OR_RETURN(
+        const size_t got, PreadFull(data_fd, absl::MakeSpan(buffer.get(), want), output.tar_bytes));
+    if (got != want) return absl::DataLossError("the layer's data file is too short");
+    return std::string_view(buffer.get(), got);
+  };
+  IMAGEFS_ASSIGN_OR_RETURN(LayerBuilder::Result result, Consume(diff_id, next, output.tar_bytes));
+  output.data_bytes = result.data_size;
+  output.moves = std::move(result.moves);
+  IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes,
+                           WriteIndex(result.tree, diff_id, output.data_bytes, index_fd));
+  return output;
+}
 
 absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string& directory,
                                       const CancelToken& cancel,
                                       std::atomic<uint64_t>& unpacked_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd data, OpenFile(directory + "/data", O_RDWR | O_CREAT | O_EXCL, 0600));
   ChunkRing ring;
-  std::thread producer([&] { ring.Close(Produce(input, ring)); });
   LayerOutput output;
-  absl::StatusOr<LayerBuilder::Result> result =
-      Consume(input, ring, data.get(), cancel, unpacked_bytes, output.tar_bytes);
+  std::thread producer([&] { ring.Close(Produce(input, ring, output.points)); });
+  auto next = [&]() -> absl::StatusOr<std::string_view> {
+    if (cancel.cancelled()) return absl::CancelledError("nobody waits for the layer any more");
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, ring.Next());
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(data.get(), chunk, output.tar_bytes));
+    unpacked_bytes.store(output.tar_bytes + chunk.size(), std::memory_order_relaxed);
+    return chunk;
+  };
+  absl::StatusOr<LayerBuilder::Result> result = Consume(input.diff_id, next, output.tar_bytes);
   ring.Abort();
   producer.join();
   if (!result.ok()) return result.status();
@@ -218,15 +252,11 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
     return ErrnoStatus(errno, directory + "/data");
   }
   output.data_bytes = result->data_size;
+  output.moves = std::move(result->moves);
   IMAGEFS_ASSIGN_OR_RETURN(Fd index,
                            OpenFile(directory + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
-  ErofsWriterOptions options;
-  options.overlay_form = true;
-  options.devices.push_back({input.diff_id.hex(), output.data_bytes});
-  IMAGEFS_RETURN_IF_ERROR(WriteErofs(result->tree, options, index.get()));
-  struct stat st;
-  if (fstat(index.get(), &st) != 0) return ErrnoStatus(errno, directory + "/index");
-  output.index_bytes = static_cast<uint64_t>(st.st_size);
+  IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes,
+                           WriteIndex(result->tree, input.diff_id, output.data_bytes, index.get()));
   return output;
 }
 

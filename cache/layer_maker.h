@@ -5,12 +5,15 @@
 #include <atomic>
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/cancel.h"
 #include "base/digest.h"
+#include "image/decompress.h"
+#include "image/layer_builder.h"
 
 namespace imagefs {
 
@@ -22,10 +25,17 @@ struct LayerInput {
   absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char> buffer, uint64_t offset)> read;
 };
 
+// Compressed bytes between two places where a blob can be entered. Chosen by measurement
+// (docs/benchmarks.md): the windows of half as much are twice as many, and a read that misses
+// brings half as many bytes that nobody asked for.
+inline constexpr uint64_t kPointSpacing = 192 << 10;
+
 struct LayerOutput {
   uint64_t tar_bytes = 0;
   uint64_t data_bytes = 0;  // of the data file: the tar, moved sparse segments, rounded up to 512
   uint64_t index_bytes = 0;
+  std::vector<RestartPoint> points;  // kPointSpacing apart
+  std::vector<LayerBuilder::Move> moves;
 };
 
 // Writes `data` and `index` into `directory`, which exists and is empty. kDataLoss when the blob
@@ -35,5 +45,11 @@ struct LayerOutput {
 absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string& directory,
                                       const CancelToken& cancel,
                                       std::atomic<uint64_t>& unpacked_bytes);
+
+// Parses the tar of `tar_bytes` that the file `data_fd` begins with, and writes the index of the
+// layer to `index_fd` (an empty file). kDataLoss when the tar does not have the DiffID. Of the
+// result, `points` is empty. `data_fd` is not changed.
+absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Digest& diff_id,
+                                     int index_fd, const CancelToken& cancel);
 
 }  // namespace imagefs

@@ -21,29 +21,11 @@
 namespace imagefs {
 namespace {
 
-constexpr std::string_view kLayerPrefix = "layer/";
 // Syncing a layer's data makes every other sync of the file system wait for it, also the small ones
 // of the records that a mount is acknowledged by. So it waits for a pause, but not for ever.
 constexpr absl::Duration kQuiet = absl::Seconds(1);
 constexpr absl::Duration kMaxUnsealed = absl::Seconds(10);
 constexpr int kAttempts = 2;  // of a layer whose bytes were wrong
-
-std::string LayerRecord(LayerState state, std::string_view boot_id, uint64_t data_bytes,
-                        uint64_t index_bytes) {
-  JsonWriter writer;
-  writer.BeginObject()
-      .Member("state", LayerStateName(state))
-      .Member("boot", boot_id)
-      .Member("data_bytes", data_bytes)
-      .Member("index_bytes", index_bytes)
-      .EndObject();
-  return writer.Take();
-}
-
-bool FileHasSize(const std::string& path, uint64_t size) {
-  const absl::StatusOr<struct stat> st = StatPath(path);
-  return st.ok() && S_ISREG(st->st_mode) && static_cast<uint64_t>(st->st_size) == size;
-}
 
 absl::Status SyncFile(const std::string& path) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
@@ -84,11 +66,13 @@ std::string_view LayerStateName(LayerState state) {
 class LayerStore::Job : public std::enable_shared_from_this<Job> {
  public:
   Job(LayerStore& store, const Digest& diff_id, Descriptor blob,
-      std::shared_ptr<ImageSource> source, FlightTable<LayerRef>::Context context)
+      std::shared_ptr<ImageSource> source, FoundIndexRef found,
+      FlightTable<LayerRef>::Context context)
       : store_(store),
         diff_id_(diff_id),
         blob_(std::move(blob)),
         source_(std::move(source)),
+        found_(std::move(found)),
         context_(std::move(context)) {
     absl::MutexLock lock(&store_.mu_);
     ++store_.jobs_alive_;
@@ -130,10 +114,19 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
       store_.reused_++;
       return End(std::move(here));
     }
+    if (found_ != nullptr && store_.Trusts(diff_id_)) {
+      absl::StatusOr<LayerRef> layer = store_.PublishFilling(diff_id_, *found_);
+      if (layer.ok()) return End(std::move(layer));
+      LogWarning("layer.index_refused layer=", diff_id_.Short(), " origin=", found_->origin,
+                 " cause=", layer.status().message());
+    }
     absl::StatusOr<std::optional<LocalBlob>> local = source_->OpenLocal(blob_);
     if (!local.ok()) return End(local.status());
     if (local->has_value()) {
       const LocalBlob& file = **local;
+      if (absl::StatusOr<Fd> fd = file.fd.Duplicate(); fd.ok()) {
+        local_ = AccessBuilder::BlobFile{*std::move(fd), file.offset};
+      }
       return Run([&file](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
         const uint64_t left = offset < file.length ? file.length - offset : 0;
         return PreadFull(file.fd.get(), buffer.subspan(0, std::min<uint64_t>(buffer.size(), left)),
@@ -224,8 +217,21 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
       }
       if (absl::IsDataLoss(layer.status()) && TryAgain(layer.status())) return;
     }
+    if (layer.ok()) StartAccess(*layer);
     EndTransfer(layer.status());
     End(std::move(layer));
+  }
+
+  // While the blob is still at hand, its span table is made.
+  void StartAccess(const LayerRef& layer) {
+    if (!local_.has_value()) {
+      absl::MutexLock lock(&mu_);
+      if (spool_ == nullptr) return;
+      absl::StatusOr<Fd> fd = spool_->Duplicate();
+      if (!fd.ok()) return;
+      local_ = AccessBuilder::BlobFile{*std::move(fd), 0};
+    }
+    store_.access_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_));
   }
 
   absl::StatusOr<LayerRef> Make(
@@ -233,11 +239,10 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
       absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char>, uint64_t)> read) {
     IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
     const LayerInput input{blob_.digest, blob_.size, diff_id_, read};
-    IMAGEFS_ASSIGN_OR_RETURN(const LayerOutput output,
-                             MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
+    IMAGEFS_ASSIGN_OR_RETURN(made_, MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
     activity_ = Activity::kIndexing;
-    store_.tar_bytes_ += output.tar_bytes;
-    return store_.Publish(diff_id_, directory, output.data_bytes, output.index_bytes);
+    store_.tar_bytes_ += made_.tar_bytes;
+    return store_.Publish(diff_id_, directory, made_.data_bytes, made_.index_bytes);
   }
 
   // Wrong bytes are fetched once more, from the first on, into a new spool (the old transfer may
@@ -293,8 +298,12 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   const Digest diff_id_;
   const Descriptor blob_;
   const std::shared_ptr<ImageSource> source_;
+  const FoundIndexRef found_;
   const FlightTable<LayerRef>::Context context_;
   std::atomic<Activity> activity_{Activity::kWaiting};
+  // Of the pass; on its worker.
+  LayerOutput made_;
+  std::optional<AccessBuilder::BlobFile> local_;
   std::atomic<uint64_t> unpacked_bytes_{0};
   mutable absl::Mutex mu_;
   std::shared_ptr<Spool> spool_ ABSL_GUARDED_BY(mu_);
@@ -317,6 +326,8 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
   const int workers = store->options_.workers > 0
                           ? store->options_.workers
                           : static_cast<int>(std::thread::hardware_concurrency()) + 2;
+  store->fill_ = std::make_unique<FillScheduler>(store->options_.fill);
+  store->access_ = std::make_unique<AccessBuilder>(store->options_.root);
   store->work_ = std::make_unique<Executor>("layer", workers);
   IMAGEFS_RETURN_IF_ERROR(store->Load());
   IMAGEFS_RETURN_IF_ERROR(store->RemoveStrangers());
@@ -331,6 +342,8 @@ LayerStore::~LayerStore() {
     mu_.Await(absl::Condition(&none));
   }
   work_.reset();
+  access_.reset();
+  fill_.reset();
   {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
@@ -349,30 +362,9 @@ absl::Status LayerStore::Load() {
   {
     absl::MutexLock lock(&mu_);
     IMAGEFS_RETURN_IF_ERROR(
-        kv_.ForEachWithPrefix(kLayerPrefix, [&](std::string_view key, std::string_view value) {
+        kv_.ForEachWithPrefix(kRecordPrefix, [&](std::string_view key, std::string_view value) {
           mu_.AssertHeld();
-          const absl::StatusOr<Digest> diff_id =
-              Digest::Parse(StrCat("sha256:", key.substr(kLayerPrefix.size())));
-          const absl::StatusOr<Json> record = Json::Parse(value);
-          if (!diff_id.ok() || !record.ok()) {
-            dead.emplace_back(key);
-            return true;
-          }
-          Entry entry;
-          const std::string state = record->StringOr("state");
-          entry.state = state == "complete" ? LayerState::kComplete : LayerState::kWritten;
-          entry.data_bytes = static_cast<uint64_t>(record->IntOr("data_bytes", -1));
-          entry.index_bytes = static_cast<uint64_t>(record->IntOr("index_bytes", -1));
-          const std::string directory = DirectoryOf(*diff_id);
-          const bool trusted =
-              entry.state == LayerState::kComplete || record->StringOr("boot") == boot_id_;
-          if (!trusted || !FileHasSize(directory + "/data", entry.data_bytes) ||
-              !FileHasSize(directory + "/index", entry.index_bytes)) {
-            dead.emplace_back(key);
-            return true;
-          }
-          if (entry.state == LayerState::kWritten) unsealed_.push_back(*diff_id);
-          layers_.emplace(*diff_id, std::move(entry));
+          if (!ReadRecord(key, value).ok()) dead.emplace_back(key);
           return true;
         }));
   }
@@ -413,6 +405,7 @@ absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& diff_id, Entry& en
   layer->data_bytes = entry.data_bytes;
   IMAGEFS_ASSIGN_OR_RETURN(layer->data, OpenFile(layer->directory + "/data", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(layer->index, ErofsImage::Open(layer->directory + "/index"));
+  if (entry.state == LayerState::kFilling) IMAGEFS_RETURN_IF_ERROR(OpenFilling(*layer, entry));
   entry.open = layer;
   return LayerRef(std::move(layer));
 }
@@ -434,7 +427,14 @@ absl::StatusOr<LayerRef> LayerStore::Find(const Digest& diff_id) {
 }
 
 FlightTicket LayerStore::Ensure(const Digest& diff_id, const Descriptor& blob,
-                                std::shared_ptr<ImageSource> source, Priority priority, Done done) {
+                                std::shared_ptr<ImageSource> source, FoundIndexRef found,
+                                Priority priority, Done done) {
+  done = [source, done = std::move(done)](absl::StatusOr<LayerRef> layer) mutable {
+    if (layer.ok()) {
+      if (const auto filling = FillingOf(*layer)) filling->AddSource(source);
+    }
+    done(std::move(layer));
+  };
   if (absl::StatusOr<LayerRef> here = Find(diff_id); here.ok()) {
     reused_++;
     done(std::move(here));
@@ -448,8 +448,8 @@ FlightTicket LayerStore::Ensure(const Digest& diff_id, const Descriptor& blob,
   FlightTable<LayerRef>::Caller caller;
   caller.priority = priority;
   caller.audience = source->audience();
-  caller.start = [this, diff_id, blob, source](FlightTable<LayerRef>::Context context) {
-    auto job = std::make_shared<Job>(*this, diff_id, blob, source, std::move(context));
+  caller.start = [this, diff_id, blob, source, found](FlightTable<LayerRef>::Context context) {
+    auto job = std::make_shared<Job>(*this, diff_id, blob, source, found, std::move(context));
     {
       absl::MutexLock lock(&mu_);
       jobs_[diff_id] = job;
@@ -468,8 +468,8 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
   if (rename(directory.c_str(), target.c_str()) != 0) return ErrnoStatus(errno, target);
   // Not synced: it must outlive this process only. Seal makes it outlive the machine's crash.
   WriteBatch batch;
-  batch.Put(StrCat(kLayerPrefix, diff_id.hex()),
-            LayerRecord(LayerState::kWritten, boot_id_, data_bytes, index_bytes));
+  batch.Put(StrCat(kRecordPrefix, diff_id.hex()),
+            RecordOf(LayerState::kWritten, data_bytes, index_bytes));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
   absl::StatusOr<LayerRef> layer;
   {
@@ -525,8 +525,8 @@ absl::Status LayerStore::SealFiles(const Digest& diff_id, const Entry& entry) {
   IMAGEFS_RETURN_IF_ERROR(FsyncDir(directory));
   IMAGEFS_RETURN_IF_ERROR(FsyncDir(options_.root + "/layers"));
   WriteBatch batch;
-  batch.Put(StrCat(kLayerPrefix, diff_id.hex()),
-            LayerRecord(LayerState::kComplete, boot_id_, entry.data_bytes, entry.index_bytes));
+  batch.Put(StrCat(kRecordPrefix, diff_id.hex()),
+            RecordOf(LayerState::kComplete, entry.data_bytes, entry.index_bytes));
   return kv_.Write(batch, true);
 }
 
@@ -536,7 +536,7 @@ void LayerStore::Seal(const Digest& diff_id) {
   {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(diff_id);
-    if (it == layers_.end() || it->second.state == LayerState::kComplete) return;
+    if (it == layers_.end() || it->second.state != LayerState::kWritten) return;
     if (absl::StatusOr<LayerRef> open = OpenLocked(diff_id, it->second); open.ok()) pin = *open;
     entry.data_bytes = it->second.data_bytes;
     entry.index_bytes = it->second.index_bytes;
@@ -572,6 +572,11 @@ void LayerStore::NotifyDurable(const Digest& diff_id, const absl::Status& status
 void LayerStore::WaitDurable(const std::vector<Digest>& diff_ids,
                              absl::AnyInvocable<void(absl::Status)> done) {
   absl::Status status;
+  for (const Digest& diff_id : diff_ids) {
+    const absl::StatusOr<LayerRef> layer = Find(diff_id);
+    if (!layer.ok()) continue;
+    if (const auto filling = FillingOf(*layer)) filling->WantAll(Priority::kForeground);
+  }
   {
     absl::MutexLock lock(&mu_);
     DurableWait wait;
@@ -628,7 +633,7 @@ std::optional<LayerProgress> LayerStore::Progress(const Digest& diff_id) const {
     absl::MutexLock lock(&mu_);
     if (const auto it = jobs_.find(diff_id); it != jobs_.end()) job = it->second.lock();
   }
-  if (job == nullptr) return std::nullopt;
+  if (job == nullptr) return FillProgress(diff_id);
   return job->progress();
 }
 
@@ -645,7 +650,8 @@ std::vector<ImageStore::LayerInfo> LayerStore::List() const {
 
 std::vector<FlightReport> LayerStore::Flights() const {
   return {{"layer", layer_flights_.counters(), layer_flights_.Running()},
-          {"blob", blob_flights_.counters(), blob_flights_.Running()}};
+          {"blob", blob_flights_.counters(), blob_flights_.Running()},
+          access_->Flights()};
 }
 
 void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
@@ -655,6 +661,12 @@ void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& o
   out.emplace_back("layers_refetched", refetched_.load());
   out.emplace_back("blob_bytes_fetched", blob_bytes_.load());
   out.emplace_back("tar_bytes_written", tar_bytes_.load());
+  out.emplace_back("layers_lazy", filling_made_.load());
+  out.emplace_back("layers_filled", filled_.load());
+  out.emplace_back("layers_poisoned", poisoned_.load());
+  out.emplace_back("layers_evicted", evicted_.load());
+  access_->AppendCounters(out);
+  fill_->AppendCounters(out);
 }
 
 uint64_t LayerStore::Collect(const absl::flat_hash_set<Digest>& keep) {
@@ -686,7 +698,7 @@ uint64_t LayerStore::Collect(const absl::flat_hash_set<Digest>& keep) {
   }
   WriteBatch batch;
   for (const auto& [diff_id, grave] : victims) {
-    batch.Delete(StrCat(kLayerPrefix, diff_id.hex()));
+    batch.Delete(StrCat(kRecordPrefix, diff_id.hex()));
     LogInfo("layer.removed layer=", diff_id.Short());
   }
   if (victims.empty()) return freed;

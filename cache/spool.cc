@@ -92,6 +92,8 @@ void Spool::OnFirstByte(absl::AnyInvocable<void()> callback) {
   callback();
 }
 
+absl::StatusOr<Fd> Spool::Duplicate() const { return fd_.Duplicate(); }
+
 absl::Status Spool::Discard() {
   absl::MutexLock lock(&mu_);
   present_ = RangeSet();

@@ -38,6 +38,8 @@ class Spool {
   uint64_t present_bytes() const;
   // Runs `callback` once, when the first byte of the blob is here (at once when it is already).
   void OnFirstByte(absl::AnyInvocable<void()> callback);
+  // Another descriptor of the file, which outlives the spool and its name.
+  absl::StatusOr<Fd> Duplicate() const;
   // Forgets every byte: what is here was wrong.
   absl::Status Discard();
 

@@ -7,6 +7,7 @@
 #include <atomic>
 #include <chrono>
 #include <functional>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -58,7 +59,19 @@ absl::StatusOr<std::string> ResolveParents(const std::string& directory);
 struct TransferRequest {
   ImageStore::ResolveRequest resolve;
   std::string directory;
-  MountRecord mount;  // how: mode, writable, upper, flags, context
+  MountRecord mount;     // how: mode, writable, upper, flags, context
+  bool lazy = true;      // a Mount may show the image before its bytes are here
+  std::string complete;  // Pull: the directory of a mount, instead of an image
+  // Index: what becomes of it. `to` empty: nothing is pushed; without a repository of its own the
+  // image's.
+  struct IndexTarget {
+    bool push = false;
+    std::optional<Reference> to;
+    SourceFactory::Access access;
+    std::string file;
+    bool profile = false;
+  };
+  std::optional<IndexTarget> index;
   bool progress = false;
 };
 
@@ -67,6 +80,7 @@ using MountFlights = FlightTable<MountTable::Pin>;
 
 struct TransferContext {
   ControlService::Deps deps;
+  const ControlService::AutoPublish& publish;
   MountFlights& mounts;
   Ticker& ticker;
   CallCounter& counter;

@@ -46,7 +46,41 @@ constexpr char kUmountHelp[] =
 constexpr char kPullHelp[] =
     "Brings an image here without mounting it, and returns when it is safe on disk.\n"
     "\n"
-    "  imagefs pull alpine:3 && imagefs mount --pull never alpine:3 /mnt\n";
+    "  imagefs pull alpine:3 && imagefs mount --pull never alpine:3 /mnt\n"
+    "  imagefs pull --wait /mnt                          what that mount still lacks\n";
+
+constexpr char kIndexHelp[] =
+    "Makes the index of an image's layers, with which it can be mounted before its bytes are "
+    "there,\n"
+    "and publishes it. The image stays what it is. Who pushes it once spares everybody else the\n"
+    "full download at the first start.\n"
+    "\n"
+    "  imagefs index --push registry.example/app:1              beside the image\n"
+    "  imagefs index --to registry.example/indexes alpine:3     for images one may not push to\n"
+    "  imagefs index -o app.tar registry.example/app:1          an OCI archive\n"
+    "  imagefs index --push --profile registry.example/app:1    with what its first run read\n";
+
+constexpr char kProfileHelp[] =
+    "What the first run of an image read, and the next cold start on this machine fetches first.\n"
+    "\n"
+    "  imagefs profile show alpine:3\n"
+    "  imagefs profile export alpine:3 > alpine.profile\n"
+    "  imagefs profile import alpine:3 alpine.profile\n"
+    "  imagefs profile clear alpine:3                   the next run is recorded again\n";
+
+constexpr char kEvictHelp[] =
+    "Gives the space of an image's layers back that nothing shows and that can be read in parts "
+    "from\n"
+    "their registry again. The image stays known, and its next mount is instant.\n"
+    "\n"
+    "  imagefs evict alpine:3\n";
+
+constexpr char kStatusHelp[] =
+    "What the daemon does; with a directory, how much of the mount there is on this machine: by\n"
+    "layer, the compressed bytes that are here, came, and were needed, and what is under way.\n"
+    "\n"
+    "  imagefs status\n"
+    "  imagefs status --json /mnt\n";
 
 constexpr char kInspectHelp[] =
     "Shows the manifest, the configuration and the layers of an image; fetches no layer.\n"
@@ -71,9 +105,9 @@ std::string WhyNot(const std::string& text) {
   return parsed.ok() ? std::string() : std::string(parsed.status().message());
 }
 
-void AddImageOptions(CLI::App* app, Command* command) {
+void AddImageOptions(CLI::App* app, Command* command, bool required = true) {
   app->add_option("REF", command->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
-      ->required()
+      ->required(required)
       ->check(WhyNot<Reference>);
   app->add_option("--platform", command->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
       ->check(WhyNot<Platform>);
@@ -113,6 +147,14 @@ std::string ApplyMountOptions(const std::string& text, Command* command) {
       *flag->second.first = flag->second.second;
     } else if (word.starts_with("context=")) {
       command->context = word.substr(8);
+    } else if (word.starts_with("deadline=")) {
+      const std::optional<uint64_t> seconds = ParseDecimal(word.substr(9));
+      if (!seconds.has_value() || *seconds == 0 || *seconds > 1'000'000) {
+        return "deadline= takes seconds";
+      }
+      command->deadline_seconds = static_cast<int>(*seconds);
+    } else if (word == "eager") {
+      command->eager = true;
     } else if (!passed_over.contains(word) && !word.starts_with("x-") && !word.starts_with("X-")) {
       return StrCat(Printable(word), " is not known");
     }
@@ -140,7 +182,8 @@ void AddMount(CLI::App& app, Command* command) {
               if (!problem.empty()) throw CLI::ValidationError("-o", problem);
             }
           },
-          "ro, rw (as --rw), nosuid, nodev, noexec, context=LABEL, as mount(8) has them")
+          "ro, rw (as --rw), nosuid, nodev, noexec, context=LABEL, as mount(8) has them; eager, "
+          "deadline=SECONDS")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
   mount->add_flag("--rw", command->writable, "writable, through an overlay (root)");
@@ -154,6 +197,14 @@ void AddMount(CLI::App& app, Command* command) {
       ->type_name("MAP");
   mount->add_option("--context", command->context, "SELinux context of every file")
       ->type_name("LABEL");
+  mount->add_flag("--eager", command->eager,
+                  "wait until every byte is here, also when the image could be shown at once");
+  mount
+      ->add_option("--deadline", command->deadline_seconds,
+                   "fail a read whose bytes did not come in so many seconds (default: the "
+                   "daemon's, 60)")
+      ->check(CLI::Range(1, 1'000'000))
+      ->type_name("SECONDS");
   mount->add_flag("--foreground", command->foreground,
                   "stay until Ctrl-C or until it is unmounted; leaves no daemon behind");
   mount->add_flag("-q,--quiet", command->quiet, "no progress");
@@ -172,8 +223,34 @@ void AddVerbs(CLI::App& app, Command* command) {
 
   CLI::App* pull = app.add_subcommand("pull", "bring an image into the store");
   pull->footer(kPullHelp);
-  AddImageOptions(pull, command);
+  AddImageOptions(pull, command, /*required=*/false);
+  pull->add_option("--wait", command->directory,
+                   "instead of REF: bring here what the mount on that directory still lacks")
+      ->type_name("DIR");
   pull->add_flag("-q,--quiet", command->quiet, "no progress");
+
+  CLI::App* index = app.add_subcommand("index", "make and publish the index of an image");
+  index->footer(kIndexHelp);
+  AddImageOptions(index, command);
+  index->add_flag("--push", command->push, "into the image's repository");
+  index->add_option("--to", command->to, "into that repository")
+      ->type_name("REPOSITORY")
+      ->check(WhyNot<Reference>);
+  index->add_option("-o,--output", command->file, "as an OCI archive")->type_name("FILE");
+  index->add_flag("--profile", command->profile, "with the profile of the image");
+  index->add_flag("-q,--quiet", command->quiet, "no progress");
+
+  CLI::App* profile = app.add_subcommand("profile", "what the first run of an image read");
+  profile->footer(kProfileHelp);
+  profile->add_option("ACTION", command->action, "show, export, import, clear")
+      ->required()
+      ->check(CLI::IsMember({"show", "export", "import", "clear"}));
+  AddImageOptions(profile, command);
+  profile->add_option("FILE", command->file, "import: where it is (default: stdin)");
+
+  CLI::App* evict = app.add_subcommand("evict", "give back space that can be fetched again");
+  evict->footer(kEvictHelp);
+  evict->add_option("REF", command->operands, "images")->required()->check(WhyNot<Reference>);
 
   CLI::App* inspect = app.add_subcommand("inspect", "show manifest, configuration and layers");
   inspect->footer(kInspectHelp);
@@ -183,7 +260,9 @@ void AddVerbs(CLI::App& app, Command* command) {
   rm->footer(kRmHelp);
   rm->add_option("REF", command->operands, "images")->required()->check(WhyNot<Reference>);
 
-  app.add_subcommand("status", "what the daemon does: counters, flights, layers");
+  CLI::App* status = app.add_subcommand("status", "what the daemon does, or how full a mount is");
+  status->footer(kStatusHelp);
+  status->add_option("DIR", command->directory, "of a mount");
 
   CLI::App* daemon = app.add_subcommand("daemon", "run the daemon");
   daemon->footer(kDaemonHelp);
@@ -211,6 +290,10 @@ void AddGlobalOptions(CLI::App& app, Command* command) {
   app.add_option("--ca-file", command->ca_file,
                  "CAs beside the system's, PEM, for a daemon that is started")
       ->envname("IMAGEFS_CA_FILE");
+  app.add_option("--config", command->config,
+                 "of a daemon that is started (root: /etc/imagefs/config.toml, others: "
+                 "$XDG_CONFIG_HOME/imagefs/config.toml)")
+      ->envname("IMAGEFS_CONFIG");
   app.add_flag("--json", command->json, "print JSON");
 }
 
@@ -272,6 +355,12 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
   }
   if (command.mode == "fuse" && !(command.id_map.empty() && command.context.empty())) {
     return UsageError("--map-uids and --context need the kernel presentation", "mount");
+  }
+  if (command.verb == "pull" && command.reference.empty() == command.directory.empty()) {
+    return UsageError("pull takes either an image or --wait DIR", "pull");
+  }
+  if (command.verb == "index" && !command.push && command.to.empty() && command.file.empty()) {
+    return UsageError("index takes --push, --to REPOSITORY or -o FILE", "index");
   }
   if (command.verb == "umount" && command.operands.empty() != command.all) {
     return UsageError("umount takes either directories or --all", "umount");

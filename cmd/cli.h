@@ -14,6 +14,7 @@ struct Command {
   std::string root, run;  // "" = the user's default
   std::string log_level;  // "" = info
   std::string ca_file;
+  std::string config;
   bool json = false;
   // Of the verbs.
   std::string reference;
@@ -36,6 +37,13 @@ struct Command {
   bool all = false;
   bool lazy = false;
   bool unmount = false;
+  bool eager = false;
+  int deadline_seconds = 0;  // 0 = the daemon's
+  bool push = false;         // index
+  std::string to;
+  std::string file;
+  bool profile = false;
+  std::string action;  // profile: show, export, import, clear
   int idle_exit_seconds = 0;
   int ready_fd = -1;
 };

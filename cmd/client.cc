@@ -74,6 +74,7 @@ absl::Status DaemonClient::Reconnect() {
       command.insert(command.end(), {"--log-level", options_.log_level});
     }
     if (!options_.ca_file.empty()) command.insert(command.end(), {"--ca-file", options_.ca_file});
+    if (!options_.config.empty()) command.insert(command.end(), {"--config", options_.config});
     fd = ConnectOrStart(paths, command);
   } else {
     fd = ConnectDaemon(paths);
@@ -141,6 +142,24 @@ absl::Status DaemonClient::Mount(const MountRequest& request, const OnEvent& on_
 
 absl::Status DaemonClient::Pull(const PullRequest& request, const OnEvent& on_event) {
   return Stream(&Control::Stub::Pull, request, on_event);
+}
+
+absl::Status DaemonClient::Index(const IndexRequest& request, const OnEvent& on_event) {
+  return Stream(&Control::Stub::Index, request, on_event);
+}
+
+absl::Status DaemonClient::Evict(const RemoveRequest& request, RemoveReply* reply) {
+  return Unary(&Control::Stub::Evict, request, reply);
+}
+
+absl::Status DaemonClient::Profile(const ProfileRequest& request, ProfileReply* reply) {
+  return Unary(&Control::Stub::Profile, request, reply);
+}
+
+absl::Status DaemonClient::MountStatus(const std::string& directory, MountStatusReply* reply) {
+  MountStatusRequest request;
+  request.set_directory(directory);
+  return Unary(&Control::Stub::MountStatus, request, reply);
 }
 
 absl::Status DaemonClient::Unmount(const UnmountRequest& request, UnmountReply* reply) {

@@ -20,10 +20,14 @@ namespace imagefs {
 namespace control::v1 {
 class InspectReply;
 class InspectRequest;
+class IndexRequest;
 class ListImagesReply;
 class ListMountsReply;
 class MountEvent;
 class MountRequest;
+class MountStatusReply;
+class ProfileReply;
+class ProfileRequest;
 class PullRequest;
 class RemoveReply;
 class RemoveRequest;
@@ -39,6 +43,7 @@ class DaemonClient {
     bool start = true;      // a daemon where none runs
     std::string log_level;  // of a daemon that is started
     std::string ca_file;    // the same
+    std::string config;     // the same
   };
   // kNotFound when none runs and none may be started. An interrupt cancels the call under way.
   static absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(Options options,
@@ -49,6 +54,7 @@ class DaemonClient {
   using OnEvent = std::function<void(const control::v1::MountEvent& event)>;
   absl::Status Mount(const control::v1::MountRequest& request, const OnEvent& on_event);
   absl::Status Pull(const control::v1::PullRequest& request, const OnEvent& on_event);
+  absl::Status Index(const control::v1::IndexRequest& request, const OnEvent& on_event);
   absl::Status Unmount(const control::v1::UnmountRequest& request,
                        control::v1::UnmountReply* reply);
   absl::Status ListMounts(control::v1::ListMountsReply* reply);
@@ -56,6 +62,10 @@ class DaemonClient {
   absl::Status Inspect(const control::v1::InspectRequest& request,
                        control::v1::InspectReply* reply);
   absl::Status Remove(const control::v1::RemoveRequest& request, control::v1::RemoveReply* reply);
+  absl::Status Evict(const control::v1::RemoveRequest& request, control::v1::RemoveReply* reply);
+  absl::Status Profile(const control::v1::ProfileRequest& request,
+                       control::v1::ProfileReply* reply);
+  absl::Status MountStatus(const std::string& directory, control::v1::MountStatusReply* reply);
   absl::Status GetStatus(control::v1::StatusReply* reply);
   absl::Status Shutdown(bool unmount);
 

@@ -54,15 +54,59 @@ absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
   out.mount.keep_upper = !request.upper().empty();
   out.mount.flags = {request.nosuid(), request.nodev(), request.noexec(), request.id_map()};
   out.mount.context = request.context();
+  out.mount.deadline_seconds = request.deadline_seconds();
+  out.lazy = !request.eager();
   out.progress = request.progress();
   return out;
 }
 
 absl::StatusOr<TransferRequest> ParsePullRequest(const PullRequest& request) {
   TransferRequest out;
-  IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
+  if (!request.directory().empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(out.complete, ResolveParents(request.directory()));
+    out.resolve.platform = Platform::Host();
+  } else {
+    IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
+  }
   out.progress = request.progress();
   return out;
+}
+
+absl::StatusOr<TransferRequest> ParseIndexRequest(const IndexRequest& request) {
+  TransferRequest out;
+  IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
+  TransferRequest::IndexTarget& target = out.index.emplace();
+  target.push = request.push() || !request.to().empty();
+  target.profile = request.profile();
+  target.file = request.file();
+  if (!request.to().empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(target.to, Reference::Parse(request.to()));
+    target.access = out.resolve.access;
+    target.access.credential.username = request.to_credential().username();
+    target.access.credential.password = request.to_credential().password();
+    target.access.credential.identity_token = request.to_credential().identity_token();
+  }
+  if (target.push && !target.to.has_value() &&
+      out.resolve.reference.transport != Reference::Transport::kRegistry) {
+    return absl::InvalidArgumentError(
+        "an image that comes from no registry has no repository; --to names one");
+  }
+  out.progress = request.progress();
+  return out;
+}
+
+std::string_view PriorityName(Priority priority) {
+  switch (priority) {
+    case Priority::kOnDemand:
+      return "on-demand";
+    case Priority::kForeground:
+      return "profile";
+    case Priority::kReadahead:
+      return "readahead";
+    case Priority::kBackground:
+      return "background";
+  }
+  return "background";
 }
 
 void FillInspect(const ImageStore& store, const ResolvedImage& image, InspectReply* reply) {
@@ -178,12 +222,17 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
 
   grpc::ServerWriteReactor<MountEvent>* Mount(Context* context,
                                               const MountRequest* request) override {
-    return StartTransfer({deps_, mount_flights_, ticker_, counter_}, context,
+    return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
                          ParseMountRequest(*request));
+  }
+  grpc::ServerWriteReactor<MountEvent>* Index(Context* context,
+                                              const IndexRequest* request) override {
+    return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
+                         ParseIndexRequest(*request));
   }
   grpc::ServerWriteReactor<MountEvent>* Pull(Context* context,
                                              const PullRequest* request) override {
-    return StartTransfer({deps_, mount_flights_, ticker_, counter_}, context,
+    return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
                          ParsePullRequest(*request));
   }
 
@@ -218,6 +267,25 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   Unary* Status(Context* context, const StatusRequest*, StatusReply* reply) override {
     return Run(context, [this, reply] { return DoStatus(reply); });
   }
+  Unary* MountStatus(Context* context, const MountStatusRequest* request,
+                     MountStatusReply* reply) override {
+    return Run(context, [this, request, reply] { return DoMountStatus(*request, reply); });
+  }
+  Unary* Profile(Context* context, const ProfileRequest* request, ProfileReply* reply) override {
+    return Run(context, [this, request, reply] { return DoProfile(*request, reply); });
+  }
+  Unary* Evict(Context* context, const RemoveRequest* request, RemoveReply* reply) override {
+    return Run(context, [this, request, reply]() -> absl::Status {
+      uint64_t freed = 0;
+      for (const std::string& text : request->references()) {
+        IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, Reference::Parse(text));
+        IMAGEFS_ASSIGN_OR_RETURN(const uint64_t bytes, deps_.store.Evict(reference));
+        freed += bytes;
+      }
+      reply->set_freed_bytes(freed);
+      return absl::OkStatus();
+    });
+  }
   Unary* Shutdown(Context* context, const ShutdownRequest* request, ShutdownReply*) override {
     const bool unmount = request->unmount();
     Unary* reactor = context->DefaultReactor();
@@ -230,6 +298,8 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   absl::Status DoUnmount(const UnmountRequest& request, UnmountReply* reply);
   absl::Status DoListImages(ListImagesReply* reply);
   absl::Status DoStatus(StatusReply* reply);
+  absl::Status DoMountStatus(const MountStatusRequest& request, MountStatusReply* reply);
+  absl::Status DoProfile(const ProfileRequest& request, ProfileReply* reply);
 
   const Options options_;
   const Deps deps_;
@@ -293,6 +363,75 @@ void AddFlight(const FlightReport& report, StatusReply* reply) {
   for (const auto& [key, callers] : report.running) {
     flight->add_running(StrCat(key, " callers=", callers));
   }
+}
+
+absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request,
+                                               MountStatusReply* reply) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string directory, ResolveParents(request.directory()));
+  for (const MountRecord& record : deps_.mounts.List()) {
+    if (record.directory != directory) continue;
+    FillMount(record, reply->mutable_mount());
+    ChainRef chain = deps_.mounts.ChainOf(directory);
+    if (chain == nullptr) {
+      IMAGEFS_ASSIGN_OR_RETURN(chain, deps_.store.FindChain(record.chain_id));
+    }
+    const std::vector<std::optional<FillReport>> reports = deps_.store.FillReports(chain);
+    for (size_t i = 0; i < chain->layers.size(); ++i) {
+      const Layer& layer = *chain->layers[i];
+      MountStatusReply::Layer* out = reply->add_layers();
+      out->set_diff_id(layer.diff_id.ToString());
+      out->set_state(std::string(LayerStateName(deps_.store.StateOf(layer.diff_id))));
+      out->set_data_bytes(layer.data_bytes);
+      out->set_data_bytes_present(layer.data_bytes);
+      if (i >= reports.size() || !reports[i].has_value()) continue;
+      const FillReport& report = *reports[i];
+      if (report.state != "complete") out->set_state(report.state);
+      out->set_reason(report.reason);
+      out->set_blob_bytes(report.blob_bytes);
+      out->set_blob_bytes_present(report.blob_bytes_present);
+      out->set_blob_bytes_fetched(report.blob_bytes_fetched);
+      out->set_blob_bytes_needed(report.blob_bytes_needed);
+      out->set_data_bytes_present(report.data_bytes_present);
+      out->set_waiting(report.waiting);
+      for (const FillReport::Transfer& transfer : report.in_flight) {
+        MountStatusReply::Transfer* one = out->add_in_flight();
+        one->set_begin(transfer.blob.begin);
+        one->set_end(transfer.blob.end);
+        one->set_priority(std::string(PriorityName(transfer.priority)));
+      }
+    }
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(
+      StrCat(directory, ": nothing of imagefs is mounted there; imagefs ls lists mounts"));
+}
+
+absl::Status ControlServiceImpl::DoProfile(const ProfileRequest& request, ProfileReply* reply) {
+  IMAGEFS_ASSIGN_OR_RETURN(const ImageStore::ResolveRequest asked,
+                           ParseImageRequest(request.image()));
+  Digest manifest;
+  if (const absl::StatusOr<ImageStore::ImageRef> image =
+          deps_.store.FindImage(asked.reference, asked.platform);
+      image.ok()) {
+    manifest = (*image)->manifest_digest;
+  } else if (asked.reference.digest.has_value()) {
+    manifest = *asked.reference.digest;
+  } else {
+    return image.status();
+  }
+  reply->set_manifest_digest(manifest.ToString());
+  ProfileKeeper& profiles = deps_.store.profiles();
+  if (request.verb() == "clear") return profiles.Clear(manifest);
+  if (request.verb() == "import") {
+    IMAGEFS_ASSIGN_OR_RETURN(const imagefs::Profile profile,
+                             imagefs::Profile::Parse(request.json()));
+    return profiles.Put(manifest, profile);
+  }
+  if (request.verb() != "show") return absl::InvalidArgumentError("no such verb");
+  profiles.Collect(/*all=*/true);
+  IMAGEFS_ASSIGN_OR_RETURN(const imagefs::Profile profile, profiles.Get(manifest));
+  reply->set_json(profile.ToJson());
+  return absl::OkStatus();
 }
 
 absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {

@@ -33,7 +33,13 @@ class ControlService {
     const FuseLoop* fuse;  // for its counters; may be null
     Executor& executor;
   };
+  // After an image was mounted by full passes because nobody had published an index of it.
+  struct AutoPublish {
+    bool enabled = false;
+    std::string repository;  // "" = the image's own
+  };
   struct Options {
+    AutoPublish publish;
     std::string version;
     std::string root;
     std::string run;

@@ -32,6 +32,7 @@
 #include "cmd/interrupt.h"
 #include "cmd/records.h"
 #include "cmd/rendezvous.h"
+#include "fetch/credentials.h"
 #include "fetch/source.h"
 #include "fs/fuse_loop.h"
 #include "fs/mount_table.h"
@@ -71,6 +72,15 @@ void RaiseDescriptorLimit() {
   (void)setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// With what this process's user would ask a registry.
+SourceFactory::Access OwnAccess(const Reference& reference) {
+  SourceFactory::Access access;
+  absl::StatusOr<Credential> credential =
+      FindCredential(reference, CredentialOptions::FromEnvironment());
+  if (credential.ok()) access.credential = *std::move(credential);
+  return access;
+}
+
 class DaemonImpl : public Daemon {
  public:
   explicit DaemonImpl(Options options) : options_(std::move(options)) {}
@@ -87,6 +97,8 @@ class DaemonImpl : public Daemon {
 
  private:
   absl::Status OpenParts();
+  absl::Status Configure(ImageStore::Options& out) const;
+  void AttachSources();
   absl::Status Listen();
   void Accept();
   bool Idle() const;
@@ -152,6 +164,7 @@ absl::Status DaemonImpl::OpenParts() {
   IMAGEFS_ASSIGN_OR_RETURN(sources_, SourceFactory::Create(source_options));
   ImageStore::Options store_options;
   store_options.root = paths.root;
+  IMAGEFS_RETURN_IF_ERROR(Configure(store_options));
   IMAGEFS_ASSIGN_OR_RETURN(store_, ImageStore::Open(std::move(store_options), *sources_));
   IMAGEFS_ASSIGN_OR_RETURN(fuse_, FuseLoop::Create({}));
   records_ = std::make_unique<StoredMountRecords>(store_->kv());
@@ -163,8 +176,42 @@ absl::Status DaemonImpl::OpenParts() {
   const std::vector<std::string> recovered =
       mounts_->Recover([this](const Digest& chain_id) { return store_->FindChain(chain_id); });
   for (const std::string& directory : recovered) LogInfo("mounted_again directory=", directory);
+  AttachSources();
   executor_ = std::make_unique<Executor>("control", kControlThreads);
   return absl::OkStatus();
+}
+
+absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
+  const Config& config = options_.config;
+  out.fill.background = config.fill_background;
+  out.fill.quiet = config.fill_quiet;
+  out.fill.deadline = config.fill_deadline;
+  out.profiles = config.profile;
+  out.index.lookup = config.index_lookup;
+  out.index.trust_beside = config.index_trust_beside;
+  for (const std::string& text : config.index_repositories) {
+    IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
+    out.index.repositories.push_back(std::move(reference));
+  }
+  out.access_of = OwnAccess;
+  return absl::OkStatus();
+}
+
+// Layers that fill had their bytes from a source that went with the daemon before this one. What
+// the caller's credentials were is not known; those of the daemon's own user are tried.
+void DaemonImpl::AttachSources() {
+  for (const MountRecord& record : mounts_->List()) {
+    const absl::StatusOr<ChainRef> chain = store_->FindChain(record.chain_id);
+    const absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
+    if (!chain.ok() || !reference.ok() || (*chain)->complete()) continue;
+    store_->AttachSource(*chain, *reference, OwnAccess(*reference));
+    if (record.deadline_seconds == 0) continue;
+    for (const LayerRef& layer : (*chain)->layers) {
+      if (layer->fill != nullptr) {
+        layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));
+      }
+    }
+  }
 }
 
 absl::Status DaemonImpl::Listen() {
@@ -172,6 +219,7 @@ absl::Status DaemonImpl::Listen() {
   service_options.version = options_.version;
   service_options.root = options_.paths.root;
   service_options.run = options_.paths.run;
+  service_options.publish = {options_.config.index_publish, options_.config.index_publish_to};
   service_options.request_stop = [this](bool unmount) { RequestStop(unmount); };
   service_ = ControlService::Create(std::move(service_options),
                                     {*store_, *sources_, *mounts_, fuse_.get(), *executor_});

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "cmd/config.h"
 #include "cmd/options.h"
 
 namespace imagefs {
@@ -16,7 +17,8 @@ class Daemon {
   struct Options {
     Paths paths;
     std::string version;
-    std::string ca_file;                // beside the system's CAs
+    std::string ca_file;  // beside the system's CAs
+    Config config;
     std::chrono::seconds idle_exit{0};  // without mounts and calls; 0 = never
     // SIGTERM and SIGINT end Serve (the caller has blocked them in every thread).
     bool handle_signals = true;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <map>
 #include <vector>
 
 #include "base/json.h"
@@ -278,6 +279,135 @@ std::string RemoveJson(const RemoveReply& reply) {
   JsonWriter json(/*pretty=*/true);
   json.BeginObject().Member("freed_bytes", uint64_t{reply.freed_bytes()}).EndObject();
   return Done(json);
+}
+
+std::string IndexText(const control::v1::MountResult& result) {
+  const control::v1::IndexResult& index = result.index();
+  Table table({"LAYER", "SIZE", "INDEX", "SHARE"});
+  for (const control::v1::IndexResult::Layer& layer : index.layers()) {
+    const uint64_t permille =
+        layer.blob_bytes() == 0 ? 0 : layer.index_bytes() * 1000 / layer.blob_bytes();
+    table.Row({ShortDigest(layer.digest()), FormatBytes(layer.blob_bytes()),
+               layer.index_bytes() == 0 ? "-" : FormatBytes(layer.index_bytes()),
+               layer.index_bytes() == 0 ? layer.reason()
+                                        : StrCat(permille / 10, ".", permille % 10, "%")});
+  }
+  std::string out = table.Text();
+  if (!index.repository().empty()) {
+    StrAppend(&out, "published to ", index.repository(), " as ", index.artifact_digest(), " (",
+              FormatBytes(index.sent_bytes()), " sent)\n");
+  }
+  if (!index.file().empty()) StrAppend(&out, "written to ", index.file(), "\n");
+  return out;
+}
+
+std::string IndexJson(const control::v1::MountResult& result) {
+  const control::v1::IndexResult& index = result.index();
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject()
+      .Member("reference", result.image().reference())
+      .Member("manifest", result.image().manifest_digest())
+      .Member("artifact", index.artifact_digest())
+      .Member("repository", index.repository())
+      .Member("listed_by_tag", index.listed_by_tag())
+      .Member("sent_bytes", uint64_t{index.sent_bytes()})
+      .Member("file", index.file());
+  json.Key("layers").BeginArray();
+  for (const control::v1::IndexResult::Layer& layer : index.layers()) {
+    json.BeginObject()
+        .Member("digest", layer.digest())
+        .Member("blob_bytes", uint64_t{layer.blob_bytes()})
+        .Member("index_bytes", uint64_t{layer.index_bytes()})
+        .Member("reason", layer.reason())
+        .EndObject();
+  }
+  json.EndArray().EndObject();
+  return Done(json);
+}
+
+std::string MountStatusText(const MountStatusReply& reply) {
+  std::string out = StrCat("directory  ", reply.mount().directory(), "\nreference  ",
+                           reply.mount().reference(), "\nchain      ", reply.mount().chain_id(),
+                           "\nmode       ", reply.mount().mode(), "\n");
+  Table table({"LAYER", "STATE", "HERE", "OF", "FETCHED", "NEEDED", "WAITING", "IN FLIGHT"});
+  std::string reasons;
+  for (const MountStatusReply::Layer& layer : reply.layers()) {
+    std::string flights;
+    for (const MountStatusReply::Transfer& transfer : layer.in_flight()) {
+      StrAppend(&flights, flights.empty() ? "" : " ",
+                FormatBytes(transfer.end() - transfer.begin()), " ", transfer.priority());
+    }
+    const bool whole = layer.blob_bytes() == 0;
+    table.Row({ShortDigest(layer.diff_id()), layer.state(),
+               FormatBytes(whole ? layer.data_bytes() : layer.blob_bytes_present()),
+               FormatBytes(whole ? layer.data_bytes() : layer.blob_bytes()),
+               FormatBytes(layer.blob_bytes_fetched()), FormatBytes(layer.blob_bytes_needed()),
+               StrCat(layer.waiting()), flights.empty() ? "-" : flights});
+    if (!layer.reason().empty()) {
+      StrAppend(&reasons, ShortDigest(layer.diff_id()), ": ", layer.reason(), "\n");
+    }
+  }
+  return out + table.Text() + reasons;
+}
+
+std::string MountStatusJson(const MountStatusReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject()
+      .Member("directory", reply.mount().directory())
+      .Member("reference", reply.mount().reference())
+      .Member("manifest", reply.mount().manifest_digest())
+      .Member("chain_id", reply.mount().chain_id())
+      .Member("mode", reply.mount().mode());
+  json.Key("layers").BeginArray();
+  for (const MountStatusReply::Layer& layer : reply.layers()) {
+    json.BeginObject()
+        .Member("diff_id", layer.diff_id())
+        .Member("state", layer.state())
+        .Member("reason", layer.reason())
+        .Member("blob_bytes", uint64_t{layer.blob_bytes()})
+        .Member("blob_bytes_present", uint64_t{layer.blob_bytes_present()})
+        .Member("blob_bytes_fetched", uint64_t{layer.blob_bytes_fetched()})
+        .Member("blob_bytes_needed", uint64_t{layer.blob_bytes_needed()})
+        .Member("data_bytes", uint64_t{layer.data_bytes()})
+        .Member("data_bytes_present", uint64_t{layer.data_bytes_present()})
+        .Member("waiting", uint64_t{layer.waiting()});
+    json.Key("in_flight").BeginArray();
+    for (const MountStatusReply::Transfer& transfer : layer.in_flight()) {
+      json.BeginObject()
+          .Member("begin", uint64_t{transfer.begin()})
+          .Member("end", uint64_t{transfer.end()})
+          .Member("priority", transfer.priority())
+          .EndObject();
+    }
+    json.EndArray().EndObject();
+  }
+  json.EndArray().EndObject();
+  return Done(json);
+}
+
+std::string ProfileText(const ProfileReply& reply) {
+  const absl::StatusOr<Json> json = Json::Parse(reply.json());
+  if (!json.ok()) return "";
+  std::map<int64_t, std::pair<uint64_t, uint64_t>> by_layer;  // parts, bytes
+  uint64_t bytes = 0;
+  for (const Json& part : (*json)["parts"].elements()) {
+    const auto size =
+        static_cast<uint64_t>(part.at(2).integer().value_or(0) - part.at(1).integer().value_or(0));
+    auto& [parts, sum] = by_layer[part.at(0).integer().value_or(0)];
+    ++parts;
+    sum += size;
+    bytes += size;
+  }
+  Table table({"LAYER", "PARTS", "BYTES", "OF"});
+  for (const auto& [index, about] : by_layer) {
+    const Json layer = (*json)["layers"].at(static_cast<size_t>(index));
+    table.Row({ShortDigest(layer.StringOr("diff_id")), StrCat(about.first),
+               FormatBytes(about.second),
+               FormatBytes(static_cast<uint64_t>(layer.IntOr("data_bytes", 0)))});
+  }
+  return StrCat("manifest   ", reply.manifest_digest(), "\nread       ", FormatBytes(bytes),
+                " of the layers' tars, in the order of ", Plural((*json)["parts"].size(), "part"),
+                "\n", table.Text());
 }
 
 std::string StatusText(const StatusReply& reply) {

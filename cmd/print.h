@@ -12,6 +12,8 @@ class InspectReply;
 class ListImagesReply;
 class ListMountsReply;
 class MountResult;
+class MountStatusReply;
+class ProfileReply;
 class RemoveReply;
 class StatusReply;
 class UnmountReply;
@@ -34,6 +36,14 @@ std::string InspectJson(const control::v1::InspectReply& reply);
 
 std::string RemoveText(const control::v1::RemoveReply& reply);
 std::string RemoveJson(const control::v1::RemoveReply& reply);
+
+std::string IndexText(const control::v1::MountResult& result);
+std::string IndexJson(const control::v1::MountResult& result);
+
+std::string MountStatusText(const control::v1::MountStatusReply& reply);
+std::string MountStatusJson(const control::v1::MountStatusReply& reply);
+
+std::string ProfileText(const control::v1::ProfileReply& reply);
 
 std::string StatusText(const control::v1::StatusReply& reply);
 std::string StatusJson(const control::v1::StatusReply& reply);

@@ -36,6 +36,7 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("created", record.created_unix)
       .Member("boot", record.boot_id)
       .Member("filling", record.filling)
+      .Member("deadline_seconds", record.deadline_seconds)
       .EndObject();
   return json.Take();
 }
@@ -65,6 +66,7 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   record.created_unix = json.IntOr("created", 0);
   record.boot_id = json.StringOr("boot");
   record.filling = json["filling"].boolean().value_or(false);
+  record.deadline_seconds = json.IntOr("deadline_seconds", 0);
   return record;
 }
 

@@ -20,6 +20,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/calls.h"
+#include "cmd/publish.h"
 
 namespace imagefs {
 namespace {
@@ -103,6 +104,7 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
 
   TransferCall(const TransferContext& context, grpc::CallbackServerContext* call)
       : deps_(context.deps),
+        auto_publish_(context.publish),
         mount_flights_(context.mounts),
         ticker_(context.ticker),
         counter_(context.counter),
@@ -198,6 +200,10 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   void Mount(ChainRef chain);
   void MountPrepared(ChainRef chain, MountTable::Pin pin);
   void Sync(ChainRef chain);
+  void CompleteMount();
+  void MakeIndex();
+  void SucceedIndex(const PublishResult& published);
+  void PublishByItself(const ChainRef& chain);
   void Succeed(std::optional<MountRecord> record);
   void End(const absl::Status& status);
   void UndoMount();
@@ -208,6 +214,7 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   void Pump();
 
   const ControlService::Deps deps_;
+  const ControlService::AutoPublish& auto_publish_;
   MountFlights& mount_flights_;
   Ticker& ticker_;
   CallCounter& counter_;
@@ -216,6 +223,9 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   TransferRequest request_;
   // Set by Bring before anything that reads it is started.
   ImageStore::ImageRef image_;
+  std::shared_ptr<ImageSource> source_;
+  CancelSource cancel_;
+  bool synced_ = false;  // of the step that runs
 
   absl::Mutex mu_;
   int stage_ ABSL_GUARDED_BY(mu_) = 0;
@@ -245,6 +255,8 @@ void TransferCall::Check() {
     if (!directory.ok()) return End(directory.status());
     request_.directory = *std::move(directory);
   }
+  if (!request_.complete.empty()) return CompleteMount();
+  request_.resolve.lazy = !request_.directory.empty() && request_.lazy;
   Resolve();
 }
 
@@ -266,6 +278,7 @@ void TransferCall::Bring(const ImageStore::Resolved& resolved) {
   if (!Enter("layers", "layers")) return;
   const int stage = this->stage();
   image_ = resolved.image;
+  source_ = resolved.source;
   std::vector<LayerTrack> tracks;
   for (const Digest& diff_id : image_->config.diff_ids) {
     tracks.push_back({.reused = IsHere(deps_.store.StateOf(diff_id))});
@@ -275,20 +288,26 @@ void TransferCall::Bring(const ImageStore::Resolved& resolved) {
     tracks_ = std::move(tracks);
     tracking_ = true;
   }
-  Adopt(stage, deps_.store.EnsureChain(image_, resolved.source, Priority::kForeground,
-                                       [self = self()](absl::StatusOr<ChainRef> chain) {
-                                         if (!chain.ok()) return self->End(chain.status());
-                                         if (self->request_.directory.empty()) {
-                                           self->Sync(*std::move(chain));
-                                         } else {
-                                           self->Mount(*std::move(chain));
-                                         }
-                                       }));
+  Adopt(stage, deps_.store.EnsureChain(
+                   image_, resolved.source,
+                   request_.resolve.lazy ? ImageStore::Bring::kLazy : ImageStore::Bring::kWhole,
+                   Priority::kForeground, [self = self()](absl::StatusOr<ChainRef> chain) {
+                     if (!chain.ok()) return self->End(chain.status());
+                     if (self->request_.directory.empty()) {
+                       self->Sync(*std::move(chain));
+                     } else {
+                       self->Mount(*std::move(chain));
+                     }
+                   }));
   // The others that wait for the same layers are seen best right now.
   Tick();
 }
 
 void TransferCall::Mount(ChainRef chain) {
+  // Bytes of an earlier lazy mount may still be missing.
+  if (!request_.lazy && chain != nullptr && !chain->complete() && !std::exchange(synced_, true)) {
+    return Sync(std::move(chain));
+  }
   if (!Enter("mounting", "mount")) return;
   const int stage = this->stage();
   const std::string key =
@@ -317,9 +336,18 @@ void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
     record.reference = self->image_->reference;
     record.manifest_digest = self->image_->manifest_digest;
     record.chain_id = self->image_->chain_id();
+    const ChainRef mounted_chain = chain;
+    if (chain != nullptr && record.deadline_seconds > 0) {
+      for (const LayerRef& layer : chain->layers) {
+        if (layer->fill != nullptr) {
+          layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));
+        }
+      }
+    }
     absl::StatusOr<MountRecord> mounted =
         self->deps_.mounts.Mount(std::move(chain), std::move(record));
     if (!mounted.ok()) return self->End(mounted.status());
+    self->PublishByItself(mounted_chain);
     {
       absl::MutexLock lock(&self->mu_);
       self->mounted_ = true;
@@ -338,10 +366,123 @@ void TransferCall::Sync(ChainRef chain) {
   }
   // There is no ticket for this wait: from here on OnCancel ends the call by itself.
   if (cancelled) return End(absl::CancelledError("the caller went away"));
-  deps_.store.WaitDurable(std::move(chain), [self = self()](absl::Status status) {
+  deps_.store.WaitDurable(chain, [self = self(), chain](absl::Status status) {
     if (!status.ok()) return self->End(status);
+    {
+      absl::MutexLock lock(&self->mu_);
+      self->syncing_ = false;
+    }
+    if (self->request_.index.has_value()) return self->MakeIndex();
+    if (!self->request_.directory.empty()) return self->Mount(chain);
     self->Succeed(std::nullopt);
   });
+}
+
+// Pull of a directory: what the mount there shows is brought here entirely.
+void TransferCall::CompleteMount() {
+  if (!Enter("layers", "layers")) return;
+  for (const MountRecord& record : deps_.mounts.List()) {
+    if (record.directory != request_.complete) continue;
+    absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
+    if (!reference.ok()) return End(reference.status());
+    absl::StatusOr<ImageStore::ImageRef> image =
+        deps_.store.FindImage(*reference, request_.resolve.platform);
+    absl::StatusOr<ChainRef> chain = deps_.mounts.ChainOf(record.directory);
+    if (*chain == nullptr) chain = deps_.store.FindChain(record.chain_id);
+    if (!image.ok()) return End(image.status());
+    if (!chain.ok()) return End(chain.status());
+    image_ = *std::move(image);
+    std::vector<LayerTrack> tracks;
+    for (const Digest& diff_id : image_->config.diff_ids) {
+      tracks.push_back({.reused = IsHere(deps_.store.StateOf(diff_id))});
+    }
+    {
+      absl::MutexLock lock(&mu_);
+      tracks_ = std::move(tracks);
+      tracking_ = true;
+    }
+    ticker_.Listen([weak = weak_from_this()] {
+      std::shared_ptr<TransferCall> call = weak.lock();
+      return call != nullptr && call->Tick();
+    });
+    return Sync(*std::move(chain));
+  }
+  End(absl::NotFoundError(
+      StrCat(request_.complete, ": nothing of imagefs is mounted there; imagefs ls lists mounts")));
+}
+
+void TransferCall::MakeIndex() {
+  if (!Enter("indexing", "index")) return;
+  PublishRequest publish;
+  publish.image = image_;
+  publish.source = source_;
+  const TransferRequest::IndexTarget& target = *request_.index;
+  if (target.push) publish.to = target.to.value_or(request_.resolve.reference);
+  publish.access = target.to.has_value() ? target.access : request_.resolve.access;
+  publish.file = target.file;
+  publish.with_profile = target.profile;
+  const int stage = this->stage();
+  Publish(deps_.store, deps_.sources, deps_.executor, std::move(publish), cancel_.token(),
+          [self = self()](absl::StatusOr<PublishResult> published) {
+            if (!published.ok()) return self->End(published.status());
+            self->SucceedIndex(*published);
+          });
+  Adopt(stage, FlightTicket([cancel = cancel_]() mutable { cancel.Cancel(); }));
+}
+
+void TransferCall::SucceedIndex(const PublishResult& published) {
+  MountEvent event;
+  control::v1::MountResult* result = event.mutable_result();
+  FillImage(*image_, result->mutable_image());
+  FillLayers(result->mutable_layers(), /*all_here=*/true);
+  control::v1::IndexResult* index = result->mutable_index();
+  for (const PublishResult::Layer& layer : published.layers) {
+    control::v1::IndexResult::Layer* out = index->add_layers();
+    out->set_digest(layer.digest.ToString());
+    out->set_blob_bytes(layer.blob_bytes);
+    out->set_index_bytes(layer.index_bytes);
+    out->set_reason(layer.reason);
+  }
+  index->set_artifact_digest(published.artifact);
+  index->set_repository(published.repository);
+  index->set_listed_by_tag(published.listed_by_tag);
+  index->set_sent_bytes(published.sent_bytes);
+  index->set_file(published.file);
+  {
+    absl::MutexLock lock(&mu_);
+    if (!ended_) result_ = std::move(event);
+  }
+  End(absl::OkStatus());
+}
+
+// The first of a fleet to mount an image pays with a full pass and leaves the index for the others.
+void TransferCall::PublishByItself(const ChainRef& chain) {
+  if (!auto_publish_.enabled || chain == nullptr || source_ == nullptr || !source_->remote())
+    return;
+  const bool passed = std::any_of(chain->layers.begin(), chain->layers.end(),
+                                  [](const LayerRef& layer) { return layer->fill == nullptr; });
+  if (!passed) return;
+  PublishRequest publish;
+  publish.image = image_;
+  publish.source = source_;
+  publish.access = request_.resolve.access;
+  publish.to = request_.resolve.reference;
+  if (!auto_publish_.repository.empty()) {
+    absl::StatusOr<Reference> to = Reference::Parse(auto_publish_.repository);
+    if (!to.ok()) return;
+    publish.to = *std::move(to);
+  }
+  publish.only_if_absent = true;
+  Publish(deps_.store, deps_.sources, deps_.executor, std::move(publish), CancelToken(),
+          [reference = image_->reference](const absl::StatusOr<PublishResult>& published) {
+            if (!published.ok()) {
+              LogWarning("index.publish_failed reference=", reference,
+                         " cause=", published.status().message());
+            } else if (published->absent) {
+              LogInfo("index.published reference=", reference, " to=", published->repository,
+                      " artifact=", published->artifact);
+            }
+          });
 }
 
 void TransferCall::Succeed(std::optional<MountRecord> record) {
@@ -461,6 +602,13 @@ void TransferCall::FillLayers(google::protobuf::RepeatedPtrField<LayerEvent>* ou
     event->set_reused(tracks[i].reused);
     event->set_downloaded_bytes(tracks[i].downloaded);
     event->set_unpacked_bytes(tracks[i].unpacked);
+    if (all_here && deps_.store.StateOf(diff_id) == LayerState::kFilling) {
+      // Shown before its bytes are here.
+      event->set_activity("filling");
+      const std::optional<LayerProgress> progress = deps_.store.Progress(diff_id);
+      event->set_downloaded_bytes(progress.has_value() ? progress->downloaded_bytes : 0);
+      continue;
+    }
     if (all_here || tracks[i].reused) {
       event->set_activity("done");
       if (!tracks[i].reused) event->set_downloaded_bytes(blob.size);

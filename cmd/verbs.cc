@@ -23,6 +23,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/client.h"
+#include "cmd/config.h"
 #include "cmd/daemon.h"
 #include "cmd/interrupt.h"
 #include "cmd/options.h"
@@ -84,18 +85,23 @@ class Session {
   int Inspect();
   int Rm();
   int GetStatus();
+  int MountStatus();
+  int Index();
+  int Profile();
+  int Evict();
   int Stop();
 
  private:
   absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(bool start) {
-    return DaemonClient::Connect({paths_, start, command_.log_level, command_.ca_file},
-                                 interrupts_);
+    return DaemonClient::Connect(
+        {paths_, start, command_.log_level, command_.ca_file, command_.config}, interrupts_);
   }
   int Finish(const absl::Status& status) {
     if (interrupts_.interrupted() && !status.ok()) return kInterruptedExit;
     return status.ok() ? 0 : Fail(status);
   }
   absl::StatusOr<ImageRequest> MakeImageRequest();
+  static absl::Status AddCredential(const Reference& reference, control::v1::Credential* out);
   // `call` is Mount or Pull of the client.
   template <typename Request>
   absl::StatusOr<MountResult> Transfer(
@@ -128,15 +134,18 @@ absl::StatusOr<ImageRequest> Session::MakeImageRequest() {
                           : command_.pull == "never" ? ImageRequest::NEVER
                                                      : ImageRequest::MISSING);
   if (reference.transport == Reference::Transport::kRegistry && command_.pull != "never") {
-    IMAGEFS_ASSIGN_OR_RETURN(const auto credential,
-                             FindCredential(reference, CredentialOptions::FromEnvironment()));
-    if (!credential.empty()) {
-      request.mutable_credential()->set_username(credential.username);
-      request.mutable_credential()->set_password(credential.password);
-      request.mutable_credential()->set_identity_token(credential.identity_token);
-    }
+    IMAGEFS_RETURN_IF_ERROR(AddCredential(reference, request.mutable_credential()));
   }
   return request;
+}
+
+absl::Status Session::AddCredential(const Reference& reference, control::v1::Credential* out) {
+  IMAGEFS_ASSIGN_OR_RETURN(const auto credential,
+                           FindCredential(reference, CredentialOptions::FromEnvironment()));
+  out->set_username(credential.username);
+  out->set_password(credential.password);
+  out->set_identity_token(credential.identity_token);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<MountRequest> Session::MakeMountRequest() {
@@ -151,6 +160,8 @@ absl::StatusOr<MountRequest> Session::MakeMountRequest() {
   request.set_nosuid(command_.nosuid);
   request.set_nodev(command_.nodev);
   request.set_noexec(command_.noexec);
+  request.set_eager(command_.eager);
+  request.set_deadline_seconds(command_.deadline_seconds);
   request.set_progress(ShowProgress());
   return request;
 }
@@ -202,9 +213,13 @@ int Session::Mount() {
 int Session::Pull() {
   const Clock::time_point begin = Clock::now();
   PullRequest request;
-  absl::StatusOr<ImageRequest> image = MakeImageRequest();
-  if (!image.ok()) return Fail(image.status());
-  *request.mutable_image() = *std::move(image);
+  if (!command_.directory.empty()) {
+    request.set_directory(CleanPath(command_.directory, WorkingDirectory()));
+  } else {
+    absl::StatusOr<ImageRequest> image = MakeImageRequest();
+    if (!image.ok()) return Fail(image.status());
+    *request.mutable_image() = *std::move(image);
+  }
   request.set_progress(ShowProgress());
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
@@ -224,6 +239,9 @@ int Session::MountInForeground(const MountRequest& request, Clock::time_point be
     options.paths = paths_;
     options.version = version_;
     options.ca_file = command_.ca_file;
+    absl::StatusOr<Config> config = LoadConfig(command_.config);
+    if (!config.ok()) return Fail(config.status());
+    options.config = *std::move(config);
     options.handle_signals = false;
     absl::StatusOr<std::unique_ptr<Daemon>> started = start_daemon_(std::move(options));
     if (!started.ok()) return Finish(started.status());
@@ -342,7 +360,104 @@ int Session::Rm() {
   return Finish(status);
 }
 
+int Session::Index() {
+  IndexRequest request;
+  absl::StatusOr<ImageRequest> image = MakeImageRequest();
+  if (!image.ok()) return Fail(image.status());
+  *request.mutable_image() = *std::move(image);
+  request.set_push(command_.push);
+  request.set_profile(command_.profile);
+  request.set_progress(ShowProgress());
+  if (!command_.file.empty()) request.set_file(CleanPath(command_.file, WorkingDirectory()));
+  if (!command_.to.empty()) {
+    absl::StatusOr<Reference> to = Reference::Parse(command_.to);
+    if (!to.ok()) return Fail(to.status());
+    request.set_to(to->ToString());
+    absl::Status status = AddCredential(*to, request.mutable_to_credential());
+    if (!status.ok()) return Fail(status);
+  }
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  absl::StatusOr<MountResult> result = Transfer(**client, request, &DaemonClient::Index);
+  if (!result.ok()) return Finish(result.status());
+  Out(command_.json ? IndexJson(*result) : IndexText(*result));
+  return 0;
+}
+
+int Session::Profile() {
+  ProfileRequest request;
+  absl::StatusOr<ImageRequest> image = MakeImageRequest();
+  if (!image.ok()) return Fail(image.status());
+  *request.mutable_image() = *std::move(image);
+  request.set_verb(command_.action == "export" ? "show" : command_.action);
+  if (command_.action == "import") {
+    const std::string file = command_.file.empty() ? "/dev/stdin" : command_.file;
+    absl::StatusOr<Fd> fd = OpenFile(file, O_RDONLY);
+    if (!fd.ok()) return Fail(fd.status());
+    std::string text;
+    char buffer[1 << 16];
+    ssize_t got;
+    while ((got = read(fd->get(), buffer, sizeof(buffer))) > 0 && text.size() < (4u << 20)) {
+      text.append(buffer, static_cast<size_t>(got));
+    }
+    request.set_json(std::move(text));
+  }
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  ProfileReply reply;
+  absl::Status status = (*client)->Profile(request, &reply);
+  if (absl::IsNotFound(status)) {
+    // The image is not here, yet or any longer: its registry says which manifest it is.
+    InspectRequest inspect;
+    *inspect.mutable_image() = request.image();
+    InspectReply about;
+    status = (*client)->Inspect(inspect, &about);
+    if (status.ok()) {
+      absl::StatusOr<Reference> reference = Reference::Parse(request.image().reference());
+      absl::StatusOr<Digest> manifest = Digest::Parse(about.image().manifest_digest());
+      if (!reference.ok()) return Fail(reference.status());
+      if (!manifest.ok()) return Fail(manifest.status());
+      reference->digest = *manifest;
+      request.mutable_image()->set_reference(reference->ToString());
+      status = (*client)->Profile(request, &reply);
+    }
+  }
+  if (!status.ok()) return Finish(status);
+  if (command_.action == "export" || (command_.action == "show" && command_.json)) {
+    Out(reply.json() + "\n");
+  } else if (command_.action == "show") {
+    Out(ProfileText(reply));
+  }
+  return 0;
+}
+
+int Session::Evict() {
+  RemoveRequest request;
+  for (const std::string& text : command_.operands) {
+    absl::StatusOr<Reference> reference = Reference::Parse(text);
+    if (!reference.ok()) return Fail(reference.status());
+    request.add_references(reference->ToString());
+  }
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  RemoveReply reply;
+  const absl::Status status = (*client)->Evict(request, &reply);
+  if (status.ok()) Out(command_.json ? RemoveJson(reply) : RemoveText(reply));
+  return Finish(status);
+}
+
+int Session::MountStatus() {
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  MountStatusReply reply;
+  const absl::Status status =
+      (*client)->MountStatus(CleanPath(command_.directory, WorkingDirectory()), &reply);
+  if (status.ok()) Out(command_.json ? MountStatusJson(reply) : MountStatusText(reply));
+  return Finish(status);
+}
+
 int Session::GetStatus() {
+  if (!command_.directory.empty()) return MountStatus();
   auto client = Connect(/*start=*/false);
   if (!client.ok()) return Finish(client.status());
   StatusReply reply;
@@ -370,6 +485,12 @@ int RunDaemon(const Command& command, Paths paths, std::string_view version,
   options.paths = std::move(paths);
   options.version = version;
   options.ca_file = command.ca_file;
+  absl::StatusOr<Config> config = LoadConfig(command.config);
+  if (!config.ok()) {
+    ReportReady(command.ready_fd, config.status());
+    return Fail(config.status());
+  }
+  options.config = *std::move(config);
   options.idle_exit = std::chrono::seconds(command.idle_exit_seconds);
   options.starter_holds_lock = command.ready_fd >= 0;
   absl::StatusOr<std::unique_ptr<Daemon>> daemon = start_daemon(std::move(options));
@@ -398,6 +519,9 @@ int RunCommand(const Command& command, std::string_view version, StartDaemon sta
   if (command.verb == "umount") return session.Umount();
   if (command.verb == "ls") return session.Ls();
   if (command.verb == "images") return session.Images();
+  if (command.verb == "index") return session.Index();
+  if (command.verb == "profile") return session.Profile();
+  if (command.verb == "evict") return session.Evict();
   if (command.verb == "inspect") return session.Inspect();
   if (command.verb == "rm") return session.Rm();
   if (command.verb == "status") return session.GetStatus();

@@ -126,9 +126,11 @@ std::string ChainMounts::NameOf(const Digest& chain_id, const Presentation& pres
   return name;
 }
 
-bool ChainMounts::Usable(const Entry& entry) const {
+// A session that serves what the store has forgotten, a layer that was not what its index said, is
+// for those who have it.
+bool ChainMounts::Usable(const Entry& entry, const ChainRef& chain) const {
   return entry.mount_id != 0 && MountIdAt(entry.path) == entry.mount_id &&
-         (entry.kernel || sessions_->Alive(entry.session));
+         (entry.kernel || (sessions_->Alive(entry.session) && entry.shown.lock() == chain));
 }
 
 absl::StatusOr<ChainMounts::Lease> ChainMounts::Acquire(const ChainRef& chain,
@@ -141,7 +143,7 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::Acquire(const ChainRef& chain,
     absl::MutexLock lock(&mu_);
     if (const auto found = entries_.find(name); found != entries_.end()) entry = found->second;
   }
-  if (!Usable(entry)) {
+  if (!Usable(entry, chain)) {
     // What it was served from goes now, and once, also where the new mount fails.
     StopServing(std::exchange(entry.served, {}));
     {
@@ -194,7 +196,6 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
     IMAGEFS_RETURN_IF_ERROR(ServeLayer(layer));
     entry.served.push_back(layer->diff_id);
     source.devices.push_back(StrCat(data_directory(), "/", layer->diff_id.hex()));
-    source.direct_io = true;
   }
   IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
   IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, entry.path));
@@ -249,6 +250,7 @@ absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, Entry& entry) 
                            sessions_->Serve(chain->chain_id, [&](std::function<void()> ended) {
                              return loop_.Serve(chain, std::move(device), {}, std::move(ended));
                            }));
+  entry.shown = chain;
   return absl::OkStatus();
 }
 

@@ -81,16 +81,17 @@ class ChainMounts {
     Digest chain_id;
     std::string path;
     bool kernel = false;
-    uint64_t session = 0;        // FUSE
-    ChainRef chain;              // kernel: keeps the collector away
-    std::vector<Digest> served;  // kernel: layers that are files of the data mount
+    uint64_t session = 0;              // FUSE
+    ChainRef chain;                    // kernel: keeps the collector away
+    std::weak_ptr<const Chain> shown;  // FUSE: what the session serves
+    std::vector<Digest> served;        // kernel: layers that are files of the data mount
     size_t users = 0;
     uint64_t mount_id = 0;  // of the mount at `path`; somebody else may have unmounted it
   };
 
   static std::string NameOf(const Digest& chain_id, const Presentation& presentation);
   KeyGate::Hold HoldName(const std::string& name) { return KeyGate::Hold(gate_, name); }
-  bool Usable(const Entry& entry) const;
+  bool Usable(const Entry& entry, const ChainRef& chain) const;
   absl::Status Mount(const ChainRef& chain, const Presentation& presentation, Entry& entry);
   absl::Status MountFuseSession(const ChainRef& chain, Entry& entry);
   absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation, Entry& entry);

@@ -58,9 +58,6 @@ absl::StatusOr<Fd> MountErofs(const ErofsSource& source) {
   IMAGEFS_RETURN_IF_ERROR(set("source", source.index));
   for (const std::string& device : source.devices) IMAGEFS_RETURN_IF_ERROR(set("device", device));
   if (!source.context.empty()) IMAGEFS_RETURN_IF_ERROR(set("context", source.context));
-  if (source.direct_io && fsconfig(context.get(), FSCONFIG_SET_FLAG, "directio", nullptr, 0) != 0) {
-    return Refused(errno, context.get(), "EROFS refuses directio");
-  }
   if (fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
     return Refused(errno, context.get(), StrCat("the kernel does not mount ", source.index));
   }

@@ -19,9 +19,6 @@ struct ErofsSource {
   std::string index;                 // path of the EROFS image
   std::vector<std::string> devices;  // paths: slot i+1 of the index is devices[i]
   std::string context;               // SELinux context of every inode; "" = the policy's default
-  // Devices are read past their own page cache, so that no page is kept twice. The first read of a
-  // file then does without the device's read-ahead.
-  bool direct_io = false;
 };
 
 // kFailedPrecondition names what the kernel lacks or refuses, with its own words where it has any.

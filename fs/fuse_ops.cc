@@ -190,11 +190,11 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
     fuse_req_interrupt_func(req_, &PendingRead::Interrupt, this);
     for (const auto& [layer, range] : missing) {
       layer->fill->Ensure(range, cancel_.token(),
-                          [self = shared_from_this(), layer = layer](const absl::Status& status) {
-                            self->Arrived(status);
+                          [self = shared_from_this(), layer = layer](absl::StatusOr<FillPin> pin) {
+                            self->Arrived(std::move(pin));
                           });
     }
-    Arrived(absl::OkStatus());
+    Arrived(FillPin());
   }
 
  private:
@@ -206,10 +206,11 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
     interrupting_ = nullptr;
   }
 
-  void Arrived(const absl::Status& status) {
+  void Arrived(absl::StatusOr<FillPin> pin) {
     {
       absl::MutexLock lock(&mu_);
-      status_.Update(status);
+      status_.Update(pin.status());
+      if (pin.ok()) pins_.push_back(*std::move(pin));
       if (--waiting_ > 0) return;
     }
     // After this no interrupt comes any more. Inside of one, nobody else's can.
@@ -222,6 +223,7 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
       return void(fuse_reply_err(req_, EIO));
     }
     fuse_reply_buf(req_, buffer.get(), size_);
+    pins_.clear();
   }
 
   static thread_local const PendingRead* interrupting_;
@@ -234,6 +236,7 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
   absl::Mutex mu_;
   size_t waiting_ = 0;  // guarded by mu_, as is status_ until the last has arrived
   absl::Status status_;
+  std::vector<FillPin> pins_;
 };
 
 thread_local const PendingRead* PendingRead::interrupting_ = nullptr;
@@ -392,11 +395,36 @@ void ReplyXattr(fuse_req_t req, std::string_view value, size_t size) {
   }
 }
 
+// What the root of the tree tells about itself, under names that no list shows, so that a copy of
+// the tree stays one. nullopt: no such name.
+std::optional<std::string> AboutTree(const FuseTree& tree, std::string_view name) {
+  constexpr std::string_view kPrefix = "user.imagefs.";
+  if (!name.starts_with(kPrefix)) return std::nullopt;
+  name.remove_prefix(kPrefix.size());
+  if (name == "chain-id") return tree.chain->chain_id.ToString();
+  if (name == "state") return tree.chain->complete() ? "complete" : "filling";
+  uint64_t present = 0, total = 0;
+  for (const LayerRef& layer : tree.chain->layers) {
+    if (layer->fill == nullptr) continue;
+    const LayerFill::Progress progress = layer->fill->progress();
+    present += progress.present;
+    total += progress.total;
+  }
+  if (name == "bytes-present") return absl::StrCat(present);
+  if (name == "bytes-total") return absl::StrCat(total);
+  return std::nullopt;
+}
+
 void GetXattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
   FuseWorkerContext::Count(current_worker->xattr_requests);
   const FuseTree& tree = TreeOf(req);
-  // The kernel does not ask again after ENOSYS.
-  if (!tree.index().has_xattrs()) return ReplyError(req, ENOSYS);
+  if (node == FUSE_ROOT_ID) {
+    if (const std::optional<std::string> about = AboutTree(tree, name); about.has_value()) {
+      return ReplyXattr(req, *about, size);
+    }
+  }
+  // The kernel does not ask again after ENOSYS, also not for what the root tells.
+  if (!tree.index().has_xattrs()) return ReplyError(req, tree.chain->complete() ? ENOSYS : ENODATA);
   if (Hidden(tree, name)) return ReplyError(req, ENODATA);
   auto value = tree.index().GetXattr(ToNid(tree, node), name);
   if (!value.ok()) return ReplyStatus(req, value.status());

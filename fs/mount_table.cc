@@ -108,6 +108,7 @@ class MountTableImpl : public MountTable {
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override ABSL_LOCKS_EXCLUDED(mu_);
+  ChainRef ChainOf(const std::string& directory) const override ABSL_LOCKS_EXCLUDED(mu_);
   bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
   bool NeedProcess() const override { return chains_->NeedProcess(); }
   std::vector<std::string> Recover(const FindChain& find_chain) override;
@@ -159,6 +160,7 @@ class MountTableImpl : public MountTable {
   struct Mounted {
     MountRecord record;
     std::string lease;  // of its private mount; "" = it has none
+    std::weak_ptr<const Chain> chain;
   };
   std::map<std::string, Mounted> mounts_ ABSL_GUARDED_BY(mu_);  // by directory
 };
@@ -327,6 +329,7 @@ absl::Status MountTableImpl::MountD(const ChainRef& chain, MountRecord& record) 
     IMAGEFS_RETURN_IF_ERROR(MountByUserD(chain, record));
   }
   mounted.record = record;
+  mounted.chain = chain;
   absl::MutexLock lock(&mu_);
   mounts_[record.directory] = std::move(mounted);
   return absl::OkStatus();
@@ -414,6 +417,12 @@ std::vector<MountRecord> MountTableImpl::List() const {
   return out;
 }
 
+ChainRef MountTableImpl::ChainOf(const std::string& directory) const {
+  absl::MutexLock lock(&mu_);
+  const auto found = mounts_.find(directory);
+  return found == mounts_.end() ? nullptr : found->second.chain.lock();
+}
+
 // Unmounts what a daemon before this one left at `directory`.
 void MountTableImpl::UnmountDead(const std::string& directory) {
   auto mounts = ReadMountInfo();
@@ -450,7 +459,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
       record.chain_id, chain.ok() ? *std::move(chain) : nullptr, {record.mode, record.context},
       record.writable || !record.flags.id_map.empty() ? "" : record.directory);
   absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = {record, lease.name};
+  mounts_[record.directory] = {record, lease.name, {}};
   return Outlived::kHere;
 }
 

@@ -36,7 +36,8 @@ struct MountRecord {
   MountFlags flags;
   std::string context;  // SELinux context of every file, kernel mode only
   int64_t created_unix = 0;
-  std::string boot_id;   // of the boot that mounted it; Mount fills it in
+  std::string boot_id;           // of the boot that mounted it; Mount fills it in
+  int64_t deadline_seconds = 0;  // of a read that waits for bytes; 0 = the daemon's
   bool filling = false;  // kernel mode: bytes were missing, which the daemon brings; filled in
 };
 
@@ -77,6 +78,9 @@ class MountTable {
   // unless `lazy`. The last mount of a chain takes the private mount with it.
   virtual absl::Status Unmount(const std::string& directory, bool lazy) = 0;
   virtual std::vector<MountRecord> List() const = 0;
+  // What the mount at a directory shows, also when the store has forgotten it meanwhile. Null where
+  // nothing of ours is, and where the kernel shows by itself what an earlier daemon has mounted.
+  virtual ChainRef ChainOf(const std::string& directory) const = 0;
   // True while a mount of that chain exists.
   virtual bool InUse(const Digest& chain_id) const = 0;
   // True while a mount needs this process. What the kernel shows by itself does not.

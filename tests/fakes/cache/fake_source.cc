@@ -25,6 +25,7 @@ class FakeSource : public ImageSource {
       : repository_(repository), audience_(std::move(audience)) {}
 
   std::string audience() const override { return audience_; }
+  bool remote() const override { return true; }
 
   void GetManifest(const std::string& tag_or_digest, CancelToken, ManifestDone done) override {
     repository_.manifest_reads_++;
@@ -96,6 +97,23 @@ Digest FakeRepository::AddIndex(const std::string& tag, const std::vector<IndexE
   manifests_[tag] = json;
   manifests_[digest.ToString()] = json;
   return digest;
+}
+
+Digest FakeRepository::AddManifest(const std::string& tag, const std::string& json) {
+  absl::MutexLock lock(&mu_);
+  const Digest digest = Sha256Of(json);
+  manifests_[tag] = json;
+  manifests_[digest.ToString()] = json;
+  return digest;
+}
+
+Descriptor FakeRepository::AddBlob(std::string bytes) {
+  absl::MutexLock lock(&mu_);
+  Descriptor blob;
+  blob.digest = Sha256Of(bytes);
+  blob.size = bytes.size();
+  blobs_[blob.digest].bytes = std::move(bytes);
+  return blob;
 }
 
 Digest FakeRepository::AddImage(const std::string& tag, const std::vector<std::string>& tars) {

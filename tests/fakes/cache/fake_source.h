@@ -27,6 +27,10 @@ class FakeRepository {
   // Adds an image made of these uncompressed tars, bottom first, under `tag`. Returns its
   // manifest's digest.
   Digest AddImage(const std::string& tag, const std::vector<std::string>& tars);
+  // Adds a manifest under `tag` (and its digest).
+  Digest AddManifest(const std::string& tag, const std::string& json);
+  // Adds a blob of no image.
+  Descriptor AddBlob(std::string bytes);
   // Adds an image index under `tag`, which lists what other tags name. Returns its digest.
   struct IndexEntry {
     std::string tag;

@@ -125,7 +125,8 @@ absl::StatusOr<ChainRef> FakeImageStore::ChainResultLocked() const {
   return ChainRef(std::move(chain));
 }
 
-FlightTicket FakeImageStore::EnsureChain(ImageRef image, std::shared_ptr<ImageSource>, Priority,
+FlightTicket FakeImageStore::EnsureChain(ImageRef image, std::shared_ptr<ImageSource>, Bring,
+                                         Priority,
                                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
   FlightTable<ChainRef>::Caller caller;
   caller.done = [this, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
@@ -233,6 +234,8 @@ std::vector<std::pair<std::string, uint64_t>> FakeImageStore::Counters() const {
 }
 
 KeyValueStore& FakeImageStore::kv() { abort(); }
+
+ProfileKeeper& FakeImageStore::profiles() { abort(); }
 
 void FakeMountTable::FailMount(absl::Status status) {
   absl::MutexLock lock(&mu_);

@@ -42,8 +42,18 @@ class FakeImageStore : public ImageStore {
 
   FlightTicket Resolve(ResolveRequest request,
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
-  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
+  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
+                           Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+  void AttachSource(const ChainRef&, const Reference&, const SourceFactory::Access&) override {}
+  std::vector<std::optional<FillReport>> FillReports(const ChainRef&) const override { return {}; }
+  FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
+                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
+    return EnsureChain(std::move(image), std::move(source), Bring::kWhole, Priority::kForeground,
+                       std::move(done));
+  }
+  ProfileKeeper& profiles() override;
+  absl::StatusOr<uint64_t> Evict(const Reference&) override { return 0; }
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override;
   absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) override;
   std::optional<LayerProgress> Progress(const Digest& diff_id) const override;
@@ -94,6 +104,7 @@ class FakeMountTable : public MountTable {
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override;
+  ChainRef ChainOf(const std::string&) const override { return nullptr; }
   bool InUse(const Digest& chain_id) const override;
   bool NeedProcess() const override;
   std::vector<std::string> Recover(const FindChain& find_chain) override;

@@ -38,7 +38,7 @@ void FakeFill::Release() {
     held.swap(held_);
     for (const Held& one : held) Bring(one.range);
   }
-  for (Held& one : held) one.done(absl::OkStatus());
+  for (Held& one : held) one.done(FillPin());
 }
 
 void FakeFill::Fail(absl::Status status) {
@@ -89,8 +89,7 @@ void FakeFill::Cancelled(uint64_t id) {
   held.done(absl::CancelledError("the reader went away"));
 }
 
-void FakeFill::Ensure(ByteRange range, CancelToken cancel,
-                      absl::AnyInvocable<void(absl::Status)> done) {
+void FakeFill::Ensure(ByteRange range, CancelToken cancel, Done done) {
   absl::Status status;
   uint64_t held = 0;
   {
@@ -105,7 +104,7 @@ void FakeFill::Ensure(ByteRange range, CancelToken cancel,
       Bring(range);
     }
   }
-  if (held == 0) return done(status);
+  if (held == 0) return status.ok() ? done(FillPin()) : done(status);
   CancelToken::Registration on_cancel = cancel.OnCancel([this, held] { Cancelled(held); });
   absl::MutexLock lock(&mu_);
   for (Held& one : held_) {

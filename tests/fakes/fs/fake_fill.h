@@ -32,8 +32,7 @@ class FakeFill : public LayerFill {
   RangeSet asked() const;
   size_t calls() const;
 
-  void Ensure(ByteRange range, CancelToken cancel,
-              absl::AnyInvocable<void(absl::Status)> done) override;
+  void Ensure(ByteRange range, CancelToken cancel, Done done) override;
   bool complete() const override;
 
  private:
@@ -43,7 +42,7 @@ class FakeFill : public LayerFill {
   struct Held {
     uint64_t id = 0;
     ByteRange range;
-    absl::AnyInvocable<void(absl::Status)> done;
+    Done done;
     CancelToken::Registration on_cancel;
   };
   void Cancelled(uint64_t id);

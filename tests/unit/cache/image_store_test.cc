@@ -15,44 +15,18 @@
 #include "base/fd.h"
 #include "base/text.h"
 #include "tests/fakes/cache/fake_source.h"
+#include "tests/fakes/cache/lazy_blob.h"
 
 namespace imagefs {
 namespace {
-
-// A ustar archive of regular files.
-std::string Tar(const std::vector<std::pair<std::string, std::string>>& files) {
-  std::string tar;
-  for (const auto& [name, content] : files) {
-    std::string header(512, '\0');
-    header.replace(0, name.size(), name);
-    header.replace(100, 7, "0000644");
-    header.replace(108, 7, "0000000");
-    header.replace(116, 7, "0000000");
-    char text[16];
-    snprintf(text, sizeof(text), "%011o", static_cast<unsigned>(content.size()));
-    header.replace(124, 11, text);
-    header.replace(136, 11, "00000000001");
-    header[156] = '0';
-    header.replace(257, 5, "ustar");
-    header.replace(263, 2, "00");
-    header.replace(148, 8, 8, ' ');
-    unsigned sum = 0;
-    for (const char c : header) sum += static_cast<unsigned char>(c);
-    snprintf(text, sizeof(text), "%06o", sum);
-    header.replace(148, 7, text, 7);
-    tar += header + content;
-    tar.append((512 - content.size() % 512) % 512, '\0');
-  }
-  return tar.append(1024, '\0');
-}
 
 class ImageStoreTest : public ::testing::Test {
  protected:
   ImageStoreTest() : sources_(repository_) {
     root_ = StrCat(::testing::TempDir(), "/store-", RandomHex(8));
     OpenStore();
-    big_ = Tar({{"big", std::string(300'000, 'b')}});
-    small_ = Tar({{"etc/small", "hello"}});
+    big_ = TarOf({{"big", std::string(300'000, 'b')}});
+    small_ = TarOf({{"etc/small", "hello"}});
     repository_.AddImage("latest", {big_, small_});
     big_blob_ = repository_.LayerBlob(0).digest;
     small_blob_ = repository_.LayerBlob(1).digest;
@@ -98,7 +72,8 @@ class ImageStoreTest : public ::testing::Test {
     absl::StatusOr<ImageStore::Resolved> resolved = Resolve(Request(tag, user));
     EXPECT_TRUE(resolved.ok()) << resolved.status();
     auto caller = std::make_unique<Caller>();
-    caller->ticket = store_->EnsureChain(resolved->image, resolved->source, Priority::kForeground,
+    caller->ticket = store_->EnsureChain(resolved->image, resolved->source,
+                                         ImageStore::Bring::kWhole, Priority::kForeground,
                                          [raw = caller.get()](absl::StatusOr<ChainRef> chain) {
                                            raw->chain = std::move(chain);
                                            raw->ended.Notify();
@@ -316,7 +291,7 @@ TEST_F(ImageStoreTest, ACutTransferIsResumedByTheNextCaller) {
 }
 
 TEST_F(ImageStoreTest, ImagesShareLayers) {
-  const std::string other = Tar({{"other", "o"}});
+  const std::string other = TarOf({{"other", "o"}});
   repository_.HoldAt(big_blob_, 10);
   repository_.AddImage("second", {big_, other});
   std::unique_ptr<Caller> one = Ensure("latest");
@@ -468,7 +443,7 @@ TEST_F(ImageStoreTest, ASecondOwnerIsRefused) {
 }
 
 TEST_F(ImageStoreTest, RemoveGivesBackWhatNobodyNeeds) {
-  const std::string other = Tar({{"other", "o"}});
+  const std::string other = TarOf({{"other", "o"}});
   repository_.AddImage("second", {big_, other});
   ASSERT_TRUE(Durable(*Get("latest")).ok());
   ASSERT_TRUE(Durable(*Get("second")).ok());

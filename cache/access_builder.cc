@@ -1,0 +1,249 @@
+#include "cache/access_builder.h"
+
+#include <fcntl.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/access_maker.h"
+#include "image/layer_access.h"
+
+namespace imagefs {
+namespace {
+
+constexpr size_t kPieceBytes = 256 << 10;
+
+absl::Status ReadWhole(int fd, absl::Span<char> out, uint64_t offset) {
+  IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(fd, out, offset));
+  if (got != out.size()) return absl::DataLossError("the blob's file is too short");
+  return absl::OkStatus();
+}
+
+// Where the blob can be entered, and how long the tar in it is.
+absl::Status FindPoints(const Descriptor& blob, const AccessBuilder::BlobFile& file,
+                        const CancelToken& cancel, LayerOutput& made) {
+  std::string in(kPieceBytes, '\0'), out(kPieceBytes, '\0');
+  std::unique_ptr<Decompressor> decompressor;
+  Sha256 hash;
+  made.tar_bytes = 0;
+  for (uint64_t at = 0; at < blob.size;) {
+    if (cancel.cancelled()) return absl::CancelledError("nobody waits for the span table");
+    std::string_view piece(in.data(), std::min<uint64_t>(kPieceBytes, blob.size - at));
+    IMAGEFS_RETURN_IF_ERROR(
+        ReadWhole(file.fd.get(), absl::MakeSpan(in.data(), piece.size()), file.offset + at));
+    at += piece.size();
+    hash.Update(piece);
+    if (decompressor == nullptr) {
+      IMAGEFS_ASSIGN_OR_RETURN(decompressor,
+                               Decompressor::Create(SniffCompression(piece), kPointSpacing));
+    }
+    while (true) {
+      IMAGEFS_ASSIGN_OR_RETURN(const Decompressor::Step step,
+                               decompressor->Run(piece, absl::MakeSpan(out)));
+      piece.remove_prefix(step.consumed);
+      made.tar_bytes += step.produced;
+      if (step.produced < out.size() && piece.empty()) break;
+    }
+  }
+  if (hash.Finish() != blob.digest || decompressor == nullptr) {
+    return absl::DataLossError(StrCat("blob ", blob.digest.ToString(), ": wrong bytes"));
+  }
+  made.points = decompressor->points();
+  return absl::OkStatus();
+}
+
+// Nothing waits for this thread as long as anything else wants the processor.
+void BeLeastUrgent() {
+  const sched_param none{};
+  sched_setscheduler(0, SCHED_IDLE, &none);
+}
+
+}  // namespace
+
+// Brings a blob once more, into a file without a name, then makes the table.
+class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
+ public:
+  Job(AccessBuilder& builder, SubjectRef layer, Descriptor blob, Table::Context context)
+      : builder_(builder),
+        layer_(std::move(layer)),
+        blob_(std::move(blob)),
+        context_(std::move(context)) {
+    absl::MutexLock lock(&builder_.mu_);
+    ++builder_.jobs_alive_;
+  }
+  ~Job() {
+    absl::MutexLock lock(&builder_.mu_);
+    --builder_.jobs_alive_;
+  }
+
+  void Fetch(const std::shared_ptr<ImageSource>& source) {
+    absl::StatusOr<std::optional<LocalBlob>> local = source->OpenLocal(blob_);
+    if (!local.ok()) return context_.finish(local.status());
+    if (local->has_value()) {
+      file_ = {std::move((*local)->fd), (*local)->offset};
+      return Submit();
+    }
+    const std::string directory = builder_.root_ + "/blobs";
+    absl::StatusOr<Fd> file = OpenFile(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (!file.ok()) return context_.finish(file.status());
+    file_.fd = *std::move(file);
+    source->ReadBlob(
+        blob_, {{0, blob_.size}}, context_.priority, context_.cancel,
+        [self = shared_from_this()](uint64_t offset, std::string_view data) {
+          return PwriteFull(self->file_.fd.get(), data, offset);
+        },
+        [self = shared_from_this(), source](const absl::Status& status) {
+          if (!status.ok()) return self->context_.finish(status);
+          self->Submit();
+        });
+  }
+
+  void Submit() {
+    builder_.work_->Submit(context_.priority, [self = shared_from_this()] {
+      const absl::Status status = self->builder_.Build(
+          *self->layer_, self->blob_, self->file_, std::move(self->made_), self->context_.cancel);
+      if (status.ok()) {
+        self->context_.finish(true);
+      } else {
+        self->context_.finish(status);
+      }
+    });
+  }
+
+  BlobFile file_;
+  LayerOutput made_;
+
+ private:
+  AccessBuilder& builder_;
+  const SubjectRef layer_;
+  const Descriptor blob_;
+  const Table::Context context_;
+};
+
+AccessBuilder::AccessBuilder(std::string root)
+    : root_(std::move(root)), work_(std::make_unique<Executor>("access", 1)) {
+  work_->Submit([] { BeLeastUrgent(); });
+}
+
+AccessBuilder::~AccessBuilder() {
+  stop_.Cancel();
+  {
+    absl::MutexLock lock(&mu_);
+    auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return jobs_alive_ == 0; };
+    mu_.Await(absl::Condition(&none));
+  }
+  work_.reset();
+}
+
+absl::StatusOr<AccessBuilder::SubjectRef> AccessBuilder::SubjectOf(const Layer& layer) {
+  auto subject = std::make_shared<Subject>();
+  subject->diff_id = layer.diff_id;
+  subject->path = PathOf(layer);
+  subject->data_bytes = layer.data_bytes;
+  IMAGEFS_ASSIGN_OR_RETURN(subject->data, layer.data.Duplicate());
+  return SubjectRef(std::move(subject));
+}
+
+void AccessBuilder::Start(const LayerRef& layer, const Descriptor& blob, BlobFile file,
+                          LayerOutput made) {
+  absl::StatusOr<SubjectRef> subject = SubjectOf(*layer);
+  if (!subject.ok()) return;
+  Table::Caller caller;
+  caller.priority = Priority::kBackground;
+  auto held = std::make_shared<std::pair<BlobFile, LayerOutput>>(std::move(file), std::move(made));
+  caller.start = [this, layer = *subject, blob, held](Table::Context context) {
+    auto job = std::make_shared<Job>(*this, layer, blob, std::move(context));
+    job->file_ = std::move(held->first);
+    job->made_ = std::move(held->second);
+    job->Submit();
+  };
+  caller.done = [layer = *subject](const absl::StatusOr<bool>& result) {
+    if (result.ok() || absl::IsCancelled(result.status())) return;
+    LogInfo("access.none layer=", layer->diff_id.Short(), " cause=", result.status().message());
+  };
+  flights_.Join(layer->diff_id.ToString(), std::move(caller));
+}
+
+FlightTicket AccessBuilder::Ensure(const LayerRef& layer, const Descriptor& blob,
+                                   std::shared_ptr<ImageSource> source,
+                                   absl::AnyInvocable<void(absl::Status)> done) {
+  if (StatPath(PathOf(*layer)).ok()) {
+    done(absl::OkStatus());
+    return FlightTicket();
+  }
+  absl::StatusOr<SubjectRef> subject = SubjectOf(*layer);
+  if (subject.ok() && source == nullptr) {
+    subject = absl::FailedPreconditionError("there is nowhere to fetch its blob from");
+  }
+  if (!subject.ok()) {
+    done(subject.status());
+    return FlightTicket();
+  }
+  Table::Caller caller;
+  caller.audience = source->audience();
+  caller.start = [this, layer = *subject, blob, source](Table::Context context) {
+    if (StatPath(layer->path).ok()) return context.finish(true);
+    std::make_shared<Job>(*this, layer, blob, std::move(context))->Fetch(source);
+  };
+  caller.done = [done = std::move(done)](const absl::StatusOr<bool>& result) mutable {
+    done(result.status());
+  };
+  return flights_.Join(layer->diff_id.ToString(), std::move(caller)).ticket;
+}
+
+absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,
+                                  const BlobFile& file, LayerOutput made,
+                                  const CancelToken& cancel) {
+  // Shared with the callbacks, which may still run when this has returned.
+  CancelSource either;
+  const CancelToken::Registration a = cancel.OnCancel([either]() mutable { either.Cancel(); });
+  const CancelToken::Registration b =
+      stop_.token().OnCancel([either]() mutable { either.Cancel(); });
+  const absl::Status status = [&]() -> absl::Status {
+    if (made.points.empty()) {
+      IMAGEFS_RETURN_IF_ERROR(FindPoints(blob, file, either.token(), made));
+      IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
+                               OpenFile(root_ + "/layers", O_TMPFILE | O_RDWR, 0600));
+      IMAGEFS_ASSIGN_OR_RETURN(
+          LayerOutput again,
+          IndexTar(layer.data.get(), made.tar_bytes, layer.diff_id, index.get(), either.token()));
+      made.moves = std::move(again.moves);
+      made.data_bytes = layer.data_bytes;
+    }
+    auto read_blob = [&file](absl::Span<char> out, uint64_t offset) {
+      return ReadWhole(file.fd.get(), out, file.offset + offset);
+    };
+    const AccessInput input{blob.digest,           blob.size,        layer.diff_id,
+                            made.tar_bytes,        made.data_bytes,  std::move(made.points),
+                            std::move(made.moves), layer.data.get(), read_blob};
+    IMAGEFS_ASSIGN_OR_RETURN(const AccessTable table, MakeAccess(input, either.token()));
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string bytes, WriteAccess(table));
+    const std::string temporary = layer.path + ".tmp";
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd out, OpenFile(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600));
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(out.get(), bytes, 0));
+    IMAGEFS_RETURN_IF_ERROR(FsyncFd(out.get(), temporary));
+    if (rename(temporary.c_str(), layer.path.c_str()) != 0) {
+      return ErrnoStatus(errno, layer.path);
+    }
+    return absl::OkStatus();
+  }();
+  (status.ok() ? built_ : failed_)++;
+  return status;
+}
+
+FlightReport AccessBuilder::Flights() const {
+  return {"access", flights_.counters(), flights_.Running()};
+}
+
+void AccessBuilder::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
+  out.emplace_back("span_tables_built", built_.load());
+  out.emplace_back("span_tables_failed", failed_.load());
+}
+
+}  // namespace imagefs

@@ -1,0 +1,79 @@
+// Makes the span tables of layers that are here whole, one after the other on a thread of the
+// lowest urgency, so that a layer can be read in ranges again once its data is gone, and its index
+// can be published. Owned by LayerStore. Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "base/cancel.h"
+#include "base/executor.h"
+#include "base/fd.h"
+#include "base/flight.h"
+#include "cache/chain.h"
+#include "cache/image_store.h"
+#include "cache/layer_maker.h"
+#include "fetch/source.h"
+
+namespace imagefs {
+
+class AccessBuilder {
+ public:
+  explicit AccessBuilder(std::string root);
+  // REQUIRES: every caller of Ensure has left. Gives up what is not done.
+  ~AccessBuilder();
+
+  // The blob as it lies on this disk, whole and checked.
+  struct BlobFile {
+    Fd fd;
+    uint64_t offset = 0;
+  };
+  // Makes the table of a layer whose pass has just ended and left `made`. Does not hold the layer:
+  // one that is removed meanwhile needs none.
+  void Start(const LayerRef& layer, const Descriptor& blob, BlobFile file, LayerOutput made);
+
+  // Runs `done` when the layer's table is on disk; makes it, for which the blob is fetched once
+  // more, where there is none. kUnimplemented when the blob cannot be read in parts.
+  FlightTicket Ensure(const LayerRef& layer, const Descriptor& blob,
+                      std::shared_ptr<ImageSource> source,
+                      absl::AnyInvocable<void(absl::Status)> done);
+
+  FlightReport Flights() const;
+  void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
+
+  static std::string PathOf(const Layer& layer) { return layer.directory + "/access"; }
+
+ private:
+  using Table = FlightTable<bool>;
+  class Job;
+  // What a table is made of, beside the blob.
+  struct Subject {
+    Digest diff_id;
+    std::string path;  // of the table
+    uint64_t data_bytes = 0;
+    Fd data;
+  };
+  using SubjectRef = std::shared_ptr<const Subject>;
+  static absl::StatusOr<SubjectRef> SubjectOf(const Layer& layer);
+  // Blocks. Finds the points where `made` has none.
+  absl::Status Build(const Subject& layer, const Descriptor& blob, const BlobFile& file,
+                     LayerOutput made, const CancelToken& cancel);
+
+  const std::string root_;
+  CancelSource stop_;
+  Table flights_{"access"};
+  std::atomic<uint64_t> built_{0}, failed_{0};
+  absl::Mutex mu_;
+  int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
+  std::unique_ptr<Executor> work_;  // last: its thread is gone before anything above
+};
+
+}  // namespace imagefs

@@ -1,0 +1,87 @@
+#include "cache/access_maker.h"
+
+#include <algorithm>
+#include <memory>
+#include <string>
+
+#include "base/fd.h"
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+absl::Status ReadData(int fd, absl::Span<char> out, uint64_t offset) {
+  IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(fd, out, offset));
+  if (got != out.size()) return absl::DataLossError("the layer's data file is too short");
+  return absl::OkStatus();
+}
+
+// The spans between the points, without digests and windows.
+absl::StatusOr<std::vector<AccessSpan>> Cut(const AccessInput& input) {
+  std::vector<AccessSpan> spans;
+  for (size_t i = 0; i < input.points.size(); ++i) {
+    const RestartPoint& point = input.points[i];
+    const bool last = i + 1 == input.points.size();
+    const uint64_t data_end =
+        std::min(input.tar_bytes, last ? input.tar_bytes : input.points[i + 1].data_offset);
+    // The byte in which the next block begins holds the end of this one.
+    const uint64_t blob_end =
+        last ? input.blob_size
+             : input.points[i + 1].blob_offset + (input.points[i + 1].bit != 0 ? 1 : 0);
+    if (point.data_offset >= data_end) continue;
+    if (data_end - point.data_offset > kMaxSpanDataBytes ||
+        blob_end - point.blob_offset > kMaxSpanBlobBytes) {
+      return absl::UnimplementedError(StrCat("the blob can only be entered at byte ",
+                                             point.blob_offset, " and then at ", blob_end,
+                                             ", too far apart to be read in parts"));
+    }
+    AccessSpan span;
+    span.data_begin = point.data_offset;
+    span.data_bytes = static_cast<uint32_t>(data_end - point.data_offset);
+    span.blob_begin = point.blob_offset;
+    span.blob_bytes = static_cast<uint32_t>(blob_end - point.blob_offset);
+    span.codec = point.codec;
+    span.bit = point.bit;
+    spans.push_back(span);
+  }
+  return spans;
+}
+
+}  // namespace
+
+absl::StatusOr<AccessTable> MakeAccess(const AccessInput& input, const CancelToken& cancel) {
+  AccessTable table;
+  table.blob_digest = input.blob_digest;
+  table.blob_size = input.blob_size;
+  table.diff_id = input.diff_id;
+  table.tar_bytes = input.tar_bytes;
+  table.data_bytes = input.data_bytes;
+  table.moves = input.moves;
+  IMAGEFS_ASSIGN_OR_RETURN(table.spans, Cut(input));
+  std::string blob, data, window;
+  for (AccessSpan& span : table.spans) {
+    if (cancel.cancelled()) return absl::CancelledError("nobody waits for the span table");
+    blob.resize(span.blob_bytes);
+    data.resize(span.data_bytes);
+    IMAGEFS_RETURN_IF_ERROR(input.read_blob(absl::MakeSpan(blob), span.blob_begin));
+    IMAGEFS_RETURN_IF_ERROR(ReadData(input.data_fd, absl::MakeSpan(data), span.data_begin));
+    span.digest = Sha256Of(data);
+    std::string packed;
+    if (span.codec == SpanCodec::kDeflate) {
+      window.resize(std::min<uint64_t>(kDeflateWindowBytes, span.data_begin));
+      IMAGEFS_RETURN_IF_ERROR(
+          ReadData(input.data_fd, absl::MakeSpan(window), span.data_begin - window.size()));
+      IMAGEFS_ASSIGN_OR_RETURN(const std::vector<bool> used, UsedWindow(span, blob));
+      packed = PackWindow(window, used);
+      span.window_offset = table.windows.size();
+      span.window_bytes = static_cast<uint32_t>(packed.size());
+      table.windows += packed;
+    }
+    // A table that does not give the tar's bytes would only be found out by whoever needs them.
+    IMAGEFS_RETURN_IF_ERROR(DecodeSpan(span, packed, blob, absl::MakeSpan(data)));
+  }
+  return table;
+}
+
+}  // namespace imagefs

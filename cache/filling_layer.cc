@@ -1,0 +1,547 @@
+#include "cache/filling_layer.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/filling_layer_parts.h"
+
+namespace imagefs {
+namespace {
+
+// Layers so small come whole with the first miss.
+constexpr uint64_t kWholeBytes = 256 << 10;
+// When so much of a layer has been asked for, the rest is too, in large requests.
+constexpr double kMostOfIt = 0.6;
+constexpr absl::Duration kCheckPause = absl::Seconds(1);
+constexpr absl::Duration kCheckRetry = absl::Seconds(30);
+constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<FillingLayer>> FillingLayer::Open(Options options,
+                                                                 FillScheduler& scheduler) {
+  std::shared_ptr<FillingLayer> layer(new FillingLayer(std::move(options), scheduler));
+  IMAGEFS_RETURN_IF_ERROR(layer->OpenFiles());
+  scheduler.Add(layer);
+  return layer;
+}
+
+FillingLayer::~FillingLayer() = default;
+
+absl::Status FillingLayer::OpenFiles() {
+  const std::string& directory = options_.directory;
+  IMAGEFS_ASSIGN_OR_RETURN(access_, LayerAccess::Open(directory + "/access"));
+  IMAGEFS_ASSIGN_OR_RETURN(data_, OpenFile(directory + "/data", O_RDWR | O_CREAT, 0600));
+  struct stat st;
+  if (fstat(data_.get(), &st) != 0) return ErrnoStatus(errno, directory + "/data");
+  if (static_cast<uint64_t>(st.st_size) != access_->data_bytes() &&
+      ftruncate(data_.get(), static_cast<off_t>(access_->data_bytes())) != 0) {
+    return ErrnoStatus(errno, directory + "/data");
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(present_, OpenFile(directory + "/present", O_RDWR | O_CREAT, 0600));
+  const size_t count = access_->span_count();
+  std::string present(count, '\0');
+  IMAGEFS_RETURN_IF_ERROR(PreadFull(present_.get(), absl::MakeSpan(present), 0).status());
+  blob_.digest = access_->blob_digest();
+  blob_.size = access_->blob_size();
+  absl::MutexLock lock(&mu_);
+  spans_.resize(count);
+  moved_.resize(access_->moves().size());
+  for (size_t i = 0; i < count; ++i) {
+    const AccessSpan span = access_->span(i);
+    all_blob_bytes_ += span.blob_bytes;
+    if (present[i] != 1) continue;
+    // What the table cannot tell from the data alone has to come again.
+    if (options_.suspect && span.digest_of_blob) continue;
+    spans_[i].state = options_.suspect ? State::kSuspect : State::kPresent;
+    if (options_.suspect) continue;
+    ++present_count_;
+    present_blob_bytes_ += span.blob_bytes;
+    present_data_bytes_ += span.data_bytes;
+  }
+  return absl::OkStatus();
+}
+
+void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
+  if (source == nullptr) return;
+  {
+    absl::MutexLock lock(&mu_);
+    std::erase_if(sources_,
+                  [&](const auto& other) { return other->audience() == source->audience(); });
+    sources_.push_back(std::move(source));
+    not_before_ = absl::InfinitePast();
+  }
+  scheduler_.Wake();
+}
+
+bool FillingLayer::HasSource() const {
+  absl::MutexLock lock(&mu_);
+  return !sources_.empty();
+}
+
+std::shared_ptr<ImageSource> FillingLayer::SourceLocked() const {
+  return sources_.empty() ? nullptr : sources_.back();
+}
+
+void FillingLayer::AllowWaiting(absl::Duration at_most) {
+  absl::MutexLock lock(&mu_);
+  deadline_ = std::max(deadline_.value_or(at_most), at_most);
+}
+
+LayerFill::Progress FillingLayer::progress() const {
+  absl::MutexLock lock(&mu_);
+  return {present_blob_bytes_, all_blob_bytes_};
+}
+
+void FillingLayer::QueueLocked(uint32_t index, Priority priority) {
+  Span& span = spans_[index];
+  const auto wanted = static_cast<uint8_t>(priority);
+  if (span.state == State::kQueued) {
+    if (span.priority <= wanted) return;
+    --queued_[span.priority];
+  } else if (span.state != State::kAbsent) {
+    return;
+  }
+  span.state = State::kQueued;
+  span.priority = wanted;
+  ++queued_[wanted];
+  queues_[wanted].push_back(index);
+}
+
+// Remembers what readers need, and goes on to all of it when that is most of the layer.
+void FillingLayer::TouchLocked(uint32_t first, uint32_t last) {
+  for (uint32_t i = first; i < last; ++i) {
+    if (spans_[i].touched) continue;
+    spans_[i].touched = true;
+    touched_.emplace_back(scheduler_.NextOrder(), i);
+    needed_bytes_ += access_->span(i).blob_bytes;
+    last_touch_ = absl::Now();
+  }
+  const bool most =
+      static_cast<double>(needed_bytes_) > kMostOfIt * static_cast<double>(all_blob_bytes_);
+  if ((most || all_blob_bytes_ <= kWholeBytes) && !want_all_.has_value() && needed_bytes_ > 0) {
+    want_all_ = Priority::kReadahead;
+    sweep_ = 0;
+  }
+}
+
+// Reads ahead of a reader that goes on where it was, twice as far each time.
+void FillingLayer::ReadAheadLocked(uint32_t first, uint32_t last) {
+  for (Stream& stream : streams_) {
+    // Reads of one span, or of its neighbours in any order, are still in sequence.
+    if (stream.next == 0 || first > stream.next || first + 2 < stream.next) continue;
+    if (last <= stream.next) return;
+    stream.next = last;
+    // Where a profile says what comes next, going on is chance at first.
+    const bool chance = profiled_ && stream.steps++ < 3;
+    stream.ahead = chance ? 0 : std::min(std::max(2 * stream.ahead, 1U), 64U);
+    uint64_t bytes = 0;
+    for (uint32_t i = last; i < spans_.size() && i < last + stream.ahead; ++i) {
+      bytes += access_->span(i).blob_bytes;
+      if (bytes > kMaxReadAheadBytes) break;
+      if (spans_[i].state == State::kAbsent) {
+        QueueLocked(i, Priority::kReadahead);
+        scheduler_.counters().prefetched_spans++;
+      }
+    }
+    return;
+  }
+  streams_[next_stream_++ % streams_.size()] = {last, 0, 0};
+}
+
+// Puts the waiter on every span of its parts that is not here; true when all are, and then pinned.
+bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& suspects) {
+  for (const auto& [first, last] : waiter->parts) {
+    for (uint32_t i = first; i < last; ++i) {
+      Span& span = spans_[i];
+      if (span.state == State::kPresent) continue;
+      if (span.state == State::kSuspect) {
+        span.state = State::kInFlight;
+        suspects.push_back(i);
+      } else if (span.state == State::kInFlight) {
+        scheduler_.counters().joins++;
+        // What is under way in the background is now waited for.
+        for (const auto& batch : batches_) {
+          if (batch->first <= i && i < batch->last) batch->priority->RaiseTo(Priority::kOnDemand);
+        }
+      } else {
+        QueueLocked(i, Priority::kOnDemand);
+      }
+      waiters_[i].push_back(waiter);
+      ++waiter->missing;
+    }
+  }
+  if (waiter->missing > 0) return false;
+  waiter->pin = epoch_;
+  return true;
+}
+
+void FillingLayer::Ensure(ByteRange range, CancelToken cancel, Done done) {
+  auto waiter = std::make_shared<Waiter>();
+  waiter->done = std::move(done);
+  std::vector<uint32_t> suspects;
+  absl::Status failed;
+  absl::Duration deadline;
+  bool ready;
+  {
+    absl::MutexLock lock(&mu_);
+    failed = cancelled_ ? absl::CancelledError("the store closes") : poison_;
+    auto add = [&waiter](std::pair<size_t, size_t> spans) {
+      waiter->parts.emplace_back(spans.first, spans.second);
+    };
+    add(access_->SpansOf(range));
+    const auto [begin, end] = waiter->parts.front();
+    for (uint32_t i = 0; i < access_->moves().size(); ++i) {
+      const LayerBuilder::Move& move = access_->moves()[i];
+      if (moved_[i] || move.to >= range.end || move.to + move.length <= range.begin) continue;
+      waiter->moves.push_back(i);
+      add(access_->SpansOf({move.from, move.from + move.length}));
+    }
+    if (failed.ok()) {
+      for (const auto& [first, last] : waiter->parts) TouchLocked(first, last);
+    }
+    waiter->over = !failed.ok() || ArmLocked(waiter, suspects);
+    if (!waiter->over) ++waiting_;
+    if (failed.ok() && begin < end) ReadAheadLocked(begin, end);
+    deadline = deadline_.value_or(scheduler_.options().deadline);
+    ready = waiter->over;
+  }
+  if (ready) return Deliver({{waiter, failed}});
+  scheduler_.counters().waits++;
+  scheduler_.NoteDemand();
+  CheckSuspects(suspects);
+  Watch(waiter, cancel, deadline);
+  scheduler_.Wake();
+}
+
+void FillingLayer::CheckSuspects(const std::vector<uint32_t>& suspects) {
+  for (const uint32_t span : suspects) {
+    scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kOnDemand),
+                             [self = shared_from_this(), span] { self->Recheck(span); });
+  }
+}
+
+// The two ways in which a waiter leaves without its bytes.
+void FillingLayer::Watch(const WaiterRef& waiter, const CancelToken& cancel,
+                         absl::Duration deadline) {
+  CancelToken::Registration registration =
+      cancel.OnCancel([weak = weak_from_this(), waiter = std::weak_ptr(waiter)] {
+        const auto self = weak.lock();
+        const auto alive = waiter.lock();
+        if (self != nullptr && alive != nullptr) {
+          self->Leave(alive, absl::CancelledError("the reader went away"));
+        }
+      });
+  scheduler_.At(absl::Now() + deadline, [weak = weak_from_this(), waiter = std::weak_ptr(waiter)] {
+    const auto self = weak.lock();
+    const auto alive = waiter.lock();
+    if (self != nullptr && alive != nullptr) self->Expire(alive);
+  });
+  absl::MutexLock lock(&mu_);
+  if (!waiter->over) waiter->on_cancel = std::move(registration);
+}
+
+void FillingLayer::Expire(const WaiterRef& waiter) {
+  std::string reason;
+  {
+    absl::MutexLock lock(&mu_);
+    if (waiter->over) return;
+    reason = reason_;
+  }
+  scheduler_.counters().expired++;
+  Leave(waiter, absl::DeadlineExceededError(
+                    StrCat("bytes of layer ", access_->diff_id().Short(), " did not come in time",
+                           reason.empty() ? "" : StrCat("; last failure: ", reason))));
+}
+
+// Takes a waiter off; what only it waited for is no longer asked for.
+void FillingLayer::Leave(const WaiterRef& waiter, const absl::Status& why) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (waiter->over) return;
+    waiter->over = true;
+    --waiting_;
+    for (auto it = waiters_.begin(); it != waiters_.end();) {
+      std::erase(it->second, waiter);
+      if (!it->second.empty()) {
+        ++it;
+        continue;
+      }
+      Span& span = spans_[it->first];
+      if (span.state == State::kQueued && span.priority == 0) {
+        --queued_[0];
+        span.state = State::kAbsent;
+      }
+      waiters_.erase(it++);
+    }
+  }
+  Deliver({{waiter, why}});
+}
+
+// Tells waiters; those whose bytes have to be moved first are told by a worker.
+void FillingLayer::Deliver(Finished finished) {
+  for (auto& [waiter, status] : finished) {
+    waiter->on_cancel.Reset();
+    if (status.ok() && !waiter->moves.empty()) {
+      scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kOnDemand),
+                               [self = shared_from_this(), waiter = waiter] {
+                                 const absl::Status moved = self->RunMoves(waiter->moves);
+                                 waiter->moves.clear();
+                                 self->Deliver({{waiter, moved}});
+                               });
+      continue;
+    }
+    if (status.ok()) {
+      waiter->done(std::move(waiter->pin));
+    } else {
+      if (!absl::IsCancelled(status)) scheduler_.counters().failed++;
+      waiter->done(status);
+    }
+  }
+}
+
+absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {
+  for (const uint32_t i : moves) {
+    const LayerBuilder::Move& move = access_->moves()[i];
+    std::string buffer;
+    for (uint64_t done = 0; done < move.length;) {
+      buffer.resize(std::min<uint64_t>(256 << 10, move.length - done));
+      IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
+                               PreadFull(data_.get(), absl::MakeSpan(buffer), move.from + done));
+      if (got != buffer.size()) return absl::DataLossError("the data file is too short");
+      IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), buffer, move.to + done));
+      done += got;
+    }
+    absl::MutexLock lock(&mu_);
+    moved_[i] = true;
+  }
+  return absl::OkStatus();
+}
+
+void FillingLayer::Prefetch(ByteRange range, Priority priority) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (cancelled_ || !poison_.ok()) return;
+    const auto [first, last] = access_->SpansOf(range);
+    profiled_ |= priority == Priority::kForeground;
+    for (size_t i = first; i < last; ++i) {
+      if (spans_[i].state == State::kAbsent) scheduler_.counters().prefetched_spans++;
+      QueueLocked(static_cast<uint32_t>(i), priority);
+    }
+  }
+  scheduler_.Wake();
+}
+
+void FillingLayer::WantAll(Priority priority) {
+  bool check = false;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!want_all_.has_value() || *want_all_ > priority) {
+      want_all_ = priority;
+      sweep_ = 0;
+      check = check_waits_ && priority <= Priority::kForeground;
+    }
+  }
+  if (check) BeginCheck();
+  scheduler_.Wake();
+}
+
+void FillingLayer::FailSpanLocked(uint32_t index, const absl::Status& status, Finished& finished) {
+  if (spans_[index].state == State::kQueued) {
+    --queued_[spans_[index].priority];
+    spans_[index].state = State::kAbsent;
+  }
+  const auto it = waiters_.find(index);
+  if (it == waiters_.end()) return;
+  const std::vector<WaiterRef> failed = std::move(it->second);
+  waiters_.erase(it);
+  for (const WaiterRef& waiter : failed) {
+    if (waiter->over) continue;
+    waiter->over = true;
+    --waiting_;
+    finished.emplace_back(waiter, status);
+  }
+}
+
+void FillingLayer::Start() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (present_count_ < spans_.size() || checking_ || !poison_.ok()) return;
+    checking_ = true;
+  }
+  BeginCheck();
+}
+
+// Reading everything once more is left for a moment in which nobody waits for it or reads.
+void FillingLayer::BeginCheck() {
+  bool now;
+  {
+    absl::MutexLock lock(&mu_);
+    now = want_all_.has_value() && *want_all_ <= Priority::kForeground;
+    check_waits_ = !now;
+  }
+  auto check = [self = shared_from_this()] {
+    self->scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kBackground),
+                                   [self] { self->Check(); });
+  };
+  now ? check() : scheduler_.At(absl::Now() + kCheckPause, check);
+}
+
+// Everything is here: all moves, then the check of the whole.
+void FillingLayer::Check() {
+  std::vector<uint32_t> moves;
+  {
+    absl::MutexLock lock(&mu_);
+    // Begun twice when somebody could not wait.
+    if (check_runs_ || !checking_) return;
+    check_runs_ = true;
+    check_waits_ = false;
+    for (uint32_t i = 0; i < moved_.size(); ++i) {
+      if (!moved_[i]) moves.push_back(i);
+    }
+  }
+  absl::Status status = RunMoves(moves);
+  if (status.ok() && options_.check) status = options_.check(*this);
+  if (absl::IsDataLoss(status)) return Poison(status);
+  absl::MutexLock lock(&mu_);
+  checking_ = check_runs_ = false;
+  if (status.ok() && present_count_ == spans_.size()) {
+    complete_.store(true, std::memory_order_release);
+    reason_.clear();
+  } else if (!status.ok()) {
+    // No fault of the bytes (a full disk, say): tried again later.
+    reason_ = std::string(status.message());
+    scheduler_.At(absl::Now() + kCheckRetry, [weak = weak_from_this()] {
+      if (const auto self = weak.lock()) self->Start();
+    });
+  }
+}
+
+void FillingLayer::Poison(const absl::Status& why) {
+  Finished finished;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!poison_.ok()) return;
+    poison_ = why;
+    reason_ = std::string(why.message());
+    std::vector<uint32_t> waited;
+    for (const auto& [index, list] : waiters_) waited.push_back(index);
+    for (const uint32_t index : waited) FailSpanLocked(index, why, finished);
+  }
+  LogError("layer_poisoned layer=", access_->diff_id().Short(), " cause=", why.message());
+  Deliver(std::move(finished));
+}
+
+void FillingLayer::Cancel() {
+  Finished finished;
+  {
+    absl::MutexLock lock(&mu_);
+    cancelled_ = true;
+    std::vector<uint32_t> waited;
+    for (const auto& [index, list] : waiters_) waited.push_back(index);
+    for (const uint32_t index : waited) {
+      FailSpanLocked(index, absl::CancelledError("the store closes"), finished);
+    }
+  }
+  cancel_.Cancel();
+  Deliver(std::move(finished));
+}
+
+uint64_t FillingLayer::Evict(uint64_t bytes) {
+  std::vector<uint32_t> victims;
+  std::weak_ptr<const void> readers;
+  uint64_t freed = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    if (checking_ || complete()) return 0;
+    // Not what somebody waits for the rest of: readers would wait for each other's bytes for ever.
+    absl::flat_hash_set<uint32_t> wanted;
+    for (const auto& [index, list] : waiters_) {
+      for (const WaiterRef& waiter : list) {
+        for (const auto& [first, last] : waiter->parts) {
+          for (uint32_t i = first; i < last; ++i) wanted.insert(i);
+        }
+      }
+    }
+    for (size_t tried = 0; tried < spans_.size() && freed < bytes; ++tried) {
+      const auto index = static_cast<uint32_t>(evict_from_++ % spans_.size());
+      if (spans_[index].state != State::kPresent || wanted.contains(index)) continue;
+      // In flight until the hole is punched: whoever wants it waits, nobody brings it meanwhile.
+      spans_[index].state = State::kInFlight;
+      const AccessSpan about = access_->span(index);
+      --present_count_;
+      present_blob_bytes_ -= about.blob_bytes;
+      present_data_bytes_ -= about.data_bytes;
+      freed += about.data_bytes;
+      victims.push_back(index);
+    }
+    // What was moved came from these spans, and stays.
+    readers = epoch_;
+    epoch_ = std::make_shared<int>(0);
+  }
+  while (!readers.expired()) absl::SleepFor(absl::Microseconds(200));
+  for (const uint32_t index : victims) {
+    const AccessSpan span = access_->span(index);
+    absl::Status status = PwriteFull(present_.get(), std::string_view("\0", 1), index);
+    if (status.ok() &&
+        fallocate(data_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  static_cast<off_t>(span.data_begin), static_cast<off_t>(span.data_bytes)) != 0) {
+      status = ErrnoStatus(errno, "punching a hole");
+    }
+    if (!status.ok()) LogWarning("evict_failed cause=", status.message());
+    absl::MutexLock lock(&mu_);
+    spans_[index].state = State::kAbsent;
+    sweep_ = std::min(sweep_, index);
+    if (waiters_.contains(index)) QueueLocked(index, Priority::kOnDemand);
+  }
+  scheduler_.counters().evicted_bytes += freed;
+  scheduler_.Wake();
+  return freed;
+}
+
+std::vector<std::pair<uint64_t, ByteRange>> FillingLayer::Touched() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<std::pair<uint64_t, ByteRange>> out;
+  for (const auto& [order, index] : touched_) {
+    const AccessSpan span = access_->span(index);
+    out.emplace_back(order, ByteRange{span.data_begin, span.data_end()});
+  }
+  return out;
+}
+
+absl::Time FillingLayer::last_touch() const {
+  absl::MutexLock lock(&mu_);
+  return last_touch_;
+}
+
+FillReport FillingLayer::Report() const {
+  absl::MutexLock lock(&mu_);
+  FillReport report;
+  report.state = !poison_.ok() ? "damaged"
+                 : complete()  ? "complete"
+                 : checking_   ? "checking"
+                               : "filling";
+  report.reason = reason_;
+  report.blob_bytes = all_blob_bytes_;
+  report.blob_bytes_present = present_blob_bytes_;
+  report.blob_bytes_fetched = fetched_bytes_;
+  report.blob_bytes_needed = needed_bytes_;
+  report.data_bytes = access_->data_bytes();
+  report.data_bytes_present = present_data_bytes_;
+  report.waiting = waiting_;
+  for (const auto& batch : batches_)
+    report.in_flight.push_back({batch->blob, batch->priority->get()});
+  return report;
+}
+
+}  // namespace imagefs

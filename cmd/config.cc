@@ -1,0 +1,141 @@
+#include "cmd/config.h"
+
+#include <toml++/toml.h>
+#include <unistd.h>
+
+#include <functional>
+#include <map>
+
+#include "base/fd.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/options.h"
+#include "image/reference.h"
+
+namespace imagefs {
+namespace {
+
+constexpr uint64_t kMaxConfigFile = 1 << 20;
+
+absl::Status At(const std::string& path, const toml::node& node, std::string_view name,
+                std::string_view what) {
+  return absl::InvalidArgumentError(
+      StrCat(path, ":", node.source().begin.line, ": ", name, " ", what));
+}
+
+// "" or why the value cannot stand there.
+using Setter = std::function<std::string(const toml::node&)>;
+
+Setter Bool(bool& out) {
+  return [&out](const toml::node& node) -> std::string {
+    if (!node.is_boolean()) return "is true or false";
+    out = **node.as_boolean();
+    return "";
+  };
+}
+
+Setter Duration(absl::Duration& out) {
+  return [&out](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    absl::Duration value;
+    if (text == nullptr || !absl::ParseDuration(text->get(), &value) ||
+        value <= absl::ZeroDuration()) {
+      return "is a duration like \"5s\" or \"2m\"";
+    }
+    out = value;
+    return "";
+  };
+}
+
+Setter Repository(std::string& out) {
+  return [&out](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    if (text == nullptr) return "is a repository like \"registry.example/indexes\"";
+    const absl::StatusOr<Reference> parsed = Reference::Parse(text->get());
+    if (!parsed.ok()) return std::string(parsed.status().message());
+    out = text->get();
+    return "";
+  };
+}
+
+Setter Repositories(std::vector<std::string>& out) {
+  return [&out](const toml::node& node) -> std::string {
+    if (!node.is_array()) return "is a list of repositories";
+    out.clear();
+    for (const toml::node& one : *node.as_array()) {
+      std::string text;
+      if (std::string problem = Repository(text)(one); !problem.empty()) return problem;
+      out.push_back(std::move(text));
+    }
+    return "";
+  };
+}
+
+Setter Choice(bool& out, std::string_view yes, std::string_view no) {
+  return [&out, yes, no](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    if (text == nullptr || (text->get() != yes && text->get() != no)) {
+      return StrCat("is \"", yes, "\" or \"", no, "\"");
+    }
+    out = text->get() == yes;
+    return "";
+  };
+}
+
+}  // namespace
+
+absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path) {
+  Config config;
+  const std::map<std::string, std::map<std::string, Setter>, std::less<>> known = {
+      {"index",
+       {{"lookup", Bool(config.index_lookup)},
+        {"trust", Choice(config.index_trust_beside, "repository", "configured")},
+        {"repositories", Repositories(config.index_repositories)},
+        {"publish", Bool(config.index_publish)},
+        {"publish_to", Repository(config.index_publish_to)}}},
+      {"fill",
+       {{"background", Bool(config.fill_background)},
+        {"quiet", Duration(config.fill_quiet)},
+        {"deadline", Duration(config.fill_deadline)}}},
+      {"profile", {{"enabled", Bool(config.profile)}}},
+  };
+  try {
+    const toml::table table = toml::parse(text, path);
+    for (const auto& [section, node] : table) {
+      const auto names = known.find(section.str());
+      if (names == known.end() || !node.is_table()) {
+        return At(path, node, section.str(), "is no section of the configuration");
+      }
+      for (const auto& [name, value] : *node.as_table()) {
+        const std::string full = StrCat(section.str(), ".", name.str());
+        const auto setter = names->second.find(std::string(name.str()));
+        if (setter == names->second.end()) return At(path, value, full, "is not known");
+        if (std::string problem = setter->second(value); !problem.empty()) {
+          return At(path, value, full, problem);
+        }
+      }
+    }
+  } catch (const toml::parse_error& error) {
+    return absl::InvalidArgumentError(
+        StrCat(path, ":", error.source().begin.line, ": ", error.description()));
+  }
+  return config;
+}
+
+absl::StatusOr<Config> LoadConfig(const std::string& path) {
+  std::string file = path;
+  if (file.empty()) {
+    if (geteuid() == 0) {
+      file = "/etc/imagefs/config.toml";
+    } else {
+      std::string home = ProcessEnvironment("XDG_CONFIG_HOME");
+      if (home.empty()) home = ProcessEnvironment("HOME") + "/.config";
+      file = home + "/imagefs/config.toml";
+    }
+    if (access(file.c_str(), F_OK) != 0) return Config();
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string text, ReadFile(file, kMaxConfigFile));
+  return ParseConfig(text, file);
+}
+
+}  // namespace imagefs

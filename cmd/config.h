@@ -1,0 +1,35 @@
+// The daemon's configuration file (TOML). The only user of toml++ is this header's .cc.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace imagefs {
+
+struct Config {
+  // [index]: how images are shown before their bytes are here.
+  bool index_lookup = true;
+  bool index_trust_beside = true;  // trust = "repository"; "configured": false
+  std::vector<std::string> index_repositories;
+  bool index_publish = false;
+  std::string index_publish_to;  // "" = the image's own repository
+  // [fill]: how their bytes come.
+  bool fill_background = true;
+  absl::Duration fill_quiet = absl::Seconds(5);
+  absl::Duration fill_deadline = absl::Seconds(60);
+  // [profile]
+  bool profile = true;
+};
+
+// Unknown names are errors: a setting that does nothing helps nobody. The error names the line.
+absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path);
+
+// Of the file `path`; with "", /etc/imagefs/config.toml (root) or
+// $XDG_CONFIG_HOME/imagefs/config.toml, which need not exist.
+absl::StatusOr<Config> LoadConfig(const std::string& path);
+
+}  // namespace imagefs

@@ -1,0 +1,29 @@
+// A compressed blob with its span table, made as a pass over it makes them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "image/layer_access.h"
+
+namespace imagefs {
+
+// Bytes of which some can be compressed and some cannot; the same for the same seed.
+std::string MixedBytes(size_t size, uint32_t seed);
+
+// A ustar archive of regular files: names and contents.
+std::string TarOf(const std::vector<std::pair<std::string, std::string>>& files);
+
+// One gzip member, or with `members` several one after the other. `level` 0 stores.
+std::string GzipBytes(std::string_view data, int level = 6, int members = 1, int strategy = 0);
+// Several zstd frames.
+std::string ZstdBytes(std::string_view data, int frames);
+
+// The span table of `blob`, which holds `tar`, with points `spacing` apart. Fails the test when it
+// cannot be made.
+AccessTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing);
+
+}  // namespace imagefs

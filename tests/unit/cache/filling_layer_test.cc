@@ -1,0 +1,333 @@
+#include "cache/filling_layer.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "base/fd.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "tests/fakes/cache/fake_source.h"
+#include "tests/fakes/cache/lazy_blob.h"
+
+namespace imagefs {
+namespace {
+
+class FillingLayerTest : public ::testing::Test {
+ protected:
+  FillingLayerTest() : directory_(StrCat(::testing::TempDir(), "/fill-", RandomHex(8))) {
+    tar_ = MixedBytes(3 << 20, 11);
+    const std::string bytes = GzipBytes(tar_);
+    table_ = MakeTable(tar_, bytes, 32 << 10);
+    blob_ = repository_.AddBlob(bytes);
+    EXPECT_TRUE(MakeDirs(directory_).ok());
+    EXPECT_TRUE(WriteFileDurably(directory_ + "/access", *WriteAccess(table_)).ok());
+    options_.background = false;
+    options_.quiet = absl::Milliseconds(20);
+    Open();
+  }
+  ~FillingLayerTest() override {
+    Close();
+    std::filesystem::remove_all(directory_);
+  }
+
+  void Open(bool suspect = false) {
+    scheduler_ = std::make_unique<FillScheduler>(options_);
+    FillingLayer::Options options;
+    options.directory = directory_;
+    options.suspect = suspect;
+    options.check = [this](FillingLayer&) {
+      ++checks_;
+      return check_;
+    };
+    auto layer = FillingLayer::Open(options, *scheduler_);
+    ASSERT_TRUE(layer.ok()) << layer.status();
+    layer_ = *layer;
+    layer_->AddSource(repository_.Open("alice"));
+    layer_->Start();
+  }
+  void Close() {
+    // First the readers are told, then the layer ends with the last request.
+    scheduler_.reset();
+    layer_.reset();
+  }
+
+  struct Read {
+    absl::Notification ended;
+    absl::StatusOr<FillPin> pin;
+    CancelSource cancel;
+    absl::Status status() {
+      ended.WaitForNotification();
+      return pin.status();
+    }
+  };
+  std::unique_ptr<Read> Begin(ByteRange range) {
+    auto read = std::make_unique<Read>();
+    layer_->Ensure(range, read->cancel.token(), [raw = read.get()](absl::StatusOr<FillPin> pin) {
+      raw->pin = std::move(pin);
+      raw->ended.Notify();
+    });
+    return read;
+  }
+  // Reads and compares.
+  absl::Status Check(ByteRange range) {
+    const std::unique_ptr<Read> read = Begin(range);
+    IMAGEFS_RETURN_IF_ERROR(read->status());
+    const Fd fd = *OpenFile(directory_ + "/data", O_RDONLY);
+    std::string bytes(range.size(), '\0');
+    EXPECT_EQ(*PreadFull(fd.get(), absl::MakeSpan(bytes), range.begin), range.size());
+    if (bytes != tar_.substr(range.begin, range.size())) {
+      return absl::DataLossError(StrCat("wrong bytes in ", range.begin, "-", range.end));
+    }
+    return absl::OkStatus();
+  }
+  void AwaitComplete() {
+    while (!layer_->complete()) absl::SleepFor(absl::Milliseconds(1));
+  }
+  // No byte of the blob was asked for twice, but for the one that two neighbouring spans share.
+  void ExpectEachOnce() {
+    RangeSet seen;
+    for (const ByteRange& range : repository_.Reads(blob_.digest)) {
+      uint64_t missing = 0;
+      for (const ByteRange& part : seen.Missing(range)) missing += part.size();
+      EXPECT_GE(missing + 2, range.size()) << range.begin << "-" << range.end;
+      seen.Add(range);
+    }
+  }
+  uint64_t Asked() {
+    uint64_t bytes = 0;
+    for (const ByteRange& range : repository_.Reads(blob_.digest)) bytes += range.size();
+    return bytes;
+  }
+
+  const std::string directory_;
+  std::string tar_;
+  AccessTable table_;
+  FakeRepository repository_;
+  Descriptor blob_;
+  FillScheduler::Options options_;
+  std::atomic<int> checks_{0};
+  absl::Status check_;
+  std::unique_ptr<FillScheduler> scheduler_;
+  std::shared_ptr<FillingLayer> layer_;
+};
+
+TEST_F(FillingLayerTest, BringsWhatIsAskedForAndNoMore) {
+  EXPECT_TRUE(Check({1'000'000, 1'000'100}).ok());
+  EXPECT_LE(Asked(), 2 * (64U << 10));
+  const uint64_t asked = Asked();
+  EXPECT_TRUE(Check({1'000'000, 1'000'100}).ok());
+  EXPECT_EQ(Asked(), asked);
+  const FillReport report = layer_->Report();
+  EXPECT_EQ(report.state, "filling");
+  EXPECT_EQ(report.blob_bytes_fetched, asked);
+  EXPECT_EQ(report.blob_bytes_needed, report.blob_bytes_present);
+  EXPECT_EQ(report.waiting, 0U);
+}
+
+TEST_F(FillingLayerTest, ManyReadersOfTheSameBytesShareOneRequest) {
+  const AccessSpan span = table_.spans.at(table_.spans.size() / 2);
+  repository_.HoldAt(blob_.digest, span.blob_begin + 10);
+  std::vector<std::unique_ptr<Read>> reads;
+  reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
+  repository_.AwaitHeld(blob_.digest);
+  for (int i = 0; i < 20; ++i) reads.push_back(Begin({span.data_begin, span.data_end()}));
+  EXPECT_EQ(layer_->Report().waiting, 21U);
+  EXPECT_EQ(layer_->Report().in_flight.size(), 1U);
+  repository_.Release(blob_.digest);
+  for (const auto& read : reads) EXPECT_TRUE(read->status().ok());
+  EXPECT_EQ(repository_.Reads(blob_.digest).size(), 1U);
+}
+
+TEST_F(FillingLayerTest, RandomReadsByManyReadersAskForEachByteOnceAndComplete) {
+  std::vector<std::thread> readers;
+  for (uint32_t seed = 0; seed < 8; ++seed) {
+    readers.emplace_back([this, seed] {
+      std::mt19937 random(seed);
+      for (int i = 0; i < 100; ++i) {
+        const uint64_t begin = random() % tar_.size();
+        const uint64_t end = std::min<uint64_t>(tar_.size(), begin + 1 + random() % 200'000);
+        EXPECT_TRUE(Check({begin, end}).ok());
+      }
+    });
+  }
+  for (std::thread& reader : readers) reader.join();
+  layer_->WantAll(Priority::kForeground);
+  AwaitComplete();
+  EXPECT_EQ(checks_, 1);
+  ExpectEachOnce();
+  EXPECT_EQ(layer_->Report().state, "complete");
+}
+
+TEST_F(FillingLayerTest, CompletesByItselfAfterAQuietMoment) {
+  Close();
+  options_.background = true;
+  Open();
+  AwaitComplete();
+  EXPECT_TRUE(Check({0, tar_.size()}).ok());
+  ExpectEachOnce();
+}
+
+TEST_F(FillingLayerTest, MostOfItReadBringsTheRest) {
+  ASSERT_TRUE(Check({0, tar_.size() * 7 / 10}).ok());
+  AwaitComplete();
+  ExpectEachOnce();
+}
+
+TEST_F(FillingLayerTest, AReaderInSequenceIsReadAheadOf) {
+  for (uint64_t at = 0; at < 600'000; at += 50'000) ASSERT_TRUE(Check({at, at + 50'000}).ok());
+  EXPECT_GT(scheduler_->counters().prefetched_spans.load(), 0U);
+  ExpectEachOnce();
+}
+
+TEST_F(FillingLayerTest, AWrongByteIsFetchedAgainAndCounted) {
+  const AccessSpan span = table_.spans.at(3);
+  repository_.CorruptAt(blob_.digest, span.blob_begin + 100, 1);
+  EXPECT_TRUE(Check({span.data_begin, span.data_end()}).ok());
+  EXPECT_EQ(scheduler_->counters().wrong_spans.load(), 1U);
+}
+
+TEST_F(FillingLayerTest, BytesThatAreWrongEveryTimeAreNeverServed) {
+  const AccessSpan span = table_.spans.at(3);
+  repository_.CorruptAt(blob_.digest, span.blob_begin + 100, 1000);
+  EXPECT_TRUE(absl::IsDataLoss(Check({span.data_begin, span.data_end()})));
+  EXPECT_EQ(scheduler_->counters().wrong_spans.load(), 3U);
+  // The others are not harmed.
+  EXPECT_TRUE(Check({0, 1000}).ok());
+  repository_.CorruptAt(blob_.digest, 0, 0);
+  EXPECT_TRUE(Check({span.data_begin, span.data_end()}).ok());
+}
+
+TEST_F(FillingLayerTest, ARegistryThatIsAwayForAMomentIsWaitedFor) {
+  repository_.FailAt(blob_.digest, 0, absl::UnavailableError("away"), 2);
+  EXPECT_TRUE(Check({0, 1000}).ok());
+}
+
+TEST_F(FillingLayerTest, ADeadRegistryEndsReadsAtTheirDeadline) {
+  layer_->AllowWaiting(absl::Milliseconds(300));
+  repository_.FailAt(blob_.digest, 0, absl::UnavailableError("away"), 1000);
+  const absl::Status status = Check({0, 1000});
+  EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
+  EXPECT_NE(status.message().find("away"), std::string::npos) << status;
+  EXPECT_EQ(scheduler_->counters().expired.load(), 1U);
+  EXPECT_EQ(layer_->Report().waiting, 0U);
+}
+
+TEST_F(FillingLayerTest, AReaderThatGoesAwayDisturbsNobody) {
+  const AccessSpan span = table_.spans.at(2);
+  repository_.HoldAt(blob_.digest, span.blob_begin + 10);
+  const auto first = Begin({span.data_begin, span.data_end()});
+  repository_.AwaitHeld(blob_.digest);
+  const auto second = Begin({span.data_begin, span.data_end()});
+  first->cancel.Cancel();
+  EXPECT_TRUE(absl::IsCancelled(first->status()));
+  EXPECT_EQ(layer_->Report().waiting, 1U);
+  repository_.Release(blob_.digest);
+  EXPECT_TRUE(second->status().ok());
+}
+
+TEST_F(FillingLayerTest, RefusedCredentialsDoNotStopHoldersOfOthers) {
+  layer_->AddSource(repository_.Open("mallory"));
+  repository_.Deny("mallory");
+  EXPECT_TRUE(Check({0, 1000}).ok());
+}
+
+TEST_F(FillingLayerTest, RefusedCredentialsOfAllAreAnError) {
+  repository_.Deny("alice");
+  EXPECT_FALSE(Check({0, 1000}).ok());
+}
+
+TEST_F(FillingLayerTest, EvictedBytesComeAgain) {
+  ASSERT_TRUE(Check({0, 500'000}).ok());
+  EXPECT_GT(layer_->Evict(400'000), 0U);
+  EXPECT_TRUE(Check({0, 500'000}).ok());
+}
+
+TEST_F(FillingLayerTest, EvictionUnderReadersNeverShowsZeros) {
+  std::atomic<bool> over{false};
+  std::thread evictor([this, &over] {
+    while (!over) {
+      layer_->Evict(300'000);
+      absl::SleepFor(absl::Milliseconds(1));
+    }
+  });
+  std::vector<std::thread> readers;
+  for (uint32_t seed = 0; seed < 6; ++seed) {
+    readers.emplace_back([this, seed] {
+      std::mt19937 random(seed);
+      for (int i = 0; i < 60 && !layer_->complete(); ++i) {
+        const uint64_t begin = random() % tar_.size();
+        const uint64_t end = std::min<uint64_t>(tar_.size(), begin + 1 + random() % 100'000);
+        const absl::Status status = Check({begin, end});
+        EXPECT_TRUE(status.ok()) << status;
+      }
+    });
+  }
+  for (std::thread& reader : readers) reader.join();
+  over = true;
+  evictor.join();
+}
+
+TEST_F(FillingLayerTest, WhatIsHereOutlivesTheProcess) {
+  ASSERT_TRUE(Check({0, 300'000}).ok());
+  const uint64_t asked = Asked();
+  Close();
+  Open();
+  EXPECT_TRUE(Check({0, 300'000}).ok());
+  EXPECT_EQ(Asked(), asked);
+}
+
+TEST_F(FillingLayerTest, BytesOfAnEarlierBootAreCheckedBeforeTheyAreBelieved) {
+  ASSERT_TRUE(Check({0, 300'000}).ok());
+  const uint64_t asked = Asked();
+  Close();
+  {
+    const Fd fd = *OpenFile(directory_ + "/data", O_RDWR);
+    ASSERT_TRUE(PwriteFull(fd.get(), "XX", 10).ok());
+  }
+  Open(/*suspect=*/true);
+  EXPECT_TRUE(Check({0, 300'000}).ok());
+  const uint64_t more = Asked() - asked;
+  EXPECT_GT(more, 0U);
+  EXPECT_LT(more, asked);
+}
+
+TEST_F(FillingLayerTest, APoisonedLayerServesNothing) {
+  check_ = absl::DataLossError("not what was promised");
+  layer_->WantAll(Priority::kForeground);
+  while (layer_->Report().state != "damaged") absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(absl::IsDataLoss(Check({0, 10})));
+  EXPECT_FALSE(layer_->complete());
+  EXPECT_EQ(layer_->Report().reason, "not what was promised");
+}
+
+TEST_F(FillingLayerTest, ClosingTellsWhoWaits) {
+  repository_.HoldAt(blob_.digest, 10);
+  const auto read = Begin({0, 1000});
+  repository_.AwaitHeld(blob_.digest);
+  std::thread closing([this] { scheduler_.reset(); });
+  EXPECT_FALSE(read->status().ok());
+  repository_.Release(blob_.digest);
+  closing.join();
+}
+
+TEST_F(FillingLayerTest, TouchedRangesComeInTheirOrder) {
+  const AccessSpan late = table_.spans.at(8), early = table_.spans.at(1);
+  ASSERT_TRUE(Check({late.data_begin, late.data_begin + 1}).ok());
+  ASSERT_TRUE(Check({early.data_begin, early.data_begin + 1}).ok());
+  const auto touched = layer_->Touched();
+  ASSERT_EQ(touched.size(), 2U);
+  EXPECT_EQ(touched[0].second.begin, late.data_begin);
+  EXPECT_EQ(touched[1].second.begin, early.data_begin);
+}
+
+}  // namespace
+}  // namespace imagefs

@@ -1,0 +1,342 @@
+// Images that are shown before their bytes are here: ImageStore with indexes that somebody
+// published.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "base/fd.h"
+#include "base/text.h"
+#include "cache/image_store.h"
+#include "fetch/registry_writer.h"
+#include "image/index_bundle.h"
+#include "image/layer_access.h"
+#include "tests/fakes/cache/fake_source.h"
+#include "tests/fakes/cache/lazy_blob.h"
+
+namespace imagefs {
+namespace {
+
+class LazyStoreTest : public ::testing::Test {
+ protected:
+  LazyStoreTest() : sources_(repository_) {
+    for (uint32_t i = 0; i < 2; ++i) {
+      tars_.push_back(
+          TarOf({{StrCat("file", i), MixedBytes(1 << 20, i)}, {StrCat("small", i), "hello"}}));
+    }
+    manifest_ = repository_.AddImage("latest", tars_);
+    blobs_ = {repository_.LayerBlob(0), repository_.LayerBlob(1)};
+    options_.index.min_bytes = 0;
+    options_.fill.background = false;
+  }
+  ~LazyStoreTest() override {
+    chain_.reset();
+    store_.reset();
+    for (const std::string& root : roots_) std::filesystem::remove_all(root);
+  }
+
+  void OpenNew() {
+    roots_.push_back(StrCat(::testing::TempDir(), "/lazy-", RandomHex(8)));
+    Reopen();
+  }
+  void Reopen() {
+    chain_.reset();
+    store_.reset();
+    options_.root = roots_.back();
+    auto store = ImageStore::Open(options_, sources_);
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+
+  absl::Status Show(ImageStore::Bring bring) {
+    absl::Notification ended;
+    absl::Status status;
+    ImageStore::ResolveRequest request;
+    request.reference = *Reference::Parse("registry.test/img:latest");
+    request.platform = Platform::Host();
+    request.lazy = bring == ImageStore::Bring::kLazy;
+    store_->Resolve(request, [&](absl::StatusOr<ImageStore::Resolved> resolved) {
+      if (!resolved.ok()) {
+        status = resolved.status();
+        return ended.Notify();
+      }
+      image_ = resolved->image;
+      source_ = resolved->source;
+      store_->EnsureChain(image_, source_, bring, Priority::kForeground,
+                          [&](absl::StatusOr<ChainRef> chain) {
+                            status = chain.status();
+                            if (chain.ok()) chain_ = *std::move(chain);
+                            ended.Notify();
+                          });
+    });
+    ended.WaitForNotification();
+    return status;
+  }
+
+  absl::Status Read(size_t layer, ByteRange range) {
+    absl::Notification ended;
+    absl::StatusOr<FillPin> pin;
+    chain_->layers[layer]->fill->Ensure(range, CancelToken(), [&](absl::StatusOr<FillPin> got) {
+      pin = std::move(got);
+      ended.Notify();
+    });
+    ended.WaitForNotification();
+    if (!pin.ok()) return pin.status();
+    std::string bytes(range.size(), '\0');
+    EXPECT_TRUE(
+        PreadFull(chain_->layers[layer]->data.get(), absl::MakeSpan(bytes), range.begin).ok());
+    return bytes == tars_[layer].substr(range.begin, range.size())
+               ? absl::OkStatus()
+               : absl::InternalError("wrong bytes were served");
+  }
+  absl::Status Durable() {
+    absl::Notification ended;
+    absl::Status status;
+    store_->WaitDurable(chain_, [&](absl::Status s) {
+      status = std::move(s);
+      ended.Notify();
+    });
+    ended.WaitForNotification();
+    return status;
+  }
+
+  // What a first machine makes and publishes, bent by `lie`.
+  void Publish(const std::function<void(size_t, IndexBundle&)>& lie = {},
+               const std::string& profile = "") {
+    OpenNew();
+    ASSERT_TRUE(Show(ImageStore::Bring::kWhole).ok());
+    absl::Notification ended;
+    store_->MakeIndexes(image_, source_, [&](absl::StatusOr<ChainRef> chain) {
+      EXPECT_TRUE(chain.ok()) << chain.status();
+      ended.Notify();
+    });
+    ended.WaitForNotification();
+    RegistryWriter::Artifact artifact;
+    artifact.artifact_type = std::string(kIndexArtifactType);
+    artifact.subject.media_type = image_->manifest.media_type;
+    artifact.subject.digest = manifest_;
+    artifact.subject.size = image_->manifest_json.size();
+    auto add = [&](const std::string& bytes, std::string_view media_type,
+                   std::map<std::string, std::string> annotations) {
+      RegistryWriter::Layer layer;
+      layer.media_type = std::string(media_type);
+      layer.annotations = std::move(annotations);
+      const Descriptor blob = repository_.AddBlob(bytes);
+      layer.blob.digest = blob.digest;
+      layer.blob.size = blob.size;
+      artifact.layers.push_back(std::move(layer));
+    };
+    for (size_t i = 0; i < 2; ++i) {
+      const std::string directory = chain_->layers[i]->directory;
+      IndexBundle bundle = {*ReadFile(directory + "/index", 1 << 30),
+                            *ReadFile(directory + "/access", 1 << 30)};
+      if (lie) lie(i, bundle);
+      add(PackBundle(bundle), kLayerIndexMediaType,
+          {{std::string(kLayerAnnotation), blobs_[i].digest.ToString()}});
+    }
+    if (!profile.empty()) add(profile, kProfileMediaType, {});
+    repository_.AddManifest(StrCat("sha256-", manifest_.hex(), ".imagefs"),
+                            ArtifactManifest(artifact));
+  }
+  size_t BlobReads() const {
+    return repository_.Reads(blobs_[0].digest).size() + repository_.Reads(blobs_[1].digest).size();
+  }
+  uint64_t Counter(std::string_view name) const {
+    for (const auto& [key, value] : store_->Counters()) {
+      if (key == name) return value;
+    }
+    ADD_FAILURE() << "no counter " << name;
+    return 0;
+  }
+  LayerState StateOf(size_t layer) const { return store_->StateOf(Sha256Of(tars_[layer])); }
+
+  FakeRepository repository_;
+  FakeSourceFactory sources_;
+  std::vector<std::string> tars_;
+  Digest manifest_;
+  std::vector<Descriptor> blobs_;
+  ImageStore::Options options_;
+  std::vector<std::string> roots_;
+  std::unique_ptr<ImageStore> store_;
+  ImageStore::ImageRef image_;
+  std::shared_ptr<ImageSource> source_;
+  ChainRef chain_;
+};
+
+TEST_F(LazyStoreTest, IsShownWithoutAByteOfItsLayers) {
+  Publish();
+  OpenNew();
+  const size_t reads = BlobReads();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  EXPECT_EQ(BlobReads(), reads);
+  EXPECT_EQ(StateOf(0), LayerState::kFilling);
+  EXPECT_FALSE(chain_->complete());
+  EXPECT_TRUE(chain_->index->Lookup(chain_->index->root(), "file1")->has_value());
+  EXPECT_TRUE(Read(0, {500'000, 510'000}).ok());
+  EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
+  EXPECT_EQ(Counter("layers_lazy"), 2U);
+}
+
+TEST_F(LazyStoreTest, BecomesCompleteAndIsCheckedAsAWhole) {
+  Publish();
+  OpenNew();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Durable().ok());
+  EXPECT_EQ(StateOf(0), LayerState::kComplete);
+  EXPECT_EQ(Counter("layers_filled"), 2U);
+  Reopen();
+  EXPECT_EQ(StateOf(1), LayerState::kComplete);
+}
+
+TEST_F(LazyStoreTest, WithoutAnIndexEverythingIsBroughtFirst) {
+  OpenNew();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  EXPECT_TRUE(chain_->complete());
+  EXPECT_EQ(Counter("layers_built"), 2U);
+}
+
+TEST_F(LazyStoreTest, AnIndexBesideTheImageIsNotBelievedWhenTheConfigurationSaysSo) {
+  Publish();
+  options_.index.trust_beside = false;
+  OpenNew();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  EXPECT_TRUE(chain_->complete());
+}
+
+TEST_F(LazyStoreTest, AnIndexOfAConfiguredRepositoryIs) {
+  Publish();
+  options_.index.trust_beside = false;
+  options_.index.repositories = {*Reference::Parse("other.test/indexes")};
+  OpenNew();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  EXPECT_FALSE(chain_->complete());
+  EXPECT_TRUE(Read(0, {0, 1000}).ok());
+}
+
+TEST_F(LazyStoreTest, GoesOnAfterTheProcess) {
+  Publish();
+  OpenNew();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Read(0, {0, 300'000}).ok());
+  const size_t reads = BlobReads();
+  const Digest chain_id = chain_->chain_id;
+  Reopen();
+  auto chain = store_->FindChain(chain_id);
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  chain_ = *chain;
+  EXPECT_TRUE(Read(0, {0, 300'000}).ok());
+  EXPECT_EQ(BlobReads(), reads);
+  store_->AttachSource(chain_, *Reference::Parse("registry.test/img:latest"), {});
+  EXPECT_TRUE(Read(1, {0, 300'000}).ok());
+}
+
+TEST_F(LazyStoreTest, AnIndexOfAnotherLayerIsRefused) {
+  Publish([](size_t layer, IndexBundle& bundle) {
+    static IndexBundle first;
+    if (layer == 0) first = bundle;
+    if (layer == 1) bundle = first;
+  });
+  OpenNew();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  EXPECT_EQ(StateOf(0), LayerState::kFilling);
+  EXPECT_NE(StateOf(1), LayerState::kFilling);
+  EXPECT_EQ(Counter("indexes_refused"), 1U);
+}
+
+TEST_F(LazyStoreTest, WrongDigestsOfSpansNeverServeAByte) {
+  Publish([](size_t, IndexBundle& bundle) {
+    const auto access = *LayerAccess::FromBytes(bundle.access);
+    AccessTable table;
+    table.blob_digest = access->blob_digest();
+    table.blob_size = access->blob_size();
+    table.diff_id = access->diff_id();
+    table.tar_bytes = access->tar_bytes();
+    table.data_bytes = access->data_bytes();
+    for (size_t i = 0; i < access->span_count(); ++i) {
+      table.spans.push_back(access->span(i));
+      if (i == 0) table.spans.back().digest = Sha256Of("a lie");
+    }
+    bundle.access = *WriteAccess(table);
+  });
+  OpenNew();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  EXPECT_TRUE(absl::IsDataLoss(Read(0, {0, 100})));
+  EXPECT_TRUE(Read(0, {900'000, 900'100}).ok());
+}
+
+TEST_F(LazyStoreTest, ATreeThatIsNotTheTarsPoisonsTheLayerAndIsForgotten) {
+  Publish([](size_t layer, IndexBundle& bundle) {
+    // The name of a file: the size of the tree stays.
+    if (layer != 0) return;
+    for (size_t at = 0; (at = bundle.index.find("small0", at)) != std::string::npos; ++at) {
+      bundle.index.replace(at, 6, "smell0");
+    }
+  });
+  OpenNew();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  EXPECT_TRUE(absl::IsDataLoss(Durable()));
+  EXPECT_TRUE(absl::IsDataLoss(Read(0, {0, 100})));
+  EXPECT_EQ(Counter("layers_poisoned"), 1U);
+  EXPECT_EQ(StateOf(0), LayerState::kAbsent);
+  EXPECT_EQ(store_->FillReports(chain_)[0]->state, "damaged");
+  // Whoever asks next gets what the tar says, although the index still lies there.
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  EXPECT_TRUE(chain_->layers[0]->complete());
+  EXPECT_TRUE(chain_->index->Lookup(chain_->index->root(), "small0")->has_value());
+  EXPECT_FALSE(chain_->index->Lookup(chain_->index->root(), "smell0")->has_value());
+}
+
+TEST_F(LazyStoreTest, APublishedProfileIsBroughtInAdvance) {
+  Profile profile;
+  profile.layers = {{Sha256Of(tars_[1]), tars_[1].size()}};
+  profile.parts = {{Sha256Of(tars_[1]), {600'000, 600'100}}};
+  Publish({}, profile.ToJson());
+  OpenNew();
+  const size_t reads = repository_.Reads(blobs_[1].digest).size();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  while (repository_.Reads(blobs_[1].digest).size() == reads) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  EXPECT_EQ(store_->profiles().Get(manifest_)->parts.size(), 1U);
+}
+
+TEST_F(LazyStoreTest, TheFirstRunIsRecorded) {
+  Publish();
+  OpenNew();
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Read(1, {600'000, 600'100}).ok());
+  ASSERT_TRUE(Read(0, {0, 100}).ok());
+  store_->profiles().Collect(/*all=*/true);
+  const auto profile = store_->profiles().Get(manifest_);
+  ASSERT_TRUE(profile.ok()) << profile.status();
+  ASSERT_EQ(profile->parts.size(), 2U);
+  EXPECT_EQ(profile->parts[0].layer, Sha256Of(tars_[1]));
+  EXPECT_EQ(profile->parts[1].layer, Sha256Of(tars_[0]));
+}
+
+TEST_F(LazyStoreTest, EvictedLayersComeAgainInParts) {
+  Publish();
+  const Reference reference = *Reference::Parse("registry.test/img:latest");
+  EXPECT_FALSE(store_->Evict(reference).ok());  // somebody holds them
+  ASSERT_TRUE(Durable().ok());
+  chain_.reset();
+  // The sealer may hold them for a moment.
+  auto freed = store_->Evict(reference);
+  for (int i = 0; i < 2000 && (!freed.ok() || *freed < 2'000'000); ++i) {
+    absl::SleepFor(absl::Milliseconds(2));
+    const auto more = store_->Evict(reference);
+    if (more.ok()) freed = freed.ok() ? *freed + *more : *more;
+  }
+  ASSERT_TRUE(freed.ok()) << freed.status();
+  EXPECT_GT(*freed, 2'000'000U);
+  EXPECT_EQ(StateOf(0), LayerState::kFilling);
+  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  EXPECT_TRUE(Read(0, {100'000, 200'000}).ok());
+}
+
+}  // namespace
+}  // namespace imagefs

@@ -1,0 +1,64 @@
+#include "cmd/config.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+namespace imagefs {
+namespace {
+
+TEST(Config, DefaultsOfAnEmptyFile) {
+  const auto config = ParseConfig("", "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_TRUE(config->index_lookup);
+  EXPECT_TRUE(config->index_trust_beside);
+  EXPECT_FALSE(config->index_publish);
+  EXPECT_TRUE(config->fill_background);
+  EXPECT_EQ(config->fill_deadline, absl::Seconds(60));
+}
+
+TEST(Config, Everything) {
+  const auto config = ParseConfig(
+      "[index]\nlookup = false\ntrust = \"configured\"\n"
+      "repositories = [\"registry.test/indexes\", \"other.test/x\"]\npublish = true\n"
+      "publish_to = \"registry.test/indexes\"\n"
+      "[fill]\nbackground = false\nquiet = \"500ms\"\ndeadline = \"2m\"\n[profile]\nenabled = "
+      "false\n",
+      "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_FALSE(config->index_lookup);
+  EXPECT_FALSE(config->index_trust_beside);
+  ASSERT_EQ(config->index_repositories.size(), 2U);
+  EXPECT_EQ(config->index_repositories[1], "other.test/x");
+  EXPECT_TRUE(config->index_publish);
+  EXPECT_EQ(config->index_publish_to, "registry.test/indexes");
+  EXPECT_FALSE(config->fill_background);
+  EXPECT_EQ(config->fill_quiet, absl::Milliseconds(500));
+  EXPECT_EQ(config->fill_deadline, absl::Minutes(2));
+  EXPECT_FALSE(config->profile);
+}
+
+TEST(Config, ErrorsNameFileLineAndSetting) {
+  for (const auto& [text, needle] : std::vector<std::pair<std::string, std::string>>{
+           {"[index]\nlookup = 1\n", "f.toml:2: index.lookup is true or false"},
+           {"[index]\nlokup = true\n", "f.toml:2: index.lokup is not known"},
+           {"[indx]\n", "f.toml:1: indx is no section"},
+           {"top = 1\n", "top is no section"},
+           {"[fill]\nquiet = \"soon\"\n", "fill.quiet is a duration"},
+           {"[fill]\nquiet = \"-1s\"\n", "fill.quiet is a duration"},
+           {"[fill]\nquiet = 5\n", "fill.quiet is a duration"},
+           {"[index]\ntrust = \"all\"\n", "index.trust is \"repository\" or \"configured\""},
+           {"[index]\nrepositories = \"x\"\n", "index.repositories is a list"},
+           {"[index]\nrepositories = [\"UPPER//\"]\n", "f.toml:2: index.repositories"},
+           {"[index\n", "f.toml:1: "}}) {
+    const auto config = ParseConfig(text, "f.toml");
+    ASSERT_FALSE(config.ok()) << text;
+    EXPECT_NE(std::string(config.status().message()).find(needle), std::string::npos)
+        << config.status();
+  }
+}
+
+TEST(Config, AFileThatIsNamedMustBeThere) { EXPECT_FALSE(LoadConfig("/nonexistent/c").ok()); }
+
+}  // namespace
+}  // namespace imagefs
