@@ -11,9 +11,12 @@ start_proxy proxy
 mount_one() { mkdir "$M/$1" && ifs mount -q "$PROXY/test/big:1" "$M/$1"; }
 storm 20 mount_one
 requests once "$T/images/big" || fail "blobs were not asked once"
-same "manifest requests" 1 "$(requests count '^GET .*/manifests/')"
+# The image's own, and one question about an index of it: two tags and the list of referrers.
+same "manifest requests" 3 "$(requests count '^GET .*/manifests/')"
+same "questions for referrers" 1 "$(requests count '^GET .*/referrers/')"
 same "layer flights" 4 "$(ifs status --json | field 'j["flights"]["layer"]["leaders"]')"
-same "no flight is left" 0 "$(flights 'f["active"] + f["waiting"]')"
+# Span tables are made when nothing else is to be done.
+wait_for 20 '[ "$(flights "f[\"active\"] + f[\"waiting\"]")" = 0 ]' || fail "a flight is left"
 [ "$(flights 'f["joins"]')" -gt 0 ] || fail "nobody joined: the storm was none"
 same "daemons" 1 "$(daemons | wc -w)"
 same "mounts" 20 "$(ifs ls --json | field 'len(j)')"

@@ -1,0 +1,81 @@
+#!/bin/bash
+# kill -9 of the daemon while layers fill: the next one shows the same mounts, what was here is not fetched
+# again, and in the end all is as it should be. A daemon that is stopped lets waiting readers go.
+. "$(dirname "$0")/../lib/lib.sh"
+. "$(dirname "$0")/../lib/lazy.sh"
+need_root; need_fuse
+start_registry registry
+start_shaper line
+lazy_image app gzip 1 16
+publish app
+truth app "$T/truth"
+(cd "$T/truth" && find usr/share/doc -type f | sort | awk 'NR % 9 == 0' | sed -n 1,8p) >"$T/some"
+in_flight() { state "$1" | field 'sum(len(l["in_flight"]) + l["waiting"] for l in j["layers"])'; }
+# A layer that is complete has no share in it.
+missing() { state "$1" | field 'sum(l["blob_bytes"] - l["blob_bytes_present"] for l in j["layers"])'; }
+present() { state "$1" | field 'sum(l["blob_bytes_present"] for l in j["layers"])'; }
+clients() { local pid; for pid in $(processes); do tr '\0' ' ' <"/proc/$pid/cmdline" | grep -q 'pull -q --wait' && echo "$pid"; done; return 0; }
+for mode in $(modes); do
+  store "$mode"
+  m=$M/$mode
+  mkdir -p "$m" "$m-stopped"
+  shape set rate=0 >/dev/null
+  forget_requests
+  ifs mount -q --mode "$mode" "$SHAPED/test/app:1" "$m" >/dev/null
+  while read -r file; do cmp "$T/truth/$file" "$m/$file"; done <"$T/some"
+  wait_for 10 '[ "$(in_flight "$m")" = 0 ]' || fail "$mode: never quiet"
+  here=$(present "$m") fetched=$(sent app)
+  [ "$here" -gt 0 ] || fail "nothing was read"
+
+  # Killed in a quiet moment: not a byte comes twice.
+  slay $(daemons_of "$RUN")
+  ifs images >/dev/null
+  same "$mode: mounts that came back" "[\"$m\"]" "$(ifs ls --json | field '[m["directory"] for m in j]')"
+  same "$mode: mode" "$mode" "$(ifs ls --json | field 'j[0]["mode"]')"
+  same "$mode: what is here" "$here" "$(present "$m")"
+  same "$mode: states" filling "$(states "$m")"
+  while read -r file; do cmp "$T/truth/$file" "$m/$file"; done <"$T/some"
+  same "$mode: bytes for what was here" "$fetched" "$(sent app)"
+
+  # Killed in the middle: three times, on a line that takes its time.
+  shape set rate=1MB >/dev/null
+  for round in 1 2 3; do
+    before=$(missing "$m")
+    ifs pull -q --wait "$m" >/dev/null 2>&1 &
+    client=$!
+    wait_for 20 '[ "$(missing "$m")" -lt "$before" ]' || fail "$mode: nothing comes"
+    # Its client would start another one and go on.
+    slay $(clients) $(daemons_of "$RUN")
+    wait $client 2>/dev/null || true
+    ifs images >/dev/null
+    [ "$(missing "$m")" -le "$before" ] || fail "$mode: less is here after the kill than before"
+  done
+  shape set rate=0 >/dev/null
+  missing=$(missing "$m") before=$(sent app)
+  [ "$missing" -gt 0 ] || fail "$mode: it was all here too early"
+  ifs pull -q --wait "$m" >/dev/null
+  cost=$(($(sent app) - before))
+  [ "$cost" -le $((missing + 100)) ] || fail "$mode: $cost bytes came for $missing that were missing"
+  same "$mode: states" complete "$(states "$m")"
+  $PY "$LIB/tree.py" compare "$T/truth" "$m" || fail "$mode: another tree"
+  same "$mode: layers refused" 0 "$(counter layers_poisoned)"
+  ifs umount --all
+  ifs stop
+
+  # Stopped while readers wait on a line on which nothing moves: they fail, and nobody hangs.
+  store "$mode-stopped"
+  ifs mount -q --mode "$mode" "$SHAPED/test/app:1" "$m-stopped" >/dev/null
+  shape rules '[{"path": "/blobs/", "delay": 3600}]' >/dev/null
+  cat "$m-stopped/usr/lib/random" >/dev/null 2>&1 &
+  reader=$!
+  wait_for 20 '[ "$(in_flight "$m-stopped")" -gt 0 ]' || fail "$mode: nobody waits"
+  ifs stop
+  wait_for 20 '[ -z "$(daemons_of "$RUN")" ]' || fail "$mode: the daemon does not end"
+  wait_for 20 "! kill -0 $reader 2>/dev/null" || fail "$mode: the reader hangs"
+  ! wait $reader || fail "$mode: the reader says that all is well"
+  shape rules '[]' >/dev/null
+  ifs images >/dev/null
+  cmp "$T/truth/usr/lib/random" "$m-stopped/usr/lib/random" || fail "$mode: not as it was"
+  ifs umount --all
+  ifs stop
+done
