@@ -160,8 +160,9 @@ void Replay(const Profile& profile, const ProfileKeeper::Layers& layers) {
   absl::flat_hash_map<Digest, std::shared_ptr<FillingLayer>> by_diff_id;
   for (const auto& [diff_id, layer] : layers) {
     if (layer == nullptr) continue;
+    const Digest& id = diff_id;  // clang 14 lets no lambda capture a binding
     const auto it = std::find_if(profile.layers.begin(), profile.layers.end(),
-                                 [&](const auto& one) { return one.first == diff_id; });
+                                 [&id](const auto& one) { return one.first == id; });
     if (it != profile.layers.end() && it->second == layer->access().data_bytes()) {
       by_diff_id[diff_id] = layer;
     }
