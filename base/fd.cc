@@ -103,6 +103,13 @@ absl::StatusOr<size_t> PreadFull(int fd, absl::Span<char> buffer, uint64_t offse
   return done;
 }
 
+absl::Status PreadExact(int fd, absl::Span<char> out, uint64_t offset, std::string_view what) {
+  const absl::StatusOr<size_t> got = PreadFull(fd, out, offset);
+  if (!got.ok()) return got.status();
+  if (*got != out.size()) return absl::DataLossError(StrCat(what, " is too short"));
+  return absl::OkStatus();
+}
+
 absl::Status PwriteFull(int fd, std::string_view data, uint64_t offset) {
   while (!data.empty()) {
     const ssize_t n = pwrite(fd, data.data(), data.size(), static_cast<off_t>(offset));

@@ -41,6 +41,8 @@ absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, mode_t mode = 06
 
 // Reads up to buffer.size() bytes at `offset`; fewer only at the end of the file.
 absl::StatusOr<size_t> PreadFull(int fd, absl::Span<char> buffer, uint64_t offset);
+// Reads exactly out.size() bytes; kDataLoss "<what> is too short" when the file ends before.
+absl::Status PreadExact(int fd, absl::Span<char> out, uint64_t offset, std::string_view what);
 // Writes all of `data`. ENOSPC and EDQUOT become kResourceExhausted.
 absl::Status PwriteFull(int fd, std::string_view data, uint64_t offset);
 absl::Status WriteFull(int fd, std::string_view data);

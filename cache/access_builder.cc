@@ -19,12 +19,6 @@ namespace {
 
 constexpr size_t kPieceBytes = 256 << 10;
 
-absl::Status ReadWhole(int fd, absl::Span<char> out, uint64_t offset) {
-  IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(fd, out, offset));
-  if (got != out.size()) return absl::DataLossError("the blob's file is too short");
-  return absl::OkStatus();
-}
-
 // Where the blob can be entered, and how long the tar in it is.
 absl::Status FindPoints(const Descriptor& blob, const AccessBuilder::BlobFile& file,
                         const CancelToken& cancel, LayerOutput& made) {
@@ -35,8 +29,8 @@ absl::Status FindPoints(const Descriptor& blob, const AccessBuilder::BlobFile& f
   for (uint64_t at = 0; at < blob.size;) {
     if (cancel.cancelled()) return absl::CancelledError("nobody waits for the span table");
     std::string_view piece(in.data(), std::min<uint64_t>(kPieceBytes, blob.size - at));
-    IMAGEFS_RETURN_IF_ERROR(
-        ReadWhole(file.fd.get(), absl::MakeSpan(in.data(), piece.size()), file.offset + at));
+    IMAGEFS_RETURN_IF_ERROR(PreadExact(file.fd.get(), absl::MakeSpan(in.data(), piece.size()),
+                                       file.offset + at, "the blob's file"));
     at += piece.size();
     hash.Update(piece);
     if (decompressor == nullptr) {
@@ -217,7 +211,7 @@ absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,
       made.data_bytes = layer.data_bytes;
     }
     auto read_blob = [&file](absl::Span<char> out, uint64_t offset) {
-      return ReadWhole(file.fd.get(), out, file.offset + offset);
+      return PreadExact(file.fd.get(), out, file.offset + offset, "the blob's file");
     };
     const AccessInput input{blob.digest,           blob.size,        layer.diff_id,
                             made.tar_bytes,        made.data_bytes,  std::move(made.points),

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "base/fd.h"
 #include "base/status.h"
@@ -11,11 +12,7 @@
 namespace imagefs {
 namespace {
 
-absl::Status ReadData(int fd, absl::Span<char> out, uint64_t offset) {
-  IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(fd, out, offset));
-  if (got != out.size()) return absl::DataLossError("the layer's data file is too short");
-  return absl::OkStatus();
-}
+constexpr std::string_view kData = "the layer's data file";
 
 // The spans between the points, without digests and windows.
 absl::StatusOr<std::vector<AccessSpan>> Cut(const AccessInput& input) {
@@ -65,13 +62,14 @@ absl::StatusOr<AccessTable> MakeAccess(const AccessInput& input, const CancelTok
     blob.resize(span.blob_bytes);
     data.resize(span.data_bytes);
     IMAGEFS_RETURN_IF_ERROR(input.read_blob(absl::MakeSpan(blob), span.blob_begin));
-    IMAGEFS_RETURN_IF_ERROR(ReadData(input.data_fd, absl::MakeSpan(data), span.data_begin));
+    IMAGEFS_RETURN_IF_ERROR(
+        PreadExact(input.data_fd, absl::MakeSpan(data), span.data_begin, kData));
     span.digest = Sha256Of(data);
     std::string packed;
     if (span.codec == SpanCodec::kDeflate) {
       window.resize(std::min<uint64_t>(kDeflateWindowBytes, span.data_begin));
-      IMAGEFS_RETURN_IF_ERROR(
-          ReadData(input.data_fd, absl::MakeSpan(window), span.data_begin - window.size()));
+      IMAGEFS_RETURN_IF_ERROR(PreadExact(input.data_fd, absl::MakeSpan(window),
+                                         span.data_begin - window.size(), kData));
       IMAGEFS_ASSIGN_OR_RETURN(const std::vector<bool> used, UsedWindow(span, blob));
       packed = PackWindow(window, used);
       span.window_offset = table.windows.size();

@@ -289,9 +289,6 @@ FlightTicket ChainStore::Ensure(const ImageStore::ImageRef& image,
                                 Priority priority, Done done) {
   if (absl::StatusOr<ChainRef> here = Find(image->chain_id()); here.ok()) {
     reused_++;
-    for (const LayerRef& layer : (*here)->layers) {
-      if (const auto filling = LayerStore::FillingOf(layer)) filling->AddSource(source);
-    }
     done(std::move(here));
     return FlightTicket();
   }

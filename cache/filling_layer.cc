@@ -84,11 +84,6 @@ void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
   scheduler_.Wake();
 }
 
-bool FillingLayer::HasSource() const {
-  absl::MutexLock lock(&mu_);
-  return !sources_.empty();
-}
-
 std::shared_ptr<ImageSource> FillingLayer::SourceLocked() const {
   return sources_.empty() ? nullptr : sources_.back();
 }
@@ -108,13 +103,11 @@ void FillingLayer::QueueLocked(uint32_t index, Priority priority) {
   const auto wanted = static_cast<uint8_t>(priority);
   if (span.state == State::kQueued) {
     if (span.priority <= wanted) return;
-    --queued_[span.priority];
   } else if (span.state != State::kAbsent) {
     return;
   }
   span.state = State::kQueued;
   span.priority = wanted;
-  ++queued_[wanted];
   queues_[wanted].push_back(index);
 }
 
@@ -279,7 +272,6 @@ void FillingLayer::Leave(const WaiterRef& waiter, const absl::Status& why) {
       }
       Span& span = spans_[it->first];
       if (span.state == State::kQueued && span.priority == 0) {
-        --queued_[0];
         span.state = State::kAbsent;
       }
       waiters_.erase(it++);
@@ -358,7 +350,6 @@ void FillingLayer::WantAll(Priority priority) {
 
 void FillingLayer::FailSpanLocked(uint32_t index, const absl::Status& status, Finished& finished) {
   if (spans_[index].state == State::kQueued) {
-    --queued_[spans_[index].priority];
     spans_[index].state = State::kAbsent;
   }
   const auto it = waiters_.find(index);

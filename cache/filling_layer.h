@@ -78,7 +78,6 @@ class FillingLayer final : public LayerFill,
   // Where bytes may be had from; the one added last is asked first. A source whose audience is
   // known replaces the one before (newer credentials).
   void AddSource(std::shared_ptr<ImageSource> source);
-  bool HasSource() const;
 
   void Ensure(ByteRange range, CancelToken cancel, Done done) override;
   bool complete() const override { return complete_.load(std::memory_order_acquire); }
@@ -166,7 +165,6 @@ class FillingLayer final : public LayerFill,
   // Span numbers by priority, in order of asking; an entry whose span is no longer queued at that
   // priority is passed over.
   std::array<std::deque<uint32_t>, 4> queues_ ABSL_GUARDED_BY(mu_);
-  std::array<uint32_t, 4> queued_ ABSL_GUARDED_BY(mu_) = {};  // of those, how many are valid
   absl::flat_hash_map<uint32_t, std::vector<WaiterRef>> waiters_ ABSL_GUARDED_BY(mu_);
   std::vector<std::shared_ptr<ImageSource>> sources_ ABSL_GUARDED_BY(mu_);
   std::vector<std::shared_ptr<Batch>> batches_ ABSL_GUARDED_BY(mu_);

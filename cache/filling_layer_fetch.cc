@@ -92,7 +92,6 @@ std::shared_ptr<FillingLayer::Batch> FillingLayer::TakeBatchLocked(uint32_t inde
     --first;
   }
   for (uint32_t i = first; i < last; ++i) {
-    if (spans_[i].state == State::kQueued) --queued_[spans_[i].priority];
     spans_[i].state = State::kInFlight;
   }
   auto batch = std::make_shared<Batch>();

@@ -201,6 +201,8 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   void MountPrepared(ChainRef chain, MountTable::Pin pin);
   void Sync(ChainRef chain);
   void CompleteMount();
+  void ListenToTicks();
+  void TrackLayers();
   void MakeIndex();
   void SucceedIndex(const PublishResult& published);
   void PublishByItself(const ChainRef& chain);
@@ -263,10 +265,7 @@ void TransferCall::Check() {
 void TransferCall::Resolve() {
   if (!Enter("resolving", "resolve")) return;
   const int stage = this->stage();
-  ticker_.Listen([weak = weak_from_this()] {
-    std::shared_ptr<TransferCall> call = weak.lock();
-    return call != nullptr && call->Tick();
-  });
+  ListenToTicks();
   Adopt(stage, deps_.store.Resolve(request_.resolve,
                                    [self = self()](absl::StatusOr<ImageStore::Resolved> result) {
                                      if (!result.ok()) return self->End(result.status());
@@ -274,11 +273,15 @@ void TransferCall::Resolve() {
                                    }));
 }
 
-void TransferCall::Bring(const ImageStore::Resolved& resolved) {
-  if (!Enter("layers", "layers")) return;
-  const int stage = this->stage();
-  image_ = resolved.image;
-  source_ = resolved.source;
+void TransferCall::ListenToTicks() {
+  ticker_.Listen([weak = weak_from_this()] {
+    std::shared_ptr<TransferCall> call = weak.lock();
+    return call != nullptr && call->Tick();
+  });
+}
+
+// From now on progress tells of the image's layers.
+void TransferCall::TrackLayers() {
   std::vector<LayerTrack> tracks;
   for (const Digest& diff_id : image_->config.diff_ids) {
     tracks.push_back({.reused = IsHere(deps_.store.StateOf(diff_id))});
@@ -288,6 +291,14 @@ void TransferCall::Bring(const ImageStore::Resolved& resolved) {
     tracks_ = std::move(tracks);
     tracking_ = true;
   }
+}
+
+void TransferCall::Bring(const ImageStore::Resolved& resolved) {
+  if (!Enter("layers", "layers")) return;
+  const int stage = this->stage();
+  image_ = resolved.image;
+  source_ = resolved.source;
+  TrackLayers();
   Adopt(stage, deps_.store.EnsureChain(
                    image_, resolved.source,
                    request_.resolve.lazy ? ImageStore::Bring::kLazy : ImageStore::Bring::kWhole,
@@ -392,19 +403,8 @@ void TransferCall::CompleteMount() {
     if (!image.ok()) return End(image.status());
     if (!chain.ok()) return End(chain.status());
     image_ = *std::move(image);
-    std::vector<LayerTrack> tracks;
-    for (const Digest& diff_id : image_->config.diff_ids) {
-      tracks.push_back({.reused = IsHere(deps_.store.StateOf(diff_id))});
-    }
-    {
-      absl::MutexLock lock(&mu_);
-      tracks_ = std::move(tracks);
-      tracking_ = true;
-    }
-    ticker_.Listen([weak = weak_from_this()] {
-      std::shared_ptr<TransferCall> call = weak.lock();
-      return call != nullptr && call->Tick();
-    });
+    TrackLayers();
+    ListenToTicks();
     return Sync(*std::move(chain));
   }
   End(absl::NotFoundError(
