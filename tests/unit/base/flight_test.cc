@@ -452,6 +452,12 @@ class Storm {
   static constexpr int kRounds = 3000;
 
   void Run() {
+    // What the dice need not bring: nobody works yet, so these leave before their flights end.
+    const FlightTicket deserted = Join(0, "0", /*at_once=*/false).ticket;
+    const FlightTicket leader = Join(1, "1", /*at_once=*/false).ticket;
+    const FlightTicket heir = Join(2, "1", /*at_once=*/false).ticket;
+    deserted.Leave();
+    leader.Leave();
     std::vector<std::thread> workers;
     for (int i = 0; i < 2; ++i) workers.emplace_back([this] { Work(); });
     std::vector<std::thread> callers;
@@ -468,7 +474,7 @@ class Storm {
 
   Table table{"storm"};
   // How often the Done of each caller ran.
-  std::vector<std::atomic<int>> answers = std::vector<std::atomic<int>>(kThreads * kRounds);
+  std::vector<std::atomic<int>> answers = std::vector<std::atomic<int>>(3 + kThreads * kRounds);
   std::atomic<int> overlaps{0};
 
  private:
@@ -518,19 +524,26 @@ class Storm {
     }
   }
 
+  Table::JoinResult Join(size_t id, const std::string& key, bool at_once,
+                         Priority priority = Priority::kForeground,
+                         const std::string& audience = "user") {
+    Table::Caller caller;
+    caller.priority = priority;
+    caller.audience = audience;
+    caller.start = [this, at_once](Table::Context context) { Start(std::move(context), at_once); };
+    caller.done = [this, id](const absl::StatusOr<int>&) { ++answers[id]; };
+    return table.Join(key, std::move(caller));
+  }
+
   void Call(unsigned seed) {
     std::mt19937 random(seed);
     std::vector<FlightTicket> tickets;
     for (unsigned round = 0; round < kRounds; ++round) {
-      const size_t id = seed * kRounds + round;
-      Table::Caller caller;
-      caller.priority = static_cast<Priority>(random() % 4);
-      caller.audience = StrCat("user", random() % 3);
-      caller.start = [this, at_once = random() % 8 == 0](Table::Context context) {
-        Start(std::move(context), at_once);
-      };
-      caller.done = [this, id](const absl::StatusOr<int>&) { ++answers[id]; };
-      tickets.push_back(table.Join(StrCat(random() % kKeys), std::move(caller)).ticket);
+      const size_t id = 3 + seed * kRounds + round;
+      const auto priority = static_cast<Priority>(random() % 4);
+      const std::string audience = StrCat("user", random() % 3);
+      const bool at_once = random() % 8 == 0;
+      tickets.push_back(Join(id, StrCat(random() % kKeys), at_once, priority, audience).ticket);
       if (random() % 2 == 0) tickets[random() % tickets.size()].Leave();
       if (tickets.size() > 16) tickets.erase(tickets.begin());
     }
