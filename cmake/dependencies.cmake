@@ -12,7 +12,9 @@ pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl)
 pkg_check_modules(ARCHIVE REQUIRED IMPORTED_TARGET libarchive)
 pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
 pkg_check_modules(ISAL REQUIRED IMPORTED_TARGET libisal)
+pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-cpp)
 pkg_check_modules(SPDLOG REQUIRED IMPORTED_TARGET spdlog)
+pkg_check_modules(SYSTEMD REQUIRED IMPORTED_TARGET libsystemd)
 
 set(IMAGEFS_ABSL absl::status absl::statusor absl::strings absl::str_format absl::synchronization absl::time
                  absl::flat_hash_map absl::flat_hash_set absl::node_hash_map absl::btree absl::any_invocable
@@ -20,7 +22,7 @@ set(IMAGEFS_ABSL absl::status absl::statusor absl::strings absl::str_format absl
 
 set(IMAGEFS_LIBS_base ${IMAGEFS_ABSL} Threads::Threads PkgConfig::OPENSSL PkgConfig::SPDLOG)
 set(IMAGEFS_LIBS_image PkgConfig::ZSTD PkgConfig::ISAL)
-set(IMAGEFS_LIBS_fetch PkgConfig::CURL PkgConfig::ARCHIVE)
+set(IMAGEFS_LIBS_fetch PkgConfig::CURL PkgConfig::ARCHIVE PkgConfig::YAML)
 set(IMAGEFS_LIBS_cache leveldb::leveldb)
 set(IMAGEFS_LIBS_fs PkgConfig::FUSE)
-set(IMAGEFS_LIBS_snap)
+set(IMAGEFS_LIBS_snap imagefs_containerd_proto imagefs_cri_proto)

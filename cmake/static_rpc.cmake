@@ -5,7 +5,7 @@
 # shared libraries; they are pointed at the archives beside them, for the whole project, so that a binary never
 # has two copies of Abseil.
 if(NOT IMAGEFS_STATIC_RPC)
-  pkg_check_modules(RPC REQUIRED IMPORTED_TARGET grpc++_unsecure protobuf)
+  pkg_check_modules(RPC REQUIRED IMPORTED_TARGET grpc++_unsecure protobuf re2)
   set(IMAGEFS_LIBS_rpc PkgConfig::RPC)
   return()
 endif()

@@ -1,17 +1,9 @@
 #include "fetch/credentials.h"
 
-#include <fcntl.h>
-#include <poll.h>
 #include <pwd.h>
-#include <signal.h>
-#include <spawn.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <chrono>
 #include <cstdlib>
 #include <optional>
@@ -26,9 +18,8 @@
 #include "base/fd.h"
 #include "base/json.h"
 #include "base/status.h"
+#include "base/subprocess.h"
 #include "base/text.h"
-
-extern char** environ;
 
 namespace imagefs {
 namespace {
@@ -101,130 +92,10 @@ std::pair<std::string, Json> BestFit(const Json& object, const Reference& refere
 
 // ---- Helpers ----
 
-struct HelperResult {
-  int wait_status = 0;
-  std::string output;
-};
-
 absl::Status HelperError(const std::string& program, std::string_view why,
                          const std::string& file) {
   return absl::FailedPreconditionError(
       StrCat("credential helper ", program, ": ", why, "; repair it or remove it from ", file));
-}
-
-// A child process that is killed and reaped, with its group, when it is not waited for.
-class Child {
- public:
-  explicit Child(pid_t pid) : pid_(pid) {}
-  Child(const Child&) = delete;
-  Child& operator=(const Child&) = delete;
-  ~Child() {
-    if (pid_ <= 0) return;
-    kill(-pid_, SIGKILL);
-    Reap();
-  }
-  pid_t pid() const { return pid_; }
-  int Reap() {
-    int status = 0;
-    while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
-    }
-    pid_ = 0;
-    return status;
-  }
-
- private:
-  pid_t pid_;
-};
-
-// Starts `program get` out of $PATH with these standard streams, in a process group of its own.
-absl::StatusOr<pid_t> Spawn(const std::string& program, int input, int output) {
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
-  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes,
-                           POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  sigset_t none, defaults;
-  sigemptyset(&none);
-  sigemptyset(&defaults);
-  sigaddset(&defaults, SIGPIPE);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &defaults);
-  std::string name = program, verb = "get";
-  char* argv[] = {name.data(), verb.data(), nullptr};
-  pid_t pid = -1;
-  const int error = posix_spawnp(&pid, program.c_str(), &actions, &attributes, argv, environ);
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error == ENOENT) return absl::NotFoundError("not found in PATH");
-  if (error != 0) return ErrnoStatus(error, "cannot be started");
-  return pid;
-}
-
-// Waits until `fd` is readable (or at its end); false at the deadline.
-bool WaitReadable(int fd, std::chrono::steady_clock::time_point deadline) {
-  while (true) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-        deadline - std::chrono::steady_clock::now());
-    if (left.count() <= 0) return false;
-    struct pollfd poll_fd = {fd, POLLIN, 0};
-    const int ready = poll(&poll_fd, 1, static_cast<int>(left.count()));
-    if (ready > 0) return true;
-    if (ready < 0 && errno != EINTR) return false;
-  }
-}
-
-absl::StatusOr<HelperResult> RunHelper(const std::string& program, std::string_view server) {
-  const auto deadline = std::chrono::steady_clock::now() + kHelperTimeout;
-  // A file in memory as standard input: a helper that does not read it breaks no pipe.
-  Fd input(memfd_create("credential-host", MFD_CLOEXEC));
-  int pipe_fds[2];
-  if (!input.valid() || pipe2(pipe_fds, O_CLOEXEC) != 0) {
-    return ErrnoStatus(errno, "cannot be started");
-  }
-  Fd output(pipe_fds[0]);
-  Fd child_end(pipe_fds[1]);
-  IMAGEFS_RETURN_IF_ERROR(PwriteFull(input.get(), server, 0));
-  IMAGEFS_ASSIGN_OR_RETURN(pid_t pid, Spawn(program, input.get(), child_end.get()));
-  Child child(pid);
-  child_end.Reset();
-  HelperResult result;
-  char buffer[4096];
-  while (true) {
-    if (!WaitReadable(output.get(), deadline)) {
-      return absl::DeadlineExceededError("no answer within 10 seconds");
-    }
-    const ssize_t got = read(output.get(), buffer, sizeof(buffer));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, "its answer cannot be read");
-    if (got == 0) break;
-    result.output.append(buffer, static_cast<size_t>(got));
-    if (result.output.size() > kMaxHelperBytes) {
-      return absl::ResourceExhaustedError("its answer is longer than 64 KiB");
-    }
-  }
-  Fd exited(static_cast<int>(syscall(SYS_pidfd_open, child.pid(), 0)));
-  if (exited.valid() && !WaitReadable(exited.get(), deadline)) {
-    return absl::DeadlineExceededError("it did not end within 10 seconds");
-  }
-  result.wait_status = child.Reap();
-  return result;
-}
-
-// What a helper that failed says about it: the first line, unless it looks like a credential.
-std::string Complaint(const HelperResult& result) {
-  std::string out = WIFEXITED(result.wait_status)
-                        ? StrCat("it ended with status ", WEXITSTATUS(result.wait_status))
-                        : StrCat("it was killed by signal ", WTERMSIG(result.wait_status));
-  const std::string line = result.output.substr(0, result.output.find('\n'));
-  if (!line.empty() && line.find('{') == std::string::npos) {
-    StrAppend(&out, " (", Printable(line), ")");
-  }
-  return out;
 }
 
 // nullopt: the helper has no credential for `server`.
@@ -239,13 +110,14 @@ absl::StatusOr<std::optional<Credential>> AskHelper(const std::string& helper,
     return absl::InvalidArgumentError(
         StrCat(file, ": \"", Printable(helper), "\" is no name of a credential helper"));
   }
-  absl::StatusOr<HelperResult> result = RunHelper(program, server);
+  absl::StatusOr<ProgramResult> result =
+      RunProgram({{program, "get"}, {}, server, kHelperTimeout, kMaxHelperBytes});
   if (!result.ok()) return HelperError(program, ToStd(result.status().message()), file);
-  if (!WIFEXITED(result->wait_status) || WEXITSTATUS(result->wait_status) != 0) {
+  if (!result->succeeded()) {
     if (ToLower(result->output).find("credentials not found") != std::string::npos) {
       return std::nullopt;
     }
-    return HelperError(program, Complaint(*result), file);
+    return HelperError(program, result->Complaint(), file);
   }
   absl::StatusOr<Json> answer = Json::Parse(result->output);
   if (!answer.ok() || !answer->is_object() || !(*answer)["Secret"].string()) {
@@ -327,7 +199,7 @@ std::string Credential::Fingerprint() const {
   if (empty()) return "anonymous";
   static const std::string salt = RandomHex(16);
   return Sha256Of(StrCat(salt, username.size(), ":", username, password.size(), ":", password,
-                         identity_token))
+                         identity_token.size(), ":", identity_token, registry_token))
       .hex()
       .substr(0, 32);
 }

@@ -15,7 +15,10 @@ struct Credential {
   std::string username;
   std::string password;
   std::string identity_token;  // OAuth2 refresh token; then username and password are empty
-  bool empty() const { return username.empty() && password.empty() && identity_token.empty(); }
+  std::string registry_token;  // sent to the registry as it is; then all others are empty
+  bool empty() const {
+    return username.empty() && password.empty() && identity_token.empty() && registry_token.empty();
+  }
   // A salted fingerprint: equal credentials give equal text within one process, nothing can be read
   // from it. "anonymous" when empty.
   std::string Fingerprint() const;

@@ -47,11 +47,12 @@ std::shared_ptr<RegistryEndpoint> MakeRegistryEndpoint(const Reference& referenc
   endpoint->host = reference.host;
   endpoint->api_host = reference.ApiHost();
   endpoint->repository = reference.repository;
-  endpoint->fingerprint = access.credential.Fingerprint();
+  endpoint->identity = std::make_shared<EndpointIdentity>(access.credential, access.refresh);
   endpoint->audience =
-      StrCat(reference.host, "/", reference.repository, " ", endpoint->fingerprint);
+      StrCat(reference.host, "/", reference.repository, " ", endpoint->identity->fingerprint());
   endpoint->loopback = reference.IsLoopback();
-  endpoint->access = access;
+  endpoint->plain_http = access.plain_http;
+  endpoint->verify_tls = access.verify_tls;
   return endpoint;
 }
 

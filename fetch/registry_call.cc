@@ -51,7 +51,8 @@ RegistryShared::RegistryShared(HttpClient& http_client,
                                const SourceFactory::Options& source_options)
     : http(http_client),
       options(source_options),
-      tokens(http_client, {source_options.max_attempts, source_options.first_backoff, nullptr}) {}
+      tokens(http_client, {source_options.max_attempts, source_options.first_backoff, nullptr}),
+      refreshes(http_client) {}
 
 RegistryShared::Host& RegistryShared::HostState(const std::string& host) {
   const auto it = hosts.find(host);
@@ -115,7 +116,7 @@ bool RegistryCall::IsAnswer(int status) const {
 }
 
 std::string RegistryCall::Scheme() const {
-  if (endpoint_->access.plain_http) return "http";
+  if (endpoint_->plain_http) return "http";
   if (!endpoint_->loopback) return "https";
   if (trying_https_) return "https";
   const auto it = shared_->hosts.find(endpoint_->api_host);
@@ -160,12 +161,21 @@ void RegistryCall::Attempt() {
 void RegistryCall::Authorise(const std::string& refused_token) {
   authorization_.clear();
   token_.reset();
+  generation_ = endpoint_->identity->generation();
+  const Credential& credential = endpoint_->identity->credential();
   const auto it = shared_->authorisations.find(endpoint_->audience);
   if (it == shared_->authorisations.end()) return Send(api_);
   const RegistryShared::Authorisation& asked = it->second;
+  if (!credential.registry_token.empty()) {
+    credential_sent_ = true;
+    authorization_ = StrCat("Bearer ", credential.registry_token);
+    return Send(api_);
+  }
   if (asked.kind == RegistryShared::Authorisation::Kind::kBasic) {
-    basic_sent_ = true;
-    authorization_ = BasicAuthorization(endpoint_->access.credential);
+    if (!credential.username.empty()) {
+      credential_sent_ = true;
+      authorization_ = BasicAuthorization(credential);
+    }
     return Send(api_);
   }
   TokenRequest request;
@@ -173,13 +183,17 @@ void RegistryCall::Authorise(const std::string& refused_token) {
   request.realm = asked.realm;
   request.service = asked.service;
   request.scope = asked.scope;
-  request.credential = endpoint_->access.credential;
-  request.fingerprint = endpoint_->fingerprint;
-  request.verify_tls = endpoint_->access.verify_tls;
+  request.credential = credential;
+  request.fingerprint = endpoint_->identity->fingerprint();
+  request.verify_tls = endpoint_->verify_tls;
   asked_for_token_ = std::chrono::steady_clock::now();
   token_ticket_ = shared_->tokens.Get(
       request, refused_token, [self = shared_from_this()](absl::StatusOr<Token> token) {
-        if (!token.ok()) return self->Finish(Annotate(token.status(), self->spec_.what));
+        if (!token.ok()) {
+          absl::Status failure = Annotate(token.status(), self->spec_.what);
+          if (IsCredentialFailure(failure)) return self->RenewOr(std::move(failure));
+          return self->Finish(std::move(failure));
+        }
         self->token_ = *token;
         self->authorization_ = StrCat("Bearer ", token->value);
         self->Send(self->api_);
@@ -206,7 +220,7 @@ void RegistryCall::Send(Url url) {
   received_ = 0;
   error_body_.clear();
   request.url = url_.text;
-  request.verify_tls = endpoint_->access.verify_tls;
+  request.verify_tls = endpoint_->verify_tls;
   request.priority = spec_.priority;
   request.max_body_bytes = spec_.max_body_bytes;
   request.stall_timeout = spec_.stall_timeout;
@@ -293,8 +307,8 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
       }
       break;
     case TransportFailure::kCut:
-      if (!at_storage_ && api_.scheme == "http" && endpoint_->loopback &&
-          !endpoint_->access.plain_http && host.scheme == RegistryShared::Host::Scheme::kUnknown) {
+      if (!at_storage_ && api_.scheme == "http" && endpoint_->loopback && !endpoint_->plain_http &&
+          host.scheme == RegistryShared::Host::Scheme::kUnknown) {
         http_failure_ = std::move(failure);
         trying_https_ = true;
         return Attempt();
@@ -315,8 +329,8 @@ void RegistryCall::OnStatus(HttpResponse response) {
   const int status = response.status;
   if (!at_storage_) {
     const RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
-    if (status == 400 && api_.scheme == "http" && endpoint_->loopback &&
-        !endpoint_->access.plain_http && host.scheme == RegistryShared::Host::Scheme::kUnknown) {
+    if (status == 400 && api_.scheme == "http" && endpoint_->loopback && !endpoint_->plain_http &&
+        host.scheme == RegistryShared::Host::Scheme::kUnknown) {
       http_failure_ = StatusError(response);
       trying_https_ = true;
       return Attempt();
@@ -351,7 +365,11 @@ void RegistryCall::OnRefused(const HttpResponse& response) {
       }
     }
   }
+  const Credential& credential = endpoint_->identity->credential();
   using Authorisation = RegistryShared::Authorisation;
+  if (credential_sent_ && !credential.registry_token.empty()) {
+    return RenewOr(RefusedError(response.status));
+  }
   if (bearer) {
     Authorisation authorisation{Authorisation::Kind::kBearer, bearer->Param("realm"),
                                 bearer->Param("service"), bearer->Param("scope")};
@@ -365,19 +383,32 @@ void RegistryCall::OnRefused(const HttpResponse& response) {
       authorisation.scope = StrCat("repository:", endpoint_->repository, ":pull");
     }
     shared_->RememberAuthorisation(endpoint_->audience, std::move(authorisation));
-  } else if (basic && !endpoint_->access.credential.username.empty() && !basic_sent_) {
+  } else if (basic && !credential.username.empty() && !credential_sent_) {
     shared_->RememberAuthorisation(endpoint_->audience, {Authorisation::Kind::kBasic, "", "", ""});
     return Authorise("");
   } else if (!token_) {
-    return Finish(RefusedError(response.status));
+    return RenewOr(RefusedError(response.status));
   }
   if (!token_) return Authorise("");
   // A token that was fetched for this very question is not worth another try.
   if (token_renewed_ || token_->fetched >= asked_for_token_) {
-    return Finish(RefusedError(response.status));
+    return RenewOr(RefusedError(response.status));
   }
   token_renewed_ = true;
   Authorise(token_->value);
+}
+
+void RegistryCall::RenewOr(absl::Status failure) {
+  if (credential_renewed_) return Finish(std::move(failure));
+  credential_renewed_ = true;
+  endpoint_->identity->Renew(
+      generation_, shared_->refreshes,
+      [self = shared_from_this(), failure = std::move(failure)](bool renewed) {
+        if (!renewed) return self->Finish(failure);
+        self->token_renewed_ = false;
+        self->credential_sent_ = false;
+        self->Attempt();
+      });
 }
 
 void RegistryCall::OnStorageRefused(const HttpResponse& response) {
@@ -451,7 +482,7 @@ absl::Status RegistryCall::RefusedError(int status) const {
       endpoint_->host == "docker.io" ? "docker login" : StrCat("docker login ", endpoint_->host);
   const std::string detail = Detail(error_body_);
   if (endpoint_->push) return PushRefusedError(status, login, detail);
-  if (endpoint_->access.credential.empty()) {
+  if (endpoint_->identity->credential().empty()) {
     return absl::UnauthenticatedError(StrCat(spec_.what, ": ", endpoint_->host,
                                              " does not give it to anonymous users", detail,
                                              "; run `", login, "` or check the name"));
@@ -469,13 +500,13 @@ absl::Status RegistryCall::RefusedError(int status) const {
 absl::Status RegistryCall::PushRefusedError(int status, const std::string& login,
                                             const std::string& detail) const {
   const std::string target = StrCat(endpoint_->host, "/", endpoint_->repository);
-  const bool anonymous = endpoint_->access.credential.empty();
-  const std::string who = anonymous                      ? "anonymous users"
-                          : status == 401 && basic_sent_ ? "these credentials"
-                                                         : "you";
+  const bool anonymous = endpoint_->identity->credential().empty();
+  const std::string who = anonymous                           ? "anonymous users"
+                          : status == 401 && credential_sent_ ? "these credentials"
+                                                              : "you";
   return absl::Status(
-      anonymous || (status == 401 && basic_sent_) ? absl::StatusCode::kUnauthenticated
-                                                  : absl::StatusCode::kPermissionDenied,
+      anonymous || (status == 401 && credential_sent_) ? absl::StatusCode::kUnauthenticated
+                                                       : absl::StatusCode::kPermissionDenied,
       StrCat(spec_.what, ": this registry does not let ", who, " push to ", target,
              " (HTTP status ", status, ")", detail, "; run `", login, "` or use --to REPOSITORY"));
 }

@@ -50,6 +50,7 @@ struct RegistryShared {
   HttpClient& http;
   const SourceFactory::Options options;
   TokenSource tokens;
+  RefreshThreads refreshes;
   std::atomic<uint64_t> retries{0}, resumes{0}, redirects{0};
 
   absl::flat_hash_map<std::string, Host> hosts;
@@ -63,15 +64,17 @@ struct RegistryEndpoint {
   std::string host;      // as the reference names it
   std::string api_host;  // where the API is
   std::string repository;
-  std::string fingerprint;
-  // Also what the table of authorisations goes by, so it differs between reading and writing: a
-  // token for the one is never sent with the other.
+  std::shared_ptr<EndpointIdentity> identity;
+  // Stays what it was when the identity's credential is renewed: it is for the same user. Also what
+  // the table of authorisations goes by, so it differs between reading and writing: a token for the
+  // one is never sent with the other.
   std::string audience;
   std::string
       scope;  // asked of the token service whatever the challenge says; "" = the challenge's
   bool push = false;
   bool loopback = false;
-  SourceFactory::Access access;
+  bool plain_http = false;
+  bool verify_tls = true;
 };
 
 class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
@@ -122,6 +125,8 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   void OnTransportFailure(absl::Status failure);
   void OnStatus(HttpResponse response);
   void OnRefused(const HttpResponse& response);
+  // The credential is of no use: tries once more if there is another one.
+  void RenewOr(absl::Status failure);
   void OnStorageRefused(const HttpResponse& response);
   void FollowRedirect(const HttpResponse& response);
   void RetryOr(absl::Status failure, std::optional<std::chrono::seconds> asked);
@@ -152,8 +157,10 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   std::string authorization_;   // header of this attempt
   std::optional<Token> token_;  // that it was made of
   std::chrono::steady_clock::time_point asked_for_token_;
-  bool token_renewed_ = false;  // a refused token has been replaced once
-  bool basic_sent_ = false;
+  bool token_renewed_ = false;    // a refused token has been replaced once
+  bool credential_sent_ = false;  // itself, to the registry
+  bool credential_renewed_ = false;
+  int generation_ = 0;           // of the credential that is in use
   bool resolved_again_ = false;  // the storage refused a link once
   bool own_failure_ = false;     // the receiver failed, not the transport
   int attempts_ = 0;             // failed in a row without progress

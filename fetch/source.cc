@@ -16,6 +16,8 @@ class RegistryAwareFactory : public SourceFactory {
   RegistryAwareFactory(const Options& options, std::unique_ptr<HttpClient> http)
       : shared_(std::make_shared<RegistryShared>(*http, options)), http_(std::move(http)) {}
 
+  ~RegistryAwareFactory() override { shared_->refreshes.Close(); }
+
   absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference,
                                                     const Access& access) override {
     if (reference.transport != Reference::Transport::kRegistry) return OpenLocalSource(reference);

@@ -22,6 +22,7 @@
 #include "base/fd.h"
 #include "base/flight.h"
 #include "fetch/credentials.h"
+#include "fetch/endpoint_identity.h"
 #include "fetch/http.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -101,6 +102,9 @@ class SourceFactory {
 
   struct Access {
     Credential credential;
+    // Asked when the registry refuses the credential, so that bytes can be read long after it has
+    // expired; may be empty.
+    CredentialRefresh refresh;
     bool plain_http = false;  // also without it, loopback hosts are tried by HTTP
     bool verify_tls = true;
   };

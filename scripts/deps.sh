@@ -7,10 +7,12 @@ set -euo pipefail
 build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-openssl-dev libssl-dev
   libzstd-dev zlib1g-dev libisal-dev libarchive-dev libleveldb-dev libsnappy-dev libspdlog-dev libfmt-dev libabsl-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libc-ares-dev libre2-dev
-  nlohmann-json3-dev libflatbuffers-dev flatbuffers-compiler libcli11-dev libtomlplusplus-dev libgtest-dev"
+  nlohmann-json3-dev libsystemd-dev libyaml-cpp-dev libflatbuffers-dev flatbuffers-compiler libcli11-dev
+  libtomlplusplus-dev libgtest-dev"
 run="$build debootstrap umoci skopeo docker-registry python3 ca-certificates"
 test="$run clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containerd runc podman attr
-  libcap2-bin apache2-utils openssl zstd util-linux"
+  libcap2-bin apache2-utils openssl zstd util-linux python3-grpcio python3-protobuf golang-go
+  golang-github-containerd-containerd-dev systemd systemd-container dpkg-dev file"
 bench="$test time"
 
 print=

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 
 #include "absl/synchronization/notification.h"
 #include "base/status.h"
@@ -180,6 +181,61 @@ TEST_F(RegistryTest, TokensAreFetchedOnceForAllSources) {
   EXPECT_EQ(server_.RequestsFor("/token").size(), 1u);
   EXPECT_EQ(server_.RequestsFor("/token")[0].query, "service=fake&scope=repository%3Aimg%3Apull");
   EXPECT_EQ(factory_->counters().tokens.leaders, 1u);
+}
+
+TEST_F(RegistryTest, ARefusedCredentialIsRenewedOnceForAll) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  for (const auto kind : {FakeRegistry::Auth::Kind::kBasic, FakeRegistry::Auth::Kind::kBearer}) {
+    server_.SetAuth({.kind = kind, .user = "u", .password = "old"});
+    std::atomic<int> asked{0};
+    SourceFactory::Access access = As("u", "old");
+    access.refresh = [&](const Credential& refused) -> absl::StatusOr<Credential> {
+      EXPECT_EQ(refused.password, "old");
+      ++asked;
+      return As("u", "new").credential;
+    };
+    const auto source = Open(access);
+    ASSERT_TRUE(GetManifest(*source).ok());
+    EXPECT_EQ(asked, 0);
+    server_.SetAuth({.kind = kind, .user = "u", .password = "new"});
+    server_.RevokeTokens();
+    std::vector<std::unique_ptr<PendingManifest>> pendings;
+    for (int i = 0; i < 6; ++i) {
+      pendings.push_back(std::make_unique<PendingManifest>());
+      source->GetManifest("1", CancelToken(), pendings.back()->Done());
+    }
+    for (auto& pending : pendings) EXPECT_TRUE(pending->Wait().ok()) << pending->Wait().status();
+    EXPECT_EQ(asked, 1);
+  }
+}
+
+TEST_F(RegistryTest, ACredentialWithoutSuccessorIsRefused) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBasic, .user = "u", .password = "p"});
+  int asked = 0;
+  SourceFactory::Access access = As("u", "wrong");
+  access.refresh = [&](const Credential&) -> absl::StatusOr<Credential> {
+    ++asked;
+    return As("u", "wrong").credential;
+  };
+  const auto source = Open(access);
+  EXPECT_TRUE(absl::IsUnauthenticated(GetManifest(*source).status()));
+  // Not at every question.
+  EXPECT_TRUE(absl::IsUnauthenticated(GetManifest(*source).status()));
+  EXPECT_EQ(asked, 1);
+}
+
+TEST_F(RegistryTest, ARegistryTokenIsSentAsItIs) {
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer, .user = "u", .password = "p"});
+  server_.AcceptToken("given");
+  SourceFactory::Access access;
+  access.credential.registry_token = "given";
+  EXPECT_TRUE(GetManifest(*Open(access)).ok());
+  EXPECT_TRUE(server_.RequestsFor("/token").empty());
+  access.credential.registry_token = "other";
+  EXPECT_FALSE(GetManifest(*Open(access)).ok());
+  EXPECT_TRUE(server_.RequestsFor("/token").empty());
 }
 
 TEST_F(RegistryTest, ARevokedTokenIsRenewedOnceForAllWaiters) {

@@ -1,0 +1,46 @@
+// A call that consists of several flights, as one ticket. Thread-safe.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "base/flight.h"
+
+namespace imagefs {
+
+class Relay {
+ public:
+  // Leaves every flight that was added, and those that will be.
+  static FlightTicket TicketOf(const std::shared_ptr<Relay>& relay) {
+    return FlightTicket([self = relay] {
+      std::vector<FlightTicket> tickets;
+      {
+        absl::MutexLock lock(&self->mu_);
+        self->left_ = true;
+        tickets = self->tickets_;
+      }
+      for (const FlightTicket& ticket : tickets) ticket.Leave();
+    });
+  }
+  void Add(const FlightTicket& ticket) {
+    {
+      absl::MutexLock lock(&mu_);
+      tickets_.push_back(ticket);
+      if (!left_) return;
+    }
+    ticket.Leave();
+  }
+  bool left() const {
+    absl::MutexLock lock(&mu_);
+    return left_;
+  }
+
+ private:
+  mutable absl::Mutex mu_;
+  std::vector<FlightTicket> tickets_ ABSL_GUARDED_BY(mu_);
+  bool left_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+}  // namespace imagefs

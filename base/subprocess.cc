@@ -1,0 +1,163 @@
+#include "base/subprocess.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "base/fd.h"
+#include "base/status.h"
+#include "base/text.h"
+
+extern char** environ;
+
+namespace imagefs {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A child process that is killed and reaped, with its group, when it is not waited for.
+class Child {
+ public:
+  explicit Child(pid_t pid) : pid_(pid) {}
+  Child(const Child&) = delete;
+  Child& operator=(const Child&) = delete;
+  ~Child() {
+    if (pid_ <= 0) return;
+    kill(-pid_, SIGKILL);
+    Reap();
+  }
+  pid_t pid() const { return pid_; }
+  int Reap() {
+    int status = 0;
+    while (waitpid(pid_, &status, 0) < 0 && errno == EINTR) {
+    }
+    pid_ = 0;
+    return status;
+  }
+
+ private:
+  pid_t pid_;
+};
+
+// Pointers into `strings`, which must stay as it is, and a null pointer.
+std::vector<char*> PointersTo(std::vector<std::string>& strings) {
+  std::vector<char*> out;
+  out.reserve(strings.size() + 1);
+  for (std::string& text : strings) out.push_back(text.data());
+  out.push_back(nullptr);
+  return out;
+}
+
+absl::StatusOr<pid_t> Spawn(const ProgramCall& call, int input, int output) {
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
+  posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
+  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
+  posix_spawnattr_t attributes;
+  posix_spawnattr_init(&attributes);
+  posix_spawnattr_setflags(&attributes,
+                           POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  posix_spawnattr_setpgroup(&attributes, 0);
+  sigset_t none, defaults;
+  sigemptyset(&none);
+  sigemptyset(&defaults);
+  sigaddset(&defaults, SIGPIPE);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &defaults);
+  std::vector<std::string> arguments = call.argv;
+  std::vector<std::string> variables = call.environment;
+  for (char** variable = environ; *variable != nullptr; ++variable) variables.push_back(*variable);
+  const std::vector<char*> argv = PointersTo(arguments), envp = PointersTo(variables);
+  pid_t pid = -1;
+  const int error =
+      posix_spawnp(&pid, argv.front(), &actions, &attributes, argv.data(), envp.data());
+  posix_spawnattr_destroy(&attributes);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error == ENOENT) {
+    return absl::NotFoundError(call.argv.front().find('/') == std::string::npos
+                                   ? "not found in PATH"
+                                   : "there is no such program");
+  }
+  if (error != 0) return ErrnoStatus(error, "cannot be started");
+  return pid;
+}
+
+// Waits until `fd` is readable (or at its end); false at the deadline.
+bool WaitReadable(int fd, Clock::time_point deadline) {
+  while (true) {
+    const auto left =
+        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
+    if (left.count() <= 0) return false;
+    struct pollfd poll_fd = {fd, POLLIN, 0};
+    const int ready = poll(&poll_fd, 1, static_cast<int>(left.count()));
+    if (ready > 0) return true;
+    if (ready < 0 && errno != EINTR) return false;
+  }
+}
+
+}  // namespace
+
+bool ProgramResult::succeeded() const {
+  return WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0;
+}
+
+std::string ProgramResult::Complaint() const {
+  std::string out = WIFEXITED(wait_status)
+                        ? StrCat("it ended with status ", WEXITSTATUS(wait_status))
+                        : StrCat("it was killed by signal ", WTERMSIG(wait_status));
+  const std::string line = output.substr(0, output.find('\n'));
+  if (!line.empty() && line.find('{') == std::string::npos) {
+    StrAppend(&out, " (", Printable(line), ")");
+  }
+  return out;
+}
+
+absl::StatusOr<ProgramResult> RunProgram(const ProgramCall& call) {
+  const auto deadline = Clock::now() + call.timeout;
+  // A file in memory as standard input: a program that does not read it breaks no pipe.
+  Fd input(memfd_create("program-input", MFD_CLOEXEC));
+  int pipe_fds[2];
+  if (!input.valid() || pipe2(pipe_fds, O_CLOEXEC) != 0) {
+    return ErrnoStatus(errno, "cannot be started");
+  }
+  Fd output(pipe_fds[0]);
+  Fd child_end(pipe_fds[1]);
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(input.get(), call.input, 0));
+  IMAGEFS_ASSIGN_OR_RETURN(pid_t pid, Spawn(call, input.get(), child_end.get()));
+  Child child(pid);
+  child_end.Reset();
+  ProgramResult result;
+  char buffer[4096];
+  while (true) {
+    if (!WaitReadable(output.get(), deadline)) {
+      return absl::DeadlineExceededError(
+          StrCat("no answer within ", call.timeout.count(), " seconds"));
+    }
+    const ssize_t got = read(output.get(), buffer, sizeof(buffer));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoStatus(errno, "its answer cannot be read");
+    if (got == 0) break;
+    result.output.append(buffer, static_cast<size_t>(got));
+    if (result.output.size() > call.max_output_bytes) {
+      return absl::ResourceExhaustedError(
+          StrCat("its answer is longer than ", call.max_output_bytes >> 10, " KiB"));
+    }
+  }
+  Fd exited(static_cast<int>(syscall(SYS_pidfd_open, child.pid(), 0)));
+  if (exited.valid() && !WaitReadable(exited.get(), deadline)) {
+    return absl::DeadlineExceededError(
+        StrCat("it did not end within ", call.timeout.count(), " seconds"));
+  }
+  result.wait_status = child.Reap();
+  return result;
+}
+
+}  // namespace imagefs
