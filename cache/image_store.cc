@@ -15,6 +15,7 @@
 #include "absl/time/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/chain_store.h"
@@ -24,6 +25,7 @@ namespace imagefs {
 namespace {
 
 constexpr std::string_view kImagePrefix = "image/";
+constexpr std::string_view kHeldPrefix = "held/";
 constexpr std::string_view kManifestPrefix = "manifest/";
 constexpr std::string_view kConfigPrefix = "config/";
 constexpr std::string_view kVersionKey = "meta/version";
@@ -33,6 +35,10 @@ constexpr int kMaxNestedIndexes = 16;  // all that are read in search of a platf
 
 std::string ImageKey(std::string_view reference, const Platform& platform) {
   return StrCat(kImagePrefix, reference, "\n", platform.ToString());
+}
+
+std::string HeldKey(std::string_view holder, const Digest& manifest) {
+  return StrCat(kHeldPrefix, holder, "/", manifest.hex());
 }
 
 // One process owns a store: an flock that the kernel gives back however that process ends.
@@ -215,7 +221,22 @@ class ImageStoreImpl : public ImageStore {
   }
   FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
                            Priority priority,
-                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
+    return Ensure(std::move(image), std::move(source), bring, priority, "", std::move(done));
+  }
+  FlightTicket EnsureHeld(const std::string& holder, ImageRef image,
+                          std::shared_ptr<ImageSource> source, Priority priority,
+                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
+    return Ensure(std::move(image), std::move(source), Bring::kLazy, priority, holder,
+                  std::move(done));
+  }
+  absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) override {
+    absl::MutexLock lock(&records_mu_);
+    WriteBatch batch;
+    batch.Delete(HeldKey(holder, manifest));
+    return kv_->Write(batch, true);
+  }
+  absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const override;
   void AttachSource(const ChainRef& chain, const Reference& reference,
                     const SourceFactory::Access& access) override;
   std::vector<std::optional<FillReport>> FillReports(const ChainRef& chain) const override;
@@ -267,8 +288,12 @@ class ImageStoreImpl : public ImageStore {
 
  private:
   absl::Status CheckVersion();
+  // `holder` "" = the image is listed.
+  FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
+                      Priority priority, std::string holder,
+                      absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done);
   // Writes the image's record durably unless the same one is there.
-  absl::Status Remember(const ResolvedImage& image);
+  absl::Status Remember(const ResolvedImage& image, const std::string& holder);
   // What the same callers resolved before, while anybody still brings or mounts it: it has no
   // record yet.
   ImageRef FindRecent(const std::string& key);
@@ -283,6 +308,7 @@ class ImageStoreImpl : public ImageStore {
   void CollectProfiles();
   // The image that a record's value names.
   absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
+  absl::StatusOr<ImageRef> LoadHeld(std::string_view record) const;
 
   const Options options_;
   SourceFactory& sources_;
@@ -343,7 +369,7 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
   // The audience is part of the key: what one may see is never decided by another's credentials.
   const std::string key = StrCat(request.reference.ToString(), " ", request.platform.ToString(),
                                  " ", source->audience());
-  if (request.policy == PullPolicy::kMissing && !local) {
+  if ((request.policy == PullPolicy::kMissing && !local) || request.policy == PullPolicy::kProve) {
     if (ImageRef recent = FindRecent(key); recent != nullptr) {
       done(Resolved{std::move(recent), std::move(source), false});
       return FlightTicket();
@@ -381,24 +407,25 @@ void ImageStoreImpl::KeepRecent(const std::string& key, const ImageRef& image) {
   recent_[key] = image;
 }
 
-FlightTicket ImageStoreImpl::EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source,
-                                         Bring bring, Priority priority,
-                                         absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
+FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource> source,
+                                    Bring bring, Priority priority, std::string holder,
+                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
   ChainStore::FindIndexes find;
   if (bring == Bring::kLazy) {
     find = [this, image, source](CancelToken cancel, ChainStore::IndexesFound found) {
       FindIndexes(image, source, std::move(cancel), std::move(found));
     };
   }
-  return chains_->Ensure(
-      image, source, std::move(find), priority,
-      [this, image, source, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
-        if (chain.ok()) {
-          OnShown(*image, *chain, source);
-          if (absl::Status status = Remember(*image); !status.ok()) chain = status;
-        }
-        done(std::move(chain));
-      });
+  return chains_->Ensure(image, source, std::move(find), priority,
+                         [this, image, source, holder = std::move(holder),
+                          done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+                           if (chain.ok()) {
+                             OnShown(*image, *chain, source);
+                             if (absl::Status status = Remember(*image, holder); !status.ok())
+                               chain = status;
+                           }
+                           done(std::move(chain));
+                         });
 }
 
 void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
@@ -473,45 +500,6 @@ std::vector<std::optional<FillReport>> ImageStoreImpl::FillReports(const ChainRe
   }
   return reports;
 }
-
-namespace {
-
-// A call that consists of several flights one after the other, as one ticket.
-class Relay {
- public:
-  static FlightTicket TicketOf(const std::shared_ptr<Relay>& relay) {
-    return FlightTicket([weak = std::weak_ptr(relay)] {
-      const auto self = weak.lock();
-      if (self == nullptr) return;
-      std::vector<FlightTicket> tickets;
-      {
-        absl::MutexLock lock(&self->mu_);
-        self->left_ = true;
-        tickets = self->tickets_;
-      }
-      for (const FlightTicket& ticket : tickets) ticket.Leave();
-    });
-  }
-  void Add(const FlightTicket& ticket) {
-    {
-      absl::MutexLock lock(&mu_);
-      tickets_.push_back(ticket);
-      if (!left_) return;
-    }
-    ticket.Leave();
-  }
-  bool left() const {
-    absl::MutexLock lock(&mu_);
-    return left_;
-  }
-
- private:
-  mutable absl::Mutex mu_;
-  std::vector<FlightTicket> tickets_ ABSL_GUARDED_BY(mu_);
-  bool left_ ABSL_GUARDED_BY(mu_) = false;
-};
-
-}  // namespace
 
 FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
                                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
@@ -592,8 +580,9 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
   return freed;
 }
 
-absl::Status ImageStoreImpl::Remember(const ResolvedImage& image) {
-  const std::string key = ImageKey(image.reference, image.config.platform);
+absl::Status ImageStoreImpl::Remember(const ResolvedImage& image, const std::string& holder) {
+  const std::string key = holder.empty() ? ImageKey(image.reference, image.config.platform)
+                                         : HeldKey(holder, image.manifest_digest);
   absl::MutexLock lock(&records_mu_);
   IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> old, kv_->Get(key));
   if (old.has_value()) {
@@ -603,8 +592,9 @@ absl::Status ImageStoreImpl::Remember(const ResolvedImage& image) {
     }
   }
   JsonWriter writer;
-  writer.BeginObject()
-      .Member("manifest", image.manifest_digest.ToString())
+  writer.BeginObject();
+  if (!holder.empty()) writer.Member("reference", image.reference);
+  writer.Member("manifest", image.manifest_digest.ToString())
       .Member("index", image.index_digest.empty() ? "" : image.index_digest.ToString())
       .Member("config", image.manifest.config.digest.ToString())
       .Member("content_type", image.content_type)
@@ -661,6 +651,27 @@ absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::FindImage(const Reference& 
   if (found.has_value()) return Load(text, *found);
   return absl::NotFoundError(StrCat(text, " (", platform.ToString(),
                                     ") is not in the store; fetch it with: imagefs pull ", text));
+}
+
+absl::StatusOr<std::vector<ImageStore::ImageRef>> ImageStoreImpl::ListHeld(
+    const std::string& holder) const {
+  std::vector<ImageRef> images;
+  IMAGEFS_RETURN_IF_ERROR(kv_->ForEachWithPrefix(
+      StrCat(kHeldPrefix, holder, "/"), [&](std::string_view key, std::string_view value) {
+        absl::StatusOr<ImageRef> image = LoadHeld(value);
+        if (image.ok()) {
+          images.push_back(*std::move(image));
+        } else {
+          LogWarning("image.damaged record=", key, " error=", image.status().message());
+        }
+        return true;
+      }));
+  return images;
+}
+
+absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::LoadHeld(std::string_view record) const {
+  IMAGEFS_ASSIGN_OR_RETURN(const Json json, Json::Parse(record));
+  return Load(json.StringOr("reference"), record);
 }
 
 absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
@@ -726,16 +737,21 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
   WriteBatch stale;
   {
     absl::MutexLock lock(&records_mu_);
+    auto keep = [&](const absl::StatusOr<ImageRef>& image) {
+      if (!image.ok()) return;
+      chains.insert((*image)->chain_id());
+      layers.insert((*image)->config.diff_ids.begin(), (*image)->config.diff_ids.end());
+      documents.insert(StrCat(kManifestPrefix, (*image)->manifest_digest.hex()));
+      documents.insert(StrCat(kConfigPrefix, (*image)->manifest.config.digest.hex()));
+    };
     IMAGEFS_RETURN_IF_ERROR(
         kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
-          const std::string reference(
-              key.substr(kImagePrefix.size(), key.rfind('\n') - kImagePrefix.size()));
-          const absl::StatusOr<ImageRef> image = Load(reference, value);
-          if (!image.ok()) return true;
-          chains.insert((*image)->chain_id());
-          layers.insert((*image)->config.diff_ids.begin(), (*image)->config.diff_ids.end());
-          documents.insert(StrCat(kManifestPrefix, (*image)->manifest_digest.hex()));
-          documents.insert(StrCat(kConfigPrefix, (*image)->manifest.config.digest.hex()));
+          keep(Load(key.substr(kImagePrefix.size(), key.rfind('\n') - kImagePrefix.size()), value));
+          return true;
+        }));
+    IMAGEFS_RETURN_IF_ERROR(
+        kv_->ForEachWithPrefix(kHeldPrefix, [&](std::string_view, std::string_view value) {
+          keep(LoadHeld(value));
           return true;
         }));
     for (std::string_view prefix : {kManifestPrefix, kConfigPrefix}) {

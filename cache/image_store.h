@@ -42,6 +42,7 @@ enum class PullPolicy {
   kMissing,  // ask the registry only when the reference is not known here
   kAlways,   // ask the registry, fall back to nothing
   kNever,    // only what is here
+  kProve,    // as kAlways, but not again for credentials that were shown the image before
 };
 
 enum class LayerState { kAbsent, kFilling, kWritten, kComplete };
@@ -117,6 +118,14 @@ class ImageStore {
   virtual FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
                                    Priority priority,
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
+  // The same, lazily, of an image that is not listed: it is kept from the collector, also over
+  // restarts, by the part of the program that `holder` (a word) names, until it releases it.
+  virtual FlightTicket EnsureHeld(const std::string& holder, ImageRef image,
+                                  std::shared_ptr<ImageSource> source, Priority priority,
+                                  absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
+  // What was held by EnsureHeld. Its bytes go with the next Collect if nothing else needs them.
+  virtual absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) = 0;
+  virtual absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const = 0;
   // Where the missing bytes of a chain that an earlier process left come from.
   virtual void AttachSource(const ChainRef& chain, const Reference& reference,
                             const SourceFactory::Access& access) = 0;

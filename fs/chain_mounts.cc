@@ -314,6 +314,17 @@ ChainMounts::Lease ChainMounts::Adopt(const Digest& chain_id, ChainRef chain,
   return {name, path, false};
 }
 
+absl::StatusOr<ChainMounts::Lease> ChainMounts::AdoptIfThere(const Digest& chain_id, ChainRef chain,
+                                                             const Presentation& presentation) {
+  const std::string path = StrCat(directory_, "/", NameOf(chain_id, presentation));
+  IMAGEFS_ASSIGN_OR_RETURN(const auto mounts, ReadMountInfo());
+  const MountInfo* there = FindMountAt(mounts, path);
+  if (there == nullptr || there->fs_type != kErofsType) {
+    return absl::NotFoundError(StrCat("nothing is mounted at ", path));
+  }
+  return Adopt(chain_id, std::move(chain), presentation, "");
+}
+
 void ChainMounts::RemoveStrangers(bool fuse) {
   const auto mounts = ReadMountInfo();
   if (!mounts.ok()) return;

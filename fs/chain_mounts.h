@@ -61,6 +61,9 @@ class ChainMounts {
   // kernel needs no more than the files that it has open.
   Lease Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
               const std::string& bind);
+  // The same of a private mount that is still there, else kNotFound.
+  absl::StatusOr<Lease> AdoptIfThere(const Digest& chain_id, ChainRef chain,
+                                     const Presentation& presentation);
   // Unmounts what earlier daemons left and this one has no use for: `fuse` the mounts that died
   // with them, else what Adopt did not take.
   void RemoveStrangers(bool fuse);

@@ -105,6 +105,9 @@ class MountTableImpl : public MountTable {
   absl::Status Start();
 
   absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) override;
+  absl::StatusOr<Shown> Show(ChainRef chain) override;
+  std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
+  void Hide(const std::string& lease) override { chains_->Release(lease, /*lazy=*/true); }
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override ABSL_LOCKS_EXCLUDED(mu_);
@@ -245,6 +248,21 @@ absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain, const Mo
   return Pin(pinned, [this, chain = std::move(chain), name = std::move(lease.name)](const void*) {
     chains_->Release(name, /*lazy=*/true);
   });
+}
+
+absl::StatusOr<MountTable::Shown> MountTableImpl::Show(ChainRef chain) {
+  if (!options_.as_root) return absl::FailedPreconditionError("showing an image needs root");
+  MountRecord record;
+  IMAGEFS_ASSIGN_OR_RETURN(ChainMounts::Lease lease, AcquireChain(chain, record));
+  return Shown{std::move(lease.name), std::move(lease.path), lease.filling};
+}
+
+std::optional<MountTable::Shown> MountTableImpl::ShowAgain(const Digest& chain_id, ChainRef chain) {
+  if (!options_.as_root || !kernel_.ok()) return std::nullopt;
+  absl::StatusOr<ChainMounts::Lease> lease =
+      chains_->AdoptIfThere(chain_id, std::move(chain), {std::string(kKernelMode), ""});
+  if (!lease.ok()) return std::nullopt;
+  return Shown{std::move(lease->name), std::move(lease->path), false};
 }
 
 absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {

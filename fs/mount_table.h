@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -69,6 +70,19 @@ class MountTable {
   // `wanted` asks for), so that Mount finds it ready: the work of one flight for callers that mount
   // one chain at the same moment.
   virtual absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) = 0;
+
+  // A chain's private mount for mounts that others make of it (the lower of an overlay, the source
+  // of a bind mount): it stays until Hide. Root only.
+  struct Shown {
+    std::string lease;  // for Hide
+    std::string path;
+    bool filling = false;  // needs this process for bytes that are not here yet
+  };
+  virtual absl::StatusOr<Shown> Show(ChainRef chain) = 0;
+  // The one of the daemon before this one, where the kernel shows it by itself; to be asked before
+  // Recover, which unmounts what nobody wants. `chain` may be null.
+  virtual std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) = 0;
+  virtual void Hide(const std::string& lease) = 0;
 
   // Mounts `chain` at record.directory (which must exist, be a directory and not be a mount of ours
   // already: kAlreadyExists, kNotFound, kFailedPrecondition name it and the remedy). Fills in mode,

@@ -33,6 +33,11 @@ class FakeImageStore : public ImageStore {
   // Waits until that many calls of EnsureChain or WaitDurable were made.
   void AwaitChainCalls(int calls);
   void AwaitDurableCalls(int calls);
+  // What kv() gives; the image's ChainID is that of `chain`, which every EnsureChain then gives.
+  void UseKv(KeyValueStore* kv) { kv_ = kv; }
+  void UseChain(ChainRef chain);
+  // Of the image that all references have.
+  void UseReference(std::string reference);
   // Waits until that many callers of EnsureChain have left it.
   void AwaitChainLeft(int callers);
   // Waits until a chain's flight was told that nobody wants it.
@@ -45,6 +50,11 @@ class FakeImageStore : public ImageStore {
   FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
                            Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+  FlightTicket EnsureHeld(const std::string& holder, ImageRef image,
+                          std::shared_ptr<ImageSource> source, Priority priority,
+                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+  absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) override;
+  absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const override;
   void AttachSource(const ChainRef&, const Reference&, const SourceFactory::Access&) override {}
   std::vector<std::optional<FillReport>> FillReports(const ChainRef&) const override { return {}; }
   FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
@@ -62,7 +72,8 @@ class FakeImageStore : public ImageStore {
   absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                      const Platform& platform) const override;
   absl::StatusOr<uint64_t> Remove(const Reference& reference) override;
-  absl::StatusOr<uint64_t> Collect() override { return 0; }
+  absl::StatusOr<uint64_t> Collect() override;
+  int collects() const;
   std::vector<LayerInfo> ListLayers() const override;
   std::vector<FlightReport> Flights() const override;
   std::vector<std::pair<std::string, uint64_t>> Counters() const override;
@@ -73,7 +84,9 @@ class FakeImageStore : public ImageStore {
  private:
   absl::StatusOr<ChainRef> ChainResultLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
-  ImageRef image_;
+  std::shared_ptr<ResolvedImage> image_;
+  KeyValueStore* kv_ = nullptr;
+  ChainRef chain_;
   FlightTable<ChainRef> chains_{"chain"};
   mutable absl::Mutex mu_;
   absl::Status resolve_status_ ABSL_GUARDED_BY(mu_);
@@ -85,6 +98,8 @@ class FakeImageStore : public ImageStore {
   int durable_calls_ ABSL_GUARDED_BY(mu_) = 0;
   int cancelled_ ABSL_GUARDED_BY(mu_) = 0;
   int left_ ABSL_GUARDED_BY(mu_) = 0;
+  int collects_ ABSL_GUARDED_BY(mu_) = 0;
+  std::map<std::pair<std::string, Digest>, ImageRef> held_ ABSL_GUARDED_BY(mu_);
   std::map<Digest, LayerState> states_ ABSL_GUARDED_BY(mu_);
   std::optional<FlightTable<ChainRef>::Context> held_chain_ ABSL_GUARDED_BY(mu_);
   CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
@@ -101,6 +116,13 @@ class FakeMountTable : public MountTable {
   int prepares() const;
 
   absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) override;
+  // The path of a chain is its ChainID's hex digits below "/shown/".
+  absl::StatusOr<Shown> Show(ChainRef chain) override;
+  std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
+  void Hide(const std::string& lease) override;
+  // Leases that are out, by name; ShowAgain gives those of `outlived`.
+  std::map<std::string, int> leases() const;
+  void Outlive(const Digest& chain_id);
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override;
@@ -117,6 +139,8 @@ class FakeMountTable : public MountTable {
   int prepares_ ABSL_GUARDED_BY(mu_) = 0;
   int mount_calls_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, MountRecord> mounts_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, int> leases_ ABSL_GUARDED_BY(mu_);
+  std::vector<Digest> outlived_ ABSL_GUARDED_BY(mu_);
 };
 
 class FakeSources : public SourceFactory {

@@ -1,6 +1,8 @@
-#include "tests/fakes/cmd/fake_store.h"
+#include "tests/fakes/fs/fake_store.h"
 
 #include <stdlib.h>
+
+#include <algorithm>
 
 #include "base/text.h"
 
@@ -120,6 +122,7 @@ FlightTicket FakeImageStore::Resolve(ResolveRequest,
 
 absl::StatusOr<ChainRef> FakeImageStore::ChainResultLocked() const {
   if (!chain_status_.ok()) return chain_status_;
+  if (chain_ != nullptr) return chain_;
   auto chain = std::make_shared<Chain>();
   chain->chain_id = image_->chain_id();
   return ChainRef(std::move(chain));
@@ -233,7 +236,60 @@ std::vector<std::pair<std::string, uint64_t>> FakeImageStore::Counters() const {
   return {{"layers_built", 7}};
 }
 
-KeyValueStore& FakeImageStore::kv() { abort(); }
+KeyValueStore& FakeImageStore::kv() {
+  if (kv_ == nullptr) abort();
+  return *kv_;
+}
+
+void FakeImageStore::UseChain(ChainRef chain) {
+  image_->chain_ids.back() = chain->chain_id;
+  chain_ = std::move(chain);
+}
+
+void FakeImageStore::UseReference(std::string reference) {
+  image_->reference = std::move(reference);
+}
+
+FlightTicket FakeImageStore::EnsureHeld(const std::string& holder, ImageRef image,
+                                        std::shared_ptr<ImageSource> source, Priority priority,
+                                        absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
+  return EnsureChain(
+      image, std::move(source), Bring::kLazy, priority,
+      [this, holder, image, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+        if (chain.ok()) {
+          absl::MutexLock lock(&mu_);
+          held_[{holder, image->manifest_digest}] = image;
+        }
+        done(std::move(chain));
+      });
+}
+
+absl::Status FakeImageStore::ReleaseHeld(const std::string& holder, const Digest& manifest) {
+  absl::MutexLock lock(&mu_);
+  held_.erase({holder, manifest});
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<ImageStore::ImageRef>> FakeImageStore::ListHeld(
+    const std::string& holder) const {
+  std::vector<ImageRef> images;
+  absl::MutexLock lock(&mu_);
+  for (const auto& [key, image] : held_) {
+    if (key.first == holder) images.push_back(image);
+  }
+  return images;
+}
+
+absl::StatusOr<uint64_t> FakeImageStore::Collect() {
+  absl::MutexLock lock(&mu_);
+  ++collects_;
+  return 0;
+}
+
+int FakeImageStore::collects() const {
+  absl::MutexLock lock(&mu_);
+  return collects_;
+}
 
 ProfileKeeper& FakeImageStore::profiles() { abort(); }
 
@@ -273,6 +329,38 @@ absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain, const Mo
   absl::MutexLock lock(&mu_);
   ++prepares_;
   return Pin(std::move(chain));
+}
+
+absl::StatusOr<MountTable::Shown> FakeMountTable::Show(ChainRef chain) {
+  absl::MutexLock lock(&mu_);
+  if (!mount_status_.ok()) return mount_status_;
+  const std::string lease = chain->chain_id.hex();
+  ++leases_[lease];
+  return Shown{lease, "/shown/" + lease, false};
+}
+
+std::optional<MountTable::Shown> FakeMountTable::ShowAgain(const Digest& chain_id, ChainRef) {
+  absl::MutexLock lock(&mu_);
+  if (std::find(outlived_.begin(), outlived_.end(), chain_id) == outlived_.end()) {
+    return std::nullopt;
+  }
+  ++leases_[chain_id.hex()];
+  return Shown{chain_id.hex(), "/shown/" + chain_id.hex(), false};
+}
+
+void FakeMountTable::Hide(const std::string& lease) {
+  absl::MutexLock lock(&mu_);
+  if (--leases_[lease] == 0) leases_.erase(lease);
+}
+
+std::map<std::string, int> FakeMountTable::leases() const {
+  absl::MutexLock lock(&mu_);
+  return leases_;
+}
+
+void FakeMountTable::Outlive(const Digest& chain_id) {
+  absl::MutexLock lock(&mu_);
+  outlived_.push_back(chain_id);
 }
 
 absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef, MountRecord record) {
