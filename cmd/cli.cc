@@ -49,6 +49,15 @@ constexpr char kPullHelp[] =
     "  imagefs pull alpine:3 && imagefs mount --pull never alpine:3 /mnt\n"
     "  imagefs pull --wait /mnt                          what that mount still lacks\n";
 
+constexpr char kRpullHelp[] =
+    "Gives containerd an image without its layers: the daemon, which has to be containerd's\n"
+    "snapshotter, shows them. For containerd 1.6 and 1.7, whose `ctr image pull` downloads and\n"
+    "unpacks everything.\n"
+    "\n"
+    "  imagefs rpull docker.io/library/alpine:3\n"
+    "  ctr run --rm --snapshotter imagefs docker.io/library/alpine:3 one echo hello\n"
+    "  imagefs rpull --namespace k8s.io registry.example/app:1\n";
+
 constexpr char kIndexHelp[] =
     "Makes the index of an image's layers, with which it can be mounted before its bytes are "
     "there,\n"
@@ -229,6 +238,20 @@ void AddVerbs(CLI::App& app, Command* command) {
       ->type_name("DIR");
   pull->add_flag("-q,--quiet", command->quiet, "no progress");
 
+  CLI::App* rpull = app.add_subcommand("rpull", "give containerd an image without its layers");
+  rpull->footer(kRpullHelp);
+  AddImageOptions(rpull, command);
+  rpull->add_option("--address", command->address, "containerd's socket")
+      ->capture_default_str()
+      ->type_name("SOCKET");
+  rpull->add_option("--namespace", command->name_space, "of containerd")
+      ->capture_default_str()
+      ->type_name("NAME");
+  rpull->add_option("--snapshotter", command->snapshotter, "the daemon's name in containerd")
+      ->capture_default_str()
+      ->type_name("NAME");
+  rpull->add_flag("-q,--quiet", command->quiet, "no progress");
+
   CLI::App* index = app.add_subcommand("index", "make and publish the index of an image");
   index->footer(kIndexHelp);
   AddImageOptions(index, command);
@@ -361,6 +384,9 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
   }
   if (command.verb == "index" && !command.push && command.to.empty() && command.file.empty()) {
     return UsageError("index takes --push, --to REPOSITORY or -o FILE", "index");
+  }
+  if (command.verb == "rpull" && (command.plain_http || command.skip_tls_verify)) {
+    return UsageError("--plain-http and --tls-skip-verify do not reach the snapshotter", "rpull");
   }
   if (command.verb == "umount" && command.operands.empty() != command.all) {
     return UsageError("umount takes either directories or --all", "umount");

@@ -43,6 +43,9 @@ struct Command {
   std::string to;
   std::string file;
   bool profile = false;
+  std::string address = "/run/containerd/containerd.sock";  // rpull: of containerd
+  std::string name_space = "default";
+  std::string snapshotter = "imagefs";
   std::string action;  // profile: show, export, import, clear
   int idle_exit_seconds = 0;
   int ready_fd = -1;

@@ -40,7 +40,10 @@ struct Outcome {
 
 Outcome OutcomeOf(const grpc::ClientContext& context, const grpc::Status& status, bool seen) {
   Outcome outcome{FromGrpc(status)};
-  outcome.lost = status.error_code() == grpc::StatusCode::UNAVAILABLE && !Answered(context);
+  // A call that reaches a daemon while it ends is cancelled by gRPC, without a word of ours.
+  outcome.lost = (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                  status.error_code() == grpc::StatusCode::CANCELLED) &&
+                 !Answered(context);
   outcome.repeated = outcome.lost && !seen;
   return outcome;
 }
@@ -80,11 +83,9 @@ absl::Status DaemonClient::Reconnect() {
     fd = ConnectDaemon(paths);
   }
   if (!fd.ok()) return fd.status();
-  IMAGEFS_ASSIGN_OR_RETURN(const Peer peer, PeerOf(fd->get()));
   if (fcntl(fd->get(), F_SETFL, O_NONBLOCK) != 0) return ErrnoStatus(errno, paths.socket());
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxReplyBytes);
-  daemon_pid_ = peer.pid;
   rpc_ = std::make_unique<Rpc>();
   rpc_->channel = grpc::CreateCustomInsecureChannelFromFd("imagefs", fd->Release(), arguments);
   rpc_->stub = Control::NewStub(rpc_->channel);
@@ -98,7 +99,7 @@ absl::Status DaemonClient::WithDaemon(Attempt attempt) {
     IMAGEFS_RETURN_IF_ERROR(Reconnect());
     outcome = attempt();
   }
-  if (outcome.lost) {
+  if (outcome.lost && !interrupts_.interrupted()) {
     return absl::UnavailableError(
         StrCat("the daemon went away in the middle of the call; see ", options_.paths.log()));
   }
@@ -186,11 +187,12 @@ absl::Status DaemonClient::GetStatus(StatusReply* reply) {
   return Unary(&Control::Stub::Status, StatusRequest(), reply);
 }
 
-absl::Status DaemonClient::Shutdown(bool unmount) {
+absl::StatusOr<pid_t> DaemonClient::Shutdown(bool unmount) {
   ShutdownRequest request;
   request.set_unmount(unmount);
   ShutdownReply reply;
-  return Unary(&Control::Stub::Shutdown, request, &reply);
+  IMAGEFS_RETURN_IF_ERROR(Unary(&Control::Stub::Shutdown, request, &reply));
+  return reply.pid();
 }
 
 }  // namespace imagefs

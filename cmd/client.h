@@ -67,10 +67,8 @@ class DaemonClient {
                        control::v1::ProfileReply* reply);
   absl::Status MountStatus(const std::string& directory, control::v1::MountStatusReply* reply);
   absl::Status GetStatus(control::v1::StatusReply* reply);
-  absl::Status Shutdown(bool unmount);
-
-  // Of the process at the other end.
-  pid_t daemon_pid() const { return daemon_pid_; }
+  // The process that ends now.
+  absl::StatusOr<pid_t> Shutdown(bool unmount);
 
  private:
   struct Rpc;  // channel and stub
@@ -86,7 +84,6 @@ class DaemonClient {
   const Options options_;
   Interrupts& interrupts_;
   std::unique_ptr<Rpc> rpc_;
-  pid_t daemon_pid_ = 0;
 };
 
 }  // namespace imagefs

@@ -47,6 +47,15 @@ Setter Duration(absl::Duration& out) {
   };
 }
 
+Setter AbsolutePath(std::string& out) {
+  return [&out](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    if (text == nullptr || !text->get().starts_with('/')) return "is an absolute path";
+    out = text->get();
+    return "";
+  };
+}
+
 Setter Repository(std::string& out) {
   return [&out](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
@@ -98,6 +107,11 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
         {"quiet", Duration(config.fill_quiet)},
         {"deadline", Duration(config.fill_deadline)}}},
       {"profile", {{"enabled", Bool(config.profile)}}},
+      {"credentials",
+       {{"kubelet_config", AbsolutePath(config.kubelet_config)},
+        {"kubelet_bin_dir", AbsolutePath(config.kubelet_bin_dir)},
+        {"cri_proxy", Bool(config.cri_proxy)},
+        {"containerd", AbsolutePath(config.containerd_socket)}}},
   };
   try {
     const toml::table table = toml::parse(text, path);
@@ -118,6 +132,10 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
   } catch (const toml::parse_error& error) {
     return absl::InvalidArgumentError(
         StrCat(path, ":", error.source().begin.line, ": ", error.description()));
+  }
+  if (config.kubelet_config.empty() != config.kubelet_bin_dir.empty()) {
+    return absl::InvalidArgumentError(StrCat(
+        path, ": credentials.kubelet_config and credentials.kubelet_bin_dir need each other"));
   }
   return config;
 }

@@ -23,6 +23,11 @@ struct Config {
   absl::Duration fill_deadline = absl::Seconds(60);
   // [profile]
   bool profile = true;
+  // [credentials]: what this node has beside the files of the daemon's user.
+  std::string kubelet_config;   // CredentialProviderConfig; "" = none
+  std::string kubelet_bin_dir;  // of its plugins
+  bool cri_proxy = false;       // serve <run>/cri.sock
+  std::string containerd_socket = "/run/containerd/containerd.sock";  // what that passes on to
 };
 
 // Unknown names are errors: a setting that does nothing helps nobody. The error names the line.

@@ -286,8 +286,9 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
       return absl::OkStatus();
     });
   }
-  Unary* Shutdown(Context* context, const ShutdownRequest* request, ShutdownReply*) override {
+  Unary* Shutdown(Context* context, const ShutdownRequest* request, ShutdownReply* reply) override {
     const bool unmount = request->unmount();
+    reply->set_pid(getpid());
     Unary* reactor = context->DefaultReactor();
     LogInfo("shutdown_requested unmount=", unmount ? "yes" : "no");
     reactor->Finish(AnswerOf(context, absl::OkStatus()));
@@ -453,6 +454,9 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
     counter->set_value(value);
   };
   for (const auto& [name, value] : deps_.store.Counters()) count(name, value);
+  if (options_.more_counters) {
+    for (const auto& [name, value] : options_.more_counters()) count(name, value);
+  }
   const SourceFactory::Counters source = deps_.sources.counters();
   count("http_requests", source.http.requests);
   count("http_connections", source.http.connections);

@@ -7,11 +7,16 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/executor.h"
+#include "fetch/endpoint_identity.h"
+#include "image/reference.h"
 
 namespace grpc {
 class Service;
@@ -32,6 +37,8 @@ class ControlService {
     MountTable& mounts;
     const FuseLoop* fuse;  // for its counters; may be null
     Executor& executor;
+    // How a credential that came with a call is renewed; may be empty.
+    std::function<CredentialRefresh(const Reference&)> refresh_of = nullptr;
   };
   // After an image was mounted by full passes because nobody had published an index of it.
   struct AutoPublish {
@@ -45,6 +52,8 @@ class ControlService {
     std::string run;
     // Called by Shutdown; returns at once.
     std::function<void(bool unmount)> request_stop;
+    // Counters of what this service does not know; may be empty.
+    std::function<std::vector<std::pair<std::string, uint64_t>>()> more_counters;
     std::chrono::milliseconds progress_interval{100};
   };
   static std::unique_ptr<ControlService> Create(Options options, Deps deps);

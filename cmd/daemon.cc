@@ -2,26 +2,24 @@
 
 #include <errno.h>
 #include <grpcpp/grpcpp.h>
-#include <grpcpp/server_posix.h>
 #include <malloc.h>
 #include <poll.h>
 #include <signal.h>
-#include <stddef.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <optional>
+#include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/types/span.h"
 #include "base/executor.h"
 #include "base/fd.h"
 #include "base/log.h"
@@ -30,12 +28,16 @@
 #include "cache/image_store.h"
 #include "cmd/control_service.h"
 #include "cmd/interrupt.h"
+#include "cmd/listeners.h"
 #include "cmd/records.h"
 #include "cmd/rendezvous.h"
-#include "fetch/credentials.h"
+#include "cmd/service_manager.h"
+#include "cmd/snapshots_server.h"
+#include "fetch/node_credentials.h"
 #include "fetch/source.h"
 #include "fs/fuse_loop.h"
 #include "fs/mount_table.h"
+#include "snap/cri_proxy.h"
 
 namespace imagefs {
 namespace {
@@ -47,38 +49,12 @@ constexpr auto kShutdownGrace = std::chrono::seconds(2);
 // What all connections together may buffer.
 constexpr size_t kRpcMemoryBytes = 8 << 20;
 
-// Tells systemd, when it started us (sd_notify(3)): one datagram to the socket it named.
-void NotifyServiceManager(std::string_view message) {
-  const char* name = getenv("NOTIFY_SOCKET");
-  if (name == nullptr || (name[0] != '/' && name[0] != '@')) return;
-  sockaddr_un address{};
-  const size_t size = strlen(name);
-  if (size >= sizeof(address.sun_path)) return;
-  address.sun_family = AF_UNIX;
-  memcpy(address.sun_path, name, size);
-  if (name[0] == '@') address.sun_path[0] = '\0';
-  Fd fd(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  if (!fd.valid()) return;
-  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + size);
-  (void)sendto(fd.get(), message.data(), message.size(), MSG_NOSIGNAL,
-               reinterpret_cast<const sockaddr*>(&address), length);
-}
-
 // Each mount and each layer keeps descriptors open.
 void RaiseDescriptorLimit() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   (void)setrlimit(RLIMIT_NOFILE, &limit);
-}
-
-// With what this process's user would ask a registry.
-SourceFactory::Access OwnAccess(const Reference& reference) {
-  SourceFactory::Access access;
-  absl::StatusOr<Credential> credential =
-      FindCredential(reference, CredentialOptions::FromEnvironment());
-  if (credential.ok()) access.credential = *std::move(credential);
-  return access;
 }
 
 class DaemonImpl : public Daemon {
@@ -99,12 +75,16 @@ class DaemonImpl : public Daemon {
   absl::Status OpenParts();
   absl::Status Configure(ImageStore::Options& out) const;
   void AttachSources();
+  std::vector<std::pair<std::string, uint64_t>> MoreCounters() const;
   absl::Status Listen();
-  void Accept();
+  // Connections to the socket `name` (see service_manager.h) are served by `server`, which is
+  // destroyed after the sockets are closed. Before READY is said.
+  absl::Status AddListener(std::string_view name, grpc::Server& server) {
+    return listeners_->Add(name, server);
+  }
   bool Idle() const;
-  // Takes the socket away such that no command can have connected in the meantime; false when one
-  // has.
-  bool RetireSocket();
+  // False when somebody has connected in the meantime.
+  bool RetireSockets();
   void ReadSignal();
   void StopServing();
 
@@ -112,18 +92,23 @@ class DaemonImpl : public Daemon {
   std::atomic<bool> stop_{false};
   std::atomic<bool> forget_mounts_{false};
   bool stopped_ = false;
-  Fd wake_, signals_, listener_;
+  Fd wake_, signals_;
   // From when this daemon no longer takes commands until its process is gone.
   Fd ending_lock_;
   // Destroyed from the last to the first.
+  std::shared_ptr<NodeCredentials> credentials_;
   std::unique_ptr<SourceFactory> sources_;
   std::unique_ptr<ImageStore> store_;
   std::unique_ptr<FuseLoop> fuse_;
   std::unique_ptr<StoredMountRecords> records_;
   std::unique_ptr<MountTable> mounts_;
+  std::unique_ptr<SnapshotsServer> snapshots_;  // null: a user's daemon
+  std::unique_ptr<CriProxy> cri_;               // null: not configured
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<ControlService> service_;
   std::unique_ptr<grpc::Server> server_;
+  std::unique_ptr<Listeners> listeners_;
+  Watchdog watchdog_{Watchdog::LimitFromEnvironment()};
 };
 
 DaemonImpl::~DaemonImpl() {
@@ -133,6 +118,7 @@ DaemonImpl::~DaemonImpl() {
 }
 
 absl::Status DaemonImpl::Open() {
+  listeners_ = std::make_unique<Listeners>(options_.paths, TakePassedSockets());
   mallopt(M_ARENA_MAX, 2);
   signal(SIGPIPE, SIG_IGN);
   umask(022);
@@ -158,6 +144,11 @@ absl::Status DaemonImpl::OpenParts() {
   IMAGEFS_RETURN_IF_ERROR(
       Annotate(MakeDirs(paths.root, 0700),
                StrCat("cannot make the store ", paths.root, " (--root chooses another)")));
+  NodeCredentials::Options credential_options;
+  credential_options.kubelet.config = options_.config.kubelet_config;
+  credential_options.kubelet.bin_dir = options_.config.kubelet_bin_dir;
+  credential_options.files = CredentialOptions::FromEnvironment();
+  credentials_ = NodeCredentials::Create(std::move(credential_options));
   SourceFactory::Options source_options;
   source_options.http.ca_file = options_.ca_file;
   source_options.http.user_agent = StrCat("imagefs/", options_.version);
@@ -173,6 +164,14 @@ absl::Status DaemonImpl::OpenParts() {
   mount_options.upper_dir = StrCat(paths.root, "/upper");
   mount_options.as_root = geteuid() == 0;
   IMAGEFS_ASSIGN_OR_RETURN(mounts_, MountTable::Create(mount_options, *fuse_, *records_));
+  if (geteuid() == 0) {
+    IMAGEFS_ASSIGN_OR_RETURN(snapshots_,
+                             SnapshotsServer::Open({paths.root,
+                                                    [this](const Reference& reference) {
+                                                      return credentials_->AccessFor(reference);
+                                                    }},
+                                                   *store_, *mounts_));
+  }
   const std::vector<std::string> recovered =
       mounts_->Recover([this](const Digest& chain_id) { return store_->FindChain(chain_id); });
   for (const std::string& directory : recovered) LogInfo("mounted_again directory=", directory);
@@ -193,7 +192,9 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
     IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
     out.index.repositories.push_back(std::move(reference));
   }
-  out.access_of = OwnAccess;
+  out.access_of = [this](const Reference& reference) {
+    return credentials_->QuickAccessFor(reference);
+  };
   return absl::OkStatus();
 }
 
@@ -204,7 +205,7 @@ void DaemonImpl::AttachSources() {
     const absl::StatusOr<ChainRef> chain = store_->FindChain(record.chain_id);
     const absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
     if (!chain.ok() || !reference.ok() || (*chain)->complete()) continue;
-    store_->AttachSource(*chain, *reference, OwnAccess(*reference));
+    store_->AttachSource(*chain, *reference, credentials_->QuickAccessFor(*reference));
     if (record.deadline_seconds == 0) continue;
     for (const LayerRef& layer : (*chain)->layers) {
       if (layer->fill != nullptr) {
@@ -214,6 +215,17 @@ void DaemonImpl::AttachSources() {
   }
 }
 
+std::vector<std::pair<std::string, uint64_t>> DaemonImpl::MoreCounters() const {
+  std::vector<std::pair<std::string, uint64_t>> out;
+  if (snapshots_ != nullptr) out = snapshots_->Counters();
+  const NodeCredentials::Counters credentials = credentials_->counters();
+  out.emplace_back("credentials_remembered", credentials.remembered);
+  out.emplace_back("credential_plugin_runs", credentials.plugin_runs);
+  out.emplace_back("credential_renewals", credentials.renewals);
+  out.emplace_back("credentials_renewed", credentials.renewed);
+  return out;
+}
+
 absl::Status DaemonImpl::Listen() {
   ControlService::Options service_options;
   service_options.version = options_.version;
@@ -221,8 +233,15 @@ absl::Status DaemonImpl::Listen() {
   service_options.run = options_.paths.run;
   service_options.publish = {options_.config.index_publish, options_.config.index_publish_to};
   service_options.request_stop = [this](bool unmount) { RequestStop(unmount); };
-  service_ = ControlService::Create(std::move(service_options),
-                                    {*store_, *sources_, *mounts_, fuse_.get(), *executor_});
+  service_options.more_counters = [this] { return MoreCounters(); };
+  service_ = ControlService::Create(
+      std::move(service_options),
+      {*store_, *sources_, *mounts_, fuse_.get(), *executor_,
+       [this](const Reference& reference) { return credentials_->RefreshFor(reference); }});
+  if (options_.config.cri_proxy) {
+    IMAGEFS_ASSIGN_OR_RETURN(cri_,
+                             CriProxy::Start({options_.config.containerd_socket}, credentials_));
+  }
   grpc::ServerBuilder builder;
   grpc::ResourceQuota quota("imagefs");
   quota.Resize(kRpcMemoryBytes);
@@ -231,48 +250,32 @@ absl::Status DaemonImpl::Listen() {
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) return absl::InternalError("the control service could not be started");
   // Connections are accepted here and handed to gRPC, so that their owner can be checked.
-  IMAGEFS_ASSIGN_OR_RETURN(listener_, ListenForCommands(options_.paths));
-  NotifyServiceManager("READY=1");
-  LogInfo("listening socket=", options_.paths.socket(), " root=", options_.paths.root,
-          " pid=", getpid(), " version=", options_.version);
-  return absl::OkStatus();
-}
-
-void DaemonImpl::Accept() {
-  Fd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!fd.valid()) return;
-  absl::StatusOr<Peer> peer = PeerOf(fd.get());
-  if (!peer.ok() || (peer->uid != geteuid() && peer->uid != 0)) {
-    LogWarning("connection_refused uid=", peer.ok() ? peer->uid : static_cast<uid_t>(-1));
-    return;
+  if (snapshots_ != nullptr) {
+    IMAGEFS_RETURN_IF_ERROR(AddListener(kSnapshotterSocket, *snapshots_->server()));
   }
-  grpc::AddInsecureChannelFromFd(server_.get(), fd.Release());
+  if (cri_ != nullptr) IMAGEFS_RETURN_IF_ERROR(AddListener(kCriSocket, *cri_->server()));
+  IMAGEFS_RETURN_IF_ERROR(AddListener(kControlSocket, *server_));
+  LogInfo("ready root=", options_.paths.root, " run=", options_.paths.run, " pid=", getpid(),
+          " version=", options_.version);
+  NotifyServiceManager(StrCat("READY=1\nSTATUS=Serving ", options_.paths.root));
+  return absl::OkStatus();
 }
 
 bool DaemonImpl::Idle() const {
   if (options_.idle_exit.count() == 0 || mounts_->NeedProcess()) return false;
+  // containerd may ask for what it has here at any time, and does not start a daemon.
+  if (snapshots_ != nullptr && !snapshots_->empty()) return false;
   const ControlService::Activity activity = service_->activity();
   return activity.running_calls == 0 &&
          std::chrono::steady_clock::now() - activity.last_call_end >= options_.idle_exit;
 }
 
-bool DaemonImpl::RetireSocket() {
+bool DaemonImpl::RetireSockets() {
   absl::StatusOr<Fd> lock = TakeStartLock(options_.paths, /*wait=*/false);
   if (!lock.ok()) return false;  // somebody is about to connect
-  unlink(options_.paths.socket().c_str());
-  pollfd p{listener_.get(), POLLIN, 0};
-  if (poll(&p, 1, 0) <= 0) {
-    ending_lock_ = *std::move(lock);
-    return true;
-  }
-  Accept();
-  absl::StatusOr<Fd> listener = ListenForCommands(options_.paths);
-  if (!listener.ok()) {
-    LogError("listen_failed cause=", listener.status().message());
-    return true;
-  }
-  listener_ = *std::move(listener);
-  return false;
+  if (!listeners_->Retire()) return false;
+  ending_lock_ = *std::move(lock);
+  return true;
 }
 
 void DaemonImpl::ReadSignal() {
@@ -284,18 +287,23 @@ void DaemonImpl::ReadSignal() {
 
 void DaemonImpl::Serve() {
   while (!stop_) {
-    pollfd fds[] = {{wake_.get(), POLLIN, 0},
-                    {listener_.get(), POLLIN, 0},
-                    {signals_.get(), POLLIN, 0}};  // a negative descriptor is passed over
+    // A negative descriptor is passed over.
+    std::vector<pollfd> fds = {{wake_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}};
+    const size_t own = fds.size();
+    listeners_->AppendTo(&fds);
     const int timeout = options_.idle_exit.count() == 0 ? -1 : kIdleCheckMs;
-    const int ready = poll(fds, std::size(fds), timeout);
+    const int ready = poll(fds.data(), fds.size(),
+                           watchdog_.PollTimeoutMs(timeout, std::chrono::steady_clock::now()));
     if (ready < 0 && errno != EINTR) {
       LogError("poll_failed cause=", strerror(errno));
       break;
     }
-    if (ready > 0 && fds[1].revents != 0) Accept();
-    if (ready > 0 && fds[2].revents != 0) ReadSignal();
-    if (ready == 0 && Idle() && RetireSocket()) {
+    watchdog_.Turn(std::chrono::steady_clock::now());
+    if (ready > 0) {
+      if (fds[1].revents != 0) ReadSignal();
+      listeners_->Accept(absl::MakeConstSpan(fds).subspan(own));
+    }
+    if (ready == 0 && Idle() && RetireSockets()) {
       LogInfo("idle_exit");
       break;
     }
@@ -307,20 +315,19 @@ void DaemonImpl::StopServing() {
   if (stopped_) return;
   stopped_ = true;
   NotifyServiceManager("STOPPING=1");
-  if (listener_.valid()) {
-    if (!ending_lock_.valid()) {
-      // A starter that waits for this lock finds no daemon and a free store once it has it.
-      absl::StatusOr<Fd> lock = TakeStartLock(options_.paths, /*wait=*/false);
-      if (lock.ok()) ending_lock_ = *std::move(lock);
-      unlink(options_.paths.socket().c_str());
-    }
-    listener_.Reset();
+  if (server_ != nullptr && !ending_lock_.valid()) {
+    // A starter that waits for this lock finds no daemon and a free store once it has it.
+    absl::StatusOr<Fd> lock = TakeStartLock(options_.paths, /*wait=*/false);
+    if (lock.ok()) ending_lock_ = *std::move(lock);
   }
+  if (listeners_ != nullptr) listeners_->Close();
   if (server_ != nullptr) {
     server_->Shutdown(std::chrono::system_clock::now() + kShutdownGrace);
     server_->Wait();
   }
   server_.reset();
+  cri_.reset();
+  if (snapshots_ != nullptr) snapshots_->Shutdown(/*hide=*/forget_mounts_);
   // The tasks that undo mounts of cancelled calls run before this returns.
   executor_.reset();
   if (mounts_ != nullptr) mounts_->UnmountAll(/*keep_records=*/!forget_mounts_);

@@ -275,6 +275,28 @@ std::string RemoveText(const RemoveReply& reply) {
   return StrCat(FormatBytes(reply.freed_bytes()), " given back\n");
 }
 
+std::string RpullJson(const InspectReply& about, const std::string& name,
+                      const std::string& name_space, const std::string& snapshotter) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject()
+      .Member("reference", name)
+      .Member("namespace", name_space)
+      .Member("snapshotter", snapshotter)
+      .Member("manifest", about.image().manifest_digest())
+      .Member("chain_id", about.image().chain_id())
+      .Key("layers")
+      .BeginArray();
+  for (const InspectReply::Layer& layer : about.layers()) {
+    json.BeginObject()
+        .Member("digest", layer.digest())
+        .Member("diff_id", layer.diff_id())
+        .Member("chain_id", layer.chain_id())
+        .EndObject();
+  }
+  json.EndArray().EndObject();
+  return Done(json);
+}
+
 std::string RemoveJson(const RemoveReply& reply) {
   JsonWriter json(/*pretty=*/true);
   json.BeginObject().Member("freed_bytes", uint64_t{reply.freed_bytes()}).EndObject();

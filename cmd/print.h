@@ -34,6 +34,9 @@ std::string ImagesJson(const control::v1::ListImagesReply& reply);
 std::string InspectText(const control::v1::InspectReply& reply);
 std::string InspectJson(const control::v1::InspectReply& reply);
 
+std::string RpullJson(const control::v1::InspectReply& about, const std::string& name,
+                      const std::string& name_space, const std::string& snapshotter);
+
 std::string RemoveText(const control::v1::RemoveReply& reply);
 std::string RemoveJson(const control::v1::RemoveReply& reply);
 

@@ -23,7 +23,6 @@
 namespace imagefs {
 namespace {
 
-constexpr int kBacklog = 256;             // a storm of commands connects at once
 constexpr int kStartTimeoutMs = 120'000;  // a start mounts again what was mounted
 constexpr off_t kMaxLogBytes = 4 << 20;   // an older log is dropped at a start
 constexpr size_t kMaxReadyLine = 4096;
@@ -170,19 +169,24 @@ absl::StatusOr<Fd> ListenForCommands(const Paths& paths) {
   } else if (!absl::IsNotFound(other.status())) {
     return other.status();
   }
-  IMAGEFS_ASSIGN_OR_RETURN(Fd directory, OpenFile(paths.run, O_PATH | O_DIRECTORY));
+  return ListenIn(paths.run, "control");
+}
+
+absl::StatusOr<Fd> ListenIn(const std::string& run, std::string_view name) {
+  IMAGEFS_ASSIGN_OR_RETURN(Fd directory, OpenFile(run, O_PATH | O_DIRECTORY));
   IMAGEFS_ASSIGN_OR_RETURN(Fd fd, NewSocket());
-  const std::string name = StrCat("control.", getpid());
-  const std::string path = StrCat(paths.run, "/", name);
+  const std::string temporary = StrCat(name, ".", getpid());
+  const std::string path = StrCat(run, "/", temporary);
+  const std::string final_path = StrCat(run, "/", name, ".sock");
   unlink(path.c_str());
-  const sockaddr_un address = AddressIn(directory, name);
+  const sockaddr_un address = AddressIn(directory, temporary);
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     return ErrnoStatus(errno, StrCat("binding ", path));
   }
   // Nobody can connect before listen(), so the mode is right before it matters.
-  if (chmod(path.c_str(), 0600) != 0 || listen(fd.get(), kBacklog) != 0 ||
-      rename(path.c_str(), paths.socket().c_str()) != 0) {
-    const absl::Status status = ErrnoStatus(errno, paths.socket());
+  if (chmod(path.c_str(), 0600) != 0 || listen(fd.get(), kSocketBacklog) != 0 ||
+      rename(path.c_str(), final_path.c_str()) != 0) {
+    const absl::Status status = ErrnoStatus(errno, final_path);
     unlink(path.c_str());
     return status;
   }

@@ -9,6 +9,7 @@
 #include <sys/types.h>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,6 +32,9 @@ absl::StatusOr<Fd> ConnectDaemon(const Paths& paths);
 // A listening socket of mode 0600 that appears under its name only once it listens, in place of one
 // that a killed daemon left. kFailedPrecondition, with its pid, when another daemon listens there.
 absl::StatusOr<Fd> ListenForCommands(const Paths& paths);
+// The same as <run>/NAME.sock, whoever listened there before.
+absl::StatusOr<Fd> ListenIn(const std::string& run, std::string_view name);
+inline constexpr int kSocketBacklog = 256;  // a storm of commands connects at once
 
 // Waits for the lock, or fails at once with kUnavailable when `wait` is false and it is taken.
 absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait);

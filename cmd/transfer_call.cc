@@ -675,6 +675,10 @@ absl::StatusOr<std::string> ResolveParents(const std::string& directory) {
 grpc::ServerWriteReactor<MountEvent>* StartTransfer(const TransferContext& context,
                                                     grpc::CallbackServerContext* call,
                                                     absl::StatusOr<TransferRequest> request) {
+  // Only who has come with a credential may use another one in its place later.
+  if (request.ok() && context.deps.refresh_of && !request->resolve.access.credential.empty()) {
+    request->resolve.access.refresh = context.deps.refresh_of(request->resolve.reference);
+  }
   return TransferCall::Start(context, call, std::move(request));
 }
 

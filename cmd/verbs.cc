@@ -18,6 +18,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/cancel.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -30,10 +31,12 @@
 #include "cmd/print.h"
 #include "cmd/progress.h"
 #include "cmd/rendezvous.h"
+#include "cmd/rpull.h"
 #include "fetch/credentials.h"
 #include "fs/mount_syscalls.h"
 #include "image/reference.h"
 #include "proto/control.pb.h"
+#include "snap/containerd_client.h"
 
 namespace imagefs {
 namespace {
@@ -83,6 +86,7 @@ class Session {
   int Ls();
   int Images();
   int Inspect();
+  int Rpull();
   int Rm();
   int GetStatus();
   int MountStatus();
@@ -344,6 +348,45 @@ int Session::Inspect() {
   return Finish(status);
 }
 
+int Session::Rpull() {
+  absl::StatusOr<Reference> reference = Reference::Parse(command_.reference);
+  if (!reference.ok()) return Fail(reference.status());
+  if (reference->transport != Reference::Transport::kRegistry) {
+    return Fail(
+        absl::InvalidArgumentError(StrCat(Printable(command_.reference),
+                                          " is no image of a registry; containerd can only be "
+                                          "given those, import others by `ctr image import`")));
+  }
+  InspectRequest request;
+  absl::StatusOr<ImageRequest> image = MakeImageRequest();
+  if (!image.ok()) return Fail(image.status());
+  *request.mutable_image() = *std::move(image);
+  // Another daemon than the one that containerd knows would help nobody.
+  auto client = Connect(/*start=*/false);
+  if (!client.ok()) return Finish(client.status());
+  InspectReply about;
+  absl::Status status = (*client)->Inspect(request, &about);
+  if (!status.ok()) return Finish(status);
+  CancelSource cancel;
+  {
+    Interrupts::Scope scope(interrupts_, [&cancel] { cancel.Cancel(); });
+    absl::StatusOr<std::unique_ptr<ContainerdClient>> containerd = ContainerdClient::Connect(
+        {command_.address, command_.name_space, command_.snapshotter}, cancel.token());
+    status = containerd.status();
+    if (status.ok()) {
+      status = imagefs::Rpull(**containerd, {reference->ToString(), command_.snapshotter}, about,
+                              [this](std::string_view line) {
+                                if (ShowProgress()) Err(StrCat(line, "\n"));
+                              });
+    }
+  }
+  if (!status.ok()) return Finish(status);
+  const std::string name = reference->ToString();
+  Out(command_.json ? RpullJson(about, name, command_.name_space, command_.snapshotter)
+                    : StrCat(name, " is in containerd's namespace ", command_.name_space, "\n"));
+  return 0;
+}
+
 int Session::Rm() {
   RemoveRequest request;
   for (const std::string& text : command_.operands) {
@@ -470,11 +513,10 @@ int Session::Stop() {
   auto client = Connect(/*start=*/false);
   if (absl::IsNotFound(client.status())) return 0;
   if (!client.ok()) return Finish(client.status());
-  const absl::Status status = (*client)->Shutdown(command_.unmount);
-  if (!status.ok()) return Finish(status);
-  const pid_t pid = (*client)->daemon_pid();
+  const absl::StatusOr<pid_t> pid = (*client)->Shutdown(command_.unmount);
+  if (!pid.ok()) return Finish(pid.status());
   client->reset();
-  return Finish(WaitForExit(pid, kStopTimeoutMs));
+  return Finish(WaitForExit(*pid, kStopTimeoutMs));
 }
 
 int RunDaemon(const Command& command, Paths paths, std::string_view version,
@@ -523,6 +565,7 @@ int RunCommand(const Command& command, std::string_view version, StartDaemon sta
   if (command.verb == "profile") return session.Profile();
   if (command.verb == "evict") return session.Evict();
   if (command.verb == "inspect") return session.Inspect();
+  if (command.verb == "rpull") return session.Rpull();
   if (command.verb == "rm") return session.Rm();
   if (command.verb == "status") return session.GetStatus();
   return session.Stop();

@@ -10,7 +10,7 @@
 #include "base/text.h"
 #include "gtest/gtest.h"
 #include "proto/control.grpc.pb.h"
-#include "tests/fakes/cmd/fake_store.h"
+#include "tests/fakes/fs/fake_store.h"
 
 namespace imagefs {
 namespace {
@@ -372,6 +372,7 @@ TEST_F(ControlServiceTest, ShutdownAsksTheDaemon) {
   request.set_unmount(true);
   ShutdownReply reply;
   ASSERT_TRUE(stub_->Shutdown(&context, request, &reply).ok());
+  EXPECT_EQ(reply.pid(), getpid());
   server_->Shutdown();
   server_->Wait();
   EXPECT_EQ(stop_, 2);

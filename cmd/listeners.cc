@@ -1,0 +1,137 @@
+#include "cmd/listeners.h"
+
+#include <errno.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/server_posix.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/rendezvous.h"
+
+namespace imagefs {
+
+Listeners::Listeners(Paths paths, std::vector<PassedSocket> passed) : paths_(std::move(paths)) {
+  for (PassedSocket& socket : passed) {
+    Listener listener;
+    listener.name = std::move(socket.name);
+    listener.fd = std::move(socket.fd);
+    listener.inherited = true;
+    listeners_.push_back(std::move(listener));
+  }
+}
+
+std::string Listeners::PathOf(const Listener& listener) const {
+  return StrCat(paths_.run, "/", listener.name, ".sock");
+}
+
+absl::Status Listeners::Open(Listener* listener) const {
+  if (listener->name == kControlSocket) {
+    IMAGEFS_ASSIGN_OR_RETURN(listener->fd, ListenForCommands(paths_));
+  } else {
+    // Whoever has the control socket of a run directory has the others, too.
+    IMAGEFS_ASSIGN_OR_RETURN(listener->fd, ListenIn(paths_.run, listener->name));
+  }
+  struct stat st;
+  if (lstat(PathOf(*listener).c_str(), &st) != 0) return ErrnoStatus(errno, PathOf(*listener));
+  listener->device = st.st_dev;
+  listener->inode = st.st_ino;
+  return absl::OkStatus();
+}
+
+absl::Status Listeners::Add(std::string_view name, grpc::Server& server) {
+  for (Listener& listener : listeners_) {
+    if (listener.name != name) continue;
+    if (listener.server != nullptr) {
+      return absl::InternalError(StrCat("two servers for the socket ", name));
+    }
+    listener.server = &server;
+    LogInfo("listening socket=", name, " passed=yes");
+    return absl::OkStatus();
+  }
+  Listener listener;
+  listener.name = name;
+  listener.server = &server;
+  IMAGEFS_RETURN_IF_ERROR(Open(&listener));
+  LogInfo("listening socket=", PathOf(listener));
+  listeners_.push_back(std::move(listener));
+  return absl::OkStatus();
+}
+
+void Listeners::AppendTo(std::vector<pollfd>* fds) const {
+  for (const Listener& listener : listeners_) {
+    if (listener.server != nullptr) fds->push_back({listener.fd.get(), POLLIN, 0});
+  }
+}
+
+void Listeners::Accept(absl::Span<const pollfd> polled) {
+  for (const pollfd& one : polled) {
+    if (one.revents == 0) continue;
+    for (const Listener& listener : listeners_) {
+      if (listener.server != nullptr && listener.fd.get() == one.fd) AcceptFrom(listener);
+    }
+  }
+}
+
+void Listeners::AcceptFrom(const Listener& listener) {
+  Fd fd(accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!fd.valid()) return;
+  absl::StatusOr<Peer> peer = PeerOf(fd.get());
+  if (!peer.ok() || (peer->uid != geteuid() && peer->uid != 0)) {
+    LogWarning("connection_refused socket=", listener.name,
+               " uid=", peer.ok() ? peer->uid : static_cast<uid_t>(-1));
+    return;
+  }
+  grpc::AddInsecureChannelFromFd(listener.server, fd.Release());
+}
+
+bool Listeners::Pending(const Listener& listener) {
+  pollfd p{listener.fd.get(), POLLIN, 0};
+  return poll(&p, 1, 0) > 0;
+}
+
+void Listeners::RemoveName(const Listener& listener) const {
+  if (listener.inherited) return;
+  struct stat st;
+  const std::string path = PathOf(listener);
+  if (lstat(path.c_str(), &st) == 0 && st.st_dev == listener.device &&
+      st.st_ino == listener.inode) {
+    unlink(path.c_str());
+  }
+}
+
+bool Listeners::Retire() {
+  bool quiet = true;
+  for (const Listener& listener : listeners_) {
+    if (listener.server == nullptr) continue;
+    RemoveName(listener);
+    if (!Pending(listener)) continue;
+    AcceptFrom(listener);
+    quiet = false;
+  }
+  if (quiet) return true;
+  for (Listener& listener : listeners_) {
+    if (listener.inherited || listener.server == nullptr) continue;
+    // Whoever is still in the queue of the old socket has to be served, too.
+    while (Pending(listener)) AcceptFrom(listener);
+    if (const absl::Status status = Open(&listener); !status.ok()) {
+      LogError("listen_failed socket=", listener.name, " cause=", ToStd(status.message()));
+      return true;
+    }
+  }
+  return false;
+}
+
+void Listeners::Close() {
+  for (const Listener& listener : listeners_) {
+    if (listener.server != nullptr) RemoveName(listener);
+  }
+  listeners_.clear();
+}
+
+}  // namespace imagefs

@@ -1,0 +1,69 @@
+// The daemon's listening sockets. Each hands its connections to one gRPC server, after a look at
+// who connects: this process's user and root only. A socket is either passed by the service manager
+// (then it stays the manager's: its name is never taken away, and who connects while no daemon runs
+// waits for the next one), or made here as <run>/NAME.sock. Used by one thread.
+#pragma once
+
+#include <poll.h>
+#include <sys/types.h>
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "base/fd.h"
+#include "cmd/options.h"
+#include "cmd/service_manager.h"
+
+namespace grpc {
+class Server;
+}
+
+namespace imagefs {
+
+class Listeners {
+ public:
+  // Sockets of `passed` that nobody is added for are kept and not looked at: who connects there
+  // waits for a daemon that serves them.
+  Listeners(Paths paths, std::vector<PassedSocket> passed);
+  Listeners(const Listeners&) = delete;
+  Listeners& operator=(const Listeners&) = delete;
+  ~Listeners() { Close(); }
+
+  // Connections to the socket `name` go to `server`, which outlives this object or its Close. The
+  // control socket is refused when another daemon listens there.
+  absl::Status Add(std::string_view name, grpc::Server& server);
+
+  // One entry for each socket with a server; Accept takes the same entries after poll(2).
+  void AppendTo(std::vector<pollfd>* fds) const;
+  void Accept(absl::Span<const pollfd> polled);
+
+  // Before an idle exit, under the start lock: takes the names of own sockets away, such that no
+  // command can have connected in the meantime. False when one has; then all is as before.
+  bool Retire();
+  // Takes the names of own sockets away and closes all. Idempotent.
+  void Close();
+
+ private:
+  struct Listener {
+    std::string name;
+    Fd fd;
+    bool inherited = false;
+    grpc::Server* server = nullptr;
+    // Of the name that was made here: somebody may have put another socket there since.
+    dev_t device = 0;
+    ino_t inode = 0;
+  };
+  std::string PathOf(const Listener& listener) const;
+  absl::Status Open(Listener* listener) const;
+  void RemoveName(const Listener& listener) const;
+  static void AcceptFrom(const Listener& listener);
+  static bool Pending(const Listener& listener);
+
+  const Paths paths_;
+  std::vector<Listener> listeners_;
+};
+
+}  // namespace imagefs

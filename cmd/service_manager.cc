@@ -1,0 +1,95 @@
+#include "cmd/service_manager.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <systemd/sd-daemon.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+#include "cmd/rendezvous.h"
+
+namespace imagefs {
+namespace {
+
+constexpr std::string_view kKnownNames[] = {kControlSocket, kSnapshotterSocket, kCriSocket};
+
+// "" or why the socket is of no use.
+std::string_view WhyUnusable(const PassedSocket& socket, const std::vector<PassedSocket>& kept) {
+  if (std::find(std::begin(kKnownNames), std::end(kKnownNames), socket.name) ==
+      std::end(kKnownNames)) {
+    return "the name is not known";
+  }
+  for (const PassedSocket& other : kept) {
+    if (other.name == socket.name) return "there is another one of that name";
+  }
+  if (sd_is_socket(socket.fd.get(), AF_UNIX, SOCK_STREAM, /*listening=*/1) <= 0) {
+    return "it is no listening stream socket of AF_UNIX";
+  }
+  const int flags = fcntl(socket.fd.get(), F_GETFL);
+  if (flags < 0 || fcntl(socket.fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) return strerror(errno);
+  // A second listen() makes this process the peer of further connections.
+  if (listen(socket.fd.get(), kSocketBacklog) != 0) return strerror(errno);
+  return "";
+}
+
+}  // namespace
+
+std::vector<PassedSocket> TakePassedSockets() {
+  std::vector<PassedSocket> passed;
+  char** names = nullptr;
+  const int count = sd_listen_fds_with_names(/*unset_environment=*/1, &names);
+  if (count < 0) LogError("passed_sockets_unusable cause=", strerror(-count));
+  for (int i = 0; i < count; ++i) {
+    passed.push_back({names[i], Fd(SD_LISTEN_FDS_START + i)});
+    free(names[i]);
+  }
+  free(names);
+  return UsableSockets(std::move(passed));
+}
+
+std::vector<PassedSocket> UsableSockets(std::vector<PassedSocket> passed) {
+  std::vector<PassedSocket> kept;
+  for (PassedSocket& socket : passed) {
+    const std::string_view why_not = WhyUnusable(socket, kept);
+    if (why_not.empty()) {
+      kept.push_back(std::move(socket));
+    } else {
+      LogWarning("passed_socket_closed name=", Printable(socket.name), " cause=", why_not);
+    }
+  }
+  return kept;
+}
+
+void NotifyServiceManager(const std::string& lines) {
+  const int result = sd_notify(/*unset_environment=*/0, lines.c_str());
+  if (result < 0) LogWarning("notify_failed cause=", strerror(-result));
+}
+
+Watchdog::Clock::duration Watchdog::LimitFromEnvironment() {
+  uint64_t limit_us = 0;
+  if (sd_watchdog_enabled(/*unset_environment=*/0, &limit_us) <= 0) return Clock::duration::zero();
+  // A limit beyond what the clock holds is none.
+  if (limit_us > static_cast<uint64_t>(INT64_MAX) / 1000) return Clock::duration::zero();
+  return std::chrono::microseconds(static_cast<int64_t>(limit_us));
+}
+
+int Watchdog::PollTimeoutMs(int timeout_ms, Clock::time_point now) const {
+  if (interval_ == Clock::duration::zero()) return timeout_ms;
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(next_ - now).count();
+  const int64_t most = timeout_ms < 0 ? INT32_MAX : timeout_ms;
+  return static_cast<int>(std::clamp<int64_t>(left, 0, most));
+}
+
+void Watchdog::Turn(Clock::time_point now) {
+  if (interval_ == Clock::duration::zero() || now < next_) return;
+  next_ = now + interval_;
+  NotifyServiceManager("WATCHDOG=1");
+}
+
+}  // namespace imagefs

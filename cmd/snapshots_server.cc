@@ -1,0 +1,75 @@
+#include "cmd/snapshots_server.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+
+#include "base/status.h"
+#include "base/text.h"
+#include "snap/snapshots_service.h"
+#include "snap/snapshotter.h"
+
+namespace imagefs {
+namespace {
+
+constexpr auto kShutdownGrace = std::chrono::seconds(2);
+constexpr size_t kRpcMemoryBytes = 16 << 20;
+// As containerd's own: a label list of many layers, a long List.
+constexpr int kMaxMessageBytes = 16 << 20;
+
+class SnapshotsServerImpl : public SnapshotsServer {
+ public:
+  ~SnapshotsServerImpl() override { Shutdown(/*hide=*/false); }
+
+  absl::Status Init(Options options, ImageStore& store, MountTable& mounts) {
+    IMAGEFS_ASSIGN_OR_RETURN(
+        snapshotter_,
+        Snapshotter::Open({.directory = StrCat(options.root, "/snapshots")},
+                          Snapshotter::Deps{store, mounts, std::move(options.access_of)}));
+    service_ = SnapshotsService::Create(*snapshotter_);
+    grpc::ServerBuilder builder;
+    grpc::ResourceQuota quota("snapshots");
+    quota.Resize(kRpcMemoryBytes);
+    builder.SetResourceQuota(quota);
+    builder.SetMaxReceiveMessageSize(kMaxMessageBytes);
+    builder.SetMaxSendMessageSize(kMaxMessageBytes);
+    builder.RegisterService(&service_->service());
+    server_ = builder.BuildAndStart();
+    if (server_ == nullptr) {
+      return absl::InternalError("the snapshots service could not be started");
+    }
+    return absl::OkStatus();
+  }
+
+  grpc::Server* server() override { return server_.get(); }
+
+  void Shutdown(bool hide) override {
+    if (server_ == nullptr) return;
+    server_->Shutdown(std::chrono::system_clock::now() + kShutdownGrace);
+    server_->Wait();
+    server_.reset();
+    if (hide) snapshotter_->HideAll();
+  }
+
+  bool empty() const override { return snapshotter_->empty(); }
+  std::vector<std::pair<std::string, uint64_t>> Counters() const override {
+    return snapshotter_->Counters();
+  }
+
+ private:
+  std::unique_ptr<Snapshotter> snapshotter_;
+  std::unique_ptr<SnapshotsService> service_;
+  std::unique_ptr<grpc::Server> server_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SnapshotsServer>> SnapshotsServer::Open(Options options,
+                                                                       ImageStore& store,
+                                                                       MountTable& mounts) {
+  auto server = std::make_unique<SnapshotsServerImpl>();
+  IMAGEFS_RETURN_IF_ERROR(server->Init(std::move(options), store, mounts));
+  return server;
+}
+
+}  // namespace imagefs

@@ -1,0 +1,264 @@
+#include "snap/containerd_client.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <chrono>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "base/fd.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "proto/containerd/content.grpc.pb.h"
+#include "proto/containerd/images.grpc.pb.h"
+#include "proto/containerd/leases.grpc.pb.h"
+#include "proto/containerd/snapshots.grpc.pb.h"
+#include "snap/snapshot.h"
+
+namespace imagefs {
+namespace {
+
+namespace content = containerd::services::content::v1;
+namespace images = containerd::services::images::v1;
+namespace leases = containerd::services::leases::v1;
+namespace snapshots = containerd::services::snapshots::v1;
+
+// containerd takes messages of up to 16 MiB.
+constexpr size_t kChunkBytes = 1 << 20;
+// Of a lease whose owner was killed.
+constexpr absl::Duration kLeaseLife = absl::Hours(1);
+constexpr auto kConnectTimeout = std::chrono::seconds(10);
+constexpr auto kGiveBackTimeout = std::chrono::seconds(5);
+// A collection between the answer and the look at it may take the layer away.
+constexpr int kPrepareAttempts = 3;
+
+absl::Status FromGrpc(const grpc::Status& status) {
+  if (status.ok()) return absl::OkStatus();
+  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
+}
+
+class ContainerdClientImpl : public ContainerdClient {
+ public:
+  ContainerdClientImpl(Options options, CancelToken cancel)
+      : options_(std::move(options)), cancel_(std::move(cancel)) {
+    grpc::ChannelArguments arguments;
+    // gRPC would make one of the socket's path, which Go's servers refuse.
+    arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, "localhost");
+    channel_ = grpc::CreateCustomChannel(StrCat("unix://", options_.address),
+                                         grpc::InsecureChannelCredentials(), arguments);
+    content_ = content::Content::NewStub(channel_);
+    images_ = images::Images::NewStub(channel_);
+    leases_ = leases::Leases::NewStub(channel_);
+    snapshots_ = snapshots::Snapshots::NewStub(channel_);
+  }
+
+  ~ContainerdClientImpl() override {
+    if (lease_.empty()) return;
+    // Also after an interrupt. What is left, when containerd is gone by now, expires.
+    grpc::ClientContext context;
+    context.AddMetadata("containerd-namespace", options_.name_space);
+    context.set_deadline(std::chrono::system_clock::now() + kGiveBackTimeout);
+    leases::DeleteRequest request;
+    request.set_id(lease_);
+    google::protobuf::Empty reply;
+    (void)leases_->Delete(&context, request, &reply);
+  }
+
+  absl::Status TakeLease() {
+    leases::CreateRequest request;
+    request.set_id(StrCat("imagefs-rpull-", unique_));
+    (*request.mutable_labels())["containerd.io/gc.expire"] =
+        absl::FormatTime(absl::RFC3339_sec, absl::Now() + kLeaseLife, absl::UTCTimeZone());
+    leases::CreateResponse reply;
+    const absl::Status status = Call([&](grpc::ClientContext& context) {
+      context.set_deadline(std::chrono::system_clock::now() + kConnectTimeout);
+      return leases_->Create(&context, request, &reply);
+    });
+    if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
+      return absl::UnavailableError(StrCat("no containerd answers at ", options_.address, ": ",
+                                           ToStd(status.message()),
+                                           "; start it, or name its socket by --address"));
+    }
+    IMAGEFS_RETURN_IF_ERROR(Annotate(status, StrCat("containerd at ", options_.address)));
+    lease_ = reply.lease().id();
+    return absl::OkStatus();
+  }
+
+  absl::Status PutContent(const Digest& digest, std::string_view bytes,
+                          const Labels& labels) override {
+    absl::Status status =
+        Call([&](grpc::ClientContext& context) { return Write(context, digest, bytes, labels); });
+    if (absl::IsAlreadyExists(status)) {
+      content::UpdateRequest request;
+      request.mutable_info()->set_digest(digest.ToString());
+      for (const auto& [name, value] : labels) {
+        (*request.mutable_info()->mutable_labels())[name] = value;
+        request.mutable_update_mask()->add_paths("labels." + name);
+      }
+      content::UpdateResponse reply;
+      status = Call([&](grpc::ClientContext& context) {
+        return content_->Update(&context, request, &reply);
+      });
+    }
+    return Annotate(status, StrCat("storing ", digest.Short(), " in containerd"));
+  }
+
+  absl::StatusOr<bool> PrepareLayer(const std::string& chain_id, const std::string& parent,
+                                    const Labels& labels) override {
+    for (int attempt = 1;; ++attempt) {
+      snapshots::PrepareSnapshotRequest request;
+      request.set_snapshotter(options_.snapshotter);
+      request.set_key(StrCat("extract-imagefs-", unique_, "-", attempt, " ", chain_id));
+      request.set_parent(parent);
+      request.mutable_labels()->insert(labels.begin(), labels.end());
+      (*request.mutable_labels())[kRefLabel] = chain_id;
+      snapshots::PrepareSnapshotResponse reply;
+      absl::Status status = Call([&](grpc::ClientContext& context) {
+        return snapshots_->Prepare(&context, request, &reply);
+      });
+      if (status.ok()) {
+        IMAGEFS_RETURN_IF_ERROR(Remove(request.key()));
+        return false;
+      }
+      if (!absl::IsAlreadyExists(status)) return PrepareError(status);
+      status = Stat(chain_id);
+      if (status.ok()) return true;
+      if (!absl::IsNotFound(status) || attempt == kPrepareAttempts) return PrepareError(status);
+    }
+  }
+
+  absl::Status PutImage(const std::string& name, const std::string& media_type,
+                        const Digest& digest, uint64_t size) override {
+    images::Image image;
+    image.set_name(name);
+    image.mutable_target()->set_media_type(media_type);
+    image.mutable_target()->set_digest(digest.ToString());
+    image.mutable_target()->set_size(static_cast<int64_t>(size));
+    images::CreateImageRequest create;
+    *create.mutable_image() = image;
+    images::CreateImageResponse created;
+    absl::Status status = Call(
+        [&](grpc::ClientContext& context) { return images_->Create(&context, create, &created); });
+    if (absl::IsAlreadyExists(status)) {
+      images::UpdateImageRequest update;
+      *update.mutable_image() = image;
+      update.mutable_update_mask()->add_paths("target");
+      images::UpdateImageResponse updated;
+      status = Call([&](grpc::ClientContext& context) {
+        return images_->Update(&context, update, &updated);
+      });
+    }
+    return Annotate(status, StrCat("containerd's record of ", name));
+  }
+
+ private:
+  // Makes one call that a cancellation ends.
+  template <typename Method>
+  absl::Status Call(Method method) {
+    grpc::ClientContext context;
+    context.AddMetadata("containerd-namespace", options_.name_space);
+    if (!lease_.empty()) context.AddMetadata("containerd-lease", lease_);
+    // The callback may still run when the registration is gone: it must not meet a context that is.
+    const auto state = std::make_shared<Running>();
+    state->context = &context;
+    const CancelToken::Registration registration = cancel_.OnCancel([state] {
+      absl::MutexLock lock(&state->mu);
+      if (state->context != nullptr) state->context->TryCancel();
+    });
+    absl::Status status = FromGrpc(method(context));
+    absl::MutexLock lock(&state->mu);
+    state->context = nullptr;
+    return status;
+  }
+  struct Running {
+    absl::Mutex mu;
+    grpc::ClientContext* context ABSL_GUARDED_BY(mu) = nullptr;
+  };
+
+  grpc::Status Write(grpc::ClientContext& context, const Digest& digest, std::string_view bytes,
+                     const Labels& labels) {
+    const auto stream = content_->Write(&context);
+    content::WriteContentRequest request;
+    content::WriteContentResponse reply;
+    request.set_ref(StrCat("imagefs-rpull-", unique_, "-", digest.hex()));
+    request.set_total(static_cast<int64_t>(bytes.size()));
+    request.set_expected(digest.ToString());
+    bool going = true;
+    for (size_t at = 0; going && at < bytes.size(); at += kChunkBytes) {
+      request.set_action(content::WRITE);
+      request.set_offset(static_cast<int64_t>(at));
+      request.set_data(std::string(bytes.substr(at, kChunkBytes)));
+      going = stream->Write(request) && stream->Read(&reply);
+    }
+    if (going) {
+      request.set_action(content::COMMIT);
+      request.set_offset(static_cast<int64_t>(bytes.size()));
+      request.clear_data();
+      request.mutable_labels()->insert(labels.begin(), labels.end());
+      (void)stream->Write(request);
+    }
+    stream->WritesDone();
+    // How many answers come differs; a refusal is told by the end of the stream, which comes once
+    // all of them have been read.
+    while (stream->Read(&reply)) {
+    }
+    return stream->Finish();
+  }
+
+  absl::Status Stat(const std::string& key) {
+    snapshots::StatSnapshotRequest request;
+    request.set_snapshotter(options_.snapshotter);
+    request.set_key(key);
+    snapshots::StatSnapshotResponse reply;
+    return Call(
+        [&](grpc::ClientContext& context) { return snapshots_->Stat(&context, request, &reply); });
+  }
+
+  absl::Status Remove(const std::string& key) {
+    snapshots::RemoveSnapshotRequest request;
+    request.set_snapshotter(options_.snapshotter);
+    request.set_key(key);
+    google::protobuf::Empty reply;
+    return PrepareError(Call([&](grpc::ClientContext& context) {
+      return snapshots_->Remove(&context, request, &reply);
+    }));
+  }
+
+  absl::Status PrepareError(const absl::Status& status) const {
+    // How containerd says that it does not know the plugin, by version.
+    const bool unknown = absl::IsInvalidArgument(status) || absl::IsNotFound(status);
+    const std::string_view text = ToStd(status.message());
+    if (unknown && text.find("snapshotter") != std::string_view::npos) {
+      return absl::FailedPreconditionError(
+          StrCat("containerd at ", options_.address, " has no snapshotter ", options_.snapshotter,
+                 ": ", text, "; add it to proxy_plugins in its config.toml and restart it"));
+    }
+    return Annotate(status, StrCat("containerd's snapshotter ", options_.snapshotter));
+  }
+
+  const Options options_;
+  const CancelToken cancel_;
+  const std::string unique_ = RandomHex(8);
+  std::string lease_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<content::Content::Stub> content_;
+  std::unique_ptr<images::Images::Stub> images_;
+  std::unique_ptr<leases::Leases::Stub> leases_;
+  std::unique_ptr<snapshots::Snapshots::Stub> snapshots_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ContainerdClient>> ContainerdClient::Connect(Options options,
+                                                                            CancelToken cancel) {
+  if (!options.address.starts_with('/')) {
+    return absl::InvalidArgumentError(
+        StrCat("containerd's socket ", Printable(options.address), " is no absolute path"));
+  }
+  auto client = std::make_unique<ContainerdClientImpl>(std::move(options), std::move(cancel));
+  IMAGEFS_RETURN_IF_ERROR(client->TakeLease());
+  return std::unique_ptr<ContainerdClient>(std::move(client));
+}
+
+}  // namespace imagefs

@@ -1,0 +1,539 @@
+#include "snap/snapshotter.h"
+
+#include <sys/stat.h>
+#include <time.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/clock.h"
+#include "base/executor.h"
+#include "base/log.h"
+#include "base/relay.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "fs/key_gate.h"
+#include "snap/lazy_images.h"
+#include "snap/snapshot_dirs.h"
+#include "snap/snapshot_table.h"
+
+namespace imagefs {
+namespace {
+
+int64_t NowNs() {
+  timespec now;
+  clock_gettime(CLOCK_REALTIME, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+// "CONTAINER:HOST:COUNT[,...]". The options go into a mount's as they are.
+absl::StatusOr<std::string> IdMapOf(const SnapshotLabels& labels, const char* key) {
+  const auto found = labels.find(key);
+  if (found == labels.end()) return std::string();
+  const std::string& text = found->second;
+  for (const std::string_view range : Split(text, ',')) {
+    const std::vector<std::string_view> numbers = Split(range, ':');
+    const bool good = numbers.size() == 3 &&
+                      std::all_of(numbers.begin(), numbers.end(), [](std::string_view number) {
+                        return ParseDecimal(number).value_or(UINT64_MAX) <= UINT32_MAX;
+                      });
+    if (!good) {
+      return absl::InvalidArgumentError(
+          StrCat("label ", key, ": ", Printable(text), " is not CONTAINER:HOST:COUNT"));
+    }
+  }
+  return text;
+}
+
+// What an id of the image is on the host; itself when no range has it.
+uint32_t MapId(uint32_t id, const std::string& map) {
+  if (map.empty()) return id;
+  for (const std::string_view range : Split(map, ',')) {
+    const std::vector<std::string_view> numbers = Split(range, ':');
+    const uint64_t first = *ParseDecimal(numbers[0]);
+    if (id >= first && id - first < *ParseDecimal(numbers[2])) {
+      return static_cast<uint32_t>(*ParseDecimal(numbers[1]) + (id - first));
+    }
+  }
+  return id;
+}
+
+class SnapshotterImpl : public Snapshotter {
+ public:
+  SnapshotterImpl(Options options, Deps deps)
+      : options_(std::move(options)),
+        deps_(std::move(deps)),
+        executor_("snapshots", options_.threads) {}
+
+  absl::Status Init();
+
+  FlightTicket Prepare(PrepareRequest request, MountsDone done) override;
+  FlightTicket Mounts(const std::string& key, MountsDone done) override;
+  void Commit(const std::string& name, const std::string& key, SnapshotLabels labels,
+              Done done) override;
+  void Remove(const std::string& key, Done done) override;
+  void Update(const std::string& name, SnapshotLabels labels, std::vector<std::string> paths,
+              InfoDone done) override;
+  FlightTicket Usage(const std::string& key, UsageDone done) override;
+  void Cleanup(Done done) override {
+    slow_.Submit([this, done = std::move(done)]() mutable { done(Sweep()); });
+  }
+  absl::StatusOr<SnapshotInfo> Stat(const std::string& key) const override {
+    IMAGEFS_ASSIGN_OR_RETURN(SnapshotRecord record, table_->Find(key));
+    return std::move(record.info);
+  }
+  std::vector<SnapshotInfo> List(const SnapshotFilter& filter) const override;
+  bool empty() const override { return table_->size() == 0; }
+  void HideAll() override;
+  std::vector<std::pair<std::string, uint64_t>> Counters() const override {
+    return {{"snapshots", table_->size()},
+            {"snapshot_layers_lazy", lazy_.load()},
+            {"snapshot_layers_unpacked", unpacked_.load()}};
+  }
+
+ private:
+  // A Prepare of an ordinary snapshot, or a Mounts, under way. Passed from step to step.
+  struct Call {
+    SnapshotTable::Reservation reservation;  // Prepare only
+    SnapshotRecord record;
+    std::vector<SnapshotRecord> lineage;  // of the parent, which is its first
+    MountsDone done;
+  };
+  using CallPtr = std::shared_ptr<Call>;
+
+  void PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareRequest request, LayerLabels labels,
+                    MountsDone done);
+  absl::Status CommitLayer(const PrepareRequest& request, const LazyImages::Layer& layer);
+  void PrepareOrdinary(const std::shared_ptr<Relay>& relay, PrepareRequest request,
+                       MountsDone done);
+  // Goes on with `next` on the executor, with the tree that the lineage ends with, or null.
+  using WithTree =
+      std::function<absl::StatusOr<std::vector<SnapshotMount>>(Call& call, const ChainRef& tree)>;
+  void GetTree(const std::shared_ptr<Relay>& relay, const CallPtr& call, WithTree next);
+  absl::StatusOr<std::vector<SnapshotMount>> FinishPrepare(Call& call, const ChainRef& tree);
+  absl::Status MakeDirectory(const Call& call, const ChainRef& tree);
+  absl::StatusOr<std::vector<SnapshotMount>> Answer(const Call& call, const ChainRef& tree);
+  absl::StatusOr<std::vector<SnapshotMount>> MountsOf(const Call& call,
+                                                      const std::string& base) const;
+  void KeepLease(const std::string& key, std::string lease);
+  void HideLease(const std::string& key) { KeepLease(key, ""); }
+  absl::StatusOr<SnapshotUsage> UsageOf(const SnapshotRecord& record, const CancelToken& cancel);
+  void Recover(const std::vector<SnapshotRecord>& records);
+  absl::Status Sweep();
+  void SweepSoon();
+
+  const Options options_;
+  const Deps deps_;
+  const PriorityRef urgent_ = std::make_shared<LivePriority>(Priority::kOnDemand);
+  std::unique_ptr<SnapshotTable> table_;
+  std::unique_ptr<SnapshotDirs> dirs_;
+  std::unique_ptr<LazyImages> images_;
+  KeyGate layer_gate_;  // by layer and parent
+  std::atomic<uint64_t> lazy_{0}, unpacked_{0};
+  std::atomic<bool> sweep_queued_{false}, collect_{false};
+  absl::Mutex sweep_mu_;
+
+  absl::Mutex mu_;
+  // Of the trees below snapshots that are mounted, or may be, by their names.
+  absl::flat_hash_map<std::string, std::string> leases_ ABSL_GUARDED_BY(mu_);
+
+  // What they run uses the rest, and what executor_ runs uses slow_.
+  Executor slow_{"snap-slow", 2};  // what may take long: counting, removing
+  Executor executor_;
+};
+
+absl::Status SnapshotterImpl::Init() {
+  IMAGEFS_ASSIGN_OR_RETURN(table_, SnapshotTable::Open(deps_.store.kv()));
+  IMAGEFS_ASSIGN_OR_RETURN(dirs_, SnapshotDirs::Open(options_.directory));
+  images_ = std::make_unique<LazyImages>(LazyImages::Deps{deps_.store, executor_, deps_.access_of});
+  const std::vector<SnapshotRecord> records = table_->List();
+  absl::flat_hash_set<uint64_t> with_directory;
+  for (const SnapshotRecord& record : records) {
+    const bool view = record.info.kind == SnapshotKind::kView && !record.info.parent.empty();
+    if (!record.lazy() && !view) with_directory.insert(record.id);
+  }
+  IMAGEFS_RETURN_IF_ERROR(dirs_->Repair(with_directory));
+  IMAGEFS_RETURN_IF_ERROR(images_->Recover(records));
+  Recover(records);
+  SweepSoon();
+  return absl::OkStatus();
+}
+
+// Running containers have the trees in their overlays. They are kept, under the same paths, for
+// those that start again.
+void SnapshotterImpl::Recover(const std::vector<SnapshotRecord>& records) {
+  for (const SnapshotRecord& record : records) {
+    if (record.info.kind == SnapshotKind::kCommitted || record.info.parent.empty()) continue;
+    const auto lineage = table_->Lineage(record.info.parent);
+    if (!lineage.ok() || !lineage->back().lazy()) continue;
+    const std::optional<Digest> tree = images_->TreeOf(lineage->back());
+    if (!tree.has_value()) continue;
+    const absl::StatusOr<ChainRef> chain = deps_.store.FindChain(*tree);
+    std::optional<MountTable::Shown> shown =
+        deps_.mounts.ShowAgain(*tree, chain.ok() ? *chain : nullptr);
+    if (shown.has_value()) KeepLease(record.info.name, std::move(shown->lease));
+  }
+}
+
+FlightTicket SnapshotterImpl::Prepare(PrepareRequest request, MountsDone done) {
+  auto relay = std::make_shared<Relay>();
+  absl::StatusOr<std::optional<LayerLabels>> labels = std::optional<LayerLabels>();
+  if (request.kind == SnapshotKind::kActive) labels = ParseLayerLabels(request.labels);
+  if (!labels.ok()) {
+    LogWarning("snapshot.labels_unusable key=", Printable(request.key),
+               " cause=", labels.status().message());
+  }
+  if (labels.ok() && labels->has_value()) {
+    PrepareLayer(relay, std::move(request), **std::move(labels), std::move(done));
+  } else {
+    PrepareOrdinary(relay, std::move(request), std::move(done));
+  }
+  return Relay::TicketOf(relay);
+}
+
+void SnapshotterImpl::PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareRequest request,
+                                   LayerLabels labels, MountsDone done) {
+  std::string parent_ref;
+  if (!request.parent.empty()) {
+    const absl::StatusOr<SnapshotRecord> parent = table_->Find(request.parent);
+    // The ordinary way has the right error for it.
+    if (!parent.ok() || parent->info.kind != SnapshotKind::kCommitted) {
+      return PrepareOrdinary(relay, std::move(request), std::move(done));
+    }
+    const auto ref = parent->info.labels.find(kRefLabel);
+    // Never equal to a ChainID: such a parent is not what lies below this layer.
+    parent_ref = ref == parent->info.labels.end() ? "(unknown)" : ref->second;
+  }
+  const std::string chain_id = labels.chain_id;
+  auto ensured = [this, relay, request = std::move(request), reference = labels.reference,
+                  done = std::move(done)](absl::StatusOr<LazyImages::Layer> layer) mutable {
+    executor_.Submit([this, relay, request = std::move(request), reference, done = std::move(done),
+                      layer = std::move(layer)]() mutable {
+      absl::Status status = layer.status();
+      if (status.ok()) status = CommitLayer(request, *layer);
+      if (status.ok()) {
+        ++lazy_;
+        return done(absl::AlreadyExistsError("the layer can be shown: nothing is to be unpacked"));
+      }
+      if (absl::IsCancelled(status) || relay->left()) {
+        return done(absl::CancelledError("the caller went away"));
+      }
+      ++unpacked_;
+      LogWarning("snapshot.not_lazy reference=", reference.ToString(),
+                 " layer=", request.labels[kRefLabel], " cause=", status.message());
+      PrepareOrdinary(relay, std::move(request), std::move(done));
+    });
+  };
+  relay->Add(images_->Ensure(labels, parent_ref, std::move(ensured)));
+}
+
+absl::Status SnapshotterImpl::CommitLayer(const PrepareRequest& request,
+                                          const LazyImages::Layer& layer) {
+  const std::string& ref = layer.image->chain_ids[layer.level].ToString();
+  const KeyGate::Hold hold(layer_gate_, StrCat(ref, " ", request.parent));
+  if (table_->FindLayer(ref, request.parent).ok()) return absl::OkStatus();
+  const std::string name =
+      StrCat("imagefs/", layer.image->chain_ids[layer.level].hex(), "/", table_->NextId());
+  IMAGEFS_ASSIGN_OR_RETURN(SnapshotTable::Reservation reservation,
+                           table_->Reserve(name, request.parent));
+  SnapshotRecord record;
+  record.info.kind = SnapshotKind::kCommitted;
+  record.info.created_ns = record.info.updated_ns = NowNs();
+  record.info.labels = request.labels;
+  record.reference = layer.image->reference;
+  record.manifest = layer.image->manifest_digest;
+  record.level = layer.level;
+  images_->Retain(record.manifest);
+  const Digest manifest = record.manifest;
+  const absl::Status status = table_->Insert(std::move(reservation), std::move(record));
+  if (!status.ok()) images_->Release(manifest);
+  return status;
+}
+
+void SnapshotterImpl::PrepareOrdinary(const std::shared_ptr<Relay>& relay, PrepareRequest request,
+                                      MountsDone done) {
+  executor_.Submit([this, relay, request = std::move(request), done = std::move(done)]() mutable {
+    auto reservation = table_->Reserve(request.key, request.parent);
+    if (!reservation.ok()) return done(reservation.status());
+    auto call = std::make_shared<Call>();
+    call->reservation = *std::move(reservation);
+    call->record.info.name = request.key;
+    call->record.info.parent = request.parent;
+    call->record.info.kind = request.kind;
+    call->record.info.labels = std::move(request.labels);
+    call->done = std::move(done);
+    GetTree(relay, call, [this](Call& c, const ChainRef& tree) { return FinishPrepare(c, tree); });
+  });
+}
+
+void SnapshotterImpl::GetTree(const std::shared_ptr<Relay>& relay, const CallPtr& call,
+                              WithTree next) {
+  const std::string& parent = call->record.info.parent;
+  if (!parent.empty()) {
+    absl::StatusOr<std::vector<SnapshotRecord>> lineage = table_->Lineage(parent);
+    if (!lineage.ok()) return call->done(lineage.status());
+    call->lineage = *std::move(lineage);
+  }
+  if (call->lineage.empty() || !call->lineage.back().lazy()) {
+    return call->done(next(*call, nullptr));
+  }
+  auto ensured = [this, call, next = std::move(next)](absl::StatusOr<ChainRef> tree) mutable {
+    if (!tree.ok()) {
+      return call->done(
+          Annotate(tree.status(), StrCat("the layers of ", call->lineage.back().reference,
+                                         " cannot be had; see whether its registry answers")));
+    }
+    executor_.Submit(
+        [call, next = std::move(next), tree = *std::move(tree)] { call->done(next(*call, tree)); });
+  };
+  relay->Add(images_->EnsureTree(call->lineage.back(), std::move(ensured)));
+}
+
+absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::FinishPrepare(Call& call,
+                                                                          const ChainRef& tree) {
+  SnapshotRecord& record = call.record;
+  record.id = table_->NextId();
+  record.info.created_ns = record.info.updated_ns = NowNs();
+  auto finish = [&]() -> absl::StatusOr<std::vector<SnapshotMount>> {
+    IMAGEFS_RETURN_IF_ERROR(MakeDirectory(call, tree));
+    IMAGEFS_ASSIGN_OR_RETURN(std::vector<SnapshotMount> mounts, Answer(call, tree));
+    IMAGEFS_RETURN_IF_ERROR(table_->Insert(std::move(call.reservation), record));
+    return mounts;
+  };
+  absl::StatusOr<std::vector<SnapshotMount>> mounts = finish();
+  if (!mounts.ok()) {
+    HideLease(record.info.name);
+    dirs_->Retire(record.id).IgnoreError();
+    SweepSoon();
+  }
+  return mounts;
+}
+
+absl::Status SnapshotterImpl::MakeDirectory(const Call& call, const ChainRef& tree) {
+  const bool view = call.record.info.kind == SnapshotKind::kView;
+  if (view && !call.lineage.empty()) return absl::OkStatus();
+  // The root of an overlay is the upper one's: it has to look like the parent's.
+  SnapshotDirs::RootAttributes root;
+  if (!call.lineage.empty() && !call.lineage.front().lazy()) {
+    IMAGEFS_ASSIGN_OR_RETURN(root, dirs_->RootOf(call.lineage.front().id));
+  } else if (tree != nullptr) {
+    IMAGEFS_ASSIGN_OR_RETURN(const ErofsImage::Stat st, tree->index->GetStat(tree->index->root()));
+    root = {st.uid, st.gid, st.mode & 07777};
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string uids, IdMapOf(call.record.info.labels, kUidMapLabel));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string gids, IdMapOf(call.record.info.labels, kGidMapLabel));
+  root.uid = MapId(root.uid, uids);
+  root.gid = MapId(root.gid, gids);
+  return dirs_->Make(call.record.id, /*work=*/!view, root);
+}
+
+// Shows the tree and says how the snapshot is mounted over it.
+absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::Answer(const Call& call,
+                                                                   const ChainRef& tree) {
+  std::string base;
+  if (tree != nullptr) {
+    IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, deps_.mounts.Show(tree));
+    base = std::move(shown.path);
+    KeepLease(call.record.info.name, std::move(shown.lease));
+  }
+  return MountsOf(call, base);
+}
+
+absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::MountsOf(
+    const Call& call, const std::string& base) const {
+  const SnapshotRecord& record = call.record;
+  const bool view = record.info.kind == SnapshotKind::kView;
+  std::vector<std::string> lowers;  // topmost first
+  for (const SnapshotRecord& below : call.lineage) {
+    lowers.push_back(below.lazy() ? base : dirs_->fs(below.id));
+  }
+  SnapshotMount mount;
+  for (const auto& [label, option] :
+       {std::pair(kUidMapLabel, "uidmap="), {kGidMapLabel, "gidmap="}}) {
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string map, IdMapOf(record.info.labels, label));
+    if (!map.empty()) mount.options.push_back(option + map);
+  }
+  if (lowers.empty() || (view && lowers.size() == 1)) {
+    mount.type = "bind";
+    mount.source = lowers.empty() ? dirs_->fs(record.id) : lowers.front();
+    mount.options.push_back(view ? "ro" : "rw");
+    mount.options.push_back("rbind");
+    return std::vector<SnapshotMount>{std::move(mount)};
+  }
+  mount.type = mount.source = "overlay";
+  mount.options.push_back("index=off");
+  if (!view) {
+    mount.options.push_back(StrCat("workdir=", dirs_->work(record.id)));
+    mount.options.push_back(StrCat("upperdir=", dirs_->fs(record.id)));
+  }
+  std::string lower = "lowerdir=";
+  for (size_t i = 0; i < lowers.size(); ++i) StrAppend(&lower, i == 0 ? "" : ":", lowers[i]);
+  mount.options.push_back(std::move(lower));
+  return std::vector<SnapshotMount>{std::move(mount)};
+}
+
+FlightTicket SnapshotterImpl::Mounts(const std::string& key, MountsDone done) {
+  auto relay = std::make_shared<Relay>();
+  executor_.Submit([this, relay, key, done = std::move(done)]() mutable {
+    absl::StatusOr<SnapshotRecord> record = table_->Find(key);
+    if (!record.ok()) return done(record.status());
+    if (record->info.kind == SnapshotKind::kCommitted) {
+      return done(absl::FailedPreconditionError(
+          StrCat("snapshot ", Printable(key), " is committed and has no mounts")));
+    }
+    auto call = std::make_shared<Call>();
+    call->record = *std::move(record);
+    call->done = std::move(done);
+    GetTree(relay, call, [this](Call& c, const ChainRef& tree) { return Answer(c, tree); });
+  });
+  return Relay::TicketOf(relay);
+}
+
+void SnapshotterImpl::KeepLease(const std::string& key, std::string lease) {
+  std::string old;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = leases_.find(key);
+    if (found != leases_.end()) old = std::move(found->second);
+    if (!lease.empty()) {
+      leases_[key] = std::move(lease);
+    } else if (found != leases_.end()) {
+      leases_.erase(found);
+    }
+  }
+  if (!old.empty()) deps_.mounts.Hide(old);
+}
+
+void SnapshotterImpl::Commit(const std::string& name, const std::string& key, SnapshotLabels labels,
+                             Done done) {
+  // containerd waits for this with its database locked: nothing but the record is written before
+  // the answer.
+  executor_.Submit(urgent_,
+                   [this, name, key, labels = std::move(labels), done = std::move(done)]() mutable {
+                     const absl::Status status = table_->Commit(key, name, labels, NowNs());
+                     done(status);
+                     if (status.ok()) HideLease(key);
+                   });
+}
+
+void SnapshotterImpl::Update(const std::string& name, SnapshotLabels labels,
+                             std::vector<std::string> paths, InfoDone done) {
+  executor_.Submit(urgent_, [this, name, labels = std::move(labels), paths = std::move(paths),
+                             done = std::move(done)]() mutable {
+    done(table_->Update(name, NowNs(), [&](SnapshotLabels& current) -> absl::Status {
+      if (paths.empty()) current = labels;
+      for (const std::string& path : paths) {
+        std::string_view key = path;
+        if (path == "labels") {
+          current = labels;
+        } else if (ConsumePrefix(&key, "labels.")) {
+          const auto found = labels.find(std::string(key));
+          if (found == labels.end() || found->second.empty()) {
+            current.erase(std::string(key));
+          } else {
+            current[std::string(key)] = found->second;
+          }
+        } else {
+          return absl::InvalidArgumentError(
+              StrCat("field ", Printable(path), " of a snapshot cannot be changed; labels can"));
+        }
+      }
+      return absl::OkStatus();
+    }));
+  });
+}
+
+void SnapshotterImpl::Remove(const std::string& key, Done done) {
+  executor_.Submit([this, key, done = std::move(done)]() mutable {
+    absl::StatusOr<SnapshotRecord> record = table_->Remove(key);
+    if (!record.ok()) return done(record.status());
+    HideLease(key);
+    if (record->lazy()) {
+      if (images_->Release(record->manifest)) collect_ = true;
+    } else if (const absl::Status status = dirs_->Retire(record->id); !status.ok()) {
+      // It is swept at the next start.
+      LogWarning("snapshot.directory_stays id=", record->id, " cause=", status.message());
+    }
+    done(absl::OkStatus());
+    SweepSoon();
+  });
+}
+
+void SnapshotterImpl::SweepSoon() {
+  if (sweep_queued_.exchange(true)) return;
+  slow_.Submit([this] {
+    const absl::Status status = Sweep();
+    if (!status.ok()) LogWarning("snapshot.sweep_failed cause=", status.message());
+  });
+}
+
+absl::Status SnapshotterImpl::Sweep() {
+  absl::MutexLock lock(&sweep_mu_);
+  // Before anything is looked at: what comes from now on is another sweep's.
+  sweep_queued_ = false;
+  absl::Status status = dirs_->Sweep();
+  if (images_->TakeAbandoned(absl::Now())) collect_ = true;
+  if (collect_.exchange(false)) {
+    const absl::StatusOr<uint64_t> freed = deps_.store.Collect();
+    status.Update(freed.status());
+    if (freed.ok()) LogInfo("snapshot.collected bytes=", *freed);
+  }
+  return status;
+}
+
+FlightTicket SnapshotterImpl::Usage(const std::string& key, UsageDone done) {
+  CancelSource cancel;
+  slow_.Submit([this, key, token = cancel.token(), done = std::move(done)]() mutable {
+    const absl::StatusOr<SnapshotRecord> record = table_->Find(key);
+    if (!record.ok()) return done(record.status());
+    done(UsageOf(*record, token));
+  });
+  return FlightTicket([cancel]() mutable { cancel.Cancel(); });
+}
+
+absl::StatusOr<SnapshotUsage> SnapshotterImpl::UsageOf(const SnapshotRecord& record,
+                                                       const CancelToken& cancel) {
+  if (record.info.kind == SnapshotKind::kView && !record.info.parent.empty()) {
+    return SnapshotUsage();
+  }
+  if (!record.lazy()) return dirs_->Usage(record.id, cancel);
+  const LayerRef layer = images_->FindLayer(record);
+  SnapshotUsage usage;
+  if (layer == nullptr) return usage;  // its bytes are not here (any more)
+  struct stat st;
+  if (fstat(layer->data.get(), &st) == 0) usage.bytes = static_cast<int64_t>(st.st_blocks) * 512;
+  usage.bytes += static_cast<int64_t>(layer->index->size_bytes());
+  usage.inodes = static_cast<int64_t>(layer->index->inode_count());
+  return usage;
+}
+
+std::vector<SnapshotInfo> SnapshotterImpl::List(const SnapshotFilter& filter) const {
+  std::vector<SnapshotInfo> out;
+  for (SnapshotRecord& record : table_->List()) {
+    if (filter.Match(record.info)) out.push_back(std::move(record.info));
+  }
+  return out;
+}
+
+void SnapshotterImpl::HideAll() {
+  absl::flat_hash_map<std::string, std::string> leases;
+  {
+    absl::MutexLock lock(&mu_);
+    leases.swap(leases_);
+  }
+  for (const auto& [key, lease] : leases) deps_.mounts.Hide(lease);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Snapshotter>> Snapshotter::Open(Options options, Deps deps) {
+  auto snapshotter = std::make_unique<SnapshotterImpl>(std::move(options), std::move(deps));
+  IMAGEFS_RETURN_IF_ERROR(snapshotter->Init());
+  return snapshotter;
+}
+
+}  // namespace imagefs
