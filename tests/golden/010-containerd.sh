@@ -1,8 +1,9 @@
 #!/bin/bash
 # For every image of the suite the mounted tree equals what containerd unpacks with overlayfs.
 . "$(dirname "$0")/../lib/lib.sh"
+. "$(dirname "$0")/../lib/containerd.sh"
 . "$(dirname "$0")/suite.sh"
-need_root; need_fuse; need containerd; need ctr
+need_fuse; need_containerd 1
 serve_suite
 start_containerd
 for name in $(suite_names); do

@@ -3,7 +3,8 @@
 # converter of the stargz snapshotter. They are shown before their bytes are here, and are right.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
-need_root; need_fuse; need containerd
+. "$(dirname "$0")/../lib/containerd.sh"
+need_fuse; need_containerd 1
 peers=$SOURCE/build/peers/lazy
 timeout 300 "$SOURCE/scripts/unpack.sh" sid "$peers" soci-snapshotter stargz-snapshotter >"$T/unpack.out" 2>&1 ||
   { tail -3 "$T/unpack.out"; rm -rf "$peers"; skip "soci and ctr-remote could not be had from the Debian mirror"; }

@@ -15,6 +15,7 @@ mkdir -p "$M" "$T/docker"
 echo '{}' >"$T/docker/config.json"
 chmod 755 "$T"
 TEST_PIDS=()
+AT_END=()  # functions that run at the end, before unmounting
 export XDG_CONFIG_HOME=$T/config XDG_DATA_HOME=$T/data DOCKER_CONFIG=$T/docker
 unset REGISTRY_AUTH_FILE http_proxy https_proxy HTTP_PROXY HTTPS_PROXY no_proxy NO_PROXY || true
 
@@ -63,7 +64,7 @@ slay() {
 }
 
 cleanup() {
-  local status=$? mount
+  local status=$? mount function
   set +e
   trap - EXIT ERR
   if [ $status != 0 ] && [ $status != 77 ]; then
@@ -71,6 +72,7 @@ cleanup() {
       [ -s "$log" ] && { echo "--- $log (end)"; grep -vE 'level=|"(POST|PUT|HEAD) ' "$log" | tail -n 25 | cut -c1-300; }
     done
   fi
+  for function in ${AT_END[@]+"${AT_END[@]}"}; do $function; done
   for mount in $(mounts_below "$T"); do timeout 10 umount "$mount" 2>/dev/null || umount -l "$mount" 2>/dev/null; done
   slay $(processes) ${TEST_PIDS[@]+"${TEST_PIDS[@]}"} 2>/dev/null
   for mount in $(mounts_below "$T"); do umount -l "$mount" 2>/dev/null; done
@@ -311,28 +313,6 @@ start_shaper() {
 shape() { $PY "$LIB/shaper.py" ctl "$SHAPER" "$@"; }
 
 # ---- the runtimes to compare with
-
-# start_containerd: an own instance under $T/containerd; `own_ctr` talks to it.
-start_containerd() {
-  local dir=$T/containerd
-  mkdir -p "$dir"
-  cat >"$dir/config.toml" <<TOML
-version = 2
-root = "$dir/root"
-state = "$dir/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri"]
-[grpc]
-  address = "$dir/sock"
-[ttrpc]
-  address = "$dir/ttrpc"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "$dir/opt"
-TOML
-  containerd -c "$dir/config.toml" >"$T/containerd.log" 2>&1 &
-  TEST_PIDS+=($!)
-  wait_for 20 "ctr -a '$dir/sock' version >/dev/null 2>&1" || fail "containerd does not start"
-}
-own_ctr() { ctr -a "$T/containerd/sock" "$@"; }
 
 # own_podman: podman with a store of its own.
 own_podman() {

@@ -6,6 +6,7 @@ Command line:
   oci.py push LAYOUT[:TAG] HOST/REPO:TAG [--user USER:PASSWORD] [--ca FILE]
   oci.py archive LAYOUT FILE            an oci-archive
   oci.py docker-archive LAYOUT FILE NAME:TAG
+  oci.py host-image LAYOUT PROGRAM...   this machine's programs with their libraries, below a layer of ours
 """
 import base64
 import gzip
@@ -15,6 +16,7 @@ import io
 import json
 import os
 import re
+import shutil
 import ssl
 import subprocess
 import sys
@@ -361,6 +363,32 @@ def docker_archive(layout, file, name):
         put("manifest.json", json.dumps([{"Config": config_name, "RepoTags": [name], "Layers": layers}]).encode())
 
 
+def host_tar(programs):
+    """Programs of this machine, in /bin, with the libraries that they ask for."""
+    files = {}
+    for name in programs:
+        program = shutil.which(name)
+        files["/bin/" + name] = open(program, "rb").read()
+        for library in re.findall(r"(/\S+) \(0x", subprocess.check_output(["ldd", program], text=True)):
+            files[library] = open(library, "rb").read()
+    low, made = Tar(), set()
+    for name, data in sorted(files.items()):
+        parts = name.split("/")[1:-1]
+        for i in range(len(parts)):
+            directory = "/".join(parts[:i + 1])
+            if directory not in made:
+                made.add(directory)
+                low.dir(directory)
+        low.file(name, data, mode=0o755)
+    return low
+
+
+def host_image(path, programs):
+    """Two layers: programs of this machine; and /hello and /tmp."""
+    high = Tar().dir("tmp", mode=0o1777).file("hello", b"hello from the image\n")
+    return simple_image(path, [host_tar(programs), high])
+
+
 def main(args):
     def option(name):
         if name in args:
@@ -380,6 +408,8 @@ def main(args):
             tar.add(args[1], arcname=".")
     elif args[0] == "docker-archive":
         docker_archive(*args[1:4])
+    elif args[0] == "host-image":
+        host_image(args[1], args[2:])
     else:
         raise SystemExit(__doc__)
 

@@ -7,7 +7,7 @@ proxy.py UPSTREAM DIR   listens on a free port of 127.0.0.1, which it writes to 
                  client ended it early), began, ended (seconds), authorization (true or false)
   DIR/began      one line "METHOD path" a request, when it arrived
   DIR/rules      JSON list, read at every request; the first rule that fits and is not used up:
-                 {"path": regex, "method": regex, "times": N,
+                 {"path": regex, "method": regex, "agent": regex, "times": N,
                   "status": S, "headers": {}, "body": "..."  answer this, do not ask upstream
                   "cut": N        close the connection after N bytes of body
                   "rate": N       bytes a second
@@ -32,7 +32,7 @@ used = {}
 connections = threading.local()
 
 
-def find_rule(method, path):
+def find_rule(method, path, agent):
     try:
         with open(folder + "/rules") as f:
             rules = json.load(f)
@@ -42,6 +42,8 @@ def find_rule(method, path):
         for i, rule in enumerate(rules):
             key = rule.get("id", json.dumps(rule, sort_keys=True) + str(i))
             if not re.search(rule.get("path", ""), path) or not re.fullmatch(rule.get("method", ".*"), method):
+                continue
+            if not re.search(rule.get("agent", ""), agent):
                 continue
             if used.get(key, 0) >= rule.get("times", 1 << 60):
                 continue
@@ -75,7 +77,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.began = time.time()
         with lock, open(folder + "/began", "a") as f:
             f.write(f"{self.command} {self.path}\n")
-        rule = find_rule(self.command, self.path)
+        rule = find_rule(self.command, self.path, self.headers.get("User-Agent", ""))
         if "delay" in rule:
             time.sleep(rule["delay"])
         if "status" in rule:

@@ -3,6 +3,8 @@
 
   requests.py once PROXY_REQUESTS LAYOUT...  every blob of these layouts was delivered exactly once:
                                              no byte twice, none missing; prints the totals
+  requests.py layers PROXY_REQUESTS LAYOUT.. the same of their layers: a configuration is asked for by each
+                                             program that reads it
   requests.py count PROXY_REQUESTS REGEX     how many requests have a matching "METHOD path"
   requests.py bytes PROXY_REQUESTS           bytes of blobs that went out
 """
@@ -33,15 +35,16 @@ def spans(requests):
     return result
 
 
-def once(requests, layouts):
-    sizes = {}
+def once(requests, layouts, configs=True):
+    sizes, passed = {}, set()
     for layout in layouts:
         for path in glob.glob(layout + "/blobs/sha256/*"):
             raw = open(path, "rb").read() if os.path.getsize(path) < 1 << 20 else b""
             manifest = json.loads(raw) if raw[:1] == b"{" else {}
             if "layers" in manifest:
-                for blob in manifest["layers"] + [manifest["config"]]:
+                for blob in manifest["layers"] + [manifest["config"]] * configs:
                     sizes[blob["digest"]] = blob["size"]
+                passed.add(manifest["config"]["digest"])
     got, good = spans(requests), True
     for digest, size in sizes.items():
         parts = sorted(p for p in got.pop(digest, []) if p[0] < p[1])
@@ -55,7 +58,7 @@ def once(requests, layouts):
         if at != size:
             print(f"{digest}: {at} of {size} bytes were asked: {parts}")
             good = False
-    for digest in got:
+    for digest in got.keys() - (set() if configs else passed):
         print(f"{digest}: asked, but of none of these images")
         good = False
     print(f"{len(sizes)} blobs, {sum(sizes.values())} bytes, {len(requests)} requests")
@@ -64,8 +67,8 @@ def once(requests, layouts):
 
 def main(args):
     requests = read(args[1])
-    if args[0] == "once":
-        sys.exit(0 if once(requests, args[2:]) else 1)
+    if args[0] in ("once", "layers"):
+        sys.exit(0 if once(requests, args[2:], args[0] == "once") else 1)
     if args[0] == "count":
         print(sum(1 for r in requests if re.search(args[2], r["method"] + " " + r["path"])))
     elif args[0] == "bytes":
