@@ -13,7 +13,7 @@ CONTAINER=(--network=host --ulimit nofile=1024:1024 --ulimit nproc=1024:1024)
 run() { timeout -k 5 60 env CONTAINERS_STORAGE_CONF="$T/podman/storage.conf" podman --cgroup-manager cgroupfs --events-backend none \
   --tmpdir "$T/podman/tmp" --runtime runc run --pull never "${CONTAINER[@]}" "$@"; }
 # What a command prints in a container that is thrown away: one line.
-says() { run --rm "$@" 2>&1 | tr '\n' ' ' | sed 's/ $//'; }
+says() { { run --rm "$@" 2>&1 || echo "status $?"; } | tr '\n' ' ' | sed 's/ $//'; }
 
 end_podman() {
   local conf
