@@ -313,25 +313,22 @@ absl::Status PodmanStore::PublishC(bool leaving) {
 }
 
 bool PodmanStore::ReleaseC() {
-  std::vector<Digest> released;
-  {
-    absl::MutexLock lock(&mu_);
-    for (auto it = images_.begin(); it != images_.end();) {
-      if (it->second.uses > 0 || HasName(names_, it->first)) {
-        ++it;
-        continue;
-      }
-      released.push_back(it->first);
-      it = images_.erase(it);
+  bool released = false;
+  // Under the lock: an image that is brought from now on is held anew, after this.
+  absl::MutexLock lock(&mu_);
+  for (auto it = images_.begin(); it != images_.end();) {
+    if (it->second.uses > 0 || HasName(names_, it->first)) {
+      ++it;
+      continue;
     }
-  }
-  for (const Digest& manifest : released) {
-    const absl::Status status = deps_.store.ReleaseHeld(kHolder, manifest);
+    const absl::Status status = deps_.store.ReleaseHeld(kHolder, it->first);
     if (!status.ok()) {
-      LogWarning("image.not_released manifest=", manifest.Short(), " cause=", status.message());
+      LogWarning("image.not_released manifest=", it->first.Short(), " cause=", status.message());
     }
+    it = images_.erase(it);
+    released = true;
   }
-  return !released.empty();
+  return released;
 }
 
 PodmanStore::Entry PodmanStore::EntryLocked(const std::string& name, const Name& record) const {
