@@ -74,18 +74,19 @@ absl::StatusOr<std::unique_ptr<PodmanFiles>> PodmanFiles::Open(std::string direc
   return std::unique_ptr<PodmanFiles>(new PodmanFiles(std::move(directory)));
 }
 
-std::string PodmanFiles::LayerDirectory(const Digest& chain_id) const {
-  return StrCat(directory_, "/overlay/", PodmanLayerId(chain_id));
-}
-
-absl::Status PodmanFiles::PutLayer(const Digest& chain_id, const std::string& tree) {
-  const std::string layer = LayerDirectory(chain_id);
-  const std::string link = PodmanLayerLink(chain_id);
-  IMAGEFS_RETURN_IF_ERROR(MakeDirs(layer + "/empty", 0700));
-  IMAGEFS_RETURN_IF_ERROR(PutLink(layer + "/diff", tree));
-  IMAGEFS_RETURN_IF_ERROR(PutLink(StrCat(directory_, "/overlay/l/", link),
-                                  StrCat("../", PodmanLayerId(chain_id), "/diff")));
-  return PutFile(layer + "/link", link);
+absl::Status PodmanFiles::PutLayers(const PodmanImage& image, const std::string& tree) {
+  const std::vector<PodmanLayer> layers = PodmanLayers(image.first());
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const std::string directory = StrCat(directory_, "/overlay/", layers[i].id);
+    IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory + "/empty", 0700));
+    // There is no file `lower`: a container has the tree and nothing below it.
+    IMAGEFS_RETURN_IF_ERROR(i + 1 == layers.size() ? PutLink(directory + "/diff", tree)
+                                                   : MakeDirs(directory + "/diff"));
+    IMAGEFS_RETURN_IF_ERROR(PutLink(StrCat(directory_, "/overlay/l/", layers[i].link),
+                                    StrCat("../", layers[i].id, "/diff")));
+    IMAGEFS_RETURN_IF_ERROR(PutFile(directory + "/link", layers[i].link));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status PodmanFiles::PutDocuments(const PodmanImage& image) {
@@ -117,7 +118,7 @@ absl::Status PodmanFiles::Publish(std::vector<PodmanImage> images,
   for (const PodmanImage& image : images) {
     const auto tree = trees.find(image.first().chain_id());
     if (tree == trees.end()) return absl::InternalError("an image without a tree");
-    IMAGEFS_RETURN_IF_ERROR(PutLayer(tree->first, tree->second));
+    IMAGEFS_RETURN_IF_ERROR(PutLayers(image, tree->second));
     IMAGEFS_RETURN_IF_ERROR(PutDocuments(image));
   }
   std::vector<PodmanImage> both = images;
@@ -133,8 +134,10 @@ absl::Status PodmanFiles::RemoveStrays() {
   std::set<std::string> layers = {"l"}, links, images = {"images.json", "images.lock"};
   absl::Status status;
   for (const PodmanImage& image : published_) {
-    layers.insert(PodmanLayerId(image.first().chain_id()));
-    links.insert(PodmanLayerLink(image.first().chain_id()));
+    for (const PodmanLayer& layer : PodmanLayers(image.first())) {
+      layers.insert(layer.id);
+      links.insert(layer.link);
+    }
     const std::string id = PodmanImageId(image.first());
     images.insert(id);
     std::set<std::string> documents;

@@ -4,7 +4,8 @@
 //   overlay-images/images.json, images.lock   the images
 //   overlay-images/<image>/<document>         their manifests and configurations
 //   overlay-layers/layers.json, layers.lock   the layers
-//   overlay/<layer>/diff                      symbolic link to where the tree is mounted
+//   overlay/<layer>/diff                      of an image's top layer: symbolic link to where the
+//                                             tree is mounted; of those below it an empty directory
 //   overlay/<layer>/link, overlay/l/<link>    its short name, and a symbolic link of that name
 //   overlay/<layer>/empty                     what podman puts below a lowest layer
 //
@@ -40,8 +41,7 @@ class PodmanFiles {
 
  private:
   explicit PodmanFiles(std::string directory) : directory_(std::move(directory)) {}
-  std::string LayerDirectory(const Digest& chain_id) const;
-  absl::Status PutLayer(const Digest& chain_id, const std::string& tree);
+  absl::Status PutLayers(const PodmanImage& image, const std::string& tree);
   absl::Status PutDocuments(const PodmanImage& image);
   absl::Status PutRecords(const std::string& name, std::string text);
   absl::Status RemoveStrays();

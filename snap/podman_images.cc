@@ -27,9 +27,12 @@ std::string TimeText(const std::string& created, int64_t fallback_unix) {
   return absl::FormatTime(absl::RFC3339_full, time, absl::UTCTimeZone());
 }
 
-// Names what no tar has.
-Digest TreeDigest(const Digest& chain_id) {
-  return Sha256Of(StrCat("imagefs merged tree ", chain_id.ToString()));
+std::string LinkOf(const std::string& id) {
+  constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+  const Digest hash = Sha256Of(StrCat("imagefs link ", id));
+  std::string link;
+  for (size_t i = 0; i < kLinkLength; ++i) link += kLetters[hash.bytes()[i] % kLetters.size()];
+  return link;
 }
 
 }  // namespace
@@ -47,16 +50,20 @@ absl::StatusOr<std::string> PodmanName(const Reference& reference) {
 
 std::string PodmanImageId(const ResolvedImage& image) { return image.manifest.config.digest.hex(); }
 
-std::string PodmanLayerId(const Digest& chain_id) {
-  return Sha256Of(StrCat("imagefs layer ", chain_id.ToString())).hex();
-}
-
-std::string PodmanLayerLink(const Digest& chain_id) {
-  constexpr std::string_view kLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
-  const Digest hash = Sha256Of(StrCat("imagefs link ", chain_id.ToString()));
-  std::string link;
-  for (size_t i = 0; i < kLinkLength; ++i) link += kLetters[hash.bytes()[i] % kLetters.size()];
-  return link;
+std::vector<PodmanLayer> PodmanLayers(const ResolvedImage& image) {
+  std::vector<PodmanLayer> out;
+  for (size_t i = 0; i < image.chain_ids.size(); ++i) {
+    PodmanLayer layer;
+    layer.digest = Sha256Of(StrCat("imagefs layer ", i, " of ", image.chain_id().ToString()));
+    layer.id = layer.digest.hex();
+    if (i > 0) {
+      layer.parent = out.back().id;
+      layer.id = Sha256Of(StrCat(layer.parent, "+", layer.digest.hex())).hex();
+    }
+    layer.link = LinkOf(layer.id);
+    out.push_back(std::move(layer));
+  }
+  return out;
 }
 
 std::vector<std::pair<std::string, std::string>> PodmanDocuments(const PodmanImage& image) {
@@ -88,7 +95,7 @@ std::string PodmanImagesJson(absl::Span<const PodmanImage> images) {
     json.Key("names").BeginArray();
     for (const std::string& name : image.names) json.String(name);
     json.EndArray();
-    json.Member("layer", PodmanLayerId(image.first().chain_id())).Member("metadata", "{}");
+    json.Member("layer", PodmanLayers(image.first()).back().id).Member("metadata", "{}");
     json.Key("big-data-names").BeginArray();
     for (const auto& [key, bytes] : documents) json.String(key);
     json.EndArray().Key("big-data-sizes").BeginObject();
@@ -108,15 +115,17 @@ std::string PodmanLayersJson(absl::Span<const PodmanImage> images) {
   json.BeginArray();
   std::set<Digest> written;  // images may differ in nothing but their configuration
   for (const PodmanImage& image : images) {
-    const Digest& chain_id = image.first().chain_id();
-    if (!written.insert(chain_id).second) continue;
-    json.BeginObject()
-        .Member("id", PodmanLayerId(chain_id))
-        .Member("created", TimeText("", image.added_unix))
-        // Without a size podman takes the image for damaged.
-        .Member("diff-digest", TreeDigest(chain_id).ToString())
-        .Member("diff-size", image.bytes)
-        .EndObject();
+    if (!written.insert(image.first().chain_id()).second) continue;
+    const std::vector<PodmanLayer> layers = PodmanLayers(image.first());
+    for (size_t i = 0; i < layers.size(); ++i) {
+      json.BeginObject().Member("id", layers[i].id);
+      if (!layers[i].parent.empty()) json.Member("parent", layers[i].parent);
+      json.Member("created", TimeText("", image.added_unix))
+          // Without a size podman takes the image for damaged.
+          .Member("diff-digest", layers[i].digest.ToString())
+          .Member("diff-size", i < image.layer_bytes.size() ? image.layer_bytes[i] : uint64_t{0})
+          .EndObject();
+    }
   }
   json.EndArray();
   return json.Take();

@@ -2,8 +2,10 @@
 // store, "additional image store": the records of images and layers, and the documents of an image.
 // Pure functions.
 //
-// An image has one layer record here, the merged tree of all its layers. Its digest is made up, so
-// that no pull takes the tree for a layer of another image.
+// The top layer of an image is the merged tree of all its layers; those below are empty and say
+// only that there are as many, which podman compares with the configuration when an image is built
+// on top. Their digests are made up, so that no pull takes one for a layer of another image; who
+// reads them to push or save an image finds bytes of another digest and fails.
 #pragma once
 
 #include <cstdint>
@@ -31,16 +33,22 @@ struct PodmanImage {
   // At least one; the first is the one that podman shows. All have the same configuration.
   std::vector<std::shared_ptr<const ResolvedImage>> manifests;
   int64_t added_unix = 0;
-  uint64_t bytes = 0;  // of the tree
+  std::vector<uint64_t> layer_bytes;  // what podman says of their sizes, bottom first
 
   const ResolvedImage& first() const { return *manifests.front(); }
 };
 
-// Ids are 64 hex digits. That of an image is its configuration's digest, as everywhere.
+// 64 hex digits: the configuration's digest, as everywhere.
 std::string PodmanImageId(const ResolvedImage& image);
-std::string PodmanLayerId(const Digest& chain_id);
-// The name of a layer's short link, for mount options.
-std::string PodmanLayerLink(const Digest& chain_id);
+
+// The layers of an image, bottom first: those of images with the same ChainID are the same.
+struct PodmanLayer {
+  std::string id;      // 64 hex digits, derived from the digests as podman does it
+  std::string parent;  // "" = none
+  std::string link;    // its short name, for mount options
+  Digest digest;
+};
+std::vector<PodmanLayer> PodmanLayers(const ResolvedImage& image);
 
 // The documents of an image by their keys, and the name of a key's file.
 std::vector<std::pair<std::string, std::string>> PodmanDocuments(const PodmanImage& image);

@@ -265,8 +265,10 @@ std::vector<PodmanImage> PodmanStore::ImagesToPublish(bool leaving) const {
       image.manifests.push_back(held.image);
     }
     image.added_unix = std::max(image.added_unix, record.added_unix);
-    image.bytes = 0;
-    for (const LayerRef& layer : held.chain->layers) image.bytes += layer->data_bytes;
+    image.layer_bytes.clear();
+    for (const LayerRef& layer : held.chain->layers) {
+      image.layer_bytes.push_back(layer->data_bytes);
+    }
   }
   std::vector<PodmanImage> out;
   for (auto& [id, image] : by_id) out.push_back(std::move(image));

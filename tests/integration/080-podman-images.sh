@@ -32,11 +32,24 @@ same "layers" "$(field '" ".join(j["rootfs"]["diff_ids"])' <"$T/images/app/blobs
   "$(own_podman image inspect --format '{{range .RootFS.Layers}}{{.}} {{end}}' "$app:1" | sed 's/ $//')"
 same "read-only" true "$(own_podman images --format '{{.ReadOnly}}' | head -1)"
 [ "$(own_podman image inspect --format '{{.Size}}' "$app:1")" -gt 1000000 ] || fail "its size"
-own_podman history "$app:1" >/dev/null
+same "history" 4 "$(own_podman history -q "$app:1" | wc -l)"
 same "its command" one "$(says "$app:1")"
 same "by digest" one "$(says "$app@$(manifest_digest app)")"
 same "by id" one "$(says "$(image_id app)")"
 ! own_podman rmi "$app:1" 2>/dev/null || fail "podman removes what it was lent"
+
+# What is built on top of it is podman's own, over ours.
+printf 'FROM %s:1\nRUN echo built >>/word\nRUN rm -r /data\n' "$app" >"$T/Containerfile"
+own_podman build -q --isolation chroot --pull-never -t localhost/built:1 -f "$T/Containerfile" "$T" >/dev/null 2>"$T/build.log" || { cat "$T/build.log"; fail "build"; }
+same "what was built" "one built ls: cannot access '/data': No such file or directory status 2" "$(says localhost/built:1 sh -c 'cat /word; ls /data')"
+run --name changed "$app:1" sh -c 'echo changed >/word' && own_podman commit -q changed localhost/changed:1 >/dev/null
+same "what was committed" changed "$(says localhost/changed:1 cat /word)"
+# To be pushed it needs bytes that are not there, and that is noticed.
+! own_podman push -q localhost/built:1 "dir:$T/pushed" 2>"$T/push.log" || fail "an image is pushed with layers that are made up"
+grep -qi 'digest did not match' "$T/push.log" || fail "push says: $(cat "$T/push.log")"
+own_podman --runtime runc rm changed >/dev/null
+own_podman rmi -f localhost/built:1 localhost/changed:1 >/dev/null
+same "what podman has" "$app:1" "$(listed)"
 
 # Other names, among them one of a digest; the same bytes.
 layers=$(counter layers_built)
@@ -111,6 +124,7 @@ start_proxy line
 rules '[{"status": 503, "body": "no"}]'
 refuse 1 "$PROXY/test/app:1.*503" ifs add -q "$PROXY/test/app:1"
 slay "${TEST_PIDS[0]}"
+wait "${TEST_PIDS[0]}" 2>/dev/null || true  # so that bash says nothing of it later
 refuse 1 "$REGISTRY" ifs add -q --pull always "$app:1"
 same "names" "$before" "$(names)"
 same "without a registry" two "$(says "$app:1")"

@@ -29,7 +29,7 @@ PodmanImage One(std::string_view word) {
   image.names = {StrCat("registry.test/", word, ":1")};
   image.manifests = {Image(word)};
   image.added_unix = 1'700'000'000;
-  image.bytes = 12345;
+  image.layer_bytes = {12345, 678};
   return image;
 }
 
@@ -72,7 +72,7 @@ TEST(PodmanImagesTest, OneImage) {
   EXPECT_EQ(record.StringOr("id"), image.first().manifest.config.digest.hex());
   EXPECT_EQ(record.StringOr("digest"), image.first().manifest_digest.ToString());
   EXPECT_EQ(record["names"].at(0).string(), "registry.test/app:1");
-  EXPECT_EQ(record.StringOr("layer"), PodmanLayerId(image.first().chain_id()));
+  EXPECT_EQ(record.StringOr("layer"), PodmanLayers(image.first()).back().id);
   EXPECT_EQ(record.StringOr("created"), "2020-02-03T04:05:06.5+00:00");
   // Every document is named, measured and hashed.
   const auto documents = PodmanDocuments(image);
@@ -119,20 +119,24 @@ TEST(PodmanImagesTest, ATimeThatGoCannotReadIsReplaced) {
   }
 }
 
-TEST(PodmanLayersTest, OneRecordATree) {
-  std::vector<PodmanImage> images = {One("app"), One("other"), One("app")};
+TEST(PodmanLayersTest, AsManyRecordsAsTheImageHasLayers) {
+  const std::vector<PodmanImage> images = {One("app"), One("other"), One("app")};
   const absl::StatusOr<Json> json = Json::Parse(PodmanLayersJson(images));
   ASSERT_TRUE(json.ok());
-  ASSERT_EQ(json->size(), 2u);
-  EXPECT_EQ(json->at(0).StringOr("id"), PodmanLayerId(images[0].first().chain_id()));
-  EXPECT_EQ(json->at(1).StringOr("id"), PodmanLayerId(images[1].first().chain_id()));
+  ASSERT_EQ(json->size(), 4u) << "the first and the last image are the same tree";
+  EXPECT_FALSE(json->at(0)["parent"].exists());
+  EXPECT_EQ(json->at(1).StringOr("parent"), json->at(0).StringOr("id"));
+  EXPECT_EQ(json->at(1).StringOr("id"), PodmanLayers(images[0].first()).back().id);
+  EXPECT_EQ(json->at(3).StringOr("id"), PodmanLayers(images[1].first()).back().id);
   EXPECT_EQ(json->at(0).IntOr("diff-size", -1), 12345);
-  EXPECT_FALSE((json->at(0))["parent"].exists());
-  // No layer that anybody pulls has this digest: it is not that of a tar, nor the ChainID, which is
-  // the DiffID where there is one layer.
-  const std::string digest = json->at(0).StringOr("diff-digest");
-  EXPECT_TRUE(Digest::Parse(digest).ok());
-  for (const Digest& id : images[0].first().chain_ids) EXPECT_NE(digest, id.ToString());
+  EXPECT_EQ(json->at(1).IntOr("diff-size", -1), 678);
+  // What podman computes for a layer with this digest over that parent, so that it finds it.
+  std::string digest = json->at(0).StringOr("diff-digest");
+  EXPECT_EQ("sha256:" + json->at(0).StringOr("id"), digest);
+  digest = json->at(1).StringOr("diff-digest");
+  ASSERT_TRUE(Digest::Parse(digest).ok());
+  EXPECT_EQ(json->at(1).StringOr("id"),
+            Sha256Of(StrCat(json->at(0).StringOr("id"), "+", Digest::Parse(digest)->hex())).hex());
 }
 
 TEST(PodmanLayersTest, NoImagesIsAnEmptyList) {
@@ -140,17 +144,23 @@ TEST(PodmanLayersTest, NoImagesIsAnEmptyList) {
   EXPECT_EQ(PodmanLayersJson({}), "[]");
 }
 
-TEST(PodmanIdsTest, AreOfTheirTree) {
-  const Digest a = Sha256Of("a"), b = Sha256Of("b");
-  EXPECT_EQ(PodmanLayerId(a).size(), 64u);
-  EXPECT_NE(PodmanLayerId(a), PodmanLayerId(b));
-  EXPECT_NE(PodmanLayerId(a), a.hex());
-  EXPECT_EQ(PodmanLayerLink(a).size(), 26u);
-  EXPECT_EQ(PodmanLayerLink(a).find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"),
-            std::string::npos);
-  std::set<std::string> links;
-  for (int i = 0; i < 1000; ++i) links.insert(PodmanLayerLink(Sha256Of(StrCat(i))));
-  EXPECT_EQ(links.size(), 1000u);
+TEST(PodmanLayersTest, IdsAreOfTheTreeAndOfNothingElse) {
+  const auto app = Image("app"), other = Image("other");
+  const std::vector<PodmanLayer> layers = PodmanLayers(*app);
+  ASSERT_EQ(layers.size(), 2u);
+  std::set<std::string> seen;
+  for (const auto& image : {app, other}) {
+    for (const PodmanLayer& layer : PodmanLayers(*image)) {
+      EXPECT_EQ(layer.id.size(), 64u);
+      EXPECT_EQ(layer.link.size(), 26u);
+      EXPECT_EQ(layer.link.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"),
+                std::string::npos);
+      seen.insert({layer.id, layer.link});
+      // No layer that anybody pulls has this digest: ChainIDs are DiffIDs where there is one layer.
+      for (const Digest& id : image->chain_ids) EXPECT_NE(layer.digest, id);
+    }
+  }
+  EXPECT_EQ(seen.size(), 8u) << "the layer that both images have is shared by none of these";
 }
 
 }  // namespace

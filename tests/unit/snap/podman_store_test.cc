@@ -81,7 +81,7 @@ class PodmanStoreTest : public ::testing::Test {
   }
   size_t Held() const { return store_.ListHeld("podman")->size(); }
   std::string LayerDirectory() const {
-    return StrCat(dir_, "/podman/overlay/", PodmanLayerId(store_.image().chain_id()));
+    return StrCat(dir_, "/podman/overlay/", PodmanLayers(store_.image()).back().id);
   }
 
   const std::string dir_;
@@ -103,13 +103,19 @@ TEST_F(PodmanStoreTest, ThereIsAStoreBeforeThereAreImages) {
 TEST_F(PodmanStoreTest, AnImageIsAllThere) {
   ASSERT_TRUE(Add(kName).ok());
   EXPECT_EQ(Names(), Strings{kName});
-  EXPECT_EQ(Layers(), 1u);
+  EXPECT_EQ(Layers(), 2u);
   const std::string chain = store_.image().chain_id().hex();
   EXPECT_EQ(std::filesystem::read_symlink(LayerDirectory() + "/diff"), "/shown/" + chain);
-  const std::string link = PodmanLayerLink(store_.image().chain_id());
-  EXPECT_EQ(std::filesystem::read_symlink(StrCat(dir_, "/podman/overlay/l/", link)),
-            StrCat("../", PodmanLayerId(store_.image().chain_id()), "/diff"));
-  EXPECT_TRUE(std::filesystem::is_directory(LayerDirectory() + "/empty"));
+  for (const PodmanLayer& layer : PodmanLayers(store_.image())) {
+    EXPECT_EQ(std::filesystem::read_symlink(StrCat(dir_, "/podman/overlay/l/", layer.link)),
+              StrCat("../", layer.id, "/diff"));
+    EXPECT_EQ(Read(StrCat("overlay/", layer.id, "/link")), layer.link);
+    EXPECT_TRUE(
+        std::filesystem::is_directory(StrCat(dir_, "/podman/overlay/", layer.id, "/empty")));
+  }
+  const std::string lower =
+      StrCat(dir_, "/podman/overlay/", PodmanLayers(store_.image()).front().id, "/diff");
+  EXPECT_TRUE(std::filesystem::is_empty(lower));
   PodmanImage image;
   image.manifests = {Image()};
   for (const auto& [key, bytes] : PodmanDocuments(image)) {
@@ -140,7 +146,7 @@ TEST_F(PodmanStoreTest, TheLastNameTakesTheImageWithIt) {
   ASSERT_TRUE(Add(kName).ok());
   ASSERT_TRUE(Add("localhost/other:1").ok());
   EXPECT_EQ(Names(), (Strings{"localhost/other:1", kName}));
-  EXPECT_EQ(Layers(), 1u);
+  EXPECT_EQ(Layers(), 2u);
   ASSERT_TRUE(podman_->Drop({kName}).ok());
   EXPECT_EQ(Held(), 1u);
   EXPECT_EQ(mounts_.leases().size(), 1u);
