@@ -260,7 +260,9 @@ std::vector<PodmanImage> PodmanStore::ImagesToPublish(bool leaving) const {
     if (tree == trees_.end() || (leaving && tree->second.shown.needs_process())) continue;
     PodmanImage& image = by_id[PodmanImageId(*held.image)];
     image.names.push_back(name);
-    const auto same = [&](const auto& one) { return one->manifest_digest == record.manifest; };
+    const auto same = [&manifest = record.manifest](const auto& one) {
+      return one->manifest_digest == manifest;
+    };
     if (std::none_of(image.manifests.begin(), image.manifests.end(), same)) {
       image.manifests.push_back(held.image);
     }
