@@ -63,6 +63,7 @@ struct Chain {
   std::string index_path;
   std::unique_ptr<ErofsImage> index;  // merged form
   std::vector<LayerRef> layers;       // bottom first
+  bool overlay_form = false;          // one layer by itself; chain_id is made up then
 
   bool complete() const {
     return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->complete(); });

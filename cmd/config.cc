@@ -107,6 +107,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
         {"quiet", Duration(config.fill_quiet)},
         {"deadline", Duration(config.fill_deadline)}}},
       {"profile", {{"enabled", Bool(config.profile)}}},
+      {"podman", {{"layers", Bool(config.podman_layers)}}},
       {"credentials",
        {{"kubelet_config", AbsolutePath(config.kubelet_config)},
         {"kubelet_bin_dir", AbsolutePath(config.kubelet_bin_dir)},

@@ -23,6 +23,8 @@ struct Config {
   absl::Duration fill_deadline = absl::Seconds(60);
   // [profile]
   bool profile = true;
+  // [podman]
+  bool podman_layers = false;  // serve <run>/als
   // [credentials]: what this node has beside the files of the daemon's user.
   std::string kubelet_config;   // CredentialProviderConfig; "" = none
   std::string kubelet_bin_dir;  // of its plugins

@@ -38,6 +38,7 @@
 #include "fs/fuse_loop.h"
 #include "fs/mount_table.h"
 #include "snap/cri_proxy.h"
+#include "snap/podman_layer_store.h"
 #include "snap/podman_store.h"
 
 namespace imagefs {
@@ -104,6 +105,7 @@ class DaemonImpl : public Daemon {
   std::unique_ptr<StoredMountRecords> records_;
   std::unique_ptr<MountTable> mounts_;
   std::unique_ptr<PodmanStore> podman_;         // null: a user's daemon
+  std::unique_ptr<PodmanLayerStore> layers_;    // null: not configured
   std::unique_ptr<SnapshotsServer> snapshots_;  // null: a user's daemon
   std::unique_ptr<CriProxy> cri_;               // null: not configured
   std::unique_ptr<Executor> executor_;
@@ -184,6 +186,14 @@ absl::Status DaemonImpl::OpenParts() {
   for (const std::string& directory : recovered) LogInfo("mounted_again directory=", directory);
   AttachSources();
   if (podman_ != nullptr) podman_->Start();
+  if (geteuid() == 0 && options_.config.podman_layers) {
+    IMAGEFS_ASSIGN_OR_RETURN(
+        layers_,
+        PodmanLayerStore::Open(StrCat(paths.run, "/als"),
+                               {*store_, *mounts_, *fuse_, [this](const Reference& reference) {
+                                  return credentials_->AccessFor(reference);
+                                }}));
+  }
   executor_ = std::make_unique<Executor>("control", kControlThreads);
   return absl::OkStatus();
 }
@@ -227,6 +237,11 @@ std::vector<std::pair<std::string, uint64_t>> DaemonImpl::MoreCounters() const {
   std::vector<std::pair<std::string, uint64_t>> out;
   if (snapshots_ != nullptr) out = snapshots_->Counters();
   if (podman_ != nullptr) out.emplace_back("podman_images", podman_->List().size());
+  if (layers_ != nullptr) {
+    const PodmanLayerStore::Counters layers = layers_->counters();
+    out.emplace_back("podman_layers_found", layers.found);
+    out.emplace_back("podman_layers_absent", layers.absent);
+  }
   const NodeCredentials::Counters credentials = credentials_->counters();
   out.emplace_back("credentials_remembered", credentials.remembered);
   out.emplace_back("credential_plugin_runs", credentials.plugin_runs);
@@ -275,6 +290,8 @@ bool DaemonImpl::Idle() const {
   if (options_.idle_exit.count() == 0 || mounts_->NeedProcess()) return false;
   // containerd may ask for what it has here at any time, and does not start a daemon.
   if (snapshots_ != nullptr && !snapshots_->empty()) return false;
+  // So may podman, which fails where its layer store is not.
+  if (layers_ != nullptr) return false;
   const ControlService::Activity activity = service_->activity();
   return activity.running_calls == 0 &&
          std::chrono::steady_clock::now() - activity.last_call_end >= options_.idle_exit;
@@ -338,6 +355,7 @@ void DaemonImpl::StopServing() {
   server_.reset();
   cri_.reset();
   if (snapshots_ != nullptr) snapshots_->Shutdown(/*hide=*/forget_mounts_);
+  layers_.reset();
   if (podman_ != nullptr) podman_->Leave(/*hide=*/forget_mounts_);
   // The tasks that undo mounts of cancelled calls run before this returns.
   executor_.reset();

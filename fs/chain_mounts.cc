@@ -246,10 +246,10 @@ absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, Entry& entry) 
       LogDebug("read_ahead_not_set chain=", chain->chain_id.Short());
     }
   }
-  IMAGEFS_ASSIGN_OR_RETURN(entry.session,
-                           sessions_->Serve(chain->chain_id, [&](std::function<void()> ended) {
-                             return loop_.Serve(chain, std::move(device), {}, std::move(ended));
-                           }));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      entry.session, sessions_->Serve(chain->chain_id, [&](std::function<void()> ended) {
+        return loop_.Serve(chain, std::move(device), {chain->overlay_form}, std::move(ended));
+      }));
   entry.shown = chain;
   return absl::OkStatus();
 }

@@ -345,6 +345,15 @@ class EpollFuseLoop : public FuseLoop {
     return Begin(std::move(data), FuseDataOperations(), std::move(device), std::move(on_unmounted));
   }
 
+  absl::StatusOr<std::unique_ptr<FuseSession>> ServeLayers(
+      std::shared_ptr<LayerDirectory> directory, Fd device,
+      std::function<void()> on_unmounted) override {
+    auto layers = std::make_unique<FuseLayers>();
+    layers->directory = std::move(directory);
+    return Begin(std::move(layers), FuseLayersOperations(), std::move(device),
+                 std::move(on_unmounted));
+  }
+
   FuseCounters counters() const override {
     FuseCounters sum;
     for (const FuseWorkerContext& context : contexts_) context.AddTo(sum);

@@ -16,6 +16,7 @@
 namespace imagefs {
 
 class DataFiles;
+class LayerDirectory;
 
 struct FuseCounters {
   uint64_t requests = 0, lookups = 0, getattrs = 0, reads = 0, read_bytes = 0, readdirs = 0,
@@ -49,6 +50,9 @@ class FuseLoop {
   // Serves the files of `files` in one directory.
   virtual absl::StatusOr<std::unique_ptr<FuseSession>> ServeData(
       std::shared_ptr<DataFiles> files, Fd device, std::function<void()> on_unmounted) = 0;
+  // Serves the layers of `directory`.
+  virtual absl::StatusOr<std::unique_ptr<FuseSession>> ServeLayers(
+      std::shared_ptr<LayerDirectory> directory, Fd device, std::function<void()> on_unmounted) = 0;
   virtual FuseCounters counters() const = 0;
 };
 

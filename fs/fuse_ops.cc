@@ -570,6 +570,176 @@ void DataStatFs(fuse_req_t req, fuse_ino_t) {
   fuse_reply_statfs(req, &answer);
 }
 
+FuseLayers& LayersOf(fuse_req_t req) { return static_cast<FuseLayers&>(ServedOf(req)); }
+
+// Of the additional layer store. What is told is asked for again each time: it may change.
+struct stat LayerStat(uint64_t number, const LayerNodes::Node& node) {
+  using Kind = LayerNodes::Kind;
+  struct stat out = {};
+  out.st_ino = number;
+  out.st_mode = S_IFDIR | 0755;
+  out.st_nlink = 2;
+  out.st_blksize = kBlockSize;
+  if (node.kind < Kind::kTree) return out;
+  out.st_nlink = 1;
+  out.st_mode = node.kind == Kind::kTree ? S_IFLNK | 0777 : S_IFREG | 0444;
+  const LayerDirectory::Layer& layer = *node.content;
+  const uint64_t size = node.kind == Kind::kTree   ? layer.tree.size()
+                        : node.kind == Kind::kInfo ? layer.info.size()
+                                                   : layer.blob_bytes;
+  out.st_size = static_cast<off_t>(size);
+  out.st_blocks = static_cast<blkcnt_t>((size + 511) / 512);
+  return out;
+}
+
+void ReplyLayerNode(fuse_req_t req, FuseLayers& layers, LayerNodes::Node node) {
+  fuse_entry_param entry = {};
+  entry.ino = layers.nodes.Enter(node);
+  entry.attr = LayerStat(entry.ino, node);
+  // A reply that finds nobody leaves the kernel without the node.
+  if (fuse_reply_entry(req, &entry) == -ENOENT) layers.nodes.Forget(entry.ino, 1);
+}
+
+// A lookup of a layer, which may have to be brought first. Lives until it is answered.
+class PendingLayer : public std::enable_shared_from_this<PendingLayer> {
+ public:
+  PendingLayer(fuse_req_t req, FuseLayers& layers, LayerNodes::Node node)
+      : session_(current_worker->session), req_(req), layers_(layers), node_(std::move(node)) {}
+
+  void Start() {
+    fuse_req_interrupt_func(req_, &PendingLayer::Interrupt, this);
+    const FlightTicket ticket = layers_.directory->Find(
+        node_.reference, node_.layer,
+        [self = shared_from_this()](auto layer) { self->Arrived(std::move(layer)); });
+    {
+      absl::MutexLock lock(&mu_);
+      ticket_ = ticket;
+      if (!interrupted_) return;
+    }
+    ticket.Leave();
+  }
+
+ private:
+  // libfuse holds the request's lock meanwhile, so that this object lives when it is called.
+  static void Interrupt(fuse_req_t, void* data) {
+    const auto self = static_cast<PendingLayer*>(data)->shared_from_this();
+    FlightTicket ticket;
+    {
+      absl::MutexLock lock(&self->mu_);
+      self->interrupted_ = true;
+      ticket = self->ticket_;
+    }
+    interrupting_ = self.get();
+    ticket.Leave();
+    interrupting_ = nullptr;
+  }
+
+  void Arrived(absl::StatusOr<std::shared_ptr<const LayerDirectory::Layer>> layer) {
+    // After this no interrupt comes any more. Inside of one, nobody else's can.
+    if (interrupting_ != this) fuse_req_interrupt_func(req_, nullptr, nullptr);
+    if (!layer.ok()) {
+      fuse_reply_err(req_, absl::IsCancelled(layer.status()) ? EINTR : ENOENT);
+      return;
+    }
+    node_.content = *std::move(layer);
+    ReplyLayerNode(req_, layers_, node_);
+  }
+
+  static thread_local const PendingLayer* interrupting_;
+
+  const std::shared_ptr<void> session_;
+  const fuse_req_t req_;
+  FuseLayers& layers_;
+  LayerNodes::Node node_;
+  absl::Mutex mu_;
+  FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
+  bool interrupted_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+thread_local const PendingLayer* PendingLayer::interrupting_ = nullptr;
+
+void LayersLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  using Kind = LayerNodes::Kind;
+  FuseWorkerContext::Count(current_worker->lookups);
+  FuseLayers& layers = LayersOf(req);
+  std::optional<LayerNodes::Node> node = layers.nodes.Find(parent);
+  if (!node.has_value()) return ReplyError(req, ESTALE);
+  const std::string_view wanted(name);
+  switch (node->kind) {
+    case Kind::kRoot:
+      if (!layers.directory->IsReference(wanted)) return ReplyError(req, ENOENT);
+      node->kind = Kind::kReference;
+      node->reference = wanted;
+      return ReplyLayerNode(req, layers, *std::move(node));
+    case Kind::kReference:
+      node->kind = Kind::kLayer;
+      node->layer = wanted;
+      return std::make_shared<PendingLayer>(req, layers, *std::move(node))->Start();
+    case Kind::kLayer:
+      if (wanted != "diff" && wanted != "info" && wanted != "blob") return ReplyError(req, ENOENT);
+      node->kind = wanted == "diff" ? Kind::kTree : wanted == "info" ? Kind::kInfo : Kind::kBlob;
+      return ReplyLayerNode(req, layers, *std::move(node));
+    default:
+      return ReplyError(req, ENOTDIR);
+  }
+}
+
+void LayersForget(fuse_req_t req, fuse_ino_t number, uint64_t lookups) {
+  LayersOf(req).nodes.Forget(number, lookups);
+  fuse_reply_none(req);
+}
+
+void LayersGetAttr(fuse_req_t req, fuse_ino_t number, fuse_file_info*) {
+  FuseWorkerContext::Count(current_worker->getattrs);
+  const std::optional<LayerNodes::Node> node = LayersOf(req).nodes.Find(number);
+  if (!node.has_value()) return ReplyError(req, ESTALE);
+  const struct stat attributes = LayerStat(number, *node);
+  fuse_reply_attr(req, &attributes, 0);
+}
+
+void LayersReadLink(fuse_req_t req, fuse_ino_t number) {
+  const std::optional<LayerNodes::Node> node = LayersOf(req).nodes.Find(number);
+  if (!node.has_value() || node->kind != LayerNodes::Kind::kTree) return ReplyError(req, EINVAL);
+  fuse_reply_readlink(req, node->content->tree.c_str());
+}
+
+void LayersRead(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, fuse_file_info*) {
+  FuseWorkerContext::Count(current_worker->reads);
+  const std::optional<LayerNodes::Node> node = LayersOf(req).nodes.Find(number);
+  // Blobs are not kept.
+  if (!node.has_value() || node->kind != LayerNodes::Kind::kInfo) return ReplyError(req, EIO);
+  const std::string& info = node->content->info;
+  const size_t begin = std::min<uint64_t>(static_cast<uint64_t>(offset), info.size());
+  fuse_reply_buf(req, info.data() + begin, std::min(size, info.size() - begin));
+}
+
+void LayersReadDir(fuse_req_t req, fuse_ino_t, size_t, off_t, fuse_file_info*) {
+  FuseWorkerContext::Count(current_worker->readdirs);
+  fuse_reply_buf(req, nullptr, 0);  // what there is, only who asks for it knows
+}
+
+// Podman tells of a user by opening a file that is never there, and of its end by removing the
+// layer, which stays.
+void LayersCreate(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t, fuse_file_info*) {
+  FuseLayers& layers = LayersOf(req);
+  const std::optional<LayerNodes::Node> node = layers.nodes.Find(parent);
+  const bool use =
+      node.has_value() && node->kind == LayerNodes::Kind::kLayer && std::string_view(name) == "use";
+  if (!use) return ReplyError(req, EROFS);
+  layers.directory->Use(node->reference, node->layer,
+                        [req, session = current_worker->session] { fuse_reply_err(req, ENOENT); });
+}
+
+void LayersRmdir(fuse_req_t req, fuse_ino_t parent, const char* name) {
+  FuseLayers& layers = LayersOf(req);
+  const std::optional<LayerNodes::Node> node = layers.nodes.Find(parent);
+  const bool layer = node.has_value() && node->kind == LayerNodes::Kind::kReference;
+  if (!layer) return ReplyError(req, EROFS);
+  layers.directory->Release(node->reference, name, [req, session = current_worker->session] {
+    fuse_reply_err(req, ENOENT);
+  });
+}
+
 // Any operation, answered by one error whatever its arguments.
 template <int kError, typename... Args>
 void Refuse(fuse_req_t req, Args...) {
@@ -634,6 +804,23 @@ fuse_lowlevel_ops MakeDataOperations() {
   return ops;
 }
 
+fuse_lowlevel_ops MakeLayersOperations() {
+  fuse_lowlevel_ops ops = BaseOperations();
+  ops.lookup = LayersLookup;
+  ops.forget = LayersForget;
+  ops.getattr = LayersGetAttr;
+  ops.readlink = LayersReadLink;
+  ops.read = LayersRead;
+  ops.readdir = LayersReadDir;
+  ops.readdirplus = LayersReadDir;
+  ops.create = LayersCreate;
+  ops.rmdir = LayersRmdir;
+  ops.statfs = DataStatFs;
+  SetRefused<ENOSYS>(ops.getxattr);
+  SetRefused<ENOSYS>(ops.listxattr);
+  return ops;
+}
+
 }  // namespace
 
 void FuseWorkerContext::AddTo(FuseCounters& sum) const {
@@ -646,6 +833,11 @@ void FuseWorkerContext::AddTo(FuseCounters& sum) const {
   sum.readdirs += get(readdirs);
   sum.xattr_requests += get(xattr_requests);
   sum.errors += get(errors);
+}
+
+const fuse_lowlevel_ops& FuseLayersOperations() {
+  static const fuse_lowlevel_ops operations = MakeLayersOperations();
+  return operations;
 }
 
 void SetFuseWorkerContext(FuseWorkerContext* context) { current_worker = context; }

@@ -1,4 +1,4 @@
-// The answers to the kernel's requests, as libfuse's low-level callbacks, for two kinds of
+// The answers to the kernel's requests, as libfuse's low-level callbacks, for three kinds of
 // sessions:
 //
 // A mounted tree. Every answer comes from the mapped index and from local data files: a callback
@@ -9,7 +9,10 @@
 // The data of layers that are being filled, a file each, which the kernel's EROFS has as its
 // devices.
 //
-// A read of bytes that are not here yet is answered by whoever brings them; the worker goes on.
+// The directories of podman's additional layer store.
+//
+// A read of bytes that are not here yet is answered by whoever brings them, and so is a
+// lookup of a layer that is not here; the worker goes on.
 //
 // Content never changes, so entries, attributes, absent names, directory listings and symbolic
 // links may stay in the kernel's caches for ever. What still comes up here once they are warm:
@@ -27,6 +30,8 @@
 #include "cache/chain.h"
 #include "fs/data_files.h"
 #include "fs/fuse_loop.h"
+#include "fs/layer_directory.h"
+#include "fs/layer_nodes.h"
 
 struct fuse_lowlevel_ops;
 
@@ -78,9 +83,16 @@ struct FuseData : FuseServed {
   std::shared_ptr<DataFiles> files;
 };
 
+struct FuseLayers : FuseServed {
+  std::shared_ptr<LayerDirectory> directory;
+  LayerNodes nodes;
+};
+
 // The callbacks. REQUIRES: the session's user data is a FuseServed* that is a FuseTree.
 const fuse_lowlevel_ops& FuseTreeOperations();
 // The same of a FuseData.
 const fuse_lowlevel_ops& FuseDataOperations();
+// The same of a FuseLayers.
+const fuse_lowlevel_ops& FuseLayersOperations();
 
 }  // namespace imagefs

@@ -293,7 +293,7 @@ bool IsOurs(const MountInfo& mount) {
   return mount.fs_type == kFuseType || (mount.fs_type == "overlay" && mount.source == kSource);
 }
 
-absl::StatusOr<Fd> MountFuse(const std::string& directory) {
+absl::StatusOr<Fd> MountFuse(const std::string& directory, bool writable) {
   Fd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!device.valid()) {
     return absl::FailedPreconditionError(
@@ -304,7 +304,7 @@ absl::StatusOr<Fd> MountFuse(const std::string& directory) {
   // kernel ask for a new access time.
   const std::string options = StrCat(
       "fd=", device.get(), ",rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions");
-  if (mount(kSource, directory.c_str(), kFuseType, MS_RDONLY, options.c_str()) < 0) {
+  if (mount(kSource, directory.c_str(), kFuseType, writable ? 0 : MS_RDONLY, options.c_str()) < 0) {
     return MountError(errno, StrCat("cannot mount FUSE at ", directory));
   }
   return device;

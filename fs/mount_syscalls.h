@@ -46,9 +46,9 @@ struct MountFlags {
   friend bool operator==(const MountFlags&, const MountFlags&) = default;
 };
 
-// Mounts a read-only FUSE file system and returns its descriptor; INIT is not answered yet. Needs
-// CAP_SYS_ADMIN.
-absl::StatusOr<Fd> MountFuse(const std::string& directory);
+// Mounts a FUSE file system, read-only unless `writable`, and returns its descriptor; INIT is not
+// answered yet. Needs CAP_SYS_ADMIN.
+absl::StatusOr<Fd> MountFuse(const std::string& directory, bool writable = false);
 // The same through fusermount3, for users; always nosuid and nodev.
 absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlags& flags);
 absl::Status FusermountUnmount(const std::string& directory, bool lazy);

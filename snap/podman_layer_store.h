@@ -1,0 +1,70 @@
+// Podman's additional layer store (docs/podman.md): a FUSE file system in which podman, while it
+// pulls an image, looks for each layer. One that can be shown is found there, and podman then has
+// no need of its bytes. fs/layer_directory.h has the paths.
+//
+// A lookup brings the image that the reference names as far as it can be shown, with the node's
+// credentials, and holds it. Layers that podman has said to use are found again after a restart,
+// without network where they are here; others are forgotten an hour after they were looked for.
+//
+// Thread-safe. Root only. Destroy it before what it uses; FUSE workers hold the directory.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/executor.h"
+#include "base/relay.h"
+#include "cache/image_store.h"
+#include "fs/fuse_loop.h"
+#include "fs/layer_directory.h"
+#include "fs/mount_table.h"
+
+namespace imagefs {
+
+// The JSON that podman reads of a layer: the blob as the manifest has it, the DiffID, the size of
+// its tar.
+std::string PodmanLayerInfo(const Descriptor& blob, const Digest& diff_id, uint64_t tar_bytes);
+
+// Which layer of a manifest podman asks for: podman 4 by the blob's digest, 5.1 and newer by that
+// of its table of contents.
+std::optional<size_t> FindPodmanLayer(const Manifest& manifest, const Digest& asked);
+
+class PodmanLayerStore {
+ public:
+  struct Deps {
+    ImageStore& store;
+    MountTable& mounts;
+    FuseLoop& loop;
+    std::function<SourceFactory::Access(const Reference&)> access_of;
+  };
+  // Mounts the file system on `directory`, in the place of that of a killed daemon. After
+  // MountTable::Recover.
+  static absl::StatusOr<std::unique_ptr<PodmanLayerStore>> Open(std::string directory, Deps deps);
+  // Unmounts it. Lookups under way fail.
+  ~PodmanLayerStore();
+
+  struct Counters {
+    uint64_t found = 0, absent = 0;
+  };
+  Counters counters() const;
+
+ private:
+  class Directory;
+  PodmanLayerStore(std::string path, std::shared_ptr<Directory> directory)
+      : path_(std::move(path)), directory_(std::move(directory)) {}
+  const std::string path_;
+  const std::shared_ptr<Directory> directory_;
+  std::unique_ptr<FuseSession> session_;
+};
+
+}  // namespace imagefs
