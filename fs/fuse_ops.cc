@@ -572,12 +572,13 @@ void DataStatFs(fuse_req_t req, fuse_ino_t) {
 
 FuseLayers& LayersOf(fuse_req_t req) { return static_cast<FuseLayers&>(ServedOf(req)); }
 
-// Of the additional layer store. What is told is asked for again each time: it may change.
+// Of the additional layer store. What is told is asked for again each time: it may change. A lookup
+// makes the daemon fetch with its own credentials, so it is for root only.
 struct stat LayerStat(uint64_t number, const LayerNodes::Node& node) {
   using Kind = LayerNodes::Kind;
   struct stat out = {};
   out.st_ino = number;
-  out.st_mode = S_IFDIR | 0755;
+  out.st_mode = S_IFDIR | 0700;
   out.st_nlink = 2;
   out.st_blksize = kBlockSize;
   if (node.kind < Kind::kTree) return out;
@@ -638,7 +639,8 @@ class PendingLayer : public std::enable_shared_from_this<PendingLayer> {
     // After this no interrupt comes any more. Inside of one, nobody else's can.
     if (interrupting_ != this) fuse_req_interrupt_func(req_, nullptr, nullptr);
     if (!layer.ok()) {
-      fuse_reply_err(req_, absl::IsCancelled(layer.status()) ? EINTR : ENOENT);
+      absl::MutexLock lock(&mu_);
+      fuse_reply_err(req_, interrupted_ ? EINTR : ENOENT);
       return;
     }
     node_.content = *std::move(layer);

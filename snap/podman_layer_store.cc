@@ -49,6 +49,17 @@ absl::StatusOr<Reference> DecodeReference(std::string_view name) {
   return reference;
 }
 
+absl::Status CheckLayer(const ResolvedImage& image, const Digest& asked) {
+  const std::optional<size_t> level = FindPodmanLayer(image.manifest, asked);
+  if (!level.has_value()) return absl::NotFoundError("the image has no such layer");
+  const std::vector<Digest>& diff_ids = image.config.diff_ids;
+  if (std::count(diff_ids.begin(), diff_ids.end(), diff_ids[*level]) > 1) {
+    return absl::NotFoundError(
+        "the image has this layer twice, and an overlay takes no directory twice");
+  }
+  return absl::OkStatus();
+}
+
 // What is durable of a layer that podman has found.
 struct Record {
   std::string reference;
@@ -320,9 +331,8 @@ void PodmanLayerStore::Directory::ResolveX(const CallPtr& call) {
             }
             return Finish(call, resolved.status());
           }
-          if (!FindPodmanLayer(resolved->image->manifest, call->asked).has_value()) {
-            return Finish(call, absl::NotFoundError("the image has no such layer"));
-          }
+          const absl::Status status = CheckLayer(*resolved->image, call->asked);
+          if (!status.ok()) return Finish(call, status);
           call->image = resolved->image;
           call->source = resolved->source;
           HoldX(call);

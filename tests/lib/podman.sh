@@ -8,6 +8,12 @@ use_podman() {
   printf '[storage]\ndriver = "overlay"\ngraphroot = "%s"\nrunroot = "%s"\n[storage.options]\nadditionalimagestores = ["%s"]\n' \
     "$T/podman/$1/graph" "$T/podman/$1/run" "$ROOT/podman" >"$T/podman/storage.conf"
 }
+# use_layers NAME: one whose layers may come from the daemon at $RUN (`layers = true` in its configuration).
+use_layers() {
+  mkdir -p "$T/podman"
+  printf '[storage]\ndriver = "overlay"\ngraphroot = "%s"\nrunroot = "%s"\n[storage.options]\nadditionallayerstores = ["%s:ref"]\n' \
+    "$T/podman/$1/graph" "$T/podman/$1/run" "$RUN/als" >"$T/podman/storage.conf"
+}
 # What a container needs on a machine that neither lets limits be raised nor has cgroups as crun wants them.
 CONTAINER=(--network=host --ulimit nofile=1024:1024 --ulimit nproc=1024:1024)
 run() { timeout -k 5 60 env CONTAINERS_STORAGE_CONF="$T/podman/storage.conf" podman --cgroup-manager cgroupfs --events-backend none \

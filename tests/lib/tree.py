@@ -1,10 +1,11 @@
 #!/usr/bin/python3
 """Reads a mounted file tree through system calls and compares it with another one.
 
-  tree.py compare EXPECTED ACTUAL [META.json] [--loose-root] [--but-expected]
+  tree.py compare EXPECTED ACTUAL [META.json] [--loose-root] [--but-expected] [--marked]
   tree.py expect ACTUAL META.json      checks META's "expect" list only
   tree.py dump DIR                     one line a file
 --but-expected: EXPECTED may be wrong in the very fields that META's "expect" names.
+--marked: ACTUAL is made of layers that the kernel shows, whose indexes say which directories no tar has.
 Compared: names, type, permissions, owner, modification time in ns (not of the root and of META's
 "loose" directories), size and SHA-256 of regular files, targets of symbolic links, device numbers,
 extended attributes, which names are hard links of one another, and the link counts: of the visible
@@ -126,11 +127,15 @@ def expect(actual, wanted):
 def main(args):
     meta = {}
     loose_root, but_expected = "--loose-root" in args, "--but-expected" in args
-    args = [a for a in args if a not in ("--loose-root", "--but-expected")]
+    marked = "--marked" in args
+    args = [a for a in args if a not in ("--loose-root", "--but-expected", "--marked")]
     if args[0] == "compare":
         if len(args) > 3:
             meta = json.load(open(args[3]))
-        good = compare(read_tree(args[1]), read_tree(args[2]), set(meta.get("loose", [])), loose_root,
+        actual = read_tree(args[2])
+        for entry in actual.values() if marked else ():
+            entry["xattrs"].pop("trusted.imagefs.implied", None)
+        good = compare(read_tree(args[1]), actual, set(meta.get("loose", [])), loose_root,
                        meta.get("expect", {}) if but_expected else {})
     elif args[0] == "expect":
         good = expect(read_tree(args[1]), json.load(open(args[2])).get("expect", {}))
