@@ -24,19 +24,6 @@ constexpr int64_t kUnusedSeconds = 3600;
 constexpr absl::Duration kFailureMemory = absl::Seconds(10);
 constexpr size_t kMaxFailures = 1000;
 constexpr size_t kMaxReferenceBytes = 1000;
-constexpr std::string_view kTocAnnotations[] = {
-    "containerd.io/snapshot/stargz/toc.digest",
-    "io.github.containers.zstd-chunked.manifest-checksum",
-};
-
-std::string TocDigestOf(const Descriptor& blob) {
-  for (const std::string_view name : kTocAnnotations) {
-    const auto found = blob.annotations.find(std::string(name));
-    if (found != blob.annotations.end() && Digest::Parse(found->second).ok()) return found->second;
-  }
-  return "";
-}
-
 absl::StatusOr<Reference> DecodeReference(std::string_view name) {
   std::string text;
   if (name.size() > kMaxReferenceBytes || !absl::Base64Unescape(ToAbsl(name), &text)) {
@@ -49,8 +36,15 @@ absl::StatusOr<Reference> DecodeReference(std::string_view name) {
   return reference;
 }
 
+std::optional<size_t> FindLayer(const Manifest& manifest, const Digest& asked) {
+  for (size_t i = 0; i < manifest.layers.size(); ++i) {
+    if (manifest.layers[i].digest == asked) return i;
+  }
+  return std::nullopt;
+}
+
 absl::Status CheckLayer(const ResolvedImage& image, const Digest& asked) {
-  const std::optional<size_t> level = FindPodmanLayer(image.manifest, asked);
+  const std::optional<size_t> level = FindLayer(image.manifest, asked);
   if (!level.has_value()) return absl::NotFoundError("the image has no such layer");
   const std::vector<Digest>& diff_ids = image.config.diff_ids;
   if (std::count(diff_ids.begin(), diff_ids.end(), diff_ids[*level]) > 1) {
@@ -93,17 +87,8 @@ std::string PodmanLayerInfo(const Descriptor& blob, const Digest& diff_id, uint6
       .Member("diff-digest", diff_id.ToString())
       .Member("diff-size", tar_bytes)
       .Member("compression", compression);
-  if (const std::string toc = TocDigestOf(blob); !toc.empty()) json.Member("toc-digest", toc);
   json.EndObject();
   return json.Take();
-}
-
-std::optional<size_t> FindPodmanLayer(const Manifest& manifest, const Digest& asked) {
-  for (size_t i = 0; i < manifest.layers.size(); ++i) {
-    const Descriptor& blob = manifest.layers[i];
-    if (blob.digest == asked || TocDigestOf(blob) == asked.ToString()) return i;
-  }
-  return std::nullopt;
 }
 
 // All work is done by one thread, one piece after the other; flights come back to it.
@@ -168,6 +153,7 @@ class PodmanLayerStore::Directory : public LayerDirectory {
   absl::Status PutX(const std::string& key, const Record& record);
   void ForgetX(const std::string& key);
   void SweepX();
+  void FailX(const CallPtr& call, const absl::Status& status);
   absl::Status RecentFailure(const std::string& reference);
 
   const Deps deps_;
@@ -304,6 +290,13 @@ void PodmanLayerStore::Directory::FindX(const CallPtr& call) {
   ResolveX(call);
 }
 
+// The next layers, which the same pull asks for, are not worth all that patience again.
+void PodmanLayerStore::Directory::FailX(const CallPtr& call, const absl::Status& status) {
+  if (failures_.size() >= kMaxFailures) failures_.clear();
+  if (!absl::IsCancelled(status)) failures_[call->reference.ToString()] = {status, absl::Now()};
+  Finish(call, status);
+}
+
 absl::Status PodmanLayerStore::Directory::RecentFailure(const std::string& reference) {
   const auto found = failures_.find(reference);
   if (found == failures_.end()) return absl::OkStatus();
@@ -322,15 +315,9 @@ void PodmanLayerStore::Directory::ResolveX(const CallPtr& call) {
   request.policy = PullPolicy::kProve;
   request.lazy = true;
   call->relay->Add(deps_.store.Resolve(
-      std::move(request), [this, call, reference](absl::StatusOr<ImageStore::Resolved> resolved) {
-        executor_->Submit([this, call, reference, resolved = std::move(resolved)]() mutable {
-          if (!resolved.ok()) {
-            if (failures_.size() >= kMaxFailures) failures_.clear();
-            if (!absl::IsCancelled(resolved.status())) {
-              failures_[reference] = {resolved.status(), absl::Now()};
-            }
-            return Finish(call, resolved.status());
-          }
+      std::move(request), [this, call](absl::StatusOr<ImageStore::Resolved> resolved) {
+        executor_->Submit([this, call, resolved = std::move(resolved)]() mutable {
+          if (!resolved.ok()) return FailX(call, resolved.status());
           const absl::Status status = CheckLayer(*resolved->image, call->asked);
           if (!status.ok()) return Finish(call, status);
           call->image = resolved->image;
@@ -347,7 +334,7 @@ void PodmanLayerStore::Directory::HoldX(const CallPtr& call) {
                                             executor_->Submit(
                                                 [this, call, chain = std::move(chain)] {
                                                   if (!chain.ok())
-                                                    return Finish(call, chain.status());
+                                                    return FailX(call, chain.status());
                                                   ShowX(call, *chain);
                                                 });
                                           }));
@@ -358,7 +345,7 @@ void PodmanLayerStore::Directory::ShowX(const CallPtr& call, const ChainRef& cha
   // Somebody else's layer of this image has gone meanwhile, and the image with it.
   if (releases_[manifest] != call->releases) return HoldX(call);
   held_[manifest] = call->image;
-  const std::optional<size_t> level = FindPodmanLayer(call->image->manifest, call->asked);
+  const std::optional<size_t> level = FindLayer(call->image->manifest, call->asked);
   if (!level.has_value() || *level >= chain->layers.size()) {
     return Finish(call, absl::NotFoundError("the image has no such layer"));
   }

@@ -2,6 +2,9 @@
 // pulls an image, looks for each layer. One that can be shown is found there, and podman then has
 // no need of its bytes. fs/layer_directory.h has the paths.
 //
+// Podman up to 5.0 asks by the digest of a layer's blob. Newer ones ask by that of its table of
+// contents and find nothing here: some of them (5.8) lose the record of a layer that they find.
+//
 // A lookup brings the image that the reference names as far as it can be shown, with the node's
 // credentials, and holds it. Layers that podman has said to use are found again after a restart,
 // without network where they are here; others are forgotten an hour after they were looked for.
@@ -13,7 +16,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,10 +36,6 @@ namespace imagefs {
 // The JSON that podman reads of a layer: the blob as the manifest has it, the DiffID, the size of
 // its tar.
 std::string PodmanLayerInfo(const Descriptor& blob, const Digest& diff_id, uint64_t tar_bytes);
-
-// Which layer of a manifest podman asks for: podman 4 by the blob's digest, 5.1 and newer by that
-// of its table of contents.
-std::optional<size_t> FindPodmanLayer(const Manifest& manifest, const Digest& asked);
 
 class PodmanLayerStore {
  public:
