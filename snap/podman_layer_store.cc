@@ -482,8 +482,7 @@ absl::StatusOr<std::unique_ptr<PodmanLayerStore>> PodmanLayerStore::Open(std::st
   auto directory = std::make_shared<Directory>(std::move(deps));
   IMAGEFS_RETURN_IF_ERROR(directory->Load());
   IMAGEFS_ASSIGN_OR_RETURN(Fd device, MountFuse(path, /*writable=*/true));
-  auto layers = std::unique_ptr<PodmanLayerStore>(
-      new PodmanLayerStore(std::move(path), std::move(directory)));
+  std::unique_ptr<PodmanLayerStore> layers(new PodmanLayerStore(path, directory));
   IMAGEFS_ASSIGN_OR_RETURN(layers->session_,
                            loop.ServeLayers(layers->directory_, std::move(device), [] {}));
   return layers;
