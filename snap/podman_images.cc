@@ -12,7 +12,8 @@
 namespace imagefs {
 namespace {
 
-constexpr size_t kLinkLength = 26;  // as podman makes them
+constexpr size_t kMaxNameBytes = 255;  // of host and repository
+constexpr size_t kLinkLength = 26;     // as podman makes them
 
 // Go refuses a whole file for one time that it cannot read, so nothing is passed on as it is.
 std::string TimeText(const std::string& created, int64_t fallback_unix) {
@@ -42,6 +43,15 @@ absl::StatusOr<std::string> PodmanName(const Reference& reference) {
     return absl::InvalidArgumentError(
         StrCat(reference.ToString(),
                " has no name that podman knows; give it one with --name localhost/NAME:TAG"));
+  }
+  // One name that podman cannot parse keeps it from listing any image.
+  const bool readable = !reference.host.starts_with('[') &&
+                        reference.host.size() + 1 + reference.repository.size() <= kMaxNameBytes;
+  if (!readable) {
+    return absl::InvalidArgumentError(
+        StrCat("podman cannot read the name ", Printable(reference.ToString()),
+               " (an IPv6 address, or more than ", kMaxNameBytes,
+               " characters); give the image another one with --name localhost/NAME:TAG"));
   }
   Reference name = reference;
   if (name.digest.has_value()) name.tag.clear();

@@ -23,7 +23,8 @@
 namespace imagefs {
 
 // The name under which podman knows an image of a registry: with a tag, or with a digest and no
-// tag. kInvalidArgument for the other transports, which have no such names.
+// tag. kInvalidArgument for the other transports, which have no such names, and for
+// names that podman does not parse.
 absl::StatusOr<std::string> PodmanName(const Reference& reference);
 
 // One image. Manifests that share a configuration (one layer compressed in two ways) are one image

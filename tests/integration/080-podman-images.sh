@@ -109,6 +109,7 @@ refuse 2 'images or --list' ifs add
 refuse 2 'images or --list' ifs add --list "$app:1"
 refuse 2 'one image' ifs add --name a:1 "$app:1" "$next:1"
 refuse 1 'no name that podman knows.*--name' ifs add -q "oci:$T/images/app"
+refuse 1 'podman cannot read the name .*--name' ifs add -q --name '[::1]:5000/app:1' "$app:1"
 refuse 1 "$REGISTRY/test/app:nothing" ifs add -q "$app:nothing"
 refuse 1 'not in the store; fetch it' ifs add -q --pull never "$REGISTRY/test/never:1"
 refuse 1 'was not given .*other:9.*add --list' ifs drop "$app:1" "$REGISTRY/test/other:9"

@@ -48,6 +48,17 @@ TEST(PodmanNameTest, AsPodmanWritesThem) {
   EXPECT_EQ(NameOf("quay.io/a/b:7@" + digest), "quay.io/a/b@" + digest) << "podman drops the tag";
 }
 
+TEST(PodmanNameTest, WhatPodmanDoesNotParseIsRefused) {
+  const std::string host = "registry.example:5000/";
+  EXPECT_EQ(NameOf(host + std::string(255 - host.size(), 'a') + ":1").size(), 257u);
+  for (const std::string& text :
+       {host + std::string(256 - host.size(), 'a') + ":1", std::string("[::1]:5000/app:1")}) {
+    const absl::StatusOr<Reference> reference = Reference::Parse(text);
+    ASSERT_TRUE(reference.ok()) << text;
+    EXPECT_TRUE(absl::IsInvalidArgument(PodmanName(*reference).status())) << text;
+  }
+}
+
 TEST(PodmanNameTest, LocalImagesNeedOne) {
   const absl::StatusOr<Reference> reference = Reference::Parse("oci:/srv/layout:1");
   ASSERT_TRUE(reference.ok());
