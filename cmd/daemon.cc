@@ -166,7 +166,7 @@ absl::Status DaemonImpl::OpenParts() {
   IMAGEFS_ASSIGN_OR_RETURN(mounts_, MountTable::Create(mount_options, *fuse_, *records_));
   if (geteuid() == 0) {
     IMAGEFS_ASSIGN_OR_RETURN(snapshots_,
-                             SnapshotsServer::Open({paths.root,
+                             SnapshotsServer::Open({paths.root, paths.run,
                                                     [this](const Reference& reference) {
                                                       return credentials_->AccessFor(reference);
                                                     }},
