@@ -70,7 +70,13 @@ class Node:
         self.version = "1.6" if version == 1 else "2.1"
         self.name = f"containerd {self.version}, {snapshotter}"
         self.work = f"{bench.work}/node-{version}-{snapshotter}"
-        self.programs = os.path.dirname(shutil.which("containerd")) if version == 1 else UNPACKED + "/usr/bin"
+        # runc stays the machine's: the newer package's asks for a newer C library.
+        self.programs = os.path.dirname(shutil.which("containerd")) if version == 1 else bench.work + "/containerd-2"
+        if version == 2:
+            os.makedirs(self.programs, exist_ok=True)
+            for program in ("containerd", "ctr", "containerd-shim-runc-v2"):
+                if not os.path.exists(f"{self.programs}/{program}"):
+                    os.symlink(f"{UNPACKED}/usr/bin/{program}", f"{self.programs}/{program}")
         self.config = (VERSION1 if version == 1 else VERSION2).replace("@", self.work).format(snapshotter=snapshotter)
         self.ours = self.work + "/imagefs"
         if snapshotter == "imagefs":
