@@ -19,6 +19,7 @@
 #include "cmd/ticker.h"
 #include "fs/mount_table.h"
 #include "proto/control.grpc.pb.h"
+#include "snap/podman_store.h"
 
 namespace imagefs {
 
@@ -51,6 +52,9 @@ absl::StatusOr<ImageStore::ResolveRequest> ParseImageRequest(
 void FillImage(const ResolvedImage& image, control::v1::Image* out);
 void FillMount(const MountRecord& record, control::v1::Mount* out);
 
+void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry,
+               control::v1::AddedImage* out);
+
 // The absolute path `directory` with the symbolic links of its parents resolved. Its last component
 // is not looked at: that could be a mount of ours whose server is gone.
 absl::StatusOr<std::string> ResolveParents(const std::string& directory);
@@ -72,6 +76,7 @@ struct TransferRequest {
     bool profile = false;
   };
   std::optional<IndexTarget> index;
+  std::string add;  // the name that podman is to know the image by, instead of a mount or a pull
   bool progress = false;
 };
 

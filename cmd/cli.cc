@@ -58,6 +58,24 @@ constexpr char kRpullHelp[] =
     "  ctr run --rm --snapshotter imagefs docker.io/library/alpine:3 one echo hello\n"
     "  imagefs rpull --namespace k8s.io registry.example/app:1\n";
 
+constexpr char kAddHelp[] =
+    "Gives images to podman, CRI-O and Buildah, whose storage.conf has to name the daemon's store\n"
+    "(root): additionalimagestores = [\"/var/lib/imagefs/podman\"]. They run without a pull, and\n"
+    "where an index is published before their bytes are here.\n"
+    "\n"
+    "  imagefs add docker.io/library/alpine:3 && podman run alpine:3 echo hello\n"
+    "  imagefs add --pull always alpine:3                what that name means now\n"
+    "  imagefs add --name localhost/app:1 oci:/srv/app   an image that has no name of its own\n"
+    "  imagefs add --list\n"
+    "  imagefs drop alpine:3\n";
+
+constexpr char kDropHelp[] =
+    "Takes images from podman that it was given by imagefs add, and gives back the space that "
+    "nothing\n"
+    "else needs. Containers that run go on; stop and remove those that are to start again first.\n"
+    "\n"
+    "  imagefs drop docker.io/library/alpine:3\n";
+
 constexpr char kIndexHelp[] =
     "Makes the index of an image's layers, with which it can be mounted before its bytes are "
     "there,\n"
@@ -114,10 +132,7 @@ std::string WhyNot(const std::string& text) {
   return parsed.ok() ? std::string() : std::string(parsed.status().message());
 }
 
-void AddImageOptions(CLI::App* app, Command* command, bool required = true) {
-  app->add_option("REF", command->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
-      ->required(required)
-      ->check(WhyNot<Reference>);
+void AddImageSettings(CLI::App* app, Command* command) {
   app->add_option("--platform", command->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
       ->check(WhyNot<Platform>);
   app->add_flag("--plain-http", command->plain_http, "HTTP (default for loopback hosts only)");
@@ -126,6 +141,13 @@ void AddImageOptions(CLI::App* app, Command* command, bool required = true) {
                   "missing: ask the registry if the reference is not known here (default); "
                   "always; never")
       ->check(CLI::IsMember({"missing", "always", "never"}));
+}
+
+void AddImageOptions(CLI::App* app, Command* command, bool required = true) {
+  app->add_option("REF", command->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
+      ->required(required)
+      ->check(WhyNot<Reference>);
+  AddImageSettings(app, command);
 }
 
 // Words of `-o` as fstab has them; "" or what is wrong with them. A quoted value may have commas.
@@ -219,6 +241,22 @@ void AddMount(CLI::App& app, Command* command) {
   mount->add_flag("-q,--quiet", command->quiet, "no progress");
 }
 
+void AddPodmanVerbs(CLI::App& app, Command* command) {
+  CLI::App* add = app.add_subcommand("add", "give images to podman and CRI-O");
+  add->footer(kAddHelp);
+  add->add_option("REF", command->operands, "images")->check(WhyNot<Reference>);
+  AddImageSettings(add, command);
+  add->add_option("--name", command->name, "under which podman knows it (default: its reference)")
+      ->type_name("NAME")
+      ->check(WhyNot<Reference>);
+  add->add_flag("--list", command->list, "list what podman was given");
+  add->add_flag("-q,--quiet", command->quiet, "no progress");
+
+  CLI::App* drop = app.add_subcommand("drop", "take images from podman and CRI-O again");
+  drop->footer(kDropHelp);
+  drop->add_option("NAME", command->operands, "images")->required()->check(WhyNot<Reference>);
+}
+
 void AddVerbs(CLI::App& app, Command* command) {
   AddMount(app, command);
   CLI::App* umount = app.add_subcommand("umount", "unmount");
@@ -251,6 +289,8 @@ void AddVerbs(CLI::App& app, Command* command) {
       ->capture_default_str()
       ->type_name("NAME");
   rpull->add_flag("-q,--quiet", command->quiet, "no progress");
+
+  AddPodmanVerbs(app, command);
 
   CLI::App* index = app.add_subcommand("index", "make and publish the index of an image");
   index->footer(kIndexHelp);
@@ -381,6 +421,12 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
   }
   if (command.verb == "pull" && command.reference.empty() == command.directory.empty()) {
     return UsageError("pull takes either an image or --wait DIR", "pull");
+  }
+  if (command.verb == "add" && command.operands.empty() != command.list) {
+    return UsageError("add takes either images or --list", "add");
+  }
+  if (command.verb == "add" && !command.name.empty() && command.operands.size() != 1) {
+    return UsageError("--name is for one image", "add");
   }
   if (command.verb == "index" && !command.push && command.to.empty() && command.file.empty()) {
     return UsageError("index takes --push, --to REPOSITORY or -o FILE", "index");

@@ -46,6 +46,8 @@ struct Command {
   std::string address = "/run/containerd/containerd.sock";  // rpull: of containerd
   std::string name_space = "default";
   std::string snapshotter = "imagefs";
+  std::string name;    // add: of the image, for podman
+  bool list = false;   // add
   std::string action;  // profile: show, export, import, clear
   int idle_exit_seconds = 0;
   int ready_fd = -1;

@@ -149,6 +149,18 @@ absl::Status DaemonClient::Index(const IndexRequest& request, const OnEvent& on_
   return Stream(&Control::Stub::Index, request, on_event);
 }
 
+absl::Status DaemonClient::Add(const AddRequest& request, const OnEvent& on_event) {
+  return Stream(&Control::Stub::Add, request, on_event);
+}
+
+absl::Status DaemonClient::Drop(const DropRequest& request, RemoveReply* reply) {
+  return Unary(&Control::Stub::Drop, request, reply);
+}
+
+absl::Status DaemonClient::ListAdded(ListAddedReply* reply) {
+  return Unary(&Control::Stub::ListAdded, ListAddedRequest(), reply);
+}
+
 absl::Status DaemonClient::Evict(const RemoveRequest& request, RemoveReply* reply) {
   return Unary(&Control::Stub::Evict, request, reply);
 }

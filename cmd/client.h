@@ -18,9 +18,12 @@
 namespace imagefs {
 
 namespace control::v1 {
+class AddRequest;
+class DropRequest;
 class InspectReply;
 class InspectRequest;
 class IndexRequest;
+class ListAddedReply;
 class ListImagesReply;
 class ListMountsReply;
 class MountEvent;
@@ -55,6 +58,9 @@ class DaemonClient {
   absl::Status Mount(const control::v1::MountRequest& request, const OnEvent& on_event);
   absl::Status Pull(const control::v1::PullRequest& request, const OnEvent& on_event);
   absl::Status Index(const control::v1::IndexRequest& request, const OnEvent& on_event);
+  absl::Status Add(const control::v1::AddRequest& request, const OnEvent& on_event);
+  absl::Status Drop(const control::v1::DropRequest& request, control::v1::RemoveReply* reply);
+  absl::Status ListAdded(control::v1::ListAddedReply* reply);
   absl::Status Unmount(const control::v1::UnmountRequest& request,
                        control::v1::UnmountReply* reply);
   absl::Status ListMounts(control::v1::ListMountsReply* reply);

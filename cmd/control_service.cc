@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <utility>
 #include <vector>
 
@@ -93,6 +94,23 @@ absl::StatusOr<TransferRequest> ParseIndexRequest(const IndexRequest& request) {
   }
   out.progress = request.progress();
   return out;
+}
+
+absl::StatusOr<TransferRequest> ParseAddRequest(const AddRequest& request) {
+  TransferRequest out;
+  IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
+  Reference name = out.resolve.reference;
+  if (!request.name().empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(name, Reference::Parse(request.name()));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(out.add, PodmanName(name));
+  out.progress = request.progress();
+  return out;
+}
+
+absl::Status NoPodman() {
+  return absl::FailedPreconditionError(
+      "podman can be given images by the daemon of root only: it mounts them; run imagefs as root");
 }
 
 std::string_view PriorityName(Priority priority) {
@@ -234,6 +252,30 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
                                              const PullRequest* request) override {
     return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
                          ParsePullRequest(*request));
+  }
+
+  grpc::ServerWriteReactor<MountEvent>* Add(Context* context, const AddRequest* request) override {
+    return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
+                         deps_.podman == nullptr ? NoPodman() : ParseAddRequest(*request));
+  }
+  Unary* Drop(Context* context, const DropRequest* request, RemoveReply* reply) override {
+    return Run(context, [this, request, reply]() -> absl::Status {
+      if (deps_.podman == nullptr) return NoPodman();
+      IMAGEFS_ASSIGN_OR_RETURN(const uint64_t freed, deps_.podman->Drop({request->names().begin(),
+                                                                         request->names().end()}));
+      reply->set_freed_bytes(freed);
+      return absl::OkStatus();
+    });
+  }
+  Unary* ListAdded(Context* context, const ListAddedRequest*, ListAddedReply* reply) override {
+    return Run(context, [this, reply]() -> absl::Status {
+      if (deps_.podman == nullptr) return NoPodman();
+      reply->set_store(deps_.podman->directory());
+      for (const PodmanStore::Entry& entry : deps_.podman->List()) {
+        FillAdded(deps_.store, entry, reply->add_images());
+      }
+      return absl::OkStatus();
+    });
   }
 
   Unary* Inspect(Context* context, const InspectRequest* request, InspectReply* reply) override {
@@ -549,6 +591,32 @@ void FillMount(const MountRecord& record, Mount* out) {
   if (record.flags.nodev) out->add_options("nodev");
   if (record.flags.noexec) out->add_options("noexec");
   if (!record.context.empty()) out->add_options(StrCat("context=\"", record.context, "\""));
+}
+
+void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry, AddedImage* out) {
+  out->set_name(entry.name);
+  out->set_reference(entry.reference);
+  out->set_manifest_digest(entry.manifest.ToString());
+  out->set_added_unix(entry.added_unix);
+  out->set_state("missing");
+  if (entry.image == nullptr) return;
+  const ResolvedImage& image = *entry.image;
+  out->set_image_id(PodmanImageId(image));
+  out->set_platform(image.config.platform.ToString());
+  out->set_chain_id(image.chain_id().ToString());
+  uint64_t all = 0, present = 0;
+  std::vector<std::optional<FillReport>> reports;
+  if (entry.chain != nullptr) reports = store.FillReports(entry.chain);
+  for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
+    const uint64_t bytes = image.manifest.layers[i].size;
+    all += bytes;
+    if (entry.chain == nullptr) continue;
+    const bool fills = i < reports.size() && reports[i].has_value();
+    present += fills ? std::min(reports[i]->blob_bytes_present, bytes) : bytes;
+  }
+  out->set_blob_bytes(all);
+  out->set_blob_bytes_present(present);
+  if (entry.chain != nullptr) out->set_state(entry.chain->complete() ? "complete" : "filling");
 }
 
 std::unique_ptr<ControlService> ControlService::Create(Options options, Deps deps) {

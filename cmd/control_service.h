@@ -27,6 +27,7 @@ namespace imagefs {
 class FuseLoop;
 class ImageStore;
 class MountTable;
+class PodmanStore;
 class SourceFactory;
 
 class ControlService {
@@ -39,6 +40,7 @@ class ControlService {
     Executor& executor;
     // How a credential that came with a call is renewed; may be empty.
     std::function<CredentialRefresh(const Reference&)> refresh_of = nullptr;
+    PodmanStore* podman = nullptr;  // null: a user's daemon
   };
   // After an image was mounted by full passes because nobody had published an index of it.
   struct AutoPublish {

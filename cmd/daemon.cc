@@ -38,6 +38,7 @@
 #include "fs/fuse_loop.h"
 #include "fs/mount_table.h"
 #include "snap/cri_proxy.h"
+#include "snap/podman_store.h"
 
 namespace imagefs {
 namespace {
@@ -102,6 +103,7 @@ class DaemonImpl : public Daemon {
   std::unique_ptr<FuseLoop> fuse_;
   std::unique_ptr<StoredMountRecords> records_;
   std::unique_ptr<MountTable> mounts_;
+  std::unique_ptr<PodmanStore> podman_;         // null: a user's daemon
   std::unique_ptr<SnapshotsServer> snapshots_;  // null: a user's daemon
   std::unique_ptr<CriProxy> cri_;               // null: not configured
   std::unique_ptr<Executor> executor_;
@@ -165,6 +167,11 @@ absl::Status DaemonImpl::OpenParts() {
   mount_options.as_root = geteuid() == 0;
   IMAGEFS_ASSIGN_OR_RETURN(mounts_, MountTable::Create(mount_options, *fuse_, *records_));
   if (geteuid() == 0) {
+    IMAGEFS_ASSIGN_OR_RETURN(
+        podman_, PodmanStore::Open(StrCat(paths.root, "/podman"),
+                                   {*store_, *mounts_, [this](const Reference& reference) {
+                                      return credentials_->AccessFor(reference);
+                                    }}));
     IMAGEFS_ASSIGN_OR_RETURN(snapshots_,
                              SnapshotsServer::Open({paths.root, paths.run,
                                                     [this](const Reference& reference) {
@@ -176,6 +183,7 @@ absl::Status DaemonImpl::OpenParts() {
       mounts_->Recover([this](const Digest& chain_id) { return store_->FindChain(chain_id); });
   for (const std::string& directory : recovered) LogInfo("mounted_again directory=", directory);
   AttachSources();
+  if (podman_ != nullptr) podman_->Start();
   executor_ = std::make_unique<Executor>("control", kControlThreads);
   return absl::OkStatus();
 }
@@ -218,6 +226,7 @@ void DaemonImpl::AttachSources() {
 std::vector<std::pair<std::string, uint64_t>> DaemonImpl::MoreCounters() const {
   std::vector<std::pair<std::string, uint64_t>> out;
   if (snapshots_ != nullptr) out = snapshots_->Counters();
+  if (podman_ != nullptr) out.emplace_back("podman_images", podman_->List().size());
   const NodeCredentials::Counters credentials = credentials_->counters();
   out.emplace_back("credentials_remembered", credentials.remembered);
   out.emplace_back("credential_plugin_runs", credentials.plugin_runs);
@@ -237,7 +246,8 @@ absl::Status DaemonImpl::Listen() {
   service_ = ControlService::Create(
       std::move(service_options),
       {*store_, *sources_, *mounts_, fuse_.get(), *executor_,
-       [this](const Reference& reference) { return credentials_->RefreshFor(reference); }});
+       [this](const Reference& reference) { return credentials_->RefreshFor(reference); },
+       podman_.get()});
   if (options_.config.cri_proxy) {
     IMAGEFS_ASSIGN_OR_RETURN(cri_,
                              CriProxy::Start({options_.config.containerd_socket}, credentials_));
@@ -328,6 +338,7 @@ void DaemonImpl::StopServing() {
   server_.reset();
   cri_.reset();
   if (snapshots_ != nullptr) snapshots_->Shutdown(/*hide=*/forget_mounts_);
+  if (podman_ != nullptr) podman_->Leave(/*hide=*/forget_mounts_);
   // The tasks that undo mounts of cancelled calls run before this returns.
   executor_.reset();
   if (mounts_ != nullptr) mounts_->UnmountAll(/*keep_records=*/!forget_mounts_);

@@ -210,6 +210,47 @@ std::string ImagesJson(const ListImagesReply& reply) {
   return Done(json);
 }
 
+std::string AddedText(const MountResult& result) {
+  const AddedImage& added = result.added();
+  return StrCat("podman has ", added.name(), ": ",
+                Plural(static_cast<uint64_t>(result.layers_size()), "layer"), ", ",
+                FormatBytes(added.blob_bytes_present()), " of ", FormatBytes(added.blob_bytes()),
+                " here\n");
+}
+
+std::string AddedListText(const ListAddedReply& reply, int64_t now_unix) {
+  Table table({"NAME", "PLATFORM", "IMAGE ID", "STATE", "HERE", "OF", "AGE"});
+  for (const AddedImage& image : reply.images()) {
+    table.Row({image.name(), image.platform(), ShortDigest(image.image_id()), image.state(),
+               FormatBytes(image.blob_bytes_present()), FormatBytes(image.blob_bytes()),
+               Age(image.added_unix(), now_unix)});
+  }
+  return table.Text();
+}
+
+std::string AddedListJson(const ListAddedReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject();
+  if (!reply.store().empty()) json.Member("store", reply.store());
+  json.Key("images").BeginArray();
+  for (const AddedImage& image : reply.images()) {
+    json.BeginObject()
+        .Member("name", image.name())
+        .Member("reference", image.reference())
+        .Member("platform", image.platform())
+        .Member("image_id", image.image_id())
+        .Member("manifest", image.manifest_digest())
+        .Member("chain_id", image.chain_id())
+        .Member("state", image.state())
+        .Member("blob_bytes", uint64_t{image.blob_bytes()})
+        .Member("blob_bytes_present", uint64_t{image.blob_bytes_present()})
+        .Member("added", int64_t{image.added_unix()})
+        .EndObject();
+  }
+  json.EndArray().EndObject();
+  return Done(json);
+}
+
 std::string InspectText(const InspectReply& reply) {
   const Image& image = reply.image();
   std::string out = StrCat("reference  ", image.reference(), "\nplatform   ", image.platform(),

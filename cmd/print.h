@@ -9,6 +9,7 @@ namespace imagefs {
 
 namespace control::v1 {
 class InspectReply;
+class ListAddedReply;
 class ListImagesReply;
 class ListMountsReply;
 class MountResult;
@@ -36,6 +37,10 @@ std::string InspectJson(const control::v1::InspectReply& reply);
 
 std::string RpullJson(const control::v1::InspectReply& about, const std::string& name,
                       const std::string& name_space, const std::string& snapshotter);
+
+std::string AddedText(const control::v1::MountResult& result);
+std::string AddedListText(const control::v1::ListAddedReply& reply, int64_t now_unix);
+std::string AddedListJson(const control::v1::ListAddedReply& reply);
 
 std::string RemoveText(const control::v1::RemoveReply& reply);
 std::string RemoveJson(const control::v1::RemoveReply& reply);

@@ -1,4 +1,5 @@
-// Mount and Pull: resolve, bring the chain here, then mount it or wait until it is durable. Each
+// Mount, Pull and Add: resolve, bring the chain here, then mount it, wait until it is durable, or
+// give it to podman. Each
 // step is started by the end of the one before, on whichever thread that ends; `stage_` tells the
 // steps apart, so that a ticket which arrives after its step has ended is not kept.
 #include <errno.h>
@@ -206,7 +207,9 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   void MakeIndex();
   void SucceedIndex(const PublishResult& published);
   void PublishByItself(const ChainRef& chain);
-  void Succeed(std::optional<MountRecord> record);
+  void BringForPodman(const ImageStore::Resolved& resolved);
+  void AddToPodman(PodmanStore::Brought brought);
+  void Succeed(std::optional<MountRecord> record, const PodmanStore::Entry* added = nullptr);
   void End(const absl::Status& status);
   void UndoMount();
 
@@ -258,7 +261,14 @@ void TransferCall::Check() {
     request_.directory = *std::move(directory);
   }
   if (!request_.complete.empty()) return CompleteMount();
-  request_.resolve.lazy = !request_.directory.empty() && request_.lazy;
+  request_.resolve.lazy = (!request_.directory.empty() || !request_.add.empty()) && request_.lazy;
+  if (!request_.add.empty() && request_.resolve.policy == PullPolicy::kMissing) {
+    // Held, not listed: the store does not find it by its reference.
+    if (auto image = deps_.podman->Find(request_.add, request_.resolve.platform)) {
+      ListenToTicks();
+      return Bring({std::move(image), nullptr, true});
+    }
+  }
   Resolve();
 }
 
@@ -299,6 +309,7 @@ void TransferCall::Bring(const ImageStore::Resolved& resolved) {
   image_ = resolved.image;
   source_ = resolved.source;
   TrackLayers();
+  if (!request_.add.empty()) return BringForPodman(resolved);
   Adopt(stage, deps_.store.EnsureChain(
                    image_, resolved.source,
                    request_.resolve.lazy ? ImageStore::Bring::kLazy : ImageStore::Bring::kWhole,
@@ -312,6 +323,25 @@ void TransferCall::Bring(const ImageStore::Resolved& resolved) {
                    }));
   // The others that wait for the same layers are seen best right now.
   Tick();
+}
+
+void TransferCall::BringForPodman(const ImageStore::Resolved& resolved) {
+  Adopt(stage(), deps_.podman->Bring(resolved.image, resolved.source, Priority::kForeground,
+                                     [self = self()](absl::StatusOr<PodmanStore::Brought> brought) {
+                                       if (!brought.ok()) return self->End(brought.status());
+                                       self->AddToPodman(*std::move(brought));
+                                     }));
+}
+
+void TransferCall::AddToPodman(PodmanStore::Brought brought) {
+  if (!Enter("mounting", "mount")) return;
+  deps_.executor.Submit([self = self(), brought = std::move(brought)]() mutable {
+    const absl::StatusOr<PodmanStore::Entry> entry = self->deps_.podman->Add(
+        self->request_.add, self->request_.resolve.reference.ToString(), brought);
+    brought = {};
+    if (!entry.ok()) return self->End(entry.status());
+    self->Succeed(std::nullopt, &*entry);
+  });
 }
 
 void TransferCall::Mount(ChainRef chain) {
@@ -485,11 +515,12 @@ void TransferCall::PublishByItself(const ChainRef& chain) {
           });
 }
 
-void TransferCall::Succeed(std::optional<MountRecord> record) {
+void TransferCall::Succeed(std::optional<MountRecord> record, const PodmanStore::Entry* added) {
   MountEvent event;
   control::v1::MountResult* result = event.mutable_result();
   FillImage(*image_, result->mutable_image());
   if (record.has_value()) FillMount(*record, result->mutable_mount());
+  if (added != nullptr) FillAdded(deps_.store, *added, result->mutable_added());
   FillLayers(result->mutable_layers(), /*all_here=*/true);
   absl::flat_hash_set<std::string> counted;
   uint64_t fetched = 0;

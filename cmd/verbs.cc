@@ -88,6 +88,9 @@ class Session {
   int Inspect();
   int Rpull();
   int Rm();
+  int Add();
+  int ListAdded();
+  int Drop();
   int GetStatus();
   int MountStatus();
   int Index();
@@ -104,7 +107,8 @@ class Session {
     if (interrupts_.interrupted() && !status.ok()) return kInterruptedExit;
     return status.ok() ? 0 : Fail(status);
   }
-  absl::StatusOr<ImageRequest> MakeImageRequest();
+  absl::StatusOr<ImageRequest> MakeImageRequest() { return MakeImageRequest(command_.reference); }
+  absl::StatusOr<ImageRequest> MakeImageRequest(const std::string& text);
   static absl::Status AddCredential(const Reference& reference, control::v1::Credential* out);
   // `call` is Mount or Pull of the client.
   template <typename Request>
@@ -126,8 +130,8 @@ class Session {
 };
 
 // Asks the client's own files for credentials: the daemon never reads the caller's home.
-absl::StatusOr<ImageRequest> Session::MakeImageRequest() {
-  IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(command_.reference));
+absl::StatusOr<ImageRequest> Session::MakeImageRequest(const std::string& text) {
+  IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
   reference.MakeAbsolute(WorkingDirectory());
   ImageRequest request;
   request.set_reference(reference.ToString());
@@ -387,6 +391,56 @@ int Session::Rpull() {
   return 0;
 }
 
+int Session::Add() {
+  if (command_.list) return ListAdded();
+  std::vector<AddRequest> requests;
+  for (const std::string& text : command_.operands) {
+    absl::StatusOr<ImageRequest> image = MakeImageRequest(text);
+    if (!image.ok()) return Fail(image.status());
+    AddRequest& request = requests.emplace_back();
+    *request.mutable_image() = *std::move(image);
+    request.set_name(command_.name);
+    request.set_progress(ShowProgress());
+  }
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  ListAddedReply added;
+  for (const AddRequest& request : requests) {
+    absl::StatusOr<MountResult> result = Transfer(**client, request, &DaemonClient::Add);
+    // What was added before the one that failed stays.
+    if (!result.ok()) return Finish(result.status());
+    if (!command_.json) Out(AddedText(*result));
+    *added.add_images() = *std::move(result->mutable_added());
+  }
+  if (command_.json) Out(AddedListJson(added));
+  return 0;
+}
+
+int Session::ListAdded() {
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  ListAddedReply reply;
+  const absl::Status status = (*client)->ListAdded(&reply);
+  if (status.ok()) Out(command_.json ? AddedListJson(reply) : AddedListText(reply, time(nullptr)));
+  return Finish(status);
+}
+
+int Session::Drop() {
+  DropRequest request;
+  for (const std::string& text : command_.operands) {
+    absl::StatusOr<Reference> reference = Reference::Parse(text);
+    if (!reference.ok()) return Fail(reference.status());
+    reference->MakeAbsolute(WorkingDirectory());
+    request.add_names(reference->ToString());
+  }
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  RemoveReply reply;
+  const absl::Status status = (*client)->Drop(request, &reply);
+  if (status.ok()) Out(command_.json ? RemoveJson(reply) : RemoveText(reply));
+  return Finish(status);
+}
+
 int Session::Rm() {
   RemoveRequest request;
   for (const std::string& text : command_.operands) {
@@ -567,6 +621,8 @@ int RunCommand(const Command& command, std::string_view version, StartDaemon sta
   if (command.verb == "inspect") return session.Inspect();
   if (command.verb == "rpull") return session.Rpull();
   if (command.verb == "rm") return session.Rm();
+  if (command.verb == "add") return session.Add();
+  if (command.verb == "drop") return session.Drop();
   if (command.verb == "status") return session.GetStatus();
   return session.Stop();
 }

@@ -254,7 +254,8 @@ absl::StatusOr<MountTable::Shown> MountTableImpl::Show(ChainRef chain) {
   if (!options_.as_root) return absl::FailedPreconditionError("showing an image needs root");
   MountRecord record;
   IMAGEFS_ASSIGN_OR_RETURN(ChainMounts::Lease lease, AcquireChain(chain, record));
-  return Shown{std::move(lease.name), std::move(lease.path), lease.filling};
+  return Shown{std::move(lease.name), std::move(lease.path), lease.filling,
+               record.mode == kFuseMode};
 }
 
 std::optional<MountTable::Shown> MountTableImpl::ShowAgain(const Digest& chain_id, ChainRef chain) {

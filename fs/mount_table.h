@@ -76,7 +76,9 @@ class MountTable {
   struct Shown {
     std::string lease;  // for Hide
     std::string path;
-    bool filling = false;  // needs this process for bytes that are not here yet
+    bool filling = false;  // kernel mode: bytes are missing, which this process brings
+    bool fuse = false;     // this process answers the kernel
+    bool needs_process() const { return filling || fuse; }
   };
   virtual absl::StatusOr<Shown> Show(ChainRef chain) = 0;
   // The one of the daemon before this one, where the kernel shows it by itself; to be asked before

@@ -55,6 +55,19 @@ TEST(CliTest, GlobalOptionsBeforeAndAfterTheVerb) {
   EXPECT_TRUE(after.json);
 }
 
+TEST(CliTest, AddTakesImagesOrLists) {
+  EXPECT_EQ(Parsed({"add", "a:1", "b:2"}).operands, (std::vector<std::string>{"a:1", "b:2"}));
+  EXPECT_EQ(Parsed({"add", "--name", "localhost/a", "oci:/a"}).name, "localhost/a");
+  EXPECT_TRUE(Parsed({"add", "--list"}).list);
+  EXPECT_EQ(Parsed({"add", "a", "--pull", "always"}).pull, "always");
+  EXPECT_EQ(Exit({"add"}).code, 2);
+  EXPECT_EQ(Exit({"add", "--list", "a"}).code, 2);
+  EXPECT_EQ(Exit({"add", "--name", "n", "a", "b"}).code, 2);
+  EXPECT_EQ(Exit({"add", "--name", "UPPER", "a"}).code, 2);
+  EXPECT_EQ(Exit({"drop"}).code, 2);
+  EXPECT_EQ(Parsed({"drop", "a:1"}).operands, std::vector<std::string>{"a:1"});
+}
+
 TEST(CliTest, UmountTakesDirectoriesOrAll) {
   EXPECT_EQ(Parsed({"umount", "/a", "/b"}).operands, (std::vector<std::string>{"/a", "/b"}));
   EXPECT_TRUE(Parsed({"umount", "--all"}).all);

@@ -347,6 +347,29 @@ TEST_F(ControlServiceTest, ListsInspectsAndRemoves) {
   EXPECT_EQ(stub_->Remove(&again, remove, &removed).error_code(), grpc::StatusCode::NOT_FOUND);
 }
 
+TEST_F(ControlServiceTest, AUsersDaemonGivesPodmanNothing) {
+  {
+    grpc::ClientContext context;
+    AddRequest request;
+    request.mutable_image()->set_reference("registry.test/app:1");
+    auto reader = stub_->Add(&context, request);
+    MountEvent event;
+    EXPECT_FALSE(reader->Read(&event));
+    const grpc::Status status = reader->Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+    EXPECT_NE(status.error_message().find("root"), std::string::npos);
+  }
+  {
+    grpc::ClientContext context;
+    ListAddedReply reply;
+    EXPECT_EQ(stub_->ListAdded(&context, {}, &reply).error_code(),
+              grpc::StatusCode::FAILED_PRECONDITION);
+  }
+  grpc::ClientContext context;
+  RemoveReply reply;
+  EXPECT_EQ(stub_->Drop(&context, {}, &reply).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
 TEST_F(ControlServiceTest, StatusHasCountersAndFlights) {
   ASSERT_TRUE(Mount(Request("a")).status.ok());
   grpc::ClientContext context;

@@ -1,0 +1,138 @@
+// The images that podman and CRI-O are given (docs/podman.md): each has names, is held in the image
+// store, and its merged tree is shown as fs/mount_table.h shows chains. A read-only store in
+// containers/storage's format names them (snap/podman_files.h).
+//
+// Names are durable: what was acknowledged is there again after a restart, shown without network
+// where its layers are here. Thread-safe; changes are serialised and block on local disk and
+// mount(2). Root only.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "base/executor.h"
+#include "base/relay.h"
+#include "cache/image_store.h"
+#include "fs/key_gate.h"
+#include "fs/mount_table.h"
+#include "snap/podman_files.h"
+
+namespace imagefs {
+
+class PodmanStore {
+ public:
+  struct Deps {
+    ImageStore& store;
+    MountTable& mounts;
+    // With what an image is asked for on behalf of this machine. May block.
+    std::function<SourceFactory::Access(const Reference&)> access_of;
+  };
+  // `directory`: of the store that podman reads. Before MountTable::Recover, so that trees which
+  // the kernel still shows stay.
+  static absl::StatusOr<std::unique_ptr<PodmanStore>> Open(std::string directory, Deps deps);
+  ~PodmanStore();
+
+  // Shows and publishes what Open found. After MountTable::Recover. Asks nothing of the network
+  // itself; images whose layers a crash of the machine took are fetched again meanwhile.
+  void Start();
+
+  // An image that can be shown. It stays in the image store while `use` lives or it has a name.
+  struct Brought {
+    ImageStore::ImageRef image;
+    ChainRef chain;
+    std::shared_ptr<const void> use;
+  };
+  using BroughtDone = absl::AnyInvocable<void(absl::StatusOr<Brought>)>;
+  FlightTicket Bring(ImageStore::ImageRef image, std::shared_ptr<ImageSource> source,
+                     Priority priority, BroughtDone done);
+
+  struct Entry {
+    std::string name;
+    std::string reference;  // what it was given for
+    Digest manifest;
+    ImageStore::ImageRef image;  // null: the store's record of it is damaged
+    ChainRef chain;              // null: its layers are not here, so that podman is not told of it
+    int64_t added_unix = 0;
+  };
+  // Gives an image a name (see PodmanName), which another one may lose by it. `reference`: where
+  // its bytes come from.
+  absl::StatusOr<Entry> Add(const std::string& name, const std::string& reference,
+                            const Brought& brought);
+  // Takes names away; images without names go from the store. A word is a name or, where there is
+  // no such name, the reference that names were given for. kNotFound, and no change, when one is
+  // neither. Returns the bytes given back.
+  absl::StatusOr<uint64_t> Drop(const std::vector<std::string>& words);
+  std::vector<Entry> List() const;
+  // Where that name's image can be shown at once, with what is here; else null.
+  ImageStore::ImageRef Find(const std::string& name, const Platform& platform) const;
+
+  // Before the process ends: what needs it for its bytes is published no longer. With `hide`
+  // nothing is, and the trees are unmounted where no container uses them. The names stay.
+  void Leave(bool hide);
+
+  const std::string& directory() const { return files_->directory(); }
+
+ private:
+  struct Name {
+    std::string reference;
+    Digest manifest;
+    int64_t added_unix = 0;
+  };
+  struct Image {
+    ImageStore::ImageRef image;
+    ChainRef chain;
+    size_t uses = 0;
+  };
+  struct Tree {
+    ChainRef chain;
+    MountTable::Shown shown;
+  };
+  using Trees = std::map<Digest, Tree>;
+
+  using Names = std::map<std::string, Name>;
+
+  explicit PodmanStore(Deps deps) : deps_(std::move(deps)) {}
+  absl::Status Load();
+  absl::StatusOr<Names> LoadNames() const;
+  // Those that end in C are called while the key of gate_ is held.
+  absl::Status PutNameC(const std::string& name, const Name* record);
+  absl::Status ShowC(const ChainRef& chain, std::vector<std::string>* old_leases);
+  // Shows and publishes what has a name; with `leaving`, only what is shown and does not need this
+  // process.
+  absl::Status PublishC(bool leaving = false);
+  std::vector<PodmanImage> ImagesToPublish(bool leaving) const;
+  // Lets go of the images that nobody needs; true when there were some.
+  bool ReleaseC();
+  Entry EntryLocked(const std::string& name, const Name& record) const
+      ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  static bool HasName(const Names& names, const Digest& manifest);
+  std::vector<std::string> NamesOf(const std::vector<std::string>& words,
+                                   std::string* unknown) const;
+  void LeaveUse(const Digest& manifest);
+  void FetchAgain(const std::string& name, const Name& record);
+
+  const Deps deps_;
+  std::unique_ptr<PodmanFiles> files_;  // guarded by gate_, but for its directory
+  KeyGate gate_;                        // one key: changes one after the other
+  const std::shared_ptr<Relay> again_ = std::make_shared<Relay>();  // of FetchAgain
+
+  mutable absl::Mutex mu_;
+  Names names_ ABSL_GUARDED_BY(mu_);
+  std::map<Digest, Image> images_ ABSL_GUARDED_BY(mu_);  // by manifest
+  Trees trees_ ABSL_GUARDED_BY(mu_);                     // by ChainID; changed under gate_ only
+  bool left_ ABSL_GUARDED_BY(mu_) = false;
+  int fetching_ ABSL_GUARDED_BY(mu_) = 0;  // calls of FetchAgain that have not ended
+
+  Executor executor_{"podman", 1};  // what it runs uses the rest
+};
+
+}  // namespace imagefs
