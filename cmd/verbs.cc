@@ -114,6 +114,8 @@ class Session {
   absl::StatusOr<MountRequest> MakeMountRequest();
   bool ShowProgress() const { return !command_.quiet; }
   void PrintResult(const MountResult& result, Clock::time_point begin);
+  // Whether the directory shows that image as it was asked for.
+  static bool MountedAlready(DaemonClient& client, const MountRequest& request);
   int MountInForeground(const MountRequest& request, Clock::time_point begin);
   absl::Status MountAndWait(const MountRequest& request, Clock::time_point begin);
   void WaitUntilUnmounted(const std::string& directory);
@@ -166,6 +168,7 @@ absl::StatusOr<MountRequest> Session::MakeMountRequest() {
   request.set_noexec(command_.noexec);
   request.set_eager(command_.eager);
   request.set_deadline_seconds(command_.deadline_seconds);
+  request.set_this_boot_only(command_.for_mount8);
   request.set_progress(ShowProgress());
   return request;
 }
@@ -209,9 +212,26 @@ int Session::Mount() {
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   absl::StatusOr<MountResult> result = Transfer(**client, *request, &DaemonClient::Mount);
+  if (command_.for_mount8 && absl::IsAlreadyExists(result.status()) &&
+      MountedAlready(**client, *request)) {
+    return 0;
+  }
   if (!result.ok()) return Finish(result.status());
-  PrintResult(*result, begin);
+  if (!command_.for_mount8 || !command_.quiet) PrintResult(*result, begin);
   return 0;
+}
+
+bool Session::MountedAlready(DaemonClient& client, const MountRequest& request) {
+  ListMountsReply reply;
+  char resolved[PATH_MAX];
+  if (realpath(request.directory().c_str(), resolved) == nullptr) return false;
+  if (!client.ListMounts(&reply).ok()) return false;
+  for (const control::v1::Mount& mount : reply.mounts()) {
+    if (mount.directory() != resolved) continue;
+    return mount.reference() == request.image().reference() &&
+           mount.writable() == request.writable();
+  }
+  return false;
 }
 
 int Session::Pull() {
