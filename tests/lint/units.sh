@@ -27,7 +27,7 @@ printf '[Service]\nProtectHome = yes\n' >"$T/cut"
 # As installed, but for the program.
 mkdir "$T/units"
 ln -s /bin/true "$T/imagefsd"
-sed "s#@CMAKE_INSTALL_FULL_BINDIR@#$T#; s#@CMAKE_INSTALL_FULL_SYSCONFDIR@#/etc#" systemd/imagefs.service.in \
+sed "s#@CMAKE_INSTALL_FULL_BINDIR@#$T#" systemd/imagefs.service.in \
   >"$T/units/imagefs.service"
 cp systemd/*.socket "$T/units"
 ! grep -n '@[A-Z_]*@' "$T/units/imagefs.service" || problem "a name that CMake does not fill in"
