@@ -26,7 +26,7 @@ boot() {
   local state
   # Its own cgroup version; nobody here keeps a register of machines.
   SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --boot --register=no --keep-unit --console=pipe \
-    --machine="imagefs-$$" --directory="$T/tree" --bind=/dev/fuse --capability=all --link-journal=no --resolv-conf=off \
+    --machine="test-$$" --directory="$T/tree" --bind=/dev/fuse --capability=all --link-journal=no --resolv-conf=off \
     --timezone=off </dev/null >"$T/boot.log" 2>&1 &
   NSPAWN=$!
   TEST_PIDS+=($NSPAWN)
@@ -44,12 +44,13 @@ shut_down() {
 # inside COMMAND...: runs it there.
 inside() { timeout -k 5 120 nsenter -t "$LEADER" -m -u -i -n -p -C --root --wd -- "$@"; }
 
-# What nspawn leaves in the control groups of this machine.
+# What nspawn leaves in the control groups of this machine, once its last process is gone.
+remove_boot_groups() {
+  find /sys/fs/cgroup -depth -type d '(' -path '/sys/fs/cgroup/*/payload*' -o -path '/sys/fs/cgroup/*/supervisor*' ')' \
+    -exec rmdir {} + 2>/dev/null
+}
 boot_leftovers() {
-  local group
-  slay ${NSPAWN:-}
-  for group in $(find /sys/fs/cgroup -depth -type d -path '/sys/fs/cgroup/*/payload*' -o -depth -type d -path '/sys/fs/cgroup/*/supervisor*'); do
-    rmdir "$group" 2>/dev/null
-  done
+  slay ${NSPAWN:-} ${LEADER:-}
+  wait_for 5 remove_boot_groups || true
 }
 AT_END+=(boot_leftovers)
