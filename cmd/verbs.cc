@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -69,6 +71,13 @@ LogLevel ParseLogLevel(std::string_view name) {
   if (name == "warning") return LogLevel::kWarning;
   if (name == "error") return LogLevel::kError;
   return LogLevel::kInfo;
+}
+
+// Whether autofs waits for a mount there. The kernel lets only the process group of its manager
+// pass meanwhile: mount(8) as systemd starts it, and so the helper, but never the daemon.
+bool IsAutomount(const std::string& directory) {
+  struct statfs found;
+  return statfs(directory.c_str(), &found) == 0 && found.f_type == AUTOFS_SUPER_MAGIC;
 }
 
 // The arguments and surroundings of one verb.
@@ -209,6 +218,11 @@ int Session::Mount() {
   absl::StatusOr<MountRequest> request = MakeMountRequest();
   if (!request.ok()) return Fail(request.status());
   if (command_.foreground) return MountInForeground(*request, begin);
+  if (command_.for_mount8 && IsAutomount(request->directory())) {
+    return Fail(absl::FailedPreconditionError(StrCat(
+        request->directory(), ": an automount point, where the daemon would wait for itself; ",
+        "leave out x-systemd.automount")));
+  }
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   absl::StatusOr<MountResult> result = Transfer(**client, *request, &DaemonClient::Mount);

@@ -23,7 +23,9 @@ push "$T/images/owners" owners:1 >/dev/null
 ref=$REGISTRY/plain:1
 journal() { [ -z "${LEADER:-}" ] || inside journalctl --no-pager -q -n 60 -u 'imagefs*' -u 'srv-*' 2>/dev/null; }
 journal_if_failed() { [ "${passed:-}" ] || journal; }
-AT_END+=(journal_if_failed)
+AT_END=(journal_if_failed "${AT_END[@]}")   # while it runs
+# said UNIT REGEX: the journal has it. Not by a pipe: grep -q would break it.
+said() { inside journalctl -q -u "$1" >"$T/journal" && grep -q "$2" "$T/journal"; }
 # Their exit status says the same once more.
 active() { { inside systemctl is-active "$@" || true; } | xargs; }
 enabled() { { inside systemctl is-enabled "$@" || true; } | xargs; }
@@ -54,6 +56,25 @@ same "no new privileges, a filter" "1 2" \
   "$(inside awk '/^NoNewPrivs:/ {n = $2} /^Seccomp:/ {s = $2} END {print n, s}' "/proc/$daemon/status")"
 same "HOME of credential helpers" HOME=/root "$(inside cat "/proc/$daemon/environ" | tr '\0' '\n' | grep ^HOME=)"
 
+# A child has what a credential helper needs: a home to write to, the resolver, programs of its own. It has not got
+# what nobody here needs.
+cat >"$T/tree/root/helper" <<'SH'
+#!/bin/sh
+set -ex
+echo token >"$HOME/.helper-token"
+getent ahosts 127.0.0.1
+perl -e 'print qx(echo child)' | grep -q child
+if unshare -m true; then exit 1; fi
+SH
+chmod 755 "$T/tree/root/helper"
+inside mkdir -p /run/systemd/system/imagefs.service.d
+inside sh -c 'printf "[Service]\nExecStartPost=/root/helper\n" >/run/systemd/system/imagefs.service.d/test.conf'
+inside systemctl daemon-reload
+inside systemctl restart imagefs.service || { journal; fail "a child of the daemon"; }
+[ -s "$T/tree/root/.helper-token" ] || fail "the helper did not run"
+inside rm -r /run/systemd/system/imagefs.service.d /root/helper
+inside systemctl daemon-reload
+
 # ---- mounts of every kind work within the unit's limits
 inside mkdir -p /mnt/a /mnt/fuse /mnt/mapped /mnt/rw
 inside imagefs mount -q "$ref" /mnt/a
@@ -74,16 +95,23 @@ inside imagefs umount --all
 same "mounts" "[]" "$(inside imagefs ls --json)"
 
 # ---- fstab
-inside mkdir -p /srv/a /srv/f
+inside mkdir -p /srv/a /srv/f /srv/auto
 cat >"$T/tree/etc/fstab" <<FSTAB
 $ref /srv/a imagefs _netdev,nofail,nodev,x-systemd.requires=imagefs.socket 0 0
 $ref /srv/f imagefs _netdev,nofail,mode=fuse,x-systemd.requires=imagefs.socket 0 0
+$ref /srv/auto imagefs _netdev,nofail,noauto,x-systemd.automount,x-systemd.requires=imagefs.socket 0 0
 FSTAB
 inside systemctl daemon-reload
 inside systemctl start srv-a.mount srv-f.mount
 both() { [ "$(active srv-a.mount srv-f.mount)" = "active active" ] && inside grep -q root /srv/a/etc/passwd /srv/f/etc/passwd; }
 both || fail "fstab: $(active srv-a.mount srv-f.mount)"
 inside findmnt -n -o VFS-OPTIONS /srv/a | grep -qw nodev || fail "no nodev"
+# Not at the first access: the daemon would wait for itself. It is refused at once.
+inside systemctl start srv-auto.automount
+! inside ls /srv/auto/etc 2>"$T/err" || fail "automount works: say so in docs/systemd.md"
+grep -q 'No such device' "$T/err" || fail "automount: $(cat "$T/err")"
+said srv-auto.mount 'leave out x-systemd.automount' || fail "the journal does not say why"
+inside systemctl stop srv-auto.automount
 inside systemctl stop srv-f.mount
 wait_for 20 '[ "$(inside imagefs ls --json | field "[m[\"directory\"] for m in j]")" = "[\"/srv/a\"]" ]' || fail "still listed"
 inside systemctl start srv-f.mount
@@ -114,7 +142,7 @@ inside systemctl restart imagefs.service
 daemon=$(pid_of_service)
 inside systemctl kill -s STOP --kill-whom=main imagefs.service
 wait_for 60 restarted || fail "the watchdog does nothing"
-inside journalctl -q -u imagefs.service | grep -q 'Watchdog timeout' || fail "another reason than the watchdog"
+said imagefs.service 'Watchdog timeout' || fail "another reason than the watchdog"
 inside rm -r /run/systemd/system/imagefs.service.d
 inside systemctl daemon-reload
 

@@ -26,7 +26,7 @@ boot() {
   local state
   # Its own cgroup version; nobody here keeps a register of machines.
   SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --boot --register=no --keep-unit --console=pipe \
-    --machine="test-$$" --directory="$T/tree" --bind=/dev/fuse --capability=all --link-journal=no --resolv-conf=off \
+    --machine="test-$$" --directory="$T/tree" --bind=/dev/fuse --bind=/dev/autofs --capability=all --link-journal=no --resolv-conf=off \
     --timezone=off </dev/null >"$T/boot.log" 2>&1 &
   NSPAWN=$!
   TEST_PIDS+=($NSPAWN)
