@@ -70,9 +70,11 @@ int ParseLetters(int argc, const char* const* argv, int i, Arguments* out) {
         }
         value = argv[++i];
       }
-      if (letter == 'o') out->words.push_back(std::move(value));
-      if (letter == 't') out->type = std::move(value);
-      if (letter == 'N') out->other_namespace = std::move(value);
+      if (letter == 'o') {
+        out->words.push_back(std::move(value));
+      } else {
+        (letter == 't' ? out->type : out->other_namespace) = std::move(value);
+      }
       return i;
     } else {
       out->wrong = StrCat(Printable(argv[i]), " is not known");

@@ -73,7 +73,6 @@ done
 page=$SOURCE/docs/man/imagefs-config.toml.5
 sed -nE 's/^.Ss (\[[a-z]+\]).*/\1/p; s/^.It Cm ([a-z_]+) No = (Qq ?)?(.*)/\1 = \2\3/p' "$page" |
   sed -E 's/= Qq ?(.*)/= "\1"/' >"$T/config.toml"
-grep -c ' = ' "$T/config.toml" | grep -qx 13 || { cat "$T/config.toml"; fail "imagefs-config.toml(5) names something else than 13 settings"; }
 "$IMAGEFS" --root "$T/r" --run "$T/u" --config "$T/config.toml" images >/dev/null || { cat "$T/config.toml"; fail "refused"; }
 "$IMAGEFS" --root "$T/r" --run "$T/u" stop
 # The names are all that the daemon knows.
