@@ -56,6 +56,7 @@ absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
   out.mount.flags = {request.nosuid(), request.nodev(), request.noexec(), request.id_map(), ""};
   out.mount.context = request.context();
   out.mount.deadline_seconds = request.deadline_seconds();
+  out.mount.this_boot_only = request.this_boot_only();
   out.lazy = !request.eager();
   out.progress = request.progress();
   return out;

@@ -17,6 +17,16 @@ TEST(Config, DefaultsOfAnEmptyFile) {
   EXPECT_EQ(config->fill_deadline, absl::Seconds(60));
 }
 
+TEST(Config, WhatIsNoneMayBeWrittenDown) {
+  const auto config = ParseConfig(
+      "[index]\npublish_to = \"\"\n[credentials]\nkubelet_config = \"\"\nkubelet_bin_dir = \"\"\n",
+      "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->index_publish_to, "");
+  EXPECT_EQ(config->kubelet_config, "");
+  EXPECT_FALSE(ParseConfig("[credentials]\ncontainerd = \"\"\n", "f").ok());
+}
+
 TEST(Config, Everything) {
   const auto config = ParseConfig(
       "[index]\nlookup = false\ntrust = \"configured\"\n"
