@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/calls.h"
@@ -167,41 +168,22 @@ class InspectCall : public grpc::ServerUnaryReactor,
                         if (resolved.ok()) FillInspect(store, *resolved->image, reply);
                         self->Finish(AnswerOf(call, resolved.status()));
                       });
-    self->Adopt(ticket);
+    self->relay_->Add(ticket);
     return self.get();
   }
 
   explicit InspectCall(CallCounter& counter) : counter_(counter) {}
 
-  void OnCancel() override {
-    FlightTicket ticket;
-    {
-      absl::MutexLock lock(&mu_);
-      cancelled_ = true;
-      ticket = ticket_;
-    }
-    ticket.Leave();
-  }
+  void OnCancel() override { Relay::TicketOf(relay_).Leave(); }
   void OnDone() override {
     counter_.End();
     self_.reset();
   }
 
  private:
-  void Adopt(const FlightTicket& ticket) {
-    {
-      absl::MutexLock lock(&mu_);
-      ticket_ = ticket;
-      if (!cancelled_) return;
-    }
-    ticket.Leave();
-  }
-
   CallCounter& counter_;
   std::shared_ptr<InspectCall> self_;  // until OnDone
-  absl::Mutex mu_;
-  FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
-  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  const std::shared_ptr<Relay> relay_ = std::make_shared<Relay>();
 };
 
 class ControlServiceImpl : public ControlService, private Control::CallbackService {
