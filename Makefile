@@ -1,6 +1,6 @@
 # Thin verbs over CMakePresets.json; see docs/testing.md.
 .DEFAULT_GOAL := build
-.PHONY: build run test check tidy asan tsan clang fuzz bench deps format clean
+.PHONY: build run test check tidy asan tsan clang fuzz bench deps format clean install package
 
 # REF=<image> DIR=<directory> are read by `make run`; T=<target> S=<seconds> by `make fuzz`.
 S ?= 60
@@ -31,6 +31,22 @@ fuzz:
 
 bench:
 	@scripts/bench.sh
+
+# PREFIX=/usr/local DESTDIR=
+PREFIX ?= /usr/local
+export DESTDIR
+install:
+	@scripts/deps.sh build
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release --target imagefs imagefsd imagefs_documentation
+	@cmake --install build/release --strip --prefix $(PREFIX)
+
+package:
+	@scripts/deps.sh package
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release --target imagefs imagefsd imagefs_documentation
+	@cpack --config build/release/CPackConfig.cmake
+	@ls build/release/package/*.deb
 
 deps:
 	@scripts/deps.sh all

@@ -3,7 +3,7 @@
 
 bench/run.py --imagefs BINARY --tools DIR --work DIR [--only PART,PART] [--reps N] [--quick]
 
-Parts: cold, storm, lazy, store, present, mounts, rss, index, million, decode. Every cold repetition has a fresh store
+Parts: cold, storm, lazy, runtime, store, present, mounts, rss, index, million, decode. Every cold repetition has a fresh store
 and a fresh daemon on either side; the registry's files are in the page cache for all. Prints a table
 and writes WORK/results.json. Needs root.
 """
@@ -12,7 +12,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -21,6 +20,8 @@ import time
 import first_line
 import images
 import present
+import runtime
+from process import Daemon, cpu_of, mounts_below, status_of, timed, wait_for
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.path.dirname(HERE)
@@ -48,62 +49,19 @@ TARGETS = {  # name: (target, "max" or "min")
     "lazy small, python3 imports, loopback: of our own full pass": (1.0, "max"),
     "lazy large, python3 imports, loopback: of our own full pass": (1.0, "max"),
     "everything read, loopback: of our own full pass": (1.0, "max"), "everything read, 100 Mbit/s: of our own full pass": (1.0, "max"),
+    **{f"{size}, 20 CRI pulls, containerd {version}: against one": (1.2, "max") for size in ("small", "large") for version in ("1.6", "2.1")},
+    **{f"{size}, 20 CRI pulls, containerd {version}: x faster than overlayfs": (5.0, "min")
+       for size in ("small", "large") for version in ("1.6", "2.1")},
+    **{f"{size}, {n} CRI pulls, containerd {version}: layers sent, times": (1.0, "max")
+       for size in ("small", "large") for version in ("1.6", "2.1") for n in (1, 20)},
+    **{f"{size}, a CRI pull with a published index, containerd {version}, ms": (300, "max")
+       for size in ("small", "large") for version in ("1.6", "2.1")},
+    **{f"container start, {what}, containerd {version}, imagefs against overlayfs": (1.0, "max")
+       for what in ("sh", "python3 imports") for version in ("1.6", "2.1")},
+    "500 snapshots listed, ms": (50, "max"),
+    **{f"{method}, {state} daemon, p99 ms": (10, "max") for method in ("Commit", "Update") for state in ("quiet", "busy")},
     "index share of small, %": (3.0, "max"), "index share of large, %": (3.0, "max"),
 }
-
-
-def wait_for(condition, seconds, what):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"bench: {what} did not happen in {seconds} s")
-        time.sleep(0.02)
-
-
-def cpu_of(pid):
-    """CPU seconds of a process and of its children that ended."""
-    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
-    return sum(int(fields[i]) for i in (11, 12, 13, 14)) / os.sysconf("SC_CLK_TCK")
-
-
-def status_of(pid, key):
-    for line in open(f"/proc/{pid}/status"):
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) / 1024  # MiB
-    return 0.0
-
-
-def timed(command, **kw):
-    """Runs a command; (seconds, CPU seconds, peak MiB of its largest process)."""
-    begin = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **kw)
-    error = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    took = time.monotonic() - begin
-    if status != 0:
-        raise SystemExit(f"bench: {' '.join(map(str, command))}: {error.decode()[-600:]}")
-    return took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
-
-
-def mounts_below(path):
-    found = [line.split()[4] for line in open("/proc/self/mountinfo")]
-    return sorted((m for m in found if m == path or m.startswith(path + "/")), reverse=True)
-
-
-class Daemon:
-    """A process of ours, stopped at the end."""
-
-    def __init__(self, command, log, env=None):
-        self.log = open(log, "wb")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, env=env)
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 class Registry(Daemon):
@@ -399,6 +357,9 @@ class Bench:
     def part_lazy(self):
         first_line.part_lazy(self, show)
 
+    def part_runtime(self):
+        runtime.part_runtime(self, show)
+
     def part_mounts(self):
         present.part_mounts(self, show)
 
@@ -485,7 +446,7 @@ class Bench:
         show(["making a layer, largest blob", "MB/s of tar"], [[k, result[k]] for k in ("igzip", "stage", "sha256", "layer")])
 
     def run(self):
-        parts = ["cold", "storm", "lazy", "store", "present", "mounts", "rss", "index", "million", "decode"]
+        parts = ["cold", "storm", "lazy", "runtime", "store", "present", "mounts", "rss", "index", "million", "decode"]
         if self.args.only:
             parts = self.args.only.split(",")
         elif self.args.quick:

@@ -1,10 +1,9 @@
 #include "cmd/cli.h"
 
 #include <CLI/CLI.hpp>
-#include <map>
-#include <set>
 
 #include "base/text.h"
+#include "cmd/mount_words.h"
 #include "image/manifest.h"
 #include "image/reference.h"
 
@@ -150,49 +149,6 @@ void AddImageOptions(CLI::App* app, Command* command, bool required = true) {
   AddImageSettings(app, command);
 }
 
-// Words of `-o` as fstab has them; "" or what is wrong with them. A quoted value may have commas.
-std::string ApplyMountOptions(const std::string& text, Command* command) {
-  std::vector<std::string> words(1);
-  bool quoted = false;
-  for (const char c : text) {
-    if (c == '"') {
-      quoted = !quoted;
-    } else if (c == ',' && !quoted) {
-      words.emplace_back();
-    } else {
-      words.back().push_back(c);
-    }
-  }
-  if (quoted) return "a quotation mark is missing";
-  const std::map<std::string, std::pair<bool*, bool>> flags = {
-      {"ro", {&command->writable, false}}, {"rw", {&command->writable, true}},
-      {"suid", {&command->nosuid, false}}, {"nosuid", {&command->nosuid, true}},
-      {"dev", {&command->nodev, false}},   {"nodev", {&command->nodev, true}},
-      {"exec", {&command->noexec, false}}, {"noexec", {&command->noexec, true}},
-  };
-  // Of fstab: for others than the program that mounts.
-  const std::set<std::string> passed_over = {"",       "defaults", "auto",     "noauto",
-                                             "nofail", "_netdev",  "relatime", "nouser"};
-  for (const std::string& word : words) {
-    if (const auto flag = flags.find(word); flag != flags.end()) {
-      *flag->second.first = flag->second.second;
-    } else if (word.starts_with("context=")) {
-      command->context = word.substr(8);
-    } else if (word.starts_with("deadline=")) {
-      const std::optional<uint64_t> seconds = ParseDecimal(word.substr(9));
-      if (!seconds.has_value() || *seconds == 0 || *seconds > 1'000'000) {
-        return "deadline= takes seconds";
-      }
-      command->deadline_seconds = static_cast<int>(*seconds);
-    } else if (word == "eager") {
-      command->eager = true;
-    } else if (!passed_over.contains(word) && !word.starts_with("x-") && !word.starts_with("X-")) {
-      return StrCat(Printable(word), " is not known");
-    }
-  }
-  return "";
-}
-
 void AddMount(CLI::App& app, Command* command) {
   CLI::App* mount = app.add_subcommand("mount", "mount an image on a directory");
   mount->footer(kMountHelp);
@@ -209,12 +165,13 @@ void AddMount(CLI::App& app, Command* command) {
           "-o,--options",
           [command](const std::vector<std::string>& texts) {
             for (const std::string& text : texts) {
-              const std::string problem = ApplyMountOptions(text, command);
+              const std::string problem = ApplyMountWords(text, MountWordsOf::kCommand,
+                                                          /*sloppy=*/false, command);
               if (!problem.empty()) throw CLI::ValidationError("-o", problem);
             }
           },
-          "ro, rw (as --rw), nosuid, nodev, noexec, context=LABEL, as mount(8) has them; eager, "
-          "deadline=SECONDS")
+          "ro, rw, nosuid, nodev, noexec, as mount(8) has them; other options of this verb as "
+          "words, e.g. eager, deadline=SECONDS, context=LABEL")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
   mount->add_flag("--rw", command->writable, "writable, through an overlay (root)");
@@ -410,14 +367,8 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
   } catch (const std::exception& error) {
     return CliExit{2, "", StrCat("imagefs: ", error.what(), "\n")};
   }
-  if (!command.upper.empty() && !command.writable) {
-    return UsageError("--upper needs --rw", "mount");
-  }
-  if (!command.id_map.empty() && command.writable) {
-    return UsageError("--map-uids and --rw exclude each other", "mount");
-  }
-  if (command.mode == "fuse" && !(command.id_map.empty() && command.context.empty())) {
-    return UsageError("--map-uids and --context need the kernel presentation", "mount");
+  if (const std::string problem = CheckMount(command); !problem.empty()) {
+    return UsageError(problem, "mount");
   }
   if (command.verb == "pull" && command.reference.empty() == command.directory.empty()) {
     return UsageError("pull takes either an image or --wait DIR", "pull");

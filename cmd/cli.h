@@ -51,6 +51,10 @@ struct Command {
   std::string action;  // profile: show, export, import, clear
   int idle_exit_seconds = 0;
   int ready_fd = -1;
+  // A mount asked for by mount(8) (see mount_helper.h). With `quiet` nothing is printed on success;
+  // a mount of the same image that is there already is as good; and after a restart of the machine
+  // whoever had it made makes it again, not the daemon.
+  bool for_mount8 = false;
 };
 
 // What to print and how to exit when there is no command to run.

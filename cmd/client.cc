@@ -101,7 +101,8 @@ absl::Status DaemonClient::WithDaemon(Attempt attempt) {
   }
   if (outcome.lost && !interrupts_.interrupted()) {
     return absl::UnavailableError(
-        StrCat("the daemon went away in the middle of the call; see ", options_.paths.log()));
+        StrCat("the daemon went away in the middle of the call; see its log, ",
+               options_.paths.log(), " or that of imagefs.service"));
   }
   return outcome.status;
 }

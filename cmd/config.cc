@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <utility>
 
 #include "base/fd.h"
 #include "base/status.h"
@@ -67,6 +68,16 @@ Setter Repository(std::string& out) {
   };
 }
 
+// "" is the default, "none", and may be written down, too.
+Setter OrNone(std::string& out, Setter setter) {
+  return [&out, setter = std::move(setter)](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    if (text == nullptr || !text->get().empty()) return setter(node);
+    out.clear();
+    return "";
+  };
+}
+
 Setter Repositories(std::vector<std::string>& out) {
   return [&out](const toml::node& node) -> std::string {
     if (!node.is_array()) return "is a list of repositories";
@@ -101,7 +112,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
         {"trust", Choice(config.index_trust_beside, "repository", "configured")},
         {"repositories", Repositories(config.index_repositories)},
         {"publish", Bool(config.index_publish)},
-        {"publish_to", Repository(config.index_publish_to)}}},
+        {"publish_to", OrNone(config.index_publish_to, Repository(config.index_publish_to))}}},
       {"fill",
        {{"background", Bool(config.fill_background)},
         {"quiet", Duration(config.fill_quiet)},
@@ -109,8 +120,8 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
       {"profile", {{"enabled", Bool(config.profile)}}},
       {"podman", {{"layers", Bool(config.podman_layers)}}},
       {"credentials",
-       {{"kubelet_config", AbsolutePath(config.kubelet_config)},
-        {"kubelet_bin_dir", AbsolutePath(config.kubelet_bin_dir)},
+       {{"kubelet_config", OrNone(config.kubelet_config, AbsolutePath(config.kubelet_config))},
+        {"kubelet_bin_dir", OrNone(config.kubelet_bin_dir, AbsolutePath(config.kubelet_bin_dir))},
         {"cri_proxy", Bool(config.cri_proxy)},
         {"containerd", AbsolutePath(config.containerd_socket)}}},
   };

@@ -9,6 +9,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/calls.h"
@@ -53,9 +54,10 @@ absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
   out.mount.writable = request.writable();
   out.mount.upper = request.upper();
   out.mount.keep_upper = !request.upper().empty();
-  out.mount.flags = {request.nosuid(), request.nodev(), request.noexec(), request.id_map()};
+  out.mount.flags = {request.nosuid(), request.nodev(), request.noexec(), request.id_map(), ""};
   out.mount.context = request.context();
   out.mount.deadline_seconds = request.deadline_seconds();
+  out.mount.this_boot_only = request.this_boot_only();
   out.lazy = !request.eager();
   out.progress = request.progress();
   return out;
@@ -166,41 +168,22 @@ class InspectCall : public grpc::ServerUnaryReactor,
                         if (resolved.ok()) FillInspect(store, *resolved->image, reply);
                         self->Finish(AnswerOf(call, resolved.status()));
                       });
-    self->Adopt(ticket);
+    self->relay_->Add(ticket);
     return self.get();
   }
 
   explicit InspectCall(CallCounter& counter) : counter_(counter) {}
 
-  void OnCancel() override {
-    FlightTicket ticket;
-    {
-      absl::MutexLock lock(&mu_);
-      cancelled_ = true;
-      ticket = ticket_;
-    }
-    ticket.Leave();
-  }
+  void OnCancel() override { Relay::TicketOf(relay_).Leave(); }
   void OnDone() override {
     counter_.End();
     self_.reset();
   }
 
  private:
-  void Adopt(const FlightTicket& ticket) {
-    {
-      absl::MutexLock lock(&mu_);
-      ticket_ = ticket;
-      if (!cancelled_) return;
-    }
-    ticket.Leave();
-  }
-
   CallCounter& counter_;
   std::shared_ptr<InspectCall> self_;  // until OnDone
-  absl::Mutex mu_;
-  FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
-  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  const std::shared_ptr<Relay> relay_ = std::make_shared<Relay>();
 };
 
 class ControlServiceImpl : public ControlService, private Control::CallbackService {

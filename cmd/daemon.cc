@@ -175,7 +175,7 @@ absl::Status DaemonImpl::OpenParts() {
                                       return credentials_->AccessFor(reference);
                                     }}));
     IMAGEFS_ASSIGN_OR_RETURN(snapshots_,
-                             SnapshotsServer::Open({paths.root,
+                             SnapshotsServer::Open({paths.root, paths.run,
                                                     [this](const Reference& reference) {
                                                       return credentials_->AccessFor(reference);
                                                     }},

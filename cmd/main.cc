@@ -9,11 +9,14 @@
 #include <variant>
 
 #include "cmd/cli.h"
+#include "cmd/mount_helper.h"
 #include "cmd/rendezvous.h"
 #include "cmd/verbs.h"
 
 int main(int argc, char** argv) {
-  const auto parsed = imagefs::ParseCommandLine(argc, argv, IMAGEFS_VERSION);
+  const bool helper = argc > 0 && imagefs::IsMountHelper(argv[0]);
+  const auto parsed = helper ? imagefs::ParseMountHelper(argc, argv, IMAGEFS_VERSION)
+                             : imagefs::ParseCommandLine(argc, argv, IMAGEFS_VERSION);
   if (const auto* exit = std::get_if<imagefs::CliExit>(&parsed)) {
     fputs(exit->output.c_str(), stdout);
     fputs(exit->error.c_str(), stderr);
@@ -21,7 +24,8 @@ int main(int argc, char** argv) {
   }
   const auto& command = std::get<imagefs::Command>(parsed);
   if (!imagefs::NeedsDaemonProgram(command)) {
-    return imagefs::RunCommand(command, IMAGEFS_VERSION, nullptr);
+    const int status = imagefs::RunCommand(command, IMAGEFS_VERSION, nullptr);
+    return helper ? imagefs::MountHelperStatus(status) : status;
   }
   const std::string program = imagefs::DaemonProgram();
   execv(program.c_str(), argv);

@@ -37,6 +37,7 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("boot", record.boot_id)
       .Member("filling", record.filling)
       .Member("deadline_seconds", record.deadline_seconds)
+      .Member("this_boot_only", record.this_boot_only)
       .EndObject();
   return json.Take();
 }
@@ -67,6 +68,7 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   record.boot_id = json.StringOr("boot");
   record.filling = json["filling"].boolean().value_or(false);
   record.deadline_seconds = json.IntOr("deadline_seconds", 0);
+  record.this_boot_only = json["this_boot_only"].boolean().value_or(false);
   return record;
 }
 

@@ -24,8 +24,12 @@ class SnapshotsServerImpl : public SnapshotsServer {
   absl::Status Init(Options options, ImageStore& store, MountTable& mounts) {
     IMAGEFS_ASSIGN_OR_RETURN(
         snapshotter_,
-        Snapshotter::Open({.directory = StrCat(options.root, "/snapshots")},
-                          Snapshotter::Deps{store, mounts, std::move(options.access_of)}));
+        Snapshotter::Open(
+            {.directory = StrCat(options.root, "/snapshots"),
+             .mapped_directory = StrCat(options.run, "/mapped"),
+             .bind = [](const std::string& source, const std::string& directory,
+                        const MountFlags& flags) { return BindMount(source, directory, flags); }},
+            Snapshotter::Deps{store, mounts, std::move(options.access_of)}));
     service_ = SnapshotsService::Create(*snapshotter_);
     grpc::ServerBuilder builder;
     grpc::ResourceQuota quota("snapshots");

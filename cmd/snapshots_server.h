@@ -22,6 +22,7 @@ class SnapshotsServer {
  public:
   struct Options {
     std::string root;  // of the store
+    std::string run;   // of mounts
     std::function<SourceFactory::Access(const Reference&)> access_of;
   };
   // Before MountTable::Recover (snap/snapshotter.h).

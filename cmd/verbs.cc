@@ -3,12 +3,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/magic.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -71,6 +73,13 @@ LogLevel ParseLogLevel(std::string_view name) {
   return LogLevel::kInfo;
 }
 
+// Whether autofs waits for a mount there. The kernel lets only the process group of its manager
+// pass meanwhile: mount(8) as systemd starts it, and so the helper, but never the daemon.
+bool IsAutomount(const std::string& directory) {
+  struct statfs found;
+  return statfs(directory.c_str(), &found) == 0 && found.f_type == AUTOFS_SUPER_MAGIC;
+}
+
 // The arguments and surroundings of one verb.
 class Session {
  public:
@@ -118,6 +127,8 @@ class Session {
   absl::StatusOr<MountRequest> MakeMountRequest();
   bool ShowProgress() const { return !command_.quiet; }
   void PrintResult(const MountResult& result, Clock::time_point begin);
+  // Whether the directory shows that image as it was asked for.
+  static bool MountedAlready(DaemonClient& client, const MountRequest& request);
   int MountInForeground(const MountRequest& request, Clock::time_point begin);
   absl::Status MountAndWait(const MountRequest& request, Clock::time_point begin);
   void WaitUntilUnmounted(const std::string& directory);
@@ -170,6 +181,7 @@ absl::StatusOr<MountRequest> Session::MakeMountRequest() {
   request.set_noexec(command_.noexec);
   request.set_eager(command_.eager);
   request.set_deadline_seconds(command_.deadline_seconds);
+  request.set_this_boot_only(command_.for_mount8);
   request.set_progress(ShowProgress());
   return request;
 }
@@ -210,12 +222,34 @@ int Session::Mount() {
   absl::StatusOr<MountRequest> request = MakeMountRequest();
   if (!request.ok()) return Fail(request.status());
   if (command_.foreground) return MountInForeground(*request, begin);
+  if (command_.for_mount8 && IsAutomount(request->directory())) {
+    return Fail(absl::FailedPreconditionError(StrCat(
+        request->directory(), ": an automount point, where the daemon would wait for itself; ",
+        "leave out x-systemd.automount")));
+  }
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   absl::StatusOr<MountResult> result = Transfer(**client, *request, &DaemonClient::Mount);
+  if (command_.for_mount8 && absl::IsAlreadyExists(result.status()) &&
+      MountedAlready(**client, *request)) {
+    return 0;
+  }
   if (!result.ok()) return Finish(result.status());
-  PrintResult(*result, begin);
+  if (!command_.for_mount8 || !command_.quiet) PrintResult(*result, begin);
   return 0;
+}
+
+bool Session::MountedAlready(DaemonClient& client, const MountRequest& request) {
+  ListMountsReply reply;
+  char resolved[PATH_MAX];
+  if (realpath(request.directory().c_str(), resolved) == nullptr) return false;
+  if (!client.ListMounts(&reply).ok()) return false;
+  for (const control::v1::Mount& mount : reply.mounts()) {
+    if (mount.directory() != resolved) continue;
+    return mount.reference() == request.image().reference() &&
+           mount.writable() == request.writable();
+  }
+  return false;
 }
 
 int Session::Pull() {

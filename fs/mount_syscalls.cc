@@ -223,9 +223,10 @@ absl::Status WriteProc(pid_t pid, std::string_view name, std::string_view text) 
   return absl::OkStatus();
 }
 
-// A user namespace with that map, which nobody lives in.
-absl::StatusOr<Fd> MakeUserNamespace(std::string_view id_map) {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string lines, ParseIdMap(id_map));
+// A user namespace with these maps, which nobody lives in.
+absl::StatusOr<Fd> MakeUserNamespace(std::string_view uids, std::string_view gids) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string uid_lines, ParseIdMap(uids));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string gid_lines, ParseIdMap(gids));
   // Not fork(3): the child runs no handler and touches no memory, it only is there.
   const auto pid = static_cast<pid_t>(
       syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
@@ -235,8 +236,8 @@ absl::StatusOr<Fd> MakeUserNamespace(std::string_view id_map) {
     while (true) syscall(SYS_ppoll, nullptr, 0, nullptr, nullptr, 0);
   }
   const auto make = [&]() -> absl::StatusOr<Fd> {
-    IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "uid_map", lines));
-    IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "gid_map", lines));
+    IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "uid_map", uid_lines));
+    IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "gid_map", gid_lines));
     return OpenFile(StrCat("/proc/", pid, "/ns/user"), O_RDONLY);
   };
   absl::StatusOr<Fd> made = make();
@@ -363,7 +364,9 @@ absl::Status BindMount(const std::string& source, const std::string& directory,
   }
   Fd user_namespace;
   if (!flags.id_map.empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(user_namespace, MakeUserNamespace(flags.id_map));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        user_namespace,
+        MakeUserNamespace(flags.id_map, flags.gid_map.empty() ? flags.id_map : flags.gid_map));
     attributes.attr_set |= MOUNT_ATTR_IDMAP;
     attributes.userns_fd = static_cast<uint64_t>(user_namespace.get());
   }

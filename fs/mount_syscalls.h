@@ -39,9 +39,10 @@ bool IsOurs(const MountInfo& mount);
 // What a bind mount adds to the mount that it shows. It is read-only if that one is.
 struct MountFlags {
   bool nosuid = false, nodev = false, noexec = false;
-  // Ids of the image are shown as others: "IMAGE:HOST:COUNT[,...]", for users and groups alike; all
-  // others are shown as the overflow id. "" = as they are. Not for FUSE mounts.
-  std::string id_map;
+  // Ids of the image are shown as others: "IMAGE:HOST:COUNT[,...]"; all others are shown as the
+  // overflow id. "" = as they are. Not for FUSE mounts.
+  std::string id_map;   // of users
+  std::string gid_map;  // of groups; "" = the users'
 
   friend bool operator==(const MountFlags&, const MountFlags&) = default;
 };

@@ -497,6 +497,11 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
         absl::MutexLock lock(&mu_);
         if (mounts_.contains(record.directory)) continue;
       }
+      if (record.this_boot_only && record.boot_id != boot_id_) {
+        const absl::Status status = ForgetD(record, /*lazy=*/true, Keep::kNothing);
+        if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
+        continue;
+      }
       const Outlived outlived = AdoptD(record, find_chain);
       if (outlived == Outlived::kHere) out.push_back(record.directory);
       if (outlived == Outlived::kUnmounted) {

@@ -40,6 +40,8 @@ struct MountRecord {
   std::string boot_id;           // of the boot that mounted it; Mount fills it in
   int64_t deadline_seconds = 0;  // of a read that waits for bytes; 0 = the daemon's
   bool filling = false;  // kernel mode: bytes were missing, which the daemon brings; filled in
+  // Recover in another boot drops it: somebody else (fstab) sees to it that it is mounted.
+  bool this_boot_only = false;
 };
 
 // Durable storage of mount records; implemented over the store by cmd/.

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The one list of the Debian packages that the project uses, by purpose. Installs what is missing
 # and nothing else; quick and silent when all is there.
-#   scripts/deps.sh build|run|test|bench|all        --print only prints the list
+#   scripts/deps.sh build|package|run|test|bench|all        --print only prints the list
 set -euo pipefail
 
 build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-openssl-dev libssl-dev
@@ -9,20 +9,23 @@ build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libc-ares-dev libre2-dev
   nlohmann-json3-dev libsystemd-dev libyaml-cpp-dev libflatbuffers-dev flatbuffers-compiler libcli11-dev
   libtomlplusplus-dev libgtest-dev"
+package="$build dpkg-dev file"
 run="$build debootstrap umoci skopeo docker-registry python3 ca-certificates"
 test="$run clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containerd runc podman attr
   libcap2-bin apache2-utils openssl zstd util-linux python3-grpcio python3-protobuf golang-go
-  golang-github-containerd-containerd-dev systemd systemd-container dpkg-dev file"
+  golang-github-containerd-containerd-dev systemd systemd-container dpkg-dev file
+  man-db lintian"
 bench="$test time"
 
 print=
 [ "${1:-}" = --print ] && { print=1; shift; }
 case "${1:-all}" in
   build) list=$build ;;
+  package) list=$package ;;
   run) list=$run ;;
   test) list=$test ;;
   bench | all) list=$bench ;;
-  *) echo "usage: deps.sh [--print] build|run|test|bench|all" >&2; exit 2 ;;
+  *) echo "usage: deps.sh [--print] build|package|run|test|bench|all" >&2; exit 2 ;;
 esac
 if [ -n "$print" ]; then printf '%s\n' $list; exit 0; fi
 

@@ -9,6 +9,11 @@ suite=$1 dir=$2
 shift 2
 here=$(cd "$(dirname "$0")" && pwd)
 [ ! -e "$dir/.unpacked" ] || exit 0
+# Tests that run at the same time want the same.
+mkdir -p "$(dirname "$dir")"
+exec 9>"$dir.lock"
+flock 9
+[ ! -e "$dir/.unpacked" ] || exit 0
 rm -rf "$dir" && mkdir -p "$dir"
 dir=$(cd "$dir" && pwd)
 apt=$dir/.apt

@@ -7,9 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "base/flight.h"
+#include "base/relay.h"
 #include "base/text.h"
 #include "proto/containerd/snapshots.grpc.pb.h"
 #include "snap/snapshotter.h"
@@ -83,30 +81,15 @@ class Call : public grpc::ServerUnaryReactor, public std::enable_shared_from_thi
   }
   void Answer(const absl::Status& status) { Finish(ToGrpc(status)); }
   Call* Adopt(const FlightTicket& ticket) {
-    {
-      absl::MutexLock lock(&mu_);
-      ticket_ = ticket;
-      if (!cancelled_) return this;
-    }
-    ticket.Leave();
+    relay_->Add(ticket);
     return this;
   }
-  void OnCancel() override {
-    FlightTicket ticket;
-    {
-      absl::MutexLock lock(&mu_);
-      cancelled_ = true;
-      ticket = ticket_;
-    }
-    ticket.Leave();
-  }
+  void OnCancel() override { Relay::TicketOf(relay_).Leave(); }
   void OnDone() override { self_.reset(); }
 
  private:
   std::shared_ptr<Call> self_;  // until OnDone
-  absl::Mutex mu_;
-  FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
-  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  const std::shared_ptr<Relay> relay_ = std::make_shared<Relay>();
 };
 
 class ListCall : public grpc::ServerWriteReactor<ListSnapshotsResponse> {

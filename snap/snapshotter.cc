@@ -30,23 +30,21 @@ int64_t NowNs() {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-// "CONTAINER:HOST:COUNT[,...]". The options go into a mount's as they are.
-absl::StatusOr<std::string> IdMapOf(const SnapshotLabels& labels, const char* key) {
-  const auto found = labels.find(key);
-  if (found == labels.end()) return std::string();
-  const std::string& text = found->second;
-  for (const std::string_view range : Split(text, ',')) {
-    const std::vector<std::string_view> numbers = Split(range, ':');
-    const bool good = numbers.size() == 3 &&
-                      std::all_of(numbers.begin(), numbers.end(), [](std::string_view number) {
-                        return ParseDecimal(number).value_or(UINT64_MAX) <= UINT32_MAX;
-                      });
-    if (!good) {
-      return absl::InvalidArgumentError(
-          StrCat("label ", key, ": ", Printable(text), " is not CONTAINER:HOST:COUNT"));
-    }
+// "CONTAINER:HOST:COUNT[,...]" each, "" where no label is.
+absl::StatusOr<MountFlags> IdMapsOf(const SnapshotLabels& labels) {
+  MountFlags ids;
+  for (const auto& [key, map] :
+       {std::pair(kUidMapLabel, &ids.id_map), std::pair(kGidMapLabel, &ids.gid_map)}) {
+    const auto found = labels.find(key);
+    if (found == labels.end()) continue;
+    IMAGEFS_RETURN_IF_ERROR(Annotate(CheckIdMap(found->second), StrCat("label ", key)));
+    *map = found->second;
   }
-  return text;
+  if (ids.id_map.empty() != ids.gid_map.empty()) {
+    return absl::InvalidArgumentError(
+        StrCat("labels ", kUidMapLabel, " and ", kGidMapLabel, ": one is missing"));
+  }
+  return ids;
 }
 
 // What an id of the image is on the host; itself when no range has it.
@@ -67,6 +65,7 @@ class SnapshotterImpl : public Snapshotter {
   SnapshotterImpl(Options options, Deps deps)
       : options_(std::move(options)),
         deps_(std::move(deps)),
+        mapped_(options_.mapped_directory, options_.bind),
         executor_("snapshots", options_.threads) {}
 
   absl::Status Init();
@@ -117,8 +116,7 @@ class SnapshotterImpl : public Snapshotter {
   absl::StatusOr<std::vector<SnapshotMount>> FinishPrepare(Call& call, const ChainRef& tree);
   absl::Status MakeDirectory(const Call& call, const ChainRef& tree);
   absl::StatusOr<std::vector<SnapshotMount>> Answer(const Call& call, const ChainRef& tree);
-  absl::StatusOr<std::vector<SnapshotMount>> MountsOf(const Call& call,
-                                                      const std::string& base) const;
+  absl::StatusOr<std::vector<SnapshotMount>> MountsOf(const Call& call, const std::string& base);
   void KeepLease(const std::string& key, std::string lease);
   void HideLease(const std::string& key) { KeepLease(key, ""); }
   absl::StatusOr<SnapshotUsage> UsageOf(const SnapshotRecord& record, const CancelToken& cancel);
@@ -132,6 +130,7 @@ class SnapshotterImpl : public Snapshotter {
   std::unique_ptr<SnapshotTable> table_;
   std::unique_ptr<SnapshotDirs> dirs_;
   std::unique_ptr<LazyImages> images_;
+  MappedLowers mapped_;
   KeyGate layer_gate_;  // by layer and parent
   std::atomic<uint64_t> lazy_{0}, unpacked_{0};
   std::atomic<bool> sweep_queued_{false}, collect_{false};
@@ -151,14 +150,18 @@ absl::Status SnapshotterImpl::Init() {
   IMAGEFS_ASSIGN_OR_RETURN(dirs_, SnapshotDirs::Open(options_.directory));
   images_ = std::make_unique<LazyImages>(LazyImages::Deps{deps_.store, executor_, deps_.access_of});
   const std::vector<SnapshotRecord> records = table_->List();
-  absl::flat_hash_set<uint64_t> with_directory;
+  absl::flat_hash_set<uint64_t> with_directory, mapped;
   for (const SnapshotRecord& record : records) {
+    if (record.info.kind != SnapshotKind::kCommitted && record.info.labels.contains(kUidMapLabel)) {
+      mapped.insert(record.id);
+    }
     const bool view = record.info.kind == SnapshotKind::kView && !record.info.parent.empty();
     if (!record.lazy() && !view) with_directory.insert(record.id);
   }
   IMAGEFS_RETURN_IF_ERROR(dirs_->Repair(with_directory));
   IMAGEFS_RETURN_IF_ERROR(images_->Recover(records));
   Recover(records);
+  mapped_.HideOthers(mapped);
   SweepSoon();
   return absl::OkStatus();
 }
@@ -306,6 +309,7 @@ absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::FinishPrepare(Call& 
   };
   absl::StatusOr<std::vector<SnapshotMount>> mounts = finish();
   if (!mounts.ok()) {
+    mapped_.Hide(record.id);
     HideLease(record.info.name);
     dirs_->Retire(record.id).IgnoreError();
     SweepSoon();
@@ -324,10 +328,9 @@ absl::Status SnapshotterImpl::MakeDirectory(const Call& call, const ChainRef& tr
     IMAGEFS_ASSIGN_OR_RETURN(const ErofsImage::Stat st, tree->index->GetStat(tree->index->root()));
     root = {st.uid, st.gid, st.mode & 07777};
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string uids, IdMapOf(call.record.info.labels, kUidMapLabel));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string gids, IdMapOf(call.record.info.labels, kGidMapLabel));
-  root.uid = MapId(root.uid, uids);
-  root.gid = MapId(root.gid, gids);
+  IMAGEFS_ASSIGN_OR_RETURN(const MountFlags ids, IdMapsOf(call.record.info.labels));
+  root.uid = MapId(root.uid, ids.id_map);
+  root.gid = MapId(root.gid, ids.gid_map);
   return dirs_->Make(call.record.id, /*work=*/!view, root);
 }
 
@@ -343,20 +346,19 @@ absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::Answer(const Call& c
   return MountsOf(call, base);
 }
 
-absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::MountsOf(
-    const Call& call, const std::string& base) const {
+absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::MountsOf(const Call& call,
+                                                                     const std::string& base) {
   const SnapshotRecord& record = call.record;
   const bool view = record.info.kind == SnapshotKind::kView;
   std::vector<std::string> lowers;  // topmost first
   for (const SnapshotRecord& below : call.lineage) {
     lowers.push_back(below.lazy() ? base : dirs_->fs(below.id));
   }
-  SnapshotMount mount;
-  for (const auto& [label, option] :
-       {std::pair(kUidMapLabel, "uidmap="), {kGidMapLabel, "gidmap="}}) {
-    IMAGEFS_ASSIGN_OR_RETURN(const std::string map, IdMapOf(record.info.labels, label));
-    if (!map.empty()) mount.options.push_back(option + map);
+  IMAGEFS_ASSIGN_OR_RETURN(const MountFlags ids, IdMapsOf(record.info.labels));
+  if (!ids.id_map.empty() && !lowers.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(lowers, mapped_.Show(record.id, lowers, ids));
   }
+  SnapshotMount mount;
   if (lowers.empty() || (view && lowers.size() == 1)) {
     mount.type = "bind";
     mount.source = lowers.empty() ? dirs_->fs(record.id) : lowers.front();
@@ -416,7 +418,10 @@ void SnapshotterImpl::Commit(const std::string& name, const std::string& key, Sn
                    [this, name, key, labels = std::move(labels), done = std::move(done)]() mutable {
                      const absl::Status status = table_->Commit(key, name, labels, NowNs());
                      done(status);
-                     if (status.ok()) HideLease(key);
+                     if (!status.ok()) return;
+                     const absl::StatusOr<SnapshotRecord> record = table_->Find(name);
+                     if (record.ok()) mapped_.Hide(record->id);
+                     HideLease(key);
                    });
 }
 
@@ -451,6 +456,7 @@ void SnapshotterImpl::Remove(const std::string& key, Done done) {
   executor_.Submit([this, key, done = std::move(done)]() mutable {
     absl::StatusOr<SnapshotRecord> record = table_->Remove(key);
     if (!record.ok()) return done(record.status());
+    mapped_.Hide(record->id);
     HideLease(key);
     if (record->lazy()) {
       if (images_->Release(record->manifest)) collect_ = true;
@@ -525,6 +531,7 @@ void SnapshotterImpl::HideAll() {
     absl::MutexLock lock(&mu_);
     leases.swap(leases_);
   }
+  mapped_.HideOthers({});
   for (const auto& [key, lease] : leases) deps_.mounts.Hide(lease);
 }
 

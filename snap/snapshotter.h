@@ -8,7 +8,8 @@
 // whatever reason, the answer is an ordinary snapshot, and the log says why.
 //
 // The file system of a container is an overlay over one tree, the merged layers of its image as
-// fs/mount_table.h shows them, and over what was committed on top of them.
+// fs/mount_table.h shows them, and over what was committed on top of them. With kUidMapLabel or
+// kGidMapLabel all of it belongs to the ids that they give (snap/mapped_lowers.h).
 //
 // Thread-safe. Asynchronous methods return at once; `done` runs exactly once, on any thread.
 // What was acknowledged outlives a crash of the machine.
@@ -28,6 +29,7 @@
 #include "cache/image_store.h"
 #include "fs/mount_table.h"
 #include "snap/filter.h"
+#include "snap/mapped_lowers.h"
 #include "snap/snapshot.h"
 
 namespace imagefs {
@@ -41,8 +43,10 @@ class Snapshotter {
     std::function<SourceFactory::Access(const Reference&)> access_of;
   };
   struct Options {
-    std::string directory;  // of ordinary snapshots: <root>/snapshots
-    int threads = 8;        // for what blocks on local disk and mount(2)
+    std::string directory;         // of ordinary snapshots: <root>/snapshots
+    std::string mapped_directory;  // of what user namespaces see: <run>/mapped
+    MappedLowers::Bind bind;       // as BindMount
+    int threads = 8;               // for what blocks on local disk and mount(2)
   };
   // Takes up what was there; before MountTable::Recover, so that trees which the kernel still shows
   // stay. Asks nothing of the network.

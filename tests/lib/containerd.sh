@@ -172,3 +172,25 @@ container() {
   echo "$id"
 }
 remove_pod() { cri stop-pod "$1" >/dev/null && cri rm-pod "$1" >/dev/null; }
+
+PEER_DOCKER=$SOURCE/build/peers/docker
+need_docker() {
+  timeout 400 "$SOURCE/scripts/unpack.sh" sid "$PEER_DOCKER" docker.io docker-cli >"$T/unpack.out" 2>&1 ||
+    { tail -3 "$T/unpack.out"; rm -rf "$PEER_DOCKER"; skip "docker could not be had from the Debian mirror"; }
+  "$PEER_DOCKER/usr/sbin/dockerd" --version >/dev/null 2>&1 || skip "the newer docker does not run here"
+}
+
+# start_docker [HOST:PORT]: dockerd on the containerd that was started last, with its image store and snapshotter imagefs;
+# the host is spoken to by http.
+start_docker() {
+  DOCKER_SOCKET=$T/docker/sock
+  mkdir -p "$T/docker"
+  printf '{"features": {"containerd-snapshotter": true}, "storage-driver": "imagefs", "insecure-registries": ["%s"]}' \
+    "${1:-none.invalid}" >"$T/docker/daemon.json"
+  PATH=$CONTAINERD/bin:$PATH "$PEER_DOCKER/usr/sbin/dockerd" --config-file "$T/docker/daemon.json" --containerd "$CONTAINERD/sock" \
+    --host "unix://$DOCKER_SOCKET" --data-root "$T/docker/root" --exec-root "$T/docker/run" --pidfile "$T/docker/pid" \
+    --bridge none --userland-proxy=false --iptables=false --ip6tables=false --exec-opt native.cgroupdriver=cgroupfs >"$T/docker/log" 2>&1 &
+  TEST_PIDS+=($!)
+  wait_for 30 "own_docker version >/dev/null 2>&1" || { tail -3 "$T/docker/log"; fail "dockerd does not start"; }
+}
+own_docker() { timeout -k 5 120 "$PEER_DOCKER/usr/bin/docker" --host "unix://$DOCKER_SOCKET" "$@"; }

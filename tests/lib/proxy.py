@@ -64,6 +64,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with lock, open(folder + "/requests", "a") as f:
             f.write(json.dumps(fields) + "\n")
 
+    def handle_one_request(self):
+        # Somebody tries TLS first: told in the way by which Go's clients know that this is a plain server.
+        if self.rfile.peek(1)[:1] == b"\x16":
+            self.wfile.write(b"HTTP/1.0 400 Bad Request\r\n\r\nThis is an HTTP server.\n")
+            self.close_connection = True
+            return
+        super().handle_one_request()
+
     def end_early(self):
         # An orderly end, so that the client gets what was sent: then it is known what it has.
         self.close_connection = True

@@ -52,11 +52,19 @@ for _name, (_result, *_arguments) in SIGNATURES.items():
 
 
 def attempt(function, *arguments, **named):
-    """What the function returns, or the name of its error."""
-    try:
-        return function(*arguments, **named)
-    except OSError as error:
-        return NAMES[error.errno]
+    """What the function returns, or the name of its error.
+
+    While something is mounted elsewhere the kernel may begin a path anew and goes on counting its symbolic links, on every
+    file system: of a long chain that is allowed there are then too many. So that answer has to come twenty times.
+    """
+    for _ in range(20):
+        try:
+            return function(*arguments, **named)
+        except OSError as error:
+            name = NAMES[error.errno]
+            if name != "ELOOP":
+                break
+    return name
 
 
 def call(name, *arguments):

@@ -46,6 +46,18 @@ TEST(CliTest, MountOptionsAreThoseOfMount8) {
   EXPECT_EQ(command.context, "u:r:t:s0:c1,c2");
 }
 
+TEST(CliTest, MountOptionsAsWords) {
+  const Command command =
+      Parsed({"mount", "a", "/b", "-o", "writable,upper=/u,mode=fuse,pull=never,user,comment=x"});
+  EXPECT_TRUE(command.writable);
+  EXPECT_EQ(command.upper, "/u");
+  EXPECT_EQ(command.mode, "fuse");
+  EXPECT_EQ(command.pull, "never");
+  EXPECT_FALSE(command.for_mount8);
+  // Options of the command itself are no words of a mount, but of mount(8), which has no others.
+  EXPECT_EQ(Exit({"mount", "a", "/b", "-o", "root=/r"}).code, 2);
+}
+
 TEST(CliTest, GlobalOptionsBeforeAndAfterTheVerb) {
   const Command before = Parsed({"--root", "/r", "--json", "ls"});
   EXPECT_EQ(before.root, "/r");

@@ -17,6 +17,16 @@ TEST(Config, DefaultsOfAnEmptyFile) {
   EXPECT_EQ(config->fill_deadline, absl::Seconds(60));
 }
 
+TEST(Config, WhatIsNoneMayBeWrittenDown) {
+  const auto config = ParseConfig(
+      "[index]\npublish_to = \"\"\n[credentials]\nkubelet_config = \"\"\nkubelet_bin_dir = \"\"\n",
+      "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->index_publish_to, "");
+  EXPECT_EQ(config->kubelet_config, "");
+  EXPECT_FALSE(ParseConfig("[credentials]\ncontainerd = \"\"\n", "f").ok());
+}
+
 TEST(Config, Everything) {
   const auto config = ParseConfig(
       "[index]\nlookup = false\ntrust = \"configured\"\n"
@@ -38,6 +48,23 @@ TEST(Config, Everything) {
   EXPECT_FALSE(config->profile);
 }
 
+TEST(Config, CredentialsOfANode) {
+  const auto none = ParseConfig("", "f");
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_FALSE(none->cri_proxy);
+  EXPECT_EQ(none->kubelet_config, "");
+  const auto config = ParseConfig(
+      "[credentials]\nkubelet_config = \"/etc/kubernetes/providers.yaml\"\n"
+      "kubelet_bin_dir = \"/usr/libexec/providers\"\ncri_proxy = true\n"
+      "containerd = \"/run/other/containerd.sock\"\n",
+      "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->kubelet_config, "/etc/kubernetes/providers.yaml");
+  EXPECT_EQ(config->kubelet_bin_dir, "/usr/libexec/providers");
+  EXPECT_TRUE(config->cri_proxy);
+  EXPECT_EQ(config->containerd_socket, "/run/other/containerd.sock");
+}
+
 TEST(Config, ErrorsNameFileLineAndSetting) {
   for (const auto& [text, needle] : std::vector<std::pair<std::string, std::string>>{
            {"[index]\nlookup = 1\n", "f.toml:2: index.lookup is true or false"},
@@ -50,6 +77,10 @@ TEST(Config, ErrorsNameFileLineAndSetting) {
            {"[index]\ntrust = \"all\"\n", "index.trust is \"repository\" or \"configured\""},
            {"[index]\nrepositories = \"x\"\n", "index.repositories is a list"},
            {"[index]\nrepositories = [\"UPPER//\"]\n", "f.toml:2: index.repositories"},
+           {"[credentials]\ncri_proxy = \"yes\"\n", "credentials.cri_proxy is true or false"},
+           {"[credentials]\ncontainerd = \"relative\"\n", "f.toml:2: credentials.containerd"},
+           {"[credentials]\nkubelet_config = \"/a\"\n", "need each other"},
+           {"[credentials]\nkubelet_bin_dir = \"/a\"\n", "need each other"},
            {"[index\n", "f.toml:1: "}}) {
     const auto config = ParseConfig(text, "f.toml");
     ASSERT_FALSE(config.ok()) << text;

@@ -22,6 +22,7 @@ MountRecord Record(std::string directory) {
   record.flags = {true, false, true, "0:1:2"};
   record.context = "a,b";
   record.boot_id = "boot";
+  record.this_boot_only = true;
   return record;
 }
 
@@ -42,6 +43,7 @@ TEST(MountRecordTest, RoundTrip) {
   EXPECT_EQ(read->flags, record.flags);
   EXPECT_EQ(read->context, record.context);
   EXPECT_EQ(read->boot_id, record.boot_id);
+  EXPECT_EQ(read->this_boot_only, record.this_boot_only);
 }
 
 TEST(MountRecordTest, RefusesWhatIsNoRecord) {

@@ -127,6 +127,35 @@ TEST_F(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
 }
 
+TEST_F(KernelMountTest, AMountOfFstabIsNotTheDaemonsInAnotherBoot) {
+  const ChainRef chain = Build(Sample());
+  for (const bool writable : {false, true}) {
+    MountRecord record;
+    record.directory = Target(writable ? "rw" : "ro");
+    record.writable = writable;
+    record.this_boot_only = true;
+    ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
+  }
+  KillDaemon();
+  StartDaemon();
+  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 2u) << "in this boot it is";
+  KillDaemon();
+  std::vector<std::string> uppers;
+  const std::vector<MountRecord> recorded = *records_.List();
+  for (MountRecord record : recorded) {
+    ASSERT_EQ(umount2(record.directory.c_str(), 0), 0);
+    if (!record.upper.empty()) uppers.push_back(record.upper);
+    record.boot_id = "another";
+    ASSERT_TRUE(records_.Put(record).ok());
+  }
+  StartDaemon();
+  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 0u);
+  EXPECT_EQ(records_.size(), 0u);
+  ASSERT_EQ(uppers.size(), 1u);
+  EXPECT_NE(access(uppers[0].c_str(), F_OK), 0) << "what was written goes with the mount";
+  EXPECT_EQ(MountsBelow(directory_), 0u);
+}
+
 TEST_F(KernelMountTest, WhatWasUnmountedWhileNobodyLookedStaysAway) {
   const ChainRef chain = Build(Sample());
   ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());

@@ -83,7 +83,14 @@ class SnapshotterTest : public ::testing::Test {
   void Start() {
     snapshotter_.reset();
     auto snapshotter =
-        Snapshotter::Open({.directory = dir_ + "/snapshots"},
+        Snapshotter::Open({.directory = dir_ + "/snapshots",
+                           .mapped_directory = dir_ + "/mapped",
+                           .bind =
+                               [this](const std::string& source, const std::string& directory,
+                                      const MountFlags& flags) {
+                                 binds_.push_back({source, directory, flags});
+                                 return bind_status_;
+                               }},
                           {store_, mounts_, [this](const Reference&) { return access_; }});
     ASSERT_TRUE(snapshotter.ok()) << snapshotter.status();
     snapshotter_ = *std::move(snapshotter);
@@ -188,6 +195,12 @@ class SnapshotterTest : public ::testing::Test {
   FakeImageStore store_{3};
   FakeMountTable mounts_;
   SourceFactory::Access access_;
+  struct Bound {
+    std::string source, directory;
+    MountFlags flags;
+  };
+  std::vector<Bound> binds_;
+  absl::Status bind_status_;
   std::unique_ptr<Snapshotter> snapshotter_;
 };
 
@@ -431,22 +444,61 @@ TEST_F(SnapshotterTest, UsageIsWhatLiesOnDisk) {
   EXPECT_TRUE(absl::IsNotFound(Usage("none").status()));
 }
 
-TEST_F(SnapshotterTest, IdMapsGoIntoTheMount) {
+TEST_F(SnapshotterTest, IdMapsAreOfTheLowersAndTheRoot) {
   const std::string top = PullLazily();
   const SnapshotLabels labels = {{kUidMapLabel, "0:100000:65536"},
                                  {kGidMapLabel, "0:200000:65536"}};
   const auto mounts = Prepare("a", top, labels);
   ASSERT_TRUE(mounts.ok()) << mounts.status();
-  EXPECT_TRUE(Has(*mounts, "uidmap=0:100000:65536"));
-  EXPECT_TRUE(Has(*mounts, "gidmap=0:200000:65536"));
+  ASSERT_EQ(binds_.size(), 1u);
+  EXPECT_EQ(binds_[0].flags.id_map, "0:100000:65536");
+  EXPECT_EQ(binds_[0].flags.gid_map, "0:200000:65536");
+  EXPECT_EQ(Option(*mounts, "lowerdir="), binds_[0].directory);
+  EXPECT_TRUE(std::filesystem::exists(binds_[0].directory));
+  EXPECT_FALSE(Has(*mounts, "uidmap=0:100000:65536")) << "it would be mapped twice";
   struct stat st;
   ASSERT_EQ(stat(Option(*mounts, "upperdir=").c_str(), &st), 0);
   EXPECT_EQ(st.st_uid, 100'000u);
   EXPECT_EQ(st.st_gid, 200'000u);
+
+  Start();
+  EXPECT_TRUE(std::filesystem::exists(binds_[0].directory)) << "it may be about to be mounted";
+  ASSERT_TRUE(MountsOf("a").ok());
+  ASSERT_EQ(binds_.size(), 2u);
+  EXPECT_EQ(binds_[1].directory, binds_[0].directory);
+  ASSERT_TRUE(Remove("a").ok());
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ + "/mapped"));
+}
+
+TEST_F(SnapshotterTest, WhatIsCommittedOnTopIsMappedToo) {
+  const std::string top = PullLazily();
+  ASSERT_TRUE(Prepare("a", top).ok());
+  ASSERT_TRUE(Commit("layer", "a").ok());
+  const SnapshotLabels labels = {{kUidMapLabel, "0:100000:10,10:200000:10"},
+                                 {kGidMapLabel, "0:100000:10,10:200000:10"}};
+  const auto mounts = Prepare("b", "layer", labels);
+  ASSERT_TRUE(mounts.ok()) << mounts.status();
+  ASSERT_EQ(binds_.size(), 2u);
+  EXPECT_EQ(Option(*mounts, "lowerdir="), StrCat(binds_[0].directory, ":", binds_[1].directory));
+  ASSERT_TRUE(Commit("layer2", "b").ok());
+  snapshotter_.reset();  // ends what comes after the answer
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ + "/mapped"));
+}
+
+TEST_F(SnapshotterTest, IdMapsThatCannotBeAreRefused) {
+  const std::string top = PullLazily();
   for (const char* bad : {"", "0:1", "0:1:2:3", "a:b:c", "0:1:2,", "0:1:2,upperdir=/etc"}) {
-    const auto refused = Prepare(StrCat("bad", bad), top, {{kUidMapLabel, bad}});
+    const auto refused =
+        Prepare(StrCat("bad", bad), top, {{kUidMapLabel, bad}, {kGidMapLabel, "0:1:2"}});
     EXPECT_TRUE(absl::IsInvalidArgument(refused.status())) << bad;
   }
+  EXPECT_TRUE(absl::IsInvalidArgument(Prepare("one", top, {{kUidMapLabel, "0:1:2"}}).status()));
+  bind_status_ = absl::FailedPreconditionError("not this file system");
+  const auto refused =
+      Prepare("fuse", top, {{kUidMapLabel, "0:100000:10"}, {kGidMapLabel, "0:100000:10"}});
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused.status()));
+  EXPECT_TRUE(std::filesystem::is_empty(dir_ + "/mapped"));
+  EXPECT_TRUE(absl::IsNotFound(snapshotter_->Stat("fuse").status()));
 }
 
 TEST_F(SnapshotterTest, AFailedShowLeavesNothing) {

@@ -1,0 +1,149 @@
+#include "cmd/mount_helper.h"
+
+#include <string>
+#include <vector>
+
+#include "base/text.h"
+#include "cmd/interrupt.h"
+#include "cmd/mount_words.h"
+#include "image/reference.h"
+
+namespace imagefs {
+namespace {
+
+constexpr std::string_view kName = "mount.imagefs";
+constexpr std::string_view kType = "imagefs";
+// Of mount(8).
+constexpr int kExitUsage = 1;
+constexpr int kExitInterrupted = 8;
+constexpr int kExitFailed = 32;
+
+constexpr char kUsage[] =
+    "mount.imagefs REF DIR [-sfnv] [-N NAMESPACE] [-o WORDS] [-t TYPE]\n"
+    "\n"
+    "Mounts an image for mount(8): `mount -t imagefs docker.io/library/alpine:3 /mnt`, or a line "
+    "of\n"
+    "fstab. See mount.imagefs(8).\n";
+
+CliExit UsageError(std::string_view message) {
+  return CliExit{kExitUsage, "", StrCat(kName, ": ", message, "; see mount.imagefs(8)\n")};
+}
+
+// Letters and words, still as they came.
+struct Arguments {
+  std::vector<std::string> operands;
+  std::vector<std::string> words;  // of every -o
+  std::string type = std::string(kType);
+  std::string other_namespace;
+  std::string wrong;  // an argument that is not known, or lacks its value
+  bool fake = false;
+  bool sloppy = false;
+  bool verbose = false;
+  bool help = false;
+  bool version = false;
+};
+
+// One argument that starts with a dash: letters, the last of which may have a value behind it or in
+// the next argument. Returns the index of the last argument that was used.
+int ParseLetters(int argc, const char* const* argv, int i, Arguments* out) {
+  const std::string_view letters = std::string_view(argv[i]).substr(1);
+  for (size_t k = 0; k < letters.size(); ++k) {
+    const char letter = letters[k];
+    if (letter == 'f') {
+      out->fake = true;
+    } else if (letter == 's') {
+      out->sloppy = true;
+    } else if (letter == 'v') {
+      out->verbose = true;
+    } else if (letter == 'n') {
+      // There is no mtab.
+    } else if (letter == 'h') {
+      out->help = true;
+    } else if (letter == 'V') {
+      out->version = true;
+    } else if (letter == 'o' || letter == 't' || letter == 'N') {
+      std::string value(letters.substr(k + 1));
+      if (value.empty()) {
+        if (i + 1 >= argc) {
+          out->wrong = StrCat("-", letters.substr(k), " takes a value");
+          return i;
+        }
+        value = argv[++i];
+      }
+      if (letter == 'o') {
+        out->words.push_back(std::move(value));
+      } else {
+        (letter == 't' ? out->type : out->other_namespace) = std::move(value);
+      }
+      return i;
+    } else {
+      out->wrong = StrCat(Printable(argv[i]), " is not known");
+      return i;
+    }
+  }
+  return i;
+}
+
+Arguments SplitArguments(int argc, const char* const* argv) {
+  Arguments out;
+  bool operands_only = false;
+  for (int i = 1; i < argc && out.wrong.empty(); ++i) {
+    const std::string_view argument = argv[i];
+    if (operands_only || argument.size() < 2 || argument[0] != '-') {
+      out.operands.emplace_back(argument);
+    } else if (argument == "--") {
+      operands_only = true;
+    } else if (argument == "--help" || argument == "--version") {
+      (argument == "--help" ? out.help : out.version) = true;
+    } else {
+      i = ParseLetters(argc, argv, i, &out);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
+bool IsMountHelper(std::string_view program) {
+  const size_t slash = program.rfind('/');
+  return program.substr(slash == program.npos ? 0 : slash + 1) == kName;
+}
+
+std::variant<Command, CliExit> ParseMountHelper(int argc, const char* const* argv,
+                                                std::string_view version) {
+  const Arguments arguments = SplitArguments(argc, argv);
+  if (!arguments.wrong.empty()) return UsageError(arguments.wrong);
+  if (arguments.help) return CliExit{0, kUsage, ""};
+  if (arguments.version) return CliExit{0, StrCat(kName, " ", version, "\n"), ""};
+  if (arguments.operands.size() != 2) return UsageError("it takes an image and a directory");
+  if (arguments.type != kType && !arguments.type.starts_with(StrCat(kType, "."))) {
+    return UsageError(StrCat("type ", Printable(arguments.type), " is not imagefs"));
+  }
+  if (!arguments.other_namespace.empty()) {
+    return UsageError("the daemon mounts in its own mount namespace, so -N is not possible");
+  }
+  Command command;
+  command.verb = "mount";
+  command.for_mount8 = true;
+  command.quiet = !arguments.verbose;
+  command.reference = arguments.operands[0];
+  command.directory = arguments.operands[1];
+  for (const std::string& words : arguments.words) {
+    const std::string problem =
+        ApplyMountWords(words, MountWordsOf::kMount8, arguments.sloppy, &command);
+    if (!problem.empty()) return UsageError(StrCat("-o: ", problem));
+  }
+  if (const std::string problem = CheckMount(command); !problem.empty()) return UsageError(problem);
+  if (const auto reference = Reference::Parse(command.reference); !reference.ok()) {
+    return UsageError(ToStd(reference.status().message()));
+  }
+  if (arguments.fake) return CliExit{0, "", ""};
+  return command;
+}
+
+int MountHelperStatus(int verb_status) {
+  if (verb_status == kInterruptedExit) return kExitInterrupted;
+  return verb_status == 0 ? 0 : kExitFailed;
+}
+
+}  // namespace imagefs

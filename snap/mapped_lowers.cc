@@ -1,0 +1,77 @@
+#include "snap/mapped_lowers.h"
+
+#include <errno.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+std::vector<std::string> NamesIn(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
+       entry.increment(error)) {
+    names.push_back(entry->path().filename().string());
+  }
+  if (error && error != std::errc::no_such_file_or_directory) {
+    LogWarning("snapshot.mapped_unreadable directory=", directory, " cause=", error.message());
+  }
+  return names;
+}
+
+}  // namespace
+
+std::string MappedLowers::PathOf(uint64_t id) const { return StrCat(directory_, "/", id); }
+
+absl::StatusOr<std::vector<std::string>> MappedLowers::Show(uint64_t id,
+                                                            const std::vector<std::string>& lowers,
+                                                            const MountFlags& ids) {
+  Hide(id);
+  MountFlags flags;
+  flags.id_map = ids.id_map;
+  flags.gid_map = ids.gid_map;
+  std::vector<std::string> paths;
+  for (const std::string& lower : lowers) {
+    paths.push_back(StrCat(PathOf(id), "/", paths.size()));
+    absl::Status status = MakeDirs(paths.back(), 0700);
+    if (status.ok()) status = bind_(lower, paths.back(), flags);
+    if (status.ok()) continue;
+    Hide(id);
+    return status;
+  }
+  return paths;
+}
+
+void MappedLowers::Hide(uint64_t id) {
+  const std::string path = PathOf(id);
+  for (const std::string& name : NamesIn(path)) {
+    const std::string mount = StrCat(path, "/", name);
+    // EINVAL: it was not mounted yet, or somebody unmounted it.
+    if (umount2(mount.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0 && errno != EINVAL) {
+      LogWarning("snapshot.mapped_stays cause=", ErrnoStatus(errno, mount).message());
+    }
+    rmdir(mount.c_str());
+  }
+  if (rmdir(path.c_str()) != 0 && errno != ENOENT) {
+    LogWarning("snapshot.mapped_stays cause=", ErrnoStatus(errno, path).message());
+  }
+}
+
+void MappedLowers::HideOthers(const absl::flat_hash_set<uint64_t>& kept) {
+  for (const std::string& name : NamesIn(directory_)) {
+    const auto id = ParseDecimal(name);
+    if (id.has_value() && !kept.contains(*id)) Hide(*id);
+  }
+}
+
+}  // namespace imagefs

@@ -1,0 +1,143 @@
+#include "cmd/mount_helper.h"
+
+#include <vector>
+
+#include "gtest/gtest.h"
+
+namespace imagefs {
+namespace {
+
+std::variant<Command, CliExit> Parse(std::vector<const char*> arguments) {
+  arguments.insert(arguments.begin(), "/sbin/mount.imagefs");
+  return ParseMountHelper(static_cast<int>(arguments.size()), arguments.data(), "1.2.3");
+}
+
+Command Parsed(std::vector<const char*> arguments) {
+  auto result = Parse(std::move(arguments));
+  if (const auto* command = std::get_if<Command>(&result)) return *command;
+  ADD_FAILURE() << std::get<CliExit>(result).error;
+  return Command();
+}
+
+CliExit Exit(std::vector<const char*> arguments) {
+  auto result = Parse(std::move(arguments));
+  EXPECT_TRUE(std::holds_alternative<CliExit>(result));
+  return std::holds_alternative<CliExit>(result) ? std::get<CliExit>(result) : CliExit{-1, "", ""};
+}
+
+TEST(MountHelperTest, ItsName) {
+  EXPECT_TRUE(IsMountHelper("/sbin/mount.imagefs"));
+  EXPECT_TRUE(IsMountHelper("mount.imagefs"));
+  EXPECT_FALSE(IsMountHelper("/usr/bin/imagefs"));
+  EXPECT_FALSE(IsMountHelper("/mount.imagefs/imagefs"));
+  EXPECT_FALSE(IsMountHelper(""));
+}
+
+TEST(MountHelperTest, AsMount8CallsIt) {
+  const Command command = Parsed({"docker.io/library/alpine:3", "/mnt", "-o", "rw"});
+  EXPECT_EQ(command.verb, "mount");
+  EXPECT_EQ(command.reference, "docker.io/library/alpine:3");
+  EXPECT_EQ(command.directory, "/mnt");
+  EXPECT_FALSE(command.writable) << "mount(8) says rw when nobody said anything";
+  EXPECT_TRUE(command.quiet);
+  EXPECT_TRUE(command.for_mount8);
+}
+
+TEST(MountHelperTest, LettersAnywhereAndTogether) {
+  const Command command =
+      Parsed({"-nv", "alpine", "-t", "imagefs", "-onosuid,nodev", "/mnt", "-o", "noexec"});
+  EXPECT_FALSE(command.quiet);
+  EXPECT_EQ(command.reference, "alpine");
+  EXPECT_EQ(command.directory, "/mnt");
+  EXPECT_TRUE(command.nosuid);
+  EXPECT_TRUE(command.nodev);
+  EXPECT_TRUE(command.noexec);
+  EXPECT_EQ(Parsed({"alpine", "--", "-strange"}).directory, "-strange");
+}
+
+TEST(MountHelperTest, WordsOfFstab) {
+  const Command command = Parsed(
+      {"alpine", "/mnt", "-o",
+       "rw,noauto,user=joe,nofail,_netdev,comment=x,x-systemd.requires=imagefs.socket,X-mount."
+       "mkdir,"
+       "writable,upper=/var/up,mode=kernel,pull=always,platform=linux/arm64,deadline=5,eager,"
+       "plain-http,tls-skip-verify,root=/r,run=/u,config=/c,ca-file=/a"});
+  EXPECT_TRUE(command.writable);
+  EXPECT_EQ(command.upper, "/var/up");
+  EXPECT_EQ(command.mode, "kernel");
+  EXPECT_EQ(command.pull, "always");
+  EXPECT_EQ(command.platform, "linux/arm64");
+  EXPECT_EQ(command.deadline_seconds, 5);
+  EXPECT_TRUE(command.eager);
+  EXPECT_TRUE(command.plain_http);
+  EXPECT_TRUE(command.skip_tls_verify);
+  EXPECT_EQ(command.root, "/r");
+  EXPECT_EQ(command.run, "/u");
+  EXPECT_EQ(command.config, "/c");
+  EXPECT_EQ(command.ca_file, "/a");
+  const Command mapped =
+      Parsed({"alpine", "/mnt", "-o", "map-uids=0:1:2,context=\"u:r:t:s0:c1,c2\",ro,suid"});
+  EXPECT_EQ(mapped.id_map, "0:1:2");
+  EXPECT_EQ(mapped.context, "u:r:t:s0:c1,c2");
+  EXPECT_FALSE(mapped.writable);
+}
+
+TEST(MountHelperTest, WrongUseEndsWith1) {
+  const std::vector<std::pair<std::vector<const char*>, const char*>> wrong = {
+      {{}, "an image and a directory"},
+      {{"alpine"}, "an image and a directory"},
+      {{"alpine", "/mnt", "/more"}, "an image and a directory"},
+      {{"alpine", "/mnt", "-x"}, "-x is not known"},
+      {{"alpine", "/mnt", "--verbose"}, "is not known"},
+      {{"alpine", "/mnt", "-o"}, "takes a value"},
+      {{"alpine", "/mnt", "-t", "ext4"}, "ext4 is not imagefs"},
+      {{"alpine", "/mnt", "-N", "/proc/1/ns/mnt"}, "-N is not possible"},
+      {{"alpine", "/mnt", "-o", "flying"}, "flying is not known"},
+      {{"alpine", "/mnt", "-o", "mode=eager"}, "mode= takes auto, kernel or fuse"},
+      {{"alpine", "/mnt", "-o", "pull=soon"}, "pull= takes"},
+      {{"alpine", "/mnt", "-o", "deadline=0"}, "deadline= takes seconds"},
+      {{"alpine", "/mnt", "-o", "deadline"}, "deadline is not known"},
+      {{"alpine", "/mnt", "-o", "upper="}, "upper= takes a value"},
+      {{"alpine", "/mnt", "-o", "platform=a/b/c/d"}, "platform="},
+      {{"alpine", "/mnt", "-o", "remount,ro"}, "remount is not possible"},
+      {{"alpine", "/mnt", "-o", "context=\"a"}, "quotation mark"},
+      {{"alpine", "/mnt", "-o", "upper=/x"}, "--upper needs --rw"},
+      {{"alpine", "/mnt", "-o", "writable,map-uids=0:1:2"}, "exclude each other"},
+      {{"UPPER CASE", "/mnt"}, ""},
+  };
+  for (const auto& [arguments, message] : wrong) {
+    const CliExit exit = Exit(arguments);
+    EXPECT_EQ(exit.code, 1) << message;
+    EXPECT_EQ(exit.output, "");
+    EXPECT_TRUE(exit.error.starts_with("mount.imagefs: ")) << exit.error;
+    EXPECT_NE(exit.error.find(message), std::string::npos) << exit.error;
+  }
+}
+
+TEST(MountHelperTest, SloppyPassesOverWhatItDoesNotKnow) {
+  EXPECT_TRUE(Parsed({"alpine", "/mnt", "-s", "-o", "flying,nodev"}).nodev);
+  EXPECT_TRUE(Parsed({"alpine", "/mnt", "-o", "flying,nodev", "-s"}).nodev);
+  // What it knows has to be right all the same.
+  EXPECT_EQ(Exit({"alpine", "/mnt", "-s", "-o", "mode=eager"}).code, 1);
+}
+
+TEST(MountHelperTest, FakeChecksAndMountsNothing) {
+  EXPECT_EQ(Exit({"alpine", "/mnt", "-f"}).code, 0);
+  EXPECT_EQ(Exit({"alpine", "/mnt", "-f", "-o", "flying"}).code, 1);
+  EXPECT_EQ(Exit({"UPPER CASE", "/mnt", "-f"}).code, 1);
+}
+
+TEST(MountHelperTest, HelpAndVersion) {
+  EXPECT_EQ(Exit({"--version"}).output, "mount.imagefs 1.2.3\n");
+  EXPECT_EQ(Exit({"-h"}).code, 0);
+  EXPECT_TRUE(Exit({"-h"}).output.starts_with("mount.imagefs REF DIR"));
+}
+
+TEST(MountHelperTest, StatusesAreThoseOfMount8) {
+  EXPECT_EQ(MountHelperStatus(0), 0);
+  EXPECT_EQ(MountHelperStatus(1), 32);
+  EXPECT_EQ(MountHelperStatus(130), 8);
+}
+
+}  // namespace
+}  // namespace imagefs
