@@ -59,6 +59,16 @@ void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry,
 // is not looked at: that could be a mount of ours whose server is gone.
 absl::StatusOr<std::string> ResolveParents(const std::string& directory);
 
+// What becomes of an index that is made. `to` empty: nothing is pushed; without a repository of its
+// own the image's.
+struct IndexTarget {
+  bool push = false;
+  std::optional<Reference> to;
+  SourceFactory::Access access;
+  std::string file;
+  bool profile = false;
+};
+
 // What a Mount (directory set) or Pull asks for.
 struct TransferRequest {
   ImageStore::ResolveRequest resolve;
@@ -66,16 +76,7 @@ struct TransferRequest {
   MountRecord mount;     // how: mode, writable, upper, flags, context
   bool lazy = true;      // a Mount may show the image before its bytes are here
   std::string complete;  // Pull: the directory of a mount, instead of an image
-  // Index: what becomes of it. `to` empty: nothing is pushed; without a repository of its own the
-  // image's.
-  struct IndexTarget {
-    bool push = false;
-    std::optional<Reference> to;
-    SourceFactory::Access access;
-    std::string file;
-    bool profile = false;
-  };
-  std::optional<IndexTarget> index;
+  std::optional<IndexTarget> index;  // Index
   std::string add;  // the name that podman is to know the image by, instead of a mount or a pull
   bool progress = false;
 };

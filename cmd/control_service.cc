@@ -78,7 +78,7 @@ absl::StatusOr<TransferRequest> ParsePullRequest(const PullRequest& request) {
 absl::StatusOr<TransferRequest> ParseIndexRequest(const IndexRequest& request) {
   TransferRequest out;
   IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
-  TransferRequest::IndexTarget& target = out.index.emplace();
+  IndexTarget& target = out.index.emplace();
   target.push = request.push() || !request.to().empty();
   target.profile = request.profile();
   target.file = request.file();

@@ -446,7 +446,7 @@ void TransferCall::MakeIndex() {
   PublishRequest publish;
   publish.image = image_;
   publish.source = source_;
-  const TransferRequest::IndexTarget& target = *request_.index;
+  const IndexTarget& target = *request_.index;
   if (target.push) publish.to = target.to.value_or(request_.resolve.reference);
   publish.access = target.to.has_value() ? target.access : request_.resolve.access;
   publish.file = target.file;

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <map>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -117,6 +118,8 @@ class SnapshotterImpl : public Snapshotter {
   absl::Status MakeDirectory(const Call& call, const ChainRef& tree);
   absl::StatusOr<std::vector<SnapshotMount>> Answer(const Call& call, const ChainRef& tree);
   absl::StatusOr<std::vector<SnapshotMount>> MountsOf(const Call& call, const std::string& base);
+  absl::Status KeepTree(const Call& call, const ChainRef& tree, const std::string& path);
+  void HideTrees(const Digest& manifest);
   void KeepLease(const std::string& key, std::string lease);
   void HideLease(const std::string& key) { KeepLease(key, ""); }
   absl::StatusOr<SnapshotUsage> UsageOf(const SnapshotRecord& record, const CancelToken& cancel);
@@ -139,6 +142,13 @@ class SnapshotterImpl : public Snapshotter {
   absl::Mutex mu_;
   // Of the trees below snapshots that are mounted, or may be, by their names.
   absl::flat_hash_map<std::string, std::string> leases_ ABSL_GUARDED_BY(mu_);
+  // A tree that was shown once stays so until its image goes: with the last mount of a tree the
+  // kernel forgets what it has read of it, and the next container would start cold. By ChainID.
+  struct KeptTree {
+    Digest manifest;
+    std::string path, lease;
+  };
+  std::map<Digest, KeptTree> trees_ ABSL_GUARDED_BY(mu_);
 
   // What they run uses the rest, and what executor_ runs uses slow_.
   Executor slow_{"snap-slow", 2};  // what may take long: counting, removing
@@ -342,6 +352,7 @@ absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::Answer(const Call& c
     IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, deps_.mounts.Show(tree));
     base = std::move(shown.path);
     KeepLease(call.record.info.name, std::move(shown.lease));
+    IMAGEFS_RETURN_IF_ERROR(KeepTree(call, tree, base));
   }
   return MountsOf(call, base);
 }
@@ -393,6 +404,43 @@ FlightTicket SnapshotterImpl::Mounts(const std::string& key, MountsDone done) {
     GetTree(relay, call, [this](Call& c, const ChainRef& tree) { return Answer(c, tree); });
   });
   return Relay::TicketOf(relay);
+}
+
+// A tree that has become complete is shown at another place: that one is kept then.
+absl::Status SnapshotterImpl::KeepTree(const Call& call, const ChainRef& tree,
+                                       const std::string& path) {
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = trees_.find(tree->chain_id);
+    if (found != trees_.end() && found->second.path == path) return absl::OkStatus();
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, deps_.mounts.Show(tree));
+  std::string old = std::move(shown.lease);
+  {
+    absl::MutexLock lock(&mu_);
+    KeptTree& kept = trees_[tree->chain_id];
+    kept.manifest = call.lineage.back().manifest;
+    kept.path = std::move(shown.path);
+    kept.lease.swap(old);
+  }
+  if (!old.empty()) deps_.mounts.Hide(old);
+  return absl::OkStatus();
+}
+
+void SnapshotterImpl::HideTrees(const Digest& manifest) {
+  std::vector<std::string> leases;
+  {
+    absl::MutexLock lock(&mu_);
+    for (auto tree = trees_.begin(); tree != trees_.end();) {
+      if (tree->second.manifest != manifest) {
+        ++tree;
+        continue;
+      }
+      leases.push_back(std::move(tree->second.lease));
+      tree = trees_.erase(tree);
+    }
+  }
+  for (const std::string& lease : leases) deps_.mounts.Hide(lease);
 }
 
 void SnapshotterImpl::KeepLease(const std::string& key, std::string lease) {
@@ -459,7 +507,10 @@ void SnapshotterImpl::Remove(const std::string& key, Done done) {
     mapped_.Hide(record->id);
     HideLease(key);
     if (record->lazy()) {
-      if (images_->Release(record->manifest)) collect_ = true;
+      if (images_->Release(record->manifest)) {
+        HideTrees(record->manifest);
+        collect_ = true;
+      }
     } else if (const absl::Status status = dirs_->Retire(record->id); !status.ok()) {
       // It is swept at the next start.
       LogWarning("snapshot.directory_stays id=", record->id, " cause=", status.message());
@@ -527,11 +578,14 @@ std::vector<SnapshotInfo> SnapshotterImpl::List(const SnapshotFilter& filter) co
 
 void SnapshotterImpl::HideAll() {
   absl::flat_hash_map<std::string, std::string> leases;
+  std::map<Digest, KeptTree> trees;
   {
     absl::MutexLock lock(&mu_);
     leases.swap(leases_);
+    trees.swap(trees_);
   }
   mapped_.HideOthers({});
+  for (const auto& [chain_id, tree] : trees) deps_.mounts.Hide(tree.lease);
   for (const auto& [key, lease] : leases) deps_.mounts.Hide(lease);
 }
 
