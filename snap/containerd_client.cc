@@ -160,8 +160,7 @@ class ContainerdClientImpl : public ContainerdClient {
     context.AddMetadata("containerd-namespace", options_.name_space);
     if (!lease_.empty()) context.AddMetadata("containerd-lease", lease_);
     // The callback may still run when the registration is gone: it must not meet a context that is.
-    const auto state = std::make_shared<Running>();
-    state->context = &context;
+    const auto state = std::make_shared<Running>(&context);
     const CancelToken::Registration registration = cancel_.OnCancel([state] {
       absl::MutexLock lock(&state->mu);
       if (state->context != nullptr) state->context->TryCancel();
@@ -172,8 +171,9 @@ class ContainerdClientImpl : public ContainerdClient {
     return status;
   }
   struct Running {
+    explicit Running(grpc::ClientContext* running) : context(running) {}
     absl::Mutex mu;
-    grpc::ClientContext* context ABSL_GUARDED_BY(mu) = nullptr;
+    grpc::ClientContext* context ABSL_GUARDED_BY(mu);
   };
 
   grpc::Status Write(grpc::ClientContext& context, const Digest& digest, std::string_view bytes,
