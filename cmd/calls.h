@@ -73,9 +73,9 @@ struct IndexTarget {
 struct TransferRequest {
   ImageStore::ResolveRequest resolve;
   std::string directory;
-  MountRecord mount;     // how: mode, writable, upper, flags, context
-  bool lazy = true;      // a Mount may show the image before its bytes are here
-  std::string complete;  // Pull: the directory of a mount, instead of an image
+  MountRecord mount;                 // how: mode, writable, upper, flags, context
+  bool lazy = true;                  // a Mount may show the image before its bytes are here
+  std::string complete;              // Pull: the directory of a mount, instead of an image
   std::optional<IndexTarget> index;  // Index
   std::string add;  // the name that podman is to know the image by, instead of a mount or a pull
   bool progress = false;
