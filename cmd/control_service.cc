@@ -189,7 +189,7 @@ class InspectCall : public grpc::ServerUnaryReactor,
 class ControlServiceImpl : public ControlService, private Control::CallbackService {
  public:
   ControlServiceImpl(Options options, Deps deps)
-      : options_(std::move(options)), deps_(deps), ticker_(options_.progress_interval) {}
+      : options_(std::move(options)), deps_(std::move(deps)), ticker_(options_.progress_interval) {}
 
   grpc::Service& service() override { return *this; }
   Activity activity() const override { return {counter_.running(), counter_.last_end()}; }
@@ -603,7 +603,7 @@ void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry, AddedIm
 }
 
 std::unique_ptr<ControlService> ControlService::Create(Options options, Deps deps) {
-  return std::make_unique<ControlServiceImpl>(std::move(options), deps);
+  return std::make_unique<ControlServiceImpl>(std::move(options), std::move(deps));
 }
 
 }  // namespace imagefs

@@ -444,7 +444,7 @@ int Session::Add() {
     // What was added before the one that failed stays.
     if (!result.ok()) return Finish(result.status());
     if (!command_.json) Out(AddedText(*result));
-    *added.add_images() = *std::move(result->mutable_added());
+    added.add_images()->Swap(result->mutable_added());
   }
   if (command_.json) Out(AddedListJson(added));
   return 0;

@@ -593,7 +593,7 @@ struct stat LayerStat(uint64_t number, const LayerNodes::Node& node) {
   return out;
 }
 
-void ReplyLayerNode(fuse_req_t req, FuseLayers& layers, LayerNodes::Node node) {
+void ReplyLayerNode(fuse_req_t req, FuseLayers& layers, const LayerNodes::Node& node) {
   fuse_entry_param entry = {};
   entry.ino = layers.nodes.Enter(node);
   entry.attr = LayerStat(entry.ino, node);
@@ -672,7 +672,7 @@ void LayersLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
       if (!layers.directory->IsReference(wanted)) return ReplyError(req, ENOENT);
       node->kind = Kind::kReference;
       node->reference = wanted;
-      return ReplyLayerNode(req, layers, *std::move(node));
+      return ReplyLayerNode(req, layers, *node);
     case Kind::kReference:
       node->kind = Kind::kLayer;
       node->layer = wanted;
@@ -680,7 +680,7 @@ void LayersLookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
     case Kind::kLayer:
       if (wanted != "diff" && wanted != "info" && wanted != "blob") return ReplyError(req, ENOENT);
       node->kind = wanted == "diff" ? Kind::kTree : wanted == "info" ? Kind::kInfo : Kind::kBlob;
-      return ReplyLayerNode(req, layers, *std::move(node));
+      return ReplyLayerNode(req, layers, *node);
     default:
       return ReplyError(req, ENOTDIR);
   }

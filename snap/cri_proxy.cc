@@ -41,7 +41,7 @@ bool IsHopByHop(std::string_view name) {
          name == "content-type" || name == "te" || name == "host" || name == "connection";
 }
 
-std::string_view View(grpc::string_ref text) { return {text.data(), text.size()}; }
+std::string_view View(const grpc::string_ref& text) { return {text.data(), text.size()}; }
 
 template <typename Message>
 bool Parse(const ByteBuffer& bytes, Message* out) {
@@ -216,7 +216,7 @@ class ProxyCall : public grpc::ServerGenericBidiReactor {
 
 class CriProxyImpl : public CriProxy {
  public:
-  CriProxyImpl(Options options, std::shared_ptr<NodeCredentials> credentials)
+  CriProxyImpl(const Options& options, std::shared_ptr<NodeCredentials> credentials)
       : credentials_(std::move(credentials)), service_(*this) {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
@@ -267,12 +267,12 @@ class CriProxyImpl : public CriProxy {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CriProxy>> CriProxy::Start(
-    Options options, std::shared_ptr<NodeCredentials> credentials) {
+    const Options& options, std::shared_ptr<NodeCredentials> credentials) {
   if (!options.containerd.starts_with('/')) {
     return absl::InvalidArgumentError(
         StrCat("containerd's socket ", Printable(options.containerd), " is no absolute path"));
   }
-  auto proxy = std::make_unique<CriProxyImpl>(std::move(options), std::move(credentials));
+  auto proxy = std::make_unique<CriProxyImpl>(options, std::move(credentials));
   if (proxy->server() == nullptr) {
     return absl::InternalError("the proxy of the container runtime interface cannot be started");
   }

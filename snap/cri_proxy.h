@@ -27,7 +27,7 @@ class CriProxy {
   };
   // Listens nowhere: connections are given to server() by grpc::AddInsecureChannelFromFd.
   static absl::StatusOr<std::unique_ptr<CriProxy>> Start(
-      Options options, std::shared_ptr<NodeCredentials> credentials);
+      const Options& options, std::shared_ptr<NodeCredentials> credentials);
   // Ends calls that run with kCancelled.
   virtual ~CriProxy() = default;
 

@@ -227,30 +227,31 @@ FlightTicket PodmanLayerStore::Directory::Find(const std::string& reference,
   call->reference = *std::move(parsed);
   call->asked = *asked;
   std::shared_ptr<const Layer> known;
+  std::optional<uint64_t> number;  // of a call that has work to do
   {
     absl::MutexLock lock(&mu_);
     if (const auto found = shown_.find(call->key); found != shown_.end()) {
       known = found->second.layer;
     } else if (!left_) {
-      const uint64_t number = next_call_++;
-      calls_[number] = call->relay;
+      number = next_call_++;
+      calls_[*number] = call->relay;
       ++pending_;
-      call->done = [this, number, done = std::move(done)](auto result) mutable {
-        done(std::move(result));
-        absl::MutexLock lock(&mu_);
-        calls_.erase(number);
-        --pending_;
-      };
     }
   }
-  if (!call->done) {
-    if (known != nullptr) {
-      done(std::move(known));
-    } else {
-      done(absl::CancelledError("the daemon ends"));
-    }
+  if (known != nullptr) {
+    done(std::move(known));
     return FlightTicket();
   }
+  if (!number.has_value()) {
+    done(absl::CancelledError("the daemon ends"));
+    return FlightTicket();
+  }
+  call->done = [this, number = *number, done = std::move(done)](auto result) mutable {
+    done(std::move(result));
+    absl::MutexLock lock(&mu_);
+    calls_.erase(number);
+    --pending_;
+  };
   executor_->Submit([this, call] { FindX(call); });
   return Relay::TicketOf(call->relay);
 }
@@ -472,7 +473,7 @@ void PodmanLayerStore::Directory::SweepX() {
   for (const std::string& key : unused) ForgetX(key);
 }
 
-absl::StatusOr<std::unique_ptr<PodmanLayerStore>> PodmanLayerStore::Open(std::string path,
+absl::StatusOr<std::unique_ptr<PodmanLayerStore>> PodmanLayerStore::Open(const std::string& path,
                                                                          Deps deps) {
   // That of a killed daemon is dead, and hides the directory.
   while (UnmountPath(path, /*lazy=*/true).ok()) {

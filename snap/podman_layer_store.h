@@ -47,7 +47,8 @@ class PodmanLayerStore {
   };
   // Mounts the file system on `directory`, in the place of that of a killed daemon. After
   // MountTable::Recover.
-  static absl::StatusOr<std::unique_ptr<PodmanLayerStore>> Open(std::string directory, Deps deps);
+  static absl::StatusOr<std::unique_ptr<PodmanLayerStore>> Open(const std::string& directory,
+                                                                Deps deps);
   // Unmounts it. Lookups under way fail.
   ~PodmanLayerStore();
 

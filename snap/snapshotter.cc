@@ -105,8 +105,8 @@ class SnapshotterImpl : public Snapshotter {
   };
   using CallPtr = std::shared_ptr<Call>;
 
-  void PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareRequest request, LayerLabels labels,
-                    MountsDone done);
+  void PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareRequest request,
+                    const LayerLabels& labels, MountsDone done);
   absl::Status CommitLayer(const PrepareRequest& request, const LazyImages::Layer& layer);
   void PrepareOrdinary(const std::shared_ptr<Relay>& relay, PrepareRequest request,
                        MountsDone done);
@@ -201,7 +201,7 @@ FlightTicket SnapshotterImpl::Prepare(PrepareRequest request, MountsDone done) {
                " cause=", labels.status().message());
   }
   if (labels.ok() && labels->has_value()) {
-    PrepareLayer(relay, std::move(request), **std::move(labels), std::move(done));
+    PrepareLayer(relay, std::move(request), **labels, std::move(done));
   } else {
     PrepareOrdinary(relay, std::move(request), std::move(done));
   }
@@ -209,7 +209,7 @@ FlightTicket SnapshotterImpl::Prepare(PrepareRequest request, MountsDone done) {
 }
 
 void SnapshotterImpl::PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareRequest request,
-                                   LayerLabels labels, MountsDone done) {
+                                   const LayerLabels& labels, MountsDone done) {
   std::string parent_ref;
   if (!request.parent.empty()) {
     const absl::StatusOr<SnapshotRecord> parent = table_->Find(request.parent);
