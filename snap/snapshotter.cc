@@ -221,7 +221,6 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareR
     // Never equal to a ChainID: such a parent is not what lies below this layer.
     parent_ref = ref == parent->info.labels.end() ? "(unknown)" : ref->second;
   }
-  const std::string chain_id = labels.chain_id;
   auto ensured = [this, relay, request = std::move(request), reference = labels.reference,
                   done = std::move(done)](absl::StatusOr<LazyImages::Layer> layer) mutable {
     executor_.Submit([this, relay, request = std::move(request), reference, done = std::move(done),
@@ -504,16 +503,18 @@ void SnapshotterImpl::Remove(const std::string& key, Done done) {
   executor_.Submit([this, key, done = std::move(done)]() mutable {
     absl::StatusOr<SnapshotRecord> record = table_->Remove(key);
     if (!record.ok()) return done(record.status());
-    mapped_.Hide(record->id);
     HideLease(key);
-    if (record->lazy()) {
+    if (record->lazy()) {  // has no directories
       if (images_->Release(record->manifest)) {
         HideTrees(record->manifest);
         collect_ = true;
       }
-    } else if (const absl::Status status = dirs_->Retire(record->id); !status.ok()) {
-      // It is swept at the next start.
-      LogWarning("snapshot.directory_stays id=", record->id, " cause=", status.message());
+    } else {
+      mapped_.Hide(record->id);
+      if (const absl::Status status = dirs_->Retire(record->id); !status.ok()) {
+        // It is swept at the next start.
+        LogWarning("snapshot.directory_stays id=", record->id, " cause=", status.message());
+      }
     }
     done(absl::OkStatus());
     SweepSoon();
