@@ -17,6 +17,7 @@
 #include "base/cancel.h"
 #include "base/digest.h"
 #include "base/fd.h"
+#include "cache/index_trust.h"
 #include "image/erofs_reader.h"
 
 namespace imagefs {
@@ -73,8 +74,12 @@ using ChainRef = std::shared_ptr<const Chain>;
 
 // What makes a layer showable before its bytes are here: the tree, and where the bytes are.
 struct FoundIndex {
-  std::string origin;                 // where it comes from, for logs: "published", "eStargz", ...
-  std::string index;                  // EROFS, overlay form
+  IndexSource source = IndexSource::kInImage;  // who vouches for it
+  std::string origin;  // what it was made of, for logs: "published", "eStargz", ...
+  // Of the bytes that describe the layer: the published bundle, the table of contents, the zTOC.
+  // Equal digests and equal blobs give equal trees.
+  Digest description;
+  std::string index;                  // EROFS, overlay form, written here from a disarmed tree
   std::string access;                 // image/layer_access.h
   std::optional<ByteRange> prefetch;  // of the data file: read at the start, says its author
 };

@@ -1,0 +1,50 @@
+// Who vouches for what describes a layer before its bytes were hashed here, and whom a use
+// believes. Values; pure.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <string_view>
+
+#include "image/reference.h"
+
+namespace imagefs {
+
+enum class IndexSource : uint8_t {
+  kInImage,     // the image itself: a table of contents in its layer, SOCI named by its manifest
+  kBeside,      // pushed to the image's repository: anybody who may push there
+  kConfigured,  // a repository that the configuration names
+  kSigned,      // a key that the configuration names
+};
+// "in-image", "beside", "configured", "signed".
+std::string_view IndexSourceName(IndexSource source);
+
+// A set of sources. Empty: layers are made by full passes only.
+class IndexTrust {
+ public:
+  constexpr IndexTrust() = default;
+  constexpr IndexTrust(std::initializer_list<IndexSource> sources) {
+    for (const IndexSource source : sources) bits_ |= Bit(source);
+  }
+  static constexpr IndexTrust None() { return {}; }
+  static constexpr IndexTrust Trusted() { return {IndexSource::kConfigured, IndexSource::kSigned}; }
+  static constexpr IndexTrust Any() {
+    return {IndexSource::kInImage, IndexSource::kBeside, IndexSource::kConfigured,
+            IndexSource::kSigned};
+  }
+  constexpr bool Allows(IndexSource source) const { return (bits_ & Bit(source)) != 0; }
+  constexpr bool empty() const { return bits_ == 0; }
+  friend constexpr bool operator==(IndexTrust, IndexTrust) = default;
+
+ private:
+  static constexpr uint8_t Bit(IndexSource source) {
+    return static_cast<uint8_t>(1U << static_cast<unsigned>(source));
+  }
+  uint8_t bits_ = 0;
+};
+
+// Whom the mounts of one kind of user (the command, containerd, podman) believe, by image.
+using TrustOf = std::function<IndexTrust(const Reference&)>;
+
+}  // namespace imagefs
