@@ -9,7 +9,16 @@
 namespace imagefs {
 namespace {
 
-InodeId Add(Tree& tree, std::string_view name, Inode inode) {
+Inode Of(uint32_t mode, uint32_t rdev_major = 0, uint32_t rdev_minor = 0) {
+  Inode inode;
+  inode.mode = mode;
+  inode.uid = 3;
+  inode.rdev_major = rdev_major;
+  inode.rdev_minor = rdev_minor;
+  return inode;
+}
+
+InodeId Add(Tree& tree, std::string_view name, const Inode& inode) {
   const InodeId id = tree.NewInode(inode);
   tree.Link(Tree::kRoot, tree.Intern(name), id);
   return id;
@@ -17,7 +26,7 @@ InodeId Add(Tree& tree, std::string_view name, Inode inode) {
 
 TEST(DisarmTest, AttributesOfPowerGoAndOthersStay) {
   Tree tree;
-  const InodeId file = Add(tree, "file", {.mode = S_IFREG | 04755});
+  const InodeId file = Add(tree, "file", Of(S_IFREG | 04755));
   tree.SetXattrs(file, {{"security.capability", "x"},
                         {"security.selinux", "x"},
                         {"trusted.overlay.redirect", "/x"},
@@ -32,12 +41,10 @@ TEST(DisarmTest, AttributesOfPowerGoAndOthersStay) {
 
 TEST(DisarmTest, DeviceNodesBecomeEmptyFilesAndWhiteoutsStay) {
   Tree tree;
-  const InodeId disk =
-      Add(tree, "sda", {.mode = S_IFBLK | 0666, .uid = 3, .rdev_major = 8, .rdev_minor = 1});
-  const InodeId null =
-      Add(tree, "null", {.mode = S_IFCHR | 0666, .rdev_major = 1, .rdev_minor = 3});
-  const InodeId zero = Add(tree, "zero", {.mode = S_IFBLK | 0666});
-  const InodeId whiteout = Add(tree, "gone", {.mode = S_IFCHR});
+  const InodeId disk = Add(tree, "sda", Of(S_IFBLK | 0666, 8, 1));
+  const InodeId null = Add(tree, "null", Of(S_IFCHR | 0666, 1, 3));
+  const InodeId zero = Add(tree, "zero", Of(S_IFBLK | 0666));
+  const InodeId whiteout = Add(tree, "gone", Of(S_IFCHR));
   Disarm(tree);
   for (const InodeId id : {disk, null, zero}) {
     EXPECT_EQ(tree.inode(id).mode, uint32_t{S_IFREG});
@@ -51,8 +58,9 @@ TEST(DisarmTest, DeviceNodesBecomeEmptyFilesAndWhiteoutsStay) {
 
 TEST(DisarmTest, OpaqueAndImpliedStay) {
   Tree tree;
-  const InodeId directory =
-      Add(tree, "d", {.mode = S_IFDIR | 0755, .opaque = true, .implied = true});
+  Inode marked = Of(S_IFDIR | 0755);
+  marked.opaque = marked.implied = true;
+  const InodeId directory = Add(tree, "d", marked);
   tree.SetXattrs(directory, {{"trusted.overlay.opaque", "y"}});
   Disarm(tree);
   EXPECT_TRUE(tree.inode(directory).opaque);
