@@ -4,6 +4,8 @@
 
 #include <utility>
 
+#include "base/fd.h"
+#include "base/status.h"
 #include "base/text.h"
 
 namespace imagefs {
@@ -90,6 +92,16 @@ Digest Sha256Of(std::string_view data) {
   Sha256 hash;
   hash.Update(data);
   return hash.Finish();
+}
+
+absl::StatusOr<Digest> Sha256OfFile(int fd) {
+  Sha256 hash;
+  std::string buffer(256 << 10, '\0');
+  for (uint64_t at = 0;; at += buffer.size()) {
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(fd, absl::MakeSpan(buffer), at));
+    hash.Update(std::string_view(buffer.data(), got));
+    if (got < buffer.size()) return hash.Finish();
+  }
 }
 
 uint32_t Crc32c(uint32_t seed, std::string_view data) {

@@ -54,6 +54,8 @@ class Sha256 {
 };
 
 Digest Sha256Of(std::string_view data);
+// Of the whole file, read from its beginning; the descriptor's position does not matter.
+absl::StatusOr<Digest> Sha256OfFile(int fd);
 
 // CRC-32C (Castagnoli), as EROFS superblocks use it: seed in, no final inversion.
 uint32_t Crc32c(uint32_t seed, std::string_view data);

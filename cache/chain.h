@@ -47,20 +47,33 @@ class LayerFill {
 
 // A layer. Without `fill` every byte of it is here and was checked against its DiffID.
 struct Layer {
-  Digest diff_id;
-  std::string directory;              // <root>/layers/<hex>: files `data`, `index`
-  Fd data;                            // the raw tar (and moved sparse segments), read-only
-  uint64_t data_bytes = 0;            // size of `data`; a multiple of 512
-  std::unique_ptr<ErofsImage> index;  // overlay form
-  std::shared_ptr<LayerFill> fill;    // null: nothing is missing
+  Digest id;       // its name here: the DiffID, or that of an unproven layer (cache/identity.h)
+  Digest diff_id;  // that the image's configuration claims
+  IndexSource source = IndexSource::kInImage;  // of an unproven one: who vouches for its tree
+  std::string directory;                       // <root>/layers/<hex>: files `data`, `index`
+  Fd data;                                     // the raw tar (and moved sparse segments), read-only
+  uint64_t data_bytes = 0;                     // size of `data`; a multiple of 512
+  std::unique_ptr<ErofsImage> index;           // overlay form
+  std::shared_ptr<LayerFill> fill;             // null: nothing is missing
 
   bool complete() const { return fill == nullptr || fill->complete(); }
+  bool proven() const { return id == diff_id; }
 };
 using LayerRef = std::shared_ptr<const Layer>;
 
+// What an image claims of a layer: its configuration the DiffID, its manifest the blob.
+struct LayerKey {
+  Digest diff_id, blob;
+  bool operator==(const LayerKey&) const = default;
+  template <typename H>
+  friend H AbslHashValue(H h, const LayerKey& key) {
+    return H::combine(std::move(h), key.diff_id, key.blob);
+  }
+};
+
 // The merged tree of a stack of layers. Device i+1 of `index` is layers[i]->data.
 struct Chain {
-  Digest chain_id;
+  Digest chain_id;  // the ChainID, or the name of a tree with unproven layers (cache/identity.h)
   std::string index_path;
   std::unique_ptr<ErofsImage> index;  // merged form
   std::vector<LayerRef> layers;       // bottom first

@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "base/units.h"
+#include "cache/identity.h"
 #include "image/erofs_writer.h"
 #include "image/merge.h"
 
@@ -23,24 +24,48 @@ namespace {
 
 constexpr std::string_view kChainPrefix = "chain/";
 
+// Of what one image was given for one audience. The ChainID tells a part of an image from the
+// whole.
+std::string RecentKey(const ChainStore::Request& request) {
+  return StrCat(request.image->manifest_digest.hex(), " ", request.image->chain_id().hex(), " ",
+                request.source == nullptr ? "" : request.source->audience());
+}
+
+std::string FlightKey(const ChainStore::Request& request) {
+  std::string key = RecentKey(request);
+  StrAppend(&key, " trust");
+  for (const IndexSource source : {IndexSource::kInImage, IndexSource::kBeside,
+                                   IndexSource::kConfigured, IndexSource::kSigned}) {
+    if (request.trust.Allows(source)) StrAppend(&key, ",", IndexSourceName(source));
+  }
+  return key;
+}
+
+// Whether it may be shown to those who believe `trust`, and nothing better is to be had: a layer
+// that was proven since is to be found under its DiffID.
+bool MayShow(const Chain& chain, IndexTrust trust) {
+  return std::all_of(chain.layers.begin(), chain.layers.end(), [&](const LayerRef& layer) {
+    return layer->proven() || (trust.Allows(layer->source) && !layer->complete());
+  });
+}
+
 }  // namespace
 
-// The work of one chain flight: joins the flights of all its layers, then merges on a worker.
-// Holds no thread while it waits for them.
+// The work of one chain flight: joins the flights of all its layers, then that of the merge. Holds
+// no thread while it waits for them.
 class ChainStore::Job : public std::enable_shared_from_this<Job> {
  public:
-  Job(ChainStore& store, ImageStore::ImageRef image, std::shared_ptr<ImageSource> source,
-      FindIndexes find, FlightTable<ChainRef>::Context context)
+  Job(ChainStore& store, Request request, FlightTable<ChainRef>::Context context)
       : store_(store),
-        image_(std::move(image)),
-        source_(std::move(source)),
-        find_(std::move(find)),
+        request_(std::move(request)),
+        image_(*request_.image),
         context_(std::move(context)),
-        layers_(image_->config.diff_ids.size()),
+        layers_(image_.config.diff_ids.size()),
         missing_(layers_.size()) {
     absl::MutexLock lock(&store_.mu_);
     ++store_.jobs_alive_;
-    store_.running_[context_.key] = image_->config.diff_ids;
+    std::vector<LayerKey>& running = store_.running_[context_.key];
+    for (size_t i = 0; i < layers_.size(); ++i) running.push_back(KeyOf(image_, i));
   }
   ~Job() {
     absl::MutexLock lock(&store_.mu_);
@@ -56,22 +81,30 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
       absl::MutexLock lock(&mu_);
       on_cancel_ = std::move(registration);
     }
-    if (!find_ || source_ == nullptr) return GetLayers({});
-    find_(context_.cancel, [self = shared_from_this()](std::vector<FoundIndexRef> found) {
+    if (!request_.find || request_.source == nullptr) return GetLayers({});
+    request_.find(context_.cancel, [self = shared_from_this()](std::vector<FoundIndexRef> found) {
       self->GetLayers(std::move(found));
     });
   }
 
  private:
   void GetLayers(std::vector<FoundIndexRef> found) {
-    found.resize(image_->config.diff_ids.size());
+    found.resize(image_.config.diff_ids.size());
+    const std::vector<std::optional<Digest>> recorded = store_.RecordedLayers(request_);
     // Not layers_: the merge takes it while this loop may still be at its end.
-    for (size_t i = 0; i < image_->config.diff_ids.size(); ++i) {
-      FlightTicket ticket = store_.layers_.Ensure(
-          image_->config.diff_ids[i], image_->manifest.layers[i], source_, std::move(found[i]),
-          context_.priority->get(), [self = shared_from_this(), i](absl::StatusOr<LayerRef> layer) {
-            self->OnLayer(i, std::move(layer));
-          });
+    for (size_t i = 0; i < image_.config.diff_ids.size(); ++i) {
+      LayerStore::Request layer;
+      layer.diff_id = image_.config.diff_ids[i];
+      layer.blob = image_.manifest.layers[i];
+      layer.source = request_.source;
+      layer.found = std::move(found[i]);
+      layer.recorded = recorded[i];
+      layer.trust = request_.trust;
+      FlightTicket ticket =
+          store_.layers_.Ensure(std::move(layer), context_.priority->get(),
+                                [self = shared_from_this(), i](absl::StatusOr<LayerRef> result) {
+                                  self->OnLayer(i, std::move(result));
+                                });
       bool leave = false;
       {
         absl::MutexLock lock(&mu_);
@@ -97,9 +130,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
     }
     // One layer that cannot be had makes the others pointless.
     if (failed && !last) LeaveAll();
-    if (last) {
-      store_.work_->Submit(context_.priority, [self = shared_from_this()] { self->Merge(); });
-    }
+    if (last) Merge();
   }
 
   void LeaveAll() {
@@ -124,13 +155,34 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
       status = absl::CancelledError("nobody waits for the image any more");
     }
     if (!status.ok()) return context_.finish(status);
-    context_.finish(store_.Make(image_->chain_id(), std::move(layers)));
+    std::vector<Digest> ids;
+    for (const LayerRef& layer : layers) ids.push_back(layer->id);
+    const Digest chain_id = ChainIdentity(ids, image_.config.diff_ids);
+    FlightTable<ChainRef>::Caller caller;
+    caller.priority = context_.priority->get();
+    caller.start = [&store = store_, chain_id, layers](FlightTable<ChainRef>::Context context) {
+      store.work_->Submit(context.priority, [&store, chain_id, layers, context] {
+        absl::StatusOr<ChainRef> here = store.Find(chain_id);
+        context.finish(here.ok() ? std::move(here) : store.Make(chain_id, layers));
+      });
+    };
+    caller.done = [self = shared_from_this()](absl::StatusOr<ChainRef> chain) {
+      if (chain.ok()) self->store_.KeepRecent(self->request_, *chain);
+      self->context_.finish(std::move(chain));
+    };
+    const FlightTicket ticket = store_.merges_.Join(chain_id.ToString(), std::move(caller)).ticket;
+    bool leave = false;
+    {
+      absl::MutexLock lock(&mu_);
+      tickets_.push_back(ticket);
+      leave = leaving_;
+    }
+    if (leave) ticket.Leave();
   }
 
   ChainStore& store_;
-  const ImageStore::ImageRef image_;
-  const std::shared_ptr<ImageSource> source_;
-  const FindIndexes find_;
+  const Request request_;
+  const ResolvedImage& image_;  // of request_
   const FlightTable<ChainRef>::Context context_;
   absl::Mutex mu_;
   std::vector<LayerRef> layers_ ABSL_GUARDED_BY(mu_);
@@ -145,13 +197,13 @@ ChainStore::ChainStore(std::string root, KeyValueStore& kv, LayerStore& layers)
     : root_(std::move(root)), kv_(kv), layers_(layers) {}
 
 absl::StatusOr<std::unique_ptr<ChainStore>> ChainStore::Open(std::string root, KeyValueStore& kv,
-                                                             LayerStore& layers) {
+                                                             LayerStore& layers, bool keep) {
   std::unique_ptr<ChainStore> store(new ChainStore(std::move(root), kv, layers));
   IMAGEFS_ASSIGN_OR_RETURN(store->boot_id_, BootId());
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(store->root_ + "/chains", 0700));
   store->work_ =
       std::make_unique<Executor>("chain", static_cast<int>(std::thread::hardware_concurrency()));
-  IMAGEFS_RETURN_IF_ERROR(store->Load());
+  IMAGEFS_RETURN_IF_ERROR(store->Load(keep));
   return store;
 }
 
@@ -168,7 +220,31 @@ std::string ChainStore::PathOf(const Digest& chain_id) const {
   return StrCat(root_, "/chains/", chain_id.hex());
 }
 
-absl::Status ChainStore::Load() {
+// An error: the record is worthless, or its file.
+absl::StatusOr<ChainStore::Entry> ChainStore::ReadRecord(const Digest& chain_id,
+                                                         std::string_view value) const {
+  IMAGEFS_ASSIGN_OR_RETURN(const Json record, Json::Parse(value));
+  Entry entry;
+  for (const Json& layer : record["layers"].elements()) {
+    IMAGEFS_ASSIGN_OR_RETURN(Digest name, Digest::Parse(layer.string().value_or("")));
+    entry.layers.push_back(name);
+  }
+  entry.bytes = static_cast<uint64_t>(record.IntOr("bytes", -1));
+  const bool trusted =
+      record["synced"].boolean().value_or(false) || record.StringOr("boot") == boot_id_;
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatPath(PathOf(chain_id)));
+  if (!trusted || entry.layers.empty() || static_cast<uint64_t>(st.st_size) != entry.bytes) {
+    return absl::DataLossError("not synced before a crash, or of another size");
+  }
+  const std::vector<Digest> none(entry.layers.size());
+  if (chain_id != ChainIdentity(entry.layers, entry.layers) &&
+      chain_id != ChainIdentity(entry.layers, none)) {
+    return absl::DataLossError("it is not the chain of its layers");
+  }
+  return entry;
+}
+
+absl::Status ChainStore::Load(bool keep) {
   WriteBatch dead;
   absl::flat_hash_set<std::string> known;
   {
@@ -178,25 +254,12 @@ absl::Status ChainStore::Load() {
           mu_.AssertHeld();
           const absl::StatusOr<Digest> chain_id =
               Digest::Parse(StrCat("sha256:", key.substr(kChainPrefix.size())));
-          const absl::StatusOr<Json> record = Json::Parse(value);
-          Entry entry;
-          bool good = chain_id.ok() && record.ok();
-          if (good) {
-            for (const Json& layer : (*record)["layers"].elements()) {
-              const absl::StatusOr<Digest> diff_id = Digest::Parse(layer.string().value_or(""));
-              good = good && diff_id.ok();
-              if (diff_id.ok()) entry.diff_ids.push_back(*diff_id);
-            }
-            entry.bytes = static_cast<uint64_t>(record->IntOr("bytes", -1));
-            const absl::StatusOr<struct stat> st = StatPath(PathOf(*chain_id));
-            const bool trusted = (*record)["synced"].boolean().value_or(false) ||
-                                 record->StringOr("boot") == boot_id_;
-            good = good && trusted && !entry.diff_ids.empty() && st.ok() &&
-                   static_cast<uint64_t>(st->st_size) == entry.bytes;
-          }
-          if (good) {
+          absl::StatusOr<Entry> entry = chain_id.ok() && keep
+                                            ? ReadRecord(*chain_id, value)
+                                            : absl::StatusOr<Entry>(absl::NotFoundError(""));
+          if (entry.ok()) {
             known.insert(chain_id->hex());
-            chains_.emplace(*chain_id, std::move(entry));
+            chains_.emplace(*chain_id, *std::move(entry));
           } else {
             dead.Delete(key);
           }
@@ -220,7 +283,7 @@ absl::Status ChainStore::Load() {
 absl::Status ChainStore::PutRecord(const Digest& chain_id, const Entry& entry, bool synced) {
   JsonWriter writer;
   writer.BeginObject().Key("layers").BeginArray();
-  for (const Digest& diff_id : entry.diff_ids) writer.String(diff_id.ToString());
+  for (const Digest& layer : entry.layers) writer.String(layer.ToString());
   writer.EndArray()
       .Member("bytes", entry.bytes)
       .Member("boot", boot_id_)
@@ -247,7 +310,7 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id,
     if (chain->index->devices()[i].size_bytes != layers[i]->data_bytes) {
       return absl::DataLossError(StrCat("the index of chain ", chain_id.ToString(),
                                         " is of another data file of layer ",
-                                        layers[i]->diff_id.Short()));
+                                        layers[i]->id.Short()));
     }
   }
   chain->layers = std::move(layers);
@@ -255,7 +318,7 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id,
 }
 
 absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
-  std::vector<Digest> diff_ids;
+  std::vector<Digest> names;
   {
     absl::MutexLock lock(&mu_);
     const auto it = chains_.find(chain_id);
@@ -263,11 +326,11 @@ absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
       return absl::NotFoundError(StrCat("chain ", chain_id.ToString(), " is not here"));
     }
     if (ChainRef chain = it->second.open.lock()) return chain;
-    diff_ids = it->second.diff_ids;
+    names = it->second.layers;
   }
   std::vector<LayerRef> layers;
-  for (const Digest& diff_id : diff_ids) {
-    IMAGEFS_ASSIGN_OR_RETURN(LayerRef layer, layers_.Find(diff_id));
+  for (const Digest& name : names) {
+    IMAGEFS_ASSIGN_OR_RETURN(LayerRef layer, layers_.Find(name));
     layers.push_back(std::move(layer));
   }
   absl::StatusOr<ChainRef> chain = OpenChain(chain_id, std::move(layers));
@@ -284,26 +347,68 @@ absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
   return chain;
 }
 
-FlightTicket ChainStore::Ensure(const ImageStore::ImageRef& image,
-                                std::shared_ptr<ImageSource> source, FindIndexes find,
-                                Priority priority, Done done) {
-  if (absl::StatusOr<ChainRef> here = Find(image->chain_id()); here.ok()) {
+ChainRef ChainStore::Recent(const Request& request) const {
+  absl::MutexLock lock(&mu_);
+  const auto it = recent_.find(RecentKey(request));
+  return it == recent_.end() ? nullptr : it->second.lock();
+}
+
+void ChainStore::KeepRecent(const Request& request, const ChainRef& chain) {
+  if (request.source == nullptr) return;
+  absl::MutexLock lock(&mu_);
+  absl::erase_if(recent_, [](const auto& one) { return one.second.expired(); });
+  recent_[RecentKey(request)] = chain;
+}
+
+absl::StatusOr<ChainRef> ChainStore::FindOf(const ResolvedImage& image) {
+  const bool whole = image.layer_ids.size() == image.config.diff_ids.size() &&
+                     std::none_of(image.layer_ids.begin(), image.layer_ids.end(),
+                                  [](const Digest& id) { return id.empty(); });
+  if (!whole) {
+    return absl::NotFoundError(StrCat("the layers of ", image.reference, " are not recorded"));
+  }
+  return Find(ChainIdentity(image.layer_ids, image.config.diff_ids));
+}
+
+// What the image was given before, where that will do.
+ChainRef ChainStore::FindGiven(const Request& request) {
+  if (ChainRef recent = Recent(request); recent != nullptr && MayShow(*recent, request.trust)) {
+    return recent;
+  }
+  absl::StatusOr<ChainRef> recorded = FindOf(*request.image);
+  return recorded.ok() && MayShow(**recorded, request.trust) ? *std::move(recorded) : nullptr;
+}
+
+std::vector<std::optional<Digest>> ChainStore::RecordedLayers(const Request& request) const {
+  std::vector<std::optional<Digest>> layers(request.image->config.diff_ids.size());
+  for (size_t i = 0; i < std::min(layers.size(), request.image->layer_ids.size()); ++i) {
+    if (!request.image->layer_ids[i].empty()) layers[i] = request.image->layer_ids[i];
+  }
+  if (const ChainRef recent = Recent(request); recent != nullptr) {
+    for (size_t i = 0; i < layers.size(); ++i) layers[i] = recent->layers[i]->id;
+  }
+  return layers;
+}
+
+FlightTicket ChainStore::Ensure(Request request, Priority priority, Done done) {
+  if (ChainRef here = FindGiven(request); here != nullptr) {
     reused_++;
     done(std::move(here));
     return FlightTicket();
   }
   FlightTable<ChainRef>::Caller caller;
   caller.priority = priority;
-  caller.audience = source == nullptr ? "" : source->audience();
-  caller.start = [this, image, source, find](FlightTable<ChainRef>::Context context) {
+  caller.audience = request.source == nullptr ? "" : request.source->audience();
+  const std::string key = FlightKey(request);
+  caller.start = [this, request = std::move(request)](FlightTable<ChainRef>::Context context) {
     // It may have come between the look above and the start of this flight.
-    if (absl::StatusOr<ChainRef> here = Find(image->chain_id()); here.ok()) {
+    if (ChainRef here = FindGiven(request); here != nullptr) {
       return context.finish(std::move(here));
     }
-    std::make_shared<Job>(*this, image, source, find, std::move(context))->Start();
+    std::make_shared<Job>(*this, request, std::move(context))->Start();
   };
   caller.done = std::move(done);
-  return flights_.Join(image->chain_id().ToString(), std::move(caller)).ticket;
+  return flights_.Join(key, std::move(caller)).ticket;
 }
 
 absl::StatusOr<ChainRef> ChainStore::Make(const Digest& chain_id, std::vector<LayerRef> layers) {
@@ -314,8 +419,8 @@ absl::StatusOr<ChainRef> ChainStore::Make(const Digest& chain_id, std::vector<La
     ErofsWriterOptions options;
     for (const LayerRef& layer : layers) {
       indexes.push_back(layer->index.get());
-      options.devices.push_back({layer->diff_id.hex(), layer->data_bytes});
-      entry.diff_ids.push_back(layer->diff_id);
+      options.devices.push_back({layer->id.hex(), layer->data_bytes});
+      entry.layers.push_back(layer->id);
     }
     IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, MergeLayers(indexes));
     IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(temporary, O_RDWR | O_CREAT | O_EXCL, 0600));
@@ -364,12 +469,13 @@ void ChainStore::Sync(const Digest& chain_id) {
     LogWarning("chain.sync_failed chain=", chain_id.Short(), " error=", status.message());
 }
 
-void ChainStore::Forget(const Digest& diff_id) {
+void ChainStore::Forget(const Digest& layer) {
   WriteBatch batch;
+  std::vector<ChainRef> looked_at;  // the last of its references is not dropped under the lock
   absl::MutexLock lock(&mu_);
   for (auto it = chains_.begin(); it != chains_.end();) {
-    const std::vector<Digest>& diff_ids = it->second.diff_ids;
-    if (std::find(diff_ids.begin(), diff_ids.end(), diff_id) == diff_ids.end()) {
+    const std::vector<Digest>& layers = it->second.layers;
+    if (std::find(layers.begin(), layers.end(), layer) == layers.end()) {
       ++it;
       continue;
     }
@@ -377,30 +483,34 @@ void ChainStore::Forget(const Digest& diff_id) {
     batch.Delete(StrCat(kChainPrefix, it->first.hex()));
     chains_.erase(it++);
   }
+  absl::erase_if(recent_, [&](const auto& one) {
+    const ChainRef chain = looked_at.emplace_back(one.second.lock());
+    return chain == nullptr ||
+           std::any_of(chain->layers.begin(), chain->layers.end(),
+                       [&](const LayerRef& other) { return other->id == layer; });
+  });
   if (absl::Status status = kv_.Write(batch, true); !status.ok()) {
     LogWarning("chain.forget_failed error=", status.message());
   }
 }
 
-uint32_t ChainStore::CallersOf(const Digest& diff_id) const {
+uint32_t ChainStore::CallersOf(const LayerKey& layer) const {
   uint32_t callers = 0;
   const std::vector<std::pair<std::string, size_t>> running = flights_.Running();
   absl::MutexLock lock(&mu_);
   for (const auto& [key, count] : running) {
     const auto it = running_.find(key);
     if (it == running_.end()) continue;
-    for (const Digest& other : it->second) {
-      if (other == diff_id) {
-        callers += static_cast<uint32_t>(count);
-        break;
-      }
+    if (std::find(it->second.begin(), it->second.end(), layer) != it->second.end()) {
+      callers += static_cast<uint32_t>(count);
     }
   }
   return callers;
 }
 
-FlightReport ChainStore::Flights() const {
-  return {"chain", flights_.counters(), flights_.Running()};
+std::vector<FlightReport> ChainStore::Flights() const {
+  return {{"chain", flights_.counters(), flights_.Running()},
+          {"merge", merges_.counters(), merges_.Running()}};
 }
 
 void ChainStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
@@ -415,7 +525,7 @@ uint64_t ChainStore::Collect(const absl::flat_hash_set<Digest>& keep,
   absl::MutexLock lock(&mu_);
   for (auto it = chains_.begin(); it != chains_.end();) {
     if (keep.contains(it->first) || !it->second.open.expired()) {
-      layers_needed.insert(it->second.diff_ids.begin(), it->second.diff_ids.end());
+      layers_needed.insert(it->second.layers.begin(), it->second.layers.end());
       ++it;
       continue;
     }

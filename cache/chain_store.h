@@ -1,7 +1,9 @@
 // The merged indexes on this disk and the flights that make them. Owned by ImageStore.
 //
-// A chain is cheap to make again from its layers, so its file is trusted within the boot that wrote
-// it or once it was synced, and made anew otherwise. Thread-safe.
+// What an image was given before is found again by the image's manifest and the audience; trees are
+// shared by their names (cache/identity.h), which only equal layers give. A chain is cheap to make
+// again from its layers, so its file is trusted within the boot that wrote it or once it was
+// synced, and made anew otherwise. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -29,26 +31,34 @@ namespace imagefs {
 
 class ChainStore {
  public:
+  // Without `keep`, the chains that are there are forgotten: they may be of layers under names that
+  // an earlier version did not check.
   static absl::StatusOr<std::unique_ptr<ChainStore>> Open(std::string root, KeyValueStore& kv,
-                                                          LayerStore& layers);
+                                                          LayerStore& layers, bool keep);
   // REQUIRES: every caller has left its flight. Waits for the work to unwind.
   ~ChainStore();
 
   using Done = absl::AnyInvocable<void(absl::StatusOr<ChainRef>)>;
-  // Finds or makes the chain of `image`; its layers come from `source` where they are not here, by
-  // a pass over the whole where `find` is empty or finds nothing. Finds what makes the image's
-  // layers showable at once: one a layer, null where there is nothing.
+  // Finds descriptions of the image's layers: one a layer, null where there is none.
   using IndexesFound = absl::AnyInvocable<void(std::vector<FoundIndexRef>)>;
   using FindIndexes = std::function<void(CancelToken, IndexesFound)>;
-  FlightTicket Ensure(const ImageStore::ImageRef& image, std::shared_ptr<ImageSource> source,
-                      FindIndexes find, Priority priority, Done done);
+  struct Request {
+    ImageStore::ImageRef image;
+    std::shared_ptr<ImageSource> source;  // null: only what is here
+    IndexTrust trust;
+    FindIndexes find;  // empty: no layer is described
+  };
+  // Finds or makes the chain of the image.
+  FlightTicket Ensure(Request request, Priority priority, Done done);
+  // The chain that the image was recorded with; kNotFound when it is not here.
+  absl::StatusOr<ChainRef> FindOf(const ResolvedImage& image);
   // Forgets every chain of a layer that is not what it was thought to be.
-  void Forget(const Digest& diff_id);
-  // The chain, pinned, if it and its layers are here; kNotFound otherwise.
+  void Forget(const Digest& layer);
+  // The chain of that name, pinned, if it and its layers are here; kNotFound otherwise.
   absl::StatusOr<ChainRef> Find(const Digest& chain_id);
   // Callers of running flights whose chain has that layer.
-  uint32_t CallersOf(const Digest& diff_id) const;
-  FlightReport Flights() const;
+  uint32_t CallersOf(const LayerKey& layer) const;
+  std::vector<FlightReport> Flights() const;
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
   // Removes chains neither in `keep` nor held. Adds the layers of those that stay to
   // `layers_needed`.
@@ -58,12 +68,17 @@ class ChainStore {
  private:
   class Job;
   struct Entry {
-    std::vector<Digest> diff_ids;
+    std::vector<Digest> layers;  // their names, bottom first
     uint64_t bytes = 0;
     std::weak_ptr<const Chain> open;
   };
   ChainStore(std::string root, KeyValueStore& kv, LayerStore& layers);
-  absl::Status Load();
+  absl::Status Load(bool keep);
+  absl::StatusOr<Entry> ReadRecord(const Digest& chain_id, std::string_view value) const;
+  ChainRef FindGiven(const Request& request);
+  ChainRef Recent(const Request& request) const;
+  void KeepRecent(const Request& request, const ChainRef& chain);
+  std::vector<std::optional<Digest>> RecordedLayers(const Request& request) const;
   std::string PathOf(const Digest& chain_id) const;
   absl::Status PutRecord(const Digest& chain_id, const Entry& entry, bool synced);
   // Merges `layers` into a new index, records and pins it.
@@ -75,11 +90,14 @@ class ChainStore {
   KeyValueStore& kv_;
   LayerStore& layers_;
   std::string boot_id_;
-  FlightTable<ChainRef> flights_{"chain"};
+  FlightTable<ChainRef> flights_{"chain"};  // by image, audience and trust
+  FlightTable<ChainRef> merges_{"merge"};   // by name
 
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, Entry> chains_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<std::string, std::vector<Digest>> running_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, std::vector<LayerKey>> running_ ABSL_GUARDED_BY(mu_);
+  // What images were given, by image and audience.
+  absl::flat_hash_map<std::string, std::weak_ptr<const Chain>> recent_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
   std::atomic<uint64_t> merged_{0}, reused_{0};
 

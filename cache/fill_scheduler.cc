@@ -9,6 +9,7 @@ namespace imagefs {
 FillScheduler::FillScheduler(Options options) : options_(std::move(options)) {
   const int threads = options_.threads > 0 ? options_.threads
                                            : static_cast<int>(std::thread::hardware_concurrency());
+  slow_work_ = std::make_unique<Executor>("prove", threads);
   work_ = std::make_unique<Executor>("fill", threads);
   thread_ = std::thread([this] { Loop(); });
 }
@@ -46,6 +47,11 @@ void FillScheduler::Wake() {
 
 void FillScheduler::NoteDemand() {
   last_demand_ns_.store(absl::GetCurrentTimeNanos(), std::memory_order_relaxed);
+}
+
+void FillScheduler::Occupy() {
+  absl::MutexLock lock(&mu_);
+  ++in_flight_;
 }
 
 void FillScheduler::Release() {

@@ -61,11 +61,16 @@ class FillScheduler {
   // A reader waits: puts the background off.
   void NoteDemand();
   void Release();
+  // Takes a slot, whatever is in flight, for a request that no client launches; Release gives it
+  // back.
+  void Occupy();
   // Runs `task` on the scheduler's thread at that time; dropped when the scheduler ends first.
   void At(absl::Time time, absl::AnyInvocable<void()> task);
   // Ascends; orders what readers of different layers asked for.
   uint64_t NextOrder() { return order_.fetch_add(1, std::memory_order_relaxed); }
   Executor& work() { return *work_; }
+  // For what takes long: the check of whole layers. Readers never wait behind it.
+  Executor& slow_work() { return *slow_work_; }
   const Options& options() const { return options_; }
 
   // Of all layers; written by them.
@@ -97,7 +102,8 @@ class FillScheduler {
   std::atomic<int64_t> last_demand_ns_{0};
   std::atomic<uint64_t> order_{1};
   std::thread thread_;
-  std::unique_ptr<Executor> work_;  // last: ends before anything above
+  // Last: they end before anything above, and what work_ runs may queue slow work.
+  std::unique_ptr<Executor> slow_work_, work_;
 };
 
 }  // namespace imagefs

@@ -25,6 +25,7 @@ constexpr double kMostOfIt = 0.6;
 constexpr absl::Duration kCheckPause = absl::Seconds(1);
 constexpr absl::Duration kCheckRetry = absl::Seconds(30);
 constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
+constexpr uint64_t kMaxRestGap = 64 << 10;        // cheaper to fetch again than to ask twice
 
 }  // namespace
 
@@ -54,6 +55,9 @@ absl::Status FillingLayer::OpenFiles() {
   IMAGEFS_RETURN_IF_ERROR(PreadFull(present_.get(), absl::MakeSpan(present), 0).status());
   blob_.digest = access_->blob_digest();
   blob_.size = access_->blob_size();
+  if (options_.unproven) {
+    IMAGEFS_ASSIGN_OR_RETURN(spool_, Spool::Open(directory + "/blob", blob_.size));
+  }
   absl::MutexLock lock(&mu_);
   spans_.resize(count);
   moved_.resize(access_->moves().size());
@@ -61,6 +65,7 @@ absl::Status FillingLayer::OpenFiles() {
     const AccessSpan span = access_->span(i);
     all_blob_bytes_ += span.blob_bytes;
     if (present[i] != 1) continue;
+    anonymous_ = false;  // who brought it is not known any more
     // What the table cannot tell from the data alone has to come again.
     if (options_.suspect && span.digest_of_blob) continue;
     spans_[i].state = options_.suspect ? State::kSuspect : State::kPresent;
@@ -74,14 +79,29 @@ absl::Status FillingLayer::OpenFiles() {
 
 void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
   if (source == nullptr) return;
+  bool go_on = false;
   {
     absl::MutexLock lock(&mu_);
     std::erase_if(sources_,
                   [&](const auto& other) { return other->audience() == source->audience(); });
     sources_.push_back(std::move(source));
     not_before_ = absl::InfinitePast();
+    go_on = std::exchange(rest_waits_, false);
   }
+  if (go_on) scheduler_.slow_work().Submit([self = shared_from_this()] { self->CheckWhole(); });
   scheduler_.Wake();
+}
+
+bool FillingLayer::anonymous() const {
+  absl::MutexLock lock(&mu_);
+  return anonymous_;
+}
+
+std::vector<std::string> FillingLayer::Audiences() const {
+  absl::MutexLock lock(&mu_);
+  std::vector<std::string> audiences;
+  for (const auto& source : sources_) audiences.push_back(source->audience());
+  return audiences;
 }
 
 std::shared_ptr<ImageSource> FillingLayer::SourceLocked() const {
@@ -382,8 +402,7 @@ void FillingLayer::BeginCheck() {
     check_waits_ = !now;
   }
   auto check = [self = shared_from_this()] {
-    self->scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kBackground),
-                                   [self] { self->Check(); });
+    self->scheduler_.slow_work().Submit([self] { self->Check(); });
   };
   now ? check() : scheduler_.At(absl::Now() + kCheckPause, check);
 }
@@ -401,9 +420,29 @@ void FillingLayer::Check() {
       if (!moved_[i]) moves.push_back(i);
     }
   }
-  absl::Status status = RunMoves(moves);
+  const absl::Status status = RunMoves(moves);
+  status.ok() ? CheckWhole() : EndCheck(status);
+}
+
+// On a worker. Comes back here when more of the blob has come.
+void FillingLayer::CheckWhole() {
+  absl::Status status;
+  if (spool_ != nullptr) {
+    if (std::vector<ByteRange> rest = RestOfBlob(); !rest.empty()) {
+      return FetchRest(std::move(rest));
+    }
+    status = CheckBlob();
+    if (absl::IsAborted(status)) return FetchRest({{0, blob_.size}});
+  }
   if (status.ok() && options_.check) status = options_.check(*this);
-  if (absl::IsDataLoss(status)) return Poison(status);
+  EndCheck(status);
+}
+
+void FillingLayer::EndCheck(const absl::Status& status) {
+  if (absl::IsDataLoss(status)) {
+    Poison(status);
+    return options_.damaged ? options_.damaged(status) : void();
+  }
   absl::MutexLock lock(&mu_);
   checking_ = check_runs_ = false;
   if (status.ok() && present_count_ == spans_.size()) {
@@ -416,6 +455,68 @@ void FillingLayer::Check() {
       if (const auto self = weak.lock()) self->Start();
     });
   }
+}
+
+// What the spans leave out: headers, trailers, tables. Pieces close to each other are one request.
+std::vector<ByteRange> FillingLayer::RestOfBlob() const {
+  std::vector<ByteRange> rest;
+  for (const ByteRange& range : spool_->Missing()) {
+    if (!rest.empty() && range.begin - rest.back().end <= kMaxRestGap) {
+      rest.back().end = range.end;
+    } else {
+      rest.push_back(range);
+    }
+  }
+  return rest;
+}
+
+// kAborted: the bytes that were kept are wrong, which may be the fault of a crash; they are
+// forgotten, once, to be fetched again.
+absl::Status FillingLayer::CheckBlob() {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, spool_->Duplicate());
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(fd.get()));
+  if (digest == blob_.digest) return absl::OkStatus();
+  {
+    absl::MutexLock lock(&mu_);
+    if (std::exchange(blob_again_, true)) {
+      return absl::DataLossError(StrCat("what the registry sends as blob ", blob_.digest.ToString(),
+                                        " has digest ", digest.ToString()));
+    }
+  }
+  IMAGEFS_RETURN_IF_ERROR(spool_->Discard());
+  return absl::AbortedError("the blob is fetched again");
+}
+
+void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
+  std::shared_ptr<ImageSource> source;
+  bool urgent;
+  {
+    absl::MutexLock lock(&mu_);
+    source = cancelled_ ? nullptr : SourceLocked();
+    rest_waits_ = source == nullptr;
+    if (source == nullptr) {
+      reason_ = "the rest of the blob is missing, and there is no registry to ask";
+      return;
+    }
+    anonymous_ &= source->anonymous();
+    urgent = want_all_.has_value() && *want_all_ <= Priority::kForeground;
+  }
+  scheduler_.Occupy();
+  source->ReadBlob(
+      blob_, std::move(ranges),
+      std::make_shared<LivePriority>(urgent ? Priority::kForeground : Priority::kBackground),
+      cancel_.token(),
+      [self = shared_from_this()](uint64_t offset, std::string_view data) {
+        return self->spool_->Write(offset, data);
+      },
+      [self = shared_from_this()](const absl::Status& status) {
+        self->scheduler_.slow_work().Submit([self, status] {
+          // Whatever is wrong with the transfer says nothing about the layer.
+          status.ok() ? self->CheckWhole()
+                      : self->EndCheck(absl::UnavailableError(status.message()));
+        });
+        self->scheduler_.Release();
+      });
 }
 
 void FillingLayer::Poison(const absl::Status& why) {

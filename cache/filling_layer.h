@@ -6,6 +6,9 @@
 //   <directory>/access   the span table (image/layer_access.h)
 //   <directory>/data     sparse
 //   <directory>/present  one byte a span: 1 = its bytes were checked and are in `data`
+//   <directory>/blob     of a layer that is not proven: what has come of its blob, so that the
+//   digest
+//                        of the whole can be checked
 //
 // A span is absent, queued, in flight, present or suspect (present before a crash of the machine:
 // checked against its digest before it is believed). Bytes get into `data` only after their digest
@@ -33,6 +36,7 @@
 #include "base/fd.h"
 #include "cache/chain.h"
 #include "cache/fill_scheduler.h"
+#include "cache/spool.h"
 #include "fetch/source.h"
 #include "image/layer_access.h"
 
@@ -63,9 +67,17 @@ class FillingLayer final : public LayerFill,
     std::string directory;
     // The spans that `present` names were written by an earlier boot: they are checked first.
     bool suspect = false;
-    // Called once, on a worker, when every span is here; the layer is complete when it says OK,
-    // damaged when it does not.
+    // The layer was not yet hashed as a whole: its blob is kept, completed when every span is here,
+    // and has to have its digest.
+    bool unproven = false;
+    // Called on a worker when every span (and the blob, of an unproven layer) is here; the layer is
+    // complete when it says OK, damaged when it says kDataLoss, and tried again later otherwise.
     std::function<absl::Status(FillingLayer&)> check;
+    // Called when requests fail and nothing but another source would help, or nothing has for a
+    // while. The layer goes on trying. May be empty.
+    std::function<void(const absl::Status& why)> failing;
+    // Called once, after every read fails, when the layer is damaged. May be empty.
+    std::function<void(const absl::Status& why)> damaged;
   };
   // `scheduler` must outlive everything but the last pin.
   static absl::StatusOr<std::shared_ptr<FillingLayer>> Open(Options options,
@@ -99,6 +111,14 @@ class FillingLayer final : public LayerFill,
   std::vector<std::pair<uint64_t, ByteRange>> Touched() const;
   absl::Time last_touch() const;
   FillReport Report() const;
+  // The blob of an unproven layer, whole and checked. REQUIRES: `check` is running.
+  absl::StatusOr<Fd> Blob() const { return spool_->Duplicate(); }
+  // Fires when the store closes.
+  CancelToken closing() const { return cancel_.token(); }
+  // True when nobody's credentials were used for any byte.
+  bool anonymous() const;
+  // Whose bytes these may be: the audiences of the sources.
+  std::vector<std::string> Audiences() const;
   const LayerAccess& access() const { return *access_; }
   const std::string& directory() const { return options_.directory; }
 
@@ -149,12 +169,18 @@ class FillingLayer final : public LayerFill,
   void Leave(const WaiterRef& waiter, const absl::Status& why);
   void BeginCheck();
   void Check();
+  void CheckWhole();
+  void EndCheck(const absl::Status& status);
+  std::vector<ByteRange> RestOfBlob() const;
+  absl::Status CheckBlob();
+  void FetchRest(std::vector<ByteRange> ranges);
 
   const Options options_;
   FillScheduler& scheduler_;
   std::unique_ptr<LayerAccess> access_;
   Descriptor blob_;
   Fd data_, present_;
+  std::shared_ptr<Spool> spool_;  // of an unproven layer, else null
   uint64_t all_blob_bytes_ = 0;
   std::atomic<bool> complete_{false};
   CancelSource cancel_;
@@ -197,6 +223,9 @@ class FillingLayer final : public LayerFill,
   bool checking_ ABSL_GUARDED_BY(mu_) = false;  // all is here; from then to the check's end
   bool check_waits_ ABSL_GUARDED_BY(mu_) = false;
   bool check_runs_ ABSL_GUARDED_BY(mu_) = false;
+  bool rest_waits_ ABSL_GUARDED_BY(mu_) = false;  // the check, for a source
+  bool blob_again_ ABSL_GUARDED_BY(mu_) = false;  // it was fetched a second time
+  bool anonymous_ ABSL_GUARDED_BY(mu_) = true;
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
 };
 

@@ -22,6 +22,7 @@ constexpr std::array<uint64_t, 4> kMaxBatchBytes = {512 << 10, 512 << 10, 2 << 2
 // Two spans of the blob so close to each other are one request: cheaper than another round trip.
 constexpr uint64_t kMaxGapBytes = 16 << 10;
 constexpr uint8_t kMaxWrong = 3;  // times that a span's bytes are wrong
+constexpr int kManyFailures = 5;  // of requests in a row
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(250);
 constexpr absl::Duration kMaxBackoff = absl::Seconds(8);
 // What nobody waits for is left alone for so long after a failure that does not pass by itself.
@@ -100,6 +101,7 @@ std::shared_ptr<FillingLayer::Batch> FillingLayer::TakeBatchLocked(uint32_t inde
   batch->blob = blob;
   batch->priority = std::make_shared<LivePriority>(priority);
   batch->source = SourceLocked();
+  anonymous_ &= batch->source->anonymous();
   batch->bytes.resize(blob.size());
   batches_.push_back(batch);
   return batch;
@@ -150,6 +152,7 @@ absl::Status FillingLayer::OnBytes(const std::shared_ptr<Batch>& batch, uint64_t
     return absl::InternalError("bytes out of order");
   }
   std::memcpy(batch->bytes.data() + batch->received, data.data(), data.size());
+  if (spool_ != nullptr) IMAGEFS_RETURN_IF_ERROR(spool_->Write(offset, data));
   batch->received += data.size();
   scheduler_.counters().bytes += data.size();
   {
@@ -171,6 +174,7 @@ void FillingLayer::OnEnd(const std::shared_ptr<Batch>& batch, absl::Status statu
   }
   Finished finished;
   absl::Time retry = absl::InfiniteFuture();
+  bool failing = false;
   {
     absl::MutexLock lock(&mu_);
     std::erase(batches_, batch);
@@ -194,6 +198,7 @@ void FillingLayer::OnEnd(const std::shared_ptr<Batch>& batch, absl::Status statu
         idle_before_ = retry = absl::Now() + std::max(pause, kIdlePause);
       }
     }
+    failing = !status.ok() && !cancelled_ && (!again || failures_ >= kManyFailures);
     for (uint32_t i = batch->next; i < batch->last; ++i) {
       if (spans_[i].state != State::kInFlight) continue;
       spans_[i].state = State::kAbsent;
@@ -211,6 +216,7 @@ void FillingLayer::OnEnd(const std::shared_ptr<Batch>& batch, absl::Status statu
     scheduler_.At(retry, [] {});
   }
   Deliver(std::move(finished));
+  if (failing && options_.failing) options_.failing(status);
 }
 
 absl::Status FillingLayer::Store(const AccessSpan& span, std::string_view blob_bytes) {

@@ -5,6 +5,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
@@ -19,7 +20,10 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/chain_store.h"
+#include "cache/identity.h"
+#include "cache/image_row.h"
 #include "cache/layer_store.h"
+#include "cache/resolve_job.h"
 
 namespace imagefs {
 namespace {
@@ -27,11 +31,10 @@ namespace {
 constexpr std::string_view kImagePrefix = "image/";
 constexpr std::string_view kHeldPrefix = "held/";
 constexpr std::string_view kManifestPrefix = "manifest/";
-constexpr std::string_view kConfigPrefix = "config/";
 constexpr std::string_view kVersionKey = "meta/version";
-constexpr std::string_view kVersion = "1";
-constexpr int kMaxIndexDepth = 3;      // indexes inside an index
-constexpr int kMaxNestedIndexes = 16;  // all that are read in search of a platform
+constexpr std::string_view kVersion = "2";
+constexpr std::string_view kOldVersion = "1";  // read: what it did not check is fetched again
+constexpr absl::Duration kShownPause = absl::Seconds(10);
 
 std::string ImageKey(std::string_view reference, const Platform& platform) {
   return StrCat(kImagePrefix, reference, "\n", platform.ToString());
@@ -58,138 +61,6 @@ absl::StatusOr<Fd> LockStore(const std::string& root) {
   return fd;
 }
 
-// The work of one resolve flight: manifest, through an index if need be, then the configuration.
-// A chain of callbacks; each holds the job.
-class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
- public:
-  using Context = FlightTable<ImageStore::ImageRef>::Context;
-  ResolveJob(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
-             const KeyValueStore& kv, IndexFinder& finder, Context context)
-      : request_(std::move(request)),
-        source_(std::move(source)),
-        kv_(kv),
-        finder_(finder),
-        context_(std::move(context)) {}
-
-  void Start() { GetManifest(request_.reference.TagOrDigest(), 0); }
-
- private:
-  void GetManifest(const std::string& tag_or_digest, int depth) {
-    source_->GetManifest(
-        tag_or_digest, context_.cancel,
-        [self = shared_from_this(), depth](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
-          self->Check(self->OnManifest(std::move(fetched), depth));
-        });
-  }
-
-  void Check(const absl::Status& status) {
-    if (status.ok()) return;
-    // Sources name what they asked for themselves.
-    const std::string reference = request_.reference.ToString();
-    const bool named = ToStd(status.message()).find(reference) != std::string_view::npos;
-    context_.finish(absl::IsCancelled(status) || named ? status : Annotate(status, reference));
-  }
-
-  absl::Status OnManifest(absl::StatusOr<ImageSource::FetchedManifest> fetched, int depth) {
-    IMAGEFS_RETURN_IF_ERROR(fetched.status());
-    if (depth == 0 && request_.reference.digest.has_value() &&
-        fetched->digest != *request_.reference.digest) {
-      return absl::DataLossError(StrCat("asked for ", request_.reference.digest->ToString(),
-                                        " but got ", fetched->digest.ToString()));
-    }
-    IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
-                             ParseManifest(fetched->bytes, fetched->content_type));
-    if (parsed.index.has_value()) {
-      if (depth == 0) index_digest_ = fetched->digest;
-      return OnIndex(*std::move(parsed.index), depth);
-    }
-    manifest_ = *std::move(fetched);
-    if (request_.lazy) finder_.Hint(manifest_.digest, source_);
-    const Digest& config = parsed.manifest->config.digest;
-    absl::StatusOr<std::optional<std::string>> known = kv_.Get(StrCat(kConfigPrefix, config.hex()));
-    if (known.ok() && known->has_value() && Sha256Of(**known) == config) {
-      return OnConfig(**std::move(known));
-    }
-    source_->GetSmallBlob(parsed.manifest->config, kMaxConfigBytes, context_.cancel,
-                          [self = shared_from_this()](absl::StatusOr<std::string> config) {
-                            self->Check(self->OnConfig(std::move(config)));
-                          });
-    return absl::OkStatus();
-  }
-
-  absl::Status OnIndex(ImageIndex index, int depth) {
-    if (depth >= kMaxIndexDepth) {
-      return absl::InvalidArgumentError("too many image indexes inside each other");
-    }
-    IMAGEFS_ASSIGN_OR_RETURN(const Descriptor chosen, ChoosePlatform(index, request_.platform));
-    if (!MayHoldAnyPlatform(chosen)) {
-      GetManifest(chosen.digest.ToString(), depth + 1);
-      return absl::OkStatus();
-    }
-    // Another nested index may have a better match than the first has, so all are read.
-    index_ = std::move(index);
-    index_at_ = 0;
-    flat_ = ImageIndex();
-    return Flatten(depth + 1);
-  }
-
-  // Moves the entries of index_ to flat_, those of nested indexes (which are read) in the place of
-  // these; then chooses out of flat_.
-  absl::Status Flatten(int depth) {
-    while (index_at_ < index_.manifests.size()) {
-      Descriptor& entry = index_.manifests[index_at_++];
-      if (!MayHoldAnyPlatform(entry)) {
-        flat_.manifests.push_back(std::move(entry));
-        continue;
-      }
-      if (++nested_indexes_ > kMaxNestedIndexes) {
-        return absl::InvalidArgumentError(
-            StrCat("more than ", kMaxNestedIndexes, " image indexes inside its index"));
-      }
-      source_->GetManifest(
-          entry.digest.ToString(), context_.cancel,
-          [self = shared_from_this(), depth](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
-            self->Check(self->OnNestedIndex(std::move(fetched), depth));
-          });
-      return absl::OkStatus();
-    }
-    return OnIndex(std::move(flat_), depth);
-  }
-
-  absl::Status OnNestedIndex(absl::StatusOr<ImageSource::FetchedManifest> fetched, int depth) {
-    IMAGEFS_RETURN_IF_ERROR(fetched.status());
-    IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
-                             ParseManifest(fetched->bytes, fetched->content_type));
-    if (!parsed.index.has_value()) {
-      return absl::InvalidArgumentError(
-          StrCat("its index lists ", fetched->digest.ToString(), " as an index, but it is none"));
-    }
-    for (Descriptor& entry : parsed.index->manifests) flat_.manifests.push_back(std::move(entry));
-    return Flatten(depth);
-  }
-
-  absl::Status OnConfig(absl::StatusOr<std::string> config) {
-    IMAGEFS_RETURN_IF_ERROR(config.status());
-    IMAGEFS_ASSIGN_OR_RETURN(
-        ResolvedImage image,
-        MakeResolvedImage(request_.reference.ToString(), index_digest_, std::move(manifest_.bytes),
-                          manifest_.content_type, *std::move(config), request_.platform));
-    context_.finish(std::make_shared<const ResolvedImage>(std::move(image)));
-    return absl::OkStatus();
-  }
-
-  const ImageStore::ResolveRequest request_;
-  const std::shared_ptr<ImageSource> source_;
-  const KeyValueStore& kv_;
-  IndexFinder& finder_;
-  const Context context_;
-  Digest index_digest_;
-  ImageIndex index_, flat_;  // see Flatten
-  size_t index_at_ = 0;
-  int nested_indexes_ = 0;
-  ImageSource::FetchedManifest manifest_;
-};
-
 class ImageStoreImpl : public ImageStore {
  public:
   ImageStoreImpl(Options options, SourceFactory& sources)
@@ -199,12 +70,18 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_RETURN_IF_ERROR(MakeDirs(options_.root, 0700));
     IMAGEFS_ASSIGN_OR_RETURN(lock_, LockStore(options_.root));
     IMAGEFS_ASSIGN_OR_RETURN(kv_, KeyValueStore::Open(options_.root + "/db"));
-    IMAGEFS_RETURN_IF_ERROR(CheckVersion());
+    IMAGEFS_ASSIGN_OR_RETURN(const bool same_version, CheckVersion());
     profiles_ = std::make_unique<ProfileKeeper>(*kv_, ProfileKeeper::Options());
-    IMAGEFS_ASSIGN_OR_RETURN(
-        layers_, LayerStore::Open({options_.root, options_.layer_workers, options_.fill}, *kv_));
-    IMAGEFS_ASSIGN_OR_RETURN(chains_, ChainStore::Open(options_.root, *kv_, *layers_));
-    layers_->OnDamaged([this](const Digest& diff_id) { chains_->Forget(diff_id); });
+    IMAGEFS_ASSIGN_OR_RETURN(layers_, LayerStore::Open({options_.root, options_.layer_workers,
+                                                        options_.share_all, options_.fill},
+                                                       *kv_));
+    IMAGEFS_ASSIGN_OR_RETURN(chains_,
+                             ChainStore::Open(options_.root, *kv_, *layers_, same_version));
+    if (!same_version) IMAGEFS_RETURN_IF_ERROR(WriteVersion());
+    layers_->OnDamaged([this](const Digest& layer) { chains_->Forget(layer); });
+    layers_->SetOnProven(
+        [this](const Digest& id, const Digest& diff_id) { OnProven(id, diff_id); });
+    CollectShown();
     IndexFinder::Options index = options_.index;
     index.open = [this](const Reference& reference) {
       return sources_.Open(
@@ -219,16 +96,15 @@ class ImageStoreImpl : public ImageStore {
   ~ImageStoreImpl() override {
     if (profiles_ != nullptr) profiles_->Collect(/*all=*/true);
   }
-  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
+  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                            Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
-    return Ensure(std::move(image), std::move(source), bring, priority, "", std::move(done));
+    return Ensure(std::move(image), std::move(source), trust, priority, "", std::move(done));
   }
   FlightTicket EnsureHeld(const std::string& holder, ImageRef image,
-                          std::shared_ptr<ImageSource> source, Priority priority,
+                          std::shared_ptr<ImageSource> source, IndexTrust trust, Priority priority,
                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
-    return Ensure(std::move(image), std::move(source), Bring::kLazy, priority, holder,
-                  std::move(done));
+    return Ensure(std::move(image), std::move(source), trust, priority, holder, std::move(done));
   }
   absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) override {
     absl::MutexLock lock(&records_mu_);
@@ -246,22 +122,31 @@ class ImageStoreImpl : public ImageStore {
   absl::StatusOr<uint64_t> Evict(const Reference& reference) override;
 
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override {
-    std::vector<Digest> diff_ids;
-    for (const LayerRef& layer : chain->layers) diff_ids.push_back(layer->diff_id);
-    layers_->WaitDurable(diff_ids, std::move(done));
+    std::vector<Digest> ids;
+    for (const LayerRef& layer : chain->layers) ids.push_back(layer->id);
+    layers_->WaitDurable(ids, std::move(done));
   }
 
   absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) override {
     return chains_->Find(chain_id);
   }
 
-  std::optional<LayerProgress> Progress(const Digest& diff_id) const override {
-    std::optional<LayerProgress> progress = layers_->Progress(diff_id);
-    if (progress.has_value()) progress->callers = chains_->CallersOf(diff_id);
+  absl::StatusOr<ChainRef> FindChainOf(const ImageRef& image) override {
+    return chains_->FindOf(*image);
+  }
+  bool HasLayers(const ResolvedImage& image, IndexTrust trust) const override;
+
+  std::optional<LayerProgress> Progress(const LayerKey& layer) const override {
+    std::optional<LayerProgress> progress = layers_->Progress(layer);
+    if (progress.has_value()) progress->callers = chains_->CallersOf(layer);
     return progress;
   }
 
-  LayerState StateOf(const Digest& diff_id) const override { return layers_->StateOf(diff_id); }
+  LayerState StateOf(const LayerKey& layer) const override { return layers_->StateOf(layer); }
+  LayerState StateOfName(const Digest& id) const override { return layers_->StateOfName(id); }
+  std::string_view SourceOf(const LayerKey& layer) const override {
+    return layers_->SourceOf(layer);
+  }
   absl::StatusOr<std::vector<ImageRecord>> ListImages() const override;
   absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                      const Platform& platform) const override;
@@ -271,7 +156,7 @@ class ImageStoreImpl : public ImageStore {
 
   std::vector<FlightReport> Flights() const override {
     std::vector<FlightReport> reports = layers_->Flights();
-    reports.push_back(chains_->Flights());
+    for (FlightReport& report : chains_->Flights()) reports.push_back(std::move(report));
     reports.push_back({"resolve", resolve_flights_.counters(), resolve_flights_.Running()});
     return reports;
   }
@@ -287,20 +172,29 @@ class ImageStoreImpl : public ImageStore {
   KeyValueStore& kv() override { return *kv_; }
 
  private:
-  absl::Status CheckVersion();
+  // False: the store is of an earlier version.
+  absl::StatusOr<bool> CheckVersion();
+  absl::Status WriteVersion();
   // `holder` "" = the image is listed.
-  FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
+  FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                       Priority priority, std::string holder,
                       absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done);
-  // Writes the image's record durably unless the same one is there.
-  absl::Status Remember(const ResolvedImage& image, const std::string& holder);
+  // Writes the image's record durably, with the layers that it was given, unless the same one is
+  // there.
+  absl::Status Remember(const ResolvedImage& image, const std::string& holder, const Chain& chain);
+  // The layer `id` is to be found under its DiffID from now on: so say all records.
+  void OnProven(const Digest& id, const Digest& diff_id);
+  // Looks after layers that were proven under another name, until nobody is shown them.
+  void CollectShown();
+  void CollectProvenTwice();
+  absl::flat_hash_set<Digest> RecordedLayers() const;
   // What the same callers resolved before, while anybody still brings or mounts it: it has no
   // record yet.
   ImageRef FindRecent(const std::string& key);
   void KeepRecent(const std::string& key, const ImageRef& image);
   // Looks for what makes the layers showable that are not here.
   void FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
-                   CancelToken cancel, ChainStore::IndexesFound done);
+                   IndexTrust trust, CancelToken cancel, ChainStore::IndexesFound done);
   // A chain is about to be shown: its missing bytes come from `source`, those that its first run
   // read first; without a profile this is the first run.
   void OnShown(const ResolvedImage& image, const ChainRef& chain,
@@ -326,17 +220,24 @@ class ImageStoreImpl : public ImageStore {
   std::unique_ptr<IndexFinder> finder_;
 };
 
-absl::Status ImageStoreImpl::CheckVersion() {
+absl::StatusOr<bool> ImageStoreImpl::CheckVersion() {
   IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> version, kv_->Get(kVersionKey));
   if (!version.has_value()) {
-    WriteBatch batch;
-    batch.Put(kVersionKey, kVersion);
-    return kv_->Write(batch, true);
+    IMAGEFS_RETURN_IF_ERROR(WriteVersion());
+    return true;
   }
-  if (*version == kVersion) return absl::OkStatus();
+  if (*version == kVersion) return true;
+  if (*version == kOldVersion) return false;
   return absl::FailedPreconditionError(
-      StrCat("the store ", options_.root, " has format ", *version, ", this program knows format ",
-             kVersion, "; use the program that made it, or another store with --root"));
+      StrCat("the store ", options_.root, " has format ", *version, ", this program knows formats ",
+             kOldVersion, " and ", kVersion,
+             "; use the program that made it, or another store with --root"));
+}
+
+absl::Status ImageStoreImpl::WriteVersion() {
+  WriteBatch batch;
+  batch.Put(kVersionKey, kVersion);
+  return kv_->Write(batch, true);
 }
 
 FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
@@ -377,8 +278,8 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
   }
   FlightTable<ImageRef>::Caller caller;
   caller.audience = source->audience();
-  caller.start = [this, request = std::move(request), source](ResolveJob::Context context) {
-    std::make_shared<ResolveJob>(request, source, *kv_, *finder_, std::move(context))->Start();
+  caller.start = [this, request = std::move(request), source](ResolveContext context) {
+    StartResolve(request, source, *kv_, *finder_, std::move(context));
   };
   caller.done = [this, key, source,
                  done = std::move(done)](absl::StatusOr<ImageRef> image) mutable {
@@ -408,34 +309,55 @@ void ImageStoreImpl::KeepRecent(const std::string& key, const ImageRef& image) {
 }
 
 FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource> source,
-                                    Bring bring, Priority priority, std::string holder,
+                                    IndexTrust trust, Priority priority, std::string holder,
                                     absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
-  ChainStore::FindIndexes find;
-  if (bring == Bring::kLazy) {
-    find = [this, image, source](CancelToken cancel, ChainStore::IndexesFound found) {
-      FindIndexes(image, source, std::move(cancel), std::move(found));
+  ChainStore::Request request{image, source, trust, {}};
+  if (!trust.empty()) {
+    request.find = [this, image, source, trust](CancelToken cancel,
+                                                ChainStore::IndexesFound found) {
+      FindIndexes(image, source, trust, std::move(cancel), std::move(found));
     };
   }
-  return chains_->Ensure(image, source, std::move(find), priority,
+  return chains_->Ensure(std::move(request), priority,
                          [this, image, source, holder = std::move(holder),
                           done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
                            if (chain.ok()) {
                              OnShown(*image, *chain, source);
-                             if (absl::Status status = Remember(*image, holder); !status.ok())
+                             if (absl::Status status = Remember(*image, holder, **chain);
+                                 !status.ok())
                                chain = status;
                            }
                            done(std::move(chain));
                          });
 }
 
+bool ImageStoreImpl::HasLayers(const ResolvedImage& image, IndexTrust trust) const {
+  for (size_t i = 0; i < image.config.diff_ids.size(); ++i) {
+    LayerStore::Request layer;
+    layer.diff_id = image.config.diff_ids[i];
+    layer.blob = image.manifest.layers[i];
+    layer.trust = trust;
+    if (i < image.layer_ids.size() && !image.layer_ids[i].empty()) {
+      layer.recorded = image.layer_ids[i];
+    }
+    if (!layers_->Has(layer)) return false;
+  }
+  return true;
+}
+
 void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
-                                 CancelToken cancel, ChainStore::IndexesFound done) {
+                                 IndexTrust trust, CancelToken cancel,
+                                 ChainStore::IndexesFound done) {
   std::vector<bool> wanted;
-  for (const Digest& diff_id : image->config.diff_ids) {
-    wanted.push_back(layers_->StateOf(diff_id) == LayerState::kAbsent);
+  for (size_t i = 0; i < image->config.diff_ids.size(); ++i) {
+    LayerStore::Request layer;
+    layer.diff_id = image->config.diff_ids[i];
+    layer.blob = image->manifest.layers[i];
+    layer.source = source;
+    wanted.push_back(!layers_->Has(layer));
   }
   finder_->Find(image, source, std::move(wanted), std::move(cancel),
-                [this, image, done = std::move(done)](IndexFinder::Found found) mutable {
+                [this, image, trust, done = std::move(done)](IndexFinder::Found found) mutable {
                   // One's own is of this machine; the publisher's is better than none.
                   if (options_.profiles && !found.profile.empty() &&
                       !profiles_->Get(image->manifest_digest).ok()) {
@@ -446,6 +368,9 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
                       LogWarning("profile.refused manifest=", image->manifest_digest.Short(),
                                  " cause=", status.message());
                     }
+                  }
+                  for (FoundIndexRef& layer : found.layers) {
+                    if (layer != nullptr && !trust.Allows(layer->source)) layer = nullptr;
                   }
                   done(std::move(found.layers));
                 });
@@ -535,7 +460,7 @@ FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSo
                                                  }));
     }
   };
-  state->relay->Add(EnsureChain(image, source, Bring::kWhole, Priority::kForeground,
+  state->relay->Add(EnsureChain(image, source, IndexTrust::None(), Priority::kForeground,
                                 [this, state, tables](absl::StatusOr<ChainRef> chain) {
                                   if (chain.ok() && state->relay->left())
                                     chain = absl::CancelledError("the caller left");
@@ -554,14 +479,16 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
   size_t layers = 0;
   bool known = false;
   absl::Status last;
+  // Of a layer that was shown before it was proven, both names go.
+  CollectProvenTwice();
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, ListImages());
   for (const ImageRecord& record : records) {
     if (record.reference != reference.ToString()) continue;
     known = true;
     IMAGEFS_ASSIGN_OR_RETURN(const ImageRef image, FindImage(reference, record.platform));
-    for (const Digest& diff_id : image->config.diff_ids) {
-      if (layers_->StateOf(diff_id) == LayerState::kAbsent) continue;
-      const absl::StatusOr<uint64_t> bytes = layers_->Evict(diff_id);
+    for (const Digest& id : image->layer_ids) {
+      const absl::StatusOr<uint64_t> bytes = layers_->Evict(id);
+      if (absl::IsNotFound(bytes.status())) continue;
       if (bytes.ok()) {
         freed += *bytes;
         ++layers;
@@ -580,54 +507,99 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
   return freed;
 }
 
-absl::Status ImageStoreImpl::Remember(const ResolvedImage& image, const std::string& holder) {
+absl::Status ImageStoreImpl::Remember(const ResolvedImage& image, const std::string& holder,
+                                      const Chain& chain) {
   const std::string key = holder.empty() ? ImageKey(image.reference, image.config.platform)
                                          : HeldKey(holder, image.manifest_digest);
   absl::MutexLock lock(&records_mu_);
   IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> old, kv_->Get(key));
+  ImageRow row;
   if (old.has_value()) {
-    const absl::StatusOr<Json> record = Json::Parse(*old);
-    if (record.ok() && record->StringOr("manifest") == image.manifest_digest.ToString()) {
-      return absl::OkStatus();
-    }
+    absl::StatusOr<ImageRow> parsed = ImageRow::Parse(*old);
+    if (parsed.ok() && parsed->manifest == image.manifest_digest) row = *std::move(parsed);
   }
-  JsonWriter writer;
-  writer.BeginObject();
-  if (!holder.empty()) writer.Member("reference", image.reference);
-  writer.Member("manifest", image.manifest_digest.ToString())
-      .Member("index", image.index_digest.empty() ? "" : image.index_digest.ToString())
-      .Member("config", image.manifest.config.digest.ToString())
-      .Member("content_type", image.content_type)
-      .Member("created", static_cast<int64_t>(time(nullptr)))
-      .EndObject();
+  // A part of the image says nothing of the layers above it.
+  std::vector<Digest> layers = row.layers;
+  layers.resize(std::max(layers.size(), chain.layers.size()));
+  for (size_t i = 0; i < chain.layers.size(); ++i) layers[i] = chain.layers[i]->id;
+  if (!row.manifest.empty() && layers == row.layers) return absl::OkStatus();
+  row.reference = holder.empty() ? "" : image.reference;
+  row.manifest = image.manifest_digest;
+  row.index = image.index_digest;
+  row.config = image.manifest.config.digest;
+  row.content_type = image.content_type;
+  if (row.created == 0) row.created = static_cast<int64_t>(time(nullptr));
+  row.layers = std::move(layers);
   WriteBatch batch;
-  batch.Put(key, writer.Take());
+  batch.Put(key, row.ToJson());
   batch.Put(StrCat(kManifestPrefix, image.manifest_digest.hex()), image.manifest_json);
-  batch.Put(StrCat(kConfigPrefix, image.manifest.config.digest.hex()), image.config_json);
+  batch.Put(StrCat(kConfigKeyPrefix, image.manifest.config.digest.hex()), image.config_json);
   return kv_->Write(batch, true);
+}
+
+void ImageStoreImpl::OnProven(const Digest& id, const Digest& diff_id) {
+  absl::MutexLock lock(&records_mu_);
+  WriteBatch batch;
+  const auto replace = [&](std::string_view key, std::string_view value) {
+    absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
+    if (row.ok() && std::find(row->layers.begin(), row->layers.end(), id) != row->layers.end()) {
+      std::replace(row->layers.begin(), row->layers.end(), id, diff_id);
+      batch.Put(key, row->ToJson());
+    }
+    return true;
+  };
+  absl::Status status = kv_->ForEachWithPrefix(kImagePrefix, replace);
+  status.Update(kv_->ForEachWithPrefix(kHeldPrefix, replace));
+  // Not synced: the records name what is here in any case.
+  if (status.ok()) status = kv_->Write(batch, false);
+  if (!status.ok()) LogWarning("image.record_not_updated cause=", status.message());
+}
+
+// What records and chains that are shown name.
+absl::flat_hash_set<Digest> ImageStoreImpl::RecordedLayers() const {
+  absl::flat_hash_set<Digest> layers;
+  for (const std::string_view prefix : {kImagePrefix, kHeldPrefix}) {
+    const absl::Status status =
+        kv_->ForEachWithPrefix(prefix, [&](std::string_view, std::string_view value) {
+          const absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
+          if (row.ok()) layers.insert(row->layers.begin(), row->layers.end());
+          return true;
+        });
+    if (!status.ok()) LogWarning("image.records_unreadable cause=", status.message());
+  }
+  return layers;
+}
+
+void ImageStoreImpl::CollectProvenTwice() {
+  absl::MutexLock lock(&records_mu_);
+  layers_->CollectProvenTwice(RecordedLayers());
+}
+
+void ImageStoreImpl::CollectShown() {
+  layers_->scheduler().At(absl::Now() + kShownPause, [this] {
+    if (layers_->HasProvenTwice()) CollectProvenTwice();
+    CollectShown();
+  });
 }
 
 absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::Load(std::string_view reference,
                                                           std::string_view record) const {
-  IMAGEFS_ASSIGN_OR_RETURN(const Json json, Json::Parse(record));
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest manifest, Digest::Parse(json.StringOr("manifest")));
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest config, Digest::Parse(json.StringOr("config")));
-  Digest index;
-  if (const std::string text = json.StringOr("index"); !text.empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(index, Digest::Parse(text));
-  }
+  IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
   IMAGEFS_ASSIGN_OR_RETURN(std::optional<std::string> manifest_json,
-                           kv_->Get(StrCat(kManifestPrefix, manifest.hex())));
+                           kv_->Get(StrCat(kManifestPrefix, row.manifest.hex())));
   IMAGEFS_ASSIGN_OR_RETURN(std::optional<std::string> config_json,
-                           kv_->Get(StrCat(kConfigPrefix, config.hex())));
+                           kv_->Get(StrCat(kConfigKeyPrefix, row.config.hex())));
   if (!manifest_json.has_value() || !config_json.has_value() ||
-      Sha256Of(*manifest_json) != manifest || Sha256Of(*config_json) != config) {
+      Sha256Of(*manifest_json) != row.manifest || Sha256Of(*config_json) != row.config) {
     return absl::DataLossError(StrCat("the record of ", reference, " is damaged"));
   }
   IMAGEFS_ASSIGN_OR_RETURN(
       ResolvedImage image,
-      MakeResolvedImage(std::string(reference), index, *std::move(manifest_json),
-                        json.StringOr("content_type"), *std::move(config_json), Platform()));
+      MakeResolvedImage(std::string(reference), row.index, *std::move(manifest_json),
+                        row.content_type, *std::move(config_json), Platform()));
+  // Format 1 kept every layer under its DiffID.
+  image.layer_ids = row.has_layers ? row.layers : image.config.diff_ids;
+  image.layer_ids.resize(image.config.diff_ids.size());
   return std::make_shared<const ResolvedImage>(std::move(image));
 }
 
@@ -670,8 +642,8 @@ absl::StatusOr<std::vector<ImageStore::ImageRef>> ImageStoreImpl::ListHeld(
 }
 
 absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::LoadHeld(std::string_view record) const {
-  IMAGEFS_ASSIGN_OR_RETURN(const Json json, Json::Parse(record));
-  return Load(json.StringOr("reference"), record);
+  IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
+  return Load(row.reference, record);
 }
 
 absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
@@ -682,7 +654,7 @@ absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
         return true;
       }));
   absl::flat_hash_map<Digest, uint64_t> here;
-  for (const LayerInfo& layer : layers_->List()) here[layer.diff_id] = layer.data_bytes;
+  for (const LayerInfo& layer : layers_->List()) here[layer.id] = layer.data_bytes;
   std::vector<ImageRecord> images;
   for (const auto& [key, value] : records) {
     const std::string reference = key.substr(0, key.rfind('\n'));
@@ -698,13 +670,13 @@ absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
     record.chain_id = (*image)->chain_id();
     record.layers = (*image)->manifest.layers.size();
     for (const Descriptor& layer : (*image)->manifest.layers) record.compressed_bytes += layer.size;
-    for (const Digest& diff_id : (*image)->config.diff_ids) {
-      if (const auto it = here.find(diff_id); it != here.end()) {
+    for (const Digest& id : (*image)->layer_ids) {
+      if (const auto it = here.find(id); it != here.end()) {
         record.unpacked_bytes += it->second;
       }
     }
-    const absl::StatusOr<Json> json = Json::Parse(value);
-    record.created_unix = json.ok() ? json->IntOr("created", 0) : 0;
+    const absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
+    record.created_unix = row.ok() ? row->created : 0;
     images.push_back(std::move(record));
   }
   return images;
@@ -739,10 +711,10 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
     absl::MutexLock lock(&records_mu_);
     auto keep = [&](const absl::StatusOr<ImageRef>& image) {
       if (!image.ok()) return;
-      chains.insert((*image)->chain_id());
-      layers.insert((*image)->config.diff_ids.begin(), (*image)->config.diff_ids.end());
+      chains.insert(ChainIdentity((*image)->layer_ids, (*image)->config.diff_ids));
+      layers.insert((*image)->layer_ids.begin(), (*image)->layer_ids.end());
       documents.insert(StrCat(kManifestPrefix, (*image)->manifest_digest.hex()));
-      documents.insert(StrCat(kConfigPrefix, (*image)->manifest.config.digest.hex()));
+      documents.insert(StrCat(kConfigKeyPrefix, (*image)->manifest.config.digest.hex()));
     };
     IMAGEFS_RETURN_IF_ERROR(
         kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
@@ -754,7 +726,7 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
           keep(LoadHeld(value));
           return true;
         }));
-    for (std::string_view prefix : {kManifestPrefix, kConfigPrefix}) {
+    for (std::string_view prefix : {kManifestPrefix, kConfigKeyPrefix}) {
       IMAGEFS_RETURN_IF_ERROR(
           kv_->ForEachWithPrefix(prefix, [&](std::string_view key, std::string_view) {
             if (!documents.contains(std::string(key))) stale.Delete(key);
@@ -769,6 +741,17 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
 }
 
 }  // namespace
+
+LayerKey KeyOf(const ResolvedImage& image, size_t layer) {
+  return {image.config.diff_ids[layer], image.manifest.layers[layer].digest};
+}
+
+std::shared_ptr<const ResolvedImage> WithLayers(const ResolvedImage& image, const Chain& chain) {
+  auto known = std::make_shared<ResolvedImage>(image);
+  known->layer_ids.clear();
+  for (const LayerRef& layer : chain.layers) known->layer_ids.push_back(layer->id);
+  return known;
+}
 
 absl::StatusOr<std::unique_ptr<ImageStore>> ImageStore::Open(Options options,
                                                              SourceFactory& sources) {

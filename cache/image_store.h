@@ -3,8 +3,9 @@
 //
 //   <root>/lock              held (flock) by the one process that owns the store
 //   <root>/db/               LevelDB: images, layer states, mounts (docs/formats/store.md)
-//   <root>/layers/<DiffID>/  data (raw tar), index (EROFS, overlay form)
-//   <root>/chains/<ChainID>  index of the merged tree
+//   <root>/layers/<name>/    data (raw tar), index (EROFS, overlay form); the name is the DiffID of
+//                            a layer that was hashed (cache/identity.h)
+//   <root>/chains/<name>     index of the merged tree
 //   <root>/blobs/<digest>    compressed bytes while a layer is being made (resumed after a crash)
 //
 // A layer's states: absent -> filling -> written (all bytes here, DiffID checked: readable) ->
@@ -75,6 +76,10 @@ struct FlightReport {
   std::vector<std::pair<std::string, size_t>> running;  // key, callers
 };
 
+LayerKey KeyOf(const ResolvedImage& image, size_t layer);
+// The image as the store's record of it gives it, with the names of the layers that it has now.
+std::shared_ptr<const ResolvedImage> WithLayers(const ResolvedImage& image, const Chain& chain);
+
 class ImageStore {
  public:
   struct Options {
@@ -86,6 +91,8 @@ class ImageStore {
     // With what credentials `index.repositories` are opened; may be empty (anonymous).
     std::function<SourceFactory::Access(const Reference&)> access_of;
     bool profiles = true;  // recorded and replayed
+    // A layer that is here is given to every image that claims its DiffID, whoever asks.
+    bool share_all = false;
   };
   // Opens the store, repairs what a crash left (drops half-made files, keeps complete layers), and
   // takes the lock. kFailedPrecondition when another process owns it; the message names its pid.
@@ -98,8 +105,8 @@ class ImageStore {
     Platform platform;
     SourceFactory::Access access;
     PullPolicy policy = PullPolicy::kMissing;
-    // EnsureChain will be asked with kLazy: what it has to know is asked for at the same time.
-    bool lazy = false;
+    // EnsureChain will be asked with it: what it has to know is asked for at the same time.
+    IndexTrust trust;
   };
   struct Resolved {
     ImageRef image;
@@ -110,18 +117,17 @@ class ImageStore {
   virtual FlightTicket Resolve(ResolveRequest request,
                                absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) = 0;
 
-  // Makes the image's chain showable and pins it. kWhole brings every layer here that does not fill
-  // already; WaitDurable then asks for the rest. kLazy does not wait for a layer whose index and
-  // span table somebody has left (in the layer itself, beside the image, in a repository of the
-  // configuration): its bytes come when they are asked for.
-  enum class Bring { kWhole, kLazy };
-  virtual FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
-                                   Priority priority,
+  // Makes the image's chain showable and pins it. A layer that somebody whom `trust` allows has
+  // described is shown before its bytes are here, which come when they are asked for; every other
+  // one is fetched and proven first, and with an empty `trust` all are.
+  virtual FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source,
+                                   IndexTrust trust, Priority priority,
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
-  // The same, lazily, of an image that is not listed: it is kept from the collector, also over
-  // restarts, by the part of the program that `holder` (a word) names, until it releases it.
+  // The same of an image that is not listed: it is kept from the collector, also over restarts, by
+  // the part of the program that `holder` (a word) names, until it releases it.
   virtual FlightTicket EnsureHeld(const std::string& holder, ImageRef image,
-                                  std::shared_ptr<ImageSource> source, Priority priority,
+                                  std::shared_ptr<ImageSource> source, IndexTrust trust,
+                                  Priority priority,
                                   absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
   // What was held by EnsureHeld. Its bytes go with the next Collect if nothing else needs them.
   virtual absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) = 0;
@@ -142,10 +148,20 @@ class ImageStore {
   // Runs `done` when every layer of the chain is complete; asks for what is missing.
   virtual void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) = 0;
 
-  // The chain if it is here entirely (no network, no flight); kNotFound otherwise.
+  // The chain of that name if it is here (no network, no flight); kNotFound otherwise.
   virtual absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) = 0;
-  virtual std::optional<LayerProgress> Progress(const Digest& diff_id) const = 0;
-  virtual LayerState StateOf(const Digest& diff_id) const = 0;
+  // The chain that the image was recorded with; kNotFound when it is not here.
+  virtual absl::StatusOr<ChainRef> FindChainOf(const ImageRef& image) = 0;
+  // Whether EnsureChain needs no source for the image: every layer that it was recorded with is
+  // here.
+  virtual bool HasLayers(const ResolvedImage& image, IndexTrust trust) const = 0;
+  virtual std::optional<LayerProgress> Progress(const LayerKey& layer) const = 0;
+  virtual LayerState StateOf(const LayerKey& layer) const = 0;
+  // Of the layer of that name.
+  virtual LayerState StateOfName(const Digest& id) const = 0;
+  // Whose word what is here of the layer is shown by: as IndexSourceName says it, "proven" when it
+  // was hashed, "" when nothing is here.
+  virtual std::string_view SourceOf(const LayerKey& layer) const = 0;
 
   virtual absl::StatusOr<std::vector<ImageRecord>> ListImages() const = 0;
   // The resolved image of a record; kNotFound with the remedy when it is not known here.
@@ -158,10 +174,12 @@ class ImageStore {
   virtual absl::StatusOr<uint64_t> Collect() = 0;
 
   struct LayerInfo {
-    Digest diff_id;
+    Digest id;       // its name (cache/identity.h)
+    Digest diff_id;  // the claim
     LayerState state = LayerState::kAbsent;
     uint64_t data_bytes = 0;
     uint64_t index_bytes = 0;
+    std::string_view source;  // as SourceOf
   };
   virtual std::vector<LayerInfo> ListLayers() const = 0;
   virtual std::vector<FlightReport> Flights() const = 0;

@@ -13,6 +13,8 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "image/disarm.h"
+#include "image/erofs_reader.h"
 #include "image/erofs_writer.h"
 #include "image/index_bundle.h"
 #include "image/layer_access.h"
@@ -44,9 +46,12 @@ absl::StatusOr<std::string> ErofsBytes(const Tree& tree, const Digest& diff_id,
 }
 
 absl::StatusOr<FoundIndexRef> FromTable(TableLayer table, DataLayout layout, std::string origin,
-                                        const Digest& diff_id) {
+                                        const Digest& description, const Digest& diff_id) {
   auto found = std::make_shared<FoundIndex>();
+  found->source = IndexSource::kInImage;
   found->origin = std::move(origin);
+  found->description = description;
+  Disarm(table.layer.tree);
   table.access.layout = layout;
   IMAGEFS_ASSIGN_OR_RETURN(found->index,
                            ErofsBytes(table.layer.tree, diff_id, table.access.data_bytes));
@@ -368,7 +373,8 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     IMAGEFS_ASSIGN_OR_RETURN(const std::string json, OpenToc(toc, *bytes));
     IMAGEFS_ASSIGN_OR_RETURN(TableLayer table, BuildFromToc(toc, json, layer(i), diff_id(i)));
     return FromTable(std::move(table), DataLayout::kTable,
-                     toc.kind == TocKind::kEstargz ? "eStargz" : "zstd:chunked", diff_id(i));
+                     toc.kind == TocKind::kEstargz ? "eStargz" : "zstd:chunked", Sha256Of(json),
+                     diff_id(i));
   }
 
   void OnBeside(const std::shared_ptr<const Beside>& beside) {
@@ -425,9 +431,16 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     IMAGEFS_RETURN_IF_ERROR(bytes.status());
     IMAGEFS_ASSIGN_OR_RETURN(IndexBundle bundle, UnpackBundle(*bytes));
     IMAGEFS_RETURN_IF_ERROR(CheckBundle(bundle, layer(i).digest, layer(i).size, diff_id(i)));
+    IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ErofsImage> image,
+                             ErofsImage::FromMemory(bundle.index));
+    IMAGEFS_ASSIGN_OR_RETURN(Tree tree, image->ToTree());
+    Disarm(tree);
     auto found = std::make_shared<FoundIndex>();
+    found->source = IndexSource::kBeside;
     found->origin = "published";
-    found->index = std::move(bundle.index);
+    found->description = Sha256Of(*bytes);
+    IMAGEFS_ASSIGN_OR_RETURN(found->index,
+                             ErofsBytes(tree, diff_id(i), image->devices()[0].size_bytes));
     found->access = std::move(bundle.access);
     return FoundIndexRef(std::move(found));
   }
@@ -473,7 +486,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
                                       TableLayer table,
                                       BuildFromZtoc(*bytes, self->layer(i), self->diff_id(i)));
                                   return FromTable(std::move(table), DataLayout::kForeignTar,
-                                                   "SOCI", self->diff_id(i));
+                                                   "SOCI", Sha256Of(*bytes), self->diff_id(i));
                                 };
                                 self->Take(i, build(), "SOCI");
                                 self->End();

@@ -16,4 +16,11 @@ std::string_view IndexSourceName(IndexSource source) {
   return "in-image";
 }
 
+IndexTrust TrustTrusted(const Reference&) { return IndexTrust::Trusted(); }
+
+IndexTrust TrustOfImage(const TrustOf& trust_of, const ResolvedImage& image) {
+  const absl::StatusOr<Reference> reference = Reference::Parse(image.reference);
+  return reference.ok() ? trust_of(*reference) : IndexTrust::None();
+}
+
 }  // namespace imagefs

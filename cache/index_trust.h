@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <string_view>
 
+#include "image/manifest.h"
 #include "image/reference.h"
 
 namespace imagefs {
@@ -19,6 +20,8 @@ enum class IndexSource : uint8_t {
 };
 // "in-image", "beside", "configured", "signed".
 std::string_view IndexSourceName(IndexSource source);
+// What stands in that place where nobody has to be believed: every byte was hashed here.
+inline constexpr std::string_view kProvenSource = "proven";
 
 // A set of sources. Empty: layers are made by full passes only.
 class IndexTrust {
@@ -46,5 +49,9 @@ class IndexTrust {
 
 // Whom the mounts of one kind of user (the command, containerd, podman) believe, by image.
 using TrustOf = std::function<IndexTrust(const Reference&)>;
+// IndexTrust::Trusted() for every image.
+IndexTrust TrustTrusted(const Reference& reference);
+// None where the image's reference cannot be read.
+IndexTrust TrustOfImage(const TrustOf& trust_of, const ResolvedImage& image);
 
 }  // namespace imagefs

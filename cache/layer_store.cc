@@ -17,7 +17,8 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "base/units.h"
-#include "cache/layer_maker.h"
+#include "cache/identity.h"
+#include "cache/layer_store_job.h"
 
 namespace imagefs {
 namespace {
@@ -26,7 +27,6 @@ namespace {
 // of the records that a mount is acknowledged by. So it waits for a pause, but not for ever.
 constexpr absl::Duration kQuiet = absl::Seconds(1);
 constexpr absl::Duration kMaxUnsealed = absl::Seconds(10);
-constexpr int kAttempts = 2;  // of a layer whose bytes were wrong
 
 // Bytes go to the disk a slice after the other: handed over all at once they fill its queue, and
 // whoever syncs a record meanwhile waits behind them.
@@ -74,260 +74,6 @@ std::string_view LayerStateName(LayerState state) {
   return "absent";
 }
 
-// The work of one layer flight. Begin (on a worker) decides where the bytes come from; Run (on a
-// worker, once the first bytes are here) is the streaming pass; Fail or Succeed ends the flight. A
-// registry that never answers therefore holds no worker.
-class LayerStore::Job : public std::enable_shared_from_this<Job> {
- public:
-  Job(LayerStore& store, const Digest& diff_id, Descriptor blob,
-      std::shared_ptr<ImageSource> source, FoundIndexRef found,
-      FlightTable<LayerRef>::Context context)
-      : store_(store),
-        diff_id_(diff_id),
-        blob_(std::move(blob)),
-        source_(std::move(source)),
-        found_(std::move(found)),
-        context_(std::move(context)) {
-    absl::MutexLock lock(&store_.mu_);
-    ++store_.jobs_alive_;
-  }
-  ~Job() {
-    absl::MutexLock lock(&store_.mu_);
-    --store_.jobs_alive_;
-    store_.last_job_end_ = absl::Now();
-  }
-
-  void Start() {
-    store_.work_->Submit(context_.priority, [self = shared_from_this()] { self->Begin(); });
-  }
-
-  // True once callers are being told how it ended.
-  bool over() const {
-    const Activity activity = activity_.load();
-    return activity == Activity::kDone || activity == Activity::kFailed;
-  }
-
-  LayerProgress progress() const {
-    LayerProgress progress;
-    progress.activity = activity_.load();
-    progress.blob_bytes = blob_.size;
-    progress.unpacked_bytes = unpacked_bytes_.load(std::memory_order_relaxed);
-    absl::MutexLock lock(&mu_);
-    progress.downloaded_bytes = spool_ != nullptr ? spool_->present_bytes() : blob_.size;
-    if (spool_ == nullptr && progress.activity == LayerProgress::Activity::kWaiting) {
-      progress.downloaded_bytes = 0;
-    }
-    return progress;
-  }
-
- private:
-  using Activity = LayerProgress::Activity;
-
-  void Begin() {
-    if (absl::StatusOr<LayerRef> here = store_.Find(diff_id_); here.ok()) {
-      store_.reused_++;
-      return End(std::move(here));
-    }
-    if (found_ != nullptr && store_.Trusts(diff_id_)) {
-      absl::StatusOr<LayerRef> layer = store_.PublishFilling(diff_id_, *found_);
-      if (layer.ok()) return End(std::move(layer));
-      LogWarning("layer.index_refused layer=", diff_id_.Short(), " origin=", found_->origin,
-                 " cause=", layer.status().message());
-    }
-    absl::StatusOr<std::optional<LocalBlob>> local = source_->OpenLocal(blob_);
-    if (!local.ok()) return End(local.status());
-    if (local->has_value()) {
-      const LocalBlob& file = **local;
-      if (absl::StatusOr<Fd> fd = file.fd.Duplicate(); fd.ok()) {
-        local_ = AccessBuilder::BlobFile{*std::move(fd), file.offset};
-      }
-      return Run([&file](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
-        const uint64_t left = offset < file.length ? file.length - offset : 0;
-        return PreadFull(file.fd.get(), buffer.subspan(0, std::min<uint64_t>(buffer.size(), left)),
-                         file.offset + offset);
-      });
-    }
-    absl::StatusOr<std::shared_ptr<Spool>> spool = store_.OpenSpool(blob_);
-    if (!spool.ok()) return End(spool.status());
-    auto reader = std::make_shared<Spool::Reader>(*spool);
-    {
-      absl::MutexLock lock(&mu_);
-      spool_ = *spool;
-      reader_ = reader;
-      scheduled_ = false;
-    }
-    activity_ = Activity::kDownloading;
-    Download(*spool, reader);
-    // Weak: the spool is kept by this job, and the flight's callback keeps the job.
-    (*spool)->OnFirstByte([weak = weak_from_this(), reader = std::weak_ptr(reader)] {
-      const auto self = weak.lock();
-      const auto waiting = reader.lock();
-      if (self != nullptr && waiting != nullptr) self->Schedule(waiting);
-    });
-  }
-
-  // Joins the blob's flight.
-  void Download(const std::shared_ptr<Spool>& spool, const std::shared_ptr<Spool::Reader>& reader) {
-    FlightTable<bool>::Caller caller;
-    caller.priority = context_.priority->get();
-    caller.audience = source_->audience();
-    caller.start = [&store = store_, source = source_, blob = blob_,
-                    spool](FlightTable<bool>::Context context) {
-      auto sink = [&store, spool](uint64_t offset, std::string_view data) {
-        store.blob_bytes_ += data.size();
-        return spool->Write(offset, data);
-      };
-      std::vector<ByteRange> missing = spool->Missing();
-      if (missing.empty()) return context.finish(true);
-      source->ReadBlob(blob, std::move(missing), context.priority, context.cancel, std::move(sink),
-                       [finish = context.finish](absl::Status status) {
-                         if (status.ok()) {
-                           finish(true);
-                         } else {
-                           finish(status);
-                         }
-                       });
-    };
-    caller.done = [self = shared_from_this(), reader](absl::StatusOr<bool> result) {
-      reader->End(result.status());
-      self->Schedule(reader);
-    };
-    FlightTicket ticket =
-        store_.blob_flights_.Join(blob_.digest.ToString(), std::move(caller)).ticket;
-    // The layer's last caller leaving gives up this layer's share of the blob.
-    CancelToken::Registration registration = context_.cancel.OnCancel([ticket, reader] {
-      reader->End(absl::CancelledError("nobody waits for the layer any more"));
-      ticket.Leave();
-    });
-    absl::MutexLock lock(&mu_);
-    // The pass may have ended already; what it would have to undo is then not kept.
-    if (reader != reader_) return;
-    ticket_ = ticket;
-    on_cancel_ = std::move(registration);
-  }
-
-  // First byte or end of the transfer, whichever comes first, puts the pass into the queue. Calls
-  // for the reader of an earlier attempt come too late and mean nothing.
-  void Schedule(const std::shared_ptr<Spool::Reader>& reader) {
-    {
-      absl::MutexLock lock(&mu_);
-      if (scheduled_ || reader != reader_) return;
-      scheduled_ = true;
-    }
-    store_.work_->Submit(context_.priority, [self = shared_from_this(), reader] {
-      self->Run([&reader](absl::Span<char> buffer, uint64_t offset) {
-        return reader->Read(buffer, offset);
-      });
-    });
-  }
-
-  void Run(absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char>, uint64_t)> read) {
-    activity_ = Activity::kUnpacking;
-    const std::string directory = StrCat(store_.options_.root, "/layers/tmp-", RandomHex(8));
-    absl::StatusOr<LayerRef> layer = Make(directory, read);
-    if (!layer.ok()) {
-      if (absl::Status removed = RemoveTree(directory); !removed.ok()) {
-        LogWarning("layer.cleanup_failed directory=", directory, " error=", removed.message());
-      }
-      if (absl::IsDataLoss(layer.status()) && TryAgain(layer.status())) return;
-    }
-    if (layer.ok()) StartAccess(*layer);
-    EndTransfer(layer.status());
-    End(std::move(layer));
-  }
-
-  // While the blob is still at hand, its span table is made.
-  void StartAccess(const LayerRef& layer) {
-    if (!local_.has_value()) {
-      absl::MutexLock lock(&mu_);
-      if (spool_ == nullptr) return;
-      absl::StatusOr<Fd> fd = spool_->Duplicate();
-      if (!fd.ok()) return;
-      local_ = AccessBuilder::BlobFile{*std::move(fd), 0};
-    }
-    store_.access_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_));
-  }
-
-  absl::StatusOr<LayerRef> Make(
-      const std::string& directory,
-      absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char>, uint64_t)> read) {
-    IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
-    const LayerInput input{blob_.digest, blob_.size, diff_id_, read};
-    IMAGEFS_ASSIGN_OR_RETURN(made_, MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
-    activity_ = Activity::kIndexing;
-    store_.tar_bytes_ += made_.tar_bytes;
-    return store_.Publish(diff_id_, directory, made_.data_bytes, made_.index_bytes);
-  }
-
-  // Wrong bytes are fetched once more, from the first on, into a new spool (the old transfer may
-  // still be writing into the old one); a local file is what it is.
-  bool TryAgain(const absl::Status& status) {
-    {
-      absl::MutexLock lock(&mu_);
-      if (spool_ == nullptr || ++attempts_ >= kAttempts) return false;
-    }
-    store_.refetched_++;
-    LogWarning("layer.refetch layer=", diff_id_.Short(), " reason=", status.message());
-    EndTransfer(status);
-    unpacked_bytes_ = 0;
-    Start();
-    return true;
-  }
-
-  void EndTransfer(const absl::Status& status) {
-    std::shared_ptr<Spool> spool;
-    FlightTicket ticket;
-    CancelToken::Registration on_cancel;
-    {
-      absl::MutexLock lock(&mu_);
-      spool = std::move(spool_);
-      spool_ = nullptr;
-      reader_ = nullptr;
-      ticket = std::exchange(ticket_, FlightTicket());
-      on_cancel = std::move(on_cancel_);
-    }
-    if (spool == nullptr) return;
-    on_cancel.Reset();
-    ticket.Leave();
-    // What may pass by itself or was given up is resumed by whoever asks next; all else is done
-    // with.
-    const bool resume =
-        absl::IsCancelled(status) || IsRetriable(status) || IsCredentialFailure(status);
-    store_.DropSpool(blob_.digest, resume);
-  }
-
-  void End(absl::StatusOr<LayerRef> result) {
-    activity_ = result.ok() ? Activity::kDone : Activity::kFailed;
-    if (absl::IsResourceExhausted(result.status())) {
-      result = Annotate(result.status(),
-                        StrCat("cannot write below ", store_.options_.root,
-                               " (free space there, or choose another store with --root)"));
-    } else if (!result.ok()) {
-      result = Annotate(result.status(), StrCat("layer ", blob_.digest.ToString()));
-    }
-    context_.finish(std::move(result));
-  }
-
-  LayerStore& store_;
-  const Digest diff_id_;
-  const Descriptor blob_;
-  const std::shared_ptr<ImageSource> source_;
-  const FoundIndexRef found_;
-  const FlightTable<LayerRef>::Context context_;
-  std::atomic<Activity> activity_{Activity::kWaiting};
-  // Of the pass; on its worker.
-  LayerOutput made_;
-  std::optional<AccessBuilder::BlobFile> local_;
-  std::atomic<uint64_t> unpacked_bytes_{0};
-  mutable absl::Mutex mu_;
-  std::shared_ptr<Spool> spool_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<Spool::Reader> reader_ ABSL_GUARDED_BY(mu_);
-  FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
-  CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
-  bool scheduled_ ABSL_GUARDED_BY(mu_) = false;
-  int attempts_ ABSL_GUARDED_BY(mu_) = 0;
-};
-
 LayerStore::LayerStore(Options options, KeyValueStore& kv)
     : options_(std::move(options)), kv_(kv) {}
 
@@ -344,7 +90,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
   store->access_ = std::make_unique<AccessBuilder>(store->options_.root);
   store->work_ = std::make_unique<Executor>("layer", workers);
   IMAGEFS_RETURN_IF_ERROR(store->Load());
-  IMAGEFS_RETURN_IF_ERROR(store->RemoveStrangers());
+  IMAGEFS_RETURN_IF_ERROR(store->RemoveUnknown());
   store->sealer_ = std::thread([raw = store.get()] { raw->SealLoop(); });
   return store;
 }
@@ -356,8 +102,8 @@ LayerStore::~LayerStore() {
     mu_.Await(absl::Condition(&none));
   }
   work_.reset();
+  fill_.reset();  // may still prove a layer, whose span table access_ then makes
   access_.reset();
-  fill_.reset();
   {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
@@ -365,8 +111,8 @@ LayerStore::~LayerStore() {
   if (sealer_.joinable()) sealer_.join();
 }
 
-std::string LayerStore::DirectoryOf(const Digest& diff_id) const {
-  return StrCat(options_.root, "/layers/", diff_id.hex());
+std::string LayerStore::DirectoryOf(const Digest& id) const {
+  return StrCat(options_.root, "/layers/", id.hex());
 }
 
 // Keeps complete layers, and written ones of this boot (the page cache still has what was not yet
@@ -393,11 +139,11 @@ absl::Status LayerStore::Load() {
 }
 
 // Half-made layers, and blobs of another boot.
-absl::Status LayerStore::RemoveStrangers() {
+absl::Status LayerStore::RemoveUnknown() {
   absl::flat_hash_set<std::string> known;
   {
     absl::MutexLock lock(&mu_);
-    for (const auto& [diff_id, entry] : layers_) known.insert(diff_id.hex());
+    for (const auto& [id, entry] : layers_) known.insert(id.hex());
   }
   for (const std::string& name : ListDir(options_.root + "/layers")) {
     if (known.contains(name)) continue;
@@ -411,98 +157,305 @@ absl::Status LayerStore::RemoveStrangers() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& diff_id, Entry& entry) {
+absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) {
   if (LayerRef open = entry.open.lock()) return open;
   auto layer = std::make_shared<Layer>();
-  layer->diff_id = diff_id;
-  layer->directory = DirectoryOf(diff_id);
+  layer->id = id;
+  layer->diff_id = entry.diff_id;
+  layer->source = entry.source;
+  layer->directory = DirectoryOf(id);
   layer->data_bytes = entry.data_bytes;
   IMAGEFS_ASSIGN_OR_RETURN(layer->data, OpenFile(layer->directory + "/data", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(layer->index, ErofsImage::Open(layer->directory + "/index"));
-  if (entry.state == LayerState::kFilling) IMAGEFS_RETURN_IF_ERROR(OpenFilling(*layer, entry));
+  if (entry.state == LayerState::kFilling) {
+    IMAGEFS_RETURN_IF_ERROR(OpenFilling(id, *layer, entry));
+  }
   entry.open = layer;
   return LayerRef(std::move(layer));
 }
 
-absl::StatusOr<LayerRef> LayerStore::Find(const Digest& diff_id) {
+absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
   absl::MutexLock lock(&mu_);
-  const auto it = layers_.find(diff_id);
+  const auto it = layers_.find(id);
   if (it == layers_.end()) {
-    return absl::NotFoundError(StrCat("layer ", diff_id.ToString(), " is not here"));
+    return absl::NotFoundError(StrCat("layer ", id.ToString(), " is not here"));
   }
-  absl::StatusOr<LayerRef> layer = OpenLocked(diff_id, it->second);
+  absl::StatusOr<LayerRef> layer = OpenLocked(id, it->second);
   if (!layer.ok()) {
     // Its files are gone or damaged behind our back: forget it, so that it is fetched again.
-    LogError("layer.damaged layer=", diff_id.Short(), " error=", layer.status().message());
+    LogError("layer.damaged layer=", id.Short(), " error=", layer.status().message());
     layers_.erase(it);
-    return absl::NotFoundError(StrCat("layer ", diff_id.ToString(), " is damaged"));
+    return absl::NotFoundError(StrCat("layer ", id.ToString(), " is damaged"));
   }
   return layer;
 }
 
-FlightTicket LayerStore::Ensure(const Digest& diff_id, const Descriptor& blob,
-                                std::shared_ptr<ImageSource> source, FoundIndexRef found,
-                                Priority priority, Done done) {
-  done = [source, done = std::move(done)](absl::StatusOr<LayerRef> layer) mutable {
+const LayerStore::Origin* LayerStore::OriginLocked(const Entry& entry, const Digest& blob,
+                                                   const std::string& registry) const {
+  for (const Origin& origin : entry.origins) {
+    if (origin.blob == blob && (origin.open || origin.registry == registry)) return &origin;
+  }
+  return nullptr;
+}
+
+LayerStore::Verdict LayerStore::Judge(const Request& request) const {
+  absl::MutexLock lock(&mu_);
+  return JudgeLocked(request);
+}
+
+// The one place that decides what a request may have (docs/security.md).
+LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
+  using Kind = Verdict::Kind;
+  if (request.recorded.has_value()) {
+    const auto it = layers_.find(*request.recorded);
+    if (it != layers_.end()) {
+      const Entry& entry = it->second;
+      const bool fills = entry.state == LayerState::kFilling;
+      // What fills reads its own blob only.
+      const bool readable = !fills || entry.fill_blob == request.blob.digest;
+      if (entry.diff_id == it->first && readable) return {Kind::kGive, it->first};
+      if (fills && entry.diff_id != it->first && request.trust.Allows(entry.source))
+        return {Kind::kGive, it->first};
+      if (fills && entry.diff_id != it->first && request.trust.empty())
+        return {Kind::kProve, it->first};
+      if (!fills && entry.diff_id != it->first) {
+        // Proven since: it is what was given, under either name.
+        const auto proven = layers_.find(entry.diff_id);
+        const bool both = proven != layers_.end() && proven->second.diff_id == proven->first &&
+                          proven->second.state != LayerState::kFilling;
+        return {Kind::kGive, both ? proven->first : it->first};
+      }
+    }
+  }
+  const std::string registry = request.source == nullptr ? "" : request.source->registry();
+  const auto may = [&](const Origin& origin) {
+    return origin.open || (request.source != nullptr &&
+                           possession_.Known(request.source->audience(), origin.blob));
+  };
+  if (const auto it = layers_.find(request.diff_id);
+      it != layers_.end() && it->second.diff_id == it->first) {
+    const Entry& entry = it->second;
+    const bool readable =
+        entry.state != LayerState::kFilling || entry.fill_blob == request.blob.digest;
+    if (readable && options_.share_all) return {Kind::kGive, it->first};
+    const Origin* origin = OriginLocked(entry, request.blob.digest, registry);
+    if (readable && origin != nullptr) {
+      return {may(*origin) ? Kind::kGive : Kind::kAsk, it->first};
+    }
+  }
+  if (request.found == nullptr || request.source == nullptr) return {};
+  const auto it =
+      layers_.find(UnprovenLayerId(request.blob.digest, request.diff_id, *request.found, registry));
+  if (it == layers_.end()) return {};
+  const Origin* origin = OriginLocked(it->second, request.blob.digest, registry);
+  return {origin != nullptr && may(*origin) ? Kind::kGive : Kind::kAsk, it->first};
+}
+
+bool LayerStore::Has(const Request& request) const {
+  const Verdict verdict = Judge(request);
+  return verdict.kind == Verdict::Kind::kGive ||
+         (verdict.kind == Verdict::Kind::kAsk && request.source != nullptr);
+}
+
+// A request on its way: judged, perhaps asked or fetched for, judged again.
+struct LayerStore::Call {
+  Request request;
+  Priority priority;
+  Done done;
+  std::shared_ptr<Relay> relay = std::make_shared<Relay>();
+  bool leads = false;  // the work of the flight is its own
+
+  void Finish(absl::StatusOr<LayerRef> layer) {
     if (layer.ok()) {
-      if (const auto filling = FillingOf(*layer)) filling->AddSource(source);
+      if (const auto filling = FillingOf(*layer)) filling->AddSource(request.source);
     }
     done(std::move(layer));
-  };
-  if (absl::StatusOr<LayerRef> here = Find(diff_id); here.ok()) {
-    reused_++;
-    done(std::move(here));
-    return FlightTicket();
   }
-  if (source == nullptr) {
-    done(absl::NotFoundError(
-        StrCat("layer ", diff_id.ToString(), " is not in the store; pull the image again")));
-    return FlightTicket();
+};
+
+FlightTicket LayerStore::Ensure(Request request, Priority priority, Done done) {
+  auto call = std::make_shared<Call>();
+  call->request = std::move(request);
+  call->priority = priority;
+  call->done = std::move(done);
+  if (call->request.found != nullptr) {
+    const std::string registry =
+        call->request.source == nullptr ? "" : call->request.source->registry();
+    const Digest id = UnprovenLayerId(call->request.blob.digest, call->request.diff_id,
+                                      *call->request.found, registry);
+    if (!Trusts(id)) call->request.found = nullptr;
+  }
+  Continue(call);
+  return Relay::TicketOf(call->relay);
+}
+
+void LayerStore::Continue(const std::shared_ptr<Call>& call) {
+  const Verdict verdict = Judge(call->request);
+  switch (verdict.kind) {
+    case Verdict::Kind::kGive:
+      if (absl::StatusOr<LayerRef> layer = Find(verdict.id); layer.ok()) {
+        reused_++;
+        return call->Finish(std::move(layer));
+      }
+      return Fetch(call);
+    case Verdict::Kind::kProve:
+      return AwaitProof(call, verdict.id);
+    case Verdict::Kind::kAsk:
+      if (call->request.source == nullptr) return Fetch(call);
+      asked_++;
+      return call->relay->Add(possession_.Ask(call->request.blob, call->request.source,
+                                              [this, call](const absl::Status& status) {
+                                                // One that does not have it is told so by the
+                                                // fetch.
+                                                if (!status.ok() || call->relay->left())
+                                                  return Fetch(call);
+                                                // Known now: judged to be given, unless the layer
+                                                // went meanwhile.
+                                                Continue(call);
+                                              }));
+    case Verdict::Kind::kFetch:
+      return Fetch(call);
+  }
+}
+
+void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
+  const Request& request = call->request;
+  if (request.source == nullptr) {
+    return call->Finish(absl::NotFoundError(StrCat("layer ", request.diff_id.ToString(),
+                                                   " is not in the store; pull the image again")));
   }
   FlightTable<LayerRef>::Caller caller;
-  caller.priority = priority;
-  caller.audience = source->audience();
-  caller.start = [this, diff_id, blob, source, found](FlightTable<LayerRef>::Context context) {
-    auto job = std::make_shared<Job>(*this, diff_id, blob, source, found, std::move(context));
+  caller.priority = call->priority;
+  caller.audience = request.source->audience();
+  caller.start = [this, call](FlightTable<LayerRef>::Context context) {
+    call->leads = true;
+    const Request& request = call->request;
+    auto job = std::make_shared<Job>(*this, request, std::move(context));
     {
       absl::MutexLock lock(&mu_);
-      jobs_[diff_id] = job;
+      jobs_[LayerKey{request.diff_id, request.blob.digest}] = job;
     }
     job->Start();
   };
-  caller.done = std::move(done);
-  return layer_flights_.Join(diff_id.ToString(), std::move(caller)).ticket;
+  caller.done = [this, call](absl::StatusOr<LayerRef> layer) { OnFetched(call, std::move(layer)); };
+  // Nobody joins the work of another claim, description or registry.
+  const std::string registry = request.source->registry();
+  const std::string key =
+      request.found != nullptr
+          ? UnprovenLayerId(request.blob.digest, request.diff_id, *request.found, registry)
+                .ToString()
+          : StrCat(request.diff_id.ToString(), " ", request.blob.digest.hex(), " ", registry);
+  call->relay->Add(layer_flights_.Join(key, std::move(caller)).ticket);
+}
+
+// The work of a flight is that of one audience; each of the others has to show that it may have
+// the blob, too.
+void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<LayerRef> layer) {
+  if (!layer.ok()) return call->Finish(std::move(layer));
+  const Request& request = call->request;
+  const Verdict verdict = Judge(request);
+  const bool given = verdict.kind == Verdict::Kind::kGive && verdict.id == (*layer)->id;
+  // One that is shown before its bytes are here has none but those that this request will bring.
+  const bool own = call->leads && !(*layer)->proven();
+  if (given || own || options_.share_all) return call->Finish(std::move(layer));
+  asked_++;
+  call->relay->Add(
+      possession_.Ask(request.blob, request.source,
+                      [call, layer = std::move(layer)](const absl::Status& status) mutable {
+                        status.ok() ? call->Finish(std::move(layer)) : call->Finish(status);
+                      }));
+}
+
+// Brings all of a layer that was shown before, and goes on when it is proven, or is not what it
+// was said to be.
+void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id) {
+  const absl::StatusOr<LayerRef> layer = Find(id);
+  const std::shared_ptr<FillingLayer> filling = layer.ok() ? FillingOf(*layer) : nullptr;
+  call->request.recorded = std::nullopt;
+  if (filling == nullptr) return Continue(call);
+  filling->AddSource(call->request.source);
+  FlightTable<bool>::Caller caller;
+  caller.priority = call->priority;
+  caller.start = [this, id, filling](FlightTable<bool>::Context context) {
+    CancelToken::Registration on_cancel = context.cancel.OnCancel(
+        [this, id] { EndProofs(id, absl::CancelledError("nobody waits for the layer any more")); });
+    {
+      absl::MutexLock lock(&mu_);
+      proofs_[id] = {context.finish, std::move(on_cancel)};
+    }
+    if (context.cancel.cancelled()) EndProofs(id, absl::CancelledError("cancelled"));
+    filling->WantAll(Priority::kForeground);
+    // It may have ended before this was in the list.
+    if (filling->complete()) EndProofs(id, absl::OkStatus());
+    if (!Trusts(id)) EndProofs(id, absl::DataLossError("it was not what it was said to be"));
+  };
+  caller.done = [this, call, layer](const absl::StatusOr<bool>& proven) {
+    if (absl::IsCancelled(proven.status())) return call->Finish(proven.status());
+    Continue(call);
+  };
+  call->relay->Add(proof_flights_.Join(id.ToString(), std::move(caller)).ticket);
+}
+
+void LayerStore::EndProofs(const Digest& id, const absl::Status& status) {
+  Proof proof;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = proofs_.find(id);
+    if (it == proofs_.end()) return;
+    proof = std::move(it->second);
+    proofs_.erase(it);
+  }
+  status.ok() ? proof.finish(true) : proof.finish(status);
 }
 
 absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::string& directory,
-                                             uint64_t data_bytes, uint64_t index_bytes) {
-  const std::string target = DirectoryOf(diff_id);
+                                             const LayerOutput& made, const Origin& origin) {
   absl::MutexLock records(&records_mu_);
-  IMAGEFS_RETURN_IF_ERROR(RemoveTree(target));
-  if (rename(directory.c_str(), target.c_str()) != 0) return ErrnoStatus(errno, target);
+  Entry entry;
+  bool here = false;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(diff_id);
+    here = it != layers_.end() && it->second.state != LayerState::kFilling;
+    if (it != layers_.end()) entry.origins = it->second.origins;
+    if (here) entry = it->second;
+  }
+  std::erase_if(entry.origins, [&](const Origin& other) {
+    return other.blob == origin.blob && other.registry == origin.registry && !other.open;
+  });
+  if (std::find(entry.origins.begin(), entry.origins.end(), origin) == entry.origins.end()) {
+    entry.origins.push_back(origin);
+  }
+  if (!here) {
+    const std::string target = DirectoryOf(diff_id);
+    IMAGEFS_RETURN_IF_ERROR(RemoveTree(target));
+    if (rename(directory.c_str(), target.c_str()) != 0) return ErrnoStatus(errno, target);
+    entry.diff_id = diff_id;
+    entry.data_bytes = made.data_bytes;
+    entry.index_bytes = made.index_bytes;
+  }
   // Not synced: it must outlive this process only. Seal makes it outlive the machine's crash.
   WriteBatch batch;
-  batch.Put(StrCat(kRecordPrefix, diff_id.hex()),
-            RecordOf(LayerState::kWritten, data_bytes, index_bytes));
+  batch.Put(StrCat(kRecordPrefix, diff_id.hex()), RecordOf(diff_id, entry));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
   absl::StatusOr<LayerRef> layer;
   {
     absl::MutexLock lock(&mu_);
-    Entry& entry = layers_[diff_id];
-    entry = Entry();
-    entry.data_bytes = data_bytes;
-    entry.index_bytes = index_bytes;
-    layer = OpenLocked(diff_id, entry);
-    if (layer.ok()) {
-      if (unsealed_.empty()) unsealed_since_ = absl::Now();
-      unsealed_.push_back(diff_id);
-    } else {
+    Entry& slot = layers_[diff_id];
+    slot = std::move(entry);
+    layer = OpenLocked(diff_id, slot);
+    if (!layer.ok()) {
       layers_.erase(diff_id);
+    } else if (!here) {
+      QueueSealLocked(diff_id);
     }
   }
-  IMAGEFS_RETURN_IF_ERROR(layer.status());
-  built_++;
   return layer;
+}
+
+void LayerStore::QueueSealLocked(const Digest& id) {
+  if (unsealed_.empty()) unsealed_since_ = absl::Now();
+  unsealed_.push_back(id);
 }
 
 bool LayerStore::MayRestLocked() const {
@@ -532,46 +485,49 @@ void LayerStore::SealLoop() {
   }
 }
 
-absl::Status LayerStore::SealFiles(const Digest& diff_id, const Entry& entry) {
-  const std::string directory = DirectoryOf(diff_id);
+absl::Status LayerStore::SealFiles(const Digest& id) {
+  const std::string directory = DirectoryOf(id);
   IMAGEFS_RETURN_IF_ERROR(SyncFile(directory + "/data"));
   IMAGEFS_RETURN_IF_ERROR(SyncFile(directory + "/index"));
   IMAGEFS_RETURN_IF_ERROR(FsyncDir(directory));
   IMAGEFS_RETURN_IF_ERROR(FsyncDir(options_.root + "/layers"));
+  absl::MutexLock records(&records_mu_);
+  Entry entry;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    if (it == layers_.end()) return absl::NotFoundError("the layer was just removed");
+    entry = it->second;  // another pass may have added an origin
+  }
+  entry.state = LayerState::kComplete;
   WriteBatch batch;
-  batch.Put(StrCat(kRecordPrefix, diff_id.hex()),
-            RecordOf(LayerState::kComplete, entry.data_bytes, entry.index_bytes));
-  return kv_.Write(batch, true);
+  batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
+  IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, true));
+  absl::MutexLock lock(&mu_);
+  const auto it = layers_.find(id);
+  if (it != layers_.end()) it->second.state = LayerState::kComplete;
+  return absl::OkStatus();
 }
 
-void LayerStore::Seal(const Digest& diff_id) {
-  Entry entry;
+void LayerStore::Seal(const Digest& id) {
   LayerRef pin;  // keeps the collector away while the files are synced
   {
     absl::MutexLock lock(&mu_);
-    const auto it = layers_.find(diff_id);
+    const auto it = layers_.find(id);
     if (it == layers_.end() || it->second.state != LayerState::kWritten) return;
-    if (absl::StatusOr<LayerRef> open = OpenLocked(diff_id, it->second); open.ok()) pin = *open;
-    entry.data_bytes = it->second.data_bytes;
-    entry.index_bytes = it->second.index_bytes;
+    if (absl::StatusOr<LayerRef> open = OpenLocked(id, it->second); open.ok()) pin = *open;
   }
-  const absl::Status status = SealFiles(diff_id, entry);
-  if (status.ok()) {
-    absl::MutexLock lock(&mu_);
-    const auto it = layers_.find(diff_id);
-    if (it != layers_.end()) it->second.state = LayerState::kComplete;
-  } else {
-    LogError("layer.sync_failed layer=", diff_id.Short(), " error=", status.message());
-  }
-  NotifyDurable(diff_id, status);
+  const absl::Status status = SealFiles(id);
+  if (!status.ok()) LogError("layer.sync_failed layer=", id.Short(), " error=", status.message());
+  NotifyDurable(id, status);
 }
 
-void LayerStore::NotifyDurable(const Digest& diff_id, const absl::Status& status) {
+void LayerStore::NotifyDurable(const Digest& id, const absl::Status& status) {
   std::vector<absl::AnyInvocable<void(absl::Status)>> ready;
   {
     absl::MutexLock lock(&mu_);
     for (auto it = durable_waits_.begin(); it != durable_waits_.end();) {
-      it->missing.erase(diff_id);
+      it->missing.erase(id);
       if (!it->missing.empty() && status.ok()) {
         ++it;
         continue;
@@ -583,23 +539,23 @@ void LayerStore::NotifyDurable(const Digest& diff_id, const absl::Status& status
   for (auto& done : ready) done(status);
 }
 
-void LayerStore::WaitDurable(const std::vector<Digest>& diff_ids,
+void LayerStore::WaitDurable(const std::vector<Digest>& ids,
                              absl::AnyInvocable<void(absl::Status)> done) {
   absl::Status status;
-  for (const Digest& diff_id : diff_ids) {
-    const absl::StatusOr<LayerRef> layer = Find(diff_id);
+  for (const Digest& id : ids) {
+    const absl::StatusOr<LayerRef> layer = Find(id);
     if (!layer.ok()) continue;
     if (const auto filling = FillingOf(*layer)) filling->WantAll(Priority::kForeground);
   }
   {
     absl::MutexLock lock(&mu_);
     DurableWait wait;
-    for (const Digest& diff_id : diff_ids) {
-      const auto it = layers_.find(diff_id);
+    for (const Digest& id : ids) {
+      const auto it = layers_.find(id);
       if (it == layers_.end()) {
-        status = absl::NotFoundError(StrCat("layer ", diff_id.ToString(), " is gone"));
+        status = absl::NotFoundError(StrCat("layer ", id.ToString(), " is gone"));
       } else if (it->second.state != LayerState::kComplete) {
-        wait.missing.insert(diff_id);
+        wait.missing.insert(id);
       }
     }
     if (status.ok() && !wait.missing.empty()) {
@@ -611,60 +567,112 @@ void LayerStore::WaitDurable(const std::vector<Digest>& diff_ids,
   done(status);
 }
 
-absl::StatusOr<std::shared_ptr<Spool>> LayerStore::OpenSpool(const Descriptor& blob) {
+absl::StatusOr<std::shared_ptr<Spool>> LayerStore::OpenSpool(const std::string& name,
+                                                             uint64_t size) {
   absl::MutexLock lock(&mu_);
-  std::weak_ptr<Spool>& slot = spools_[blob.digest];
+  std::weak_ptr<Spool>& slot = spools_[name];
   if (std::shared_ptr<Spool> spool = slot.lock()) return spool;
   IMAGEFS_ASSIGN_OR_RETURN(
       std::shared_ptr<Spool> spool,
-      Spool::Open(StrCat(options_.root, "/blobs/", blob.digest.hex(), ".", boot_id_.substr(0, 8)),
-                  blob.size));
+      Spool::Open(StrCat(options_.root, "/blobs/", name, ".", boot_id_.substr(0, 8)), size));
   slot = spool;
   return spool;
 }
 
-void LayerStore::DropSpool(const Digest& blob, bool keep_file) {
+void LayerStore::DropSpool(const std::string& name, bool keep_file) {
   absl::MutexLock lock(&mu_);
-  const std::string path = StrCat(options_.root, "/blobs/", blob.hex(), ".", boot_id_.substr(0, 8));
-  spools_.erase(blob);
+  const std::string path = StrCat(options_.root, "/blobs/", name, ".", boot_id_.substr(0, 8));
+  spools_.erase(name);
+  fetches_.erase(name);
   if (keep_file) return;
   if (unlink(path.c_str()) != 0 && errno != ENOENT) {
     LogWarning("blob.unlink_failed path=", path, " errno=", errno);
   }
 }
 
-LayerState LayerStore::StateOf(const Digest& diff_id) const {
+void LayerStore::NoteFetch(const std::string& name, BlobFetch fetch) {
+  absl::MutexLock lock(&mu_);
+  fetches_[name] = std::move(fetch);
+}
+
+LayerStore::BlobFetch LayerStore::FetchOf(const std::string& name) const {
+  absl::MutexLock lock(&mu_);
+  const auto it = fetches_.find(name);
+  return it == fetches_.end() ? BlobFetch() : it->second;
+}
+
+// What is here of the layer that an image claims: proven, or shown.
+const LayerStore::Entry* LayerStore::EntryLocked(const LayerKey& key) const {
+  if (const auto it = layers_.find(key.diff_id);
+      it != layers_.end() && it->second.diff_id == it->first) {
+    const std::vector<Origin>& origins = it->second.origins;
+    const bool same_blob =
+        origins.empty() || std::any_of(origins.begin(), origins.end(), [&](const Origin& origin) {
+          return origin.blob == key.blob;
+        });
+    if (same_blob || options_.share_all) return &it->second;
+  }
+  const auto shown = shown_.find(key);
+  if (shown == shown_.end()) return nullptr;
+  const auto it = layers_.find(shown->second);
+  return it == layers_.end() ? nullptr : &it->second;
+}
+
+LayerState LayerStore::StateOf(const LayerKey& key) const {
   std::shared_ptr<Job> job;  // outlives the lock, which its end takes
   absl::MutexLock lock(&mu_);
-  if (const auto it = layers_.find(diff_id); it != layers_.end()) return it->second.state;
-  if (const auto it = jobs_.find(diff_id); it != jobs_.end()) job = it->second.lock();
+  if (const Entry* entry = EntryLocked(key); entry != nullptr) return entry->state;
+  if (const auto it = jobs_.find(key); it != jobs_.end()) job = it->second.lock();
   return job != nullptr && !job->over() ? LayerState::kFilling : LayerState::kAbsent;
 }
 
-std::optional<LayerProgress> LayerStore::Progress(const Digest& diff_id) const {
+LayerState LayerStore::StateOfName(const Digest& id) const {
+  absl::MutexLock lock(&mu_);
+  const auto it = layers_.find(id);
+  return it == layers_.end() ? LayerState::kAbsent : it->second.state;
+}
+
+std::string_view LayerStore::SourceOf(const LayerKey& key) const {
+  absl::MutexLock lock(&mu_);
+  const Entry* entry = EntryLocked(key);
+  if (entry == nullptr) return "";
+  // An unproven one is found under another key than its DiffID.
+  const auto proven = layers_.find(key.diff_id);
+  const bool is_proven = proven != layers_.end() && &proven->second == entry;
+  return is_proven ? kProvenSource : SourceLocked(Digest(), *entry);
+}
+
+std::string_view LayerStore::SourceLocked(const Digest& id, const Entry& entry) const {
+  const bool proven = id == entry.diff_id || entry.state != LayerState::kFilling;
+  return proven ? kProvenSource : IndexSourceName(entry.source);
+}
+
+std::optional<LayerProgress> LayerStore::Progress(const LayerKey& key) const {
   std::shared_ptr<Job> job;
   {
     absl::MutexLock lock(&mu_);
-    if (const auto it = jobs_.find(diff_id); it != jobs_.end()) job = it->second.lock();
+    if (const auto it = jobs_.find(key); it != jobs_.end()) job = it->second.lock();
   }
-  if (job == nullptr) return FillProgress(diff_id);
+  if (job == nullptr) return FillProgress(key);
   return job->progress();
 }
 
 std::vector<ImageStore::LayerInfo> LayerStore::List() const {
   absl::MutexLock lock(&mu_);
   std::vector<ImageStore::LayerInfo> list;
-  for (const auto& [diff_id, entry] : layers_) {
-    list.push_back({diff_id, entry.state, entry.data_bytes, entry.index_bytes});
+  for (const auto& [id, entry] : layers_) {
+    list.push_back({id, entry.diff_id, entry.state, entry.data_bytes, entry.index_bytes,
+                    SourceLocked(id, entry)});
   }
-  std::sort(list.begin(), list.end(),
-            [](const auto& a, const auto& b) { return a.diff_id < b.diff_id; });
+  std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.id < b.id; });
   return list;
 }
 
 std::vector<FlightReport> LayerStore::Flights() const {
   return {{"layer", layer_flights_.counters(), layer_flights_.Running()},
           {"blob", blob_flights_.counters(), blob_flights_.Running()},
+          {"proof", proof_flights_.counters(), proof_flights_.Running()},
+          {"possession", possession_.counters(), possession_.Running()},
           access_->Flights()};
 }
 
@@ -679,25 +687,44 @@ void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& o
   out.emplace_back("layers_filled", filled_.load());
   out.emplace_back("layers_poisoned", poisoned_.load());
   out.emplace_back("layers_evicted", evicted_.load());
+  out.emplace_back("possession_asked", asked_.load());
   access_->AppendCounters(out);
   fill_->AppendCounters(out);
 }
 
 uint64_t LayerStore::Collect(const absl::flat_hash_set<Digest>& keep) {
+  return CollectIf([&](const Digest& id, const Entry&) { return !keep.contains(id); });
+}
+
+uint64_t LayerStore::CollectProvenTwice(const absl::flat_hash_set<Digest>& keep) {
+  return CollectIf([&](const Digest& id, const Entry& entry) {
+    return !keep.contains(id) && entry.diff_id != id && entry.state != LayerState::kFilling;
+  });
+}
+
+bool LayerStore::HasProvenTwice() const {
+  absl::MutexLock lock(&mu_);
+  return std::any_of(layers_.begin(), layers_.end(), [](const auto& one) {
+    return one.second.diff_id != one.first && one.second.state != LayerState::kFilling &&
+           one.second.open.expired();
+  });
+}
+
+uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes) {
   uint64_t freed = 0;
   std::vector<std::pair<Digest, std::string>> victims;
   absl::MutexLock records(&records_mu_);
   {
     absl::MutexLock lock(&mu_);
     for (auto it = layers_.begin(); it != layers_.end();) {
-      if (keep.contains(it->first) || !it->second.open.expired()) {
+      if (!it->second.open.expired() || !goes(it->first, it->second)) {
         ++it;
         continue;
       }
       // Renamed under the lock: from here on the layer is absent, and a new one may be made.
-      const std::string grave = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
-      if (rename(DirectoryOf(it->first).c_str(), grave.c_str()) == 0) {
-        victims.emplace_back(it->first, grave);
+      const std::string removed = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
+      if (rename(DirectoryOf(it->first).c_str(), removed.c_str()) == 0) {
+        victims.emplace_back(it->first, removed);
       }
       freed += it->second.data_bytes + it->second.index_bytes;
       layers_.erase(it++);
@@ -711,17 +738,17 @@ uint64_t LayerStore::Collect(const absl::flat_hash_set<Digest>& keep) {
     }
   }
   WriteBatch batch;
-  for (const auto& [diff_id, grave] : victims) {
-    batch.Delete(StrCat(kRecordPrefix, diff_id.hex()));
-    LogInfo("layer.removed layer=", diff_id.Short());
+  for (const auto& [id, removed] : victims) {
+    batch.Delete(StrCat(kRecordPrefix, id.hex()));
+    LogInfo("layer.removed layer=", id.Short());
   }
   if (victims.empty()) return freed;
   if (absl::Status status = kv_.Write(batch, true); !status.ok()) {
     LogError("layer.forget_failed error=", status.message());
   }
-  for (const auto& [diff_id, grave] : victims) {
-    if (absl::Status status = RemoveTree(grave); !status.ok()) {
-      LogWarning("layer.cleanup_failed directory=", grave, " error=", status.message());
+  for (const auto& [id, removed] : victims) {
+    if (absl::Status status = RemoveTree(removed); !status.ok()) {
+      LogWarning("layer.cleanup_failed directory=", removed, " error=", status.message());
     }
   }
   return freed;

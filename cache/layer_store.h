@@ -1,5 +1,8 @@
-// The layers on this disk and the flights that bring them here. Owned by ImageStore; see
-// cache/image_store.h for the files, the states and the promises.
+// The layers on this disk and the flights that make them. Owned by ImageStore; see
+// cache/image_store.h for the files, the states and the promises, cache/identity.h for the names.
+//
+// A layer is given to a request only under the rules of docs/security.md, "Identity" and
+// "Possession"; all of them are applied here and nowhere else.
 //
 // Thread-safe.
 #pragma once
@@ -19,17 +22,22 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/any_invocable.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/executor.h"
 #include "base/flight.h"
+#include "base/json.h"
+#include "base/relay.h"
 #include "cache/access_builder.h"
 #include "cache/chain.h"
 #include "cache/fill_scheduler.h"
 #include "cache/filling_layer.h"
 #include "cache/image_store.h"
 #include "cache/kv.h"
+#include "cache/layer_proof.h"
+#include "cache/possession.h"
 #include "cache/spool.h"
 #include "fetch/source.h"
 
@@ -40,6 +48,8 @@ class LayerStore {
   struct Options {
     std::string root;
     int workers = 0;  // layers unpacked at once; 0 = processors + 2
+    // A layer that is here is given to every image that claims its DiffID, whoever asks.
+    bool share_all = false;
     FillScheduler::Options fill;
   };
   // Reads the records, removes what a crash left half-made.
@@ -48,98 +58,176 @@ class LayerStore {
   ~LayerStore();
 
   using Done = absl::AnyInvocable<void(absl::StatusOr<LayerRef>)>;
-  // With `found`, a layer that is not here is made of it at once, and its bytes come when they are
-  // asked for; else by a pass over the whole blob. A layer that fills learns of `source`.
-  FlightTicket Ensure(const Digest& diff_id, const Descriptor& blob,
-                      std::shared_ptr<ImageSource> source, FoundIndexRef found, Priority priority,
-                      Done done);
-  // The layer, pinned; kNotFound when it is not here.
-  absl::StatusOr<LayerRef> Find(const Digest& diff_id);
+  struct Request {
+    Digest diff_id;                       // that the image's configuration claims
+    Descriptor blob;                      // that its manifest names
+    std::shared_ptr<ImageSource> source;  // null: only what is here
+    FoundIndexRef found;                  // describes the layer; null: nothing does
+    // The name under which this very image was given the layer before, with this authorisation.
+    std::optional<Digest> recorded;
+    // Whose descriptions may show the layer before it is proven. Empty: it has to be proven.
+    IndexTrust trust;
+    // REQUIRES: found == nullptr || trust.Allows(found->source).
+  };
+  // Gives the layer, pinned. One that is not here is made of `found` at once, and its bytes come
+  // when they are asked for; else by a pass over the whole blob. A layer that fills learns of the
+  // source.
+  FlightTicket Ensure(Request request, Priority priority, Done done);
+  // Whether Ensure would have the layer without a fetch: proven to come from that blob of that
+  // registry, or recorded.
+  bool Has(const Request& request) const;
+  // The layer of that name, pinned; kNotFound when it is not here.
+  absl::StatusOr<LayerRef> Find(const Digest& id);
   // Runs `done` when all of these layers are complete (or could not be synced).
-  void WaitDurable(const std::vector<Digest>& diff_ids,
-                   absl::AnyInvocable<void(absl::Status)> done);
+  void WaitDurable(const std::vector<Digest>& ids, absl::AnyInvocable<void(absl::Status)> done);
 
   // The layer, when it fills.
   static std::shared_ptr<FillingLayer> FillingOf(const LayerRef& layer);
   // Takes the data of a complete layer away, whose bytes then come when they are asked for.
   // kFailedPrecondition when somebody holds it or it has no span table. Returns the bytes given
   // back.
-  absl::StatusOr<uint64_t> Evict(const Digest& diff_id);
+  absl::StatusOr<uint64_t> Evict(const Digest& id);
   AccessBuilder& access() { return *access_; }
   FillScheduler& scheduler() { return *fill_; }
-  // Called, without locks, with every layer that turned out not to be what its index said.
+  // Called, without locks, with the name of every layer that turned out not to be what its
+  // description said.
   void OnDamaged(std::function<void(const Digest&)> callback) { on_damaged_ = std::move(callback); }
+  // Called, without locks, when the layer `id` was proven: it is here under its DiffID as well.
+  using OnProven = std::function<void(const Digest& id, const Digest& diff_id)>;
+  void SetOnProven(OnProven callback) { on_proven_ = std::move(callback); }
 
-  LayerState StateOf(const Digest& diff_id) const;
-  std::optional<LayerProgress> Progress(const Digest& diff_id) const;
+  // Of the layer that an image claims: under its DiffID, where it is proven to come from that
+  // blob, else as it is being made or shown.
+  LayerState StateOf(const LayerKey& key) const;
+  LayerState StateOfName(const Digest& id) const;
+  std::string_view SourceOf(const LayerKey& key) const;
+  std::optional<LayerProgress> Progress(const LayerKey& key) const;
   std::vector<ImageStore::LayerInfo> List() const;
   std::vector<FlightReport> Flights() const;
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
-  // Removes every layer that is neither in `keep` nor held by anyone. Returns the bytes given back.
+  // Removes every layer whose name is neither in `keep` nor held. Returns the bytes given back.
   uint64_t Collect(const absl::flat_hash_set<Digest>& keep);
+  // The same of layers only that are here under their DiffID as well, since they were proven.
+  uint64_t CollectProvenTwice(const absl::flat_hash_set<Digest>& keep);
+  bool HasProvenTwice() const;
 
  private:
   class Job;
+  struct Call;
   static constexpr std::string_view kRecordPrefix = "layer/";
+  // Where the blob came from, that a layer was proven to come from.
+  struct Origin {
+    Digest blob;
+    std::string registry;
+    bool open = false;  // without anybody's credentials
+    bool operator==(const Origin&) const = default;
+  };
   struct Entry {
     LayerState state = LayerState::kWritten;
     uint64_t data_bytes = 0;
     uint64_t index_bytes = 0;
     bool suspect = false;  // kFilling, and of another boot
+    Digest diff_id;        // the claim; of a proven layer its name
+    // Of an unproven one.
+    IndexSource source = IndexSource::kInImage;
+    Digest index_digest;
+    std::vector<Origin> origins;  // of an unproven one: the one that it is named by
+    Digest fill_blob;             // kFilling: the blob that its span table reads
     std::weak_ptr<const Layer> open;
   };
   struct DurableWait {
     absl::flat_hash_set<Digest> missing;
     absl::AnyInvocable<void(absl::Status)> done;
   };
+  // Somebody waits for the proof of a layer.
+  struct Proof {
+    std::function<void(absl::StatusOr<bool>)> finish;
+    CancelToken::Registration on_cancel;
+  };
+  // What the store can do for a request with what is here.
+  struct Verdict {
+    enum class Kind { kFetch, kAsk, kGive, kProve } kind = Kind::kFetch;
+    Digest id;  // of the layer
+  };
+  // Whom the bytes of a blob come from.
+  struct BlobFetch {
+    std::string audience;  // "" = not known
+    bool open = false;
+  };
 
   LayerStore(Options options, KeyValueStore& kv);
   absl::Status Load();
-  absl::Status RemoveStrangers();
-  std::string DirectoryOf(const Digest& diff_id) const;
-  absl::StatusOr<LayerRef> OpenLocked(const Digest& diff_id, Entry& entry)
+  absl::Status RemoveUnknown();
+  std::string DirectoryOf(const Digest& id) const;
+  absl::StatusOr<LayerRef> OpenLocked(const Digest& id, Entry& entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Verdict Judge(const Request& request) const;
+  std::string_view SourceLocked(const Digest& id, const Entry& entry) const;
+  const Entry* EntryLocked(const LayerKey& key) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  const Origin* OriginLocked(const Entry& entry, const Digest& blob,
+                             const std::string& registry) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  Verdict JudgeLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  void Continue(const std::shared_ptr<Call>& call);
+  void Fetch(const std::shared_ptr<Call>& call);
+  void OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<LayerRef> layer);
+  void AwaitProof(const std::shared_ptr<Call>& call, const Digest& id);
+  void EndProofs(const Digest& id, const absl::Status& status);
   // The layer's files are in `directory`: moves them into place, records, pins.
   absl::StatusOr<LayerRef> Publish(const Digest& diff_id, const std::string& directory,
-                                   uint64_t data_bytes, uint64_t index_bytes);
+                                   const LayerOutput& made, const Origin& origin);
   // The sealer's thread: takes written layers to complete, one after the other.
   void SealLoop();
   bool MayRestLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void QueueSealLocked(const Digest& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   // Syncs a written layer to disk and records it as complete.
-  void Seal(const Digest& diff_id);
-  absl::Status SealFiles(const Digest& diff_id, const Entry& entry);
-  void NotifyDurable(const Digest& diff_id, const absl::Status& status);
-  std::string RecordOf(LayerState state, uint64_t data_bytes, uint64_t index_bytes) const;
+  void Seal(const Digest& id);
+  absl::Status SealFiles(const Digest& id);
+  uint64_t CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes);
+  void NotifyDurable(const Digest& id, const absl::Status& status);
+  std::string RecordOf(const Digest& id, const Entry& entry) const;
   // layer_store_filling.cc.
-  std::optional<LayerProgress> FillProgress(const Digest& diff_id) const;
+  std::optional<LayerProgress> FillProgress(const LayerKey& key) const;
+  static absl::Status ParseRecord(const Json& record, const Digest& id, Entry& entry);
   absl::Status ReadRecord(std::string_view key, std::string_view value)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status OpenFilling(Layer& layer, const Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::StatusOr<LayerRef> PublishFilling(const Digest& diff_id, const FoundIndex& found);
-  absl::Status CheckFilled(const Digest& diff_id, FillingLayer& filling);
-  absl::Status CheckForeignTar(const Digest& diff_id, const FillingLayer& filling);
-  absl::Status CheckTar(const Digest& diff_id, const FillingLayer& filling);
-  bool Trusts(const Digest& diff_id) const;
-  void DropDamaged(const Digest& diff_id, const absl::Status& why);
-  absl::StatusOr<std::shared_ptr<Spool>> OpenSpool(const Descriptor& blob);
-  void DropSpool(const Digest& blob, bool keep_file);
+  absl::Status CheckOldRecord(const Digest& id, Entry& entry) const;
+  absl::Status OpenFilling(const Digest& id, Layer& layer, const Entry& entry)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::StatusOr<LayerRef> PublishFilling(const Request& request);
+  absl::Status CheckFilled(const Digest& id, FillingLayer& filling);
+  absl::Status Prove(const Digest& id, FillingLayer& filling);
+  absl::Status Promote(const Digest& id, const FillingLayer& filling, const std::string& directory,
+                       ProvenLayer proven);
+  absl::Status MarkRefilled(const Digest& id);
+  bool Trusts(const Digest& id) const;
+  void DropDamaged(const Digest& id, const absl::Status& why);
+  absl::StatusOr<std::shared_ptr<Spool>> OpenSpool(const std::string& name, uint64_t size);
+  void DropSpool(const std::string& name, bool keep_file);
+  void NoteFetch(const std::string& name, BlobFetch fetch);
+  BlobFetch FetchOf(const std::string& name) const;
 
   const Options options_;
   KeyValueStore& kv_;
   std::string boot_id_;
   FlightTable<LayerRef> layer_flights_{"layer"};
   FlightTable<bool> blob_flights_{"blob"};
+  FlightTable<bool> proof_flights_{"proof"};
+  Possession possession_;
 
   // Makes the files of a layer and its record change together; taken before mu_, held over local
   // disk writes, never by a reader.
   absl::Mutex records_mu_ ABSL_ACQUIRED_BEFORE(mu_);
   mutable absl::Mutex mu_;
-  absl::flat_hash_map<Digest, Entry> layers_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<Digest, std::weak_ptr<Job>> jobs_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<Digest, std::weak_ptr<Spool>> spools_ ABSL_GUARDED_BY(mu_);
-  // Layers whose index was not theirs: taken by a pass over the whole from now on.
+  absl::flat_hash_map<Digest, Entry> layers_ ABSL_GUARDED_BY(mu_);  // by name
+  absl::flat_hash_map<LayerKey, std::weak_ptr<Job>> jobs_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, std::weak_ptr<Spool>> spools_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, BlobFetch> fetches_ ABSL_GUARDED_BY(mu_);  // by spool
+  // Layers whose description was not theirs: made by a pass over the whole from now on.
   absl::flat_hash_set<Digest> distrusted_ ABSL_GUARDED_BY(mu_);
   std::vector<DurableWait> durable_waits_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<Digest, Proof> proofs_ ABSL_GUARDED_BY(mu_);
+  // The names of layers that are or were unproven, by what images claim.
+  absl::flat_hash_map<LayerKey, Digest> shown_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
   absl::Time last_job_end_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   std::deque<Digest> unsealed_ ABSL_GUARDED_BY(mu_);
@@ -147,9 +235,10 @@ class LayerStore {
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
   std::function<void(const Digest&)> on_damaged_;
+  OnProven on_proven_;
   std::atomic<uint64_t> filling_made_{0}, filled_{0}, poisoned_{0}, evicted_{0};
   std::atomic<uint64_t> built_{0}, reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0},
-      tar_bytes_{0};
+      tar_bytes_{0}, asked_{0};
 
   // Last, so that their threads are gone before anything above.
   std::unique_ptr<FillScheduler> fill_;

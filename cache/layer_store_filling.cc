@@ -1,19 +1,24 @@
-// The part of LayerStore that has to do with layers which fill: their files and records, the check
-// of the whole once all is here, what becomes of those that are not what their index said.
+// The part of LayerStore that has to do with layers which fill: their files and records, the proof
+// once all is here, what becomes of those that are not what their description said.
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <utility>
 
-#include "base/json.h"
+#include "absl/cleanup/cleanup.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "cache/identity.h"
 #include "cache/layer_store.h"
 
 namespace imagefs {
 namespace {
+
+constexpr IndexSource kSources[] = {IndexSource::kInImage, IndexSource::kBeside,
+                                    IndexSource::kConfigured, IndexSource::kSigned};
 
 bool FileHasSize(const std::string& path, uint64_t size) {
   const absl::StatusOr<struct stat> st = StatPath(path);
@@ -25,42 +30,97 @@ absl::Status WriteNew(const std::string& path, std::string_view bytes) {
   return PwriteFull(fd.get(), bytes, 0);
 }
 
-absl::StatusOr<Digest> DigestOfFile(int fd) {
-  Sha256 hash;
-  std::string buffer(256 << 10, '\0');
-  for (uint64_t at = 0;; at += buffer.size()) {
-    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(fd, absl::MakeSpan(buffer), at));
-    hash.Update(std::string_view(buffer.data(), got));
-    if (got < buffer.size()) return hash.Finish();
-  }
+// The files of a layer of which no byte is here.
+absl::Status WriteFilling(const std::string& directory, const FoundIndex& found,
+                          uint64_t data_bytes) {
+  IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
+  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/index", found.index));
+  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/access", found.access));
+  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/data", ""));
+  const std::string data = directory + "/data";
+  return truncate(data.c_str(), static_cast<off_t>(data_bytes)) == 0 ? absl::OkStatus()
+                                                                     : ErrnoStatus(errno, data);
 }
 
 }  // namespace
 
-std::string LayerStore::RecordOf(LayerState state, uint64_t data_bytes,
-                                 uint64_t index_bytes) const {
+std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
   JsonWriter writer;
   writer.BeginObject()
-      .Member("state", LayerStateName(state))
+      .Member("state", LayerStateName(entry.state))
       .Member("boot", boot_id_)
-      .Member("data_bytes", data_bytes)
-      .Member("index_bytes", index_bytes)
-      .EndObject();
+      .Member("data_bytes", entry.data_bytes)
+      .Member("index_bytes", entry.index_bytes);
+  if (entry.diff_id != id) {
+    writer.Member("diff_id", entry.diff_id.ToString())
+        .Member("source", IndexSourceName(entry.source))
+        .Member("index_digest", entry.index_digest.ToString());
+  }
+  if (!entry.fill_blob.empty()) writer.Member("fill_blob", entry.fill_blob.ToString());
+  writer.Key("origins").BeginArray();
+  for (const Origin& origin : entry.origins) {
+    writer.BeginObject()
+        .Member("blob", origin.blob.ToString())
+        .Member("registry", origin.registry)
+        .Member("open", origin.open)
+        .EndObject();
+  }
+  writer.EndArray().EndObject();
   return writer.Take();
+}
+
+// The members that tell what the layer is; `entry` has its name as DiffID before.
+absl::Status LayerStore::ParseRecord(const Json& record, const Digest& id, Entry& entry) {
+  if (const std::string text = record.StringOr("diff_id"); !text.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(entry.diff_id, Digest::Parse(text));
+    if (entry.diff_id == id) return absl::DataLossError("an unproven layer under its DiffID");
+    const std::string source = record.StringOr("source");
+    const auto* known =
+        std::find_if(std::begin(kSources), std::end(kSources),
+                     [&](IndexSource one) { return IndexSourceName(one) == source; });
+    if (known == std::end(kSources)) return absl::DataLossError("its source is not known");
+    entry.source = *known;
+    IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Digest::Parse(record.StringOr("index_digest")));
+  }
+  if (const std::string text = record.StringOr("fill_blob"); !text.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(entry.fill_blob, Digest::Parse(text));
+  }
+  for (const Json& one : record["origins"].elements()) {
+    Origin origin;
+    IMAGEFS_ASSIGN_OR_RETURN(origin.blob, Digest::Parse(one.StringOr("blob")));
+    origin.registry = one.StringOr("registry");
+    origin.open = one["open"].boolean().value_or(false);
+    entry.origins.push_back(std::move(origin));
+  }
+  return absl::OkStatus();
+}
+
+// A record of format 1 says nothing of where the layer came from. Those that were hashed are kept;
+// they are given to the images that were recorded with them, and to others after a pass.
+absl::Status LayerStore::CheckOldRecord(const Digest& id, Entry& entry) const {
+  if (entry.state == LayerState::kFilling) {
+    return absl::DataLossError("shown before it was proven, by an earlier version");
+  }
+  const std::string path = DirectoryOf(id) + "/access";
+  if (::access(path.c_str(), F_OK) != 0) return absl::OkStatus();
+  const absl::StatusOr<std::unique_ptr<LayerAccess>> table = LayerAccess::Open(path);
+  if (table.ok() && (*table)->layout() == DataLayout::kTar) return absl::OkStatus();
+  return absl::DataLossError("an earlier version did not check it against its DiffID");
 }
 
 // An error: the record is worthless.
 absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value) {
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest diff_id,
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest id,
                            Digest::Parse(StrCat("sha256:", key.substr(kRecordPrefix.size()))));
   IMAGEFS_ASSIGN_OR_RETURN(const Json record, Json::Parse(value));
   Entry entry;
+  entry.diff_id = id;
   const std::string state = record.StringOr("state");
   const bool same_boot = record.StringOr("boot") == boot_id_;
   if (state == "complete") {
     entry.state = LayerState::kComplete;
   } else if (state == "filling") {
-    // Its bytes are checked before they are believed; index and table were synced.
+    // Its bytes are checked before they are believed.
     entry.state = LayerState::kFilling;
     entry.suspect = !same_boot;
   } else if (!same_boot) {
@@ -68,13 +128,27 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
   }
   entry.data_bytes = static_cast<uint64_t>(record.IntOr("data_bytes", -1));
   entry.index_bytes = static_cast<uint64_t>(record.IntOr("index_bytes", -1));
-  const std::string directory = DirectoryOf(diff_id);
+  if (record["origins"].is_array()) {
+    IMAGEFS_RETURN_IF_ERROR(ParseRecord(record, id, entry));
+  } else {
+    IMAGEFS_RETURN_IF_ERROR(CheckOldRecord(id, entry));
+  }
+  const std::string directory = DirectoryOf(id);
   if (!FileHasSize(directory + "/data", entry.data_bytes) ||
       !FileHasSize(directory + "/index", entry.index_bytes)) {
     return absl::DataLossError("its files are gone or of another size");
   }
-  if (entry.state == LayerState::kWritten) unsealed_.push_back(diff_id);
-  layers_.emplace(diff_id, std::move(entry));
+  // Its index was not synced: nothing but this digest vouches for it after a crash of the machine.
+  if (entry.suspect && entry.diff_id != id) {
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
+    IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(index.get()));
+    if (digest != entry.index_digest) return absl::DataLossError("its index was not on the disk");
+  }
+  if (entry.state == LayerState::kWritten) unsealed_.push_back(id);
+  if (entry.diff_id != id && !entry.origins.empty()) {
+    shown_[{entry.diff_id, entry.origins.front().blob}] = id;
+  }
+  layers_.emplace(id, std::move(entry));
   return absl::OkStatus();
 }
 
@@ -82,16 +156,19 @@ std::shared_ptr<FillingLayer> LayerStore::FillingOf(const LayerRef& layer) {
   return std::dynamic_pointer_cast<FillingLayer>(layer->fill);
 }
 
-absl::Status LayerStore::OpenFilling(Layer& layer, const Entry& entry) {
+absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry& entry) {
   FillingLayer::Options options;
   options.directory = layer.directory;
   options.suspect = entry.suspect;
-  options.check = [this, diff_id = layer.diff_id](FillingLayer& filling) {
-    return CheckFilled(diff_id, filling);
-  };
+  options.unproven = !layer.proven();
+  options.check = [this, id](FillingLayer& filling) { return CheckFilled(id, filling); };
+  // Who waits for the proof goes on with a pass of its own, which fails by itself if it has to.
+  options.failing = [this, id](const absl::Status& why) { EndProofs(id, why); };
+  options.damaged = [this, id](const absl::Status& why) { DropDamaged(id, why); };
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<FillingLayer> filling,
                            FillingLayer::Open(std::move(options), *fill_));
   if (filling->access().diff_id() != layer.diff_id ||
+      filling->access().blob_digest() != entry.fill_blob ||
       filling->access().data_bytes() != layer.data_bytes) {
     return absl::DataLossError("its span table is of another layer");
   }
@@ -100,182 +177,175 @@ absl::Status LayerStore::OpenFilling(Layer& layer, const Entry& entry) {
   return absl::OkStatus();
 }
 
-// Synced before it is recorded: small files, and what is served by them depends on them.
-absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Digest& diff_id,
-                                                    const FoundIndex& found) {
+absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
+  const FoundIndex& found = *request.found;
+  const std::string registry = request.source->registry();
+  const Digest id = UnprovenLayerId(request.blob.digest, request.diff_id, found, registry);
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
                            LayerAccess::FromBytes(found.access));
   const std::string temporary = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
-  const std::string target = DirectoryOf(diff_id);
-  absl::Status status = MakeDirs(temporary, 0700);
-  if (status.ok()) status = WriteNew(temporary + "/index", found.index);
-  if (status.ok()) status = WriteNew(temporary + "/access", found.access);
-  if (status.ok()) status = WriteNew(temporary + "/data", "");
-  if (status.ok() &&
-      truncate((temporary + "/data").c_str(), static_cast<off_t>(access->data_bytes())) != 0) {
-    status = ErrnoStatus(errno, temporary + "/data");
-  }
-  absl::MutexLock records(&records_mu_);
-  if (status.ok()) status = RemoveTree(target);
-  if (status.ok() && rename(temporary.c_str(), target.c_str()) != 0) {
-    status = ErrnoStatus(errno, target);
-  }
-  if (!status.ok()) {
-    (void)RemoveTree(temporary);
-    return status;
-  }
-  WriteBatch batch;
-  batch.Put(StrCat(kRecordPrefix, diff_id.hex()),
-            RecordOf(LayerState::kFilling, access->data_bytes(), found.index.size()));
-  IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
-  absl::MutexLock lock(&mu_);
-  Entry& entry = layers_[diff_id];
-  entry = Entry();
+  absl::Cleanup remove = [&] { RemoveTree(temporary).IgnoreError(); };
+  IMAGEFS_RETURN_IF_ERROR(WriteFilling(temporary, found, access->data_bytes()));
+  Entry entry;
   entry.state = LayerState::kFilling;
+  entry.diff_id = request.diff_id;
+  entry.source = found.source;
   entry.data_bytes = access->data_bytes();
   entry.index_bytes = found.index.size();
-  absl::StatusOr<LayerRef> layer = OpenLocked(diff_id, entry);
+  entry.index_digest = Sha256Of(found.index);
+  entry.origins = {{request.blob.digest, registry, false}};
+  entry.fill_blob = request.blob.digest;
+  absl::MutexLock records(&records_mu_);
+  const std::string target = DirectoryOf(id);
+  IMAGEFS_RETURN_IF_ERROR(RemoveTree(target));
+  if (rename(temporary.c_str(), target.c_str()) != 0) return ErrnoStatus(errno, target);
+  WriteBatch batch;
+  batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
+  IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
+  absl::MutexLock lock(&mu_);
+  Entry& slot = layers_[id];
+  slot = std::move(entry);
+  shown_[{request.diff_id, request.blob.digest}] = id;
+  absl::StatusOr<LayerRef> layer = OpenLocked(id, slot);
   if (!layer.ok()) {
-    layers_.erase(diff_id);
+    layers_.erase(id);
     return layer;
   }
   if (found.prefetch.has_value()) {
     FillingOf(*layer)->Prefetch(*found.prefetch, Priority::kForeground);
   }
   filling_made_++;
-  LogInfo("layer.lazy layer=", diff_id.Short(), " origin=", found.origin);
+  LogInfo("layer.lazy layer=", request.diff_id.Short(), " as=", id.Short(),
+          " origin=", found.origin, " source=", IndexSourceName(found.source));
   return layer;
 }
 
-// The tar as a whole is what the image says, and the index is the tar's.
-absl::Status LayerStore::CheckTar(const Digest& diff_id, const FillingLayer& filling) {
-  const std::string& directory = filling.directory();
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd own,
-                           OpenFile(options_.root + "/layers", O_TMPFILE | O_RDWR, 0600));
-  IMAGEFS_ASSIGN_OR_RETURN(
-      const LayerOutput output,
-      IndexTar(data.get(), filling.access().tar_bytes(), diff_id, own.get(), CancelToken()));
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest given, DigestOfFile(index.get()));
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest right, DigestOfFile(own.get()));
-  if (given != right || output.data_bytes != filling.access().data_bytes()) {
-    return absl::DataLossError(
-        "the index that it was shown by is not that of its tar; whoever published the index made a "
-        "mistake, or lied");
-  }
-  return absl::OkStatus();
-}
-
-// Tars are padded with zeros to blocks of 512 bytes, and by some programs to records of 20 blocks.
-absl::Status LayerStore::CheckForeignTar(const Digest& diff_id, const FillingLayer& filling) {
-  constexpr uint64_t kBlock = 512, kRecordBlocks = 20;
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(filling.directory() + "/data", O_RDONLY));
-  const uint64_t tar_bytes = filling.access().tar_bytes();
-  std::string buffer(256 << 10, '\0');
-  Sha256 whole;
-  for (uint64_t at = 0; at < tar_bytes;) {
-    const size_t want = std::min<uint64_t>(buffer.size(), tar_bytes - at);
-    IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
-                             PreadFull(data.get(), absl::MakeSpan(buffer.data(), want), at));
-    if (got != want) return absl::DataLossError("the data file is too short");
-    whole.Update(std::string_view(buffer.data(), got));
-    at += got;
-  }
-  const std::string zeros(kBlock, '\0');
-  for (uint64_t blocks = 0; blocks <= 2 * kRecordBlocks; ++blocks) {
-    if (whole.Copy().Finish() == diff_id) return absl::OkStatus();
-    whole.Update(zeros);
-  }
-  return absl::DataLossError("its tar does not have the DiffID of the image's configuration");
-}
-
-// On a worker of the scheduler, once every byte is here.
-absl::Status LayerStore::CheckFilled(const Digest& diff_id, FillingLayer& filling) {
+// On a worker, once every byte is here.
+absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
   absl::Status status;
-  switch (filling.access().layout()) {
-    case DataLayout::kTar:
-      status = CheckTar(diff_id, filling);
-      break;
-    case DataLayout::kForeignTar:
-      status = CheckForeignTar(diff_id, filling);
-      break;
-    case DataLayout::kTable:
-      // The tar is never seen: each chunk was checked against the table, and that against the
-      // manifest.
-      break;
+  if (id == filling.access().diff_id()) {
+    status = CheckRefilled(filling.directory(), filling.access(), filling.closing());
+    if (status.ok()) status = MarkRefilled(id);
+  } else {
+    status = Prove(id, filling);
   }
-  if (absl::IsDataLoss(status) || absl::IsInvalidArgument(status)) {
-    status = absl::DataLossError(StrCat("layer ", diff_id.ToString(), ": ", status.message()));
-    // First of all, so that nobody who hears of it can still read.
-    filling.Poison(status);
-    DropDamaged(diff_id, status);
+  if (status.ok()) {
+    filled_++;
+    LogInfo("layer.filled layer=", filling.access().diff_id().Short(), " as=", id.Short());
     return status;
   }
-  IMAGEFS_RETURN_IF_ERROR(status);
+  if (!absl::IsDataLoss(status) && !absl::IsInvalidArgument(status)) return status;
+  return absl::DataLossError(StrCat("layer ", filling.access().diff_id().ToString(), " of blob ",
+                                    filling.access().blob_digest().ToString(), ": ",
+                                    status.message()));
+}
+
+// A proven layer whose data came a second time.
+absl::Status LayerStore::MarkRefilled(const Digest& id) {
   absl::MutexLock records(&records_mu_);
-  uint64_t index_bytes = 0;
+  Entry entry;
   {
     absl::MutexLock lock(&mu_);
-    const auto it = layers_.find(diff_id);
+    const auto it = layers_.find(id);
     if (it == layers_.end()) return absl::NotFoundError("the layer was just removed");
-    index_bytes = it->second.index_bytes;
+    entry = it->second;
   }
+  entry.state = LayerState::kWritten;
+  entry.fill_blob = Digest();
   WriteBatch batch;
-  batch.Put(StrCat(kRecordPrefix, diff_id.hex()),
-            RecordOf(LayerState::kWritten, filling.access().data_bytes(), index_bytes));
+  batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
   absl::MutexLock lock(&mu_);
-  const auto it = layers_.find(diff_id);
-  if (it == layers_.end()) return absl::NotFoundError("the layer was just removed");
-  it->second.state = LayerState::kWritten;
-  if (unsealed_.empty()) unsealed_since_ = absl::Now();
-  unsealed_.push_back(diff_id);
-  filled_++;
-  LogInfo("layer.filled layer=", diff_id.Short());
+  layers_[id] = std::move(entry);
+  QueueSealLocked(id);
   return absl::OkStatus();
 }
 
-bool LayerStore::Trusts(const Digest& diff_id) const {
+absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
+  const std::string directory = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
+  absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
+  IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd blob, filling.Blob());
+  const UnprovenLayer layer{filling.directory(), filling.access(), filling.access().diff_id(),
+                            blob};
+  IMAGEFS_ASSIGN_OR_RETURN(ProvenLayer proven, ProveLayer(layer, directory, filling.closing()));
+  return Promote(id, filling, directory, std::move(proven));
+}
+
+// From here on the layer is found under its DiffID by whoever may have its blob. Under its own name
+// it is complete, for those who are shown it.
+absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
+                                 const std::string& directory, ProvenLayer proven) {
+  const Digest& diff_id = filling.access().diff_id();
+  Origin origin;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    if (it == layers_.end()) return absl::NotFoundError("the layer was just removed");
+    origin = it->second.origins.front();
+  }
+  origin.open = filling.anonymous();
+  IMAGEFS_ASSIGN_OR_RETURN(const LayerRef layer, Publish(diff_id, directory, proven.made, origin));
+  for (const std::string& audience : filling.Audiences()) {
+    possession_.Remember(audience, origin.blob);
+  }
+  if (!proven.has_access) {
+    IMAGEFS_ASSIGN_OR_RETURN(Fd blob, filling.Blob());
+    Descriptor descriptor;
+    descriptor.digest = origin.blob;
+    descriptor.size = filling.access().blob_size();
+    access_->Start(layer, descriptor, {std::move(blob), 0}, std::move(proven.made));
+  }
+  IMAGEFS_RETURN_IF_ERROR(MarkRefilled(id));
+  if (unlink((filling.directory() + "/blob").c_str()) != 0 && errno != ENOENT) {
+    LogWarning("layer.cleanup_failed directory=", filling.directory(), " errno=", errno);
+  }
+  if (on_proven_) on_proven_(id, diff_id);
+  EndProofs(id, absl::OkStatus());
+  return absl::OkStatus();
+}
+
+bool LayerStore::Trusts(const Digest& id) const {
   absl::MutexLock lock(&mu_);
-  return !distrusted_.contains(diff_id);
+  return !distrusted_.contains(id);
 }
 
 // Forgets a layer that is not what was promised: whoever shows it gets errors from now on, and who
-// asks for it next gets it by a pass over the whole blob.
-void LayerStore::DropDamaged(const Digest& diff_id, const absl::Status& why) {
+// asks with the same description next gets it by a pass over the whole blob.
+void LayerStore::DropDamaged(const Digest& id, const absl::Status& why) {
   poisoned_++;
   {
     absl::MutexLock records(&records_mu_);
-    const std::string grave = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
+    const std::string removed = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
     {
       absl::MutexLock lock(&mu_);
-      layers_.erase(diff_id);
-      distrusted_.insert(diff_id);
-      if (rename(DirectoryOf(diff_id).c_str(), grave.c_str()) != 0) {
-        LogWarning("layer.cleanup_failed layer=", diff_id.Short(), " errno=", errno);
+      layers_.erase(id);
+      distrusted_.insert(id);
+      if (rename(DirectoryOf(id).c_str(), removed.c_str()) != 0) {
+        LogWarning("layer.cleanup_failed layer=", id.Short(), " errno=", errno);
       }
     }
     WriteBatch batch;
-    batch.Delete(StrCat(kRecordPrefix, diff_id.hex()));
+    batch.Delete(StrCat(kRecordPrefix, id.hex()));
     if (absl::Status status = kv_.Write(batch, true); !status.ok()) {
       LogError("layer.forget_failed error=", status.message());
     }
-    if (absl::Status status = RemoveTree(grave); !status.ok()) {
-      LogWarning("layer.cleanup_failed directory=", grave, " error=", status.message());
+    if (absl::Status status = RemoveTree(removed); !status.ok()) {
+      LogWarning("layer.cleanup_failed directory=", removed, " error=", status.message());
     }
   }
-  if (on_damaged_) on_damaged_(diff_id);
-  NotifyDurable(diff_id, why);
+  if (on_damaged_) on_damaged_(id);
+  EndProofs(id, why);
+  NotifyDurable(id, why);
 }
 
-std::optional<LayerProgress> LayerStore::FillProgress(const Digest& diff_id) const {
+std::optional<LayerProgress> LayerStore::FillProgress(const LayerKey& key) const {
   LayerRef layer;
   {
     absl::MutexLock lock(&mu_);
-    const auto it = layers_.find(diff_id);
-    if (it == layers_.end() || it->second.state != LayerState::kFilling) return std::nullopt;
-    layer = it->second.open.lock();
+    const Entry* entry = EntryLocked(key);
+    if (entry == nullptr || entry->state != LayerState::kFilling) return std::nullopt;
+    layer = entry->open.lock();
   }
   if (layer == nullptr) return std::nullopt;
   const std::shared_ptr<FillingLayer> filling = FillingOf(layer);
@@ -290,40 +360,44 @@ std::optional<LayerProgress> LayerStore::FillProgress(const Digest& diff_id) con
   return progress;
 }
 
-absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& diff_id) {
-  const std::string directory = DirectoryOf(diff_id);
+absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
+  const std::string directory = DirectoryOf(id);
   absl::MutexLock records(&records_mu_);
   absl::MutexLock lock(&mu_);
-  const auto it = layers_.find(diff_id);
+  const auto it = layers_.find(id);
   if (it == layers_.end()) return absl::NotFoundError("the layer is not here");
-  if (!it->second.open.expired()) {
+  Entry& entry = it->second;
+  const std::string data = directory + "/data";
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatPath(data));
+  // Two names: it is shown under the name that it had before it was proven.
+  if (!entry.open.expired() || st.st_nlink > 1) {
     return absl::FailedPreconditionError(
-        StrCat("layer ", diff_id.Short(), " is in use; unmount what shows it (imagefs ls)"));
+        StrCat("layer ", id.Short(), " is in use; unmount what shows it (imagefs ls)"));
   }
-  if (it->second.state == LayerState::kFilling) return 0;  // nobody shows it: evicted, or half read
-  if (it->second.state != LayerState::kComplete) {
-    return absl::FailedPreconditionError(StrCat("layer ", diff_id.Short(),
-                                                " is not yet on the disk for good; try again in a "
-                                                "moment"));
+  if (entry.state == LayerState::kFilling) return 0;  // nobody shows it: evicted, or half read
+  if (entry.state != LayerState::kComplete) {
+    return absl::FailedPreconditionError(
+        StrCat("layer ", id.Short(), " is not yet on the disk for good; try again in a moment"));
   }
   absl::StatusOr<std::unique_ptr<LayerAccess>> access = LayerAccess::Open(directory + "/access");
   if (!access.ok()) {
     return absl::FailedPreconditionError(
-        StrCat("layer ", diff_id.Short(), " has no span table: ", access.status().message()));
+        StrCat("layer ", id.Short(), " has no span table: ", access.status().message()));
   }
+  Entry evicted = entry;
+  evicted.state = LayerState::kFilling;
+  evicted.fill_blob = (*access)->blob_digest();
+  evicted.suspect = false;
   // First the record: bytes that are gone are never taken for zeros.
   WriteBatch batch;
-  batch.Put(StrCat(kRecordPrefix, diff_id.hex()),
-            RecordOf(LayerState::kFilling, it->second.data_bytes, it->second.index_bytes));
+  batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, evicted));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, true));
-  const std::string data = directory + "/data";
   (void)unlink((directory + "/present").c_str());
-  const uint64_t size = it->second.data_bytes;
+  const uint64_t size = entry.data_bytes;
   if (truncate(data.c_str(), 0) != 0 || truncate(data.c_str(), static_cast<off_t>(size)) != 0) {
     return ErrnoStatus(errno, data);
   }
-  it->second.state = LayerState::kFilling;
-  it->second.suspect = false;
+  entry = std::move(evicted);
   evicted_++;
   return size;
 }

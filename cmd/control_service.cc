@@ -143,7 +143,8 @@ void FillInspect(const ImageStore& store, const ResolvedImage& image, InspectRep
     layer->set_size(blob.size);
     layer->set_diff_id(diff_id.ToString());
     layer->set_chain_id(image.chain_ids[i].ToString());
-    layer->set_state(std::string(LayerStateName(store.StateOf(diff_id))));
+    layer->set_state(std::string(LayerStateName(store.StateOf(KeyOf(image, i)))));
+    layer->set_source(std::string(store.SourceOf(KeyOf(image, i))));
   }
 }
 
@@ -406,7 +407,9 @@ absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request
       const Layer& layer = *chain->layers[i];
       MountStatusReply::Layer* out = reply->add_layers();
       out->set_diff_id(layer.diff_id.ToString());
-      out->set_state(std::string(LayerStateName(deps_.store.StateOf(layer.diff_id))));
+      out->set_state(std::string(LayerStateName(deps_.store.StateOfName(layer.id))));
+      const bool proven = layer.proven() || layer.complete();
+      out->set_source(std::string(proven ? kProvenSource : IndexSourceName(layer.source)));
       out->set_data_bytes(layer.data_bytes);
       out->set_data_bytes_present(layer.data_bytes);
       if (i >= reports.size() || !reports[i].has_value()) continue;
@@ -510,6 +513,7 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
     layer->set_state(std::string(LayerStateName(info.state)));
     layer->set_data_bytes(info.data_bytes);
     layer->set_index_bytes(info.index_bytes);
+    layer->set_source(std::string(info.source));
   }
   return absl::OkStatus();
 }

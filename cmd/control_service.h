@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/executor.h"
+#include "cache/index_trust.h"
 #include "fetch/endpoint_identity.h"
 #include "image/reference.h"
 
@@ -41,6 +42,8 @@ class ControlService {
     // How a credential that came with a call is renewed; may be empty.
     std::function<CredentialRefresh(const Reference&)> refresh_of = nullptr;
     PodmanStore* podman = nullptr;  // null: a user's daemon
+    // Whose descriptions of an image the mounts of the command believe, podman's excepted.
+    TrustOf trust_of = [](const Reference&) { return IndexTrust::Any(); };
   };
   // After an image was mounted by full passes because nobody had published an index of it.
   struct AutoPublish {

@@ -169,16 +169,19 @@ absl::Status DaemonImpl::OpenParts() {
   mount_options.as_root = geteuid() == 0;
   IMAGEFS_ASSIGN_OR_RETURN(mounts_, MountTable::Create(mount_options, *fuse_, *records_));
   if (geteuid() == 0) {
-    IMAGEFS_ASSIGN_OR_RETURN(
-        podman_, PodmanStore::Open(StrCat(paths.root, "/podman"),
-                                   {*store_, *mounts_, [this](const Reference& reference) {
-                                      return credentials_->AccessFor(reference);
-                                    }}));
+    IMAGEFS_ASSIGN_OR_RETURN(podman_,
+                             PodmanStore::Open(StrCat(paths.root, "/podman"),
+                                               {*store_, *mounts_,
+                                                [this](const Reference& reference) {
+                                                  return credentials_->AccessFor(reference);
+                                                },
+                                                TrustTrusted}));
     IMAGEFS_ASSIGN_OR_RETURN(snapshots_,
                              SnapshotsServer::Open({paths.root, paths.run,
                                                     [this](const Reference& reference) {
                                                       return credentials_->AccessFor(reference);
-                                                    }},
+                                                    },
+                                                    TrustTrusted},
                                                    *store_, *mounts_));
   }
   const std::vector<std::string> recovered =
@@ -187,12 +190,13 @@ absl::Status DaemonImpl::OpenParts() {
   AttachSources();
   if (podman_ != nullptr) podman_->Start();
   if (geteuid() == 0 && options_.config.podman_layers) {
-    IMAGEFS_ASSIGN_OR_RETURN(
-        layers_,
-        PodmanLayerStore::Open(StrCat(paths.run, "/als"),
-                               {*store_, *mounts_, *fuse_, [this](const Reference& reference) {
-                                  return credentials_->AccessFor(reference);
-                                }}));
+    IMAGEFS_ASSIGN_OR_RETURN(layers_,
+                             PodmanLayerStore::Open(StrCat(paths.run, "/als"),
+                                                    {*store_, *mounts_, *fuse_,
+                                                     [this](const Reference& reference) {
+                                                       return credentials_->AccessFor(reference);
+                                                     },
+                                                     TrustTrusted}));
   }
   executor_ = std::make_unique<Executor>("control", kControlThreads);
   return absl::OkStatus();
@@ -262,7 +266,11 @@ absl::Status DaemonImpl::Listen() {
       std::move(service_options),
       {*store_, *sources_, *mounts_, fuse_.get(), *executor_,
        [this](const Reference& reference) { return credentials_->RefreshFor(reference); },
-       podman_.get()});
+       podman_.get(),
+       [trust = options_.config.index_trust_beside
+                    ? IndexTrust::Any()
+                    : IndexTrust{IndexSource::kInImage, IndexSource::kConfigured,
+                                 IndexSource::kSigned}](const Reference&) { return trust; }});
   if (options_.config.cri_proxy) {
     IMAGEFS_ASSIGN_OR_RETURN(cri_,
                              CriProxy::Start({options_.config.containerd_socket}, credentials_));

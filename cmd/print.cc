@@ -270,10 +270,11 @@ std::string InspectText(const InspectReply& reply) {
     line("user       ", settings["User"]);
     for (const Json& variable : settings["Env"].elements()) line("env        ", variable);
   }
-  Table table({"LAYER", "SIZE", "STATE", "DIFFID", "CHAINID", "TYPE"});
+  Table table({"LAYER", "SIZE", "STATE", "SOURCE", "DIFFID", "CHAINID", "TYPE"});
   for (const InspectReply::Layer& layer : reply.layers()) {
     table.Row({ShortDigest(layer.digest()), FormatBytes(layer.size()), layer.state(),
-               ShortDigest(layer.diff_id()), ShortDigest(layer.chain_id()), layer.media_type()});
+               layer.source().empty() ? "-" : layer.source(), ShortDigest(layer.diff_id()),
+               ShortDigest(layer.chain_id()), layer.media_type()});
   }
   return out + table.Text();
 }
@@ -306,6 +307,7 @@ std::string InspectJson(const InspectReply& reply) {
         .Member("diff_id", layer.diff_id())
         .Member("chain_id", layer.chain_id())
         .Member("state", layer.state())
+        .Member("source", layer.source())
         .EndObject();
   }
   json.EndArray().EndObject();
@@ -392,7 +394,8 @@ std::string MountStatusText(const MountStatusReply& reply) {
   std::string out = StrCat("directory  ", reply.mount().directory(), "\nreference  ",
                            reply.mount().reference(), "\nchain      ", reply.mount().chain_id(),
                            "\nmode       ", reply.mount().mode(), "\n");
-  Table table({"LAYER", "STATE", "HERE", "OF", "FETCHED", "NEEDED", "WAITING", "IN FLIGHT"});
+  Table table(
+      {"LAYER", "STATE", "SOURCE", "HERE", "OF", "FETCHED", "NEEDED", "WAITING", "IN FLIGHT"});
   std::string reasons;
   for (const MountStatusReply::Layer& layer : reply.layers()) {
     std::string flights;
@@ -401,7 +404,7 @@ std::string MountStatusText(const MountStatusReply& reply) {
                 FormatBytes(transfer.end() - transfer.begin()), " ", transfer.priority());
     }
     const bool whole = layer.blob_bytes() == 0;
-    table.Row({ShortDigest(layer.diff_id()), layer.state(),
+    table.Row({ShortDigest(layer.diff_id()), layer.state(), layer.source(),
                FormatBytes(whole ? layer.data_bytes() : layer.blob_bytes_present()),
                FormatBytes(whole ? layer.data_bytes() : layer.blob_bytes()),
                FormatBytes(layer.blob_bytes_fetched()), FormatBytes(layer.blob_bytes_needed()),
@@ -426,6 +429,7 @@ std::string MountStatusJson(const MountStatusReply& reply) {
     json.BeginObject()
         .Member("diff_id", layer.diff_id())
         .Member("state", layer.state())
+        .Member("source", layer.source())
         .Member("reason", layer.reason())
         .Member("blob_bytes", uint64_t{layer.blob_bytes()})
         .Member("blob_bytes_present", uint64_t{layer.blob_bytes_present()})
@@ -495,10 +499,10 @@ std::string StatusText(const StatusReply& reply) {
     }
   }
   out += flights.Text() + running;
-  Table layers({"LAYER", "STATE", "DATA", "INDEX"});
+  Table layers({"LAYER", "STATE", "SOURCE", "DATA", "INDEX"});
   for (const StatusReply::Layer& layer : reply.layers()) {
-    layers.Row({ShortDigest(layer.diff_id()), layer.state(), FormatBytes(layer.data_bytes()),
-                FormatBytes(layer.index_bytes())});
+    layers.Row({ShortDigest(layer.diff_id()), layer.state(), layer.source(),
+                FormatBytes(layer.data_bytes()), FormatBytes(layer.index_bytes())});
   }
   return out + layers.Text();
 }
@@ -540,6 +544,7 @@ std::string StatusJson(const StatusReply& reply) {
         .Member("state", layer.state())
         .Member("data_bytes", uint64_t{layer.data_bytes()})
         .Member("index_bytes", uint64_t{layer.index_bytes()})
+        .Member("source", layer.source())
         .EndObject();
   }
   json.EndArray().EndObject();

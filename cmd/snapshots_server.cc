@@ -29,7 +29,8 @@ class SnapshotsServerImpl : public SnapshotsServer {
              .mapped_directory = StrCat(options.run, "/mapped"),
              .bind = [](const std::string& source, const std::string& directory,
                         const MountFlags& flags) { return BindMount(source, directory, flags); }},
-            Snapshotter::Deps{store, mounts, std::move(options.access_of)}));
+            Snapshotter::Deps{store, mounts, std::move(options.access_of),
+                              std::move(options.trust_of)}));
     service_ = SnapshotsService::Create(*snapshotter_);
     grpc::ServerBuilder builder;
     grpc::ResourceQuota quota("snapshots");

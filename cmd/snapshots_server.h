@@ -24,6 +24,7 @@ class SnapshotsServer {
     std::string root;  // of the store
     std::string run;   // of mounts
     std::function<SourceFactory::Access(const Reference&)> access_of;
+    TrustOf trust_of = TrustTrusted;
   };
   // Before MountTable::Recover (snap/snapshotter.h).
   static absl::StatusOr<std::unique_ptr<SnapshotsServer>> Open(Options options, ImageStore& store,

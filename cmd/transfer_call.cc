@@ -261,7 +261,12 @@ void TransferCall::Check() {
     request_.directory = *std::move(directory);
   }
   if (!request_.complete.empty()) return CompleteMount();
-  request_.resolve.lazy = (!request_.directory.empty() || !request_.add.empty()) && request_.lazy;
+  if (!request_.directory.empty() && request_.lazy) {
+    request_.resolve.trust = deps_.trust_of(request_.resolve.reference);
+  }
+  if (!request_.add.empty()) {
+    request_.resolve.trust = deps_.podman->TrustFor(request_.resolve.reference);
+  }
   if (!request_.add.empty() && request_.resolve.policy == PullPolicy::kMissing) {
     // Held, not listed: the store does not find it by its reference.
     if (auto image = deps_.podman->Find(request_.add, request_.resolve.platform)) {
@@ -293,8 +298,8 @@ void TransferCall::ListenToTicks() {
 // From now on progress tells of the image's layers.
 void TransferCall::TrackLayers() {
   std::vector<LayerTrack> tracks;
-  for (const Digest& diff_id : image_->config.diff_ids) {
-    tracks.push_back({.reused = IsHere(deps_.store.StateOf(diff_id))});
+  for (size_t i = 0; i < image_->config.diff_ids.size(); ++i) {
+    tracks.push_back({.reused = IsHere(deps_.store.StateOf(KeyOf(*image_, i)))});
   }
   {
     absl::MutexLock lock(&mu_);
@@ -310,17 +315,16 @@ void TransferCall::Bring(const ImageStore::Resolved& resolved) {
   source_ = resolved.source;
   TrackLayers();
   if (!request_.add.empty()) return BringForPodman(resolved);
-  Adopt(stage, deps_.store.EnsureChain(
-                   image_, resolved.source,
-                   request_.resolve.lazy ? ImageStore::Bring::kLazy : ImageStore::Bring::kWhole,
-                   Priority::kForeground, [self = self()](absl::StatusOr<ChainRef> chain) {
-                     if (!chain.ok()) return self->End(chain.status());
-                     if (self->request_.directory.empty()) {
-                       self->Sync(*std::move(chain));
-                     } else {
-                       self->Mount(*std::move(chain));
-                     }
-                   }));
+  Adopt(stage, deps_.store.EnsureChain(image_, resolved.source, request_.resolve.trust,
+                                       Priority::kForeground,
+                                       [self = self()](absl::StatusOr<ChainRef> chain) {
+                                         if (!chain.ok()) return self->End(chain.status());
+                                         if (self->request_.directory.empty()) {
+                                           self->Sync(*std::move(chain));
+                                         } else {
+                                           self->Mount(*std::move(chain));
+                                         }
+                                       }));
   // The others that wait for the same layers are seen best right now.
   Tick();
 }
@@ -376,7 +380,7 @@ void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
     record.directory = self->request_.directory;
     record.reference = self->image_->reference;
     record.manifest_digest = self->image_->manifest_digest;
-    record.chain_id = self->image_->chain_id();
+    record.chain_id = chain->chain_id;
     const ChainRef mounted_chain = chain;
     if (chain != nullptr && record.deadline_seconds > 0) {
       for (const LayerRef& layer : chain->layers) {
@@ -602,8 +606,8 @@ void TransferCall::Sample() {
     if (!tracking_ || ended_) return;
   }
   std::vector<std::optional<LayerProgress>> seen;
-  for (const Digest& diff_id : image_->config.diff_ids) {
-    seen.push_back(deps_.store.Progress(diff_id));
+  for (size_t i = 0; i < image_->config.diff_ids.size(); ++i) {
+    seen.push_back(deps_.store.Progress(KeyOf(*image_, i)));
   }
   absl::MutexLock lock(&mu_);
   for (size_t i = 0; i < seen.size(); ++i) {
@@ -625,6 +629,7 @@ void TransferCall::FillLayers(google::protobuf::RepeatedPtrField<LayerEvent>* ou
   for (size_t i = 0; i < tracks.size(); ++i) {
     const Descriptor& blob = image_->manifest.layers[i];
     const Digest& diff_id = image_->config.diff_ids[i];
+    const LayerKey key = KeyOf(*image_, i);
     LayerEvent* event = out->Add();
     event->set_digest(blob.digest.ToString());
     event->set_diff_id(diff_id.ToString());
@@ -633,10 +638,10 @@ void TransferCall::FillLayers(google::protobuf::RepeatedPtrField<LayerEvent>* ou
     event->set_reused(tracks[i].reused);
     event->set_downloaded_bytes(tracks[i].downloaded);
     event->set_unpacked_bytes(tracks[i].unpacked);
-    if (all_here && deps_.store.StateOf(diff_id) == LayerState::kFilling) {
+    if (all_here && deps_.store.StateOf(key) == LayerState::kFilling) {
       // Shown before its bytes are here.
       event->set_activity("filling");
-      const std::optional<LayerProgress> progress = deps_.store.Progress(diff_id);
+      const std::optional<LayerProgress> progress = deps_.store.Progress(key);
       event->set_downloaded_bytes(progress.has_value() ? progress->downloaded_bytes : 0);
       continue;
     }
@@ -645,11 +650,11 @@ void TransferCall::FillLayers(google::protobuf::RepeatedPtrField<LayerEvent>* ou
       if (!tracks[i].reused) event->set_downloaded_bytes(blob.size);
       continue;
     }
-    std::optional<LayerProgress> progress = deps_.store.Progress(diff_id);
+    std::optional<LayerProgress> progress = deps_.store.Progress(key);
     if (progress.has_value()) {
       event->set_activity(std::string(ActivityName(progress->activity)));
     } else {
-      event->set_activity(IsHere(deps_.store.StateOf(diff_id)) ? "done" : "waiting");
+      event->set_activity(IsHere(deps_.store.StateOf(key)) ? "done" : "waiting");
     }
   }
 }

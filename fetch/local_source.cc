@@ -88,6 +88,16 @@ class LocalSource : public ImageSource {
       : files_(std::move(files)), audience_(std::move(audience)) {}
 
   std::string audience() const override { return audience_; }
+  std::string registry() const override { return files_->path(); }
+
+  void HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) override {
+    if (cancel.cancelled()) return done(absl::CancelledError("cancelled"));
+    const absl::StatusOr<LocalBlob> local = OpenBlob(blob.digest);
+    if (!local.ok() && !absl::IsNotFound(local.status()) && !absl::IsDataLoss(local.status())) {
+      return done(local.status());
+    }
+    done(local.ok() && local->length == blob.size);
+  }
 
   void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
                    ManifestDone done) override {

@@ -67,7 +67,9 @@ bool IsTagOrDigest(std::string_view text) {
 
 RegistrySource::RegistrySource(std::shared_ptr<RegistryShared> shared, const Reference& reference,
                                const SourceFactory::Access& access)
-    : shared_(std::move(shared)), endpoint_(MakeRegistryEndpoint(reference, access)) {}
+    : shared_(std::move(shared)),
+      endpoint_(MakeRegistryEndpoint(reference, access)),
+      anonymous_(access.credential.empty() && !access.refresh) {}
 
 void RegistrySource::GetManifest(const std::string& tag_or_digest, CancelToken cancel,
                                  ManifestDone done) {
@@ -121,6 +123,25 @@ void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, Ca
         }
         if (!status.ok()) return done(std::move(status));
         done(std::move(*bytes));
+      });
+}
+
+// A redirect is an answer, too: to a storage that may not take HEAD.
+void RegistrySource::HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) {
+  RegistryCall::Spec spec;
+  spec.method = "HEAD";
+  spec.path = StrCat("/v2/", endpoint_->repository, "/blobs/", blob.digest.ToString());
+  spec.what =
+      StrCat("blob ", blob.digest.Short(), " of ", endpoint_->host, "/", endpoint_->repository);
+  spec.answers = [](int status) { return status == 404 || (status >= 300 && status < 400); };
+  RegistryCall::Run(
+      shared_, endpoint_, std::move(spec), std::move(cancel),
+      [size = blob.size, done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
+        if (!response.ok()) return done(response.status());
+        const std::string length = response->Header("content-length");
+        const bool other_size = response->status == 200 && !length.empty() &&
+                                ParseDecimal(length).value_or(size) != size;
+        done(response->status != 404 && !other_size);
       });
 }
 

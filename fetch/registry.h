@@ -23,6 +23,8 @@ class RegistrySource : public ImageSource {
                  const SourceFactory::Access& access);
 
   std::string audience() const override { return endpoint_->audience; }
+  std::string registry() const override { return endpoint_->host; }
+  bool anonymous() const override { return anonymous_; }
   bool remote() const override { return true; }
   void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
                    ManifestDone done) override;
@@ -30,12 +32,14 @@ class RegistrySource : public ImageSource {
                     ReferrersDone done) override;
   void GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
                     SmallBlobDone done) override;
+  void HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) override;
   void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef priority,
                 CancelToken cancel, BlobSink sink, BlobDone done) override;
 
  private:
   const std::shared_ptr<RegistryShared> shared_;
   const std::shared_ptr<const RegistryEndpoint> endpoint_;
+  const bool anonymous_;  // and stays so: there is nothing that could renew it
 };
 
 // The one repository with the one identity of `reference` and `access`, to be read.

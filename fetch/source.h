@@ -44,6 +44,10 @@ class ImageSource {
 
   // Identifies whose authorisation the bytes come by: host, repository and credential fingerprint.
   virtual std::string audience() const = 0;
+  // Who answers: the registry's host as the reference names it, or the path of a layout or archive.
+  virtual std::string registry() const = 0;
+  // True when the bytes come without anybody's credentials, so that everybody may have them.
+  virtual bool anonymous() const { return false; }
 
   struct FetchedManifest {
     Digest digest;             // of `bytes`, checked
@@ -69,6 +73,10 @@ class ImageSource {
 
   // Whether bytes come over a network, so that fetching a part may be cheaper than the whole.
   virtual bool remote() const { return false; }
+
+  // Whether the blob is there, with that size, for this identity; fetches nothing of it.
+  using HasBlobDone = absl::AnyInvocable<void(absl::StatusOr<bool>)>;
+  virtual void HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) = 0;
 
   // The blob's file when it is on this disk; nullopt: use ReadBlob.
   virtual absl::StatusOr<std::optional<LocalBlob>> OpenLocal(const Descriptor& blob) {

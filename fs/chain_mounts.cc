@@ -194,8 +194,8 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
       continue;
     }
     IMAGEFS_RETURN_IF_ERROR(ServeLayer(layer));
-    entry.served.push_back(layer->diff_id);
-    source.devices.push_back(StrCat(data_directory(), "/", layer->diff_id.hex()));
+    entry.served.push_back(layer->id);
+    source.devices.push_back(StrCat(data_directory(), "/", layer->id.hex()));
   }
   IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
   IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, entry.path));

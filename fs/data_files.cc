@@ -4,16 +4,16 @@ namespace imagefs {
 
 void DataFiles::Add(const LayerRef& layer) {
   absl::MutexLock lock(&mu_);
-  uint64_t& node = names_[layer->diff_id.hex()];
+  uint64_t& node = names_[layer->id.hex()];
   if (node == 0) node = next_node_++;
   Entry& entry = files_[node];
   if (entry.layer == nullptr) entry.layer = layer;
   ++entry.users;
 }
 
-bool DataFiles::Remove(const Digest& diff_id) {
+bool DataFiles::Remove(const Digest& layer) {
   absl::MutexLock lock(&mu_);
-  const auto name = names_.find(diff_id.hex());
+  const auto name = names_.find(layer.hex());
   if (name != names_.end()) {
     const auto file = files_.find(name->second);
     if (--file->second.users == 0) {

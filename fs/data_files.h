@@ -1,4 +1,4 @@
-// The layers whose data one FUSE mount serves as files, by name (the DiffID's hex digits) and by
+// The layers whose data one FUSE mount serves as files, by name (Layer::id's hex digits) and by
 // node number. A number is never used again. Thread-safe.
 #pragma once
 
@@ -25,7 +25,7 @@ class DataFiles {
   // knows it, since a file that is open there is read on.
   void Add(const LayerRef& layer);
   // True when no name is left.
-  bool Remove(const Digest& diff_id);
+  bool Remove(const Digest& layer);
 
   // The kernel knows the node from here until Forget.
   File Lookup(std::string_view name);

@@ -553,7 +553,7 @@ void DataReadDir(fuse_req_t req, fuse_ino_t node, size_t size, off_t position, f
   for (const DataFiles::File& file : FilesOf(req).List(static_cast<uint64_t>(position))) {
     const struct stat attributes = DataStat(file);
     const size_t needed =
-        fuse_add_direntry(req, buffer + used, room - used, file.layer->diff_id.hex().c_str(),
+        fuse_add_direntry(req, buffer + used, room - used, file.layer->id.hex().c_str(),
                           &attributes, static_cast<off_t>(file.node));
     if (needed > room - used) break;
     used += needed;

@@ -105,6 +105,9 @@ struct ResolvedImage {
   Manifest manifest;
   ImageConfig config;
   std::vector<Digest> chain_ids;
+  // The names under which the store that recorded the image has its layers (cache/identity.h);
+  // empty where it comes from elsewhere.
+  std::vector<Digest> layer_ids;
   const Digest& chain_id() const { return chain_ids.back(); }
 };
 

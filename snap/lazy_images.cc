@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "cache/identity.h"
 
 namespace imagefs {
 namespace {
@@ -31,6 +32,7 @@ ImageStore::ImageRef Truncate(const ImageStore::ImageRef& image, uint32_t level)
   part->manifest.layers.resize(level + 1);
   part->config.diff_ids.resize(level + 1);
   part->chain_ids.resize(level + 1);
+  part->layer_ids.resize(std::min<size_t>(part->layer_ids.size(), level + 1));
   return part;
 }
 
@@ -127,8 +129,13 @@ ChainRef LazyImages::HeldChain(const Digest& manifest) const {
 
 std::optional<Digest> LazyImages::TreeOf(const SnapshotRecord& record) const {
   const ImageStore::ImageRef image = Find(record.manifest);
-  if (image == nullptr || record.level >= image->chain_ids.size()) return std::nullopt;
-  return image->chain_ids[record.level];
+  const ChainRef chain = HeldChain(record.manifest);
+  if (image != nullptr && chain != nullptr && record.level + 1 == image->chain_ids.size()) {
+    return chain->chain_id;
+  }
+  if (image == nullptr || record.level >= image->layer_ids.size()) return std::nullopt;
+  const ImageStore::ImageRef part = Truncate(image, record.level);
+  return ChainIdentity(part->layer_ids, part->config.diff_ids);
 }
 
 LayerRef LazyImages::FindLayer(const SnapshotRecord& record) const {
@@ -163,7 +170,7 @@ void LazyImages::Resolve(const std::shared_ptr<Relay>& relay, const Reference& r
     if (!reference.digest.has_value()) request.platform = Platform::Host();
     request.access = deps_.access_of(reference);
     request.policy = PullPolicy::kProve;
-    request.lazy = true;
+    request.trust = deps_.trust_of(reference);
     std::string key = StrCat(reference.ToString(), " ", request.access.credential.Fingerprint());
     if (impatient) {
       if (absl::Status failure = RecentFailure(key); !failure.ok()) return done(failure);
@@ -180,18 +187,20 @@ void LazyImages::Resolve(const std::shared_ptr<Relay>& relay, const Reference& r
 
 void LazyImages::EnsureImage(const std::shared_ptr<Relay>& relay, ImageStore::ImageRef image,
                              std::shared_ptr<ImageSource> source, ChainDone done) {
-  auto keep = [this, manifest = image->manifest_digest,
-               done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+  auto keep = [this, image, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
     if (chain.ok()) {
       absl::MutexLock lock(&mu_);
-      const auto found = images_.find(manifest);
-      if (found != images_.end() && found->second.image->chain_id() == (*chain)->chain_id) {
+      const auto found = images_.find(image->manifest_digest);
+      // Not of a part of the image.
+      if (found != images_.end() && found->second.image->chain_id() == image->chain_id()) {
         found->second.chain = *chain;
+        found->second.image = WithLayers(*image, **chain);
       }
     }
     done(std::move(chain));
   };
-  relay->Add(deps_.store.EnsureHeld(kHolder, std::move(image), std::move(source),
+  const IndexTrust trust = TrustOfImage(deps_.trust_of, *image);
+  relay->Add(deps_.store.EnsureHeld(kHolder, std::move(image), std::move(source), trust,
                                     Priority::kForeground, std::move(keep)));
 }
 
@@ -243,10 +252,7 @@ void LazyImages::EnsureLevel(const std::shared_ptr<Relay>& relay, const Snapshot
   const ImageStore::ImageRef image = Find(record.manifest);
   if (image != nullptr && record.level < image->chain_ids.size()) {
     ImageStore::ImageRef part = Truncate(image, record.level);
-    const bool here = std::all_of(part->config.diff_ids.begin(), part->config.diff_ids.end(),
-                                  [this](const Digest& diff_id) {
-                                    return deps_.store.StateOf(diff_id) != LayerState::kAbsent;
-                                  });
+    const bool here = deps_.store.HasLayers(*part, TrustOfImage(deps_.trust_of, *part));
     if (here) return EnsureImage(relay, std::move(part), nullptr, std::move(done));
   }
   // A crash of the machine took layers that were not on disk yet, or the records are gone: what
@@ -279,7 +285,7 @@ absl::Status LazyImages::Recover(const std::vector<SnapshotRecord>& records) {
   IMAGEFS_ASSIGN_OR_RETURN(const auto held, deps_.store.ListHeld(kHolder));
   for (const ImageStore::ImageRef& image : held) {
     const Digest& manifest = image->manifest_digest;
-    absl::StatusOr<ChainRef> chain = deps_.store.FindChain(image->chain_id());
+    absl::StatusOr<ChainRef> chain = deps_.store.FindChainOf(image);
     absl::MutexLock lock(&mu_);
     const auto found = images_.find(manifest);
     if (found == images_.end()) {

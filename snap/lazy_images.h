@@ -43,6 +43,7 @@ class LazyImages {
     Executor& executor;  // outlives this object and is idle before it goes
     // With what an image is asked for on behalf of this node. May block.
     std::function<SourceFactory::Access(const Reference&)> access_of;
+    TrustOf trust_of = TrustTrusted;
   };
   explicit LazyImages(Deps deps) : deps_(std::move(deps)) {}
 
@@ -74,7 +75,7 @@ class LazyImages {
   // At start: takes up what the process before this one held for these snapshots and lets go of the
   // rest. Asks nothing of the network.
   absl::Status Recover(const std::vector<SnapshotRecord>& records);
-  // The ChainID of a lazy snapshot; nullopt when its image is not known here any more.
+  // The name of a lazy snapshot's tree; nullopt when its image is not known here any more.
   std::optional<Digest> TreeOf(const SnapshotRecord& record) const;
   // The layer of a lazy snapshot alone; null when it is not here (any more).
   LayerRef FindLayer(const SnapshotRecord& record) const;

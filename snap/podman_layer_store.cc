@@ -277,12 +277,8 @@ void PodmanLayerStore::Directory::FindX(const CallPtr& call) {
     // The very image that podman has found it in, whatever its name means now.
     call->reference.digest = record->second.manifest;
     const auto held = held_.find(record->second.manifest);
-    const bool here =
-        held != held_.end() &&
-        std::all_of(held->second->config.diff_ids.begin(), held->second->config.diff_ids.end(),
-                    [this](const Digest& diff_id) {
-                      return deps_.store.StateOf(diff_id) != LayerState::kAbsent;
-                    });
+    const bool here = held != held_.end() &&
+                      deps_.store.HasLayers(*held->second, deps_.trust_of(call->reference));
     if (here) {
       call->image = held->second;
       return HoldX(call);
@@ -314,7 +310,7 @@ void PodmanLayerStore::Directory::ResolveX(const CallPtr& call) {
   if (!call->reference.digest.has_value()) request.platform = Platform::Host();
   request.access = deps_.access_of(call->reference);
   request.policy = PullPolicy::kProve;
-  request.lazy = true;
+  request.trust = deps_.trust_of(call->reference);
   call->relay->Add(deps_.store.Resolve(
       std::move(request), [this, call](absl::StatusOr<ImageStore::Resolved> resolved) {
         executor_->Submit([this, call, resolved = std::move(resolved)]() mutable {
@@ -330,22 +326,21 @@ void PodmanLayerStore::Directory::ResolveX(const CallPtr& call) {
 
 void PodmanLayerStore::Directory::HoldX(const CallPtr& call) {
   call->releases = releases_[call->image->manifest_digest];
-  call->relay->Add(deps_.store.EnsureHeld(kHolder, call->image, call->source, Priority::kForeground,
-                                          [this, call](absl::StatusOr<ChainRef> chain) {
-                                            executor_->Submit(
-                                                [this, call, chain = std::move(chain)] {
-                                                  if (!chain.ok())
-                                                    return FailX(call, chain.status());
-                                                  ShowX(call, *chain);
-                                                });
-                                          }));
+  call->relay->Add(
+      deps_.store.EnsureHeld(kHolder, call->image, call->source, deps_.trust_of(call->reference),
+                             Priority::kForeground, [this, call](absl::StatusOr<ChainRef> chain) {
+                               executor_->Submit([this, call, chain = std::move(chain)] {
+                                 if (!chain.ok()) return FailX(call, chain.status());
+                                 ShowX(call, *chain);
+                               });
+                             }));
 }
 
 void PodmanLayerStore::Directory::ShowX(const CallPtr& call, const ChainRef& chain) {
   const Digest& manifest = call->image->manifest_digest;
   // Somebody else's layer of this image has gone meanwhile, and the image with it.
   if (releases_[manifest] != call->releases) return HoldX(call);
-  held_[manifest] = call->image;
+  held_[manifest] = WithLayers(*call->image, *chain);
   const std::optional<size_t> level = FindLayer(call->image->manifest, call->asked);
   if (!level.has_value() || *level >= chain->layers.size()) {
     return Finish(call, absl::NotFoundError("the image has no such layer"));
@@ -379,7 +374,7 @@ absl::StatusOr<PodmanLayerStore::Directory::Shown> PodmanLayerStore::Directory::
   const LayerRef& layer = chain->layers[level];
   auto alone = std::make_shared<Chain>();
   // Not the DiffID: that is the ChainID of an image that has this layer only, in another form.
-  alone->chain_id = Sha256Of(StrCat("layer alone ", layer->diff_id.ToString()));
+  alone->chain_id = Sha256Of(StrCat("layer alone ", layer->id.ToString()));
   alone->index_path = layer->directory + "/index";
   IMAGEFS_ASSIGN_OR_RETURN(alone->index, ErofsImage::Open(alone->index_path));
   alone->layers = {layer};

@@ -44,6 +44,8 @@ class PodmanLayerStore {
     MountTable& mounts;
     FuseLoop& loop;
     std::function<SourceFactory::Access(const Reference&)> access_of;
+    // Whose descriptions of an image are believed: podman shares layers by their digests.
+    TrustOf trust_of = TrustTrusted;
   };
   // Mounts the file system on `directory`, in the place of that of a killed daemon. After
   // MountTable::Recover.

@@ -64,10 +64,10 @@ absl::Status PodmanStore::Load() {
       IMAGEFS_RETURN_IF_ERROR(deps_.store.ReleaseHeld(kHolder, manifest));
       continue;
     }
-    absl::StatusOr<ChainRef> chain = deps_.store.FindChain(image->chain_id());
+    absl::StatusOr<ChainRef> chain = deps_.store.FindChainOf(image);
     images[manifest] = {image, chain.ok() ? *chain : nullptr, 0};
     if (!chain.ok() || trees.contains(image->chain_id())) continue;
-    std::optional<MountTable::Shown> shown = deps_.mounts.ShowAgain(image->chain_id(), *chain);
+    std::optional<MountTable::Shown> shown = deps_.mounts.ShowAgain((*chain)->chain_id, *chain);
     if (shown.has_value()) trees[image->chain_id()] = {*std::move(chain), *std::move(shown)};
   }
   absl::MutexLock lock(&mu_);
@@ -155,7 +155,7 @@ void PodmanStore::FetchAgain(const std::string& name, const Name& record) {
         ImageStore::ResolveRequest request;
         request.access = deps_.access_of(reference);
         request.reference = std::move(reference);
-        request.lazy = true;
+        request.trust = deps_.trust_of(request.reference);
         again_->Add(deps_.store.Resolve(std::move(request), std::move(resolved)));
       });
 }
@@ -180,10 +180,12 @@ FlightTicket PodmanStore::Bring(ImageStore::ImageRef image, std::shared_ptr<Imag
     {
       absl::MutexLock lock(&mu_);
       images_[manifest].chain = brought.chain;
+      images_[manifest].image = WithLayers(*brought.image, *brought.chain);
     }
     done(std::move(brought));
   };
-  return deps_.store.EnsureHeld(kHolder, std::move(image), std::move(source), priority,
+  const IndexTrust trust = TrustOfImage(deps_.trust_of, *image);
+  return deps_.store.EnsureHeld(kHolder, std::move(image), std::move(source), trust, priority,
                                 std::move(ensured));
 }
 
@@ -232,10 +234,11 @@ absl::Status PodmanStore::PutNameC(const std::string& name, const Name* record) 
 
 // A tree that was shown while its bytes came is shown anew once they are here: it needs no process
 // then.
-absl::Status PodmanStore::ShowC(const ChainRef& chain, std::vector<std::string>* old_leases) {
+absl::Status PodmanStore::ShowC(const Digest& claimed, const ChainRef& chain,
+                                std::vector<std::string>* old_leases) {
   {
     absl::MutexLock lock(&mu_);
-    const auto found = trees_.find(chain->chain_id);
+    const auto found = trees_.find(claimed);
     if (found != trees_.end() && found->second.chain == chain &&
         !(found->second.shown.filling && chain->complete())) {
       return absl::OkStatus();
@@ -243,7 +246,7 @@ absl::Status PodmanStore::ShowC(const ChainRef& chain, std::vector<std::string>*
   }
   IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, deps_.mounts.Show(chain));
   absl::MutexLock lock(&mu_);
-  Tree& tree = trees_[chain->chain_id];
+  Tree& tree = trees_[claimed];
   if (!tree.shown.lease.empty()) old_leases->push_back(std::move(tree.shown.lease));
   tree = {chain, std::move(shown)};
   return absl::OkStatus();
@@ -256,7 +259,7 @@ std::vector<PodmanImage> PodmanStore::ImagesToPublish(bool leaving) const {
     const auto found = images_.find(record.manifest);
     if (found == images_.end() || found->second.chain == nullptr) continue;
     const Image& held = found->second;
-    const auto tree = trees_.find(held.chain->chain_id);
+    const auto tree = trees_.find(held.image->chain_id());
     if (tree == trees_.end() || (leaving && tree->second.shown.needs_process())) continue;
     PodmanImage& image = by_id[PodmanImageId(*held.image)];
     image.names.push_back(name);
@@ -285,12 +288,13 @@ absl::Status PodmanStore::PublishC(bool leaving) {
     for (const auto& [name, record] : names_) {
       const auto found = images_.find(record.manifest);
       if (found == images_.end() || found->second.chain == nullptr) continue;
-      if (leaving && !trees_.contains(found->second.chain->chain_id)) continue;
-      wanted[found->second.chain->chain_id] = found->second.chain;
+      const Digest& claimed = found->second.image->chain_id();
+      if (leaving && !trees_.contains(claimed)) continue;
+      wanted[claimed] = found->second.chain;
     }
   }
   for (const auto& [chain_id, chain] : wanted) {
-    const absl::Status status = ShowC(chain, &old_leases);
+    const absl::Status status = ShowC(chain_id, chain, &old_leases);
     if (!status.ok()) {
       LogWarning("podman.not_shown chain=", chain_id.Short(), " cause=", status.message());
     }
@@ -360,7 +364,7 @@ absl::StatusOr<PodmanStore::Entry> PodmanStore::Add(const std::string& name,
     if (const auto found = names_.find(name); found != names_.end()) before = found->second;
   }
   std::vector<std::string> old_leases;
-  absl::Status status = ShowC(brought.chain, &old_leases);
+  absl::Status status = ShowC(brought.image->chain_id(), brought.chain, &old_leases);
   if (status.ok()) status = PutNameC(name, &record);
   if (status.ok()) status = PublishC();
   // The link leads to the new tree by now.
@@ -436,10 +440,7 @@ ImageStore::ImageRef PodmanStore::Find(const std::string& name, const Platform& 
   const bool fits =
       have.os == platform.os && have.architecture == platform.architecture &&
       (platform.variant.empty() || have.variant.empty() || have.variant == platform.variant);
-  const bool here = std::all_of(image->config.diff_ids.begin(), image->config.diff_ids.end(),
-                                [this](const Digest& diff_id) {
-                                  return deps_.store.StateOf(diff_id) != LayerState::kAbsent;
-                                });
+  const bool here = deps_.store.HasLayers(*image, TrustOfImage(deps_.trust_of, *image));
   return fits && here ? image : nullptr;
 }
 

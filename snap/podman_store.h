@@ -35,6 +35,8 @@ class PodmanStore {
     MountTable& mounts;
     // With what an image is asked for on behalf of this machine. May block.
     std::function<SourceFactory::Access(const Reference&)> access_of;
+    // Whose descriptions of an image are believed: podman shares layers by what images claim.
+    TrustOf trust_of = TrustTrusted;
   };
   // `directory`: of the store that podman reads. Before MountTable::Recover, so that trees which
   // the kernel still shows stay.
@@ -75,6 +77,8 @@ class PodmanStore {
   // Where that name's image can be shown at once, with what is here; else null.
   ImageStore::ImageRef Find(const std::string& name, const Platform& platform) const;
 
+  IndexTrust TrustFor(const Reference& reference) const { return deps_.trust_of(reference); }
+
   // Before the process ends: what needs it for its bytes is published no longer. With `hide`
   // nothing is, and the trees are unmounted where no container uses them. The names stay.
   void Leave(bool hide);
@@ -105,7 +109,8 @@ class PodmanStore {
   absl::StatusOr<Names> LoadNames() const;
   // Those that end in C are called while the key of gate_ is held.
   absl::Status PutNameC(const std::string& name, const Name* record);
-  absl::Status ShowC(const ChainRef& chain, std::vector<std::string>* old_leases);
+  absl::Status ShowC(const Digest& claimed, const ChainRef& chain,
+                     std::vector<std::string>* old_leases);
   // Shows and publishes what has a name; with `leaving`, only what is shown and does not need this
   // process.
   absl::Status PublishC(bool leaving = false);
@@ -128,7 +133,8 @@ class PodmanStore {
   mutable absl::Mutex mu_;
   Names names_ ABSL_GUARDED_BY(mu_);
   std::map<Digest, Image> images_ ABSL_GUARDED_BY(mu_);  // by manifest
-  Trees trees_ ABSL_GUARDED_BY(mu_);                     // by ChainID; changed under gate_ only
+  // By the ChainID that images claim, as podman's layers are; changed under gate_ only.
+  Trees trees_ ABSL_GUARDED_BY(mu_);
   bool left_ ABSL_GUARDED_BY(mu_) = false;
   int fetching_ ABSL_GUARDED_BY(mu_) = 0;  // calls of FetchAgain that have not ended
 

@@ -158,7 +158,8 @@ class SnapshotterImpl : public Snapshotter {
 absl::Status SnapshotterImpl::Init() {
   IMAGEFS_ASSIGN_OR_RETURN(table_, SnapshotTable::Open(deps_.store.kv()));
   IMAGEFS_ASSIGN_OR_RETURN(dirs_, SnapshotDirs::Open(options_.directory));
-  images_ = std::make_unique<LazyImages>(LazyImages::Deps{deps_.store, executor_, deps_.access_of});
+  images_ = std::make_unique<LazyImages>(
+      LazyImages::Deps{deps_.store, executor_, deps_.access_of, deps_.trust_of});
   const std::vector<SnapshotRecord> records = table_->List();
   absl::flat_hash_set<uint64_t> with_directory, mapped;
   for (const SnapshotRecord& record : records) {

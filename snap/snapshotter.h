@@ -41,6 +41,9 @@ class Snapshotter {
     MountTable& mounts;
     // With what an image is asked for on behalf of this node. May block.
     std::function<SourceFactory::Access(const Reference&)> access_of;
+    // Whose descriptions of an image are believed. A snapshot is shared by its ChainID with every
+    // image of the node.
+    TrustOf trust_of = TrustTrusted;
   };
   struct Options {
     std::string directory;         // of ordinary snapshots: <root>/snapshots

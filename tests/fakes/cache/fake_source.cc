@@ -21,10 +21,12 @@ std::string_view TypeOf(const std::string& manifest) {
 
 class FakeSource : public ImageSource {
  public:
-  FakeSource(FakeRepository& repository, std::string audience)
-      : repository_(repository), audience_(std::move(audience)) {}
+  FakeSource(FakeRepository& repository, std::string audience, std::string registry)
+      : repository_(repository), audience_(std::move(audience)), registry_(std::move(registry)) {}
 
   std::string audience() const override { return audience_; }
+  std::string registry() const override { return registry_; }
+  bool anonymous() const override { return audience_.empty(); }
   bool remote() const override { return true; }
 
   void GetManifest(const std::string& tag_or_digest, CancelToken, ManifestDone done) override {
@@ -54,6 +56,11 @@ class FakeSource : public ImageSource {
     });
   }
 
+  void HasBlob(const Descriptor& blob, CancelToken, HasBlobDone done) override {
+    repository_.threads_.Submit(
+        [this, blob, done = std::move(done)]() mutable { done(repository_.Has(audience_, blob)); });
+  }
+
   void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef,
                 CancelToken cancel, BlobSink sink, BlobDone done) override {
     repository_.threads_.Submit([this, blob, ranges = std::move(ranges), cancel,
@@ -65,6 +72,7 @@ class FakeSource : public ImageSource {
  private:
   FakeRepository& repository_;
   const std::string audience_;
+  const std::string registry_;
 };
 
 Digest FakeRepository::AddIndex(const std::string& tag, const std::vector<IndexEntry>& entries) {
@@ -117,6 +125,12 @@ Descriptor FakeRepository::AddBlob(std::string bytes) {
 }
 
 Digest FakeRepository::AddImage(const std::string& tag, const std::vector<std::string>& tars) {
+  std::vector<LayerSpec> layers;
+  for (const std::string& tar : tars) layers.push_back({tar, Sha256Of(tar), false});
+  return AddImage(tag, layers);
+}
+
+Digest FakeRepository::AddImage(const std::string& tag, const std::vector<LayerSpec>& layers) {
   absl::MutexLock lock(&mu_);
   last_layers_.clear();
   JsonWriter config;
@@ -128,14 +142,15 @@ Digest FakeRepository::AddImage(const std::string& tag, const std::vector<std::s
       .Member("type", "layers")
       .Key("diff_ids")
       .BeginArray();
-  for (const std::string& tar : tars) {
+  for (const LayerSpec& spec : layers) {
     Descriptor layer;
-    layer.media_type = "application/vnd.oci.image.layer.v1.tar";
-    layer.digest = Sha256Of(tar);
-    layer.size = tar.size();
-    blobs_[layer.digest].bytes = tar;
+    layer.media_type = spec.gzip ? "application/vnd.oci.image.layer.v1.tar+gzip"
+                                 : "application/vnd.oci.image.layer.v1.tar";
+    layer.digest = Sha256Of(spec.blob);
+    layer.size = spec.blob.size();
+    blobs_[layer.digest].bytes = spec.blob;
     last_layers_.push_back(layer);
-    config.String(layer.digest.ToString());
+    config.String(spec.diff_id.ToString());
   }
   const std::string config_json = config.EndArray().EndObject().EndObject().Take();
   blobs_[Sha256Of(config_json)].bytes = config_json;
@@ -193,6 +208,16 @@ void FakeRepository::Deny(const std::string& audience) {
   denied_.push_back(audience);
 }
 
+void FakeRepository::Deny(const std::string& audience, const Digest& blob) {
+  absl::MutexLock lock(&mu_);
+  denied_blobs_.emplace(audience, blob);
+}
+
+bool FakeRepository::DeniedLocked(const std::string& audience, const Digest& blob) const {
+  return std::find(denied_.begin(), denied_.end(), audience) != denied_.end() ||
+         denied_blobs_.contains({audience, blob});
+}
+
 std::vector<ByteRange> FakeRepository::Reads(const Digest& blob) const {
   absl::MutexLock lock(&mu_);
   const auto it = blobs_.find(blob);
@@ -206,8 +231,17 @@ void FakeRepository::AwaitHeld(const Digest& blob) {
   mu_.Await(absl::Condition(&held));
 }
 
-std::shared_ptr<ImageSource> FakeRepository::Open(const std::string& audience) {
-  return std::make_shared<FakeSource>(*this, audience);
+bool FakeRepository::Has(const std::string& audience, const Descriptor& blob) {
+  ++questions_;
+  absl::MutexLock lock(&mu_);
+  if (DeniedLocked(audience, blob.digest)) return false;
+  const auto it = blobs_.find(blob.digest);
+  return it != blobs_.end() && it->second.bytes.size() == blob.size;
+}
+
+std::shared_ptr<ImageSource> FakeRepository::Open(const std::string& audience,
+                                                  const std::string& registry) {
+  return std::make_shared<FakeSource>(*this, audience, registry);
 }
 
 void FakeRepository::Transfer(const std::string& audience, const Descriptor& blob,
@@ -215,7 +249,7 @@ void FakeRepository::Transfer(const std::string& audience, const Descriptor& blo
                               ImageSource::BlobSink& sink, ImageSource::BlobDone& done) {
   {
     absl::MutexLock lock(&mu_);
-    if (std::find(denied_.begin(), denied_.end(), audience) != denied_.end()) {
+    if (DeniedLocked(audience, blob.digest)) {
       return done(absl::PermissionDeniedError(StrCat("denied to ", audience)));
     }
   }
@@ -266,9 +300,9 @@ absl::Status FakeRepository::Deliver(const Descriptor& blob, ByteRange range,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<ImageSource>> FakeSourceFactory::Open(const Reference&,
+absl::StatusOr<std::shared_ptr<ImageSource>> FakeSourceFactory::Open(const Reference& reference,
                                                                      const Access& access) {
-  return repository_.Open(access.credential.username);
+  return repository_.Open(access.credential.username, reference.host);
 }
 
 }  // namespace imagefs

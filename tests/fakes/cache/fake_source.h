@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,6 +28,13 @@ class FakeRepository {
   // Adds an image made of these uncompressed tars, bottom first, under `tag`. Returns its
   // manifest's digest.
   Digest AddImage(const std::string& tag, const std::vector<std::string>& tars);
+  // The same of blobs that may be compressed, with DiffIDs that may be lies.
+  struct LayerSpec {
+    std::string blob;
+    Digest diff_id;
+    bool gzip = false;
+  };
+  Digest AddImage(const std::string& tag, const std::vector<LayerSpec>& layers);
   // Adds a manifest under `tag` (and its digest).
   Digest AddManifest(const std::string& tag, const std::string& json);
   // Adds a blob of no image.
@@ -47,16 +55,22 @@ class FakeRepository {
   void FailAt(const Digest& blob, uint64_t offset, absl::Status status, int times);
   // The next `times` transfers of the blob deliver one wrong byte at `offset`.
   void CorruptAt(const Digest& blob, uint64_t offset, int times);
-  // Blob reads by callers of this audience fail with kPermissionDenied.
+  // Blob reads by callers of this audience fail with kPermissionDenied, and blobs are not there.
   void Deny(const std::string& audience);
+  // The same of one blob only.
+  void Deny(const std::string& audience, const Digest& blob);
 
   // Ranges asked for, in order.
   std::vector<ByteRange> Reads(const Digest& blob) const;
   int manifest_reads() const { return manifest_reads_; }
+  // How often it was asked whether a blob is there.
+  int questions() const { return questions_; }
   // Waits until a transfer of the blob stands at its hold.
   void AwaitHeld(const Digest& blob);
 
-  std::shared_ptr<ImageSource> Open(const std::string& audience);
+  // "" = anonymous.
+  std::shared_ptr<ImageSource> Open(const std::string& audience,
+                                    const std::string& registry = "registry.test");
 
  private:
   friend class FakeSource;
@@ -71,6 +85,7 @@ class FakeRepository {
     int corruptions = 0;
     std::vector<ByteRange> reads;
   };
+  bool Has(const std::string& audience, const Descriptor& blob);
   void Transfer(const std::string& audience, const Descriptor& blob, std::vector<ByteRange> ranges,
                 const CancelToken& cancel, ImageSource::BlobSink& sink,
                 ImageSource::BlobDone& done);
@@ -80,9 +95,12 @@ class FakeRepository {
   mutable absl::Mutex mu_;
   std::map<std::string, std::string> manifests_ ABSL_GUARDED_BY(mu_);  // tag or digest -> bytes
   std::map<Digest, Blob> blobs_ ABSL_GUARDED_BY(mu_);
+  bool DeniedLocked(const std::string& audience, const Digest& blob) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<std::string> denied_ ABSL_GUARDED_BY(mu_);
+  std::set<std::pair<std::string, Digest>> denied_blobs_ ABSL_GUARDED_BY(mu_);
   std::vector<Descriptor> last_layers_;
-  std::atomic<int> manifest_reads_{0};
+  std::atomic<int> manifest_reads_{0}, questions_{0};
   Executor threads_;
 };
 

@@ -128,7 +128,7 @@ absl::StatusOr<ChainRef> FakeImageStore::ChainResultLocked() const {
   return ChainRef(std::move(chain));
 }
 
-FlightTicket FakeImageStore::EnsureChain(ImageRef image, std::shared_ptr<ImageSource>, Bring,
+FlightTicket FakeImageStore::EnsureChain(ImageRef image, std::shared_ptr<ImageSource>, IndexTrust,
                                          Priority,
                                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
   FlightTable<ChainRef>::Caller caller;
@@ -185,7 +185,7 @@ absl::StatusOr<ChainRef> FakeImageStore::FindChain(const Digest&) {
   return ChainResultLocked();
 }
 
-std::optional<LayerProgress> FakeImageStore::Progress(const Digest&) const {
+std::optional<LayerProgress> FakeImageStore::Progress(const LayerKey&) const {
   const FlightCounters counters = chains_.counters();
   if (counters.active == 0) return std::nullopt;
   LayerProgress progress;
@@ -196,9 +196,16 @@ std::optional<LayerProgress> FakeImageStore::Progress(const Digest&) const {
   return progress;
 }
 
-LayerState FakeImageStore::StateOf(const Digest& diff_id) const {
+bool FakeImageStore::HasLayers(const ResolvedImage& image, IndexTrust) const {
+  for (const Digest& diff_id : image.config.diff_ids) {
+    if (StateOfName(diff_id) == LayerState::kAbsent) return false;
+  }
+  return true;
+}
+
+LayerState FakeImageStore::StateOfName(const Digest& id) const {
   absl::MutexLock lock(&mu_);
-  const auto found = states_.find(diff_id);
+  const auto found = states_.find(id);
   return found == states_.end() ? LayerState::kAbsent : found->second;
 }
 
@@ -225,7 +232,8 @@ absl::StatusOr<uint64_t> FakeImageStore::Remove(const Reference& reference) {
 }
 
 std::vector<ImageStore::LayerInfo> FakeImageStore::ListLayers() const {
-  return {{image_->config.diff_ids[0], LayerState::kComplete, 512, 1024}};
+  return {
+      {image_->config.diff_ids[0], image_->config.diff_ids[0], LayerState::kComplete, 512, 1024}};
 }
 
 std::vector<FlightReport> FakeImageStore::Flights() const {
@@ -251,10 +259,11 @@ void FakeImageStore::UseReference(std::string reference) {
 }
 
 FlightTicket FakeImageStore::EnsureHeld(const std::string& holder, ImageRef image,
-                                        std::shared_ptr<ImageSource> source, Priority priority,
+                                        std::shared_ptr<ImageSource> source, IndexTrust trust,
+                                        Priority priority,
                                         absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
   return EnsureChain(
-      image, std::move(source), Bring::kLazy, priority,
+      image, std::move(source), trust, priority,
       [this, holder, image, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
         if (chain.ok()) {
           absl::MutexLock lock(&mu_);

@@ -47,11 +47,11 @@ class FakeImageStore : public ImageStore {
 
   FlightTicket Resolve(ResolveRequest request,
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
-  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, Bring bring,
+  FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                            Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
   FlightTicket EnsureHeld(const std::string& holder, ImageRef image,
-                          std::shared_ptr<ImageSource> source, Priority priority,
+                          std::shared_ptr<ImageSource> source, IndexTrust trust, Priority priority,
                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
   absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) override;
   absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const override;
@@ -59,15 +59,21 @@ class FakeImageStore : public ImageStore {
   std::vector<std::optional<FillReport>> FillReports(const ChainRef&) const override { return {}; }
   FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
-    return EnsureChain(std::move(image), std::move(source), Bring::kWhole, Priority::kForeground,
-                       std::move(done));
+    return EnsureChain(std::move(image), std::move(source), IndexTrust::None(),
+                       Priority::kForeground, std::move(done));
   }
   ProfileKeeper& profiles() override;
   absl::StatusOr<uint64_t> Evict(const Reference&) override { return 0; }
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override;
   absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) override;
-  std::optional<LayerProgress> Progress(const Digest& diff_id) const override;
-  LayerState StateOf(const Digest& diff_id) const override;
+  absl::StatusOr<ChainRef> FindChainOf(const ImageRef& image) override {
+    return FindChain(image->chain_id());
+  }
+  bool HasLayers(const ResolvedImage& image, IndexTrust trust) const override;
+  std::optional<LayerProgress> Progress(const LayerKey& layer) const override;
+  LayerState StateOf(const LayerKey& layer) const override { return StateOfName(layer.diff_id); }
+  LayerState StateOfName(const Digest& id) const override;
+  std::string_view SourceOf(const LayerKey&) const override { return kProvenSource; }
   absl::StatusOr<std::vector<ImageRecord>> ListImages() const override;
   absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                      const Platform& platform) const override;

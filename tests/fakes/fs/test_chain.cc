@@ -118,7 +118,7 @@ ChainRef TestChain::Build(const std::string& directory, bool overlay_form) const
   options.overlay_form = overlay_form;
   for (size_t i = 0; i < data_.size(); ++i) {
     auto layer = std::make_shared<Layer>();
-    layer->diff_id = Sha256Of(data_[i]);
+    layer->id = layer->diff_id = Sha256Of(data_[i]);
     layer->data_bytes = data_[i].size();
     layer->directory = StrCat(directory, "/layers/", i + 1);
     EXPECT_TRUE(MakeDirs(layer->directory).ok());

@@ -52,13 +52,13 @@ class LazyStoreTest : public ::testing::Test {
     store_ = *std::move(store);
   }
 
-  absl::Status Show(ImageStore::Bring bring) {
+  absl::Status Show(IndexTrust trust) {
     absl::Notification ended;
     absl::Status status;
     ImageStore::ResolveRequest request;
     request.reference = *Reference::Parse("registry.test/img:latest");
     request.platform = Platform::Host();
-    request.lazy = bring == ImageStore::Bring::kLazy;
+    request.trust = trust;
     store_->Resolve(request, [&](absl::StatusOr<ImageStore::Resolved> resolved) {
       if (!resolved.ok()) {
         status = resolved.status();
@@ -66,7 +66,7 @@ class LazyStoreTest : public ::testing::Test {
       }
       image_ = resolved->image;
       source_ = resolved->source;
-      store_->EnsureChain(image_, source_, bring, Priority::kForeground,
+      store_->EnsureChain(image_, source_, trust, Priority::kForeground,
                           [&](absl::StatusOr<ChainRef> chain) {
                             status = chain.status();
                             if (chain.ok()) chain_ = *std::move(chain);
@@ -108,7 +108,7 @@ class LazyStoreTest : public ::testing::Test {
   void Publish(const std::function<void(size_t, IndexBundle&)>& lie = {},
                const std::string& profile = "") {
     OpenNew();
-    ASSERT_TRUE(Show(ImageStore::Bring::kWhole).ok());
+    ASSERT_TRUE(Show(IndexTrust::None()).ok());
     absl::Notification ended;
     store_->MakeIndexes(image_, source_, [&](absl::StatusOr<ChainRef> chain) {
       EXPECT_TRUE(chain.ok()) << chain.status();
@@ -152,7 +152,9 @@ class LazyStoreTest : public ::testing::Test {
     ADD_FAILURE() << "no counter " << name;
     return 0;
   }
-  LayerState StateOf(size_t layer) const { return store_->StateOf(Sha256Of(tars_[layer])); }
+  LayerState StateOf(size_t layer) const {
+    return store_->StateOf({Sha256Of(tars_[layer]), blobs_[layer].digest});
+  }
 
   FakeRepository repository_;
   FakeSourceFactory sources_;
@@ -171,7 +173,7 @@ TEST_F(LazyStoreTest, IsShownWithoutAByteOfItsLayers) {
   Publish();
   OpenNew();
   const size_t reads = BlobReads();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_EQ(BlobReads(), reads);
   EXPECT_EQ(StateOf(0), LayerState::kFilling);
   EXPECT_FALSE(chain_->complete());
@@ -184,7 +186,7 @@ TEST_F(LazyStoreTest, IsShownWithoutAByteOfItsLayers) {
 TEST_F(LazyStoreTest, BecomesCompleteAndIsCheckedAsAWhole) {
   Publish();
   OpenNew();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   ASSERT_TRUE(Durable().ok());
   EXPECT_EQ(StateOf(0), LayerState::kComplete);
   EXPECT_EQ(Counter("layers_filled"), 2U);
@@ -194,7 +196,7 @@ TEST_F(LazyStoreTest, BecomesCompleteAndIsCheckedAsAWhole) {
 
 TEST_F(LazyStoreTest, WithoutAnIndexEverythingIsBroughtFirst) {
   OpenNew();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(chain_->complete());
   EXPECT_EQ(Counter("layers_built"), 2U);
 }
@@ -203,7 +205,7 @@ TEST_F(LazyStoreTest, AnIndexBesideTheImageIsNotBelievedWhenTheConfigurationSays
   Publish();
   options_.index.trust_beside = false;
   OpenNew();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(chain_->complete());
 }
 
@@ -212,7 +214,7 @@ TEST_F(LazyStoreTest, AnIndexOfAConfiguredRepositoryIs) {
   options_.index.trust_beside = false;
   options_.index.repositories = {*Reference::Parse("other.test/indexes")};
   OpenNew();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_FALSE(chain_->complete());
   EXPECT_TRUE(Read(0, {0, 1000}).ok());
 }
@@ -220,7 +222,7 @@ TEST_F(LazyStoreTest, AnIndexOfAConfiguredRepositoryIs) {
 TEST_F(LazyStoreTest, GoesOnAfterTheProcess) {
   Publish();
   OpenNew();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   ASSERT_TRUE(Read(0, {0, 300'000}).ok());
   const size_t reads = BlobReads();
   const Digest chain_id = chain_->chain_id;
@@ -241,7 +243,7 @@ TEST_F(LazyStoreTest, AnIndexOfAnotherLayerIsRefused) {
     if (layer == 1) bundle = first;
   });
   OpenNew();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_EQ(StateOf(0), LayerState::kFilling);
   EXPECT_NE(StateOf(1), LayerState::kFilling);
   EXPECT_EQ(Counter("indexes_refused"), 1U);
@@ -263,7 +265,7 @@ TEST_F(LazyStoreTest, WrongDigestsOfSpansNeverServeAByte) {
     bundle.access = *WriteAccess(table);
   });
   OpenNew();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(absl::IsDataLoss(Read(0, {0, 100})));
   EXPECT_TRUE(Read(0, {900'000, 900'100}).ok());
 }
@@ -277,14 +279,14 @@ TEST_F(LazyStoreTest, ATreeThatIsNotTheTarsPoisonsTheLayerAndIsForgotten) {
     }
   });
   OpenNew();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(absl::IsDataLoss(Durable()));
   EXPECT_TRUE(absl::IsDataLoss(Read(0, {0, 100})));
   EXPECT_EQ(Counter("layers_poisoned"), 1U);
   EXPECT_EQ(StateOf(0), LayerState::kAbsent);
   EXPECT_EQ(store_->FillReports(chain_)[0]->state, "damaged");
   // Whoever asks next gets what the tar says, although the index still lies there.
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(chain_->layers[0]->complete());
   EXPECT_TRUE(chain_->index->Lookup(chain_->index->root(), "small0")->has_value());
   EXPECT_FALSE(chain_->index->Lookup(chain_->index->root(), "smell0")->has_value());
@@ -297,7 +299,7 @@ TEST_F(LazyStoreTest, APublishedProfileIsBroughtInAdvance) {
   Publish({}, profile.ToJson());
   OpenNew();
   const size_t reads = repository_.Reads(blobs_[1].digest).size();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   while (repository_.Reads(blobs_[1].digest).size() == reads) {
     absl::SleepFor(absl::Milliseconds(1));
   }
@@ -307,7 +309,7 @@ TEST_F(LazyStoreTest, APublishedProfileIsBroughtInAdvance) {
 TEST_F(LazyStoreTest, TheFirstRunIsRecorded) {
   Publish();
   OpenNew();
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   ASSERT_TRUE(Read(1, {600'000, 600'100}).ok());
   ASSERT_TRUE(Read(0, {0, 100}).ok());
   store_->profiles().Collect(/*all=*/true);
@@ -334,7 +336,7 @@ TEST_F(LazyStoreTest, EvictedLayersComeAgainInParts) {
   ASSERT_TRUE(freed.ok()) << freed.status();
   EXPECT_GT(*freed, 2'000'000U);
   EXPECT_EQ(StateOf(0), LayerState::kFilling);
-  ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(Read(0, {100'000, 200'000}).ok());
 }
 

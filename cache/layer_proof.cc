@@ -1,0 +1,128 @@
+#include "cache/layer_proof.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <utility>
+
+#include "base/status.h"
+#include "base/text.h"
+#include "image/disarm.h"
+#include "image/erofs_reader.h"
+#include "image/erofs_writer.h"
+#include "image/tree_check.h"
+
+namespace imagefs {
+namespace {
+
+absl::Status Link(const std::string& from, const std::string& to) {
+  return link(from.c_str(), to.c_str()) == 0 ? absl::OkStatus() : ErrnoStatus(errno, to);
+}
+
+absl::StatusOr<Fd> Unnamed(const std::string& directory) {
+  return OpenFile(directory, O_TMPFILE | O_RDWR, 0600);
+}
+
+bool SameMoves(const std::vector<LayerBuilder::Move>& a, const std::vector<LayerBuilder::Move>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const auto& one, const auto& other) {
+    return one.from == other.from && one.to == other.to && one.length == other.length;
+  });
+}
+
+absl::StatusOr<Tree> DisarmedTree(const std::string& index) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ErofsImage> image, ErofsImage::Open(index));
+  IMAGEFS_ASSIGN_OR_RETURN(Tree tree, image->ToTree());
+  Disarm(tree);
+  return tree;
+}
+
+absl::Status NotItsTar() {
+  return absl::DataLossError(
+      "the index that it was shown by is not that of its tar; whoever published the index made a "
+      "mistake, or lied");
+}
+
+// The description gives exactly the index that the tar gives, but for what Disarm takes away.
+absl::Status CheckIndex(const std::string& given, const std::string& directory,
+                        const ErofsWriterOptions& options) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, DisarmedTree(directory + "/index"));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd expected, Unnamed(directory));
+  IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, expected.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(given, O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest is, Sha256OfFile(fd.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest should, Sha256OfFile(expected.get()));
+  return is == should ? absl::OkStatus() : NotItsTar();
+}
+
+// The data file is the tar: it is hashed and parsed where it lies.
+absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::string& into,
+                                         const CancelToken& cancel) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(layer.directory + "/data", O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
+                           OpenFile(into + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
+  ProvenLayer proven;
+  IMAGEFS_ASSIGN_OR_RETURN(proven.made, IndexTar(data.get(), layer.access.tar_bytes(),
+                                                 layer.diff_id, index.get(), cancel));
+  // The moves, too: what they copy is no part of the tar that was hashed.
+  if (proven.made.data_bytes != layer.access.data_bytes() ||
+      !SameMoves(proven.made.moves, layer.access.moves())) {
+    return NotItsTar();
+  }
+  ErofsWriterOptions options;
+  options.overlay_form = true;
+  options.devices.push_back({layer.diff_id.hex(), proven.made.data_bytes});
+  IMAGEFS_RETURN_IF_ERROR(CheckIndex(layer.directory + "/index", into, options));
+  IMAGEFS_RETURN_IF_ERROR(Link(layer.directory + "/data", into + "/data"));
+  IMAGEFS_RETURN_IF_ERROR(Link(layer.directory + "/access", into + "/access"));
+  proven.has_access = true;
+  return proven;
+}
+
+// The data file is laid out by a table: a pass over the blob makes the layer, and every file is
+// compared.
+absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::string& into,
+                                        const CancelToken& cancel) {
+  const uint64_t size = layer.access.blob_size();
+  const int blob = layer.blob.get();
+  auto read = [blob, size](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+    const uint64_t left = offset < size ? size - offset : 0;
+    return PreadFull(blob, buffer.subspan(0, std::min<uint64_t>(buffer.size(), left)), offset);
+  };
+  std::atomic<uint64_t> unpacked{0};
+  ProvenLayer proven;
+  const LayerInput input{layer.access.blob_digest(), size, layer.diff_id, read};
+  IMAGEFS_ASSIGN_OR_RETURN(proven.made, MakeLayer(input, into, cancel, unpacked));
+  IMAGEFS_ASSIGN_OR_RETURN(const Tree described, DisarmedTree(layer.directory + "/index"));
+  IMAGEFS_ASSIGN_OR_RETURN(const Tree own, DisarmedTree(into + "/index"));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd described_data, OpenFile(layer.directory + "/data", O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd own_data, OpenFile(into + "/data", O_RDONLY));
+  IMAGEFS_RETURN_IF_ERROR(
+      CheckDescription({described, described_data.get()}, {own, own_data.get()}));
+  return proven;
+}
+
+}  // namespace
+
+absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::string& into,
+                                       const CancelToken& cancel) {
+  return layer.access.layout() == DataLayout::kTar ? ProveInPlace(layer, into, cancel)
+                                                   : ProveByPass(layer, into, cancel);
+}
+
+absl::Status CheckRefilled(const std::string& directory, const LayerAccess& access,
+                           const CancelToken& cancel) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd own, Unnamed(directory));
+  IMAGEFS_RETURN_IF_ERROR(
+      IndexTar(data.get(), access.tar_bytes(), access.diff_id(), own.get(), cancel).status());
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest is, Sha256OfFile(index.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest should, Sha256OfFile(own.get()));
+  return is == should ? absl::OkStatus()
+                      : absl::DataLossError("its index is no longer that of its tar");
+}
+
+}  // namespace imagefs

@@ -1,0 +1,41 @@
+// The proof of a layer that was shown before its bytes were hashed: that its blob unpacks to the
+// DiffID which the image claims, and that its description says what the tar says. What the proof
+// makes on the way is the layer under its DiffID. Blocks on the disk and the processor.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "base/cancel.h"
+#include "base/fd.h"
+#include "cache/layer_maker.h"
+#include "image/layer_access.h"
+
+namespace imagefs {
+
+struct UnprovenLayer {
+  std::string directory;      // its files: data (whole), index, access
+  const LayerAccess& access;  // its span table; every span's digest held
+  Digest diff_id;             // the claim
+  const Fd& blob;             // whole; its digest held
+};
+
+struct ProvenLayer {
+  LayerOutput made;
+  // The span table went along: the data file is laid out as the unproven layer's. Else it has to
+  // be made, of `made` and the blob.
+  bool has_access = false;
+};
+
+// Writes `data`, `index` and perhaps `access` into `into`, an empty directory on the same file
+// system; `data` may be another name of the unproven layer's file, which nobody changes any more.
+// kDataLoss says which claim is false: the DiffID, or the description.
+absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::string& into,
+                                       const CancelToken& cancel);
+
+// Whether a layer whose span table was made here, and whose data came a second time, is the one
+// that was proven before. kDataLoss when not.
+absl::Status CheckRefilled(const std::string& directory, const LayerAccess& access,
+                           const CancelToken& cancel);
+
+}  // namespace imagefs

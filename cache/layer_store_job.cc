@@ -1,0 +1,263 @@
+#include "cache/layer_store_job.h"
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/layer_maker.h"
+
+namespace imagefs {
+namespace {
+
+constexpr int kAttempts = 2;  // of a layer whose bytes were wrong
+
+std::string SpoolName(const Descriptor& blob, const std::string& registry) {
+  return StrCat(blob.digest.hex(), "-", Sha256Of(registry).hex().substr(0, 8));
+}
+
+}  // namespace
+
+LayerStore::Job::Job(LayerStore& store, Request request, FlightTable<LayerRef>::Context context)
+    : store_(store),
+      request_(std::move(request)),
+      blob_(request_.blob),
+      spool_name_(SpoolName(blob_, request_.source->registry())),
+      context_(std::move(context)) {
+  absl::MutexLock lock(&store_.mu_);
+  ++store_.jobs_alive_;
+}
+
+LayerStore::Job::~Job() {
+  absl::MutexLock lock(&store_.mu_);
+  --store_.jobs_alive_;
+  store_.last_job_end_ = absl::Now();
+}
+
+void LayerStore::Job::Start() {
+  store_.work_->Submit(context_.priority, [self = shared_from_this()] { self->Begin(); });
+}
+
+bool LayerStore::Job::over() const {
+  const Activity activity = activity_.load();
+  return activity == Activity::kDone || activity == Activity::kFailed;
+}
+
+LayerProgress LayerStore::Job::progress() const {
+  LayerProgress progress;
+  progress.activity = activity_.load();
+  progress.blob_bytes = blob_.size;
+  progress.unpacked_bytes = unpacked_bytes_.load(std::memory_order_relaxed);
+  absl::MutexLock lock(&mu_);
+  progress.downloaded_bytes = spool_ != nullptr ? spool_->present_bytes() : blob_.size;
+  if (spool_ == nullptr && progress.activity == LayerProgress::Activity::kWaiting) {
+    progress.downloaded_bytes = 0;
+  }
+  return progress;
+}
+
+void LayerStore::Job::Begin() {
+  // It may have come between the look of the callers and this flight; whether each may have it is
+  // seen to when the flight has ended.
+  const Verdict here = store_.Judge(request_);
+  if (here.kind == Verdict::Kind::kGive || here.kind == Verdict::Kind::kAsk) {
+    if (absl::StatusOr<LayerRef> layer = store_.Find(here.id); layer.ok()) {
+      store_.reused_++;
+      return End(std::move(layer));
+    }
+  }
+  if (request_.found != nullptr) {
+    absl::StatusOr<LayerRef> layer = store_.PublishFilling(request_);
+    if (layer.ok()) return End(std::move(layer));
+    LogWarning("layer.index_refused layer=", request_.diff_id.Short(),
+               " origin=", request_.found->origin, " cause=", layer.status().message());
+  }
+  absl::StatusOr<std::optional<LocalBlob>> local = request_.source->OpenLocal(blob_);
+  if (!local.ok()) return End(local.status());
+  if (local->has_value()) {
+    const LocalBlob& file = **local;
+    if (absl::StatusOr<Fd> fd = file.fd.Duplicate(); fd.ok()) {
+      local_ = AccessBuilder::BlobFile{*std::move(fd), file.offset};
+    }
+    from_file_ = true;
+    return Run([&file](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+      const uint64_t left = offset < file.length ? file.length - offset : 0;
+      return PreadFull(file.fd.get(), buffer.subspan(0, std::min<uint64_t>(buffer.size(), left)),
+                       file.offset + offset);
+    });
+  }
+  if (absl::Status status = BeginDownload(); !status.ok()) End(status);
+}
+
+absl::Status LayerStore::Job::BeginDownload() {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<Spool> spool,
+                           store_.OpenSpool(spool_name_, blob_.size));
+  auto reader = std::make_shared<Spool::Reader>(spool);
+  {
+    absl::MutexLock lock(&mu_);
+    spool_ = spool;
+    reader_ = reader;
+    scheduled_ = false;
+  }
+  activity_ = Activity::kDownloading;
+  Download(spool, reader);
+  // Weak: the spool is kept by this job, and the flight's callback keeps the job.
+  spool->OnFirstByte([weak = weak_from_this(), reader = std::weak_ptr(reader)] {
+    const auto self = weak.lock();
+    const auto waiting = reader.lock();
+    if (self != nullptr && waiting != nullptr) self->Schedule(waiting);
+  });
+  return absl::OkStatus();
+}
+
+// Joins the blob's flight.
+void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
+                               const std::shared_ptr<Spool::Reader>& reader) {
+  FlightTable<bool>::Caller caller;
+  caller.priority = context_.priority->get();
+  caller.audience = request_.source->audience();
+  caller.start = [&store = store_, source = request_.source, blob = blob_, name = spool_name_,
+                  spool](FlightTable<bool>::Context context) {
+    auto sink = [&store, spool](uint64_t offset, std::string_view data) {
+      store.blob_bytes_ += data.size();
+      return spool->Write(offset, data);
+    };
+    std::vector<ByteRange> missing = spool->Missing();
+    // Bytes that lie here from before came by an authorisation that is not known any more.
+    const bool alone = spool->present_bytes() == 0;
+    store.NoteFetch(name, alone ? BlobFetch{source->audience(), source->anonymous()} : BlobFetch());
+    if (missing.empty()) return context.finish(true);
+    source->ReadBlob(blob, std::move(missing), context.priority, context.cancel, std::move(sink),
+                     [finish = context.finish](const absl::Status& status) {
+                       status.ok() ? finish(true) : finish(status);
+                     });
+  };
+  caller.done = [self = shared_from_this(), reader](const absl::StatusOr<bool>& result) {
+    reader->End(result.status());
+    self->Schedule(reader);
+  };
+  FlightTicket ticket = store_.blob_flights_.Join(spool_name_, std::move(caller)).ticket;
+  // The layer's last caller leaving gives up this layer's share of the blob.
+  CancelToken::Registration registration = context_.cancel.OnCancel([ticket, reader] {
+    reader->End(absl::CancelledError("nobody waits for the layer any more"));
+    ticket.Leave();
+  });
+  absl::MutexLock lock(&mu_);
+  // The pass may have ended already; what it would have to undo is then not kept.
+  if (reader != reader_) return;
+  ticket_ = ticket;
+  on_cancel_ = std::move(registration);
+}
+
+// First byte or end of the transfer, whichever comes first, puts the pass into the queue. Calls
+// for the reader of an earlier attempt come too late and mean nothing.
+void LayerStore::Job::Schedule(const std::shared_ptr<Spool::Reader>& reader) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (scheduled_ || reader != reader_) return;
+    scheduled_ = true;
+  }
+  store_.work_->Submit(context_.priority, [self = shared_from_this(), reader] {
+    self->Run([&reader](absl::Span<char> buffer, uint64_t offset) {
+      return reader->Read(buffer, offset);
+    });
+  });
+}
+
+void LayerStore::Job::Run(ReadBytes read) {
+  activity_ = Activity::kUnpacking;
+  const std::string directory = StrCat(store_.options_.root, "/layers/tmp-", RandomHex(8));
+  absl::StatusOr<LayerRef> layer = Make(directory, read);
+  // Also where somebody else's pass has made the same meanwhile, and this one's was not needed.
+  if (absl::Status removed = RemoveTree(directory); !removed.ok()) {
+    LogWarning("layer.cleanup_failed directory=", directory, " error=", removed.message());
+  }
+  if (absl::IsDataLoss(layer.status()) && TryAgain(layer.status())) return;
+  if (layer.ok()) StartAccess(*layer);
+  EndTransfer(layer.status());
+  End(std::move(layer));
+}
+
+// While the blob is still at hand, its span table is made.
+void LayerStore::Job::StartAccess(const LayerRef& layer) {
+  if (!local_.has_value()) {
+    absl::MutexLock lock(&mu_);
+    if (spool_ == nullptr) return;
+    absl::StatusOr<Fd> fd = spool_->Duplicate();
+    if (!fd.ok()) return;
+    local_ = AccessBuilder::BlobFile{*std::move(fd), 0};
+  }
+  store_.access_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_));
+}
+
+absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, ReadBytes read) {
+  IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
+  const LayerInput input{blob_.digest, blob_.size, request_.diff_id, read};
+  IMAGEFS_ASSIGN_OR_RETURN(made_, MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
+  activity_ = Activity::kIndexing;
+  store_.tar_bytes_ += made_.tar_bytes;
+  absl::StatusOr<LayerRef> layer = store_.Publish(request_.diff_id, directory, made_, MakeOrigin());
+  if (layer.ok()) store_.built_++;
+  return layer;
+}
+
+// The pass has read the last byte, and its digest was right: the one who was asked had it all.
+LayerStore::Origin LayerStore::Job::MakeOrigin() {
+  const BlobFetch fetched =
+      from_file_ ? BlobFetch{request_.source->audience(), request_.source->anonymous()}
+                 : store_.FetchOf(spool_name_);
+  if (!fetched.audience.empty()) store_.possession_.Remember(fetched.audience, blob_.digest);
+  return {blob_.digest, request_.source->registry(), fetched.open};
+}
+
+// Wrong bytes are fetched once more, from the first on, into a new spool (the old transfer may
+// still be writing into the old one); a local file is what it is.
+bool LayerStore::Job::TryAgain(const absl::Status& status) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (spool_ == nullptr || ++attempts_ >= kAttempts) return false;
+  }
+  store_.refetched_++;
+  LogWarning("layer.refetch layer=", request_.diff_id.Short(), " reason=", status.message());
+  EndTransfer(status);
+  unpacked_bytes_ = 0;
+  Start();
+  return true;
+}
+
+void LayerStore::Job::EndTransfer(const absl::Status& status) {
+  std::shared_ptr<Spool> spool;
+  FlightTicket ticket;
+  CancelToken::Registration on_cancel;
+  {
+    absl::MutexLock lock(&mu_);
+    spool = std::move(spool_);
+    spool_ = nullptr;
+    reader_ = nullptr;
+    ticket = std::exchange(ticket_, FlightTicket());
+    on_cancel = std::move(on_cancel_);
+  }
+  if (spool == nullptr) return;
+  on_cancel.Reset();
+  ticket.Leave();
+  // What may pass by itself or was given up is resumed by whoever asks next; all else is done
+  // with.
+  const bool resume =
+      absl::IsCancelled(status) || IsRetriable(status) || IsCredentialFailure(status);
+  store_.DropSpool(spool_name_, resume);
+}
+
+void LayerStore::Job::End(absl::StatusOr<LayerRef> result) {
+  activity_ = result.ok() ? Activity::kDone : Activity::kFailed;
+  if (absl::IsResourceExhausted(result.status())) {
+    result = Annotate(result.status(),
+                      StrCat("cannot write below ", store_.options_.root,
+                             " (free space there, or choose another store with --root)"));
+  } else if (!result.ok()) {
+    result = Annotate(result.status(), StrCat("layer ", blob_.digest.ToString()));
+  }
+  context_.finish(std::move(result));
+}
+
+}  // namespace imagefs

@@ -1,0 +1,63 @@
+// The work of one layer flight of LayerStore. Begin (on a worker) decides where the bytes come
+// from; Run (on a worker, once the first bytes are here) is the streaming pass; End finishes the
+// flight. A registry that never answers therefore holds no worker.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "cache/layer_store.h"
+
+namespace imagefs {
+
+class LayerStore::Job : public std::enable_shared_from_this<Job> {
+ public:
+  Job(LayerStore& store, Request request, FlightTable<LayerRef>::Context context);
+  ~Job();
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+
+  void Start();
+  // True once callers are being told how it ended.
+  bool over() const;
+  LayerProgress progress() const;
+
+ private:
+  using Activity = LayerProgress::Activity;
+  using ReadBytes = absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char>, uint64_t)>;
+  void Begin();
+  absl::Status BeginDownload();
+  void Download(const std::shared_ptr<Spool>& spool, const std::shared_ptr<Spool::Reader>& reader);
+  void Schedule(const std::shared_ptr<Spool::Reader>& reader);
+  void Run(ReadBytes read);
+  absl::StatusOr<LayerRef> Make(const std::string& directory, ReadBytes read);
+  Origin MakeOrigin();
+  void StartAccess(const LayerRef& layer);
+  bool TryAgain(const absl::Status& status);
+  void EndTransfer(const absl::Status& status);
+  void End(absl::StatusOr<LayerRef> result);
+
+  LayerStore& store_;
+  const Request request_;
+  const Descriptor& blob_;        // of request_
+  const std::string spool_name_;  // what is fetched from one registry is shared by its users only
+  const FlightTable<LayerRef>::Context context_;
+  std::atomic<Activity> activity_{Activity::kWaiting};
+  // Of the pass; on its worker.
+  LayerOutput made_;
+  std::optional<AccessBuilder::BlobFile> local_;
+  bool from_file_ = false;
+  std::atomic<uint64_t> unpacked_bytes_{0};
+  mutable absl::Mutex mu_;
+  std::shared_ptr<Spool> spool_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<Spool::Reader> reader_ ABSL_GUARDED_BY(mu_);
+  FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
+  CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
+  bool scheduled_ ABSL_GUARDED_BY(mu_) = false;
+  int attempts_ ABSL_GUARDED_BY(mu_) = 0;
+};
+
+}  // namespace imagefs

@@ -1,0 +1,156 @@
+#include "cache/resolve_job.h"
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+constexpr int kMaxIndexDepth = 3;      // indexes inside an index
+constexpr int kMaxNestedIndexes = 16;  // all that are read in search of a platform
+
+// A chain of callbacks; each holds the job.
+class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
+ public:
+  ResolveJob(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
+             const KeyValueStore& kv, IndexFinder& finder, ResolveContext context)
+      : request_(std::move(request)),
+        source_(std::move(source)),
+        kv_(kv),
+        finder_(finder),
+        context_(std::move(context)) {}
+
+  void Start() { GetManifest(request_.reference.TagOrDigest(), 0); }
+
+ private:
+  void GetManifest(const std::string& tag_or_digest, int depth) {
+    source_->GetManifest(
+        tag_or_digest, context_.cancel,
+        [self = shared_from_this(), depth](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
+          self->Check(self->OnManifest(std::move(fetched), depth));
+        });
+  }
+
+  void Check(const absl::Status& status) {
+    if (status.ok()) return;
+    // Sources name what they asked for themselves.
+    const std::string reference = request_.reference.ToString();
+    const bool named = ToStd(status.message()).find(reference) != std::string_view::npos;
+    context_.finish(absl::IsCancelled(status) || named ? status : Annotate(status, reference));
+  }
+
+  absl::Status OnManifest(absl::StatusOr<ImageSource::FetchedManifest> fetched, int depth) {
+    IMAGEFS_RETURN_IF_ERROR(fetched.status());
+    if (depth == 0 && request_.reference.digest.has_value() &&
+        fetched->digest != *request_.reference.digest) {
+      return absl::DataLossError(StrCat("asked for ", request_.reference.digest->ToString(),
+                                        " but got ", fetched->digest.ToString()));
+    }
+    IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
+                             ParseManifest(fetched->bytes, fetched->content_type));
+    if (parsed.index.has_value()) {
+      if (depth == 0) index_digest_ = fetched->digest;
+      return OnIndex(*std::move(parsed.index), depth);
+    }
+    manifest_ = *std::move(fetched);
+    if (!request_.trust.empty()) finder_.Hint(manifest_.digest, source_);
+    const Digest& config = parsed.manifest->config.digest;
+    absl::StatusOr<std::optional<std::string>> known =
+        kv_.Get(StrCat(kConfigKeyPrefix, config.hex()));
+    if (known.ok() && known->has_value() && Sha256Of(**known) == config) {
+      return OnConfig(**std::move(known));
+    }
+    source_->GetSmallBlob(parsed.manifest->config, kMaxConfigBytes, context_.cancel,
+                          [self = shared_from_this()](absl::StatusOr<std::string> config) {
+                            self->Check(self->OnConfig(std::move(config)));
+                          });
+    return absl::OkStatus();
+  }
+
+  absl::Status OnIndex(ImageIndex index, int depth) {
+    if (depth >= kMaxIndexDepth) {
+      return absl::InvalidArgumentError("too many image indexes inside each other");
+    }
+    IMAGEFS_ASSIGN_OR_RETURN(const Descriptor chosen, ChoosePlatform(index, request_.platform));
+    if (!MayHoldAnyPlatform(chosen)) {
+      GetManifest(chosen.digest.ToString(), depth + 1);
+      return absl::OkStatus();
+    }
+    // Another nested index may have a better match than the first has, so all are read.
+    index_ = std::move(index);
+    index_at_ = 0;
+    flat_ = ImageIndex();
+    return Flatten(depth + 1);
+  }
+
+  // Moves the entries of index_ to flat_, those of nested indexes (which are read) in the place of
+  // these; then chooses out of flat_.
+  absl::Status Flatten(int depth) {
+    while (index_at_ < index_.manifests.size()) {
+      Descriptor& entry = index_.manifests[index_at_++];
+      if (!MayHoldAnyPlatform(entry)) {
+        flat_.manifests.push_back(std::move(entry));
+        continue;
+      }
+      if (++nested_indexes_ > kMaxNestedIndexes) {
+        return absl::InvalidArgumentError(
+            StrCat("more than ", kMaxNestedIndexes, " image indexes inside its index"));
+      }
+      source_->GetManifest(
+          entry.digest.ToString(), context_.cancel,
+          [self = shared_from_this(), depth](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
+            self->Check(self->OnNestedIndex(std::move(fetched), depth));
+          });
+      return absl::OkStatus();
+    }
+    return OnIndex(std::move(flat_), depth);
+  }
+
+  absl::Status OnNestedIndex(absl::StatusOr<ImageSource::FetchedManifest> fetched, int depth) {
+    IMAGEFS_RETURN_IF_ERROR(fetched.status());
+    IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
+                             ParseManifest(fetched->bytes, fetched->content_type));
+    if (!parsed.index.has_value()) {
+      return absl::InvalidArgumentError(
+          StrCat("its index lists ", fetched->digest.ToString(), " as an index, but it is none"));
+    }
+    for (Descriptor& entry : parsed.index->manifests) flat_.manifests.push_back(std::move(entry));
+    return Flatten(depth);
+  }
+
+  absl::Status OnConfig(absl::StatusOr<std::string> config) {
+    IMAGEFS_RETURN_IF_ERROR(config.status());
+    IMAGEFS_ASSIGN_OR_RETURN(
+        ResolvedImage image,
+        MakeResolvedImage(request_.reference.ToString(), index_digest_, std::move(manifest_.bytes),
+                          manifest_.content_type, *std::move(config), request_.platform));
+    context_.finish(std::make_shared<const ResolvedImage>(std::move(image)));
+    return absl::OkStatus();
+  }
+
+  const ImageStore::ResolveRequest request_;
+  const std::shared_ptr<ImageSource> source_;
+  const KeyValueStore& kv_;
+  IndexFinder& finder_;
+  const ResolveContext context_;
+  Digest index_digest_;
+  ImageIndex index_, flat_;  // see Flatten
+  size_t index_at_ = 0;
+  int nested_indexes_ = 0;
+  ImageSource::FetchedManifest manifest_;
+};
+
+}  // namespace
+
+void StartResolve(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
+                  const KeyValueStore& kv, IndexFinder& finder, ResolveContext context) {
+  std::make_shared<ResolveJob>(std::move(request), std::move(source), kv, finder,
+                               std::move(context))
+      ->Start();
+}
+
+}  // namespace imagefs

@@ -1,0 +1,25 @@
+// The work of one resolve flight: an image's manifest, through an index if need be, and its
+// configuration, each checked against the digest that names it.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "base/flight.h"
+#include "cache/image_store.h"
+#include "cache/index_finder.h"
+#include "cache/kv.h"
+#include "fetch/source.h"
+
+namespace imagefs {
+
+// Of the exact bytes of configurations in the database; the rest of the key is the digest's hex.
+inline constexpr std::string_view kConfigKeyPrefix = "config/";
+
+using ResolveContext = FlightTable<ImageStore::ImageRef>::Context;
+
+// Returns at once; finishes the flight. `kv` and `finder` outlive it.
+void StartResolve(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
+                  const KeyValueStore& kv, IndexFinder& finder, ResolveContext context);
+
+}  // namespace imagefs

@@ -1,0 +1,623 @@
+// Who is given which layer: images that claim what is not theirs, descriptions that lie, blobs that
+// a caller may not have. What ImageStore shares has been proven.
+#include "cache/identity.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <random>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "base/fd.h"
+#include "base/text.h"
+#include "cache/image_store.h"
+#include "fetch/registry_writer.h"
+#include "image/erofs_writer.h"
+#include "image/index_bundle.h"
+#include "image/layer_access.h"
+#include "tests/fakes/cache/fake_source.h"
+#include "tests/fakes/cache/lazy_blob.h"
+
+namespace imagefs {
+namespace {
+
+// Layers whose files say which layer they are of: "mark" has the number, "data" is larger.
+std::string TarOfLayer(uint32_t number) {
+  return TarOf({{"data", MixedBytes(40'000, number)}, {"mark", StrCat("genuine ", number)}});
+}
+
+class IdentityTest : public ::testing::Test {
+ protected:
+  struct Given {
+    absl::Status status;
+    ChainRef chain;
+    ImageStore::ImageRef image;
+    std::shared_ptr<ImageSource> source;
+  };
+
+  IdentityTest() : sources_(repository_) {
+    options_.root = StrCat(::testing::TempDir(), "/identity-", RandomHex(8));
+    options_.index.min_bytes = 0;
+    options_.fill.background = false;
+    options_.profiles = false;
+    for (uint32_t i = 0; i < 4; ++i) tars_.push_back(TarOfLayer(i));
+    Reopen();
+  }
+  ~IdentityTest() override {
+    store_.reset();
+    std::filesystem::remove_all(options_.root);
+  }
+
+  void Reopen() {
+    store_.reset();
+    auto store = ImageStore::Open(options_, sources_);
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  }
+
+  Given Show(const std::string& tag, IndexTrust trust, const std::string& user = "alice",
+             const std::string& registry = "registry.test",
+             PullPolicy policy = PullPolicy::kAlways) {
+    Given given;
+    absl::Notification ended;
+    ImageStore::ResolveRequest request;
+    request.reference = *Reference::Parse(StrCat(registry, "/img:", tag));
+    request.platform = Platform::Host();
+    request.access.credential.username = user;
+    request.policy = policy;
+    request.trust = trust;
+    store_->Resolve(request, [&](absl::StatusOr<ImageStore::Resolved> resolved) {
+      if (!resolved.ok()) {
+        given.status = resolved.status();
+        return ended.Notify();
+      }
+      given.image = resolved->image;
+      given.source = resolved->source;
+      store_->EnsureChain(given.image, given.source, trust, Priority::kForeground,
+                          [&](absl::StatusOr<ChainRef> chain) {
+                            given.status = chain.status();
+                            if (chain.ok()) given.chain = *std::move(chain);
+                            ended.Notify();
+                          });
+    });
+    ended.WaitForNotification();
+    return given;
+  }
+
+  absl::Status Durable(const ChainRef& chain) {
+    absl::Notification ended;
+    absl::Status status;
+    store_->WaitDurable(chain, [&](absl::Status s) {
+      status = std::move(s);
+      ended.Notify();
+    });
+    ended.WaitForNotification();
+    return status;
+  }
+
+  // The file's bytes in that layer alone, as a reader would have them.
+  static absl::StatusOr<std::string> Content(const Layer& layer, const std::string& name) {
+    absl::StatusOr<std::optional<Nid>> nid = layer.index->Lookup(layer.index->root(), name);
+    if (!nid.ok()) return nid.status();
+    if (!nid->has_value()) return absl::NotFoundError(StrCat("no file ", name));
+    const ErofsImage::Stat stat = *layer.index->GetStat(**nid);
+    std::string content(stat.size, '?');
+    for (uint64_t at = 0; at < stat.size;) {
+      const Extent extent = *layer.index->Map(**nid, at);
+      if (layer.fill != nullptr) {
+        absl::Notification ended;
+        absl::Status status;
+        layer.fill->Ensure({extent.data_offset, extent.data_offset + extent.length}, CancelToken(),
+                           [&](const absl::StatusOr<FillPin>& pin) {
+                             status = pin.status();
+                             ended.Notify();
+                           });
+        ended.WaitForNotification();
+        if (!status.ok()) return status;
+      }
+      EXPECT_TRUE(PreadFull(layer.data.get(), absl::MakeSpan(content).subspan(at, extent.length),
+                            extent.data_offset)
+                      .ok());
+      at += extent.length;
+    }
+    return content;
+  }
+
+  struct Spec {
+    uint32_t claims = 0;  // number of the layer whose DiffID it claims
+    std::string blob;
+    bool gzip = false;
+  };
+  Spec Honest(uint32_t number, int level = 6) {
+    return {number, GzipBytes(tars_[number], level), true};
+  }
+  Digest DiffIdOf(uint32_t number) const { return Sha256Of(tars_[number]); }
+
+  // Adds an image; the blobs of its layers in order.
+  std::vector<Descriptor> AddImage(const std::string& tag, const std::vector<Spec>& specs) {
+    std::vector<FakeRepository::LayerSpec> layers;
+    for (const Spec& spec : specs) layers.push_back({spec.blob, DiffIdOf(spec.claims), spec.gzip});
+    manifests_[tag] = repository_.AddImage(tag, layers);
+    std::vector<Descriptor> blobs;
+    for (size_t i = 0; i < specs.size(); ++i) blobs.push_back(repository_.LayerBlob(i));
+    return blobs;
+  }
+
+  // Publishes an index of the image, made of what each layer's blob really holds (`real`, by
+  // number), with the claims of the image, bent where `lie` names the layer.
+  void Publish(const std::string& tag, const std::vector<Spec>& specs,
+               const std::vector<uint32_t>& real, const std::vector<bool>& lie) {
+    RegistryWriter::Artifact artifact;
+    artifact.artifact_type = std::string(kIndexArtifactType);
+    artifact.subject.media_type = "application/vnd.oci.image.manifest.v1+json";
+    artifact.subject.digest = manifests_[tag];
+    artifact.subject.size = 1;
+    for (size_t i = 0; i < specs.size(); ++i) {
+      IndexBundle bundle = BundleOf(specs[i], real[i], lie[i]);
+      RegistryWriter::Layer layer;
+      layer.media_type = std::string(kLayerIndexMediaType);
+      layer.annotations = {{std::string(kLayerAnnotation), Sha256Of(specs[i].blob).ToString()}};
+      const Descriptor blob = repository_.AddBlob(PackBundle(bundle));
+      layer.blob.digest = blob.digest;
+      layer.blob.size = blob.size;
+      artifact.layers.push_back(std::move(layer));
+    }
+    repository_.AddManifest(StrCat("sha256-", manifests_[tag].hex(), ".imagefs"),
+                            ArtifactManifest(artifact));
+  }
+
+  // What a machine of the publisher's makes of that blob.
+  IndexBundle BundleOf(const Spec& spec, uint32_t real, bool lie) {
+    FakeRepository repository;
+    FakeSourceFactory sources(repository);
+    FakeRepository::LayerSpec layer = {spec.blob, DiffIdOf(real), spec.gzip};
+    repository.AddImage("x", {layer});
+    ImageStore::Options options;
+    options.root = StrCat(::testing::TempDir(), "/publisher-", RandomHex(8));
+    IndexBundle bundle;
+    {
+      auto store = *ImageStore::Open(options, sources);
+      absl::Notification ended;
+      ImageStore::ResolveRequest request;
+      request.reference = *Reference::Parse("publisher.test/img:x");
+      request.platform = Platform::Host();
+      store->Resolve(request, [&](absl::StatusOr<ImageStore::Resolved> resolved) {
+        store->MakeIndexes(resolved->image, resolved->source, [&](absl::StatusOr<ChainRef> chain) {
+          EXPECT_TRUE(chain.ok()) << chain.status();
+          const std::string directory = (*chain)->layers[0]->directory;
+          bundle = {*ReadFile(directory + "/index", 1 << 30),
+                    *ReadFile(directory + "/access", 1 << 30)};
+          ended.Notify();
+        });
+      });
+      ended.WaitForNotification();
+    }
+    std::filesystem::remove_all(options.root);
+    Claim(bundle, DiffIdOf(real), DiffIdOf(spec.claims));
+    if (!lie) return bundle;
+    for (size_t at = 0; (at = bundle.index.find("mark", at)) != std::string::npos; ++at) {
+      bundle.index.replace(at, 4, "evil");
+    }
+    return bundle;
+  }
+
+  // Writes another DiffID into a bundle, with checksums that fit.
+  static void Claim(IndexBundle& bundle, const Digest& real, const Digest& claim) {
+    if (real == claim) return;
+    Tree tree = *(*ErofsImage::FromMemory(bundle.index))->ToTree();
+    const auto access = *LayerAccess::FromBytes(bundle.access);
+    AccessTable table;
+    table.blob_digest = access->blob_digest();
+    table.blob_size = access->blob_size();
+    table.diff_id = claim;
+    table.layout = access->layout();
+    table.tar_bytes = access->tar_bytes();
+    table.data_bytes = access->data_bytes();
+    for (size_t i = 0; i < access->span_count(); ++i) {
+      AccessSpan span = access->span(i);
+      const std::string_view window = access->WindowOf(span);
+      span.window_offset = table.windows.size();
+      table.windows.append(window);
+      table.spans.push_back(span);
+    }
+    bundle.access = *WriteAccess(table);
+    const std::string path = StrCat(::testing::TempDir(), "/claim-", RandomHex(8));
+    ErofsWriterOptions options;
+    options.overlay_form = true;
+    options.devices.push_back({claim.hex(), table.data_bytes});
+    {
+      const Fd fd = *OpenFile(path, O_RDWR | O_CREAT, 0600);
+      ASSERT_TRUE(WriteErofs(tree, options, fd.get()).ok());
+    }
+    bundle.index = *ReadFile(path, 1 << 30);
+    std::filesystem::remove(path);
+  }
+
+  uint64_t Counter(std::string_view name) const {
+    for (const auto& [key, value] : store_->Counters()) {
+      if (key == name) return value;
+    }
+    ADD_FAILURE() << "no counter " << name;
+    return 0;
+  }
+
+  FakeRepository repository_;
+  FakeSourceFactory sources_;
+  std::vector<std::string> tars_;
+  std::map<std::string, Digest> manifests_;
+  ImageStore::Options options_;
+  std::unique_ptr<ImageStore> store_;
+};
+
+TEST_F(IdentityTest, ALyingIndexOfAClaimedLayerIsSeenByItsOwnImageOnly) {
+  // The hostile image claims layer 0; its blob holds layer 1, its index says so.
+  const Spec hostile = {0, GzipBytes(tars_[1]), true};
+  AddImage("hostile", {hostile});
+  Publish("hostile", {hostile}, {1}, {false});
+  AddImage("genuine", {Honest(0)});
+  const Given evil = Show("hostile", IndexTrust::Any(), "mallory");
+  ASSERT_TRUE(evil.status.ok()) << evil.status;
+  EXPECT_FALSE(evil.chain->layers[0]->proven());
+  EXPECT_NE(evil.chain->chain_id, evil.image->chain_id());
+  for (const IndexTrust trust : {IndexTrust::None(), IndexTrust::Any()}) {
+    const Given good = Show("genuine", trust);
+    ASSERT_TRUE(good.status.ok()) << good.status;
+    EXPECT_TRUE(good.chain->layers[0]->proven());
+    EXPECT_EQ(*Content(*good.chain->layers[0], "mark"), "genuine 0");
+  }
+  // Once all of it is here the claim is found false, and harms nobody else.
+  EXPECT_TRUE(absl::IsDataLoss(Durable(evil.chain)));
+  EXPECT_FALSE(Content(*evil.chain->layers[0], "mark").ok());
+  EXPECT_EQ(*Content(*Show("genuine", IndexTrust::None()).chain->layers[0], "mark"), "genuine 0");
+  // By a pass the hostile image cannot be had at all.
+  EXPECT_TRUE(absl::IsDataLoss(Show("hostile", IndexTrust::Any(), "mallory").status));
+}
+
+TEST_F(IdentityTest, AnHonestIndexIsPromoted) {
+  const Spec spec = Honest(2);
+  AddImage("image", {spec});
+  Publish("image", {spec}, {2}, {false});
+  Given lazy = Show("image", IndexTrust::Any());
+  ASSERT_TRUE(lazy.status.ok()) << lazy.status;
+  EXPECT_FALSE(lazy.chain->layers[0]->proven());
+  EXPECT_TRUE(Durable(lazy.chain).ok());
+  const Given again = Show("image", IndexTrust::Any());
+  ASSERT_TRUE(again.status.ok()) << again.status;
+  EXPECT_TRUE(again.chain->layers[0]->proven());
+  EXPECT_EQ(again.chain->chain_id, again.image->chain_id());
+  EXPECT_EQ(*Content(*again.chain->layers[0], "mark"), "genuine 2");
+  EXPECT_EQ(*Content(*lazy.chain->layers[0], "mark"), "genuine 2");
+  // Nothing came twice.
+  uint64_t bytes = 0;
+  for (const ByteRange& range : repository_.Reads(Sha256Of(spec.blob))) bytes += range.size();
+  EXPECT_LE(bytes, spec.blob.size() + 100'000);
+}
+
+TEST_F(IdentityTest, AnEagerPullCompletesWhatIsShown) {
+  const Spec spec = Honest(1);
+  AddImage("image", {spec});
+  Publish("image", {spec}, {1}, {false});
+  const Given lazy = Show("image", IndexTrust::Any());
+  ASSERT_TRUE(lazy.status.ok()) << lazy.status;
+  const Given eager = Show("image", IndexTrust::None());
+  ASSERT_TRUE(eager.status.ok()) << eager.status;
+  EXPECT_TRUE(eager.chain->layers[0]->proven());
+  EXPECT_EQ(Counter("layers_built"), 0U);
+}
+
+TEST_F(IdentityTest, NamingADiffIdGivesNothing) {
+  AddImage("private", {Honest(0), Honest(1)});
+  ASSERT_TRUE(Show("private", IndexTrust::None()).status.ok());
+  AddImage("thief", {{0, "nothing", true}, {1, "nothing at all", true}});
+  for (const IndexTrust trust : {IndexTrust::None(), IndexTrust::Any()}) {
+    EXPECT_FALSE(Show("thief", trust, "mallory").status.ok());
+  }
+  Reopen();
+  EXPECT_FALSE(Show("thief", IndexTrust::None(), "mallory").status.ok());
+}
+
+TEST_F(IdentityTest, NamingABlobAsksItsRegistry) {
+  const std::vector<Descriptor> blobs = AddImage("private", {Honest(0)});
+  ASSERT_TRUE(Show("private", IndexTrust::None()).status.ok());
+  repository_.Deny("mallory", blobs[0].digest);
+  EXPECT_FALSE(Show("private", IndexTrust::None(), "mallory").status.ok());
+  // One that may have it fetches nothing.
+  const size_t reads = repository_.Reads(blobs[0].digest).size();
+  EXPECT_TRUE(Show("private", IndexTrust::None(), "bob").status.ok());
+  EXPECT_EQ(repository_.Reads(blobs[0].digest).size(), reads);
+  const int questions = repository_.questions();
+  EXPECT_TRUE(Show("private", IndexTrust::None(), "bob").status.ok());
+  EXPECT_EQ(repository_.questions(), questions) << "asked again what was known";
+}
+
+TEST_F(IdentityTest, AnotherRegistryIsNotBelievedThatItHasABlob) {
+  const std::vector<Descriptor> blobs = AddImage("private", {Honest(0)});
+  ASSERT_TRUE(Show("private", IndexTrust::None()).status.ok());
+  const size_t reads = repository_.Reads(blobs[0].digest).size();
+  // This one has it indeed, which it shows by sending it.
+  EXPECT_TRUE(Show("private", IndexTrust::None(), "bob", "other.test").status.ok());
+  EXPECT_GT(repository_.Reads(blobs[0].digest).size(), reads);
+}
+
+TEST_F(IdentityTest, WhatWasGotAnonymouslyIsEverybodys) {
+  const std::vector<Descriptor> blobs = AddImage("public", {Honest(0)});
+  ASSERT_TRUE(Show("public", IndexTrust::None(), "").status.ok());
+  const size_t reads = repository_.Reads(blobs[0].digest).size();
+  EXPECT_TRUE(Show("public", IndexTrust::None(), "bob", "other.test").status.ok());
+  EXPECT_EQ(repository_.Reads(blobs[0].digest).size(), reads);
+  EXPECT_EQ(repository_.questions(), 0);
+}
+
+TEST_F(IdentityTest, AnotherCompressionIsProvenByItself) {
+  AddImage("one", {Honest(3, 1)});
+  AddImage("two", {Honest(3, 9)});
+  const Given one = Show("one", IndexTrust::None(), "");
+  const Given two = Show("two", IndexTrust::None(), "");
+  ASSERT_TRUE(one.status.ok() && two.status.ok()) << one.status << two.status;
+  EXPECT_EQ(one.chain->layers[0], two.chain->layers[0]);
+  EXPECT_EQ(Counter("layers_built"), 2U);
+}
+
+TEST_F(IdentityTest, WhoJoinsAFlightMustHaveTheBlob) {
+  const std::vector<Descriptor> blobs = AddImage("private", {Honest(0)});
+  repository_.Deny("mallory", blobs[0].digest);
+  repository_.HoldAt(blobs[0].digest, 1000);
+  Given alice, mallory;
+  std::thread first([&] { alice = Show("private", IndexTrust::None(), "alice"); });
+  repository_.AwaitHeld(blobs[0].digest);
+  std::thread second([&] { mallory = Show("private", IndexTrust::None(), "mallory"); });
+  absl::SleepFor(absl::Milliseconds(50));
+  repository_.Release(blobs[0].digest);
+  first.join();
+  second.join();
+  EXPECT_TRUE(alice.status.ok()) << alice.status;
+  EXPECT_FALSE(mallory.status.ok());
+}
+
+TEST_F(IdentityTest, ABlobThatIsNotWhatItsNameSaysIsNeverProven) {
+  const Spec spec = Honest(0);
+  AddImage("image", {spec});
+  Publish("image", {spec}, {0}, {false});
+  // The time in gzip's header: nothing but the blob's digest covers it.
+  repository_.CorruptAt(Sha256Of(spec.blob), 4, 1000);
+  const Given given = Show("image", IndexTrust::Any());
+  ASSERT_TRUE(given.status.ok()) << given.status;
+  EXPECT_FALSE(Durable(given.chain).ok());
+  EXPECT_NE(store_->StateOf(KeyOf(*given.image, 0)), LayerState::kComplete);
+}
+
+TEST_F(IdentityTest, TheStoreRemembersWhatAnImageWasGiven) {
+  const Spec spec = Honest(0);
+  const std::vector<Descriptor> blobs = AddImage("image", {spec});
+  Publish("image", {spec}, {0}, {false});
+  const Digest name = Show("image", IndexTrust::Any()).chain->chain_id;
+  Reopen();
+  const int questions = repository_.questions();
+  const Given again =
+      Show("image", IndexTrust::Any(), "alice", "registry.test", PullPolicy::kNever);
+  ASSERT_TRUE(again.status.ok()) << again.status;
+  EXPECT_EQ(again.chain->chain_id, name);
+  EXPECT_EQ(repository_.questions(), questions);
+}
+
+TEST_F(IdentityTest, TheDescribedLayerGoesOnceNobodyIsShownIt) {
+  const Spec spec = Honest(0);
+  AddImage("image", {spec});
+  Publish("image", {spec}, {0}, {false});
+  Given lazy = Show("image", IndexTrust::Any());
+  ASSERT_TRUE(Durable(lazy.chain).ok());
+  EXPECT_EQ(store_->ListLayers().size(), 2U);
+  lazy = {};
+  for (int i = 0; i < 2000 && store_->ListLayers().size() > 1; ++i) {
+    ASSERT_TRUE(store_->Collect().ok());
+    absl::SleepFor(absl::Milliseconds(2));
+  }
+  ASSERT_EQ(store_->ListLayers().size(), 1U);
+  EXPECT_EQ(store_->ListLayers()[0].id, DiffIdOf(0));
+  EXPECT_EQ(*Content(*Show("image", IndexTrust::None()).chain->layers[0], "mark"), "genuine 0");
+}
+
+// ---- The rule over random histories.
+
+class IdentityPropertyTest : public IdentityTest, public ::testing::WithParamInterface<uint32_t> {
+ protected:
+  struct Image {
+    std::string tag;
+    std::vector<Spec> specs;
+    std::vector<uint32_t> real;  // what the blobs hold; 99: no layer
+    std::vector<bool> lie;       // of its published index
+    bool published = false;
+  };
+
+  Spec RandomSpec(std::mt19937& dice, uint32_t& real) {
+    const uint32_t claims = dice() % 4;
+    switch (dice() % 5) {
+      case 0:  // the blob of another layer
+        real = dice() % 4;
+        return {claims, GzipBytes(tars_[real], 6), true};
+      case 1:
+        real = 99;
+        return {claims, StrCat("nothing ", dice() % 3), true};
+      default:
+        real = claims;
+        return Honest(claims, dice() % 2 == 0 ? 1 : 6);
+    }
+  }
+
+  std::vector<Image> MakeImages(std::mt19937& dice) {
+    std::vector<Image> images;
+    std::set<Digest> manifests;  // each once, so that each has one index
+    for (int n = 0; n < 8; ++n) {
+      Image image;
+      image.tag = StrCat("image", n);
+      const size_t layers = 1 + dice() % 2;
+      bool passes = true;
+      for (size_t i = 0; i < layers; ++i) {
+        uint32_t real = 0;
+        image.specs.push_back(RandomSpec(dice, real));
+        image.real.push_back(real);
+        // One blob has one description.
+        const bool twice = i > 0 && image.specs[0].blob == image.specs[i].blob;
+        image.lie.push_back(twice ? image.lie[0] : dice() % 3 == 0);
+        passes = passes && real != 99;
+      }
+      AddImage(image.tag, image.specs);
+      if (!manifests.insert(manifests_[image.tag]).second) continue;
+      if (passes && dice() % 2 == 0) {
+        image.published = true;
+        Publish(image.tag, image.specs, image.real, image.lie);
+      }
+      images.push_back(std::move(image));
+    }
+    return images;
+  }
+
+  // What must hold of whatever `image` was given.
+  void Check(const Image& image, const Given& given, IndexTrust trust, const std::string& user) {
+    for (size_t i = 0; i < image.specs.size(); ++i) {
+      const Spec& spec = image.specs[i];
+      const LayerRef& layer = given.chain->layers[i];
+      ASSERT_EQ(layer->diff_id, DiffIdOf(spec.claims));
+      EXPECT_FALSE(denied_.contains({user, Sha256Of(spec.blob)}) && layer->complete())
+          << user << " was given a blob that it may not have";
+      if (layer->proven()) {
+        const absl::StatusOr<std::string> mark = Content(*layer, "mark");
+        ASSERT_TRUE(mark.ok()) << mark.status();
+        EXPECT_EQ(*mark, StrCat("genuine ", spec.claims));
+        EXPECT_EQ(image.real[i], spec.claims) << "a layer was given for a blob that is none of it";
+        continue;
+      }
+      EXPECT_TRUE(trust.Allows(layer->source));
+      EXPECT_TRUE(image.published);
+      // Only what its own publisher says; the bytes are those of the blob, or none.
+      const absl::StatusOr<std::string> mark = Content(*layer, image.lie[i] ? "evil" : "mark");
+      if (mark.ok()) {
+        EXPECT_EQ(*mark, StrCat("genuine ", image.real[i]));
+      }
+      EXPECT_FALSE(absl::IsNotFound(mark.status())) << mark.status();
+    }
+    const bool proven = std::all_of(given.chain->layers.begin(), given.chain->layers.end(),
+                                    [](const LayerRef& layer) { return layer->proven(); });
+    EXPECT_EQ(given.chain->chain_id == given.image->chain_id(), proven);
+  }
+
+  bool Denied(const Image& image, const std::string& user) const {
+    return std::any_of(image.specs.begin(), image.specs.end(), [&](const Spec& spec) {
+      return denied_.contains({user, Sha256Of(spec.blob)});
+    });
+  }
+
+  std::set<std::pair<std::string, Digest>> denied_;
+};
+
+TEST_P(IdentityPropertyTest, WhatIsSharedHasBeenProven) {
+  const std::vector<std::string> users = {"", "alice", "bob", "mallory"};
+  const std::vector<std::string> registries = {"registry.test", "other.test"};
+  std::mt19937 dice(GetParam());
+  const std::vector<Image> images = MakeImages(dice);
+  for (const Image& image : images) {
+    for (const Spec& spec : image.specs) {
+      if (dice() % 4 != 0) continue;
+      // A private blob; what anybody may have, mallory may.
+      for (const std::string user : {"mallory", ""}) {
+        repository_.Deny(user, Sha256Of(spec.blob));
+        denied_.emplace(user, Sha256Of(spec.blob));
+      }
+    }
+  }
+  std::vector<Given> held;
+  for (int step = 0; step < 80; ++step) {
+    const Image& image = images[dice() % images.size()];
+    const IndexTrust trust = dice() % 3 == 0 ? IndexTrust::None() : IndexTrust::Any();
+    const std::string& user = users[dice() % users.size()];
+    const std::string& registry = registries[dice() % registries.size()];
+    switch (dice() % 8) {
+      case 0:
+        held.clear();
+        break;
+      case 1:
+        held.clear();
+        Reopen();
+        break;
+      case 2:
+        if (!held.empty()) (void)Durable(held[dice() % held.size()].chain);
+        break;
+      case 3:
+        (void)store_->Collect();
+        break;
+      case 4: {
+        const Reference reference = *Reference::Parse(StrCat(registry, "/img:", image.tag));
+        (void)(dice() % 2 == 0 ? store_->Evict(reference) : store_->Remove(reference));
+        break;
+      }
+      default:
+        Given given = Show(image.tag, trust, user, registry);
+        if (!given.status.ok()) break;
+        Check(image, given, trust, user);
+        if (HasFatalFailure()) return;
+        // The bytes of one that may not have them never come.
+        if (!Denied(image, user)) held.push_back(std::move(given));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Histories, IdentityPropertyTest, ::testing::Range(1U, 13U));
+
+// Many at the same time: honest and hostile images of the same layers, none waits for the other.
+TEST_P(IdentityPropertyTest, AtTheSameTimeToo) {
+  std::mt19937 dice(GetParam());
+  const std::vector<Image> images = MakeImages(dice);
+  const std::vector<std::string> users = {"", "alice", "bob"};
+  std::vector<std::thread> threads;
+  for (int n = 0; n < 6; ++n) {
+    threads.emplace_back([&, n] {
+      std::mt19937 own(static_cast<uint32_t>(100 + n));
+      for (int step = 0; step < 15; ++step) {
+        const Image& image = images[own() % images.size()];
+        const IndexTrust trust = own() % 3 == 0 ? IndexTrust::None() : IndexTrust::Any();
+        const std::string& user = users[own() % users.size()];
+        const Given given = Show(image.tag, trust, user);
+        if (!given.status.ok()) continue;
+        Check(image, given, trust, user);
+        if (own() % 3 == 0) (void)Durable(given.chain);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+TEST(IdentityNameTest, EverythingThatBindsALayerIsInItsName) {
+  FoundIndex found;
+  found.origin = "eStargz";
+  found.description = Sha256Of("table");
+  const Digest blob = Sha256Of("blob"), diff_id = Sha256Of("tar");
+  const Digest name = UnprovenLayerId(blob, diff_id, found, "registry.test");
+  EXPECT_EQ(name, UnprovenLayerId(blob, diff_id, found, "registry.test"));
+  EXPECT_NE(name, UnprovenLayerId(diff_id, diff_id, found, "registry.test"));
+  EXPECT_NE(name, UnprovenLayerId(blob, blob, found, "registry.test"));
+  EXPECT_NE(name, UnprovenLayerId(blob, diff_id, found, "other.test"));
+  FoundIndex other = found;
+  other.origin = "zstd:chunked";
+  EXPECT_NE(name, UnprovenLayerId(blob, diff_id, other, "registry.test"));
+  other = found;
+  other.description = Sha256Of("another table");
+  EXPECT_NE(name, UnprovenLayerId(blob, diff_id, other, "registry.test"));
+}
+
+TEST(IdentityNameTest, AChainOfProvenLayersHasItsChainId) {
+  const std::vector<Digest> diff_ids = {Sha256Of("a"), Sha256Of("b")};
+  EXPECT_EQ(ChainIdentity(diff_ids, diff_ids), ChainIds(diff_ids).back());
+  EXPECT_NE(ChainIdentity({Sha256Of("u"), diff_ids[1]}, diff_ids), ChainIds(diff_ids).back());
+  EXPECT_NE(ChainIdentity({Sha256Of("u")}, {Sha256Of("a")}), Sha256Of("u"));
+}
+
+}  // namespace
+}  // namespace imagefs
