@@ -3,8 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <map>
+#include <random>
 #include <set>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -192,6 +195,62 @@ TEST_F(IndexSignatureTest, NoTextOfALiarMakesALineOfItsOwn) {
   left.layers[2].annotations["a b"] = "c";
   right.layers[2].annotations["a"] = "b c";
   EXPECT_NE(IndexStatement(left), IndexStatement(right));
+}
+
+// What a reader believes of an artifact, written in another way than the statement: every text with
+// its length.
+std::string Believed(const Manifest& artifact) {
+  std::string out;
+  auto add = [&out](std::string_view text) { StrAppend(&out, text.size(), ":", text); };
+  add(artifact.artifact_type);
+  add(artifact.subject.has_value() ? artifact.subject->digest.hex() : "-");
+  for (const Descriptor& layer : artifact.layers) {
+    add("layer");
+    add(layer.media_type);
+    add(layer.digest.hex());
+    add(StrCat(layer.size));
+    for (const auto& [name, value] : layer.annotations) {
+      add("annotation");
+      add(name);
+      add(value);
+    }
+  }
+  return out;
+}
+
+TEST_F(IndexSignatureTest, TwoArtifactsHaveOneStatementOnlyWhenTheyAreBelievedAlike) {
+  std::mt19937 random(1);  // the same artifacts in every run
+  auto pick = [&random](auto... choices) {
+    const std::string all[] = {std::string(choices)...};
+    return all[random() % sizeof...(choices)];
+  };
+  auto text = [&] {
+    std::string out;
+    for (size_t i = random() % 3; i > 0; --i) {
+      out += pick("a", " ", "\n", "%", "%20", "layer ", "annotation ", "\nlayer a", "1", "\xff");
+    }
+    return out;
+  };
+  std::map<std::string, std::string> believed_by_statement;
+  std::set<std::string> all;
+  for (int i = 0; i < 20'000; ++i) {
+    Manifest artifact;
+    artifact.artifact_type = text();
+    if (random() % 4 > 0) artifact.subject.emplace().digest = D(pick("one", "two"));
+    artifact.layers.resize(random() % 3);
+    for (Descriptor& layer : artifact.layers) {
+      layer.media_type = text();
+      layer.digest = D(pick("one", "two"));
+      layer.size = random() % 2;
+      for (size_t k = random() % 3; k > 0; --k) layer.annotations[text()] = text();
+    }
+    const std::string believed = Believed(artifact);
+    all.insert(believed);
+    const auto [it, is_new] = believed_by_statement.emplace(IndexStatement(artifact), believed);
+    ASSERT_EQ(it->second, believed) << it->first;
+  }
+  EXPECT_EQ(believed_by_statement.size(), all.size());
+  EXPECT_GT(all.size(), 10'000u);
 }
 
 TEST_F(IndexSignatureTest, ASignatureOfAnotherImagesIndexIsWrong) {
