@@ -363,8 +363,7 @@ std::string IndexText(const control::v1::MountResult& result) {
   if (!index.file().empty()) StrAppend(&out, "written to ", index.file(), "\n");
   for (const std::string& id : index.signed_by()) StrAppend(&out, "signed by ", id, "\n");
   for (const std::string& id : index.signatures_lost()) {
-    StrAppend(&out, "the index in its place was another one, signed by ", id,
-              ": sign this one with --sign, if nodes rely on it\n");
+    StrAppend(&out, "no longer signed by ", id, "; sign with that key, too, if nodes rely on it\n");
   }
   return out;
 }

@@ -203,6 +203,11 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
                                        ": its index or profile changed while it was being signed; "
                                        "run imagefs index again"));
     }
+    if (request_.signatures.size() > kMaxSignatures) {
+      return absl::InvalidArgumentError(StrCat(request_.image->reference,
+                                               ": an index is signed by at most ", kMaxSignatures,
+                                               " keys, not by ", request_.signatures.size()));
+    }
     for (const std::string& text : request_.signatures) {
       IMAGEFS_ASSIGN_OR_RETURN(auto annotation, SignatureAnnotation(text));
       artifact_.annotations.insert(std::move(annotation));

@@ -37,27 +37,30 @@ class SecretText {
   size_t size_ = 0;
 };
 
-// While it lives, the terminal shows nothing of what is typed.
-class NoEcho {
+// What the terminal shows of what is typed. The way that it was before comes back at the end.
+class Echo {
  public:
-  explicit NoEcho(int fd) : fd_(fd) {
-    termios quiet;
-    active_ = tcgetattr(fd_, &before_) == 0;
-    if (!active_) return;
-    quiet = before_;
+  explicit Echo(int fd) : fd_(fd), terminal_(tcgetattr(fd, &before_) == 0) {}
+  ~Echo() { Restore(); }
+  Echo(const Echo&) = delete;
+  Echo& operator=(const Echo&) = delete;
+
+  bool terminal() const { return terminal_; }
+  void TurnOff() const {
+    if (!terminal_) return;
+    termios quiet = before_;
     quiet.c_lflag &= ~static_cast<tcflag_t>(ECHO);
     tcsetattr(fd_, TCSAFLUSH, &quiet);
   }
-  ~NoEcho() {
-    if (active_) tcsetattr(fd_, TCSAFLUSH, &before_);
+  // On any thread, any number of times.
+  void Restore() const {
+    if (terminal_) tcsetattr(fd_, TCSAFLUSH, &before_);
   }
-  NoEcho(const NoEcho&) = delete;
-  NoEcho& operator=(const NoEcho&) = delete;
 
  private:
   const int fd_;
-  bool active_ = false;
   termios before_{};
+  const bool terminal_;
 };
 
 absl::Status ReadKeyFile(const std::string& path, SecretText& out) {
@@ -106,9 +109,14 @@ absl::Status ReadLine(int fd, int wake, SecretText& out) {
 absl::Status ReadPassword(const std::string& path, Interrupts& interrupts, SecretText& out) {
   const Fd wake(eventfd(0, EFD_CLOEXEC));
   if (!wake.valid()) return ErrnoStatus(errno, "eventfd");
-  Interrupts::Scope scope(interrupts, [&wake] { eventfd_write(wake.get(), 1); });
-  if (isatty(STDIN_FILENO) == 0) return ReadLine(STDIN_FILENO, wake.get(), out);
-  const NoEcho no_echo(STDIN_FILENO);
+  const Echo echo(STDIN_FILENO);
+  // A second interrupt ends the process at once, so the first one gives the terminal back.
+  Interrupts::Scope scope(interrupts, [&wake, &echo] {
+    echo.Restore();
+    eventfd_write(wake.get(), 1);
+  });
+  if (!echo.terminal()) return ReadLine(STDIN_FILENO, wake.get(), out);
+  echo.TurnOff();
   fputs(StrCat("Password of ", Printable(path), ": ").c_str(), stderr);
   const absl::Status status = ReadLine(STDIN_FILENO, wake.get(), out);
   fputs("\n", stderr);

@@ -184,6 +184,9 @@ refuse 1 'absent.key: No such file' ifs index -q --push --sign absent.key "$REGI
 refuse 1 'keys: Is a directory' ifs index -q --push --sign "$T/keys" "$REGISTRY/test/app:1"
 refuse 1 'too long' ifs index -q --push --sign /dev/zero "$REGISTRY/test/app:1"
 refuse 1 'it is no secret key' ifs index -q --push --sign <(head -c 300 /dev/urandom) "$REGISTRY/test/app:1"
+many=()
+for k in {1..17}; do many+=(--sign fleet.key); done
+refuse 1 'at most 16 keys, not by 17' ifs index -q --push "${many[@]}" "$REGISTRY/test/app:1"
 refuse 2 'index takes --push' ifs index -q --sign fleet.key "$REGISTRY/test/app:1"
 # A key out of a pipe is on no disk.
 ifs index -q --push --sign <(cat fleet.key) "$REGISTRY/test/app:1" >/dev/null || fail "a key out of a pipe"
@@ -208,6 +211,18 @@ with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", 0) as mem
         if any(needle in bytes_ for needle in needles): sys.exit(1)
 sys.exit(0 if looked > 1 << 20 else "nothing was read")
 PY
+
+# A user signs with a daemon of their own.
+mkdir "$T/user"
+cp fleet.key "$T/user/"
+chown -R 1234:1234 "$T/user"
+as_user() { HOME=$T/user setpriv --reuid 1234 --regid 1234 --clear-groups timeout 60 "$IMAGEFS" --root "$T/user/root" \
+  --run "$T/user/run" "$@"; }
+as_user index -q -o "$T/user/app.tar" --sign "$T/user/fleet.key" "$REGISTRY/test/app:1" >"$T/out" || fail "a user cannot sign"
+as_user stop
+skopeo inspect --raw "oci-archive:$T/user/app.tar" >"$T/user.json"
+statement user
+verifies fleet user || fail "what a user signed does not verify"
 
 # The configuration: a key, a file of one, and what is neither.
 configure '[index]' "keys = [\"$(sed -n 2p fleet.pub)\", \"$T/keys/other.pub\"]"
