@@ -14,6 +14,7 @@
 #include "fetch/registry_writer.h"
 #include "image/index_bundle.h"
 #include "image/index_signature.h"
+#include "image/layer_access.h"
 #include "image/manifest.h"
 
 namespace imagefs {
@@ -132,13 +133,40 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
     on_cancel_ = std::move(registration);
   }
 
-  absl::StatusOr<std::string> PackLayer(const Layer& layer) {
+  bool signing() const { return request_.statement_only || !request_.signatures.empty(); }
+
+  // The error says why the index of that layer is not published.
+  absl::StatusOr<std::string> PackLayer(const Layer& layer, const Descriptor& blob) {
     IndexBundle bundle;
-    IMAGEFS_ASSIGN_OR_RETURN(bundle.access,
-                             ReadFile(layer.directory + "/access", kMaxUnpackedBundle));
+    absl::StatusOr<std::string> access = ReadFile(layer.directory + "/access", kMaxUnpackedBundle);
+    if (absl::IsNotFound(access.status())) {
+      return absl::UnimplementedError("its blob cannot be read in parts (one large zstd frame)");
+    }
+    IMAGEFS_RETURN_IF_ERROR(access.status());
+    bundle.access = *std::move(access);
     IMAGEFS_ASSIGN_OR_RETURN(bundle.index,
                              ReadFile(layer.directory + "/index", kMaxUnpackedBundle));
-    return PackBundle(bundle);
+    if (signing()) IMAGEFS_RETURN_IF_ERROR(CheckOwn(bundle, layer, blob));
+    std::string bytes = PackBundle(bundle);
+    if (bytes.size() > kMaxBundleBytes) {
+      return absl::ResourceExhaustedError("its index is too large");
+    }
+    return bytes;
+  }
+
+  // A signature vouches for a tree. One that came out of the image's own table of contents was
+  // compared with nothing.
+  static absl::Status CheckOwn(const IndexBundle& bundle, const Layer& layer,
+                               const Descriptor& blob) {
+    IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
+                             LayerAccess::FromBytes(bundle.access));
+    if (access->layout() != DataLayout::kTar) {
+      return absl::FailedPreconditionError(
+          "its index is the image's own table of contents, which is not proven; to sign one of "
+          "this "
+          "machine, imagefs rm the image and run this again");
+    }
+    return CheckBundle(bundle, blob.digest, blob.size, layer.diff_id);
   }
 
   // Blocks on the disk and on the processor.
@@ -153,21 +181,21 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
     for (size_t i = 0; i < chain.layers.size(); ++i) {
       const Descriptor& blob = request_.image->manifest.layers[i];
       PublishResult::Layer about{blob.digest, blob.size, 0, ""};
-      absl::StatusOr<std::string> bytes = PackLayer(*chain.layers[i]);
-      if (bytes.ok() && bytes->size() <= kMaxBundleBytes) {
+      absl::StatusOr<std::string> bytes = PackLayer(*chain.layers[i], blob);
+      if (bytes.ok()) {
         about.index_bytes = bytes->size();
         Add(*std::move(bytes), kLayerIndexMediaType,
             {{std::string(kLayerAnnotation), blob.digest.ToString()},
              {std::string(kDiffIdAnnotation), chain.layers[i]->diff_id.ToString()}});
       } else {
-        about.reason = bytes.ok() ? "its index is too large"
-                                  : "its blob cannot be read in parts (one large zstd frame)";
+        about.reason = std::string(bytes.status().message());
       }
       result_.layers.push_back(std::move(about));
     }
     if (artifact_.layers.empty()) {
       return absl::FailedPreconditionError(
-          StrCat(request_.image->reference, ": no layer of it can be read in parts"));
+          StrCat(request_.image->reference, ": no layer of it has an index to be ",
+                 signing() ? "signed: " : "published: ", result_.layers[0].reason));
     }
     if (request_.with_profile) {
       IMAGEFS_ASSIGN_OR_RETURN(const Profile profile,
