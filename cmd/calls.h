@@ -9,6 +9,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -67,6 +68,9 @@ struct IndexTarget {
   SourceFactory::Access access;
   std::string file;
   bool profile = false;
+  bool statement_only = false;  // cmd/publish.h has this and what follows
+  std::vector<std::string> signatures;
+  std::string statement_digest;
 };
 
 // What a Mount (directory set) or Pull asks for.

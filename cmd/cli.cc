@@ -84,7 +84,10 @@ constexpr char kIndexHelp[] =
     "  imagefs index --push registry.example/app:1              beside the image\n"
     "  imagefs index --to registry.example/indexes alpine:3     for images one may not push to\n"
     "  imagefs index -o app.tar registry.example/app:1          an OCI archive\n"
-    "  imagefs index --push --profile registry.example/app:1    with what its first run read\n";
+    "  imagefs index --push --profile registry.example/app:1    with what its first run read\n"
+    "  imagefs index --push --sign fleet.key registry.example/app:1\n"
+    "                                   for nodes whose index.keys has the key; minisign -G makes "
+    "one\n";
 
 constexpr char kProfileHelp[] =
     "What the first run of an image read, and the next cold start on this machine fetches first.\n"
@@ -258,6 +261,11 @@ void AddVerbs(CLI::App& app, Command* command) {
       ->check(WhyNot<Reference>);
   index->add_option("-o,--output", command->file, "as an OCI archive")->type_name("FILE");
   index->add_flag("--profile", command->profile, "with the profile of the image");
+  index
+      ->add_option("--sign", command->sign,
+                   "signed by this secret key of minisign; several times for several keys")
+      ->type_name("KEY")
+      ->allow_extra_args(false);
   index->add_flag("-q,--quiet", command->quiet, "no progress");
 
   CLI::App* profile = app.add_subcommand("profile", "what the first run of an image read");

@@ -43,6 +43,7 @@ struct Command {
   std::string to;
   std::string file;
   bool profile = false;
+  std::vector<std::string> sign;                            // index: files of secret keys
   std::string address = "/run/containerd/containerd.sock";  // rpull: of containerd
   std::string name_space = "default";
   std::string snapshotter = "imagefs";

@@ -17,6 +17,7 @@ namespace imagefs {
 namespace {
 
 constexpr uint64_t kMaxConfigFile = 1 << 20;
+constexpr uint64_t kMaxKeyFile = 4 << 10;
 
 absl::Status At(const std::string& path, const toml::node& node, std::string_view name,
                 std::string_view what) {
@@ -91,6 +92,30 @@ Setter Repositories(std::vector<std::string>& out) {
   };
 }
 
+// Public keys of minisign, or absolute paths of .pub files.
+Setter Keys(IndexKeys& out) {
+  return [&out](const toml::node& node) -> std::string {
+    if (!node.is_array()) return "is a list of public keys of minisign or files of such";
+    std::vector<std::string> texts;
+    for (const toml::node& one : *node.as_array()) {
+      const auto* const entry = one.as_string();
+      if (entry == nullptr) return "is a list of public keys of minisign or files of such";
+      absl::StatusOr<std::string> text = entry->get();
+      const bool is_file = entry->get().starts_with('/');
+      if (is_file) text = ReadFile(entry->get(), kMaxKeyFile);
+      if (!text.ok()) return StrCat("names a file: ", ToStd(text.status().message()));
+      const absl::Status status = IndexKeys::Parse({*text}).status();
+      if (!status.ok()) {
+        return StrCat("has an entry that is wrong: ", is_file ? StrCat(entry->get(), ": ") : "",
+                      ToStd(status.message()));
+      }
+      texts.push_back(*std::move(text));
+    }
+    out = *IndexKeys::Parse(texts);
+    return "";
+  };
+}
+
 Setter Choice(bool& out, std::string_view yes, std::string_view no) {
   return [&out, yes, no](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
@@ -111,6 +136,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
        {{"lookup", Bool(config.index_lookup)},
         {"trust", Choice(config.index_trust_beside, "repository", "configured")},
         {"repositories", Repositories(config.index_repositories)},
+        {"keys", Keys(config.index_keys)},
         {"publish", Bool(config.index_publish)},
         {"publish_to", OrNone(config.index_publish_to, Repository(config.index_publish_to))}}},
       {"fill",

@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "image/index_signature.h"
 
 namespace imagefs {
 
@@ -15,6 +16,7 @@ struct Config {
   bool index_lookup = true;
   bool index_trust_beside = true;  // trust = "repository"; "configured": false
   std::vector<std::string> index_repositories;
+  IndexKeys index_keys;  // an index that one of them signed is believed wherever it lies
   bool index_publish = false;
   std::string index_publish_to;  // "" = the image's own repository
   // [fill]: how their bytes come.
@@ -33,6 +35,7 @@ struct Config {
 };
 
 // Unknown names are errors: a setting that does nothing helps nobody. The error names the line.
+// Reads the files of keys that index.keys names.
 absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path);
 
 // Of the file `path`; with "", /etc/imagefs/config.toml (root) or

@@ -82,6 +82,9 @@ absl::StatusOr<TransferRequest> ParseIndexRequest(const IndexRequest& request) {
   target.push = request.push() || !request.to().empty();
   target.profile = request.profile();
   target.file = request.file();
+  target.statement_only = request.statement_only();
+  target.signatures.assign(request.signatures().begin(), request.signatures().end());
+  target.statement_digest = request.statement_digest();
   if (!request.to().empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(target.to, Reference::Parse(request.to()));
     target.access = out.resolve.access;

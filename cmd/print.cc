@@ -363,6 +363,10 @@ std::string IndexText(const control::v1::MountResult& result) {
               FormatBytes(index.sent_bytes()), " sent)\n");
   }
   if (!index.file().empty()) StrAppend(&out, "written to ", index.file(), "\n");
+  for (const std::string& id : index.signed_by()) StrAppend(&out, "signed by ", id, "\n");
+  for (const std::string& id : index.signatures_lost()) {
+    StrAppend(&out, "no longer signed by ", id, "; sign with that key, too, if nodes rely on it\n");
+  }
   return out;
 }
 
@@ -377,7 +381,11 @@ std::string IndexJson(const control::v1::MountResult& result) {
       .Member("listed_by_tag", index.listed_by_tag())
       .Member("sent_bytes", uint64_t{index.sent_bytes()})
       .Member("file", index.file());
-  json.Key("layers").BeginArray();
+  json.Key("signed_by").BeginArray();
+  for (const std::string& id : index.signed_by()) json.String(id);
+  json.EndArray().Key("signatures_lost").BeginArray();
+  for (const std::string& id : index.signatures_lost()) json.String(id);
+  json.EndArray().Key("layers").BeginArray();
   for (const control::v1::IndexResult::Layer& layer : index.layers()) {
     json.BeginObject()
         .Member("digest", layer.digest())

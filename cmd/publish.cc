@@ -13,6 +13,9 @@
 #include "base/text.h"
 #include "fetch/registry_writer.h"
 #include "image/index_bundle.h"
+#include "image/index_signature.h"
+#include "image/layer_access.h"
+#include "image/manifest.h"
 
 namespace imagefs {
 namespace {
@@ -69,6 +72,21 @@ absl::Status WriteArchive(const std::string& path, const std::string& manifest,
   return WriteFileDurably(path, archive, 0644);
 }
 
+std::vector<std::string> KeyIds(const std::map<std::string, std::string>& signatures) {
+  std::vector<std::string> out;
+  for (const auto& [name, text] : signatures) {
+    out.push_back(name.substr(kSignatureAnnotationPrefix.size()));
+  }
+  return out;
+}
+
+// An artifact as whoever fetches it will read it.
+absl::StatusOr<Manifest> ParseArtifact(const std::string& bytes, const std::string& content_type) {
+  IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed, ParseManifest(bytes, content_type));
+  if (!parsed.manifest.has_value()) return absl::InvalidArgumentError("it is no manifest");
+  return *std::move(parsed.manifest);
+}
+
 class PublishJob : public std::enable_shared_from_this<PublishJob> {
  public:
   PublishJob(ImageStore& store, SourceFactory& sources, Executor& executor, PublishRequest request,
@@ -115,78 +133,181 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
     on_cancel_ = std::move(registration);
   }
 
-  absl::StatusOr<std::string> PackLayer(const Layer& layer) {
+  bool signing() const { return request_.statement_only || !request_.signatures.empty(); }
+
+  // The error says why the index of that layer is not published.
+  absl::StatusOr<std::string> PackLayer(const Layer& layer, const Descriptor& blob) {
     IndexBundle bundle;
-    IMAGEFS_ASSIGN_OR_RETURN(bundle.access,
-                             ReadFile(layer.directory + "/access", kMaxUnpackedBundle));
+    absl::StatusOr<std::string> access = ReadFile(layer.directory + "/access", kMaxUnpackedBundle);
+    if (absl::IsNotFound(access.status())) {
+      return absl::UnimplementedError("its blob cannot be read in parts (one large zstd frame)");
+    }
+    IMAGEFS_RETURN_IF_ERROR(access.status());
+    bundle.access = *std::move(access);
     IMAGEFS_ASSIGN_OR_RETURN(bundle.index,
                              ReadFile(layer.directory + "/index", kMaxUnpackedBundle));
-    return PackBundle(bundle);
+    if (signing()) IMAGEFS_RETURN_IF_ERROR(CheckOwn(bundle, layer, blob));
+    std::string bytes = PackBundle(bundle);
+    if (bytes.size() > kMaxBundleBytes) {
+      return absl::ResourceExhaustedError("its index is too large");
+    }
+    return bytes;
+  }
+
+  // A signature vouches for a tree. One that came out of the image's own table of contents was
+  // compared with nothing.
+  static absl::Status CheckOwn(const IndexBundle& bundle, const Layer& layer,
+                               const Descriptor& blob) {
+    IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
+                             LayerAccess::FromBytes(bundle.access));
+    if (access->layout() != DataLayout::kTar) {
+      return absl::FailedPreconditionError(
+          "its index is the image's own table of contents, which is not proven; to sign one of "
+          "this "
+          "machine, imagefs rm the image and run this again");
+    }
+    return CheckBundle(bundle, blob.digest, blob.size, layer.diff_id);
   }
 
   // Blocks on the disk and on the processor.
   absl::Status Pack(const Chain& chain) {
-    RegistryWriter::Artifact artifact;
-    artifact.artifact_type = std::string(kIndexArtifactType);
-    artifact.subject.media_type = request_.image->manifest.media_type;
-    if (artifact.subject.media_type.empty()) {
-      artifact.subject.media_type = request_.image->content_type;
+    artifact_.artifact_type = std::string(kIndexArtifactType);
+    artifact_.subject.media_type = request_.image->manifest.media_type;
+    if (artifact_.subject.media_type.empty()) {
+      artifact_.subject.media_type = request_.image->content_type;
     }
-    artifact.subject.digest = request_.image->manifest_digest;
-    artifact.subject.size = request_.image->manifest_json.size();
-    std::vector<std::string> blobs;
-    auto add = [&](std::string bytes, std::string_view media_type,
-                   std::map<std::string, std::string> annotations) {
-      RegistryWriter::Layer layer;
-      layer.media_type = std::string(media_type);
-      layer.annotations = std::move(annotations);
-      layer.blob.digest = Sha256Of(bytes);
-      layer.blob.size = bytes.size();
-      if (!request_.file.empty()) blobs.push_back(bytes);
-      layer.blob.bytes = RegistryWriter::FromMemory(std::move(bytes));
-      artifact.layers.push_back(std::move(layer));
-    };
+    artifact_.subject.digest = request_.image->manifest_digest;
+    artifact_.subject.size = request_.image->manifest_json.size();
     for (size_t i = 0; i < chain.layers.size(); ++i) {
       const Descriptor& blob = request_.image->manifest.layers[i];
       PublishResult::Layer about{blob.digest, blob.size, 0, ""};
-      absl::StatusOr<std::string> bytes = PackLayer(*chain.layers[i]);
-      if (bytes.ok() && bytes->size() <= kMaxBundleBytes) {
+      absl::StatusOr<std::string> bytes = PackLayer(*chain.layers[i], blob);
+      if (bytes.ok()) {
         about.index_bytes = bytes->size();
-        add(*std::move(bytes), kLayerIndexMediaType,
+        Add(*std::move(bytes), kLayerIndexMediaType,
             {{std::string(kLayerAnnotation), blob.digest.ToString()},
              {std::string(kDiffIdAnnotation), chain.layers[i]->diff_id.ToString()}});
       } else {
-        about.reason = bytes.ok() ? "its index is too large"
-                                  : "its blob cannot be read in parts (one large zstd frame)";
+        about.reason = std::string(bytes.status().message());
       }
       result_.layers.push_back(std::move(about));
     }
-    if (artifact.layers.empty()) {
+    if (artifact_.layers.empty()) {
       return absl::FailedPreconditionError(
-          StrCat(request_.image->reference, ": no layer of it can be read in parts"));
+          StrCat(request_.image->reference, ": no layer of it has an index to be ",
+                 signing() ? "signed: " : "published: ", result_.layers[0].reason));
     }
     if (request_.with_profile) {
       IMAGEFS_ASSIGN_OR_RETURN(const Profile profile,
                                store_.profiles().Get(request_.image->manifest_digest));
-      add(profile.ToJson(), kProfileMediaType, {});
+      Add(profile.ToJson(), kProfileMediaType, {});
     }
-    manifest_ = ArtifactManifest(artifact);
+    return Sign();
+  }
+
+  void Add(std::string bytes, std::string_view media_type,
+           std::map<std::string, std::string> annotations) {
+    RegistryWriter::Layer layer;
+    layer.media_type = std::string(media_type);
+    layer.annotations = std::move(annotations);
+    layer.blob.digest = Sha256Of(bytes);
+    layer.blob.size = bytes.size();
+    if (!request_.file.empty()) blobs_.push_back(bytes);
+    layer.blob.bytes = RegistryWriter::FromMemory(std::move(bytes));
+    artifact_.layers.push_back(std::move(layer));
+  }
+
+  absl::Status Sign() {
+    IMAGEFS_ASSIGN_OR_RETURN(const Manifest made, ParseArtifact(ArtifactManifest(artifact_), ""));
+    statement_ = IndexStatement(made);
+    if (request_.statement_only) {
+      result_.statement = std::move(statement_);
+      done_(std::move(result_));
+      return absl::OkStatus();
+    }
+    if (!request_.signatures.empty() &&
+        Sha256Of(statement_).ToString() != request_.statement_digest) {
+      return absl::AbortedError(StrCat(request_.image->reference,
+                                       ": its index or profile changed while it was being signed; "
+                                       "run imagefs index again"));
+    }
+    if (request_.signatures.size() > kMaxSignatures) {
+      return absl::InvalidArgumentError(StrCat(request_.image->reference,
+                                               ": an index is signed by at most ", kMaxSignatures,
+                                               " keys, not by ", request_.signatures.size()));
+    }
+    for (const std::string& text : request_.signatures) {
+      IMAGEFS_ASSIGN_OR_RETURN(auto annotation, SignatureAnnotation(text));
+      artifact_.annotations.insert(std::move(annotation));
+    }
+    return request_.to.has_value() ? ReadTag() : Finish();
+  }
+
+  std::string Tag() const {
+    return StrCat("sha256-", request_.image->manifest_digest.hex(), ".imagefs");
+  }
+
+  // What lies there may be signed by others.
+  absl::Status ReadTag() {
+    if (target_ == nullptr) {
+      IMAGEFS_ASSIGN_OR_RETURN(target_, sources_.Open(*request_.to, request_.access));
+    }
+    target_->GetManifest(
+        Tag(), cancel_,
+        [self = shared_from_this()](absl::StatusOr<ImageSource::FetchedManifest> there) {
+          // A repository that is yet to be made may be refused in place of being absent. Where the
+          // credentials are wrong, the push says so.
+          const bool absent =
+              absl::IsNotFound(there.status()) || IsCredentialFailure(there.status());
+          if (!there.ok() && !absent) return self->done_(there.status());
+          self->executor_.Submit([self, there = std::move(there)] {
+            if (there.ok() && self->IsKept(*there)) return;
+            if (absl::Status status = self->Finish(); !status.ok()) self->done_(status);
+          });
+        });
+    return absl::OkStatus();
+  }
+
+  // Takes over the signatures of `there`; true when it is to stay as it is, and `done_` was told.
+  bool IsKept(const ImageSource::FetchedManifest& there) {
+    const absl::StatusOr<Manifest> old = ParseArtifact(there.bytes, there.content_type);
+    if (!old.ok()) return false;
+    if (request_.only_if_absent) {
+      result_.absent = false;
+      done_(std::move(result_));
+      return true;
+    }
+    const bool same = IndexStatement(*old) == statement_;
+    for (const auto& [name, text] : SignatureAnnotations(*old)) {
+      if (artifact_.annotations.count(name) > 0) continue;
+      if (same && artifact_.annotations.size() < kMaxSignatures) {
+        artifact_.annotations[name] = text;
+      } else {
+        result_.signatures_lost.push_back(name.substr(kSignatureAnnotationPrefix.size()));
+      }
+    }
+    return false;
+  }
+
+  absl::Status Finish() {
+    manifest_ = ArtifactManifest(artifact_);
     result_.artifact = Sha256Of(manifest_).ToString();
+    result_.signed_by = KeyIds(artifact_.annotations);
     if (!request_.file.empty()) {
-      IMAGEFS_RETURN_IF_ERROR(WriteArchive(request_.file, manifest_, blobs));
+      IMAGEFS_RETURN_IF_ERROR(WriteArchive(request_.file, manifest_, blobs_));
       result_.file = request_.file;
     }
     if (!request_.to.has_value()) {
       done_(std::move(result_));
       return absl::OkStatus();
     }
-    return Push(std::move(artifact));
+    return Push();
   }
 
-  absl::Status Push(RegistryWriter::Artifact artifact) {
+  absl::Status Push() {
     IMAGEFS_ASSIGN_OR_RETURN(writer_, sources_.OpenWriter(*request_.to, request_.access));
     writer_->PushArtifact(
-        std::move(artifact), cancel_,
+        std::move(artifact_), cancel_,
         [self = shared_from_this()](absl::StatusOr<RegistryWriter::PushedArtifact> pushed) {
           if (!pushed.ok()) return self->done_(pushed.status());
           self->result_.listed_by_tag = pushed->listed_by_tag;
@@ -199,8 +320,7 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
   // By this tag it is found with one question instead of two.
   void PushTag() {
     writer_->PushManifest(
-        StrCat("sha256-", request_.image->manifest_digest.hex(), ".imagefs"),
-        std::string(kManifestMediaType), manifest_, cancel_,
+        Tag(), std::string(kManifestMediaType), manifest_, cancel_,
         [self = shared_from_this()](const absl::StatusOr<RegistryWriter::PushedManifest>& pushed) {
           if (!pushed.ok()) return self->done_(pushed.status());
           self->result_.repository =
@@ -216,6 +336,9 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
   const CancelToken cancel_;
   absl::AnyInvocable<void(absl::StatusOr<PublishResult>)> done_;
   PublishResult result_;
+  RegistryWriter::Artifact artifact_;
+  std::vector<std::string> blobs_;  // its blobs, for an archive
+  std::string statement_;
   std::string manifest_;
   std::shared_ptr<ImageSource> target_;
   std::shared_ptr<RegistryWriter> writer_;

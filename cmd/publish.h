@@ -25,6 +25,11 @@ struct PublishRequest {
   std::string file;              // write an OCI archive there; "" = do not
   bool with_profile = false;
   bool only_if_absent = false;  // push nothing where an index lies already
+  bool statement_only = false;  // publish nothing: only say what is to be signed
+  // Texts of .minisig files over the statement with that digest. kAborted when the index that is
+  // made now has another statement.
+  std::vector<std::string> signatures;
+  std::string statement_digest;
 };
 
 struct PublishResult {
@@ -41,6 +46,10 @@ struct PublishResult {
   bool absent = true;  // with only_if_absent: whether there was none
   uint64_t sent_bytes = 0;
   std::string file;
+  std::string statement;  // with statement_only
+  // Ids of keys. An index that says the same as the one in its place keeps the signatures of that.
+  std::vector<std::string> signed_by;
+  std::vector<std::string> signatures_lost;  // of an index in its place that said something else
 };
 
 // `done` runs once, on any thread. The parts must outlive it.

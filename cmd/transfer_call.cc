@@ -455,6 +455,9 @@ void TransferCall::MakeIndex() {
   publish.access = target.to.has_value() ? target.access : request_.resolve.access;
   publish.file = target.file;
   publish.with_profile = target.profile;
+  publish.statement_only = target.statement_only;
+  publish.signatures = target.signatures;
+  publish.statement_digest = target.statement_digest;
   const int stage = this->stage();
   Publish(deps_.store, deps_.sources, deps_.executor, std::move(publish), cancel_.token(),
           [self = self()](absl::StatusOr<PublishResult> published) {
@@ -482,6 +485,9 @@ void TransferCall::SucceedIndex(const PublishResult& published) {
   index->set_listed_by_tag(published.listed_by_tag);
   index->set_sent_bytes(published.sent_bytes);
   index->set_file(published.file);
+  index->set_statement(published.statement);
+  for (const std::string& id : published.signed_by) index->add_signed_by(id);
+  for (const std::string& id : published.signatures_lost) index->add_signatures_lost(id);
   {
     absl::MutexLock lock(&mu_);
     if (!ended_) result_ = std::move(event);

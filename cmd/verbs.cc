@@ -21,8 +21,10 @@
 #include <vector>
 
 #include "base/cancel.h"
+#include "base/digest.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/minisign.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/client.h"
@@ -34,8 +36,10 @@
 #include "cmd/progress.h"
 #include "cmd/rendezvous.h"
 #include "cmd/rpull.h"
+#include "cmd/signing_key.h"
 #include "fetch/credentials.h"
 #include "fs/mount_syscalls.h"
+#include "image/index_signature.h"
 #include "image/reference.h"
 #include "proto/control.pb.h"
 #include "snap/containerd_client.h"
@@ -125,6 +129,8 @@ class Session {
       DaemonClient& client, const Request& request,
       absl::Status (DaemonClient::*call)(const Request&, const DaemonClient::OnEvent&));
   absl::StatusOr<MountRequest> MakeMountRequest();
+  absl::Status SignIndex(DaemonClient& client, std::vector<MinisignSecretKey> keys,
+                         IndexRequest& request);
   bool ShowProgress() const { return !command_.quiet; }
   void PrintResult(const MountResult& result, Clock::time_point begin);
   // Whether the directory shows that image as it was asked for.
@@ -507,12 +513,46 @@ int Session::Index() {
     absl::Status status = AddCredential(*to, request.mutable_to_credential());
     if (!status.ok()) return Fail(status);
   }
+  // First, so that a key that is of no use is known before the work is done.
+  std::vector<MinisignSecretKey> keys;
+  for (const std::string& path : command_.sign) {
+    absl::StatusOr<MinisignSecretKey> key = ReadSigningKey(path, interrupts_);
+    if (!key.ok()) return Finish(key.status());
+    keys.push_back(*std::move(key));
+  }
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
+  absl::Status status = SignIndex(**client, std::move(keys), request);
+  if (!status.ok()) return Finish(status);
   absl::StatusOr<MountResult> result = Transfer(**client, request, &DaemonClient::Index);
   if (!result.ok()) return Finish(result.status());
   Out(command_.json ? IndexJson(*result) : IndexText(*result));
   return 0;
+}
+
+// Asks the daemon what is to be signed and puts the signatures into the request.
+absl::Status Session::SignIndex(DaemonClient& client, std::vector<MinisignSecretKey> keys,
+                                IndexRequest& request) {
+  if (keys.empty()) return absl::OkStatus();
+  request.set_statement_only(true);
+  IMAGEFS_ASSIGN_OR_RETURN(const MountResult result,
+                           Transfer(client, request, &DaemonClient::Index));
+  request.set_statement_only(false);
+  const std::string& statement = result.index().statement();
+  if (!IsIndexStatement(statement)) {
+    return absl::FailedPreconditionError(
+        "the daemon is of another version, which cannot sign; imagefs stop, and run this again");
+  }
+  const std::string comment = StrCat("imagefs index of ", result.image().manifest_digest());
+  for (const MinisignSecretKey& key : keys) {
+    IMAGEFS_ASSIGN_OR_RETURN(*request.add_signatures(), key.Sign(statement, comment));
+  }
+  request.set_statement_digest(Sha256Of(statement).ToString());
+  // Of the image that was resolved just now, whatever its tag is by the second call.
+  if (request.image().pull_policy() == ImageRequest::ALWAYS) {
+    request.mutable_image()->set_pull_policy(ImageRequest::MISSING);
+  }
+  return absl::OkStatus();
 }
 
 int Session::Profile() {

@@ -35,6 +35,16 @@ TEST(CliTest, Mount) {
   EXPECT_FALSE(command.json);
 }
 
+TEST(CliTest, AnIndexIsSignedByAnyNumberOfKeys) {
+  const Command command =
+      Parsed({"index", "--push", "--sign", "a.key", "alpine:3", "--sign", "b.key"});
+  EXPECT_EQ(command.reference, "alpine:3");
+  EXPECT_EQ(command.sign, (std::vector<std::string>{"a.key", "b.key"}));
+  EXPECT_TRUE(Parsed({"index", "--push", "alpine:3"}).sign.empty());
+  EXPECT_EQ(Exit({"index", "--sign", "a.key", "alpine:3"}).code, 2);
+  EXPECT_EQ(Exit({"index", "--push", "alpine:3", "--sign"}).code, 2);
+}
+
 TEST(CliTest, MountOptionsAreThoseOfMount8) {
   const Command command =
       Parsed({"mount", "a", "/b", "-o", "nosuid,nodev,noexec,rw,defaults,nofail", "-o",

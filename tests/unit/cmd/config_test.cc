@@ -3,6 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/text.h"
 
 namespace imagefs {
 namespace {
@@ -46,6 +51,36 @@ TEST(Config, Everything) {
   EXPECT_EQ(config->fill_quiet, absl::Milliseconds(500));
   EXPECT_EQ(config->fill_deadline, absl::Minutes(2));
   EXPECT_FALSE(config->profile);
+}
+
+constexpr char kFleetKey[] = "RWSKNqp+nTqvMI32F6xbm56YB+QBPKZe5q9alOdgEbnS5gQLCdsIhlNU";
+
+TEST(Config, KeysOfAFleet) {
+  EXPECT_TRUE(ParseConfig("", "f")->index_keys.empty());
+  EXPECT_TRUE(ParseConfig("[index]\nkeys = []\n", "f")->index_keys.empty());
+  const std::string directory = ::testing::TempDir();
+  const std::string file = directory + "/fleet.pub";
+  ASSERT_TRUE(
+      WriteFileDurably(file, StrCat("untrusted comment: minisign public key\n", kFleetKey, "\n"))
+          .ok());
+  for (const std::string& keys : {StrCat("\"", kFleetKey, "\""), StrCat("\"", file, "\""),
+                                  StrCat("\"", kFleetKey, "\", \"", file, "\"")}) {
+    const auto config = ParseConfig(StrCat("[index]\nkeys = [", keys, "]\n"), "f");
+    ASSERT_TRUE(config.ok()) << config.status();
+    EXPECT_FALSE(config->index_keys.empty());
+  }
+  for (const auto& [keys, needle] : std::vector<std::pair<std::string, std::string>>{
+           {StrCat("\"", kFleetKey, "\""), "f.toml:2: index.keys is a list"},
+           {"[1]", "index.keys is a list"},
+           {"[\"RWx\"]", "\"RWx\" is no public key"},
+           {"[\"fleet.pub\"]", "\"fleet.pub\" is no public key"},
+           {StrCat("[\"", directory, "/absent.pub\"]"), "absent.pub: No such file"},
+           {"[\"/etc/hostname\"]", "/etc/hostname: "},
+       }) {
+    const auto config = ParseConfig(StrCat("[index]\nkeys = ", keys, "\n"), "f.toml");
+    ASSERT_FALSE(config.ok()) << keys;
+    EXPECT_NE(config.status().message().find(needle), absl::string_view::npos) << config.status();
+  }
 }
 
 TEST(Config, CredentialsOfANode) {
