@@ -30,7 +30,8 @@ constexpr char kMountHelp[] =
     "  imagefs mount oci-archive:app.tar:v1 /mnt         also oci:DIR[:TAG], docker-archive:FILE\n"
     "  imagefs mount --rw ubuntu:24.04 /mnt              writes go to a layer of this mount "
     "(root)\n"
-    "  imagefs mount -o nosuid,nodev alpine /mnt         flags as mount(8) has them\n"
+    "  imagefs mount -o suid,dev alpine /mnt             setuid programs and devices count "
+    "(root)\n"
     "  imagefs mount --platform linux/arm64 alpine /mnt  another platform than this machine's\n"
     "\n"
     "Credentials come from podman's auth.json and docker's config.json, as podman login and\n"
@@ -170,8 +171,8 @@ void AddMount(CLI::App& app, Command* command) {
               if (!problem.empty()) throw CLI::ValidationError("-o", problem);
             }
           },
-          "ro, rw, nosuid, nodev, noexec, as mount(8) has them; other options of this verb as "
-          "words, e.g. eager, deadline=SECONDS, context=LABEL")
+          "ro, rw, suid, dev, noexec, as mount(8) has them, but with nosuid and nodev as the "
+          "default; other options of this verb as words, e.g. eager, deadline=SECONDS")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
   mount->add_flag("--rw", command->writable, "writable, through an overlay (root)");

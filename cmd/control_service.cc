@@ -54,7 +54,7 @@ absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
   out.mount.writable = request.writable();
   out.mount.upper = request.upper();
   out.mount.keep_upper = !request.upper().empty();
-  out.mount.flags = {request.nosuid(), request.nodev(), request.noexec(), request.id_map(), ""};
+  out.mount.flags = {!request.suid(), !request.dev(), request.noexec(), request.id_map(), ""};
   out.mount.context = request.context();
   out.mount.deadline_seconds = request.deadline_seconds();
   out.mount.this_boot_only = request.this_boot_only();

@@ -87,10 +87,13 @@ Words FlagWords(MountWordsOf of, Command* command) {
   Words flags = {
       {"ro", Set(command->writable, false)},
       {"writable", Set(command->writable, true)},
-      {"suid", Set(command->nosuid, false)},
-      {"nosuid", Set(command->nosuid, true)},
-      {"dev", Set(command->nodev, false)},
-      {"nodev", Set(command->nodev, true)},
+      {"suid", Set(command->suid, true)},
+      {"nosuid", Set(command->suid, false)},
+      {"dev", Set(command->dev, true)},
+      {"nodev", Set(command->dev, false)},
+      // mount(8) takes `suid` and `dev` for the default and does not hand them on.
+      {"setuid", Set(command->suid, true)},
+      {"devices", Set(command->dev, true)},
       {"exec", Set(command->noexec, false)},
       {"noexec", Set(command->noexec, true)},
       {"eager", Set(command->eager, true)},

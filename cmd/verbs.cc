@@ -176,8 +176,8 @@ absl::StatusOr<MountRequest> Session::MakeMountRequest() {
   if (!command_.upper.empty()) request.set_upper(CleanPath(command_.upper, WorkingDirectory()));
   request.set_id_map(command_.id_map);
   request.set_context(command_.context);
-  request.set_nosuid(command_.nosuid);
-  request.set_nodev(command_.nodev);
+  request.set_suid(command_.suid);
+  request.set_dev(command_.dev);
   request.set_noexec(command_.noexec);
   request.set_eager(command_.eager);
   request.set_deadline_seconds(command_.deadline_seconds);
