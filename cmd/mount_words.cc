@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "base/directory.h"
 #include "base/text.h"
 #include "image/manifest.h"
 
@@ -56,6 +57,14 @@ std::function<std::string(std::string_view)> Text(std::string& out) {
   return [&out](std::string_view value) {
     out = value;
     return std::string(value.empty() ? "takes a value" : "");
+  };
+}
+
+std::function<std::string(std::string_view)> Path(std::string& out) {
+  return [&out](std::string_view value) {
+    out = value;
+    if (value.empty()) return std::string("takes a value");
+    return std::string(CheckPath(value, "the path").message());
   };
 }
 
@@ -110,15 +119,15 @@ Values ValueWords(MountWordsOf of, Command* command) {
       {"pull", OneOf(command->pull, {"missing", "always", "never"})},
       {"platform", [command](std::string_view value) { return SetPlatform(value, command); }},
       {"deadline", [command](std::string_view value) { return SetDeadline(value, command); }},
-      {"upper", Text(command->upper)},
+      {"upper", Path(command->upper)},
       {"map-uids", Text(command->id_map)},
       {"context", Text(command->context)},
   };
   if (of == MountWordsOf::kMount8) {
-    values["root"] = Text(command->root);
-    values["run"] = Text(command->run);
-    values["config"] = Text(command->config);
-    values["ca-file"] = Text(command->ca_file);
+    values["root"] = Path(command->root);
+    values["run"] = Path(command->run);
+    values["config"] = Path(command->config);
+    values["ca-file"] = Path(command->ca_file);
   }
   return values;
 }
@@ -148,6 +157,13 @@ std::string ApplyMountWords(std::string_view text, MountWordsOf of, bool sloppy,
 }
 
 std::string CheckMount(const Command& command) {
+  if (command.verb == "mount") {
+    const absl::Status path = CheckPath(command.directory, "DIR");
+    if (!path.ok()) return std::string(path.message());
+  }
+  for (const char c : command.context) {
+    if (static_cast<unsigned char>(c) < ' ') return "--context has a character that no label has";
+  }
   if (!command.upper.empty() && !command.writable) return "--upper needs --rw";
   if (!command.id_map.empty() && command.writable) return "--map-uids and --rw exclude each other";
   if (command.mode == "fuse" && !(command.id_map.empty() && command.context.empty())) {

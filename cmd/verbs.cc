@@ -53,7 +53,7 @@ void Err(std::string_view text) { fwrite(text.data(), 1, text.size(), stderr); }
 
 // One line, whatever the message holds.
 int Fail(const absl::Status& status) {
-  std::string line = StrCat("imagefs: ", ToStd(status.message()));
+  std::string line = StrCat("imagefs: ", Shortened(ToStd(status.message())));
   for (char& c : line) {
     if (static_cast<unsigned char>(c) < ' ') c = ' ';
   }

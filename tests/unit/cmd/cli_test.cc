@@ -58,6 +58,27 @@ TEST(CliTest, SetuidAndDevicesHaveToBeAskedFor) {
   EXPECT_TRUE(both.dev);
 }
 
+TEST(CliTest, AnEmptyOrEndlessPathIsAnError) {
+  const std::string longer(100'000, 'x');
+  for (const char* path : {"", longer.c_str()}) {
+    for (const std::vector<const char*>& words :
+         std::vector<std::vector<const char*>>{{"mount", "a", path},
+                                               {"mount", "a", "/b", "--rw", "--upper", path},
+                                               {"umount", path},
+                                               {"umount", "/a", path},
+                                               {"status", path},
+                                               {"pull", "--wait", path},
+                                               {"--root", path, "ls"},
+                                               {"--run", path, "ls"},
+                                               {"--config", path, "ls"}}) {
+      const CliExit exit = Exit(words);
+      EXPECT_EQ(exit.code, 2) << words[0];
+      EXPECT_LT(exit.error.size(), 1000u) << words[0];
+    }
+  }
+  EXPECT_EQ(Exit({"mount", "a", "/b", "--context", "a\nb"}).code, 2);
+}
+
 TEST(CliTest, MountOptionsAsWords) {
   const Command command =
       Parsed({"mount", "a", "/b", "-o", "writable,upper=/u,mode=fuse,pull=never,user,comment=x"});

@@ -62,6 +62,12 @@ TEST(MountHelperTest, Mount8KeepsSuidAndDevToItself) {
   EXPECT_FALSE(Parsed({"alpine", "/mnt", "-o", "rw,setuid,nosuid"}).suid) << "the last one counts";
 }
 
+TEST(MountHelperTest, AnEmptyPathIsAnError) {
+  EXPECT_EQ(Exit({"alpine", ""}).code, 1);
+  EXPECT_EQ(Exit({"alpine", "/mnt", "-o", "writable,upper="}).code, 1);
+  EXPECT_EQ(Exit({"alpine", "/mnt", "-o", "root="}).code, 1);
+}
+
 TEST(MountHelperTest, WordsOfFstab) {
   const Command command = Parsed(
       {"alpine", "/mnt", "-o",
