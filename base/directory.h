@@ -40,9 +40,9 @@ FileId IdOf(const struct stat& st);
 // The path of what a descriptor is now, without symbolic links. kNotFound when it was removed.
 absl::StatusOr<std::string> PathOf(const Fd& fd, std::string_view shown);
 
-// Opens a path that may have symbolic links, as a place only (O_PATH). Only those of root and of this
-// process's user are followed, and none of proc(5) (/proc/self, /dev/fd/3), which would mean this
-// process: kFailedPrecondition. kNotFound where there is nothing.
+// Opens a path that may have symbolic links, as a place only (O_PATH). Only those of root and of
+// this process's user are followed, and none of proc(5) (/proc/self, /dev/fd/3), which would mean
+// this process: kFailedPrecondition. kNotFound where there is nothing.
 absl::StatusOr<Fd> OpenPlace(const std::string& path);
 
 // Opens `path` with open(2)'s `flags`; kFailedPrecondition when any of its names is a symbolic

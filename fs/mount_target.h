@@ -15,9 +15,9 @@ namespace imagefs {
 // The path that `asked` leads to, links followed. kNotFound says what to do.
 absl::StatusOr<std::string> ResolveTarget(const std::string& asked);
 
-// A descriptor (O_PATH) of a directory by its resolved path. kFailedPrecondition where it is not the
-// one that `expected` allows, where a link lies on the way, where a mount covers it whose server is
-// gone, and for what is no directory or one of proc or sysfs.
+// A descriptor (O_PATH) of a directory by its resolved path. kFailedPrecondition where it is not
+// the one that `expected` allows, where a link lies on the way, where a mount covers it whose
+// server is gone, and for what is no directory or one of proc or sysfs.
 absl::StatusOr<Fd> OpenTarget(const std::string& directory, const FileId& expected);
 
 // kFailedPrecondition for what is of proc or sysfs.
