@@ -23,43 +23,93 @@ std::string ParentOf(const std::string& path) {
   return slash == 0 ? "/" : path.substr(0, slash);
 }
 
-// Removes what `name` in the open folder `parent` is. Folders are emptied first; other file systems
-// mounted below are left alone, and then make the removal fail.
-absl::Status RemoveAt(int parent, const std::string& name, const std::string& shown, dev_t device) {
-  struct stat st;
-  if (fstatat(parent, name.c_str(), &st, AT_SYMLINK_NOFOLLOW) != 0) {
-    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, shown);
+// A folder this deep is moved up before it is emptied, so that neither descriptors nor the stack
+// run out on a tree that somebody has made deep on purpose.
+constexpr int kMaxDepth = 64;
+
+absl::StatusOr<std::vector<std::string>> NamesIn(const Fd& folder, const std::string& shown) {
+  const int raw = openat(folder.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* dir = raw < 0 ? nullptr : fdopendir(raw);
+  if (dir == nullptr) {
+    const absl::Status status = ErrnoStatus(errno, shown);
+    if (raw >= 0) close(raw);
+    return status;
   }
-  if (!S_ISDIR(st.st_mode)) {
-    if (unlinkat(parent, name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
-    return ErrnoStatus(errno, shown);
-  }
-  if (st.st_dev != device) {
-    return absl::FailedPreconditionError(StrCat(shown, ": is a mount point"));
-  }
-  Fd fd(openat(parent, name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
-  if (!fd.valid()) return ErrnoStatus(errno, shown);
+  absl::Cleanup close = [dir] { closedir(dir); };
   std::vector<std::string> names;
-  {
-    const int raw = fcntl(fd.get(), F_DUPFD_CLOEXEC, 0);
-    DIR* dir = raw < 0 ? nullptr : fdopendir(raw);
-    if (dir == nullptr) {
-      const absl::Status status = ErrnoStatus(errno, shown);
-      if (raw >= 0) close(raw);
-      return status;
-    }
-    absl::Cleanup close = [dir] { closedir(dir); };
-    while (const dirent* entry = readdir(dir)) {
-      const std::string_view child = entry->d_name;
-      if (child != "." && child != "..") names.emplace_back(child);
-    }
+  while (const dirent* entry = readdir(dir)) {
+    const std::string_view child = entry->d_name;
+    if (child != "." && child != "..") names.emplace_back(child);
   }
-  for (const std::string& child : names) {
-    IMAGEFS_RETURN_IF_ERROR(RemoveAt(fd.get(), child, StrCat(shown, "/", child), device));
-  }
-  if (unlinkat(parent, name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) return absl::OkStatus();
-  return ErrnoStatus(errno, shown);
+  return names;
 }
+
+// One removal of a tree. Follows no link, and leaves file systems alone that are mounted below,
+// which then make it fail.
+class Removal {
+ public:
+  explicit Removal(std::string shown) : shown_(std::move(shown)) {}
+
+  absl::Status Run(const std::string& path) {
+    if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+    if (errno != EISDIR) return ErrnoStatus(errno, shown_);
+    const Fd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!folder.valid()) return ErrnoStatus(errno, shown_);
+    IMAGEFS_RETURN_IF_ERROR(EmptyAll(folder));
+    if (rmdir(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+    return ErrnoStatus(errno, shown_);
+  }
+
+  absl::Status EmptyAll(const Fd& folder) {
+    struct stat st;
+    if (fstat(folder.get(), &st) != 0) return ErrnoStatus(errno, shown_);
+    top_ = folder.get();
+    device_ = st.st_dev;
+    do {
+      moved_up_ = false;
+      IMAGEFS_RETURN_IF_ERROR(Empty(folder, 1));
+    } while (moved_up_);
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Empty(const Fd& folder, int depth) {
+    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, NamesIn(folder, shown_));
+    for (const std::string& name : names) IMAGEFS_RETURN_IF_ERROR(Remove(folder, name, depth));
+    return absl::OkStatus();
+  }
+
+  absl::Status Remove(const Fd& parent, const std::string& name, int depth) {
+    if (unlinkat(parent.get(), name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
+    const auto failed = [&] {
+      return ErrnoStatus(errno, StrCat(shown_, depth > 1 ? "/.../" : "/", name));
+    };
+    if (errno != EISDIR) return failed();
+    if (depth >= kMaxDepth) {
+      const std::string up = StrCat(".removed-", RandomHex(8));
+      if (renameat(parent.get(), name.c_str(), top_, up.c_str()) != 0) return failed();
+      moved_up_ = true;
+      return absl::OkStatus();
+    }
+    const Fd folder(
+        openat(parent.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    struct stat st;
+    if (!folder.valid() || fstat(folder.get(), &st) != 0) return failed();
+    if (st.st_dev != device_) {
+      return absl::FailedPreconditionError(StrCat(shown_, "/.../", name, ": is a mount point"));
+    }
+    IMAGEFS_RETURN_IF_ERROR(Empty(folder, depth + 1));
+    if (unlinkat(parent.get(), name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) {
+      return absl::OkStatus();
+    }
+    return failed();
+  }
+
+  const std::string shown_;
+  int top_ = -1;  // the folder that is emptied
+  dev_t device_ = 0;
+  bool moved_up_ = false;
+};
 
 }  // namespace
 
@@ -189,12 +239,10 @@ absl::Status MakeDirs(const std::string& path, mode_t mode) {
   return absl::OkStatus();
 }
 
-absl::Status RemoveTree(const std::string& path) {
-  struct stat st;
-  if (lstat(path.c_str(), &st) != 0) {
-    return errno == ENOENT ? absl::OkStatus() : ErrnoStatus(errno, path);
-  }
-  return RemoveAt(AT_FDCWD, path, path, st.st_dev);
+absl::Status RemoveTree(const std::string& path) { return Removal(path).Run(path); }
+
+absl::Status EmptyFolder(const Fd& folder, const std::string& shown) {
+  return Removal(shown).EmptyAll(folder);
 }
 
 absl::StatusOr<struct stat> StatPath(const std::string& path) {

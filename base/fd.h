@@ -59,6 +59,8 @@ absl::Status FsyncDir(const std::string& dir);
 absl::Status MakeDirs(const std::string& path, mode_t mode = 0755);
 // rm -rf that stays on one file system; a missing path is fine.
 absl::Status RemoveTree(const std::string& path);
+// Removes what is in an open (readable) folder in the same way; errors name `shown`, its path.
+absl::Status EmptyFolder(const Fd& folder, const std::string& shown);
 absl::StatusOr<struct stat> StatPath(const std::string& path);
 
 // Random bytes as 2*n hex digits, for names of temporary files.

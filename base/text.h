@@ -46,6 +46,13 @@ inline std::string Printable(std::string_view text, size_t max_bytes = 200) {
   return out;
 }
 
+// A message with the middle left out where it has more than `max_bytes`: somebody's input is in it.
+inline std::string Shortened(std::string_view text, size_t max_bytes = 2000) {
+  if (text.size() <= max_bytes) return std::string(text);
+  const size_t half = max_bytes / 2;
+  return StrCat(text.substr(0, half), "...", text.substr(text.size() - half));
+}
+
 // The parts between separators; one empty part for an empty text. The views point into `text`.
 inline std::vector<std::string_view> Split(std::string_view text, char separator) {
   std::vector<std::string_view> out;

@@ -2,6 +2,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "base/directory.h"
 #include "base/text.h"
 #include "cmd/mount_words.h"
 #include "image/manifest.h"
@@ -30,7 +31,8 @@ constexpr char kMountHelp[] =
     "  imagefs mount oci-archive:app.tar:v1 /mnt         also oci:DIR[:TAG], docker-archive:FILE\n"
     "  imagefs mount --rw ubuntu:24.04 /mnt              writes go to a layer of this mount "
     "(root)\n"
-    "  imagefs mount -o nosuid,nodev alpine /mnt         flags as mount(8) has them\n"
+    "  imagefs mount -o suid,dev alpine /mnt             setuid programs and devices count "
+    "(root)\n"
     "  imagefs mount --platform linux/arm64 alpine /mnt  another platform than this machine's\n"
     "\n"
     "Credentials come from podman's auth.json and docker's config.json, as podman login and\n"
@@ -134,6 +136,11 @@ std::string WhyNot(const std::string& text) {
   return parsed.ok() ? std::string() : std::string(parsed.status().message());
 }
 
+// An empty path is a variable of a script that was not set, and never the current directory.
+std::string BadPath(const std::string& path) {
+  return std::string(CheckPath(path, "the path").message());
+}
+
 void AddImageSettings(CLI::App* app, Command* command) {
   app->add_option("--platform", command->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
       ->check(WhyNot<Platform>);
@@ -156,7 +163,7 @@ void AddMount(CLI::App& app, Command* command) {
   CLI::App* mount = app.add_subcommand("mount", "mount an image on a directory");
   mount->footer(kMountHelp);
   AddImageOptions(mount, command);
-  mount->add_option("DIR", command->directory, "an existing directory")->required();
+  mount->add_option("DIR", command->directory, "an existing directory")->required()->check(BadPath);
   mount
       ->add_option(
           "--mode", command->mode,
@@ -173,15 +180,16 @@ void AddMount(CLI::App& app, Command* command) {
               if (!problem.empty()) throw CLI::ValidationError("-o", problem);
             }
           },
-          "ro, rw, nosuid, nodev, noexec, as mount(8) has them; other options of this verb as "
-          "words, e.g. eager, deadline=SECONDS, context=LABEL")
+          "ro, rw, suid, dev, noexec, as mount(8) has them, but with nosuid and nodev as the "
+          "default; other options of this verb as words, e.g. eager, deadline=SECONDS")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
   mount->add_flag("--rw", command->writable, "writable, through an overlay (root)");
   mount
       ->add_option("--upper", command->upper,
                    "with --rw: keep what is written in this directory, also after the unmount")
-      ->type_name("DIR");
+      ->type_name("DIR")
+      ->check(BadPath);
   mount
       ->add_option("--map-uids", command->id_map,
                    "show user and group ids of the image as others: IMAGE:HOST:COUNT[,...]")
@@ -221,7 +229,7 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddMount(app, command);
   CLI::App* umount = app.add_subcommand("umount", "unmount");
   umount->footer(kUmountHelp);
-  umount->add_option("DIR", command->operands, "directories");
+  umount->add_option("DIR", command->operands, "directories")->check(BadPath);
   umount->add_flag("--all", command->all, "everything");
   umount->add_flag("--lazy", command->lazy, "also when it is in use");
 
@@ -233,7 +241,8 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddImageOptions(pull, command, /*required=*/false);
   pull->add_option("--wait", command->directory,
                    "instead of REF: bring here what the mount on that directory still lacks")
-      ->type_name("DIR");
+      ->type_name("DIR")
+      ->check(BadPath);
   pull->add_flag("-q,--quiet", command->quiet, "no progress");
 
   CLI::App* rpull = app.add_subcommand("rpull", "give containerd an image without its layers");
@@ -290,7 +299,7 @@ void AddVerbs(CLI::App& app, Command* command) {
 
   CLI::App* status = app.add_subcommand("status", "what the daemon does, or how full a mount is");
   status->footer(kStatusHelp);
-  status->add_option("DIR", command->directory, "of a mount");
+  status->add_option("DIR", command->directory, "of a mount")->check(BadPath);
 
   CLI::App* daemon = app.add_subcommand("daemon", "run the daemon");
   daemon->footer(kDaemonHelp);
@@ -307,28 +316,32 @@ void AddVerbs(CLI::App& app, Command* command) {
 void AddGlobalOptions(CLI::App& app, Command* command) {
   app.add_option("--root", command->root,
                  "the store (root: /var/lib/imagefs, others: $XDG_DATA_HOME/imagefs or "
-                 "~/.local/share/imagefs)");
+                 "~/.local/share/imagefs)")
+      ->check(BadPath);
   app.add_option("--run", command->run,
                  "sockets and private mounts (root: /run/imagefs, others: "
-                 "$XDG_RUNTIME_DIR/imagefs or /tmp/imagefs-UID)");
+                 "$XDG_RUNTIME_DIR/imagefs or /tmp/imagefs-UID)")
+      ->check(BadPath);
   app.add_option("--log-level", command->log_level,
                  "of a daemon that is started: debug, info, "
                  "warning, error (default info)")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
   app.add_option("--ca-file", command->ca_file,
                  "CAs beside the system's, PEM, for a daemon that is started")
-      ->envname("IMAGEFS_CA_FILE");
+      ->envname("IMAGEFS_CA_FILE")
+      ->check(BadPath);
   app.add_option("--config", command->config,
                  "of a daemon that is started (root: /etc/imagefs/config.toml, others: "
                  "$XDG_CONFIG_HOME/imagefs/config.toml)")
-      ->envname("IMAGEFS_CONFIG");
+      ->envname("IMAGEFS_CONFIG")
+      ->check(BadPath);
   app.add_flag("--json", command->json, "print JSON");
 }
 
 CliExit UsageError(std::string_view message, std::string_view verb) {
-  return CliExit{
-      2, "",
-      StrCat("imagefs: ", message, "; try: imagefs help", verb.empty() ? "" : " ", verb, "\n")};
+  return CliExit{2, "",
+                 StrCat("imagefs: ", Shortened(message), "; try: imagefs help",
+                        verb.empty() ? "" : " ", verb, "\n")};
 }
 
 }  // namespace

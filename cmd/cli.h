@@ -29,8 +29,8 @@ struct Command {
   std::string upper;  // of a writable mount; "" = in the store
   std::string id_map;
   std::string context;
-  bool nosuid = false;
-  bool nodev = false;
+  bool suid = false;  // setuid programs and device nodes of the image count
+  bool dev = false;
   bool noexec = false;
   bool foreground = false;
   bool quiet = false;

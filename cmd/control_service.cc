@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/directory.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/relay.h"
@@ -40,9 +41,7 @@ uint64_t ResidentBytes() {
 absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
   TransferRequest out;
   IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
-  if (request.directory().empty()) {
-    return absl::InvalidArgumentError("no directory to mount on was given");
-  }
+  IMAGEFS_RETURN_IF_ERROR(CheckPath(request.directory(), "the directory to mount on"));
   const std::string& mode = request.mode();
   if (!mode.empty() && mode != "auto" && mode != kKernelMode && mode != kFuseMode) {
     return absl::InvalidArgumentError(
@@ -54,7 +53,7 @@ absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
   out.mount.writable = request.writable();
   out.mount.upper = request.upper();
   out.mount.keep_upper = !request.upper().empty();
-  out.mount.flags = {request.nosuid(), request.nodev(), request.noexec(), request.id_map(), ""};
+  out.mount.flags = {!request.suid(), !request.dev(), request.noexec(), request.id_map(), ""};
   out.mount.context = request.context();
   out.mount.deadline_seconds = request.deadline_seconds();
   out.mount.this_boot_only = request.this_boot_only();
@@ -349,10 +348,15 @@ absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, Unmoun
   }
   for (const std::string& asked : directories) {
     std::string directory = asked;
-    if (absl::StatusOr<std::string> resolved = ResolveParents(asked); resolved.ok()) {
+    // A mount keeps the name that it was made with, whatever its parents are links to by now.
+    const bool listed = std::any_of(mounts.begin(), mounts.end(), [&](const MountRecord& record) {
+      return record.directory == asked;
+    });
+    absl::Status status = CheckPath(asked, "the directory to unmount");
+    if (absl::StatusOr<std::string> resolved = ResolveParents(asked); resolved.ok() && !listed) {
       directory = *std::move(resolved);
     }
-    const absl::Status status = deps_.mounts.Unmount(directory, request.lazy());
+    if (status.ok()) status = deps_.mounts.Unmount(directory, request.lazy());
     if (status.ok()) {
       reply->add_unmounted(directory);
       continue;

@@ -26,7 +26,8 @@ constexpr char kUsage[] =
     "fstab. See mount.imagefs(8).\n";
 
 CliExit UsageError(std::string_view message) {
-  return CliExit{kExitUsage, "", StrCat(kName, ": ", message, "; see mount.imagefs(8)\n")};
+  return CliExit{kExitUsage, "",
+                 StrCat(kName, ": ", Shortened(message), "; see mount.imagefs(8)\n")};
 }
 
 // Letters and words, still as they came.

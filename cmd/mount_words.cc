@@ -7,6 +7,7 @@
 #include <set>
 #include <vector>
 
+#include "base/directory.h"
 #include "base/text.h"
 #include "image/manifest.h"
 
@@ -59,6 +60,14 @@ std::function<std::string(std::string_view)> Text(std::string& out) {
   };
 }
 
+std::function<std::string(std::string_view)> Path(std::string& out) {
+  return [&out](std::string_view value) {
+    out = value;
+    if (value.empty()) return std::string("takes a value");
+    return std::string(CheckPath(value, "the path").message());
+  };
+}
+
 std::function<std::string(std::string_view)> OneOf(std::string& out,
                                                    std::array<std::string_view, 3> choices) {
   return [&out, choices](std::string_view value) {
@@ -87,10 +96,13 @@ Words FlagWords(MountWordsOf of, Command* command) {
   Words flags = {
       {"ro", Set(command->writable, false)},
       {"writable", Set(command->writable, true)},
-      {"suid", Set(command->nosuid, false)},
-      {"nosuid", Set(command->nosuid, true)},
-      {"dev", Set(command->nodev, false)},
-      {"nodev", Set(command->nodev, true)},
+      {"suid", Set(command->suid, true)},
+      {"nosuid", Set(command->suid, false)},
+      {"dev", Set(command->dev, true)},
+      {"nodev", Set(command->dev, false)},
+      // mount(8) takes `suid` and `dev` for the default and does not hand them on.
+      {"setuid", Set(command->suid, true)},
+      {"devices", Set(command->dev, true)},
       {"exec", Set(command->noexec, false)},
       {"noexec", Set(command->noexec, true)},
       {"eager", Set(command->eager, true)},
@@ -107,15 +119,15 @@ Values ValueWords(MountWordsOf of, Command* command) {
       {"pull", OneOf(command->pull, {"missing", "always", "never"})},
       {"platform", [command](std::string_view value) { return SetPlatform(value, command); }},
       {"deadline", [command](std::string_view value) { return SetDeadline(value, command); }},
-      {"upper", Text(command->upper)},
+      {"upper", Path(command->upper)},
       {"map-uids", Text(command->id_map)},
       {"context", Text(command->context)},
   };
   if (of == MountWordsOf::kMount8) {
-    values["root"] = Text(command->root);
-    values["run"] = Text(command->run);
-    values["config"] = Text(command->config);
-    values["ca-file"] = Text(command->ca_file);
+    values["root"] = Path(command->root);
+    values["run"] = Path(command->run);
+    values["config"] = Path(command->config);
+    values["ca-file"] = Path(command->ca_file);
   }
   return values;
 }
@@ -145,6 +157,13 @@ std::string ApplyMountWords(std::string_view text, MountWordsOf of, bool sloppy,
 }
 
 std::string CheckMount(const Command& command) {
+  if (command.verb == "mount") {
+    const absl::Status path = CheckPath(command.directory, "DIR");
+    if (!path.ok()) return std::string(path.message());
+  }
+  for (const char c : command.context) {
+    if (static_cast<unsigned char>(c) < ' ') return "--context has a character that no label has";
+  }
   if (!command.upper.empty() && !command.writable) return "--upper needs --rw";
   if (!command.id_map.empty() && command.writable) return "--map-uids and --rw exclude each other";
   if (command.mode == "fuse" && !(command.id_map.empty() && command.context.empty())) {

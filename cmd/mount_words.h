@@ -17,7 +17,8 @@ enum class MountWordsOf {
 
 // Applies the words, separated by commas, to the mount that `command` describes; the last one of a
 // kind counts. A quoted value may have commas. Words that fstab has for others are passed over, and
-// with `sloppy` unknown ones. "", or what is wrong with them.
+// with `sloppy` unknown ones; among them `defaults`, which does not ask for `suid` and `dev` here.
+// Returns "", or what is wrong with them.
 std::string ApplyMountWords(std::string_view words, MountWordsOf of, bool sloppy, Command* command);
 
 // "", or what of a mount does not go together.

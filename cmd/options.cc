@@ -1,11 +1,12 @@
 #include "cmd/options.h"
 
-#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 
 #include <vector>
 
+#include "base/directory.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -63,23 +64,16 @@ absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
 
 absl::Status PrepareRunDir(const std::string& run, uid_t uid) {
   const size_t slash = run.rfind('/');
-  if (slash != std::string::npos && slash > 0) {
-    IMAGEFS_RETURN_IF_ERROR(MakeDirs(run.substr(0, slash)));
+  const std::string above = slash == 0 ? "/" : run.substr(0, slash);
+  IMAGEFS_RETURN_IF_ERROR(MakeDirs(above));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd parent, OpenFile(above, O_PATH | O_DIRECTORY));
+  const absl::StatusOr<MadeDir> made =
+      MakeDirIn(parent, run.substr(slash + 1), uid == 0 ? 0711 : 0700, run);
+  if (!made.ok()) {
+    return Annotate(made.status(), "run directory (--run chooses another)");
   }
-  const mode_t mode = uid == 0 ? 0711 : 0700;
-  if (mkdir(run.c_str(), mode) == 0) {
-    // The umask may have taken bits away.
-    if (chmod(run.c_str(), mode) != 0) return ErrnoStatus(errno, StrCat("chmod ", run));
-    return absl::OkStatus();
-  }
-  if (errno != EEXIST) return ErrnoStatus(errno, StrCat("run directory ", run));
-  struct stat st;
-  if (lstat(run.c_str(), &st) != 0) return ErrnoStatus(errno, StrCat("run directory ", run));
-  if (!S_ISDIR(st.st_mode)) {
-    return absl::FailedPreconditionError(
-        StrCat("run directory ", run, ": not a directory; remove it or use --run DIR"));
-  }
-  // Whoever may write there could put a socket of their own in place of the daemon's.
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatFd(made->fd, run));
+  // A user who may write there could put another socket in place of the daemon's.
   if (st.st_uid != uid || (st.st_mode & 022) != 0) {
     return absl::FailedPreconditionError(
         StrCat("run directory ", run, ": belongs to another user or others may write to it; ",

@@ -1,6 +1,9 @@
 #include "cmd/records.h"
 
+#include <optional>
+#include <string_view>
 #include <utility>
+#include <vector>
 
 #include "base/json.h"
 #include "base/log.h"
@@ -13,6 +16,20 @@ namespace {
 
 constexpr std::string_view kPrefix = "mount/";
 constexpr int64_t kFormatVersion = 1;
+
+// "DEVICE:INODE"; "" = not known, as in records of older versions.
+std::string EncodeId(const FileId& id) {
+  return id.known() ? StrCat(id.device, ":", id.inode) : std::string();
+}
+
+absl::StatusOr<FileId> DecodeId(const std::string& text) {
+  if (text.empty()) return FileId();
+  const std::vector<std::string_view> parts = Split(text, ':');
+  const auto device = ParseDecimal(parts[0]);
+  const auto inode = parts.size() == 2 ? ParseDecimal(parts[1]) : std::nullopt;
+  if (!device || !inode || *inode == 0) return absl::DataLossError("mount record with a bad inode");
+  return FileId{*device, *inode};
+}
 
 }  // namespace
 
@@ -27,6 +44,10 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("mode", record.mode)
       .Member("writable", record.writable)
       .Member("upper", record.upper)
+      .Member("covered", EncodeId(record.covered))
+      .Member("upper_directory", EncodeId(record.upper_ids.directory))
+      .Member("upper_upper", EncodeId(record.upper_ids.upper))
+      .Member("upper_work", EncodeId(record.upper_ids.work))
       .Member("keep_upper", record.keep_upper)
       .Member("nosuid", record.flags.nosuid)
       .Member("nodev", record.flags.nodev)
@@ -58,6 +79,11 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   record.mode = json.StringOr("mode");
   record.writable = json["writable"].boolean().value_or(false);
   record.upper = json.StringOr("upper");
+  IMAGEFS_ASSIGN_OR_RETURN(record.covered, DecodeId(json.StringOr("covered")));
+  UpperIds& ids = record.upper_ids;
+  IMAGEFS_ASSIGN_OR_RETURN(ids.directory, DecodeId(json.StringOr("upper_directory")));
+  IMAGEFS_ASSIGN_OR_RETURN(ids.upper, DecodeId(json.StringOr("upper_upper")));
+  IMAGEFS_ASSIGN_OR_RETURN(ids.work, DecodeId(json.StringOr("upper_work")));
   record.keep_upper = json["keep_upper"].boolean().value_or(false);
   record.flags.nosuid = json["nosuid"].boolean().value_or(false);
   record.flags.nodev = json["nodev"].boolean().value_or(false);

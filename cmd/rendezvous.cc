@@ -173,21 +173,22 @@ absl::StatusOr<Fd> ListenForCommands(const Paths& paths) {
 }
 
 absl::StatusOr<Fd> ListenIn(const std::string& run, std::string_view name) {
-  IMAGEFS_ASSIGN_OR_RETURN(Fd directory, OpenFile(run, O_PATH | O_DIRECTORY));
+  IMAGEFS_ASSIGN_OR_RETURN(Fd directory, OpenFile(run, O_PATH | O_DIRECTORY | O_NOFOLLOW));
   IMAGEFS_ASSIGN_OR_RETURN(Fd fd, NewSocket());
   const std::string temporary = StrCat(name, ".", getpid());
   const std::string path = StrCat(run, "/", temporary);
-  const std::string final_path = StrCat(run, "/", name, ".sock");
-  unlink(path.c_str());
+  const std::string final_name = StrCat(name, ".sock");
+  unlinkat(directory.get(), temporary.c_str(), 0);
   const sockaddr_un address = AddressIn(directory, temporary);
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     return ErrnoStatus(errno, StrCat("binding ", path));
   }
   // Nobody can connect before listen(), so the mode is right before it matters.
-  if (chmod(path.c_str(), 0600) != 0 || listen(fd.get(), kSocketBacklog) != 0 ||
-      rename(path.c_str(), final_path.c_str()) != 0) {
-    const absl::Status status = ErrnoStatus(errno, final_path);
-    unlink(path.c_str());
+  if (fchmodat(directory.get(), temporary.c_str(), 0600, 0) != 0 ||
+      listen(fd.get(), kSocketBacklog) != 0 ||
+      renameat(directory.get(), temporary.c_str(), directory.get(), final_name.c_str()) != 0) {
+    const absl::Status status = ErrnoStatus(errno, StrCat(run, "/", final_name));
+    unlinkat(directory.get(), temporary.c_str(), 0);
     return status;
   }
   return fd;

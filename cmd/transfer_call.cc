@@ -16,6 +16,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
+#include "base/directory.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -50,40 +51,6 @@ std::string_view ActivityName(LayerProgress::Activity activity) {
 
 bool IsHere(LayerState state) {
   return state == LayerState::kWritten || state == LayerState::kComplete;
-}
-
-// Everything that can be known to fail is found before a byte is fetched.
-absl::StatusOr<std::string> CheckDirectory(MountTable& mounts, const std::string& asked) {
-  IMAGEFS_ASSIGN_OR_RETURN(std::string directory, ResolveParents(asked));
-  auto in_use = [&](const std::string& path) -> absl::Status {
-    for (const MountRecord& record : mounts.List()) {
-      if (record.directory == path) {
-        return absl::AlreadyExistsError(
-            StrCat(path, ": ", record.reference, " is mounted there; imagefs umount it first"));
-      }
-    }
-    return absl::OkStatus();
-  };
-  IMAGEFS_RETURN_IF_ERROR(in_use(directory));
-  char resolved[PATH_MAX];
-  if (realpath(directory.c_str(), resolved) == nullptr) {
-    const int error = errno;
-    if (error == ENOENT) {
-      return absl::NotFoundError(StrCat("directory ", asked, " does not exist; mkdir it first"));
-    }
-    if (error == ENOTCONN) {
-      return absl::FailedPreconditionError(
-          StrCat("directory ", asked, ": a dead mount lies on it; umount it first"));
-    }
-    return ErrnoStatus(error, StrCat("directory ", asked));
-  }
-  directory = resolved;
-  IMAGEFS_RETURN_IF_ERROR(in_use(directory));
-  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatPath(directory));
-  if (!S_ISDIR(st.st_mode)) {
-    return absl::FailedPreconditionError(StrCat(asked, ": not a directory"));
-  }
-  return directory;
 }
 
 class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
@@ -256,9 +223,11 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
 
 void TransferCall::Check() {
   if (!request_.directory.empty()) {
-    absl::StatusOr<std::string> directory = CheckDirectory(deps_.mounts, request_.directory);
-    if (!directory.ok()) return End(directory.status());
-    request_.directory = *std::move(directory);
+    // Everything that can be known to fail is found before a byte is fetched.
+    MountRecord& mount = request_.mount;
+    mount.directory = request_.directory;
+    if (absl::Status status = deps_.mounts.Check(mount); !status.ok()) return End(status);
+    request_.directory = mount.directory;
   }
   if (!request_.complete.empty()) return CompleteMount();
   if (!request_.directory.empty() && request_.lazy) {
@@ -377,7 +346,6 @@ void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
   if (!Enter("mounting", "mount")) return;
   deps_.executor.Submit([self = self(), chain = std::move(chain), pin = std::move(pin)]() mutable {
     MountRecord record = self->request_.mount;
-    record.directory = self->request_.directory;
     record.reference = self->image_->reference;
     record.manifest_digest = self->image_->manifest_digest;
     record.chain_id = chain->chain_id;
@@ -699,6 +667,7 @@ void TransferCall::Pump() {
 }  // namespace
 
 absl::StatusOr<std::string> ResolveParents(const std::string& directory) {
+  IMAGEFS_RETURN_IF_ERROR(CheckPath(directory, "the directory"));
   if (!directory.starts_with('/')) {
     return absl::InvalidArgumentError(StrCat(directory, ": not an absolute path"));
   }

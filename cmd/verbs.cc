@@ -57,7 +57,7 @@ void Err(std::string_view text) { fwrite(text.data(), 1, text.size(), stderr); }
 
 // One line, whatever the message holds.
 int Fail(const absl::Status& status) {
-  std::string line = StrCat("imagefs: ", ToStd(status.message()));
+  std::string line = StrCat("imagefs: ", Shortened(ToStd(status.message())));
   for (char& c : line) {
     if (static_cast<unsigned char>(c) < ' ') c = ' ';
   }
@@ -182,8 +182,8 @@ absl::StatusOr<MountRequest> Session::MakeMountRequest() {
   if (!command_.upper.empty()) request.set_upper(CleanPath(command_.upper, WorkingDirectory()));
   request.set_id_map(command_.id_map);
   request.set_context(command_.context);
-  request.set_nosuid(command_.nosuid);
-  request.set_nodev(command_.nodev);
+  request.set_suid(command_.suid);
+  request.set_dev(command_.dev);
   request.set_noexec(command_.noexec);
   request.set_eager(command_.eager);
   request.set_deadline_seconds(command_.deadline_seconds);

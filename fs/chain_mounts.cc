@@ -1,5 +1,6 @@
 #include "fs/chain_mounts.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -11,6 +12,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/functional/function_ref.h"
 #include "absl/time/time.h"
+#include "base/directory.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -167,13 +169,13 @@ absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& prese
                                 Entry& entry) {
   // What is there is dead, or is not the mount that this process made.
   UnmountPath(entry.path, true).IgnoreError();
-  IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(entry.path));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd directory, MakeOwnDir(entry.path));
   absl::Cleanup undo = [&] {
     UnmountPath(entry.path, true).IgnoreError();
     rmdir(entry.path.c_str());
   };
   if (entry.kernel) {
-    IMAGEFS_RETURN_IF_ERROR(MountKernel(chain, presentation, entry));
+    IMAGEFS_RETURN_IF_ERROR(MountKernel(chain, presentation, directory, entry));
   } else {
     IMAGEFS_RETURN_IF_ERROR(MountFuseSession(chain, entry));
   }
@@ -183,7 +185,7 @@ absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& prese
 }
 
 absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation& presentation,
-                                      Entry& entry) {
+                                      const Fd& directory, Entry& entry) {
   absl::Cleanup undo = [&] { StopServing(std::exchange(entry.served, {})); };
   ErofsSource source;
   source.index = chain->index_path;
@@ -198,7 +200,7 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
     source.devices.push_back(StrCat(data_directory(), "/", layer->id.hex()));
   }
   IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
-  IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, entry.path));
+  IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, directory, entry.path));
   IMAGEFS_RETURN_IF_ERROR(MakePrivate(entry.path));
   entry.chain = chain;
   std::move(undo).Cancel();
@@ -209,7 +211,7 @@ absl::Status ChainMounts::ServeLayer(const LayerRef& layer) {
   const auto hold = HoldName("data");
   if (data_files_ == nullptr || !sessions_->Alive(data_session_)) {
     UnmountPath(data_directory(), true).IgnoreError();
-    IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(data_directory()));
+    IMAGEFS_RETURN_IF_ERROR(MakeOwnDir(data_directory()).status());
     IMAGEFS_ASSIGN_OR_RETURN(Fd device, MountFuse(data_directory()));
     IMAGEFS_RETURN_IF_ERROR(MakePrivate(data_directory()));
     auto files = std::make_shared<DataFiles>();
@@ -274,7 +276,7 @@ void ChainMounts::Release(const std::string& name, bool lazy) {
 }
 
 ChainMounts::Lease ChainMounts::Adopt(const Digest& chain_id, ChainRef chain,
-                                      const Presentation& presentation, const std::string& bind) {
+                                      const Presentation& presentation, const MountInfo* bind) {
   const std::string name = NameOf(chain_id, presentation);
   const auto hold = HoldName(name);
   {
@@ -294,11 +296,17 @@ ChainMounts::Lease ChainMounts::Adopt(const Digest& chain_id, ChainRef chain,
   const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, entry.path) : nullptr;
   if (there != nullptr && there->fs_type == kErofsType) {
     entry.mount_id = MountIdAt(entry.path);
-  } else if (!bind.empty()) {
+  } else if (bind != nullptr) {
     // The same file system once more, so that mounts to come share its page cache.
     const auto again = [&]() -> absl::Status {
-      IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(entry.path));
-      IMAGEFS_RETURN_IF_ERROR(BindMount(bind, entry.path, {}, /*exactly=*/true));
+      IMAGEFS_ASSIGN_OR_RETURN(const Fd source, OpenWithoutLinks(bind->mount_point, O_PATH));
+      IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(source));
+      if (key != KeyOf(*bind)) {
+        return absl::NotFoundError(StrCat(bind->mount_point, " is something else now"));
+      }
+      IMAGEFS_ASSIGN_OR_RETURN(const Fd target, MakeOwnDir(entry.path));
+      IMAGEFS_ASSIGN_OR_RETURN(const Fd copy, CloneMount(source, {}, entry.path, /*exactly=*/true));
+      IMAGEFS_RETURN_IF_ERROR(AttachMount(copy, target, entry.path));
       return MakePrivate(entry.path);
     };
     const absl::Status status = again();
@@ -322,7 +330,7 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::AdoptIfThere(const Digest& chain
   if (there == nullptr || there->fs_type != kErofsType) {
     return absl::NotFoundError(StrCat("nothing is mounted at ", path));
   }
-  return Adopt(chain_id, std::move(chain), presentation, "");
+  return Adopt(chain_id, std::move(chain), presentation, nullptr);
 }
 
 void ChainMounts::RemoveStrangers(bool fuse) {

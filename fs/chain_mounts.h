@@ -56,11 +56,11 @@ class ChainMounts {
   // `lazy`.
   void Release(const std::string& name, bool lazy);
 
-  // Takes over a kernel mount of complete layers of a daemon before this one, that `bind` (a
-  // directory) is a bind mount of, or "" where it is something else. `chain` may be null: the
-  // kernel needs no more than the files that it has open.
+  // Takes over a kernel mount of complete layers of a daemon before this one, that `bind` is a bind
+  // mount of (null: there is none). `chain` may be null: the kernel needs no more than the files
+  // that it has open.
   Lease Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
-              const std::string& bind);
+              const MountInfo* bind);
   // The same of a private mount that is still there, else kNotFound.
   absl::StatusOr<Lease> AdoptIfThere(const Digest& chain_id, ChainRef chain,
                                      const Presentation& presentation);
@@ -97,7 +97,8 @@ class ChainMounts {
   bool Usable(const Entry& entry, const ChainRef& chain) const;
   absl::Status Mount(const ChainRef& chain, const Presentation& presentation, Entry& entry);
   absl::Status MountFuseSession(const ChainRef& chain, Entry& entry);
-  absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation, Entry& entry);
+  absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation,
+                           const Fd& directory, Entry& entry);
   // The data mount is there from the first layer that it serves to the last.
   absl::Status ServeLayer(const LayerRef& layer);
   void StopServing(const std::vector<Digest>& layers);

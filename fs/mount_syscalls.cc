@@ -21,6 +21,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/directory.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -53,12 +54,14 @@ std::optional<MountInfo> ParseLine(std::string_view line) {
   const auto dash =
       std::find(fields.begin() + std::min<size_t>(6, fields.size()), fields.end(), "-");
   if (fields.size() < 6 || std::distance(dash, fields.end()) < 3) return std::nullopt;
+  const auto id = ParseDecimal(fields[0]);
   const std::vector<std::string_view> device = Split(fields[2], ':');
   if (device.size() != 2) return std::nullopt;
   const auto major = ParseDecimal(device[0]);
   const auto minor = ParseDecimal(device[1]);
-  if (!major || !minor || *major > UINT32_MAX || *minor > UINT32_MAX) return std::nullopt;
+  if (!id || !major || !minor || *major > UINT32_MAX || *minor > UINT32_MAX) return std::nullopt;
   MountInfo out;
+  out.id = *id;
   out.major = static_cast<uint32_t>(*major);
   out.minor = static_cast<uint32_t>(*minor);
   out.mount_point = Unescape(fields[4]);
@@ -253,6 +256,46 @@ absl::Status BusyError(const std::string& directory) {
              directory, " lists them); end it, or unmount with --lazy"));
 }
 
+// `path` is what the kernel is given, `directory` what messages name.
+absl::Status UnmountAt(const std::string& path, const std::string& directory, bool lazy) {
+  if (umount2(path.c_str(), UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0) {
+    return absl::OkStatus();
+  }
+  switch (errno) {
+    case EBUSY:
+      return BusyError(directory);
+    case EINVAL:
+    case ENOENT:
+      return absl::NotFoundError(StrCat("nothing is mounted at ", directory));
+    default:
+      return MountError(errno, StrCat("cannot unmount ", directory));
+  }
+}
+
+// Asks nothing of the file system.
+std::optional<MountKey> KeyIn(const Fd& parent, const char* name, int flags) {
+  struct statx found = {};
+  if (statx(parent.get(), name, flags | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_MNT_ID,
+            &found) != 0 ||
+      (found.stx_mask & STATX_MNT_ID) == 0) {
+    return std::nullopt;
+  }
+  return MountKey{found.stx_mnt_id, found.stx_dev_major, found.stx_dev_minor};
+}
+
+// Through the directory above, since an open descriptor of the mount itself would keep it busy. Who
+// owns that one can rename things in it, but no mount.
+absl::Status UnmountIfAt(const MountKey& mount, const std::string& directory, bool lazy) {
+  const absl::Status nothing = absl::NotFoundError(StrCat("nothing is mounted at ", directory));
+  const size_t slash = directory.rfind('/');
+  if (slash == std::string::npos) return nothing;
+  const std::string name = directory.substr(slash + 1);
+  const absl::StatusOr<Fd> parent =
+      OpenWithoutLinks(slash == 0 ? "/" : directory.substr(0, slash), O_PATH | O_DIRECTORY);
+  if (!parent.ok() || KeyIn(*parent, name.c_str(), AT_SYMLINK_NOFOLLOW) != mount) return nothing;
+  return UnmountAt(StrCat("/proc/self/fd/", parent->get(), "/", name), directory, lazy);
+}
+
 }  // namespace
 
 std::vector<MountInfo> ParseMountInfo(std::string_view text) {
@@ -350,10 +393,10 @@ absl::Status FusermountUnmount(const std::string& directory, bool lazy) {
 
 absl::Status CheckIdMap(std::string_view id_map) { return ParseIdMap(id_map).status(); }
 
-absl::Status BindMount(const std::string& source, const std::string& directory,
-                       const MountFlags& flags, bool exactly) {
-  const Fd copy(open_tree(AT_FDCWD, source.c_str(), OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
-  if (!copy.valid()) return MountError(errno, StrCat("cannot bind ", source));
+absl::StatusOr<Fd> CloneMount(const Fd& source, const MountFlags& flags, const std::string& shown,
+                              bool exactly) {
+  Fd copy(open_tree(source.get(), "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  if (!copy.valid()) return MountError(errno, StrCat("cannot mount at ", shown));
   mount_attr attributes = {};
   if (flags.nosuid) attributes.attr_set |= MOUNT_ATTR_NOSUID;
   if (flags.nodev) attributes.attr_set |= MOUNT_ATTR_NODEV;
@@ -375,19 +418,28 @@ absl::Status BindMount(const std::string& source, const std::string& directory,
     const int error = errno;
     if (error == EINVAL && !flags.id_map.empty()) {
       return absl::FailedPreconditionError(
-          StrCat("cannot map ids at ", directory,
-                 ": the file system does not take part; that needs ", "--mode kernel"));
+          StrCat("cannot map ids at ", shown, ": the file system does not take part; that needs ",
+                 "--mode kernel"));
     }
-    return MountError(error, StrCat("cannot set the flags of the mount at ", directory));
+    return MountError(error, StrCat("cannot set the flags of the mount at ", shown));
   }
-  return AttachMount(copy, directory);
+  return copy;
 }
 
-absl::Status AttachMount(const Fd& mount, const std::string& directory) {
-  if (move_mount(mount.get(), "", AT_FDCWD, directory.c_str(), MOVE_MOUNT_F_EMPTY_PATH) < 0) {
-    return MountError(errno, StrCat("cannot attach the mount to ", directory));
+absl::Status AttachMount(const Fd& mount, const Fd& directory, const std::string& shown) {
+  if (move_mount(mount.get(), "", directory.get(), "",
+                 MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH) < 0) {
+    return MountError(errno, StrCat("cannot attach the mount to ", shown));
   }
   return absl::OkStatus();
+}
+
+absl::Status BindMount(const std::string& source, const std::string& directory,
+                       const MountFlags& flags, bool exactly) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd from, OpenPlace(source));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd to, OpenPlace(directory));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd copy, CloneMount(from, flags, directory, exactly));
+  return AttachMount(copy, to, directory);
 }
 
 absl::Status MakePrivate(const std::string& directory) {
@@ -397,39 +449,38 @@ absl::Status MakePrivate(const std::string& directory) {
   return absl::OkStatus();
 }
 
-std::string OverlayOptions(const OverlayPaths& paths) {
-  const auto escape = [](std::string_view path) {
-    std::string out;
-    for (char c : path) {
-      if (c == '\\' || c == ',' || c == ':') out.push_back('\\');
-      out.push_back(c);
-    }
-    return out;
-  };
-  return StrCat("lowerdir=", escape(paths.lower), ",upperdir=", escape(paths.upper),
-                ",workdir=", escape(paths.work), ",index=off");
-}
-
-absl::Status MountOverlay(const OverlayPaths& paths, const std::string& directory,
-                          const MountFlags& flags) {
+absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& flags,
+                               const std::string& shown) {
   if (!flags.id_map.empty()) {
-    return absl::InvalidArgumentError(StrCat("cannot map ids at ", directory,
-                                             ": a writable mount (--rw) shows them as they are"));
-  }
-  unsigned long bits = 0;  // NOLINT: as mount(2) has it
-  if (flags.nosuid) bits |= MS_NOSUID;
-  if (flags.nodev) bits |= MS_NODEV;
-  if (flags.noexec) bits |= MS_NOEXEC;
-  const std::string options = OverlayOptions(paths);
-  if (options.size() >= static_cast<size_t>(sysconf(_SC_PAGESIZE))) {
     return absl::InvalidArgumentError(
-        StrCat("cannot mount an overlay at ", directory,
-               ": the paths of the store are too long; use a shorter --root and --run"));
+        StrCat("cannot map ids at ", shown, ": a writable mount (--rw) shows them as they are"));
   }
-  if (mount(kSource, directory.c_str(), "overlay", bits, options.c_str()) < 0) {
-    return MountError(errno, StrCat("cannot mount an overlay at ", directory));
+  const auto failed = [&] {
+    return MountError(errno, StrCat("cannot mount an overlay at ", shown));
+  };
+  const Fd context(fsopen("overlay", FSOPEN_CLOEXEC));
+  if (!context.valid()) return failed();
+  const auto set = [&](const char* key, const std::string& value) {
+    return fsconfig(context.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0;
+  };
+  // Linux 6.13 takes descriptors, and then mountinfo names the directories; older ones their paths.
+  const auto set_directory = [&](const char* key, const char* old_key, const Fd& fd) {
+    return fsconfig(context.get(), FSCONFIG_SET_FD, key, nullptr, fd.get()) == 0 ||
+           set(old_key, StrCat("/proc/self/fd/", fd.get()));
+  };
+  if (!set("source", kSource) || !set_directory("lowerdir+", "lowerdir", layers.lower) ||
+      !set_directory("upperdir", "upperdir", layers.upper) ||
+      !set_directory("workdir", "workdir", layers.work) || !set("index", "off") ||
+      fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
+    return failed();
   }
-  return absl::OkStatus();
+  unsigned int attributes = 0;
+  if (flags.nosuid) attributes |= MOUNT_ATTR_NOSUID;
+  if (flags.nodev) attributes |= MOUNT_ATTR_NODEV;
+  if (flags.noexec) attributes |= MOUNT_ATTR_NOEXEC;
+  Fd mount(fsmount(context.get(), FSMOUNT_CLOEXEC, attributes));
+  if (!mount.valid()) return failed();
+  return mount;
 }
 
 uint64_t MountIdAt(const std::string& path) {
@@ -439,25 +490,30 @@ uint64_t MountIdAt(const std::string& path) {
   return (found.stx_mask & STATX_MNT_ID) != 0 ? found.stx_mnt_id : 0;
 }
 
-absl::Status MakePrivateDir(const std::string& path) {
-  IMAGEFS_RETURN_IF_ERROR(MakeDirs(path, 0700));
-  if (chmod(path.c_str(), 0700) < 0) return ErrnoStatus(errno, StrCat("cannot chmod ", path));
-  return absl::OkStatus();
+MountKey KeyOf(const MountInfo& mount) { return {mount.id, mount.major, mount.minor}; }
+
+absl::StatusOr<MountKey> KeyOf(const Fd& mount) {
+  auto key = KeyIn(mount, "", AT_EMPTY_PATH);
+  if (!key.has_value()) return ErrnoStatus(errno, "cannot tell which mount it is");
+  return *key;
 }
 
 absl::Status UnmountPath(const std::string& directory, bool lazy) {
-  if (umount2(directory.c_str(), UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0) {
-    return absl::OkStatus();
-  }
-  switch (errno) {
-    case EBUSY:
-      return BusyError(directory);
-    case EINVAL:
-    case ENOENT:
-      return absl::NotFoundError(StrCat("nothing is mounted at ", directory));
-    default:
-      return MountError(errno, StrCat("cannot unmount ", directory));
-  }
+  return UnmountAt(directory, directory, lazy);
+}
+
+absl::Status UnmountExactly(const MountKey& mount, const std::string& directory, bool lazy) {
+  absl::Status status = UnmountIfAt(mount, directory, lazy);
+  if (!absl::IsNotFound(status)) return status;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
+  const auto found = std::find_if(mounts.begin(), mounts.end(), [&](const MountInfo& other) {
+    return KeyOf(other) == mount && IsOurs(other);
+  });
+  if (found == mounts.end()) return status;
+  status = UnmountIfAt(mount, found->mount_point, lazy);
+  if (!absl::IsNotFound(status)) return status;
+  return absl::FailedPreconditionError(StrCat("cannot unmount ", found->mount_point,
+                                              ": another mount hides it; unmount that first"));
 }
 
 bool SetReadAhead(const MountInfo& mount, uint64_t bytes) {

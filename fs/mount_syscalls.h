@@ -18,6 +18,7 @@ inline constexpr char kErofsType[] = "erofs";
 
 // One line of mountinfo (proc(5)).
 struct MountInfo {
+  uint64_t id = 0;                // the kernel gives the number of a mount that is gone to another
   uint32_t major = 0, minor = 0;  // of the mounted file system: equal for bind mounts of it
   std::string mount_point;
   bool shared = false;  // mounts made below it appear in other namespaces
@@ -57,31 +58,46 @@ absl::Status FusermountUnmount(const std::string& directory, bool lazy);
 // kInvalidArgument when it has another form or overlaps itself.
 absl::Status CheckIdMap(std::string_view id_map);
 
-// Appears with all its flags at once: those of `source` and `flags`, or with `exactly` only the
+// Detached mounts (fsmount(2), open_tree(2)) are visible to nobody until AttachMount, and end when
+// their descriptor is closed before. They appear with all their flags at once. `shown` is the path
+// that messages name.
+
+// What is visible at `source` once more, with its flags and `flags`, or with `exactly` only the
 // latter (an id map of `source` stays in any case).
+absl::StatusOr<Fd> CloneMount(const Fd& source, const MountFlags& flags, const std::string& shown,
+                              bool exactly = false);
+struct OverlayLayers {
+  const Fd& lower;
+  const Fd& upper;
+  const Fd& work;
+};
+absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& flags,
+                               const std::string& shown);
+absl::Status AttachMount(const Fd& mount, const Fd& directory, const std::string& shown);
+// Both at once, for directories below which only this process's user can rename things.
 absl::Status BindMount(const std::string& source, const std::string& directory,
                        const MountFlags& flags, bool exactly = false);
-// Attaches a detached mount (fsmount(2), open_tree(2)).
-absl::Status AttachMount(const Fd& mount, const std::string& directory);
 // Keeps the mount out of other namespaces.
 absl::Status MakePrivate(const std::string& directory);
-
-struct OverlayPaths {
-  std::string lower, upper, work;
-};
-std::string OverlayOptions(const OverlayPaths& paths);
-absl::Status MountOverlay(const OverlayPaths& paths, const std::string& directory,
-                          const MountFlags& flags);
 
 // The kernel's number of the mount that is visible at `path`; 0 when there is no such path. Asks
 // nothing of the file system.
 uint64_t MountIdAt(const std::string& path);
 
-// mkdir -p with mode 0700 at the end, whatever the umask is.
-absl::Status MakePrivateDir(const std::string& path);
+// Which mount it is. Unlike a path it cannot be exchanged.
+struct MountKey {
+  uint64_t id = 0;  // 0 = none
+  uint32_t major = 0, minor = 0;
+  friend auto operator<=>(const MountKey&, const MountKey&) = default;
+};
+MountKey KeyOf(const MountInfo& mount);
+absl::StatusOr<MountKey> KeyOf(const Fd& mount);
 
 // kNotFound when nothing is mounted there, kFailedPrecondition when it is busy (never with `lazy`).
 absl::Status UnmountPath(const std::string& directory, bool lazy);
+// Unmounts that mount, wherever a rename has taken it from `directory`, and no other. kNotFound
+// when it is gone; kFailedPrecondition also when another mount hides it.
+absl::Status UnmountExactly(const MountKey& mount, const std::string& directory, bool lazy);
 
 // Lets the kernel read ahead `bytes` on that file system; false when it may not be set.
 bool SetReadAhead(const MountInfo& mount, uint64_t bytes);

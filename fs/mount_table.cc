@@ -13,23 +13,21 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/eventfd.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #include <map>
+#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "base/directory.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/units.h"
@@ -37,43 +35,22 @@
 #include "fs/erofs_mount.h"
 #include "fs/key_gate.h"
 #include "fs/mount_syscalls.h"
+#include "fs/mount_target.h"
 
 namespace imagefs {
 namespace {
 
-absl::Status CheckDirectory(const std::string& directory) {
-  struct stat found;
-  if (stat(directory.c_str(), &found) < 0) {
-    if (errno == ENOENT) {
-      return absl::NotFoundError(
-          StrCat(directory, " does not exist; create it first (mkdir -p ", directory, ")"));
-    }
-    if (errno == ENOTCONN) {
-      return absl::FailedPreconditionError(
-          StrCat(directory, " is the mount of a file system that has died; unmount it (umount -l ",
-                 directory, ")"));
-    }
-    return ErrnoStatus(errno, StrCat("cannot mount at ", directory));
-  }
-  if (!S_ISDIR(found.st_mode)) {
-    return absl::FailedPreconditionError(
-        StrCat(directory, " is not a directory; give the path of one"));
-  }
-  return absl::OkStatus();
-}
-
-// As mountinfo names it.
-absl::StatusOr<std::string> Resolve(const std::string& path) {
-  char resolved[PATH_MAX];
-  if (realpath(path.c_str(), resolved) == nullptr) {
-    return ErrnoStatus(errno, StrCat("cannot resolve ", path));
-  }
-  return std::string(resolved);
+// The path of a directory of this daemon's own, as mountinfo names it.
+absl::StatusOr<std::string> MakeOwnPath(const std::string& path) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, MakeOwnDir(path));
+  return PathOf(fd, path);
 }
 
 // The name under which the kernel lists a mount at `path`. What is dead or absent keeps its name.
 std::string Canonical(const std::string& path) {
-  auto resolved = Resolve(path);
+  const absl::StatusOr<Fd> place = OpenPlace(path);
+  if (!place.ok()) return path;
+  auto resolved = PathOf(*place, path);
   return resolved.ok() ? *std::move(resolved) : path;
 }
 
@@ -108,6 +85,7 @@ class MountTableImpl : public MountTable {
   absl::StatusOr<Shown> Show(ChainRef chain) override;
   std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
   void Hide(const std::string& lease) override { chains_->Release(lease, /*lazy=*/true); }
+  absl::Status Check(MountRecord& record) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override ABSL_LOCKS_EXCLUDED(mu_);
@@ -122,21 +100,24 @@ class MountTableImpl : public MountTable {
   enum class Keep { kNothing, kUpper, kRecord };
 
   // The key of the directory is held by the callers of what ends in D.
-  absl::Status MountD(const ChainRef& chain, MountRecord& record);
-  absl::Status MountByUserD(const ChainRef& chain, const MountRecord& record);
+  absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, MountRecord record);
+  absl::Status MountD(const ChainRef& chain, const Fd& target, OverlayUpper* upper,
+                      MountRecord& record);
+  absl::Status MountByUserD(const ChainRef& chain, MountRecord& record);
+  absl::StatusOr<MountKey> AttachD(const Fd& mount, const Fd& target, const std::string& directory);
   absl::Status UnmountD(const std::string& directory, bool lazy, Keep keep);
   absl::Status ForgetD(const MountRecord& record, bool lazy, Keep keep);
   // What became of a mount that needed no daemon. kHere: it is in the table now.
   enum class Outlived { kHere, kUnmounted, kUnknown };
   Outlived AdoptD(const MountRecord& record, const FindChain& find_chain);
+  absl::Status MountAgain(MountRecord record, const FindChain& find_chain);
   absl::Status CheckRecord(const MountRecord& record) const;
   // Which presentation a record that asks for one, or for "auto", gets.
   absl::StatusOr<std::string> ChooseMode(const MountRecord& record) const;
   // The chain's private mount, by the presentation that `record` then names.
   absl::StatusOr<ChainMounts::Lease> AcquireChain(const ChainRef& chain, MountRecord& record);
-  absl::Status MountWritable(const Chain& chain, const std::string& lower,
-                             const MountRecord& record);
-  absl::Status PrepareUpper(const Chain& chain, const OverlayPaths& paths);
+  absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
+  absl::Status RemoveUpper(const std::string& upper) const;
   void UnmountDead(const std::string& directory);
   void Watch();
   void Prune();
@@ -162,20 +143,27 @@ class MountTableImpl : public MountTable {
   mutable absl::Mutex mu_;
   struct Mounted {
     MountRecord record;
+    MountKey key;       // as root
     std::string lease;  // of its private mount; "" = it has none
     std::weak_ptr<const Chain> chain;
   };
   std::map<std::string, Mounted> mounts_ ABSL_GUARDED_BY(mu_);  // by directory
+
+  // The mounts of ours that the kernel lists.
+  struct Present {
+    std::set<MountKey> keys;
+    std::set<std::string> directories;
+  };
+  static absl::StatusOr<Present> FindPresent();
+  bool IsThere(const Mounted& mounted, const Present& present) const;
 };
 
 absl::Status MountTableImpl::Start() {
   IMAGEFS_ASSIGN_OR_RETURN(boot_id_, BootId());
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(options_.run_dir));
-  IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(chains_dir_));
-  IMAGEFS_ASSIGN_OR_RETURN(chains_dir_, Resolve(chains_dir_));
+  IMAGEFS_ASSIGN_OR_RETURN(chains_dir_, MakeOwnPath(chains_dir_));
   if (options_.as_root) {
-    IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(options_.upper_dir));
-    IMAGEFS_ASSIGN_OR_RETURN(options_.upper_dir, Resolve(options_.upper_dir));
+    IMAGEFS_ASSIGN_OR_RETURN(options_.upper_dir, MakeOwnPath(options_.upper_dir));
     // A mount below a shared one appears in every container that sees this directory, and stays
     // there. The private mounts are for this daemon only.
     IMAGEFS_ASSIGN_OR_RETURN(const auto mounts, ReadMountInfo());
@@ -283,9 +271,10 @@ absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
   if (!record.flags.id_map.empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(record.flags.id_map));
   absl::MutexLock lock(&mu_);
   if (const auto found = mounts_.find(directory); found != mounts_.end()) {
-    return absl::AlreadyExistsError(StrCat(directory, " is already the mount of ",
-                                           found->second.record.reference,
-                                           "; unmount it first (imagefs umount ", directory, ")"));
+    return absl::AlreadyExistsError(StrCat(directory, ": ", found->second.record.reference,
+                                           " is mounted there already; unmount it first (imagefs "
+                                           "umount ",
+                                           directory, ")"));
   }
   for (const auto& [other, mounted] : mounts_) {
     if (record.upper.empty() || mounted.record.upper != record.upper) continue;
@@ -295,53 +284,80 @@ absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {
-  if (!record.directory.starts_with('/')) {
-    return absl::InvalidArgumentError(StrCat(record.directory, " is not an absolute path"));
+absl::Status MountTableImpl::Check(MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(record.directory, ResolveTarget(record.directory));
+  if (!record.upper.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(record.upper, ResolveUpper(record.upper));
   }
-  record.directory = Canonical(record.directory);
-  const std::string& directory = record.directory;
-  const auto hold = HoldDirectory(directory);
+  const auto hold = HoldDirectory(record.directory);
   IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
-  absl::Status usable = CheckDirectory(directory);
-  if (absl::IsFailedPrecondition(usable)) {
-    UnmountDead(directory);  // where it is one of a daemon before this one
-    usable = CheckDirectory(directory);
+  absl::StatusOr<Fd> target = OpenTarget(record.directory, {});
+  if (absl::IsFailedPrecondition(target.status())) {
+    UnmountDead(record.directory);  // where it is one of a daemon before this one
+    target = OpenTarget(record.directory, {});
   }
-  IMAGEFS_RETURN_IF_ERROR(usable);
+  IMAGEFS_RETURN_IF_ERROR(target.status());
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatFd(*target, record.directory));
+  record.covered = IdOf(st);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {
+  if (!record.covered.known()) IMAGEFS_RETURN_IF_ERROR(Check(record));
+  const auto hold = HoldDirectory(record.directory);
+  return MountAtD(chain, std::move(record));
+}
+
+absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain, MountRecord record) {
+  IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd target, OpenTarget(record.directory, record.covered));
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat covered, StatFd(target, record.directory));
+  record.covered = IdOf(covered);
   record.chain_id = chain->chain_id;
   if (record.created_unix == 0) record.created_unix = time(nullptr);
   record.boot_id = boot_id_;
-  if (record.writable && record.upper.empty()) {
-    record.upper = StrCat(options_.upper_dir, "/", RandomHex(8));
-  }
-  const bool fresh_upper = record.writable && access(record.upper.c_str(), F_OK) != 0;
   const std::string asked = record.mode;
   IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
-  // Before the mount, so that a crash in between leaves nothing that nobody knows of.
-  IMAGEFS_RETURN_IF_ERROR(records_.Put(record));
-  const std::string recorded = std::exchange(record.mode, asked);
-  absl::Status status = MountD(chain, record);
-  if (status.ok() && (record.mode != recorded || record.filling)) status = records_.Put(record);
-  if (!status.ok()) {
-    if (fresh_upper) RemoveTree(record.upper).IgnoreError();
-    records_.Delete(directory).IgnoreError();
-    return status;
+  std::optional<OverlayUpper> upper;
+  if (record.writable) {
+    IMAGEFS_ASSIGN_OR_RETURN(upper, OpenUpper(*chain, record));
   }
-  return record;
+  // Before the mount, so that a crash in between leaves nothing that nobody knows of.
+  absl::Status status = records_.Put(record);
+  const std::string recorded = std::exchange(record.mode, asked);
+  const MountFlags flags = record.flags;
+  if (status.ok()) {
+    status = MountD(chain, target, upper.has_value() ? &*upper : nullptr, record);
+    if (status.ok() && (record.mode != recorded || record.filling || record.flags != flags)) {
+      status = records_.Put(record);
+    }
+    if (!status.ok()) records_.Delete(record.directory).IgnoreError();
+  }
+  if (status.ok()) return record;
+  if (upper.has_value()) upper->Undo();
+  return status;
 }
 
-absl::Status MountTableImpl::MountD(const ChainRef& chain, MountRecord& record) {
+absl::Status MountTableImpl::MountD(const ChainRef& chain, const Fd& target, OverlayUpper* upper,
+                                    MountRecord& record) {
   Mounted mounted;
   if (options_.as_root) {
     IMAGEFS_ASSIGN_OR_RETURN(const ChainMounts::Lease lease, AcquireChain(chain, record));
-    const absl::Status status = record.writable
-                                    ? MountWritable(*chain, lease.path, record)
-                                    : BindMount(lease.path, record.directory, record.flags);
-    if (!status.ok()) {
+    const auto mount = [&]() -> absl::StatusOr<MountKey> {
+      IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenWithoutLinks(lease.path, O_PATH));
+      const std::string& directory = record.directory;
+      IMAGEFS_ASSIGN_OR_RETURN(
+          const Fd made, upper == nullptr ? CloneMount(shown, record.flags, directory)
+                                          : MakeOverlay({shown, upper->upper(), upper->work()},
+                                                        record.flags, directory));
+      return AttachD(made, target, directory);
+    };
+    const absl::StatusOr<MountKey> key = mount();
+    if (!key.ok()) {
       chains_->Release(lease.name, false);
-      return status;
+      return key.status();
     }
+    mounted.key = *key;
     mounted.lease = lease.name;
   } else {
     IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
@@ -354,46 +370,67 @@ absl::Status MountTableImpl::MountD(const ChainRef& chain, MountRecord& record) 
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, const MountRecord& record) {
+absl::StatusOr<MountKey> MountTableImpl::AttachD(const Fd& mount, const Fd& target,
+                                                 const std::string& directory) {
+  IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(mount));
+  IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, target, directory));
+  // It lies on the right directory. Where somebody has given that one another name meanwhile, the
+  // name that was asked for leads to something else.
+  const absl::StatusOr<std::string> path = PathOf(mount, directory);
+  if (path.ok() && *path == directory) return key;
+  UnmountExactly(key, path.ok() ? *path : directory, true).IgnoreError();
+  return absl::FailedPreconditionError(
+      StrCat(directory, " was moved or covered while it was being mounted on; try again"));
+}
+
+absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, MountRecord& record) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd device, FusermountMount(record.directory, record.flags));
+  record.flags.nosuid = record.flags.nodev = true;  // as fusermount3 makes them, always
   const absl::Status status = chains_->Serve(chain, std::move(device));
   if (!status.ok()) FusermountUnmount(record.directory, true).IgnoreError();
   return status;
 }
 
-absl::Status MountTableImpl::PrepareUpper(const Chain& chain, const OverlayPaths& paths) {
+absl::StatusOr<OverlayUpper> MountTableImpl::OpenUpper(const Chain& chain,
+                                                       MountRecord& record) const {
+  if (record.upper.empty()) record.upper = StrCat(options_.upper_dir, "/", RandomHex(8));
   IMAGEFS_ASSIGN_OR_RETURN(const ErofsImage::Stat root, chain.index->GetStat(chain.index->root()));
-  IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(paths.upper));
-  IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(paths.work));
-  // The root of an overlay is the upper one's: it has to look like the image's.
-  const timespec mtime = {root.mtime_seconds, root.mtime_nanoseconds};
-  const timespec times[2] = {mtime, mtime};
-  if (chown(paths.upper.c_str(), root.uid, root.gid) < 0 ||
-      chmod(paths.upper.c_str(), root.mode & 07777) < 0 ||
-      utimensat(AT_FDCWD, paths.upper.c_str(), times, 0) < 0) {
-    return ErrnoStatus(errno, StrCat("cannot prepare ", paths.upper));
+  IMAGEFS_ASSIGN_OR_RETURN(OverlayUpper upper,
+                           OverlayUpper::Open(record.upper, record.upper_ids,
+                                              {root.uid,
+                                               root.gid,
+                                               static_cast<mode_t>(root.mode & 07777),
+                                               {root.mtime_seconds, root.mtime_nanoseconds}}));
+  record.upper_ids = upper.ids();
+  return upper;
+}
+
+// Of a mount that goes. What the record names is only removed where this daemon makes such
+// directories: the record of a store that was moved names those of the store that it was.
+absl::Status MountTableImpl::RemoveUpper(const std::string& upper) const {
+  const size_t slash = upper.rfind('/');
+  if (slash != std::string::npos && upper.substr(0, slash) == options_.upper_dir) {
+    return RemoveTree(upper);
   }
+  LogWarning("upper_not_removed directory=", upper, " not_below=", options_.upper_dir);
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::MountWritable(const Chain& chain, const std::string& lower,
-                                           const MountRecord& record) {
-  const OverlayPaths paths = {lower, record.upper + "/upper", record.upper + "/work"};
-  if (access(paths.upper.c_str(), F_OK) != 0) {
-    IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(record.upper));
-    IMAGEFS_RETURN_IF_ERROR(PrepareUpper(chain, paths));
-  }
-  return MountOverlay(paths, record.directory, record.flags);
-}
-
 absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
-  const std::string directory = Canonical(path);
+  IMAGEFS_RETURN_IF_ERROR(CheckPath(path, "the directory to unmount"));
+  std::string directory = path;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!mounts_.contains(path)) directory.clear();
+  }
+  if (directory.empty()) directory = Canonical(path);
   const auto hold = HoldDirectory(directory);
   return UnmountD(directory, lazy, Keep::kNothing);
 }
 
 absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy, Keep keep) {
   MountRecord record;
+  MountKey key;
   {
     absl::MutexLock lock(&mu_);
     const auto found = mounts_.find(directory);
@@ -402,9 +439,10 @@ absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy, K
           StrCat(directory, " is not a mount of imagefs; `imagefs ls` lists them"));
     }
     record = found->second.record;
+    key = found->second.key;
   }
   const absl::Status status =
-      options_.as_root ? UnmountPath(directory, lazy) : FusermountUnmount(directory, lazy);
+      options_.as_root ? UnmountExactly(key, directory, lazy) : FusermountUnmount(directory, lazy);
   // Not there: somebody else unmounted it, which is as good.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
   return ForgetD(record, lazy, keep);
@@ -423,7 +461,7 @@ absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy, Keep 
   if (!lease.empty()) chains_->Release(lease, lazy);
   absl::Status status;
   if (keep == Keep::kNothing && !record.upper.empty() && !record.keep_upper) {
-    status = RemoveTree(record.upper);
+    status = RemoveUpper(record.upper);
   }
   if (keep != Keep::kRecord) status.Update(records_.Delete(record.directory));
   return status;
@@ -446,10 +484,11 @@ ChainRef MountTableImpl::ChainOf(const std::string& directory) const {
 void MountTableImpl::UnmountDead(const std::string& directory) {
   auto mounts = ReadMountInfo();
   if (!mounts.ok()) return;
-  for (const MountInfo& mount : *mounts) {
-    if (mount.mount_point != directory || !IsOurs(mount)) continue;
-    const absl::Status status =
-        options_.as_root ? UnmountPath(directory, true) : FusermountUnmount(directory, true);
+  // The one on top first.
+  for (auto mount = mounts->rbegin(); mount != mounts->rend(); ++mount) {
+    if (mount->mount_point != directory || !IsOurs(*mount)) continue;
+    const absl::Status status = options_.as_root ? UnmountExactly(KeyOf(*mount), directory, true)
+                                                 : FusermountUnmount(directory, true);
     if (!status.ok()) LogWarning("dead_unmount_failed error=", status.message());
   }
 }
@@ -476,9 +515,9 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
   }
   const ChainMounts::Lease lease = chains_->Adopt(
       record.chain_id, chain.ok() ? *std::move(chain) : nullptr, {record.mode, record.context},
-      record.writable || !record.flags.id_map.empty() ? "" : record.directory);
+      record.writable || !record.flags.id_map.empty() ? nullptr : there);
   absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = {record, lease.name, {}};
+  mounts_[record.directory] = {record, KeyOf(*there), lease.name, {}};
   return Outlived::kHere;
 }
 
@@ -511,11 +550,7 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
       }
       if (outlived != Outlived::kUnknown) continue;
     }
-    UnmountDead(record.directory);
-    if (!kernel_.ok()) record.mode = "auto";  // another kernel may run than the one that made it
-    auto chain = find_chain(record.chain_id);
-    absl::Status status = chain.status();
-    if (status.ok()) status = Mount(*chain, record).status();
+    const absl::Status status = MountAgain(record, find_chain);
     if (status.ok()) {
       out.push_back(record.directory);
       continue;
@@ -527,6 +562,21 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
   }
   if (options_.as_root) chains_->RemoveStrangers(/*fuse=*/false);
   return out;
+}
+
+absl::Status MountTableImpl::MountAgain(MountRecord record, const FindChain& find_chain) {
+  const auto hold = HoldDirectory(record.directory);
+  UnmountDead(record.directory);
+  if (!kernel_.ok()) record.mode = "auto";  // another kernel may run than the one that made it
+  // Each boot numbers devices anew.
+  if (record.boot_id != boot_id_) {
+    for (FileId* id : {&record.covered, &record.upper_ids.directory, &record.upper_ids.upper,
+                       &record.upper_ids.work}) {
+      id->device = 0;
+    }
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const ChainRef chain, find_chain(record.chain_id));
+  return MountAtD(chain, std::move(record)).status();
 }
 
 void MountTableImpl::UnmountAll(bool keep_records) {
@@ -555,10 +605,18 @@ void MountTableImpl::Watch() {
   }
 }
 
-std::set<std::string> OurMountPoints(const std::vector<MountInfo>& mounts) {
-  std::set<std::string> out;
+bool MountTableImpl::IsThere(const Mounted& mounted, const Present& present) const {
+  return options_.as_root ? present.keys.contains(mounted.key)
+                          : present.directories.contains(mounted.record.directory);
+}
+
+absl::StatusOr<MountTableImpl::Present> MountTableImpl::FindPresent() {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
+  Present out;
   for (const MountInfo& mount : mounts) {
-    if (IsOurs(mount)) out.insert(mount.mount_point);
+    if (!IsOurs(mount)) continue;
+    out.keys.insert(KeyOf(mount));
+    out.directories.insert(mount.mount_point);
   }
   return out;
 }
@@ -566,14 +624,13 @@ std::set<std::string> OurMountPoints(const std::vector<MountInfo>& mounts) {
 // Drops the entries whose mounts somebody else has taken away. What is missing at the first look
 // may be a mount under way, so each is looked at again while its key is held.
 void MountTableImpl::Prune() {
-  const auto mounts = ReadMountInfo();
-  if (!mounts.ok()) return;
+  const auto present = FindPresent();
+  if (!present.ok()) return;
   std::vector<std::string> missing;
   {
-    const std::set<std::string> present = OurMountPoints(*mounts);
     absl::MutexLock lock(&mu_);
     for (const auto& [directory, mounted] : mounts_) {
-      if (!present.contains(directory)) missing.push_back(directory);
+      if (!IsThere(mounted, *present)) missing.push_back(directory);
     }
   }
   for (const std::string& directory : missing) PruneDirectory(directory);
@@ -581,13 +638,13 @@ void MountTableImpl::Prune() {
 
 void MountTableImpl::PruneDirectory(const std::string& directory) {
   const auto hold = HoldDirectory(directory);
-  const auto mounts = ReadMountInfo();
-  if (!mounts.ok() || OurMountPoints(*mounts).contains(directory)) return;
+  const auto present = FindPresent();
+  if (!present.ok()) return;
   MountRecord record;
   {
     absl::MutexLock lock(&mu_);
     const auto found = mounts_.find(directory);
-    if (found == mounts_.end()) return;
+    if (found == mounts_.end() || IsThere(found->second, *present)) return;
     record = found->second.record;
   }
   LogInfo("unmounted_elsewhere directory=", directory,

@@ -18,6 +18,7 @@
 #include "cache/chain.h"
 #include "fs/fuse_loop.h"
 #include "fs/mount_syscalls.h"
+#include "fs/overlay_upper.h"
 
 namespace imagefs {
 
@@ -32,7 +33,11 @@ struct MountRecord {
   Digest chain_id;
   std::string mode;  // "fuse" or "kernel"; in a request also "auto" (or ""), and Mount fills it in
   bool writable = false;
+  // The directory that the mount covers, not the mount's root; filled in by Check, not known in
+  // records of older versions.
+  FileId covered;
   std::string upper;        // of the overlay, "" otherwise; in a request: its place, "" = the store
+  UpperIds upper_ids;       // filled in; not known in records of older versions
   bool keep_upper = false;  // the upper is the caller's and outlives the mount
   MountFlags flags;
   std::string context;  // SELinux context of every file, kernel mode only
@@ -88,9 +93,13 @@ class MountTable {
   virtual std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) = 0;
   virtual void Hide(const std::string& lease) = 0;
 
-  // Mounts `chain` at record.directory (which must exist, be a directory and not be a mount of ours
-  // already: kAlreadyExists, kNotFound, kFailedPrecondition name it and the remedy). Fills in mode,
-  // upper and created_unix. On failure nothing is left behind.
+  // Finds out what record.directory and record.upper are, following symbolic links, and fills that
+  // in: from then on other directories of those names will not do. kAlreadyExists, kNotFound,
+  // kFailedPrecondition and kInvalidArgument are what Mount would fail with, and name the directory
+  // and the remedy.
+  virtual absl::Status Check(MountRecord& record) = 0;
+  // Mounts `chain` at record.directory, after Check where that was not called. Fills in mode, upper
+  // and created_unix. On failure nothing is left behind.
   virtual absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) = 0;
   // Unmounts one directory; kNotFound when nothing of ours is there; kFailedPrecondition "busy"
   // unless `lazy`. The last mount of a chain takes the private mount with it.
@@ -107,7 +116,8 @@ class MountTable {
   // At start: for every record, takes over the mount that outlived the daemon before this one
   // (kernel mode), else unmounts what is dead, and mounts again through `find_chain` where the
   // chain is still here; drops the others' records, also of what would be there had nobody
-  // unmounted it. Returns the directories that are mounted.
+  // unmounted it. A mount comes back on the directory that it covered and with the upper that it
+  // had, or not at all. Returns the directories that are mounted.
   using FindChain = std::function<absl::StatusOr<ChainRef>(const Digest& chain_id)>;
   virtual std::vector<std::string> Recover(const FindChain& find_chain) = 0;
   // Unmounts everything; with `keep_records`, what needs this process only: its records stay, so

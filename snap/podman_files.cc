@@ -10,6 +10,7 @@
 #include <set>
 #include <utility>
 
+#include "base/directory.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -69,7 +70,7 @@ absl::Status RemoveAllBut(const std::string& directory, const std::set<std::stri
 
 absl::StatusOr<std::unique_ptr<PodmanFiles>> PodmanFiles::Open(std::string directory) {
   for (const char* name : {"", "/overlay", "/overlay/l", "/overlay-images", "/overlay-layers"}) {
-    IMAGEFS_RETURN_IF_ERROR(MakePrivateDir(directory + name));
+    IMAGEFS_RETURN_IF_ERROR(MakeOwnDir(directory + name).status());
   }
   return std::unique_ptr<PodmanFiles>(new PodmanFiles(std::move(directory)));
 }

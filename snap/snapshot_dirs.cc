@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/directory.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -35,20 +36,10 @@ absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path) 
   return names;
 }
 
-absl::Status MakeDir(const std::string& path, mode_t mode) {
-  if (mkdir(path.c_str(), mode) != 0 && errno != EEXIST) {
-    return ErrnoStatus(errno, StrCat("cannot make ", path));
-  }
-  // Whatever the umask is.
-  if (chmod(path.c_str(), mode) != 0) return ErrnoStatus(errno, path);
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SnapshotDirs>> SnapshotDirs::Open(std::string root) {
-  IMAGEFS_RETURN_IF_ERROR(MakeDirs(root, 0711));
-  if (chmod(root.c_str(), 0711) != 0) return ErrnoStatus(errno, root);
+  IMAGEFS_RETURN_IF_ERROR(MakeOwnDir(root, 0711).status());
   return std::unique_ptr<SnapshotDirs>(new SnapshotDirs(std::move(root)));
 }
 
@@ -57,11 +48,14 @@ std::string SnapshotDirs::fs(uint64_t id) const { return PathOf(id) + "/fs"; }
 std::string SnapshotDirs::work(uint64_t id) const { return PathOf(id) + "/work"; }
 
 absl::Status SnapshotDirs::Make(uint64_t id, bool work_too, const RootAttributes& root) {
-  IMAGEFS_RETURN_IF_ERROR(MakeDir(PathOf(id), 0711));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd directory, MakeOwnDir(PathOf(id), 0711));
+  if (work_too) {
+    IMAGEFS_RETURN_IF_ERROR(MakeDirIn(directory, "work", 0711, work(id)).status());
+  }
   const std::string path = fs(id);
-  if (work_too) IMAGEFS_RETURN_IF_ERROR(MakeDir(work(id), 0711));
-  IMAGEFS_RETURN_IF_ERROR(MakeDir(path, 0755));
-  if (chown(path.c_str(), root.uid, root.gid) != 0 || chmod(path.c_str(), root.mode & 07777) != 0) {
+  IMAGEFS_ASSIGN_OR_RETURN(const MadeDir made, MakeDirIn(directory, "fs", 0755, path));
+  if (fchown(made.fd.get(), root.uid, root.gid) != 0 ||
+      fchmod(made.fd.get(), root.mode & 07777) != 0) {
     return ErrnoStatus(errno, StrCat("cannot prepare ", path));
   }
   return absl::OkStatus();

@@ -12,14 +12,20 @@ for mode in $(modes); do
   for flag in ro nosuid nodev noexec; do
     flags_of "$M/strict" | grep -qw "$flag" || fail "$mode: no $flag: $(flags_of "$M/strict")"
   done
-  same "$mode: a mount without flags" ro,relatime "$(flags_of "$M/plain")"
+  same "$mode: a mount without flags" ro,nosuid,nodev,relatime "$(flags_of "$M/plain")"
   ! "$M/strict/bin/tool" 2>/dev/null || fail "$mode: a program runs on noexec"
   same "$mode: listed" '["nosuid", "nodev", "noexec"]' \
     "$(ifs ls --json | field '[m["options"] for m in j if m["directory"].endswith("strict")][0]')"
+  for words in suid,dev nosuid,suid,nodev,dev; do
+    ifs umount "$M/plain"
+    ifs mount -q --mode "$mode" -o "$words" "$ref" "$M/plain" >/dev/null
+    same "$mode: $words" ro,relatime "$(flags_of "$M/plain")"
+  done
+  same "$mode: listed" '[]' "$(ifs ls --json | field '[m["options"] for m in j if m["directory"].endswith("plain")][0]')"
   ifs umount --all
 
-  ifs mount -q --mode "$mode" -o rw,nosuid --upper "$T/upper" "$ref" "$M/rw" >/dev/null
-  flags_of "$M/rw" | grep -qw nosuid || fail "$mode: no nosuid"
+  ifs mount -q --mode "$mode" -o rw,dev --upper "$T/upper" "$ref" "$M/rw" >/dev/null
+  same "$mode: writable" rw,nosuid,relatime "$(flags_of "$M/rw")"
   echo "$mode" >"$M/rw/written"
   ifs umount "$M/rw"
   same "$mode: kept" "$mode" "$(cat "$T/upper/upper/written")"

@@ -40,11 +40,11 @@ gone() { wait_for 10 "[ \"\$(ifs ls --json | field 'len(j)')\" = 0 ]" || fail "s
 for mode in $(modes); do
   # By hand. No daemon runs, and none has a socket: the helper starts one.
   same "no daemon" "" "$(daemons)"
-  mnt "$ref" "$M/a" -o "$here,mode=$mode,nosuid,noexec" >"$T/out" 2>&1
+  mnt "$ref" "$M/a" -o "$here,mode=$mode,devices,noexec" >"$T/out" 2>&1
   same "it says nothing" "" "$(cat "$T/out")"
   grep -q root "$M/a/etc/passwd" || fail "$mode: no content"
   flags=$(findmnt -n -o VFS-OPTIONS "$M/a")
-  for flag in ro nosuid noexec; do grep -qw $flag <<<"$flags" || fail "$mode: no $flag: $flags"; done
+  same "$mode: flags" ro,nosuid,noexec,relatime "$flags"
   same "$mode: read-only although mount(8) says rw" false "$(ifs ls --json | field 'j[0]["writable"]')"
   same "mode" "$mode" "$(ifs ls --json | field 'j[0]["mode"]')"
   # The same again is done already; something else is refused.
@@ -81,14 +81,16 @@ done
 
 # A file like fstab: `mount -a` twice, then one that its user may mount.
 cat >"$T/fstab" <<FSTAB
-$ref $M/a imagefs ro,nodev,$here,_netdev,nofail,x-systemd.requires=imagefs.socket 0 0
-$ref $M/b imagefs noauto,$here,comment=second 0 0
+$ref $M/a imagefs defaults,ro,$here,_netdev,nofail,x-systemd.requires=imagefs.socket 0 0
+$ref $M/b imagefs noauto,setuid,devices,$here,comment=second 0 0
 FSTAB
 timeout 60 mount -a -T "$T/fstab"
 timeout 60 mount -a -T "$T/fstab"
 same "mounted" "$M/a" "$(mounts_below "$M")"
 timeout 60 mount -T "$T/fstab" "$M/b"
 same "mounted" 2 "$(mounts_below "$M" | wc -l)"
+same "fstab: defaults" ro,nosuid,nodev,relatime "$(findmnt -n -o VFS-OPTIONS "$M/a")"
+same "fstab: setuid,devices" ro,relatime "$(findmnt -n -o VFS-OPTIONS "$M/b")"
 umount "$M/a" "$M/b"
 gone
 

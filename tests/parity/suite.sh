@@ -31,7 +31,8 @@ prepare() {
     read_only "$T/disk/$name"
     for mode in $MODES; do
       mkdir -p "$M/$name-$mode"
-      ifs mount -q --mode "$mode" "oci:$T/images/$name" "$M/$name-$mode" >/dev/null
+      # The disk knows neither nosuid nor nodev.
+      ifs mount -q --mode "$mode" -o suid,dev "oci:$T/images/$name" "$M/$name-$mode" >/dev/null
     done
   done
 }

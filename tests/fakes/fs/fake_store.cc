@@ -4,7 +4,9 @@
 
 #include <algorithm>
 
+#include "base/status.h"
 #include "base/text.h"
+#include "fs/mount_target.h"
 
 namespace imagefs {
 
@@ -370,6 +372,14 @@ std::map<std::string, int> FakeMountTable::leases() const {
 void FakeMountTable::Outlive(const Digest& chain_id) {
   absl::MutexLock lock(&mu_);
   outlived_.push_back(chain_id);
+}
+
+absl::Status FakeMountTable::Check(MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(record.directory, ResolveTarget(record.directory));
+  IMAGEFS_RETURN_IF_ERROR(OpenTarget(record.directory, {}).status());
+  absl::MutexLock lock(&mu_);
+  if (!mounts_.contains(record.directory)) return absl::OkStatus();
+  return absl::AlreadyExistsError(StrCat(record.directory, ": something is mounted there"));
 }
 
 absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef, MountRecord record) {

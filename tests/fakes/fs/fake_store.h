@@ -129,6 +129,7 @@ class FakeMountTable : public MountTable {
   // Leases that are out, by name; ShowAgain gives those of `outlived`.
   std::map<std::string, int> leases() const;
   void Outlive(const Digest& chain_id);
+  absl::Status Check(MountRecord& record) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountRecord> List() const override;

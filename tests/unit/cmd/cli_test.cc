@@ -47,13 +47,46 @@ TEST(CliTest, AnIndexIsSignedByAnyNumberOfKeys) {
 
 TEST(CliTest, MountOptionsAreThoseOfMount8) {
   const Command command =
-      Parsed({"mount", "a", "/b", "-o", "nosuid,nodev,noexec,rw,defaults,nofail", "-o",
-              "exec,x-systemd.automount,context=\"u:r:t:s0:c1,c2\""});
-  EXPECT_TRUE(command.nosuid);
-  EXPECT_TRUE(command.nodev);
+      Parsed({"mount", "a", "/b", "-o", "suid,dev,noexec,rw,defaults,nofail", "-o",
+              "exec,nodev,x-systemd.automount,context=\"u:r:t:s0:c1,c2\""});
+  EXPECT_TRUE(command.suid) << "defaults takes nothing back";
+  EXPECT_FALSE(command.dev) << "the last one counts";
   EXPECT_FALSE(command.noexec) << "the last one counts";
   EXPECT_TRUE(command.writable);
   EXPECT_EQ(command.context, "u:r:t:s0:c1,c2");
+}
+
+TEST(CliTest, SetuidAndDevicesHaveToBeAskedFor) {
+  for (const char* words : {"ro", "defaults", "suid,nosuid,dev,nodev", "user,exec"}) {
+    const Command command = Parsed({"mount", "a", "/b", "-o", words});
+    EXPECT_FALSE(command.suid) << words;
+    EXPECT_FALSE(command.dev) << words;
+  }
+  EXPECT_FALSE(Parsed({"mount", "a", "/b"}).suid);
+  const Command both = Parsed({"mount", "a", "/b", "-o", "nosuid,suid", "-o", "nodev,dev"});
+  EXPECT_TRUE(both.suid);
+  EXPECT_TRUE(both.dev);
+}
+
+TEST(CliTest, AnEmptyOrEndlessPathIsAnError) {
+  const std::string longer(100'000, 'x');
+  for (const char* path : {"", longer.c_str()}) {
+    for (const std::vector<const char*>& words :
+         std::vector<std::vector<const char*>>{{"mount", "a", path},
+                                               {"mount", "a", "/b", "--rw", "--upper", path},
+                                               {"umount", path},
+                                               {"umount", "/a", path},
+                                               {"status", path},
+                                               {"pull", "--wait", path},
+                                               {"--root", path, "ls"},
+                                               {"--run", path, "ls"},
+                                               {"--config", path, "ls"}}) {
+      const CliExit exit = Exit(words);
+      EXPECT_EQ(exit.code, 2) << words[0];
+      EXPECT_LT(exit.error.size(), 1000u) << words[0];
+    }
+  }
+  EXPECT_EQ(Exit({"mount", "a", "/b", "--context", "a\nb"}).code, 2);
 }
 
 TEST(CliTest, MountOptionsAsWords) {

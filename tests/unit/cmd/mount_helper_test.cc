@@ -45,14 +45,27 @@ TEST(MountHelperTest, AsMount8CallsIt) {
 
 TEST(MountHelperTest, LettersAnywhereAndTogether) {
   const Command command =
-      Parsed({"-nv", "alpine", "-t", "imagefs", "-onosuid,nodev", "/mnt", "-o", "noexec"});
+      Parsed({"-nv", "alpine", "-t", "imagefs", "-osuid,dev", "/mnt", "-o", "noexec"});
   EXPECT_FALSE(command.quiet);
   EXPECT_EQ(command.reference, "alpine");
   EXPECT_EQ(command.directory, "/mnt");
-  EXPECT_TRUE(command.nosuid);
-  EXPECT_TRUE(command.nodev);
+  EXPECT_TRUE(command.suid);
+  EXPECT_TRUE(command.dev);
   EXPECT_TRUE(command.noexec);
   EXPECT_EQ(Parsed({"alpine", "--", "-strange"}).directory, "-strange");
+}
+
+TEST(MountHelperTest, Mount8KeepsSuidAndDevToItself) {
+  const Command command = Parsed({"alpine", "/mnt", "-o", "rw,setuid,devices"});
+  EXPECT_TRUE(command.suid);
+  EXPECT_TRUE(command.dev);
+  EXPECT_FALSE(Parsed({"alpine", "/mnt", "-o", "rw,setuid,nosuid"}).suid) << "the last one counts";
+}
+
+TEST(MountHelperTest, AnEmptyPathIsAnError) {
+  EXPECT_EQ(Exit({"alpine", ""}).code, 1);
+  EXPECT_EQ(Exit({"alpine", "/mnt", "-o", "writable,upper="}).code, 1);
+  EXPECT_EQ(Exit({"alpine", "/mnt", "-o", "root="}).code, 1);
 }
 
 TEST(MountHelperTest, WordsOfFstab) {
@@ -115,8 +128,8 @@ TEST(MountHelperTest, WrongUseEndsWith1) {
 }
 
 TEST(MountHelperTest, SloppyPassesOverWhatItDoesNotKnow) {
-  EXPECT_TRUE(Parsed({"alpine", "/mnt", "-s", "-o", "flying,nodev"}).nodev);
-  EXPECT_TRUE(Parsed({"alpine", "/mnt", "-o", "flying,nodev", "-s"}).nodev);
+  EXPECT_TRUE(Parsed({"alpine", "/mnt", "-s", "-o", "flying,dev"}).dev);
+  EXPECT_TRUE(Parsed({"alpine", "/mnt", "-o", "flying,dev", "-s"}).dev);
   // What it knows has to be right all the same.
   EXPECT_EQ(Exit({"alpine", "/mnt", "-s", "-o", "mode=eager"}).code, 1);
 }

@@ -22,6 +22,8 @@ MountRecord Record(std::string directory) {
   record.flags = {true, false, true, "0:1:2"};
   record.context = "a,b";
   record.boot_id = "boot";
+  record.covered = {64769, UINT64_MAX};  // xino of overlayfs uses every bit
+  record.upper_ids = {{1, 2}, {3, 4}, {5, 6}};
   record.this_boot_only = true;
   return record;
 }
@@ -43,7 +45,24 @@ TEST(MountRecordTest, RoundTrip) {
   EXPECT_EQ(read->flags, record.flags);
   EXPECT_EQ(read->context, record.context);
   EXPECT_EQ(read->boot_id, record.boot_id);
+  EXPECT_EQ(read->covered, record.covered);
+  EXPECT_EQ(read->upper_ids, record.upper_ids);
   EXPECT_EQ(read->this_boot_only, record.this_boot_only);
+}
+
+// As version 0.1 wrote them, when nobody had to ask for setuid programs.
+TEST(MountRecordTest, OlderRecordsMeanWhatTheyMeantThen) {
+  const std::string digest = Sha256Of("x").ToString();
+  const absl::StatusOr<MountRecord> read = DecodeMountRecord(
+      StrCat(R"({"version":1,"directory":"/mnt","reference":"a","manifest":")", digest,
+             R"(","chain_id":")", digest,
+             R"(","mode":"kernel","writable":true,"upper":"/u","keep_upper":true,"nosuid":false,)",
+             R"("nodev":true,"noexec":false,"id_map":"","context":"","created":1,"boot":"b"})"));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_FALSE(read->flags.nosuid);
+  EXPECT_TRUE(read->flags.nodev);
+  EXPECT_FALSE(read->covered.known());
+  EXPECT_FALSE(read->upper_ids.upper.known());
 }
 
 TEST(MountRecordTest, RefusesWhatIsNoRecord) {
@@ -56,6 +75,11 @@ TEST(MountRecordTest, RefusesWhatIsNoRecord) {
   std::string relative = EncodeMountRecord(Record("/mnt"));
   relative.replace(relative.find("/mnt"), 4, "mnt/");
   EXPECT_FALSE(DecodeMountRecord(relative).ok());
+  for (const char* bad : {"1", "1:0", "1:2:3", "x:1", "1:-1", ":", "18446744073709551616:1"}) {
+    std::string id = EncodeMountRecord(Record("/mnt"));
+    id.replace(id.find("\"1:2\"") + 1, 3, bad);
+    EXPECT_FALSE(DecodeMountRecord(id).ok()) << bad;
+  }
 }
 
 class StoredMountRecordsTest : public testing::Test {

@@ -493,10 +493,5 @@ TEST(MountInfoTest, ParsesWhatTheKernelWrites) {
   EXPECT_EQ(FindMountOf(mounts, "/none"), nullptr);
 }
 
-TEST(MountInfoTest, OverlayOptionsAreEscaped) {
-  EXPECT_EQ(OverlayOptions({"/l,o:w", "/u\\p", "/w"}),
-            "lowerdir=/l\\,o\\:w,upperdir=/u\\\\p,workdir=/w,index=off");
-}
-
 }  // namespace
 }  // namespace imagefs

@@ -1,0 +1,186 @@
+#include "base/directory.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <linux/openat2.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+absl::StatusOr<Fd> Open2(const std::string& path, int flags, uint64_t resolve) {
+  open_how how = {};
+  how.flags = static_cast<uint64_t>(flags) | O_CLOEXEC;
+  how.resolve = resolve;
+  long fd = -1;  // NOLINT: as syscall(2) has it
+  do {
+    fd = syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof(how));
+    // EAGAIN: something was renamed meanwhile.
+  } while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+  if (fd >= 0) return Fd(static_cast<int>(fd));
+  const int error = errno;
+  if (error != ELOOP) return ErrnoStatus(error, path);
+  return absl::FailedPreconditionError(
+      StrCat(path, ": a symbolic link lies on the way; it may have been put there meanwhile"));
+}
+
+// The names of a path, the last one on top.
+std::vector<std::string> NamesOf(std::string_view path) {
+  std::vector<std::string> names;
+  for (const std::string_view name : Split(path, '/')) {
+    if (!name.empty() && name != ".") names.emplace_back(name);
+  }
+  std::reverse(names.begin(), names.end());
+  return names;
+}
+
+// What a symbolic link says, if it may be followed.
+absl::StatusOr<std::string> ReadTrustedLink(const Fd& link, const struct stat& st,
+                                            const std::string& path) {
+  struct statfs file_system;
+  if (fstatfs(link.get(), &file_system) != 0) return ErrnoStatus(errno, path);
+  if (file_system.f_type == PROC_SUPER_MAGIC) {
+    return absl::FailedPreconditionError(
+        StrCat(path,
+               ": a link of proc lies on the way, which means something else to the daemon; "
+               "give the path that it leads to"));
+  }
+  if (st.st_uid != 0 && st.st_uid != geteuid()) {
+    return absl::FailedPreconditionError(StrCat(
+        path, ": a symbolic link of user ", st.st_uid,
+        " lies on the way, who can change it at any moment; give the path that it leads to"));
+  }
+  char target[PATH_MAX];
+  const ssize_t size = readlinkat(link.get(), "", target, sizeof(target));
+  if (size < 0) return ErrnoStatus(errno, path);
+  return std::string(target, static_cast<size_t>(size));
+}
+
+std::string ProcPath(const Fd& fd) { return StrCat("/proc/self/fd/", fd.get()); }
+
+}  // namespace
+
+absl::Status CheckPath(std::string_view path, std::string_view what) {
+  if (path.empty()) return absl::InvalidArgumentError(StrCat(what, " is empty; give a path"));
+  if (path.size() < PATH_MAX) return absl::OkStatus();
+  return absl::InvalidArgumentError(StrCat(what, " has ", path.size(),
+                                           " bytes, more than a path may (", PATH_MAX - 1,
+                                           "): ", Printable(path, 60)));
+}
+
+absl::StatusOr<struct stat> StatFd(const Fd& fd, std::string_view shown) {
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, shown);
+  return st;
+}
+
+FileId IdOf(const struct stat& st) { return {st.st_dev, st.st_ino}; }
+
+absl::StatusOr<std::string> PathOf(const Fd& fd, std::string_view shown) {
+  char path[PATH_MAX];
+  const ssize_t size = readlink(ProcPath(fd).c_str(), path, sizeof(path));
+  if (size < 0) return ErrnoStatus(errno, shown);
+  if (size == sizeof(path) || path[0] != '/') {
+    return absl::InvalidArgumentError(StrCat(shown, ": its path is too long, or it has none"));
+  }
+  std::string out(path, static_cast<size_t>(size));
+  if (!out.ends_with(" (deleted)")) return out;
+  // So proc(5) names what was removed; but a directory may be called that, too.
+  const absl::StatusOr<Fd> again = OpenWithoutLinks(out, O_PATH);
+  struct stat here, there;
+  if (!again.ok() || fstat(fd.get(), &here) != 0 || fstat(again->get(), &there) != 0 ||
+      IdOf(here) != IdOf(there)) {
+    return absl::NotFoundError(StrCat(shown, ": it was removed meanwhile"));
+  }
+  return out;
+}
+
+absl::StatusOr<Fd> OpenPlace(const std::string& path) {
+  constexpr int kMaxLinks = 40;  // as the kernel
+  std::vector<std::string> names = NamesOf(path);
+  IMAGEFS_ASSIGN_OR_RETURN(Fd at, OpenFile("/", O_PATH | O_DIRECTORY));
+  int links = 0;
+  while (!names.empty()) {
+    const std::string name = std::move(names.back());
+    names.pop_back();
+    constexpr int kFlags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
+    // O_DIRECTORY has the kernel mount what is mounted on demand, as a path through it does.
+    Fd next(openat(at.get(), name.c_str(), kFlags | (names.empty() ? 0 : O_DIRECTORY)));
+    if (!next.valid() && errno == ENOTDIR) next = Fd(openat(at.get(), name.c_str(), kFlags));
+    if (!next.valid()) return ErrnoStatus(errno, path);
+    struct stat st;
+    // What does not answer is no link.
+    if (fstat(next.get(), &st) != 0 || !S_ISLNK(st.st_mode)) {
+      at = std::move(next);
+      continue;
+    }
+    if (++links > kMaxLinks) return ErrnoStatus(ELOOP, path);
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string target, ReadTrustedLink(next, st, path));
+    if (target.starts_with('/')) {
+      IMAGEFS_ASSIGN_OR_RETURN(at, OpenFile("/", O_PATH | O_DIRECTORY));
+    }
+    const std::vector<std::string> more = NamesOf(target);
+    names.insert(names.end(), more.begin(), more.end());
+  }
+  return at;
+}
+
+absl::StatusOr<Fd> OpenWithoutLinks(const std::string& path, int flags) {
+  return Open2(path, flags, RESOLVE_NO_SYMLINKS);
+}
+
+absl::StatusOr<MadeDir> MakeDirIn(const Fd& parent, const std::string& name, mode_t mode,
+                                  const std::string& shown) {
+  MadeDir out;
+  out.created = mkdirat(parent.get(), name.c_str(), mode) == 0;
+  if (!out.created && errno != EEXIST) return ErrnoStatus(errno, StrCat("cannot make ", shown));
+  out.fd = Fd(openat(parent.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!out.fd.valid()) {
+    if (errno != ELOOP && errno != ENOTDIR) return ErrnoStatus(errno, shown);
+    return absl::FailedPreconditionError(
+        StrCat(shown, ": a symbolic link or no directory; remove it"));
+  }
+  if (!out.created) return out;
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatFd(out.fd, shown));
+  // Somebody who may rename things there can have put another one in its place.
+  if (st.st_uid != geteuid() || (st.st_mode & 0777 & ~mode) != 0) {
+    return absl::FailedPreconditionError(
+        StrCat(shown,
+               ": it was exchanged while it was made; choose a directory that only you may "
+               "write to"));
+  }
+  if ((st.st_mode & 0777) != mode && fchmod(out.fd.get(), mode) != 0) {
+    return ErrnoStatus(errno, shown);
+  }
+  return out;
+}
+
+absl::StatusOr<Fd> MakeOwnDir(const std::string& path, mode_t mode) {
+  const size_t slash = path.rfind('/');
+  const std::string above = slash == 0 ? "/" : path.substr(0, slash);
+  IMAGEFS_RETURN_IF_ERROR(MakeDirs(above, 0700));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd parent, OpenFile(above, O_PATH | O_DIRECTORY));
+  IMAGEFS_ASSIGN_OR_RETURN(MadeDir made, MakeDirIn(parent, path.substr(slash + 1), mode, path));
+  if (made.created) return std::move(made.fd);
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatFd(made.fd, path));
+  if (st.st_uid != geteuid() || (st.st_mode & 0777 & ~mode) != 0) {
+    return absl::FailedPreconditionError(
+        StrCat(path,
+               ": it is there, and belongs to another user or is open to others, where "
+               "imagefs needs one of its own; remove it, or chmod go= it"));
+  }
+  return std::move(made.fd);
+}
+
+}  // namespace imagefs
