@@ -5,6 +5,7 @@
 
 #include <functional>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "base/fd.h"
@@ -18,6 +19,7 @@ namespace {
 
 constexpr uint64_t kMaxConfigFile = 1 << 20;
 constexpr uint64_t kMaxKeyFile = 4 << 10;
+constexpr uint64_t kMaxLeastRate = 1 << 20;
 
 absl::Status At(const std::string& path, const toml::node& node, std::string_view name,
                 std::string_view what) {
@@ -116,6 +118,32 @@ Setter Keys(IndexKeys& out) {
   };
 }
 
+Setter Prefixes(std::vector<IpPrefix>& out) {
+  return [&out](const toml::node& node) -> std::string {
+    constexpr char kProblem[] = "is a list of ranges of addresses like \"10.0.0.0/8\"";
+    if (!node.is_array()) return kProblem;
+    out.clear();
+    for (const toml::node& one : *node.as_array()) {
+      const auto* const text = one.as_string();
+      const auto prefix = text == nullptr ? std::nullopt : IpPrefix::Parse(text->get());
+      if (!prefix) return kProblem;
+      out.push_back(*prefix);
+    }
+    return "";
+  };
+}
+
+Setter Number(uint64_t& out, uint64_t most) {
+  return [&out, most](const toml::node& node) -> std::string {
+    const auto* const number = node.as_integer();
+    if (number == nullptr || number->get() < 0 || static_cast<uint64_t>(number->get()) > most) {
+      return StrCat("is a number from 0 to ", most);
+    }
+    out = static_cast<uint64_t>(number->get());
+    return "";
+  };
+}
+
 Setter Choice(bool& out, std::string_view yes, std::string_view no) {
   return [&out, yes, no](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
@@ -143,6 +171,9 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
        {{"background", Bool(config.fill_background)},
         {"quiet", Duration(config.fill_quiet)},
         {"deadline", Duration(config.fill_deadline)}}},
+      {"network",
+       {{"allow", Prefixes(config.network_allow)},
+        {"least_rate", Number(config.network_least_rate, kMaxLeastRate)}}},
       {"profile", {{"enabled", Bool(config.profile)}}},
       {"podman", {{"layers", Bool(config.podman_layers)}}},
       {"credentials",

@@ -1,12 +1,14 @@
 // The daemon's configuration file (TOML). The only user of toml++ is this header's .cc.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "fetch/ip_address.h"
 #include "image/index_signature.h"
 
 namespace imagefs {
@@ -23,6 +25,9 @@ struct Config {
   bool fill_background = true;
   absl::Duration fill_quiet = absl::Seconds(5);
   absl::Duration fill_deadline = absl::Seconds(60);
+  // [network]: where registries may lead to, and how slow they may be.
+  std::vector<IpPrefix> network_allow;
+  uint64_t network_least_rate = 1024;  // bytes a second; 0 = no transfer is too slow
   // [profile]
   bool profile = true;
   // [podman]

@@ -156,6 +156,8 @@ absl::Status DaemonImpl::OpenParts() {
   SourceFactory::Options source_options;
   source_options.http.ca_file = options_.ca_file;
   source_options.http.user_agent = StrCat("imagefs/", options_.version);
+  source_options.http.allow = options_.config.network_allow;
+  source_options.http.phases.least_rate = options_.config.network_least_rate;
   IMAGEFS_ASSIGN_OR_RETURN(sources_, SourceFactory::Create(source_options));
   ImageStore::Options store_options;
   store_options.root = paths.root;

@@ -238,6 +238,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
   HttpRequest MakeRequest() {
     HttpRequest http;
     http.url = request_.realm;
+    http.registry = request_.registry.substr(request_.registry.find("://") + 3);
     http.max_body_bytes = kMaxTokenAnswerBytes;
     http.verify_tls = request_.verify_tls;
     http.priority = context_.priority;
@@ -281,7 +282,10 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
   void OnAnswer(absl::StatusOr<HttpResponse> response) {
     if (!response.ok()) {
       const TransportFailure kind = TransportFailureOf(response.status());
-      const bool passes = IsRetriable(response.status()) && kind != TransportFailure::kUnknownHost;
+      if (kind == TransportFailure::kGaveWay) return Attempt();
+      const bool passes = IsRetriable(response.status()) &&
+                          kind != TransportFailure::kUnknownHost &&
+                          kind != TransportFailure::kTooSlow;
       if (passes && kind != TransportFailure::kNone) return RetryOr(response.status(), {});
       return done_(Annotate(response.status(), "token service"));
     }

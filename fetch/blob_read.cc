@@ -8,6 +8,12 @@
 #include "fetch/registry.h"
 
 namespace imagefs {
+namespace {
+
+constexpr uint64_t kSmallAnswerBytes = 16 << 10;
+constexpr int kMaxSmallAnswers = 16;
+
+}  // namespace
 
 std::optional<ContentRange> ParseContentRange(std::string_view header) {
   if (ToLower(header.substr(0, 5)) != "bytes") return std::nullopt;
@@ -31,13 +37,12 @@ std::optional<ContentRange> ParseContentRange(std::string_view header) {
 }
 
 void BlobRead::Run(std::shared_ptr<RegistryShared> shared,
-                   std::shared_ptr<const RegistryEndpoint> endpoint, const Descriptor& blob,
-                   std::vector<ByteRange> ranges, PriorityRef priority, CancelToken cancel,
+                   std::shared_ptr<const RegistryEndpoint> endpoint, What what, CancelToken cancel,
                    ImageSource::BlobSink sink, ImageSource::BlobDone done) {
   HttpClient& http = shared->http;
-  std::shared_ptr<BlobRead> read(new BlobRead(std::move(shared), std::move(endpoint), blob,
-                                              std::move(priority), std::move(sink),
-                                              std::move(done)));
+  std::vector<ByteRange> ranges = std::move(what.ranges);
+  std::shared_ptr<BlobRead> read(new BlobRead(std::move(shared), std::move(endpoint),
+                                              std::move(what), std::move(sink), std::move(done)));
   http.After({}, [read = std::move(read), ranges = std::move(ranges), cancel = std::move(cancel)] {
     for (const ByteRange& range : ranges) {
       if (range.end < range.begin || range.end > read->size_) {
@@ -58,15 +63,15 @@ void BlobRead::Run(std::shared_ptr<RegistryShared> shared,
 }
 
 BlobRead::BlobRead(std::shared_ptr<RegistryShared> shared,
-                   std::shared_ptr<const RegistryEndpoint> endpoint, const Descriptor& blob,
-                   PriorityRef priority, ImageSource::BlobSink sink, ImageSource::BlobDone done)
+                   std::shared_ptr<const RegistryEndpoint> endpoint, What what,
+                   ImageSource::BlobSink sink, ImageSource::BlobDone done)
     : shared_(std::move(shared)),
       endpoint_(std::move(endpoint)),
-      digest_(blob.digest),
-      size_(blob.size),
-      what_(StrCat("blob ", blob.digest.Short(), " of ", endpoint_->host, "/",
-                   endpoint_->repository)),
-      priority_(std::move(priority)),
+      digest_(what.blob.digest),
+      size_(what.blob.size),
+      what_(StrCat("blob ", digest_.Short(), " of ", endpoint_->host, "/", endpoint_->repository)),
+      priority_(std::move(what.priority)),
+      in_memory_(what.in_memory),
       sink_(std::move(sink)),
       done_(std::move(done)) {}
 
@@ -120,6 +125,9 @@ void BlobRead::StartPiece(std::shared_ptr<Piece> piece) {
   spec.path = StrCat("/v2/", endpoint_->repository, "/blobs/", digest_.ToString());
   spec.what = what_;
   spec.priority = priority_;
+  if (in_memory_) spec.sink_collects = piece->range.size();
+  spec.restarts =
+      shared_->HostState(endpoint_->api_host).ranges != RegistryShared::Host::Ranges::kSupported;
   spec.keep_redirect = true;
   spec.range = [self = shared_from_this(), piece] { return self->RangeHeader(*piece); };
   spec.on_headers = [self = shared_from_this(), piece](const HttpResponse& response) {
@@ -257,7 +265,13 @@ void BlobRead::OnPieceDone(const std::shared_ptr<Piece>& piece, const absl::Stat
     if (plain_get_ || piece->next == piece->range.begin) {
       return Finish(Mismatch(StrCat("sent ", piece->next, " bytes of ", piece->range.end)));
     }
-    // A server may answer a range by a shorter one.
+    // A server may answer a range by a shorter one, but not feed its client byte by byte.
+    const uint64_t brought = piece->next - piece->range.begin;
+    piece->small_answers = brought < kSmallAnswerBytes ? piece->small_answers + 1 : 0;
+    if (piece->small_answers >= kMaxSmallAnswers) {
+      return Finish(Mismatch(StrCat("answers again and again with a few bytes (", brought,
+                                    ") of the range that was asked for")));
+    }
     piece->range.begin = piece->next;
     piece->asked_before = false;
     return StartPiece(piece);

@@ -15,10 +15,15 @@ namespace imagefs {
 
 class BlobRead : public std::enable_shared_from_this<BlobRead> {
  public:
+  struct What {
+    Descriptor blob;
+    std::vector<ByteRange> ranges;
+    PriorityRef priority;
+    bool in_memory = false;  // the sink collects it: it has a time in proportion to its size
+  };
   // From any thread.
   static void Run(std::shared_ptr<RegistryShared> shared,
-                  std::shared_ptr<const RegistryEndpoint> endpoint, const Descriptor& blob,
-                  std::vector<ByteRange> ranges, PriorityRef priority, CancelToken cancel,
+                  std::shared_ptr<const RegistryEndpoint> endpoint, What what, CancelToken cancel,
                   ImageSource::BlobSink sink, ImageSource::BlobDone done);
 
  private:
@@ -27,14 +32,14 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
     ByteRange range;
     uint64_t next = 0;
     bool asked_before = false;
-    bool whole = false;  // the answer is the whole blob; `position` is where it is in it
+    int small_answers = 0;  // in a row, each far shorter than what was asked for
+    bool whole = false;     // the answer is the whole blob; `position` is where it is in it
     uint64_t position = 0;
     CancelSource cancel;
   };
 
   BlobRead(std::shared_ptr<RegistryShared> shared, std::shared_ptr<const RegistryEndpoint> endpoint,
-           const Descriptor& blob, PriorityRef priority, ImageSource::BlobSink sink,
-           ImageSource::BlobDone done);
+           What what, ImageSource::BlobSink sink, ImageSource::BlobDone done);
 
   void Split(const std::vector<ByteRange>& ranges);
   void Pump();
@@ -57,6 +62,7 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   const uint64_t size_;
   const std::string what_;
   const PriorityRef priority_;
+  const bool in_memory_;
   ImageSource::BlobSink sink_;
   GuardedDone<absl::Status> done_;
   CancelToken::Registration registration_;

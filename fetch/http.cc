@@ -1,6 +1,7 @@
 #include "fetch/http.h"
 
 #include <curl/curl.h>
+#include <sys/socket.h>
 
 #include <algorithm>
 #include <atomic>
@@ -18,6 +19,9 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "fetch/guarded_done.h"
+#include "fetch/header_reader.h"
+#include "fetch/proxy_choice.h"
+#include "fetch/reach.h"
 #include "fetch/url.h"
 
 namespace imagefs {
@@ -28,14 +32,22 @@ using Clock = std::chrono::steady_clock;
 constexpr char kFailurePayload[] = "imagefs/transport-failure";
 // Fewer system calls a megabyte than curl's default of 16 KiB.
 constexpr long kReceiveBufferBytes = 256 << 10;
-constexpr size_t kMaxHeaders = 256;
-constexpr size_t kMaxHeaderBytes = 64 << 10;
 constexpr uint64_t kMaxCaBundleBytes = 16 << 20;
+// What an answer that is an error may bring in its time.
+constexpr uint64_t kMaxErrorBytes = 64 << 10;
+constexpr size_t kMaxAnswerTimes = 4096;
+// A priority may be raised while requests wait.
+constexpr std::chrono::milliseconds kLookAgain(100);
 
 absl::Status MakeFailure(TransportFailure kind, absl::StatusCode code, const std::string& message) {
   absl::Status status(code, message);
   status.SetPayload(kFailurePayload, absl::Cord(StrCat(static_cast<int>(kind))));
   return status;
+}
+
+absl::Status OutOfReach(const absl::Status& status) {
+  return MakeFailure(TransportFailure::kOutOfReach, absl::StatusCode::kFailedPrecondition,
+                     std::string(status.message()));
 }
 
 absl::Status CancelledRequest() { return absl::CancelledError("request cancelled"); }
@@ -53,15 +65,23 @@ struct Transfer {
   CURL* easy = nullptr;
   curl_slist* header_list = nullptr;
   char error_text[CURL_ERROR_SIZE] = {};
-  Clock::time_point silent_since;  // of the last byte; while connecting, the end of that time
+  Reach* reach = nullptr;
+  Reach::Target target;
+  std::string proxy;     // "" = none
+  absl::Status refused;  // by `reach`; another address of the host may do
+  std::optional<TransferPhases> phases;
+  std::optional<std::chrono::milliseconds> usual_answer;
   HttpResponse response;
+  HeaderReader header_reader;
   HttpClient::Sink sink;
   curl_off_t sent_bytes = 0;
-  size_t header_bytes = 0;
-  bool headers_done = false;
   absl::Status failure;  // of a sink, of on_headers or of a limit; wins over curl's own code
   std::atomic<uint64_t>* bytes_received = nullptr;
 
+  std::string SlotKey() const { return StrCat(url.scheme, "://", url.host, ":", url.port); }
+  bool Awaited() const {
+    return request.priority && request.priority->get() == Priority::kOnDemand;
+  }
   ~Transfer() {
     if (easy != nullptr) curl_easy_cleanup(easy);
     curl_slist_free_all(header_list);
@@ -183,50 +203,33 @@ absl::Status Explain(const Transfer& t, CURLcode code) {
   }
 }
 
-std::string_view Trim(std::string_view text) {
-  constexpr std::string_view kBlank = " \t\r\n";
-  const size_t begin = text.find_first_not_of(kBlank);
-  if (begin == std::string_view::npos) return "";
-  return text.substr(begin, text.find_last_not_of(kBlank) - begin + 1);
+// How much of a body is collected in memory at most; nullopt = a blob's, which is not.
+std::optional<uint64_t> CollectedBytes(const Transfer& t) {
+  uint64_t most = t.request.max_body_bytes;
+  if (t.sink) {
+    const bool wanted = t.response.status >= 200 && t.response.status < 300;
+    if (wanted && !t.request.sink_collects) return std::nullopt;
+    most = wanted ? *t.request.sink_collects : kMaxErrorBytes;
+  }
+  return std::min(most, ParseDecimal(t.response.Header("content-length")).value_or(most));
 }
 
-// Takes one header line. An error ends the transfer.
+// Takes one header line. An error ends the transfer. Trailers carry nothing that is wanted here.
 absl::Status TakeHeaderLine(Transfer& t, std::string_view line) {
-  if (t.headers_done) return absl::OkStatus();  // trailers carry nothing that is wanted here
-  if (line.starts_with("HTTP/")) {
-    t.response.headers.clear();
-    t.response.status = 0;
-    const size_t space = line.find(' ');
-    const std::optional<uint64_t> status =
-        ParseDecimal(space == std::string_view::npos ? "" : line.substr(space + 1, 3));
-    if (!status) return absl::UnavailableError(StrCat(t.url.HostPort(), " sent no HTTP status"));
-    t.response.status = static_cast<int>(*status);
-    return absl::OkStatus();
+  if (t.header_reader.done()) return absl::OkStatus();
+  absl::Status status = t.header_reader.Take(line, t.response);
+  if (!status.ok()) return Annotate(status, t.url.HostPort());
+  if (!t.header_reader.done()) return absl::OkStatus();
+  if (t.on_headers) {
+    IMAGEFS_ASSIGN_OR_RETURN(t.sink, t.on_headers(t.response));
   }
-  t.header_bytes += line.size();
-  line = Trim(line);
-  if (line.empty()) {
-    if (t.response.status < 200) return absl::OkStatus();  // an interim answer
-    t.headers_done = true;
-    if (!t.on_headers) return absl::OkStatus();
-    absl::StatusOr<HttpClient::Sink> sink = t.on_headers(t.response);
-    if (!sink.ok()) return sink.status();
-    t.sink = *std::move(sink);
-    return absl::OkStatus();
-  }
-  if (t.response.headers.size() >= kMaxHeaders || t.header_bytes > kMaxHeaderBytes) {
-    return absl::ResourceExhaustedError(
-        StrCat(t.url.HostPort(), " sent more headers than are acceptable"));
-  }
-  const size_t colon = line.find(':');
-  if (colon == std::string_view::npos) return absl::OkStatus();
-  t.response.headers.emplace(ToLower(Trim(line.substr(0, colon))), Trim(line.substr(colon + 1)));
+  t.phases->HeadersDone(CollectedBytes(t), Clock::now());
   return absl::OkStatus();
 }
 
 size_t OnHeaderLine(char* data, size_t size, size_t count, void* user) {
   Transfer& t = *static_cast<Transfer*>(user);
-  t.silent_since = Clock::now();
+  t.phases->HeaderBytes(Clock::now());
   t.failure = TakeHeaderLine(t, std::string_view(data, size * count));
   return t.failure.ok() ? size * count : 0;
 }
@@ -234,7 +237,7 @@ size_t OnHeaderLine(char* data, size_t size, size_t count, void* user) {
 size_t OnBody(char* data, size_t size, size_t count, void* user) {
   Transfer& t = *static_cast<Transfer*>(user);
   const std::string_view bytes(data, size * count);
-  t.silent_since = Clock::now();
+  t.phases->BodyBytes(bytes.size(), Clock::now());
   t.bytes_received->fetch_add(bytes.size(), std::memory_order_relaxed);
   if (t.sink) {
     t.failure = t.sink(bytes);
@@ -251,9 +254,43 @@ size_t OnBody(char* data, size_t size, size_t count, void* user) {
 // Bytes that leave are a sign of life as well as those that arrive.
 int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t sent) {
   Transfer& t = *static_cast<Transfer*>(user);
-  if (sent != t.sent_bytes) t.silent_since = Clock::now();
+  if (sent != t.sent_bytes) t.phases->BytesLeft(Clock::now());
   t.sent_bytes = sent;
   return 0;
+}
+
+// Whether `address` may be used; for a proxy's there is nothing to ask.
+bool MayUse(Transfer& t, const std::optional<IpAddress>& address) {
+  if (!t.proxy.empty()) return true;
+  absl::Status status = address ? t.reach->Check(t.target, *address, Clock::now())
+                                : absl::FailedPreconditionError(StrCat(
+                                      t.target.host, " is at an address of an unknown kind"));
+  if (status.ok()) return true;
+  t.refused = std::move(status);
+  return false;
+}
+
+curl_socket_t OnOpenSocket(void* user, curlsocktype, struct curl_sockaddr* address) {
+  Transfer& t = *static_cast<Transfer*>(user);
+  if (!MayUse(t, IpAddress::Of(&address->addr))) return CURL_SOCKET_BAD;
+  return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+}
+
+// The connection is there, new or used before on another registry's account.
+int OnConnected(void* user, char* address, char*, int, int) {
+  Transfer& t = *static_cast<Transfer*>(user);
+  const std::optional<IpAddress> parsed = IpAddress::Parse(address);
+  if (!MayUse(t, parsed)) return CURL_PREREQFUNC_ABORT;
+  if (t.proxy.empty()) t.reach->Sent(t.target, *parsed, Clock::now());
+  t.phases->Connected(t.usual_answer, Clock::now());
+  return CURL_PREREQFUNC_OK;
+}
+
+// The host's name alone, as Url has it, of "host[:port]".
+std::string HostName(const std::string& registry, const Url& url) {
+  if (registry.empty()) return url.host;
+  const absl::StatusOr<Url> parsed = Url::Parse(StrCat(url.scheme, "://", registry));
+  return parsed.ok() ? parsed->host : registry;
 }
 
 std::string EnvironmentOr(const char* name, const char* fallback) {
@@ -271,15 +308,13 @@ TransportFailure TransportFailureOf(const absl::Status& status) {
   return kind ? static_cast<TransportFailure>(*kind) : TransportFailure::kNone;
 }
 
-std::string HttpResponse::Header(std::string_view name) const {
-  const auto it = headers.find(std::string(name));
-  return it == headers.end() ? "" : it->second;
-}
-
 class HttpClient::Impl {
  public:
   explicit Impl(Options options)
-      : options_(std::move(options)), inbox_(std::make_shared<Inbox>()) {}
+      : options_(std::move(options)),
+        inbox_(std::make_shared<Inbox>()),
+        shares_(options_.shares),
+        reach_(options_.allow) {}
 
   ~Impl() {
     {
@@ -305,7 +340,7 @@ class HttpClient::Impl {
     multi_ = curl_multi_init();
     if (multi_ == nullptr) return absl::ResourceExhaustedError("libcurl: out of memory");
     curl_multi_setopt(multi_, CURLMOPT_PIPELINING, CURLPIPE_MULTIPLEX);
-    curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, static_cast<long>(options_.max_connections));
+    curl_multi_setopt(multi_, CURLMOPT_MAXCONNECTS, static_cast<long>(options_.shares.total));
     {
       absl::MutexLock lock(&inbox_->mu);
       inbox_->multi = multi_;
@@ -325,6 +360,8 @@ class HttpClient::Impl {
     transfer->on_headers = std::move(on_headers);
     transfer->done = std::move(done);
     transfer->bytes_received = &bytes_received_;
+    transfer->reach = &reach_;
+    transfer->target = {HostName(transfer->request.registry, transfer->url), transfer->url.host};
     transfer->registration =
         transfer->cancel.OnCancel([inbox = inbox_, id = transfer->id] { inbox->Cancel(id); });
     {
@@ -382,9 +419,8 @@ class HttpClient::Impl {
       int running = 0;
       curl_multi_perform(multi_, &running);
       Reap();
-      const Clock::time_point next = FailStalled();
-      StartWaiting();
-      Wait(next);
+      const Clock::time_point next = CheckPhases();
+      Wait(std::min(next, ShareConnections()));
     }
     Drain();
   }
@@ -411,7 +447,7 @@ class HttpClient::Impl {
       if (transfer->cancel.cancelled()) {
         Complete(std::move(transfer), CancelledRequest());
       } else {
-        waiting_.push_back(std::move(transfer));
+        Enqueue(std::move(transfer));
       }
     }
     for (const uint64_t id : cancelled) CancelTransfer(id);
@@ -422,61 +458,92 @@ class HttpClient::Impl {
     return true;
   }
 
+  void Enqueue(std::unique_ptr<Transfer> transfer) {
+    const HttpRequest& request = transfer->request;
+    ConnectionShares::Claim claim;
+    claim.host = transfer->SlotKey();
+    claim.registry = request.registry.empty() ? transfer->url.HostPort() : request.registry;
+    claim.repository = request.repository;
+    claim.priority = request.priority;
+    const bool reads = request.method == "GET" || request.method == "HEAD";
+    claim.cut = reads ? request.cut : ConnectionShares::Cut::kNever;
+    const uint64_t id = transfer->id;
+    shares_.Add(id, std::move(claim));
+    waiting_[id] = std::move(transfer);
+    look_again_ = {};
+  }
+
   void CancelTransfer(uint64_t id) {
-    const auto it = std::find_if(waiting_.begin(), waiting_.end(),
-                                 [id](const auto& transfer) { return transfer->id == id; });
-    if (it != waiting_.end()) {
-      std::unique_ptr<Transfer> transfer = std::move(*it);
-      waiting_.erase(it);
-      Complete(std::move(transfer), CancelledRequest());
+    if (waiting_.contains(id)) {
+      Complete(TakeWaiting(id), CancelledRequest());
+      shares_.Remove(id);
     } else if (active_.contains(id)) {
       Complete(Detach(id), CancelledRequest());
     }
   }
 
-  static std::string SlotKey(const Transfer& t) {
-    return StrCat(t.url.scheme, "://", t.url.host, ":", t.url.port);
+  std::unique_ptr<Transfer> TakeWaiting(uint64_t id) {
+    const auto it = waiting_.find(id);
+    std::unique_ptr<Transfer> transfer = std::move(it->second);
+    waiting_.erase(it);
+    return transfer;
   }
 
-  // Starts waiting requests, the most urgent first, as far as the limits permit.
-  void StartWaiting() {
-    while (active_.size() < static_cast<size_t>(options_.max_connections)) {
-      auto best = waiting_.end();
-      int best_priority = 0;
-      for (auto it = waiting_.begin(); it != waiting_.end(); ++it) {
-        const PriorityRef& ref = (*it)->request.priority;
-        const int priority = static_cast<int>(ref ? ref->get() : Priority::kForeground);
-        if (best != waiting_.end() && priority >= best_priority) continue;
-        const auto used = host_slots_.find(SlotKey(**it));
-        if (used != host_slots_.end() && used->second >= options_.max_connections_per_host) {
-          continue;
-        }
-        best = it;
-        best_priority = priority;
+  // Starts and cuts as the shares say; returns when to ask them again.
+  Clock::time_point ShareConnections() {
+    const Clock::time_point now = Clock::now();
+    if (now < look_again_) return look_again_;
+    while (true) {
+      const ConnectionShares::Step step = shares_.Next(now);
+      if (step.kind == ConnectionShares::Step::Kind::kStart) {
+        Launch(TakeWaiting(step.id));
+      } else if (step.kind == ConnectionShares::Step::Kind::kCut) {
+        std::unique_ptr<Transfer> transfer = Detach(step.id);
+        LogDebug("http_gave_way host=", transfer->url.HostPort(),
+                 " registry=", transfer->request.registry);
+        absl::Status status = MakeFailure(
+            TransportFailure::kGaveWay, absl::StatusCode::kUnavailable,
+            StrCat("the connection to ", transfer->url.HostPort(), " gave way to others"));
+        Complete(std::move(transfer), std::move(status));
+      } else {
+        look_again_ = waiting_.empty() ? Clock::time_point::max()
+                                       : std::min(step.look_again, now + kLookAgain);
+        return look_again_;
       }
-      if (best == waiting_.end()) return;
-      std::unique_ptr<Transfer> transfer = std::move(*best);
-      waiting_.erase(best);
-      Launch(std::move(transfer));
     }
   }
 
   void Launch(std::unique_ptr<Transfer> transfer) {
     Transfer& t = *transfer;
-    t.easy = curl_easy_init();
-    if (t.easy == nullptr) {
-      Complete(std::move(transfer), absl::ResourceExhaustedError("libcurl: out of memory"));
-      return;
-    }
-    Configure(t);
-    t.silent_since = Clock::now() + t.request.connect_timeout;
-    requests_.fetch_add(1, std::memory_order_relaxed);
-    ++host_slots_[SlotKey(t)];
     const uint64_t id = t.id;
+    absl::Status status = Prepare(t);
+    if (!status.ok()) {
+      shares_.Remove(id);
+      return Complete(std::move(transfer), std::move(status));
+    }
+    requests_.fetch_add(1, std::memory_order_relaxed);
     active_[id] = std::move(transfer);
     if (curl_multi_add_handle(multi_, t.easy) != CURLM_OK) {
       Complete(Detach(id), absl::InternalError("libcurl refuses the request"));
     }
+  }
+
+  absl::Status Prepare(Transfer& t) {
+    t.proxy = proxies_.For(t.url);
+    if (!t.proxy.empty()) {
+      if (const absl::Status status = reach_.CheckName(t.target); !status.ok()) {
+        return OutOfReach(status);
+      }
+    }
+    t.easy = curl_easy_init();
+    if (t.easy == nullptr) return absl::ResourceExhaustedError("libcurl: out of memory");
+    Configure(t);
+    // curl ends the connecting itself, and says more.
+    t.phases.emplace(options_.phases, t.request.connect_timeout + std::chrono::seconds(1),
+                     t.request.stall_timeout, Clock::now());
+    const auto usual = answer_times_.find(t.SlotKey());
+    if (usual != answer_times_.end()) t.usual_answer = usual->second;
+    return absl::OkStatus();
   }
 
   void Configure(Transfer& t) {
@@ -495,6 +562,13 @@ class HttpClient::Impl {
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
                      static_cast<long>(t.request.connect_timeout.count()));
     curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
+    // The environment's choice has been made already; "" is none.
+    curl_easy_setopt(easy, CURLOPT_PROXY, t.proxy.c_str());
+    curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
+    curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, &OnOpenSocket);
+    curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, &t);
+    curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, &OnConnected);
+    curl_easy_setopt(easy, CURLOPT_PREREQDATA, &t);
     curl_easy_setopt(easy, CURLOPT_HEADERFUNCTION, &OnHeaderLine);
     curl_easy_setopt(easy, CURLOPT_HEADERDATA, &t);
     curl_easy_setopt(easy, CURLOPT_WRITEFUNCTION, &OnBody);
@@ -552,8 +626,9 @@ class HttpClient::Impl {
     long connects = 0;
     curl_easy_getinfo(transfer->easy, CURLINFO_NUM_CONNECTS, &connects);
     connections_.fetch_add(connects, std::memory_order_relaxed);
-    const auto slot = host_slots_.find(SlotKey(*transfer));
-    if (--slot->second == 0) host_slots_.erase(slot);
+    shares_.Remove(id);
+    look_again_ = {};
+    NoteAnswerTime(*transfer);
     return transfer;
   }
 
@@ -575,6 +650,8 @@ class HttpClient::Impl {
       absl::StatusOr<HttpResponse> result = absl::StatusOr<HttpResponse>(HttpResponse());
       if (!t.failure.ok()) {
         result = t.failure;
+      } else if (code != CURLE_OK && !t.refused.ok()) {
+        result = OutOfReach(t.refused);
       } else if (code != CURLE_OK) {
         result = Explain(t, code);
       } else {
@@ -585,25 +662,43 @@ class HttpClient::Impl {
     }
   }
 
-  // Fails what has been silent for too long; returns when to look again.
-  Clock::time_point FailStalled() {
+  // What a host took for its answers lately: a slower one counts at once, a faster one by and by.
+  void NoteAnswerTime(const Transfer& t) {
+    if (!t.phases || !t.phases->answered_after()) return;
+    const std::chrono::milliseconds took = *t.phases->answered_after();
+    if (answer_times_.size() >= kMaxAnswerTimes) answer_times_.clear();
+    auto& usual = answer_times_.try_emplace(t.SlotKey(), took).first->second;
+    usual = std::max(took, (3 * usual + took) / 4);
+  }
+
+  // Ends what has used up the time of its phase; returns when to look again.
+  Clock::time_point CheckPhases() {
+    using Kind = TransferPhases::Verdict::Kind;
     const Clock::time_point now = Clock::now();
     Clock::time_point next = Clock::time_point::max();
-    std::vector<uint64_t> stalled;
+    std::vector<std::pair<uint64_t, TransferPhases::Verdict>> over;
     for (const auto& [id, transfer] : active_) {
-      const Clock::time_point deadline = transfer->silent_since + transfer->request.stall_timeout;
-      if (deadline <= now) {
-        stalled.push_back(id);
+      const bool was_slow = transfer->phases->slow();
+      TransferPhases::Verdict verdict = transfer->phases->Check(transfer->Awaited(), now);
+      if (const bool slow = transfer->phases->slow(); slow != was_slow) {
+        shares_.SetSlow(id, slow);
+        look_again_ = {};
+      }
+      if (verdict.kind == Kind::kGoesOn) {
+        next = std::min(next, verdict.look_again);
       } else {
-        next = std::min(next, deadline);
+        over.emplace_back(id, std::move(verdict));
       }
     }
-    for (const uint64_t id : stalled) {
+    for (auto& [id, verdict] : over) {
       std::unique_ptr<Transfer> transfer = Detach(id);
-      absl::Status status = MakeFailure(TransportFailure::kStalled, absl::StatusCode::kUnavailable,
-                                        StrCat(transfer->url.HostPort(), " has sent nothing for ",
-                                               transfer->request.stall_timeout.count(),
-                                               " ms; check the network and the registry"));
+      // Next time a reader waits for the full time.
+      if (!transfer->phases->answered_after()) answer_times_.erase(transfer->SlotKey());
+      absl::Status status = MakeFailure(
+          verdict.kind == Kind::kSilent ? TransportFailure::kStalled : TransportFailure::kTooSlow,
+          absl::StatusCode::kUnavailable,
+          StrCat(transfer->url.HostPort(), " ", verdict.what,
+                 "; check the network and the registry"));
       Complete(std::move(transfer), std::move(status));
     }
     return next;
@@ -626,7 +721,9 @@ class HttpClient::Impl {
   // Completes everything. Nothing new arrives: the inbox refuses it while stopping.
   void Drain() {
     while (!active_.empty()) Complete(Detach(active_.begin()->first), CancelledRequest());
-    std::vector<std::unique_ptr<Transfer>> rest = std::move(waiting_);
+    std::vector<std::unique_ptr<Transfer>> rest;
+    for (auto& [id, transfer] : waiting_) rest.push_back(std::move(transfer));
+    waiting_.clear();
     std::vector<Timer> timers;
     {
       absl::MutexLock lock(&inbox_->mu);
@@ -638,6 +735,7 @@ class HttpClient::Impl {
   }
 
   const Options options_;
+  const ProxySettings proxies_ = ProxySettings::FromEnvironment();
   const std::shared_ptr<Inbox> inbox_;
   bool initialised_ = false;
   std::string ca_bundle_, ca_folder_, ca_blob_;
@@ -646,9 +744,11 @@ class HttpClient::Impl {
 
   // The client's thread only.
   CURLM* multi_ = nullptr;
-  std::vector<std::unique_ptr<Transfer>> waiting_;  // in order of arrival
-  absl::flat_hash_map<uint64_t, std::unique_ptr<Transfer>> active_;
-  absl::flat_hash_map<std::string, int> host_slots_;
+  absl::flat_hash_map<uint64_t, std::unique_ptr<Transfer>> waiting_, active_;
+  ConnectionShares shares_;
+  Reach reach_;
+  Clock::time_point look_again_;                                              // at shares_
+  absl::flat_hash_map<std::string, std::chrono::milliseconds> answer_times_;  // by SlotKey
 
   std::thread thread_;
 };

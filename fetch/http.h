@@ -1,6 +1,9 @@
 // HTTP requests over one libcurl multi handle on one thread: connection reuse, HTTP/2, TLS with the
 // system's CAs. No retries, no authentication, no redirects: fetch/registry.h decides on those.
 //
+// Connections are shared by the rules of fetch/connection_shares.h, go where fetch/reach.h permits,
+// and last as long as fetch/transfer_phases.h says. Proxies are those of the environment.
+//
 // All methods are thread-safe. Sinks and Done callbacks run on the client's thread and must not
 // block on the network; Done runs exactly once per request, with kCancelled after a cancellation.
 #pragma once
@@ -10,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -19,6 +23,9 @@
 #include "absl/status/statusor.h"
 #include "base/cancel.h"
 #include "base/executor.h"
+#include "fetch/connection_shares.h"
+#include "fetch/ip_address.h"
+#include "fetch/transfer_phases.h"
 
 namespace imagefs {
 
@@ -26,12 +33,20 @@ struct HttpRequest {
   std::string method = "GET";  // GET, HEAD, POST, PUT, PATCH, DELETE
   std::string url;
   std::vector<std::pair<std::string, std::string>> headers;
-  std::string body;                   // POST, PUT, PATCH
+  std::string body;  // POST, PUT, PATCH
+  // On whose account it is sent: the registry's API as the user named it ("host[:port]"), and the
+  // repository there. They say whose share of the connections is used and where the request may
+  // go. "" = the URL's own host.
+  std::string registry, repository;
   uint64_t max_body_bytes = 4 << 20;  // collected bodies beyond it fail with kResourceExhausted
+  // A sink collects the body in memory as well: not more than this, in a time by that size.
+  std::optional<uint64_t> sink_collects;
   bool verify_tls = true;
   PriorityRef priority;  // null = foreground; order of waiting for a connection
-  std::chrono::milliseconds connect_timeout{10'000};
-  std::chrono::milliseconds stall_timeout{30'000};  // no byte moved for so long: kUnavailable
+  // Of GET and HEAD; others are never cut.
+  ConnectionShares::Cut cut = ConnectionShares::Cut::kResumes;
+  std::chrono::milliseconds connect_timeout{15'000};
+  std::chrono::milliseconds stall_timeout{20'000};  // no byte moved for so long
 };
 
 struct HttpResponse {
@@ -52,7 +67,10 @@ enum class TransportFailure {
   kUntrusted,  // the certificate
   kNotTls,     // the other side does not speak TLS
   kStalled,
-  kCut
+  kCut,
+  kTooSlow,    // bytes came, and fewer than any working line brings
+  kGaveWay,    // cut because others waited: to be asked again, which is no failed attempt
+  kOutOfReach  // a place where the registry may not lead to
 };
 TransportFailure TransportFailureOf(const absl::Status& status);
 
@@ -62,8 +80,9 @@ class HttpClient {
     // Beside the system's CAs: PEM bundle, "" = none. The system's are those of libcurl or, where
     // set, of the environment's SSL_CERT_FILE and SSL_CERT_DIR.
     std::string ca_file;
-    int max_connections_per_host = 8;  // waiting requests queue by priority
-    int max_connections = 32;
+    ConnectionShares::Options shares;
+    TransferPhases::Limits phases;
+    std::vector<IpPrefix> allow;  // where registries may lead to in any case
     std::string user_agent = "imagefs";
   };
   static absl::StatusOr<std::unique_ptr<HttpClient>> Create(Options options);
@@ -79,7 +98,8 @@ class HttpClient {
   using Done = absl::AnyInvocable<void(absl::StatusOr<HttpResponse>)>;
 
   // Transport failures: kUnavailable with the host, the cause and a remedy (unknown host, refused,
-  // TLS certificate not trusted (kFailedPrecondition), stalled, cut). An HTTP status is no failure.
+  // stalled, too slow, cut); kFailedPrecondition for a certificate that is not trusted and for what
+  // is out of reach. An HTTP status is no failure.
   void Start(HttpRequest request, CancelToken cancel, OnHeaders on_headers, Done done);
   // Runs `task` on the client's thread after `delay`; destroyed without being run when the client
   // is destroyed first.

@@ -17,6 +17,8 @@ constexpr int kMaxRedirects = 10;
 constexpr std::chrono::seconds kMaxRetryAfter(60);
 // A connection refused by a host that never answered: it will hardly come up now.
 constexpr int kMaxRefusals = 3;
+// A server that sends too little would go on doing so.
+constexpr int kMaxSlowAttempts = 2;
 // An attempt that brought so much was no failure in a row.
 constexpr uint64_t kProgressBytes = 64 << 10;
 // A plain HTTP server on loopback may wait for the end of what it takes for a request.
@@ -221,8 +223,12 @@ void RegistryCall::Send(Url url) {
   error_body_.clear();
   request.url = url_.text;
   request.verify_tls = endpoint_->verify_tls;
+  request.registry = endpoint_->api_host;
+  request.repository = endpoint_->repository;
   request.priority = spec_.priority;
+  request.cut = spec_.restarts ? ConnectionShares::Cut::kRestarts : ConnectionShares::Cut::kResumes;
   request.max_body_bytes = spec_.max_body_bytes;
+  request.sink_collects = spec_.sink_collects;
   request.stall_timeout = spec_.stall_timeout;
   if (trying_https_) request.connect_timeout = kProbeTimeout;
   for (const auto& header : spec_.headers) request.headers.push_back(header);
@@ -287,6 +293,7 @@ void RegistryCall::OnAnswer(absl::StatusOr<HttpResponse> answer) {
 
 void RegistryCall::OnTransportFailure(absl::Status failure) {
   const TransportFailure kind = TransportFailureOf(failure);
+  if (kind == TransportFailure::kGaveWay) return Attempt();
   RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
   if (trying_https_ && !at_storage_ && kind != TransportFailure::kUntrusted) {
     // No TLS there either, so the first failure tells more.
@@ -301,6 +308,11 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
     case TransportFailure::kUntrusted:
     case TransportFailure::kNotTls:
       return Finish(Annotate(failure, spec_.what));
+    case TransportFailure::kOutOfReach:
+      shared_->redirect_urls.erase(RedirectKey());
+      return Finish(Annotate(failure, spec_.what));
+    case TransportFailure::kTooSlow:
+      return OnTooSlow(std::move(failure));
     case TransportFailure::kRefused:
       if (!at_storage_ && !host.reached && attempts_ + 1 >= kMaxRefusals) {
         return Finish(Annotate(failure, spec_.what));
@@ -320,6 +332,15 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
   if (!spec_.resend_after_cut &&
       (kind == TransportFailure::kCut || kind == TransportFailure::kStalled)) {
     return Finish(std::move(failure));  // its kind says what to do
+  }
+  if (at_storage_) shared_->redirect_urls.erase(RedirectKey());
+  RetryOr(std::move(failure), std::nullopt);
+}
+
+void RegistryCall::OnTooSlow(absl::Status failure) {
+  if (received_ >= kProgressBytes) slow_attempts_ = 0;
+  if (++slow_attempts_ >= kMaxSlowAttempts || !spec_.resend_after_cut) {
+    return Finish(Annotate(failure, spec_.what));
   }
   if (at_storage_) shared_->redirect_urls.erase(RedirectKey());
   RetryOr(std::move(failure), std::nullopt);

@@ -88,6 +88,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
     std::string what;  // names the thing in errors
     std::vector<std::pair<std::string, std::string>> headers;
     uint64_t max_body_bytes = 4 << 20;
+    std::optional<uint64_t> sink_collects;  // as in HttpRequest
     PriorityRef priority;
     bool keep_redirect = false;  // remember where the answer came from
     // The Range header of the next attempt, "" = none; nullopt = there is nothing left to ask for.
@@ -103,7 +104,9 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
     // False for what the registry may have taken in part: the failure is delivered when the
     // connection ends in the middle, and the caller finds out how far it got.
     bool resend_after_cut = true;
-    std::chrono::milliseconds stall_timeout{30'000};
+    // The whole begins anew after a cut: the server may not know ranges.
+    bool restarts = false;
+    std::chrono::milliseconds stall_timeout{20'000};
   };
   using Done = absl::AnyInvocable<void(absl::StatusOr<HttpResponse>)>;
 
@@ -123,6 +126,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   absl::StatusOr<HttpClient::Sink> OnHeaders(const HttpResponse& response);
   void OnAnswer(absl::StatusOr<HttpResponse> answer);
   void OnTransportFailure(absl::Status failure);
+  void OnTooSlow(absl::Status failure);
   void OnStatus(HttpResponse response);
   void OnRefused(const HttpResponse& response);
   // The credential is of no use: tries once more if there is another one.
@@ -164,6 +168,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   bool resolved_again_ = false;  // the storage refused a link once
   bool own_failure_ = false;     // the receiver failed, not the transport
   int attempts_ = 0;             // failed in a row without progress
+  int slow_attempts_ = 0;        // of them, too slow
   uint64_t received_ = 0;        // bytes of this attempt
   std::string error_body_;
 };

@@ -308,6 +308,11 @@ bool FakeRegistry::Send(int fd, const Request& request, Answer answer, const Beh
   for (const auto& [name, value] : behaviour.headers) answer.headers[ToLower(name)] = value;
   std::string head = StrCat("HTTP/1.1 ", answer.status, " Scripted\r\n");
   for (const auto& [name, value] : answer.headers) StrAppend(&head, name, ": ", value, "\r\n");
+  while (behaviour.slow_head) {
+    if (!SendAll(fd, head)) return false;
+    head = "x-more: 1\r\n";
+    absl::SleepFor(absl::Milliseconds(20));
+  }
   head += "\r\n";
   if (!SendAll(fd, head)) return false;
   if (request.method == "HEAD" || answer.status == 204) return true;
@@ -321,6 +326,11 @@ bool FakeRegistry::Send(int fd, const Request& request, Answer answer, const Beh
     if (!SendAll(fd, body.substr(0, *behaviour.hold_after_bytes))) return false;
     body.remove_prefix(std::min<size_t>(body.size(), *behaviour.hold_after_bytes));
     if (!WaitForRelease(request.path)) return false;
+  }
+  while (behaviour.slow_body && !body.empty()) {
+    if (!SendAll(fd, body.substr(0, 1))) return false;
+    body.remove_prefix(1);
+    absl::SleepFor(absl::Milliseconds(20));
   }
   if (!behaviour.chunked) return SendAll(fd, body);
   char size[32];

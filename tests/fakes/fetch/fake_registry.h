@@ -51,6 +51,8 @@ class FakeRegistry {
     // The connection ends after so much of the request's body, of which an upload keeps this much.
     std::optional<uint64_t> cut_request_after_bytes;
     bool read_slowly = false;  // the request's body: a megabyte each 40 ms
+    bool slow_head = false;    // a header line each 20 ms, for ever
+    bool slow_body = false;    // a byte each 20 ms
   };
 
   // How it takes what is pushed, and lists what is attached.

@@ -83,6 +83,19 @@ TEST(Config, KeysOfAFleet) {
   }
 }
 
+TEST(Config, Network) {
+  const auto none = ParseConfig("", "f");
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_TRUE(none->network_allow.empty());
+  EXPECT_EQ(none->network_least_rate, 1024U);
+  const auto config = ParseConfig(
+      "[network]\nallow = [\"10.0.0.0/8\", \"fd00::/8\", \"192.168.1.7\"]\nleast_rate = 0\n", "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  ASSERT_EQ(config->network_allow.size(), 3U);
+  EXPECT_TRUE(config->network_allow[0].Contains(*IpAddress::Parse("10.9.9.9")));
+  EXPECT_EQ(config->network_least_rate, 0U);
+}
+
 TEST(Config, CredentialsOfANode) {
   const auto none = ParseConfig("", "f");
   ASSERT_TRUE(none.ok()) << none.status();
@@ -109,6 +122,10 @@ TEST(Config, ErrorsNameFileLineAndSetting) {
            {"[fill]\nquiet = \"soon\"\n", "fill.quiet is a duration"},
            {"[fill]\nquiet = \"-1s\"\n", "fill.quiet is a duration"},
            {"[fill]\nquiet = 5\n", "fill.quiet is a duration"},
+           {"[network]\nallow = \"10.0.0.0/8\"\n", "network.allow is a list of ranges"},
+           {"[network]\nallow = [\"10.0.0.0/33\"]\n", "network.allow is a list of ranges"},
+           {"[network]\nallow = [\"registry.example\"]\n", "network.allow is a list of ranges"},
+           {"[network]\nleast_rate = -1\n", "network.least_rate is a number"},
            {"[index]\ntrust = \"all\"\n", "index.trust is \"repository\" or \"configured\""},
            {"[index]\nrepositories = \"x\"\n", "index.repositories is a list"},
            {"[index]\nrepositories = [\"UPPER//\"]\n", "f.toml:2: index.repositories"},

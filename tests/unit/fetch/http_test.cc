@@ -262,7 +262,7 @@ TEST(HttpTest, CancellationEndsARunningAndAWaitingRequest) {
   FakeRegistry server;
   server.On("/held", {.hold = true});
   HttpClient::Options options;
-  options.max_connections_per_host = 1;
+  options.shares.per_host = 1;
   auto client = MakeClient(options);
   CancelSource running_cancel, waiting_cancel, early_cancel;
   Pending running, waiting, early;
@@ -284,7 +284,7 @@ TEST(HttpTest, TheMostUrgentWaitingRequestGoesFirst) {
   FakeRegistry server;
   server.On("/held", {.hold = true});
   HttpClient::Options options;
-  options.max_connections_per_host = 1;
+  options.shares.per_host = 1;
   auto client = MakeClient(options);
   Pending held, background, raised, foreground;
   client->Start(Get(server.Url("/held")), CancelToken(), nullptr, held.Done());
@@ -307,8 +307,8 @@ TEST(HttpTest, TheMostUrgentWaitingRequestGoesFirst) {
 TEST(HttpTest, ConnectionsAreLimitedAndUsedAgain) {
   FakeRegistry server, other("127.0.0.2");
   HttpClient::Options options;
-  options.max_connections_per_host = 2;
-  options.max_connections = 4;  // fewer, and one host's idle connection gives way to the other's
+  options.shares.per_host = 2;
+  options.shares.total = 4;  // fewer, and one host's idle connection gives way to the other's
   auto client = MakeClient(options);
   std::vector<std::unique_ptr<Pending>> pendings;
   for (int i = 0; i < 12; ++i) {
@@ -321,6 +321,137 @@ TEST(HttpTest, ConnectionsAreLimitedAndUsedAgain) {
   EXPECT_LE(other.connections(), 2u);
   EXPECT_EQ(client->counters().requests, 12u);
   EXPECT_EQ(client->counters().connections, server.connections() + other.connections());
+}
+
+// Limits that a test can wait for.
+HttpClient::Options Impatient() {
+  HttpClient::Options options;
+  options.phases.least_rate = 16'000;
+  options.phases.slow_window = std::chrono::milliseconds(200);
+  options.phases.end_window = std::chrono::milliseconds(400);
+  options.phases.header = std::chrono::milliseconds(300);
+  options.phases.collected = std::chrono::milliseconds(300);
+  options.phases.collected_rate = 1 << 20;
+  return options;
+}
+
+TEST(HttpTest, APeerThatSendsALittleNowAndThenIsLeft) {
+  FakeRegistry server;
+  for (const char* path : {"/head", "/small", "/blob", "/error"}) {
+    server.AddFile(path, std::string(5000, 'a'));
+  }
+  server.On("/head", {.slow_head = true});
+  server.On("/small", {.slow_body = true});
+  server.On("/blob", {.slow_body = true});
+  server.On("/error", {.status = 404, .slow_body = true});
+  auto client = MakeClient(Impatient());
+  const std::pair<const char*, const char*> cases[] = {
+      {"/head", "has not ended the headers"},
+      {"/small", "has not sent the whole of a small answer"},
+      {"/blob", "less than the least rate of 1000 bytes a second"},
+      {"/error", "has not sent the whole of a small answer"}};
+  size_t taken = 0;
+  const auto take = [&taken](const HttpResponse&) {
+    return absl::StatusOr<HttpClient::Sink>([&taken](std::string_view data) {
+      taken += data.size();
+      return absl::OkStatus();
+    });
+  };
+  for (const auto& [path, why] : cases) {
+    const bool sink = std::string_view(path) != "/small";
+    const absl::Status status =
+        Fetch(*client, Get(server.Url(path)), sink ? HttpClient::OnHeaders(take) : nullptr)
+            .status();
+    EXPECT_TRUE(absl::IsUnavailable(status)) << path;
+    EXPECT_EQ(TransportFailureOf(status), TransportFailure::kTooSlow) << status;
+    EXPECT_NE(status.message().find(why), std::string::npos) << status;
+    EXPECT_EQ(status.message().find(server.host()), 0u) << status;
+  }
+}
+
+TEST(HttpTest, AnotherRegistrysRequestTakesTheConnectionOfOneThatHoldsMore) {
+  FakeRegistry server;
+  server.On("/held", {.times = -1, .hold = true});
+  HttpClient::Options options;
+  options.shares.per_host = 2;
+  auto client = MakeClient(options);
+  Pending held[2];
+  HttpRequest request = Get(server.Url("/held"));
+  request.registry = "evil.localhost";
+  for (Pending& one : held) client->Start(request, CancelToken(), nullptr, one.Done());
+  ASSERT_TRUE(server.WaitForRequests("/held", 2));
+  EXPECT_EQ(Fetch(*client, Get(server.Url("/x")))->status, 404);
+  size_t gave_way = 0;
+  for (Pending& one : held) {
+    if (!one.finished.HasBeenNotified()) continue;
+    ++gave_way;
+    EXPECT_EQ(TransportFailureOf(one.result.status()), TransportFailure::kGaveWay);
+  }
+  EXPECT_EQ(gave_way, 1u);
+  server.Release("/held");
+  for (Pending& one : held) one.Wait();
+}
+
+TEST(HttpTest, ARegistryLeadsToNoAddressMoreInsideThanItsOwn) {
+  FakeRegistry server;
+  server.AddFile("/x", "secret");
+  HttpClient::Options options;
+  auto client = MakeClient(options);
+  HttpRequest led = Get(server.Url("/x"));
+  led.registry = "registry.example:5000";
+  const auto refused = [&led](HttpClient& by) {
+    const absl::Status status = Fetch(by, led).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_EQ(TransportFailureOf(status), TransportFailure::kOutOfReach);
+    EXPECT_NE(status.message().find("registry.example leads to 127.0.0.1"), std::string::npos)
+        << status;
+  };
+  refused(*client);
+  EXPECT_EQ(server.connections(), 0u);
+  // A connection that is there already is no way around it.
+  EXPECT_TRUE(Fetch(*client, Get(server.Url("/x"))).ok());
+  EXPECT_EQ(server.connections(), 1u);
+  refused(*client);
+  EXPECT_TRUE(Fetch(*client, Get(server.Url("/x"))).ok());
+  EXPECT_EQ(server.requests().size(), 2u);
+  // Other notations, and a name that means the address.
+  for (const char* host : {"2130706433", "0x7f.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0"}) {
+    HttpRequest other = led;
+    other.url = StrCat("http://", host, server.host().substr(server.host().find(':')), "/x");
+    EXPECT_EQ(TransportFailureOf(Fetch(*client, other).status()), TransportFailure::kOutOfReach)
+        << host;
+  }
+  EXPECT_EQ(server.requests().size(), 2u);
+  // One on loopback may, and so may all that the configuration says.
+  led.registry = "127.0.0.9:5000";
+  EXPECT_EQ(Fetch(*client, led)->body, "secret");
+  led.registry = "registry.example:5000";
+  options.allow = {*IpPrefix::Parse("127.0.0.1")};
+  EXPECT_EQ(Fetch(*MakeClient(options), led)->body, "secret");
+  // The metadata service is nobody's.
+  led.url = "http://169.254.169.254/latest/meta-data/";
+  led.registry = "169.254.169.254";
+  options.allow = {*IpPrefix::Parse("0.0.0.0/0")};
+  EXPECT_EQ(TransportFailureOf(Fetch(*MakeClient(options), led).status()),
+            TransportFailure::kOutOfReach);
+}
+
+TEST(HttpTest, AProxyIsConnectedToAndTheTargetCheckedByName) {
+  FakeRegistry proxy;
+  ASSERT_EQ(setenv("http_proxy", proxy.Url("").c_str(), 1), 0);
+  ASSERT_EQ(setenv("no_proxy", "direct.invalid", 1), 0);
+  auto client = MakeClient();
+  unsetenv("http_proxy");
+  unsetenv("no_proxy");
+  HttpRequest led = Get("http://cdn.invalid/x");
+  led.registry = "registry.invalid";
+  EXPECT_EQ(Fetch(*client, led)->status, 404);  // by the proxy
+  EXPECT_EQ(proxy.requests().size(), 1u);
+  led.url = "http://127.0.0.1:1/x";
+  EXPECT_EQ(TransportFailureOf(Fetch(*client, led).status()), TransportFailure::kOutOfReach);
+  led.url = "http://direct.invalid/x";
+  EXPECT_EQ(TransportFailureOf(Fetch(*client, led).status()), TransportFailure::kUnknownHost);
+  EXPECT_EQ(proxy.requests().size(), 1u);
 }
 
 TEST(HttpTest, TasksRunInOrderOfTheirTime) {
@@ -341,7 +472,7 @@ TEST(HttpTest, DestructionCompletesEverything) {
   FakeRegistry server;
   server.On("/held", {.hold = true});
   HttpClient::Options options;
-  options.max_connections_per_host = 1;
+  options.shares.per_host = 1;
   auto client = MakeClient(options);
   Pending running, waiting, from_callback;
   bool ran = false;
