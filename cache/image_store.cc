@@ -64,11 +64,12 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
  public:
   using Context = FlightTable<ImageStore::ImageRef>::Context;
   ResolveJob(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
-             const KeyValueStore& kv, IndexFinder& finder, Context context)
+             const KeyValueStore& kv, IndexFinder& finder, IndexTrust trust, Context context)
       : request_(std::move(request)),
         source_(std::move(source)),
         kv_(kv),
         finder_(finder),
+        trust_(trust),
         context_(std::move(context)) {}
 
   void Start() { GetManifest(request_.reference.TagOrDigest(), 0); }
@@ -104,7 +105,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
       return OnIndex(*std::move(parsed.index), depth);
     }
     manifest_ = *std::move(fetched);
-    if (request_.lazy) finder_.Hint(manifest_.digest, source_);
+    if (request_.lazy) finder_.Hint(manifest_.digest, source_, trust_);
     const Digest& config = parsed.manifest->config.digest;
     absl::StatusOr<std::optional<std::string>> known = kv_.Get(StrCat(kConfigPrefix, config.hex()));
     if (known.ok() && known->has_value() && Sha256Of(**known) == config) {
@@ -182,6 +183,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
   const std::shared_ptr<ImageSource> source_;
   const KeyValueStore& kv_;
   IndexFinder& finder_;
+  const IndexTrust trust_;
   const Context context_;
   Digest index_digest_;
   ImageIndex index_, flat_;  // see Flatten
@@ -206,6 +208,7 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_ASSIGN_OR_RETURN(chains_, ChainStore::Open(options_.root, *kv_, *layers_));
     layers_->OnDamaged([this](const Digest& diff_id) { chains_->Forget(diff_id); });
     IndexFinder::Options index = options_.index;
+    index.directory = options_.root + "/layers";
     index.open = [this](const Reference& reference) {
       return sources_.Open(
           reference, options_.access_of ? options_.access_of(reference) : SourceFactory::Access());
@@ -378,7 +381,9 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
   FlightTable<ImageRef>::Caller caller;
   caller.audience = source->audience();
   caller.start = [this, request = std::move(request), source](ResolveJob::Context context) {
-    std::make_shared<ResolveJob>(request, source, *kv_, *finder_, std::move(context))->Start();
+    std::make_shared<ResolveJob>(request, source, *kv_, *finder_, options_.trust,
+                                 std::move(context))
+        ->Start();
   };
   caller.done = [this, key, source,
                  done = std::move(done)](absl::StatusOr<ImageRef> image) mutable {
@@ -434,7 +439,7 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
   for (const Digest& diff_id : image->config.diff_ids) {
     wanted.push_back(layers_->StateOf(diff_id) == LayerState::kAbsent);
   }
-  finder_->Find(image, source, std::move(wanted), std::move(cancel),
+  finder_->Find(image, source, std::move(wanted), options_.trust, std::move(cancel),
                 [this, image, done = std::move(done)](IndexFinder::Found found) mutable {
                   // One's own is of this machine; the publisher's is better than none.
                   if (options_.profiles && !found.profile.empty() &&

@@ -5,8 +5,12 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "image/reference.h"
 
 namespace imagefs {
@@ -29,6 +33,14 @@ class IndexTrust {
   }
   static constexpr IndexTrust None() { return {}; }
   static constexpr IndexTrust Trusted() { return {IndexSource::kConfigured, IndexSource::kSigned}; }
+  // With who may push beside the image.
+  static constexpr IndexTrust Repository() {
+    return {IndexSource::kBeside, IndexSource::kConfigured, IndexSource::kSigned};
+  }
+  // With what the image says of itself.
+  static constexpr IndexTrust Configured() {
+    return {IndexSource::kInImage, IndexSource::kConfigured, IndexSource::kSigned};
+  }
   static constexpr IndexTrust Any() {
     return {IndexSource::kInImage, IndexSource::kBeside, IndexSource::kConfigured,
             IndexSource::kSigned};
@@ -46,5 +58,27 @@ class IndexTrust {
 
 // Whom the mounts of one kind of user (the command, containerd, podman) believe, by image.
 using TrustOf = std::function<IndexTrust(const Reference&)>;
+
+// A TrustOf out of the configuration: any source for images of certain repositories, a stated trust
+// for all others.
+class LazyPolicy {
+ public:
+  // `any`: patterns of host/repository as Reference has them, such as "registry.example/team/**".
+  // `*` stands for what a component may have, `**` for any number of components, too; both may be
+  // empty. REQUIRES: CheckPattern accepts each.
+  explicit LazyPolicy(IndexTrust otherwise = IndexTrust::Trusted(),
+                      std::vector<std::string> any = {})
+      : otherwise_(otherwise), any_(std::move(any)) {}
+
+  IndexTrust For(const Reference& reference) const;
+  IndexTrust otherwise() const { return otherwise_; }
+
+  // kInvalidArgument for what can match no reference.
+  static absl::Status CheckPattern(std::string_view pattern);
+
+ private:
+  IndexTrust otherwise_;
+  std::vector<std::string> any_;
+};
 
 }  // namespace imagefs

@@ -20,9 +20,21 @@ bool FileHasSize(const std::string& path, uint64_t size) {
   return st.ok() && S_ISREG(st->st_mode) && static_cast<uint64_t>(st->st_size) == size;
 }
 
-absl::Status WriteNew(const std::string& path, std::string_view bytes) {
+// A new file with what `from` holds.
+absl::Status WriteNew(const std::string& path, int from) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
-  return PwriteFull(fd.get(), bytes, 0);
+  std::string buffer(256 << 10, '\0');
+  for (uint64_t at = 0;; at += buffer.size()) {
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(from, absl::MakeSpan(buffer), at));
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(fd.get(), std::string_view(buffer.data(), got), at));
+    if (got < buffer.size()) return absl::OkStatus();
+  }
+}
+
+absl::Status WriteHole(const std::string& path, uint64_t bytes) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+  if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) return ErrnoStatus(errno, path);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<Digest> DigestOfFile(int fd) {
@@ -104,17 +116,13 @@ absl::Status LayerStore::OpenFilling(Layer& layer, const Entry& entry) {
 absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Digest& diff_id,
                                                     const FoundIndex& found) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
-                           LayerAccess::FromBytes(found.access));
+                           LayerAccess::OpenFd(found.access.get(), "span table"));
   const std::string temporary = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
   const std::string target = DirectoryOf(diff_id);
   absl::Status status = MakeDirs(temporary, 0700);
-  if (status.ok()) status = WriteNew(temporary + "/index", found.index);
-  if (status.ok()) status = WriteNew(temporary + "/access", found.access);
-  if (status.ok()) status = WriteNew(temporary + "/data", "");
-  if (status.ok() &&
-      truncate((temporary + "/data").c_str(), static_cast<off_t>(access->data_bytes())) != 0) {
-    status = ErrnoStatus(errno, temporary + "/data");
-  }
+  if (status.ok()) status = WriteNew(temporary + "/index", found.index.get());
+  if (status.ok()) status = WriteNew(temporary + "/access", found.access.get());
+  if (status.ok()) status = WriteHole(temporary + "/data", access->data_bytes());
   absl::MutexLock records(&records_mu_);
   if (status.ok()) status = RemoveTree(target);
   if (status.ok() && rename(temporary.c_str(), target.c_str()) != 0) {
@@ -126,14 +134,14 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Digest& diff_id,
   }
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, diff_id.hex()),
-            RecordOf(LayerState::kFilling, access->data_bytes(), found.index.size()));
+            RecordOf(LayerState::kFilling, access->data_bytes(), found.index_bytes));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
   absl::MutexLock lock(&mu_);
   Entry& entry = layers_[diff_id];
   entry = Entry();
   entry.state = LayerState::kFilling;
   entry.data_bytes = access->data_bytes();
-  entry.index_bytes = found.index.size();
+  entry.index_bytes = found.index_bytes;
   absl::StatusOr<LayerRef> layer = OpenLocked(diff_id, entry);
   if (!layer.ok()) {
     layers_.erase(diff_id);

@@ -7,9 +7,11 @@
 #include <map>
 #include <utility>
 
+#include "absl/types/span.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/units.h"
 #include "cmd/options.h"
 #include "image/reference.h"
 
@@ -91,14 +93,56 @@ Setter Repositories(std::vector<std::string>& out) {
   };
 }
 
-Setter Choice(bool& out, std::string_view yes, std::string_view no) {
-  return [&out, yes, no](const toml::node& node) -> std::string {
-    const auto* const text = node.as_string();
-    if (text == nullptr || (text->get() != yes && text->get() != no)) {
-      return StrCat("is \"", yes, "\" or \"", no, "\"");
+Setter Patterns(std::vector<std::string>& out) {
+  return [&out](const toml::node& node) -> std::string {
+    if (!node.is_array()) return "is a list of patterns like \"registry.example/**\"";
+    out.clear();
+    for (const toml::node& one : *node.as_array()) {
+      const auto* const text = one.as_string();
+      if (text == nullptr) return "is a list of patterns like \"registry.example/**\"";
+      if (absl::Status status = LazyPolicy::CheckPattern(text->get()); !status.ok()) {
+        return StrCat("is wrong: ", status.message());
+      }
+      out.push_back(text->get());
     }
-    out = text->get() == yes;
     return "";
+  };
+}
+
+// A size that is worth something: with less, hardly any index fits.
+Setter Memory(uint64_t& out) {
+  return [&out](const toml::node& node) -> std::string {
+    constexpr uint64_t kLeast = 8 << 20, kMost = uint64_t{1} << 40;
+    const auto* const text = node.as_string();
+    const absl::StatusOr<uint64_t> bytes =
+        text == nullptr ? absl::InvalidArgumentError("") : ParseBytes(text->get());
+    if (!bytes.ok() || *bytes < kLeast || *bytes > kMost) {
+      return "is a size of at least 8 MiB, like \"64MiB\"";
+    }
+    out = *bytes;
+    return "";
+  };
+}
+
+using TrustName = std::pair<std::string_view, IndexTrust>;
+constexpr TrustName kCommandTrust[] = {{"repository", IndexTrust::Any()},
+                                       {"configured", IndexTrust::Configured()}};
+constexpr TrustName kLazyTrust[] = {{"trusted", IndexTrust::Trusted()},
+                                    {"repository", IndexTrust::Repository()},
+                                    {"any", IndexTrust::Any()}};
+
+Setter Trust(IndexTrust& out, absl::Span<const TrustName> names) {
+  return [&out, names](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    std::string choices;
+    for (const auto& [name, trust] : names) {
+      if (text != nullptr && text->get() == name) {
+        out = trust;
+        return "";
+      }
+      StrAppend(&choices, choices.empty() ? "" : " or ", "\"", name, "\"");
+    }
+    return StrCat("is ", choices);
   };
 }
 
@@ -109,7 +153,8 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
   const std::map<std::string, std::map<std::string, Setter>, std::less<>> known = {
       {"index",
        {{"lookup", Bool(config.index_lookup)},
-        {"trust", Choice(config.index_trust_beside, "repository", "configured")},
+        {"trust", Trust(config.index_trust, kCommandTrust)},
+        {"memory", Memory(config.index_memory)},
         {"repositories", Repositories(config.index_repositories)},
         {"publish", Bool(config.index_publish)},
         {"publish_to", OrNone(config.index_publish_to, Repository(config.index_publish_to))}}},
@@ -118,7 +163,13 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
         {"quiet", Duration(config.fill_quiet)},
         {"deadline", Duration(config.fill_deadline)}}},
       {"profile", {{"enabled", Bool(config.profile)}}},
-      {"podman", {{"layers", Bool(config.podman_layers)}}},
+      {"containerd",
+       {{"lazy", Trust(config.containerd_lazy, kLazyTrust)},
+        {"lazy_images", Patterns(config.containerd_lazy_images)}}},
+      {"podman",
+       {{"layers", Bool(config.podman_layers)},
+        {"lazy", Trust(config.podman_lazy, kLazyTrust)},
+        {"lazy_images", Patterns(config.podman_lazy_images)}}},
       {"credentials",
        {{"kubelet_config", OrNone(config.kubelet_config, AbsolutePath(config.kubelet_config))},
         {"kubelet_bin_dir", OrNone(config.kubelet_bin_dir, AbsolutePath(config.kubelet_bin_dir))},

@@ -1,22 +1,28 @@
 // The daemon's configuration file (TOML). The only user of toml++ is this header's .cc.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "cache/index_trust.h"
 
 namespace imagefs {
 
 struct Config {
   // [index]: how images are shown before their bytes are here.
   bool index_lookup = true;
-  bool index_trust_beside = true;  // trust = "repository"; "configured": false
+  IndexTrust index_trust = IndexTrust::Any();  // of the command's mounts
   std::vector<std::string> index_repositories;
   bool index_publish = false;
-  std::string index_publish_to;  // "" = the image's own repository
+  std::string index_publish_to;      // "" = the image's own repository
+  uint64_t index_memory = 64 << 20;  // bytes
+  // [containerd] and [podman]: of which images snapshots and layers are lazy.
+  IndexTrust containerd_lazy = IndexTrust::Trusted(), podman_lazy = IndexTrust::Trusted();
+  std::vector<std::string> containerd_lazy_images, podman_lazy_images;
   // [fill]: how their bytes come.
   bool fill_background = true;
   absl::Duration fill_quiet = absl::Seconds(5);
@@ -30,6 +36,13 @@ struct Config {
   std::string kubelet_bin_dir;  // of its plugins
   bool cri_proxy = false;       // serve <run>/cri.sock
   std::string containerd_socket = "/run/containerd/containerd.sock";  // what that passes on to
+
+  // Whom each kind of user believes.
+  LazyPolicy CommandPolicy() const { return LazyPolicy(index_trust); }
+  LazyPolicy ContainerdPolicy() const {
+    return LazyPolicy(containerd_lazy, containerd_lazy_images);
+  }
+  LazyPolicy PodmanPolicy() const { return LazyPolicy(podman_lazy, podman_lazy_images); }
 };
 
 // Unknown names are errors: a setting that does nothing helps nobody. The error names the line.

@@ -205,7 +205,8 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.fill.deadline = config.fill_deadline;
   out.profiles = config.profile;
   out.index.lookup = config.index_lookup;
-  out.index.trust_beside = config.index_trust_beside;
+  out.index.memory = config.index_memory;
+  out.trust = config.CommandPolicy().otherwise();
   for (const std::string& text : config.index_repositories) {
     IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
     out.index.repositories.push_back(std::move(reference));

@@ -201,7 +201,7 @@ TEST_F(LazyStoreTest, WithoutAnIndexEverythingIsBroughtFirst) {
 
 TEST_F(LazyStoreTest, AnIndexBesideTheImageIsNotBelievedWhenTheConfigurationSaysSo) {
   Publish();
-  options_.index.trust_beside = false;
+  options_.trust = IndexTrust::Configured();
   OpenNew();
   ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
   EXPECT_TRUE(chain_->complete());
@@ -209,7 +209,7 @@ TEST_F(LazyStoreTest, AnIndexBesideTheImageIsNotBelievedWhenTheConfigurationSays
 
 TEST_F(LazyStoreTest, AnIndexOfAConfiguredRepositoryIs) {
   Publish();
-  options_.index.trust_beside = false;
+  options_.trust = IndexTrust::Configured();
   options_.index.repositories = {*Reference::Parse("other.test/indexes")};
   OpenNew();
   ASSERT_TRUE(Show(ImageStore::Bring::kLazy).ok());
