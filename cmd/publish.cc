@@ -13,6 +13,7 @@
 #include "base/text.h"
 #include "fetch/registry_writer.h"
 #include "image/index_bundle.h"
+#include "image/layer_access.h"
 
 namespace imagefs {
 namespace {
@@ -119,6 +120,11 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
     IndexBundle bundle;
     IMAGEFS_ASSIGN_OR_RETURN(bundle.access,
                              ReadFile(layer.directory + "/access", kMaxUnpackedBundle));
+    IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
+                             LayerAccess::FromBytes(bundle.access));
+    if (access->layout() != DataLayout::kTar) {
+      return absl::FailedPreconditionError("it was made of a table of contents, not of its tar");
+    }
     IMAGEFS_ASSIGN_OR_RETURN(bundle.index,
                              ReadFile(layer.directory + "/index", kMaxUnpackedBundle));
     return PackBundle(bundle);
@@ -157,7 +163,9 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
              {std::string(kDiffIdAnnotation), chain.layers[i]->diff_id.ToString()}});
       } else {
         about.reason = bytes.ok() ? "its index is too large"
-                                  : "its blob cannot be read in parts (one large zstd frame)";
+                       : absl::IsFailedPrecondition(bytes.status())
+                           ? std::string(bytes.status().message())
+                           : "its blob cannot be read in parts (one large zstd frame)";
       }
       result_.layers.push_back(std::move(about));
     }
