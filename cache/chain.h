@@ -92,8 +92,10 @@ struct FoundIndex {
   // Of the bytes that describe the layer: the published bundle, the table of contents, the zTOC.
   // Equal digests and equal blobs give equal trees.
   Digest description;
-  std::string index;                  // EROFS, overlay form, written here from a disarmed tree
-  std::string access;                 // image/layer_access.h
+  // Two unlinked files.
+  Fd index;                           // EROFS, overlay form, written here from a disarmed tree
+  uint64_t index_bytes = 0;           // of it
+  Fd access;                          // image/layer_access.h
   std::optional<ByteRange> prefetch;  // of the data file: read at the start, says its author
 };
 using FoundIndexRef = std::shared_ptr<const FoundIndex>;

@@ -83,6 +83,7 @@ class ImageStoreImpl : public ImageStore {
         [this](const Digest& id, const Digest& diff_id) { OnProven(id, diff_id); });
     CollectShown();
     IndexFinder::Options index = options_.index;
+    index.directory = options_.root + "/layers";
     index.open = [this](const Reference& reference) {
       return sources_.Open(
           reference, options_.access_of ? options_.access_of(reference) : SourceFactory::Access());
@@ -356,8 +357,8 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
     layer.source = source;
     wanted.push_back(!layers_->Has(layer));
   }
-  finder_->Find(image, source, std::move(wanted), std::move(cancel),
-                [this, image, trust, done = std::move(done)](IndexFinder::Found found) mutable {
+  finder_->Find(image, source, std::move(wanted), trust, std::move(cancel),
+                [this, image, done = std::move(done)](IndexFinder::Found found) mutable {
                   // One's own is of this machine; the publisher's is better than none.
                   if (options_.profiles && !found.profile.empty() &&
                       !profiles_->Get(image->manifest_digest).ok()) {
@@ -368,9 +369,6 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
                       LogWarning("profile.refused manifest=", image->manifest_digest.Short(),
                                  " cause=", status.message());
                     }
-                  }
-                  for (FoundIndexRef& layer : found.layers) {
-                    if (layer != nullptr && !trust.Allows(layer->source)) layer = nullptr;
                   }
                   done(std::move(found.layers));
                 });

@@ -86,7 +86,7 @@ class ImageStore {
     std::string root;
     int layer_workers = 0;  // layers unpacked at once; 0 = processors + 2
     FillScheduler::Options fill;
-    // How images are shown before their bytes are here. `open` is filled in.
+    // How images are shown before their bytes are here. `open` and `directory` are filled in.
     IndexFinder::Options index;
     // With what credentials `index.repositories` are opened; may be empty (anonymous).
     std::function<SourceFactory::Access(const Reference&)> access_of;

@@ -1,23 +1,16 @@
 #include "cache/index_finder.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <map>
 #include <utility>
 
 #include "absl/time/clock.h"
-#include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
-#include "image/disarm.h"
-#include "image/erofs_reader.h"
-#include "image/erofs_writer.h"
+#include "base/units.h"
+#include "cache/index_opener.h"
 #include "image/index_bundle.h"
-#include "image/layer_access.h"
 #include "image/soci.h"
 #include "image/toc.h"
 #include "image/ztoc.h"
@@ -31,34 +24,14 @@ constexpr absl::Duration kKeepAnswers = absl::Seconds(10);
 constexpr uint64_t kTailBytes = 128 << 10;
 constexpr uint64_t kMaxProfileBytes = 4 << 20;
 
-absl::StatusOr<std::string> ErofsBytes(const Tree& tree, const Digest& diff_id,
-                                       uint64_t data_bytes) {
-  const Fd fd(memfd_create("index", MFD_CLOEXEC));
-  if (!fd.valid()) return ErrnoStatus(errno, "memfd_create");
-  ErofsWriterOptions options;
-  options.overlay_form = true;
-  options.devices.push_back({diff_id.hex(), data_bytes});
-  IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, fd.get()));
-  const off_t size = lseek(fd.get(), 0, SEEK_END);
-  std::string bytes(static_cast<size_t>(std::max<off_t>(size, 0)), '\0');
-  IMAGEFS_RETURN_IF_ERROR(PreadFull(fd.get(), absl::MakeSpan(bytes), 0).status());
-  return bytes;
-}
-
-absl::StatusOr<FoundIndexRef> FromTable(TableLayer table, DataLayout layout, std::string origin,
-                                        const Digest& description, const Digest& diff_id) {
-  auto found = std::make_shared<FoundIndex>();
-  found->source = IndexSource::kInImage;
-  found->origin = std::move(origin);
-  found->description = description;
-  Disarm(table.layer.tree);
-  table.access.layout = layout;
-  IMAGEFS_ASSIGN_OR_RETURN(found->index,
-                           ErofsBytes(table.layer.tree, diff_id, table.access.data_bytes));
-  IMAGEFS_ASSIGN_OR_RETURN(found->access, WriteAccess(table.access));
-  found->prefetch = table.prefetch;
-  return FoundIndexRef(std::move(found));
-}
+// An index may be as large as this part of its layer's blob: above, a pass over the whole layer is
+// no dearer. See docs/security.md.
+constexpr uint64_t kLayerShare = 4;
+constexpr uint64_t kSmallIndex = 1 << 20;  // of any layer
+// Of what is fetched and not opened yet, on the disk: in all, in proportion to the memory, and of
+// one image.
+constexpr uint64_t kSpoolTimes = 4;
+constexpr uint64_t kSpoolParts = 16, kMemoryParts = 2;
 
 std::string TagOf(const Digest& manifest) { return StrCat("sha256-", manifest.hex(), ".imagefs"); }
 
@@ -100,7 +73,11 @@ struct IndexFinder::Lookup {
 };
 
 IndexFinder::IndexFinder(Options options)
-    : options_(std::move(options)), work_(std::make_unique<Executor>("index", 2)) {}
+    : options_(std::move(options)),
+      opener_(options_.directory),
+      spool_(kSpoolTimes * options_.memory, kSpoolTimes * options_.memory / kSpoolParts),
+      memory_(options_.memory, options_.memory / kMemoryParts),
+      work_(std::make_unique<Executor>("index", 2)) {}
 
 IndexFinder::~IndexFinder() {
   stop_.Cancel();
@@ -117,9 +94,25 @@ IndexFinder::~IndexFinder() {
   work_.reset();
 }
 
-void IndexFinder::Hint(const Digest& manifest, const std::shared_ptr<ImageSource>& source) {
-  if (!options_.lookup || !options_.trust_beside || !source->remote()) return;
-  Ask(manifest, source, nullptr);
+bool IndexFinder::MayBeSigned(IndexTrust trust) const {
+  return trust.Allows(IndexSource::kSigned) && options_.verify_signature != nullptr;
+}
+
+void IndexFinder::Hint(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
+                       IndexTrust trust) {
+  if (!options_.lookup || !source->remote()) return;
+  if (trust.Allows(IndexSource::kBeside) || MayBeSigned(trust)) Ask(manifest, source, nullptr);
+}
+
+absl::StatusOr<IndexSource> IndexFinder::Classify(const Manifest& artifact, IndexSource unsigned_is,
+                                                  IndexTrust trust) const {
+  absl::Status status = absl::PermissionDeniedError("nobody has signed it");
+  if (MayBeSigned(trust)) {
+    status = options_.verify_signature(artifact);
+    if (status.ok()) return IndexSource::kSigned;
+  }
+  if (trust.Allows(unsigned_is)) return unsigned_is;
+  return status;
 }
 
 // Asks the tag, which is the answer itself, and the list of referrers, which is one question more,
@@ -235,16 +228,17 @@ void IndexFinder::Answer(const std::shared_ptr<Lookup>& lookup,
   for (BesideDone& done : waiting) done(beside);
 }
 
-// One Find. Its steps are started one after the other by callbacks; the bytes of several layers
-// come at the same time.
+// One Find. Its steps are started one after the other by callbacks; the indexes of several layers
+// come at the same time, as far as the budgets allow.
 class IndexFinder::Job : public std::enable_shared_from_this<Job> {
  public:
   Job(IndexFinder& finder, ImageRef image, std::shared_ptr<ImageSource> source,
-      std::vector<bool> wanted, CancelToken cancel, Done done)
+      std::vector<bool> wanted, IndexTrust trust, CancelToken cancel, Done done)
       : finder_(finder),
         image_(std::move(image)),
         source_(std::move(source)),
         wanted_(std::move(wanted)),
+        trust_(trust),
         cancel_(std::move(cancel)),
         done_(std::move(done)) {
     found_.layers.resize(wanted_.size());
@@ -259,30 +253,36 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   // Layers that carry their table themselves first; the rest is looked up.
   void Start() {
     Begin();
+    bool look_up = false;
     for (size_t i = 0; i < wanted_.size(); ++i) {
       if (!wanted_[i]) continue;
-      if (std::optional<TocLocation> toc = FindToc(layer(i)); toc.has_value()) {
-        ReadToc(i, *toc);
-      } else {
-        look_up_ = true;
-      }
+      std::optional<TocLocation> toc;
+      if (trust_.Allows(IndexSource::kInImage)) toc = FindToc(layer(i));
+      toc.has_value() ? ReadToc(i, *toc) : void(look_up = true);
     }
-    if (look_up_ && finder_.options_.trust_beside) {
+    if (look_up && (trust_.Allows(IndexSource::kBeside) || finder_.MayBeSigned(trust_))) {
       Begin();
       finder_.Ask(image_->manifest_digest, source_,
                   [self = shared_from_this()](const std::shared_ptr<const Beside>& beside) {
-                    self->OnBeside(beside);
+                    self->OnBeside(*beside);
                     self->End();
                   });
-    } else if (look_up_) {
-      // What the manifest names itself is as good as the manifest.
-      const std::optional<Digest> soci = SociIndexOf(image_->manifest);
-      soci.has_value() ? ReadSoci(*soci) : AskRepository(0);
+    } else if (look_up && !ReadSoci(std::nullopt)) {
+      AskRepository(0);
     }
     End();
   }
 
  private:
+  // What was fetched, on the disk.
+  struct Fetched {
+    Fd file;
+    ByteRange blob;  // which part of the blob it is
+    ByteBudget::Lease room;
+  };
+  using FetchDone = absl::AnyInvocable<void(absl::StatusOr<Fetched>)>;
+  using Open = absl::AnyInvocable<absl::StatusOr<FoundIndexRef>(const IndexMaterial&)>;
+
   const Descriptor& layer(size_t i) const { return image_->manifest.layers[i]; }
   const Digest& diff_id(size_t i) const { return image_->config.diff_ids[i]; }
 
@@ -299,94 +299,180 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     finder_.work_->Submit(
         [self = shared_from_this()]() mutable { self->done_(std::move(self->found_)); });
   }
-
+  // The end of what was begun for layer i.
   void Take(size_t i, absl::StatusOr<FoundIndexRef> found, std::string_view origin) {
     if (found.ok()) {
       finder_.found_++;
       absl::MutexLock lock(&mu_);
       found_.layers[i] = *std::move(found);
-      return;
+    } else if (!absl::IsCancelled(found.status())) {
+      Refuse(StrCat("layer=", diff_id(i).Short()), origin, found.status());
     }
-    if (absl::IsCancelled(found.status())) return;
+    End();
+  }
+  void Refuse(std::string_view what, std::string_view origin, const absl::Status& why) {
     finder_.refused_++;
-    LogWarning("index.refused layer=", diff_id(i).Short(), " origin=", origin,
-               " cause=", found.status().message());
+    LogWarning("index.refused ", what, " origin=", origin, " cause=", why.message());
   }
 
-  // Reads a part of layer i's blob into memory.
-  void ReadPart(size_t i, ByteRange range,
-                absl::AnyInvocable<void(absl::StatusOr<std::string>)> done) {
-    auto bytes = std::make_shared<std::string>(range.size(), '\0');
-    source_->ReadBlob(
-        layer(i), {range}, nullptr, cancel_,
-        [bytes, range](uint64_t offset, std::string_view data) {
-          bytes->replace(offset - range.begin, data.size(), data);
-          return absl::OkStatus();
-        },
-        [bytes, done = std::move(done)](const absl::Status& status) mutable {
-          if (!status.ok()) return done(status);
-          done(std::move(*bytes));
+  // Whether an index of `bytes` may belong to layer i at all. Before any of it is fetched.
+  absl::Status CheckSize(size_t i, uint64_t bytes) {
+    const uint64_t share = std::max(kSmallIndex, layer(i).size / kLayerShare);
+    if (bytes > share) {
+      return absl::ResourceExhaustedError(
+          StrCat("it has ", FormatBytes(bytes), ", and that of a layer of ",
+                 FormatBytes(layer(i).size), " may have ", FormatBytes(share)));
+    }
+    return Count(bytes, &Totals::fetched);
+  }
+  absl::Status CheckMemory(uint64_t bytes) const {
+    const uint64_t largest = LargestIndex(finder_.memory_.total());
+    if (bytes <= largest) return absl::OkStatus();
+    return absl::ResourceExhaustedError(StrCat("it has ", FormatBytes(bytes), " and may have ",
+                                               FormatBytes(largest),
+                                               "; index.memory in the configuration allows more"));
+  }
+
+  // Brings a part of a blob to a file, as soon as there is room for it.
+  void Fetch(const std::shared_ptr<ImageSource>& source, const Descriptor& blob, ByteRange range,
+             FetchDone done) {
+    finder_.spool_.Take(
+        source_->audience(), range.size(), cancel_,
+        [self = shared_from_this(), source, blob, range,
+         done = std::move(done)](absl::StatusOr<ByteBudget::Lease> room) mutable {
+          if (!room.ok()) return done(room.status());
+          absl::StatusOr<Fd> file = self->finder_.opener_.NewFile();
+          if (!file.ok()) return done(file.status());
+          auto fetched =
+              std::make_shared<Fetched>(Fetched{*std::move(file), range, *std::move(room)});
+          source->ReadBlob(
+              blob, {range}, nullptr, self->cancel_,
+              [fetched, range](uint64_t offset, std::string_view data) -> absl::Status {
+                if (offset < range.begin || offset > range.end ||
+                    data.size() > range.end - offset) {
+                  return absl::InternalError("bytes that were not asked for");
+                }
+                return PwriteFull(fetched->file.get(), data, offset - range.begin);
+              },
+              [fetched, done = std::move(done)](const absl::Status& status) mutable {
+                if (!status.ok()) return done(status);
+                done(std::move(*fetched));
+              });
         });
   }
 
-  void ReadToc(size_t i, TocLocation toc) {
+  // Opens `part` of what was fetched for layer i on a worker, as soon as there is memory for it.
+  void OpenWhenAllowed(size_t i, std::shared_ptr<Fetched> fetched, ByteRange part,
+                       const absl::StatusOr<uint64_t>& unpacked, std::string_view origin,
+                       Open open) {
+    if (!unpacked.ok()) return Take(i, unpacked.status(), origin);
+    if (absl::Status status = Count(*unpacked, &Totals::unpacked); !status.ok()) {
+      return Take(i, status, origin);
+    }
+    IndexMaterial material;
+    material.file = fetched->file.get();
+    material.part = part;
+    material.layer = layer(i);
+    material.diff_id = diff_id(i);
+    material.max_memory = IndexMemory(part.size(), *unpacked);
+    finder_.memory_.Take(
+        source_->audience(), material.max_memory, cancel_,
+        [self = shared_from_this(), i, fetched, material, origin,
+         open = std::move(open)](absl::StatusOr<ByteBudget::Lease> memory) mutable {
+          if (!memory.ok()) return self->Take(i, memory.status(), origin);
+          self->finder_.work_->Submit([self, i, fetched, material, origin,
+                                       memory = *std::move(memory),
+                                       open = std::move(open)]() mutable {
+            absl::StatusOr<FoundIndexRef> found =
+                self->cancel_.cancelled() ? absl::CancelledError("") : open(material);
+            memory.Return();
+            self->Take(i, std::move(found), origin);
+          });
+        });
+  }
+
+  // Bytes of all indexes of the image.
+  struct Totals {
+    uint64_t fetched = 0, unpacked = 0;
+  };
+  // They become one tree, so together they may have what one budget has.
+  absl::Status Count(uint64_t bytes, uint64_t Totals::*total) {
+    IMAGEFS_RETURN_IF_ERROR(CheckMemory(bytes));
+    absl::MutexLock lock(&mu_);
+    if (bytes > finder_.memory_.total() - totals_.*total) {
+      return absl::ResourceExhaustedError(
+          StrCat("the indexes of this image have more than ", FormatBytes(finder_.memory_.total()),
+                 " together; index.memory in the configuration allows more"));
+    }
+    totals_.*total += bytes;
+    return absl::OkStatus();
+  }
+
+  void ReadToc(size_t i, const TocLocation& toc) {
     Begin();
-    if (toc.kind == TocKind::kZstdChunked) return ReadTocAt(i, toc, 0, "");
+    if (toc.kind == TocKind::kZstdChunked) return ReadTocAt(i, toc);
     const uint64_t size = layer(i).size;
     const ByteRange tail = {size - std::min<uint64_t>(size, kTailBytes), size};
-    ReadPart(
-        i, tail,
-        [self = shared_from_this(), i, toc, tail, size](absl::StatusOr<std::string> bytes) mutable {
-          absl::StatusOr<ByteRange> range =
-              bytes.status().ok() && bytes->size() >= kEstargzFooterBytes
-                  ? ParseEstargzFooter(
-                        std::string_view(*bytes).substr(bytes->size() - kEstargzFooterBytes), size)
-                  : absl::StatusOr<ByteRange>(absl::DataLossError("no footer"));
-          if (!range.ok()) {
-            self->Take(i, range.status(), "table of contents");
-            return self->End();
-          }
-          toc.range = *range;
-          if (range->begin < tail.begin) return self->ReadTocAt(i, toc, 0, "");
-          self->ReadTocAt(i, toc, tail.begin, *std::move(bytes));
-        });
+    Fetch(source_, layer(i), tail,
+          [self = shared_from_this(), i, toc](absl::StatusOr<Fetched> tail) mutable {
+            self->OnTail(i, std::move(toc), std::move(tail));
+          });
   }
 
-  // With `have`: the blob's bytes from `at` on, which hold the table.
-  void ReadTocAt(size_t i, const TocLocation& toc, uint64_t at, std::string have) {
-    auto build = [self = shared_from_this(), i, toc](absl::StatusOr<std::string> bytes) {
-      self->finder_.work_->Submit([self, i, toc, bytes = std::move(bytes)]() mutable {
-        self->Take(i, self->BuildToc(i, toc, std::move(bytes)), "table of contents");
-        self->End();
-      });
+  void OnTail(size_t i, TocLocation toc, absl::StatusOr<Fetched> tail) {
+    const auto find = [&]() -> absl::StatusOr<ByteRange> {
+      IMAGEFS_RETURN_IF_ERROR(tail.status());
+      char footer[kEstargzFooterBytes];
+      if (tail->blob.size() < sizeof(footer)) return absl::DataLossError("no footer");
+      IMAGEFS_RETURN_IF_ERROR(PreadExact(tail->file.get(), absl::MakeSpan(footer),
+                                         tail->blob.size() - sizeof(footer), "the footer"));
+      return ParseEstargzFooter(std::string_view(footer, sizeof(footer)), layer(i).size);
     };
-    if (!have.empty()) return build(have.substr(toc.range.begin - at, toc.range.size()));
-    if (toc.range.end > layer(i).size || toc.range.size() > kMaxTocBlobBytes) {
-      return build(absl::DataLossError("a table of contents outside of its blob, or too large"));
+    const absl::StatusOr<ByteRange> range = find();
+    if (!range.ok()) return Take(i, range.status(), kInLayer);
+    toc.range = *range;
+    if (range->begin >= tail->blob.begin) return OpenToc(i, toc, std::move(tail));
+    tail = absl::CancelledError("");  // its room first: what waits for room never holds any
+    ReadTocAt(i, toc);
+  }
+
+  void ReadTocAt(size_t i, const TocLocation& toc) {
+    absl::Status status = CheckSize(i, toc.range.size());
+    if (toc.range.end > layer(i).size) {
+      status = absl::DataLossError("a table of contents outside of its blob");
     }
-    ReadPart(i, toc.range, std::move(build));
+    if (!status.ok()) return Take(i, status, kInLayer);
+    Fetch(source_, layer(i), toc.range,
+          [self = shared_from_this(), i, toc](absl::StatusOr<Fetched> fetched) {
+            self->OpenToc(i, toc, std::move(fetched));
+          });
   }
 
-  absl::StatusOr<FoundIndexRef> BuildToc(size_t i, const TocLocation& toc,
-                                         absl::StatusOr<std::string> bytes) {
-    IMAGEFS_RETURN_IF_ERROR(bytes.status());
-    IMAGEFS_ASSIGN_OR_RETURN(const std::string json, OpenToc(toc, *bytes));
-    IMAGEFS_ASSIGN_OR_RETURN(TableLayer table, BuildFromToc(toc, json, layer(i), diff_id(i)));
-    return FromTable(std::move(table), DataLayout::kTable,
-                     toc.kind == TocKind::kEstargz ? "eStargz" : "zstd:chunked", Sha256Of(json),
-                     diff_id(i));
+  void OpenToc(size_t i, const TocLocation& toc, absl::StatusOr<Fetched> fetched) {
+    if (!fetched.ok()) return Take(i, fetched.status(), kInLayer);
+    auto held = std::make_shared<Fetched>(*std::move(fetched));
+    IndexMaterial head;
+    head.file = held->file.get();
+    head.part = {toc.range.begin - held->blob.begin, toc.range.end - held->blob.begin};
+    OpenWhenAllowed(i, held, head.part, IndexOpener::AnnouncedToc(head, toc), kInLayer,
+                    [&opener = finder_.opener_, toc](const IndexMaterial& material) {
+                      return opener.OpenToc(material, toc);
+                    });
   }
 
-  void OnBeside(const std::shared_ptr<const Beside>& beside) {
-    if (beside->index.has_value()) return ReadBundles(*beside->index, beside->source);
-    std::optional<Digest> soci = SociIndexOf(image_->manifest);
-    if (!soci.has_value()) soci = beside->soci;
-    if (soci.has_value()) return ReadSoci(*soci);
-    AskRepository(0);
+  void OnBeside(const Beside& beside) {
+    if (beside.index.has_value()) {
+      const absl::StatusOr<IndexSource> whose =
+          finder_.Classify(*beside.index, IndexSource::kBeside, trust_);
+      if (whose.ok()) return ReadBundles(*beside.index, beside.source, *whose);
+      Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kPublished, whose.status());
+    }
+    if (!ReadSoci(beside.soci)) AskRepository(0);
   }
 
   // The repositories of the configuration, one after the other until one knows the image.
   void AskRepository(size_t which) {
+    if (!trust_.Allows(IndexSource::kConfigured) && !finder_.MayBeSigned(trust_)) return;
     if (which >= finder_.options_.repositories.size()) return;
     absl::StatusOr<std::shared_ptr<ImageSource>> source =
         finder_.options_.open(finder_.options_.repositories[which]);
@@ -394,55 +480,59 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     Begin();
     finder_.Ask(image_->manifest_digest, *source,
                 [self = shared_from_this(), which](const std::shared_ptr<const Beside>& beside) {
-                  if (beside->index.has_value()) {
-                    self->ReadBundles(*beside->index, beside->source);
-                  } else {
-                    self->AskRepository(which + 1);
-                  }
+                  self->OnRepository(which, *beside);
                   self->End();
                 });
   }
+  void OnRepository(size_t which, const Beside& beside) {
+    if (beside.index.has_value()) {
+      const absl::StatusOr<IndexSource> whose =
+          finder_.Classify(*beside.index, IndexSource::kConfigured, trust_);
+      if (whose.ok()) return ReadBundles(*beside.index, beside.source, *whose);
+      Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kPublished, whose.status());
+    }
+    AskRepository(which + 1);
+  }
 
-  void ReadBundles(const Manifest& index, const std::shared_ptr<ImageSource>& source) {
+  void ReadBundles(const Manifest& index, const std::shared_ptr<ImageSource>& source,
+                   IndexSource whose) {
     std::map<std::string, const Descriptor*> by_layer;
+    const Descriptor* profile = nullptr;
     for (const Descriptor& one : index.layers) {
       const auto it = one.annotations.find(std::string(kLayerAnnotation));
       if (one.media_type == kLayerIndexMediaType && it != one.annotations.end()) {
         by_layer[it->second] = &one;
       }
-      if (one.media_type == kProfileMediaType) ReadProfile(one, source);
+      if (one.media_type == kProfileMediaType) profile = &one;
     }
+    if (profile != nullptr) ReadProfile(*profile, source);
     for (size_t i = 0; i < wanted_.size(); ++i) {
-      if (!wanted_[i]) continue;
+      if (!wanted_[i] || Has(i)) continue;
       const auto it = by_layer.find(layer(i).digest.ToString());
-      if (it == by_layer.end()) continue;
-      Begin();
-      source->GetSmallBlob(*it->second, kMaxBundleBytes, cancel_,
-                           [self = shared_from_this(), i](absl::StatusOr<std::string> bytes) {
-                             self->finder_.work_->Submit([self, i, bytes = std::move(bytes)] {
-                               self->Take(i, self->OpenBundle(i, bytes), "published");
-                               self->End();
-                             });
-                           });
+      if (it != by_layer.end()) ReadBundle(i, *it->second, source, whose);
     }
   }
 
-  absl::StatusOr<FoundIndexRef> OpenBundle(size_t i, const absl::StatusOr<std::string>& bytes) {
-    IMAGEFS_RETURN_IF_ERROR(bytes.status());
-    IMAGEFS_ASSIGN_OR_RETURN(IndexBundle bundle, UnpackBundle(*bytes));
-    IMAGEFS_RETURN_IF_ERROR(CheckBundle(bundle, layer(i).digest, layer(i).size, diff_id(i)));
-    IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ErofsImage> image,
-                             ErofsImage::FromMemory(bundle.index));
-    IMAGEFS_ASSIGN_OR_RETURN(Tree tree, image->ToTree());
-    Disarm(tree);
-    auto found = std::make_shared<FoundIndex>();
-    found->source = IndexSource::kBeside;
-    found->origin = "published";
-    found->description = Sha256Of(*bytes);
-    IMAGEFS_ASSIGN_OR_RETURN(found->index,
-                             ErofsBytes(tree, diff_id(i), image->devices()[0].size_bytes));
-    found->access = std::move(bundle.access);
-    return FoundIndexRef(std::move(found));
+  void ReadBundle(size_t i, const Descriptor& bundle, const std::shared_ptr<ImageSource>& source,
+                  IndexSource whose) {
+    Begin();
+    if (absl::Status status = CheckSize(i, bundle.size); !status.ok()) {
+      return Take(i, status, kPublished);
+    }
+    Fetch(source, bundle, {0, bundle.size},
+          [self = shared_from_this(), i, digest = bundle.digest,
+           whose](absl::StatusOr<Fetched> fetched) {
+            if (!fetched.ok()) return self->Take(i, fetched.status(), kPublished);
+            auto held = std::make_shared<Fetched>(*std::move(fetched));
+            IndexMaterial head;
+            head.file = held->file.get();
+            head.part = held->blob;
+            self->OpenWhenAllowed(
+                i, held, head.part, IndexOpener::AnnouncedBundle(head), kPublished,
+                [&opener = self->finder_.opener_, digest, whose](const IndexMaterial& material) {
+                  return opener.OpenBundle(material, digest, whose);
+                });
+          });
   }
 
   void ReadProfile(const Descriptor& blob, const std::shared_ptr<ImageSource>& source) {
@@ -457,68 +547,87 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
                          });
   }
 
-  void ReadSoci(const Digest& index) {
+  // The SOCI index that the image's manifest names, else the one that lies beside it. False when
+  // there is none that is believed.
+  bool ReadSoci(const std::optional<Digest>& beside) {
+    IndexSource whose = IndexSource::kInImage;
+    std::optional<Digest> index = SociIndexOf(image_->manifest);
+    if (!index.has_value() || !trust_.Allows(whose)) {
+      whose = IndexSource::kBeside;
+      index = beside;
+    }
+    if (!index.has_value() || !trust_.Allows(whose)) return false;
     Begin();
     source_->GetManifest(
-        index.ToString(), cancel_,
-        [self = shared_from_this()](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
-          if (fetched.ok()) self->OnSoci(fetched->bytes);
+        index->ToString(), cancel_,
+        [self = shared_from_this(), whose](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
+          if (fetched.ok()) self->OnSoci(fetched->bytes, whose);
           self->End();
         });
+    return true;
   }
 
-  void OnSoci(const std::string& manifest) {
+  void OnSoci(const std::string& manifest, IndexSource whose) {
     const absl::StatusOr<std::map<Digest, Descriptor>> ztocs = ParseSociIndex(manifest);
     if (!ztocs.ok()) {
-      LogWarning("index.refused origin=SOCI cause=", ztocs.status().message());
-      return;
+      return Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kSoci, ztocs.status());
     }
     for (size_t i = 0; i < wanted_.size(); ++i) {
       const auto it = ztocs->find(layer(i).digest);
-      if (!wanted_[i] || it == ztocs->end()) continue;
-      Begin();
-      source_->GetSmallBlob(it->second, kMaxZtocBytes, cancel_,
-                            [self = shared_from_this(), i](absl::StatusOr<std::string> bytes) {
-                              self->finder_.work_->Submit([self, i, bytes = std::move(bytes)] {
-                                auto build = [&]() -> absl::StatusOr<FoundIndexRef> {
-                                  IMAGEFS_RETURN_IF_ERROR(bytes.status());
-                                  IMAGEFS_ASSIGN_OR_RETURN(
-                                      TableLayer table,
-                                      BuildFromZtoc(*bytes, self->layer(i), self->diff_id(i)));
-                                  return FromTable(std::move(table), DataLayout::kForeignTar,
-                                                   "SOCI", Sha256Of(*bytes), self->diff_id(i));
-                                };
-                                self->Take(i, build(), "SOCI");
-                                self->End();
-                              });
-                            });
+      if (wanted_[i] && !Has(i) && it != ztocs->end()) ReadZtoc(i, it->second, whose);
     }
   }
 
+  void ReadZtoc(size_t i, const Descriptor& ztoc, IndexSource whose) {
+    Begin();
+    if (absl::Status status = CheckSize(i, ztoc.size); !status.ok()) return Take(i, status, kSoci);
+    Fetch(source_, ztoc, {0, ztoc.size},
+          [self = shared_from_this(), i, digest = ztoc.digest,
+           whose](absl::StatusOr<Fetched> fetched) {
+            if (!fetched.ok()) return self->Take(i, fetched.status(), kSoci);
+            auto held = std::make_shared<Fetched>(*std::move(fetched));
+            const ByteRange whole = held->blob;
+            self->OpenWhenAllowed(
+                i, held, whole, whole.size(), kSoci,
+                [&opener = self->finder_.opener_, digest, whose](const IndexMaterial& material) {
+                  return opener.OpenZtoc(material, digest, whose);
+                });
+          });
+  }
+
+  // Whether the layer says itself where its files are.
+  bool Has(size_t i) const {
+    return trust_.Allows(IndexSource::kInImage) && FindToc(layer(i)).has_value();
+  }
+
+  static constexpr std::string_view kInLayer = "table of contents", kPublished = "published",
+                                    kSoci = "SOCI";
   IndexFinder& finder_;
   const ImageRef image_;
   const std::shared_ptr<ImageSource> source_;
   const std::vector<bool> wanted_;
+  const IndexTrust trust_;
   const CancelToken cancel_;
   Done done_;
-  bool look_up_ = false;
   absl::Mutex mu_;
   int pending_ ABSL_GUARDED_BY(mu_) = 0;
+  Totals totals_ ABSL_GUARDED_BY(mu_);
   Found found_;  // guarded by mu_ until the last step has ended
 };
 
 void IndexFinder::Find(ImageRef image, std::shared_ptr<ImageSource> source,
-                       std::vector<bool> wanted, CancelToken cancel, Done done) {
+                       std::vector<bool> wanted, IndexTrust trust, CancelToken cancel, Done done) {
   uint64_t bytes = 0;
   for (size_t i = 0; i < wanted.size(); ++i) {
     if (wanted[i]) bytes += image->manifest.layers[i].size;
   }
-  if (!options_.lookup || bytes < options_.min_bytes || source == nullptr || !source->remote()) {
+  if (!options_.lookup || trust.empty() || bytes < options_.min_bytes || source == nullptr ||
+      !source->remote()) {
     Found none;
     none.layers.resize(wanted.size());
     return done(std::move(none));
   }
-  std::make_shared<Job>(*this, std::move(image), std::move(source), std::move(wanted),
+  std::make_shared<Job>(*this, std::move(image), std::move(source), std::move(wanted), trust,
                         std::move(cancel), std::move(done))
       ->Start();
 }

@@ -6,9 +6,13 @@
 //   referrers; then the same in the repositories of the configuration
 //   a SOCI index, named by the manifest (version 2) or beside the image (version 1)
 //
-// Everything found is checked against the image before it is handed out; what is not usable is
-// logged and passed over, and the layer is then taken by a pass over the whole. Thread-safe;
-// nothing here blocks.
+// Asked and used is only what the caller's IndexTrust allows. Everything found is checked against
+// the image before it is handed out; what is not usable is logged and passed over, and the layer is
+// then taken by a pass over the whole.
+//
+// Indexes go through unlinked files. Two budgets that all images share fairly bound how many bytes
+// of them wait on the disk, and how many are worked on in memory: an image with many or large
+// indexes waits for itself. Thread-safe; nothing here blocks.
 #pragma once
 
 #include <functional>
@@ -21,9 +25,12 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/byte_budget.h"
 #include "base/cancel.h"
 #include "base/executor.h"
 #include "cache/chain.h"
+#include "cache/index_opener.h"
+#include "cache/index_trust.h"
 #include "fetch/source.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -34,10 +41,15 @@ class IndexFinder {
  public:
   struct Options {
     bool lookup = true;  // false: full passes only
-    // Whether an index that anybody with the right to push may have put beside an image is believed
-    // until the layer is complete and can be checked as a whole.
-    bool trust_beside = true;
-    std::vector<Reference> repositories;  // asked after the image's own, always believed
+    // Asked after the image's own; what is there is kConfigured.
+    std::vector<Reference> repositories;
+    // OK when a key of the fleet has signed that artifact, which then is kSigned wherever it lies;
+    // empty: there are no keys. Called on the network's threads.
+    std::function<absl::Status(const Manifest& artifact)> verify_signature;
+    // Where unlinked files are made; on the disk of the store.
+    std::string directory;
+    // What opening indexes may take of memory, for all images together.
+    uint64_t memory = 64 << 20;
     // Opens one of `repositories`.
     std::function<absl::StatusOr<std::shared_ptr<ImageSource>>(const Reference&)> open;
     // An image whose missing layers are smaller in all is not looked up.
@@ -55,11 +67,11 @@ class IndexFinder {
   using Done = absl::AnyInvocable<void(Found)>;
   // `wanted[i]`: layer i is not here. Always answers, with nulls at worst.
   void Find(ImageRef image, std::shared_ptr<ImageSource> source, std::vector<bool> wanted,
-            CancelToken cancel, Done done);
+            IndexTrust trust, CancelToken cancel, Done done);
 
   // Begins the questions about that manifest whose answers Find will want, while the caller is
   // still busy with the image's configuration.
-  void Hint(const Digest& manifest, const std::shared_ptr<ImageSource>& source);
+  void Hint(const Digest& manifest, const std::shared_ptr<ImageSource>& source, IndexTrust trust);
 
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
 
@@ -80,7 +92,16 @@ class IndexFinder {
                    absl::StatusOr<std::vector<Descriptor>> referrers);
   void Answer(const std::shared_ptr<Lookup>& lookup, std::shared_ptr<const Beside> beside);
 
+  // Whether `trust` may be won by a signature, so that what is not believed otherwise is looked at.
+  bool MayBeSigned(IndexTrust trust) const;
+  // Who vouches for an artifact; an error says why nobody whom `trust` allows does.
+  absl::StatusOr<IndexSource> Classify(const Manifest& artifact, IndexSource unsigned_is,
+                                       IndexTrust trust) const;
+
   const Options options_;
+  const IndexOpener opener_;
+  // Taken in this order: who has memory never waits for room.
+  ByteBudget spool_, memory_;
   std::atomic<uint64_t> found_{0}, refused_{0}, lookups_{0};
   CancelSource stop_;
   absl::Mutex mu_;

@@ -5,8 +5,13 @@
 #include <cstdint>
 #include <functional>
 #include <initializer_list>
+#include <optional>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "image/manifest.h"
 #include "image/reference.h"
 
@@ -32,6 +37,14 @@ class IndexTrust {
   }
   static constexpr IndexTrust None() { return {}; }
   static constexpr IndexTrust Trusted() { return {IndexSource::kConfigured, IndexSource::kSigned}; }
+  // With who may push beside the image.
+  static constexpr IndexTrust Repository() {
+    return {IndexSource::kBeside, IndexSource::kConfigured, IndexSource::kSigned};
+  }
+  // With what the image says of itself.
+  static constexpr IndexTrust Configured() {
+    return {IndexSource::kInImage, IndexSource::kConfigured, IndexSource::kSigned};
+  }
   static constexpr IndexTrust Any() {
     return {IndexSource::kInImage, IndexSource::kBeside, IndexSource::kConfigured,
             IndexSource::kSigned};
@@ -53,5 +66,35 @@ using TrustOf = std::function<IndexTrust(const Reference&)>;
 IndexTrust TrustTrusted(const Reference& reference);
 // None where the image's reference cannot be read.
 IndexTrust TrustOfImage(const TrustOf& trust_of, const ResolvedImage& image);
+
+// A TrustOf out of the configuration: any source for images of certain repositories, a stated trust
+// for all others.
+class LazyPolicy {
+ public:
+  // `any`: patterns of host/repository as Reference has them, such as "registry.example/team/**".
+  // `*` stands for what a component may have, `**` for any number of components, too; both may be
+  // empty. REQUIRES: CheckPattern accepts each.
+  explicit LazyPolicy(IndexTrust otherwise = IndexTrust::Trusted(),
+                      std::vector<std::string> any = {})
+      : otherwise_(otherwise), any_(std::move(any)) {}
+
+  // What holds for references with a digest: the trust for the others covers bytes that the digest
+  // does not.
+  LazyPolicy& Pinned(IndexTrust trust) {
+    pinned_ = trust;
+    return *this;
+  }
+
+  IndexTrust For(const Reference& reference) const;
+  IndexTrust otherwise() const { return otherwise_; }
+
+  // kInvalidArgument for what can match no reference.
+  static absl::Status CheckPattern(std::string_view pattern);
+
+ private:
+  IndexTrust otherwise_;
+  std::optional<IndexTrust> pinned_;
+  std::vector<std::string> any_;
+};
 
 }  // namespace imagefs

@@ -25,21 +25,30 @@ bool FileHasSize(const std::string& path, uint64_t size) {
   return st.ok() && S_ISREG(st->st_mode) && static_cast<uint64_t>(st->st_size) == size;
 }
 
-absl::Status WriteNew(const std::string& path, std::string_view bytes) {
+// A new file with what `from` holds.
+absl::Status WriteNew(const std::string& path, int from) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
-  return PwriteFull(fd.get(), bytes, 0);
+  std::string buffer(256 << 10, '\0');
+  for (uint64_t at = 0;; at += buffer.size()) {
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(from, absl::MakeSpan(buffer), at));
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(fd.get(), std::string_view(buffer.data(), got), at));
+    if (got < buffer.size()) return absl::OkStatus();
+  }
+}
+
+absl::Status WriteHole(const std::string& path, uint64_t bytes) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+  if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) return ErrnoStatus(errno, path);
+  return absl::OkStatus();
 }
 
 // The files of a layer of which no byte is here.
 absl::Status WriteFilling(const std::string& directory, const FoundIndex& found,
                           uint64_t data_bytes) {
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
-  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/index", found.index));
-  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/access", found.access));
-  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/data", ""));
-  const std::string data = directory + "/data";
-  return truncate(data.c_str(), static_cast<off_t>(data_bytes)) == 0 ? absl::OkStatus()
-                                                                     : ErrnoStatus(errno, data);
+  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/index", found.index.get()));
+  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/access", found.access.get()));
+  return WriteHole(directory + "/data", data_bytes);
 }
 
 }  // namespace
@@ -182,7 +191,7 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   const std::string registry = request.source->registry();
   const Digest id = UnprovenLayerId(request.blob.digest, request.diff_id, found, registry);
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
-                           LayerAccess::FromBytes(found.access));
+                           LayerAccess::OpenFd(found.access.get(), "span table"));
   const std::string temporary = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
   absl::Cleanup remove = [&] { RemoveTree(temporary).IgnoreError(); };
   IMAGEFS_RETURN_IF_ERROR(WriteFilling(temporary, found, access->data_bytes()));
@@ -191,8 +200,8 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   entry.diff_id = request.diff_id;
   entry.source = found.source;
   entry.data_bytes = access->data_bytes();
-  entry.index_bytes = found.index.size();
-  entry.index_digest = Sha256Of(found.index);
+  entry.index_bytes = found.index_bytes;
+  IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Sha256OfFile(found.index.get()));
   entry.origins = {{request.blob.digest, registry, false}};
   entry.fill_blob = request.blob.digest;
   absl::MutexLock records(&records_mu_);

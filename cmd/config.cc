@@ -8,9 +8,11 @@
 #include <optional>
 #include <utility>
 
+#include "absl/types/span.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/units.h"
 #include "cmd/options.h"
 #include "image/reference.h"
 
@@ -155,6 +157,69 @@ Setter Choice(bool& out, std::string_view yes, std::string_view no) {
   };
 }
 
+Setter Patterns(std::vector<std::string>& out) {
+  return [&out](const toml::node& node) -> std::string {
+    if (!node.is_array()) return "is a list of patterns like \"registry.example/**\"";
+    out.clear();
+    for (const toml::node& one : *node.as_array()) {
+      const auto* const text = one.as_string();
+      if (text == nullptr) return "is a list of patterns like \"registry.example/**\"";
+      if (absl::Status status = LazyPolicy::CheckPattern(text->get()); !status.ok()) {
+        return StrCat("is wrong: ", status.message());
+      }
+      out.push_back(text->get());
+    }
+    return "";
+  };
+}
+
+// A size that is worth something: with less, hardly any index fits.
+Setter Memory(uint64_t& out) {
+  return [&out](const toml::node& node) -> std::string {
+    constexpr uint64_t kLeast = 8 << 20, kMost = uint64_t{1} << 40;
+    const auto* const text = node.as_string();
+    const absl::StatusOr<uint64_t> bytes =
+        text == nullptr ? absl::InvalidArgumentError("") : ParseBytes(text->get());
+    if (!bytes.ok() || *bytes < kLeast || *bytes > kMost) {
+      return "is a size of at least 8 MiB, like \"64MiB\"";
+    }
+    out = *bytes;
+    return "";
+  };
+}
+
+using TrustName = std::pair<std::string_view, IndexTrust>;
+constexpr TrustName kCommandTrust[] = {{"repository", IndexTrust::Any()},
+                                       {"any", IndexTrust::Any()},
+                                       {"configured", IndexTrust::Configured()}};
+constexpr TrustName kLazyTrust[] = {{"trusted", IndexTrust::Trusted()},
+                                    {"repository", IndexTrust::Repository()},
+                                    {"any", IndexTrust::Any()}};
+
+Setter Trust(IndexTrust& out, absl::Span<const TrustName> names) {
+  return [&out, names](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    std::string choices;
+    for (const auto& [name, trust] : names) {
+      if (text != nullptr && text->get() == name) {
+        out = trust;
+        return "";
+      }
+      StrAppend(&choices, choices.empty() ? "" : " or ", "\"", name, "\"");
+    }
+    return StrCat("is ", choices);
+  };
+}
+
+Setter CommandTrust(Config& config) {
+  return [&config](const toml::node& node) -> std::string {
+    std::string problem = Trust(config.index_trust, kCommandTrust)(node);
+    const auto* const text = node.as_string();
+    if (problem.empty() && text->get() == "any") config.index_trust_pinned = IndexTrust::Any();
+    return problem;
+  };
+}
+
 }  // namespace
 
 absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path) {
@@ -162,7 +227,8 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
   const std::map<std::string, std::map<std::string, Setter>, std::less<>> known = {
       {"index",
        {{"lookup", Bool(config.index_lookup)},
-        {"trust", Choice(config.index_trust_beside, "repository", "configured")},
+        {"trust", CommandTrust(config)},
+        {"memory", Memory(config.index_memory)},
         {"repositories", Repositories(config.index_repositories)},
         {"keys", Keys(config.index_keys)},
         {"publish", Bool(config.index_publish)},
@@ -175,7 +241,14 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
        {{"allow", Prefixes(config.network_allow)},
         {"least_rate", Number(config.network_least_rate, kMaxLeastRate)}}},
       {"profile", {{"enabled", Bool(config.profile)}}},
-      {"podman", {{"layers", Bool(config.podman_layers)}}},
+      {"store", {{"sharing", Choice(config.store_open, "open", "proven")}}},
+      {"containerd",
+       {{"lazy", Trust(config.containerd_lazy, kLazyTrust)},
+        {"lazy_images", Patterns(config.containerd_lazy_images)}}},
+      {"podman",
+       {{"layers", Bool(config.podman_layers)},
+        {"lazy", Trust(config.podman_lazy, kLazyTrust)},
+        {"lazy_images", Patterns(config.podman_lazy_images)}}},
       {"credentials",
        {{"kubelet_config", OrNone(config.kubelet_config, AbsolutePath(config.kubelet_config))},
         {"kubelet_bin_dir", OrNone(config.kubelet_bin_dir, AbsolutePath(config.kubelet_bin_dir))},

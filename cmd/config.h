@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "cache/index_trust.h"
 #include "fetch/ip_address.h"
 #include "image/index_signature.h"
 
@@ -16,11 +17,18 @@ namespace imagefs {
 struct Config {
   // [index]: how images are shown before their bytes are here.
   bool index_lookup = true;
-  bool index_trust_beside = true;  // trust = "repository"; "configured": false
+  // Of the command's mounts; of images that are named by a digest, which does not cover what others
+  // push to the repository.
+  IndexTrust index_trust = IndexTrust::Any();
+  IndexTrust index_trust_pinned = IndexTrust::Configured();
   std::vector<std::string> index_repositories;
   IndexKeys index_keys;  // an index that one of them signed is believed wherever it lies
   bool index_publish = false;
-  std::string index_publish_to;  // "" = the image's own repository
+  std::string index_publish_to;      // "" = the image's own repository
+  uint64_t index_memory = 64 << 20;  // bytes
+  // [containerd] and [podman]: of which images snapshots and layers are lazy.
+  IndexTrust containerd_lazy = IndexTrust::Trusted(), podman_lazy = IndexTrust::Trusted();
+  std::vector<std::string> containerd_lazy_images, podman_lazy_images;
   // [fill]: how their bytes come.
   bool fill_background = true;
   absl::Duration fill_quiet = absl::Seconds(5);
@@ -30,6 +38,8 @@ struct Config {
   uint64_t network_least_rate = 1024;  // bytes a second; 0 = no transfer is too slow
   // [profile]
   bool profile = true;
+  // [store]
+  bool store_open = false;  // sharing = "open": a layer is everybody's who names its DiffID
   // [podman]
   bool podman_layers = false;  // serve <run>/als
   // [credentials]: what this node has beside the files of the daemon's user.
@@ -37,6 +47,13 @@ struct Config {
   std::string kubelet_bin_dir;  // of its plugins
   bool cri_proxy = false;       // serve <run>/cri.sock
   std::string containerd_socket = "/run/containerd/containerd.sock";  // what that passes on to
+
+  // Whom each kind of user believes.
+  LazyPolicy CommandPolicy() const { return LazyPolicy(index_trust).Pinned(index_trust_pinned); }
+  LazyPolicy ContainerdPolicy() const {
+    return LazyPolicy(containerd_lazy, containerd_lazy_images);
+  }
+  LazyPolicy PodmanPolicy() const { return LazyPolicy(podman_lazy, podman_lazy_images); }
 };
 
 // Unknown names are errors: a setting that does nothing helps nobody. The error names the line.

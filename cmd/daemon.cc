@@ -145,6 +145,9 @@ absl::Status DaemonImpl::Open() {
 
 absl::Status DaemonImpl::OpenParts() {
   const Paths& paths = options_.paths;
+  const auto trust_of = [](LazyPolicy policy) -> TrustOf {
+    return [policy = std::move(policy)](const Reference& image) { return policy.For(image); };
+  };
   IMAGEFS_RETURN_IF_ERROR(
       Annotate(MakeDirs(paths.root, 0700),
                StrCat("cannot make the store ", paths.root, " (--root chooses another)")));
@@ -177,13 +180,13 @@ absl::Status DaemonImpl::OpenParts() {
                                                 [this](const Reference& reference) {
                                                   return credentials_->AccessFor(reference);
                                                 },
-                                                TrustTrusted}));
+                                                trust_of(options_.config.PodmanPolicy())}));
     IMAGEFS_ASSIGN_OR_RETURN(snapshots_,
                              SnapshotsServer::Open({paths.root, paths.run,
                                                     [this](const Reference& reference) {
                                                       return credentials_->AccessFor(reference);
                                                     },
-                                                    TrustTrusted},
+                                                    trust_of(options_.config.ContainerdPolicy())},
                                                    *store_, *mounts_));
   }
   const std::vector<std::string> recovered =
@@ -198,7 +201,7 @@ absl::Status DaemonImpl::OpenParts() {
                                                      [this](const Reference& reference) {
                                                        return credentials_->AccessFor(reference);
                                                      },
-                                                     TrustTrusted}));
+                                                     trust_of(options_.config.PodmanPolicy())}));
   }
   executor_ = std::make_unique<Executor>("control", kControlThreads);
   return absl::OkStatus();
@@ -211,7 +214,11 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.fill.deadline = config.fill_deadline;
   out.profiles = config.profile;
   out.index.lookup = config.index_lookup;
-  out.index.trust_beside = config.index_trust_beside;
+  out.index.memory = config.index_memory;
+  out.share_all = config.store_open;
+  out.index.verify_signature = [keys = config.index_keys](const Manifest& artifact) {
+    return keys.Verify(artifact);
+  };
   for (const std::string& text : config.index_repositories) {
     IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
     out.index.repositories.push_back(std::move(reference));
@@ -269,10 +276,9 @@ absl::Status DaemonImpl::Listen() {
       {*store_, *sources_, *mounts_, fuse_.get(), *executor_,
        [this](const Reference& reference) { return credentials_->RefreshFor(reference); },
        podman_.get(),
-       [trust = options_.config.index_trust_beside
-                    ? IndexTrust::Any()
-                    : IndexTrust{IndexSource::kInImage, IndexSource::kConfigured,
-                                 IndexSource::kSigned}](const Reference&) { return trust; }});
+       [policy = options_.config.CommandPolicy()](const Reference& image) {
+         return policy.For(image);
+       }});
   if (options_.config.cri_proxy) {
     IMAGEFS_ASSIGN_OR_RETURN(cri_,
                              CriProxy::Start({options_.config.containerd_socket}, credentials_));

@@ -14,7 +14,6 @@
 #include "fetch/registry_writer.h"
 #include "image/index_bundle.h"
 #include "image/index_signature.h"
-#include "image/layer_access.h"
 #include "image/manifest.h"
 
 namespace imagefs {
@@ -135,8 +134,9 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
 
   bool signing() const { return request_.statement_only || !request_.signatures.empty(); }
 
-  // The error says why the index of that layer is not published.
-  absl::StatusOr<std::string> PackLayer(const Layer& layer, const Descriptor& blob) {
+  // The error says why the index of that layer is not published. Nothing is but what was proven
+  // here: an index vouches for a tree.
+  absl::StatusOr<std::string> PackLayer(const Layer& layer) {
     IndexBundle bundle;
     absl::StatusOr<std::string> access = ReadFile(layer.directory + "/access", kMaxUnpackedBundle);
     if (absl::IsNotFound(access.status())) {
@@ -144,29 +144,16 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
     }
     IMAGEFS_RETURN_IF_ERROR(access.status());
     bundle.access = *std::move(access);
+    if (!layer.proven()) {
+      return absl::FailedPreconditionError("the layer was shown before it was proven");
+    }
     IMAGEFS_ASSIGN_OR_RETURN(bundle.index,
                              ReadFile(layer.directory + "/index", kMaxUnpackedBundle));
-    if (signing()) IMAGEFS_RETURN_IF_ERROR(CheckOwn(bundle, layer, blob));
     std::string bytes = PackBundle(bundle);
     if (bytes.size() > kMaxBundleBytes) {
       return absl::ResourceExhaustedError("its index is too large");
     }
     return bytes;
-  }
-
-  // A signature vouches for a tree. One that came out of the image's own table of contents was
-  // compared with nothing.
-  static absl::Status CheckOwn(const IndexBundle& bundle, const Layer& layer,
-                               const Descriptor& blob) {
-    IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
-                             LayerAccess::FromBytes(bundle.access));
-    if (access->layout() != DataLayout::kTar) {
-      return absl::FailedPreconditionError(
-          "its index is the image's own table of contents, which is not proven; to sign one of "
-          "this "
-          "machine, imagefs rm the image and run this again");
-    }
-    return CheckBundle(bundle, blob.digest, blob.size, layer.diff_id);
   }
 
   // Blocks on the disk and on the processor.
@@ -181,7 +168,7 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
     for (size_t i = 0; i < chain.layers.size(); ++i) {
       const Descriptor& blob = request_.image->manifest.layers[i];
       PublishResult::Layer about{blob.digest, blob.size, 0, ""};
-      absl::StatusOr<std::string> bytes = PackLayer(*chain.layers[i], blob);
+      absl::StatusOr<std::string> bytes = PackLayer(*chain.layers[i]);
       if (bytes.ok()) {
         about.index_bytes = bytes->size();
         Add(*std::move(bytes), kLayerIndexMediaType,

@@ -10,6 +10,12 @@
 #include "image/erofs_format.h"
 
 namespace imagefs {
+namespace {
+
+constexpr size_t kInodesADrop = 8192;
+constexpr size_t kLinkedBytes = 32;  // of an entry of linked_
+
+}  // namespace
 
 absl::StatusOr<TreeImporter::LoadedXattrs> TreeImporter::LoadXattrs(Nid nid) const {
   LoadedXattrs loaded;
@@ -34,6 +40,17 @@ absl::Status TreeImporter::Charge(Nid nid) {
   }
   budget_ -= bytes;
   return absl::OkStatus();
+}
+
+absl::Status TreeImporter::CheckMemory(uint64_t more) {
+  if (max_bytes_ == UINT64_MAX) return absl::OkStatus();
+  if (++since_drop_ % kInodesADrop == 0) image_.DropResidentPages();
+  if (tree_.memory_bytes() + linked_.size() * kLinkedBytes + more <= max_bytes_) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(StrCat("index: its tree takes more than the ", max_bytes_,
+                                             " bytes that one of ", image_.size_bytes(),
+                                             " bytes may"));
 }
 
 absl::Status TreeImporter::ForEachChild(
@@ -74,6 +91,7 @@ void TreeImporter::Assign(InodeId id, const ErofsImage::Stat& stat, LoadedXattrs
 
 absl::StatusOr<InodeId> TreeImporter::ImportDirectory(const ErofsImage::Stat& stat,
                                                       LoadedXattrs xattrs) {
+  IMAGEFS_RETURN_IF_ERROR(CheckMemory());
   Inode attributes;
   attributes.mode = stat.mode;
   const InodeId id = tree_.NewInode(attributes);
@@ -86,6 +104,7 @@ absl::StatusOr<InodeId> TreeImporter::ImportFile(const ErofsImage::Stat& stat) {
     if (const auto it = linked_.find(stat.nid); it != linked_.end()) return it->second;
   }
   IMAGEFS_RETURN_IF_ERROR(Charge(stat.nid));
+  IMAGEFS_RETURN_IF_ERROR(CheckMemory());
   Inode attributes;
   attributes.mode = stat.mode;
   switch (stat.mode & S_IFMT) {
@@ -127,6 +146,9 @@ absl::Status TreeImporter::ImportExtents(InodeId id, const ErofsImage::Stat& sta
         last->data_offset + last->length == extent.data_offset) {
       last->length += extent.length;
     } else {
+      if (extents.size() == extents.capacity()) {  // about to be twice as long, for a moment thrice
+        IMAGEFS_RETURN_IF_ERROR(CheckMemory(3 * extents.size() * sizeof(Extent)));
+      }
       extents.push_back(extent);
     }
   }
@@ -134,9 +156,9 @@ absl::Status TreeImporter::ImportExtents(InodeId id, const ErofsImage::Stat& sta
   return absl::OkStatus();
 }
 
-absl::StatusOr<Tree> ErofsImage::ToTree(uint16_t device_shift) const {
+absl::StatusOr<Tree> ErofsImage::ToTree(uint16_t device_shift, uint64_t max_bytes) const {
   Tree tree;
-  TreeImporter importer(*this, device_shift, tree);
+  TreeImporter importer(*this, device_shift, tree, max_bytes);
   IMAGEFS_ASSIGN_OR_RETURN(const Stat root, GetStat(root_));
   IMAGEFS_ASSIGN_OR_RETURN(TreeImporter::LoadedXattrs root_xattrs, importer.LoadXattrs(root_));
   importer.Assign(Tree::kRoot, root, std::move(root_xattrs));
@@ -162,6 +184,7 @@ absl::StatusOr<Tree> ErofsImage::ToTree(uint16_t device_shift) const {
         nid,
         [&, id = directory](std::string_view name, Nid child) { return visit(id, name, child); }));
   }
+  IMAGEFS_RETURN_IF_ERROR(importer.CheckMemory());
   return tree;
 }
 

@@ -15,11 +15,17 @@
 
 namespace imagefs {
 
-// One image into one tree. `image` and `tree` must outlive the importer.
+// One image into one tree, which may take `max_bytes`: with more, an import is kResourceExhausted.
+// `image` and `tree` must outlive the importer.
 class TreeImporter {
  public:
-  TreeImporter(const ErofsImage& image, uint16_t device_shift, Tree& tree)
-      : image_(image), device_shift_(device_shift), tree_(tree), budget_(image.size_bytes()) {}
+  TreeImporter(const ErofsImage& image, uint16_t device_shift, Tree& tree,
+               uint64_t max_bytes = UINT64_MAX)
+      : image_(image),
+        device_shift_(device_shift),
+        tree_(tree),
+        max_bytes_(max_bytes),
+        budget_(image.size_bytes()) {}
 
   struct LoadedXattrs {
     std::vector<Xattr> xattrs;  // without the markers of overlay form
@@ -40,6 +46,9 @@ class TreeImporter {
   // A new directory without a name and without children.
   absl::StatusOr<InodeId> ImportDirectory(const ErofsImage::Stat& stat, LoadedXattrs xattrs);
 
+  // kResourceExhausted when the tree takes more than it may. `more`: what is not in it yet.
+  absl::Status CheckMemory(uint64_t more = 0);
+
  private:
   absl::Status Charge(Nid nid);
   absl::Status ImportExtents(InodeId id, const ErofsImage::Stat& stat);
@@ -47,6 +56,8 @@ class TreeImporter {
   const ErofsImage& image_;
   const uint16_t device_shift_;
   Tree& tree_;
+  const uint64_t max_bytes_;
+  size_t since_drop_ = 0;                     // inodes since the image's pages were told to go
   uint64_t budget_;                           // bytes of the image that are not accounted for yet
   absl::flat_hash_map<Nid, InodeId> linked_;  // files with several names
 };

@@ -2,7 +2,6 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -282,18 +281,15 @@ absl::Status CheckSuperBlock(std::string_view bytes) {
 
 absl::StatusOr<std::unique_ptr<ErofsImage>> ErofsImage::Open(const std::string& path) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
-  struct stat st;
-  if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
-  if (st.st_size <= 0) return absl::DataLossError(StrCat(path, ": empty index; remove it"));
-  const size_t size = static_cast<size_t>(st.st_size);
-  void* address = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd.get(), 0);
-  if (address == MAP_FAILED) return ErrnoStatus(errno, StrCat("mmap of ", path));
-  auto image = FromMemory(std::string_view(static_cast<const char*>(address), size));
-  if (!image.ok()) {
-    munmap(address, size);
-    return Annotate(image.status(), path);
-  }
-  (*image)->mapped_size_ = size;
+  return OpenFd(fd.get(), path);
+}
+
+absl::StatusOr<std::unique_ptr<ErofsImage>> ErofsImage::OpenFd(int fd, std::string_view name) {
+  IMAGEFS_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Map(fd, name));
+  if (file.bytes().empty()) return absl::DataLossError(StrCat(name, ": empty index; remove it"));
+  auto image = FromMemory(file.bytes());
+  if (!image.ok()) return Annotate(image.status(), name);
+  (*image)->file_ = std::move(file);
   return image;
 }
 
@@ -316,14 +312,6 @@ absl::StatusOr<std::unique_ptr<ErofsImage>> ErofsImage::FromMemory(std::string_v
   IMAGEFS_ASSIGN_OR_RETURN(const Stat root, image->GetStat(image->root_));
   if (!S_ISDIR(root.mode)) return Damaged(image->root_, "is the root but no directory");
   return image;
-}
-
-ErofsImage::~ErofsImage() {
-  if (mapped_size_ > 0) munmap(const_cast<char*>(bytes_.data()), mapped_size_);
-}
-
-void ErofsImage::DropResidentPages() const {
-  if (mapped_size_ > 0) madvise(const_cast<char*>(bytes_.data()), mapped_size_, MADV_DONTNEED);
 }
 
 absl::StatusOr<ErofsImage::Stat> ErofsImage::GetStat(Nid nid) const {

@@ -13,6 +13,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "base/mapped_file.h"
 #include "image/erofs_writer.h"
 #include "image/tree.h"
 
@@ -24,9 +25,10 @@ class ErofsImage {
  public:
   // Maps the file read-only.
   static absl::StatusOr<std::unique_ptr<ErofsImage>> Open(const std::string& path);
+  // The same of a file that is open; `name` is for errors.
+  static absl::StatusOr<std::unique_ptr<ErofsImage>> OpenFd(int fd, std::string_view name);
   // For tests and fuzzing: borrows `bytes`.
   static absl::StatusOr<std::unique_ptr<ErofsImage>> FromMemory(std::string_view bytes);
-  ~ErofsImage();
   ErofsImage(const ErofsImage&) = delete;
   ErofsImage& operator=(const ErofsImage&) = delete;
 
@@ -77,16 +79,17 @@ class ErofsImage {
   absl::StatusOr<uint64_t> StoredBytes(Nid nid) const;
 
   // The whole image as a tree with every device number shifted by `device_shift`. Hard links are
-  // found by nid.
-  absl::StatusOr<Tree> ToTree(uint16_t device_shift = 0) const;
+  // found by nid. kResourceExhausted when the tree would take more than `max_bytes` of memory; with
+  // such a limit the pages of the image do not stay either.
+  absl::StatusOr<Tree> ToTree(uint16_t device_shift = 0, uint64_t max_bytes = UINT64_MAX) const;
 
   // Tells the kernel that the pages touched so far may go; they come back from the page cache.
-  void DropResidentPages() const;
+  void DropResidentPages() const { file_.DropPages(); }
 
  private:
   ErofsImage() = default;
+  MappedFile file_;  // of no bytes: borrowed
   std::string_view bytes_;
-  size_t mapped_size_ = 0;  // 0 = borrowed
   Nid root_ = 0;
   uint64_t meta_offset_ = 0;
   uint64_t inode_count_ = 0;

@@ -1,11 +1,12 @@
 #include "image/index_bundle.h"
 
-#include <memory>
+#include <sys/stat.h>
 
+#include <algorithm>
+
+#include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
-#include "image/erofs_reader.h"
-#include "image/layer_access.h"
 #include "image/zstd_frame.h"
 
 namespace imagefs {
@@ -14,6 +15,7 @@ namespace {
 constexpr std::string_view kMagic = "imgfsidx";
 constexpr size_t kHeaderBytes = 16;  // magic, length of the index
 constexpr int kLevel = 12;
+constexpr uint32_t kNoOwner = UINT32_MAX;  // chown(2)'s "leave it", the kernel's invalid id
 
 }  // namespace
 
@@ -26,39 +28,74 @@ std::string PackBundle(const IndexBundle& bundle) {
   return CompressZstd(plain, kLevel);
 }
 
-absl::StatusOr<IndexBundle> UnpackBundle(std::string_view bytes) {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string plain, DecompressZstd(bytes, kMaxUnpackedBundle));
-  if (plain.size() < kHeaderBytes || !plain.starts_with(kMagic)) {
-    return absl::DataLossError("a published index of an unknown format");
+absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index, int access) {
+  IMAGEFS_ASSIGN_OR_RETURN(const uint64_t announced, ZstdFrameBytes(packed));
+  if (announced > max_bytes) {
+    return absl::ResourceExhaustedError(
+        StrCat("a published index of ", announced, " bytes where ", max_bytes, " are allowed"));
   }
-  uint64_t length = 0;
-  for (size_t i = kHeaderBytes; i-- > kMagic.size();) {
-    length = length << 8 | static_cast<uint8_t>(plain[i]);
+  std::string head;
+  uint64_t index_bytes = 0, index_left = 0, access_bytes = 0;
+  const auto sink = [&](std::string_view piece) -> absl::Status {
+    if (head.size() < kHeaderBytes) {
+      const std::string_view part = piece.substr(0, kHeaderBytes - head.size());
+      head += part;
+      piece.remove_prefix(part.size());
+      if (head.size() < kHeaderBytes) return absl::OkStatus();
+      if (!head.starts_with(kMagic)) {
+        return absl::DataLossError("a published index of an unknown format");
+      }
+      for (size_t i = kHeaderBytes; i-- > kMagic.size();) {
+        index_left = index_left << 8 | static_cast<uint8_t>(head[i]);
+      }
+      if (index_left > announced) return absl::DataLossError("a published index that is cut");
+    }
+    const std::string_view part = piece.substr(0, std::min<uint64_t>(piece.size(), index_left));
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(index, part, index_bytes));
+    index_bytes += part.size();
+    index_left -= part.size();
+    piece.remove_prefix(part.size());
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(access, piece, access_bytes));
+    access_bytes += piece.size();
+    return absl::OkStatus();
+  };
+  IMAGEFS_RETURN_IF_ERROR(DecompressZstdTo(packed, announced, sink));
+  if (head.size() < kHeaderBytes || index_left > 0) {
+    return absl::DataLossError("a published index that is cut");
   }
-  if (length > plain.size() - kHeaderBytes) {
-    return absl::DataLossError("a published index that is truncated");
-  }
-  return IndexBundle{plain.substr(kHeaderBytes, length), plain.substr(kHeaderBytes + length)};
+  return absl::OkStatus();
 }
 
-absl::Status CheckBundle(const IndexBundle& bundle, const Digest& blob, uint64_t blob_size,
-                         const Digest& diff_id) {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
-                           LayerAccess::FromBytes(bundle.access));
-  if (access->blob_digest() != blob || access->blob_size() != blob_size ||
-      access->diff_id() != diff_id) {
-    return absl::DataLossError(StrCat("it describes blob ", access->blob_digest().ToString(),
+absl::StatusOr<Tree> TreeOfBundle(const ErofsImage& index, const LayerAccess& access,
+                                  const Digest& blob, uint64_t blob_size, const Digest& diff_id,
+                                  uint64_t max_bytes) {
+  if (access.blob_digest() != blob || access.blob_size() != blob_size ||
+      access.diff_id() != diff_id) {
+    return absl::DataLossError(StrCat("it describes blob ", access.blob_digest().ToString(),
                                       " and not ", blob.ToString()));
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ErofsImage> index,
-                           ErofsImage::FromMemory(bundle.index));
-  if (index->devices().size() != 1 || index->devices()[0].tag != diff_id.hex() ||
-      index->devices()[0].size_bytes != access->data_bytes()) {
+  if (access.layout() != DataLayout::kTar) {
+    return absl::DataLossError("its span table is not that of a tar");
+  }
+  if (index.devices().size() != 1 || index.devices()[0].tag != diff_id.hex() ||
+      index.devices()[0].size_bytes != access.data_bytes()) {
     return absl::DataLossError("its tree is of another data file");
   }
+  if ((index.flags() & kIndexOverlayForm) == 0) {
+    return absl::DataLossError("its tree is a merged one, not that of a layer");
+  }
   // Reads every inode, name and extent once, so that nothing malformed is met later.
-  IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, index->ToTree());
-  return absl::OkStatus();
+  IMAGEFS_ASSIGN_OR_RETURN(Tree tree, index.ToTree(0, max_bytes));
+  for (InodeId id = 0; id < tree.inode_count(); ++id) {
+    const Inode& inode = tree.inode(id);
+    if (inode.uid == kNoOwner || inode.gid == kNoOwner) {
+      return absl::DataLossError("it has a file of the owner that stands for none");
+    }
+    if ((inode.opaque || inode.implied) && !S_ISDIR(inode.mode)) {
+      return absl::DataLossError("it has a file with the marks of a directory");
+    }
+  }
+  return tree;
 }
 
 }  // namespace imagefs

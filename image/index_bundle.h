@@ -1,6 +1,6 @@
 // What is published of a layer so that it can be shown before its bytes are there: its index and
-// its span table in one blob. Specified in docs/formats/published.md. Pure; hostile bytes give an
-// error, never a crash or more memory than the limits.
+// its span table in one blob. Specified in docs/formats/published.md. Hostile bytes give an error,
+// never a crash or more memory than the limits.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,9 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/digest.h"
+#include "image/erofs_reader.h"
+#include "image/layer_access.h"
+#include "image/tree.h"
 
 namespace imagefs {
 
@@ -29,14 +32,18 @@ struct IndexBundle {
   std::string index;   // EROFS, overlay form, one device
   std::string access;  // image/layer_access.h
 };
-
 std::string PackBundle(const IndexBundle& bundle);
-absl::StatusOr<IndexBundle> UnpackBundle(std::string_view bytes);
 
-// Whether the bundle describes that layer, and fits itself: the table names the blob, its size and
-// the DiffID; the index has one device, of that DiffID and of the table's data size, and all files
-// lie inside it.
-absl::Status CheckBundle(const IndexBundle& bundle, const Digest& blob, uint64_t blob_size,
-                         const Digest& diff_id);
+// Unpacks a bundle into two empty files. `max_bytes`: of both. Neither is checked.
+absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index, int access);
+
+// The tree of a bundle that describes that layer and fits itself: the table is that of a tar (of a
+// table of contents nobody but the image may speak) and names the blob, its size and the DiffID;
+// the index has one device, of that DiffID and of the table's data size; all files lie inside it,
+// and no inode says what no layer can. kResourceExhausted when the tree takes more than `max_bytes`
+// of memory.
+absl::StatusOr<Tree> TreeOfBundle(const ErofsImage& index, const LayerAccess& access,
+                                  const Digest& blob, uint64_t blob_size, const Digest& diff_id,
+                                  uint64_t max_bytes);
 
 }  // namespace imagefs

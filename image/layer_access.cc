@@ -1,11 +1,8 @@
 #include "image/layer_access.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstring>
 
 #include "base/fd.h"
@@ -142,9 +139,14 @@ absl::StatusOr<std::string> WriteAccess(const AccessTable& table) {
   const uint32_t checksum = Crc32c(~0U, out);
   for (size_t i = 0; i < 4; ++i) out[128 + i] = static_cast<char>(checksum >> (8 * i));
   out.append(table.windows);
-  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> check,
-                           LayerAccess::FromBytes(std::move(out)));
-  return std::string(check->bytes());
+  IMAGEFS_RETURN_IF_ERROR(LayerAccess::Check(out));
+  return out;
+}
+
+absl::Status LayerAccess::Check(std::string_view bytes) {
+  LayerAccess access;
+  access.bytes_ = bytes;
+  return access.Parse();
 }
 
 absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::FromBytes(std::string bytes) {
@@ -157,21 +159,15 @@ absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::FromBytes(std::string 
 
 absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::Open(const std::string& path) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
-  struct stat st;
-  if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
-  const size_t size = static_cast<size_t>(st.st_size);
-  if (size < kHeaderBytes) return Annotate(Wrong("it is too short"), path);
-  void* const memory = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd.get(), 0);
-  if (memory == MAP_FAILED) return ErrnoStatus(errno, path);
-  std::unique_ptr<LayerAccess> access(new LayerAccess());
-  access->mapped_size_ = size;
-  access->bytes_ = std::string_view(static_cast<const char*>(memory), size);
-  if (absl::Status status = access->Parse(); !status.ok()) return Annotate(status, path);
-  return access;
+  return OpenFd(fd.get(), path);
 }
 
-LayerAccess::~LayerAccess() {
-  if (mapped_size_ > 0) munmap(const_cast<char*>(bytes_.data()), mapped_size_);
+absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::OpenFd(int fd, std::string_view name) {
+  std::unique_ptr<LayerAccess> access(new LayerAccess());
+  IMAGEFS_ASSIGN_OR_RETURN(access->file_, MappedFile::Map(fd, name));
+  access->bytes_ = access->file_.bytes();
+  if (absl::Status status = access->Parse(); !status.ok()) return Annotate(status, name);
+  return access;
 }
 
 absl::Status LayerAccess::Parse() {

@@ -24,6 +24,7 @@
 #include "absl/types/span.h"
 #include "base/byte_range.h"
 #include "base/digest.h"
+#include "base/mapped_file.h"
 #include "image/layer_builder.h"
 
 namespace imagefs {
@@ -90,8 +91,11 @@ class LayerAccess {
  public:
   // Maps the file read-only.
   static absl::StatusOr<std::unique_ptr<LayerAccess>> Open(const std::string& path);
+  // The same of a file that is open; `name` is for errors.
+  static absl::StatusOr<std::unique_ptr<LayerAccess>> OpenFd(int fd, std::string_view name);
   static absl::StatusOr<std::unique_ptr<LayerAccess>> FromBytes(std::string bytes);
-  ~LayerAccess();
+  // OK when FromBytes would give a table.
+  static absl::Status Check(std::string_view bytes);
   LayerAccess(const LayerAccess&) = delete;
   LayerAccess& operator=(const LayerAccess&) = delete;
 
@@ -116,7 +120,7 @@ class LayerAccess {
   LayerAccess() = default;
   absl::Status Parse();
   std::string owned_;
-  size_t mapped_size_ = 0;  // 0 = owned
+  MappedFile file_;  // of no bytes: owned
   std::string_view bytes_;
   Digest blob_digest_, diff_id_;
   uint64_t blob_size_ = 0, tar_bytes_ = 0, data_bytes_ = 0;

@@ -42,6 +42,8 @@ class LayerBuilder {
   LayerBuilder() = default;
 
   absl::Status Add(TarEntry& entry);
+  // About what it takes so far.
+  uint64_t memory_bytes() const { return tree_.memory_bytes(); }
 
   // Copy `length` bytes of the data file from `from` (in the tar) to `to` (behind it, where the
   // file is otherwise a hole).

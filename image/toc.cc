@@ -3,14 +3,18 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <deque>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/json.h"
+#include "base/mapped_file.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "image/decompress.h"
+#include "image/zstd_frame.h"
 
 namespace imagefs {
 namespace {
@@ -105,46 +109,54 @@ absl::Status TooLarge(uint64_t limit) {
       StrCat("the layer's table of contents is larger than ", limit, " bytes"));
 }
 
-absl::StatusOr<std::string> Decompress(LayerCompression compression, std::string_view bytes,
-                                       uint64_t limit) {
+// Into `out`. `bytes` says itself how long its content is.
+absl::Status UnpackGzip(std::string_view bytes, uint64_t limit, int out) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<Decompressor> decompressor,
-                           Decompressor::Create(compression));
-  std::string out;
+                           Decompressor::Create(LayerCompression::kGzip));
+  std::string buffer(kOutputStep, '\0');
+  uint64_t written = 0;
   while (true) {
-    const size_t had = out.size();
-    if (had > limit) return TooLarge(limit);
-    out.resize(had + std::min<uint64_t>(kOutputStep, limit + 1 - had));
-    const absl::Span<char> room(out.data() + had, out.size() - had);
-    IMAGEFS_ASSIGN_OR_RETURN(const Decompressor::Step step, decompressor->Run(bytes, room));
+    IMAGEFS_ASSIGN_OR_RETURN(const Decompressor::Step step,
+                             decompressor->Run(bytes, absl::MakeSpan(buffer)));
     bytes.remove_prefix(step.consumed);
-    out.resize(had + step.produced);
-    if (bytes.empty() && step.produced < room.size()) break;
+    if (step.produced > limit - written) return TooLarge(limit);
+    IMAGEFS_RETURN_IF_ERROR(
+        PwriteFull(out, std::string_view(buffer.data(), step.produced), written));
+    written += step.produced;
+    if (bytes.empty() && step.produced < buffer.size()) break;
     if (step.consumed == 0 && step.produced == 0) {
       return absl::DataLossError("the layer's table of contents does not decompress");
     }
   }
-  IMAGEFS_RETURN_IF_ERROR(decompressor->Finish());
-  return out;
+  return decompressor->Finish();
 }
 
-// The one file in the tar that an eStargz table is wrapped in.
-absl::StatusOr<std::string> Unwrap(std::string tar) {
+absl::Status UnpackZstd(std::string_view bytes, uint64_t limit, int out) {
+  uint64_t written = 0;
+  return DecompressZstdTo(bytes, limit, [&](std::string_view piece) {
+    const absl::Status status = PwriteFull(out, piece, written);
+    written += piece.size();
+    return status;
+  });
+}
+
+// Where the one file is in the tar that an eStargz table is wrapped in.
+absl::StatusOr<ByteRange> FindInTar(std::string_view tar) {
   std::optional<Extent> place;
   bool given = false;
   const auto source = [&]() -> absl::StatusOr<std::string_view> {
-    return std::exchange(given, true) ? std::string_view() : std::string_view(tar);
+    return std::exchange(given, true) ? std::string_view() : tar;
   };
   IMAGEFS_RETURN_IF_ERROR(ReadTar(source, [&](TarEntry& entry) {
     if (entry.path == kTocName && entry.extents.size() == 1) place = entry.extents[0];
     return absl::OkStatus();
   }));
-  if (!place.has_value() || place->length > kMaxTocBytes) {
+  if (!place.has_value() || place->length > kMaxTocBytes || place->data_offset > tar.size() ||
+      place->length > tar.size() - place->data_offset) {
     return absl::DataLossError(
         StrCat("the layer's table of contents has no ", kTocName, " of a sensible size"));
   }
-  tar.resize(place->data_offset + place->length);
-  tar.erase(0, place->data_offset);
-  return tar;
+  return ByteRange{place->data_offset, place->data_offset + place->length};
 }
 
 // ---- Entries ----
@@ -300,6 +312,10 @@ class TocBuilder {
   explicit TocBuilder(const TocLocation& location) : location_(location) {}
 
   absl::Status Add(TocEntry& entry);
+  // About what it takes, with what Finish and image/layer_access.h make of it.
+  uint64_t memory_bytes() const {
+    return builder_.memory_bytes() + spans_.size() * kSpanBytes + offsets_.size() * kOffsetBytes;
+  }
   absl::StatusOr<TableLayer> Finish(const Descriptor& blob, const Digest& diff_id) &&;
 
  private:
@@ -315,6 +331,10 @@ class TocBuilder {
     uint64_t limit = 0;
   };
 
+  // A span as it is listed and as it is given back.
+  static constexpr uint64_t kSpanBytes = sizeof(Pending) + sizeof(AccessSpan);
+  static constexpr uint64_t kOffsetBytes = 2 * sizeof(uint64_t);
+
   absl::Status FinishFile();
   absl::Status AddChunk(const TocEntry& entry);
   absl::Status Refuse(std::string_view why) const;
@@ -324,7 +344,7 @@ class TocBuilder {
   LayerBuilder builder_;
   File file_;
   uint64_t data_end_ = 0;
-  std::vector<Pending> spans_;
+  std::deque<Pending> spans_;      // a vector would hold them three times while it grows
   std::vector<uint64_t> offsets_;  // in the blob: where any chunk begins
   std::optional<ByteRange> prefetch_;
 };
@@ -514,7 +534,19 @@ absl::StatusOr<ByteRange> ParseEstargzFooter(std::string_view tail, uint64_t blo
   return range;
 }
 
-absl::StatusOr<std::string> OpenToc(const TocLocation& location, std::string_view blob_bytes) {
+uint64_t AnnouncedTocBytes(const TocLocation& location, std::string_view blob_bytes) {
+  if (location.kind == TocKind::kZstdChunked) return location.json_bytes;
+  // The last field of a gzip member (RFC 1952).
+  constexpr size_t kLengthBytes = 4;
+  uint64_t length = 0;
+  for (size_t i = 0; i < kLengthBytes && i < blob_bytes.size(); ++i) {
+    length = length << 8 | static_cast<uint8_t>(blob_bytes[blob_bytes.size() - 1 - i]);
+  }
+  return length;
+}
+
+absl::StatusOr<ByteRange> OpenToc(const TocLocation& location, std::string_view blob_bytes,
+                                  int out) {
   if (blob_bytes.size() != location.range.size() || location.range.empty()) {
     return absl::InvalidArgumentError("these are not the bytes of the table of contents");
   }
@@ -524,25 +556,31 @@ absl::StatusOr<std::string> OpenToc(const TocLocation& location, std::string_vie
       absl::DataLossError(StrCat("the layer's table of contents does not have the digest ",
                                  location.digest.ToString(), " that the manifest says"));
   if (zstd && Sha256Of(blob_bytes) != location.digest) return wrong;
-  if (zstd) {
-    return Decompress(LayerCompression::kZstd, blob_bytes,
-                      std::min(location.json_bytes, kMaxTocBytes));
-  }
-  IMAGEFS_ASSIGN_OR_RETURN(std::string tar, Decompress(LayerCompression::kGzip, blob_bytes,
-                                                       kMaxTocBytes + kMaxTocTarSlack));
-  IMAGEFS_ASSIGN_OR_RETURN(std::string json, Unwrap(std::move(tar)));
-  if (Sha256Of(json) != location.digest) return wrong;
+  const uint64_t limit = std::min(AnnouncedTocBytes(location, blob_bytes),
+                                  kMaxTocBytes + (zstd ? 0 : kMaxTocTarSlack));
+  IMAGEFS_RETURN_IF_ERROR(zstd ? UnpackZstd(blob_bytes, limit, out)
+                               : UnpackGzip(blob_bytes, limit, out));
+  IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(out, "table of contents"));
+  if (zstd) return ByteRange{0, file.bytes().size()};
+  IMAGEFS_ASSIGN_OR_RETURN(const ByteRange json, FindInTar(file.bytes()));
+  if (Sha256Of(file.bytes().substr(json.begin, json.size())) != location.digest) return wrong;
   return json;
 }
 
 absl::StatusOr<TableLayer> BuildFromToc(const TocLocation& location, std::string_view json,
-                                        const Descriptor& blob, const Digest& diff_id) {
+                                        const Descriptor& blob, const Digest& diff_id,
+                                        uint64_t max_bytes) {
   if (location.range.empty() || location.range.end > blob.size) {
     return absl::InvalidArgumentError("the place of the table of contents is not in the blob");
   }
   if (json.size() > kMaxTocBytes) return TooLarge(kMaxTocBytes);
   TocBuilder builder(location);
-  const auto on_entry = [&](TocEntry& entry) { return builder.Add(entry); };
+  const auto on_entry = [&](TocEntry& entry) -> absl::Status {
+    IMAGEFS_RETURN_IF_ERROR(builder.Add(entry));
+    if (builder.memory_bytes() <= max_bytes) return absl::OkStatus();
+    return absl::ResourceExhaustedError(StrCat("the layer's table of contents takes more than the ",
+                                               max_bytes, " bytes of memory that it may"));
+  };
   TocReader reader(on_entry);
   IMAGEFS_RETURN_IF_ERROR(VisitJson(json, reader));
   IMAGEFS_RETURN_IF_ERROR(reader.Finish());

@@ -6,7 +6,7 @@
 // How a caller comes from a manifest to a layer:
 //   FindToc            from the annotations; for eStargz `range` is still empty, then
 //   ParseEstargzFooter from the last kEstargzFooterBytes of the blob: the range
-//   OpenToc            the blob's bytes in `range` -> JSON
+//   OpenToc            the blob's bytes in `range` -> a file with JSON
 //   BuildFromToc       JSON -> tree and spans
 //
 // An error of any of them means that this layer is to be read as one without a table.
@@ -50,12 +50,19 @@ std::optional<TocLocation> FindToc(const Descriptor& layer);
 // `tail`: the last kEstargzFooterBytes of the blob.
 absl::StatusOr<ByteRange> ParseEstargzFooter(std::string_view tail, uint64_t blob_size);
 
-// `blob_bytes`: exactly those of `location.range`. kDataLoss when they are not what the manifest
-// says.
-absl::StatusOr<std::string> OpenToc(const TocLocation& location, std::string_view blob_bytes);
+// `blob_bytes`: exactly those of `location.range`. How many bytes they say that they unpack to,
+// which nothing but OpenToc checks.
+uint64_t AnnouncedTocBytes(const TocLocation& location, std::string_view blob_bytes);
 
-// kUnimplemented for chunks larger than the limits of image/layer_access.h.
+// Unpacks them into the empty file `out`; the JSON is the range of it that is returned. kDataLoss
+// when they are not what the manifest says or hold more than AnnouncedTocBytes.
+absl::StatusOr<ByteRange> OpenToc(const TocLocation& location, std::string_view blob_bytes,
+                                  int out);
+
+// kUnimplemented for chunks larger than the limits of image/layer_access.h, kResourceExhausted when
+// what is made takes more than `max_bytes` of memory.
 absl::StatusOr<TableLayer> BuildFromToc(const TocLocation& location, std::string_view json,
-                                        const Descriptor& blob, const Digest& diff_id);
+                                        const Descriptor& blob, const Digest& diff_id,
+                                        uint64_t max_bytes = UINT64_MAX);
 
 }  // namespace imagefs

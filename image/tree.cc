@@ -16,6 +16,8 @@ namespace {
 // Blocks of the arena start small, since most trees of tests and of thin layers are small.
 constexpr size_t kFirstArenaBlock = 4096;
 constexpr size_t kMaxArenaBlock = 256 * 1024;
+// A slot of the set of names, at its emptiest and while it grows.
+constexpr size_t kNameSlotBytes = 20;
 
 std::string XattrKey(const std::vector<Xattr>& xattrs) {
   std::string key;
@@ -56,6 +58,7 @@ DirentId Tree::Find(InodeId directory, std::string_view name) const {
 InodeId Tree::NewInode(const Inode& attributes) {
   const InodeId id = static_cast<InodeId>(inodes_.size());
   Inode& inode = inodes_.emplace_back(attributes);
+  memory_bytes_ += sizeof(Inode);
   inode.nlink = 0;
   inode.extents = kNoId;
   inode.xattrs = kNoId;
@@ -69,6 +72,7 @@ DirentId Tree::Link(InodeId directory, std::string_view name, InodeId inode) {
   dirents_->push_back({Intern(name), directory, inode, inodes_[directory].first_child});
   inodes_[directory].first_child = id;
   names_.insert(id);
+  memory_bytes_ += sizeof(Dirent) + kNameSlotBytes;
   if (S_ISDIR(inodes_[inode].mode)) {
     inodes_[inode].parent = directory;
   } else {
@@ -122,6 +126,7 @@ std::string_view Tree::Intern(std::string_view text) {
     arena_size_ = std::max(std::min(next, kMaxArenaBlock), text.size());
     arena_used_ = 0;
     arena_.push_back(std::make_unique_for_overwrite<char[]>(arena_size_));
+    memory_bytes_ += arena_size_;
   }
   char* const at = arena_.back().get() + arena_used_;
   std::memcpy(at, text.data(), text.size());
@@ -136,9 +141,11 @@ void Tree::SetExtents(InodeId inode, std::vector<Extent> extents) {
   } else if (extents.size() == 1) {
     slot = static_cast<uint32_t>(2 * single_extents_.size());
     single_extents_.push_back(extents[0]);
+    memory_bytes_ += sizeof(Extent);
   } else {
     slot = static_cast<uint32_t>(2 * extent_lists_.size() + 1);
     extents.shrink_to_fit();
+    memory_bytes_ += sizeof(extents) + extents.size() * sizeof(Extent);
     extent_lists_.push_back(std::move(extents));
   }
 }
@@ -151,7 +158,10 @@ void Tree::SetXattrs(InodeId inode, std::vector<Xattr> xattrs) {
   std::sort(xattrs.begin(), xattrs.end());
   const auto [it, is_new] =
       xattr_sets_.try_emplace(XattrKey(xattrs), static_cast<uint32_t>(xattrs_.size()));
-  if (is_new) xattrs_.push_back(std::move(xattrs));
+  if (is_new) {
+    memory_bytes_ += 2 * (it->first.size() + sizeof(*it)) + xattrs.size() * sizeof(Xattr);
+    xattrs_.push_back(std::move(xattrs));
+  }
   inodes_[inode].xattrs = it->second;
 }
 

@@ -80,6 +80,8 @@ class Tree {
   const Inode& inode(InodeId id) const { return inodes_[id]; }
   const Dirent& dirent(DirentId id) const { return (*dirents_)[id]; }
   size_t inode_count() const { return inodes_.size(); }  // also those that lost their last name
+  // About what the tree takes, with what its containers need to grow. O(1).
+  uint64_t memory_bytes() const { return memory_bytes_; }
 
   // kNoId when absent. O(1).
   DirentId Find(InodeId directory, std::string_view name) const;
@@ -135,6 +137,7 @@ class Tree {
   std::deque<std::vector<Extent>> extent_lists_;
   std::deque<std::vector<Xattr>> xattrs_;
   absl::flat_hash_map<std::string, uint32_t> xattr_sets_;
+  uint64_t memory_bytes_ = 0;
 };
 
 }  // namespace imagefs

@@ -3,10 +3,22 @@
 #include <zstd.h>
 
 #include <algorithm>
+#include <memory>
 
+#include "base/status.h"
 #include "base/text.h"
 
 namespace imagefs {
+namespace {
+
+constexpr int kWindowLog = 25;  // the most that writers of small frames choose
+
+absl::Status TooLarge(uint64_t bytes, uint64_t max_bytes) {
+  return absl::ResourceExhaustedError(
+      StrCat("a zstd frame of ", bytes, " bytes where at most ", max_bytes, " are allowed"));
+}
+
+}  // namespace
 
 std::string CompressZstd(std::string_view data, int level) {
   std::string out(ZSTD_compressBound(data.size()), '\0');
@@ -17,14 +29,8 @@ std::string CompressZstd(std::string_view data, int level) {
 }
 
 absl::StatusOr<std::string> DecompressZstd(std::string_view frame, size_t max_bytes) {
-  const unsigned long long announced = ZSTD_getFrameContentSize(frame.data(), frame.size());
-  if (announced == ZSTD_CONTENTSIZE_ERROR || announced == ZSTD_CONTENTSIZE_UNKNOWN) {
-    return absl::DataLossError("no zstd frame that says its size");
-  }
-  if (announced > max_bytes) {
-    return absl::ResourceExhaustedError(
-        StrCat("a zstd frame of ", announced, " bytes where at most ", max_bytes, " are allowed"));
-  }
+  IMAGEFS_ASSIGN_OR_RETURN(const uint64_t announced, ZstdFrameBytes(frame));
+  if (announced > max_bytes) return TooLarge(announced, max_bytes);
   std::string out(announced, '\0');
   const size_t size = ZSTD_decompress(out.data(), out.size(), frame.data(), frame.size());
   if (ZSTD_isError(size) != 0) {
@@ -32,6 +38,40 @@ absl::StatusOr<std::string> DecompressZstd(std::string_view frame, size_t max_by
   }
   out.resize(size);
   return out;
+}
+
+absl::StatusOr<uint64_t> ZstdFrameBytes(std::string_view head) {
+  const unsigned long long announced = ZSTD_getFrameContentSize(head.data(), head.size());
+  if (announced == ZSTD_CONTENTSIZE_ERROR || announced == ZSTD_CONTENTSIZE_UNKNOWN) {
+    return absl::DataLossError("no zstd frame that says its size");
+  }
+  return announced;
+}
+
+absl::Status DecompressZstdTo(std::string_view frame, uint64_t max_bytes,
+                              absl::FunctionRef<absl::Status(std::string_view)> sink) {
+  const std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)> context(ZSTD_createDCtx(),
+                                                                   ZSTD_freeDCtx);
+  if (context == nullptr) return absl::ResourceExhaustedError("no memory for zstd");
+  ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kWindowLog);
+  std::string buffer(ZSTD_DStreamOutSize(), '\0');
+  ZSTD_inBuffer in = {frame.data(), frame.size(), 0};
+  uint64_t total = 0;
+  while (true) {
+    ZSTD_outBuffer out = {buffer.data(), buffer.size(), 0};
+    const size_t before = in.pos;
+    const size_t left = ZSTD_decompressStream(context.get(), &out, &in);
+    if (ZSTD_isError(left) != 0) {
+      return absl::DataLossError(StrCat("a damaged zstd frame: ", ZSTD_getErrorName(left)));
+    }
+    total += out.pos;
+    if (total > max_bytes) return TooLarge(total, max_bytes);
+    if (out.pos > 0) IMAGEFS_RETURN_IF_ERROR(sink(std::string_view(buffer.data(), out.pos)));
+    if (left == 0) break;
+    if (in.pos == before && out.pos == 0) return absl::DataLossError("a cut zstd frame");
+  }
+  if (in.pos != in.size) return absl::DataLossError("bytes behind the end of a zstd frame");
+  return absl::OkStatus();
 }
 
 }  // namespace imagefs

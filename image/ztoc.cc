@@ -83,12 +83,13 @@ class PackedPoints {
 
 class ZtocReader {
  public:
-  ZtocReader(const zfb::Ztoc& ztoc, uint64_t ztoc_bytes, const Descriptor& blob)
-      : ztoc_(ztoc), blob_(blob), text_left_(ztoc_bytes) {}
+  ZtocReader(const zfb::Ztoc& ztoc, uint64_t ztoc_bytes, const Descriptor& blob, uint64_t max_bytes)
+      : ztoc_(ztoc), blob_(blob), max_bytes_(max_bytes), text_left_(ztoc_bytes) {}
 
   absl::StatusOr<TableLayer> Read(const Digest& diff_id);
 
  private:
+  absl::Status CheckMemory() const;
   absl::Status ReadSizes();
   absl::Status ReadGzipSpans();
   absl::Status AddGzipSpan(const Point& point, uint64_t blob_end, uint64_t tar_end, size_t index);
@@ -109,6 +110,7 @@ class ZtocReader {
 
   const zfb::Ztoc& ztoc_;
   const Descriptor& blob_;
+  const uint64_t max_bytes_;
   uint64_t text_left_;
   uint64_t tar_size_ = 0;
   LayerBuilder builder_;
@@ -147,7 +149,17 @@ absl::Status ZtocReader::AddSpan(AccessSpan span, uint64_t data_bytes, uint64_t 
   if (!parsed.ok()) return Annotate(parsed.status(), StrCat("zTOC: span ", index));
   span.digest = *parsed;
   access_.spans.push_back(span);
-  return absl::OkStatus();
+  return CheckMemory();
+}
+
+absl::Status ZtocReader::CheckMemory() const {
+  // Both vectors twice, while they grow or are written as a span table.
+  const uint64_t spans = 2 * access_.spans.size() * sizeof(AccessSpan);
+  if (builder_.memory_bytes() + spans + 2 * access_.windows.size() <= max_bytes_) {
+    return absl::OkStatus();
+  }
+  return absl::ResourceExhaustedError(
+      StrCat("zTOC: it takes more than the ", max_bytes_, " bytes of memory that it may"));
 }
 
 // A span begins with the byte that its point's bits lie in and ends in front of the next point's
@@ -282,6 +294,7 @@ absl::StatusOr<TableLayer> ZtocReader::Read(const Digest& diff_id) {
   if (ztoc_.toc() != nullptr && ztoc_.toc()->files() != nullptr) {
     for (const zfb::File* file : *ztoc_.toc()->files()) {
       IMAGEFS_RETURN_IF_ERROR(AddFile(*file));
+      IMAGEFS_RETURN_IF_ERROR(CheckMemory());
     }
   }
   TableLayer out;
@@ -299,7 +312,7 @@ absl::StatusOr<TableLayer> ZtocReader::Read(const Digest& diff_id) {
 }  // namespace
 
 absl::StatusOr<TableLayer> BuildFromZtoc(std::string_view bytes, const Descriptor& blob,
-                                         const Digest& diff_id) {
+                                         const Digest& diff_id, uint64_t max_bytes) {
   if (bytes.size() > kMaxZtocBytes) {
     return absl::UnimplementedError(StrCat("zTOC: it is larger than ", kMaxZtocBytes, " bytes"));
   }
@@ -314,7 +327,7 @@ absl::StatusOr<TableLayer> BuildFromZtoc(std::string_view bytes, const Descripto
   limits.max_tables = static_cast<flatbuffers::uoffset_t>(bytes.size() / sizeof(uint32_t) + 1);
   flatbuffers::Verifier verifier(data, bytes.size(), limits);
   if (!zfb::VerifyZtocBuffer(verifier)) return Malformed("it is no valid zTOC");
-  return ZtocReader(*zfb::GetZtoc(data), bytes.size(), blob).Read(diff_id);
+  return ZtocReader(*zfb::GetZtoc(data), bytes.size(), blob, max_bytes).Read(diff_id);
 }
 
 }  // namespace imagefs

@@ -35,7 +35,7 @@ for mode in $(modes); do
     same "$name: refused" 0 "$(counter indexes_refused)"
     log_says "layer.lazy .*origin=${origin[$name]}" || fail "$name: $(grep layer.lazy "$RUN/daemon.log")"
     lazy readers "$T/truth" "$M/$mode/$name" --readers 8 --seed "$mode" || fail "$mode $name: wrong bytes"
-    $PY "$LIB/tree.py" compare "$T/truth" "$M/$mode/$name" || fail "$mode $name: another tree"
+    $PY "$LIB/tree.py" compare "$T/truth" "$M/$mode/$name" --disarmed || fail "$mode $name: another tree"
     [ $name = estargz ] && more=131072 || more=0   # its end, where the table is
     lazy once "$SHAPER/requests" "$T/images/$name" $more >"$T/once" || { cat "$T/once"; fail "$mode $name: asked twice"; }
     # What was read is most of it, so that all of it comes, and is checked as a whole.

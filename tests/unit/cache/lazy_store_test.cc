@@ -203,7 +203,7 @@ TEST_F(LazyStoreTest, WithoutAnIndexEverythingIsBroughtFirst) {
 
 TEST_F(LazyStoreTest, AnIndexBesideTheImageIsNotBelievedWhenTheConfigurationSaysSo) {
   Publish();
-  options_.index.trust_beside = false;
+  options_.trust = IndexTrust::Configured();
   OpenNew();
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(chain_->complete());
@@ -211,7 +211,7 @@ TEST_F(LazyStoreTest, AnIndexBesideTheImageIsNotBelievedWhenTheConfigurationSays
 
 TEST_F(LazyStoreTest, AnIndexOfAConfiguredRepositoryIs) {
   Publish();
-  options_.index.trust_beside = false;
+  options_.trust = IndexTrust::Configured();
   options_.index.repositories = {*Reference::Parse("other.test/indexes")};
   OpenNew();
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());

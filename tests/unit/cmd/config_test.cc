@@ -16,7 +16,10 @@ TEST(Config, DefaultsOfAnEmptyFile) {
   const auto config = ParseConfig("", "f");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_TRUE(config->index_lookup);
-  EXPECT_TRUE(config->index_trust_beside);
+  EXPECT_EQ(config->index_trust, IndexTrust::Any());
+  EXPECT_EQ(config->index_memory, 64U << 20);
+  EXPECT_EQ(config->ContainerdPolicy().otherwise(), IndexTrust::Trusted());
+  EXPECT_EQ(config->PodmanPolicy().otherwise(), IndexTrust::Trusted());
   EXPECT_FALSE(config->index_publish);
   EXPECT_TRUE(config->fill_background);
   EXPECT_EQ(config->fill_deadline, absl::Seconds(60));
@@ -42,7 +45,7 @@ TEST(Config, Everything) {
       "f");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_FALSE(config->index_lookup);
-  EXPECT_FALSE(config->index_trust_beside);
+  EXPECT_EQ(config->index_trust, IndexTrust::Configured());
   ASSERT_EQ(config->index_repositories.size(), 2U);
   EXPECT_EQ(config->index_repositories[1], "other.test/x");
   EXPECT_TRUE(config->index_publish);
@@ -94,6 +97,31 @@ TEST(Config, Network) {
   ASSERT_EQ(config->network_allow.size(), 3U);
   EXPECT_TRUE(config->network_allow[0].Contains(*IpAddress::Parse("10.9.9.9")));
   EXPECT_EQ(config->network_least_rate, 0U);
+}
+
+TEST(Config, WhoseIndexIsBelieved) {
+  const auto config = ParseConfig(
+      "[index]\nmemory = \"256MiB\"\n"
+      "[containerd]\nlazy = \"repository\"\nlazy_images = [\"registry.test/**\"]\n"
+      "[podman]\nlazy = \"any\"\n",
+      "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->index_memory, 256U << 20);
+  EXPECT_EQ(config->CommandPolicy().otherwise(), IndexTrust::Any());
+  const LazyPolicy containerd = config->ContainerdPolicy();
+  EXPECT_EQ(containerd.For(*Reference::Parse("registry.test/a/b")), IndexTrust::Any());
+  EXPECT_EQ(containerd.For(*Reference::Parse("other.test/a")), IndexTrust::Repository());
+  EXPECT_EQ(config->PodmanPolicy().For(*Reference::Parse("x")), IndexTrust::Any());
+  for (const char* wrong :
+       {"[containerd]\nlazy = \"all\"\n", "[containerd]\nlazy = true\n",
+        "[containerd]\nlazy_images = \"registry.test/**\"\n",
+        "[podman]\nlazy_images = [\"debian\"]\n", "[podman]\nlazy_images = [1]\n",
+        "[index]\ntrust = \"any\"\n", "[index]\nmemory = \"1MiB\"\n", "[index]\nmemory = 64\n",
+        "[index]\nmemory = \"much\"\n"}) {
+    EXPECT_FALSE(ParseConfig(wrong, "f").ok()) << wrong;
+  }
+  EXPECT_EQ(ParseConfig("[podman]\nlazy = \"all\"\n", "f").status().message(),
+            "f:2: podman.lazy is \"trusted\" or \"repository\" or \"any\"");
 }
 
 TEST(Config, CredentialsOfANode) {

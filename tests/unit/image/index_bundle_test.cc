@@ -5,6 +5,8 @@
 #include <sys/stat.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/fd.h"
 #include "image/erofs_writer.h"
@@ -14,16 +16,7 @@
 namespace imagefs {
 namespace {
 
-// The index of a layer that has one directory and a file of `size` bytes.
-std::string Index(const Digest& diff_id, uint64_t data_bytes, uint64_t size) {
-  Tree tree;
-  Inode attributes;
-  attributes.mode = S_IFREG | 0644;
-  attributes.size = size;
-  attributes.nlink = 1;
-  const InodeId file = tree.NewInode(attributes);
-  tree.SetExtents(file, {{0, 512, size, 1}});
-  tree.Link(Tree::kRoot, "file", file);
+std::string WriteTree(const Tree& tree, const Digest& diff_id, uint64_t data_bytes) {
   const Fd fd(memfd_create("index", MFD_CLOEXEC));
   ErofsWriterOptions options;
   options.overlay_form = true;
@@ -34,6 +27,18 @@ std::string Index(const Digest& diff_id, uint64_t data_bytes, uint64_t size) {
   std::string bytes(static_cast<size_t>(st.st_size), '\0');
   EXPECT_TRUE(PreadFull(fd.get(), absl::MakeSpan(bytes), 0).ok());
   return bytes;
+}
+
+// The index of a layer that has a file of `size` bytes.
+std::string Index(const Digest& diff_id, uint64_t data_bytes, uint64_t size) {
+  Tree tree;
+  Inode attributes;
+  attributes.mode = S_IFREG | 0644;
+  attributes.size = size;
+  const InodeId file = tree.NewInode(attributes);
+  tree.SetExtents(file, {{0, 512, size, 1}});
+  tree.Link(Tree::kRoot, "file", file);
+  return WriteTree(tree, diff_id, data_bytes);
 }
 
 class IndexBundleTest : public ::testing::Test {
@@ -49,45 +54,136 @@ class IndexBundleTest : public ::testing::Test {
     table_.spans = {span};
     bundle_ = {Index(diff_id_, 2048, 1000), *WriteAccess(table_)};
   }
+  absl::Status Check(const Digest& blob, uint64_t blob_size, const Digest& diff_id,
+                     uint64_t max_bytes = UINT64_MAX) const {
+    const auto index = ErofsImage::FromMemory(bundle_.index);
+    if (!index.ok()) return index.status();
+    const auto access = LayerAccess::FromBytes(bundle_.access);
+    if (!access.ok()) return access.status();
+    return TreeOfBundle(**index, **access, blob, blob_size, diff_id, max_bytes).status();
+  }
   const Digest blob_ = Sha256Of("blob"), diff_id_ = Sha256Of("tar");
   AccessTable table_;
   IndexBundle bundle_;
 };
 
+absl::StatusOr<IndexBundle> Unpack(std::string_view packed, uint64_t max_bytes = 1 << 20) {
+  const Fd index(memfd_create("index", MFD_CLOEXEC)), access(memfd_create("access", MFD_CLOEXEC));
+  absl::Status status = UnpackBundle(packed, max_bytes, index.get(), access.get());
+  if (!status.ok()) return status;
+  IndexBundle bundle;
+  for (const auto& [file, out] : {std::pair(&index, &bundle.index), {&access, &bundle.access}}) {
+    struct stat st;
+    EXPECT_EQ(fstat(file->get(), &st), 0);
+    out->resize(static_cast<size_t>(st.st_size));
+    EXPECT_TRUE(PreadFull(file->get(), absl::MakeSpan(*out), 0).ok());
+  }
+  return bundle;
+}
+
 TEST_F(IndexBundleTest, OpensWhatWasPacked) {
-  const auto opened = UnpackBundle(PackBundle(bundle_));
+  const auto opened = Unpack(PackBundle(bundle_));
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_EQ(opened->index, bundle_.index);
   EXPECT_EQ(opened->access, bundle_.access);
-  EXPECT_TRUE(CheckBundle(*opened, blob_, 100, diff_id_).ok());
+  EXPECT_TRUE(Check(blob_, 100, diff_id_).ok());
 }
 
 TEST_F(IndexBundleTest, IsOfOneLayerOnly) {
-  EXPECT_FALSE(CheckBundle(bundle_, Sha256Of("another"), 100, diff_id_).ok());
-  EXPECT_FALSE(CheckBundle(bundle_, blob_, 101, diff_id_).ok());
-  EXPECT_FALSE(CheckBundle(bundle_, blob_, 100, Sha256Of("another")).ok());
+  EXPECT_FALSE(Check(Sha256Of("another"), 100, diff_id_).ok());
+  EXPECT_FALSE(Check(blob_, 101, diff_id_).ok());
+  EXPECT_FALSE(Check(blob_, 100, Sha256Of("another")).ok());
 }
 
 TEST_F(IndexBundleTest, TreeAndTableAreOfTheSameData) {
   bundle_.index = Index(diff_id_, 4096, 1000);
-  EXPECT_FALSE(CheckBundle(bundle_, blob_, 100, diff_id_).ok());
+  EXPECT_FALSE(Check(blob_, 100, diff_id_).ok());
   bundle_.index = Index(Sha256Of("another"), 2048, 1000);
-  EXPECT_FALSE(CheckBundle(bundle_, blob_, 100, diff_id_).ok());
+  EXPECT_FALSE(Check(blob_, 100, diff_id_).ok());
   bundle_.index = "no index";
-  EXPECT_FALSE(CheckBundle(bundle_, blob_, 100, diff_id_).ok());
+  EXPECT_FALSE(Check(blob_, 100, diff_id_).ok());
+}
+
+// The tree of such a table is never compared with a tar.
+TEST_F(IndexBundleTest, OnlyTheImageMaySpeakOfATableOfContents) {
+  for (const DataLayout layout : {DataLayout::kTable, DataLayout::kForeignTar}) {
+    table_.layout = layout;
+    bundle_.access = *WriteAccess(table_);
+    EXPECT_FALSE(Check(blob_, 100, diff_id_).ok());
+  }
+}
+
+TEST_F(IndexBundleTest, InodesThatNoLayerHas) {
+  const auto with = [&](auto change) {
+    Tree tree;
+    Inode attributes;
+    attributes.mode = S_IFREG | 0644;
+    const InodeId file = tree.NewInode(attributes);
+    tree.Link(Tree::kRoot, "file", file);
+    change(tree, file);
+    bundle_.index = WriteTree(tree, diff_id_, 2048);
+    return Check(blob_, 100, diff_id_);
+  };
+  EXPECT_TRUE(with([](Tree&, InodeId) {}).ok());
+  EXPECT_FALSE(with([](Tree& tree, InodeId id) { tree.inode(id).uid = UINT32_MAX; }).ok());
+  EXPECT_FALSE(with([](Tree& tree, InodeId id) { tree.inode(id).gid = UINT32_MAX; }).ok());
+  EXPECT_FALSE(with([](Tree& tree, InodeId id) { tree.inode(id).opaque = true; }).ok());
+  EXPECT_FALSE(with([](Tree& tree, InodeId id) { tree.inode(id).implied = true; }).ok());
+}
+
+TEST_F(IndexBundleTest, MemoryIsBounded) {
+  EXPECT_TRUE(absl::IsResourceExhausted(Check(blob_, 100, diff_id_, 100)));
+  // A file whose pieces lie in another order: 8 bytes of index, 32 of tree.
+  Tree tree;
+  Inode attributes;
+  attributes.mode = S_IFREG | 0644;
+  constexpr uint64_t kPieces = 20000;
+  attributes.size = kPieces * 512;
+  const InodeId file = tree.NewInode(attributes);
+  std::vector<Extent> extents;
+  for (uint64_t i = 0; i < kPieces; ++i) extents.push_back({i * 512, i % 2 * 1024, 512, 1});
+  tree.SetExtents(file, extents);
+  tree.Link(Tree::kRoot, "file", file);
+  bundle_.index = WriteTree(tree, diff_id_, 2048);
+  EXPECT_TRUE(Check(blob_, 100, diff_id_).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(Check(blob_, 100, diff_id_, 2 * bundle_.index.size())));
 }
 
 TEST_F(IndexBundleTest, DamagedBytesAreAnError) {
   const std::string bytes = PackBundle(bundle_);
   for (size_t i = 0; i < bytes.size(); ++i) {
-    EXPECT_FALSE(UnpackBundle(bytes.substr(0, i)).ok()) << i;
+    EXPECT_FALSE(Unpack(bytes.substr(0, i)).ok()) << i;
   }
-  EXPECT_FALSE(UnpackBundle("").ok());
-  EXPECT_FALSE(UnpackBundle(CompressZstd("imgfsidx", 1)).ok());
-  EXPECT_FALSE(UnpackBundle(CompressZstd(std::string(100, 'x'), 1)).ok());
+  EXPECT_FALSE(Unpack("").ok());
+  EXPECT_FALSE(Unpack(bytes + "x").ok());
+  EXPECT_FALSE(Unpack(CompressZstd("imgfsidx", 1)).ok());
+  EXPECT_FALSE(Unpack(CompressZstd(std::string(100, 'x'), 1)).ok());
   // An index that is longer than all.
   EXPECT_FALSE(
-      UnpackBundle(CompressZstd(std::string("imgfsidx\xff\xff\xff\xff\0\0\0\0abc", 19), 1)).ok());
+      Unpack(CompressZstd(std::string("imgfsidx\xff\xff\xff\xff\0\0\0\0abc", 19), 1)).ok());
+}
+
+TEST_F(IndexBundleTest, IsUnpackedToNoMoreThanAllowed) {
+  const uint64_t size = 16 + bundle_.index.size() + bundle_.access.size();
+  EXPECT_TRUE(Unpack(PackBundle(bundle_), size).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(Unpack(PackBundle(bundle_), size - 1).status()));
+}
+
+// The field that says how much a frame holds (RFC 8878) is a claim.
+TEST(ZstdFrame, MayNotHoldMoreThanItSays) {
+  std::string frame = CompressZstd(std::string(1 << 20, '\0'), 1);
+  ASSERT_EQ(*ZstdFrameBytes(frame), 1U << 20);
+  const size_t at = frame.find(std::string("\0\0\x10\0", 4));  // 1 << 20, little-endian
+  ASSERT_NE(at, std::string::npos);
+  frame[at + 2] = 1;
+  const uint64_t said = *ZstdFrameBytes(frame);
+  ASSERT_EQ(said, 1U << 16);
+  uint64_t got = 0;
+  EXPECT_FALSE(DecompressZstdTo(frame, said, [&](std::string_view piece) {
+                 got += piece.size();
+                 return absl::OkStatus();
+               }).ok());
+  EXPECT_LE(got, said);
 }
 
 TEST(ZstdFrame, IsBounded) {

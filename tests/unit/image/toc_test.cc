@@ -1,12 +1,14 @@
 #include "image/toc.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/text.h"
 #include "tests/fakes/image/table_samples.h"
 #include "tests/fakes/image/tar_writer.h"
@@ -24,6 +26,17 @@ TocWriter::Blob Write(const TocWriter::Options& options,
   return writer.Finish();
 }
 
+// The JSON of a table.
+absl::StatusOr<std::string> Json(const TocLocation& location, std::string_view bytes) {
+  const Fd file(memfd_create("toc", MFD_CLOEXEC));
+  const absl::StatusOr<ByteRange> place = OpenToc(location, bytes, file.get());
+  if (!place.ok()) return place.status();
+  std::string json(place->size(), '\0');
+  const absl::Status status = PreadExact(file.get(), absl::MakeSpan(json), place->begin, "JSON");
+  if (!status.ok()) return status;
+  return json;
+}
+
 // As a caller goes from a manifest to a layer.
 absl::StatusOr<TableLayer> Load(const TocWriter::Blob& blob) {
   std::optional<TocLocation> location = FindToc(blob.descriptor);
@@ -35,7 +48,7 @@ absl::StatusOr<TableLayer> Load(const TocWriter::Blob& blob) {
     if (!range.ok()) return range.status();
     location->range = *range;
   }
-  const auto json = OpenToc(*location, bytes.substr(location->range.begin, location->range.size()));
+  const auto json = Json(*location, bytes.substr(location->range.begin, location->range.size()));
   if (!json.ok()) return json.status();
   EXPECT_EQ(*json, blob.json);
   return BuildFromToc(*location, *json, blob.descriptor, Sha256Of(blob.tar));
@@ -245,7 +258,7 @@ TEST(TocTest, WrongBytesOfTheTable) {
   const std::string json = "{}";
   const auto open = [&](const std::string& bytes) {
     location.range = {0, bytes.size()};
-    return OpenToc(location, bytes).status().code();
+    return Json(location, bytes).status().code();
   };
   location.digest = Sha256Of(json);
   const auto wrap = [](std::string_view name, std::string_view data) {
@@ -260,8 +273,8 @@ TEST(TocTest, WrongBytesOfTheTable) {
   for (size_t size = 1; size < whole.size(); ++size) {
     EXPECT_NE(open(whole.substr(0, size)), absl::StatusCode::kOk) << size;
   }
-  EXPECT_FALSE(OpenToc(location, "").ok());
-  EXPECT_FALSE(OpenToc(location, whole.substr(1)).ok());
+  EXPECT_FALSE(Json(location, "").ok());
+  EXPECT_FALSE(Json(location, whole.substr(1)).ok());
 }
 
 TEST(TocTest, TablesLargerThanAnnounced) {
@@ -271,9 +284,39 @@ TEST(TocTest, TablesLargerThanAnnounced) {
   location.digest = Sha256Of(frame);
   location.range = {0, frame.size()};
   location.json_bytes = 4999;
-  EXPECT_FALSE(OpenToc(location, frame).ok());
+  EXPECT_FALSE(Json(location, frame).ok());
   location.json_bytes = 5000;
-  EXPECT_TRUE(OpenToc(location, frame).ok());
+  EXPECT_TRUE(Json(location, frame).ok());
+}
+
+TEST(TocTest, AGzipTableHasNoMoreThanItsTrailerSays) {
+  std::string bytes = GzipMember(TarWriter().File("stargz.index.json", "{}").End().bytes());
+  TocLocation location;
+  location.digest = Sha256Of("{}");
+  location.range = {0, bytes.size()};
+  EXPECT_GE(AnnouncedTocBytes(location, bytes), 1024U);
+  EXPECT_TRUE(Json(location, bytes).ok());
+  // Two members: the last says that there is nothing.
+  bytes += GzipMember("");
+  location.range = {0, bytes.size()};
+  EXPECT_EQ(AnnouncedTocBytes(location, bytes), 0U);
+  EXPECT_FALSE(Json(location, bytes).ok());
+}
+
+TEST(TocTest, MemoryIsBounded) {
+  // Few bytes of text, many directories.
+  std::string deep;
+  for (int i = 0; i < 1000; ++i) deep += "d/";
+  std::string entries;
+  for (int i = 0; i < 100; ++i) {
+    StrAppend(&entries, i > 0 ? "," : "", "{\"type\":\"dir\",\"name\":\"", i, "/", deep, "\"}");
+  }
+  const std::string json = StrCat("{\"version\":1,\"entries\":[", entries, "]}");
+  Descriptor blob;
+  blob.size = 1200;
+  EXPECT_TRUE(BuildFromToc(Place(TocKind::kZstdChunked), json, blob, Digest()).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      BuildFromToc(Place(TocKind::kZstdChunked), json, blob, Digest(), 4 * json.size()).status()));
 }
 
 TEST(TocTest, LyingChunks) {

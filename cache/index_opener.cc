@@ -1,0 +1,188 @@
+#include "cache/index_opener.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <memory>
+#include <utility>
+
+#include "base/mapped_file.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "image/disarm.h"
+#include "image/erofs_writer.h"
+#include "image/index_bundle.h"
+#include "image/layer_access.h"
+#include "image/zstd_frame.h"
+#include "image/ztoc.h"
+
+namespace imagefs {
+namespace {
+
+// Of an honest index: itself, mapped, and a tree of about twice its bytes; of a table of contents:
+// its text, mapped, and tree and spans of about one and a half times that.
+constexpr uint64_t kTimes = 3;
+constexpr uint64_t kBaseBytes = 2 << 20;  // buffers
+constexpr size_t kFrameHeadBytes = 18;
+
+absl::StatusOr<Digest> DigestOf(const IndexMaterial& material) {
+  Sha256 hash;
+  std::string buffer(256 << 10, '\0');
+  for (uint64_t at = material.part.begin; at < material.part.end;) {
+    const size_t want = std::min<uint64_t>(buffer.size(), material.part.end - at);
+    IMAGEFS_RETURN_IF_ERROR(
+        PreadExact(material.file, absl::MakeSpan(buffer.data(), want), at, "what was fetched"));
+    hash.Update(std::string_view(buffer.data(), want));
+    at += want;
+  }
+  return hash.Finish();
+}
+
+absl::Status CheckDigest(const IndexMaterial& material, const Digest& published) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, DigestOf(material));
+  if (digest == published) return absl::OkStatus();
+  return absl::DataLossError(
+      StrCat("it should be ", published.ToString(), " but is ", digest.ToString()));
+}
+
+absl::StatusOr<std::string_view> PartOf(const MappedFile& file, const IndexMaterial& material) {
+  if (material.part.begin > material.part.end || material.part.end > file.bytes().size()) {
+    return absl::DataLossError("what was fetched is too short");
+  }
+  return file.bytes().substr(material.part.begin, material.part.size());
+}
+
+absl::StatusOr<uint64_t> SizeOf(int fd) {
+  struct stat st;
+  if (fstat(fd, &st) != 0) return ErrnoStatus(errno, "an index file");
+  return static_cast<uint64_t>(st.st_size);
+}
+
+}  // namespace
+
+uint64_t IndexMemory(uint64_t packed, uint64_t unpacked) {
+  const uint64_t bytes = std::min(std::max(packed, unpacked), uint64_t{1} << 60);
+  return kBaseBytes + kTimes * bytes;
+}
+
+uint64_t LargestIndex(uint64_t memory) {
+  return memory <= kBaseBytes ? 0 : (memory - kBaseBytes) / kTimes;
+}
+
+absl::StatusOr<Fd> IndexOpener::NewFile() const {
+  return OpenFile(directory_, O_TMPFILE | O_RDWR, 0600);
+}
+
+absl::StatusOr<uint64_t> IndexOpener::AnnouncedBundle(const IndexMaterial& bundle) {
+  char head[kFrameHeadBytes];
+  const size_t want = std::min<uint64_t>(sizeof(head), bundle.part.size());
+  IMAGEFS_RETURN_IF_ERROR(PreadExact(bundle.file, absl::MakeSpan(head, want), bundle.part.begin,
+                                     "the published index"));
+  return ZstdFrameBytes(std::string_view(head, want));
+}
+
+absl::StatusOr<uint64_t> IndexOpener::AnnouncedToc(const IndexMaterial& toc,
+                                                   const TocLocation& where) {
+  char tail[4];
+  if (toc.part.size() < sizeof(tail)) return absl::DataLossError("its table of contents is cut");
+  IMAGEFS_RETURN_IF_ERROR(PreadExact(toc.file, absl::MakeSpan(tail), toc.part.end - sizeof(tail),
+                                     "the table of contents"));
+  return AnnouncedTocBytes(where, std::string_view(tail, sizeof(tail)));
+}
+
+absl::Status IndexOpener::WriteIndex(Tree& tree, const Digest& diff_id, uint64_t data_bytes,
+                                     FoundIndex& found) const {
+  Disarm(tree);
+  IMAGEFS_ASSIGN_OR_RETURN(found.index, NewFile());
+  ErofsWriterOptions options;
+  options.overlay_form = true;
+  options.devices.push_back({diff_id.hex(), data_bytes});
+  IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, found.index.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(found.index_bytes, SizeOf(found.index.get()));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<FoundIndexRef> IndexOpener::FromTable(TableLayer table, DataLayout layout,
+                                                     FoundIndex found,
+                                                     const Digest& diff_id) const {
+  IMAGEFS_RETURN_IF_ERROR(WriteIndex(table.layer.tree, diff_id, table.access.data_bytes, found));
+  table.layer.tree = Tree();
+  table.access.layout = layout;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string access, WriteAccess(table.access));
+  IMAGEFS_ASSIGN_OR_RETURN(found.access, NewFile());
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(found.access.get(), access, 0));
+  found.prefetch = table.prefetch;
+  return std::make_shared<const FoundIndex>(std::move(found));
+}
+
+absl::StatusOr<FoundIndexRef> IndexOpener::OpenBundle(const IndexMaterial& bundle,
+                                                      const Digest& published,
+                                                      IndexSource source) const {
+  IMAGEFS_RETURN_IF_ERROR(CheckDigest(bundle, published));
+  IMAGEFS_ASSIGN_OR_RETURN(const uint64_t announced, AnnouncedBundle(bundle));
+  FoundIndex found;
+  found.source = source;
+  found.origin = "published";
+  found.description = published;
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd index, NewFile());
+  IMAGEFS_ASSIGN_OR_RETURN(found.access, NewFile());
+  {
+    IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(bundle.file, "an index"));
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view packed, PartOf(file, bundle));
+    IMAGEFS_RETURN_IF_ERROR(UnpackBundle(packed, announced, index.get(), found.access.get()));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
+                           LayerAccess::OpenFd(found.access.get(), "its span table"));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ErofsImage> image,
+                           ErofsImage::OpenFd(index.get(), "its tree"));
+  const uint64_t mapped = std::min<uint64_t>(access->bytes().size(), bundle.max_memory);
+  IMAGEFS_ASSIGN_OR_RETURN(Tree tree,
+                           TreeOfBundle(*image, *access, bundle.layer.digest, bundle.layer.size,
+                                        bundle.diff_id, bundle.max_memory - mapped));
+  image->DropResidentPages();
+  IMAGEFS_RETURN_IF_ERROR(WriteIndex(tree, bundle.diff_id, access->data_bytes(), found));
+  return std::make_shared<const FoundIndex>(std::move(found));
+}
+
+absl::StatusOr<FoundIndexRef> IndexOpener::OpenToc(const IndexMaterial& toc,
+                                                   const TocLocation& where) const {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd unpacked, NewFile());
+  ByteRange json;
+  {
+    IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(toc.file, "an index"));
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view packed, PartOf(file, toc));
+    IMAGEFS_ASSIGN_OR_RETURN(json, imagefs::OpenToc(where, packed, unpacked.get()));
+  }
+  FoundIndex found;
+  found.source = IndexSource::kInImage;
+  found.origin = where.kind == TocKind::kEstargz ? "eStargz" : "zstd:chunked";
+  found.description = where.digest;
+  IMAGEFS_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Map(unpacked.get(), "an index"));
+  const std::string_view text = file.bytes().substr(json.begin, json.size());
+  // The text stays mapped until the end of the parse.
+  const uint64_t mapped = std::min<uint64_t>(text.size(), toc.max_memory);
+  IMAGEFS_ASSIGN_OR_RETURN(
+      TableLayer table, BuildFromToc(where, text, toc.layer, toc.diff_id, toc.max_memory - mapped));
+  file = MappedFile();
+  return FromTable(std::move(table), DataLayout::kTable, std::move(found), toc.diff_id);
+}
+
+absl::StatusOr<FoundIndexRef> IndexOpener::OpenZtoc(const IndexMaterial& ztoc,
+                                                    const Digest& published,
+                                                    IndexSource source) const {
+  IMAGEFS_RETURN_IF_ERROR(CheckDigest(ztoc, published));
+  FoundIndex found;
+  found.source = source;
+  found.origin = "SOCI";
+  found.description = published;
+  IMAGEFS_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Map(ztoc.file, "an index"));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string_view bytes, PartOf(file, ztoc));
+  const uint64_t mapped = std::min<uint64_t>(bytes.size(), ztoc.max_memory);
+  IMAGEFS_ASSIGN_OR_RETURN(
+      TableLayer table, BuildFromZtoc(bytes, ztoc.layer, ztoc.diff_id, ztoc.max_memory - mapped));
+  file = MappedFile();
+  return FromTable(std::move(table), DataLayout::kForeignTar, std::move(found), ztoc.diff_id);
+}
+
+}  // namespace imagefs
