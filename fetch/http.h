@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "base/cancel.h"
 #include "base/executor.h"
+#include "base/secret.h"
 
 namespace imagefs {
 
@@ -26,7 +27,9 @@ struct HttpRequest {
   std::string method = "GET";  // GET, HEAD, POST, PUT, PATCH, DELETE
   std::string url;
   std::vector<std::pair<std::string, std::string>> headers;
+  Secret authorization;               // the value of that header; "" = none
   std::string body;                   // POST, PUT, PATCH
+  Secret secret_body;                 // in place of `body` when there is one
   uint64_t max_body_bytes = 4 << 20;  // collected bodies beyond it fail with kResourceExhausted
   bool verify_tls = true;
   PriorityRef priority;  // null = foreground; order of waiting for a connection
