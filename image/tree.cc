@@ -48,6 +48,19 @@ Tree::Tree()
   inodes_.push_back(root);
 }
 
+absl::Status TooManyNames() {
+  return absl::FailedPreconditionError(
+      StrCat("its names and attributes take more than the ", kMaxTreeBytes >> 20,
+             " MiB of memory that an image may; ask whoever built the image"));
+}
+
+uint64_t Tree::memory_bytes() const {
+  // With what the set of names takes for one.
+  constexpr uint64_t kNameBytes = 2 * sizeof(DirentId);
+  return inodes_.size() * sizeof(Inode) + dirents_->size() * (sizeof(Dirent) + kNameBytes) +
+         held_bytes_;
+}
+
 DirentId Tree::Find(InodeId directory, std::string_view name) const {
   const auto it = names_.find(Key{directory, name});
   return it == names_.end() ? kNoId : *it;
@@ -122,6 +135,7 @@ std::string_view Tree::Intern(std::string_view text) {
     arena_size_ = std::max(std::min(next, kMaxArenaBlock), text.size());
     arena_used_ = 0;
     arena_.push_back(std::make_unique_for_overwrite<char[]>(arena_size_));
+    held_bytes_ += arena_size_;
   }
   char* const at = arena_.back().get() + arena_used_;
   std::memcpy(at, text.data(), text.size());
@@ -139,6 +153,7 @@ void Tree::SetExtents(InodeId inode, std::vector<Extent> extents) {
   } else {
     slot = static_cast<uint32_t>(2 * extent_lists_.size() + 1);
     extents.shrink_to_fit();
+    held_bytes_ += extents.size() * sizeof(Extent);
     extent_lists_.push_back(std::move(extents));
   }
 }
@@ -151,7 +166,10 @@ void Tree::SetXattrs(InodeId inode, std::vector<Xattr> xattrs) {
   std::sort(xattrs.begin(), xattrs.end());
   const auto [it, is_new] =
       xattr_sets_.try_emplace(XattrKey(xattrs), static_cast<uint32_t>(xattrs_.size()));
-  if (is_new) xattrs_.push_back(std::move(xattrs));
+  if (is_new) {
+    held_bytes_ += 2 * it->first.size() + xattrs.size() * sizeof(Xattr);
+    xattrs_.push_back(std::move(xattrs));
+  }
   inodes_[inode].xattrs = it->second;
 }
 

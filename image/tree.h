@@ -19,6 +19,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 
 namespace imagefs {
@@ -68,6 +69,12 @@ struct Dirent {
   DirentId next = kNoId;
 };
 
+// What a tree may take. An image of a million files takes less than a fifth of it.
+inline constexpr uint64_t kMaxTreeBytes = uint64_t{1} << 30;
+
+// kFailedPrecondition, for a tree that is larger.
+absl::Status TooManyNames();
+
 class Tree {
  public:
   Tree();  // has a root directory: 0755, root:root, time 0, implied
@@ -80,6 +87,8 @@ class Tree {
   const Inode& inode(InodeId id) const { return inodes_[id]; }
   const Dirent& dirent(DirentId id) const { return (*dirents_)[id]; }
   size_t inode_count() const { return inodes_.size(); }  // also those that lost their last name
+  // About what it takes, also for what lost its last name.
+  uint64_t memory_bytes() const;
 
   // kNoId when absent. O(1).
   DirentId Find(InodeId directory, std::string_view name) const;
@@ -130,6 +139,8 @@ class Tree {
   absl::flat_hash_set<DirentId, NameHash, NameEqual> names_;
   std::vector<std::unique_ptr<char[]>> arena_;
   size_t arena_used_ = 0, arena_size_ = 0;  // of the last block
+  // Of the arena, the lists of extents and the sets of xattrs.
+  uint64_t held_bytes_ = 0;
   // Inode::extents is twice an index, plus 1 when it is one of extent_lists_.
   std::deque<Extent> single_extents_;
   std::deque<std::vector<Extent>> extent_lists_;
