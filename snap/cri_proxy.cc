@@ -160,6 +160,8 @@ class ProxyCall : public grpc::ServerGenericBidiReactor {
   class Upstream : public grpc::ClientBidiReactor<ByteBuffer, ByteBuffer> {
    public:
     explicit Upstream(ProxyCall& call) : call_(call) {}
+    // A pull takes minutes, and its request holds a credential.
+    void OnWriteDone(bool) override { call_.request_.Clear(); }
     void OnReadInitialMetadataDone(bool ok) override {
       if (!ok) return RemoveHold();
       for (const auto& [name, value] : call_.client_.GetServerInitialMetadata()) {

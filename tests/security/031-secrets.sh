@@ -72,6 +72,17 @@ wait $held || true
 clean "a pull that was given up"
 ifs stop
 
+# Id maps need a look at a child of the daemon's, and the unit has no CAP_SYS_PTRACE for it.
+if modes | grep -qx kernel; then
+  image plain
+  store mapped
+  setpriv --bounding-set -sys_ptrace --inh-caps -sys_ptrace "$IMAGEFS" --root "$ROOT" --run "$RUN" \
+    mount -q --map-uids 0:100000:65536 "oci:$T/images/plain" "$M/a" >/dev/null
+  same "owner" 100000 "$(stat -c %u "$M/a/etc/passwd")"
+  ifs umount --all
+  ifs stop
+fi
+
 # The same as another user: not even processes of that user may look.
 if [ -u "$(command -v fusermount3)" ] && uid=$(id -u nobody); then
   chmod 711 "$T"
@@ -115,7 +126,5 @@ for mode in $(modes); do
   wait_for 10 '[ "$(copies "$(pid)" "se cret:1")" = 1 ]' || fail "$mode: $(copies "$(pid)" 'se cret:1') copies while the mount fills"
   same "headers" 0 "$(copies "$(pid)" "$(b64 'tester:se cret:1')")"
   ifs umount --all
-  ifs rm "$REGISTRY/test/gzip:1" >/dev/null
-  wait_for 20 '[ "$(copies "$(pid)" "se cret:1")" = 0 ]' || fail "$mode: $(copies "$(pid)" 'se cret:1') copies when the image is gone"
   ifs stop
 done
