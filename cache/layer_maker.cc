@@ -1,6 +1,7 @@
 #include "cache/layer_maker.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -282,7 +283,11 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   absl::StatusOr<LayerBuilder::Result> result = Consume(input.diff_id, next, output.tar_bytes);
   ring.Abort();
   producer.join();
-  if (!result.ok()) return result.status();
+  if (!result.ok()) {
+    // A tree that was too large is gone; without this its memory would be the allocator's for good.
+    if (absl::IsFailedPrecondition(result.status())) malloc_trim(0);
+    return result.status();
+  }
   IMAGEFS_RETURN_IF_ERROR(MoveSegments(data.get(), result->moves, guard));
   if (ftruncate(data.get(), static_cast<off_t>(result->data_size)) != 0) {
     return ErrnoStatus(errno, directory + "/data");

@@ -69,8 +69,8 @@ struct Dirent {
   DirentId next = kNoId;
 };
 
-// What a tree may take. An image of a million files takes less than a fifth of it.
-inline constexpr uint64_t kMaxTreeBytes = uint64_t{1} << 30;
+// What a tree may take. An image of a million files takes a third of it.
+inline constexpr uint64_t kMaxTreeBytes = 512 << 20;
 
 // kFailedPrecondition, for a tree that is larger.
 absl::Status TooManyNames();

@@ -69,6 +69,21 @@ done
 ifs umount --all
 nothing_left "$M"
 
+# 60 KB that become twelve million directories: refused before they have taken the memory.
+$PY - "$LIB" "$T/images" <<'PY'
+import sys
+sys.path.insert(0, sys.argv[1])
+from oci import *
+t = Tar()
+for k in range(400):
+    t.file(f"{k}/" + "a/" * 30000 + "f", b"")
+simple_image(f"{sys.argv[2]}/names-bomb", [Layer(t, blob=gzipped(t.bytes(), 9))])
+PY
+refuse 1 'names and attributes' ifs pull -q "oci:$T/images/names-bomb"
+peak=$(awk '/^VmHWM/ { print int($2 / 1024) }' "/proc/$(ifs status --json | field 'j["pid"]')/status")
+echo "the daemon took $peak MiB at most"
+[ "$peak" -lt 1024 ] || fail "the daemon took $peak MiB"
+
 # A layer of zeros that fits is a layer like any other.
 $PY - "$LIB" "$T/images" <<'PY'
 import sys
