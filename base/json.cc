@@ -197,6 +197,12 @@ std::string Json::StringOr(std::string_view key, std::string_view fallback) cons
   return (*this)[key].string().value_or(std::string(fallback));
 }
 
+Secret Json::SecretOf(std::string_view key) const {
+  const Json member = (*this)[key];
+  if (member.node_ == nullptr || !Node(member.node_)->is_string()) return Secret();
+  return *Node(member.node_)->get_ptr<const std::string*>();
+}
+
 int64_t Json::IntOr(std::string_view key, int64_t fallback) const {
   return (*this)[key].integer().value_or(fallback);
 }

@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/secret.h"
 
 namespace imagefs {
 
@@ -40,6 +41,7 @@ class Json {
   std::vector<Json> elements() const;                         // of an array
   // Shorthands.
   std::string StringOr(std::string_view key, std::string_view fallback = "") const;
+  Secret SecretOf(std::string_view key) const;  // empty when absent
   int64_t IntOr(std::string_view key, int64_t fallback) const;
   std::string Dump(int indent = -1) const;
 

@@ -9,6 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/fd.h"
@@ -21,6 +22,8 @@ namespace imagefs {
 namespace {
 
 using Clock = std::chrono::steady_clock;
+
+constexpr size_t kReadBytes = 4096;
 
 // A child process that is killed and reaped, with its group, when it is not waited for.
 class Child {
@@ -135,17 +138,21 @@ absl::StatusOr<ProgramResult> RunProgram(const ProgramCall& call) {
   Child child(pid);
   child_end.Reset();
   ProgramResult result;
-  char buffer[4096];
+  // May be a secret, so it is read into the memory that it stays in.
+  result.output.reserve(call.max_output_bytes + kReadBytes);
   while (true) {
     if (!WaitReadable(output.get(), deadline)) {
       return absl::DeadlineExceededError(
           StrCat("no answer within ", call.timeout.count(), " seconds"));
     }
-    const ssize_t got = read(output.get(), buffer, sizeof(buffer));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, "its answer cannot be read");
+    const size_t before = result.output.size();
+    result.output.resize(before + kReadBytes);
+    const ssize_t got = read(output.get(), result.output.data() + before, kReadBytes);
+    const int error = errno;
+    result.output.resize(before + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    if (got < 0 && error == EINTR) continue;
+    if (got < 0) return ErrnoStatus(error, "its answer cannot be read");
     if (got == 0) break;
-    result.output.append(buffer, static_cast<size_t>(got));
     if (result.output.size() > call.max_output_bytes) {
       return absl::ResourceExhaustedError(
           StrCat("its answer is longer than ", call.max_output_bytes >> 10, " KiB"));

@@ -21,7 +21,9 @@ struct ProgramCall {
 
 struct ProgramResult {
   int wait_status = 0;  // as of waitpid(2)
-  std::string output;   // standard output; standard error is thrown away
+  // Standard output; standard error is thrown away. Whoever asked for a secret wipes it: it has not
+  // been copied or moved.
+  std::string output;
   bool succeeded() const;
   // How it ended, and the first line of what it said unless that looks like a credential.
   std::string Complaint() const;

@@ -448,6 +448,7 @@ void FillingLayer::EndCheck(const absl::Status& status) {
   if (status.ok() && present_count_ == spans_.size()) {
     complete_.store(true, std::memory_order_release);
     reason_.clear();
+    sources_.clear();  // and the credentials that they hold
   } else if (!status.ok()) {
     // No fault of the bytes (a full disk, say): tried again later.
     reason_ = std::string(status.message());

@@ -1,6 +1,7 @@
 #include "cache/layer_maker.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/units.h"
 #include "image/decompress.h"
 #include "image/erofs_writer.h"
 #include "image/layer_builder.h"
@@ -28,6 +30,7 @@ namespace {
 // Small enough that a chunk is still in the second-level cache when it is hashed and copied.
 constexpr size_t kChunkBytes = 256 << 10;
 constexpr size_t kChunks = 8;
+constexpr size_t kDiskBlockBytes = 4096;
 
 // A ring of chunks between the thread that decompresses and the one that parses. Either side may
 // end it with an error, which the other then sees.
@@ -160,11 +163,43 @@ absl::Status Produce(const LayerInput& input, ChunkRing& ring, std::vector<Resta
   return absl::OkStatus();
 }
 
-absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves) {
+// Counts what a blob becomes before it is written.
+class UnpackGuard {
+ public:
+  UnpackGuard(const LayerInput& input, int fd)
+      : blob_(input.blob_digest), blob_size_(input.blob_size), space_(fd, input.limits.space) {
+    if (__builtin_mul_overflow(blob_size_, input.limits.ratio, &limit_) ||
+        __builtin_add_overflow(limit_, input.limits.any_layer, &limit_)) {
+      limit_ = UINT64_MAX;
+    }
+  }
+
+  absl::Status Allow(uint64_t bytes) {
+    unpacked_ += bytes;
+    if (unpacked_ > limit_) {
+      return absl::FailedPreconditionError(StrCat(
+          "blob ", blob_.ToString(), ": its ", FormatBytes(blob_size_), " become more than the ",
+          FormatBytes(limit_), " that a layer of that size may; ask whoever built the image"));
+    }
+    return Annotate(space_.Allow(bytes), StrCat("unpacking blob ", blob_.ToString()));
+  }
+
+ private:
+  const Digest blob_;
+  const uint64_t blob_size_;
+  uint64_t limit_ = 0;
+  uint64_t unpacked_ = 0;
+  FreeSpaceGuard space_;
+};
+
+absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves,
+                          UnpackGuard& guard) {
   auto buffer = std::make_unique_for_overwrite<char[]>(kChunkBytes);
   for (const LayerBuilder::Move& move : moves) {
     for (uint64_t done = 0; done < move.length;) {
       const size_t n = std::min<uint64_t>(kChunkBytes, move.length - done);
+      // One byte takes a whole block of the disk.
+      IMAGEFS_RETURN_IF_ERROR(guard.Allow(std::max(n, kDiskBlockBytes)));
       IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
                                PreadFull(fd, absl::MakeSpan(buffer.get(), n), move.from + done));
       if (got != n) return absl::DataLossError("a sparse file's segment lies outside the tar");
@@ -234,11 +269,13 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
                                       std::atomic<uint64_t>& unpacked_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd data, OpenFile(directory + "/data", O_RDWR | O_CREAT | O_EXCL, 0600));
   ChunkRing ring;
+  UnpackGuard guard(input, data.get());
   LayerOutput output;
   std::thread producer([&] { ring.Close(Produce(input, ring, output.points)); });
   auto next = [&]() -> absl::StatusOr<std::string_view> {
     if (cancel.cancelled()) return absl::CancelledError("nobody waits for the layer any more");
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, ring.Next());
+    IMAGEFS_RETURN_IF_ERROR(guard.Allow(chunk.size()));
     IMAGEFS_RETURN_IF_ERROR(PwriteFull(data.get(), chunk, output.tar_bytes));
     unpacked_bytes.store(output.tar_bytes + chunk.size(), std::memory_order_relaxed);
     return chunk;
@@ -246,8 +283,12 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   absl::StatusOr<LayerBuilder::Result> result = Consume(input.diff_id, next, output.tar_bytes);
   ring.Abort();
   producer.join();
-  if (!result.ok()) return result.status();
-  IMAGEFS_RETURN_IF_ERROR(MoveSegments(data.get(), result->moves));
+  if (!result.ok()) {
+    // A tree that was too large is gone; without this its memory would be the allocator's for good.
+    if (absl::IsFailedPrecondition(result.status())) malloc_trim(0);
+    return result.status();
+  }
+  IMAGEFS_RETURN_IF_ERROR(MoveSegments(data.get(), result->moves, guard));
   if (ftruncate(data.get(), static_cast<off_t>(result->data_size)) != 0) {
     return ErrnoStatus(errno, directory + "/data");
   }

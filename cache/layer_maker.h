@@ -12,10 +12,21 @@
 #include "absl/types/span.h"
 #include "base/cancel.h"
 #include "base/digest.h"
+#include "base/free_space.h"
 #include "image/decompress.h"
 #include "image/layer_builder.h"
 
 namespace imagefs {
+
+// How much one blob may become. A gzip stream gives at most 1,032 bytes for each of its own, and a
+// layer of zeros comes near that, so no gzip layer is refused for its ratio. A zstd stream gives
+// tens of thousands: what is beyond both figures together is no layer that anybody has made on
+// purpose. What really protects the disk is the free space that is kept.
+struct UnpackLimits {
+  uint64_t any_layer = uint64_t{8} << 30;  // bytes that any blob may become
+  uint64_t ratio = 1100;                   // and this many for each of its own
+  FreeSpaceGuard::Options space;
+};
 
 struct LayerInput {
   Digest blob_digest;
@@ -23,6 +34,7 @@ struct LayerInput {
   Digest diff_id;
   // Reads at `offset`, waiting for the first byte; 0 at the end. Called from one other thread.
   absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char> buffer, uint64_t offset)> read;
+  UnpackLimits limits = {};
 };
 
 // Compressed bytes between two places where a blob can be entered. Chosen by measurement
@@ -39,9 +51,10 @@ struct LayerOutput {
 };
 
 // Writes `data` and `index` into `directory`, which exists and is empty. kDataLoss when the blob
-// does not have its digest or the tar not its DiffID; then, as after any error, the files are
-// worthless. Blocks until done; looks at `cancel` often. `unpacked_bytes` counts tar bytes as they
-// are written.
+// does not have its digest or the tar not its DiffID; kFailedPrecondition when it becomes larger
+// than a layer may, kResourceExhausted when the disk would be left with too little free space.
+// Then, as after any error, the files are worthless. Blocks until done; looks at `cancel` often.
+// `unpacked_bytes` counts tar bytes as they are written.
 absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string& directory,
                                       const CancelToken& cancel,
                                       std::atomic<uint64_t>& unpacked_bytes);

@@ -5,9 +5,11 @@
 
 #include "cmd/cli.h"
 #include "cmd/daemon.h"
+#include "cmd/private_memory.h"
 #include "cmd/verbs.h"
 
 int main(int argc, char** argv) {
+  imagefs::KeepMemoryPrivate();
   const auto parsed = imagefs::ParseCommandLine(argc, argv, IMAGEFS_VERSION);
   if (const auto* exit = std::get_if<imagefs::CliExit>(&parsed)) {
     fputs(exit->output.c_str(), stdout);

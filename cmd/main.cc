@@ -10,10 +10,12 @@
 
 #include "cmd/cli.h"
 #include "cmd/mount_helper.h"
+#include "cmd/private_memory.h"
 #include "cmd/rendezvous.h"
 #include "cmd/verbs.h"
 
 int main(int argc, char** argv) {
+  imagefs::KeepMemoryPrivate();
   const bool helper = argc > 0 && imagefs::IsMountHelper(argv[0]);
   const auto parsed = helper ? imagefs::ParseMountHelper(argc, argv, IMAGEFS_VERSION)
                              : imagefs::ParseCommandLine(argc, argv, IMAGEFS_VERSION);

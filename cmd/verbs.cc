@@ -168,8 +168,8 @@ absl::Status Session::AddCredential(const Reference& reference, control::v1::Cre
   IMAGEFS_ASSIGN_OR_RETURN(const auto credential,
                            FindCredential(reference, CredentialOptions::FromEnvironment()));
   out->set_username(credential.username);
-  out->set_password(credential.password);
-  out->set_identity_token(credential.identity_token);
+  out->set_password(credential.password.c_str(), credential.password.size());
+  out->set_identity_token(credential.identity_token.c_str(), credential.identity_token.size());
   return absl::OkStatus();
 }
 

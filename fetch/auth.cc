@@ -4,6 +4,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -144,11 +145,14 @@ std::string TokenKey(const TokenRequest& request) {
   return key;
 }
 
-// A header's value may hold no control character.
-bool IsSafeToken(std::string_view token) {
-  return !token.empty() && token.size() <= kMaxTokenBytes &&
-         std::all_of(token.begin(), token.end(),
-                     [](unsigned char c) { return c > 0x20 && c < 0x7f; });
+// What a Bearer header may carry (RFC 6750, 2.1): token68, so padding at its end only.
+bool IsBearerToken(std::string_view token) {
+  if (token.size() > kMaxTokenBytes) return false;
+  while (token.ends_with('=')) token.remove_suffix(1);
+  return !token.empty() && std::all_of(token.begin(), token.end(), [](char c) {
+    return absl::ascii_isalnum(static_cast<unsigned char>(c)) ||
+           std::string_view("-._~+/").find(c) != std::string_view::npos;
+  });
 }
 
 }  // namespace
@@ -181,22 +185,35 @@ std::vector<AuthChallenge> ParseChallenges(std::string_view header) {
   return challenges;
 }
 
-std::string BasicAuthorization(const Credential& credential) {
-  return StrCat("Basic ",
-                absl::Base64Escape(StrCat(credential.username, ":", credential.password)));
+Secret BasicAuthorization(const Credential& credential) {
+  const Secret pair = Secret::Concat({credential.username, ":", credential.password.view()});
+  std::string encoded;
+  const WipeAtEnd wipe(encoded);
+  encoded.reserve(pair.size() * 4 / 3 + 4);  // so that it is not moved
+  absl::Base64Escape(ToAbsl(pair.view()), &encoded);
+  return Secret::Concat({"Basic ", encoded});
 }
 
-absl::Status MaySendCredentials(std::string_view registry_url, std::string_view realm_url) {
-  IMAGEFS_ASSIGN_OR_RETURN(const Url registry, Url::Parse(registry_url));
-  absl::StatusOr<Url> realm = Url::Parse(realm_url);
+absl::Status MayAskRealm(const TokenRequest& request) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Url registry, Url::Parse(request.registry));
+  absl::StatusOr<Url> realm = Url::Parse(request.realm);
   if (!realm.ok())
     return Annotate(realm.status(), StrCat("token service of ", registry.HostPort()));
-  if (realm->scheme == "https") return absl::OkStatus();
-  if (registry.scheme == "http" && registry.host == realm->host) return absl::OkStatus();
-  return absl::UnauthenticatedError(
-      StrCat(registry.HostPort(), " sends its users to ", RedactUrl(realm_url),
-             ", where credentials would travel unencrypted to another host; they were not sent: "
-             "mount without credentials, or have the registry name an https token service"));
+  if (realm->scheme != "https" && !realm->SameOrigin(registry)) {
+    return absl::FailedPreconditionError(
+        StrCat(registry.HostPort(), " sends its users for a token to ", RedactUrl(request.realm),
+               ", which is neither https nor the registry itself, so it was not asked; have the "
+               "registry name an https token service"));
+  }
+  if (request.credential.empty() || realm->host == registry.host || request.loopback) {
+    return absl::OkStatus();
+  }
+  if (registry.scheme == "https" && request.verify_tls) return absl::OkStatus();
+  return absl::UnauthenticatedError(StrCat(
+      registry.HostPort(), " sends its users for a token to ", realm->HostPort(),
+      ", but was not verified by TLS, so the credentials were not sent there; ",
+      registry.scheme == "https" ? "add its CA to the system's in place of --tls-skip-verify"
+                                 : "have the registry speak https, or be its own token service"));
 }
 
 std::optional<std::chrono::seconds> RetryAfter(std::string_view header, int64_t now) {
@@ -223,10 +240,8 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
 
   void Attempt() {
     if (context_.cancel.cancelled()) return done_(absl::CancelledError("token no longer wanted"));
-    if (!request_.credential.empty()) {
-      absl::Status allowed = MaySendCredentials(request_.registry, request_.realm);
-      if (!allowed.ok()) return done_(std::move(allowed));
-    }
+    absl::Status allowed = MayAskRealm(request_);
+    if (!allowed.ok()) return done_(std::move(allowed));
     started_ = source_.options_.now();
     source_.http_.Start(use_post_ ? MakePost() : MakeGet(), context_.cancel, nullptr,
                         [self = shared_from_this()](absl::StatusOr<HttpResponse> response) {
@@ -262,9 +277,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
       credential.username = "<token>";
       credential.password = credential.identity_token;
     }
-    if (!credential.empty()) {
-      http.headers.emplace_back("Authorization", BasicAuthorization(credential));
-    }
+    if (!credential.empty()) http.authorization = BasicAuthorization(credential);
     return http;
   }
 
@@ -272,10 +285,11 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
     HttpRequest http = MakeRequest();
     http.method = "POST";
     http.headers.emplace_back("Content-Type", "application/x-www-form-urlencoded");
-    http.body =
-        StrCat("grant_type=refresh_token&client_id=imagefs&service=", UrlEncode(request_.service),
-               "&scope=", UrlEncode(request_.scope),
-               "&refresh_token=", UrlEncode(request_.credential.identity_token));
+    std::string token = UrlEncode(request_.credential.identity_token.view());
+    const WipeAtEnd wipe(token);
+    http.secret_body = Secret::Concat(
+        {"grant_type=refresh_token&client_id=imagefs&service=", UrlEncode(request_.service),
+         "&scope=", UrlEncode(request_.scope), "&refresh_token=", token});
     return http;
   }
 
@@ -290,7 +304,10 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
       return done_(Annotate(response.status(), "token service"));
     }
     const int status = response->status;
-    if (status == 200) return done_(TakeToken(*response));
+    if (status == 200) {
+      done_(TakeToken(*response));
+      return WipeStack();  // where the answer was parsed
+    }
     if (use_post_ && (status == 400 || status == 401 || status == 404 || status == 405)) {
       use_post_ = false;
       return Attempt();
@@ -330,17 +347,19 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
     source_.http_.After(delay, [self = shared_from_this()] { self->Attempt(); });
   }
 
-  absl::StatusOr<Token> TakeToken(const HttpResponse& response) {
+  // Wipes the answer.
+  absl::StatusOr<Token> TakeToken(HttpResponse& response) {
+    const WipeAtEnd wipe(response.body);
     const std::string host = HostOf(request_.realm);
     absl::StatusOr<Json> json = Json::Parse(response.body);
-    std::string value;
+    Secret value;
     int64_t seconds = kDefaultTokenSeconds;
     if (json.ok()) {
-      value = json->StringOr("token");
-      if (value.empty()) value = json->StringOr("access_token");
+      value = json->SecretOf("token");
+      if (value.empty()) value = json->SecretOf("access_token");
       seconds = json->IntOr("expires_in", kDefaultTokenSeconds);
     }
-    if (!IsSafeToken(value)) {
+    if (!IsBearerToken(value.view())) {
       return absl::FailedPreconditionError(
           StrCat("the token service ", host, " answered without a usable token; check that ",
                  HostOf(request_.registry), " is a container registry"));
@@ -370,7 +389,7 @@ TokenSource::TokenSource(HttpClient& http, Options options)
         return std::move(options);
       }()) {}
 
-FlightTicket TokenSource::Get(const TokenRequest& request, const std::string& refused, Done done) {
+FlightTicket TokenSource::Get(const TokenRequest& request, const Secret& refused, Done done) {
   const std::string key = TokenKey(request);
   std::optional<Token> cached;
   {
@@ -399,6 +418,8 @@ FlightTicket TokenSource::Get(const TokenRequest& request, const std::string& re
 
 void TokenSource::Store(const std::string& key, const Token& token) {
   absl::MutexLock lock(&mu_);
+  const auto now = options_.now();
+  absl::erase_if(tokens_, [now](const auto& entry) { return entry.second.expires <= now; });
   // Tokens are cheap to fetch again, so a full table is simply emptied.
   if (tokens_.size() >= kMaxTokens) tokens_.clear();
   tokens_[key] = token;

@@ -16,6 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "base/flight.h"
+#include "base/secret.h"
 #include "fetch/credentials.h"
 #include "fetch/http.h"
 
@@ -34,10 +35,10 @@ struct AuthChallenge {
 std::vector<AuthChallenge> ParseChallenges(std::string_view header);
 
 // "Basic <base64>" of a user and a password.
-std::string BasicAuthorization(const Credential& credential);
+Secret BasicAuthorization(const Credential& credential);
 
 struct Token {
-  std::string value;
+  Secret value;  // characters of a token68 (RFC 9110, 11.2)
   std::chrono::steady_clock::time_point fetched;
   std::chrono::steady_clock::time_point expires;  // when to fetch a new one, a little early
 };
@@ -50,11 +51,17 @@ struct TokenRequest {
   Credential credential;    // empty = anonymous
   std::string fingerprint;  // of the credential
   bool verify_tls = true;
+  bool loopback = false;  // the registry is on this machine
 };
 
-// Credentials go only to an https realm, or in the clear to the very host that the registry itself
-// is spoken to in the clear.
-absl::Status MaySendCredentials(std::string_view registry_url, std::string_view realm_url);
+// Whether the token service that a registry names may be asked. The name is a claim: it must not
+// lead to what only this machine can reach, nor a credential to whom it is not meant for.
+//   - The realm is https, or it is of the very origin that the registry itself is spoken to in the
+//     clear: kFailedPrecondition.
+//   - A credential goes to another host than the registry's only when the registry's name for it
+//     could not be forged on the way, so when the registry is spoken to by TLS that is verified, or
+//     is on this machine: kUnauthenticated.
+absl::Status MayAskRealm(const TokenRequest& request);
 
 // The wait that an answer asks for by Retry-After (seconds or a date), or nullopt. `now` in seconds
 // since 1970.
@@ -75,7 +82,7 @@ class TokenSource {
   using Done = absl::AnyInvocable<void(absl::StatusOr<Token>)>;
   // `refused` is a token that the registry did not take: a cached token equal to it is dropped.
   // Errors: kUnauthenticated when the credentials (or anonymity) were refused.
-  FlightTicket Get(const TokenRequest& request, const std::string& refused, Done done);
+  FlightTicket Get(const TokenRequest& request, const Secret& refused, Done done);
   FlightCounters counters() const { return flights_.counters(); }
 
  private:

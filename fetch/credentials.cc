@@ -37,7 +37,7 @@ std::string Environment(const char* name) {
 }
 
 // Both stores mark a refresh token by the user name.
-Credential MakeCredential(std::string username, std::string secret) {
+Credential MakeCredential(std::string username, Secret secret) {
   Credential out;
   if (username.empty() || username == kTokenUser) {
     out.identity_token = std::move(secret);
@@ -113,6 +113,7 @@ absl::StatusOr<std::optional<Credential>> AskHelper(const std::string& helper,
   absl::StatusOr<ProgramResult> result =
       RunProgram({{program, "get"}, {}, server, kHelperTimeout, kMaxHelperBytes});
   if (!result.ok()) return HelperError(program, ToStd(result.status().message()), file);
+  const WipeAtEnd wipe(result->output);
   if (!result->succeeded()) {
     if (ToLower(result->output).find("credentials not found") != std::string::npos) {
       return std::nullopt;
@@ -123,7 +124,7 @@ absl::StatusOr<std::optional<Credential>> AskHelper(const std::string& helper,
   if (!answer.ok() || !answer->is_object() || !(*answer)["Secret"].string()) {
     return HelperError(program, "its answer is no JSON object with a Secret", file);
   }
-  Credential credential = MakeCredential(answer->StringOr("Username"), answer->StringOr("Secret"));
+  Credential credential = MakeCredential(answer->StringOr("Username"), answer->SecretOf("Secret"));
   if (credential.empty()) return std::nullopt;
   return credential;
 }
@@ -132,27 +133,19 @@ absl::StatusOr<std::optional<Credential>> AskHelper(const std::string& helper,
 
 absl::StatusOr<std::optional<Credential>> FromAuthEntry(const std::string& key, const Json& entry,
                                                         const std::string& file) {
-  if (std::string token = entry.StringOr("identitytoken"); !token.empty()) {
+  if (Secret token = entry.SecretOf("identitytoken"); !token.empty()) {
     Credential out;
     out.identity_token = std::move(token);
     return out;
   }
-  std::string username = entry.StringOr("username");
-  std::string password = entry.StringOr("password");
-  if (const std::string encoded = entry.StringOr("auth"); !encoded.empty()) {
-    std::string decoded;
-    const bool good = absl::Base64Unescape(encoded, &decoded);
-    const size_t colon = decoded.find(':');
-    if (!good || colon == std::string::npos) {
-      return absl::InvalidArgumentError(StrCat(file, ": the auth member of \"", Printable(key),
-                                               "\" is not the base64 of USER:PASSWORD; log in to "
-                                               "the registry again"));
-    }
-    username = decoded.substr(0, colon);
-    password = decoded.substr(colon + 1);
-    while (password.ends_with('\0')) password.pop_back();
+  Credential pair{.username = entry.StringOr("username"), .password = entry.SecretOf("password")};
+  const Secret encoded = entry.SecretOf("auth");
+  if (!encoded.empty() && !DecodeUserAndPassword(encoded.view(), &pair)) {
+    return absl::InvalidArgumentError(StrCat(file, ": the auth member of \"", Printable(key),
+                                             "\" is not the base64 of USER:PASSWORD; log in to "
+                                             "the registry again"));
   }
-  Credential out = MakeCredential(std::move(username), std::move(password));
+  Credential out = MakeCredential(std::move(pair.username), std::move(pair.password));
   // Logging in through a helper leaves an empty entry behind.
   if (out.empty()) return std::nullopt;
   return out;
@@ -172,6 +165,7 @@ absl::StatusOr<std::optional<Credential>> FindInFile(const std::string& file,
   if (!text.ok()) {
     return Annotate(text.status(), StrCat("credentials in ", file, " cannot be read"));
   }
+  const WipeAtEnd wipe(*text);
   if (absl::StripAsciiWhitespace(*text).empty()) return std::nullopt;
   absl::StatusOr<Json> config = Json::Parse(*text);
   if (!config.ok() || !config->is_object()) {
@@ -198,10 +192,24 @@ absl::StatusOr<std::optional<Credential>> FindInFile(const std::string& file,
 std::string Credential::Fingerprint() const {
   if (empty()) return "anonymous";
   static const std::string salt = RandomHex(16);
-  return Sha256Of(StrCat(salt, username.size(), ":", username, password.size(), ":", password,
-                         identity_token.size(), ":", identity_token, registry_token))
-      .hex()
-      .substr(0, 32);
+  const Secret all = Secret::Concat(
+      {salt, StrCat(username.size(), ":", username, password.size(), ":"), password.view(),
+       StrCat(identity_token.size(), ":"), identity_token.view(), registry_token.view()});
+  return Sha256Of(all.view()).hex().substr(0, 32);
+}
+
+bool DecodeUserAndPassword(std::string_view base64, Credential* out) {
+  std::string decoded;
+  const WipeAtEnd wipe(decoded);
+  decoded.reserve(base64.size());  // so that it is not moved
+  if (!absl::Base64Unescape(ToAbsl(base64), &decoded)) return false;
+  const size_t colon = decoded.find(':');
+  if (colon == std::string::npos) return false;
+  std::string_view password = std::string_view(decoded).substr(colon + 1);
+  while (password.ends_with('\0')) password.remove_suffix(1);
+  out->username = decoded.substr(0, colon);
+  out->password = password;
+  return true;
 }
 
 CredentialOptions CredentialOptions::FromEnvironment() {
@@ -235,11 +243,14 @@ absl::StatusOr<Credential> FindCredential(const Reference& reference,
   } else if (!options.home.empty()) {
     files.push_back(options.home + "/.docker/config.json");
   }
+  absl::StatusOr<std::optional<Credential>> found = std::optional<Credential>();
   for (const std::string& file : files) {
-    IMAGEFS_ASSIGN_OR_RETURN(std::optional<Credential> found, FindInFile(file, reference));
-    if (found) return *std::move(found);
+    found = FindInFile(file, reference);
+    if (!found.ok() || found->has_value()) break;
   }
-  return Credential();
+  WipeStack();  // where files and answers were parsed
+  IMAGEFS_RETURN_IF_ERROR(found.status());
+  return found->value_or(Credential());
 }
 
 }  // namespace imagefs

@@ -7,15 +7,16 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "base/secret.h"
 #include "image/reference.h"
 
 namespace imagefs {
 
 struct Credential {
   std::string username;
-  std::string password;
-  std::string identity_token;  // OAuth2 refresh token; then username and password are empty
-  std::string registry_token;  // sent to the registry as it is; then all others are empty
+  Secret password;
+  Secret identity_token;  // OAuth2 refresh token; then username and password are empty
+  Secret registry_token;  // sent to the registry as it is; then all others are empty
   bool empty() const {
     return username.empty() && password.empty() && identity_token.empty() && registry_token.empty();
   }
@@ -23,6 +24,10 @@ struct Credential {
   // from it. "anonymous" when empty.
   std::string Fingerprint() const;
 };
+
+// Sets user and password from the base64 of "USER:PASSWORD", as docker and the kubelet write it.
+// False, and nothing is set, when it is none.
+bool DecodeUserAndPassword(std::string_view base64, Credential* out);
 
 struct CredentialOptions {
   std::string home;             // $HOME

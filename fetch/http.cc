@@ -29,6 +29,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::string_view kAuthorization = "Authorization: ";
 constexpr char kFailurePayload[] = "imagefs/transport-failure";
 // Fewer system calls a megabyte than curl's default of 16 KiB.
 constexpr long kReceiveBufferBytes = 256 << 10;
@@ -84,6 +85,12 @@ struct Transfer {
   }
   ~Transfer() {
     if (easy != nullptr) curl_easy_cleanup(easy);
+    // Curl copied the header with the credential into the list.
+    for (curl_slist* one = header_list; one != nullptr; one = one->next) {
+      if (std::string_view(one->data).starts_with(kAuthorization)) {
+        explicit_bzero(one->data, std::strlen(one->data));
+      }
+    }
     curl_slist_free_all(header_list);
   }
 };
@@ -557,7 +564,8 @@ class HttpClient::Impl {
     curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
     curl_easy_setopt(easy, CURLOPT_USERAGENT, options_.user_agent.c_str());
     curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, t.error_text);
-    curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBufferBytes);
+    // Answers that are collected keep curl's own size: a small one is wiped when it is freed.
+    if (t.on_headers) curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBufferBytes);
     curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
                      static_cast<long>(t.request.connect_timeout.count()));
@@ -580,6 +588,10 @@ class HttpClient::Impl {
     t.header_list = curl_slist_append(t.header_list, "Expect:");
     for (const auto& [name, value] : t.request.headers) {
       t.header_list = curl_slist_append(t.header_list, StrCat(name, ": ", value).c_str());
+    }
+    if (!t.request.authorization.empty()) {
+      const Secret line = Secret::Concat({kAuthorization, t.request.authorization.view()});
+      t.header_list = curl_slist_append(t.header_list, line.c_str());
     }
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, t.header_list);
   }
@@ -611,9 +623,10 @@ class HttpClient::Impl {
     curl_easy_setopt(t.easy, CURLOPT_NOPROGRESS, 0L);
     curl_easy_setopt(t.easy, CURLOPT_XFERINFOFUNCTION, &OnProgress);
     curl_easy_setopt(t.easy, CURLOPT_XFERINFODATA, &t);
-    curl_easy_setopt(t.easy, CURLOPT_POSTFIELDS, request.body.c_str());
-    curl_easy_setopt(t.easy, CURLOPT_POSTFIELDSIZE_LARGE,
-                     static_cast<curl_off_t>(request.body.size()));
+    const std::string_view body =
+        request.secret_body.empty() ? std::string_view(request.body) : request.secret_body.view();
+    curl_easy_setopt(t.easy, CURLOPT_POSTFIELDS, body.data());
+    curl_easy_setopt(t.easy, CURLOPT_POSTFIELDSIZE_LARGE, static_cast<curl_off_t>(body.size()));
     curl_easy_setopt(t.easy, CURLOPT_CUSTOMREQUEST, request.method.c_str());
   }
 

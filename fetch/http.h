@@ -23,6 +23,7 @@
 #include "absl/status/statusor.h"
 #include "base/cancel.h"
 #include "base/executor.h"
+#include "base/secret.h"
 #include "fetch/connection_shares.h"
 #include "fetch/ip_address.h"
 #include "fetch/transfer_phases.h"
@@ -33,11 +34,13 @@ struct HttpRequest {
   std::string method = "GET";  // GET, HEAD, POST, PUT, PATCH, DELETE
   std::string url;
   std::vector<std::pair<std::string, std::string>> headers;
-  std::string body;  // POST, PUT, PATCH
   // On whose account it is sent: the registry's API as the user named it ("host[:port]"), and the
   // repository there. They say whose share of the connections is used and where the request may
   // go. "" = the URL's own host.
   std::string registry, repository;
+  Secret authorization;               // the value of that header; "" = none
+  std::string body;                   // POST, PUT, PATCH
+  Secret secret_body;                 // in place of `body` when there is one
   uint64_t max_body_bytes = 4 << 20;  // collected bodies beyond it fail with kResourceExhausted
   // A sink collects the body in memory as well: not more than this, in a time by that size.
   std::optional<uint64_t> sink_collects;

@@ -346,10 +346,12 @@ absl::StatusOr<KubeletProviders::AnswerRef> KubeletProviders::Run(const KubeletP
     absl::MutexLock lock(&mu_);
     ++runs_;
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const ProgramResult result, RunProgram(call));
+  IMAGEFS_ASSIGN_OR_RETURN(ProgramResult result, RunProgram(call));
+  const WipeAtEnd wipe(result.output);
   if (!result.succeeded()) return absl::FailedPreconditionError(result.Complaint());
-  IMAGEFS_ASSIGN_OR_RETURN(AnswerRef answer, ParseAnswer(result.output, provider));
-  Keep(provider, image, answer);
+  absl::StatusOr<AnswerRef> answer = ParseAnswer(result.output, provider);
+  WipeStack();  // where it was parsed
+  if (answer.ok()) Keep(provider, image, *answer);
   return answer;
 }
 
@@ -382,7 +384,7 @@ absl::StatusOr<KubeletProviders::AnswerRef> KubeletProviders::ParseAnswer(
   for (const auto& [pattern, entry] : (*json)["auth"].members()) {
     Credential credential;
     credential.username = entry.StringOr("username");
-    credential.password = entry.StringOr("password");
+    credential.password = entry.SecretOf("password");
     if (!credential.empty()) out->auth.emplace_back(pattern, std::move(credential));
   }
   std::stable_sort(out->auth.begin(), out->auth.end(),
@@ -400,8 +402,10 @@ void KubeletProviders::Keep(const KubeletProvider& provider, const std::string& 
     key = CacheKey(provider, "global", "");
   }
   absl::MutexLock lock(&mu_);
+  const auto now = options_.now();
+  std::erase_if(cache_, [now](const auto& entry) { return entry.second.until <= now; });
   if (cache_.size() >= kMaxCached) cache_.clear();
-  cache_[key] = {answer, options_.now() + answer->keep};
+  cache_[key] = {answer, now + answer->keep};
 }
 
 }  // namespace imagefs

@@ -160,8 +160,8 @@ void RegistryCall::Attempt() {
 }
 
 // Finds the Authorization header as the registry asked for it last, then sends.
-void RegistryCall::Authorise(const std::string& refused_token) {
-  authorization_.clear();
+void RegistryCall::Authorise(const Secret& refused_token) {
+  authorization_ = Secret();
   token_.reset();
   generation_ = endpoint_->identity->generation();
   const Credential& credential = endpoint_->identity->credential();
@@ -170,7 +170,7 @@ void RegistryCall::Authorise(const std::string& refused_token) {
   const RegistryShared::Authorisation& asked = it->second;
   if (!credential.registry_token.empty()) {
     credential_sent_ = true;
-    authorization_ = StrCat("Bearer ", credential.registry_token);
+    authorization_ = Secret::Concat({"Bearer ", credential.registry_token.view()});
     return Send(api_);
   }
   if (asked.kind == RegistryShared::Authorisation::Kind::kBasic) {
@@ -188,6 +188,7 @@ void RegistryCall::Authorise(const std::string& refused_token) {
   request.credential = credential;
   request.fingerprint = endpoint_->identity->fingerprint();
   request.verify_tls = endpoint_->verify_tls;
+  request.loopback = endpoint_->loopback;
   asked_for_token_ = std::chrono::steady_clock::now();
   token_ticket_ = shared_->tokens.Get(
       request, refused_token, [self = shared_from_this()](absl::StatusOr<Token> token) {
@@ -197,7 +198,7 @@ void RegistryCall::Authorise(const std::string& refused_token) {
           return self->Finish(std::move(failure));
         }
         self->token_ = *token;
-        self->authorization_ = StrCat("Bearer ", token->value);
+        self->authorization_ = Secret::Concat({"Bearer ", token->value.view()});
         self->Send(self->api_);
       });
 }
@@ -233,9 +234,7 @@ void RegistryCall::Send(Url url) {
   if (trying_https_) request.connect_timeout = kProbeTimeout;
   for (const auto& header : spec_.headers) request.headers.push_back(header);
   // Another host must not see the registry's credentials, and storage refuses two kinds at once.
-  if (!at_storage_ && !authorization_.empty()) {
-    request.headers.emplace_back("Authorization", authorization_);
-  }
+  if (!at_storage_) request.authorization = authorization_;
   shared_->http.Start(
       std::move(request), cancel_,
       [self = shared_from_this()](const HttpResponse& response) {

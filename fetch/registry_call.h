@@ -121,7 +121,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
                Done done);
 
   void Attempt();
-  void Authorise(const std::string& refused_token);
+  void Authorise(const Secret& refused_token);
   void Send(Url url);
   absl::StatusOr<HttpClient::Sink> OnHeaders(const HttpResponse& response);
   void OnAnswer(absl::StatusOr<HttpResponse> answer);
@@ -158,7 +158,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   int hops_ = 0;                // of this attempt
   bool trying_https_ = false;   // a loopback host whose http answer made no sense
   absl::Status http_failure_;   // that answer
-  std::string authorization_;   // header of this attempt
+  Secret authorization_;        // header of this attempt
   std::optional<Token> token_;  // that it was made of
   std::chrono::steady_clock::time_point asked_for_token_;
   bool token_renewed_ = false;    // a refused token has been replaced once

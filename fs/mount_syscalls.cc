@@ -230,15 +230,29 @@ absl::Status WriteProc(pid_t pid, std::string_view name, std::string_view text) 
 absl::StatusOr<Fd> MakeUserNamespace(std::string_view uids, std::string_view gids) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::string uid_lines, ParseIdMap(uids));
   IMAGEFS_ASSIGN_OR_RETURN(const std::string gid_lines, ParseIdMap(gids));
+  // The daemon's memory is not for others to look at, and a child of it neither, which the kernel
+  // would take for its user namespace, too. So the child says that it may be looked at, by those
+  // who may look at root's processes.
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus(errno, "cannot make a user namespace");
+  const Fd ready(ends[0]);
+  Fd child_end(ends[1]);
   // Not fork(3): the child runs no handler and touches no memory, it only is there.
   const auto pid = static_cast<pid_t>(
       syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
   if (pid < 0) return ErrnoStatus(errno, "cannot make a user namespace");
   if (pid == 0) {
     syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    syscall(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0);
+    syscall(SYS_write, ends[1], "", 1);
     while (true) syscall(SYS_ppoll, nullptr, 0, nullptr, nullptr, 0);
   }
+  child_end.Reset();
   const auto make = [&]() -> absl::StatusOr<Fd> {
+    char byte;
+    if (read(ready.get(), &byte, 1) != 1) {
+      return absl::InternalError("the process of a user namespace ended at once");
+    }
     IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "uid_map", uid_lines));
     IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "gid_map", gid_lines));
     return OpenFile(StrCat("/proc/", pid, "/ns/user"), O_RDONLY);

@@ -89,6 +89,7 @@ absl::Status LayerBuilder::Add(TarEntry& entry) {
     if (entry.hard_link) return AddHardLink(directory, name, entry);
     return AddNode(directory, name, entry);
   }();
+  if (status.ok() && tree_.memory_bytes() + pending_bytes_ > kMaxTreeBytes) return TooManyNames();
   return Annotate(status, StrCat("tar entry \"", Printable(entry.path), "\""));
 }
 
@@ -201,7 +202,10 @@ void LayerBuilder::ApplyLinkEntry(InodeId id, TarEntry& entry) {
   const auto xattrs = [&]() -> std::map<std::string, std::string>& {
     const auto [it, is_new] = link_xattrs_.try_emplace(id);
     if (is_new) {
-      for (const Xattr& xattr : tree_.Xattrs(id)) it->second[xattr.name] = xattr.value;
+      for (const Xattr& xattr : tree_.Xattrs(id)) {
+        pending_bytes_ += xattr.name.size() + xattr.value.size() + sizeof(Xattr);
+        it->second[xattr.name] = xattr.value;
+      }
     }
     return it->second;
   };
@@ -214,7 +218,9 @@ void LayerBuilder::ApplyLinkEntry(InodeId id, TarEntry& entry) {
   inode.mtime_seconds = entry.mtime_seconds;
   inode.mtime_nanoseconds = entry.mtime_nanoseconds;
   for (Xattr& xattr : entry.xattrs) {
-    if (KeepXattr(xattr.name, inode.mode)) xattrs()[xattr.name] = std::move(xattr.value);
+    if (!KeepXattr(xattr.name, inode.mode)) continue;
+    pending_bytes_ += xattr.name.size() + xattr.value.size() + sizeof(Xattr);
+    xattrs()[xattr.name] = std::move(xattr.value);
   }
 }
 
@@ -268,6 +274,9 @@ absl::Status LayerBuilder::AddNode(InodeId directory, std::string_view name, Tar
   if (whole || entry.extents.empty()) {
     tree_.SetExtents(id, std::move(entry.extents));
   } else {
+    // As it is, as it will be laid out, and as what is to be moved.
+    pending_bytes_ +=
+        sizeof(SparseFile) + entry.extents.size() * (2 * sizeof(Extent) + sizeof(Move));
     sparse_.push_back({id, std::move(entry.extents)});
   }
   return absl::OkStatus();

@@ -41,6 +41,7 @@ class LayerBuilder {
  public:
   LayerBuilder() = default;
 
+  // kFailedPrecondition when the layer has more names and attributes than memory is given to.
   absl::Status Add(TarEntry& entry);
   // About what it takes so far.
   uint64_t memory_bytes() const { return tree_.memory_bytes(); }
@@ -78,6 +79,7 @@ class LayerBuilder {
   // Xattrs of files that hard links have changed. They go to the tree at the end, which would keep
   // every state in between.
   std::map<InodeId, std::map<std::string, std::string>> link_xattrs_;
+  uint64_t pending_bytes_ = 0;  // that entries have left in sparse_ and link_xattrs_
 };
 
 }  // namespace imagefs

@@ -101,6 +101,7 @@ absl::StatusOr<Tree> MergeLayers(const std::vector<const ErofsImage*>& layers) {
     }
     IMAGEFS_RETURN_IF_ERROR(Annotate(LayerMerge(*layers[i], static_cast<uint16_t>(i), tree).Apply(),
                                      StrCat("layer ", i)));
+    if (tree.memory_bytes() > kMaxTreeBytes) return TooManyNames();
   }
   return tree;
 }

@@ -50,6 +50,12 @@ Tree::Tree()
   inodes_.push_back(root);
 }
 
+absl::Status TooManyNames() {
+  return absl::FailedPreconditionError(
+      StrCat("its names and attributes take more than the ", kMaxTreeBytes >> 20,
+             " MiB of memory that an image may; ask whoever built the image"));
+}
+
 DirentId Tree::Find(InodeId directory, std::string_view name) const {
   const auto it = names_.find(Key{directory, name});
   return it == names_.end() ? kNoId : *it;

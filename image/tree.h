@@ -19,6 +19,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "absl/status/status.h"
 #include "absl/types/span.h"
 
 namespace imagefs {
@@ -67,6 +68,12 @@ struct Dirent {
   InodeId inode = kNoId;
   DirentId next = kNoId;
 };
+
+// What a tree may take. An image of a million files takes a third of it.
+inline constexpr uint64_t kMaxTreeBytes = 512 << 20;
+
+// kFailedPrecondition, for a tree that is larger.
+absl::Status TooManyNames();
 
 class Tree {
  public:
@@ -137,7 +144,7 @@ class Tree {
   std::deque<std::vector<Extent>> extent_lists_;
   std::deque<std::vector<Xattr>> xattrs_;
   absl::flat_hash_map<std::string, uint32_t> xattr_sets_;
-  uint64_t memory_bytes_ = 0;
+  uint64_t memory_bytes_ = 0;  // as memory_bytes()
 };
 
 }  // namespace imagefs

@@ -12,6 +12,7 @@ namespace imagefs {
 namespace {
 
 constexpr int kWindowLog = 25;  // the most that writers of small frames choose
+constexpr size_t kFirstOutput = 256 << 10;
 
 absl::Status TooLarge(uint64_t bytes, uint64_t max_bytes) {
   return absl::ResourceExhaustedError(
@@ -31,12 +32,33 @@ std::string CompressZstd(std::string_view data, int level) {
 absl::StatusOr<std::string> DecompressZstd(std::string_view frame, size_t max_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t announced, ZstdFrameBytes(frame));
   if (announced > max_bytes) return TooLarge(announced, max_bytes);
-  std::string out(announced, '\0');
-  const size_t size = ZSTD_decompress(out.data(), out.size(), frame.data(), frame.size());
-  if (ZSTD_isError(size) != 0) {
-    return absl::DataLossError(StrCat("a damaged zstd frame: ", ZSTD_getErrorName(size)));
+  // The size is a claim: memory is taken for what has come.
+  const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(),
+                                                                     &ZSTD_freeDCtx);
+  if (context == nullptr) return absl::ResourceExhaustedError("no memory for a zstd frame");
+  ZSTD_inBuffer input = {frame.data(), frame.size(), 0};
+  std::string out;
+  size_t produced = 0, left = 1;
+  while (left != 0) {
+    if (produced == out.size()) {
+      out.resize(std::min<size_t>(announced, std::max(2 * out.size(), kFirstOutput)));
+    }
+    ZSTD_outBuffer output = {out.data(), out.size(), produced};
+    const size_t before = input.pos;
+    left = ZSTD_decompressStream(context.get(), &output, &input);
+    if (ZSTD_isError(left) != 0) {
+      return absl::DataLossError(StrCat("a damaged zstd frame: ", ZSTD_getErrorName(left)));
+    }
+    if (left != 0 && output.pos == produced && input.pos == before) {
+      return absl::DataLossError(
+          "a damaged zstd frame: it ends too early, or is larger than it says");
+    }
+    produced = output.pos;
   }
-  out.resize(size);
+  if (input.pos != frame.size()) {
+    return absl::DataLossError("a damaged zstd frame: bytes follow it");
+  }
+  out.resize(produced);
   return out;
 }
 

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/escaping.h"
+#include "base/secret.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "proto/cri.pb.h"
@@ -48,6 +48,7 @@ bool Parse(const ByteBuffer& bytes, Message* out) {
   std::vector<grpc::Slice> slices;
   if (!bytes.Dump(&slices).ok()) return false;
   std::string text;
+  const WipeAtEnd wipe(text);
   text.reserve(bytes.Length());
   for (const grpc::Slice& slice : slices) {
     text.append(reinterpret_cast<const char*>(slice.begin()), slice.size());
@@ -64,14 +65,7 @@ Credential CredentialOf(const runtime::v1::AuthConfig& auth) {
   } else if (!auth.identity_token().empty()) {
     out.identity_token = auth.identity_token();
   } else if (!auth.auth().empty()) {
-    std::string decoded;
-    const size_t colon =
-        absl::Base64Unescape(auth.auth(), &decoded) ? decoded.find(':') : std::string::npos;
-    if (colon != std::string::npos) {
-      out.username = decoded.substr(0, colon);
-      out.password = decoded.substr(colon + 1);
-      while (out.password.ends_with('\0')) out.password.pop_back();
-    }
+    DecodeUserAndPassword(auth.auth(), &out);
   } else {
     out.registry_token = auth.registry_token();
   }
@@ -166,6 +160,8 @@ class ProxyCall : public grpc::ServerGenericBidiReactor {
   class Upstream : public grpc::ClientBidiReactor<ByteBuffer, ByteBuffer> {
    public:
     explicit Upstream(ProxyCall& call) : call_(call) {}
+    // A pull takes minutes, and its request holds a credential.
+    void OnWriteDone(bool) override { call_.request_.Clear(); }
     void OnReadInitialMetadataDone(bool ok) override {
       if (!ok) return RemoveHold();
       for (const auto& [name, value] : call_.client_.GetServerInitialMetadata()) {

@@ -49,6 +49,13 @@ for file in systemd/*.socket; do
   done
 done
 
+# The daemon's memory has a bound, and is not kept at the cost of everybody else's, nor written to a core file or swap.
+for line in 'MemoryMax=[0-9]+[MG]' MemorySwapMax=0 LimitCORE=0; do
+  grep -qxE "$line" systemd/imagefs.service.in || problem "systemd/imagefs.service.in lacks $line"
+done
+score=$(sed -n 's/^OOMScoreAdjust=//p' systemd/imagefs.service.in)
+[ "${score:-0}" -ge -100 ] || problem "OOMScoreAdjust=$score spares the daemon whatever it takes"
+
 # "exposure level: 5.3, 34 findings" in the documentation. The level is rounded, so that the findings count, too.
 report=$(systemd-analyze security --offline=yes --no-pager "$T/units/imagefs.service")
 score="$(grep -oE 'level for imagefs.service: [0-9.]+' <<<"$report" | grep -oE '[0-9.]+$'), $(grep -c '^✗' <<<"$report") findings"

@@ -73,15 +73,72 @@ TEST(RetryAfterTest, SecondsAndDates) {
   EXPECT_EQ(RetryAfter("soon", 0), std::nullopt);
 }
 
-TEST(SendCredentialsTest, OnlyWhereTheyAreSafe) {
-  EXPECT_TRUE(MaySendCredentials("https://a", "https://b/token").ok());
-  EXPECT_TRUE(MaySendCredentials("http://a:5000", "https://b/token").ok());
-  EXPECT_TRUE(MaySendCredentials("http://a:5000", "http://a:5001/token").ok());
-  EXPECT_FALSE(MaySendCredentials("http://a", "http://b/token").ok());
-  EXPECT_FALSE(MaySendCredentials("https://a", "http://b/token").ok());
-  EXPECT_FALSE(MaySendCredentials("https://a", "http://a/token").ok());
-  EXPECT_FALSE(MaySendCredentials("https://a", "ftp://a/token").ok());
-  EXPECT_FALSE(MaySendCredentials("https://a", "/token").ok());
+// What MayAskRealm says: without a credential, then with one.
+std::string Verdict(const std::string& registry, const std::string& realm, bool verify_tls = true,
+                    bool loopback = false) {
+  std::string out;
+  for (const char* password : {"", "pw"}) {
+    TokenRequest request;
+    request.registry = registry;
+    request.realm = realm;
+    request.verify_tls = verify_tls;
+    request.loopback = loopback;
+    request.credential.password = password;
+    const absl::Status status = MayAskRealm(request);
+    StrAppend(&out, out.empty() ? "" : " ", status.ok() ? "ok" : "no");
+    if (status.ok()) continue;
+    // Nobody else's credential would help against the first kind.
+    EXPECT_EQ(absl::IsUnauthenticated(status), out == "ok no") << status;
+    EXPECT_EQ(std::string(status.message()).find("pw"), std::string::npos) << status;
+  }
+  return out;
+}
+
+TEST(RealmTest, ThoseOfTheLargeRegistries) {
+  for (const auto& [registry, realm] : std::vector<std::pair<std::string, std::string>>{
+           {"https://registry-1.docker.io", "https://auth.docker.io/token"},
+           {"https://ghcr.io", "https://ghcr.io/token"},
+           {"https://quay.io", "https://quay.io/v2/auth"},
+           {"https://gcr.io", "https://gcr.io/v2/token"},
+           {"https://europe-docker.pkg.dev", "https://europe-docker.pkg.dev/v2/token"},
+           {"https://public.ecr.aws", "https://public.ecr.aws/token/"},
+           {"https://registry.gitlab.com", "https://gitlab.com/jwt/auth"},
+           {"https://x.azurecr.io", "https://x.azurecr.io/oauth2/token"},
+           {"https://harbor.example:8443", "https://harbor.example:8443/service/token"},
+           {"https://registry.example:5000", "https://registry.example:5001/auth"},
+       }) {
+    EXPECT_EQ(Verdict(registry, realm), "ok ok") << registry;
+  }
+}
+
+TEST(RealmTest, InTheClearOnlyToTheRegistryItself) {
+  EXPECT_EQ(Verdict("http://a:5000", "http://a:5000/token"), "ok ok");
+  EXPECT_EQ(Verdict("http://a", "http://a:80/token"), "ok ok");
+  EXPECT_EQ(Verdict("http://a", "http://A/token"), "ok ok");
+  EXPECT_EQ(Verdict("http://a:5000", "http://a:5001/token"), "no no");
+  EXPECT_EQ(Verdict("http://a:5000", "http://a/token"), "no no");
+  EXPECT_EQ(Verdict("http://a", "http://b/token"), "no no");
+  EXPECT_EQ(Verdict("http://a", "http://a.b/token"), "no no");
+  EXPECT_EQ(Verdict("https://a", "http://a/token"), "no no");
+  EXPECT_EQ(Verdict("https://a", "http://a:443/token"), "no no");
+  EXPECT_EQ(Verdict("https://a", "http://169.254.169.254/latest/api/token"), "no no");
+  EXPECT_EQ(Verdict("http://127.0.0.1:5000", "http://127.0.0.1:80/secret", true, true), "no no");
+  EXPECT_EQ(Verdict("http://127.0.0.1:5000", "http://localhost:5000/secret", true, true), "no no");
+  for (const char* realm :
+       {"ftp://a/token", "/token", "//a/token", "", "https:///token", "https://u:p@a/token",
+        "https://a\r\nX: y/token", "file:///etc/shadow"}) {
+    EXPECT_EQ(Verdict("https://a", realm), "no no") << realm;
+  }
+}
+
+TEST(RealmTest, CredentialsGoToAnotherHostOnlyWhenTheRegistryWasVerified) {
+  EXPECT_EQ(Verdict("https://a", "https://b/token", /*verify_tls=*/false), "ok no");
+  EXPECT_EQ(Verdict("https://a", "https://a/token", /*verify_tls=*/false), "ok ok");
+  EXPECT_EQ(Verdict("https://a", "https://a:8443/token", /*verify_tls=*/false), "ok ok");
+  EXPECT_EQ(Verdict("http://a", "https://b/token"), "ok no");
+  EXPECT_EQ(Verdict("http://a", "https://a/token"), "ok ok");
+  // Nobody is in between.
+  EXPECT_EQ(Verdict("http://127.0.0.1:5000", "https://b/token", true, /*loopback=*/true), "ok ok");
 }
 
 class TokenTest : public testing::Test {
@@ -109,7 +166,7 @@ class TokenTest : public testing::Test {
     request.fingerprint = "anonymous";
     return request;
   }
-  absl::StatusOr<Token> Get(const TokenRequest& request, const std::string& refused = "") {
+  absl::StatusOr<Token> Get(const TokenRequest& request, const Secret& refused = {}) {
     absl::Notification finished;
     absl::StatusOr<Token> result = absl::UnknownError("");
     tokens_->Get(request, refused, [&](absl::StatusOr<Token> token) {
@@ -267,26 +324,53 @@ TEST_F(TokenTest, DoesNotWaitAnHour) {
 }
 
 TEST_F(TokenTest, UselessAnswersAreRefused) {
-  for (const char* body : {"", "<html>", "{}", R"({"token":""})", R"({"token":"a\nb"})",
-                           R"({"token":"a b"})", R"({"token":7})"}) {
+  for (const char* body :
+       {"", "<html>", "{}", R"({"token":""})", R"({"token":"a\nb"})", R"({"token":"a b"})",
+        R"({"token":7})", R"({"token":["t"]})", R"(["token"])", R"({"token":"="})",
+        R"({"token":"a=b"})", R"({"token":"a\"b"})", R"({"token":"a,b"})",
+        R"({"token":"caf\u00e9"})", R"({"secret":"s"})", "token"}) {
     server_.On("/token", {.body = body});
     EXPECT_TRUE(absl::IsFailedPrecondition(Get(Request()).status())) << body;
   }
 }
 
-TEST_F(TokenTest, CredentialsDoNotTravelInTheClearToAnotherHost) {
+TEST_F(TokenTest, EveryKindOfTokenCharacter) {
+  for (const std::string token : {"eyJh.eyJ_.Q-x", "djE6bmFtZQ==", "AZaz09-._~+/", "ya29.c.x"}) {
+    server_.On("/token", {.body = StrCat(R"({"token":")", token, "\"}")});
+    TokenRequest request = Request();
+    request.fingerprint = token;
+    EXPECT_EQ(Get(request)->value, token);
+  }
+  server_.On("/token", {.body = StrCat(R"({"token":")", std::string((64 << 10) + 1, 'a'), "\"}")});
+  EXPECT_TRUE(absl::IsFailedPrecondition(Get(Request()).status()));
+}
+
+TEST_F(TokenTest, NobodyElseIsAskedInTheClear) {
   FakeRegistry other("127.0.0.2");
+  const FakeRegistry neighbour;  // the same host, another port
+  for (const std::string& realm : {other.Url("/token"), neighbour.Url("/token")}) {
+    TokenRequest request = Request();
+    request.realm = realm;
+    EXPECT_TRUE(absl::IsFailedPrecondition(Get(request).status()));
+    request.credential = User();
+    request.fingerprint = "me";
+    EXPECT_FALSE(Get(request).ok());
+    request.credential = Credential();
+    request.credential.identity_token = "secret";
+    EXPECT_FALSE(Get(request).ok());
+  }
+  EXPECT_TRUE(other.requests().empty());
+  EXPECT_TRUE(neighbour.requests().empty());
+}
+
+TEST_F(TokenTest, ATokenServiceThatLeadsElsewhereIsNotFollowed) {
+  FakeRegistry other("127.0.0.2");
+  server_.On("/token", {.status = 307, .headers = {{"Location", other.Url("/token")}}});
   TokenRequest request = Request();
-  request.realm = other.Url("/token");
   request.credential = User();
   request.fingerprint = "me";
-  EXPECT_TRUE(IsCredentialFailure(Get(request).status()));
-  request.credential = Credential();
-  request.credential.identity_token = "secret";
-  EXPECT_FALSE(Get(request).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(Get(request).status()));
   EXPECT_TRUE(other.requests().empty());
-  request.credential = Credential();
-  EXPECT_TRUE(Get(request).ok());
 }
 
 TEST_F(TokenTest, LeavingDisturbsNobody) {

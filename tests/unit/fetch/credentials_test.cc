@@ -64,9 +64,9 @@ class CredentialsTest : public testing::Test {
     if (found->empty()) return "anonymous";
     if (!found->identity_token.empty()) {
       EXPECT_TRUE(found->username.empty() && found->password.empty());
-      return "token:" + found->identity_token;
+      return StrCat("token:", found->identity_token.view());
     }
-    return found->username + ":" + found->password;
+    return StrCat(found->username, ":", found->password.view());
   }
 
   static std::string Auth(const std::string& user_and_password) {

@@ -138,7 +138,7 @@ TEST_F(RealRegistryTest, ArtifactsAreFoundByTheirSubject) {
 
 TEST_F(RealRegistryTest, WithoutTheRightCredentialsNothingIsPushed) {
   if (access_.credential.empty()) GTEST_SKIP() << "this registry lets everybody push";
-  access_.credential.password += "x";
+  access_.credential.password = Secret::Concat({access_.credential.password.view(), "x"});
   EXPECT_TRUE(absl::IsUnauthenticated(Push("push/a", "new bytes").status()));
   access_ = {};
   const absl::Status anonymous = Push("push/a", "new bytes").status();

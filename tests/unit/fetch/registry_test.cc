@@ -341,6 +341,43 @@ TEST_F(RegistryTest, RedirectsLoseTheAuthorizationAndAreRemembered) {
   EXPECT_EQ(factory_->counters().redirects, 1u);
 }
 
+TEST_F(RegistryTest, ATokenIsSentToNobodyButTheRegistry) {
+  FakeRegistry neighbour;  // the same host, another port
+  FakeRegistry storage("127.0.0.2");
+  server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer});
+  for (FakeRegistry* other : {&neighbour, &storage}) {
+    const Descriptor blob = AddBlob(Pattern(other == &storage ? 1000 : 999));
+    // It asks for one as a registry would.
+    other->On(
+        "/x",
+        {.times = -1,
+         .status = 401,
+         .headers = {{"WWW-Authenticate", StrCat("Bearer realm=\"", other->Url("/token"), "\"")}}});
+    if (other == &neighbour) server_.On(path_, {.times = 1});  // 401 first
+    server_.On(path_, {.times = -1, .status = 307, .headers = {{"Location", other->Url("/x")}}});
+    Received received;
+    EXPECT_FALSE(Read(*Open(), blob, {{0, blob.size}}, received).ok());
+    EXPECT_FALSE(other->RequestsFor("/x").empty());
+    EXPECT_TRUE(other->RequestsFor("/token").empty());
+    for (const auto& request : other->requests()) EXPECT_EQ(request.Header("authorization"), "");
+  }
+  EXPECT_EQ(server_.RequestsFor("/token").size(), 1u);
+}
+
+TEST_F(RegistryTest, ARealmInTheClearElsewhereIsNeverAsked) {
+  FakeRegistry internal("127.0.0.2");
+  internal.On("/secret", {.times = -1, .body = R"({"access_token":"INTERNAL"})"});
+  server_.AddManifest("img", "1", "{}", kManifestType);
+  server_.SetAuth(
+      {.kind = FakeRegistry::Auth::Kind::kBearer, .realm = internal.Url("/secret?a=b")});
+  const absl::Status refused = GetManifest(*Open()).status();
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_TRUE(Contains(refused, "https token service")) << refused;
+  EXPECT_FALSE(GetManifest(*Open(As("me", "pw"))).ok());
+  EXPECT_TRUE(internal.requests().empty());
+  for (const auto& request : server_.requests()) EXPECT_EQ(request.Header("authorization"), "");
+}
+
 TEST_F(RegistryTest, RelativeRedirectsKeepTheAuthorization) {
   server_.AddManifest("img", "1", "{}", kManifestType);
   server_.AddManifest("img", "2", "{}", kManifestType);

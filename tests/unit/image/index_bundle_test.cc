@@ -192,6 +192,17 @@ TEST(ZstdFrame, IsBounded) {
   EXPECT_TRUE(
       absl::IsResourceExhausted(DecompressZstd(CompressZstd(zeros, 3), (1 << 20) - 1).status()));
   EXPECT_FALSE(DecompressZstd("nonsense", 100).ok());
+  EXPECT_EQ(*DecompressZstd(CompressZstd("", 3), 0), "");
+  // What is not there, what is too much, what follows; a frame that says it holds 512 MiB.
+  const std::string frame = CompressZstd(zeros, 3);
+  for (size_t n = 0; n < frame.size(); ++n) {
+    EXPECT_FALSE(DecompressZstd(std::string_view(frame).substr(0, n), 1 << 20).ok()) << n;
+  }
+  EXPECT_FALSE(DecompressZstd(frame + "x", 1 << 20).ok());
+  EXPECT_FALSE(DecompressZstd(frame + frame, 4 << 20).ok());
+  const std::string_view claim("\x28\xb5\x2f\xfd\xa0\x00\x00\x00\x20\x01\x00\x00", 12);
+  EXPECT_TRUE(absl::IsDataLoss(DecompressZstd(claim, 512 << 20).status()));
+  EXPECT_TRUE(absl::IsResourceExhausted(DecompressZstd(claim, 511 << 20).status()));
 }
 
 }  // namespace

@@ -1,0 +1,15 @@
+#include "cmd/private_memory.h"
+
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+namespace imagefs {
+
+void KeepMemoryPrivate() {
+  // Neither can fail: the values are legal, and limits may always be lowered.
+  prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
+  constexpr rlimit kNone{0, 0};
+  setrlimit(RLIMIT_CORE, &kNone);
+}
+
+}  // namespace imagefs

@@ -1,0 +1,84 @@
+#include "cache/layer_maker.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <atomic>
+#include <cstring>
+#include <string>
+
+#include "base/fd.h"
+#include "base/text.h"
+#include "tests/fakes/cache/lazy_blob.h"
+
+namespace imagefs {
+namespace {
+
+// One blob made into a layer in a folder of the test's.
+class LayerMakerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = StrCat(testing::TempDir(), "/layer-maker-", RandomHex(6));
+    ASSERT_TRUE(MakeDirs(directory_, 0700).ok());
+  }
+  void TearDown() override { (void)RemoveTree(directory_); }
+
+  absl::Status Make(const std::string& tar, const std::string& blob, UnpackLimits limits) {
+    auto read = [&blob](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+      const std::string_view rest = std::string_view(blob).substr(offset, buffer.size());
+      if (!rest.empty()) std::memcpy(buffer.data(), rest.data(), rest.size());
+      return rest.size();
+    };
+    const LayerInput input{Sha256Of(blob), blob.size(), Sha256Of(tar), read, limits};
+    return MakeLayer(input, directory_, CancelToken(), unpacked_).status();
+  }
+  uint64_t DataBytes() {
+    struct stat st {};
+    return stat((directory_ + "/data").c_str(), &st) == 0 ? static_cast<uint64_t>(st.st_size) : 0;
+  }
+
+  const std::string zeros_ = TarOf({{"zeros", std::string(20 << 20, '\0')}});
+  std::string directory_;
+  std::atomic<uint64_t> unpacked_{0};
+};
+
+TEST_F(LayerMakerTest, NoGzipLayerIsRefusedForItsRatio) {
+  const std::string blob = GzipBytes(zeros_, 9);
+  ASSERT_GT(zeros_.size() / blob.size(), 900u);
+  EXPECT_EQ(Make(zeros_, blob, {.any_layer = 0, .ratio = 1100}), absl::OkStatus());
+}
+
+TEST_F(LayerMakerTest, AZstdBombEndsAtItsLimit) {
+  const std::string blob = ZstdBytes(zeros_, 1);
+  ASSERT_GT(zeros_.size() / blob.size(), 2000u);
+  const absl::Status refused = Make(zeros_, blob, {.any_layer = 4 << 20, .ratio = 1100});
+  EXPECT_TRUE(absl::IsFailedPrecondition(refused)) << refused;
+  EXPECT_NE(std::string(refused.message()).find(Sha256Of(blob).ToString()), std::string::npos);
+  EXPECT_LE(DataBytes(), (4u << 20) + 1100 * blob.size());
+  EXPECT_GT(DataBytes(), 2u << 20);
+}
+
+TEST_F(LayerMakerTest, ALayerOfThatSizeIsMade) {
+  EXPECT_EQ(Make(zeros_, ZstdBytes(zeros_, 1), {}), absl::OkStatus());
+}
+
+TEST_F(LayerMakerTest, TheDisksReserveIsKept) {
+  UnpackLimits limits;
+  limits.space = {.max_reserve = UINT64_MAX, .reserve_divisor = 1, .check_bytes = 1 << 20};
+  const absl::Status refused = Make(zeros_, GzipBytes(zeros_), limits);
+  EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+  EXPECT_LT(DataBytes(), 2u << 20);
+  // A layer that is small passes.
+  TearDown();
+  SetUp();
+  const std::string small = TarOf({{"a", std::string(100'000, 'a')}});
+  EXPECT_EQ(Make(small, GzipBytes(small), limits), absl::OkStatus());
+}
+
+TEST_F(LayerMakerTest, SizesThatOverflowAreNoLimit) {
+  const std::string small = TarOf({{"a", "b"}});
+  EXPECT_EQ(Make(small, small, {.any_layer = UINT64_MAX, .ratio = UINT64_MAX}), absl::OkStatus());
+}
+
+}  // namespace
+}  // namespace imagefs
