@@ -25,6 +25,7 @@ constexpr double kMostOfIt = 0.6;
 constexpr absl::Duration kCheckPause = absl::Seconds(1);
 constexpr absl::Duration kCheckRetry = absl::Seconds(30);
 constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
+constexpr size_t kManyRests = 32;                 // pieces of a blob
 constexpr uint64_t kMaxRestGap = 64 << 10;        // cheaper to fetch again than to ask twice
 
 }  // namespace
@@ -458,10 +459,13 @@ void FillingLayer::EndCheck(const absl::Status& status) {
   }
 }
 
-// What the spans leave out: headers, trailers, tables. Pieces close to each other are one request.
+// What the spans leave out: headers, trailers, tables. Where there are many pieces, those close to
+// each other are one request.
 std::vector<ByteRange> FillingLayer::RestOfBlob() const {
+  std::vector<ByteRange> missing = spool_->Missing();
+  if (missing.size() <= kManyRests) return missing;
   std::vector<ByteRange> rest;
-  for (const ByteRange& range : spool_->Missing()) {
+  for (const ByteRange& range : missing) {
     if (!rest.empty() && range.begin - rest.back().end <= kMaxRestGap) {
       rest.back().end = range.end;
     } else {
