@@ -71,6 +71,7 @@ absl::Status FillingLayer::OpenFiles() {
     if (options_.suspect && span.digest_of_blob) continue;
     spans_[i].state = options_.suspect ? State::kSuspect : State::kPresent;
     if (options_.suspect) continue;
+    if (spool_ != nullptr) spool_->Trust({span.blob_begin, span.blob_end()});
     ++present_count_;
     present_blob_bytes_ += span.blob_bytes;
     present_data_bytes_ += span.data_bytes;
