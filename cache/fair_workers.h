@@ -26,7 +26,8 @@ class FairWorkers {
 
   using Id = uint64_t;
   using Task = absl::AnyInvocable<void(Id)>;
-  // Runs `task` on a worker when it is its turn; never on the caller's thread.
+  // Runs `task` on a worker when it is its turn; never on the caller's thread. A priority that is
+  // raised later counts from the next time on that anything starts, ends or waits.
   Id Submit(SourceTurns::Claim claim, Task task);
   // See SourceTurns::SetWhole. An id whose task has ended is passed over.
   void SetWhole(Id id);

@@ -200,7 +200,8 @@ void LayerStore::Job::StartAccess(const LayerRef& layer) {
     if (!fd.ok()) return;
     local_ = AccessBuilder::BlobFile{*std::move(fd), 0};
   }
-  store_.access_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_));
+  store_.access_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_),
+                        ClaimTurn(true));
 }
 
 absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, ReadBytes read) {
