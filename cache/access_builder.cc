@@ -63,10 +63,12 @@ void BeLeastUrgent() {
 // Brings a blob once more, into a file without a name, then makes the table.
 class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
  public:
-  Job(AccessBuilder& builder, SubjectRef layer, Descriptor blob, Table::Context context)
+  Job(AccessBuilder& builder, SubjectRef layer, Descriptor blob, SourceTurns::Claim source,
+      Table::Context context)
       : builder_(builder),
         layer_(std::move(layer)),
         blob_(std::move(blob)),
+        source_(std::move(source)),
         context_(std::move(context)) {
     absl::MutexLock lock(&builder_.mu_);
     ++builder_.jobs_alive_;
@@ -99,7 +101,8 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
   }
 
   void Submit() {
-    builder_.work_->Submit(context_.priority, [self = shared_from_this()] {
+    builder_.work_->Submit(source_, [self = shared_from_this()](FairWorkers::Id) {
+      BeLeastUrgent();
       const absl::Status status = self->builder_.Build(
           *self->layer_, self->blob_, self->file_, std::move(self->made_), self->context_.cancel);
       if (status.ok()) {
@@ -117,13 +120,13 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
   AccessBuilder& builder_;
   const SubjectRef layer_;
   const Descriptor blob_;
+  const SourceTurns::Claim source_;
   const Table::Context context_;
 };
 
 AccessBuilder::AccessBuilder(std::string root)
-    : root_(std::move(root)), work_(std::make_unique<Executor>("access", 1)) {
-  work_->Submit([] { BeLeastUrgent(); });
-}
+    : root_(std::move(root)),
+      work_(std::make_unique<FairWorkers>("access", SourceTurns::Options{1, 0})) {}
 
 AccessBuilder::~AccessBuilder() {
   stop_.Cancel();
@@ -145,14 +148,15 @@ absl::StatusOr<AccessBuilder::SubjectRef> AccessBuilder::SubjectOf(const Layer& 
 }
 
 void AccessBuilder::Start(const LayerRef& layer, const Descriptor& blob, BlobFile file,
-                          LayerOutput made) {
+                          LayerOutput made, SourceTurns::Claim source) {
   absl::StatusOr<SubjectRef> subject = SubjectOf(*layer);
   if (!subject.ok()) return;
   Table::Caller caller;
   caller.priority = Priority::kBackground;
   auto held = std::make_shared<std::pair<BlobFile, LayerOutput>>(std::move(file), std::move(made));
-  caller.start = [this, layer = *subject, blob, held](Table::Context context) {
-    auto job = std::make_shared<Job>(*this, layer, blob, std::move(context));
+  caller.start = [this, layer = *subject, blob, held,
+                  source = std::move(source)](Table::Context context) {
+    auto job = std::make_shared<Job>(*this, layer, blob, source, std::move(context));
     job->file_ = std::move(held->first);
     job->made_ = std::move(held->second);
     job->Submit();
@@ -183,7 +187,8 @@ FlightTicket AccessBuilder::Ensure(const LayerRef& layer, const Descriptor& blob
   caller.audience = source->audience();
   caller.start = [this, layer = *subject, blob, source](Table::Context context) {
     if (StatPath(layer->path).ok()) return context.finish(true);
-    std::make_shared<Job>(*this, layer, blob, std::move(context))->Fetch(source);
+    const SourceTurns::Claim claim = {source->registry(), source->audience(), nullptr, true};
+    std::make_shared<Job>(*this, layer, blob, claim, std::move(context))->Fetch(source);
   };
   caller.done = [done = std::move(done)](const absl::StatusOr<bool>& result) mutable {
     done(result.status());

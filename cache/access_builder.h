@@ -15,10 +15,10 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "base/cancel.h"
-#include "base/executor.h"
 #include "base/fd.h"
 #include "base/flight.h"
 #include "cache/chain.h"
+#include "cache/fair_workers.h"
 #include "cache/image_store.h"
 #include "cache/layer_maker.h"
 #include "fetch/source.h"
@@ -37,8 +37,10 @@ class AccessBuilder {
     uint64_t offset = 0;
   };
   // Makes the table of a layer whose pass has just ended and left `made`. Does not hold the layer:
-  // one that is removed meanwhile needs none.
-  void Start(const LayerRef& layer, const Descriptor& blob, BlobFile file, LayerOutput made);
+  // one that is removed meanwhile needs none. `source` is whose turn it takes. REQUIRES:
+  // source.whole.
+  void Start(const LayerRef& layer, const Descriptor& blob, BlobFile file, LayerOutput made,
+             SourceTurns::Claim source);
 
   // Runs `done` when the layer's table is on disk; makes it, for which the blob is fetched once
   // more, where there is none. kUnimplemented when the blob cannot be read in parts.
@@ -73,7 +75,7 @@ class AccessBuilder {
   std::atomic<uint64_t> built_{0}, failed_{0};
   absl::Mutex mu_;
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
-  std::unique_ptr<Executor> work_;  // last: its thread is gone before anything above
+  std::unique_ptr<FairWorkers> work_;  // last: its threads are gone before anything above
 };
 
 }  // namespace imagefs

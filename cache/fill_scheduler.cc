@@ -1,15 +1,20 @@
 #include "cache/fill_scheduler.h"
 
 #include <algorithm>
+#include <array>
+#include <set>
+#include <string_view>
+#include <utility>
 
 #include "absl/time/clock.h"
 
 namespace imagefs {
 
-FillScheduler::FillScheduler(Options options) : options_(std::move(options)) {
+FillScheduler::FillScheduler(Options options)
+    : options_(std::move(options)), shares_(options_.slots) {
   const int threads = options_.threads > 0 ? options_.threads
                                            : static_cast<int>(std::thread::hardware_concurrency());
-  slow_work_ = std::make_unique<Executor>("prove", threads);
+  slow_work_ = std::make_unique<FairWorkers>("prove", SourceTurns::Options{threads, 0});
   work_ = std::make_unique<Executor>("fill", threads);
   thread_ = std::thread([this] { Loop(); });
 }
@@ -26,7 +31,7 @@ FillScheduler::~FillScheduler() {
   }
   {
     absl::MutexLock lock(&mu_);
-    auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return in_flight_ == 0; };
+    auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return shares_.total() == 0; };
     mu_.Await(absl::Condition(&none));
   }
   thread_.join();
@@ -49,15 +54,22 @@ void FillScheduler::NoteDemand() {
   last_demand_ns_.store(absl::GetCurrentTimeNanos(), std::memory_order_relaxed);
 }
 
-void FillScheduler::Occupy() {
+FillSlot FillScheduler::Occupy(std::string source, Priority priority) {
   absl::MutexLock lock(&mu_);
-  ++in_flight_;
+  shares_.Take(source, priority);
+  return FillSlot(*this, std::move(source), priority);
 }
 
-void FillScheduler::Release() {
+void FillScheduler::Give(const std::string& source, Priority priority) {
   absl::MutexLock lock(&mu_);
-  --in_flight_;
+  shares_.Give(source, priority);
   woken_ = true;
+}
+
+void FillSlot::GiveBack() {
+  if (FillScheduler* scheduler = std::exchange(scheduler_, nullptr)) {
+    scheduler->Give(source_, priority_);
+  }
 }
 
 void FillScheduler::At(absl::Time time, absl::AnyInvocable<void()> task) {
@@ -78,37 +90,55 @@ bool FillScheduler::RunTimers() {
   return true;
 }
 
-// The most urgent client that finds a slot.
-std::optional<FillScheduler::Pick> FillScheduler::Choose() {
+// What the clients want, from another one on each time.
+std::vector<FillScheduler::Wanting> FillScheduler::AskClients() {
   std::vector<std::shared_ptr<FillClient>> clients;
-  int in_flight;
   size_t turn;
   {
     absl::MutexLock lock(&mu_);
-    if (stopping_) return std::nullopt;
     for (const auto& weak : clients_) {
       if (auto client = weak.lock()) clients.push_back(std::move(client));
     }
-    in_flight = in_flight_;
     turn = turn_++;
   }
   const absl::Time now = absl::Now();
   const bool quiet =
       now - absl::FromUnixNanos(last_demand_ns_.load(std::memory_order_relaxed)) >= options_.quiet;
-  std::optional<Pick> best;
+  std::vector<Wanting> wanting;
   for (size_t i = 0; i < clients.size(); ++i) {
     auto& client = clients[(turn + i) % clients.size()];
-    const std::optional<Priority> urgent = client->MostUrgent(now);
-    if (!urgent.has_value() || (best.has_value() && best->priority <= *urgent)) continue;
-    if (in_flight >= options_.slots[static_cast<size_t>(*urgent)]) continue;
-    if (*urgent == Priority::kBackground && !quiet) continue;
-    best = Pick{client, *urgent};
+    std::optional<FillClient::Want> want = client->MostUrgent(now);
+    if (!want.has_value() || (want->priority == Priority::kBackground && !quiet)) continue;
+    wanting.push_back({std::move(client), *std::move(want)});
   }
-  if (best.has_value()) {
-    absl::MutexLock lock(&mu_);
-    ++in_flight_;
+  return wanting;
+}
+
+// The most urgent client that finds a slot; of equals one whose source has the fewest.
+std::optional<FillScheduler::Pick> FillScheduler::Choose() {
+  std::vector<Wanting> wanting = AskClients();
+  std::array<std::set<std::string_view>, 4> sources;  // by priority and more urgent ones
+  for (const Wanting& one : wanting) {
+    for (auto p = static_cast<size_t>(one.want.priority); p < sources.size(); ++p) {
+      sources[p].insert(one.want.source);
+    }
   }
-  return best;
+  absl::MutexLock lock(&mu_);
+  if (stopping_) return std::nullopt;
+  Wanting* best = nullptr;
+  for (Wanting& one : wanting) {
+    const FillClient::Want& want = one.want;
+    const auto count = static_cast<int>(sources[static_cast<size_t>(want.priority)].size());
+    if (!shares_.MayTake(want.source, want.priority, count)) continue;
+    if (best == nullptr || std::pair(want.priority, shares_.Of(want.source)) <
+                               std::pair(best->want.priority, shares_.Of(best->want.source))) {
+      best = &one;
+    }
+  }
+  if (best == nullptr) return std::nullopt;
+  shares_.Take(best->want.source, best->want.priority);
+  return Pick{std::move(best->client), best->want.priority,
+              FillSlot(*this, std::move(best->want.source), best->want.priority)};
 }
 
 void FillScheduler::Loop() {
@@ -126,7 +156,7 @@ void FillScheduler::Loop() {
     while (RunTimers()) {
     }
     while (std::optional<Pick> pick = Choose()) {
-      if (!pick->client->Launch(pick->priority)) Release();
+      pick->client->Launch(pick->priority, std::move(pick->slot));
     }
   }
 }

@@ -2,13 +2,13 @@
 //
 // Every layer that is being filled is a client: it keeps its own queues, and says how urgent its
 // most urgent one is. The scheduler's thread picks the most urgent client (in turn among equals)
-// whenever a slot is free. A less urgent request finds fewer slots, so that there is always one for
-// a reader; what completes layers in the background waits until no reader has waited for a while.
+// that FillShares gives a slot. A less urgent request finds fewer slots, so that there is always
+// one for a reader, and no source of images has all of them; what completes layers in the
+// background waits until no reader has waited for a while.
 //
 // Thread-safe. Clients are called without any lock of the scheduler held, on its thread.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -24,17 +24,48 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/executor.h"
+#include "cache/fair_workers.h"
+#include "cache/fill_shares.h"
 
 namespace imagefs {
+
+class FillScheduler;
+
+// The right to have one request in flight. Given back at its end, exactly once.
+class FillSlot {
+ public:
+  FillSlot() = default;
+  FillSlot(FillScheduler& scheduler, std::string source, Priority priority)
+      : scheduler_(&scheduler), source_(std::move(source)), priority_(priority) {}
+  FillSlot(FillSlot&& other) noexcept { *this = std::move(other); }
+  FillSlot& operator=(FillSlot&& other) noexcept {
+    std::swap(scheduler_, other.scheduler_);
+    std::swap(source_, other.source_);
+    std::swap(priority_, other.priority_);
+    return *this;
+  }
+  ~FillSlot() { GiveBack(); }
+  // The last thing that may be done with the scheduler: it may end now.
+  void GiveBack();
+
+ private:
+  FillScheduler* scheduler_ = nullptr;
+  std::string source_;
+  Priority priority_ = Priority::kOnDemand;
+};
 
 class FillClient {
  public:
   virtual ~FillClient() = default;
-  // How urgent the most urgent thing is that could be asked for at `now`; nullopt: nothing is.
-  virtual std::optional<Priority> MostUrgent(absl::Time now) = 0;
-  // Starts one request of that priority or a more urgent one; the client calls Release when it has
-  // ended. False when there was nothing to ask for after all.
-  virtual bool Launch(Priority priority) = 0;
+  struct Want {
+    Priority priority;
+    std::string source;  // who would be asked: requests are shared out by it
+  };
+  // The most urgent thing that could be asked for at `now`; nullopt: nothing is.
+  virtual std::optional<Want> MostUrgent(absl::Time now) = 0;
+  // Starts one request of that priority or a more urgent one, which keeps the slot until it has
+  // ended; nothing when there is nothing to ask for after all.
+  virtual void Launch(Priority priority, FillSlot slot) = 0;
   // Gives up what is under way and fails whoever waits.
   virtual void Cancel() = 0;
 };
@@ -42,8 +73,9 @@ class FillClient {
 class FillScheduler {
  public:
   struct Options {
-    // A request starts only while fewer than this many are in flight, by its priority.
-    std::array<int, 4> slots = {8, 4, 3, 2};
+    // Beyond the few that each source always has (FillShares), a request starts only while fewer
+    // than this many are in flight, by its priority.
+    FillShares::Slots slots = {8, 4, 3, 2};
     bool background = true;                       // complete layers without being asked
     absl::Duration quiet = absl::Seconds(5);      // after the last read that missed
     absl::Duration deadline = absl::Seconds(60);  // of a read, unless the mount has its own
@@ -60,17 +92,16 @@ class FillScheduler {
   void Wake();
   // A reader waits: puts the background off.
   void NoteDemand();
-  void Release();
-  // Takes a slot, whatever is in flight, for a request that no client launches; Release gives it
-  // back.
-  void Occupy();
+  // A slot, whatever is in flight, for a request that no client launches.
+  FillSlot Occupy(std::string source, Priority priority);
   // Runs `task` on the scheduler's thread at that time; dropped when the scheduler ends first.
   void At(absl::Time time, absl::AnyInvocable<void()> task);
   // Ascends; orders what readers of different layers asked for.
   uint64_t NextOrder() { return order_.fetch_add(1, std::memory_order_relaxed); }
   Executor& work() { return *work_; }
-  // For what takes long: the check of whole layers. Readers never wait behind it.
-  Executor& slow_work() { return *slow_work_; }
+  // For what takes long: the check of whole layers. Readers never wait behind it, and the layers of
+  // one source do not keep it from those of another.
+  FairWorkers& slow_work() { return *slow_work_; }
   const Options& options() const { return options_; }
 
   // Of all layers; written by them.
@@ -82,20 +113,28 @@ class FillScheduler {
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
 
  private:
+  friend class FillSlot;
   struct Pick {
     std::shared_ptr<FillClient> client;
     Priority priority;
+    FillSlot slot;
+  };
+  struct Wanting {
+    std::shared_ptr<FillClient> client;
+    FillClient::Want want;
   };
   void Loop();
   bool RunTimers();
+  std::vector<Wanting> AskClients();
   std::optional<Pick> Choose();
+  void Give(const std::string& source, Priority priority);
 
   const Options options_;
   Counters counters_;
   absl::Mutex mu_;
   std::vector<std::weak_ptr<FillClient>> clients_ ABSL_GUARDED_BY(mu_);
   size_t turn_ ABSL_GUARDED_BY(mu_) = 0;
-  int in_flight_ ABSL_GUARDED_BY(mu_) = 0;
+  FillShares shares_ ABSL_GUARDED_BY(mu_);
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   std::multimap<absl::Time, absl::AnyInvocable<void()>> timers_ ABSL_GUARDED_BY(mu_);
@@ -103,7 +142,8 @@ class FillScheduler {
   std::atomic<uint64_t> order_{1};
   std::thread thread_;
   // Last: they end before anything above, and what work_ runs may queue slow work.
-  std::unique_ptr<Executor> slow_work_, work_;
+  std::unique_ptr<FairWorkers> slow_work_;
+  std::unique_ptr<Executor> work_;
 };
 
 }  // namespace imagefs

@@ -90,7 +90,7 @@ void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
     not_before_ = absl::InfinitePast();
     go_on = std::exchange(rest_waits_, false);
   }
-  if (go_on) scheduler_.slow_work().Submit([self = shared_from_this()] { self->CheckWhole(); });
+  if (go_on) SubmitCheck([self = shared_from_this()] { self->CheckWhole(); });
   scheduler_.Wake();
 }
 
@@ -395,6 +395,21 @@ void FillingLayer::Start() {
   BeginCheck();
 }
 
+void FillingLayer::SubmitCheck(absl::AnyInvocable<void()> part) {
+  SourceTurns::Claim claim;
+  claim.whole = true;
+  {
+    absl::MutexLock lock(&mu_);
+    if (const std::shared_ptr<ImageSource> source = SourceLocked()) {
+      claim.registry = source->registry();
+      claim.audience = source->audience();
+    }
+    claim.priority = std::make_shared<LivePriority>(want_all_.value_or(Priority::kBackground));
+  }
+  scheduler_.slow_work().Submit(std::move(claim),
+                                [part = std::move(part)](FairWorkers::Id) mutable { part(); });
+}
+
 // Reading everything once more is left for a moment in which nobody waits for it or reads.
 void FillingLayer::BeginCheck() {
   bool now;
@@ -403,9 +418,7 @@ void FillingLayer::BeginCheck() {
     now = want_all_.has_value() && *want_all_ <= Priority::kForeground;
     check_waits_ = !now;
   }
-  auto check = [self = shared_from_this()] {
-    self->scheduler_.slow_work().Submit([self] { self->Check(); });
-  };
+  auto check = [self = shared_from_this()] { self->SubmitCheck([self] { self->Check(); }); };
   now ? check() : scheduler_.At(absl::Now() + kCheckPause, check);
 }
 
@@ -507,21 +520,20 @@ void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
     anonymous_ &= source->anonymous();
     urgent = want_all_.has_value() && *want_all_ <= Priority::kForeground;
   }
-  scheduler_.Occupy();
+  const Priority priority = urgent ? Priority::kForeground : Priority::kBackground;
   source->ReadBlob(
-      blob_, std::move(ranges),
-      std::make_shared<LivePriority>(urgent ? Priority::kForeground : Priority::kBackground),
-      cancel_.token(),
+      blob_, std::move(ranges), std::make_shared<LivePriority>(priority), cancel_.token(),
       [self = shared_from_this()](uint64_t offset, std::string_view data) {
         return self->spool_->Write(offset, data);
       },
-      [self = shared_from_this()](const absl::Status& status) {
-        self->scheduler_.slow_work().Submit([self, status] {
+      [self = shared_from_this(),
+       slot = scheduler_.Occupy(SourceKey(*source), priority)](const absl::Status& status) mutable {
+        self->SubmitCheck([self, status] {
           // Whatever is wrong with the transfer says nothing about the layer.
           status.ok() ? self->CheckWhole()
                       : self->EndCheck(absl::UnavailableError(status.message()));
         });
-        self->scheduler_.Release();
+        slot.GiveBack();
       });
 }
 

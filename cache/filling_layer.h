@@ -122,8 +122,8 @@ class FillingLayer final : public LayerFill,
   const LayerAccess& access() const { return *access_; }
   const std::string& directory() const { return options_.directory; }
 
-  std::optional<Priority> MostUrgent(absl::Time now) override;
-  bool Launch(Priority priority) override;
+  std::optional<Want> MostUrgent(absl::Time now) override;
+  void Launch(Priority priority, FillSlot slot) override;
   void Cancel() override;
 
  private:
@@ -167,6 +167,8 @@ class FillingLayer final : public LayerFill,
   void Expire(const WaiterRef& waiter);
   absl::Status RunMoves(const std::vector<uint32_t>& moves);
   void Leave(const WaiterRef& waiter, const absl::Status& why);
+  // Runs a part of the check on a slow worker, when it is this layer's source's turn.
+  void SubmitCheck(absl::AnyInvocable<void()> part);
   void BeginCheck();
   void Check();
   void CheckWhole();

@@ -50,13 +50,14 @@ std::optional<uint32_t> FillingLayer::NextLocked(Priority priority) {
   return std::nullopt;
 }
 
-std::optional<Priority> FillingLayer::MostUrgent(absl::Time now) {
+std::optional<FillClient::Want> FillingLayer::MostUrgent(absl::Time now) {
   absl::MutexLock lock(&mu_);
   if (cancelled_ || !poison_.ok() || sources_.empty() || now < not_before_) return std::nullopt;
   if (present_count_ == spans_.size()) return std::nullopt;
   const int least = now < idle_before_ ? static_cast<int>(Priority::kReadahead) : 4;
   for (int p = 0; p < least; ++p) {
-    if (NextLocked(static_cast<Priority>(p)).has_value()) return static_cast<Priority>(p);
+    const auto priority = static_cast<Priority>(p);
+    if (NextLocked(priority).has_value()) return Want{priority, SourceKey(*SourceLocked())};
   }
   return std::nullopt;
 }
@@ -102,19 +103,19 @@ std::shared_ptr<FillingLayer::Batch> FillingLayer::TakeBatchLocked(uint32_t inde
   batch->priority = std::make_shared<LivePriority>(priority);
   batch->source = SourceLocked();
   anonymous_ &= batch->source->anonymous();
-  batch->bytes.resize(blob.size());
+  batch->bytes = std::make_unique_for_overwrite<char[]>(blob.size());
   batches_.push_back(batch);
   return batch;
 }
 
-bool FillingLayer::Launch(Priority priority) {
+void FillingLayer::Launch(Priority priority, FillSlot slot) {
   std::shared_ptr<Batch> batch;
   std::optional<uint32_t> suspect;
   {
     absl::MutexLock lock(&mu_);
-    if (cancelled_ || sources_.empty()) return false;
+    if (cancelled_ || sources_.empty()) return;
     const std::optional<uint32_t> next = NextLocked(priority);
-    if (!next.has_value()) return false;
+    if (!next.has_value()) return;
     if (spans_[*next].state == State::kSuspect) {
       spans_[*next].state = State::kInFlight;
       suspect = next;
@@ -123,12 +124,12 @@ bool FillingLayer::Launch(Priority priority) {
     }
   }
   if (suspect.has_value()) {
-    scheduler_.work().Submit(std::make_shared<LivePriority>(priority),
-                             [self = shared_from_this(), span = *suspect] {
-                               self->Recheck(span);
-                               self->scheduler_.Release();
-                             });
-    return true;
+    return scheduler_.work().Submit(
+        std::make_shared<LivePriority>(priority),
+        [self = shared_from_this(), span = *suspect, slot = std::move(slot)]() mutable {
+          self->Recheck(span);
+          slot.GiveBack();
+        });
   }
   scheduler_.counters().requests++;
   batch->source->ReadBlob(
@@ -136,11 +137,11 @@ bool FillingLayer::Launch(Priority priority) {
       [self = shared_from_this(), batch](uint64_t offset, std::string_view data) {
         return self->OnBytes(batch, offset, data);
       },
-      [self = shared_from_this(), batch](const absl::Status& status) {
+      [self = shared_from_this(), batch,
+       slot = std::move(slot)](const absl::Status& status) mutable {
         self->OnEnd(batch, status);
-        self->scheduler_.Release();
+        slot.GiveBack();
       });
-  return true;
 }
 
 // Spans are decoded as soon as their last byte is here, while the rest still comes. A request's
@@ -148,10 +149,10 @@ bool FillingLayer::Launch(Priority priority) {
 absl::Status FillingLayer::OnBytes(const std::shared_ptr<Batch>& batch, uint64_t offset,
                                    std::string_view data) {
   if (offset != batch->blob.begin + batch->received ||
-      data.size() > batch->bytes.size() - batch->received) {
+      data.size() > batch->blob.size() - batch->received) {
     return absl::InternalError("bytes out of order");
   }
-  std::memcpy(batch->bytes.data() + batch->received, data.data(), data.size());
+  std::memcpy(batch->bytes.get() + batch->received, data.data(), data.size());
   if (spool_ != nullptr) IMAGEFS_RETURN_IF_ERROR(spool_->Write(offset, data));
   batch->received += data.size();
   scheduler_.counters().bytes += data.size();
@@ -228,9 +229,9 @@ absl::Status FillingLayer::Store(const AccessSpan& span, std::string_view blob_b
 
 void FillingLayer::Decode(const std::shared_ptr<Batch>& batch, uint32_t index) {
   const AccessSpan span = access_->span(index);
-  absl::Status status = Store(
-      span,
-      std::string_view(batch->bytes).substr(span.blob_begin - batch->blob.begin, span.blob_bytes));
+  absl::Status status =
+      Store(span, std::string_view(batch->bytes.get() + (span.blob_begin - batch->blob.begin),
+                                   span.blob_bytes));
   // The mark is written after the bytes: whoever finds it, after a crash of this process, finds
   // them as well.
   if (status.ok()) status = PwriteFull(present_.get(), std::string_view("\1", 1), index);

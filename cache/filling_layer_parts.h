@@ -26,9 +26,9 @@ struct FillingLayer::Batch {
   uint32_t first = 0, last = 0;  // spans [first, last)
   ByteRange blob;
   PriorityRef priority;
-  std::string bytes;
-  uint64_t received = 0;  // from blob.begin on
-  uint32_t next = 0;      // the first span that is not wholly here
+  std::unique_ptr<char[]> bytes;  // of `blob`; not touched before they come
+  uint64_t received = 0;          // from blob.begin on
+  uint32_t next = 0;              // the first span that is not wholly here
   std::shared_ptr<ImageSource> source;
 };
 

@@ -88,6 +88,9 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
                           : static_cast<int>(std::thread::hardware_concurrency()) + 2;
   store->fill_ = std::make_unique<FillScheduler>(store->options_.fill);
   store->access_ = std::make_unique<AccessBuilder>(store->options_.root);
+  // Twice as many may begin before their blobs are here, since those wait for bytes.
+  store->passes_ =
+      std::make_unique<FairWorkers>("pass", SourceTurns::Options{workers, 2 * workers});
   store->work_ = std::make_unique<Executor>("layer", workers);
   IMAGEFS_RETURN_IF_ERROR(store->Load());
   IMAGEFS_RETURN_IF_ERROR(store->RemoveUnknown());
@@ -102,6 +105,7 @@ LayerStore::~LayerStore() {
     mu_.Await(absl::Condition(&none));
   }
   work_.reset();
+  passes_.reset();
   fill_.reset();  // may still prove a layer, whose span table access_ then makes
   access_.reset();
   {

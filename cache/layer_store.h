@@ -26,12 +26,12 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
-#include "base/executor.h"
 #include "base/flight.h"
 #include "base/json.h"
 #include "base/relay.h"
 #include "cache/access_builder.h"
 #include "cache/chain.h"
+#include "cache/fair_workers.h"
 #include "cache/fill_scheduler.h"
 #include "cache/filling_layer.h"
 #include "cache/image_store.h"
@@ -47,7 +47,7 @@ class LayerStore {
  public:
   struct Options {
     std::string root;
-    int workers = 0;  // layers unpacked at once; 0 = processors + 2
+    int workers = 0;  // SourceTurns::Options; 0 = processors + 2
     // A layer that is here is given to every image that claims its DiffID, whoever asks.
     bool share_all = false;
     FillScheduler::Options fill;
@@ -89,8 +89,7 @@ class LayerStore {
   absl::StatusOr<uint64_t> Evict(const Digest& id);
   AccessBuilder& access() { return *access_; }
   FillScheduler& scheduler() { return *fill_; }
-  // Called, without locks, with the name of every layer that turned out not to be what its
-  // description said.
+  // Called, without locks, with the name of every layer that was not what its description said.
   void OnDamaged(std::function<void(const Digest&)> callback) { on_damaged_ = std::move(callback); }
 
   // Of the layer that an image claims: under its DiffID, where it is proven to come from that
@@ -240,7 +239,8 @@ class LayerStore {
   // Last, so that their threads are gone before anything above.
   std::unique_ptr<FillScheduler> fill_;
   std::unique_ptr<AccessBuilder> access_;
-  std::unique_ptr<Executor> work_;
+  std::unique_ptr<FairWorkers> passes_;
+  std::unique_ptr<Executor> work_;  // for what is short
   std::thread sealer_;
 };
 

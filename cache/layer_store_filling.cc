@@ -303,7 +303,9 @@ absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
     Descriptor descriptor;
     descriptor.digest = origin.blob;
     descriptor.size = filling.access().blob_size();
-    access_->Start(layer, descriptor, {std::move(blob), 0}, std::move(proven.made));
+    const std::vector<std::string> audiences = filling.Audiences();
+    access_->Start(layer, descriptor, {std::move(blob), 0}, std::move(proven.made),
+                   {origin.registry, audiences.empty() ? "" : audiences.front(), nullptr, true});
   }
   IMAGEFS_RETURN_IF_ERROR(MarkRefilled(id));
   if (unlink((filling.directory() + "/blob").c_str()) != 0 && errno != ENOENT) {

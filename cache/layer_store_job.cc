@@ -76,18 +76,23 @@ void LayerStore::Job::Begin() {
   absl::StatusOr<std::optional<LocalBlob>> local = request_.source->OpenLocal(blob_);
   if (!local.ok()) return End(local.status());
   if (local->has_value()) {
-    const LocalBlob& file = **local;
-    if (absl::StatusOr<Fd> fd = file.fd.Duplicate(); fd.ok()) {
-      local_ = AccessBuilder::BlobFile{*std::move(fd), file.offset};
-    }
-    from_file_ = true;
-    return Run([&file](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
-      const uint64_t left = offset < file.length ? file.length - offset : 0;
-      return PreadFull(file.fd.get(), buffer.subspan(0, std::min<uint64_t>(buffer.size(), left)),
-                       file.offset + offset);
-    });
+    store_.passes_->Submit(ClaimTurn(true), [self = shared_from_this(), file = **std::move(local)](
+                                                FairWorkers::Id) { self->RunOfFile(file); });
+    return;
   }
   if (absl::Status status = BeginDownload(); !status.ok()) End(status);
+}
+
+void LayerStore::Job::RunOfFile(const LocalBlob& file) {
+  if (absl::StatusOr<Fd> fd = file.fd.Duplicate(); fd.ok()) {
+    local_ = AccessBuilder::BlobFile{*std::move(fd), file.offset};
+  }
+  from_file_ = true;
+  Run([&file](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+    const uint64_t left = offset < file.length ? file.length - offset : 0;
+    return PreadFull(file.fd.get(), buffer.subspan(0, std::min<uint64_t>(buffer.size(), left)),
+                     file.offset + offset);
+  });
 }
 
 absl::Status LayerStore::Job::BeginDownload() {
@@ -98,7 +103,7 @@ absl::Status LayerStore::Job::BeginDownload() {
     absl::MutexLock lock(&mu_);
     spool_ = spool;
     reader_ = reader;
-    scheduled_ = false;
+    turn_.reset();
   }
   activity_ = Activity::kDownloading;
   Download(spool, reader);
@@ -106,7 +111,7 @@ absl::Status LayerStore::Job::BeginDownload() {
   spool->OnFirstByte([weak = weak_from_this(), reader = std::weak_ptr(reader)] {
     const auto self = weak.lock();
     const auto waiting = reader.lock();
-    if (self != nullptr && waiting != nullptr) self->Schedule(waiting);
+    if (self != nullptr && waiting != nullptr) self->Schedule(waiting, false);
   });
   return absl::OkStatus();
 }
@@ -135,7 +140,7 @@ void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
   };
   caller.done = [self = shared_from_this(), reader](const absl::StatusOr<bool>& result) {
     reader->End(result.status());
-    self->Schedule(reader);
+    self->Schedule(reader, true);
   };
   FlightTicket ticket = store_.blob_flights_.Join(spool_name_, std::move(caller)).ticket;
   // The layer's last caller leaving gives up this layer's share of the blob.
@@ -150,19 +155,26 @@ void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
   on_cancel_ = std::move(registration);
 }
 
-// First byte or end of the transfer, whichever comes first, puts the pass into the queue. Calls
-// for the reader of an earlier attempt come too late and mean nothing.
-void LayerStore::Job::Schedule(const std::shared_ptr<Spool::Reader>& reader) {
-  {
-    absl::MutexLock lock(&mu_);
-    if (scheduled_ || reader != reader_) return;
-    scheduled_ = true;
-  }
-  store_.work_->Submit(context_.priority, [self = shared_from_this(), reader] {
-    self->Run([&reader](absl::Span<char> buffer, uint64_t offset) {
-      return reader->Read(buffer, offset);
-    });
-  });
+SourceTurns::Claim LayerStore::Job::ClaimTurn(bool whole) const {
+  const ImageSource& source = *request_.source;
+  return {source.registry(), source.audience(), context_.priority, whole};
+}
+
+// The first byte queues the pass; with the end of the transfer it needs no place among the streams
+// any more. Calls for the reader of an earlier attempt come too late and mean nothing.
+void LayerStore::Job::Schedule(const std::shared_ptr<Spool::Reader>& reader, bool whole) {
+  FairWorkers& passes = *store_.passes_;
+  absl::MutexLock lock(&mu_);
+  if (reader != reader_) return;
+  if (turn_.has_value()) return whole ? passes.SetWhole(*turn_) : void();
+  turn_ = passes.Submit(ClaimTurn(whole),
+                        [self = shared_from_this(), reader, &passes](FairWorkers::Id turn) {
+                          self->Run([&](absl::Span<char> buffer, uint64_t offset) {
+                            std::optional<FairWorkers::Starved> starved;
+                            if (!reader->Ready(offset)) starved.emplace(passes, turn);
+                            return reader->Read(buffer, offset);
+                          });
+                        });
 }
 
 void LayerStore::Job::Run(ReadBytes read) {
@@ -188,7 +200,8 @@ void LayerStore::Job::StartAccess(const LayerRef& layer) {
     if (!fd.ok()) return;
     local_ = AccessBuilder::BlobFile{*std::move(fd), 0};
   }
-  store_.access_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_));
+  store_.access_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_),
+                        ClaimTurn(true));
 }
 
 absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, ReadBytes read) {

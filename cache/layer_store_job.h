@@ -1,6 +1,7 @@
-// The work of one layer flight of LayerStore. Begin (on a worker) decides where the bytes come
-// from; Run (on a worker, once the first bytes are here) is the streaming pass; End finishes the
-// flight. A registry that never answers therefore holds no worker.
+// The work of one layer flight of LayerStore. Begin (on a worker for what is short) decides where
+// the bytes come from; Run (when it is the source's turn: with the first bytes, or when all are
+// here) is the pass; End finishes the flight. A registry that never answers therefore holds no
+// worker, and one that trickles holds no more than its share.
 #pragma once
 
 #include <atomic>
@@ -29,9 +30,11 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   using Activity = LayerProgress::Activity;
   using ReadBytes = absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char>, uint64_t)>;
   void Begin();
+  void RunOfFile(const LocalBlob& file);
   absl::Status BeginDownload();
   void Download(const std::shared_ptr<Spool>& spool, const std::shared_ptr<Spool::Reader>& reader);
-  void Schedule(const std::shared_ptr<Spool::Reader>& reader);
+  SourceTurns::Claim ClaimTurn(bool whole) const;
+  void Schedule(const std::shared_ptr<Spool::Reader>& reader, bool whole);
   void Run(ReadBytes read);
   absl::StatusOr<LayerRef> Make(const std::string& directory, ReadBytes read);
   Origin MakeOrigin();
@@ -56,7 +59,7 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   std::shared_ptr<Spool::Reader> reader_ ABSL_GUARDED_BY(mu_);
   FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
   CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
-  bool scheduled_ ABSL_GUARDED_BY(mu_) = false;
+  std::optional<FairWorkers::Id> turn_ ABSL_GUARDED_BY(mu_);  // of the pass
   int attempts_ ABSL_GUARDED_BY(mu_) = 0;
 };
 

@@ -113,6 +113,11 @@ void Spool::Reader::End(absl::Status status) {
   status_ = std::move(status);
 }
 
+bool Spool::Reader::Ready(uint64_t offset) const {
+  absl::MutexLock lock(&spool_->mu_);
+  return ended_ || offset >= spool_->size_ || spool_->present_.ContiguousEnd(offset) > offset;
+}
+
 absl::StatusOr<size_t> Spool::Reader::Read(absl::Span<char> buffer, uint64_t offset) {
   if (offset >= spool_->size_) return 0;
   uint64_t end = 0;

@@ -51,6 +51,8 @@ class Spool {
     explicit Reader(std::shared_ptr<Spool> spool) : spool_(std::move(spool)) {}
     // The transfer has ended for this reader. After an error, bytes not yet here never come.
     void End(absl::Status status);
+    // Whether Read would not wait.
+    bool Ready(uint64_t offset) const;
     // Up to buffer.size() bytes at `offset`; waits for at least one. 0 at the end of the blob.
     absl::StatusOr<size_t> Read(absl::Span<char> buffer, uint64_t offset);
 

@@ -28,6 +28,7 @@ namespace {
 // overflow.
 constexpr double kForever = 1e9;
 constexpr size_t kNameMax = 255;
+constexpr unsigned kMaxBackground = 32'768;  // requests; 16 bits in the protocol
 constexpr uint64_t kBlockSize = 4096;
 
 thread_local FuseWorkerContext* current_worker = nullptr;
@@ -100,8 +101,10 @@ void Init(void* served, fuse_conn_info* conn) {
   // The kernel takes the smaller of this and the mount's read_ahead_kb, which root may have raised
   // before this reply; libfuse's own answer would bring it back to the default.
   conn->max_readahead = std::max(conn->max_readahead, kFuseReadAheadBytes);
-  conn->max_background = 64;
-  conn->congestion_threshold = 48;
+  // Readahead of all layers of kernel mode shares one connection, and waits as long as its bytes
+  // do: a limit that slow layers could reach would stop the others. The kernel's own is 12.
+  conn->max_background = kMaxBackground;
+  conn->congestion_threshold = kMaxBackground / 4 * 3;
   conn->time_gran = 1;
 }
 

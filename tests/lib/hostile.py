@@ -24,6 +24,8 @@ hog           80 layers, each redirected to another host that sends a byte each 
 hograte       the same with 2 KiB a second
 hogsilent     the same with headers and then nothing
 hogmute       the same without an answer
+hogtar        the same with 2 KiB a second of a tar that has one large file
+hoggzip       the same, compressed
 hogown        80 layers, served by itself, a byte each 2 seconds
 slowmanifest, slowconfig, slowblob, slowerror, slowtoken    a byte each 2 seconds
 slowheaders   a header line each 2 seconds
@@ -63,6 +65,9 @@ BLOB = gzip.compress(TAR, 1, mtime=0)
 SMALL = Image([{"mediaType": LAYER, "digest": digest(BLOB), "size": len(BLOB)}], [digest(TAR)])
 MANY = Image([{"mediaType": LAYER, "digest": "sha256:%064x" % k, "size": 1000000} for k in range(LAYERS)],
              ["sha256:%064x" % (k + 1000) for k in range(LAYERS)])
+ENDLESS = tarfile.TarInfo("large")
+ENDLESS.size = 1 << 20
+ENDLESS = ENDLESS.tobuf(tarfile.USTAR_FORMAT) + os.urandom(1000000)
 live = {}
 lock = threading.Lock()
 log = open(FOLDER + "/log", "a", buffering=1)
@@ -143,8 +148,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def hold(self, behaviour):
         while behaviour == "hogmute":
             self.pause(2)
-        if behaviour == "hograte":
-            return self.trickle(bytes(1000000), seconds=0.5, step=1024)
+        if behaviour in ("hograte", "hogtar", "hoggzip"):
+            data = {"hograte": bytes(1000000), "hogtar": ENDLESS, "hoggzip": gzip.compress(ENDLESS, 1)}[behaviour]
+            return self.trickle(data[:1000000], seconds=0.5, step=1024)
         self.send_response(200)
         self.send_header("Content-Length", "1000000")
         self.end_headers()

@@ -23,7 +23,8 @@ namespace imagefs {
 
 class FakeRepository {
  public:
-  FakeRepository() : threads_("fake", 4) {}
+  // So many transfers at once.
+  explicit FakeRepository(int threads = 4) : threads_("fake", threads) {}
 
   // Adds an image made of these uncompressed tars, bottom first, under `tag`. Returns its
   // manifest's digest.

@@ -1,0 +1,62 @@
+#include "cache/fair_workers.h"
+
+#include <utility>
+
+namespace imagefs {
+
+FairWorkers::FairWorkers(std::string name, const SourceTurns::Options& options) : turns_(options) {
+  absl::MutexLock lock(&mu_);
+  threads_ = std::make_unique<Executor>(std::move(name), turns_.most_running());
+}
+
+FairWorkers::~FairWorkers() {
+  {
+    absl::MutexLock lock(&mu_);
+    auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+      return turns_.waiting() == 0 && turns_.running() == 0;
+    };
+    mu_.Await(absl::Condition(&none));
+  }
+  threads_.reset();
+}
+
+FairWorkers::Id FairWorkers::Submit(SourceTurns::Claim claim, Task task) {
+  absl::MutexLock lock(&mu_);
+  const Id id = next_id_++;
+  turns_.Add(id, std::move(claim));
+  tasks_.emplace(id, std::move(task));
+  StartLocked();
+  return id;
+}
+
+void FairWorkers::SetWhole(Id id) {
+  absl::MutexLock lock(&mu_);
+  turns_.SetWhole(id);
+  StartLocked();
+}
+
+void FairWorkers::Set(Id id, bool starved) {
+  absl::MutexLock lock(&mu_);
+  turns_.SetStarved(id, starved);
+  if (starved) StartLocked();
+}
+
+void FairWorkers::End(Id id) {
+  absl::MutexLock lock(&mu_);
+  turns_.Remove(id);
+  StartLocked();
+}
+
+// There is a thread for each that may run, so that none waits in the executor's queue.
+void FairWorkers::StartLocked() {
+  while (const std::optional<Id> id = turns_.Next()) {
+    auto node = tasks_.extract(*id);
+    threads_->Submit([this, id = *id, task = std::move(node.mapped())]() mutable {
+      task(id);
+      task = nullptr;  // what it holds goes before the end of its turn
+      End(id);
+    });
+  }
+}
+
+}  // namespace imagefs
