@@ -702,6 +702,7 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Remove(const Reference& reference) {
 }
 
 absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
+  CollectProvenTwice();
   absl::flat_hash_set<Digest> chains, layers;
   absl::flat_hash_set<std::string> documents;
   WriteBatch stale;

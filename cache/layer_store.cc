@@ -697,7 +697,17 @@ void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& o
 }
 
 uint64_t LayerStore::Collect(const absl::flat_hash_set<Digest>& keep) {
-  return CollectIf([&](const Digest& id, const Entry&) { return !keep.contains(id); });
+  // Who is shown a layer that was proven since will want it under its DiffID.
+  absl::flat_hash_set<Digest> proven;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [id, entry] : layers_) {
+      const bool shown = keep.contains(id) || !entry.open.expired();
+      if (shown && entry.diff_id != id) proven.insert(entry.diff_id);
+    }
+  }
+  return CollectIf(
+      [&](const Digest& id, const Entry&) { return !keep.contains(id) && !proven.contains(id); });
 }
 
 uint64_t LayerStore::CollectProvenTwice(const absl::flat_hash_set<Digest>& keep) {
