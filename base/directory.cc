@@ -95,13 +95,13 @@ absl::StatusOr<std::string> PathOf(const Fd& fd, std::string_view shown) {
     return absl::InvalidArgumentError(StrCat(shown, ": its path is too long, or it has none"));
   }
   std::string out(path, static_cast<size_t>(size));
-  if (!out.ends_with(" (deleted)")) return out;
-  // So proc(5) names what was removed; but a directory may be called that, too.
+  // proc(5) gives a path also to what was removed, and to what lies in a mount that was detached,
+  // which then is the path inside of that mount.
   const absl::StatusOr<Fd> again = OpenWithoutLinks(out, O_PATH);
   struct stat here, there;
   if (!again.ok() || fstat(fd.get(), &here) != 0 || fstat(again->get(), &there) != 0 ||
       IdOf(here) != IdOf(there)) {
-    return absl::NotFoundError(StrCat(shown, ": it was removed meanwhile"));
+    return absl::NotFoundError(StrCat(shown, ": it was removed or unmounted meanwhile"));
   }
   return out;
 }

@@ -37,7 +37,8 @@ absl::Status CheckPath(std::string_view path, std::string_view what);
 absl::StatusOr<struct stat> StatFd(const Fd& fd, std::string_view shown);
 FileId IdOf(const struct stat& st);
 
-// The path of what a descriptor is now, without symbolic links. kNotFound when it was removed.
+// The path of what a descriptor is now, without symbolic links. kNotFound when it was removed,
+// or its mount was.
 absl::StatusOr<std::string> PathOf(const Fd& fd, std::string_view shown);
 
 // Opens a path that may have symbolic links, as a place only (O_PATH). Only those of root and of

@@ -90,8 +90,11 @@ class Node:
             f.write(self.config)
         if self.snapshotter == "imagefs":
             os.makedirs(self.ours)
+            # The published index of the measured pull lies beside its image.
+            with open(self.ours + "/config.toml", "w") as f:
+                f.write('[containerd]\nlazy = "repository"\n')
             self.daemons.append(Daemon([self.bench.imagefs.binary + "d", "--root", self.ours + "/root", "--run", self.ours + "/run",
-                                        "daemon"], self.work + "/imagefs.log"))
+                                        "--config", self.ours + "/config.toml", "daemon"], self.work + "/imagefs.log"))
             wait_for(lambda: os.path.exists(self.ours + "/run/snapshotter.sock"), 20, "start of the daemon")
         self.daemons.append(Daemon([self.programs + "/containerd", "-c", self.work + "/config.toml"], self.work + "/log",
                                    dict(os.environ, PATH=self.programs + ":" + os.environ["PATH"])))

@@ -25,6 +25,7 @@ constexpr double kMostOfIt = 0.6;
 constexpr absl::Duration kCheckPause = absl::Seconds(1);
 constexpr absl::Duration kCheckRetry = absl::Seconds(30);
 constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
+constexpr size_t kManyRests = 32;                 // pieces of a blob
 constexpr uint64_t kMaxRestGap = 64 << 10;        // cheaper to fetch again than to ask twice
 
 }  // namespace
@@ -70,6 +71,7 @@ absl::Status FillingLayer::OpenFiles() {
     if (options_.suspect && span.digest_of_blob) continue;
     spans_[i].state = options_.suspect ? State::kSuspect : State::kPresent;
     if (options_.suspect) continue;
+    if (spool_ != nullptr) spool_->Trust({span.blob_begin, span.blob_end()});
     ++present_count_;
     present_blob_bytes_ += span.blob_bytes;
     present_data_bytes_ += span.data_bytes;
@@ -471,10 +473,13 @@ void FillingLayer::EndCheck(const absl::Status& status) {
   }
 }
 
-// What the spans leave out: headers, trailers, tables. Pieces close to each other are one request.
+// What the spans leave out: headers, trailers, tables. Where there are many pieces, those close to
+// each other are one request.
 std::vector<ByteRange> FillingLayer::RestOfBlob() const {
+  std::vector<ByteRange> missing = spool_->Missing();
+  if (missing.size() <= kManyRests) return missing;
   std::vector<ByteRange> rest;
-  for (const ByteRange& range : spool_->Missing()) {
+  for (const ByteRange& range : missing) {
     if (!rest.empty() && range.begin - rest.back().end <= kMaxRestGap) {
       rest.back().end = range.end;
     } else {

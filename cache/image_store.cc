@@ -79,8 +79,6 @@ class ImageStoreImpl : public ImageStore {
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
     if (!same_version) IMAGEFS_RETURN_IF_ERROR(WriteVersion());
     layers_->OnDamaged([this](const Digest& layer) { chains_->Forget(layer); });
-    layers_->SetOnProven(
-        [this](const Digest& id, const Digest& diff_id) { OnProven(id, diff_id); });
     CollectShown();
     IndexFinder::Options index = options_.index;
     index.directory = options_.root + "/layers";
@@ -183,8 +181,6 @@ class ImageStoreImpl : public ImageStore {
   // Writes the image's record durably, with the layers that it was given, unless the same one is
   // there.
   absl::Status Remember(const ResolvedImage& image, const std::string& holder, const Chain& chain);
-  // The layer `id` is to be found under its DiffID from now on: so say all records.
-  void OnProven(const Digest& id, const Digest& diff_id);
   // Looks after layers that were proven under another name, until nobody is shown them.
   void CollectShown();
   void CollectProvenTwice();
@@ -535,25 +531,7 @@ absl::Status ImageStoreImpl::Remember(const ResolvedImage& image, const std::str
   return kv_->Write(batch, true);
 }
 
-void ImageStoreImpl::OnProven(const Digest& id, const Digest& diff_id) {
-  absl::MutexLock lock(&records_mu_);
-  WriteBatch batch;
-  const auto replace = [&](std::string_view key, std::string_view value) {
-    absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
-    if (row.ok() && std::find(row->layers.begin(), row->layers.end(), id) != row->layers.end()) {
-      std::replace(row->layers.begin(), row->layers.end(), id, diff_id);
-      batch.Put(key, row->ToJson());
-    }
-    return true;
-  };
-  absl::Status status = kv_->ForEachWithPrefix(kImagePrefix, replace);
-  status.Update(kv_->ForEachWithPrefix(kHeldPrefix, replace));
-  // Not synced: the records name what is here in any case.
-  if (status.ok()) status = kv_->Write(batch, false);
-  if (!status.ok()) LogWarning("image.record_not_updated cause=", status.message());
-}
-
-// What records and chains that are shown name.
+// What records name.
 absl::flat_hash_set<Digest> ImageStoreImpl::RecordedLayers() const {
   absl::flat_hash_set<Digest> layers;
   for (const std::string_view prefix : {kImagePrefix, kHeldPrefix}) {
@@ -568,14 +546,36 @@ absl::flat_hash_set<Digest> ImageStoreImpl::RecordedLayers() const {
   return layers;
 }
 
+// Layers that were proven since they were shown, and that nobody is shown any more: from now on
+// records name them by their DiffIDs.
 void ImageStoreImpl::CollectProvenTwice() {
   absl::MutexLock lock(&records_mu_);
+  const std::vector<std::pair<Digest, Digest>> twice = layers_->ProvenTwice();
+  if (twice.empty()) return;
+  WriteBatch batch;
+  const auto rename = [&](std::string_view key, std::string_view value) {
+    absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
+    if (!row.ok()) return true;
+    const std::vector<Digest> before = row->layers;
+    for (const auto& [id, diff_id] : twice) {
+      std::replace(row->layers.begin(), row->layers.end(), id, diff_id);
+    }
+    if (row->layers != before) batch.Put(key, row->ToJson());
+    return true;
+  };
+  absl::Status status = kv_->ForEachWithPrefix(kImagePrefix, rename);
+  status.Update(kv_->ForEachWithPrefix(kHeldPrefix, rename));
+  if (status.ok()) status = kv_->Write(batch, true);
+  if (!status.ok()) {
+    LogWarning("image.record_not_updated cause=", status.message());
+    return;
+  }
   layers_->CollectProvenTwice(RecordedLayers());
 }
 
 void ImageStoreImpl::CollectShown() {
   layers_->scheduler().At(absl::Now() + kShownPause, [this] {
-    if (layers_->HasProvenTwice()) CollectProvenTwice();
+    CollectProvenTwice();
     CollectShown();
   });
 }

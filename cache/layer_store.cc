@@ -706,12 +706,18 @@ uint64_t LayerStore::CollectProvenTwice(const absl::flat_hash_set<Digest>& keep)
   });
 }
 
-bool LayerStore::HasProvenTwice() const {
+std::vector<std::pair<Digest, Digest>> LayerStore::ProvenTwice() const {
+  std::vector<std::pair<Digest, Digest>> twice;
   absl::MutexLock lock(&mu_);
-  return std::any_of(layers_.begin(), layers_.end(), [](const auto& one) {
-    return one.second.diff_id != one.first && one.second.state != LayerState::kFilling &&
-           one.second.open.expired();
-  });
+  for (const auto& [id, entry] : layers_) {
+    const bool shown = entry.diff_id != id && entry.state == LayerState::kComplete;
+    const auto proven = layers_.find(entry.diff_id);
+    if (shown && entry.open.expired() && proven != layers_.end() &&
+        proven->second.diff_id == proven->first) {
+      twice.emplace_back(id, entry.diff_id);
+    }
+  }
+  return twice;
 }
 
 uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes) {

@@ -91,9 +91,6 @@ class LayerStore {
   FillScheduler& scheduler() { return *fill_; }
   // Called, without locks, with the name of every layer that was not what its description said.
   void OnDamaged(std::function<void(const Digest&)> callback) { on_damaged_ = std::move(callback); }
-  // Called, without locks, when the layer `id` was proven: it is here under its DiffID as well.
-  using OnProven = std::function<void(const Digest& id, const Digest& diff_id)>;
-  void SetOnProven(OnProven callback) { on_proven_ = std::move(callback); }
 
   // Of the layer that an image claims: under its DiffID, where it is proven to come from that
   // blob, else as it is being made or shown.
@@ -108,7 +105,8 @@ class LayerStore {
   uint64_t Collect(const absl::flat_hash_set<Digest>& keep);
   // The same of layers only that are here under their DiffID as well, since they were proven.
   uint64_t CollectProvenTwice(const absl::flat_hash_set<Digest>& keep);
-  bool HasProvenTwice() const;
+  // Those of them that nobody is shown: name and DiffID.
+  std::vector<std::pair<Digest, Digest>> ProvenTwice() const;
 
  private:
   class Job;
@@ -234,7 +232,6 @@ class LayerStore {
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
   std::function<void(const Digest&)> on_damaged_;
-  OnProven on_proven_;
   std::atomic<uint64_t> filling_made_{0}, filled_{0}, poisoned_{0}, evicted_{0};
   std::atomic<uint64_t> built_{0}, reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0},
       tar_bytes_{0}, asked_{0};

@@ -311,7 +311,6 @@ absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
   if (unlink((filling.directory() + "/blob").c_str()) != 0 && errno != ENOENT) {
     LogWarning("layer.cleanup_failed directory=", filling.directory(), " errno=", errno);
   }
-  if (on_proven_) on_proven_(id, diff_id);
   EndProofs(id, absl::OkStatus());
   return absl::OkStatus();
 }

@@ -53,10 +53,17 @@ absl::StatusOr<std::string> ResolveTarget(const std::string& asked) {
   if (!asked.starts_with('/')) {
     return absl::InvalidArgumentError(StrCat(asked, " is not an absolute path"));
   }
-  const absl::StatusOr<Fd> place = OpenPlace(asked);
-  if (absl::IsNotFound(place.status())) return MissingError(asked);
-  IMAGEFS_RETURN_IF_ERROR(place.status());
-  return PathOf(*place, asked);
+  // A mount there may be taken away between the two looks: then the directory below is meant.
+  constexpr int kLooks = 10;
+  absl::StatusOr<std::string> path;
+  for (int look = 0; look < kLooks; ++look) {
+    const absl::StatusOr<Fd> place = OpenPlace(asked);
+    if (absl::IsNotFound(place.status())) return MissingError(asked);
+    IMAGEFS_RETURN_IF_ERROR(place.status());
+    path = PathOf(*place, asked);
+    if (!absl::IsNotFound(path.status())) return path;
+  }
+  return path;
 }
 
 absl::StatusOr<Fd> OpenTarget(const std::string& directory, const FileId& expected) {

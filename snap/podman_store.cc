@@ -81,6 +81,7 @@ void PodmanStore::Start() {
   const KeyGate::Hold hold(gate_, kChange);
   std::vector<std::pair<std::string, Name>> missing;
   std::vector<std::pair<ChainRef, std::string>> filling;
+  std::vector<ImageStore::ImageRef> proven;
   {
     absl::MutexLock lock(&mu_);
     for (const auto& [name, record] : names_) {
@@ -89,6 +90,9 @@ void PodmanStore::Start() {
         missing.emplace_back(name, record);
       } else if (!image->second.chain->complete()) {
         filling.emplace_back(image->second.chain, record.reference);
+      } else if (std::any_of(image->second.chain->layers.begin(), image->second.chain->layers.end(),
+                             [](const LayerRef& layer) { return !layer->proven(); })) {
+        proven.push_back(image->second.image);
       }
     }
   }
@@ -102,8 +106,29 @@ void PodmanStore::Start() {
     });
   }
   for (const auto& [name, record] : missing) FetchAgain(name, record);
+  for (const ImageStore::ImageRef& image : proven) ShowProven(image);
   const absl::Status status = PublishC();
   if (!status.ok()) LogError("podman.not_published cause=", status.message());
+}
+
+// All of it is here and was proven since it was shown: containers to come get the whole tree, with
+// capabilities and device nodes.
+void PodmanStore::ShowProven(const ImageStore::ImageRef& image) {
+  again_->Add(Bring(image, nullptr, Priority::kBackground, [this](absl::StatusOr<Brought> result) {
+    if (!result.ok()) {
+      LogWarning("podman.not_shown_anew cause=", result.status().message());
+      return;
+    }
+    executor_.Submit([this, brought = *std::move(result)] {
+      const KeyGate::Hold hold(gate_, kChange);
+      {
+        absl::MutexLock lock(&mu_);
+        if (left_) return;
+      }
+      const absl::Status status = PublishC();
+      if (!status.ok()) LogWarning("podman.not_published cause=", status.message());
+    });
+  }));
 }
 
 void PodmanStore::FetchAgain(const std::string& name, const Name& record) {

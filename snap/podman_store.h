@@ -123,6 +123,7 @@ class PodmanStore {
   std::vector<std::string> NamesOf(const std::vector<std::string>& words,
                                    std::string* unknown) const;
   void LeaveUse(const Digest& manifest);
+  void ShowProven(const ImageStore::ImageRef& image);
   void FetchAgain(const std::string& name, const Name& record);
 
   const Deps deps_;

@@ -6,6 +6,7 @@
 . "$(dirname "$0")/../lib/containerd.sh"
 . "$(dirname "$0")/../lib/snapshots.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
+configure '[fill]' 'background = false' '[containerd]' 'lazy = "repository"'
 need_containerd 1; need_containerd 2
 start_registry registry
 start_shaper line

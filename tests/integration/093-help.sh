@@ -76,6 +76,6 @@ sed -nE 's/^.Ss (\[[a-z]+\]).*/\1/p; s/^.It Cm ([a-z_]+) No = (Qq ?)?(.*)/\1 = \
 "$IMAGEFS" --root "$T/r" --run "$T/u" --config "$T/config.toml" images >/dev/null || { cat "$T/config.toml"; fail "refused"; }
 "$IMAGEFS" --root "$T/r" --run "$T/u" stop
 # The names are all that the daemon knows.
-same "settings" "$(grep -oE '[{]"[a-z_]+", [A-Z]' "$SOURCE/cmd/config.cc" | grep -oE '[a-z_]+' | sort -u)" \
+same "settings" "$(grep -oE '[{]"[a-z_]+", [A-Z][A-Za-z]*[(]' "$SOURCE/cmd/config.cc" | grep -oE '"[a-z_]+"' | tr -d '"' | sort -u)" \
   "$(grep -oE '^[a-z_]+' "$T/config.toml" | sort -u)"
 ifs stop

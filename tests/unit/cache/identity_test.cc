@@ -425,6 +425,79 @@ TEST_F(IdentityTest, TheDescribedLayerGoesOnceNobodyIsShownIt) {
   EXPECT_EQ(*Content(*Show("image", IndexTrust::None()).chain->layers[0], "mark"), "genuine 0");
 }
 
+// ---- A store of format 1, which kept every layer under the DiffID that was claimed.
+
+class OldStoreTest : public IdentityTest {
+ protected:
+  // Turns the store, which is closed, into what the earlier version left.
+  void MakeOld() {
+    auto kv = *KeyValueStore::Open(options_.root + "/db");
+    WriteBatch batch;
+    batch.Put("meta/version", "1");
+    for (const std::string_view prefix : {"layer/", "image/", "held/"}) {
+      ASSERT_TRUE(kv->ForEachWithPrefix(prefix, [&](std::string_view key, std::string_view value) {
+                      std::string old(value);
+                      for (const std::string member : {",\"origins\":[", ",\"layers\":["}) {
+                        const size_t at = old.find(member);
+                        if (at == std::string::npos) continue;
+                        old.erase(at, old.find(']', at) + 1 - at);
+                      }
+                      batch.Put(key, old);
+                      return true;
+                    }).ok());
+    }
+    ASSERT_TRUE(kv->Write(batch, true).ok());
+  }
+};
+
+TEST_F(OldStoreTest, WhatWasHashedStaysWithItsImage) {
+  AddImage("image", {Honest(0)});
+  {
+    const Given given = Show("image", IndexTrust::None());
+    ASSERT_TRUE(given.status.ok());
+    ASSERT_TRUE(Durable(given.chain).ok());
+  }
+  store_.reset();
+  MakeOld();
+  Reopen();
+  const size_t reads = repository_.Reads(Sha256Of(Honest(0).blob)).size();
+  const Given again =
+      Show("image", IndexTrust::None(), "alice", "registry.test", PullPolicy::kNever);
+  ASSERT_TRUE(again.status.ok()) << again.status;
+  EXPECT_EQ(*Content(*again.chain->layers[0], "mark"), "genuine 0");
+  EXPECT_EQ(repository_.Reads(Sha256Of(Honest(0).blob)).size(), reads);
+  // It is not known what blob it came from: another image proves its own.
+  AddImage("thief", {{0, "nothing", true}});
+  EXPECT_FALSE(Show("thief", IndexTrust::None(), "mallory").status.ok());
+}
+
+TEST_F(OldStoreTest, WhatWasShownBeforeItWasProvenIsFetchedAgain) {
+  const Spec spec = Honest(0);
+  AddImage("image", {spec});
+  Publish("image", {spec}, {0}, {true});
+  ASSERT_TRUE(Show("image", IndexTrust::Any()).status.ok());
+  store_.reset();
+  // Under its DiffID, as the earlier version had it.
+  const std::filesystem::path layers = options_.root + "/layers";
+  for (const auto& one : std::filesystem::directory_iterator(layers)) {
+    auto kv = *KeyValueStore::Open(options_.root + "/db");
+    const std::string name = one.path().filename();
+    std::string record = **kv->Get(StrCat("layer/", name));
+    WriteBatch batch;
+    batch.Delete(StrCat("layer/", name));
+    batch.Put(StrCat("layer/", DiffIdOf(0).hex()), record);
+    ASSERT_TRUE(kv->Write(batch, true).ok());
+    std::filesystem::rename(one.path(), layers / DiffIdOf(0).hex());
+    break;
+  }
+  MakeOld();
+  Reopen();
+  EXPECT_TRUE(store_->ListLayers().empty());
+  const Given given = Show("image", IndexTrust::None());
+  ASSERT_TRUE(given.status.ok()) << given.status;
+  EXPECT_EQ(*Content(*given.chain->layers[0], "mark"), "genuine 0");
+}
+
 // ---- The rule over random histories.
 
 class IdentityPropertyTest : public IdentityTest, public ::testing::WithParamInterface<uint32_t> {

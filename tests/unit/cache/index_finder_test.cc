@@ -319,7 +319,10 @@ TEST_F(IndexFinderTest, AnImageWithManyIndexesWaitsForItself) {
   EXPECT_NE(search->found.layers[0], nullptr);
   EXPECT_FALSE(stuck->ended.HasBeenNotified());
   EXPECT_LE(hostile->repository.Reads(held[0].digest).size(), 2U);
-  // Who waits for room can leave. (Nine may be fetched of one image; the others were refused.)
+  // Who waits for room can leave. (Nine may be fetched of one image; the others are refused.)
+  for (int i = 0; i < 5000 && Counter(finder, "indexes_refused") < 39; ++i) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
   EXPECT_EQ(Counter(finder, "indexes_refused"), 39U);
   stuck->cancel.Cancel();
   stuck->ended.WaitForNotification();

@@ -203,18 +203,16 @@ TEST_F(LazyStoreTest, WithoutAnIndexEverythingIsBroughtFirst) {
 
 TEST_F(LazyStoreTest, AnIndexBesideTheImageIsNotBelievedWhenTheConfigurationSaysSo) {
   Publish();
-  options_.trust = IndexTrust::Configured();
   OpenNew();
-  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(Show(IndexTrust::Configured()).ok());
   EXPECT_TRUE(chain_->complete());
 }
 
 TEST_F(LazyStoreTest, AnIndexOfAConfiguredRepositoryIs) {
   Publish();
-  options_.trust = IndexTrust::Configured();
   options_.index.repositories = {*Reference::Parse("other.test/indexes")};
   OpenNew();
-  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(Show(IndexTrust::Configured()).ok());
   EXPECT_FALSE(chain_->complete());
   EXPECT_TRUE(Read(0, {0, 1000}).ok());
 }

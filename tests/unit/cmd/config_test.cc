@@ -108,6 +108,16 @@ TEST(Config, WhoseIndexIsBelieved) {
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_EQ(config->index_memory, 256U << 20);
   EXPECT_EQ(config->CommandPolicy().otherwise(), IndexTrust::Any());
+  // What others push to the repository is not covered by a digest.
+  const Reference pinned =
+      *Reference::Parse(StrCat("registry.test/a@sha256:", std::string(64, 'a')));
+  EXPECT_EQ(config->CommandPolicy().For(*Reference::Parse("registry.test/a")), IndexTrust::Any());
+  EXPECT_EQ(config->CommandPolicy().For(pinned), IndexTrust::Configured());
+  EXPECT_EQ(ParseConfig("[index]\ntrust = \"any\"\n", "f")->CommandPolicy().For(pinned),
+            IndexTrust::Any());
+  EXPECT_FALSE(config->store_open);
+  EXPECT_TRUE(ParseConfig("[store]\nsharing = \"open\"\n", "f")->store_open);
+  EXPECT_FALSE(ParseConfig("[store]\nsharing = \"shared\"\n", "f").ok());
   const LazyPolicy containerd = config->ContainerdPolicy();
   EXPECT_EQ(containerd.For(*Reference::Parse("registry.test/a/b")), IndexTrust::Any());
   EXPECT_EQ(containerd.For(*Reference::Parse("other.test/a")), IndexTrust::Repository());
@@ -116,7 +126,7 @@ TEST(Config, WhoseIndexIsBelieved) {
        {"[containerd]\nlazy = \"all\"\n", "[containerd]\nlazy = true\n",
         "[containerd]\nlazy_images = \"registry.test/**\"\n",
         "[podman]\nlazy_images = [\"debian\"]\n", "[podman]\nlazy_images = [1]\n",
-        "[index]\ntrust = \"any\"\n", "[index]\nmemory = \"1MiB\"\n", "[index]\nmemory = 64\n",
+        "[index]\ntrust = \"all\"\n", "[index]\nmemory = \"1MiB\"\n", "[index]\nmemory = 64\n",
         "[index]\nmemory = \"much\"\n"}) {
     EXPECT_FALSE(ParseConfig(wrong, "f").ok()) << wrong;
   }
@@ -154,7 +164,8 @@ TEST(Config, ErrorsNameFileLineAndSetting) {
            {"[network]\nallow = [\"10.0.0.0/33\"]\n", "network.allow is a list of ranges"},
            {"[network]\nallow = [\"registry.example\"]\n", "network.allow is a list of ranges"},
            {"[network]\nleast_rate = -1\n", "network.least_rate is a number"},
-           {"[index]\ntrust = \"all\"\n", "index.trust is \"repository\" or \"configured\""},
+           {"[index]\ntrust = \"all\"\n",
+            "index.trust is \"repository\" or \"any\" or \"configured\""},
            {"[index]\nrepositories = \"x\"\n", "index.repositories is a list"},
            {"[index]\nrepositories = [\"UPPER//\"]\n", "f.toml:2: index.repositories"},
            {"[credentials]\ncri_proxy = \"yes\"\n", "credentials.cri_proxy is true or false"},
