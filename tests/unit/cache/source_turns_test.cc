@@ -175,8 +175,8 @@ TEST(FairWorkersTest, RunsEverythingBeforeItEnds) {
 }
 
 TEST(FairWorkersTest, WhatWaitsForBytesHoldsNobodyUp) {
-  FairWorkers workers("test", {2, 4});
   absl::Notification go;
+  FairWorkers workers("test", {2, 4});
   for (int i = 0; i < 30; ++i) {
     workers.Submit(Claim(StrCat("bad", i % 5), "", false), [&](FairWorkers::Id id) {
       const FairWorkers::Starved starved(workers, id);
@@ -188,7 +188,11 @@ TEST(FairWorkersTest, WhatWaitsForBytesHoldsNobodyUp) {
     const FairWorkers::Id id =
         workers.Submit(Claim("bad0", "", false), [&](FairWorkers::Id) { ran.Notify(); });
     workers.SetWhole(id);
-    ASSERT_TRUE(ran.WaitForNotificationWithTimeout(absl::Seconds(20)));
+    const bool in_time = ran.WaitForNotificationWithTimeout(absl::Seconds(20));
+    EXPECT_TRUE(in_time);
+    if (in_time) continue;
+    go.Notify();
+    return ran.WaitForNotification();
   }
   go.Notify();
 }
