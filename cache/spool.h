@@ -34,7 +34,8 @@ class Spool {
 
   // Takes bytes of the transfer. kResourceExhausted when the disk is full, kDataLoss beyond `size`.
   absl::Status Write(uint64_t offset, std::string_view data);
-  // These bytes are here, whatever the file's holes say: an earlier process of this boot wrote them.
+  // These bytes are here, whatever the file's holes say: an earlier process of this boot wrote
+  // them.
   void Trust(ByteRange range);
   std::vector<ByteRange> Missing() const;
   uint64_t present_bytes() const;
