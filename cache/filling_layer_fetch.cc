@@ -256,7 +256,7 @@ void FillingLayer::Recheck(uint32_t index) {
 void FillingLayer::OnSpan(uint32_t index, const absl::Status& status) {
   Finished finished;
   std::vector<uint32_t> suspects;
-  bool all_here = false;
+  bool all_here = false, failing = false;
   {
     absl::MutexLock lock(&mu_);
     Span& span = spans_[index];
@@ -292,6 +292,7 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status) {
         QueueLocked(index, waiters_.contains(index) ? Priority::kOnDemand : Priority::kBackground);
       } else {
         FailSpanLocked(index, status, finished);
+        failing = wrong;
         // Not for ever: whoever asks next gets three more tries.
         span.failures = 0;
         idle_before_ = absl::Now() + kIdlePause;
@@ -305,6 +306,7 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status) {
   }
   CheckSuspects(suspects);
   Deliver(std::move(finished));
+  if (failing && options_.failing) options_.failing(status);
   if (all_here) BeginCheck();
 }
 

@@ -93,6 +93,8 @@ class ImageStoreImpl : public ImageStore {
   FlightTicket Resolve(ResolveRequest request,
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
   ~ImageStoreImpl() override {
+    // The layers outlive the chains, and may still turn out to be damaged.
+    if (layers_ != nullptr) layers_->OnDamaged(nullptr);
     if (profiles_ != nullptr) profiles_->Collect(/*all=*/true);
   }
   FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,

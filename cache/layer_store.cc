@@ -247,12 +247,25 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
       return {may(*origin) ? Kind::kGive : Kind::kAsk, it->first};
     }
   }
-  if (request.found == nullptr || request.source == nullptr) return {};
+  if (request.source == nullptr) return {};
+  if (request.trust.empty()) return JudgeShownLocked(request, registry);
+  if (request.found == nullptr) return {};
   const auto it =
       layers_.find(UnprovenLayerId(request.blob.digest, request.diff_id, *request.found, registry));
   if (it == layers_.end()) return {};
   const Origin* origin = OriginLocked(it->second, request.blob.digest, registry);
   return {origin != nullptr && may(*origin) ? Kind::kGive : Kind::kAsk, it->first};
+}
+
+// One that has to be proven may be on its way already, for somebody who is shown it.
+LayerStore::Verdict LayerStore::JudgeShownLocked(const Request& request,
+                                                 const std::string& registry) const {
+  const auto shown = shown_.find({request.diff_id, request.blob.digest});
+  if (shown == shown_.end()) return {};
+  const auto it = layers_.find(shown->second);
+  const bool fills = it != layers_.end() && it->second.state == LayerState::kFilling;
+  if (!fills || OriginLocked(it->second, request.blob.digest, registry) == nullptr) return {};
+  return {Verdict::Kind::kProve, it->first};
 }
 
 bool LayerStore::Has(const Request& request) const {
@@ -267,7 +280,8 @@ struct LayerStore::Call {
   Priority priority;
   Done done;
   std::shared_ptr<Relay> relay = std::make_shared<Relay>();
-  bool leads = false;  // the work of the flight is its own
+  bool leads = false;   // the work of the flight is its own
+  bool waited = false;  // for the proof of a layer that is shown
 
   void Finish(absl::StatusOr<LayerRef> layer) {
     if (layer.ok()) {
@@ -303,7 +317,7 @@ void LayerStore::Continue(const std::shared_ptr<Call>& call) {
       }
       return Fetch(call);
     case Verdict::Kind::kProve:
-      return AwaitProof(call, verdict.id);
+      return call->waited ? Fetch(call) : AwaitProof(call, verdict.id);
     case Verdict::Kind::kAsk:
       if (call->request.source == nullptr) return Fetch(call);
       asked_++;
@@ -375,9 +389,11 @@ void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<Lay
 void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id) {
   const absl::StatusOr<LayerRef> layer = Find(id);
   const std::shared_ptr<FillingLayer> filling = layer.ok() ? FillingOf(*layer) : nullptr;
-  call->request.recorded = std::nullopt;
-  if (filling == nullptr) return Continue(call);
-  filling->AddSource(call->request.source);
+  // Only one that was given the layer before brings bytes to it.
+  const bool recorded = std::exchange(call->request.recorded, std::nullopt) == id;
+  call->waited = true;
+  if (recorded && filling != nullptr) filling->AddSource(call->request.source);
+  if (filling == nullptr || filling->Audiences().empty()) return Continue(call);
   FlightTable<bool>::Caller caller;
   caller.priority = call->priority;
   caller.start = [this, id, filling](FlightTable<bool>::Context context) {

@@ -89,8 +89,8 @@ class LayerStore {
   absl::StatusOr<uint64_t> Evict(const Digest& id);
   AccessBuilder& access() { return *access_; }
   FillScheduler& scheduler() { return *fill_; }
-  // Called, without locks, with the name of every layer that was not what its description said.
-  void OnDamaged(std::function<void(const Digest&)> callback) { on_damaged_ = std::move(callback); }
+  // Called with the name of every layer that was not what it said it was. nullptr ends that.
+  void OnDamaged(std::function<void(const Digest&)> callback) ABSL_LOCKS_EXCLUDED(damaged_mu_);
 
   // Of the layer that an image claims: under its DiffID, where it is proven to come from that
   // blob, else as it is being made or shown.
@@ -164,6 +164,8 @@ class LayerStore {
   const Origin* OriginLocked(const Entry& entry, const Digest& blob,
                              const std::string& registry) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   Verdict JudgeLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  Verdict JudgeShownLocked(const Request& request, const std::string& registry) const
+      ABSL_SHARED_LOCKS_REQUIRED(mu_);
   void Continue(const std::shared_ptr<Call>& call);
   void Fetch(const std::shared_ptr<Call>& call);
   void OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<LayerRef> layer);
@@ -231,7 +233,8 @@ class LayerStore {
   absl::Time unsealed_since_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 
-  std::function<void(const Digest&)> on_damaged_;
+  absl::Mutex damaged_mu_;  // held while it is called
+  std::function<void(const Digest&)> on_damaged_ ABSL_GUARDED_BY(damaged_mu_);
   std::atomic<uint64_t> filling_made_{0}, filled_{0}, poisoned_{0}, evicted_{0};
   std::atomic<uint64_t> built_{0}, reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0},
       tar_bytes_{0}, asked_{0};

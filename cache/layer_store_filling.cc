@@ -320,6 +320,11 @@ bool LayerStore::Trusts(const Digest& id) const {
   return !distrusted_.contains(id);
 }
 
+void LayerStore::OnDamaged(std::function<void(const Digest&)> callback) {
+  absl::MutexLock lock(&damaged_mu_);
+  on_damaged_ = std::move(callback);
+}
+
 // Forgets a layer that is not what was promised: whoever shows it gets errors from now on, and who
 // asks with the same description next gets it by a pass over the whole blob.
 void LayerStore::DropDamaged(const Digest& id, const absl::Status& why) {
@@ -344,7 +349,10 @@ void LayerStore::DropDamaged(const Digest& id, const absl::Status& why) {
       LogWarning("layer.cleanup_failed directory=", removed, " error=", status.message());
     }
   }
-  if (on_damaged_) on_damaged_(id);
+  {
+    absl::MutexLock lock(&damaged_mu_);
+    if (on_damaged_) on_damaged_(id);
+  }
   EndProofs(id, why);
   NotifyDurable(id, why);
 }

@@ -8,7 +8,8 @@ start_registry registry
 lazy_image app gzip
 publish app
 truth app "$T/truth"
-(cd "$T/truth" && find . -printf '%p %y %m %U %G %T@ %l\n' | sort) >"$T/names"
+# A device node is none before its layer is proven.
+(cd "$T/truth" && find . ! -path ./var/null -printf '%p %y %m %U %G %T@ %l\n' | sort) >"$T/names"
 ref=$REGISTRY/test/app:1
 a=usr/lib/random b=usr/share/doc/1/45
 state_of() { sed -n 's/^State:\t\(.\).*/\1/p' "/proc/$1/status" 2>/dev/null || true; }
@@ -18,7 +19,7 @@ for mode in $(modes); do
   mkdir -p "$M/$mode" "$M/$mode-long"
   ifs mount -q --mode "$mode" --deadline 3 "$ref" "$M/$mode" >/dev/null
   registry_dies
-  (cd "$M/$mode" && find . -printf '%p %y %m %U %G %T@ %l\n' | sort) >"$T/seen"
+  (cd "$M/$mode" && find . ! -path ./var/null -printf '%p %y %m %U %G %T@ %l\n' | sort) >"$T/seen"
   diff "$T/names" "$T/seen" >"$T/diff" || { head -5 "$T/diff"; fail "$mode: names and attributes"; }
   same "reads that waited for those" 0 "$(counter fill_waits)"
   reads_fail "$M/$mode/$a"
