@@ -313,6 +313,34 @@ TEST_F(IdentityTest, AnEagerPullCompletesWhatIsShown) {
   EXPECT_EQ(Counter("layers_built"), 0U);
 }
 
+TEST_F(IdentityTest, AnEagerPullOfAnotherImageWaitsForWhatIsShown) {
+  const Spec spec = Honest(1);
+  AddImage("shown", {spec});
+  Publish("shown", {spec}, {1}, {false});
+  const Given lazy = Show("shown", IndexTrust::Any());
+  ASSERT_TRUE(lazy.status.ok()) << lazy.status;
+  AddImage("other", {spec, Honest(2)});
+  const Given eager = Show("other", IndexTrust::None());
+  ASSERT_TRUE(eager.status.ok()) << eager.status;
+  EXPECT_TRUE(eager.chain->layers[0]->proven());
+  EXPECT_EQ(*Content(*eager.chain->layers[0], "mark"), "genuine 1");
+  EXPECT_EQ(Counter("layers_built"), 1U);  // the one that nobody was shown
+}
+
+TEST_F(IdentityTest, AnEagerPullOfAnotherImageOutlivesALieThatIsShown) {
+  const Spec spec = Honest(1);
+  AddImage("shown", {spec});
+  Publish("shown", {spec}, {1}, {true});
+  const Given lazy = Show("shown", IndexTrust::Any());
+  ASSERT_TRUE(lazy.status.ok()) << lazy.status;
+  AddImage("other", {spec, Honest(2)});
+  const Given eager = Show("other", IndexTrust::None());
+  ASSERT_TRUE(eager.status.ok()) << eager.status;
+  EXPECT_TRUE(eager.chain->layers[0]->proven());
+  EXPECT_EQ(*Content(*eager.chain->layers[0], "mark"), "genuine 1");
+  EXPECT_EQ(Counter("layers_built"), 2U);
+}
+
 TEST_F(IdentityTest, NamingADiffIdGivesNothing) {
   AddImage("private", {Honest(0), Honest(1)});
   ASSERT_TRUE(Show("private", IndexTrust::None()).status.ok());
