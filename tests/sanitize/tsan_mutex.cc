@@ -64,6 +64,15 @@ void Mutex::Lock() {
   __tsan_mutex_post_lock(this, kWrite, 0);
 }
 
+bool Mutex::LockWhenWithTimeout(const Condition& condition, Duration timeout) {
+  static const auto real = As<bool, Mutex*, const Condition&, Duration>(
+      Real("5Mutex19LockWhenWithTimeoutERKNS0_9ConditionENS0_8DurationE"));
+  __tsan_mutex_pre_lock(this, kWrite);
+  const bool holds = real(this, condition, timeout);
+  __tsan_mutex_post_lock(this, kWrite, 0);
+  return holds;
+}
+
 void Mutex::Unlock() {
   static const auto real = As<void, Mutex*>(Real("5Mutex6UnlockEv"));
   __tsan_mutex_pre_unlock(this, kWrite);
