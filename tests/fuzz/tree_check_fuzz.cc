@@ -39,10 +39,11 @@ struct Layer {
   Fd data{memfd_create("layer", MFD_CLOEXEC)};
   std::vector<InodeId> inodes = {Tree::kRoot}, directories = {Tree::kRoot};
   uint64_t used = 0;
+  uint32_t names = 0;  // a directory has each name once
 
   void Add(Dice& dice) {
     const InodeId parent = directories[dice.Next() % directories.size()];
-    const std::string name = StrCat("n", inodes.size());
+    const std::string name = StrCat("n", names++);
     const uint8_t kind = dice.Next() % 6;
     if (kind == 5 && inodes.size() > 1) {
       const InodeId target = inodes[dice.Next() % inodes.size()];
