@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/secret.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -43,20 +44,6 @@ const uint8_t* Bytes(std::string_view text) {
 std::string_view View(const uint8_t* bytes, size_t size) {
   return {reinterpret_cast<const char*>(bytes), size};
 }
-
-// A string that does not outlive its owner in memory.
-class Secret {
- public:
-  explicit Secret(size_t size) : text_(size, '\0') {}
-  ~Secret() { explicit_bzero(text_.data(), text_.size()); }
-  Secret(const Secret&) = delete;
-  Secret& operator=(const Secret&) = delete;
-  uint8_t* data() { return reinterpret_cast<uint8_t*>(text_.data()); }
-  std::string_view view() const { return text_; }
-
- private:
-  std::string text_;
-};
 
 // Decodes canonical base64 of exactly `size` bytes. Not by Abseil: that would leave copies of
 // secret keys, and passes over blanks.
@@ -187,22 +174,22 @@ ScryptParameters PickParameters(uint64_t operations, uint64_t memory) {
 }
 
 // XORs the secret part of a key with the stream that the password gives.
-absl::Status Unlock(Secret& key, std::string_view password) {
-  const uint64_t operations = LittleEndian(key.data() + kOperationsAt);
-  const uint64_t memory = LittleEndian(key.data() + kMemoryAt);
+absl::Status Unlock(SecretBuffer& key, std::string_view password) {
+  const uint64_t operations = LittleEndian(key.bytes() + kOperationsAt);
+  const uint64_t memory = LittleEndian(key.bytes() + kMemoryAt);
   if (memory > kMaxScryptBytes || operations > kMaxScryptOperations) {
     return absl::InvalidArgumentError(
         "its password asks for more than 2 GiB of memory, or more than 2^28 operations");
   }
   const ScryptParameters parameters = PickParameters(operations, memory);
-  Secret stream(kSecretBytes);
-  if (EVP_PBE_scrypt(password.data(), password.size(), key.data() + kSaltAt, kSaltBytes,
-                     parameters.n, 8, parameters.p, kMaxScryptBytes + (64 << 20), stream.data(),
+  SecretBuffer stream(kSecretBytes);
+  if (EVP_PBE_scrypt(password.data(), password.size(), key.bytes() + kSaltAt, kSaltBytes,
+                     parameters.n, 8, parameters.p, kMaxScryptBytes + (64 << 20), stream.bytes(),
                      kSecretBytes) != 1) {
     return absl::ResourceExhaustedError(StrCat("its password asks for ", parameters.n >> 10,
                                                " MiB of memory, which are not available"));
   }
-  for (size_t i = 0; i < kSecretBytes; ++i) key.data()[kSecretAt + i] ^= stream.data()[i];
+  for (size_t i = 0; i < kSecretBytes; ++i) key.bytes()[kSecretAt + i] ^= stream.bytes()[i];
   return absl::OkStatus();
 }
 
@@ -211,10 +198,10 @@ absl::Status NoSecretKey() {
       "it is no secret key of minisign; minisign -G makes one (minisign.key, not minisign.pub)");
 }
 
-absl::Status DecodeSecretKey(std::string_view file, Secret& out) {
+absl::Status DecodeSecretKey(std::string_view file, SecretBuffer& out) {
   const auto lines =
       file.size() <= MinisignSecretKey::kMaxFileBytes ? Lines(file, 2) : std::nullopt;
-  if (!lines || !DecodeBase64((*lines)[1], out.data(), kSecretAt + kSecretBytes)) {
+  if (!lines || !DecodeBase64((*lines)[1], out.bytes(), kSecretAt + kSecretBytes)) {
     return NoSecretKey();
   }
   const std::string_view key = out.view();
@@ -226,7 +213,7 @@ absl::Status DecodeSecretKey(std::string_view file, Secret& out) {
   return absl::OkStatus();
 }
 
-bool IsLocked(const Secret& key) { return key.view().substr(2, 2) == kScrypt; }
+bool IsLocked(const SecretBuffer& key) { return key.view().substr(2, 2) == kScrypt; }
 
 }  // namespace
 
@@ -304,7 +291,7 @@ absl::Status MinisignPublicKey::Verify(std::string_view message,
 }
 
 absl::StatusOr<bool> MinisignSecretKey::NeedsPassword(std::string_view file) {
-  Secret key(kSecretAt + kSecretBytes);
+  SecretBuffer key(kSecretAt + kSecretBytes);
   IMAGEFS_RETURN_IF_ERROR(DecodeSecretKey(file, key));
   return IsLocked(key);
 }
@@ -313,11 +300,11 @@ absl::StatusOr<bool> MinisignSecretKey::NeedsPassword(std::string_view file) {
 // key that belongs to the seed says the same about password and damage.
 absl::StatusOr<MinisignSecretKey> MinisignSecretKey::Parse(std::string_view file,
                                                            std::string_view password) {
-  Secret key(kSecretAt + kSecretBytes);
+  SecretBuffer key(kSecretAt + kSecretBytes);
   IMAGEFS_RETURN_IF_ERROR(DecodeSecretKey(file, key));
   if (IsLocked(key)) IMAGEFS_RETURN_IF_ERROR(Unlock(key, password));
   MinisignSecretKey out;
-  const uint8_t* at = key.data() + kSecretAt;
+  const uint8_t* at = key.bytes() + kSecretAt;
   std::copy_n(at, out.public_key_.id_.size(), out.public_key_.id_.begin());
   std::copy_n(at + 8, out.seed_.size(), out.seed_.begin());
   const PKey pair = PrivateKey(out.seed_);

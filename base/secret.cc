@@ -44,6 +44,8 @@ std::string_view Secret::view() const {
 
 const char* Secret::c_str() const { return bytes_ == nullptr ? "" : bytes_->view().data(); }
 
+SecretBuffer::~SecretBuffer() { explicit_bzero(bytes_.data(), bytes_.size()); }
+
 void Wipe(std::string& text) {
   text.resize(text.capacity());  // never more than there is: nothing is moved
   explicit_bzero(text.data(), text.size());

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <initializer_list>
 #include <iosfwd>
 #include <memory>
@@ -37,6 +38,23 @@ class Secret {
   class Bytes;
   explicit Secret(std::shared_ptr<const Bytes> bytes);
   std::shared_ptr<const Bytes> bytes_;  // null: empty
+};
+
+// Bytes to write a secret into: their number is fixed, so that no copy is left behind by growing.
+// Zeros at first, wiped at the end. Not thread-safe.
+class SecretBuffer {
+ public:
+  explicit SecretBuffer(size_t size) : bytes_(size, '\0') {}
+  SecretBuffer(const SecretBuffer&) = delete;
+  SecretBuffer& operator=(const SecretBuffer&) = delete;
+  ~SecretBuffer();
+  size_t size() const { return bytes_.size(); }
+  char* data() { return bytes_.data(); }
+  uint8_t* bytes() { return reinterpret_cast<uint8_t*>(bytes_.data()); }
+  std::string_view view() const { return bytes_; }
+
+ private:
+  std::string bytes_;
 };
 
 // A secret in a log line or a message is an error of the compiler.

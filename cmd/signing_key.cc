@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdio.h>
-#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -12,28 +11,26 @@
 #include <unistd.h>
 
 #include "base/fd.h"
+#include "base/secret.h"
 #include "base/status.h"
 #include "base/text.h"
 
 namespace imagefs {
 namespace {
 
-// Text of a fixed capacity, so that no copy of it is left behind by growing, wiped at the end.
+// Text that grows up to a capacity.
 class SecretText {
  public:
-  explicit SecretText(size_t capacity) : text_(capacity, '\0') {}
-  ~SecretText() { explicit_bzero(text_.data(), text_.size()); }
-  SecretText(const SecretText&) = delete;
-  SecretText& operator=(const SecretText&) = delete;
+  explicit SecretText(size_t capacity) : text_(capacity) {}
   bool full() const { return size_ == text_.size(); }
   // Where the next byte goes.
   char* end() { return text_.data() + size_; }
   size_t room() const { return text_.size() - size_; }
   void Grew(size_t by) { size_ += by; }
-  std::string_view view() const { return std::string_view(text_).substr(0, size_); }
+  std::string_view view() const { return text_.view().substr(0, size_); }
 
  private:
-  std::string text_;
+  SecretBuffer text_;
   size_t size_ = 0;
 };
 
