@@ -194,10 +194,21 @@ absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
   return layer;
 }
 
-const LayerStore::Origin* LayerStore::OriginLocked(const Entry& entry, const Digest& blob,
-                                                   const std::string& registry) const {
+std::string LayerStore::Request::Registry() const {
+  return source == nullptr ? "" : source->registry();
+}
+
+Digest LayerStore::Request::UnprovenId() const {
+  return UnprovenLayerId(blob.digest, diff_id, *found, Registry());
+}
+
+// Where the request's blob was proven, or said, to be of the layer; null: nowhere that counts.
+const LayerStore::Origin* LayerStore::OriginOf(const Entry& entry, const Request& request) {
+  const std::string registry = request.Registry();
   for (const Origin& origin : entry.origins) {
-    if (origin.blob == blob && (origin.open || origin.registry == registry)) return &origin;
+    if (origin.blob == request.blob.digest && (origin.open || origin.registry == registry)) {
+      return &origin;
+    }
   }
   return nullptr;
 }
@@ -210,61 +221,54 @@ LayerStore::Verdict LayerStore::Judge(const Request& request) const {
 // The one place that decides what a request may have (docs/security.md).
 LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   using Kind = Verdict::Kind;
-  if (request.recorded.has_value()) {
-    const auto it = layers_.find(*request.recorded);
-    if (it != layers_.end()) {
-      const Entry& entry = it->second;
-      const bool fills = entry.state == LayerState::kFilling;
-      // What fills reads its own blob only.
-      const bool readable = !fills || entry.fill_blob == request.blob.digest;
-      if (entry.diff_id == it->first && readable) return {Kind::kGive, it->first};
-      if (fills && entry.diff_id != it->first && request.trust.Allows(entry.source))
-        return {Kind::kGive, it->first};
-      if (fills && entry.diff_id != it->first && request.trust.empty())
-        return {Kind::kProve, it->first};
-      if (!fills && entry.diff_id != it->first) {
-        // Proven since: it is what was given, under either name.
-        const auto proven = layers_.find(entry.diff_id);
-        const bool both = proven != layers_.end() && proven->second.diff_id == proven->first &&
-                          proven->second.state != LayerState::kFilling;
-        return {Kind::kGive, both ? proven->first : it->first};
-      }
+  // What fills reads its own blob only.
+  const auto readable = [&](const Entry& entry) {
+    return entry.state != LayerState::kFilling || entry.fill_blob == request.blob.digest;
+  };
+  const auto recorded =
+      request.recorded.has_value() ? layers_.find(*request.recorded) : layers_.end();
+  if (recorded != layers_.end()) {
+    const auto& [id, entry] = *recorded;
+    if (entry.diff_id == id) {
+      if (readable(entry)) return {Kind::kGive, id};
+    } else if (entry.state == LayerState::kFilling) {
+      if (request.trust.Allows(entry.source)) return {Kind::kGive, id};
+      if (request.trust.empty()) return {Kind::kProve, id};
+    } else {
+      // Proven since: it is what was given, under either name.
+      const auto proven = layers_.find(entry.diff_id);
+      const bool both = proven != layers_.end() && proven->second.diff_id == proven->first &&
+                        proven->second.state != LayerState::kFilling;
+      return {Kind::kGive, both ? proven->first : id};
     }
   }
-  const std::string registry = request.source == nullptr ? "" : request.source->registry();
   const auto may = [&](const Origin& origin) {
     return origin.open || (request.source != nullptr &&
                            possession_.Known(request.source->audience(), origin.blob));
   };
-  if (const auto it = layers_.find(request.diff_id);
-      it != layers_.end() && it->second.diff_id == it->first) {
-    const Entry& entry = it->second;
-    const bool readable =
-        entry.state != LayerState::kFilling || entry.fill_blob == request.blob.digest;
-    if (readable && options_.share_all) return {Kind::kGive, it->first};
-    const Origin* origin = OriginLocked(entry, request.blob.digest, registry);
-    if (readable && origin != nullptr) {
-      return {may(*origin) ? Kind::kGive : Kind::kAsk, it->first};
-    }
+  const auto proven = layers_.find(request.diff_id);
+  if (proven != layers_.end() && proven->second.diff_id == proven->first &&
+      readable(proven->second)) {
+    if (options_.share_all) return {Kind::kGive, proven->first};
+    const Origin* origin = OriginOf(proven->second, request);
+    if (origin != nullptr) return {may(*origin) ? Kind::kGive : Kind::kAsk, proven->first};
   }
   if (request.source == nullptr) return {};
-  if (request.trust.empty()) return JudgeShownLocked(request, registry);
+  if (request.trust.empty()) return JudgeShownLocked(request);
   if (request.found == nullptr) return {};
-  const auto it =
-      layers_.find(UnprovenLayerId(request.blob.digest, request.diff_id, *request.found, registry));
-  if (it == layers_.end()) return {};
-  const Origin* origin = OriginLocked(it->second, request.blob.digest, registry);
-  return {origin != nullptr && may(*origin) ? Kind::kGive : Kind::kAsk, it->first};
+  const auto described = layers_.find(request.UnprovenId());
+  if (described == layers_.end()) return {};
+  const Origin* origin = OriginOf(described->second, request);
+  return {origin != nullptr && may(*origin) ? Kind::kGive : Kind::kAsk, described->first};
 }
 
 // One that has to be proven may be on its way already, for somebody who is shown it.
-LayerStore::Verdict LayerStore::JudgeShownLocked(const Request& request,
-                                                 const std::string& registry) const {
+LayerStore::Verdict LayerStore::JudgeShownLocked(const Request& request) const {
   const auto shown = shown_.find({request.diff_id, request.blob.digest});
   if (shown == shown_.end()) return {};
   const auto it = layers_.find(shown->second);
   const bool fills = it != layers_.end() && it->second.state == LayerState::kFilling;
-  if (!fills || OriginLocked(it->second, request.blob.digest, registry) == nullptr) return {};
+  if (!fills || OriginOf(it->second, request) == nullptr) return {};
   return {Verdict::Kind::kProve, it->first};
 }
 
@@ -296,12 +300,8 @@ FlightTicket LayerStore::Ensure(Request request, Priority priority, Done done) {
   call->request = std::move(request);
   call->priority = priority;
   call->done = std::move(done);
-  if (call->request.found != nullptr) {
-    const std::string registry =
-        call->request.source == nullptr ? "" : call->request.source->registry();
-    const Digest id = UnprovenLayerId(call->request.blob.digest, call->request.diff_id,
-                                      *call->request.found, registry);
-    if (!Trusts(id)) call->request.found = nullptr;
+  if (call->request.found != nullptr && !Trusts(call->request.UnprovenId())) {
+    call->request.found = nullptr;
   }
   Continue(call);
   return Relay::TicketOf(call->relay);
@@ -357,12 +357,10 @@ void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
   };
   caller.done = [this, call](absl::StatusOr<LayerRef> layer) { OnFetched(call, std::move(layer)); };
   // Nobody joins the work of another claim, description or registry.
-  const std::string registry = request.source->registry();
-  const std::string key =
-      request.found != nullptr
-          ? UnprovenLayerId(request.blob.digest, request.diff_id, *request.found, registry)
-                .ToString()
-          : StrCat(request.diff_id.ToString(), " ", request.blob.digest.hex(), " ", registry);
+  const std::string key = request.found != nullptr
+                              ? request.UnprovenId().ToString()
+                              : StrCat(request.diff_id.ToString(), " ", request.blob.digest.hex(),
+                                       " ", request.Registry());
   call->relay->Add(layer_flights_.Join(key, std::move(caller)).ticket);
 }
 

@@ -68,6 +68,8 @@ class LayerStore {
     // Whose descriptions may show the layer before it is proven. Empty: it has to be proven.
     IndexTrust trust;
     // REQUIRES: found == nullptr || trust.Allows(found->source).
+    std::string Registry() const;  // "" without a source
+    Digest UnprovenId() const;  // of the layer that `found` describes. REQUIRES: found != nullptr
   };
   // Gives the layer, pinned. One that is not here is made of `found` at once, and its bytes come
   // when they are asked for; else by a pass over the whole blob. A layer that fills learns of the
@@ -161,11 +163,9 @@ class LayerStore {
   Verdict Judge(const Request& request) const;
   std::string_view SourceLocked(const Digest& id, const Entry& entry) const;
   const Entry* EntryLocked(const LayerKey& key) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
-  const Origin* OriginLocked(const Entry& entry, const Digest& blob,
-                             const std::string& registry) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  static const Origin* OriginOf(const Entry& entry, const Request& request);
   Verdict JudgeLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
-  Verdict JudgeShownLocked(const Request& request, const std::string& registry) const
-      ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  Verdict JudgeShownLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   void Continue(const std::shared_ptr<Call>& call);
   void Fetch(const std::shared_ptr<Call>& call);
   void OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<LayerRef> layer);

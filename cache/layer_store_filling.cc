@@ -11,7 +11,6 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
-#include "cache/identity.h"
 #include "cache/layer_store.h"
 
 namespace imagefs {
@@ -188,8 +187,7 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
 
 absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   const FoundIndex& found = *request.found;
-  const std::string registry = request.source->registry();
-  const Digest id = UnprovenLayerId(request.blob.digest, request.diff_id, found, registry);
+  const Digest id = request.UnprovenId();
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
                            LayerAccess::OpenFd(found.access.get(), "span table"));
   const std::string temporary = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
@@ -202,7 +200,7 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   entry.data_bytes = access->data_bytes();
   entry.index_bytes = found.index_bytes;
   IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Sha256OfFile(found.index.get()));
-  entry.origins = {{request.blob.digest, registry, false}};
+  entry.origins = {{request.blob.digest, request.Registry(), false}};
   entry.fill_blob = request.blob.digest;
   absl::MutexLock records(&records_mu_);
   const std::string target = DirectoryOf(id);
