@@ -167,11 +167,10 @@ absl::StatusOr<MadeDir> MakeDirIn(const Fd& parent, const std::string& name, mod
 }
 
 absl::StatusOr<Fd> MakeOwnDir(const std::string& path, mode_t mode) {
-  const size_t slash = path.rfind('/');
-  const std::string above = slash == 0 ? "/" : path.substr(0, slash);
+  const std::string above = ParentOf(path), name = path.substr(path.rfind('/') + 1);
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(above, 0700));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd parent, OpenFile(above, O_PATH | O_DIRECTORY));
-  IMAGEFS_ASSIGN_OR_RETURN(MadeDir made, MakeDirIn(parent, path.substr(slash + 1), mode, path));
+  IMAGEFS_ASSIGN_OR_RETURN(MadeDir made, MakeDirIn(parent, name, mode, path));
   if (made.created) return std::move(made.fd);
   IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatFd(made.fd, path));
   if (st.st_uid != geteuid() || (st.st_mode & 0777 & ~mode) != 0) {

@@ -17,12 +17,6 @@
 namespace imagefs {
 namespace {
 
-std::string ParentOf(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  if (slash == std::string::npos) return ".";
-  return slash == 0 ? "/" : path.substr(0, slash);
-}
-
 // A folder this deep is moved up before it is emptied, so that neither descriptors nor the stack
 // run out on a tree that somebody has made deep on purpose.
 constexpr int kMaxDepth = 64;
@@ -153,6 +147,12 @@ absl::StatusOr<size_t> PreadFull(int fd, absl::Span<char> buffer, uint64_t offse
   return done;
 }
 
+absl::StatusOr<size_t> PreadPart(int fd, uint64_t begin, uint64_t length, absl::Span<char> buffer,
+                                 uint64_t offset) {
+  const uint64_t left = offset < length ? length - offset : 0;
+  return PreadFull(fd, buffer.subspan(0, std::min<uint64_t>(buffer.size(), left)), begin + offset);
+}
+
 absl::Status PreadExact(int fd, absl::Span<char> out, uint64_t offset, std::string_view what) {
   const absl::StatusOr<size_t> got = PreadFull(fd, out, offset);
   if (!got.ok()) return got.status();
@@ -221,6 +221,12 @@ absl::Status FsyncFd(int fd, std::string_view what) {
 absl::Status FsyncDir(const std::string& dir) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(dir, O_RDONLY | O_DIRECTORY));
   return FsyncFd(fd.get(), dir);
+}
+
+std::string ParentOf(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
 }
 
 absl::Status MakeDirs(const std::string& path, mode_t mode) {

@@ -41,6 +41,9 @@ absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, mode_t mode = 06
 
 // Reads up to buffer.size() bytes at `offset`; fewer only at the end of the file.
 absl::StatusOr<size_t> PreadFull(int fd, absl::Span<char> buffer, uint64_t offset);
+// The same of a part of a file, `length` bytes from `begin` on, as if it were a file of its own.
+absl::StatusOr<size_t> PreadPart(int fd, uint64_t begin, uint64_t length, absl::Span<char> buffer,
+                                 uint64_t offset);
 // Reads exactly out.size() bytes; kDataLoss "<what> is too short" when the file ends before.
 absl::Status PreadExact(int fd, absl::Span<char> out, uint64_t offset, std::string_view what);
 // Writes all of `data`. ENOSPC and EDQUOT become kResourceExhausted.
@@ -55,6 +58,8 @@ absl::Status WriteFileDurably(const std::string& path, std::string_view data, mo
 
 absl::Status FsyncFd(int fd, std::string_view what);
 absl::Status FsyncDir(const std::string& dir);
+// The folder that a path names something in: "/a" for "/a/b", "/" for "/a", "." for "a".
+std::string ParentOf(const std::string& path);
 // mkdir -p; existing folders are fine.
 absl::Status MakeDirs(const std::string& path, mode_t mode = 0755);
 // rm -rf that stays on one file system; a missing path is fine.

@@ -1,7 +1,6 @@
 #include "cache/index_opener.h"
 
 #include <fcntl.h>
-#include <sys/stat.h>
 
 #include <algorithm>
 #include <memory>
@@ -53,12 +52,6 @@ absl::StatusOr<std::string_view> PartOf(const MappedFile& file, const IndexMater
   return file.bytes().substr(material.part.begin, material.part.size());
 }
 
-absl::StatusOr<uint64_t> SizeOf(int fd) {
-  struct stat st;
-  if (fstat(fd, &st) != 0) return ErrnoStatus(errno, "an index file");
-  return static_cast<uint64_t>(st.st_size);
-}
-
 }  // namespace
 
 uint64_t IndexMemory(uint64_t packed, uint64_t unpacked) {
@@ -95,11 +88,8 @@ absl::Status IndexOpener::WriteIndex(Tree& tree, const Digest& diff_id, uint64_t
                                      FoundIndex& found) const {
   Disarm(tree);
   IMAGEFS_ASSIGN_OR_RETURN(found.index, NewFile());
-  ErofsWriterOptions options;
-  options.overlay_form = true;
-  options.devices.push_back({diff_id.hex(), data_bytes});
-  IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, found.index.get()));
-  IMAGEFS_ASSIGN_OR_RETURN(found.index_bytes, SizeOf(found.index.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(found.index_bytes,
+                           WriteLayerIndex(tree, diff_id, data_bytes, found.index.get()));
   return absl::OkStatus();
 }
 

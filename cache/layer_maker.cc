@@ -231,17 +231,6 @@ absl::StatusOr<LayerBuilder::Result> Consume(const Digest& diff_id, TarSource ne
   return std::move(builder).Finish(tar_bytes);
 }
 
-absl::StatusOr<uint64_t> WriteIndex(const Tree& tree, const Digest& diff_id, uint64_t data_bytes,
-                                    int fd) {
-  ErofsWriterOptions options;
-  options.overlay_form = true;
-  options.devices.push_back({diff_id.hex(), data_bytes});
-  IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, fd));
-  struct stat st;
-  if (fstat(fd, &st) != 0) return ErrnoStatus(errno, "index");
-  return static_cast<uint64_t>(st.st_size);
-}
-
 }  // namespace
 
 absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Digest& diff_id,
@@ -260,7 +249,7 @@ absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Dige
   output.data_bytes = result.data_size;
   output.moves = std::move(result.moves);
   IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes,
-                           WriteIndex(result.tree, diff_id, output.data_bytes, index_fd));
+                           WriteLayerIndex(result.tree, diff_id, output.data_bytes, index_fd));
   return output;
 }
 
@@ -296,8 +285,8 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   output.moves = std::move(result->moves);
   IMAGEFS_ASSIGN_OR_RETURN(Fd index,
                            OpenFile(directory + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
-  IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes,
-                           WriteIndex(result->tree, input.diff_id, output.data_bytes, index.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes, WriteLayerIndex(result->tree, input.diff_id,
+                                                               output.data_bytes, index.get()));
   return output;
 }
 

@@ -45,16 +45,21 @@ absl::Status NotItsTar() {
       "mistake, or lied");
 }
 
+absl::StatusOr<bool> HaveSameBytes(const Fd& a, const Fd& b) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest one, Sha256OfFile(a.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest other, Sha256OfFile(b.get()));
+  return one == other;
+}
+
 // The description gives exactly the index that the tar gives, but for what Disarm takes away.
 absl::Status CheckIndex(const std::string& given, const std::string& directory,
-                        const ErofsWriterOptions& options) {
+                        const Digest& diff_id, uint64_t data_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, DisarmedTree(directory + "/index"));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd expected, Unnamed(directory));
-  IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, expected.get()));
+  IMAGEFS_RETURN_IF_ERROR(WriteLayerIndex(tree, diff_id, data_bytes, expected.get()).status());
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(given, O_RDONLY));
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest is, Sha256OfFile(fd.get()));
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest should, Sha256OfFile(expected.get()));
-  return is == should ? absl::OkStatus() : NotItsTar();
+  IMAGEFS_ASSIGN_OR_RETURN(const bool same, HaveSameBytes(fd, expected));
+  return same ? absl::OkStatus() : NotItsTar();
 }
 
 // The data file is the tar: it is hashed and parsed where it lies.
@@ -71,10 +76,8 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
       !SameMoves(proven.made.moves, layer.access.moves())) {
     return NotItsTar();
   }
-  ErofsWriterOptions options;
-  options.overlay_form = true;
-  options.devices.push_back({layer.diff_id.hex(), proven.made.data_bytes});
-  IMAGEFS_RETURN_IF_ERROR(CheckIndex(layer.directory + "/index", into, options));
+  IMAGEFS_RETURN_IF_ERROR(
+      CheckIndex(layer.directory + "/index", into, layer.diff_id, proven.made.data_bytes));
   IMAGEFS_RETURN_IF_ERROR(Link(layer.directory + "/data", into + "/data"));
   IMAGEFS_RETURN_IF_ERROR(Link(layer.directory + "/access", into + "/access"));
   proven.has_access = true;
@@ -87,9 +90,8 @@ absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::s
                                         const CancelToken& cancel) {
   const uint64_t size = layer.access.blob_size();
   const int blob = layer.blob.get();
-  auto read = [blob, size](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
-    const uint64_t left = offset < size ? size - offset : 0;
-    return PreadFull(blob, buffer.subspan(0, std::min<uint64_t>(buffer.size(), left)), offset);
+  auto read = [blob, size](absl::Span<char> buffer, uint64_t offset) {
+    return PreadPart(blob, 0, size, buffer, offset);
   };
   std::atomic<uint64_t> unpacked{0};
   ProvenLayer proven;
@@ -119,10 +121,8 @@ absl::Status CheckRefilled(const std::string& directory, const LayerAccess& acce
   IMAGEFS_ASSIGN_OR_RETURN(const Fd own, Unnamed(directory));
   IMAGEFS_RETURN_IF_ERROR(
       IndexTar(data.get(), access.tar_bytes(), access.diff_id(), own.get(), cancel).status());
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest is, Sha256OfFile(index.get()));
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest should, Sha256OfFile(own.get()));
-  return is == should ? absl::OkStatus()
-                      : absl::DataLossError("its index is no longer that of its tar");
+  IMAGEFS_ASSIGN_OR_RETURN(const bool same, HaveSameBytes(index, own));
+  return same ? absl::OkStatus() : absl::DataLossError("its index is no longer that of its tar");
 }
 
 }  // namespace imagefs

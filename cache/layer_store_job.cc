@@ -88,10 +88,8 @@ void LayerStore::Job::RunOfFile(const LocalBlob& file) {
     local_ = AccessBuilder::BlobFile{*std::move(fd), file.offset};
   }
   from_file_ = true;
-  Run([&file](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
-    const uint64_t left = offset < file.length ? file.length - offset : 0;
-    return PreadFull(file.fd.get(), buffer.subspan(0, std::min<uint64_t>(buffer.size(), left)),
-                     file.offset + offset);
+  Run([&file](absl::Span<char> buffer, uint64_t offset) {
+    return PreadPart(file.fd.get(), file.offset, file.length, buffer, offset);
   });
 }
 

@@ -63,12 +63,10 @@ absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
 }
 
 absl::Status PrepareRunDir(const std::string& run, uid_t uid) {
-  const size_t slash = run.rfind('/');
-  const std::string above = slash == 0 ? "/" : run.substr(0, slash);
+  const std::string above = ParentOf(run), name = run.substr(run.rfind('/') + 1);
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(above));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd parent, OpenFile(above, O_PATH | O_DIRECTORY));
-  const absl::StatusOr<MadeDir> made =
-      MakeDirIn(parent, run.substr(slash + 1), uid == 0 ? 0711 : 0700, run);
+  const absl::StatusOr<MadeDir> made = MakeDirIn(parent, name, uid == 0 ? 0711 : 0700, run);
   if (!made.ok()) {
     return Annotate(made.status(), "run directory (--run chooses another)");
   }

@@ -671,10 +671,9 @@ absl::StatusOr<std::string> ResolveParents(const std::string& directory) {
   if (!directory.starts_with('/')) {
     return absl::InvalidArgumentError(StrCat(directory, ": not an absolute path"));
   }
-  const size_t slash = directory.rfind('/');
-  const std::string name = directory.substr(slash + 1);
+  const std::string name = directory.substr(directory.rfind('/') + 1);
   if (name.empty()) return absl::InvalidArgumentError("/ cannot be mounted on");
-  const std::string parent = slash == 0 ? "/" : directory.substr(0, slash);
+  const std::string parent = ParentOf(directory);
   char resolved[PATH_MAX];
   if (realpath(parent.c_str(), resolved) == nullptr) {
     const int error = errno;

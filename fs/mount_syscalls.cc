@@ -297,6 +297,12 @@ std::optional<MountKey> KeyIn(const Fd& parent, const char* name, int flags) {
   return MountKey{found.stx_mnt_id, found.stx_dev_major, found.stx_dev_minor};
 }
 
+// As mount_setattr(2) and fsmount(2) take them.
+unsigned int AttributesOf(const MountFlags& flags) {
+  return (flags.nosuid ? MOUNT_ATTR_NOSUID : 0U) | (flags.nodev ? MOUNT_ATTR_NODEV : 0U) |
+         (flags.noexec ? MOUNT_ATTR_NOEXEC : 0U);
+}
+
 // Through the directory above, since an open descriptor of the mount itself would keep it busy. Who
 // owns that one can rename things in it, but no mount.
 absl::Status UnmountIfAt(const MountKey& mount, const std::string& directory, bool lazy) {
@@ -304,8 +310,7 @@ absl::Status UnmountIfAt(const MountKey& mount, const std::string& directory, bo
   const size_t slash = directory.rfind('/');
   if (slash == std::string::npos) return nothing;
   const std::string name = directory.substr(slash + 1);
-  const absl::StatusOr<Fd> parent =
-      OpenWithoutLinks(slash == 0 ? "/" : directory.substr(0, slash), O_PATH | O_DIRECTORY);
+  const absl::StatusOr<Fd> parent = OpenWithoutLinks(ParentOf(directory), O_PATH | O_DIRECTORY);
   if (!parent.ok() || KeyIn(*parent, name.c_str(), AT_SYMLINK_NOFOLLOW) != mount) return nothing;
   return UnmountAt(StrCat("/proc/self/fd/", parent->get(), "/", name), directory, lazy);
 }
@@ -412,9 +417,7 @@ absl::StatusOr<Fd> CloneMount(const Fd& source, const MountFlags& flags, const s
   Fd copy(open_tree(source.get(), "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
   if (!copy.valid()) return MountError(errno, StrCat("cannot mount at ", shown));
   mount_attr attributes = {};
-  if (flags.nosuid) attributes.attr_set |= MOUNT_ATTR_NOSUID;
-  if (flags.nodev) attributes.attr_set |= MOUNT_ATTR_NODEV;
-  if (flags.noexec) attributes.attr_set |= MOUNT_ATTR_NOEXEC;
+  attributes.attr_set = AttributesOf(flags);
   if (exactly) {
     attributes.attr_clr =
         (MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC) & ~attributes.attr_set;
@@ -488,11 +491,7 @@ absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& fl
       fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
     return failed();
   }
-  unsigned int attributes = 0;
-  if (flags.nosuid) attributes |= MOUNT_ATTR_NOSUID;
-  if (flags.nodev) attributes |= MOUNT_ATTR_NODEV;
-  if (flags.noexec) attributes |= MOUNT_ATTR_NOEXEC;
-  Fd mount(fsmount(context.get(), FSMOUNT_CLOEXEC, attributes));
+  Fd mount(fsmount(context.get(), FSMOUNT_CLOEXEC, AttributesOf(flags)));
   if (!mount.valid()) return failed();
   return mount;
 }

@@ -50,7 +50,7 @@ absl::StatusOr<std::string> ResolveUpper(const std::string& asked) {
     const size_t slash = there.rfind('/');
     if (!absl::IsNotFound(place.status()) || there.size() == 1) return place.status();
     missing = there.substr(slash) + missing;
-    there = slash == 0 ? "/" : there.substr(0, slash);
+    there = ParentOf(there);
   }
 }
 

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
 #include <cstring>
 #include <limits>
 #include <string_view>
@@ -757,6 +758,16 @@ absl::Status ErofsWriter::EmitBlock(const Directory& directory, const EntryList&
 
 absl::Status WriteErofs(const Tree& tree, const ErofsWriterOptions& options, int fd) {
   return ErofsWriter(tree, options, fd).Write();
+}
+
+absl::StatusOr<uint64_t> WriteLayerIndex(const Tree& tree, const Digest& diff_id,
+                                         uint64_t data_bytes, int fd) {
+  const ErofsWriterOptions options = {.devices = {{diff_id.hex(), data_bytes}},
+                                      .overlay_form = true};
+  IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, fd));
+  struct stat st;
+  if (fstat(fd, &st) != 0) return ErrnoStatus(errno, "index");
+  return static_cast<uint64_t>(st.st_size);
 }
 
 }  // namespace imagefs

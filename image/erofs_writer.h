@@ -16,6 +16,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/digest.h"
 #include "image/tree.h"
 
 namespace imagefs {
@@ -37,5 +39,11 @@ struct ErofsWriterOptions {
 
 // Writes to `fd` (an empty file) in large pieces; does not fsync.
 absl::Status WriteErofs(const Tree& tree, const ErofsWriterOptions& options, int fd);
+
+// The same for the index of one layer: in overlay form, with the layer's data file as its device.
+// Whoever writes it gives the same bytes for the same tree; proofs compare them. Returns their
+// number.
+absl::StatusOr<uint64_t> WriteLayerIndex(const Tree& tree, const Digest& diff_id,
+                                         uint64_t data_bytes, int fd);
 
 }  // namespace imagefs

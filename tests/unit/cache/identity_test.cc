@@ -230,12 +230,9 @@ class IdentityTest : public ::testing::Test {
     }
     bundle.access = *WriteAccess(table);
     const std::string path = StrCat(::testing::TempDir(), "/claim-", RandomHex(8));
-    ErofsWriterOptions options;
-    options.overlay_form = true;
-    options.devices.push_back({claim.hex(), table.data_bytes});
     {
       const Fd fd = *OpenFile(path, O_RDWR | O_CREAT, 0600);
-      ASSERT_TRUE(WriteErofs(tree, options, fd.get()).ok());
+      ASSERT_TRUE(WriteLayerIndex(tree, claim, table.data_bytes, fd.get()).ok());
     }
     bundle.index = *ReadFile(path, 1 << 30);
     std::filesystem::remove(path);
