@@ -246,6 +246,20 @@ class IdentityTest : public ::testing::Test {
     return 0;
   }
 
+  // Pulls an image of which somebody is shown a layer, with an index that may lie.
+  void PullBesideWhatIsShown(bool lie) {
+    const Spec spec = Honest(1);
+    AddImage("shown", {spec});
+    Publish("shown", {spec}, {1}, {lie});
+    const Given lazy = Show("shown", IndexTrust::Any());
+    ASSERT_TRUE(lazy.status.ok()) << lazy.status;
+    AddImage("other", {spec, Honest(2)});
+    const Given eager = Show("other", IndexTrust::None());
+    ASSERT_TRUE(eager.status.ok()) << eager.status;
+    EXPECT_TRUE(eager.chain->layers[0]->proven());
+    EXPECT_EQ(*Content(*eager.chain->layers[0], "mark"), "genuine 1");
+  }
+
   FakeRepository repository_;
   FakeSourceFactory sources_;
   std::vector<std::string> tars_;
@@ -311,30 +325,12 @@ TEST_F(IdentityTest, AnEagerPullCompletesWhatIsShown) {
 }
 
 TEST_F(IdentityTest, AnEagerPullOfAnotherImageWaitsForWhatIsShown) {
-  const Spec spec = Honest(1);
-  AddImage("shown", {spec});
-  Publish("shown", {spec}, {1}, {false});
-  const Given lazy = Show("shown", IndexTrust::Any());
-  ASSERT_TRUE(lazy.status.ok()) << lazy.status;
-  AddImage("other", {spec, Honest(2)});
-  const Given eager = Show("other", IndexTrust::None());
-  ASSERT_TRUE(eager.status.ok()) << eager.status;
-  EXPECT_TRUE(eager.chain->layers[0]->proven());
-  EXPECT_EQ(*Content(*eager.chain->layers[0], "mark"), "genuine 1");
+  PullBesideWhatIsShown(/*lie=*/false);
   EXPECT_EQ(Counter("layers_built"), 1U);  // the one that nobody was shown
 }
 
 TEST_F(IdentityTest, AnEagerPullOfAnotherImageOutlivesALieThatIsShown) {
-  const Spec spec = Honest(1);
-  AddImage("shown", {spec});
-  Publish("shown", {spec}, {1}, {true});
-  const Given lazy = Show("shown", IndexTrust::Any());
-  ASSERT_TRUE(lazy.status.ok()) << lazy.status;
-  AddImage("other", {spec, Honest(2)});
-  const Given eager = Show("other", IndexTrust::None());
-  ASSERT_TRUE(eager.status.ok()) << eager.status;
-  EXPECT_TRUE(eager.chain->layers[0]->proven());
-  EXPECT_EQ(*Content(*eager.chain->layers[0], "mark"), "genuine 1");
+  PullBesideWhatIsShown(/*lie=*/true);
   EXPECT_EQ(Counter("layers_built"), 2U);
 }
 
