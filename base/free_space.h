@@ -1,4 +1,4 @@
-// Keeps what images bring from filling a disk: some room stays for everybody else.
+// Keeps the content of images from filling a disk: some room stays for everybody else.
 #pragma once
 
 #include <cstdint>

@@ -37,7 +37,7 @@ class IndexTrust {
   }
   static constexpr IndexTrust None() { return {}; }
   static constexpr IndexTrust Trusted() { return {IndexSource::kConfigured, IndexSource::kSigned}; }
-  // With who may push beside the image.
+  // And those who may push to the repository of the image.
   static constexpr IndexTrust Repository() {
     return {IndexSource::kBeside, IndexSource::kConfigured, IndexSource::kSigned};
   }

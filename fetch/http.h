@@ -71,7 +71,7 @@ enum class TransportFailure {
   kNotTls,     // the other side does not speak TLS
   kStalled,
   kCut,
-  kTooSlow,    // bytes came, and fewer than any working line brings
+  kTooSlow,    // bytes came, and fewer than any working line transfers
   kGaveWay,    // cut because others waited: to be asked again, which is no failed attempt
   kOutOfReach  // a place where the registry may not lead to
 };

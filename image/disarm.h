@@ -1,4 +1,4 @@
-// Takes out of a tree what gives power to whoever wrote it, and what only a tree whose layer was
+// Takes out of a tree what gives power to its author, and what only a tree whose layer was
 // checked as a whole may carry. Applied to every tree that an index or a table of contents
 // describes before its layer is proven.
 #pragma once

@@ -41,8 +41,8 @@ struct ErofsWriterOptions {
 absl::Status WriteErofs(const Tree& tree, const ErofsWriterOptions& options, int fd);
 
 // The same for the index of one layer: in overlay form, with the layer's data file as its device.
-// Whoever writes it gives the same bytes for the same tree; proofs compare them. Returns their
-// number.
+// Every writer of such an index gives the same bytes for the same tree: proofs compare them.
+// Returns their number.
 absl::StatusOr<uint64_t> WriteLayerIndex(const Tree& tree, const Digest& diff_id,
                                          uint64_t data_bytes, int fd);
 
