@@ -40,24 +40,17 @@ void BlobRead::Run(std::shared_ptr<RegistryShared> shared,
                    std::shared_ptr<const RegistryEndpoint> endpoint, What what, CancelToken cancel,
                    ImageSource::BlobSink sink, ImageSource::BlobDone done) {
   HttpClient& http = shared->http;
-  std::vector<ByteRange> ranges = std::move(what.ranges);
+  RangeSet wanted = std::move(what.wanted);
   std::shared_ptr<BlobRead> read(new BlobRead(std::move(shared), std::move(endpoint),
                                               std::move(what), std::move(sink), std::move(done)));
-  http.After({}, [read = std::move(read), ranges = std::move(ranges), cancel = std::move(cancel)] {
-    for (const ByteRange& range : ranges) {
-      if (range.end < range.begin || range.end > read->size_) {
-        return read->Finish(
-            absl::InvalidArgumentError(StrCat(read->what_, ": range ", range.begin, "-", range.end,
-                                              " is outside its ", read->size_, " bytes")));
-      }
-    }
+  http.After({}, [read = std::move(read), wanted = std::move(wanted), cancel = std::move(cancel)] {
     read->registration_ =
         cancel.OnCancel([weak = std::weak_ptr(read), &http = read->shared_->http] {
           http.After({}, [weak] {
             if (const auto self = weak.lock()) self->Finish(absl::CancelledError("read cancelled"));
           });
         });
-    read->Split(ranges);
+    read->Split(wanted);
     read->Pump();
   });
 }
@@ -75,13 +68,9 @@ BlobRead::BlobRead(std::shared_ptr<RegistryShared> shared,
       sink_(std::move(sink)),
       done_(std::move(done)) {}
 
-void BlobRead::Split(const std::vector<ByteRange>& ranges) {
+void BlobRead::Split(const RangeSet& wanted) {
   const uint64_t step = std::max<uint64_t>(1, shared_->options.range_bytes);
-  RangeSet merged;
-  for (const ByteRange& range : ranges) {
-    if (!range.empty()) merged.Add(range);
-  }
-  for (const ByteRange& range : merged.ranges()) {
+  for (const ByteRange& range : wanted.ranges()) {
     for (uint64_t begin = range.begin; begin < range.end;) {
       const uint64_t end = range.end - begin > step ? begin + step : range.end;
       waiting_.push_back({begin, end});

@@ -17,7 +17,7 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
  public:
   struct What {
     Descriptor blob;
-    std::vector<ByteRange> ranges;
+    RangeSet wanted;  // inside the blob
     PriorityRef priority;
     bool in_memory = false;  // the sink collects it: it has a time in proportion to its size
   };
@@ -41,7 +41,7 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   BlobRead(std::shared_ptr<RegistryShared> shared, std::shared_ptr<const RegistryEndpoint> endpoint,
            What what, ImageSource::BlobSink sink, ImageSource::BlobDone done);
 
-  void Split(const std::vector<ByteRange>& ranges);
+  void Split(const RangeSet& wanted);
   void Pump();
   void StartPiece(std::shared_ptr<Piece> piece);
   std::optional<std::string> RangeHeader(Piece& piece);

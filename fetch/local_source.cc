@@ -152,10 +152,11 @@ class LocalSource : public ImageSource {
  private:
   absl::Status ReadRanges(const Descriptor& blob, const std::vector<ByteRange>& ranges,
                           const CancelToken& cancel, BlobSink& sink) {
+    if (cancel.cancelled()) return absl::CancelledError("cancelled");
+    IMAGEFS_ASSIGN_OR_RETURN(const RangeSet all, UnionOf(blob, ranges));
     IMAGEFS_ASSIGN_OR_RETURN(std::optional<LocalBlob> local, OpenLocal(blob));
     std::vector<char> buffer(kReadBytes);
-    for (const ByteRange& range : ranges) {
-      if (range.end > blob.size) return absl::OutOfRangeError("a range beyond the end of a blob");
+    for (const ByteRange& range : all.ranges()) {
       for (uint64_t at = range.begin; at < range.end;) {
         if (cancel.cancelled()) return absl::CancelledError("cancelled");
         const size_t wanted = std::min<uint64_t>(buffer.size(), range.end - at);

@@ -108,8 +108,10 @@ void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, Ca
   }
   // Ranges of one blob may arrive out of order.
   auto bytes = std::make_shared<std::string>(blob.size, '\0');
+  RangeSet all;
+  if (blob.size > 0) all.Add({0, blob.size});
   BlobRead::Run(
-      shared_, endpoint_, {blob, {{0, blob.size}}, nullptr, /*in_memory=*/true}, std::move(cancel),
+      shared_, endpoint_, {blob, std::move(all), nullptr, /*in_memory=*/true}, std::move(cancel),
       [bytes](uint64_t offset, std::string_view data) {
         bytes->replace(offset, data.size(), data);
         return absl::OkStatus();
@@ -148,7 +150,9 @@ void RegistrySource::HasBlob(const Descriptor& blob, CancelToken cancel, HasBlob
 void RegistrySource::ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges,
                               PriorityRef priority, CancelToken cancel, BlobSink sink,
                               BlobDone done) {
-  BlobRead::Run(shared_, endpoint_, {blob, std::move(ranges), std::move(priority)},
+  absl::StatusOr<RangeSet> wanted = UnionOf(blob, ranges);
+  if (!wanted.ok()) return done(Annotate(wanted.status(), endpoint_->host));
+  BlobRead::Run(shared_, endpoint_, {blob, *std::move(wanted), std::move(priority)},
                 std::move(cancel), std::move(sink), std::move(done));
 }
 

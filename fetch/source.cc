@@ -62,6 +62,20 @@ void ImageSource::GetReferrers(const Digest& /*subject*/, const std::string& /*a
   done(std::vector<Descriptor>());
 }
 
+absl::StatusOr<RangeSet> ImageSource::UnionOf(const Descriptor& blob,
+                                              const std::vector<ByteRange>& ranges) {
+  RangeSet wanted;
+  for (const ByteRange& range : ranges) {
+    if (range.end < range.begin || range.end > blob.size) {
+      return absl::InvalidArgumentError(StrCat("blob ", blob.digest.Short(), ": range ",
+                                               range.begin, "-", range.end, " is outside its ",
+                                               blob.size, " bytes"));
+    }
+    if (!range.empty()) wanted.Add(range);
+  }
+  return wanted;
+}
+
 absl::StatusOr<std::unique_ptr<SourceFactory>> SourceFactory::Create(const Options& options) {
   IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<HttpClient> http, HttpClient::Create(options.http));
   return std::unique_ptr<SourceFactory>(new RegistryAwareFactory(options, std::move(http)));

@@ -84,14 +84,31 @@ class ImageSource {
     return std::nullopt;
   }
 
-  // Takes bytes of a blob. Calls are serialised; within one range offsets ascend, ranges in flight
-  // may interleave. An error ends the transfer with it. May block on local disk only.
+  // Takes bytes of a blob. What every source promises, and no sink may assume more
+  // (tests/fakes/fetch/source_contract.h):
+  // - Each byte of the ranges is delivered exactly once, whatever the registry repeats or sends
+  //   beyond them, and however often a connection is cut; and no other byte.
+  // - Calls are serialised. They come in any order and in pieces of any size: a large range is
+  //   fetched as several requests whose bytes interleave, and one may be ahead of another by all
+  //   that it has.
+  // - No call comes after one that returned an error, after the token fired and `done` ran, or
+  //   after `done`.
+  // - Nothing is checked but counts: the bytes may be wrong.
+  // An error ends the transfer with it. May block on local disk only.
   using BlobSink = absl::AnyInvocable<absl::Status(uint64_t offset, std::string_view data)>;
   using BlobDone = absl::AnyInvocable<void(absl::Status)>;
-  // Reads `ranges` of a blob (each inside its size), large ones as several requests at once,
-  // resumed where they were cut. No digest is checked here: whoever has the whole checks it.
+  // Reads the union of `ranges`, which may be empty, overlap and come in any order. Large ones are
+  // read as several requests at once, resumed where they were cut: the source alone decides how
+  // they are split. OK when every byte was delivered, else why not, and then any part may have
+  // been. kInvalidArgument, before any byte, for a range that is reversed or not inside the blob's
+  // size; kDataLoss where the blob is known to have another size, or the answers make no sense.
   virtual void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef priority,
                         CancelToken cancel, BlobSink sink, BlobDone done) = 0;
+
+ protected:
+  // What ReadBlob has to deliver, or its kInvalidArgument.
+  static absl::StatusOr<RangeSet> UnionOf(const Descriptor& blob,
+                                          const std::vector<ByteRange>& ranges);
 };
 
 // Everything that sources share: connections, tokens, limits. One per daemon.

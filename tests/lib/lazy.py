@@ -4,6 +4,8 @@
   lazy.py image LAYOUT FORMAT [SEED [MIB]]   an image of two layers that have everything a layer may have;
                 FORMAT: gzip, zstd (frames of 128 KiB), zstd-one (one frame), estargz, chunked (zstd:chunked).
                 Equal seeds and sizes give equal trees in every format
+  lazy.py large LAYOUT FORMAT MIB            one layer whose file usr/lib/large, of random bytes, cannot be read in
+                parts: FORMAT is zstd (one frame), gzip (one deflate block) or estargz (one chunk)
   lazy.py system LAYOUT MIB                  one layer of this machine's own /usr
   lazy.py bytes REQUESTS LAYOUT              bytes of this image's layers that a shaper has sent
   lazy.py once REQUESTS LAYOUT [BYTES]       no byte of a layer was sent twice; neighbouring spans share one.
@@ -194,15 +196,44 @@ def image(path, form, seed="1", mib="6"):
         tar = tar_of(listed, number).bytes()
         media = LAYER_GZIP if form == "gzip" else LAYER_ZSTD
         layers.append(Layer(tar, media, {"gzip": gzipped, "zstd": zstd_frames, "zstd-one": zstded}[form](tar)))
+    if form in ("estargz", "chunked"):
+        return toc_image(path, layers)
     layout = Layout(path)
-    if form not in ("estargz", "chunked"):
-        return layout.tag(layout.image(layers))
+    layout.tag(layout.image(layers))
+
+
+def toc_image(path, layers):
+    layout = Layout(path)
     plain = layout.image(layers)
     content = json.loads(open(f"{path}/blobs/sha256/{plain['digest'][7:]}").read())
     os.remove(f"{path}/blobs/sha256/{plain['digest'][7:]}")
     for descriptor, layer in zip(content["layers"], layers):
         descriptor["annotations"] = layer.annotations
     layout.tag(layout.manifest(content, MANIFEST))
+
+
+def one_block(data):
+    """A gzip member of one deflate block with the fixed code, in which a byte below 144 has 8 bits."""
+    codes = bytes(int(f"{0x30 + value:08b}"[::-1], 2) if value < 144 else 0 for value in range(256))
+    assert max(data) < 144
+    bits = 3 | int.from_bytes(data.translate(codes), "little") << 3  # the last block, of type 1
+    ends = struct.pack("<II", zlib.crc32(data), len(data) & 0xFFFFFFFF)
+    return b"\x1f\x8b\x08" + bytes(6) + b"\xff" + bits.to_bytes(len(data) + 2, "little") + ends
+
+
+def large(path, form, mib):
+    size, rng = int(float(mib) * (1 << 20)), random.Random(mib)
+    content = rng.randbytes(size)
+    if form == "gzip":
+        content = content.translate(bytes(value & 0x7F for value in range(256)))
+    listed = [(0, "usr", "5", {}), (0, "usr/lib", "5", {}), (0, "usr/lib/before", "0", {"data": b"before\n" * 100}),
+              (0, "usr/lib/large", "0", {"data": content}), (0, "usr/lib/after", "0", {"data": b"after\n" * 100})]
+    if form == "estargz":
+        return toc_image(path, [TocLayer(listed, 0, False, size)])
+    tar = tar_of(listed, 0).bytes()
+    layer = Layer(tar, LAYER_GZIP, one_block(tar)) if form == "gzip" else Layer(tar, LAYER_ZSTD, zstded(tar))
+    layout = Layout(path)
+    layout.tag(layout.image([layer]))
 
 
 def system(path, mib):
@@ -383,6 +414,8 @@ def main(args):
     verb, rest = args[0], args[1:]
     if verb == "image":
         image(*rest)
+    elif verb == "large":
+        large(*rest)
     elif verb == "system":
         system(*rest)
     elif verb == "bytes":

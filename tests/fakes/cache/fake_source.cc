@@ -1,6 +1,7 @@
 #include "tests/fakes/cache/fake_source.h"
 
 #include <algorithm>
+#include <deque>
 #include <utility>
 
 #include "base/json.h"
@@ -203,6 +204,23 @@ void FakeRepository::CorruptAt(const Digest& blob, uint64_t offset, int times) {
   blobs_[blob].corruptions = times;
 }
 
+void FakeRepository::Interleave(const Digest& blob, uint64_t part, size_t at_once) {
+  absl::MutexLock lock(&mu_);
+  blobs_[blob].part = part;
+  blobs_[blob].at_once = at_once;
+}
+
+void FakeRepository::RepeatPieces(const Digest& blob, int times) {
+  absl::MutexLock lock(&mu_);
+  blobs_[blob].repeats = times;
+}
+
+void FakeRepository::EndEarly(const Digest& blob, uint64_t offset, int times) {
+  absl::MutexLock lock(&mu_);
+  blobs_[blob].end_at = offset;
+  blobs_[blob].early_ends = times;
+}
+
 void FakeRepository::Deny(const std::string& audience) {
   absl::MutexLock lock(&mu_);
   denied_.push_back(audience);
@@ -253,49 +271,99 @@ void FakeRepository::Transfer(const std::string& audience, const Descriptor& blo
       return done(absl::PermissionDeniedError(StrCat("denied to ", audience)));
     }
   }
+  if (cancel.cancelled()) return done(absl::CancelledError("cancelled"));
+  RangeSet wanted;
   for (const ByteRange& range : ranges) {
+    if (range.end < range.begin || range.end > blob.size) {
+      return done(absl::InvalidArgumentError("a range outside of the blob"));
+    }
+    wanted.Add(range);
+  }
+  bool repeats;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = blobs_.find(blob.digest);
+    if (it == blobs_.end()) return done(absl::NotFoundError("no such blob"));
+    if (it->second.bytes.size() != blob.size) return done(absl::DataLossError("another size"));
+    repeats = it->second.repeats > 0 && it->second.repeats-- > 0;
+  }
+  ImageSource::BlobSink twice = [&sink](uint64_t offset, std::string_view data) {
+    absl::Status status = sink(offset, data);
+    return status.ok() ? sink(offset, data) : status;
+  };
+  for (const ByteRange& range : wanted.ranges()) {
     {
       absl::MutexLock lock(&mu_);
       blobs_[blob.digest].reads.push_back(range);
     }
-    if (absl::Status status = Deliver(blob, range, cancel, sink); !status.ok()) {
+    if (absl::Status status = Deliver(blob, range, cancel, repeats ? twice : sink); !status.ok()) {
       return done(status);
     }
   }
   done(absl::OkStatus());
 }
 
+absl::StatusOr<std::string> FakeRepository::NextPiece(const Digest& blob, uint64_t at, uint64_t end,
+                                                      const CancelToken& cancel) {
+  absl::MutexLock lock(&mu_);
+  Blob& entry = blobs_[blob];
+  if (at >= entry.hold_at) {
+    ++entry.held;
+    auto go = [&entry, &cancel, at] { return at < entry.hold_at || cancel.cancelled(); };
+    // Cancellation does not touch mu_, so it is looked for again and again.
+    while (!mu_.AwaitWithTimeout(absl::Condition(&go), absl::Milliseconds(5))) {
+    }
+    --entry.held;
+  }
+  if (cancel.cancelled()) return absl::CancelledError("cancelled");
+  if (entry.failures > 0 && at >= entry.fail_at) {
+    --entry.failures;
+    return entry.failure;
+  }
+  if (entry.early_ends > 0 && at >= entry.end_at) {
+    --entry.early_ends;
+    return "";
+  }
+  end = std::min<uint64_t>(end, at + (entry.at_once > 1 ? kPiece - at % 1000 : kPiece));
+  if (entry.hold_at > at) end = std::min(end, entry.hold_at);
+  if (entry.failures > 0 && entry.fail_at > at) end = std::min(end, entry.fail_at);
+  if (entry.early_ends > 0 && entry.end_at > at) end = std::min(end, entry.end_at);
+  std::string piece = entry.bytes.substr(at, end - at);
+  if (entry.corruptions > 0 && entry.corrupt_at >= at && entry.corrupt_at < end) {
+    --entry.corruptions;
+    piece[entry.corrupt_at - at] ^= 1;
+  }
+  return piece;
+}
+
 absl::Status FakeRepository::Deliver(const Descriptor& blob, ByteRange range,
                                      const CancelToken& cancel, ImageSource::BlobSink& sink) {
-  for (uint64_t at = range.begin; at < range.end;) {
-    std::string piece;
-    {
-      absl::MutexLock lock(&mu_);
-      Blob& entry = blobs_[blob.digest];
-      if (at >= entry.hold_at) {
-        ++entry.held;
-        auto go = [&entry, &cancel, at] { return at < entry.hold_at || cancel.cancelled(); };
-        // Cancellation does not touch mu_, so it is looked for again and again.
-        while (!mu_.AwaitWithTimeout(absl::Condition(&go), absl::Milliseconds(5))) {
-        }
-        --entry.held;
-      }
-      if (cancel.cancelled()) return absl::CancelledError("cancelled");
-      if (entry.failures > 0 && at >= entry.fail_at) {
-        --entry.failures;
-        return entry.failure;
-      }
-      uint64_t end = std::min<uint64_t>(range.end, at + kPiece);
-      if (entry.hold_at > at) end = std::min(end, entry.hold_at);
-      if (entry.failures > 0 && entry.fail_at > at) end = std::min(end, entry.fail_at);
-      piece = entry.bytes.substr(at, end - at);
-      if (entry.corruptions > 0 && entry.corrupt_at >= at && entry.corrupt_at < end) {
-        --entry.corruptions;
-        piece[entry.corrupt_at - at] ^= 1;
-      }
+  std::deque<ByteRange> waiting;
+  size_t at_once;
+  {
+    absl::MutexLock lock(&mu_);
+    const Blob& entry = blobs_[blob.digest];
+    at_once = entry.at_once;
+    for (uint64_t at = range.begin; at < range.end;) {
+      const uint64_t end = range.end - at > entry.part ? at + entry.part : range.end;
+      waiting.push_back({at, end});
+      at = end;
     }
-    if (absl::Status status = sink(at, piece); !status.ok()) return status;
-    at += piece.size();
+  }
+  std::vector<ByteRange> parts;  // in flight
+  for (size_t turn = 0; !waiting.empty() || !parts.empty(); ++turn) {
+    while (!waiting.empty() && parts.size() < at_once) {
+      parts.push_back(waiting.front());
+      waiting.pop_front();
+    }
+    // Three pieces of the last one for one of another.
+    ByteRange& part = parts[turn % 4 < 3 ? parts.size() - 1 : turn / 4 % parts.size()];
+    const absl::StatusOr<std::string> piece = NextPiece(blob.digest, part.begin, part.end, cancel);
+    if (!piece.ok()) return piece.status();
+    if (piece->empty()) return absl::OkStatus();
+    if (absl::Status status = sink(part.begin, *piece); !status.ok()) return status;
+    part.begin += piece->size();
+    std::erase_if(parts, [](const ByteRange& one) { return one.empty(); });
   }
   return absl::OkStatus();
 }

@@ -56,6 +56,14 @@ class FakeRepository {
   void FailAt(const Digest& blob, uint64_t offset, absl::Status status, int times);
   // The next `times` transfers of the blob deliver one wrong byte at `offset`.
   void CorruptAt(const Digest& blob, uint64_t offset, int times);
+  // From now on large ranges of the blob come as a registry's do: in parts of `part` bytes,
+  // `at_once` of them in flight, the last of these always ahead of the others, in pieces of odd
+  // sizes.
+  void Interleave(const Digest& blob, uint64_t part, size_t at_once);
+  // Breaks the promises of a source, for the next `times` transfers of the blob: each piece is
+  // delivered twice; the transfer ends early and says that all is well.
+  void RepeatPieces(const Digest& blob, int times);
+  void EndEarly(const Digest& blob, uint64_t offset, int times);
   // Blob reads by callers of this audience fail with kPermissionDenied, and blobs are not there.
   void Deny(const std::string& audience);
   // The same of one blob only.
@@ -84,12 +92,21 @@ class FakeRepository {
     int failures = 0;
     uint64_t corrupt_at = 0;
     int corruptions = 0;
+    uint64_t part = UINT64_MAX;
+    size_t at_once = 1;
+    int repeats = 0;
+    uint64_t end_at = 0;
+    int early_ends = 0;
     std::vector<ByteRange> reads;
   };
   bool Has(const std::string& audience, const Descriptor& blob);
   void Transfer(const std::string& audience, const Descriptor& blob, std::vector<ByteRange> ranges,
                 const CancelToken& cancel, ImageSource::BlobSink& sink,
                 ImageSource::BlobDone& done);
+  // What of the blob comes next from offset `at`, at most up to `end`; "" = the transfer ends there
+  // as if that were all. Waits at a hold.
+  absl::StatusOr<std::string> NextPiece(const Digest& blob, uint64_t at, uint64_t end,
+                                        const CancelToken& cancel);
   absl::Status Deliver(const Descriptor& blob, ByteRange range, const CancelToken& cancel,
                        ImageSource::BlobSink& sink);
 
