@@ -11,7 +11,10 @@
 namespace imagefs {
 
 FillScheduler::FillScheduler(Options options)
-    : options_(std::move(options)), shares_(options_.slots) {
+    : options_(std::move(options)),
+      reads_memory_(options_.reads_memory, options_.reads_memory / 2),
+      rest_memory_(options_.rest_memory, options_.rest_memory / 2),
+      shares_(options_.slots) {
   const int threads = options_.threads > 0 ? options_.threads
                                            : static_cast<int>(std::thread::hardware_concurrency());
   slow_work_ = std::make_unique<FairWorkers>("prove", SourceTurns::Options{threads, 0});

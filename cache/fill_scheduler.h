@@ -23,6 +23,7 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/byte_budget.h"
 #include "base/executor.h"
 #include "cache/fair_workers.h"
 #include "cache/fill_shares.h"
@@ -80,6 +81,9 @@ class FillScheduler {
     absl::Duration quiet = absl::Seconds(5);      // after the last read that missed
     absl::Duration deadline = absl::Seconds(60);  // of a read, unless the mount has its own
     int threads = 0;                              // that decode; 0 = processors
+    // Memory of large requests, those that readers wait for and all others, shared among sources.
+    // REQUIRES: each has room for the largest span, compressed and decoded.
+    uint64_t reads_memory = 192 << 20, rest_memory = 128 << 20;
   };
   explicit FillScheduler(Options options);
   // Cancels and waits for what runs.
@@ -98,6 +102,9 @@ class FillScheduler {
   void At(absl::Time time, absl::AnyInvocable<void()> task);
   // Ascends; orders what readers of different layers asked for.
   uint64_t NextOrder() { return order_.fetch_add(1, std::memory_order_relaxed); }
+  ByteBudget& memory(Priority priority) {
+    return priority == Priority::kOnDemand ? reads_memory_ : rest_memory_;
+  }
   Executor& work() { return *work_; }
   // For what takes long: the check of whole layers. Readers never wait behind it, and the layers of
   // one source do not keep it from those of another.
@@ -131,6 +138,7 @@ class FillScheduler {
 
   const Options options_;
   Counters counters_;
+  ByteBudget reads_memory_, rest_memory_;
   absl::Mutex mu_;
   std::vector<std::weak_ptr<FillClient>> clients_ ABSL_GUARDED_BY(mu_);
   size_t turn_ ABSL_GUARDED_BY(mu_) = 0;

@@ -151,6 +151,7 @@ class FillingLayer final : public LayerFill,
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::shared_ptr<ImageSource> SourceLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
+  void Request(const std::shared_ptr<Batch>& batch, FillSlot slot);
   absl::Status OnBytes(const std::shared_ptr<Batch>& batch, uint64_t offset, std::string_view data);
   void OnEnd(const std::shared_ptr<Batch>& batch, absl::Status status);
   void Decode(const std::shared_ptr<Batch>& batch, uint32_t span);

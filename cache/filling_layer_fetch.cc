@@ -21,6 +21,8 @@ namespace {
 constexpr std::array<uint64_t, 4> kMaxBatchBytes = {512 << 10, 512 << 10, 2 << 20, 4 << 20};
 // Two spans of the blob so close to each other are one request: cheaper than another round trip.
 constexpr uint64_t kMaxGapBytes = 16 << 10;
+// A request that takes more memory than this waits until there is room for it.
+constexpr uint64_t kLargeBytes = 8 << 20;
 constexpr uint8_t kMaxWrong = 3;  // times that a span's bytes are wrong
 constexpr int kManyFailures = 5;  // of requests in a row
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(250);
@@ -103,7 +105,11 @@ std::shared_ptr<FillingLayer::Batch> FillingLayer::TakeBatchLocked(uint32_t inde
   batch->priority = std::make_shared<LivePriority>(priority);
   batch->source = SourceLocked();
   anonymous_ &= batch->source->anonymous();
-  batch->bytes = std::make_unique_for_overwrite<char[]>(blob.size());
+  uint64_t largest = 0;
+  for (uint32_t i = first; i < last; ++i) {
+    largest = std::max<uint64_t>(largest, access_->span(i).data_bytes);
+  }
+  batch->memory = blob.size() + largest;
   batches_.push_back(batch);
   return batch;
 }
@@ -131,6 +137,21 @@ void FillingLayer::Launch(Priority priority, FillSlot slot) {
           slot.GiveBack();
         });
   }
+  if (batch->memory <= kLargeBytes) return Request(batch, std::move(slot));
+  scheduler_.memory(priority).Take(SourceKey(*batch->source), batch->memory, cancel_.token(),
+                                   [self = shared_from_this(), batch, slot = std::move(slot)](
+                                       absl::StatusOr<ByteBudget::Lease> room) mutable {
+                                     if (room.ok()) {
+                                       batch->room = *std::move(room);
+                                       return self->Request(batch, std::move(slot));
+                                     }
+                                     self->OnEnd(batch, room.status());
+                                     slot.GiveBack();
+                                   });
+}
+
+void FillingLayer::Request(const std::shared_ptr<Batch>& batch, FillSlot slot) {
+  batch->bytes = std::make_unique_for_overwrite<char[]>(batch->blob.size());
   scheduler_.counters().requests++;
   batch->source->ReadBlob(
       blob_, {batch->blob}, batch->priority, cancel_.token(),
@@ -144,23 +165,27 @@ void FillingLayer::Launch(Priority priority, FillSlot slot) {
       });
 }
 
-// Spans are decoded as soon as their last byte is here, while the rest still comes. A request's
-// bytes come in order, since it is smaller than what is split.
+// Spans are decoded as soon as their last byte is here, while the rest still comes. A decoder may
+// be looking at what came before, so nothing is written twice.
 absl::Status FillingLayer::OnBytes(const std::shared_ptr<Batch>& batch, uint64_t offset,
                                    std::string_view data) {
-  if (offset != batch->blob.begin + batch->received ||
-      data.size() > batch->blob.size() - batch->received) {
-    return absl::InternalError("bytes out of order");
+  const ByteRange& blob = batch->blob;
+  if (offset < blob.begin || offset > blob.end || data.size() > blob.end - offset) {
+    return absl::InternalError("bytes that were not asked for");
   }
-  std::memcpy(batch->bytes.get() + batch->received, data.data(), data.size());
+  const ByteRange here = {offset, offset + data.size()};
+  for (const ByteRange& part : batch->received.Missing(here)) {
+    std::memcpy(batch->bytes.get() + (part.begin - blob.begin), data.data() + (part.begin - offset),
+                part.size());
+  }
+  batch->received.Add(here);
   if (spool_ != nullptr) IMAGEFS_RETURN_IF_ERROR(spool_->Write(offset, data));
-  batch->received += data.size();
   scheduler_.counters().bytes += data.size();
   {
     absl::MutexLock lock(&mu_);
     fetched_bytes_ += data.size();
   }
-  const uint64_t end = batch->blob.begin + batch->received;
+  const uint64_t end = batch->received.ContiguousEnd(blob.begin);
   while (batch->next < batch->last && access_->span(batch->next).blob_end() <= end) {
     const uint32_t span = batch->next++;
     scheduler_.work().Submit(

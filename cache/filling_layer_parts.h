@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "base/byte_budget.h"
+#include "base/byte_range.h"
 #include "cache/filling_layer.h"
 
 namespace imagefs {
@@ -21,15 +23,20 @@ struct FillingLayer::Waiter {
   CancelToken::Registration on_cancel;
 };
 
-// One request: neighbouring spans.
+// One request: neighbouring spans. It is larger than what a source asks for at once only where a
+// single span is, so its bytes are decoded from the front on, in whatever order they come.
 struct FillingLayer::Batch {
   uint32_t first = 0, last = 0;  // spans [first, last)
   ByteRange blob;
   PriorityRef priority;
-  std::unique_ptr<char[]> bytes;  // of `blob`; not touched before they come
-  uint64_t received = 0;          // from blob.begin on
+  ByteBudget::Lease room;         // of a large one, until its last span is decoded
+  std::unique_ptr<char[]> bytes;  // of `blob`; not touched, and no memory, before they come
+  RangeSet received;              // touched by the transfer's calls only, as is `next`
   uint32_t next = 0;              // the first span that is not wholly here
   std::shared_ptr<ImageSource> source;
+
+  // What it takes while the largest of its spans is decoded.
+  uint64_t memory = 0;
 };
 
 }  // namespace imagefs

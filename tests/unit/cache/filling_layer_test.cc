@@ -24,19 +24,34 @@ namespace {
 class FillingLayerTest : public ::testing::Test {
  protected:
   FillingLayerTest() : directory_(StrCat(::testing::TempDir(), "/fill-", RandomHex(8))) {
-    tar_ = MixedBytes(3 << 20, 11);
-    const std::string bytes = GzipBytes(tar_);
-    table_ = MakeTable(tar_, bytes, 32 << 10);
-    blob_ = repository_.AddBlob(bytes);
-    EXPECT_TRUE(MakeDirs(directory_).ok());
-    EXPECT_TRUE(WriteFileDurably(directory_ + "/access", *WriteAccess(table_)).ok());
     options_.background = false;
     options_.quiet = absl::Milliseconds(20);
-    Open();
+    tar_ = MixedBytes(3 << 20, 11);
+    Make(GzipBytes(tar_));
   }
   ~FillingLayerTest() override {
     Close();
     std::filesystem::remove_all(directory_);
+  }
+
+  // Opens a layer of tar_, whose blob has these bytes.
+  void Make(const std::string& bytes) {
+    if (scheduler_ != nullptr) Close();
+    table_ = MakeTable(tar_, bytes, 32 << 10);
+    blob_ = repository_.AddBlob(bytes);
+    std::filesystem::remove_all(directory_);
+    EXPECT_TRUE(MakeDirs(directory_).ok());
+    EXPECT_TRUE(WriteFileDurably(directory_ + "/access", *WriteAccess(table_)).ok());
+    Open();
+  }
+  // Bytes that no compression makes smaller, so that each frame of them is one large span.
+  void MakeFrames(size_t size, int frames) {
+    tar_.resize(size);
+    std::minstd_rand random(7);
+    for (char& c : tar_) c = static_cast<char>(random() >> 8);
+    Make(ZstdBytes(tar_, frames));
+    ASSERT_EQ(table_.spans.size(), static_cast<size_t>(frames));
+    repository_.Interleave(blob_.digest, 8 << 20, 3);
   }
 
   void Open(bool suspect = false) {
@@ -186,6 +201,54 @@ TEST_F(FillingLayerTest, AReaderInSequenceIsReadAheadOf) {
   for (uint64_t at = 0; at < 600'000; at += 50'000) ASSERT_TRUE(Check({at, at + 50'000}).ok());
   EXPECT_GT(scheduler_->counters().prefetched_spans.load(), 0U);
   ExpectEachOnce();
+}
+
+TEST_F(FillingLayerTest, ALargeSpanWhoseBytesInterleaveIsRead) {
+  for (const size_t mib : {9, 20, 44}) {
+    MakeFrames(mib << 20, 1);
+    EXPECT_TRUE(Check({(mib << 20) - 5000, mib << 20}).ok()) << mib;
+    EXPECT_TRUE(Check({0, 5000}).ok()) << mib;
+    ExpectEachOnce();
+  }
+}
+
+TEST_F(FillingLayerTest, LargeSpansShareTheMemoryOfAll) {
+  options_.reads_memory = 50 << 20;
+  MakeFrames(80 << 20, 4);
+  repository_.HoldAt(blob_.digest, 0);
+  std::vector<std::unique_ptr<Read>> reads;
+  for (const AccessSpan& span : table_.spans) {
+    reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
+  }
+  // One has 40 MiB, compressed and decoded; the others wait, each of them in flight.
+  repository_.AwaitHeld(blob_.digest);
+  while (layer_->Report().in_flight.size() < 4) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_GE(scheduler_->memory(Priority::kOnDemand).held(), 40U << 20);
+  EXPECT_LE(scheduler_->memory(Priority::kOnDemand).held(), 50U << 20);
+  EXPECT_EQ(repository_.Reads(blob_.digest).size(), 1U);
+  repository_.Release(blob_.digest);
+  for (const auto& read : reads) EXPECT_TRUE(read->status().ok());
+  EXPECT_TRUE(Check({0, tar_.size()}).ok());
+  ExpectEachOnce();
+  Close();
+}
+
+TEST_F(FillingLayerTest, ReadersOfLargeSpansThatWaitForRoomAreToldWhenTheStoreCloses) {
+  options_.reads_memory = 50 << 20;
+  MakeFrames(80 << 20, 4);
+  repository_.HoldAt(blob_.digest, 0);
+  std::vector<std::unique_ptr<Read>> reads;
+  for (const AccessSpan& span : table_.spans) {
+    reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
+  }
+  repository_.AwaitHeld(blob_.digest);
+  scheduler_.reset();
+  for (const auto& read : reads) EXPECT_TRUE(absl::IsCancelled(read->status()));
+}
+
+TEST_F(FillingLayerTest, BytesThatComeTwiceAreTakenOnce) {
+  repository_.RepeatPieces(blob_.digest, 100);
+  EXPECT_TRUE(Check({0, tar_.size()}).ok());
 }
 
 TEST_F(FillingLayerTest, AWrongByteIsFetchedAgainAndCounted) {
