@@ -73,10 +73,27 @@ std::string ProcPath(const Fd& fd) { return StrCat("/proc/self/fd/", fd.get()); 
 
 absl::Status CheckPath(std::string_view path, std::string_view what) {
   if (path.empty()) return absl::InvalidArgumentError(StrCat(what, " is empty; give a path"));
-  if (path.size() < PATH_MAX) return absl::OkStatus();
-  return absl::InvalidArgumentError(StrCat(what, " has ", path.size(),
-                                           " bytes, more than a path may (", PATH_MAX - 1,
-                                           "): ", Printable(path, 60)));
+  const auto shown = [&] { return PrintableName(path, 60); };
+  if (path.size() >= PATH_MAX) {
+    return absl::InvalidArgumentError(StrCat(what, " has ", path.size(),
+                                             " bytes, more than a path may (", PATH_MAX - 1,
+                                             "): ", shown()));
+  }
+  for (const std::string_view name : Split(path, '/')) {
+    if (name.size() <= NAME_MAX) continue;
+    return absl::InvalidArgumentError(StrCat(what, " has a name of ", name.size(),
+                                             " bytes, more than one may have (", NAME_MAX,
+                                             "): ", shown()));
+  }
+  if (!IsUtf8(path)) {
+    return absl::InvalidArgumentError(
+        StrCat(what, " is not UTF-8 text: ", shown(), "; choose a name that is"));
+  }
+  if (HasControls(path)) {
+    return absl::InvalidArgumentError(
+        StrCat(what, " has control characters in it: ", shown(), "; choose a name without"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<struct stat> StatFd(const Fd& fd, std::string_view shown) {

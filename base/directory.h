@@ -29,8 +29,9 @@ struct FileId {
   friend bool operator==(const FileId&, const FileId&) = default;
 };
 
-// kInvalidArgument for a path that is empty or longer than the kernel takes, without printing it
-// whole. `what` is its role: "DIR".
+// kInvalidArgument for a path that is empty or longer than the kernel takes, and for one that is
+// not UTF-8 or has control characters, which neither messages nor the control protocol can carry.
+// The message shows it shortened and escaped. `what` is its role: "DIR".
 absl::Status CheckPath(std::string_view path, std::string_view what);
 
 // fstat(2) of what `fd` is; the error names `shown`.

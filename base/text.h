@@ -46,6 +46,19 @@ inline std::string Printable(std::string_view text, size_t max_bytes = 200) {
   return out;
 }
 
+// True for well-formed UTF-8, as the strings of the control protocol have to be.
+bool IsUtf8(std::string_view text);
+
+// True when `text` has a byte that is no printable text: control characters (also those of two
+// bytes), the end of a line, and what is not UTF-8.
+bool HasControls(std::string_view text);
+
+// A name that somebody chose (a path, a reference), fit for one line of a message: text stays as it
+// is, control characters, those that turn the direction of writing, and what is not UTF-8 are
+// escaped ("\n", "\x1b"). Of a name of more than `max_bytes` the middle is left out, since the last
+// part of a path tells most.
+std::string PrintableName(std::string_view name, size_t max_bytes = 200);
+
 // A message with the middle left out where it has more than `max_bytes`: somebody's input is in it.
 inline std::string Shortened(std::string_view text, size_t max_bytes = 2000) {
   if (text.size() <= max_bytes) return std::string(text);

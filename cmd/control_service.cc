@@ -346,23 +346,25 @@ absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, Unmoun
     // The newest first: a mount may lie inside another.
     for (auto it = mounts.rbegin(); it != mounts.rend(); ++it) directories.push_back(it->directory);
   }
-  for (const std::string& asked : directories) {
-    std::string directory = asked;
+  const auto unmount = [&](std::string& directory) -> absl::Status {
+    IMAGEFS_RETURN_IF_ERROR(CheckPath(directory, "the directory to unmount"));
     // A mount keeps the name that it was made with, whatever its parents are links to by now.
     const bool listed = std::any_of(mounts.begin(), mounts.end(), [&](const MountRecord& record) {
-      return record.directory == asked;
+      return record.directory == directory;
     });
-    absl::Status status = CheckPath(asked, "the directory to unmount");
-    if (absl::StatusOr<std::string> resolved = ResolveParents(asked); resolved.ok() && !listed) {
-      directory = *std::move(resolved);
+    if (!listed) {
+      IMAGEFS_ASSIGN_OR_RETURN(directory, ResolveParents(directory));
     }
-    if (status.ok()) status = deps_.mounts.Unmount(directory, request.lazy());
+    return deps_.mounts.Unmount(directory, request.lazy());
+  };
+  for (std::string& directory : directories) {
+    const absl::Status status = unmount(directory);
     if (status.ok()) {
       reply->add_unmounted(directory);
       continue;
     }
     UnmountReply::Failure* failure = reply->add_failures();
-    failure->set_directory(directory);
+    failure->set_directory(PrintableName(directory));
     failure->set_message(std::string(status.message()));
   }
   return absl::OkStatus();

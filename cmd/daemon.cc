@@ -170,7 +170,7 @@ absl::Status DaemonImpl::OpenParts() {
   records_ = std::make_unique<StoredMountRecords>(store_->kv());
   MountTable::Options mount_options;
   mount_options.run_dir = paths.run;
-  mount_options.upper_dir = StrCat(paths.root, "/upper");
+  mount_options.root_dir = paths.root;
   mount_options.as_root = geteuid() == 0;
   IMAGEFS_ASSIGN_OR_RETURN(mounts_, MountTable::Create(mount_options, *fuse_, *records_));
   if (geteuid() == 0) {

@@ -2,11 +2,6 @@
 // give it to podman. Each
 // step is started by the end of the one before, on whichever thread that ends; `stage_` tells the
 // steps apart, so that a ticket which arrives after its step has ended is not kept.
-#include <errno.h>
-#include <limits.h>
-#include <stdlib.h>
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <memory>
 #include <optional>
@@ -669,17 +664,13 @@ void TransferCall::Pump() {
 absl::StatusOr<std::string> ResolveParents(const std::string& directory) {
   IMAGEFS_RETURN_IF_ERROR(CheckPath(directory, "the directory"));
   if (!directory.starts_with('/')) {
-    return absl::InvalidArgumentError(StrCat(directory, ": not an absolute path"));
+    return absl::InvalidArgumentError(StrCat(PrintableName(directory), ": not an absolute path"));
   }
   const std::string name = directory.substr(directory.rfind('/') + 1);
   if (name.empty()) return absl::InvalidArgumentError("/ cannot be mounted on");
-  const std::string parent = ParentOf(directory);
-  char resolved[PATH_MAX];
-  if (realpath(parent.c_str(), resolved) == nullptr) {
-    const int error = errno;
-    return ErrnoStatus(error, StrCat("directory ", directory));
-  }
-  return StrCat(resolved, resolved[1] == '\0' ? "" : "/", name);
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd parent, OpenPlace(ParentOf(directory)));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string resolved, PathOf(parent, directory));
+  return StrCat(resolved, resolved == "/" ? "" : "/", name);
 }
 
 grpc::ServerWriteReactor<MountEvent>* StartTransfer(const TransferContext& context,

@@ -65,6 +65,7 @@ class MountTableImpl : public MountTable {
   MountTableImpl(Options options, FuseLoop& loop, MountRecords& records)
       : options_(std::move(options)),
         chains_dir_(options_.run_dir + "/chains"),
+        upper_dir_(options_.root_dir + "/upper"),
         loop_(loop),
         records_(records) {}
 
@@ -112,6 +113,7 @@ class MountTableImpl : public MountTable {
   Outlived AdoptD(const MountRecord& record, const FindChain& find_chain);
   absl::Status MountAgain(MountRecord record, const FindChain& find_chain);
   absl::Status CheckRecord(const MountRecord& record) const;
+  absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
   // Which presentation a record that asks for one, or for "auto", gets.
   absl::StatusOr<std::string> ChooseMode(const MountRecord& record) const;
   // The chain's private mount, by the presentation that `record` then names.
@@ -128,7 +130,7 @@ class MountTableImpl : public MountTable {
   }
 
   Options options_;
-  std::string chains_dir_;
+  std::string chains_dir_, upper_dir_;
   FuseLoop& loop_;
   MountRecords& records_;
   std::unique_ptr<ChainMounts> chains_;
@@ -162,8 +164,12 @@ absl::Status MountTableImpl::Start() {
   IMAGEFS_ASSIGN_OR_RETURN(boot_id_, BootId());
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(options_.run_dir));
   IMAGEFS_ASSIGN_OR_RETURN(chains_dir_, MakeOwnPath(chains_dir_));
-  if (options_.as_root) {
-    IMAGEFS_ASSIGN_OR_RETURN(options_.upper_dir, MakeOwnPath(options_.upper_dir));
+  options_.run_dir = ParentOf(chains_dir_);
+  if (!options_.as_root) {
+    options_.root_dir = Canonical(options_.root_dir);
+  } else {
+    IMAGEFS_ASSIGN_OR_RETURN(upper_dir_, MakeOwnPath(upper_dir_));
+    options_.root_dir = ParentOf(upper_dir_);
     // A mount below a shared one appears in every container that sees this directory, and stays
     // there. The private mounts are for this daemon only.
     IMAGEFS_ASSIGN_OR_RETURN(const auto mounts, ReadMountInfo());
@@ -177,7 +183,7 @@ absl::Status MountTableImpl::Start() {
   }
   chains_ = std::make_unique<ChainMounts>(chains_dir_, loop_);
   kernel_ = !options_.as_root ? absl::FailedPreconditionError("it needs root")
-            : options_.kernel ? ProbeErofs(options_.upper_dir)  // of the store, where indexes lie
+            : options_.kernel ? ProbeErofs(upper_dir_)  // of the store, where indexes lie
                               : absl::FailedPreconditionError("it is switched off");
   if (options_.as_root && !kernel_.ok()) {
     LogInfo("kernel_presentation_unavailable images_are_shown_by=fuse reason=\"", kernel_.message(),
@@ -254,13 +260,22 @@ std::optional<MountTable::Shown> MountTableImpl::ShowAgain(const Digest& chain_i
   return Shown{std::move(lease->name), std::move(lease->path), false};
 }
 
+// What the daemon needs itself is neither hidden nor mounted in.
+absl::Status MountTableImpl::CheckOwn(const std::string& directory, std::string_view what) const {
+  for (const std::string& own : {options_.run_dir, options_.root_dir}) {
+    if (!Contains(directory, own) && !Contains(own, directory)) continue;
+    return absl::InvalidArgumentError(StrCat(what, " ", PrintableName(directory), " ",
+                                             Contains(directory, own) ? "would hide " : "lies in ",
+                                             own,
+                                             ", which is the daemon's own; choose another "
+                                             "directory"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
   const std::string& directory = record.directory;
-  for (const std::string& own : {chains_dir_, options_.upper_dir}) {
-    if (!Contains(directory, own)) continue;
-    return absl::InvalidArgumentError(StrCat("a mount at ", directory, " would hide ", own,
-                                             ", which the daemon needs; choose another directory"));
-  }
+  IMAGEFS_RETURN_IF_ERROR(CheckOwn(directory, "a mount at"));
   if (record.writable && !options_.as_root) {
     return absl::FailedPreconditionError(
         StrCat("cannot mount ", directory, " writable: overlayfs needs root; leave out --rw"));
@@ -288,6 +303,7 @@ absl::Status MountTableImpl::Check(MountRecord& record) {
   IMAGEFS_ASSIGN_OR_RETURN(record.directory, ResolveTarget(record.directory));
   if (!record.upper.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(record.upper, ResolveUpper(record.upper));
+    IMAGEFS_RETURN_IF_ERROR(CheckOwn(record.upper, "--upper"));
   }
   const auto hold = HoldDirectory(record.directory);
   IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
@@ -393,7 +409,7 @@ absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, MountRecord& re
 
 absl::StatusOr<OverlayUpper> MountTableImpl::OpenUpper(const Chain& chain,
                                                        MountRecord& record) const {
-  if (record.upper.empty()) record.upper = StrCat(options_.upper_dir, "/", RandomHex(8));
+  if (record.upper.empty()) record.upper = StrCat(upper_dir_, "/", RandomHex(8));
   IMAGEFS_ASSIGN_OR_RETURN(const ErofsImage::Stat root, chain.index->GetStat(chain.index->root()));
   IMAGEFS_ASSIGN_OR_RETURN(OverlayUpper upper,
                            OverlayUpper::Open(record.upper, record.upper_ids,
@@ -409,10 +425,10 @@ absl::StatusOr<OverlayUpper> MountTableImpl::OpenUpper(const Chain& chain,
 // directories: the record of a store that was moved names those of the store that it was.
 absl::Status MountTableImpl::RemoveUpper(const std::string& upper) const {
   const size_t slash = upper.rfind('/');
-  if (slash != std::string::npos && upper.substr(0, slash) == options_.upper_dir) {
+  if (slash != std::string::npos && upper.substr(0, slash) == upper_dir_) {
     return RemoveTree(upper);
   }
-  LogWarning("upper_not_removed directory=", upper, " not_below=", options_.upper_dir);
+  LogWarning("upper_not_removed directory=", upper, " not_below=", upper_dir_);
   return absl::OkStatus();
 }
 

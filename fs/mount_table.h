@@ -61,8 +61,8 @@ class MountRecords {
 class MountTable {
  public:
   struct Options {
-    std::string run_dir;    // private mounts: <run>/chains
-    std::string upper_dir;  // overlays' upper and work directories: <root>/upper
+    std::string run_dir;   // private mounts: <run>/chains
+    std::string root_dir;  // of the store; overlays' upper and work directories: <root>/upper
     bool as_root = true;
     bool kernel = true;  // false: FUSE also where the kernel could show chains by itself
   };

@@ -37,7 +37,7 @@ absl::Status SetAttributes(const Fd& fd, const RootAttributes& root, const std::
 absl::StatusOr<std::string> ResolveUpper(const std::string& asked) {
   IMAGEFS_RETURN_IF_ERROR(CheckPath(asked, "--upper"));
   if (!asked.starts_with('/')) {
-    return absl::InvalidArgumentError(StrCat(asked, " is not an absolute path"));
+    return absl::InvalidArgumentError(StrCat(PrintableName(asked), " is not an absolute path"));
   }
   std::string there = asked, missing;
   while (true) {
@@ -45,7 +45,10 @@ absl::StatusOr<std::string> ResolveUpper(const std::string& asked) {
     if (place.ok()) {
       IMAGEFS_RETURN_IF_ERROR(CheckOrdinary(*place, asked));
       IMAGEFS_ASSIGN_OR_RETURN(const std::string path, PathOf(*place, asked));
-      return StrCat(path == "/" ? "" : path, missing.empty() && path == "/" ? "/" : missing);
+      const std::string whole =
+          StrCat(path == "/" ? "" : path, missing.empty() && path == "/" ? "/" : missing);
+      IMAGEFS_RETURN_IF_ERROR(CheckResolved(whole, "--upper"));
+      return whole;
     }
     const size_t slash = there.rfind('/');
     if (!absl::IsNotFound(place.status()) || there.size() == 1) return place.status();

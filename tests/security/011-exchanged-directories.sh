@@ -93,7 +93,7 @@ for mode in $(modes); do
   # A failed mount removes what it made and nothing that somebody has put in its place.
   own "$T/home/up"
   ln -s "$T/victim" "$T/home/up/sub"
-  refuse 1 'is mounted there|symbolic|would hide' ifs mount -q --mode "$mode" --rw --upper "$T/home/up/sub/x" "$ref" "$ROOT/upper"
+  refuse 1 'is mounted there|symbolic|lies in' ifs mount -q --mode "$mode" --rw --upper "$T/home/up/sub/x" "$ref" "$ROOT/upper"
   unharmed "$mode: failed mount"
   rm -rf "$T/home"
 

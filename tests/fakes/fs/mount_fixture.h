@@ -82,7 +82,7 @@ class MountTest : public ::testing::Test {
     ASSERT_NE(realpath(path.c_str(), resolved), nullptr);
     directory_ = resolved;
     ASSERT_EQ(MountsBelow(directory_), 0u);
-    options_ = {directory_ + "/run", directory_ + "/upper", true, true};
+    options_ = {directory_ + "/run", directory_ + "/root", true, true};
     StartDaemon();
   }
 

@@ -35,6 +35,14 @@ TEST_F(DirectoryTest, PathsThatAreNone) {
   const absl::Status longer = CheckPath(std::string(100'000, 'x'), "DIR");
   EXPECT_TRUE(absl::IsInvalidArgument(longer));
   EXPECT_LT(longer.message().size(), 300u);
+  for (const std::string_view path : {std::string_view("/a\nb"), std::string_view("/a\0b", 4),
+                                      std::string_view("/\x1b[31m"), std::string_view("/\xff")}) {
+    const absl::Status status = CheckPath(path, "DIR");
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+    EXPECT_FALSE(HasControls(ToStd(status.message()))) << status;
+  }
+  EXPECT_TRUE(absl::IsInvalidArgument(CheckPath("/a/" + std::string(256, 'x') + "/b", "DIR")));
+  EXPECT_TRUE(CheckPath("/a/" + std::string(255, 'x') + "/\u00fc b", "DIR").ok());
 }
 
 TEST_F(DirectoryTest, NoLinkIsFollowed) {

@@ -181,7 +181,7 @@ TEST_P(BothModesTest, PrivateMountsAreForTheDaemonOnly) {
   struct stat found;
   ASSERT_EQ(stat((options_.run_dir + "/chains").c_str(), &found), 0);
   EXPECT_EQ(found.st_mode & 07777, 0700u);
-  ASSERT_EQ(stat(options_.upper_dir.c_str(), &found), 0);
+  ASSERT_EQ(stat((options_.root_dir + "/upper").c_str(), &found), 0);
   EXPECT_EQ(found.st_mode & 07777, 0700u);
   EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "NAME=test\n");
 }
@@ -245,7 +245,7 @@ TEST_P(BothModesTest, WritableMountsHaveTheirOwnChanges) {
                                    [&](const MountRecord& r) { return r.directory == one; });
   ASSERT_NE(record, listed.end());
   EXPECT_TRUE(record->writable);
-  EXPECT_TRUE(record->upper.starts_with(options_.upper_dir + "/"));
+  EXPECT_TRUE(record->upper.starts_with(options_.root_dir + "/upper/"));
   EXPECT_EQ(access(record->upper.c_str(), F_OK), 0);
   ASSERT_TRUE(table_->Unmount(one, false).ok());
   EXPECT_EQ(access(record->upper.c_str(), F_OK), -1);
@@ -373,6 +373,18 @@ TEST_P(BothModesTest, MistakesAreNamed) {
   expect(Mount(chain, "relative"), Code::kInvalidArgument, "absolute");
   expect(Mount(chain, directory_), Code::kInvalidArgument, "would hide");
   expect(Mount(chain, "/"), Code::kInvalidArgument, "would hide");
+  expect(Mount(chain, options_.run_dir), Code::kInvalidArgument, "would hide");
+  ASSERT_TRUE(MakeDirs(options_.root_dir + "/layers").ok());
+  expect(Mount(chain, options_.root_dir + "/layers"), Code::kInvalidArgument, "lies in");
+  expect(Mount(chain, ""), Code::kInvalidArgument, "empty");
+  expect(Mount(chain, std::string("/a\0b", 4)), Code::kInvalidArgument, "control characters");
+  expect(Mount(chain, Target("a\nb")), Code::kInvalidArgument, "control characters");
+  expect(Mount(chain, "/\xff"), Code::kInvalidArgument, "UTF-8");
+  for (const char* place : {"/proc", "/proc/sys/kernel", "/sys", "/sys/kernel"}) {
+    expect(Mount(chain, place), Code::kFailedPrecondition, "proc, sysfs or the like");
+  }
+  expect(Mount(chain, "/proc/self"), Code::kFailedPrecondition, "link of proc");
+  expect(Mount(chain, "/dev"), Code::kInvalidArgument, "/dev");
   const std::string target = Target("mnt");
   ASSERT_EQ(Mount(chain, target), absl::OkStatus());
   expect(Mount(chain, target), Code::kAlreadyExists, "imagefs umount");
