@@ -6,8 +6,6 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/time/clock.h"
-
 namespace imagefs {
 
 FillScheduler::FillScheduler(Options options)
@@ -24,11 +22,13 @@ FillScheduler::FillScheduler(Options options)
 
 FillScheduler::~FillScheduler() {
   std::vector<std::weak_ptr<FillClient>> clients;
+  timers_.Close();
   {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
     clients = clients_;
   }
+  changed_.SignalAll();
   for (const auto& weak : clients) {
     if (const auto client = weak.lock()) client->Cancel();
   }
@@ -49,12 +49,15 @@ void FillScheduler::Add(std::weak_ptr<FillClient> client) {
 }
 
 void FillScheduler::Wake() {
-  absl::MutexLock lock(&mu_);
-  woken_ = true;
+  {
+    absl::MutexLock lock(&mu_);
+    if (std::exchange(woken_, true)) return;
+  }
+  changed_.SignalAll();
 }
 
 void FillScheduler::NoteDemand() {
-  last_demand_ns_.store(absl::GetCurrentTimeNanos(), std::memory_order_relaxed);
+  last_demand_ns_.store(Moment::Now().ToNanos(), std::memory_order_relaxed);
 }
 
 FillSlot FillScheduler::Occupy(std::string source, Priority priority) {
@@ -64,33 +67,16 @@ FillSlot FillScheduler::Occupy(std::string source, Priority priority) {
 }
 
 void FillScheduler::Give(const std::string& source, Priority priority) {
+  // Signalled under the lock: the scheduler may end as soon as the last slot is back.
   absl::MutexLock lock(&mu_);
   shares_.Give(source, priority);
-  woken_ = true;
+  if (!std::exchange(woken_, true)) changed_.SignalAll();
 }
 
 void FillSlot::GiveBack() {
   if (FillScheduler* scheduler = std::exchange(scheduler_, nullptr)) {
     scheduler->Give(source_, priority_);
   }
-}
-
-void FillScheduler::At(absl::Time time, absl::AnyInvocable<void()> task) {
-  absl::MutexLock lock(&mu_);
-  timers_.emplace(time, std::move(task));
-  woken_ = true;
-}
-
-bool FillScheduler::RunTimers() {
-  absl::AnyInvocable<void()> task;
-  {
-    absl::MutexLock lock(&mu_);
-    if (timers_.empty() || timers_.begin()->first > absl::Now()) return false;
-    task = std::move(timers_.begin()->second);
-    timers_.erase(timers_.begin());
-  }
-  task();
-  return true;
 }
 
 // What the clients want, from another one on each time.
@@ -104,9 +90,9 @@ std::vector<FillScheduler::Wanting> FillScheduler::AskClients() {
     }
     turn = turn_++;
   }
-  const absl::Time now = absl::Now();
+  const Moment now = Moment::Now();
   const bool quiet =
-      now - absl::FromUnixNanos(last_demand_ns_.load(std::memory_order_relaxed)) >= options_.quiet;
+      now - Moment::FromNanos(last_demand_ns_.load(std::memory_order_relaxed)) >= options_.quiet;
   std::vector<Wanting> wanting;
   for (size_t i = 0; i < clients.size(); ++i) {
     auto& client = clients[(turn + i) % clients.size()];
@@ -148,15 +134,12 @@ void FillScheduler::Loop() {
   while (true) {
     {
       absl::MutexLock lock(&mu_);
-      auto ready = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return woken_ || stopping_; };
       // The quiet moment comes without anybody's call.
-      absl::Time until = absl::Now() + options_.quiet;
-      if (!timers_.empty()) until = std::min(until, timers_.begin()->first);
-      mu_.AwaitWithDeadline(absl::Condition(&ready), until);
+      const Moment until = Moment::Now() + options_.quiet;
+      while (!woken_ && !stopping_ && changed_.WaitUntil(&mu_, until)) {
+      }
       if (stopping_) return;
       woken_ = false;
-    }
-    while (RunTimers()) {
     }
     while (std::optional<Pick> pick = Choose()) {
       pick->client->Launch(pick->priority, std::move(pick->slot));

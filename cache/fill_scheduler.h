@@ -6,12 +6,12 @@
 // one for a reader, and no source of images has all of them; what completes layers in the
 // background waits until no reader has waited for a while.
 //
-// Thread-safe. Clients are called without any lock of the scheduler held, on its thread.
+// Thread-safe. Clients are called without any lock of the scheduler held, on its thread. The timers
+// of all that fills run on another one, which it owns.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
-#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -25,6 +25,8 @@
 #include "absl/time/time.h"
 #include "base/byte_budget.h"
 #include "base/executor.h"
+#include "base/monotonic.h"
+#include "base/timer_queue.h"
 #include "cache/fair_workers.h"
 #include "cache/fill_shares.h"
 
@@ -63,7 +65,7 @@ class FillClient {
     std::string source;  // who would be asked: requests are shared out by it
   };
   // The most urgent thing that could be asked for at `now`; nullopt: nothing is.
-  virtual std::optional<Want> MostUrgent(absl::Time now) = 0;
+  virtual std::optional<Want> MostUrgent(Moment now) = 0;
   // Starts one request of that priority or a more urgent one, which keeps the slot until it has
   // ended; nothing when there is nothing to ask for after all.
   virtual void Launch(Priority priority, FillSlot slot) = 0;
@@ -98,8 +100,16 @@ class FillScheduler {
   void NoteDemand();
   // A slot, whatever is in flight, for a request that no client launches.
   FillSlot Occupy(std::string source, Priority priority);
-  // Runs `task` on the scheduler's thread at that time; dropped when the scheduler ends first.
-  void At(absl::Time time, absl::AnyInvocable<void()> task);
+  // Runs `task` on the timers' thread at that moment, unless the timer or the scheduler ends first.
+  [[nodiscard]] Timer At(Moment when, absl::AnyInvocable<void()> task) {
+    return timers_.At(when, std::move(task));
+  }
+  // Asks the clients again at that moment.
+  [[nodiscard]] Timer WakeAt(Moment when) {
+    return At(when, [this] { Wake(); });
+  }
+  // Timers of At and WakeAt that have neither run nor been cancelled.
+  size_t timers() const { return timers_.pending(); }
   // Ascends; orders what readers of different layers asked for.
   uint64_t NextOrder() { return order_.fetch_add(1, std::memory_order_relaxed); }
   ByteBudget& memory(Priority priority) {
@@ -131,7 +141,6 @@ class FillScheduler {
     FillClient::Want want;
   };
   void Loop();
-  bool RunTimers();
   std::vector<Wanting> AskClients();
   std::optional<Pick> Choose();
   void Give(const std::string& source, Priority priority);
@@ -145,9 +154,10 @@ class FillScheduler {
   FillShares shares_ ABSL_GUARDED_BY(mu_);
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  std::multimap<absl::Time, absl::AnyInvocable<void()>> timers_ ABSL_GUARDED_BY(mu_);
+  TimedCondition changed_;  // woken_ or stopping_
   std::atomic<int64_t> last_demand_ns_{0};
   std::atomic<uint64_t> order_{1};
+  TimerQueue timers_{"timers"};
   std::thread thread_;
   // Last: they end before anything above, and what work_ runs may queue slow work.
   std::unique_ptr<FairWorkers> slow_work_;

@@ -87,7 +87,7 @@ void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
     std::erase_if(sources_,
                   [&](const auto& other) { return other->audience() == source->audience(); });
     sources_.push_back(std::move(source));
-    not_before_ = absl::InfinitePast();
+    not_before_ = Moment::InfinitePast();
     go_on = std::exchange(rest_waits_, false);
   }
   if (go_on) SubmitCheck([self = shared_from_this()] { self->CheckWhole(); });
@@ -140,7 +140,7 @@ void FillingLayer::TouchLocked(uint32_t first, uint32_t last) {
     spans_[i].touched = true;
     touched_.emplace_back(scheduler_.NextOrder(), i);
     needed_bytes_ += access_->span(i).blob_bytes;
-    last_touch_ = absl::Now();
+    last_touch_ = Moment::Now();
   }
   const bool most =
       static_cast<double>(needed_bytes_) > kMostOfIt * static_cast<double>(all_blob_bytes_);
@@ -257,13 +257,16 @@ void FillingLayer::Watch(const WaiterRef& waiter, const CancelToken& cancel,
           self->Leave(alive, absl::CancelledError("the reader went away"));
         }
       });
-  scheduler_.At(absl::Now() + deadline, [weak = weak_from_this(), waiter = std::weak_ptr(waiter)] {
-    const auto self = weak.lock();
-    const auto alive = waiter.lock();
-    if (self != nullptr && alive != nullptr) self->Expire(alive);
-  });
+  Timer timer = scheduler_.At(Moment::Now() + deadline,
+                              [weak = weak_from_this(), waiter = std::weak_ptr(waiter)] {
+                                const auto self = weak.lock();
+                                const auto alive = waiter.lock();
+                                if (self != nullptr && alive != nullptr) self->Expire(alive);
+                              });
   absl::MutexLock lock(&mu_);
-  if (!waiter->over) waiter->on_cancel = std::move(registration);
+  if (waiter->over) return;
+  waiter->on_cancel = std::move(registration);
+  waiter->deadline = std::move(timer);
 }
 
 void FillingLayer::Expire(const WaiterRef& waiter) {
@@ -306,6 +309,7 @@ void FillingLayer::Leave(const WaiterRef& waiter, const absl::Status& why) {
 void FillingLayer::Deliver(Finished finished) {
   for (auto& [waiter, status] : finished) {
     waiter->on_cancel.Reset();
+    waiter->deadline.Cancel();
     if (status.ok() && !waiter->moves.empty()) {
       scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kOnDemand),
                                [self = shared_from_this(), waiter = waiter] {
@@ -419,7 +423,10 @@ void FillingLayer::BeginCheck() {
     check_waits_ = !now;
   }
   auto check = [self = shared_from_this()] { self->SubmitCheck([self] { self->Check(); }); };
-  now ? check() : scheduler_.At(absl::Now() + kCheckPause, check);
+  if (now) return check();
+  Timer timer = scheduler_.At(Moment::Now() + kCheckPause, check);
+  absl::MutexLock lock(&mu_);
+  check_timer_ = std::move(timer);
 }
 
 // Everything is here: all moves, then the check of the whole.
@@ -467,7 +474,7 @@ void FillingLayer::EndCheck(const absl::Status& status) {
   } else if (!status.ok()) {
     // No fault of the bytes (a full disk, say): tried again later.
     reason_ = std::string(status.message());
-    scheduler_.At(absl::Now() + kCheckRetry, [weak = weak_from_this()] {
+    check_timer_ = scheduler_.At(Moment::Now() + kCheckRetry, [weak = weak_from_this()] {
       if (const auto self = weak.lock()) self->Start();
     });
   }
@@ -629,7 +636,7 @@ std::vector<std::pair<uint64_t, ByteRange>> FillingLayer::Touched() const {
   return out;
 }
 
-absl::Time FillingLayer::last_touch() const {
+Moment FillingLayer::last_touch() const {
   absl::MutexLock lock(&mu_);
   return last_touch_;
 }

@@ -34,6 +34,8 @@
 #include "absl/time/time.h"
 #include "base/cancel.h"
 #include "base/fd.h"
+#include "base/monotonic.h"
+#include "base/timer_queue.h"
 #include "cache/chain.h"
 #include "cache/fill_scheduler.h"
 #include "cache/spool.h"
@@ -109,7 +111,7 @@ class FillingLayer final : public LayerFill,
   // What readers asked for, at span granularity: parts of the data file with the moment of the
   // first time, in FillScheduler::NextOrder's count.
   std::vector<std::pair<uint64_t, ByteRange>> Touched() const;
-  absl::Time last_touch() const;
+  Moment last_touch() const;  // by a reader; InfinitePast: none yet
   FillReport Report() const;
   // The blob of an unproven layer, whole and checked. REQUIRES: `check` is running.
   absl::StatusOr<Fd> Blob() const { return spool_->Duplicate(); }
@@ -122,7 +124,7 @@ class FillingLayer final : public LayerFill,
   const LayerAccess& access() const { return *access_; }
   const std::string& directory() const { return options_.directory; }
 
-  std::optional<Want> MostUrgent(absl::Time now) override;
+  std::optional<Want> MostUrgent(Moment now) override;
   void Launch(Priority priority, FillSlot slot) override;
   void Cancel() override;
 
@@ -199,7 +201,7 @@ class FillingLayer final : public LayerFill,
   std::vector<std::shared_ptr<Batch>> batches_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const void> epoch_ ABSL_GUARDED_BY(mu_) = std::make_shared<int>(0);
   std::vector<std::pair<uint64_t, uint32_t>> touched_ ABSL_GUARDED_BY(mu_);
-  absl::Time last_touch_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  Moment last_touch_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
   // Readers in sequence: where they are and how far is read ahead of them.
   struct Stream {
     uint32_t next = 0;
@@ -211,9 +213,11 @@ class FillingLayer final : public LayerFill,
   bool profiled_ ABSL_GUARDED_BY(mu_) = false;  // what will be read is asked for already
   std::optional<Priority> want_all_ ABSL_GUARDED_BY(mu_);
   uint32_t sweep_ ABSL_GUARDED_BY(mu_) = 0;  // where the search for missing spans goes on
-  absl::Time not_before_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
-  absl::Time idle_before_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();  // no read waits
-  int failures_ ABSL_GUARDED_BY(mu_) = 0;                               // of requests, in a row
+  Moment not_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
+  Moment idle_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // no read waits
+  Timer not_before_timer_ ABSL_GUARDED_BY(mu_), idle_timer_ ABSL_GUARDED_BY(mu_);
+  Timer check_timer_ ABSL_GUARDED_BY(mu_);  // begins one
+  int failures_ ABSL_GUARDED_BY(mu_) = 0;   // of requests, in a row
   absl::Status poison_ ABSL_GUARDED_BY(mu_);
   std::string reason_ ABSL_GUARDED_BY(mu_);
   std::optional<absl::Duration> deadline_ ABSL_GUARDED_BY(mu_);

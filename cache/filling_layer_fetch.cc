@@ -7,8 +7,8 @@
 #include <array>
 #include <cstring>
 
-#include "absl/time/clock.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/filling_layer_parts.h"
@@ -52,7 +52,7 @@ std::optional<uint32_t> FillingLayer::NextLocked(Priority priority) {
   return std::nullopt;
 }
 
-std::optional<FillClient::Want> FillingLayer::MostUrgent(absl::Time now) {
+std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now) {
   absl::MutexLock lock(&mu_);
   if (cancelled_ || !poison_.ok() || sources_.empty() || now < not_before_) return std::nullopt;
   if (present_count_ == spans_.size()) return std::nullopt;
@@ -199,8 +199,7 @@ void FillingLayer::OnEnd(const std::shared_ptr<Batch>& batch, absl::Status statu
     status = absl::DataLossError("a range of the blob ended early");
   }
   Finished finished;
-  absl::Time retry = absl::InfiniteFuture();
-  bool failing = false;
+  bool failing = false, later = false;
   {
     absl::MutexLock lock(&mu_);
     std::erase(batches_, batch);
@@ -216,12 +215,16 @@ void FillingLayer::OnEnd(const std::shared_ptr<Batch>& batch, absl::Status statu
         std::erase(sources_, batch->source);
         again = true;
       } else if (IsRetriable(status)) {
-        not_before_ = retry = absl::Now() + pause;
+        later = true;
+        not_before_ = Moment::Now() + pause;
+        not_before_timer_ = scheduler_.WakeAt(not_before_);
         std::rotate(sources_.begin(), sources_.begin() + 1, sources_.end());
         again = true;
       } else {
         // Readers are told and may ask again at once; what nobody waits for has time.
-        idle_before_ = retry = absl::Now() + std::max(pause, kIdlePause);
+        later = true;
+        idle_before_ = Moment::Now() + std::max(pause, kIdlePause);
+        idle_timer_ = scheduler_.WakeAt(idle_before_);
       }
     }
     failing = !status.ok() && !cancelled_ && (!again || failures_ >= kManyFailures);
@@ -237,9 +240,8 @@ void FillingLayer::OnEnd(const std::shared_ptr<Batch>& batch, absl::Status statu
     }
     if (!status.ok()) sweep_ = 0;
   }
-  if (retry != absl::InfiniteFuture()) {
+  if (later) {
     LogWarning("fill_failed layer=", access_->diff_id().Short(), " cause=", status.message());
-    scheduler_.At(retry, [] {});
   }
   Deliver(std::move(finished));
   if (failing && options_.failing) options_.failing(status);
@@ -320,7 +322,8 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status) {
         failing = wrong;
         // Not for ever: whoever asks next gets three more tries.
         span.failures = 0;
-        idle_before_ = absl::Now() + kIdlePause;
+        idle_before_ = Moment::Now() + kIdlePause;
+        idle_timer_ = scheduler_.WakeAt(idle_before_);
       }
     }
   }

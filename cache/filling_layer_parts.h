@@ -21,6 +21,7 @@ struct FillingLayer::Waiter {
   FillPin pin;
   Done done;
   CancelToken::Registration on_cancel;
+  Timer deadline;
 };
 
 // One request: neighbouring spans. It is larger than what a source asks for at once only where a

@@ -13,9 +13,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -35,6 +35,7 @@ constexpr std::string_view kVersionKey = "meta/version";
 constexpr std::string_view kVersion = "2";
 constexpr std::string_view kOldVersion = "1";  // read: what it did not check is fetched again
 constexpr absl::Duration kShownPause = absl::Seconds(10);
+constexpr absl::Duration kProfilePause = absl::Seconds(2);
 
 std::string ImageKey(std::string_view reference, const Platform& platform) {
   return StrCat(kImagePrefix, reference, "\n", platform.ToString());
@@ -93,6 +94,7 @@ class ImageStoreImpl : public ImageStore {
   FlightTicket Resolve(ResolveRequest request,
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
   ~ImageStoreImpl() override {
+    StopTimers();
     // The layers outlive the chains, and may still turn out to be damaged.
     if (layers_ != nullptr) layers_->OnDamaged(nullptr);
     if (profiles_ != nullptr) profiles_->Collect(/*all=*/true);
@@ -199,6 +201,9 @@ class ImageStoreImpl : public ImageStore {
   void OnShown(const ResolvedImage& image, const ChainRef& chain,
                const std::shared_ptr<ImageSource>& source);
   void CollectProfiles();
+  // Sets one of the timers below, unless the store closes.
+  void After(absl::Duration pause, Timer ImageStoreImpl::*timer, absl::AnyInvocable<void()> call);
+  void StopTimers();
   // The image that a record's value names.
   absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
   absl::StatusOr<ImageRef> LoadHeld(std::string_view record) const;
@@ -213,7 +218,10 @@ class ImageStoreImpl : public ImageStore {
       ABSL_GUARDED_BY(recent_mu_);
   // Records of images change one at a time: Remember and Remove.
   absl::Mutex records_mu_;
-  std::unique_ptr<ProfileKeeper> profiles_;  // used by timers of layers_
+  absl::Mutex timers_mu_;
+  bool closing_ ABSL_GUARDED_BY(timers_mu_) = false;
+  Timer profiles_timer_ ABSL_GUARDED_BY(timers_mu_), shown_timer_ ABSL_GUARDED_BY(timers_mu_);
+  std::unique_ptr<ProfileKeeper> profiles_;
   std::unique_ptr<LayerStore> layers_;
   std::unique_ptr<ChainStore> chains_;  // uses layers_: destroyed first
   std::unique_ptr<IndexFinder> finder_;
@@ -392,9 +400,29 @@ void ImageStoreImpl::OnShown(const ResolvedImage& image, const ChainRef& chain,
   }
 }
 
+void ImageStoreImpl::After(absl::Duration pause, Timer ImageStoreImpl::*timer,
+                           absl::AnyInvocable<void()> call) {
+  absl::MutexLock lock(&timers_mu_);
+  if (closing_) return;
+  this->*timer = layers_->scheduler().At(Moment::Now() + pause, std::move(call));
+}
+
+// A call that is under way sets no other one, and is waited for.
+void ImageStoreImpl::StopTimers() {
+  Timer profiles, shown;
+  {
+    absl::MutexLock lock(&timers_mu_);
+    closing_ = true;
+    profiles = std::move(profiles_timer_);
+    shown = std::move(shown_timer_);
+  }
+  profiles.Stop();
+  shown.Stop();
+}
+
 // Looks after runs that are being recorded until none is.
 void ImageStoreImpl::CollectProfiles() {
-  layers_->scheduler().At(absl::Now() + absl::Seconds(2), [this] {
+  After(kProfilePause, &ImageStoreImpl::profiles_timer_, [this] {
     profiles_->Collect(/*all=*/false);
     if (profiles_->recording()) CollectProfiles();
   });
@@ -576,7 +604,7 @@ void ImageStoreImpl::CollectProvenTwice() {
 }
 
 void ImageStoreImpl::CollectShown() {
-  layers_->scheduler().At(absl::Now() + kShownPause, [this] {
+  After(kShownPause, &ImageStoreImpl::shown_timer_, [this] {
     CollectProvenTwice();
     CollectShown();
   });

@@ -4,8 +4,8 @@
 #include <map>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/units.h"
@@ -63,7 +63,7 @@ struct IndexFinder::Lookup {
   IndexFinder& finder;
   Digest manifest;
   std::shared_ptr<ImageSource> source;
-  absl::Time asked;
+  Moment asked;
   absl::Mutex mu;
   bool tag_over ABSL_GUARDED_BY(mu) = false;
   bool referrers_over ABSL_GUARDED_BY(mu) = false;
@@ -125,7 +125,7 @@ void IndexFinder::Ask(const Digest& manifest, const std::shared_ptr<ImageSource>
   bool led = false;
   {
     absl::MutexLock lock(&mu_);
-    const absl::Time now = absl::Now();
+    const Moment now = Moment::Now();
     for (auto it = lookups_by_key_.begin(); it != lookups_by_key_.end();) {
       if (now - it->second->asked <= kKeepAnswers) {
         ++it;

@@ -11,7 +11,6 @@
 #include <thread>
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -112,6 +111,7 @@ LayerStore::~LayerStore() {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
   }
+  seal_now_.SignalAll();
   if (sealer_.joinable()) sealer_.join();
 }
 
@@ -472,12 +472,12 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
 }
 
 void LayerStore::QueueSealLocked(const Digest& id) {
-  if (unsealed_.empty()) unsealed_since_ = absl::Now();
+  if (unsealed_.empty()) unsealed_since_ = Moment::Now();
   unsealed_.push_back(id);
 }
 
 bool LayerStore::MayRestLocked() const {
-  const absl::Time now = absl::Now();
+  const Moment now = Moment::Now();
   return !stopping_ && durable_waits_.empty() && now - unsealed_since_ < kMaxUnsealed &&
          (jobs_alive_ > 0 || now - last_job_end_ < kQuiet);
 }
@@ -491,10 +491,7 @@ void LayerStore::SealLoop() {
         return stopping_ || !unsealed_.empty();
       };
       mu_.Await(absl::Condition(&work));
-      auto urgent = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-        return stopping_ || !durable_waits_.empty();
-      };
-      while (MayRestLocked()) mu_.AwaitWithTimeout(absl::Condition(&urgent), kQuiet / 4);
+      while (MayRestLocked()) seal_now_.WaitUntil(&mu_, Moment::Now() + kQuiet / 4);
       if (unsealed_.empty()) return;  // stopping, and all is on disk
       next = unsealed_.front();
       unsealed_.pop_front();
@@ -579,6 +576,7 @@ void LayerStore::WaitDurable(const std::vector<Digest>& ids,
     if (status.ok() && !wait.missing.empty()) {
       wait.done = std::move(done);
       durable_waits_.push_back(std::move(wait));
+      seal_now_.SignalAll();
       return;
     }
   }

@@ -25,9 +25,9 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "base/flight.h"
 #include "base/json.h"
+#include "base/monotonic.h"
 #include "base/relay.h"
 #include "cache/access_builder.h"
 #include "cache/chain.h"
@@ -228,10 +228,10 @@ class LayerStore {
   // The names of layers that are or were unproven, by what images claim.
   absl::flat_hash_map<LayerKey, Digest> shown_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
-  absl::Time last_job_end_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
   std::deque<Digest> unsealed_ ABSL_GUARDED_BY(mu_);
-  absl::Time unsealed_since_ ABSL_GUARDED_BY(mu_) = absl::InfinitePast();
+  Moment last_job_end_ ABSL_GUARDED_BY(mu_), unsealed_since_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  TimedCondition seal_now_;  // stopping_ or somebody waits
 
   absl::Mutex damaged_mu_;  // held while it is called
   std::function<void(const Digest&)> on_damaged_ ABSL_GUARDED_BY(damaged_mu_);

@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "absl/time/clock.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/layer_maker.h"
@@ -32,7 +32,7 @@ LayerStore::Job::Job(LayerStore& store, Request request, FlightTable<LayerRef>::
 LayerStore::Job::~Job() {
   absl::MutexLock lock(&store_.mu_);
   --store_.jobs_alive_;
-  store_.last_job_end_ = absl::Now();
+  store_.last_job_end_ = Moment::Now();
 }
 
 void LayerStore::Job::Start() {

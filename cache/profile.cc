@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "absl/container/flat_hash_map.h"
-#include "absl/time/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -99,7 +98,7 @@ void ProfileKeeper::Record(const Digest& manifest, Layers layers) {
   for (const Run& run : runs_) {
     if (run.manifest == manifest) return;
   }
-  runs_.push_back({manifest, std::move(layers), absl::Now()});
+  runs_.push_back({manifest, std::move(layers), Moment::Now()});
 }
 
 Profile ProfileKeeper::Read(const Run& run) {
@@ -132,11 +131,11 @@ void ProfileKeeper::Collect(bool all) {
   std::vector<Run> over;
   {
     absl::MutexLock lock(&mu_);
-    const absl::Time now = absl::Now();
+    const Moment now = Moment::Now();
     for (auto it = runs_.begin(); it != runs_.end();) {
-      absl::Time last = absl::InfinitePast();
+      Moment last = Moment::InfinitePast();
       for (const auto& [diff_id, layer] : it->layers) last = std::max(last, layer->last_touch());
-      const bool read = last != absl::InfinitePast();
+      const bool read = last != Moment::InfinitePast();
       if (!all && now - it->begun < options_.longest && (!read || now - last < options_.quiet)) {
         ++it;
         continue;

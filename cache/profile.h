@@ -19,6 +19,7 @@
 #include "absl/time/time.h"
 #include "base/byte_range.h"
 #include "base/digest.h"
+#include "base/monotonic.h"
 #include "cache/filling_layer.h"
 #include "cache/kv.h"
 #include "image/manifest.h"
@@ -70,7 +71,7 @@ class ProfileKeeper {
   struct Run {
     Digest manifest;
     Layers layers;
-    absl::Time begun;
+    Moment begun;
   };
   static Profile Read(const Run& run);
   static std::string Key(const Digest& manifest) { return "profile/" + manifest.hex(); }

@@ -47,7 +47,7 @@ namespace {
 // Mounts and unmounts of different images go on at the same time; each may wait for the kernel.
 constexpr int kControlThreads = 4;
 constexpr int kIdleCheckMs = 1000;
-constexpr auto kShutdownGrace = std::chrono::seconds(2);
+constexpr int64_t kShutdownGraceSeconds = 2;
 // What all connections together may buffer.
 constexpr size_t kRpcMemoryBytes = 8 << 20;
 
@@ -368,7 +368,7 @@ void DaemonImpl::StopServing() {
   }
   if (listeners_ != nullptr) listeners_->Close();
   if (server_ != nullptr) {
-    server_->Shutdown(std::chrono::system_clock::now() + kShutdownGrace);
+    server_->Shutdown(gpr_time_from_seconds(kShutdownGraceSeconds, GPR_TIMESPAN));
     server_->Wait();
   }
   server_.reset();

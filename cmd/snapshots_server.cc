@@ -12,7 +12,7 @@
 namespace imagefs {
 namespace {
 
-constexpr auto kShutdownGrace = std::chrono::seconds(2);
+constexpr int64_t kShutdownGraceSeconds = 2;
 constexpr size_t kRpcMemoryBytes = 16 << 20;
 // As containerd's own: a label list of many layers, a long List.
 constexpr int kMaxMessageBytes = 16 << 20;
@@ -50,7 +50,7 @@ class SnapshotsServerImpl : public SnapshotsServer {
 
   void Shutdown(bool hide) override {
     if (server_ == nullptr) return;
-    server_->Shutdown(std::chrono::system_clock::now() + kShutdownGrace);
+    server_->Shutdown(gpr_time_from_seconds(kShutdownGraceSeconds, GPR_TIMESPAN));
     server_->Wait();
     server_.reset();
     if (hide) snapshotter_->HideAll();

@@ -16,6 +16,7 @@ Ticker::~Ticker() {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
   }
+  stop_.SignalAll();
   thread_.join();
 }
 
@@ -29,11 +30,13 @@ void Ticker::Loop() {
   while (true) {
     {
       absl::MutexLock lock(&mu_);
-      auto stopping = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_; };
       auto wanted = [this]()
                         ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || !added_.empty(); };
       if (listeners.empty()) mu_.Await(absl::Condition(&wanted));
-      if (mu_.AwaitWithTimeout(absl::Condition(&stopping), absl::FromChrono(interval_))) return;
+      const Moment next = Moment::Now() + absl::FromChrono(interval_);
+      while (!stopping_ && stop_.WaitUntil(&mu_, next)) {
+      }
+      if (stopping_) return;
       std::move(added_.begin(), added_.end(), std::back_inserter(listeners));
       added_.clear();
     }

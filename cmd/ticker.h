@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
+#include "base/monotonic.h"
 
 namespace imagefs {
 
@@ -30,6 +31,7 @@ class Ticker {
   absl::Mutex mu_;
   std::vector<Tick> added_ ABSL_GUARDED_BY(mu_);
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+  TimedCondition stop_;
   std::thread thread_;
 };
 

@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "base/directory.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "fs/erofs_mount.h"
@@ -73,10 +74,9 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
   }
 
   void WaitEnded(uint64_t id, absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_) {
-    const absl::Time deadline = absl::Now() + timeout;
+    const Moment deadline = Moment::Now() + timeout;
     absl::MutexLock lock(&mu_);
-    while (sessions_.contains(id)) {
-      if (ended_.WaitWithDeadline(&mu_, deadline)) return;
+    while (sessions_.contains(id) && ended_.WaitUntil(&mu_, deadline)) {
     }
   }
 
@@ -109,7 +109,7 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
   }
 
   mutable absl::Mutex mu_;
-  absl::CondVar ended_;
+  TimedCondition ended_;
   uint64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
   absl::flat_hash_map<uint64_t, Served> sessions_ ABSL_GUARDED_BY(mu_);
 };

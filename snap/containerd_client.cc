@@ -28,8 +28,8 @@ namespace snapshots = containerd::services::snapshots::v1;
 constexpr size_t kChunkBytes = 1 << 20;
 // Of a lease whose owner was killed.
 constexpr absl::Duration kLeaseLife = absl::Hours(1);
-constexpr auto kConnectTimeout = std::chrono::seconds(10);
-constexpr auto kGiveBackTimeout = std::chrono::seconds(5);
+constexpr int64_t kConnectTimeoutSeconds = 10;
+constexpr int64_t kGiveBackTimeoutSeconds = 5;
 // A collection between the answer and the look at it may take the layer away.
 constexpr int kPrepareAttempts = 3;
 
@@ -58,7 +58,7 @@ class ContainerdClientImpl : public ContainerdClient {
     // Also after an interrupt. What is left, when containerd is gone by now, expires.
     grpc::ClientContext context;
     context.AddMetadata("containerd-namespace", options_.name_space);
-    context.set_deadline(std::chrono::system_clock::now() + kGiveBackTimeout);
+    context.set_deadline(gpr_time_from_seconds(kGiveBackTimeoutSeconds, GPR_TIMESPAN));
     leases::DeleteRequest request;
     request.set_id(lease_);
     google::protobuf::Empty reply;
@@ -72,7 +72,7 @@ class ContainerdClientImpl : public ContainerdClient {
         absl::FormatTime(absl::RFC3339_sec, absl::Now() + kLeaseLife, absl::UTCTimeZone());
     leases::CreateResponse reply;
     const absl::Status status = Call([&](grpc::ClientContext& context) {
-      context.set_deadline(std::chrono::system_clock::now() + kConnectTimeout);
+      context.set_deadline(gpr_time_from_seconds(kConnectTimeoutSeconds, GPR_TIMESPAN));
       return leases_->Create(&context, request, &reply);
     });
     if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {

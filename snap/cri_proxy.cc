@@ -21,7 +21,7 @@ namespace {
 // containerd's own limit for one message is 16 MiB.
 constexpr int kMaxMessageBytes = 64 << 20;
 constexpr int kMaxReconnectMs = 1000;
-constexpr auto kShutdownGrace = std::chrono::seconds(1);
+constexpr int64_t kShutdownGraceSeconds = 1;
 
 using grpc::ByteBuffer;
 
@@ -235,7 +235,7 @@ class CriProxyImpl : public CriProxy {
   }
   ~CriProxyImpl() override {
     if (server_ == nullptr) return;
-    server_->Shutdown(std::chrono::system_clock::now() + kShutdownGrace);
+    server_->Shutdown(gpr_time_from_seconds(kShutdownGraceSeconds, GPR_TIMESPAN));
     server_->Wait();
   }
 

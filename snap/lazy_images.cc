@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "absl/container/flat_hash_set.h"
-#include "absl/time/clock.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -79,7 +78,7 @@ void LazyImages::Leave(const Digest& manifest) {
   // Not on the thread of a flight: it writes.
   deps_.executor.Submit([this, manifest] {
     absl::MutexLock lock(&mu_);
-    if (DropLocked(manifest)) abandoned_ = absl::Now();
+    if (DropLocked(manifest)) abandoned_ = Moment::Now();
   });
 }
 
@@ -108,10 +107,10 @@ bool LazyImages::Release(const Digest& manifest) {
   return DropLocked(manifest);
 }
 
-bool LazyImages::TakeAbandoned(absl::Time now) {
+bool LazyImages::TakeAbandoned(Moment now) {
   absl::MutexLock lock(&mu_);
   if (now < abandoned_ + kAbandonedFor) return false;
-  abandoned_ = absl::InfiniteFuture();
+  abandoned_ = Moment::InfiniteFuture();
   return true;
 }
 
@@ -148,7 +147,7 @@ absl::Status LazyImages::RecentFailure(const std::string& key) {
   absl::MutexLock lock(&mu_);
   const auto found = failures_.find(key);
   if (found == failures_.end()) return absl::OkStatus();
-  if (absl::Now() - found->second.when < kFailureMemory) return found->second.status;
+  if (Moment::Now() - found->second.when < kFailureMemory) return found->second.status;
   failures_.erase(found);
   return absl::OkStatus();
 }
@@ -157,7 +156,7 @@ void LazyImages::RememberFailure(const std::string& key, const absl::Status& sta
   if (absl::IsCancelled(status)) return;
   absl::MutexLock lock(&mu_);
   if (failures_.size() >= kMaxFailures) failures_.clear();
-  failures_[key] = {status, absl::Now()};
+  failures_[key] = {status, Moment::Now()};
 }
 
 void LazyImages::Resolve(const std::shared_ptr<Relay>& relay, const Reference& reference,

@@ -19,6 +19,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/executor.h"
+#include "base/monotonic.h"
 #include "base/relay.h"
 #include "cache/image_store.h"
 #include "snap/snapshot_table.h"
@@ -70,7 +71,7 @@ class LazyImages {
 
   // True once when, long enough ago, an image was left that never became a snapshot: what was
   // brought of it, kept for whoever tries again, may be collected.
-  bool TakeAbandoned(absl::Time now);
+  bool TakeAbandoned(Moment now);
 
   // At start: takes up what the process before this one held for these snapshots and lets go of the
   // rest. Asks nothing of the network.
@@ -110,13 +111,13 @@ class LazyImages {
   // asks for, are not worth all that patience again.
   struct Failure {
     absl::Status status;
-    absl::Time when;
+    Moment when;
   };
   absl::Status RecentFailure(const std::string& key);
   void RememberFailure(const std::string& key, const absl::Status& status);
 
   mutable absl::Mutex mu_;
-  absl::Time abandoned_ ABSL_GUARDED_BY(mu_) = absl::InfiniteFuture();
+  Moment abandoned_ ABSL_GUARDED_BY(mu_) = Moment::InfiniteFuture();
   absl::flat_hash_map<std::string, Failure> failures_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Digest, Entry> images_ ABSL_GUARDED_BY(mu_);  // by manifest
 };

@@ -1,14 +1,12 @@
 #include "snap/podman_layer_store.h"
 
-#include <time.h>
-
 #include <algorithm>
 
 #include "absl/strings/escaping.h"
-#include "absl/time/clock.h"
 #include "base/fd.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "fs/mount_syscalls.h"
@@ -19,7 +17,7 @@ namespace {
 constexpr char kHolder[] = "podman-layers";
 constexpr std::string_view kPrefix = "podman-layer/";
 constexpr int kRecordVersion = 1;
-constexpr int64_t kUnusedSeconds = 3600;
+constexpr absl::Duration kUnusedFor = absl::Hours(1);
 // Longer than a pull takes from one layer to the next.
 constexpr absl::Duration kFailureMemory = absl::Seconds(10);
 constexpr size_t kMaxFailures = 1000;
@@ -59,7 +57,7 @@ struct Record {
   std::string reference;
   Digest manifest;
   int64_t uses = 0;
-  int64_t found_unix = 0;
+  Moment found = Moment::Now();  // by this process: what it takes over is found anew
 };
 
 absl::StatusOr<Record> DecodeRecord(std::string_view text) {
@@ -69,7 +67,6 @@ absl::StatusOr<Record> DecodeRecord(std::string_view text) {
   record.reference = json.StringOr("reference");
   IMAGEFS_ASSIGN_OR_RETURN(record.manifest, Digest::Parse(json.StringOr("manifest")));
   record.uses = json.IntOr("uses", 0);
-  record.found_unix = json.IntOr("found", 0);
   return record;
 }
 
@@ -161,7 +158,7 @@ class PodmanLayerStore::Directory : public LayerDirectory {
   std::map<std::string, Record> records_;
   std::map<Digest, ImageStore::ImageRef> held_;  // by manifest
   std::map<Digest, uint64_t> releases_;
-  std::map<std::string, std::pair<absl::Status, absl::Time>> failures_;  // by reference
+  std::map<std::string, std::pair<absl::Status, Moment>> failures_;  // by reference
 
   mutable absl::Mutex mu_;
   std::map<std::string, Shown> shown_ ABSL_GUARDED_BY(mu_);  // by key
@@ -290,14 +287,14 @@ void PodmanLayerStore::Directory::FindX(const CallPtr& call) {
 // The next layers, which the same pull asks for, are not worth all that patience again.
 void PodmanLayerStore::Directory::FailX(const CallPtr& call, const absl::Status& status) {
   if (failures_.size() >= kMaxFailures) failures_.clear();
-  if (!absl::IsCancelled(status)) failures_[call->reference.ToString()] = {status, absl::Now()};
+  if (!absl::IsCancelled(status)) failures_[call->reference.ToString()] = {status, Moment::Now()};
   Finish(call, status);
 }
 
 absl::Status PodmanLayerStore::Directory::RecentFailure(const std::string& reference) {
   const auto found = failures_.find(reference);
   if (found == failures_.end()) return absl::OkStatus();
-  if (absl::Now() - found->second.second < kFailureMemory) return found->second.first;
+  if (Moment::Now() - found->second.second < kFailureMemory) return found->second.first;
   failures_.erase(found);
   return absl::OkStatus();
 }
@@ -355,7 +352,6 @@ void PodmanLayerStore::Directory::ShowX(const CallPtr& call, const ChainRef& cha
   if (const auto found = records_.find(call->key); found != records_.end()) record = found->second;
   record.reference = call->image->reference;
   record.manifest = manifest;
-  record.found_unix = time(nullptr);
   if (const absl::Status status = PutX(call->key, record); !status.ok()) {
     deps_.mounts.Hide(shown->lease);
     return Finish(call, status);
@@ -421,7 +417,6 @@ absl::Status PodmanLayerStore::Directory::PutX(const std::string& key, const Rec
       .Member("reference", record.reference)
       .Member("manifest", record.manifest.ToString())
       .Member("uses", record.uses)
-      .Member("found", record.found_unix)
       .EndObject();
   WriteBatch batch;
   batch.Put(StrCat(kPrefix, key), json.Take());
@@ -460,10 +455,10 @@ void PodmanLayerStore::Directory::ForgetX(const std::string& key) {
 
 // What podman has looked for and never used.
 void PodmanLayerStore::Directory::SweepX() {
-  const int64_t now = time(nullptr);
+  const Moment now = Moment::Now();
   std::vector<std::string> unused;
   for (const auto& [key, record] : records_) {
-    if (record.uses == 0 && now - record.found_unix > kUnusedSeconds) unused.push_back(key);
+    if (record.uses == 0 && now - record.found > kUnusedFor) unused.push_back(key);
   }
   for (const std::string& key : unused) ForgetX(key);
 }

@@ -11,9 +11,9 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/clock.h"
 #include "base/executor.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -535,7 +535,7 @@ absl::Status SnapshotterImpl::Sweep() {
   // Before anything is looked at: what comes from now on is another sweep's.
   sweep_queued_ = false;
   absl::Status status = dirs_->Sweep();
-  if (images_->TakeAbandoned(absl::Now())) collect_ = true;
+  if (images_->TakeAbandoned(Moment::Now())) collect_ = true;
   if (collect_.exchange(false)) {
     const absl::StatusOr<uint64_t> freed = deps_.store.Collect();
     status.Update(freed.status());

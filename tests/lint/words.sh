@@ -22,7 +22,8 @@ ban() {  # ban REGEX ADVICE FILES...
   done
 }
 ban 'std::(recursive_|shared_|timed_)?mutex|std::(lock_guard|unique_lock|scoped_lock|condition_variable)' \
-  'use absl::Mutex, which clang can check' $sources
+  'use absl::Mutex, which clang can check, and TimedCondition' \
+  $(grep -vE '^base/monotonic\.(h|cc)$' <<<"$sources")
 ban '(^|[^_[:alnum:]])new +[A-Za-z_:(]' 'use std::make_unique, or absl::WrapUnique(new T) for a private constructor' \
   $sources
 ban '(^|[^_[:alnum:]])delete(\[\])? +[A-Za-z_*(]' 'every resource has an owner that is an object' $sources

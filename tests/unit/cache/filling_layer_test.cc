@@ -148,6 +148,21 @@ TEST_F(FillingLayerTest, BringsWhatIsAskedForAndNoMore) {
   EXPECT_EQ(report.waiting, 0U);
 }
 
+TEST_F(FillingLayerTest, AnAnsweredReadLeavesNoTimerForItsDeadline) {
+  layer_->AllowWaiting(absl::Hours(24));
+  const AccessSpan span = table_.spans.at(table_.spans.size() / 2);
+  repository_.HoldAt(blob_.digest, span.blob_begin + 10);
+  std::vector<std::unique_ptr<Read>> reads;
+  for (int i = 0; i < 20; ++i) reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
+  EXPECT_EQ(scheduler_->timers(), 20U);
+  reads.front()->cancel.Cancel();
+  EXPECT_TRUE(absl::IsCancelled(reads.front()->status()));
+  EXPECT_EQ(scheduler_->timers(), 19U);
+  repository_.Release(blob_.digest);
+  for (size_t i = 1; i < reads.size(); ++i) EXPECT_TRUE(reads[i]->status().ok());
+  EXPECT_EQ(scheduler_->timers(), 0U);
+}
+
 TEST_F(FillingLayerTest, ManyReadersOfTheSameBytesShareOneRequest) {
   const AccessSpan span = table_.spans.at(table_.spans.size() / 2);
   repository_.HoldAt(blob_.digest, span.blob_begin + 10);

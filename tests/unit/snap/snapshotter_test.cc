@@ -382,9 +382,9 @@ TEST(LazyImagesTest, WhatWasAbandonedIsCollectedLater) {
   executor.Submit([&] { idle.set_value(); });
   idle.get_future().wait();
   EXPECT_TRUE(store.ListHeld("snapshots")->empty());
-  EXPECT_FALSE(images.TakeAbandoned(absl::Now())) << "whoever tries again finds what was brought";
-  EXPECT_TRUE(images.TakeAbandoned(absl::Now() + absl::Hours(1)));
-  EXPECT_FALSE(images.TakeAbandoned(absl::Now() + absl::Hours(2))) << "once";
+  EXPECT_FALSE(images.TakeAbandoned(Moment::Now())) << "whoever tries again finds what was brought";
+  EXPECT_TRUE(images.TakeAbandoned(Moment::Now() + absl::Hours(1)));
+  EXPECT_FALSE(images.TakeAbandoned(Moment::Now() + absl::Hours(2))) << "once";
 }
 
 TEST_F(SnapshotterTest, ARestartKnowsEverything) {
