@@ -63,7 +63,7 @@ BlobRead::BlobRead(std::shared_ptr<RegistryShared> shared,
       digest_(what.blob.digest),
       size_(what.blob.size),
       what_(StrCat("blob ", digest_.Short(), " of ", endpoint_->host, "/", endpoint_->repository)),
-      priority_(std::move(what.priority)),
+      options_(std::move(what.options)),
       in_memory_(what.in_memory),
       sink_(std::move(sink)),
       done_(std::move(done)) {}
@@ -113,7 +113,9 @@ void BlobRead::StartPiece(std::shared_ptr<Piece> piece) {
   RegistryCall::Spec spec;
   spec.path = StrCat("/v2/", endpoint_->repository, "/blobs/", digest_.ToString());
   spec.what = what_;
-  spec.priority = priority_;
+  spec.priority = options_.priority;
+  spec.once = options_.once;
+  spec.hedge = options_.hedge;
   if (in_memory_) spec.sink_collects = piece->range.size();
   spec.restarts =
       shared_->HostState(endpoint_->api_host).ranges != RegistryShared::Host::Ranges::kSupported;

@@ -18,7 +18,7 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   struct What {
     Descriptor blob;
     RangeSet wanted;  // inside the blob
-    PriorityRef priority;
+    ImageSource::ReadOptions options;
     bool in_memory = false;  // the sink collects it: it has a time in proportion to its size
   };
   // From any thread.
@@ -61,7 +61,7 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   const Digest digest_;
   const uint64_t size_;
   const std::string what_;
-  const PriorityRef priority_;
+  const ImageSource::ReadOptions options_;
   const bool in_memory_;
   ImageSource::BlobSink sink_;
   GuardedDone<absl::Status> done_;

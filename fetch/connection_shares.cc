@@ -49,7 +49,7 @@ int ConnectionShares::Use::Share(const Claim& claim, int limit) const {
 void ConnectionShares::Add(uint64_t id, Claim claim) {
   all_.Count(claim, 0, 1);
   hosts_[claim.host].Count(claim, 0, 1);
-  waiting_[id] = Entry{std::move(claim), {}, false};
+  waiting_[id] = Entry{std::move(claim), {}, false, false};
 }
 
 void ConnectionShares::Remove(uint64_t id) {
@@ -68,6 +68,11 @@ void ConnectionShares::Remove(uint64_t id) {
 void ConnectionShares::SetSlow(uint64_t id, bool slow) {
   const auto it = running_.find(id);
   if (it != running_.end()) it->second.slow = slow;
+}
+
+void ConnectionShares::SetSilent(uint64_t id, bool silent) {
+  const auto it = running_.find(id);
+  if (it != running_.end()) it->second.silent = silent;
 }
 
 bool ConnectionShares::TotalIsFull(Priority priority) const {
@@ -119,6 +124,7 @@ bool ConnectionShares::MayCut(const Entry& victim, const Entry& entry, const Use
   const bool same_source = victim.claim.registry == entry.claim.registry &&
                            victim.claim.repository == entry.claim.repository;
   if (victim.slow && !same_source) return true;
+  if (entry.claim.hedge && victim.silent && same_source) return true;
   const bool urgent = entry.priority() <= Priority::kForeground;
   const bool awaited = entry.priority() == Priority::kOnDemand;
   const bool due_more = !same_source && IsDueMore(use, entry, victim, limit);
@@ -206,12 +212,13 @@ ConnectionShares::Step ConnectionShares::Next(Clock::time_point now) {
   if (KeepPromise(step, now)) return step;
   // Equal claims are served in the order of their arrival, so the first of each kind stands for
   // all of them.
-  std::set<std::tuple<std::string_view, std::string_view, std::string_view, Priority>> kinds;
+  std::set<std::tuple<std::string_view, std::string_view, std::string_view, Priority, bool>> kinds;
   std::map<Rank, const Entry*> blocked;
   std::optional<Rank> first;
   for (const auto& [id, entry] : waiting_) {
     const Claim& claim = entry.claim;
-    if (!kinds.emplace(claim.host, claim.registry, claim.repository, entry.priority()).second) {
+    if (!kinds.emplace(claim.host, claim.registry, claim.repository, entry.priority(), claim.hedge)
+             .second) {
       continue;
     }
     const Rank rank = RankOf(id, entry);

@@ -50,6 +50,8 @@ class ConnectionShares {
     std::string repository;  // of it
     PriorityRef priority;    // null = kForeground
     Cut cut = Cut::kResumes;
+    // It is asked because others of its source are silent: they give way to it.
+    bool hedge = false;
   };
   // `id`s are unique and ascend in the order of arrival. It waits from now on.
   void Add(uint64_t id, Claim claim);
@@ -57,6 +59,8 @@ class ConnectionShares {
   void Remove(uint64_t id);
   // Whether what runs is slower than is acceptable while others wait.
   void SetSlow(uint64_t id, bool slow);
+  // Whether nothing has come of what runs for a while.
+  void SetSilent(uint64_t id, bool silent);
 
   struct Step {
     enum class Kind { kStart, kCut, kWait };
@@ -76,6 +80,7 @@ class ConnectionShares {
     Claim claim;
     Clock::time_point started;
     bool slow = false;
+    bool silent = false;
     Priority priority() const {
       return claim.priority ? claim.priority->get() : Priority::kForeground;
     }

@@ -474,6 +474,7 @@ class HttpClient::Impl {
     claim.priority = request.priority;
     const bool reads = request.method == "GET" || request.method == "HEAD";
     claim.cut = reads ? request.cut : ConnectionShares::Cut::kNever;
+    claim.hedge = request.hedge;
     const uint64_t id = transfer->id;
     shares_.Add(id, std::move(claim));
     waiting_[id] = std::move(transfer);
@@ -567,6 +568,7 @@ class HttpClient::Impl {
     // Answers that are collected keep curl's own size: a small one is wiped when it is freed.
     if (t.on_headers) curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBufferBytes);
     curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
+    if (t.request.own_connection) curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 1L);
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
                      static_cast<long>(t.request.connect_timeout.count()));
     curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
@@ -600,7 +602,7 @@ class HttpClient::Impl {
     CURL* easy = t.easy;
     curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_2TLS);
     // Rather one connection with many streams than many handshakes.
-    curl_easy_setopt(easy, CURLOPT_PIPEWAIT, 1L);
+    curl_easy_setopt(easy, CURLOPT_PIPEWAIT, t.request.own_connection ? 0L : 1L);
     curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, t.request.verify_tls ? 1L : 0L);
     curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, t.request.verify_tls ? 2L : 0L);
     if (!t.request.verify_tls) return;
@@ -693,6 +695,7 @@ class HttpClient::Impl {
     for (const auto& [id, transfer] : active_) {
       const bool was_slow = transfer->phases->slow();
       TransferPhases::Verdict verdict = transfer->phases->Check(transfer->Awaited(), now);
+      if (shares_.waiting() > 0) shares_.SetSilent(id, transfer->phases->Silent(now));
       if (const bool slow = transfer->phases->slow(); slow != was_slow) {
         shares_.SetSlow(id, slow);
         look_again_ = {};

@@ -48,6 +48,8 @@ struct HttpRequest {
   PriorityRef priority;  // null = foreground; order of waiting for a connection
   // Of GET and HEAD; others are never cut.
   ConnectionShares::Cut cut = ConnectionShares::Cut::kResumes;
+  bool own_connection = false;  // none that is there already
+  bool hedge = false;           // silent ones of the same source give way (ConnectionShares)
   std::chrono::milliseconds connect_timeout{15'000};
   std::chrono::milliseconds stall_timeout{20'000};  // no byte moved for so long
 };

@@ -120,7 +120,7 @@ class LocalSource : public ImageSource {
     return std::optional<LocalBlob>(std::move(local));
   }
 
-  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef,
+  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions,
                 CancelToken cancel, BlobSink sink, BlobDone done) override {
     done(ReadRanges(blob, ranges, cancel, sink));
   }

@@ -148,11 +148,11 @@ void RegistrySource::HasBlob(const Descriptor& blob, CancelToken cancel, HasBlob
 }
 
 void RegistrySource::ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges,
-                              PriorityRef priority, CancelToken cancel, BlobSink sink,
+                              ReadOptions options, CancelToken cancel, BlobSink sink,
                               BlobDone done) {
   absl::StatusOr<RangeSet> wanted = UnionOf(blob, ranges);
   if (!wanted.ok()) return done(Annotate(wanted.status(), endpoint_->host));
-  BlobRead::Run(shared_, endpoint_, {blob, *std::move(wanted), std::move(priority)},
+  BlobRead::Run(shared_, endpoint_, {blob, *std::move(wanted), std::move(options)},
                 std::move(cancel), std::move(sink), std::move(done));
 }
 

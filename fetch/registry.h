@@ -33,7 +33,7 @@ class RegistrySource : public ImageSource {
   void GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
                     SmallBlobDone done) override;
   void HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) override;
-  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef priority,
+  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions options,
                 CancelToken cancel, BlobSink sink, BlobDone done) override;
 
  private:

@@ -231,6 +231,8 @@ void RegistryCall::Send(Url url) {
   request.max_body_bytes = spec_.max_body_bytes;
   request.sink_collects = spec_.sink_collects;
   request.stall_timeout = spec_.stall_timeout;
+  request.own_connection = spec_.hedge || stalled_;
+  request.hedge = spec_.hedge;
   if (trying_https_) request.connect_timeout = kProbeTimeout;
   for (const auto& header : spec_.headers) request.headers.push_back(header);
   // Another host must not see the registry's credentials, and storage refuses two kinds at once.
@@ -293,6 +295,7 @@ void RegistryCall::OnAnswer(absl::StatusOr<HttpResponse> answer) {
 void RegistryCall::OnTransportFailure(absl::Status failure) {
   const TransportFailure kind = TransportFailureOf(failure);
   if (kind == TransportFailure::kGaveWay) return Attempt();
+  stalled_ = kind == TransportFailure::kStalled;
   RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
   if (trying_https_ && !at_storage_ && kind != TransportFailure::kUntrusted) {
     // No TLS there either, so the first failure tells more.
@@ -469,8 +472,13 @@ void RegistryCall::FollowRedirect(const HttpResponse& response) {
 }
 
 void RegistryCall::RetryOr(absl::Status failure, std::optional<std::chrono::seconds> asked) {
-  if (received_ >= kProgressBytes) attempts_ = 0;
+  const bool progress = received_ >= kProgressBytes;
+  if (progress) attempts_ = 0;
   ++attempts_;
+  if (spec_.once && !progress) {
+    failure = Annotate(failure, spec_.what);
+    return Finish(asked ? WithRetryAfter(std::move(failure), *asked) : std::move(failure));
+  }
   if (asked > kMaxRetryAfter) {
     return Finish(Annotate(failure, StrCat(spec_.what, ": asked to wait ", asked->count(), " s")));
   }

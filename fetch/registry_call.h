@@ -104,6 +104,9 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
     // False for what the registry may have taken in part: the failure is delivered when the
     // connection ends in the middle, and the caller finds out how far it got.
     bool resend_after_cut = true;
+    // As in ImageSource::ReadOptions.
+    bool once = false;
+    bool hedge = false;
     // The whole begins anew after a cut: the server may not know ranges.
     bool restarts = false;
     std::chrono::milliseconds stall_timeout{20'000};
@@ -167,6 +170,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   int generation_ = 0;           // of the credential that is in use
   bool resolved_again_ = false;  // the storage refused a link once
   bool own_failure_ = false;     // the receiver failed, not the transport
+  bool stalled_ = false;         // the last attempt: the next one has another connection
   int attempts_ = 0;             // failed in a row without progress
   int slow_attempts_ = 0;        // of them, too slow
   uint64_t received_ = 0;        // bytes of this attempt

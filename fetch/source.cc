@@ -1,5 +1,6 @@
 #include "fetch/source.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/status.h"
@@ -10,6 +11,8 @@
 
 namespace imagefs {
 namespace {
+
+constexpr char kRetryAfterPayload[] = "imagefs/retry-after";
 
 class RegistryAwareFactory : public SourceFactory {
  public:
@@ -54,6 +57,19 @@ class RegistryAwareFactory : public SourceFactory {
 };
 
 }  // namespace
+
+absl::Status WithRetryAfter(absl::Status failure, std::chrono::seconds pause) {
+  failure.SetPayload(kRetryAfterPayload, absl::Cord(StrCat(pause.count())));
+  return failure;
+}
+
+std::optional<std::chrono::seconds> RetryAfterOf(const absl::Status& failure) {
+  const auto payload = failure.GetPayload(kRetryAfterPayload);
+  if (!payload) return std::nullopt;
+  const std::optional<uint64_t> seconds = ParseDecimal(std::string(*payload));
+  if (!seconds) return std::nullopt;
+  return std::chrono::seconds(std::min<uint64_t>(*seconds, 1U << 30));
+}
 
 void ImageSource::GetReferrers(const Digest& /*subject*/, const std::string& /*artifact_type*/,
                                CancelToken cancel, ReferrersDone done) {

@@ -4,14 +4,17 @@
 // Thread-safe. Asynchronous methods return at once; `done` runs exactly once, on a thread of the
 // source (inline allowed), with kCancelled when the token fires first. What may pass by itself
 // (kUnavailable, 429, 5xx, cut connections) has been retried with back-off and Retry-After before
-// an error is delivered.
+// an error is delivered, unless the caller wants that for itself (ReadOptions).
 #pragma once
 
+#include <chrono>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/any_invocable.h"
@@ -37,6 +40,10 @@ struct LocalBlob {
   uint64_t offset = 0;
   uint64_t length = 0;
 };
+
+// A failure that tells how long the server asks to be left alone.
+absl::Status WithRetryAfter(absl::Status failure, std::chrono::seconds pause);
+std::optional<std::chrono::seconds> RetryAfterOf(const absl::Status& failure);
 
 class ImageSource {
  public:
@@ -102,7 +109,18 @@ class ImageSource {
   // they are split. OK when every byte was delivered, else why not, and then any part may have
   // been. kInvalidArgument, before any byte, for a range that is reversed or not inside the blob's
   // size; kDataLoss where the blob is known to have another size, or the answers make no sense.
-  virtual void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef priority,
+  struct ReadOptions {
+    ReadOptions(PriorityRef p) : priority(std::move(p)) {}  // NOLINT(google-explicit-constructor)
+    ReadOptions(std::nullptr_t) {}                          // NOLINT(google-explicit-constructor)
+    PriorityRef priority;  // null = kForeground; may be raised while the read runs
+    // The caller decides when to ask again, and tells of it: a failure is delivered at once, except
+    // of an answer that was cut after it had brought something.
+    bool once = false;
+    // Another read of these bytes is silent. This one has a connection of its own, and those of its
+    // host that are silent as well give way to it.
+    bool hedge = false;
+  };
+  virtual void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions options,
                         CancelToken cancel, BlobSink sink, BlobDone done) = 0;
 
  protected:

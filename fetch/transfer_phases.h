@@ -55,6 +55,8 @@ class TransferPhases {
   std::optional<Milliseconds> answered_after() const { return answered_after_; }
   // A sink's body was below the least rate in the last slow window.
   bool slow() const { return slow_; }
+  // No byte came or left in the last second.
+  bool Silent(Clock::time_point now) const { return now - last_byte_ >= std::chrono::seconds(1); }
 
   struct Verdict {
     enum class Kind { kGoesOn, kSilent, kTooSlow };

@@ -62,7 +62,7 @@ class FakeSource : public ImageSource {
         [this, blob, done = std::move(done)]() mutable { done(repository_.Has(audience_, blob)); });
   }
 
-  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, PriorityRef,
+  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions,
                 CancelToken cancel, BlobSink sink, BlobDone done) override {
     repository_.threads_.Submit([this, blob, ranges = std::move(ranges), cancel,
                                  sink = std::move(sink), done = std::move(done)]() mutable {
@@ -189,6 +189,19 @@ void FakeRepository::HoldAt(const Digest& blob, uint64_t offset) {
 void FakeRepository::Release(const Digest& blob) {
   absl::MutexLock lock(&mu_);
   blobs_[blob].hold_at = UINT64_MAX;
+  blobs_[blob].released = true;
+}
+
+void FakeRepository::Stall(const Digest& blob, int times) {
+  absl::MutexLock lock(&mu_);
+  blobs_[blob].stalls = times;
+  blobs_[blob].released = false;
+}
+
+int FakeRepository::Standing(const Digest& blob) const {
+  absl::MutexLock lock(&mu_);
+  const auto it = blobs_.find(blob);
+  return it == blobs_.end() ? 0 : it->second.held;
 }
 
 void FakeRepository::FailAt(const Digest& blob, uint64_t offset, absl::Status status, int times) {
@@ -286,6 +299,16 @@ void FakeRepository::Transfer(const std::string& audience, const Descriptor& blo
     if (it == blobs_.end()) return done(absl::NotFoundError("no such blob"));
     if (it->second.bytes.size() != blob.size) return done(absl::DataLossError("another size"));
     repeats = it->second.repeats > 0 && it->second.repeats-- > 0;
+    if (Blob& entry = it->second; entry.stalls > 0) {
+      --entry.stalls;
+      entry.reads.push_back(wanted.ranges().empty() ? ByteRange() : wanted.ranges().front());
+      ++entry.held;
+      auto go = [&entry, &cancel] { return entry.released || cancel.cancelled(); };
+      while (!mu_.AwaitWithTimeout(absl::Condition(&go), absl::Milliseconds(5))) {
+      }
+      --entry.held;
+      if (cancel.cancelled()) return done(absl::CancelledError("cancelled"));
+    }
   }
   ImageSource::BlobSink twice = [&sink](uint64_t offset, std::string_view data) {
     absl::Status status = sink(offset, data);

@@ -52,6 +52,11 @@ class FakeRepository {
   // Every transfer stops before byte `offset` of this blob until Release.
   void HoldAt(const Digest& blob, uint64_t offset);
   void Release(const Digest& blob);
+  // The next `times` transfers of the blob stand still before their first byte until they are
+  // cancelled or Release.
+  void Stall(const Digest& blob, int times);
+  // How many transfers stand at a hold, or still.
+  int Standing(const Digest& blob) const;
   // The next `times` transfers of the blob end with `status` at byte `offset`.
   void FailAt(const Digest& blob, uint64_t offset, absl::Status status, int times);
   // The next `times` transfers of the blob deliver one wrong byte at `offset`.
@@ -87,6 +92,8 @@ class FakeRepository {
     std::string bytes;
     uint64_t hold_at = UINT64_MAX;
     int held = 0;
+    int stalls = 0;
+    bool released = false;
     uint64_t fail_at = 0;
     absl::Status failure;
     int failures = 0;

@@ -72,6 +72,34 @@ class Machine {
   uint64_t next_ = 1;
 };
 
+// Silent requests that a reader waits for, of a source that has all that its host allows.
+TEST(ConnectionSharesTest, OnlySilentOnesOfItsSourceGiveWayToAHedge) {
+  Machine machine;
+  std::vector<uint64_t> running;
+  for (int i = 0; i < 8; ++i) {
+    running.push_back(machine.Ask("a", i < 4 ? "x" : "y", "http://a:80", Priority::kOnDemand));
+  }
+  machine.Settle();
+  const auto hedge = [&](const std::string& repository) {
+    const uint64_t id = machine.Ask("a", repository, "http://a:80", Priority::kOnDemand);
+    ConnectionShares::Claim claim = machine.claims_[id];
+    claim.hedge = true;
+    machine.shares_.Remove(id);
+    machine.Again(id, std::move(claim));
+    machine.Settle();
+    return id;
+  };
+  const uint64_t first = hedge("x");
+  EXPECT_FALSE(machine.Runs(first));
+  machine.shares_.SetSilent(running[7], true);
+  machine.Settle();
+  EXPECT_FALSE(machine.Runs(first)) << "it is another repository's";
+  machine.shares_.SetSilent(running[2], true);
+  machine.Settle();
+  EXPECT_TRUE(machine.Runs(first));
+  EXPECT_EQ(machine.cut_, std::vector<uint64_t>({running[2]}));
+}
+
 // An image with many layers, each redirected to another host, that never end.
 void Hog(Machine& machine, const std::string& registry, int count,
          Priority priority = Priority::kForeground) {
