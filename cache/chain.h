@@ -25,15 +25,20 @@ namespace imagefs {
 // While one is held, bytes that were here when it was given stay here.
 using FillPin = std::shared_ptr<const void>;
 
+// Who reads: a thread, by the number that the kernel gives with its requests; 0 = nobody in
+// particular.
+using ReaderId = uint32_t;
+
 // Brings the bytes of a layer that is not all here. Thread-safe.
 class LayerFill {
  public:
   virtual ~LayerFill() = default;
   // Runs `done` once, on any thread (inline allowed): with a pin when every byte of `range` of the
   // data file is here and was checked, else why it cannot be had. kCancelled when the token fires
-  // first, kDeadlineExceeded after read_deadline().
+  // first, kDeadlineExceeded when they did not come in the time that a read has. The kernel asks
+  // again for parts of what failed before it tells the reader: those fail at once.
   using Done = absl::AnyInvocable<void(absl::StatusOr<FillPin>)>;
-  virtual void Ensure(ByteRange range, CancelToken cancel, Done done) = 0;
+  virtual void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) = 0;
   // True once every byte is here and was checked against the DiffID; stays true.
   virtual bool complete() const = 0;
   // Bytes of the blob that are here, and all of them.

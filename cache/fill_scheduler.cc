@@ -8,10 +8,17 @@
 
 namespace imagefs {
 
+namespace {
+
+constexpr absl::Duration kShortestWait = absl::Milliseconds(1);
+
+}  // namespace
+
 FillScheduler::FillScheduler(Options options)
     : options_(std::move(options)),
       reads_memory_(options_.reads_memory, options_.reads_memory / 2),
       rest_memory_(options_.rest_memory, options_.rest_memory / 2),
+      health_(options_.health),
       shares_(options_.slots) {
   const int threads = options_.threads > 0 ? options_.threads
                                            : static_cast<int>(std::thread::hardware_concurrency());
@@ -34,7 +41,7 @@ FillScheduler::~FillScheduler() {
   }
   {
     absl::MutexLock lock(&mu_);
-    auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return shares_.total() == 0; };
+    auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return running_ == 0; };
     mu_.Await(absl::Condition(&none));
   }
   thread_.join();
@@ -63,20 +70,33 @@ void FillScheduler::NoteDemand() {
 FillSlot FillScheduler::Occupy(std::string source, Priority priority) {
   absl::MutexLock lock(&mu_);
   shares_.Take(source, priority);
+  ++running_;
   return FillSlot(*this, std::move(source), priority);
 }
 
-void FillScheduler::Give(const std::string& source, Priority priority) {
+void FillScheduler::Give(const std::string& source, Priority priority, bool aside) {
   // Signalled under the lock: the scheduler may end as soon as the last slot is back.
   absl::MutexLock lock(&mu_);
-  shares_.Give(source, priority);
+  if (!aside) shares_.Give(source, priority);
+  --running_;
   if (!std::exchange(woken_, true)) changed_.SignalAll();
 }
 
 void FillSlot::GiveBack() {
   if (FillScheduler* scheduler = std::exchange(scheduler_, nullptr)) {
-    scheduler->Give(source_, priority_);
+    scheduler->Give(source_, priority_, aside_);
   }
+}
+
+void FillSlot::StandAside() {
+  if (scheduler_ != nullptr && !std::exchange(aside_, true)) {
+    scheduler_->SetAside(source_, priority_);
+  }
+}
+
+void FillScheduler::SetAside(const std::string& source, Priority priority) {
+  absl::MutexLock lock(&mu_);
+  shares_.Give(source, priority);
 }
 
 // What the clients want, from another one on each time.
@@ -93,10 +113,11 @@ std::vector<FillScheduler::Wanting> FillScheduler::AskClients() {
   const Moment now = Moment::Now();
   const bool quiet =
       now - Moment::FromNanos(last_demand_ns_.load(std::memory_order_relaxed)) >= options_.quiet;
+  look_again_ = Moment::InfiniteFuture();
   std::vector<Wanting> wanting;
   for (size_t i = 0; i < clients.size(); ++i) {
     auto& client = clients[(turn + i) % clients.size()];
-    std::optional<FillClient::Want> want = client->MostUrgent(now);
+    std::optional<FillClient::Want> want = client->MostUrgent(now, look_again_);
     if (!want.has_value() || (want->priority == Priority::kBackground && !quiet)) continue;
     wanting.push_back({std::move(client), *std::move(want)});
   }
@@ -126,6 +147,7 @@ std::optional<FillScheduler::Pick> FillScheduler::Choose() {
   }
   if (best == nullptr) return std::nullopt;
   shares_.Take(best->want.source, best->want.priority);
+  ++running_;
   return Pick{std::move(best->client), best->want.priority,
               FillSlot(*this, std::move(best->want.source), best->want.priority)};
 }
@@ -135,7 +157,9 @@ void FillScheduler::Loop() {
     {
       absl::MutexLock lock(&mu_);
       // The quiet moment comes without anybody's call.
-      const Moment until = Moment::Now() + options_.quiet;
+      const Moment now = Moment::Now();
+      const Moment until =
+          std::min(now + options_.quiet, std::max(look_again_, now + kShortestWait));
       while (!woken_ && !stopping_ && changed_.WaitUntil(&mu_, until)) {
       }
       if (stopping_) return;
@@ -149,6 +173,7 @@ void FillScheduler::Loop() {
 
 void FillScheduler::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
   out.emplace_back("fill_requests", counters_.requests.load());
+  out.emplace_back("fill_hedges", counters_.hedges.load());
   out.emplace_back("fill_bytes_fetched", counters_.bytes.load());
   out.emplace_back("fill_spans", counters_.spans.load());
   out.emplace_back("fill_spans_prefetched", counters_.prefetched_spans.load());

@@ -29,6 +29,7 @@
 #include "base/timer_queue.h"
 #include "cache/fair_workers.h"
 #include "cache/fill_shares.h"
+#include "cache/source_health.h"
 
 namespace imagefs {
 
@@ -45,16 +46,20 @@ class FillSlot {
     std::swap(scheduler_, other.scheduler_);
     std::swap(source_, other.source_);
     std::swap(priority_, other.priority_);
+    std::swap(aside_, other.aside_);
     return *this;
   }
   ~FillSlot() { GiveBack(); }
   // The last thing that may be done with the scheduler: it may end now.
   void GiveBack();
+  // The request is silent: others may have its place, while it runs on.
+  void StandAside();
 
  private:
   FillScheduler* scheduler_ = nullptr;
   std::string source_;
   Priority priority_ = Priority::kOnDemand;
+  bool aside_ = false;
 };
 
 class FillClient {
@@ -64,8 +69,9 @@ class FillClient {
     Priority priority;
     std::string source;  // who would be asked: requests are shared out by it
   };
-  // The most urgent thing that could be asked for at `now`; nullopt: nothing is.
-  virtual std::optional<Want> MostUrgent(Moment now) = 0;
+  // The most urgent thing that could be asked for at `now`; nullopt: nothing is. `look_again` is
+  // lowered to the moment when time alone changes that.
+  virtual std::optional<Want> MostUrgent(Moment now, Moment& look_again) = 0;
   // Starts one request of that priority or a more urgent one, which keeps the slot until it has
   // ended; nothing when there is nothing to ask for after all.
   virtual void Launch(Priority priority, FillSlot slot) = 0;
@@ -86,6 +92,9 @@ class FillScheduler {
     // Memory of large requests, those that readers wait for and all others, shared among sources.
     // REQUIRES: each has room for the largest span, compressed and decoded.
     uint64_t reads_memory = 192 << 20, rest_memory = 128 << 20;
+    SourceHealth::Limits health;
+    // Who waits for a whole layer is told after so long without a byte.
+    absl::Duration give_up = absl::Minutes(2);
   };
   explicit FillScheduler(Options options);
   // Cancels and waits for what runs.
@@ -115,6 +124,7 @@ class FillScheduler {
   ByteBudget& memory(Priority priority) {
     return priority == Priority::kOnDemand ? reads_memory_ : rest_memory_;
   }
+  SourceHealth& health() { return health_; }
   Executor& work() { return *work_; }
   // For what takes long: the check of whole layers. Readers never wait behind it, and the layers of
   // one source do not keep it from those of another.
@@ -123,8 +133,8 @@ class FillScheduler {
 
   // Of all layers; written by them.
   struct Counters {
-    std::atomic<uint64_t> requests{0}, bytes{0}, spans{0}, wrong_spans{0}, waits{0}, joins{0},
-        prefetched_spans{0}, evicted_bytes{0}, expired{0}, failed{0};
+    std::atomic<uint64_t> requests{0}, hedges{0}, bytes{0}, spans{0}, wrong_spans{0}, waits{0},
+        joins{0}, prefetched_spans{0}, evicted_bytes{0}, expired{0}, failed{0};
   };
   Counters& counters() { return counters_; }
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
@@ -142,16 +152,20 @@ class FillScheduler {
   };
   void Loop();
   std::vector<Wanting> AskClients();
+  Moment look_again_ = Moment::InfiniteFuture();  // the scheduler's thread only
   std::optional<Pick> Choose();
-  void Give(const std::string& source, Priority priority);
+  void Give(const std::string& source, Priority priority, bool aside);
+  void SetAside(const std::string& source, Priority priority);
 
   const Options options_;
   Counters counters_;
   ByteBudget reads_memory_, rest_memory_;
+  SourceHealth health_;
   absl::Mutex mu_;
   std::vector<std::weak_ptr<FillClient>> clients_ ABSL_GUARDED_BY(mu_);
   size_t turn_ ABSL_GUARDED_BY(mu_) = 0;
   FillShares shares_ ABSL_GUARDED_BY(mu_);
+  int running_ ABSL_GUARDED_BY(mu_) = 0;  // requests, also those that stand aside
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   TimedCondition changed_;  // woken_ or stopping_

@@ -22,6 +22,7 @@ namespace {
 constexpr uint64_t kWholeBytes = 256 << 10;
 // When so much of a layer has been asked for, the rest is too, in large requests.
 constexpr double kMostOfIt = 0.6;
+constexpr absl::Duration kSilenceToTell = absl::Seconds(3);
 constexpr absl::Duration kCheckPause = absl::Seconds(1);
 constexpr absl::Duration kCheckRetry = absl::Seconds(30);
 constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
@@ -56,6 +57,10 @@ absl::Status FillingLayer::OpenFiles() {
   IMAGEFS_RETURN_IF_ERROR(PreadFull(present_.get(), absl::MakeSpan(present), 0).status());
   blob_.digest = access_->blob_digest();
   blob_.size = access_->blob_size();
+  {
+    absl::MutexLock lock(&mu_);
+    sources_.SetBlob(blob_.digest);
+  }
   if (options_.unproven) {
     IMAGEFS_ASSIGN_OR_RETURN(spool_, Spool::Open(directory + "/blob", blob_.size));
   }
@@ -84,9 +89,7 @@ void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
   bool go_on = false;
   {
     absl::MutexLock lock(&mu_);
-    std::erase_if(sources_,
-                  [&](const auto& other) { return other->audience() == source->audience(); });
-    sources_.push_back(std::move(source));
+    sources_.Add(std::move(source));
     not_before_ = Moment::InfinitePast();
     go_on = std::exchange(rest_waits_, false);
   }
@@ -101,13 +104,7 @@ bool FillingLayer::anonymous() const {
 
 std::vector<std::string> FillingLayer::Audiences() const {
   absl::MutexLock lock(&mu_);
-  std::vector<std::string> audiences;
-  for (const auto& source : sources_) audiences.push_back(source->audience());
-  return audiences;
-}
-
-std::shared_ptr<ImageSource> FillingLayer::SourceLocked() const {
-  return sources_.empty() ? nullptr : sources_.back();
+  return sources_.Audiences();
 }
 
 void FillingLayer::AllowWaiting(absl::Duration at_most) {
@@ -128,6 +125,7 @@ void FillingLayer::QueueLocked(uint32_t index, Priority priority) {
   } else if (span.state != State::kAbsent) {
     return;
   }
+  if (!wrong_.empty() && wrong_.PauseEnd(index, priority) > Moment::Now()) return;
   span.state = State::kQueued;
   span.priority = wanted;
   queues_[wanted].push_back(index);
@@ -150,28 +148,17 @@ void FillingLayer::TouchLocked(uint32_t first, uint32_t last) {
   }
 }
 
-// Reads ahead of a reader that goes on where it was, twice as far each time.
 void FillingLayer::ReadAheadLocked(uint32_t first, uint32_t last) {
-  for (Stream& stream : streams_) {
-    // Reads of one span, or of its neighbours in any order, are still in sequence.
-    if (stream.next == 0 || first > stream.next || first + 2 < stream.next) continue;
-    if (last <= stream.next) return;
-    stream.next = last;
-    // Where a profile says what comes next, going on is chance at first.
-    const bool chance = profiled_ && stream.steps++ < 3;
-    stream.ahead = chance ? 0 : std::min(std::max(2 * stream.ahead, 1U), 64U);
-    uint64_t bytes = 0;
-    for (uint32_t i = last; i < spans_.size() && i < last + stream.ahead; ++i) {
-      bytes += access_->span(i).blob_bytes;
-      if (bytes > kMaxReadAheadBytes) break;
-      if (spans_[i].state == State::kAbsent) {
-        QueueLocked(i, Priority::kReadahead);
-        scheduler_.counters().prefetched_spans++;
-      }
+  const uint32_t ahead = streams_.Advance(first, last, profiled_);
+  uint64_t bytes = 0;
+  for (uint32_t i = last; i < spans_.size() && i < last + ahead; ++i) {
+    bytes += access_->span(i).blob_bytes;
+    if (bytes > kMaxReadAheadBytes) break;
+    if (spans_[i].state == State::kAbsent) {
+      QueueLocked(i, Priority::kReadahead);
+      scheduler_.counters().prefetched_spans++;
     }
-    return;
   }
-  streams_[next_stream_++ % streams_.size()] = {last, 0, 0};
 }
 
 // Puts the waiter on every span of its parts that is not here; true when all are, and then pinned.
@@ -181,9 +168,9 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& sus
       Span& span = spans_[i];
       if (span.state == State::kPresent) continue;
       if (span.state == State::kSuspect) {
-        span.state = State::kInFlight;
+        span.state = State::kBusy;
         suspects.push_back(i);
-      } else if (span.state == State::kInFlight) {
+      } else if (span.state == State::kInFlight || span.state == State::kBusy) {
         scheduler_.counters().joins++;
         // What is under way in the background is now waited for.
         for (const auto& batch : batches_) {
@@ -201,8 +188,33 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& sus
   return true;
 }
 
-void FillingLayer::Ensure(ByteRange range, CancelToken cancel, Done done) {
+bool FillingLayer::AllHereLocked(const Waiter& waiter) const {
+  for (const auto& [first, last] : waiter.parts) {
+    for (uint32_t i = first; i < last; ++i) {
+      if (spans_[i].state != State::kPresent) return false;
+    }
+  }
+  return true;
+}
+
+absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
+  const Moment now = Moment::Now();
+  if (absl::Status late = late_.Find(waiter.reader, waiter.parts, now); !late.ok()) return late;
+  const std::optional<absl::Status> certain = sources_.Certain();
+  for (const auto& [first, last] : waiter.parts) {
+    for (uint32_t i = first; i < last; ++i) {
+      if (spans_[i].state == State::kPresent) continue;
+      if (!wrong_.empty() && wrong_.PauseEnd(i, Priority::kOnDemand) > now) return wrong_.Why(i);
+      // Whether it still is so is found out, for those who read later.
+      if (certain.has_value()) QueueLocked(i, Priority::kOnDemand);
+    }
+  }
+  return certain.value_or(absl::OkStatus());
+}
+
+void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) {
   auto waiter = std::make_shared<Waiter>();
+  waiter->reader = reader;
   waiter->done = std::move(done);
   std::vector<uint32_t> suspects;
   absl::Status failed;
@@ -225,13 +237,17 @@ void FillingLayer::Ensure(ByteRange range, CancelToken cancel, Done done) {
     if (failed.ok()) {
       for (const auto& [first, last] : waiter->parts) TouchLocked(first, last);
     }
+    if (failed.ok() && !AllHereLocked(*waiter)) failed = RefusalLocked(*waiter);
     waiter->over = !failed.ok() || ArmLocked(waiter, suspects);
     if (!waiter->over) ++waiting_;
     if (failed.ok() && begin < end) ReadAheadLocked(begin, end);
     deadline = deadline_.value_or(scheduler_.options().deadline);
     ready = waiter->over;
   }
-  if (ready) return Deliver({{waiter, failed}});
+  if (ready) {
+    if (!failed.ok()) scheduler_.Wake();
+    return Deliver({{waiter, failed}});
+  }
   scheduler_.counters().waits++;
   scheduler_.NoteDemand();
   CheckSuspects(suspects);
@@ -270,16 +286,17 @@ void FillingLayer::Watch(const WaiterRef& waiter, const CancelToken& cancel,
 }
 
 void FillingLayer::Expire(const WaiterRef& waiter) {
-  std::string reason;
+  const FillReport report = Report();
+  const absl::Status why = absl::DeadlineExceededError(
+      StrCat("bytes of layer ", access_->diff_id().Short(), " did not come in time",
+             report.reason.empty() ? "" : StrCat("; last failure: ", report.reason)));
   {
     absl::MutexLock lock(&mu_);
     if (waiter->over) return;
-    reason = reason_;
+    late_.Add(waiter->reader, waiter->parts, why, Moment::Now());
   }
   scheduler_.counters().expired++;
-  Leave(waiter, absl::DeadlineExceededError(
-                    StrCat("bytes of layer ", access_->diff_id().Short(), " did not come in time",
-                           reason.empty() ? "" : StrCat("; last failure: ", reason))));
+  Leave(waiter, why);
 }
 
 // Takes a waiter off; what only it waited for is no longer asked for.
@@ -369,9 +386,51 @@ void FillingLayer::WantAll(Priority priority) {
       sweep_ = 0;
       check = check_waits_ && priority <= Priority::kForeground;
     }
+    if (priority <= Priority::kForeground && !complete()) {
+      // From now on: who has waited before had a timer as well.
+      last_byte_ = std::max(last_byte_, Moment::Now());
+      give_up_timer_ =
+          scheduler_.At(last_byte_ + scheduler_.options().give_up, [weak = weak_from_this()] {
+            if (const auto self = weak.lock()) self->GiveUp();
+          });
+    }
   }
   if (check) BeginCheck();
   scheduler_.Wake();
+}
+
+// Somebody waits for the whole; says when nothing comes of it. What goes on after that does so in
+// the background.
+void FillingLayer::GiveUp() {
+  const absl::Duration limit = scheduler_.options().give_up;
+  const FillReport report = Report();
+  {
+    absl::MutexLock lock(&mu_);
+    if (cancelled_ || !poison_.ok() || complete()) return;
+    if (want_all_.value_or(Priority::kBackground) > Priority::kForeground) return;
+    const bool works = checking_ && !rest_runs_;  // on what is here
+    const Moment since = works ? Moment::Now() : last_byte_;
+    if (Moment::Now() < since + limit) {
+      give_up_timer_ = scheduler_.At(since + limit, [weak = weak_from_this()] {
+        if (const auto self = weak.lock()) self->GiveUp();
+      });
+      return;
+    }
+    want_all_.reset();
+    sweep_ = 0;
+  }
+  if (!options_.failing) return;
+  options_.failing(absl::DeadlineExceededError(StrCat(
+                       "nothing has come of layer ", access_->diff_id().Short(), " for ",
+                       absl::ToInt64Seconds(limit), " s",
+                       report.reason.empty() ? "" : StrCat("; last failure: ", report.reason))),
+                   true);
+}
+
+void FillingLayer::FailAllLocked(const absl::Status& status, Finished& finished) {
+  std::vector<uint32_t> waited;
+  for (const auto& [index, list] : waiters_) waited.push_back(index);
+  for (const uint32_t index : waited) FailSpanLocked(index, status, finished);
 }
 
 void FillingLayer::FailSpanLocked(uint32_t index, const absl::Status& status, Finished& finished) {
@@ -404,9 +463,9 @@ void FillingLayer::SubmitCheck(absl::AnyInvocable<void()> part) {
   claim.whole = true;
   {
     absl::MutexLock lock(&mu_);
-    if (const std::shared_ptr<ImageSource> source = SourceLocked()) {
-      claim.registry = source->registry();
-      claim.audience = source->audience();
+    if (!sources_.empty()) {
+      claim.registry = sources_.first()->registry();
+      claim.audience = sources_.first()->audience();
     }
     claim.priority = std::make_shared<LivePriority>(want_all_.value_or(Priority::kBackground));
   }
@@ -470,7 +529,9 @@ void FillingLayer::EndCheck(const absl::Status& status) {
   if (status.ok() && present_count_ == spans_.size()) {
     complete_.store(true, std::memory_order_release);
     reason_.clear();
-    sources_.clear();  // and the credentials that they hold
+    sources_.Clear();  // and the credentials that they hold
+    leftovers_.clear();
+    give_up_timer_.Cancel();
   } else if (!status.ok()) {
     // No fault of the bytes (a full disk, say): tried again later.
     reason_ = std::string(status.message());
@@ -518,8 +579,9 @@ void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
   bool urgent;
   {
     absl::MutexLock lock(&mu_);
-    source = cancelled_ ? nullptr : SourceLocked();
+    if (!cancelled_) source = sources_.Next(Priority::kForeground, Moment::Now(), nullptr).source;
     rest_waits_ = source == nullptr;
+    rest_runs_ = source != nullptr;
     if (source == nullptr) {
       reason_ = "the rest of the blob is missing, and there is no registry to ask";
       return;
@@ -531,10 +593,18 @@ void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
   source->ReadBlob(
       blob_, std::move(ranges), std::make_shared<LivePriority>(priority), cancel_.token(),
       [self = shared_from_this()](uint64_t offset, std::string_view data) {
+        {
+          absl::MutexLock lock(&self->mu_);
+          self->last_byte_ = Moment::Now();
+        }
         return self->spool_->Write(offset, data);
       },
       [self = shared_from_this(),
        slot = scheduler_.Occupy(SourceKey(*source), priority)](const absl::Status& status) mutable {
+        {
+          absl::MutexLock lock(&self->mu_);
+          self->rest_runs_ = false;
+        }
         self->SubmitCheck([self, status] {
           // Whatever is wrong with the transfer says nothing about the layer.
           status.ok() ? self->CheckWhole()
@@ -551,9 +621,7 @@ void FillingLayer::Poison(const absl::Status& why) {
     if (!poison_.ok()) return;
     poison_ = why;
     reason_ = std::string(why.message());
-    std::vector<uint32_t> waited;
-    for (const auto& [index, list] : waiters_) waited.push_back(index);
-    for (const uint32_t index : waited) FailSpanLocked(index, why, finished);
+    FailAllLocked(why, finished);
   }
   LogError("layer_poisoned layer=", access_->diff_id().Short(), " cause=", why.message());
   Deliver(std::move(finished));
@@ -561,16 +629,15 @@ void FillingLayer::Poison(const absl::Status& why) {
 
 void FillingLayer::Cancel() {
   Finished finished;
+  std::vector<BatchRef> batches;
   {
     absl::MutexLock lock(&mu_);
     cancelled_ = true;
-    std::vector<uint32_t> waited;
-    for (const auto& [index, list] : waiters_) waited.push_back(index);
-    for (const uint32_t index : waited) {
-      FailSpanLocked(index, absl::CancelledError("the store closes"), finished);
-    }
+    FailAllLocked(absl::CancelledError("the store closes"), finished);
+    batches = batches_;
   }
   cancel_.Cancel();
+  for (const BatchRef& batch : batches) batch->cancel.Cancel();
   Deliver(std::move(finished));
 }
 
@@ -593,8 +660,8 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
     for (size_t tried = 0; tried < spans_.size() && freed < bytes; ++tried) {
       const auto index = static_cast<uint32_t>(evict_from_++ % spans_.size());
       if (spans_[index].state != State::kPresent || wanted.contains(index)) continue;
-      // In flight until the hole is punched: whoever wants it waits, nobody brings it meanwhile.
-      spans_[index].state = State::kInFlight;
+      // Until the hole is punched whoever wants it waits, and nobody brings it meanwhile.
+      spans_[index].state = State::kBusy;
       const AccessSpan about = access_->span(index);
       --present_count_;
       present_blob_bytes_ -= about.blob_bytes;
@@ -648,7 +715,18 @@ FillReport FillingLayer::Report() const {
                  : complete()  ? "complete"
                  : checking_   ? "checking"
                                : "filling";
-  report.reason = reason_;
+  const Moment now = Moment::Now();
+  report.cause = report.reason = reason_;
+  if (const std::string trouble = sources_.Trouble(now); !trouble.empty()) {
+    report.reason = trouble;
+  } else if (reason_.empty()) {
+    for (const BatchRef& batch : batches_) {
+      if (!batch->asked || now - batch->last_byte < kSilenceToTell) continue;
+      report.cause = StrCat(batch->source->registry(), " sends nothing");
+      report.reason = StrCat(batch->source->registry(), " has sent nothing for ",
+                             absl::ToInt64Seconds(now - batch->last_byte), " s");
+    }
+  }
   report.blob_bytes = all_blob_bytes_;
   report.blob_bytes_present = present_blob_bytes_;
   report.blob_bytes_fetched = fetched_bytes_;

@@ -6,13 +6,16 @@
 //   <directory>/access   the span table (image/layer_access.h)
 //   <directory>/data     sparse
 //   <directory>/present  one byte a span: 1 = its bytes were checked and are in `data`
-//   <directory>/blob     of a layer that is not proven: what has come of its blob, so that the
-//   digest
-//                        of the whole can be checked
+//   <directory>/blob     of an unproven layer: what has come of its blob, to check it as a whole
 //
-// A span is absent, queued, in flight, present or suspect (present before a crash of the machine:
-// checked against its digest before it is believed). Bytes get into `data` only after their digest
-// was checked, and are read only while a FillPin is held, which keeps Evict away.
+// A span is absent, queued, in flight, busy (a worker decodes, checks or evicts it), present or
+// suspect (present before a crash of the machine: checked against its digest before it is
+// believed). Bytes get into `data` only after their digest was checked, and are read only while a
+// FillPin is held, which keeps Evict away.
+//
+// Whatever fails is asked for again, when cache/source_health.h lets it, until each waiter's
+// deadline; what is certain fails at once. A request that is silent while a reader waits for it has
+// a second one beside it (a hedge); the first that brings the bytes ends the other.
 //
 // Thread-safe.
 #pragma once
@@ -37,29 +40,16 @@
 #include "base/monotonic.h"
 #include "base/timer_queue.h"
 #include "cache/chain.h"
+#include "cache/fill_report.h"
 #include "cache/fill_scheduler.h"
+#include "cache/fill_sources.h"
+#include "cache/read_streams.h"
+#include "cache/span_troubles.h"
 #include "cache/spool.h"
 #include "fetch/source.h"
 #include "image/layer_access.h"
 
 namespace imagefs {
-
-// What is known of a layer that fills. A value.
-struct FillReport {
-  std::string state;                // "filling", "checking", "complete", "damaged"
-  std::string reason;               // of the last failure, "" = none
-  uint64_t blob_bytes = 0;          // of all spans
-  uint64_t blob_bytes_present = 0;  // of those here
-  uint64_t blob_bytes_fetched = 0;  // by this process
-  uint64_t blob_bytes_needed = 0;   // of spans that a reader asked for
-  uint64_t data_bytes = 0, data_bytes_present = 0;
-  uint64_t waiting = 0;  // reads
-  struct Transfer {
-    ByteRange blob;
-    Priority priority = Priority::kOnDemand;
-  };
-  std::vector<Transfer> in_flight;
-};
 
 class FillingLayer final : public LayerFill,
                            public FillClient,
@@ -75,9 +65,10 @@ class FillingLayer final : public LayerFill,
     // Called on a worker when every span (and the blob, of an unproven layer) is here; the layer is
     // complete when it says OK, damaged when it says kDataLoss, and tried again later otherwise.
     std::function<absl::Status(FillingLayer&)> check;
-    // Called when requests fail and nothing but another source would help, or nothing has for a
-    // while. The layer goes on trying. May be empty.
-    std::function<void(const absl::Status& why)> failing;
+    // Called when requests fail again and again, or (`for_good`) when it is certain that the bytes
+    // cannot be had, or nothing came for FillScheduler::Options::give_up while somebody waited for
+    // the whole: who waits for it is to be told. The layer goes on trying. May be empty.
+    std::function<void(const absl::Status& why, bool for_good)> failing;
     // Called once, after every read fails, when the layer is damaged. May be empty.
     std::function<void(const absl::Status& why)> damaged;
   };
@@ -86,83 +77,104 @@ class FillingLayer final : public LayerFill,
                                                             FillScheduler& scheduler);
   ~FillingLayer() override;
 
-  // To be called once: checks the whole where nothing is missing.
-  void Start();
+  void Start();  // to be called once: checks the whole where nothing is missing
 
-  // Where bytes may be had from; the one added last is asked first. A source whose audience is
-  // known replaces the one before (newer credentials).
+  // Where bytes may be had from (FillSources::Add).
   void AddSource(std::shared_ptr<ImageSource> source);
 
-  void Ensure(ByteRange range, CancelToken cancel, Done done) override;
+  void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) override;
   bool complete() const override { return complete_.load(std::memory_order_acquire); }
   Progress progress() const override;
   void AllowWaiting(absl::Duration at_most) override;
 
   // Asks for bytes that somebody will want soon.
   void Prefetch(ByteRange range, Priority priority);
-  // Asks for all that is missing; kBackground is what happens by itself after a quiet moment.
+  // Asks for all that is missing; kBackground is what happens by itself after a quiet moment. Of
+  // kForeground, Options::failing tells when it cannot be had.
   void WantAll(Priority priority);
-  // Gives back about `bytes` of the data file, the spans that came first first. Blocks until no
-  // reader looks at them. Returns what was given back.
+  // Gives back about `bytes` of the data file, what came first first, and returns how much. Blocks
+  // until no reader looks at it.
   uint64_t Evict(uint64_t bytes);
-  // From now on every Ensure fails.
-  void Poison(const absl::Status& why);
+  void Poison(const absl::Status& why);  // from now on every Ensure fails
 
-  // What readers asked for, at span granularity: parts of the data file with the moment of the
-  // first time, in FillScheduler::NextOrder's count.
+  // What readers asked for, by span: parts of the data file and when first, by NextOrder's count.
   std::vector<std::pair<uint64_t, ByteRange>> Touched() const;
   Moment last_touch() const;  // by a reader; InfinitePast: none yet
   FillReport Report() const;
   // The blob of an unproven layer, whole and checked. REQUIRES: `check` is running.
   absl::StatusOr<Fd> Blob() const { return spool_->Duplicate(); }
-  // Fires when the store closes.
-  CancelToken closing() const { return cancel_.token(); }
-  // True when nobody's credentials were used for any byte.
-  bool anonymous() const;
-  // Whose bytes these may be: the audiences of the sources.
-  std::vector<std::string> Audiences() const;
+  CancelToken closing() const { return cancel_.token(); }  // fires when the store closes
+  bool anonymous() const;                      // nobody's credentials were used for any byte
+  std::vector<std::string> Audiences() const;  // of the sources: whose bytes these may be
   const LayerAccess& access() const { return *access_; }
   const std::string& directory() const { return options_.directory; }
 
-  std::optional<Want> MostUrgent(Moment now) override;
+  std::optional<Want> MostUrgent(Moment now, Moment& look_again) override;
   void Launch(Priority priority, FillSlot slot) override;
   void Cancel() override;
 
  private:
-  enum class State : uint8_t { kAbsent, kQueued, kInFlight, kPresent, kSuspect };
+  enum class State : uint8_t { kAbsent, kQueued, kInFlight, kBusy, kPresent, kSuspect };
   struct Span {
     State state = State::kAbsent;
     uint8_t priority = 3;  // kQueued
-    uint8_t failures = 0;  // wrong bytes in a row
     bool touched = false;
   };
   struct Waiter;
   struct Batch;
   using WaiterRef = std::shared_ptr<Waiter>;
+  using BatchRef = std::shared_ptr<Batch>;
   using Finished = std::vector<std::pair<WaiterRef, absl::Status>>;
 
   FillingLayer(Options options, FillScheduler& scheduler)
-      : options_(std::move(options)), scheduler_(scheduler) {}
+      : options_(std::move(options)),
+        scheduler_(scheduler),
+        sources_(scheduler.health()),
+        wrong_(scheduler.options().health.most) {}
   absl::Status OpenFiles();
 
   void QueueLocked(uint32_t span, Priority priority) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TouchLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReadAheadLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::optional<uint32_t> NextLocked(Priority priority) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::shared_ptr<Batch> TakeBatchLocked(uint32_t span, Priority priority)
+  std::optional<uint32_t> NextLocked(Priority priority, Moment now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::shared_ptr<ImageSource> SourceLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-
-  void Request(const std::shared_ptr<Batch>& batch, FillSlot slot);
-  absl::Status OnBytes(const std::shared_ptr<Batch>& batch, uint64_t offset, std::string_view data);
-  void OnEnd(const std::shared_ptr<Batch>& batch, absl::Status status);
-  void Decode(const std::shared_ptr<Batch>& batch, uint32_t span);
+  BatchRef TakeBatchLocked(uint32_t span, Priority priority, Moment now)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  BatchRef NewBatchLocked(uint32_t first, uint32_t last, ByteRange blob, Priority priority,
+                          FillSources::Choice choice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // A request that readers wait for and that is silent, so that it is to be hedged now.
+  BatchRef SilentLocked(Moment now, Moment& look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::vector<BatchRef> SilentHedgesLocked(Moment now, Moment& look_again)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  BatchRef TakeHedgeLocked(const BatchRef& silent, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Spans [first, second) of a request, from the first to the last that a reader waits for.
+  std::pair<uint32_t, uint32_t> AwaitedLocked(const Batch& batch) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool InFlightElsewhereLocked(uint32_t span) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Duration SilenceLocked(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Begin(const BatchRef& batch, Priority priority);
+  void Request(const BatchRef& batch);
+  bool TakeOver(Batch& batch);
+  absl::Status OnBytes(const BatchRef& batch, uint64_t offset, std::string_view data);
+  BatchRef EndBatchLocked(const BatchRef& batch, const absl::Status& status, Finished& finished)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnEnd(const BatchRef& batch, absl::Status status);
+  void Decode(const BatchRef& batch, uint32_t span);
   absl::Status Store(const AccessSpan& span, std::string_view blob_bytes);
+  bool BeginWork(uint32_t span);
   void Recheck(uint32_t span);
-  void OnSpan(uint32_t span, const absl::Status& status);
+  void OnSpan(uint32_t span, const absl::Status& status, const ImageSource* source);
+  bool OnWrongLocked(uint32_t span, const absl::Status& status, const ImageSource* source,
+                     Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FailSpanLocked(uint32_t span, const absl::Status& status, Finished& finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailAllLocked(const absl::Status& status, Finished& finished)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver(Finished finished);
+  // Why these parts, of which something is missing, are not waited for.
+  absl::Status RefusalLocked(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool AllHereLocked(const Waiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void GiveUp();
   bool ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& suspects)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void CheckSuspects(const std::vector<uint32_t>& suspects);
@@ -170,7 +182,7 @@ class FillingLayer final : public LayerFill,
   void Expire(const WaiterRef& waiter);
   absl::Status RunMoves(const std::vector<uint32_t>& moves);
   void Leave(const WaiterRef& waiter, const absl::Status& why);
-  // Runs a part of the check on a slow worker, when it is this layer's source's turn.
+  // On a slow worker, when it is this layer's source's turn.
   void SubmitCheck(absl::AnyInvocable<void()> part);
   void BeginCheck();
   void Check();
@@ -197,27 +209,25 @@ class FillingLayer final : public LayerFill,
   // priority is passed over.
   std::array<std::deque<uint32_t>, 4> queues_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<uint32_t, std::vector<WaiterRef>> waiters_ ABSL_GUARDED_BY(mu_);
-  std::vector<std::shared_ptr<ImageSource>> sources_ ABSL_GUARDED_BY(mu_);
-  std::vector<std::shared_ptr<Batch>> batches_ ABSL_GUARDED_BY(mu_);
+  FillSources sources_ ABSL_GUARDED_BY(mu_);
+  std::vector<BatchRef> batches_ ABSL_GUARDED_BY(mu_);
+  // What failed requests brought, for the next ones.
+  std::vector<BatchRef> leftovers_ ABSL_GUARDED_BY(mu_);
+  WrongSpans wrong_ ABSL_GUARDED_BY(mu_);
+  LateReads late_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const void> epoch_ ABSL_GUARDED_BY(mu_) = std::make_shared<int>(0);
   std::vector<std::pair<uint64_t, uint32_t>> touched_ ABSL_GUARDED_BY(mu_);
   Moment last_touch_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
-  // Readers in sequence: where they are and how far is read ahead of them.
-  struct Stream {
-    uint32_t next = 0;
-    uint32_t ahead = 0;  // spans
-    uint32_t steps = 0;
-  };
-  std::array<Stream, 4> streams_ ABSL_GUARDED_BY(mu_);
-  size_t next_stream_ ABSL_GUARDED_BY(mu_) = 0;
+  ReadStreams streams_ ABSL_GUARDED_BY(mu_);
   bool profiled_ ABSL_GUARDED_BY(mu_) = false;  // what will be read is asked for already
   std::optional<Priority> want_all_ ABSL_GUARDED_BY(mu_);
   uint32_t sweep_ ABSL_GUARDED_BY(mu_) = 0;  // where the search for missing spans goes on
-  Moment not_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
-  Moment idle_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // no read waits
-  Timer not_before_timer_ ABSL_GUARDED_BY(mu_), idle_timer_ ABSL_GUARDED_BY(mu_);
+  // When spans that were passed over, since their bytes were wrong, are looked for again.
+  Moment sweep_again_ ABSL_GUARDED_BY(mu_) = Moment::InfiniteFuture();
+  Moment not_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // trouble on this machine
+  Moment last_byte_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
+  Timer give_up_timer_ ABSL_GUARDED_BY(mu_);
   Timer check_timer_ ABSL_GUARDED_BY(mu_);  // begins one
-  int failures_ ABSL_GUARDED_BY(mu_) = 0;   // of requests, in a row
   absl::Status poison_ ABSL_GUARDED_BY(mu_);
   std::string reason_ ABSL_GUARDED_BY(mu_);
   std::optional<absl::Duration> deadline_ ABSL_GUARDED_BY(mu_);
@@ -231,6 +241,7 @@ class FillingLayer final : public LayerFill,
   bool check_waits_ ABSL_GUARDED_BY(mu_) = false;
   bool check_runs_ ABSL_GUARDED_BY(mu_) = false;
   bool rest_waits_ ABSL_GUARDED_BY(mu_) = false;  // the check, for a source
+  bool rest_runs_ ABSL_GUARDED_BY(mu_) = false;   // its transfer
   bool blob_again_ ABSL_GUARDED_BY(mu_) = false;  // it was fetched a second time
   bool anonymous_ ABSL_GUARDED_BY(mu_) = true;
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;

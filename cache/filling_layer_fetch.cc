@@ -23,17 +23,21 @@ constexpr std::array<uint64_t, 4> kMaxBatchBytes = {512 << 10, 512 << 10, 2 << 2
 constexpr uint64_t kMaxGapBytes = 16 << 10;
 // A request that takes more memory than this waits until there is room for it.
 constexpr uint64_t kLargeBytes = 8 << 20;
-constexpr uint8_t kMaxWrong = 3;  // times that a span's bytes are wrong
 constexpr int kManyFailures = 5;  // of requests in a row
-constexpr absl::Duration kFirstBackoff = absl::Milliseconds(250);
-constexpr absl::Duration kMaxBackoff = absl::Seconds(8);
-// What nobody waits for is left alone for so long after a failure that does not pass by itself.
-constexpr absl::Duration kIdlePause = absl::Seconds(30);
+// After a failure of this machine's own: a full disk, say.
+constexpr absl::Duration kLocalPause = absl::Seconds(1);
+// Of a request's silence, what is worth to be remembered as usual.
+constexpr absl::Duration kPauseToNote = absl::Milliseconds(250);
+// What failed requests brought is kept for so long, and of so many.
+constexpr absl::Duration kLeftoverLife = absl::Minutes(1);
+constexpr size_t kMaxLeftovers = 4;
+// A part of a read's time after which what it waits for is asked a second time.
+constexpr int kSilentPart = 3;
 
 }  // namespace
 
 // The next span to ask for at that priority: what was queued, else what is missing.
-std::optional<uint32_t> FillingLayer::NextLocked(Priority priority) {
+std::optional<uint32_t> FillingLayer::NextLocked(Priority priority, Moment now) {
   const auto p = static_cast<size_t>(priority);
   std::deque<uint32_t>& queue = queues_[p];
   while (!queue.empty()) {
@@ -46,31 +50,70 @@ std::optional<uint32_t> FillingLayer::NextLocked(Priority priority) {
     return std::nullopt;
   }
   for (; sweep_ < spans_.size(); ++sweep_) {
-    if (spans_[sweep_].state == State::kAbsent) return sweep_;
-    if (spans_[sweep_].state == State::kSuspect) return sweep_;
+    if (spans_[sweep_].state != State::kAbsent && spans_[sweep_].state != State::kSuspect) continue;
+    const Moment end = wrong_.PauseEnd(sweep_, priority);
+    if (end <= now) return sweep_;
+    sweep_again_ = std::min(sweep_again_, end);
   }
   return std::nullopt;
 }
 
-std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now) {
-  absl::MutexLock lock(&mu_);
-  if (cancelled_ || !poison_.ok() || sources_.empty() || now < not_before_) return std::nullopt;
-  if (present_count_ == spans_.size()) return std::nullopt;
-  const int least = now < idle_before_ ? static_cast<int>(Priority::kReadahead) : 4;
-  for (int p = 0; p < least; ++p) {
-    const auto priority = static_cast<Priority>(p);
-    if (NextLocked(priority).has_value()) return Want{priority, SourceKey(*SourceLocked())};
+std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& look_again) {
+  std::vector<BatchRef> silent_hedges;
+  std::optional<Want> want;
+  {
+    absl::MutexLock lock(&mu_);
+    if (cancelled_ || !poison_.ok() || sources_.empty()) return std::nullopt;
+    std::erase_if(leftovers_,
+                  [&](const BatchRef& batch) { return now - batch->last_byte > kLeftoverLife; });
+    if (present_count_ == spans_.size()) return std::nullopt;
+    if (now < not_before_) {
+      look_again = std::min(look_again, not_before_);
+      return std::nullopt;
+    }
+    if (now >= sweep_again_) {
+      sweep_ = 0;
+      sweep_again_ = Moment::InfiniteFuture();
+    }
+    silent_hedges = SilentHedgesLocked(now, look_again);
+    // Not before those have been counted as failures.
+    const BatchRef silent = silent_hedges.empty() ? SilentLocked(now, look_again) : nullptr;
+    if (silent != nullptr) want = Want{Priority::kOnDemand, silent->place.source};
+    for (int p = 0; p < 4 && !want.has_value(); ++p) {
+      const auto priority = static_cast<Priority>(p);
+      const std::optional<uint32_t> next = NextLocked(priority, now);
+      if (!next.has_value()) continue;
+      const FillSources::Choice choice = sources_.Next(priority, now, nullptr);
+      if (choice.when > now && spans_[*next].state != State::kSuspect) {
+        // What is less urgent may not be asked for earlier.
+        look_again = std::min(look_again, choice.when);
+        break;
+      }
+      want = Want{priority, SourceKey(*choice.source)};
+    }
+    look_again = std::min(look_again, sweep_again_);
   }
-  return std::nullopt;
+  for (const BatchRef& hedge : silent_hedges) {
+    const absl::Status why = absl::DeadlineExceededError(
+        StrCat(hedge->source->registry(), " is silent on two connections"));
+    scheduler_.health().Failed(hedge->place, why, hedge->began, now, false);
+    hedge->cancel.Cancel();
+    look_again = now;
+  }
+  return want;
 }
 
 // That span and its neighbours that are wanted as well. Behind them a request of low urgency takes
 // what is missing.
-std::shared_ptr<FillingLayer::Batch> FillingLayer::TakeBatchLocked(uint32_t index,
-                                                                   Priority priority) {
+FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority priority,
+                                                     Moment now) {
+  const FillSources::Choice choice = sources_.Next(priority, now, nullptr);
+  if (choice.when > now) return nullptr;
+  if (!scheduler_.health().Begin(sources_.PlaceOf(*choice.source), priority, now)) return nullptr;
   const uint64_t limit = kMaxBatchBytes[static_cast<size_t>(priority)];
   const bool sweeping = want_all_.value_or(Priority::kBackground) == priority;
   auto wanted = [&](uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    if (!wrong_.empty() && wrong_.PauseEnd(i, priority) > now) return false;
     return spans_[i].state == State::kQueued || (sweeping && spans_[i].state == State::kAbsent);
   };
   AccessSpan at = access_->span(index);
@@ -95,18 +138,23 @@ std::shared_ptr<FillingLayer::Batch> FillingLayer::TakeBatchLocked(uint32_t inde
     blob.begin = before.blob_begin;
     --first;
   }
-  for (uint32_t i = first; i < last; ++i) {
-    spans_[i].state = State::kInFlight;
-  }
+  return NewBatchLocked(first, last, blob, priority, choice);
+}
+
+FillingLayer::BatchRef FillingLayer::NewBatchLocked(uint32_t first, uint32_t last, ByteRange blob,
+                                                    Priority priority, FillSources::Choice choice) {
   auto batch = std::make_shared<Batch>();
   batch->first = batch->next = first;
   batch->last = last;
   batch->blob = blob;
   batch->priority = std::make_shared<LivePriority>(priority);
-  batch->source = SourceLocked();
-  anonymous_ &= batch->source->anonymous();
+  batch->place = sources_.PlaceOf(*choice.source);
+  anonymous_ &= choice.source->anonymous();
+  batch->source = std::move(choice.source);
+  batch->began = batch->last_byte = choice.when;
   uint64_t largest = 0;
   for (uint32_t i = first; i < last; ++i) {
+    spans_[i].state = State::kInFlight;
     largest = std::max<uint64_t>(largest, access_->span(i).data_bytes);
   }
   batch->memory = blob.size() + largest;
@@ -114,61 +162,186 @@ std::shared_ptr<FillingLayer::Batch> FillingLayer::TakeBatchLocked(uint32_t inde
   return batch;
 }
 
+std::pair<uint32_t, uint32_t> FillingLayer::AwaitedLocked(const Batch& batch) const {
+  std::pair<uint32_t, uint32_t> awaited = {0, 0};
+  for (uint32_t i = batch.next; i < batch.last; ++i) {
+    if (spans_[i].state != State::kInFlight || !waiters_.contains(i)) continue;
+    if (awaited.second == 0) awaited.first = i;
+    awaited.second = i + 1;
+  }
+  return awaited;
+}
+
+absl::Duration FillingLayer::SilenceLocked(const Batch& batch) const {
+  const absl::Duration deadline = deadline_.value_or(scheduler_.options().deadline);
+  return std::min(scheduler_.health().Silence(batch.place), deadline / kSilentPart);
+}
+
+FillingLayer::BatchRef FillingLayer::SilentLocked(Moment now, Moment& look_again) {
+  if (waiters_.empty()) return nullptr;
+  for (const BatchRef& batch : batches_) {
+    if (batch->hedge || batch->given_up || !batch->asked) continue;
+    if (AwaitedLocked(*batch).second == 0) continue;
+    const Moment silent_at = batch->last_byte + SilenceLocked(*batch);
+    if (now < silent_at) {
+      look_again = std::min(look_again, silent_at);
+      continue;
+    }
+    batch->slot.StandAside();
+    const BatchRef hedge = batch->beside.lock();
+    if (hedge != nullptr && !hedge->given_up) continue;
+    const Moment when = sources_.Next(Priority::kOnDemand, now, batch->source.get()).when;
+    if (when <= now) return batch;
+    look_again = std::min(look_again, when);
+  }
+  return nullptr;
+}
+
+// Hedges that are as silent as what they stand beside. They make room for the next try, for which
+// the source has its pause.
+std::vector<FillingLayer::BatchRef> FillingLayer::SilentHedgesLocked(Moment now,
+                                                                     Moment& look_again) {
+  std::vector<BatchRef> silent;
+  for (const BatchRef& batch : batches_) {
+    if (!batch->hedge || batch->given_up || !batch->asked) continue;
+    const Moment silent_at = batch->last_byte + SilenceLocked(*batch);
+    if (now < silent_at) {
+      look_again = std::min(look_again, silent_at);
+      continue;
+    }
+    batch->given_up = true;
+    silent.push_back(batch);
+  }
+  return silent;
+}
+
+// Asks for what readers wait for of a silent request a second time.
+FillingLayer::BatchRef FillingLayer::TakeHedgeLocked(const BatchRef& silent, Moment now) {
+  FillSources::Choice choice = sources_.Next(Priority::kOnDemand, now, silent->source.get());
+  if (choice.when > now) return nullptr;
+  const SourceHealth::Place place = sources_.PlaceOf(*choice.source);
+  if (!scheduler_.health().Begin(place, Priority::kOnDemand, now)) return nullptr;
+  const auto [first, end] = AwaitedLocked(*silent);
+  ByteRange blob = {access_->span(first).blob_begin, access_->span(first).blob_end()};
+  uint32_t last = first + 1;
+  for (; last < end; ++last) {
+    const AccessSpan next = access_->span(last);
+    if (spans_[last].state != State::kInFlight || next.blob_begin < blob.begin ||
+        next.blob_end() < blob.end || next.blob_end() - blob.begin > kMaxBatchBytes[0]) {
+      break;
+    }
+    blob.end = next.blob_end();
+  }
+  BatchRef hedge = NewBatchLocked(first, last, blob, Priority::kOnDemand, std::move(choice));
+  hedge->hedge = true;
+  hedge->beside = silent;
+  silent->beside = hedge;
+  scheduler_.counters().hedges++;
+  return hedge;
+}
+
 void FillingLayer::Launch(Priority priority, FillSlot slot) {
-  std::shared_ptr<Batch> batch;
+  BatchRef batch;
   std::optional<uint32_t> suspect;
   {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || sources_.empty()) return;
-    const std::optional<uint32_t> next = NextLocked(priority);
-    if (!next.has_value()) return;
-    if (spans_[*next].state == State::kSuspect) {
-      spans_[*next].state = State::kInFlight;
-      suspect = next;
-    } else {
-      batch = TakeBatchLocked(*next, priority);
+    const Moment now = Moment::Now();
+    Moment later = Moment::InfiniteFuture();
+    if (const BatchRef silent = SilentLocked(now, later)) {
+      batch = TakeHedgeLocked(silent, now);
+    } else if (const std::optional<uint32_t> next = NextLocked(priority, now); next.has_value()) {
+      if (spans_[*next].state == State::kSuspect) {
+        spans_[*next].state = State::kBusy;
+        suspect = next;
+      } else {
+        batch = TakeBatchLocked(*next, priority, now);
+      }
     }
+    if (batch != nullptr) batch->slot = std::move(slot);
   }
+  if (batch != nullptr) Begin(batch, priority);
   if (suspect.has_value()) {
-    return scheduler_.work().Submit(
+    scheduler_.work().Submit(
         std::make_shared<LivePriority>(priority),
         [self = shared_from_this(), span = *suspect, slot = std::move(slot)]() mutable {
           self->Recheck(span);
           slot.GiveBack();
         });
   }
-  if (batch->memory <= kLargeBytes) return Request(batch, std::move(slot));
-  scheduler_.memory(priority).Take(SourceKey(*batch->source), batch->memory, cancel_.token(),
-                                   [self = shared_from_this(), batch, slot = std::move(slot)](
-                                       absl::StatusOr<ByteBudget::Lease> room) mutable {
-                                     if (room.ok()) {
-                                       batch->room = *std::move(room);
-                                       return self->Request(batch, std::move(slot));
-                                     }
-                                     self->OnEnd(batch, room.status());
-                                     slot.GiveBack();
-                                   });
 }
 
-void FillingLayer::Request(const std::shared_ptr<Batch>& batch, FillSlot slot) {
-  batch->bytes = std::make_unique_for_overwrite<char[]>(batch->blob.size());
+// A large request waits for memory.
+void FillingLayer::Begin(const BatchRef& batch, Priority priority) {
+  if (TakeOver(*batch) || batch->memory <= kLargeBytes) return Request(batch);
+  scheduler_.memory(priority).Take(
+      batch->place.source, batch->memory, batch->cancel.token(),
+      [self = shared_from_this(), batch](absl::StatusOr<ByteBudget::Lease> room) {
+        if (!room.ok()) return self->OnEnd(batch, room.status());
+        {
+          absl::MutexLock lock(&self->mu_);
+          batch->room = *std::move(room);
+        }
+        self->Request(batch);
+      });
+}
+
+// What earlier requests brought of the same bytes before they failed. True: and the room that they
+// had.
+bool FillingLayer::TakeOver(Batch& batch) {
+  std::vector<BatchRef> taken;
+  {
+    absl::MutexLock lock(&mu_);
+    std::erase_if(leftovers_, [&](const BatchRef& one) {
+      if (one->blob.end <= batch.blob.begin || one->blob.begin >= batch.blob.end) return false;
+      taken.push_back(one);
+      return true;
+    });
+    for (const BatchRef& one : taken) {
+      if (one->blob == batch.blob && one->room.bytes() > 0) batch.room = std::move(one->room);
+    }
+  }
+  if (taken.empty()) return false;
+  batch.bytes = std::make_unique_for_overwrite<char[]>(batch.blob.size());
+  for (const BatchRef& one : taken) {
+    for (const ByteRange& run : one->received.ranges()) {
+      const ByteRange part = {std::max(run.begin, batch.blob.begin),
+                              std::min(run.end, batch.blob.end)};
+      if (part.empty()) continue;
+      std::memcpy(batch.bytes.get() + (part.begin - batch.blob.begin),
+                  one->bytes.get() + (part.begin - one->blob.begin), part.size());
+      batch.received.Add(part);
+    }
+  }
+  return batch.room.bytes() > 0;
+}
+
+void FillingLayer::Request(const BatchRef& batch) {
+  if (batch->bytes == nullptr) {
+    batch->bytes = std::make_unique_for_overwrite<char[]>(batch->blob.size());
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    batch->asked = true;
+    batch->began = batch->last_byte = Moment::Now();
+  }
   scheduler_.counters().requests++;
+  ImageSource::ReadOptions options(batch->priority);
+  options.once = true;
+  options.hedge = batch->hedge;
   batch->source->ReadBlob(
-      blob_, {batch->blob}, batch->priority, cancel_.token(),
+      blob_, batch->received.Missing(batch->blob), std::move(options), batch->cancel.token(),
       [self = shared_from_this(), batch](uint64_t offset, std::string_view data) {
         return self->OnBytes(batch, offset, data);
       },
-      [self = shared_from_this(), batch,
-       slot = std::move(slot)](const absl::Status& status) mutable {
+      [self = shared_from_this(), batch](const absl::Status& status) {
         self->OnEnd(batch, status);
-        slot.GiveBack();
       });
 }
 
 // Spans are decoded as soon as their last byte is here, while the rest still comes. A decoder may
 // be looking at what came before, so nothing is written twice.
-absl::Status FillingLayer::OnBytes(const std::shared_ptr<Batch>& batch, uint64_t offset,
-                                   std::string_view data) {
+absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::string_view data) {
   const ByteRange& blob = batch->blob;
   if (offset < blob.begin || offset > blob.end || data.size() > blob.end - offset) {
     return absl::InternalError("bytes that were not asked for");
@@ -179,72 +352,122 @@ absl::Status FillingLayer::OnBytes(const std::shared_ptr<Batch>& batch, uint64_t
                 part.size());
   }
   batch->received.Add(here);
-  if (spool_ != nullptr) IMAGEFS_RETURN_IF_ERROR(spool_->Write(offset, data));
+  batch->progress = true;
+  if (spool_ != nullptr) {
+    batch->own_failure = spool_->Write(offset, data);
+    IMAGEFS_RETURN_IF_ERROR(batch->own_failure);
+  }
   scheduler_.counters().bytes += data.size();
+  const uint64_t end = batch->received.ContiguousEnd(blob.begin);
+  const Moment now = Moment::Now();
+  uint32_t from, to;
+  absl::Duration waited;
+  BatchRef hedge;
   {
     absl::MutexLock lock(&mu_);
     fetched_bytes_ += data.size();
+    last_byte_ = now;
+    waited = now - std::exchange(batch->last_byte, now);
+    if (!std::exchange(batch->answered, true)) waited = std::max(waited, kPauseToNote);
+    from = batch->next;
+    while (batch->next < batch->last && access_->span(batch->next).blob_end() <= end) ++batch->next;
+    to = batch->next;
+    // It was slow and is not silent any more: what was asked beside it is not needed.
+    hedge = batch->hedge ? nullptr : batch->beside.lock();
+    if (hedge != nullptr && (hedge->answered || std::exchange(hedge->given_up, true)))
+      hedge.reset();
   }
-  const uint64_t end = batch->received.ContiguousEnd(blob.begin);
-  while (batch->next < batch->last && access_->span(batch->next).blob_end() <= end) {
-    const uint32_t span = batch->next++;
+  if (waited >= kPauseToNote && scheduler_.health().Answered(batch->place, waited)) {
+    scheduler_.Wake();
+  }
+  if (hedge != nullptr) hedge->cancel.Cancel();
+  for (uint32_t span = from; span < to; ++span) {
     scheduler_.work().Submit(
         batch->priority, [self = shared_from_this(), batch, span] { self->Decode(batch, span); });
   }
   return absl::OkStatus();
 }
 
-void FillingLayer::OnEnd(const std::shared_ptr<Batch>& batch, absl::Status status) {
-  if (status.ok() && batch->next < batch->last) {
-    status = absl::DataLossError("a range of the blob ended early");
-  }
-  Finished finished;
-  bool failing = false, later = false;
+void FillingLayer::OnEnd(const BatchRef& batch, absl::Status status) {
+  bool judged;
   {
     absl::MutexLock lock(&mu_);
-    std::erase(batches_, batch);
-    bool again = false;
-    if (status.ok()) {
-      failures_ = 0;
-    } else if (!cancelled_) {
+    if (status.ok() && batch->received.ContiguousEnd(batch->blob.begin) < batch->blob.end) {
+      status = absl::DataLossError("a range of the blob ended early");
+    }
+    judged = !status.ok() && !cancelled_ && !batch->given_up && batch->own_failure.ok();
+  }
+  SourceHealth& health = scheduler_.health();
+  int failures = 0;
+  if (judged) {
+    failures = health.Failed(batch->place, status, batch->began, Moment::Now(), batch->progress);
+  } else {
+    health.Ended(batch->place);
+  }
+  Finished finished;
+  BatchRef loser;
+  std::optional<absl::Status> certain;
+  FillSlot slot;
+  {
+    absl::MutexLock lock(&mu_);
+    loser = EndBatchLocked(batch, status, finished);
+    slot = std::move(batch->slot);
+    if (judged) {
       reason_ = std::string(status.message());
-      const absl::Duration pause =
-          std::min(kMaxBackoff, kFirstBackoff * (1 << std::min(failures_++, 10)));
-      if (IsCredentialFailure(status) && sources_.size() > 1) {
-        // Somebody else's authorisation may do.
-        std::erase(sources_, batch->source);
-        again = true;
-      } else if (IsRetriable(status)) {
-        later = true;
-        not_before_ = Moment::Now() + pause;
-        not_before_timer_ = scheduler_.WakeAt(not_before_);
-        std::rotate(sources_.begin(), sources_.begin() + 1, sources_.end());
-        again = true;
-      } else {
-        // Readers are told and may ask again at once; what nobody waits for has time.
-        later = true;
-        idle_before_ = Moment::Now() + std::max(pause, kIdlePause);
-        idle_timer_ = scheduler_.WakeAt(idle_before_);
-      }
+      certain = sources_.Certain();
+      if (certain.has_value()) FailAllLocked(*certain, finished);
+      if (certain.has_value() && want_all_.value_or(Priority::kBackground) <= Priority::kForeground)
+        want_all_.reset();
     }
-    failing = !status.ok() && !cancelled_ && (!again || failures_ >= kManyFailures);
-    for (uint32_t i = batch->next; i < batch->last; ++i) {
-      if (spans_[i].state != State::kInFlight) continue;
-      spans_[i].state = State::kAbsent;
-      if (!waiters_.contains(i)) continue;
-      if (again) {
-        QueueLocked(i, Priority::kOnDemand);
-      } else {
-        FailSpanLocked(i, cancelled_ ? absl::CancelledError("the store closes") : status, finished);
-      }
-    }
-    if (!status.ok()) sweep_ = 0;
   }
-  if (later) {
-    LogWarning("fill_failed layer=", access_->diff_id().Short(), " cause=", status.message());
-  }
+  if (loser != nullptr) loser->cancel.Cancel();
   Deliver(std::move(finished));
-  if (failing && options_.failing) options_.failing(status);
+  if (options_.failing && (certain.has_value() || failures >= kManyFailures)) {
+    options_.failing(certain.value_or(status), certain.has_value());
+  }
+  scheduler_.Wake();
+  slot.GiveBack();
+}
+
+bool FillingLayer::InFlightElsewhereLocked(uint32_t span) const {
+  return std::any_of(batches_.begin(), batches_.end(), [span](const BatchRef& other) {
+    return !other->given_up && other->next <= span && span < other->last;
+  });
+}
+
+// Returns the request beside it that is not needed any more.
+FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
+                                                    const absl::Status& status,
+                                                    Finished& finished) {
+  std::erase(batches_, batch);
+  batch->given_up = true;
+  const bool local = !batch->own_failure.ok();
+  if (local) not_before_ = Moment::Now() + kLocalPause;
+  BatchRef other = status.ok() ? batch->beside.lock() : nullptr;
+  if (other != nullptr) {
+    // One that went on meanwhile brings the rest of its spans as well.
+    const bool needed = batch->hedge && other->last_byte > batch->began;
+    if (needed || std::exchange(other->given_up, true)) other.reset();
+  }
+  for (uint32_t i = batch->next; i < batch->last; ++i) {
+    if (spans_[i].state != State::kInFlight || InFlightElsewhereLocked(i)) continue;
+    spans_[i].state = State::kAbsent;
+    if (!waiters_.contains(i)) continue;
+    if (cancelled_) {
+      FailSpanLocked(i, absl::CancelledError("the store closes"), finished);
+    } else if (local) {
+      FailSpanLocked(i, batch->own_failure, finished);
+    } else {
+      QueueLocked(i, Priority::kOnDemand);
+    }
+  }
+  if (status.ok()) return other;
+  sweep_ = 0;
+  if (!cancelled_ && !local && batch->received.total_bytes() > 0 && batch->next < batch->last) {
+    if (leftovers_.size() >= kMaxLeftovers) leftovers_.erase(leftovers_.begin());
+    leftovers_.push_back(batch);
+  }
+  return other;
 }
 
 absl::Status FillingLayer::Store(const AccessSpan& span, std::string_view blob_bytes) {
@@ -254,7 +477,16 @@ absl::Status FillingLayer::Store(const AccessSpan& span, std::string_view blob_b
   return PwriteFull(data_.get(), out, span.data_begin);
 }
 
-void FillingLayer::Decode(const std::shared_ptr<Batch>& batch, uint32_t index) {
+// A span is a worker's alone, also where two requests bring it.
+bool FillingLayer::BeginWork(uint32_t index) {
+  absl::MutexLock lock(&mu_);
+  if (spans_[index].state != State::kInFlight) return false;
+  spans_[index].state = State::kBusy;
+  return true;
+}
+
+void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
+  if (!BeginWork(index)) return;
   const AccessSpan span = access_->span(index);
   absl::Status status =
       Store(span, std::string_view(batch->bytes.get() + (span.blob_begin - batch->blob.begin),
@@ -262,7 +494,8 @@ void FillingLayer::Decode(const std::shared_ptr<Batch>& batch, uint32_t index) {
   // The mark is written after the bytes: whoever finds it, after a crash of this process, finds
   // them as well.
   if (status.ok()) status = PwriteFull(present_.get(), std::string_view("\1", 1), index);
-  OnSpan(index, status);
+  if (status.ok()) scheduler_.health().Succeeded(batch->place);
+  OnSpan(index, status, batch->source.get());
 }
 
 // Bytes of an earlier boot: what was not on disk before the crash is not what it should be.
@@ -271,7 +504,7 @@ void FillingLayer::Recheck(uint32_t index) {
   std::string bytes(span.data_bytes, '\0');
   const absl::StatusOr<size_t> got = PreadFull(data_.get(), absl::MakeSpan(bytes), span.data_begin);
   if (got.ok() && *got == bytes.size() && Sha256Of(bytes) == span.digest) {
-    return OnSpan(index, absl::OkStatus());
+    return OnSpan(index, absl::OkStatus(), nullptr);
   }
   absl::MutexLock lock(&mu_);
   spans_[index].state = State::kAbsent;
@@ -280,17 +513,18 @@ void FillingLayer::Recheck(uint32_t index) {
   scheduler_.Wake();
 }
 
-void FillingLayer::OnSpan(uint32_t index, const absl::Status& status) {
+void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const ImageSource* source) {
   Finished finished;
   std::vector<uint32_t> suspects;
-  bool all_here = false, failing = false;
+  bool all_here = false, given_up = false;
   {
     absl::MutexLock lock(&mu_);
     Span& span = spans_[index];
     if (status.ok()) {
       const AccessSpan about = access_->span(index);
       span.state = State::kPresent;
-      span.failures = 0;
+      if (!wrong_.empty()) wrong_.Remove(index);
+      if (wrong_.empty()) reason_.clear();
       ++present_count_;
       present_blob_bytes_ += about.blob_bytes;
       present_data_bytes_ += about.data_bytes;
@@ -313,17 +547,11 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status) {
       span.state = State::kAbsent;
       sweep_ = 0;
       reason_ = std::string(status.message());
-      const bool wrong = absl::IsDataLoss(status);
-      if (wrong) scheduler_.counters().wrong_spans++;
-      if (wrong && ++span.failures < kMaxWrong) {
-        QueueLocked(index, waiters_.contains(index) ? Priority::kOnDemand : Priority::kBackground);
+      if (absl::IsDataLoss(status)) {
+        given_up = OnWrongLocked(index, status, source, finished);
       } else {
         FailSpanLocked(index, status, finished);
-        failing = wrong;
-        // Not for ever: whoever asks next gets three more tries.
-        span.failures = 0;
-        idle_before_ = Moment::Now() + kIdlePause;
-        idle_timer_ = scheduler_.WakeAt(idle_before_);
+        not_before_ = Moment::Now() + kLocalPause;
       }
     }
   }
@@ -334,8 +562,23 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status) {
   }
   CheckSuspects(suspects);
   Deliver(std::move(finished));
-  if (failing && options_.failing) options_.failing(status);
+  if (given_up && options_.failing) options_.failing(status, true);
   if (all_here) BeginCheck();
+}
+
+// Another source may have the right bytes, or this one the next time. True: not now, it seems.
+bool FillingLayer::OnWrongLocked(uint32_t index, const absl::Status& status,
+                                 const ImageSource* source, Finished& finished) {
+  scheduler_.counters().wrong_spans++;
+  if (source != nullptr) sources_.PutLast(*source);
+  if (!wrong_.Add(index, status, Moment::Now())) {
+    QueueLocked(index, waiters_.contains(index) ? Priority::kOnDemand : Priority::kBackground);
+    return false;
+  }
+  FailSpanLocked(index, status, finished);
+  // Who waits for the whole is told.
+  if (want_all_.value_or(Priority::kBackground) <= Priority::kForeground) want_all_.reset();
+  return true;
 }
 
 }  // namespace imagefs

@@ -9,6 +9,8 @@
 
 #include "base/byte_budget.h"
 #include "base/byte_range.h"
+#include "base/cancel.h"
+#include "base/monotonic.h"
 #include "cache/filling_layer.h"
 
 namespace imagefs {
@@ -18,6 +20,7 @@ struct FillingLayer::Waiter {
   bool over = false;
   std::vector<std::pair<uint32_t, uint32_t>> parts;  // spans [first, second)
   std::vector<uint32_t> moves;                       // to be made before it is told
+  ReaderId reader = 0;
   FillPin pin;
   Done done;
   CancelToken::Registration on_cancel;
@@ -29,15 +32,28 @@ struct FillingLayer::Waiter {
 struct FillingLayer::Batch {
   uint32_t first = 0, last = 0;  // spans [first, last)
   ByteRange blob;
+  uint64_t memory = 0;  // that it takes while the largest of its spans is decoded
   PriorityRef priority;
-  ByteBudget::Lease room;         // of a large one, until its last span is decoded
-  std::unique_ptr<char[]> bytes;  // of `blob`; not touched, and no memory, before they come
-  RangeSet received;              // touched by the transfer's calls only, as is `next`
-  uint32_t next = 0;              // the first span that is not wholly here
   std::shared_ptr<ImageSource> source;
+  SourceHealth::Place place;
+  CancelSource cancel;
+  bool hedge = false;
 
-  // What it takes while the largest of its spans is decoded.
-  uint64_t memory = 0;
+  // Of the transfer's calls only, from one to the next; nobody changes them after its end.
+  std::unique_ptr<char[]> bytes;  // of `blob`; not touched, and no memory, before they come
+  RangeSet received;
+  absl::Status own_failure;  // of this machine
+  bool progress = false;
+
+  // Guarded by mu_ of the layer.
+  FillSlot slot;
+  ByteBudget::Lease room;  // of a large one, until its last span is decoded
+  uint32_t next = 0;       // the first span that is not wholly here
+  bool asked = false;      // it has its room, and the source was asked
+  bool answered = false;
+  bool given_up = false;  // it has ended or is being cancelled: nothing more is expected of it
+  Moment began = Moment::InfinitePast(), last_byte = Moment::InfinitePast();
+  std::weak_ptr<Batch> beside;  // of a silent one its hedge, of a hedge the silent one
 };
 
 }  // namespace imagefs

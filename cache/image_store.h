@@ -57,6 +57,7 @@ struct LayerProgress {
   uint64_t downloaded_bytes = 0;  // of those here
   uint64_t unpacked_bytes = 0;    // tar bytes written
   uint32_t callers = 0;           // of the layer's flight; more than 1 = shared
+  std::string trouble;            // why nothing comes at the moment; "" = nothing is wrong
 };
 
 struct ImageRecord {

@@ -171,7 +171,10 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
   options.unproven = !layer.proven();
   options.check = [this, id](FillingLayer& filling) { return CheckFilled(id, filling); };
   // Who waits for the proof goes on with a pass of its own, which fails by itself if it has to.
-  options.failing = [this, id](const absl::Status& why) { EndProofs(id, why); };
+  options.failing = [this, id](const absl::Status& why, bool for_good) {
+    EndProofs(id, why);
+    if (for_good) NotifyDurable(id, why);
+  };
   options.damaged = [this, id](const absl::Status& why) { DropDamaged(id, why); };
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<FillingLayer> filling,
                            FillingLayer::Open(std::move(options), *fill_));
@@ -373,6 +376,7 @@ std::optional<LayerProgress> LayerStore::FillProgress(const LayerKey& key) const
   progress.blob_bytes = report.blob_bytes;
   progress.downloaded_bytes = report.blob_bytes_present;
   progress.unpacked_bytes = report.data_bytes_present;
+  progress.trouble = report.cause;
   return progress;
 }
 

@@ -34,6 +34,9 @@ bool Finished(const LayerEvent& layer) {
 // What the layer does, in words.
 std::string Activity(const LayerEvent& layer) {
   if (layer.reused()) return "already here";
+  if (!layer.trouble().empty() && !Finished(layer)) {
+    return StrCat(layer.activity(), ", ", layer.trouble());
+  }
   if (layer.shared() && !Finished(layer)) {
     return StrCat(layer.activity(), ", shared with another mount");
   }

@@ -26,6 +26,9 @@ using control::v1::LayerEvent;
 using control::v1::MountEvent;
 using Clock = std::chrono::steady_clock;
 
+// Without a byte for so long, the progress says so.
+constexpr std::chrono::seconds kSilenceToTell(10);
+
 std::string_view ActivityName(LayerProgress::Activity activity) {
   switch (activity) {
     case LayerProgress::Activity::kWaiting:
@@ -113,6 +116,8 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
     bool shared = false;  // somebody else was seen waiting for it
     uint64_t downloaded = 0;
     uint64_t unpacked = 0;
+    Clock::time_point moved;  // when `downloaded` has grown, or the layer was first seen
+    std::string trouble;
   };
 
   std::shared_ptr<TransferCall> self() { return shared_from_this(); }
@@ -578,11 +583,19 @@ void TransferCall::Sample() {
   for (size_t i = 0; i < image_->config.diff_ids.size(); ++i) {
     seen.push_back(deps_.store.Progress(KeyOf(*image_, i)));
   }
+  const Clock::time_point now = Clock::now();
   absl::MutexLock lock(&mu_);
   for (size_t i = 0; i < seen.size(); ++i) {
     LayerTrack& track = tracks_[i];
     if (!seen[i].has_value() || track.reused) continue;
     track.shared |= seen[i]->callers > 1;
+    const bool moves = seen[i]->downloaded_bytes > track.downloaded;
+    if (moves || track.moved == Clock::time_point()) track.moved = now;
+    track.trouble = seen[i]->trouble;
+    if (track.trouble.empty() && seen[i]->downloaded_bytes < seen[i]->blob_bytes &&
+        now - track.moved >= kSilenceToTell) {
+      track.trouble = StrCat("nothing has come for ", kSilenceToTell.count(), " s");
+    }
     track.downloaded = std::max(track.downloaded, seen[i]->downloaded_bytes);
     track.unpacked = std::max(track.unpacked, seen[i]->unpacked_bytes);
   }
@@ -607,6 +620,7 @@ void TransferCall::FillLayers(google::protobuf::RepeatedPtrField<LayerEvent>* ou
     event->set_reused(tracks[i].reused);
     event->set_downloaded_bytes(tracks[i].downloaded);
     event->set_unpacked_bytes(tracks[i].unpacked);
+    if (!all_here) event->set_trouble(tracks[i].trouble);
     if (all_here && deps_.store.StateOf(key) == LayerState::kFilling) {
       // Shown before its bytes are here.
       event->set_activity("filling");

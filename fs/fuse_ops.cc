@@ -186,13 +186,17 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
   // Fills a buffer of `size` bytes once all is here.
   using Fill = std::function<absl::Status(absl::Span<char>)>;
   PendingRead(fuse_req_t req, size_t size, Fill fill)
-      : session_(current_worker->session), req_(req), size_(size), fill_(std::move(fill)) {}
+      : session_(current_worker->session),
+        req_(req),
+        reader_(static_cast<ReaderId>(fuse_req_ctx(req)->pid)),
+        size_(size),
+        fill_(std::move(fill)) {}
 
   void Start(const std::vector<std::pair<LayerRef, ByteRange>>& missing) {
     waiting_ = missing.size() + 1;
     fuse_req_interrupt_func(req_, &PendingRead::Interrupt, this);
     for (const auto& [layer, range] : missing) {
-      layer->fill->Ensure(range, cancel_.token(),
+      layer->fill->Ensure(range, reader_, cancel_.token(),
                           [self = shared_from_this(), layer = layer](absl::StatusOr<FillPin> pin) {
                             self->Arrived(std::move(pin));
                           });
@@ -233,6 +237,7 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
 
   const std::shared_ptr<void> session_;
   const fuse_req_t req_;
+  const ReaderId reader_;
   const size_t size_;
   const Fill fill_;
   CancelSource cancel_;

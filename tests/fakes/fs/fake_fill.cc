@@ -89,7 +89,7 @@ void FakeFill::Cancelled(uint64_t id) {
   held.done(absl::CancelledError("the reader went away"));
 }
 
-void FakeFill::Ensure(ByteRange range, CancelToken cancel, Done done) {
+void FakeFill::Ensure(ByteRange range, ReaderId, CancelToken cancel, Done done) {
   absl::Status status;
   uint64_t held = 0;
   {

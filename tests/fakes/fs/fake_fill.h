@@ -32,7 +32,7 @@ class FakeFill : public LayerFill {
   RangeSet asked() const;
   size_t calls() const;
 
-  void Ensure(ByteRange range, CancelToken cancel, Done done) override;
+  void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) override;
   bool complete() const override;
 
  private:

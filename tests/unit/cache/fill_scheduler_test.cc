@@ -80,7 +80,7 @@ TEST(FillSharesTest, NobodyIsKeptOut) {
 class FakeClient : public FillClient {
  public:
   FakeClient(std::string source, int wanted) : source_(std::move(source)), wanted_(wanted) {}
-  std::optional<Want> MostUrgent(Moment) override {
+  std::optional<Want> MostUrgent(Moment, Moment&) override {
     absl::MutexLock lock(&mu_);
     if (wanted_ == 0) return std::nullopt;
     return Want{Priority::kOnDemand, source_};

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <filesystem>
+#include <optional>
 #include <random>
 #include <string>
 #include <thread>
@@ -26,6 +27,14 @@ class FillingLayerTest : public ::testing::Test {
   FillingLayerTest() : directory_(StrCat(::testing::TempDir(), "/fill-", RandomHex(8))) {
     options_.background = false;
     options_.quiet = absl::Milliseconds(20);
+    // As the real ones, a hundred times as fast.
+    options_.health.first = absl::Microseconds(2500);
+    options_.health.most = {absl::Milliseconds(20), absl::Milliseconds(150),
+                            absl::Milliseconds(600), absl::Seconds(3)};
+    options_.health.certain_after = absl::Milliseconds(600);
+    options_.health.most_certain = absl::Milliseconds(100);
+    // What is silent is hedged by the tests that say so.
+    options_.health.least_silence = absl::Seconds(30);
     tar_ = MixedBytes(3 << 20, 11);
     Make(GzipBytes(tar_));
   }
@@ -63,6 +72,10 @@ class FillingLayerTest : public ::testing::Test {
       ++checks_;
       return check_;
     };
+    options.failing = [this](const absl::Status& why, bool for_good) {
+      absl::MutexLock lock(&mu_);
+      if (for_good) told_ = why;
+    };
     auto layer = FillingLayer::Open(options, *scheduler_);
     ASSERT_TRUE(layer.ok()) << layer.status();
     layer_ = *layer;
@@ -84,12 +97,13 @@ class FillingLayerTest : public ::testing::Test {
       return pin.status();
     }
   };
-  std::unique_ptr<Read> Begin(ByteRange range) {
+  std::unique_ptr<Read> Begin(ByteRange range, ReaderId reader = 0) {
     auto read = std::make_unique<Read>();
-    layer_->Ensure(range, read->cancel.token(), [raw = read.get()](absl::StatusOr<FillPin> pin) {
-      raw->pin = std::move(pin);
-      raw->ended.Notify();
-    });
+    layer_->Ensure(range, reader, read->cancel.token(),
+                   [raw = read.get()](absl::StatusOr<FillPin> pin) {
+                     raw->pin = std::move(pin);
+                     raw->ended.Notify();
+                   });
     return read;
   }
   // Reads and compares.
@@ -103,6 +117,13 @@ class FillingLayerTest : public ::testing::Test {
       return absl::DataLossError(StrCat("wrong bytes in ", range.begin, "-", range.end));
     }
     return absl::OkStatus();
+  }
+  // What whoever waits for the whole is told.
+  absl::Status AwaitTold() {
+    absl::MutexLock lock(&mu_);
+    auto told = [this] { return told_.has_value(); };
+    EXPECT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&told), absl::Seconds(20)));
+    return told_.value_or(absl::OkStatus());
   }
   void AwaitComplete() {
     while (!layer_->complete()) absl::SleepFor(absl::Milliseconds(1));
@@ -126,11 +147,13 @@ class FillingLayerTest : public ::testing::Test {
   const std::string directory_;
   std::string tar_;
   AccessTable table_;
-  FakeRepository repository_;
+  FakeRepository repository_{16};
   Descriptor blob_;
   FillScheduler::Options options_;
   std::atomic<int> checks_{0};
   absl::Status check_;
+  absl::Mutex mu_;
+  std::optional<absl::Status> told_;
   std::unique_ptr<FillScheduler> scheduler_;
   std::shared_ptr<FillingLayer> layer_;
 };
@@ -219,7 +242,7 @@ TEST_F(FillingLayerTest, AReaderInSequenceIsReadAheadOf) {
 }
 
 TEST_F(FillingLayerTest, ALargeSpanWhoseBytesInterleaveIsRead) {
-  for (const size_t mib : {9, 20, 44}) {
+  for (const size_t mib : {9, 20}) {
     MakeFrames(mib << 20, 1);
     EXPECT_TRUE(Check({(mib << 20) - 5000, mib << 20}).ok()) << mib;
     EXPECT_TRUE(Check({0, 5000}).ok()) << mib;
@@ -228,18 +251,18 @@ TEST_F(FillingLayerTest, ALargeSpanWhoseBytesInterleaveIsRead) {
 }
 
 TEST_F(FillingLayerTest, LargeSpansShareTheMemoryOfAll) {
-  options_.reads_memory = 50 << 20;
-  MakeFrames(80 << 20, 4);
+  options_.reads_memory = 25 << 20;
+  MakeFrames(40 << 20, 4);
   repository_.HoldAt(blob_.digest, 0);
   std::vector<std::unique_ptr<Read>> reads;
   for (const AccessSpan& span : table_.spans) {
     reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
   }
-  // One has 40 MiB, compressed and decoded; the others wait, each of them in flight.
+  // One has 20 MiB, compressed and decoded; the others wait, each of them in flight.
   repository_.AwaitHeld(blob_.digest);
   while (layer_->Report().in_flight.size() < 4) absl::SleepFor(absl::Milliseconds(1));
-  EXPECT_GE(scheduler_->memory(Priority::kOnDemand).held(), 40U << 20);
-  EXPECT_LE(scheduler_->memory(Priority::kOnDemand).held(), 50U << 20);
+  EXPECT_GE(scheduler_->memory(Priority::kOnDemand).held(), 20U << 20);
+  EXPECT_LE(scheduler_->memory(Priority::kOnDemand).held(), 25U << 20);
   EXPECT_EQ(repository_.Reads(blob_.digest).size(), 1U);
   repository_.Release(blob_.digest);
   for (const auto& read : reads) EXPECT_TRUE(read->status().ok());
@@ -249,8 +272,8 @@ TEST_F(FillingLayerTest, LargeSpansShareTheMemoryOfAll) {
 }
 
 TEST_F(FillingLayerTest, ReadersOfLargeSpansThatWaitForRoomAreToldWhenTheStoreCloses) {
-  options_.reads_memory = 50 << 20;
-  MakeFrames(80 << 20, 4);
+  options_.reads_memory = 25 << 20;
+  MakeFrames(40 << 20, 4);
   repository_.HoldAt(blob_.digest, 0);
   std::vector<std::unique_ptr<Read>> reads;
   for (const AccessSpan& span : table_.spans) {
@@ -280,8 +303,24 @@ TEST_F(FillingLayerTest, BytesThatAreWrongEveryTimeAreNeverServed) {
   EXPECT_EQ(scheduler_->counters().wrong_spans.load(), 3U);
   // The others are not harmed.
   EXPECT_TRUE(Check({0, 1000}).ok());
+  EXPECT_FALSE(layer_->Report().reason.empty());
+  // Who asks again has the same answer at once, without a request for each.
+  const size_t asked = repository_.Reads(blob_.digest).size();
+  for (int i = 0; i < 1000; ++i) {
+    EXPECT_TRUE(absl::IsDataLoss(Check({span.data_begin, span.data_end()})));
+  }
+  EXPECT_LE(repository_.Reads(blob_.digest).size(), asked + 50);
   repository_.CorruptAt(blob_.digest, 0, 0);
+  while (!Check({span.data_begin, span.data_end()}).ok()) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_EQ(layer_->Report().reason, "");
+}
+
+TEST_F(FillingLayerTest, WrongBytesAreFetchedFromAnotherSourceFirst) {
+  layer_->AddSource(repository_.Open("bob"));
+  const AccessSpan span = table_.spans.at(3);
+  repository_.CorruptAt(blob_.digest, span.blob_begin + 100, 1);
   EXPECT_TRUE(Check({span.data_begin, span.data_end()}).ok());
+  EXPECT_EQ(layer_->Audiences(), (std::vector<std::string>{"bob", "alice"}));
 }
 
 TEST_F(FillingLayerTest, ARegistryThatIsAwayForAMomentIsWaitedFor) {
@@ -318,9 +357,159 @@ TEST_F(FillingLayerTest, RefusedCredentialsDoNotStopHoldersOfOthers) {
   EXPECT_TRUE(Check({0, 1000}).ok());
 }
 
-TEST_F(FillingLayerTest, RefusedCredentialsOfAllAreAnError) {
+TEST_F(FillingLayerTest, RefusedCredentialsOfAllAreAnErrorOnceTheyAreCertain) {
   repository_.Deny("alice");
-  EXPECT_FALSE(Check({0, 1000}).ok());
+  const absl::Status status = Check({0, 1000});
+  EXPECT_TRUE(absl::IsPermissionDenied(status)) << status;
+  EXPECT_EQ(layer_->Report().reason.find("denied to alice; certain"), 0U)
+      << layer_->Report().reason;
+  EXPECT_EQ(layer_->Report().cause, "denied to alice");
+}
+
+// A proxy that answers nonsense for a moment: each kind of failure is waited for.
+TEST_F(FillingLayerTest, WhatARegistryAnswersForAMomentReachesNoReader) {
+  for (const absl::Status& answer :
+       {absl::NotFoundError("404"), absl::UnauthenticatedError("401"),
+        absl::PermissionDeniedError("403"), absl::DataLossError("416"),
+        absl::ResourceExhaustedError("429"), absl::FailedPreconditionError("301")}) {
+    repository_.FailAt(blob_.digest, 0, answer, 4);
+    layer_->Evict(tar_.size());
+    EXPECT_TRUE(Check({0, 1000}).ok()) << answer;
+    EXPECT_EQ(layer_->Report().reason, "");
+  }
+}
+
+TEST_F(FillingLayerTest, WhatIsCertainFailsAtOnceAndIsFoundOutAgain) {
+  repository_.FailAt(blob_.digest, 0, absl::NotFoundError("unknown"), 1'000'000);
+  EXPECT_TRUE(absl::IsNotFound(Check({0, 1000})));
+  const size_t asked = repository_.Reads(blob_.digest).size();
+  for (int i = 0; i < 1000; ++i) EXPECT_TRUE(absl::IsNotFound(Check({0, 1000})));
+  // They ask no more for being many.
+  EXPECT_LE(repository_.Reads(blob_.digest).size(), asked + 50);
+  repository_.FailAt(blob_.digest, 0, absl::OkStatus(), 0);
+  absl::Status status;
+  do {
+    status = Check({0, 1000});
+    absl::SleepFor(absl::Milliseconds(1));
+  } while (!status.ok());
+}
+
+TEST_F(FillingLayerTest, AForegroundWishPassesNoPauseAndIsTold) {
+  repository_.FailAt(blob_.digest, 0, absl::NotFoundError("unknown"), 1'000'000);
+  layer_->WantAll(Priority::kForeground);
+  EXPECT_TRUE(absl::IsNotFound(AwaitTold()));
+  // 600 ms until it is certain, and pauses up to 150 ms.
+  EXPECT_LE(repository_.Reads(blob_.digest).size(), 40U);
+  layer_->WantAll(Priority::kForeground);
+  repository_.FailAt(blob_.digest, 0, absl::OkStatus(), 0);
+  AwaitComplete();
+}
+
+TEST_F(FillingLayerTest, WhoWaitsForTheWholeIsToldWhenNothingComes) {
+  Close();
+  options_.give_up = absl::Milliseconds(200);
+  Open();
+  repository_.FailAt(blob_.digest, 0, absl::UnavailableError("away"), 1'000'000);
+  layer_->WantAll(Priority::kForeground);
+  const absl::Status told = AwaitTold();
+  EXPECT_TRUE(absl::IsDeadlineExceeded(told)) << told;
+  EXPECT_NE(told.message().find("away"), std::string::npos) << told;
+  EXPECT_LE(repository_.Reads(blob_.digest).size(), 40U);
+}
+
+TEST_F(FillingLayerTest, WhoWaitsForTheWholeIsToldOfSilence) {
+  Close();
+  options_.give_up = absl::Milliseconds(200);
+  Open();
+  repository_.Stall(blob_.digest, 1000);
+  layer_->WantAll(Priority::kForeground);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(AwaitTold()));
+  Close();
+}
+
+TEST_F(FillingLayerTest, AReadersSpansAreAskedForAgainWhenTheirRequestIsSilent) {
+  Close();
+  options_.health.least_silence = absl::Milliseconds(30);
+  Open();
+  repository_.Stall(blob_.digest, 1);
+  EXPECT_TRUE(Check({1'000'000, 1'000'100}).ok());
+  EXPECT_EQ(scheduler_->counters().hedges.load(), 1U);
+  // The first right answer ends the other request.
+  while (repository_.Standing(blob_.digest) > 0) absl::SleepFor(absl::Milliseconds(1));
+  while (!layer_->Report().in_flight.empty()) absl::SleepFor(absl::Milliseconds(1));
+  layer_->WantAll(Priority::kForeground);
+  AwaitComplete();
+}
+
+TEST_F(FillingLayerTest, ASilentRegistryThatIsWellAgainAnswersReadersSoon) {
+  Close();
+  options_.health.least_silence = absl::Milliseconds(20);
+  Open();
+  repository_.Stall(blob_.digest, 6);
+  std::vector<std::unique_ptr<Read>> reads;
+  for (uint64_t at = 0; at < tar_.size(); at += 400'000) reads.push_back(Begin({at, at + 1}));
+  for (const auto& read : reads) EXPECT_TRUE(read->status().ok());
+  EXPECT_EQ(scheduler_->counters().expired.load(), 0U);
+}
+
+TEST_F(FillingLayerTest, ALineThatIsSlowAndFlowsIsNotAskedTwice) {
+  Close();
+  options_.health.least_silence = absl::Milliseconds(30);
+  Open();
+  const AccessSpan span = table_.spans.at(3);
+  repository_.Stall(blob_.digest, 1);
+  const auto read = Begin({span.data_begin, span.data_end()});
+  while (scheduler_->counters().hedges.load() == 0) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(read->status().ok());
+  // What answers took has been learned by that: half a second is usual now, and no silence.
+  scheduler_->health().Answered({"registry.test alice", blob_.digest}, absl::Milliseconds(500));
+  const AccessSpan other = table_.spans.at(8);
+  repository_.HoldAt(blob_.digest, other.blob_begin + 10);
+  const auto slow = Begin({other.data_begin, other.data_end()});
+  repository_.AwaitHeld(blob_.digest);
+  absl::SleepFor(absl::Milliseconds(200));
+  repository_.Release(blob_.digest);
+  EXPECT_TRUE(slow->status().ok());
+  EXPECT_EQ(scheduler_->counters().hedges.load(), 1U);
+}
+
+TEST_F(FillingLayerTest, OneReadHasOneDeadline) {
+  layer_->AllowWaiting(absl::Milliseconds(100));
+  repository_.Stall(blob_.digest, 1000);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(Begin({0, 100'000}, 11)->status()));
+  // The kernel's next requests for the same read.
+  for (const ByteRange& part : {ByteRange{0, 4096}, ByteRange{4096, 8192}}) {
+    const auto again = Begin(part, 11);
+    EXPECT_TRUE(again->ended.HasBeenNotified());
+    EXPECT_TRUE(absl::IsDeadlineExceeded(again->status()));
+  }
+  EXPECT_EQ(scheduler_->counters().expired.load(), 1U);
+  // Others have time of their own, and so has nobody in particular.
+  for (const ReaderId reader : {12U, 0U}) {
+    const auto other = Begin({0, 4096}, reader);
+    EXPECT_FALSE(other->ended.HasBeenNotified());
+    EXPECT_TRUE(absl::IsDeadlineExceeded(other->status()));
+  }
+  EXPECT_EQ(scheduler_->counters().expired.load(), 3U);
+  Close();
+}
+
+TEST_F(FillingLayerTest, WhatAFailedRequestBroughtIsNotAskedForAgain) {
+  MakeFrames(20 << 20, 1);
+  repository_.Interleave(blob_.digest, 1 << 20, 1);
+  repository_.FailAt(blob_.digest, 7 << 20, absl::UnavailableError("cut"), 1);
+  EXPECT_TRUE(Check({0, 1000}).ok());
+  const std::vector<ByteRange> reads = repository_.Reads(blob_.digest);
+  ASSERT_EQ(reads.size(), 2U);
+  EXPECT_EQ(reads[0].begin, 0U);
+  EXPECT_EQ(reads[1], (ByteRange{7 << 20, blob_.size}));
+  EXPECT_TRUE(Check({0, tar_.size()}).ok());
+}
+
+TEST_F(FillingLayerTest, ATransferThatEndsEarlyAndSaysThatAllIsWellIsAskedAgain) {
+  const AccessSpan span = table_.spans.at(3);
+  repository_.EndEarly(blob_.digest, span.blob_begin + 100, 1);
+  EXPECT_TRUE(Check({span.data_begin, span.data_end()}).ok());
 }
 
 TEST_F(FillingLayerTest, EvictedBytesComeAgain) {

@@ -115,8 +115,8 @@ class IdentityTest : public ::testing::Test {
       if (layer.fill != nullptr) {
         absl::Notification ended;
         absl::Status status;
-        layer.fill->Ensure({extent.data_offset, extent.data_offset + extent.length}, CancelToken(),
-                           [&](const absl::StatusOr<FillPin>& pin) {
+        layer.fill->Ensure({extent.data_offset, extent.data_offset + extent.length}, 0,
+                           CancelToken(), [&](const absl::StatusOr<FillPin>& pin) {
                              status = pin.status();
                              ended.Notify();
                            });

@@ -80,7 +80,7 @@ class LazyStoreTest : public ::testing::Test {
   absl::Status Read(size_t layer, ByteRange range) {
     absl::Notification ended;
     absl::StatusOr<FillPin> pin;
-    chain_->layers[layer]->fill->Ensure(range, CancelToken(), [&](absl::StatusOr<FillPin> got) {
+    chain_->layers[layer]->fill->Ensure(range, 0, CancelToken(), [&](absl::StatusOr<FillPin> got) {
       pin = std::move(got);
       ended.Notify();
     });

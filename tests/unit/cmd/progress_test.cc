@@ -40,6 +40,18 @@ bool Has(const std::string& text, std::string_view part) {
   return text.find(part) != std::string::npos;
 }
 
+TEST(PlainProgressTest, WhatIsWrongIsSaidOnce) {
+  ProgressRenderer renderer({});
+  LayerEvent stalled = Layer('a', "downloading", 5);
+  stalled.set_trouble("registry.example sends nothing");
+  renderer.Update(Frame("layers", {Layer('a', "downloading", 5)}), milliseconds(1));
+  EXPECT_EQ(renderer.Update(Frame("layers", {stalled}), milliseconds(2)),
+            "layer aaaaaaaaaaaa: downloading, registry.example sends nothing (10.0 MiB)\n");
+  EXPECT_EQ(renderer.Update(Frame("layers", {stalled}), milliseconds(3)), "");
+  EXPECT_EQ(renderer.Update(Frame("layers", {Layer('a', "downloading", 6)}), milliseconds(4)),
+            "layer aaaaaaaaaaaa: downloading (10.0 MiB)\n");
+}
+
 TEST(PlainProgressTest, OneLineForEachChangeOfState) {
   ProgressRenderer renderer({});
   EXPECT_EQ(renderer.Update(Frame("resolving", {}), milliseconds(1)), "resolving\n");

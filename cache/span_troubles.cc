@@ -1,0 +1,46 @@
+#include "cache/span_troubles.h"
+
+#include <algorithm>
+
+namespace imagefs {
+namespace {
+
+constexpr absl::Duration kFirstPause = absl::Seconds(1);
+
+}  // namespace
+
+bool WrongSpans::Add(uint32_t span, const absl::Status& why, Moment now) {
+  Wrong& wrong = wrong_[span];
+  wrong.why = why;
+  wrong.last = now;
+  return ++wrong.times >= kTries;
+}
+
+Moment WrongSpans::PauseEnd(uint32_t span, Priority priority) const {
+  const auto it = wrong_.find(span);
+  if (it == wrong_.end() || it->second.times < kTries) return Moment::InfinitePast();
+  const absl::Duration pause =
+      kFirstPause * (int64_t{1} << std::min(it->second.times - kTries, 20));
+  return it->second.last + std::min(pause, most_[static_cast<size_t>(priority)]);
+}
+
+void LateReads::Add(ReaderId reader, const std::vector<Spans>& spans, const absl::Status& why,
+                    Moment now) {
+  if (reader == 0) return;
+  for (const Spans& part : spans) late_.push_back({reader, part, now + kSameRead, why});
+  while (late_.size() > kMost) late_.pop_front();
+}
+
+absl::Status LateReads::Find(ReaderId reader, const std::vector<Spans>& spans, Moment now) {
+  while (!late_.empty() && late_.front().until <= now) late_.pop_front();
+  if (reader == 0) return absl::OkStatus();
+  for (const Late& late : late_) {
+    if (late.reader != reader) continue;
+    for (const Spans& part : spans) {
+      if (part.first < late.spans.second && late.spans.first < part.second) return late.why;
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace imagefs
