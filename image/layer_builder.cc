@@ -29,15 +29,19 @@ bool IsWhiteout(const Inode& inode) {
   return S_ISCHR(inode.mode) && inode.rdev_major == 0 && inode.rdev_minor == 0;
 }
 
-// Lexically clean parts of a path inside the root.
+// Lexically clean parts of a path inside the root. One that begins with '/' cannot leave it: ".."
+// of the root is the root, as in the runtimes.
 absl::StatusOr<std::vector<std::string_view>> CleanPath(std::string_view path) {
   if (path.size() > kMaxPath) return absl::InvalidArgumentError("the path is longer than 64 KiB");
   std::vector<std::string_view> parts;
   for (const std::string_view part : Split(path, '/')) {
     if (part.empty() || part == ".") continue;
     if (part == "..") {
-      if (parts.empty()) return absl::InvalidArgumentError("the path leaves the image's root");
-      parts.pop_back();
+      if (!parts.empty()) {
+        parts.pop_back();
+      } else if (!path.starts_with('/')) {
+        return absl::InvalidArgumentError("the path leaves the image's root");
+      }
       continue;
     }
     if (part.size() > kMaxName) {
@@ -47,6 +51,9 @@ absl::StatusOr<std::vector<std::string_view>> CleanPath(std::string_view path) {
   }
   return parts;
 }
+
+// Book-keeping of aufs, which is not shown, but whose files hard links may name.
+bool IsAufs(std::string_view name) { return name.starts_with(kAufsPrefix) && name != kOpaqueName; }
 
 // What setxattr takes from a tar: the namespaces that Linux has, user.* only where it may be, and
 // nothing that speaks to overlayfs or to us.
@@ -65,14 +72,12 @@ absl::Status LayerBuilder::Add(TarEntry& entry) {
     if (parts.empty()) return absl::OkStatus();  // the root's attributes come from below
     const std::string_view name = parts.back();
     for (const std::string_view& part : parts) {
-      if (part.starts_with(kAufsPrefix) && (part != kOpaqueName || &part != &parts.back())) {
-        return absl::OkStatus();
-      }
-      if (part.starts_with(kWhiteoutPrefix) && &part != &parts.back()) {
+      if (part.starts_with(kWhiteoutPrefix) && !IsAufs(part) && &part != &parts.back()) {
         return absl::InvalidArgumentError("a whiteout cannot be a directory");
       }
     }
-    if (name.starts_with(kWhiteoutPrefix) && name != kOpaqueName) {
+    const bool whiteout = name.starts_with(kWhiteoutPrefix) && !IsAufs(name) && name != kOpaqueName;
+    if (whiteout) {
       const std::string_view hidden = name.substr(kWhiteoutPrefix.size());
       if (hidden.empty() || hidden == "." || hidden == "..") {
         return absl::InvalidArgumentError("it is a whiteout of no valid name");
@@ -83,8 +88,10 @@ absl::Status LayerBuilder::Add(TarEntry& entry) {
       tree_.inode(directory).opaque = true;
       return absl::OkStatus();
     }
-    if (name.starts_with(kWhiteoutPrefix)) {
-      return AddWhiteout(directory, name.substr(kWhiteoutPrefix.size()));
+    if (whiteout) return AddWhiteout(directory, name.substr(kWhiteoutPrefix.size()));
+    if (entry.global) {
+      tree_.Unlink(directory, name);
+      return absl::OkStatus();
     }
     if (entry.hard_link) return AddHardLink(directory, name, entry);
     return AddNode(directory, name, entry);
@@ -143,10 +150,17 @@ absl::StatusOr<InodeId> LayerBuilder::ResolveParent(const std::vector<std::strin
     made.implied = true;
     made.opaque = found != kNoId;  // it stood under a whiteout: what lies below stays hidden
     const InodeId child = tree_.NewInode(made);
-    tree_.Link(at, part, child);
+    Link(at, part, child);
     at = child;
   }
   return at;
+}
+
+void LayerBuilder::Link(InodeId directory, std::string_view name, InodeId inode) {
+  const DirentId dirent = tree_.Link(directory, name, inode);
+  if (!IsAufs(name)) return;
+  aufs_.push_back(dirent);
+  pending_bytes_ += sizeof(dirent);
 }
 
 // A whiteout hides what lower layers have; what this layer has under the name stays.
@@ -190,7 +204,7 @@ absl::Status LayerBuilder::AddHardLink(InodeId directory, std::string_view name,
       return absl::InvalidArgumentError("the hard link replaces the directory of its own target");
     }
   }
-  tree_.Link(directory, name, inode);
+  Link(directory, name, inode);
   ApplyLinkEntry(inode, entry);
   return absl::OkStatus();
 }
@@ -265,7 +279,7 @@ absl::Status LayerBuilder::AddNode(InodeId directory, std::string_view name, Tar
   }
   if (id == kNoId) {
     id = tree_.NewInode(inode);
-    tree_.Link(directory, name, id);
+    Link(directory, name, id);
   }
   std::erase_if(entry.xattrs, [&](const Xattr& x) { return !KeepXattr(x.name, entry.mode); });
   tree_.SetXattrs(id, std::move(entry.xattrs));
@@ -316,6 +330,11 @@ void LayerBuilder::LayOutSparse(SparseFile& file, uint64_t& end, std::vector<Mov
 
 absl::StatusOr<LayerBuilder::Result> LayerBuilder::Finish(uint64_t tar_size) && {
   Result result;
+  for (const DirentId id : aufs_) {
+    const Dirent& dirent = tree_.dirent(id);
+    // It may have gone already, with what it stood in or alone.
+    if (dirent.inode != kNoId) tree_.Unlink(dirent.parent, dirent.name);
+  }
   uint64_t end = RoundUp(tar_size, kBlock);
   for (SparseFile& file : sparse_) {
     if (tree_.inode(file.inode).nlink == 0) continue;  // replaced by a later entry

@@ -4,11 +4,18 @@
 //   .wh.NAME        character device 0:0 named NAME, unless this layer itself has NAME (whatever
 //                   the order: a whiteout hides lower layers only; the layer's own directory NAME
 //                   becomes opaque, where the runtimes let the lower one show through)
-//   .wh..wh..opq    the directory becomes opaque
-//   .wh..wh.*       dropped (aufs book-keeping);  ".wh." alone, ".wh..", ".wh...": an error
-//   paths           cleaned ("./", "/", "//", trailing "/"); ".." that leaves the root is an error;
-//                   symbolic links of this layer in the middle of a path are followed inside the
-//                   root
+//   .wh..wh..opq    the directory becomes opaque. In the root of a layer it hides all that lower
+//                   layers have, as the image specification and umoci say (overlayfs does not look
+//                   at a layer's root, so in containerd and podman it has no effect there)
+//   .wh..wh.*       not shown (book-keeping of aufs), but until the layer ends there for its hard
+//                   links: aufs kept files of several names under .wh..wh.plnk
+//   .wh. .wh.. .wh...  an error
+//   paths           cleaned ("./", "/", "//", trailing "/"); ".." that leaves the root is an error
+//                   in a relative path and the root itself in one that begins with "/", as in the
+//                   runtimes; symbolic links of this layer in the middle of a path are followed
+//                   inside the root
+//   global headers  are no files, and yet to the runtimes they are entries of their names: missing
+//                   parents are made, what this layer has there is gone, a whiteout is a whiteout
 //   root entry      ignored, as containerd does
 //   missing parents 0755 root:root, time 0, Inode::implied
 //   times           as the tar says, also those before 1970 (which the runtimes turn into 1970)
@@ -68,6 +75,8 @@ class LayerBuilder {
   // The directory that holds the last component of `parts`, with symbolic links followed inside the
   // root. With `create`, missing directories are made (implied); else kNoId when one is missing.
   absl::StatusOr<InodeId> ResolveParent(const std::vector<std::string_view>& parts, bool create);
+  // REQUIRES: the name is absent.
+  void Link(InodeId directory, std::string_view name, InodeId inode);
   absl::Status AddWhiteout(InodeId directory, std::string_view name);
   absl::Status AddHardLink(InodeId directory, std::string_view name, TarEntry& entry);
   void ApplyLinkEntry(InodeId inode, TarEntry& entry);
@@ -79,7 +88,8 @@ class LayerBuilder {
   // Xattrs of files that hard links have changed. They go to the tree at the end, which would keep
   // every state in between.
   std::map<InodeId, std::map<std::string, std::string>> link_xattrs_;
-  uint64_t pending_bytes_ = 0;  // that entries have left in sparse_ and link_xattrs_
+  std::vector<DirentId> aufs_;  // what is not to be shown at the end
+  uint64_t pending_bytes_ = 0;  // that entries have left in sparse_, link_xattrs_ and aufs_
 };
 
 }  // namespace imagefs

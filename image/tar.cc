@@ -13,6 +13,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "image/pax_records.h"
 
 namespace imagefs {
 namespace {
@@ -21,9 +22,6 @@ constexpr size_t kBlock = 512;
 // Go's limit for what precedes an entry: PAX records, a GNU long name, a map of a sparse file.
 constexpr uint64_t kMaxSpecialBytes = 1 << 20;
 constexpr size_t kMaxSparseSegments = 1 << 16;
-constexpr size_t kMaxXattrName = 255;
-constexpr size_t kMaxXattrValue = 65535;  // 65536 in Linux, one less in an index
-constexpr std::string_view kXattrPrefix = "SCHILY.xattr.";
 
 absl::Status Corrupt(uint64_t offset, std::string_view what) {
   return absl::DataLossError(StrCat("tar: ", what, " at byte ", offset,
@@ -90,21 +88,8 @@ class BlockReader {
 // Up to the first NUL, or all of the field.
 std::string_view Text(std::string_view field) { return field.substr(0, field.find('\0')); }
 
-// Octal digits between blanks and NULs, or a signed base-256 number, which the high bit announces.
-std::optional<int64_t> Number(std::string_view field) {
-  if (!field.empty() && (static_cast<unsigned char>(field[0]) & 0x80) != 0) {
-    const bool negative = (field[0] & 0x40) != 0;
-    uint64_t value = negative ? ~uint64_t{0} : 0;
-    for (size_t i = 0; i < field.size(); ++i) {
-      uint64_t byte = static_cast<unsigned char>(field[i]);
-      if (i == 0) byte = negative ? byte | 0x80 : byte & 0x7f;
-      const uint64_t dropped = value >> 55;  // with the sign bit that the result will have
-      if (i > 0 && dropped != (negative ? (uint64_t{1} << 9) - 1 : 0)) return std::nullopt;
-      value = (value << 8) | byte;
-    }
-    if ((value >> 63 != 0) != negative) return std::nullopt;
-    return static_cast<int64_t>(value);
-  }
+// Octal digits between blanks and NULs.
+std::optional<int64_t> Octal(std::string_view field) {
   const auto is_blank = [](char c) { return c == ' ' || c == '\0'; };
   while (!field.empty() && is_blank(field.front())) field.remove_prefix(1);
   while (!field.empty() && is_blank(field.back())) field.remove_suffix(1);
@@ -118,22 +103,58 @@ std::optional<int64_t> Number(std::string_view field) {
   return value;
 }
 
+// Octal, or a signed base-256 number, which the high bit announces.
+std::optional<int64_t> Number(std::string_view field) {
+  if (field.empty() || (static_cast<unsigned char>(field[0]) & 0x80) == 0) return Octal(field);
+  const bool negative = (field[0] & 0x40) != 0;
+  uint64_t value = negative ? ~uint64_t{0} : 0;
+  for (size_t i = 0; i < field.size(); ++i) {
+    uint64_t byte = static_cast<unsigned char>(field[i]);
+    if (i == 0) byte = negative ? byte | 0x80 : byte & 0x7f;
+    const uint64_t dropped = value >> 55;  // with the sign bit that the result will have
+    if (i > 0 && dropped != (negative ? (uint64_t{1} << 9) - 1 : 0)) return std::nullopt;
+    value = (value << 8) | byte;
+  }
+  if ((value >> 63 != 0) != negative) return std::nullopt;
+  return static_cast<int64_t>(value);
+}
+
 // One header block; a value.
 class Header {
  public:
   explicit Header(std::string_view block) { std::memcpy(block_.data(), block.data(), kBlock); }
 
-  std::string_view Field(size_t at, size_t size) const { return {block_.data() + at, size}; }
+  // Reads the numbers. False when one of them is malformed, also one that its type does not need:
+  // the runtimes refuse such a header.
+  bool Parse() {
+    const bool star = is_star(), devices = star || is_ustar() || is_gnu();
+    bool good = true;
+    const auto number = [&](size_t at, size_t size) {
+      const std::optional<int64_t> value = Number(Field(at, size));
+      good = good && value.has_value();
+      return value.value_or(0);
+    };
+    mode = number(100, 8);
+    uid = number(108, 8);
+    gid = number(116, 8);
+    size = number(124, 12);
+    mtime = number(136, 12);
+    if (devices) {
+      major = number(329, 8);
+      minor = number(337, 8);
+    }
+    if (star) {  // two more times
+      number(476, 12);
+      number(488, 12);
+    }
+    return good;
+  }
+  int64_t mode = 0, uid = 0, gid = 0, size = 0, mtime = 0, major = 0, minor = 0;
+
+  std::string_view Field(size_t at, size_t length) const { return {block_.data() + at, length}; }
   std::string_view name() const { return Text(Field(0, 100)); }
-  std::optional<int64_t> mode() const { return Number(Field(100, 8)); }
-  std::optional<int64_t> uid() const { return Number(Field(108, 8)); }
-  std::optional<int64_t> gid() const { return Number(Field(116, 8)); }
-  std::optional<int64_t> size() const { return Number(Field(124, 12)); }
-  std::optional<int64_t> mtime() const { return Number(Field(136, 12)); }
   char type() const { return block_[156]; }
   std::string_view link() const { return Text(Field(157, 100)); }
-  std::optional<int64_t> major() const { return Number(Field(329, 8)); }
-  std::optional<int64_t> minor() const { return Number(Field(337, 8)); }
   bool is_gnu() const { return Field(257, 8) == std::string_view("ustar  \0", 8); }
   bool is_ustar() const { return Field(257, 6) == std::string_view("ustar\0", 6); }
   bool is_star() const { return is_ustar() && Field(508, 4) == std::string_view("tar\0", 4); }
@@ -142,13 +163,18 @@ class Header {
     if (is_star()) return Text(Field(345, 131));
     if (is_ustar()) return Text(Field(345, 155));
     // Old versions of Go wrote ustar's prefix into GNU headers, where two times have their place.
-    if (is_gnu() && !Number(Field(345, 12)).has_value()) {
+    if (is_gnu() && !(IsGnuTime(Field(345, 12)) && IsGnuTime(Field(357, 12)))) {
       const std::string_view prefix = Text(Field(345, 155));
       const bool ascii = std::all_of(prefix.begin(), prefix.end(),
                                      [](char c) { return static_cast<signed char>(c) > 0; });
       if (ascii) return prefix;
     }
     return {};
+  }
+
+  std::string path() const {
+    const std::string_view before = prefix();
+    return before.empty() ? std::string(name()) : StrCat(before, "/", name());
   }
 
   bool IsZero() const {
@@ -162,44 +188,17 @@ class Header {
       plain += static_cast<unsigned char>(c);
       with_sign += static_cast<signed char>(c);
     }
-    const std::optional<int64_t> sum = Number(Field(148, 8));
+    const std::optional<int64_t> sum = Octal(Field(148, 8));
     return sum.has_value() && (*sum == plain || *sum == with_sign);
   }
 
  private:
+  static bool IsGnuTime(std::string_view field) {
+    return field[0] == '\0' || Number(field).has_value();
+  }
+
   std::array<char, kBlock> block_;
 };
-
-struct Time {
-  int64_t seconds = 0;
-  uint32_t nanoseconds = 0;
-};
-
-std::optional<int64_t> ParseSigned(std::string_view text) {
-  const bool negative = ConsumePrefix(&text, "-");
-  const std::optional<uint64_t> value = ParseDecimal(text);
-  if (!value.has_value() || *value > std::numeric_limits<int64_t>::max()) return std::nullopt;
-  return negative ? -static_cast<int64_t>(*value) : static_cast<int64_t>(*value);
-}
-
-// "-1.5" is one and a half seconds before 1970: -2 seconds and 500,000,000 ns.
-std::optional<Time> ParsePaxTime(std::string_view text) {
-  const size_t dot = text.find('.');
-  const std::optional<int64_t> seconds = ParseSigned(text.substr(0, dot));
-  if (!seconds.has_value()) return std::nullopt;
-  uint32_t nanoseconds = 0;
-  if (dot != std::string_view::npos) {
-    std::string fraction(text.substr(dot + 1));
-    if (!std::all_of(fraction.begin(), fraction.end(), [](char c) { return c >= '0' && c <= '9'; }))
-      return std::nullopt;
-    fraction.resize(9, '0');
-    nanoseconds = static_cast<uint32_t>(*ParseDecimal(fraction));
-  }
-  if (text.starts_with('-') && nanoseconds > 0) {
-    return Time{*seconds - 1, 1'000'000'000 - nanoseconds};
-  }
-  return Time{*seconds, nanoseconds};
-}
 
 struct Segment {
   uint64_t offset = 0, length = 0;
@@ -207,14 +206,14 @@ struct Segment {
 
 // What precedes an entry and belongs to it.
 struct Extensions {
-  std::optional<std::string> path, link;            // PAX
-  std::optional<std::string> long_name, long_link;  // GNU
-  std::optional<int64_t> size, uid, gid;
-  std::optional<Time> mtime;
-  std::vector<Xattr> xattrs;
-  std::optional<std::string> sparse_name, sparse_major, sparse_minor, sparse_map;
-  std::optional<uint64_t> sparse_size;
-  std::vector<uint64_t> sparse_pairs;  // version 0.0: offset, length, offset, ...
+  PaxRecords pax;                    // of the last PAX header alone
+  std::string long_name, long_link;  // GNU; "" = none
+
+  void Clear() {
+    pax.Clear();
+    long_name.clear();
+    long_link.clear();
+  }
 };
 
 class TarParser {
@@ -227,16 +226,18 @@ class TarParser {
  private:
   // Empty at the end of the archive.
   absl::StatusOr<std::optional<Header>> NextHeader();
-  absl::StatusOr<std::string> TakeBody(const Header& header);
-  absl::Status ParsePax(std::string_view body, uint64_t at);
-  absl::Status ApplyPax(std::string_view key, std::string_view value, bool* valid);
-  absl::Status HandleEntry(const Header& header);
-  absl::Status SetAttributes(const Header& header, TarEntry& entry);
-  absl::Status HandleFile(const Header& header, TarEntry& entry, uint64_t size);
+  absl::Status TakeBody(const Header& header, std::string& body);
+  absl::Status TakePax(const Header& header, PaxRecords& pax);
+  absl::Status HandleGlobal(const Header& header);
+  absl::Status HandleEntry(Header& header);
+  absl::Status MergePax(Header& header, TarEntry& entry);
+  absl::Status SetAttributes(Header& header, TarEntry& entry);
+  absl::Status HandleFile(const Header& header, TarEntry& entry);
   absl::Status SkipUnexpectedData(uint64_t size);
   absl::StatusOr<std::optional<std::vector<Segment>>> SparseMap(const Header& header,
                                                                 TarEntry& entry, uint64_t& stored);
   absl::StatusOr<std::vector<Segment>> OldGnuMap(const Header& header, TarEntry& entry);
+  absl::StatusOr<std::vector<Segment>> ListedMap() const;
   absl::StatusOr<std::vector<Segment>> EmbeddedMap(uint64_t& stored);
   absl::Status PlaceSegments(const std::vector<Segment>& segments, uint64_t stored,
                              TarEntry& entry) const;
@@ -248,33 +249,35 @@ class TarParser {
   std::optional<Header> peeked_;
   uint64_t header_at_ = 0;
   Extensions extensions_;
+  bool extended_ = false;  // extensions_ has something
 };
 
+// Each PAX header takes the place of the one before it, and so does each long name; a global header
+// ends what was pending.
 absl::Status TarParser::Run() {
+  std::string body;
   while (true) {
-    IMAGEFS_ASSIGN_OR_RETURN(const std::optional<Header> header, NextHeader());
+    IMAGEFS_ASSIGN_OR_RETURN(std::optional<Header> header, NextHeader());
     if (!header.has_value()) break;
     switch (header->type()) {
-      case 'x': {
-        const uint64_t at = header_at_;
-        IMAGEFS_ASSIGN_OR_RETURN(const std::string body, TakeBody(*header));
-        IMAGEFS_RETURN_IF_ERROR(ParsePax(body, at));
-        break;
-      }
-      case 'g':  // global records: ignored, as the runtimes do
-        IMAGEFS_RETURN_IF_ERROR(TakeBody(*header).status());
-        break;
+      case 'x':
+        extended_ = true;
+        extensions_.pax.Clear();
+        IMAGEFS_RETURN_IF_ERROR(TakePax(*header, extensions_.pax));
+        continue;
       case 'L':
-      case 'K': {
-        IMAGEFS_ASSIGN_OR_RETURN(const std::string body, TakeBody(*header));
-        (header->type() == 'L' ? extensions_.long_name : extensions_.long_link) =
-            std::string(Text(body));
+      case 'K':
+        extended_ = true;
+        IMAGEFS_RETURN_IF_ERROR(TakeBody(*header, body));
+        (header->type() == 'L' ? extensions_.long_name : extensions_.long_link) = Text(body);
+        continue;
+      case 'g':
+        IMAGEFS_RETURN_IF_ERROR(HandleGlobal(*header));
         break;
-      }
       default:
         IMAGEFS_RETURN_IF_ERROR(HandleEntry(*header));
-        extensions_ = Extensions();
     }
+    if (std::exchange(extended_, false)) extensions_.Clear();
   }
   return reader_.Skip(std::numeric_limits<uint64_t>::max()).status();
 }
@@ -282,16 +285,20 @@ absl::Status TarParser::Run() {
 absl::StatusOr<std::optional<Header>> TarParser::NextHeader() {
   if (peeked_.has_value()) {
     header_at_ = reader_.position() - kBlock;
-    const Header header = *std::exchange(peeked_, std::nullopt);
-    if (!header.IsZero()) return header;
+    Header header = *std::exchange(peeked_, std::nullopt);
+    if (!header.IsZero()) {
+      if (!header.Parse()) return CorruptHere("a header with a malformed number");
+      return header;
+    }
   } else {
     header_at_ = reader_.position();
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view block, reader_.Take(kBlock));
     if (block.empty()) return std::nullopt;
     if (block.size() < kBlock) return CorruptHere("the archive is truncated in a header");
-    const Header header(block);
+    Header header(block);
     if (!header.IsZero()) {
       if (!header.ChecksumHolds()) return CorruptHere("a header with a wrong checksum");
+      if (!header.Parse()) return CorruptHere("a header with a malformed number");
       return header;
     }
   }
@@ -304,96 +311,22 @@ absl::StatusOr<std::optional<Header>> TarParser::NextHeader() {
   return std::nullopt;
 }
 
-absl::StatusOr<std::string> TarParser::TakeBody(const Header& header) {
-  const std::optional<int64_t> size = header.size();
-  if (!size.has_value() || *size < 0 || static_cast<uint64_t>(*size) > kMaxSpecialBytes) {
+absl::Status TarParser::TakeBody(const Header& header, std::string& body) {
+  if (header.size < 0 || static_cast<uint64_t>(header.size) > kMaxSpecialBytes) {
     return CorruptHere("a name or a PAX header larger than 1 MiB");
   }
-  const size_t padded = (static_cast<size_t>(*size) + kBlock - 1) / kBlock * kBlock;
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string_view body, reader_.Take(padded));
-  if (body.size() < static_cast<size_t>(*size)) {
-    return CorruptHere("the archive is truncated behind the header");
-  }
-  return std::string(body.substr(0, static_cast<size_t>(*size)));
-}
-
-// Records "<length> <key>=<value>\n", where the length counts the whole record.
-absl::Status TarParser::ParsePax(std::string_view body, uint64_t at) {
-  while (!body.empty()) {
-    const size_t blank = body.find(' ');
-    const std::optional<uint64_t> length = ParseDecimal(body.substr(0, blank));
-    if (!length.has_value() || blank == std::string_view::npos || *length > body.size() ||
-        *length < blank + 2 || body[*length - 1] != '\n') {
-      return Corrupt(at, "a malformed PAX record");
-    }
-    const std::string_view record = body.substr(blank + 1, *length - blank - 2);
-    body.remove_prefix(*length);
-    const size_t equals = record.find('=');
-    if (equals == std::string_view::npos || equals == 0) {
-      return Corrupt(at, "a malformed PAX record");
-    }
-    const std::string_view key = record.substr(0, equals);
-    bool valid = key.find('\0') == std::string_view::npos;
-    IMAGEFS_RETURN_IF_ERROR(ApplyPax(key, record.substr(equals + 1), &valid));
-    if (!valid) {
-      return Corrupt(at, StrCat("a PAX record \"", Printable(key), "\" of an impossible value"));
-    }
-  }
-  if (extensions_.sparse_pairs.size() % 2 != 0) return Corrupt(at, "a map of an odd length");
+  const size_t size = static_cast<size_t>(header.size);
+  const size_t padded = (size + kBlock - 1) / kBlock * kBlock;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string_view bytes, reader_.Take(padded));
+  if (bytes.size() < size) return CorruptHere("the archive is truncated behind the header");
+  body = bytes.substr(0, size);
   return absl::OkStatus();
 }
 
-// An empty value takes the record back: what the header says holds.
-absl::Status TarParser::ApplyPax(std::string_view key, std::string_view value, bool* valid) {
-  const auto set_text = [&](std::optional<std::string>& out) {
-    out = value.empty() ? std::nullopt : std::optional<std::string>(value);
-  };
-  const auto set_number = [&](auto& out, auto parsed) {
-    if (value.empty()) {
-      out.reset();
-      return;
-    }
-    out = parsed;
-    *valid = *valid && out.has_value();
-  };
-  Extensions& to = extensions_;
-  if (key == "path" || key == "linkpath" || key == "GNU.sparse.name") {
-    if (value.find('\0') != std::string_view::npos) {
-      return Refuse(value, StrCat("a NUL in the PAX record \"", key, "\"; no file can have it"));
-    }
-    set_text(key == "path" ? to.path : key == "linkpath" ? to.link : to.sparse_name);
-  } else if (key == "size") {
-    set_number(to.size, ParseSigned(value));
-  } else if (key == "uid") {
-    set_number(to.uid, ParseSigned(value));
-  } else if (key == "gid") {
-    set_number(to.gid, ParseSigned(value));
-  } else if (key == "mtime") {
-    set_number(to.mtime, ParsePaxTime(value));
-  } else if (key == "GNU.sparse.major") {
-    set_text(to.sparse_major);
-  } else if (key == "GNU.sparse.minor") {
-    set_text(to.sparse_minor);
-  } else if (key == "GNU.sparse.map") {
-    set_text(to.sparse_map);
-  } else if (key == "GNU.sparse.size" || key == "GNU.sparse.realsize") {
-    set_number(to.sparse_size, ParseDecimal(value));
-  } else if (key == "GNU.sparse.offset" || key == "GNU.sparse.numbytes") {
-    const std::optional<uint64_t> number = ParseDecimal(value);
-    const bool in_order = (to.sparse_pairs.size() % 2 == 0) == key.ends_with("offset");
-    *valid = *valid && number.has_value() && in_order;
-    if (*valid) to.sparse_pairs.push_back(*number);
-  } else if (key.starts_with(kXattrPrefix)) {
-    const std::string_view name = key.substr(kXattrPrefix.size());
-    if (name.empty() || name.size() > kMaxXattrName || value.size() > kMaxXattrValue) {
-      return absl::InvalidArgumentError(
-          StrCat("tar: an xattr \"", Printable(name), "\" of ", value.size(),
-                 " bytes is more than Linux has room for; remove it and build the image again"));
-    }
-    std::erase_if(to.xattrs, [&](const Xattr& xattr) { return xattr.name == name; });
-    to.xattrs.push_back({std::string(name), std::string(value)});
-  }
-  return absl::OkStatus();
+absl::Status TarParser::TakePax(const Header& header, PaxRecords& pax) {
+  IMAGEFS_RETURN_IF_ERROR(TakeBody(header, pax.body));
+  const absl::Status parsed = pax.Parse();
+  return absl::IsDataLoss(parsed) ? CorruptHere(ToStd(parsed.message())) : parsed;
 }
 
 absl::StatusOr<uint32_t> FileType(const Header& header, const TarEntry& entry) {
@@ -431,60 +364,85 @@ std::optional<uint32_t> OwnerId(int64_t id) {
   return static_cast<uint32_t>(id);
 }
 
-absl::Status TarParser::SetAttributes(const Header& header, TarEntry& entry) {
-  const std::string_view prefix = header.prefix();
-  entry.path = prefix.empty() ? std::string(header.name()) : StrCat(prefix, "/", header.name());
-  entry.link = std::string(header.link());
-  if (extensions_.path.has_value()) entry.path = *std::move(extensions_.path);
-  if (extensions_.link.has_value()) entry.link = *std::move(extensions_.link);
-  if (extensions_.long_name.has_value()) entry.path = *std::move(extensions_.long_name);
-  if (extensions_.long_link.has_value()) entry.link = *std::move(extensions_.long_link);
-
-  const std::optional<int64_t> mode = header.mode(), mtime = header.mtime();
-  const std::optional<int64_t> uid = extensions_.uid.has_value() ? extensions_.uid : header.uid();
-  const std::optional<int64_t> gid = extensions_.gid.has_value() ? extensions_.gid : header.gid();
-  if (!mode || !uid || !gid || (!mtime && !extensions_.mtime)) {
-    return CorruptHere("a header with a malformed number");
+// Puts what the PAX records say in the place of what the header says.
+absl::Status TarParser::MergePax(Header& header, TarEntry& entry) {
+  PaxRecords& pax = extensions_.pax;
+  bool good = true;
+  const auto number = [&](std::string_view text, int64_t& out) {
+    if (text.empty()) return;
+    const std::optional<int64_t> value = PaxNumber(text);
+    good = good && value.has_value();
+    out = value.value_or(0);
+  };
+  const auto time = [&](std::string_view text) {
+    const std::optional<PaxTime> value = ParsePaxTime(text);
+    good = good && value.has_value();
+    return value.value_or(PaxTime());
+  };
+  number(pax.size, header.size);
+  number(pax.uid, header.uid);
+  number(pax.gid, header.gid);
+  if (!pax.mtime.empty()) {
+    const PaxTime mtime = time(pax.mtime);
+    header.mtime = mtime.seconds;
+    entry.mtime_nanoseconds = mtime.nanoseconds;
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const uint32_t type, FileType(header, entry));
-  entry.mode = type | (static_cast<uint32_t>(*mode) & 07777);
-  const std::optional<uint32_t> owner = OwnerId(*uid), group = OwnerId(*gid);
-  if (!owner || !group) {
-    return Refuse(entry.path, StrCat("owner ", *uid, ":", *gid, " does not fit into 32 bits"));
-  }
-  entry.uid = *owner;
-  entry.gid = *group;
-  if (extensions_.mtime.has_value()) {
-    entry.mtime_seconds = extensions_.mtime->seconds;
-    entry.mtime_nanoseconds = extensions_.mtime->nanoseconds;
-  } else {
-    entry.mtime_seconds = *mtime;
-  }
-  if (type == S_IFCHR || type == S_IFBLK) {
-    const std::optional<int64_t> major = header.major(), minor = header.minor();
-    if (!major || !minor || *major < 0 || *minor < 0 || *major >= 1 << 12 || *minor >= 1 << 20) {
-      return Refuse(entry.path, "device numbers that Linux does not have");
-    }
-    entry.rdev_major = static_cast<uint32_t>(*major);
-    entry.rdev_minor = static_cast<uint32_t>(*minor);
-  }
-  entry.hard_link = header.type() == '1';
-  entry.xattrs = std::move(extensions_.xattrs);
+  if (!pax.atime.empty()) time(pax.atime);
+  if (!pax.ctime.empty()) time(pax.ctime);
+  if (!good) return CorruptHere("a PAX header with a malformed number");
+  if (!pax.path.empty()) entry.path = pax.path;
+  if (!pax.link.empty()) entry.link = pax.link;
+  IMAGEFS_ASSIGN_OR_RETURN(entry.xattrs, pax.Xattrs());
   return absl::OkStatus();
 }
 
-absl::Status TarParser::HandleEntry(const Header& header) {
+absl::Status TarParser::SetAttributes(Header& header, TarEntry& entry) {
+  entry.path = header.path();
+  entry.link = std::string(header.link());
+  if (extended_) {
+    IMAGEFS_RETURN_IF_ERROR(MergePax(header, entry));
+    if (!extensions_.long_name.empty()) entry.path = std::move(extensions_.long_name);
+    if (!extensions_.long_link.empty()) entry.link = std::move(extensions_.long_link);
+  }
+  entry.mtime_seconds = header.mtime;
+  IMAGEFS_ASSIGN_OR_RETURN(const uint32_t type, FileType(header, entry));
+  entry.mode = type | (static_cast<uint32_t>(header.mode) & 07777);
+  const std::optional<uint32_t> owner = OwnerId(header.uid), group = OwnerId(header.gid);
+  if (!owner || !group) {
+    return Refuse(entry.path,
+                  StrCat("owner ", header.uid, ":", header.gid, " does not fit into 32 bits"));
+  }
+  entry.uid = *owner;
+  entry.gid = *group;
+  if (type == S_IFCHR || type == S_IFBLK) {
+    if (header.major < 0 || header.minor < 0 || header.major >= 1 << 12 ||
+        header.minor >= 1 << 20) {
+      return Refuse(entry.path, "device numbers that Linux does not have");
+    }
+    entry.rdev_major = static_cast<uint32_t>(header.major);
+    entry.rdev_minor = static_cast<uint32_t>(header.minor);
+  }
+  entry.hard_link = header.type() == '1';
+  return absl::OkStatus();
+}
+
+absl::Status TarParser::HandleGlobal(const Header& header) {
+  PaxRecords records;
+  IMAGEFS_RETURN_IF_ERROR(TakePax(header, records));
+  TarEntry entry;
+  entry.global = true;
+  entry.path = records.path.empty() ? header.path() : std::string(records.path);
+  return entry_(entry);
+}
+
+absl::Status TarParser::HandleEntry(Header& header) {
   TarEntry entry;
   IMAGEFS_RETURN_IF_ERROR(SetAttributes(header, entry));
-  const std::optional<int64_t> size =
-      extensions_.size.has_value() ? extensions_.size : header.size();
-  if (!size.has_value() || *size < 0) return CorruptHere("a header with a malformed size");
-  if (S_ISREG(entry.mode) && !entry.hard_link) {
-    return HandleFile(header, entry, static_cast<uint64_t>(*size));
-  }
+  if (S_ISREG(entry.mode) && !entry.hard_link) return HandleFile(header, entry);
+  if (extensions_.pax.IsSparse()) return CorruptHere("a sparse file that is no file");
   if (!entry.hard_link && !S_ISLNK(entry.mode)) entry.link.clear();
   IMAGEFS_RETURN_IF_ERROR(entry_(entry));
-  return SkipUnexpectedData(static_cast<uint64_t>(*size));
+  return SkipUnexpectedData(header.size > 0 ? static_cast<uint64_t>(header.size) : 0);
 }
 
 // Only files have data, and yet some archives give a size to links and directories: most without
@@ -506,7 +464,9 @@ absl::Status TarParser::SkipUnexpectedData(uint64_t size) {
   return size <= kBlock ? absl::OkStatus() : SkipData(size - kBlock);
 }
 
-absl::Status TarParser::HandleFile(const Header& header, TarEntry& entry, uint64_t size) {
+absl::Status TarParser::HandleFile(const Header& header, TarEntry& entry) {
+  if (header.size < 0) return CorruptHere("a header with a malformed size");
+  const uint64_t size = static_cast<uint64_t>(header.size);
   entry.size = size;
   uint64_t stored = size;
   IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::vector<Segment>> segments,
@@ -535,29 +495,43 @@ absl::StatusOr<std::optional<std::vector<Segment>>> TarParser::SparseMap(const H
                                                                          TarEntry& entry,
                                                                          uint64_t& stored) {
   if (header.type() == 'S') return OldGnuMap(header, entry);
-  Extensions& from = extensions_;
-  const std::string major = from.sparse_major.value_or(""), minor = from.sparse_minor.value_or("");
-  const bool is_1_0 = major == "1" && minor == "0";
-  const bool has_map = from.sparse_map.has_value() || !from.sparse_pairs.empty();
-  if (!is_1_0 && !(major == "0" && (minor == "0" || minor == "1")) &&
-      !(major.empty() && minor.empty() && has_map)) {
-    return std::nullopt;
-  }
-  if (from.sparse_name.has_value()) entry.path = *std::move(from.sparse_name);
-  if (from.sparse_size.has_value()) entry.size = *from.sparse_size;
-  if (is_1_0) return EmbeddedMap(stored);
-  std::vector<uint64_t> numbers = std::move(from.sparse_pairs);
-  if (from.sparse_map.has_value()) {
-    numbers.clear();
-    for (std::string_view text : Split(*from.sparse_map, ',')) {
-      const std::optional<uint64_t> number = ParseDecimal(text);
-      if (!number.has_value()) return CorruptHere("a malformed map of a sparse file");
-      numbers.push_back(*number);
+  const PaxRecords& pax = extensions_.pax;
+  if (!pax.IsSparse()) return std::nullopt;
+  if (!pax.sparse_name.empty()) {
+    if (pax.sparse_name.find('\0') != std::string_view::npos) {
+      return Refuse(pax.sparse_name, "a NUL in the name of a sparse file");
     }
+    entry.path = pax.sparse_name;
   }
-  if (numbers.size() % 2 != 0) return CorruptHere("a malformed map of a sparse file");
+  const std::string_view size_text =
+      pax.sparse_size.empty() ? pax.sparse_real_size : pax.sparse_size;
+  if (!size_text.empty()) {
+    const std::optional<int64_t> size = PaxNumber(size_text);
+    if (!size.has_value() || *size < 0) return CorruptHere("a malformed size of a sparse file");
+    entry.size = static_cast<uint64_t>(*size);
+  }
+  if (pax.sparse_major == "1") return EmbeddedMap(stored);
+  return ListedMap();
+}
+
+// Versions 0.0 and 0.1.
+absl::StatusOr<std::vector<Segment>> TarParser::ListedMap() const {
+  const PaxRecords& pax = extensions_.pax;
+  std::vector<std::string_view> numbers;
+  if (!pax.sparse_map.empty()) numbers = Split(pax.sparse_map, ',');
+  const std::optional<int64_t> count = PaxNumber(pax.sparse_count);
+  if (!count.has_value() || numbers.size() % 2 != 0 ||
+      *count != static_cast<int64_t>(numbers.size() / 2)) {
+    return CorruptHere("a map of a sparse file that does not have as many parts as it says");
+  }
   std::vector<Segment> segments;
-  for (size_t i = 0; i < numbers.size(); i += 2) segments.push_back({numbers[i], numbers[i + 1]});
+  for (size_t i = 0; i < numbers.size(); i += 2) {
+    const std::optional<int64_t> offset = PaxNumber(numbers[i]), length = PaxNumber(numbers[i + 1]);
+    if (!offset || !length || *offset < 0 || *length < 0) {
+      return CorruptHere("a malformed map of a sparse file");
+    }
+    segments.push_back({static_cast<uint64_t>(*offset), static_cast<uint64_t>(*length)});
+  }
   return segments;
 }
 
@@ -609,11 +583,12 @@ absl::StatusOr<std::vector<Segment>> TarParser::EmbeddedMap(uint64_t& stored) {
       text.append(block);
       stored -= kBlock;
     }
-    const std::optional<uint64_t> number =
-        ParseDecimal(std::string_view(text).substr(at, end - at));
+    const std::optional<int64_t> number = PaxNumber(std::string_view(text).substr(at, end - at));
     at = end + 1;
-    if (!number.has_value()) return CorruptHere("a malformed map of a sparse file");
-    return *number;
+    if (!number.has_value() || *number < 0) {
+      return CorruptHere("a malformed map of a sparse file");
+    }
+    return static_cast<uint64_t>(*number);
   };
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t count, next_number());
   if (count > kMaxSparseSegments) return CorruptHere("a sparse file of too many parts");

@@ -28,6 +28,9 @@ struct TarEntry {
   uint32_t rdev_major = 0, rdev_minor = 0;
   uint64_t size = 0;
   bool hard_link = false;
+  // A global PAX header: nothing but the path is set. Its records apply to no entry (the runtimes
+  // ignore them as well), but see LayerBuilder for what it does.
+  bool global = false;
   std::string link;  // target of a symbolic link or of a hard link
   std::vector<Xattr> xattrs;
   // Regular files: where the bytes lie in the tar. data_offset may be no multiple of 512 for the

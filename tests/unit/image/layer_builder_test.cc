@@ -113,13 +113,62 @@ TEST(LayerBuilderTest, Opaque) {
   EXPECT_TRUE(root->tree.inode(Tree::kRoot).opaque);
 }
 
-TEST(LayerBuilderTest, AufsBookKeepingIsDropped) {
+TEST(LayerBuilderTest, AufsBookKeepingIsNotShown) {
   EXPECT_EQ(Show(TarWriter()
                      .Dir(".wh..wh.plnk")
                      .File(".wh..wh.plnk/1.2", "")
-                     .File("d/.wh..wh.aufs", "")
+                     .File(".wh..wh.aufs", "")
+                     .File("d/.wh..wh.orph/x", "")
                      .File("a", "")),
-            "/a=0");
+            "/a=0 /d/?");
+}
+
+TEST(LayerBuilderTest, HardLinksMayNameWhatAufsKeptAside) {
+  const std::string plink = ".wh..wh.plnk/12.34";
+  TarWriter tar;
+  tar.Dir(".wh..wh.plnk").File(plink, "data", 0755);
+  tar.HardLink("a", plink).HardLink("d/b", "/" + plink).HardLink("c", "./" + plink);
+  const auto result = Build(tar.End().bytes());
+  ASSERT_TRUE(result.ok()) << result.status();
+  auto paths = Paths(result->tree);
+  ASSERT_EQ(paths.size(), 4u);
+  EXPECT_EQ(paths.at("/a"), paths.at("/d/b"));
+  EXPECT_EQ(paths.at("/a"), paths.at("/c"));
+  const Inode& inode = result->tree.inode(paths.at("/a"));
+  EXPECT_EQ(inode.nlink, 3u);
+  EXPECT_EQ(inode.size, 4u);
+  EXPECT_EQ(inode.mode, static_cast<uint32_t>(S_IFREG | 0644));  // as the links' own entries say
+
+  EXPECT_EQ(Show(TarWriter().Symlink(plink, "t").HardLink("s", plink)), "/s@");
+  EXPECT_EQ(Show(TarWriter().File("a", "1").HardLink(plink, "a").HardLink("b", plink)),
+            "/a=1 /b=1");
+  // One that came later, was replaced, or went with its folder.
+  EXPECT_EQ(Show(TarWriter().HardLink("a", plink).File(plink, "1")), "error");
+  EXPECT_EQ(Show(TarWriter().File(plink, "1").File(plink, "12").HardLink("a", plink)), "/a=2");
+  EXPECT_EQ(Show(TarWriter().File(plink, "1").HardLink("a", plink).File(".wh..wh.plnk", "")),
+            "/a=1");
+}
+
+TEST(LayerBuilderTest, AufsOfSparseFiles) {
+  TarWriter tar;
+  tar.OldGnuSparse(".wh..wh.plnk/1", 100'000, {{50'000, 6}}, "second");
+  tar.HardLink("a", ".wh..wh.plnk/1").OldGnuSparse(".wh..wh.plnk/2", 9000, {{8000, 1}}, "x");
+  const auto result = Build(tar.End().bytes());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->moves.size(), 1u);  // the other one has no name
+}
+
+TEST(LayerBuilderTest, AGlobalHeaderTakesThePlaceOfItsName) {
+  const TarWriter::Records comment = {{"comment", "c"}};
+  const auto global = [&](std::string_view path) {
+    return TarWriter::Records{{"path", std::string(path)}};
+  };
+  EXPECT_EQ(Show(TarWriter().File("f", "").Pax(global("f"), 'g').File("g", "")), "/g=0");
+  EXPECT_EQ(Show(TarWriter().File("d/f", "").Pax(global("d"), 'g')), "");
+  EXPECT_EQ(Show(TarWriter().Pax(global(".wh.f"), 'g')), "/f-");
+  EXPECT_EQ(Show(TarWriter().Pax(global("d/.wh..wh..opq"), 'g')), "/d/!?");
+  EXPECT_EQ(Show(TarWriter().Pax(global("/tmp/GlobalHead.1"), 'g')), "/tmp/?");
+  EXPECT_EQ(Show(TarWriter().Pax(comment, 'g').File("a", "")), "/PaxHeaders/? /a=0");
 }
 
 TEST(LayerBuilderTest, ImpossibleWhiteouts) {
@@ -137,7 +186,16 @@ TEST(LayerBuilderTest, PathsAreCleaned) {
                      .File("d/x/../e", "")
                      .File("f/", "")),
             "/a=0 /b=0 /d/? /d/c=0 /d/e=0 /f=0");
-  for (const char* name : {"../x", "a/../../x", "/.."}) {
+  EXPECT_EQ(Show(TarWriter()
+                     .File("/../a", "")
+                     .File("/d/../../../b", "")
+                     .File("/../../d/./c", "")
+                     .Dir("/..")
+                     .Symlink("//../s", "../../out")
+                     .HardLink("h", "/x/../../b")),
+            "/a=0 /b=0 /d/? /d/c=0 /h=0 /s@");
+  EXPECT_EQ(Show(TarWriter().File("/../.wh.w", "")), "/w-");
+  for (const char* name : {"../x", "a/../../x", "./../x", ".."}) {
     EXPECT_TRUE(Contains(ErrorOf(TarWriter().File(name, "")), "root")) << name;
   }
 }

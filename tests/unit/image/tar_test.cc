@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/text.h"
 #include "tests/fakes/image/tar_writer.h"
 
 namespace imagefs {
@@ -177,14 +178,94 @@ TEST(TarTest, UnknownTypesAreRefused) {
   }
 }
 
-TEST(TarTest, GlobalRecordsAreIgnored) {
+TEST(TarTest, GlobalRecordsApplyToNothing) {
   TarWriter tar;
   tar.Pax({{"path", "evil"}, {"uid", "7"}, {"mtime", "9"}}, 'g').File("f", "x").End();
   const Parsed parsed = Parse(tar);
   ASSERT_TRUE(parsed.status.ok()) << parsed.status;
-  EXPECT_EQ(parsed.entries.at(0).path, "f");
-  EXPECT_EQ(parsed.entries.at(0).uid, 0u);
-  EXPECT_EQ(parsed.entries.at(0).mtime_seconds, 0);
+  ASSERT_EQ(parsed.entries.size(), 2u);
+  EXPECT_TRUE(parsed.entries[0].global);
+  EXPECT_EQ(parsed.entries[0].path, "evil");
+  EXPECT_FALSE(parsed.entries[1].global);
+  EXPECT_EQ(parsed.entries[1].path, "f");
+  EXPECT_EQ(parsed.entries[1].uid, 0u);
+  EXPECT_EQ(parsed.entries[1].mtime_seconds, 0);
+}
+
+// The name that the entry behind the headers has.
+std::string NameAfter(TarWriter& tar) {
+  const Parsed parsed = Parse(tar.File("header", "x").End());
+  return parsed.status.ok() ? parsed.entries.back().path : parsed.status.ToString();
+}
+
+TEST(TarTest, OnlyTheLastPaxHeaderCounts) {
+  TarWriter tar;
+  tar.Pax({{"path", "a"}, {"uid", "7"}, {"SCHILY.xattr.user.x", "1"}}).Pax({{"mtime", "5"}});
+  tar.File("b", "x").End();
+  const Parsed parsed = Parse(tar);
+  ASSERT_TRUE(parsed.status.ok()) << parsed.status;
+  const TarEntry& entry = parsed.entries.at(0);
+  EXPECT_EQ(entry.path, "b");
+  EXPECT_EQ(entry.uid, 0u);
+  EXPECT_EQ(entry.mtime_seconds, 5);
+  EXPECT_TRUE(entry.xattrs.empty());
+  // What was replaced need not be right.
+  EXPECT_EQ(NameAfter(TarWriter().Pax({{"size", "x"}}).Pax({{"path", "p"}})), "p");
+}
+
+TEST(TarTest, HeadersThatPrecedeAnEntry) {
+  const auto pax = [](std::string_view path) {
+    return TarWriter::Records{{"path", std::string(path)}};
+  };
+  EXPECT_EQ(NameAfter(TarWriter().Pax(pax("p")).LongName("l")), "l");
+  EXPECT_EQ(NameAfter(TarWriter().LongName("l").Pax(pax("p"))), "l");
+  EXPECT_EQ(NameAfter(TarWriter().LongName("l").LongName("m")), "m");
+  EXPECT_EQ(NameAfter(TarWriter().LongName("l").LongName("")), "header");
+  EXPECT_EQ(NameAfter(TarWriter().LongName("l").LongName("k", 'K')), "l");
+  EXPECT_EQ(NameAfter(TarWriter().Pax(pax("p")).Pax(pax(""))), "header");
+  EXPECT_EQ(NameAfter(TarWriter().Pax({{"path", "p"}, {"path", ""}})), "header");
+  EXPECT_EQ(NameAfter(TarWriter().Pax(pax("p")).Pax({{"comment", "c"}}, 'g')), "header");
+  EXPECT_EQ(NameAfter(TarWriter().LongName("l").Pax(pax("g"), 'g')), "header");
+  EXPECT_EQ(NameAfter(TarWriter().Pax(pax("g"), 'g').Pax(pax("p"))), "p");
+}
+
+TEST(TarTest, MalformedNumbersAreRefusedInEveryHeader) {
+  for (size_t at : {size_t{100}, size_t{108}, size_t{116}, size_t{124}, size_t{136}, size_t{329}}) {
+    for (char type : {'0', 'x', 'g', 'L'}) {
+      std::string block = TarWriter::Block({.name = "n", .type = type});
+      block[at] = 'q';
+      TarWriter::SetChecksum(block);
+      TarWriter tar;
+      tar.Raw(block).File("f", "").End();
+      EXPECT_EQ(Parse(tar).status.code(), absl::StatusCode::kDataLoss) << at << type;
+    }
+  }
+  // A v7 header has no device numbers, and a directory no size.
+  std::string v7 = TarWriter::Block({.name = "c", .type = '3', .format = TarWriter::Format::kV7});
+  v7[329] = '5';
+  TarWriter::SetChecksum(v7);
+  TarWriter tar;
+  tar.Raw(v7).Add({.name = "d", .type = '5', .size = -1}).File("f", "").End();
+  const Parsed parsed = Parse(tar);
+  ASSERT_TRUE(parsed.status.ok()) << parsed.status;
+  EXPECT_EQ(parsed.entries.at(0).rdev_major, 0u);
+  EXPECT_EQ(parsed.entries.size(), 3u);
+}
+
+TEST(TarTest, OldGnuHeadersWithAPrefix) {
+  const auto path_of = [](size_t at, std::string_view text) {
+    std::string block = TarWriter::Block({.name = "n", .format = TarWriter::Format::kGnu});
+    block.replace(at, text.size(), text);
+    TarWriter::SetChecksum(block);
+    TarWriter tar;
+    return Parse(tar.Raw(block).End()).entries.at(0).path;
+  };
+  EXPECT_EQ(path_of(345, "00000000001"), "n");
+  EXPECT_EQ(path_of(345, "some/dir"), "some/dir/n");
+  EXPECT_EQ(path_of(345, "\xc3\xa9x"), "n");
+  EXPECT_EQ(path_of(346, "abc"), "n");  // no time at all
+  EXPECT_EQ(path_of(357, "zz"), "n");   // a malformed second time, and no prefix either
+  EXPECT_EQ(path_of(345, "000000000000zz"), "000000000000zz/n");
 }
 
 TEST(TarTest, HardLinkWithASize) {
@@ -246,6 +327,38 @@ TEST(TarTest, SparseInFourFormats) {
              {"GNU.sparse.realsize", "100000"}});
   pax10.File("GNUSparseFile.0/sparse", data + "firstsecond").File("after", "").End();
   ExpectSparse(pax10);
+}
+
+TEST(TarTest, SparseRecordsAsGoReadsThem) {
+  const auto entry_of = [](const TarWriter::Records& records, std::string_view data) {
+    TarWriter tar;
+    const Parsed parsed = Parse(tar.Pax(records).File("header", data).End());
+    return parsed.status.ok() ? StrCat(parsed.entries.at(0).path, " ", parsed.entries.at(0).size)
+                              : std::string(absl::StatusCodeToString(parsed.status.code()));
+  };
+  // The size before the real size, whatever the order; the listed segments before the map.
+  EXPECT_EQ(entry_of({{"GNU.sparse.size", "4"},
+                      {"GNU.sparse.realsize", "9"},
+                      {"GNU.sparse.numblocks", "1"},
+                      {"GNU.sparse.map", "0,1"}},
+                     "x"),
+            "header 4");
+  EXPECT_EQ(entry_of({{"GNU.sparse.realsize", "9"},
+                      {"GNU.sparse.numblocks", "1"},
+                      {"GNU.sparse.offset", "2"},
+                      {"GNU.sparse.numbytes", "1"},
+                      {"GNU.sparse.map", "7,7"}},
+                     "x"),
+            "header 9");
+  // A version that nobody knows is no sparse file, and its name is not the file's.
+  EXPECT_EQ(entry_of({{"GNU.sparse.major", "2"}, {"GNU.sparse.name", "n"}}, "x"), "header 1");
+  EXPECT_EQ(entry_of({{"GNU.sparse.name", "n"}}, "x"), "header 1");
+  // The number of segments has to be said, and right.
+  EXPECT_EQ(entry_of({{"GNU.sparse.map", "0,1"}, {"GNU.sparse.size", "1"}}, "x"), "DATA_LOSS");
+  EXPECT_EQ(entry_of({{"GNU.sparse.map", "0,1"}, {"GNU.sparse.numblocks", "2"}}, "x"), "DATA_LOSS");
+  TarWriter directory;
+  directory.Pax({{"GNU.sparse.map", "0,0"}, {"GNU.sparse.numblocks", "1"}}).Dir("d").End();
+  EXPECT_EQ(Parse(directory).status.code(), absl::StatusCode::kDataLoss);
 }
 
 TEST(TarTest, OldSparseMapOverSeveralBlocks) {
