@@ -75,10 +75,20 @@ absl::Status NotTagged(const std::string& path, std::string_view tag,
                                     "; it has: ", ListOf(std::move(names))));
 }
 
-absl::Status Ambiguous(const std::string& path, std::vector<std::string> names, size_t count) {
-  return absl::InvalidArgumentError(StrCat(path, ": it has ", count,
-                                           " images; choose one by its name (",
-                                           ListOf(std::move(names)), ") or by @0 to @", count - 1));
+// The images that it may be, by their names where these tell them apart, and by their places.
+absl::Status Ambiguous(const std::string& path, std::vector<std::string> names,
+                       const std::vector<size_t>& places) {
+  std::vector<std::string> list;
+  for (size_t place : places) list.push_back(StrCat("@", place));
+  if (list.size() > kMaxNamesShown) {
+    list.resize(kMaxNamesShown);
+    list.push_back("...");
+  }
+  const std::string by_name =
+      names.empty() ? "" : StrCat("its name (", ListOf(std::move(names)), ") or by ");
+  return absl::InvalidArgumentError(StrCat(path, ": it may be one of ", places.size(),
+                                           " images; choose one by ", by_name, "its place (",
+                                           absl::StrJoin(list, ", "), ")"));
 }
 
 // What both kinds share: blobs that lie in files, read on the calling thread.
@@ -200,25 +210,20 @@ class OciSource : public LocalSource {
       }
       return ReadManifest(index_.manifests[*position]);
     }
-    std::vector<const Descriptor*> found;
+    std::vector<size_t> found;  // places in the index
     std::vector<std::string> names;
-    for (const Descriptor& descriptor : index_.manifests) {
-      const std::vector<std::string> own = NamesOf(descriptor);
+    for (size_t place = 0; place < index_.manifests.size(); ++place) {
+      const std::vector<std::string> own = NamesOf(index_.manifests[place]);
       names.insert(names.end(), own.begin(), own.end());
       const bool named = std::any_of(own.begin(), own.end(), [&](const std::string& name) {
         return SameName(name, tag_or_digest);
       });
-      if (tag_or_digest.empty() || named) found.push_back(&descriptor);
+      if (tag_or_digest.empty() || named) found.push_back(place);
     }
-    if (found.size() == 1) return ReadManifest(*found[0]);
-    if (found.empty() && tag_or_digest.empty()) {
-      return absl::NotFoundError(StrCat(files().path(), ": the layout has no image"));
+    if (found.empty() && !tag_or_digest.empty()) {
+      return NotTagged(files().path(), tag_or_digest, std::move(names));
     }
-    if (found.empty()) return NotTagged(files().path(), tag_or_digest, std::move(names));
-    if (!DifferInPlatform(found)) {
-      return Ambiguous(files().path(), std::move(names), index_.manifests.size());
-    }
-    return MakeIndex(found);
+    return Choose(std::move(found), tag_or_digest.empty());
   }
 
   absl::StatusOr<LocalBlob> OpenBlob(const Digest& digest) const override {
@@ -240,14 +245,58 @@ class OciSource : public LocalSource {
     return out;
   }
 
-  static bool DifferInPlatform(const std::vector<const Descriptor*>& found) {
+  const Descriptor& At(size_t place) const { return index_.manifests[place]; }
+
+  // The image among the entries at these places, or an index of those that differ in platform.
+  // `by_name`: their names tell them apart.
+  absl::StatusOr<FetchedManifest> Choose(std::vector<size_t> found, bool by_name) const {
+    std::erase_if(found, [&](size_t place) { return !MayBeImage(At(place)); });
+    // One image may be listed under several names.
     absl::flat_hash_set<std::string> seen;
-    for (const Descriptor* descriptor : found) {
-      if (!descriptor->platform || !seen.insert(descriptor->platform->ToString()).second) {
-        return false;
-      }
+    for (size_t place : found) {
+      if (At(place).platform) seen.insert(At(place).digest.ToString());
     }
-    return true;
+    std::erase_if(found, [&](size_t place) {
+      const std::optional<Platform>& platform = At(place).platform;
+      const std::string digest = At(place).digest.ToString();
+      return !seen.insert(platform ? StrCat(digest, " ", platform->ToString()) : digest).second;
+    });
+    if (found.empty()) {
+      return absl::NotFoundError(StrCat(files().path(), ": the layout has no image"));
+    }
+    if (found.size() > 1 && !DifferInPlatform(found)) found = WithoutArtifacts(std::move(found));
+    if (found.size() == 1) return ReadManifest(At(found[0]));
+    if (DifferInPlatform(found)) return MakeIndex(found);
+    std::vector<std::string> names;
+    for (size_t place : found) {
+      for (std::string& name : NamesOf(At(place))) names.push_back(std::move(name));
+    }
+    if (!by_name) names.clear();
+    return Ambiguous(files().path(), std::move(names), found);
+  }
+
+  bool DifferInPlatform(const std::vector<size_t>& found) const {
+    absl::flat_hash_set<std::string> seen;
+    return std::all_of(found.begin(), found.end(), [&](size_t place) {
+      const std::optional<Platform>& platform = At(place).platform;
+      return platform && seen.insert(platform->ToString()).second;
+    });
+  }
+
+  // Without those whose manifests say that they are no images. What cannot be read stays, and all
+  // of them when none would be left: then the error is about what is there.
+  std::vector<size_t> WithoutArtifacts(std::vector<size_t> found) const {
+    std::vector<size_t> images;
+    for (size_t place : found) {
+      const absl::StatusOr<FetchedManifest> bytes = ReadManifest(At(place));
+      if (bytes.ok()) {
+        const absl::StatusOr<ManifestOrIndex> parsed =
+            ParseManifest(bytes->bytes, bytes->content_type);
+        if (parsed.ok() && parsed->manifest && !MayBeImage(*parsed->manifest)) continue;
+      }
+      images.push_back(place);
+    }
+    return images.empty() ? found : images;
   }
 
   absl::StatusOr<FetchedManifest> ReadManifest(const Descriptor& descriptor) const {
@@ -259,22 +308,21 @@ class OciSource : public LocalSource {
   }
 
   // The images of one name as an index of their own, to choose a platform from.
-  static FetchedManifest MakeIndex(const std::vector<const Descriptor*>& found) {
+  FetchedManifest MakeIndex(const std::vector<size_t>& found) const {
     JsonWriter json;
     json.BeginObject().Member("schemaVersion", int64_t{2}).Member("mediaType", kOciIndex);
     json.Key("manifests").BeginArray();
-    for (const Descriptor* descriptor : found) {
+    for (size_t place : found) {
+      const Descriptor& descriptor = At(place);
       json.BeginObject()
-          .Member("mediaType", descriptor->media_type)
-          .Member("digest", descriptor->digest.ToString())
-          .Member("size", descriptor->size);
-      if (!descriptor->artifact_type.empty())
-        json.Member("artifactType", descriptor->artifact_type);
+          .Member("mediaType", descriptor.media_type)
+          .Member("digest", descriptor.digest.ToString())
+          .Member("size", descriptor.size);
       json.Key("platform")
           .BeginObject()
-          .Member("os", descriptor->platform->os)
-          .Member("architecture", descriptor->platform->architecture)
-          .Member("variant", descriptor->platform->variant)
+          .Member("os", descriptor.platform->os)
+          .Member("architecture", descriptor.platform->architecture)
+          .Member("variant", descriptor.platform->variant)
           .EndObject()
           .EndObject();
     }
@@ -413,7 +461,7 @@ class DockerArchiveSource : public LocalSource {
     }
     if (found.empty()) return NotTagged(files().path(), tag_or_digest, std::move(names));
     if (found.size() > 1 && tag_or_digest.empty()) {
-      return Ambiguous(files().path(), std::move(names), images_.size());
+      return Ambiguous(files().path(), std::move(names), found);
     }
     return manifests_[found[0]];
   }
@@ -437,12 +485,8 @@ class DockerArchiveSource : public LocalSource {
   absl::Status AddImage(const SavedImage& image) {
     IMAGEFS_ASSIGN_OR_RETURN(std::string config_json, files().Read(image.config, kMaxConfigBytes));
     const Digest config_digest = Sha256Of(config_json);
-    if (const std::optional<Digest> promised = DigestInName(image.config);
-        promised && *promised != config_digest) {
-      return absl::DataLossError(StrCat("the configuration ", Printable(image.config),
-                                        " has another digest than its name says; save the image "
-                                        "again"));
-    }
+    // Whatever digest its name has: people edit configurations in such archives, and every tool
+    // takes them. The image is known by the digest of the bytes that are there.
     IMAGEFS_ASSIGN_OR_RETURN(ImageConfig config, ParseImageConfig(config_json));
     if (config.diff_ids.size() != image.layers.size()) {
       return absl::InvalidArgumentError(StrCat("manifest.json lists ", image.layers.size(),

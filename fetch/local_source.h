@@ -14,13 +14,17 @@ namespace imagefs {
 // manifest.json, the headers of an archive) at once; that may block on local disk. The tag is
 // looked up by GetManifest:
 //   TAG      the image of that name (annotation org.opencontainers.image.ref.name, or RepoTags);
-//            several of one name for different platforms come as an index
-//   @N       the N-th image, counted from 0
-//   ""       the only image; an error that lists the names when there are several
+//            several of one name for different platforms come as an index. What stands beside
+//            images (attestations, artifacts, signatures: MayBeImage) and one image listed twice do
+//            not count
+//   @N       the N-th entry, counted from 0
+//   ""       the only image, or an index as above; an error that lists the names and places when
+//            that does not say which one
 //   DIGEST   that manifest
 // The methods of the source run on the calling thread and block on local disk only. For a docker
-// archive the manifest is made up from manifest.json (docker's schema 2; the digest of a plain
-// layer is its DiffID), always the same for the same archive.
+// archive the manifest is made up from manifest.json (docker's schema 2; the digest of the
+// configuration is that of its bytes, whatever its name says; that of a plain layer is its DiffID),
+// always the same for the same archive.
 absl::StatusOr<std::shared_ptr<ImageSource>> OpenLocalSource(const Reference& reference);
 
 }  // namespace imagefs

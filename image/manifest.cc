@@ -200,8 +200,10 @@ absl::Status RefuseSchema1() {
                  "docker's schema 1 is not supported; push the image again with a current client");
 }
 
-// The one type that the header and the document agree on, or what the shape says where neither
-// names a type. Reading one document as two things is an attack, so it must be unambiguous.
+// The type that the document names, or what the header or the shape says where it names none.
+// Reading one document as two things is an attack, so a header must not say index where the
+// document says manifest, or the other way round. Docker's type and OCI's of the same thing mean
+// the same; the document's is the one that counts.
 absl::StatusOr<std::string> TypeOfDocument(const Json& root, std::string_view content_type) {
   const std::string media_type = root.StringOr("mediaType");
   const bool generic = IsGenericContentType(content_type);
@@ -212,12 +214,16 @@ absl::StatusOr<std::string> TypeOfDocument(const Json& root, std::string_view co
   if (root["schemaVersion"].exists() && root.IntOr("schemaVersion", 0) != 2) {
     return Invalid("manifest", "its schemaVersion is not 2");
   }
-  if (!generic && !media_type.empty() && media_type != content_type) {
-    return Invalid("manifest", StrCat("the registry calls it ", Printable(content_type),
+  const bool same_kind = (IsManifestType(media_type) && IsManifestType(content_type)) ||
+                         (IsIndexType(media_type) && IsIndexType(content_type));
+  if (!generic && !media_type.empty() && media_type != content_type && !same_kind) {
+    return Invalid("manifest", StrCat("it was announced as ", Printable(content_type),
                                       ", but its mediaType is ", Printable(media_type)));
   }
-  const bool index_shape = root["manifests"].is_array();
+  const Json manifests = root["manifests"];
   const bool manifest_shape = root["layers"].exists() || root["config"].exists();
+  // Go writes an empty list as null.
+  const bool index_shape = manifests.is_array() || (manifests.is_null() && !manifest_shape);
   if (index_shape && manifest_shape) {
     return Invalid("manifest", "it has both the members of an index and those of a manifest");
   }
@@ -235,14 +241,13 @@ absl::StatusOr<std::string> TypeOfDocument(const Json& root, std::string_view co
 
 // ---- Choosing and checking ----
 
-bool MayBeImage(const Descriptor& descriptor) {
-  if (!descriptor.artifact_type.empty()) return false;
-  if (descriptor.annotations.count("vnd.docker.reference.type") != 0) return false;
-  if (descriptor.platform && descriptor.platform->os == "unknown" &&
-      descriptor.platform->architecture == "unknown") {
-    return false;
-  }
-  return IsManifestType(descriptor.media_type) || IsIndexType(descriptor.media_type);
+// What `cosign save` writes beside an image in a layout: signatures, attestations, SBOMs.
+bool IsCosignArtifact(const Descriptor& descriptor) {
+  const auto kind = descriptor.annotations.find("kind");
+  if (kind == descriptor.annotations.end()) return false;
+  std::string_view what = kind->second;
+  return ConsumePrefix(&what, "dev.cosignproject.cosign/") && what != "image" &&
+         what != "imageIndex";
 }
 
 bool HasPlatform(const Descriptor& descriptor) {
@@ -396,6 +401,23 @@ absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes,
     IMAGEFS_ASSIGN_OR_RETURN(out.manifest, ParseImageManifest(*root, std::move(type)));
   }
   return out;
+}
+
+bool MayBeImage(const Descriptor& descriptor) {
+  if (!descriptor.artifact_type.empty() || IsCosignArtifact(descriptor)) return false;
+  if (descriptor.annotations.count("vnd.docker.reference.type") != 0) return false;
+  if (descriptor.platform && descriptor.platform->os == "unknown" &&
+      descriptor.platform->architecture == "unknown") {
+    return false;
+  }
+  return IsManifestType(descriptor.media_type) || IsIndexType(descriptor.media_type);
+}
+
+bool MayBeImage(const Manifest& manifest) {
+  return manifest.artifact_type.empty() && CheckIsImage(manifest).ok() &&
+         std::all_of(manifest.layers.begin(), manifest.layers.end(), [](const Descriptor& layer) {
+           return CompressionOfMediaType(layer.media_type).ok();
+         });
 }
 
 bool MayHoldAnyPlatform(const Descriptor& descriptor) {

@@ -66,14 +66,22 @@ struct ManifestOrIndex {
   std::optional<ImageIndex> index;
 };
 
-// `content_type` is the registry's header without parameters, "" when unknown. A mediaType member
-// that disagrees with it, schema 1, and a document of neither shape are refused.
+// `content_type` is what a registry's header or a descriptor says, without parameters, "" when
+// unknown. An index that is announced as a manifest or the other way round, schema 1, and a
+// document of neither shape are refused; OCI's type and docker's of the same thing may stand for
+// each other.
 absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes,
                                               std::string_view content_type);
 
-// The best manifest of an index for `want`: variants fall back (arm v7 > v6 > v5, amd64 v1..), an
-// attestation ("unknown/unknown") or an artifact never matches. What names no platform is a last
-// resort, nested indexes before manifests. The error lists what there is.
+// False for what an index lists beside images: attestations ("unknown/unknown"), artifacts,
+// signatures. True promises nothing.
+bool MayBeImage(const Descriptor& descriptor);
+// The same of the manifest itself, which also tells an artifact that its descriptor does not name.
+bool MayBeImage(const Manifest& manifest);
+
+// The best manifest of an index for `want`: variants fall back (arm v7 > v6 > v5, amd64 v1..), what
+// is no image (MayBeImage) never matches. What names no platform is a last resort, nested indexes
+// before manifests. The error lists what there is.
 absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platform& want);
 
 // An index inside an index that names no platform: any image may be in it. When one is chosen, the

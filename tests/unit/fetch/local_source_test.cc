@@ -256,8 +256,9 @@ TEST_F(LocalSourceTest, ImagesAreChosenByNameAndPosition) {
   EXPECT_TRUE(Contains(ManifestText("oci:%D/layout:@3"), "it has 3"));
   EXPECT_TRUE(Contains(ManifestText("oci:%D/layout:v2"),
                        "no image in it is named v2; it has: docker.io/library/x:2, v1"));
-  EXPECT_TRUE(Contains(ManifestText("oci:%D/layout"), "3 images"));
-  EXPECT_TRUE(Contains(ManifestText("oci:%D/layout"), "(docker.io/library/x:2, v1)"));
+  EXPECT_TRUE(Contains(ManifestText("oci:%D/layout"), "one of 3 images"));
+  EXPECT_TRUE(Contains(ManifestText("oci:%D/layout"),
+                       "by its name (docker.io/library/x:2, v1) or by its place (@0, @1, @2)"));
 }
 
 TEST_F(LocalSourceTest, OneNameForSeveralPlatformsIsAnIndex) {
@@ -284,7 +285,81 @@ TEST_F(LocalSourceTest, SameNameTwiceIsAmbiguous) {
   layout.AddImage({Layer("a")}, Named("v1"), "1");
   layout.AddImage({Layer("a")}, Named("v1"), "2");
   WriteDirectory(layout);
-  EXPECT_TRUE(Contains(ManifestText("oci:%D/layout:v1"), "choose one"));
+  const std::string error = ManifestText("oci:%D/layout:v1");
+  EXPECT_TRUE(Contains(error, "choose one by its place (@0, @1)")) << error;
+}
+
+std::string PlatformOf(const std::string& os, const std::string& architecture) {
+  return StrCat(",\"platform\":{\"os\":\"", os, "\",\"architecture\":\"", architecture, "\"}");
+}
+
+TEST_F(LocalSourceTest, WhatStandsBesideImagesDoesNotCount) {
+  const std::string unknown = PlatformOf("unknown", "unknown");
+  for (const std::string& name : {std::string(), Named("latest")}) {
+    Layout layout;
+    // Annotations come once in a descriptor, so the attestations are told by their platform.
+    layout.AddImage({Layer("x")}, unknown + name, "attestation of amd64");
+    const std::string amd = layout.AddImage({Layer("a")}, PlatformOf("linux", "amd64") + name, "1");
+    const std::string arm = layout.AddImage({Layer("a")}, PlatformOf("linux", "arm64") + name, "2");
+    layout.AddImage({Layer("x")}, unknown + name, "attestation of arm64");
+    WriteDirectory(layout);
+    absl::StatusOr<ImageSource::FetchedManifest> fetched = Manifest("oci:%D/layout");
+    ASSERT_TRUE(fetched.ok()) << fetched.status();
+    absl::StatusOr<ManifestOrIndex> index = ParseManifest(fetched->bytes, fetched->content_type);
+    ASSERT_TRUE(index.ok() && index->index) << index.status();
+    EXPECT_EQ(index->index->manifests.size(), 2u);
+    const auto chosen = ChoosePlatform(*index->index, *Platform::Parse("linux/arm64"));
+    EXPECT_EQ(chosen->digest, Sha256Of(arm));
+    EXPECT_EQ(ManifestText("oci:%D/layout:@1"), amd) << "places count everything";
+  }
+}
+
+TEST_F(LocalSourceTest, ArtifactsAndSignaturesDoNotCount) {
+  Layout layout;
+  // Nothing in the last one's descriptor says what it is.
+  const std::string spdx = layout.AddBlob(
+      "{\"schemaVersion\":2,\"artifactType\":\"a/b\",\"layers\":"
+      "[]}");
+  layout.index.push_back(DescriptorOf(kOciManifest, spdx, ",\"artifactType\":\"a/b\""));
+  const std::string cosign = layout.AddBlob("{\"schemaVersion\":2,\"config\":{}}");
+  layout.index.push_back(DescriptorOf(
+      kOciManifest, cosign, ",\"annotations\":{\"kind\":\"dev.cosignproject.cosign/sigs\"}"));
+  const std::string empty = layout.AddBlob("{}");
+  const std::string unnamed = layout.AddBlob(StrCat(
+      "{\"schemaVersion\":2,\"config\":", DescriptorOf("application/vnd.oci.empty.v1+json", empty),
+      ",\"layers\":[", DescriptorOf("application/spdx+json", empty), "]}"));
+  layout.index.push_back(DescriptorOf(kOciManifest, unnamed));
+  const std::string image = layout.AddImage({Layer("a")}, "");
+  // The same once more, under a name.
+  layout.index.push_back(DescriptorOf(kOciManifest, image, Named("v1")));
+  WriteDirectory(layout);
+  EXPECT_EQ(ManifestText("oci:%D/layout"), image);
+  EXPECT_EQ(ManifestText("oci:%D/layout:v1"), image);
+
+  // Of several images without names, those are listed that are images.
+  layout.AddImage({Layer("b")}, "", "other");
+  WriteDirectory(layout);
+  const std::string error = ManifestText("oci:%D/layout");
+  EXPECT_TRUE(Contains(error, "one of 2 images")) << error;
+  EXPECT_TRUE(Contains(error, "@3, @5")) << error;
+
+  Layout none;
+  none.index.push_back(DescriptorOf(kOciManifest, spdx, ",\"artifactType\":\"a/b\""));
+  WriteDirectory(none);
+  EXPECT_TRUE(Contains(ManifestText("oci:%D/layout"), "has no image"));
+}
+
+TEST_F(LocalSourceTest, OneImageOfTwoPlatforms) {
+  Layout layout;
+  const std::string image = layout.AddImage({Layer("a")}, PlatformOf("linux", "arm64"));
+  layout.index.push_back(DescriptorOf(
+      kOciManifest, image,
+      ",\"platform\":{\"os\":\"linux\",\"architecture\":\"arm64\",\"variant\":\"v8\"}"));
+  layout.index.push_back(DescriptorOf(kOciManifest, image));
+  WriteDirectory(layout);
+  absl::StatusOr<ImageSource::FetchedManifest> fetched = Manifest("oci:%D/layout");
+  ASSERT_TRUE(fetched.ok()) << fetched.status();
+  EXPECT_EQ(ParseManifest(fetched->bytes, fetched->content_type)->index->manifests.size(), 2u);
 }
 
 TEST_F(LocalSourceTest, MissingAndDamagedBlobs) {
@@ -342,6 +417,8 @@ TEST_F(LocalSourceTest, BadLayouts) {
   EXPECT_TRUE(Contains(ManifestText("oci:%D/garbage"), "index.json"));
   Write("none/index.json", "{\"schemaVersion\":2,\"manifests\":[]}");
   EXPECT_TRUE(Contains(ManifestText("oci:%D/none"), "no image"));
+  Write("null/index.json", "{\"schemaVersion\":2,\"manifests\":null}");
+  EXPECT_TRUE(Contains(ManifestText("oci:%D/null"), "has no image"));
   Write("large/index.json", std::string((4 << 20) + 1, ' '));
   EXPECT_TRUE(Contains(ManifestText("oci:%D/large"), "at most"));
   Write("escape/index.json",
@@ -457,6 +534,22 @@ TEST_F(LocalSourceTest, DockerArchiveWithLinksBetweenLayers) {
   EXPECT_FALSE((*source)->OpenLocal(Of("something else")).ok());
 }
 
+TEST_F(LocalSourceTest, DockerArchiveWithAnEditedConfiguration) {
+  const std::string a = Layer("a"), config = ConfigFor({a}, "edited");
+  for (const std::string& name :
+       {std::string(64, 'a') + ".json", "blobs/sha256/" + std::string(64, 'b')}) {
+    Write("image.tar",
+          TarMember("layer.tar", a) + TarMember(name, config) +
+              TarMember("manifest.json", StrCat("[", SavedJson(name, {}, {"layer.tar"}), "]")) +
+              EndOfTar());
+    // The image is known by the bytes that are there.
+    EXPECT_TRUE(Contains(ManifestText("docker-archive:%D/image.tar"), DigestText(config)));
+    absl::StatusOr<std::shared_ptr<ImageSource>> source = Open("docker-archive:%D/image.tar");
+    ASSERT_TRUE(source.ok()) << source.status();
+    EXPECT_EQ(SmallBlob(**source, Of(config)).value_or("?"), config);
+  }
+}
+
 TEST_F(LocalSourceTest, DockerArchiveWithSeveralImages) {
   const std::string a = Layer("a");
   const std::string one = ConfigFor({a}, "1"), two = ConfigFor({a}, "2");
@@ -531,9 +624,6 @@ TEST_F(LocalSourceTest, HostileDockerArchives) {
   const std::string device = TarMember("l", "", '3');
   EXPECT_TRUE(Contains(error(good + device, saved("config", "l")), "there is no l"));
 
-  const std::string lying = std::string(64, 'a') + ".json";
-  EXPECT_TRUE(
-      Contains(error(good + TarMember(lying, config), saved(lying, "layer.tar")), "digest"));
   Write("oci.tar", TarMember("index.json", "{}") + EndOfTar());
   EXPECT_TRUE(Contains(ManifestText("docker-archive:%D/oci.tar"), "write oci-archive:"));
 }

@@ -188,12 +188,57 @@ TEST(ManifestTest, TypeComesFromHeaderFieldOrShape) {
   EXPECT_EQ(type(SimpleManifest(), ""), kOciManifest);
   EXPECT_EQ(type(IndexJson({}), ""), kOciIndex);
   EXPECT_EQ(type(IndexJson({}), kDockerList), kDockerList);
+  // Docker's type and OCI's of the same thing: the document's word counts.
+  EXPECT_EQ(type(SimpleManifest(docker), kOciManifest), kDockerManifest);
+  const std::string index = StrCat("{\"mediaType\":\"", kOciIndex, "\",\"manifests\":[]}");
+  EXPECT_EQ(type(index, kDockerList), kOciIndex);
+}
+
+TEST(ManifestTest, NullIsAnEmptyListOfManifests) {
+  for (const char* text : {"{\"schemaVersion\":2,\"manifests\":null}", "{\"manifests\":[]}"}) {
+    const absl::StatusOr<ManifestOrIndex> parsed = ParseManifest(text, "");
+    ASSERT_TRUE(parsed.ok() && parsed->index) << parsed.status();
+    EXPECT_TRUE(parsed->index->manifests.empty());
+  }
+  EXPECT_TRUE(ParseManifest(SimpleManifest("\"manifests\":null,"), "").ok());
+  EXPECT_FALSE(ParseManifest("{\"manifests\":7}", "").ok());
+}
+
+TEST(ManifestTest, WhatIsNoImage) {
+  Descriptor descriptor;
+  descriptor.media_type = std::string(kOciManifest);
+  EXPECT_TRUE(MayBeImage(descriptor));
+  for (const char* kind : {"sigs", "atts", "sboms"}) {
+    descriptor.annotations["kind"] = StrCat("dev.cosignproject.cosign/", kind);
+    EXPECT_FALSE(MayBeImage(descriptor)) << kind;
+  }
+  for (const char* kind :
+       {"dev.cosignproject.cosign/image", "dev.cosignproject.cosign/imageIndex", "something"}) {
+    descriptor.annotations["kind"] = kind;
+    EXPECT_TRUE(MayBeImage(descriptor)) << kind;
+  }
+  descriptor.artifact_type = "application/spdx+json";
+  EXPECT_FALSE(MayBeImage(descriptor));
+
+  Manifest manifest;
+  manifest.config.media_type = "application/vnd.oci.image.config.v1+json";
+  manifest.layers.emplace_back().media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
+  EXPECT_TRUE(MayBeImage(manifest));
+  manifest.layers.emplace_back().media_type = "application/vnd.dev.cosign.simplesigning.v1+json";
+  EXPECT_FALSE(MayBeImage(manifest));
+  manifest.layers.pop_back();
+  manifest.config.media_type = "application/vnd.oci.empty.v1+json";
+  EXPECT_FALSE(MayBeImage(manifest));
 }
 
 TEST(ManifestTest, ConfusingDocumentsAreRefused) {
   const std::string docker = StrCat("\"mediaType\":\"", kDockerManifest, "\",");
-  EXPECT_TRUE(Contains(ParseError(SimpleManifest(docker), kOciManifest), "the registry calls it"));
-  EXPECT_TRUE(Contains(ParseError(SimpleManifest(docker), kDockerList), "the registry calls it"));
+  EXPECT_TRUE(Contains(ParseError(SimpleManifest(docker), kDockerList), "it was announced as"));
+  EXPECT_TRUE(Contains(ParseError(SimpleManifest(docker), kOciIndex), "it was announced as"));
+  const std::string index = StrCat("{\"mediaType\":\"", kOciIndex, "\",\"manifests\":[]}");
+  EXPECT_TRUE(Contains(ParseError(index, kOciManifest), "it was announced as"));
+  EXPECT_TRUE(Contains(ParseError(index, kDockerManifest), "it was announced as"));
+  EXPECT_FALSE(ParseManifest(SimpleManifest("\"mediaType\":\"text/x\","), kOciManifest).ok());
   EXPECT_FALSE(ParseManifest(SimpleManifest(), kOciIndex).ok());
   EXPECT_FALSE(ParseManifest(IndexJson({}), kOciManifest).ok());
   EXPECT_FALSE(ParseManifest(SimpleManifest("\"manifests\":[],"), "").ok());
