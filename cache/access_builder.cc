@@ -21,7 +21,8 @@ constexpr size_t kPieceBytes = 256 << 10;
 
 // Where the blob can be entered, and how long the tar in it is.
 absl::Status FindPoints(const Descriptor& blob, const AccessBuilder::BlobFile& file,
-                        const CancelToken& cancel, LayerOutput& made) {
+                        WindowMemory& windows, const CancelToken& cancel, LayerOutput& made) {
+  const auto grant = [&](uint64_t bytes) { return windows.Wait("access", bytes, cancel); };
   std::string in(kPieceBytes, '\0'), out(kPieceBytes, '\0');
   std::unique_ptr<Decompressor> decompressor;
   Sha256 hash;
@@ -35,7 +36,7 @@ absl::Status FindPoints(const Descriptor& blob, const AccessBuilder::BlobFile& f
     hash.Update(piece);
     if (decompressor == nullptr) {
       IMAGEFS_ASSIGN_OR_RETURN(decompressor,
-                               Decompressor::Create(SniffCompression(piece), kPointSpacing));
+                               Decompressor::Create(SniffCompression(piece), kPointSpacing, grant));
     }
     while (true) {
       IMAGEFS_ASSIGN_OR_RETURN(const Decompressor::Step step,
@@ -124,8 +125,9 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
   const Table::Context context_;
 };
 
-AccessBuilder::AccessBuilder(std::string root)
+AccessBuilder::AccessBuilder(std::string root, WindowMemory& windows)
     : root_(std::move(root)),
+      windows_(windows),
       work_(std::make_unique<FairWorkers>("access", SourceTurns::Options{1, 0})) {}
 
 AccessBuilder::~AccessBuilder() {
@@ -206,7 +208,7 @@ absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,
       stop_.token().OnCancel([either]() mutable { either.Cancel(); });
   const absl::Status status = [&]() -> absl::Status {
     if (made.points.empty()) {
-      IMAGEFS_RETURN_IF_ERROR(FindPoints(blob, file, either.token(), made));
+      IMAGEFS_RETURN_IF_ERROR(FindPoints(blob, file, windows_, either.token(), made));
       IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
                                OpenFile(root_ + "/layers", O_TMPFILE | O_RDWR, 0600));
       IMAGEFS_ASSIGN_OR_RETURN(

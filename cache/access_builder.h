@@ -21,13 +21,14 @@
 #include "cache/fair_workers.h"
 #include "cache/image_store.h"
 #include "cache/layer_maker.h"
+#include "cache/window_memory.h"
 #include "fetch/source.h"
 
 namespace imagefs {
 
 class AccessBuilder {
  public:
-  explicit AccessBuilder(std::string root);
+  AccessBuilder(std::string root, WindowMemory& windows);
   // REQUIRES: every caller of Ensure has left. Gives up what is not done.
   ~AccessBuilder();
 
@@ -70,6 +71,7 @@ class AccessBuilder {
                      LayerOutput made, const CancelToken& cancel);
 
   const std::string root_;
+  WindowMemory& windows_;
   CancelSource stop_;
   Table flights_{"access"};
   std::atomic<uint64_t> built_{0}, failed_{0};

@@ -124,7 +124,12 @@ absl::Status Decode(Decompressor& decompressor, std::string_view in, ChunkRing& 
 }
 
 // The producing thread: reads and hashes the blob, decompresses it into the ring.
-absl::Status Produce(const LayerInput& input, ChunkRing& ring, std::vector<RestartPoint>& points) {
+absl::Status Produce(const LayerInput& input, const CancelToken& cancel, ChunkRing& ring,
+                     std::vector<RestartPoint>& points) {
+  ZstdWindowGrant grant;
+  if (input.windows != nullptr) {
+    grant = [&](uint64_t bytes) { return input.windows(bytes, cancel); };
+  }
   auto buffer = std::make_unique_for_overwrite<char[]>(kChunkBytes);
   std::unique_ptr<Decompressor> decompressor;
   Sha256 hash;
@@ -143,7 +148,7 @@ absl::Status Produce(const LayerInput& input, ChunkRing& ring, std::vector<Resta
       if (held < 6 && n > 0) continue;
       const std::string_view head(buffer.get(), held);
       IMAGEFS_ASSIGN_OR_RETURN(decompressor,
-                               Decompressor::Create(SniffCompression(head), kPointSpacing));
+                               Decompressor::Create(SniffCompression(head), kPointSpacing, grant));
     }
     IMAGEFS_RETURN_IF_ERROR(
         Decode(*decompressor, std::string_view(buffer.get(), held), ring, out, fill));
@@ -260,7 +265,10 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   ChunkRing ring;
   UnpackGuard guard(input, data.get());
   LayerOutput output;
-  std::thread producer([&] { ring.Close(Produce(input, ring, output.points)); });
+  // Also fires when the parser gives up while the decoder waits for memory.
+  CancelSource stop;
+  const CancelToken::Registration on_cancel = cancel.OnCancel([stop]() mutable { stop.Cancel(); });
+  std::thread producer([&] { ring.Close(Produce(input, stop.token(), ring, output.points)); });
   auto next = [&]() -> absl::StatusOr<std::string_view> {
     if (cancel.cancelled()) return absl::CancelledError("nobody waits for the layer any more");
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, ring.Next());
@@ -271,6 +279,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   };
   absl::StatusOr<LayerBuilder::Result> result = Consume(input.diff_id, next, output.tar_bytes);
   ring.Abort();
+  stop.Cancel();
   producer.join();
   if (!result.ok()) {
     // A tree that was too large is gone; without this its memory would be the allocator's for good.

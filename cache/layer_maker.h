@@ -13,6 +13,7 @@
 #include "base/cancel.h"
 #include "base/digest.h"
 #include "base/free_space.h"
+#include "cache/window_memory.h"
 #include "image/decompress.h"
 #include "image/layer_builder.h"
 
@@ -35,6 +36,9 @@ struct LayerInput {
   // Reads at `offset`, waiting for the first byte; 0 at the end. Called from one other thread.
   absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char> buffer, uint64_t offset)> read;
   UnpackLimits limits = {};
+  // Asked for the memory of large zstd windows, by the thread that calls `read`; empty: it is
+  // taken.
+  WindowWait windows = {};
 };
 
 // Compressed bytes between two places where a blob can be entered. Chosen by measurement

@@ -95,7 +95,7 @@ absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::s
   };
   std::atomic<uint64_t> unpacked{0};
   ProvenLayer proven;
-  const LayerInput input{layer.access.blob_digest(), size, layer.diff_id, read};
+  const LayerInput input{layer.access.blob_digest(), size, layer.diff_id, read, {}, layer.windows};
   IMAGEFS_ASSIGN_OR_RETURN(proven.made, MakeLayer(input, into, cancel, unpacked));
   IMAGEFS_ASSIGN_OR_RETURN(const Tree described, DisarmedTree(layer.directory + "/index"));
   IMAGEFS_ASSIGN_OR_RETURN(const Tree own, DisarmedTree(into + "/index"));

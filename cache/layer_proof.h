@@ -18,6 +18,7 @@ struct UnprovenLayer {
   const LayerAccess& access;  // its span table; every span's digest held
   Digest diff_id;             // the claim
   const Fd& blob;             // whole; its digest held
+  WindowWait windows = {};    // of the pass (cache/layer_maker.h)
 };
 
 struct ProvenLayer {

@@ -86,7 +86,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
                           ? store->options_.workers
                           : static_cast<int>(std::thread::hardware_concurrency()) + 2;
   store->fill_ = std::make_unique<FillScheduler>(store->options_.fill);
-  store->access_ = std::make_unique<AccessBuilder>(store->options_.root);
+  store->access_ = std::make_unique<AccessBuilder>(store->options_.root, store->windows_);
   // Twice as many may begin before their blobs are here, since those wait for bytes.
   store->passes_ =
       std::make_unique<FairWorkers>("pass", SourceTurns::Options{workers, 2 * workers});

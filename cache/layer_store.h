@@ -209,8 +209,8 @@ class LayerStore {
   KeyValueStore& kv_;
   std::string boot_id_;
   FlightTable<LayerRef> layer_flights_{"layer"};
-  FlightTable<bool> blob_flights_{"blob"};
-  FlightTable<bool> proof_flights_{"proof"};
+  FlightTable<bool> blob_flights_{"blob"}, proof_flights_{"proof"};
+  WindowMemory windows_;
   Possession possession_;
 
   // Makes the files of a layer and its record change together; taken before mu_, held over local

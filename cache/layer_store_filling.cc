@@ -276,8 +276,12 @@ absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
   absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd blob, filling.Blob());
-  const UnprovenLayer layer{filling.directory(), filling.access(), filling.access().diff_id(),
-                            blob};
+  // All proofs are one source of windows, so that they leave some for the passes of others.
+  const auto windows = [this](uint64_t bytes, const CancelToken& cancel) {
+    return windows_.Wait("proof", bytes, cancel);
+  };
+  const UnprovenLayer layer{filling.directory(), filling.access(), filling.access().diff_id(), blob,
+                            windows};
   IMAGEFS_ASSIGN_OR_RETURN(ProvenLayer proven, ProveLayer(layer, directory, filling.closing()));
   return Promote(id, filling, directory, std::move(proven));
 }

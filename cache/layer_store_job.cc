@@ -76,19 +76,20 @@ void LayerStore::Job::Begin() {
   absl::StatusOr<std::optional<LocalBlob>> local = request_.source->OpenLocal(blob_);
   if (!local.ok()) return End(local.status());
   if (local->has_value()) {
-    store_.passes_->Submit(ClaimTurn(true), [self = shared_from_this(), file = **std::move(local)](
-                                                FairWorkers::Id) { self->RunOfFile(file); });
+    store_.passes_->Submit(ClaimTurn(true),
+                           [self = shared_from_this(), file = **std::move(local)](
+                               FairWorkers::Id turn) { self->RunOfFile(file, turn); });
     return;
   }
   if (absl::Status status = BeginDownload(); !status.ok()) End(status);
 }
 
-void LayerStore::Job::RunOfFile(const LocalBlob& file) {
+void LayerStore::Job::RunOfFile(const LocalBlob& file, FairWorkers::Id turn) {
   if (absl::StatusOr<Fd> fd = file.fd.Duplicate(); fd.ok()) {
     local_ = AccessBuilder::BlobFile{*std::move(fd), file.offset};
   }
   from_file_ = true;
-  Run([&file](absl::Span<char> buffer, uint64_t offset) {
+  Run(turn, [&file](absl::Span<char> buffer, uint64_t offset) {
     return PreadPart(file.fd.get(), file.offset, file.length, buffer, offset);
   });
 }
@@ -167,7 +168,7 @@ void LayerStore::Job::Schedule(const std::shared_ptr<Spool::Reader>& reader, boo
   if (turn_.has_value()) return whole ? passes.SetWhole(*turn_) : void();
   turn_ = passes.Submit(ClaimTurn(whole),
                         [self = shared_from_this(), reader, &passes](FairWorkers::Id turn) {
-                          self->Run([&](absl::Span<char> buffer, uint64_t offset) {
+                          self->Run(turn, [&](absl::Span<char> buffer, uint64_t offset) {
                             std::optional<FairWorkers::Starved> starved;
                             if (!reader->Ready(offset)) starved.emplace(passes, turn);
                             return reader->Read(buffer, offset);
@@ -175,10 +176,10 @@ void LayerStore::Job::Schedule(const std::shared_ptr<Spool::Reader>& reader, boo
                         });
 }
 
-void LayerStore::Job::Run(ReadBytes read) {
+void LayerStore::Job::Run(FairWorkers::Id turn, ReadBytes read) {
   activity_ = Activity::kUnpacking;
   const std::string directory = StrCat(store_.options_.root, "/layers/tmp-", RandomHex(8));
-  absl::StatusOr<LayerRef> layer = Make(directory, read);
+  absl::StatusOr<LayerRef> layer = Make(directory, turn, read);
   // Also where somebody else's pass has made the same meanwhile, and this one's was not needed.
   if (absl::Status removed = RemoveTree(directory); !removed.ok()) {
     LogWarning("layer.cleanup_failed directory=", directory, " error=", removed.message());
@@ -202,9 +203,14 @@ void LayerStore::Job::StartAccess(const LayerRef& layer) {
                         ClaimTurn(true));
 }
 
-absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, ReadBytes read) {
+absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, FairWorkers::Id turn,
+                                               ReadBytes read) {
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
-  const LayerInput input{blob_.digest, blob_.size, request_.diff_id, read};
+  const auto windows = [&](uint64_t bytes, const CancelToken& cancel) {
+    const FairWorkers::Starved starved(*store_.passes_, turn);
+    return store_.windows_.Wait(request_.source->registry(), bytes, cancel);
+  };
+  const LayerInput input{blob_.digest, blob_.size, request_.diff_id, read, {}, windows};
   IMAGEFS_ASSIGN_OR_RETURN(made_, MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
   activity_ = Activity::kIndexing;
   store_.tar_bytes_ += made_.tar_bytes;

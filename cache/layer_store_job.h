@@ -30,13 +30,13 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   using Activity = LayerProgress::Activity;
   using ReadBytes = absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char>, uint64_t)>;
   void Begin();
-  void RunOfFile(const LocalBlob& file);
+  void RunOfFile(const LocalBlob& file, FairWorkers::Id turn);
   absl::Status BeginDownload();
   void Download(const std::shared_ptr<Spool>& spool, const std::shared_ptr<Spool::Reader>& reader);
   SourceTurns::Claim ClaimTurn(bool whole) const;
   void Schedule(const std::shared_ptr<Spool::Reader>& reader, bool whole);
-  void Run(ReadBytes read);
-  absl::StatusOr<LayerRef> Make(const std::string& directory, ReadBytes read);
+  void Run(FairWorkers::Id turn, ReadBytes read);
+  absl::StatusOr<LayerRef> Make(const std::string& directory, FairWorkers::Id turn, ReadBytes read);
   Origin MakeOrigin();
   void StartAccess(const LayerRef& layer);
   bool TryAgain(const absl::Status& status);

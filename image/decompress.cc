@@ -17,7 +17,6 @@ constexpr std::string_view kGzipMagic = "\x1f\x8b";
 constexpr uint32_t kZstdMagic = 0xFD2FB528;
 constexpr uint32_t kZstdSkippableMask = 0xFFFFFFF0;
 constexpr uint32_t kZstdSkippable = 0x184D2A50;
-constexpr int kZstdWindowLog = 27;  // 128 MiB: what zstd's own tool accepts without asking
 
 class PlainDecompressor : public Decompressor {
  public:
@@ -282,54 +281,120 @@ class GzipDecompressor : public Decompressor {
 
 class ZstdDecompressor : public Decompressor {
  public:
-  static absl::StatusOr<std::unique_ptr<Decompressor>> Create(uint64_t point_spacing) {
-    auto decompressor = std::make_unique<ZstdDecompressor>(point_spacing);
-    if (decompressor->stream_ == nullptr) {
-      return absl::ResourceExhaustedError("no memory for a zstd stream");
-    }
-    ZSTD_DCtx_setParameter(decompressor->stream_.get(), ZSTD_d_windowLogMax, kZstdWindowLog);
+  static absl::StatusOr<std::unique_ptr<Decompressor>> Create(uint64_t point_spacing,
+                                                              ZstdWindowGrant grant) {
+    auto decompressor = std::make_unique<ZstdDecompressor>(point_spacing, std::move(grant));
+    IMAGEFS_RETURN_IF_ERROR(decompressor->Renew());
     return decompressor;
   }
-  explicit ZstdDecompressor(uint64_t point_spacing)
-      : Decompressor(point_spacing), stream_(ZSTD_createDStream()) {}
+  ZstdDecompressor(uint64_t point_spacing, ZstdWindowGrant grant)
+      : Decompressor(point_spacing), grant_(std::move(grant)) {}
 
   absl::StatusOr<Step> Run(std::string_view in, absl::Span<char> out) override {
     ZSTD_inBuffer input = {in.data(), in.size(), 0};
     ZSTD_outBuffer output = {out.data(), out.size(), 0};
-    while (output.pos < output.size && (input.pos < input.size || output_pending_)) {
-      if (!in_frame_ || consumed_ == 0) {
-        if (PointIsDue(consumed_)) {
-          AddPoint({consumed_, produced_ + output.pos, SpanCodec::kZstd, 0});
-        }
+    while (output.pos < output.size &&
+           (input.pos < input.size || output_pending_ || head_fed_ < head_.size())) {
+      if (place_ != Place::kInFrame) {
+        IMAGEFS_ASSIGN_OR_RETURN(const bool begun, BeginFrame(input, produced_ + output.pos));
+        if (!begun) break;
       }
-      const size_t before = input.pos;
-      const size_t result = ZSTD_decompressStream(stream_.get(), &output, &input);
-      consumed_ += input.pos - before;
-      if (ZSTD_isError(result) != 0) {
-        return absl::DataLossError(StrCat("the zstd stream is corrupt near compressed byte ",
-                                          consumed_, ": ", ZSTD_getErrorName(result)));
-      }
-      // 0 says that a frame ended here and all its output is out; another may follow.
-      in_frame_ = result != 0;
-      output_pending_ = result != 0 && output.pos == output.size;
-      if (input.pos == input.size && !output_pending_) break;
+      IMAGEFS_RETURN_IF_ERROR(Decode(input, output));
     }
     produced_ += output.pos;
     return Step{input.pos, output.pos};
   }
 
   absl::Status Finish() override {
-    if (!in_frame_ && consumed_ > 0) return absl::OkStatus();
+    if (place_ == Place::kBetween && head_.empty()) return absl::OkStatus();
     return absl::DataLossError(
         StrCat("the zstd stream is truncated: it ends inside a frame, after byte ", consumed_));
   }
 
  private:
+  enum class Place { kStart, kBetween, kInFrame };
   struct Free {
     void operator()(ZSTD_DStream* stream) const { ZSTD_freeDStream(stream); }
   };
-  const std::unique_ptr<ZSTD_DStream, Free> stream_;
-  bool in_frame_ = true;
+
+  absl::Status Renew() {
+    stream_.reset(ZSTD_createDStream());
+    if (stream_ == nullptr) return absl::ResourceExhaustedError("no memory for a zstd stream");
+    ZSTD_DCtx_setParameter(stream_.get(), ZSTD_d_windowLogMax, kMaxZstdWindowLog);
+    return absl::OkStatus();
+  }
+
+  // Sees to the memory for the frame that begins here. False when the input ends before it is known
+  // how much that is; what there was of it is kept in head_.
+  absl::StatusOr<bool> BeginFrame(ZSTD_inBuffer& input, uint64_t produced) {
+    if (head_.empty() && PointIsDue(consumed_)) {
+      AddPoint({consumed_, produced, SpanCodec::kZstd, 0});
+    }
+    const std::string_view rest(static_cast<const char*>(input.src) + input.pos,
+                                input.size - input.pos);
+    std::optional<ZstdDemand> demand;
+    if (head_.empty()) demand = ZstdDemandOf(rest.substr(0, kMaxZstdHeadBytes));
+    for (size_t i = 0; !demand.has_value() && i < rest.size(); ++i) {
+      head_.push_back(rest[i]);
+      ++input.pos;
+      ++consumed_;
+      demand = ZstdDemandOf(head_);
+    }
+    if (!demand.has_value()) return false;
+    IMAGEFS_RETURN_IF_ERROR(Admit(*demand));
+    place_ = Place::kInFrame;
+    return true;
+  }
+
+  absl::Status Admit(const ZstdDemand& demand) {
+    if (demand.window > uint64_t{1} << kMaxZstdWindowLog) {
+      return absl::FailedPreconditionError(StrCat(
+          "the zstd frame at compressed byte ", consumed_ - head_.size(), " asks for a window of ",
+          demand.window >> 20, " MiB, and at most ", (1 << kMaxZstdWindowLog) >> 20,
+          " MiB are given, as by the runtimes; compress the layer with --long=", kMaxZstdWindowLog,
+          " or less"));
+    }
+    if (demand.memory <= std::max(kSmallZstdWindow, lease_.bytes()) || grant_ == nullptr) {
+      return absl::OkStatus();
+    }
+    // The smaller window goes first: who holds some and waits for more may wait for ever.
+    if (lease_.bytes() > 0) IMAGEFS_RETURN_IF_ERROR(Renew());
+    lease_.Return();
+    IMAGEFS_ASSIGN_OR_RETURN(lease_, grant_(demand.memory));
+    return absl::OkStatus();
+  }
+
+  absl::Status Decode(ZSTD_inBuffer& input, ZSTD_outBuffer& output) {
+    size_t result;
+    if (head_fed_ < head_.size()) {
+      ZSTD_inBuffer head = {head_.data(), head_.size(), head_fed_};
+      result = ZSTD_decompressStream(stream_.get(), &output, &head);
+      head_fed_ = head.pos;
+    } else {
+      const size_t before = input.pos;
+      result = ZSTD_decompressStream(stream_.get(), &output, &input);
+      consumed_ += input.pos - before;
+    }
+    if (ZSTD_isError(result) != 0) {
+      return absl::DataLossError(StrCat("the zstd stream is corrupt near compressed byte ",
+                                        consumed_, ": ", ZSTD_getErrorName(result)));
+    }
+    // 0 says that a frame ended here and all its output is out; another may follow.
+    if (result == 0) {
+      place_ = Place::kBetween;
+      head_.clear();
+      head_fed_ = 0;
+    }
+    output_pending_ = result != 0 && output.pos == output.size;
+    return absl::OkStatus();
+  }
+
+  const ZstdWindowGrant grant_;
+  ByteBudget::Lease lease_;  // of the memory of stream_
+  std::unique_ptr<ZSTD_DStream, Free> stream_;
+  Place place_ = Place::kStart;
+  std::string head_;     // the frame's first bytes, when they came in pieces
+  size_t head_fed_ = 0;  // of them, to stream_
   bool output_pending_ = false;
   uint64_t consumed_ = 0;
   uint64_t produced_ = 0;
@@ -352,12 +417,13 @@ LayerCompression SniffCompression(std::string_view head) {
 }
 
 absl::StatusOr<std::unique_ptr<Decompressor>> Decompressor::Create(LayerCompression compression,
-                                                                   uint64_t point_spacing) {
+                                                                   uint64_t point_spacing,
+                                                                   ZstdWindowGrant grant) {
   switch (compression) {
     case LayerCompression::kGzip:
       return std::make_unique<GzipDecompressor>(point_spacing);
     case LayerCompression::kZstd:
-      return ZstdDecompressor::Create(point_spacing);
+      return ZstdDecompressor::Create(point_spacing, std::move(grant));
     case LayerCompression::kNone:
       return std::make_unique<PlainDecompressor>(point_spacing);
     case LayerCompression::kUnknown:

@@ -1,6 +1,6 @@
 // Streaming decompression of layer blobs: gzip (ISA-L; multi-member, trailing zero padding), zstd
-// (multi-frame, skippable frames, window bounded to 128 MiB), or none. Not thread-safe. Memory is
-// bounded, whatever the input.
+// (multi-frame, skippable frames, windows to 512 MiB), or none. Not thread-safe. Memory is that of
+// the window, which for the large ones has to be granted.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +12,7 @@
 #include "absl/types/span.h"
 #include "image/layer_access.h"
 #include "image/manifest.h"
+#include "image/zstd_window.h"
 
 namespace imagefs {
 
@@ -31,9 +32,12 @@ class Decompressor {
  public:
   // With `point_spacing`, notes places where decoding may begin anew, that many compressed bytes
   // apart or the next possible one behind: every gzip member or zstd frame, and deflate blocks.
-  // 0 notes none.
+  // 0 notes none. `grant` is asked for windows of more than kSmallZstdWindow, and its lease is kept
+  // as long as the decompressor or until a larger one is needed; without it memory is taken as the
+  // output comes, so that who decodes few bytes takes little.
   static absl::StatusOr<std::unique_ptr<Decompressor>> Create(LayerCompression compression,
-                                                              uint64_t point_spacing = 0);
+                                                              uint64_t point_spacing = 0,
+                                                              ZstdWindowGrant grant = {});
   virtual ~Decompressor() = default;
 
   struct Step {
@@ -41,7 +45,8 @@ class Decompressor {
     size_t produced = 0;  // into `out`
   };
   // Makes progress on at least one side unless `in` is empty and nothing is pending. Corrupt input
-  // is kDataLoss and says where (offset in the compressed stream).
+  // is kDataLoss and says where (offset in the compressed stream); a window that is too large is
+  // kFailedPrecondition. Errors of the grant come back unchanged.
   virtual absl::StatusOr<Step> Run(std::string_view in, absl::Span<char> out) = 0;
   // After the last input: kDataLoss "truncated" when the stream ended inside a member or frame, or
   // when a compressed stream had no byte at all.

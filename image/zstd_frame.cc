@@ -7,6 +7,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "image/zstd_window.h"
 
 namespace imagefs {
 namespace {
@@ -36,6 +37,8 @@ absl::StatusOr<std::string> DecompressZstd(std::string_view frame, size_t max_by
   const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(),
                                                                      &ZSTD_freeDCtx);
   if (context == nullptr) return absl::ResourceExhaustedError("no memory for a zstd frame");
+  // Memory is that of the content where the window is larger.
+  ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kMaxZstdWindowLog);
   ZSTD_inBuffer input = {frame.data(), frame.size(), 0};
   std::string out;
   size_t produced = 0, left = 1;
@@ -76,6 +79,12 @@ absl::Status DecompressZstdTo(std::string_view frame, uint64_t max_bytes,
                                                                    ZSTD_freeDCtx);
   if (context == nullptr) return absl::ResourceExhaustedError("no memory for zstd");
   ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kWindowLog);
+  const std::optional<ZstdDemand> demand = ZstdDemandOf(frame.substr(0, kMaxZstdHeadBytes));
+  if (demand.has_value() && demand->window > uint64_t{1} << kWindowLog) {
+    return absl::ResourceExhaustedError(StrCat("a zstd frame with a window of ", demand->window,
+                                               " bytes where at most ", 1 << kWindowLog,
+                                               " are allowed"));
+  }
   std::string buffer(ZSTD_DStreamOutSize(), '\0');
   ZSTD_inBuffer in = {frame.data(), frame.size(), 0};
   uint64_t total = 0;

@@ -9,6 +9,9 @@
 #include <string>
 #include <vector>
 
+#include "base/byte_budget.h"
+#include "base/text.h"
+
 namespace imagefs {
 namespace {
 
@@ -198,10 +201,66 @@ TEST(DecompressTest, CorruptInput) {
   }
 }
 
+// A frame of one raw block whose header asks for a window of 2^log bytes.
+std::string RawFrame(int window_log, std::string_view data) {
+  std::string frame("\x28\xb5\x2f\xfd\0", 5);
+  frame += static_cast<char>((window_log - 10) << 3);
+  const size_t block = data.size() << 3 | 1;
+  for (int shift : {0, 8, 16}) frame += static_cast<char>(block >> shift & 0xff);
+  return frame.append(data);
+}
+
 TEST(DecompressTest, TheWindowOfZstdIsBounded) {
-  const std::string data = Sample(1000);
-  EXPECT_TRUE(Decompress(LayerCompression::kZstd, Zstd(data, 27)).ok());
-  ExpectLoss(LayerCompression::kZstd, Zstd(data, 28), "emory");
+  for (int log : {10, 27, 28, 29}) {
+    EXPECT_EQ(Decompress(LayerCompression::kZstd, RawFrame(log, "data")).value_or("?"), "data");
+  }
+  EXPECT_EQ(Decompress(LayerCompression::kZstd, Zstd("data", 28)).value_or("?"), "data");
+  for (int log : {30, 31, 41}) {
+    for (size_t piece : {1, 1000}) {
+      const auto out =
+          Decompress(LayerCompression::kZstd, Zstd("before") + RawFrame(log, "data"), piece);
+      EXPECT_EQ(out.status().code(), absl::StatusCode::kFailedPrecondition) << out.status();
+      EXPECT_NE(out.status().ToString().find("asks for a window of"), std::string::npos);
+      EXPECT_NE(out.status().ToString().find("--long=29"), std::string::npos);
+    }
+  }
+}
+
+// What was asked for and how it ended.
+std::string Grants(std::string_view in, size_t piece, uint64_t total = uint64_t{1} << 30) {
+  ByteBudget budget(total, total);
+  std::string out;
+  const auto grant = [&](uint64_t bytes) {
+    StrAppend(&out, bytes >> 20, " with ", budget.held() >> 20, " held; ");
+    absl::StatusOr<ByteBudget::Lease> lease = absl::UnknownError("no answer");
+    budget.Take("s", bytes, CancelToken(),
+                [&](absl::StatusOr<ByteBudget::Lease> given) { lease = std::move(given); });
+    return lease;
+  };
+  auto decompressor = *Decompressor::Create(LayerCompression::kZstd, 0, grant);
+  std::string text, buffer(3, '\0');
+  while (!in.empty()) {
+    const auto step = decompressor->Run(in.substr(0, piece), absl::MakeSpan(buffer));
+    if (!step.ok()) return StrCat(out, absl::StatusCodeToString(step.status().code()));
+    text.append(buffer, 0, step->produced);
+    in.remove_prefix(step->consumed);
+  }
+  StrAppend(&out, text, ", ", budget.held() >> 20, " held");
+  decompressor.reset();
+  return budget.held() == 0 ? out : "a lease is left";
+}
+
+TEST(DecompressTest, LargeWindowsAreGranted) {
+  const std::string small = RawFrame(23, "s"), skip("\x50\x2a\x4d\x18\3\0\0\0abc", 11);
+  for (size_t piece : {1, 3, 1000}) {
+    EXPECT_EQ(Grants(small + skip + small, piece), "ss, 0 held");
+    EXPECT_EQ(Grants(RawFrame(24, "a") + skip + RawFrame(24, "b") + small, piece),
+              "16 with 0 held; abs, 16 held");
+    // The smaller one is given back before the larger one is asked for.
+    EXPECT_EQ(Grants(RawFrame(24, "a") + RawFrame(29, "b") + RawFrame(28, "c"), piece),
+              "16 with 0 held; 512 with 0 held; abc, 512 held");
+    EXPECT_EQ(Grants(RawFrame(29, "a"), piece, 1 << 20), "512 with 0 held; RESOURCE_EXHAUSTED");
+  }
 }
 
 TEST(DecompressTest, NothingIsAnEmptyPlainStream) {
