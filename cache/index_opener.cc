@@ -138,22 +138,23 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenBundle(const IndexMaterial& bundl
 absl::StatusOr<FoundIndexRef> IndexOpener::OpenToc(const IndexMaterial& toc,
                                                    const TocLocation& where) const {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd unpacked, NewFile());
-  ByteRange json;
+  OpenedToc opened;
   {
     IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(toc.file, "an index"));
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view packed, PartOf(file, toc));
-    IMAGEFS_ASSIGN_OR_RETURN(json, imagefs::OpenToc(where, packed, unpacked.get()));
+    IMAGEFS_ASSIGN_OR_RETURN(opened, imagefs::OpenToc(where, packed, unpacked.get()));
   }
   FoundIndex found;
   found.source = IndexSource::kInImage;
   found.origin = where.kind == TocKind::kEstargz ? "eStargz" : "zstd:chunked";
   found.description = where.digest;
   IMAGEFS_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Map(unpacked.get(), "an index"));
-  const std::string_view text = file.bytes().substr(json.begin, json.size());
+  const std::string_view text = file.bytes().substr(opened.json.begin, opened.json.size());
   // The text stays mapped until the end of the parse.
   const uint64_t mapped = std::min<uint64_t>(text.size(), toc.max_memory);
   IMAGEFS_ASSIGN_OR_RETURN(
-      TableLayer table, BuildFromToc(where, text, toc.layer, toc.diff_id, toc.max_memory - mapped));
+      TableLayer table, BuildFromToc(where, text, std::move(opened.entry), toc.layer, toc.diff_id,
+                                     toc.max_memory - mapped));
   file = MappedFile();
   return FromTable(std::move(table), DataLayout::kTable, std::move(found), toc.diff_id);
 }

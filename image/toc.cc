@@ -29,7 +29,6 @@ constexpr uint64_t kZstdTypeCrfs = 1;
 
 constexpr std::string_view kTocName = "stargz.index.json";
 constexpr std::string_view kPrefetchLandmark = ".prefetch.landmark";
-constexpr std::string_view kNoPrefetchLandmark = ".no.prefetch.landmark";
 
 constexpr size_t kLegacyFooterBytes = 47;
 constexpr size_t kExternalFooterBytes = 46;
@@ -37,6 +36,9 @@ constexpr uint64_t kBlock = 512;
 constexpr uint64_t kMaxDataBytes = kBlock << 32;  // as LayerBuilder
 constexpr uint64_t kMaxTocTarSlack = 1 << 20;     // headers and padding around the JSON
 constexpr size_t kOutputStep = 1 << 20;
+// The table where it is a file: each piece is a span, whose place in it is what has to be skipped.
+constexpr uint64_t kTocPieceBytes = 31 << 20;
+constexpr uint64_t kMaxTocFileBytes = 3 * kTocPieceBytes;
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
 
 uint64_t RoundUp(uint64_t value) { return (value + kBlock - 1) / kBlock * kBlock; }
@@ -140,23 +142,25 @@ absl::Status UnpackZstd(std::string_view bytes, uint64_t limit, int out) {
   });
 }
 
-// Where the one file is in the tar that an eStargz table is wrapped in.
-absl::StatusOr<ByteRange> FindInTar(std::string_view tar) {
-  std::optional<Extent> place;
+// The one file in the tar that an eStargz table is wrapped in.
+absl::StatusOr<OpenedToc> FindInTar(std::string_view tar) {
+  std::optional<TarEntry> found;
   bool given = false;
   const auto source = [&]() -> absl::StatusOr<std::string_view> {
     return std::exchange(given, true) ? std::string_view() : tar;
   };
   IMAGEFS_RETURN_IF_ERROR(ReadTar(source, [&](TarEntry& entry) {
-    if (entry.path == kTocName && entry.extents.size() == 1) place = entry.extents[0];
+    const bool whole = entry.extents.size() == 1 && entry.extents[0].length == entry.size;
+    if (entry.path == kTocName && whole) found = std::move(entry);
     return absl::OkStatus();
   }));
-  if (!place.has_value() || place->length > kMaxTocBytes || place->data_offset > tar.size() ||
-      place->length > tar.size() - place->data_offset) {
+  const Extent place = found.has_value() ? found->extents[0] : Extent{};
+  if (place.length == 0 || place.length > kMaxTocBytes || place.data_offset > tar.size() ||
+      place.length > tar.size() - place.data_offset) {
     return absl::DataLossError(
         StrCat("the layer's table of contents has no ", kTocName, " of a sensible size"));
   }
-  return ByteRange{place->data_offset, place->data_offset + place->length};
+  return OpenedToc{{place.data_offset, place.data_offset + place.length}, std::move(found)};
 }
 
 // ---- Entries ----
@@ -312,6 +316,8 @@ class TocBuilder {
   explicit TocBuilder(const TocLocation& location) : location_(location) {}
 
   absl::Status Add(TocEntry& entry);
+  // The table itself, behind all other entries.
+  absl::Status AddTable(TarEntry entry, std::string_view json);
   // About what it takes, with what Finish and image/layer_access.h make of it.
   uint64_t memory_bytes() const {
     return builder_.memory_bytes() + spans_.size() * kSpanBytes + offsets_.size() * kOffsetBytes;
@@ -346,6 +352,7 @@ class TocBuilder {
   uint64_t data_end_ = 0;
   std::deque<Pending> spans_;      // a vector would hold them three times while it grows
   std::vector<uint64_t> offsets_;  // in the blob: where any chunk begins
+  std::vector<AccessSpan> table_;  // of the table itself
   std::optional<ByteRange> prefetch_;
 };
 
@@ -379,13 +386,6 @@ absl::Status TocBuilder::Add(TocEntry& entry) {
   std::string_view name = entry.name;
   while (ConsumePrefix(&name, "/") || ConsumePrefix(&name, "./")) continue;
   if (name == kPrefetchLandmark && !prefetch_) prefetch_ = ByteRange{0, data_end_};
-  // The tools of zstd:chunked show the landmarks, those of eStargz do not.
-  if (location_.kind == TocKind::kEstargz &&
-      (name == kPrefetchLandmark || name == kNoPrefetchLandmark || name == kTocName)) {
-    // Its bytes still end those of the file before it.
-    if (entry.offset > 0) offsets_.push_back(static_cast<uint64_t>(entry.offset));
-    return absl::OkStatus();
-  }
   TableEntry attributes;
   attributes.type = entry.type;
   attributes.path = entry.name;
@@ -452,11 +452,37 @@ absl::Status TocBuilder::AddChunk(const TocEntry& entry) {
   return absl::OkStatus();
 }
 
+// Each piece is had by unpacking the table again, from its first byte on.
+absl::Status TocBuilder::AddTable(TarEntry entry, std::string_view json) {
+  IMAGEFS_RETURN_IF_ERROR(FinishFile());
+  const uint64_t skip = entry.extents[0].data_offset;
+  if (json.size() > kMaxTocFileBytes) return TooLarge(kMaxTocFileBytes);
+  for (uint64_t at = 0; at < json.size(); at += kTocPieceBytes) {
+    const uint64_t size = std::min<uint64_t>(kTocPieceBytes, json.size() - at);
+    if (skip + at > kMaxSpanSkip) return TooLarge(kMaxTocFileBytes);
+    AccessSpan span;
+    span.data_begin = data_end_ + at;
+    span.data_bytes = static_cast<uint32_t>(size);
+    span.blob_begin = location_.range.begin;
+    span.blob_bytes = static_cast<uint32_t>(location_.range.size());
+    span.codec = SpanCodec::kGzip;
+    span.skip = static_cast<uint32_t>(skip + at);
+    span.digest = Sha256Of(json.substr(at, size));
+    table_.push_back(span);
+  }
+  entry.extents[0].data_offset = data_end_;
+  data_end_ += RoundUp(json.size());
+  if (data_end_ > kMaxDataBytes) {
+    return absl::InvalidArgumentError("table of contents: the layer is larger than 2 TiB");
+  }
+  return builder_.Add(entry);
+}
+
 // A chunk's bytes end where the next one begins, at the end that its file names, or at the table.
 absl::StatusOr<std::vector<AccessSpan>> TocBuilder::EndSpans() {
   std::sort(offsets_.begin(), offsets_.end());
   std::vector<AccessSpan> spans;
-  spans.reserve(spans_.size());
+  spans.reserve(spans_.size() + table_.size());
   for (const Pending& pending : spans_) {
     AccessSpan span = pending.span;
     uint64_t end = location_.range.begin;
@@ -474,6 +500,7 @@ absl::StatusOr<std::vector<AccessSpan>> TocBuilder::EndSpans() {
     span.blob_bytes = static_cast<uint32_t>(end - span.blob_begin);
     spans.push_back(span);
   }
+  spans.insert(spans.end(), table_.begin(), table_.end());
   return spans;
 }
 
@@ -545,7 +572,7 @@ uint64_t AnnouncedTocBytes(const TocLocation& location, std::string_view blob_by
   return length;
 }
 
-absl::StatusOr<ByteRange> OpenToc(const TocLocation& location, std::string_view blob_bytes,
+absl::StatusOr<OpenedToc> OpenToc(const TocLocation& location, std::string_view blob_bytes,
                                   int out) {
   if (blob_bytes.size() != location.range.size() || location.range.empty()) {
     return absl::InvalidArgumentError("these are not the bytes of the table of contents");
@@ -561,22 +588,23 @@ absl::StatusOr<ByteRange> OpenToc(const TocLocation& location, std::string_view 
   IMAGEFS_RETURN_IF_ERROR(zstd ? UnpackZstd(blob_bytes, limit, out)
                                : UnpackGzip(blob_bytes, limit, out));
   IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(out, "table of contents"));
-  if (zstd) return ByteRange{0, file.bytes().size()};
-  IMAGEFS_ASSIGN_OR_RETURN(const ByteRange json, FindInTar(file.bytes()));
-  if (Sha256Of(file.bytes().substr(json.begin, json.size())) != location.digest) return wrong;
-  return json;
+  if (zstd) return OpenedToc{{0, file.bytes().size()}, std::nullopt};
+  IMAGEFS_ASSIGN_OR_RETURN(OpenedToc toc, FindInTar(file.bytes()));
+  const std::string_view json = file.bytes().substr(toc.json.begin, toc.json.size());
+  if (Sha256Of(json) != location.digest) return wrong;
+  return toc;
 }
 
 absl::StatusOr<TableLayer> BuildFromToc(const TocLocation& location, std::string_view json,
-                                        const Descriptor& blob, const Digest& diff_id,
-                                        uint64_t max_bytes) {
+                                        std::optional<TarEntry> entry, const Descriptor& blob,
+                                        const Digest& diff_id, uint64_t max_bytes) {
   if (location.range.empty() || location.range.end > blob.size) {
     return absl::InvalidArgumentError("the place of the table of contents is not in the blob");
   }
   if (json.size() > kMaxTocBytes) return TooLarge(kMaxTocBytes);
   TocBuilder builder(location);
-  const auto on_entry = [&](TocEntry& entry) -> absl::Status {
-    IMAGEFS_RETURN_IF_ERROR(builder.Add(entry));
+  const auto on_entry = [&](TocEntry& listed) -> absl::Status {
+    IMAGEFS_RETURN_IF_ERROR(builder.Add(listed));
     if (builder.memory_bytes() <= max_bytes) return absl::OkStatus();
     return absl::ResourceExhaustedError(StrCat("the layer's table of contents takes more than the ",
                                                max_bytes, " bytes of memory that it may"));
@@ -584,6 +612,7 @@ absl::StatusOr<TableLayer> BuildFromToc(const TocLocation& location, std::string
   TocReader reader(on_entry);
   IMAGEFS_RETURN_IF_ERROR(VisitJson(json, reader));
   IMAGEFS_RETURN_IF_ERROR(reader.Finish());
+  if (entry.has_value()) IMAGEFS_RETURN_IF_ERROR(builder.AddTable(*std::move(entry), json));
   return std::move(builder).Finish(blob, diff_id);
 }
 

@@ -11,9 +11,11 @@
 //
 // An error of any of them means that this layer is to be read as one without a table.
 //
-// The tree is what LayerBuilder makes of the entries as tar entries. It differs from that of the
-// tar where a table can say less: eStargz rounds times to seconds. Names that may have been no
-// UTF-8 (JSON cannot hold them, writers put U+FFFD there) are an error.
+// The tree is what LayerBuilder makes of the entries as tar entries, with everything that the tar
+// has: also the landmarks and, for eStargz, the table itself, which is a file of the layer's tar
+// and so covered by the DiffID. It differs from that of the tar where a table can say less: eStargz
+// rounds times to seconds. Names that may have been no UTF-8 (JSON cannot hold them, writers put
+// U+FFFD there) are an error.
 #pragma once
 
 #include <cstddef>
@@ -54,15 +56,21 @@ absl::StatusOr<ByteRange> ParseEstargzFooter(std::string_view tail, uint64_t blo
 // which nothing but OpenToc checks.
 uint64_t AnnouncedTocBytes(const TocLocation& location, std::string_view blob_bytes);
 
-// Unpacks them into the empty file `out`; the JSON is the range of it that is returned. kDataLoss
-// when they are not what the manifest says or hold more than AnnouncedTocBytes.
-absl::StatusOr<ByteRange> OpenToc(const TocLocation& location, std::string_view blob_bytes,
+struct OpenedToc {
+  ByteRange json;  // of `out`
+  // kEstargz: the table as an entry of the layer's tar. Its one extent is `json`.
+  std::optional<TarEntry> entry;
+};
+// Unpacks them into the empty file `out`. kDataLoss when they are not what the manifest says or
+// hold more than AnnouncedTocBytes.
+absl::StatusOr<OpenedToc> OpenToc(const TocLocation& location, std::string_view blob_bytes,
                                   int out);
 
-// kUnimplemented for chunks larger than the limits of image/layer_access.h, kResourceExhausted when
-// what is made takes more than `max_bytes` of memory.
+// `entry`: as OpenToc gave it. kUnimplemented for chunks larger than the limits of
+// image/layer_access.h and for an eStargz table of more than 93 MiB, kResourceExhausted when what
+// is made takes more than `max_bytes` of memory.
 absl::StatusOr<TableLayer> BuildFromToc(const TocLocation& location, std::string_view json,
-                                        const Descriptor& blob, const Digest& diff_id,
-                                        uint64_t max_bytes = UINT64_MAX);
+                                        std::optional<TarEntry> entry, const Descriptor& blob,
+                                        const Digest& diff_id, uint64_t max_bytes = UINT64_MAX);
 
 }  // namespace imagefs

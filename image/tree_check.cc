@@ -20,12 +20,6 @@ namespace imagefs {
 namespace {
 
 constexpr size_t kPiece = 256 << 10;
-constexpr std::array<std::string_view, 3> kLeftOut = {"stargz.index.json", ".prefetch.landmark",
-                                                      ".no.prefetch.landmark"};
-
-bool LeftOut(InodeId directory, std::string_view name) {
-  return directory == Tree::kRoot && std::count(kLeftOut.begin(), kLeftOut.end(), name) > 0;
-}
 
 std::string Octal(uint32_t mode) {
   std::string digits;
@@ -91,13 +85,8 @@ class TreeCheck {
       const bool only_left = j == right.size() || (i < left.size() && a < b);
       const bool only_right = i == left.size() || (j < right.size() && b < a);
       if (only_left || only_right) {
-        const std::string_view name = only_left ? a : b;
-        if (!LeftOut(directory.own, name)) {
-          return Differs(StrCat(directory.path, "/", name), "name",
-                         only_left ? "listed" : "missing", only_left ? "missing" : "listed");
-        }
-        ++(only_left ? i : j);
-        continue;
+        return Differs(StrCat(directory.path, "/", only_left ? a : b), "name",
+                       only_left ? "listed" : "missing", only_left ? "missing" : "listed");
       }
       IMAGEFS_RETURN_IF_ERROR(
           CheckInode({described_.tree.dirent(left[i]).inode, own_.tree.dirent(right[j]).inode,

@@ -16,8 +16,6 @@ struct DescribedLayer {
 // kDataLoss, with the path and both values, when `described` has another name, type, mode, owner,
 // time, size, link, attribute or byte than `own`, which was made of the tar. What may differ:
 //   the root's attributes, which no entry of a tar sets
-//   stargz.index.json, .prefetch.landmark and .no.prefetch.landmark in the root, which tables of
-//   contents leave out
 //   nanoseconds, where the description has none (eStargz keeps seconds)
 //   extended attributes that the description lacks
 absl::Status CheckDescription(const DescribedLayer& described, const DescribedLayer& own);

@@ -35,14 +35,14 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     const auto json = imagefs::OpenToc(location, bytes, file.get());
     struct stat st;
     if (fstat(file.get(), &st) != 0 || static_cast<uint64_t>(st.st_size) > kMaxUnpacked) abort();
-    if (json.ok() && json->end > static_cast<uint64_t>(st.st_size)) abort();
+    if (json.ok() && json->json.end > static_cast<uint64_t>(st.st_size)) abort();
     return 0;
   }
   constexpr uint64_t kTocBegin = uint64_t{1} << 20;
   imagefs::Descriptor blob;
   blob.size = 2 * kTocBegin;
   location.range = {kTocBegin, kTocBegin + 1000};
-  const auto table = imagefs::BuildFromToc(location, bytes, blob, imagefs::Digest());
+  const auto table = imagefs::BuildFromToc(location, bytes, std::nullopt, blob, imagefs::Digest());
   if (table.ok()) imagefs::CheckTable(*table);
   return 0;
 }

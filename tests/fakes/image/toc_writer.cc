@@ -180,23 +180,25 @@ void TocWriter::Add(const Entry& entry) {
   if (options_.kind == TocKind::kZstdChunked && !chunks.empty()) EndMember();
   AddJson(entry, chunks, bytes_.size());
   member_ += padding;
-  if (!entry.name.ends_with(".landmark")) StrAppend(&tar_, headers, entry.data, padding);
+  StrAppend(&tar_, headers, entry.data, padding);
 }
 
 TocWriter::Blob TocWriter::Finish() {
   Blob blob;
   blob.json = StrCat("{\"version\":1,\"entries\":[", entries_, "]}");
-  blob.tar = tar_ + std::string(2 * kBlock, '\0');
   auto& annotations = blob.descriptor.annotations;
   if (options_.kind == TocKind::kEstargz) {
     EndMember();
     const uint64_t toc_offset = bytes_.size();
-    bytes_ += GzipMember(TarWriter().File("stargz.index.json", blob.json).End().bytes());
+    const std::string table = TarWriter().File("stargz.index.json", blob.json).End().bytes();
+    bytes_ += GzipMember(table);
+    blob.tar = tar_ + table;
     bytes_ += EstargzFooter(toc_offset);
     annotations["containerd.io/snapshot/stargz/toc.digest"] = Sha256Of(blob.json).ToString();
     blob.descriptor.media_type = "application/vnd.oci.image.layer.v1.tar+gzip";
   } else {
     member_ += std::string(2 * kBlock, '\0');
+    blob.tar = tar_ + std::string(2 * kBlock, '\0');
     EndMember();
     const std::string manifest = ZstdFrame(blob.json);
     const std::string prefix = "io.github.containers.zstd-chunked.";

@@ -41,7 +41,7 @@ class TocWriter {
     std::string bytes;
     std::string json;
     Descriptor descriptor;  // with the annotations that a manifest would have
-    std::string tar;        // the same entries as a plain tar, without landmarks
+    std::string tar;        // all of it uncompressed, for eStargz with the table
   };
 
   explicit TocWriter(const Options& options) : options_(options) {}

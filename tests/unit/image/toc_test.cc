@@ -26,15 +26,27 @@ TocWriter::Blob Write(const TocWriter::Options& options,
   return writer.Finish();
 }
 
+struct Opened {
+  std::string json;
+  std::optional<TarEntry> entry;
+};
+
+absl::StatusOr<Opened> Open(const TocLocation& location, std::string_view bytes) {
+  const Fd file(memfd_create("toc", MFD_CLOEXEC));
+  absl::StatusOr<OpenedToc> toc = OpenToc(location, bytes, file.get());
+  if (!toc.ok()) return toc.status();
+  Opened out{std::string(toc->json.size(), '\0'), std::move(toc->entry)};
+  const absl::Status status =
+      PreadExact(file.get(), absl::MakeSpan(out.json), toc->json.begin, "JSON");
+  if (!status.ok()) return status;
+  return out;
+}
+
 // The JSON of a table.
 absl::StatusOr<std::string> Json(const TocLocation& location, std::string_view bytes) {
-  const Fd file(memfd_create("toc", MFD_CLOEXEC));
-  const absl::StatusOr<ByteRange> place = OpenToc(location, bytes, file.get());
-  if (!place.ok()) return place.status();
-  std::string json(place->size(), '\0');
-  const absl::Status status = PreadExact(file.get(), absl::MakeSpan(json), place->begin, "JSON");
-  if (!status.ok()) return status;
-  return json;
+  absl::StatusOr<Opened> opened = Open(location, bytes);
+  if (!opened.ok()) return opened.status();
+  return std::move(opened->json);
 }
 
 // As a caller goes from a manifest to a layer.
@@ -48,10 +60,11 @@ absl::StatusOr<TableLayer> Load(const TocWriter::Blob& blob) {
     if (!range.ok()) return range.status();
     location->range = *range;
   }
-  const auto json = Json(*location, bytes.substr(location->range.begin, location->range.size()));
-  if (!json.ok()) return json.status();
-  EXPECT_EQ(*json, blob.json);
-  return BuildFromToc(*location, *json, blob.descriptor, Sha256Of(blob.tar));
+  auto opened = Open(*location, bytes.substr(location->range.begin, location->range.size()));
+  if (!opened.ok()) return opened.status();
+  EXPECT_EQ(opened->json, blob.json);
+  return BuildFromToc(*location, opened->json, std::move(opened->entry), blob.descriptor,
+                      Sha256Of(blob.tar));
 }
 
 // A location for JSON that a test writes itself: 1,000 bytes of data, then the table.
@@ -66,8 +79,8 @@ absl::StatusOr<TableLayer> FromEntries(std::string_view entries,
                                        TocKind kind = TocKind::kZstdChunked) {
   Descriptor blob;
   blob.size = 1200;
-  return BuildFromToc(Place(kind), StrCat("{\"version\":1,\"entries\":[", entries, "]}"), blob,
-                      Digest());
+  return BuildFromToc(Place(kind), StrCat("{\"version\":1,\"entries\":[", entries, "]}"),
+                      std::nullopt, blob, Digest());
 }
 
 // A regular file's entry with `more` members.
@@ -120,7 +133,7 @@ TEST(TocTest, EndsOfChunks) {
       {}, {{.name = "a", .data = "1"}, {.name = "d/", .type = "dir"}, {.name = "b", .data = "2"}});
   const auto table = Load(estargz);
   ASSERT_TRUE(table.ok()) << table.status();
-  ASSERT_EQ(table->access.spans.size(), 2u);
+  ASSERT_EQ(table->access.spans.size(), 3u);  // the third: the table
   // The member of a file goes on with the headers up to the next file.
   EXPECT_EQ(table->access.spans[0].blob_end(), table->access.spans[1].blob_begin);
   EXPECT_EQ(table->access.spans[0].codec, SpanCodec::kGzip);
@@ -145,14 +158,54 @@ TEST(TocTest, PrefetchLandmark) {
   ASSERT_TRUE(table.ok()) << table.status();
   EXPECT_EQ(table->prefetch, (ByteRange{0, 1536}));
   EXPECT_EQ(TableText(*table, blob.bytes), TarText(blob.tar));
-  EXPECT_EQ(table->access.spans.size(), 4u);
+  EXPECT_EQ(table->access.spans.size(), 6u);  // the landmark and the table are files, too
 
   const auto none = Load(
       Write({}, {{.name = ".no.prefetch.landmark", .data = sign}, {.name = "third", .data = "c"}}));
   ASSERT_TRUE(none.ok()) << none.status();
   EXPECT_FALSE(none->prefetch.has_value());
-  EXPECT_EQ(none->layer.tree.Find(Tree::kRoot, ".no.prefetch.landmark"), kNoId);
+  EXPECT_NE(none->layer.tree.Find(Tree::kRoot, ".no.prefetch.landmark"), kNoId);
   EXPECT_NE(none->layer.tree.Find(Tree::kRoot, "third"), kNoId);
+}
+
+// The layer's tar has the table as a file, and its DiffID covers it, so the tree has it.
+TEST(TocTest, TheTableOfEstargzIsAFile) {
+  const TocWriter::Blob blob = Write({}, {{.name = "first", .data = "a"}});
+  const auto table = Load(blob);
+  ASSERT_TRUE(table.ok()) << table.status();
+  const DirentId found = table->layer.tree.Find(Tree::kRoot, "stargz.index.json");
+  ASSERT_NE(found, kNoId);
+  const Inode& inode = table->layer.tree.inode(table->layer.tree.dirent(found).inode);
+  EXPECT_EQ(inode.size, blob.json.size());
+  EXPECT_EQ(TableText(*table, blob.bytes), TarText(blob.tar));
+
+  const auto chunked = Load(Write({.kind = TocKind::kZstdChunked}, {{.name = "a", .data = "1"}}));
+  ASSERT_TRUE(chunked.ok()) << chunked.status();
+  EXPECT_EQ(chunked->layer.tree.Find(Tree::kRoot, "stargz.index.json"), kNoId);
+}
+
+TEST(TocTest, ALargeTableIsReadInPieces) {
+  TocLocation location;
+  location.range = {1000, 5000};
+  Descriptor blob;
+  blob.size = 6000;
+  TarEntry entry;
+  entry.path = "stargz.index.json";
+  entry.mode = S_IFREG;
+  const auto build = [&](size_t size) {
+    std::string json = "{\"version\":1,\"entries\":[]}";
+    json.resize(size, ' ');
+    entry.size = size;
+    entry.extents = {{0, 512, size, 1}};
+    return BuildFromToc(location, json, entry, blob, Digest());
+  };
+  const auto table = build(size_t{70} << 20);
+  ASSERT_TRUE(table.ok()) << table.status();
+  ASSERT_EQ(table->access.spans.size(), 3u);
+  EXPECT_EQ(table->access.spans[1].skip, (31u << 20) + 512);
+  EXPECT_EQ(table->access.spans[2].data_bytes, 8u << 20);
+  EXPECT_TRUE(WriteAccess(table->access).ok());
+  EXPECT_EQ(build(size_t{97} << 20).status().code(), absl::StatusCode::kUnimplemented);
 }
 
 TEST(TocTest, LandmarksOfZstdChunkedAreFiles) {
@@ -314,9 +367,10 @@ TEST(TocTest, MemoryIsBounded) {
   const std::string json = StrCat("{\"version\":1,\"entries\":[", entries, "]}");
   Descriptor blob;
   blob.size = 1200;
-  EXPECT_TRUE(BuildFromToc(Place(TocKind::kZstdChunked), json, blob, Digest()).ok());
-  EXPECT_TRUE(absl::IsResourceExhausted(
-      BuildFromToc(Place(TocKind::kZstdChunked), json, blob, Digest(), 4 * json.size()).status()));
+  EXPECT_TRUE(BuildFromToc(Place(TocKind::kZstdChunked), json, std::nullopt, blob, Digest()).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(BuildFromToc(Place(TocKind::kZstdChunked), json,
+                                                     std::nullopt, blob, Digest(), 4 * json.size())
+                                            .status()));
 }
 
 TEST(TocTest, LyingChunks) {
@@ -390,7 +444,7 @@ TEST(TocTest, ChunksTooLargeToReadAtOnce) {
   blob.size = location.range.end + 51;
   const std::string json =
       StrCat("{\"version\":1,\"entries\":[", File("\"size\":5,\"offset\":20," + digest), "]}");
-  EXPECT_EQ(BuildFromToc(location, json, blob, Digest()).status().code(),
+  EXPECT_EQ(BuildFromToc(location, json, std::nullopt, blob, Digest()).status().code(),
             absl::StatusCode::kUnimplemented);
 }
 
@@ -441,7 +495,9 @@ TEST(TocTest, LyingDocuments) {
   Descriptor blob;
   blob.size = 1200;
   const auto build = [&](std::string_view json) {
-    return BuildFromToc(Place(TocKind::kEstargz), json, blob, Digest()).status().code();
+    return BuildFromToc(Place(TocKind::kEstargz), json, std::nullopt, blob, Digest())
+        .status()
+        .code();
   };
   EXPECT_EQ(build(R"({"version":1,"entries":[]})"), absl::StatusCode::kOk);
   EXPECT_EQ(build(R"({"entries":[],"version":1,"x":{"entries":[7]}})"), absl::StatusCode::kOk);
@@ -458,9 +514,9 @@ TEST(TocTest, LyingDocuments) {
   TocLocation nowhere = Place(TocKind::kEstargz);
   nowhere.range = {};
   const std::string empty = R"({"version":1,"entries":[]})";
-  EXPECT_FALSE(BuildFromToc(nowhere, empty, blob, Digest()).ok());
+  EXPECT_FALSE(BuildFromToc(nowhere, empty, std::nullopt, blob, Digest()).ok());
   nowhere.range = {1100, 1201};
-  EXPECT_FALSE(BuildFromToc(nowhere, empty, blob, Digest()).ok());
+  EXPECT_FALSE(BuildFromToc(nowhere, empty, std::nullopt, blob, Digest()).ok());
 }
 
 TEST(TocTest, EveryTruncationIsAnError) {
@@ -470,9 +526,10 @@ TEST(TocTest, EveryTruncationIsAnError) {
   location->range = {blob.bytes.size() - 100, blob.bytes.size()};
   for (size_t size = 0; size < blob.json.size(); ++size) {
     ASSERT_FALSE(
-        BuildFromToc(*location, blob.json.substr(0, size), blob.descriptor, Digest()).ok());
+        BuildFromToc(*location, blob.json.substr(0, size), std::nullopt, blob.descriptor, Digest())
+            .ok());
   }
-  EXPECT_TRUE(BuildFromToc(*location, blob.json, blob.descriptor, Digest()).ok());
+  EXPECT_TRUE(BuildFromToc(*location, blob.json, std::nullopt, blob.descriptor, Digest()).ok());
 }
 
 TEST(TocTest, ALongTable) {
@@ -489,8 +546,8 @@ TEST(TocTest, ALongTable) {
   location.range = {kEntries * 100, kEntries * 100 + 10};
   Descriptor blob;
   blob.size = location.range.end;
-  const auto table =
-      BuildFromToc(location, StrCat("{\"version\":1,\"entries\":[", entries, "]}"), blob, Digest());
+  const auto table = BuildFromToc(location, StrCat("{\"version\":1,\"entries\":[", entries, "]}"),
+                                  std::nullopt, blob, Digest());
   ASSERT_TRUE(table.ok()) << table.status();
   EXPECT_EQ(table->access.spans.size(), size_t{kEntries});
   EXPECT_EQ(BrokenRule(*table), "");
