@@ -136,6 +136,19 @@ class Tar:
         self.block(data)
         return self
 
+    def pax(self, records, kind="x", name=b"PaxHeaders/odd"):
+        """A PAX header by itself; records: bytes as they are, or pairs."""
+        body = records if isinstance(records, bytes) else self.records(records)
+        self.header(as_bytes(name), as_bytes(kind), size=len(body))
+        self.block(body)
+        return self
+
+    def gnu_long(self, text, kind="L"):
+        body = as_bytes(text) + b"\0"
+        self.header(b"././@LongLink", as_bytes(kind), size=len(body), fmt="gnu")
+        self.block(body)
+        return self
+
     def dir(self, name, **kw):
         return self.add(name, "5", **kw)
 
