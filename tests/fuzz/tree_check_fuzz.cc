@@ -106,7 +106,7 @@ bool Bend(Layer& layer, uint8_t how, uint8_t where) {
     case 6:
       layer.tree.Link(Tree::kRoot, layer.tree.Intern("stargz.index.json"),
                       layer.tree.NewInode(Inode{}));
-      return false;
+      return true;
     case 7:
       layer.tree.Link(Tree::kRoot, layer.tree.Intern("more"), layer.tree.NewInode(Inode{}));
       return true;
