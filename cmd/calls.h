@@ -57,7 +57,8 @@ void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry,
                control::v1::AddedImage* out);
 
 // The absolute path `directory` with the symbolic links of its parents resolved. Its last component
-// is not looked at: that could be a mount of ours whose server is gone.
+// is not looked at: that could be a mount of ours whose server is gone. Where they are not there it
+// is what a mount that cannot be there either is listed by.
 absl::StatusOr<std::string> ResolveParents(const std::string& directory);
 
 // What becomes of an index that is made. `to` empty: nothing is pushed; without a repository of its

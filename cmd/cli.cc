@@ -233,7 +233,7 @@ void AddVerbs(CLI::App& app, Command* command) {
   umount->add_flag("--all", command->all, "everything");
   umount->add_flag("--lazy", command->lazy, "also when it is in use");
 
-  app.add_subcommand("ls", "list mounts");
+  app.add_subcommand("ls", "list mounts, and those that cannot be there now");
   app.add_subcommand("images", "list the images in the store");
 
   CLI::App* pull = app.add_subcommand("pull", "bring an image into the store");

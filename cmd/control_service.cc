@@ -273,7 +273,11 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   }
   Unary* ListMounts(Context* context, const ListMountsRequest*, ListMountsReply* reply) override {
     return Run(context, [this, reply] {
-      for (const MountRecord& record : deps_.mounts.List()) FillMount(record, reply->add_mounts());
+      for (const MountRecord& record : deps_.mounts.List()) {
+        control::v1::Mount* mount = reply->add_mounts();
+        FillMount(record, mount);
+        FillState(record, mount);
+      }
       return absl::OkStatus();
     });
   }
@@ -324,6 +328,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     return reactor;
   }
 
+  void FillState(const MountRecord& record, control::v1::Mount* out) const;
   absl::Status DoUnmount(const UnmountRequest& request, UnmountReply* reply);
   absl::Status DoListImages(ListImagesReply* reply);
   absl::Status DoStatus(StatusReply* reply);
@@ -337,6 +342,12 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   CallCounter counter_;
   Ticker ticker_;
 };
+
+void ControlServiceImpl::FillState(const MountRecord& record, control::v1::Mount* out) const {
+  if (!record.not_mounted.empty()) return;
+  const ChainRef chain = deps_.mounts.ChainOf(record.directory);
+  if (chain != nullptr && !chain->complete()) out->set_state("filling");
+}
 
 absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, UnmountReply* reply) {
   const std::vector<MountRecord> mounts = deps_.mounts.List();
@@ -407,6 +418,8 @@ absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request
   for (const MountRecord& record : deps_.mounts.List()) {
     if (record.directory != directory) continue;
     FillMount(record, reply->mutable_mount());
+    FillState(record, reply->mutable_mount());
+    if (!record.not_mounted.empty()) return absl::OkStatus();
     ChainRef chain = deps_.mounts.ChainOf(directory);
     if (chain == nullptr) {
       IMAGEFS_ASSIGN_OR_RETURN(chain, deps_.store.FindChain(record.chain_id));
@@ -481,7 +494,11 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_)
           .count());
   reply->set_rss_bytes(ResidentBytes());
-  reply->set_mounts(static_cast<uint32_t>(deps_.mounts.List().size()));
+  const std::vector<MountRecord> mounts = deps_.mounts.List();
+  const auto waiting = std::count_if(mounts.begin(), mounts.end(), [](const MountRecord& record) {
+    return !record.not_mounted.empty();
+  });
+  reply->set_mounts(static_cast<uint32_t>(mounts.size() - static_cast<size_t>(waiting)));
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> images, deps_.store.ListImages());
   reply->set_images(static_cast<uint32_t>(images.size()));
 
@@ -491,6 +508,7 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
     counter->set_value(value);
   };
   for (const auto& [name, value] : deps_.store.Counters()) count(name, value);
+  count("mounts_not_there", static_cast<uint64_t>(waiting));
   if (options_.more_counters) {
     for (const auto& [name, value] : options_.more_counters()) count(name, value);
   }
@@ -583,6 +601,9 @@ void FillMount(const MountRecord& record, Mount* out) {
   out->set_mode(record.mode);
   out->set_writable(record.writable);
   out->set_created_unix(record.created_unix);
+  out->set_state(record.not_mounted.empty() ? "mounted" : "not mounted");
+  out->set_reason(record.not_mounted);
+  out->set_upper(record.upper);
   if (record.flags.nosuid) out->add_options("nosuid");
   if (record.flags.nodev) out->add_options("nodev");
   if (record.flags.noexec) out->add_options("noexec");

@@ -29,6 +29,7 @@
 #include "cmd/control_service.h"
 #include "cmd/interrupt.h"
 #include "cmd/listeners.h"
+#include "cmd/mount_recovery.h"
 #include "cmd/records.h"
 #include "cmd/rendezvous.h"
 #include "cmd/service_manager.h"
@@ -48,6 +49,8 @@ namespace {
 constexpr int kControlThreads = 4;
 constexpr int kIdleCheckMs = 1000;
 constexpr int64_t kShutdownGraceSeconds = 2;
+// How long the start waits for mounts whose layers have to be fetched again.
+constexpr absl::Duration kRecoveryPatience = absl::Seconds(3);
 // What all connections together may buffer.
 constexpr size_t kRpcMemoryBytes = 8 << 20;
 
@@ -108,6 +111,7 @@ class DaemonImpl : public Daemon {
   std::unique_ptr<PodmanLayerStore> layers_;    // null: not configured
   std::unique_ptr<SnapshotsServer> snapshots_;  // null: a user's daemon
   std::unique_ptr<CriProxy> cri_;               // null: not configured
+  std::unique_ptr<MountRecovery> recovery_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<ControlService> service_;
   std::unique_ptr<grpc::Server> server_;
@@ -203,6 +207,12 @@ absl::Status DaemonImpl::OpenParts() {
                                                      },
                                                      trust_of(options_.config.PodmanPolicy())}));
   }
+  mounts_->RemoveLeftovers();
+  recovery_ = std::make_unique<MountRecovery>(MountRecovery::Deps{
+      *store_, *mounts_,
+      [this](const Reference& reference) { return credentials_->AccessFor(reference); },
+      trust_of(options_.config.CommandPolicy())});
+  recovery_->Start(kRecoveryPatience);
   executor_ = std::make_unique<Executor>("control", kControlThreads);
   return absl::OkStatus();
 }
@@ -232,20 +242,15 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   return absl::OkStatus();
 }
 
-// Layers that fill had their bytes from a source that went with the daemon before this one. What
-// the caller's credentials were is not known; those of the daemon's own user are tried.
+// What the caller's credentials were is not known; those of the daemon's own user are tried.
 void DaemonImpl::AttachSources() {
   for (const MountRecord& record : mounts_->List()) {
+    if (!record.not_mounted.empty()) continue;
     const absl::StatusOr<ChainRef> chain = store_->FindChain(record.chain_id);
-    const absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
-    if (!chain.ok() || !reference.ok() || (*chain)->complete()) continue;
-    store_->AttachSource(*chain, *reference, credentials_->QuickAccessFor(*reference));
-    if (record.deadline_seconds == 0) continue;
-    for (const LayerRef& layer : (*chain)->layers) {
-      if (layer->fill != nullptr) {
-        layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));
-      }
-    }
+    if (!chain.ok()) continue;
+    AttachMountSource(*store_, record, *chain, [this](const Reference& reference) {
+      return credentials_->QuickAccessFor(reference);
+    });
   }
 }
 
@@ -311,6 +316,8 @@ bool DaemonImpl::Idle() const {
   if (snapshots_ != nullptr && !snapshots_->empty()) return false;
   // So may podman, which fails where its layer store is not.
   if (layers_ != nullptr) return false;
+  // What waits for a network or a directory is tried again by the next daemon.
+  if (recovery_->busy()) return false;
   const ControlService::Activity activity = service_->activity();
   return activity.running_calls == 0 &&
          std::chrono::steady_clock::now() - activity.last_call_end >= options_.idle_exit;
@@ -378,7 +385,8 @@ void DaemonImpl::StopServing() {
   if (podman_ != nullptr) podman_->Leave(/*hide=*/forget_mounts_);
   // The tasks that undo mounts of cancelled calls run before this returns.
   executor_.reset();
-  if (mounts_ != nullptr) mounts_->UnmountAll(/*keep_records=*/!forget_mounts_);
+  recovery_.reset();
+  if (mounts_ != nullptr && forget_mounts_) mounts_->UnmountAll();
   LogInfo("stopped");
 }
 

@@ -97,6 +97,12 @@ void WriteDocument(JsonWriter& json, const Json& value) {
   }
 }
 
+// With the cause, in one line.
+std::string StateOf(const Mount& mount) {
+  if (mount.reason().empty()) return mount.state();
+  return StrCat(mount.state(), ": ", PrintableName(mount.reason(), 1000));
+}
+
 }  // namespace
 
 std::string MountText(const MountResult& result, int64_t elapsed_microseconds) {
@@ -161,10 +167,10 @@ std::string UnmountJson(const UnmountReply& reply) {
 }
 
 std::string MountsText(const ListMountsReply& reply, int64_t now_unix) {
-  Table table({"DIRECTORY", "REFERENCE", "MODE", "RW", "AGE"});
+  Table table({"DIRECTORY", "REFERENCE", "MODE", "RW", "AGE", "STATE"});
   for (const Mount& mount : reply.mounts()) {
     table.Row({mount.directory(), mount.reference(), mount.mode(), mount.writable() ? "rw" : "ro",
-               Age(mount.created_unix(), now_unix)});
+               Age(mount.created_unix(), now_unix), StateOf(mount)});
   }
   return table.Text();
 }
@@ -175,7 +181,11 @@ std::string MountsJson(const ListMountsReply& reply) {
   for (const Mount& mount : reply.mounts()) {
     json.BeginObject();
     WriteMount(json, mount);
-    json.Member("created", int64_t{mount.created_unix()}).EndObject();
+    json.Member("created", int64_t{mount.created_unix()})
+        .Member("state", mount.state())
+        .Member("reason", mount.reason())
+        .Member("upper", mount.upper())
+        .EndObject();
   }
   json.EndArray();
   return Done(json);
@@ -399,9 +409,11 @@ std::string IndexJson(const control::v1::MountResult& result) {
 }
 
 std::string MountStatusText(const MountStatusReply& reply) {
-  std::string out = StrCat("directory  ", reply.mount().directory(), "\nreference  ",
-                           reply.mount().reference(), "\nchain      ", reply.mount().chain_id(),
-                           "\nmode       ", reply.mount().mode(), "\n");
+  std::string out =
+      StrCat("directory  ", reply.mount().directory(), "\nreference  ", reply.mount().reference(),
+             "\nchain      ", reply.mount().chain_id(), "\nmode       ", reply.mount().mode(),
+             "\nstate      ", StateOf(reply.mount()), "\n");
+  if (reply.layers().empty()) return out;
   Table table(
       {"LAYER", "STATE", "SOURCE", "HERE", "OF", "FETCHED", "NEEDED", "WAITING", "IN FLIGHT"});
   std::string reasons;
@@ -431,7 +443,9 @@ std::string MountStatusJson(const MountStatusReply& reply) {
       .Member("reference", reply.mount().reference())
       .Member("manifest", reply.mount().manifest_digest())
       .Member("chain_id", reply.mount().chain_id())
-      .Member("mode", reply.mount().mode());
+      .Member("mode", reply.mount().mode())
+      .Member("state", reply.mount().state())
+      .Member("reason", reply.mount().reason());
   json.Key("layers").BeginArray();
   for (const MountStatusReply::Layer& layer : reply.layers()) {
     json.BeginObject()

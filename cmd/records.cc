@@ -31,6 +31,22 @@ absl::StatusOr<FileId> DecodeId(const std::string& text) {
   return FileId{*device, *inode};
 }
 
+// "ID:MAJOR:MINOR".
+std::string EncodeKey(const MountKey& key) {
+  return StrCat(key.id, ":", key.major, ":", key.minor);
+}
+
+absl::StatusOr<MountKey> DecodeKey(const std::string& text) {
+  const std::vector<std::string_view> parts = Split(text, ':');
+  if (parts.size() != 3) return absl::DataLossError("mount record with a bad number of a mount");
+  const auto id = ParseDecimal(parts[0]), major = ParseDecimal(parts[1]);
+  const auto minor = ParseDecimal(parts[2]);
+  if (!id || !major || !minor || *major > UINT32_MAX || *minor > UINT32_MAX) {
+    return absl::DataLossError("mount record with a bad number of a mount");
+  }
+  return MountKey{*id, static_cast<uint32_t>(*major), static_cast<uint32_t>(*minor)};
+}
+
 }  // namespace
 
 std::string EncodeMountRecord(const MountRecord& record) {
@@ -59,7 +75,11 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("filling", record.filling)
       .Member("deadline_seconds", record.deadline_seconds)
       .Member("this_boot_only", record.this_boot_only)
-      .EndObject();
+      .Member("unmounted", record.unmounted)
+      .Key("mounts")
+      .BeginArray();
+  for (const MountKey& key : record.mounts) json.String(EncodeKey(key));
+  json.EndArray().EndObject();
   return json.Take();
 }
 
@@ -95,6 +115,10 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   record.filling = json["filling"].boolean().value_or(false);
   record.deadline_seconds = json.IntOr("deadline_seconds", 0);
   record.this_boot_only = json["this_boot_only"].boolean().value_or(false);
+  record.unmounted = json["unmounted"].boolean().value_or(false);
+  for (const Json& key : json["mounts"].elements()) {
+    IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), DecodeKey(key.string().value_or("")));
+  }
   return record;
 }
 

@@ -226,6 +226,7 @@ void TransferCall::Check() {
     // Everything that can be known to fail is found before a byte is fetched.
     MountRecord& mount = request_.mount;
     mount.directory = request_.directory;
+    mount.reference = request_.resolve.reference.ToString();
     if (absl::Status status = deps_.mounts.Check(mount); !status.ok()) return End(status);
     request_.directory = mount.directory;
   }
@@ -363,7 +364,8 @@ void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
     self->PublishByItself(mounted_chain);
     {
       absl::MutexLock lock(&self->mu_);
-      self->mounted_ = true;
+      // What was written before this call is not the caller's to take back.
+      self->mounted_ = !mounted->continued;
     }
     self->Succeed(*std::move(mounted));
   });
@@ -396,6 +398,10 @@ void TransferCall::CompleteMount() {
   if (!Enter("layers", "layers")) return;
   for (const MountRecord& record : deps_.mounts.List()) {
     if (record.directory != request_.complete) continue;
+    if (!record.not_mounted.empty()) {
+      return End(absl::FailedPreconditionError(
+          StrCat(record.directory, " is not mounted: ", record.not_mounted)));
+    }
     absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
     if (!reference.ok()) return End(reference.status());
     absl::StatusOr<ImageStore::ImageRef> image =
@@ -682,8 +688,10 @@ absl::StatusOr<std::string> ResolveParents(const std::string& directory) {
   }
   const std::string name = directory.substr(directory.rfind('/') + 1);
   if (name.empty()) return absl::InvalidArgumentError("/ cannot be mounted on");
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd parent, OpenPlace(ParentOf(directory)));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string resolved, PathOf(parent, directory));
+  const absl::StatusOr<Fd> parent = OpenPlace(ParentOf(directory));
+  if (absl::IsNotFound(parent.status())) return directory;
+  IMAGEFS_RETURN_IF_ERROR(parent.status());
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string resolved, PathOf(*parent, directory));
   return StrCat(resolved, resolved == "/" ? "" : "/", name);
 }
 

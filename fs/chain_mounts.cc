@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <set>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -26,6 +27,8 @@ namespace {
 // How long an unmount waits for the kernel to let go of the file system. It is over at once unless
 // another mount namespace has a copy of the mount.
 constexpr absl::Duration kReleaseWait = absl::Milliseconds(100);
+
+constexpr char kData[] = "data";  // the name, and the key, of the data mount
 
 }  // namespace
 
@@ -167,15 +170,12 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::Acquire(const ChainRef& chain,
 
 absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& presentation,
                                 Entry& entry) {
-  // What is there is dead, or is not the mount that this process made.
-  UnmountPath(entry.path, true).IgnoreError();
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd directory, MakeOwnDir(entry.path));
   absl::Cleanup undo = [&] {
-    UnmountPath(entry.path, true).IgnoreError();
+    UnmountStack(entry.path).IgnoreError();
     rmdir(entry.path.c_str());
   };
   if (entry.kernel) {
-    IMAGEFS_RETURN_IF_ERROR(MountKernel(chain, presentation, directory, entry));
+    IMAGEFS_RETURN_IF_ERROR(MountKernel(chain, presentation, entry));
   } else {
     IMAGEFS_RETURN_IF_ERROR(MountFuseSession(chain, entry));
   }
@@ -185,7 +185,7 @@ absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& prese
 }
 
 absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation& presentation,
-                                      const Fd& directory, Entry& entry) {
+                                      Entry& entry) {
   absl::Cleanup undo = [&] { StopServing(std::exchange(entry.served, {})); };
   ErofsSource source;
   source.index = chain->index_path;
@@ -200,25 +200,22 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
     source.devices.push_back(StrCat(data_directory(), "/", layer->id.hex()));
   }
   IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
-  IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, directory, entry.path));
-  IMAGEFS_RETURN_IF_ERROR(MakePrivate(entry.path));
+  IMAGEFS_RETURN_IF_ERROR(ReplaceMount(mount, entry.path));
   entry.chain = chain;
   std::move(undo).Cancel();
   return absl::OkStatus();
 }
 
 absl::Status ChainMounts::ServeLayer(const LayerRef& layer) {
-  const auto hold = HoldName("data");
+  const auto hold = HoldName(kData);
   if (data_files_ == nullptr || !sessions_->Alive(data_session_)) {
-    UnmountPath(data_directory(), true).IgnoreError();
-    IMAGEFS_RETURN_IF_ERROR(MakeOwnDir(data_directory()).status());
-    IMAGEFS_ASSIGN_OR_RETURN(Fd device, MountFuse(data_directory()));
-    IMAGEFS_RETURN_IF_ERROR(MakePrivate(data_directory()));
+    IMAGEFS_ASSIGN_OR_RETURN(FuseMount fuse, MakeFuse());
+    IMAGEFS_RETURN_IF_ERROR(ReplaceMount(fuse.mount, data_directory()));
     auto files = std::make_shared<DataFiles>();
-    IMAGEFS_ASSIGN_OR_RETURN(data_session_,
-                             sessions_->Serve(Digest(), [&](std::function<void()> ended) {
-                               return loop_.ServeData(files, std::move(device), std::move(ended));
-                             }));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        data_session_, sessions_->Serve(Digest(), [&](std::function<void()> ended) {
+          return loop_.ServeData(files, std::move(fuse.device), std::move(ended));
+        }));
     data_files_ = std::move(files);
   }
   data_files_->Add(layer);
@@ -226,12 +223,12 @@ absl::Status ChainMounts::ServeLayer(const LayerRef& layer) {
 }
 
 void ChainMounts::StopServing(const std::vector<Digest>& layers) {
-  const auto hold = HoldName("data");
+  const auto hold = HoldName(kData);
   if (layers.empty() || data_files_ == nullptr) return;
   bool empty = false;
   for (const Digest& layer : layers) empty = data_files_->Remove(layer);
   if (!empty) return;
-  const absl::Status status = UnmountPath(data_directory(), true);
+  const absl::Status status = UnmountStack(data_directory());
   if (!status.ok()) LogWarning("data_unmount_failed error=", status.message());
   rmdir(data_directory().c_str());
   // A tree that was lazily unmounted has its devices open and reads on: the session ends after it.
@@ -239,18 +236,16 @@ void ChainMounts::StopServing(const std::vector<Digest>& layers) {
 }
 
 absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, Entry& entry) {
-  IMAGEFS_ASSIGN_OR_RETURN(Fd device, MountFuse(entry.path));
-  IMAGEFS_RETURN_IF_ERROR(MakePrivate(entry.path));
+  IMAGEFS_ASSIGN_OR_RETURN(FuseMount fuse, MakeFuse());
   // Before INIT is answered: the answer may lower the read-ahead and never raises it.
-  IMAGEFS_ASSIGN_OR_RETURN(const auto mounts, ReadMountInfo());
-  if (const MountInfo* info = FindMountAt(mounts, entry.path)) {
-    if (!SetReadAhead(*info, kFuseReadAheadBytes)) {
-      LogDebug("read_ahead_not_set chain=", chain->chain_id.Short());
-    }
+  IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(fuse.mount));
+  if (!SetReadAhead(key, kFuseReadAheadBytes)) {
+    LogDebug("read_ahead_not_set chain=", chain->chain_id.Short());
   }
+  IMAGEFS_RETURN_IF_ERROR(ReplaceMount(fuse.mount, entry.path));
   IMAGEFS_ASSIGN_OR_RETURN(
       entry.session, sessions_->Serve(chain->chain_id, [&](std::function<void()> ended) {
-        return loop_.Serve(chain, std::move(device), {chain->overlay_form}, std::move(ended));
+        return loop_.Serve(chain, std::move(fuse.device), {chain->overlay_form}, std::move(ended));
       }));
   entry.shown = chain;
   return absl::OkStatus();
@@ -266,7 +261,7 @@ void ChainMounts::Release(const std::string& name, bool lazy) {
     entry = std::move(found->second);
     entries_.erase(found);
   }
-  const absl::Status status = UnmountPath(entry.path, true);
+  const absl::Status status = UnmountStack(entry.path);
   if (!status.ok() && !absl::IsNotFound(status)) {
     LogWarning("private_unmount_failed error=", status.message());
   }
@@ -333,19 +328,23 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::AdoptIfThere(const Digest& chain
   return Adopt(chain_id, std::move(chain), presentation, nullptr);
 }
 
-void ChainMounts::RemoveStrangers(bool fuse) {
+void ChainMounts::RemoveStrangers() {
   const auto mounts = ReadMountInfo();
   if (!mounts.ok()) return;
-  for (auto mount = mounts->rbegin(); mount != mounts->rend(); ++mount) {
-    const std::string& path = mount->mount_point;
-    if (!path.starts_with(directory_ + "/")) continue;
-    if (fuse == (mount->fs_type == kErofsType)) continue;
+  std::set<std::string> names;
+  for (const MountInfo& mount : *mounts) {
+    std::string_view name = mount.mount_point;
+    if (ConsumePrefix(&name, directory_ + "/")) names.emplace(name);
+  }
+  for (const std::string& name : names) {
+    // What is acquired meanwhile is no stranger.
+    const auto hold = HoldName(name);
     {
       absl::MutexLock lock(&mu_);
-      const auto found = entries_.find(path.substr(directory_.size() + 1));
-      if (found != entries_.end()) continue;
+      if (entries_.contains(name) || (name == kData && data_files_ != nullptr)) continue;
     }
-    const absl::Status status = UnmountPath(path, true);
+    const std::string path = StrCat(directory_, "/", name);
+    const absl::Status status = UnmountStack(path);
     if (!status.ok()) LogWarning("dead_unmount_failed error=", status.message());
     rmdir(path.c_str());
   }

@@ -64,9 +64,8 @@ class ChainMounts {
   // The same of a private mount that is still there, else kNotFound.
   absl::StatusOr<Lease> AdoptIfThere(const Digest& chain_id, ChainRef chain,
                                      const Presentation& presentation);
-  // Unmounts what earlier daemons left and this one has no use for: `fuse` the mounts that died
-  // with them, else what Adopt did not take.
-  void RemoveStrangers(bool fuse);
+  // Unmounts what earlier daemons left and this one has no use for.
+  void RemoveStrangers();
 
   // Serves a FUSE mount that has no private mount (a user's).
   absl::Status Serve(const ChainRef& chain, Fd device);
@@ -97,8 +96,7 @@ class ChainMounts {
   bool Usable(const Entry& entry, const ChainRef& chain) const;
   absl::Status Mount(const ChainRef& chain, const Presentation& presentation, Entry& entry);
   absl::Status MountFuseSession(const ChainRef& chain, Entry& entry);
-  absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation,
-                           const Fd& directory, Entry& entry);
+  absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation, Entry& entry);
   // The data mount is there from the first layer that it serves to the last.
   absl::Status ServeLayer(const LayerRef& layer);
   void StopServing(const std::vector<Digest>& layers);

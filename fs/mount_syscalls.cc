@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/openat2.h>
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
@@ -12,6 +13,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,6 +32,8 @@ namespace {
 
 constexpr char kSource[] = "imagefs";
 constexpr char kFuseType[] = "fuse.imagefs";
+// MOVE_MOUNT_BENEATH of Linux 6.5, which Debian 12's headers lack.
+constexpr unsigned int kBeneathFlag = 0x200;
 constexpr uint64_t kMaxMountInfoBytes = uint64_t{64} << 20;
 
 // Undoes the octal escapes (\040 for a blank) of mountinfo.
@@ -54,14 +58,16 @@ std::optional<MountInfo> ParseLine(std::string_view line) {
   const auto dash =
       std::find(fields.begin() + std::min<size_t>(6, fields.size()), fields.end(), "-");
   if (fields.size() < 6 || std::distance(dash, fields.end()) < 3) return std::nullopt;
-  const auto id = ParseDecimal(fields[0]);
+  const auto id = ParseDecimal(fields[0]), parent = ParseDecimal(fields[1]);
   const std::vector<std::string_view> device = Split(fields[2], ':');
   if (device.size() != 2) return std::nullopt;
   const auto major = ParseDecimal(device[0]);
   const auto minor = ParseDecimal(device[1]);
-  if (!id || !major || !minor || *major > UINT32_MAX || *minor > UINT32_MAX) return std::nullopt;
+  if (!id || !parent || !major || !minor || *major > UINT32_MAX || *minor > UINT32_MAX)
+    return std::nullopt;
   MountInfo out;
   out.id = *id;
+  out.parent = *parent;
   out.major = static_cast<uint32_t>(*major);
   out.minor = static_cast<uint32_t>(*minor);
   out.mount_point = Unescape(fields[4]);
@@ -297,6 +303,12 @@ std::optional<MountKey> KeyIn(const Fd& parent, const char* name, int flags) {
   return MountKey{found.stx_mnt_id, found.stx_dev_major, found.stx_dev_minor};
 }
 
+// Asks nothing of what is mounted there.
+bool IsMountPoint(const std::string& path) {
+  const uint64_t here = MountIdAt(path);
+  return here != 0 && here != MountIdAt(ParentOf(path));
+}
+
 // As mount_setattr(2) and fsmount(2) take them.
 unsigned int AttributesOf(const MountFlags& flags) {
   return (flags.nosuid ? MOUNT_ATTR_NOSUID : 0U) | (flags.nodev ? MOUNT_ATTR_NODEV : 0U) |
@@ -331,11 +343,35 @@ absl::StatusOr<std::vector<MountInfo>> ReadMountInfo() {
   return ParseMountInfo(text);
 }
 
-const MountInfo* FindMountAt(const std::vector<MountInfo>& mounts, std::string_view path) {
-  const auto found = std::find_if(mounts.rbegin(), mounts.rend(), [&](const MountInfo& mount) {
-    return mount.mount_point == path;
+std::vector<const MountInfo*> StackAt(const std::vector<MountInfo>& mounts, std::string_view path) {
+  std::vector<const MountInfo*> there, stack;
+  for (const MountInfo& mount : mounts) {
+    if (mount.mount_point == path) there.push_back(&mount);
+  }
+  const auto find = [&](auto same) -> const MountInfo* {
+    const auto found = std::find_if(there.begin(), there.end(), same);
+    return found == there.end() ? nullptr : *found;
+  };
+  // The top one is that on which no other lies. A mount of the same name that a mount above hides
+  // is older than the ones that are visible.
+  std::reverse(there.begin(), there.end());
+  const MountInfo* mount = find([&](const MountInfo* candidate) {
+    return find([&](const MountInfo* other) { return other->parent == candidate->id; }) == nullptr;
   });
-  return found == mounts.rend() ? nullptr : &*found;
+  // A mount that is its own parent is the root of the namespace.
+  while (mount != nullptr && stack.size() < there.size()) {
+    stack.push_back(mount);
+    mount = find([&](const MountInfo* other) {
+      return other->id == stack.back()->parent && other != stack.back();
+    });
+  }
+  std::reverse(stack.begin(), stack.end());
+  return stack;
+}
+
+const MountInfo* FindMountAt(const std::vector<MountInfo>& mounts, std::string_view path) {
+  const std::vector<const MountInfo*> stack = StackAt(mounts, path);
+  return stack.empty() ? nullptr : stack.back();
 }
 
 const MountInfo* FindMountOf(const std::vector<MountInfo>& mounts, std::string_view path) {
@@ -356,21 +392,51 @@ bool IsOurs(const MountInfo& mount) {
   return mount.fs_type == kFuseType || (mount.fs_type == "overlay" && mount.source == kSource);
 }
 
-absl::StatusOr<Fd> MountFuse(const std::string& directory, bool writable) {
-  Fd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
-  if (!device.valid()) {
+absl::StatusOr<FuseMount> MakeFuse(bool writable) {
+  FuseMount out;
+  out.device = Fd(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (!out.device.valid()) {
     return absl::FailedPreconditionError(
         StrCat("cannot open /dev/fuse: ", strerror(errno),
                "; load the module (modprobe fuse), or give the container the device"));
   }
+  const auto failed = [] { return MountError(errno, "cannot make a FUSE mount"); };
+  const Fd context(fsopen("fuse", FSOPEN_CLOEXEC));
+  if (!context.valid()) return failed();
+  const auto set = [&](const char* key, const std::string& value) {
+    return fsconfig(context.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0;
+  };
+  const auto flag = [&](const char* key) {
+    return fsconfig(context.get(), FSCONFIG_SET_FLAG, key, nullptr, 0) == 0;
+  };
   // Permissions are the image's, checked by the kernel. Read-only, so that a read does not make the
   // kernel ask for a new access time.
-  const std::string options = StrCat(
-      "fd=", device.get(), ",rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions");
-  if (mount(kSource, directory.c_str(), kFuseType, writable ? 0 : MS_RDONLY, options.c_str()) < 0) {
-    return MountError(errno, StrCat("cannot mount FUSE at ", directory));
+  if (!set("source", kSource) || !set("subtype", kSource) || !set("fd", StrCat(out.device.get())) ||
+      !set("rootmode", "40000") || !set("user_id", "0") || !set("group_id", "0") ||
+      !flag("allow_other") || !flag("default_permissions") || !(writable || flag("ro")) ||
+      fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
+    return failed();
   }
-  return device;
+  out.mount = Fd(fsmount(context.get(), FSMOUNT_CLOEXEC, writable ? 0 : MOUNT_ATTR_RDONLY));
+  if (!out.mount.valid()) return failed();
+  return out;
+}
+
+absl::Status CheckFusermount(const std::string& directory) {
+  const Fd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
+  if (!device.valid()) {
+    return absl::FailedPreconditionError(
+        StrCat("cannot mount: /dev/fuse: ", strerror(errno),
+               "; load the module (modprobe fuse), or open it to users (chmod 666 /dev/fuse)"));
+  }
+  struct stat found;
+  if (stat(directory.c_str(), &found) == 0 && access(directory.c_str(), W_OK) == 0 &&
+      ((found.st_mode & S_ISVTX) == 0 || found.st_uid == getuid())) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      StrCat("cannot mount at ", directory,
+             ": a user mounts only on a directory that is their own; choose another"));
 }
 
 absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlags& flags) {
@@ -451,6 +517,99 @@ absl::Status AttachMount(const Fd& mount, const Fd& directory, const std::string
   return absl::OkStatus();
 }
 
+absl::StatusOr<Attached> AttachInPlaceOf(const Fd& top, const Fd& mount, const std::string& shown,
+                                         bool beneath) {
+  if (beneath &&
+      move_mount(mount.get(), "", top.get(), "",
+                 MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH | kBeneathFlag) == 0) {
+    return Attached::kBeneath;
+  }
+  if (beneath && errno != EINVAL) {
+    return MountError(errno, StrCat("cannot attach the mount to ", shown));
+  }
+  IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, top, shown));
+  return Attached::kOver;
+}
+
+absl::Status ReplaceMount(const Fd& mount, const std::string& path) {
+  IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(mount));
+  if (!IsMountPoint(path)) {
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd directory, MakeOwnDir(path));
+    IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, directory, path));
+    return MakePrivate(path);
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd top, OpenWithoutLinks(path, O_PATH));
+  IMAGEFS_RETURN_IF_ERROR(AttachInPlaceOf(top, mount, path).status());
+  while (MountIdAt(path) != key.id) IMAGEFS_RETURN_IF_ERROR(UnmountPath(path, /*lazy=*/true));
+  return MakePrivate(path);
+}
+
+absl::StatusOr<Fd> OpenBelow(const MountInfo& mount, const std::string& directory) {
+  const std::string name = directory.substr(directory.rfind('/') + 1);
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd above,
+                           OpenWithoutLinks(ParentOf(directory), O_PATH | O_DIRECTORY));
+  const std::optional<MountKey> top = KeyIn(above, name.c_str(), AT_SYMLINK_NOFOLLOW);
+  IMAGEFS_ASSIGN_OR_RETURN(const MountKey parent, KeyOf(above));
+  if (name.empty() || !top.has_value() || top == parent) {
+    return absl::NotFoundError(StrCat("nothing is mounted at ", directory));
+  }
+  if (parent.id != mount.parent) {
+    return absl::FailedPreconditionError(StrCat(directory, " lies on another mount there"));
+  }
+  const Fd copy(open_tree(above.get(), "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
+  if (!copy.valid()) return MountError(errno, StrCat("cannot look below ", directory));
+  Fd below(openat(copy.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+  if (!below.valid()) return ErrnoStatus(errno, directory);
+  return below;
+}
+
+absl::StatusOr<FileId> IdBelow(size_t mounts, const std::string& directory) {
+  struct Answer {
+    int error = 0;
+    struct statx found = {};
+  } answer;
+  const std::string name = directory;  // the child allocates nothing
+  open_how how = {};
+  how.flags = O_PATH | O_CLOEXEC;
+  how.resolve = RESOLVE_NO_SYMLINKS;
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus(errno, "cannot make a pipe");
+  const Fd answers(ends[0]);
+  Fd child_end(ends[1]);
+  const auto pid = static_cast<pid_t>(
+      syscall(SYS_clone, CLONE_NEWNS | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
+  if (pid < 0) return ErrnoStatus(errno, "cannot copy the mount namespace");
+  if (pid == 0) {
+    syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+    // Nothing that is unmounted here is so elsewhere.
+    bool good = syscall(SYS_mount, nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
+    for (size_t i = 0; good && i < mounts; ++i) {
+      good = syscall(SYS_umount2, name.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0;
+    }
+    const long fd =  // NOLINT: as syscall(2) has it
+        good ? syscall(SYS_openat2, AT_FDCWD, name.c_str(), &how, sizeof(how)) : -1;
+    if (fd < 0 || syscall(SYS_statx, fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_BASIC_STATS,
+                          &answer.found) != 0) {
+      answer.error = errno;
+    }
+    syscall(SYS_write, ends[1], &answer, sizeof(answer));
+    syscall(SYS_exit_group, 0);
+  }
+  child_end.Reset();
+  ssize_t got;
+  do {
+    got = read(answers.get(), &answer, sizeof(answer));
+  } while (got < 0 && errno == EINTR);
+  while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+  }
+  if (got != sizeof(answer)) return absl::InternalError(StrCat("cannot look below ", directory));
+  if (answer.error != 0) {
+    return ErrnoStatus(answer.error, StrCat("cannot look below the mounts at ", directory));
+  }
+  return FileId{makedev(answer.found.stx_dev_major, answer.found.stx_dev_minor),
+                answer.found.stx_ino};
+}
+
 absl::Status BindMount(const std::string& source, const std::string& directory,
                        const MountFlags& flags, bool exactly) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd from, OpenPlace(source));
@@ -515,6 +674,11 @@ absl::Status UnmountPath(const std::string& directory, bool lazy) {
   return UnmountAt(directory, directory, lazy);
 }
 
+absl::Status UnmountStack(const std::string& path) {
+  while (IsMountPoint(path)) IMAGEFS_RETURN_IF_ERROR(UnmountPath(path, /*lazy=*/true));
+  return absl::OkStatus();
+}
+
 absl::Status UnmountExactly(const MountKey& mount, const std::string& directory, bool lazy) {
   absl::Status status = UnmountIfAt(mount, directory, lazy);
   if (!absl::IsNotFound(status)) return status;
@@ -529,7 +693,7 @@ absl::Status UnmountExactly(const MountKey& mount, const std::string& directory,
                                               ": another mount hides it; unmount that first"));
 }
 
-bool SetReadAhead(const MountInfo& mount, uint64_t bytes) {
+bool SetReadAhead(const MountKey& mount, uint64_t bytes) {
   const std::string path =
       StrCat("/sys/class/bdi/", mount.major, ":", mount.minor, "/read_ahead_kb");
   auto file = OpenFile(path, O_WRONLY);

@@ -6,23 +6,18 @@
 // theirs (fs/chain_mounts.h), always inside. The table's lock is only held to look at the map,
 // never over a system call.
 //
-// A janitor thread watches mountinfo, so that a mount that was taken away by plain umount(8) does
-// not stay in the table.
+// The table of the kernel is watched, so that a mount that was taken away by plain umount(8) does
+// not stay in this one.
 
 #include "fs/mount_table.h"
 
-#include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
-#include <pthread.h>
-#include <sys/eventfd.h>
 #include <time.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <optional>
 #include <set>
-#include <thread>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -36,28 +31,19 @@
 #include "fs/key_gate.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_target.h"
+#include "fs/mount_watch.h"
 
 namespace imagefs {
 namespace {
+
+constexpr char kUnmountedWords[] =
+    "another program has unmounted it; what was written is kept until the directory is mounted on "
+    "anew or given to imagefs umount";
 
 // The path of a directory of this daemon's own, as mountinfo names it.
 absl::StatusOr<std::string> MakeOwnPath(const std::string& path) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, MakeOwnDir(path));
   return PathOf(fd, path);
-}
-
-// The name under which the kernel lists a mount at `path`. What is dead or absent keeps its name.
-std::string Canonical(const std::string& path) {
-  const absl::StatusOr<Fd> place = OpenPlace(path);
-  if (!place.ok()) return path;
-  auto resolved = PathOf(*place, path);
-  return resolved.ok() ? *std::move(resolved) : path;
-}
-
-bool Contains(std::string_view directory, std::string_view path) {
-  if (directory == "/") return true;
-  return path.starts_with(directory) &&
-         (path.size() == directory.size() || path[directory.size()] == '/');
 }
 
 class MountTableImpl : public MountTable {
@@ -70,11 +56,7 @@ class MountTableImpl : public MountTable {
         records_(records) {}
 
   ~MountTableImpl() override {
-    if (janitor_.joinable()) {
-      const uint64_t one = 1;
-      [[maybe_unused]] const ssize_t written = write(stop_.get(), &one, sizeof(one));
-      janitor_.join();
-    }
+    watch_.reset();
     const bool needed = chains_ != nullptr && chains_->HasKernelMounts();
     chains_.reset();
     if (own_parent_ && !needed) UnmountPath(chains_dir_, true).IgnoreError();
@@ -94,24 +76,42 @@ class MountTableImpl : public MountTable {
   bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
   bool NeedProcess() const override { return chains_->NeedProcess(); }
   std::vector<std::string> Recover(const FindChain& find_chain) override;
-  void UnmountAll(bool keep_records) override;
+  absl::StatusOr<MountRecord> MountAgain(const std::string& directory, ChainRef chain) override;
+  void SetNotMounted(const std::string& directory, const std::string& why) override
+      ABSL_LOCKS_EXCLUDED(mu_);
+  void RemoveLeftovers() override {
+    if (options_.as_root) chains_->RemoveStrangers();
+  }
+  void UnmountAll() override;
 
  private:
-  // What becomes of the durable part of a mount that goes.
-  enum class Keep { kNothing, kUpper, kRecord };
-
+  // What is below a mount that goes, or is to be replaced. `before`: its record; null: there is
+  // none.
+  static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
+  absl::StatusOr<MountTarget> OpenTargetD(const MountRecord& record, const MountRecord* before);
   // The key of the directory is held by the callers of what ends in D.
-  absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, MountRecord record);
-  absl::Status MountD(const ChainRef& chain, const Fd& target, OverlayUpper* upper,
-                      MountRecord& record);
-  absl::Status MountByUserD(const ChainRef& chain, MountRecord& record);
-  absl::StatusOr<MountKey> AttachD(const Fd& mount, const Fd& target, const std::string& directory);
-  absl::Status UnmountD(const std::string& directory, bool lazy, Keep keep);
-  absl::Status ForgetD(const MountRecord& record, bool lazy, Keep keep);
+  absl::Status ContinueD(MountRecord& record) const ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<MountRecord> AbsentD(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, MountRecord record,
+                                       const MountRecord* before);
+  absl::Status MountByRootD(const ChainRef& chain, const MountTarget& target, OverlayUpper* upper,
+                            const MountRecord* before, MountRecord& record);
+  absl::Status MountByUserD(const ChainRef& chain, const MountRecord* before, MountRecord& record);
+  void AddMountedD(const ChainRef& chain, const MountRecord& record, std::string lease,
+                   const MountRecord* before) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status PutBackD(const std::string& directory, const MountRecord* before);
+  absl::Status UnmountD(const std::string& directory, bool lazy);
+  void UnmountOldD(const MountRecord& record);
+  absl::Status ForgetD(const MountRecord& record, bool lazy);
+  // Of a mount that somebody else has taken away.
+  void DropUnmountedD(const MountRecord& record);
+  void SetAbsentD(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
+  // True when it is mounted then.
+  bool RecoverD(MountRecord& record, const FindChain& find_chain);
   // What became of a mount that needed no daemon. kHere: it is in the table now.
   enum class Outlived { kHere, kUnmounted, kUnknown };
   Outlived AdoptD(const MountRecord& record, const FindChain& find_chain);
-  absl::Status MountAgain(MountRecord record, const FindChain& find_chain);
+  absl::StatusOr<MountRecord> MountAgainD(const MountRecord& record, const ChainRef& chain);
   absl::Status CheckRecord(const MountRecord& record) const;
   absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
   // Which presentation a record that asks for one, or for "auto", gets.
@@ -120,8 +120,7 @@ class MountTableImpl : public MountTable {
   absl::StatusOr<ChainMounts::Lease> AcquireChain(const ChainRef& chain, MountRecord& record);
   absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
   absl::Status RemoveUpper(const std::string& upper) const;
-  void UnmountDead(const std::string& directory);
-  void Watch();
+  void UnmountDeadByUser(const std::string& directory);
   void Prune();
   void PruneDirectory(const std::string& directory);
 
@@ -138,18 +137,17 @@ class MountTableImpl : public MountTable {
   absl::Status kernel_;      // why there is no kernel presentation, else OK
   KeyGate gate_;             // by directory
   bool own_parent_ = false;  // chains_dir_ is bound to itself, privately
-  Fd mountinfo_;
-  Fd stop_;
-  std::thread janitor_;
+  std::unique_ptr<MountWatch> watch_;
 
   mutable absl::Mutex mu_;
   struct Mounted {
     MountRecord record;
-    MountKey key;       // as root
     std::string lease;  // of its private mount; "" = it has none
     std::weak_ptr<const Chain> chain;
   };
-  std::map<std::string, Mounted> mounts_ ABSL_GUARDED_BY(mu_);  // by directory
+  // By directory; none is in both.
+  std::map<std::string, Mounted> mounts_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, MountRecord> absent_ ABSL_GUARDED_BY(mu_);
 
   // The mounts of ours that the kernel lists.
   struct Present {
@@ -166,7 +164,7 @@ absl::Status MountTableImpl::Start() {
   IMAGEFS_ASSIGN_OR_RETURN(chains_dir_, MakeOwnPath(chains_dir_));
   options_.run_dir = ParentOf(chains_dir_);
   if (!options_.as_root) {
-    options_.root_dir = Canonical(options_.root_dir);
+    options_.root_dir = MountPointOf(options_.root_dir);
   } else {
     IMAGEFS_ASSIGN_OR_RETURN(upper_dir_, MakeOwnPath(upper_dir_));
     options_.root_dir = ParentOf(upper_dir_);
@@ -189,10 +187,7 @@ absl::Status MountTableImpl::Start() {
     LogInfo("kernel_presentation_unavailable images_are_shown_by=fuse reason=\"", kernel_.message(),
             "\"");
   }
-  IMAGEFS_ASSIGN_OR_RETURN(mountinfo_, OpenFile("/proc/self/mountinfo", O_RDONLY));
-  stop_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!stop_.valid()) return ErrnoStatus(errno, "cannot make an eventfd");
-  janitor_ = std::thread([this] { Watch(); });
+  IMAGEFS_ASSIGN_OR_RETURN(watch_, MountWatch::Start([this] { Prune(); }));
   return absl::OkStatus();
 }
 
@@ -237,7 +232,7 @@ absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain, const Mo
   if (!options_.as_root) return Pin();
   MountRecord record = wanted;
   IMAGEFS_ASSIGN_OR_RETURN(ChainMounts::Lease lease, AcquireChain(chain, record));
-  // The pin holds the chain itself too: the index stays mapped while its mount may be used.
+  // The index stays mapped while its mount may be used.
   const Chain* pinned = chain.get();
   return Pin(pinned, [this, chain = std::move(chain), name = std::move(lease.name)](const void*) {
     chains_->Release(name, /*lazy=*/true);
@@ -263,12 +258,11 @@ std::optional<MountTable::Shown> MountTableImpl::ShowAgain(const Digest& chain_i
 // What the daemon needs itself is neither hidden nor mounted in.
 absl::Status MountTableImpl::CheckOwn(const std::string& directory, std::string_view what) const {
   for (const std::string& own : {options_.run_dir, options_.root_dir}) {
-    if (!Contains(directory, own) && !Contains(own, directory)) continue;
-    return absl::InvalidArgumentError(StrCat(what, " ", PrintableName(directory), " ",
-                                             Contains(directory, own) ? "would hide " : "lies in ",
-                                             own,
-                                             ", which is the daemon's own; choose another "
-                                             "directory"));
+    const bool hides = LiesIn(own, directory);
+    if (!hides && !LiesIn(directory, own)) continue;
+    return absl::InvalidArgumentError(
+        StrCat(what, " ", PrintableName(directory), hides ? " would hide " : " lies in ", own,
+               ", which is the daemon's own; choose another directory"));
   }
   return absl::OkStatus();
 }
@@ -291,12 +285,15 @@ absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
                                            "umount ",
                                            directory, ")"));
   }
-  for (const auto& [other, mounted] : mounts_) {
-    if (record.upper.empty() || mounted.record.upper != record.upper) continue;
-    return absl::AlreadyExistsError(StrCat("the changes of ", other, " are kept in ", record.upper,
-                                           "; choose another --upper"));
-  }
-  return absl::OkStatus();
+  const auto uses = [&](const MountRecord& other) {
+    return !record.upper.empty() && other.upper == record.upper && other.directory != directory;
+  };
+  const MountRecord* user = nullptr;
+  for (const auto& [other, mounted] : mounts_) user = uses(mounted.record) ? &mounted.record : user;
+  for (const auto& [other, absent] : absent_) user = uses(absent) ? &absent : user;
+  if (user == nullptr) return absl::OkStatus();
+  return absl::AlreadyExistsError(StrCat("the changes of ", user->directory, " are kept in ",
+                                         record.upper, "; choose another --upper"));
 }
 
 absl::Status MountTableImpl::Check(MountRecord& record) {
@@ -307,104 +304,170 @@ absl::Status MountTableImpl::Check(MountRecord& record) {
   }
   const auto hold = HoldDirectory(record.directory);
   IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
-  absl::StatusOr<Fd> target = OpenTarget(record.directory, {});
-  if (absl::IsFailedPrecondition(target.status())) {
-    UnmountDead(record.directory);  // where it is one of a daemon before this one
-    target = OpenTarget(record.directory, {});
+  IMAGEFS_RETURN_IF_ERROR(ContinueD(record));
+  const std::optional<MountRecord> before = AbsentD(record.directory);
+  MountRecord looked = record;
+  looked.covered = {};
+  IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target,
+                           OpenTargetD(looked, before.has_value() ? &*before : nullptr));
+  record.covered = target.covered;
+  return options_.as_root ? absl::OkStatus() : CheckFusermount(record.directory);
+}
+
+bool MountTableImpl::IsOld(const MountRecord* before, std::string_view boot_id,
+                           const MountInfo& mount) {
+  if (before == nullptr || before->boot_id != boot_id || before->unmounted) return false;
+  // Older versions did not note which it was.
+  return before->mounts.empty() || std::find(before->mounts.begin(), before->mounts.end(),
+                                             KeyOf(mount)) != before->mounts.end();
+}
+
+absl::StatusOr<MountTarget> MountTableImpl::OpenTargetD(const MountRecord& record,
+                                                        const MountRecord* before) {
+  // A user cannot look below what died with a daemon, and fusermount3 mounts on nothing that is
+  // dead.
+  if (!options_.as_root) UnmountDeadByUser(record.directory);
+  return OpenTarget(record.directory, record.covered, [&](const MountInfo& mount) {
+    return options_.as_root && IsOld(before, boot_id_, mount);
+  });
+}
+
+std::optional<MountRecord> MountTableImpl::AbsentD(const std::string& directory) const {
+  absl::MutexLock lock(&mu_);
+  const auto found = absent_.find(directory);
+  return found == absent_.end() ? std::nullopt : std::optional(found->second);
+}
+
+// Has a mount that somebody asks for anew go on with what was written there, or refuses it.
+absl::Status MountTableImpl::ContinueD(MountRecord& record) const {
+  const std::optional<MountRecord> before = AbsentD(record.directory);
+  if (!before.has_value() || before->upper.empty() || before->keep_upper || before->unmounted) {
+    return absl::OkStatus();
   }
-  IMAGEFS_RETURN_IF_ERROR(target.status());
-  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatFd(*target, record.directory));
-  record.covered = IdOf(st);
+  if (!record.writable || !record.upper.empty() || record.reference != before->reference) {
+    return absl::FailedPreconditionError(
+        StrCat(record.directory, ": what was written to ", before->reference,
+               " there is kept, though it is not mounted (", before->not_mounted,
+               "); mount that one with --rw, or give it up: imagefs umount ", record.directory));
+  }
+  record.continued = true;
+  record.upper = before->upper;
+  record.upper_ids = before->upper_ids;
+  if (before->boot_id != boot_id_) record.upper_ids.ForgetDevices();
   return absl::OkStatus();
 }
 
 absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {
   if (!record.covered.known()) IMAGEFS_RETURN_IF_ERROR(Check(record));
   const auto hold = HoldDirectory(record.directory);
-  return MountAtD(chain, std::move(record));
+  const std::optional<MountRecord> before = AbsentD(record.directory);
+  if (before.has_value() && !record.keep_upper && !record.upper.empty() &&
+      before->upper == record.upper && before->chain_id != chain->chain_id &&
+      before->manifest_digest != record.manifest_digest) {
+    return absl::FailedPreconditionError(StrCat(
+        record.directory, ": what was written there belongs to another image than ",
+        record.reference, " is now; mount that one (by its digest ",
+        before->manifest_digest.ToString(), "), or give it up: imagefs umount ", record.directory));
+  }
+  return MountAtD(chain, std::move(record), before.has_value() ? &*before : nullptr);
 }
 
-absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain, MountRecord record) {
+absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain, MountRecord record,
+                                                     const MountRecord* before) {
   IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd target, OpenTarget(record.directory, record.covered));
-  IMAGEFS_ASSIGN_OR_RETURN(const struct stat covered, StatFd(target, record.directory));
-  record.covered = IdOf(covered);
+  IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target, OpenTargetD(record, before));
+  record.covered = target.covered;
   record.chain_id = chain->chain_id;
   if (record.created_unix == 0) record.created_unix = time(nullptr);
   record.boot_id = boot_id_;
-  const std::string asked = record.mode;
-  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
+  record.unmounted = false;
+  record.not_mounted.clear();
+  IMAGEFS_RETURN_IF_ERROR(ChooseMode(record).status());
   std::optional<OverlayUpper> upper;
   if (record.writable) {
     IMAGEFS_ASSIGN_OR_RETURN(upper, OpenUpper(*chain, record));
   }
-  // Before the mount, so that a crash in between leaves nothing that nobody knows of.
-  absl::Status status = records_.Put(record);
-  const std::string recorded = std::exchange(record.mode, asked);
-  const MountFlags flags = record.flags;
-  if (status.ok()) {
-    status = MountD(chain, target, upper.has_value() ? &*upper : nullptr, record);
-    if (status.ok() && (record.mode != recorded || record.filling || record.flags != flags)) {
-      status = records_.Put(record);
-    }
-    if (!status.ok()) records_.Delete(record.directory).IgnoreError();
-  }
+  const absl::Status status =
+      options_.as_root
+          ? MountByRootD(chain, target, upper.has_value() ? &*upper : nullptr, before, record)
+          : MountByUserD(chain, before, record);
   if (status.ok()) return record;
   if (upper.has_value()) upper->Undo();
   return status;
 }
 
-absl::Status MountTableImpl::MountD(const ChainRef& chain, const Fd& target, OverlayUpper* upper,
-                                    MountRecord& record) {
-  Mounted mounted;
-  if (options_.as_root) {
-    IMAGEFS_ASSIGN_OR_RETURN(const ChainMounts::Lease lease, AcquireChain(chain, record));
-    const auto mount = [&]() -> absl::StatusOr<MountKey> {
-      IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenWithoutLinks(lease.path, O_PATH));
-      const std::string& directory = record.directory;
-      IMAGEFS_ASSIGN_OR_RETURN(
-          const Fd made, upper == nullptr ? CloneMount(shown, record.flags, directory)
-                                          : MakeOverlay({shown, upper->upper(), upper->work()},
-                                                        record.flags, directory));
-      return AttachD(made, target, directory);
-    };
-    const absl::StatusOr<MountKey> key = mount();
-    if (!key.ok()) {
-      chains_->Release(lease.name, false);
-      return key.status();
+absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountTarget& target,
+                                          OverlayUpper* upper, const MountRecord* before,
+                                          MountRecord& record) {
+  const std::string& directory = record.directory;
+  IMAGEFS_ASSIGN_OR_RETURN(const ChainMounts::Lease lease, AcquireChain(chain, record));
+  const auto mount = [&]() -> absl::Status {
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenWithoutLinks(lease.path, O_PATH));
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd made,
+                             upper == nullptr ? CloneMount(shown, record.flags, directory)
+                                              : MakeOverlay({shown, upper->upper(), upper->work()},
+                                                            record.flags, directory));
+    record.mounts.clear();
+    if (!target.old.empty()) record.mounts.push_back(KeyOf(target.old.front()));
+    IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), KeyOf(made));
+    // Before it is attached, so that a crash in between leaves nothing that nobody knows of.
+    absl::Status status = records_.Put(record);
+    if (status.ok()) {
+      auto there = AttachTo(target, made, directory, options_.beneath);
+      status = there.status();
+      if (there.ok()) record.mounts = *std::move(there);
     }
-    mounted.key = *key;
-    mounted.lease = lease.name;
-  } else {
-    IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
-    IMAGEFS_RETURN_IF_ERROR(MountByUserD(chain, record));
+    if (!status.ok()) PutBackD(directory, before).IgnoreError();
+    return status;
+  };
+  const absl::Status status = mount();
+  if (!status.ok()) {
+    chains_->Release(lease.name, false);
+    return status;
   }
-  mounted.record = record;
-  mounted.chain = chain;
-  absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = std::move(mounted);
+  AddMountedD(chain, record, lease.name, before);
   return absl::OkStatus();
 }
 
-absl::StatusOr<MountKey> MountTableImpl::AttachD(const Fd& mount, const Fd& target,
-                                                 const std::string& directory) {
-  IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(mount));
-  IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, target, directory));
-  // It lies on the right directory. Where somebody has given that one another name meanwhile, the
-  // name that was asked for leads to something else.
-  const absl::StatusOr<std::string> path = PathOf(mount, directory);
-  if (path.ok() && *path == directory) return key;
-  UnmountExactly(key, path.ok() ? *path : directory, true).IgnoreError();
-  return absl::FailedPreconditionError(
-      StrCat(directory, " was moved or covered while it was being mounted on; try again"));
+absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, const MountRecord* before,
+                                          MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
+  record.flags.nosuid = record.flags.nodev = true;  // as fusermount3 makes them, always
+  absl::Status status = records_.Put(record);
+  if (status.ok()) {
+    absl::StatusOr<Fd> device = FusermountMount(record.directory, record.flags);
+    status = device.status();
+    if (device.ok()) {
+      status = chains_->Serve(chain, *std::move(device));
+      if (!status.ok()) FusermountUnmount(record.directory, true).IgnoreError();
+    }
+  }
+  if (!status.ok()) {
+    PutBackD(record.directory, before).IgnoreError();
+    return status;
+  }
+  AddMountedD(chain, record, "", before);
+  return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(Fd device, FusermountMount(record.directory, record.flags));
-  record.flags.nosuid = record.flags.nodev = true;  // as fusermount3 makes them, always
-  const absl::Status status = chains_->Serve(chain, std::move(device));
-  if (!status.ok()) FusermountUnmount(record.directory, true).IgnoreError();
-  return status;
+// The record that there was before a mount that failed.
+absl::Status MountTableImpl::PutBackD(const std::string& directory, const MountRecord* before) {
+  return before != nullptr ? records_.Put(*before) : records_.Delete(directory);
+}
+
+void MountTableImpl::AddMountedD(const ChainRef& chain, const MountRecord& record,
+                                 std::string lease, const MountRecord* before) {
+  {
+    absl::MutexLock lock(&mu_);
+    mounts_[record.directory] = {record, std::move(lease), chain};
+    absent_.erase(record.directory);
+  }
+  if (before == nullptr || before->upper.empty() || before->upper == record.upper ||
+      before->keep_upper) {
+    return;
+  }
+  const absl::Status status = RemoveUpper(before->upper);
+  if (!status.ok()) LogWarning("upper_not_removed error=", status.message());
 }
 
 absl::StatusOr<OverlayUpper> MountTableImpl::OpenUpper(const Chain& chain,
@@ -437,17 +500,17 @@ absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
   std::string directory = path;
   {
     absl::MutexLock lock(&mu_);
-    if (!mounts_.contains(path)) directory.clear();
+    if (!mounts_.contains(path) && !absent_.contains(path)) directory.clear();
   }
-  if (directory.empty()) directory = Canonical(path);
+  if (directory.empty()) directory = MountPointOf(path);
   const auto hold = HoldDirectory(directory);
-  return UnmountD(directory, lazy, Keep::kNothing);
+  return UnmountD(directory, lazy);
 }
 
-absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy, Keep keep) {
-  MountRecord record;
-  MountKey key;
-  {
+absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy) {
+  std::optional<MountRecord> record = AbsentD(directory);
+  const bool absent = record.has_value();
+  if (!absent) {
     absl::MutexLock lock(&mu_);
     const auto found = mounts_.find(directory);
     if (found == mounts_.end()) {
@@ -455,16 +518,62 @@ absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy, K
           StrCat(directory, " is not a mount of imagefs; `imagefs ls` lists them"));
     }
     record = found->second.record;
-    key = found->second.key;
   }
-  const absl::Status status =
-      options_.as_root ? UnmountExactly(key, directory, lazy) : FusermountUnmount(directory, lazy);
+  absl::Status status;
+  if (!absent) {
+    status = options_.as_root ? UnmountExactly(record->mounts.back(), directory, lazy)
+                              : FusermountUnmount(directory, lazy);
+  }
   // Not there: somebody else unmounted it, which is as good.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
-  return ForgetD(record, lazy, keep);
+  UnmountOldD(*record);
+  return ForgetD(*record, lazy);
 }
 
-absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy, Keep keep) {
+// What died with a daemon before this one and lies on the directory, or lay below the mount there.
+void MountTableImpl::UnmountOldD(const MountRecord& record) {
+  if (!options_.as_root) return UnmountDeadByUser(record.directory);
+  const absl::Status status = UnmountOld(
+      record.directory, [&](const MountInfo& mount) { return IsOld(&record, boot_id_, mount); });
+  if (!status.ok() && !absl::IsNotFound(status)) {
+    LogWarning("dead_unmount_failed error=", status.message());
+  }
+}
+
+absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy) {
+  std::string lease;
+  {
+    absl::MutexLock lock(&mu_);
+    absent_.erase(record.directory);
+    const auto found = mounts_.find(record.directory);
+    if (found != mounts_.end()) {
+      lease = found->second.lease;
+      mounts_.erase(found);
+    }
+  }
+  if (!lease.empty()) chains_->Release(lease, lazy);
+  absl::Status status;
+  if (!record.upper.empty() && !record.keep_upper) status = RemoveUpper(record.upper);
+  status.Update(records_.Delete(record.directory));
+  return status;
+}
+
+void MountTableImpl::SetAbsentD(MountRecord record, std::string why) {
+  absl::MutexLock lock(&mu_);
+  record.not_mounted = std::move(why);
+  absent_[record.directory] = std::move(record);
+}
+
+void MountTableImpl::SetNotMounted(const std::string& directory, const std::string& why) {
+  absl::MutexLock lock(&mu_);
+  const auto found = absent_.find(directory);
+  if (found != absent_.end()) found->second.not_mounted = why;
+}
+
+// Nothing of it is left but what was written to the store, which is listed.
+void MountTableImpl::DropUnmountedD(const MountRecord& record) {
+  LogInfo("unmounted_elsewhere directory=", record.directory,
+          record.upper.empty() ? "" : " changes_kept_in=", record.upper);
   std::string lease;
   {
     absl::MutexLock lock(&mu_);
@@ -474,19 +583,26 @@ absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy, Keep 
       mounts_.erase(found);
     }
   }
-  if (!lease.empty()) chains_->Release(lease, lazy);
+  if (!lease.empty()) chains_->Release(lease, /*lazy=*/true);
+  UnmountOldD(record);
   absl::Status status;
-  if (keep == Keep::kNothing && !record.upper.empty() && !record.keep_upper) {
-    status = RemoveUpper(record.upper);
+  if (record.upper.empty() || record.keep_upper) {
+    status = records_.Delete(record.directory);
+  } else {
+    MountRecord kept = record;
+    kept.unmounted = true;
+    kept.mounts.clear();
+    status = records_.Put(kept);
+    SetAbsentD(std::move(kept), kUnmountedWords);
   }
-  if (keep != Keep::kRecord) status.Update(records_.Delete(record.directory));
-  return status;
+  if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
 }
 
 std::vector<MountRecord> MountTableImpl::List() const {
   std::vector<MountRecord> out;
   absl::MutexLock lock(&mu_);
   for (const auto& [directory, mounted] : mounts_) out.push_back(mounted.record);
+  for (const auto& [directory, record] : absent_) out.push_back(record);
   return out;
 }
 
@@ -496,16 +612,13 @@ ChainRef MountTableImpl::ChainOf(const std::string& directory) const {
   return found == mounts_.end() ? nullptr : found->second.chain.lock();
 }
 
-// Unmounts what a daemon before this one left at `directory`.
-void MountTableImpl::UnmountDead(const std::string& directory) {
-  auto mounts = ReadMountInfo();
-  if (!mounts.ok()) return;
-  // The one on top first.
-  for (auto mount = mounts->rbegin(); mount != mounts->rend(); ++mount) {
-    if (mount->mount_point != directory || !IsOurs(*mount)) continue;
-    const absl::Status status = options_.as_root ? UnmountExactly(KeyOf(*mount), directory, true)
-                                                 : FusermountUnmount(directory, true);
-    if (!status.ok()) LogWarning("dead_unmount_failed error=", status.message());
+// Unmounts what died with a daemon before this one.
+void MountTableImpl::UnmountDeadByUser(const std::string& directory) {
+  while (IsDeadAt(directory)) {
+    const absl::Status status = FusermountUnmount(directory, /*lazy=*/true);
+    if (status.ok()) continue;
+    LogWarning("dead_unmount_failed error=", status.message());
+    return;
   }
 }
 
@@ -532,97 +645,103 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
   const ChainMounts::Lease lease = chains_->Adopt(
       record.chain_id, chain.ok() ? *std::move(chain) : nullptr, {record.mode, record.context},
       record.writable || !record.flags.id_map.empty() ? nullptr : there);
+  MountRecord adopted = record;
+  // The kernel may have given the numbers of others to new mounts since they were noted.
+  adopted.mounts.clear();
+  for (const MountInfo* mount : StackAt(*mounts, record.directory)) {
+    if (mount != there && IsOurs(*mount) && IsOld(&record, boot_id_, *mount)) {
+      adopted.mounts.push_back(KeyOf(*mount));
+    }
+  }
+  adopted.mounts.push_back(KeyOf(*there));
   absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = {record, KeyOf(*there), lease.name, {}};
+  mounts_[record.directory] = {std::move(adopted), lease.name, {}};
   return Outlived::kHere;
 }
 
 std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
   std::vector<std::string> out;
-  if (options_.as_root) chains_->RemoveStrangers(/*fuse=*/true);
   auto records = records_.List();
   if (!records.ok()) {
     LogError("mounts_not_read error=", records.status().message());
     return out;
   }
   for (MountRecord& record : *records) {
+    const auto hold = HoldDirectory(record.directory);
     {
-      const auto hold = HoldDirectory(record.directory);
-      {
-        absl::MutexLock lock(&mu_);
-        if (mounts_.contains(record.directory)) continue;
-      }
-      if (record.this_boot_only && record.boot_id != boot_id_) {
-        const absl::Status status = ForgetD(record, /*lazy=*/true, Keep::kNothing);
-        if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
-        continue;
-      }
-      const Outlived outlived = AdoptD(record, find_chain);
-      if (outlived == Outlived::kHere) out.push_back(record.directory);
-      if (outlived == Outlived::kUnmounted) {
-        LogInfo("unmounted_elsewhere directory=", record.directory,
-                record.upper.empty() ? "" : " changes_kept_in=", record.upper);
-        records_.Delete(record.directory).IgnoreError();
-      }
-      if (outlived != Outlived::kUnknown) continue;
+      absl::MutexLock lock(&mu_);
+      if (mounts_.contains(record.directory) || absent_.contains(record.directory)) continue;
     }
-    const absl::Status status = MountAgain(record, find_chain);
-    if (status.ok()) {
-      out.push_back(record.directory);
-      continue;
-    }
-    LogWarning("mount_not_recovered directory=", record.directory, " reference=", record.reference,
-               record.upper.empty() ? "" : " changes_kept_in=", record.upper,
-               " error=", status.message());
-    records_.Delete(record.directory).IgnoreError();
+    if (RecoverD(record, find_chain)) out.push_back(record.directory);
   }
-  if (options_.as_root) chains_->RemoveStrangers(/*fuse=*/false);
   return out;
 }
 
-absl::Status MountTableImpl::MountAgain(MountRecord record, const FindChain& find_chain) {
-  const auto hold = HoldDirectory(record.directory);
-  UnmountDead(record.directory);
-  if (!kernel_.ok()) record.mode = "auto";  // another kernel may run than the one that made it
-  // Each boot numbers devices anew.
-  if (record.boot_id != boot_id_) {
-    for (FileId* id : {&record.covered, &record.upper_ids.directory, &record.upper_ids.upper,
-                       &record.upper_ids.work}) {
-      id->device = 0;
-    }
+bool MountTableImpl::RecoverD(MountRecord& record, const FindChain& find_chain) {
+  if (record.this_boot_only && record.boot_id != boot_id_) {
+    const absl::Status status = ForgetD(record, /*lazy=*/true);
+    if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
+    return false;
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const ChainRef chain, find_chain(record.chain_id));
-  return MountAtD(chain, std::move(record)).status();
+  if (record.unmounted) {
+    SetAbsentD(record, kUnmountedWords);
+    return false;
+  }
+  switch (AdoptD(record, find_chain)) {
+    case Outlived::kHere:
+      return true;
+    case Outlived::kUnmounted:
+      DropUnmountedD(record);
+      return false;
+    case Outlived::kUnknown:
+      break;
+  }
+  const absl::StatusOr<ChainRef> chain = find_chain(record.chain_id);
+  const absl::Status status = chain.ok() ? MountAgainD(record, *chain).status() : chain.status();
+  if (status.ok()) return true;
+  LogWarning("mount_not_recovered directory=", record.directory, " reference=", record.reference,
+             record.upper.empty() ? "" : " changes_kept_in=", record.upper,
+             " error=", status.message());
+  SetAbsentD(record, std::string(status.message()));
+  return false;
 }
 
-void MountTableImpl::UnmountAll(bool keep_records) {
+absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& record,
+                                                        const ChainRef& chain) {
+  MountRecord again = record;
+  if (!kernel_.ok()) again.mode = "auto";  // another kernel may run than the one that made it
+  // Each boot numbers devices anew.
+  if (record.boot_id != boot_id_) {
+    again.covered.device = 0;
+    again.upper_ids.ForgetDevices();
+  }
+  return MountAtD(chain, std::move(again), &record);
+}
+
+absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,
+                                                       ChainRef chain) {
+  const auto hold = HoldDirectory(directory);
+  const std::optional<MountRecord> record = AbsentD(directory);
+  if (!record.has_value() || record->unmounted) {
+    return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
+  }
+  absl::StatusOr<MountRecord> mounted = MountAgainD(*record, chain);
+  if (!mounted.ok()) SetNotMounted(directory, std::string(mounted.status().message()));
+  return mounted;
+}
+
+void MountTableImpl::UnmountAll() {
   for (const MountRecord& record : List()) {
-    // What the kernel shows by itself is not in need of a daemon.
-    if (keep_records && record.mode == kKernelMode && !record.filling) continue;
     const auto hold = HoldDirectory(record.directory);
-    const Keep keep = keep_records ? Keep::kRecord : Keep::kNothing;
-    const absl::Status status = UnmountD(record.directory, true, keep);
+    const absl::Status status = UnmountD(record.directory, /*lazy=*/true);
     if (!status.ok() && !absl::IsNotFound(status)) {
       LogWarning("unmount_failed error=", status.message());
     }
   }
 }
 
-void MountTableImpl::Watch() {
-  pthread_setname_np(pthread_self(), "mounts");
-  while (true) {
-    pollfd polled[2] = {{stop_.get(), POLLIN, 0}, {mountinfo_.get(), POLLPRI, 0}};
-    if (poll(polled, 2, -1) < 0 && errno != EINTR) {
-      LogError("mountinfo_poll_failed errno=", errno);
-      return;
-    }
-    if (polled[0].revents != 0) return;
-    if (polled[1].revents != 0) Prune();
-  }
-}
-
 bool MountTableImpl::IsThere(const Mounted& mounted, const Present& present) const {
-  return options_.as_root ? present.keys.contains(mounted.key)
+  return options_.as_root ? present.keys.contains(mounted.record.mounts.back())
                           : present.directories.contains(mounted.record.directory);
 }
 
@@ -663,10 +782,7 @@ void MountTableImpl::PruneDirectory(const std::string& directory) {
     if (found == mounts_.end() || IsThere(found->second, *present)) return;
     record = found->second.record;
   }
-  LogInfo("unmounted_elsewhere directory=", directory,
-          record.upper.empty() ? "" : " changes_kept_in=", record.upper);
-  const absl::Status status = ForgetD(record, true, Keep::kUpper);
-  if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
+  DropUnmountedD(record);
 }
 
 }  // namespace

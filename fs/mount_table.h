@@ -3,8 +3,12 @@
 // an overlay over it with `writable`). As a user: one FUSE mount a directory through fusermount3.
 //
 // Thread-safe; methods block on mount(2) and local disk only, and calls for one chain or one
-// directory are serialised. Every change is in the MountRecords before it is acknowledged, and what
-// a killed daemon left behind is cleaned (dead FUSE mounts are unmounted lazily) by Recover.
+// directory are serialised. Every change is in the MountRecords before it is acknowledged.
+//
+// A record stays until somebody unmounts its directory. Where its mount cannot be there, the table
+// has it as not mounted, with the cause, and it may be tried again at any time. A mount that died
+// with the daemon before this one stays where it is until another takes its place: programs see an
+// error or the right tree, never the directory below it, and write nothing there.
 #pragma once
 
 #include <cstdint>
@@ -42,11 +46,19 @@ struct MountRecord {
   MountFlags flags;
   std::string context;  // SELinux context of every file, kernel mode only
   int64_t created_unix = 0;
-  std::string boot_id;           // of the boot that mounted it; Mount fills it in
+  std::string boot_id;  // of the boot that mounted it; Mount fills it in
+  // As root, filled in: the mounts that lie on the directory, of which the last one shows the
+  // image. Others died with a daemon, and could not be taken away from below it.
+  std::vector<MountKey> mounts;
   int64_t deadline_seconds = 0;  // of a read that waits for bytes; 0 = the daemon's
   bool filling = false;  // kernel mode: bytes were missing, which the daemon brings; filled in
   // Recover in another boot drops it: somebody else (fstab) sees to it that it is mounted.
   bool this_boot_only = false;
+  // Another program has unmounted it, and what was written is still in `upper`, which goes when the
+  // directory is mounted on anew, or with Unmount. It is not mounted again by itself.
+  bool unmounted = false;
+  bool continued = false;   // by Check: it goes on with what was written before. Not stored
+  std::string not_mounted;  // filled in by List: why it is not mounted, "" = it is. Not stored
 };
 
 // Durable storage of mount records; implemented over the store by cmd/.
@@ -64,7 +76,8 @@ class MountTable {
     std::string run_dir;   // private mounts: <run>/chains
     std::string root_dir;  // of the store; overlays' upper and work directories: <root>/upper
     bool as_root = true;
-    bool kernel = true;  // false: FUSE also where the kernel could show chains by itself
+    bool kernel = true;   // false: FUSE also where the kernel could show chains by itself
+    bool beneath = true;  // false: as on a kernel that mounts nothing beneath another mount
   };
   static absl::StatusOr<std::unique_ptr<MountTable>> Create(Options options, FuseLoop& loop,
                                                             MountRecords& records);
@@ -89,20 +102,23 @@ class MountTable {
   };
   virtual absl::StatusOr<Shown> Show(ChainRef chain) = 0;
   // The one of the daemon before this one, where the kernel shows it by itself; to be asked before
-  // Recover, which unmounts what nobody wants. `chain` may be null.
+  // RemoveLeftovers. `chain` may be null.
   virtual std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) = 0;
   virtual void Hide(const std::string& lease) = 0;
 
   // Finds out what record.directory and record.upper are, following symbolic links, and fills that
   // in: from then on other directories of those names will not do. kAlreadyExists, kNotFound,
   // kFailedPrecondition and kInvalidArgument are what Mount would fail with, and name the directory
-  // and the remedy.
+  // and the remedy. Where that image was mounted writable there and now is not, `upper` becomes
+  // what it had; where another was, whose changes are kept, kFailedPrecondition says how to give
+  // them up.
   virtual absl::Status Check(MountRecord& record) = 0;
-  // Mounts `chain` at record.directory, after Check where that was not called. Fills in mode, upper
-  // and created_unix. On failure nothing is left behind.
+  // Mounts `chain` at record.directory, after Check where that was not called, in the place of what
+  // is not mounted there. Fills in mode, upper and created_unix. On failure nothing is left behind.
   virtual absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) = 0;
   // Unmounts one directory; kNotFound when nothing of ours is there; kFailedPrecondition "busy"
-  // unless `lazy`. The last mount of a chain takes the private mount with it.
+  // unless `lazy`. The last mount of a chain takes the private mount with it. What is not mounted
+  // is forgotten, with its upper as if it were mounted.
   virtual absl::Status Unmount(const std::string& directory, bool lazy) = 0;
   virtual std::vector<MountRecord> List() const = 0;
   // What the mount at a directory shows, also when the store has forgotten it meanwhile. Null where
@@ -114,15 +130,21 @@ class MountTable {
   virtual bool NeedProcess() const = 0;
 
   // At start: for every record, takes over the mount that outlived the daemon before this one
-  // (kernel mode), else unmounts what is dead, and mounts again through `find_chain` where the
-  // chain is still here; drops the others' records, also of what would be there had nobody
-  // unmounted it. A mount comes back on the directory that it covered and with the upper that it
-  // had, or not at all. Returns the directories that are mounted.
+  // (kernel mode), or mounts again through `find_chain`; drops the records of what somebody has
+  // unmounted meanwhile. A mount comes back on the directory that it covered and with the upper
+  // that it had; what cannot is not mounted from then on. Returns the directories that are mounted.
   using FindChain = std::function<absl::StatusOr<ChainRef>(const Digest& chain_id)>;
   virtual std::vector<std::string> Recover(const FindChain& find_chain) = 0;
-  // Unmounts everything; with `keep_records`, what needs this process only: its records stay, so
-  // that it comes back at the next start.
-  virtual void UnmountAll(bool keep_records) = 0;
+  // The same of one directory that is not mounted, with a chain that shows its image; kNotFound
+  // where it is mounted meanwhile, or forgotten. A failure is why it is not mounted from then on.
+  virtual absl::StatusOr<MountRecord> MountAgain(const std::string& directory, ChainRef chain) = 0;
+  // Says why a directory that is not mounted is not.
+  virtual void SetNotMounted(const std::string& directory, const std::string& why) = 0;
+  // Takes away the private mounts of the daemons before this one that are of no more use. After
+  // Recover, and after those that call ShowAgain and Show at the start.
+  virtual void RemoveLeftovers() = 0;
+  // Unmounts and forgets everything.
+  virtual void UnmountAll() = 0;
 };
 
 }  // namespace imagefs

@@ -8,7 +8,9 @@
 
 #include <algorithm>
 #include <iterator>
+#include <utility>
 
+#include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -46,6 +48,35 @@ absl::Status LookError(int error, const std::string& shown) {
       shown, " is the mount of a file system that has died; unmount it (umount -l ", shown, ")"));
 }
 
+absl::Status MovedError(const std::string& directory) {
+  return absl::FailedPreconditionError(
+      StrCat(directory, " was moved or covered while it was being mounted on; try again"));
+}
+
+// True for the root of a FUSE mount that nobody answers. (fstat(2) may answer from a cache.)
+bool IsDead(const Fd& root) {
+  struct statfs found;
+  return fstatfs(root.get(), &found) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
+}
+
+absl::StatusOr<std::vector<MountInfo>> FindOld(const Fd& place, const std::string& directory,
+                                               IsOld is_old) {
+  std::vector<MountInfo> out;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
+  std::vector<const MountInfo*> stack = StackAt(mounts, directory);
+  if (stack.empty()) return out;
+  if (IsOurs(*stack.back()) && !is_old(*stack.back()) && IsDead(place)) {
+    out.push_back(*stack.back());
+    stack.pop_back();
+  }
+  while (!stack.empty() && IsOurs(*stack.back()) && is_old(*stack.back())) {
+    out.push_back(*stack.back());
+    stack.pop_back();
+  }
+  std::reverse(out.begin(), out.end());
+  return out;
+}
+
 // What `place` is, if a mount can lie on it.
 absl::StatusOr<FileId> CheckPlace(const Fd& place, const std::string& shown) {
   struct stat st;
@@ -58,7 +89,43 @@ absl::StatusOr<FileId> CheckPlace(const Fd& place, const std::string& shown) {
   return IdOf(st);
 }
 
+// What lies below the mounts `old`, if a mount can lie on it.
+absl::StatusOr<FileId> LookBelow(const std::vector<MountInfo>& old, const std::string& directory) {
+  const absl::StatusOr<Fd> below = OpenBelow(old.front(), directory);
+  if (below.ok()) return CheckPlace(*below, directory);
+  // The directory is the root of another mount.
+  if (absl::IsFailedPrecondition(below.status())) return IdBelow(old.size(), directory);
+  return below.status();
+}
+
+// Whether the lowest of imagefs's mounts at a directory still is that one, and the directory the
+// one that it was.
+bool StillCovers(const MountKey& lowest, const std::string& directory, const FileId& covered) {
+  const auto mounts = ReadMountInfo();
+  if (!mounts.ok()) return false;
+  std::vector<MountInfo> ours;
+  for (const MountInfo* mount : StackAt(*mounts, directory)) {
+    if (KeyOf(*mount) == lowest || !ours.empty()) ours.push_back(*mount);
+  }
+  if (ours.empty()) return false;
+  const absl::StatusOr<FileId> found = LookBelow(ours, directory);
+  return found.ok() && *found == covered;
+}
+
 }  // namespace
+
+bool LiesIn(std::string_view path, std::string_view directory) {
+  if (directory == "/") return true;
+  return path.starts_with(directory) &&
+         (path.size() == directory.size() || path[directory.size()] == '/');
+}
+
+std::string MountPointOf(const std::string& path) {
+  const absl::StatusOr<Fd> place = OpenPlace(path);
+  if (!place.ok()) return path;
+  auto resolved = PathOf(*place, path);
+  return resolved.ok() ? *std::move(resolved) : path;
+}
 
 absl::Status CheckOrdinary(const Fd& fd, const std::string& shown) {
   struct statfs found;
@@ -102,17 +169,76 @@ absl::StatusOr<std::string> ResolveTarget(const std::string& asked) {
   return path;
 }
 
-absl::StatusOr<Fd> OpenTarget(const std::string& directory, const FileId& expected) {
+absl::StatusOr<MountTarget> OpenTarget(const std::string& directory, const FileId& expected,
+                                       IsOld is_old) {
+  MountTarget out;
   absl::StatusOr<Fd> place = OpenWithoutLinks(directory, O_PATH);
   if (absl::IsNotFound(place.status())) return MissingError(directory);
   IMAGEFS_RETURN_IF_ERROR(place.status());
-  IMAGEFS_ASSIGN_OR_RETURN(const FileId found, CheckPlace(*place, directory));
-  if (!expected.Allows(found)) {
+  out.place = *std::move(place);
+  IMAGEFS_ASSIGN_OR_RETURN(out.old, FindOld(out.place, directory, is_old));
+  IMAGEFS_ASSIGN_OR_RETURN(out.covered, out.old.empty() ? CheckPlace(out.place, directory)
+                                                        : LookBelow(out.old, directory));
+  if (!expected.Allows(out.covered)) {
     return absl::FailedPreconditionError(
         StrCat(directory, " is another directory than the one that was to be mounted on (inode ",
-               found.inode, " instead of ", expected.inode, "); mount it there anew"));
+               out.covered.inode, " instead of ", expected.inode, "); mount it there anew"));
   }
-  return place;
+  return out;
+}
+
+bool IsDeadAt(const std::string& directory) {
+  const absl::StatusOr<Fd> place = OpenWithoutLinks(directory, O_PATH);
+  if (!place.ok()) return false;
+  const auto old = FindOld(*place, directory, [](const MountInfo&) { return false; });
+  return old.ok() && !old->empty();
+}
+
+absl::Status UnmountOld(const std::string& directory, IsOld is_old) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd place, OpenWithoutLinks(directory, O_PATH));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> old, FindOld(place, directory, is_old));
+  for (auto one = old.rbegin(); one != old.rend(); ++one) {
+    const absl::Status status = UnmountExactly(KeyOf(*one), directory, /*lazy=*/true);
+    if (!status.ok() && !absl::IsNotFound(status)) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<MountKey>> AttachTo(const MountTarget& target, const Fd& mount,
+                                               const std::string& directory, bool beneath) {
+  IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(mount));
+  std::vector<MountKey> there;
+  if (target.old.empty()) {
+    IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, target.place, directory));
+  } else {
+    // All but the lowest one go first: what then is seen is another of them.
+    for (size_t i = target.old.size() - 1; i > 0; --i) {
+      IMAGEFS_RETURN_IF_ERROR(UnmountExactly(KeyOf(target.old[i]), directory, /*lazy=*/true));
+    }
+    const MountKey lowest = KeyOf(target.old.front());
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd top, OpenWithoutLinks(directory, O_PATH));
+    IMAGEFS_ASSIGN_OR_RETURN(const MountKey seen, KeyOf(top));
+    if (seen != lowest) return MovedError(directory);
+    IMAGEFS_ASSIGN_OR_RETURN(const Attached attached,
+                             AttachInPlaceOf(top, mount, directory, beneath));
+    if (attached == Attached::kOver) {
+      there.push_back(lowest);
+    } else if (absl::Status status = UnmountExactly(lowest, directory, /*lazy=*/true);
+               !status.ok() && !absl::IsNotFound(status)) {
+      LogWarning("dead_unmount_failed error=", status.message());
+    }
+  }
+  there.push_back(key);
+  // It lies on the right directory. Where somebody has given that one another name meanwhile, the
+  // name that was asked for leads to something else.
+  const absl::StatusOr<std::string> path = PathOf(mount, directory);
+  if (path.ok() && *path == directory) {
+    if (target.old.empty() || StillCovers(there.front(), directory, target.covered)) return there;
+  }
+  for (auto one = there.rbegin(); one != there.rend(); ++one) {
+    UnmountExactly(*one, path.ok() ? *path : directory, /*lazy=*/true).IgnoreError();
+  }
+  return MovedError(directory);
 }
 
 }  // namespace imagefs

@@ -20,6 +20,8 @@ namespace imagefs {
 // Which directories they were; a writable mount comes back with these or not at all.
 struct UpperIds {
   FileId directory, upper, work;
+  // Another boot numbers devices anew.
+  void ForgetDevices() { directory.device = upper.device = work.device = 0; }
   friend bool operator==(const UpperIds&, const UpperIds&) = default;
 };
 

@@ -465,23 +465,20 @@ void PodmanLayerStore::Directory::SweepX() {
 
 absl::StatusOr<std::unique_ptr<PodmanLayerStore>> PodmanLayerStore::Open(const std::string& path,
                                                                          Deps deps) {
-  // That of a killed daemon is dead, and hides the directory.
-  while (UnmountPath(path, /*lazy=*/true).ok()) {
-  }
-  IMAGEFS_RETURN_IF_ERROR(MakeDirs(path, 0700));
   FuseLoop& loop = deps.loop;
   auto directory = std::make_shared<Directory>(std::move(deps));
   IMAGEFS_RETURN_IF_ERROR(directory->Load());
-  IMAGEFS_ASSIGN_OR_RETURN(Fd device, MountFuse(path, /*writable=*/true));
+  IMAGEFS_ASSIGN_OR_RETURN(FuseMount fuse, MakeFuse(/*writable=*/true));
+  IMAGEFS_RETURN_IF_ERROR(ReplaceMount(fuse.mount, path));
   std::unique_ptr<PodmanLayerStore> layers(new PodmanLayerStore(path, directory));
   IMAGEFS_ASSIGN_OR_RETURN(layers->session_,
-                           loop.ServeLayers(layers->directory_, std::move(device), [] {}));
+                           loop.ServeLayers(layers->directory_, std::move(fuse.device), [] {}));
   return layers;
 }
 
 PodmanLayerStore::~PodmanLayerStore() {
   directory_->Leave();
-  const absl::Status status = UnmountPath(path_, /*lazy=*/true);
+  const absl::Status status = UnmountStack(path_);
   if (!status.ok() && !absl::IsNotFound(status)) {
     LogWarning("podman_layers.not_unmounted cause=", status.message());
   }

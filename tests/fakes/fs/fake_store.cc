@@ -39,6 +39,11 @@ void FakeImageStore::FailChain(absl::Status status) {
   chain_status_ = std::move(status);
 }
 
+void FakeImageStore::LoseChain() {
+  absl::MutexLock lock(&mu_);
+  lost_ = true;
+}
+
 void FakeImageStore::HoldChain() {
   absl::MutexLock lock(&mu_);
   hold_chain_ = true;
@@ -184,6 +189,7 @@ void FakeImageStore::WaitDurable(ChainRef, absl::AnyInvocable<void(absl::Status)
 
 absl::StatusOr<ChainRef> FakeImageStore::FindChain(const Digest&) {
   absl::MutexLock lock(&mu_);
+  if (lost_) return absl::NotFoundError("no such chain");
   return ChainResultLocked();
 }
 
@@ -376,7 +382,8 @@ void FakeMountTable::Outlive(const Digest& chain_id) {
 
 absl::Status FakeMountTable::Check(MountRecord& record) {
   IMAGEFS_ASSIGN_OR_RETURN(record.directory, ResolveTarget(record.directory));
-  IMAGEFS_RETURN_IF_ERROR(OpenTarget(record.directory, {}).status());
+  IMAGEFS_RETURN_IF_ERROR(
+      OpenTarget(record.directory, {}, [](const MountInfo&) { return false; }).status());
   absl::MutexLock lock(&mu_);
   if (!mounts_.contains(record.directory)) return absl::OkStatus();
   return absl::AlreadyExistsError(StrCat(record.directory, ": something is mounted there"));
@@ -418,7 +425,39 @@ bool FakeMountTable::NeedProcess() const {
 
 std::vector<std::string> FakeMountTable::Recover(const FindChain&) { return {}; }
 
-void FakeMountTable::UnmountAll(bool) {
+absl::StatusOr<MountRecord> FakeMountTable::MountAgain(const std::string& directory,
+                                                       ChainRef chain) {
+  absl::MutexLock lock(&mu_);
+  ++mount_again_calls_;
+  const auto found = mounts_.find(directory);
+  if (found == mounts_.end() || found->second.not_mounted.empty()) {
+    return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
+  }
+  if (!mount_status_.ok()) return mount_status_;
+  found->second.chain_id = chain->chain_id;
+  found->second.not_mounted.clear();
+  return found->second;
+}
+
+void FakeMountTable::SetNotMounted(const std::string& directory, const std::string& why) {
+  absl::MutexLock lock(&mu_);
+  const auto found = mounts_.find(directory);
+  if (found != mounts_.end() && !found->second.not_mounted.empty()) {
+    found->second.not_mounted = why;
+  }
+}
+
+void FakeMountTable::AddRecord(const MountRecord& record) {
+  absl::MutexLock lock(&mu_);
+  mounts_[record.directory] = record;
+}
+
+int FakeMountTable::mount_again_calls() const {
+  absl::MutexLock lock(&mu_);
+  return mount_again_calls_;
+}
+
+void FakeMountTable::UnmountAll() {
   absl::MutexLock lock(&mu_);
   mounts_.clear();
 }

@@ -24,6 +24,8 @@ class FakeImageStore : public ImageStore {
 
   void FailResolve(absl::Status status);
   void FailChain(absl::Status status);
+  // FindChain gives nothing: the layers are not here.
+  void LoseChain();
   // EnsureChain, WaitDurable take until the matching Release.
   void HoldChain();
   void ReleaseChain();
@@ -97,6 +99,7 @@ class FakeImageStore : public ImageStore {
   mutable absl::Mutex mu_;
   absl::Status resolve_status_ ABSL_GUARDED_BY(mu_);
   absl::Status chain_status_ ABSL_GUARDED_BY(mu_);
+  bool lost_ ABSL_GUARDED_BY(mu_) = false;
   bool hold_chain_ ABSL_GUARDED_BY(mu_) = false;
   bool hold_durable_ ABSL_GUARDED_BY(mu_) = false;
   int resolve_calls_ ABSL_GUARDED_BY(mu_) = 0;
@@ -137,7 +140,13 @@ class FakeMountTable : public MountTable {
   bool InUse(const Digest& chain_id) const override;
   bool NeedProcess() const override;
   std::vector<std::string> Recover(const FindChain& find_chain) override;
-  void UnmountAll(bool keep_records) override;
+  absl::StatusOr<MountRecord> MountAgain(const std::string& directory, ChainRef chain) override;
+  void SetNotMounted(const std::string& directory, const std::string& why) override;
+  void RemoveLeftovers() override {}
+  // As if Recover had found it.
+  void AddRecord(const MountRecord& record);
+  int mount_again_calls() const;
+  void UnmountAll() override;
 
  private:
   mutable absl::Mutex mu_;
@@ -145,6 +154,7 @@ class FakeMountTable : public MountTable {
   bool hold_ ABSL_GUARDED_BY(mu_) = false;
   int prepares_ ABSL_GUARDED_BY(mu_) = 0;
   int mount_calls_ ABSL_GUARDED_BY(mu_) = 0;
+  int mount_again_calls_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, MountRecord> mounts_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, int> leases_ ABSL_GUARDED_BY(mu_);
   std::vector<Digest> outlived_ ABSL_GUARDED_BY(mu_);

@@ -88,7 +88,10 @@ class MountTest : public ::testing::Test {
 
   void TearDown() override {
     if (directory_.empty()) return;
-    if (table_ != nullptr) table_->UnmountAll(false);
+    if (table_ != nullptr) {
+      table_->UnmountAll();
+      table_->RemoveLeftovers();
+    }
     table_.reset();
     loop_.reset();
     EXPECT_EQ(MountsBelow(directory_), 0u) << "something was left behind";
@@ -156,6 +159,19 @@ class MountTest : public ::testing::Test {
     record.writable = writable;
     record.mode = mode_;
     return table_->Mount(chain, record).status();
+  }
+  // Why the record of that directory has no mount; "" when it has one, "none" without a record.
+  std::string NotMounted(const std::string& target) const {
+    for (const MountRecord& record : table_->List()) {
+      if (record.directory == target) return record.not_mounted;
+    }
+    return "none";
+  }
+  // As the daemon's start does.
+  std::vector<std::string> Recover(const MountTable::FindChain& find_chain) {
+    std::vector<std::string> mounted = table_->Recover(find_chain);
+    table_->RemoveLeftovers();
+    return mounted;
   }
   MountTable::FindChain Finder(const ChainRef& chain) {
     return [chain](const Digest& id) -> absl::StatusOr<ChainRef> {

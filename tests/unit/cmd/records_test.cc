@@ -25,6 +25,8 @@ MountRecord Record(std::string directory) {
   record.covered = {64769, UINT64_MAX};  // xino of overlayfs uses every bit
   record.upper_ids = {{1, 2}, {3, 4}, {5, 6}};
   record.this_boot_only = true;
+  record.unmounted = true;
+  record.mounts = {{1, 0, 53}, {uint64_t{1} << 40, 259, UINT32_MAX}};
   return record;
 }
 
@@ -48,6 +50,8 @@ TEST(MountRecordTest, RoundTrip) {
   EXPECT_EQ(read->covered, record.covered);
   EXPECT_EQ(read->upper_ids, record.upper_ids);
   EXPECT_EQ(read->this_boot_only, record.this_boot_only);
+  EXPECT_EQ(read->unmounted, record.unmounted);
+  EXPECT_EQ(read->mounts, record.mounts);
 }
 
 // As version 0.1 wrote them, when nobody had to ask for setuid programs.

@@ -44,7 +44,7 @@ TEST_F(KernelMountTest, AutoIsTheKernelWhereItCanAndFuseWhereItCannot) {
   ASSERT_EQ(Mount(chain, Target("fuse")), absl::OkStatus());
   EXPECT_EQ(TypeAt(directory_ + "/fuse"), "fuse.imagefs");
   EXPECT_TRUE(table_->NeedProcess());
-  table_->UnmountAll(false);
+  table_->UnmountAll();
   KillDaemon();
   options_.kernel = false;
   StartDaemon();
@@ -67,8 +67,7 @@ TEST_F(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
   ASSERT_TRUE(WriteFileDurably(rw + "/new", "kept").ok());
   auto opened = OpenFile(plain + "/usr/bin/tool", O_RDONLY);
   ASSERT_TRUE(opened.ok());
-  for (const bool killed : {true, false}) {
-    if (!killed) table_->UnmountAll(true);
+  for (int round = 0; round < 2; ++round) {
     KillDaemon();
     // Nobody is there, and everything is.
     EXPECT_EQ(*ReadFile(plain + "/etc/os-release", 100), "NAME=test\n");
@@ -76,7 +75,7 @@ TEST_F(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
     char byte;
     EXPECT_EQ(pread(opened->get(), &byte, 1, 250'000), 1);
     StartDaemon();
-    EXPECT_EQ(table_->Recover(Finder(chain)).size(), 2u);
+    EXPECT_EQ(Recover(Finder(chain)).size(), 2u);
     EXPECT_EQ(table_->List().size(), 2u);
     EXPECT_TRUE(table_->InUse(chain->chain_id));
     EXPECT_FALSE(table_->NeedProcess());
@@ -88,7 +87,7 @@ TEST_F(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
   ASSERT_EQ(Mount(chain, Target("more")), absl::OkStatus());
   EXPECT_EQ(StatPath(plain)->st_dev, StatPath(directory_ + "/more")->st_dev);
   ASSERT_TRUE(table_->Unmount(plain, false).ok());
-  table_->UnmountAll(false);
+  table_->UnmountAll();
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
@@ -102,7 +101,7 @@ TEST_F(KernelMountTest, ALostPrivateMountIsMadeFromAMountOfIt) {
   const std::string path = StrCat(options_.run_dir, "/chains/", chain->chain_id.hex(), ".kernel");
   ASSERT_EQ(umount2(path.c_str(), 0), 0);
   StartDaemon();
-  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 1u);
+  EXPECT_EQ(Recover(Finder(chain)).size(), 1u);
   EXPECT_EQ(StatPath(path)->st_dev, StatPath(directory_ + "/a")->st_dev);
   ASSERT_EQ(Mount(chain, Target("b")), absl::OkStatus());
   EXPECT_EQ(StatPath(directory_ + "/b")->st_dev, StatPath(directory_ + "/a")->st_dev);
@@ -122,7 +121,7 @@ TEST_F(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
   ASSERT_TRUE(records_.Put(record).ok());
   options_.kernel = false;
   StartDaemon();
-  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 1u);
+  EXPECT_EQ(Recover(Finder(chain)).size(), 1u);
   EXPECT_EQ(TypeAt(directory_ + "/a"), "fuse.imagefs") << "another kernel shows it otherwise";
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
 }
@@ -138,7 +137,7 @@ TEST_F(KernelMountTest, AMountOfFstabIsNotTheDaemonsInAnotherBoot) {
   }
   KillDaemon();
   StartDaemon();
-  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 2u) << "in this boot it is";
+  EXPECT_EQ(Recover(Finder(chain)).size(), 2u) << "in this boot it is";
   KillDaemon();
   std::vector<std::string> uppers;
   const std::vector<MountRecord> recorded = *records_.List();
@@ -149,7 +148,7 @@ TEST_F(KernelMountTest, AMountOfFstabIsNotTheDaemonsInAnotherBoot) {
     ASSERT_TRUE(records_.Put(record).ok());
   }
   StartDaemon();
-  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 0u);
+  EXPECT_EQ(Recover(Finder(chain)).size(), 0u);
   EXPECT_EQ(records_.size(), 0u);
   ASSERT_EQ(uppers.size(), 1u);
   EXPECT_NE(access(uppers[0].c_str(), F_OK), 0) << "what was written goes with the mount";
@@ -163,7 +162,7 @@ TEST_F(KernelMountTest, WhatWasUnmountedWhileNobodyLookedStaysAway) {
   KillDaemon();
   ASSERT_EQ(umount2((directory_ + "/a").c_str(), 0), 0);
   StartDaemon();
-  EXPECT_EQ(table_->Recover(Finder(chain)), std::vector<std::string>{directory_ + "/b"});
+  EXPECT_EQ(Recover(Finder(chain)), std::vector<std::string>{directory_ + "/b"});
   EXPECT_EQ(records_.size(), 1u);
   ASSERT_TRUE(table_->Unmount(directory_ + "/b", false).ok());
   EXPECT_EQ(MountsBelow(directory_), 0u);
@@ -177,7 +176,7 @@ TEST_F(KernelMountTest, AMountOutlivesItsImageAndIsListed) {
   const auto none = [](const Digest&) -> absl::StatusOr<ChainRef> {
     return absl::NotFoundError("no such chain");
   };
-  EXPECT_EQ(table_->Recover(none).size(), 1u);
+  EXPECT_EQ(Recover(none).size(), 1u);
   EXPECT_EQ(*ReadFile(directory_ + "/a/etc/os-release", 100), "NAME=test\n");
   EXPECT_TRUE(table_->Unmount(directory_ + "/a", false).ok());
 }
@@ -390,7 +389,7 @@ TEST_P(FillingTest, AKilledDaemonsFillingMountIsMadeAnew) {
   ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
   KillDaemon();
   StartDaemon();
-  EXPECT_EQ(table_->Recover(Finder(chain_)).size(), 1u);
+  EXPECT_EQ(Recover(Finder(chain_)).size(), 1u);
   EXPECT_TRUE(*ReadFile(target + "/usr/bin/tool", 1'000'000) == PatternBytes(300'000, 1));
   ASSERT_TRUE(table_->Unmount(target, false).ok());
   EXPECT_EQ(MountsBelow(directory_), 0u);

@@ -68,7 +68,7 @@ TEST_P(MountPathsTest, TheRecordNamesTheDirectoryThatIsCovered) {
   EXPECT_EQ(records_.List()->front().covered, IdOf(below));
   LoseMounts();
   StartDaemon();
-  EXPECT_EQ(table_->Recover(Finder(chain_)), std::vector<std::string>{target});
+  EXPECT_EQ(Recover(Finder(chain_)), std::vector<std::string>{target});
   EXPECT_EQ(records_.List()->front().covered, IdOf(below));
 }
 
@@ -86,8 +86,9 @@ TEST_P(MountPathsTest, AMountDoesNotComeBackThroughALink) {
     Rename("/home/apps", "/home/old");
     ASSERT_EQ(symlink((directory_ + "/victim").c_str(), (directory_ + "/home/apps").c_str()), 0);
     StartDaemon();
-    EXPECT_TRUE(table_->Recover(Finder(chain_)).empty());
-    EXPECT_TRUE(table_->List().empty());
+    EXPECT_TRUE(Recover(Finder(chain_)).empty());
+    EXPECT_NE(NotMounted(target), "");
+    EXPECT_FALSE(table_->MountAgain(target, chain_).ok());
     EXPECT_EQ(MountsBelow(directory_ + "/victim"), 0u);
     EXPECT_TRUE(StatPath(victim + "/precious").ok());
     ASSERT_EQ(unlink((directory_ + "/home/apps").c_str()), 0);
@@ -102,9 +103,38 @@ TEST_P(MountPathsTest, AMountDoesNotComeBackOnAnotherDirectory) {
   Rename("/home/lib", "/home/old");
   Target("home/lib");
   StartDaemon();
-  EXPECT_TRUE(table_->Recover(Finder(chain_)).empty());
+  EXPECT_TRUE(Recover(Finder(chain_)).empty());
   EXPECT_EQ(MountsBelow(directory_ + "/home"), 0u);
-  EXPECT_EQ(records_.size(), 0u);
+  EXPECT_NE(NotMounted(target).find("another directory"), std::string::npos);
+  // When the right one is back, it is.
+  ASSERT_EQ(rmdir(target.c_str()), 0);
+  Rename("/home/old", "/home/lib");
+  EXPECT_EQ(table_->MountAgain(target, chain_).status(), absl::OkStatus());
+  EXPECT_EQ(NotMounted(target), "");
+  EXPECT_TRUE(absl::IsNotFound(table_->MountAgain(target, chain_).status()));
+}
+
+// The mounts died where they are, and their directories have changed places: neither comes back.
+TEST_P(MountPathsTest, DirectoriesThatChangedPlacesUnderDeadMounts) {
+  if (mode_ == kKernelMode) return;  // does not die
+  const std::string one = Target("a/lib"), two = Target("b/lib");
+  ASSERT_EQ(Mount(chain_, one), absl::OkStatus());
+  ASSERT_EQ(Mount(chain_, two), absl::OkStatus());
+  KillDaemon();
+  Rename("/a", "/c");
+  Rename("/b", "/a");
+  Rename("/c", "/b");
+  StartDaemon();
+  EXPECT_TRUE(Recover(Finder(chain_)).empty());
+  EXPECT_NE(NotMounted(one), "");
+  EXPECT_NE(NotMounted(two), "");
+  EXPECT_EQ(MountsBelow(directory_ + "/a") + MountsBelow(directory_ + "/b"), 2u) << "dead ones";
+  Rename("/a", "/c");
+  Rename("/b", "/a");
+  Rename("/c", "/b");
+  EXPECT_EQ(table_->MountAgain(one, chain_).status(), absl::OkStatus());
+  EXPECT_EQ(table_->MountAgain(two, chain_).status(), absl::OkStatus());
+  EXPECT_EQ(*ReadFile(one + "/etc/os-release", 100), "NAME=test\n");
 }
 
 TEST_P(MountPathsTest, ARecordOfAnOlderVersionComesBackAsItWas) {
@@ -116,7 +146,7 @@ TEST_P(MountPathsTest, ARecordOfAnOlderVersionComesBackAsItWas) {
   record.covered = {};
   ASSERT_TRUE(records_.Put(record).ok());
   StartDaemon();
-  EXPECT_EQ(table_->Recover(Finder(chain_)).size(), 1u);
+  EXPECT_EQ(Recover(Finder(chain_)).size(), 1u);
   struct statvfs found;
   ASSERT_EQ(statvfs(wanted.directory.c_str(), &found), 0);
   EXPECT_EQ(found.f_flag & (ST_NOSUID | ST_NODEV), 0u);
@@ -267,7 +297,7 @@ TEST_P(MountPathsTest, AWritableMountComesBackWithItsUpperOnly) {
       }
       const MountRecord record = *records_.List()->begin();
       StartDaemon();
-      EXPECT_TRUE(table_->Recover(Finder(chain_)).empty()) << part << link;
+      EXPECT_TRUE(Recover(Finder(chain_)).empty()) << part << link;
       EXPECT_EQ(Describe(victim).size(), 2u);
       KillDaemon();
       ASSERT_TRUE(records_.Put(record).ok());
@@ -275,7 +305,7 @@ TEST_P(MountPathsTest, AWritableMountComesBackWithItsUpperOnly) {
     ASSERT_TRUE(RemoveTree(directory_ + part).ok());
     Rename("/home/away", part);
     StartDaemon();
-    ASSERT_EQ(table_->Recover(Finder(chain_)).size(), 1u) << part;
+    ASSERT_EQ(Recover(Finder(chain_)).size(), 1u) << part;
     EXPECT_EQ(*ReadFile(target + "/new", 10), "x");
     ASSERT_EQ(table_->Unmount(target, false), absl::OkStatus());
   }

@@ -290,16 +290,25 @@ TEST_F(MountTest, AKilledDaemonsMountsComeBack) {
 
   StartDaemon();
   EXPECT_TRUE(table_->List().empty());
-  std::vector<std::string> recovered = table_->Recover(Finder(chain));
+  std::vector<std::string> recovered = Recover(Finder(chain));
   std::sort(recovered.begin(), recovered.end());
   EXPECT_EQ(recovered, (std::vector<std::string>{plain, rw}));
-  EXPECT_EQ(records_.size(), 2u);
+  EXPECT_EQ(records_.size(), 4u);
+  EXPECT_EQ(NotMounted(plain), "");
+  EXPECT_EQ(NotMounted(lost), "no such chain");
+  EXPECT_NE(NotMounted(removed).find("does not exist"), std::string::npos);
   EXPECT_EQ(Describe(plain), before);
   EXPECT_EQ(*ReadFile(rw + "/etc/os-release", 100), "CHANGED\n");
   EXPECT_EQ(access((lost + "/other").c_str(), F_OK), -1);
-  EXPECT_EQ(errno, ENOENT);  // unmounted, not dead
+  EXPECT_EQ(errno, ENOTCONN) << "nobody takes it for an empty directory";
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
-  EXPECT_TRUE(table_->Recover(Finder(chain)).empty());
+  EXPECT_TRUE(Recover(Finder(chain)).empty());
+  for (const std::string& target : {lost, removed}) {
+    EXPECT_EQ(table_->Unmount(target, false), absl::OkStatus());
+  }
+  EXPECT_EQ(access((lost + "/other").c_str(), F_OK), -1);
+  EXPECT_EQ(errno, ENOENT);
+  EXPECT_EQ(records_.size(), 2u);
 }
 
 TEST_F(MountTest, ADeadMountMayBeMountedOver) {
@@ -317,20 +326,14 @@ TEST_F(MountTest, ADeadMountMayBeMountedOver) {
   EXPECT_EQ(errno, ENOENT);
 }
 
-TEST_F(MountTest, UnmountAllCanKeepTheRecords) {
+TEST_F(MountTest, UnmountAllForgetsEverything) {
   const ChainRef chain = Build(Sample());
   const std::string plain = Target("plain"), rw = Target("rw");
   ASSERT_EQ(Mount(chain, plain), absl::OkStatus());
   ASSERT_EQ(Mount(chain, rw, true), absl::OkStatus());
-  ASSERT_TRUE(WriteFileDurably(rw + "/new", "kept").ok());
-  table_->UnmountAll(true);
-  EXPECT_EQ(MountsBelow(directory_), 0u);
-  EXPECT_TRUE(table_->List().empty());
-  EXPECT_EQ(records_.size(), 2u);
-  EXPECT_EQ(table_->Recover(Finder(chain)).size(), 2u);
-  EXPECT_EQ(*ReadFile(rw + "/new", 100), "kept");
-  table_->UnmountAll(false);
+  table_->UnmountAll();
   EXPECT_EQ(records_.size(), 0u);
+  EXPECT_TRUE(table_->List().empty());
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
@@ -440,7 +443,7 @@ TEST_F(MountTest, UsersMountThroughFusermount) {
   EXPECT_TRUE(unmounted.ok()) << unmounted;
   KillDaemon();
   StartDaemon();
-  EXPECT_EQ(table_->Recover(Finder(chain)), std::vector<std::string>{two});
+  EXPECT_EQ(Recover(Finder(chain)), std::vector<std::string>{two});
   EXPECT_EQ(*ReadFile(two + "/etc/os-release", 100), "NAME=test\n");
   EXPECT_TRUE(table_->Unmount(two, true).ok());
   EXPECT_EQ(MountsBelow(directory_), 0u);
@@ -500,9 +503,25 @@ TEST(MountInfoTest, ParsesWhatTheKernelWrites) {
   EXPECT_FALSE(mounts[1].shared);
   EXPECT_TRUE(IsOurs(mounts[1]));
   EXPECT_TRUE(IsOurs(mounts[2]));
+  EXPECT_EQ(mounts[1].parent, 36u);
   EXPECT_EQ(FindMountAt(mounts, "/mnt2"), &mounts[2]);
+  EXPECT_EQ(StackAt(mounts, "/mnt2"), (std::vector<const MountInfo*>{&mounts[0], &mounts[2]}));
+  EXPECT_TRUE(StackAt(mounts, "/none").empty());
   EXPECT_EQ(FindMountOf(mounts, "/mnt2/x/y"), &mounts[2]);
   EXPECT_EQ(FindMountOf(mounts, "/none"), nullptr);
+}
+
+// Newer kernels list mounts in the order in which they were made.
+TEST(MountInfoTest, TheTopIsTheOneOnWhichNoOtherLies) {
+  const auto mounts = ParseMountInfo(
+      "40 30 0:1 / / rw - ext4 /dev/root rw\n"
+      "51 52 0:53 / /m ro - fuse.imagefs imagefs ro\n"
+      "52 40 0:54 / /m ro - fuse.imagefs imagefs ro\n"
+      "1 1 0:2 / /self rw - rootfs rootfs rw\n");
+  ASSERT_EQ(mounts.size(), 4u);
+  EXPECT_EQ(FindMountAt(mounts, "/m"), &mounts[1]);
+  EXPECT_EQ(StackAt(mounts, "/m"), (std::vector<const MountInfo*>{&mounts[2], &mounts[1]}));
+  EXPECT_LE(StackAt(mounts, "/self").size(), 1u);
 }
 
 }  // namespace

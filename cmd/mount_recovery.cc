@@ -1,0 +1,298 @@
+#include "cmd/mount_recovery.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <deque>
+#include <map>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
+#include "absl/synchronization/mutex.h"
+#include "base/log.h"
+#include "base/monotonic.h"
+#include "base/relay.h"
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+
+// What ends in T runs on the thread only. Flights hand their results to it.
+class MountRecovery::State : public std::enable_shared_from_this<State> {
+ public:
+  explicit State(Deps deps) : deps_(std::move(deps)) {}
+
+  // False when nothing waits.
+  bool Collect() ABSL_LOCKS_EXCLUDED(mu_);
+  void AwaitTried(Moment deadline) ABSL_LOCKS_EXCLUDED(mu_);
+  void Stop() ABSL_LOCKS_EXCLUDED(mu_);
+  bool busy() const ABSL_LOCKS_EXCLUDED(mu_);
+  void LoopT() ABSL_LOCKS_EXCLUDED(mu_);
+
+ private:
+  struct Waiting {
+    Moment next;  // try; at once
+    absl::Duration pause;
+    bool tried = false;
+    std::string why;  // it failed last
+  };
+  using Task = absl::AnyInvocable<void()>;
+
+  std::optional<MountRecord> Find(const std::string& directory) const;
+  ImageStore::ResolveRequest RequestFor(const MountRecord& record, Reference reference) const;
+  void TryT(const std::string& directory);
+  void FetchT(const MountRecord& record);
+  void EnsureT(const MountRecord& record, const IndexTrust& trust,
+               absl::StatusOr<ImageStore::Resolved> resolved);
+  void MountT(const MountRecord& record, const ChainRef& chain);
+  void EndT(const std::string& directory, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+  // Begins something whose end calls Post once, from any thread.
+  std::shared_ptr<Relay> BeginT(const std::string& directory) ABSL_LOCKS_EXCLUDED(mu_);
+  void Post(Task task) ABSL_LOCKS_EXCLUDED(mu_);
+  std::string DueLocked(Moment now, Moment* next) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const Deps deps_;
+  mutable absl::Mutex mu_;
+  TimedCondition changed_;
+  std::map<std::string, Waiting> waiting_ ABSL_GUARDED_BY(mu_);  // by directory
+  std::map<std::string, std::shared_ptr<Relay>> running_ ABSL_GUARDED_BY(mu_);
+  int flights_ ABSL_GUARDED_BY(mu_) = 0;  // begun, and not yet posted
+  std::deque<Task> tasks_ ABSL_GUARDED_BY(mu_);
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+};
+
+bool MountRecovery::State::Collect() {
+  const std::vector<MountRecord> records = deps_.mounts.List();
+  absl::MutexLock lock(&mu_);
+  for (const MountRecord& record : records) {
+    if (record.not_mounted.empty() || record.unmounted) continue;
+    waiting_[record.directory] = {Moment::InfinitePast(), deps_.first_pause, false,
+                                  record.not_mounted};
+  }
+  return !waiting_.empty();
+}
+
+void MountRecovery::State::AwaitTried(Moment deadline) {
+  absl::MutexLock lock(&mu_);
+  const auto tried = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    return std::all_of(waiting_.begin(), waiting_.end(),
+                       [](const auto& entry) { return entry.second.tried; });
+  };
+  while (!tried() && changed_.WaitUntil(&mu_, deadline)) {
+  }
+}
+
+void MountRecovery::State::Stop() {
+  std::map<std::string, std::shared_ptr<Relay>> running;
+  {
+    absl::MutexLock lock(&mu_);
+    stopped_ = true;
+    running = running_;
+  }
+  for (const auto& [directory, relay] : running) Relay::TicketOf(relay).Leave();
+  changed_.SignalAll();
+}
+
+bool MountRecovery::State::busy() const {
+  absl::MutexLock lock(&mu_);
+  return !running_.empty();
+}
+
+// The directory to be tried now; "" = none, and `next` is when one is.
+std::string MountRecovery::State::DueLocked(Moment now, Moment* next) const {
+  *next = Moment::InfiniteFuture();
+  for (const auto& [directory, waiting] : waiting_) {
+    if (running_.contains(directory)) continue;
+    if (waiting.next <= now) return directory;
+    *next = std::min(*next, waiting.next);
+  }
+  return "";
+}
+
+void MountRecovery::State::LoopT() {
+  pthread_setname_np(pthread_self(), "recovery");
+  while (true) {
+    Task task;
+    {
+      absl::MutexLock lock(&mu_);
+      while (tasks_.empty()) {
+        if (flights_ == 0 && (stopped_ || waiting_.empty())) return;
+        Moment next = Moment::InfiniteFuture();
+        if (!stopped_) {
+          const std::string directory = DueLocked(Moment::Now(), &next);
+          if (!directory.empty()) {
+            running_[directory] = std::make_shared<Relay>();
+            tasks_.push_back([this, directory] { TryT(directory); });
+            break;
+          }
+        }
+        changed_.WaitUntil(&mu_, next);
+      }
+      task = std::move(tasks_.front());
+      tasks_.pop_front();
+    }
+    task();
+  }
+}
+
+std::optional<MountRecord> MountRecovery::State::Find(const std::string& directory) const {
+  for (MountRecord& record : deps_.mounts.List()) {
+    if (record.directory != directory) continue;
+    if (record.not_mounted.empty() || record.unmounted) return std::nullopt;
+    return std::move(record);
+  }
+  return std::nullopt;
+}
+
+void MountRecovery::State::TryT(const std::string& directory) {
+  const std::optional<MountRecord> record = Find(directory);
+  if (!record.has_value()) return EndT(directory, absl::OkStatus());
+  const absl::StatusOr<ChainRef> chain = deps_.store.FindChain(record->chain_id);
+  if (chain.ok()) return MountT(*record, *chain);
+  FetchT(*record);
+}
+
+// The image as the store knows it, with the platform that it was mounted for; else by its digest,
+// since a tag may have gone on to another one.
+ImageStore::ResolveRequest MountRecovery::State::RequestFor(const MountRecord& record,
+                                                            Reference reference) const {
+  ImageStore::ResolveRequest request;
+  request.access = deps_.access_of(reference);
+  request.trust = deps_.trust_of(reference);
+  request.platform = Platform::Host();
+  const absl::StatusOr<std::vector<ImageRecord>> images = deps_.store.ListImages();
+  bool known = false;
+  for (const ImageRecord& image : images.ok() ? *images : std::vector<ImageRecord>()) {
+    if (image.manifest_digest != record.manifest_digest) continue;
+    request.platform = image.platform;
+    known |= image.reference == record.reference;
+  }
+  if (!known && reference.transport == Reference::Transport::kRegistry) {
+    reference.digest = record.manifest_digest;
+  }
+  request.reference = std::move(reference);
+  return request;
+}
+
+void MountRecovery::State::FetchT(const MountRecord& record) {
+  const std::string& directory = record.directory;
+  absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
+  if (!reference.ok()) return EndT(directory, reference.status());
+  deps_.mounts.SetNotMounted(
+      directory, StrCat("its layers are not here, and are fetched again from ", record.reference));
+  ImageStore::ResolveRequest request = RequestFor(record, *std::move(reference));
+  const std::shared_ptr<Relay> relay = BeginT(directory);
+  auto done = [self = shared_from_this(), record,
+               trust = request.trust](absl::StatusOr<ImageStore::Resolved> resolved) {
+    self->Post([self = self.get(), record, trust, resolved = std::move(resolved)]() mutable {
+      self->EnsureT(record, trust, std::move(resolved));
+    });
+  };
+  relay->Add(deps_.store.Resolve(std::move(request), std::move(done)));
+}
+
+void MountRecovery::State::EnsureT(const MountRecord& record, const IndexTrust& trust,
+                                   absl::StatusOr<ImageStore::Resolved> resolved) {
+  if (!resolved.ok()) return EndT(record.directory, resolved.status());
+  const Digest& found = resolved->image->manifest_digest;
+  if (found != record.manifest_digest) {
+    return EndT(record.directory,
+                absl::FailedPreconditionError(StrCat(
+                    record.reference, " is another image now (", found.ToString(), " instead of ",
+                    record.manifest_digest.ToString(), "); unmount it and mount it anew")));
+  }
+  const std::shared_ptr<Relay> relay = BeginT(record.directory);
+  auto done = [self = shared_from_this(), record](absl::StatusOr<ChainRef> chain) {
+    self->Post([self = self.get(), record, chain = std::move(chain)] {
+      if (!chain.ok()) return self->EndT(record.directory, chain.status());
+      self->MountT(record, *chain);
+    });
+  };
+  relay->Add(deps_.store.EnsureChain(resolved->image, resolved->source, trust,
+                                     Priority::kForeground, std::move(done)));
+}
+
+void MountRecovery::State::MountT(const MountRecord& record, const ChainRef& chain) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (stopped_) return;
+  }
+  const absl::Status status = deps_.mounts.MountAgain(record.directory, chain).status();
+  if (status.ok()) {
+    LogInfo("mounted_again directory=", record.directory);
+    AttachMountSource(deps_.store, record, chain, deps_.access_of);
+  }
+  EndT(record.directory, status);
+}
+
+void MountRecovery::State::EndT(const std::string& directory, const absl::Status& status) {
+  bool changed = false;
+  {
+    absl::MutexLock lock(&mu_);
+    running_.erase(directory);
+    if (status.ok()) {
+      waiting_.erase(directory);
+    } else if (!stopped_) {
+      Waiting& waiting = waiting_[directory];
+      waiting.tried = true;
+      changed = std::exchange(waiting.why, std::string(status.message())) != status.message();
+      waiting.next = Moment::Now() + waiting.pause;
+      waiting.pause = std::min(2 * waiting.pause, deps_.longest_pause);
+    }
+    if (stopped_) return;
+  }
+  if (!status.ok()) deps_.mounts.SetNotMounted(directory, std::string(status.message()));
+  // Once for each cause.
+  if (changed) {
+    LogWarning("mount_not_recovered directory=", directory, " error=", status.message());
+  }
+  changed_.SignalAll();
+}
+
+std::shared_ptr<Relay> MountRecovery::State::BeginT(const std::string& directory) {
+  absl::MutexLock lock(&mu_);
+  ++flights_;
+  return running_[directory];
+}
+
+void MountRecovery::State::Post(Task task) {
+  {
+    absl::MutexLock lock(&mu_);
+    --flights_;
+    tasks_.push_back(std::move(task));
+  }
+  changed_.SignalAll();
+}
+
+MountRecovery::MountRecovery(Deps deps) : state_(std::make_shared<State>(std::move(deps))) {}
+
+MountRecovery::~MountRecovery() {
+  state_->Stop();
+  if (thread_.joinable()) thread_.join();
+}
+
+void MountRecovery::Start(absl::Duration patience) {
+  if (!state_->Collect()) return;
+  const Moment deadline = Moment::Now() + patience;
+  thread_ = std::thread([state = state_] { state->LoopT(); });
+  state_->AwaitTried(deadline);
+}
+
+bool MountRecovery::busy() const { return state_->busy(); }
+
+void AttachMountSource(ImageStore& store, const MountRecord& record, const ChainRef& chain,
+                       const std::function<SourceFactory::Access(const Reference&)>& access_of) {
+  if (chain->complete()) return;
+  const absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
+  if (!reference.ok()) return;
+  store.AttachSource(chain, *reference, access_of(*reference));
+  if (record.deadline_seconds == 0) return;
+  for (const LayerRef& layer : chain->layers) {
+    if (layer->fill != nullptr) layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));
+  }
+}
+
+}  // namespace imagefs

@@ -1,0 +1,52 @@
+// Brings back the mounts that are recorded and are not there (fs/mount_table.h): fetches what their
+// images lack, through the image's own source and with the node's credentials, and mounts them
+// again. What fails is tried again after a pause that grows to half a minute, for as long as the
+// daemon runs; why it failed last is in the mount table.
+//
+// One thread, which is there while something waits. Thread-safe. Destroy it before what it uses.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <thread>
+
+#include "absl/time/time.h"
+#include "cache/image_store.h"
+#include "cache/index_trust.h"
+#include "fs/mount_table.h"
+
+namespace imagefs {
+
+class MountRecovery {
+ public:
+  struct Deps {
+    ImageStore& store;
+    MountTable& mounts;
+    // With what an image is asked for on behalf of this machine. May block.
+    std::function<SourceFactory::Access(const Reference&)> access_of;
+    TrustOf trust_of;
+    absl::Duration first_pause = absl::Seconds(1);
+    absl::Duration longest_pause = absl::Seconds(30);
+  };
+  explicit MountRecovery(Deps deps);
+  // Gives up what is under way.
+  ~MountRecovery();
+
+  // Tries each that waits, and returns when all have been tried once or `patience` is over. Once,
+  // after MountTable::Recover.
+  void Start(absl::Duration patience);
+  // True while one is being tried.
+  bool busy() const;
+
+ private:
+  class State;
+  const std::shared_ptr<State> state_;
+  std::thread thread_;
+};
+
+// Where the missing bytes of what a mount shows come from: its source went with the daemon that
+// made it.
+void AttachMountSource(ImageStore& store, const MountRecord& record, const ChainRef& chain,
+                       const std::function<SourceFactory::Access(const Reference&)>& access_of);
+
+}  // namespace imagefs

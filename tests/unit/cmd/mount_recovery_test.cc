@@ -1,0 +1,138 @@
+#include "cmd/mount_recovery.h"
+
+#include <functional>
+#include <string>
+
+#include "absl/time/clock.h"
+#include "base/log.h"
+#include "base/text.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/fs/fake_store.h"
+
+namespace imagefs {
+namespace {
+
+bool Eventually(const std::function<bool()>& condition) {
+  for (int i = 0; i < 20'000; ++i) {
+    if (condition()) return true;
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+  return false;
+}
+
+class MountRecoveryTest : public testing::Test {
+ protected:
+  MountRecoveryTest() {
+    SetLogLevel(LogLevel::kOff);
+    recovery_ = std::make_unique<MountRecovery>(MountRecovery::Deps{
+        store_, mounts_, [](const Reference&) { return SourceFactory::Access(); }, TrustTrusted,
+        absl::Milliseconds(1), absl::Milliseconds(4)});
+  }
+
+  MountRecord Waits(std::string directory) {
+    MountRecord record;
+    record.directory = std::move(directory);
+    record.reference = store_.image().reference;
+    record.manifest_digest = store_.image().manifest_digest;
+    record.chain_id = store_.image().chain_id();
+    record.not_mounted = "it was not tried yet";
+    return record;
+  }
+  std::string Why(const std::string& directory) {
+    for (const MountRecord& record : mounts_.List()) {
+      if (record.directory == directory) return record.not_mounted;
+    }
+    return "none";
+  }
+
+  FakeImageStore store_{2};
+  FakeMountTable mounts_;
+  std::unique_ptr<MountRecovery> recovery_;
+};
+
+TEST_F(MountRecoveryTest, NothingToDo) {
+  recovery_->Start(absl::InfiniteDuration());
+  EXPECT_FALSE(recovery_->busy());
+  EXPECT_EQ(store_.resolve_calls(), 0);
+}
+
+TEST_F(MountRecoveryTest, WhatIsHereIsMountedAtOnceAndAsksNobody) {
+  mounts_.AddRecord(Waits("/a"));
+  mounts_.AddRecord(Waits("/b"));
+  recovery_->Start(absl::InfiniteDuration());
+  EXPECT_EQ(Why("/a"), "");
+  EXPECT_EQ(Why("/b"), "");
+  EXPECT_EQ(store_.resolve_calls(), 0);
+  EXPECT_TRUE(Eventually([&] { return !recovery_->busy(); }));
+}
+
+TEST_F(MountRecoveryTest, WhatIsNotHereIsFetchedWhenTheNetworkIsBack) {
+  store_.LoseChain();
+  store_.FailResolve(absl::UnavailableError("the network is away"));
+  mounts_.AddRecord(Waits("/a"));
+  recovery_->Start(absl::InfiniteDuration());
+  EXPECT_EQ(Why("/a"), "the network is away");
+  EXPECT_TRUE(Eventually([&] { return store_.resolve_calls() > 3; }));
+  EXPECT_EQ(mounts_.mount_again_calls(), 0);
+  store_.FailResolve(absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] { return Why("/a").empty(); }));
+}
+
+TEST_F(MountRecoveryTest, AMountThatFailsIsTriedAgain) {
+  mounts_.FailMount(absl::FailedPreconditionError("the directory is another one"));
+  mounts_.AddRecord(Waits("/a"));
+  recovery_->Start(absl::InfiniteDuration());
+  EXPECT_EQ(Why("/a"), "the directory is another one");
+  EXPECT_TRUE(Eventually([&] { return mounts_.mount_again_calls() > 3; }));
+  mounts_.FailMount(absl::OkStatus());
+  EXPECT_TRUE(Eventually([&] { return Why("/a").empty(); }));
+}
+
+TEST_F(MountRecoveryTest, AnotherImageOfThatNameIsNotShown) {
+  store_.LoseChain();
+  MountRecord record = Waits("/a");
+  record.manifest_digest = Sha256Of("of old");
+  mounts_.AddRecord(record);
+  recovery_->Start(absl::InfiniteDuration());
+  EXPECT_NE(Why("/a").find("another image now"), std::string::npos) << Why("/a");
+  EXPECT_EQ(mounts_.mount_again_calls(), 0);
+}
+
+TEST_F(MountRecoveryTest, OnlyWhatWaitsIsTried) {
+  MountRecord unmounted = Waits("/unmounted");
+  unmounted.unmounted = true;
+  mounts_.AddRecord(unmounted);
+  MountRecord mounted = Waits("/mounted");
+  mounted.not_mounted.clear();
+  mounts_.AddRecord(mounted);
+  recovery_->Start(absl::InfiniteDuration());
+  EXPECT_EQ(mounts_.mount_again_calls(), 0);
+}
+
+TEST_F(MountRecoveryTest, AForgottenOneIsTriedNoMore) {
+  mounts_.FailMount(absl::NotFoundError("the directory is away"));
+  mounts_.AddRecord(Waits("/a"));
+  recovery_->Start(absl::InfiniteDuration());
+  ASSERT_TRUE(mounts_.Unmount("/a", false).ok());
+  EXPECT_TRUE(Eventually([&] {
+    const int calls = mounts_.mount_again_calls();
+    absl::SleepFor(absl::Milliseconds(20));
+    return mounts_.mount_again_calls() == calls;
+  }));
+}
+
+TEST_F(MountRecoveryTest, TheStartHasAnEndAndSoHasTheDaemon) {
+  store_.LoseChain();
+  store_.HoldChain();
+  mounts_.AddRecord(Waits("/a"));
+  mounts_.AddRecord(Waits("/b"));
+  recovery_->Start(absl::Milliseconds(10));
+  EXPECT_NE(Why("/a").find("fetched again"), std::string::npos) << Why("/a");
+  EXPECT_TRUE(recovery_->busy());
+  recovery_.reset();
+  store_.AwaitChainCancelled();
+  EXPECT_EQ(mounts_.mount_again_calls(), 0);
+}
+
+}  // namespace
+}  // namespace imagefs
