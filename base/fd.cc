@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -181,19 +182,37 @@ absl::Status WriteFull(int fd, std::string_view data) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes) {
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
+absl::StatusOr<Fd> OpenInput(const std::string& path) {
+  return OpenFile(path, O_RDONLY | O_NONBLOCK | O_NOCTTY);
+}
+
+absl::StatusOr<size_t> ReadInput(const Fd& input, absl::Span<char> buffer, int patience_ms,
+                                 std::string_view path) {
+  while (true) {
+    const ssize_t n = read(input.get(), buffer.data(), buffer.size());
+    if (n >= 0) return static_cast<size_t>(n);
+    if (errno == EINTR) continue;
+    if (errno != EAGAIN) return ErrnoStatus(errno, path);
+    pollfd p{input.get(), POLLIN, 0};
+    if (poll(&p, 1, patience_ms) == 0) {
+      return absl::DeadlineExceededError(
+          StrCat(path, ": a pipe, in which nothing came for ", patience_ms / 1000, " s"));
+    }
+  }
+}
+
+absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes, int patience_ms) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenInput(path));
   std::string content;
   char buffer[16384];
   while (true) {
-    const ssize_t n = read(fd.get(), buffer, sizeof(buffer));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return ErrnoStatus(errno, path);
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t n,
+                             ReadInput(fd, absl::MakeSpan(buffer), patience_ms, path));
     if (n == 0) return content;
-    if (content.size() + static_cast<size_t>(n) > max_bytes) {
+    if (content.size() + n > max_bytes) {
       return absl::ResourceExhaustedError(StrCat(path, ": larger than ", max_bytes, " bytes"));
     }
-    content.append(buffer, static_cast<size_t>(n));
+    content.append(buffer, n);
   }
 }
 

@@ -50,8 +50,17 @@ absl::Status PreadExact(int fd, absl::Span<char> out, uint64_t offset, std::stri
 absl::Status PwriteFull(int fd, std::string_view data, uint64_t offset);
 absl::Status WriteFull(int fd, std::string_view data);
 
-// Whole file in memory; kResourceExhausted when larger than `max_bytes`.
-absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes);
+// A file that somebody named, for reading from its beginning to its end by ReadInput. It may be a
+// pipe: one without a writer is at its end, and one that is silent for `patience_ms` is
+// kDeadlineExceeded, so that nobody waits for ever.
+absl::StatusOr<Fd> OpenInput(const std::string& path);
+absl::StatusOr<size_t> ReadInput(const Fd& input, absl::Span<char> buffer, int patience_ms,
+                                 std::string_view path);  // 0 = the end
+
+// Whole file in memory, read as OpenInput says with a patience of 10 s; kResourceExhausted when
+// larger than `max_bytes`.
+absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes,
+                                     int patience_ms = 10'000);
 // Replaces `path` atomically: temporary file in the same folder, fsync, rename, fsync of the
 // folder.
 absl::Status WriteFileDurably(const std::string& path, std::string_view data, mode_t mode = 0600);

@@ -54,7 +54,7 @@ absl::StatusOr<Fd> LockStore(const std::string& root) {
     const absl::StatusOr<std::string> owner = ReadFile(path, 64);
     return absl::FailedPreconditionError(
         StrCat("the store ", root, " is in use by the daemon with pid ",
-               owner.ok() && !owner->empty() ? *owner : "unknown",
+               owner.ok() && !owner->empty() ? owner->substr(0, owner->find(' ')) : "unknown",
                "; use that one, stop it (imagefs stop), or choose another store with --root"));
   }
   if (ftruncate(fd.get(), 0) != 0) return ErrnoStatus(errno, path);

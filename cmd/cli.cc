@@ -1,10 +1,14 @@
 #include "cmd/cli.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <numeric>
 
+#include "absl/types/span.h"
 #include "base/directory.h"
 #include "base/text.h"
 #include "cmd/mount_words.h"
+#include "cmd/print.h"
 #include "image/manifest.h"
 #include "image/reference.h"
 
@@ -141,6 +145,9 @@ std::string BadPath(const std::string& path) {
   return std::string(CheckPath(path, "the path").message());
 }
 
+// So is any other empty value: what was meant to be asked for would be left out.
+std::string Empty(const std::string& text) { return text.empty() ? "it is empty" : ""; }
+
 void AddImageSettings(CLI::App* app, Command* command) {
   app->add_option("--platform", command->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
       ->check(WhyNot<Platform>);
@@ -193,9 +200,11 @@ void AddMount(CLI::App& app, Command* command) {
   mount
       ->add_option("--map-uids", command->id_map,
                    "show user and group ids of the image as others: IMAGE:HOST:COUNT[,...]")
-      ->type_name("MAP");
+      ->type_name("MAP")
+      ->check(Empty);
   mount->add_option("--context", command->context, "SELinux context of every file")
-      ->type_name("LABEL");
+      ->type_name("LABEL")
+      ->check(Empty);
   mount->add_flag("--eager", command->eager,
                   "wait until every byte is here, also when the image could be shown at once");
   mount
@@ -250,13 +259,16 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddImageOptions(rpull, command);
   rpull->add_option("--address", command->address, "containerd's socket")
       ->capture_default_str()
-      ->type_name("SOCKET");
+      ->type_name("SOCKET")
+      ->check(Empty);
   rpull->add_option("--namespace", command->name_space, "of containerd")
       ->capture_default_str()
-      ->type_name("NAME");
+      ->type_name("NAME")
+      ->check(Empty);
   rpull->add_option("--snapshotter", command->snapshotter, "the daemon's name in containerd")
       ->capture_default_str()
-      ->type_name("NAME");
+      ->type_name("NAME")
+      ->check(Empty);
   rpull->add_flag("-q,--quiet", command->quiet, "no progress");
 
   AddPodmanVerbs(app, command);
@@ -268,12 +280,15 @@ void AddVerbs(CLI::App& app, Command* command) {
   index->add_option("--to", command->to, "into that repository")
       ->type_name("REPOSITORY")
       ->check(WhyNot<Reference>);
-  index->add_option("-o,--output", command->file, "as an OCI archive")->type_name("FILE");
+  index->add_option("-o,--output", command->file, "as an OCI archive")
+      ->type_name("FILE")
+      ->check(BadPath);
   index->add_flag("--profile", command->profile, "with the profile of the image");
   index
       ->add_option("--sign", command->sign,
                    "signed by this secret key of minisign; several times for several keys")
       ->type_name("KEY")
+      ->check(BadPath)
       ->allow_extra_args(false);
   index->add_flag("-q,--quiet", command->quiet, "no progress");
 
@@ -283,7 +298,8 @@ void AddVerbs(CLI::App& app, Command* command) {
       ->required()
       ->check(CLI::IsMember({"show", "export", "import", "clear"}));
   AddImageOptions(profile, command);
-  profile->add_option("FILE", command->file, "import: where it is (default: stdin)");
+  profile->add_option("FILE", command->file, "import: where it is (default: stdin)")
+      ->check(BadPath);
 
   CLI::App* evict = app.add_subcommand("evict", "give back space that can be fetched again");
   evict->footer(kEvictHelp);
@@ -335,81 +351,200 @@ void AddGlobalOptions(CLI::App& app, Command* command) {
                  "$XDG_CONFIG_HOME/imagefs/config.toml)")
       ->envname("IMAGEFS_CONFIG")
       ->check(BadPath);
+  app.add_option("--check-config", command->check_config,
+                 "say whether that configuration is right, and do nothing else")
+      ->type_name("FILE")
+      ->check(BadPath);
   app.add_flag("--json", command->json, "print JSON");
 }
 
-CliExit UsageError(std::string_view message, std::string_view verb) {
-  return CliExit{2, "",
-                 StrCat("imagefs: ", Shortened(message), "; try: imagefs help",
-                        verb.empty() ? "" : " ", verb, "\n")};
+bool IsJsonAsked(absl::Span<const char* const> arguments) {
+  for (const std::string_view argument : arguments) {
+    if (argument == "--") return false;
+    if (argument == "--json") return true;
+  }
+  return false;
+}
+
+CliExit UsageError(std::string_view message, std::string_view verb, bool json) {
+  const std::string line =
+      StrCat(Shortened(message), "; try: imagefs help", verb.empty() ? "" : " ", verb);
+  return CliExit{2, json ? ErrorJson(absl::InvalidArgumentError(line)) : "",
+                 StrCat("imagefs: ", OneLine(line), "\n")};
+}
+
+bool IsVerb(const CLI::App& app, const std::string& word) {
+  return !app.get_subcommands([&](const CLI::App* verb) { return verb->get_name() == word; })
+              .empty();
+}
+
+// How many letters are to be changed, added, left out or exchanged with their neighbours.
+size_t Distance(std::string_view a, std::string_view b) {
+  std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
+  for (size_t i = 0; i <= a.size(); ++i) d[i][0] = i;
+  std::iota(d[0].begin(), d[0].end(), size_t{0});
+  for (size_t i = 1; i <= a.size(); ++i) {
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const bool same = a[i - 1] == b[j - 1];
+      d[i][j] = std::min({d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (same ? 0 : 1)});
+      if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
+        d[i][j] = std::min(d[i][j], d[i - 2][j - 2] + 1);
+      }
+    }
+  }
+  return d[a.size()][b.size()];
+}
+
+// What was meant, as a part of a message; "" where nothing comes near.
+std::string DidYouMean(const CLI::App& app, const std::string& word) {
+  constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
+      {"list", "ls"}, {"ps", "ls"},       {"remove", "rm"}, {"delete", "rm"},
+      {"rmi", "rm"},  {"info", "status"}, {"df", "status"}, {"version", "--version"}};
+  for (const auto& [other, name] : kOtherNames) {
+    if (word == other) return StrCat("; did you mean ", name, "?");
+  }
+  constexpr size_t kLongestVerb = 12;
+  std::string best;
+  size_t nearest = 3;
+  for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
+    const std::string& name = verb->get_name();
+    if (word.size() > kLongestVerb) break;
+    const size_t distance = Distance(word, name);
+    if (distance >= nearest || distance >= name.size()) continue;
+    nearest = distance;
+    best = name;
+  }
+  return best.empty() ? "" : StrCat("; did you mean ", best, "?");
+}
+
+// "" or what is wrong with the first word that is neither an option nor the value of one.
+std::string CheckVerb(const CLI::App& app, absl::Span<const char* const> arguments) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string word = arguments[i];
+    if (word.starts_with('-')) {
+      const CLI::Option* option = app.get_option_no_throw(word);
+      if (option != nullptr && option->get_expected_max() > 0) ++i;
+      continue;
+    }
+    if (IsVerb(app, word)) return "";
+    return StrCat("\"", PrintableName(word, 60), "\" is no verb", DidYouMean(app, word));
+  }
+  return "";
+}
+
+std::string CheckArguments(absl::Span<const char* const> arguments) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (IsUtf8(arguments[i])) continue;
+    return StrCat("argument ", i + 1, " is not UTF-8: \"", Printable(arguments[i], 60), "\"");
+  }
+  return "";
+}
+
+// CLI11 names all words that are left; the first of them is the one that is wrong.
+std::string WhatIsTooMuch(const CLI::App& app, const std::string& verb) {
+  const std::vector<std::string> left = app.remaining(/*recurse=*/true);
+  for (const std::string& word : left) {
+    if (!word.starts_with('-')) continue;
+    return StrCat(verb.empty() ? "imagefs" : verb, " has no option ", PrintableName(word, 60));
+  }
+  return left.empty() ? "too many arguments"
+                      : StrCat("\"", PrintableName(left[0], 60), "\" is one argument too many");
+}
+
+// "" or what of the command does not go together.
+std::string CheckCommand(const Command& command) {
+  const std::string& verb = command.verb;
+  if (verb == "pull" && command.reference.empty() == command.directory.empty()) {
+    return "pull takes either an image or --wait DIR";
+  }
+  if (verb == "add" && command.operands.empty() != command.list) {
+    return "add takes either images or --list";
+  }
+  if (verb == "add" && !command.name.empty() && command.operands.size() != 1) {
+    return "--name is for one image";
+  }
+  if (verb == "index" && !command.push && command.to.empty() && command.file.empty()) {
+    return "index takes --push, --to REPOSITORY or -o FILE";
+  }
+  if (verb == "rpull" && (command.plain_http || command.skip_tls_verify)) {
+    return "--plain-http and --tls-skip-verify do not reach the snapshotter";
+  }
+  if (verb == "umount" && command.operands.empty() != command.all) {
+    return "umount takes either directories or --all";
+  }
+  if (verb == "profile" && command.action != "import" && !command.file.empty()) {
+    return StrCat("profile ", command.action, " takes no FILE");
+  }
+  return verb == "mount" ? CheckMount(command) : "";
+}
+
+std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::string_view version,
+                                     bool json) {
+  Command command;
+  std::string help_verb;
+  const absl::Span<const char* const> arguments(argv + 1, static_cast<size_t>(argc) - 1);
+  CLI::App app(kIntroduction, "imagefs");
+  app.set_help_flag("-h,--help", "this text");
+  app.set_version_flag("--version",
+                       json ? VersionJson(version) : StrCat("imagefs ", version, "\n"));
+  app.require_subcommand(0, 1);
+  app.fallthrough();
+  AddGlobalOptions(app, &command);
+  AddVerbs(app, &command);
+  CLI::App* help = app.add_subcommand("help", "explain a verb");
+  help->add_option("VERB", help_verb);
+  std::string problem = CheckArguments(arguments);
+  if (problem.empty()) problem = CheckVerb(app, arguments);
+  if (!problem.empty()) return UsageError(problem, "", json);
+  const auto chosen = [&app] {
+    const auto verbs = app.get_subcommands();
+    return verbs.empty() ? std::string() : verbs[0]->get_name();
+  };
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForVersion& version_call) {
+    return CliExit{0, version_call.what(), ""};
+  } catch (const CLI::CallForHelp&) {
+    const auto verbs = app.get_subcommands();
+    return CliExit{0, verbs.empty() ? app.help() : verbs[0]->help("imagefs"), ""};
+  } catch (const CLI::ExtrasError&) {
+    return UsageError(WhatIsTooMuch(app, chosen()), chosen(), json);
+  } catch (const CLI::ParseError& error) {
+    return UsageError(error.what(), chosen(), json);
+  }
+  command.verb = chosen();
+  if (help->parsed()) {
+    if (!help_verb.empty() && !IsVerb(app, help_verb)) {
+      return UsageError(
+          StrCat("\"", PrintableName(help_verb, 60), "\" is no verb", DidYouMean(app, help_verb)),
+          "", json);
+    }
+    std::vector<const char*> asked = {"imagefs", "--help"};
+    if (!help_verb.empty()) asked.insert(asked.begin() + 1, help_verb.c_str());
+    return Parse(static_cast<int>(asked.size()), asked.data(), version, /*json=*/false);
+  }
+  if (command.verb.empty() == command.check_config.empty()) {
+    // Without a verb nothing was asked for that JSON could be the answer to.
+    return UsageError(command.verb.empty() ? "no verb given" : "--check-config goes without a verb",
+                      "", json && !command.verb.empty());
+  }
+  problem = CheckCommand(command);
+  if (!problem.empty()) return UsageError(problem, command.verb, json);
+  return command;
 }
 
 }  // namespace
 
 std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* argv,
                                                 std::string_view version) {
-  Command command;
-  std::string help_verb;
+  if (argc < 1) return CliExit{2, "", "imagefs: started without its name\n"};
+  const bool json = IsJsonAsked({argv + 1, static_cast<size_t>(argc) - 1});
   // CLI11 reports by exceptions; none leaves this function.
   try {
-    CLI::App app(kIntroduction, "imagefs");
-    app.set_help_flag("-h,--help", "this text");
-    app.set_version_flag("--version", StrCat("imagefs ", version));
-    app.require_subcommand(0, 1);
-    app.fallthrough();
-    AddGlobalOptions(app, &command);
-    AddVerbs(app, &command);
-    CLI::App* help = app.add_subcommand("help", "explain a verb");
-    help->add_option("VERB", help_verb);
-    try {
-      app.parse(argc, argv);
-    } catch (const CLI::CallForVersion& version_call) {
-      return CliExit{0, StrCat(version_call.what(), "\n"), ""};
-    } catch (const CLI::CallForHelp&) {
-      const auto chosen = app.get_subcommands();
-      return CliExit{0, chosen.empty() ? app.help() : chosen[0]->help("imagefs"), ""};
-    } catch (const CLI::ParseError& error) {
-      const auto chosen = app.get_subcommands();
-      return UsageError(error.what(), chosen.empty() ? "" : chosen[0]->get_name());
-    }
-    if (help->parsed()) {
-      const auto verbs =
-          app.get_subcommands([&](const CLI::App* verb) { return verb->get_name() == help_verb; });
-      if (!help_verb.empty() && verbs.empty()) {
-        return UsageError(StrCat("no verb ", Printable(help_verb)), "");
-      }
-      std::vector<const char*> asked = {"imagefs", "--help"};
-      if (!help_verb.empty()) asked.insert(asked.begin() + 1, help_verb.c_str());
-      return ParseCommandLine(static_cast<int>(asked.size()), asked.data(), version);
-    }
-    const auto chosen = app.get_subcommands();
-    if (chosen.empty()) return UsageError("no verb given", "");
-    command.verb = chosen[0]->get_name();
+    return Parse(argc, argv, version, json);
   } catch (const std::exception& error) {
-    return CliExit{2, "", StrCat("imagefs: ", error.what(), "\n")};
+    return UsageError(error.what(), "", json);
   }
-  if (const std::string problem = CheckMount(command); !problem.empty()) {
-    return UsageError(problem, "mount");
-  }
-  if (command.verb == "pull" && command.reference.empty() == command.directory.empty()) {
-    return UsageError("pull takes either an image or --wait DIR", "pull");
-  }
-  if (command.verb == "add" && command.operands.empty() != command.list) {
-    return UsageError("add takes either images or --list", "add");
-  }
-  if (command.verb == "add" && !command.name.empty() && command.operands.size() != 1) {
-    return UsageError("--name is for one image", "add");
-  }
-  if (command.verb == "index" && !command.push && command.to.empty() && command.file.empty()) {
-    return UsageError("index takes --push, --to REPOSITORY or -o FILE", "index");
-  }
-  if (command.verb == "rpull" && (command.plain_http || command.skip_tls_verify)) {
-    return UsageError("--plain-http and --tls-skip-verify do not reach the snapshotter", "rpull");
-  }
-  if (command.verb == "umount" && command.operands.empty() != command.all) {
-    return UsageError("umount takes either directories or --all", "umount");
-  }
-  return command;
 }
 
 }  // namespace imagefs

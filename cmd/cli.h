@@ -15,6 +15,7 @@ struct Command {
   std::string log_level;  // "" = info
   std::string ca_file;
   std::string config;
+  std::string check_config;  // instead of a verb: a configuration to be looked at
   bool json = false;
   // Of the verbs.
   std::string reference;
@@ -58,7 +59,8 @@ struct Command {
   bool for_mount8 = false;
 };
 
-// What to print and how to exit when there is no command to run.
+// What to print and how to exit when there is no command to run. With --json what is printed is
+// JSON, also about a usage error (print.h), but for help.
 struct CliExit {
   int code = 0;
   std::string output;  // stdout

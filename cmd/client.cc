@@ -4,7 +4,9 @@
 #include <fcntl.h>
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/grpcpp.h>
+#include <sys/stat.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -20,6 +22,10 @@ using namespace control::v1;  // NOLINT: the messages of every method below
 // A manifest and a configuration, both at the largest that is accepted, in one reply.
 constexpr int kMaxReplyBytes = 32 << 20;
 constexpr char kIdleExitSeconds[] = "60";
+constexpr auto kSilence = std::chrono::milliseconds(2000);  // before a word is said
+constexpr auto kHungPatience = std::chrono::seconds(10);    // with a daemon that is up
+constexpr auto kStartPatience = std::chrono::seconds(150);  // a start may take two minutes
+constexpr int kAttempts = 3;
 
 absl::Status FromGrpc(const grpc::Status& status) {
   if (status.ok()) return absl::OkStatus();
@@ -31,21 +37,34 @@ bool Answered(const grpc::ClientContext& context) {
   return context.GetServerTrailingMetadata().count("imagefs") > 0;
 }
 
-// What one attempt came to.
-struct Outcome {
-  absl::Status status;
-  bool lost = false;      // the connection ended without an answer
-  bool repeated = false;  // and nothing was seen of it yet, so that asking again is the same
-};
+// A deadline by the clock that nobody sets.
+gpr_timespec After(std::chrono::milliseconds duration) {
+  return gpr_time_from_millis(duration.count(), GPR_TIMESPAN);
+}
 
-Outcome OutcomeOf(const grpc::ClientContext& context, const grpc::Status& status, bool seen) {
-  Outcome outcome{FromGrpc(status)};
-  // A call that reaches a daemon while it ends is cancelled by gRPC, without a word of ours.
-  outcome.lost = (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-                  status.error_code() == grpc::StatusCode::CANCELLED) &&
-                 !Answered(context);
-  outcome.repeated = outcome.lost && !seen;
-  return outcome;
+std::string CommOf(pid_t pid) {
+  std::string name = ReadFile(StrCat("/proc/", pid, "/comm"), 64).value_or("");
+  while (!name.empty() && name.back() == '\n') name.pop_back();
+  return name;
+}
+
+// Who has made the socket that a connection is waiting on, but has not answered: a daemon, or the
+// service manager, which is to start one.
+bool IsManager(pid_t peer) {
+  const std::string name = CommOf(peer);
+  return !name.empty() && name != "imagefsd";
+}
+
+std::string Whom(pid_t peer) {
+  if (IsManager(peer)) return "imagefs.service to start (systemctl status imagefs.service)";
+  return StrCat("the daemon with pid ", peer);
+}
+
+bool SameFile(const std::string& a, const std::string& b) {
+  struct stat one, other;
+  if (a == b) return true;
+  return stat(a.c_str(), &one) == 0 && stat(b.c_str(), &other) == 0 && one.st_dev == other.st_dev &&
+         one.st_ino == other.st_ino;
 }
 
 }  // namespace
@@ -53,6 +72,26 @@ Outcome OutcomeOf(const grpc::ClientContext& context, const grpc::Status& status
 struct DaemonClient::Rpc {
   std::shared_ptr<grpc::Channel> channel;
   std::unique_ptr<Control::Stub> stub;
+};
+
+// What one attempt came to.
+struct DaemonClient::Outcome {
+  absl::Status status;
+  bool answered = false;
+  bool lost = false;      // the connection ended without an answer
+  bool repeated = false;  // and nothing was seen of it yet, so that asking again is the same
+
+  static Outcome Of(const grpc::ClientContext& context, const grpc::Status& status, bool seen) {
+    Outcome outcome;
+    outcome.status = FromGrpc(status);
+    outcome.answered = Answered(context);
+    // A call that reaches a daemon while it ends is cancelled by gRPC, without a word of ours.
+    outcome.lost = (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
+                    status.error_code() == grpc::StatusCode::CANCELLED) &&
+                   !outcome.answered;
+    outcome.repeated = outcome.lost && !seen;
+    return outcome;
+  }
 };
 
 DaemonClient::DaemonClient(Options options, Interrupts& interrupts)
@@ -66,35 +105,130 @@ absl::StatusOr<std::unique_ptr<DaemonClient>> DaemonClient::Connect(Options opti
   return client;
 }
 
-absl::Status DaemonClient::Reconnect() {
+void DaemonClient::Say(const std::string& line) {
+  if (options_.say && !said_.exchange(true)) options_.say(line);
+}
+
+absl::StatusOr<Fd> DaemonClient::ConnectOrStartOne() {
   const Paths& paths = options_.paths;
-  absl::StatusOr<Fd> fd;
-  if (options_.start) {
-    std::vector<std::string> command = {
-        "imagefs", "daemon",      "--root",         paths.root,   "--run",
-        paths.run, "--idle-exit", kIdleExitSeconds, "--ready-fd", StrCat(kReadyFd)};
-    if (!options_.log_level.empty()) {
-      command.insert(command.end(), {"--log-level", options_.log_level});
-    }
-    if (!options_.ca_file.empty()) command.insert(command.end(), {"--ca-file", options_.ca_file});
-    if (!options_.config.empty()) command.insert(command.end(), {"--config", options_.config});
-    fd = ConnectOrStart(paths, command);
-  } else {
-    fd = ConnectDaemon(paths);
+  if (!options_.start) {
+    absl::StatusOr<Fd> fd = ConnectDaemon(paths);
+    return absl::IsNotFound(fd.status()) ? WhyNobodyListens(paths) : std::move(fd);
   }
-  if (!fd.ok()) return fd.status();
-  if (fcntl(fd->get(), F_SETFL, O_NONBLOCK) != 0) return ErrnoStatus(errno, paths.socket());
-  grpc::ChannelArguments arguments;
-  arguments.SetMaxReceiveMessageSize(kMaxReplyBytes);
-  rpc_ = std::make_unique<Rpc>();
-  rpc_->channel = grpc::CreateCustomInsecureChannelFromFd("imagefs", fd->Release(), arguments);
-  rpc_->stub = Control::NewStub(rpc_->channel);
+  std::vector<std::string> command = {
+      "imagefs", "daemon",      "--root",         paths.root,   "--run",
+      paths.run, "--idle-exit", kIdleExitSeconds, "--ready-fd", StrCat(kReadyFd)};
+  if (!options_.log_level.empty()) {
+    command.insert(command.end(), {"--log-level", options_.log_level});
+  }
+  if (!options_.ca_file.empty()) command.insert(command.end(), {"--ca-file", options_.ca_file});
+  if (!options_.config.empty()) command.insert(command.end(), {"--config", options_.config});
+  Interrupts::Reminder reminder(interrupts_, kSilence, [this] {
+    Say(StrCat("waiting for a daemon of ", options_.paths.root, " that is starting or ending"));
+  });
+  return ConnectOrStart(paths, command);
+}
+
+absl::Status DaemonClient::Reconnect() {
+  for (int attempt = 1;; ++attempt) {
+    IMAGEFS_ASSIGN_OR_RETURN(Fd fd, ConnectOrStartOne());
+    IMAGEFS_ASSIGN_OR_RETURN(const Peer peer, PeerOf(fd.get()));
+    if (fcntl(fd.get(), F_SETFL, O_NONBLOCK) != 0) {
+      return ErrnoStatus(errno, options_.paths.socket());
+    }
+    grpc::ChannelArguments arguments;
+    arguments.SetMaxReceiveMessageSize(kMaxReplyBytes);
+    rpc_ = std::make_unique<Rpc>();
+    rpc_->channel = grpc::CreateCustomInsecureChannelFromFd("imagefs", fd.Release(), arguments);
+    rpc_->stub = Control::NewStub(rpc_->channel);
+    bool lost = false;
+    const absl::Status status = Greet(peer.pid, &lost);
+    // It ended in between: another one is there, or can be started.
+    if (!lost || attempt == kAttempts || interrupts_.interrupted()) return status;
+  }
+}
+
+// The first call. A daemon answers it at once; one that has not been started yet, or is starting,
+// does so then.
+absl::Status DaemonClient::Greet(pid_t peer, bool* lost) {
+  using Clock = std::chrono::steady_clock;
+  const auto begin = Clock::now();
+  while (true) {
+    VersionReply reply;
+    grpc::ClientContext context;
+    context.set_deadline(After(kSilence));
+    Interrupts::Scope scope(interrupts_, [&context] { context.TryCancel(); });
+    const Outcome outcome = Outcome::Of(
+        context, rpc_->stub->Version(&context, VersionRequest(), &reply), /*seen=*/false);
+    *lost = outcome.lost;
+    if (outcome.status.ok()) {
+      pid_ = static_cast<pid_t>(reply.pid());
+      proxies_ = reply.proxies();
+      daemon_ = options_.paths;
+      if (!reply.root().empty()) daemon_.root = reply.root();
+      return CheckSettings(reply);
+    }
+    if (outcome.answered || !absl::IsDeadlineExceeded(outcome.status)) return outcome.status;
+    Say(StrCat("waiting for ", Whom(peer)));
+    const auto waited = Clock::now() - begin;
+    if (options_.patience.count() != 0 && waited >= options_.patience) return NoAnswer(peer);
+    // Whoever starts or ends is given the time for it, and so is the service manager.
+    if (waited >= kStartPatience) return NoAnswer(peer);
+    if (waited >= kHungPatience && !IsManager(peer) &&
+        !absl::IsUnavailable(TakeStartLock(options_.paths, /*wait=*/false).status())) {
+      return NoAnswer(peer);
+    }
+  }
+}
+
+absl::Status DaemonClient::NoAnswer(pid_t peer) const {
+  if (IsManager(peer)) {
+    return absl::DeadlineExceededError(
+        StrCat("imagefs.service does not start; `systemctl status imagefs.service` and `journalctl "
+               "-u imagefs.service` say why"));
+  }
+  return absl::DeadlineExceededError(StrCat("the daemon with pid ", peer,
+                                            " does not answer; see its log, ", options_.paths.log(),
+                                            " or that of imagefs.service; `kill -9 ", peer,
+                                            "` ends it, and its mounts that need a "
+                                            "daemon are back with the next one"));
+}
+
+absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) const {
+  const Paths& paths = options_.paths;
+  if (paths.root_named && !daemon.root().empty() && !SameFile(paths.root, daemon.root())) {
+    return absl::FailedPreconditionError(StrCat("the daemon of ", daemon.run(), " (pid ", pid_,
+                                                ") has the store ", daemon.root(), ", not ",
+                                                paths.root, "; choose another --run for that"));
+  }
+  // A daemon of an older version does not say.
+  if (!options_.same_settings || daemon.config().empty()) return absl::OkStatus();
+  const auto other = [this](std::string_view option, const std::string& has,
+                            const std::string& asked) {
+    return absl::FailedPreconditionError(StrCat(
+        "a daemon runs already (pid ", pid_, "), which was started with",
+        has.empty() ? "out " : " ", option, has.empty() ? "" : " ", has, ", not with ", asked,
+        "; stop it (imagefs stop), or leave the option and its environment variable out"));
+  };
+  if (!options_.config.empty() && !SameFile(options_.config, daemon.config())) {
+    return other("--config", daemon.config(), options_.config);
+  }
+  if (!options_.ca_file.empty() && !SameFile(options_.ca_file, daemon.ca_file())) {
+    return other("--ca-file", daemon.ca_file(), options_.ca_file);
+  }
+  if (!options_.log_level.empty() && options_.log_level != daemon.log_level()) {
+    return other("--log-level", daemon.log_level(), options_.log_level);
+  }
   return absl::OkStatus();
 }
 
 template <typename Attempt>
 absl::Status DaemonClient::WithDaemon(Attempt attempt) {
   Outcome outcome = attempt();
+  if (outcome.lost && !interrupts_.interrupted() && WasStopped(daemon_, pid_)) {
+    return absl::UnavailableError(
+        StrCat("the daemon was stopped before it had answered; run this again to start another"));
+  }
   if (outcome.repeated && !interrupts_.interrupted()) {
     IMAGEFS_RETURN_IF_ERROR(Reconnect());
     outcome = attempt();
@@ -104,16 +238,34 @@ absl::Status DaemonClient::WithDaemon(Attempt attempt) {
         StrCat("the daemon went away in the middle of the call; see its log, ",
                options_.paths.log(), " or that of imagefs.service"));
   }
+  if (!outcome.answered && absl::IsDeadlineExceeded(outcome.status)) return NoAnswer(pid_);
+  // What the daemon cannot reach this shell may reach by a proxy.
+  const std::string proxies = ProxyDigest();
+  if (outcome.answered && !proxies.empty() && proxies != proxies_ &&
+      (absl::IsUnavailable(outcome.status) || absl::IsDeadlineExceeded(outcome.status))) {
+    return absl::Status(outcome.status.code(),
+                        StrCat(outcome.status.message(),
+                               "; the daemon was started with other proxies than this "
+                               "shell has: imagefs stop, and run this again"));
+  }
   return outcome.status;
 }
 
 template <typename Method, typename Request, typename Reply>
-absl::Status DaemonClient::Unary(Method method, const Request& request, Reply* reply) {
+absl::Status DaemonClient::Unary(Method method, const Request& request, Reply* reply,
+                                 std::string_view waits_for) {
   return WithDaemon([&] {
     grpc::ClientContext context;
+    if (options_.patience.count() != 0) {
+      context.set_deadline(After(options_.patience));
+    }
     Interrupts::Scope scope(interrupts_, [&context] { context.TryCancel(); });
+    Interrupts::Reminder reminder(interrupts_, kSilence, [&] {
+      Say(waits_for.empty() ? StrCat("waiting for the daemon with pid ", pid_)
+                            : StrCat("waiting for ", waits_for));
+    });
     const grpc::Status status = (rpc_->stub.get()->*method)(&context, request, reply);
-    return OutcomeOf(context, status, /*seen=*/false);
+    return Outcome::Of(context, status, /*seen=*/false);
   });
 }
 
@@ -122,15 +274,22 @@ absl::Status DaemonClient::Stream(Method method, const Request& request, const O
   return WithDaemon([&] {
     grpc::ClientContext context;
     Interrupts::Scope scope(interrupts_, [&context] { context.TryCancel(); });
+    std::optional<Interrupts::Reminder> reminder;
+    // Who is told of the progress hears at once that it goes on.
+    if (request.progress()) {
+      reminder.emplace(interrupts_, kSilence,
+                       [this] { Say(StrCat("waiting for the daemon with pid ", pid_)); });
+    }
     auto reader = (rpc_->stub.get()->*method)(&context, request);
     MountEvent event;
     bool result = false;
     while (reader->Read(&event)) {
+      reminder.reset();
       result |= event.has_result();
       on_event(event);
     }
     const grpc::Status status = reader->Finish();
-    Outcome outcome = OutcomeOf(context, status, result);
+    Outcome outcome = Outcome::Of(context, status, result);
     if (outcome.status.ok() && !result) {
       outcome.status = absl::InternalError("the daemon ended the call without a result");
     }
@@ -189,7 +348,7 @@ absl::Status DaemonClient::ListImages(ListImagesReply* reply) {
 }
 
 absl::Status DaemonClient::Inspect(const InspectRequest& request, InspectReply* reply) {
-  return Unary(&Control::Stub::Inspect, request, reply);
+  return Unary(&Control::Stub::Inspect, request, reply, "the registry");
 }
 
 absl::Status DaemonClient::Remove(const RemoveRequest& request, RemoveReply* reply) {

@@ -1,16 +1,23 @@
 // The command's side of the control service. One connection; methods block until the daemon answers
 // and return its status one for one. A daemon that went away before it answered (it ended because
-// it was idle, or was killed) is started again once and asked again. Not thread-safe.
+// it was idle, or was killed) is started again once and asked again, unless it was told to stop.
+//
+// A wait for the daemon of more than two seconds is told once, and what does not answer at all is
+// an error in the end, with the daemon's pid. Not thread-safe.
 #pragma once
 
 #include <sys/types.h>
 
+#include <atomic>
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/fd.h"
 #include "cmd/interrupt.h"
 #include "cmd/options.h"
 #include "cmd/rendezvous.h"
@@ -37,18 +44,26 @@ class RemoveRequest;
 class StatusReply;
 class UnmountReply;
 class UnmountRequest;
+class VersionReply;
 }  // namespace control::v1
 
 class DaemonClient {
  public:
   struct Options {
     Paths paths;
-    bool start = true;      // a daemon where none runs
-    std::string log_level;  // of a daemon that is started
-    std::string ca_file;    // the same
-    std::string config;     // the same
+    bool start = true;  // a daemon where none runs
+    // Of a daemon that is started; one that runs already has to have been started with the same
+    // where `same_settings` says so. "" = not asked for.
+    std::string log_level;
+    std::string ca_file;  // absolute
+    std::string config;   // absolute
+    bool same_settings = true;
+    // After which a call is given up that is not answered; 0 = only the first one is.
+    std::chrono::seconds patience{0};
+    std::function<void(std::string_view line)> say;  // to the user; any thread
   };
-  // kNotFound when none runs and none may be started. An interrupt cancels the call under way.
+  // kNotFound when none runs and none may be started; kFailedPrecondition when one that runs has
+  // another store or other settings than asked for. An interrupt cancels the call under way.
   static absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(Options options,
                                                                Interrupts& interrupts);
   ~DaemonClient();
@@ -75,21 +90,35 @@ class DaemonClient {
   absl::Status GetStatus(control::v1::StatusReply* reply);
   // The process that ends now.
   absl::StatusOr<pid_t> Shutdown(bool unmount);
+  pid_t pid() const { return pid_; }  // of the daemon
 
  private:
   struct Rpc;  // channel and stub
+  struct Outcome;
   DaemonClient(Options options, Interrupts& interrupts);
+  absl::StatusOr<Fd> ConnectOrStartOne();
   absl::Status Reconnect();
+  absl::Status Greet(pid_t peer, bool* lost);
+  absl::Status CheckSettings(const control::v1::VersionReply& daemon) const;
+  absl::Status NoAnswer(pid_t peer) const;
+  // Told once, however often it is waited for.
+  void Say(const std::string& line);
   template <typename Attempt>
   absl::Status WithDaemon(Attempt attempt);
   template <typename Method, typename Request, typename Reply>
-  absl::Status Unary(Method method, const Request& request, Reply* reply);
+  absl::Status Unary(Method method, const Request& request, Reply* reply,
+                     std::string_view waits_for = "");  // "" = the daemon
   template <typename Method, typename Request>
   absl::Status Stream(Method method, const Request& request, const OnEvent& on_event);
 
   const Options options_;
   Interrupts& interrupts_;
   std::unique_ptr<Rpc> rpc_;
+  // Of the daemon.
+  pid_t pid_ = 0;
+  Paths daemon_;
+  std::string proxies_;
+  std::atomic<bool> said_{false};
 };
 
 }  // namespace imagefs

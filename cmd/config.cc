@@ -22,6 +22,7 @@ namespace {
 constexpr uint64_t kMaxConfigFile = 1 << 20;
 constexpr uint64_t kMaxKeyFile = 4 << 10;
 constexpr uint64_t kMaxLeastRate = 1 << 20;
+constexpr absl::Duration kLongest = absl::Seconds(1'000'000);  // as of --deadline
 
 absl::Status At(const std::string& path, const toml::node& node, std::string_view name,
                 std::string_view what) {
@@ -282,18 +283,17 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
   return config;
 }
 
+std::string ConfigFile(const std::string& path) {
+  if (!path.empty()) return path;
+  if (geteuid() == 0) return "/etc/imagefs/config.toml";
+  std::string home = ProcessEnvironment("XDG_CONFIG_HOME");
+  if (home.empty()) home = ProcessEnvironment("HOME") + "/.config";
+  return home + "/imagefs/config.toml";
+}
+
 absl::StatusOr<Config> LoadConfig(const std::string& path) {
-  std::string file = path;
-  if (file.empty()) {
-    if (geteuid() == 0) {
-      file = "/etc/imagefs/config.toml";
-    } else {
-      std::string home = ProcessEnvironment("XDG_CONFIG_HOME");
-      if (home.empty()) home = ProcessEnvironment("HOME") + "/.config";
-      file = home + "/imagefs/config.toml";
-    }
-    if (access(file.c_str(), F_OK) != 0) return Config();
-  }
+  const std::string file = ConfigFile(path);
+  if (path.empty() && access(file.c_str(), F_OK) != 0) return Config();
   IMAGEFS_ASSIGN_OR_RETURN(const std::string text, ReadFile(file, kMaxConfigFile));
   return ParseConfig(text, file);
 }

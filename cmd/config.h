@@ -60,6 +60,9 @@ struct Config {
 // Reads the files of keys that index.keys names.
 absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path);
 
+// Which file LoadConfig reads.
+std::string ConfigFile(const std::string& path);
+
 // Of the file `path`; with "", /etc/imagefs/config.toml (root) or
 // $XDG_CONFIG_HOME/imagefs/config.toml, which need not exist.
 absl::StatusOr<Config> LoadConfig(const std::string& path);

@@ -219,6 +219,11 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     reply->set_version(options_.version);
     reply->set_pid(getpid());
     reply->set_root(options_.root);
+    reply->set_run(options_.run);
+    reply->set_config(options_.config_file);
+    reply->set_ca_file(options_.ca_file);
+    reply->set_log_level(options_.log_level);
+    reply->set_proxies(options_.proxies);
     Unary* reactor = context->DefaultReactor();
     reactor->Finish(AnswerOf(context, absl::OkStatus()));
     return reactor;

@@ -55,6 +55,8 @@ class ControlService {
     std::string version;
     std::string root;
     std::string run;
+    // What Version answers.
+    std::string config_file, ca_file, log_level, proxies;
     // Called by Shutdown; returns at once.
     std::function<void(bool unmount)> request_stop;
     // Counters of what this service does not know; may be empty.

@@ -48,6 +48,7 @@ namespace {
 // Mounts and unmounts of different images go on at the same time; each may wait for the kernel.
 constexpr int kControlThreads = 4;
 constexpr int kIdleCheckMs = 1000;
+constexpr int kRepairMs = 5000;  // between two looks for sockets that were taken away
 constexpr int64_t kShutdownGraceSeconds = 2;
 // How long the start waits for mounts whose layers have to be fetched again.
 constexpr absl::Duration kRecoveryPatience = absl::Seconds(3);
@@ -64,7 +65,8 @@ void RaiseDescriptorLimit() {
 
 class DaemonImpl : public Daemon {
  public:
-  explicit DaemonImpl(Options options) : options_(std::move(options)) {}
+  explicit DaemonImpl(Options options)
+      : sockets_(std::move(options.sockets)), options_(std::move(options)) {}
   ~DaemonImpl() override;
 
   absl::Status Open();
@@ -93,8 +95,11 @@ class DaemonImpl : public Daemon {
   void ReadSignal();
   void StopServing();
 
+  std::vector<PassedSocket> sockets_;  // until the listeners have them
   const Options options_;
   std::atomic<bool> stop_{false};
+  // Somebody told it to end, and nobody is to start another one in its place.
+  std::atomic<bool> told_to_stop_{false};
   std::atomic<bool> forget_mounts_{false};
   bool stopped_ = false;
   Fd wake_, signals_;
@@ -126,7 +131,7 @@ DaemonImpl::~DaemonImpl() {
 }
 
 absl::Status DaemonImpl::Open() {
-  listeners_ = std::make_unique<Listeners>(options_.paths, TakePassedSockets());
+  listeners_ = std::make_unique<Listeners>(options_.paths, std::move(sockets_));
   mallopt(M_ARENA_MAX, 2);
   signal(SIGPIPE, SIG_IGN);
   umask(022);
@@ -139,6 +144,7 @@ absl::Status DaemonImpl::Open() {
     if (!signals_.valid()) return ErrnoStatus(errno, "signalfd");
   }
   IMAGEFS_RETURN_IF_ERROR(PrepareRunDir(options_.paths.run, geteuid()));
+  IMAGEFS_RETURN_IF_ERROR(PrepareStore(options_.paths.root));
   std::optional<Fd> lock;
   if (!options_.starter_holds_lock) {
     IMAGEFS_ASSIGN_OR_RETURN(lock, TakeStartLock(options_.paths, /*wait=*/true));
@@ -152,9 +158,6 @@ absl::Status DaemonImpl::OpenParts() {
   const auto trust_of = [](LazyPolicy policy) -> TrustOf {
     return [policy = std::move(policy)](const Reference& image) { return policy.For(image); };
   };
-  IMAGEFS_RETURN_IF_ERROR(
-      Annotate(MakeDirs(paths.root, 0700),
-               StrCat("cannot make the store ", paths.root, " (--root chooses another)")));
   NodeCredentials::Options credential_options;
   credential_options.kubelet.config = options_.config.kubelet_config;
   credential_options.kubelet.bin_dir = options_.config.kubelet_bin_dir;
@@ -276,8 +279,15 @@ absl::Status DaemonImpl::Listen() {
   service_options.version = options_.version;
   service_options.root = options_.paths.root;
   service_options.run = options_.paths.run;
+  service_options.config_file = options_.config_file;
+  service_options.ca_file = options_.ca_file;
+  service_options.log_level = options_.log_level;
+  service_options.proxies = ProxyDigest();
   service_options.publish = {options_.config.index_publish, options_.config.index_publish_to};
-  service_options.request_stop = [this](bool unmount) { RequestStop(unmount); };
+  service_options.request_stop = [this](bool unmount) {
+    told_to_stop_ = true;
+    RequestStop(unmount);
+  };
   service_options.more_counters = [this] { return MoreCounters(); };
   service_ = ControlService::Create(
       std::move(service_options),
@@ -304,6 +314,7 @@ absl::Status DaemonImpl::Listen() {
   }
   if (cri_ != nullptr) IMAGEFS_RETURN_IF_ERROR(AddListener(kCriSocket, *cri_->server()));
   IMAGEFS_RETURN_IF_ERROR(AddListener(kControlSocket, *server_));
+  listeners_->AddInStore(*server_);
   LogInfo("ready root=", options_.paths.root, " run=", options_.paths.run, " pid=", getpid(),
           " version=", options_.version);
   NotifyServiceManager(StrCat("READY=1\nSTATUS=Serving ", options_.paths.root));
@@ -335,18 +346,20 @@ void DaemonImpl::ReadSignal() {
   signalfd_siginfo info{};
   if (read(signals_.get(), &info, sizeof(info)) != static_cast<ssize_t>(sizeof(info))) return;
   LogInfo("signal number=", info.ssi_signo, " from_pid=", info.ssi_pid);
+  if (info.ssi_signo == SIGINT) told_to_stop_ = true;
   RequestStop(info.ssi_signo == SIGINT);
 }
 
 void DaemonImpl::Serve() {
+  const int turn = options_.idle_exit.count() == 0 ? kRepairMs : kIdleCheckMs;
+  auto repaired = std::chrono::steady_clock::now();
   while (!stop_) {
     // A negative descriptor is passed over.
     std::vector<pollfd> fds = {{wake_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}};
     const size_t own = fds.size();
     listeners_->AppendTo(&fds);
-    const int timeout = options_.idle_exit.count() == 0 ? -1 : kIdleCheckMs;
     const int ready = poll(fds.data(), fds.size(),
-                           watchdog_.PollTimeoutMs(timeout, std::chrono::steady_clock::now()));
+                           watchdog_.PollTimeoutMs(turn, std::chrono::steady_clock::now()));
     if (ready < 0 && errno != EINTR) {
       LogError("poll_failed cause=", strerror(errno));
       break;
@@ -355,6 +368,11 @@ void DaemonImpl::Serve() {
     if (ready > 0) {
       if (fds[1].revents != 0) ReadSignal();
       listeners_->Accept(absl::MakeConstSpan(fds).subspan(own));
+    }
+    if (const auto now = std::chrono::steady_clock::now();
+        now - repaired >= std::chrono::milliseconds(turn)) {
+      repaired = now;
+      listeners_->Repair();
     }
     if (ready == 0 && Idle() && RetireSockets()) {
       LogInfo("idle_exit");
@@ -367,7 +385,13 @@ void DaemonImpl::Serve() {
 void DaemonImpl::StopServing() {
   if (stopped_) return;
   stopped_ = true;
-  NotifyServiceManager("STOPPING=1");
+  if (server_ != nullptr) NotifyServiceManager("STOPPING=1");
+  // Before the first call is cut off: who waits reads it then.
+  if (told_to_stop_) {
+    if (const absl::Status status = NoteStopped(options_.paths); !status.ok()) {
+      LogWarning("stop_not_noted cause=", ToStd(status.message()));
+    }
+  }
   if (server_ != nullptr && !ending_lock_.valid()) {
     // A starter that waits for this lock finds no daemon and a free store once it has it.
     absl::StatusOr<Fd> lock = TakeStartLock(options_.paths, /*wait=*/false);

@@ -5,10 +5,12 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "cmd/config.h"
 #include "cmd/options.h"
+#include "cmd/service_manager.h"
 
 namespace imagefs {
 
@@ -19,6 +21,9 @@ class Daemon {
     std::string version;
     std::string ca_file;  // beside the system's CAs
     Config config;
+    std::string config_file;            // where that is from, and
+    std::string log_level;              // how much is logged: for those that ask
+    std::vector<PassedSocket> sockets;  // of the service manager
     std::chrono::seconds idle_exit{0};  // without mounts and calls; 0 = never
     // SIGTERM and SIGINT end Serve (the caller has blocked them in every thread).
     bool handle_signals = true;

@@ -1,21 +1,20 @@
 // The program imagefsd: everything that the command is, and the daemon.
-#include <stdio.h>
-
 #include <variant>
 
 #include "cmd/cli.h"
 #include "cmd/daemon.h"
+#include "cmd/output.h"
 #include "cmd/private_memory.h"
+#include "cmd/run_daemon.h"
 #include "cmd/verbs.h"
 
 int main(int argc, char** argv) {
   imagefs::KeepMemoryPrivate();
+  imagefs::HoldStandardDescriptors();
   const auto parsed = imagefs::ParseCommandLine(argc, argv, IMAGEFS_VERSION);
   if (const auto* exit = std::get_if<imagefs::CliExit>(&parsed)) {
-    fputs(exit->output.c_str(), stdout);
-    fputs(exit->error.c_str(), stderr);
-    return exit->code;
+    return imagefs::PrintExit(*exit);
   }
-  return imagefs::RunCommand(std::get<imagefs::Command>(parsed), IMAGEFS_VERSION,
-                             &imagefs::Daemon::Start);
+  const imagefs::DaemonProgramParts parts{&imagefs::Daemon::Start, &imagefs::RunDaemon};
+  return imagefs::RunCommand(std::get<imagefs::Command>(parsed), IMAGEFS_VERSION, &parts);
 }

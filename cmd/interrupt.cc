@@ -1,6 +1,7 @@
 #include "cmd/interrupt.h"
 
 #include <signal.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <thread>
@@ -10,10 +11,21 @@
 #include "absl/synchronization/mutex.h"
 
 namespace imagefs {
+namespace {
+
+void SetTimer(std::chrono::milliseconds after) {
+  itimerval timer{};
+  timer.it_value.tv_sec = static_cast<time_t>(after.count() / 1000);
+  timer.it_value.tv_usec = static_cast<suseconds_t>(after.count() % 1000 * 1000);
+  setitimer(ITIMER_REAL, &timer, nullptr);
+}
+
+}  // namespace
 
 struct Interrupts::State {
   absl::Mutex mu;
   std::function<void()> action ABSL_GUARDED_BY(mu);
+  std::function<void()> reminder ABSL_GUARDED_BY(mu);
   bool interrupted ABSL_GUARDED_BY(mu) = false;
 };
 
@@ -23,6 +35,7 @@ Interrupts::Interrupts() : state_(std::make_shared<State>()) {
   sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGHUP);
+  sigaddset(&signals, SIGALRM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   // Detached: it waits for as long as the process lives and owns what it touches.
   std::thread([state = state_, signals] {
@@ -30,6 +43,10 @@ Interrupts::Interrupts() : state_(std::make_shared<State>()) {
       int signal = 0;
       if (sigwait(&signals, &signal) != 0) continue;
       absl::MutexLock lock(&state->mu);
+      if (signal == SIGALRM) {
+        if (state->reminder) std::exchange(state->reminder, nullptr)();
+        continue;
+      }
       // A second one does not wait for the orderly way.
       if (state->interrupted || !state->action) _exit(kInterruptedExit);
       state->interrupted = true;
@@ -58,6 +75,22 @@ Interrupts::Scope::Scope(Interrupts& interrupts, std::function<void()> action)
 Interrupts::Scope::~Scope() {
   absl::MutexLock lock(&interrupts_.state_->mu);
   interrupts_.state_->action = nullptr;
+}
+
+Interrupts::Reminder::Reminder(Interrupts& interrupts, std::chrono::milliseconds after,
+                               std::function<void()> action)
+    : interrupts_(interrupts) {
+  {
+    absl::MutexLock lock(&interrupts_.state_->mu);
+    interrupts_.state_->reminder = std::move(action);
+  }
+  SetTimer(after);
+}
+
+Interrupts::Reminder::~Reminder() {
+  SetTimer(std::chrono::milliseconds(0));
+  absl::MutexLock lock(&interrupts_.state_->mu);
+  interrupts_.state_->reminder = nullptr;
 }
 
 sigset_t DaemonSignals() {

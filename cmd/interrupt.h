@@ -4,6 +4,7 @@
 
 #include <signal.h>
 
+#include <chrono>
 #include <functional>
 #include <memory>
 
@@ -27,6 +28,18 @@ class Interrupts {
     ~Scope();
     Scope(const Scope&) = delete;
     Scope& operator=(const Scope&) = delete;
+
+   private:
+    Interrupts& interrupts_;
+  };
+  // Where it lives longer than `after`, runs `action` once, on another thread: nobody waits for
+  // long without a word. Costs two system calls. Reminders do not nest.
+  class Reminder {
+   public:
+    Reminder(Interrupts& interrupts, std::chrono::milliseconds after, std::function<void()> action);
+    ~Reminder();
+    Reminder(const Reminder&) = delete;
+    Reminder& operator=(const Reminder&) = delete;
 
    private:
     Interrupts& interrupts_;

@@ -20,22 +20,24 @@ Listeners::Listeners(Paths paths, std::vector<PassedSocket> passed) : paths_(std
   for (PassedSocket& socket : passed) {
     Listener listener;
     listener.name = std::move(socket.name);
+    listener.directory = paths_.run;
     listener.fd = std::move(socket.fd);
     listener.inherited = true;
     listeners_.push_back(std::move(listener));
   }
 }
 
-std::string Listeners::PathOf(const Listener& listener) const {
-  return StrCat(paths_.run, "/", listener.name, ".sock");
+std::string Listeners::PathOf(const Listener& listener) {
+  return StrCat(listener.directory, "/", listener.name, ".sock");
 }
 
 absl::Status Listeners::Open(Listener* listener) const {
-  if (listener->name == kControlSocket) {
+  if (listener->name == kControlSocket && listener->directory == paths_.run) {
     IMAGEFS_ASSIGN_OR_RETURN(listener->fd, ListenForCommands(paths_));
   } else {
-    // Whoever has the control socket of a run directory has the others, too.
-    IMAGEFS_ASSIGN_OR_RETURN(listener->fd, ListenIn(paths_.run, listener->name));
+    // Whoever has the control socket of a run directory has the others, too; whoever has the store
+    // has the one in it.
+    IMAGEFS_ASSIGN_OR_RETURN(listener->fd, ListenIn(listener->directory, listener->name));
   }
   struct stat st;
   if (lstat(PathOf(*listener).c_str(), &st) != 0) return ErrnoStatus(errno, PathOf(*listener));
@@ -46,7 +48,7 @@ absl::Status Listeners::Open(Listener* listener) const {
 
 absl::Status Listeners::Add(std::string_view name, grpc::Server& server) {
   for (Listener& listener : listeners_) {
-    if (listener.name != name) continue;
+    if (listener.name != name || listener.directory != paths_.run) continue;
     if (listener.server != nullptr) {
       return absl::InternalError(StrCat("two servers for the socket ", name));
     }
@@ -56,11 +58,53 @@ absl::Status Listeners::Add(std::string_view name, grpc::Server& server) {
   }
   Listener listener;
   listener.name = name;
+  listener.directory = paths_.run;
   listener.server = &server;
   IMAGEFS_RETURN_IF_ERROR(Open(&listener));
   LogInfo("listening socket=", PathOf(listener));
   listeners_.push_back(std::move(listener));
   return absl::OkStatus();
+}
+
+void Listeners::AddInStore(grpc::Server& server) {
+  Listener listener;
+  listener.name = kControlSocket;
+  listener.directory = paths_.root;
+  listener.server = &server;
+  if (const absl::Status status = Open(&listener); !status.ok()) {
+    LogWarning("no_socket_in_store cause=", ToStd(status.message()));
+    return;
+  }
+  listeners_.push_back(std::move(listener));
+}
+
+absl::Status Listeners::Reopen(Listener* listener) const {
+  // Nobody is starting a daemon meanwhile, who would meet half a socket.
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd lock, TakeStartLock(paths_, /*wait=*/false));
+  if (listener->directory == paths_.run) {
+    const std::string above = ParentOf(paths_.run);
+    struct stat st;
+    // What is above it is not the daemon's to make.
+    if (stat(above.c_str(), &st) != 0) return ErrnoStatus(errno, above);
+    IMAGEFS_RETURN_IF_ERROR(PrepareRunDir(paths_.run, geteuid()));
+  }
+  // Whoever is still in the queue of the old socket has to be served, too.
+  while (Pending(*listener)) AcceptFrom(*listener);
+  return Open(listener);
+}
+
+void Listeners::Repair() {
+  for (Listener& listener : listeners_) {
+    struct stat st;
+    if (listener.inherited || listener.server == nullptr) continue;
+    if (lstat(PathOf(listener).c_str(), &st) == 0 || errno != ENOENT) continue;
+    if (!std::exchange(listener.gone, true)) {
+      LogWarning("socket_gone socket=", PathOf(listener));
+    }
+    if (!Reopen(&listener).ok()) continue;  // at the next turn, perhaps
+    listener.gone = false;
+    LogInfo("listening socket=", PathOf(listener));
+  }
 }
 
 void Listeners::AppendTo(std::vector<pollfd>* fds) const {
@@ -95,7 +139,7 @@ bool Listeners::Pending(const Listener& listener) {
   return poll(&p, 1, 0) > 0;
 }
 
-void Listeners::RemoveName(const Listener& listener) const {
+void Listeners::RemoveName(const Listener& listener) {
   if (listener.inherited) return;
   struct stat st;
   const std::string path = PathOf(listener);

@@ -10,19 +10,19 @@
 
 #include "cmd/cli.h"
 #include "cmd/mount_helper.h"
+#include "cmd/output.h"
 #include "cmd/private_memory.h"
 #include "cmd/rendezvous.h"
 #include "cmd/verbs.h"
 
 int main(int argc, char** argv) {
   imagefs::KeepMemoryPrivate();
+  imagefs::HoldStandardDescriptors();
   const bool helper = argc > 0 && imagefs::IsMountHelper(argv[0]);
   const auto parsed = helper ? imagefs::ParseMountHelper(argc, argv, IMAGEFS_VERSION)
                              : imagefs::ParseCommandLine(argc, argv, IMAGEFS_VERSION);
   if (const auto* exit = std::get_if<imagefs::CliExit>(&parsed)) {
-    fputs(exit->output.c_str(), stdout);
-    fputs(exit->error.c_str(), stderr);
-    return exit->code;
+    return imagefs::PrintExit(*exit);
   }
   const auto& command = std::get<imagefs::Command>(parsed);
   if (!imagefs::NeedsDaemonProgram(command)) {

@@ -6,6 +6,7 @@
 #include "base/text.h"
 #include "cmd/interrupt.h"
 #include "cmd/mount_words.h"
+#include "cmd/print.h"
 #include "image/reference.h"
 
 namespace imagefs {
@@ -27,7 +28,7 @@ constexpr char kUsage[] =
 
 CliExit UsageError(std::string_view message) {
   return CliExit{kExitUsage, "",
-                 StrCat(kName, ": ", Shortened(message), "; see mount.imagefs(8)\n")};
+                 StrCat(kName, ": ", OneLine(Shortened(message)), "; see mount.imagefs(8)\n")};
 }
 
 // Letters and words, still as they came.
@@ -112,6 +113,9 @@ bool IsMountHelper(std::string_view program) {
 
 std::variant<Command, CliExit> ParseMountHelper(int argc, const char* const* argv,
                                                 std::string_view version) {
+  for (int i = 1; i < argc; ++i) {
+    if (!IsUtf8(argv[i])) return UsageError(StrCat("not UTF-8: ", Printable(argv[i], 60)));
+  }
   const Arguments arguments = SplitArguments(argc, argv);
   if (!arguments.wrong.empty()) return UsageError(arguments.wrong);
   if (arguments.help) return CliExit{0, kUsage, ""};

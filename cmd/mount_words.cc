@@ -14,6 +14,9 @@
 namespace imagefs {
 namespace {
 
+// Of one value that fsconfig(2) hands to a file system.
+constexpr size_t kMaxContext = 255;
+
 using Words = std::map<std::string_view, std::function<void()>>;
 // What is wrong with the value, or "".
 using Values = std::map<std::string_view, std::function<std::string(std::string_view)>>;
@@ -161,8 +164,13 @@ std::string CheckMount(const Command& command) {
     const absl::Status path = CheckPath(command.directory, "DIR");
     if (!path.ok()) return std::string(path.message());
   }
+  if (command.context.size() > kMaxContext) {
+    return StrCat("--context has ", command.context.size(), " bytes, more than the kernel takes (",
+                  kMaxContext, ")");
+  }
   for (const char c : command.context) {
-    if (static_cast<unsigned char>(c) < ' ') return "--context has a character that no label has";
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f')
+      return "--context has a character that no label has";
   }
   if (!command.upper.empty() && !command.writable) return "--upper needs --rw";
   if (!command.id_map.empty() && command.writable) return "--map-uids and --rw exclude each other";

@@ -1,17 +1,36 @@
 #include "cmd/options.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <vector>
 
+#include "base/digest.h"
 #include "base/directory.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
 
 namespace imagefs {
+namespace {
+
+absl::Status NoDirectory(std::string_view path) {
+  return absl::FailedPreconditionError(StrCat(
+      Printable(path, 60), ": the current directory was removed or has no name here; give an ",
+      "absolute path or go to another directory"));
+}
+
+}  // namespace
+
+LogLevel ParseLogLevel(std::string_view name) {
+  if (name == "debug") return LogLevel::kDebug;
+  if (name == "warning") return LogLevel::kWarning;
+  if (name == "error") return LogLevel::kError;
+  return LogLevel::kInfo;
+}
 
 std::string ProcessEnvironment(const char* name) {
   const char* value = getenv(name);
@@ -35,9 +54,26 @@ std::string CleanPath(std::string_view path, std::string_view directory) {
   return out.empty() ? "/" : out;
 }
 
+absl::StatusOr<std::string> AbsolutePath(std::string_view path) {
+  IMAGEFS_RETURN_IF_ERROR(CheckPath(path, "the path"));
+  if (path.starts_with('/')) return CleanPath(path, "/");
+  char directory[PATH_MAX];
+  // A directory outside of this process's root has a name that is none.
+  if (getcwd(directory, sizeof(directory)) == nullptr || directory[0] != '/') {
+    return NoDirectory(path);
+  }
+  std::string whole = CleanPath(path, directory);
+  IMAGEFS_RETURN_IF_ERROR(CheckPath(whole, "the path"));
+  return whole;
+}
+
 absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
                                    std::string_view directory, uid_t uid, EnvironmentRef env) {
   Paths paths;
+  for (const std::string_view path : {root, run}) {
+    if (directory.empty() && !path.empty() && !path.starts_with('/')) return NoDirectory(path);
+  }
+  paths.root_named = !root.empty();
   if (!root.empty()) {
     paths.root = CleanPath(root, directory);
   } else if (uid == 0) {
@@ -60,6 +96,26 @@ absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
     paths.run = StrCat("/tmp/imagefs-", uid);
   }
   return paths;
+}
+
+std::string ProxyDigest() {
+  std::string all;
+  for (const char* name : {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}) {
+    std::string value = ProcessEnvironment(name);
+    // Everywhere but in CGI, where a request sets HTTP_PROXY.
+    if (value.empty() && name != std::string_view("http_proxy")) {
+      std::string upper = name;
+      for (char& c : upper) c = c == '_' ? c : static_cast<char>(c - 'a' + 'A');
+      value = ProcessEnvironment(upper.c_str());
+    }
+    if (!value.empty()) StrAppend(&all, name, "=", value, "\n");
+  }
+  return all.empty() ? "" : Sha256Of(all).ToString();
+}
+
+absl::Status PrepareStore(const std::string& root) {
+  return Annotate(MakeDirs(root, 0700),
+                  StrCat("cannot make the store ", root, " (--root chooses another)"));
 }
 
 absl::Status PrepareRunDir(const std::string& run, uid_t uid) {

@@ -58,6 +58,25 @@ std::string Plural(uint64_t n, std::string_view one) {
   return StrCat(n, " ", one, n == 1 ? "" : "s");
 }
 
+// Of mounts and pulls: all are told, those that did not happen as 0.
+constexpr std::string_view kSteps[] = {"resolve", "layers", "merge", "mount", "sync"};
+
+double MillisecondsOf(const MountResult& result, std::string_view step) {
+  int64_t microseconds = 0;
+  for (const Timing& timing : result.timings()) {
+    if (timing.step() == step) microseconds += timing.microseconds();
+  }
+  return static_cast<double>(microseconds) / 1000;
+}
+
+void WriteError(JsonWriter& json, const absl::Status& status) {
+  json.Key("error")
+      .BeginObject()
+      .Member("code", absl::StatusCodeToString(status.code()))
+      .Member("message", ToStd(status.message()))
+      .EndObject();
+}
+
 std::string Done(JsonWriter& json) { return json.Take() + "\n"; }
 
 void WriteMount(JsonWriter& json, const Mount& mount) {
@@ -105,6 +124,46 @@ std::string StateOf(const Mount& mount) {
 
 }  // namespace
 
+std::string OneLine(std::string_view text) {
+  std::string line(text);
+  for (char& c : line) {
+    if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = ' ';
+  }
+  return line;
+}
+
+std::string ErrorJson(const absl::Status& status) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject();
+  WriteError(json, status);
+  json.EndObject();
+  return Done(json);
+}
+
+std::string VersionJson(std::string_view version) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject().Member("version", version).EndObject();
+  return Done(json);
+}
+
+std::string CheckedJson(const std::string& file) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject().Member("config", file).Member("ok", true).EndObject();
+  return Done(json);
+}
+
+std::string StopJson(int64_t pid) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject().Member("stopped", pid != 0).Key("pid");
+  if (pid == 0) {
+    json.Null();
+  } else {
+    json.Int(pid);
+  }
+  json.EndObject();
+  return Done(json);
+}
+
 std::string MountText(const MountResult& result, int64_t elapsed_microseconds) {
   const Image& image = result.image();
   std::string out;
@@ -144,9 +203,7 @@ std::string MountJson(const MountResult& result) {
   }
   json.EndArray().Member("fetched_bytes", uint64_t{result.fetched_bytes()});
   json.Key("timings_ms").BeginObject();
-  for (const Timing& timing : result.timings()) {
-    json.Key(timing.step()).Double(static_cast<double>(timing.microseconds()) / 1000);
-  }
+  for (const std::string_view step : kSteps) json.Key(step).Double(MillisecondsOf(result, step));
   json.EndObject().EndObject();
   return Done(json);
 }
@@ -238,7 +295,7 @@ std::string AddedListText(const ListAddedReply& reply, int64_t now_unix) {
   return table.Text();
 }
 
-std::string AddedListJson(const ListAddedReply& reply) {
+std::string AddedListJson(const ListAddedReply& reply, const absl::Status& status) {
   JsonWriter json(/*pretty=*/true);
   json.BeginObject();
   if (!reply.store().empty()) json.Member("store", reply.store());
@@ -257,7 +314,9 @@ std::string AddedListJson(const ListAddedReply& reply) {
         .Member("added", int64_t{image.added_unix()})
         .EndObject();
   }
-  json.EndArray().EndObject();
+  json.EndArray();
+  if (!status.ok()) WriteError(json, status);
+  json.EndObject();
   return Done(json);
 }
 
@@ -271,7 +330,9 @@ std::string InspectText(const InspectReply& reply) {
   if (config.ok()) {
     const Json settings = (*config)["config"];
     auto line = [&](std::string_view name, const Json& value) {
-      if (value.exists() && !value.is_null()) StrAppend(&out, name, value.Dump(), "\n");
+      if (!value.exists() || value.is_null()) return;
+      const std::optional<std::string> text = value.string();
+      StrAppend(&out, name, text.has_value() ? Printable(*text, SIZE_MAX) : value.Dump(), "\n");
     };
     line("created    ", (*config)["created"]);
     line("entrypoint ", settings["Entrypoint"]);
@@ -497,6 +558,12 @@ std::string ProfileText(const ProfileReply& reply) {
   return StrCat("manifest   ", reply.manifest_digest(), "\nread       ", FormatBytes(bytes),
                 " of the layers' tars, in the order of ", Plural((*json)["parts"].size(), "part"),
                 "\n", table.Text());
+}
+
+std::string ProfileJson(const ProfileReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject().Member("manifest", reply.manifest_digest()).EndObject();
+  return Done(json);
 }
 
 std::string StatusText(const StatusReply& reply) {

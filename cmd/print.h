@@ -4,6 +4,9 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
 
 namespace imagefs {
 
@@ -19,6 +22,15 @@ class RemoveReply;
 class StatusReply;
 class UnmountReply;
 }  // namespace control::v1
+
+// The text without what would start another line or speak to a terminal.
+std::string OneLine(std::string_view text);
+
+// {"error": {"code": the name of a gRPC status code, "message": ...}}
+std::string ErrorJson(const absl::Status& status);
+std::string VersionJson(std::string_view version);
+std::string CheckedJson(const std::string& file);  // a configuration that is right
+std::string StopJson(int64_t pid);                 // of the daemon that was stopped; 0 = none ran
 
 // `elapsed_microseconds`: as the user saw it.
 std::string MountText(const control::v1::MountResult& result, int64_t elapsed_microseconds);
@@ -40,7 +52,9 @@ std::string RpullJson(const control::v1::InspectReply& about, const std::string&
 
 std::string AddedText(const control::v1::MountResult& result);
 std::string AddedListText(const control::v1::ListAddedReply& reply, int64_t now_unix);
-std::string AddedListJson(const control::v1::ListAddedReply& reply);
+// With a member `error` where `status` is one.
+std::string AddedListJson(const control::v1::ListAddedReply& reply,
+                          const absl::Status& status = absl::OkStatus());
 
 std::string RemoveText(const control::v1::RemoveReply& reply);
 std::string RemoveJson(const control::v1::RemoveReply& reply);
@@ -52,6 +66,8 @@ std::string MountStatusText(const control::v1::MountStatusReply& reply);
 std::string MountStatusJson(const control::v1::MountStatusReply& reply);
 
 std::string ProfileText(const control::v1::ProfileReply& reply);
+// Of what is told about a profile beside its content.
+std::string ProfileJson(const control::v1::ProfileReply& reply);
 
 std::string StatusText(const control::v1::StatusReply& reply);
 std::string StatusJson(const control::v1::StatusReply& reply);

@@ -14,7 +14,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <optional>
+#include <thread>
+#include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "base/status.h"
@@ -43,13 +46,17 @@ absl::StatusOr<Fd> NewSocket() {
   return fd;
 }
 
+constexpr auto kTurn = std::chrono::milliseconds(50);    // between two looks at what changes
+constexpr auto kUnreachable = std::chrono::seconds(20);  // a daemon makes its sockets again
+constexpr std::string_view kStopped = " stopped";        // in the text of the store's lock
+
 absl::Status NoDaemon(const Paths& paths) {
   return absl::NotFoundError(StrCat("no daemon runs for ", paths.run));
 }
 
-absl::Status ForeignDaemon(const Paths& paths) {
+absl::Status ForeignDaemon(const std::string& place) {
   return absl::PermissionDeniedError(
-      StrCat("the daemon of ", paths.run, " belongs to another user; use --run DIR and --root DIR ",
+      StrCat("the daemon of ", place, " belongs to another user; use --run DIR and --root DIR ",
              "of your own, or become that user"));
 }
 
@@ -129,6 +136,45 @@ absl::Status Spawn(const std::vector<std::string>& command, const Fd& log, const
   return absl::OkStatus();
 }
 
+// kNotFound when nobody listens in that directory.
+absl::StatusOr<Fd> ConnectIn(const std::string& place, const Paths& paths) {
+  Fd directory(open(place.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!directory.valid()) {
+    if (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG) return NoDaemon(paths);
+    if (errno == EACCES) return ForeignDaemon(place);
+    return ErrnoStatus(errno, place);
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, NewSocket());
+  const sockaddr_un address = AddressIn(directory, kSocketName);
+  while (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    if (errno == EINTR) continue;
+    if (errno == ENOENT || errno == ECONNREFUSED) return NoDaemon(paths);
+    if (errno == EACCES) return ForeignDaemon(place);
+    return ErrnoStatus(errno, StrCat("connecting to ", place, "/", kSocketName));
+  }
+  absl::StatusOr<Peer> peer = PeerOf(fd.get());
+  if (!peer.ok()) return peer.status();
+  if (peer->uid != geteuid()) return ForeignDaemon(place);
+  return fd;
+}
+
+std::string OwnerText(const Paths& paths) { return ReadFile(paths.lock(), 64).value_or(""); }
+
+// kNotFound when nobody holds the store, else kFailedPrecondition. The lock is taken for a moment,
+// which a daemon that starts must not meet: REQUIRES the start lock.
+absl::Status StoreHolder(const Paths& paths) {
+  const absl::StatusOr<Fd> lock = OpenFile(paths.lock(), O_RDWR);
+  if (absl::IsNotFound(lock.status())) return NoDaemon(paths);
+  if (!lock.ok()) return lock.status();
+  if (flock(lock->get(), LOCK_EX | LOCK_NB) == 0) return NoDaemon(paths);
+  if (errno != EWOULDBLOCK) return ErrnoStatus(errno, paths.lock());
+  const std::string owner = OwnerText(paths);
+  const std::string pid = owner.empty() ? "unknown" : owner.substr(0, owner.find(' '));
+  return absl::FailedPreconditionError(StrCat("the daemon with pid ", pid, " holds the store ",
+                                              paths.root, " but listens nowhere; `kill ", pid,
+                                              "` ends it"));
+}
+
 }  // namespace
 
 absl::StatusOr<Peer> PeerOf(int socket) {
@@ -141,27 +187,43 @@ absl::StatusOr<Peer> PeerOf(int socket) {
 }
 
 absl::StatusOr<Fd> ConnectDaemon(const Paths& paths) {
-  Fd directory(open(paths.run.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-  if (!directory.valid()) {
-    if (errno == ENOENT || errno == ENOTDIR) return NoDaemon(paths);
-    if (errno == EACCES) return ForeignDaemon(paths);
-    return ErrnoStatus(errno, paths.run);
+  const std::string* places[] = {&paths.run, &paths.root};
+  if (paths.root_named) std::swap(places[0], places[1]);
+  absl::Status nobody = NoDaemon(paths);
+  for (const std::string* place : places) {
+    absl::StatusOr<Fd> fd = ConnectIn(*place, paths);
+    if (fd.ok() || !absl::IsNotFound(fd.status())) return fd;
   }
-  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, NewSocket());
-  const sockaddr_un address = AddressIn(directory, kSocketName);
-  while (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
-    if (errno == EINTR) continue;
-    if (errno == ENOENT || errno == ECONNREFUSED) return NoDaemon(paths);
-    if (errno == EACCES) return ForeignDaemon(paths);
-    return ErrnoStatus(errno, StrCat("connecting to ", paths.socket()));
+  return nobody;
+}
+
+absl::Status WhyNobodyListens(const Paths& paths) {
+  if (access(paths.lock().c_str(), F_OK) != 0 && errno == ENOENT) return NoDaemon(paths);
+  // Nobody takes the store's lock while this process holds the start lock, so that it may be tried.
+  const absl::StatusOr<Fd> start = TakeStartLock(paths, /*wait=*/false);
+  if (absl::IsUnavailable(start.status())) {
+    return absl::UnavailableError(StrCat("a daemon of ", paths.root, " is starting or ending"));
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const Peer peer, PeerOf(fd.get()));
-  if (peer.uid != geteuid()) return ForeignDaemon(paths);
-  return fd;
+  return start.ok() ? StoreHolder(paths) : start.status();
+}
+
+absl::Status AwaitListener(const Paths& paths, std::chrono::milliseconds patience) {
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (true) {
+    const absl::StatusOr<Fd> fd = ConnectDaemon(paths);
+    if (fd.ok() || !absl::IsNotFound(fd.status())) return fd.status();
+    const absl::Status why = WhyNobodyListens(paths);
+    if (!absl::IsUnavailable(why) && !absl::IsFailedPrecondition(why)) return why;
+    if (std::chrono::steady_clock::now() >= until) return why;
+    std::this_thread::sleep_for(kTurn);
+  }
 }
 
 absl::StatusOr<Fd> ListenForCommands(const Paths& paths) {
-  if (absl::StatusOr<Fd> other = ConnectDaemon(paths); other.ok()) {
+  // Of several daemons, each with a store of its own, one gets the run directory.
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd claim, OpenFile(paths.run, O_RDONLY | O_DIRECTORY));
+  if (flock(claim.get(), LOCK_EX) != 0) return ErrnoStatus(errno, paths.run);
+  if (absl::StatusOr<Fd> other = ConnectIn(paths.run, paths); other.ok()) {
     absl::StatusOr<Peer> peer = PeerOf(other->get());
     return absl::FailedPreconditionError(
         StrCat("the daemon with pid ", peer.ok() ? peer->pid : 0, " serves ", paths.run,
@@ -172,11 +234,18 @@ absl::StatusOr<Fd> ListenForCommands(const Paths& paths) {
   return ListenIn(paths.run, "control");
 }
 
-absl::StatusOr<Fd> ListenIn(const std::string& run, std::string_view name) {
-  IMAGEFS_ASSIGN_OR_RETURN(Fd directory, OpenFile(run, O_PATH | O_DIRECTORY | O_NOFOLLOW));
+absl::Status NoteStopped(const Paths& paths) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(paths.lock(), O_WRONLY));
+  return PwriteFull(fd.get(), StrCat(getpid(), kStopped), 0);
+}
+
+bool WasStopped(const Paths& paths, pid_t pid) { return OwnerText(paths) == StrCat(pid, kStopped); }
+
+absl::StatusOr<Fd> ListenIn(const std::string& where, std::string_view name) {
+  IMAGEFS_ASSIGN_OR_RETURN(Fd directory, OpenFile(where, O_PATH | O_DIRECTORY));
   IMAGEFS_ASSIGN_OR_RETURN(Fd fd, NewSocket());
   const std::string temporary = StrCat(name, ".", getpid());
-  const std::string path = StrCat(run, "/", temporary);
+  const std::string path = StrCat(where, "/", temporary);
   const std::string final_name = StrCat(name, ".sock");
   unlinkat(directory.get(), temporary.c_str(), 0);
   const sockaddr_un address = AddressIn(directory, temporary);
@@ -187,7 +256,7 @@ absl::StatusOr<Fd> ListenIn(const std::string& run, std::string_view name) {
   if (fchmodat(directory.get(), temporary.c_str(), 0600, 0) != 0 ||
       listen(fd.get(), kSocketBacklog) != 0 ||
       renameat(directory.get(), temporary.c_str(), directory.get(), final_name.c_str()) != 0) {
-    const absl::Status status = ErrnoStatus(errno, StrCat(run, "/", final_name));
+    const absl::Status status = ErrnoStatus(errno, StrCat(where, "/", final_name));
     unlinkat(directory.get(), temporary.c_str(), 0);
     return status;
   }
@@ -220,10 +289,21 @@ absl::StatusOr<Fd> ConnectOrStart(const Paths& paths, const std::vector<std::str
   absl::StatusOr<Fd> connected = ConnectDaemon(paths);
   if (connected.ok() || !absl::IsNotFound(connected.status())) return connected;
   IMAGEFS_RETURN_IF_ERROR(PrepareRunDir(paths.run, geteuid()));
-  IMAGEFS_ASSIGN_OR_RETURN(Fd lock, TakeStartLock(paths, /*wait=*/true));
-  // Another starter may have been faster.
-  connected = ConnectDaemon(paths);
-  if (connected.ok() || !absl::IsNotFound(connected.status())) return connected;
+  IMAGEFS_RETURN_IF_ERROR(PrepareStore(paths.root));
+  const auto until = std::chrono::steady_clock::now() + kUnreachable;
+  Fd lock;
+  while (true) {
+    IMAGEFS_ASSIGN_OR_RETURN(lock, TakeStartLock(paths, /*wait=*/true));
+    // Another starter may have been faster.
+    connected = ConnectDaemon(paths);
+    if (connected.ok() || !absl::IsNotFound(connected.status())) return connected;
+    const absl::Status why = StoreHolder(paths);
+    if (absl::IsNotFound(why)) break;
+    if (!absl::IsFailedPrecondition(why) || std::chrono::steady_clock::now() >= until) return why;
+    // A daemon lives that cannot be reached: it needs the lock to make its sockets again.
+    lock.Reset();
+    std::this_thread::sleep_for(kTurn);
+  }
 
   IMAGEFS_ASSIGN_OR_RETURN(const Fd log, OpenLog(paths));
   int ends[2];

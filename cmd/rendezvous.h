@@ -1,13 +1,19 @@
-// How the command and the daemon of a run directory find each other: the socket, who is at its
-// other end, and starting a daemon where none runs, such that two starters at the same instant end
-// up with one. POSIX only; functions block on local work and, where they say so, on the start lock.
+// How the command and the daemon of a store find each other: the sockets, who is at the other end,
+// and starting a daemon where none runs, such that two starters at the same instant end up with
+// one. POSIX only; functions block on local work and, where they say so, on the start lock.
 //
-// <run>/start.lock (flock) is held by whoever starts a daemon until that daemon listens, and by a
-// daemon that ends until its process is gone, so that a starter never meets half a daemon.
+// A daemon listens in its run directory and in its store, so that whoever knows one of the two
+// finds it: a run directory may go away while the daemon lives (logind removes it at the last
+// logout), and two shells of a user may have different ones. <root>/lock (flock) is held by the
+// daemon for as long as it lives; its text is the daemon's pid, followed by " stopped" once it was
+// told to end. <root>/start.lock (flock) is held by whoever starts a daemon until that daemon
+// listens, and by a daemon that ends until its process is gone, so that a starter never meets half
+// a daemon.
 #pragma once
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,19 +31,33 @@ struct Peer {
 };
 absl::StatusOr<Peer> PeerOf(int socket);
 
-// A connection to the daemon of this user. kNotFound when none listens (no socket, or one that a
+// A connection to the daemon of this user that listens in the run directory or in the store: in the
+// store first where the caller named that. kNotFound when none listens (no socket, or one that a
 // killed daemon left); kPermissionDenied when the one that does is another user's.
 absl::StatusOr<Fd> ConnectDaemon(const Paths& paths);
+
+// After ConnectDaemon found nobody. kNotFound: there is no daemon. kUnavailable: one is starting or
+// ending. kFailedPrecondition, with its pid: one holds the store and listens nowhere.
+absl::Status WhyNobodyListens(const Paths& paths);
+// Waits for as long as one is starting or ending, or listens nowhere: OK when one listens,
+// kNotFound when there is none, or what it was at the end of the time.
+absl::Status AwaitListener(const Paths& paths, std::chrono::milliseconds patience);
 
 // A listening socket of mode 0600 that appears under its name only once it listens, in place of one
 // that a killed daemon left. kFailedPrecondition, with its pid, when another daemon listens there.
 absl::StatusOr<Fd> ListenForCommands(const Paths& paths);
-// The same as <run>/NAME.sock, whoever listened there before.
-absl::StatusOr<Fd> ListenIn(const std::string& run, std::string_view name);
+// The same as <directory>/NAME.sock, whoever listened there before.
+absl::StatusOr<Fd> ListenIn(const std::string& directory, std::string_view name);
 inline constexpr int kSocketBacklog = 256;  // a storm of commands connects at once
 
-// Waits for the lock, or fails at once with kUnavailable when `wait` is false and it is taken.
+// Waits for the lock, or fails at once with kUnavailable when `wait` is false and it is taken. The
+// store has to be there.
 absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait);
+
+// Of the process that holds the store's lock, by that process: whoever waits for it is not to start
+// another daemon. WasStopped: by those that lost their connection to `pid`.
+absl::Status NoteStopped(const Paths& paths);
+bool WasStopped(const Paths& paths, pid_t pid);
 
 // The path of the program imagefsd: beside the program that runs now.
 std::string DaemonProgram();

@@ -60,8 +60,11 @@ class Echo {
   const bool terminal_;
 };
 
+// A pipe may come from a program that asks somebody for a password.
+constexpr int kKeyPatienceMs = 120'000;
+
 absl::Status ReadKeyFile(const std::string& path, SecretText& out) {
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY | O_NOCTTY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenInput(path));
   struct stat st;
   if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
   if (S_ISREG(st.st_mode) && (st.st_mode & 077) != 0) {
@@ -71,11 +74,10 @@ absl::Status ReadKeyFile(const std::string& path, SecretText& out) {
         StrCat(path, ": a secret key that others may read (mode ", mode, "); chmod 600 ", path));
   }
   while (!out.full()) {
-    const ssize_t got = read(fd.get(), out.end(), out.room());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return ErrnoStatus(errno, path);
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, ReadInput(fd, absl::MakeSpan(out.end(), out.room()),
+                                                         kKeyPatienceMs, path));
     if (got == 0) return absl::OkStatus();
-    out.Grew(static_cast<size_t>(got));
+    out.Grew(got);
   }
   return absl::InvalidArgumentError(
       StrCat(path, ": it is too long to be a secret key of minisign"));

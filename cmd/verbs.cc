@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <google/protobuf/stubs/logging.h>
 #include <limits.h>
 #include <linux/magic.h>
 #include <poll.h>
@@ -10,6 +11,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,6 +34,7 @@
 #include "cmd/daemon.h"
 #include "cmd/interrupt.h"
 #include "cmd/options.h"
+#include "cmd/output.h"
 #include "cmd/print.h"
 #include "cmd/progress.h"
 #include "cmd/rendezvous.h"
@@ -51,30 +54,35 @@ using namespace control::v1;  // NOLINT: the messages that are sent
 using Clock = std::chrono::steady_clock;
 
 constexpr int kStopTimeoutMs = 60'000;
+constexpr auto kSilence = std::chrono::milliseconds(2000);  // before a word is said
+constexpr auto kPatience = std::chrono::seconds(10);        // of status and stop
+constexpr uint64_t kMaxProfileBytes = 4 << 20;
+constexpr int kProfilePatienceMs = 120'000;
 
-void Out(std::string_view text) { fwrite(text.data(), 1, text.size(), stdout); }
-void Err(std::string_view text) { fwrite(text.data(), 1, text.size(), stderr); }
-
-// One line, whatever the message holds.
-int Fail(const absl::Status& status) {
-  std::string line = StrCat("imagefs: ", Shortened(ToStd(status.message())));
-  for (char& c : line) {
-    if (static_cast<unsigned char>(c) < ' ') c = ' ';
+// A reference as a daemon understands it, which has another working directory.
+absl::StatusOr<Reference> ParseAbsolute(std::string_view text) {
+  IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
+  if (reference.transport == Reference::Transport::kRegistry) return reference;
+  std::string directory = "/";
+  if (!reference.path.starts_with('/')) {
+    IMAGEFS_ASSIGN_OR_RETURN(directory, AbsolutePath("."));
   }
-  Err(line + "\n");
-  return 1;
+  reference.MakeAbsolute(directory);
+  return reference;
 }
 
-std::string WorkingDirectory() {
-  char buffer[PATH_MAX];
-  return getcwd(buffer, sizeof(buffer)) == nullptr ? "/" : buffer;
-}
-
-LogLevel ParseLogLevel(std::string_view name) {
-  if (name == "debug") return LogLevel::kDebug;
-  if (name == "warning") return LogLevel::kWarning;
-  if (name == "error") return LogLevel::kError;
-  return LogLevel::kInfo;
+// The file that an archive is to be written to, before any work is done for it.
+absl::StatusOr<std::string> CheckArchive(const std::string& file) {
+  IMAGEFS_ASSIGN_OR_RETURN(std::string path, AbsolutePath(file));
+  struct stat st;
+  const std::string above = ParentOf(path);
+  if (stat(above.c_str(), &st) != 0) return ErrnoStatus(errno, above);
+  if (!S_ISDIR(st.st_mode)) return ErrnoStatus(ENOTDIR, above);
+  if (access(above.c_str(), W_OK) != 0) return ErrnoStatus(errno, above);
+  if (stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) {
+    return absl::FailedPreconditionError(StrCat(path, ": is there, and no file"));
+  }
+  return path;
 }
 
 // Whether autofs waits for a mount there. The kernel lets only the process group of its manager
@@ -87,11 +95,13 @@ bool IsAutomount(const std::string& directory) {
 // The arguments and surroundings of one verb.
 class Session {
  public:
-  Session(const Command& command, Paths paths, std::string_view version, StartDaemon start_daemon)
+  Session(const Command& command, Paths paths, std::string_view version,
+          const DaemonProgramParts* daemon, Output& out)
       : command_(command),
         paths_(std::move(paths)),
         version_(version),
-        start_daemon_(start_daemon) {}
+        daemon_(daemon),
+        out_(out) {}
 
   int Mount();
   int Pull();
@@ -113,12 +123,31 @@ class Session {
 
  private:
   absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(bool start) {
-    return DaemonClient::Connect(
-        {paths_, start, command_.log_level, command_.ca_file, command_.config}, interrupts_);
+    return DaemonClient::Connect(ClientOptions(start), interrupts_);
   }
-  int Finish(const absl::Status& status) {
-    if (interrupts_.interrupted() && !status.ok()) return kInterruptedExit;
-    return status.ok() ? 0 : Fail(status);
+  // A client that is content with whatever daemon there is, and does not wait for long.
+  absl::StatusOr<std::unique_ptr<DaemonClient>> ConnectToAny() {
+    DaemonClient::Options options = ClientOptions(/*start=*/false);
+    options.same_settings = false;
+    options.patience = kPatience;
+    return DaemonClient::Connect(std::move(options), interrupts_);
+  }
+  DaemonClient::Options ClientOptions(bool start) {
+    DaemonClient::Options options;
+    options.paths = paths_;
+    options.start = start;
+    options.log_level = command_.log_level;
+    options.ca_file = command_.ca_file;
+    options.config = command_.config;
+    options.say = [this](std::string_view line) { out_.Note(StrCat("imagefs: ", line, "\n")); };
+    return options;
+  }
+  // `object` as Output::Fail has it.
+  int Finish(const absl::Status& status, std::string_view object = "") {
+    if (status.ok()) return 0;
+    if (!interrupts_.interrupted()) return out_.Fail(status, object);
+    if (command_.json) out_.Print(ErrorJson(absl::CancelledError("interrupted")));
+    return kInterruptedExit;
   }
   absl::StatusOr<ImageRequest> MakeImageRequest() { return MakeImageRequest(command_.reference); }
   absl::StatusOr<ImageRequest> MakeImageRequest(const std::string& text);
@@ -142,14 +171,14 @@ class Session {
   const Command& command_;
   const Paths paths_;
   const std::string version_;
-  const StartDaemon start_daemon_;
+  const DaemonProgramParts* const daemon_;
+  Output& out_;
   Interrupts interrupts_;
 };
 
 // Asks the client's own files for credentials: the daemon never reads the caller's home.
 absl::StatusOr<ImageRequest> Session::MakeImageRequest(const std::string& text) {
-  IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
-  reference.MakeAbsolute(WorkingDirectory());
+  IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseAbsolute(text));
   ImageRequest request;
   request.set_reference(reference.ToString());
   request.set_platform(command_.platform);
@@ -176,10 +205,12 @@ absl::Status Session::AddCredential(const Reference& reference, control::v1::Cre
 absl::StatusOr<MountRequest> Session::MakeMountRequest() {
   MountRequest request;
   IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_image(), MakeImageRequest());
-  request.set_directory(CleanPath(command_.directory, WorkingDirectory()));
+  IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_directory(), AbsolutePath(command_.directory));
   request.set_mode(command_.mode);
   request.set_writable(command_.writable);
-  if (!command_.upper.empty()) request.set_upper(CleanPath(command_.upper, WorkingDirectory()));
+  if (!command_.upper.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_upper(), AbsolutePath(command_.upper));
+  }
   request.set_id_map(command_.id_map);
   request.set_context(command_.context);
   request.set_suid(command_.suid);
@@ -209,27 +240,26 @@ absl::StatusOr<MountResult> Session::Transfer(
     if (event.has_result()) {
       result = event.result();
     } else {
-      Err(renderer.Update(event.progress(), Clock::now().time_since_epoch()));
+      out_.Note(renderer.Update(event.progress(), Clock::now().time_since_epoch()));
     }
   });
-  Err(renderer.Finish());
+  out_.Note(renderer.Finish());
   IMAGEFS_RETURN_IF_ERROR(status);
   return result;
 }
 
 void Session::PrintResult(const MountResult& result, Clock::time_point begin) {
   const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
-  Out(command_.json ? MountJson(result) : MountText(result, elapsed.count()));
-  fflush(stdout);
+  out_.Print(command_.json ? MountJson(result) : MountText(result, elapsed.count()));
 }
 
 int Session::Mount() {
   const Clock::time_point begin = Clock::now();
   absl::StatusOr<MountRequest> request = MakeMountRequest();
-  if (!request.ok()) return Fail(request.status());
+  if (!request.ok()) return out_.Fail(request.status());
   if (command_.foreground) return MountInForeground(*request, begin);
   if (command_.for_mount8 && IsAutomount(request->directory())) {
-    return Fail(absl::FailedPreconditionError(StrCat(
+    return out_.Fail(absl::FailedPreconditionError(StrCat(
         request->directory(), ": an automount point, where the daemon would wait for itself; ",
         "leave out x-systemd.automount")));
   }
@@ -262,10 +292,12 @@ int Session::Pull() {
   const Clock::time_point begin = Clock::now();
   PullRequest request;
   if (!command_.directory.empty()) {
-    request.set_directory(CleanPath(command_.directory, WorkingDirectory()));
+    absl::StatusOr<std::string> directory = AbsolutePath(command_.directory);
+    if (!directory.ok()) return out_.Fail(directory.status());
+    request.set_directory(*std::move(directory));
   } else {
     absl::StatusOr<ImageRequest> image = MakeImageRequest();
-    if (!image.ok()) return Fail(image.status());
+    if (!image.ok()) return out_.Fail(image.status());
     *request.mutable_image() = *std::move(image);
   }
   request.set_progress(ShowProgress());
@@ -281,17 +313,18 @@ int Session::Pull() {
 int Session::MountInForeground(const MountRequest& request, Clock::time_point begin) {
   std::unique_ptr<Daemon> daemon;
   if (absl::StatusOr<Fd> other = ConnectDaemon(paths_); absl::IsNotFound(other.status())) {
-    SetLogLevel(command_.log_level.empty() ? LogLevel::kWarning
-                                           : ParseLogLevel(command_.log_level));
     Daemon::Options options;
     options.paths = paths_;
     options.version = version_;
     options.ca_file = command_.ca_file;
+    options.log_level = command_.log_level.empty() ? "warning" : command_.log_level;
+    SetLogLevel(ParseLogLevel(options.log_level));
+    options.config_file = ConfigFile(command_.config);
     absl::StatusOr<Config> config = LoadConfig(command_.config);
-    if (!config.ok()) return Fail(config.status());
+    if (!config.ok()) return out_.Fail(config.status());
     options.config = *std::move(config);
     options.handle_signals = false;
-    absl::StatusOr<std::unique_ptr<Daemon>> started = start_daemon_(std::move(options));
+    absl::StatusOr<std::unique_ptr<Daemon>> started = daemon_->start(std::move(options));
     if (!started.ok()) return Finish(started.status());
     daemon = *std::move(started);
   }
@@ -345,7 +378,9 @@ void Session::WaitUntilUnmounted(const std::string& directory) {
 int Session::Umount() {
   UnmountRequest request;
   for (const std::string& directory : command_.operands) {
-    request.add_directories(CleanPath(directory, WorkingDirectory()));
+    absl::StatusOr<std::string> path = AbsolutePath(directory);
+    if (!path.ok()) return out_.Fail(path.status());
+    request.add_directories(*std::move(path));
   }
   request.set_all(command_.all);
   request.set_lazy(command_.lazy);
@@ -354,9 +389,9 @@ int Session::Umount() {
   UnmountReply reply;
   const absl::Status status = (*client)->Unmount(request, &reply);
   if (!status.ok()) return Finish(status);
-  if (command_.json) Out(UnmountJson(reply));
+  if (command_.json) out_.Print(UnmountJson(reply));
   for (const UnmountReply::Failure& failure : reply.failures()) {
-    Fail(absl::UnknownError(failure.message()));
+    out_.Note(StrCat("imagefs: ", OneLine(Shortened(failure.message())), "\n"));
   }
   return reply.failures().empty() ? 0 : 1;
 }
@@ -366,7 +401,7 @@ int Session::Ls() {
   if (!client.ok()) return Finish(client.status());
   ListMountsReply reply;
   const absl::Status status = (*client)->ListMounts(&reply);
-  if (status.ok()) Out(command_.json ? MountsJson(reply) : MountsText(reply, time(nullptr)));
+  if (status.ok()) out_.Print(command_.json ? MountsJson(reply) : MountsText(reply, time(nullptr)));
   return Finish(status);
 }
 
@@ -375,35 +410,35 @@ int Session::Images() {
   if (!client.ok()) return Finish(client.status());
   ListImagesReply reply;
   const absl::Status status = (*client)->ListImages(&reply);
-  if (status.ok()) Out(command_.json ? ImagesJson(reply) : ImagesText(reply, time(nullptr)));
+  if (status.ok()) out_.Print(command_.json ? ImagesJson(reply) : ImagesText(reply, time(nullptr)));
   return Finish(status);
 }
 
 int Session::Inspect() {
   absl::StatusOr<ImageRequest> image = MakeImageRequest();
-  if (!image.ok()) return Fail(image.status());
+  if (!image.ok()) return out_.Fail(image.status());
   InspectRequest request;
   *request.mutable_image() = *std::move(image);
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   InspectReply reply;
   const absl::Status status = (*client)->Inspect(request, &reply);
-  if (status.ok()) Out(command_.json ? InspectJson(reply) : InspectText(reply));
+  if (status.ok()) out_.Print(command_.json ? InspectJson(reply) : InspectText(reply));
   return Finish(status);
 }
 
 int Session::Rpull() {
   absl::StatusOr<Reference> reference = Reference::Parse(command_.reference);
-  if (!reference.ok()) return Fail(reference.status());
+  if (!reference.ok()) return out_.Fail(reference.status());
   if (reference->transport != Reference::Transport::kRegistry) {
-    return Fail(
+    return out_.Fail(
         absl::InvalidArgumentError(StrCat(Printable(command_.reference),
                                           " is no image of a registry; containerd can only be "
                                           "given those, import others by `ctr image import`")));
   }
   InspectRequest request;
   absl::StatusOr<ImageRequest> image = MakeImageRequest();
-  if (!image.ok()) return Fail(image.status());
+  if (!image.ok()) return out_.Fail(image.status());
   *request.mutable_image() = *std::move(image);
   // Another daemon than the one that containerd knows would help nobody.
   auto client = Connect(/*start=*/false);
@@ -420,14 +455,15 @@ int Session::Rpull() {
     if (status.ok()) {
       status = imagefs::Rpull(**containerd, {reference->ToString(), command_.snapshotter}, about,
                               [this](std::string_view line) {
-                                if (ShowProgress()) Err(StrCat(line, "\n"));
+                                if (ShowProgress()) out_.Note(StrCat(line, "\n"));
                               });
     }
   }
   if (!status.ok()) return Finish(status);
   const std::string name = reference->ToString();
-  Out(command_.json ? RpullJson(about, name, command_.name_space, command_.snapshotter)
-                    : StrCat(name, " is in containerd's namespace ", command_.name_space, "\n"));
+  out_.Print(command_.json
+                 ? RpullJson(about, name, command_.name_space, command_.snapshotter)
+                 : StrCat(name, " is in containerd's namespace ", command_.name_space, "\n"));
   return 0;
 }
 
@@ -436,7 +472,7 @@ int Session::Add() {
   std::vector<AddRequest> requests;
   for (const std::string& text : command_.operands) {
     absl::StatusOr<ImageRequest> image = MakeImageRequest(text);
-    if (!image.ok()) return Fail(image.status());
+    if (!image.ok()) return out_.Fail(image.status());
     AddRequest& request = requests.emplace_back();
     *request.mutable_image() = *std::move(image);
     request.set_name(command_.name);
@@ -448,11 +484,13 @@ int Session::Add() {
   for (const AddRequest& request : requests) {
     absl::StatusOr<MountResult> result = Transfer(**client, request, &DaemonClient::Add);
     // What was added before the one that failed stays.
-    if (!result.ok()) return Finish(result.status());
-    if (!command_.json) Out(AddedText(*result));
+    if (!result.ok()) {
+      return Finish(result.status(), command_.json ? AddedListJson(added, result.status()) : "");
+    }
+    if (!command_.json) out_.Print(AddedText(*result));
     added.add_images()->Swap(result->mutable_added());
   }
-  if (command_.json) Out(AddedListJson(added));
+  if (command_.json) out_.Print(AddedListJson(added));
   return 0;
 }
 
@@ -461,57 +499,60 @@ int Session::ListAdded() {
   if (!client.ok()) return Finish(client.status());
   ListAddedReply reply;
   const absl::Status status = (*client)->ListAdded(&reply);
-  if (status.ok()) Out(command_.json ? AddedListJson(reply) : AddedListText(reply, time(nullptr)));
+  if (status.ok())
+    out_.Print(command_.json ? AddedListJson(reply) : AddedListText(reply, time(nullptr)));
   return Finish(status);
 }
 
 int Session::Drop() {
   DropRequest request;
   for (const std::string& text : command_.operands) {
-    absl::StatusOr<Reference> reference = Reference::Parse(text);
-    if (!reference.ok()) return Fail(reference.status());
-    reference->MakeAbsolute(WorkingDirectory());
+    absl::StatusOr<Reference> reference = ParseAbsolute(text);
+    if (!reference.ok()) return out_.Fail(reference.status());
     request.add_names(reference->ToString());
   }
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   RemoveReply reply;
   const absl::Status status = (*client)->Drop(request, &reply);
-  if (status.ok()) Out(command_.json ? RemoveJson(reply) : RemoveText(reply));
+  if (status.ok()) out_.Print(command_.json ? RemoveJson(reply) : RemoveText(reply));
   return Finish(status);
 }
 
 int Session::Rm() {
   RemoveRequest request;
   for (const std::string& text : command_.operands) {
-    absl::StatusOr<Reference> reference = Reference::Parse(text);
-    if (!reference.ok()) return Fail(reference.status());
-    reference->MakeAbsolute(WorkingDirectory());
+    absl::StatusOr<Reference> reference = ParseAbsolute(text);
+    if (!reference.ok()) return out_.Fail(reference.status());
     request.add_references(reference->ToString());
   }
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   RemoveReply reply;
   const absl::Status status = (*client)->Remove(request, &reply);
-  if (status.ok()) Out(command_.json ? RemoveJson(reply) : RemoveText(reply));
+  if (status.ok()) out_.Print(command_.json ? RemoveJson(reply) : RemoveText(reply));
   return Finish(status);
 }
 
 int Session::Index() {
   IndexRequest request;
   absl::StatusOr<ImageRequest> image = MakeImageRequest();
-  if (!image.ok()) return Fail(image.status());
+  if (!image.ok()) return out_.Fail(image.status());
   *request.mutable_image() = *std::move(image);
   request.set_push(command_.push);
   request.set_profile(command_.profile);
   request.set_progress(ShowProgress());
-  if (!command_.file.empty()) request.set_file(CleanPath(command_.file, WorkingDirectory()));
+  if (!command_.file.empty()) {
+    absl::StatusOr<std::string> file = CheckArchive(command_.file);
+    if (!file.ok()) return out_.Fail(file.status());
+    request.set_file(*std::move(file));
+  }
   if (!command_.to.empty()) {
     absl::StatusOr<Reference> to = Reference::Parse(command_.to);
-    if (!to.ok()) return Fail(to.status());
+    if (!to.ok()) return out_.Fail(to.status());
     request.set_to(to->ToString());
     absl::Status status = AddCredential(*to, request.mutable_to_credential());
-    if (!status.ok()) return Fail(status);
+    if (!status.ok()) return out_.Fail(status);
   }
   // First, so that a key that is of no use is known before the work is done.
   std::vector<MinisignSecretKey> keys;
@@ -526,7 +567,7 @@ int Session::Index() {
   if (!status.ok()) return Finish(status);
   absl::StatusOr<MountResult> result = Transfer(**client, request, &DaemonClient::Index);
   if (!result.ok()) return Finish(result.status());
-  Out(command_.json ? IndexJson(*result) : IndexText(*result));
+  out_.Print(command_.json ? IndexJson(*result) : IndexText(*result));
   return 0;
 }
 
@@ -558,20 +599,14 @@ absl::Status Session::SignIndex(DaemonClient& client, std::vector<MinisignSecret
 int Session::Profile() {
   ProfileRequest request;
   absl::StatusOr<ImageRequest> image = MakeImageRequest();
-  if (!image.ok()) return Fail(image.status());
+  if (!image.ok()) return out_.Fail(image.status());
   *request.mutable_image() = *std::move(image);
   request.set_verb(command_.action == "export" ? "show" : command_.action);
   if (command_.action == "import") {
-    const std::string file = command_.file.empty() ? "/dev/stdin" : command_.file;
-    absl::StatusOr<Fd> fd = OpenFile(file, O_RDONLY);
-    if (!fd.ok()) return Fail(fd.status());
-    std::string text;
-    char buffer[1 << 16];
-    ssize_t got;
-    while ((got = read(fd->get(), buffer, sizeof(buffer))) > 0 && text.size() < (4u << 20)) {
-      text.append(buffer, static_cast<size_t>(got));
-    }
-    request.set_json(std::move(text));
+    absl::StatusOr<std::string> text = ReadFile(
+        command_.file.empty() ? "/dev/stdin" : command_.file, kMaxProfileBytes, kProfilePatienceMs);
+    if (!text.ok()) return out_.Fail(text.status());
+    request.set_json(*std::move(text));
   }
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
@@ -586,8 +621,8 @@ int Session::Profile() {
     if (status.ok()) {
       absl::StatusOr<Reference> reference = Reference::Parse(request.image().reference());
       absl::StatusOr<Digest> manifest = Digest::Parse(about.image().manifest_digest());
-      if (!reference.ok()) return Fail(reference.status());
-      if (!manifest.ok()) return Fail(manifest.status());
+      if (!reference.ok()) return out_.Fail(reference.status());
+      if (!manifest.ok()) return out_.Fail(manifest.status());
       reference->digest = *manifest;
       request.mutable_image()->set_reference(reference->ToString());
       status = (*client)->Profile(request, &reply);
@@ -595,9 +630,11 @@ int Session::Profile() {
   }
   if (!status.ok()) return Finish(status);
   if (command_.action == "export" || (command_.action == "show" && command_.json)) {
-    Out(reply.json() + "\n");
+    out_.Print(reply.json() + "\n");
   } else if (command_.action == "show") {
-    Out(ProfileText(reply));
+    out_.Print(ProfileText(reply));
+  } else if (command_.json) {
+    out_.Print(ProfileJson(reply));
   }
   return 0;
 }
@@ -605,85 +642,103 @@ int Session::Profile() {
 int Session::Evict() {
   RemoveRequest request;
   for (const std::string& text : command_.operands) {
-    absl::StatusOr<Reference> reference = Reference::Parse(text);
-    if (!reference.ok()) return Fail(reference.status());
+    absl::StatusOr<Reference> reference = ParseAbsolute(text);
+    if (!reference.ok()) return out_.Fail(reference.status());
     request.add_references(reference->ToString());
   }
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   RemoveReply reply;
   const absl::Status status = (*client)->Evict(request, &reply);
-  if (status.ok()) Out(command_.json ? RemoveJson(reply) : RemoveText(reply));
+  if (status.ok()) out_.Print(command_.json ? RemoveJson(reply) : RemoveText(reply));
   return Finish(status);
 }
 
 int Session::MountStatus() {
+  const absl::StatusOr<std::string> directory = AbsolutePath(command_.directory);
+  if (!directory.ok()) return out_.Fail(directory.status());
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   MountStatusReply reply;
-  const absl::Status status =
-      (*client)->MountStatus(CleanPath(command_.directory, WorkingDirectory()), &reply);
-  if (status.ok()) Out(command_.json ? MountStatusJson(reply) : MountStatusText(reply));
+  const absl::Status status = (*client)->MountStatus(*directory, &reply);
+  if (status.ok()) out_.Print(command_.json ? MountStatusJson(reply) : MountStatusText(reply));
   return Finish(status);
 }
 
 int Session::GetStatus() {
   if (!command_.directory.empty()) return MountStatus();
-  auto client = Connect(/*start=*/false);
+  auto client = ConnectToAny();
   if (!client.ok()) return Finish(client.status());
   StatusReply reply;
   const absl::Status status = (*client)->GetStatus(&reply);
-  if (status.ok()) Out(command_.json ? StatusJson(reply) : StatusText(reply));
+  if (status.ok()) out_.Print(command_.json ? StatusJson(reply) : StatusText(reply));
   return Finish(status);
 }
 
+// Ends with 0 only when no daemon of the store is left.
 int Session::Stop() {
-  auto client = Connect(/*start=*/false);
-  if (absl::IsNotFound(client.status())) return 0;
+  auto client = ConnectToAny();
+  if (absl::IsUnavailable(client.status()) || absl::IsFailedPrecondition(client.status())) {
+    // One that starts, ends, or makes its sockets again.
+    Interrupts::Reminder reminder(interrupts_, kSilence, [this] {
+      out_.Note(StrCat("imagefs: waiting for the daemon of ", paths_.root, "\n"));
+    });
+    const absl::Status there = AwaitListener(paths_, std::chrono::milliseconds(kStopTimeoutMs));
+    client = there.ok() ? ConnectToAny() : there;
+  }
+  if (absl::IsNotFound(client.status())) {
+    if (command_.json) out_.Print(StopJson(0));
+    return 0;
+  }
   if (!client.ok()) return Finish(client.status());
   const absl::StatusOr<pid_t> pid = (*client)->Shutdown(command_.unmount);
   if (!pid.ok()) return Finish(pid.status());
   client->reset();
-  return Finish(WaitForExit(*pid, kStopTimeoutMs));
+  absl::Status status;
+  {
+    Interrupts::Reminder reminder(interrupts_, kSilence, [this, &pid] {
+      out_.Note(StrCat("imagefs: waiting for the end of the daemon with pid ", *pid, "\n"));
+    });
+    status = WaitForExit(*pid, kStopTimeoutMs);
+  }
+  if (status.ok() && command_.json) out_.Print(StopJson(*pid));
+  return Finish(status);
 }
 
-int RunDaemon(const Command& command, Paths paths, std::string_view version,
-              StartDaemon start_daemon) {
-  BlockDaemonSignals();
-  SetLogLevel(ParseLogLevel(command.log_level));
-  Daemon::Options options;
-  options.paths = std::move(paths);
-  options.version = version;
-  options.ca_file = command.ca_file;
-  absl::StatusOr<Config> config = LoadConfig(command.config);
-  if (!config.ok()) {
-    ReportReady(command.ready_fd, config.status());
-    return Fail(config.status());
+// An option that names a file for the daemon: its path for a process with another working
+// directory. Whether a daemon runs or is started, a file that is not there is wrong.
+absl::Status CheckSettingFile(std::string_view option, std::string* file) {
+  if (file->empty()) return absl::OkStatus();
+  absl::StatusOr<std::string> path = AbsolutePath(*file);
+  if (!path.ok()) return Annotate(path.status(), std::string(option));
+  struct stat st;
+  if (stat(path->c_str(), &st) != 0 || access(path->c_str(), R_OK) != 0) {
+    return ErrnoStatus(errno, StrCat(option, " ", *path));
   }
-  options.config = *std::move(config);
-  options.idle_exit = std::chrono::seconds(command.idle_exit_seconds);
-  options.starter_holds_lock = command.ready_fd >= 0;
-  absl::StatusOr<std::unique_ptr<Daemon>> daemon = start_daemon(std::move(options));
-  ReportReady(command.ready_fd, daemon.status());
-  if (!daemon.ok()) return Fail(daemon.status());
-  (*daemon)->Serve();
+  if (S_ISDIR(st.st_mode)) return ErrnoStatus(EISDIR, StrCat(option, " ", *path));
+  *file = *std::move(path);
+  return absl::OkStatus();
+}
+
+int CheckConfig(const Command& command, Output& out) {
+  const absl::Status status = LoadConfig(command.check_config).status();
+  if (!status.ok()) return out.Fail(status);
+  out.Print(command.json ? CheckedJson(command.check_config) : "OK\n");
   return 0;
 }
 
-}  // namespace
-
-bool NeedsDaemonProgram(const Command& command) {
-  return command.verb == "daemon" || (command.verb == "mount" && command.foreground);
-}
-
-int RunCommand(const Command& command, std::string_view version, StartDaemon start_daemon) {
+int RunVerb(Command command, std::string_view version, const DaemonProgramParts* daemon,
+            Output& out) {
+  if (!command.check_config.empty()) return CheckConfig(command, out);
+  const std::string directory = AbsolutePath(".").value_or("");
   absl::StatusOr<Paths> paths =
-      ResolvePaths(command.root, command.run, WorkingDirectory(), geteuid(), ProcessEnvironment);
-  if (!paths.ok()) return Fail(paths.status());
-  if (command.verb == "daemon") {
-    return RunDaemon(command, *std::move(paths), version, start_daemon);
-  }
-  Session session(command, *std::move(paths), version, start_daemon);
+      ResolvePaths(command.root, command.run, directory, geteuid(), ProcessEnvironment);
+  absl::Status status = paths.status();
+  if (status.ok()) status = CheckSettingFile("--config", &command.config);
+  if (status.ok()) status = CheckSettingFile("--ca-file", &command.ca_file);
+  if (!status.ok()) return out.Fail(status);
+  if (command.verb == "daemon") return daemon->run(command, *std::move(paths), version, out);
+  Session session(command, *std::move(paths), version, daemon, out);
   if (command.verb == "mount") return session.Mount();
   if (command.verb == "pull") return session.Pull();
   if (command.verb == "umount") return session.Umount();
@@ -699,6 +754,19 @@ int RunCommand(const Command& command, std::string_view version, StartDaemon sta
   if (command.verb == "drop") return session.Drop();
   if (command.verb == "status") return session.GetStatus();
   return session.Stop();
+}
+
+}  // namespace
+
+bool NeedsDaemonProgram(const Command& command) {
+  return command.verb == "daemon" || (command.verb == "mount" && command.foreground);
+}
+
+int RunCommand(const Command& command, std::string_view version, const DaemonProgramParts* daemon) {
+  google::protobuf::SetLogHandler(
+      nullptr);  // what it would say on standard error, our messages say
+  Output out(command.json);
+  return out.Finish(RunVerb(command, version, daemon, out));
 }
 
 }  // namespace imagefs

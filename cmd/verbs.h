@@ -8,16 +8,21 @@
 #include "absl/status/statusor.h"
 #include "cmd/cli.h"
 #include "cmd/daemon.h"
+#include "cmd/options.h"
+#include "cmd/output.h"
 
 namespace imagefs {
 
-// Makes a daemon in this process; what only the program imagefsd has.
-using StartDaemon = absl::StatusOr<std::unique_ptr<Daemon>> (*)(Daemon::Options);
+// What only the program imagefsd has.
+struct DaemonProgramParts {
+  absl::StatusOr<std::unique_ptr<Daemon>> (*start)(Daemon::Options);
+  int (*run)(const Command&, Paths, std::string_view version, Output&);
+};
 
 // Whether the verb makes a daemon of its own process: `daemon`, `mount --foreground`.
 bool NeedsDaemonProgram(const Command& command);
 
-// `start_daemon` is null in a program that cannot be a daemon. REQUIRES: then it is not needed.
-int RunCommand(const Command& command, std::string_view version, StartDaemon start_daemon);
+// `daemon` is null in a program that cannot be one. REQUIRES: then it is not needed.
+int RunCommand(const Command& command, std::string_view version, const DaemonProgramParts* daemon);
 
 }  // namespace imagefs

@@ -4,7 +4,7 @@ _imagefs() {
   local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]} program=${COMP_WORDS[0]}
   local word verb='' takes help choices
   # The first word that is neither an option nor its value is the verb.
-  takes=' --root --run --log-level --ca-file --config '
+  takes=' --root --run --log-level --ca-file --config --check-config '
   local i
   for ((i = 1; i < COMP_CWORD; i++)); do
     word=${COMP_WORDS[i]}

@@ -2,10 +2,12 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "base/text.h"
@@ -69,6 +71,21 @@ TEST_F(FdTest, ErrorsNameThePath) {
   EXPECT_NE(ToStd(status.message()).find("/absent"), std::string_view::npos) << status;
   EXPECT_TRUE(absl::IsNotFound(ReadFile(dir_ + "/absent", 10).status()));
   EXPECT_TRUE(absl::IsNotFound(StatPath(dir_ + "/absent").status()));
+}
+
+TEST_F(FdTest, APipeIsReadToItsEndAndNobodyWaitsForeverForIt) {
+  const std::string path = dir_ + "/pipe";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  EXPECT_EQ(*ReadFile(path, 10), "");  // nobody writes
+  Fd writer(open(path.c_str(), O_RDWR | O_CLOEXEC));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(ReadFile(path, 10, /*patience_ms=*/1).status()));
+  std::thread late([&writer] {
+    EXPECT_TRUE(WriteFull(writer.get(), "text").ok());
+    writer.Reset();
+  });
+  const absl::StatusOr<std::string> text = ReadFile(path, 10, /*patience_ms=*/60'000);
+  late.join();
+  EXPECT_EQ(text.value_or("nothing"), "text");
 }
 
 TEST_F(FdTest, ReadFileIsBounded) {

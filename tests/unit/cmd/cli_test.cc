@@ -171,5 +171,109 @@ TEST(CliTest, HelpTeaches) {
   EXPECT_EQ(Exit({"help", "daemon"}).output.find("--ready-fd"), std::string::npos);
 }
 
+TEST(CliTest, AWordThatIsNoVerbIsNamedAndAnotherOneProposed) {
+  EXPECT_EQ(Exit({"mout", "alpine", "/mnt"}).error,
+            "imagefs: \"mout\" is no verb; did you mean mount?; try: imagefs help\n");
+  EXPECT_NE(Exit({"unmount", "/mnt"}).error.find("did you mean umount?"), std::string::npos);
+  EXPECT_NE(Exit({"--json", "list"}).error.find("did you mean ls?"), std::string::npos);
+  EXPECT_NE(Exit({"--root", "mount", "muont"}).error.find("did you mean mount?"),
+            std::string::npos);
+  EXPECT_EQ(Exit({"run", "alpine"}).error.find("alpine"), std::string::npos);
+  EXPECT_NE(Exit({"help", "pul"}).error.find("did you mean pull?"), std::string::npos);
+  // Nothing comes near.
+  EXPECT_EQ(Exit({"frobnicate"}).error.find("did you mean"), std::string::npos);
+  EXPECT_EQ(Exit({std::string(100000, 'a').c_str()}).error.find("did you mean"), std::string::npos);
+}
+
+TEST(CliTest, TheArgumentThatIsTooMuchIsNamed) {
+  const std::string option = Exit({"mount", "--creds", "a:b", "alpine", "/mnt"}).error;
+  EXPECT_NE(option.find("mount has no option --creds"), std::string::npos) << option;
+  const std::string word = Exit({"mount", "alpine", "/mnt", "extra"}).error;
+  EXPECT_NE(word.find("\"extra\" is one argument too many"), std::string::npos) << word;
+  EXPECT_EQ(Exit({"profile", "show", "alpine", "file"}).code, 2);
+}
+
+TEST(CliTest, EmptyValuesAreRefused) {
+  for (const std::vector<const char*>& arguments :
+       std::vector<std::vector<const char*>>{{"mount", "alpine", ""},
+                                             {"mount", "", "/mnt"},
+                                             {"mount", "--map-uids", "", "alpine", "/mnt"},
+                                             {"mount", "--context", "", "alpine", "/mnt"},
+                                             {"mount", "--platform", "", "alpine", "/mnt"},
+                                             {"mount", "--mode", "", "alpine", "/mnt"},
+                                             {"mount", "--rw", "--upper", "", "alpine", "/mnt"},
+                                             {"mount", "--deadline", "", "alpine", "/mnt"},
+                                             {"umount", ""},
+                                             {"pull", "--wait", ""},
+                                             {"rm", ""},
+                                             {"evict", ""},
+                                             {"drop", ""},
+                                             {"add", ""},
+                                             {"add", "--name", "", "alpine"},
+                                             {"index", "--push", "-o", "", "alpine"},
+                                             {"index", "--push", "--to", "", "alpine"},
+                                             {"index", "--push", "--sign", "", "alpine"},
+                                             {"profile", "import", "alpine", ""},
+                                             {"profile", "", "alpine"},
+                                             {"rpull", "--address", "", "alpine"},
+                                             {"rpull", "--namespace", "", "alpine"},
+                                             {"rpull", "--snapshotter", "", "alpine"},
+                                             {"status", ""},
+                                             {"inspect", ""},
+                                             {""},
+                                             {"--root", "", "ls"},
+                                             {"--run", "", "ls"},
+                                             {"--config", "", "ls"},
+                                             {"--ca-file", "", "ls"},
+                                             {"--log-level", "", "ls"},
+                                             {"--check-config", ""},
+                                             {"daemon", "--idle-exit", ""}}) {
+    const CliExit exit = Exit(arguments);
+    EXPECT_EQ(exit.code, 2) << arguments[0] << " " << arguments.back();
+    EXPECT_TRUE(exit.output.empty());
+    EXPECT_TRUE(exit.error.starts_with("imagefs: ")) << exit.error;
+  }
+}
+
+TEST(CliTest, ArgumentsThatAreNoTextAreRefused) {
+  for (const std::vector<const char*>& arguments :
+       std::vector<std::vector<const char*>>{{"mount", "alpine", "/mnt/\xe9"},
+                                             {"umount", "\xff"},
+                                             {"\xc3"},
+                                             {"--root", "/\xed\xa0\x80", "ls"},
+                                             {"add", "--name", "\xe9", "alpine"}}) {
+    const CliExit exit = Exit(arguments);
+    EXPECT_EQ(exit.code, 2);
+    EXPECT_NE(exit.error.find("is not UTF-8"), std::string::npos) << exit.error;
+  }
+  const CliExit control = Exit({"mount", "--mode", "\x1b[31m\n", "alpine", "/mnt"});
+  EXPECT_EQ(control.error.find('\x1b'), std::string::npos);
+  EXPECT_EQ(control.error.find('\n'), control.error.size() - 1);
+}
+
+TEST(CliTest, UsageErrorsAndTheVersionAreJsonWhereThatIsAskedFor) {
+  const CliExit exit = Exit({"--json", "mout"});
+  EXPECT_EQ(exit.code, 2);
+  EXPECT_NE(exit.output.find("\"code\": \"INVALID_ARGUMENT\""), std::string::npos) << exit.output;
+  EXPECT_NE(exit.output.find("did you mean mount?"), std::string::npos) << exit.output;
+  EXPECT_TRUE(exit.error.starts_with("imagefs: "));
+  EXPECT_FALSE(Exit({"mount", "alpine", "--json"}).output.empty());
+  EXPECT_TRUE(Exit({"mount", "alpine", "--", "--json"}).output.empty());
+  EXPECT_EQ(Exit({"--version", "--json"}).output, "{\n  \"version\": \"1.2.3\"\n}\n");
+  EXPECT_EQ(Exit({"--version"}).output, "imagefs 1.2.3\n");
+}
+
+TEST(CliTest, AConfigurationIsCheckedInPlaceOfAVerb) {
+  EXPECT_EQ(Parsed({"--check-config", "/etc/c.toml"}).check_config, "/etc/c.toml");
+  EXPECT_EQ(Exit({"--check-config", "/etc/c.toml", "ls"}).code, 2);
+  EXPECT_EQ(Exit({"--check-config"}).code, 2);
+}
+
+TEST(CliTest, AContextIsNoLongerThanTheKernelTakes) {
+  const std::string most(255, 'c'), more(256, 'c');
+  EXPECT_EQ(Parsed({"mount", "--context", most.c_str(), "a", "/b"}).context, most);
+  EXPECT_EQ(Exit({"mount", "--context", more.c_str(), "a", "/b"}).code, 2);
+}
+
 }  // namespace
 }  // namespace imagefs

@@ -180,6 +180,14 @@ TEST(Config, ErrorsNameFileLineAndSetting) {
   }
 }
 
+TEST(Config, DurationsHaveAnEnd) {
+  EXPECT_TRUE(ParseConfig("[fill]\ndeadline = \"1000000s\"\n", "f").ok());
+  for (const char* text : {"1000001s", "99999999999h", "inf", "0s", "-5s", "", "5"}) {
+    const auto config = ParseConfig(StrCat("[fill]\ndeadline = \"", text, "\"\n"), "f");
+    EXPECT_TRUE(absl::IsInvalidArgument(config.status())) << text;
+  }
+}
+
 TEST(Config, AFileThatIsNamedMustBeThere) { EXPECT_FALSE(LoadConfig("/nonexistent/c").ok()); }
 
 }  // namespace

@@ -33,6 +33,27 @@ int InterruptedOnce() {
   return told || interrupts.interrupted() ? 3 : 0;
 }
 
+// A reminder runs once, and not after its end; an interrupt has nothing to do with it.
+int Reminded() {
+  Interrupts interrupts;
+  absl::Notification said;
+  {
+    Interrupts::Reminder reminder(interrupts, std::chrono::milliseconds(1), [&] { said.Notify(); });
+    said.WaitForNotification();
+  }
+  {
+    Interrupts::Reminder reminder(interrupts, std::chrono::hours(1), [] { _exit(2); });
+  }
+  absl::Notification again;
+  Interrupts::Reminder reminder(interrupts, std::chrono::milliseconds(1), [&] { again.Notify(); });
+  again.WaitForNotification();
+  return interrupts.interrupted() ? 1 : 0;
+}
+
+TEST(InterruptsDeathTest, AWaitThatIsLongIsToldOnce) {
+  EXPECT_EXIT(_exit(Reminded()), testing::ExitedWithCode(0), "");
+}
+
 void InterruptedWhileNothingRuns() {
   Interrupts interrupts;
   kill(getpid(), SIGTERM);

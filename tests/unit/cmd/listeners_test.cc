@@ -20,7 +20,10 @@ namespace {
 class ListenersTest : public testing::Test {
  protected:
   void SetUp() override {
-    paths_.run = StrCat(testing::TempDir(), "/li-", RandomHex(6));
+    directory_ = StrCat(testing::TempDir(), "/li-", RandomHex(6));
+    paths_.run = directory_ + "/run";
+    paths_.root = directory_ + "/root";
+    ASSERT_TRUE(PrepareStore(paths_.root).ok());
     ASSERT_TRUE(PrepareRunDir(paths_.run, geteuid()).ok());
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_);
@@ -30,7 +33,7 @@ class ListenersTest : public testing::Test {
   void TearDown() override {
     listeners_.reset();
     server_->Shutdown(std::chrono::system_clock::now());
-    (void)RemoveTree(paths_.run);
+    (void)RemoveTree(directory_);
   }
   std::string PathOf(std::string_view name) const { return StrCat(paths_.run, "/", name, ".sock"); }
   bool Exists(std::string_view name) const { return access(PathOf(name).c_str(), F_OK) == 0; }
@@ -59,6 +62,7 @@ class ListenersTest : public testing::Test {
     listeners_->Accept(fds);
   }
 
+  std::string directory_;
   Paths paths_;
   control::v1::Control::Service service_;
   std::unique_ptr<grpc::Server> server_;
@@ -151,6 +155,61 @@ TEST_F(ListenersTest, ANameHasOneServerAndOneDaemon) {
   Listeners second(paths_, {});
   EXPECT_EQ(second.Add(kControlSocket, *server_).code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_TRUE(Exists("control"));
+}
+
+TEST_F(ListenersTest, ASocketInTheStoreLeadsToTheSameServer) {
+  Make({"control"});
+  ASSERT_TRUE(listeners_->Add(kControlSocket, *server_).ok());
+  listeners_->AddInStore(*server_);
+  EXPECT_EQ(Polled(), 2u);
+  paths_.run = "/nowhere";
+  EXPECT_TRUE(ConnectDaemon(paths_).ok());
+  EXPECT_EQ(Waiting(), 1u);
+  AcceptAll();
+  listeners_->Close();
+  // The manager's socket stays, that of the daemon goes.
+  EXPECT_TRUE(Exists("control"));
+  EXPECT_NE(access((paths_.root + "/control.sock").c_str(), F_OK), 0);
+}
+
+TEST_F(ListenersTest, NamesThatWereTakenAwayAreMadeAgain) {
+  Make({});
+  ASSERT_TRUE(listeners_->Add(kControlSocket, *server_).ok());
+  ASSERT_TRUE(listeners_->Add(kSnapshotterSocket, *server_).ok());
+  listeners_->AddInStore(*server_);
+  const Fd early = *ConnectDaemon(paths_);
+  ASSERT_TRUE(RemoveTree(paths_.run).ok());
+  ASSERT_EQ(unlink((paths_.root + "/control.sock").c_str()), 0);
+  ASSERT_TRUE(absl::IsNotFound(ConnectDaemon(paths_).status()));
+  {
+    // Somebody is starting a daemon.
+    const Fd lock = *TakeStartLock(paths_, /*wait=*/true);
+    listeners_->Repair();
+    EXPECT_FALSE(Exists("control"));
+  }
+  listeners_->Repair();
+  EXPECT_TRUE(Exists("control") && Exists("snapshotter"));
+  EXPECT_EQ(access((paths_.root + "/control.sock").c_str(), F_OK), 0);
+  const Fd late = *ConnectDaemon(paths_);
+  EXPECT_EQ(Waiting(), 1u);  // who came before was accepted
+  AcceptAll();
+  // Nothing to do.
+  listeners_->Repair();
+  EXPECT_EQ(Polled(), 3u);
+}
+
+TEST_F(ListenersTest, WhatIsAboveTheRunDirectoryIsNotMadeAgain) {
+  const std::string above = directory_ + "/session";
+  paths_.run = above + "/imagefs";
+  ASSERT_TRUE(PrepareRunDir(paths_.run, geteuid()).ok());
+  Make({});
+  ASSERT_TRUE(listeners_->Add(kControlSocket, *server_).ok());
+  ASSERT_TRUE(RemoveTree(above).ok());
+  listeners_->Repair();
+  EXPECT_NE(access(above.c_str(), F_OK), 0);
+  ASSERT_EQ(mkdir(above.c_str(), 0700), 0);
+  listeners_->Repair();
+  EXPECT_TRUE(ConnectDaemon(paths_).ok());
 }
 
 }  // namespace

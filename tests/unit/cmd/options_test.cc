@@ -100,5 +100,51 @@ TEST_F(RunDirTest, RefusesALinkAndAFile) {
   EXPECT_EQ(PrepareRunDir(link, geteuid()).code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST(PathsTest, RelativePathsNeedADirectory) {
+  const auto resolve = [](std::string_view root, std::string_view run) {
+    return ResolvePaths(root, run, "", 0, [](const char*) { return std::string(); });
+  };
+  EXPECT_TRUE(resolve("/a", "/b").ok());
+  EXPECT_TRUE(resolve("", "").ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(resolve("a", "/b").status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(resolve("/a", "b").status()));
+  EXPECT_TRUE(resolve("/a", "")->root_named);
+  EXPECT_FALSE(resolve("", "/b")->root_named);
+}
+
+TEST(AbsolutePathTest, WhereTheDirectoryIsThereAndWhereItIsGone) {
+  EXPECT_EQ(AbsolutePath("/a/./b/../c/").value(), "/a/c");
+  EXPECT_EQ(AbsolutePath("").status().code(), absl::StatusCode::kInvalidArgument);
+  const std::string directory = StrCat(testing::TempDir(), "/gone-", RandomHex(6));
+  ASSERT_EQ(mkdir(directory.c_str(), 0700), 0);
+  EXPECT_EXIT(
+      {
+        bool right = chdir(directory.c_str()) == 0 && AbsolutePath("x").value() == directory + "/x";
+        right &= rmdir(directory.c_str()) == 0;
+        right &= absl::IsFailedPrecondition(AbsolutePath("x").status());
+        right &= AbsolutePath("/x").value() == "/x";
+        _exit(right ? 0 : 1);
+      },
+      testing::ExitedWithCode(0), "");
+}
+
+TEST(ProxyDigestTest, TellsOneEnvironmentFromAnother) {
+  for (const char* name : {"http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY",
+                           "ALL_PROXY", "NO_PROXY"}) {
+    unsetenv(name);
+  }
+  EXPECT_EQ(ProxyDigest(), "");
+  setenv("HTTPS_PROXY", "http://user:secret@proxy:3128", 1);
+  const std::string one = ProxyDigest();
+  EXPECT_EQ(one.find("secret"), std::string::npos);
+  EXPECT_NE(one, "");
+  setenv("https_proxy", "http://user:secret@proxy:3128", 1);
+  EXPECT_EQ(ProxyDigest(), one);
+  setenv("https_proxy", "http://other:3128", 1);
+  EXPECT_NE(ProxyDigest(), one);
+  unsetenv("https_proxy");
+  unsetenv("HTTPS_PROXY");
+}
+
 }  // namespace
 }  // namespace imagefs

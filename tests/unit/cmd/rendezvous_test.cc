@@ -1,10 +1,12 @@
 #include "cmd/rendezvous.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/fd.h"
 #include "base/text.h"
 #include "gtest/gtest.h"
 
@@ -19,6 +21,14 @@ class RendezvousTest : public testing::Test {
     // Longer than a socket address holds.
     paths_.run = StrCat(dir_, "/", std::string(120, 'r'));
     ASSERT_TRUE(PrepareRunDir(paths_.run, geteuid()).ok());
+    ASSERT_TRUE(PrepareStore(paths_.root).ok());
+  }
+  // As a daemon does that owns the store.
+  Fd HoldStore() const {
+    Fd fd = *OpenFile(paths_.lock(), O_RDWR | O_CREAT, 0600);
+    EXPECT_EQ(flock(fd.get(), LOCK_EX | LOCK_NB), 0);
+    EXPECT_TRUE(PwriteFull(fd.get(), StrCat(getpid()), 0).ok());
+    return fd;
   }
   void TearDown() override { (void)RemoveTree(dir_); }
   std::string dir_;
@@ -69,6 +79,56 @@ TEST_F(RendezvousTest, TheStartLockIsHeldByOne) {
   EXPECT_TRUE(absl::IsUnavailable(TakeStartLock(paths_, /*wait=*/false).status()));
   lock->Reset();
   EXPECT_TRUE(TakeStartLock(paths_, /*wait=*/false).ok());
+}
+
+TEST_F(RendezvousTest, ADaemonIsFoundByItsStoreToo) {
+  const Fd listener = *ListenIn(paths_.root, "control");
+  EXPECT_TRUE(ConnectDaemon(paths_).ok());
+  paths_.run = dir_ + "/another";
+  EXPECT_TRUE(ConnectDaemon(paths_).ok());
+  EXPECT_TRUE(ConnectOrStart(paths_, {"would", "be", "this", "test"}).ok());
+}
+
+TEST_F(RendezvousTest, TheStoreThatTheCallerNamesGoesBeforeTheRunDirectory) {
+  const Fd in_run = *ListenIn(paths_.run, "control"), in_store = *ListenIn(paths_.root, "control");
+  const auto waiting = [](const Fd& listener) {
+    return Fd(accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK)).valid();
+  };
+  fcntl(in_run.get(), F_SETFL, O_NONBLOCK);
+  fcntl(in_store.get(), F_SETFL, O_NONBLOCK);
+  const Fd first = *ConnectDaemon(paths_);
+  EXPECT_TRUE(waiting(in_run));
+  EXPECT_FALSE(waiting(in_store));
+  paths_.root_named = true;
+  const Fd second = *ConnectDaemon(paths_);
+  EXPECT_FALSE(waiting(in_run));
+  EXPECT_TRUE(waiting(in_store));
+}
+
+TEST_F(RendezvousTest, WhyNobodyListensTellsAFreeStoreFromOneThatIsHeld) {
+  EXPECT_TRUE(absl::IsNotFound(WhyNobodyListens(paths_)));
+  Fd store = HoldStore();
+  const absl::Status held = WhyNobodyListens(paths_);
+  EXPECT_TRUE(absl::IsFailedPrecondition(held));
+  EXPECT_NE(ToStd(held.message()).find(StrCat("pid ", getpid())), std::string_view::npos);
+  EXPECT_EQ(AwaitListener(paths_, std::chrono::milliseconds(0)), held);
+  {
+    const Fd start = *TakeStartLock(paths_, /*wait=*/true);
+    EXPECT_TRUE(absl::IsUnavailable(WhyNobodyListens(paths_)));
+  }
+  store.Reset();
+  EXPECT_TRUE(absl::IsNotFound(WhyNobodyListens(paths_)));
+  EXPECT_TRUE(absl::IsNotFound(AwaitListener(paths_, std::chrono::minutes(1))));
+  const Fd listener = *ListenIn(paths_.root, "control");
+  EXPECT_TRUE(AwaitListener(paths_, std::chrono::minutes(1)).ok());
+}
+
+TEST_F(RendezvousTest, ADaemonThatWasToldToStopIsKnown) {
+  const Fd store = HoldStore();
+  EXPECT_FALSE(WasStopped(paths_, getpid()));
+  ASSERT_TRUE(NoteStopped(paths_).ok());
+  EXPECT_TRUE(WasStopped(paths_, getpid()));
+  EXPECT_FALSE(WasStopped(paths_, getpid() + 1));
 }
 
 TEST_F(RendezvousTest, ARunningDaemonIsUsedAndNoneStarted) {
