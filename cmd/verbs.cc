@@ -716,6 +716,10 @@ absl::Status CheckSettingFile(std::string_view option, std::string* file) {
     return ErrnoStatus(errno, StrCat(option, " ", *path));
   }
   if (S_ISDIR(st.st_mode)) return ErrnoStatus(EISDIR, StrCat(option, " ", *path));
+  if (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)) {
+    return absl::InvalidArgumentError(
+        StrCat(option, " ", *path, ": no file; a daemon reads it when it starts"));
+  }
   *file = *std::move(path);
   return absl::OkStatus();
 }
