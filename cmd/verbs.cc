@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -724,6 +725,20 @@ absl::Status CheckSettingFile(std::string_view option, std::string* file) {
   return absl::OkStatus();
 }
 
+// With fewer descriptors than that gRPC ends the process.
+absl::Status CheckDescriptors() {
+  constexpr rlim_t kLeast = 64;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= kLeast) return absl::OkStatus();
+  if (limit.rlim_max < kLeast) {
+    return absl::ResourceExhaustedError(StrCat("this process may have only ", limit.rlim_max,
+                                               " files open (ulimit -Hn), and needs ", kLeast));
+  }
+  limit.rlim_cur = kLeast;
+  return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? absl::OkStatus()
+                                               : ErrnoStatus(errno, "RLIMIT_NOFILE");
+}
+
 int CheckConfig(const Command& command, Output& out) {
   const absl::Status status = LoadConfig(command.check_config).status();
   if (!status.ok()) return out.Fail(status);
@@ -738,6 +753,7 @@ int RunVerb(Command command, std::string_view version, const DaemonProgramParts*
   absl::StatusOr<Paths> paths =
       ResolvePaths(command.root, command.run, directory, geteuid(), ProcessEnvironment);
   absl::Status status = paths.status();
+  if (status.ok()) status = CheckDescriptors();
   if (status.ok()) status = CheckSettingFile("--config", &command.config);
   if (status.ok()) status = CheckSettingFile("--ca-file", &command.ca_file);
   if (!status.ok()) return out.Fail(status);
