@@ -60,7 +60,7 @@ absl::StatusOr<std::string> ResolveUpper(const std::string& asked) {
 absl::StatusOr<OverlayUpper> OverlayUpper::Open(const std::string& path, const UpperIds& expected,
                                                 const RootAttributes& root) {
   OverlayUpper out;
-  absl::Status status = out.OpenDirectory(path);
+  absl::Status status = out.OpenDirectory(path, /*make=*/!expected.directory.known());
   if (status.ok()) status = out.OpenParts(path, root);
   if (status.ok() &&
       !(expected.directory.Allows(out.ids_.directory) && expected.upper.Allows(out.ids_.upper) &&
@@ -74,7 +74,7 @@ absl::StatusOr<OverlayUpper> OverlayUpper::Open(const std::string& path, const U
   return status;
 }
 
-absl::Status OverlayUpper::OpenDirectory(const std::string& path) {
+absl::Status OverlayUpper::OpenDirectory(const std::string& path, bool make) {
   IMAGEFS_ASSIGN_OR_RETURN(directory_, OpenFile("/", O_PATH | O_DIRECTORY));
   std::string shown;
   for (const std::string_view part : Split(std::string_view(path).substr(1), '/')) {
@@ -82,6 +82,10 @@ absl::Status OverlayUpper::OpenDirectory(const std::string& path) {
     const std::string name(part);
     StrAppend(&shown, "/", name);
     Fd next(openat(directory_.get(), name.c_str(), O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!next.valid() && errno == ENOENT && !make) {
+      return absl::NotFoundError(StrCat(
+          path, ", where the changes of the mount are, does not exist (", shown, " is missing)"));
+    }
     if (!next.valid() && errno == ENOENT) {
       IMAGEFS_RETURN_IF_ERROR(CheckOrdinary(directory_, path));
       IMAGEFS_ASSIGN_OR_RETURN(MadeDir made, MakeDirIn(directory_, name, 0700, shown));

@@ -38,7 +38,8 @@ absl::StatusOr<std::string> ResolveUpper(const std::string& asked);
 
 class OverlayUpper {
  public:
-  // `path` is absolute and without links. What is missing of it is made, with mode 0700, and what
+  // `path` is absolute and without links. What is missing of it is made, with mode 0700 (kNotFound
+  // where `expected` says that it was there once), and what
   // is there is never changed; `upper` gets the attributes of the image's root when it is made.
   // Where somebody else may write to DIR, an `upper` or `work` that is there has to belong to this
   // process's user (`upper`: or to the owner of the image's root). kFailedPrecondition says what is
@@ -57,7 +58,7 @@ class OverlayUpper {
 
  private:
   OverlayUpper() = default;
-  absl::Status OpenDirectory(const std::string& path);
+  absl::Status OpenDirectory(const std::string& path, bool make);
   absl::Status OpenParts(const std::string& path, const RootAttributes& root);
 
   struct Made {

@@ -168,6 +168,26 @@ TEST_F(MountAgainTest, AbsentDirectoriesAreWaitedFor) {
   EXPECT_EQ(*ReadFile(target + "/new", 10), "kept");
 }
 
+// Its disk may not be there yet: nothing is made in its place.
+TEST_F(MountAgainTest, AnAbsentUpperIsWaitedFor) {
+  MountRecord record;
+  record.directory = Target("rw");
+  record.mode = mode_;
+  record.writable = record.keep_upper = true;
+  record.upper = Target("disk") + "/up";
+  ASSERT_EQ(table_->Mount(chain_, record).status(), absl::OkStatus());
+  ASSERT_TRUE(WriteFileDurably(record.directory + "/new", "kept").ok());
+  KillDaemon();
+  ASSERT_EQ(rename((directory_ + "/disk").c_str(), (directory_ + "/away").c_str()), 0);
+  StartDaemon();
+  EXPECT_TRUE(Recover(Finder(chain_)).empty());
+  EXPECT_NE(NotMounted(record.directory).find("does not exist"), std::string::npos);
+  EXPECT_FALSE(Exists(directory_ + "/disk"));
+  ASSERT_EQ(rename((directory_ + "/away").c_str(), (directory_ + "/disk").c_str()), 0);
+  EXPECT_EQ(table_->MountAgain(record.directory, chain_).status(), absl::OkStatus());
+  EXPECT_EQ(*ReadFile(record.directory + "/new", 10), "kept");
+}
+
 TEST_F(MountAgainTest, WhatIsMountedAnewGoesOnWithWhatWasWritten) {
   const std::string target = Target("rw");
   ASSERT_EQ(MountWritable(target, "example.org/a:1"), absl::OkStatus());
