@@ -71,6 +71,9 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
         blob_(std::move(blob)),
         source_(std::move(source)),
         context_(std::move(context)) {
+    auto cancel = [source = cancel_]() mutable { source.Cancel(); };
+    by_flight_ = context_.cancel.OnCancel(cancel);
+    by_stop_ = builder_.stop_.token().OnCancel(cancel);
     absl::MutexLock lock(&builder_.mu_);
     ++builder_.jobs_alive_;
   }
@@ -91,7 +94,7 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
     if (!file.ok()) return context_.finish(file.status());
     file_.fd = *std::move(file);
     source->ReadBlob(
-        blob_, {{0, blob_.size}}, context_.priority, context_.cancel,
+        blob_, {{0, blob_.size}}, context_.priority, cancel_.token(),
         [self = shared_from_this()](uint64_t offset, std::string_view data) {
           return PwriteFull(self->file_.fd.get(), data, offset);
         },
@@ -105,7 +108,7 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
     builder_.work_->Submit(source_, [self = shared_from_this()](FairWorkers::Id) {
       BeLeastUrgent();
       const absl::Status status = self->builder_.Build(
-          *self->layer_, self->blob_, self->file_, std::move(self->made_), self->context_.cancel);
+          *self->layer_, self->blob_, self->file_, std::move(self->made_), self->cancel_.token());
       if (status.ok()) {
         self->context_.finish(true);
       } else {
@@ -123,6 +126,9 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
   const Descriptor blob_;
   const SourceTurns::Claim source_;
   const Table::Context context_;
+  // When nobody waits any more, or the store closes.
+  CancelSource cancel_;
+  CancelToken::Registration by_flight_, by_stop_;
 };
 
 AccessBuilder::AccessBuilder(std::string root, WindowMemory& windows)
@@ -201,19 +207,13 @@ FlightTicket AccessBuilder::Ensure(const LayerRef& layer, const Descriptor& blob
 absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,
                                   const BlobFile& file, LayerOutput made,
                                   const CancelToken& cancel) {
-  // Shared with the callbacks, which may still run when this has returned.
-  CancelSource either;
-  const CancelToken::Registration a = cancel.OnCancel([either]() mutable { either.Cancel(); });
-  const CancelToken::Registration b =
-      stop_.token().OnCancel([either]() mutable { either.Cancel(); });
   const absl::Status status = [&]() -> absl::Status {
     if (made.points.empty()) {
-      IMAGEFS_RETURN_IF_ERROR(FindPoints(blob, file, windows_, either.token(), made));
+      IMAGEFS_RETURN_IF_ERROR(FindPoints(blob, file, windows_, cancel, made));
       IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
                                OpenFile(root_ + "/layers", O_TMPFILE | O_RDWR, 0600));
-      IMAGEFS_ASSIGN_OR_RETURN(
-          LayerOutput again,
-          IndexTar(layer.data.get(), made.tar_bytes, layer.diff_id, index.get(), either.token()));
+      IMAGEFS_ASSIGN_OR_RETURN(LayerOutput again, IndexTar(layer.data.get(), made.tar_bytes,
+                                                           layer.diff_id, index.get(), cancel));
       made.moves = std::move(again.moves);
       made.data_bytes = layer.data_bytes;
     }
@@ -223,13 +223,15 @@ absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,
     const AccessInput input{blob.digest,           blob.size,        layer.diff_id,
                             made.tar_bytes,        made.data_bytes,  std::move(made.points),
                             std::move(made.moves), layer.data.get(), read_blob};
-    IMAGEFS_ASSIGN_OR_RETURN(const AccessTable table, MakeAccess(input, either.token()));
+    IMAGEFS_ASSIGN_OR_RETURN(const AccessTable table, MakeAccess(input, cancel));
     IMAGEFS_ASSIGN_OR_RETURN(const std::string bytes, WriteAccess(table));
-    const std::string temporary = layer.path + ".tmp";
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd out, OpenFile(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600));
+    // Without a name until it is whole: whoever is killed before leaves nothing.
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd out, OpenFile(ParentOf(layer.path), O_TMPFILE | O_WRONLY));
     IMAGEFS_RETURN_IF_ERROR(PwriteFull(out.get(), bytes, 0));
-    IMAGEFS_RETURN_IF_ERROR(FsyncFd(out.get(), temporary));
-    if (rename(temporary.c_str(), layer.path.c_str()) != 0) {
+    IMAGEFS_RETURN_IF_ERROR(FsyncFd(out.get(), layer.path));
+    const std::string unnamed = StrCat("/proc/self/fd/", out.get());
+    if (linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, layer.path.c_str(), AT_SYMLINK_FOLLOW) != 0 &&
+        errno != EEXIST) {
       return ErrnoStatus(errno, layer.path);
     }
     return absl::OkStatus();

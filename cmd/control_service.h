@@ -29,6 +29,7 @@ class FuseLoop;
 class ImageStore;
 class MountTable;
 class PodmanStore;
+class Publications;
 class SourceFactory;
 
 class ControlService {
@@ -39,6 +40,7 @@ class ControlService {
     MountTable& mounts;
     const FuseLoop* fuse;  // for its counters; may be null
     Executor& executor;
+    Publications& publications;
     // How a credential that came with a call is renewed; may be empty.
     std::function<CredentialRefresh(const Reference&)> refresh_of = nullptr;
     PodmanStore* podman = nullptr;  // null: a user's daemon

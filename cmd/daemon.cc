@@ -30,6 +30,7 @@
 #include "cmd/interrupt.h"
 #include "cmd/listeners.h"
 #include "cmd/mount_recovery.h"
+#include "cmd/publish.h"
 #include "cmd/records.h"
 #include "cmd/rendezvous.h"
 #include "cmd/service_manager.h"
@@ -118,6 +119,7 @@ class DaemonImpl : public Daemon {
   std::unique_ptr<CriProxy> cri_;               // null: not configured
   std::unique_ptr<MountRecovery> recovery_;
   std::unique_ptr<Executor> executor_;
+  std::unique_ptr<Publications> publications_;
   std::unique_ptr<ControlService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Listeners> listeners_;
@@ -217,6 +219,8 @@ absl::Status DaemonImpl::OpenParts() {
       trust_of(options_.config.CommandPolicy())});
   recovery_->Start(kRecoveryPatience);
   executor_ = std::make_unique<Executor>("control", kControlThreads);
+  publications_ =
+      std::make_unique<Publications>(Publications::Deps{*store_, *sources_, *executor_});
   return absl::OkStatus();
 }
 
@@ -291,7 +295,7 @@ absl::Status DaemonImpl::Listen() {
   service_options.more_counters = [this] { return MoreCounters(); };
   service_ = ControlService::Create(
       std::move(service_options),
-      {*store_, *sources_, *mounts_, fuse_.get(), *executor_,
+      {*store_, *sources_, *mounts_, fuse_.get(), *executor_, *publications_,
        [this](const Reference& reference) { return credentials_->RefreshFor(reference); },
        podman_.get(),
        [policy = options_.config.CommandPolicy()](const Reference& image) {
@@ -329,6 +333,8 @@ bool DaemonImpl::Idle() const {
   if (layers_ != nullptr) return false;
   // What waits for a network or a directory is tried again by the next daemon.
   if (recovery_->busy()) return false;
+  // What an image's first mount makes for others goes on after the command has ended.
+  if (publications_->running() > 0) return false;
   const ControlService::Activity activity = service_->activity();
   return activity.running_calls == 0 &&
          std::chrono::steady_clock::now() - activity.last_call_end >= options_.idle_exit;
@@ -403,6 +409,8 @@ void DaemonImpl::StopServing() {
     server_->Wait();
   }
   server_.reset();
+  // Nothing starts one any more; they need the executor and the store to end.
+  if (publications_ != nullptr) publications_->Stop();
   cri_.reset();
   if (snapshots_ != nullptr) snapshots_->Shutdown(/*hide=*/forget_mounts_);
   layers_.reset();

@@ -86,16 +86,40 @@ absl::StatusOr<Manifest> ParseArtifact(const std::string& bytes, const std::stri
   return *std::move(parsed.manifest);
 }
 
-class PublishJob : public std::enable_shared_from_this<PublishJob> {
+}  // namespace
+
+// One publication that is counted for as long as this object lives.
+class Publications::Counted {
  public:
-  PublishJob(ImageStore& store, SourceFactory& sources, Executor& executor, PublishRequest request,
-             CancelToken cancel, absl::AnyInvocable<void(absl::StatusOr<PublishResult>)> done)
-      : store_(store),
-        sources_(sources),
-        executor_(executor),
+  // REQUIRES: counted by the caller.
+  explicit Counted(Publications& owner) : owner_(owner) {}
+  Counted(const Counted&) = delete;
+  Counted& operator=(const Counted&) = delete;
+  ~Counted() {
+    absl::MutexLock lock(&owner_.mu_);
+    --owner_.running_;
+  }
+
+ private:
+  Publications& owner_;
+};
+
+class Publications::Job : public std::enable_shared_from_this<Job> {
+ public:
+  Job(Publications& owner, PublishRequest request, Done done)
+      : counted_(owner),
+        store_(owner.deps_.store),
+        sources_(owner.deps_.sources),
+        executor_(owner.deps_.executor),
         request_(std::move(request)),
-        cancel_(std::move(cancel)),
         done_(std::move(done)) {}
+
+  // Either of both ends the work.
+  void CancelWith(const CancelToken& caller, const CancelToken& stop) {
+    auto cancel = [source = cancel_]() mutable { source.Cancel(); };
+    by_caller_ = caller.OnCancel(cancel);
+    by_stop_ = stop.OnCancel(cancel);
+  }
 
   void Start() {
     if (!request_.only_if_absent) return MakeIndexes();
@@ -105,7 +129,7 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
     if (!target.ok()) return done_(target.status());
     target_ = *std::move(target);
     target_->GetReferrers(
-        request_.image->manifest_digest, std::string(kIndexArtifactType), cancel_,
+        request_.image->manifest_digest, std::string(kIndexArtifactType), cancel_.token(),
         [self = shared_from_this()](const absl::StatusOr<std::vector<Descriptor>>& found) {
           if (!found.ok()) return self->done_(found.status());
           if (!found->empty()) {
@@ -127,7 +151,7 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
                                  self->done_(status);
                              });
                            });
-    CancelToken::Registration registration = cancel_.OnCancel([ticket] { ticket.Leave(); });
+    CancelToken::Registration registration = cancel_.token().OnCancel([ticket] { ticket.Leave(); });
     absl::MutexLock lock(&mu_);
     on_cancel_ = std::move(registration);
   }
@@ -166,6 +190,7 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
     artifact_.subject.digest = request_.image->manifest_digest;
     artifact_.subject.size = request_.image->manifest_json.size();
     for (size_t i = 0; i < chain.layers.size(); ++i) {
+      if (cancel_.token().cancelled()) return absl::CancelledError("nobody waits for the index");
       const Descriptor& blob = request_.image->manifest.layers[i];
       PublishResult::Layer about{blob.digest, blob.size, 0, ""};
       absl::StatusOr<std::string> bytes = PackLayer(*chain.layers[i]);
@@ -178,6 +203,10 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
         about.reason = std::string(bytes.status().message());
       }
       result_.layers.push_back(std::move(about));
+    }
+    if (result_.layers.empty()) {
+      return absl::FailedPreconditionError(
+          StrCat(request_.image->reference, " has no layers: there is nothing to be indexed"));
     }
     if (artifact_.layers.empty()) {
       return absl::FailedPreconditionError(
@@ -240,7 +269,7 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
       IMAGEFS_ASSIGN_OR_RETURN(target_, sources_.Open(*request_.to, request_.access));
     }
     target_->GetManifest(
-        Tag(), cancel_,
+        Tag(), cancel_.token(),
         [self = shared_from_this()](absl::StatusOr<ImageSource::FetchedManifest> there) {
           // A repository that is yet to be made may be refused in place of being absent. Where the
           // credentials are wrong, the push says so.
@@ -294,7 +323,7 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
   absl::Status Push() {
     IMAGEFS_ASSIGN_OR_RETURN(writer_, sources_.OpenWriter(*request_.to, request_.access));
     writer_->PushArtifact(
-        std::move(artifact_), cancel_,
+        std::move(artifact_), cancel_.token(),
         [self = shared_from_this()](absl::StatusOr<RegistryWriter::PushedArtifact> pushed) {
           if (!pushed.ok()) return self->done_(pushed.status());
           self->result_.listed_by_tag = pushed->listed_by_tag;
@@ -307,7 +336,7 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
   // By this tag it is found with one question instead of two.
   void PushTag() {
     writer_->PushManifest(
-        Tag(), std::string(kManifestMediaType), manifest_, cancel_,
+        Tag(), std::string(kManifestMediaType), manifest_, cancel_.token(),
         [self = shared_from_this()](const absl::StatusOr<RegistryWriter::PushedManifest>& pushed) {
           if (!pushed.ok()) return self->done_(pushed.status());
           self->result_.repository =
@@ -316,12 +345,15 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
         });
   }
 
+  // First: nothing of the work is left when it ends.
+  const Counted counted_;
   ImageStore& store_;
   SourceFactory& sources_;
   Executor& executor_;
   const PublishRequest request_;
-  const CancelToken cancel_;
-  absl::AnyInvocable<void(absl::StatusOr<PublishResult>)> done_;
+  CancelSource cancel_;
+  CancelToken::Registration by_caller_, by_stop_;  // set before the work starts
+  Done done_;
   PublishResult result_;
   RegistryWriter::Artifact artifact_;
   std::vector<std::string> blobs_;  // its blobs, for an archive
@@ -333,13 +365,33 @@ class PublishJob : public std::enable_shared_from_this<PublishJob> {
   CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
 };
 
-}  // namespace
+void Publications::Start(PublishRequest request, CancelToken cancel, Done done) {
+  bool refused;
+  {
+    absl::MutexLock lock(&mu_);
+    refused = stopping_;
+    if (!refused) ++running_;
+  }
+  if (refused) return done(absl::CancelledError("the daemon stops"));
+  auto job = std::make_shared<Job>(*this, std::move(request), std::move(done));
+  job->CancelWith(cancel, stop_.token());
+  job->Start();
+}
 
-void Publish(ImageStore& store, SourceFactory& sources, Executor& executor, PublishRequest request,
-             CancelToken cancel, absl::AnyInvocable<void(absl::StatusOr<PublishResult>)> done) {
-  std::make_shared<PublishJob>(store, sources, executor, std::move(request), std::move(cancel),
-                               std::move(done))
-      ->Start();
+int Publications::running() const {
+  absl::MutexLock lock(&mu_);
+  return running_;
+}
+
+void Publications::Stop() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  stop_.Cancel();
+  absl::MutexLock lock(&mu_);
+  auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return running_ == 0; };
+  mu_.Await(absl::Condition(&none));
 }
 
 }  // namespace imagefs

@@ -8,8 +8,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
 #include "base/cancel.h"
 #include "base/executor.h"
 #include "cache/image_store.h"
@@ -52,8 +54,38 @@ struct PublishResult {
   std::vector<std::string> signatures_lost;  // of an index in its place that said something else
 };
 
-// `done` runs once, on any thread. The parts must outlive it.
-void Publish(ImageStore& store, SourceFactory& sources, Executor& executor, PublishRequest request,
-             CancelToken cancel, absl::AnyInvocable<void(absl::StatusOr<PublishResult>)> done);
+// All publications that run, of calls and of the daemon itself: the daemon owns them, and none of
+// them outlives a part that it uses. Thread-safe.
+class Publications {
+ public:
+  // The parts outlive this object; the executor still runs what Stop waits for.
+  struct Deps {
+    ImageStore& store;
+    SourceFactory& sources;
+    Executor& executor;
+  };
+  explicit Publications(Deps deps) : deps_(deps) {}
+  ~Publications() { Stop(); }
+  Publications(const Publications&) = delete;
+  Publications& operator=(const Publications&) = delete;
+
+  // `done` runs once, on any thread; kCancelled when `cancel` fires or the daemon stops.
+  using Done = absl::AnyInvocable<void(absl::StatusOr<PublishResult>)>;
+  void Start(PublishRequest request, CancelToken cancel, Done done);
+  // Counted from Start until nothing of the publication is left.
+  int running() const;
+  // Cancels what runs, refuses what comes, and waits until nothing runs. REQUIRES: not called from
+  // a `done`. Idempotent.
+  void Stop();
+
+ private:
+  class Job;
+  class Counted;
+  const Deps deps_;
+  CancelSource stop_;
+  mutable absl::Mutex mu_;
+  int running_ ABSL_GUARDED_BY(mu_) = 0;
+  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
+};
 
 }  // namespace imagefs

@@ -433,11 +433,11 @@ void TransferCall::MakeIndex() {
   publish.signatures = target.signatures;
   publish.statement_digest = target.statement_digest;
   const int stage = this->stage();
-  Publish(deps_.store, deps_.sources, deps_.executor, std::move(publish), cancel_.token(),
-          [self = self()](absl::StatusOr<PublishResult> published) {
-            if (!published.ok()) return self->End(published.status());
-            self->SucceedIndex(*published);
-          });
+  deps_.publications.Start(std::move(publish), cancel_.token(),
+                           [self = self()](absl::StatusOr<PublishResult> published) {
+                             if (!published.ok()) return self->End(published.status());
+                             self->SucceedIndex(*published);
+                           });
   Adopt(stage, FlightTicket([cancel = cancel_]() mutable { cancel.Cancel(); }));
 }
 
@@ -487,16 +487,19 @@ void TransferCall::PublishByItself(const ChainRef& chain) {
     publish.to = *std::move(to);
   }
   publish.only_if_absent = true;
-  Publish(deps_.store, deps_.sources, deps_.executor, std::move(publish), CancelToken(),
-          [reference = image_->reference](const absl::StatusOr<PublishResult>& published) {
-            if (!published.ok()) {
-              LogWarning("index.publish_failed reference=", reference,
-                         " cause=", published.status().message());
-            } else if (published->absent) {
-              LogInfo("index.published reference=", reference, " to=", published->repository,
-                      " artifact=", published->artifact);
-            }
-          });
+  deps_.publications.Start(
+      std::move(publish), CancelToken(),
+      [reference = image_->reference](const absl::StatusOr<PublishResult>& published) {
+        if (absl::IsCancelled(published.status())) {
+          LogInfo("index.publish_given_up reference=", reference);
+        } else if (!published.ok()) {
+          LogWarning("index.publish_failed reference=", reference,
+                     " cause=", published.status().message());
+        } else if (published->absent) {
+          LogInfo("index.published reference=", reference, " to=", published->repository,
+                  " artifact=", published->artifact);
+        }
+      });
 }
 
 void TransferCall::Succeed(std::optional<MountRecord> record, const PodmanStore::Entry* added) {

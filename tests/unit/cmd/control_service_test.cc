@@ -8,6 +8,7 @@
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "cmd/publish.h"
 #include "gtest/gtest.h"
 #include "proto/control.grpc.pb.h"
 #include "tests/fakes/fs/fake_store.h"
@@ -33,8 +34,10 @@ class ControlServiceTest : public testing::Test {
     options.request_stop = [this](bool unmount) { stop_ = unmount ? 2 : 1; };
     options.progress_interval = std::chrono::milliseconds(1);
     executor_ = std::make_unique<Executor>("test", 4);
+    publications_ = std::make_unique<Publications>(
+        Publications::Deps{store_, sources_, *executor_});
     service_ = ControlService::Create(std::move(options),
-                                      {store_, sources_, mounts_, nullptr, *executor_});
+                                      {store_, sources_, mounts_, nullptr, *executor_, *publications_});
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_->service());
     server_ = builder.BuildAndStart();
@@ -45,6 +48,7 @@ class ControlServiceTest : public testing::Test {
     server_->Shutdown(std::chrono::system_clock::now());
     server_->Wait();
     server_.reset();
+    publications_.reset();
     executor_.reset();
     service_.reset();
     (void)RemoveTree(dir_);
@@ -88,6 +92,7 @@ class ControlServiceTest : public testing::Test {
   FakeMountTable mounts_;
   std::atomic<int> stop_{0};
   std::unique_ptr<Executor> executor_;
+  std::unique_ptr<Publications> publications_;
   std::unique_ptr<ControlService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Control::Stub> stub_;
