@@ -1,6 +1,7 @@
 #include "cmd/listeners.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/server_posix.h>
 #include <sys/socket.h>
@@ -15,8 +16,16 @@
 #include "cmd/rendezvous.h"
 
 namespace imagefs {
+namespace {
 
-Listeners::Listeners(Paths paths, std::vector<PassedSocket> passed) : paths_(std::move(paths)) {
+constexpr int kPauseMs = 10;
+
+Fd Spare() { return Fd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
+
+}  // namespace
+
+Listeners::Listeners(Paths paths, std::vector<PassedSocket> passed)
+    : paths_(std::move(paths)), spare_(Spare()) {
   for (PassedSocket& socket : passed) {
     Listener listener;
     listener.name = std::move(socket.name);
@@ -78,7 +87,7 @@ void Listeners::AddInStore(grpc::Server& server) {
   listeners_.push_back(std::move(listener));
 }
 
-absl::Status Listeners::Reopen(Listener* listener) const {
+absl::Status Listeners::Reopen(Listener* listener) {
   // Nobody is starting a daemon meanwhile, who would meet half a socket.
   IMAGEFS_ASSIGN_OR_RETURN(const Fd lock, TakeStartLock(paths_, /*wait=*/false));
   if (listener->directory == paths_.run) {
@@ -124,7 +133,7 @@ void Listeners::Accept(absl::Span<const pollfd> polled) {
 
 void Listeners::AcceptFrom(const Listener& listener) {
   Fd fd(accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
-  if (!fd.valid()) return;
+  if (!fd.valid()) return errno == EMFILE || errno == ENFILE ? RefuseFrom(listener) : void();
   absl::StatusOr<Peer> peer = PeerOf(fd.get());
   if (!peer.ok() || (peer->uid != geteuid() && peer->uid != 0)) {
     LogWarning("connection_refused socket=", listener.name,
@@ -132,6 +141,16 @@ void Listeners::AcceptFrom(const Listener& listener) {
     return;
   }
   grpc::AddInsecureChannelFromFd(listener.server, fd.Release());
+}
+
+// It would stay pending, and poll(2) return at once for ever.
+void Listeners::RefuseFrom(const Listener& listener) {
+  spare_.Reset();
+  const Fd refused(accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
+  LogWarning("connection_refused socket=", listener.name,
+             " cause=no file descriptors are left; raise LimitNOFILE= of the service");
+  if (!refused.valid()) poll(nullptr, 0, kPauseMs);  // another thread took that descriptor
+  spare_ = Spare();
 }
 
 bool Listeners::Pending(const Listener& listener) {

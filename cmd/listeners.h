@@ -69,12 +69,14 @@ class Listeners {
   static std::string PathOf(const Listener& listener);
   absl::Status Open(Listener* listener) const;
   static void RemoveName(const Listener& listener);
-  absl::Status Reopen(Listener* listener) const;
-  static void AcceptFrom(const Listener& listener);
+  absl::Status Reopen(Listener* listener);
+  void AcceptFrom(const Listener& listener);
+  void RefuseFrom(const Listener& listener);
   static bool Pending(const Listener& listener);
 
   const Paths paths_;
   std::vector<Listener> listeners_;
+  Fd spare_;  // given up for a moment to refuse a connection when no descriptors are left
 };
 
 }  // namespace imagefs

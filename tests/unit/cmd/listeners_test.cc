@@ -1,6 +1,8 @@
 #include "cmd/listeners.h"
 
+#include <fcntl.h>
 #include <grpcpp/grpcpp.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -85,6 +87,29 @@ TEST_F(ListenersTest, SocketsAreMadeWhereNoneIsPassed) {
   EXPECT_EQ(Waiting(), 0u);
   listeners_->Close();
   EXPECT_FALSE(Exists("control") || Exists("snapshotter"));
+}
+
+TEST_F(ListenersTest, WithoutDescriptorsAConnectionIsRefusedNotLeftWaiting) {
+  Make({});
+  ASSERT_TRUE(listeners_->Add(kControlSocket, *server_).ok());
+  const absl::StatusOr<Fd> connection = ConnectDaemon(paths_);
+  ASSERT_TRUE(connection.ok());
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  std::vector<pollfd> fds;
+  listeners_->AppendTo(&fds);
+  fds[0].revents = POLLIN;
+  // From the first number that is free on none can be had.
+  int first_free = 0;
+  while (fcntl(first_free, F_GETFD) >= 0) ++first_free;
+  rlimit none = before;
+  none.rlim_cur = static_cast<rlim_t>(first_free);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  listeners_->Accept(fds);
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(Waiting(), 0u);
+  char byte;
+  EXPECT_EQ(recv(connection->get(), &byte, 1, MSG_DONTWAIT), 0) << "it was closed";
 }
 
 TEST_F(ListenersTest, PassedSocketsKeepTheirNames) {
