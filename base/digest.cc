@@ -7,9 +7,13 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
+
+// Hashed in about 50 microseconds.
+constexpr size_t kLongBytes = 64 << 10;
 
 constexpr std::string_view kPrefix = "sha256:";
 
@@ -89,12 +93,14 @@ Digest Sha256::Finish() {
 }
 
 Digest Sha256Of(std::string_view data) {
+  if (data.size() > kLongBytes) MayBlock("hashing a long text");
   Sha256 hash;
   hash.Update(data);
   return hash.Finish();
 }
 
 absl::StatusOr<Digest> Sha256OfFile(int fd) {
+  MayBlock("hashing a file");
   Sha256 hash;
   std::string buffer(256 << 10, '\0');
   for (uint64_t at = 0;; at += buffer.size()) {

@@ -14,6 +14,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
@@ -127,6 +128,7 @@ absl::StatusOr<Fd> Fd::Duplicate() const {
 }
 
 absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, mode_t mode) {
+  MayBlock("opening a file");
   int fd = -1;
   do {
     fd = open(path.c_str(), flags | O_CLOEXEC, mode);
@@ -230,6 +232,7 @@ absl::Status WriteFileDurably(const std::string& path, std::string_view data, mo
 }
 
 absl::Status FsyncFd(int fd, std::string_view what) {
+  MayBlock("a sync");
   int result = -1;
   do {
     result = fsync(fd);
@@ -249,6 +252,7 @@ std::string ParentOf(const std::string& path) {
 }
 
 absl::Status MakeDirs(const std::string& path, mode_t mode) {
+  MayBlock("making folders");
   for (size_t slash = 0; slash != std::string::npos;) {
     slash = path.find('/', slash + 1);
     const std::string prefix = path.substr(0, slash);
@@ -264,13 +268,17 @@ absl::Status MakeDirs(const std::string& path, mode_t mode) {
   return absl::OkStatus();
 }
 
-absl::Status RemoveTree(const std::string& path) { return Removal(path).Run(path); }
+absl::Status RemoveTree(const std::string& path) {
+  MayBlock("removing files");
+  return Removal(path).Run(path);
+}
 
 absl::Status EmptyFolder(const Fd& folder, const std::string& shown) {
   return Removal(shown).EmptyAll(folder);
 }
 
 absl::StatusOr<struct stat> StatPath(const std::string& path) {
+  MayBlock("looking for a file");
   struct stat st;
   if (stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path);
   return st;

@@ -1,5 +1,7 @@
 #include "base/log.h"
 
+#include <pthread.h>
+#include <spdlog/async.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
 
@@ -13,18 +15,30 @@ namespace {
 
 std::atomic<LogLevel> g_level{LogLevel::kInfo};
 
+// Lines that wait for stderr; beyond it the oldest are lost.
+constexpr size_t kMaxQueuedLines = 8192;
+
+using LoggerRef = std::shared_ptr<spdlog::logger>;
+
 // journald reads the priority from a "<N>" prefix (sd-daemon.h); elsewhere a time stamp helps more.
-spdlog::logger& Logger() {
-  static const std::shared_ptr<spdlog::logger> logger = [] {
-    auto made = std::make_shared<spdlog::logger>("imagefs",
-                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
-    made->set_pattern(std::getenv("JOURNAL_STREAM") != nullptr ? "%v" : "%Y-%m-%dT%H:%M:%S.%e %v");
-    made->set_level(spdlog::level::trace);
-    made->flush_on(spdlog::level::trace);
-    return made;
-  }();
+LoggerRef Prepared(LoggerRef logger) {
+  logger->set_pattern(std::getenv("JOURNAL_STREAM") != nullptr ? "%v" : "%Y-%m-%dT%H:%M:%S.%e %v");
+  logger->set_level(spdlog::level::trace);
+  logger->flush_on(spdlog::level::trace);
+  return logger;
+}
+
+const std::shared_ptr<spdlog::sinks::stderr_sink_mt>& Sink() {
+  static const auto sink = std::make_shared<spdlog::sinks::stderr_sink_mt>();
+  return sink;
+}
+
+spdlog::logger& DirectLogger() {
+  static const LoggerRef logger = Prepared(std::make_shared<spdlog::logger>("imagefs", Sink()));
   return *logger;
 }
+
+std::atomic<spdlog::logger*> g_background{nullptr};
 
 // Text out of the network or the disk must not make a second line of its own.
 std::string OneLine(std::string_view line) {
@@ -62,7 +76,29 @@ void LogLine(LogLevel level, std::string_view line) {
     case LogLevel::kOff:
       return;
   }
-  Logger().log(spdlog::level::info, "{}{}", prefix, OneLine(line));
+  spdlog::logger* const background = g_background.load(std::memory_order_acquire);
+  spdlog::logger& logger = background != nullptr ? *background : DirectLogger();
+  logger.log(spdlog::level::info, "{}{}", prefix, OneLine(line));
+}
+
+struct BackgroundLog::Writer {
+  std::shared_ptr<spdlog::details::thread_pool> thread;
+  LoggerRef logger;
+};
+
+BackgroundLog::BackgroundLog() : writer_(std::make_unique<Writer>()) {
+  writer_->thread = std::make_shared<spdlog::details::thread_pool>(
+      kMaxQueuedLines, 1, [] { pthread_setname_np(pthread_self(), "log"); });
+  writer_->logger = Prepared(std::make_shared<spdlog::async_logger>(
+      "imagefs", Sink(), writer_->thread, spdlog::async_overflow_policy::overrun_oldest));
+  g_background.store(writer_->logger.get(), std::memory_order_release);
+}
+
+BackgroundLog::~BackgroundLog() {
+  g_background.store(nullptr, std::memory_order_release);
+  const size_t lost = writer_->thread->overrun_counter();
+  writer_->thread.reset();  // writes what is queued
+  if (lost > 0) LogWarning("log.lines_lost count=", lost);
 }
 
 std::string RedactUrl(std::string_view url) {

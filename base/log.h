@@ -4,6 +4,7 @@
 // project's only global. Thread-safe. Secrets never reach it: URLs go through RedactUrl.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -16,6 +17,22 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError, kOff };
 void SetLogLevel(LogLevel level);
 bool LogEnabled(LogLevel level);
 void LogLine(LogLevel level, std::string_view line);
+
+// While it lives, lines are written by a thread of its own (`log`): whoever logs waits for nobody
+// who reads stderr, and may do so on any thread and under any lock. When 8192 lines wait, the
+// oldest is lost. One at a time; made and destroyed while no other thread of this process logs.
+class BackgroundLog {
+ public:
+  BackgroundLog();
+  // Writes what is queued.
+  ~BackgroundLog();
+  BackgroundLog(const BackgroundLog&) = delete;
+  BackgroundLog& operator=(const BackgroundLog&) = delete;
+
+ private:
+  struct Writer;
+  const std::unique_ptr<Writer> writer_;
+};
 
 template <typename... Args>
 void LogDebug(const Args&... args) {

@@ -7,10 +7,12 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
 absl::StatusOr<MappedFile> MappedFile::Map(int fd, std::string_view what) {
+  MayBlock("mapping a file");
   struct stat st;
   if (fstat(fd, &st) != 0) return ErrnoStatus(errno, what);
   MappedFile file;

@@ -7,6 +7,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
@@ -87,6 +88,7 @@ size_t TimerQueue::pending() const {
 }
 
 void TimerQueue::Loop() {
+  NeverBlockHere("the timers' thread");
   Timer::Shared& shared = *shared_;
   absl::MutexLock lock(&shared.mu);
   while (!shared.stopping) {

@@ -6,6 +6,8 @@
 #include <string_view>
 #include <utility>
 
+#include "base/thread_role.h"
+
 namespace imagefs {
 
 namespace {
@@ -153,6 +155,7 @@ std::optional<FillScheduler::Pick> FillScheduler::Choose() {
 }
 
 void FillScheduler::Loop() {
+  NeverBlockHere("the fill scheduler's thread");
   while (true) {
     {
       absl::MutexLock lock(&mu_);

@@ -419,12 +419,11 @@ void FillingLayer::GiveUp() {
     want_all_.reset();
     sweep_ = 0;
   }
-  if (!options_.failing) return;
-  options_.failing(absl::DeadlineExceededError(StrCat(
-                       "nothing has come of layer ", access_->diff_id().Short(), " for ",
-                       absl::ToInt64Seconds(limit), " s",
-                       report.reason.empty() ? "" : StrCat("; last failure: ", report.reason))),
-                   true);
+  TellFailing(absl::DeadlineExceededError(
+                  StrCat("nothing has come of layer ", access_->diff_id().Short(), " for ",
+                         absl::ToInt64Seconds(limit), " s",
+                         report.reason.empty() ? "" : StrCat("; last failure: ", report.reason))),
+              true);
 }
 
 void FillingLayer::FailAllLocked(const absl::Status& status, Finished& finished) {

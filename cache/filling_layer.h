@@ -34,7 +34,6 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
 #include "base/cancel.h"
 #include "base/fd.h"
 #include "base/monotonic.h"
@@ -67,7 +66,7 @@ class FillingLayer final : public LayerFill,
     std::function<absl::Status(FillingLayer&)> check;
     // Called when requests fail again and again, or (`for_good`) when it is certain that the bytes
     // cannot be had, or nothing came for FillScheduler::Options::give_up while somebody waited for
-    // the whole: who waits for it is to be told. The layer goes on trying. May be empty.
+    // the whole: who waits is told, on a worker. The layer goes on trying. May be empty.
     std::function<void(const absl::Status& why, bool for_good)> failing;
     // Called once, after every read fails, when the layer is damaged. May be empty.
     std::function<void(const absl::Status& why)> damaged;
@@ -159,6 +158,7 @@ class FillingLayer final : public LayerFill,
   BatchRef EndBatchLocked(const BatchRef& batch, const absl::Status& status, Finished& finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnEnd(const BatchRef& batch, absl::Status status);
+  void TellFailing(const absl::Status& why, bool for_good);
   void Decode(const BatchRef& batch, uint32_t span);
   absl::Status Store(const AccessSpan& span, std::string_view blob_bytes);
   bool BeginWork(uint32_t span);

@@ -422,11 +422,18 @@ void FillingLayer::OnEnd(const BatchRef& batch, absl::Status status) {
   }
   if (loser != nullptr) loser->cancel.Cancel();
   Deliver(std::move(finished));
-  if (options_.failing && (certain.has_value() || failures >= kManyFailures)) {
-    options_.failing(certain.value_or(status), certain.has_value());
+  if (certain.has_value() || failures >= kManyFailures) {
+    TellFailing(certain.value_or(status), certain.has_value());
   }
   scheduler_.Wake();
   slot.GiveBack();
+}
+
+// Who is told may open files, and this may be the network's thread or that of the timers.
+void FillingLayer::TellFailing(const absl::Status& why, bool for_good) {
+  if (!options_.failing) return;
+  scheduler_.work().Submit(
+      [self = shared_from_this(), why, for_good] { self->options_.failing(why, for_good); });
 }
 
 bool FillingLayer::InFlightElsewhereLocked(uint32_t span) const {
@@ -562,7 +569,7 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
   }
   CheckSuspects(suspects);
   Deliver(std::move(finished));
-  if (given_up && options_.failing) options_.failing(status, true);
+  if (given_up) TellFailing(status, true);
   if (all_here) BeginCheck();
 }
 

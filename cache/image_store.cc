@@ -95,6 +95,8 @@ class ImageStoreImpl : public ImageStore {
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
   ~ImageStoreImpl() override {
     StopTimers();
+    // What was under way sets no timer any more.
+    housekeeping_.reset();
     // The layers outlive the chains, and may still turn out to be damaged.
     if (layers_ != nullptr) layers_->OnDamaged(nullptr);
     if (profiles_ != nullptr) profiles_->Collect(/*all=*/true);
@@ -201,8 +203,9 @@ class ImageStoreImpl : public ImageStore {
   void OnShown(const ResolvedImage& image, const ChainRef& chain,
                const std::shared_ptr<ImageSource>& source);
   void CollectProfiles();
-  // Sets one of the timers below, unless the store closes.
-  void After(absl::Duration pause, Timer ImageStoreImpl::*timer, absl::AnyInvocable<void()> call);
+  // Runs `task` for housekeeping_ after a pause, by one of the timers below, unless the store
+  // closes.
+  void After(absl::Duration pause, Timer ImageStoreImpl::*timer, absl::AnyInvocable<void()> task);
   void StopTimers();
   // The image that a record's value names.
   absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
@@ -221,6 +224,8 @@ class ImageStoreImpl : public ImageStore {
   absl::Mutex timers_mu_;
   bool closing_ ABSL_GUARDED_BY(timers_mu_) = false;
   Timer profiles_timer_ ABSL_GUARDED_BY(timers_mu_), shown_timer_ ABSL_GUARDED_BY(timers_mu_);
+  // One thread for what nobody waits for: it reads and writes the database.
+  std::unique_ptr<Executor> housekeeping_ = std::make_unique<Executor>("store", 1);
   std::unique_ptr<ProfileKeeper> profiles_;
   std::unique_ptr<LayerStore> layers_;
   std::unique_ptr<ChainStore> chains_;  // uses layers_: destroyed first
@@ -401,13 +406,15 @@ void ImageStoreImpl::OnShown(const ResolvedImage& image, const ChainRef& chain,
 }
 
 void ImageStoreImpl::After(absl::Duration pause, Timer ImageStoreImpl::*timer,
-                           absl::AnyInvocable<void()> call) {
+                           absl::AnyInvocable<void()> task) {
   absl::MutexLock lock(&timers_mu_);
   if (closing_) return;
-  this->*timer = layers_->scheduler().At(Moment::Now() + pause, std::move(call));
+  this->*timer = layers_->scheduler().At(
+      Moment::Now() + pause,
+      [this, task = std::move(task)]() mutable { housekeeping_->Submit(std::move(task)); });
 }
 
-// A call that is under way sets no other one, and is waited for.
+// From here on housekeeping_ is given nothing more.
 void ImageStoreImpl::StopTimers() {
   Timer profiles, shown;
   {

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
@@ -88,6 +89,7 @@ absl::StatusOr<std::unique_ptr<KeyValueStore>> KeyValueStore::Open(const std::st
 KeyValueStore::~KeyValueStore() = default;
 
 absl::StatusOr<std::optional<std::string>> KeyValueStore::Get(std::string_view key) const {
+  MayBlock("reading the database");
   leveldb::ReadOptions options;
   options.verify_checksums = true;
   std::string value;
@@ -100,6 +102,7 @@ absl::StatusOr<std::optional<std::string>> KeyValueStore::Get(std::string_view k
 
 absl::Status KeyValueStore::Write(const WriteBatch& batch, bool sync) {
   if (batch.empty()) return absl::OkStatus();
+  MayBlock("writing the database");
   leveldb::WriteBatch updates;
   for (const auto& [key, value] : batch.changes_) {
     if (value.has_value()) {
@@ -116,6 +119,7 @@ absl::Status KeyValueStore::Write(const WriteBatch& batch, bool sync) {
 absl::Status KeyValueStore::ForEachWithPrefix(
     std::string_view prefix,
     absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const {
+  MayBlock("reading the database");
   leveldb::ReadOptions options;
   options.verify_checksums = true;
   const std::unique_ptr<leveldb::Iterator> it(db_->NewIterator(options));

@@ -137,9 +137,13 @@ void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
                        status.ok() ? finish(true) : finish(status);
                      });
   };
-  caller.done = [self = shared_from_this(), reader](const absl::StatusOr<bool>& result) {
+  caller.done = [self = shared_from_this(), reader](const absl::StatusOr<bool>& result) mutable {
     reader->End(result.status());
     self->Schedule(reader, true);
+    // This may be the network's thread, and the end of a job takes the store's lock, which is held
+    // while files are opened.
+    Executor& work = *self->store_.work_;
+    work.Submit([last = std::move(self)] {});
   };
   FlightTicket ticket = store_.blob_flights_.Join(spool_name_, std::move(caller)).ticket;
   // The layer's last caller leaving gives up this layer's share of the blob.

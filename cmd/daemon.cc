@@ -96,6 +96,7 @@ class DaemonImpl : public Daemon {
   void ReadSignal();
   void StopServing();
 
+  const BackgroundLog log_;            // first: the threads of all that follow log
   std::vector<PassedSocket> sockets_;  // until the listeners have them
   const Options options_;
   std::atomic<bool> stop_{false};

@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "fetch/guarded_done.h"
 #include "fetch/header_reader.h"
 #include "fetch/proxy_choice.h"
@@ -352,7 +353,10 @@ class HttpClient::Impl {
       absl::MutexLock lock(&inbox_->mu);
       inbox_->multi = multi_;
     }
-    thread_ = std::thread([this] { Run(); });
+    thread_ = std::thread([this] {
+      NeverBlockHere("the network's thread");
+      Run();
+    });
     return absl::OkStatus();
   }
 

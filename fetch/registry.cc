@@ -39,6 +39,17 @@ absl::StatusOr<ImageSource::FetchedManifest> CheckManifest(const std::string& wh
   return manifest;
 }
 
+// Goes on with an answer on a thread that may block. Whoever has cancelled is told that, and asks
+// nothing more.
+template <typename T, typename Next>
+void GoOn(RegistryShared& shared, CancelToken cancel, absl::StatusOr<T> answer, Next next) {
+  shared.answers.Submit(
+      [cancel = std::move(cancel), answer = std::move(answer), next = std::move(next)]() mutable {
+        if (cancel.cancelled()) answer = absl::CancelledError("request cancelled");
+        next(std::move(answer));
+      });
+}
+
 }  // namespace
 
 std::shared_ptr<RegistryEndpoint> MakeRegistryEndpoint(const Reference& reference,
@@ -84,18 +95,25 @@ void RegistrySource::GetManifest(const std::string& tag_or_digest, CancelToken c
   spec.headers.emplace_back("Accept", kAccept);
   spec.max_body_bytes = kMaxManifestBytes;
   const std::string what = spec.what;
-  RegistryCall::Run(
-      shared_, endpoint_, std::move(spec), std::move(cancel),
-      [what, tag_or_digest, done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
-        if (!response.ok()) return done(response.status());
-        done(CheckManifest(what, tag_or_digest, *std::move(response)));
-      });
+  auto check = [what, tag_or_digest,
+                done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
+    if (!response.ok()) return done(response.status());
+    done(CheckManifest(what, tag_or_digest, *std::move(response)));
+  };
+  RegistryCall::Run(shared_, endpoint_, std::move(spec), cancel,
+                    [shared = shared_, cancel,
+                     check = std::move(check)](absl::StatusOr<HttpResponse> response) mutable {
+                      GoOn(*shared, cancel, std::move(response), std::move(check));
+                    });
 }
 
 void RegistrySource::GetReferrers(const Digest& subject, const std::string& artifact_type,
                                   CancelToken cancel, ReferrersDone done) {
-  ReferrersRead::Run(shared_, endpoint_, subject, artifact_type, std::move(cancel),
-                     std::move(done));
+  ReferrersRead::Run(shared_, endpoint_, subject, artifact_type, cancel,
+                     [shared = shared_, cancel, done = std::move(done)](
+                         absl::StatusOr<std::vector<Descriptor>> referrers) mutable {
+                       GoOn(*shared, cancel, std::move(referrers), std::move(done));
+                     });
 }
 
 void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
@@ -110,21 +128,24 @@ void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, Ca
   auto bytes = std::make_shared<std::string>(blob.size, '\0');
   RangeSet all;
   if (blob.size > 0) all.Add({0, blob.size});
+  auto check = [what, digest = blob.digest,
+                done = std::move(done)](absl::StatusOr<std::string> bytes) mutable {
+    if (bytes.ok() && Sha256Of(*bytes) != digest) {
+      bytes = absl::DataLossError(StrCat(
+          what, ": its bytes do not have its digest; check the registry and whatever is between"));
+    }
+    done(std::move(bytes));
+  };
   BlobRead::Run(
-      shared_, endpoint_, {blob, std::move(all), nullptr, /*in_memory=*/true}, std::move(cancel),
+      shared_, endpoint_, {blob, std::move(all), nullptr, /*in_memory=*/true}, cancel,
       [bytes](uint64_t offset, std::string_view data) {
         bytes->replace(offset, data.size(), data);
         return absl::OkStatus();
       },
-      [bytes, what, digest = blob.digest, done = std::move(done)](absl::Status status) mutable {
-        if (status.ok() && Sha256Of(*bytes) != digest) {
-          status = absl::DataLossError(
-              StrCat(what,
-                     ": its bytes do not have its digest; check the registry and whatever is "
-                     "between"));
-        }
-        if (!status.ok()) return done(std::move(status));
-        done(std::move(*bytes));
+      [shared = shared_, cancel, bytes,
+       check = std::move(check)](const absl::Status& status) mutable {
+        GoOn(*shared, cancel, status.ok() ? absl::StatusOr<std::string>(std::move(*bytes)) : status,
+             std::move(check));
       });
 }
 
@@ -136,15 +157,19 @@ void RegistrySource::HasBlob(const Descriptor& blob, CancelToken cancel, HasBlob
   spec.what =
       StrCat("blob ", blob.digest.Short(), " of ", endpoint_->host, "/", endpoint_->repository);
   spec.answers = [](int status) { return status == 404 || (status >= 300 && status < 400); };
-  RegistryCall::Run(
-      shared_, endpoint_, std::move(spec), std::move(cancel),
-      [size = blob.size, done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
-        if (!response.ok()) return done(response.status());
-        const std::string length = response->Header("content-length");
-        const bool other_size = response->status == 200 && !length.empty() &&
-                                ParseDecimal(length).value_or(size) != size;
-        done(response->status != 404 && !other_size);
-      });
+  auto look = [size = blob.size,
+               done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
+    if (!response.ok()) return done(response.status());
+    const std::string length = response->Header("content-length");
+    const bool other_size =
+        response->status == 200 && !length.empty() && ParseDecimal(length).value_or(size) != size;
+    done(response->status != 404 && !other_size);
+  };
+  RegistryCall::Run(shared_, endpoint_, std::move(spec), cancel,
+                    [shared = shared_, cancel,
+                     look = std::move(look)](absl::StatusOr<HttpResponse> response) mutable {
+                      GoOn(*shared, cancel, std::move(response), std::move(look));
+                    });
 }
 
 void RegistrySource::ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges,

@@ -49,9 +49,10 @@ void BoundTable(Table& table) {
 
 }  // namespace
 
-RegistryShared::RegistryShared(HttpClient& http_client,
+RegistryShared::RegistryShared(HttpClient& http_client, Executor& answer_executor,
                                const SourceFactory::Options& source_options)
     : http(http_client),
+      answers(answer_executor),
       options(source_options),
       tokens(http_client, {source_options.max_attempts, source_options.first_backoff, nullptr}),
       refreshes(http_client) {}

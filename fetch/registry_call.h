@@ -14,6 +14,7 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
+#include "base/executor.h"
 #include "fetch/auth.h"
 #include "fetch/guarded_done.h"
 #include "fetch/http.h"
@@ -24,7 +25,8 @@ namespace imagefs {
 
 // What all sources of one factory share. The tables are touched by the client's thread only.
 struct RegistryShared {
-  RegistryShared(HttpClient& http_client, const SourceFactory::Options& source_options);
+  RegistryShared(HttpClient& http_client, Executor& answer_executor,
+                 const SourceFactory::Options& source_options);
 
   struct Host {
     enum class Scheme { kUnknown, kHttp, kHttps };
@@ -48,6 +50,7 @@ struct RegistryShared {
   void LogWarnings(const std::string& host, const HttpResponse& response);
 
   HttpClient& http;
+  Executor& answers;  // what follows a document: it may block on this disk, not the client's thread
   const SourceFactory::Options options;
   TokenSource tokens;
   RefreshThreads refreshes;

@@ -13,11 +13,15 @@ namespace imagefs {
 namespace {
 
 constexpr char kRetryAfterPayload[] = "imagefs/retry-after";
+// They wait for this disk only.
+constexpr int kAnswerThreads = 4;
 
 class RegistryAwareFactory : public SourceFactory {
  public:
   RegistryAwareFactory(const Options& options, std::unique_ptr<HttpClient> http)
-      : shared_(std::make_shared<RegistryShared>(*http, options)), http_(std::move(http)) {}
+      : answers_("answers", kAnswerThreads),
+        shared_(std::make_shared<RegistryShared>(*http, answers_, options)),
+        http_(std::move(http)) {}
 
   ~RegistryAwareFactory() override { shared_->refreshes.Close(); }
 
@@ -52,6 +56,7 @@ class RegistryAwareFactory : public SourceFactory {
   }
 
  private:
+  Executor answers_;  // goes last: until then work ends, and is told so
   const std::shared_ptr<RegistryShared> shared_;
   const std::unique_ptr<HttpClient> http_;  // goes first and ends all work with it
 };

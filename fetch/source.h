@@ -2,9 +2,10 @@
 // layout, or an archive. The seam between bytes from elsewhere and bytes on this disk.
 //
 // Thread-safe. Asynchronous methods return at once; `done` runs exactly once, on a thread of the
-// source (inline allowed), with kCancelled when the token fires first. What may pass by itself
-// (kUnavailable, 429, 5xx, cut connections) has been retried with back-off and Retry-After before
-// an error is delivered, unless the caller wants that for itself (ReadOptions).
+// source (inline allowed), with kCancelled when the token fires first. It may block on this disk,
+// but for that of ReadBlob, which runs where the bytes of all transfers come. What may pass by
+// itself (kUnavailable, 429, 5xx, cut connections) has been retried with back-off and Retry-After
+// before an error is delivered, unless the caller wants that for itself (ReadOptions).
 #pragma once
 
 #include <chrono>

@@ -37,6 +37,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "base/thread_role.h"
 #include "fs/fuse_ops.h"
 
 namespace imagefs {
@@ -376,6 +377,7 @@ class EpollFuseLoop : public FuseLoop {
     sigset_t all;
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    NeverBlockHere("a FUSE worker");
     SetFuseWorkerContext(&context);
     const auto buffer = std::make_unique_for_overwrite<char[]>(kMessageBytes + kPaddingBytes);
     while (true) {

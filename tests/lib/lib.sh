@@ -15,6 +15,8 @@ mkdir -p "$M" "$T/docker"
 echo '{}' >"$T/docker/config.json"
 chmod 755 "$T"
 TEST_PIDS=()
+# What blocks on a thread that may not (base/thread_role.h) aborts the daemon.
+export IMAGEFS_CHECK_THREADS=1
 AT_END=()  # functions that run at the end, before unmounting
 export XDG_CONFIG_HOME=$T/config XDG_DATA_HOME=$T/data DOCKER_CONFIG=$T/docker
 unset REGISTRY_AUTH_FILE http_proxy https_proxy HTTP_PROXY HTTPS_PROXY no_proxy NO_PROXY || true

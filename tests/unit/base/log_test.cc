@@ -1,8 +1,14 @@
 #include "base/log.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <unistd.h>
 
+#include <memory>
 #include <string>
+
+#include "base/text.h"
 
 namespace imagefs {
 namespace {
@@ -32,6 +38,39 @@ TEST_F(LogTest, OneEventIsOneLine) {
   LogError("from=", "the\nnetwork\r\x1b[31m", " braces={}");
   const std::string text = ::testing::internal::GetCapturedStderr();
   EXPECT_NE(text.find("from=the network  [31m braces={}\n"), std::string::npos) << text;
+}
+
+TEST_F(LogTest, InTheBackgroundNothingIsLostInItsOrder) {
+  ::testing::internal::CaptureStderr();
+  {
+    const BackgroundLog background;
+    for (int i = 0; i < 1000; ++i) LogInfo("line ", i, ".");
+  }
+  LogInfo("line 1000.");
+  const std::string text = ::testing::internal::GetCapturedStderr();
+  size_t at = 0;
+  for (int i = 0; i <= 1000; ++i) {
+    at = text.find(StrCat("line ", i, "."), at);
+    ASSERT_NE(at, std::string::npos) << i;
+  }
+}
+
+TEST_F(LogTest, WhoLogsDoesNotWaitForWhoReads) {
+  // Nobody reads this pipe: it is full long before the last line.
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const int before = dup(STDERR_FILENO);
+  ASSERT_EQ(fcntl(ends[1], F_SETPIPE_SZ, 4096), 4096);
+  ASSERT_EQ(dup2(ends[1], STDERR_FILENO), STDERR_FILENO);
+  close(ends[1]);
+  auto background = std::make_unique<BackgroundLog>();
+  for (int i = 0; i < 20000; ++i) LogInfo("a line that nobody reads, of some length");
+  // What is queued fails to be written once the reader is gone.
+  signal(SIGPIPE, SIG_IGN);
+  close(ends[0]);
+  background.reset();
+  ASSERT_EQ(dup2(before, STDERR_FILENO), STDERR_FILENO);
+  close(before);
 }
 
 TEST(RedactUrlTest, SecretsGo) {

@@ -34,10 +34,10 @@ class ControlServiceTest : public testing::Test {
     options.request_stop = [this](bool unmount) { stop_ = unmount ? 2 : 1; };
     options.progress_interval = std::chrono::milliseconds(1);
     executor_ = std::make_unique<Executor>("test", 4);
-    publications_ = std::make_unique<Publications>(
-        Publications::Deps{store_, sources_, *executor_});
-    service_ = ControlService::Create(std::move(options),
-                                      {store_, sources_, mounts_, nullptr, *executor_, *publications_});
+    publications_ =
+        std::make_unique<Publications>(Publications::Deps{store_, sources_, *executor_});
+    service_ = ControlService::Create(
+        std::move(options), {store_, sources_, mounts_, nullptr, *executor_, *publications_});
     grpc::ServerBuilder builder;
     builder.RegisterService(&service_->service());
     server_ = builder.BuildAndStart();
