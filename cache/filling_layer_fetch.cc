@@ -23,7 +23,7 @@ constexpr std::array<uint64_t, 4> kMaxBatchBytes = {512 << 10, 512 << 10, 2 << 2
 constexpr uint64_t kMaxGapBytes = 16 << 10;
 // A request that takes more memory than this waits until there is room for it.
 constexpr uint64_t kLargeBytes = 8 << 20;
-constexpr int kManyFailures = 5;  // of requests in a row
+constexpr int kManyFailures = 8;  // of requests in a row
 // After a failure of this machine's own: a full disk, say.
 constexpr absl::Duration kLocalPause = absl::Seconds(1);
 // Of a request's silence, what is worth to be remembered as usual.
