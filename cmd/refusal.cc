@@ -27,8 +27,16 @@ constexpr int64_t kGraceSeconds = 1;
 
 class RefusedCall : public grpc::ServerGenericBidiReactor {
  public:
-  explicit RefusedCall(const grpc::Status& status) { Finish(status); }
-  void OnDone() override { delete this; }
+  static RefusedCall* Start(const grpc::Status& status) {
+    auto self = std::make_shared<RefusedCall>();
+    self->self_ = self;
+    self->Finish(status);
+    return self.get();
+  }
+  void OnDone() override { self_.reset(); }
+
+ private:
+  std::shared_ptr<RefusedCall> self_;  // until OnDone
 };
 
 class RefusingService : public grpc::CallbackGenericService {
@@ -36,7 +44,7 @@ class RefusingService : public grpc::CallbackGenericService {
   explicit RefusingService(absl::Status why) : why_(std::move(why)) {}
   grpc::ServerGenericBidiReactor* CreateReactor(
       grpc::GenericCallbackServerContext* context) override {
-    return new RefusedCall(AnswerOf(context, why_));  // until OnDone
+    return RefusedCall::Start(AnswerOf(context, why_));
   }
 
  private:
