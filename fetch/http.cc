@@ -159,7 +159,8 @@ absl::Status ExplainTls(const Transfer& t, CURLcode code, std::string_view cause
   }
   return MakeFailure(TransportFailure::kUntrusted, absl::StatusCode::kFailedPrecondition,
                      StrCat("the TLS certificate of ", host, " is not trusted: ", cause,
-                            "; add its CA to the system's, or name it by SSL_CERT_FILE"));
+                            "; add its CA to the system's, or start the daemon with it by --ca-file "
+                            "or IMAGEFS_CA_FILE (imagefs stop first where one runs)"));
 }
 
 absl::Status ExplainConnect(const Transfer& t, std::string_view cause) {

@@ -89,3 +89,24 @@ timeout 30 "$IMAGEFS" --root "$ROOT" --run "$RUN" stop --unmount
 wait_for 10 "[ -z \"\$(daemons)\" ]" || fail "stop returned before the end"
 for name in control snapshotter cri; do [ -S "$RUN/$name.sock" ] || fail "$name.sock is gone"; done
 nothing_left "$M"
+
+# A daemon that cannot start says why to whoever waits, commands and containerd, and is tried again when the
+# configuration changes; before it fails it holds out for a while, so that it is not started every second.
+[ -z "$(daemons)" ] || fail "a daemon is left"
+kill "$MANAGER"
+printf '[fill]\ndedline = "5s"\n' >"$T/config.toml"
+manager "control=$RUN/control.sock" "snapshotter=$RUN/snapshotter.sock" -- \
+  "$IMAGEFS" --root "$ROOT" --run "$RUN" --config "$T/config.toml" daemon
+for verb in images status "umount $M/a" stop "mount -q oci:$T/images/plain $M/a"; do
+  refuse 1 'config.toml:2: fill.dedline is not known' ifs $verb
+done
+same "code" '"FAILED_PRECONDITION"' "$(ifs --json images 2>/dev/null | field 'json.dumps(j["error"]["code"])')"
+wait_for 30 "grep -q 'ended 1' '$T/manager/notified'" || fail "it does not fail in the end"
+same "starts until then" 1 "$(notified started)"
+same "the manager is told why" 1 "$(notified 'STATUS=the daemon does not start: .*dedline')"
+refuse 1 'fill.dedline' ifs images
+refuse 1 'config.toml:2: fill.dedline is not known' "$IMAGEFS" --check-config "$T/config.toml"
+echo >"$T/config.toml"
+same "a configuration that is right" OK "$("$IMAGEFS" --check-config "$T/config.toml")"
+ifs images >/dev/null || fail "the new configuration is not tried"
+same "READY" 1 "$(notified READY=1)"
