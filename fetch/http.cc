@@ -157,10 +157,11 @@ absl::Status ExplainTls(const Transfer& t, CURLcode code, std::string_view cause
                        StrCat("TLS handshake with ", host, " failed: ", cause,
                               "; check the network and the proxy settings"));
   }
-  return MakeFailure(TransportFailure::kUntrusted, absl::StatusCode::kFailedPrecondition,
-                     StrCat("the TLS certificate of ", host, " is not trusted: ", cause,
-                            "; add its CA to the system's, or start the daemon with it by --ca-file "
-                            "or IMAGEFS_CA_FILE (imagefs stop first where one runs)"));
+  return MakeFailure(
+      TransportFailure::kUntrusted, absl::StatusCode::kFailedPrecondition,
+      StrCat("the TLS certificate of ", host, " is not trusted: ", cause,
+             "; add its CA to the system's, or start the daemon with it by --ca-file "
+             "or IMAGEFS_CA_FILE (imagefs stop first where one runs)"));
 }
 
 absl::Status ExplainConnect(const Transfer& t, std::string_view cause) {
