@@ -61,6 +61,10 @@ absl::StatusOr<std::string> DecompressZstd(std::string_view frame, size_t max_by
   if (input.pos != frame.size()) {
     return absl::DataLossError("a damaged zstd frame: bytes follow it");
   }
+  if (produced != announced) {
+    return absl::DataLossError(StrCat("a damaged zstd frame: it says that it holds ", announced,
+                                      " bytes and holds ", produced));
+  }
   out.resize(produced);
   return out;
 }
