@@ -90,6 +90,7 @@ absl::StatusOr<TransferRequest> ParseIndexRequest(const IndexRequest& request) {
     target.access.credential.username = request.to_credential().username();
     target.access.credential.password = request.to_credential().password();
     target.access.credential.identity_token = request.to_credential().identity_token();
+    target.access.credential_trouble = Printable(request.to_credential().trouble(), 1000);
   }
   if (target.push && !target.to.has_value() &&
       out.resolve.reference.transport != Reference::Transport::kRegistry) {
@@ -570,6 +571,7 @@ absl::StatusOr<ImageStore::ResolveRequest> ParseImageRequest(const ImageRequest&
   out.access.credential.username = request.credential().username();
   out.access.credential.password = request.credential().password();
   out.access.credential.identity_token = request.credential().identity_token();
+  out.access.credential_trouble = Printable(request.credential().trouble(), 1000);
   out.access.plain_http = request.plain_http();
   out.access.verify_tls = !request.skip_tls_verify();
   switch (request.pull_policy()) {

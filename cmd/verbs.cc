@@ -152,7 +152,10 @@ class Session {
   }
   absl::StatusOr<ImageRequest> MakeImageRequest() { return MakeImageRequest(command_.reference); }
   absl::StatusOr<ImageRequest> MakeImageRequest(const std::string& text);
-  static absl::Status AddCredential(const Reference& reference, control::v1::Credential* out);
+  void AddCredential(const Reference& reference, control::v1::Credential* out);
+  // What is here, is here without credentials that there may be. (The message of a refusal has the
+  // same cause.)
+  void WarnOfCredentials();
   // `call` is Mount or Pull of the client.
   template <typename Request>
   absl::StatusOr<MountResult> Transfer(
@@ -175,7 +178,14 @@ class Session {
   const DaemonProgramParts* const daemon_;
   Output& out_;
   Interrupts interrupts_;
+  std::string credential_trouble_;
 };
+
+void Session::WarnOfCredentials() {
+  const std::string trouble = std::exchange(credential_trouble_, "");
+  if (trouble.empty()) return;
+  out_.Note(StrCat("imagefs: warning: no credentials were sent: ", Printable(trouble, 1000), "\n"));
+}
 
 // Asks the client's own files for credentials: the daemon never reads the caller's home.
 absl::StatusOr<ImageRequest> Session::MakeImageRequest(const std::string& text) {
@@ -189,18 +199,19 @@ absl::StatusOr<ImageRequest> Session::MakeImageRequest(const std::string& text) 
                           : command_.pull == "never" ? ImageRequest::NEVER
                                                      : ImageRequest::MISSING);
   if (reference.transport == Reference::Transport::kRegistry && command_.pull != "never") {
-    IMAGEFS_RETURN_IF_ERROR(AddCredential(reference, request.mutable_credential()));
+    AddCredential(reference, request.mutable_credential());
   }
   return request;
 }
 
-absl::Status Session::AddCredential(const Reference& reference, control::v1::Credential* out) {
-  IMAGEFS_ASSIGN_OR_RETURN(const auto credential,
-                           FindCredential(reference, CredentialOptions::FromEnvironment()));
+void Session::AddCredential(const Reference& reference, control::v1::Credential* out) {
+  FoundCredential found = FindCredential(reference, CredentialOptions::FromEnvironment());
+  const auto& credential = found.credential;
   out->set_username(credential.username);
   out->set_password(credential.password.c_str(), credential.password.size());
   out->set_identity_token(credential.identity_token.c_str(), credential.identity_token.size());
-  return absl::OkStatus();
+  out->set_trouble(found.trouble);
+  if (!found.trouble.empty()) credential_trouble_ = std::move(found.trouble);
 }
 
 absl::StatusOr<MountRequest> Session::MakeMountRequest() {
@@ -246,6 +257,7 @@ absl::StatusOr<MountResult> Session::Transfer(
   });
   out_.Note(renderer.Finish());
   IMAGEFS_RETURN_IF_ERROR(status);
+  WarnOfCredentials();
   return result;
 }
 
@@ -552,8 +564,7 @@ int Session::Index() {
     absl::StatusOr<Reference> to = Reference::Parse(command_.to);
     if (!to.ok()) return out_.Fail(to.status());
     request.set_to(to->ToString());
-    absl::Status status = AddCredential(*to, request.mutable_to_credential());
-    if (!status.ok()) return out_.Fail(status);
+    AddCredential(*to, request.mutable_to_credential());
   }
   // First, so that a key that is of no use is known before the work is done.
   std::vector<MinisignSecretKey> keys;

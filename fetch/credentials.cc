@@ -1,6 +1,7 @@
 #include "fetch/credentials.h"
 
 #include <pwd.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -95,7 +96,7 @@ std::pair<std::string, Json> BestFit(const Json& object, const Reference& refere
 absl::Status HelperError(const std::string& program, std::string_view why,
                          const std::string& file) {
   return absl::FailedPreconditionError(
-      StrCat("credential helper ", program, ": ", why, "; repair it or remove it from ", file));
+      StrCat("credential helper ", program, ": ", why, "; repair it, or remove it from ", file));
 }
 
 // nullopt: the helper has no credential for `server`.
@@ -158,6 +159,20 @@ std::string HelperFor(const Json& config, const Reference& reference) {
   return config.StringOr("credsStore");
 }
 
+absl::StatusOr<std::optional<Credential>> FromHelper(const Json& config, const std::string& file,
+                                                     const Reference& reference) {
+  const std::string helper = HelperFor(config, reference);
+  if (helper.empty()) return std::nullopt;
+  std::vector<std::string> servers = {reference.host};
+  // Docker keeps its hub under an old URL, the containers tools under its name.
+  if (IsHubHost(reference.host)) servers = {std::string(kDockerHubServer), "docker.io"};
+  for (const std::string& server : servers) {
+    IMAGEFS_ASSIGN_OR_RETURN(std::optional<Credential> found, AskHelper(helper, server, file));
+    if (found) return found;
+  }
+  return std::nullopt;
+}
+
 absl::StatusOr<std::optional<Credential>> FindInFile(const std::string& file,
                                                      const Reference& reference) {
   absl::StatusOr<std::string> text = ReadFile(file, kMaxFileBytes);
@@ -173,18 +188,43 @@ absl::StatusOr<std::optional<Credential>> FindInFile(const std::string& file,
     return absl::InvalidArgumentError(
         StrCat(file, " is no valid JSON object; repair or remove it"));
   }
-  if (const std::string helper = HelperFor(*config, reference); !helper.empty()) {
-    std::vector<std::string> servers = {reference.host};
-    // Docker keeps its hub under an old URL, the containers tools under its name.
-    if (IsHubHost(reference.host)) servers = {std::string(kDockerHubServer), "docker.io"};
-    for (const std::string& server : servers) {
-      IMAGEFS_ASSIGN_OR_RETURN(std::optional<Credential> found, AskHelper(helper, server, file));
-      if (found) return found;
-    }
-  }
+  const absl::StatusOr<std::optional<Credential>> helped = FromHelper(*config, file, reference);
+  if (helped.ok() && *helped) return *helped;
   const auto [key, entry] = BestFit((*config)["auths"], reference);
-  if (!entry.is_object()) return std::nullopt;
-  return FromAuthEntry(key, entry, file);
+  if (entry.is_object()) {
+    absl::StatusOr<std::optional<Credential>> found = FromAuthEntry(key, entry, file);
+    if (!found.ok() || *found) return found;
+  }
+  return helped;
+}
+
+// Nobody else can have put something there.
+bool IsOurs(const std::string& directory) {
+  struct stat found;
+  return lstat(directory.c_str(), &found) == 0 && S_ISDIR(found.st_mode) &&
+         found.st_uid == geteuid() && (found.st_mode & 022) == 0;
+}
+
+std::vector<std::string> FilesToAsk(const CredentialOptions& options) {
+  std::vector<std::string> files;
+  if (!options.auth_file.empty()) files.push_back(options.auth_file);
+  if (!options.xdg_runtime_dir.empty()) {
+    files.push_back(options.xdg_runtime_dir + "/containers/auth.json");
+  }
+  for (const std::string& directory : options.login_dirs) {
+    if (IsOurs(directory)) files.push_back(directory + "/auth.json");
+  }
+  if (!options.xdg_config_home.empty()) {
+    files.push_back(options.xdg_config_home + "/containers/auth.json");
+  } else if (!options.home.empty()) {
+    files.push_back(options.home + "/.config/containers/auth.json");
+  }
+  if (!options.docker_config.empty()) {
+    files.push_back(options.docker_config + "/config.json");
+  } else if (!options.home.empty()) {
+    files.push_back(options.home + "/.docker/config.json");
+  }
+  return files;
 }
 
 }  // namespace
@@ -212,6 +252,11 @@ bool DecodeUserAndPassword(std::string_view base64, Credential* out) {
   return true;
 }
 
+std::string LoginRemedy(std::string_view host) {
+  return StrCat("run `docker login", IsHubHost(host) ? "" : " ", IsHubHost(host) ? "" : host,
+                "` or `podman login ", host, "`");
+}
+
 CredentialOptions CredentialOptions::FromEnvironment() {
   CredentialOptions out;
   out.home = Environment("HOME");
@@ -222,35 +267,28 @@ CredentialOptions CredentialOptions::FromEnvironment() {
   out.auth_file = Environment("REGISTRY_AUTH_FILE");
   out.xdg_runtime_dir = Environment("XDG_RUNTIME_DIR");
   out.xdg_config_home = Environment("XDG_CONFIG_HOME");
+  const std::string temporary = Environment("TMPDIR");
+  out.login_dirs = {
+      StrCat("/run/user/", geteuid(), "/containers"),
+      StrCat(temporary.empty() ? "/tmp" : temporary, "/podman-run-", geteuid(), "/containers"),
+      StrCat("/run/containers/", geteuid()),
+  };
   return out;
 }
 
-absl::StatusOr<Credential> FindCredential(const Reference& reference,
-                                          const CredentialOptions& options) {
-  if (reference.transport != Reference::Transport::kRegistry) return Credential();
-  std::vector<std::string> files;
-  if (!options.auth_file.empty()) files.push_back(options.auth_file);
-  if (!options.xdg_runtime_dir.empty()) {
-    files.push_back(options.xdg_runtime_dir + "/containers/auth.json");
-  }
-  if (!options.xdg_config_home.empty()) {
-    files.push_back(options.xdg_config_home + "/containers/auth.json");
-  } else if (!options.home.empty()) {
-    files.push_back(options.home + "/.config/containers/auth.json");
-  }
-  if (!options.docker_config.empty()) {
-    files.push_back(options.docker_config + "/config.json");
-  } else if (!options.home.empty()) {
-    files.push_back(options.home + "/.docker/config.json");
-  }
-  absl::StatusOr<std::optional<Credential>> found = std::optional<Credential>();
-  for (const std::string& file : files) {
-    found = FindInFile(file, reference);
-    if (!found.ok() || found->has_value()) break;
+FoundCredential FindCredential(const Reference& reference, const CredentialOptions& options) {
+  FoundCredential out;
+  if (reference.transport != Reference::Transport::kRegistry) return out;
+  for (const std::string& file : FilesToAsk(options)) {
+    absl::StatusOr<std::optional<Credential>> found = FindInFile(file, reference);
+    if (found.ok() && *found) {
+      out = {**std::move(found), ""};
+      break;
+    }
+    if (!found.ok() && out.trouble.empty()) out.trouble = ToStd(found.status().message());
   }
   WipeStack();  // where files and answers were parsed
-  IMAGEFS_RETURN_IF_ERROR(found.status());
-  return found->value_or(Credential());
+  return out;
 }
 
 }  // namespace imagefs

@@ -5,8 +5,8 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
-#include "absl/status/statusor.h"
 #include "base/secret.h"
 #include "image/reference.h"
 
@@ -29,20 +29,34 @@ struct Credential {
 // False, and nothing is set, when it is none.
 bool DecodeUserAndPassword(std::string_view base64, Credential* out);
 
+// "run `docker login HOST` or `podman login HOST`", for the end of a message. `host` as references
+// name it.
+std::string LoginRemedy(std::string_view host);
+
 struct CredentialOptions {
   std::string home;             // $HOME
   std::string docker_config;    // $DOCKER_CONFIG: a directory
   std::string auth_file;        // $REGISTRY_AUTH_FILE
   std::string xdg_runtime_dir;  // $XDG_RUNTIME_DIR
   std::string xdg_config_home;  // $XDG_CONFIG_HOME
+  // Where podman and skopeo put what a login without a session brought, DIR/auth.json. Looked at
+  // only when they belong to this process's user and nobody else may write there: one is below
+  // /tmp.
+  std::vector<std::string> login_dirs;
   static CredentialOptions FromEnvironment();
 };
 
+struct FoundCredential {
+  Credential credential;  // empty when there is none, or none that could be had
+  // Why there may be one that could not be had: the file or the helper, the cause, the remedy, in
+  // one line without secrets. "" when a credential was found, and when nothing is wrong.
+  std::string trouble;
+};
+
 // Looks the reference's registry up: containers' auth.json first (longest namespaced key wins),
-// then docker's config.json (credHelpers[host], credsStore, auths). An empty credential when there
-// is none. An unreadable or malformed file is an error that names it; a helper that says "not
-// found" is not.
-absl::StatusOr<Credential> FindCredential(const Reference& reference,
-                                          const CredentialOptions& options);
+// then docker's config.json (credHelpers[host], credsStore, auths). A file that is unreadable or
+// malformed, and a helper that is missing, fails or does not answer within 10 s, is passed over:
+// most images are public. A helper that says "not found" is no trouble. Blocks.
+FoundCredential FindCredential(const Reference& reference, const CredentialOptions& options);
 
 }  // namespace imagefs

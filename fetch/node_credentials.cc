@@ -24,7 +24,7 @@ NodeCredentials::NodeCredentials(Options options)
 
 SourceFactory::Access NodeCredentials::AccessFor(const Reference& reference) {
   SourceFactory::Access access;
-  access.credential = Find(reference, nullptr);
+  access.credential = Find(reference, nullptr, &access.credential_trouble);
   access.refresh = RefreshFor(reference);
   return access;
 }
@@ -34,7 +34,7 @@ SourceFactory::Access NodeCredentials::QuickAccessFor(const Reference& reference
   if (std::vector<Credential> remembered = Remembered(reference); !remembered.empty()) {
     access.credential = std::move(remembered.front());
   } else {
-    access.credential = InFiles(reference);
+    access.credential = InFiles(reference, &access.credential_trouble);
   }
   access.refresh = RefreshFor(reference);
   return access;
@@ -49,14 +49,15 @@ CredentialRefresh NodeCredentials::RefreshFor(const Reference& reference) {
   };
 }
 
-Credential NodeCredentials::InFiles(const Reference& reference) const {
-  absl::StatusOr<Credential> found = FindCredential(reference, options_.files);
-  if (found.ok()) return *std::move(found);
-  LogWarning("credentials_unusable cause=", found.status().message());
-  return Credential();
+Credential NodeCredentials::InFiles(const Reference& reference, std::string* trouble) const {
+  FoundCredential found = FindCredential(reference, options_.files);
+  if (!found.trouble.empty()) LogWarning("credentials_unusable cause=", found.trouble);
+  if (trouble != nullptr) *trouble = std::move(found.trouble);
+  return std::move(found.credential);
 }
 
-Credential NodeCredentials::Find(const Reference& reference, const Credential* refused) {
+Credential NodeCredentials::Find(const Reference& reference, const Credential* refused,
+                                 std::string* trouble) {
   if (reference.transport != Reference::Transport::kRegistry) return Credential();
   if (refused != nullptr) Drop(reference, *refused);
   const auto first = [refused](std::vector<Credential> candidates) {
@@ -67,7 +68,7 @@ Credential NodeCredentials::Find(const Reference& reference, const Credential* r
   };
   Credential found = first(Remembered(reference));
   if (found.empty() && kubelet_ != nullptr) found = first(kubelet_->Find(reference, refused));
-  if (found.empty()) found = first({InFiles(reference)});
+  if (found.empty()) found = first({InFiles(reference, trouble)});
   if (refused != nullptr) {
     absl::MutexLock lock(&mu_);
     ++renewals_;

@@ -43,8 +43,10 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
   SourceFactory::Access QuickAccessFor(const Reference& reference);
   CredentialRefresh RefreshFor(const Reference& reference);
 
-  // The best credential that is not `refused`; empty when there is none. Blocks as AccessFor.
-  Credential Find(const Reference& reference, const Credential* refused);
+  // The best credential that is not `refused`; empty when there is none. `trouble`, null = not
+  // wanted, is told why files or helpers gave none. Blocks as AccessFor.
+  Credential Find(const Reference& reference, const Credential* refused,
+                  std::string* trouble = nullptr);
 
   // Something that `image` was pulled with; an empty credential is passed over. At most
   // kMaxReferences references with kMaxPerReference credentials each, the last used ones.
@@ -78,7 +80,7 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
     std::vector<Credential> credentials;  // the last used first; never empty
   };
   static std::string KeyOf(const Reference& reference) { return reference.ToString(); }
-  Credential InFiles(const Reference& reference) const;
+  Credential InFiles(const Reference& reference, std::string* trouble) const;
   std::vector<Credential> Remembered(const Reference& reference);
   void Drop(const Reference& reference, const Credential& refused);
   std::list<Pulled>::iterator FindLocked(const std::string& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

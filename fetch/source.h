@@ -82,7 +82,13 @@ class ImageSource {
   // Whether bytes come over a network, so that fetching a part may be cheaper than the whole.
   virtual bool remote() const { return false; }
 
-  // Whether the blob is there, with that size, for this identity; fetches nothing of it.
+  // From here on the blob's bytes are asked for at its `urls`, in their order and as nobody, when
+  // they are asked for and the source has not got them, also by descriptors without urls.
+  virtual void LearnUrls(const Descriptor& blob) { (void)blob; }
+
+  // Whether the blob is there, with that size, for this identity; fetches nothing of it. What is at
+  // the urls of a blob alone is not there: they show only to whoever reads all of it that they have
+  // it.
   using HasBlobDone = absl::AnyInvocable<void(absl::StatusOr<bool>)>;
   virtual void HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) = 0;
 
@@ -149,6 +155,9 @@ class SourceFactory {
     // Asked when the registry refuses the credential, so that bytes can be read long after it has
     // expired; may be empty.
     CredentialRefresh refresh;
+    // Why there is no credential where one may be kept, for the message when the registry wants
+    // one; "" = nothing is wrong.
+    std::string credential_trouble;
     bool plain_http = false;  // also without it, loopback hosts are tried by HTTP
     bool verify_tls = true;
   };

@@ -53,14 +53,12 @@ class CredentialsTest : public testing::Test {
 
   std::string Asked() { return ReadFile(dir_ + "/asked", 1 << 20).value_or(""); }
 
-  absl::StatusOr<Credential> Find(const std::string& text) {
-    return FindCredential(*Reference::Parse(text), options_);
-  }
-
-  // "user:password", "token:...", "anonymous" or the error.
+  // "user:password", "token:...", "anonymous" or the trouble.
   std::string Found(const std::string& text) {
-    absl::StatusOr<Credential> found = Find(text);
-    if (!found.ok()) return std::string(found.status().message());
+    FoundCredential all = FindCredential(*Reference::Parse(text), options_);
+    EXPECT_TRUE(all.credential.empty() || all.trouble.empty());
+    if (!all.trouble.empty()) return all.trouble;
+    const Credential* found = &all.credential;
     if (found->empty()) return "anonymous";
     if (!found->identity_token.empty()) {
       EXPECT_TRUE(found->username.empty() && found->password.empty());
@@ -164,7 +162,7 @@ TEST_F(CredentialsTest, OrderOfFiles) {
   EXPECT_EQ(Found("q.io/x"), "run:p") << "the next file is asked";
 }
 
-TEST_F(CredentialsTest, BadFilesAreErrorsThatKeepSecrets) {
+TEST_F(CredentialsTest, BadFilesAreTroubleThatKeepsSecrets) {
   const std::string file = dir_ + "/home/.docker/config.json";
   WriteDocker("{\"auths\":{\"q.io\":{\"auth\":\"c2VjcmV0OnNlY3JldA==\"}");
   EXPECT_TRUE(Contains(Found("q.io/x"), file));
@@ -180,7 +178,7 @@ TEST_F(CredentialsTest, BadFilesAreErrorsThatKeepSecrets) {
   EXPECT_FALSE(Contains(Found("q.io/x"), "secret"));
   EXPECT_EQ(Found("other.io/x"), "anonymous") << "another registry's entry is not looked at";
   WriteDocker(std::string((4 << 20) + 1, ' '));
-  EXPECT_FALSE(Find("q.io/x").ok());
+  EXPECT_TRUE(Contains(Found("q.io/x"), file));
   ASSERT_EQ(unlink(file.c_str()), 0);
   ASSERT_TRUE(MakeDirs(file).ok());
   EXPECT_TRUE(Contains(Found("q.io/x"), file)) << "a directory cannot be read";
@@ -217,7 +215,7 @@ TEST_F(CredentialsTest, HelperTokens) {
   EXPECT_EQ(Found("q.io/x"), "token:refresh");
 }
 
-TEST_F(CredentialsTest, BrokenHelpersAreErrorsThatNameThemAndTheFile) {
+TEST_F(CredentialsTest, BrokenHelpersAreTroubleThatNamesThemAndTheFile) {
   const std::string file = dir_ + "/home/.docker/config.json";
   WriteDocker("{\"credsStore\":\"absent\"}");
   EXPECT_TRUE(Contains(Found("q.io/x"), "docker-credential-absent: not found in PATH"));
@@ -236,6 +234,33 @@ TEST_F(CredentialsTest, BrokenHelpersAreErrorsThatNameThemAndTheFile) {
   EXPECT_TRUE(Contains(Found("q.io/x"), "signal 9"));
   WriteHelper("bad", "head -c 1000000 /dev/zero");
   EXPECT_TRUE(Contains(Found("q.io/x"), "64 KiB"));
+}
+
+TEST_F(CredentialsTest, TroubleHidesNothingThatWorks) {
+  WriteDocker(StrCat("{\"credsStore\":\"absent\",\"auths\":{\"q.io\":", Auth("file:3"), "}}"));
+  EXPECT_EQ(Found("q.io/x"), "file:3") << "the same file";
+  EXPECT_TRUE(Contains(Found("other.io/x"), "docker-credential-absent"));
+  Write("run/containers/auth.json", "no JSON");
+  EXPECT_EQ(Found("q.io/x"), "file:3") << "the next file";
+  EXPECT_TRUE(Contains(Found("other.io/x"), "run/containers/auth.json")) << "the first trouble";
+}
+
+TEST_F(CredentialsTest, ALoginWithoutASession) {
+  Write("podman-run-1/containers/auth.json", StrCat("{\"auths\":{\"q.io\":", Auth("me:1"), "}}"));
+  options_.login_dirs = {dir_ + "/none", dir_ + "/podman-run-1/containers"};
+  EXPECT_EQ(Found("q.io/x"), "me:1");
+  // Somebody else may have put that there.
+  ASSERT_EQ(chmod(options_.login_dirs[1].c_str(), 0777), 0);
+  EXPECT_EQ(Found("q.io/x"), "anonymous");
+  ASSERT_EQ(chmod(options_.login_dirs[1].c_str(), 0700), 0);
+  if (geteuid() == 0) {
+    ASSERT_EQ(chown(options_.login_dirs[1].c_str(), 1234, 1234), 0);
+    EXPECT_EQ(Found("q.io/x"), "anonymous");
+  }
+  options_.login_dirs = {dir_ + "/link"};
+  ASSERT_EQ(symlink((dir_ + "/podman-run-1/containers").c_str(), options_.login_dirs[0].c_str()),
+            0);
+  EXPECT_EQ(Found("q.io/x"), "anonymous");
 }
 
 TEST_F(CredentialsTest, HelperMayIgnoreItsInput) {
