@@ -19,116 +19,13 @@
 namespace imagefs {
 namespace {
 
-constexpr size_t kMaxChallengeBytes = 16 << 10;
-constexpr size_t kMaxChallenges = 16;
-constexpr size_t kMaxParams = 32;
 constexpr size_t kMaxTokens = 1024;
 constexpr size_t kMaxTokenBytes = 64 << 10;
 constexpr uint64_t kMaxTokenAnswerBytes = 256 << 10;
 constexpr int64_t kDefaultTokenSeconds = 60;
 constexpr int64_t kMaxTokenSeconds = 24 * 3600;
 constexpr std::chrono::seconds kMaxRetryAfter(60);
-
-bool IsTokenChar(char c) {
-  if ((c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')) return true;
-  return std::string_view("!#$%&'*+-.^_`|~").find(c) != std::string_view::npos;
-}
-
-bool IsToken68Char(char c) { return IsTokenChar(c) || c == '/' || c == '='; }
-
-// Reads the grammar of challenges from the front of a text.
-class Cursor {
- public:
-  explicit Cursor(std::string_view text) : text_(text) {}
-
-  bool AtEnd() const { return text_.empty(); }
-  void SkipBlanks() {
-    while (!text_.empty() && (text_.front() == ' ' || text_.front() == '\t'))
-      text_.remove_prefix(1);
-  }
-  // Blanks and commas: empty list elements are legal.
-  void SkipSeparators() {
-    while (!text_.empty() &&
-           (text_.front() == ' ' || text_.front() == '\t' || text_.front() == ',')) {
-      text_.remove_prefix(1);
-    }
-  }
-  bool Consume(char c) {
-    if (text_.empty() || text_.front() != c) return false;
-    text_.remove_prefix(1);
-    return true;
-  }
-  template <typename Predicate>
-  std::string_view TakeWhile(Predicate predicate) {
-    const size_t n = std::find_if_not(text_.begin(), text_.end(), predicate) - text_.begin();
-    const std::string_view taken = text_.substr(0, n);
-    text_.remove_prefix(n);
-    return taken;
-  }
-  // A quoted string after its opening quote; nullopt when it does not end.
-  std::optional<std::string> TakeQuoted() {
-    std::string out;
-    while (!text_.empty()) {
-      char c = text_.front();
-      text_.remove_prefix(1);
-      if (c == '"') return out;
-      if (c == '\\') {
-        if (text_.empty()) return std::nullopt;
-        c = text_.front();
-        text_.remove_prefix(1);
-      }
-      out.push_back(c);
-    }
-    return std::nullopt;
-  }
-  std::string_view rest() const { return text_; }
-  void Reset(std::string_view text) { text_ = text; }
-
- private:
-  std::string_view text_;
-};
-
-// `name BWS "=" BWS (token | quoted)`. False, with the cursor where it was, when there is none.
-bool TakeParam(Cursor& cursor, AuthChallenge& challenge) {
-  const std::string_view before = cursor.rest();
-  const std::string_view name = cursor.TakeWhile(IsTokenChar);
-  cursor.SkipBlanks();
-  if (name.empty() || !cursor.Consume('=')) {
-    cursor.Reset(before);
-    return false;
-  }
-  cursor.SkipBlanks();
-  std::optional<std::string> value;
-  if (cursor.Consume('"')) {
-    value = cursor.TakeQuoted();
-  } else {
-    // Some registries leave the quotes out even of URLs.
-    value = std::string(
-        cursor.TakeWhile([](char c) { return c != ',' && c != ' ' && c != '\t' && c != '"'; }));
-    if (value->empty() || value->find_first_not_of('=') == std::string::npos) value.reset();
-  }
-  if (!value) {
-    cursor.Reset(before);
-    return false;
-  }
-  if (challenge.params.size() < kMaxParams) challenge.params.emplace(ToLower(name), *value);
-  return true;
-}
-
-void TakeParams(Cursor& cursor, AuthChallenge& challenge) {
-  while (TakeParam(cursor, challenge)) {
-    cursor.SkipBlanks();
-    const std::string_view before = cursor.rest();
-    if (!cursor.Consume(',')) return;
-    cursor.SkipSeparators();
-    // After a comma either the next parameter or the next challenge.
-    AuthChallenge probe;
-    const std::string_view next = cursor.rest();
-    const bool is_param = TakeParam(cursor, probe);
-    cursor.Reset(is_param ? next : before);
-    if (!is_param) return;
-  }
-}
+constexpr int kMaxRedirects = 10;
 
 std::string HostOf(std::string_view url) {
   const absl::StatusOr<Url> parsed = Url::Parse(url);
@@ -137,9 +34,10 @@ std::string HostOf(std::string_view url) {
 
 std::string TokenKey(const TokenRequest& request) {
   std::string key;
-  for (std::string_view part : {std::string_view(request.registry), std::string_view(request.realm),
-                                std::string_view(request.service), std::string_view(request.scope),
-                                std::string_view(request.fingerprint)}) {
+  for (std::string_view part :
+       {std::string_view(request.registry), std::string_view(request.account),
+        std::string_view(request.realm), std::string_view(request.service),
+        std::string_view(request.scope), std::string_view(request.fingerprint)}) {
     StrAppend(&key, part.size(), ":", part, "\n");
   }
   return key;
@@ -155,35 +53,14 @@ bool IsBearerToken(std::string_view token) {
   });
 }
 
+// Whether the realm is the registry. One that is spoken to as localhost knows its own address only.
+bool IsRegistryItself(const Url& realm, const Url& registry) {
+  Url named = registry;
+  if (named.host == "localhost") named.host = "127.0.0.1";
+  return realm.SameOrigin(registry) || realm.SameOrigin(named);
+}
+
 }  // namespace
-
-std::string AuthChallenge::Param(std::string_view name) const {
-  const auto it = params.find(std::string(name));
-  return it == params.end() ? "" : it->second;
-}
-
-std::vector<AuthChallenge> ParseChallenges(std::string_view header) {
-  std::vector<AuthChallenge> challenges;
-  Cursor cursor(header.substr(0, kMaxChallengeBytes));
-  cursor.SkipSeparators();
-  while (!cursor.AtEnd() && challenges.size() < kMaxChallenges) {
-    AuthChallenge challenge;
-    challenge.scheme = ToLower(cursor.TakeWhile(IsTokenChar));
-    if (challenge.scheme.empty()) break;
-    const bool blank = cursor.rest().starts_with(' ') || cursor.rest().starts_with('\t');
-    cursor.SkipBlanks();
-    if (!blank && !cursor.AtEnd() && !cursor.rest().starts_with(',')) break;
-    TakeParams(cursor, challenge);
-    if (challenge.params.empty()) {
-      challenge.token68 = std::string(cursor.TakeWhile(IsToken68Char));
-    }
-    challenges.push_back(std::move(challenge));
-    cursor.SkipBlanks();
-    if (!cursor.AtEnd() && !cursor.Consume(',')) break;
-    cursor.SkipSeparators();
-  }
-  return challenges;
-}
 
 Secret BasicAuthorization(const Credential& credential) {
   const Secret pair = Secret::Concat({credential.username, ":", credential.password.view()});
@@ -194,21 +71,24 @@ Secret BasicAuthorization(const Credential& credential) {
   return Secret::Concat({"Basic ", encoded});
 }
 
-absl::Status MayAskRealm(const TokenRequest& request) {
+absl::StatusOr<Url> RealmToAsk(const TokenRequest& request) {
   IMAGEFS_ASSIGN_OR_RETURN(const Url registry, Url::Parse(request.registry));
   absl::StatusOr<Url> realm = Url::Parse(request.realm);
   if (!realm.ok())
     return Annotate(realm.status(), StrCat("token service of ", registry.HostPort()));
-  if (realm->scheme != "https" && !realm->SameOrigin(registry)) {
+  const bool downgraded = registry.scheme == "https" && realm->scheme == "http" &&
+                          realm->host == registry.host &&
+                          (realm->port == 80 || realm->port == registry.port);
+  if (downgraded) realm = realm->At(registry);
+  if (!realm.ok()) return realm.status();
+  if (realm->scheme != "https" && !IsRegistryItself(*realm, registry)) {
     return absl::FailedPreconditionError(
         StrCat(registry.HostPort(), " sends its users for a token to ", RedactUrl(request.realm),
                ", which is neither https nor the registry itself, so it was not asked; have the "
                "registry name an https token service"));
   }
-  if (request.credential.empty() || realm->host == registry.host || request.loopback) {
-    return absl::OkStatus();
-  }
-  if (registry.scheme == "https" && request.verify_tls) return absl::OkStatus();
+  if (request.credential.empty() || realm->host == registry.host || request.loopback) return realm;
+  if (registry.scheme == "https" && request.verify_tls) return realm;
   return absl::UnauthenticatedError(StrCat(
       registry.HostPort(), " sends its users for a token to ", realm->HostPort(),
       ", but was not verified by TLS, so the credentials were not sent there; ",
@@ -240,37 +120,52 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
 
   void Attempt() {
     if (context_.cancel.cancelled()) return done_(absl::CancelledError("token no longer wanted"));
-    absl::Status allowed = MayAskRealm(request_);
-    if (!allowed.ok()) return done_(std::move(allowed));
+    absl::StatusOr<Url> realm = RealmToAsk(request_);
+    if (!realm.ok()) return done_(realm.status());
     started_ = source_.options_.now();
-    source_.http_.Start(use_post_ ? MakePost() : MakeGet(), context_.cancel, nullptr,
+    hops_ = 0;
+    alone_ = false;
+    if (!use_post_) realm = WithQuery(*realm);
+    if (!realm.ok()) return done_(realm.status());
+    Ask(*std::move(realm), use_post_, "");
+  }
+
+ private:
+  void Ask(Url url, bool post, std::string referer) {
+    HttpRequest http;
+    http.url = url.text;
+    http.registry = !request_.account.empty()
+                        ? request_.account
+                        : request_.registry.substr(request_.registry.find("://") + 3);
+    http.max_body_bytes = kMaxTokenAnswerBytes;
+    http.verify_tls = request_.verify_tls;
+    http.priority = context_.priority;
+    if (!referer.empty()) http.headers.emplace_back("Referer", std::move(referer));
+    url_ = std::move(url);
+    post_ = post;
+    if (post) {
+      AddForm(http);
+    } else if (!alone_) {
+      AddCredential(http);
+    }
+    source_.http_.Start(std::move(http), context_.cancel, nullptr,
                         [self = shared_from_this()](absl::StatusOr<HttpResponse> response) {
                           self->OnAnswer(std::move(response));
                         });
   }
 
- private:
-  HttpRequest MakeRequest() {
-    HttpRequest http;
-    http.url = request_.realm;
-    http.registry = request_.registry.substr(request_.registry.find("://") + 3);
-    http.max_body_bytes = kMaxTokenAnswerBytes;
-    http.verify_tls = request_.verify_tls;
-    http.priority = context_.priority;
-    return http;
-  }
-
-  HttpRequest MakeGet() {
-    HttpRequest http = MakeRequest();
+  absl::StatusOr<Url> WithQuery(const Url& url) const {
     std::string query;
     if (!request_.service.empty()) StrAppend(&query, "&service=", UrlEncode(request_.service));
     for (std::string_view scope : Split(request_.scope, ' ')) {
       if (!scope.empty()) StrAppend(&query, "&scope=", UrlEncode(scope));
     }
-    if (!query.empty()) {
-      if (http.url.find('?') == std::string::npos) query[0] = '?';
-      http.url += query;
-    }
+    if (query.empty()) return url;
+    if (url.text.find('?') == std::string::npos) query[0] = '?';
+    return Url::Parse(url.text + query);
+  }
+
+  void AddCredential(HttpRequest& http) const {
     Credential credential = request_.credential;
     if (!credential.identity_token.empty()) {
       // What docker's credential helpers call such a secret's user.
@@ -278,11 +173,9 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
       credential.password = credential.identity_token;
     }
     if (!credential.empty()) http.authorization = BasicAuthorization(credential);
-    return http;
   }
 
-  HttpRequest MakePost() {
-    HttpRequest http = MakeRequest();
+  void AddForm(HttpRequest& http) const {
     http.method = "POST";
     http.headers.emplace_back("Content-Type", "application/x-www-form-urlencoded");
     std::string token = UrlEncode(request_.credential.identity_token.view());
@@ -290,29 +183,21 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
     http.secret_body = Secret::Concat(
         {"grant_type=refresh_token&client_id=imagefs&service=", UrlEncode(request_.service),
          "&scope=", UrlEncode(request_.scope), "&refresh_token=", token});
-    return http;
   }
 
   void OnAnswer(absl::StatusOr<HttpResponse> response) {
-    if (!response.ok()) {
-      const TransportFailure kind = TransportFailureOf(response.status());
-      if (kind == TransportFailure::kGaveWay) return Attempt();
-      const bool passes = IsRetriable(response.status()) &&
-                          kind != TransportFailure::kUnknownHost &&
-                          kind != TransportFailure::kTooSlow;
-      if (passes && kind != TransportFailure::kNone) return RetryOr(response.status(), {});
-      return done_(Annotate(response.status(), "token service"));
-    }
+    if (!response.ok()) return OnTransportFailure(response.status());
     const int status = response->status;
     if (status == 200) {
       done_(TakeToken(*response));
       return WipeStack();  // where the answer was parsed
     }
-    if (use_post_ && (status == 400 || status == 401 || status == 404 || status == 405)) {
+    if (IsRedirect(status)) return Follow(*response);
+    if (post_ && (status == 400 || status == 401 || status == 404 || status == 405)) {
       use_post_ = false;
       return Attempt();
     }
-    const std::string host = HostOf(request_.realm);
+    const std::string host = url_.HostPort();
     if (status == 401 || status == 403) return done_(Refused(host, status));
     absl::Status failure(
         status == 429 ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable,
@@ -327,15 +212,63 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
                " answered with HTTP status ", status, "; check the registry's configuration")));
   }
 
-  absl::Status Refused(const std::string& host, int status) const {
-    if (request_.credential.empty()) {
-      return absl::UnauthenticatedError(
-          StrCat("the token service ", host, " gives nothing to anonymous users (HTTP status ",
-                 status, "); run `docker login ", HostOf(request_.registry), "`"));
+  void OnTransportFailure(const absl::Status& failure) {
+    const TransportFailure kind = TransportFailureOf(failure);
+    if (kind == TransportFailure::kGaveWay) return Attempt();
+    const bool passes = IsRetriable(failure) && kind != TransportFailure::kUnknownHost &&
+                        kind != TransportFailure::kTooSlow;
+    if (passes && kind != TransportFailure::kNone) return RetryOr(failure, {});
+    done_(Annotate(failure, "token service"));
+  }
+
+  void Follow(const HttpResponse& response) {
+    const auto refuse = [this](std::string_view why) {
+      done_(absl::FailedPreconditionError(StrCat("the token service ", url_.HostPort(), " of ",
+                                                 HostOf(request_.registry), " ", why,
+                                                 "; check the registry's configuration")));
+    };
+    if (++hops_ > kMaxRedirects)
+      return refuse(StrCat("redirects more than ", kMaxRedirects, " times"));
+    absl::StatusOr<Url> next = url_.Resolve(response.Header("location"));
+    if (!next.ok()) return refuse(StrCat("redirects nowhere: ", ToStd(next.status().message())));
+    const absl::StatusOr<Url> registry = Url::Parse(request_.registry);
+    if (next->scheme != "https" &&
+        (url_.scheme == "https" || !registry.ok() || !IsRegistryItself(*next, *registry))) {
+      return refuse(
+          StrCat("redirects to unencrypted http at ", next->HostPort(), ", which is not followed"));
     }
-    return absl::UnauthenticatedError(
-        StrCat("the token service ", host, " refuses these credentials (HTTP status ", status,
-               "); run `docker login ", HostOf(request_.registry), "` again"));
+    // The way back does not bring the credential back.
+    alone_ =
+        alone_ || next->host != url_.host || (next->port != url_.port && next->scheme != "https");
+    const bool post = post_ && (response.status == 307 || response.status == 308);
+    if (post && alone_) {
+      return refuse(
+          StrCat("redirects to ", next->HostPort(), ", where the credentials were not sent"));
+    }
+    std::string referer = RefererFor(url_, *next);
+    // What stood in the form goes into a query.
+    if (post_ && !post && next->text.find('?') == std::string::npos) next = WithQuery(*next);
+    if (!next.ok()) return done_(next.status());
+    Ask(*std::move(next), post, std::move(referer));
+  }
+
+  absl::Status Refused(const std::string& host, int status) const {
+    const std::string registry = HostOf(request_.registry);
+    if (alone_ && !request_.credential.empty()) {
+      return absl::UnauthenticatedError(
+          StrCat("the token service of ", registry, " leads to ", host,
+                 ", where the credentials were not sent, and which gives nothing to anonymous "
+                 "users (HTTP status ",
+                 status, "); check the registry's configuration"));
+    }
+    if (request_.credential.empty()) {
+      return absl::UnauthenticatedError(StrCat("the token service ", host,
+                                               " gives nothing to anonymous users (HTTP status ",
+                                               status, "); ", LoginRemedy(registry)));
+    }
+    return absl::UnauthenticatedError(StrCat("the token service ", host,
+                                             " refuses these credentials (HTTP status ", status,
+                                             "); ", LoginRemedy(registry), " again"));
   }
 
   void RetryOr(absl::Status failure, std::optional<std::chrono::seconds> asked) {
@@ -350,7 +283,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
   // Wipes the answer.
   absl::StatusOr<Token> TakeToken(HttpResponse& response) {
     const WipeAtEnd wipe(response.body);
-    const std::string host = HostOf(request_.realm);
+    const std::string host = url_.HostPort();
     absl::StatusOr<Json> json = Json::Parse(response.body);
     Secret value;
     int64_t seconds = kDefaultTokenSeconds;
@@ -380,6 +313,11 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
   GuardedDone<absl::StatusOr<Token>> done_;
   bool use_post_;
   int attempts_ = 0;
+  // Of what is asked now.
+  Url url_;
+  bool post_ = false;
+  bool alone_ = false;  // led to another host, which gets no credential
+  int hops_ = 0;
   std::chrono::steady_clock::time_point started_;
 };
 

@@ -1,14 +1,12 @@
-// How a registry wants to be told who asks: challenges of 401 answers (RFC 9110, 11.6.1) and the
-// token flow of docker's registries (GET, and OAuth2's POST for identity tokens).
+// How a registry is told who asks: Basic, and the token flow of docker's registries (GET, and
+// OAuth2's POST for identity tokens).
 #pragma once
 
 #include <chrono>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -19,20 +17,9 @@
 #include "base/secret.h"
 #include "fetch/credentials.h"
 #include "fetch/http.h"
+#include "fetch/url.h"
 
 namespace imagefs {
-
-struct AuthChallenge {
-  std::string scheme;                         // lower case: "bearer", "basic"
-  std::map<std::string, std::string> params;  // names in lower case; the first of equal names
-  std::string token68;                        // of schemes that have no parameters
-
-  std::string Param(std::string_view name) const;  // `name` in lower case; "" when absent
-};
-
-// All challenges of one WWW-Authenticate value, in order. What follows a syntax error is left out.
-// Pure; bounded in output, linear in input.
-std::vector<AuthChallenge> ParseChallenges(std::string_view header);
 
 // "Basic <base64>" of a user and a password.
 Secret BasicAuthorization(const Credential& credential);
@@ -45,6 +32,7 @@ struct Token {
 
 struct TokenRequest {
   std::string registry;     // URL of the registry's API: "https://registry-1.docker.io"
+  std::string account;      // who led there, as HttpRequest::registry; "" = the registry itself
   std::string realm;        // as in the challenge
   std::string service;      // as in the challenge, may be empty
   std::string scope;        // blank-separated scopes
@@ -54,22 +42,25 @@ struct TokenRequest {
   bool loopback = false;  // the registry is on this machine
 };
 
-// Whether the token service that a registry names may be asked. The name is a claim: it must not
-// lead to what only this machine can reach, nor a credential to whom it is not meant for.
+// Where to ask for a token, if the service that a registry names may be asked. The name is a claim:
+// it must not lead to what only this machine can reach, nor a credential to whom it is not meant
+// for.
 //   - The realm is https, or it is of the very origin that the registry itself is spoken to in the
-//     clear: kFailedPrecondition.
+//     clear: kFailedPrecondition. A registry behind a proxy that does not know that it is spoken to
+//     by https names itself in the clear: it is asked by https.
 //   - A credential goes to another host than the registry's only when the registry's name for it
 //     could not be forged on the way, so when the registry is spoken to by TLS that is verified, or
 //     is on this machine: kUnauthenticated.
-absl::Status MayAskRealm(const TokenRequest& request);
+absl::StatusOr<Url> RealmToAsk(const TokenRequest& request);
 
 // The wait that an answer asks for by Retry-After (seconds or a date), or nullopt. `now` in seconds
 // since 1970.
 std::optional<std::chrono::seconds> RetryAfter(std::string_view header, int64_t now);
 
 // Fetches and caches tokens by registry host, realm, service, scope and credential; one fetch in
-// flight for each, however many wait. Thread-safe. `done` runs exactly once, inline when a token is
-// at hand, else on the HTTP client's thread.
+// flight for each, however many wait. Redirects are followed as far as the realm itself might have
+// been there; a credential goes along on the realm's own host only. Thread-safe. `done` runs
+// exactly once, inline when a token is at hand, else on the HTTP client's thread.
 class TokenSource {
  public:
   struct Options {

@@ -90,6 +90,26 @@ std::string Url::HostPort() const {
   return StrCat(host, ":", port);
 }
 
+std::string_view Url::PathAndQuery() const {
+  const size_t authority = text.find("://") + 3;
+  const size_t path = text.find_first_of("/?", authority);
+  return path == std::string::npos ? std::string_view() : std::string_view(text).substr(path);
+}
+
+absl::StatusOr<Url> Url::At(const Url& other) const {
+  return Parse(StrCat(other.scheme, "://", other.HostPort(), PathAndQuery()));
+}
+
+bool IsRedirect(int http_status) {
+  return http_status == 301 || http_status == 302 || http_status == 303 || http_status == 307 ||
+         http_status == 308;
+}
+
+std::string RefererFor(const Url& from, const Url& to) {
+  if (from.scheme == "https" && to.scheme != "https") return "";
+  return from.host == to.host ? from.text : from.text.substr(0, from.text.find('?'));
+}
+
 std::string UrlEncode(std::string_view text) {
   constexpr char kHex[] = "0123456789ABCDEF";
   std::string out;

@@ -2,7 +2,7 @@
 #include <cstdint>
 #include <cstdlib>
 
-#include "fetch/auth.h"
+#include "fetch/auth_challenge.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view header(reinterpret_cast<const char*>(data), size);

@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
 #include <atomic>
 
 #include "absl/strings/escaping.h"
 #include "absl/synchronization/notification.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "fetch/auth_challenge.h"
 #include "tests/fakes/fetch/fake_registry.h"
 
 namespace imagefs {
@@ -84,7 +86,7 @@ std::string Verdict(const std::string& registry, const std::string& realm, bool 
     request.verify_tls = verify_tls;
     request.loopback = loopback;
     request.credential.password = password;
-    const absl::Status status = MayAskRealm(request);
+    const absl::Status status = RealmToAsk(request).status();
     StrAppend(&out, out.empty() ? "" : " ", status.ok() ? "ok" : "no");
     if (status.ok()) continue;
     // Nobody else's credential would help against the first kind.
@@ -115,12 +117,15 @@ TEST(RealmTest, InTheClearOnlyToTheRegistryItself) {
   EXPECT_EQ(Verdict("http://a:5000", "http://a:5000/token"), "ok ok");
   EXPECT_EQ(Verdict("http://a", "http://a:80/token"), "ok ok");
   EXPECT_EQ(Verdict("http://a", "http://A/token"), "ok ok");
+  EXPECT_EQ(Verdict("http://localhost:5000", "http://127.0.0.1:5000/token", true, true), "ok ok");
+  EXPECT_EQ(Verdict("http://localhost:5000", "http://127.0.0.1:5001/token", true, true), "no no");
+  EXPECT_EQ(Verdict("http://localhost:5000", "http://127.0.0.2:5000/token", true, true), "no no");
   EXPECT_EQ(Verdict("http://a:5000", "http://a:5001/token"), "no no");
   EXPECT_EQ(Verdict("http://a:5000", "http://a/token"), "no no");
   EXPECT_EQ(Verdict("http://a", "http://b/token"), "no no");
   EXPECT_EQ(Verdict("http://a", "http://a.b/token"), "no no");
-  EXPECT_EQ(Verdict("https://a", "http://a/token"), "no no");
-  EXPECT_EQ(Verdict("https://a", "http://a:443/token"), "no no");
+  EXPECT_EQ(Verdict("https://a", "http://a:8080/token"), "no no");
+  EXPECT_EQ(Verdict("https://a:5000", "http://a:443/token"), "no no");
   EXPECT_EQ(Verdict("https://a", "http://169.254.169.254/latest/api/token"), "no no");
   EXPECT_EQ(Verdict("http://127.0.0.1:5000", "http://127.0.0.1:80/secret", true, true), "no no");
   EXPECT_EQ(Verdict("http://127.0.0.1:5000", "http://localhost:5000/secret", true, true), "no no");
@@ -128,6 +133,23 @@ TEST(RealmTest, InTheClearOnlyToTheRegistryItself) {
        {"ftp://a/token", "/token", "//a/token", "", "https:///token", "https://u:p@a/token",
         "https://a\r\nX: y/token", "file:///etc/shadow"}) {
     EXPECT_EQ(Verdict("https://a", realm), "no no") << realm;
+  }
+}
+
+// Behind a proxy that ends TLS, a registry may not know that it is spoken to by https.
+TEST(RealmTest, OneInTheClearOfARegistryByHttpsIsAskedByHttps) {
+  for (const auto& [registry, realm, asked] : std::vector<std::array<std::string, 3>>{
+           {"https://a", "http://a/token?x=1", "https://a/token?x=1"},
+           {"https://a", "http://A:443/token", "https://a/token"},
+           {"https://a:8443", "http://a/t", "https://a:8443/t"},
+           {"https://a:8443", "http://a:8443/t", "https://a:8443/t"}}) {
+    TokenRequest request;
+    request.registry = registry;
+    request.realm = realm;
+    request.credential.password = "pw";
+    const auto url = RealmToAsk(request);
+    ASSERT_TRUE(url.ok()) << realm << ": " << url.status();
+    EXPECT_EQ(url->text, asked);
   }
 }
 
@@ -371,6 +393,55 @@ TEST_F(TokenTest, ATokenServiceThatLeadsElsewhereIsNotFollowed) {
   request.fingerprint = "me";
   EXPECT_TRUE(absl::IsFailedPrecondition(Get(request).status()));
   EXPECT_TRUE(other.requests().empty());
+}
+
+TEST_F(TokenTest, ATokenServiceThatMovedOnItsHostIsFollowedWithTheCredential) {
+  for (const int status : {301, 302, 303, 307, 308}) {
+    TokenRequest request = Request();
+    request.credential = User();
+    request.fingerprint = StrCat("me ", status);
+    server_.SetAuth({.user = "me", .password = "pw"});
+    const std::string moved = StrCat("/moved", status);
+    request.realm = server_.Url(moved);
+    server_.On(moved, {.status = status, .headers = {{"Location", "/token?x=1"}}});
+    const auto token = Get(request);
+    ASSERT_TRUE(token.ok()) << status << ": " << token.status();
+    const auto asked = server_.RequestsFor("/token").back();
+    EXPECT_EQ(asked.method, "GET");
+    EXPECT_EQ(asked.query, "x=1");
+    EXPECT_EQ(asked.Header("authorization"),
+              server_.RequestsFor(moved).back().Header("authorization"));
+    EXPECT_TRUE(asked.Header("referer").starts_with(server_.Url(moved)));
+  }
+}
+
+TEST_F(TokenTest, AFormIsSentOnOrBecomesAQuery) {
+  for (const int status : {301, 307}) {
+    TokenRequest request = Request();
+    request.credential.identity_token = "my-refresh";
+    request.fingerprint = StrCat("me ", status);
+    request.realm = server_.Url("/moved");
+    server_.SetAuth({.user = "<token>", .password = "my-refresh", .identity_token = "my-refresh"});
+    server_.On("/moved", {.status = status, .headers = {{"Location", "/token"}}});
+    const auto token = Get(request);
+    ASSERT_TRUE(token.ok()) << status << ": " << token.status();
+    const auto asked = server_.RequestsFor("/token").back();
+    EXPECT_EQ(asked.method, status == 307 ? "POST" : "GET");
+    EXPECT_EQ(asked.body.find("my-refresh") != std::string::npos, status == 307);
+    EXPECT_EQ(asked.query.find("scope=repository") != std::string::npos, status == 301);
+  }
+}
+
+TEST_F(TokenTest, RedirectsOfATokenServiceEnd) {
+  server_.On("/token", {.times = -1, .status = 302, .headers = {{"Location", "/token"}}});
+  EXPECT_TRUE(absl::IsFailedPrecondition(Get(Request()).status()));
+  EXPECT_EQ(server_.RequestsFor("/token").size(), 11u);
+  for (const char* nowhere : {"file:///etc/shadow", "http://u:p@127.0.0.1/", "", "gopher://x/"}) {
+    TokenRequest request = Request();
+    request.realm = server_.Url("/nowhere");
+    server_.On("/nowhere", {.status = 302, .headers = {{"Location", nowhere}}});
+    EXPECT_TRUE(absl::IsFailedPrecondition(Get(request).status())) << nowhere;
+  }
 }
 
 TEST_F(TokenTest, LeavingDisturbsNobody) {
