@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <optional>
@@ -31,7 +30,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::string_view kAuthorization = "Authorization: ";
-constexpr char kFailurePayload[] = "imagefs/transport-failure";
 // Fewer system calls a megabyte than curl's default of 16 KiB.
 constexpr long kReceiveBufferBytes = 256 << 10;
 constexpr uint64_t kMaxCaBundleBytes = 16 << 20;
@@ -41,15 +39,9 @@ constexpr size_t kMaxAnswerTimes = 4096;
 // A priority may be raised while requests wait.
 constexpr std::chrono::milliseconds kLookAgain(100);
 
-absl::Status MakeFailure(TransportFailure kind, absl::StatusCode code, const std::string& message) {
-  absl::Status status(code, message);
-  status.SetPayload(kFailurePayload, absl::Cord(StrCat(static_cast<int>(kind))));
-  return status;
-}
-
 absl::Status OutOfReach(const absl::Status& status) {
-  return MakeFailure(TransportFailure::kOutOfReach, absl::StatusCode::kFailedPrecondition,
-                     std::string(status.message()));
+  return MakeTransportFailure(TransportFailure::kOutOfReach, absl::StatusCode::kFailedPrecondition,
+                              std::string(status.message()));
 }
 
 absl::Status CancelledRequest() { return absl::CancelledError("request cancelled"); }
@@ -69,7 +61,7 @@ struct Transfer {
   char error_text[CURL_ERROR_SIZE] = {};
   Reach* reach = nullptr;
   Reach::Target target;
-  std::string proxy;     // "" = none
+  ProxySettings::Proxy proxy;
   absl::Status refused;  // by `reach`; another address of the host may do
   std::optional<TransferPhases> phases;
   std::optional<std::chrono::milliseconds> usual_answer;
@@ -128,7 +120,8 @@ struct Inbox {
   }
 };
 
-bool IsTlsFailure(CURLcode code) {
+FailedTransfer::At Where(CURLcode code) {
+  using At = FailedTransfer::At;
   switch (code) {
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CERTPROBLEM:
@@ -136,81 +129,31 @@ bool IsTlsFailure(CURLcode code) {
     case CURLE_SSL_CACERT_BADFILE:
     case CURLE_SSL_ISSUER_ERROR:
     case CURLE_SSL_INVALIDCERTSTATUS:
-      return true;
+      return At::kCertificate;
+    case CURLE_SSL_CONNECT_ERROR:
+      return At::kTls;
+    case CURLE_COULDNT_RESOLVE_HOST:
+      return At::kHostName;
+    case CURLE_COULDNT_RESOLVE_PROXY:
+      return At::kProxyName;
+    case CURLE_COULDNT_CONNECT:
+      return At::kConnecting;
+    case CURLE_OPERATION_TIMEDOUT:
+      return At::kTimeLimit;
+    case CURLE_PROXY:
+      return At::kSocks;
     default:
-      return false;
+      return At::kElse;
   }
-}
-
-// The status of a transport failure: the host, the cause, the remedy.
-absl::Status ExplainTls(const Transfer& t, CURLcode code, std::string_view cause) {
-  const std::string host = t.url.HostPort();
-  if (code == CURLE_SSL_CONNECT_ERROR) {
-    if ((cause.find("wrong version number") != std::string_view::npos) ||
-        (cause.find("packet length too long") != std::string_view::npos) ||
-        (cause.find("unexpected message") != std::string_view::npos)) {
-      return MakeFailure(TransportFailure::kNotTls, absl::StatusCode::kFailedPrecondition,
-                         StrCat(host, " does not speak TLS (", cause,
-                                "); use --plain-http if it is a plain HTTP registry"));
-    }
-    return MakeFailure(TransportFailure::kCut, absl::StatusCode::kUnavailable,
-                       StrCat("TLS handshake with ", host, " failed: ", cause,
-                              "; check the network and the proxy settings"));
-  }
-  return MakeFailure(
-      TransportFailure::kUntrusted, absl::StatusCode::kFailedPrecondition,
-      StrCat("the TLS certificate of ", host, " is not trusted: ", cause,
-             "; add its CA to the system's, or start the daemon with it by --ca-file "
-             "or IMAGEFS_CA_FILE (imagefs stop first where one runs)"));
-}
-
-absl::Status ExplainConnect(const Transfer& t, std::string_view cause) {
-  const std::string host = t.url.HostPort();
-  long os_error = 0;
-  curl_easy_getinfo(t.easy, CURLINFO_OS_ERRNO, &os_error);
-  if (os_error == ECONNREFUSED) {
-    return MakeFailure(TransportFailure::kRefused, absl::StatusCode::kUnavailable,
-                       StrCat("cannot connect to ", host,
-                              ": connection refused; check that the registry runs there and "
-                              "that the port is right"));
-  }
-  return MakeFailure(
-      TransportFailure::kUnreachable, absl::StatusCode::kUnavailable,
-      StrCat("cannot connect to ", host, ": ",
-             os_error != 0 ? std::string_view(std::strerror(static_cast<int>(os_error))) : cause,
-             "; check the network and the firewall"));
 }
 
 absl::Status Explain(const Transfer& t, CURLcode code) {
-  const std::string host = t.url.HostPort();
-  const std::string cause = t.error_text[0] != 0 ? t.error_text : curl_easy_strerror(code);
-  if (IsTlsFailure(code) || code == CURLE_SSL_CONNECT_ERROR) return ExplainTls(t, code, cause);
-  switch (code) {
-    case CURLE_COULDNT_RESOLVE_HOST:
-      return MakeFailure(TransportFailure::kUnknownHost, absl::StatusCode::kUnavailable,
-                         StrCat("cannot find host ", t.url.host,
-                                ": the name is unknown; check its spelling, DNS and the "
-                                "network"));
-    case CURLE_COULDNT_RESOLVE_PROXY:
-      return MakeFailure(TransportFailure::kUnknownHost, absl::StatusCode::kUnavailable,
-                         StrCat("cannot find the proxy for ", host,
-                                "; check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"));
-    case CURLE_COULDNT_CONNECT:
-      return ExplainConnect(t, cause);
-    case CURLE_OPERATION_TIMEDOUT:
-      if (cause.starts_with("Resolving")) {
-        return MakeFailure(TransportFailure::kUnknownHost, absl::StatusCode::kUnavailable,
-                           StrCat("cannot find host ", t.url.host,
-                                  ": the name servers do not answer; check DNS and the network"));
-      }
-      return MakeFailure(
-          TransportFailure::kUnreachable, absl::StatusCode::kUnavailable,
-          StrCat("cannot connect to ", host, ": ", cause, "; check the network and the firewall"));
-    default:
-      return MakeFailure(TransportFailure::kCut, absl::StatusCode::kUnavailable,
-                         StrCat("the connection to ", host, " was cut: ", cause,
-                                "; check the network and the registry"));
-  }
+  long os_error = 0, proxy_status = 0;
+  curl_easy_getinfo(t.easy, CURLINFO_OS_ERRNO, &os_error);
+  curl_easy_getinfo(t.easy, CURLINFO_HTTP_CONNECTCODE, &proxy_status);
+  return ExplainFailure(
+      {Where(code), t.error_text[0] != 0 ? t.error_text : curl_easy_strerror(code),
+       static_cast<int>(os_error), t.url, t.proxy, static_cast<int>(proxy_status)});
 }
 
 // How much of a body is collected in memory at most; nullopt = a blob's, which is not.
@@ -271,7 +214,7 @@ int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t sent) 
 
 // Whether `address` may be used; for a proxy's there is nothing to ask.
 bool MayUse(Transfer& t, const std::optional<IpAddress>& address) {
-  if (!t.proxy.empty()) return true;
+  if (!t.proxy.none()) return true;
   absl::Status status = address ? t.reach->Check(t.target, *address, Clock::now())
                                 : absl::FailedPreconditionError(StrCat(
                                       t.target.host, " is at an address of an unknown kind"));
@@ -291,7 +234,7 @@ int OnConnected(void* user, char* address, char*, int, int) {
   Transfer& t = *static_cast<Transfer*>(user);
   const std::optional<IpAddress> parsed = IpAddress::Parse(address);
   if (!MayUse(t, parsed)) return CURL_PREREQFUNC_ABORT;
-  if (t.proxy.empty()) t.reach->Sent(t.target, *parsed, Clock::now());
+  if (t.proxy.none()) t.reach->Sent(t.target, *parsed, Clock::now());
   t.phases->Connected(t.usual_answer, Clock::now());
   return CURL_PREREQFUNC_OK;
 }
@@ -310,13 +253,6 @@ std::string EnvironmentOr(const char* name, const char* fallback) {
 }
 
 }  // namespace
-
-TransportFailure TransportFailureOf(const absl::Status& status) {
-  const auto payload = status.GetPayload(kFailurePayload);
-  if (!payload) return TransportFailure::kNone;
-  const std::optional<uint64_t> kind = ParseDecimal(std::string(*payload));
-  return kind ? static_cast<TransportFailure>(*kind) : TransportFailure::kNone;
-}
 
 class HttpClient::Impl {
  public:
@@ -515,7 +451,7 @@ class HttpClient::Impl {
         std::unique_ptr<Transfer> transfer = Detach(step.id);
         LogDebug("http_gave_way host=", transfer->url.HostPort(),
                  " registry=", transfer->request.registry);
-        absl::Status status = MakeFailure(
+        absl::Status status = MakeTransportFailure(
             TransportFailure::kGaveWay, absl::StatusCode::kUnavailable,
             StrCat("the connection to ", transfer->url.HostPort(), " gave way to others"));
         Complete(std::move(transfer), std::move(status));
@@ -535,6 +471,8 @@ class HttpClient::Impl {
       shares_.Remove(id);
       return Complete(std::move(transfer), std::move(status));
     }
+    t.response.url = t.url.text;
+    if (!t.proxy.none()) t.response.proxy = t.proxy.Name();
     requests_.fetch_add(1, std::memory_order_relaxed);
     active_[id] = std::move(transfer);
     if (curl_multi_add_handle(multi_, t.easy) != CURLM_OK) {
@@ -544,7 +482,7 @@ class HttpClient::Impl {
 
   absl::Status Prepare(Transfer& t) {
     t.proxy = proxies_.For(t.url);
-    if (!t.proxy.empty()) {
+    if (!t.proxy.none()) {
       if (const absl::Status status = reach_.CheckName(t.target); !status.ok()) {
         return OutOfReach(status);
       }
@@ -579,7 +517,7 @@ class HttpClient::Impl {
                      static_cast<long>(t.request.connect_timeout.count()));
     curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
     // The environment's choice has been made already; "" is none.
-    curl_easy_setopt(easy, CURLOPT_PROXY, t.proxy.c_str());
+    curl_easy_setopt(easy, CURLOPT_PROXY, t.proxy.url.c_str());
     curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
     curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, &OnOpenSocket);
     curl_easy_setopt(easy, CURLOPT_OPENSOCKETDATA, &t);
@@ -675,9 +613,16 @@ class HttpClient::Impl {
         result = OutOfReach(t.refused);
       } else if (code != CURLE_OK) {
         result = Explain(t, code);
+      } else if (!t.header_reader.done()) {
+        // What curl takes for an answer without a body.
+        result = ExplainFailure({.cause = "it ended in the middle of the headers",
+                                 .url = t.url,
+                                 .proxy = t.proxy,
+                                 .proxy_status = t.proxy.none() ? 0 : 200});
+      } else if (t.response.status == 407 && !t.proxy.none()) {
+        result = ProxyWantsCredentials(t.proxy);
       } else {
         result = std::move(t.response);
-        result->url = t.url.text;
       }
       Complete(Detach(t.id), std::move(result));
     }
@@ -716,10 +661,11 @@ class HttpClient::Impl {
       std::unique_ptr<Transfer> transfer = Detach(id);
       // Next time a reader waits for the full time.
       if (!transfer->phases->answered_after()) answer_times_.erase(transfer->SlotKey());
-      absl::Status status = MakeFailure(
+      absl::Status status = MakeTransportFailure(
           verdict.kind == Kind::kSilent ? TransportFailure::kStalled : TransportFailure::kTooSlow,
           absl::StatusCode::kUnavailable,
           StrCat(transfer->url.HostPort(), " ", verdict.what,
+                 transfer->proxy.none() ? "" : StrCat(" (through ", transfer->proxy.Name(), ")"),
                  "; check the network and the registry"));
       Complete(std::move(transfer), std::move(status));
     }

@@ -27,6 +27,7 @@
 #include "fetch/connection_shares.h"
 #include "fetch/ip_address.h"
 #include "fetch/transfer_phases.h"
+#include "fetch/transport_failure.h"
 
 namespace imagefs {
 
@@ -58,26 +59,11 @@ struct HttpResponse {
   int status = 0;
   std::multimap<std::string, std::string> headers;  // names in lower case
   std::string body;                                 // empty when a sink took it
-  std::string url;                                  // that answered
+  std::string url;                                  // that was asked
+  std::string proxy;  // that it came through, by its name for messages; "" = none
   // First value of a header, "" when absent. `name` in lower case.
   std::string Header(std::string_view name) const;
 };
-
-// What kind of transport failure a status of HttpClient stands for; kNone for any other status.
-enum class TransportFailure {
-  kNone,
-  kUnknownHost,
-  kRefused,
-  kUnreachable,
-  kUntrusted,  // the certificate
-  kNotTls,     // the other side does not speak TLS
-  kStalled,
-  kCut,
-  kTooSlow,    // bytes came, and fewer than any working line transfers
-  kGaveWay,    // cut because others waited: to be asked again, which is no failed attempt
-  kOutOfReach  // a place where the registry may not lead to
-};
-TransportFailure TransportFailureOf(const absl::Status& status);
 
 class HttpClient {
  public:
@@ -103,8 +89,9 @@ class HttpClient {
   using Done = absl::AnyInvocable<void(absl::StatusOr<HttpResponse>)>;
 
   // Transport failures: kUnavailable with the host, the cause and a remedy (unknown host, refused,
-  // stalled, too slow, cut); kFailedPrecondition for a certificate that is not trusted and for what
-  // is out of reach. An HTTP status is no failure.
+  // stalled, too slow, cut); kFailedPrecondition for a certificate that is not trusted, for what is
+  // out of reach, and for a proxy that refuses (fetch/transport_failure.h). An HTTP status of the
+  // host is no failure.
   void Start(HttpRequest request, CancelToken cancel, OnHeaders on_headers, Done done);
   // Runs `task` on the client's thread after `delay`; destroyed without being run when the client
   // is destroyed first.

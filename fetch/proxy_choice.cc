@@ -11,12 +11,12 @@
 namespace imagefs {
 namespace {
 
-std::string FirstOf(std::initializer_list<const char*> names) {
+ProxySettings::Proxy FirstOf(std::initializer_list<const char*> names) {
   for (const char* name : names) {
     const char* const value = std::getenv(name);
-    if (value != nullptr && *value != 0) return value;
+    if (value != nullptr && *value != 0) return {value, name};
   }
-  return "";
+  return {};
 }
 
 bool Matches(std::string_view exception, std::string_view host,
@@ -38,12 +38,24 @@ bool Matches(std::string_view exception, std::string_view host,
 ProxySettings ProxySettings::FromEnvironment() {
   return {FirstOf({"http_proxy", "all_proxy", "ALL_PROXY"}),
           FirstOf({"https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"}),
-          FirstOf({"no_proxy", "NO_PROXY"})};
+          FirstOf({"no_proxy", "NO_PROXY"}).url};
 }
 
-std::string ProxySettings::For(const Url& url) const {
-  const std::string& proxy = url.scheme == "https" ? https : http;
-  if (proxy.empty()) return "";
+std::string ProxySettings::Proxy::Name() const {
+  std::string_view host = url;
+  if (const size_t scheme = host.find("://"); scheme != std::string_view::npos) {
+    host.remove_prefix(scheme + 3);
+  }
+  host = host.substr(0, host.find('/'));
+  if (const size_t user = host.rfind('@'); user != std::string_view::npos) {
+    host.remove_prefix(user + 1);
+  }
+  return StrCat("the proxy ", Printable(host), " (from ", variable, ")");
+}
+
+ProxySettings::Proxy ProxySettings::For(const Url& url) const {
+  const Proxy& proxy = url.scheme == "https" ? https : http;
+  if (proxy.none()) return proxy;
   std::string_view host = url.host;
   if (host.ends_with('.')) host.remove_suffix(1);
   const std::optional<IpAddress> address = IpAddress::Parse(host);
@@ -53,7 +65,7 @@ std::string ProxySettings::For(const Url& url) const {
   while (!rest.empty()) {
     const size_t end = rest.find_first_of(kSeparators);
     const std::string_view one = rest.substr(0, end);
-    if (!one.empty() && Matches(one, host, address)) return "";
+    if (!one.empty() && Matches(one, host, address)) return {};
     rest.remove_prefix(end == std::string_view::npos ? rest.size() : end + 1);
   }
   return proxy;

@@ -13,12 +13,19 @@ namespace imagefs {
 // addresses, ranges like 10.0.0.0/8, or "*". (HTTP_PROXY in capitals is not read: a CGI script gets
 // that from its client.)
 struct ProxySettings {
-  std::string http, https;  // "" = none
-  std::string exceptions;   // separated by commas or blanks
+  struct Proxy {
+    std::string url;       // as the environment has it; "" = none
+    std::string variable;  // that names it
+    bool none() const { return url.empty(); }
+    // "the proxy 127.0.0.1:3128 (from HTTPS_PROXY)", without credentials, for messages.
+    std::string Name() const;
+  };
+  Proxy http, https;
+  std::string exceptions;  // separated by commas or blanks
 
   static ProxySettings FromEnvironment();
-  // "" = connect directly.
-  std::string For(const Url& url) const;
+  // None: connect directly.
+  Proxy For(const Url& url) const;
 };
 
 }  // namespace imagefs

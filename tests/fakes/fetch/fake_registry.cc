@@ -56,8 +56,7 @@ FakeRegistry::Request ParseHead(std::string_view head) {
   for (size_t i = 1; i < lines.size(); ++i) {
     const size_t colon = lines[i].find(':');
     if (colon == std::string_view::npos) continue;
-    request.headers[ToLower(lines[i].substr(0, colon))] =
-        std::string(Trim(lines[i].substr(colon + 1)));
+    request.headers.emplace(ToLower(lines[i].substr(0, colon)), Trim(lines[i].substr(colon + 1)));
   }
   return request;
 }
@@ -67,6 +66,13 @@ FakeRegistry::Request ParseHead(std::string_view head) {
 std::string FakeRegistry::Request::Header(const std::string& name) const {
   const auto it = headers.find(name);
   return it == headers.end() ? "" : it->second;
+}
+
+std::vector<std::string> FakeRegistry::Request::Values(const std::string& name) const {
+  std::vector<std::string> values;
+  const auto [begin, end] = headers.equal_range(name);
+  for (auto it = begin; it != end; ++it) values.push_back(it->second);
+  return values;
 }
 
 std::optional<ByteRange> FakeRegistry::Request::range() const {
@@ -312,6 +318,10 @@ bool FakeRegistry::Send(int fd, const Request& request, Answer answer, const Beh
     if (!SendAll(fd, head)) return false;
     head = "x-more: 1\r\n";
     absl::SleepFor(absl::Milliseconds(20));
+  }
+  if (behaviour.cut_head) {
+    SendAll(fd, head);
+    return false;
   }
   head += "\r\n";
   if (!SendAll(fd, head)) return false;

@@ -27,11 +27,12 @@ class FakeRegistry {
  public:
   struct Request {
     std::string method;
-    std::string path;                            // without the query
-    std::string query;                           // without the '?'
-    std::map<std::string, std::string> headers;  // names in lower case
+    std::string path;                                 // without the query
+    std::string query;                                // without the '?'
+    std::multimap<std::string, std::string> headers;  // names in lower case
     std::string body;
-    std::string Header(const std::string& name) const;
+    std::string Header(const std::string& name) const;  // the first of that name
+    std::vector<std::string> Values(const std::string& name) const;
     std::optional<ByteRange> range() const;  // of "bytes=a-b"
   };
 
@@ -45,6 +46,7 @@ class FakeRegistry {
     std::optional<uint64_t> hold_after_bytes;  // waits for Release after so much of the body
     bool hold = false;                         // waits for Release before anything is sent
     bool close = false;                        // the connection ends without an answer
+    bool cut_head = false;                     // the connection ends within the headers
     bool ignore_range = false;                 // 200 with everything
     bool chunked = false;                      // no Content-Length
     bool corrupt = false;                      // the body's first byte is changed

@@ -65,6 +65,18 @@ TEST(UrlTest, ParsesAndResolves) {
   EXPECT_EQ(Url::Parse("http://[::1]:5000/")->HostPort(), "[::1]:5000");
 }
 
+TEST(UrlTest, RefererIsWhatGoSendsAndNoSecret) {
+  const auto referer = [](const char* from, const char* to) {
+    return RefererFor(*Url::Parse(from), *Url::Parse(to));
+  };
+  EXPECT_EQ(referer("http://a/v2/x", "http://b/y"), "http://a/v2/x");
+  EXPECT_EQ(referer("https://a/v2/x", "https://b/y"), "https://a/v2/x");
+  EXPECT_EQ(referer("http://a/v2/x", "https://b/y"), "http://a/v2/x");
+  EXPECT_EQ(referer("https://a/v2/x", "http://b/y"), "");
+  EXPECT_EQ(referer("https://a/x?sig=1", "https://a/y"), "https://a/x?sig=1");
+  EXPECT_EQ(referer("https://a/x?sig=1", "https://b/y"), "https://a/x");
+}
+
 TEST(UrlTest, RefusesWhatIsNoWebAddress) {
   for (const char* text : {"ftp://h/x", "file:///etc/passwd", "h/x", "", "http://", "http:///x",
                            "https://user:secret@h/x", "http://h/\nx", "gopher://h"}) {
@@ -218,12 +230,14 @@ TEST(HttpTest, CutAndSilentConnections) {
   server.AddFile("/silent", "x");
   server.On("/x", {.cut_after_bytes = 10});
   server.On("/x", {.close = true});
+  server.On("/x", {.cut_head = true});
   server.On("/silent", {.hold = true});
   auto client = MakeClient();
-  EXPECT_EQ(TransportFailureOf(Fetch(*client, Get(server.Url("/x"))).status()),
-            TransportFailure::kCut);
-  EXPECT_EQ(TransportFailureOf(Fetch(*client, Get(server.Url("/x"))).status()),
-            TransportFailure::kCut);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(TransportFailureOf(Fetch(*client, Get(server.Url("/x"))).status()),
+              TransportFailure::kCut)
+        << i;
+  }
   HttpRequest request = Get(server.Url("/silent"));
   request.connect_timeout = std::chrono::milliseconds(50);
   request.stall_timeout = std::chrono::milliseconds(50);

@@ -230,9 +230,10 @@ TEST_F(ReachTest, OtherNotationsOfAnAddress) {
 }
 
 TEST(ProxySettingsTest, TheRulesOfCurl) {
-  const ProxySettings settings{"http://p:1", "http://p:2",
+  const ProxySettings settings{{"http://p:1", "http_proxy"},
+                               {"http://p:2", "HTTPS_PROXY"},
                                "localhost,.corp.example 10.0.0.0/8,[::1]"};
-  const auto proxy = [&settings](const char* url) { return settings.For(*Url::Parse(url)); };
+  const auto proxy = [&settings](const char* url) { return settings.For(*Url::Parse(url)).url; };
   EXPECT_EQ(proxy("http://r.example/"), "http://p:1");
   EXPECT_EQ(proxy("https://r.example/"), "http://p:2");
   for (const char* url :
@@ -242,8 +243,15 @@ TEST(ProxySettingsTest, TheRulesOfCurl) {
   }
   EXPECT_NE(proxy("https://notcorp.example/"), "");
   EXPECT_NE(proxy("https://11.0.0.1/"), "");
-  EXPECT_EQ((ProxySettings{"http://p:1", "", "*"}).For(*Url::Parse("http://x/")), "");
-  EXPECT_EQ((ProxySettings{"http://p:1", "", ""}).For(*Url::Parse("https://x/")), "");
+  EXPECT_EQ((ProxySettings{{"http://p:1", "x"}, {}, "*"}).For(*Url::Parse("http://x/")).url, "");
+  EXPECT_EQ((ProxySettings{{"http://p:1", "x"}, {}, ""}).For(*Url::Parse("https://x/")).url, "");
+}
+
+TEST(ProxySettingsTest, NamedWithoutItsPassword) {
+  for (const char* url : {"p:1", "http://p:1", "http://u:s%40cret@p:1/", "u:s@cret@p:1"}) {
+    EXPECT_EQ((ProxySettings::Proxy{url, "HTTPS_PROXY"}).Name(),
+              "the proxy p:1 (from HTTPS_PROXY)");
+  }
 }
 
 }  // namespace
