@@ -300,6 +300,7 @@ FlightTicket LayerStore::Ensure(Request request, Priority priority, Done done) {
   call->request = std::move(request);
   call->priority = priority;
   call->done = std::move(done);
+  if (call->request.source != nullptr) call->request.source->LearnUrls(call->request.blob);
   if (call->request.found != nullptr && !Trusts(call->request.UnprovenId())) {
     call->request.found = nullptr;
   }
@@ -375,11 +376,15 @@ void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<Lay
   const bool own = call->leads && !(*layer)->proven();
   if (given || own || options_.share_all) return call->Finish(std::move(layer));
   asked_++;
-  call->relay->Add(
-      possession_.Ask(request.blob, request.source,
-                      [call, layer = std::move(layer)](const absl::Status& status) mutable {
-                        status.ok() ? call->Finish(std::move(layer)) : call->Finish(status);
-                      }));
+  call->relay->Add(possession_.Ask(
+      request.blob, request.source,
+      [this, call, layer = std::move(layer)](const absl::Status& status) mutable {
+        if (status.ok()) return call->Finish(std::move(layer));
+        // What no registry has, everybody reads for himself where the image says.
+        const bool foreign = absl::IsNotFound(status) && !call->request.blob.urls.empty();
+        if (!foreign || call->relay->left()) return call->Finish(status);
+        Fetch(call);
+      }));
 }
 
 // Brings all of a layer that was shown before, and goes on when it is proven, or is not what it

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "fetch/registry.h"
@@ -62,6 +63,7 @@ BlobRead::BlobRead(std::shared_ptr<RegistryShared> shared,
       endpoint_(std::move(endpoint)),
       digest_(what.blob.digest),
       size_(what.blob.size),
+      urls_(what.blob.urls),
       what_(StrCat("blob ", digest_.Short(), " of ", endpoint_->host, "/", endpoint_->repository)),
       options_(std::move(what.options)),
       in_memory_(what.in_memory),
@@ -120,14 +122,20 @@ void BlobRead::StartPiece(std::shared_ptr<Piece> piece) {
   spec.restarts =
       shared_->HostState(endpoint_->api_host).ranges != RegistryShared::Host::Ranges::kSupported;
   spec.keep_redirect = true;
+  spec.image_urls = urls_;
   spec.range = [self = shared_from_this(), piece] { return self->RangeHeader(*piece); };
+  spec.answers = [piece](int status) { return status == 416 && !piece->whole; };
   spec.on_headers = [self = shared_from_this(), piece](const HttpResponse& response) {
     return self->OnHeaders(piece, response);
   };
-  RegistryCall::Run(shared_, endpoint_, std::move(spec), piece->cancel.token(),
-                    [self = shared_from_this(), piece](absl::StatusOr<HttpResponse> response) {
-                      self->OnPieceDone(piece, response.status());
-                    });
+  RegistryCall::Run(
+      shared_, endpoint_, std::move(spec), piece->cancel.token(),
+      [self = shared_from_this(), piece](absl::StatusOr<HttpResponse> response) {
+        if (response.ok() ? response->status == 416 : absl::IsOutOfRange(response.status())) {
+          self->LeaveRanges(*piece);
+        }
+        self->OnPieceDone(piece, response.status());
+      });
 }
 
 std::optional<std::string> BlobRead::RangeHeader(Piece& piece) {
@@ -147,8 +155,10 @@ std::optional<std::string> BlobRead::RangeHeader(Piece& piece) {
 absl::StatusOr<HttpClient::Sink> BlobRead::OnHeaders(const std::shared_ptr<Piece>& piece,
                                                      const HttpResponse& response) {
   if (done_.called()) return absl::CancelledError("read is over");
-  const absl::Status status =
-      response.status == 206 ? TakeRange(*piece, response) : TakeWhole(*piece, response);
+  // Without a word about the part, 206 is 200 where all was asked for.
+  const bool part = response.status == 206 &&
+                    (!AskedForAll(*piece) || response.headers.contains("content-range"));
+  const absl::Status status = part ? TakeRange(*piece, response) : TakeWhole(*piece, response);
   if (!status.ok()) return status;
   if (probing_ && !whole_mode_) {
     probing_ = false;
@@ -156,27 +166,56 @@ absl::StatusOr<HttpClient::Sink> BlobRead::OnHeaders(const std::shared_ptr<Piece
   }
   return HttpClient::Sink([self = shared_from_this(), piece](std::string_view data) {
     if (self->done_.called()) return absl::CancelledError("read is over");
+    // What is cancelled may go on for a moment.
+    if (self->whole_mode_ && !piece->whole) return absl::CancelledError("another stream brings it");
     return piece->whole ? self->OnWholeData(*piece, data) : self->OnRangeData(*piece, data);
   });
 }
 
 absl::Status BlobRead::Mismatch(const std::string& why) const {
   return absl::DataLossError(
-      StrCat(what_, ": ", endpoint_->host, " ", why, "; have the image pushed again"));
+      StrCat(what_, ": ", endpoint_->host, " ", why,
+             "; check the registry and whatever is between, or have the image pushed again"));
+}
+
+bool BlobRead::AskedForAll(const Piece& piece) const {
+  return piece.whole || (plain_get_ && piece.next == 0);
+}
+
+// What an image's own URLs do says nothing of its registry.
+void BlobRead::NoteRanges(RegistryShared::Host::Ranges ranges) {
+  if (urls_.empty()) shared_->HostState(endpoint_->api_host).ranges = ranges;
 }
 
 absl::Status BlobRead::TakeRange(Piece& piece, const HttpResponse& response) {
   const std::string header = response.Header("content-range");
   const std::optional<ContentRange> range = ParseContentRange(header);
-  if (piece.whole || !range || range->begin != piece.next || range->end > piece.range.end) {
-    return Mismatch(StrCat("answered with range \"", Printable(header), "\" where bytes ",
-                           piece.next, "-", piece.range.end - 1, " were asked for"));
+  if (piece.whole) {
+    const bool all = range && range->begin == 0 && range->end == size_;
+    return all ? TakeWhole(piece, response)
+               : Mismatch(StrCat("answered with range \"", Printable(header),
+                                 "\" where all of it was asked for"));
   }
-  if (range->total && *range->total != size_) {
-    return Mismatch(StrCat("has ", *range->total, " bytes of it where the manifest says ", size_));
+  if (!range || range->begin != piece.next || range->end > piece.range.end ||
+      range->total.value_or(size_) != size_ ||
+      ToLower(response.Header("content-type")).starts_with("multipart/")) {
+    return absl::OutOfRangeError(StrCat(what_, ": ", endpoint_->host, " answers with range \"",
+                                        Printable(header), "\" where bytes ", piece.next, "-",
+                                        piece.range.end - 1, " were asked for"));
   }
-  shared_->HostState(endpoint_->api_host).ranges = RegistryShared::Host::Ranges::kSupported;
+  NoteRanges(RegistryShared::Host::Ranges::kSupported);
   return absl::OkStatus();
+}
+
+void BlobRead::LeaveRanges(const Piece& piece) {
+  if (whole_mode_ || done_.called()) return;
+  LogDebug("blob_ranges_left blob=", digest_.Short(), " host=", endpoint_->host);
+  whole_mode_ = true;
+  for (const auto& other : in_flight_) {
+    if (other->next < other->range.end) waiting_.push_back({other->next, other->range.end});
+    if (other.get() != &piece) other->cancel.Cancel();
+  }
+  std::sort(waiting_.begin(), waiting_.end());
 }
 
 // The whole blob comes: as asked for, or because the server ignores Range.
@@ -185,9 +224,9 @@ absl::Status BlobRead::TakeWhole(Piece& piece, const HttpResponse& response) {
       length && *length != size_) {
     return Mismatch(StrCat("has ", *length, " bytes of it where the manifest says ", size_));
   }
-  if (plain_get_ && piece.next == 0) return absl::OkStatus();
+  if (!piece.whole && AskedForAll(piece)) return absl::OkStatus();
   if (!whole_mode_) {
-    shared_->HostState(endpoint_->api_host).ranges = RegistryShared::Host::Ranges::kIgnored;
+    NoteRanges(RegistryShared::Host::Ranges::kIgnored);
     whole_mode_ = true;
     wanted_.assign(waiting_.begin(), waiting_.end());
     waiting_.clear();

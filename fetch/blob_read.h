@@ -47,7 +47,14 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   std::optional<std::string> RangeHeader(Piece& piece);
   absl::StatusOr<HttpClient::Sink> OnHeaders(const std::shared_ptr<Piece>& piece,
                                              const HttpResponse& response);
+  // Whether an answer is to be all of the blob, from its first byte on.
+  bool AskedForAll(const Piece& piece) const;
+  void NoteRanges(RegistryShared::Host::Ranges ranges);
+  // kOutOfRange for what is no part of the blob that makes sense.
   absl::Status TakeRange(Piece& piece, const HttpResponse& response);
+  // Wherever `piece` was asked for, there was no such part: what is missing is asked for without
+  // Range.
+  void LeaveRanges(const Piece& piece);
   absl::Status TakeWhole(Piece& piece, const HttpResponse& response);
   absl::Status Give(uint64_t offset, std::string_view data);
   absl::Status OnRangeData(Piece& piece, std::string_view data);
@@ -60,6 +67,7 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   const std::shared_ptr<const RegistryEndpoint> endpoint_;
   const Digest digest_;
   const uint64_t size_;
+  const std::vector<std::string> urls_;
   const std::string what_;
   const ImageSource::ReadOptions options_;
   const bool in_memory_;

@@ -10,10 +10,12 @@
 namespace imagefs {
 namespace {
 
-constexpr char kAccept[] =
-    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-    "application/vnd.docker.distribution.manifest.list.v2+json, "
-    "application/vnd.docker.distribution.manifest.v2+json";
+constexpr size_t kMaxLearned = 4 * kMaxLayers;
+// A line each: old registries (distribution up to 2.5) compare a line as a whole.
+constexpr const char* kAccepted[] = {"application/vnd.oci.image.index.v1+json",
+                                     "application/vnd.oci.image.manifest.v1+json",
+                                     "application/vnd.docker.distribution.manifest.list.v2+json",
+                                     "application/vnd.docker.distribution.manifest.v2+json"};
 
 absl::StatusOr<ImageSource::FetchedManifest> CheckManifest(const std::string& what,
                                                            const std::string& tag_or_digest,
@@ -61,6 +63,7 @@ std::shared_ptr<RegistryEndpoint> MakeRegistryEndpoint(const Reference& referenc
   endpoint->identity = std::make_shared<EndpointIdentity>(access.credential, access.refresh);
   endpoint->audience =
       StrCat(reference.host, "/", reference.repository, " ", endpoint->identity->fingerprint());
+  endpoint->credential_trouble = access.credential_trouble;
   endpoint->loopback = reference.IsLoopback();
   endpoint->plain_http = access.plain_http;
   endpoint->verify_tls = access.verify_tls;
@@ -92,7 +95,7 @@ void RegistrySource::GetManifest(const std::string& tag_or_digest, CancelToken c
   spec.path = StrCat("/v2/", endpoint_->repository, "/manifests/", tag_or_digest);
   spec.what = StrCat(endpoint_->host, "/", endpoint_->repository,
                      tag_or_digest.find(':') == std::string::npos ? ":" : "@", tag_or_digest);
-  spec.headers.emplace_back("Accept", kAccept);
+  for (const char* type : kAccepted) spec.headers.emplace_back("Accept", type);
   spec.max_body_bytes = kMaxManifestBytes;
   const std::string what = spec.what;
   auto check = [what, tag_or_digest,
@@ -149,14 +152,29 @@ void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, Ca
       });
 }
 
-// A redirect is an answer, too: to a storage that may not take HEAD.
+void RegistrySource::LearnUrls(const Descriptor& blob) {
+  if (blob.urls.empty()) return;
+  absl::MutexLock lock(&mu_);
+  if (urls_.size() >= kMaxLearned) urls_.clear();
+  urls_[blob.digest] = blob.urls;
+}
+
+Descriptor RegistrySource::WithUrls(const Descriptor& blob) const {
+  Descriptor out = blob;
+  if (!out.urls.empty()) return out;
+  absl::MutexLock lock(&mu_);
+  if (const auto it = urls_.find(blob.digest); it != urls_.end()) out.urls = it->second;
+  return out;
+}
+
 void RegistrySource::HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) {
   RegistryCall::Spec spec;
   spec.method = "HEAD";
   spec.path = StrCat("/v2/", endpoint_->repository, "/blobs/", blob.digest.ToString());
   spec.what =
       StrCat("blob ", blob.digest.Short(), " of ", endpoint_->host, "/", endpoint_->repository);
-  spec.answers = [](int status) { return status == 404 || (status >= 300 && status < 400); };
+  spec.answers = [](int status) { return status == 404; };
+  spec.redirect_answers = true;
   auto look = [size = blob.size,
                done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
     if (!response.ok()) return done(response.status());
@@ -177,7 +195,7 @@ void RegistrySource::ReadBlob(const Descriptor& blob, std::vector<ByteRange> ran
                               BlobDone done) {
   absl::StatusOr<RangeSet> wanted = UnionOf(blob, ranges);
   if (!wanted.ok()) return done(Annotate(wanted.status(), endpoint_->host));
-  BlobRead::Run(shared_, endpoint_, {blob, *std::move(wanted), std::move(options)},
+  BlobRead::Run(shared_, endpoint_, {WithUrls(blob), *std::move(wanted), std::move(options)},
                 std::move(cancel), std::move(sink), std::move(done));
 }
 

@@ -11,6 +11,9 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
 #include "fetch/registry_call.h"
 #include "fetch/source.h"
 
@@ -32,14 +35,20 @@ class RegistrySource : public ImageSource {
                     ReferrersDone done) override;
   void GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
                     SmallBlobDone done) override;
+  void LearnUrls(const Descriptor& blob) override;
   void HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) override;
   void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions options,
                 CancelToken cancel, BlobSink sink, BlobDone done) override;
 
  private:
+  // `blob` with the urls that are known of it.
+  Descriptor WithUrls(const Descriptor& blob) const;
+
   const std::shared_ptr<RegistryShared> shared_;
   const std::shared_ptr<const RegistryEndpoint> endpoint_;
   const bool anonymous_;  // and stays so: there is nothing that could renew it
+  mutable absl::Mutex mu_;
+  absl::flat_hash_map<Digest, std::vector<std::string>> urls_ ABSL_GUARDED_BY(mu_);
 };
 
 // The one repository with the one identity of `reference` and `access`, to be read.

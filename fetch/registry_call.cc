@@ -4,7 +4,6 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -17,6 +16,8 @@ constexpr int kMaxRedirects = 10;
 constexpr std::chrono::seconds kMaxRetryAfter(60);
 // A connection refused by a host that never answered: it will hardly come up now.
 constexpr int kMaxRefusals = 3;
+// Links that the registry gives one after the other, and storage refuses.
+constexpr int kMaxRefusedLinks = 3;
 // A server that sends too little would go on doing so.
 constexpr int kMaxSlowAttempts = 2;
 // An attempt that brought so much was no failure in a row.
@@ -24,67 +25,20 @@ constexpr uint64_t kProgressBytes = 64 << 10;
 // A plain HTTP server on loopback may wait for the end of what it takes for a request.
 constexpr std::chrono::milliseconds kProbeTimeout(2'000);
 constexpr size_t kMaxErrorBodyBytes = 16 << 10;
-constexpr size_t kMaxTableEntries = 4096;
+// How long what a registry says at /v2/ is held to, and that it said nothing of use.
+constexpr std::chrono::minutes kRootHold(5);
+constexpr std::chrono::seconds kRootRetry(10);
 
-bool IsRedirect(int status) {
-  return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+using Authorisation = RegistryShared::Authorisation;
+
+bool IsLinkRefusal(int status) {
+  return status == 400 || status == 401 || status == 403 || status == 404 || status == 410 ||
+         status == 416;
 }
 
-bool PassesByItself(int status) { return status == 408 || status == 429 || status >= 500; }
-
-// What the registry itself says about an error, for the end of a message.
-std::string Detail(const std::string& body) {
-  const absl::StatusOr<Json> json = Json::Parse(body);
-  if (!json.ok()) return "";
-  const Json error = (*json)["errors"].at(0);
-  std::string text = error.StringOr("message");
-  if (text.empty()) text = error.StringOr("code");
-  return text.empty() ? "" : StrCat(" (\"", Printable(text), "\")");
-}
-
-template <typename Table>
-void BoundTable(Table& table) {
-  if (table.size() >= kMaxTableEntries) table.clear();
-}
+LinkTable::Clock::time_point Now() { return LinkTable::Clock::now(); }
 
 }  // namespace
-
-RegistryShared::RegistryShared(HttpClient& http_client, Executor& answer_executor,
-                               const SourceFactory::Options& source_options)
-    : http(http_client),
-      answers(answer_executor),
-      options(source_options),
-      tokens(http_client, {source_options.max_attempts, source_options.first_backoff, nullptr}),
-      refreshes(http_client) {}
-
-RegistryShared::Host& RegistryShared::HostState(const std::string& host) {
-  const auto it = hosts.find(host);
-  if (it != hosts.end()) return it->second;
-  BoundTable(hosts);
-  return hosts[host];
-}
-
-void RegistryShared::RememberAuthorisation(const std::string& audience,
-                                           Authorisation authorisation) {
-  BoundTable(authorisations);
-  authorisations[audience] = std::move(authorisation);
-}
-
-void RegistryShared::RememberRedirect(const std::string& key, const std::string& url) {
-  BoundTable(redirect_urls);
-  redirect_urls[key] = url;
-}
-
-void RegistryShared::LogWarnings(const std::string& host, const HttpResponse& response) {
-  const auto [begin, end] = response.headers.equal_range("warning");
-  for (auto it = begin; it != end; ++it) {
-    BoundTable(logged_warnings);
-    const std::string text = Printable(it->second, 400);
-    if (logged_warnings.insert(text).second) {
-      LogInfo("registry_warning host=", host, " text=", text);
-    }
-  }
-}
 
 void RegistryCall::Run(std::shared_ptr<RegistryShared> shared,
                        std::shared_ptr<const RegistryEndpoint> endpoint, Spec spec,
@@ -115,6 +69,7 @@ RegistryCall::RegistryCall(std::shared_ptr<RegistryShared> shared,
       done_(std::move(done)) {}
 
 bool RegistryCall::IsAnswer(int status) const {
+  if (spec_.probe) return !IsRedirect(status);
   return status == 200 || status == 206 || (spec_.answers && spec_.answers(status));
 }
 
@@ -128,8 +83,31 @@ std::string RegistryCall::Scheme() const {
              : "http";
 }
 
-std::string RegistryCall::RedirectKey() const {
-  return StrCat(endpoint_->audience, " ", spec_.path);
+bool RegistryCall::MaySpeakTls() const {
+  if (place_ != Place::kRegistry || api_.scheme != "http" || !endpoint_->loopback ||
+      endpoint_->plain_http) {
+    return false;
+  }
+  return shared_->HostState(endpoint_->api_host).scheme == RegistryShared::Host::Scheme::kUnknown;
+}
+
+std::string RegistryCall::LinkKey() const { return StrCat(endpoint_->audience, " ", spec_.path); }
+
+std::string RegistryCall::Audience() const {
+  if (place_ == Place::kRegistry) return endpoint_->audience;
+  return StrCat(endpoint_->audience, " at ", url_.scheme, "://", url_.HostPort(), "/",
+                RepositoryOfApi(url_));
+}
+
+// Nothing is pushed to another registry than the one that was named.
+Place RegistryCall::PlaceOf(const Url& url) const {
+  if (url.SameOrigin(api_)) return Place::kRegistry;
+  return endpoint_->push || RepositoryOfApi(url).empty() ? Place::kStorage : Place::kOtherRegistry;
+}
+
+ErrorAnswer RegistryCall::Error(const HttpResponse& response) const {
+  return {place_,         response.status,    spec_.what,       url_.HostPort(), error_body_,
+          response.proxy, token_.has_value(), credential_sent_, hides_};
 }
 
 void RegistryCall::Attempt() {
@@ -139,6 +117,8 @@ void RegistryCall::Attempt() {
   if (!api.ok()) return Finish(api.status());
   api_ = *std::move(api);
   hops_ = 0;
+  next_image_url_ = 0;
+  link_.reset();
   if (spec_.url) {
     if (api_.scheme == "https" && spec_.url->scheme != "https") {
       return Finish(absl::FailedPreconditionError(
@@ -147,64 +127,88 @@ void RegistryCall::Attempt() {
                  ", which is not followed; have the registry know its own address (behind a proxy, "
                  "X-Forwarded-Proto)")));
     }
-    if (!spec_.url->SameOrigin(api_)) return Send(*spec_.url);
+    if (!spec_.url->SameOrigin(api_)) return Go(*spec_.url, "", PlaceOf(*spec_.url));
     api_ = *spec_.url;
   }
-  if (spec_.keep_redirect) {
-    const auto it = shared_->redirect_urls.find(RedirectKey());
-    if (it != shared_->redirect_urls.end()) {
-      absl::StatusOr<Url> url = Url::Parse(it->second);
-      if (url.ok()) return Send(*std::move(url));
+  if (!std::exchange(ask_registry_, false) && spec_.keep_redirect) {
+    link_ = shared_->links.Find(LinkKey(), Now());
+    absl::StatusOr<Url> url = Url::Parse(link_ ? link_->url : "");
+    if (url.ok()) {
+      const Place place = link_->of_image ? Place::kImageUrl : PlaceOf(*url);
+      return Go(*std::move(url), link_->referer, place);
     }
   }
+  Go(api_, "", Place::kRegistry);
+}
+
+void RegistryCall::Go(Url url, std::string referer, Place place) {
+  url_ = std::move(url);
+  referer_ = std::move(referer);
+  place_ = place;
   Authorise("");
 }
 
-// Finds the Authorization header as the registry asked for it last, then sends.
+// Finds the Authorization header as this place asked for it last, then sends.
 void RegistryCall::Authorise(const Secret& refused_token) {
   authorization_ = Secret();
   token_.reset();
+  const bool ours = place_ == Place::kRegistry;
+  if (spec_.probe || (!ours && place_ != Place::kOtherRegistry)) return Send();
   generation_ = endpoint_->identity->generation();
-  const Credential& credential = endpoint_->identity->credential();
-  const auto it = shared_->authorisations.find(endpoint_->audience);
-  if (it == shared_->authorisations.end()) return Send(api_);
-  const RegistryShared::Authorisation& asked = it->second;
+  const auto it = shared_->authorisations.find(Audience());
+  if (it == shared_->authorisations.end() || it->second.kind == Authorisation::Kind::kNone) {
+    return Send();
+  }
+  // Another registry is asked as nobody.
+  const Credential credential = ours ? endpoint_->identity->credential() : Credential();
   if (!credential.registry_token.empty()) {
     credential_sent_ = true;
     authorization_ = Secret::Concat({"Bearer ", credential.registry_token.view()});
-    return Send(api_);
+    return Send();
   }
-  if (asked.kind == RegistryShared::Authorisation::Kind::kBasic) {
+  if (it->second.kind == Authorisation::Kind::kBasic) {
     if (!credential.username.empty()) {
       credential_sent_ = true;
       authorization_ = BasicAuthorization(credential);
     }
-    return Send(api_);
+    return Send();
   }
+  AuthoriseByToken(it->second, credential, refused_token);
+}
+
+void RegistryCall::AuthoriseByToken(const Authorisation& asked, const Credential& credential,
+                                    const Secret& refused_token) {
+  const bool ours = place_ == Place::kRegistry;
   TokenRequest request;
-  request.registry = StrCat(api_.scheme, "://", endpoint_->api_host);
+  request.registry = StrCat(url_.scheme, "://", ours ? endpoint_->api_host : url_.HostPort());
+  if (!ours) request.account = endpoint_->api_host;
   request.realm = asked.realm;
   request.service = asked.service;
   request.scope = asked.scope;
   request.credential = credential;
-  request.fingerprint = endpoint_->identity->fingerprint();
+  request.fingerprint = ours ? endpoint_->identity->fingerprint() : credential.Fingerprint();
   request.verify_tls = endpoint_->verify_tls;
-  request.loopback = endpoint_->loopback;
+  request.loopback = ours && endpoint_->loopback;
   asked_for_token_ = std::chrono::steady_clock::now();
   token_ticket_ = shared_->tokens.Get(
-      request, refused_token, [self = shared_from_this()](absl::StatusOr<Token> token) {
+      request, refused_token, [self = shared_from_this(), ours](absl::StatusOr<Token> token) {
         if (!token.ok()) {
-          absl::Status failure = Annotate(token.status(), self->spec_.what);
-          if (IsCredentialFailure(failure)) return self->RenewOr(std::move(failure));
-          return self->Finish(std::move(failure));
+          const std::string& what = self->spec_.what;
+          if (!ours && IsCredentialFailure(token.status())) {
+            return self->Finish(RefusedError(*self->endpoint_, self->Error({.status = 401})));
+          }
+          if (IsCredentialFailure(token.status())) {
+            return self->RenewOr(TokenRefusedError(*self->endpoint_, what, token.status()));
+          }
+          return self->Finish(Annotate(token.status(), what));
         }
         self->token_ = *token;
         self->authorization_ = Secret::Concat({"Bearer ", token->value.view()});
-        self->Send(self->api_);
+        self->Send();
       });
 }
 
-void RegistryCall::Send(Url url) {
+void RegistryCall::Send() {
   if (done_.called()) return;
   HttpRequest request;
   request.method = spec_.method;
@@ -218,9 +222,7 @@ void RegistryCall::Send(Url url) {
     if (!range) return Finish(HttpResponse{.status = 206});
     if (!range->empty()) request.headers.emplace_back("Range", *range);
   }
-  url_ = std::move(url);
-  at_storage_ = !url_.SameOrigin(api_);
-  own_failure_ = false;
+  own_failure_ = headers_refused_ = false;
   received_ = 0;
   error_body_.clear();
   request.url = url_.text;
@@ -236,8 +238,9 @@ void RegistryCall::Send(Url url) {
   request.hedge = spec_.hedge;
   if (trying_https_) request.connect_timeout = kProbeTimeout;
   for (const auto& header : spec_.headers) request.headers.push_back(header);
-  // Another host must not see the registry's credentials, and storage refuses two kinds at once.
-  if (!at_storage_) request.authorization = authorization_;
+  if (!referer_.empty()) request.headers.emplace_back("Referer", referer_);
+  // Made for this very place: storage refuses two kinds at once, and must not see the registry's.
+  request.authorization = authorization_;
   shared_->http.Start(
       std::move(request), cancel_,
       [self = shared_from_this()](const HttpResponse& response) {
@@ -249,7 +252,7 @@ void RegistryCall::Send(Url url) {
 }
 
 absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& response) {
-  if (!at_storage_) {
+  if (place_ == Place::kRegistry) {
     RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
     host.reached = true;
     // 400 is what a TLS server answers to plain HTTP.
@@ -259,22 +262,31 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& res
       host.scheme = RegistryShared::Host::Scheme::kHttp;
     }
   }
-  if (response.status != 200 && response.status != 206) {
-    // The text of an error, and no more of it than can be of use.
-    return HttpClient::Sink([self = shared_from_this()](std::string_view data) {
-      const size_t room =
-          kMaxErrorBodyBytes - std::min(kMaxErrorBodyBytes, self->error_body_.size());
-      self->error_body_.append(data.substr(0, room));
-      return absl::OkStatus();
-    });
+  if (response.status == 200 || response.status == 206) return OnGoodHeaders(response);
+  // The text of an error, and no more of it than can be of use.
+  return HttpClient::Sink([self = shared_from_this()](std::string_view data) {
+    const size_t room = kMaxErrorBodyBytes - std::min(kMaxErrorBodyBytes, self->error_body_.size());
+    self->error_body_.append(data.substr(0, room));
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<HttpClient::Sink> RegistryCall::OnGoodHeaders(const HttpResponse& response) {
+  if (place_ == Place::kRegistry && authorization_.empty() && !spec_.probe &&
+      !shared_->authorisations.contains(endpoint_->audience)) {
+    shared_->RememberAuthorisation(endpoint_->audience, {});
   }
-  // At once, so that what the receiver asks for next goes there directly.
-  if (spec_.keep_redirect && at_storage_) shared_->RememberRedirect(RedirectKey(), url_.text);
-  if (!spec_.on_headers) return HttpClient::Sink();
-  absl::StatusOr<HttpClient::Sink> sink = spec_.on_headers(response);
+  absl::StatusOr<HttpClient::Sink> sink = HttpClient::Sink();
+  if (spec_.on_headers) sink = spec_.on_headers(response);
   if (!sink.ok()) {
-    own_failure_ = true;
+    own_failure_ = headers_refused_ = true;
     return sink;
+  }
+  refused_links_ = 0;
+  // At once, so that what the receiver asks for next goes there directly.
+  if (spec_.keep_redirect && place_ != Place::kRegistry) {
+    shared_->links.Worked(endpoint_->api_host, LinkKey(),
+                          {url_.text, referer_, place_ == Place::kImageUrl}, Now());
   }
   if (!*sink) return sink;
   return HttpClient::Sink(
@@ -289,8 +301,12 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& res
 void RegistryCall::OnAnswer(absl::StatusOr<HttpResponse> answer) {
   if (done_.called()) return;
   if (answer.ok()) return OnStatus(*std::move(answer));
-  if (own_failure_ || absl::IsCancelled(answer.status())) return Finish(answer.status());
-  OnTransportFailure(answer.status());
+  if (absl::IsCancelled(answer.status())) return Finish(answer.status());
+  if (!own_failure_) return OnTransportFailure(answer.status());
+  // An answer, and not with the blob.
+  if (headers_refused_ && LeaveLink()) return;
+  if (headers_refused_ && place_ == Place::kImageUrl) return NextImageUrl(answer.status());
+  Finish(answer.status());
 }
 
 void RegistryCall::OnTransportFailure(absl::Status failure) {
@@ -298,32 +314,37 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
   if (kind == TransportFailure::kGaveWay) return Attempt();
   stalled_ = kind == TransportFailure::kStalled;
   RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
-  if (trying_https_ && !at_storage_ && kind != TransportFailure::kUntrusted) {
+  if (trying_https_ && place_ == Place::kRegistry && kind != TransportFailure::kUntrusted) {
     // No TLS there either, so the first failure tells more.
     trying_https_ = false;
     if (kind == TransportFailure::kNotTls) host.scheme = RegistryShared::Host::Scheme::kHttp;
     if (!IsRetriable(http_failure_)) return Finish(http_failure_);
     return RetryOr(http_failure_, std::nullopt);
   }
+  if (received_ == 0) {
+    if (LeaveLink()) return;
+    if (place_ == Place::kImageUrl) return NextImageUrl(Annotate(failure, spec_.what));
+  }
   switch (kind) {
-    case TransportFailure::kNone:
     case TransportFailure::kUnknownHost:
     case TransportFailure::kUntrusted:
     case TransportFailure::kNotTls:
-      return Finish(Annotate(failure, spec_.what));
+      // The next link may be to another node.
+      if (place_ == Place::kStorage) return OnLinkRefused(Annotate(failure, spec_.what));
+      [[fallthrough]];
+    case TransportFailure::kNone:
     case TransportFailure::kOutOfReach:
-      shared_->redirect_urls.erase(RedirectKey());
+    case TransportFailure::kProxyRefuses:
       return Finish(Annotate(failure, spec_.what));
     case TransportFailure::kTooSlow:
       return OnTooSlow(std::move(failure));
     case TransportFailure::kRefused:
-      if (!at_storage_ && !host.reached && attempts_ + 1 >= kMaxRefusals) {
+      if (place_ == Place::kRegistry && !host.reached && attempts_ + 1 >= kMaxRefusals) {
         return Finish(Annotate(failure, spec_.what));
       }
       break;
     case TransportFailure::kCut:
-      if (!at_storage_ && api_.scheme == "http" && endpoint_->loopback && !endpoint_->plain_http &&
-          host.scheme == RegistryShared::Host::Scheme::kUnknown) {
+      if (MaySpeakTls()) {
         http_failure_ = std::move(failure);
         trying_https_ = true;
         return Attempt();
@@ -336,7 +357,7 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
       (kind == TransportFailure::kCut || kind == TransportFailure::kStalled)) {
     return Finish(std::move(failure));  // its kind says what to do
   }
-  if (at_storage_) shared_->redirect_urls.erase(RedirectKey());
+  ForgetLink();
   RetryOr(std::move(failure), std::nullopt);
 }
 
@@ -345,79 +366,140 @@ void RegistryCall::OnTooSlow(absl::Status failure) {
   if (++slow_attempts_ >= kMaxSlowAttempts || !spec_.resend_after_cut) {
     return Finish(Annotate(failure, spec_.what));
   }
-  if (at_storage_) shared_->redirect_urls.erase(RedirectKey());
+  ForgetLink();
   RetryOr(std::move(failure), std::nullopt);
 }
 
 void RegistryCall::OnStatus(HttpResponse response) {
   const int status = response.status;
-  if (!at_storage_) {
-    const RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
-    if (status == 400 && api_.scheme == "http" && endpoint_->loopback && !endpoint_->plain_http &&
-        host.scheme == RegistryShared::Host::Scheme::kUnknown) {
-      http_failure_ = StatusError(response);
+  if (place_ == Place::kRegistry) {
+    if (status == 400 && MaySpeakTls()) {
+      http_failure_ = StatusError(*endpoint_, Error(response));
       trying_https_ = true;
       return Attempt();
     }
     shared_->LogWarnings(endpoint_->host, response);
+    if ((status == 401 || status == 403 || status == 404) && SeekChallenge(response)) return;
   }
-  if (IsAnswer(status)) {
-    if (status != 200 && status != 206) response.body = std::move(error_body_);
-    return Finish(std::move(response));
+  const bool good = status == 200 || status == 206;
+  if (!good && !IsRedirect(status) && LeaveLink()) return;
+  if (IsRedirect(status) && !IsAnswer(status)) return FollowRedirect(std::move(response));
+  if (!IsAnswer(status)) return OnError(response);
+  if (!good) response.body = std::move(error_body_);
+  Finish(std::move(response));
+}
+
+void RegistryCall::OnError(const HttpResponse& response) {
+  const int status = response.status;
+  const bool refused = status == 401 || status == 403;
+  if (refused && place_ == Place::kRegistry) return OnRefused(response);
+  if (refused && place_ == Place::kOtherRegistry) return OnOtherRefused(response);
+  absl::Status failure = StatusError(*endpoint_, Error(response));
+  if (place_ == Place::kImageUrl) return NextImageUrl(std::move(failure));
+  if (place_ == Place::kStorage && IsLinkRefusal(status)) return OnLinkRefused(std::move(failure));
+  if (!PassesByItself(status)) return Fail(std::move(failure));
+  RetryOr(std::move(failure),
+          RetryAfter(response.Header("retry-after"), absl::ToUnixSeconds(absl::Now())));
+}
+
+bool RegistryCall::SeekChallenge(HttpResponse& response) {
+  if (spec_.probe || sought_challenge_ || !authorization_.empty()) return false;
+  // What is pushed is asked for first, and mostly not there.
+  if (endpoint_->push && IsAnswer(response.status)) return false;
+  if (AuthorisationOf(response)) {
+    if (response.status != 404) return false;  // is asked for by the ordinary way
+    sought_challenge_ = true;
+    OnRefused(response);
+    return true;
   }
-  if (IsRedirect(status)) return FollowRedirect(response);
-  if (at_storage_ && (status == 400 || status == 401 || status == 403)) {
-    return OnStorageRefused(response);
+  const auto known = shared_->authorisations.find(endpoint_->audience);
+  if (known != shared_->authorisations.end()) {
+    // What was answered to nobody is asked for once more where somebody could get more.
+    const bool nobody = known->second.kind == Authorisation::Kind::kNone;
+    if (!nobody || endpoint_->identity->credential().empty() || IsAnswer(response.status)) {
+      return false;
+    }
   }
-  if (!at_storage_ && (status == 401 || status == 403)) return OnRefused(response);
-  if (PassesByItself(status)) {
-    return RetryOr(StatusError(response),
-                   RetryAfter(response.Header("retry-after"), absl::ToUnixSeconds(absl::Now())));
+  sought_challenge_ = true;
+  RegistryShared::Root& root = shared_->RootOf(endpoint_->api_host);
+  if (root.waiting.empty() && Now() < root.until) {
+    OnRoot(std::move(response));
+    return true;
   }
-  Finish(StatusError(response));
+  root.waiting.emplace_back([self = shared_from_this(), refused = std::move(response)]() mutable {
+    if (!self->done_.called()) self->OnRoot(std::move(refused));
+  });
+  if (root.waiting.size() > 1) return true;
+  Spec spec;
+  spec.path = "/v2/";
+  spec.what = StrCat(endpoint_->host, "/v2/");
+  spec.priority = spec_.priority;
+  spec.probe = true;
+  // Of all who wait, so none of them cancels it.
+  Run(shared_, endpoint_, std::move(spec), CancelToken(),
+      [shared = shared_, host = endpoint_->api_host](absl::StatusOr<HttpResponse> answer) {
+        RegistryShared::Root& found = shared->RootOf(host);
+        const bool passes = !answer.ok() || PassesByItself(answer->status);
+        found.until = Now() + (passes ? std::chrono::seconds(kRootRetry) : kRootHold);
+        found.challenge.reset();
+        if (answer.ok() && answer->status == 401) found.challenge = AuthorisationOf(*answer);
+        for (auto& waiting : std::exchange(found.waiting, {})) waiting();
+      });
+  return true;
+}
+
+// What the registry asks for at /v2/ is known.
+void RegistryCall::OnRoot(HttpResponse refused) {
+  const std::optional<Authorisation> asked = shared_->RootOf(endpoint_->api_host).challenge;
+  hides_ = asked.has_value();
+  const bool basic = asked && asked->kind == Authorisation::Kind::kBasic;
+  const Credential& credential = endpoint_->identity->credential();
+  if (!asked || (basic && credential.username.empty() && credential.registry_token.empty())) {
+    return OnStatus(std::move(refused));
+  }
+  Authorisation authorisation = *asked;
+  const std::string least = StrCat("repository:", endpoint_->repository, ":pull");
+  authorisation.scope = ScopeToAsk(
+      asked->scope, endpoint_->scope.empty() ? least : endpoint_->scope, endpoint_->repository);
+  shared_->RememberAuthorisation(endpoint_->audience, std::move(authorisation));
+  Authorise("");
 }
 
 void RegistryCall::OnRefused(const HttpResponse& response) {
-  const auto [begin, end] = response.headers.equal_range("www-authenticate");
-  std::optional<AuthChallenge> bearer, basic;
-  for (auto it = begin; it != end; ++it) {
-    for (AuthChallenge& challenge : ParseChallenges(it->second)) {
-      if (challenge.scheme == "bearer" && !bearer && !challenge.Param("realm").empty()) {
-        bearer = std::move(challenge);
-      } else if (challenge.scheme == "basic" && !basic) {
-        basic = std::move(challenge);
-      }
-    }
-  }
+  std::optional<Authorisation> asked = AuthorisationOf(response);
   const Credential& credential = endpoint_->identity->credential();
-  using Authorisation = RegistryShared::Authorisation;
   if (credential_sent_ && !credential.registry_token.empty()) {
-    return RenewOr(RefusedError(response.status));
+    return RenewOr(RefusedError(*endpoint_, Error(response)));
   }
+  const bool bearer = asked && asked->kind == Authorisation::Kind::kBearer;
   if (bearer) {
-    Authorisation authorisation{Authorisation::Kind::kBearer, bearer->Param("realm"),
-                                bearer->Param("service"), bearer->Param("scope")};
-    if (!endpoint_->scope.empty()) {
-      // One token for all of a push: the challenge to a question asks for no right to write.
-      const bool custom =
-          !authorisation.scope.empty() && !authorisation.scope.starts_with("repository:");
-      authorisation.scope =
-          custom ? StrCat(endpoint_->scope, " ", authorisation.scope) : endpoint_->scope;
-    } else if (authorisation.scope.empty()) {
-      authorisation.scope = StrCat("repository:", endpoint_->repository, ":pull");
-    }
-    shared_->RememberAuthorisation(endpoint_->audience, std::move(authorisation));
-  } else if (basic && !credential.username.empty() && !credential_sent_) {
-    shared_->RememberAuthorisation(endpoint_->audience, {Authorisation::Kind::kBasic, "", "", ""});
+    asked->scope = ScopeToAsk(asked->scope, endpoint_->scope, endpoint_->repository);
+    shared_->RememberAuthorisation(endpoint_->audience, *std::move(asked));
+  } else if (asked && !credential.username.empty() && !credential_sent_) {
+    shared_->RememberAuthorisation(endpoint_->audience, *std::move(asked));
     return Authorise("");
   } else if (!token_) {
-    return RenewOr(RefusedError(response.status));
+    return RenewOr(RefusedError(*endpoint_, Error(response)));
   }
   if (!token_) return Authorise("");
   // A token that was fetched for this very question is not worth another try.
   if (token_renewed_ || token_->fetched >= asked_for_token_) {
-    return RenewOr(RefusedError(response.status));
+    return RenewOr(RefusedError(*endpoint_, Error(response)));
   }
+  token_renewed_ = true;
+  Authorise(token_->value);
+}
+
+// Another registry, to which this one redirects, has token services and users of its own.
+void RegistryCall::OnOtherRefused(const HttpResponse& response) {
+  std::optional<Authorisation> asked = AuthorisationOf(response);
+  if (!asked || asked->kind != Authorisation::Kind::kBearer ||
+      (token_ && (token_renewed_ || token_->fetched >= asked_for_token_))) {
+    return Finish(RefusedError(*endpoint_, Error(response)));
+  }
+  asked->scope = ScopeToAsk(asked->scope, "", RepositoryOfApi(url_));
+  shared_->RememberAuthorisation(Audience(), *std::move(asked));
+  if (!token_) return Authorise("");
   token_renewed_ = true;
   Authorise(token_->value);
 }
@@ -431,45 +513,94 @@ void RegistryCall::RenewOr(absl::Status failure) {
         if (!renewed) return self->Finish(failure);
         self->token_renewed_ = false;
         self->credential_sent_ = false;
+        self->sought_challenge_ = false;
         self->Attempt();
       });
 }
 
-void RegistryCall::OnStorageRefused(const HttpResponse& response) {
-  shared_->redirect_urls.erase(RedirectKey());
-  if (!resolved_again_) {
-    // Signed links expire; the registry gives a new one.
-    resolved_again_ = true;
-    return Attempt();
-  }
-  Finish(absl::FailedPreconditionError(
-      StrCat(spec_.what, ": the storage host ", url_.HostPort(), " refuses the link that ",
-             endpoint_->host, " gave (HTTP status ", response.status,
-             "); check this machine's clock and the proxy settings")));
+bool RegistryCall::LeaveLink() {
+  if (!link_) return false;
+  shared_->links.Failed(endpoint_->api_host, LinkKey(), link_->url, Now());
+  LogDebug("registry_link_left host=", url_.HostPort(), " registry=", endpoint_->host);
+  ask_registry_ = true;
+  Attempt();
+  return true;
 }
 
-void RegistryCall::FollowRedirect(const HttpResponse& response) {
+void RegistryCall::ForgetLink() {
+  if (!spec_.keep_redirect || place_ == Place::kRegistry) return;
+  shared_->links.Failed(endpoint_->api_host, LinkKey(), url_.text, Now());
+}
+
+// Signed links expire, and nodes of a storage go: the registry gives another one.
+void RegistryCall::OnLinkRefused(absl::Status failure) {
+  ForgetLink();
+  const bool reads = spec_.method == "GET" || spec_.method == "HEAD";
+  const int most = spec_.once ? 2 : kMaxRefusedLinks;
+  if (++refused_links_ >= most || !reads || spec_.url) return Fail(std::move(failure));
+  shared_->retries.fetch_add(1, std::memory_order_relaxed);
+  const std::chrono::milliseconds delay =
+      refused_links_ == 1 ? std::chrono::milliseconds(0)
+                          : BackoffDelay(shared_->options.first_backoff, refused_links_);
+  shared_->http.After(delay, [self = shared_from_this()] { self->Attempt(); });
+}
+
+void RegistryCall::FollowRedirect(HttpResponse response) {
+  absl::StatusOr<Url> next = RedirectTarget(response);
+  if (!next.ok()) {
+    if (LeaveLink()) return;
+    if (place_ == Place::kImageUrl) return NextImageUrl(next.status());
+    return Finish(next.status());
+  }
+  const Place place = place_ == Place::kImageUrl ? place_ : PlaceOf(*next);
+  if (spec_.redirect_answers && place == Place::kStorage) return Finish(std::move(response));
+  if (!next->SameOrigin(url_)) token_renewed_ = false;
+  shared_->redirects.fetch_add(1, std::memory_order_relaxed);
+  std::string referer = RefererFor(url_, *next);
+  Go(*std::move(next), std::move(referer), place);
+}
+
+absl::StatusOr<Url> RegistryCall::RedirectTarget(const HttpResponse& response) {
   if (++hops_ > kMaxRedirects) {
-    return Finish(absl::FailedPreconditionError(
-        StrCat(spec_.what, ": ", endpoint_->host, " redirects more than ", kMaxRedirects,
-               " times; check the registry's configuration")));
+    return absl::FailedPreconditionError(StrCat(spec_.what, ": ", endpoint_->host,
+                                                " redirects more than ", kMaxRedirects,
+                                                " times; check the registry's configuration"));
   }
   const bool reading = spec_.method == "GET" || spec_.method == "HEAD";
   if (!reading && response.status != 307 && response.status != 308) {
     // Such a redirect would turn the request into another one.
-    return Finish(StatusError(response));
+    return StatusError(*endpoint_, Error(response));
   }
   absl::StatusOr<Url> next = url_.Resolve(response.Header("location"));
   if (!next.ok()) {
-    return Finish(Annotate(next.status(), StrCat(spec_.what, ": redirect of ", url_.HostPort())));
+    return Annotate(next.status(), StrCat(spec_.what, ": redirect of ", url_.HostPort()));
   }
   if (url_.scheme == "https" && next->scheme != "https") {
-    return Finish(absl::FailedPreconditionError(
+    return absl::FailedPreconditionError(
         StrCat(spec_.what, ": ", url_.HostPort(), " redirects from https to unencrypted http at ",
-               next->HostPort(), ", which is not followed; check the registry's configuration")));
+               next->HostPort(), ", which is not followed; check the registry's configuration"));
   }
-  shared_->redirects.fetch_add(1, std::memory_order_relaxed);
-  Send(*std::move(next));
+  return next;
+}
+
+void RegistryCall::Fail(absl::Status failure) {
+  if (absl::IsNotFound(failure) && !spec_.image_urls.empty()) {
+    return NextImageUrl(std::move(failure));
+  }
+  Finish(std::move(failure));
+}
+
+void RegistryCall::NextImageUrl(absl::Status failure) {
+  while (next_image_url_ < spec_.image_urls.size()) {
+    absl::StatusOr<Url> url = Url::Parse(spec_.image_urls[next_image_url_++]);
+    hops_ = 0;
+    if (url.ok()) return Go(*std::move(url), "", Place::kImageUrl);
+    failure = Annotate(url.status(), spec_.what);
+  }
+  if (IsRetriable(failure) || absl::IsResourceExhausted(failure)) {
+    return RetryOr(std::move(failure), std::nullopt);
+  }
+  Finish(std::move(failure));
 }
 
 void RegistryCall::RetryOr(absl::Status failure, std::optional<std::chrono::seconds> asked) {
@@ -504,75 +635,6 @@ void RegistryCall::Finish(absl::StatusOr<HttpResponse> result) {
   done_(std::move(result));
   token_ticket_.Leave();
   token_ticket_ = FlightTicket();
-}
-
-absl::Status RegistryCall::RefusedError(int status) const {
-  const std::string login =
-      endpoint_->host == "docker.io" ? "docker login" : StrCat("docker login ", endpoint_->host);
-  const std::string detail = Detail(error_body_);
-  if (endpoint_->push) return PushRefusedError(status, login, detail);
-  if (endpoint_->identity->credential().empty()) {
-    return absl::UnauthenticatedError(StrCat(spec_.what, ": ", endpoint_->host,
-                                             " does not give it to anonymous users", detail,
-                                             "; run `", login, "` or check the name"));
-  }
-  if (status == 403 || token_) {
-    return absl::PermissionDeniedError(
-        StrCat(spec_.what, ": ", endpoint_->host, " does not give it to this user", detail,
-               "; ask for access, run `", login, "` as another user or check the name"));
-  }
-  return absl::UnauthenticatedError(StrCat(spec_.what, ": ", endpoint_->host,
-                                           " refuses these credentials", detail, "; run `", login,
-                                           "` again or check the name"));
-}
-
-absl::Status RegistryCall::PushRefusedError(int status, const std::string& login,
-                                            const std::string& detail) const {
-  const std::string target = StrCat(endpoint_->host, "/", endpoint_->repository);
-  const bool anonymous = endpoint_->identity->credential().empty();
-  const std::string who = anonymous                           ? "anonymous users"
-                          : status == 401 && credential_sent_ ? "these credentials"
-                                                              : "you";
-  return absl::Status(
-      anonymous || (status == 401 && credential_sent_) ? absl::StatusCode::kUnauthenticated
-                                                       : absl::StatusCode::kPermissionDenied,
-      StrCat(spec_.what, ": this registry does not let ", who, " push to ", target,
-             " (HTTP status ", status, ")", detail, "; run `", login, "` or use --to REPOSITORY"));
-}
-
-absl::Status RegistryCall::StatusError(const HttpResponse& response) const {
-  const int status = response.status;
-  const std::string host = at_storage_ ? url_.HostPort() : endpoint_->host;
-  const std::string detail = Detail(error_body_);
-  if (endpoint_->push && !at_storage_ && (status == 404 || status == 405)) {
-    const std::string target = StrCat(endpoint_->host, "/", endpoint_->repository);
-    const std::string text = StrCat(spec_.what, ": this registry does not let you push to ", target,
-                                    " (HTTP status ", status, ")", detail, "; use --to REPOSITORY");
-    return status == 404 ? absl::NotFoundError(text) : absl::FailedPreconditionError(text);
-  }
-  if (endpoint_->push && status == 413) {
-    return absl::FailedPreconditionError(
-        StrCat(spec_.what, ": ", host, " takes nothing so large", detail,
-               "; raise the limit of the registry or of the proxy before it, or use "
-               "--to REPOSITORY"));
-  }
-  if (status == 404) {
-    return absl::NotFoundError(
-        StrCat(spec_.what, " does not exist at ", host, detail, "; check the name and the tag"));
-  }
-  if (status == 416) {
-    return absl::DataLossError(StrCat(spec_.what, ": ", host,
-                                      " has fewer bytes than the manifest says; have the image "
-                                      "pushed again"));
-  }
-  if (status == 429) {
-    return absl::ResourceExhaustedError(StrCat(host, " answered that there were too many requests",
-                                               detail, "; wait, or run `docker login`"));
-  }
-  const std::string text =
-      StrCat(host, " answered with HTTP status ", status, detail, "; check the registry");
-  if (PassesByItself(status)) return absl::UnavailableError(text);
-  return absl::FailedPreconditionError(StrCat(spec_.what, ": ", text));
 }
 
 }  // namespace imagefs

@@ -1,9 +1,11 @@
 // One question to a registry, asked until it is answered: authorisation, redirects, retries with
 // back-off and Retry-After, http or https on loopback. Everything here runs on the HTTP client's
 // thread, and so does what it shares.
+//
+// Credentials go to the registry's own origin. Where it redirects to is storage, or another
+// registry, which is asked as nobody; where an image says that a blob is, is asked as nobody, too.
 #pragma once
 
-#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -12,73 +14,14 @@
 #include <utility>
 #include <vector>
 
-#include "absl/container/flat_hash_map.h"
-#include "absl/container/flat_hash_set.h"
-#include "base/executor.h"
-#include "fetch/auth.h"
 #include "fetch/guarded_done.h"
 #include "fetch/http.h"
+#include "fetch/registry_errors.h"
+#include "fetch/registry_shared.h"
 #include "fetch/source.h"
 #include "fetch/url.h"
 
 namespace imagefs {
-
-// What all sources of one factory share. The tables are touched by the client's thread only.
-struct RegistryShared {
-  RegistryShared(HttpClient& http_client, Executor& answer_executor,
-                 const SourceFactory::Options& source_options);
-
-  struct Host {
-    enum class Scheme { kUnknown, kHttp, kHttps };
-    enum class Ranges { kUnknown, kSupported, kIgnored };
-    enum class Referrers { kUnknown, kSupported, kMissing };
-    Scheme scheme = Scheme::kUnknown;  // loopback hosts only
-    Ranges ranges = Ranges::kUnknown;
-    Referrers referrers = Referrers::kUnknown;  // the API that lists them
-    bool reached = false;                       // has answered before
-  };
-  // How an audience was told to authorise itself.
-  struct Authorisation {
-    enum class Kind { kNone, kBearer, kBasic };
-    Kind kind = Kind::kNone;
-    std::string realm, service, scope;
-  };
-
-  Host& HostState(const std::string& host);
-  void RememberAuthorisation(const std::string& audience, Authorisation authorisation);
-  void RememberRedirect(const std::string& key, const std::string& url);
-  void LogWarnings(const std::string& host, const HttpResponse& response);
-
-  HttpClient& http;
-  Executor& answers;  // what follows a document: it may block on this disk, not the client's thread
-  const SourceFactory::Options options;
-  TokenSource tokens;
-  RefreshThreads refreshes;
-  std::atomic<uint64_t> retries{0}, resumes{0}, redirects{0};
-
-  absl::flat_hash_map<std::string, Host> hosts;
-  absl::flat_hash_map<std::string, Authorisation> authorisations;  // by audience
-  absl::flat_hash_map<std::string, std::string> redirect_urls;     // by audience and path
-  absl::flat_hash_set<std::string> logged_warnings;
-};
-
-// One repository with one identity.
-struct RegistryEndpoint {
-  std::string host;      // as the reference names it
-  std::string api_host;  // where the API is
-  std::string repository;
-  std::shared_ptr<EndpointIdentity> identity;
-  // Stays what it was when the identity's credential is renewed: it is for the same user. Also what
-  // the table of authorisations goes by, so it differs between reading and writing: a token for the
-  // one is never sent with the other.
-  std::string audience;
-  std::string
-      scope;  // asked of the token service whatever the challenge says; "" = the challenge's
-  bool push = false;
-  bool loopback = false;
-  bool plain_http = false;
-  bool verify_tls = true;
-};
 
 class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
  public:
@@ -94,6 +37,13 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
     std::optional<uint64_t> sink_collects;  // as in HttpRequest
     PriorityRef priority;
     bool keep_redirect = false;  // remember where the answer came from
+    // A redirect to storage is an answer, too: to one that may not take HEAD.
+    bool redirect_answers = false;
+    // Asked one after the other when the registry has not got it (404).
+    std::vector<std::string> image_urls;
+    // Asks for nothing but how the registry wants to be asked: as nobody, and any status is the
+    // answer.
+    bool probe = false;
     // The Range header of the next attempt, "" = none; nullopt = there is nothing left to ask for.
     // May be empty.
     std::function<std::optional<std::string>()> range;
@@ -127,28 +77,46 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
                Done done);
 
   void Attempt();
+  void Go(Url url, std::string referer, Place place);
   void Authorise(const Secret& refused_token);
-  void Send(Url url);
+  void AuthoriseByToken(const RegistryShared::Authorisation& asked, const Credential& credential,
+                        const Secret& refused_token);
+  void Send();
   absl::StatusOr<HttpClient::Sink> OnHeaders(const HttpResponse& response);
+  absl::StatusOr<HttpClient::Sink> OnGoodHeaders(const HttpResponse& response);
   void OnAnswer(absl::StatusOr<HttpResponse> answer);
   void OnTransportFailure(absl::Status failure);
   void OnTooSlow(absl::Status failure);
   void OnStatus(HttpResponse response);
+  void OnError(const HttpResponse& response);
+  // The registry refused, and did not say how it wants to be asked: finds out at /v2/. False where
+  // that cannot help.
+  bool SeekChallenge(HttpResponse& response);
+  void OnRoot(HttpResponse refused);
   void OnRefused(const HttpResponse& response);
+  void OnOtherRefused(const HttpResponse& response);
   // The credential is of no use: tries once more if there is another one.
   void RenewOr(absl::Status failure);
-  void OnStorageRefused(const HttpResponse& response);
-  void FollowRedirect(const HttpResponse& response);
+  // What was remembered of the blob's place is no longer good: forgets it, and asks the registry at
+  // once. False where the registry itself has just led there.
+  bool LeaveLink();
+  void ForgetLink();
+  void OnLinkRefused(absl::Status failure);
+  void FollowRedirect(HttpResponse response);
+  absl::StatusOr<Url> RedirectTarget(const HttpResponse& response);
+  void NextImageUrl(absl::Status failure);
+  // The end of what the registry can do; the image's URLs are left.
+  void Fail(absl::Status failure);
   void RetryOr(absl::Status failure, std::optional<std::chrono::seconds> asked);
   void Finish(absl::StatusOr<HttpResponse> result);
 
   bool IsAnswer(int status) const;
+  bool MaySpeakTls() const;  // a loopback host of which that is not known yet
+  Place PlaceOf(const Url& url) const;
   std::string Scheme() const;
-  std::string RedirectKey() const;
-  absl::Status RefusedError(int status) const;
-  absl::Status PushRefusedError(int status, const std::string& login,
-                                const std::string& detail) const;
-  absl::Status StatusError(const HttpResponse& response) const;
+  std::string LinkKey() const;
+  std::string Audience() const;  // of `place_`
+  ErrorAnswer Error(const HttpResponse& response) const;
 
   const std::shared_ptr<RegistryShared> shared_;
   const std::shared_ptr<const RegistryEndpoint> endpoint_;
@@ -158,9 +126,14 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   CancelToken::Registration registration_;
   FlightTicket token_ticket_;
 
-  Url api_;                     // of this attempt
-  Url url_;                     // asked now
-  bool at_storage_ = false;     // url_ is not of the API's origin
+  Url api_;  // of this attempt
+  Url url_;  // asked now
+  Place place_ = Place::kRegistry;
+  std::string referer_;                  // that led to url_
+  std::optional<LinkTable::Link> link_;  // that this attempt began with
+  bool ask_registry_ = false;            // the next attempt begins with no link
+  int refused_links_ = 0;                // fresh ones, in a row
+  size_t next_image_url_ = 0;
   int hops_ = 0;                // of this attempt
   bool trying_https_ = false;   // a loopback host whose http answer made no sense
   absl::Status http_failure_;   // that answer
@@ -170,13 +143,15 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   bool token_renewed_ = false;    // a refused token has been replaced once
   bool credential_sent_ = false;  // itself, to the registry
   bool credential_renewed_ = false;
-  int generation_ = 0;           // of the credential that is in use
-  bool resolved_again_ = false;  // the storage refused a link once
-  bool own_failure_ = false;     // the receiver failed, not the transport
-  bool stalled_ = false;         // the last attempt: the next one has another connection
-  int attempts_ = 0;             // failed in a row without progress
-  int slow_attempts_ = 0;        // of them, too slow
-  uint64_t received_ = 0;        // bytes of this attempt
+  bool sought_challenge_ = false;
+  bool hides_ = false;        // asks for what there is not, and may show more to those who have it
+  int generation_ = 0;        // of the credential that is in use
+  bool own_failure_ = false;  // the receiver failed, not the transport
+  bool headers_refused_ = false;  // by the receiver
+  bool stalled_ = false;          // the last attempt: the next one has another connection
+  int attempts_ = 0;              // failed in a row without progress
+  int slow_attempts_ = 0;         // of them, too slow
+  uint64_t received_ = 0;         // bytes of this attempt
   std::string error_body_;
 };
 

@@ -129,6 +129,15 @@ absl::StatusOr<std::map<std::string, std::string>> ParseAnnotations(const Json& 
   return out;
 }
 
+std::vector<std::string> StringList(const Json& json) {
+  std::vector<std::string> out;
+  if (!json.is_array()) return out;
+  for (const Json& element : json.elements()) {
+    if (std::optional<std::string> text = element.string()) out.push_back(*std::move(text));
+  }
+  return out;
+}
+
 absl::StatusOr<Descriptor> ParseDescriptor(const Json& json, std::string_view what) {
   if (!json.is_object()) return Invalid(what, "it is missing or no object");
   Descriptor out;
@@ -151,6 +160,8 @@ absl::StatusOr<Descriptor> ParseDescriptor(const Json& json, std::string_view wh
                             platform.StringOr("variant")};
   }
   IMAGEFS_ASSIGN_OR_RETURN(out.annotations, ParseAnnotations(json["annotations"], what));
+  out.urls = StringList(json["urls"]);
+  if (out.urls.size() > kMaxUrls) out.urls.resize(kMaxUrls);
   return out;
 }
 
@@ -252,15 +263,6 @@ bool IsCosignArtifact(const Descriptor& descriptor) {
 
 bool HasPlatform(const Descriptor& descriptor) {
   return descriptor.platform && !descriptor.platform->os.empty();
-}
-
-std::vector<std::string> StringList(const Json& json) {
-  std::vector<std::string> out;
-  if (!json.is_array()) return out;
-  for (const Json& element : json.elements()) {
-    if (std::optional<std::string> text = element.string()) out.push_back(*std::move(text));
-  }
-  return out;
 }
 
 absl::Status CheckPlatform(const ImageConfig& config, const Platform& want) {

@@ -35,7 +35,11 @@ struct Descriptor {
   std::optional<Platform> platform;
   std::string artifact_type;
   std::map<std::string, std::string> annotations;
+  // Where the bytes may be as well, at most kMaxUrls, in the order of asking; unchecked text. Of
+  // layers that may not be pushed to every registry (nondistributable, foreign).
+  std::vector<std::string> urls;
 };
+inline constexpr size_t kMaxUrls = 8;
 
 enum class LayerCompression { kUnknown, kNone, kGzip, kZstd };
 

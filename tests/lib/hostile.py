@@ -31,7 +31,8 @@ slowmanifest, slowconfig, slowblob, slowerror, slowtoken    a byte each 2 second
 slowheaders   a header line each 2 seconds
 slowinterim   an interim answer (103) each 2 seconds
 chunked       a manifest whose chunks are a byte each second
-lead          DIR/lead says where manifests, blobs or the token service (realm) are
+lead          DIR/lead says where manifests, blobs or the token service (realm) are, or that the image gives the URL
+              `urls` for a layer that the registry has not got
 """
 FOLDER = sys.argv[1]
 
@@ -197,6 +198,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return self.challenge(self.lead("realm"))
             if self.lead("manifests"):
                 return self.answer(307, Location=self.lead("manifests"))
+            if self.lead("urls"):
+                manifest = json.loads(SMALL.manifest)
+                manifest["layers"][0]["urls"] = [self.lead("urls")]
+                return self.answer(200, json.dumps(manifest).encode(), Content_Type=MANIFEST)
         self.answer(200, SMALL.manifest, Content_Type=MANIFEST)
 
     def blob_of(self, behaviour, wanted):
@@ -214,6 +219,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return self.answer(200, SMALL.config)
         if behaviour == "slowblob":
             return self.trickle(BLOB)
+        if behaviour == "lead" and self.lead("urls"):
+            return self.answer(404, b"{}")
         if behaviour == "lead" and self.lead("blobs"):
             return self.answer(307, Location=self.lead("blobs"))
         self.blob(BLOB)

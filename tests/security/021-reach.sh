@@ -1,6 +1,6 @@
 #!/bin/bash
 # A registry on a public address leads nobody into this machine's own networks: by redirects of manifests
-# and blobs, by its token service, by names, by other notations of an address, by a name server that
+# and blobs, by its token service, by the URLs in an image, by names, by other notations of an address, by a name server that
 # changes its answer. One line says what was refused; nothing inside was asked. What may lead there does.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/hostile.sh"
@@ -38,19 +38,22 @@ names inside.example=10.9.9.9 loop.example=127.0.0.1 evil.example=203.0.113.1
 for registry in 203.0.113.1 evil.example; do
   for host in 127.0.0.1 10.9.9.9 192.168.7.7 172.20.1.1 100.70.1.1 169.254.7.7 '[::1]' '[fd00:7::7]' \
     '[::ffff:127.0.0.1]' 2130706433 0x7f000001 0.0.0.0 localhost inside.example loop.example; do
-    for what in manifests blobs realm; do
+    for what in manifests blobs realm urls; do
       refused "$registry leads to .*(private|link-local|loopback) address.*\[network\]" \
         "$what=$(there "$what")://$host:$port/ok/${what%s}"
     done
   done
   for host in 169.254.169.254 100.100.100.200 '[::ffff:169.254.169.254]'; do
-    for what in manifests blobs realm; do refused 'metadata service' "$what=$(there "$what")://$host:$port/secret"; done
+    for what in manifests blobs realm urls; do refused 'metadata service' "$what=$(there "$what")://$host:$port/secret"; done
   done
 done
 
 # A port that nobody listens on is refused with the same words as one with a server.
 registry=203.0.113.1
 refused '10.9.9.9.*private' "blobs=http://10.9.9.9:1/x"
+
+# URLs of files are no URLs.
+refused 'only http and https' "urls=file:///etc/shadow"
 
 # Public to public goes on working. (From here on the blobs are here, and only manifests are asked for.)
 lead blobs="http://198.51.100.7:$port/ok/blob" manifests="http://198.51.100.7:$port/ok/manifest"

@@ -146,6 +146,21 @@ TEST(ManifestTest, Oci) {
   EXPECT_EQ(manifest.annotations.at("a"), "b");
 }
 
+TEST(ManifestTest, UrlsOfALayerAreKeptInOrderAndBounded) {
+  const auto urls = [](const std::string& json) {
+    const auto parsed = ParseManifest(
+        ManifestJson({DescriptorJson(kOciLayer, Hex('1'), 100, StrCat(",\"urls\":", json))},
+                     DescriptorJson(kOciConfig, Hex('2'), 10)),
+        "");
+    return parsed.ok() ? parsed->manifest->layers[0].urls : std::vector<std::string>{"refused"};
+  };
+  EXPECT_EQ(urls("[\"https://b/1\",7,null,\"a\"]"), (std::vector<std::string>{"https://b/1", "a"}));
+  for (const char* none : {"null", "[]", "{}", "\"https://a\""}) EXPECT_TRUE(urls(none).empty());
+  std::string many = "[\"u\"";
+  for (int i = 0; i < 1000; ++i) many += ",\"u\"";
+  EXPECT_EQ(urls(many + "]").size(), kMaxUrls);
+}
+
 TEST(ManifestTest, Artifact) {
   const std::string subject =
       StrCat("\"subject\":", DescriptorJson(kOciManifest, Hex('3'), 77), ",");
