@@ -437,12 +437,17 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
   spec.probe = true;
   // Of all who wait, so none of them cancels it.
   Run(shared_, endpoint_, std::move(spec), CancelToken(),
-      [shared = shared_, host = endpoint_->api_host](absl::StatusOr<HttpResponse> answer) {
+      [shared = shared_, host = endpoint_->api_host,
+       api = api_](absl::StatusOr<HttpResponse> answer) {
         RegistryShared::Root& found = shared->RootOf(host);
         const bool passes = !answer.ok() || PassesByItself(answer->status);
         found.until = Now() + (passes ? std::chrono::seconds(kRootRetry) : kRootHold);
         found.challenge.reset();
-        if (answer.ok() && answer->status == 401) found.challenge = AuthorisationOf(*answer);
+        // What another host asks for, it asks for itself.
+        const absl::StatusOr<Url> answered = Url::Parse(answer.ok() ? answer->url : "");
+        if (answered.ok() && answered->host == api.host && answered->port == api.port) {
+          found.challenge = AuthorisationOf(*answer);
+        }
         for (auto& waiting : std::exchange(found.waiting, {})) waiting();
       });
   return true;

@@ -15,8 +15,6 @@ HOST=127.0.0.1:$port
 printf '{"auths": {"%s": {"auth": "%s"}}}' "$HOST" "$(printf 'alice:p4ssW0rd-of-alice' | base64 -w0)" >"$DOCKER_CONFIG/config.json"
 (store truth && ifs mount -q --eager --mode fuse "oci:$T/images/truth" "$T/truth" >/dev/null)
 
-# What skopeo and its libraries cannot read either, in the version that is here; the rest they can.
-skopeo_fails=${SKOPEO_FAILS:-"busy names nodes once400 once401 once403 once404 once410 once416 once500 oncecut oncehtml oncereset vanity vanitylink"}
 mode=$(modes | tail -1)
 number=0
 for name in ${ODD:-$($PY "$LIB/odd_registry.py" list)}; do
@@ -51,15 +49,45 @@ PY
   done
 done
 
-# The same is asked for by skopeo, so that what is odd here is not odder than registries are.
-if command -v skopeo >/dev/null && [ -z "${ODD:-}" ]; then
-  failed=
+# What others make of it, in the versions that are here: what is odd here is what others meet as well.
+# others WHAT FAILS COMMAND...: the command is run with a reference for each behaviour that does not go by the
+# number of the request.
+others() {
+  local what=$1 fails=$2 failed='' name group
+  shift 2
   for name in $($PY "$LIB/odd_registry.py" list); do
     group=any
-    case $name in ping*) group=user ;; esac
-    rm -rf "$T/copy"
-    timeout 60 skopeo --insecure-policy copy -q --src-tls-verify=false "docker://$HOST/$group/$name:1" "oci:$T/copy:x" >/dev/null 2>>"$T/skopeo.log" || failed="$failed $name"
+    case $name in ping*) group=user ;; nodes | names | busy) continue ;; esac
+    timeout 60 "$@" "$HOST/$group/$name:1" >>"$T/$what.log" 2>&1 || failed="$failed $name"
   done
-  same "what skopeo cannot copy" "$(tr ' ' '\n' <<<"$skopeo_fails" | sort | xargs)" "$(tr ' ' '\n' <<<"$failed" | sort | xargs)"
-fi
+  same "what $what cannot fetch" "$fails" "$(xargs <<<"$failed")"
+}
+[ -z "${ODD:-}" ] || exit 0
+copy() { rm -rf "$T/copy" && skopeo --insecure-policy copy -q --src-tls-verify=false "docker://$1" "oci:$T/copy:x"; }
+export -f copy
+export T
+case "$(skopeo --version 2>/dev/null)" in
+  *' 1.9.'*) others skopeo 'hops vanity vanitylink jsontype notype' bash -c 'copy "$1"' copy ;;
+  *) echo "NOT COMPARED: skopeo 1.9 is not here" >&2 ;;
+esac
+case "$(ctr --version 2>/dev/null)" in
+  *' 1.6.'*)
+    mkdir -p "$T/containerd"
+    printf 'version = 2\nroot = "%s"\nstate = "%s"\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n[grpc]\n  address = "%s"\n[ttrpc]\n  address = "%s"\n[plugins."io.containerd.internal.v1.opt"]\n  path = "%s"\n' \
+      "$T/containerd/root" "$T/containerd/state" "$T/containerd/sock" "$T/containerd/ttrpc" "$T/containerd/opt" >"$T/containerd/config.toml"
+    containerd -c "$T/containerd/config.toml" >"$T/containerd.log" 2>&1 &
+    TEST_PIDS+=($!)
+    wait_for 20 'ctr -a "$T/containerd/sock" version >/dev/null 2>&1' || fail "containerd does not start"
+    fetch() {  # in a namespace of its own, where nothing is half here
+      local one status=0 own=(ctr -a "$T/containerd/sock" -n "${1##*/}")
+      own[4]=${own[4]%:1}
+      "${own[@]}" content fetch --plain-http -u alice:p4ssW0rd-of-alice "$1" || status=1
+      for one in $("${own[@]}" images ls -q); do "${own[@]}" images rm --sync "$one"; done
+      for one in $("${own[@]}" content ls -q); do "${own[@]}" content rm "$one"; done
+      return $status
+    }
+    export -f fetch
+    others ctr 'ping401 ping403 ping404 vanitylink foreign foreignhop foreignsize oldaccept notype' bash -c 'fetch "$1"' fetch ;;
+  *) echo "NOT COMPARED: containerd 1.6 is not here" >&2 ;;
+esac
 echo "behaviours: $number"

@@ -60,5 +60,5 @@ if command -v podman >/dev/null; then
   env -u XDG_RUNTIME_DIR podman login --tls-verify=false -u tester -p 'se cret:1' "${private%%/*}" >/dev/null 2>"$T/podman.log" &&
     AT_END+=(log_out)
   log_out() { env -u XDG_RUNTIME_DIR podman logout "${private%%/*}" >/dev/null 2>&1; }
-  env -u XDG_RUNTIME_DIR ifs pull -q --pull always "$private" >/dev/null || fail "what podman login wrote is not found"
+  (unset XDG_RUNTIME_DIR && ifs pull -q --pull always "$private" >/dev/null) || fail "what podman login wrote is not found"
 fi

@@ -87,6 +87,7 @@ class State:
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     timeout = 60
+    form = ""
 
     def log_message(self, *_):
         pass
@@ -95,7 +96,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_POST(self):
-        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.form = self.rfile.read(int(self.headers.get("content-length") or 0)).decode()
         self.do_GET()
 
     def do_GET(self):
@@ -165,9 +166,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def token(self, parts, query, authorization):
         if len(parts) > 1:
             return self.lead(f"http://{self.headers.get('host')}/token?{query}", int(parts[1]))
+        # With a form, as containerd asks.
+        query += "&" + self.form
         alice = "Basic " + base64.b64encode(f"alice:{PASSWORD}".encode()).decode()
-        token = "user" if authorization == alice and "user" in query else "any"
-        self.answer(200, json.dumps({"token": token}).encode(), Content_Type="application/json")
+        token = "user" if (authorization == alice or f"password={PASSWORD}" in query) and "repository:user/" in urllib.parse.unquote_plus(query) else "any"
+        self.answer(200, json.dumps({"token": token, "access_token": token}).encode(), Content_Type="application/json")
 
     def manifest(self, behaviour, which):
         manifest, kind = state.manifest_of(behaviour, ports[1]), state.type

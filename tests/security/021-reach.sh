@@ -1,7 +1,8 @@
 #!/bin/bash
 # A registry on a public address leads nobody into this machine's own networks: by redirects of manifests
-# and blobs, by its token service, by the URLs in an image, by names, by other notations of an address, by a name server that
-# changes its answer. One line says what was refused; nothing inside was asked. What may lead there does.
+# and blobs, by its token service, by the URLs in an image, by names, by other notations of an address, by
+# a name server that changes its answer. One line says what was refused; nothing inside was asked. What may
+# lead there does.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/hostile.sh"
 need_root
@@ -53,7 +54,7 @@ registry=203.0.113.1
 refused '10.9.9.9.*private' "blobs=http://10.9.9.9:1/x"
 
 # URLs of files are no URLs.
-refused 'only http and https' "urls=file:///etc/shadow"
+refused 'URL "file:///etc/shadow" refused' "urls=file:///etc/shadow"
 
 # Public to public goes on working. (From here on the blobs are here, and only manifests are asked for.)
 lead blobs="http://198.51.100.7:$port/ok/blob" manifests="http://198.51.100.7:$port/ok/manifest"

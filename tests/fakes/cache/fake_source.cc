@@ -150,6 +150,8 @@ Digest FakeRepository::AddImage(const std::string& tag, const std::vector<LayerS
     layer.digest = Sha256Of(spec.blob);
     layer.size = spec.blob.size();
     blobs_[layer.digest].bytes = spec.blob;
+    if (spec.foreign) layer.urls = {"https://elsewhere.test/layer"};
+    if (spec.foreign) foreign_.insert(layer.digest);
     last_layers_.push_back(layer);
     config.String(spec.diff_id.ToString());
   }
@@ -172,7 +174,10 @@ Digest FakeRepository::AddImage(const std::string& tag, const std::vector<LayerS
         .Member("mediaType", layer.media_type)
         .Member("digest", layer.digest.ToString())
         .Member("size", layer.size)
-        .EndObject();
+        .Key("urls")
+        .BeginArray();
+    for (const std::string& url : layer.urls) manifest.String(url);
+    manifest.EndArray().EndObject();
   }
   const std::string json = manifest.EndArray().EndObject().Take();
   const Digest digest = Sha256Of(json);
@@ -265,7 +270,7 @@ void FakeRepository::AwaitHeld(const Digest& blob) {
 bool FakeRepository::Has(const std::string& audience, const Descriptor& blob) {
   ++questions_;
   absl::MutexLock lock(&mu_);
-  if (DeniedLocked(audience, blob.digest)) return false;
+  if (DeniedLocked(audience, blob.digest) || foreign_.contains(blob.digest)) return false;
   const auto it = blobs_.find(blob.digest);
   return it != blobs_.end() && it->second.bytes.size() == blob.size;
 }

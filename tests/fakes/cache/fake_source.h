@@ -34,6 +34,7 @@ class FakeRepository {
     std::string blob;
     Digest diff_id;
     bool gzip = false;
+    bool foreign = false;  // read at its urls: the registry says of nobody that he has it
   };
   Digest AddImage(const std::string& tag, const std::vector<LayerSpec>& layers);
   // Adds a manifest under `tag` (and its digest).
@@ -124,6 +125,7 @@ class FakeRepository {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<std::string> denied_ ABSL_GUARDED_BY(mu_);
   std::set<std::pair<std::string, Digest>> denied_blobs_ ABSL_GUARDED_BY(mu_);
+  std::set<Digest> foreign_ ABSL_GUARDED_BY(mu_);
   std::vector<Descriptor> last_layers_;
   std::atomic<int> manifest_reads_{0}, questions_{0};
   Executor threads_;

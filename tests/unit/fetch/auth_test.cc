@@ -432,6 +432,22 @@ TEST_F(TokenTest, AFormIsSentOnOrBecomesAQuery) {
   }
 }
 
+TEST_F(TokenTest, ACredentialIsNotSentToAnotherHostByARedirect) {
+  // Nobody is there, so what is said tells how far it went.
+  for (const int status : {302, 307}) {
+    server_.On("/token", {.status = status, .headers = {{"Location", "https://127.0.0.2:1/t"}}});
+    TokenRequest request = Request();
+    request.credential.identity_token = "my-refresh";
+    request.fingerprint = StrCat("me ", status);
+    const absl::Status refused = Get(request).status();
+    const bool form = status == 307;
+    EXPECT_EQ(absl::IsFailedPrecondition(refused), form) << refused;
+    EXPECT_EQ(std::string(refused.message()).find("credentials were not sent") != std::string::npos,
+              form)
+        << refused;
+  }
+}
+
 TEST_F(TokenTest, RedirectsOfATokenServiceEnd) {
   server_.On("/token", {.times = -1, .status = 302, .headers = {{"Location", "/token"}}});
   EXPECT_TRUE(absl::IsFailedPrecondition(Get(Request()).status()));

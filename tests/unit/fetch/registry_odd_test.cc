@@ -342,6 +342,24 @@ TEST_F(RegistryOddTest, TheRootIsAskedOnceForAllAndOnlyAfterARefusal) {
   EXPECT_EQ(server_.RequestsFor("/v2/").size(), 1u);
 }
 
+TEST_F(RegistryOddTest, TheRootMayMoveOnItsHostAndAskWithAnyStatus) {
+  FakeRegistry other("127.0.0.2");
+  const auto challenge = StrCat("Bearer realm=\"", server_.Url("/token"), "\"");
+  size_t tokens = 0;
+  for (const int status : {401, 403, 200}) {
+    for (FakeRegistry* answers : {&other, &server_}) {
+      MakeFactory();
+      server_.On("/v2/", {.status = 302, .headers = {{"Location", answers->Url("/root")}}});
+      answers->On("/root", {.status = status, .headers = {{"WWW-Authenticate", challenge}}});
+      server_.On(kManifest, {.status = 404});
+      // What another host asks for is not met.
+      EXPECT_EQ(GetManifest().ok(), answers == &server_) << status;
+      if (answers == &server_) ++tokens;
+      EXPECT_EQ(server_.RequestsFor("/token").size(), tokens) << status;
+    }
+  }
+}
+
 TEST_F(RegistryOddTest, WhoHasNoCredentialIsToldThatOneMayHelp) {
   server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBasic, .user = "me", .password = "pw"});
   server_.On(kManifest, {.times = -1, .status = 404, .headers = kNoChallenge});
