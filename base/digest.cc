@@ -2,7 +2,12 @@
 
 #include <openssl/evp.h>
 
+#include <cstring>
 #include <utility>
+
+#if defined(__x86_64__)
+#include <nmmintrin.h>
+#endif
 
 #include "base/fd.h"
 #include "base/status.h"
@@ -34,6 +39,28 @@ constexpr std::array<uint32_t, 256> MakeCrcTable() {
   }
   return table;
 }
+
+uint32_t Crc32cByTable(uint32_t crc, std::string_view data) {
+  static constexpr std::array<uint32_t, 256> kTable = MakeCrcTable();
+  for (const char c : data) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<uint8_t>(c)) & 0xff];
+  return crc;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("sse4.2"))) uint32_t Crc32cByInstruction(uint32_t seed,
+                                                               std::string_view data) {
+  uint64_t crc = seed;
+  while (data.size() >= sizeof(uint64_t)) {
+    uint64_t eight;
+    std::memcpy(&eight, data.data(), sizeof(eight));
+    crc = _mm_crc32_u64(crc, eight);
+    data.remove_prefix(sizeof(eight));
+  }
+  auto low = static_cast<uint32_t>(crc);
+  for (const char c : data) low = _mm_crc32_u8(low, static_cast<uint8_t>(c));
+  return low;
+}
+#endif
 
 }  // namespace
 
@@ -111,10 +138,21 @@ absl::StatusOr<Digest> Sha256OfFile(int fd) {
 }
 
 uint32_t Crc32c(uint32_t seed, std::string_view data) {
-  static constexpr std::array<uint32_t, 256> kTable = MakeCrcTable();
-  uint32_t crc = seed;
-  for (const char c : data) crc = (crc >> 8) ^ kTable[(crc ^ static_cast<uint8_t>(c)) & 0xff];
-  return crc;
+#if defined(__x86_64__)
+  static const bool kHasInstruction = __builtin_cpu_supports("sse4.2");
+  if (kHasInstruction) return Crc32cByInstruction(seed, data);
+#endif
+  return Crc32cByTable(seed, data);
+}
+
+absl::StatusOr<uint32_t> Crc32cOfFile(int fd) {
+  uint32_t crc = ~0U;
+  std::string buffer(256 << 10, '\0');
+  for (uint64_t at = 0;; at += buffer.size()) {
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(fd, absl::MakeSpan(buffer), at));
+    crc = Crc32c(crc, std::string_view(buffer.data(), got));
+    if (got < buffer.size()) return crc;
+  }
 }
 
 }  // namespace imagefs

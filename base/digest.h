@@ -57,7 +57,10 @@ Digest Sha256Of(std::string_view data);
 // Of the whole file, read from its beginning; the descriptor's position does not matter.
 absl::StatusOr<Digest> Sha256OfFile(int fd);
 
-// CRC-32C (Castagnoli), as EROFS superblocks use it: seed in, no final inversion.
+// CRC-32C (Castagnoli), as EROFS superblocks use it: seed in, no final inversion. Several GB/s
+// where the processor has it (SSE 4.2).
 uint32_t Crc32c(uint32_t seed, std::string_view data);
+// Of the whole file, as Sha256OfFile; the seed is all ones.
+absl::StatusOr<uint32_t> Crc32cOfFile(int fd);
 
 }  // namespace imagefs
