@@ -6,6 +6,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <memory>
@@ -22,6 +23,8 @@ namespace {
 // A folder this deep is moved up before it is emptied, so that neither descriptors nor the stack
 // run out on a tree that somebody has made deep on purpose.
 constexpr int kMaxDepth = 64;
+
+std::atomic<int (*)(int)> fsync_call{fsync};
 
 absl::StatusOr<std::vector<std::string>> NamesIn(const Fd& folder, const std::string& shown) {
   const int raw = openat(folder.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -235,10 +238,12 @@ absl::Status FsyncFd(int fd, std::string_view what) {
   MayBlock("a sync");
   int result = -1;
   do {
-    result = fsync(fd);
+    result = fsync_call.load(std::memory_order_relaxed)(fd);
   } while (result != 0 && errno == EINTR);
   return result == 0 ? absl::OkStatus() : ErrnoStatus(errno, what);
 }
+
+void ReplaceFsyncForTesting(int (*call)(int fd)) { fsync_call = call == nullptr ? fsync : call; }
 
 absl::Status FsyncDir(const std::string& dir) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(dir, O_RDONLY | O_DIRECTORY));

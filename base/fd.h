@@ -66,6 +66,8 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, uint64_t max_bytes
 absl::Status WriteFileDurably(const std::string& path, std::string_view data, mode_t mode = 0600);
 
 absl::Status FsyncFd(int fd, std::string_view what);
+// From now on FsyncFd and what uses it call this instead of fsync(2); null: fsync(2) again.
+void ReplaceFsyncForTesting(int (*call)(int fd));
 absl::Status FsyncDir(const std::string& dir);
 // The folder that a path names something in: "/a" for "/a/b", "/" for "/a", "." for "a".
 std::string ParentOf(const std::string& path);

@@ -215,10 +215,10 @@ absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves,
   return absl::OkStatus();
 }
 
-// The consuming side: hashes the tar while it is parsed. `next` delivers its bytes.
+// The consuming side: hashes the tar while it is parsed. `next` delivers its bytes. Leaves the hash
+// as it is behind them.
 absl::StatusOr<LayerBuilder::Result> Consume(const Digest& diff_id, TarSource next,
-                                             uint64_t& tar_bytes) {
-  Sha256 hash;
+                                             uint64_t& tar_bytes, Sha256& hash) {
   LayerBuilder builder;
   auto source = [&]() -> absl::StatusOr<std::string_view> {
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, next());
@@ -227,13 +227,29 @@ absl::StatusOr<LayerBuilder::Result> Consume(const Digest& diff_id, TarSource ne
     return chunk;
   };
   IMAGEFS_RETURN_IF_ERROR(ReadTar(source, [&](TarEntry& entry) { return builder.Add(entry); }));
-  const Digest got = hash.Finish();
+  const Digest got = hash.Copy().Finish();
   if (got != diff_id) {
     return absl::DataLossError(StrCat("its tar has digest ", got.ToString(),
                                       " but the image's configuration says DiffID ",
                                       diff_id.ToString()));
   }
   return std::move(builder).Finish(tar_bytes);
+}
+
+// Of the data file and the index of which `hash` has seen the tar.
+absl::StatusOr<LayerSums> SumsOf(Sha256 hash, const LayerOutput& output, int data, int index) {
+  LayerSums sums;
+  std::string buffer(kChunkBytes, '\0');
+  for (uint64_t at = output.tar_bytes; at < output.data_bytes;) {
+    const size_t want = std::min<uint64_t>(kChunkBytes, output.data_bytes - at);
+    const absl::Span<char> part(buffer.data(), want);
+    IMAGEFS_RETURN_IF_ERROR(PreadExact(data, part, at, "the layer's data file"));
+    hash.Update(std::string_view(buffer.data(), want));
+    at += want;
+  }
+  sums.data = hash.Finish();
+  IMAGEFS_ASSIGN_OR_RETURN(sums.index, Crc32cOfFile(index));
+  return sums;
 }
 
 }  // namespace
@@ -250,11 +266,14 @@ absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Dige
     if (got != want) return absl::DataLossError("the layer's data file is too short");
     return std::string_view(buffer.get(), got);
   };
-  IMAGEFS_ASSIGN_OR_RETURN(LayerBuilder::Result result, Consume(diff_id, next, output.tar_bytes));
+  Sha256 hash;
+  IMAGEFS_ASSIGN_OR_RETURN(LayerBuilder::Result result,
+                           Consume(diff_id, next, output.tar_bytes, hash));
   output.data_bytes = result.data_size;
   output.moves = std::move(result.moves);
   IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes,
                            WriteLayerIndex(result.tree, diff_id, output.data_bytes, index_fd));
+  IMAGEFS_ASSIGN_OR_RETURN(output.sums, SumsOf(std::move(hash), output, data_fd, index_fd));
   return output;
 }
 
@@ -277,7 +296,9 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
     unpacked_bytes.store(output.tar_bytes + chunk.size(), std::memory_order_relaxed);
     return chunk;
   };
-  absl::StatusOr<LayerBuilder::Result> result = Consume(input.diff_id, next, output.tar_bytes);
+  Sha256 hash;
+  absl::StatusOr<LayerBuilder::Result> result =
+      Consume(input.diff_id, next, output.tar_bytes, hash);
   ring.Abort();
   stop.Cancel();
   producer.join();
@@ -296,6 +317,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
                            OpenFile(directory + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
   IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes, WriteLayerIndex(result->tree, input.diff_id,
                                                                output.data_bytes, index.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(output.sums, SumsOf(std::move(hash), output, data.get(), index.get()));
   return output;
 }
 

@@ -13,6 +13,7 @@
 #include "base/cancel.h"
 #include "base/digest.h"
 #include "base/free_space.h"
+#include "cache/layer_files.h"
 #include "cache/window_memory.h"
 #include "image/decompress.h"
 #include "image/layer_builder.h"
@@ -50,6 +51,7 @@ struct LayerOutput {
   uint64_t tar_bytes = 0;
   uint64_t data_bytes = 0;  // of the data file: the tar, moved sparse segments, rounded up to 512
   uint64_t index_bytes = 0;
+  LayerSums sums;
   std::vector<RestartPoint> points;  // kPointSpacing apart
   std::vector<LayerBuilder::Move> moves;
 };
@@ -65,7 +67,8 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
 
 // Parses the tar of `tar_bytes` that the file `data_fd` begins with, and writes the index of the
 // layer to `index_fd` (an empty file). kDataLoss when the tar does not have the DiffID. Of the
-// result, `points` is empty. `data_fd` is not changed.
+// result, `points` is empty. `data_fd` is not changed; the sum of it is of `data_bytes`, which it
+// has to have.
 absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Digest& diff_id,
                                      int index_fd, const CancelToken& cancel);
 

@@ -81,6 +81,9 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
   IMAGEFS_RETURN_IF_ERROR(Link(layer.directory + "/data", into + "/data"));
   IMAGEFS_RETURN_IF_ERROR(Link(layer.directory + "/access", into + "/access"));
   proven.has_access = true;
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenFile(layer.directory + "/index", O_RDONLY));
+  proven.shown.data = proven.made.sums.data;
+  IMAGEFS_ASSIGN_OR_RETURN(proven.shown.index, Crc32cOfFile(shown.get()));
   return proven;
 }
 
@@ -103,6 +106,7 @@ absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::s
   IMAGEFS_ASSIGN_OR_RETURN(const Fd own_data, OpenFile(into + "/data", O_RDONLY));
   IMAGEFS_RETURN_IF_ERROR(
       CheckDescription({described, described_data.get()}, {own, own_data.get()}));
+  IMAGEFS_ASSIGN_OR_RETURN(proven.shown, SumsOfLayer(layer.directory));
   return proven;
 }
 
@@ -114,15 +118,16 @@ absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::st
                                                    : ProveByPass(layer, into, cancel);
 }
 
-absl::Status CheckRefilled(const std::string& directory, const LayerAccess& access,
-                           const CancelToken& cancel) {
+absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const LayerAccess& access,
+                                        const CancelToken& cancel) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd own, Unnamed(directory));
-  IMAGEFS_RETURN_IF_ERROR(
-      IndexTar(data.get(), access.tar_bytes(), access.diff_id(), own.get(), cancel).status());
+  IMAGEFS_ASSIGN_OR_RETURN(const LayerOutput made, IndexTar(data.get(), access.tar_bytes(),
+                                                            access.diff_id(), own.get(), cancel));
   IMAGEFS_ASSIGN_OR_RETURN(const bool same, HaveSameBytes(index, own));
-  return same ? absl::OkStatus() : absl::DataLossError("its index is no longer that of its tar");
+  if (!same) return absl::DataLossError("its index is no longer that of its tar");
+  return made.sums;
 }
 
 }  // namespace imagefs

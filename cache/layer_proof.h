@@ -26,6 +26,7 @@ struct ProvenLayer {
   // The span table went along: the data file is laid out as the unproven layer's. Else it has to
   // be made, of `made` and the blob.
   bool has_access = false;
+  LayerSums shown;  // of the unproven layer's files
 };
 
 // Writes `data`, `index` and perhaps `access` into `into`, an empty directory on the same file
@@ -35,8 +36,8 @@ absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::st
                                        const CancelToken& cancel);
 
 // Whether a layer whose span table was made here, and whose data came a second time, is the one
-// that was proven before. kDataLoss when not.
-absl::Status CheckRefilled(const std::string& directory, const LayerAccess& access,
-                           const CancelToken& cancel);
+// that was proven before. kDataLoss when not, else the sums of its files.
+absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const LayerAccess& access,
+                                        const CancelToken& cancel);
 
 }  // namespace imagefs

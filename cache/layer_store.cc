@@ -22,29 +22,6 @@
 namespace imagefs {
 namespace {
 
-// Syncing a layer's data makes every other sync of the file system wait for it, also the small ones
-// of the records that a mount is acknowledged by. So it waits for a pause, but not for ever.
-constexpr absl::Duration kQuiet = absl::Seconds(1);
-constexpr absl::Duration kMaxUnsealed = absl::Seconds(10);
-
-// Bytes go to the disk a slice after the other: handed over all at once they fill its queue, and
-// whoever syncs a record meanwhile waits behind them.
-constexpr off_t kSyncSlice = 4 << 20;
-
-absl::Status SyncFile(const std::string& path) {
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
-  struct stat st;
-  if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
-  for (off_t at = 0; at < st.st_size; at += kSyncSlice) {
-    constexpr unsigned kAndWait =
-        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
-    if (sync_file_range(fd.get(), at, kSyncSlice, kAndWait) == 0) continue;
-    if (errno == EIO || errno == ENOSPC || errno == EDQUOT) return ErrnoStatus(errno, path);
-    break;  // not with this file system
-  }
-  return FsyncFd(fd.get(), path);
-}
-
 std::vector<std::string> ListDir(const std::string& path) {
   std::vector<std::string> names;
   DIR* dir = opendir(path.c_str());
@@ -91,9 +68,11 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
   store->passes_ =
       std::make_unique<FairWorkers>("pass", SourceTurns::Options{workers, 2 * workers});
   store->work_ = std::make_unique<Executor>("layer", workers);
+  store->sealer_ = std::make_unique<LayerSealer>(
+      LayerSealer::Options(),
+      [raw = store.get()](const Digest& id, bool careful) { return raw->Seal(id, careful); });
   IMAGEFS_RETURN_IF_ERROR(store->Load());
   IMAGEFS_RETURN_IF_ERROR(store->RemoveUnknown());
-  store->sealer_ = std::thread([raw = store.get()] { raw->SealLoop(); });
   return store;
 }
 
@@ -107,12 +86,7 @@ LayerStore::~LayerStore() {
   passes_.reset();
   fill_.reset();  // may still prove a layer, whose span table access_ then makes
   access_.reset();
-  {
-    absl::MutexLock lock(&mu_);
-    stopping_ = true;
-  }
-  seal_now_.SignalAll();
-  if (sealer_.joinable()) sealer_.join();
+  sealer_.reset();
 }
 
 std::string LayerStore::DirectoryOf(const Digest& id) const {
@@ -456,6 +430,7 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
     entry.diff_id = diff_id;
     entry.data_bytes = made.data_bytes;
     entry.index_bytes = made.index_bytes;
+    entry.sums = made.sums;
   }
   // Not synced: it must outlive this process only. Seal makes it outlive the machine's crash.
   WriteBatch batch;
@@ -470,47 +445,31 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
     if (!layer.ok()) {
       layers_.erase(diff_id);
     } else if (!here) {
-      QueueSealLocked(diff_id);
+      sealer_->Add(diff_id, false);
     }
   }
   return layer;
 }
 
-void LayerStore::QueueSealLocked(const Digest& id) {
-  if (unsealed_.empty()) unsealed_since_ = Moment::Now();
-  unsealed_.push_back(id);
-}
-
-bool LayerStore::MayRestLocked() const {
-  const Moment now = Moment::Now();
-  return !stopping_ && durable_waits_.empty() && now - unsealed_since_ < kMaxUnsealed &&
-         (jobs_alive_ > 0 || now - last_job_end_ < kQuiet);
-}
-
-void LayerStore::SealLoop() {
-  while (true) {
-    Digest next;
-    {
-      absl::MutexLock lock(&mu_);
-      auto work = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-        return stopping_ || !unsealed_.empty();
-      };
-      mu_.Await(absl::Condition(&work));
-      while (MayRestLocked()) seal_now_.WaitUntil(&mu_, Moment::Now() + kQuiet / 4);
-      if (unsealed_.empty()) return;  // stopping, and all is on disk
-      next = unsealed_.front();
-      unsealed_.pop_front();
+absl::Status LayerStore::Seal(const Digest& id, bool careful) {
+  LayerRef pin;  // keeps the collector away while the files are synced
+  LayerSums sums;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    if (it == layers_.end() || it->second.state != LayerState::kWritten) {
+      return absl::NotFoundError(StrCat("layer ", id.ToString(), " was removed"));
     }
-    Seal(next);
+    if (absl::StatusOr<LayerRef> open = OpenLocked(id, it->second); open.ok()) pin = *open;
+    sums = it->second.sums;
   }
-}
-
-absl::Status LayerStore::SealFiles(const Digest& id) {
-  const std::string directory = DirectoryOf(id);
-  IMAGEFS_RETURN_IF_ERROR(SyncFile(directory + "/data"));
-  IMAGEFS_RETURN_IF_ERROR(SyncFile(directory + "/index"));
-  IMAGEFS_RETURN_IF_ERROR(FsyncDir(directory));
-  IMAGEFS_RETURN_IF_ERROR(FsyncDir(options_.root + "/layers"));
+  const absl::Status synced = SyncLayer(DirectoryOf(id), sums, careful);
+  if (absl::IsDataLoss(synced)) {
+    DropLayer(id, Annotate(synced,
+                           "a layer that could not be synced; it is fetched again when it "
+                           "is asked for"));
+  }
+  IMAGEFS_RETURN_IF_ERROR(synced);
   absl::MutexLock records(&records_mu_);
   Entry entry;
   {
@@ -529,61 +488,27 @@ absl::Status LayerStore::SealFiles(const Digest& id) {
   return absl::OkStatus();
 }
 
-void LayerStore::Seal(const Digest& id) {
-  LayerRef pin;  // keeps the collector away while the files are synced
-  {
-    absl::MutexLock lock(&mu_);
-    const auto it = layers_.find(id);
-    if (it == layers_.end() || it->second.state != LayerState::kWritten) return;
-    if (absl::StatusOr<LayerRef> open = OpenLocked(id, it->second); open.ok()) pin = *open;
-  }
-  const absl::Status status = SealFiles(id);
-  if (!status.ok()) LogError("layer.sync_failed layer=", id.Short(), " error=", status.message());
-  NotifyDurable(id, status);
-}
-
-void LayerStore::NotifyDurable(const Digest& id, const absl::Status& status) {
-  std::vector<absl::AnyInvocable<void(absl::Status)>> ready;
-  {
-    absl::MutexLock lock(&mu_);
-    for (auto it = durable_waits_.begin(); it != durable_waits_.end();) {
-      it->missing.erase(id);
-      if (!it->missing.empty() && status.ok()) {
-        ++it;
-        continue;
-      }
-      ready.push_back(std::move(it->done));
-      it = durable_waits_.erase(it);
-    }
-  }
-  for (auto& done : ready) done(status);
-}
-
 void LayerStore::WaitDurable(const std::vector<Digest>& ids,
                              absl::AnyInvocable<void(absl::Status)> done) {
-  absl::Status status;
   for (const Digest& id : ids) {
     const absl::StatusOr<LayerRef> layer = Find(id);
     if (!layer.ok()) continue;
     if (const auto filling = FillingOf(*layer)) filling->WantAll(Priority::kForeground);
   }
+  absl::Status status;
+  absl::flat_hash_set<Digest> missing;
   {
     absl::MutexLock lock(&mu_);
-    DurableWait wait;
     for (const Digest& id : ids) {
       const auto it = layers_.find(id);
       if (it == layers_.end()) {
         status = absl::NotFoundError(StrCat("layer ", id.ToString(), " is gone"));
       } else if (it->second.state != LayerState::kComplete) {
-        wait.missing.insert(id);
+        missing.insert(id);
       }
     }
-    if (status.ok() && !wait.missing.empty()) {
-      wait.done = std::move(done);
-      durable_waits_.push_back(std::move(wait));
-      seal_now_.SignalAll();
-      return;
-    }
+    // Under the lock, so that none of them is sealed before somebody waits for it.
+    if (status.ok() && !missing.empty()) return sealer_->Wait(std::move(missing), std::move(done));
   }
   done(status);
 }

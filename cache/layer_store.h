@@ -9,12 +9,10 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <functional>
 #include <memory>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -27,7 +25,6 @@
 #include "absl/synchronization/mutex.h"
 #include "base/flight.h"
 #include "base/json.h"
-#include "base/monotonic.h"
 #include "base/relay.h"
 #include "cache/access_builder.h"
 #include "cache/chain.h"
@@ -36,7 +33,9 @@
 #include "cache/filling_layer.h"
 #include "cache/image_store.h"
 #include "cache/kv.h"
+#include "cache/layer_files.h"
 #include "cache/layer_proof.h"
+#include "cache/layer_sealer.h"
 #include "cache/possession.h"
 #include "cache/spool.h"
 #include "fetch/source.h"
@@ -80,7 +79,7 @@ class LayerStore {
   bool Has(const Request& request) const;
   // The layer of that name, pinned; kNotFound when it is not here.
   absl::StatusOr<LayerRef> Find(const Digest& id);
-  // Runs `done` when all of these layers are complete (or could not be synced).
+  // Runs `done` when all of these layers are complete, or why one of them cannot be.
   void WaitDurable(const std::vector<Digest>& ids, absl::AnyInvocable<void(absl::Status)> done);
 
   // The layer, when it fills.
@@ -125,6 +124,7 @@ class LayerStore {
     LayerState state = LayerState::kWritten;
     uint64_t data_bytes = 0;
     uint64_t index_bytes = 0;
+    LayerSums sums;        // not of kFilling
     bool suspect = false;  // kFilling, and of another boot
     Digest diff_id;        // the claim; of a proven layer its name
     // Of an unproven one.
@@ -133,10 +133,6 @@ class LayerStore {
     std::vector<Origin> origins;  // of an unproven one: the one that it is named by
     Digest fill_blob;             // kFilling: the blob that its span table reads
     std::weak_ptr<const Layer> open;
-  };
-  struct DurableWait {
-    absl::flat_hash_set<Digest> missing;
-    absl::AnyInvocable<void(absl::Status)> done;
   };
   // Somebody waits for the proof of a layer.
   struct Proof {
@@ -174,15 +170,9 @@ class LayerStore {
   // The layer's files are in `directory`: moves them into place, records, pins.
   absl::StatusOr<LayerRef> Publish(const Digest& diff_id, const std::string& directory,
                                    const LayerOutput& made, const Origin& origin);
-  // The sealer's thread: takes written layers to complete, one after the other.
-  void SealLoop();
-  bool MayRestLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void QueueSealLocked(const Digest& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Syncs a written layer to disk and records it as complete.
-  void Seal(const Digest& id);
-  absl::Status SealFiles(const Digest& id);
+  // Syncs a written layer to disk and records it as complete; for the sealer.
+  absl::Status Seal(const Digest& id, bool careful);
   uint64_t CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes);
-  void NotifyDurable(const Digest& id, const absl::Status& status);
   std::string RecordOf(const Digest& id, const Entry& entry) const;
   // layer_store_filling.cc.
   std::optional<LayerProgress> FillProgress(const LayerKey& key) const;
@@ -197,9 +187,10 @@ class LayerStore {
   absl::Status Prove(const Digest& id, FillingLayer& filling);
   absl::Status Promote(const Digest& id, const FillingLayer& filling, const std::string& directory,
                        ProvenLayer proven);
-  absl::Status MarkRefilled(const Digest& id);
+  absl::Status MarkRefilled(const Digest& id, const LayerSums& sums);
   bool Trusts(const Digest& id) const;
   void DropDamaged(const Digest& id, const absl::Status& why);
+  void DropLayer(const Digest& id, const absl::Status& why);
   absl::StatusOr<std::shared_ptr<Spool>> OpenSpool(const std::string& name, uint64_t size);
   void DropSpool(const std::string& name, bool keep_file);
   void NoteFetch(const std::string& name, BlobFetch fetch);
@@ -223,15 +214,10 @@ class LayerStore {
   absl::flat_hash_map<std::string, BlobFetch> fetches_ ABSL_GUARDED_BY(mu_);  // by spool
   // Layers whose description was not theirs: made by a pass over the whole from now on.
   absl::flat_hash_set<Digest> distrusted_ ABSL_GUARDED_BY(mu_);
-  std::vector<DurableWait> durable_waits_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Digest, Proof> proofs_ ABSL_GUARDED_BY(mu_);
   // The names of layers that are or were unproven, by what images claim.
   absl::flat_hash_map<LayerKey, Digest> shown_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
-  std::deque<Digest> unsealed_ ABSL_GUARDED_BY(mu_);
-  Moment last_job_end_ ABSL_GUARDED_BY(mu_), unsealed_since_ ABSL_GUARDED_BY(mu_);
-  bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  TimedCondition seal_now_;  // stopping_ or somebody waits
 
   absl::Mutex damaged_mu_;  // held while it is called
   std::function<void(const Digest&)> on_damaged_ ABSL_GUARDED_BY(damaged_mu_);
@@ -244,7 +230,7 @@ class LayerStore {
   std::unique_ptr<AccessBuilder> access_;
   std::unique_ptr<FairWorkers> passes_;
   std::unique_ptr<Executor> work_;  // for what is short
-  std::thread sealer_;
+  std::unique_ptr<LayerSealer> sealer_;
 };
 
 }  // namespace imagefs

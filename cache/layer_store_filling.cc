@@ -64,6 +64,10 @@ std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
         .Member("source", IndexSourceName(entry.source))
         .Member("index_digest", entry.index_digest.ToString());
   }
+  if (entry.sums.known()) {
+    writer.Member("data_digest", entry.sums.data.ToString())
+        .Member("index_sum", uint64_t{entry.sums.index});
+  }
   if (!entry.fill_blob.empty()) writer.Member("fill_blob", entry.fill_blob.ToString());
   writer.Key("origins").BeginArray();
   for (const Origin& origin : entry.origins) {
@@ -89,6 +93,10 @@ absl::Status LayerStore::ParseRecord(const Json& record, const Digest& id, Entry
     if (known == std::end(kSources)) return absl::DataLossError("its source is not known");
     entry.source = *known;
     IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Digest::Parse(record.StringOr("index_digest")));
+  }
+  if (const std::string text = record.StringOr("data_digest"); !text.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(entry.sums.data, Digest::Parse(text));
+    entry.sums.index = static_cast<uint32_t>(record.IntOr("index_sum", 0));
   }
   if (const std::string text = record.StringOr("fill_blob"); !text.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(entry.fill_blob, Digest::Parse(text));
@@ -152,7 +160,7 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
     IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(index.get()));
     if (digest != entry.index_digest) return absl::DataLossError("its index was not on the disk");
   }
-  if (entry.state == LayerState::kWritten) unsealed_.push_back(id);
+  if (entry.state == LayerState::kWritten) sealer_->Add(id, true);
   if (entry.diff_id != id && !entry.origins.empty()) {
     shown_[{entry.diff_id, entry.origins.front().blob}] = id;
   }
@@ -173,7 +181,7 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
   // Who waits for the proof goes on with a pass of its own, which fails by itself if it has to.
   options.failing = [this, id](const absl::Status& why, bool for_good) {
     EndProofs(id, why);
-    if (for_good) NotifyDurable(id, why);
+    if (for_good) sealer_->Drop(id, why);
   };
   options.damaged = [this, id](const absl::Status& why) { DropDamaged(id, why); };
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<FillingLayer> filling,
@@ -234,8 +242,9 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
 absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
   absl::Status status;
   if (id == filling.access().diff_id()) {
-    status = CheckRefilled(filling.directory(), filling.access(), filling.closing());
-    if (status.ok()) status = MarkRefilled(id);
+    const absl::StatusOr<LayerSums> sums =
+        CheckRefilled(filling.directory(), filling.access(), filling.closing());
+    status = sums.ok() ? MarkRefilled(id, *sums) : sums.status();
   } else {
     status = Prove(id, filling);
   }
@@ -251,7 +260,7 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
 }
 
 // A proven layer whose data came a second time.
-absl::Status LayerStore::MarkRefilled(const Digest& id) {
+absl::Status LayerStore::MarkRefilled(const Digest& id, const LayerSums& sums) {
   absl::MutexLock records(&records_mu_);
   Entry entry;
   {
@@ -262,12 +271,13 @@ absl::Status LayerStore::MarkRefilled(const Digest& id) {
   }
   entry.state = LayerState::kWritten;
   entry.fill_blob = Digest();
+  entry.sums = sums;
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
   absl::MutexLock lock(&mu_);
   layers_[id] = std::move(entry);
-  QueueSealLocked(id);
+  sealer_->Add(id, false);
   return absl::OkStatus();
 }
 
@@ -312,7 +322,7 @@ absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
     access_->Start(layer, descriptor, {std::move(blob), 0}, std::move(proven.made),
                    {origin.registry, audiences.empty() ? "" : audiences.front(), nullptr, true});
   }
-  IMAGEFS_RETURN_IF_ERROR(MarkRefilled(id));
+  IMAGEFS_RETURN_IF_ERROR(MarkRefilled(id, proven.shown));
   if (unlink((filling.directory() + "/blob").c_str()) != 0 && errno != ENOENT) {
     LogWarning("layer.cleanup_failed directory=", filling.directory(), " errno=", errno);
   }
@@ -335,12 +345,21 @@ void LayerStore::OnDamaged(std::function<void(const Digest&)> callback) {
 void LayerStore::DropDamaged(const Digest& id, const absl::Status& why) {
   poisoned_++;
   {
+    absl::MutexLock lock(&mu_);
+    distrusted_.insert(id);
+  }
+  DropLayer(id, why);
+}
+
+// Forgets a layer, its files and whatever was made of it. Whoever waits for it is told why.
+void LayerStore::DropLayer(const Digest& id, const absl::Status& why) {
+  LogError("layer.damaged layer=", id.Short(), " cause=", why.message());
+  {
     absl::MutexLock records(&records_mu_);
     const std::string removed = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
     {
       absl::MutexLock lock(&mu_);
       layers_.erase(id);
-      distrusted_.insert(id);
       if (rename(DirectoryOf(id).c_str(), removed.c_str()) != 0) {
         LogWarning("layer.cleanup_failed layer=", id.Short(), " errno=", errno);
       }
@@ -359,7 +378,7 @@ void LayerStore::DropDamaged(const Digest& id, const absl::Status& why) {
     if (on_damaged_) on_damaged_(id);
   }
   EndProofs(id, why);
-  NotifyDurable(id, why);
+  sealer_->Drop(id, why);
 }
 
 std::optional<LayerProgress> LayerStore::FillProgress(const LayerKey& key) const {
@@ -412,6 +431,7 @@ absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
   evicted.state = LayerState::kFilling;
   evicted.fill_blob = (*access)->blob_digest();
   evicted.suspect = false;
+  evicted.sums = LayerSums();
   // First the record: bytes that are gone are never taken for zeros.
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, evicted));

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "base/log.h"
-#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/layer_maker.h"
@@ -25,14 +24,15 @@ LayerStore::Job::Job(LayerStore& store, Request request, FlightTable<LayerRef>::
       blob_(request_.blob),
       spool_name_(SpoolName(blob_, request_.source->registry())),
       context_(std::move(context)) {
+  store_.sealer_->PassBegins();
   absl::MutexLock lock(&store_.mu_);
   ++store_.jobs_alive_;
 }
 
 LayerStore::Job::~Job() {
+  store_.sealer_->PassEnds();
   absl::MutexLock lock(&store_.mu_);
   --store_.jobs_alive_;
-  store_.last_job_end_ = Moment::Now();
 }
 
 void LayerStore::Job::Start() {

@@ -1,7 +1,10 @@
 #include "cache/image_store.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -416,6 +419,83 @@ TEST_F(ImageStoreTest, WrittenLayersOfAnotherBootAreDropped) {
   ASSERT_TRUE(Get("latest").ok());
   EXPECT_EQ(repository_.Reads(big_blob_).size(), 2u);
   EXPECT_EQ(repository_.Reads(small_blob_).size(), 1u);
+}
+
+// Syncs fail of the files below a directory with this name; "" = of none.
+std::string* failing_syncs = new std::string();
+
+int FailingFsync(int fd) {
+  const std::string link = StrCat("/proc/self/fd/", fd);
+  std::error_code error;
+  const std::string path = std::filesystem::read_symlink(link, error).string();
+  if (failing_syncs->empty() || path.find(*failing_syncs) == std::string::npos) return fsync(fd);
+  errno = EIO;
+  return -1;
+}
+
+class SyncFailureTest : public ImageStoreTest {
+ protected:
+  SyncFailureTest() {
+    repository_.AddImage("one", {big_});
+    repository_.AddImage("other", {small_});
+    *failing_syncs = big_blob_.hex();
+    ReplaceFsyncForTesting(FailingFsync);
+  }
+  ~SyncFailureTest() override {
+    store_.reset();
+    failing_syncs->clear();
+    ReplaceFsyncForTesting(nullptr);
+  }
+  std::string Data() const { return StrCat(root_, "/layers/", big_blob_.hex(), "/data"); }
+};
+
+TEST_F(SyncFailureTest, OneLayerFailsWhoWaitsForItOnly) {
+  const absl::StatusOr<ChainRef> bad = Get("one"), good = Get("other");
+  ASSERT_TRUE(bad.ok() && good.ok());
+  const absl::Status failed = Durable(*bad);
+  EXPECT_NE(failed.message().find("Input/output error"), std::string::npos) << failed;
+  EXPECT_TRUE(Durable(*good).ok());
+  EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kWritten);
+  // The trouble is over: the next who asks gets it, of bytes that were written once more.
+  failing_syncs->clear();
+  const struct stat before = *StatPath(Data());
+  EXPECT_TRUE(Durable(*bad).ok());
+  EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kComplete);
+  const struct stat after = *StatPath(Data());
+  EXPECT_NE(std::pair(before.st_mtim.tv_sec, before.st_mtim.tv_nsec),
+            std::pair(after.st_mtim.tv_sec, after.st_mtim.tv_nsec));
+  EXPECT_EQ(repository_.Reads(big_blob_).size(), 1u);
+}
+
+TEST_F(SyncFailureTest, WhatTheDiskLostIsFetchedAgain) {
+  absl::StatusOr<ChainRef> chain = Get("one");
+  ASSERT_TRUE(chain.ok());
+  ASSERT_FALSE(Durable(*chain).ok());
+  failing_syncs->clear();
+  {
+    const absl::StatusOr<Fd> fd = OpenFile(Data(), O_WRONLY);
+    ASSERT_TRUE(fd.ok() && PwriteFull(fd->get(), std::string(4096, '\0'), 8192).ok());
+  }
+  EXPECT_TRUE(absl::IsDataLoss(Durable(*chain)));
+  EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kAbsent);
+  EXPECT_TRUE(absl::IsNotFound(Durable(*chain)));
+  chain = Get("one");
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  EXPECT_TRUE(Durable(*chain).ok());
+  EXPECT_EQ(Content(**chain, {"big"}), std::string(300'000, 'b'));
+  EXPECT_EQ(repository_.Reads(big_blob_).size(), 2u);
+}
+
+TEST_F(SyncFailureTest, ANewProcessTrustsNoSyncOfTheOneBefore) {
+  ASSERT_TRUE(Get("one").ok());
+  OpenStore();  // the one that ended could not sync it
+  EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kWritten);
+  failing_syncs->clear();
+  const struct stat before = *StatPath(Data());
+  const absl::StatusOr<ChainRef> chain = Get("one");
+  ASSERT_TRUE(chain.ok() && Durable(*chain).ok());
+  EXPECT_NE(before.st_mtim.tv_nsec, StatPath(Data())->st_mtim.tv_nsec);
+  EXPECT_EQ(repository_.Reads(big_blob_).size(), 1u);
 }
 
 TEST_F(ImageStoreTest, LayersWithDamagedFilesAreFetchedAgain) {

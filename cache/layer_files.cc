@@ -1,0 +1,163 @@
+#include "cache/layer_files.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdlib>
+#include <memory>
+#include <utility>
+
+#include "absl/functional/function_ref.h"
+#include "absl/types/span.h"
+#include "base/fd.h"
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+// Bytes go to the disk a slice after the other: handed over all at once they fill its queue, and
+// whoever syncs a record meanwhile waits behind them.
+constexpr off_t kSyncSlice = 4 << 20;
+constexpr size_t kChunkBytes = 1 << 20;
+constexpr size_t kDirectAlignment = 4096;
+
+absl::Status SyncFile(const std::string& path) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
+  for (off_t at = 0; at < st.st_size; at += kSyncSlice) {
+    constexpr unsigned kAndWait =
+        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+    if (sync_file_range(fd.get(), at, kSyncSlice, kAndWait) == 0) continue;
+    if (errno == EIO || errno == ENOSPC || errno == EDQUOT) return ErrnoStatus(errno, path);
+    break;  // not with this file system
+  }
+  return FsyncFd(fd.get(), path);
+}
+
+struct FreeBuffer {
+  void operator()(char* buffer) const { std::free(buffer); }
+};
+
+using Visit = absl::FunctionRef<absl::Status(std::string_view bytes, uint64_t offset)>;
+
+absl::Status ForEachChunk(int fd, const std::string& path, Visit visit) {
+  const std::unique_ptr<char, FreeBuffer> buffer(
+      static_cast<char*>(std::aligned_alloc(kDirectAlignment, kChunkBytes)));
+  for (uint64_t at = 0;; at += kChunkBytes) {
+    const absl::StatusOr<size_t> got = PreadFull(fd, absl::MakeSpan(buffer.get(), kChunkBytes), at);
+    if (!got.ok()) return absl::DataLossError(StrCat(path, ": ", got.status().message()));
+    if (*got > 0) IMAGEFS_RETURN_IF_ERROR(visit(std::string_view(buffer.get(), *got), at));
+    if (*got < kChunkBytes) return absl::OkStatus();
+  }
+}
+
+// Writes what can be read of the file into its own place, so that all of it is to be synced again.
+// Whoever reads meanwhile sees no difference.
+absl::Status WriteAgain(const std::string& path, absl::FunctionRef<void(std::string_view)> sum) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDWR));
+  return ForEachChunk(fd.get(), path, [&](std::string_view bytes, uint64_t offset) {
+    sum(bytes);
+    return Annotate(PwriteFull(fd.get(), bytes, offset), path);
+  });
+}
+
+// As it is on the disk. REQUIRES: it was just synced, so that no page is dirty.
+absl::Status ReadFromDisk(const std::string& path, absl::FunctionRef<void(std::string_view)> sum) {
+  absl::StatusOr<Fd> fd = OpenFile(path, O_RDONLY | O_DIRECT);
+  if (!fd.ok()) {
+    // Not with this file system. What nobody has mapped leaves the cache when it is told to.
+    IMAGEFS_ASSIGN_OR_RETURN(fd, OpenFile(path, O_RDONLY));
+    (void)posix_fadvise(fd->get(), 0, 0, POSIX_FADV_DONTNEED);
+  }
+  return ForEachChunk(fd->get(), path, [&](std::string_view bytes, uint64_t) {
+    sum(bytes);
+    return absl::OkStatus();
+  });
+}
+
+// What one file has to have, while it is read.
+class DataSum {
+ public:
+  explicit DataSum(const LayerSums& sums) : expected_(sums.data) {}
+  void operator()(std::string_view bytes) { hash_.Update(bytes); }
+  bool Holds() { return hash_.Finish() == expected_; }
+
+ private:
+  const Digest expected_;
+  Sha256 hash_;
+};
+
+class IndexSum {
+ public:
+  explicit IndexSum(const LayerSums& sums) : expected_(sums.index) {}
+  void operator()(std::string_view bytes) { sum_ = Crc32c(sum_, bytes); }
+  bool Holds() { return std::exchange(sum_, ~0U) == expected_; }
+
+ private:
+  const uint32_t expected_;
+  uint32_t sum_ = ~0U;
+};
+
+template <typename Sum>
+absl::Status SyncCarefully(const std::string& path, Sum sum) {
+  IMAGEFS_RETURN_IF_ERROR(WriteAgain(path, [&](std::string_view bytes) { sum(bytes); }));
+  if (!sum.Holds()) {
+    return absl::DataLossError(StrCat(path, ": its bytes are not those that were written"));
+  }
+  IMAGEFS_RETURN_IF_ERROR(SyncFile(path));
+  IMAGEFS_RETURN_IF_ERROR(ReadFromDisk(path, [&](std::string_view bytes) { sum(bytes); }));
+  if (sum.Holds()) return absl::OkStatus();
+  return absl::InternalError(StrCat(path, ": the disk does not give back what was synced to it"));
+}
+
+// The span table: made again when it is not what it should be, so no sum of it is kept here.
+absl::Status SyncAccess(const std::string& path, bool careful) {
+  if (::access(path.c_str(), F_OK) != 0) return absl::OkStatus();
+  if (careful) IMAGEFS_RETURN_IF_ERROR(WriteAgain(path, [](std::string_view) {}));
+  return SyncFile(path);
+}
+
+// So that the directory is to be synced again.
+absl::Status ChangeDirectory(const std::string& directory) {
+  const std::string path = StrCat(directory, "/tmp-", RandomHex(8));
+  IMAGEFS_RETURN_IF_ERROR(OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600).status());
+  return unlink(path.c_str()) == 0 ? absl::OkStatus() : ErrnoStatus(errno, path);
+}
+
+}  // namespace
+
+absl::StatusOr<LayerSums> SumsOfLayer(const std::string& directory) {
+  LayerSums sums;
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(sums.data, Sha256OfFile(data.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(sums.index, Crc32cOfFile(index.get()));
+  return sums;
+}
+
+absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool careful) {
+  const std::string data = directory + "/data", index = directory + "/index";
+  if (careful && !sums.known()) {
+    return absl::DataLossError("it may not be on the disk, and no sum of it is known");
+  }
+  if (careful) {
+    IMAGEFS_RETURN_IF_ERROR(SyncCarefully(data, DataSum(sums)));
+    IMAGEFS_RETURN_IF_ERROR(SyncCarefully(index, IndexSum(sums)));
+  } else {
+    IMAGEFS_RETURN_IF_ERROR(SyncFile(data));
+    IMAGEFS_RETURN_IF_ERROR(SyncFile(index));
+  }
+  IMAGEFS_RETURN_IF_ERROR(SyncAccess(directory + "/access", careful));
+  for (const std::string& one : {directory, ParentOf(directory)}) {
+    if (careful) IMAGEFS_RETURN_IF_ERROR(ChangeDirectory(one));
+    IMAGEFS_RETURN_IF_ERROR(FsyncDir(one));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace imagefs

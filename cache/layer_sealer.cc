@@ -1,0 +1,157 @@
+#include "cache/layer_sealer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/log.h"
+
+namespace imagefs {
+
+LayerSealer::LayerSealer(const Options& options, SealLayer seal)
+    : options_(options), seal_(std::move(seal)), thread_([this] { Loop(); }) {}
+
+LayerSealer::~LayerSealer() {
+  {
+    absl::MutexLock lock(&mu_);
+    stopping_ = true;
+  }
+  changed_.SignalAll();
+  thread_.join();
+  std::vector<Waiter> left;
+  {
+    absl::MutexLock lock(&mu_);
+    left.swap(waiters_);
+  }
+  for (Waiter& waiter : left) waiter.done(absl::CancelledError("the store closes"));
+}
+
+void LayerSealer::Add(const Digest& id, bool careful) {
+  {
+    absl::MutexLock lock(&mu_);
+    std::erase_if(items_, [&](const Item& item) { return item.id == id; });
+    if (items_.empty()) added_ = Moment::Now();
+    items_.push_back({id, ++serials_, careful, 0, Moment::InfinitePast()});
+  }
+  changed_.SignalAll();
+}
+
+void LayerSealer::Drop(const Digest& id, const absl::Status& why) {
+  std::vector<Done> told;
+  {
+    absl::MutexLock lock(&mu_);
+    std::erase_if(items_, [&](const Item& item) { return item.id == id; });
+    told = TakeWaitersLocked(id, why);
+  }
+  for (Done& done : told) done(why);
+}
+
+void LayerSealer::Wait(absl::flat_hash_set<Digest> ids, Done done) {
+  if (ids.empty()) return done(absl::OkStatus());
+  {
+    absl::MutexLock lock(&mu_);
+    for (Item& item : items_) {
+      if (ids.contains(item.id)) item.not_before = Moment::InfinitePast();
+    }
+    waiters_.push_back({std::move(ids), std::move(done)});
+  }
+  changed_.SignalAll();
+}
+
+void LayerSealer::PassBegins() {
+  absl::MutexLock lock(&mu_);
+  ++passes_;
+}
+
+void LayerSealer::PassEnds() {
+  {
+    absl::MutexLock lock(&mu_);
+    --passes_;
+    last_pass_ = Moment::Now();
+  }
+  changed_.SignalAll();
+}
+
+bool LayerSealer::WantedLocked(const Digest& id) const {
+  return std::any_of(waiters_.begin(), waiters_.end(),
+                     [&](const Waiter& waiter) { return waiter.missing.contains(id); });
+}
+
+Moment LayerSealer::DueLocked(const Item& item) const {
+  if (stopping_) return Moment::InfinitePast();
+  if (item.failures > 0 || WantedLocked(item.id)) return item.not_before;
+  const Moment at_last = added_ + options_.at_most;
+  return passes_ > 0 ? at_last : std::min(at_last, last_pass_ + options_.quiet);
+}
+
+void LayerSealer::Loop() {
+  while (true) {
+    Item next;
+    {
+      absl::MutexLock lock(&mu_);
+      while (true) {
+        auto first = items_.end();
+        Moment due = Moment::InfiniteFuture();
+        for (auto it = items_.begin(); it != items_.end(); ++it) {
+          if (const Moment one = DueLocked(*it); first == items_.end() || one < due) {
+            first = it;
+            due = one;
+          }
+        }
+        if (first != items_.end() && due <= Moment::Now()) {
+          next = *first;
+          break;
+        }
+        if (stopping_) return;
+        changed_.WaitUntil(&mu_, due);
+      }
+    }
+    SealOne(next);
+  }
+}
+
+void LayerSealer::SealOne(const Item& item) {
+  const absl::Status status = seal_(item.id, item.careful);
+  const bool again = !status.ok() && !absl::IsNotFound(status) && !absl::IsDataLoss(status);
+  std::vector<Done> told;
+  absl::Duration pause;
+  {
+    absl::MutexLock lock(&mu_);
+    // Dropped meanwhile, or made anew: this says nothing about what is there now.
+    const auto it = std::find_if(items_.begin(), items_.end(),
+                                 [&](const Item& other) { return other.serial == item.serial; });
+    if (it == items_.end()) return;
+    if (again && !stopping_) {
+      it->careful = true;
+      pause =
+          std::min(options_.max_pause, options_.first_pause * (1 << std::min(it->failures, 20)));
+      ++it->failures;
+      it->not_before = Moment::Now() + pause;
+    } else {
+      items_.erase(it);
+    }
+    told = TakeWaitersLocked(item.id, status);
+  }
+  if (again) {
+    LogError("layer.sync_failed layer=", item.id.Short(), " error=", status.message(),
+             " next_try=", absl::FormatDuration(pause));
+  }
+  for (Done& done : told) done(status);
+}
+
+// Those who now know: all is sealed that they wait for, or one layer cannot be.
+std::vector<LayerSealer::Done> LayerSealer::TakeWaitersLocked(const Digest& id,
+                                                              const absl::Status& status) {
+  std::vector<Done> told;
+  for (auto it = waiters_.begin(); it != waiters_.end();) {
+    const bool waits = it->missing.erase(id) > 0;
+    if (!waits || (status.ok() && !it->missing.empty())) {
+      ++it;
+      continue;
+    }
+    told.push_back(std::move(it->done));
+    it = waiters_.erase(it);
+  }
+  return told;
+}
+
+}  // namespace imagefs

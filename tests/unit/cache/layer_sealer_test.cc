@@ -1,0 +1,159 @@
+#include "cache/layer_sealer.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+
+namespace imagefs {
+namespace {
+
+const Digest kA = Sha256Of("a"), kB = Sha256Of("b");
+
+// What the sealer asks for, and what it is told.
+class Disk {
+ public:
+  absl::Status Seal(const Digest& id, bool careful) {
+    absl::MutexLock lock(&mu_);
+    calls_[id].push_back(careful);
+    const auto it = failures_.find(id);
+    return it == failures_.end() ? absl::OkStatus() : it->second;
+  }
+  void Fail(const Digest& id, absl::Status status) {
+    absl::MutexLock lock(&mu_);
+    failures_[id] = std::move(status);
+  }
+  void Heal(const Digest& id) {
+    absl::MutexLock lock(&mu_);
+    failures_.erase(id);
+  }
+  // Waits for that many calls; each says whether it was to be careful.
+  std::vector<bool> Calls(const Digest& id, size_t at_least) {
+    absl::MutexLock lock(&mu_);
+    auto enough = [&]()
+                      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return calls_[id].size() >= at_least; };
+    mu_.Await(absl::Condition(&enough));
+    return calls_[id];
+  }
+
+ private:
+  absl::Mutex mu_;
+  std::map<Digest, std::vector<bool>> calls_ ABSL_GUARDED_BY(mu_);
+  std::map<Digest, absl::Status> failures_ ABSL_GUARDED_BY(mu_);
+};
+
+struct Answer {
+  absl::Notification told;
+  absl::Status status;
+};
+
+class LayerSealerTest : public ::testing::Test {
+ protected:
+  void Open(LayerSealer::Options options) {
+    sealer_ = std::make_unique<LayerSealer>(
+        options, [this](const Digest& id, bool careful) { return disk_.Seal(id, careful); });
+  }
+  std::shared_ptr<Answer> Wait(absl::flat_hash_set<Digest> ids) {
+    auto answer = std::make_shared<Answer>();
+    sealer_->Wait(std::move(ids), [answer](absl::Status status) {
+      answer->status = std::move(status);
+      answer->told.Notify();
+    });
+    return answer;
+  }
+  static absl::Status Told(const std::shared_ptr<Answer>& answer) {
+    answer->told.WaitForNotification();
+    return answer->status;
+  }
+
+  Disk disk_;
+  std::unique_ptr<LayerSealer> sealer_;
+};
+
+LayerSealer::Options NeverAgain() {
+  LayerSealer::Options options;
+  options.first_pause = options.max_pause = absl::Hours(1);
+  return options;
+}
+
+TEST_F(LayerSealerTest, AFailureIsToldToThoseWhoWaitForThatLayerOnly) {
+  Open(NeverAgain());
+  disk_.Fail(kA, absl::InternalError("index: Input/output error"));
+  const auto b = Wait({kB});
+  const auto a = Wait({kA});
+  const auto both = Wait({kA, kB});
+  sealer_->Add(kA, false);
+  EXPECT_EQ(Told(a), absl::InternalError("index: Input/output error"));
+  EXPECT_EQ(Told(both), absl::InternalError("index: Input/output error"));
+  EXPECT_FALSE(b->told.HasBeenNotified());
+  sealer_->Add(kB, false);
+  EXPECT_EQ(Told(b), absl::OkStatus());
+}
+
+TEST_F(LayerSealerTest, WhoAsksAnewIsNotKeptWaiting) {
+  Open(NeverAgain());
+  disk_.Fail(kA, absl::InternalError("no"));
+  sealer_->Add(kA, false);
+  EXPECT_FALSE(Told(Wait({kA})).ok());
+  EXPECT_FALSE(Told(Wait({kA})).ok());
+  disk_.Heal(kA);
+  EXPECT_TRUE(Told(Wait({kA})).ok());
+  // Whatever follows a failure does not trust what the kernel says of these files.
+  EXPECT_EQ(disk_.Calls(kA, 3), (std::vector<bool>{false, true, true}));
+}
+
+TEST_F(LayerSealerTest, AFailedSyncIsTriedAgainByItself) {
+  LayerSealer::Options options;
+  options.quiet = absl::ZeroDuration();
+  options.first_pause = absl::Milliseconds(1);
+  options.max_pause = absl::Milliseconds(4);
+  Open(options);
+  disk_.Fail(kA, absl::InternalError("no"));
+  sealer_->Add(kA, false);
+  disk_.Calls(kA, 6);
+  disk_.Heal(kA);
+  EXPECT_TRUE(Told(Wait({kA})).ok());
+}
+
+TEST_F(LayerSealerTest, WhatIsGoneOrDamagedIsNotTriedAgain) {
+  LayerSealer::Options options;
+  options.quiet = absl::ZeroDuration();
+  options.first_pause = options.max_pause = absl::Milliseconds(1);
+  Open(options);
+  disk_.Fail(kA, absl::DataLossError("other bytes"));
+  disk_.Fail(kB, absl::NotFoundError("removed"));
+  sealer_->Add(kA, true);
+  EXPECT_TRUE(absl::IsDataLoss(Told(Wait({kA}))));
+  sealer_->Add(kB, false);
+  EXPECT_TRUE(absl::IsNotFound(Told(Wait({kB}))));
+  sealer_.reset();
+  EXPECT_EQ(disk_.Calls(kA, 1), std::vector<bool>{true});
+  EXPECT_EQ(disk_.Calls(kB, 1), std::vector<bool>{false});
+}
+
+TEST_F(LayerSealerTest, WhoWaitsForWhatIsDroppedIsTold) {
+  Open(LayerSealer::Options());
+  const auto answer = Wait({kA, kB});
+  sealer_->Drop(kB, absl::DataLossError("it was damaged"));
+  EXPECT_EQ(Told(answer), absl::DataLossError("it was damaged"));
+}
+
+TEST_F(LayerSealerTest, TheEndSealsWhatIsLeftAndTellsTheRest) {
+  Open(NeverAgain());
+  disk_.Fail(kB, absl::InternalError("no"));
+  sealer_->PassBegins();
+  sealer_->Add(kB, false);
+  sealer_->Add(kA, false);
+  const auto answer = Wait({Sha256Of("one that never came")});
+  sealer_.reset();
+  EXPECT_TRUE(absl::IsCancelled(Told(answer)));
+  EXPECT_EQ(disk_.Calls(kA, 1).size(), 1u);
+  EXPECT_EQ(disk_.Calls(kB, 1).size(), 1u);
+}
+
+}  // namespace
+}  // namespace imagefs
