@@ -41,6 +41,8 @@ class LayerFill {
   virtual void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) = 0;
   // True once every byte is here and was checked against the DiffID; stays true.
   virtual bool complete() const = 0;
+  // Whether any byte may be read from the data file as it is now.
+  virtual bool readable() const { return complete(); }
   // Bytes of the blob that are here, and all of them.
   struct Progress {
     uint64_t present = 0, total = 0;
@@ -60,8 +62,19 @@ struct Layer {
   uint64_t data_bytes = 0;                     // size of `data`; a multiple of 512
   std::unique_ptr<ErofsImage> index;           // overlay form
   std::shared_ptr<LayerFill> fill;             // null: nothing is missing
+  // Once nothing is missing: stands before bytes that somebody may have changed. May be null.
+  std::shared_ptr<LayerFill> guard;
 
-  bool complete() const { return fill == nullptr || fill->complete(); }
+  bool complete() const {
+    return (fill == nullptr || fill->complete()) && (guard == nullptr || guard->complete());
+  }
+  // Whether any byte may be read from `data` as it is; else keeper()->Ensure comes first.
+  bool readable() const {
+    return (fill == nullptr || fill->complete()) && (guard == nullptr || guard->readable());
+  }
+  const std::shared_ptr<LayerFill>& keeper() const {
+    return fill != nullptr && (guard == nullptr || !fill->complete()) ? fill : guard;
+  }
   bool proven() const { return id == diff_id; }
 };
 using LayerRef = std::shared_ptr<const Layer>;
@@ -86,6 +99,9 @@ struct Chain {
 
   bool complete() const {
     return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->complete(); });
+  }
+  bool readable() const {
+    return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->readable(); });
   }
 };
 using ChainRef = std::shared_ptr<const Chain>;

@@ -230,6 +230,7 @@ absl::StatusOr<ChainStore::Entry> ChainStore::ReadRecord(const Digest& chain_id,
     entry.layers.push_back(name);
   }
   entry.bytes = static_cast<uint64_t>(record.IntOr("bytes", -1));
+  if (const int64_t sum = record.IntOr("sum", -1); sum >= 0) entry.sum = static_cast<uint32_t>(sum);
   const bool trusted =
       record["synced"].boolean().value_or(false) || record.StringOr("boot") == boot_id_;
   IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatPath(PathOf(chain_id)));
@@ -284,22 +285,25 @@ absl::Status ChainStore::PutRecord(const Digest& chain_id, const Entry& entry, b
   JsonWriter writer;
   writer.BeginObject().Key("layers").BeginArray();
   for (const Digest& layer : entry.layers) writer.String(layer.ToString());
-  writer.EndArray()
-      .Member("bytes", entry.bytes)
-      .Member("boot", boot_id_)
-      .Member("synced", synced)
-      .EndObject();
+  writer.EndArray().Member("bytes", entry.bytes).Member("boot", boot_id_).Member("synced", synced);
+  if (entry.sum.has_value()) writer.Member("sum", uint64_t{*entry.sum});
+  writer.EndObject();
   WriteBatch batch;
   batch.Put(StrCat(kChainPrefix, chain_id.hex()), writer.Take());
   return kv_.Write(batch, synced);
 }
 
-absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id,
+absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id, std::optional<uint32_t> sum,
                                                std::vector<LayerRef> layers) {
   auto chain = std::make_shared<Chain>();
   chain->chain_id = chain_id;
   chain->index_path = PathOf(chain_id);
   IMAGEFS_ASSIGN_OR_RETURN(chain->index, ErofsImage::Open(chain->index_path));
+  if (chain->index->Checksum() != sum) {
+    return absl::DataLossError(StrCat(
+        "the index of chain ", chain_id.ToString(),
+        sum.has_value() ? " is not as it was written" : " was written by an earlier version"));
+  }
   if (chain->index->devices().size() != layers.size()) {
     return absl::DataLossError(StrCat("the index of chain ", chain_id.ToString(), " names ",
                                       chain->index->devices().size(), " layers instead of ",
@@ -319,6 +323,7 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id,
 
 absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
   std::vector<Digest> names;
+  std::optional<uint32_t> sum;
   {
     absl::MutexLock lock(&mu_);
     const auto it = chains_.find(chain_id);
@@ -327,18 +332,24 @@ absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
     }
     if (ChainRef chain = it->second.open.lock()) return chain;
     names = it->second.layers;
+    sum = it->second.sum;
   }
   std::vector<LayerRef> layers;
   for (const Digest& name : names) {
     IMAGEFS_ASSIGN_OR_RETURN(LayerRef layer, layers_.Find(name));
     layers.push_back(std::move(layer));
   }
-  absl::StatusOr<ChainRef> chain = OpenChain(chain_id, std::move(layers));
+  absl::StatusOr<ChainRef> chain = OpenChain(chain_id, sum, layers);
+  if (!chain.ok()) {
+    // Its layers are here: it is made again, of them.
+    LogWarning("chain.damaged chain=", chain_id.Short(), " error=", chain.status().message());
+    chain = Make(chain_id, std::move(layers));
+  }
   absl::MutexLock lock(&mu_);
   const auto it = chains_.find(chain_id);
   if (it == chains_.end()) return absl::NotFoundError("the chain was just removed");
   if (!chain.ok()) {
-    LogError("chain.damaged chain=", chain_id.Short(), " error=", chain.status().message());
+    LogError("chain.lost chain=", chain_id.Short(), " error=", chain.status().message());
     chains_.erase(it);
     return absl::NotFoundError(chain.status().message());
   }
@@ -428,6 +439,7 @@ absl::StatusOr<ChainRef> ChainStore::Make(const Digest& chain_id, std::vector<La
     struct stat st;
     if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, temporary);
     entry.bytes = static_cast<uint64_t>(st.st_size);
+    IMAGEFS_ASSIGN_OR_RETURN(entry.sum, Crc32cOfFile(fd.get()));
     if (rename(temporary.c_str(), PathOf(chain_id).c_str()) != 0) {
       return ErrnoStatus(errno, PathOf(chain_id));
     }
@@ -440,7 +452,7 @@ absl::StatusOr<ChainRef> ChainStore::Make(const Digest& chain_id, std::vector<La
     unlink(temporary.c_str());
     return Annotate(status, StrCat("merging the layers of chain ", chain_id.ToString()));
   }
-  IMAGEFS_ASSIGN_OR_RETURN(ChainRef chain, OpenChain(chain_id, std::move(layers)));
+  IMAGEFS_ASSIGN_OR_RETURN(ChainRef chain, OpenChain(chain_id, entry.sum, std::move(layers)));
   merged_++;
   entry.open = chain;
   {

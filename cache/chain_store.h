@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -70,6 +71,7 @@ class ChainStore {
   struct Entry {
     std::vector<Digest> layers;  // their names, bottom first
     uint64_t bytes = 0;
+    std::optional<uint32_t> sum;  // CRC-32C of the file; none in records of older versions
     std::weak_ptr<const Chain> open;
   };
   ChainStore(std::string root, KeyValueStore& kv, LayerStore& layers);
@@ -83,7 +85,8 @@ class ChainStore {
   absl::Status PutRecord(const Digest& chain_id, const Entry& entry, bool synced);
   // Merges `layers` into a new index, records and pins it.
   absl::StatusOr<ChainRef> Make(const Digest& chain_id, std::vector<LayerRef> layers);
-  absl::StatusOr<ChainRef> OpenChain(const Digest& chain_id, std::vector<LayerRef> layers);
+  absl::StatusOr<ChainRef> OpenChain(const Digest& chain_id, std::optional<uint32_t> sum,
+                                     std::vector<LayerRef> layers);
   void Sync(const Digest& chain_id);
 
   const std::string root_;

@@ -51,10 +51,8 @@ absl::Status FillingLayer::OpenFiles() {
       ftruncate(data_.get(), static_cast<off_t>(access_->data_bytes())) != 0) {
     return ErrnoStatus(errno, directory + "/data");
   }
-  IMAGEFS_ASSIGN_OR_RETURN(present_, OpenFile(directory + "/present", O_RDWR | O_CREAT, 0600));
+  IMAGEFS_ASSIGN_OR_RETURN(present_, PresentMap::Open(directory + "/present", *access_));
   const size_t count = access_->span_count();
-  std::string present(count, '\0');
-  IMAGEFS_RETURN_IF_ERROR(PreadFull(present_.get(), absl::MakeSpan(present), 0).status());
   blob_.digest = access_->blob_digest();
   blob_.size = access_->blob_size();
   {
@@ -70,16 +68,19 @@ absl::Status FillingLayer::OpenFiles() {
   for (size_t i = 0; i < count; ++i) {
     const AccessSpan span = access_->span(i);
     all_blob_bytes_ += span.blob_bytes;
-    if (present[i] != 1) continue;
+    const PresentMap::Mark& mark = present_->mark(i);
+    if (!mark.present) continue;
     anonymous_ = false;  // who brought it is not known any more
-    // What the table cannot tell from the data alone has to come again.
-    if (options_.suspect && span.digest_of_blob) continue;
-    spans_[i].state = options_.suspect ? State::kSuspect : State::kPresent;
-    if (options_.suspect) continue;
-    if (spool_ != nullptr) spool_->Trust({span.blob_begin, span.blob_end()});
-    ++present_count_;
+    const bool suspect = options_.suspect || !mark.sum.has_value();
+    // What can be told from the blob alone has to come again.
+    if (suspect && span.digest_of_blob && !mark.sum.has_value()) continue;
+    spans_[i].state = suspect ? State::kSuspect : State::kPresent;
+    // Suspect ones count as here in reports until they turn out to be wrong.
     present_blob_bytes_ += span.blob_bytes;
     present_data_bytes_ += span.data_bytes;
+    if (suspect) continue;
+    if (spool_ != nullptr) spool_->Trust({span.blob_begin, span.blob_end()});
+    ++present_count_;
   }
   return absl::OkStatus();
 }
@@ -675,7 +676,7 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
   while (!readers.expired()) absl::SleepFor(absl::Microseconds(200));
   for (const uint32_t index : victims) {
     const AccessSpan span = access_->span(index);
-    absl::Status status = PwriteFull(present_.get(), std::string_view("\0", 1), index);
+    absl::Status status = present_->Clear(index);
     if (status.ok() &&
         fallocate(data_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                   static_cast<off_t>(span.data_begin), static_cast<off_t>(span.data_bytes)) != 0) {

@@ -5,13 +5,13 @@
 //   <directory>/index    the tree (EROFS, overlay form)
 //   <directory>/access   the span table (image/layer_access.h)
 //   <directory>/data     sparse
-//   <directory>/present  one byte a span: 1 = its bytes were checked and are in `data`
+//   <directory>/present  which spans were checked and are in `data` (cache/present_map.h)
 //   <directory>/blob     of an unproven layer: what has come of its blob, to check it as a whole
 //
 // A span is absent, queued, in flight, busy (a worker decodes, checks or evicts it), present or
-// suspect (present before a crash of the machine: checked against its digest before it is
-// believed). Bytes get into `data` only after their digest was checked, and are read only while a
-// FillPin is held, which keeps Evict away.
+// suspect (said to be present by a file that may be wrong: checked before it is believed). Bytes
+// get into `data` only after their digest was checked, and are read only while a FillPin is held,
+// which keeps Evict away.
 //
 // Whatever fails is asked for again, when cache/source_health.h lets it, until each waiter's
 // deadline; what is certain fails at once. A request that is silent while a reader waits for it has
@@ -42,6 +42,7 @@
 #include "cache/fill_report.h"
 #include "cache/fill_scheduler.h"
 #include "cache/fill_sources.h"
+#include "cache/present_map.h"
 #include "cache/read_streams.h"
 #include "cache/span_troubles.h"
 #include "cache/spool.h"
@@ -56,8 +57,7 @@ class FillingLayer final : public LayerFill,
  public:
   struct Options {
     std::string directory;
-    // The spans that `present` names were written by an earlier boot: they are checked first.
-    bool suspect = false;
+    bool suspect = false;  // spans that `present` names are checked before they are believed
     // The layer was not yet hashed as a whole: its blob is kept, completed when every span is here,
     // and has to have its digest.
     bool unproven = false;
@@ -160,7 +160,7 @@ class FillingLayer final : public LayerFill,
   void OnEnd(const BatchRef& batch, absl::Status status);
   void TellFailing(const absl::Status& why, bool for_good);
   void Decode(const BatchRef& batch, uint32_t span);
-  absl::Status Store(const AccessSpan& span, std::string_view blob_bytes);
+  absl::Status Store(uint32_t index, std::string_view blob_bytes);
   bool BeginWork(uint32_t span);
   void Recheck(uint32_t span);
   void OnSpan(uint32_t span, const absl::Status& status, const ImageSource* source);
@@ -196,7 +196,8 @@ class FillingLayer final : public LayerFill,
   FillScheduler& scheduler_;
   std::unique_ptr<LayerAccess> access_;
   Descriptor blob_;
-  Fd data_, present_;
+  std::unique_ptr<PresentMap> present_;
+  Fd data_;
   std::shared_ptr<Spool> spool_;  // of an unproven layer, else null
   uint64_t all_blob_bytes_ = 0;
   std::atomic<bool> complete_{false};

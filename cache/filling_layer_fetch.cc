@@ -477,11 +477,15 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
   return other;
 }
 
-absl::Status FillingLayer::Store(const AccessSpan& span, std::string_view blob_bytes) {
+// The mark is written after the bytes: whoever finds it, after a crash of this process, finds them
+// as well.
+absl::Status FillingLayer::Store(uint32_t index, std::string_view blob_bytes) {
+  const AccessSpan span = access_->span(index);
   std::string out(span.data_bytes, '\0');
   IMAGEFS_RETURN_IF_ERROR(
       DecodeSpan(span, access_->WindowOf(span), blob_bytes, absl::MakeSpan(out)));
-  return PwriteFull(data_.get(), out, span.data_begin);
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), out, span.data_begin));
+  return present_->Set(index, Crc32c(~0U, out));
 }
 
 // A span is a worker's alone, also where two requests bring it.
@@ -495,28 +499,30 @@ bool FillingLayer::BeginWork(uint32_t index) {
 void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
   if (!BeginWork(index)) return;
   const AccessSpan span = access_->span(index);
-  absl::Status status =
-      Store(span, std::string_view(batch->bytes.get() + (span.blob_begin - batch->blob.begin),
-                                   span.blob_bytes));
-  // The mark is written after the bytes: whoever finds it, after a crash of this process, finds
-  // them as well.
-  if (status.ok()) status = PwriteFull(present_.get(), std::string_view("\1", 1), index);
+  const char* const bytes = batch->bytes.get() + (span.blob_begin - batch->blob.begin);
+  const absl::Status status = Store(index, std::string_view(bytes, span.blob_bytes));
   if (status.ok()) scheduler_.health().Succeeded(batch->place);
   OnSpan(index, status, batch->source.get());
 }
 
-// Bytes of an earlier boot: what was not on disk before the crash is not what it should be.
+// Bytes that an earlier process left: what was not on disk before a crash, or was written over, is
+// not what it should be.
 void FillingLayer::Recheck(uint32_t index) {
   const AccessSpan span = access_->span(index);
   std::string bytes(span.data_bytes, '\0');
   const absl::StatusOr<size_t> got = PreadFull(data_.get(), absl::MakeSpan(bytes), span.data_begin);
-  if (got.ok() && *got == bytes.size() && Sha256Of(bytes) == span.digest) {
-    return OnSpan(index, absl::OkStatus(), nullptr);
+  const bool right = got.ok() && *got == bytes.size() && present_->Holds(index, bytes);
+  {
+    absl::MutexLock lock(&mu_);
+    present_blob_bytes_ -= span.blob_bytes;  // OnSpan counts it again
+    present_data_bytes_ -= span.data_bytes;
+    if (!right) {
+      spans_[index].state = State::kAbsent;
+      sweep_ = 0;
+      if (waiters_.contains(index)) QueueLocked(index, Priority::kOnDemand);
+    }
   }
-  absl::MutexLock lock(&mu_);
-  spans_[index].state = State::kAbsent;
-  sweep_ = 0;
-  if (waiters_.contains(index)) QueueLocked(index, Priority::kOnDemand);
+  if (right) return OnSpan(index, present_->Set(index, Crc32c(~0U, bytes)), nullptr);
   scheduler_.Wake();
 }
 

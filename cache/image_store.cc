@@ -73,13 +73,15 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_ASSIGN_OR_RETURN(kv_, KeyValueStore::Open(options_.root + "/db"));
     IMAGEFS_ASSIGN_OR_RETURN(const bool same_version, CheckVersion());
     profiles_ = std::make_unique<ProfileKeeper>(*kv_, ProfileKeeper::Options());
-    IMAGEFS_ASSIGN_OR_RETURN(layers_, LayerStore::Open({options_.root, options_.layer_workers,
-                                                        options_.share_all, options_.fill},
-                                                       *kv_));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        layers_, LayerStore::Open({options_.root, options_.layer_workers, options_.share_all,
+                                   options_.fill, options_.scrub},
+                                  *kv_));
     IMAGEFS_ASSIGN_OR_RETURN(chains_,
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
     if (!same_version) IMAGEFS_RETURN_IF_ERROR(WriteVersion());
     layers_->OnDamaged([this](const Digest& layer) { chains_->Forget(layer); });
+    layers_->OnMending([this](const auto& filling) { AddSourceOf(*filling); });
     CollectShown();
     IndexFinder::Options index = options_.index;
     index.directory = options_.root + "/layers";
@@ -98,7 +100,10 @@ class ImageStoreImpl : public ImageStore {
     // What was under way sets no timer any more.
     housekeeping_.reset();
     // The layers outlive the chains, and may still turn out to be damaged.
-    if (layers_ != nullptr) layers_->OnDamaged(nullptr);
+    if (layers_ != nullptr) {
+      layers_->OnDamaged(nullptr);
+      layers_->OnMending(nullptr);
+    }
     if (profiles_ != nullptr) profiles_->Collect(/*all=*/true);
   }
   FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
@@ -125,6 +130,8 @@ class ImageStoreImpl : public ImageStore {
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
   ProfileKeeper& profiles() override { return *profiles_; }
   absl::StatusOr<uint64_t> Evict(const Reference& reference) override;
+  absl::StatusOr<std::vector<CheckedLayer>> Check(
+      const std::vector<Reference>& references) override;
 
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override {
     std::vector<Digest> ids;
@@ -207,6 +214,8 @@ class ImageStoreImpl : public ImageStore {
   // closes.
   void After(absl::Duration pause, Timer ImageStoreImpl::*timer, absl::AnyInvocable<void()> task);
   void StopTimers();
+  // Where the blob of a damaged layer comes from: an image that is recorded here names it.
+  void AddSourceOf(FillingLayer& filling) const;
   // The image that a record's value names.
   absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
   absl::StatusOr<ImageRef> LoadHeld(std::string_view record) const;
@@ -427,6 +436,32 @@ void ImageStoreImpl::StopTimers() {
   shown.Stop();
 }
 
+void ImageStoreImpl::AddSourceOf(FillingLayer& filling) const {
+  const auto names_it = [&](const ResolvedImage& image) {
+    return std::any_of(
+        image.manifest.layers.begin(), image.manifest.layers.end(),
+        [&](const Descriptor& layer) { return layer.digest == filling.access().blob_digest(); });
+  };
+  const auto add = [&](const absl::StatusOr<ImageRef>& image) {
+    if (!image.ok() || !names_it(**image)) return true;
+    const absl::StatusOr<Reference> reference = Reference::Parse((*image)->reference);
+    if (!reference.ok()) return true;
+    absl::StatusOr<std::shared_ptr<ImageSource>> source = sources_.Open(
+        *reference, options_.access_of ? options_.access_of(*reference) : SourceFactory::Access());
+    if (!source.ok()) return true;
+    filling.AddSource(*std::move(source));
+    return false;
+  };
+  absl::Status status =
+      kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
+        const std::string_view name = key.substr(kImagePrefix.size());
+        return add(Load(name.substr(0, name.rfind('\n')), value));
+      });
+  status.Update(kv_->ForEachWithPrefix(
+      kHeldPrefix, [&](std::string_view, std::string_view value) { return add(LoadHeld(value)); }));
+  if (!status.ok()) LogWarning("image.records_unreadable cause=", status.message());
+}
+
 // Looks after runs that are being recorded until none is.
 void ImageStoreImpl::CollectProfiles() {
   After(kProfilePause, &ImageStoreImpl::profiles_timer_, [this] {
@@ -536,6 +571,38 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
     return absl::Status(last.code(), StrCat(reference.ToString(), ": ", last.message()));
   }
   return freed;
+}
+
+absl::StatusOr<std::vector<ImageStore::CheckedLayer>> ImageStoreImpl::Check(
+    const std::vector<Reference>& references) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, ListImages());
+  absl::flat_hash_set<Digest> wanted;
+  for (const Reference& reference : references) {
+    bool known = false;
+    for (const ImageRecord& record : records) {
+      if (record.reference != reference.ToString()) continue;
+      known = true;
+      IMAGEFS_ASSIGN_OR_RETURN(const ImageRef image, FindImage(reference, record.platform));
+      wanted.insert(image->layer_ids.begin(), image->layer_ids.end());
+    }
+    if (!known) {
+      return absl::NotFoundError(StrCat("no image ", reference.ToString(),
+                                        " in the store; `imagefs images` lists those that are"));
+    }
+  }
+  std::vector<CheckedLayer> checked;
+  for (const LayerInfo& layer : layers_->List()) {
+    if (!references.empty() && !wanted.contains(layer.id)) continue;
+    CheckedLayer& out = checked.emplace_back(
+        CheckedLayer{layer.id, layer.diff_id, layer.data_bytes, "filling", ""});
+    if (layer.state == LayerState::kFilling) continue;
+    const absl::Status status = layers_->Scrub(layer.id, [](size_t) { return true; });
+    out.state = status.ok()                                             ? "right"
+                : layers_->StateOfName(layer.id) == LayerState::kAbsent ? "lost"
+                                                                        : "mended";
+    out.reason = std::string(status.message());
+  }
+  return checked;
 }
 
 absl::Status ImageStoreImpl::Remember(const ResolvedImage& image, const std::string& holder,

@@ -33,6 +33,7 @@
 #include "cache/index_finder.h"
 #include "cache/kv.h"
 #include "cache/profile.h"
+#include "cache/scrubber.h"
 #include "fetch/source.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -92,6 +93,7 @@ class ImageStore {
     // With what credentials `index.repositories` are opened; may be empty (anonymous).
     std::function<SourceFactory::Access(const Reference&)> access_of;
     bool profiles = true;  // recorded and replayed
+    Scrubber::Options scrub;
     // A layer that is here is given to every image that claims its DiffID, whoever asks.
     bool share_all = false;
   };
@@ -146,6 +148,16 @@ class ImageStore {
   // Takes the data of an image's layers away that nobody holds and that can be read in ranges.
   // Returns the bytes given back.
   virtual absl::StatusOr<uint64_t> Evict(const Reference& reference) = 0;
+  struct CheckedLayer {
+    Digest id, diff_id;
+    uint64_t bytes = 0;      // of its data
+    std::string_view state;  // "right", "mended", "lost", "filling": docs/cli.md
+    std::string reason;      // of damage
+  };
+  // Reads every whole layer of these images (none: of the store) from the disk, and sees to those
+  // that are damaged. Blocks.
+  virtual absl::StatusOr<std::vector<CheckedLayer>> Check(
+      const std::vector<Reference>& references) = 0;
   // Runs `done` when every layer of the chain is complete; asks for what is missing.
   virtual void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) = 0;
 

@@ -66,18 +66,17 @@ absl::Status WriteAgain(const std::string& path, absl::FunctionRef<void(std::str
   });
 }
 
-// As it is on the disk. REQUIRES: it was just synced, so that no page is dirty.
-absl::Status ReadFromDisk(const std::string& path, absl::FunctionRef<void(std::string_view)> sum) {
+// As it is on the disk. REQUIRES: no page of it is dirty.
+absl::Status ReadFromDisk(const std::string& path,
+                          absl::FunctionRef<absl::Status(std::string_view)> sum) {
   absl::StatusOr<Fd> fd = OpenFile(path, O_RDONLY | O_DIRECT);
   if (!fd.ok()) {
     // Not with this file system. What nobody has mapped leaves the cache when it is told to.
     IMAGEFS_ASSIGN_OR_RETURN(fd, OpenFile(path, O_RDONLY));
     (void)posix_fadvise(fd->get(), 0, 0, POSIX_FADV_DONTNEED);
   }
-  return ForEachChunk(fd->get(), path, [&](std::string_view bytes, uint64_t) {
-    sum(bytes);
-    return absl::OkStatus();
-  });
+  return ForEachChunk(fd->get(), path,
+                      [&](std::string_view bytes, uint64_t) { return sum(bytes); });
 }
 
 // What one file has to have, while it is read.
@@ -94,7 +93,7 @@ class DataSum {
 
 class IndexSum {
  public:
-  explicit IndexSum(const LayerSums& sums) : expected_(sums.index) {}
+  explicit IndexSum(const LayerSums& sums) : expected_(sums.index.value_or(0)) {}
   void operator()(std::string_view bytes) { sum_ = Crc32c(sum_, bytes); }
   bool Holds() { return std::exchange(sum_, ~0U) == expected_; }
 
@@ -110,7 +109,10 @@ absl::Status SyncCarefully(const std::string& path, Sum sum) {
     return absl::DataLossError(StrCat(path, ": its bytes are not those that were written"));
   }
   IMAGEFS_RETURN_IF_ERROR(SyncFile(path));
-  IMAGEFS_RETURN_IF_ERROR(ReadFromDisk(path, [&](std::string_view bytes) { sum(bytes); }));
+  IMAGEFS_RETURN_IF_ERROR(ReadFromDisk(path, [&](std::string_view bytes) {
+    sum(bytes);
+    return absl::OkStatus();
+  }));
   if (sum.Holds()) return absl::OkStatus();
   return absl::InternalError(StrCat(path, ": the disk does not give back what was synced to it"));
 }
@@ -131,6 +133,15 @@ absl::Status ChangeDirectory(const std::string& directory) {
 
 }  // namespace
 
+std::string StampOf(const std::string& path) {
+  struct stat st;
+  if (stat(path.c_str(), &st) != 0) return "";
+  const auto nanos = [](const timespec& time) {
+    return int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+  };
+  return StrCat(st.st_ino, " ", st.st_size, " ", nanos(st.st_mtim), " ", nanos(st.st_ctim));
+}
+
 absl::StatusOr<LayerSums> SumsOfLayer(const std::string& directory) {
   LayerSums sums;
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
@@ -138,6 +149,33 @@ absl::StatusOr<LayerSums> SumsOfLayer(const std::string& directory) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(sums.index, Crc32cOfFile(index.get()));
   return sums;
+}
+
+absl::StatusOr<LayerSums> SumsOnDisk(const std::string& directory,
+                                     absl::FunctionRef<bool(size_t bytes)> pace) {
+  LayerSums sums;
+  Sha256 hash;
+  const auto paced = [&](size_t bytes) {
+    return pace(bytes) ? absl::OkStatus() : absl::CancelledError("the check was given up");
+  };
+  IMAGEFS_RETURN_IF_ERROR(ReadFromDisk(directory + "/data", [&](std::string_view bytes) {
+    hash.Update(bytes);
+    return paced(bytes.size());
+  }));
+  sums.data = hash.Finish();
+  sums.index = ~0U;
+  IMAGEFS_RETURN_IF_ERROR(ReadFromDisk(directory + "/index", [&](std::string_view bytes) {
+    sums.index = Crc32c(*sums.index, bytes);
+    return paced(bytes.size());
+  }));
+  return sums;
+}
+
+void DropCached(const std::string& directory) {
+  for (const char* name : {"/data", "/index"}) {
+    const absl::StatusOr<Fd> fd = OpenFile(directory + name, O_RDONLY);
+    if (fd.ok()) (void)posix_fadvise(fd->get(), 0, 0, POSIX_FADV_DONTNEED);
+  }
 }
 
 absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool careful) {

@@ -3,24 +3,37 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/digest.h"
 
 namespace imagefs {
 
-// What the files of a whole layer have to have.
+// What the files of a layer have to have.
 struct LayerSums {
-  Digest data;         // SHA-256 of `data`; empty: not known
-  uint32_t index = 0;  // CRC-32C of `index` (seed all ones)
-  bool known() const { return !data.empty(); }
+  Digest data;                    // SHA-256 of `data`; empty: not known, or it fills
+  std::optional<uint32_t> index;  // CRC-32C of `index` (seed all ones)
+  bool known() const { return !data.empty() && index.has_value(); }
   bool operator==(const LayerSums&) const = default;
 };
 
+// Which file that is, and when it was last changed, as one word: as long as it is the same, nobody
+// wrote to the file (but through a mapping, or to the disk below it). "" = there is none.
+std::string StampOf(const std::string& path);
+
 // Of the files as they can be read now.
 absl::StatusOr<LayerSums> SumsOfLayer(const std::string& directory);
+
+// The same of the files as they are on the disk, past the page cache where the file system allows
+// it. Calls `pace` with the number of bytes just read; kCancelled when that says false.
+absl::StatusOr<LayerSums> SumsOnDisk(const std::string& directory,
+                                     absl::FunctionRef<bool(size_t bytes)> pace);
+// Lets go of what the page cache has of the layer's files, where nobody has them mapped.
+void DropCached(const std::string& directory);
 
 // Syncs the files of the layer, its directory and the one above.
 //

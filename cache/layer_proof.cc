@@ -118,13 +118,13 @@ absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::st
                                                    : ProveByPass(layer, into, cancel);
 }
 
-absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const LayerAccess& access,
-                                        const CancelToken& cancel) {
+absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const Digest& diff_id,
+                                        uint64_t tar_bytes, const CancelToken& cancel) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd own, Unnamed(directory));
-  IMAGEFS_ASSIGN_OR_RETURN(const LayerOutput made, IndexTar(data.get(), access.tar_bytes(),
-                                                            access.diff_id(), own.get(), cancel));
+  IMAGEFS_ASSIGN_OR_RETURN(const LayerOutput made,
+                           IndexTar(data.get(), tar_bytes, diff_id, own.get(), cancel));
   IMAGEFS_ASSIGN_OR_RETURN(const bool same, HaveSameBytes(index, own));
   if (!same) return absl::DataLossError("its index is no longer that of its tar");
   return made.sums;

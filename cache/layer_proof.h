@@ -37,7 +37,8 @@ absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::st
 
 // Whether a layer whose span table was made here, and whose data came a second time, is the one
 // that was proven before. kDataLoss when not, else the sums of its files.
-absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const LayerAccess& access,
-                                        const CancelToken& cancel);
+// `tar_bytes` of the data file are the tar.
+absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const Digest& diff_id,
+                                        uint64_t tar_bytes, const CancelToken& cancel);
 
 }  // namespace imagefs

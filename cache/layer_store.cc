@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <ctime>
 #include <thread>
 #include <utility>
 
@@ -68,11 +69,17 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
   store->passes_ =
       std::make_unique<FairWorkers>("pass", SourceTurns::Options{workers, 2 * workers});
   store->work_ = std::make_unique<Executor>("layer", workers);
+  store->watch_ = std::make_unique<WriteWatch>();
   store->sealer_ = std::make_unique<LayerSealer>(
       LayerSealer::Options(),
       [raw = store.get()](const Digest& id, bool careful) { return raw->Seal(id, careful); });
   IMAGEFS_RETURN_IF_ERROR(store->Load());
   IMAGEFS_RETURN_IF_ERROR(store->RemoveUnknown());
+  store->scrubber_ = std::make_unique<Scrubber>(
+      store->options_.scrub, [raw = store.get()] { return raw->NextToScrub(); },
+      [raw = store.get()](const Digest& id, Scrubber::Pace pace) {
+        raw->Scrub(id, pace).IgnoreError();  // it has said what there is to say
+      });
   return store;
 }
 
@@ -82,11 +89,14 @@ LayerStore::~LayerStore() {
     auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return jobs_alive_ == 0; };
     mu_.Await(absl::Condition(&none));
   }
+  scrubber_.reset();
+  watch_.reset();
   work_.reset();
   passes_.reset();
   fill_.reset();  // may still prove a layer, whose span table access_ then makes
   access_.reset();
   sealer_.reset();
+  StampFilling();
 }
 
 std::string LayerStore::DirectoryOf(const Digest& id) const {
@@ -145,14 +155,19 @@ absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) 
   layer->data_bytes = entry.data_bytes;
   IMAGEFS_ASSIGN_OR_RETURN(layer->data, OpenFile(layer->directory + "/data", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(layer->index, ErofsImage::Open(layer->directory + "/index"));
+  if (entry.sums.index.has_value() && layer->index->Checksum() != *entry.sums.index) {
+    return absl::DataLossError("its index is not as it was written");
+  }
   if (entry.state == LayerState::kFilling) {
     IMAGEFS_RETURN_IF_ERROR(OpenFilling(id, *layer, entry));
   }
+  layer->guard = MakeGuard(id, entry);
   entry.open = layer;
   return LayerRef(std::move(layer));
 }
 
 absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
+  if (Suspect(id)) CheckNow(id, false).IgnoreError();  // a damaged one is not suspect any more
   absl::MutexLock lock(&mu_);
   const auto it = layers_.find(id);
   if (it == layers_.end()) {
@@ -286,11 +301,10 @@ void LayerStore::Continue(const std::shared_ptr<Call>& call) {
   const Verdict verdict = Judge(call->request);
   switch (verdict.kind) {
     case Verdict::Kind::kGive:
-      if (absl::StatusOr<LayerRef> layer = Find(verdict.id); layer.ok()) {
-        reused_++;
-        return call->Finish(std::move(layer));
-      }
-      return Fetch(call);
+      if (!Suspect(verdict.id)) return Give(call, verdict.id);
+      // Reading all of it takes its time.
+      return work_->Submit(std::make_shared<LivePriority>(call->priority),
+                           [this, call, id = verdict.id] { Give(call, id); });
     case Verdict::Kind::kProve:
       return call->waited ? Fetch(call) : AwaitProof(call, verdict.id);
     case Verdict::Kind::kAsk:
@@ -309,6 +323,13 @@ void LayerStore::Continue(const std::shared_ptr<Call>& call) {
     case Verdict::Kind::kFetch:
       return Fetch(call);
   }
+}
+
+void LayerStore::Give(const std::shared_ptr<Call>& call, const Digest& id) {
+  absl::StatusOr<LayerRef> layer = Find(id);
+  if (!layer.ok()) return Fetch(call);
+  reused_++;
+  call->Finish(std::move(layer));
 }
 
 void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
@@ -431,6 +452,8 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
     entry.data_bytes = made.data_bytes;
     entry.index_bytes = made.index_bytes;
     entry.sums = made.sums;
+    entry.stamp = StampOf(target + "/data");
+    entry.checked = time(nullptr);
   }
   // Not synced: it must outlive this process only. Seal makes it outlive the machine's crash.
   WriteBatch batch;
@@ -479,12 +502,16 @@ absl::Status LayerStore::Seal(const Digest& id, bool careful) {
     entry = it->second;  // another pass may have added an origin
   }
   entry.state = LayerState::kComplete;
+  if (careful) entry.stamp = StampOf(DirectoryOf(id) + "/data");
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, true));
   absl::MutexLock lock(&mu_);
   const auto it = layers_.find(id);
-  if (it != layers_.end()) it->second.state = LayerState::kComplete;
+  if (it == layers_.end()) return absl::OkStatus();
+  it->second.state = LayerState::kComplete;
+  it->second.stamp = entry.stamp;
+  it->second.other_boot = false;
   return absl::OkStatus();
 }
 
@@ -633,6 +660,7 @@ void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& o
   out.emplace_back("layers_filled", filled_.load());
   out.emplace_back("layers_poisoned", poisoned_.load());
   out.emplace_back("layers_evicted", evicted_.load());
+  out.emplace_back("layers_damaged", checked_bad_.load());
   out.emplace_back("possession_asked", asked_.load());
   access_->AppendCounters(out);
   fill_->AppendCounters(out);
@@ -675,7 +703,8 @@ std::vector<std::pair<Digest, Digest>> LayerStore::ProvenTwice() const {
 uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes) {
   uint64_t freed = 0;
   std::vector<std::pair<Digest, std::string>> victims;
-  absl::MutexLock records(&records_mu_);
+  absl::flat_hash_set<Digest> claims;
+  absl::ReleasableMutexLock records(&records_mu_);
   {
     absl::MutexLock lock(&mu_);
     for (auto it = layers_.begin(); it != layers_.end();) {
@@ -687,6 +716,7 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
       const std::string removed = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
       if (rename(DirectoryOf(it->first).c_str(), removed.c_str()) == 0) {
         victims.emplace_back(it->first, removed);
+        claims.insert(it->second.diff_id);
       }
       freed += it->second.data_bytes + it->second.index_bytes;
       layers_.erase(it++);
@@ -708,10 +738,16 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
   if (absl::Status status = kv_.Write(batch, true); !status.ok()) {
     LogError("layer.forget_failed error=", status.message());
   }
+  records.Release();
+  // A file's other name going changes its times.
+  const std::vector<Digest> siblings = UnchangedLayersOf(claims);
   for (const auto& [id, removed] : victims) {
     if (absl::Status status = RemoveTree(removed); !status.ok()) {
       LogWarning("layer.cleanup_failed directory=", removed, " error=", status.message());
     }
+  }
+  if (absl::Status status = Restamp(siblings); !status.ok()) {
+    LogWarning("layer.stamp_failed error=", status.message());
   }
   return freed;
 }

@@ -33,11 +33,14 @@
 #include "cache/filling_layer.h"
 #include "cache/image_store.h"
 #include "cache/kv.h"
+#include "cache/layer_entry.h"
 #include "cache/layer_files.h"
 #include "cache/layer_proof.h"
 #include "cache/layer_sealer.h"
 #include "cache/possession.h"
+#include "cache/scrubber.h"
 #include "cache/spool.h"
+#include "cache/write_watch.h"
 #include "fetch/source.h"
 
 namespace imagefs {
@@ -50,6 +53,7 @@ class LayerStore {
     // A layer that is here is given to every image that claims its DiffID, whoever asks.
     bool share_all = false;
     FillScheduler::Options fill;
+    Scrubber::Options scrub;
   };
   // Reads the records, removes what a crash left half-made.
   static absl::StatusOr<std::unique_ptr<LayerStore>> Open(Options options, KeyValueStore& kv);
@@ -82,7 +86,9 @@ class LayerStore {
   // Runs `done` when all of these layers are complete, or why one of them cannot be.
   void WaitDurable(const std::vector<Digest>& ids, absl::AnyInvocable<void(absl::Status)> done);
 
-  // The layer, when it fills.
+  // Reads all of a whole layer from the disk, at that pace. kDataLoss: it was damaged; what can be
+  // fetched again by parts then fills (StateOfName), and every other one is gone.
+  absl::Status Scrub(const Digest& id, Scrubber::Pace pace) ABSL_LOCKS_EXCLUDED(checks_mu_);
   static std::shared_ptr<FillingLayer> FillingOf(const LayerRef& layer);
   // Takes the data of a complete layer away, whose bytes then come when they are asked for.
   // kFailedPrecondition when somebody holds it or it has no span table. Returns the bytes given
@@ -92,6 +98,9 @@ class LayerStore {
   FillScheduler& scheduler() { return *fill_; }
   // Called with the name of every layer that was not what it said it was. nullptr ends that.
   void OnDamaged(std::function<void(const Digest&)> callback) ABSL_LOCKS_EXCLUDED(damaged_mu_);
+  // Called with every layer that is shown and of which damaged parts are fetched again.
+  using Mending = std::function<void(const std::shared_ptr<FillingLayer>&)>;
+  void OnMending(Mending callback) ABSL_LOCKS_EXCLUDED(damaged_mu_);
 
   // Of the layer that an image claims: under its DiffID, where it is proven to come from that
   // blob, else as it is being made or shown.
@@ -113,27 +122,8 @@ class LayerStore {
   class Job;
   struct Call;
   static constexpr std::string_view kRecordPrefix = "layer/";
-  // Where the blob came from, that a layer was proven to come from.
-  struct Origin {
-    Digest blob;
-    std::string registry;
-    bool open = false;  // without anybody's credentials
-    bool operator==(const Origin&) const = default;
-  };
-  struct Entry {
-    LayerState state = LayerState::kWritten;
-    uint64_t data_bytes = 0;
-    uint64_t index_bytes = 0;
-    LayerSums sums;        // not of kFilling
-    bool suspect = false;  // kFilling, and of another boot
-    Digest diff_id;        // the claim; of a proven layer its name
-    // Of an unproven one.
-    IndexSource source = IndexSource::kInImage;
-    Digest index_digest;
-    std::vector<Origin> origins;  // of an unproven one: the one that it is named by
-    Digest fill_blob;             // kFilling: the blob that its span table reads
-    std::weak_ptr<const Layer> open;
-  };
+  using Origin = BlobOrigin;
+  using Entry = LayerEntry;
   // Somebody waits for the proof of a layer.
   struct Proof {
     std::function<void(absl::StatusOr<bool>)> finish;
@@ -163,6 +153,7 @@ class LayerStore {
   Verdict JudgeLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   Verdict JudgeShownLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   void Continue(const std::shared_ptr<Call>& call);
+  void Give(const std::shared_ptr<Call>& call, const Digest& id);
   void Fetch(const std::shared_ptr<Call>& call);
   void OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<LayerRef> layer);
   void AwaitProof(const std::shared_ptr<Call>& call, const Digest& id);
@@ -172,6 +163,25 @@ class LayerStore {
                                    const LayerOutput& made, const Origin& origin);
   // Syncs a written layer to disk and records it as complete; for the sealer.
   absl::Status Seal(const Digest& id, bool careful);
+  // layer_store_check.cc.
+  bool SuspectLocked(const Digest& id, const Entry& entry) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  bool Suspect(const Digest& id) const;
+  absl::Status CheckNow(const Digest& id, bool also_unsuspected) ABSL_LOCKS_EXCLUDED(checks_mu_);
+  absl::Status CheckWith(const Digest& id, bool also_unsuspected)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(checks_mu_);
+  std::optional<Digest> NextToScrub() const;
+  void OnWritten(const Digest& id);
+  void Watch(const Digest& id);
+  std::shared_ptr<LayerGuard> MakeGuard(const Digest& id, Entry& entry);
+  absl::StatusOr<LayerSums> SumsOfOld(const Digest& id, const Entry& entry) const;
+  absl::Status Accept(const Digest& id, const std::string& stamp, const LayerSums& sums);
+  absl::Status Restamp(const std::vector<Digest>& ids);
+  std::vector<Digest> UnchangedLayersOf(const absl::flat_hash_set<Digest>& claims) const;
+  std::string StampOfLayer(const Digest& id, const Entry& entry) const;
+  void Mend(const Digest& id, const Entry& damaged, const absl::Status& why)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(checks_mu_);
+  bool FillAgain(const Digest& id, const Entry& damaged, const absl::Status& why);
+  void StampFilling();
   uint64_t CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes);
   std::string RecordOf(const Digest& id, const Entry& entry) const;
   // layer_store_filling.cc.
@@ -204,8 +214,9 @@ class LayerStore {
   WindowMemory windows_;
   Possession possession_;
 
-  // Makes the files of a layer and its record change together; taken before mu_, held over local
-  // disk writes, never by a reader.
+  // Held while all of a layer is read.
+  absl::Mutex checks_mu_ ABSL_ACQUIRED_BEFORE(records_mu_);
+  // Makes a layer's files and record change together; held over local disk writes.
   absl::Mutex records_mu_ ABSL_ACQUIRED_BEFORE(mu_);
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, Entry> layers_ ABSL_GUARDED_BY(mu_);  // by name
@@ -221,9 +232,10 @@ class LayerStore {
 
   absl::Mutex damaged_mu_;  // held while it is called
   std::function<void(const Digest&)> on_damaged_ ABSL_GUARDED_BY(damaged_mu_);
+  Mending on_mending_ ABSL_GUARDED_BY(damaged_mu_);
   std::atomic<uint64_t> filling_made_{0}, filled_{0}, poisoned_{0}, evicted_{0};
   std::atomic<uint64_t> built_{0}, reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0},
-      tar_bytes_{0}, asked_{0};
+      tar_bytes_{0}, asked_{0}, checked_bad_{0};
 
   // Last, so that their threads are gone before anything above.
   std::unique_ptr<FillScheduler> fill_;
@@ -231,6 +243,8 @@ class LayerStore {
   std::unique_ptr<FairWorkers> passes_;
   std::unique_ptr<Executor> work_;  // for what is short
   std::unique_ptr<LayerSealer> sealer_;
+  std::unique_ptr<WriteWatch> watch_;
+  std::unique_ptr<Scrubber> scrubber_;
 };
 
 }  // namespace imagefs

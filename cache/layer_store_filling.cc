@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <ctime>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -56,7 +57,7 @@ std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
   JsonWriter writer;
   writer.BeginObject()
       .Member("state", LayerStateName(entry.state))
-      .Member("boot", boot_id_)
+      .Member("boot", entry.other_boot ? "" : boot_id_)
       .Member("data_bytes", entry.data_bytes)
       .Member("index_bytes", entry.index_bytes);
   if (entry.diff_id != id) {
@@ -64,10 +65,10 @@ std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
         .Member("source", IndexSourceName(entry.source))
         .Member("index_digest", entry.index_digest.ToString());
   }
-  if (entry.sums.known()) {
-    writer.Member("data_digest", entry.sums.data.ToString())
-        .Member("index_sum", uint64_t{entry.sums.index});
-  }
+  if (!entry.sums.data.empty()) writer.Member("data_digest", entry.sums.data.ToString());
+  if (entry.sums.index.has_value()) writer.Member("index_sum", uint64_t{*entry.sums.index});
+  if (entry.checked != 0) writer.Member("checked", entry.checked);
+  if (!entry.stamp.empty()) writer.Member("data_stamp", entry.stamp);
   if (!entry.fill_blob.empty()) writer.Member("fill_blob", entry.fill_blob.ToString());
   writer.Key("origins").BeginArray();
   for (const Origin& origin : entry.origins) {
@@ -96,8 +97,12 @@ absl::Status LayerStore::ParseRecord(const Json& record, const Digest& id, Entry
   }
   if (const std::string text = record.StringOr("data_digest"); !text.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(entry.sums.data, Digest::Parse(text));
-    entry.sums.index = static_cast<uint32_t>(record.IntOr("index_sum", 0));
   }
+  if (const int64_t sum = record.IntOr("index_sum", -1); sum >= 0) {
+    entry.sums.index = static_cast<uint32_t>(sum);
+  }
+  entry.stamp = record.StringOr("data_stamp");
+  entry.checked = record.IntOr("checked", 0);
   if (const std::string text = record.StringOr("fill_blob"); !text.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(entry.fill_blob, Digest::Parse(text));
   }
@@ -135,10 +140,10 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
   const bool same_boot = record.StringOr("boot") == boot_id_;
   if (state == "complete") {
     entry.state = LayerState::kComplete;
+    entry.other_boot = !same_boot;
   } else if (state == "filling") {
     // Its bytes are checked before they are believed.
     entry.state = LayerState::kFilling;
-    entry.suspect = !same_boot;
   } else if (!same_boot) {
     return absl::DataLossError("written by an earlier boot and never synced");
   }
@@ -154,8 +159,12 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
       !FileHasSize(directory + "/index", entry.index_bytes)) {
     return absl::DataLossError("its files are gone or of another size");
   }
-  // Its index was not synced: nothing but this digest vouches for it after a crash of the machine.
-  if (entry.suspect && entry.diff_id != id) {
+  // In the same boot, what an earlier process left well-ordered is what it was.
+  if (entry.state == LayerState::kFilling) {
+    entry.suspect = !same_boot || entry.stamp.empty() || entry.stamp != StampOfLayer(id, entry);
+  }
+  // Of an older version, without a sum.
+  if (entry.suspect && entry.diff_id != id && !entry.sums.index.has_value()) {
     IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
     IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(index.get()));
     if (digest != entry.index_digest) return absl::DataLossError("its index was not on the disk");
@@ -169,6 +178,10 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
 }
 
 std::shared_ptr<FillingLayer> LayerStore::FillingOf(const LayerRef& layer) {
+  // Of a damaged one, what mends it.
+  if (const auto guard = std::dynamic_pointer_cast<LayerGuard>(layer->guard)) {
+    if (const LayerRef filling = guard->filling(); filling != nullptr) return FillingOf(filling);
+  }
   return std::dynamic_pointer_cast<FillingLayer>(layer->fill);
 }
 
@@ -211,6 +224,7 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   entry.data_bytes = access->data_bytes();
   entry.index_bytes = found.index_bytes;
   IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Sha256OfFile(found.index.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(entry.sums.index, Crc32cOfFile(found.index.get()));
   entry.origins = {{request.blob.digest, request.Registry(), false}};
   entry.fill_blob = request.blob.digest;
   absl::MutexLock records(&records_mu_);
@@ -243,7 +257,7 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
   absl::Status status;
   if (id == filling.access().diff_id()) {
     const absl::StatusOr<LayerSums> sums =
-        CheckRefilled(filling.directory(), filling.access(), filling.closing());
+        CheckRefilled(filling.directory(), id, filling.access().tar_bytes(), filling.closing());
     status = sums.ok() ? MarkRefilled(id, *sums) : sums.status();
   } else {
     status = Prove(id, filling);
@@ -272,12 +286,18 @@ absl::Status LayerStore::MarkRefilled(const Digest& id, const LayerSums& sums) {
   entry.state = LayerState::kWritten;
   entry.fill_blob = Digest();
   entry.sums = sums;
+  entry.stamp = StampOf(DirectoryOf(id) + "/data");
+  entry.checked = time(nullptr);
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
   absl::MutexLock lock(&mu_);
-  layers_[id] = std::move(entry);
+  Entry& slot = layers_[id];
+  entry.guard = slot.guard;
+  entry.open = slot.open;
+  slot = std::move(entry);
   sealer_->Add(id, false);
+  Watch(id);  // from now on nobody writes to it
   return absl::OkStatus();
 }
 
@@ -431,7 +451,8 @@ absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
   evicted.state = LayerState::kFilling;
   evicted.fill_blob = (*access)->blob_digest();
   evicted.suspect = false;
-  evicted.sums = LayerSums();
+  evicted.sums.data = Digest();
+  evicted.stamp.clear();
   // First the record: bytes that are gone are never taken for zeros.
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, evicted));

@@ -196,10 +196,9 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
     waiting_ = missing.size() + 1;
     fuse_req_interrupt_func(req_, &PendingRead::Interrupt, this);
     for (const auto& [layer, range] : missing) {
-      layer->fill->Ensure(range, reader_, cancel_.token(),
-                          [self = shared_from_this(), layer = layer](absl::StatusOr<FillPin> pin) {
-                            self->Arrived(std::move(pin));
-                          });
+      layer->keeper()->Ensure(range, reader_, cancel_.token(),
+                              [self = shared_from_this(), layer = layer](
+                                  absl::StatusOr<FillPin> pin) { self->Arrived(std::move(pin)); });
     }
     Arrived(FillPin());
   }
@@ -255,14 +254,14 @@ absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> PartsToFill(const Fu
                                                                         size_t size) {
   std::vector<std::pair<LayerRef, ByteRange>> out;
   const std::vector<LayerRef>& layers = tree.chain->layers;
-  if (tree.chain->complete()) return out;
+  if (tree.chain->readable()) return out;
   const uint64_t end = offset + size;
   while (offset < end) {
     IMAGEFS_ASSIGN_OR_RETURN(const Extent run, tree.index().Map(nid, offset));
     const uint64_t skipped = offset - run.file_offset;
     if (run.file_offset > offset || skipped >= run.length) break;  // ReadRange says what is wrong
     const uint64_t part = std::min(end - offset, run.length - skipped);
-    if (run.device > 0 && run.device <= layers.size() && !layers[run.device - 1]->complete()) {
+    if (run.device > 0 && run.device <= layers.size() && !layers[run.device - 1]->readable()) {
       const uint64_t begin = run.data_offset + skipped;
       out.push_back({layers[run.device - 1], {begin, begin + part}});
     }
@@ -540,7 +539,7 @@ void DataRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_f
     return absl::DataLossError(
         absl::StrCat("data file of layer ", layer->diff_id.Short(), " is too short"));
   };
-  if (!layer->complete()) {
+  if (!layer->readable()) {
     return std::make_shared<PendingRead>(req, part, fill)
         ->Start({{layer, ByteRange{begin, begin + part}}});
   }

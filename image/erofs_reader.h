@@ -13,6 +13,7 @@
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "base/digest.h"
 #include "base/mapped_file.h"
 #include "image/erofs_writer.h"
 #include "image/tree.h"
@@ -35,6 +36,8 @@ class ErofsImage {
   Nid root() const { return root_; }
   uint64_t inode_count() const { return inode_count_; }
   uint64_t size_bytes() const { return bytes_.size(); }
+  // CRC-32C of all its bytes, seed all ones.
+  uint32_t Checksum() const { return Crc32c(~0U, bytes_); }
   const std::vector<DeviceSlot>& devices() const { return devices_; }
   uint8_t flags() const { return flags_; }
   bool has_xattrs() const { return (flags_ & kIndexHasXattrs) != 0; }

@@ -84,6 +84,12 @@ bool InRange(uint64_t begin, uint64_t length, uint64_t size) {
   return begin <= size && length <= size - begin;
 }
 
+// Never 0, which tables of older versions have there.
+uint32_t SumOfWindows(std::string_view windows) {
+  const uint32_t sum = Crc32c(~0U, windows);
+  return sum == 0 ? 1 : sum;
+}
+
 // What one span may say, whatever the others say.
 absl::Status CheckSpan(const AccessSpan& span, uint64_t blob_size, uint64_t data_bytes,
                        uint64_t windows) {
@@ -129,7 +135,7 @@ absl::StatusOr<std::string> WriteAccess(const AccessTable& table) {
   PutU64(out, table.moves.size());
   PutU64(out, table.windows.size());
   PutU32(out, 0);  // the checksum, below
-  PutU32(out, 0);
+  PutU32(out, SumOfWindows(table.windows));
   for (const AccessSpan& span : table.spans) PutSpan(out, span);
   for (const LayerBuilder::Move& move : table.moves) {
     PutU64(out, move.from);
@@ -204,6 +210,10 @@ absl::Status LayerAccess::Parse() {
   uint32_t checksum = Crc32c(~0U, header);
   checksum = Crc32c(checksum, bytes_.substr(kHeaderBytes, records_.size() + move_records.size()));
   if (checksum != Get<uint32_t>(bytes_, 128)) return Wrong("its checksum");
+  const auto window_sum = Get<uint32_t>(bytes_, 132);
+  if (window_sum != 0 && window_sum != SumOfWindows(windows_)) {
+    return Wrong("the checksum of its windows");
+  }
   uint64_t end = 0;
   for (size_t i = 0; i < span_count_; ++i) {
     const AccessSpan one = span(i);

@@ -66,6 +66,9 @@ class FakeImageStore : public ImageStore {
   }
   ProfileKeeper& profiles() override;
   absl::StatusOr<uint64_t> Evict(const Reference&) override { return 0; }
+  absl::StatusOr<std::vector<CheckedLayer>> Check(const std::vector<Reference>&) override {
+    return std::vector<CheckedLayer>();
+  }
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override;
   absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) override;
   absl::StatusOr<ChainRef> FindChainOf(const ImageRef& image) override {

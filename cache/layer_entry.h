@@ -1,0 +1,44 @@
+// What LayerStore knows of one layer: the value of its record, and what is open of it. A value.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cache/chain.h"
+#include "cache/image_store.h"
+#include "cache/layer_files.h"
+#include "cache/layer_guard.h"
+
+namespace imagefs {
+
+// Where the blob came from, that a layer was proven to come from.
+struct BlobOrigin {
+  Digest blob;
+  std::string registry;
+  bool open = false;  // without anybody's credentials
+  bool operator==(const BlobOrigin&) const = default;
+};
+
+struct LayerEntry {
+  LayerState state = LayerState::kWritten;
+  uint64_t data_bytes = 0;
+  uint64_t index_bytes = 0;
+  LayerSums sums;
+  std::string stamp;        // StampOf the files when they were last known to be right; "" = never
+  bool suspect = false;     // kFilling: what is said to be here is checked before it is believed
+  int64_t checked = 0;      // Unix seconds: when all of it was last read and right
+  bool other_boot = false;  // kComplete: not yet looked at in this boot
+  bool check_queued = false;
+  Digest diff_id;  // the claim; of a proven layer its name
+  // Of an unproven one.
+  IndexSource source = IndexSource::kInImage;
+  Digest index_digest;
+  std::vector<BlobOrigin> origins;  // of an unproven one: the one that it is named by
+  Digest fill_blob;                 // kFilling: the blob that its span table reads
+  std::weak_ptr<const Layer> open;
+  std::weak_ptr<LayerGuard> guard;  // of what is open
+};
+
+}  // namespace imagefs

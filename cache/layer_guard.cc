@@ -1,0 +1,136 @@
+#include "cache/layer_guard.h"
+
+#include <fcntl.h>
+
+#include <utility>
+
+#include "base/fd.h"
+#include "base/log.h"
+
+namespace imagefs {
+
+void LayerGuard::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) {
+  absl::Status failed;
+  LayerRef layer;
+  {
+    absl::MutexLock lock(&mu_);
+    failed = failed_;
+    layer = filling_;
+  }
+  if (!failed.ok()) return done(failed);
+  if (layer != nullptr)
+    return layer->keeper()->Ensure(range, reader, std::move(cancel), std::move(done));
+  if (readable()) return done(FillPin());
+  work_.Submit(
+      std::make_shared<LivePriority>(Priority::kOnDemand),
+      [self = shared_from_this(), range, reader, cancel = std::move(cancel),
+       done = std::move(done)]() mutable { self->Check(range, reader, cancel, std::move(done)); });
+}
+
+bool LayerGuard::complete() const {
+  // The usual case takes no lock.
+  if (readable()) return true;
+  absl::MutexLock lock(&mu_);
+  return failed_.ok() && (filling_ == nullptr || filling_->complete());
+}
+
+void LayerGuard::AllowWaiting(absl::Duration at_most) {
+  LayerRef layer;
+  {
+    absl::MutexLock lock(&mu_);
+    deadline_ = std::max(deadline_, at_most);
+    layer = filling_;
+  }
+  if (layer != nullptr && layer->fill != nullptr) layer->fill->AllowWaiting(at_most);
+}
+
+void LayerGuard::Check(ByteRange range, ReaderId reader, const CancelToken& cancel, Done done) {
+  if (SpansHold(range)) return done(FillPin());
+  check_whole_();
+  absl::Status failed;
+  LayerRef layer;
+  {
+    absl::MutexLock lock(&mu_);
+    failed = failed_;
+    layer = filling_;
+  }
+  if (layer != nullptr) return layer->keeper()->Ensure(range, reader, cancel, std::move(done));
+  if (failed.ok() && !readable()) {
+    failed = absl::UnavailableError("the layer was changed while it was checked");
+  }
+  failed.ok() ? done(FillPin()) : done(failed);
+}
+
+// Whether all of the range is in spans that have their digest. What lies behind the last one are
+// copies, which no digest of a span tells of.
+bool LayerGuard::SpansHold(ByteRange range) {
+  std::shared_ptr<const LayerAccess> access;
+  const uint64_t doubts = this->doubts();
+  {
+    absl::MutexLock lock(&mu_);
+    if (access_ == nullptr) {
+      absl::StatusOr<std::unique_ptr<LayerAccess>> opened =
+          LayerAccess::Open(directory_ + "/access");
+      if (!opened.ok()) return false;
+      access_ = *std::move(opened);
+      right_.assign(access_->span_count(), false);
+    }
+    access = access_;
+  }
+  const absl::StatusOr<Fd> data = OpenFile(directory_ + "/data", O_RDONLY);
+  const auto [first, last] = access->SpansOf(range);
+  if (!data.ok() || first == last || access->span(last - 1).data_end() < range.end) return false;
+  std::string bytes;
+  for (size_t i = first; i < last; ++i) {
+    const AccessSpan span = access->span(i);
+    {
+      absl::MutexLock lock(&mu_);
+      if (right_[i]) continue;
+    }
+    if (span.digest_of_blob) return false;
+    bytes.resize(span.data_bytes);
+    if (!PreadExact(data->get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
+        Sha256Of(bytes) != span.digest) {
+      return false;
+    }
+    absl::MutexLock lock(&mu_);
+    if (this->doubts() != doubts) return false;
+    right_[i] = true;
+  }
+  return true;
+}
+
+void LayerGuard::Doubt() {
+  absl::MutexLock lock(&mu_);
+  doubts_.fetch_add(1, std::memory_order_acq_rel);
+  trusted_.store(false, std::memory_order_release);
+  right_.assign(right_.size(), false);
+}
+
+void LayerGuard::Trust(uint64_t doubts) {
+  absl::MutexLock lock(&mu_);
+  if (doubts != this->doubts() || filling_ != nullptr || !failed_.ok()) return;
+  trusted_.store(true, std::memory_order_release);
+}
+
+void LayerGuard::FillFrom(LayerRef layer) {
+  absl::MutexLock lock(&mu_);
+  trusted_.store(false, std::memory_order_release);
+  if (deadline_ > absl::ZeroDuration() && layer->fill != nullptr) {
+    layer->fill->AllowWaiting(deadline_);
+  }
+  filling_ = std::move(layer);
+}
+
+void LayerGuard::Fail(const absl::Status& why) {
+  absl::MutexLock lock(&mu_);
+  trusted_.store(false, std::memory_order_release);
+  failed_ = why;
+}
+
+LayerRef LayerGuard::filling() const {
+  absl::MutexLock lock(&mu_);
+  return filling_;
+}
+
+}  // namespace imagefs

@@ -1,0 +1,68 @@
+// Stands before the bytes of a layer that is whole. As long as nobody can say whether they are
+// still right (they are of another boot, or somebody wrote to the file), each span is checked by
+// its digest before the daemon serves it. Bytes that turn out to be wrong come from the registry
+// again. The kernel reads the file of a layer by itself, and does not ask.
+//
+// Thread-safe.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "base/executor.h"
+#include "cache/chain.h"
+#include "image/layer_access.h"
+
+namespace imagefs {
+
+class LayerGuard final : public LayerFill, public std::enable_shared_from_this<LayerGuard> {
+ public:
+  // Reads the whole layer and does what is to be done if it is not right: calls Trust, FillFrom or
+  // Fail. On a worker; where a span is wrong, or its digest does not tell.
+  using CheckWhole = std::function<void()>;
+  // `work` must outlive everything but the last pin.
+  LayerGuard(std::string directory, Executor& work, CheckWhole check_whole)
+      : directory_(std::move(directory)), work_(work), check_whole_(std::move(check_whole)) {}
+
+  void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) override;
+  // False from when damage was found until it is mended.
+  bool complete() const override;
+  bool readable() const override { return trusted_.load(std::memory_order_acquire); }
+  void AllowWaiting(absl::Duration at_most) override;
+
+  // From now on nothing is believed before it was checked.
+  void Doubt();
+  // The whole was right, read since the Doubt that this is the count of.
+  void Trust(uint64_t doubts);
+  uint64_t doubts() const { return doubts_.load(std::memory_order_acquire); }
+  // It is damaged. What is wrong comes through this layer, which has the same file.
+  void FillFrom(LayerRef layer);
+  // It is damaged, and reads fail.
+  void Fail(const absl::Status& why);
+  LayerRef filling() const;
+
+ private:
+  void Check(ByteRange range, ReaderId reader, const CancelToken& cancel, Done done);
+  bool SpansHold(ByteRange range);
+
+  const std::string directory_;
+  Executor& work_;
+  const CheckWhole check_whole_;
+  std::atomic<bool> trusted_{true};
+  std::atomic<uint64_t> doubts_{0};
+  mutable absl::Mutex mu_;
+  absl::Duration deadline_ ABSL_GUARDED_BY(mu_) = absl::ZeroDuration();
+  std::shared_ptr<const LayerAccess> access_ ABSL_GUARDED_BY(mu_);  // opened when it is needed
+  std::vector<bool> right_ ABSL_GUARDED_BY(mu_);                    // by span
+  LayerRef filling_ ABSL_GUARDED_BY(mu_);
+  absl::Status failed_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace imagefs

@@ -1,0 +1,328 @@
+// The part of LayerStore that has to do with files that may not be what they were: when they are
+// checked, and what becomes of a damaged layer.
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <ctime>
+#include <utility>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/layer_store.h"
+#include "cache/present_map.h"
+
+namespace imagefs {
+namespace {
+
+// The spans whose bytes are right.
+absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory, const LayerAccess& access) {
+  const std::string path = directory + "/present";
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) return ErrnoStatus(errno, path);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<PresentMap> present,
+                           PresentMap::Open(path, access));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
+  size_t bad = 0;
+  std::string bytes;
+  for (size_t i = 0; i < access.span_count(); ++i) {
+    const AccessSpan span = access.span(i);
+    bytes.resize(span.data_bytes);
+    const absl::StatusOr<size_t> got =
+        PreadFull(data.get(), absl::MakeSpan(bytes), span.data_begin);
+    if (!got.ok() || *got != bytes.size() || !present->Holds(i, bytes)) {
+      ++bad;
+    } else {
+      IMAGEFS_RETURN_IF_ERROR(present->Set(i, Crc32c(~0U, bytes)));
+    }
+  }
+  return bad;
+}
+
+bool SameFile(const std::string& a, const std::string& b) {
+  const absl::StatusOr<struct stat> one = StatPath(a), other = StatPath(b);
+  return one.ok() && other.ok() && one->st_dev == other->st_dev && one->st_ino == other->st_ino;
+}
+
+}  // namespace
+
+// A whole layer whose data file somebody wrote to or exchanged since it was last right, or of which
+// an earlier version recorded no sums.
+bool LayerStore::SuspectLocked(const Digest& id, const Entry& entry) const {
+  return entry.state != LayerState::kFilling && entry.open.expired() &&
+         (!entry.sums.known() || entry.stamp.empty() || entry.stamp != StampOfLayer(id, entry));
+}
+
+bool LayerStore::Suspect(const Digest& id) const {
+  absl::MutexLock lock(&mu_);
+  const auto it = layers_.find(id);
+  return it != layers_.end() && SuspectLocked(id, it->second);
+}
+
+void LayerStore::OnMending(Mending callback) {
+  absl::MutexLock lock(&damaged_mu_);
+  on_mending_ = std::move(callback);
+}
+
+// With the layer that is being opened.
+std::shared_ptr<LayerGuard> LayerStore::MakeGuard(const Digest& id, Entry& entry) {
+  auto guard = std::make_shared<LayerGuard>(DirectoryOf(id), fill_->work(), [this, id] {
+    CheckNow(id, true).IgnoreError();  // tells the guard
+  });
+  entry.guard = guard;
+  if (entry.state == LayerState::kFilling) return guard;
+  if (entry.other_boot) guard->Doubt();
+  Watch(id);
+  return guard;
+}
+
+void LayerStore::Watch(const Digest& id) {
+  watch_->Add(DirectoryOf(id) + "/data", [this, id] { OnWritten(id); });
+}
+
+// Somebody wrote to the file of a layer that is whole.
+void LayerStore::OnWritten(const Digest& id) {
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    // Of one that nobody has open, the stamp tells at the next opening.
+    const std::shared_ptr<LayerGuard> guard =
+        it == layers_.end() ? nullptr : it->second.guard.lock();
+    if (guard == nullptr || it->second.state == LayerState::kFilling) return;
+    if (guard->filling() != nullptr) return;  // it is mended under its other name
+    guard->Doubt();
+    if (std::exchange(it->second.check_queued, true)) return;
+  }
+  LogWarning("layer.written_to layer=", id.Short());
+  work_->Submit([this, id] { CheckNow(id, true).IgnoreError(); });
+}
+
+absl::Status LayerStore::CheckNow(const Digest& id, bool also_unsuspected) {
+  // Who comes second finds it checked.
+  absl::MutexLock one_at_a_time(&checks_mu_);
+  return CheckWith(id, also_unsuspected);
+}
+
+// Reads all of a whole layer. OK: it is what it should be, and no longer suspect.
+absl::Status LayerStore::CheckWith(const Digest& id, bool also_unsuspected) {
+  Entry entry;
+  std::shared_ptr<LayerGuard> guard;
+  uint64_t doubts = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    if (it == layers_.end() || it->second.state == LayerState::kFilling) return absl::OkStatus();
+    it->second.check_queued = false;
+    guard = it->second.guard.lock();
+    if (guard != nullptr) doubts = guard->doubts();
+    if (!SuspectLocked(id, it->second) && !also_unsuspected) return absl::OkStatus();
+    entry = it->second;
+  }
+  const std::string stamp = StampOfLayer(id, entry);
+  const absl::StatusOr<LayerSums> sums =
+      entry.sums.known() ? SumsOfLayer(DirectoryOf(id)) : SumsOfOld(id, entry);
+  if (sums.ok() && (!entry.sums.known() || *sums == entry.sums)) {
+    LogInfo("layer.checked layer=", id.Short(), " result=right");
+    if (guard != nullptr) guard->Trust(doubts);
+    return Accept(id, stamp, *sums);
+  }
+  checked_bad_++;
+  const absl::Status why =
+      sums.ok() ? absl::DataLossError(StrCat("layer ", id.ToString(), " is damaged on the disk"))
+                : Annotate(sums.status(), StrCat("layer ", id.ToString()));
+  Mend(id, entry, why);
+  return why;
+}
+
+// What was never looked at in this boot comes first, then what was read longest ago.
+std::optional<Digest> LayerStore::NextToScrub() const {
+  const int64_t due = time(nullptr) - absl::ToInt64Seconds(options_.scrub.interval);
+  std::optional<Digest> next;
+  std::pair<bool, int64_t> best;
+  absl::MutexLock lock(&mu_);
+  for (const auto& [id, entry] : layers_) {
+    if (entry.state != LayerState::kComplete) continue;
+    const std::pair<bool, int64_t> rank = {!entry.other_boot, entry.checked};
+    if ((!entry.other_boot && entry.checked > due) || (next.has_value() && best <= rank)) continue;
+    next = id;
+    best = rank;
+  }
+  return next;
+}
+
+absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
+  Entry entry;
+  std::shared_ptr<LayerGuard> guard;
+  uint64_t doubts = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    if (it == layers_.end()) {
+      return absl::NotFoundError(StrCat("layer ", id.ToString(), " is not here"));
+    }
+    if (it->second.state == LayerState::kFilling) return absl::OkStatus();
+    guard = it->second.guard.lock();
+    if (guard != nullptr) doubts = guard->doubts();
+    entry = it->second;
+    // Also where what follows fails: others have their turn first.
+    it->second.checked = time(nullptr);
+  }
+  if (entry.sums.known()) {
+    const std::string stamp = StampOfLayer(id, entry);
+    const absl::StatusOr<LayerSums> sums = SumsOnDisk(DirectoryOf(id), pace);
+    if (absl::IsCancelled(sums.status())) return sums.status();
+    if (sums.ok() && *sums == entry.sums) {
+      if (guard != nullptr) guard->Trust(doubts);
+      return Accept(id, stamp, *sums);
+    }
+    // So that readers see what the disk has, and it is mended.
+    DropCached(DirectoryOf(id));
+  }
+  return CheckNow(id, true);
+}
+
+// An earlier version recorded no sums: the tar has to have the DiffID, and to give the index.
+absl::StatusOr<LayerSums> LayerStore::SumsOfOld(const Digest& id, const Entry& entry) const {
+  if (entry.diff_id != id) {
+    return absl::DataLossError("an earlier version kept no sums of it; it is fetched again");
+  }
+  const absl::StatusOr<std::unique_ptr<LayerAccess>> access =
+      LayerAccess::Open(DirectoryOf(id) + "/access");
+  // Without moved parts the data file is the tar.
+  const uint64_t tar_bytes = access.ok() ? (*access)->tar_bytes() : entry.data_bytes;
+  return CheckRefilled(DirectoryOf(id), id, tar_bytes, CancelToken());
+}
+
+// The file that has that stamp has these sums.
+absl::Status LayerStore::Accept(const Digest& id, const std::string& stamp, const LayerSums& sums) {
+  absl::MutexLock records(&records_mu_);
+  WriteBatch batch;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    if (it == layers_.end() || it->second.state == LayerState::kFilling) return absl::OkStatus();
+    it->second.stamp = stamp;
+    it->second.sums = sums;
+    it->second.checked = time(nullptr);
+    it->second.other_boot = false;
+    batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, it->second));
+  }
+  // Not synced: what is lost is looked at once more.
+  return kv_.Write(batch, false);
+}
+
+// The files of these layers are right as they are now.
+absl::Status LayerStore::Restamp(const std::vector<Digest>& ids) {
+  absl::MutexLock records(&records_mu_);
+  WriteBatch batch;
+  for (const Digest& id : ids) {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    if (it == layers_.end()) continue;
+    it->second.stamp = StampOfLayer(id, it->second);
+    batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, it->second));
+  }
+  return kv_.Write(batch, false);
+}
+
+// Whole layers with one of these DiffIDs whose files nobody has changed.
+std::vector<Digest> LayerStore::UnchangedLayersOf(const absl::flat_hash_set<Digest>& claims) const {
+  std::vector<Digest> ids;
+  absl::MutexLock lock(&mu_);
+  for (const auto& [id, entry] : layers_) {
+    if (claims.contains(entry.diff_id) && entry.state != LayerState::kFilling &&
+        entry.stamp == StampOfLayer(id, entry)) {
+      ids.push_back(id);
+    }
+  }
+  return ids;
+}
+
+// Of one that fills, also of the file that says what is here.
+std::string LayerStore::StampOfLayer(const Digest& id, const Entry& entry) const {
+  const std::string data = StampOf(DirectoryOf(id) + "/data");
+  if (entry.state != LayerState::kFilling) return data;
+  return StrCat(data, " ", StampOf(DirectoryOf(id) + "/present"));
+}
+
+// The damaged parts of a layer come again, into the file that is there: so what the kernel shows of
+// it is right again as well. Where that cannot be, the layer is forgotten.
+void LayerStore::Mend(const Digest& id, const Entry& damaged, const absl::Status& why) {
+  const std::shared_ptr<LayerGuard> guard = damaged.guard.lock();
+  Digest mended = id;
+  if (damaged.diff_id != id &&
+      SameFile(DirectoryOf(id) + "/data", DirectoryOf(damaged.diff_id) + "/data")) {
+    // The same file has the name that is mended.
+    mended = damaged.diff_id;
+    CheckWith(mended, true).IgnoreError();
+  } else if (!FillAgain(id, damaged, why)) {
+    if (guard != nullptr) guard->Fail(why);
+    return DropLayer(id, why);
+  }
+  if (guard == nullptr) return;
+  const absl::StatusOr<LayerRef> layer = Find(mended);
+  if (!layer.ok()) return guard->Fail(layer.status());
+  guard->FillFrom(*layer);
+  if (const std::shared_ptr<FillingLayer> filling = FillingOf(*layer)) {
+    absl::MutexLock lock(&damaged_mu_);
+    if (on_mending_) on_mending_(filling);
+    filling->WantAll(Priority::kForeground);
+  }
+}
+
+// False: it cannot be read in parts, or was not hashed under that name.
+bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::Status& why) {
+  const absl::StatusOr<std::unique_ptr<LayerAccess>> access =
+      LayerAccess::Open(DirectoryOf(id) + "/access");
+  if (damaged.diff_id != id || !access.ok() || (*access)->diff_id() != id ||
+      (*access)->layout() != DataLayout::kTar || (*access)->data_bytes() != damaged.data_bytes) {
+    return false;
+  }
+  absl::MutexLock records(&records_mu_);
+  Entry entry = damaged;
+  entry.state = LayerState::kFilling;
+  entry.fill_blob = (*access)->blob_digest();
+  entry.other_boot = entry.check_queued = false;
+  entry.sums.data = Digest();
+  entry.stamp.clear();
+  entry.open.reset();
+  entry.guard.reset();
+  // First the record: what is wrong is never taken for right.
+  WriteBatch batch;
+  batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
+  const absl::Status recorded = kv_.Write(batch, true);
+  const absl::StatusOr<size_t> bad =
+      recorded.ok() ? MarkGoodSpans(DirectoryOf(id), **access) : recorded;
+  // `present` may still have the marks of when the layer first came.
+  entry.suspect = !bad.ok();
+  if (!bad.ok()) {
+    LogError("layer.mend_failed layer=", id.Short(), " error=", bad.status().message());
+  }
+  LogError("layer.damaged layer=", id.Short(), " cause=", why.message(),
+           " spans_to_fetch=", bad.ok() ? *bad : (*access)->span_count(),
+           " of=", (*access)->span_count());
+  absl::MutexLock lock(&mu_);
+  layers_[id] = std::move(entry);
+  return true;
+}
+
+// So that the next process of this boot need not check what this one leaves well-ordered.
+void LayerStore::StampFilling() {
+  std::vector<Digest> ids;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [id, entry] : layers_) {
+      // What was suspect at the start was perhaps not looked at, and stays so.
+      if (entry.state == LayerState::kFilling && !entry.suspect &&
+          entry.stamp != StampOfLayer(id, entry)) {
+        ids.push_back(id);
+      }
+    }
+  }
+  if (absl::Status status = Restamp(ids); !status.ok()) {
+    LogWarning("layer.stamp_failed error=", status.message());
+  }
+}
+
+}  // namespace imagefs

@@ -1,0 +1,49 @@
+// Tells when somebody writes to a file that nobody should write to: inotify. What it cannot see are
+// writes through a mapping, by another machine, or to the disk below the file system.
+//
+// Thread-safe.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/synchronization/mutex.h"
+#include "base/fd.h"
+
+namespace imagefs {
+
+class WriteWatch {
+ public:
+  // Nothing is watched where the system has no room for it, which is logged once.
+  WriteWatch();
+  ~WriteWatch();
+  WriteWatch(const WriteWatch&) = delete;
+  WriteWatch& operator=(const WriteWatch&) = delete;
+
+  // Calls `changed` (on the watch's thread; it must not block) whenever the file was written to or
+  // cut, until Remove.
+  void Add(const std::string& path, std::function<void()> changed);
+
+  // Ends the watch of a file that was added under that path. `changed` may still run.
+  void Remove(const std::string& path);
+
+ private:
+  struct Watched {
+    std::string path;
+    std::function<void()> changed;
+  };
+  void Loop();
+
+  Fd inotify_, stop_;
+  absl::Mutex mu_;
+  // By inode, which may have several names.
+  absl::flat_hash_map<int, std::vector<Watched>> watched_ ABSL_GUARDED_BY(mu_);
+  bool told_ ABSL_GUARDED_BY(mu_) = false;
+  std::thread thread_;  // last
+};
+
+}  // namespace imagefs
