@@ -206,8 +206,7 @@ class FillingLayer final : public LayerFill,
   mutable absl::Mutex mu_;
   std::vector<Span> spans_ ABSL_GUARDED_BY(mu_);
   std::vector<bool> moved_ ABSL_GUARDED_BY(mu_);  // by move of the table
-  // Span numbers by priority, in order of asking; an entry whose span is no longer queued at that
-  // priority is passed over.
+  // By priority, in order of asking; entries whose span is not queued at it are passed over.
   std::array<std::deque<uint32_t>, 4> queues_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<uint32_t, std::vector<WaiterRef>> waiters_ ABSL_GUARDED_BY(mu_);
   FillSources sources_ ABSL_GUARDED_BY(mu_);

@@ -110,6 +110,14 @@ constexpr char kEvictHelp[] =
     "\n"
     "  imagefs evict alpine:3\n";
 
+constexpr char kCheckHelp[] =
+    "Reads whole layers from the disk and compares them with what they should have; without "
+    "images,\n"
+    "those of the whole store. What is damaged is fetched again. Status 3: there was damage.\n"
+    "\n"
+    "  imagefs check\n"
+    "  imagefs check --json alpine:3\n";
+
 constexpr char kStatusHelp[] =
     "What the daemon does; with a directory, how much of the mount there is on this machine: by\n"
     "layer, the compressed bytes that are here, came, and were needed, and what is under way.\n"
@@ -304,6 +312,10 @@ void AddVerbs(CLI::App& app, Command* command) {
   CLI::App* evict = app.add_subcommand("evict", "give back space that can be fetched again");
   evict->footer(kEvictHelp);
   evict->add_option("REF", command->operands, "images")->required()->check(WhyNot<Reference>);
+
+  CLI::App* check = app.add_subcommand("check", "look for damage of what is on the disk");
+  check->footer(kCheckHelp);
+  check->add_option("REF", command->operands, "images")->check(WhyNot<Reference>);
 
   CLI::App* inspect = app.add_subcommand("inspect", "show manifest, configuration and layers");
   inspect->footer(kInspectHelp);

@@ -325,6 +325,10 @@ absl::Status DaemonClient::Evict(const RemoveRequest& request, RemoveReply* repl
   return Unary(&Control::Stub::Evict, request, reply);
 }
 
+absl::Status DaemonClient::Check(const CheckRequest& request, CheckReply* reply) {
+  return Unary(&Control::Stub::Check, request, reply);
+}
+
 absl::Status DaemonClient::Profile(const ProfileRequest& request, ProfileReply* reply) {
   return Unary(&Control::Stub::Profile, request, reply);
 }

@@ -26,6 +26,8 @@ namespace imagefs {
 
 namespace control::v1 {
 class AddRequest;
+class CheckReply;
+class CheckRequest;
 class DropRequest;
 class InspectReply;
 class InspectRequest;
@@ -84,6 +86,7 @@ class DaemonClient {
                        control::v1::InspectReply* reply);
   absl::Status Remove(const control::v1::RemoveRequest& request, control::v1::RemoveReply* reply);
   absl::Status Evict(const control::v1::RemoveRequest& request, control::v1::RemoveReply* reply);
+  absl::Status Check(const control::v1::CheckRequest& request, control::v1::CheckReply* reply);
   absl::Status Profile(const control::v1::ProfileRequest& request,
                        control::v1::ProfileReply* reply);
   absl::Status MountStatus(const std::string& directory, control::v1::MountStatusReply* reply);

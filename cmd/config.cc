@@ -54,6 +54,16 @@ Setter Duration(absl::Duration& out) {
   };
 }
 
+// "off" is no duration at all.
+Setter OrOff(absl::Duration& out) {
+  return [&out](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    if (text == nullptr || text->get() != "off") return Duration(out)(node);
+    out = absl::ZeroDuration();
+    return "";
+  };
+}
+
 Setter AbsolutePath(std::string& out) {
   return [&out](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
@@ -242,7 +252,9 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
        {{"allow", Prefixes(config.network_allow)},
         {"least_rate", Number(config.network_least_rate, kMaxLeastRate)}}},
       {"profile", {{"enabled", Bool(config.profile)}}},
-      {"store", {{"sharing", Choice(config.store_open, "open", "proven")}}},
+      {"store",
+       {{"sharing", Choice(config.store_open, "open", "proven")},
+        {"scrub", OrOff(config.store_scrub)}}},
       {"containerd",
        {{"lazy", Trust(config.containerd_lazy, kLazyTrust)},
         {"lazy_images", Patterns(config.containerd_lazy_images)}}},

@@ -324,6 +324,9 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
       return absl::OkStatus();
     });
   }
+  Unary* Check(Context* context, const CheckRequest* request, CheckReply* reply) override {
+    return Run(context, [this, request, reply] { return DoCheck(*request, reply); });
+  }
   Unary* Shutdown(Context* context, const ShutdownRequest* request, ShutdownReply* reply) override {
     const bool unmount = request->unmount();
     reply->set_pid(getpid());
@@ -337,6 +340,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   void FillState(const MountRecord& record, control::v1::Mount* out) const;
   absl::Status DoUnmount(const UnmountRequest& request, UnmountReply* reply);
   absl::Status DoListImages(ListImagesReply* reply);
+  absl::Status DoCheck(const CheckRequest& request, CheckReply* reply);
   absl::Status DoStatus(StatusReply* reply);
   absl::Status DoMountStatus(const MountStatusRequest& request, MountStatusReply* reply);
   absl::Status DoProfile(const ProfileRequest& request, ProfileReply* reply);
@@ -488,6 +492,23 @@ absl::Status ControlServiceImpl::DoProfile(const ProfileRequest& request, Profil
   profiles.Collect(/*all=*/true);
   IMAGEFS_ASSIGN_OR_RETURN(const imagefs::Profile profile, profiles.Get(manifest));
   reply->set_json(profile.ToJson());
+  return absl::OkStatus();
+}
+
+absl::Status ControlServiceImpl::DoCheck(const CheckRequest& request, CheckReply* reply) {
+  std::vector<Reference> references;
+  for (const std::string& text : request.references()) {
+    IMAGEFS_ASSIGN_OR_RETURN(references.emplace_back(), Reference::Parse(text));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const auto layers, deps_.store.Check(references));
+  for (const ImageStore::CheckedLayer& layer : layers) {
+    CheckReply::Layer* out = reply->add_layers();
+    out->set_name(layer.id.ToString());
+    out->set_diff_id(layer.diff_id.ToString());
+    out->set_state(std::string(layer.state));
+    out->set_data_bytes(layer.bytes);
+    out->set_reason(layer.reason);
+  }
   return absl::OkStatus();
 }
 

@@ -234,6 +234,7 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.index.lookup = config.index_lookup;
   out.index.memory = config.index_memory;
   out.share_all = config.store_open;
+  out.scrub.interval = config.store_scrub;
   // Without a key nothing is asked for the sake of a signature.
   if (!config.index_keys.empty()) {
     out.index.verify_signature = [keys = config.index_keys](const Manifest& artifact) {

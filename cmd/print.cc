@@ -389,6 +389,30 @@ std::string RemoveText(const RemoveReply& reply) {
   return StrCat(FormatBytes(reply.freed_bytes()), " given back\n");
 }
 
+std::string CheckText(const control::v1::CheckReply& reply) {
+  Table table({"LAYER", "STATE", "SIZE"});
+  for (const auto& layer : reply.layers()) {
+    table.Row({layer.name(), layer.state(), FormatBytes(layer.data_bytes())});
+  }
+  return table.Text();
+}
+
+std::string CheckJson(const control::v1::CheckReply& reply) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject().Key("layers").BeginArray();
+  for (const auto& layer : reply.layers()) {
+    json.BeginObject()
+        .Member("name", layer.name())
+        .Member("diff_id", layer.diff_id())
+        .Member("state", layer.state())
+        .Member("bytes", uint64_t{layer.data_bytes()})
+        .Member("reason", layer.reason())
+        .EndObject();
+  }
+  json.EndArray().EndObject();
+  return Done(json);
+}
+
 std::string RpullJson(const InspectReply& about, const std::string& name,
                       const std::string& name_space, const std::string& snapshotter) {
   JsonWriter json(/*pretty=*/true);

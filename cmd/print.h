@@ -11,6 +11,7 @@
 namespace imagefs {
 
 namespace control::v1 {
+class CheckReply;
 class InspectReply;
 class ListAddedReply;
 class ListImagesReply;
@@ -69,6 +70,8 @@ std::string ProfileText(const control::v1::ProfileReply& reply);
 // Of what is told about a profile beside its content.
 std::string ProfileJson(const control::v1::ProfileReply& reply);
 
+std::string CheckText(const control::v1::CheckReply& reply);
+std::string CheckJson(const control::v1::CheckReply& reply);
 std::string StatusText(const control::v1::StatusReply& reply);
 std::string StatusJson(const control::v1::StatusReply& reply);
 

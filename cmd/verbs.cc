@@ -59,6 +59,7 @@ constexpr auto kSilence = std::chrono::milliseconds(2000);  // before a word is 
 constexpr auto kPatience = std::chrono::seconds(10);        // of status and stop
 constexpr uint64_t kMaxProfileBytes = 4 << 20;
 constexpr int kProfilePatienceMs = 120'000;
+constexpr int kDamageExit = 3;  // of `check`
 
 // A reference as a daemon understands it, which has another working directory.
 absl::StatusOr<Reference> ParseAbsolute(std::string_view text) {
@@ -120,6 +121,7 @@ class Session {
   int Index();
   int Profile();
   int Evict();
+  int Check();
   int Stop();
 
  private:
@@ -666,6 +668,26 @@ int Session::Evict() {
   return Finish(status);
 }
 
+// Status 3 tells of damage, whatever became of it.
+int Session::Check() {
+  CheckRequest request;
+  for (const std::string& text : command_.operands) {
+    absl::StatusOr<Reference> reference = ParseAbsolute(text);
+    if (!reference.ok()) return out_.Fail(reference.status());
+    request.add_references(reference->ToString());
+  }
+  auto client = Connect(/*start=*/true);
+  if (!client.ok()) return Finish(client.status());
+  CheckReply reply;
+  const absl::Status status = (*client)->Check(request, &reply);
+  if (!status.ok()) return Finish(status);
+  out_.Print(command_.json ? CheckJson(reply) : CheckText(reply));
+  const bool damage = std::any_of(
+      reply.layers().begin(), reply.layers().end(),
+      [](const auto& layer) { return layer.state() == "mended" || layer.state() == "lost"; });
+  return damage ? kDamageExit : 0;
+}
+
 int Session::MountStatus() {
   const absl::StatusOr<std::string> directory = AbsolutePath(command_.directory);
   if (!directory.ok()) return out_.Fail(directory.status());
@@ -778,6 +800,7 @@ int RunVerb(Command command, std::string_view version, const DaemonProgramParts*
   if (command.verb == "index") return session.Index();
   if (command.verb == "profile") return session.Profile();
   if (command.verb == "evict") return session.Evict();
+  if (command.verb == "check") return session.Check();
   if (command.verb == "inspect") return session.Inspect();
   if (command.verb == "rpull") return session.Rpull();
   if (command.verb == "rm") return session.Rm();

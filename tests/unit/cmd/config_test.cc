@@ -117,6 +117,10 @@ TEST(Config, WhoseIndexIsBelieved) {
             IndexTrust::Any());
   EXPECT_FALSE(config->store_open);
   EXPECT_TRUE(ParseConfig("[store]\nsharing = \"open\"\n", "f")->store_open);
+  EXPECT_EQ(config->store_scrub, absl::Hours(720));
+  EXPECT_EQ(ParseConfig("[store]\nscrub = \"24h\"\n", "f")->store_scrub, absl::Hours(24));
+  EXPECT_EQ(ParseConfig("[store]\nscrub = \"off\"\n", "f")->store_scrub, absl::ZeroDuration());
+  EXPECT_FALSE(ParseConfig("[store]\nscrub = \"never\"\n", "f").ok());
   EXPECT_FALSE(ParseConfig("[store]\nsharing = \"shared\"\n", "f").ok());
   const LazyPolicy containerd = config->ContainerdPolicy();
   EXPECT_EQ(containerd.For(*Reference::Parse("registry.test/a/b")), IndexTrust::Any());
