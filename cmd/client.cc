@@ -111,6 +111,7 @@ void DaemonClient::Say(const std::string& line) {
 
 absl::StatusOr<Fd> DaemonClient::ConnectOrStartOne() {
   const Paths& paths = options_.paths;
+  if (other_store_) return ConnectInStore(paths);
   if (!options_.start) {
     absl::StatusOr<Fd> fd = ConnectDaemon(paths);
     return absl::IsNotFound(fd.status()) ? WhyNobodyListens(paths) : std::move(fd);
@@ -130,19 +131,25 @@ absl::StatusOr<Fd> DaemonClient::ConnectOrStartOne() {
 }
 
 absl::Status DaemonClient::Reconnect() {
+  absl::Status status;
   for (int attempt = 1;; ++attempt) {
-    IMAGEFS_ASSIGN_OR_RETURN(Fd fd, ConnectOrStartOne());
-    IMAGEFS_ASSIGN_OR_RETURN(const Peer peer, PeerOf(fd.get()));
-    if (fcntl(fd.get(), F_SETFL, O_NONBLOCK) != 0) {
+    absl::StatusOr<Fd> fd = ConnectOrStartOne();
+    // Then what was said about the daemon of the run directory counts.
+    if (other_store_ && !status.ok() && absl::IsNotFound(fd.status())) return status;
+    if (!fd.ok()) return fd.status();
+    IMAGEFS_ASSIGN_OR_RETURN(const Peer peer, PeerOf(fd->get()));
+    if (fcntl(fd->get(), F_SETFL, O_NONBLOCK) != 0) {
       return ErrnoStatus(errno, options_.paths.socket());
     }
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kMaxReplyBytes);
     rpc_ = std::make_unique<Rpc>();
-    rpc_->channel = grpc::CreateCustomInsecureChannelFromFd("imagefs", fd.Release(), arguments);
+    rpc_->channel = grpc::CreateCustomInsecureChannelFromFd("imagefs", fd->Release(), arguments);
     rpc_->stub = Control::NewStub(rpc_->channel);
     bool lost = false;
-    const absl::Status status = Greet(peer.pid, &lost);
+    const bool in_store = other_store_;
+    status = Greet(peer.pid, &lost);
+    if (other_store_ && !in_store) continue;
     // It ended in between: another one is there, or can be started.
     if (!lost || attempt == kAttempts || interrupts_.interrupted()) return status;
   }
@@ -194,9 +201,10 @@ absl::Status DaemonClient::NoAnswer(pid_t peer) const {
                                             "daemon are back with the next one"));
 }
 
-absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) const {
+absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
   const Paths& paths = options_.paths;
   if (paths.root_named && !daemon.root().empty() && !SameFile(paths.root, daemon.root())) {
+    other_store_ = true;
     return absl::FailedPreconditionError(StrCat("the daemon of ", daemon.run(), " (pid ", pid_,
                                                 ") has the store ", daemon.root(), ", not ",
                                                 paths.root, "; choose another --run for that"));

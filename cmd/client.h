@@ -102,7 +102,7 @@ class DaemonClient {
   absl::StatusOr<Fd> ConnectOrStartOne();
   absl::Status Reconnect();
   absl::Status Greet(pid_t peer, bool* lost);
-  absl::Status CheckSettings(const control::v1::VersionReply& daemon) const;
+  absl::Status CheckSettings(const control::v1::VersionReply& daemon);
   absl::Status NoAnswer(pid_t peer) const;
   // Told once, however often it is waited for.
   void Say(const std::string& line);
@@ -117,6 +117,8 @@ class DaemonClient {
   const Options options_;
   Interrupts& interrupts_;
   std::unique_ptr<Rpc> rpc_;
+  // The daemon of the run directory has another store than the one that was named.
+  bool other_store_ = false;
   // Of the daemon.
   pid_t pid_ = 0;
   Paths daemon_;

@@ -187,15 +187,12 @@ absl::StatusOr<Peer> PeerOf(int socket) {
 }
 
 absl::StatusOr<Fd> ConnectDaemon(const Paths& paths) {
-  const std::string* places[] = {&paths.run, &paths.root};
-  if (paths.root_named) std::swap(places[0], places[1]);
-  absl::Status nobody = NoDaemon(paths);
-  for (const std::string* place : places) {
-    absl::StatusOr<Fd> fd = ConnectIn(*place, paths);
-    if (fd.ok() || !absl::IsNotFound(fd.status())) return fd;
-  }
-  return nobody;
+  absl::StatusOr<Fd> fd = ConnectIn(paths.run, paths);
+  if (fd.ok() || !absl::IsNotFound(fd.status())) return fd;
+  return ConnectInStore(paths);
 }
+
+absl::StatusOr<Fd> ConnectInStore(const Paths& paths) { return ConnectIn(paths.root, paths); }
 
 absl::Status WhyNobodyListens(const Paths& paths) {
   if (access(paths.lock().c_str(), F_OK) != 0 && errno == ENOENT) return NoDaemon(paths);

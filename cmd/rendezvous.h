@@ -31,10 +31,12 @@ struct Peer {
 };
 absl::StatusOr<Peer> PeerOf(int socket);
 
-// A connection to the daemon of this user that listens in the run directory or in the store: in the
-// store first where the caller named that. kNotFound when none listens (no socket, or one that a
-// killed daemon left); kPermissionDenied when the one that does is another user's.
+// A connection to the daemon of this user that listens in the run directory, or else in the store.
+// kNotFound when none listens (no socket, or one that a killed daemon left); kPermissionDenied when
+// the one that does is another user's.
 absl::StatusOr<Fd> ConnectDaemon(const Paths& paths);
+// The same in the store only, where the daemon of the run directory has another one.
+absl::StatusOr<Fd> ConnectInStore(const Paths& paths);
 
 // After ConnectDaemon found nobody. kNotFound: there is no daemon. kUnavailable: one is starting or
 // ending. kFailedPrecondition, with its pid: one holds the store and listens nowhere.

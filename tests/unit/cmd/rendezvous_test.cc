@@ -89,18 +89,17 @@ TEST_F(RendezvousTest, ADaemonIsFoundByItsStoreToo) {
   EXPECT_TRUE(ConnectOrStart(paths_, {"would", "be", "this", "test"}).ok());
 }
 
-TEST_F(RendezvousTest, TheStoreThatTheCallerNamesGoesBeforeTheRunDirectory) {
+TEST_F(RendezvousTest, TheRunDirectoryGoesBeforeTheStore) {
   const Fd in_run = *ListenIn(paths_.run, "control"), in_store = *ListenIn(paths_.root, "control");
+  fcntl(in_run.get(), F_SETFL, O_NONBLOCK);
+  fcntl(in_store.get(), F_SETFL, O_NONBLOCK);
   const auto waiting = [](const Fd& listener) {
     return Fd(accept4(listener.get(), nullptr, nullptr, SOCK_NONBLOCK)).valid();
   };
-  fcntl(in_run.get(), F_SETFL, O_NONBLOCK);
-  fcntl(in_store.get(), F_SETFL, O_NONBLOCK);
   const Fd first = *ConnectDaemon(paths_);
   EXPECT_TRUE(waiting(in_run));
   EXPECT_FALSE(waiting(in_store));
-  paths_.root_named = true;
-  const Fd second = *ConnectDaemon(paths_);
+  const Fd second = *ConnectInStore(paths_);
   EXPECT_FALSE(waiting(in_run));
   EXPECT_TRUE(waiting(in_store));
 }
