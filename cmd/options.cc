@@ -1,8 +1,10 @@
 #include "cmd/options.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -65,6 +67,36 @@ absl::StatusOr<std::string> AbsolutePath(std::string_view path) {
   std::string whole = CleanPath(path, directory);
   IMAGEFS_RETURN_IF_ERROR(CheckPath(whole, "the path"));
   return whole;
+}
+
+absl::Status CheckSettingFile(std::string_view option, std::string* file) {
+  if (file->empty()) return absl::OkStatus();
+  absl::StatusOr<std::string> path = AbsolutePath(*file);
+  if (!path.ok()) return Annotate(path.status(), std::string(option));
+  struct stat st;
+  if (stat(path->c_str(), &st) != 0 || access(path->c_str(), R_OK) != 0) {
+    return ErrnoStatus(errno, StrCat(option, " ", *path));
+  }
+  if (S_ISDIR(st.st_mode)) return ErrnoStatus(EISDIR, StrCat(option, " ", *path));
+  if (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)) {
+    return absl::InvalidArgumentError(
+        StrCat(option, " ", *path, ": no file; a daemon reads it when it starts"));
+  }
+  *file = *std::move(path);
+  return absl::OkStatus();
+}
+
+absl::Status CheckDescriptors() {
+  constexpr rlim_t kLeast = 64;
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= kLeast) return absl::OkStatus();
+  if (limit.rlim_max < kLeast) {
+    return absl::ResourceExhaustedError(StrCat("this process may have only ", limit.rlim_max,
+                                               " files open (ulimit -Hn), and needs ", kLeast));
+  }
+  limit.rlim_cur = kLeast;
+  return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? absl::OkStatus()
+                                               : ErrnoStatus(errno, "RLIMIT_NOFILE");
 }
 
 absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,

@@ -1,4 +1,4 @@
-// Where a user's store, sockets and logs are. Pure but for PrepareRunDir.
+// Where a user's store, sockets and logs are, and what an option or the environment asks for.
 #pragma once
 
 #include <sys/types.h>
@@ -47,6 +47,13 @@ std::string CleanPath(std::string_view path, std::string_view directory);
 // CleanPath against the working directory of this process. Fails for what CheckPath refuses, and
 // for a relative path where the working directory was removed or cannot be named.
 absl::StatusOr<std::string> AbsolutePath(std::string_view path);
+
+// An option that names a file for the daemon: makes it the path for a process with another working
+// directory. Whether a daemon runs or is started, a file that is not there is wrong.
+absl::Status CheckSettingFile(std::string_view option, std::string* file);
+
+// Fails where this process may have so few descriptors that gRPC would end it.
+absl::Status CheckDescriptors();
 
 // Which proxies the environment of this process asks for, as a digest: they may name passwords. ""
 // = none.

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <time.h>
@@ -737,39 +736,6 @@ int Session::Stop() {
   }
   if (status.ok() && command_.json) out_.Print(StopJson(*pid));
   return Finish(status);
-}
-
-// An option that names a file for the daemon: its path for a process with another working
-// directory. Whether a daemon runs or is started, a file that is not there is wrong.
-absl::Status CheckSettingFile(std::string_view option, std::string* file) {
-  if (file->empty()) return absl::OkStatus();
-  absl::StatusOr<std::string> path = AbsolutePath(*file);
-  if (!path.ok()) return Annotate(path.status(), std::string(option));
-  struct stat st;
-  if (stat(path->c_str(), &st) != 0 || access(path->c_str(), R_OK) != 0) {
-    return ErrnoStatus(errno, StrCat(option, " ", *path));
-  }
-  if (S_ISDIR(st.st_mode)) return ErrnoStatus(EISDIR, StrCat(option, " ", *path));
-  if (S_ISFIFO(st.st_mode) || S_ISSOCK(st.st_mode)) {
-    return absl::InvalidArgumentError(
-        StrCat(option, " ", *path, ": no file; a daemon reads it when it starts"));
-  }
-  *file = *std::move(path);
-  return absl::OkStatus();
-}
-
-// With fewer descriptors than that gRPC ends the process.
-absl::Status CheckDescriptors() {
-  constexpr rlim_t kLeast = 64;
-  rlimit limit{};
-  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= kLeast) return absl::OkStatus();
-  if (limit.rlim_max < kLeast) {
-    return absl::ResourceExhaustedError(StrCat("this process may have only ", limit.rlim_max,
-                                               " files open (ulimit -Hn), and needs ", kLeast));
-  }
-  limit.rlim_cur = kLeast;
-  return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? absl::OkStatus()
-                                               : ErrnoStatus(errno, "RLIMIT_NOFILE");
 }
 
 int CheckConfig(const Command& command, Output& out) {
