@@ -154,9 +154,6 @@ class Session {
   absl::StatusOr<ImageRequest> MakeImageRequest() { return MakeImageRequest(command_.reference); }
   absl::StatusOr<ImageRequest> MakeImageRequest(const std::string& text);
   void AddCredential(const Reference& reference, control::v1::Credential* out);
-  // What is here, is here without credentials that there may be. (The message of a refusal has the
-  // same cause.)
-  void WarnOfCredentials();
   // `call` is Mount or Pull of the client.
   template <typename Request>
   absl::StatusOr<MountResult> Transfer(
@@ -181,12 +178,6 @@ class Session {
   Interrupts interrupts_;
   std::string credential_trouble_;
 };
-
-void Session::WarnOfCredentials() {
-  const std::string trouble = std::exchange(credential_trouble_, "");
-  if (trouble.empty()) return;
-  out_.Note(StrCat("imagefs: warning: no credentials were sent: ", Printable(trouble, 1000), "\n"));
-}
 
 // Asks the client's own files for credentials: the daemon never reads the caller's home.
 absl::StatusOr<ImageRequest> Session::MakeImageRequest(const std::string& text) {
@@ -258,7 +249,10 @@ absl::StatusOr<MountResult> Session::Transfer(
   });
   out_.Note(renderer.Finish());
   IMAGEFS_RETURN_IF_ERROR(status);
-  WarnOfCredentials();
+  if (!credential_trouble_.empty()) {
+    out_.Note(StrCat("imagefs: warning: no credentials were sent: ",
+                     Printable(credential_trouble_, 1000), "\n"));
+  }
   return result;
 }
 
