@@ -1,18 +1,103 @@
 #include "base/mapped_file.h"
 
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <memory>
 
+#include "absl/base/call_once.h"
+#include "absl/base/const_init.h"
+#include "absl/synchronization/mutex.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
 
 namespace imagefs {
 
+// All mappings, in a form that a signal handler may look at: a list of blocks that only grows. A
+// handler has no owner to ask, so this is one for the process.
+class MappingGuards {
+ public:
+  using Guard = MappedFile::Guard;
+
+  static Guard* Take(uintptr_t begin, uintptr_t end) {
+    absl::MutexLock lock(&mu_);
+    for (Block* block = &first_;; block = block->next.load()) {
+      for (Guard& guard : block->guards) {
+        if (guard.begin.load() != 0) continue;
+        guard.damaged.store(false);
+        guard.end.store(end);
+        guard.begin.store(begin);
+        return &guard;
+      }
+      if (block->next.load() == nullptr) {
+        block->next.store(std::make_unique<Block>().release());
+      }
+    }
+  }
+
+  static void Give(Guard* guard) { guard->begin.store(0); }
+
+  // In the handler. True: the address lies in a mapping, which is zeros now.
+  static bool Cover(uintptr_t address) {
+    for (Block* block = &first_; block != nullptr; block = block->next.load()) {
+      for (Guard& guard : block->guards) {
+        const uintptr_t begin = guard.begin.load();
+        const uintptr_t end = guard.end.load();
+        // Read once more: the guard may have become that of another mapping in between.
+        if (address < begin || address >= end || guard.begin.load() != begin) continue;
+        guard.damaged.store(true);
+        // As a plain system call, which sanitizers do not follow into a handler.
+        const long mapped = syscall(SYS_mmap, begin, end - begin, PROT_READ,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+        return mapped == static_cast<long>(begin);
+      }
+    }
+    return false;
+  }
+
+  static void Install() {
+    struct sigaction action = {};
+    action.sa_sigaction = OnBusError;
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGBUS, &action, &before_);
+  }
+
+ private:
+  struct Block {
+    Guard guards[128];
+    std::atomic<Block*> next{nullptr};
+  };
+
+  static void OnBusError(int signal, siginfo_t* info, void*) {
+    const int saved = errno;
+    const bool of_an_address = info->si_code > 0;
+    if (!of_an_address || !Cover(reinterpret_cast<uintptr_t>(info->si_addr))) {
+      // The fault comes again when this returns, and then what was there before has it.
+      sigaction(SIGBUS, &before_, nullptr);
+      if (!of_an_address) raise(signal);
+    }
+    errno = saved;
+  }
+
+  static absl::Mutex mu_;
+  static Block first_;
+  static struct sigaction before_;
+};
+
+ABSL_CONST_INIT absl::Mutex MappingGuards::mu_(absl::kConstInit);
+MappingGuards::Block MappingGuards::first_;
+struct sigaction MappingGuards::before_;
+
 absl::StatusOr<MappedFile> MappedFile::Map(int fd, std::string_view what) {
   MayBlock("mapping a file");
+  static absl::once_flag once;
+  absl::call_once(once, MappingGuards::Install);
   struct stat st;
   if (fstat(fd, &st) != 0) return ErrnoStatus(errno, what);
   MappedFile file;
@@ -21,6 +106,9 @@ absl::StatusOr<MappedFile> MappedFile::Map(int fd, std::string_view what) {
   void* const address = mmap(nullptr, size, PROT_READ, MAP_SHARED, fd, 0);
   if (address == MAP_FAILED) return ErrnoStatus(errno, StrCat("mmap of ", what));
   file.bytes_ = std::string_view(static_cast<const char*>(address), size);
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  file.guard_ = MappingGuards::Take(begin, begin + (size + page - 1) / page * page);
   return file;
 }
 
@@ -28,8 +116,14 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   if (this != &other) {
     Unmap();
     bytes_ = std::exchange(other.bytes_, {});
+    guard_ = std::exchange(other.guard_, nullptr);
   }
   return *this;
+}
+
+absl::Status MappedFile::CheckWhole(std::string_view what) const {
+  if (!damaged()) return absl::OkStatus();
+  return absl::DataLossError(StrCat(what, " was cut, or cannot be read from the disk any more"));
 }
 
 void MappedFile::DropPages() const {
@@ -37,8 +131,11 @@ void MappedFile::DropPages() const {
 }
 
 void MappedFile::Unmap() {
+  // First the guard: the kernel may give the addresses to somebody else at once.
+  if (guard_ != nullptr) MappingGuards::Give(guard_);
   if (!bytes_.empty()) munmap(const_cast<char*>(bytes_.data()), bytes_.size());
   bytes_ = {};
+  guard_ = nullptr;
 }
 
 }  // namespace imagefs

@@ -1,12 +1,18 @@
-// A file in memory, mapped read-only. The file may be closed and unlinked; it may not be cut while
-// it is mapped, since reading what is gone ends the process. Movable; const methods are
-// thread-safe.
+// A file in memory, mapped read-only. The file may be closed and unlinked. Movable; const methods
+// are thread-safe.
+//
+// A file that is cut while it is mapped, or lies on a bad sector, would end the process by SIGBUS
+// at the next touch. Instead the whole mapping turns into zeros and is `damaged` from then on. So
+// whoever reads `bytes` asks CheckWhole after the last touch, and gives nothing on before.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 #include <utility>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace imagefs {
@@ -14,19 +20,36 @@ namespace imagefs {
 class MappedFile {
  public:
   MappedFile() = default;  // of no bytes
-  // The whole of `fd` as it is now. `what` names it in errors.
+  // The whole of `fd` as it is now. `what` names it in errors. The first call installs a handler of
+  // SIGBUS; faults elsewhere go on to the one before.
   static absl::StatusOr<MappedFile> Map(int fd, std::string_view what);
-  MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+  MappedFile(MappedFile&& other) noexcept
+      : bytes_(std::exchange(other.bytes_, {})), guard_(std::exchange(other.guard_, nullptr)) {}
   MappedFile& operator=(MappedFile&& other) noexcept;
   ~MappedFile() { Unmap(); }
 
   std::string_view bytes() const { return bytes_; }
+  // True: some of what was read may have been zeros that are not in the file.
+  bool damaged() const {
+    return guard_ != nullptr && guard_->damaged.load(std::memory_order_acquire);
+  }
+  // kDataLoss when it is damaged.
+  absl::Status CheckWhole(std::string_view what) const;
   // Tells the kernel that the pages touched so far may go; they come back from the page cache.
   void DropPages() const;
 
  private:
+  friend class MappingGuards;
+  // What the handler knows of one mapping.
+  struct Guard {
+    std::atomic<uintptr_t> begin{0};  // 0 = of none
+    std::atomic<uintptr_t> end{0};
+    std::atomic<bool> damaged{false};
+  };
+
   void Unmap();
   std::string_view bytes_;
+  Guard* guard_ = nullptr;
 };
 
 }  // namespace imagefs

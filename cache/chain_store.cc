@@ -330,7 +330,9 @@ absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
     if (it == chains_.end()) {
       return absl::NotFoundError(StrCat("chain ", chain_id.ToString(), " is not here"));
     }
-    if (ChainRef chain = it->second.open.lock()) return chain;
+    if (ChainRef chain = it->second.open.lock(); chain != nullptr && !chain->index->damaged()) {
+      return chain;
+    }
     names = it->second.layers;
     sum = it->second.sum;
   }
@@ -348,12 +350,15 @@ absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
   absl::MutexLock lock(&mu_);
   const auto it = chains_.find(chain_id);
   if (it == chains_.end()) return absl::NotFoundError("the chain was just removed");
+  if (absl::IsResourceExhausted(chain.status())) return chain;  // says nothing about the chain
   if (!chain.ok()) {
     LogError("chain.lost chain=", chain_id.Short(), " error=", chain.status().message());
     chains_.erase(it);
     return absl::NotFoundError(chain.status().message());
   }
-  if (ChainRef other = it->second.open.lock()) return other;
+  if (ChainRef other = it->second.open.lock(); other != nullptr && !other->index->damaged()) {
+    return other;
+  }
   it->second.open = *chain;
   return chain;
 }
@@ -361,7 +366,8 @@ absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
 ChainRef ChainStore::Recent(const Request& request) const {
   absl::MutexLock lock(&mu_);
   const auto it = recent_.find(RecentKey(request));
-  return it == recent_.end() ? nullptr : it->second.lock();
+  ChainRef chain = it == recent_.end() ? nullptr : it->second.lock();
+  return chain != nullptr && chain->index->damaged() ? nullptr : chain;
 }
 
 void ChainStore::KeepRecent(const Request& request, const ChainRef& chain) {

@@ -120,7 +120,9 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenBundle(const IndexMaterial& bundl
   {
     IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(bundle.file, "an index"));
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view packed, PartOf(file, bundle));
-    IMAGEFS_RETURN_IF_ERROR(UnpackBundle(packed, announced, index.get(), found.access.get()));
+    const absl::Status unpacked = UnpackBundle(packed, announced, index.get(), found.access.get());
+    IMAGEFS_RETURN_IF_ERROR(file.CheckWhole("an index"));
+    IMAGEFS_RETURN_IF_ERROR(unpacked);
   }
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
                            LayerAccess::OpenFd(found.access.get(), "its span table"));
@@ -130,6 +132,7 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenBundle(const IndexMaterial& bundl
   IMAGEFS_ASSIGN_OR_RETURN(Tree tree,
                            TreeOfBundle(*image, *access, bundle.layer.digest, bundle.layer.size,
                                         bundle.diff_id, bundle.max_memory - mapped));
+  IMAGEFS_RETURN_IF_ERROR(access->CheckWhole());
   image->DropResidentPages();
   IMAGEFS_RETURN_IF_ERROR(WriteIndex(tree, bundle.diff_id, access->data_bytes(), found));
   return std::make_shared<const FoundIndex>(std::move(found));
@@ -142,7 +145,9 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenToc(const IndexMaterial& toc,
   {
     IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(toc.file, "an index"));
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view packed, PartOf(file, toc));
-    IMAGEFS_ASSIGN_OR_RETURN(opened, imagefs::OpenToc(where, packed, unpacked.get()));
+    absl::StatusOr<OpenedToc> found = imagefs::OpenToc(where, packed, unpacked.get());
+    IMAGEFS_RETURN_IF_ERROR(file.CheckWhole("an index"));
+    IMAGEFS_ASSIGN_OR_RETURN(opened, std::move(found));
   }
   FoundIndex found;
   found.source = IndexSource::kInImage;
@@ -155,6 +160,7 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenToc(const IndexMaterial& toc,
   IMAGEFS_ASSIGN_OR_RETURN(
       TableLayer table, BuildFromToc(where, text, std::move(opened.entry), toc.layer, toc.diff_id,
                                      toc.max_memory - mapped));
+  IMAGEFS_RETURN_IF_ERROR(file.CheckWhole("an index"));
   file = MappedFile();
   return FromTable(std::move(table), DataLayout::kTable, std::move(found), toc.diff_id);
 }
@@ -172,6 +178,7 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenZtoc(const IndexMaterial& ztoc,
   const uint64_t mapped = std::min<uint64_t>(bytes.size(), ztoc.max_memory);
   IMAGEFS_ASSIGN_OR_RETURN(
       TableLayer table, BuildFromZtoc(bytes, ztoc.layer, ztoc.diff_id, ztoc.max_memory - mapped));
+  IMAGEFS_RETURN_IF_ERROR(file.CheckWhole("an index"));
   file = MappedFile();
   return FromTable(std::move(table), DataLayout::kForeignTar, std::move(found), ztoc.diff_id);
 }

@@ -374,9 +374,11 @@ class EpollFuseLoop : public FuseLoop {
 
   void Work(FuseWorkerContext& context) {
     pthread_setname_np(pthread_self(), "fuse");
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, nullptr);
+    sigset_t others;
+    sigfillset(&others);
+    // What a thread does to itself. While it is blocked the kernel ends the process.
+    for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&others, own);
+    pthread_sigmask(SIG_BLOCK, &others, nullptr);
     NeverBlockHere("a FUSE worker");
     SetFuseWorkerContext(&context);
     const auto buffer = std::make_unique_for_overwrite<char[]>(kMessageBytes + kPaddingBytes);

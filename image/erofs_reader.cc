@@ -288,6 +288,7 @@ absl::StatusOr<std::unique_ptr<ErofsImage>> ErofsImage::OpenFd(int fd, std::stri
   IMAGEFS_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Map(fd, name));
   if (file.bytes().empty()) return absl::DataLossError(StrCat(name, ": empty index; remove it"));
   auto image = FromMemory(file.bytes());
+  IMAGEFS_RETURN_IF_ERROR(file.CheckWhole(name));
   if (!image.ok()) return Annotate(image.status(), name);
   (*image)->file_ = std::move(file);
   return image;
@@ -314,7 +315,7 @@ absl::StatusOr<std::unique_ptr<ErofsImage>> ErofsImage::FromMemory(std::string_v
   return image;
 }
 
-absl::StatusOr<ErofsImage::Stat> ErofsImage::GetStat(Nid nid) const {
+absl::StatusOr<ErofsImage::Stat> ErofsImage::StatOf(Nid nid) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, nid));
   Stat stat;
   stat.nid = nid;
@@ -334,7 +335,7 @@ absl::StatusOr<ErofsImage::Stat> ErofsImage::GetStat(Nid nid) const {
 }
 
 // Binary search twice: for the last block whose first name is not greater, then inside it.
-absl::StatusOr<std::optional<Nid>> ErofsImage::Lookup(Nid directory, std::string_view name) const {
+absl::StatusOr<std::optional<Nid>> ErofsImage::Find(Nid directory, std::string_view name) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, directory));
   if (!S_ISDIR(inode.mode())) return absl::FailedPreconditionError("not a directory");
   IMAGEFS_ASSIGN_OR_RETURN(const FlatData data, LoadFlat(bytes_, inode));
@@ -370,8 +371,8 @@ absl::StatusOr<std::optional<Nid>> ErofsImage::Lookup(Nid directory, std::string
 }
 
 // A position is the offset of an entry in the directory, as the kernel's.
-absl::Status ErofsImage::ReadDir(Nid directory, uint64_t position,
-                                 absl::FunctionRef<bool(const DirentView&)> visit) const {
+absl::Status ErofsImage::VisitDir(Nid directory, uint64_t position,
+                                  absl::FunctionRef<bool(const DirentView&)> visit) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, directory));
   if (!S_ISDIR(inode.mode())) return absl::FailedPreconditionError("not a directory");
   IMAGEFS_ASSIGN_OR_RETURN(const FlatData data, LoadFlat(bytes_, inode));
@@ -395,7 +396,7 @@ absl::Status ErofsImage::ReadDir(Nid directory, uint64_t position,
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> ErofsImage::Readlink(Nid nid) const {
+absl::StatusOr<std::string> ErofsImage::TargetOf(Nid nid) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, nid));
   if (!S_ISLNK(inode.mode())) return absl::InvalidArgumentError("not a symbolic link");
   if (inode.size == 0 || inode.size > kMaxSymlink) {
@@ -405,7 +406,7 @@ absl::StatusOr<std::string> ErofsImage::Readlink(Nid nid) const {
   return StrCat(data.blocks, data.tail);
 }
 
-absl::StatusOr<std::vector<Xattr>> ErofsImage::Xattrs(Nid nid) const {
+absl::StatusOr<std::vector<Xattr>> ErofsImage::AllXattrs(Nid nid) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, nid));
   std::vector<Xattr> xattrs;
   IMAGEFS_RETURN_IF_ERROR(ForEachXattr(
@@ -417,8 +418,8 @@ absl::StatusOr<std::vector<Xattr>> ErofsImage::Xattrs(Nid nid) const {
   return xattrs;
 }
 
-absl::StatusOr<std::optional<std::string>> ErofsImage::GetXattr(Nid nid,
-                                                                std::string_view name) const {
+absl::StatusOr<std::optional<std::string>> ErofsImage::FindXattr(Nid nid,
+                                                                 std::string_view name) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, nid));
   std::optional<std::string> found;
   IMAGEFS_RETURN_IF_ERROR(ForEachXattr(
@@ -432,7 +433,7 @@ absl::StatusOr<std::optional<std::string>> ErofsImage::GetXattr(Nid nid,
   return found;
 }
 
-absl::StatusOr<Extent> ErofsImage::Map(Nid nid, uint64_t offset) const {
+absl::StatusOr<Extent> ErofsImage::RunAt(Nid nid, uint64_t offset) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, nid));
   if (!S_ISREG(inode.mode())) return absl::InvalidArgumentError("not a regular file");
   if (offset >= inode.size) return absl::OutOfRangeError("offset behind the end of the file");
@@ -473,7 +474,7 @@ absl::StatusOr<Extent> ErofsImage::Map(Nid nid, uint64_t offset) const {
   return extent;
 }
 
-absl::StatusOr<uint64_t> ErofsImage::StoredBytes(Nid nid) const {
+absl::StatusOr<uint64_t> ErofsImage::BytesOf(Nid nid) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, nid));
   uint64_t bytes = inode.data - (nid << kSlotBits);
   if (S_ISREG(inode.mode()) && inode.size > 0) {

@@ -1,7 +1,8 @@
 // Reads an EROFS image as WriteErofs makes it, straight from mapped memory. The daemon's inode
 // table: no parsing at open beyond the superblock, no per-inode state. Every access is
 // bounds-checked, so a damaged or hostile image gives kDataLoss, never a crash or an endless loop.
-// Thread-safe (immutable).
+// So does a file that was cut while it was mapped, from then on: what was read is only given out
+// after a look at the mapping. Thread-safe (immutable).
 #pragma once
 
 #include <cstdint>
@@ -9,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -39,6 +41,8 @@ class ErofsImage {
   // CRC-32C of all its bytes, seed all ones.
   uint32_t Checksum() const { return Crc32c(~0U, bytes_); }
   const std::vector<DeviceSlot>& devices() const { return devices_; }
+  // True: every call fails with kDataLoss from now on.
+  bool damaged() const { return file_.damaged(); }
   uint8_t flags() const { return flags_; }
   bool has_xattrs() const { return (flags_ & kIndexHasXattrs) != 0; }
   bool has_acls() const { return (flags_ & kIndexHasAcls) != 0; }
@@ -51,10 +55,12 @@ class ErofsImage {
     uint64_t size = 0;
     uint32_t rdev_major = 0, rdev_minor = 0;
   };
-  absl::StatusOr<Stat> GetStat(Nid nid) const;
+  absl::StatusOr<Stat> GetStat(Nid nid) const { return Whole(StatOf(nid)); }
 
   // nullopt when the directory has no such name; kFailedPrecondition when it is no directory.
-  absl::StatusOr<std::optional<Nid>> Lookup(Nid directory, std::string_view name) const;
+  absl::StatusOr<std::optional<Nid>> Lookup(Nid directory, std::string_view name) const {
+    return Whole(Find(directory, name));
+  }
 
   struct DirentView {
     std::string_view name;  // in the mapping
@@ -64,22 +70,27 @@ class ErofsImage {
   };
   // Entries from `position` (0 = start) incl. "." and "..", in the order of names, until `visit`
   // returns false. Positions are stable for ever, so a directory can be read on after a restart.
+  // With an error, nothing that was visited may be given out before a look at `damaged`.
   absl::Status ReadDir(Nid directory, uint64_t position,
-                       absl::FunctionRef<bool(const DirentView&)> visit) const;
+                       absl::FunctionRef<bool(const DirentView&)> visit) const {
+    return Whole(VisitDir(directory, position, visit));
+  }
 
-  absl::StatusOr<std::string> Readlink(Nid nid) const;
+  absl::StatusOr<std::string> Readlink(Nid nid) const { return Whole(TargetOf(nid)); }
 
   // Full names. The overlay markers are listed like any other.
-  absl::StatusOr<std::vector<Xattr>> Xattrs(Nid nid) const;
-  absl::StatusOr<std::optional<std::string>> GetXattr(Nid nid, std::string_view name) const;
+  absl::StatusOr<std::vector<Xattr>> Xattrs(Nid nid) const { return Whole(AllXattrs(nid)); }
+  absl::StatusOr<std::optional<std::string>> GetXattr(Nid nid, std::string_view name) const {
+    return Whole(FindXattr(nid, name));
+  }
 
   // Where byte `offset` of a regular file lies and how far that run goes (to the end of the file at
   // most). `device` 0 = a hole. REQUIRES: offset < size.
-  absl::StatusOr<Extent> Map(Nid nid, uint64_t offset) const;
+  absl::StatusOr<Extent> Map(Nid nid, uint64_t offset) const { return Whole(RunAt(nid, offset)); }
 
   // Bytes of the image that belong to this inode: itself, its xattrs, names or target, chunks. Over
   // all inodes they sum up to at most size_bytes(), which bounds the walk of a hostile image.
-  absl::StatusOr<uint64_t> StoredBytes(Nid nid) const;
+  absl::StatusOr<uint64_t> StoredBytes(Nid nid) const { return Whole(BytesOf(nid)); }
 
   // The whole image as a tree with every device number shifted by `device_shift`. Hard links are
   // found by nid. kResourceExhausted when the tree would take more than `max_bytes` of memory; with
@@ -91,6 +102,21 @@ class ErofsImage {
 
  private:
   ErofsImage() = default;
+  // The one place that decides whether what was read may be given out.
+  template <typename Result>
+  Result Whole(Result result) const {
+    return file_.damaged() ? Result(file_.CheckWhole("an index")) : std::move(result);
+  }
+  absl::StatusOr<Stat> StatOf(Nid nid) const;
+  absl::StatusOr<std::optional<Nid>> Find(Nid directory, std::string_view name) const;
+  absl::Status VisitDir(Nid directory, uint64_t position,
+                        absl::FunctionRef<bool(const DirentView&)> visit) const;
+  absl::StatusOr<std::string> TargetOf(Nid nid) const;
+  absl::StatusOr<std::vector<Xattr>> AllXattrs(Nid nid) const;
+  absl::StatusOr<std::optional<std::string>> FindXattr(Nid nid, std::string_view name) const;
+  absl::StatusOr<Extent> RunAt(Nid nid, uint64_t offset) const;
+  absl::StatusOr<uint64_t> BytesOf(Nid nid) const;
+
   MappedFile file_;  // of no bytes: borrowed
   std::string_view bytes_;
   Nid root_ = 0;

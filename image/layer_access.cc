@@ -165,14 +165,20 @@ absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::FromBytes(std::string 
 
 absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::Open(const std::string& path) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
-  return OpenFd(fd.get(), path);
+  IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<LayerAccess> access, OpenFd(fd.get(), path));
+  access->owned_ = std::string(access->records_);
+  access->records_ = access->owned_;
+  IMAGEFS_RETURN_IF_ERROR(access->file_.CheckWhole(path));
+  return access;
 }
 
 absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::OpenFd(int fd, std::string_view name) {
   std::unique_ptr<LayerAccess> access(new LayerAccess());
   IMAGEFS_ASSIGN_OR_RETURN(access->file_, MappedFile::Map(fd, name));
   access->bytes_ = access->file_.bytes();
-  if (absl::Status status = access->Parse(); !status.ok()) return Annotate(status, name);
+  const absl::Status status = access->Parse();
+  IMAGEFS_RETURN_IF_ERROR(access->file_.CheckWhole(name));
+  if (!status.ok()) return Annotate(status, name);
   return access;
 }
 

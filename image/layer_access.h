@@ -89,9 +89,10 @@ absl::StatusOr<std::string> WriteAccess(const AccessTable& table);
 // A table as it lies on disk. Immutable, thread-safe.
 class LayerAccess {
  public:
-  // Maps the file read-only.
+  // Maps the file read-only. What says where bytes are is copied: it is asked for with every read,
+  // and a file that is cut later does not change it.
   static absl::StatusOr<std::unique_ptr<LayerAccess>> Open(const std::string& path);
-  // The same of a file that is open; `name` is for errors.
+  // Maps all of a file that is open; `name` is for errors. To be asked CheckWhole after use.
   static absl::StatusOr<std::unique_ptr<LayerAccess>> OpenFd(int fd, std::string_view name);
   static absl::StatusOr<std::unique_ptr<LayerAccess>> FromBytes(std::string bytes);
   // OK when FromBytes would give a table.
@@ -113,14 +114,16 @@ class LayerAccess {
   AccessSpan span(size_t index) const;
   // The first and one past the last span that has a byte of `range`; equal when none has.
   std::pair<size_t, size_t> SpansOf(ByteRange range) const;
-  // The packed window of a span; "" when it has none.
+  // The packed window of a span; "" when it has none. Worth something when CheckWhole says OK after
+  // it was read.
   std::string_view WindowOf(const AccessSpan& span) const;
+  absl::Status CheckWhole() const { return file_.CheckWhole("the span table"); }
 
  private:
   LayerAccess() = default;
   absl::Status Parse();
-  std::string owned_;
-  MappedFile file_;  // of no bytes: owned
+  std::string owned_;  // all bytes, or the records
+  MappedFile file_;    // of no bytes: owned
   std::string_view bytes_;
   Digest blob_digest_, diff_id_;
   uint64_t blob_size_ = 0, tar_bytes_ = 0, data_bytes_ = 0;

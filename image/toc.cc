@@ -589,8 +589,10 @@ absl::StatusOr<OpenedToc> OpenToc(const TocLocation& location, std::string_view 
                                : UnpackGzip(blob_bytes, limit, out));
   IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(out, "table of contents"));
   if (zstd) return OpenedToc{{0, file.bytes().size()}, std::nullopt};
-  IMAGEFS_ASSIGN_OR_RETURN(OpenedToc toc, FindInTar(file.bytes()));
-  const std::string_view json = file.bytes().substr(toc.json.begin, toc.json.size());
+  absl::StatusOr<OpenedToc> toc = FindInTar(file.bytes());
+  IMAGEFS_RETURN_IF_ERROR(file.CheckWhole("table of contents"));
+  if (!toc.ok()) return toc;
+  const std::string_view json = file.bytes().substr(toc->json.begin, toc->json.size());
   if (Sha256Of(json) != location.digest) return wrong;
   return toc;
 }

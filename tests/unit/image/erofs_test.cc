@@ -1,5 +1,6 @@
 #include <dirent.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "base/digest.h"
+#include "base/fd.h"
 #include "base/text.h"
 #include "gtest/gtest.h"
 #include "image/erofs_format.h"
@@ -66,6 +68,35 @@ TEST(ErofsTest, TreeSurvives) {
     expected.tree.inode(id).implied = false;
   }
   EXPECT_EQ(TreeText(*tree), TreeText(expected.tree));
+}
+
+// Whatever is asked of a file that was cut while it was mapped, nothing of it is given out.
+TEST(ErofsTest, AFileThatIsCutIsDamaged) {
+  const TreeMaker maker = SampleTree();
+  const std::string bytes = ImageBytes(maker.tree, {.devices = SampleDevices(maker)});
+  const std::string path = StrCat(::testing::TempDir(), "/erofs-", RandomHex(8));
+  ASSERT_TRUE(WriteFileDurably(path, bytes).ok());
+  const auto image = ErofsImage::Open(path);
+  ASSERT_TRUE(image.ok()) << image.status();
+  const Nid root = (*image)->root();
+  ASSERT_TRUE((*image)->ToTree().ok());
+  EXPECT_FALSE((*image)->damaged());
+  ASSERT_EQ(truncate(path.c_str(), 0), 0);
+  const auto lost = [](const absl::Status& status) {
+    return status.code() == absl::StatusCode::kDataLoss;
+  };
+  EXPECT_TRUE(lost((*image)->ToTree().status()));
+  EXPECT_TRUE((*image)->damaged());
+  EXPECT_TRUE(lost((*image)->GetStat(root).status()));
+  EXPECT_TRUE(lost((*image)->Lookup(root, "etc").status()));
+  EXPECT_TRUE(lost((*image)->ReadDir(root, 0, [](const auto&) { return true; })));
+  EXPECT_TRUE(lost((*image)->Readlink(root).status()));
+  EXPECT_TRUE(lost((*image)->Xattrs(root).status()));
+  EXPECT_TRUE(lost((*image)->GetXattr(root, "user.x").status()));
+  EXPECT_TRUE(lost((*image)->Map(root, 0).status()));
+  EXPECT_TRUE(lost((*image)->StoredBytes(root).status()));
+  EXPECT_FALSE(ErofsImage::Open(path).ok());
+  unlink(path.c_str());
 }
 
 TEST(ErofsTest, DeviceNumbersShift) {

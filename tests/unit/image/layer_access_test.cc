@@ -1,11 +1,14 @@
 #include "image/layer_access.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/text.h"
 
 namespace imagefs {
@@ -53,6 +56,24 @@ TEST(LayerAccess, ReadsWhatWasWritten) {
   EXPECT_EQ((*access)->WindowOf((*access)->span(0)), "");
   ASSERT_EQ((*access)->moves().size(), 1U);
   EXPECT_EQ((*access)->moves()[0].to, 4096U);
+}
+
+TEST(LayerAccess, AFileThatIsCutChangesNoSpan) {
+  AccessTable table = Sample();
+  table.windows.append(20'000, 'w');
+  const std::string path = StrCat(::testing::TempDir(), "/access-", RandomHex(8));
+  ASSERT_TRUE(WriteFileDurably(path, *WriteAccess(table)).ok());
+  const auto access = LayerAccess::Open(path);
+  ASSERT_TRUE(access.ok()) << access.status();
+  EXPECT_TRUE((*access)->CheckWhole().ok());
+  ASSERT_EQ(truncate(path.c_str(), 0), 0);
+  const AccessSpan span = (*access)->span(1);
+  EXPECT_EQ(span.data_begin, 1500U);
+  EXPECT_EQ((*access)->SpansOf({0, 4000}), std::make_pair(size_t{0}, size_t{2}));
+  EXPECT_NE((*access)->WindowOf(span), Sample().windows);
+  EXPECT_EQ((*access)->CheckWhole().code(), absl::StatusCode::kDataLoss);
+  EXPECT_FALSE(LayerAccess::Open(path).ok());
+  unlink(path.c_str());
 }
 
 TEST(LayerAccess, FindsTheSpansOfARange) {
