@@ -1,12 +1,9 @@
 #include "cache/image_store.h"
 
-#include <fcntl.h>
-#include <sys/file.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
+#include <tuple>
 #include <utility>
 
 #include "absl/base/thread_annotations.h"
@@ -24,6 +21,7 @@
 #include "cache/image_row.h"
 #include "cache/layer_store.h"
 #include "cache/resolve_job.h"
+#include "cache/store_lock.h"
 
 namespace imagefs {
 namespace {
@@ -45,23 +43,6 @@ std::string HeldKey(std::string_view holder, const Digest& manifest) {
   return StrCat(kHeldPrefix, holder, "/", manifest.hex());
 }
 
-// One process owns a store: an flock that the kernel gives back however that process ends.
-absl::StatusOr<Fd> LockStore(const std::string& root) {
-  const std::string path = root + "/lock";
-  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, OpenFile(path, O_RDWR | O_CREAT, 0600));
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return ErrnoStatus(errno, path);
-    const absl::StatusOr<std::string> owner = ReadFile(path, 64);
-    return absl::FailedPreconditionError(
-        StrCat("the store ", root, " is in use by the daemon with pid ",
-               owner.ok() && !owner->empty() ? owner->substr(0, owner->find(' ')) : "unknown",
-               "; use that one, stop it (imagefs stop), or choose another store with --root"));
-  }
-  if (ftruncate(fd.get(), 0) != 0) return ErrnoStatus(errno, path);
-  IMAGEFS_RETURN_IF_ERROR(PwriteFull(fd.get(), StrCat(getpid()), 0));
-  return fd;
-}
-
 class ImageStoreImpl : public ImageStore {
  public:
   ImageStoreImpl(Options options, SourceFactory& sources)
@@ -79,7 +60,12 @@ class ImageStoreImpl : public ImageStore {
                                   *kv_));
     IMAGEFS_ASSIGN_OR_RETURN(chains_,
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
-    if (!same_version) IMAGEFS_RETURN_IF_ERROR(WriteVersion());
+    if (!same_version) {
+      // On a full disk the next start does it.
+      if (absl::Status status = WriteVersion(); !status.ok()) {
+        LogWarning("store.version_not_written cause=", status.message());
+      }
+    }
     layers_->OnDamaged([this](const Digest& layer) { chains_->Forget(layer); });
     layers_->OnMending([this](const auto& filling) { AddSourceOf(*filling); });
     CollectShown();
@@ -178,6 +164,7 @@ class ImageStoreImpl : public ImageStore {
     layers_->AppendCounters(counters);
     chains_->AppendCounters(counters);
     finder_->AppendCounters(counters);
+    kv_->AppendCounters(counters);
     return counters;
   }
 
@@ -216,9 +203,15 @@ class ImageStoreImpl : public ImageStore {
   void StopTimers();
   // Where the blob of a damaged layer comes from: an image that is recorded here names it.
   void AddSourceOf(FillingLayer& filling) const;
+  // What a record names; kDataLoss when it is damaged.
+  struct Documents {
+    std::string manifest, config;
+  };
+  absl::StatusOr<Documents> DocumentsOf(const ImageRow& row) const;
   // The image that a record's value names.
   absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
   absl::StatusOr<ImageRef> LoadHeld(std::string_view record) const;
+  static void KeepLayers(std::string_view record, absl::flat_hash_set<Digest>& layers);
 
   const Options options_;
   SourceFactory& sources_;
@@ -244,6 +237,12 @@ class ImageStoreImpl : public ImageStore {
 absl::StatusOr<bool> ImageStoreImpl::CheckVersion() {
   IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> version, kv_->Get(kVersionKey));
   if (!version.has_value()) {
+    // Without any record, but with something that records named: they are gone.
+    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys, kv_->KeysWithPrefix(""));
+    const bool lost = kv_->lost_records() || !keys.empty() || StoreHasContent(options_.root);
+    if (lost) kv_->NoteLost("the store has content, but no version");
+    // As of an earlier version, nothing is believed that was not hashed.
+    if (lost) return false;
     IMAGEFS_RETURN_IF_ERROR(WriteVersion());
     return true;
   }
@@ -620,7 +619,9 @@ absl::Status ImageStoreImpl::Remember(const ResolvedImage& image, const std::str
   std::vector<Digest> layers = row.layers;
   layers.resize(std::max(layers.size(), chain.layers.size()));
   for (size_t i = 0; i < chain.layers.size(); ++i) layers[i] = chain.layers[i]->id;
-  if (!row.manifest.empty() && layers == row.layers) return absl::OkStatus();
+  if (!row.manifest.empty() && layers == row.layers && DocumentsOf(row).ok()) {
+    return absl::OkStatus();
+  }
   row.reference = holder.empty() ? "" : image.reference;
   row.manifest = image.manifest_digest;
   row.index = image.index_digest;
@@ -679,26 +680,42 @@ void ImageStoreImpl::CollectProvenTwice() {
 
 void ImageStoreImpl::CollectShown() {
   After(kShownPause, &ImageStoreImpl::shown_timer_, [this] {
+    layers_->scheduler().work().Submit(std::make_shared<LivePriority>(Priority::kBackground),
+                                       [this] { kv_->Settle().IgnoreError(); });  // it has said why
     CollectProvenTwice();
     CollectShown();
   });
 }
 
+absl::StatusOr<ImageStoreImpl::Documents> ImageStoreImpl::DocumentsOf(const ImageRow& row) const {
+  Documents documents;
+  for (const auto& [prefix, digest, into] :
+       {std::tuple(kManifestPrefix, row.manifest, &documents.manifest),
+        std::tuple(kConfigKeyPrefix, row.config, &documents.config)}) {
+    const std::string key = StrCat(prefix, digest.hex());
+    IMAGEFS_ASSIGN_OR_RETURN(std::optional<std::string> document, kv_->Get(key));
+    if (!document.has_value() || Sha256Of(*document) != digest) {
+      if (document.has_value()) kv_->NoteDamaged(key, "it has another digest");
+      return absl::DataLossError(StrCat(key, " is not here"));
+    }
+    *into = *std::move(document);
+  }
+  return documents;
+}
+
 absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::Load(std::string_view reference,
                                                           std::string_view record) const {
   IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
-  IMAGEFS_ASSIGN_OR_RETURN(std::optional<std::string> manifest_json,
-                           kv_->Get(StrCat(kManifestPrefix, row.manifest.hex())));
-  IMAGEFS_ASSIGN_OR_RETURN(std::optional<std::string> config_json,
-                           kv_->Get(StrCat(kConfigKeyPrefix, row.config.hex())));
-  if (!manifest_json.has_value() || !config_json.has_value() ||
-      Sha256Of(*manifest_json) != row.manifest || Sha256Of(*config_json) != row.config) {
-    return absl::DataLossError(StrCat("the record of ", reference, " is damaged"));
+  absl::StatusOr<Documents> documents = DocumentsOf(row);
+  if (!documents.ok()) {
+    return absl::DataLossError(StrCat("the record of ", reference, " is damaged (",
+                                      ToStd(documents.status().message()),
+                                      "); bring it again with: imagefs pull ", reference));
   }
   IMAGEFS_ASSIGN_OR_RETURN(
       ResolvedImage image,
-      MakeResolvedImage(std::string(reference), row.index, *std::move(manifest_json),
-                        row.content_type, *std::move(config_json), Platform()));
+      MakeResolvedImage(std::string(reference), row.index, std::move(documents->manifest),
+                        row.content_type, std::move(documents->config), Platform()));
   // Format 1 kept every layer under its DiffID.
   image.layer_ids = row.has_layers ? row.layers : image.config.diff_ids;
   image.layer_ids.resize(image.config.diff_ids.size());
@@ -736,7 +753,7 @@ absl::StatusOr<std::vector<ImageStore::ImageRef>> ImageStoreImpl::ListHeld(
         if (image.ok()) {
           images.push_back(*std::move(image));
         } else {
-          LogWarning("image.damaged record=", key, " error=", image.status().message());
+          kv_->NoteDamaged(key, ToStd(image.status().message()));
         }
         return true;
       }));
@@ -762,7 +779,7 @@ absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
     const std::string reference = key.substr(0, key.rfind('\n'));
     const absl::StatusOr<ImageRef> image = Load(reference, value);
     if (!image.ok()) {
-      LogWarning("image.damaged reference=", reference, " error=", image.status().message());
+      kv_->NoteDamaged(StrCat(kImagePrefix, key), ToStd(image.status().message()));
       continue;
     }
     ImageRecord record;
@@ -789,20 +806,26 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Remove(const Reference& reference) {
   {
     absl::MutexLock lock(&records_mu_);
     WriteBatch batch;
-    size_t found = 0;
-    IMAGEFS_RETURN_IF_ERROR(kv_->ForEachWithPrefix(StrCat(kImagePrefix, text, "\n"),
-                                                   [&](std::string_view key, std::string_view) {
-                                                     batch.Delete(key);
-                                                     ++found;
-                                                     return true;
-                                                   }));
-    if (found == 0) {
+    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys,
+                             kv_->KeysWithPrefix(StrCat(kImagePrefix, text, "\n")));
+    for (const std::string& key : keys) batch.Delete(key);
+    if (keys.empty()) {
       return absl::NotFoundError(
           StrCat("no image ", text, " in the store; `imagefs images` lists those that are"));
     }
     IMAGEFS_RETURN_IF_ERROR(kv_->Write(batch, true));
   }
-  return Collect();
+  IMAGEFS_ASSIGN_OR_RETURN(const uint64_t freed, Collect());
+  // On a full disk there may only be room for the removal now.
+  IMAGEFS_RETURN_IF_ERROR(
+      Annotate(kv_->Settle(), StrCat(text, " is removed, but may come back with the next daemon")));
+  return freed;
+}
+
+// Of an image whose documents are damaged, the layers stay for the pull that brings them again.
+void ImageStoreImpl::KeepLayers(std::string_view record, absl::flat_hash_set<Digest>& layers) {
+  const absl::StatusOr<ImageRow> row = ImageRow::Parse(record);
+  if (row.ok()) layers.insert(row->layers.begin(), row->layers.end());
 }
 
 absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
@@ -812,8 +835,8 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
   WriteBatch stale;
   {
     absl::MutexLock lock(&records_mu_);
-    auto keep = [&](const absl::StatusOr<ImageRef>& image) {
-      if (!image.ok()) return;
+    auto keep = [&](const absl::StatusOr<ImageRef>& image, std::string_view record) {
+      if (!image.ok()) return KeepLayers(record, layers);
       chains.insert(ChainIdentity((*image)->layer_ids, (*image)->config.diff_ids));
       layers.insert((*image)->layer_ids.begin(), (*image)->layer_ids.end());
       documents.insert(StrCat(kManifestPrefix, (*image)->manifest_digest.hex()));
@@ -821,20 +844,25 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
     };
     IMAGEFS_RETURN_IF_ERROR(
         kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
-          keep(Load(key.substr(kImagePrefix.size(), key.rfind('\n') - kImagePrefix.size()), value));
+          keep(Load(key.substr(kImagePrefix.size(), key.rfind('\n') - kImagePrefix.size()), value),
+               value);
           return true;
         }));
     IMAGEFS_RETURN_IF_ERROR(
         kv_->ForEachWithPrefix(kHeldPrefix, [&](std::string_view, std::string_view value) {
-          keep(LoadHeld(value));
+          keep(LoadHeld(value), value);
           return true;
         }));
     for (std::string_view prefix : {kManifestPrefix, kConfigKeyPrefix}) {
-      IMAGEFS_RETURN_IF_ERROR(
-          kv_->ForEachWithPrefix(prefix, [&](std::string_view key, std::string_view) {
-            if (!documents.contains(std::string(key))) stale.Delete(key);
-            return true;
-          }));
+      IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys, kv_->KeysWithPrefix(prefix));
+      for (const std::string& key : keys) {
+        if (!documents.contains(key)) stale.Delete(key);
+      }
+    }
+    // They name nothing that anybody could ask for.
+    for (std::string_view prefix : {kImagePrefix, kHeldPrefix}) {
+      IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys, kv_->DamagedKeys(prefix));
+      for (const std::string& key : keys) stale.Delete(key);
     }
     IMAGEFS_RETURN_IF_ERROR(kv_->Write(stale, false));
   }

@@ -5,15 +5,30 @@
 #include <leveldb/env.h>
 #include <leveldb/write_batch.h>
 
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <system_error>
+
 #include "base/digest.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
+#include "cache/kv_env.h"
 
 namespace imagefs {
 namespace {
+
+constexpr std::string_view kLostKey = "meta/lost";
+constexpr std::string_view kReserveName = "/reserve";
+constexpr std::string_view kWrongSum = "its sum is wrong";
+constexpr std::string_view kReading = "reading the store's database";
+constexpr std::string_view kWriting = "writing the store's database";
+constexpr size_t kWriteBuffer = 1 << 20;
+// A log ends soon after what it holds exceeds the buffer.
+constexpr uint64_t kLogBytes = kWriteBuffer + (256 << 10);
 
 leveldb::Slice ToSlice(std::string_view text) { return {text.data(), text.size()}; }
 std::string_view FromSlice(const leveldb::Slice& slice) { return {slice.data(), slice.size()}; }
@@ -27,30 +42,63 @@ std::string Seal(std::string_view key, std::string_view value) {
   return sealed;
 }
 
-absl::StatusOr<std::string_view> Unseal(std::string_view key, std::string_view sealed) {
-  if (sealed.size() >= 4) {
-    const std::string_view value = sealed.substr(0, sealed.size() - 4);
-    if (Seal(key, value) == sealed) return value;
-  }
-  return absl::DataLossError(StrCat("the store's record ", Printable(key), " is damaged"));
+std::optional<std::string_view> Unseal(std::string_view key, std::string_view sealed) {
+  if (sealed.size() < 4) return std::nullopt;
+  const std::string_view value = sealed.substr(0, sealed.size() - 4);
+  if (Seal(key, value) != sealed) return std::nullopt;
+  return value;
+}
+
+// LevelDB tells the cause of an I/O error in words only.
+bool SaysErrno(const leveldb::Status& status, int error_number) {
+  return status.ToString().find(std::generic_category().message(error_number)) != std::string::npos;
+}
+
+// The disk takes no writes, which may pass; what is there can perhaps still be read.
+bool CannotWrite(const leveldb::Status& status) {
+  constexpr std::array<int, 4> kCauses = {ENOSPC, EDQUOT, EROFS, EIO};
+  return status.IsIOError() && std::any_of(kCauses.begin(), kCauses.end(),
+                                           [&](int cause) { return SaysErrno(status, cause); });
 }
 
 absl::Status FromLevelDb(const leveldb::Status& status, std::string_view what) {
   if (status.ok()) return absl::OkStatus();
   const std::string message = StrCat(what, ": ", status.ToString());
   if (status.IsCorruption()) return absl::DataLossError(message);
-  // LevelDB tells the cause of an I/O error in words only.
-  if (message.find("No space left") != std::string::npos) {
-    return absl::ResourceExhaustedError(message);
+  if (SaysErrno(status, ENOSPC) || SaysErrno(status, EDQUOT)) {
+    return absl::ResourceExhaustedError(
+        StrCat(message, "; make room on its file system, with `imagefs rm` for example"));
+  }
+  if (SaysErrno(status, EROFS)) {
+    return absl::FailedPreconditionError(StrCat(message, "; mount its file system writable"));
   }
   return absl::InternalError(message);
 }
 
+absl::Status Closed() { return absl::UnavailableError("the store's database cannot be read"); }
+
+// Damage of the files, which repair reads around.
+bool IsDamage(const leveldb::Status& status) {
+  return status.IsCorruption() || status.IsInvalidArgument();
+}
+
+// What repair made nothing of is kept where repair keeps what it has read.
+void SetAside(leveldb::Env& env, const std::string& dir) {
+  std::vector<std::string> names;
+  (void)env.GetChildren(dir, &names);
+  (void)env.CreateDir(dir + "/lost");
+  for (const std::string& name : names) {
+    const bool file = name == "CURRENT" || name.starts_with("MANIFEST-") ||
+                      name.ends_with(".log") || name.ends_with(".ldb");
+    if (file) (void)env.RenameFile(StrCat(dir, "/", name), StrCat(dir, "/lost/", name));
+  }
+}
+
 // LevelDB takes a folder without a CURRENT file for a new database and then removes the tables and
 // logs that it does not know. A folder that has some is damaged instead, and repair finds them.
-bool LostCurrent(const std::string& dir) {
+bool LostCurrent(leveldb::Env& env, const std::string& dir) {
   std::vector<std::string> names;
-  if (!leveldb::Env::Default()->GetChildren(dir, &names).ok()) return false;
+  if (!env.GetChildren(dir, &names).ok()) return false;
   bool content = false;
   for (const std::string& name : names) {
     if (name == "CURRENT") return false;
@@ -61,50 +109,67 @@ bool LostCurrent(const std::string& dir) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<KeyValueStore>> KeyValueStore::Open(const std::string& dir) {
-  std::unique_ptr<KeyValueStore> store(new KeyValueStore());
+struct KeyValueStore::Database {
+  std::unique_ptr<leveldb::Env> env;
   // Small, since the daemon's memory is: the facts of a thousand images are a few MiB.
-  store->cache_.reset(leveldb::NewLRUCache(1 << 20));
+  std::unique_ptr<leveldb::Cache> cache{leveldb::NewLRUCache(1 << 20)};
+  std::unique_ptr<leveldb::DB> db;
+  bool repaired = false;
+
+  // Repairs what is damaged. OK: every table can be read.
+  leveldb::Status Open(const std::string& dir);
+  leveldb::Status Write(const std::vector<std::pair<std::string, std::optional<std::string>>>& all,
+                        bool sync);
+
+ private:
+  leveldb::Status OpenOnce(const leveldb::Options& options, const std::string& dir);
+};
+
+leveldb::Status KeyValueStore::Database::OpenOnce(const leveldb::Options& options,
+                                                  const std::string& dir) {
+  leveldb::DB* opened = nullptr;
+  const leveldb::Status status = leveldb::DB::Open(options, dir, &opened);
+  db.reset(opened);
+  if (!status.ok()) return status;
+  // Damage of a table shows when it is read. All of it is a few MiB.
+  leveldb::ReadOptions read;
+  read.verify_checksums = true;
+  read.fill_cache = false;
+  const std::unique_ptr<leveldb::Iterator> it(db->NewIterator(read));
+  for (it->SeekToFirst(); it->Valid(); it->Next()) {
+  }
+  return it->status();
+}
+
+leveldb::Status KeyValueStore::Database::Open(const std::string& dir) {
   leveldb::Options options;
+  options.env = env.get();
   options.create_if_missing = true;
   options.paranoid_checks = true;
-  options.write_buffer_size = 1 << 20;
+  options.write_buffer_size = kWriteBuffer;
   options.max_open_files = 64;
-  options.block_cache = store->cache_.get();
+  options.block_cache = cache.get();
   options.compression = leveldb::kNoCompression;
-  leveldb::DB* db = nullptr;
-  leveldb::Status status = LostCurrent(dir)
+  leveldb::Status status = LostCurrent(*env, dir)
                                ? leveldb::Status::Corruption("the CURRENT file is missing")
-                               : leveldb::DB::Open(options, dir, &db);
-  if (!status.ok() && (status.IsCorruption() || status.IsInvalidArgument())) {
-    LogWarning("kv.repair dir=", dir, " reason=", status.ToString());
-    status = leveldb::RepairDB(dir, options);
-    if (status.ok()) status = leveldb::DB::Open(options, dir, &db);
-  }
-  IMAGEFS_RETURN_IF_ERROR(FromLevelDb(status, StrCat("opening the store's database ", dir)));
-  store->db_.reset(db);
-  return store;
+                               : OpenOnce(options, dir);
+  if (!IsDamage(status)) return status;
+  LogWarning("kv.repair dir=", dir, " reason=", status.ToString());
+  db.reset();
+  repaired = true;
+  status = leveldb::RepairDB(dir, options);
+  if (status.ok()) status = OpenOnce(options, dir);
+  if (!IsDamage(status)) return status;
+  LogError("kv.not_repaired dir=", dir, " reason=", status.ToString(), " old_files=", dir, "/lost");
+  db.reset();
+  SetAside(*env, dir);
+  return OpenOnce(options, dir);
 }
 
-KeyValueStore::~KeyValueStore() = default;
-
-absl::StatusOr<std::optional<std::string>> KeyValueStore::Get(std::string_view key) const {
-  MayBlock("reading the database");
-  leveldb::ReadOptions options;
-  options.verify_checksums = true;
-  std::string value;
-  const leveldb::Status status = db_->Get(options, ToSlice(key), &value);
-  if (status.IsNotFound()) return std::nullopt;
-  IMAGEFS_RETURN_IF_ERROR(FromLevelDb(status, "reading the store's database"));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string_view unsealed, Unseal(key, value));
-  return std::string(unsealed);
-}
-
-absl::Status KeyValueStore::Write(const WriteBatch& batch, bool sync) {
-  if (batch.empty()) return absl::OkStatus();
-  MayBlock("writing the database");
+leveldb::Status KeyValueStore::Database::Write(
+    const std::vector<std::pair<std::string, std::optional<std::string>>>& all, bool sync) {
   leveldb::WriteBatch updates;
-  for (const auto& [key, value] : batch.changes_) {
+  for (const auto& [key, value] : all) {
     if (value.has_value()) {
       updates.Put(ToSlice(key), Seal(key, *value));
     } else {
@@ -113,28 +178,262 @@ absl::Status KeyValueStore::Write(const WriteBatch& batch, bool sync) {
   }
   leveldb::WriteOptions options;
   options.sync = sync;
-  return FromLevelDb(db_->Write(options, &updates), "writing the store's database");
+  return db->Write(options, &updates);
+}
+
+absl::StatusOr<std::unique_ptr<KeyValueStore>> KeyValueStore::Open(const std::string& dir) {
+  std::unique_ptr<KeyValueStore> store(new KeyValueStore(dir));
+  absl::MutexLock lock(&store->mu_);
+  IMAGEFS_RETURN_IF_ERROR(store->OpenLocked());
+  if (!store->in_memory_) MakeReserve(StrCat(dir, kReserveName));
+  return store;
+}
+
+KeyValueStore::KeyValueStore(std::string dir) : dir_(std::move(dir)) {}
+KeyValueStore::~KeyValueStore() = default;
+
+// With the reserve's room where there is no other.
+absl::StatusOr<std::unique_ptr<KeyValueStore::Database>> KeyValueStore::OpenOnDisk(
+    bool* may_read) const {
+  const auto open = [this](std::unique_ptr<Database>& database) {
+    database = std::make_unique<Database>();
+    database->env = MakeDiskEnv(kLogBytes);
+    return database->Open(dir_);
+  };
+  std::unique_ptr<Database> database;
+  leveldb::Status status = open(database);
+  if (CannotWrite(status) && ReleaseReserve(StrCat(dir_, kReserveName))) {
+    LogWarning("kv.reserve_used dir=", dir_, " cause=", status.ToString());
+    status = open(database);
+  }
+  *may_read = CannotWrite(status);
+  IMAGEFS_RETURN_IF_ERROR(FromLevelDb(status, StrCat("opening the store's database ", dir_)));
+  return database;
+}
+
+absl::Status KeyValueStore::OpenLocked() {
+  bool may_read = false;
+  absl::StatusOr<std::unique_ptr<Database>> database = OpenOnDisk(&may_read);
+  if (database.ok()) {
+    database_ = *std::move(database);
+    in_memory_ = false;
+    ++generation_;
+    return CheckLocked();
+  }
+  if (!may_read) return database.status();
+  if (absl::Status read = OpenInMemoryLocked(database.status()); !read.ok()) {
+    LogWarning("kv.not_read dir=", dir_, " error=", read.message());
+    return database.status();
+  }
+  return CheckLocked();
+}
+
+absl::Status KeyValueStore::OpenInMemoryLocked(const absl::Status& why) {
+  auto database = std::make_unique<Database>();
+  IMAGEFS_ASSIGN_OR_RETURN(database->env, MakeMemoryEnv(dir_));
+  IMAGEFS_RETURN_IF_ERROR(FromLevelDb(database->Open(dir_), kReading));
+  LogWarning("kv.in_memory dir=", dir_, " cause=", why.message());
+  database_ = std::move(database);
+  in_memory_ = true;
+  ++generation_;
+  why_ = why;
+  return absl::OkStatus();
+}
+
+// How much of a failed write is in the log is not known, and LevelDB takes no more: what is on the
+// disk is read again. From memory back to the disk when all that was kept can be written.
+absl::Status KeyValueStore::ReopenLocked() {
+  if (!in_memory_) {
+    database_.reset();
+    return OpenLocked();
+  }
+  bool may_read = false;
+  absl::StatusOr<std::unique_ptr<Database>> database = OpenOnDisk(&may_read);
+  absl::Status status = database.status();
+  for (const WriteBatch& batch : unsaved_) {
+    if (status.ok()) status = FromLevelDb((*database)->Write(batch.changes_, true), kWriting);
+  }
+  if (!status.ok()) {
+    why_ = status;
+    return absl::OkStatus();
+  }
+  LogInfo("kv.on_disk_again dir=", dir_, " written=", unsaved_.size());
+  unsaved_.clear();
+  database_ = *std::move(database);
+  in_memory_ = false;
+  ++generation_;
+  return absl::OkStatus();
+}
+
+// Looks for records that are damaged, and whether any may be missing.
+absl::Status KeyValueStore::CheckLocked() {
+  size_t damaged = 0;
+  bool marked = false;
+  leveldb::ReadOptions read;
+  const std::unique_ptr<leveldb::Iterator> it(database_->db->NewIterator(read));
+  for (it->SeekToFirst(); it->Valid(); it->Next()) {
+    const std::string_view key = FromSlice(it->key());
+    const bool whole = Unseal(key, FromSlice(it->value())).has_value();
+    if (!whole) NoteDamaged(key, kWrongSum);
+    damaged += whole ? 0 : 1;
+    marked |= key == kLostKey;
+  }
+  lost_ = lost_ || marked || damaged > 0 || database_->repaired;
+  if (!lost_ || marked) return absl::OkStatus();
+  const leveldb::Status status = database_->Write({{std::string(kLostKey), "1"}}, true);
+  if (!status.ok()) LogWarning("kv.not_marked cause=", status.ToString());
+  return absl::OkStatus();
+}
+
+void KeyValueStore::NoteLost(std::string_view why) {
+  LogWarning("kv.records_lost dir=", dir_, " why=", why);
+  lost_ = true;
+  WriteBatch batch;
+  batch.Put(kLostKey, "1");
+  const absl::Status status = Write(batch, true);
+  if (!status.ok()) LogWarning("kv.not_marked cause=", status.message());
+}
+
+void KeyValueStore::NoteDamaged(std::string_view key, std::string_view why) const {
+  {
+    absl::MutexLock lock(&damaged_mu_);
+    if (!damaged_.insert(std::string(key)).second) return;
+  }
+  LogWarning("kv.damaged key=", Printable(key), " why=", why,
+             " consequence=it counts as absent until it is written again");
+}
+
+absl::StatusOr<std::optional<std::string>> KeyValueStore::Get(std::string_view key) const {
+  MayBlock("reading the database");
+  leveldb::ReadOptions options;
+  options.verify_checksums = true;
+  std::string value;
+  leveldb::Status status;
+  {
+    absl::ReaderMutexLock lock(&mu_);
+    if (database_ == nullptr) return Closed();
+    status = database_->db->Get(options, ToSlice(key), &value);
+  }
+  if (status.IsNotFound()) return std::nullopt;
+  if (!status.IsCorruption()) {
+    IMAGEFS_RETURN_IF_ERROR(FromLevelDb(status, kReading));
+    if (const auto whole = Unseal(key, value)) return std::string(*whole);
+  }
+  NoteDamaged(key, status.ok() ? std::string(kWrongSum) : status.ToString());
+  return std::nullopt;
+}
+
+absl::Status KeyValueStore::Write(const WriteBatch& batch, bool sync) {
+  if (batch.empty()) return absl::OkStatus();
+  MayBlock("writing the database");
+  uint64_t generation = 0;
+  {
+    absl::ReaderMutexLock lock(&mu_);
+    if (!in_memory_ && database_ != nullptr && database_->Write(batch.changes_, sync).ok()) {
+      return absl::OkStatus();
+    }
+    generation = generation_;
+  }
+  absl::MutexLock lock(&mu_);
+  if (generation == generation_) IMAGEFS_RETURN_IF_ERROR(ReopenLocked());
+  return WriteAgainLocked(batch, sync);
+}
+
+absl::Status KeyValueStore::WriteAgainLocked(const WriteBatch& batch, bool sync) {
+  if (database_ == nullptr) return Closed();
+  if (!in_memory_) {
+    const absl::Status status = FromLevelDb(database_->Write(batch.changes_, sync), kWriting);
+    if (status.ok()) return status;
+    IMAGEFS_RETURN_IF_ERROR(OpenInMemoryLocked(status));
+  }
+  const bool puts = std::any_of(batch.changes_.begin(), batch.changes_.end(),
+                                [](const auto& change) { return change.second.has_value(); });
+  if (sync && puts) return why_;
+  IMAGEFS_RETURN_IF_ERROR(FromLevelDb(database_->Write(batch.changes_, false), kWriting));
+  unsaved_.push_back(batch);
+  LogWarning("kv.unsaved batches=", unsaved_.size(), " cause=", why_.message());
+  return absl::OkStatus();
+}
+
+absl::Status KeyValueStore::Settle() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (in_memory_ || database_ == nullptr) IMAGEFS_RETURN_IF_ERROR(ReopenLocked());
+    if (in_memory_) return why_;
+  }
+  MakeReserve(StrCat(dir_, kReserveName));
+  return absl::OkStatus();
+}
+
+// What is found is copied first: who visits may write, and with that exchange the database.
+absl::Status KeyValueStore::Scan(
+    std::string_view prefix,
+    absl::FunctionRef<bool(std::string&& key, std::optional<std::string_view> value)> visit) const {
+  MayBlock("reading the database");
+  absl::ReaderMutexLock lock(&mu_);
+  if (database_ == nullptr) return Closed();
+  leveldb::ReadOptions options;
+  options.verify_checksums = true;
+  const std::unique_ptr<leveldb::Iterator> it(database_->db->NewIterator(options));
+  for (it->Seek(ToSlice(prefix)); it->Valid(); it->Next()) {
+    const std::string_view key = FromSlice(it->key());
+    if (!key.starts_with(prefix)) break;
+    if (!visit(std::string(key), Unseal(key, FromSlice(it->value())))) break;
+  }
+  // It goes on behind a block that cannot be read; what was in it counts as absent.
+  if (it->status().IsCorruption()) {
+    NoteDamaged(prefix, it->status().ToString());
+    return absl::OkStatus();
+  }
+  return FromLevelDb(it->status(), kReading);
 }
 
 absl::Status KeyValueStore::ForEachWithPrefix(
     std::string_view prefix,
     absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const {
-  MayBlock("reading the database");
-  leveldb::ReadOptions options;
-  options.verify_checksums = true;
-  const std::unique_ptr<leveldb::Iterator> it(db_->NewIterator(options));
-  for (it->Seek(ToSlice(prefix)); it->Valid(); it->Next()) {
-    const std::string_view key = FromSlice(it->key());
-    if (!key.starts_with(prefix)) break;
-    const absl::StatusOr<std::string_view> value = Unseal(key, FromSlice(it->value()));
-    if (!value.ok()) {
-      // One damaged record must not hide the others; what it named is fetched again.
-      LogWarning("kv.damaged error=", value.status().message());
-      continue;
-    }
-    if (!visit(key, *value)) break;
+  std::vector<std::pair<std::string, std::string>> found;
+  IMAGEFS_RETURN_IF_ERROR(
+      Scan(prefix, [&](std::string&& key, std::optional<std::string_view> value) {
+        if (value.has_value()) {
+          found.emplace_back(std::move(key), *value);
+        } else {
+          NoteDamaged(key, kWrongSum);
+        }
+        return true;
+      }));
+  for (const auto& [key, value] : found) {
+    if (!visit(key, value)) break;
   }
-  return FromLevelDb(it->status(), "reading the store's database");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> KeyValueStore::KeysWithPrefix(
+    std::string_view prefix) const {
+  std::vector<std::string> keys;
+  IMAGEFS_RETURN_IF_ERROR(Scan(prefix, [&](std::string&& key, std::optional<std::string_view>) {
+    keys.push_back(std::move(key));
+    return true;
+  }));
+  return keys;
+}
+
+absl::StatusOr<std::vector<std::string>> KeyValueStore::DamagedKeys(std::string_view prefix) const {
+  std::vector<std::string> keys;
+  IMAGEFS_RETURN_IF_ERROR(
+      Scan(prefix, [&](std::string&& key, std::optional<std::string_view> value) {
+        if (!value.has_value()) keys.push_back(std::move(key));
+        return true;
+      }));
+  return keys;
+}
+
+void KeyValueStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
+  {
+    absl::ReaderMutexLock lock(&mu_);
+    out.emplace_back("store_writes_waiting", unsaved_.size());
+  }
+  absl::MutexLock lock(&damaged_mu_);
+  out.emplace_back("store_records_damaged", damaged_.size());
 }
 
 }  // namespace imagefs

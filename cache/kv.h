@@ -1,6 +1,16 @@
 // The small durable facts of the store: a sorted map of byte strings in LevelDB. Thread-safe.
+//
+// A record whose bytes turned counts as absent everywhere: it is logged once, counted, and replaced
+// by the next Put of its key. What may be removed because no record names it is therefore asked of
+// `lost_records()` first.
+//
+// A disk that takes no writes (full, over its quota, read-only) does not close the store. First the
+// reserve file gives its room back; if that is not enough, a copy in memory serves reads, and each
+// write tries to get back to the disk.
 #pragma once
 
+#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -8,14 +18,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-
-namespace leveldb {
-class Cache;
-class DB;
-}  // namespace leveldb
+#include "absl/synchronization/mutex.h"
 
 namespace imagefs {
 
@@ -35,9 +43,8 @@ class WriteBatch {
 
 class KeyValueStore {
  public:
-  // Opens or creates the database in `dir`; a damaged one is repaired once (what cannot be read is
-  // lost, and a warning says so). A value whose bytes turned is kDataLoss for Get and passed over,
-  // with a warning, by ForEachWithPrefix.
+  // Opens or creates the database in `dir`. A damaged one is repaired (what cannot be read is lost,
+  // and a warning says so).
   static absl::StatusOr<std::unique_ptr<KeyValueStore>> Open(const std::string& dir);
   ~KeyValueStore();
   KeyValueStore(const KeyValueStore&) = delete;
@@ -46,16 +53,60 @@ class KeyValueStore {
   absl::StatusOr<std::optional<std::string>> Get(std::string_view key) const;
   // With `sync`, the batch is on disk before this returns (it outlives a crash of the machine);
   // without, it outlives this process. An empty batch is fine.
+  // While the disk takes no writes, a batch that puts something with `sync` is refused with the
+  // cause and changes nothing. Any other holds from now on and is written as soon as that is
+  // possible; until then only this process knows of it.
   absl::Status Write(const WriteBatch& batch, bool sync);
   // In order of keys, over a snapshot, until `visit` returns false. `visit` may read and write.
   absl::Status ForEachWithPrefix(
       std::string_view prefix,
       absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const;
+  // In order; those of damaged records as well.
+  absl::StatusOr<std::vector<std::string>> KeysWithPrefix(std::string_view prefix) const;
+  // Of those, the damaged ones.
+  absl::StatusOr<std::vector<std::string>> DamagedKeys(std::string_view prefix) const;
+
+  // True once a record of this database was damaged or may have been lost, in any process: a file
+  // that no record names may then be one whose record is gone.
+  bool lost_records() const { return lost_; }
+  // To be called by who knows that records are missing.
+  void NoteLost(std::string_view why);
+  // To be called by who finds that a record's value is of no use. Logs each key once.
+  void NoteDamaged(std::string_view key, std::string_view why) const;
+
+  // Writes what could not be written before and makes the reserve again, where there is room. OK
+  // when nothing is left to be written. To be called now and then.
+  absl::Status Settle();
+  void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
 
  private:
-  KeyValueStore() = default;
-  std::unique_ptr<leveldb::Cache> cache_;
-  std::unique_ptr<leveldb::DB> db_;
+  struct Database;
+
+  explicit KeyValueStore(std::string dir);
+  // `*may_read`: the disk takes no writes, but there may be something to read.
+  absl::StatusOr<std::unique_ptr<Database>> OpenOnDisk(bool* may_read) const;
+  absl::Status OpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status ReopenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status OpenInMemoryLocked(const absl::Status& why) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status WriteAgainLocked(const WriteBatch& batch, bool sync)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CheckLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Until `visit` returns false; a damaged record has no value.
+  absl::Status Scan(
+      std::string_view prefix,
+      absl::FunctionRef<bool(std::string&& key, std::optional<std::string_view> value)> visit)
+      const;
+
+  const std::string dir_;
+  mutable absl::Mutex mu_;  // exclusively: the database is exchanged
+  std::unique_ptr<Database> database_ ABSL_GUARDED_BY(mu_);  // null: it cannot even be read
+  bool in_memory_ ABSL_GUARDED_BY(mu_) = false;
+  absl::Status why_ ABSL_GUARDED_BY(mu_);                 // it is
+  std::vector<WriteBatch> unsaved_ ABSL_GUARDED_BY(mu_);  // in memory only, in order
+  uint64_t generation_ ABSL_GUARDED_BY(mu_) = 0;          // of the database
+  std::atomic<bool> lost_{false};
+  mutable absl::Mutex damaged_mu_;
+  mutable absl::flat_hash_set<std::string> damaged_ ABSL_GUARDED_BY(damaged_mu_);
 };
 
 }  // namespace imagefs

@@ -23,6 +23,7 @@ namespace imagefs {
 namespace {
 
 constexpr std::string_view kRemoved = "removed-";
+constexpr std::string_view kLost = "lost-";
 
 absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path) {
   DIR* dir = opendir(path.c_str());
@@ -83,23 +84,39 @@ absl::Status SnapshotDirs::Sweep() {
   return first;
 }
 
-absl::Status SnapshotDirs::Repair(const absl::flat_hash_set<uint64_t>& known) {
+absl::Status SnapshotDirs::PutAside(uint64_t id) {
+  const std::string aside = StrCat(root_, "/", kLost, id, "-", RandomHex(4));
+  if (rename(PathOf(id).c_str(), aside.c_str()) != 0) {
+    return ErrnoStatus(errno, StrCat("cannot move ", PathOf(id), " away"));
+  }
+  LogWarning("snapshot.record_lost files_kept_in=", aside);
+  return absl::OkStatus();
+}
+
+absl::Status SnapshotDirs::Repair(const absl::flat_hash_set<uint64_t>& known, bool keep_others) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(root_));
   absl::flat_hash_set<uint64_t> there;
+  absl::Status strays;
   for (const std::string& name : names) {
     const std::optional<uint64_t> id = ParseDecimal(name);
     if (!id.has_value()) continue;
     if (known.contains(*id)) {
       there.insert(*id);
+    } else if (keep_others) {
+      strays.Update(PutAside(*id));
     } else {
       LogInfo("snapshot.stray_directory id=", *id);
-      IMAGEFS_RETURN_IF_ERROR(Retire(*id));
+      strays.Update(Retire(*id));
     }
   }
+  if (!strays.ok()) LogWarning("snapshot.strays_stay cause=", strays.message());
   for (const uint64_t id : known) {
     if (there.contains(id)) continue;
     LogWarning("snapshot.directory_lost id=", id, " made_again=empty");
-    IMAGEFS_RETURN_IF_ERROR(Make(id, /*work=*/true, {}));
+    // Without it this snapshot alone cannot be mounted.
+    if (absl::Status status = Make(id, /*work=*/true, {}); !status.ok()) {
+      LogError("snapshot.directory_not_made id=", id, " error=", status.message());
+    }
   }
   return absl::OkStatus();
 }

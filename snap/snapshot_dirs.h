@@ -3,6 +3,7 @@
 //   <root>/<id>/fs      what the snapshot adds to its parent, in overlay form
 //   <root>/<id>/work    overlayfs's own, while it is active
 //   <root>/removed-<id> on its way out
+//   <root>/lost-<id>-<random>  of no record that is left, kept since records were damaged
 //
 // Thread-safe for different numbers; methods block on local disk.
 #pragma once
@@ -36,8 +37,9 @@ class SnapshotDirs {
   // Takes it out of sight, quickly; Sweep then frees the space.
   absl::Status Retire(uint64_t id);
   absl::Status Sweep();
-  // At start: makes what a crash of the machine took of these snapshots, sweeps all others.
-  absl::Status Repair(const absl::flat_hash_set<uint64_t>& known);
+  // At start: makes what a crash of the machine took of these snapshots. All others are swept, or,
+  // with `keep_others`, put aside: what a container wrote may be in them.
+  absl::Status Repair(const absl::flat_hash_set<uint64_t>& known, bool keep_others);
   // Counts blocks and inodes, a hard link once.
   absl::StatusOr<SnapshotUsage> Usage(uint64_t id, const CancelToken& cancel) const;
 
@@ -47,6 +49,7 @@ class SnapshotDirs {
  private:
   explicit SnapshotDirs(std::string root) : root_(std::move(root)) {}
   std::string PathOf(uint64_t id) const;
+  absl::Status PutAside(uint64_t id);
   const std::string root_;
 };
 

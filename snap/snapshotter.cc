@@ -169,7 +169,7 @@ absl::Status SnapshotterImpl::Init() {
     const bool view = record.info.kind == SnapshotKind::kView && !record.info.parent.empty();
     if (!record.lazy() && !view) with_directory.insert(record.id);
   }
-  IMAGEFS_RETURN_IF_ERROR(dirs_->Repair(with_directory));
+  IMAGEFS_RETURN_IF_ERROR(dirs_->Repair(with_directory, deps_.store.kv().lost_records()));
   IMAGEFS_RETURN_IF_ERROR(images_->Recover(records));
   Recover(records);
   mapped_.HideOthers(mapped);

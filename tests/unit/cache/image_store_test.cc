@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "base/text.h"
+#include "tests/fakes/cache/damage.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
 
@@ -660,6 +661,69 @@ TEST_F(ImageStoreTest, WhatIsHeldStays) {
   ASSERT_TRUE(store_->Collect().ok());
   EXPECT_EQ(FilesIn("layers"), 0u);
   EXPECT_EQ(FilesIn("chains"), 0u);
+}
+
+// One bit in each record in turn: the image comes again by the same words, and the others are not
+// touched.
+TEST_F(ImageStoreTest, EveryKindOfRecordMayBeDamaged) {
+  repository_.AddImage("other", {small_});
+  ASSERT_TRUE(Durable(*Get("latest")).ok());
+  ASSERT_TRUE(Durable(*Get("other")).ok());
+  store_.reset();
+  const std::vector<std::string> keys = KeysOf(root_ + "/db", "");
+  for (const char* prefix : {"image/", "manifest/", "config/", "layer/", "chain/", "meta/"}) {
+    EXPECT_FALSE(KeysOf(root_ + "/db", prefix).empty()) << prefix;
+  }
+  for (const std::string& key : keys) {
+    SCOPED_TRACE(Printable(key));
+    ASSERT_TRUE(DamageRecord(root_ + "/db", key));
+    OpenStore();
+    EXPECT_EQ(Counter("store_records_damaged"), 1u);
+    for (const char* tag : {"latest", "other"}) {
+      const absl::StatusOr<ChainRef> chain = Get(tag);
+      ASSERT_TRUE(chain.ok()) << tag << " " << chain.status();
+      ASSERT_TRUE(Durable(*chain).ok());
+    }
+    EXPECT_EQ(store_->ListImages()->size(), 2u);
+    OpenStore();
+    EXPECT_EQ(Counter("store_records_damaged"), 0u) << "it was replaced";
+    EXPECT_EQ(store_->ListImages()->size(), 2u);
+    store_.reset();
+  }
+}
+
+TEST_F(ImageStoreTest, ADamagedImageCanBeRemoved) {
+  ASSERT_TRUE(Durable(*Get("latest")).ok());
+  for (const char* prefix : {"image/", "manifest/", "config/"}) {
+    SCOPED_TRACE(prefix);
+    ASSERT_TRUE(Durable(*Get("latest")).ok());
+    store_.reset();
+    ASSERT_TRUE(DamageRecord(root_ + "/db", KeysOf(root_ + "/db", prefix).at(0)));
+    OpenStore();
+    EXPECT_TRUE(store_->ListImages()->empty());
+    ImageStore::ResolveRequest never = Request("latest");
+    never.policy = PullPolicy::kNever;
+    const absl::Status unknown = Resolve(std::move(never)).status();
+    EXPECT_NE(ToStd(unknown.message()).find("imagefs pull"), std::string_view::npos) << unknown;
+    const absl::Status removed = store_->Remove(Request("latest").reference).status();
+    EXPECT_TRUE(removed.ok()) << removed;
+    EXPECT_EQ(FilesIn("layers"), 0u);
+    store_.reset();
+    for (const char* gone : {"image/", "manifest/", "config/", "layer/"}) {
+      EXPECT_TRUE(KeysOf(root_ + "/db", gone).empty()) << gone;
+    }
+    OpenStore();
+  }
+}
+
+TEST_F(ImageStoreTest, ADatabaseThatIsGoneIsNoticed) {
+  ASSERT_TRUE(Durable(*Get("latest")).ok());
+  EXPECT_FALSE(store_->kv().lost_records());
+  store_.reset();
+  std::filesystem::remove_all(root_ + "/db");
+  OpenStore();
+  EXPECT_TRUE(store_->kv().lost_records());
+  EXPECT_TRUE(Get("latest").ok());
 }
 
 }  // namespace

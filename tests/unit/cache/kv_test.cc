@@ -1,13 +1,19 @@
 #include "cache/kv.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <unistd.h>
 
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <map>
 #include <string>
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "tests/fakes/cache/damage.h"
 
 namespace imagefs {
 namespace {
@@ -131,9 +137,239 @@ TEST_F(KvTest, BytesTurnedInTheLogAreRepairedAround) {
   std::unique_ptr<KeyValueStore> store = Open();
   ASSERT_NE(store, nullptr);
   EXPECT_EQ(Get(*store, "first"), "1") << "what is whole stays";
-  const absl::StatusOr<std::optional<std::string>> damaged = store->Get("second");
-  EXPECT_TRUE(!damaged.ok() || !damaged->has_value()) << "a wrong value is never given out";
+  EXPECT_EQ(Get(*store, "second"), "(absent)") << "a wrong value is never given out";
+  EXPECT_TRUE(store->lost_records());
   Put(*store, "after", "1");
+}
+
+TEST_F(KvTest, ADamagedRecordCountsAsAbsentUntilItIsWritten) {
+  {
+    std::unique_ptr<KeyValueStore> store = Open();
+    ASSERT_NE(store, nullptr);
+    for (const char* key : {"a/1", "a/2", "a/3"}) Put(*store, key, "value");
+    EXPECT_FALSE(store->lost_records());
+  }
+  ASSERT_TRUE(DamageRecord(dir_ + "/kv", "a/2"));
+  std::unique_ptr<KeyValueStore> store = Open();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(Get(*store, "a/2"), "(absent)");
+  std::string seen;
+  const auto add = [&](std::string_view key, std::string_view) {
+    StrAppend(&seen, key, " ");
+    return true;
+  };
+  ASSERT_TRUE(store->ForEachWithPrefix("a/", add).ok());
+  EXPECT_EQ(seen, "a/1 a/3 ");
+  EXPECT_EQ(store->KeysWithPrefix("a/")->size(), 3u);
+  EXPECT_EQ(*store->DamagedKeys("a/"), std::vector<std::string>{"a/2"});
+  std::vector<std::pair<std::string, uint64_t>> counters;
+  store->AppendCounters(counters);
+  EXPECT_EQ((std::map<std::string, uint64_t>(counters.begin(), counters.end())
+                 .at("store_records_damaged")),
+            1u);
+  Put(*store, "a/2", "new");
+  EXPECT_EQ(Get(*store, "a/2"), "new");
+  EXPECT_TRUE(store->DamagedKeys("a/")->empty());
+  store.reset();
+  store = Open();
+  EXPECT_EQ(Get(*store, "a/2"), "new");
+  EXPECT_TRUE(store->lost_records()) << "for good: others may have gone with it";
+}
+
+// Tables are not opened as a whole: damage in one shows when it is read.
+TEST_F(KvTest, BytesTurnedInATableLoseWhatWasInThem) {
+  {
+    std::unique_ptr<KeyValueStore> store = Open();
+    ASSERT_NE(store, nullptr);
+    for (int i = 0; i < 100; ++i) Put(*store, StrCat("k/", i), std::string(500, 'x'));
+  }
+  Open().reset();  // what is in the log becomes a table
+  const std::filesystem::path table = FileWith(".ldb");
+  ASSERT_FALSE(table.empty());
+  std::string bytes = *ReadFile(table, 1 << 20);
+  bytes[100] ^= 1;
+  ASSERT_TRUE(WriteFileDurably(table, bytes).ok());
+  std::unique_ptr<KeyValueStore> store = Open();
+  ASSERT_NE(store, nullptr);
+  const size_t left = store->KeysWithPrefix("k/")->size();
+  EXPECT_GT(left, 50u) << "the other blocks stay";
+  EXPECT_LT(left, 100u);
+  EXPECT_TRUE(store->lost_records());
+  Put(*store, "k/0", "again");
+  EXPECT_EQ(Get(*store, "k/0"), "again");
+}
+
+TEST_F(KvTest, RubbishInEveryFileIsANewDatabase) {
+  {
+    std::unique_ptr<KeyValueStore> store = Open();
+    ASSERT_NE(store, nullptr);
+    Put(*store, "a", "1");
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/kv")) {
+    ASSERT_TRUE(WriteFileDurably(entry.path(), std::string(5000, '\x5a')).ok());
+  }
+  std::unique_ptr<KeyValueStore> store = Open();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(Get(*store, "a"), "(absent)");
+  EXPECT_TRUE(store->lost_records());
+  Put(*store, "a", "2");
+  store.reset();
+  EXPECT_EQ(Get(*Open(), "a"), "2");
+}
+
+// A file system that can be filled to the last block.
+class KvFullTest : public KvTest {
+ protected:
+  void SetUp() override {
+    if (geteuid() != 0) GTEST_SKIP() << "SKIPPED: a small file system needs root";
+    ASSERT_EQ(mount("tmpfs", dir_.c_str(), "tmpfs", 0, "size=24m"), 0) << strerror(errno);
+    mounted_ = true;
+  }
+  void TearDown() override {
+    if (mounted_) umount2(dir_.c_str(), MNT_DETACH);
+  }
+  // Leaves nothing free.
+  void Fill() {
+    const Fd fd = *OpenFile(dir_ + "/hog", O_WRONLY | O_CREAT | O_APPEND);
+    const std::string block(4096, 'x');
+    while (WriteFull(fd.get(), block).ok()) {
+    }
+  }
+  void Free() { ASSERT_EQ(unlink((dir_ + "/hog").c_str()), 0); }
+  static absl::Status TryPut(KeyValueStore& store, const std::string& key, size_t bytes) {
+    WriteBatch batch;
+    batch.Put(key, std::string(bytes, 'v'));
+    return store.Write(batch, true);
+  }
+  static absl::Status Delete(KeyValueStore& store, const std::string& key) {
+    WriteBatch batch;
+    batch.Delete(key);
+    return store.Write(batch, true);
+  }
+
+ private:
+  bool mounted_ = false;
+};
+
+TEST_F(KvFullTest, OpensAndWritesWithTheReserve) {
+  {
+    std::unique_ptr<KeyValueStore> store = Open();
+    ASSERT_NE(store, nullptr);
+    Put(*store, "a", "1");
+    EXPECT_TRUE(std::filesystem::exists(dir_ + "/kv/reserve"));
+  }
+  Fill();
+  std::unique_ptr<KeyValueStore> store = Open();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(Get(*store, "a"), "1");
+  EXPECT_TRUE(TryPut(*store, "b", 100).ok());
+  EXPECT_FALSE(std::filesystem::exists(dir_ + "/kv/reserve"));
+  Free();
+  EXPECT_TRUE(store->Settle().ok());
+  EXPECT_TRUE(std::filesystem::exists(dir_ + "/kv/reserve")) << "made again where there is room";
+  store.reset();
+  EXPECT_EQ(Get(*Open(), "b").size(), 100u);
+}
+
+TEST_F(KvFullTest, WithoutAReserveItIsReadFromMemory) {
+  {
+    std::unique_ptr<KeyValueStore> store = Open();
+    ASSERT_NE(store, nullptr);
+    Put(*store, "a", "1");
+    Put(*store, "b", "1");
+  }
+  ASSERT_EQ(unlink((dir_ + "/kv/reserve").c_str()), 0);
+  Fill();
+  std::unique_ptr<KeyValueStore> store = Open();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(Get(*store, "a"), "1");
+  const absl::Status refused = TryPut(*store, "c", 100);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(Get(*store, "c"), "(absent)") << "a change that was refused is none";
+  EXPECT_TRUE(Delete(*store, "b").ok()) << "what makes room is not in the way of itself";
+  EXPECT_EQ(Get(*store, "b"), "(absent)");
+  EXPECT_FALSE(store->Settle().ok());
+  Free();
+  EXPECT_TRUE(TryPut(*store, "c", 100).ok()) << "the same process goes on when there is room";
+  EXPECT_EQ(Get(*store, "b"), "(absent)");
+  store.reset();
+  store = Open();
+  EXPECT_EQ(Get(*store, "a"), "1");
+  EXPECT_EQ(Get(*store, "b"), "(absent)") << "what was kept in memory was written";
+  EXPECT_EQ(Get(*store, "c").size(), 100u);
+}
+
+// Every write that was acknowledged is there after a kill, whatever failed in between.
+TEST_F(KvFullTest, NothingAcknowledgedIsLostWhenTheDiskFillsUnderIt) {
+  std::map<std::string, size_t> acknowledged;
+  {
+    std::unique_ptr<KeyValueStore> store = Open();
+    ASSERT_NE(store, nullptr);
+    int refused = 0;
+    for (int round = 0; round < 3; ++round) {
+      Fill();
+      for (int i = 0; i < 400; ++i) {
+        const std::string key = StrCat("r", round, "/", i);
+        const size_t bytes = 20'000 + static_cast<size_t>(i);
+        const absl::Status status = TryPut(*store, key, bytes);
+        if (status.ok()) {
+          acknowledged[key] = bytes;
+        } else {
+          EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+          ++refused;
+        }
+      }
+      Free();
+      EXPECT_TRUE(store->Settle().ok());
+      ASSERT_TRUE(TryPut(*store, StrCat("between/", round), 10).ok());
+      acknowledged[StrCat("between/", round)] = 10;
+      for (int i = 0; i < 400; i += 2) {
+        const std::string key = StrCat("r", round, "/", i);
+        if (acknowledged.erase(key) == 0) continue;
+        ASSERT_TRUE(Delete(*store, key).ok());
+      }
+    }
+    EXPECT_GT(refused, 0);
+    for (const auto& [key, bytes] : acknowledged) EXPECT_EQ(Get(*store, key).size(), bytes) << key;
+  }
+  std::unique_ptr<KeyValueStore> store = Open();
+  ASSERT_NE(store, nullptr);
+  EXPECT_FALSE(store->lost_records()) << "a full disk is no damage";
+  for (const auto& [key, bytes] : acknowledged) EXPECT_EQ(Get(*store, key).size(), bytes) << key;
+  EXPECT_EQ(store->KeysWithPrefix("")->size(), acknowledged.size());
+}
+
+TEST_F(KvFullTest, NoInodesAreAFullDiskToo) {
+  Put(*Open(), "a", "1");
+  ASSERT_EQ(mount(nullptr, dir_.c_str(), nullptr, MS_REMOUNT, "size=24m,nr_inodes=40"), 0);
+  std::vector<std::string> files;
+  while (true) {
+    const std::string path = StrCat(dir_, "/inode-", files.size());
+    if (!OpenFile(path, O_WRONLY | O_CREAT).ok()) break;
+    files.push_back(path);
+  }
+  std::unique_ptr<KeyValueStore> store = Open();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(Get(*store, "a"), "1");
+  EXPECT_TRUE(Delete(*store, "a").ok());
+  for (const std::string& path : files) unlink(path.c_str());
+  EXPECT_TRUE(store->Settle().ok());
+  EXPECT_TRUE(TryPut(*store, "b", 10).ok());
+  store.reset();
+  store = Open();
+  EXPECT_EQ(Get(*store, "a"), "(absent)");
+  EXPECT_EQ(Get(*store, "b").size(), 10u);
+}
+
+TEST_F(KvFullTest, AReadOnlyFileSystemIsReadFromMemory) {
+  Put(*Open(), "a", "1");
+  ASSERT_EQ(mount(nullptr, dir_.c_str(), nullptr, MS_REMOUNT | MS_RDONLY, nullptr), 0);
+  std::unique_ptr<KeyValueStore> store = Open();
+  ASSERT_NE(store, nullptr);
+  EXPECT_EQ(Get(*store, "a"), "1");
+  EXPECT_FALSE(TryPut(*store, "b", 10).ok());
+  ASSERT_EQ(mount(nullptr, dir_.c_str(), nullptr, MS_REMOUNT, "size=24m"), 0);
+  EXPECT_TRUE(TryPut(*store, "b", 10).ok());
 }
 
 class KvCurrentTest : public KvTest, public ::testing::WithParamInterface<const char*> {};

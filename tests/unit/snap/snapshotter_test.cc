@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "snap/lazy_images.h"
+#include "tests/fakes/cache/damage.h"
 #include "tests/fakes/fs/fake_store.h"
 #include "tests/fakes/fs/test_chain.h"
 
@@ -520,6 +521,32 @@ TEST_F(SnapshotterTest, AFailedShowLeavesNothing) {
   EXPECT_EQ(Directories(), 0u);
   mounts_.FailMount(absl::OkStatus());
   EXPECT_TRUE(Prepare("a", top).ok()) << "the key is free";
+}
+
+TEST_F(SnapshotterTest, FilesOfADamagedRecordAreKept) {
+  ASSERT_TRUE(Prepare("container", "").ok());
+  ASSERT_TRUE(Prepare("other", "").ok());
+  const std::string files = dir_ + "/snapshots/1/fs";
+  ASSERT_TRUE(WriteFileDurably(files + "/work", "of a container").ok());
+  snapshotter_.reset();
+  kv_.reset();
+  ASSERT_TRUE(DamageRecord(dir_ + "/db", "snapshot/container"));
+  kv_ = *KeyValueStore::Open(dir_ + "/db");
+  store_.UseKv(kv_.get());
+  Start();
+  EXPECT_FALSE(snapshotter_->Stat("container").ok());
+  EXPECT_TRUE(snapshotter_->Stat("other").ok()) << "one damaged record is one record";
+  std::string kept;
+  for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/snapshots")) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with("lost-1-")) kept = entry.path();
+  }
+  ASSERT_FALSE(kept.empty()) << "the directory is not swept";
+  EXPECT_EQ(*ReadFile(kept + "/fs/work", 100), "of a container");
+  // The name and the number may be used again.
+  EXPECT_TRUE(Prepare("container", "").ok());
+  EXPECT_TRUE(Prepare("third", "").ok());
+  EXPECT_EQ(*ReadFile(kept + "/fs/work", 100), "of a container");
 }
 
 }  // namespace
