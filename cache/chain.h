@@ -22,8 +22,19 @@
 
 namespace imagefs {
 
-// While one is held, bytes that were here when it was given stay here.
-using FillPin = std::shared_ptr<const void>;
+class LayerFill;
+
+// While one is held, bytes that were here when it was given stay here. A value.
+struct FillPin {
+  // Bytes that the disk had no room for. They are read instead of those of the data file.
+  struct Memory {
+    const LayerFill* layer = nullptr;
+    uint64_t begin = 0;  // in the data file
+    std::shared_ptr<const std::string> bytes;
+  };
+  std::shared_ptr<const void> data_file;
+  std::vector<Memory> memory;
+};
 
 // Who reads: a thread, by the number that the kernel gives with its requests; 0 = nobody in
 // particular.

@@ -186,6 +186,7 @@ void FillScheduler::AppendCounters(std::vector<std::pair<std::string, uint64_t>>
   out.emplace_back("fill_reads_expired", counters_.expired.load());
   out.emplace_back("fill_reads_failed", counters_.failed.load());
   out.emplace_back("fill_evicted_bytes", counters_.evicted_bytes.load());
+  out.emplace_back("fill_memory_bytes", counters_.memory_bytes->load());
 }
 
 }  // namespace imagefs

@@ -135,6 +135,9 @@ class FillScheduler {
   struct Counters {
     std::atomic<uint64_t> requests{0}, hedges{0}, bytes{0}, spans{0}, wrong_spans{0}, waits{0},
         joins{0}, prefetched_spans{0}, evicted_bytes{0}, expired{0}, failed{0};
+    // Of spans that the disk has no room for, now. They may outlive the scheduler.
+    const std::shared_ptr<std::atomic<uint64_t>> memory_bytes =
+        std::make_shared<std::atomic<uint64_t>>(0);
   };
   Counters& counters() { return counters_; }
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;

@@ -29,6 +29,13 @@ constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
 constexpr size_t kManyRests = 32;                 // pieces of a blob
 constexpr uint64_t kMaxRestGap = 64 << 10;        // cheaper to fetch again than to ask twice
 
+// On a file system that became read-only, what is here can still be read.
+absl::StatusOr<Fd> OpenToFill(const std::string& path) {
+  absl::StatusOr<Fd> fd = OpenFile(path, O_RDWR | O_CREAT, 0600);
+  if (!absl::IsFailedPrecondition(fd.status())) return fd;
+  return OpenFile(path, O_RDONLY);
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<FillingLayer>> FillingLayer::Open(Options options,
@@ -44,15 +51,19 @@ FillingLayer::~FillingLayer() = default;
 absl::Status FillingLayer::OpenFiles() {
   const std::string& directory = options_.directory;
   IMAGEFS_ASSIGN_OR_RETURN(access_, LayerAccess::Open(directory + "/access"));
-  IMAGEFS_ASSIGN_OR_RETURN(data_, OpenFile(directory + "/data", O_RDWR | O_CREAT, 0600));
+  IMAGEFS_ASSIGN_OR_RETURN(data_, OpenToFill(directory + "/data"));
   struct stat st;
   if (fstat(data_.get(), &st) != 0) return ErrnoStatus(errno, directory + "/data");
-  if (static_cast<uint64_t>(st.st_size) != access_->data_bytes() &&
-      ftruncate(data_.get(), static_cast<off_t>(access_->data_bytes())) != 0) {
-    return ErrnoStatus(errno, directory + "/data");
-  }
   IMAGEFS_ASSIGN_OR_RETURN(present_, PresentMap::Open(directory + "/present", *access_));
   const size_t count = access_->span_count();
+  if (static_cast<uint64_t>(st.st_size) != access_->data_bytes()) {
+    for (size_t i = 0; i < count; ++i) {
+      if (present_->mark(i).present) return absl::DataLossError(StrCat(directory, "/data was cut"));
+    }
+    if (ftruncate(data_.get(), static_cast<off_t>(access_->data_bytes())) != 0) {
+      return ErrnoStatus(errno, directory + "/data");
+    }
+  }
   blob_.digest = access_->blob_digest();
   blob_.size = access_->blob_size();
   {
@@ -150,6 +161,7 @@ void FillingLayer::TouchLocked(uint32_t first, uint32_t last) {
 }
 
 void FillingLayer::ReadAheadLocked(uint32_t first, uint32_t last) {
+  if (no_room_before_ != Moment::InfinitePast()) return;
   const uint32_t ahead = streams_.Advance(first, last, profiled_);
   uint64_t bytes = 0;
   for (uint32_t i = last; i < spans_.size() && i < last + ahead; ++i) {
@@ -167,7 +179,7 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& sus
   for (const auto& [first, last] : waiter->parts) {
     for (uint32_t i = first; i < last; ++i) {
       Span& span = spans_[i];
-      if (span.state == State::kPresent) continue;
+      if (span.state == State::kPresent || span.state == State::kInMemory) continue;
       if (span.state == State::kSuspect) {
         span.state = State::kBusy;
         suspects.push_back(i);
@@ -185,14 +197,15 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& sus
     }
   }
   if (waiter->missing > 0) return false;
-  waiter->pin = epoch_;
+  waiter->pin.data_file = epoch_;
+  if (!memory_.empty()) waiter->pin.memory = memory_.Of(this, waiter->parts);
   return true;
 }
 
 bool FillingLayer::AllHereLocked(const Waiter& waiter) const {
   for (const auto& [first, last] : waiter.parts) {
     for (uint32_t i = first; i < last; ++i) {
-      if (spans_[i].state != State::kPresent) return false;
+      if (spans_[i].state != State::kPresent && spans_[i].state != State::kInMemory) return false;
     }
   }
   return true;
@@ -204,7 +217,7 @@ absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
   const std::optional<absl::Status> certain = sources_.Certain();
   for (const auto& [first, last] : waiter.parts) {
     for (uint32_t i = first; i < last; ++i) {
-      if (spans_[i].state == State::kPresent) continue;
+      if (spans_[i].state == State::kPresent || spans_[i].state == State::kInMemory) continue;
       if (!wrong_.empty() && wrong_.PauseEnd(i, Priority::kOnDemand) > now) return wrong_.Why(i);
       // Whether it still is so is found out, for those who read later.
       if (certain.has_value()) QueueLocked(i, Priority::kOnDemand);
@@ -349,6 +362,14 @@ void FillingLayer::Deliver(Finished finished) {
 absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {
   for (const uint32_t i : moves) {
     const LayerBuilder::Move& move = access_->moves()[i];
+    {
+      absl::MutexLock lock(&mu_);
+      const auto [first, last] = access_->SpansOf({move.from, move.from + move.length});
+      for (size_t span = first; span < last; ++span) {
+        if (spans_[span].state == State::kPresent) continue;
+        return absl::ResourceExhaustedError("a sparse file cannot be laid out: the disk is full");
+      }
+    }
     std::string buffer;
     for (uint64_t done = 0; done < move.length;) {
       buffer.resize(std::min<uint64_t>(256 << 10, move.length - done));
@@ -387,6 +408,7 @@ void FillingLayer::WantAll(Priority priority) {
       sweep_ = 0;
       check = check_waits_ && priority <= Priority::kForeground;
     }
+    if (priority <= Priority::kForeground) no_room_before_ = Moment::InfinitePast();
     if (priority <= Priority::kForeground && !complete()) {
       // From now on: who has waited before had a timer as well.
       last_byte_ = std::max(last_byte_, Moment::Now());
@@ -614,17 +636,18 @@ void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
       });
 }
 
-void FillingLayer::Poison(const absl::Status& why) {
+bool FillingLayer::Poison(const absl::Status& why) {
   Finished finished;
   {
     absl::MutexLock lock(&mu_);
-    if (!poison_.ok()) return;
+    if (!poison_.ok()) return false;
     poison_ = why;
     reason_ = std::string(why.message());
     FailAllLocked(why, finished);
   }
   LogError("layer_poisoned layer=", access_->diff_id().Short(), " cause=", why.message());
   Deliver(std::move(finished));
+  return true;
 }
 
 void FillingLayer::Cancel() {
@@ -648,15 +671,7 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
   {
     absl::MutexLock lock(&mu_);
     if (checking_ || complete()) return 0;
-    // Not what somebody waits for the rest of: readers would wait for each other's bytes for ever.
-    absl::flat_hash_set<uint32_t> wanted;
-    for (const auto& [index, list] : waiters_) {
-      for (const WaiterRef& waiter : list) {
-        for (const auto& [first, last] : waiter->parts) {
-          for (uint32_t i = first; i < last; ++i) wanted.insert(i);
-        }
-      }
-    }
+    const absl::flat_hash_set<uint32_t> wanted = WantedLocked();
     for (size_t tried = 0; tried < spans_.size() && freed < bytes; ++tried) {
       const auto index = static_cast<uint32_t>(evict_from_++ % spans_.size());
       if (spans_[index].state != State::kPresent || wanted.contains(index)) continue;

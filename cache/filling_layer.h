@@ -11,7 +11,8 @@
 // A span is absent, queued, in flight, busy (a worker decodes, checks or evicts it), present or
 // suspect (said to be present by a file that may be wrong: checked before it is believed). Bytes
 // get into `data` only after their digest was checked, and are read only while a FillPin is held,
-// which keeps Evict away.
+// which keeps Evict away. Where the disk takes no bytes, what somebody waits for is in memory
+// instead, and the rest is not asked for (cache/filling_layer_memory.cc).
 //
 // Whatever fails is asked for again, when cache/source_health.h lets it, until each waiter's
 // deadline; what is certain fails at once. A request that is silent while a reader waits for it has
@@ -44,6 +45,7 @@
 #include "cache/fill_sources.h"
 #include "cache/present_map.h"
 #include "cache/read_streams.h"
+#include "cache/span_memory.h"
 #include "cache/span_troubles.h"
 #include "cache/spool.h"
 #include "fetch/source.h"
@@ -77,24 +79,19 @@ class FillingLayer final : public LayerFill,
   ~FillingLayer() override;
 
   void Start();  // to be called once: checks the whole where nothing is missing
-
-  // Where bytes may be had from (FillSources::Add).
-  void AddSource(std::shared_ptr<ImageSource> source);
-
+  void AddSource(std::shared_ptr<ImageSource> source);  // FillSources::Add
   void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) override;
   bool complete() const override { return complete_.load(std::memory_order_acquire); }
   Progress progress() const override;
   void AllowWaiting(absl::Duration at_most) override;
 
-  // Asks for bytes that somebody will want soon.
-  void Prefetch(ByteRange range, Priority priority);
-  // Asks for all that is missing; kBackground is what happens by itself after a quiet moment. Of
-  // kForeground, Options::failing tells when it cannot be had.
+  void Prefetch(ByteRange range, Priority priority);  // somebody will want them soon
+  // Asks for all that is missing. Of kForeground, Options::failing tells when it cannot be had.
   void WantAll(Priority priority);
   // Gives back about `bytes` of the data file, what came first first, and returns how much. Blocks
   // until no reader looks at it.
   uint64_t Evict(uint64_t bytes);
-  void Poison(const absl::Status& why);  // from now on every Ensure fails
+  bool Poison(const absl::Status& why);  // every Ensure fails from now on; false: it did before
 
   // What readers asked for, by span: parts of the data file and when first, by NextOrder's count.
   std::vector<std::pair<uint64_t, ByteRange>> Touched() const;
@@ -113,7 +110,7 @@ class FillingLayer final : public LayerFill,
   void Cancel() override;
 
  private:
-  enum class State : uint8_t { kAbsent, kQueued, kInFlight, kBusy, kPresent, kSuspect };
+  enum class State : uint8_t { kAbsent, kQueued, kInFlight, kBusy, kPresent, kSuspect, kInMemory };
   struct Span {
     State state = State::kAbsent;
     uint8_t priority = 3;  // kQueued
@@ -129,6 +126,7 @@ class FillingLayer final : public LayerFill,
       : options_(std::move(options)),
         scheduler_(scheduler),
         sources_(scheduler.health()),
+        memory_(scheduler.counters().memory_bytes),
         wrong_(scheduler.options().health.most) {}
   absl::Status OpenFiles();
 
@@ -141,12 +139,10 @@ class FillingLayer final : public LayerFill,
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   BatchRef NewBatchLocked(uint32_t first, uint32_t last, ByteRange blob, Priority priority,
                           FillSources::Choice choice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // A request that readers wait for and that is silent, so that it is to be hedged now.
   BatchRef SilentLocked(Moment now, Moment& look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<BatchRef> SilentHedgesLocked(Moment now, Moment& look_again)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   BatchRef TakeHedgeLocked(const BatchRef& silent, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Spans [first, second) of a request, from the first to the last that a reader waits for.
   std::pair<uint32_t, uint32_t> AwaitedLocked(const Batch& batch) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool InFlightElsewhereLocked(uint32_t span) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -160,7 +156,14 @@ class FillingLayer final : public LayerFill,
   void OnEnd(const BatchRef& batch, absl::Status status);
   void TellFailing(const absl::Status& why, bool for_good);
   void Decode(const BatchRef& batch, uint32_t span);
-  absl::Status Store(uint32_t index, std::string_view blob_bytes);
+  absl::Status Store(uint32_t span, std::string_view bytes);
+  void OnUnstored(uint32_t span, std::string bytes, const absl::Status& why);
+  void StoreLater();
+  void StoreFromMemory();
+  absl::flat_hash_set<uint32_t> WantedLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void SettleLocked(uint32_t span, std::vector<uint32_t>& suspects, Finished& finished)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void OnDamage(const absl::Status& why);
   bool BeginWork(uint32_t span);
   void Recheck(uint32_t span);
   void OnSpan(uint32_t span, const absl::Status& status, const ImageSource* source);
@@ -171,7 +174,6 @@ class FillingLayer final : public LayerFill,
   void FailAllLocked(const absl::Status& status, Finished& finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver(Finished finished);
-  // Why these parts, of which something is missing, are not waited for.
   absl::Status RefusalLocked(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AllHereLocked(const Waiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GiveUp();
@@ -182,7 +184,6 @@ class FillingLayer final : public LayerFill,
   void Expire(const WaiterRef& waiter);
   absl::Status RunMoves(const std::vector<uint32_t>& moves);
   void Leave(const WaiterRef& waiter, const absl::Status& why);
-  // On a slow worker, when it is this layer's source's turn.
   void SubmitCheck(absl::AnyInvocable<void()> part);
   void BeginCheck();
   void Check();
@@ -210,9 +211,9 @@ class FillingLayer final : public LayerFill,
   std::array<std::deque<uint32_t>, 4> queues_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<uint32_t, std::vector<WaiterRef>> waiters_ ABSL_GUARDED_BY(mu_);
   FillSources sources_ ABSL_GUARDED_BY(mu_);
+  SpanMemory memory_ ABSL_GUARDED_BY(mu_);
   std::vector<BatchRef> batches_ ABSL_GUARDED_BY(mu_);
-  // What failed requests brought, for the next ones.
-  std::vector<BatchRef> leftovers_ ABSL_GUARDED_BY(mu_);
+  std::vector<BatchRef> leftovers_ ABSL_GUARDED_BY(mu_);  // what failed requests brought
   WrongSpans wrong_ ABSL_GUARDED_BY(mu_);
   LateReads late_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const void> epoch_ ABSL_GUARDED_BY(mu_) = std::make_shared<int>(0);
@@ -226,7 +227,8 @@ class FillingLayer final : public LayerFill,
   Moment sweep_again_ ABSL_GUARDED_BY(mu_) = Moment::InfiniteFuture();
   Moment not_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // trouble on this machine
   Moment last_byte_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
-  Timer give_up_timer_ ABSL_GUARDED_BY(mu_);
+  Moment no_room_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // for what nobody reads
+  Timer give_up_timer_ ABSL_GUARDED_BY(mu_), store_timer_ ABSL_GUARDED_BY(mu_);
   Timer check_timer_ ABSL_GUARDED_BY(mu_);  // begins one
   absl::Status poison_ ABSL_GUARDED_BY(mu_);
   std::string reason_ ABSL_GUARDED_BY(mu_);
@@ -238,13 +240,11 @@ class FillingLayer final : public LayerFill,
   uint64_t waiting_ ABSL_GUARDED_BY(mu_) = 0;
   size_t evict_from_ ABSL_GUARDED_BY(mu_) = 0;
   bool checking_ ABSL_GUARDED_BY(mu_) = false;  // all is here; from then to the check's end
-  bool check_waits_ ABSL_GUARDED_BY(mu_) = false;
-  bool check_runs_ ABSL_GUARDED_BY(mu_) = false;
-  bool rest_waits_ ABSL_GUARDED_BY(mu_) = false;  // the check, for a source
-  bool rest_runs_ ABSL_GUARDED_BY(mu_) = false;   // its transfer
+  bool check_waits_ ABSL_GUARDED_BY(mu_) = false, check_runs_ ABSL_GUARDED_BY(mu_) = false;
+  bool rest_waits_ ABSL_GUARDED_BY(mu_) = false, rest_runs_ ABSL_GUARDED_BY(mu_) = false;
   bool blob_again_ ABSL_GUARDED_BY(mu_) = false;  // it was fetched a second time
   bool anonymous_ ABSL_GUARDED_BY(mu_) = true;
-  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false, store_later_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace imagefs

@@ -1,10 +1,12 @@
 // The part of FillingLayer that asks for bytes and takes them: which spans make the next request,
 // what becomes of its bytes, and of its failures.
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
 
 #include "base/log.h"
@@ -46,6 +48,7 @@ std::optional<uint32_t> FillingLayer::NextLocked(Priority priority, Moment now) 
     queue.pop_front();
   }
   const Priority all = want_all_.value_or(Priority::kBackground);
+  if (now < no_room_before_) return std::nullopt;
   if (priority != all || (!want_all_.has_value() && !scheduler_.options().background)) {
     return std::nullopt;
   }
@@ -92,6 +95,7 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
       want = Want{priority, SourceKey(*choice.source)};
     }
     look_again = std::min(look_again, sweep_again_);
+    if (now < no_room_before_) look_again = std::min(look_again, no_room_before_);
   }
   for (const BatchRef& hedge : silent_hedges) {
     const absl::Status why = absl::DeadlineExceededError(
@@ -354,8 +358,11 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
   batch->received.Add(here);
   batch->progress = true;
   if (spool_ != nullptr) {
-    batch->own_failure = spool_->Write(offset, data);
-    IMAGEFS_RETURN_IF_ERROR(batch->own_failure);
+    // Bytes that the disk has no room for are fetched again when the blob is to be checked.
+    if (absl::Status kept = spool_->Write(offset, data); !absl::IsResourceExhausted(kept)) {
+      batch->own_failure = kept;
+      IMAGEFS_RETURN_IF_ERROR(batch->own_failure);
+    }
   }
   scheduler_.counters().bytes += data.size();
   const uint64_t end = batch->received.ContiguousEnd(blob.begin);
@@ -478,14 +485,19 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
 }
 
 // The mark is written after the bytes: whoever finds it, after a crash of this process, finds them
-// as well.
-absl::Status FillingLayer::Store(uint32_t index, std::string_view blob_bytes) {
-  const AccessSpan span = access_->span(index);
-  std::string out(span.data_bytes, '\0');
-  IMAGEFS_RETURN_IF_ERROR(
-      DecodeSpan(span, access_->WindowOf(span), blob_bytes, absl::MakeSpan(out)));
-  IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), out, span.data_begin));
-  return present_->Set(index, Crc32c(~0U, out));
+// as well. A mark that is missing costs another fetch then.
+absl::Status FillingLayer::Store(uint32_t index, std::string_view bytes) {
+  struct stat st;
+  if (fstat(data_.get(), &st) != 0) return ErrnoStatus(errno, "the data file");
+  if (static_cast<uint64_t>(st.st_size) < access_->data_bytes()) {
+    // To write on would turn what was cut off into zeros.
+    return absl::DataLossError("the data file was cut");
+  }
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), bytes, access_->span(index).data_begin));
+  if (absl::Status mark = present_->Set(index, Crc32c(~0U, bytes)); !mark.ok()) {
+    LogDebug("span_not_marked span=", index, " cause=", mark.message());
+  }
+  return absl::OkStatus();
 }
 
 // A span is a worker's alone, also where two requests bring it.
@@ -499,9 +511,17 @@ bool FillingLayer::BeginWork(uint32_t index) {
 void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
   if (!BeginWork(index)) return;
   const AccessSpan span = access_->span(index);
-  const char* const bytes = batch->bytes.get() + (span.blob_begin - batch->blob.begin);
-  const absl::Status status = Store(index, std::string_view(bytes, span.blob_bytes));
-  if (status.ok()) scheduler_.health().Succeeded(batch->place);
+  const std::string_view blob_bytes(batch->bytes.get() + (span.blob_begin - batch->blob.begin),
+                                    span.blob_bytes);
+  std::string out(span.data_bytes, '\0');
+  absl::Status status = DecodeSpan(span, access_->WindowOf(span), blob_bytes, absl::MakeSpan(out));
+  if (absl::Status table = access_->CheckWhole(); !table.ok()) return OnDamage(table);
+  if (status.ok()) {
+    scheduler_.health().Succeeded(batch->place);
+    status = Store(index, out);
+    if (absl::IsDataLoss(status)) return OnDamage(status);
+    if (!status.ok()) return OnUnstored(index, std::move(out), status);
+  }
   OnSpan(index, status, batch->source.get());
 }
 
@@ -542,18 +562,8 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
       present_blob_bytes_ += about.blob_bytes;
       present_data_bytes_ += about.data_bytes;
       scheduler_.counters().spans++;
-      if (const auto it = waiters_.find(index); it != waiters_.end()) {
-        const std::vector<WaiterRef> waited = std::move(it->second);
-        waiters_.erase(it);
-        for (const WaiterRef& waiter : waited) {
-          if (--waiter->missing > 0 || waiter->over) continue;
-          // What came first may have been evicted before the last came.
-          if (!ArmLocked(waiter, suspects)) continue;
-          waiter->over = true;
-          --waiting_;
-          finished.emplace_back(waiter, absl::OkStatus());
-        }
-      }
+      no_room_before_ = Moment::InfinitePast();
+      SettleLocked(index, suspects, finished);
       all_here = present_count_ == spans_.size() && !checking_ && poison_.ok();
       checking_ |= all_here;
     } else {

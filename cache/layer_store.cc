@@ -74,7 +74,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
       LayerSealer::Options(),
       [raw = store.get()](const Digest& id, bool careful) { return raw->Seal(id, careful); });
   IMAGEFS_RETURN_IF_ERROR(store->Load());
-  IMAGEFS_RETURN_IF_ERROR(store->RemoveUnknown());
+  store->RemoveUnknown();
   store->scrubber_ = std::make_unique<Scrubber>(
       store->options_.scrub, [raw = store.get()] { return raw->NextToScrub(); },
       [raw = store.get()](const Digest& id, Scrubber::Pace pace) {
@@ -122,31 +122,34 @@ absl::Status LayerStore::Load() {
     dropped_++;
     LogWarning("layer.dropped layer=", key, " reason=not synced before a crash, or damaged");
   }
-  if (!dead.empty()) IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, true));
-  return absl::OkStatus();
+  return kv_.Write(batch, true);
 }
 
 // Half-made layers, and blobs of another boot.
-absl::Status LayerStore::RemoveUnknown() {
+void LayerStore::RemoveUnknown() {
   absl::flat_hash_set<std::string> known;
   {
     absl::MutexLock lock(&mu_);
     for (const auto& [id, entry] : layers_) known.insert(id.hex());
   }
+  std::vector<std::string> strays;
   for (const std::string& name : ListDir(options_.root + "/layers")) {
-    if (known.contains(name)) continue;
-    IMAGEFS_RETURN_IF_ERROR(RemoveTree(StrCat(options_.root, "/layers/", name)));
+    if (!known.contains(name)) strays.push_back("/layers/" + name);
   }
   const std::string suffix = "." + boot_id_.substr(0, 8);
   for (const std::string& name : ListDir(options_.root + "/blobs")) {
-    if (std::string_view(name).ends_with(suffix)) continue;
-    IMAGEFS_RETURN_IF_ERROR(RemoveTree(StrCat(options_.root, "/blobs/", name)));
+    if (!std::string_view(name).ends_with(suffix)) strays.push_back("/blobs/" + name);
   }
-  return absl::OkStatus();
+  for (const std::string& stray : strays) {
+    // It is in nobody's way: what is here can be shown all the same.
+    if (absl::Status status = RemoveTree(options_.root + stray); !status.ok()) {
+      LogWarning("layer.cleanup_failed path=", stray, " error=", status.message());
+    }
+  }
 }
 
 absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) {
-  if (LayerRef open = entry.open.lock()) return open;
+  if (LayerRef open = entry.open.lock(); open != nullptr && !open->index->damaged()) return open;
   auto layer = std::make_shared<Layer>();
   layer->id = id;
   layer->diff_id = entry.diff_id;
@@ -174,6 +177,7 @@ absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
     return absl::NotFoundError(StrCat("layer ", id.ToString(), " is not here"));
   }
   absl::StatusOr<LayerRef> layer = OpenLocked(id, it->second);
+  if (absl::IsResourceExhausted(layer.status())) return layer;  // says nothing about the layer
   if (!layer.ok()) {
     // Its files are gone or damaged behind our back: forget it, so that it is fetched again.
     LogError("layer.damaged layer=", id.Short(), " error=", layer.status().message());
@@ -517,10 +521,10 @@ absl::Status LayerStore::Seal(const Digest& id, bool careful) {
 
 void LayerStore::WaitDurable(const std::vector<Digest>& ids,
                              absl::AnyInvocable<void(absl::Status)> done) {
+  std::vector<std::shared_ptr<FillingLayer>> filling;
   for (const Digest& id : ids) {
     const absl::StatusOr<LayerRef> layer = Find(id);
-    if (!layer.ok()) continue;
-    if (const auto filling = FillingOf(*layer)) filling->WantAll(Priority::kForeground);
+    if (layer.ok() && FillingOf(*layer) != nullptr) filling.push_back(FillingOf(*layer));
   }
   absl::Status status;
   absl::flat_hash_set<Digest> missing;
@@ -535,9 +539,13 @@ void LayerStore::WaitDurable(const std::vector<Digest>& ids,
       }
     }
     // Under the lock, so that none of them is sealed before somebody waits for it.
-    if (status.ok() && !missing.empty()) return sealer_->Wait(std::move(missing), std::move(done));
+    if (status.ok() && !missing.empty()) {
+      sealer_->Wait(std::move(missing), std::exchange(done, nullptr));
+    }
   }
-  done(status);
+  // Behind the wait: who cannot bring them says so to those who wait.
+  for (const auto& one : filling) one->WantAll(Priority::kForeground);
+  if (done) done(status);
 }
 
 absl::StatusOr<std::shared_ptr<Spool>> LayerStore::OpenSpool(const std::string& name,
@@ -714,10 +722,13 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
       }
       // Renamed under the lock: from here on the layer is absent, and a new one may be made.
       const std::string removed = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
-      if (rename(DirectoryOf(it->first).c_str(), removed.c_str()) == 0) {
-        victims.emplace_back(it->first, removed);
-        claims.insert(it->second.diff_id);
+      if (rename(DirectoryOf(it->first).c_str(), removed.c_str()) != 0 && errno != ENOENT) {
+        LogWarning("layer.not_removed layer=", it->first.Short(), " errno=", errno);
+        ++it;
+        continue;
       }
+      victims.emplace_back(it->first, removed);
+      claims.insert(it->second.diff_id);
       freed += it->second.data_bytes + it->second.index_bytes;
       layers_.erase(it++);
     }

@@ -142,7 +142,7 @@ class LayerStore {
 
   LayerStore(Options options, KeyValueStore& kv);
   absl::Status Load();
-  absl::Status RemoveUnknown();
+  void RemoveUnknown();
   std::string DirectoryOf(const Digest& id) const;
   absl::StatusOr<LayerRef> OpenLocked(const Digest& id, Entry& entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -233,10 +233,10 @@ class LayerStore {
   absl::Mutex damaged_mu_;  // held while it is called
   std::function<void(const Digest&)> on_damaged_ ABSL_GUARDED_BY(damaged_mu_);
   Mending on_mending_ ABSL_GUARDED_BY(damaged_mu_);
-  std::atomic<uint64_t> filling_made_{0}, filled_{0}, poisoned_{0}, evicted_{0};
-  std::atomic<uint64_t> built_{0}, reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0},
-      tar_bytes_{0}, asked_{0}, checked_bad_{0};
-
+  std::atomic<uint64_t> filling_made_{0}, filled_{0}, poisoned_{0}, evicted_{0}, built_{0},
+      reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0}, tar_bytes_{0}, asked_{0},
+      checked_bad_{0};
+  std::atomic<bool> no_room_{false};  // for the last layer that was to be made
   // Last, so that their threads are gone before anything above.
   std::unique_ptr<FillScheduler> fill_;
   std::unique_ptr<AccessBuilder> access_;

@@ -190,6 +190,7 @@ void LayerStore::Job::Run(FairWorkers::Id turn, ReadBytes read) {
   }
   if (absl::IsDataLoss(layer.status()) && TryAgain(layer.status())) return;
   if (layer.ok()) StartAccess(*layer);
+  if (layer.ok() || absl::IsResourceExhausted(layer.status())) store_.no_room_ = !layer.ok();
   EndTransfer(layer.status());
   End(std::move(layer));
 }
@@ -263,10 +264,10 @@ void LayerStore::Job::EndTransfer(const absl::Status& status) {
   on_cancel.Reset();
   ticket.Leave();
   // What may pass by itself or was given up is resumed by whoever asks next; all else is done
-  // with.
+  // with. A full disk needs the room more than the next caller does.
   const bool resume =
       absl::IsCancelled(status) || IsRetriable(status) || IsCredentialFailure(status);
-  store_.DropSpool(spool_name_, resume);
+  store_.DropSpool(spool_name_, resume && !store_.no_room_);
 }
 
 void LayerStore::Job::End(absl::StatusOr<LayerRef> result) {

@@ -31,8 +31,11 @@ void PutU32(std::string& out, uint32_t value) {
 
 absl::StatusOr<std::unique_ptr<PresentMap>> PresentMap::Open(const std::string& path,
                                                              const LayerAccess& access) {
-  IMAGEFS_ASSIGN_OR_RETURN(Fd file, OpenFile(path, O_RDWR | O_CREAT, 0600));
-  std::unique_ptr<PresentMap> map(new PresentMap(access, std::move(file)));
+  absl::StatusOr<Fd> file = OpenFile(path, O_RDWR | O_CREAT, 0600);
+  // On a file system that became read-only, what is here can still be read.
+  if (absl::IsFailedPrecondition(file.status())) file = OpenFile(path, O_RDONLY);
+  IMAGEFS_RETURN_IF_ERROR(file.status());
+  std::unique_ptr<PresentMap> map(new PresentMap(access, *std::move(file)));
   IMAGEFS_RETURN_IF_ERROR(map->Load(path));
   return map;
 }

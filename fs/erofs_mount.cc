@@ -9,6 +9,8 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "base/digest.h"
+#include "base/fd.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "fs/mount_syscalls.h"
@@ -66,11 +68,12 @@ absl::StatusOr<Fd> MountErofs(const ErofsSource& source) {
   return mount;
 }
 
-absl::Status ProbeErofs(const std::string& scratch) {
-  const std::string directory = StrCat(scratch, "/probe-", RandomHex(8));
+namespace {
+
+// A tree of one file, "file".
+absl::Status WriteProbe(const std::string& directory, const std::string& content,
+                        const ErofsSource& source) {
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
-  absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
-  const std::string content(512, 'x');
   Tree tree;
   Inode file;
   file.mode = S_IFREG | 0644;
@@ -78,16 +81,29 @@ absl::Status ProbeErofs(const std::string& scratch) {
   const InodeId id = tree.NewInode(file);
   tree.SetExtents(id, {{0, 0, content.size(), 1}});
   tree.Link(Tree::kRoot, "file", id);
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(source.index, O_CREAT | O_RDWR));
+  IMAGEFS_RETURN_IF_ERROR(
+      WriteErofs(tree, {.devices = {{std::string(64, '0'), content.size()}}}, index.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(source.devices[0], O_CREAT | O_WRONLY));
+  return PwriteFull(data.get(), content, 0);
+}
+
+}  // namespace
+
+absl::Status ProbeErofs(const std::string& scratch) {
+  const std::string directory = StrCat(scratch, "/probe-", RandomHex(8));
+  absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
+  const std::string content(512, 'x');
   ErofsSource source;
   source.index = directory + "/index";
   source.devices = {directory + "/data"};
-  {
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(source.index, O_CREAT | O_RDWR));
-    IMAGEFS_RETURN_IF_ERROR(
-        WriteErofs(tree, {.devices = {{std::string(64, '0'), content.size()}}}, index.get()));
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(source.devices[0], O_CREAT | O_WRONLY));
-    IMAGEFS_RETURN_IF_ERROR(PwriteFull(data.get(), content, 0));
+  const absl::Status written = WriteProbe(directory, content, source);
+  if (absl::IsResourceExhausted(written) || absl::IsFailedPrecondition(written)) {
+    // Full or read-only, which says nothing about the kernel: the first mount will tell.
+    LogWarning("erofs_not_probed cause=", written.message());
+    return absl::OkStatus();
   }
+  IMAGEFS_RETURN_IF_ERROR(written);
   IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
   // Read through the detached mount: a kernel that mounts but cannot read a device is of no use.
   const Fd opened(openat(mount.get(), "file", O_RDONLY | O_CLOEXEC));

@@ -20,6 +20,7 @@
 #include "base/cancel.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "fs/layer_read.h"
 
 namespace imagefs {
 namespace {
@@ -149,7 +150,8 @@ void ReadLink(fuse_req_t req, fuse_ino_t node) {
 }
 
 // Fills `out` with the bytes at `offset` of a file of which they are a part.
-absl::Status ReadRange(FuseTree& tree, Nid nid, uint64_t offset, absl::Span<char> out) {
+absl::Status ReadRange(FuseTree& tree, Nid nid, uint64_t offset, absl::Span<char> out,
+                       absl::Span<const FillPin> pins) {
   size_t filled = 0;
   while (filled < out.size()) {
     const uint64_t position = offset + filled;
@@ -165,14 +167,8 @@ absl::Status ReadRange(FuseTree& tree, Nid nid, uint64_t offset, absl::Span<char
     } else if (run.device > tree.chain->layers.size()) {
       return absl::DataLossError("the index names a layer that the chain does not have");
     } else {
-      const Layer& layer = *tree.chain->layers[run.device - 1];
-      IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
-                               PreadFull(layer.data.get(), target, run.data_offset + skipped));
-      if (got != part) {
-        return absl::DataLossError(
-            absl::StrCat("data file of layer ", layer.diff_id.Short(), " ends before byte ",
-                         run.data_offset + skipped + part, "; remove the image and pull it again"));
-      }
+      IMAGEFS_RETURN_IF_ERROR(
+          ReadLayer(*tree.chain->layers[run.device - 1], run.data_offset + skipped, target, pins));
     }
     filled += part;
   }
@@ -183,8 +179,8 @@ absl::Status ReadRange(FuseTree& tree, Nid nid, uint64_t offset, absl::Span<char
 // them, when one of them fails, or when the reader is interrupted.
 class PendingRead : public std::enable_shared_from_this<PendingRead> {
  public:
-  // Fills a buffer of `size` bytes once all is here.
-  using Fill = std::function<absl::Status(absl::Span<char>)>;
+  // Fills a buffer of `size` bytes once all is here, as the pins say.
+  using Fill = std::function<absl::Status(absl::Span<char>, absl::Span<const FillPin>)>;
   PendingRead(fuse_req_t req, size_t size, Fill fill)
       : session_(current_worker->session),
         req_(req),
@@ -223,7 +219,7 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
     if (interrupting_ != this) fuse_req_interrupt_func(req_, nullptr, nullptr);
     if (cancel_.token().cancelled()) return void(fuse_reply_err(req_, EINTR));
     const auto buffer = std::make_unique_for_overwrite<char[]>(size_);
-    if (status_.ok()) status_ = fill_({buffer.get(), size_});
+    if (status_.ok()) status_ = fill_({buffer.get(), size_}, pins_);
     if (!status_.ok()) {
       LogWarning("read_failed error=", status_.message());
       return void(fuse_reply_err(req_, EIO));
@@ -288,8 +284,8 @@ void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_
   FuseWorkerContext::Count(current_worker->read_bytes, part);
   auto missing = PartsToFill(tree, nid, begin, part);
   if (!missing.ok()) return ReplyStatus(req, missing.status());
-  const auto fill = [&tree, nid, begin](absl::Span<char> out) {
-    absl::Status status = ReadRange(tree, nid, begin, out);
+  const auto fill = [&tree, nid, begin](absl::Span<char> out, absl::Span<const FillPin> pins) {
+    absl::Status status = ReadRange(tree, nid, begin, out, pins);
     if (status.ok()) return status;
     const uint64_t failures = tree.failed_reads.fetch_add(1, std::memory_order_relaxed) + 1;
     if (std::has_single_bit(failures)) {
@@ -302,7 +298,7 @@ void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_
     return std::make_shared<PendingRead>(req, part, fill)->Start(*missing);
   }
   char* buffer = current_worker->reply.get();
-  if (!fill({buffer, part}).ok()) return ReplyError(req, EIO);
+  if (!fill({buffer, part}, {}).ok()) return ReplyError(req, EIO);
   fuse_reply_buf(req, buffer, part);
 }
 
@@ -353,8 +349,9 @@ void ReadDirectory(fuse_req_t req, fuse_ino_t node, size_t size, off_t position,
         return !full && !damaged;
       });
   if (absl::IsFailedPrecondition(status)) return ReplyError(req, ENOTDIR);
-  // What was read before the damage is shown; the next request meets it first and fails.
-  if (used == 0) {
+  // What was read before the damage is shown; the next request meets it first and fails. Of a file
+  // that was cut nobody knows when that was.
+  if (used == 0 || tree.index().damaged()) {
     if (!status.ok()) return ReplyStatus(req, status);
     if (damaged) return ReplyError(req, EIO);
     if (full) return ReplyError(req, EINVAL);
@@ -533,18 +530,15 @@ void DataRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_f
   const size_t part =
       std::min<uint64_t>(std::min<uint64_t>(size, kFuseReplyBytes), layer->data_bytes - begin);
   FuseWorkerContext::Count(current_worker->read_bytes, part);
-  const auto fill = [layer, begin](absl::Span<char> out) -> absl::Status {
-    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(layer->data.get(), out, begin));
-    if (got == out.size()) return absl::OkStatus();
-    return absl::DataLossError(
-        absl::StrCat("data file of layer ", layer->diff_id.Short(), " is too short"));
+  const auto fill = [layer, begin](absl::Span<char> out, absl::Span<const FillPin> pins) {
+    return ReadLayer(*layer, begin, out, pins);
   };
   if (!layer->readable()) {
     return std::make_shared<PendingRead>(req, part, fill)
         ->Start({{layer, ByteRange{begin, begin + part}}});
   }
   char* buffer = current_worker->reply.get();
-  if (const absl::Status status = fill({buffer, part}); !status.ok()) {
+  if (const absl::Status status = fill({buffer, part}, {}); !status.ok()) {
     LogError("read_failed error=", status.message());
     return ReplyError(req, EIO);
   }

@@ -61,6 +61,8 @@ for what in access data present; do
   down
   ifs mount -q --mode fuse "$ref" "$M/a" >/dev/null
   ifs pull -q --wait "$M/a" >/dev/null
+  # As it is shown once it is proven.
+  ifs umount "$M/a"; ifs mount -q --mode fuse --eager "$ref" "$M/a" >/dev/null
   $PY "$LIB/tree.py" compare "$T/truth" "$M/a" --loose-root || fail "$what: wrong tree afterwards"
   down
 done

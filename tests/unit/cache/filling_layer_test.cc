@@ -2,7 +2,11 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <optional>
@@ -113,6 +117,15 @@ class FillingLayerTest : public ::testing::Test {
     const Fd fd = *OpenFile(directory_ + "/data", O_RDONLY);
     std::string bytes(range.size(), '\0');
     EXPECT_EQ(*PreadFull(fd.get(), absl::MakeSpan(bytes), range.begin), range.size());
+    for (const FillPin::Memory& part : read->pin->memory) {
+      EXPECT_EQ(part.layer, layer_.get());
+      const uint64_t first = std::max(range.begin, part.begin);
+      const uint64_t last = std::min<uint64_t>(range.end, part.begin + part.bytes->size());
+      if (first < last) {
+        bytes.replace(first - range.begin, last - first, *part.bytes, first - part.begin,
+                      last - first);
+      }
+    }
     if (bytes != tar_.substr(range.begin, range.size())) {
       return absl::DataLossError(StrCat("wrong bytes in ", range.begin, "-", range.end));
     }
@@ -594,6 +607,104 @@ TEST_F(FillingLayerTest, TouchedRangesComeInTheirOrder) {
   ASSERT_EQ(touched.size(), 2U);
   EXPECT_EQ(touched[0].second.begin, late.data_begin);
   EXPECT_EQ(touched[1].second.begin, early.data_begin);
+}
+
+// A layer on a file system that can be filled.
+class FullDiskTest : public FillingLayerTest {
+ protected:
+  void SetUp() override {
+    if (geteuid() != 0) GTEST_SKIP() << "SKIPPED: a small file system needs root";
+    Close();
+    ASSERT_EQ(mount("tmpfs", directory_.c_str(), "tmpfs", 0, "size=8m"), 0);
+    mounted_ = true;
+    ASSERT_TRUE(WriteFileDurably(directory_ + "/access", *WriteAccess(table_)).ok());
+    Open();
+    hog_ = *OpenFile(directory_ + "/hog", O_WRONLY | O_CREAT | O_APPEND);
+  }
+  void TearDown() override {
+    Close();
+    hog_.Reset();
+    if (mounted_) umount2(directory_.c_str(), MNT_DETACH);
+  }
+  void Fill() {
+    const std::string block(4096, 'x');
+    while (WriteFull(hog_.get(), block).ok()) {
+    }
+  }
+  void Free() { ASSERT_EQ(ftruncate(hog_.get(), 0), 0); }
+  uint64_t InMemory() { return *scheduler_->counters().memory_bytes; }
+
+ private:
+  bool mounted_ = false;
+  Fd hog_;
+};
+
+TEST_F(FullDiskTest, ReadersGetTheirBytesFromMemory) {
+  Fill();
+  for (uint64_t at = 100'000; at < tar_.size(); at += 400'000) {
+    EXPECT_TRUE(Check({at, std::min<uint64_t>(at + 200'000, tar_.size())}).ok()) << at;
+  }
+  const FillReport report = layer_->Report();
+  EXPECT_EQ(report.blob_bytes_present, 0u) << "nothing is said to be here that is not";
+  EXPECT_NE(report.reason.find("No space left"), std::string::npos) << report.reason;
+  EXPECT_GT(InMemory(), 0u);
+  const uint64_t asked = Asked();
+  EXPECT_TRUE(Check({100'000, 300'000}).ok());
+  EXPECT_EQ(Asked(), asked) << "what is in memory is not asked for again";
+  // What was in memory is stored when there is room, without being asked for.
+  Free();
+  while (InMemory() > 0) absl::SleepFor(absl::Milliseconds(5));
+  EXPECT_GT(layer_->Report().blob_bytes_present, 0u);
+  EXPECT_TRUE(Check({0, tar_.size()}).ok());
+  AwaitComplete();
+}
+
+TEST_F(FullDiskTest, WhatNobodyReadsIsNotFetchedAgainAndAgain) {
+  Fill();
+  layer_->WantAll(Priority::kForeground);
+  absl::Status why;
+  {
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(
+        +[](std::optional<absl::Status>* told) { return told->has_value(); }, &told_));
+    why = *told_;
+  }
+  EXPECT_EQ(why.code(), absl::StatusCode::kResourceExhausted) << why;
+  EXPECT_LE(Asked(), 2 * blob_.size);
+  EXPECT_EQ(layer_->Report().blob_bytes_present, 0u);
+  // Who reads is served all the same.
+  EXPECT_TRUE(Check({0, 200'000}).ok());
+  Free();
+  layer_->WantAll(Priority::kForeground);
+  AwaitComplete();
+  EXPECT_TRUE(Check({0, tar_.size()}).ok());
+}
+
+TEST_F(FullDiskTest, ADataFileThatWasCutIsNotWrittenOn) {
+  ASSERT_TRUE(Check({2'000'000, 2'100'000}).ok());
+  ASSERT_EQ(truncate((directory_ + "/data").c_str(), 4096), 0);
+  const absl::Status status = Check({1'000'000, 1'000'100});
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_EQ(layer_->Report().state, "damaged");
+  struct stat st;
+  ASSERT_EQ(stat((directory_ + "/data").c_str(), &st), 0);
+  EXPECT_EQ(st.st_size, 4096) << "what was cut off does not come back as zeros";
+  Close();
+  FillingLayer::Options options;
+  options.directory = directory_;
+  FillScheduler scheduler(options_);
+  EXPECT_FALSE(FillingLayer::Open(options, scheduler).ok());
+}
+
+TEST_F(FullDiskTest, ASpanTableThatWasCutEndsTheLayerAlone) {
+  ASSERT_TRUE(Check({0, 1000}).ok());
+  ASSERT_EQ(truncate((directory_ + "/access").c_str(), 0), 0);
+  absl::Status status;
+  for (uint64_t at = 0; at < tar_.size() && status.ok(); at += 100'000) {
+    status = Check({at, at + 100});
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_EQ(layer_->Report().state, "damaged");
 }
 
 }  // namespace

@@ -1,0 +1,148 @@
+// The part of FillingLayer for a disk that takes no bytes: it is full, over its quota or read-only.
+// Who reads gets what came from memory; nothing is recorded as present; what nobody waits for is
+// not asked for. The bytes are stored when the disk takes them again.
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/filling_layer.h"
+#include "cache/filling_layer_parts.h"
+
+namespace imagefs {
+namespace {
+
+constexpr absl::Duration kStorePause = absl::Seconds(2);
+constexpr absl::Duration kNoRoomPause = absl::Seconds(30);
+
+absl::Status NoRoom(const std::string& directory, const absl::Status& why) {
+  return absl::ResourceExhaustedError(StrCat("what came of a layer cannot be stored below ",
+                                             directory, ": ", ToStd(why.message()),
+                                             "; make room there"));
+}
+
+}  // namespace
+
+// Spans that somebody waits for the rest of: without them readers would wait for each other's bytes
+// for ever.
+absl::flat_hash_set<uint32_t> FillingLayer::WantedLocked() const {
+  absl::flat_hash_set<uint32_t> wanted;
+  for (const auto& [index, list] : waiters_) {
+    for (const WaiterRef& waiter : list) {
+      for (const auto& [first, last] : waiter->parts) {
+        for (uint32_t i = first; i < last; ++i) wanted.insert(i);
+      }
+    }
+  }
+  return wanted;
+}
+
+// Tells those who waited for a span that is here now, and for no other.
+void FillingLayer::SettleLocked(uint32_t index, std::vector<uint32_t>& suspects,
+                                Finished& finished) {
+  const auto it = waiters_.find(index);
+  if (it == waiters_.end()) return;
+  const std::vector<WaiterRef> waited = std::move(it->second);
+  waiters_.erase(it);
+  for (const WaiterRef& waiter : waited) {
+    if (--waiter->missing > 0 || waiter->over) continue;
+    // What came first may have been evicted before the last came.
+    if (!ArmLocked(waiter, suspects)) continue;
+    waiter->over = true;
+    --waiting_;
+    finished.emplace_back(waiter, absl::OkStatus());
+  }
+}
+
+// The disk does not take a span's bytes, which are right.
+void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Status& why) {
+  const absl::Status cause = NoRoom(options_.directory, why);
+  Finished finished;
+  std::vector<uint32_t> suspects;
+  bool first, waited;
+  {
+    absl::MutexLock lock(&mu_);
+    first = no_room_before_ == Moment::InfinitePast();
+    no_room_before_ = Moment::Now() + kNoRoomPause;
+    reason_ = std::string(cause.message());
+    waited = waiters_.contains(index);
+    if (waited) {
+      spans_[index].state = State::kInMemory;
+      memory_.Add(index, access_->span(index).data_begin, std::move(bytes));
+      SettleLocked(index, suspects, finished);
+      if (memory_.over()) {
+        for (const uint32_t gone : memory_.Trim(WantedLocked())) {
+          spans_[gone].state = State::kAbsent;
+        }
+      }
+    } else {
+      spans_[index].state = State::kAbsent;
+      // Nothing more that nobody waits for.
+      want_all_.reset();
+      for (size_t priority = 1; priority < queues_.size(); ++priority) {
+        for (const uint32_t span : queues_[priority]) {
+          const bool queued =
+              spans_[span].state == State::kQueued && spans_[span].priority == priority;
+          if (queued) spans_[span].state = State::kAbsent;
+        }
+        queues_[priority].clear();
+      }
+    }
+    sweep_ = 0;
+  }
+  if (first) LogWarning("span_not_stored cause=", cause.message());
+  CheckSuspects(suspects);
+  Deliver(std::move(finished));
+  if (waited) StoreLater();
+  if (!waited) TellFailing(cause, true);
+}
+
+void FillingLayer::StoreLater() {
+  absl::MutexLock lock(&mu_);
+  if (memory_.empty() || cancelled_ || std::exchange(store_later_, true)) return;
+  store_timer_ = scheduler_.At(Moment::Now() + kStorePause, [weak = weak_from_this()] {
+    const auto self = weak.lock();
+    if (self == nullptr) return;
+    self->scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kBackground),
+                                   [self] { self->StoreFromMemory(); });
+  });
+}
+
+void FillingLayer::StoreFromMemory() {
+  while (true) {
+    SpanMemory::Entry next;
+    {
+      absl::MutexLock lock(&mu_);
+      store_later_ = false;
+      if (memory_.empty() || cancelled_) return;
+      next = memory_.oldest();
+    }
+    const absl::Status status = Store(next.span, *next.bytes);
+    if (absl::IsDataLoss(status)) return OnDamage(status);
+    if (!status.ok()) {
+      StoreLater();
+      bool wanted;
+      {
+        absl::MutexLock lock(&mu_);
+        wanted = std::exchange(want_all_, std::nullopt).has_value();
+      }
+      if (wanted) TellFailing(NoRoom(options_.directory, status), true);
+      return;
+    }
+    bool mine;
+    {
+      absl::MutexLock lock(&mu_);
+      mine = memory_.Remove(next.span);  // else it was taken out meanwhile
+    }
+    if (mine) OnSpan(next.span, absl::OkStatus(), nullptr);
+  }
+}
+
+// The layer's own files are not what they were. It alone is given up, to be fetched anew.
+void FillingLayer::OnDamage(const absl::Status& why) {
+  if (Poison(why) && options_.damaged) options_.damaged(why);
+}
+
+}  // namespace imagefs
