@@ -57,7 +57,7 @@ ifs --log-level info images >/dev/null
 ifs --log-level debug --config "$T/c.toml" stop
 (cd "$T" && ifs --config c.toml images >/dev/null) || fail "a relative path of a configuration"
 ifs --config "$T/link.toml" images >/dev/null
-refuse 1 '--config' ifs --config "$T/copy.toml" images
+refuse 1 'with --config' ifs --config "$T/copy.toml" images
 ifs stop
 
 # A stop while somebody waits.
