@@ -68,7 +68,7 @@ bool MountRecovery::State::Collect() {
   const std::vector<MountRecord> records = deps_.mounts.List();
   absl::MutexLock lock(&mu_);
   for (const MountRecord& record : records) {
-    if (record.not_mounted.empty() || record.unmounted) continue;
+    if (record.not_mounted.empty() || record.unmounted || record.reference.empty()) continue;
     waiting_[record.directory] = {Moment::InfinitePast(), deps_.first_pause, false,
                                   record.not_mounted};
   }

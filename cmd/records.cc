@@ -1,6 +1,7 @@
 #include "cmd/records.h"
 
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -9,6 +10,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/units.h"
 #include "cache/kv.h"
 
 namespace imagefs {
@@ -123,9 +125,18 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
 }
 
 absl::Status StoredMountRecords::Put(const MountRecord& record) {
+  const std::string key = StrCat(kPrefix, record.directory);
   WriteBatch batch;
-  batch.Put(StrCat(kPrefix, record.directory), EncodeMountRecord(record));
-  return kv_.Write(batch, /*sync=*/true);
+  batch.Put(key, EncodeMountRecord(record));
+  const absl::Status status = kv_.Write(batch, /*sync=*/true);
+  if (!absl::IsResourceExhausted(status) && !absl::IsFailedPrecondition(status)) return status;
+  // A mount that was there before comes back also where the disk takes no records: what it says now
+  // is written when there is room, and what it said before is on the disk.
+  IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> before, kv_.Get(key));
+  if (!before.has_value()) return status;
+  LogWarning("mount_record_not_on_disk directory=", Printable(record.directory),
+             " cause=", status.message());
+  return kv_.Write(batch, /*sync=*/false);
 }
 
 absl::Status StoredMountRecords::Delete(const std::string& directory) {
@@ -147,6 +158,16 @@ absl::StatusOr<std::vector<MountRecord>> StoredMountRecords::List() {
         }
         return true;
       }));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> damaged, kv_.DamagedKeys(kPrefix));
+  for (const std::string& key : damaged) {
+    MountRecord record;
+    record.directory = key.substr(kPrefix.size());
+    if (!record.directory.starts_with('/')) continue;
+    IMAGEFS_ASSIGN_OR_RETURN(record.boot_id, BootId());
+    record.not_mounted =
+        "its record in the store is damaged; mount it anew, or forget it with imagefs umount";
+    records.push_back(std::move(record));
+  }
   return records;
 }
 

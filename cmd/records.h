@@ -21,7 +21,7 @@ class StoredMountRecords : public MountRecords {
   absl::Status Put(const MountRecord& record) override;
   absl::Status Delete(const std::string& directory) override;
   // What cannot be read is logged and left out: one bad record must not keep the others from coming
-  // back.
+  // back. Of a damaged one only the directory is known; `not_mounted` says so.
   absl::StatusOr<std::vector<MountRecord>> List() override;
 
  private:

@@ -687,6 +687,11 @@ bool MountTableImpl::RecoverD(MountRecord& record, const FindChain& find_chain) 
     SetAbsentD(record, kUnmountedWords);
     return false;
   }
+  // What is mounted there stays: nobody knows what it is.
+  if (!record.not_mounted.empty()) {
+    SetAbsentD(record, record.not_mounted);
+    return false;
+  }
   switch (AdoptD(record, find_chain)) {
     case Outlived::kHere:
       return true;

@@ -4,6 +4,7 @@
 #include "base/text.h"
 #include "cache/kv.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/cache/damage.h"
 
 namespace imagefs {
 namespace {
@@ -137,6 +138,30 @@ TEST_F(StoredMountRecordsTest, OneBadRecordDoesNotHideTheOthers) {
   batch.Put("mounted/other", "not ours");
   ASSERT_TRUE(kv_->Write(batch, true).ok());
   EXPECT_EQ(Directories(), (std::vector<std::string>{"/mnt/a"}));
+}
+
+TEST_F(StoredMountRecordsTest, ADamagedRecordStillNamesItsDirectory) {
+  {
+    StoredMountRecords records(*kv_);
+    ASSERT_TRUE(records.Put(Record("/mnt/a")).ok());
+    ASSERT_TRUE(records.Put(Record("/mnt/b")).ok());
+  }
+  kv_.reset();
+  ASSERT_TRUE(DamageRecord(dir_ + "/db", "mount//mnt/a"));
+  Open();
+  StoredMountRecords records(*kv_);
+  const absl::StatusOr<std::vector<MountRecord>> list = records.List();
+  ASSERT_TRUE(list.ok()) << list.status();
+  ASSERT_EQ(list->size(), 2u);
+  EXPECT_EQ((*list)[0].directory, "/mnt/b");
+  EXPECT_EQ((*list)[0].not_mounted, "");
+  EXPECT_EQ((*list)[1].directory, "/mnt/a");
+  EXPECT_NE((*list)[1].not_mounted.find("damaged"), std::string::npos);
+  // It goes as any other, and is replaced by the next mount there.
+  ASSERT_TRUE(records.Put(Record("/mnt/a")).ok());
+  EXPECT_EQ((*records.List())[0].not_mounted, "");
+  ASSERT_TRUE(records.Delete("/mnt/a").ok());
+  EXPECT_EQ(records.List()->size(), 1u);
 }
 
 }  // namespace
