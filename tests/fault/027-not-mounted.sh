@@ -12,7 +12,7 @@ publish app
 state() { ifs ls --json | field "[m['state'] for m in j if m['directory'] == '$1'] or ['none']" | tr -d '[]"'; }
 reason() { ifs ls --json | field "''.join(m['reason'] for m in j if m['directory'] == '$1')"; }
 lost() { slay $(daemons); for mount in $(mounts_below "$M") $(mounts_below "$RUN"); do umount -l "$mount"; done; }
-there() { wait_for 60 "[ \"\$(state '$1')\" = mounted ]" || fail "$1 is not there again: $(ifs ls)"; }
+there() { wait_for 60 "state '$1' | grep -qxE 'mounted|filling'" || fail "$1 is not there again: $(ifs ls)"; }
 
 # ---- The directory is away for a while.
 mkdir -p "$M/disk/m"
