@@ -46,8 +46,8 @@ Setter Duration(absl::Duration& out) {
     const auto* const text = node.as_string();
     absl::Duration value;
     if (text == nullptr || !absl::ParseDuration(text->get(), &value) ||
-        value <= absl::ZeroDuration()) {
-      return "is a duration like \"5s\" or \"2m\"";
+        value <= absl::ZeroDuration() || value > kLongest) {
+      return "is a duration like \"5s\" or \"2m\", of at most 1000000s";
     }
     out = value;
     return "";
