@@ -104,7 +104,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def forward(self, rule):
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length) if length else None
-        headers = {k: v for k, v in self.headers.items() if k.lower() not in ("host", "connection")}
+        # A header may come in several lines, as Accept does.
+        headers = {k: ", ".join(self.headers.get_all(k)) for k in self.headers.keys()
+                   if k.lower() not in ("host", "connection")}
         headers["Host"] = self.headers.get("Host", upstream)
         connection = http.client.HTTPConnection(upstream, timeout=60)
         try:
