@@ -187,8 +187,7 @@ TEST_F(ListenersTest, ASocketInTheStoreLeadsToTheSameServer) {
   ASSERT_TRUE(listeners_->Add(kControlSocket, *server_).ok());
   listeners_->AddInStore(*server_);
   EXPECT_EQ(Polled(), 2u);
-  paths_.run = "/nowhere";
-  EXPECT_TRUE(ConnectDaemon(paths_).ok());
+  EXPECT_TRUE(ConnectInStore(paths_).ok());
   EXPECT_EQ(Waiting(), 1u);
   AcceptAll();
   listeners_->Close();

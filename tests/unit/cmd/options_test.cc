@@ -115,7 +115,7 @@ TEST(PathsTest, RelativePathsNeedADirectory) {
 TEST(AbsolutePathTest, WhereTheDirectoryIsThereAndWhereItIsGone) {
   EXPECT_EQ(AbsolutePath("/a/./b/../c/").value(), "/a/c");
   EXPECT_EQ(AbsolutePath("").status().code(), absl::StatusCode::kInvalidArgument);
-  const std::string directory = StrCat(testing::TempDir(), "/gone-", RandomHex(6));
+  const std::string directory = CleanPath(StrCat(testing::TempDir(), "/gone-", RandomHex(6)), "/");
   ASSERT_EQ(mkdir(directory.c_str(), 0700), 0);
   EXPECT_EXIT(
       {
