@@ -17,7 +17,7 @@ damaged() { ifs status --json | field 'j["counters"]["store_records_damaged"]'; 
 ifs pull -q "$app" >/dev/null; ifs pull -q "$other" >/dev/null
 for kind in image manifest config layer chain; do
   for repair in mount pull always rm; do
-    down; rm -rf "$T/before"; cp -a "$ROOT" "$T/before"
+    down
     damage "$kind/$([ $kind = image ] && echo "$app")"
     ifs images >"$T/list" || fail "$kind: the daemon does not start"
     # Whose record it was is not the same for every kind; both images are right afterwards.
@@ -25,7 +25,8 @@ for kind in image manifest config layer chain; do
       mount) ;;
       pull) ifs pull -q "$app" >/dev/null ;;
       always) ifs pull -q --pull always "$app" >/dev/null ;;
-      rm) ifs rm "$app" >/dev/null || fail "$kind: rm" ;;
+      # Nothing is left of a record that lay in a table whose block is damaged.
+      rm) ifs rm "$app" >/dev/null 2>"$T/err" || grep -q 'no image' "$T/err" || fail "$kind: rm" ;;
     esac
     for image in app other; do
       ifs mount -q "$REGISTRY/test/$image:1" "$M/$image" >/dev/null || fail "$kind: mount of $image"
@@ -34,12 +35,13 @@ for kind in image manifest config layer chain; do
     same "$kind: images" 3 "$(ifs images | wc -l)"
     ifs umount "$M/app"; ifs umount "$M/other"
     down
+    ifs images >/dev/null
     same "$kind, $repair: damaged records after the repair" 0 "$(damaged)"
   done
 done
 
 # A removal that has nothing but the damaged record to remove.
-kind=rm; down; damage "image/$app"
+kind=rm; ifs rm "$app" >/dev/null; ifs pull -q "$app" >/dev/null; down; damage "image/$app"
 ifs rm "$app" >/dev/null || fail "rm of a damaged image"
 refuse 1 'no image' ifs rm "$app"
 ifs pull -q "$app" >/dev/null

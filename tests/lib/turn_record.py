@@ -1,27 +1,32 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """Turns one bit in a record of a store's database, whose daemon does not run.
 
-turn_record.py DB PREFIX: of the first record found whose key begins so. Says which file; status 1: none.
+turn_record.py DB PREFIX: of the newest record whose key begins so. Prints the file; status 1: there is none.
 """
 import glob
 import sys
 
 
-def main(db, prefix):
-    needle = prefix.encode()
-    for path in sorted(glob.glob(db + "/*.log") + glob.glob(db + "/*.ldb")):
-        data = bytearray(open(path, "rb").read())
-        at = data.rfind(needle)  # the newest
-        if at < 0:
-            continue
-        # Values are JSON and longer than this; what follows the key is its length and the text.
+def turn(data, prefix):
+    at = data.rfind(prefix)
+    while at >= 0:
+        # What follows a key is the length of the value and the value, which is JSON here.
         brace = data.find(b"{", at)
-        if brace < 0 or brace > at + 400:
-            continue
-        data[brace + 5] ^= 1
-        open(path, "wb").write(data)
-        print(path)
-        return 0
+        if 0 <= brace <= at + 400:
+            data[brace + 5] ^= 1
+            return True
+        at = data.rfind(prefix, 0, at)
+    return False
+
+
+def main(db, prefix):
+    for path in sorted(glob.glob(db + "/*.log") + glob.glob(db + "/*.ldb"), reverse=True):
+        data = bytearray(open(path, "rb").read())
+        # In a table a key leaves out what it shares with the one before.
+        if any(turn(data, prefix[cut:].encode()) for cut in range(3)):
+            open(path, "wb").write(data)
+            print(path)
+            return 0
     return 1
 
 
