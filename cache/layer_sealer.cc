@@ -10,13 +10,17 @@ namespace imagefs {
 LayerSealer::LayerSealer(const Options& options, SealLayer seal)
     : options_(options), seal_(std::move(seal)), thread_([this] { Loop(); }) {}
 
-LayerSealer::~LayerSealer() {
+void LayerSealer::Finish() {
   {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
   }
   changed_.SignalAll();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
+}
+
+LayerSealer::~LayerSealer() {
+  Finish();
   std::vector<Waiter> left;
   {
     absl::MutexLock lock(&mu_);

@@ -42,8 +42,10 @@ class LayerSealer {
   using SealLayer = std::function<absl::Status(const Digest& id, bool careful)>;
 
   LayerSealer(const Options& options, SealLayer seal);
-  // Tries every layer that is left once. Whoever waits after that is told kCancelled.
+  // Finish. Whoever waits after that is told kCancelled.
   ~LayerSealer();
+  // Tries every layer that is left once. What is added later is not sealed.
+  void Finish();
   LayerSealer(const LayerSealer&) = delete;
   LayerSealer& operator=(const LayerSealer&) = delete;
 

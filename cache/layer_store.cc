@@ -90,6 +90,7 @@ LayerStore::~LayerStore() {
     mu_.Await(absl::Condition(&none));
   }
   scrubber_.reset();
+  if (sealer_ != nullptr) sealer_->Finish();  // opens layers, which takes all that follows
   watch_.reset();
   work_.reset();
   passes_.reset();
