@@ -26,7 +26,7 @@ json status.DIR 0 status "$M/a"
 json inspect 0 inspect "$ref"
 json umount 0 umount "$M/a"
 json pull 0 pull -q "$ref"
-json error.evict 1 evict "$ref"
+json error.evict 1 evict no/such:1
 json rm 0 rm "$ref"
 json umount.failures 1 umount "$M/a"
 json add.--list 0 add --list
