@@ -188,6 +188,10 @@ TEST_F(LazyStoreTest, BecomesCompleteAndIsCheckedAsAWhole) {
   OpenNew();
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   ASSERT_TRUE(Durable().ok());
+  // The names that the image was given are synced; the DiffIDs, which nobody waits for, follow.
+  for (int i = 0; i < 3000 && StateOf(0) != LayerState::kComplete; ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
   EXPECT_EQ(StateOf(0), LayerState::kComplete);
   EXPECT_EQ(Counter("layers_filled"), 2U);
   Reopen();
