@@ -126,10 +126,12 @@ TEST_F(LayerSealerTest, WhatIsGoneOrDamagedIsNotTriedAgain) {
   Open(options);
   disk_.Fail(kA, absl::DataLossError("other bytes"));
   disk_.Fail(kB, absl::NotFoundError("removed"));
+  // Who comes after the one try would wait for the next Add.
+  auto a = Wait({kA}), b = Wait({kB});
   sealer_->Add(kA, true);
-  EXPECT_TRUE(absl::IsDataLoss(Told(Wait({kA}))));
+  EXPECT_TRUE(absl::IsDataLoss(Told(std::move(a))));
   sealer_->Add(kB, false);
-  EXPECT_TRUE(absl::IsNotFound(Told(Wait({kB}))));
+  EXPECT_TRUE(absl::IsNotFound(Told(std::move(b))));
   sealer_.reset();
   EXPECT_EQ(disk_.Calls(kA, 1), std::vector<bool>{true});
   EXPECT_EQ(disk_.Calls(kB, 1), std::vector<bool>{false});
