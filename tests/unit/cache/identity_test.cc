@@ -47,6 +47,7 @@ class IdentityTest : public ::testing::Test {
     options_.root = StrCat(::testing::TempDir(), "/identity-", RandomHex(8));
     options_.index.min_bytes = 0;
     options_.fill.background = false;
+    options_.fill.deadline = absl::Seconds(1);  // what is refused is asked for until then
     options_.profiles = false;
     for (uint32_t i = 0; i < 4; ++i) tars_.push_back(TarOfLayer(i));
     Reopen();
