@@ -88,6 +88,7 @@ LayerStore::~LayerStore() {
     absl::MutexLock lock(&mu_);
     auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return jobs_alive_ == 0; };
     mu_.Await(absl::Condition(&none));
+    closing_ = true;
   }
   scrubber_.reset();
   if (sealer_ != nullptr) sealer_->Finish();  // opens layers, which takes all that follows
@@ -477,18 +478,24 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
 }
 
 absl::Status LayerStore::Seal(const Digest& id, bool careful) {
-  LayerRef pin;  // keeps the collector away while the files are synced
-  LayerSums sums;
+  Entry before;
   {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
     if (it == layers_.end() || it->second.state != LayerState::kWritten) {
       return absl::NotFoundError(StrCat("layer ", id.ToString(), " was removed"));
     }
-    if (absl::StatusOr<LayerRef> open = OpenLocked(id, it->second); open.ok()) pin = *open;
-    sums = it->second.sums;
+    it->second.sealing = true;  // keeps the collector away while the files are synced
+    before = it->second;
   }
-  const absl::Status synced = SyncLayer(DirectoryOf(id), sums, careful);
+  const absl::Status synced = SyncLayer(DirectoryOf(id), before.sums, careful);
+  {
+    absl::MutexLock lock(&mu_);
+    if (!IsStillLocked(id, before)) {
+      return absl::NotFoundError(StrCat("layer ", id.ToString(), " was removed"));
+    }
+    layers_[id].sealing = false;
+  }
   if (absl::IsDataLoss(synced)) {
     DropLayer(id, Annotate(synced,
                            "a layer that could not be synced; it is fetched again when it "
@@ -513,7 +520,7 @@ absl::Status LayerStore::Seal(const Digest& id, bool careful) {
   if (it == layers_.end()) return absl::OkStatus();
   it->second.state = LayerState::kComplete;
   it->second.stamp = entry.stamp;
-  it->second.other_boot = false;
+  it->second.other_boot = it->second.sealing = false;
   return absl::OkStatus();
 }
 
@@ -714,7 +721,7 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
   {
     absl::MutexLock lock(&mu_);
     for (auto it = layers_.begin(); it != layers_.end();) {
-      if (!it->second.open.expired() || !goes(it->first, it->second)) {
+      if (!it->second.open.expired() || it->second.sealing || !goes(it->first, it->second)) {
         ++it;
         continue;
       }

@@ -163,16 +163,17 @@ class LayerStore {
                                    const LayerOutput& made, const Origin& origin);
   // Syncs a written layer to disk and records it as complete; for the sealer.
   absl::Status Seal(const Digest& id, bool careful);
-  // layer_store_check.cc.
   bool SuspectLocked(const Digest& id, const Entry& entry) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   bool Suspect(const Digest& id) const;
+  bool IsStillLocked(const Digest& id, const Entry& was) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   absl::Status CheckNow(const Digest& id, bool also_unsuspected) ABSL_LOCKS_EXCLUDED(checks_mu_);
   absl::Status CheckWith(const Digest& id, bool also_unsuspected)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(checks_mu_);
   std::optional<Digest> NextToScrub() const;
   void OnWritten(const Digest& id);
-  void Watch(const Digest& id);
-  std::shared_ptr<LayerGuard> MakeGuard(const Digest& id, Entry& entry);
+  void Watch(const Digest& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::shared_ptr<LayerGuard> MakeGuard(const Digest& id, Entry& entry)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<LayerSums> SumsOfOld(const Digest& id, const Entry& entry) const;
   absl::Status Accept(const Digest& id, const std::string& stamp, const LayerSums& sums);
   absl::Status Restamp(const std::vector<Digest>& ids);
@@ -214,8 +215,7 @@ class LayerStore {
   WindowMemory windows_;
   Possession possession_;
 
-  // Held while all of a layer is read.
-  absl::Mutex checks_mu_ ABSL_ACQUIRED_BEFORE(records_mu_);
+  absl::Mutex checks_mu_ ABSL_ACQUIRED_BEFORE(records_mu_);  // held while a layer is read
   // Makes a layer's files and record change together; held over local disk writes.
   absl::Mutex records_mu_ ABSL_ACQUIRED_BEFORE(mu_);
   mutable absl::Mutex mu_;
@@ -229,7 +229,7 @@ class LayerStore {
   // The names of layers that are or were unproven, by what images claim.
   absl::flat_hash_map<LayerKey, Digest> shown_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
-
+  bool closing_ ABSL_GUARDED_BY(mu_) = false;
   absl::Mutex damaged_mu_;  // held while it is called
   std::function<void(const Digest&)> on_damaged_ ABSL_GUARDED_BY(damaged_mu_);
   Mending on_mending_ ABSL_GUARDED_BY(damaged_mu_);

@@ -60,6 +60,12 @@ bool LayerStore::Suspect(const Digest& id) const {
   return it != layers_.end() && SuspectLocked(id, it->second);
 }
 
+// Whether the files are those that they were then, and not of another that was made meanwhile.
+bool LayerStore::IsStillLocked(const Digest& id, const Entry& was) const {
+  const auto it = layers_.find(id);
+  return it != layers_.end() && it->second.state == was.state && it->second.stamp == was.stamp;
+}
+
 void LayerStore::OnMending(Mending callback) {
   absl::MutexLock lock(&damaged_mu_);
   on_mending_ = std::move(callback);
@@ -67,6 +73,7 @@ void LayerStore::OnMending(Mending callback) {
 
 // With the layer that is being opened.
 std::shared_ptr<LayerGuard> LayerStore::MakeGuard(const Digest& id, Entry& entry) {
+  if (closing_) return nullptr;  // nobody reads any more
   auto guard = std::make_shared<LayerGuard>(DirectoryOf(id), fill_->work(), [this, id] {
     CheckNow(id, true).IgnoreError();  // tells the guard
   });
@@ -78,6 +85,7 @@ std::shared_ptr<LayerGuard> LayerStore::MakeGuard(const Digest& id, Entry& entry
 }
 
 void LayerStore::Watch(const Digest& id) {
+  if (closing_) return;
   watch_->Add(DirectoryOf(id) + "/data", [this, id] { OnWritten(id); });
 }
 
@@ -113,6 +121,7 @@ absl::Status LayerStore::CheckWith(const Digest& id, bool also_unsuspected) {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
     if (it == layers_.end() || it->second.state == LayerState::kFilling) return absl::OkStatus();
+    if (closing_) return absl::CancelledError("the store closes");
     it->second.check_queued = false;
     guard = it->second.guard.lock();
     if (guard != nullptr) doubts = guard->doubts();
@@ -250,6 +259,11 @@ std::string LayerStore::StampOfLayer(const Digest& id, const Entry& entry) const
 // it is right again as well. Where that cannot be, the layer is forgotten.
 void LayerStore::Mend(const Digest& id, const Entry& damaged, const absl::Status& why) {
   const std::shared_ptr<LayerGuard> guard = damaged.guard.lock();
+  {
+    // Else whoever is not sure looks once more.
+    absl::MutexLock lock(&mu_);
+    if (!IsStillLocked(id, damaged)) return;
+  }
   Digest mended = id;
   if (damaged.diff_id != id &&
       SameFile(DirectoryOf(id) + "/data", DirectoryOf(damaged.diff_id) + "/data")) {
