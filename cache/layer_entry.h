@@ -31,8 +31,9 @@ struct LayerEntry {
   int64_t checked = 0;      // Unix seconds: when all of it was last read and right
   bool other_boot = false;  // kComplete: not yet looked at in this boot
   bool check_queued = false;
-  bool sealing = false;  // its files are being synced
-  Digest diff_id;        // the claim; of a proven layer its name
+  bool sealing = false;   // its files are being synced
+  uint64_t instance = 0;  // of its files: another layer of that name has another
+  Digest diff_id;         // the claim; of a proven layer its name
   // Of an unproven one.
   IndexSource source = IndexSource::kInImage;
   Digest index_digest;

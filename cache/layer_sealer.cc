@@ -75,14 +75,10 @@ void LayerSealer::PassEnds() {
   changed_.SignalAll();
 }
 
-bool LayerSealer::WantedLocked(const Digest& id) const {
-  return std::any_of(waiters_.begin(), waiters_.end(),
-                     [&](const Waiter& waiter) { return waiter.missing.contains(id); });
-}
-
 Moment LayerSealer::DueLocked(const Item& item) const {
   if (stopping_) return Moment::InfinitePast();
-  if (item.failures > 0 || WantedLocked(item.id)) return item.not_before;
+  // A layer that is waited for may have another name, whose files are synced as well.
+  if (item.failures > 0 || !waiters_.empty()) return item.not_before;
   const Moment at_last = added_ + options_.at_most;
   return passes_ > 0 ? at_last : std::min(at_last, last_pass_ + options_.quiet);
 }

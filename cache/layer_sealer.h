@@ -30,7 +30,7 @@ class LayerSealer {
   struct Options {
     // Syncing a layer's data makes every other sync of the file system wait for it, also the small
     // ones of the records that a mount is acknowledged by. So it waits until no pass has run for
-    // `quiet`, but not longer than `at_most`, and not when somebody waits for it.
+    // `quiet`, but not longer than `at_most`, and not when somebody waits for a layer.
     absl::Duration quiet = absl::Seconds(1);
     absl::Duration at_most = absl::Seconds(10);
     // After a failure; doubled with each.
@@ -76,7 +76,6 @@ class LayerSealer {
   void Loop();
   // When it is that item's turn; InfinitePast: now.
   Moment DueLocked(const Item& item) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool WantedLocked(const Digest& id) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SealOne(const Item& item) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<Done> TakeWaitersLocked(const Digest& id, const absl::Status& status)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -465,6 +465,7 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
   absl::StatusOr<LayerRef> layer;
   {
     absl::MutexLock lock(&mu_);
+    if (!here) entry.instance = ++instances_;
     Entry& slot = layers_[diff_id];
     slot = std::move(entry);
     layer = OpenLocked(diff_id, slot);

@@ -101,7 +101,6 @@ class LayerStore {
   // Called with every layer that is shown and of which damaged parts are fetched again.
   using Mending = std::function<void(const std::shared_ptr<FillingLayer>&)>;
   void OnMending(Mending callback) ABSL_LOCKS_EXCLUDED(damaged_mu_);
-
   // Of the layer that an image claims: under its DiffID, where it is proven to come from that
   // blob, else as it is being made or shown.
   LayerState StateOf(const LayerKey& key) const;
@@ -229,6 +228,7 @@ class LayerStore {
   // The names of layers that are or were unproven, by what images claim.
   absl::flat_hash_map<LayerKey, Digest> shown_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t instances_ ABSL_GUARDED_BY(mu_) = 0;
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
   absl::Mutex damaged_mu_;  // held while it is called
   std::function<void(const Digest&)> on_damaged_ ABSL_GUARDED_BY(damaged_mu_);

@@ -63,7 +63,8 @@ bool LayerStore::Suspect(const Digest& id) const {
 // Whether the files are those that they were then, and not of another that was made meanwhile.
 bool LayerStore::IsStillLocked(const Digest& id, const Entry& was) const {
   const auto it = layers_.find(id);
-  return it != layers_.end() && it->second.state == was.state && it->second.stamp == was.stamp;
+  return it != layers_.end() && it->second.state == was.state &&
+         it->second.instance == was.instance;
 }
 
 void LayerStore::OnMending(Mending callback) {

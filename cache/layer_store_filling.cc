@@ -173,6 +173,7 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
   if (entry.diff_id != id && !entry.origins.empty()) {
     shown_[{entry.diff_id, entry.origins.front().blob}] = id;
   }
+  entry.instance = ++instances_;
   layers_.emplace(id, std::move(entry));
   return absl::OkStatus();
 }
@@ -235,6 +236,7 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
   absl::MutexLock lock(&mu_);
+  entry.instance = ++instances_;
   Entry& slot = layers_[id];
   slot = std::move(entry);
   shown_[{request.diff_id, request.blob.digest}] = id;
