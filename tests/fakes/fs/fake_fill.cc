@@ -11,7 +11,9 @@ namespace imagefs {
 
 std::shared_ptr<FakeFill> FakeFill::Empty(const LayerRef& layer) {
   const std::string path = layer->directory + "/data";
-  std::shared_ptr<FakeFill> fill(new FakeFill(path));
+  auto file = OpenFile(path, O_WRONLY);
+  EXPECT_TRUE(file.ok()) << file.status();
+  std::shared_ptr<FakeFill> fill(new FakeFill(file.ok() ? *std::move(file) : Fd()));
   {
     absl::MutexLock lock(&fill->mu_);
     auto bytes = ReadFile(path, uint64_t{1} << 30);
@@ -69,12 +71,9 @@ size_t FakeFill::calls() const {
 }
 
 void FakeFill::Bring(ByteRange range) {
-  // Not by OpenFile: this may be a FUSE worker, which the real fill hands its work over from.
-  const Fd file(open(path_.c_str(), O_WRONLY | O_CLOEXEC));
-  ASSERT_TRUE(file.valid()) << path_;
   const std::string_view part =
       std::string_view(bytes_).substr(range.begin, range.end - range.begin);
-  EXPECT_TRUE(PwriteFull(file.get(), part, range.begin).ok());
+  EXPECT_TRUE(PwriteFull(file_.get(), part, range.begin).ok());
 }
 
 void FakeFill::Cancelled(uint64_t id) {

@@ -9,6 +9,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "base/byte_range.h"
+#include "base/fd.h"
 #include "cache/chain.h"
 
 namespace imagefs {
@@ -36,7 +37,7 @@ class FakeFill : public LayerFill {
   bool complete() const override;
 
  private:
-  explicit FakeFill(std::string path) : path_(std::move(path)) {}
+  explicit FakeFill(Fd file) : file_(std::move(file)) {}
   void Bring(ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   struct Held {
@@ -46,7 +47,7 @@ class FakeFill : public LayerFill {
     CancelToken::Registration on_cancel;
   };
   void Cancelled(uint64_t id);
-  const std::string path_;
+  const Fd file_;
   mutable absl::Mutex mu_;
   std::string bytes_ ABSL_GUARDED_BY(mu_);
   bool hold_ ABSL_GUARDED_BY(mu_) = false;
