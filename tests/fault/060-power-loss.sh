@@ -80,9 +80,12 @@ for state in filling written complete; do
     esac
     power_off
     lose $how
-    # A recorded mount comes back by itself, after a fetch where its layers were lost.
-    ifs mount -q --mode fuse "$ref" "$M/a" >/dev/null 2>&1 ||
-      wait_for 30 'mountpoint -q "$M/a"' || fail "$state, $how: no mount"
+    if [ $state = complete ]; then
+      ifs mount -q --mode fuse "$ref" "$M/a" >/dev/null || fail "$state, $how: no mount"
+    else
+      ifs ls >/dev/null
+      wait_for 30 'mountpoint -q "$M/a"' || fail "$state, $how: the mount does not come back"
+    fi
     $PY "$LIB/damage.py" read "$T/truth" "$M/a" >"$T/read" || fail "$state, $how: $(cat "$T/read")"
     ifs umount "$M/a"
     ifs stop

@@ -5,7 +5,7 @@
   damage.py zero FILE BEGIN LENGTH          as pages that never got to the disk
   damage.py noise FILE BEGIN LENGTH SEED
   damage.py keep-times COMMAND...           any of these, and the file's times are as before
-  damage.py read EXPECTED ACTUAL            every name and byte: prints what differs, and what fails
+  damage.py read EXPECTED ACTUAL            every name and byte, but device nodes: prints what differs, and what fails
 """
 import os
 import random
@@ -40,7 +40,8 @@ def read(expected, actual):
             count += 1
             try:
                 a, b = os.lstat(want), os.lstat(have)
-                if stat.S_ISCHR(a.st_mode) and not stat.S_ISCHR(b.st_mode):
+                device = stat.S_ISCHR(a.st_mode) or stat.S_ISBLK(a.st_mode)
+                if device and stat.S_IFMT(a.st_mode) != stat.S_IFMT(b.st_mode):
                     continue  # a tree that is not proven shows no devices (docs/security.md)
                 if (a.st_mode, a.st_uid, a.st_gid, a.st_mtime_ns) != (b.st_mode, b.st_uid, b.st_gid, b.st_mtime_ns):
                     wrong.append(have)
