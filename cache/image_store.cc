@@ -19,6 +19,7 @@
 #include "cache/chain_store.h"
 #include "cache/identity.h"
 #include "cache/image_row.h"
+#include "cache/layer_mender.h"
 #include "cache/layer_store.h"
 #include "cache/resolve_job.h"
 #include "cache/store_lock.h"
@@ -66,15 +67,16 @@ class ImageStoreImpl : public ImageStore {
         LogWarning("store.version_not_written cause=", status.message());
       }
     }
-    layers_->OnDamaged([this](const Digest& layer) { chains_->Forget(layer); });
-    layers_->OnMending([this](const auto& filling) { AddSourceOf(*filling); });
+    mender_ = std::make_unique<LayerMender>(
+        *layers_, [this](LayerMender::Visit visit) { ForEachImage(visit); },
+        [this](const Reference& reference) { return Open(reference); });
+    layers_->Observe({[this](const Digest& layer) { chains_->Forget(layer); },
+                      [this](const auto& filling) { mender_->AddSource(*filling); },
+                      [this](const Digest& id, const auto& heal) { mender_->Refetch(id, heal); }});
     CollectShown();
     IndexFinder::Options index = options_.index;
     index.directory = options_.root + "/layers";
-    index.open = [this](const Reference& reference) {
-      return sources_.Open(
-          reference, options_.access_of ? options_.access_of(reference) : SourceFactory::Access());
-    };
+    index.open = [this](const Reference& reference) { return Open(reference); };
     finder_ = std::make_unique<IndexFinder>(std::move(index));
     return absl::OkStatus();
   }
@@ -86,10 +88,8 @@ class ImageStoreImpl : public ImageStore {
     // What was under way sets no timer any more.
     housekeeping_.reset();
     // The layers outlive the chains, and may still turn out to be damaged.
-    if (layers_ != nullptr) {
-      layers_->OnDamaged(nullptr);
-      layers_->OnMending(nullptr);
-    }
+    if (layers_ != nullptr) layers_->Observe({});
+    mender_.reset();
     if (profiles_ != nullptr) profiles_->Collect(/*all=*/true);
   }
   FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
@@ -201,8 +201,12 @@ class ImageStoreImpl : public ImageStore {
   // closes.
   void After(absl::Duration pause, Timer ImageStoreImpl::*timer, absl::AnyInvocable<void()> task);
   void StopTimers();
-  // Where the blob of a damaged layer comes from: an image that is recorded here names it.
-  void AddSourceOf(FillingLayer& filling) const;
+  // With what credentials this machine has.
+  absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference) const {
+    return sources_.Open(
+        reference, options_.access_of ? options_.access_of(reference) : SourceFactory::Access());
+  }
+  void ForEachImage(absl::FunctionRef<bool(const ResolvedImage&)> visit) const;
   // What a record names; kDataLoss when it is damaged.
   struct Documents {
     std::string manifest, config;
@@ -232,6 +236,7 @@ class ImageStoreImpl : public ImageStore {
   std::unique_ptr<LayerStore> layers_;
   std::unique_ptr<ChainStore> chains_;  // uses layers_: destroyed first
   std::unique_ptr<IndexFinder> finder_;
+  std::unique_ptr<LayerMender> mender_;
 };
 
 absl::StatusOr<bool> ImageStoreImpl::CheckVersion() {
@@ -435,29 +440,20 @@ void ImageStoreImpl::StopTimers() {
   shown.Stop();
 }
 
-void ImageStoreImpl::AddSourceOf(FillingLayer& filling) const {
-  const auto names_it = [&](const ResolvedImage& image) {
-    return std::any_of(
-        image.manifest.layers.begin(), image.manifest.layers.end(),
-        [&](const Descriptor& layer) { return layer.digest == filling.access().blob_digest(); });
-  };
-  const auto add = [&](const absl::StatusOr<ImageRef>& image) {
-    if (!image.ok() || !names_it(**image)) return true;
-    const absl::StatusOr<Reference> reference = Reference::Parse((*image)->reference);
-    if (!reference.ok()) return true;
-    absl::StatusOr<std::shared_ptr<ImageSource>> source = sources_.Open(
-        *reference, options_.access_of ? options_.access_of(*reference) : SourceFactory::Access());
-    if (!source.ok()) return true;
-    filling.AddSource(*std::move(source));
-    return false;
-  };
+// Of those that are listed and those that are held, where the records are well.
+void ImageStoreImpl::ForEachImage(absl::FunctionRef<bool(const ResolvedImage&)> visit) const {
+  bool go_on = true;
   absl::Status status =
       kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
         const std::string_view name = key.substr(kImagePrefix.size());
-        return add(Load(name.substr(0, name.rfind('\n')), value));
+        const absl::StatusOr<ImageRef> image = Load(name.substr(0, name.rfind('\n')), value);
+        return go_on = !image.ok() || visit(**image);
       });
-  status.Update(kv_->ForEachWithPrefix(
-      kHeldPrefix, [&](std::string_view, std::string_view value) { return add(LoadHeld(value)); }));
+  if (!go_on) return;
+  status.Update(kv_->ForEachWithPrefix(kHeldPrefix, [&](std::string_view, std::string_view value) {
+    const absl::StatusOr<ImageRef> image = LoadHeld(value);
+    return !image.ok() || visit(**image);
+  }));
   if (!status.ok()) LogWarning("image.records_unreadable cause=", status.message());
 }
 

@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "cache/chain.h"
+#include "cache/filling_layer.h"
 #include "cache/image_store.h"
 #include "cache/layer_files.h"
 #include "cache/layer_guard.h"
@@ -41,6 +43,17 @@ struct LayerEntry {
   Digest fill_blob;                 // kFilling: the blob that its span table reads
   std::weak_ptr<const Layer> open;
   std::weak_ptr<LayerGuard> guard;  // of what is open
+};
+
+// Is told of layers that are not what they should be.
+struct LayerObserver {
+  std::function<void(const Digest& id)> gone;  // the layer was forgotten
+  // The layer is shown, and its damaged parts are fetched again.
+  std::function<void(const std::shared_ptr<FillingLayer>&)> fills;
+  // The layer is shown and was forgotten: `heal` makes its file equal to that of another one of the
+  // same DiffID.
+  using Heal = std::function<void(LayerRef)>;
+  std::function<void(const Digest& diff_id, const Heal& heal)> lost;
 };
 
 }  // namespace imagefs

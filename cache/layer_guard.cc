@@ -128,6 +128,12 @@ void LayerGuard::Fail(const absl::Status& why) {
   failed_ = why;
 }
 
+void LayerGuard::Heal() {
+  absl::MutexLock lock(&mu_);
+  failed_ = absl::OkStatus();
+  trusted_.store(true, std::memory_order_release);
+}
+
 LayerRef LayerGuard::filling() const {
   absl::MutexLock lock(&mu_);
   return filling_;

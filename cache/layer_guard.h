@@ -46,6 +46,8 @@ class LayerGuard final : public LayerFill, public std::enable_shared_from_this<L
   void FillFrom(LayerRef layer);
   // It is damaged, and reads fail.
   void Fail(const absl::Status& why);
+  // The file that failed is right again, and nobody is told of writes to it any more.
+  void Heal();
   LayerRef filling() const;
 
  private:

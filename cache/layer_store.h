@@ -96,11 +96,10 @@ class LayerStore {
   absl::StatusOr<uint64_t> Evict(const Digest& id);
   AccessBuilder& access() { return *access_; }
   FillScheduler& scheduler() { return *fill_; }
-  // Called with the name of every layer that was not what it said it was. nullptr ends that.
-  void OnDamaged(std::function<void(const Digest&)> callback) ABSL_LOCKS_EXCLUDED(damaged_mu_);
-  // Called with every layer that is shown and of which damaged parts are fetched again.
-  using Mending = std::function<void(const std::shared_ptr<FillingLayer>&)>;
-  void OnMending(Mending callback) ABSL_LOCKS_EXCLUDED(damaged_mu_);
+  // Is told of layers that are not what they should be.
+  using Observer = LayerObserver;
+  // Replaces the one before; {} ends that.
+  void Observe(Observer observer) ABSL_LOCKS_EXCLUDED(observer_mu_);
   // Of the layer that an image claims: under its DiffID, where it is proven to come from that
   // blob, else as it is being made or shown.
   LayerState StateOf(const LayerKey& key) const;
@@ -181,6 +180,8 @@ class LayerStore {
   void Mend(const Digest& id, const Entry& damaged, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(checks_mu_);
   bool FillAgain(const Digest& id, const Entry& damaged, const absl::Status& why);
+  void Lose(const Digest& diff_id, const std::shared_ptr<LayerGuard>& guard,
+            const absl::Status& why, absl::StatusOr<Fd> file);
   void StampFilling();
   uint64_t CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes);
   std::string RecordOf(const Digest& id, const Entry& entry) const;
@@ -230,9 +231,8 @@ class LayerStore {
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t instances_ ABSL_GUARDED_BY(mu_) = 0;
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Mutex damaged_mu_;  // held while it is called
-  std::function<void(const Digest&)> on_damaged_ ABSL_GUARDED_BY(damaged_mu_);
-  Mending on_mending_ ABSL_GUARDED_BY(damaged_mu_);
+  absl::Mutex observer_mu_;  // held while it is called
+  Observer observer_ ABSL_GUARDED_BY(observer_mu_);
   std::atomic<uint64_t> filling_made_{0}, filled_{0}, poisoned_{0}, evicted_{0}, built_{0},
       reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0}, tar_bytes_{0}, asked_{0},
       checked_bad_{0};

@@ -40,6 +40,20 @@ absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory, const LayerAc
   return bad;
 }
 
+// Makes `to` equal to `from`, where it is not.
+absl::Status CopyDifferences(int from, int to) {
+  std::string right(1 << 20, '\0'), there(1 << 20, '\0');
+  for (uint64_t at = 0;; at += right.size()) {
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(from, absl::MakeSpan(right), at));
+    const std::string_view part(right.data(), got);
+    const absl::StatusOr<size_t> had = PreadFull(to, absl::MakeSpan(there), at);
+    if (!had.ok() || std::string_view(there.data(), *had) != part) {
+      IMAGEFS_RETURN_IF_ERROR(PwriteFull(to, part, at));
+    }
+    if (got < right.size()) return absl::OkStatus();
+  }
+}
+
 bool SameFile(const std::string& a, const std::string& b) {
   const absl::StatusOr<struct stat> one = StatPath(a), other = StatPath(b);
   return one.ok() && other.ok() && one->st_dev == other->st_dev && one->st_ino == other->st_ino;
@@ -65,11 +79,6 @@ bool LayerStore::IsStillLocked(const Digest& id, const Entry& was) const {
   const auto it = layers_.find(id);
   return it != layers_.end() && it->second.state == was.state &&
          it->second.instance == was.instance;
-}
-
-void LayerStore::OnMending(Mending callback) {
-  absl::MutexLock lock(&damaged_mu_);
-  on_mending_ = std::move(callback);
 }
 
 // With the layer that is being opened.
@@ -266,24 +275,48 @@ void LayerStore::Mend(const Digest& id, const Entry& damaged, const absl::Status
     if (!IsStillLocked(id, damaged)) return;
   }
   Digest mended = id;
-  if (damaged.diff_id != id &&
-      SameFile(DirectoryOf(id) + "/data", DirectoryOf(damaged.diff_id) + "/data")) {
+  // Before the name goes, or is another file's. Only a file that is the tar can be made from it.
+  const bool is_tar = damaged.diff_id == id ||
+                      SameFile(DirectoryOf(id) + "/data", DirectoryOf(damaged.diff_id) + "/data");
+  absl::StatusOr<Fd> file = absl::FailedPreconditionError("its layout is another one");
+  if (is_tar && guard != nullptr) file = OpenFile(DirectoryOf(id) + "/data", O_RDWR);
+  if (damaged.diff_id != id && is_tar) {
     // The same file has the name that is mended.
     mended = damaged.diff_id;
     CheckWith(mended, true).IgnoreError();
   } else if (!FillAgain(id, damaged, why)) {
-    if (guard != nullptr) guard->Fail(why);
-    return DropLayer(id, why);
+    mended = Digest();
+    DropLayer(id, why);
   }
   if (guard == nullptr) return;
-  const absl::StatusOr<LayerRef> layer = Find(mended);
-  if (!layer.ok()) return guard->Fail(layer.status());
+  const absl::StatusOr<LayerRef> layer =
+      mended.empty() ? absl::StatusOr<LayerRef>(why) : Find(mended);
+  if (!layer.ok()) return Lose(damaged.diff_id, guard, why, std::move(file));
   guard->FillFrom(*layer);
   if (const std::shared_ptr<FillingLayer> filling = FillingOf(*layer)) {
-    absl::MutexLock lock(&damaged_mu_);
-    if (on_mending_) on_mending_(filling);
+    absl::MutexLock lock(&observer_mu_);
+    if (observer_.fills) observer_.fills(filling);
     filling->WantAll(Priority::kForeground);
   }
+}
+
+// A layer that is shown has no directory any more. `file` is its data, when it can be healed.
+void LayerStore::Lose(const Digest& diff_id, const std::shared_ptr<LayerGuard>& guard,
+                      const absl::Status& why, absl::StatusOr<Fd> file) {
+  guard->Fail(why);
+  if (!file.ok()) return;
+  auto heal = [this, guard, file = std::make_shared<Fd>(*std::move(file))](LayerRef other) {
+    work_->Submit([guard, file, other = std::move(other)] {
+      const absl::Status healed = CopyDifferences(other->data.get(), file->get());
+      if (!healed.ok()) {
+        return LogError("layer.not_healed layer=", other->id.Short(), " error=", healed.message());
+      }
+      LogInfo("layer.healed layer=", other->id.Short());
+      guard->Heal();
+    });
+  };
+  absl::MutexLock lock(&observer_mu_);
+  if (observer_.lost) observer_.lost(diff_id, std::move(heal));
 }
 
 // False: it cannot be read in parts, or was not hashed under that name.

@@ -357,9 +357,9 @@ bool LayerStore::Trusts(const Digest& id) const {
   return !distrusted_.contains(id);
 }
 
-void LayerStore::OnDamaged(std::function<void(const Digest&)> callback) {
-  absl::MutexLock lock(&damaged_mu_);
-  on_damaged_ = std::move(callback);
+void LayerStore::Observe(Observer observer) {
+  absl::MutexLock lock(&observer_mu_);
+  observer_ = std::move(observer);
 }
 
 // Forgets a layer that is not what was promised: whoever shows it gets errors from now on, and who
@@ -396,8 +396,8 @@ void LayerStore::DropLayer(const Digest& id, const absl::Status& why) {
     }
   }
   {
-    absl::MutexLock lock(&damaged_mu_);
-    if (on_damaged_) on_damaged_(id);
+    absl::MutexLock lock(&observer_mu_);
+    if (observer_.gone) observer_.gone(id);
   }
   EndProofs(id, why);
   sealer_->Drop(id, why);

@@ -1,0 +1,63 @@
+#include "cache/layer_mender.h"
+
+#include <utility>
+
+namespace imagefs {
+
+LayerMender::LayerMender(LayerStore& layers, ForEachImage images, Open open)
+    : layers_(layers), images_(std::move(images)), open_(std::move(open)) {}
+
+LayerMender::~LayerMender() {
+  std::vector<FlightTicket> tickets;
+  {
+    absl::MutexLock lock(&mu_);
+    tickets.swap(tickets_);
+  }
+  for (const FlightTicket& ticket : tickets) ticket.Leave();
+}
+
+void LayerMender::WithSource(
+    absl::FunctionRef<bool(const ResolvedImage&, size_t layer)> is_it,
+    absl::FunctionRef<void(const ResolvedImage&, size_t layer, std::shared_ptr<ImageSource>)> use)
+    const {
+  images_([&](const ResolvedImage& image) {
+    for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
+      const absl::StatusOr<Reference> reference = Reference::Parse(image.reference);
+      if (!is_it(image, i) || !reference.ok()) continue;
+      absl::StatusOr<std::shared_ptr<ImageSource>> source = open_(*reference);
+      if (!source.ok()) continue;
+      use(image, i, *std::move(source));
+      return false;
+    }
+    return true;
+  });
+}
+
+void LayerMender::AddSource(FillingLayer& filling) const {
+  WithSource(
+      [&](const ResolvedImage& image, size_t i) {
+        return image.manifest.layers[i].digest == filling.access().blob_digest();
+      },
+      [&](const ResolvedImage&, size_t, std::shared_ptr<ImageSource> source) {
+        filling.AddSource(std::move(source));
+      });
+}
+
+void LayerMender::Refetch(const Digest& diff_id, const LayerStore::Observer::Heal& heal) {
+  WithSource(
+      [&](const ResolvedImage& image, size_t i) { return image.config.diff_ids[i] == diff_id; },
+      [&](const ResolvedImage& image, size_t i, std::shared_ptr<ImageSource> source) {
+        LayerStore::Request request;
+        request.diff_id = diff_id;
+        request.blob = image.manifest.layers[i];
+        request.source = std::move(source);
+        const FlightTicket ticket = layers_.Ensure(std::move(request), Priority::kForeground,
+                                                   [heal](absl::StatusOr<LayerRef> layer) {
+                                                     if (layer.ok()) heal(*std::move(layer));
+                                                   });
+        absl::MutexLock lock(&mu_);
+        tickets_.push_back(ticket);
+      });
+}
+
+}  // namespace imagefs
