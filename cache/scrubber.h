@@ -19,7 +19,7 @@ namespace imagefs {
 class Scrubber {
  public:
   struct Options {
-    absl::Duration interval = absl::Hours(30 * 24);  // of one layer; 0 = never
+    absl::Duration interval = absl::Hours(7 * 24);  // of one layer; 0 = never
     uint64_t bytes_per_second = 16 << 20;
   };
   // Waits until so many bytes more may be read; false: to be given up.

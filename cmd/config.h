@@ -39,7 +39,7 @@ struct Config {
   // [profile]
   bool profile = true;
   // [store]
-  absl::Duration store_scrub = absl::Hours(30 * 24);  // 0 = never
+  absl::Duration store_scrub = absl::Hours(7 * 24);  // 0 = never
   bool store_open = false;  // sharing = "open": a layer is everybody's who names its DiffID
   // [podman]
   bool podman_layers = false;  // serve <run>/als

@@ -117,7 +117,7 @@ TEST(Config, WhoseIndexIsBelieved) {
             IndexTrust::Any());
   EXPECT_FALSE(config->store_open);
   EXPECT_TRUE(ParseConfig("[store]\nsharing = \"open\"\n", "f")->store_open);
-  EXPECT_EQ(config->store_scrub, absl::Hours(720));
+  EXPECT_EQ(config->store_scrub, absl::Hours(168));
   EXPECT_EQ(ParseConfig("[store]\nscrub = \"24h\"\n", "f")->store_scrub, absl::Hours(24));
   EXPECT_EQ(ParseConfig("[store]\nscrub = \"off\"\n", "f")->store_scrub, absl::ZeroDuration());
   EXPECT_FALSE(ParseConfig("[store]\nscrub = \"never\"\n", "f").ok());
