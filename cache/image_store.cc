@@ -862,6 +862,9 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
     }
     IMAGEFS_RETURN_IF_ERROR(kv_->Write(stale, false));
   }
+  profiles_->Finish([&](const Digest& manifest) {
+    return !documents.contains(StrCat(kManifestPrefix, manifest.hex()));
+  });
   uint64_t freed = chains_->Collect(chains, layers);
   freed += layers_->Collect(layers);
   return freed;

@@ -144,6 +144,26 @@ void ProfileKeeper::Collect(bool all) {
       it = runs_.erase(it);
     }
   }
+  Store(over);
+}
+
+void ProfileKeeper::Finish(absl::FunctionRef<bool(const Digest& manifest)> gone) {
+  std::vector<Run> over;
+  {
+    absl::MutexLock lock(&mu_);
+    for (auto it = runs_.begin(); it != runs_.end();) {
+      if (!gone(it->manifest)) {
+        ++it;
+        continue;
+      }
+      over.push_back(std::move(*it));
+      it = runs_.erase(it);
+    }
+  }
+  Store(over);
+}
+
+void ProfileKeeper::Store(const std::vector<Run>& over) {
   for (const Run& run : over) {
     const Profile profile = Read(run);
     if (profile.parts.empty()) continue;

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -66,6 +67,9 @@ class ProfileKeeper {
   }
   // Collects runs whose start is over; with `all`, those that go on too.
   void Collect(bool all);
+  // Those of the images of which `gone` says so: their files are to be removed, and what records a
+  // run keeps them open.
+  void Finish(absl::FunctionRef<bool(const Digest& manifest)> gone);
 
  private:
   struct Run {
@@ -74,6 +78,7 @@ class ProfileKeeper {
     Moment begun;
   };
   static Profile Read(const Run& run);
+  void Store(const std::vector<Run>& over);
   static std::string Key(const Digest& manifest) { return "profile/" + manifest.hex(); }
 
   KeyValueStore& kv_;

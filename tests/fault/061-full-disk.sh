@@ -72,7 +72,7 @@ for mode in $(modes); do
   room
   some_right "$dir"
   ifs pull -q --wait "$dir" >/dev/null
-  right "$T/truth" "$dir"
+  some_right "$dir"
   same "$mode: daemon" "$pid" "$(ours)"
   ifs umount "$dir"
   ifs rm "$app" >/dev/null
@@ -80,10 +80,11 @@ done
 
 # ---- evicting makes room
 ifs pull -q "$app" >/dev/null
-wait_for 20 '[ "$(ls "$ROOT"/layers/*/access 2>/dev/null | wc -l)" -ge 2 ]' || fail "no span tables"
+without_table() { find "$ROOT/layers" -mindepth 1 -maxdepth 1 -type d '!' -exec test -e '{}/access' ';' -print; }
+wait_for 30 '[ -z "$(without_table)" ]' || fail "no span table: $(without_table)"
 full
 ifs evict "$app" >/dev/null || fail "evict"
-[ "$(free)" -gt 10000 ] || fail "$(free) KiB free after evict"
+wait_for 15 '[ "$(free)" -gt 10000 ]' || fail "$(free) KiB free after evict"
 room
 
 # ---- removing makes room on a disk that has none, also without a reserve
@@ -94,7 +95,7 @@ for round in running started; do
     slay $(ours); rm -f "$ROOT/db/reserve"; full
   fi
   ifs rm "$([ $round = running ] && echo "$app" || echo "$small")" >/dev/null || fail "$round: rm"
-  [ "$(free)" -gt 1500 ] || fail "$round: $(free) KiB free after rm"
+  wait_for 15 '[ "$(free)" -gt 1500 ]' || fail "$round: $(free) KiB free after rm"
 done
 ifs stop
 same "images after the next start" 1 "$(ifs images | wc -l)"
@@ -120,9 +121,9 @@ ifs umount --all
 same "mounts in the end" "" "$(mounts_below "$M/more")"
 
 # ---- a file system that becomes read-only shows what it has
-ifs mount -q "$small" "$M/small" >/dev/null
+ifs mount -q --mode fuse "$small" "$M/small" >/dev/null
 slay $(ours)
-mount -o remount,ro "$T/fs"
+wait_for 10 'mount -o remount,ro "$T/fs" 2>/dev/null' || fail "the file system is in use"
 ifs ls | grep -q "$M/small" || fail "read-only: not listed"
 right "$T/truth-small" "$M/small"
 refuse 1 'read-only' ifs pull -q "$big"

@@ -322,6 +322,19 @@ TEST_F(LazyStoreTest, TheFirstRunIsRecorded) {
   EXPECT_EQ(profile->parts[1].layer, Sha256Of(tars_[0]));
 }
 
+// A file that is removed takes room for as long as somebody has it open.
+TEST_F(LazyStoreTest, ARemovedImageIsNotRecordedAnyMore) {
+  Publish();
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(Read(0, {0, 100}).ok());
+  EXPECT_TRUE(store_->profiles().recording());
+  chain_.reset();
+  ASSERT_TRUE(store_->Remove(*Reference::Parse("registry.test/img:latest")).ok());
+  EXPECT_FALSE(store_->profiles().recording());
+  EXPECT_TRUE(store_->profiles().Get(manifest_).ok()) << "what was read until then is kept";
+}
+
 TEST_F(LazyStoreTest, EvictedLayersComeAgainInParts) {
   Publish();
   const Reference reference = *Reference::Parse("registry.test/img:latest");
