@@ -163,7 +163,7 @@ std::string OwnerText(const Paths& paths) { return ReadFile(paths.lock(), 64).va
 // kNotFound when nobody holds the store, else kFailedPrecondition. The lock is taken for a moment,
 // which a daemon that starts must not meet: REQUIRES the start lock.
 absl::Status StoreHolder(const Paths& paths) {
-  const absl::StatusOr<Fd> lock = OpenFile(paths.lock(), O_RDWR);
+  const absl::StatusOr<Fd> lock = OpenFile(paths.lock(), O_RDONLY);
   if (absl::IsNotFound(lock.status())) return NoDaemon(paths);
   if (!lock.ok()) return lock.status();
   if (flock(lock->get(), LOCK_EX | LOCK_NB) == 0) return NoDaemon(paths);
@@ -261,8 +261,13 @@ absl::StatusOr<Fd> ListenIn(const std::string& where, std::string_view name) {
 }
 
 absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait) {
-  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, OpenFile(paths.start_lock(), O_RDWR | O_CREAT | O_NOFOLLOW));
-  while (flock(fd.get(), LOCK_EX | (wait ? 0 : LOCK_NB)) != 0) {
+  absl::StatusOr<Fd> fd = OpenFile(paths.start_lock(), O_RDWR | O_CREAT | O_NOFOLLOW);
+  // What a file system shows that became read-only can still be shown.
+  if (absl::IsFailedPrecondition(fd.status())) {
+    fd = OpenFile(paths.start_lock(), O_RDONLY | O_NOFOLLOW);
+  }
+  IMAGEFS_RETURN_IF_ERROR(fd.status());
+  while (flock(fd->get(), LOCK_EX | (wait ? 0 : LOCK_NB)) != 0) {
     if (errno == EINTR) continue;
     if (errno == EWOULDBLOCK) {
       return absl::UnavailableError(StrCat(paths.start_lock(), " is taken"));
