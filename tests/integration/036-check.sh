@@ -1,0 +1,45 @@
+#!/bin/bash
+# imagefs check: reads whole layers from the disk, tells which are damaged, and has them fetched again.
+. "$(dirname "$0")/../lib/lib.sh"
+. "$LIB/lazy.sh"
+need_root; need_fuse
+start_registry registry
+lazy_image app gzip 5 3
+lazy_image two gzip 6 2
+ref=$REGISTRY/test/app:1
+ifs pull -q "$ref"
+ifs pull -q "$REGISTRY/test/two:1"
+wait_for 30 '[ "$(find "$ROOT/layers" -name access | wc -l)" = 4 ]' || fail "no span tables"
+states() { field '" ".join(sorted(l["state"] for l in j["layers"]))'; }
+same "all" "right right right right" "$(ifs check --json | states)"
+same "one image" "right right" "$(ifs check --json "$ref" | states)"
+ifs check "$ref" >"$T/out"
+grep -q '^LAYER  *STATE  *SIZE' "$T/out" || fail "no table: $(cat "$T/out")"
+refuse 1 'no image .*imagefs images' ifs check "$REGISTRY/test/none:1"
+refuse 2 'reference' ifs check 'A B'
+
+# The bytes on the disk turn while the daemon runs and the layer is not open; its times are as before.
+layer=$(dirname "$(ls -S "$ROOT"/layers/*/data | head -1)")
+$PY "$LIB/damage.py" keep-times flip "$layer/data" 5 1
+status=0
+ifs check --json >"$T/check" || status=$?
+same "status" 3 $status
+same "states" "mended right right right" "$(states <"$T/check")"
+field '[l["reason"] for l in j["layers"] if l["state"] == "mended"][0]' <"$T/check" | grep -q damaged || fail "no reason"
+mkdir "$M/a"
+truth app "$T/truth"
+ifs mount -q "$ref" "$M/a" >/dev/null
+$PY "$LIB/damage.py" read "$T/truth" "$M/a" || fail "wrong after it was mended"
+ifs pull -q --wait "$M/a" >/dev/null
+wait_for 30 'ifs check >/dev/null' || fail "still damaged"
+
+# Without a span table a layer is lost, and comes as a whole when it is asked for.
+ifs umount "$M/a"
+rm -f "$layer/access"
+$PY "$LIB/damage.py" flip "$layer/data" 5 2
+status=0
+ifs check --json "$ref" >"$T/check" || status=$?
+same "status" 3 $status
+same "states" "lost right" "$(states <"$T/check")"
+ifs mount -q --eager "$ref" "$M/a" >/dev/null
+$PY "$LIB/damage.py" read "$T/truth" "$M/a" || fail "wrong after it was fetched"
