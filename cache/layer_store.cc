@@ -377,12 +377,15 @@ void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<Lay
   const bool own = call->leads && !(*layer)->proven();
   if (given || own || options_.share_all) return call->Finish(std::move(layer));
   asked_++;
-  call->relay->Add(
-      possession_.Ask(request.blob, request.source,
-                      [this, call, layer = std::move(layer)](const absl::Status& status) mutable {
-                        if (status.ok()) return call->Finish(std::move(layer));
-                        call->Finish(status);
-                      }));
+  call->relay->Add(possession_.Ask(
+      request.blob, request.source,
+      [this, call, layer = std::move(layer)](const absl::Status& status) mutable {
+        if (status.ok()) return call->Finish(std::move(layer));
+        // What no registry has, everybody reads for himself where the image says.
+        const bool foreign = absl::IsNotFound(status) && !call->request.blob.urls.empty();
+        if (!foreign || call->relay->left()) return call->Finish(status);
+        Fetch(call);
+      }));
 }
 
 // Brings all of a layer that was shown before, and goes on when it is proven, or is not what it

@@ -404,6 +404,28 @@ TEST_F(IdentityTest, WhoJoinsAFlightMustHaveTheBlob) {
   EXPECT_FALSE(mallory.status.ok());
 }
 
+TEST_F(IdentityTest, WhoJoinsAFlightForAForeignBlobReadsItHimself) {
+  const Spec spec = Honest(0);
+  manifests_["foreign"] = repository_.AddImage(
+      "foreign", {{spec.blob, DiffIdOf(spec.claims), spec.gzip, /*foreign=*/true}});
+  const Digest blob = repository_.LayerBlob(0).digest;
+  repository_.HoldAt(blob, 1000);
+  Given alice, bob;
+  std::thread first([&] { alice = Show("foreign", IndexTrust::None(), "alice"); });
+  repository_.AwaitHeld(blob);
+  std::thread second([&] { bob = Show("foreign", IndexTrust::None(), "bob"); });
+  absl::SleepFor(absl::Milliseconds(50));
+  repository_.Release(blob);
+  first.join();
+  second.join();
+  EXPECT_TRUE(alice.status.ok()) << alice.status;
+  EXPECT_TRUE(bob.status.ok()) << bob.status;
+  EXPECT_EQ(repository_.Reads(blob).size(), 2U);
+  // To name it is not to have it.
+  repository_.Deny("mallory", blob);
+  EXPECT_FALSE(Show("foreign", IndexTrust::None(), "mallory").status.ok());
+}
+
 TEST_F(IdentityTest, ABlobThatIsNotWhatItsNameSaysIsNeverProven) {
   const Spec spec = Honest(0);
   AddImage("image", {spec});
