@@ -333,7 +333,8 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
                                                "; index.memory in the configuration allows more"));
   }
 
-  // Brings a part of a blob to a file, as soon as there is room for it.
+  // Brings a part of a blob to a file, as soon as there is room for it. Who gives the room back may
+  // be the network's thread, which opens no file.
   void Fetch(const std::shared_ptr<ImageSource>& source, const Descriptor& blob, ByteRange range,
              FetchDone done) {
     finder_.spool_.Take(
@@ -341,23 +342,28 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
         [self = shared_from_this(), source, blob, range,
          done = std::move(done)](absl::StatusOr<ByteBudget::Lease> room) mutable {
           if (!room.ok()) return done(room.status());
-          absl::StatusOr<Fd> file = self->finder_.opener_.NewFile();
-          if (!file.ok()) return done(file.status());
-          auto fetched =
-              std::make_shared<Fetched>(Fetched{*std::move(file), range, *std::move(room)});
-          source->ReadBlob(
-              blob, {range}, nullptr, self->cancel_,
-              [fetched, range](uint64_t offset, std::string_view data) -> absl::Status {
-                if (offset < range.begin || offset > range.end ||
-                    data.size() > range.end - offset) {
-                  return absl::InternalError("bytes that were not asked for");
-                }
-                return PwriteFull(fetched->file.get(), data, offset - range.begin);
-              },
-              [fetched, done = std::move(done)](const absl::Status& status) mutable {
-                if (!status.ok()) return done(status);
-                done(std::move(*fetched));
-              });
+          self->finder_.work_->Submit([self, source, blob, range, room = *std::move(room),
+                                       done = std::move(done)]() mutable {
+            self->FetchTo(*source, blob, range, std::move(room), std::move(done));
+          });
+        });
+  }
+  void FetchTo(ImageSource& source, const Descriptor& blob, ByteRange range, ByteBudget::Lease room,
+               FetchDone done) {
+    absl::StatusOr<Fd> file = finder_.opener_.NewFile();
+    if (!file.ok()) return done(file.status());
+    auto fetched = std::make_shared<Fetched>(Fetched{*std::move(file), range, std::move(room)});
+    source.ReadBlob(
+        blob, {range}, nullptr, cancel_,
+        [fetched, range](uint64_t offset, std::string_view data) -> absl::Status {
+          if (offset < range.begin || offset > range.end || data.size() > range.end - offset) {
+            return absl::InternalError("bytes that were not asked for");
+          }
+          return PwriteFull(fetched->file.get(), data, offset - range.begin);
+        },
+        [fetched, done = std::move(done)](const absl::Status& status) mutable {
+          if (!status.ok()) return done(status);
+          done(std::move(*fetched));
         });
   }
 
