@@ -213,7 +213,7 @@ bool FillingLayer::AllHereLocked(const Waiter& waiter) const {
 
 absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
   const Moment now = Moment::Now();
-  if (absl::Status late = late_.Find(waiter.reader, waiter.parts, now); !late.ok()) return late;
+  if (absl::Status late = late_.Find(waiter.reader, waiter.range, now); !late.ok()) return late;
   const std::optional<absl::Status> certain = sources_.Certain();
   for (const auto& [first, last] : waiter.parts) {
     for (uint32_t i = first; i < last; ++i) {
@@ -228,6 +228,7 @@ absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
 
 void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) {
   auto waiter = std::make_shared<Waiter>();
+  waiter->range = range;
   waiter->reader = reader;
   waiter->done = std::move(done);
   std::vector<uint32_t> suspects;
@@ -307,7 +308,7 @@ void FillingLayer::Expire(const WaiterRef& waiter) {
   {
     absl::MutexLock lock(&mu_);
     if (waiter->over) return;
-    late_.Add(waiter->reader, waiter->parts, why, Moment::Now());
+    late_.Add(waiter->reader, waiter->range, why, Moment::Now());
   }
   scheduler_.counters().expired++;
   Leave(waiter, why);

@@ -18,6 +18,7 @@ namespace imagefs {
 struct FillingLayer::Waiter {
   size_t missing = 0;  // spans; guarded by mu_ of the layer, as is `over`
   bool over = false;
+  ByteRange range;                                   // of the layer's data
   std::vector<std::pair<uint32_t, uint32_t>> parts;  // spans [first, second)
   std::vector<uint32_t> moves;                       // to be made before it is told
   ReaderId reader = 0;

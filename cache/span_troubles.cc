@@ -24,21 +24,22 @@ Moment WrongSpans::PauseEnd(uint32_t span, Priority priority) const {
   return it->second.last + std::min(pause, most_[static_cast<size_t>(priority)]);
 }
 
-void LateReads::Add(ReaderId reader, const std::vector<Spans>& spans, const absl::Status& why,
-                    Moment now) {
+void LateReads::Add(ReaderId reader, ByteRange range, const absl::Status& why, Moment now) {
   if (reader == 0) return;
-  for (const Spans& part : spans) late_.push_back({reader, part, now + kSameRead, why});
-  while (late_.size() > kMost) late_.pop_front();
+  late_.push_back({reader, range, now + kSameRead, why});
+  if (late_.size() > kMost) late_.pop_front();
 }
 
-absl::Status LateReads::Find(ReaderId reader, const std::vector<Spans>& spans, Moment now) {
+absl::Status LateReads::Find(ReaderId reader, ByteRange range, Moment now) {
   while (!late_.empty() && late_.front().until <= now) late_.pop_front();
   if (reader == 0) return absl::OkStatus();
-  for (const Late& late : late_) {
-    if (late.reader != reader) continue;
-    for (const Spans& part : spans) {
-      if (part.first < late.spans.second && late.spans.first < part.second) return late.why;
+  for (Late& late : late_) {
+    if (late.reader != reader || range.end <= late.range.begin ||
+        range.begin >= late.range.end + kReach) {
+      continue;
     }
+    late.range = {std::min(late.range.begin, range.begin), std::max(late.range.end, range.end)};
+    return late.why;
   }
   return absl::OkStatus();
 }

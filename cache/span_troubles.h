@@ -5,12 +5,11 @@
 #include <array>
 #include <cstdint>
 #include <deque>
-#include <utility>
-#include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/time/time.h"
+#include "base/byte_range.h"
 #include "base/executor.h"
 #include "base/monotonic.h"
 #include "cache/chain.h"
@@ -45,26 +44,30 @@ class WrongSpans {
 };
 
 // Reads that got no bytes in their time. Before the reader learns of that, the kernel asks again
-// for parts of what failed: such a request is the same read, and has no time left.
+// for parts of what failed, and for what it would have read ahead: that is the same read, and has
+// no time left.
 class LateReads {
  public:
-  using Spans = std::pair<uint32_t, uint32_t>;  // [first, second)
   // Who asks later than that asks anew. On a busy machine it takes the kernel a while.
   static constexpr absl::Duration kSameRead = absl::Seconds(3);
+  // How far behind what failed its next request may begin: EROFS reads ahead in pieces of 64 KiB,
+  // and of one that fails it may ask for the first page only.
+  static constexpr uint64_t kReach = 128 << 10;
 
-  void Add(ReaderId reader, const std::vector<Spans>& spans, const absl::Status& why, Moment now);
-  // OK: it is another read.
-  absl::Status Find(ReaderId reader, const std::vector<Spans>& spans, Moment now);
+  // `range`: of the layer's data.
+  void Add(ReaderId reader, ByteRange range, const absl::Status& why, Moment now);
+  // OK: it is another read. Otherwise what follows `range` belongs to the same read, too.
+  absl::Status Find(ReaderId reader, ByteRange range, Moment now);
 
  private:
   static constexpr size_t kMost = 1024;
   struct Late {
     ReaderId reader;
-    Spans spans;
+    ByteRange range;
     Moment until;
     absl::Status why;
   };
-  std::deque<Late> late_;
+  std::deque<Late> late_;  // by `until`
 };
 
 }  // namespace imagefs

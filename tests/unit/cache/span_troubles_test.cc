@@ -33,21 +33,43 @@ TEST(LateReadsTest, TheSameReadIsTheSameThreadAtTheSameBytesSoonAfter) {
   LateReads late;
   const Moment now = Moment::Now();
   const absl::Status why = absl::DeadlineExceededError("late");
-  late.Add(11, {{4, 8}, {20, 21}}, why, now);
-  EXPECT_EQ(late.Find(11, {{7, 12}}, now), why);
-  EXPECT_EQ(late.Find(11, {{0, 1}, {20, 30}}, now), why);
-  EXPECT_TRUE(late.Find(11, {{8, 20}}, now).ok());
-  EXPECT_TRUE(late.Find(12, {{4, 8}}, now).ok());
-  EXPECT_TRUE(late.Find(0, {{4, 8}}, now).ok());
+  constexpr uint64_t kMiB = 1 << 20;
+  late.Add(11, {4 * kMiB, 5 * kMiB}, why, now);
+  late.Add(11, {20 * kMiB, 21 * kMiB}, why, now);
+  EXPECT_EQ(late.Find(11, {5 * kMiB - 1, 6 * kMiB}, now), why);
+  EXPECT_EQ(late.Find(11, {19 * kMiB, 20 * kMiB + 1}, now), why);
+  EXPECT_TRUE(late.Find(11, {3 * kMiB, 4 * kMiB}, now).ok());
+  EXPECT_TRUE(late.Find(11, {10 * kMiB, 11 * kMiB}, now).ok());
+  EXPECT_TRUE(late.Find(12, {4 * kMiB, 5 * kMiB}, now).ok());
+  EXPECT_TRUE(late.Find(0, {4 * kMiB, 5 * kMiB}, now).ok());
   // It is told again without having more time for that.
-  EXPECT_EQ(late.Find(11, {{4, 5}}, now + absl::Milliseconds(900)), why);
-  EXPECT_TRUE(late.Find(11, {{4, 5}}, now + LateReads::kSameRead).ok());
+  EXPECT_EQ(late.Find(11, {4 * kMiB, 5 * kMiB}, now + absl::Milliseconds(900)), why);
+  EXPECT_TRUE(late.Find(11, {4 * kMiB, 5 * kMiB}, now + LateReads::kSameRead).ok());
+}
+
+// What the kernel asked the daemon for, for one read of a file of a kernel mount by cat.
+TEST(LateReadsTest, WhatTheKernelReadsAheadAfterAFailureBelongsToTheRead) {
+  LateReads late;
+  const Moment now = Moment::Now();
+  const absl::Status why = absl::DeadlineExceededError("late");
+  late.Add(11, {364544, 364544 + 69632}, why, now);
+  for (const auto& [offset, size] : std::vector<std::pair<uint64_t, uint64_t>>{{364544, 4096},
+                                                                               {430080, 4096},
+                                                                               {495616, 69632},
+                                                                               {495616, 4096},
+                                                                               {561152, 4096},
+                                                                               {626688, 69632},
+                                                                               {364544, 4096}}) {
+    EXPECT_EQ(late.Find(11, {offset, offset + size}, now + absl::Seconds(1)), why) << offset;
+  }
+  // Its time is not longer for that: who goes on reading is served when the registry is well again.
+  EXPECT_TRUE(late.Find(11, {626688, 700000}, now + LateReads::kSameRead).ok());
 }
 
 TEST(LateReadsTest, NobodyInParticularIsNotRemembered) {
   LateReads late;
-  late.Add(0, {{4, 8}}, absl::DeadlineExceededError("late"), Moment::Now());
-  EXPECT_TRUE(late.Find(0, {{4, 8}}, Moment::Now()).ok());
+  late.Add(0, {4, 8}, absl::DeadlineExceededError("late"), Moment::Now());
+  EXPECT_TRUE(late.Find(0, {4, 8}, Moment::Now()).ok());
 }
 
 TEST(ReadStreamsTest, TwiceAsFarEachTime) {
