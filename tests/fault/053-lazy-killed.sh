@@ -58,7 +58,8 @@ for mode in $(modes); do
   [ "$missing" -gt 0 ] || fail "$mode: it was all here too early"
   ifs pull -q --wait "$m" >/dev/null
   cost=$(($(sent app) - before))
-  [ "$cost" -le $((missing + 100)) ] || fail "$mode: $cost bytes came for $missing that were missing"
+  # A small piece that is here between two that are missing comes once more: cheaper than another request.
+  [ "$cost" -le $((missing + 3 * 65536)) ] || fail "$mode: $cost bytes came for $missing that were missing"
   same "$mode: states" complete "$(states "$m")"
   $PY "$LIB/tree.py" compare "$T/truth" "$m" --disarmed || fail "$mode: another tree"
   same "$mode: layers refused" 0 "$(counter layers_poisoned)"

@@ -675,8 +675,11 @@ TEST_F(FullDiskTest, WhatNobodyReadsIsNotFetchedAgainAndAgain) {
   // Who reads is served all the same.
   EXPECT_TRUE(Check({0, 200'000}).ok());
   Free();
-  layer_->WantAll(Priority::kForeground);
-  AwaitComplete();
+  // Who asks while an earlier attempt to store fails is told of that, too.
+  while (!layer_->complete()) {
+    layer_->WantAll(Priority::kForeground);
+    absl::SleepFor(absl::Milliseconds(5));
+  }
   EXPECT_TRUE(Check({0, tar_.size()}).ok());
 }
 
