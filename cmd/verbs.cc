@@ -111,7 +111,8 @@ class Session {
   int Images();
   int Inspect();
   int Rpull();
-  int Rm();
+  int Rm() { return RemoveBy(&DaemonClient::Remove); }
+  int Evict() { return RemoveBy(&DaemonClient::Evict); }
   int Add();
   int ListAdded();
   int Drop();
@@ -119,7 +120,6 @@ class Session {
   int MountStatus();
   int Index();
   int Profile();
-  int Evict();
   int Check();
   int Stop();
 
@@ -154,6 +154,8 @@ class Session {
   absl::StatusOr<ImageRequest> MakeImageRequest() { return MakeImageRequest(command_.reference); }
   absl::StatusOr<ImageRequest> MakeImageRequest(const std::string& text);
   void AddCredential(const Reference& reference, control::v1::Credential* out);
+  absl::Status AddReferences(google::protobuf::RepeatedPtrField<std::string>* out) const;
+  int RemoveBy(absl::Status (DaemonClient::*call)(const RemoveRequest&, RemoveReply*));
   // `call` is Mount or Pull of the client.
   template <typename Request>
   absl::StatusOr<MountResult> Transfer(
@@ -204,6 +206,15 @@ void Session::AddCredential(const Reference& reference, control::v1::Credential*
   out->set_identity_token(credential.identity_token.c_str(), credential.identity_token.size());
   out->set_trouble(found.trouble);
   if (!found.trouble.empty()) credential_trouble_ = std::move(found.trouble);
+}
+
+// The operands, as the daemon understands them.
+absl::Status Session::AddReferences(google::protobuf::RepeatedPtrField<std::string>* out) const {
+  for (const std::string& text : command_.operands) {
+    IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseAbsolute(text));
+    *out->Add() = reference.ToString();
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<MountRequest> Session::MakeMountRequest() {
@@ -514,11 +525,8 @@ int Session::ListAdded() {
 
 int Session::Drop() {
   DropRequest request;
-  for (const std::string& text : command_.operands) {
-    absl::StatusOr<Reference> reference = ParseAbsolute(text);
-    if (!reference.ok()) return out_.Fail(reference.status());
-    request.add_names(reference->ToString());
-  }
+  const absl::Status parsed = AddReferences(request.mutable_names());
+  if (!parsed.ok()) return out_.Fail(parsed);
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   RemoveReply reply;
@@ -527,17 +535,14 @@ int Session::Drop() {
   return Finish(status);
 }
 
-int Session::Rm() {
+int Session::RemoveBy(absl::Status (DaemonClient::*call)(const RemoveRequest&, RemoveReply*)) {
   RemoveRequest request;
-  for (const std::string& text : command_.operands) {
-    absl::StatusOr<Reference> reference = ParseAbsolute(text);
-    if (!reference.ok()) return out_.Fail(reference.status());
-    request.add_references(reference->ToString());
-  }
+  const absl::Status parsed = AddReferences(request.mutable_references());
+  if (!parsed.ok()) return out_.Fail(parsed);
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   RemoveReply reply;
-  const absl::Status status = (*client)->Remove(request, &reply);
+  const absl::Status status = ((**client).*call)(request, &reply);
   if (status.ok()) out_.Print(command_.json ? RemoveJson(reply) : RemoveText(reply));
   return Finish(status);
 }
@@ -646,29 +651,11 @@ int Session::Profile() {
   return 0;
 }
 
-int Session::Evict() {
-  RemoveRequest request;
-  for (const std::string& text : command_.operands) {
-    absl::StatusOr<Reference> reference = ParseAbsolute(text);
-    if (!reference.ok()) return out_.Fail(reference.status());
-    request.add_references(reference->ToString());
-  }
-  auto client = Connect(/*start=*/true);
-  if (!client.ok()) return Finish(client.status());
-  RemoveReply reply;
-  const absl::Status status = (*client)->Evict(request, &reply);
-  if (status.ok()) out_.Print(command_.json ? RemoveJson(reply) : RemoveText(reply));
-  return Finish(status);
-}
-
 // Status 3 tells of damage, whatever became of it.
 int Session::Check() {
   CheckRequest request;
-  for (const std::string& text : command_.operands) {
-    absl::StatusOr<Reference> reference = ParseAbsolute(text);
-    if (!reference.ok()) return out_.Fail(reference.status());
-    request.add_references(reference->ToString());
-  }
+  const absl::Status parsed = AddReferences(request.mutable_references());
+  if (!parsed.ok()) return out_.Fail(parsed);
   auto client = Connect(/*start=*/true);
   if (!client.ok()) return Finish(client.status());
   CheckReply reply;
