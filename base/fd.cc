@@ -140,6 +140,12 @@ absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, mode_t mode) {
   return Fd(fd);
 }
 
+absl::StatusOr<Fd> OpenOrCreate(const std::string& path) {
+  absl::StatusOr<Fd> file = OpenFile(path, O_RDWR | O_CREAT);
+  if (!absl::IsFailedPrecondition(file.status())) return file;
+  return OpenFile(path, O_RDONLY);
+}
+
 absl::StatusOr<size_t> PreadFull(int fd, absl::Span<char> buffer, uint64_t offset) {
   size_t done = 0;
   while (done < buffer.size()) {
@@ -287,6 +293,12 @@ absl::StatusOr<struct stat> StatPath(const std::string& path) {
   struct stat st;
   if (stat(path.c_str(), &st) != 0) return ErrnoStatus(errno, path);
   return st;
+}
+
+bool SameFile(const std::string& a, const std::string& b) {
+  if (a == b) return true;
+  const absl::StatusOr<struct stat> one = StatPath(a), other = StatPath(b);
+  return one.ok() && other.ok() && one->st_dev == other->st_dev && one->st_ino == other->st_ino;
 }
 
 std::string RandomHex(size_t n) {

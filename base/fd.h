@@ -38,6 +38,9 @@ class Fd {
 
 // open(2) with O_CLOEXEC added. The error names the path.
 absl::StatusOr<Fd> OpenFile(const std::string& path, int flags, mode_t mode = 0600);
+// For reading and writing, made where there is none. On a file system that became read-only, for
+// reading: what is there can still be read.
+absl::StatusOr<Fd> OpenOrCreate(const std::string& path);
 
 // Reads up to buffer.size() bytes at `offset`; fewer only at the end of the file.
 absl::StatusOr<size_t> PreadFull(int fd, absl::Span<char> buffer, uint64_t offset);
@@ -78,6 +81,8 @@ absl::Status RemoveTree(const std::string& path);
 // Removes what is in an open (readable) folder in the same way; errors name `shown`, its path.
 absl::Status EmptyFolder(const Fd& folder, const std::string& shown);
 absl::StatusOr<struct stat> StatPath(const std::string& path);
+// Whether two names lead to one file; a name is its own, also where there is none.
+bool SameFile(const std::string& a, const std::string& b);
 
 // Random bytes as 2*n hex digits, for names of temporary files.
 std::string RandomHex(size_t n);

@@ -29,13 +29,6 @@ constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
 constexpr size_t kManyRests = 32;                 // pieces of a blob
 constexpr uint64_t kMaxRestGap = 64 << 10;        // cheaper to fetch again than to ask twice
 
-// On a file system that became read-only, what is here can still be read.
-absl::StatusOr<Fd> OpenToFill(const std::string& path) {
-  absl::StatusOr<Fd> fd = OpenFile(path, O_RDWR | O_CREAT, 0600);
-  if (!absl::IsFailedPrecondition(fd.status())) return fd;
-  return OpenFile(path, O_RDONLY);
-}
-
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<FillingLayer>> FillingLayer::Open(Options options,
@@ -51,7 +44,7 @@ FillingLayer::~FillingLayer() = default;
 absl::Status FillingLayer::OpenFiles() {
   const std::string& directory = options_.directory;
   IMAGEFS_ASSIGN_OR_RETURN(access_, LayerAccess::Open(directory + "/access"));
-  IMAGEFS_ASSIGN_OR_RETURN(data_, OpenToFill(directory + "/data"));
+  IMAGEFS_ASSIGN_OR_RETURN(data_, OpenOrCreate(directory + "/data"));
   struct stat st;
   if (fstat(data_.get(), &st) != 0) return ErrnoStatus(errno, directory + "/data");
   IMAGEFS_ASSIGN_OR_RETURN(present_, PresentMap::Open(directory + "/present", *access_));
@@ -543,10 +536,7 @@ void FillingLayer::CheckWhole() {
 }
 
 void FillingLayer::EndCheck(const absl::Status& status) {
-  if (absl::IsDataLoss(status)) {
-    Poison(status);
-    return options_.damaged ? options_.damaged(status) : void();
-  }
+  if (absl::IsDataLoss(status)) return OnDamage(status);
   absl::MutexLock lock(&mu_);
   checking_ = check_runs_ = false;
   if (status.ok() && present_count_ == spans_.size()) {

@@ -12,6 +12,7 @@
 
 #include "base/digest.h"
 #include "base/fd.h"
+#include "base/little_endian.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -38,7 +39,7 @@ std::string_view FromSlice(const leveldb::Slice& slice) { return {slice.data(), 
 std::string Seal(std::string_view key, std::string_view value) {
   const uint32_t sum = Crc32c(Crc32c(~0u, key), value);
   std::string sealed(value);
-  for (int shift = 0; shift < 32; shift += 8) sealed.push_back(static_cast<char>(sum >> shift));
+  PutLittleEndian(sealed, sum);
   return sealed;
 }
 
@@ -88,9 +89,8 @@ void SetAside(leveldb::Env& env, const std::string& dir) {
   (void)env.GetChildren(dir, &names);
   (void)env.CreateDir(dir + "/lost");
   for (const std::string& name : names) {
-    const bool file = name == "CURRENT" || name.starts_with("MANIFEST-") ||
-                      name.ends_with(".log") || name.ends_with(".ldb");
-    if (file) (void)env.RenameFile(StrCat(dir, "/", name), StrCat(dir, "/lost/", name));
+    if (!IsDatabaseFile(name)) continue;
+    (void)env.RenameFile(StrCat(dir, "/", name), StrCat(dir, "/lost/", name));
   }
 }
 

@@ -159,6 +159,11 @@ std::unique_ptr<leveldb::Env> MakeDiskEnv(uint64_t log_bytes) {
   return std::make_unique<DiskEnv>(log_bytes);
 }
 
+bool IsDatabaseFile(std::string_view name) {
+  return name == "CURRENT" || name.starts_with("MANIFEST-") || name.ends_with(".log") ||
+         name.ends_with(".ldb");
+}
+
 absl::StatusOr<std::unique_ptr<leveldb::Env>> MakeMemoryEnv(const std::string& dir) {
   std::unique_ptr<leveldb::Env> memory(leveldb::NewMemEnv(leveldb::Env::Default()));
   std::vector<std::string> names;
@@ -166,9 +171,7 @@ absl::StatusOr<std::unique_ptr<leveldb::Env>> MakeMemoryEnv(const std::string& d
   if (!status.ok()) return absl::InternalError(status.ToString());
   bool any = false;
   for (const std::string& name : names) {
-    const bool wanted = name == "CURRENT" || name.starts_with("MANIFEST-") ||
-                        name.ends_with(".log") || name.ends_with(".ldb");
-    if (!wanted) continue;
+    if (!IsDatabaseFile(name)) continue;
     any = true;
     IMAGEFS_RETURN_IF_ERROR(CopyFile(*memory, StrCat(dir, "/", name)));
   }

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 
@@ -19,6 +20,9 @@ namespace imagefs {
 // since what follows would be read as damage; and a log has room for `log_bytes` when it is begun,
 // if there is any.
 std::unique_ptr<leveldb::Env> MakeDiskEnv(uint64_t log_bytes);
+
+// Whether a file of that name holds a part of a database.
+bool IsDatabaseFile(std::string_view name);
 
 // A copy in memory of the database that lies in `dir`; files are written to memory, too.
 absl::StatusOr<std::unique_ptr<leveldb::Env>> MakeMemoryEnv(const std::string& dir);

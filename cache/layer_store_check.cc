@@ -1,7 +1,6 @@
 // The part of LayerStore that has to do with files that may not be what they were: when they are
 // checked, and what becomes of a damaged layer.
 #include <fcntl.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -29,9 +28,8 @@ absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory, const LayerAc
   for (size_t i = 0; i < access.span_count(); ++i) {
     const AccessSpan span = access.span(i);
     bytes.resize(span.data_bytes);
-    const absl::StatusOr<size_t> got =
-        PreadFull(data.get(), absl::MakeSpan(bytes), span.data_begin);
-    if (!got.ok() || *got != bytes.size() || !present->Holds(i, bytes)) {
+    if (!PreadExact(data.get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
+        !present->Holds(i, bytes)) {
       ++bad;
     } else {
       IMAGEFS_RETURN_IF_ERROR(present->Set(i, Crc32c(~0U, bytes)));
@@ -52,11 +50,6 @@ absl::Status CopyDifferences(int from, int to) {
     }
     if (got < right.size()) return absl::OkStatus();
   }
-}
-
-bool SameFile(const std::string& a, const std::string& b) {
-  const absl::StatusOr<struct stat> one = StatPath(a), other = StatPath(b);
-  return one.ok() && other.ok() && one->st_dev == other->st_dev && one->st_ino == other->st_ino;
 }
 
 }  // namespace

@@ -28,6 +28,11 @@ std::string Whole(absl::Duration time) {
   return StrCat(std::max<int64_t>(0, absl::ToInt64Seconds(time)), " s");
 }
 
+// For the log: who is asked, without the identity.
+std::string_view RegistryOf(const SourceHealth::Place& place) {
+  return std::string_view(place.source).substr(0, place.source.find(' '));
+}
+
 }  // namespace
 
 // An answer about a blob says nothing of the others.
@@ -102,10 +107,9 @@ void SourceHealth::Succeeded(const Place& place) {
     }
     in_trouble_.store(troubles_.size(), std::memory_order_release);
   }
-  const std::string registry = place.source.substr(0, place.source.find(' '));
   for (const Trouble& trouble : over) {
     if (trouble.failures < kFewestToTell) continue;
-    LogInfo("source_well registry=", registry, " blob=", place.blob.Short(),
+    LogInfo("source_well registry=", RegistryOf(place), " blob=", place.blob.Short(),
             " failures=", trouble.failures, " after=", Whole(Moment::Now() - trouble.first));
   }
 }
@@ -144,9 +148,8 @@ int SourceHealth::Failed(const Place& place, const absl::Status& why, Moment beg
                       now - trouble.kind_since >= limits_.certain_after;
     certain = trouble.certain && !was;
   }
-  const std::string registry = place.source.substr(0, place.source.find(' '));
   if (tell || certain) {
-    LogWarning(certain ? "source_refuses" : "source_failing", " registry=", registry,
+    LogWarning(certain ? "source_refuses" : "source_failing", " registry=", RegistryOf(place),
                " blob=", place.blob.Short(), " cause=", why.message());
   }
   return failures;

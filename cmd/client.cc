@@ -4,7 +4,6 @@
 #include <fcntl.h>
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/grpcpp.h>
-#include <sys/stat.h>
 
 #include <optional>
 #include <utility>
@@ -58,13 +57,6 @@ bool IsManager(pid_t peer) {
 std::string Whom(pid_t peer) {
   if (IsManager(peer)) return "imagefs.service to start (systemctl status imagefs.service)";
   return StrCat("the daemon with pid ", peer);
-}
-
-bool SameFile(const std::string& a, const std::string& b) {
-  struct stat one, other;
-  if (a == b) return true;
-  return stat(a.c_str(), &one) == 0 && stat(b.c_str(), &other) == 0 && one.st_dev == other.st_dev &&
-         one.st_ino == other.st_ino;
 }
 
 }  // namespace

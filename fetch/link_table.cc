@@ -1,16 +1,8 @@
 #include "fetch/link_table.h"
 
+#include "fetch/bounded_table.h"
+
 namespace imagefs {
-namespace {
-
-constexpr size_t kMaxEntries = 4096;
-
-template <typename Table>
-void MakeRoom(Table& table) {
-  if (table.size() >= kMaxEntries) table.clear();
-}
-
-}  // namespace
 
 std::optional<LinkTable::Link> LinkTable::Find(const std::string& key, Clock::time_point now) {
   const auto it = links_.find(key);
@@ -31,7 +23,7 @@ void LinkTable::Worked(const std::string& registry, const std::string& key, cons
     return;
   }
   if (habit != habits_.end() && now < habit->second.hold_until) return;
-  MakeRoom(links_);
+  BoundTable(links_);
   links_[key] = {link, now, false};
 }
 
@@ -42,7 +34,7 @@ void LinkTable::Failed(const std::string& registry, const std::string& key, cons
   const bool single_use = !it->second.used_again;
   links_.erase(it);
   if (!single_use) return;
-  MakeRoom(habits_);
+  BoundTable(habits_);
   Habit& habit = habits_[registry];
   if (++habit.single_uses < kSingleUses) return;
   habit.single_uses = 0;

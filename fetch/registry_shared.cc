@@ -4,18 +4,9 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "fetch/bounded_table.h"
 
 namespace imagefs {
-namespace {
-
-constexpr size_t kMaxTableEntries = 4096;
-
-template <typename Table>
-void BoundTable(Table& table) {
-  if (table.size() >= kMaxTableEntries) table.clear();
-}
-
-}  // namespace
 
 RegistryShared::RegistryShared(HttpClient& http_client, Executor& answer_executor,
                                const SourceFactory::Options& source_options)

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/fd.h"
+#include "base/little_endian.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "image/zstd_frame.h"
@@ -21,8 +22,7 @@ constexpr uint32_t kNoOwner = UINT32_MAX;  // chown(2)'s "leave it", the kernel'
 
 std::string PackBundle(const IndexBundle& bundle) {
   std::string plain(kMagic);
-  const uint64_t length = bundle.index.size();
-  for (int i = 0; i < 8; ++i) plain.push_back(static_cast<char>(length >> (8 * i)));
+  PutLittleEndian<uint64_t>(plain, bundle.index.size());
   plain += bundle.index;
   plain += bundle.access;
   return CompressZstd(plain, kLevel);

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/fd.h"
+#include "base/little_endian.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -20,24 +21,10 @@ constexpr size_t kMoveBytes = 24;
 constexpr size_t kMaxMoves = 4 << 20;
 constexpr uint8_t kFlagDigestOfBlob = 1;
 
-void PutU32(std::string& out, uint32_t value) {
-  for (int i = 0; i < 4; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
-}
-void PutU64(std::string& out, uint64_t value) {
-  for (int i = 0; i < 8; ++i) out.push_back(static_cast<char>(value >> (8 * i)));
-}
 void PutDigest(std::string& out, const Digest& digest) {
   out.append(reinterpret_cast<const char*>(digest.bytes().data()), Digest::kSize);
 }
 
-template <typename T>
-T Get(std::string_view bytes, size_t at) {
-  T value = 0;
-  for (size_t i = sizeof(T); i-- > 0;) {
-    value = static_cast<T>(value << 8 | static_cast<uint8_t>(bytes[at + i]));
-  }
-  return value;
-}
 Digest GetDigest(std::string_view bytes, size_t at) {
   std::array<uint8_t, Digest::kSize> digest;
   std::memcpy(digest.data(), bytes.data() + at, digest.size());
@@ -45,33 +32,33 @@ Digest GetDigest(std::string_view bytes, size_t at) {
 }
 
 void PutSpan(std::string& out, const AccessSpan& span) {
-  PutU64(out, span.data_begin);
-  PutU64(out, span.blob_begin);
-  PutU32(out, span.data_bytes);
-  PutU32(out, span.blob_bytes);
-  PutU32(out, span.skip);
+  PutLittleEndian<uint64_t>(out, span.data_begin);
+  PutLittleEndian<uint64_t>(out, span.blob_begin);
+  PutLittleEndian<uint32_t>(out, span.data_bytes);
+  PutLittleEndian<uint32_t>(out, span.blob_bytes);
+  PutLittleEndian<uint32_t>(out, span.skip);
   out.push_back(static_cast<char>(span.codec));
   out.push_back(static_cast<char>(span.bit));
   out.push_back(static_cast<char>(span.digest_of_blob ? kFlagDigestOfBlob : 0));
   out.push_back('\0');
-  PutU64(out, span.window_offset);
-  PutU32(out, span.window_bytes);
-  PutU32(out, 0);
+  PutLittleEndian<uint64_t>(out, span.window_offset);
+  PutLittleEndian<uint32_t>(out, span.window_bytes);
+  PutLittleEndian<uint32_t>(out, 0);
   PutDigest(out, span.digest);
 }
 
 AccessSpan GetSpan(std::string_view record) {
   AccessSpan span;
-  span.data_begin = Get<uint64_t>(record, 0);
-  span.blob_begin = Get<uint64_t>(record, 8);
-  span.data_bytes = Get<uint32_t>(record, 16);
-  span.blob_bytes = Get<uint32_t>(record, 20);
-  span.skip = Get<uint32_t>(record, 24);
+  span.data_begin = GetLittleEndian<uint64_t>(record, 0);
+  span.blob_begin = GetLittleEndian<uint64_t>(record, 8);
+  span.data_bytes = GetLittleEndian<uint32_t>(record, 16);
+  span.blob_bytes = GetLittleEndian<uint32_t>(record, 20);
+  span.skip = GetLittleEndian<uint32_t>(record, 24);
   span.codec = static_cast<SpanCodec>(record[28]);
   span.bit = static_cast<uint8_t>(record[29]);
   span.digest_of_blob = (record[30] & kFlagDigestOfBlob) != 0;
-  span.window_offset = Get<uint64_t>(record, 32);
-  span.window_bytes = Get<uint32_t>(record, 40);
+  span.window_offset = GetLittleEndian<uint64_t>(record, 32);
+  span.window_bytes = GetLittleEndian<uint32_t>(record, 40);
   span.digest = GetDigest(record, 48);
   return span;
 }
@@ -124,23 +111,23 @@ absl::StatusOr<std::string> WriteAccess(const AccessTable& table) {
   out.reserve(kHeaderBytes + table.spans.size() * kRecordBytes + table.moves.size() * kMoveBytes +
               table.windows.size());
   out.append(kMagic);
-  PutU32(out, kVersion);
-  PutU32(out, static_cast<uint32_t>(table.layout));
+  PutLittleEndian<uint32_t>(out, kVersion);
+  PutLittleEndian<uint32_t>(out, static_cast<uint32_t>(table.layout));
   PutDigest(out, table.blob_digest);
   PutDigest(out, table.diff_id);
-  PutU64(out, table.blob_size);
-  PutU64(out, table.tar_bytes);
-  PutU64(out, table.data_bytes);
-  PutU64(out, table.spans.size());
-  PutU64(out, table.moves.size());
-  PutU64(out, table.windows.size());
-  PutU32(out, 0);  // the checksum, below
-  PutU32(out, SumOfWindows(table.windows));
+  PutLittleEndian<uint64_t>(out, table.blob_size);
+  PutLittleEndian<uint64_t>(out, table.tar_bytes);
+  PutLittleEndian<uint64_t>(out, table.data_bytes);
+  PutLittleEndian<uint64_t>(out, table.spans.size());
+  PutLittleEndian<uint64_t>(out, table.moves.size());
+  PutLittleEndian<uint64_t>(out, table.windows.size());
+  PutLittleEndian<uint32_t>(out, 0);  // the checksum, below
+  PutLittleEndian<uint32_t>(out, SumOfWindows(table.windows));
   for (const AccessSpan& span : table.spans) PutSpan(out, span);
   for (const LayerBuilder::Move& move : table.moves) {
-    PutU64(out, move.from);
-    PutU64(out, move.to);
-    PutU64(out, move.length);
+    PutLittleEndian<uint64_t>(out, move.from);
+    PutLittleEndian<uint64_t>(out, move.to);
+    PutLittleEndian<uint64_t>(out, move.length);
   }
   const uint32_t checksum = Crc32c(~0U, out);
   for (size_t i = 0; i < 4; ++i) out[128 + i] = static_cast<char>(checksum >> (8 * i));
@@ -186,20 +173,21 @@ absl::Status LayerAccess::Parse() {
   if (bytes_.size() < kHeaderBytes || bytes_.substr(0, kMagic.size()) != kMagic) {
     return Wrong("no span table");
   }
-  if (Get<uint32_t>(bytes_, 8) != kVersion) {
-    return Wrong(
-        StrCat("version ", Get<uint32_t>(bytes_, 8), " where this program knows ", kVersion));
+  if (GetLittleEndian<uint32_t>(bytes_, 8) != kVersion) {
+    return Wrong(StrCat("version ", GetLittleEndian<uint32_t>(bytes_, 8),
+                        " where this program knows ", kVersion));
   }
-  const uint32_t layout = Get<uint32_t>(bytes_, 12);
+  const uint32_t layout = GetLittleEndian<uint32_t>(bytes_, 12);
   if (layout > static_cast<uint32_t>(DataLayout::kForeignTar)) return Wrong("an unknown layout");
   layout_ = static_cast<DataLayout>(layout);
   blob_digest_ = GetDigest(bytes_, 16);
   diff_id_ = GetDigest(bytes_, 48);
-  blob_size_ = Get<uint64_t>(bytes_, 80);
-  tar_bytes_ = Get<uint64_t>(bytes_, 88);
-  data_bytes_ = Get<uint64_t>(bytes_, 96);
-  const uint64_t spans = Get<uint64_t>(bytes_, 104), moves = Get<uint64_t>(bytes_, 112),
-                 windows = Get<uint64_t>(bytes_, 120);
+  blob_size_ = GetLittleEndian<uint64_t>(bytes_, 80);
+  tar_bytes_ = GetLittleEndian<uint64_t>(bytes_, 88);
+  data_bytes_ = GetLittleEndian<uint64_t>(bytes_, 96);
+  const uint64_t spans = GetLittleEndian<uint64_t>(bytes_, 104),
+                 moves = GetLittleEndian<uint64_t>(bytes_, 112),
+                 windows = GetLittleEndian<uint64_t>(bytes_, 120);
   constexpr uint64_t kMaxBytes = uint64_t{1} << 50;
   if (blob_size_ > kMaxBytes || data_bytes_ > kMaxBytes || data_bytes_ % 512 != 0 ||
       tar_bytes_ > data_bytes_ || spans > kMaxSpans || moves > kMaxMoves || windows > kMaxBytes ||
@@ -215,8 +203,8 @@ absl::Status LayerAccess::Parse() {
   std::memset(header.data() + 128, 0, 4);
   uint32_t checksum = Crc32c(~0U, header);
   checksum = Crc32c(checksum, bytes_.substr(kHeaderBytes, records_.size() + move_records.size()));
-  if (checksum != Get<uint32_t>(bytes_, 128)) return Wrong("its checksum");
-  const auto window_sum = Get<uint32_t>(bytes_, 132);
+  if (checksum != GetLittleEndian<uint32_t>(bytes_, 128)) return Wrong("its checksum");
+  const auto window_sum = GetLittleEndian<uint32_t>(bytes_, 132);
   if (window_sum != 0 && window_sum != SumOfWindows(windows_)) {
     return Wrong("the checksum of its windows");
   }
@@ -230,9 +218,9 @@ absl::Status LayerAccess::Parse() {
   if (layout_ != DataLayout::kTable && end > tar_bytes_) return Wrong("a span behind the tar");
   uint64_t moved_to = layout_ != DataLayout::kTable ? tar_bytes_ : end;
   for (size_t i = 0; i < moves; ++i) {
-    const LayerBuilder::Move move{Get<uint64_t>(move_records, i * kMoveBytes),
-                                  Get<uint64_t>(move_records, i * kMoveBytes + 8),
-                                  Get<uint64_t>(move_records, i * kMoveBytes + 16)};
+    const LayerBuilder::Move move{GetLittleEndian<uint64_t>(move_records, i * kMoveBytes),
+                                  GetLittleEndian<uint64_t>(move_records, i * kMoveBytes + 8),
+                                  GetLittleEndian<uint64_t>(move_records, i * kMoveBytes + 16)};
     if (move.length == 0 || !InRange(move.from, move.length, end) || move.to < moved_to ||
         !InRange(move.to, move.length, data_bytes_)) {
       return Wrong("a move outside of the data");
@@ -253,14 +241,18 @@ std::pair<size_t, size_t> LayerAccess::SpansOf(ByteRange range) const {
   while (low < high) {
     const size_t middle = low + (high - low) / 2;
     const std::string_view record = records_.substr(middle * kRecordBytes, kRecordBytes);
-    if (Get<uint64_t>(record, 0) + Get<uint32_t>(record, 16) > range.begin) {
+    if (GetLittleEndian<uint64_t>(record, 0) + GetLittleEndian<uint32_t>(record, 16) >
+        range.begin) {
       high = middle;
     } else {
       low = middle + 1;
     }
   }
   size_t last = low;
-  while (last < span_count_ && Get<uint64_t>(records_, last * kRecordBytes) < range.end) ++last;
+  while (last < span_count_ &&
+         GetLittleEndian<uint64_t>(records_, last * kRecordBytes) < range.end) {
+    ++last;
+  }
   return {low, last};
 }
 

@@ -129,5 +129,25 @@ TEST_F(FdTest, RemoveTreeDoesNotFollowLinks) {
   EXPECT_TRUE(RemoveTree(dir_ + "/tree").ok()) << "a missing path is fine";
 }
 
+TEST_F(FdTest, OpenOrCreateKeepsWhatIsThere) {
+  const Fd made = *OpenOrCreate(dir_ + "/f");
+  ASSERT_TRUE(WriteFull(made.get(), "bytes").ok());
+  const Fd again = *OpenOrCreate(dir_ + "/f");
+  EXPECT_EQ(*ReadFile(dir_ + "/f", 10), "bytes");
+  EXPECT_TRUE(PwriteFull(again.get(), "B", 0).ok());
+  EXPECT_TRUE(absl::IsNotFound(OpenOrCreate(dir_ + "/none/f").status()));
+}
+
+TEST_F(FdTest, SameFile) {
+  ASSERT_TRUE(WriteFileDurably(dir_ + "/f", "x").ok());
+  ASSERT_TRUE(WriteFileDurably(dir_ + "/g", "x").ok());
+  std::filesystem::create_symlink("f", dir_ + "/link");
+  EXPECT_TRUE(SameFile(dir_ + "/f", dir_ + "/link"));
+  EXPECT_TRUE(SameFile(dir_ + "/f", dir_ + "/../" + dir_.substr(dir_.rfind('/') + 1) + "/f"));
+  EXPECT_FALSE(SameFile(dir_ + "/f", dir_ + "/g"));
+  EXPECT_TRUE(SameFile(dir_ + "/none", dir_ + "/none"));
+  EXPECT_FALSE(SameFile(dir_ + "/none", dir_ + "/neither"));
+}
+
 }  // namespace
 }  // namespace imagefs

@@ -110,6 +110,17 @@ class FillingLayerTest : public ::testing::Test {
                    });
     return read;
   }
+  // Four large spans of which each has a reader, in memory for one at a time; none gets a byte.
+  std::vector<std::unique_ptr<Read>> ReadLargeSpansInLittleMemory() {
+    options_.reads_memory = 25 << 20;
+    MakeFrames(40 << 20, 4);
+    repository_.HoldAt(blob_.digest, 0);
+    std::vector<std::unique_ptr<Read>> reads;
+    for (const AccessSpan& span : table_.spans) {
+      reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
+    }
+    return reads;
+  }
   // Reads and compares.
   absl::Status Check(ByteRange range) {
     const std::unique_ptr<Read> read = Begin(range);
@@ -264,13 +275,7 @@ TEST_F(FillingLayerTest, ALargeSpanWhoseBytesInterleaveIsRead) {
 }
 
 TEST_F(FillingLayerTest, LargeSpansShareTheMemoryOfAll) {
-  options_.reads_memory = 25 << 20;
-  MakeFrames(40 << 20, 4);
-  repository_.HoldAt(blob_.digest, 0);
-  std::vector<std::unique_ptr<Read>> reads;
-  for (const AccessSpan& span : table_.spans) {
-    reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
-  }
+  const std::vector<std::unique_ptr<Read>> reads = ReadLargeSpansInLittleMemory();
   // One has 20 MiB, compressed and decoded; the others wait, each of them in flight.
   repository_.AwaitHeld(blob_.digest);
   while (layer_->Report().in_flight.size() < 4) absl::SleepFor(absl::Milliseconds(1));
@@ -285,13 +290,7 @@ TEST_F(FillingLayerTest, LargeSpansShareTheMemoryOfAll) {
 }
 
 TEST_F(FillingLayerTest, ReadersOfLargeSpansThatWaitForRoomAreToldWhenTheStoreCloses) {
-  options_.reads_memory = 25 << 20;
-  MakeFrames(40 << 20, 4);
-  repository_.HoldAt(blob_.digest, 0);
-  std::vector<std::unique_ptr<Read>> reads;
-  for (const AccessSpan& span : table_.spans) {
-    reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
-  }
+  const std::vector<std::unique_ptr<Read>> reads = ReadLargeSpansInLittleMemory();
   repository_.AwaitHeld(blob_.digest);
   scheduler_.reset();
   for (const auto& read : reads) EXPECT_TRUE(absl::IsCancelled(read->status()));
