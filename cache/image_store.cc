@@ -116,8 +116,8 @@ class ImageStoreImpl : public ImageStore {
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
   ProfileKeeper& profiles() override { return *profiles_; }
   absl::StatusOr<uint64_t> Evict(const Reference& reference) override;
-  absl::StatusOr<std::vector<CheckedLayer>> Check(
-      const std::vector<Reference>& references) override;
+  absl::StatusOr<std::vector<CheckedLayer>> Check(const std::vector<Reference>& references,
+                                                  Scrubber::Pace pace) override;
 
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override {
     std::vector<Digest> ids;
@@ -569,7 +569,7 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
 }
 
 absl::StatusOr<std::vector<ImageStore::CheckedLayer>> ImageStoreImpl::Check(
-    const std::vector<Reference>& references) {
+    const std::vector<Reference>& references, Scrubber::Pace pace) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, ListImages());
   absl::flat_hash_set<Digest> wanted;
   for (const Reference& reference : references) {
@@ -591,7 +591,8 @@ absl::StatusOr<std::vector<ImageStore::CheckedLayer>> ImageStoreImpl::Check(
     CheckedLayer& out = checked.emplace_back(
         CheckedLayer{layer.id, layer.diff_id, layer.data_bytes, "filling", ""});
     if (layer.state == LayerState::kFilling) continue;
-    const absl::Status status = layers_->Scrub(layer.id, [](size_t) { return true; });
+    const absl::Status status = layers_->Scrub(layer.id, pace);
+    if (absl::IsCancelled(status)) return status;
     out.state = status.ok()                                             ? "right"
                 : layers_->StateOfName(layer.id) == LayerState::kAbsent ? "lost"
                                                                         : "mended";

@@ -155,9 +155,9 @@ class ImageStore {
     std::string reason;      // of damage
   };
   // Reads every whole layer of these images (none: of the store) from the disk, and sees to those
-  // that are damaged. Blocks.
-  virtual absl::StatusOr<std::vector<CheckedLayer>> Check(
-      const std::vector<Reference>& references) = 0;
+  // that are damaged. Blocks; kCancelled once `pace` is false.
+  virtual absl::StatusOr<std::vector<CheckedLayer>> Check(const std::vector<Reference>& references,
+                                                          Scrubber::Pace pace) = 0;
   // Runs `done` when every layer of the chain is complete; asks for what is missing.
   virtual void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) = 0;
 

@@ -326,7 +326,7 @@ absl::Status DaemonClient::Evict(const RemoveRequest& request, RemoveReply* repl
 }
 
 absl::Status DaemonClient::Check(const CheckRequest& request, CheckReply* reply) {
-  return Unary(&Control::Stub::Check, request, reply);
+  return Unary(&Control::Stub::Check, request, reply, "layers to be read from the disk");
 }
 
 absl::Status DaemonClient::Profile(const ProfileRequest& request, ProfileReply* reply) {

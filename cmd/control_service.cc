@@ -325,7 +325,11 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     });
   }
   Unary* Check(Context* context, const CheckRequest* request, CheckReply* reply) override {
-    return Run(context, [this, request, reply] { return DoCheck(*request, reply); });
+    return Run(context, [this, context, request, reply] {
+      // Who no longer waits for it has it end.
+      return DoCheck(
+          *request, [context](size_t) { return !context->IsCancelled(); }, reply);
+    });
   }
   Unary* Shutdown(Context* context, const ShutdownRequest* request, ShutdownReply* reply) override {
     const bool unmount = request->unmount();
@@ -340,7 +344,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   void FillState(const MountRecord& record, control::v1::Mount* out) const;
   absl::Status DoUnmount(const UnmountRequest& request, UnmountReply* reply);
   absl::Status DoListImages(ListImagesReply* reply);
-  absl::Status DoCheck(const CheckRequest& request, CheckReply* reply);
+  absl::Status DoCheck(const CheckRequest& request, Scrubber::Pace pace, CheckReply* reply);
   absl::Status DoStatus(StatusReply* reply);
   absl::Status DoMountStatus(const MountStatusRequest& request, MountStatusReply* reply);
   absl::Status DoProfile(const ProfileRequest& request, ProfileReply* reply);
@@ -495,12 +499,13 @@ absl::Status ControlServiceImpl::DoProfile(const ProfileRequest& request, Profil
   return absl::OkStatus();
 }
 
-absl::Status ControlServiceImpl::DoCheck(const CheckRequest& request, CheckReply* reply) {
+absl::Status ControlServiceImpl::DoCheck(const CheckRequest& request, Scrubber::Pace pace,
+                                         CheckReply* reply) {
   std::vector<Reference> references;
   for (const std::string& text : request.references()) {
     IMAGEFS_ASSIGN_OR_RETURN(references.emplace_back(), Reference::Parse(text));
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const auto layers, deps_.store.Check(references));
+  IMAGEFS_ASSIGN_OR_RETURN(const auto layers, deps_.store.Check(references, pace));
   for (const ImageStore::CheckedLayer& layer : layers) {
     CheckReply::Layer* out = reply->add_layers();
     out->set_name(layer.id.ToString());

@@ -66,7 +66,8 @@ class FakeImageStore : public ImageStore {
   }
   ProfileKeeper& profiles() override;
   absl::StatusOr<uint64_t> Evict(const Reference&) override { return 0; }
-  absl::StatusOr<std::vector<CheckedLayer>> Check(const std::vector<Reference>&) override {
+  absl::StatusOr<std::vector<CheckedLayer>> Check(const std::vector<Reference>&,
+                                                  Scrubber::Pace) override {
     return std::vector<CheckedLayer>();
   }
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override;

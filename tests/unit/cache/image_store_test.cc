@@ -322,6 +322,17 @@ TEST_F(ImageStoreTest, ReopenedStoreHasItAllWithoutASource) {
   EXPECT_EQ(repository_.Reads(big_blob_).size(), 1u);
 }
 
+TEST_F(ImageStoreTest, ACheckEndsWhenNobodyWaitsForIt) {
+  ASSERT_TRUE(Durable(*Get("latest")).ok());
+  const auto all = store_->Check({}, [](size_t) { return true; });
+  ASSERT_TRUE(all.ok()) << all.status();
+  for (const ImageStore::CheckedLayer& layer : *all) EXPECT_EQ(layer.state, "right");
+  int asked = 0;
+  const auto none = store_->Check({}, [&asked](size_t) { return ++asked < 1; });
+  EXPECT_TRUE(absl::IsCancelled(none.status())) << none.status();
+  EXPECT_EQ(asked, 1);
+}
+
 TEST_F(ImageStoreTest, KnownReferencesAreNotAskedForAgain) {
   ASSERT_TRUE(Get("latest").ok());
   const int before = repository_.manifest_reads();
