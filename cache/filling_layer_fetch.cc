@@ -35,6 +35,7 @@ constexpr absl::Duration kLeftoverLife = absl::Minutes(1);
 constexpr size_t kMaxLeftovers = 4;
 // A part of a read's time after which what it waits for is asked a second time.
 constexpr int kSilentPart = 3;
+constexpr int kMaxDoublings = 10;
 
 }  // namespace
 
@@ -202,13 +203,15 @@ FillingLayer::BatchRef FillingLayer::SilentLocked(Moment now, Moment& look_again
 }
 
 // Hedges that are as silent as what they stand beside. They make room for the next try, for which
-// the source has its pause.
+// the source has its pause. Each may be silent for twice as long as the one before: where the first
+// request is lost, one of them must outlast a source that is slow to answer.
 std::vector<FillingLayer::BatchRef> FillingLayer::SilentHedgesLocked(Moment now,
                                                                      Moment& look_again) {
   std::vector<BatchRef> silent;
   for (const BatchRef& batch : batches_) {
     if (!batch->hedge || batch->given_up || !batch->asked) continue;
-    const Moment silent_at = batch->last_byte + SilenceLocked(*batch);
+    const int64_t times = int64_t{1} << std::min(batch->hedges - 1, kMaxDoublings);
+    const Moment silent_at = batch->last_byte + SilenceLocked(*batch) * times;
     if (now < silent_at) {
       look_again = std::min(look_again, silent_at);
       continue;
@@ -238,6 +241,7 @@ FillingLayer::BatchRef FillingLayer::TakeHedgeLocked(const BatchRef& silent, Mom
   }
   BatchRef hedge = NewBatchLocked(first, last, blob, Priority::kOnDemand, std::move(choice));
   hedge->hedge = true;
+  hedge->hedges = ++silent->hedges;
   hedge->beside = silent;
   silent->beside = hedge;
   scheduler_.counters().hedges++;

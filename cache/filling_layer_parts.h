@@ -39,6 +39,7 @@ struct FillingLayer::Batch {
   SourceHealth::Place place;
   CancelSource cancel;
   bool hedge = false;
+  int hedges = 0;  // that were begun beside it; of a hedge, with it; guarded by mu_ of the layer
 
   // Of the transfer's calls only, from one to the next; nobody changes them after its end.
   std::unique_ptr<char[]> bytes;  // of `blob`; not touched, and no memory, before they come

@@ -35,7 +35,6 @@ constexpr long kReceiveBufferBytes = 256 << 10;
 constexpr uint64_t kMaxCaBundleBytes = 16 << 20;
 // What an answer that is an error may bring in its time.
 constexpr uint64_t kMaxErrorBytes = 64 << 10;
-constexpr size_t kMaxAnswerTimes = 4096;
 // A priority may be raised while requests wait.
 constexpr std::chrono::milliseconds kLookAgain(100);
 
@@ -64,7 +63,6 @@ struct Transfer {
   ProxySettings::Proxy proxy;
   absl::Status refused;  // by `reach`; another address of the host may do
   std::optional<TransferPhases> phases;
-  std::optional<std::chrono::milliseconds> usual_answer;
   HttpResponse response;
   HeaderReader header_reader;
   HttpClient::Sink sink;
@@ -73,9 +71,6 @@ struct Transfer {
   std::atomic<uint64_t>* bytes_received = nullptr;
 
   std::string SlotKey() const { return StrCat(url.scheme, "://", url.host, ":", url.port); }
-  bool Awaited() const {
-    return request.priority && request.priority->get() == Priority::kOnDemand;
-  }
   ~Transfer() {
     if (easy != nullptr) curl_easy_cleanup(easy);
     // Curl copied the header with the credential into the list.
@@ -235,7 +230,7 @@ int OnConnected(void* user, char* address, char*, int, int) {
   const std::optional<IpAddress> parsed = IpAddress::Parse(address);
   if (!MayUse(t, parsed)) return CURL_PREREQFUNC_ABORT;
   if (t.proxy.none()) t.reach->Sent(t.target, *parsed, Clock::now());
-  t.phases->Connected(t.usual_answer, Clock::now());
+  t.phases->Connected(Clock::now());
   return CURL_PREREQFUNC_OK;
 }
 
@@ -493,8 +488,6 @@ class HttpClient::Impl {
     // curl ends the connecting itself, and says more.
     t.phases.emplace(options_.phases, t.request.connect_timeout + std::chrono::seconds(1),
                      t.request.stall_timeout, Clock::now());
-    const auto usual = answer_times_.find(t.SlotKey());
-    if (usual != answer_times_.end()) t.usual_answer = usual->second;
     return absl::OkStatus();
   }
 
@@ -587,7 +580,6 @@ class HttpClient::Impl {
     connections_.fetch_add(connects, std::memory_order_relaxed);
     shares_.Remove(id);
     look_again_ = {};
-    NoteAnswerTime(*transfer);
     return transfer;
   }
 
@@ -628,15 +620,6 @@ class HttpClient::Impl {
     }
   }
 
-  // What a host took for its answers lately: a slower one counts at once, a faster one by and by.
-  void NoteAnswerTime(const Transfer& t) {
-    if (!t.phases || !t.phases->answered_after()) return;
-    const std::chrono::milliseconds took = *t.phases->answered_after();
-    if (answer_times_.size() >= kMaxAnswerTimes) answer_times_.clear();
-    auto& usual = answer_times_.try_emplace(t.SlotKey(), took).first->second;
-    usual = std::max(took, (3 * usual + took) / 4);
-  }
-
   // Ends what has used up the time of its phase; returns when to look again.
   Clock::time_point CheckPhases() {
     using Kind = TransferPhases::Verdict::Kind;
@@ -645,7 +628,7 @@ class HttpClient::Impl {
     std::vector<std::pair<uint64_t, TransferPhases::Verdict>> over;
     for (const auto& [id, transfer] : active_) {
       const bool was_slow = transfer->phases->slow();
-      TransferPhases::Verdict verdict = transfer->phases->Check(transfer->Awaited(), now);
+      TransferPhases::Verdict verdict = transfer->phases->Check(now);
       if (shares_.waiting() > 0) shares_.SetSilent(id, transfer->phases->Silent(now));
       if (const bool slow = transfer->phases->slow(); slow != was_slow) {
         shares_.SetSlow(id, slow);
@@ -659,8 +642,6 @@ class HttpClient::Impl {
     }
     for (auto& [id, verdict] : over) {
       std::unique_ptr<Transfer> transfer = Detach(id);
-      // Next time a reader waits for the full time.
-      if (!transfer->phases->answered_after()) answer_times_.erase(transfer->SlotKey());
       absl::Status status = MakeTransportFailure(
           verdict.kind == Kind::kSilent ? TransportFailure::kStalled : TransportFailure::kTooSlow,
           absl::StatusCode::kUnavailable,
@@ -715,8 +696,7 @@ class HttpClient::Impl {
   absl::flat_hash_map<uint64_t, std::unique_ptr<Transfer>> waiting_, active_;
   ConnectionShares shares_;
   Reach reach_;
-  Clock::time_point look_again_;                                              // at shares_
-  absl::flat_hash_map<std::string, std::chrono::milliseconds> answer_times_;  // by SlotKey
+  Clock::time_point look_again_;  // at shares_
 
   std::thread thread_;
 };

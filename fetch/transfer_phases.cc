@@ -36,10 +36,9 @@ TransferPhases::TransferPhases(const Limits& limits, Milliseconds connect, Milli
                                Clock::time_point now)
     : limits_(limits), connect_(connect), silence_(silence), phase_began_(now), last_byte_(now) {}
 
-void TransferPhases::Connected(std::optional<Milliseconds> usual_answer, Clock::time_point now) {
+void TransferPhases::Connected(Clock::time_point now) {
   if (phase_ != Phase::kConnecting) return;
   phase_ = Phase::kAnswer;
-  usual_answer_ = usual_answer;
   phase_began_ = last_byte_ = now;
 }
 
@@ -51,7 +50,6 @@ void TransferPhases::BytesLeft(Clock::time_point now) {
 void TransferPhases::HeaderBytes(Clock::time_point now) {
   last_byte_ = now;
   if (phase_ != Phase::kConnecting && phase_ != Phase::kAnswer) return;
-  answered_after_ = Since(phase_began_, now);
   phase_ = Phase::kHeader;
   phase_began_ = now;
 }
@@ -72,14 +70,7 @@ void TransferPhases::BodyBytes(uint64_t count, Clock::time_point now) {
   end_window_.bytes += count;
 }
 
-Milliseconds TransferPhases::SilenceLimit(bool awaited) const {
-  if (!awaited) return silence_;
-  if (phase_ == Phase::kBody) return std::min(silence_, limits_.most_wait);
-  const Milliseconds usual = usual_answer_ ? *usual_answer_ * kAnswerFactor : limits_.most_wait;
-  return std::min(silence_, std::clamp(usual, limits_.least_wait, limits_.most_wait));
-}
-
-Verdict TransferPhases::Check(bool awaited, Clock::time_point now) {
+Verdict TransferPhases::Check(Clock::time_point now) {
   if (phase_ == Phase::kConnecting) {
     const Clock::time_point deadline = phase_began_ + connect_;
     if (now < deadline) return {Verdict::Kind::kGoesOn, "", deadline};
@@ -93,10 +84,9 @@ Verdict TransferPhases::Check(bool awaited, Clock::time_point now) {
             StrCat("has not ended the headers of its answer after ", Seconds(limits_.header)),
             {}};
   }
-  const Milliseconds limit = SilenceLimit(awaited);
-  const Clock::time_point silent_at = last_byte_ + limit;
+  const Clock::time_point silent_at = last_byte_ + silence_;
   if (now >= silent_at) {
-    return {Verdict::Kind::kSilent, StrCat("has sent nothing for ", Seconds(limit)), {}};
+    return {Verdict::Kind::kSilent, StrCat("has sent nothing for ", Seconds(silence_)), {}};
   }
   if (phase_ == Phase::kAnswer) return {Verdict::Kind::kGoesOn, "", silent_at};
   Verdict verdict = CheckBody(now);

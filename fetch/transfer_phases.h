@@ -3,13 +3,14 @@
 // passed in; not thread-safe.
 //
 //   connecting    until the request can be sent; host name, TCP, TLS     connect
-//   answer        until the answer's first byte                          silence, first byte
+//   answer        until the answer's first byte                          silence
 //   header        from there to the end of the headers, as a whole       header
 //   body          no byte                                                silence
 //                 too few bytes, by windows that follow each other       least rate / 16
 //                 a body that is collected in memory, as a whole         30 s + 1 s each 16 KiB
 //
-// A body that leaves (a push) is measured by its silence alone.
+// A body that leaves (a push) is measured by its silence alone. Who waits for an answer that is
+// late asks a second time beside it (cache/filling_layer_fetch.cc): the first may still come.
 #pragma once
 
 #include <chrono>
@@ -34,25 +35,18 @@ class TransferPhases {
     Milliseconds header{15'000};
     Milliseconds collected{30'000};
     uint64_t collected_rate = 16 << 10;  // bytes a second
-    // Of a request that a reader waits for, so that it is asked again soon: kAnswerFactor times
-    // what the host took for its answers lately, within these bounds; in a body the second.
-    Milliseconds least_wait{3'000}, most_wait{10'000};
   };
-  static constexpr int kAnswerFactor = 8;
 
   TransferPhases(const Limits& limits, Milliseconds connect, Milliseconds silence,
                  Clock::time_point now);
 
-  // `usual_answer` is how long this host took for its answers lately, nullopt = not known.
-  void Connected(std::optional<Milliseconds> usual_answer, Clock::time_point now);
+  void Connected(Clock::time_point now);
   void BytesLeft(Clock::time_point now);
   void HeaderBytes(Clock::time_point now);
   // `collected_bytes`: the most that a body collected in memory can have; nullopt = a sink's.
   void HeadersDone(std::optional<uint64_t> collected_bytes, Clock::time_point now);
   void BodyBytes(uint64_t count, Clock::time_point now);
 
-  // The time from the request to the answer's first byte, once it is known.
-  std::optional<Milliseconds> answered_after() const { return answered_after_; }
   // A sink's body was below the least rate in the last slow window.
   bool slow() const { return slow_; }
   // No byte came or left in the last second.
@@ -64,8 +58,8 @@ class TransferPhases {
     std::string what;              // "has sent nothing for 20 s", after the host's name
     Clock::time_point look_again;  // of kGoesOn
   };
-  // `awaited`: a reader waits for it. Closes the windows that are over.
-  Verdict Check(bool awaited, Clock::time_point now);
+  // Closes the windows that are over.
+  Verdict Check(Clock::time_point now);
 
  private:
   enum class Phase { kConnecting, kAnswer, kHeader, kBody };
@@ -74,14 +68,12 @@ class TransferPhases {
     Clock::time_point begin;
     uint64_t bytes = 0;
   };
-  Milliseconds SilenceLimit(bool awaited) const;
   Verdict CheckBody(Clock::time_point now);
 
   const Limits limits_;
   const Milliseconds connect_, silence_;
   Phase phase_ = Phase::kConnecting;
   Clock::time_point phase_began_, last_byte_;
-  std::optional<Milliseconds> usual_answer_, answered_after_;
   std::optional<Clock::time_point> body_deadline_;  // of a collected body
   Milliseconds body_time_{0};
   bool sink_ = false;

@@ -464,6 +464,20 @@ TEST_F(FillingLayerTest, ASilentRegistryThatIsWellAgainAnswersReadersSoon) {
   EXPECT_EQ(scheduler_->counters().expired.load(), 0U);
 }
 
+TEST_F(FillingLayerTest, EachHedgeMayBeSilentForTwiceAsLongAsTheOneBefore) {
+  Close();
+  options_.health.least_silence = absl::Milliseconds(20);
+  Open();
+  repository_.Stall(blob_.digest, 1000);
+  const Moment began = Moment::Now();
+  const auto read = Begin({1'000'000, 1'000'100});
+  while (scheduler_->counters().hedges.load() < 5) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_GE(Moment::Now() - began, absl::Milliseconds(20 + 20 + 40 + 80 + 160));
+  // The first request was never given up: its answer may come yet.
+  repository_.Release(blob_.digest);
+  EXPECT_TRUE(read->status().ok());
+}
+
 TEST_F(FillingLayerTest, ALineThatIsSlowAndFlowsIsNotAskedTwice) {
   Close();
   options_.health.least_silence = absl::Milliseconds(30);

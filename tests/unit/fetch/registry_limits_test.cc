@@ -112,17 +112,6 @@ TEST_F(RegistryLimitsTest, ABlobThatGaveWayGoesOnWhereItWas) {
   EXPECT_EQ(server_.RequestsFor(path_).size(), 3u);
 }
 
-TEST_F(RegistryLimitsTest, ASilentRangeThatAReaderWaitsForIsAskedAgain) {
-  options_.http.phases.least_wait = milliseconds(100);
-  options_.http.phases.most_wait = milliseconds(2'000);
-  Make();
-  ASSERT_EQ(Read({0, 10}), absl::OkStatus());  // how fast the host is
-  server_.On(path_, {.hold = true});
-  EXPECT_EQ(Read({10, 1000}, Priority::kOnDemand), absl::OkStatus());
-  EXPECT_EQ(factory_->counters().retries, 1u);
-  server_.Release(path_);
-}
-
 TEST_F(RegistryLimitsTest, WhatIsOutOfReachIsRefusedAtOnce) {
   Make();
   server_.On(path_, {.times = -1, .status = 307, .headers = {{"Location", "http://10.1.2.3/x"}}});

@@ -13,19 +13,19 @@ using std::chrono::seconds;
 class TransferPhasesTest : public testing::Test {
  protected:
   // Sends `bytes` every `step` until the request is ended or `most` is over; how long it took.
-  seconds Trickle(uint64_t bytes, milliseconds step, seconds most, bool awaited = false) {
+  seconds Trickle(uint64_t bytes, milliseconds step, seconds most) {
     const Clock::time_point began = now_;
     while (now_ - began < most) {
       now_ += step;
       phases_.BodyBytes(bytes, now_);
-      last_ = phases_.Check(awaited, now_);
+      last_ = phases_.Check(now_);
       if (last_.kind != Kind::kGoesOn) break;
       EXPECT_GT(last_.look_again, now_);
     }
     return std::chrono::duration_cast<seconds>(now_ - began);
   }
-  Kind At(seconds time, bool awaited = false) {
-    last_ = phases_.Check(awaited, began_ + time);
+  Kind At(seconds time) {
+    last_ = phases_.Check(began_ + time);
     return last_.kind;
   }
 
@@ -39,25 +39,24 @@ TEST_F(TransferPhasesTest, EachPhaseHasItsOwnTime) {
   EXPECT_EQ(At(seconds(14)), Kind::kGoesOn);
   EXPECT_EQ(last_.look_again, began_ + seconds(15));
   EXPECT_EQ(At(seconds(15)), Kind::kSilent);
-  phases_.Connected(std::nullopt, began_ + seconds(15));
+  phases_.Connected(began_ + seconds(15));
   EXPECT_EQ(At(seconds(34)), Kind::kGoesOn);
   EXPECT_EQ(At(seconds(35)), Kind::kSilent);
   EXPECT_EQ(last_.what, "has sent nothing for 20 s");
 }
 
 TEST_F(TransferPhasesTest, HeaderLinesThatKeepComingAreNoProgress) {
-  phases_.Connected(std::nullopt, began_);
+  phases_.Connected(began_);
   for (int i = 1; i < 9; ++i) {
     phases_.HeaderBytes(began_ + seconds(2 * i));
     EXPECT_EQ(At(seconds(2 * i)), Kind::kGoesOn) << i;
   }
-  EXPECT_EQ(phases_.answered_after(), milliseconds(2000));
   EXPECT_EQ(At(seconds(17)), Kind::kTooSlow);
   EXPECT_EQ(last_.what, "has not ended the headers of its answer after 15 s");
 }
 
 TEST_F(TransferPhasesTest, ATricklingBodyIsEnded) {
-  phases_.Connected(std::nullopt, now_);
+  phases_.Connected(now_);
   phases_.HeaderBytes(now_);
   phases_.HeadersDone(std::nullopt, now_);
   EXPECT_LE(Trickle(1, seconds(3), seconds(600)), seconds(40));
@@ -66,7 +65,7 @@ TEST_F(TransferPhasesTest, ATricklingBodyIsEnded) {
 }
 
 TEST_F(TransferPhasesTest, ATrickleAfterAGoodStartIsEndedAsWell) {
-  phases_.Connected(std::nullopt, now_);
+  phases_.Connected(now_);
   phases_.HeaderBytes(now_);
   phases_.HeadersDone(std::nullopt, now_);
   phases_.BodyBytes(100 << 20, now_);
@@ -75,11 +74,11 @@ TEST_F(TransferPhasesTest, ATrickleAfterAGoodStartIsEndedAsWell) {
 }
 
 TEST_F(TransferPhasesTest, ASlowLineIsOnlySlow) {
-  phases_.Connected(std::nullopt, now_);
+  phases_.Connected(now_);
   phases_.HeaderBytes(now_);
   phases_.HeadersDone(std::nullopt, now_);
-  // A thirty-second of 60 kB a second, in bursts of four seconds, with a reader waiting.
-  EXPECT_EQ(Trickle(7500, seconds(4), seconds(3600), true), seconds(3600));
+  // A thirty-second of 60 kB a second, in bursts of four seconds.
+  EXPECT_EQ(Trickle(7500, seconds(4), seconds(3600)), seconds(3600));
   EXPECT_FALSE(phases_.slow());
   // An eighth of 1 kB a second.
   EXPECT_EQ(Trickle(250, seconds(2), seconds(3600)), seconds(3600));
@@ -89,7 +88,7 @@ TEST_F(TransferPhasesTest, ASlowLineIsOnlySlow) {
 }
 
 TEST_F(TransferPhasesTest, ACollectedBodyHasATimeByItsSize) {
-  phases_.Connected(std::nullopt, now_);
+  phases_.Connected(now_);
   phases_.HeaderBytes(now_);
   phases_.HeadersDone(160 << 10, now_);
   EXPECT_EQ(Trickle(500, seconds(1), seconds(600)), seconds(40));
@@ -97,24 +96,8 @@ TEST_F(TransferPhasesTest, ACollectedBodyHasATimeByItsSize) {
   EXPECT_FALSE(phases_.slow());  // has that time instead
 }
 
-TEST_F(TransferPhasesTest, WhatAReaderWaitsForIsAskedAgainSooner) {
-  phases_.Connected(milliseconds(50), now_);
-  EXPECT_EQ(At(seconds(2), true), Kind::kGoesOn);
-  EXPECT_EQ(At(seconds(3), false), Kind::kGoesOn);
-  EXPECT_EQ(At(seconds(3), true), Kind::kSilent);
-  TransferPhases far({}, seconds(15), seconds(20), began_);
-  far.Connected(milliseconds(2500), began_);  // by satellite
-  EXPECT_EQ(far.Check(true, began_ + seconds(9)).kind, Kind::kGoesOn);
-  EXPECT_EQ(far.Check(true, began_ + seconds(10)).kind, Kind::kSilent);
-  far.HeaderBytes(began_ + seconds(9));
-  far.HeadersDone(std::nullopt, began_ + seconds(9));
-  far.BodyBytes(1000, began_ + seconds(10));
-  EXPECT_EQ(far.Check(true, began_ + seconds(19)).kind, Kind::kGoesOn);
-  EXPECT_EQ(far.Check(true, began_ + seconds(20)).kind, Kind::kSilent);
-}
-
 TEST_F(TransferPhasesTest, WhatLeavesIsLife) {
-  phases_.Connected(std::nullopt, began_);
+  phases_.Connected(began_);
   for (int i = 1; i <= 100; ++i) {
     phases_.BytesLeft(began_ + seconds(10 * i));
     EXPECT_EQ(At(seconds(10 * i)), Kind::kGoesOn);
