@@ -59,9 +59,19 @@ bool IsDead(const Fd& root) {
   return fstatfs(root.get(), &found) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
+// True where nothing is mounted: a question for the kernel instead of all of mountinfo, which is
+// long where there are many mounts.
+bool IsPlain(const Fd& place) {
+  struct statx found;
+  return statx(place.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &found) == 0 &&
+         (found.stx_attributes_mask & STATX_ATTR_MOUNT_ROOT) != 0 &&
+         (found.stx_attributes & STATX_ATTR_MOUNT_ROOT) == 0;
+}
+
 absl::StatusOr<std::vector<MountInfo>> FindOld(const Fd& place, const std::string& directory,
                                                IsOld is_old) {
   std::vector<MountInfo> out;
+  if (IsPlain(place)) return out;
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
   std::vector<const MountInfo*> stack = StackAt(mounts, directory);
   if (stack.empty()) return out;
