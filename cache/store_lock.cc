@@ -6,13 +6,40 @@
 
 #include <cerrno>
 #include <filesystem>
+#include <string_view>
 #include <system_error>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
 
 namespace imagefs {
+namespace {
+
+constexpr absl::Duration kMostEnding = absl::Seconds(5);
+constexpr absl::Duration kLookAgain = absl::Milliseconds(10);
+
+// Whether that process is there no longer but for threads that are about to end, and give its files
+// back only then.
+bool IsEnding(std::string_view pid) {
+  const absl::StatusOr<std::string> stat = ReadFile(StrCat("/proc/", pid, "/stat"), 4096);
+  if (!stat.ok()) return true;
+  const size_t state = stat->rfind(") ");  // behind the name, which may have any characters
+  return state != std::string::npos && ((*stat)[state + 2] == 'Z' || (*stat)[state + 2] == 'X');
+}
+
+// The pid of the daemon that has the lock; "" = it is free, and taken.
+absl::StatusOr<std::string> TryLock(const Fd& fd, const std::string& path) {
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return "";
+  if (errno != EWOULDBLOCK) return ErrnoStatus(errno, path);
+  const absl::StatusOr<std::string> owner = ReadFile(path, 64);
+  return owner.ok() && !owner->empty() ? owner->substr(0, owner->find(' ')) : "unknown";
+}
+
+}  // namespace
 
 absl::StatusOr<Fd> LockStore(const std::string& root) {
   const std::string path = root + "/lock";
@@ -23,12 +50,15 @@ absl::StatusOr<Fd> LockStore(const std::string& root) {
     if (!readable.ok()) return fd.status();
     fd = std::move(readable);
   }
-  if (flock(fd->get(), LOCK_EX | LOCK_NB) != 0) {
-    if (errno != EWOULDBLOCK) return ErrnoStatus(errno, path);
-    const absl::StatusOr<std::string> owner = ReadFile(path, 64);
+  IMAGEFS_ASSIGN_OR_RETURN(std::string owner, TryLock(*fd, path));
+  const Moment give_up = Moment::Now() + kMostEnding;
+  while (!owner.empty() && IsEnding(owner) && Moment::Now() < give_up) {
+    absl::SleepFor(kLookAgain);
+    IMAGEFS_ASSIGN_OR_RETURN(owner, TryLock(*fd, path));
+  }
+  if (!owner.empty()) {
     return absl::FailedPreconditionError(
-        StrCat("the store ", root, " is in use by the daemon with pid ",
-               owner.ok() && !owner->empty() ? owner->substr(0, owner->find(' ')) : "unknown",
+        StrCat("the store ", root, " is in use by the daemon with pid ", owner,
                "; use that one, stop it (imagefs stop), or choose another store with --root"));
   }
   // For people only. Over the pid before, whose block is there on a full disk, too.

@@ -1,0 +1,56 @@
+#include "cache/store_lock.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <thread>
+
+#include "absl/time/clock.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+class StoreLockTest : public ::testing::Test {
+ protected:
+  StoreLockTest() { std::filesystem::create_directories(root_); }
+  ~StoreLockTest() override { std::filesystem::remove_all(root_); }
+  const std::string root_ = StrCat(::testing::TempDir(), "/lock-", RandomHex(8));
+};
+
+TEST_F(StoreLockTest, OneHasItAndIsNamed) {
+  {
+    const absl::StatusOr<Fd> lock = LockStore(root_);
+    ASSERT_TRUE(lock.ok()) << lock.status();
+    const absl::Status second = LockStore(root_).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(second)) << second;
+    EXPECT_NE(second.message().find(StrCat("pid ", getpid(), ";")), std::string_view::npos)
+        << second;
+  }
+  EXPECT_TRUE(LockStore(root_).ok());
+}
+
+TEST_F(StoreLockTest, WaitsForOneThatWasKilledAndIsAboutToEnd) {
+  absl::StatusOr<Fd> lock = LockStore(root_);
+  ASSERT_TRUE(lock.ok()) << lock.status();
+  // A process of which nothing but its exit status is left, as where the last threads of a daemon
+  // still have its files.
+  const pid_t gone = fork();
+  if (gone == 0) _exit(0);
+  siginfo_t info;
+  ASSERT_EQ(waitid(P_PID, static_cast<id_t>(gone), &info, WEXITED | WNOWAIT), 0);
+  ASSERT_TRUE(PwriteFull(lock->get(), StrCat(gone, "      "), 0).ok());
+  std::thread last([&lock] {
+    absl::SleepFor(absl::Milliseconds(50));
+    lock->Reset();
+  });
+  const absl::StatusOr<Fd> next = LockStore(root_);
+  EXPECT_TRUE(next.ok()) << next.status();
+  last.join();
+  ASSERT_EQ(waitpid(gone, nullptr, 0), gone);
+}
+
+}  // namespace
+}  // namespace imagefs
