@@ -328,13 +328,14 @@ void FillingLayer::Request(const BatchRef& batch) {
   if (batch->bytes == nullptr) {
     batch->bytes = std::make_unique_for_overwrite<char[]>(batch->blob.size());
   }
+  ImageSource::ReadOptions options(batch->priority);
   {
     absl::MutexLock lock(&mu_);
     batch->asked = true;
     batch->began = batch->last_byte = Moment::Now();
+    options.anew = wrong_.Any(batch->first, batch->last);
   }
   scheduler_.counters().requests++;
-  ImageSource::ReadOptions options(batch->priority);
   options.once = true;
   options.hedge = batch->hedge;
   batch->source->ReadBlob(

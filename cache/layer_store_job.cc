@@ -119,11 +119,16 @@ absl::Status LayerStore::Job::BeginDownload() {
 // Joins the blob's flight.
 void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
                                const std::shared_ptr<Spool::Reader>& reader) {
+  bool anew;  // the bytes of an earlier attempt were wrong
+  {
+    absl::MutexLock lock(&mu_);
+    anew = attempts_ > 0;
+  }
   FlightTable<bool>::Caller caller;
   caller.priority = context_.priority->get();
   caller.audience = request_.source->audience();
   caller.start = [&store = store_, source = request_.source, blob = blob_, name = spool_name_,
-                  spool](FlightTable<bool>::Context context) {
+                  spool, anew](FlightTable<bool>::Context context) {
     auto sink = [&store, spool](uint64_t offset, std::string_view data) {
       store.blob_bytes_ += data.size();
       return spool->Write(offset, data);
@@ -133,7 +138,9 @@ void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
     const bool alone = spool->present_bytes() == 0;
     store.NoteFetch(name, alone ? BlobFetch{source->audience(), source->anonymous()} : BlobFetch());
     if (missing.empty()) return context.finish(true);
-    source->ReadBlob(blob, std::move(missing), context.priority, context.cancel, std::move(sink),
+    ImageSource::ReadOptions options(context.priority);
+    options.anew = anew;
+    source->ReadBlob(blob, std::move(missing), std::move(options), context.cancel, std::move(sink),
                      [finish = context.finish](const absl::Status& status) {
                        status.ok() ? finish(true) : finish(status);
                      });

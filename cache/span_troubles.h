@@ -28,6 +28,7 @@ class WrongSpans {
   bool Add(uint32_t span, const absl::Status& why, Moment now);
   void Remove(uint32_t span) { wrong_.erase(span); }
   bool empty() const { return wrong_.empty(); }
+  bool Any(uint32_t first, uint32_t last) const;  // of the spans [first, last)
   // InfinitePast: there is none.
   Moment PauseEnd(uint32_t span, Priority priority) const;
   // Of the last time. REQUIRES: PauseEnd is not InfinitePast.

@@ -118,6 +118,7 @@ void BlobRead::StartPiece(std::shared_ptr<Piece> piece) {
   spec.priority = options_.priority;
   spec.once = options_.once;
   spec.hedge = options_.hedge;
+  spec.anew = options_.anew;
   if (in_memory_) spec.sink_collects = piece->range.size();
   spec.restarts =
       shared_->HostState(endpoint_->api_host).ranges != RegistryShared::Host::Ranges::kSupported;

@@ -66,7 +66,8 @@ RegistryCall::RegistryCall(std::shared_ptr<RegistryShared> shared,
       endpoint_(std::move(endpoint)),
       spec_(std::move(spec)),
       cancel_(std::move(cancel)),
-      done_(std::move(done)) {}
+      done_(std::move(done)),
+      ask_registry_(spec_.anew) {}
 
 bool RegistryCall::IsAnswer(int status) const {
   if (spec_.probe) return !IsRedirect(status);

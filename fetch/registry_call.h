@@ -60,6 +60,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
     // As in ImageSource::ReadOptions.
     bool once = false;
     bool hedge = false;
+    bool anew = false;
     // The whole begins anew after a cut: the server may not know ranges.
     bool restarts = false;
     std::chrono::milliseconds stall_timeout{20'000};

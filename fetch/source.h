@@ -126,6 +126,9 @@ class ImageSource {
     // Another read of these bytes is silent. This one has a connection of its own, and those of its
     // host that are silent as well give way to it.
     bool hedge = false;
+    // What was read before was wrong: the source itself is asked where the blob is, not what it
+    // said of that earlier.
+    bool anew = false;
   };
   virtual void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions options,
                         CancelToken cancel, BlobSink sink, BlobDone done) = 0;

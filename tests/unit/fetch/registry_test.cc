@@ -102,10 +102,10 @@ class RegistryTest : public testing::Test {
     return blob;
   }
   absl::Status Read(ImageSource& source, const Descriptor& blob, std::vector<ByteRange> ranges,
-                    Received& received) {
+                    Received& received, ImageSource::ReadOptions options = nullptr) {
     Pending<absl::Status> pending;
     source.ReadBlob(
-        blob, std::move(ranges), nullptr, CancelToken(),
+        blob, std::move(ranges), std::move(options), CancelToken(),
         [&](uint64_t offset, std::string_view data) { return received.Take(offset, data); },
         pending.Done());
     return pending.Wait();
@@ -332,6 +332,34 @@ TEST_F(RegistryTest, RedirectsLoseTheAuthorizationAndAreRemembered) {
     EXPECT_EQ(request.query, "sig=abc");
   }
   EXPECT_EQ(factory_->counters().redirects, 1u);
+}
+
+TEST_F(RegistryTest, WhatIsReadAnewIsNotReadWhereItWasWrong) {
+  FakeRegistry wrong("127.0.0.2"), right("127.0.0.3");
+  const std::string bytes = Pattern(1000);
+  const Descriptor blob = AddBlob(bytes);
+  wrong.AddFile("/store/x", std::string(bytes.size(), 'w'));
+  right.AddFile("/store/x", bytes);
+  const auto lead_to = [&](FakeRegistry& storage) {
+    server_.On(path_, {.times = 1,
+                       .status = 307,
+                       .headers = {{"Location", storage.Url("/store/x")}},
+                       .body = ""});
+  };
+  const auto source = Open();
+  lead_to(wrong);
+  Received first, again, anew;
+  EXPECT_EQ(Read(*source, blob, {{0, blob.size}}, first), absl::OkStatus());
+  EXPECT_FALSE(first.bytes == bytes);
+  // Where it led is remembered.
+  lead_to(right);
+  EXPECT_EQ(Read(*source, blob, {{0, blob.size}}, again), absl::OkStatus());
+  EXPECT_EQ(wrong.RequestsFor("/store/x").size(), 2u);
+  ImageSource::ReadOptions options(nullptr);
+  options.anew = true;
+  EXPECT_EQ(Read(*source, blob, {{0, blob.size}}, anew, std::move(options)), absl::OkStatus());
+  EXPECT_TRUE(anew.bytes == bytes);
+  EXPECT_EQ(wrong.RequestsFor("/store/x").size(), 2u);
 }
 
 TEST_F(RegistryTest, ATokenIsSentToNobodyButTheRegistry) {
