@@ -20,6 +20,7 @@ std::string_view TypeOf(const std::string& manifest) {
 
 }  // namespace
 
+// Calls go on without it, as they do without a real one: nothing in them refers to the source.
 class FakeSource : public ImageSource {
  public:
   FakeSource(FakeRepository& repository, std::string audience, std::string registry)
@@ -32,41 +33,46 @@ class FakeSource : public ImageSource {
 
   void GetManifest(const std::string& tag_or_digest, CancelToken, ManifestDone done) override {
     repository_.manifest_reads_++;
-    repository_.threads_.Submit([this, tag_or_digest, done = std::move(done)]() mutable {
-      FetchedManifest fetched;
-      {
-        absl::MutexLock lock(&repository_.mu_);
-        const auto it = repository_.manifests_.find(tag_or_digest);
-        if (it != repository_.manifests_.end()) fetched.bytes = it->second;
-      }
-      if (fetched.bytes.empty()) return done(absl::NotFoundError("no such manifest"));
-      fetched.digest = Sha256Of(fetched.bytes);
-      fetched.content_type = TypeOf(fetched.bytes);
-      done(std::move(fetched));
-    });
+    repository_.threads_.Submit(
+        [&repository = repository_, tag_or_digest, done = std::move(done)]() mutable {
+          FetchedManifest fetched;
+          {
+            absl::MutexLock lock(&repository.mu_);
+            const auto it = repository.manifests_.find(tag_or_digest);
+            if (it != repository.manifests_.end()) fetched.bytes = it->second;
+          }
+          if (fetched.bytes.empty()) return done(absl::NotFoundError("no such manifest"));
+          fetched.digest = Sha256Of(fetched.bytes);
+          fetched.content_type = TypeOf(fetched.bytes);
+          done(std::move(fetched));
+        });
   }
 
   void GetSmallBlob(const Descriptor& blob, uint64_t, CancelToken, SmallBlobDone done) override {
-    repository_.threads_.Submit([this, blob, done = std::move(done)]() mutable {
-      std::string bytes;
-      {
-        absl::MutexLock lock(&repository_.mu_);
-        bytes = repository_.blobs_[blob.digest].bytes;
-      }
-      done(std::move(bytes));
-    });
+    repository_.threads_.Submit(
+        [&repository = repository_, blob, done = std::move(done)]() mutable {
+          std::string bytes;
+          {
+            absl::MutexLock lock(&repository.mu_);
+            bytes = repository.blobs_[blob.digest].bytes;
+          }
+          done(std::move(bytes));
+        });
   }
 
   void HasBlob(const Descriptor& blob, CancelToken, HasBlobDone done) override {
     repository_.threads_.Submit(
-        [this, blob, done = std::move(done)]() mutable { done(repository_.Has(audience_, blob)); });
+        [&repository = repository_, audience = audience_, blob, done = std::move(done)]() mutable {
+          done(repository.Has(audience, blob));
+        });
   }
 
   void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions,
                 CancelToken cancel, BlobSink sink, BlobDone done) override {
-    repository_.threads_.Submit([this, blob, ranges = std::move(ranges), cancel,
-                                 sink = std::move(sink), done = std::move(done)]() mutable {
-      repository_.Transfer(audience_, blob, std::move(ranges), cancel, sink, done);
+    repository_.threads_.Submit([&repository = repository_, audience = audience_, blob,
+                                 ranges = std::move(ranges), cancel, sink = std::move(sink),
+                                 done = std::move(done)]() mutable {
+      repository.Transfer(audience, blob, std::move(ranges), cancel, sink, done);
     });
   }
 

@@ -21,6 +21,10 @@ namespace {
 
 class ByteBudgetTest : public ::testing::Test {
  protected:
+  // What one gives back may be given to another who waits.
+  ~ByteBudgetTest() override {
+    while (!leases_.empty()) (void)std::exchange(leases_, {});
+  }
   void Take(ByteBudget& budget, const std::string& source, uint64_t bytes,
             const CancelToken& cancel = CancelToken()) {
     budget.Take(source, bytes, cancel,
