@@ -25,6 +25,7 @@ constexpr double kMostOfIt = 0.6;
 constexpr absl::Duration kSilenceToTell = absl::Seconds(3);
 constexpr absl::Duration kCheckPause = absl::Seconds(1);
 constexpr absl::Duration kCheckRetry = absl::Seconds(30);
+constexpr uint64_t kManyFailedChecks = 3;         // in a row; a registry may have been away
 constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
 constexpr size_t kManyRests = 32;                 // pieces of a blob
 constexpr uint64_t kMaxRestGap = 64 << 10;        // cheaper to fetch again than to ask twice
@@ -537,21 +538,34 @@ void FillingLayer::CheckWhole() {
 
 void FillingLayer::EndCheck(const absl::Status& status) {
   if (absl::IsDataLoss(status)) return OnDamage(status);
-  absl::MutexLock lock(&mu_);
-  checking_ = check_runs_ = false;
-  if (status.ok() && present_count_ == spans_.size()) {
-    complete_.store(true, std::memory_order_release);
-    reason_.clear();
-    sources_.Clear();  // and the credentials that they hold
-    leftovers_.clear();
-    give_up_timer_.Cancel();
-  } else if (!status.ok()) {
-    // No fault of the bytes (a full disk, say): tried again later.
-    reason_ = std::string(status.message());
-    check_timer_ = scheduler_.At(Moment::Now() + kCheckRetry, [weak = weak_from_this()] {
-      if (const auto self = weak.lock()) self->Start();
-    });
+  if (!status.ok()) {
+    LogWarning("layer.check_failed layer=", access_->diff_id().Short(), " cause=", status.message(),
+               " next_try=", absl::FormatDuration(kCheckRetry));
   }
+  bool tell = false;
+  {
+    absl::MutexLock lock(&mu_);
+    checking_ = check_runs_ = false;
+    failed_checks_ = status.ok() ? 0 : failed_checks_ + 1;
+    if (status.ok() && present_count_ == spans_.size()) {
+      complete_.store(true, std::memory_order_release);
+      reason_.clear();
+      sources_.Clear();  // and the credentials that they hold
+      leftovers_.clear();
+      give_up_timer_.Cancel();
+    } else if (!status.ok()) {
+      // No fault of the bytes (a full disk, say): tried again later.
+      reason_ = std::string(status.message());
+      check_timer_ = scheduler_.At(Moment::Now() + kCheckRetry, [weak = weak_from_this()] {
+        if (const auto self = weak.lock()) self->Start();
+      });
+      // Who waits for the whole is told, and what is missing comes in the background.
+      tell = (absl::IsResourceExhausted(status) || failed_checks_ >= kManyFailedChecks) &&
+             want_all_.value_or(Priority::kBackground) <= Priority::kForeground;
+      if (tell) want_all_.reset();
+    }
+  }
+  if (tell) TellFailing(status, true);
 }
 
 // What the spans leave out: headers, trailers, tables. Where there are many pieces, those close to
@@ -620,8 +634,10 @@ void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
         }
         self->SubmitCheck([self, status] {
           // Whatever is wrong with the transfer says nothing about the layer.
-          status.ok() ? self->CheckWhole()
-                      : self->EndCheck(absl::UnavailableError(status.message()));
+          if (status.ok()) return self->CheckWhole();
+          self->EndCheck(absl::IsResourceExhausted(status)
+                             ? status
+                             : absl::UnavailableError(status.message()));
         });
         slot.GiveBack();
       });

@@ -237,7 +237,7 @@ class FillingLayer final : public LayerFill,
   uint64_t present_blob_bytes_ ABSL_GUARDED_BY(mu_) = 0, present_data_bytes_
                                                          ABSL_GUARDED_BY(mu_) = 0;
   uint64_t fetched_bytes_ ABSL_GUARDED_BY(mu_) = 0, needed_bytes_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t waiting_ ABSL_GUARDED_BY(mu_) = 0;
+  uint64_t waiting_ ABSL_GUARDED_BY(mu_) = 0, failed_checks_ ABSL_GUARDED_BY(mu_) = 0;
   size_t evict_from_ ABSL_GUARDED_BY(mu_) = 0;
   bool checking_ ABSL_GUARDED_BY(mu_) = false;  // all is here; from then to the check's end
   bool check_waits_ ABSL_GUARDED_BY(mu_) = false, check_runs_ ABSL_GUARDED_BY(mu_) = false;
