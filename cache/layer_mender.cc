@@ -22,8 +22,9 @@ void LayerMender::WithSource(
     const {
   images_([&](const ResolvedImage& image) {
     for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
+      if (!is_it(image, i)) continue;
       const absl::StatusOr<Reference> reference = Reference::Parse(image.reference);
-      if (!is_it(image, i) || !reference.ok()) continue;
+      if (!reference.ok()) continue;
       absl::StatusOr<std::shared_ptr<ImageSource>> source = open_(*reference);
       if (!source.ok()) continue;
       use(image, i, *std::move(source));

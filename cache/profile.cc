@@ -128,31 +128,25 @@ Profile ProfileKeeper::Read(const Run& run) {
 }
 
 void ProfileKeeper::Collect(bool all) {
-  std::vector<Run> over;
-  {
-    absl::MutexLock lock(&mu_);
-    const Moment now = Moment::Now();
-    for (auto it = runs_.begin(); it != runs_.end();) {
-      Moment last = Moment::InfinitePast();
-      for (const auto& [diff_id, layer] : it->layers) last = std::max(last, layer->last_touch());
-      const bool read = last != Moment::InfinitePast();
-      if (!all && now - it->begun < options_.longest && (!read || now - last < options_.quiet)) {
-        ++it;
-        continue;
-      }
-      over.push_back(std::move(*it));
-      it = runs_.erase(it);
-    }
-  }
-  Store(over);
+  const Moment now = Moment::Now();
+  EndIf([&](const Run& run) {
+    Moment last = Moment::InfinitePast();
+    for (const auto& [diff_id, layer] : run.layers) last = std::max(last, layer->last_touch());
+    const bool read = last != Moment::InfinitePast();
+    return all || now - run.begun >= options_.longest || (read && now - last >= options_.quiet);
+  });
 }
 
 void ProfileKeeper::Finish(absl::FunctionRef<bool(const Digest& manifest)> gone) {
+  EndIf([&](const Run& run) { return gone(run.manifest); });
+}
+
+void ProfileKeeper::EndIf(absl::FunctionRef<bool(const Run& run)> ends) {
   std::vector<Run> over;
   {
     absl::MutexLock lock(&mu_);
     for (auto it = runs_.begin(); it != runs_.end();) {
-      if (!gone(it->manifest)) {
+      if (!ends(*it)) {
         ++it;
         continue;
       }
@@ -160,10 +154,6 @@ void ProfileKeeper::Finish(absl::FunctionRef<bool(const Digest& manifest)> gone)
       it = runs_.erase(it);
     }
   }
-  Store(over);
-}
-
-void ProfileKeeper::Store(const std::vector<Run>& over) {
   for (const Run& run : over) {
     const Profile profile = Read(run);
     if (profile.parts.empty()) continue;

@@ -78,7 +78,8 @@ class ProfileKeeper {
     Moment begun;
   };
   static Profile Read(const Run& run);
-  void Store(const std::vector<Run>& over);
+  // Ends those runs and keeps what they read.
+  void EndIf(absl::FunctionRef<bool(const Run& run)> ends);
   static std::string Key(const Digest& manifest) { return "profile/" + manifest.hex(); }
 
   KeyValueStore& kv_;

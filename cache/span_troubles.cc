@@ -17,9 +17,8 @@ bool WrongSpans::Add(uint32_t span, const absl::Status& why, Moment now) {
 }
 
 bool WrongSpans::Any(uint32_t first, uint32_t last) const {
-  return !wrong_.empty() && std::any_of(wrong_.begin(), wrong_.end(), [&](const auto& one) {
-    return first <= one.first && one.first < last;
-  });
+  return std::any_of(wrong_.begin(), wrong_.end(),
+                     [&](const auto& one) { return first <= one.first && one.first < last; });
 }
 
 Moment WrongSpans::PauseEnd(uint32_t span, Priority priority) const {
