@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <tuple>
 #include <utility>
 
 #include "absl/types/span.h"
@@ -51,29 +50,23 @@ class RefusingService : public grpc::CallbackGenericService {
   const absl::Status why_;
 };
 
-// Changes with the content of the file.
-using Version = std::tuple<bool, dev_t, ino_t, off_t, time_t, long>;
-Version VersionOf(const std::string& file) {
-  struct stat st;
-  if (stat(file.c_str(), &st) != 0) return {};
-  return {true, st.st_dev, st.st_ino, st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
-}
-
-void AcceptUntilChanged(Listeners& listeners, const std::string& config,
+void AcceptUntilChanged(Listeners& listeners, const std::string& config, const FileVersion& tried,
                         std::chrono::milliseconds at_most) {
   const sigset_t signals = DaemonSignals();
   const Fd ended(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
-  const Version before = VersionOf(config);
   const auto until = std::chrono::steady_clock::now() + at_most;
   while (true) {
     const auto left =
         std::chrono::ceil<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
-    if (left.count() <= 0 || VersionOf(config) != before) return;
+    if (left.count() <= 0) return;
     std::vector<pollfd> fds = {{ended.get(), POLLIN, 0}};
     listeners.AppendTo(&fds);
     const int timeout = static_cast<int>(std::min<int64_t>(left.count(), kTurnMs));
     const int ready = poll(fds.data(), fds.size(), timeout);
     if (ready < 0 && errno != EINTR) return;
+    // After the wait and before a connection is taken: who connects because they have mended the
+    // file must not hear of what it was.
+    if (VersionOf(config) != tried) return;
     if (ready <= 0) continue;
     if (fds[0].revents != 0) return;
     listeners.Accept(absl::MakeConstSpan(fds).subspan(1));
@@ -82,8 +75,15 @@ void AcceptUntilChanged(Listeners& listeners, const std::string& config,
 
 }  // namespace
 
+FileVersion VersionOf(const std::string& file) {
+  struct stat st;
+  if (stat(file.c_str(), &st) != 0) return {};
+  return {true, st.st_dev, st.st_ino, st.st_size, st.st_mtim.tv_sec, st.st_mtim.tv_nsec};
+}
+
 void ServeRefusal(const Paths& paths, std::vector<PassedSocket> sockets, const absl::Status& why,
-                  const std::string& config, std::chrono::milliseconds at_most) {
+                  const std::string& config, const FileVersion& tried,
+                  std::chrono::milliseconds at_most) {
   const std::string text = StrCat("the daemon does not start: ", ToStd(why.message()));
   NotifyServiceManager(StrCat("STATUS=", text));
   RefusingService service(absl::FailedPreconditionError(text));
@@ -95,7 +95,7 @@ void ServeRefusal(const Paths& paths, std::vector<PassedSocket> sockets, const a
   for (const PassedSocket& socket : sockets) names.push_back(socket.name);
   Listeners listeners(paths, std::move(sockets));
   for (const std::string& name : names) (void)listeners.Add(name, *server);
-  AcceptUntilChanged(listeners, config, at_most);
+  AcceptUntilChanged(listeners, config, tried, at_most);
   listeners.Close();
   server->Shutdown(gpr_time_from_seconds(kGraceSeconds, GPR_TIMESPAN));
   server->Wait();

@@ -49,13 +49,14 @@ int RunDaemon(const Command& command, Paths paths, std::string_view version, Out
   BlockDaemonSignals();
   SetLogLevel(ParseLogLevel(command.log_level));
   std::vector<PassedSocket> sockets = TakePassedSockets();
+  const std::string config = ConfigFile(command.config);
+  const FileVersion tried = VersionOf(config);
   absl::StatusOr<std::unique_ptr<Daemon>> daemon = Start(command, paths, version, sockets);
   ReportReady(command.ready_fd, daemon.status());
   if (!daemon.ok()) {
     const int status = out.Fail(daemon.status());
     if (!sockets.empty()) {
-      ServeRefusal(paths, std::move(sockets), daemon.status(), ConfigFile(command.config),
-                   kRefusal);
+      ServeRefusal(paths, std::move(sockets), daemon.status(), config, tried, kRefusal);
     }
     return status;
   }

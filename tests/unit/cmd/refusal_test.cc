@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/grpcpp.h>
+#include <sys/socket.h>
 
 #include <thread>
 
@@ -31,15 +32,17 @@ class RefusalTest : public testing::Test {
     for (const char* name : {kControlSocket, kSnapshotterSocket}) {
       sockets.push_back({name, *ListenIn(paths_.run, name)});
     }
-    serving_ = std::thread([this, sockets = UsableSockets(std::move(sockets))]() mutable {
+    control_ = *sockets[0].fd.Duplicate();
+    serving_ = std::thread([this, tried = VersionOf(config_),
+                            sockets = UsableSockets(std::move(sockets))]() mutable {
       ServeRefusal(paths_, std::move(sockets), absl::InvalidArgumentError("config.toml:25: wrong"),
-                   config_, std::chrono::minutes(5));
+                   config_, tried, std::chrono::minutes(5));
     });
   }
   void TearDown() override {
     // It ends because of this, and long before its time.
     ASSERT_TRUE(WriteFileDurably(config_, "another").ok());
-    serving_.join();
+    if (serving_.joinable()) serving_.join();
     (void)RemoveTree(directory_);
   }
   std::shared_ptr<grpc::Channel> Channel(std::string_view name) const {
@@ -55,6 +58,7 @@ class RefusalTest : public testing::Test {
 
   std::string directory_, config_;
   Paths paths_;
+  Fd control_;  // the listening socket, as the service manager has it
   std::thread serving_;
 };
 
@@ -72,6 +76,14 @@ TEST_F(RefusalTest, CommandsHearWhy) {
   control::v1::MountEvent event;
   EXPECT_FALSE(reader->Read(&event));
   EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(RefusalTest, WhoComesAfterAChangeIsLeftToTheNextDaemon) {
+  ASSERT_TRUE(WriteFileDurably(config_, "mended").ok());
+  const absl::StatusOr<Fd> waiting = ConnectDaemon(paths_);
+  ASSERT_TRUE(waiting.ok()) << waiting.status();
+  serving_.join();
+  EXPECT_TRUE(Fd(accept4(control_.get(), nullptr, nullptr, SOCK_NONBLOCK)).valid());
 }
 
 TEST_F(RefusalTest, SoDoesContainerd) {
