@@ -4,6 +4,8 @@ include(GNUInstallDirs)
 
 # The daemon is looked for beside the command (docs/adr/0005-two-programs.md).
 install(TARGETS imagefs imagefsd RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+# Nobody starts it but the daemon, which looks here as well as beside itself.
+install(TARGETS imagefs-holder RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/imagefs)
 
 # mount(8) looks for its helpers in /sbin, which is /usr/sbin: with another prefix this link is for the manual.
 file(RELATIVE_PATH to_bin ${CMAKE_INSTALL_FULL_SBINDIR} ${CMAKE_INSTALL_FULL_BINDIR})

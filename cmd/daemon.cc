@@ -25,6 +25,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/units.h"
 #include "cache/image_store.h"
 #include "cmd/control_service.h"
 #include "cmd/interrupt.h"
@@ -39,6 +40,8 @@
 #include "fetch/source.h"
 #include "fs/fuse_loop.h"
 #include "fs/mount_table.h"
+#include "fs/session_holder.h"
+#include "fs/session_store.h"
 #include "snap/cri_proxy.h"
 #include "snap/podman_layer_store.h"
 #include "snap/podman_store.h"
@@ -67,7 +70,9 @@ void RaiseDescriptorLimit() {
 class DaemonImpl : public Daemon {
  public:
   explicit DaemonImpl(Options options)
-      : sockets_(std::move(options.sockets)), options_(std::move(options)) {}
+      : sockets_(std::move(options.sockets)),
+        kept_(std::move(options.sessions)),
+        options_(std::move(options)) {}
   ~DaemonImpl() override;
 
   absl::Status Open();
@@ -98,6 +103,7 @@ class DaemonImpl : public Daemon {
 
   const BackgroundLog log_;            // first: the threads of all that follow log
   std::vector<PassedSocket> sockets_;  // until the listeners have them
+  std::vector<KeptDescriptor> kept_;   // until the keeper has them
   const Options options_;
   std::atomic<bool> stop_{false};
   // Somebody told it to end, and nobody is to start another one in its place.
@@ -111,6 +117,8 @@ class DaemonImpl : public Daemon {
   std::shared_ptr<NodeCredentials> credentials_;
   std::unique_ptr<SourceFactory> sources_;
   std::unique_ptr<ImageStore> store_;
+  std::unique_ptr<DescriptorKeeper> keeper_;
+  std::unique_ptr<SessionStore> sessions_;
   std::unique_ptr<FuseLoop> fuse_;
   std::unique_ptr<StoredMountRecords> records_;
   std::unique_ptr<MountTable> mounts_;
@@ -176,12 +184,20 @@ absl::Status DaemonImpl::OpenParts() {
   store_options.root = paths.root;
   IMAGEFS_RETURN_IF_ERROR(Configure(store_options));
   IMAGEFS_ASSIGN_OR_RETURN(store_, ImageStore::Open(std::move(store_options), *sources_));
+  keeper_ = ServiceManagerKeeper(std::move(kept_));
+  if (keeper_ == nullptr) {
+    keeper_ = std::make_unique<SessionHolder>(SessionHolder::Options{paths.run, HolderProgram()});
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(std::string boot_id, BootId());
+  sessions_ = std::make_unique<SessionStore>(store_->kv(), keeper_.get(), std::move(boot_id));
   IMAGEFS_ASSIGN_OR_RETURN(fuse_, FuseLoop::Create({}));
   records_ = std::make_unique<StoredMountRecords>(store_->kv());
   MountTable::Options mount_options;
   mount_options.run_dir = paths.run;
   mount_options.root_dir = paths.root;
   mount_options.as_root = geteuid() == 0;
+  mount_options.sessions = sessions_.get();
+  mount_options.find_chain = [this](const Digest& chain_id) { return store_->FindChain(chain_id); };
   IMAGEFS_ASSIGN_OR_RETURN(mounts_, MountTable::Create(mount_options, *fuse_, *records_));
   if (geteuid() == 0) {
     IMAGEFS_ASSIGN_OR_RETURN(podman_,
@@ -420,7 +436,13 @@ void DaemonImpl::StopServing() {
   // The tasks that undo mounts of cancelled calls run before this returns.
   executor_.reset();
   recovery_.reset();
-  if (mounts_ != nullptr && forget_mounts_) mounts_->UnmountAll();
+  if (mounts_ != nullptr && forget_mounts_) {
+    mounts_->UnmountAll();
+    sessions_->ForgetAll();
+  } else if (fuse_ != nullptr) {
+    // Before what brings bytes ends: reads that wait for it are the next daemon's.
+    fuse_->Leave();
+  }
   LogInfo("stopped");
 }
 

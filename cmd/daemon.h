@@ -21,10 +21,11 @@ class Daemon {
     std::string version;
     std::string ca_file;  // beside the system's CAs
     Config config;
-    std::string config_file;            // where that is from, and
-    std::string log_level;              // how much is logged: for those that ask
-    std::vector<PassedSocket> sockets;  // of the service manager
-    std::chrono::seconds idle_exit{0};  // without mounts and calls; 0 = never
+    std::string config_file;               // where that is from, and
+    std::string log_level;                 // how much is logged: for those that ask
+    std::vector<PassedSocket> sockets;     // of the service manager
+    std::vector<KeptDescriptor> sessions;  // that it kept for the daemon before this one
+    std::chrono::seconds idle_exit{0};     // without mounts and calls; 0 = never
     // SIGTERM and SIGINT end Serve (the caller has blocked them in every thread).
     bool handle_signals = true;
     // Whoever started this process holds the start lock until it listens.

@@ -175,6 +175,15 @@ absl::Status StoreHolder(const Paths& paths) {
                                               "` ends it"));
 }
 
+// Of the program that runs; "" = not known.
+std::string OwnDirectory() {
+  char path[PATH_MAX];
+  const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
+  const std::string_view self(path, size > 0 ? static_cast<size_t>(size) : 0);
+  const size_t slash = self.rfind('/');
+  return std::string(self.substr(0, slash == std::string_view::npos ? 0 : slash));
+}
+
 }  // namespace
 
 absl::StatusOr<Peer> PeerOf(int socket) {
@@ -278,13 +287,16 @@ absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait) {
 }
 
 std::string DaemonProgram() {
-  char path[PATH_MAX];
-  const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
-  const std::string_view self(path, size > 0 ? static_cast<size_t>(size) : 0);
   // Without a /proc, the search path has to do; the error then names just the program.
-  const size_t slash = self.rfind('/');
-  if (slash == std::string_view::npos) return "imagefsd";
-  return StrCat(self.substr(0, slash), "/imagefsd");
+  const std::string directory = OwnDirectory();
+  return directory.empty() ? "imagefsd" : directory + "/imagefsd";
+}
+
+std::string HolderProgram() {
+  const std::string directory = OwnDirectory();
+  const std::string beside = directory + "/imagefs-holder";
+  if (access(beside.c_str(), X_OK) == 0) return beside;
+  return directory + "/../libexec/imagefs/imagefs-holder";
 }
 
 absl::StatusOr<Fd> ConnectOrStart(const Paths& paths, const std::vector<std::string>& command) {

@@ -63,6 +63,8 @@ bool WasStopped(const Paths& paths, pid_t pid);
 
 // The path of the program imagefsd: beside the program that runs now.
 std::string DaemonProgram();
+// Of imagefs-holder: beside it as well, or where it is installed.
+std::string HolderProgram();
 
 // ConnectDaemon; where none runs, runs DaemonProgram with the arguments `command` (the first is its
 // name) as a daemon (new session, output to the log, no

@@ -26,7 +26,8 @@ constexpr auto kRefusal = std::chrono::seconds(10);
 
 absl::StatusOr<std::unique_ptr<Daemon>> Start(const Command& command, const Paths& paths,
                                               std::string_view version,
-                                              const std::vector<PassedSocket>& sockets) {
+                                              const std::vector<PassedSocket>& sockets,
+                                              std::vector<KeptDescriptor> sessions) {
   Daemon::Options options;
   options.paths = paths;
   options.version = version;
@@ -36,6 +37,7 @@ absl::StatusOr<std::unique_ptr<Daemon>> Start(const Command& command, const Path
   IMAGEFS_ASSIGN_OR_RETURN(options.config, LoadConfig(command.config));
   options.idle_exit = std::chrono::seconds(command.idle_exit_seconds);
   options.starter_holds_lock = command.ready_fd >= 0;
+  options.sessions = std::move(sessions);
   for (const PassedSocket& socket : sockets) {
     IMAGEFS_ASSIGN_OR_RETURN(Fd fd, socket.fd.Duplicate());
     options.sockets.push_back({socket.name, std::move(fd)});
@@ -48,10 +50,12 @@ absl::StatusOr<std::unique_ptr<Daemon>> Start(const Command& command, const Path
 int RunDaemon(const Command& command, Paths paths, std::string_view version, Output& out) {
   BlockDaemonSignals();
   SetLogLevel(ParseLogLevel(command.log_level));
-  std::vector<PassedSocket> sockets = TakePassedSockets();
+  PassedDescriptors passed = TakePassedDescriptors();
+  std::vector<PassedSocket> sockets = std::move(passed.sockets);
   const std::string config = ConfigFile(command.config);
   const FileVersion tried = VersionOf(config);
-  absl::StatusOr<std::unique_ptr<Daemon>> daemon = Start(command, paths, version, sockets);
+  absl::StatusOr<std::unique_ptr<Daemon>> daemon =
+      Start(command, paths, version, sockets, std::move(passed.sessions));
   ReportReady(command.ready_fd, daemon.status());
   if (!daemon.ok()) {
     const int status = out.Fail(daemon.status());

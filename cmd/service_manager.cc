@@ -12,10 +12,16 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
 #include "cmd/rendezvous.h"
 
 namespace imagefs {
 namespace {
+
+// Descriptors of sessions are named by it and the session's id.
+constexpr std::string_view kSessionName = "session-";
+constexpr uint64_t kBarrierUs = 5'000'000;
 
 constexpr std::string_view kKnownNames[] = {kControlSocket, kSnapshotterSocket, kCriSocket};
 
@@ -38,19 +44,59 @@ std::string_view WhyUnusable(const PassedSocket& socket, const std::vector<Passe
   return "";
 }
 
+class SystemdKeeper : public DescriptorKeeper {
+ public:
+  explicit SystemdKeeper(std::vector<KeptDescriptor> sessions) : sessions_(std::move(sessions)) {}
+
+  absl::Status Keep(const std::string& name, const Fd& fd) override {
+    const std::string lines = StrCat("FDSTORE=1\nFDNAME=", kSessionName, name, "\nFDPOLL=0");
+    const int number = fd.get();
+    int result = sd_pid_notify_with_fds(0, /*unset_environment=*/0, lines.c_str(), &number, 1);
+    // Messages are taken in their order: after this one is answered, that one has been.
+    if (result > 0) result = sd_notify_barrier(/*unset_environment=*/0, kBarrierUs);
+    if (result > 0) return absl::OkStatus();
+    return ErrnoStatus(-result, "the service manager keeps no descriptor");
+  }
+  void Drop(const std::string& name) override {
+    NotifyServiceManager(StrCat("FDSTOREREMOVE=1\nFDNAME=", kSessionName, name));
+  }
+  std::vector<KeptDescriptor> Inherit() override { return std::move(sessions_); }
+
+ private:
+  std::vector<KeptDescriptor> sessions_;
+};
+
 }  // namespace
 
-std::vector<PassedSocket> TakePassedSockets() {
-  std::vector<PassedSocket> passed;
+PassedDescriptors TakePassedDescriptors() {
+  PassedDescriptors out;
+  std::vector<PassedSocket> sockets;
   char** names = nullptr;
   const int count = sd_listen_fds_with_names(/*unset_environment=*/1, &names);
   if (count < 0) LogError("passed_sockets_unusable cause=", strerror(-count));
   for (int i = 0; i < count; ++i) {
-    passed.push_back({names[i], Fd(SD_LISTEN_FDS_START + i)});
+    std::string_view name = names[i];
+    Fd fd(SD_LISTEN_FDS_START + i);
+    if (ConsumePrefix(&name, kSessionName)) {
+      out.sessions.push_back({std::string(name), std::move(fd)});
+    } else {
+      sockets.push_back({std::string(name), std::move(fd)});
+    }
     free(names[i]);
   }
   free(names);
-  return UsableSockets(std::move(passed));
+  out.sockets = UsableSockets(std::move(sockets));
+  return out;
+}
+
+std::unique_ptr<DescriptorKeeper> ServiceManagerKeeper(std::vector<KeptDescriptor> sessions) {
+  const char* socket = getenv("NOTIFY_SOCKET");
+  const char* store = getenv("FDSTORE");  // how many the manager keeps, since systemd 254
+  const char* said = getenv("IMAGEFS_SESSION_STORE");
+  const bool keeps = (store != nullptr && strcmp(store, "0") != 0) ||
+                     (said != nullptr && std::string_view(said) == "systemd");
+  if (socket == nullptr || !keeps) return nullptr;
+  return std::make_unique<SystemdKeeper>(std::move(sessions));
 }
 
 std::vector<PassedSocket> UsableSockets(std::vector<PassedSocket> passed) {

@@ -1,15 +1,17 @@
 // What systemd has to do with the daemon, by sd_listen_fds(3), sd_notify(3) and
-// sd_watchdog_enabled(3): listening sockets that it passes, the states that it is told, the pings
-// that it waits for. Without systemd all of it does nothing. The only user of libsystemd is this
-// header's .cc.
+// sd_watchdog_enabled(3): listening sockets that it passes, descriptors that it keeps, the states
+// that it is told, the pings that it waits for. Without systemd all of it does nothing. The only
+// user of libsystemd is this header's .cc.
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "base/fd.h"
+#include "fs/descriptor_keeper.h"
 
 namespace imagefs {
 
@@ -24,9 +26,19 @@ struct PassedSocket {
   Fd fd;
 };
 
+struct PassedDescriptors {
+  std::vector<PassedSocket> sockets;     // see UsableSockets
+  std::vector<KeptDescriptor> sessions;  // that the daemon before this one had it keep
+};
 // Those that the service manager passed to this process. Changes the environment, so that children
 // do not take them for theirs: call it once, before the process has threads that read it.
-std::vector<PassedSocket> TakePassedSockets();
+PassedDescriptors TakePassedDescriptors();
+
+// The service manager's descriptor store (sd_pid_notify_with_fds(3), FDSTORE=1), with what it had;
+// null where it keeps none: there is no manager, or its unit does not say so
+// (FileDescriptorStoreMax=, and before systemd 254 also IMAGEFS_SESSION_STORE=systemd in the
+// environment).
+std::unique_ptr<DescriptorKeeper> ServiceManagerKeeper(std::vector<KeptDescriptor> sessions);
 
 // Those of `passed` that the daemon can use: a name that it knows, once, and a listening stream
 // socket of AF_UNIX. Others are logged and closed. Those kept do not block in accept(2), and

@@ -2,11 +2,14 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <functional>
+#include <optional>
 #include <set>
+#include <thread>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -28,7 +31,20 @@ namespace {
 // another mount namespace has a copy of the mount.
 constexpr absl::Duration kReleaseWait = absl::Milliseconds(100);
 
-constexpr char kData[] = "data";  // the name, and the key, of the data mount
+// INIT is there before a mount is attached, and a worker answers it.
+constexpr absl::Duration kInitWait = absl::Seconds(5);
+
+constexpr char kData[] = "data";  // the name of the data mount
+constexpr char kFillingSuffix[] = ".filling";
+
+// Has the kernel send a request (FuseSession::fails_older). On a thread that nobody waits for: it
+// is this process that answers.
+void AskOnce(const std::string& path) {
+  std::thread([path] {
+    struct statfs ignored;
+    (void)statfs(path.c_str(), &ignored);
+  }).detach();
+}
 
 }  // namespace
 
@@ -36,29 +52,14 @@ constexpr char kData[] = "data";  // the name, and the key, of the data mount
 // the unmount: a lazily unmounted tree lives on in the processes that use it, and needs its chain.
 class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
  public:
+  explicit Sessions(SessionStore* store) : store_(store) {}
+
   // `begin` hands the session to the loop, with what is to be called at its end.
-  using Begin =
-      absl::FunctionRef<absl::StatusOr<std::unique_ptr<FuseSession>>(std::function<void()>)>;
-  absl::StatusOr<uint64_t> Serve(const Digest& chain_id, Begin begin) ABSL_LOCKS_EXCLUDED(mu_) {
-    uint64_t id = 0;
-    {
-      absl::MutexLock lock(&mu_);
-      id = next_id_++;
-      sessions_[id].chain_id = chain_id;
-    }
-    auto session = begin([weak = weak_from_this(), id] {
-      if (auto self = weak.lock()) self->Ended(id);
-    });
-    absl::MutexLock lock(&mu_);
-    const auto found = sessions_.find(id);
-    if (!session.ok()) {
-      if (found != sessions_.end()) sessions_.erase(found);
-      return session.status();
-    }
-    // Gone where the kernel has ended it already; then the handle may go as well.
-    if (found != sessions_.end()) found->second.handle = *std::move(session);
-    return id;
-  }
+  using Begin = absl::FunctionRef<absl::StatusOr<std::unique_ptr<FuseSession>>(
+      FuseDevice, std::function<void()>)>;
+  // Of a new session, which is kept from then on, or of one that was (device.agreed).
+  absl::StatusOr<uint64_t> Serve(SessionRecord record, FuseDevice device, const ChainRef& chain,
+                                 Begin begin) ABSL_LOCKS_EXCLUDED(mu_);
 
   bool Alive(uint64_t id) const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
@@ -73,7 +74,24 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
   bool Serves(const Digest& chain_id) const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     return std::any_of(sessions_.begin(), sessions_.end(),
-                       [&](const auto& entry) { return entry.second.chain_id == chain_id; });
+                       [&](const auto& entry) { return entry.second.record.chain_id == chain_id; });
+  }
+
+  // The one that was mounted at `path` as the file system of that number; 0 = none.
+  uint64_t Find(const std::string& path, const MountInfo& mount) const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [id, session] : sessions_) {
+      if (session.record.path == path && session.record.major == mount.major &&
+          session.record.minor == mount.minor) {
+        return id;
+      }
+    }
+    return 0;
+  }
+  ChainRef ShownBy(uint64_t id) const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    const auto found = sessions_.find(id);
+    return found == sessions_.end() ? nullptr : found->second.shown.lock();
   }
 
   void WaitEnded(uint64_t id, absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_) {
@@ -93,34 +111,154 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
 
  private:
   struct Served {
-    Digest chain_id;
+    SessionRecord record;
+    std::weak_ptr<const Chain> shown;
     std::unique_ptr<FuseSession> handle;  // null until Serve has it
   };
 
+  void Keep(FuseSession& session, SessionRecord record, const Fd& device);
   void Ended(uint64_t id) ABSL_LOCKS_EXCLUDED(mu_) {
     std::unique_ptr<FuseSession> handle;
+    std::string kept;
     {
       absl::MutexLock lock(&mu_);
       const auto found = sessions_.find(id);
       if (found == sessions_.end()) return;
       handle = std::move(found->second.handle);
+      kept = found->second.record.id;
     }
     handle.reset();  // closes the descriptor and lets the chain go
+    if (store_ != nullptr) store_->Forget(kept);
     absl::MutexLock lock(&mu_);
     sessions_.erase(id);
     ended_.SignalAll();
   }
 
+  SessionStore* const store_;
   mutable absl::Mutex mu_;
   TimedCondition ended_;
   uint64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;
   absl::flat_hash_map<uint64_t, Served> sessions_ ABSL_GUARDED_BY(mu_);
 };
 
-ChainMounts::ChainMounts(std::string directory, FuseLoop& loop)
-    : directory_(std::move(directory)), loop_(loop), sessions_(std::make_shared<Sessions>()) {}
+absl::StatusOr<uint64_t> ChainMounts::Sessions::Serve(SessionRecord record, FuseDevice device,
+                                                      const ChainRef& chain, Begin begin) {
+  if (record.id.empty()) record.id = SessionStore::NewId();
+  std::optional<Fd> to_keep;
+  if (store_ != nullptr && !device.agreed.has_value()) {
+    IMAGEFS_ASSIGN_OR_RETURN(to_keep, device.fd.Duplicate());
+  }
+  uint64_t id = 0;
+  {
+    absl::MutexLock lock(&mu_);
+    id = next_id_++;
+    sessions_[id] = {record, chain, nullptr};
+  }
+  auto session = begin(std::move(device), [weak = weak_from_this(), id] {
+    if (auto self = weak.lock()) self->Ended(id);
+  });
+  if (session.ok() && to_keep.has_value()) Keep(**session, record, *to_keep);
+  if (session.ok() && (*session)->fails_older()) AskOnce(record.path);
+  absl::MutexLock lock(&mu_);
+  const auto found = sessions_.find(id);
+  if (!session.ok()) {
+    if (found != sessions_.end()) sessions_.erase(found);
+    return session.status();
+  }
+  // Gone where the kernel has ended it already; then the handle may go as well.
+  if (found != sessions_.end()) {
+    found->second.handle = *std::move(session);
+  } else if (store_ != nullptr) {
+    store_->Forget(record.id);
+  }
+  return id;
+}
+
+void ChainMounts::Sessions::Keep(FuseSession& session, SessionRecord record, const Fd& device) {
+  const absl::StatusOr<FuseAgreement> agreed = session.AwaitInit(kInitWait);
+  if (!agreed.ok()) {
+    return LogWarning("session_not_kept path=", Printable(record.path),
+                      " error=", agreed.status().message());
+  }
+  record.agreed = *agreed;
+  store_->Keep(record, device);
+}
+
+ChainMounts::ChainMounts(std::string directory, FuseLoop& loop, SessionStore* store)
+    : directory_(std::move(directory)),
+      loop_(loop),
+      store_(store),
+      sessions_(std::make_shared<Sessions>(store)) {}
 
 ChainMounts::~ChainMounts() { sessions_->Clear(); }
+
+void ChainMounts::TakeOver(const MountTable::FindChain& find_chain) {
+  if (store_ == nullptr) return;
+  for (SessionStore::Inherited& inherited : store_->Inherit()) {
+    const std::string id = inherited.record.id, path = inherited.record.path;
+    const absl::Status status = inherited.record.data
+                                    ? TakeOverData(std::move(inherited), find_chain)
+                                    : TakeOverChain(std::move(inherited), find_chain);
+    if (status.ok()) continue;
+    LogWarning("session_ended path=", Printable(path), " error=", status.message());
+    store_->Forget(id);
+  }
+}
+
+absl::Status ChainMounts::TakeOverChain(SessionStore::Inherited inherited,
+                                        const MountTable::FindChain& find_chain) {
+  const SessionRecord& record = inherited.record;
+  IMAGEFS_ASSIGN_OR_RETURN(const ChainRef chain, find_chain(record.chain_id));
+  if (chain->index->Checksum() != record.index_sum) {
+    return absl::FailedPreconditionError("the merged tree is not the one that was shown");
+  }
+  const FuseAgreement agreed = record.agreed;
+  return sessions_
+      ->Serve(record, FuseDevice(std::move(inherited.device), agreed), chain,
+              [&](FuseDevice device, std::function<void()> ended) {
+                return loop_.Serve(chain, std::move(device), {chain->overlay_form},
+                                   std::move(ended));
+              })
+      .status();
+}
+
+absl::Status ChainMounts::TakeOverData(SessionStore::Inherited inherited,
+                                       const MountTable::FindChain& find_chain) {
+  const SessionRecord& record = inherited.record;
+  auto files = std::make_shared<DataFiles>(store_->JournalOf(record.id));
+  for (const SessionStore::Node& node : inherited.nodes) {
+    const auto restore = [&]() -> absl::Status {
+      IMAGEFS_ASSIGN_OR_RETURN(const ChainRef chain, find_chain(node.chain_id));
+      for (const LayerRef& layer : chain->layers) {
+        if (layer->id != node.layer || DataNodeOf(*layer) != node.number) continue;
+        files->Restore(layer);
+        return absl::OkStatus();
+      }
+      return absl::NotFoundError("the layer has another form now");
+    };
+    // Who reads it gets an error.
+    if (const absl::Status status = restore(); !status.ok()) {
+      LogWarning("session_lost_a_layer layer=", node.layer.Short(), " error=", status.message());
+    }
+  }
+  const FuseAgreement agreed = record.agreed;
+  IMAGEFS_ASSIGN_OR_RETURN(
+      const uint64_t session,
+      sessions_->Serve(record, FuseDevice(std::move(inherited.device), agreed), nullptr,
+                       [&](FuseDevice device, std::function<void()> ended) {
+                         return loop_.ServeData(files, std::move(device), std::move(ended));
+                       }));
+  // Others were mounted there before, and live on in trees that were lazily unmounted.
+  const auto mounts = ReadMountInfo();
+  const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, data_directory()) : nullptr;
+  if (there == nullptr || sessions_->Find(data_directory(), *there) != session) {
+    return absl::OkStatus();
+  }
+  absl::MutexLock lock(&data_mu_);
+  data_files_ = std::move(files);
+  data_session_ = session;
+  return absl::OkStatus();
+}
 
 // A name is the ChainID first, so that the entries of a chain stand together.
 std::string ChainMounts::NameOf(const Digest& chain_id, const Presentation& presentation) {
@@ -141,7 +279,8 @@ bool ChainMounts::Usable(const Entry& entry, const ChainRef& chain) const {
 absl::StatusOr<ChainMounts::Lease> ChainMounts::Acquire(const ChainRef& chain,
                                                         const Presentation& presentation) {
   const bool filling = presentation.mode == kKernelMode && !chain->complete();
-  const std::string name = StrCat(NameOf(chain->chain_id, presentation), filling ? ".filling" : "");
+  const std::string name =
+      StrCat(NameOf(chain->chain_id, presentation), filling ? kFillingSuffix : "");
   const auto hold = HoldName(name);
   Entry entry;
   {
@@ -195,9 +334,9 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
       source.devices.push_back(layer->directory + "/data");
       continue;
     }
-    IMAGEFS_RETURN_IF_ERROR(ServeLayer(layer));
-    entry.served.push_back(layer->id);
-    source.devices.push_back(StrCat(data_directory(), "/", layer->id.hex()));
+    IMAGEFS_RETURN_IF_ERROR(ServeLayer(layer, chain->chain_id));
+    entry.served.push_back(layer);
+    source.devices.push_back(StrCat(data_directory(), "/", DataNameOf(*layer)));
   }
   IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
   IMAGEFS_RETURN_IF_ERROR(ReplaceMount(mount, entry.path));
@@ -206,28 +345,46 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
   return absl::OkStatus();
 }
 
-absl::Status ChainMounts::ServeLayer(const LayerRef& layer) {
-  const auto hold = HoldName(kData);
-  if (data_files_ == nullptr || !sessions_->Alive(data_session_)) {
-    IMAGEFS_ASSIGN_OR_RETURN(FuseMount fuse, MakeFuse());
-    IMAGEFS_RETURN_IF_ERROR(ReplaceMount(fuse.mount, data_directory()));
-    auto files = std::make_shared<DataFiles>();
-    IMAGEFS_ASSIGN_OR_RETURN(
-        data_session_, sessions_->Serve(Digest(), [&](std::function<void()> ended) {
-          return loop_.ServeData(files, std::move(fuse.device), std::move(ended));
-        }));
-    data_files_ = std::move(files);
-  }
-  data_files_->Add(layer);
+absl::Status ChainMounts::BeginDataMount() {
+  IMAGEFS_ASSIGN_OR_RETURN(FuseMount fuse, MakeFuse());
+  IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(fuse.mount));
+  IMAGEFS_RETURN_IF_ERROR(ReplaceMount(fuse.mount, data_directory()));
+  SessionRecord record;
+  record.id = SessionStore::NewId();
+  record.data = true;
+  record.path = data_directory();
+  record.major = key.major;
+  record.minor = key.minor;
+  auto files =
+      std::make_shared<DataFiles>(store_ == nullptr ? nullptr : store_->JournalOf(record.id));
+  IMAGEFS_ASSIGN_OR_RETURN(data_session_,
+                           sessions_->Serve(record, std::move(fuse.device), nullptr,
+                                            [&](FuseDevice device, std::function<void()> ended) {
+                                              return loop_.ServeData(files, std::move(device),
+                                                                     std::move(ended));
+                                            }));
+  data_files_ = std::move(files);
   return absl::OkStatus();
 }
 
-void ChainMounts::StopServing(const std::vector<Digest>& layers) {
-  const auto hold = HoldName(kData);
+absl::Status ChainMounts::ServeLayer(const LayerRef& layer, const Digest& chain_id) {
+  absl::MutexLock lock(&data_mu_);
+  if (data_files_ == nullptr || !sessions_->Alive(data_session_)) {
+    IMAGEFS_RETURN_IF_ERROR(BeginDataMount());
+  }
+  return data_files_->Add(layer, chain_id);
+}
+
+void ChainMounts::StopServing(const std::vector<LayerRef>& layers) {
+  absl::MutexLock lock(&data_mu_);
   if (layers.empty() || data_files_ == nullptr) return;
-  bool empty = false;
-  for (const Digest& layer : layers) empty = data_files_->Remove(layer);
-  if (!empty) return;
+  for (const LayerRef& layer : layers) data_files_->Remove(layer);
+  EndDataMount();
+}
+
+// The data mount, if no file of it has a name.
+void ChainMounts::EndDataMount() {
+  if (!data_files_->unused()) return;
   const absl::Status status = UnmountStack(data_directory());
   if (!status.ok()) LogWarning("data_unmount_failed error=", status.message());
   rmdir(data_directory().c_str());
@@ -243,12 +400,25 @@ absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, Entry& entry) 
     LogDebug("read_ahead_not_set chain=", chain->chain_id.Short());
   }
   IMAGEFS_RETURN_IF_ERROR(ReplaceMount(fuse.mount, entry.path));
-  IMAGEFS_ASSIGN_OR_RETURN(
-      entry.session, sessions_->Serve(chain->chain_id, [&](std::function<void()> ended) {
-        return loop_.Serve(chain, std::move(fuse.device), {chain->overlay_form}, std::move(ended));
-      }));
+  IMAGEFS_ASSIGN_OR_RETURN(entry.session,
+                           ServeChain(chain, std::move(fuse.device), entry.path, key));
   entry.shown = chain;
   return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> ChainMounts::ServeChain(const ChainRef& chain, Fd device,
+                                                 const std::string& path, const MountKey& key) {
+  SessionRecord record;
+  record.path = path;
+  record.major = key.major;
+  record.minor = key.minor;
+  record.chain_id = chain->chain_id;
+  if (store_ != nullptr) record.index_sum = chain->index->Checksum();
+  return sessions_->Serve(std::move(record), std::move(device), chain,
+                          [&](FuseDevice fuse, std::function<void()> ended) {
+                            return loop_.Serve(chain, std::move(fuse), {chain->overlay_form},
+                                               std::move(ended));
+                          });
 }
 
 void ChainMounts::Release(const std::string& name, bool lazy) {
@@ -270,8 +440,73 @@ void ChainMounts::Release(const std::string& name, bool lazy) {
   if (!entry.kernel && !lazy) sessions_->WaitEnded(entry.session, kReleaseWait);
 }
 
-ChainMounts::Lease ChainMounts::Adopt(const Digest& chain_id, ChainRef chain,
-                                      const Presentation& presentation, const MountInfo* bind) {
+absl::StatusOr<ChainMounts::Lease> ChainMounts::Adopt(const Digest& chain_id, ChainRef chain,
+                                                      const Presentation& presentation,
+                                                      bool filling, const MountInfo* of) {
+  const std::string name = StrCat(NameOf(chain_id, presentation), filling ? kFillingSuffix : "");
+  const auto hold = HoldName(name);
+  const std::string path = StrCat(directory_, "/", name);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
+  const MountInfo* there = FindMountAt(mounts, path);
+  if (there == nullptr || !IsOurs(*there)) {
+    return absl::NotFoundError(StrCat("nothing is mounted at ", path));
+  }
+  if (of != nullptr && (of->major != there->major || of->minor != there->minor)) {
+    return absl::NotFoundError(StrCat(of->mount_point, " is not a mount of ", path));
+  }
+  {
+    absl::MutexLock lock(&mu_);
+    if (const auto found = entries_.find(name); found != entries_.end()) {
+      ++found->second.users;
+      return Lease{name, path, filling};
+    }
+  }
+  Entry entry;
+  entry.chain_id = chain_id;
+  entry.path = path;
+  entry.kernel = presentation.mode == kKernelMode;
+  entry.users = 1;
+  entry.mount_id = MountIdAt(path);
+  IMAGEFS_RETURN_IF_ERROR(FindReader(*there, chain, filling, entry));
+  entry.chain = std::move(chain);
+  absl::MutexLock lock(&mu_);
+  entries_[name] = std::move(entry);
+  return Lease{name, path, filling};
+}
+
+// Who answers the kernel's reads of a private mount that outlived its daemon.
+absl::Status ChainMounts::FindReader(const MountInfo& there, const ChainRef& chain, bool filling,
+                                     Entry& entry) {
+  if (entry.kernel != (there.fs_type == kErofsType)) {
+    return absl::NotFoundError(StrCat("another file system is mounted at ", entry.path));
+  }
+  if (!entry.kernel) {
+    entry.session = sessions_->Find(entry.path, there);
+    const ChainRef shown = sessions_->ShownBy(entry.session);
+    if (shown == nullptr) return absl::NotFoundError("its session has ended");
+    entry.shown = shown;
+    return absl::OkStatus();
+  }
+  if (!filling) return absl::OkStatus();
+  if (chain == nullptr) return absl::NotFoundError("its image is not here");
+  absl::MutexLock lock(&data_mu_);
+  if (data_files_ == nullptr) return absl::NotFoundError("the session of its layers has ended");
+  for (const LayerRef& layer : chain->layers) {
+    if (data_files_->Find(DataNodeOf(*layer)).layer != nullptr) {
+      entry.served.push_back(layer);
+    } else if (!layer->complete()) {
+      return absl::NotFoundError(StrCat("nobody reads layer ", layer->id.Short()));
+    }
+  }
+  for (const LayerRef& layer : entry.served) {
+    IMAGEFS_RETURN_IF_ERROR(data_files_->Add(layer, chain->chain_id));
+  }
+  return absl::OkStatus();
+}
+
+ChainMounts::Lease ChainMounts::AdoptKernelMount(const Digest& chain_id, ChainRef chain,
+                                                 const Presentation& presentation,
+                                                 const MountInfo* bind) {
   const std::string name = NameOf(chain_id, presentation);
   const auto hold = HoldName(name);
   {
@@ -317,17 +552,6 @@ ChainMounts::Lease ChainMounts::Adopt(const Digest& chain_id, ChainRef chain,
   return {name, path, false};
 }
 
-absl::StatusOr<ChainMounts::Lease> ChainMounts::AdoptIfThere(const Digest& chain_id, ChainRef chain,
-                                                             const Presentation& presentation) {
-  const std::string path = StrCat(directory_, "/", NameOf(chain_id, presentation));
-  IMAGEFS_ASSIGN_OR_RETURN(const auto mounts, ReadMountInfo());
-  const MountInfo* there = FindMountAt(mounts, path);
-  if (there == nullptr || there->fs_type != kErofsType) {
-    return absl::NotFoundError(StrCat("nothing is mounted at ", path));
-  }
-  return Adopt(chain_id, std::move(chain), presentation, nullptr);
-}
-
 void ChainMounts::RemoveStrangers() {
   const auto mounts = ReadMountInfo();
   if (!mounts.ok()) return;
@@ -337,11 +561,18 @@ void ChainMounts::RemoveStrangers() {
     if (ConsumePrefix(&name, directory_ + "/")) names.emplace(name);
   }
   for (const std::string& name : names) {
+    if (name == kData) {
+      absl::MutexLock lock(&data_mu_);
+      if (data_files_ != nullptr) {
+        EndDataMount();
+        continue;
+      }
+    }
     // What is acquired meanwhile is no stranger.
     const auto hold = HoldName(name);
     {
       absl::MutexLock lock(&mu_);
-      if (entries_.contains(name) || (name == kData && data_files_ != nullptr)) continue;
+      if (entries_.contains(name)) continue;
     }
     const std::string path = StrCat(directory_, "/", name);
     const absl::Status status = UnmountStack(path);
@@ -350,13 +581,20 @@ void ChainMounts::RemoveStrangers() {
   }
 }
 
-absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device) {
-  return sessions_
-      ->Serve(chain->chain_id,
-              [&](std::function<void()> ended) {
-                return loop_.Serve(chain, std::move(device), {}, std::move(ended));
-              })
-      .status();
+absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::string& directory) {
+  MountKey key;
+  // The device answers nobody yet, so that only the kernel's table can be asked.
+  const auto mounts = ReadMountInfo();
+  if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory) : nullptr) {
+    key = KeyOf(*there);
+  }
+  return ServeChain(chain, std::move(device), directory, key).status();
+}
+
+ChainRef ChainMounts::ServedAt(const std::string& directory) const {
+  const auto mounts = ReadMountInfo();
+  const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory) : nullptr;
+  return there == nullptr ? nullptr : sessions_->ShownBy(sessions_->Find(directory, *there));
 }
 
 bool ChainMounts::InUse(const Digest& chain_id) const {

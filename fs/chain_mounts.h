@@ -3,9 +3,12 @@
 // its own. Used by MountTable only.
 //
 // In kernel mode a complete layer's device is its local data file. That of a layer which is being
-// filled is a file of one FUSE mount, `data/<DiffID>`: reading it brings the bytes. Once all layers
+// filled is a file of one FUSE mount, `data`: reading it brings the bytes. Once all layers
 // of a chain are complete, what is mounted next gets a file system over the local files; the old
 // one goes with its last user.
+//
+// FUSE sessions are kept by the SessionStore, so that the daemon after this one goes on with them;
+// TakeOver is its side. Which private mounts it has a use for, it learns by Adopt.
 //
 // Thread-safe; methods block on mount(2), and those for one private mount are serialised.
 #pragma once
@@ -28,6 +31,7 @@
 #include "fs/key_gate.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_table.h"
+#include "fs/session_store.h"
 
 namespace imagefs {
 
@@ -39,10 +43,16 @@ struct Presentation {
 
 class ChainMounts {
  public:
-  // `directory` holds the private mounts; "" for a user. It exists.
-  ChainMounts(std::string directory, FuseLoop& loop);
-  // What the kernel shows by itself stays mounted; FUSE sessions end.
+  // `directory` holds the private mounts; "" for a user. It exists. `store` may be null: FUSE
+  // sessions end with this process.
+  ChainMounts(std::string directory, FuseLoop& loop, SessionStore* store);
+  // What the kernel shows by itself stays mounted, as do FUSE sessions that are kept.
   ~ChainMounts();
+
+  // Goes on with the sessions of the daemon before this one, as far as `find_chain` has the trees
+  // that they show; the others end. Before anything that touches a mount: until then nobody answers
+  // there.
+  void TakeOver(const MountTable::FindChain& find_chain);
 
   struct Lease {
     std::string name;  // of the private mount, for Release
@@ -56,19 +66,24 @@ class ChainMounts {
   // `lazy`.
   void Release(const std::string& name, bool lazy);
 
-  // Takes over a kernel mount of complete layers of a daemon before this one, that `bind` is a bind
-  // mount of (null: there is none). `chain` may be null: the kernel needs no more than the files
-  // that it has open.
-  Lease Adopt(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
-              const MountInfo* bind);
-  // The same of a private mount that is still there, else kNotFound.
-  absl::StatusOr<Lease> AdoptIfThere(const Digest& chain_id, ChainRef chain,
-                                     const Presentation& presentation);
+  // The private mount of a daemon before this one that is still there and is read by somebody: by
+  // the kernel alone (complete layers) or through a session that was taken over. `filling`: only
+  // one that needs bytes which were not there, else what is found first. `of`: only the one that
+  // this is a bind mount of. `chain` may be null for what the kernel shows by itself: it needs no
+  // more than the files that it has open. kNotFound.
+  absl::StatusOr<Lease> Adopt(const Digest& chain_id, ChainRef chain,
+                              const Presentation& presentation, bool filling, const MountInfo* of);
+  // The same of a kernel mount of complete layers whose private mount is gone, and that `bind` is a
+  // bind mount of (null: there is none).
+  Lease AdoptKernelMount(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
+                         const MountInfo* bind);
   // Unmounts what earlier daemons left and this one has no use for.
   void RemoveStrangers();
 
   // Serves a FUSE mount that has no private mount (a user's).
-  absl::Status Serve(const ChainRef& chain, Fd device);
+  absl::Status Serve(const ChainRef& chain, Fd device, const std::string& directory);
+  // What shows that directory since TakeOver; null: no session was taken over there.
+  ChainRef ServedAt(const std::string& directory) const;
 
   // True while a mount shows that chain, also one that was lazily unmounted.
   bool InUse(const Digest& chain_id) const;
@@ -86,7 +101,7 @@ class ChainMounts {
     uint64_t session = 0;              // FUSE
     ChainRef chain;                    // kernel: keeps the collector away
     std::weak_ptr<const Chain> shown;  // FUSE: what the session serves
-    std::vector<Digest> served;        // kernel: layers that are files of the data mount
+    std::vector<LayerRef> served;      // kernel: layers that are files of the data mount
     size_t users = 0;
     uint64_t mount_id = 0;  // of the mount at `path`; somebody else may have unmounted it
   };
@@ -96,21 +111,33 @@ class ChainMounts {
   bool Usable(const Entry& entry, const ChainRef& chain) const;
   absl::Status Mount(const ChainRef& chain, const Presentation& presentation, Entry& entry);
   absl::Status MountFuseSession(const ChainRef& chain, Entry& entry);
+  absl::StatusOr<uint64_t> ServeChain(const ChainRef& chain, Fd device, const std::string& path,
+                                      const MountKey& key);
   absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation, Entry& entry);
   // The data mount is there from the first layer that it serves to the last.
-  absl::Status ServeLayer(const LayerRef& layer);
-  void StopServing(const std::vector<Digest>& layers);
+  absl::Status BeginDataMount() ABSL_EXCLUSIVE_LOCKS_REQUIRED(data_mu_);
+  absl::Status ServeLayer(const LayerRef& layer, const Digest& chain_id)
+      ABSL_LOCKS_EXCLUDED(data_mu_);
+  void StopServing(const std::vector<LayerRef>& layers) ABSL_LOCKS_EXCLUDED(data_mu_);
+  void EndDataMount() ABSL_EXCLUSIVE_LOCKS_REQUIRED(data_mu_);
+  absl::Status TakeOverData(SessionStore::Inherited inherited,
+                            const MountTable::FindChain& find_chain) ABSL_LOCKS_EXCLUDED(data_mu_);
+  absl::Status TakeOverChain(SessionStore::Inherited inherited,
+                             const MountTable::FindChain& find_chain);
+  absl::Status FindReader(const MountInfo& there, const ChainRef& chain, bool filling, Entry& entry)
+      ABSL_LOCKS_EXCLUDED(data_mu_);
   std::string data_directory() const { return directory_ + "/data"; }
 
   const std::string directory_;
   FuseLoop& loop_;
+  SessionStore* const store_;
   const std::shared_ptr<Sessions> sessions_;
-  KeyGate gate_;
+  KeyGate gate_;  // by name
   mutable absl::Mutex mu_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by name
-  // Of the data mount; guarded by the key "data" of gate_.
-  std::shared_ptr<DataFiles> data_files_;
-  uint64_t data_session_ = 0;
+  absl::Mutex data_mu_;  // held over mount(2); not taken while mu_ is
+  std::shared_ptr<DataFiles> data_files_ ABSL_GUARDED_BY(data_mu_);
+  uint64_t data_session_ ABSL_GUARDED_BY(data_mu_) = 0;
 };
 
 }  // namespace imagefs

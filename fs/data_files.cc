@@ -1,26 +1,72 @@
 #include "fs/data_files.h"
 
-namespace imagefs {
+#include <string.h>
 
-void DataFiles::Add(const LayerRef& layer) {
-  absl::MutexLock lock(&mu_);
-  uint64_t& node = names_[layer->id.hex()];
-  if (node == 0) node = next_node_++;
-  Entry& entry = files_[node];
-  if (entry.layer == nullptr) entry.layer = layer;
-  ++entry.users;
+#include <algorithm>
+#include <utility>
+
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+constexpr uint64_t kFirstNode = 2;  // 1 is the directory
+
+}  // namespace
+
+uint64_t DataNodeOf(const Layer& layer) {
+  const Digest digest = Sha256Of(StrCat("imagefs data node 1\n", layer.id.ToString(), "\n",
+                                        layer.data_bytes, "\n", layer.index->Checksum(), "\n"));
+  // Of 63 bits, so that it is also a position in a directory.
+  uint64_t node = 0;
+  memcpy(&node, digest.bytes().data(), sizeof(node));
+  return std::max(node >> 1, kFirstNode);
 }
 
-bool DataFiles::Remove(const Digest& layer) {
+std::string DataNameOf(const Layer& layer) {
+  return StrCat(layer.id.hex(), ".", DataNodeOf(layer));
+}
+
+absl::Status DataFiles::Add(const LayerRef& layer, const Digest& chain_id) {
+  const uint64_t node = DataNodeOf(*layer);
+  std::string name = DataNameOf(*layer);
   absl::MutexLock lock(&mu_);
-  const auto name = names_.find(layer.hex());
-  if (name != names_.end()) {
-    const auto file = files_.find(name->second);
-    if (--file->second.users == 0) {
-      if (!file->second.known) files_.erase(file);
-      names_.erase(name);
-    }
+  Entry& entry = files_[node];
+  if (entry.layer != nullptr && entry.layer->id != layer->id) {
+    return absl::AlreadyExistsError(
+        StrCat("layers ", entry.layer->id.ToString(), " and ", layer->id.ToString(),
+               " have the same node number; show one of them with --mode fuse"));
   }
+  const bool fresh = entry.layer == nullptr;
+  // What nobody has mounted may be an object of the store that was replaced since.
+  if (entry.users == 0) entry.layer = layer;
+  if (fresh && journal_ != nullptr) journal_->Added(node, *layer, chain_id);
+  ++entry.users;
+  names_[std::move(name)] = node;
+  return absl::OkStatus();
+}
+
+void DataFiles::Restore(const LayerRef& layer) {
+  const uint64_t node = DataNodeOf(*layer);
+  absl::MutexLock lock(&mu_);
+  Entry& entry = files_[node];
+  if (entry.layer == nullptr) entry.layer = layer;
+  entry.known = true;
+}
+
+void DataFiles::Remove(const LayerRef& layer) {
+  const std::string name = DataNameOf(*layer);
+  absl::MutexLock lock(&mu_);
+  const auto found = names_.find(name);
+  if (found == names_.end()) return;
+  const uint64_t node = found->second;
+  if (--files_.at(node).users > 0) return;
+  names_.erase(found);
+  EraseIfUnused(node);
+}
+
+bool DataFiles::unused() const {
+  absl::MutexLock lock(&mu_);
   return names_.empty();
 }
 
@@ -38,7 +84,14 @@ void DataFiles::Forget(uint64_t node) {
   const auto found = files_.find(node);
   if (found == files_.end()) return;
   found->second.known = false;
-  if (found->second.users == 0) files_.erase(found);
+  EraseIfUnused(node);
+}
+
+void DataFiles::EraseIfUnused(uint64_t node) {
+  const auto found = files_.find(node);
+  if (found->second.users > 0 || found->second.known) return;
+  files_.erase(found);
+  if (journal_ != nullptr) journal_->Gone(node);
 }
 
 DataFiles::File DataFiles::Find(uint64_t node) const {

@@ -52,14 +52,39 @@ constexpr size_t kPaddingBytes = 256;
 // Requests that a worker answers for one session before it looks at the others.
 constexpr int kRequestsPerTurn = 64;
 constexpr uint64_t kStopKey = 0;  // keys of sessions start at 1
+// FUSE_NOTIFY_RESEND of Linux 6.9: requests that were read and not answered are queued once more.
+constexpr int kNotifyResend = 7;
+// FUSE_REQ_ID_STEP of the kernel, and how far back one looks for requests that hang: a second's
+// work of the kernel, which one that waits for the network may have seen many of.
+constexpr uint64_t kUniqueStep = 2;
+constexpr uint64_t kOlderRequests = 1'000'000;
 
 struct DestroyFuseSession {
   void operator()(fuse_session* session) const { fuse_session_destroy(session); }
 };
 using FuseSessionPtr = std::unique_ptr<fuse_session, DestroyFuseSession>;
 
+// Answers the requests before `unique` that nobody has answered. The kernel numbers them by twos,
+// and refuses an answer to one that has had its own, which is all but a few.
+void FailOlder(int fd, uint64_t unique) {
+  fuse_out_header reply = {};
+  reply.len = sizeof(reply);
+  reply.error = -EINTR;
+  uint64_t failed = 0;
+  for (uint64_t i = 0; i < kOlderRequests && unique > kUniqueStep; ++i) {
+    unique -= kUniqueStep;
+    reply.unique = unique;
+    if (write(fd, &reply, sizeof(reply)) >= 0) ++failed;
+  }
+  LogInfo("fuse_requests_failed count=", failed, " cause=the daemon before this one had read them");
+}
+
 // One message into `buffer`, which has kPaddingBytes more than `size`.
-ssize_t ReadMessage(int fd, void* buffer, size_t size, void*) {
+ssize_t ReadMessage(int fd, void* buffer, size_t size, void* user_data) {
+  FuseServed& served = *static_cast<FuseServed*>(user_data);
+  // One after the other until the first one is here, so that none that was read is taken for older.
+  std::optional<absl::MutexLock> first;
+  if (served.fail_older.load(std::memory_order_acquire)) first.emplace(&served.mu);
   const ssize_t got = read(fd, buffer, std::min(size, kMessageBytes));
   if (got < 0) return got;
   if (got == 0) {  // only a socket: the peer has gone
@@ -73,28 +98,51 @@ ssize_t ReadMessage(int fd, void* buffer, size_t size, void*) {
     return -1;
   }
   memset(static_cast<char*>(buffer) + got, 0, kPaddingBytes);
+  const bool numbered = header.opcode != FUSE_INTERRUPT && header.opcode != FUSE_FORGET &&
+                        header.opcode != FUSE_BATCH_FORGET;
+  if (numbered && first.has_value() && served.fail_older.exchange(false)) {
+    FailOlder(fd, header.unique);
+  }
   return got;
 }
 
 // libfuse 3.14 takes FUSE_CAP_PARALLEL_DIROPS and does not tell the kernel. The first reply that is
-// no error is INIT's.
-void AmendInitReply(FuseServed& served, iovec* parts, int count) {
-  if (served.init_answered.load(std::memory_order_relaxed) || count < 2) return;
+// no error is INIT's: the only one before another process may have to know what it said.
+std::optional<FuseAgreement> AmendInitReply(iovec* parts, int count) {
   fuse_out_header header;
-  fuse_init_out init;
-  if (parts[0].iov_len != sizeof(header) || parts[1].iov_len < FUSE_COMPAT_22_INIT_OUT_SIZE) return;
+  fuse_init_out init = {};
+  if (count < 2 || parts[0].iov_len != sizeof(header) ||
+      parts[1].iov_len < FUSE_COMPAT_22_INIT_OUT_SIZE) {
+    return std::nullopt;
+  }
   memcpy(&header, parts[0].iov_base, sizeof(header));
-  if (header.error != 0) return;
+  if (header.error != 0) return std::nullopt;
   const size_t size = std::min(parts[1].iov_len, sizeof(init));
   memcpy(&init, parts[1].iov_base, size);
   init.flags |= FUSE_PARALLEL_DIROPS;
   memcpy(parts[1].iov_base, &init, size);
-  served.init_answered.store(true, std::memory_order_relaxed);
+  return FuseAgreement{init.minor, init.max_readahead, init.flags, init.flags2};
 }
 
-ssize_t WriteMessage(int fd, iovec* parts, int count, void* served) {
-  AmendInitReply(*static_cast<FuseServed*>(served), parts, count);
+ssize_t WriteMessage(int fd, iovec* parts, int count, void* user_data) {
+  FuseServed& served = *static_cast<FuseServed*>(user_data);
+  std::optional<FuseAgreement> agreed;
+  if (!served.init_answered.load(std::memory_order_acquire)) {
+    agreed = AmendInitReply(parts, count);
+  }
+  if (agreed.has_value() && served.replaying) {
+    served.init_answered.store(true, std::memory_order_release);
+    ssize_t size = 0;
+    for (int i = 0; i < count; ++i) size += static_cast<ssize_t>(parts[i].iov_len);
+    return size;
+  }
   const ssize_t written = writev(fd, parts, count);
+  if (written > 0 && agreed.has_value()) {
+    absl::MutexLock lock(&served.mu);
+    served.agreed = agreed;
+    served.init_answered.store(true, std::memory_order_release);
+    served.init_done.SignalAll();
+  }
   // The asker is gone (interrupted, or the mount ended): libfuse takes ENOENT in silence.
   if (written < 0 && (errno == ENODEV || errno == EPIPE || errno == EINVAL)) errno = ENOENT;
   return written;
@@ -149,16 +197,17 @@ class Owner {
 // A session's part that workers share. Lives until the last worker has left it.
 class Session : public std::enable_shared_from_this<Session> {
  public:
-  Session(uint64_t key, std::unique_ptr<FuseServed> served, const fuse_lowlevel_ops& operations,
-          std::function<void()> on_unmounted)
+  Session(uint64_t key, bool resend, std::unique_ptr<FuseServed> served,
+          const fuse_lowlevel_ops& operations, std::function<void()> on_unmounted)
       : key_(key),
+        resend_(resend),
         owner_(std::make_shared<Owner>(std::move(on_unmounted))),
         operations_(operations),
         served_(std::move(served)) {}
 
-  absl::Status Start(Fd device) {
-    const int flags = fcntl(device.get(), F_GETFL);
-    if (flags < 0 || fcntl(device.get(), F_SETFL, flags | O_NONBLOCK) < 0) {
+  absl::Status Start(FuseDevice device) {
+    const int flags = fcntl(device.fd.get(), F_GETFL);
+    if (flags < 0 || fcntl(device.fd.get(), F_SETFL, flags | O_NONBLOCK) < 0) {
       return ErrnoStatus(errno, "cannot make the FUSE descriptor nonblocking");
     }
     char name[] = "imagefs";
@@ -171,15 +220,27 @@ class Session : public std::enable_shared_from_this<Session> {
     fuse_custom_io io = {};
     io.read = ReadMessage;
     io.writev = WriteMessage;
-    if (const int result = fuse_session_custom_io(fuse_.get(), &io, device.get()); result < 0) {
+    if (const int result = fuse_session_custom_io(fuse_.get(), &io, device.fd.get()); result < 0) {
       return ErrnoStatus(-result, "libfuse refuses the FUSE descriptor");
     }
-    fd_ = device.Release();  // closed by fuse_session_destroy
-    return absl::OkStatus();
+    fd_ = device.fd.Release();  // closed by fuse_session_destroy
+    return device.agreed.has_value() ? TakeOver(*device.agreed) : absl::OkStatus();
   }
+
+  absl::StatusOr<FuseAgreement> AwaitInit(absl::Duration at_most) {
+    const Moment deadline = Moment::Now() + at_most;
+    absl::MutexLock lock(&served_->mu);
+    while (!served_->agreed.has_value() && served_->init_done.WaitUntil(&served_->mu, deadline)) {
+    }
+    if (served_->agreed.has_value()) return *served_->agreed;
+    return absl::DeadlineExceededError("the kernel has not begun the FUSE session");
+  }
+
+  void Leave() { served_->leaving.store(true, std::memory_order_release); }
 
   uint64_t key() const { return key_; }
   int fd() const { return fd_; }
+  bool fails_older() const { return fails_older_; }
   const std::shared_ptr<Owner>& owner() const { return owner_; }
 
   enum class Turn { kIdle, kMore, kEnded };
@@ -204,7 +265,48 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
  private:
+  // Goes on with a session that another process began.
+  absl::Status TakeOver(const FuseAgreement& agreed) {
+    // libfuse comes to the state in which it was there: it asks for no more than was granted, so
+    // that it gets all of it.
+    struct {
+      fuse_in_header header = {};
+      fuse_init_in init = {};
+    } message;
+    message.header.len = sizeof(message);
+    message.header.opcode = FUSE_INIT;
+    message.header.unique = 1;
+    message.init.major = FUSE_KERNEL_VERSION;
+    message.init.minor = agreed.minor;
+    message.init.max_readahead = agreed.max_readahead;
+    message.init.flags = agreed.flags;
+    message.init.flags2 = agreed.flags2;
+    fuse_buf buffer = {};
+    buffer.mem = &message;
+    buffer.size = sizeof(message);
+    served_->replaying = true;
+    fuse_session_process_buf(fuse_.get(), &buffer);
+    served_->replaying = false;
+    if (!served_->init_answered.load(std::memory_order_acquire)) {
+      return absl::FailedPreconditionError("libfuse does not go on with what was agreed at INIT");
+    }
+    {
+      absl::MutexLock lock(&served_->mu);
+      served_->agreed = agreed;
+    }
+    fuse_out_header resend = {};
+    resend.len = sizeof(resend);
+    resend.error = kNotifyResend;
+    // ENODEV, ENOTCONN, EPERM: the session has ended, as the worker will read.
+    const bool sent = resend_ && (write(fd_, &resend, sizeof(resend)) >= 0 || errno != EINVAL);
+    if (!sent) served_->fail_older.store(true);
+    fails_older_ = !sent;
+    return absl::OkStatus();
+  }
+
   const uint64_t key_;
+  const bool resend_;
+  bool fails_older_ = false;
   const std::shared_ptr<Owner> owner_;
   const fuse_lowlevel_ops& operations_;
   const std::unique_ptr<FuseServed> served_;
@@ -257,6 +359,11 @@ class Registry {
     return true;
   }
 
+  void Leave() ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::ReaderMutexLock lock(&mu_);
+    for (const auto& [key, session] : sessions_) session->Leave();
+  }
+
   // Lets another turn of the session begin, at once if there is something to read.
   void Rearm(const Session& session) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::ReaderMutexLock lock(&mu_);
@@ -306,6 +413,10 @@ class SessionHandle : public FuseSession {
     session_->owner()->Disown();
     registry_->Remove(*session_);
   }
+  absl::StatusOr<FuseAgreement> AwaitInit(absl::Duration at_most) override {
+    return session_->AwaitInit(at_most);
+  }
+  bool fails_older() const override { return session_->fails_older(); }
 
  private:
   const std::shared_ptr<Registry> registry_;
@@ -314,12 +425,11 @@ class SessionHandle : public FuseSession {
 
 class EpollFuseLoop : public FuseLoop {
  public:
-  explicit EpollFuseLoop(int workers)
-      : registry_(std::make_shared<Registry>()), contexts_(static_cast<size_t>(workers)) {}
-  ~EpollFuseLoop() override {
-    registry_->Stop();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  EpollFuseLoop(int workers, bool resend)
+      : resend_(resend),
+        registry_(std::make_shared<Registry>()),
+        contexts_(static_cast<size_t>(workers)) {}
+  ~EpollFuseLoop() override { Stop(); }
 
   absl::Status Start() {
     IMAGEFS_RETURN_IF_ERROR(registry_->Open());
@@ -329,7 +439,7 @@ class EpollFuseLoop : public FuseLoop {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<std::unique_ptr<FuseSession>> Serve(ChainRef chain, Fd device,
+  absl::StatusOr<std::unique_ptr<FuseSession>> Serve(ChainRef chain, FuseDevice device,
                                                      ServeOptions options,
                                                      std::function<void()> on_unmounted) override {
     auto tree = std::make_unique<FuseTree>();
@@ -340,7 +450,8 @@ class EpollFuseLoop : public FuseLoop {
   }
 
   absl::StatusOr<std::unique_ptr<FuseSession>> ServeData(
-      std::shared_ptr<DataFiles> files, Fd device, std::function<void()> on_unmounted) override {
+      std::shared_ptr<DataFiles> files, FuseDevice device,
+      std::function<void()> on_unmounted) override {
     auto data = std::make_unique<FuseData>();
     data->files = std::move(files);
     return Begin(std::move(data), FuseDataOperations(), std::move(device), std::move(on_unmounted));
@@ -355,6 +466,11 @@ class EpollFuseLoop : public FuseLoop {
                  std::move(on_unmounted));
   }
 
+  void Leave() override {
+    registry_->Leave();
+    Stop();
+  }
+
   FuseCounters counters() const override {
     FuseCounters sum;
     for (const FuseWorkerContext& context : contexts_) context.AddTo(sum);
@@ -363,13 +479,20 @@ class EpollFuseLoop : public FuseLoop {
 
  private:
   absl::StatusOr<std::unique_ptr<FuseSession>> Begin(std::unique_ptr<FuseServed> served,
-                                                     const fuse_lowlevel_ops& operations, Fd device,
+                                                     const fuse_lowlevel_ops& operations,
+                                                     FuseDevice device,
                                                      std::function<void()> on_unmounted) {
-    auto session = std::make_shared<Session>(registry_->NewKey(), std::move(served), operations,
-                                             std::move(on_unmounted));
+    auto session = std::make_shared<Session>(registry_->NewKey(), resend_, std::move(served),
+                                             operations, std::move(on_unmounted));
     IMAGEFS_RETURN_IF_ERROR(session->Start(std::move(device)));
     IMAGEFS_RETURN_IF_ERROR(registry_->Add(session));
     return std::make_unique<SessionHandle>(registry_, std::move(session));
+  }
+
+  void Stop() {
+    registry_->Stop();
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
   }
 
   void Work(FuseWorkerContext& context) {
@@ -404,6 +527,7 @@ class EpollFuseLoop : public FuseLoop {
     }
   }
 
+  const bool resend_;
   const std::shared_ptr<Registry> registry_;
   std::vector<FuseWorkerContext> contexts_;
   std::vector<std::thread> threads_;
@@ -417,7 +541,7 @@ absl::StatusOr<std::unique_ptr<FuseLoop>> FuseLoop::Create(Options options) {
     workers = std::clamp(2 * static_cast<int>(std::thread::hardware_concurrency()), 2, 16);
   }
   fuse_set_log_func(LogFuse);
-  auto loop = std::make_unique<EpollFuseLoop>(workers);
+  auto loop = std::make_unique<EpollFuseLoop>(workers, options.resend);
   IMAGEFS_RETURN_IF_ERROR(loop->Start());
   return loop;
 }

@@ -223,6 +223,8 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
     const auto buffer = std::make_unique_for_overwrite<char[]>(size_);
     if (status_.ok()) status_ = fill_({buffer.get(), size_}, pins_);
     if (!status_.ok()) {
+      // The kernel sends it to the next process.
+      if (ServedOf(req_).leaving.load(std::memory_order_acquire)) return fuse_reply_none(req_);
       LogWarning("read_failed error=", status_.message());
       return void(fuse_reply_err(req_, EIO));
     }

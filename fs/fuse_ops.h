@@ -25,8 +25,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "base/monotonic.h"
 #include "cache/chain.h"
 #include "fs/data_files.h"
 #include "fs/fuse_loop.h"
@@ -67,7 +71,18 @@ struct FuseServed {
   virtual ~FuseServed() = default;
   // Some file has a POSIX ACL, which the kernel then has to ask for before it grants access.
   bool has_acls = false;
+  // Set once the reply to INIT has been written; guarded by `mu`.
+  absl::Mutex mu;
+  std::optional<FuseAgreement> agreed ABSL_GUARDED_BY(mu);
+  TimedCondition init_done;
   std::atomic<bool> init_answered{false};
+  // The INIT being answered is made up (FuseDevice::agreed): its reply is not for the kernel.
+  bool replaying = false;
+  // The kernel cannot send again what the process before this one had read: as soon as a request
+  // says what number the kernel has come to, those before it fail.
+  std::atomic<bool> fail_older{false};
+  // This process is ending, and another one goes on: failures are its to find.
+  std::atomic<bool> leaving{false};
 };
 
 struct FuseTree : FuseServed {

@@ -111,6 +111,8 @@ class MountTableImpl : public MountTable {
   // What became of a mount that needed no daemon. kHere: it is in the table now.
   enum class Outlived { kHere, kUnmounted, kUnknown };
   Outlived AdoptD(const MountRecord& record, const FindChain& find_chain);
+  std::optional<std::string> AdoptLeaseD(const MountRecord& record, const MountInfo& there,
+                                         const FindChain& find_chain);
   absl::StatusOr<MountRecord> MountAgainD(const MountRecord& record, const ChainRef& chain);
   absl::Status CheckRecord(const MountRecord& record) const;
   absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
@@ -179,7 +181,8 @@ absl::Status MountTableImpl::Start() {
       IMAGEFS_RETURN_IF_ERROR(MakePrivate(chains_dir_));
     }
   }
-  chains_ = std::make_unique<ChainMounts>(chains_dir_, loop_);
+  chains_ = std::make_unique<ChainMounts>(chains_dir_, loop_, options_.sessions);
+  if (options_.find_chain) chains_->TakeOver(options_.find_chain);
   kernel_ = !options_.as_root ? absl::FailedPreconditionError("it needs root")
             : options_.kernel ? ProbeErofs(upper_dir_)  // of the store, where indexes lie
                               : absl::FailedPreconditionError("it is switched off");
@@ -248,11 +251,21 @@ absl::StatusOr<MountTable::Shown> MountTableImpl::Show(ChainRef chain) {
 }
 
 std::optional<MountTable::Shown> MountTableImpl::ShowAgain(const Digest& chain_id, ChainRef chain) {
-  if (!options_.as_root || !kernel_.ok()) return std::nullopt;
-  absl::StatusOr<ChainMounts::Lease> lease =
-      chains_->AdoptIfThere(chain_id, std::move(chain), {std::string(kKernelMode), ""});
-  if (!lease.ok()) return std::nullopt;
-  return Shown{std::move(lease->name), std::move(lease->path), false};
+  if (!options_.as_root) return std::nullopt;
+  struct Form {
+    std::string_view mode;
+    bool filling;
+  };
+  // What needs nobody comes first.
+  for (const Form& form :
+       {Form{kKernelMode, false}, Form{kKernelMode, true}, Form{kFuseMode, false}}) {
+    absl::StatusOr<ChainMounts::Lease> lease =
+        chains_->Adopt(chain_id, chain, {std::string(form.mode), ""}, form.filling, nullptr);
+    if (!lease.ok()) continue;
+    return Shown{std::move(lease->name), std::move(lease->path), lease->filling,
+                 form.mode == kFuseMode};
+  }
+  return std::nullopt;
 }
 
 // What the daemon needs itself is neither hidden nor mounted in.
@@ -438,7 +451,7 @@ absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, const MountReco
     absl::StatusOr<Fd> device = FusermountMount(record.directory, record.flags);
     status = device.status();
     if (device.ok()) {
-      status = chains_->Serve(chain, *std::move(device));
+      status = chains_->Serve(chain, *std::move(device), record.directory);
       if (!status.ok()) FusermountUnmount(record.directory, true).IgnoreError();
     }
   }
@@ -625,26 +638,22 @@ void MountTableImpl::UnmountDeadByUser(const std::string& directory) {
 MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
                                                 const FindChain& find_chain) {
   const auto mounts = ReadMountInfo();
-  // What was filling lost its device with the daemon.
-  if (!options_.as_root || record.mode != kKernelMode || record.filling || !mounts.ok()) {
-    return Outlived::kUnknown;
-  }
+  if (!mounts.ok()) return Outlived::kUnknown;
   const MountInfo* there = FindMountAt(*mounts, record.directory);
-  if (there == nullptr || !IsOurs(*there)) {
-    return record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
+  const bool here = there != nullptr && IsOurs(*there);
+  if (!options_.as_root) {
+    const ChainRef chain = here ? chains_->ServedAt(record.directory) : nullptr;
+    if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnknown;
+    absl::MutexLock lock(&mu_);
+    mounts_[record.directory] = {record, "", chain};
+    return Outlived::kHere;
   }
-  const bool same = record.writable ? there->fs_type == "overlay"
-                                    : there->fs_type == kErofsType &&
-                                          there->source.ends_with("/" + record.chain_id.hex());
-  if (!same) return Outlived::kUnknown;
-  auto chain = find_chain(record.chain_id);
-  if (!chain.ok()) {
-    LogWarning("mount_outlives_its_image directory=", record.directory,
-               " error=", chain.status().message());
+  const bool alone = record.mode == kKernelMode && !record.filling;
+  if (!here) {
+    return alone && record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
   }
-  const ChainMounts::Lease lease = chains_->Adopt(
-      record.chain_id, chain.ok() ? *std::move(chain) : nullptr, {record.mode, record.context},
-      record.writable || !record.flags.id_map.empty() ? nullptr : there);
+  const std::optional<std::string> lease = AdoptLeaseD(record, *there, find_chain);
+  if (!lease.has_value()) return Outlived::kUnknown;
   MountRecord adopted = record;
   // The kernel may have given the numbers of others to new mounts since they were noted.
   adopted.mounts.clear();
@@ -655,8 +664,38 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
   }
   adopted.mounts.push_back(KeyOf(*there));
   absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = {std::move(adopted), lease.name, {}};
+  mounts_[record.directory] = {std::move(adopted), *lease, {}};
   return Outlived::kHere;
+}
+
+// The private mount behind what a daemon before this one mounted; nullopt where that has died.
+std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record,
+                                                       const MountInfo& there,
+                                                       const FindChain& find_chain) {
+  const bool kernel = record.mode == kKernelMode;
+  const bool same =
+      record.writable ? there.fs_type == "overlay"
+      : kernel ? there.fs_type == kErofsType && there.source.ends_with("/" + record.chain_id.hex())
+               : there.fs_type != kErofsType && there.fs_type != "overlay";
+  if (!same) return std::nullopt;
+  auto chain = find_chain(record.chain_id);
+  if (!chain.ok()) {
+    LogWarning("mount_outlives_its_image directory=", record.directory,
+               " error=", chain.status().message());
+  }
+  ChainRef found = chain.ok() ? *std::move(chain) : nullptr;
+  const Presentation presentation{record.mode, record.context};
+  if (kernel && !record.filling) {
+    return chains_
+        ->AdoptKernelMount(record.chain_id, std::move(found), presentation,
+                           record.writable || !record.flags.id_map.empty() ? nullptr : &there)
+        .name;
+  }
+  const auto lease = chains_->Adopt(record.chain_id, std::move(found), presentation, record.filling,
+                                    record.writable ? nullptr : &there);
+  if (lease.ok()) return lease->name;
+  LogInfo("mount_not_continued directory=", record.directory, " cause=", lease.status().message());
+  return std::nullopt;
 }
 
 std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {

@@ -70,14 +70,21 @@ class MountRecords {
   virtual absl::StatusOr<std::vector<MountRecord>> List() = 0;
 };
 
+class SessionStore;
+
 class MountTable {
  public:
+  using FindChain = std::function<absl::StatusOr<ChainRef>(const Digest& chain_id)>;
   struct Options {
     std::string run_dir;   // private mounts: <run>/chains
     std::string root_dir;  // of the store; overlays' upper and work directories: <root>/upper
     bool as_root = true;
     bool kernel = true;   // false: FUSE also where the kernel could show chains by itself
     bool beneath = true;  // false: as on a kernel that mounts nothing beneath another mount
+    // Where FUSE sessions outlive this process; null: nowhere. With `find_chain` Create goes on
+    // with those of the process before it.
+    SessionStore* sessions = nullptr;
+    FindChain find_chain;
   };
   static absl::StatusOr<std::unique_ptr<MountTable>> Create(Options options, FuseLoop& loop,
                                                             MountRecords& records);
@@ -101,8 +108,8 @@ class MountTable {
     bool needs_process() const { return filling || fuse; }
   };
   virtual absl::StatusOr<Shown> Show(ChainRef chain) = 0;
-  // The one of the daemon before this one, where the kernel shows it by itself; to be asked before
-  // RemoveLeftovers. `chain` may be null.
+  // The one of the daemon before this one, where the kernel shows it by itself or its session was
+  // taken over; to be asked before RemoveLeftovers. `chain` may be null.
   virtual std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) = 0;
   virtual void Hide(const std::string& lease) = 0;
 
@@ -130,10 +137,10 @@ class MountTable {
   virtual bool NeedProcess() const = 0;
 
   // At start: for every record, takes over the mount that outlived the daemon before this one
-  // (kernel mode), or mounts again through `find_chain`; drops the records of what somebody has
-  // unmounted meanwhile. A mount comes back on the directory that it covered and with the upper
-  // that it had; what cannot is not mounted from then on. Returns the directories that are mounted.
-  using FindChain = std::function<absl::StatusOr<ChainRef>(const Digest& chain_id)>;
+  // (kernel mode, or one whose session was taken over), or mounts again through `find_chain`; drops
+  // the records of what somebody has unmounted meanwhile. A mount comes back on the directory that
+  // it covered and with the upper that it had; what cannot is not mounted from then on. Returns the
+  // directories that are mounted.
   virtual std::vector<std::string> Recover(const FindChain& find_chain) = 0;
   // The same of one directory that is not mounted, with a chain that shows its image; kNotFound
   // where it is mounted meanwhile, or forgotten. A failure is why it is not mounted from then on.

@@ -48,6 +48,15 @@ void FakeFill::Fail(absl::Status status) {
   failure_ = std::move(status);
 }
 
+void FakeFill::FailHeld(const absl::Status& status) {
+  std::vector<Held> held;
+  {
+    absl::MutexLock lock(&mu_);
+    held.swap(held_);
+  }
+  for (Held& one : held) one.done(status);
+}
+
 void FakeFill::Complete() {
   absl::MutexLock lock(&mu_);
   Bring({0, bytes_.size()});

@@ -25,6 +25,8 @@ class FakeFill : public LayerFill {
   void Release();
   // Every Ensure fails with it, until it is OK again.
   void Fail(absl::Status status);
+  // Those that are held fail with it.
+  void FailHeld(const absl::Status& status);
   // All bytes are here.
   void Complete();
   // Waits until that many calls of Ensure are held.

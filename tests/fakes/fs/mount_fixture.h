@@ -99,7 +99,7 @@ class MountTest : public ::testing::Test {
   }
 
   void StartDaemon() {
-    auto loop = FuseLoop::Create({});
+    auto loop = FuseLoop::Create(loop_options_);
     ASSERT_TRUE(loop.ok()) << loop.status();
     loop_ = *std::move(loop);
     auto table = MountTable::Create(options_, *loop_, records_);
@@ -182,6 +182,7 @@ class MountTest : public ::testing::Test {
 
   std::string directory_;
   std::string mode_ = "fuse";
+  FuseLoop::Options loop_options_;
   MountTable::Options options_;
   FakeRecords records_;
   std::unique_ptr<FuseLoop> loop_;

@@ -116,8 +116,9 @@ ChainRef TestChain::Build(const std::string& directory, bool overlay_form) const
   auto chain = std::make_shared<Chain>();
   ErofsWriterOptions options;
   options.overlay_form = overlay_form;
+  std::vector<std::shared_ptr<Layer>> layers;
   for (size_t i = 0; i < data_.size(); ++i) {
-    auto layer = std::make_shared<Layer>();
+    auto layer = layers.emplace_back(std::make_shared<Layer>());
     layer->id = layer->diff_id = Sha256Of(data_[i]);
     layer->data_bytes = data_[i].size();
     layer->directory = StrCat(directory, "/layers/", i + 1);
@@ -147,6 +148,12 @@ ChainRef TestChain::Build(const std::string& directory, bool overlay_form) const
   EXPECT_TRUE(index.ok()) << index.status();
   if (!index.ok()) return nullptr;
   chain->index = *std::move(index);
+  // Stands for each layer's own.
+  for (const std::shared_ptr<Layer>& layer : layers) {
+    auto own = ErofsImage::Open(path);
+    EXPECT_TRUE(own.ok()) << own.status();
+    if (own.ok()) layer->index = *std::move(own);
+  }
   return chain;
 }
 

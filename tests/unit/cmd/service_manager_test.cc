@@ -91,11 +91,11 @@ TEST_F(ServiceManagerTest, OthersAreClosed) {
 }
 
 TEST_F(ServiceManagerTest, WithoutAManagerNothingIsTakenAndNothingSaid) {
-  EXPECT_TRUE(TakePassedSockets().empty());
+  EXPECT_TRUE(TakePassedDescriptors().sockets.empty());
   // Of another process: these are not ours.
   setenv("LISTEN_FDS", "1", 1);
   setenv("LISTEN_PID", "1", 1);
-  EXPECT_TRUE(TakePassedSockets().empty());
+  EXPECT_TRUE(TakePassedDescriptors().sockets.empty());
   NotifyServiceManager("READY=1");
   EXPECT_EQ(Watchdog::LimitFromEnvironment(), seconds(0));
 }
@@ -104,7 +104,7 @@ TEST_F(ServiceManagerTest, NonsenseInTheEnvironmentTakesNothing) {
   for (const char* count : {"", "-1", "x", "99999999999999999999"}) {
     setenv("LISTEN_FDS", count, 1);
     setenv("LISTEN_PID", StrCat(getpid()).c_str(), 1);
-    EXPECT_TRUE(TakePassedSockets().empty()) << count;
+    EXPECT_TRUE(TakePassedDescriptors().sockets.empty()) << count;
   }
 }
 

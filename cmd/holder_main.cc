@@ -1,0 +1,210 @@
+// imagefs-holder: keeps descriptors, so that they outlive the daemon that gave them. It is started
+// with a listening socket as descriptor 3 (fs/holder_protocol.h), serves whoever of its own user
+// connects there, and ends once it holds nothing. It parses nothing, has one thread, and takes no
+// memory after its start: there is little that could kill it.
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "fs/holder_protocol.h"
+
+namespace {
+
+using imagefs::HolderMessage;
+using imagefs::kHolderListener;
+
+constexpr int kMaxHeld = 1 << 16;
+constexpr int kMaxClients = 8;
+// How long it waits for a daemon when it holds nothing, and for one that does not read.
+constexpr int kPatienceMs = 60'000;
+constexpr timeval kSendTimeout = {5, 0};
+
+struct Held {
+  int fd;
+  char name[sizeof(HolderMessage::name)];
+};
+
+// Pages that are not used take no memory.
+Held held[kMaxHeld];
+int held_count = 0;
+int clients[kMaxClients];
+int client_count = 0;
+bool had_client = false, was_used = false;
+
+int Find(const char* name) {
+  for (int i = 0; i < held_count; ++i) {
+    if (strcmp(held[i].name, name) == 0) return i;
+  }
+  return -1;
+}
+
+// Takes the descriptor over.
+bool Keep(const char* name, int fd) {
+  int at = Find(name);
+  if (at < 0 && held_count == kMaxHeld) return false;
+  if (at < 0) {
+    at = held_count++;
+    strcpy(held[at].name, name);
+  } else {
+    close(held[at].fd);
+  }
+  held[at].fd = fd;
+  was_used = true;
+  return true;
+}
+
+void Drop(const char* name) {
+  const int at = Find(name);
+  if (at < 0) return;
+  close(held[at].fd);
+  held[at] = held[--held_count];
+}
+
+union Control {
+  cmsghdr header;
+  char space[CMSG_SPACE(sizeof(int))];
+};
+
+// `fd` -1: none. False: the peer has gone.
+bool Send(int client, const HolderMessage& message, int fd) {
+  iovec part = {const_cast<HolderMessage*>(&message), sizeof(message)};
+  Control control = {};
+  msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  if (fd >= 0) {
+    header.msg_control = &control;
+    header.msg_controllen = sizeof(control);
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+  }
+  ssize_t sent = 0;
+  do {
+    sent = sendmsg(client, &header, MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  return sent == static_cast<ssize_t>(sizeof(message));
+}
+
+// `*fd` -1: none came. False: the peer has gone.
+bool Receive(int client, HolderMessage& message, int* fd) {
+  *fd = -1;
+  iovec part = {&message, sizeof(message)};
+  Control control = {};
+  msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = &control;
+  header.msg_controllen = sizeof(control);
+  const ssize_t got = recvmsg(client, &header, MSG_CMSG_CLOEXEC);
+  if (got < 0) return errno == EINTR || errno == EAGAIN;
+  const cmsghdr* beside = CMSG_FIRSTHDR(&header);
+  if (beside != nullptr && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS &&
+      beside->cmsg_len == CMSG_LEN(sizeof(int))) {
+    memcpy(fd, CMSG_DATA(beside), sizeof(*fd));
+  }
+  if (got == static_cast<ssize_t>(sizeof(message))) {
+    message.name[sizeof(message.name) - 1] = '\0';
+    return true;
+  }
+  if (*fd >= 0) close(*fd);
+  return false;
+}
+
+// False: the connection is to be closed.
+bool Answer(int client) {
+  HolderMessage message;
+  int fd = -1;
+  if (!Receive(client, message, &fd)) return false;
+  HolderMessage reply;
+  reply.kind = HolderMessage::kDone;
+  switch (message.kind) {
+    case HolderMessage::kKeep:
+      if (fd >= 0 && Keep(message.name, fd)) return Send(client, reply, -1);
+      reply.kind = HolderMessage::kFull;
+      break;
+    case HolderMessage::kDrop:
+      Drop(message.name);
+      break;
+    case HolderMessage::kList:
+      for (int i = 0; i < held_count; ++i) {
+        HolderMessage one;
+        one.kind = HolderMessage::kDescriptor;
+        memcpy(one.name, held[i].name, sizeof(one.name));
+        if (!Send(client, one, held[i].fd)) return false;
+      }
+      break;
+    default:
+      return fd < 0;  // woken for nothing
+  }
+  if (fd >= 0) close(fd);
+  return Send(client, reply, -1);
+}
+
+void Accept() {
+  const int client = accept4(kHolderListener, nullptr, nullptr, SOCK_CLOEXEC);
+  if (client < 0) return;
+  ucred peer = {};
+  socklen_t size = sizeof(peer);
+  const bool ours =
+      getsockopt(client, SOL_SOCKET, SO_PEERCRED, &peer, &size) == 0 && peer.uid == geteuid();
+  if (ours && client_count < kMaxClients) {
+    setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &kSendTimeout, sizeof(kSendTimeout));
+    clients[client_count++] = client;
+    had_client = true;
+  } else {
+    close(client);
+  }
+}
+
+// Nobody needs it any more.
+bool Done() { return held_count == 0 && (was_used || (had_client && client_count == 0)); }
+
+void Prepare() {
+  // Whoever started it does not have to wait for its end.
+  if (const pid_t child = fork(); child != 0) _exit(child < 0 ? 1 : 0);
+  const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (int fd = 0; null >= 0 && fd <= 2; ++fd) dup2(null, fd);
+  setsid();
+  signal(SIGPIPE, SIG_IGN);
+  signal(SIGHUP, SIG_IGN);
+  (void)!chdir("/");
+  prctl(PR_SET_DUMPABLE, 0);
+  rlimit limit = {};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+  }
+  fcntl(kHolderListener, F_SETFD, FD_CLOEXEC);
+}
+
+}  // namespace
+
+int main() {
+  Prepare();
+  while (!Done()) {
+    pollfd fds[1 + kMaxClients];
+    fds[0] = {kHolderListener, POLLIN, 0};
+    const int count = client_count;
+    for (int i = 0; i < count; ++i) fds[1 + i] = {clients[i], POLLIN, 0};
+    const int ready = poll(fds, static_cast<nfds_t>(1 + count), held_count > 0 ? -1 : kPatienceMs);
+    if (ready < 0) continue;
+    if (ready == 0 && client_count == 0 && held_count == 0) return 0;
+    if (fds[0].revents != 0) Accept();
+    // From the last, so that closing one leaves those before it where they are.
+    for (int i = count - 1; i >= 0; --i) {
+      if (fds[1 + i].revents == 0 || Answer(clients[i])) continue;
+      close(clients[i]);
+      clients[i] = clients[--client_count];
+    }
+  }
+  return 0;
+}

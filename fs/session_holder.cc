@@ -1,0 +1,241 @@
+#include "fs/session_holder.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <spawn.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+
+namespace imagefs {
+namespace {
+
+constexpr char kSocket[] = "holder.sock";
+constexpr int kBacklog = 8;
+// It answers at once, unless somebody has stopped it.
+constexpr timeval kPatience = {10, 0};
+
+// Of a name below a directory whose path may be longer than an address.
+sockaddr_un AddressIn(const Fd& directory, std::string_view name) {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  snprintf(address.sun_path, sizeof(address.sun_path), "/proc/self/fd/%d/%.*s", directory.get(),
+           static_cast<int>(name.size()), name.data());
+  return address;
+}
+
+absl::StatusOr<Fd> NewSocket() {
+  Fd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return ErrnoStatus(errno, "a socket for imagefs-holder");
+  return fd;
+}
+
+union Control {
+  cmsghdr header;
+  char space[CMSG_SPACE(sizeof(int))];
+};
+
+absl::Status Send(const Fd& socket, const HolderMessage& message, const Fd* fd) {
+  HolderMessage copy = message;
+  iovec part = {&copy, sizeof(copy)};
+  Control control = {};
+  msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  if (fd != nullptr) {
+    const int number = fd->get();
+    header.msg_control = &control;
+    header.msg_controllen = sizeof(control);
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(&control.header), &number, sizeof(number));
+  }
+  while (sendmsg(socket.get(), &header, MSG_NOSIGNAL) < 0) {
+    if (errno != EINTR) return ErrnoStatus(errno, "imagefs-holder");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status SessionHolder::Keep(const std::string& name, const Fd& fd) {
+  absl::MutexLock lock(&mu_);
+  absl::StatusOr<HolderMessage> reply = absl::UnavailableError("");
+  // The first try may meet one that has just ended.
+  for (int attempt = 0; attempt < 2 && absl::IsUnavailable(reply.status()); ++attempt) {
+    if (!connection_.valid() && !ConnectLocked().ok()) IMAGEFS_RETURN_IF_ERROR(StartLocked());
+    reply = CallLocked(HolderMessage::kKeep, name, &fd);
+  }
+  IMAGEFS_RETURN_IF_ERROR(reply.status());
+  if (reply->kind == HolderMessage::kDone) return absl::OkStatus();
+  return absl::ResourceExhaustedError("imagefs-holder can keep no more descriptors");
+}
+
+void SessionHolder::Drop(const std::string& name) {
+  absl::MutexLock lock(&mu_);
+  if (!connection_.valid()) return;  // and so there is none
+  const auto reply = CallLocked(HolderMessage::kDrop, name, nullptr);
+  // After the last one it is gone, and may have been faster than its reply.
+  if (!reply.ok() && !absl::IsUnavailable(reply.status())) {
+    LogWarning("session_not_dropped error=", reply.status().message());
+  }
+}
+
+std::vector<KeptDescriptor> SessionHolder::Inherit() {
+  std::vector<KeptDescriptor> out;
+  absl::MutexLock lock(&mu_);
+  if (!ConnectLocked().ok()) return out;
+  const absl::Status status = ListLocked(out);
+  if (!status.ok()) LogWarning("sessions_not_inherited error=", status.message());
+  return out;
+}
+
+absl::Status SessionHolder::ListLocked(std::vector<KeptDescriptor>& out) {
+  HolderMessage message;
+  message.kind = HolderMessage::kList;
+  IMAGEFS_RETURN_IF_ERROR(Send(connection_, message, nullptr));
+  while (true) {
+    Fd fd;
+    IMAGEFS_ASSIGN_OR_RETURN(const HolderMessage reply, ReceiveLocked(&fd));
+    if (reply.kind == HolderMessage::kDone) return absl::OkStatus();
+    if (reply.kind == HolderMessage::kDescriptor && fd.valid()) {
+      out.push_back({reply.name, std::move(fd)});
+    }
+  }
+}
+
+absl::Status SessionHolder::ConnectLocked() {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd directory, OpenFile(options_.run_dir, O_PATH | O_DIRECTORY));
+  IMAGEFS_ASSIGN_OR_RETURN(Fd fd, NewSocket());
+  const sockaddr_un address = AddressIn(directory, kSocket);
+  if (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
+    return ErrnoStatus(errno, kSocket);
+  }
+  ucred peer = {};
+  socklen_t size = sizeof(peer);
+  if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.uid != geteuid()) {
+    return absl::PermissionDeniedError("the process at holder.sock is another user's");
+  }
+  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof(kPatience));
+  setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof(kPatience));
+  connection_ = std::move(fd);
+  return absl::OkStatus();
+}
+
+absl::Status SessionHolder::StartLocked() {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd directory, OpenFile(options_.run_dir, O_PATH | O_DIRECTORY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd listener, NewSocket());
+  const std::string temporary = StrCat("holder.", getpid());
+  unlinkat(directory.get(), temporary.c_str(), 0);
+  const sockaddr_un address = AddressIn(directory, temporary);
+  if (bind(listener.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+      fchmodat(directory.get(), temporary.c_str(), 0600, 0) != 0 ||
+      listen(listener.get(), kBacklog) != 0 ||
+      renameat(directory.get(), temporary.c_str(), directory.get(), kSocket) != 0) {
+    const absl::Status status = ErrnoStatus(errno, StrCat(options_.run_dir, "/", kSocket));
+    unlinkat(directory.get(), temporary.c_str(), 0);
+    return status;
+  }
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawnattr_init(&attributes);
+  const absl::Cleanup destroy = [&] {
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+  };
+  // Out of the way first: its number may be the one that it gets.
+  const Fd high(fcntl(listener.get(), F_DUPFD_CLOEXEC, 10));
+  if (!high.valid()) return ErrnoStatus(errno, "dup");
+  posix_spawn_file_actions_adddup2(&actions, high.get(), kHolderListener);
+  posix_spawn_file_actions_addclosefrom_np(&actions, kHolderListener + 1);
+  sigset_t none, all;
+  sigemptyset(&none);
+  sigfillset(&all);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &all);
+  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  char name[] = "imagefs-holder";
+  std::string run_dir = options_.run_dir;  // tells people whose it is
+  char* argv[] = {name, run_dir.data(), nullptr};
+  char* environment[] = {nullptr};
+  pid_t pid = 0;
+  const int error =
+      posix_spawn(&pid, options_.program.c_str(), &actions, &attributes, argv, environment);
+  if (error != 0) return ErrnoStatus(error, StrCat("starting ", options_.program));
+  // It leaves a child and ends at once.
+  int status = 0;
+  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    return absl::InternalError(StrCat(options_.program, " failed"));
+  }
+  return ConnectLocked();
+}
+
+absl::StatusOr<HolderMessage> SessionHolder::CallLocked(HolderMessage::Kind kind,
+                                                        const std::string& name, const Fd* fd) {
+  HolderMessage message;
+  message.kind = kind;
+  if (name.size() >= sizeof(message.name))
+    return absl::InvalidArgumentError("the name is too long");
+  memcpy(message.name, name.data(), name.size());
+  absl::StatusOr<HolderMessage> reply = absl::UnavailableError("");
+  if (const absl::Status sent = Send(connection_, message, fd); sent.ok()) {
+    Fd none;
+    reply = ReceiveLocked(&none);
+  } else {
+    reply = absl::UnavailableError(sent.message());
+  }
+  // Whatever comes later is of no call that anybody waits for.
+  if (!reply.ok()) connection_.Reset();
+  return reply;
+}
+
+// kUnavailable: it has ended.
+absl::StatusOr<HolderMessage> SessionHolder::ReceiveLocked(Fd* fd) {
+  HolderMessage message;
+  iovec part = {&message, sizeof(message)};
+  Control control = {};
+  msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = &control;
+  header.msg_controllen = sizeof(control);
+  ssize_t got = 0;
+  do {
+    got = recvmsg(connection_.get(), &header, MSG_CMSG_CLOEXEC);
+  } while (got < 0 && errno == EINTR);
+  if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+    return absl::DeadlineExceededError("imagefs-holder does not answer");
+  }
+  if (got <= 0) return absl::UnavailableError("imagefs-holder has ended");
+  const cmsghdr* beside = CMSG_FIRSTHDR(&header);
+  if (beside != nullptr && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS &&
+      beside->cmsg_len == CMSG_LEN(sizeof(int))) {
+    int number = -1;
+    memcpy(&number, CMSG_DATA(beside), sizeof(number));
+    *fd = Fd(number);
+  }
+  if (got != static_cast<ssize_t>(sizeof(message))) {
+    return absl::UnavailableError("imagefs-holder sent another message");
+  }
+  message.name[sizeof(message.name) - 1] = '\0';
+  return message;
+}
+
+}  // namespace imagefs

@@ -1,0 +1,94 @@
+// The FUSE sessions that outlive this process (docs/survival.md): their descriptors lie with a
+// DescriptorKeeper, and what the next daemon has to know of them lies in the database, written
+// without a sync, since neither outlives the boot. A descriptor without a record, or a record
+// without a descriptor, is dropped.
+//
+//   session/<id>               what a session serves (SessionRecord)
+//   session-node/<id>/<node>   of the data mount: which layer's data the kernel knows as that node
+//
+// Thread-safe.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "base/digest.h"
+#include "base/executor.h"
+#include "base/fd.h"
+#include "fs/data_files.h"
+#include "fs/descriptor_keeper.h"
+#include "fs/fuse_loop.h"
+
+namespace imagefs {
+
+class KeyValueStore;
+
+struct SessionRecord {
+  std::string id;                 // 16 hex digits
+  bool data = false;              // the data mount; else a chain
+  std::string path;               // where the daemon mounted it
+  uint32_t major = 0, minor = 0;  // the kernel's number of the file system
+  Digest chain_id;                // of a chain: which
+  uint32_t index_sum = 0;         // of its index: the kernel knows nids of this very one
+  FuseAgreement agreed;
+};
+
+class SessionStore {
+ public:
+  // `keeper` may be null: no session outlives the process. Both outlive this.
+  SessionStore(KeyValueStore& kv, DescriptorKeeper* keeper, std::string boot_id);
+
+  struct Node {
+    uint64_t number = 0;
+    Digest layer, chain_id;  // a chain that has the layer
+  };
+  struct Inherited {
+    SessionRecord record;
+    Fd device;
+    std::vector<Node> nodes;
+  };
+  // Once, at the start. Each of them stays kept until Forget.
+  std::vector<Inherited> Inherit();
+
+  static std::string NewId();
+  // Keeps `device` under record.id. A failure is logged: the session ends with this process then.
+  void Keep(const SessionRecord& record, const Fd& device);
+  // Of a session that has ended, or cannot be gone on with. Does not wait for it to be done.
+  void Forget(const std::string& id);
+  // All of them end with this process.
+  void ForgetAll();
+  // For DataFiles of that session, once it is kept; null where it does not outlive this process.
+  std::shared_ptr<DataFiles::Journal> JournalOf(const std::string& id);
+
+ private:
+  class Journal;
+  // The ids of what is kept.
+  struct Kept {
+    bool Contains(const std::string& id) ABSL_LOCKS_EXCLUDED(mu) {
+      absl::MutexLock lock(&mu);
+      return ids.contains(id);
+    }
+    absl::Mutex mu;
+    absl::flat_hash_set<std::string> ids ABSL_GUARDED_BY(mu);
+  };
+
+  absl::StatusOr<SessionRecord> ReadRecord(const std::string& id) const;
+  std::vector<Node> ReadNodes(const std::string& id) const;
+  void Erase(const std::string& id);
+  void Drop(const std::string& id);
+
+  KeyValueStore& kv_;
+  DescriptorKeeper* const keeper_;
+  const std::string boot_id_;
+  const std::shared_ptr<Kept> kept_ = std::make_shared<Kept>();  // journals have it, too
+  // For those who may not wait. Last: its tasks use what is above.
+  std::shared_ptr<Executor> forgetting_;
+};
+
+}  // namespace imagefs

@@ -1,0 +1,120 @@
+// The real imagefs-holder.
+#include "fs/session_holder.h"
+
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+#include <set>
+
+#include "base/text.h"
+#include "gtest/gtest.h"
+#include "tests/fakes/fs/mount_fixture.h"
+
+namespace imagefs {
+namespace {
+
+class SessionHolderTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    directory_ = StrCat(testing::TempDir(), "/holder-", RandomHex(6));
+    ASSERT_TRUE(MakeDirs(directory_).ok());
+  }
+  void TearDown() override {
+    for (const pid_t pid : Holders()) kill(pid, SIGKILL);
+    EXPECT_TRUE(Eventually([&] { return Holders().empty(); }));
+    EXPECT_TRUE(RemoveTree(directory_).ok());
+  }
+
+  std::unique_ptr<SessionHolder> NewDaemon() {
+    return std::make_unique<SessionHolder>(SessionHolder::Options{directory_, IMAGEFS_HOLDER});
+  }
+  // Those that were started for this run directory.
+  std::vector<pid_t> Holders() const {
+    std::vector<pid_t> out;
+    for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+      const std::string pid = entry.path().filename();
+      if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+      std::ifstream file(entry.path() / "cmdline");
+      const std::string words((std::istreambuf_iterator<char>(file)), {});
+      if (words == StrCat("imagefs-holder", std::string_view("\0", 1), directory_,
+                          std::string_view("\0", 1))) {
+        out.push_back(std::stoi(pid));
+      }
+    }
+    return out;
+  }
+  static Fd File() { return Fd(memfd_create("kept", MFD_CLOEXEC)); }
+  static ino_t InodeOf(const Fd& fd) {
+    struct stat st;
+    return fstat(fd.get(), &st) == 0 ? st.st_ino : 0;
+  }
+
+  std::string directory_;
+};
+
+TEST_F(SessionHolderTest, DescriptorsOutliveWhoGaveThem) {
+  const Fd a = File(), b = File();
+  {
+    const auto daemon = NewDaemon();
+    EXPECT_TRUE(daemon->Inherit().empty());
+    EXPECT_TRUE(Holders().empty()) << "nothing is started for nothing";
+    ASSERT_EQ(daemon->Keep("aa", a), absl::OkStatus());
+    ASSERT_EQ(daemon->Keep("bb", b), absl::OkStatus());
+  }
+  const auto next = NewDaemon();
+  std::map<std::string, ino_t> found;
+  for (const KeptDescriptor& kept : next->Inherit()) found[kept.name] = InodeOf(kept.fd);
+  EXPECT_EQ(found, (std::map<std::string, ino_t>{{"aa", InodeOf(a)}, {"bb", InodeOf(b)}}));
+  EXPECT_EQ(Holders().size(), 1u);
+  // They stay, for the one after that.
+  EXPECT_EQ(NewDaemon()->Inherit().size(), 2u);
+  next->Drop("aa");
+  EXPECT_EQ(NewDaemon()->Inherit().size(), 1u);
+  next->Drop("bb");
+  EXPECT_TRUE(Eventually([&] { return Holders().empty(); })) << "it ends when it holds nothing";
+  // And is there again when it is needed.
+  ASSERT_EQ(next->Keep("cc", a), absl::OkStatus());
+  EXPECT_EQ(NewDaemon()->Inherit().size(), 1u);
+}
+
+TEST_F(SessionHolderTest, ANameIsKeptOnce) {
+  const Fd a = File(), b = File();
+  const auto daemon = NewDaemon();
+  ASSERT_EQ(daemon->Keep("aa", a), absl::OkStatus());
+  ASSERT_EQ(daemon->Keep("aa", b), absl::OkStatus());
+  const std::vector<KeptDescriptor> kept = NewDaemon()->Inherit();
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_EQ(InodeOf(kept[0].fd), InodeOf(b));
+}
+
+TEST_F(SessionHolderTest, AThousandAreKept) {
+  const auto daemon = NewDaemon();
+  const Fd file = File();
+  for (int i = 0; i < 1000; ++i) ASSERT_EQ(daemon->Keep(StrCat("n", i), file), absl::OkStatus());
+  std::set<std::string> names;
+  for (const KeptDescriptor& kept : NewDaemon()->Inherit()) names.insert(kept.name);
+  EXPECT_EQ(names.size(), 1000u);
+}
+
+TEST_F(SessionHolderTest, AKilledOneIsReplaced) {
+  const auto daemon = NewDaemon();
+  const Fd file = File();
+  ASSERT_EQ(daemon->Keep("aa", file), absl::OkStatus());
+  for (const pid_t pid : Holders()) kill(pid, SIGKILL);
+  ASSERT_TRUE(Eventually([&] { return Holders().empty(); }));
+  ASSERT_EQ(daemon->Keep("bb", file), absl::OkStatus());
+  const std::vector<KeptDescriptor> kept = NewDaemon()->Inherit();
+  ASSERT_EQ(kept.size(), 1u);
+  EXPECT_EQ(kept[0].name, "bb");
+}
+
+TEST_F(SessionHolderTest, WhatCannotBeStartedIsAnError) {
+  SessionHolder daemon({directory_, directory_ + "/none"});
+  EXPECT_FALSE(daemon.Keep("aa", File()).ok());
+}
+
+}  // namespace
+}  // namespace imagefs
