@@ -363,12 +363,10 @@ absl::Status DaemonClient::GetStatus(StatusReply* reply) {
   return Unary(&Control::Stub::Status, StatusRequest(), reply);
 }
 
-absl::StatusOr<pid_t> DaemonClient::Shutdown(bool unmount) {
+absl::Status DaemonClient::Shutdown(bool unmount, ShutdownReply* reply) {
   ShutdownRequest request;
   request.set_unmount(unmount);
-  ShutdownReply reply;
-  IMAGEFS_RETURN_IF_ERROR(Unary(&Control::Stub::Shutdown, request, &reply));
-  return reply.pid();
+  return Unary(&Control::Stub::Shutdown, request, reply);
 }
 
 }  // namespace imagefs

@@ -43,6 +43,7 @@ class ProfileRequest;
 class PullRequest;
 class RemoveReply;
 class RemoveRequest;
+class ShutdownReply;
 class StatusReply;
 class UnmountReply;
 class UnmountRequest;
@@ -91,8 +92,7 @@ class DaemonClient {
                        control::v1::ProfileReply* reply);
   absl::Status MountStatus(const std::string& directory, control::v1::MountStatusReply* reply);
   absl::Status GetStatus(control::v1::StatusReply* reply);
-  // The process that ends now.
-  absl::StatusOr<pid_t> Shutdown(bool unmount);
+  absl::Status Shutdown(bool unmount, control::v1::ShutdownReply* reply);
   pid_t pid() const { return pid_; }  // of the daemon
 
  private:

@@ -190,6 +190,8 @@ class InspectCall : public grpc::ServerUnaryReactor,
   const std::shared_ptr<Relay> relay_ = std::make_shared<Relay>();
 };
 
+bool NeedsDaemon(const MountRecord& record) { return record.mode == kFuseMode || record.filling; }
+
 class ControlServiceImpl : public ControlService, private Control::CallbackService {
  public:
   ControlServiceImpl(Options options, Deps deps)
@@ -334,6 +336,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   Unary* Shutdown(Context* context, const ShutdownRequest* request, ShutdownReply* reply) override {
     const bool unmount = request->unmount();
     reply->set_pid(getpid());
+    if (!unmount) reply->set_waiting_mounts(MountsThatNeedADaemon());
     Unary* reactor = context->DefaultReactor();
     LogInfo("shutdown_requested unmount=", unmount ? "yes" : "no");
     reactor->Finish(AnswerOf(context, absl::OkStatus()));
@@ -341,6 +344,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     return reactor;
   }
 
+  uint32_t MountsThatNeedADaemon() const;
   void FillState(const MountRecord& record, control::v1::Mount* out) const;
   absl::Status DoUnmount(const UnmountRequest& request, UnmountReply* reply);
   absl::Status DoListImages(ListImagesReply* reply);
@@ -359,8 +363,25 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
 
 void ControlServiceImpl::FillState(const MountRecord& record, control::v1::Mount* out) const {
   if (!record.not_mounted.empty()) return;
+  out->set_needs_daemon(NeedsDaemon(record));
   const ChainRef chain = deps_.mounts.ChainOf(record.directory);
-  if (chain != nullptr && !chain->complete()) out->set_state("filling");
+  if (chain == nullptr || chain->complete()) return;
+  out->set_state("filling");
+  LayerFill::Progress sum;
+  for (const LayerRef& layer : chain->layers) {
+    if (layer->fill == nullptr) continue;
+    const LayerFill::Progress progress = layer->fill->progress();
+    sum.present += progress.present;
+    sum.total += progress.total;
+  }
+  if (sum.total > 0) out->set_filled_percent(static_cast<uint32_t>(sum.present * 100 / sum.total));
+}
+
+uint32_t ControlServiceImpl::MountsThatNeedADaemon() const {
+  const std::vector<MountRecord> mounts = deps_.mounts.List();
+  return static_cast<uint32_t>(std::count_if(
+      mounts.begin(), mounts.end(),
+      [](const MountRecord& record) { return record.not_mounted.empty() && NeedsDaemon(record); }));
 }
 
 absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, UnmountReply* reply) {

@@ -51,7 +51,7 @@ bool Keep(const char* name, int fd) {
   if (at < 0 && held_count == kMaxHeld) return false;
   if (at < 0) {
     at = held_count++;
-    strcpy(held[at].name, name);
+    memcpy(held[at].name, name, sizeof(held[at].name));
   } else {
     close(held[at].fd);
   }

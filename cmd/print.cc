@@ -118,6 +118,10 @@ void WriteDocument(JsonWriter& json, const Json& value) {
 
 // With the cause, in one line.
 std::string StateOf(const Mount& mount) {
+  if (mount.state() == "filling") return StrCat("filling ", mount.filled_percent(), "%");
+  // Of mode fuse it is known.
+  if (mount.needs_daemon() && mount.mode() != "fuse")
+    return StrCat(mount.state(), ", by the daemon");
   if (mount.reason().empty()) return mount.state();
   return StrCat(mount.state(), ": ", PrintableName(mount.reason(), 1000));
 }
@@ -240,6 +244,7 @@ std::string MountsJson(const ListMountsReply& reply) {
     WriteMount(json, mount);
     json.Member("created", int64_t{mount.created_unix()})
         .Member("state", mount.state())
+        .Member("needs_daemon", mount.needs_daemon())
         .Member("reason", mount.reason())
         .Member("upper", mount.upper())
         .EndObject();
@@ -530,6 +535,7 @@ std::string MountStatusJson(const MountStatusReply& reply) {
       .Member("chain_id", reply.mount().chain_id())
       .Member("mode", reply.mount().mode())
       .Member("state", reply.mount().state())
+      .Member("needs_daemon", reply.mount().needs_daemon())
       .Member("reason", reply.mount().reason());
   json.Key("layers").BeginArray();
   for (const MountStatusReply::Layer& layer : reply.layers()) {

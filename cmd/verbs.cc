@@ -705,17 +705,26 @@ int Session::Stop() {
     return 0;
   }
   if (!client.ok()) return Finish(client.status());
-  const absl::StatusOr<pid_t> pid = (*client)->Shutdown(command_.unmount);
-  if (!pid.ok()) return Finish(pid.status());
+  control::v1::ShutdownReply reply;
+  if (const absl::Status told = (*client)->Shutdown(command_.unmount, &reply); !told.ok()) {
+    return Finish(told);
+  }
+  const pid_t pid = reply.pid();
   client->reset();
   absl::Status status;
   {
-    Interrupts::Reminder reminder(interrupts_, kSilence, [this, &pid] {
-      out_.Note(StrCat("imagefs: waiting for the end of the daemon with pid ", *pid, "\n"));
+    Interrupts::Reminder reminder(interrupts_, kSilence, [this, pid] {
+      out_.Note(StrCat("imagefs: waiting for the end of the daemon with pid ", pid, "\n"));
     });
-    status = WaitForExit(*pid, kStopTimeoutMs);
+    status = WaitForExit(pid, kStopTimeoutMs);
   }
-  if (status.ok() && command_.json) out_.Print(StopJson(*pid));
+  if (status.ok() && command_.json) out_.Print(StopJson(pid));
+  if (const uint32_t waiting = reply.waiting_mounts(); status.ok() && waiting > 0) {
+    out_.Note(
+        StrCat("imagefs: ", waiting, waiting == 1 ? " mount stays" : " mounts stay",
+               " and needs a daemon: who reads there waits until the next command starts one; "
+               "imagefs stop --unmount takes it away\n"));
+  }
   return Finish(status);
 }
 

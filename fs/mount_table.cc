@@ -112,7 +112,7 @@ class MountTableImpl : public MountTable {
   enum class Outlived { kHere, kUnmounted, kUnknown };
   Outlived AdoptD(const MountRecord& record, const FindChain& find_chain);
   std::optional<std::string> AdoptLeaseD(const MountRecord& record, const MountInfo& there,
-                                         const FindChain& find_chain);
+                                         const FindChain& find_chain, ChainRef* shown);
   absl::StatusOr<MountRecord> MountAgainD(const MountRecord& record, const ChainRef& chain);
   absl::Status CheckRecord(const MountRecord& record) const;
   absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
@@ -652,7 +652,8 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
   if (!here) {
     return alone && record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
   }
-  const std::optional<std::string> lease = AdoptLeaseD(record, *there, find_chain);
+  ChainRef chain;
+  const std::optional<std::string> lease = AdoptLeaseD(record, *there, find_chain, &chain);
   if (!lease.has_value()) return Outlived::kUnknown;
   MountRecord adopted = record;
   // The kernel may have given the numbers of others to new mounts since they were noted.
@@ -664,14 +665,16 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
   }
   adopted.mounts.push_back(KeyOf(*there));
   absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = {std::move(adopted), *lease, {}};
+  // What the kernel shows by itself may be of another object of the store by now.
+  mounts_[record.directory] = {std::move(adopted), *lease, alone ? nullptr : chain};
   return Outlived::kHere;
 }
 
 // The private mount behind what a daemon before this one mounted; nullopt where that has died.
 std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record,
                                                        const MountInfo& there,
-                                                       const FindChain& find_chain) {
+                                                       const FindChain& find_chain,
+                                                       ChainRef* shown) {
   const bool kernel = record.mode == kKernelMode;
   const bool same =
       record.writable ? there.fs_type == "overlay"
@@ -684,6 +687,7 @@ std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record
                " error=", chain.status().message());
   }
   ChainRef found = chain.ok() ? *std::move(chain) : nullptr;
+  *shown = found;
   const Presentation presentation{record.mode, record.context};
   if (kernel && !record.filling) {
     return chains_

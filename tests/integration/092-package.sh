@@ -121,6 +121,20 @@ restarted() { local now; now=$(pid_of_service); [ "$now" != 0 ] && [ "$now" != "
 client() { until [ -e "$T/done" ]; do inside imagefs images --json >/dev/null || return 1; done; }
 clients() { rm -f "$T/done"; client & client=$!; }
 no_refusal() { touch "$T/done"; wait $client || fail "a command was refused"; }
+# Whoever reads the mount that the daemon answers for sees a pause and nothing else: systemd keeps its descriptor.
+tee "$T/tree/root/reader" >/dev/null <<'READER'
+want=$(sha256sum </srv/f/usr/lib/big)
+until [ -e /root/stop ]; do
+  sum=$(sha256sum </srv/f/usr/lib/big) && [ "$sum" = "$want" ] || echo "another sum: $sum"
+  echo read >>/root/reads
+done
+READER
+inside sh /root/reader >"$T/reader.said" 2>&1 & reader=$!
+shown=$(inside stat -c %d /srv/f)
+uncached() { until [ -e "$T/done" ]; do echo 1 >/proc/sys/vm/drop_caches; sleep 0.3; done; }
+wait_for 20 '[ -e "$T/tree/root/reads" ]' || fail "the reader reads nothing: $(cat "$T/reader.said")"
+rm -f "$T/done"
+uncached & dropper=$!
 clients
 for how in restart kill stop; do
   daemon=$(pid_of_service)
@@ -132,6 +146,11 @@ for how in restart kill stop; do
   wait_for 30 restarted || fail "after $how: pid $(pid_of_service), was $daemon; mounts $(active srv-a.mount srv-f.mount)"
 done
 no_refusal
+wait $dropper
+touch "$T/tree/root/stop"
+wait $reader || fail "the reader ended: $(cat "$T/reader.said")"
+same "what the reader met" "" "$(cat "$T/reader.said")"
+same "the file system that it read" "$shown" "$(inside stat -c %d /srv/f)"
 same "restarts by systemd" 2 "$(inside systemctl show -P NRestarts imagefs.service)"
 
 # One that hangs is started again.
@@ -147,10 +166,11 @@ inside rm -r /run/systemd/system/imagefs.service.d
 inside systemctl daemon-reload
 
 # ---- the same package again is an upgrade: the daemon is a new one, the mounts stay
-daemon=$(pid_of_service)
+daemon=$(pid_of_service) shown=$(inside stat -c %d /srv/f)
 inside sh -c 'echo "# mine" >>/etc/imagefs/config.toml'
 inside dpkg -i --force-confold /root/imagefs.deb >"$T/dpkg.out" 2>&1 || { cat "$T/dpkg.out"; fail "upgrade"; }
 wait_for 30 restarted || fail "the upgrade does not restart the daemon"
+same "the file system that was shown" "$shown" "$(inside stat -c %d /srv/f)"
 inside grep -q '# mine' /etc/imagefs/config.toml || fail "the upgrade took the configuration"
 
 # ---- boot: fstab's mounts are made by the daemon that the first of them starts
