@@ -5,6 +5,7 @@
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
 need_root; need_fuse
+open_fuse
 KILLS=${KILLS:-40} READERS=${READERS:-100} SEED=${SEED:-$RANDOM}
 start_registry registry
 start_shaper line
@@ -59,6 +60,38 @@ while read -r mode what; do
   wait_for 10 '[ -z "$(holders)" ]' || fail "$mode $what: the holder stays with nothing to hold"
   ifs stop
 done < <(cases)
+
+# Without root, by fusermount3.
+rootless() {
+  local uid home=$T/home k
+  [ -u "$(command -v fusermount3)" ] && uid=$(id -u nobody) || return 0
+  mkdir -p "$home/m"
+  chmod 711 "$T"
+  chown -R "$uid:$uid" "$home"
+  as_user() { env -i PATH="$PATH" HOME="$home" setpriv --reuid=$uid --regid=$uid --clear-groups --inh-caps=-all "$@"; }
+  ROOT=$home/store RUN=$home/run
+  as_user "$IMAGEFS" --root "$ROOT" --run "$RUN" mount -q --deadline 120 "$SHAPED/test/app:1" "$home/m" >/dev/null
+  # What the truth has for root only, a user cannot read.
+  cp -r "$T/truth/usr/lib" "$T/readable"
+  chmod -R a+rX "$T/readable"
+  as_user $PY "$LIB/readers.py" "$T/readable" "$home/m/usr/lib" 20 "$T/stop" >"$T/said" &
+  readers=$!
+  for k in 1 2 3 4 5; do
+    sleep "0.$((RANDOM % 9))"
+    slay $(daemons_of "$RUN")
+    as_user "$IMAGEFS" --root "$ROOT" --run "$RUN" images >/dev/null
+  done
+  sleep 1
+  touch "$T/stop"
+  wait $readers || fail "rootless: $(cat "$T/said")"
+  rm "$T/stop"
+  echo "rootless: 5 kills: $(cat "$T/said")"
+  same "rootless: mounts there" 1 "$(mounts_below "$home/m" | wc -l)"
+  as_user "$IMAGEFS" --root "$ROOT" --run "$RUN" umount "$home/m"
+  wait_for 10 '[ -z "$(holders)" ]' || fail "rootless: the holder stays with nothing to hold"
+  as_user "$IMAGEFS" --root "$ROOT" --run "$RUN" stop
+}
+rootless
 
 # Both killed: nobody can go on. Reads fail, at once and not with wrong bytes, and the mount comes back.
 for mode in $(modes); do
