@@ -3,7 +3,7 @@
 
 bench/run.py --imagefs BINARY --tools DIR --work DIR [--only PART,PART] [--reps N] [--quick]
 
-Parts: cold, storm, lazy, runtime, store, present, mounts, rss, index, million, decode. Every cold repetition has a fresh store
+Parts: cold, storm, lazy, runtime, store, present, mounts, rss, index, million, decode, restart. Every cold repetition has a fresh store
 and a fresh daemon on either side; the registry's files are in the page cache for all. Prints a table
 and writes WORK/results.json. Needs root.
 """
@@ -20,6 +20,7 @@ import time
 import first_line
 import images
 import present
+import restart
 import runtime
 from process import Daemon, cpu_of, mounts_below, status_of, timed, wait_for
 
@@ -37,6 +38,8 @@ TARGETS = {  # name: (target, "max" or "min")
     "cold find, containerd 1.6 against imagefs kernel": (2.0, "min"),
     "cold find, containerd 2 erofs against imagefs kernel": (1.0, "min"),
     "a further mount, kernel, ms": (15, "max"), "1,000 mounts of 50 images, kernel, s": (15, "max"),
+    "start after a kill, 1000 FUSE sessions taken over, ms": (1000, "max"),
+    "start after a kill, 1000 kernel mounts, ms": (1000, "max"), "start after a kill, 10000 snapshots, ms": (1000, "max"),
     "RSS with 50 images, MiB": (64, "max"), "index bytes an entry beside names": (130, "max"),
     "RSS with 1,000,000 files, MiB": (64, "max"), "layer stage against igzip alone": (0.8, "min"),
     # Of a lazy peer on this kind of machine: 2.4 s and 3.9 s with a copy of the image made for it.
@@ -445,8 +448,28 @@ class Bench:
         self.put("decoder against igzip alone", result["stage"] / result["igzip"])
         show(["making a layer, largest blob", "MB/s of tar"], [[k, result[k]] for k in ("igzip", "stage", "sha256", "layer")])
 
+    def part_restart(self):
+        sessions, snapshots = (100, 500) if self.args.quick else (1000, 10_000)
+        found = {}
+        for what, measure in (
+                ("fuse", lambda work: restart.sessions(self.imagefs.binary, work, sessions, "fuse")),
+                ("kernel", lambda work: restart.sessions(self.imagefs.binary, work, sessions, "kernel")),
+                ("snapshots", lambda work: restart.snapshots(
+                    self.imagefs.binary, work, snapshots,
+                    lambda socket, count: runtime.Snapshots(self.work, socket).lifecycle("restart", count)))):
+            work = f"{self.work}/restart-{what}"
+            os.makedirs(work)
+            found[what] = measure(work)
+            shutil.rmtree(work)
+        self.results["restart"] = found
+        self.put(f"start after a kill, {sessions} FUSE sessions taken over, ms", found["fuse"]["ready_ms"])
+        self.put(f"start after a kill, {sessions} kernel mounts, ms", found["kernel"]["ready_ms"])
+        self.put(f"start after a kill, {snapshots} snapshots, ms", found["snapshots"]["ready_ms"])
+        show(["start after a kill", "answers, ms", "first read, ms"],
+             [[what, f"{ms['ready_ms']:.0f}", f"{ms['read_ms']:.0f}" if "read_ms" in ms else ""] for what, ms in found.items()])
+
     def run(self):
-        parts = ["cold", "storm", "lazy", "runtime", "store", "present", "mounts", "rss", "index", "million", "decode"]
+        parts = ["cold", "storm", "lazy", "runtime", "store", "present", "mounts", "rss", "index", "million", "decode", "restart"]
         if self.args.only:
             parts = self.args.only.split(",")
         elif self.args.quick:

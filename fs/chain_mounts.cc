@@ -249,8 +249,8 @@ absl::Status ChainMounts::TakeOverData(SessionStore::Inherited inherited,
                          return loop_.ServeData(files, std::move(device), std::move(ended));
                        }));
   // Others were mounted there before, and live on in trees that were lazily unmounted.
-  const auto mounts = ReadMountInfo();
-  const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, data_directory()) : nullptr;
+  const auto mounts = Outlived();
+  const MountInfo* there = mounts.ok() ? (*mounts)->At(data_directory()) : nullptr;
   if (there == nullptr || sessions_->Find(data_directory(), *there) != session) {
     return absl::OkStatus();
   }
@@ -258,6 +258,14 @@ absl::Status ChainMounts::TakeOverData(SessionStore::Inherited inherited,
   data_files_ = std::move(files);
   data_session_ = session;
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<const MountView>> ChainMounts::Outlived() {
+  absl::MutexLock lock(&mu_);
+  if (outlived_ == nullptr) {
+    IMAGEFS_ASSIGN_OR_RETURN(outlived_, MountView::Read());
+  }
+  return outlived_;
 }
 
 // A name is the ChainID first, so that the entries of a chain stand together.
@@ -446,9 +454,9 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::Adopt(const Digest& chain_id, Ch
   const std::string name = StrCat(NameOf(chain_id, presentation), filling ? kFillingSuffix : "");
   const auto hold = HoldName(name);
   const std::string path = StrCat(directory_, "/", name);
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
-  const MountInfo* there = FindMountAt(mounts, path);
-  if (there == nullptr || !IsOurs(*there)) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<const MountView> mounts, Outlived());
+  const MountInfo* there = mounts->At(path);
+  if (there == nullptr || !IsOurs(*there) || MountIdAt(path) != there->id) {
     return absl::NotFoundError(StrCat("nothing is mounted at ", path));
   }
   if (of != nullptr && (of->major != there->major || of->minor != there->minor)) {
@@ -522,10 +530,10 @@ ChainMounts::Lease ChainMounts::AdoptKernelMount(const Digest& chain_id, ChainRe
   entry.kernel = true;
   entry.chain = std::move(chain);
   entry.users = 1;
-  const auto mounts = ReadMountInfo();
-  const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, entry.path) : nullptr;
-  if (there != nullptr && there->fs_type == kErofsType) {
-    entry.mount_id = MountIdAt(entry.path);
+  const auto mounts = Outlived();
+  const MountInfo* there = mounts.ok() ? (*mounts)->At(entry.path) : nullptr;
+  if (there != nullptr && there->fs_type == kErofsType && MountIdAt(entry.path) == there->id) {
+    entry.mount_id = there->id;
   } else if (bind != nullptr) {
     // The same file system once more, so that mounts to come share its page cache.
     const auto again = [&]() -> absl::Status {
@@ -553,6 +561,10 @@ ChainMounts::Lease ChainMounts::AdoptKernelMount(const Digest& chain_id, ChainRe
 }
 
 void ChainMounts::RemoveStrangers() {
+  {
+    absl::MutexLock lock(&mu_);
+    outlived_ = nullptr;
+  }
   const auto mounts = ReadMountInfo();
   if (!mounts.ok()) return;
   std::set<std::string> names;
@@ -591,10 +603,8 @@ absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::str
   return ServeChain(chain, std::move(device), directory, key).status();
 }
 
-ChainRef ChainMounts::ServedAt(const std::string& directory) const {
-  const auto mounts = ReadMountInfo();
-  const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory) : nullptr;
-  return there == nullptr ? nullptr : sessions_->ShownBy(sessions_->Find(directory, *there));
+ChainRef ChainMounts::ServedAt(const std::string& directory, const MountInfo& there) const {
+  return sessions_->ShownBy(sessions_->Find(directory, there));
 }
 
 bool ChainMounts::InUse(const Digest& chain_id) const {

@@ -31,6 +31,7 @@
 #include "fs/key_gate.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_table.h"
+#include "fs/mount_view.h"
 #include "fs/session_store.h"
 
 namespace imagefs {
@@ -82,8 +83,9 @@ class ChainMounts {
 
   // Serves a FUSE mount that has no private mount (a user's).
   absl::Status Serve(const ChainRef& chain, Fd device, const std::string& directory);
-  // What shows that directory since TakeOver; null: no session was taken over there.
-  ChainRef ServedAt(const std::string& directory) const;
+  // What shows that directory, on which `there` is mounted, since TakeOver; null: no session was
+  // taken over there.
+  ChainRef ServedAt(const std::string& directory, const MountInfo& there) const;
 
   // True while a mount shows that chain, also one that was lazily unmounted.
   bool InUse(const Digest& chain_id) const;
@@ -106,6 +108,8 @@ class ChainMounts {
     uint64_t mount_id = 0;  // of the mount at `path`; somebody else may have unmounted it
   };
 
+  // What was mounted when this daemon started; read anew after RemoveStrangers.
+  absl::StatusOr<std::shared_ptr<const MountView>> Outlived() ABSL_LOCKS_EXCLUDED(mu_);
   static std::string NameOf(const Digest& chain_id, const Presentation& presentation);
   KeyGate::Hold HoldName(const std::string& name) { return KeyGate::Hold(gate_, name); }
   bool Usable(const Entry& entry, const ChainRef& chain) const;
@@ -135,6 +139,7 @@ class ChainMounts {
   KeyGate gate_;  // by name
   mutable absl::Mutex mu_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by name
+  std::shared_ptr<const MountView> outlived_ ABSL_GUARDED_BY(mu_);
   absl::Mutex data_mu_;  // held over mount(2); not taken while mu_ is
   std::shared_ptr<DataFiles> data_files_ ABSL_GUARDED_BY(data_mu_);
   uint64_t data_session_ ABSL_GUARDED_BY(data_mu_) = 0;

@@ -31,6 +31,7 @@
 #include "fs/key_gate.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_target.h"
+#include "fs/mount_view.h"
 #include "fs/mount_watch.h"
 
 namespace imagefs {
@@ -107,10 +108,10 @@ class MountTableImpl : public MountTable {
   void DropUnmountedD(const MountRecord& record);
   void SetAbsentD(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
   // True when it is mounted then.
-  bool RecoverD(MountRecord& record, const FindChain& find_chain);
+  bool RecoverD(MountRecord& record, const MountView& mounts, const FindChain& find_chain);
   // What became of a mount that needed no daemon. kHere: it is in the table now.
   enum class Outlived { kHere, kUnmounted, kUnknown };
-  Outlived AdoptD(const MountRecord& record, const FindChain& find_chain);
+  Outlived AdoptD(const MountRecord& record, const MountView& mounts, const FindChain& find_chain);
   std::optional<std::string> AdoptLeaseD(const MountRecord& record, const MountInfo& there,
                                          const FindChain& find_chain, ChainRef* shown);
   absl::StatusOr<MountRecord> MountAgainD(const MountRecord& record, const ChainRef& chain);
@@ -635,14 +636,12 @@ void MountTableImpl::UnmountDeadByUser(const std::string& directory) {
   }
 }
 
-MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
+MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record, const MountView& mounts,
                                                 const FindChain& find_chain) {
-  const auto mounts = ReadMountInfo();
-  if (!mounts.ok()) return Outlived::kUnknown;
-  const MountInfo* there = FindMountAt(*mounts, record.directory);
+  const MountInfo* there = mounts.At(record.directory);
   const bool here = there != nullptr && IsOurs(*there);
   if (!options_.as_root) {
-    const ChainRef chain = here ? chains_->ServedAt(record.directory) : nullptr;
+    const ChainRef chain = here ? chains_->ServedAt(record.directory, *there) : nullptr;
     if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnknown;
     absl::MutexLock lock(&mu_);
     mounts_[record.directory] = {record, "", chain};
@@ -658,7 +657,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record,
   MountRecord adopted = record;
   // The kernel may have given the numbers of others to new mounts since they were noted.
   adopted.mounts.clear();
-  for (const MountInfo* mount : StackAt(*mounts, record.directory)) {
+  for (const MountInfo* mount : mounts.StackOf(record.directory)) {
     if (mount != there && IsOurs(*mount) && IsOld(&record, boot_id_, *mount)) {
       adopted.mounts.push_back(KeyOf(*mount));
     }
@@ -709,18 +708,24 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
     LogError("mounts_not_read error=", records.status().message());
     return out;
   }
+  const auto mounts = MountView::Read();
+  if (!mounts.ok()) {
+    LogError("mounts_not_read error=", mounts.status().message());
+    return out;
+  }
   for (MountRecord& record : *records) {
     const auto hold = HoldDirectory(record.directory);
     {
       absl::MutexLock lock(&mu_);
       if (mounts_.contains(record.directory) || absent_.contains(record.directory)) continue;
     }
-    if (RecoverD(record, find_chain)) out.push_back(record.directory);
+    if (RecoverD(record, **mounts, find_chain)) out.push_back(record.directory);
   }
   return out;
 }
 
-bool MountTableImpl::RecoverD(MountRecord& record, const FindChain& find_chain) {
+bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
+                              const FindChain& find_chain) {
   if (record.this_boot_only && record.boot_id != boot_id_) {
     const absl::Status status = ForgetD(record, /*lazy=*/true);
     if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
@@ -735,7 +740,7 @@ bool MountTableImpl::RecoverD(MountRecord& record, const FindChain& find_chain) 
     SetAbsentD(record, record.not_mounted);
     return false;
   }
-  switch (AdoptD(record, find_chain)) {
+  switch (AdoptD(record, mounts, find_chain)) {
     case Outlived::kHere:
       return true;
     case Outlived::kUnmounted:
