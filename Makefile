@@ -1,6 +1,6 @@
 # Thin verbs over CMakePresets.json; see docs/testing.md.
 .DEFAULT_GOAL := build
-.PHONY: build run test check tidy asan tsan clang fuzz bench deps format clean install package
+.PHONY: build run test check tidy asan tsan clang fuzz soak bench deps format clean install package
 
 # REF=<image> DIR=<directory> are read by `make run`; T=<target> S=<seconds> by `make fuzz`.
 S ?= 60
@@ -28,6 +28,10 @@ asan tsan clang:
 
 fuzz:
 	@scripts/fuzz.sh "$(T)" "$(S)"
+
+# For an hour, or S= seconds: what happens in a random order (SEED=), and kills under readers, KILLS= of them.
+soak:
+	@S=$(if $(filter command line environment,$(origin S)),$(S),3600) scripts/soak.sh
 
 bench:
 	@scripts/bench.sh

@@ -1,0 +1,13 @@
+#!/bin/bash
+# `make soak S=<seconds>`: tests/soak for that long, and a kill of the daemon under a hundred readers for every four
+# seconds of it, at most KILLS (1000).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+seconds=${S:-3600} most=${KILLS:-1000}
+scripts/deps.sh test
+cmake --preset release >/dev/null
+cmake --build --preset release
+export IMAGEFS=$PWD/build/release/imagefs TEST_BUILD=$PWD/build/release
+kills=$((seconds / 4 < most ? seconds / 4 : most))
+KILLS=$kills tests/fault/064-hand-over.sh
+S=$seconds tests/soak/soak.sh
