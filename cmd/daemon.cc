@@ -43,6 +43,7 @@
 #include "fs/session_holder.h"
 #include "fs/session_store.h"
 #include "snap/cri_proxy.h"
+#include "snap/image_uses.h"
 #include "snap/podman_layer_store.h"
 #include "snap/podman_store.h"
 
@@ -122,6 +123,7 @@ class DaemonImpl : public Daemon {
   std::unique_ptr<FuseLoop> fuse_;
   std::unique_ptr<StoredMountRecords> records_;
   std::unique_ptr<MountTable> mounts_;
+  std::unique_ptr<ImageUses> uses_;
   std::unique_ptr<PodmanStore> podman_;         // null: a user's daemon
   std::unique_ptr<PodmanLayerStore> layers_;    // null: not configured
   std::unique_ptr<SnapshotsServer> snapshots_;  // null: a user's daemon
@@ -199,6 +201,10 @@ absl::Status DaemonImpl::OpenParts() {
   mount_options.sessions = sessions_.get();
   mount_options.find_chain = [this](const Digest& chain_id) { return store_->FindChain(chain_id); };
   IMAGEFS_ASSIGN_OR_RETURN(mounts_, MountTable::Create(mount_options, *fuse_, *records_));
+  uses_ = std::make_unique<ImageUses>(ImageUses::Deps{
+      *store_, *mounts_,
+      [this](const Reference& reference) { return credentials_->AccessFor(reference); },
+      [this](const Reference& reference) { return credentials_->QuickAccessFor(reference); }});
   if (geteuid() == 0) {
     IMAGEFS_ASSIGN_OR_RETURN(podman_,
                              PodmanStore::Open(StrCat(paths.root, "/podman"),
@@ -207,17 +213,12 @@ absl::Status DaemonImpl::OpenParts() {
                                                   return credentials_->AccessFor(reference);
                                                 },
                                                 trust_of(options_.config.PodmanPolicy())}));
-    IMAGEFS_ASSIGN_OR_RETURN(snapshots_,
-                             SnapshotsServer::Open({paths.root, paths.run,
-                                                    [this](const Reference& reference) {
-                                                      return credentials_->AccessFor(reference);
-                                                    },
-                                                    trust_of(options_.config.ContainerdPolicy())},
-                                                   *store_, *mounts_));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        snapshots_,
+        SnapshotsServer::Open({paths.root, paths.run, trust_of(options_.config.ContainerdPolicy())},
+                              *store_, *uses_));
   }
-  const std::vector<std::string> recovered =
-      mounts_->Recover([this](const Digest& chain_id) { return store_->FindChain(chain_id); });
-  for (const std::string& directory : recovered) LogInfo("mounted_again directory=", directory);
+  uses_->Recover();
   AttachSources();
   if (podman_ != nullptr) podman_->Start();
   if (geteuid() == 0 && options_.config.podman_layers) {
@@ -229,7 +230,6 @@ absl::Status DaemonImpl::OpenParts() {
                                                      },
                                                      trust_of(options_.config.PodmanPolicy())}));
   }
-  mounts_->RemoveLeftovers();
   recovery_ = std::make_unique<MountRecovery>(MountRecovery::Deps{
       *store_, *mounts_,
       [this](const Reference& reference) { return credentials_->AccessFor(reference); },
@@ -339,6 +339,7 @@ absl::Status DaemonImpl::Listen() {
   listeners_->AddInStore(*server_);
   LogInfo("ready root=", options_.paths.root, " run=", options_.paths.run, " pid=", getpid(),
           " version=", options_.version);
+  uses_->Serve();
   NotifyServiceManager(StrCat("READY=1\nSTATUS=Serving ", options_.paths.root));
   return absl::OkStatus();
 }

@@ -21,7 +21,7 @@ class SnapshotsServerImpl : public SnapshotsServer {
  public:
   ~SnapshotsServerImpl() override { Shutdown(/*hide=*/false); }
 
-  absl::Status Init(Options options, ImageStore& store, MountTable& mounts) {
+  absl::Status Init(Options options, ImageStore& store, ImageUses& uses) {
     IMAGEFS_ASSIGN_OR_RETURN(
         snapshotter_,
         Snapshotter::Open(
@@ -29,8 +29,7 @@ class SnapshotsServerImpl : public SnapshotsServer {
              .mapped_directory = StrCat(options.run, "/mapped"),
              .bind = [](const std::string& source, const std::string& directory,
                         const MountFlags& flags) { return BindMount(source, directory, flags); }},
-            Snapshotter::Deps{store, mounts, std::move(options.access_of),
-                              std::move(options.trust_of)}));
+            Snapshotter::Deps{store, uses, std::move(options.trust_of)}));
     service_ = SnapshotsService::Create(*snapshotter_);
     grpc::ServerBuilder builder;
     grpc::ResourceQuota quota("snapshots");
@@ -71,9 +70,9 @@ class SnapshotsServerImpl : public SnapshotsServer {
 
 absl::StatusOr<std::unique_ptr<SnapshotsServer>> SnapshotsServer::Open(Options options,
                                                                        ImageStore& store,
-                                                                       MountTable& mounts) {
+                                                                       ImageUses& uses) {
   auto server = std::make_unique<SnapshotsServerImpl>();
-  IMAGEFS_RETURN_IF_ERROR(server->Init(std::move(options), store, mounts));
+  IMAGEFS_RETURN_IF_ERROR(server->Init(std::move(options), store, uses));
   return server;
 }
 

@@ -2,7 +2,6 @@
 // and hands them to `server()`.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -10,7 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "cache/image_store.h"
-#include "fs/mount_table.h"
+#include "snap/image_uses.h"
 
 namespace grpc {
 class Server;
@@ -23,12 +22,11 @@ class SnapshotsServer {
   struct Options {
     std::string root;  // of the store
     std::string run;   // of mounts
-    std::function<SourceFactory::Access(const Reference&)> access_of;
     TrustOf trust_of = TrustTrusted;
   };
-  // Before MountTable::Recover (snap/snapshotter.h).
+  // Becomes an owner of `uses`.
   static absl::StatusOr<std::unique_ptr<SnapshotsServer>> Open(Options options, ImageStore& store,
-                                                               MountTable& mounts);
+                                                               ImageUses& uses);
   virtual ~SnapshotsServer() = default;
 
   virtual grpc::Server* server() = 0;

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <map>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -18,12 +17,14 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "fs/key_gate.h"
-#include "snap/lazy_images.h"
+#include "snap/layer_labels.h"
 #include "snap/snapshot_dirs.h"
 #include "snap/snapshot_table.h"
 
 namespace imagefs {
 namespace {
+
+constexpr char kHolder[] = "snapshots";
 
 int64_t NowNs() {
   timespec now;
@@ -107,21 +108,21 @@ class SnapshotterImpl : public Snapshotter {
 
   void PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareRequest request,
                     const LayerLabels& labels, MountsDone done);
-  absl::Status CommitLayer(const PrepareRequest& request, const LazyImages::Layer& layer);
+  absl::Status CommitLayer(const PrepareRequest& request, const LayerLabels& labels,
+                           const std::string& parent_ref, const ResolvedImage& image);
   void PrepareOrdinary(const std::shared_ptr<Relay>& relay, PrepareRequest request,
                        MountsDone done);
-  // Goes on with `next` on the executor, with the tree that the lineage ends with, or null.
-  using WithTree =
-      std::function<absl::StatusOr<std::vector<SnapshotMount>>(Call& call, const ChainRef& tree)>;
-  void GetTree(const std::shared_ptr<Relay>& relay, const CallPtr& call, WithTree next);
-  absl::StatusOr<std::vector<SnapshotMount>> FinishPrepare(Call& call, const ChainRef& tree);
-  absl::Status MakeDirectory(const Call& call, const ChainRef& tree);
-  absl::StatusOr<std::vector<SnapshotMount>> Answer(const Call& call, const ChainRef& tree);
+  // Goes on with `next` on the executor, with the image that the lineage ends with; its chain is
+  // null where it ends with an ordinary snapshot.
+  using WithImage = std::function<absl::StatusOr<std::vector<SnapshotMount>>(
+      Call& call, const ImageUses::Use& image)>;
+  void GetImage(const std::shared_ptr<Relay>& relay, const CallPtr& call, WithImage next);
+  absl::StatusOr<std::vector<SnapshotMount>> FinishPrepare(Call& call, const ImageUses::Use& image);
+  absl::Status MakeDirectory(const Call& call, const ImageUses::Use& image);
+  absl::StatusOr<std::vector<SnapshotMount>> Answer(const Call& call, const ImageUses::Use& image);
   absl::StatusOr<std::vector<SnapshotMount>> MountsOf(const Call& call, const std::string& base);
-  absl::Status KeepTree(const Call& call, const ChainRef& tree, const std::string& path);
-  void HideTrees(const Digest& manifest);
-  void KeepLease(const std::string& key, std::string lease);
-  void HideLease(const std::string& key) { KeepLease(key, ""); }
+  // The tree below the snapshot `key` from now on; null = none.
+  void SetTree(const std::string& key, ImageUses::Tree tree);
   absl::StatusOr<SnapshotUsage> UsageOf(const SnapshotRecord& record, const CancelToken& cancel);
   void Recover(const std::vector<SnapshotRecord>& records);
   absl::Status Sweep();
@@ -132,24 +133,18 @@ class SnapshotterImpl : public Snapshotter {
   const PriorityRef urgent_ = std::make_shared<LivePriority>(Priority::kOnDemand);
   std::unique_ptr<SnapshotTable> table_;
   std::unique_ptr<SnapshotDirs> dirs_;
-  std::unique_ptr<LazyImages> images_;
   MappedLowers mapped_;
   KeyGate layer_gate_;  // by layer and parent
   std::atomic<uint64_t> lazy_{0}, unpacked_{0};
-  std::atomic<bool> sweep_queued_{false}, collect_{false};
+  std::atomic<bool> sweep_queued_{false};
   absl::Mutex sweep_mu_;
 
   absl::Mutex mu_;
-  // Of the trees below snapshots that are mounted, or may be, by their names.
-  absl::flat_hash_map<std::string, std::string> leases_ ABSL_GUARDED_BY(mu_);
-  // A tree that was shown once stays so until its image goes: with the last mount of a tree the
-  // kernel forgets what it has read of it, and the next container would start cold. By ChainID.
-  struct KeptTree {
-    Digest manifest;
-    std::string path, lease;
-  };
-  std::map<Digest, KeptTree> trees_ ABSL_GUARDED_BY(mu_);
+  // Below snapshots that are mounted, or may be, by their names.
+  absl::flat_hash_map<std::string, ImageUses::Tree> trees_ ABSL_GUARDED_BY(mu_);
 
+  // Every call of it has ended when the executors go.
+  std::unique_ptr<ImageUses::Owner> images_;
   // What they run uses the rest, and what executor_ runs uses slow_.
   Executor slow_{"snap-slow", 2};  // what may take long: counting, removing
   Executor executor_;
@@ -158,19 +153,21 @@ class SnapshotterImpl : public Snapshotter {
 absl::Status SnapshotterImpl::Init() {
   IMAGEFS_ASSIGN_OR_RETURN(table_, SnapshotTable::Open(deps_.store.kv()));
   IMAGEFS_ASSIGN_OR_RETURN(dirs_, SnapshotDirs::Open(options_.directory));
-  images_ = std::make_unique<LazyImages>(
-      LazyImages::Deps{deps_.store, executor_, deps_.access_of, deps_.trust_of});
   const std::vector<SnapshotRecord> records = table_->List();
   absl::flat_hash_set<uint64_t> with_directory, mapped;
+  ImageUses::OwnerOptions owner{.holder = kHolder, .trust_of = deps_.trust_of};
   for (const SnapshotRecord& record : records) {
     if (record.info.kind != SnapshotKind::kCommitted && record.info.labels.contains(kUidMapLabel)) {
       mapped.insert(record.id);
     }
     const bool view = record.info.kind == SnapshotKind::kView && !record.info.parent.empty();
     if (!record.lazy() && !view) with_directory.insert(record.id);
+    if (record.lazy()) {
+      owner.wanted.push_back({record.info.name, record.manifest, record.reference});
+    }
   }
   IMAGEFS_RETURN_IF_ERROR(dirs_->Repair(with_directory, deps_.store.kv().lost_records()));
-  IMAGEFS_RETURN_IF_ERROR(images_->Recover(records));
+  IMAGEFS_ASSIGN_OR_RETURN(images_, deps_.uses.AddOwner(std::move(owner)));
   Recover(records);
   mapped_.HideOthers(mapped);
   SweepSoon();
@@ -184,12 +181,9 @@ void SnapshotterImpl::Recover(const std::vector<SnapshotRecord>& records) {
     if (record.info.kind == SnapshotKind::kCommitted || record.info.parent.empty()) continue;
     const auto lineage = table_->Lineage(record.info.parent);
     if (!lineage.ok() || !lineage->back().lazy()) continue;
-    const std::optional<Digest> tree = images_->TreeOf(lineage->back());
-    if (!tree.has_value()) continue;
-    const absl::StatusOr<ChainRef> chain = deps_.store.FindChain(*tree);
-    std::optional<MountTable::Shown> shown =
-        deps_.mounts.ShowAgain(*tree, chain.ok() ? *chain : nullptr);
-    if (shown.has_value()) KeepLease(record.info.name, std::move(shown->lease));
+    const SnapshotRecord& layer = lineage->back();
+    ImageUses::Tree tree = images_->ShowAgain(layer.manifest, layer.level + size_t{1});
+    if (tree != nullptr) SetTree(record.info.name, std::move(tree));
   }
 }
 
@@ -222,12 +216,16 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareR
     // Never equal to a ChainID: such a parent is not what lies below this layer.
     parent_ref = ref == parent->info.labels.end() ? "(unknown)" : ref->second;
   }
-  auto ensured = [this, relay, request = std::move(request), reference = labels.reference,
-                  done = std::move(done)](absl::StatusOr<LazyImages::Layer> layer) mutable {
-    executor_.Submit([this, relay, request = std::move(request), reference, done = std::move(done),
-                      layer = std::move(layer)]() mutable {
-      absl::Status status = layer.status();
-      if (status.ok()) status = CommitLayer(request, *layer);
+  ImageUses::Owner::Request wanted{.reference = labels.reference, .impatient = true};
+  wanted.accept = [labels, parent_ref](const ResolvedImage& image) {
+    return FindLevel(image, labels, parent_ref).status();
+  };
+  auto acquired = [this, relay, request = std::move(request), labels, parent_ref,
+                   done = std::move(done)](absl::StatusOr<ImageUses::Use> use) mutable {
+    executor_.Submit([this, relay, request = std::move(request), labels, parent_ref,
+                      done = std::move(done), use = std::move(use)]() mutable {
+      absl::Status status = use.status();
+      if (status.ok()) status = CommitLayer(request, labels, parent_ref, *use->image);
       if (status.ok()) {
         ++lazy_;
         return done(absl::AlreadyExistsError("the layer can be shown: nothing is to be unpacked"));
@@ -236,34 +234,34 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareR
         return done(absl::CancelledError("the caller went away"));
       }
       ++unpacked_;
-      LogWarning("snapshot.not_lazy reference=", reference.ToString(),
+      LogWarning("snapshot.not_lazy reference=", labels.reference.ToString(),
                  " layer=", request.labels[kRefLabel], " cause=", status.message());
       PrepareOrdinary(relay, std::move(request), std::move(done));
     });
   };
-  relay->Add(images_->Ensure(labels, parent_ref, std::move(ensured)));
+  relay->Add(images_->Acquire(std::move(wanted), std::move(acquired)));
 }
 
-absl::Status SnapshotterImpl::CommitLayer(const PrepareRequest& request,
-                                          const LazyImages::Layer& layer) {
-  const std::string& ref = layer.image->chain_ids[layer.level].ToString();
+absl::Status SnapshotterImpl::CommitLayer(const PrepareRequest& request, const LayerLabels& labels,
+                                          const std::string& parent_ref,
+                                          const ResolvedImage& image) {
+  IMAGEFS_ASSIGN_OR_RETURN(const uint32_t level, FindLevel(image, labels, parent_ref));
+  const std::string& ref = labels.chain_id;
   const KeyGate::Hold hold(layer_gate_, StrCat(ref, " ", request.parent));
   if (table_->FindLayer(ref, request.parent).ok()) return absl::OkStatus();
-  const std::string name =
-      StrCat("imagefs/", layer.image->chain_ids[layer.level].hex(), "/", table_->NextId());
+  const std::string name = StrCat("imagefs/", image.chain_ids[level].hex(), "/", table_->NextId());
   IMAGEFS_ASSIGN_OR_RETURN(SnapshotTable::Reservation reservation,
                            table_->Reserve(name, request.parent));
   SnapshotRecord record;
   record.info.kind = SnapshotKind::kCommitted;
   record.info.created_ns = record.info.updated_ns = NowNs();
   record.info.labels = request.labels;
-  record.reference = layer.image->reference;
-  record.manifest = layer.image->manifest_digest;
-  record.level = layer.level;
-  images_->Retain(record.manifest);
-  const Digest manifest = record.manifest;
+  record.reference = image.reference;
+  record.manifest = image.manifest_digest;
+  record.level = level;
+  images_->Keep(name, record.manifest);
   const absl::Status status = table_->Insert(std::move(reservation), std::move(record));
-  if (!status.ok()) images_->Release(manifest);
+  if (!status.ok()) images_->Drop(name);
   return status;
 }
 
@@ -279,12 +277,13 @@ void SnapshotterImpl::PrepareOrdinary(const std::shared_ptr<Relay>& relay, Prepa
     call->record.info.kind = request.kind;
     call->record.info.labels = std::move(request.labels);
     call->done = std::move(done);
-    GetTree(relay, call, [this](Call& c, const ChainRef& tree) { return FinishPrepare(c, tree); });
+    GetImage(relay, call,
+             [this](Call& c, const ImageUses::Use& image) { return FinishPrepare(c, image); });
   });
 }
 
-void SnapshotterImpl::GetTree(const std::shared_ptr<Relay>& relay, const CallPtr& call,
-                              WithTree next) {
+void SnapshotterImpl::GetImage(const std::shared_ptr<Relay>& relay, const CallPtr& call,
+                               WithImage next) {
   const std::string& parent = call->record.info.parent;
   if (!parent.empty()) {
     absl::StatusOr<std::vector<SnapshotRecord>> lineage = table_->Lineage(parent);
@@ -292,50 +291,58 @@ void SnapshotterImpl::GetTree(const std::shared_ptr<Relay>& relay, const CallPtr
     call->lineage = *std::move(lineage);
   }
   if (call->lineage.empty() || !call->lineage.back().lazy()) {
-    return call->done(next(*call, nullptr));
+    return call->done(next(*call, {}));
   }
-  auto ensured = [this, call, next = std::move(next)](absl::StatusOr<ChainRef> tree) mutable {
-    if (!tree.ok()) {
+  const SnapshotRecord& layer = call->lineage.back();
+  absl::StatusOr<Reference> reference = Reference::Parse(layer.reference);
+  if (!reference.ok()) return call->done(reference.status());
+  auto acquired = [this, call, next = std::move(next)](absl::StatusOr<ImageUses::Use> use) mutable {
+    if (!use.ok()) {
       return call->done(
-          Annotate(tree.status(), StrCat("the layers of ", call->lineage.back().reference,
-                                         " cannot be had; see whether its registry answers")));
+          Annotate(use.status(), StrCat("the layers of ", call->lineage.back().reference,
+                                        " cannot be had; see whether its registry answers")));
     }
-    executor_.Submit(
-        [call, next = std::move(next), tree = *std::move(tree)] { call->done(next(*call, tree)); });
+    executor_.Submit([call, next = std::move(next), use = *std::move(use)]() mutable {
+      call->done(next(*call, use));
+    });
   };
-  relay->Add(images_->EnsureTree(call->lineage.back(), std::move(ensured)));
+  relay->Add(images_->Acquire({.reference = *std::move(reference),
+                               .manifest = layer.manifest,
+                               .layers = layer.level + size_t{1}},
+                              std::move(acquired)));
 }
 
-absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::FinishPrepare(Call& call,
-                                                                          const ChainRef& tree) {
+absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::FinishPrepare(
+    Call& call, const ImageUses::Use& image) {
   SnapshotRecord& record = call.record;
   record.id = table_->NextId();
   record.info.created_ns = record.info.updated_ns = NowNs();
   auto finish = [&]() -> absl::StatusOr<std::vector<SnapshotMount>> {
-    IMAGEFS_RETURN_IF_ERROR(MakeDirectory(call, tree));
-    IMAGEFS_ASSIGN_OR_RETURN(std::vector<SnapshotMount> mounts, Answer(call, tree));
+    IMAGEFS_RETURN_IF_ERROR(MakeDirectory(call, image));
+    IMAGEFS_ASSIGN_OR_RETURN(std::vector<SnapshotMount> mounts, Answer(call, image));
     IMAGEFS_RETURN_IF_ERROR(table_->Insert(std::move(call.reservation), record));
     return mounts;
   };
   absl::StatusOr<std::vector<SnapshotMount>> mounts = finish();
   if (!mounts.ok()) {
     mapped_.Hide(record.id);
-    HideLease(record.info.name);
+    SetTree(record.info.name, nullptr);
     dirs_->Retire(record.id).IgnoreError();
     SweepSoon();
   }
   return mounts;
 }
 
-absl::Status SnapshotterImpl::MakeDirectory(const Call& call, const ChainRef& tree) {
+absl::Status SnapshotterImpl::MakeDirectory(const Call& call, const ImageUses::Use& image) {
   const bool view = call.record.info.kind == SnapshotKind::kView;
   if (view && !call.lineage.empty()) return absl::OkStatus();
   // The root of an overlay is the upper one's: it has to look like the parent's.
   SnapshotDirs::RootAttributes root;
   if (!call.lineage.empty() && !call.lineage.front().lazy()) {
     IMAGEFS_ASSIGN_OR_RETURN(root, dirs_->RootOf(call.lineage.front().id));
-  } else if (tree != nullptr) {
-    IMAGEFS_ASSIGN_OR_RETURN(const ErofsImage::Stat st, tree->index->GetStat(tree->index->root()));
+  } else if (image.chain != nullptr) {
+    const ErofsImage& index = *image.chain->index;
+    IMAGEFS_ASSIGN_OR_RETURN(const ErofsImage::Stat st, index.GetStat(index.root()));
     root = {st.uid, st.gid, st.mode & 07777};
   }
   IMAGEFS_ASSIGN_OR_RETURN(const MountFlags ids, IdMapsOf(call.record.info.labels));
@@ -346,13 +353,12 @@ absl::Status SnapshotterImpl::MakeDirectory(const Call& call, const ChainRef& tr
 
 // Shows the tree and says how the snapshot is mounted over it.
 absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::Answer(const Call& call,
-                                                                   const ChainRef& tree) {
+                                                                   const ImageUses::Use& image) {
   std::string base;
-  if (tree != nullptr) {
-    IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, deps_.mounts.Show(tree));
-    base = std::move(shown.path);
-    KeepLease(call.record.info.name, std::move(shown.lease));
-    IMAGEFS_RETURN_IF_ERROR(KeepTree(call, tree, base));
+  if (image.chain != nullptr) {
+    IMAGEFS_ASSIGN_OR_RETURN(ImageUses::Tree tree, images_->Show(image));
+    base = tree->path;
+    SetTree(call.record.info.name, std::move(tree));
   }
   return MountsOf(call, base);
 }
@@ -401,61 +407,21 @@ FlightTicket SnapshotterImpl::Mounts(const std::string& key, MountsDone done) {
     auto call = std::make_shared<Call>();
     call->record = *std::move(record);
     call->done = std::move(done);
-    GetTree(relay, call, [this](Call& c, const ChainRef& tree) { return Answer(c, tree); });
+    GetImage(relay, call,
+             [this](Call& c, const ImageUses::Use& image) { return Answer(c, image); });
   });
   return Relay::TicketOf(relay);
 }
 
-// A tree that has become complete is shown at another place: that one is kept then.
-absl::Status SnapshotterImpl::KeepTree(const Call& call, const ChainRef& tree,
-                                       const std::string& path) {
-  {
-    absl::MutexLock lock(&mu_);
-    const auto found = trees_.find(tree->chain_id);
-    if (found != trees_.end() && found->second.path == path) return absl::OkStatus();
+void SnapshotterImpl::SetTree(const std::string& key, ImageUses::Tree tree) {
+  absl::MutexLock lock(&mu_);
+  // What was there goes with `tree`, after the lock.
+  if (tree != nullptr) {
+    trees_[key].swap(tree);
+  } else if (const auto found = trees_.find(key); found != trees_.end()) {
+    found->second.swap(tree);
+    trees_.erase(found);
   }
-  IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, deps_.mounts.Show(tree));
-  std::string old = std::move(shown.lease);
-  {
-    absl::MutexLock lock(&mu_);
-    KeptTree& kept = trees_[tree->chain_id];
-    kept.manifest = call.lineage.back().manifest;
-    kept.path = std::move(shown.path);
-    kept.lease.swap(old);
-  }
-  if (!old.empty()) deps_.mounts.Hide(old);
-  return absl::OkStatus();
-}
-
-void SnapshotterImpl::HideTrees(const Digest& manifest) {
-  std::vector<std::string> leases;
-  {
-    absl::MutexLock lock(&mu_);
-    for (auto tree = trees_.begin(); tree != trees_.end();) {
-      if (tree->second.manifest != manifest) {
-        ++tree;
-        continue;
-      }
-      leases.push_back(std::move(tree->second.lease));
-      tree = trees_.erase(tree);
-    }
-  }
-  for (const std::string& lease : leases) deps_.mounts.Hide(lease);
-}
-
-void SnapshotterImpl::KeepLease(const std::string& key, std::string lease) {
-  std::string old;
-  {
-    absl::MutexLock lock(&mu_);
-    const auto found = leases_.find(key);
-    if (found != leases_.end()) old = std::move(found->second);
-    if (!lease.empty()) {
-      leases_[key] = std::move(lease);
-    } else if (found != leases_.end()) {
-      leases_.erase(found);
-    }
-  }
-  if (!old.empty()) deps_.mounts.Hide(old);
 }
 
 void SnapshotterImpl::Commit(const std::string& name, const std::string& key, SnapshotLabels labels,
@@ -469,7 +435,7 @@ void SnapshotterImpl::Commit(const std::string& name, const std::string& key, Sn
                      if (!status.ok()) return;
                      const absl::StatusOr<SnapshotRecord> record = table_->Find(name);
                      if (record.ok()) mapped_.Hide(record->id);
-                     HideLease(key);
+                     SetTree(key, nullptr);
                    });
 }
 
@@ -504,12 +470,9 @@ void SnapshotterImpl::Remove(const std::string& key, Done done) {
   executor_.Submit([this, key, done = std::move(done)]() mutable {
     absl::StatusOr<SnapshotRecord> record = table_->Remove(key);
     if (!record.ok()) return done(record.status());
-    HideLease(key);
+    SetTree(key, nullptr);
     if (record->lazy()) {  // has no directories
-      if (images_->Release(record->manifest)) {
-        HideTrees(record->manifest);
-        collect_ = true;
-      }
+      images_->Drop(key);
     } else {
       mapped_.Hide(record->id);
       if (const absl::Status status = dirs_->Retire(record->id); !status.ok()) {
@@ -535,12 +498,7 @@ absl::Status SnapshotterImpl::Sweep() {
   // Before anything is looked at: what comes from now on is another sweep's.
   sweep_queued_ = false;
   absl::Status status = dirs_->Sweep();
-  if (images_->TakeAbandoned(Moment::Now())) collect_ = true;
-  if (collect_.exchange(false)) {
-    const absl::StatusOr<uint64_t> freed = deps_.store.Collect();
-    status.Update(freed.status());
-    if (freed.ok()) LogInfo("snapshot.collected bytes=", *freed);
-  }
+  status.Update(images_->Collect().status());
   return status;
 }
 
@@ -560,9 +518,11 @@ absl::StatusOr<SnapshotUsage> SnapshotterImpl::UsageOf(const SnapshotRecord& rec
     return SnapshotUsage();
   }
   if (!record.lazy()) return dirs_->Usage(record.id, cancel);
-  const LayerRef layer = images_->FindLayer(record);
   SnapshotUsage usage;
-  if (layer == nullptr) return usage;  // its bytes are not here (any more)
+  const ChainRef chain = images_->Find(record.manifest).chain;
+  // Its bytes may not be here (any more).
+  if (chain == nullptr || record.level >= chain->layers.size()) return usage;
+  const LayerRef& layer = chain->layers[record.level];
   struct stat st;
   if (fstat(layer->data.get(), &st) == 0) usage.bytes = static_cast<int64_t>(st.st_blocks) * 512;
   usage.bytes += static_cast<int64_t>(layer->index->size_bytes());
@@ -579,16 +539,13 @@ std::vector<SnapshotInfo> SnapshotterImpl::List(const SnapshotFilter& filter) co
 }
 
 void SnapshotterImpl::HideAll() {
-  absl::flat_hash_map<std::string, std::string> leases;
-  std::map<Digest, KeptTree> trees;
+  absl::flat_hash_map<std::string, ImageUses::Tree> trees;
   {
     absl::MutexLock lock(&mu_);
-    leases.swap(leases_);
     trees.swap(trees_);
   }
   mapped_.HideOthers({});
-  for (const auto& [chain_id, tree] : trees) deps_.mounts.Hide(tree.lease);
-  for (const auto& [key, lease] : leases) deps_.mounts.Hide(lease);
+  images_->HideKept();
 }
 
 }  // namespace

@@ -27,8 +27,8 @@
 #include "absl/status/statusor.h"
 #include "base/flight.h"
 #include "cache/image_store.h"
-#include "fs/mount_table.h"
 #include "snap/filter.h"
+#include "snap/image_uses.h"
 #include "snap/mapped_lowers.h"
 #include "snap/snapshot.h"
 
@@ -38,9 +38,7 @@ class Snapshotter {
  public:
   struct Deps {
     ImageStore& store;
-    MountTable& mounts;
-    // With what an image is asked for on behalf of this node. May block.
-    std::function<SourceFactory::Access(const Reference&)> access_of;
+    ImageUses& uses;
     // Whose descriptions of an image are believed. A snapshot is shared by its ChainID with every
     // image of the node.
     TrustOf trust_of = TrustTrusted;
@@ -51,8 +49,7 @@ class Snapshotter {
     MappedLowers::Bind bind;       // as BindMount
     int threads = 8;               // for what blocks on local disk and mount(2)
   };
-  // Takes up what was there; before MountTable::Recover, so that trees which the kernel still shows
-  // stay. Asks nothing of the network.
+  // Takes up what was there, as an owner of `uses` (snap/image_uses.h).
   static absl::StatusOr<std::unique_ptr<Snapshotter>> Open(Options options, Deps deps);
   // Every call has ended. Trees that are shown stay so unless HideAll was called.
   virtual ~Snapshotter() = default;

@@ -262,6 +262,35 @@ void FakeImageStore::UseChain(ChainRef chain) {
   chain_ = std::move(chain);
 }
 
+void FakeImageStore::UseFillingChain() {
+  class Filling : public LayerFill {
+    void Ensure(ByteRange, ReaderId, CancelToken, Done done) override {
+      done(absl::UnavailableError("nothing comes"));
+    }
+    bool complete() const override { return false; }
+  };
+  auto chain = std::make_shared<Chain>();
+  chain->chain_id = image_->chain_id();
+  for (const Digest& diff_id : image_->config.diff_ids) {
+    auto layer = std::make_shared<Layer>();
+    layer->id = layer->diff_id = diff_id;
+    layer->fill = std::make_shared<Filling>();
+    chain->layers.push_back(std::move(layer));
+  }
+  chain_ = std::move(chain);
+}
+
+void FakeImageStore::AttachSource(const ChainRef&, const Reference& reference,
+                                  const SourceFactory::Access&) {
+  absl::MutexLock lock(&mu_);
+  attached_.push_back(reference.ToString());
+}
+
+std::vector<std::string> FakeImageStore::attached() const {
+  absl::MutexLock lock(&mu_);
+  return attached_;
+}
+
 void FakeImageStore::UseReference(std::string reference) {
   image_->reference = std::move(reference);
 }
@@ -275,7 +304,7 @@ FlightTicket FakeImageStore::EnsureHeld(const std::string& holder, ImageRef imag
       [this, holder, image, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
         if (chain.ok()) {
           absl::MutexLock lock(&mu_);
-          held_[{holder, image->manifest_digest}] = image;
+          held_[{holder, image->manifest_digest}] = image_;  // whole, also of a part
         }
         done(std::move(chain));
       });
@@ -351,9 +380,14 @@ absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain, const Mo
 absl::StatusOr<MountTable::Shown> FakeMountTable::Show(ChainRef chain) {
   absl::MutexLock lock(&mu_);
   if (!mount_status_.ok()) return mount_status_;
-  const std::string lease = chain->chain_id.hex();
+  const std::string lease = StrCat(chain->chain_id.hex(), filling_ ? ".filling" : "");
   ++leases_[lease];
-  return Shown{lease, "/shown/" + lease, false};
+  return Shown{lease, "/shown/" + lease, filling_};
+}
+
+void FakeMountTable::ShowFilling(bool filling) {
+  absl::MutexLock lock(&mu_);
+  filling_ = filling;
 }
 
 std::optional<MountTable::Shown> FakeMountTable::ShowAgain(const Digest& chain_id, ChainRef) {

@@ -38,6 +38,9 @@ class FakeImageStore : public ImageStore {
   // What kv() gives; the image's ChainID is that of `chain`, which every EnsureChain then gives.
   void UseKv(KeyValueStore* kv) { kv_ = kv; }
   void UseChain(ChainRef chain);
+  // The image's layers fill from now on, and never end.
+  void UseFillingChain();
+  std::vector<std::string> attached() const;  // references of AttachSource
   // Of the image that all references have.
   void UseReference(std::string reference);
   // Waits until that many callers of EnsureChain have left it.
@@ -57,7 +60,8 @@ class FakeImageStore : public ImageStore {
                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
   absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) override;
   absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const override;
-  void AttachSource(const ChainRef&, const Reference&, const SourceFactory::Access&) override {}
+  void AttachSource(const ChainRef&, const Reference& reference,
+                    const SourceFactory::Access&) override;
   std::vector<std::optional<FillReport>> FillReports(const ChainRef&) const override { return {}; }
   FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
@@ -112,6 +116,7 @@ class FakeImageStore : public ImageStore {
   int cancelled_ ABSL_GUARDED_BY(mu_) = 0;
   int left_ ABSL_GUARDED_BY(mu_) = 0;
   int collects_ ABSL_GUARDED_BY(mu_) = 0;
+  std::vector<std::string> attached_ ABSL_GUARDED_BY(mu_);
   std::map<std::pair<std::string, Digest>, ImageRef> held_ ABSL_GUARDED_BY(mu_);
   std::map<Digest, LayerState> states_ ABSL_GUARDED_BY(mu_);
   std::optional<FlightTable<ChainRef>::Context> held_chain_ ABSL_GUARDED_BY(mu_);
@@ -131,6 +136,8 @@ class FakeMountTable : public MountTable {
   absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) override;
   // The path of a chain is its ChainID's hex digits below "/shown/".
   absl::StatusOr<Shown> Show(ChainRef chain) override;
+  // From now on the path ends in ".filling", and the tree needs this process; or not.
+  void ShowFilling(bool filling);
   std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
   void Hide(const std::string& lease) override;
   // Leases that are out, by name; ShowAgain gives those of `outlived`.
@@ -161,6 +168,7 @@ class FakeMountTable : public MountTable {
   int mount_again_calls_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, MountRecord> mounts_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, int> leases_ ABSL_GUARDED_BY(mu_);
+  bool filling_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<Digest> outlived_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -11,7 +11,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/text.h"
-#include "snap/lazy_images.h"
+#include "snap/image_uses.h"
 #include "tests/fakes/cache/damage.h"
 #include "tests/fakes/fs/fake_store.h"
 #include "tests/fakes/fs/test_chain.h"
@@ -20,43 +20,6 @@ namespace imagefs {
 namespace {
 
 using Mounts = std::vector<SnapshotMount>;
-
-TEST(LayerLabelsTest, BothFamilies) {
-  const std::string digest = Sha256Of("m").ToString();
-  auto labels = ParseLayerLabels({{kRefLabel, "sha256:aa"},
-                                  {"containerd.io/snapshot/cri.image-ref",
-                                   "docker.io/library/app@" + Sha256Of("i").ToString()},
-                                  {"containerd.io/snapshot/cri.manifest-digest", digest}});
-  ASSERT_TRUE(labels.ok() && labels->has_value());
-  EXPECT_EQ((*labels)->chain_id, "sha256:aa");
-  EXPECT_EQ((*labels)->reference.ToString(), "docker.io/library/app@" + digest)
-      << "of the index and of the manifest in it, the layers belong to the latter";
-  labels = ParseLayerLabels({{kRefLabel, "sha256:aa"},
-                             {"containerd.io/snapshot/remote/stargz.reference", "host.io/app:2"}});
-  ASSERT_TRUE(labels.ok() && labels->has_value());
-  EXPECT_EQ((*labels)->reference.ToString(), "host.io/app:2");
-  EXPECT_FALSE((*labels)->manifest.has_value());
-}
-
-TEST(LayerLabelsTest, WithoutAnImageTheLayerIsUnpacked) {
-  EXPECT_FALSE(ParseLayerLabels({})->has_value());
-  EXPECT_FALSE(ParseLayerLabels({{kRefLabel, "sha256:aa"}})->has_value());
-  EXPECT_FALSE(
-      ParseLayerLabels({{"containerd.io/snapshot/cri.image-ref", "docker.io/library/app:1"}})
-          ->has_value());
-}
-
-TEST(LayerLabelsTest, HostileOnesAreRefused) {
-  for (const char* reference : {"", "oci:/etc:1", "host.io/UPPER:1", "a b", "host/app@sha256:12"}) {
-    const auto labels =
-        ParseLayerLabels({{kRefLabel, "x"}, {"containerd.io/snapshot/cri.image-ref", reference}});
-    EXPECT_TRUE(!labels.ok() || !labels->has_value()) << reference;
-  }
-  EXPECT_FALSE(ParseLayerLabels({{kRefLabel, "x"},
-                                 {"containerd.io/snapshot/cri.image-ref", "host.io/app:1"},
-                                 {"containerd.io/snapshot/cri.manifest-digest", "sha256:../.."}})
-                   .ok());
-}
 
 class SnapshotterTest : public ::testing::Test {
  protected:
@@ -83,6 +46,8 @@ class SnapshotterTest : public ::testing::Test {
 
   void Start() {
     snapshotter_.reset();
+    const auto access_of = [this](const Reference&) { return access_; };
+    uses_ = std::make_unique<ImageUses>(ImageUses::Deps{store_, mounts_, access_of, access_of});
     auto snapshotter =
         Snapshotter::Open({.directory = dir_ + "/snapshots",
                            .mapped_directory = dir_ + "/mapped",
@@ -92,9 +57,11 @@ class SnapshotterTest : public ::testing::Test {
                                  binds_.push_back({source, directory, flags});
                                  return bind_status_;
                                }},
-                          {store_, mounts_, [this](const Reference&) { return access_; }});
+                          {store_, *uses_});
     ASSERT_TRUE(snapshotter.ok()) << snapshotter.status();
     snapshotter_ = *std::move(snapshotter);
+    uses_->Recover();
+    uses_->Serve();
   }
 
   // Waits for the answer of an asynchronous call.
@@ -202,6 +169,7 @@ class SnapshotterTest : public ::testing::Test {
   };
   std::vector<Bound> binds_;
   absl::Status bind_status_;
+  std::unique_ptr<ImageUses> uses_;
   std::unique_ptr<Snapshotter> snapshotter_;
 };
 
@@ -265,8 +233,7 @@ TEST_F(SnapshotterTest, AContainerIsAnOverlayOverOneTree) {
   ASSERT_EQ(stat(Option(*container, "upperdir=").c_str(), &st), 0);
   EXPECT_EQ(st.st_mode & 07777, 0751u) << "as the root of the image";
   EXPECT_EQ(*MountsOf("container"), *container);
-  EXPECT_EQ(mounts_.leases(), (std::map<std::string, int>{{chain_->chain_id.hex(), 2}}))
-      << "one of the container, one that stays";
+  EXPECT_EQ(mounts_.leases(), (std::map<std::string, int>{{chain_->chain_id.hex(), 1}}));
 
   // What is committed on top lies over the same tree.
   const std::string upper = Option(*container, "upperdir=");
@@ -361,31 +328,6 @@ TEST_F(SnapshotterTest, TheLastSnapshotLetsTheImageGo) {
   ASSERT_TRUE(Cleanup().ok());
   EXPECT_TRUE(store_.ListHeld("snapshots")->empty());
   EXPECT_GE(store_.collects(), 1);
-}
-
-TEST(LazyImagesTest, WhatWasAbandonedIsCollectedLater) {
-  FakeImageStore store(2);
-  Executor executor("test", 1);
-  LazyImages images({store, executor, [](const Reference&) { return SourceFactory::Access(); }});
-  auto labels = ParseLayerLabels(
-      {{kRefLabel, store.image().chain_ids[0].ToString()},
-       {"containerd.io/snapshot/cri.image-ref", "registry.test/app:1"},
-       {"containerd.io/snapshot/cri.manifest-digest", store.image().manifest_digest.ToString()}});
-  ASSERT_TRUE(labels.ok() && labels->has_value());
-  std::promise<absl::Status> ensured;
-  images.Ensure(**labels, "", [&](absl::StatusOr<LazyImages::Layer> layer) {
-    const absl::Status status = layer.status();
-    layer = absl::UnknownError("dropped before the promise is kept");
-    ensured.set_value(status);
-  });
-  ASSERT_TRUE(ensured.get_future().get().ok());
-  std::promise<void> idle;
-  executor.Submit([&] { idle.set_value(); });
-  idle.get_future().wait();
-  EXPECT_TRUE(store.ListHeld("snapshots")->empty());
-  EXPECT_FALSE(images.TakeAbandoned(Moment::Now())) << "whoever tries again finds what was brought";
-  EXPECT_TRUE(images.TakeAbandoned(Moment::Now() + absl::Hours(1)));
-  EXPECT_FALSE(images.TakeAbandoned(Moment::Now() + absl::Hours(2))) << "once";
 }
 
 TEST_F(SnapshotterTest, ARestartKnowsEverything) {

@@ -1,0 +1,573 @@
+#include "snap/image_uses.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/memory/memory.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/identity.h"
+
+namespace imagefs {
+namespace {
+
+// Longer than a pull takes from one layer to the next, shorter than people wait before they try
+// again.
+constexpr absl::Duration kFailureMemory = absl::Seconds(10);
+constexpr size_t kMaxFailures = 1000;
+constexpr absl::Duration kAbandonedFor = absl::Minutes(10);
+
+// The same image without the layers above its lowest `layers`.
+ImageStore::ImageRef Truncate(const ImageStore::ImageRef& image, size_t layers) {
+  if (layers == image->chain_ids.size()) return image;
+  auto part = std::make_shared<ResolvedImage>(*image);
+  part->manifest.layers.resize(layers);
+  part->config.diff_ids.resize(layers);
+  part->chain_ids.resize(layers);
+  part->layer_ids.resize(std::min(part->layer_ids.size(), layers));
+  return part;
+}
+
+}  // namespace
+
+ImageUses::ImageUses(Deps deps) : deps_(std::move(deps)), executor_("images", deps_.threads) {}
+
+ImageUses::~ImageUses() = default;
+
+void ImageUses::CheckPhase(Phase first, Phase last, std::string_view what) const {
+  {
+    absl::MutexLock lock(&mu_);
+    if (first <= phase_ && phase_ <= last) return;
+  }
+  const std::string line = StrCat("FATAL: ", what, " out of the order of snap/image_uses.h\n");
+  (void)!write(STDERR_FILENO, line.data(), line.size());
+  abort();
+}
+
+absl::StatusOr<std::unique_ptr<ImageUses::Owner>> ImageUses::AddOwner(OwnerOptions options) {
+  CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "AddOwner");
+  auto owner = absl::WrapUnique(new Owner(*this, std::move(options)));
+  IMAGEFS_RETURN_IF_ERROR(owner->TakeUp());
+  return owner;
+}
+
+void ImageUses::Recover() {
+  CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "Recover");
+  const std::vector<std::string> mounted = deps_.mounts.Recover(
+      [this](const Digest& chain_id) { return deps_.store.FindChain(chain_id); });
+  for (const std::string& directory : mounted) LogInfo("mounted_again directory=", directory);
+  std::vector<Owner*> owners;
+  {
+    absl::MutexLock lock(&mu_);
+    phase_ = Phase::kRecovered;
+    owners = owners_;
+  }
+  for (const Owner* owner : owners) {
+    if (owner->options_.recovered) owner->options_.recovered();
+  }
+  deps_.mounts.RemoveLeftovers();
+}
+
+void ImageUses::Serve() {
+  CheckPhase(Phase::kRecovered, Phase::kRecovered, "Serve");
+  std::vector<Owner*> owners;
+  {
+    absl::MutexLock lock(&mu_);
+    phase_ = Phase::kServing;
+    owners = owners_;
+  }
+  for (Owner* owner : owners) owner->Serve();
+}
+
+// An Acquire under way.
+struct ImageUses::Owner::Call {
+  Request request;
+  UseDone done;
+  uint64_t number = 0;
+  std::shared_ptr<Relay> relay = std::make_shared<Relay>();
+  std::string failure_key;  // "" = nothing is remembered
+  Use use;                  // as far as it is known
+};
+
+ImageUses::Owner::Owner(ImageUses& uses, OwnerOptions options)
+    : uses_(uses), options_(std::move(options)), gone_(std::make_shared<std::atomic<bool>>(false)) {
+  absl::MutexLock lock(&uses_.mu_);
+  uses_.owners_.push_back(this);
+}
+
+ImageUses::Owner::~Owner() {
+  {
+    absl::MutexLock lock(&uses_.mu_);
+    std::erase(uses_.owners_, this);
+  }
+  Stop();
+  {
+    auto idle = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return tasks_ == 0; };
+    absl::MutexLock lock(&mu_);
+    mu_.Await(absl::Condition(&idle));
+  }
+  *gone_ = true;
+}
+
+void ImageUses::Owner::Stop() {
+  std::vector<std::shared_ptr<Relay>> calls;
+  std::vector<absl::AnyInvocable<void()>> waiting;
+  {
+    absl::MutexLock lock(&mu_);
+    stopped_ = true;
+    for (const auto& [number, relay] : calls_) calls.push_back(relay);
+    waiting.swap(waiting_);
+  }
+  for (const auto& relay : calls) Relay::TicketOf(relay).Leave();
+  for (auto& work : waiting) work();  // finds that its caller has left
+  auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return calls_.empty(); };
+  absl::MutexLock lock(&mu_);
+  mu_.Await(absl::Condition(&ended));
+}
+
+// What the process before this one held and showed.
+absl::Status ImageUses::Owner::TakeUp() {
+  {
+    absl::MutexLock lock(&mu_);
+    for (const Wanted& wanted : options_.wanted) {
+      if (!names_.emplace(wanted.name, wanted.manifest).second) continue;
+      Entry& entry = entries_[wanted.manifest];
+      ++entry.names;
+      entry.kept = true;
+      std::vector<std::string>& known = entry.references;
+      if (std::find(known.begin(), known.end(), wanted.reference) == known.end()) {
+        known.push_back(wanted.reference);
+      }
+    }
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const auto held, uses_.deps_.store.ListHeld(options_.holder));
+  std::vector<Digest> shown;
+  for (const ImageStore::ImageRef& image : held) {
+    const Digest& manifest = image->manifest_digest;
+    absl::StatusOr<ChainRef> chain = uses_.deps_.store.FindChainOf(image);
+    {
+      absl::MutexLock lock(&mu_);
+      Entry& entry = entries_[manifest];
+      entry.image = image;
+      if (chain.ok()) entry.chain = *std::move(chain);
+      if (entry.needed() && entry.chain != nullptr) shown.push_back(manifest);
+    }
+    LetGo(manifest);  // of a call that never came to its end
+  }
+  for (const Digest& manifest : shown) ShowAgain(manifest, 0);
+  return absl::OkStatus();
+}
+
+void ImageUses::Owner::Serve() {
+  std::vector<absl::AnyInvocable<void()>> waiting;
+  {
+    absl::MutexLock lock(&mu_);
+    serving_ = true;
+    waiting.swap(waiting_);
+  }
+  AttachSources();
+  for (auto& work : waiting) uses_.executor_.Submit(std::move(work));
+}
+
+// Those of what fills went with the process before this one. Until then reads of it wait.
+void ImageUses::Owner::AttachSources() {
+  std::vector<std::pair<ChainRef, std::string>> filling;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [manifest, entry] : entries_) {
+      if (entry.chain == nullptr || entry.chain->complete()) continue;
+      for (const std::string& text : entry.references) filling.emplace_back(entry.chain, text);
+    }
+    tasks_ += filling.size();
+  }
+  for (auto& [chain, text] : filling) {
+    uses_.executor_.Submit([this, chain = std::move(chain), text = std::move(text)] {
+      const absl::StatusOr<Reference> reference = Reference::Parse(text);
+      if (reference.ok()) {
+        uses_.deps_.store.AttachSource(chain, *reference, uses_.deps_.quick_access_of(*reference));
+      }
+      absl::MutexLock lock(&mu_);
+      --tasks_;
+    });
+  }
+}
+
+FlightTicket ImageUses::Owner::Begin(const CallPtr& call, absl::AnyInvocable<void()> work) {
+  const std::shared_ptr<Relay> relay = call->relay;
+  bool stopped;
+  {
+    absl::MutexLock lock(&mu_);
+    call->number = next_call_++;
+    stopped = stopped_;
+    if (!stopped) calls_[call->number] = relay;
+    if (!stopped && !serving_) {
+      waiting_.push_back(std::move(work));
+      return Relay::TicketOf(relay);
+    }
+  }
+  if (stopped) {
+    Finish(call, absl::CancelledError("the daemon ends"));
+  } else {
+    work();
+  }
+  return Relay::TicketOf(relay);
+}
+
+void ImageUses::Owner::Finish(const CallPtr& call, absl::StatusOr<Use> use) {
+  {
+    // Nothing of the call is left when this object may go.
+    UseDone done = std::move(call->done);
+    call->use = {};
+    done(std::move(use));
+  }
+  absl::MutexLock lock(&mu_);
+  calls_.erase(call->number);
+}
+
+FlightTicket ImageUses::Owner::Acquire(Request request, UseDone done) {
+  auto call = std::make_shared<Call>();
+  call->request = std::move(request);
+  call->done = std::move(done);
+  return Begin(call, [this, call] {
+    if (!TakeHere(call)) Resolve(call);
+  });
+}
+
+FlightTicket ImageUses::Owner::AcquireFound(ImageStore::ImageRef image,
+                                            std::shared_ptr<ImageSource> source, Priority priority,
+                                            UseDone done) {
+  auto call = std::make_shared<Call>();
+  call->request.priority = priority;
+  call->done = std::move(done);
+  return Begin(call, [this, call, image = std::move(image), source = std::move(source)]() mutable {
+    Hold(call, std::move(image), std::move(source));
+  });
+}
+
+// False where a registry has to be asked.
+bool ImageUses::Owner::TakeHere(const CallPtr& call) {
+  const Request& request = call->request;
+  if (!request.manifest.has_value() || call->relay->left()) return false;
+  ImageStore::ImageRef image = Find(*request.manifest).image;
+  if (image == nullptr || request.layers > image->chain_ids.size()) return false;
+  const size_t layers = request.layers == 0 ? image->chain_ids.size() : request.layers;
+  const ImageStore::ImageRef part = Truncate(image, layers);
+  if (!uses_.deps_.store.HasLayers(*part, TrustOfImage(options_.trust_of, *part))) return false;
+  if (request.accept) {
+    if (absl::Status status = request.accept(*image); !status.ok()) {
+      Finish(call, status);
+      return true;
+    }
+  }
+  Hold(call, std::move(image), nullptr);
+  return true;
+}
+
+void ImageUses::Owner::Resolve(const CallPtr& call) {
+  uses_.executor_.Submit([this, call] {
+    if (call->relay->left()) return Finish(call, absl::CancelledError("the caller went away"));
+    ImageStore::ResolveRequest request;
+    request.reference = call->request.reference;
+    if (call->request.manifest.has_value()) request.reference.digest = call->request.manifest;
+    // A manifest that was named by its digest is the one that is wanted.
+    if (!request.reference.digest.has_value()) request.platform = Platform::Host();
+    request.access = uses_.deps_.access_of(request.reference);
+    request.policy = PullPolicy::kProve;
+    request.trust = options_.trust_of(request.reference);
+    if (call->request.impatient) {
+      call->failure_key =
+          StrCat(request.reference.ToString(), " ", request.access.credential.Fingerprint());
+      absl::Status failure = RecentFailure(call->failure_key);
+      if (!failure.ok()) return Finish(call, std::move(failure));
+    }
+    auto resolved = [this, call](absl::StatusOr<ImageStore::Resolved> result) {
+      OnResolved(call, std::move(result));
+    };
+    call->relay->Add(uses_.deps_.store.Resolve(std::move(request), std::move(resolved)));
+  });
+}
+
+void ImageUses::Owner::OnResolved(const CallPtr& call,
+                                  absl::StatusOr<ImageStore::Resolved> resolved) {
+  if (!resolved.ok()) {
+    RememberFailure(call, resolved.status());
+    return Finish(call, resolved.status());
+  }
+  if (call->request.layers > resolved->image->chain_ids.size()) {
+    return Finish(call, absl::DataLossError("the image has fewer layers than were recorded"));
+  }
+  if (call->request.accept) {
+    absl::Status status = call->request.accept(*resolved->image);
+    if (!status.ok()) return Finish(call, std::move(status));
+  }
+  Hold(call, std::move(resolved->image), std::move(resolved->source));
+}
+
+void ImageUses::Owner::Hold(const CallPtr& call, ImageStore::ImageRef image,
+                            std::shared_ptr<ImageSource> source) {
+  const Digest manifest = image->manifest_digest;
+  const size_t wanted = call->request.layers;
+  call->use.layers = wanted == 0 ? image->chain_ids.size() : wanted;
+  {
+    absl::MutexLock lock(&mu_);
+    Entry& entry = entries_[manifest];
+    if (entry.image == nullptr) entry.image = image;
+    ++entry.holds;
+    call->use.hold = std::shared_ptr<const void>(
+        image.get(), [this, manifest](const void*) { Leave(manifest); });
+    call->use.image = std::move(image);
+    if (entry.releasing) {
+      // The store is told of this one after it has forgotten the one before.
+      entry.after_release.push_back(
+          [this, call, source = std::move(source)]() mutable { Ensure(call, std::move(source)); });
+      return;
+    }
+  }
+  Ensure(call, std::move(source));
+}
+
+void ImageUses::Owner::Ensure(const CallPtr& call, std::shared_ptr<ImageSource> source) {
+  ImageStore::ImageRef part = Truncate(call->use.image, call->use.layers);
+  const IndexTrust trust = TrustOfImage(options_.trust_of, *part);
+  call->relay->Add(uses_.deps_.store.EnsureHeld(
+      options_.holder, std::move(part), std::move(source), trust, call->request.priority,
+      [this, call](absl::StatusOr<ChainRef> chain) { OnChain(call, std::move(chain)); }));
+}
+
+void ImageUses::Owner::OnChain(const CallPtr& call, absl::StatusOr<ChainRef> chain) {
+  if (!chain.ok()) {
+    RememberFailure(call, chain.status());
+    return Finish(call, chain.status());
+  }
+  Use use = std::move(call->use);
+  use.chain = *std::move(chain);
+  if (use.layers == use.image->chain_ids.size()) {
+    use.image = WithLayers(*use.image, *use.chain);
+    absl::MutexLock lock(&mu_);
+    Entry& entry = entries_[use.image->manifest_digest];
+    entry.chain = use.chain;
+    entry.image = use.image;
+  }
+  Finish(call, std::move(use));
+}
+
+absl::Status ImageUses::Owner::RecentFailure(const std::string& key) {
+  absl::MutexLock lock(&mu_);
+  const auto found = failures_.find(key);
+  if (found == failures_.end()) return absl::OkStatus();
+  if (Moment::Now() - found->second.when < kFailureMemory) return found->second.status;
+  failures_.erase(found);
+  return absl::OkStatus();
+}
+
+void ImageUses::Owner::RememberFailure(const CallPtr& call, const absl::Status& status) {
+  if (call->failure_key.empty() || absl::IsCancelled(status)) return;
+  absl::MutexLock lock(&mu_);
+  if (failures_.size() >= kMaxFailures) failures_.clear();
+  failures_[call->failure_key] = {status, Moment::Now()};
+}
+
+void ImageUses::Owner::Keep(const std::string& name, const Digest& manifest) {
+  std::optional<Digest> before;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto [found, fresh] = names_.try_emplace(name, manifest);
+    if (!fresh && found->second == manifest) return;
+    if (!fresh) {
+      before = std::exchange(found->second, manifest);
+      --entries_[*before].names;
+    }
+    Entry& entry = entries_[manifest];
+    ++entry.names;
+    entry.kept = true;
+  }
+  if (before.has_value()) LetGo(*before);
+}
+
+void ImageUses::Owner::Drop(const std::string& name) {
+  Digest manifest;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = names_.find(name);
+    if (found == names_.end()) return;
+    manifest = found->second;
+    names_.erase(found);
+    --entries_[manifest].names;
+  }
+  LetGo(manifest);
+}
+
+void ImageUses::Owner::Leave(const Digest& manifest) {
+  {
+    absl::MutexLock lock(&mu_);
+    Entry& entry = entries_[manifest];
+    --entry.holds;
+    if (entry.needed()) return;
+    ++tasks_;
+  }
+  // Not on the thread of a flight: it writes.
+  uses_.executor_.Submit([this, manifest] {
+    // Its last name went before: nobody else would see to its bytes.
+    if (LetGo(manifest)) {
+      const absl::Status status = Collect().status();
+      if (!status.ok()) LogWarning("images.not_collected cause=", status.message());
+    }
+    absl::MutexLock lock(&mu_);
+    --tasks_;
+  });
+}
+
+// Of an image that nothing needs. True when there was something to let go of that Collect takes.
+bool ImageUses::Owner::LetGo(const Digest& manifest) {
+  std::map<size_t, Tree> trees;
+  ChainRef chain;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = entries_.find(manifest);
+    if (found == entries_.end()) return false;
+    Entry& entry = found->second;
+    if (entry.needed() || entry.releasing) return false;
+    entry.releasing = true;
+    trees.swap(entry.trees);
+    chain = std::move(entry.chain);
+  }
+  trees.clear();
+  chain.reset();
+  const absl::Status status = uses_.deps_.store.ReleaseHeld(options_.holder, manifest);
+  if (!status.ok()) {
+    LogWarning("image.not_released manifest=", manifest.Short(), " cause=", status.message());
+  }
+  std::vector<absl::AnyInvocable<void()>> next;
+  bool kept;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto found = entries_.find(manifest);
+    found->second.releasing = false;
+    kept = found->second.kept;
+    // Not before all is let go of: whoever collects takes this for done.
+    if (kept) {
+      collect_ = true;
+    } else {
+      abandoned_ = Moment::Now();
+    }
+    next.swap(found->second.after_release);
+    if (!found->second.needed()) entries_.erase(found);
+  }
+  for (auto& work : next) work();
+  return kept;
+}
+
+ImageUses::Use ImageUses::Owner::Find(const Digest& manifest) const {
+  absl::MutexLock lock(&mu_);
+  const auto found = entries_.find(manifest);
+  if (found == entries_.end()) return {};
+  const Entry& entry = found->second;
+  const size_t layers = entry.image == nullptr ? 0 : entry.image->chain_ids.size();
+  return {nullptr, entry.image, entry.chain, layers};
+}
+
+ImageUses::Tree ImageUses::Owner::MakeTree(MountTable::Shown shown, ChainRef chain) const {
+  auto tree = std::make_unique<ShownTree>();
+  tree->path = std::move(shown.path);
+  tree->chain = std::move(chain);
+  tree->filling = shown.filling;
+  tree->fuse = shown.fuse;
+  return Tree(tree.release(), [&mounts = uses_.deps_.mounts, gone = gone_,
+                               lease = std::move(shown.lease)](const ShownTree* gone_tree) {
+    const std::unique_ptr<const ShownTree> owned(gone_tree);
+    if (!*gone) mounts.Hide(lease);
+  });
+}
+
+absl::StatusOr<ImageUses::Tree> ImageUses::Owner::Show(const Use& use) {
+  uses_.CheckPhase(Phase::kRecovered, Phase::kServing, "Show");
+  // The mount table knows what is the best that it can show now, and gives the same path for it.
+  IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, uses_.deps_.mounts.Show(use.chain));
+  Tree tree = MakeTree(std::move(shown), use.chain);
+  Tree other;  // goes after the lock
+  absl::MutexLock lock(&mu_);
+  const auto found = entries_.find(use.image->manifest_digest);
+  if (found == entries_.end()) return tree;
+  Tree& kept = found->second.trees[use.layers];
+  if (kept != nullptr && kept->path == tree->path && kept->chain == tree->chain) {
+    other = std::exchange(tree, kept);
+  } else {
+    other = std::exchange(kept, tree);
+  }
+  return tree;
+}
+
+absl::StatusOr<ImageUses::Tree> ImageUses::Owner::ShowLayer(const Use& use, size_t layer) {
+  uses_.CheckPhase(Phase::kRecovered, Phase::kServing, "ShowLayer");
+  const LayerRef& shown_layer = use.chain->layers[layer];
+  auto alone = std::make_shared<Chain>();
+  // Not the DiffID: that is the ChainID of an image that has this layer only, in another form.
+  alone->chain_id = Sha256Of(StrCat("layer alone ", shown_layer->id.ToString()));
+  alone->index_path = shown_layer->directory + "/index";
+  IMAGEFS_ASSIGN_OR_RETURN(alone->index, ErofsImage::Open(alone->index_path));
+  alone->layers = {shown_layer};
+  alone->overlay_form = true;
+  IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, uses_.deps_.mounts.Show(alone));
+  return MakeTree(std::move(shown), std::move(alone));
+}
+
+ImageUses::Tree ImageUses::Owner::ShowAgain(const Digest& manifest, size_t layers) {
+  uses_.CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "ShowAgain");
+  const Use here = Find(manifest);
+  if (here.image == nullptr || layers > here.layers) return nullptr;
+  const bool whole = layers == 0 || layers == here.layers;
+  if (whole) layers = here.layers;
+  {
+    absl::MutexLock lock(&mu_);
+    const std::map<size_t, Tree>& trees = entries_[manifest].trees;
+    if (const auto found = trees.find(layers); found != trees.end()) return found->second;
+  }
+  ChainRef chain = whole ? here.chain : nullptr;
+  Digest chain_id;
+  if (chain != nullptr) {
+    chain_id = chain->chain_id;
+  } else {
+    const ImageStore::ImageRef part = Truncate(here.image, layers);
+    if (part->layer_ids.size() != layers) return nullptr;
+    chain_id = ChainIdentity(part->layer_ids, part->config.diff_ids);
+    absl::StatusOr<ChainRef> found = uses_.deps_.store.FindChain(chain_id);
+    if (found.ok()) chain = *std::move(found);
+  }
+  std::optional<MountTable::Shown> shown = uses_.deps_.mounts.ShowAgain(chain_id, chain);
+  if (!shown.has_value()) return nullptr;
+  Tree tree = MakeTree(*std::move(shown), std::move(chain));
+  absl::MutexLock lock(&mu_);
+  entries_[manifest].trees[layers] = tree;
+  return tree;
+}
+
+void ImageUses::Owner::HideKept() {
+  std::vector<std::map<size_t, Tree>> trees;  // go after the lock
+  absl::MutexLock lock(&mu_);
+  for (auto& [manifest, entry] : entries_) trees.push_back(std::exchange(entry.trees, {}));
+}
+
+absl::StatusOr<uint64_t> ImageUses::Owner::Collect(Moment now) {
+  {
+    absl::MutexLock lock(&mu_);
+    if (now >= abandoned_ + kAbandonedFor) {
+      abandoned_ = Moment::InfiniteFuture();
+      collect_ = true;
+    }
+    if (!std::exchange(collect_, false)) return 0;
+  }
+  absl::StatusOr<uint64_t> freed = uses_.deps_.store.Collect();
+  if (freed.ok()) {
+    LogInfo("images.collected holder=", options_.holder, " bytes=", *freed);
+  } else {
+    absl::MutexLock lock(&mu_);
+    collect_ = true;
+  }
+  return freed;
+}
+
+}  // namespace imagefs
