@@ -206,13 +206,9 @@ absl::Status DaemonImpl::OpenParts() {
       [this](const Reference& reference) { return credentials_->AccessFor(reference); },
       [this](const Reference& reference) { return credentials_->QuickAccessFor(reference); }});
   if (geteuid() == 0) {
-    IMAGEFS_ASSIGN_OR_RETURN(podman_,
-                             PodmanStore::Open(StrCat(paths.root, "/podman"),
-                                               {*store_, *mounts_,
-                                                [this](const Reference& reference) {
-                                                  return credentials_->AccessFor(reference);
-                                                },
-                                                trust_of(options_.config.PodmanPolicy())}));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        podman_, PodmanStore::Open(StrCat(paths.root, "/podman"),
+                                   {*store_, *uses_, trust_of(options_.config.PodmanPolicy())}));
     IMAGEFS_ASSIGN_OR_RETURN(
         snapshots_,
         SnapshotsServer::Open({paths.root, paths.run, trust_of(options_.config.ContainerdPolicy())},
@@ -220,7 +216,6 @@ absl::Status DaemonImpl::OpenParts() {
   }
   uses_->Recover();
   AttachSources();
-  if (podman_ != nullptr) podman_->Start();
   if (geteuid() == 0 && options_.config.podman_layers) {
     IMAGEFS_ASSIGN_OR_RETURN(layers_,
                              PodmanLayerStore::Open(StrCat(paths.run, "/als"),

@@ -175,7 +175,7 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   void SucceedIndex(const PublishResult& published);
   void PublishByItself(const ChainRef& chain);
   void BringForPodman(const ImageStore::Resolved& resolved);
-  void AddToPodman(PodmanStore::Brought brought);
+  void AddToPodman(ImageUses::Use brought);
   void Succeed(std::optional<MountRecord> record, const PodmanStore::Entry* added = nullptr);
   void End(const absl::Status& status);
   void UndoMount();
@@ -301,13 +301,13 @@ void TransferCall::Bring(const ImageStore::Resolved& resolved) {
 
 void TransferCall::BringForPodman(const ImageStore::Resolved& resolved) {
   Adopt(stage(), deps_.podman->Bring(resolved.image, resolved.source, Priority::kForeground,
-                                     [self = self()](absl::StatusOr<PodmanStore::Brought> brought) {
+                                     [self = self()](absl::StatusOr<ImageUses::Use> brought) {
                                        if (!brought.ok()) return self->End(brought.status());
                                        self->AddToPodman(*std::move(brought));
                                      }));
 }
 
-void TransferCall::AddToPodman(PodmanStore::Brought brought) {
+void TransferCall::AddToPodman(ImageUses::Use brought) {
   if (!Enter("mounting", "mount")) return;
   deps_.executor.Submit([self = self(), brought = std::move(brought)]() mutable {
     const absl::StatusOr<PodmanStore::Entry> entry = self->deps_.podman->Add(

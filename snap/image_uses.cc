@@ -154,7 +154,9 @@ absl::Status ImageUses::Owner::TakeUp() {
       Entry& entry = entries_[manifest];
       entry.image = image;
       if (chain.ok()) entry.chain = *std::move(chain);
-      if (entry.needed() && entry.chain != nullptr) shown.push_back(manifest);
+      if (options_.keeps_trees && entry.needed() && entry.chain != nullptr) {
+        shown.push_back(manifest);
+      }
     }
     LetGo(manifest);  // of a call that never came to its end
   }

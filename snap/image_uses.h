@@ -85,6 +85,7 @@ class ImageUses {
     std::string holder;               // a word: the owner's name in the store's records
     TrustOf trust_of = TrustTrusted;  // whose descriptions of an image are believed
     std::vector<Wanted> wanted;
+    bool keeps_trees = true;  // false: it calls ShowLayer only
     // Run once by Recover: the owner shows what is to be there. May call its Owner; may be empty.
     std::function<void()> recovered;
   };

@@ -16,14 +16,12 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "base/executor.h"
-#include "base/relay.h"
 #include "cache/image_store.h"
 #include "fs/key_gate.h"
-#include "fs/mount_table.h"
+#include "snap/image_uses.h"
 #include "snap/podman_files.h"
 
 namespace imagefs {
@@ -32,30 +30,22 @@ class PodmanStore {
  public:
   struct Deps {
     ImageStore& store;
-    MountTable& mounts;
-    // With what an image is asked for on behalf of this machine. May block.
-    std::function<SourceFactory::Access(const Reference&)> access_of;
+    ImageUses& uses;
     // Whose descriptions of an image are believed: podman shares layers by what images claim.
     TrustOf trust_of = TrustTrusted;
   };
-  // `directory`: of the store that podman reads. Before MountTable::Recover, so that trees which
-  // the kernel still shows stay.
+  // `directory`: of the store that podman reads. Becomes an owner of `uses`; when that recovers,
+  // what was found is shown and published. Images whose layers a crash of the machine took are
+  // fetched again once the daemon serves.
   static absl::StatusOr<std::unique_ptr<PodmanStore>> Open(std::string directory, Deps deps);
+  // REQUIRES: every call of Bring and Add has ended, and no Use of an image is left.
   ~PodmanStore();
 
-  // Shows and publishes what Open found. After MountTable::Recover. Asks nothing of the network
-  // itself; images whose layers a crash of the machine took are fetched again meanwhile.
-  void Start();
-
-  // An image that can be shown. It stays in the image store while `use` lives or it has a name.
-  struct Brought {
-    ImageStore::ImageRef image;
-    ChainRef chain;
-    std::shared_ptr<const void> use;
-  };
-  using BroughtDone = absl::AnyInvocable<void(absl::StatusOr<Brought>)>;
+  // Makes an image showable, and holds it while the Use lives or it has a name.
   FlightTicket Bring(ImageStore::ImageRef image, std::shared_ptr<ImageSource> source,
-                     Priority priority, BroughtDone done);
+                     Priority priority, ImageUses::UseDone done) {
+    return images_->AcquireFound(std::move(image), std::move(source), priority, std::move(done));
+  }
 
   struct Entry {
     std::string name;
@@ -68,7 +58,7 @@ class PodmanStore {
   // Gives an image a name (see PodmanName), which another one may lose by it. `reference`: where
   // its bytes come from.
   absl::StatusOr<Entry> Add(const std::string& name, const std::string& reference,
-                            const Brought& brought);
+                            const ImageUses::Use& brought);
   // Takes names away; images without names go from the store. A word is a name or, where there is
   // no such name, the reference that names were given for. kNotFound, and no change, when one is
   // neither. Returns the bytes given back.
@@ -91,55 +81,37 @@ class PodmanStore {
     Digest manifest;
     int64_t added_unix = 0;
   };
-  struct Image {
-    ImageStore::ImageRef image;
-    ChainRef chain;
-    size_t uses = 0;
-  };
-  struct Tree {
-    ChainRef chain;
-    MountTable::Shown shown;
-  };
-  using Trees = std::map<Digest, Tree>;
-
+  using Trees = std::map<Digest, ImageUses::Tree>;
   using Names = std::map<std::string, Name>;
 
   explicit PodmanStore(Deps deps) : deps_(std::move(deps)) {}
-  absl::Status Load();
   absl::StatusOr<Names> LoadNames() const;
+  void Recovered();
   // Those that end in C are called while the key of gate_ is held.
   absl::Status PutNameC(const std::string& name, const Name* record);
-  absl::Status ShowC(const Digest& claimed, const ChainRef& chain,
-                     std::vector<std::string>* old_leases);
   // Shows and publishes what has a name; with `leaving`, only what is shown and does not need this
   // process.
   absl::Status PublishC(bool leaving = false);
   std::vector<PodmanImage> ImagesToPublish(bool leaving) const;
-  // Lets go of the images that nobody needs; true when there were some.
-  bool ReleaseC();
   Entry EntryLocked(const std::string& name, const Name& record) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
-  static bool HasName(const Names& names, const Digest& manifest);
   std::vector<std::string> NamesOf(const std::vector<std::string>& words,
                                    std::string* unknown) const;
-  void LeaveUse(const Digest& manifest);
-  void ShowProven(const ImageStore::ImageRef& image);
-  void FetchAgain(const std::string& name, const Name& record);
+  void BringAgain(const Entry& entry);
 
   const Deps deps_;
   std::unique_ptr<PodmanFiles> files_;  // guarded by gate_, but for its directory
   KeyGate gate_;                        // one key: changes one after the other
-  const std::shared_ptr<Relay> again_ = std::make_shared<Relay>();  // of FetchAgain
 
   mutable absl::Mutex mu_;
   Names names_ ABSL_GUARDED_BY(mu_);
-  std::map<Digest, Image> images_ ABSL_GUARDED_BY(mu_);  // by manifest
   // By the ChainID that images claim, as podman's layers are; changed under gate_ only.
   Trees trees_ ABSL_GUARDED_BY(mu_);
   bool left_ ABSL_GUARDED_BY(mu_) = false;
-  int fetching_ ABSL_GUARDED_BY(mu_) = 0;  // calls of FetchAgain that have not ended
 
-  Executor executor_{"podman", 1};  // what it runs uses the rest
+  // What it runs uses the rest.
+  std::unique_ptr<Executor> executor_ = std::make_unique<Executor>("podman", 1);
+  std::unique_ptr<ImageUses::Owner> images_;
 };
 
 }  // namespace imagefs

@@ -39,17 +39,18 @@ class PodmanStoreTest : public ::testing::Test {
 
   void Start() {
     podman_.reset();
-    auto podman = PodmanStore::Open(dir_ + "/podman", {store_, mounts_, [](const Reference&) {
-                                                         return SourceFactory::Access();
-                                                       }});
+    const auto access_of = [](const Reference&) { return SourceFactory::Access(); };
+    uses_ = std::make_unique<ImageUses>(ImageUses::Deps{store_, mounts_, access_of, access_of});
+    auto podman = PodmanStore::Open(dir_ + "/podman", {store_, *uses_});
     ASSERT_TRUE(podman.ok()) << podman.status();
     podman_ = *std::move(podman);
-    podman_->Start();
+    uses_->Recover();
+    uses_->Serve();
   }
 
   ImageStore::ImageRef Image() const { return std::make_shared<ResolvedImage>(store_.image()); }
-  absl::StatusOr<PodmanStore::Brought> Bring() {
-    std::promise<absl::StatusOr<PodmanStore::Brought>> promise;
+  absl::StatusOr<ImageUses::Use> Bring() {
+    std::promise<absl::StatusOr<ImageUses::Use>> promise;
     podman_->Bring(Image(), nullptr, Priority::kForeground,
                    [&](auto brought) { promise.set_value(std::move(brought)); });
     return promise.get_future().get();
@@ -88,6 +89,7 @@ class PodmanStoreTest : public ::testing::Test {
   std::unique_ptr<KeyValueStore> kv_;
   FakeImageStore store_{2};
   FakeMountTable mounts_;
+  std::unique_ptr<ImageUses> uses_;
   std::unique_ptr<PodmanStore> podman_;
 };
 
