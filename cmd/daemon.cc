@@ -213,18 +213,15 @@ absl::Status DaemonImpl::OpenParts() {
         snapshots_,
         SnapshotsServer::Open({paths.root, paths.run, trust_of(options_.config.ContainerdPolicy())},
                               *store_, *uses_));
+    if (options_.config.podman_layers) {
+      IMAGEFS_ASSIGN_OR_RETURN(
+          layers_, PodmanLayerStore::Open(
+                       StrCat(paths.run, "/als"),
+                       {*store_, *uses_, *fuse_, trust_of(options_.config.PodmanPolicy())}));
+    }
   }
   uses_->Recover();
   AttachSources();
-  if (geteuid() == 0 && options_.config.podman_layers) {
-    IMAGEFS_ASSIGN_OR_RETURN(layers_,
-                             PodmanLayerStore::Open(StrCat(paths.run, "/als"),
-                                                    {*store_, *mounts_, *fuse_,
-                                                     [this](const Reference& reference) {
-                                                       return credentials_->AccessFor(reference);
-                                                     },
-                                                     trust_of(options_.config.PodmanPolicy())}));
-  }
   recovery_ = std::make_unique<MountRecovery>(MountRecovery::Deps{
       *store_, *mounts_,
       [this](const Reference& reference) { return credentials_->AccessFor(reference); },

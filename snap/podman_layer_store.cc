@@ -1,14 +1,25 @@
 #include "snap/podman_layer_store.h"
 
 #include <algorithm>
+#include <map>
+#include <optional>
+#include <string_view>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/strings/escaping.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
+#include "base/executor.h"
 #include "base/fd.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "fs/layer_directory.h"
 #include "fs/mount_syscalls.h"
 
 namespace imagefs {
@@ -18,10 +29,8 @@ constexpr char kHolder[] = "podman-layers";
 constexpr std::string_view kPrefix = "podman-layer/";
 constexpr int kRecordVersion = 1;
 constexpr absl::Duration kUnusedFor = absl::Hours(1);
-// Longer than a pull takes from one layer to the next.
-constexpr absl::Duration kFailureMemory = absl::Seconds(10);
-constexpr size_t kMaxFailures = 1000;
 constexpr size_t kMaxReferenceBytes = 1000;
+
 absl::StatusOr<Reference> DecodeReference(std::string_view name) {
   std::string text;
   if (name.size() > kMaxReferenceBytes || !absl::Base64Unescape(ToAbsl(name), &text)) {
@@ -88,7 +97,7 @@ std::string PodmanLayerInfo(const Descriptor& blob, const Digest& diff_id, uint6
   return json.Take();
 }
 
-// All work is done by one thread, one piece after the other; flights come back to it.
+// Records and trees change on one thread, one after the other; images come back to it.
 class PodmanLayerStore::Directory : public LayerDirectory {
  public:
   explicit Directory(Deps deps) : deps_(std::move(deps)) {}
@@ -96,7 +105,7 @@ class PodmanLayerStore::Directory : public LayerDirectory {
 
   absl::Status Load();
   // Nothing is found any more.
-  void Leave();
+  void Leave() ABSL_LOCKS_EXCLUDED(mu_);
   Counters counters() const {
     absl::MutexLock lock(&mu_);
     return counters_;
@@ -120,95 +129,85 @@ class PodmanLayerStore::Directory : public LayerDirectory {
     Digest asked;
     std::shared_ptr<Relay> relay = std::make_shared<Relay>();
     LayerDone done;
-    ImageStore::ImageRef image;
-    std::shared_ptr<ImageSource> source;
-    uint64_t releases = 0;  // of the image, when it was held
   };
   using CallPtr = std::shared_ptr<Call>;
   struct Shown {
     std::shared_ptr<const Layer> layer;
-    std::string lease;
+    ImageUses::Tree tree;
   };
 
   static std::string KeyOf(std::string_view reference, std::string_view layer) {
     return StrCat(reference, "/", layer);
   }
-  std::shared_ptr<const Layer> Known(const std::string& key) const {
+  std::shared_ptr<const Layer> Known(const std::string& key) const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     const auto found = shown_.find(key);
     return found == shown_.end() ? nullptr : found->second.layer;
   }
+  // False once this has been left, and the task is not run.
+  bool Submit(absl::AnyInvocable<void()> task) ABSL_LOCKS_EXCLUDED(mu_);
   void Finish(const CallPtr& call, absl::StatusOr<std::shared_ptr<const Layer>> layer);
   // Those that end in X run on the executor.
   void FindX(const CallPtr& call);
-  void ResolveX(const CallPtr& call);
-  void HoldX(const CallPtr& call);
-  void ShowX(const CallPtr& call, const ChainRef& chain);
-  absl::StatusOr<Shown> ShowLayerX(const ResolvedImage& image, size_t level, const ChainRef& chain);
+  absl::StatusOr<std::shared_ptr<const Layer>> ShowX(const Call& call, const ImageUses::Use& use);
   void Count(std::string key, int change, Done done);
   void CountX(const std::string& key, int change);
   absl::Status PutX(const std::string& key, const Record& record);
   void ForgetX(const std::string& key);
   void SweepX();
-  void FailX(const CallPtr& call, const absl::Status& status);
-  absl::Status RecentFailure(const std::string& reference);
 
   const Deps deps_;
-  // Of the executor's thread, but for Load.
-  std::map<std::string, Record> records_;
-  std::map<Digest, ImageStore::ImageRef> held_;  // by manifest
-  std::map<Digest, uint64_t> releases_;
-  std::map<std::string, std::pair<absl::Status, Moment>> failures_;  // by reference
+  std::map<std::string, Record> records_;  // of the executor's thread, but for Load
 
   mutable absl::Mutex mu_;
   std::map<std::string, Shown> shown_ ABSL_GUARDED_BY(mu_);  // by key
-  std::map<uint64_t, std::shared_ptr<Relay>> calls_ ABSL_GUARDED_BY(mu_);
-  uint64_t next_call_ ABSL_GUARDED_BY(mu_) = 0;
   bool left_ ABSL_GUARDED_BY(mu_) = false;
   Counters counters_ ABSL_GUARDED_BY(mu_);
-  int pending_ ABSL_GUARDED_BY(mu_) = 0;
 
-  std::optional<Executor> executor_{std::in_place, "podman-layers", 1};
+  std::unique_ptr<ImageUses::Owner> images_;  // null once this has been left
+  std::unique_ptr<Executor> executor_ = std::make_unique<Executor>("podman-layers", 1);
 };
 
 absl::Status PodmanLayerStore::Directory::Load() {
+  ImageUses::OwnerOptions owner{
+      .holder = kHolder, .trust_of = deps_.trust_of, .keeps_trees = false};
   IMAGEFS_RETURN_IF_ERROR(deps_.store.kv().ForEachWithPrefix(
       kPrefix, [&](std::string_view key, std::string_view value) {
         absl::StatusOr<Record> record = DecodeRecord(value);
-        if (record.ok()) {
-          records_[std::string(key.substr(kPrefix.size()))] = *std::move(record);
-        } else {
+        if (!record.ok()) {
           LogWarning("podman_layer.record_unreadable key=", Printable(key),
                      " cause=", record.status().message());
+          return true;
         }
+        const std::string name(key.substr(kPrefix.size()));
+        owner.wanted.push_back({name, record->manifest, record->reference});
+        records_[name] = *std::move(record);
         return true;
       }));
-  IMAGEFS_ASSIGN_OR_RETURN(const auto held, deps_.store.ListHeld(kHolder));
-  for (const ImageStore::ImageRef& image : held) held_[image->manifest_digest] = image;
-  executor_->Submit([this] { SweepX(); });
+  IMAGEFS_ASSIGN_OR_RETURN(images_, deps_.uses.AddOwner(std::move(owner)));
   return absl::OkStatus();
 }
 
 void PodmanLayerStore::Directory::Leave() {
-  std::map<uint64_t, std::shared_ptr<Relay>> calls;
   {
     absl::MutexLock lock(&mu_);
     if (std::exchange(left_, true)) return;
-    calls = calls_;
   }
-  for (const auto& [number, relay] : calls) Relay::TicketOf(relay).Leave();
-  {
-    absl::MutexLock lock(&mu_);
-    mu_.Await(absl::Condition(
-        +[](int* pending) { return *pending == 0; }, &pending_));
-  }
+  // What lookups end with runs on the executor, and uses the images.
+  if (images_ != nullptr) images_->Stop();
   executor_.reset();
-  std::map<std::string, Shown> shown;
   {
+    std::map<std::string, Shown> shown;  // goes after the lock
     absl::MutexLock lock(&mu_);
     shown.swap(shown_);
   }
-  for (const auto& [key, one] : shown) deps_.mounts.Hide(one.lease);
+  images_.reset();
+}
+
+bool PodmanLayerStore::Directory::Submit(absl::AnyInvocable<void()> task) {
+  absl::MutexLock lock(&mu_);
+  if (!left_) executor_->Submit(std::move(task));
+  return !left_;
 }
 
 FlightTicket PodmanLayerStore::Directory::Find(const std::string& reference,
@@ -223,33 +222,12 @@ FlightTicket PodmanLayerStore::Directory::Find(const std::string& reference,
   }
   call->reference = *std::move(parsed);
   call->asked = *asked;
-  std::shared_ptr<const Layer> known;
-  std::optional<uint64_t> number;  // of a call that has work to do
-  {
-    absl::MutexLock lock(&mu_);
-    if (const auto found = shown_.find(call->key); found != shown_.end()) {
-      known = found->second.layer;
-    } else if (!left_) {
-      number = next_call_++;
-      calls_[*number] = call->relay;
-      ++pending_;
-    }
-  }
-  if (known != nullptr) {
+  if (auto known = Known(call->key); known != nullptr) {
     done(std::move(known));
     return FlightTicket();
   }
-  if (!number.has_value()) {
-    done(absl::CancelledError("the daemon ends"));
-    return FlightTicket();
-  }
-  call->done = [this, number = *number, done = std::move(done)](auto result) mutable {
-    done(std::move(result));
-    absl::MutexLock lock(&mu_);
-    calls_.erase(number);
-    --pending_;
-  };
-  executor_->Submit([this, call] { FindX(call); });
+  call->done = std::move(done);
+  if (!Submit([this, call] { FindX(call); })) call->done(absl::CancelledError("the daemon ends"));
   return Relay::TicketOf(call->relay);
 }
 
@@ -269,134 +247,56 @@ void PodmanLayerStore::Directory::Finish(const CallPtr& call,
 void PodmanLayerStore::Directory::FindX(const CallPtr& call) {
   if (call->relay->left()) return Finish(call, absl::CancelledError("the caller went away"));
   if (auto known = Known(call->key); known != nullptr) return Finish(call, std::move(known));
+  ImageUses::Owner::Request request{.reference = call->reference, .impatient = true};
+  request.accept = [asked = call->asked](const ResolvedImage& image) {
+    return CheckLayer(image, asked);
+  };
+  // The very image that podman has found it in, whatever its name means now.
   const auto record = records_.find(call->key);
-  if (record != records_.end()) {
-    // The very image that podman has found it in, whatever its name means now.
-    call->reference.digest = record->second.manifest;
-    const auto held = held_.find(record->second.manifest);
-    const bool here = held != held_.end() &&
-                      deps_.store.HasLayers(*held->second, deps_.trust_of(call->reference));
-    if (here) {
-      call->image = held->second;
-      return HoldX(call);
-    }
+  if (record != records_.end()) request.manifest = record->second.manifest;
+  auto acquired = [this, call](absl::StatusOr<ImageUses::Use> use) {
+    if (!use.ok()) return Finish(call, use.status());
+    const bool shown = Submit([this, call, use = *std::move(use)] {
+      Finish(call, ShowX(*call, use));
+      SweepX();
+    });
+    if (!shown) Finish(call, absl::CancelledError("the daemon ends"));
+  };
+  call->relay->Add(images_->Acquire(std::move(request), std::move(acquired)));
+}
+
+absl::StatusOr<std::shared_ptr<const LayerDirectory::Layer>> PodmanLayerStore::Directory::ShowX(
+    const Call& call, const ImageUses::Use& use) {
+  if (auto known = Known(call.key); known != nullptr) return known;
+  const ResolvedImage& image = *use.image;
+  const std::optional<size_t> level = FindLayer(image.manifest, call.asked);
+  if (!level.has_value() || *level >= use.chain->layers.size()) {
+    return absl::NotFoundError("the image has no such layer");
   }
-  ResolveX(call);
-}
-
-// The next layers, which the same pull asks for, are not worth all that patience again.
-void PodmanLayerStore::Directory::FailX(const CallPtr& call, const absl::Status& status) {
-  if (failures_.size() >= kMaxFailures) failures_.clear();
-  if (!absl::IsCancelled(status)) failures_[call->reference.ToString()] = {status, Moment::Now()};
-  Finish(call, status);
-}
-
-absl::Status PodmanLayerStore::Directory::RecentFailure(const std::string& reference) {
-  const auto found = failures_.find(reference);
-  if (found == failures_.end()) return absl::OkStatus();
-  if (Moment::Now() - found->second.second < kFailureMemory) return found->second.first;
-  failures_.erase(found);
-  return absl::OkStatus();
-}
-
-void PodmanLayerStore::Directory::ResolveX(const CallPtr& call) {
-  const std::string reference = call->reference.ToString();
-  if (absl::Status failure = RecentFailure(reference); !failure.ok()) return Finish(call, failure);
-  ImageStore::ResolveRequest request;
-  request.reference = call->reference;
-  if (!call->reference.digest.has_value()) request.platform = Platform::Host();
-  request.access = deps_.access_of(call->reference);
-  request.policy = PullPolicy::kProve;
-  request.trust = deps_.trust_of(call->reference);
-  call->relay->Add(deps_.store.Resolve(
-      std::move(request), [this, call](absl::StatusOr<ImageStore::Resolved> resolved) {
-        executor_->Submit([this, call, resolved = std::move(resolved)]() mutable {
-          if (!resolved.ok()) return FailX(call, resolved.status());
-          const absl::Status status = CheckLayer(*resolved->image, call->asked);
-          if (!status.ok()) return Finish(call, status);
-          call->image = resolved->image;
-          call->source = resolved->source;
-          HoldX(call);
-        });
-      }));
-}
-
-void PodmanLayerStore::Directory::HoldX(const CallPtr& call) {
-  call->releases = releases_[call->image->manifest_digest];
-  call->relay->Add(
-      deps_.store.EnsureHeld(kHolder, call->image, call->source, deps_.trust_of(call->reference),
-                             Priority::kForeground, [this, call](absl::StatusOr<ChainRef> chain) {
-                               executor_->Submit([this, call, chain = std::move(chain)] {
-                                 if (!chain.ok()) return FailX(call, chain.status());
-                                 ShowX(call, *chain);
-                               });
-                             }));
-}
-
-void PodmanLayerStore::Directory::ShowX(const CallPtr& call, const ChainRef& chain) {
-  const Digest& manifest = call->image->manifest_digest;
-  // Somebody else's layer of this image has gone meanwhile, and the image with it.
-  if (releases_[manifest] != call->releases) return HoldX(call);
-  held_[manifest] = WithLayers(*call->image, *chain);
-  const std::optional<size_t> level = FindLayer(call->image->manifest, call->asked);
-  if (!level.has_value() || *level >= chain->layers.size()) {
-    return Finish(call, absl::NotFoundError("the image has no such layer"));
-  }
-  if (!chain->complete() && call->source == nullptr) {
-    deps_.store.AttachSource(chain, call->reference, deps_.access_of(call->reference));
-  }
-  if (auto known = Known(call->key); known != nullptr) return Finish(call, std::move(known));
-  absl::StatusOr<Shown> shown = ShowLayerX(*call->image, *level, chain);
-  if (!shown.ok()) return Finish(call, shown.status());
+  IMAGEFS_ASSIGN_OR_RETURN(ImageUses::Tree tree, images_->ShowLayer(use, *level));
   Record record;
-  if (const auto found = records_.find(call->key); found != records_.end()) record = found->second;
-  record.reference = call->image->reference;
-  record.manifest = manifest;
-  if (const absl::Status status = PutX(call->key, record); !status.ok()) {
-    deps_.mounts.Hide(shown->lease);
-    return Finish(call, status);
-  }
-  const std::shared_ptr<const Layer> layer = shown->layer;
-  {
-    absl::MutexLock lock(&mu_);
-    shown_[call->key] = *std::move(shown);
-  }
-  Finish(call, layer);
-  SweepX();
-}
-
-absl::StatusOr<PodmanLayerStore::Directory::Shown> PodmanLayerStore::Directory::ShowLayerX(
-    const ResolvedImage& image, size_t level, const ChainRef& chain) {
-  const LayerRef& layer = chain->layers[level];
-  auto alone = std::make_shared<Chain>();
-  // Not the DiffID: that is the ChainID of an image that has this layer only, in another form.
-  alone->chain_id = Sha256Of(StrCat("layer alone ", layer->id.ToString()));
-  alone->index_path = layer->directory + "/index";
-  IMAGEFS_ASSIGN_OR_RETURN(alone->index, ErofsImage::Open(alone->index_path));
-  alone->layers = {layer};
-  alone->overlay_form = true;
-  IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, deps_.mounts.Show(std::move(alone)));
-  auto out = std::make_shared<Layer>();
-  out->tree = std::move(shown.path);
-  const Descriptor& blob = image.manifest.layers[level];
-  out->blob_bytes = blob.size;
-  out->info = PodmanLayerInfo(blob, layer->diff_id, layer->data_bytes);
-  return Shown{std::move(out), std::move(shown.lease)};
+  if (const auto found = records_.find(call.key); found != records_.end()) record = found->second;
+  record.reference = image.reference;
+  record.manifest = image.manifest_digest;
+  IMAGEFS_RETURN_IF_ERROR(PutX(call.key, record));
+  const Descriptor& blob = image.manifest.layers[*level];
+  const imagefs::Layer& shown = *use.chain->layers[*level];
+  auto layer = std::make_shared<Layer>();
+  layer->tree = tree->path;
+  layer->blob_bytes = blob.size;
+  layer->info = PodmanLayerInfo(blob, shown.diff_id, shown.data_bytes);
+  absl::MutexLock lock(&mu_);
+  shown_[call.key] = {layer, std::move(tree)};
+  return layer;
 }
 
 void PodmanLayerStore::Directory::Count(std::string key, int change, Done done) {
-  {
-    absl::MutexLock lock(&mu_);
-    if (!left_) ++pending_;
-    if (left_) change = 0;
-  }
-  if (change == 0) return done();
-  executor_->Submit([this, key = std::move(key), change, done = std::move(done)]() mutable {
+  auto shared = std::make_shared<Done>(std::move(done));
+  const bool counted = Submit([this, key = std::move(key), change, shared] {
     CountX(key, change);
-    done();
-    absl::MutexLock lock(&mu_);
-    --pending_;
+    (*shared)();
   });
+  if (!counted) (*shared)();
 }
 
 void PodmanLayerStore::Directory::CountX(const std::string& key, int change) {
@@ -410,6 +310,7 @@ void PodmanLayerStore::Directory::CountX(const std::string& key, int change) {
   }
 }
 
+// Writes the record, and keeps the image for it. REQUIRES: the image is held.
 absl::Status PodmanLayerStore::Directory::PutX(const std::string& key, const Record& record) {
   JsonWriter json;
   json.BeginObject()
@@ -422,34 +323,26 @@ absl::Status PodmanLayerStore::Directory::PutX(const std::string& key, const Rec
   batch.Put(StrCat(kPrefix, key), json.Take());
   IMAGEFS_RETURN_IF_ERROR(deps_.store.kv().Write(batch, /*sync=*/true));
   records_[key] = record;
+  images_->Keep(key, record.manifest);
   return absl::OkStatus();
 }
 
 // What only that layer needed goes with it.
 void PodmanLayerStore::Directory::ForgetX(const std::string& key) {
-  const Digest manifest = records_[key].manifest;
   WriteBatch batch;
   batch.Delete(StrCat(kPrefix, key));
   absl::Status status = deps_.store.kv().Write(batch, /*sync=*/true);
   records_.erase(key);
-  std::string lease;
   {
+    Shown shown;  // goes after the lock
     absl::MutexLock lock(&mu_);
     if (const auto found = shown_.find(key); found != shown_.end()) {
-      lease = found->second.lease;
+      shown = std::move(found->second);
       shown_.erase(found);
     }
   }
-  if (!lease.empty()) deps_.mounts.Hide(lease);
-  const bool needed = std::any_of(records_.begin(), records_.end(), [&](const auto& entry) {
-    return entry.second.manifest == manifest;
-  });
-  if (!needed) {
-    ++releases_[manifest];
-    held_.erase(manifest);
-    status.Update(deps_.store.ReleaseHeld(kHolder, manifest));
-    status.Update(deps_.store.Collect().status());
-  }
+  images_->Drop(key);
+  status.Update(images_->Collect().status());
   if (!status.ok()) LogWarning("podman_layer.not_forgotten cause=", status.message());
 }
 

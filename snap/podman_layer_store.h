@@ -13,23 +13,15 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
-#include <map>
 #include <memory>
 #include <string>
-#include <string_view>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
-#include "absl/time/time.h"
-#include "base/executor.h"
-#include "base/relay.h"
+#include "base/digest.h"
 #include "cache/image_store.h"
 #include "fs/fuse_loop.h"
-#include "fs/layer_directory.h"
-#include "fs/mount_table.h"
+#include "snap/image_uses.h"
 
 namespace imagefs {
 
@@ -41,14 +33,13 @@ class PodmanLayerStore {
  public:
   struct Deps {
     ImageStore& store;
-    MountTable& mounts;
+    ImageUses& uses;
     FuseLoop& loop;
-    std::function<SourceFactory::Access(const Reference&)> access_of;
     // Whose descriptions of an image are believed: podman shares layers by their digests.
     TrustOf trust_of = TrustTrusted;
   };
-  // Mounts the file system on `directory`, in the place of that of a killed daemon. After
-  // MountTable::Recover.
+  // Becomes an owner of `uses` and mounts the file system on `directory`, in the place of that of a
+  // killed daemon. Lookups wait until the daemon serves.
   static absl::StatusOr<std::unique_ptr<PodmanLayerStore>> Open(const std::string& directory,
                                                                 Deps deps);
   // Unmounts it. Lookups under way fail.
