@@ -55,8 +55,6 @@ constexpr int kControlThreads = 4;
 constexpr int kIdleCheckMs = 1000;
 constexpr int kRepairMs = 5000;  // between two looks for sockets that were taken away
 constexpr int64_t kShutdownGraceSeconds = 2;
-// How long the start waits for mounts whose layers have to be fetched again.
-constexpr absl::Duration kRecoveryPatience = absl::Seconds(3);
 // What all connections together may buffer.
 constexpr size_t kRpcMemoryBytes = 8 << 20;
 
@@ -88,7 +86,6 @@ class DaemonImpl : public Daemon {
  private:
   absl::Status OpenParts();
   absl::Status Configure(ImageStore::Options& out) const;
-  void AttachSources();
   std::vector<std::pair<std::string, uint64_t>> MoreCounters() const;
   absl::Status Listen();
   // Connections to the socket `name` (see service_manager.h) are served by `server`, which is
@@ -221,12 +218,8 @@ absl::Status DaemonImpl::OpenParts() {
     }
   }
   uses_->Recover();
-  AttachSources();
-  recovery_ = std::make_unique<MountRecovery>(MountRecovery::Deps{
-      *store_, *mounts_,
-      [this](const Reference& reference) { return credentials_->AccessFor(reference); },
-      trust_of(options_.config.CommandPolicy())});
-  recovery_->Start(kRecoveryPatience);
+  recovery_ = std::make_unique<MountRecovery>(
+      MountRecovery::Deps{*store_, *mounts_, *uses_, trust_of(options_.config.CommandPolicy())});
   executor_ = std::make_unique<Executor>("control", kControlThreads);
   publications_ =
       std::make_unique<Publications>(Publications::Deps{*store_, *sources_, *executor_});
@@ -257,18 +250,6 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
     return credentials_->QuickAccessFor(reference);
   };
   return absl::OkStatus();
-}
-
-// What the caller's credentials were is not known; those of the daemon's own user are tried.
-void DaemonImpl::AttachSources() {
-  for (const MountRecord& record : mounts_->List()) {
-    if (!record.not_mounted.empty()) continue;
-    const absl::StatusOr<ChainRef> chain = store_->FindChain(record.chain_id);
-    if (!chain.ok()) continue;
-    AttachMountSource(*store_, record, *chain, [this](const Reference& reference) {
-      return credentials_->QuickAccessFor(reference);
-    });
-  }
 }
 
 std::vector<std::pair<std::string, uint64_t>> DaemonImpl::MoreCounters() const {
@@ -332,6 +313,7 @@ absl::Status DaemonImpl::Listen() {
   LogInfo("ready root=", options_.paths.root, " run=", options_.paths.run, " pid=", getpid(),
           " version=", options_.version);
   uses_->Serve();
+  recovery_->Start();
   NotifyServiceManager(StrCat("READY=1\nSTATUS=Serving ", options_.paths.root));
   return absl::OkStatus();
 }

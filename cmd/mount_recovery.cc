@@ -27,7 +27,6 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
 
   // False when nothing waits.
   bool Collect() ABSL_LOCKS_EXCLUDED(mu_);
-  void AwaitTried(Moment deadline) ABSL_LOCKS_EXCLUDED(mu_);
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
   bool busy() const ABSL_LOCKS_EXCLUDED(mu_);
   void LoopT() ABSL_LOCKS_EXCLUDED(mu_);
@@ -36,7 +35,6 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
   struct Waiting {
     Moment next;  // try; at once
     absl::Duration pause;
-    bool tried = false;
     std::string why;  // it failed last
   };
   using Task = absl::AnyInvocable<void()>;
@@ -69,20 +67,9 @@ bool MountRecovery::State::Collect() {
   absl::MutexLock lock(&mu_);
   for (const MountRecord& record : records) {
     if (record.not_mounted.empty() || record.unmounted || record.reference.empty()) continue;
-    waiting_[record.directory] = {Moment::InfinitePast(), deps_.first_pause, false,
-                                  record.not_mounted};
+    waiting_[record.directory] = {Moment::InfinitePast(), deps_.first_pause, record.not_mounted};
   }
   return !waiting_.empty();
-}
-
-void MountRecovery::State::AwaitTried(Moment deadline) {
-  absl::MutexLock lock(&mu_);
-  const auto tried = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    return std::all_of(waiting_.begin(), waiting_.end(),
-                       [](const auto& entry) { return entry.second.tried; });
-  };
-  while (!tried() && changed_.WaitUntil(&mu_, deadline)) {
-  }
 }
 
 void MountRecovery::State::Stop() {
@@ -160,7 +147,7 @@ void MountRecovery::State::TryT(const std::string& directory) {
 ImageStore::ResolveRequest MountRecovery::State::RequestFor(const MountRecord& record,
                                                             Reference reference) const {
   ImageStore::ResolveRequest request;
-  request.access = deps_.access_of(reference);
+  request.access = deps_.uses.AccessFor(reference);
   request.trust = deps_.trust_of(reference);
   request.platform = Platform::Host();
   const absl::StatusOr<std::vector<ImageRecord>> images = deps_.store.ListImages();
@@ -223,7 +210,7 @@ void MountRecovery::State::MountT(const MountRecord& record, const ChainRef& cha
   const absl::Status status = deps_.mounts.MountAgain(record.directory, chain).status();
   if (status.ok()) {
     LogInfo("mounted_again directory=", record.directory);
-    AttachMountSource(deps_.store, record, chain, deps_.access_of);
+    deps_.uses.AttachSources(record, chain);
   }
   EndT(record.directory, status);
 }
@@ -237,7 +224,6 @@ void MountRecovery::State::EndT(const std::string& directory, const absl::Status
       waiting_.erase(directory);
     } else if (!stopped_) {
       Waiting& waiting = waiting_[directory];
-      waiting.tried = true;
       changed = std::exchange(waiting.why, std::string(status.message())) != status.message();
       waiting.next = Moment::Now() + waiting.pause;
       waiting.pause = std::min(2 * waiting.pause, deps_.longest_pause);
@@ -274,25 +260,11 @@ MountRecovery::~MountRecovery() {
   if (thread_.joinable()) thread_.join();
 }
 
-void MountRecovery::Start(absl::Duration patience) {
+void MountRecovery::Start() {
   if (!state_->Collect()) return;
-  const Moment deadline = Moment::Now() + patience;
   thread_ = std::thread([state = state_] { state->LoopT(); });
-  state_->AwaitTried(deadline);
 }
 
 bool MountRecovery::busy() const { return state_->busy(); }
-
-void AttachMountSource(ImageStore& store, const MountRecord& record, const ChainRef& chain,
-                       const std::function<SourceFactory::Access(const Reference&)>& access_of) {
-  if (chain->complete()) return;
-  const absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
-  if (!reference.ok()) return;
-  store.AttachSource(chain, *reference, access_of(*reference));
-  if (record.deadline_seconds == 0) return;
-  for (const LayerRef& layer : chain->layers) {
-    if (layer->fill != nullptr) layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));
-  }
-}
 
 }  // namespace imagefs

@@ -6,7 +6,6 @@
 // One thread, which is there while something waits. Thread-safe. Destroy it before what it uses.
 #pragma once
 
-#include <functional>
 #include <memory>
 #include <thread>
 
@@ -14,6 +13,7 @@
 #include "cache/image_store.h"
 #include "cache/index_trust.h"
 #include "fs/mount_table.h"
+#include "snap/image_uses.h"
 
 namespace imagefs {
 
@@ -22,8 +22,7 @@ class MountRecovery {
   struct Deps {
     ImageStore& store;
     MountTable& mounts;
-    // With what an image is asked for on behalf of this machine. May block.
-    std::function<SourceFactory::Access(const Reference&)> access_of;
+    ImageUses& uses;
     TrustOf trust_of;
     absl::Duration first_pause = absl::Seconds(1);
     absl::Duration longest_pause = absl::Seconds(30);
@@ -32,9 +31,8 @@ class MountRecovery {
   // Gives up what is under way.
   ~MountRecovery();
 
-  // Tries each that waits, and returns when all have been tried once or `patience` is over. Once,
-  // after MountTable::Recover.
-  void Start(absl::Duration patience);
+  // Tries each that waits. Once, after ImageUses::Serve; returns at once.
+  void Start();
   // True while one is being tried.
   bool busy() const;
 
@@ -43,10 +41,5 @@ class MountRecovery {
   const std::shared_ptr<State> state_;
   std::thread thread_;
 };
-
-// Where the missing bytes of what a mount shows come from: its source went with the daemon that
-// made it.
-void AttachMountSource(ImageStore& store, const MountRecord& record, const ChainRef& chain,
-                       const std::function<SourceFactory::Access(const Reference&)>& access_of);
 
 }  // namespace imagefs

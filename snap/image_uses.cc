@@ -36,7 +36,7 @@ ImageStore::ImageRef Truncate(const ImageStore::ImageRef& image, size_t layers) 
 
 ImageUses::ImageUses(Deps deps) : deps_(std::move(deps)), executor_("images", deps_.threads) {}
 
-ImageUses::~ImageUses() = default;
+ImageUses::~ImageUses() { ending_ = true; }
 
 void ImageUses::CheckPhase(Phase first, Phase last, std::string_view what) const {
   {
@@ -81,6 +81,39 @@ void ImageUses::Serve() {
     owners = owners_;
   }
   for (Owner* owner : owners) owner->Serve();
+  executor_.Submit([this] { AttachAllSources(); });
+}
+
+void ImageUses::AttachAllSources() {
+  for (MountRecord& record : deps_.mounts.List()) {
+    if (!record.not_mounted.empty()) continue;
+    executor_.Submit([this, record = std::move(record)] {
+      if (ending_) return;
+      ChainRef chain = deps_.mounts.ChainOf(record.directory);
+      if (chain == nullptr) {
+        absl::StatusOr<ChainRef> found = deps_.store.FindChain(record.chain_id);
+        if (found.ok()) chain = *std::move(found);
+      }
+      if (chain != nullptr) AttachSources(record, chain);
+    });
+  }
+}
+
+SourceFactory::Access ImageUses::AccessFor(const Reference& reference) const {
+  CheckPhase(Phase::kServing, Phase::kServing, "AccessFor");
+  return deps_.access_of(reference);
+}
+
+void ImageUses::AttachSources(const MountRecord& record, const ChainRef& chain) const {
+  CheckPhase(Phase::kServing, Phase::kServing, "AttachSources");
+  if (chain->complete()) return;
+  const absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
+  if (!reference.ok()) return;
+  deps_.store.AttachSource(chain, *reference, deps_.quick_access_of(*reference));
+  if (record.deadline_seconds == 0) return;
+  for (const LayerRef& layer : chain->layers) {
+    if (layer->fill != nullptr) layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));
+  }
 }
 
 // An Acquire under way.
@@ -189,7 +222,7 @@ void ImageUses::Owner::AttachSources() {
   for (auto& [chain, text] : filling) {
     uses_.executor_.Submit([this, chain = std::move(chain), text = std::move(text)] {
       const absl::StatusOr<Reference> reference = Reference::Parse(text);
-      if (reference.ok()) {
+      if (reference.ok() && !stopped()) {
         uses_.deps_.store.AttachSource(chain, *reference, uses_.deps_.quick_access_of(*reference));
       }
       absl::MutexLock lock(&mu_);

@@ -1,6 +1,7 @@
 // The one owner of "image X is wanted by H and shown at P". The runtimes of this machine
 // (containerd, podman's image store, podman's layer store) are its Owners and keep no more than
-// their names and their protocols. What stands here once: asking for an image with the node's
+// their names and their protocols; the mounts of the command are in the mount table. What stands
+// here once: asking for an image with the node's
 // credentials, remembering for a moment what failed, holding an image in the store, showing its
 // trees and exchanging them once their bytes are here, finding the sources of missing bytes after
 // a restart, and the order of the start.
@@ -11,7 +12,7 @@
 //   2. Recover: the mounts of the mount table, then what the owners show, then every old mount that
 //      nobody has taken up goes.
 //   3. Serve, when the daemon's sockets answer. No earlier than this do credential helpers run and
-//      is the network asked: what owners ask for before it waits.
+//      is the network asked: what owners ask for before it waits, and so do reads of what fills.
 //
 // Thread-safe. Asynchronous methods return at once; `done` runs exactly once, on any thread.
 #pragma once
@@ -97,11 +98,20 @@ class ImageUses {
   // Returns at once.
   void Serve() ABSL_LOCKS_EXCLUDED(mu_);
 
+  // For mounts that are brought back; both block, and only from step 3 on. With what an image is
+  // asked for on behalf of this node:
+  SourceFactory::Access AccessFor(const Reference& reference) const;
+  // Where the missing bytes of what a mount shows come from: the source of those who mounted it
+  // went with their process. Serve does so for all that are mounted.
+  void AttachSources(const MountRecord& record, const ChainRef& chain) const;
+
  private:
   enum class Phase { kTakingUp, kRecovered, kServing };
+  void AttachAllSources();
   void CheckPhase(Phase first, Phase last, std::string_view what) const ABSL_LOCKS_EXCLUDED(mu_);
 
   const Deps deps_;
+  std::atomic<bool> ending_{false};
   mutable absl::Mutex mu_;
   Phase phase_ ABSL_GUARDED_BY(mu_) = Phase::kTakingUp;
   std::vector<Owner*> owners_ ABSL_GUARDED_BY(mu_);
@@ -188,6 +198,10 @@ class ImageUses::Owner {
 
   Owner(ImageUses& uses, OwnerOptions options);
   absl::Status TakeUp();
+  bool stopped() const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return stopped_;
+  }
   void Serve() ABSL_LOCKS_EXCLUDED(mu_);
   void AttachSources() ABSL_LOCKS_EXCLUDED(mu_);
 

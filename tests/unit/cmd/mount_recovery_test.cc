@@ -25,8 +25,9 @@ class MountRecoveryTest : public testing::Test {
   MountRecoveryTest() {
     SetLogLevel(LogLevel::kOff);
     recovery_ = std::make_unique<MountRecovery>(MountRecovery::Deps{
-        store_, mounts_, [](const Reference&) { return SourceFactory::Access(); }, TrustTrusted,
-        absl::Milliseconds(1), absl::Milliseconds(4)});
+        store_, mounts_, uses_, TrustTrusted, absl::Milliseconds(1), absl::Milliseconds(4)});
+    uses_.Recover();
+    uses_.Serve();
   }
 
   MountRecord Waits(std::string directory) {
@@ -47,11 +48,13 @@ class MountRecoveryTest : public testing::Test {
 
   FakeImageStore store_{2};
   FakeMountTable mounts_;
+  ImageUses uses_{{store_, mounts_, [](const Reference&) { return SourceFactory::Access(); },
+                   [](const Reference&) { return SourceFactory::Access(); }}};
   std::unique_ptr<MountRecovery> recovery_;
 };
 
 TEST_F(MountRecoveryTest, NothingToDo) {
-  recovery_->Start(absl::InfiniteDuration());
+  recovery_->Start();
   EXPECT_FALSE(recovery_->busy());
   EXPECT_EQ(store_.resolve_calls(), 0);
 }
@@ -59,9 +62,8 @@ TEST_F(MountRecoveryTest, NothingToDo) {
 TEST_F(MountRecoveryTest, WhatIsHereIsMountedAtOnceAndAsksNobody) {
   mounts_.AddRecord(Waits("/a"));
   mounts_.AddRecord(Waits("/b"));
-  recovery_->Start(absl::InfiniteDuration());
-  EXPECT_EQ(Why("/a"), "");
-  EXPECT_EQ(Why("/b"), "");
+  recovery_->Start();
+  EXPECT_TRUE(Eventually([&] { return Why("/a").empty() && Why("/b").empty(); }));
   EXPECT_EQ(store_.resolve_calls(), 0);
   EXPECT_TRUE(Eventually([&] { return !recovery_->busy(); }));
 }
@@ -70,8 +72,8 @@ TEST_F(MountRecoveryTest, WhatIsNotHereIsFetchedWhenTheNetworkIsBack) {
   store_.LoseChain();
   store_.FailResolve(absl::UnavailableError("the network is away"));
   mounts_.AddRecord(Waits("/a"));
-  recovery_->Start(absl::InfiniteDuration());
-  EXPECT_EQ(Why("/a"), "the network is away");
+  recovery_->Start();
+  EXPECT_TRUE(Eventually([&] { return Why("/a") == "the network is away"; }));
   EXPECT_TRUE(Eventually([&] { return store_.resolve_calls() > 3; }));
   EXPECT_EQ(mounts_.mount_again_calls(), 0);
   store_.FailResolve(absl::OkStatus());
@@ -81,8 +83,8 @@ TEST_F(MountRecoveryTest, WhatIsNotHereIsFetchedWhenTheNetworkIsBack) {
 TEST_F(MountRecoveryTest, AMountThatFailsIsTriedAgain) {
   mounts_.FailMount(absl::FailedPreconditionError("the directory is another one"));
   mounts_.AddRecord(Waits("/a"));
-  recovery_->Start(absl::InfiniteDuration());
-  EXPECT_EQ(Why("/a"), "the directory is another one");
+  recovery_->Start();
+  EXPECT_TRUE(Eventually([&] { return Why("/a") == "the directory is another one"; }));
   EXPECT_TRUE(Eventually([&] { return mounts_.mount_again_calls() > 3; }));
   mounts_.FailMount(absl::OkStatus());
   EXPECT_TRUE(Eventually([&] { return Why("/a").empty(); }));
@@ -93,8 +95,9 @@ TEST_F(MountRecoveryTest, AnotherImageOfThatNameIsNotShown) {
   MountRecord record = Waits("/a");
   record.manifest_digest = Sha256Of("of old");
   mounts_.AddRecord(record);
-  recovery_->Start(absl::InfiniteDuration());
-  EXPECT_NE(Why("/a").find("another image now"), std::string::npos) << Why("/a");
+  recovery_->Start();
+  EXPECT_TRUE(Eventually([&] { return Why("/a").find("another image now") != std::string::npos; }))
+      << Why("/a");
   EXPECT_EQ(mounts_.mount_again_calls(), 0);
 }
 
@@ -105,14 +108,14 @@ TEST_F(MountRecoveryTest, OnlyWhatWaitsIsTried) {
   MountRecord mounted = Waits("/mounted");
   mounted.not_mounted.clear();
   mounts_.AddRecord(mounted);
-  recovery_->Start(absl::InfiniteDuration());
+  recovery_->Start();
   EXPECT_EQ(mounts_.mount_again_calls(), 0);
 }
 
 TEST_F(MountRecoveryTest, AForgottenOneIsTriedNoMore) {
   mounts_.FailMount(absl::NotFoundError("the directory is away"));
   mounts_.AddRecord(Waits("/a"));
-  recovery_->Start(absl::InfiniteDuration());
+  recovery_->Start();
   ASSERT_TRUE(mounts_.Unmount("/a", false).ok());
   EXPECT_TRUE(Eventually([&] {
     const int calls = mounts_.mount_again_calls();
@@ -121,13 +124,14 @@ TEST_F(MountRecoveryTest, AForgottenOneIsTriedNoMore) {
   }));
 }
 
-TEST_F(MountRecoveryTest, TheStartHasAnEndAndSoHasTheDaemon) {
+TEST_F(MountRecoveryTest, TheDaemonHasAnEnd) {
   store_.LoseChain();
   store_.HoldChain();
   mounts_.AddRecord(Waits("/a"));
   mounts_.AddRecord(Waits("/b"));
-  recovery_->Start(absl::Milliseconds(10));
-  EXPECT_NE(Why("/a").find("fetched again"), std::string::npos) << Why("/a");
+  recovery_->Start();
+  EXPECT_TRUE(Eventually([&] { return Why("/a").find("fetched again") != std::string::npos; }))
+      << Why("/a");
   EXPECT_TRUE(recovery_->busy());
   recovery_.reset();
   store_.AwaitChainCancelled();
