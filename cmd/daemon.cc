@@ -196,7 +196,9 @@ absl::Status DaemonImpl::OpenParts() {
   mount_options.root_dir = paths.root;
   mount_options.as_root = geteuid() == 0;
   mount_options.sessions = sessions_.get();
-  mount_options.find_chain = [this](const Digest& chain_id) { return store_->FindChain(chain_id); };
+  mount_options.find_chain = [this](const Digest& chain_id) {
+    return ImageUses::FindTree(*store_, PodmanLayerStore::kHolder, chain_id);
+  };
   IMAGEFS_ASSIGN_OR_RETURN(mounts_, MountTable::Create(mount_options, *fuse_, *records_));
   uses_ = std::make_unique<ImageUses>(ImageUses::Deps{
       *store_, *mounts_,
@@ -406,6 +408,7 @@ void DaemonImpl::StopServing() {
   if (publications_ != nullptr) publications_->Stop();
   cri_.reset();
   if (snapshots_ != nullptr) snapshots_->Shutdown(/*hide=*/forget_mounts_);
+  if (layers_ != nullptr && forget_mounts_) layers_->Hide();
   layers_.reset();
   if (podman_ != nullptr) podman_->Leave(/*hide=*/forget_mounts_);
   // The tasks that undo mounts of cancelled calls run before this returns.

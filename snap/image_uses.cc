@@ -32,6 +32,21 @@ ImageStore::ImageRef Truncate(const ImageStore::ImageRef& image, size_t layers) 
   return part;
 }
 
+// Not the DiffID: that is the ChainID of an image that has this layer only, in another form.
+Digest LayerTreeId(const Layer& layer) {
+  return Sha256Of(StrCat("layer alone ", layer.id.ToString()));
+}
+
+absl::StatusOr<ChainRef> MakeLayerTree(const LayerRef& layer) {
+  auto tree = std::make_shared<Chain>();
+  tree->chain_id = LayerTreeId(*layer);
+  tree->index_path = layer->directory + "/index";
+  IMAGEFS_ASSIGN_OR_RETURN(tree->index, ErofsImage::Open(tree->index_path));
+  tree->layers = {layer};
+  tree->overlay_form = true;
+  return tree;
+}
+
 }  // namespace
 
 ImageUses::ImageUses(Deps deps) : deps_(std::move(deps)), executor_("images", deps_.threads) {}
@@ -46,6 +61,21 @@ void ImageUses::CheckPhase(Phase first, Phase last, std::string_view what) const
   const std::string line = StrCat("FATAL: ", what, " out of the order of snap/image_uses.h\n");
   (void)!write(STDERR_FILENO, line.data(), line.size());
   abort();
+}
+
+absl::StatusOr<ChainRef> ImageUses::FindTree(ImageStore& store, const std::string& layers_holder,
+                                             const Digest& chain_id) {
+  absl::StatusOr<ChainRef> found = store.FindChain(chain_id);
+  if (!absl::IsNotFound(found.status())) return found;
+  IMAGEFS_ASSIGN_OR_RETURN(const auto held, store.ListHeld(layers_holder));
+  for (const ImageStore::ImageRef& image : held) {
+    const absl::StatusOr<ChainRef> chain = store.FindChainOf(image);
+    if (!chain.ok()) continue;
+    for (const LayerRef& layer : (*chain)->layers) {
+      if (LayerTreeId(*layer) == chain_id) return MakeLayerTree(layer);
+    }
+  }
+  return found;
 }
 
 absl::StatusOr<std::unique_ptr<ImageUses::Owner>> ImageUses::AddOwner(OwnerOptions options) {
@@ -538,16 +568,19 @@ absl::StatusOr<ImageUses::Tree> ImageUses::Owner::Show(const Use& use) {
 
 absl::StatusOr<ImageUses::Tree> ImageUses::Owner::ShowLayer(const Use& use, size_t layer) {
   uses_.CheckPhase(Phase::kRecovered, Phase::kServing, "ShowLayer");
-  const LayerRef& shown_layer = use.chain->layers[layer];
-  auto alone = std::make_shared<Chain>();
-  // Not the DiffID: that is the ChainID of an image that has this layer only, in another form.
-  alone->chain_id = Sha256Of(StrCat("layer alone ", shown_layer->id.ToString()));
-  alone->index_path = shown_layer->directory + "/index";
-  IMAGEFS_ASSIGN_OR_RETURN(alone->index, ErofsImage::Open(alone->index_path));
-  alone->layers = {shown_layer};
-  alone->overlay_form = true;
-  IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, uses_.deps_.mounts.Show(alone));
-  return MakeTree(std::move(shown), std::move(alone));
+  IMAGEFS_ASSIGN_OR_RETURN(ChainRef tree, MakeLayerTree(use.chain->layers[layer]));
+  IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, uses_.deps_.mounts.Show(tree));
+  return MakeTree(std::move(shown), std::move(tree));
+}
+
+ImageUses::Tree ImageUses::Owner::ShowLayerAgain(const Digest& manifest, size_t layer) {
+  uses_.CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "ShowLayerAgain");
+  const Use here = Find(manifest);
+  if (here.chain == nullptr || layer >= here.chain->layers.size()) return nullptr;
+  absl::StatusOr<ChainRef> tree = MakeLayerTree(here.chain->layers[layer]);
+  if (!tree.ok()) return nullptr;
+  std::optional<MountTable::Shown> shown = uses_.deps_.mounts.ShowAgain((*tree)->chain_id, *tree);
+  return shown.has_value() ? MakeTree(*std::move(shown), *std::move(tree)) : nullptr;
 }
 
 ImageUses::Tree ImageUses::Owner::ShowAgain(const Digest& manifest, size_t layers) {

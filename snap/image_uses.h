@@ -86,11 +86,16 @@ class ImageUses {
     std::string holder;               // a word: the owner's name in the store's records
     TrustOf trust_of = TrustTrusted;  // whose descriptions of an image are believed
     std::vector<Wanted> wanted;
-    bool keeps_trees = true;  // false: it calls ShowLayer only
+    bool keeps_trees = true;  // false: it shows layers by themselves only
     // Run once by Recover: the owner shows what is to be there. May call its Owner; may be empty.
     std::function<void()> recovered;
   };
   class Owner;
+  // The tree of that name where all of it is known here: one of the store's, or a layer by itself
+  // of an image that `layers_holder` holds. Before step 1, for the sessions of the process before
+  // this one.
+  static absl::StatusOr<ChainRef> FindTree(ImageStore& store, const std::string& layers_holder,
+                                           const Digest& chain_id);
   // Takes up what was held for `wanted` and lets go of the rest.
   absl::StatusOr<std::unique_ptr<Owner>> AddOwner(OwnerOptions options) ABSL_LOCKS_EXCLUDED(mu_);
   // Blocks on local disk and mount(2).
@@ -169,6 +174,7 @@ class ImageUses::Owner {
   // In step 1 of the start: the tree of so many layers (0 = all) as the process before this one
   // left it shown; null when it is not there.
   Tree ShowAgain(const Digest& manifest, size_t layers) ABSL_LOCKS_EXCLUDED(mu_);
+  Tree ShowLayerAgain(const Digest& manifest, size_t layer);
   // Takes the trees away that only Show keeps.
   void HideKept() ABSL_LOCKS_EXCLUDED(mu_);
 

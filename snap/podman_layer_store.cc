@@ -25,7 +25,6 @@
 namespace imagefs {
 namespace {
 
-constexpr char kHolder[] = "podman-layers";
 constexpr std::string_view kPrefix = "podman-layer/";
 constexpr int kRecordVersion = 1;
 constexpr absl::Duration kUnusedFor = absl::Hours(1);
@@ -101,11 +100,11 @@ std::string PodmanLayerInfo(const Descriptor& blob, const Digest& diff_id, uint6
 class PodmanLayerStore::Directory : public LayerDirectory {
  public:
   explicit Directory(Deps deps) : deps_(std::move(deps)) {}
-  ~Directory() override { Leave(); }
+  ~Directory() override { Leave(/*hide=*/false); }
 
   absl::Status Load();
   // Nothing is found any more.
-  void Leave() ABSL_LOCKS_EXCLUDED(mu_);
+  void Leave(bool hide) ABSL_LOCKS_EXCLUDED(mu_);
   Counters counters() const {
     absl::MutexLock lock(&mu_);
     return counters_;
@@ -144,6 +143,10 @@ class PodmanLayerStore::Directory : public LayerDirectory {
     const auto found = shown_.find(key);
     return found == shown_.end() ? nullptr : found->second.layer;
   }
+  void ShowAgain(const std::string& key, const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
+  std::shared_ptr<const Layer> Remember(const std::string& key, const ImageUses::Use& use,
+                                        size_t level, ImageUses::Tree tree)
+      ABSL_LOCKS_EXCLUDED(mu_);
   // False once this has been left, and the task is not run.
   bool Submit(absl::AnyInvocable<void()> task) ABSL_LOCKS_EXCLUDED(mu_);
   void Finish(const CallPtr& call, absl::StatusOr<std::shared_ptr<const Layer>> layer);
@@ -185,10 +188,36 @@ absl::Status PodmanLayerStore::Directory::Load() {
         return true;
       }));
   IMAGEFS_ASSIGN_OR_RETURN(images_, deps_.uses.AddOwner(std::move(owner)));
+  for (const auto& [key, record] : records_) ShowAgain(key, record.manifest);
   return absl::OkStatus();
 }
 
-void PodmanLayerStore::Directory::Leave() {
+// Containers have the trees that the process before this one showed in their overlays.
+void PodmanLayerStore::Directory::ShowAgain(const std::string& key, const Digest& manifest) {
+  const ImageUses::Use here = images_->Find(manifest);
+  const absl::StatusOr<Digest> asked = Digest::Parse(key.substr(key.rfind('/') + 1));
+  if (here.chain == nullptr || !asked.ok()) return;
+  const std::optional<size_t> level = FindLayer(here.image->manifest, *asked);
+  if (!level.has_value()) return;
+  if (auto tree = images_->ShowLayerAgain(manifest, *level); tree != nullptr) {
+    Remember(key, here, *level, std::move(tree));
+  }
+}
+
+std::shared_ptr<const LayerDirectory::Layer> PodmanLayerStore::Directory::Remember(
+    const std::string& key, const ImageUses::Use& use, size_t level, ImageUses::Tree tree) {
+  const Descriptor& blob = use.image->manifest.layers[level];
+  const imagefs::Layer& shown = *use.chain->layers[level];
+  auto layer = std::make_shared<Layer>();
+  layer->tree = tree->path;
+  layer->blob_bytes = blob.size;
+  layer->info = PodmanLayerInfo(blob, shown.diff_id, shown.data_bytes);
+  absl::MutexLock lock(&mu_);
+  shown_[key] = {layer, std::move(tree)};
+  return layer;
+}
+
+void PodmanLayerStore::Directory::Leave(bool hide) {
   {
     absl::MutexLock lock(&mu_);
     if (std::exchange(left_, true)) return;
@@ -196,6 +225,7 @@ void PodmanLayerStore::Directory::Leave() {
   // What lookups end with runs on the executor, and uses the images.
   if (images_ != nullptr) images_->Stop();
   executor_.reset();
+  if (!hide) images_.reset();
   {
     std::map<std::string, Shown> shown;  // goes after the lock
     absl::MutexLock lock(&mu_);
@@ -279,15 +309,7 @@ absl::StatusOr<std::shared_ptr<const LayerDirectory::Layer>> PodmanLayerStore::D
   record.reference = image.reference;
   record.manifest = image.manifest_digest;
   IMAGEFS_RETURN_IF_ERROR(PutX(call.key, record));
-  const Descriptor& blob = image.manifest.layers[*level];
-  const imagefs::Layer& shown = *use.chain->layers[*level];
-  auto layer = std::make_shared<Layer>();
-  layer->tree = tree->path;
-  layer->blob_bytes = blob.size;
-  layer->info = PodmanLayerInfo(blob, shown.diff_id, shown.data_bytes);
-  absl::MutexLock lock(&mu_);
-  shown_[call.key] = {layer, std::move(tree)};
-  return layer;
+  return Remember(call.key, use, *level, std::move(tree));
 }
 
 void PodmanLayerStore::Directory::Count(std::string key, int change, Done done) {
@@ -370,12 +392,14 @@ absl::StatusOr<std::unique_ptr<PodmanLayerStore>> PodmanLayerStore::Open(const s
 }
 
 PodmanLayerStore::~PodmanLayerStore() {
-  directory_->Leave();
+  directory_->Leave(/*hide=*/false);
   const absl::Status status = UnmountStack(path_);
   if (!status.ok() && !absl::IsNotFound(status)) {
     LogWarning("podman_layers.not_unmounted cause=", status.message());
   }
 }
+
+void PodmanLayerStore::Hide() { directory_->Leave(/*hide=*/true); }
 
 PodmanLayerStore::Counters PodmanLayerStore::counters() const { return directory_->counters(); }
 

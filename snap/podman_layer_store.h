@@ -42,8 +42,12 @@ class PodmanLayerStore {
   // killed daemon. Lookups wait until the daemon serves.
   static absl::StatusOr<std::unique_ptr<PodmanLayerStore>> Open(const std::string& directory,
                                                                 Deps deps);
-  // Unmounts it. Lookups under way fail.
+  // Unmounts it; lookups under way fail. The trees of layers stay for the next process.
   ~PodmanLayerStore();
+  // Before that, where nothing is to stay: also unmounts the trees. Nothing is found any more.
+  void Hide();
+  // Holds its images in the store.
+  static constexpr char kHolder[] = "podman-layers";
 
   struct Counters {
     uint64_t found = 0, absent = 0;

@@ -128,13 +128,22 @@ same "what it runs" one "$(says "$app")"
 [ "$(fetched containers)" = 0 ] || fail "podman fetched layers"
 less=$(ifs status --json | field 'j["counters"]["fill_bytes_fetched"]')
 [ "$less" -gt 0 ] && [ "$less" -lt "$(cat "$T/images/app"/blobs/sha256/* | wc -c)" ] || fail "fetched: $less"
-kill -KILL "$(daemons)"
-wait_for 20 '[ -z "$(daemons)" ]' || fail "the daemon does not end"
-ifs images >/dev/null
-same "after a kill" "$($PY -c 'import hashlib, random
+all=$($PY -c 'import hashlib, random
 h = hashlib.sha256()
 for k in sorted(map(str, range(100))): h.update(random.Random(f"one {k}").randbytes(4000 + 137 * int(k)))
-print(h.hexdigest())')" "$(says "$app" sh -c 'cat /data/* | sha256sum' | cut -d' ' -f1)"
+print(h.hexdigest())')
+sum() { "$@" sh -c 'cat /data/* | sha256sum' | cut -d' ' -f1; }
+# A container goes on with the next daemon, wherever its bytes come from.
+run -d --name lasting "$app" sleep 1000 >/dev/null
+for signal in TERM KILL; do
+  kill -$signal "$(daemons)"
+  wait_for 20 '[ -z "$(daemons)" ]' || fail "the daemon does not end"
+  ifs images >/dev/null
+  same "a container after SIG$signal" one "$(own_podman --runtime runc exec lasting cat /word)"
+done
+same "the bytes of that container" "$all" "$(sum own_podman --runtime runc exec lasting)"
+same "after a kill" "$all" "$(sum says "$app")"
+own_podman --runtime runc rm -f -t 0 lasting >/dev/null
 
 # Who waits for a layer can be killed, and only those wait.
 held=$(als "$SHAPED/test/next:1")/$(layers_of next | cut -d' ' -f1)

@@ -39,9 +39,9 @@ void FakeImageStore::FailChain(absl::Status status) {
   chain_status_ = std::move(status);
 }
 
-void FakeImageStore::LoseChain() {
+void FakeImageStore::LoseChain(bool lost) {
   absl::MutexLock lock(&mu_);
-  lost_ = true;
+  lost_ = lost;
 }
 
 void FakeImageStore::HoldChain() {
@@ -187,9 +187,10 @@ void FakeImageStore::WaitDurable(ChainRef, absl::AnyInvocable<void(absl::Status)
   done(absl::OkStatus());
 }
 
-absl::StatusOr<ChainRef> FakeImageStore::FindChain(const Digest&) {
+absl::StatusOr<ChainRef> FakeImageStore::FindChain(const Digest& chain_id) {
   absl::MutexLock lock(&mu_);
-  if (lost_) return absl::NotFoundError("no such chain");
+  if (lost_ || (chain_ != nullptr && chain_->chain_id != chain_id))
+    return absl::NotFoundError("no such chain");
   return ChainResultLocked();
 }
 

@@ -24,8 +24,8 @@ class FakeImageStore : public ImageStore {
 
   void FailResolve(absl::Status status);
   void FailChain(absl::Status status);
-  // FindChain gives nothing: the layers are not here.
-  void LoseChain();
+  // FindChain gives nothing: the layers are not here. Or they are back.
+  void LoseChain(bool lost = true);
   // EnsureChain, WaitDurable take until the matching Release.
   void HoldChain();
   void ReleaseChain();

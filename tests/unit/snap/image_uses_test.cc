@@ -3,11 +3,14 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <filesystem>
 #include <future>
 
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "tests/fakes/fs/fake_store.h"
+#include "tests/fakes/fs/test_chain.h"
 
 namespace imagefs {
 namespace {
@@ -272,6 +275,52 @@ TEST_F(ImageUsesTest, WhatTheKernelShowsIsTakenUpByItsLayers) {
   EXPECT_EQ(owner_->ShowAgain(manifest(), 4), nullptr);
   EXPECT_EQ(owner_->ShowAgain(Sha256Of("unknown"), 0), nullptr);
   EXPECT_EQ(mounts_.leases(), (Leases{{Shown(), 1}}));
+}
+
+TEST_F(ImageUsesTest, ALayerByItself) {
+  const std::string directory = StrCat(::testing::TempDir(), "/image-uses-", RandomHex(8));
+  TestChain files(3);
+  for (const uint16_t layer : {1, 2, 3}) files.File(StrCat("f", layer), StrCat(layer), 0644, layer);
+  const ChainRef chain = files.Build(directory);
+  std::filesystem::copy(chain->index_path, chain->layers[1]->directory + "/index");
+  store_.UseChain(chain);
+  absl::StatusOr<ImageUses::Use> use = Acquire();
+  ASSERT_TRUE(use.ok());
+  owner_->Keep("a", manifest());
+  absl::StatusOr<ImageUses::Tree> tree = owner_->ShowLayer(*use, 1);
+  ASSERT_TRUE(tree.ok()) << tree.status();
+  const Digest name = (*tree)->chain->chain_id;
+  EXPECT_NE(name, chain->chain_id);
+  EXPECT_NE(name, chain->layers[1]->diff_id) << "that is another tree";
+  EXPECT_TRUE((*tree)->chain->overlay_form);
+  EXPECT_EQ((*tree)->chain->layers, std::vector<LayerRef>{chain->layers[1]});
+  EXPECT_FALSE(owner_->ShowLayer(*use, 0).ok()) << "its index is not there";
+  *use = {};
+  *tree = nullptr;
+  EXPECT_TRUE(mounts_.leases().empty()) << "nobody keeps it for others";
+
+  // Sessions of the process before this one look for it by its name.
+  const absl::StatusOr<ChainRef> found = ImageUses::FindTree(store_, "test", name);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ((*found)->layers, std::vector<LayerRef>{chain->layers[1]});
+  EXPECT_EQ(*ImageUses::FindTree(store_, "test", chain->chain_id), chain);
+  EXPECT_FALSE(ImageUses::FindTree(store_, "another", name).ok());
+  store_.LoseChain();
+  EXPECT_FALSE(ImageUses::FindTree(store_, "test", name).ok());
+  Start({"a"}, /*serve=*/false);
+  EXPECT_EQ(owner_->ShowLayerAgain(manifest(), 1), nullptr) << "its image is not here";
+  store_.LoseChain(false);
+  Start({"a"}, /*serve=*/false);
+  EXPECT_EQ(owner_->ShowLayerAgain(manifest(), 1), nullptr) << "nothing shows it";
+  mounts_.Outlive(name);
+  *tree = owner_->ShowLayerAgain(manifest(), 1);
+  ASSERT_NE(*tree, nullptr);
+  EXPECT_EQ(mounts_.leases(), (Leases{{name.hex(), 1}}));
+  EXPECT_EQ(owner_->ShowLayerAgain(manifest(), 3), nullptr);
+  owner_.reset();
+  *tree = nullptr;
+  EXPECT_EQ(mounts_.leases(), (Leases{{name.hex(), 1}})) << "it outlives this one as well";
+  std::filesystem::remove_all(directory);
 }
 
 TEST_F(ImageUsesTest, SourcesOfWhatFillsAreFoundAgain) {
