@@ -96,16 +96,14 @@ for presentation in $(modes); do
 
   # Layers that a crash of the machine took come again by themselves.
   ifs add --list >/dev/null
-  ifs stop
-  umount "$RUN"/chains/* 2>/dev/null || true
+  ifs stop --unmount
   rm -r "$ROOT"/layers/*
   shape reset >/dev/null; : >"$SHAPER/requests"
   ifs add --list >/dev/null
   wait_for 20 '[ "$(listing state)" = filling ]' || fail "not fetched again: $(ifs add --list)"
   same "what podman has" "$app" "$(listed)"
   same "after the loss" "$all" "$(reader)"
-  ifs stop
-  umount "$RUN"/chains/* 2>/dev/null || true
+  ifs stop --unmount
   rm -r "$ROOT"/layers/*
   registry_dies
   same "state" missing "$(listing state)"
