@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <memory>
+#include <thread>
 
 #include "absl/base/call_once.h"
 #include "absl/base/const_init.h"
@@ -17,6 +18,8 @@
 #include "base/thread_role.h"
 
 namespace imagefs {
+
+constexpr int kTries = 1000;
 
 // All mappings, in a form that a signal handler may look at: a list of blocks that only grows. A
 // handler has no owner to ask, so this is one for the process.
@@ -29,7 +32,7 @@ class MappingGuards {
     for (Block* block = &first_;; block = block->next.load()) {
       for (Guard& guard : block->guards) {
         if (guard.begin.load() != 0) continue;
-        guard.damaged.store(false);
+        guard.generation.store((guard.generation.load() + 2) / 2 * 2);
         guard.end.store(end);
         guard.begin.store(begin);
         return &guard;
@@ -37,6 +40,13 @@ class MappingGuards {
       if (block->next.load() == nullptr) {
         block->next.store(std::make_unique<Block>().release());
       }
+    }
+  }
+
+  // Always another number, so that whoever maps it again at the same time sees it.
+  static void MarkDamaged(Guard& guard) {
+    uint64_t was = guard.generation.load();
+    while (!guard.generation.compare_exchange_weak(was, (was + 2) | 1)) {
     }
   }
 
@@ -50,10 +60,12 @@ class MappingGuards {
         const uintptr_t end = guard.end.load();
         // Read once more: the guard may have become that of another mapping in between.
         if (address < begin || address >= end || guard.begin.load() != begin) continue;
-        guard.damaged.store(true);
+        guard.covering.fetch_add(1);
+        MarkDamaged(guard);
         // As a plain system call, which sanitizers do not follow into a handler.
         const long mapped = syscall(SYS_mmap, begin, end - begin, PROT_READ,
                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+        guard.covering.fetch_sub(1);
         return mapped == static_cast<long>(begin);
       }
     }
@@ -124,6 +136,34 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 absl::Status MappedFile::CheckWhole(std::string_view what) const {
   if (!damaged()) return absl::OkStatus();
   return absl::DataLossError(StrCat(what, " was cut, or cannot be read from the disk any more"));
+}
+
+void MappedFile::Distrust() const {
+  if (guard_ != nullptr) MappingGuards::MarkDamaged(*guard_);
+}
+
+absl::Status MappedFile::MapAgain(int fd) const {
+  MayBlock("mapping a file");
+  if (guard_ == nullptr) return absl::OkStatus();
+  struct stat st;
+  if (fstat(fd, &st) != 0) return ErrnoStatus(errno, "a mapped file");
+  if (static_cast<uint64_t>(st.st_size) != bytes_.size()) {
+    return absl::DataLossError("the file has another size than the one before");
+  }
+  if (!damaged()) Distrust();
+  // Whoever met the old mapping meanwhile is about to put zeros in the place of the new one.
+  for (int i = 0; i < kTries; ++i) {
+    uint64_t generation = guard_->generation.load();
+    while (guard_->covering.load() != 0) std::this_thread::yield();
+    void* const place = const_cast<char*>(bytes_.data());
+    if (mmap(place, bytes_.size(), PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) != place) {
+      return ErrnoStatus(errno, "mmap");
+    }
+    if (guard_->generation.compare_exchange_strong(generation, generation + 1)) {
+      return absl::OkStatus();
+    }
+  }
+  return absl::DataLossError("the file is damaged again and again");
 }
 
 void MappedFile::DropPages() const {

@@ -57,7 +57,7 @@ absl::Status TreeImporter::ForEachChild(
     Nid directory, absl::FunctionRef<absl::Status(std::string_view, Nid)> visit) {
   IMAGEFS_RETURN_IF_ERROR(Charge(directory));
   absl::Status status;
-  std::string_view before;
+  std::string before;
   IMAGEFS_RETURN_IF_ERROR(image_.ReadDir(directory, 0, [&](const ErofsImage::DirentView& entry) {
     if (entry.name <= before) {
       status = absl::DataLossError(StrCat("index: directory ", directory,
@@ -65,7 +65,7 @@ absl::Status TreeImporter::ForEachChild(
                                           "again"));
       return false;
     }
-    before = entry.name;
+    before.assign(entry.name);
     if (entry.name != "." && entry.name != "..") status = visit(entry.name, entry.nid);
     return status.ok();
   }));

@@ -371,6 +371,20 @@ absl::StatusOr<std::optional<Nid>> ErofsImage::Find(Nid directory, std::string_v
 }
 
 // A position is the offset of an entry in the directory, as the kernel's.
+absl::Status ErofsImage::ReadDir(Nid directory, uint64_t position,
+                                 absl::FunctionRef<bool(const DirentView&)> visit) const {
+  const uint64_t generation = file_.generation();
+  std::string name;
+  return Whole([&] {
+    return VisitDir(directory, position, [&](const DirentView& found) {
+      // What lies in the mapping may turn into zeros at any moment, so a copy is looked at.
+      name = found.name;
+      if (!file_.IsWholeSince(generation)) return false;
+      return visit({name, found.nid, found.type, found.next});
+    });
+  });
+}
+
 absl::Status ErofsImage::VisitDir(Nid directory, uint64_t position,
                                   absl::FunctionRef<bool(const DirentView&)> visit) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, directory));

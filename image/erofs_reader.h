@@ -1,7 +1,7 @@
 // Reads an EROFS image as WriteErofs makes it, straight from mapped memory. The daemon's inode
 // table: no parsing at open beyond the superblock, no per-inode state. Every access is
 // bounds-checked, so a damaged or hostile image gives kDataLoss, never a crash or an endless loop.
-// So does a file that was cut while it was mapped, from then on: what was read is only given out
+// So does a file that was cut while it was mapped, until MapAgain: what was read is only given out
 // after a look at the mapping. Thread-safe (immutable).
 #pragma once
 
@@ -41,8 +41,13 @@ class ErofsImage {
   // CRC-32C of all its bytes, seed all ones.
   uint32_t Checksum() const { return Crc32c(~0U, bytes_); }
   const std::vector<DeviceSlot>& devices() const { return devices_; }
-  // True: every call fails with kDataLoss from now on.
+  // True: every call fails with kDataLoss.
   bool damaged() const { return file_.damaged(); }
+  // So it is from now on, since nobody knows any more what the file has.
+  void Distrust() const { file_.Distrust(); }
+  // Goes on with that file, which is known to have the bytes that this one had when it was opened.
+  // By one thread at a time.
+  absl::Status MapAgain(int fd) const { return file_.MapAgain(fd); }
   uint8_t flags() const { return flags_; }
   bool has_xattrs() const { return (flags_ & kIndexHasXattrs) != 0; }
   bool has_acls() const { return (flags_ & kIndexHasAcls) != 0; }
@@ -55,42 +60,50 @@ class ErofsImage {
     uint64_t size = 0;
     uint32_t rdev_major = 0, rdev_minor = 0;
   };
-  absl::StatusOr<Stat> GetStat(Nid nid) const { return Whole(StatOf(nid)); }
+  absl::StatusOr<Stat> GetStat(Nid nid) const {
+    return Whole([&] { return StatOf(nid); });
+  }
 
   // nullopt when the directory has no such name; kFailedPrecondition when it is no directory.
   absl::StatusOr<std::optional<Nid>> Lookup(Nid directory, std::string_view name) const {
-    return Whole(Find(directory, name));
+    return Whole([&] { return Find(directory, name); });
   }
 
   struct DirentView {
-    std::string_view name;  // in the mapping
+    std::string_view name;  // until `visit` returns
     Nid nid = 0;
     uint8_t type = 0;   // DT_*
     uint64_t next = 0;  // position after this entry, for ReadDir
   };
   // Entries from `position` (0 = start) incl. "." and "..", in the order of names, until `visit`
   // returns false. Positions are stable for ever, so a directory can be read on after a restart.
-  // With an error, nothing that was visited may be given out before a look at `damaged`.
+  // What is visited was right, also when an error follows.
   absl::Status ReadDir(Nid directory, uint64_t position,
-                       absl::FunctionRef<bool(const DirentView&)> visit) const {
-    return Whole(VisitDir(directory, position, visit));
+                       absl::FunctionRef<bool(const DirentView&)> visit) const;
+
+  absl::StatusOr<std::string> Readlink(Nid nid) const {
+    return Whole([&] { return TargetOf(nid); });
   }
 
-  absl::StatusOr<std::string> Readlink(Nid nid) const { return Whole(TargetOf(nid)); }
-
   // Full names. The overlay markers are listed like any other.
-  absl::StatusOr<std::vector<Xattr>> Xattrs(Nid nid) const { return Whole(AllXattrs(nid)); }
+  absl::StatusOr<std::vector<Xattr>> Xattrs(Nid nid) const {
+    return Whole([&] { return AllXattrs(nid); });
+  }
   absl::StatusOr<std::optional<std::string>> GetXattr(Nid nid, std::string_view name) const {
-    return Whole(FindXattr(nid, name));
+    return Whole([&] { return FindXattr(nid, name); });
   }
 
   // Where byte `offset` of a regular file lies and how far that run goes (to the end of the file at
   // most). `device` 0 = a hole. REQUIRES: offset < size.
-  absl::StatusOr<Extent> Map(Nid nid, uint64_t offset) const { return Whole(RunAt(nid, offset)); }
+  absl::StatusOr<Extent> Map(Nid nid, uint64_t offset) const {
+    return Whole([&] { return RunAt(nid, offset); });
+  }
 
   // Bytes of the image that belong to this inode: itself, its xattrs, names or target, chunks. Over
   // all inodes they sum up to at most size_bytes(), which bounds the walk of a hostile image.
-  absl::StatusOr<uint64_t> StoredBytes(Nid nid) const { return Whole(BytesOf(nid)); }
+  absl::StatusOr<uint64_t> StoredBytes(Nid nid) const {
+    return Whole([&] { return BytesOf(nid); });
+  }
 
   // The whole image as a tree with every device number shifted by `device_shift`. Hard links are
   // found by nid. kResourceExhausted when the tree would take more than `max_bytes` of memory; with
@@ -103,9 +116,12 @@ class ErofsImage {
  private:
   ErofsImage() = default;
   // The one place that decides whether what was read may be given out.
-  template <typename Result>
-  Result Whole(Result result) const {
-    return file_.damaged() ? Result(file_.CheckWhole("an index")) : std::move(result);
+  template <typename Read>
+  auto Whole(const Read& read) const -> decltype(read()) {
+    const uint64_t generation = file_.generation();
+    auto result = read();
+    if (file_.IsWholeSince(generation)) return result;
+    return absl::DataLossError("an index was cut, or cannot be read from the disk any more");
   }
   absl::StatusOr<Stat> StatOf(Nid nid) const;
   absl::StatusOr<std::optional<Nid>> Find(Nid directory, std::string_view name) const;

@@ -65,6 +65,60 @@ TEST_F(MappedFileTest, AFileThatIsCutIsDamagedAndNotTheEnd) {
   EXPECT_EQ(CountX(file->bytes()), 0u) << "all of it is zeros from then on";
 }
 
+TEST_F(MappedFileTest, GoesOnWithAFileThatIsWholeAgain) {
+  const Fd fd = File("a", 8 * kPage), other = File("b", 8 * kPage), longer = File("c", 9 * kPage);
+  const absl::StatusOr<MappedFile> file = MappedFile::Map(fd.get(), "a");
+  const char* const where = file->bytes().data();
+  const uint64_t before = file->generation();
+  EXPECT_TRUE(file->IsWholeSince(before));
+  ASSERT_EQ(ftruncate(fd.get(), 0), 0);
+  EXPECT_EQ(CountX(file->bytes()), 0u);
+  EXPECT_FALSE(file->IsWholeSince(before));
+  EXPECT_EQ(file->MapAgain(fd.get()).code(), absl::StatusCode::kDataLoss) << "it is still cut";
+  EXPECT_EQ(file->MapAgain(longer.get()).code(), absl::StatusCode::kDataLoss);
+  ASSERT_TRUE(file->MapAgain(other.get()).ok());
+  EXPECT_EQ(file->bytes().data(), where);
+  EXPECT_EQ(CountX(file->bytes()), 8 * kPage);
+  EXPECT_FALSE(file->damaged());
+  EXPECT_FALSE(file->IsWholeSince(before)) << "who read meanwhile may have read zeros";
+  EXPECT_TRUE(file->IsWholeSince(file->generation()));
+  file->Distrust();
+  EXPECT_TRUE(file->damaged());
+  ASSERT_TRUE(file->MapAgain(other.get()).ok());
+  EXPECT_TRUE(file->CheckWhole("a").ok());
+}
+
+// Readers who hold on to `IsWholeSince` never take zeros for what the file has.
+TEST_F(MappedFileTest, IsCutAndMappedAgainUnderReaders) {
+  const Fd fd = File("a", 4 * kPage), whole = File("b", 4 * kPage);
+  const absl::StatusOr<MappedFile> file = MappedFile::Map(fd.get(), "a");
+  std::atomic<bool> stop{false};
+  std::atomic<size_t> right{0}, wrong{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 3; ++t) {
+    threads.emplace_back([&] {
+      while (!stop) {
+        const uint64_t generation = file->generation();
+        const size_t x = CountX(file->bytes());
+        if (!file->IsWholeSince(generation)) continue;
+        (x == 4 * kPage ? right : wrong)++;
+      }
+    });
+  }
+  const std::string bytes(4 * kPage, 'x');
+  for (int i = 0; i < 60 || right == 0; ++i) {
+    ASSERT_EQ(ftruncate(fd.get(), 0), 0);
+    while (!file->damaged()) std::this_thread::yield();
+    ASSERT_TRUE(file->MapAgain(whole.get()).ok());
+    ASSERT_TRUE(PwriteFull(fd.get(), bytes, 0).ok());
+    ASSERT_TRUE(file->MapAgain(fd.get()).ok());
+  }
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0u);
+  EXPECT_GT(right, 0u);
+}
+
 TEST_F(MappedFileTest, OthersAreNotTouched) {
   const Fd one = File("one", 8 * kPage), two = File("two", 8 * kPage);
   absl::StatusOr<MappedFile> cut = MappedFile::Map(one.get(), "one");

@@ -1,4 +1,5 @@
 #include <dirent.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -96,6 +97,15 @@ TEST(ErofsTest, AFileThatIsCutIsDamaged) {
   EXPECT_TRUE(lost((*image)->Map(root, 0).status()));
   EXPECT_TRUE(lost((*image)->StoredBytes(root).status()));
   EXPECT_FALSE(ErofsImage::Open(path).ok());
+  // The same bytes again, and the same object goes on with them.
+  const Fd fd = *OpenFile(path, O_RDWR);
+  EXPECT_TRUE(lost((*image)->MapAgain(fd.get())));
+  ASSERT_TRUE(PwriteFull(fd.get(), bytes, 0).ok());
+  ASSERT_TRUE((*image)->MapAgain(fd.get()).ok());
+  EXPECT_FALSE((*image)->damaged());
+  EXPECT_TRUE((*image)->ToTree().ok());
+  (*image)->Distrust();
+  EXPECT_TRUE(lost((*image)->GetStat(root).status()));
   unlink(path.c_str());
 }
 
