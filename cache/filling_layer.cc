@@ -90,6 +90,22 @@ absl::Status FillingLayer::OpenFiles() {
   return absl::OkStatus();
 }
 
+void FillingLayer::Doubt(const std::vector<uint32_t>& spans) {
+  std::vector<uint32_t> suspects;
+  {
+    absl::MutexLock lock(&mu_);
+    // The check of the whole looks at all of them.
+    if (checking_ || complete()) return;
+    for (const uint32_t index : spans) {
+      if (spans_[index].state != State::kPresent) continue;
+      spans_[index].state = State::kBusy;
+      --present_count_;
+      suspects.push_back(index);
+    }
+  }
+  CheckSuspects(suspects);
+}
+
 void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
   if (source == nullptr) return;
   bool go_on = false;

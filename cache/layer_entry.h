@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
+#include "base/cancel.h"
 #include "cache/chain.h"
 #include "cache/filling_layer.h"
 #include "cache/image_store.h"
@@ -23,6 +25,18 @@ struct BlobOrigin {
   bool operator==(const BlobOrigin&) const = default;
 };
 
+// Whom the bytes of a blob come from.
+struct BlobFetch {
+  std::string audience;  // "" = not known
+  bool open = false;
+};
+
+// Somebody waits for the proof of a layer.
+struct ProofWait {
+  std::function<void(absl::StatusOr<bool>)> finish;
+  CancelToken::Registration on_cancel;
+};
+
 struct LayerEntry {
   LayerState state = LayerState::kWritten;
   uint64_t data_bytes = 0;
@@ -33,6 +47,8 @@ struct LayerEntry {
   int64_t checked = 0;      // Unix seconds: when all of it was last read and right
   bool other_boot = false;  // kComplete: not yet looked at in this boot
   bool check_queued = false;
+  // Its DiffID was hashed here, also under another name; it may fill anew after damage.
+  bool was_proven() const { return state != LayerState::kFilling || !sums.data.empty(); }
   bool sealing = false;   // its files are being synced
   uint64_t instance = 0;  // of its files: another layer of that name has another
   Digest diff_id;         // the claim; of a proven layer its name

@@ -178,6 +178,26 @@ void DropCached(const std::string& directory) {
   }
 }
 
+absl::Status CopyDifferences(int from, int to) {
+  std::string right(kChunkBytes, '\0'), there(kChunkBytes, '\0');
+  for (uint64_t at = 0;; at += right.size()) {
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(from, absl::MakeSpan(right), at));
+    const std::string_view part(right.data(), got);
+    const absl::StatusOr<size_t> had = PreadFull(to, absl::MakeSpan(there), at);
+    if (!had.ok() || std::string_view(there.data(), *had) != part) {
+      IMAGEFS_RETURN_IF_ERROR(PwriteFull(to, part, at));
+    }
+    if (got == right.size()) continue;
+    const auto size = static_cast<off_t>(at + got);
+    struct stat st;
+    if (fstat(to, &st) != 0) return ErrnoStatus(errno, "a file that is mended");
+    if (st.st_size != size && ftruncate(to, size) != 0) {
+      return ErrnoStatus(errno, "a file that is mended");
+    }
+    return absl::OkStatus();
+  }
+}
+
 absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool careful) {
   const std::string data = directory + "/data", index = directory + "/index";
   if (careful && !sums.known()) {

@@ -15,7 +15,9 @@ namespace imagefs {
 
 // What the files of a layer have to have.
 struct LayerSums {
-  Digest data;                    // SHA-256 of `data`; empty: not known, or it fills
+  // SHA-256 of `data`; empty: not known. Of a layer that fills, it was whole before, and is to have
+  // this again.
+  Digest data;
   std::optional<uint32_t> index;  // CRC-32C of `index` (seed all ones)
   bool known() const { return !data.empty() && index.has_value(); }
   bool operator==(const LayerSums&) const = default;
@@ -34,6 +36,10 @@ absl::StatusOr<LayerSums> SumsOnDisk(const std::string& directory,
                                      absl::FunctionRef<bool(size_t bytes)> pace);
 // Lets go of what the page cache has of the layer's files, where nobody has them mapped.
 void DropCached(const std::string& directory);
+
+// Makes the file `to` equal to `from`, where it is not. Whoever reads or shows it sees the same
+// file. Syncs nothing.
+absl::Status CopyDifferences(int from, int to);
 
 // Syncs the files of the layer, its directory and the one above.
 //

@@ -130,4 +130,19 @@ absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const Dige
   return made.sums;
 }
 
+absl::Status RestoreIndex(const std::string& directory, const Digest& diff_id, uint64_t tar_bytes,
+                          uint32_t sum, const CancelToken& cancel) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd own, Unnamed(directory));
+  IMAGEFS_ASSIGN_OR_RETURN(const LayerOutput made,
+                           IndexTar(data.get(), tar_bytes, diff_id, own.get(), cancel));
+  if (made.sums.index != sum) {
+    return absl::DataLossError("its data does not give the index that was recorded");
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDWR | O_CREAT));
+  IMAGEFS_RETURN_IF_ERROR(CopyDifferences(own.get(), index.get()));
+  IMAGEFS_RETURN_IF_ERROR(FsyncFd(index.get(), directory + "/index"));
+  return FsyncDir(directory);
+}
+
 }  // namespace imagefs

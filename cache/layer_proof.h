@@ -41,4 +41,9 @@ absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::st
 absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const Digest& diff_id,
                                         uint64_t tar_bytes, const CancelToken& cancel);
 
+// Makes the index of a proven layer whose data is right again, in the file that is there.
+// `tar_bytes` as above. kDataLoss when that does not give an index with this sum.
+absl::Status RestoreIndex(const std::string& directory, const Digest& diff_id, uint64_t tar_bytes,
+                          uint32_t sum, const CancelToken& cancel);
+
 }  // namespace imagefs

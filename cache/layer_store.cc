@@ -151,7 +151,9 @@ void LayerStore::RemoveUnknown() {
 }
 
 absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) {
-  if (LayerRef open = entry.open.lock(); open != nullptr && !open->index->damaged()) return open;
+  if (LayerRef open = entry.open.lock(); open != nullptr && HealIndexLocked(*open, entry)) {
+    return open;
+  }
   auto layer = std::make_shared<Layer>();
   layer->id = id;
   layer->diff_id = entry.diff_id;
@@ -226,7 +228,7 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
     const auto& [id, entry] = *recorded;
     if (entry.diff_id == id) {
       if (readable(entry)) return {Kind::kGive, id};
-    } else if (entry.state == LayerState::kFilling) {
+    } else if (!entry.was_proven()) {
       if (request.trust.Allows(entry.source)) return {Kind::kGive, id};
       if (request.trust.empty()) return {Kind::kProve, id};
     } else {
@@ -421,7 +423,7 @@ void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id)
 }
 
 void LayerStore::EndProofs(const Digest& id, const absl::Status& status) {
-  Proof proof;
+  ProofWait proof;
   {
     absl::MutexLock lock(&mu_);
     const auto it = proofs_.find(id);
@@ -585,7 +587,7 @@ void LayerStore::NoteFetch(const std::string& name, BlobFetch fetch) {
   fetches_[name] = std::move(fetch);
 }
 
-LayerStore::BlobFetch LayerStore::FetchOf(const std::string& name) const {
+BlobFetch LayerStore::FetchOf(const std::string& name) const {
   absl::MutexLock lock(&mu_);
   const auto it = fetches_.find(name);
   return it == fetches_.end() ? BlobFetch() : it->second;
@@ -633,7 +635,7 @@ std::string_view LayerStore::SourceOf(const LayerKey& key) const {
 }
 
 std::string_view LayerStore::SourceLocked(const Digest& id, const Entry& entry) const {
-  const bool proven = id == entry.diff_id || entry.state != LayerState::kFilling;
+  const bool proven = id == entry.diff_id || entry.was_proven();
   return proven ? kProvenSource : IndexSourceName(entry.source);
 }
 

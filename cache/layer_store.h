@@ -86,8 +86,9 @@ class LayerStore {
   // Runs `done` when all of these layers are complete, or why one of them cannot be.
   void WaitDurable(const std::vector<Digest>& ids, absl::AnyInvocable<void(absl::Status)> done);
 
-  // Reads all of a whole layer from the disk, at that pace. kDataLoss: it was damaged; what can be
-  // fetched again by parts then fills (StateOfName), and every other one is gone.
+  // Reads all that is here of a layer from the disk, at that pace. kDataLoss: it was damaged. What
+  // could be made again here was; what can be fetched by parts then fills (StateOfName), and every
+  // other one is gone.
   absl::Status Scrub(const Digest& id, Scrubber::Pace pace) ABSL_LOCKS_EXCLUDED(checks_mu_);
   static std::shared_ptr<FillingLayer> FillingOf(const LayerRef& layer);
   // Takes the data of a complete layer away, whose bytes then come when they are asked for.
@@ -122,20 +123,10 @@ class LayerStore {
   static constexpr std::string_view kRecordPrefix = "layer/";
   using Origin = BlobOrigin;
   using Entry = LayerEntry;
-  // Somebody waits for the proof of a layer.
-  struct Proof {
-    std::function<void(absl::StatusOr<bool>)> finish;
-    CancelToken::Registration on_cancel;
-  };
   // What the store can do for a request with what is here.
   struct Verdict {
     enum class Kind { kFetch, kAsk, kGive, kProve } kind = Kind::kFetch;
     Digest id;  // of the layer
-  };
-  // Whom the bytes of a blob come from.
-  struct BlobFetch {
-    std::string audience;  // "" = not known
-    bool open = false;
   };
 
   LayerStore(Options options, KeyValueStore& kv);
@@ -168,10 +159,17 @@ class LayerStore {
   absl::Status CheckWith(const Digest& id, bool also_unsuspected)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(checks_mu_);
   std::optional<Digest> NextToScrub() const;
+  absl::Status ScrubFilling(const Digest& id, const Entry& entry, Scrubber::Pace pace);
+  void DoubtSpans(const Digest& id, const Entry& was, const std::vector<uint32_t>& bad);
   void OnWritten(const Digest& id);
+  void OnIndexWritten(const Digest& id);
+  absl::StatusOr<LayerSums> RestoreIndexOf(const Digest& id, const Entry& entry);
+  bool HealIndexLocked(const Layer& layer, const Entry& entry) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Watch(const Digest& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::shared_ptr<LayerGuard> MakeGuard(const Digest& id, Entry& entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  LayerSums SumsOfName(const Digest& id) const;
   absl::StatusOr<LayerSums> SumsOfOld(const Digest& id, const Entry& entry) const;
   absl::Status Accept(const Digest& id, const std::string& stamp, const LayerSums& sums);
   absl::Status Restamp(const std::vector<Digest>& ids);
@@ -225,7 +223,7 @@ class LayerStore {
   absl::flat_hash_map<std::string, BlobFetch> fetches_ ABSL_GUARDED_BY(mu_);  // by spool
   // Layers whose description was not theirs: made by a pass over the whole from now on.
   absl::flat_hash_set<Digest> distrusted_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<Digest, Proof> proofs_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<Digest, ProofWait> proofs_ ABSL_GUARDED_BY(mu_);
   // The names of layers that are or were unproven, by what images claim.
   absl::flat_hash_map<LayerKey, Digest> shown_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;

@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <ctime>
 #include <utility>
@@ -16,17 +17,35 @@
 namespace imagefs {
 namespace {
 
+// Bytes that no span brings are zeros, unless a part of the file is moved there.
+absl::Status ClearGap(int data, uint64_t begin, uint64_t end) {
+  std::string bytes;
+  for (uint64_t at = begin; at < end; at += bytes.size()) {
+    bytes.resize(std::min<uint64_t>(end - at, 1 << 20));
+    IMAGEFS_RETURN_IF_ERROR(PreadExact(data, absl::MakeSpan(bytes), at, "data"));
+    if (bytes.find_first_not_of('\0') == std::string::npos) continue;
+    bytes.assign(bytes.size(), '\0');
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(data, bytes, at));
+  }
+  return absl::OkStatus();
+}
+
 // The spans whose bytes are right.
 absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory, const LayerAccess& access) {
   const std::string path = directory + "/present";
   if (unlink(path.c_str()) != 0 && errno != ENOENT) return ErrnoStatus(errno, path);
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<PresentMap> present,
                            PresentMap::Open(path, access));
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDWR));
   size_t bad = 0;
+  uint64_t end = 0;
   std::string bytes;
   for (size_t i = 0; i < access.span_count(); ++i) {
     const AccessSpan span = access.span(i);
+    if (access.moves().empty()) {
+      IMAGEFS_RETURN_IF_ERROR(ClearGap(data.get(), end, span.data_begin));
+    }
+    end = span.data_end();
     bytes.resize(span.data_bytes);
     if (!PreadExact(data.get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
         !present->Holds(i, bytes)) {
@@ -35,21 +54,37 @@ absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory, const LayerAc
       IMAGEFS_RETURN_IF_ERROR(present->Set(i, Crc32c(~0U, bytes)));
     }
   }
+  if (access.moves().empty()) {
+    IMAGEFS_RETURN_IF_ERROR(ClearGap(data.get(), end, access.data_bytes()));
+  }
   return bad;
 }
 
-// Makes `to` equal to `from`, where it is not.
-absl::Status CopyDifferences(int from, int to) {
-  std::string right(1 << 20, '\0'), there(1 << 20, '\0');
-  for (uint64_t at = 0;; at += right.size()) {
-    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(from, absl::MakeSpan(right), at));
-    const std::string_view part(right.data(), got);
-    const absl::StatusOr<size_t> had = PreadFull(to, absl::MakeSpan(there), at);
-    if (!had.ok() || std::string_view(there.data(), *had) != part) {
-      IMAGEFS_RETURN_IF_ERROR(PwriteFull(to, part, at));
+// Of a layer that fills: which of the spans that are said to be here are not right. kDataLoss when
+// its files cannot be read at all.
+absl::StatusOr<std::vector<uint32_t>> FindWrongSpans(const std::string& directory,
+                                                     uint32_t index_sum, Scrubber::Pace pace) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(const uint32_t sum, Crc32cOfFile(index.get()));
+  if (sum != index_sum) return absl::DataLossError("its index is not as it was written");
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
+                           LayerAccess::Open(directory + "/access"));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<PresentMap> present,
+                           PresentMap::Open(directory + "/present", *access));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
+  std::vector<uint32_t> wrong;
+  std::string bytes;
+  for (uint32_t i = 0; i < access->span_count(); ++i) {
+    if (!present->mark(i).present) continue;
+    const AccessSpan span = access->span(i);
+    bytes.resize(span.data_bytes);
+    if (!pace(bytes.size())) return absl::CancelledError("the check was given up");
+    if (!PreadExact(data.get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
+        !present->Holds(i, bytes)) {
+      wrong.push_back(i);
     }
-    if (got < right.size()) return absl::OkStatus();
   }
+  return wrong;
 }
 
 }  // namespace
@@ -90,6 +125,7 @@ std::shared_ptr<LayerGuard> LayerStore::MakeGuard(const Digest& id, Entry& entry
 void LayerStore::Watch(const Digest& id) {
   if (closing_) return;
   watch_->Add(DirectoryOf(id) + "/data", [this, id] { OnWritten(id); });
+  watch_->Add(DirectoryOf(id) + "/index", [this, id] { OnIndexWritten(id); });
 }
 
 // Somebody wrote to the file of a layer that is whole.
@@ -109,6 +145,57 @@ void LayerStore::OnWritten(const Digest& id) {
   work_->Submit([this, id] { CheckNow(id, true).IgnoreError(); });
 }
 
+// Nothing is read of an index that may be another one.
+void LayerStore::OnIndexWritten(const Digest& id) {
+  LayerRef open;  // the last of its references is not dropped under the lock
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    // Of one that nobody has open, its sum tells at the next opening.
+    open = it == layers_.end() ? nullptr : it->second.open.lock();
+    if (open == nullptr) return;
+    open->index->Distrust();
+    if (std::exchange(it->second.check_queued, true)) return;
+  }
+  LogWarning("layer.index_written_to layer=", id.Short());
+  work_->Submit([this, id] { CheckNow(id, true).IgnoreError(); });
+}
+
+// Whether the index of an open layer can be read, or can be again.
+bool LayerStore::HealIndexLocked(const Layer& layer, const Entry& entry) const {
+  if (!layer.index->damaged()) return true;
+  const absl::StatusOr<Fd> fd = OpenFile(layer.directory + "/index", O_RDONLY);
+  if (!fd.ok() || !entry.sums.index.has_value()) return false;
+  const absl::StatusOr<uint32_t> sum = Crc32cOfFile(fd->get());
+  if (!sum.ok() || *sum != *entry.sums.index) return false;
+  return layer.index->MapAgain(fd->get()).ok();
+}
+
+// The index of a layer whose data is right is made again of that, in the file that is there.
+absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Entry& entry) {
+  const std::string directory = DirectoryOf(id);
+  if (entry.diff_id != id || !entry.sums.known()) {
+    return absl::DataLossError("its index is not as it was written");
+  }
+  {
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
+    IMAGEFS_ASSIGN_OR_RETURN(const Digest sum, Sha256OfFile(data.get()));
+    if (sum != entry.sums.data) return absl::DataLossError("its data is not what it was");
+  }
+  const absl::StatusOr<std::unique_ptr<LayerAccess>> access =
+      LayerAccess::Open(directory + "/access");
+  const uint64_t tar_bytes = access.ok() ? (*access)->tar_bytes() : entry.data_bytes;
+  watch_->Remove(directory + "/index");  // these writes are our own
+  const absl::Status restored =
+      RestoreIndex(directory, id, tar_bytes, *entry.sums.index, CancelToken());
+  {
+    absl::MutexLock lock(&mu_);
+    Watch(id);
+  }
+  IMAGEFS_RETURN_IF_ERROR(restored);
+  return SumsOfLayer(directory);
+}
+
 absl::Status LayerStore::CheckNow(const Digest& id, bool also_unsuspected) {
   // Who comes second finds it checked.
   absl::MutexLock one_at_a_time(&checks_mu_);
@@ -123,21 +210,33 @@ absl::Status LayerStore::CheckWith(const Digest& id, bool also_unsuspected) {
   {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
-    if (it == layers_.end() || it->second.state == LayerState::kFilling) return absl::OkStatus();
+    if (it == layers_.end()) return absl::OkStatus();
     if (closing_) return absl::CancelledError("the store closes");
     it->second.check_queued = false;
+    if (it->second.state == LayerState::kFilling) {
+      const LayerRef open = it->second.open.lock();
+      if (open == nullptr || HealIndexLocked(*open, it->second)) return absl::OkStatus();
+      return absl::DataLossError("its index is not as it was written");
+    }
     guard = it->second.guard.lock();
     if (guard != nullptr) doubts = guard->doubts();
     if (!SuspectLocked(id, it->second) && !also_unsuspected) return absl::OkStatus();
     entry = it->second;
   }
   const std::string stamp = StampOfLayer(id, entry);
-  const absl::StatusOr<LayerSums> sums =
+  absl::StatusOr<LayerSums> sums =
       entry.sums.known() ? SumsOfLayer(DirectoryOf(id)) : SumsOfOld(id, entry);
+  const bool right = sums.ok() && (!entry.sums.known() || *sums == entry.sums);
+  if (!right && entry.sums.known()) {
+    if (const auto again = RestoreIndexOf(id, entry); again.ok()) sums = again;
+  }
   if (sums.ok() && (!entry.sums.known() || *sums == entry.sums)) {
-    LogInfo("layer.checked layer=", id.Short(), " result=right");
+    LogInfo("layer.checked layer=", id.Short(), " result=", right ? "right" : "index_restored");
     if (guard != nullptr) guard->Trust(doubts);
-    return Accept(id, stamp, *sums);
+    IMAGEFS_RETURN_IF_ERROR(Accept(id, stamp, *sums));
+    if (right) return absl::OkStatus();
+    checked_bad_++;
+    return absl::DataLossError("its index was damaged, and was made again of its data");
   }
   checked_bad_++;
   const absl::Status why =
@@ -173,13 +272,13 @@ absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
     if (it == layers_.end()) {
       return absl::NotFoundError(StrCat("layer ", id.ToString(), " is not here"));
     }
-    if (it->second.state == LayerState::kFilling) return absl::OkStatus();
     guard = it->second.guard.lock();
     if (guard != nullptr) doubts = guard->doubts();
     entry = it->second;
     // Also where what follows fails: others have their turn first.
     it->second.checked = time(nullptr);
   }
+  if (entry.state == LayerState::kFilling) return ScrubFilling(id, entry, pace);
   if (entry.sums.known()) {
     const std::string stamp = StampOfLayer(id, entry);
     const absl::StatusOr<LayerSums> sums = SumsOnDisk(DirectoryOf(id), pace);
@@ -192,6 +291,56 @@ absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
     DropCached(DirectoryOf(id));
   }
   return CheckNow(id, true);
+}
+
+// Each span that is here is compared; one that is wrong comes again when it is asked for.
+absl::Status LayerStore::ScrubFilling(const Digest& id, const Entry& entry, Scrubber::Pace pace) {
+  if (!entry.sums.index.has_value()) return absl::OkStatus();  // an older version's: when opened
+  const absl::StatusOr<std::vector<uint32_t>> wrong =
+      FindWrongSpans(DirectoryOf(id), *entry.sums.index, pace);
+  if (absl::IsCancelled(wrong.status())) return wrong.status();
+  if (wrong.ok() && wrong->empty()) return absl::OkStatus();
+  {
+    absl::MutexLock lock(&mu_);
+    if (!IsStillLocked(id, entry)) return absl::OkStatus();
+  }
+  checked_bad_++;
+  if (wrong.ok()) {
+    DoubtSpans(id, entry, *wrong);
+    return absl::DataLossError(StrCat(wrong->size(), " of its spans were wrong"));
+  }
+  const absl::Status why = absl::DataLossError(wrong.status().message());
+  // Who has it open goes on with what is in memory of these files.
+  if (entry.open.expired()) DropLayer(id, why);
+  return why;
+}
+
+void LayerStore::DoubtSpans(const Digest& id, const Entry& was, const std::vector<uint32_t>& bad) {
+  LogError("layer.damaged layer=", id.Short(), " cause=", bad.size(), " spans are wrong");
+  LayerRef open;
+  WriteBatch batch;
+  absl::MutexLock records(&records_mu_);
+  {
+    absl::MutexLock lock(&mu_);
+    if (!IsStillLocked(id, was)) return;
+    Entry& entry = layers_[id];
+    open = entry.open.lock();
+    // Looked at when it is opened next, also by another process.
+    if (open == nullptr) entry.suspect = true;
+    entry.stamp.clear();
+    batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
+  }
+  if (absl::Status status = kv_.Write(batch, false); !status.ok()) {
+    LogWarning("layer.stamp_failed error=", status.message());
+  }
+  const auto filling = open == nullptr ? nullptr : FillingOf(open);
+  if (filling != nullptr) filling->Doubt(bad);
+}
+
+LayerSums LayerStore::SumsOfName(const Digest& id) const {
+  absl::MutexLock lock(&mu_);
+  const auto it = layers_.find(id);
+  return it == layers_.end() ? LayerSums() : it->second.sums;
 }
 
 // An earlier version recorded no sums: the tar has to have the DiffID, and to give the index.
@@ -218,6 +367,7 @@ absl::Status LayerStore::Accept(const Digest& id, const std::string& stamp, cons
     it->second.sums = sums;
     it->second.checked = time(nullptr);
     it->second.other_boot = false;
+    if (const LayerRef open = it->second.open.lock()) HealIndexLocked(*open, it->second);
     batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, it->second));
   }
   // Not synced: what is lost is looked at once more.
@@ -312,12 +462,15 @@ void LayerStore::Lose(const Digest& diff_id, const std::shared_ptr<LayerGuard>& 
   if (observer_.lost) observer_.lost(diff_id, std::move(heal));
 }
 
-// False: it cannot be read in parts, or was not hashed under that name.
+// False: it cannot be read in parts, or nothing would tell whether it is right in the end.
 bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::Status& why) {
   const absl::StatusOr<std::unique_ptr<LayerAccess>> access =
       LayerAccess::Open(DirectoryOf(id) + "/access");
-  if (damaged.diff_id != id || !access.ok() || (*access)->diff_id() != id ||
-      (*access)->layout() != DataLayout::kTar || (*access)->data_bytes() != damaged.data_bytes) {
+  // Under its DiffID it is hashed as a tar once more; under another name it has to be what it was.
+  const bool is_tar = access.ok() && (*access)->layout() == DataLayout::kTar;
+  if (!access.ok() || (*access)->diff_id() != damaged.diff_id ||
+      (*access)->data_bytes() != damaged.data_bytes ||
+      (damaged.diff_id == id ? !is_tar : !damaged.sums.known())) {
     return false;
   }
   absl::MutexLock records(&records_mu_);
@@ -325,7 +478,7 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
   entry.state = LayerState::kFilling;
   entry.fill_blob = (*access)->blob_digest();
   entry.other_boot = entry.check_queued = false;
-  entry.sums.data = Digest();
+  if (damaged.diff_id == id) entry.sums.data = Digest();
   entry.stamp.clear();
   entry.open.reset();
   entry.guard.reset();

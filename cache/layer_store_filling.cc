@@ -155,10 +155,14 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
     IMAGEFS_RETURN_IF_ERROR(CheckOldRecord(id, entry));
   }
   const std::string directory = DirectoryOf(id);
-  if (!FileHasSize(directory + "/data", entry.data_bytes) ||
-      !FileHasSize(directory + "/index", entry.index_bytes)) {
+  const bool has_index = FileHasSize(directory + "/index", entry.index_bytes);
+  // Of a proven layer it is made again of the data.
+  const bool restores =
+      entry.state == LayerState::kComplete && entry.diff_id == id && entry.sums.known();
+  if (!FileHasSize(directory + "/data", entry.data_bytes) || (!has_index && !restores)) {
     return absl::DataLossError("its files are gone or of another size");
   }
+  if (!has_index) entry.stamp.clear();
   // In the same boot, what an earlier process left well-ordered is what it was.
   if (entry.state == LayerState::kFilling) {
     entry.suspect = !same_boot || entry.stamp.empty() || entry.stamp != StampOfLayer(id, entry);
@@ -190,7 +194,7 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
   FillingLayer::Options options;
   options.directory = layer.directory;
   options.suspect = entry.suspect;
-  options.unproven = !layer.proven();
+  options.unproven = !layer.proven() && !entry.was_proven();
   options.check = [this, id](FillingLayer& filling) { return CheckFilled(id, filling); };
   // Who waits for the proof goes on with a pass of its own, which fails by itself if it has to.
   options.failing = [this, id](const absl::Status& why, bool for_good) {
@@ -261,6 +265,11 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
     const absl::StatusOr<LayerSums> sums =
         CheckRefilled(filling.directory(), id, filling.access().tar_bytes(), filling.closing());
     status = sums.ok() ? MarkRefilled(id, *sums) : sums.status();
+  } else if (const LayerSums had = SumsOfName(id); !had.data.empty()) {
+    const absl::StatusOr<LayerSums> sums = SumsOfLayer(filling.directory());
+    status = sums.ok() && *sums != had ? absl::DataLossError("it is not what it was before")
+             : sums.ok()               ? MarkRefilled(id, had)
+                                       : sums.status();
   } else {
     status = Prove(id, filling);
   }
