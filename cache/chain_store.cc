@@ -10,6 +10,7 @@
 #include <thread>
 #include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -203,6 +204,7 @@ absl::StatusOr<std::unique_ptr<ChainStore>> ChainStore::Open(std::string root, K
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(store->root_ + "/chains", 0700));
   store->work_ =
       std::make_unique<Executor>("chain", static_cast<int>(std::thread::hardware_concurrency()));
+  store->watch_ = std::make_unique<WriteWatch>();
   IMAGEFS_RETURN_IF_ERROR(store->Load(keep));
   return store;
 }
@@ -213,6 +215,7 @@ ChainStore::~ChainStore() {
     auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return jobs_alive_ == 0; };
     mu_.Await(absl::Condition(&none));
   }
+  watch_.reset();
   work_.reset();
 }
 
@@ -299,6 +302,7 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id, std::opti
   chain->chain_id = chain_id;
   chain->index_path = PathOf(chain_id);
   IMAGEFS_ASSIGN_OR_RETURN(chain->index, ErofsImage::Open(chain->index_path));
+  Watch(chain_id);  // before it is read
   if (chain->index->Checksum() != sum) {
     return absl::DataLossError(StrCat(
         "the index of chain ", chain_id.ToString(),
@@ -322,6 +326,11 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id, std::opti
 }
 
 absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
+  // Whoever shows it goes on with the same one.
+  if (IsDamaged(chain_id)) {
+    bool mended = false;
+    Mend(chain_id, &mended).IgnoreError();  // else another one is made below
+  }
   std::vector<Digest> names;
   std::optional<uint32_t> sum;
   {
@@ -428,32 +437,40 @@ FlightTicket ChainStore::Ensure(Request request, Priority priority, Done done) {
   return flights_.Join(key, std::move(caller)).ticket;
 }
 
+absl::Status ChainStore::Merge(const std::vector<LayerRef>& layers, const std::string& path,
+                               Entry& entry) {
+  // The trees of an image with a million files are a hundred MiB: give them back to the system.
+  const absl::Cleanup give_back = [&] {
+    for (const LayerRef& layer : layers) layer->index->DropResidentPages();
+    malloc_trim(0);
+  };
+  std::vector<const ErofsImage*> indexes;
+  ErofsWriterOptions options;
+  for (const LayerRef& layer : layers) {
+    indexes.push_back(layer->index.get());
+    options.devices.push_back({layer->id.hex(), layer->data_bytes});
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, MergeLayers(indexes));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDWR | O_CREAT | O_EXCL, 0600));
+  IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, fd.get()));
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
+  entry.bytes = static_cast<uint64_t>(st.st_size);
+  IMAGEFS_ASSIGN_OR_RETURN(entry.sum, Crc32cOfFile(fd.get()));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<ChainRef> ChainStore::Make(const Digest& chain_id, std::vector<LayerRef> layers) {
   const std::string temporary = StrCat(root_, "/chains/tmp-", RandomHex(8));
   Entry entry;
+  for (const LayerRef& layer : layers) entry.layers.push_back(layer->id);
   absl::Status status = [&]() -> absl::Status {
-    std::vector<const ErofsImage*> indexes;
-    ErofsWriterOptions options;
-    for (const LayerRef& layer : layers) {
-      indexes.push_back(layer->index.get());
-      options.devices.push_back({layer->id.hex(), layer->data_bytes});
-      entry.layers.push_back(layer->id);
-    }
-    IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, MergeLayers(indexes));
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(temporary, O_RDWR | O_CREAT | O_EXCL, 0600));
-    IMAGEFS_RETURN_IF_ERROR(WriteErofs(tree, options, fd.get()));
-    struct stat st;
-    if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, temporary);
-    entry.bytes = static_cast<uint64_t>(st.st_size);
-    IMAGEFS_ASSIGN_OR_RETURN(entry.sum, Crc32cOfFile(fd.get()));
+    IMAGEFS_RETURN_IF_ERROR(Merge(layers, temporary, entry));
     if (rename(temporary.c_str(), PathOf(chain_id).c_str()) != 0) {
       return ErrnoStatus(errno, PathOf(chain_id));
     }
     return PutRecord(chain_id, entry, false);
   }();
-  // The trees of an image with a million files are a hundred MiB: give them back to the system.
-  for (const LayerRef& layer : layers) layer->index->DropResidentPages();
-  malloc_trim(0);
   if (!status.ok()) {
     unlink(temporary.c_str());
     return Annotate(status, StrCat("merging the layers of chain ", chain_id.ToString()));
@@ -534,6 +551,7 @@ std::vector<FlightReport> ChainStore::Flights() const {
 void ChainStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
   out.emplace_back("chains_merged", merged_.load());
   out.emplace_back("chains_reused", reused_.load());
+  out.emplace_back("chains_mended", mended_.load());
 }
 
 uint64_t ChainStore::Collect(const absl::flat_hash_set<Digest>& keep,

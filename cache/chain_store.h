@@ -24,9 +24,11 @@
 #include "base/executor.h"
 #include "base/flight.h"
 #include "cache/chain.h"
+#include "cache/check_report.h"
 #include "cache/image_store.h"
 #include "cache/kv.h"
 #include "cache/layer_store.h"
+#include "cache/write_watch.h"
 
 namespace imagefs {
 
@@ -53,6 +55,12 @@ class ChainStore {
   FlightTicket Ensure(Request request, Priority priority, Done done);
   // The chain that the image was recorded with; kNotFound when it is not here.
   absl::StatusOr<ChainRef> FindOf(const ResolvedImage& image);
+  // Compares the files of these chains (empty: all) with their sums. One that is open and is not
+  // right is made again in the file that is there; with `repair` every other one as well.
+  std::vector<CheckFinding> Check(const absl::flat_hash_set<Digest>& chains, bool repair)
+      ABSL_LOCKS_EXCLUDED(mends_mu_);
+  // Files below chains/ that no record names. Nothing is being made under such a name.
+  std::vector<std::string> Strays() const;
   // Forgets every chain of a layer that is not what it was thought to be.
   void Forget(const Digest& layer);
   // The chain of that name, pinned, if it and its layers are here; kNotFound otherwise.
@@ -73,6 +81,7 @@ class ChainStore {
     uint64_t bytes = 0;
     std::optional<uint32_t> sum;  // CRC-32C of the file; none in records of older versions
     std::weak_ptr<const Chain> open;
+    bool mend_queued = false;
   };
   ChainStore(std::string root, KeyValueStore& kv, LayerStore& layers);
   absl::Status Load(bool keep);
@@ -85,6 +94,16 @@ class ChainStore {
   absl::Status PutRecord(const Digest& chain_id, const Entry& entry, bool synced);
   // Merges `layers` into a new index, records and pins it.
   absl::StatusOr<ChainRef> Make(const Digest& chain_id, std::vector<LayerRef> layers);
+  // Writes the merged index of `layers` into a new file, and its size and sum into `entry`.
+  static absl::Status Merge(const std::vector<LayerRef>& layers, const std::string& path,
+                            Entry& entry);
+  bool IsDamaged(const Digest& chain_id) const;
+  void Watch(const Digest& chain_id);
+  void OnWritten(const Digest& chain_id);
+  // Of an open chain: makes its file right again, if it is not, and goes on with it. OK: it was
+  // right. kDataLoss: it was not; `*mended` says whether it is now.
+  absl::Status Mend(const Digest& chain_id, bool* mended) ABSL_LOCKS_EXCLUDED(mends_mu_);
+  absl::Status Rewrite(const Entry& entry, const Chain& chain) const;
   absl::StatusOr<ChainRef> OpenChain(const Digest& chain_id, std::optional<uint32_t> sum,
                                      std::vector<LayerRef> layers);
   void Sync(const Digest& chain_id);
@@ -96,15 +115,17 @@ class ChainStore {
   FlightTable<ChainRef> flights_{"chain"};  // by image, audience and trust
   FlightTable<ChainRef> merges_{"merge"};   // by name
 
+  absl::Mutex mends_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held while a file is compared or made again
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, Entry> chains_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, std::vector<LayerKey>> running_ ABSL_GUARDED_BY(mu_);
   // What images were given, by image and audience.
   absl::flat_hash_map<std::string, std::weak_ptr<const Chain>> recent_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
-  std::atomic<uint64_t> merged_{0}, reused_{0};
+  std::atomic<uint64_t> merged_{0}, reused_{0}, mended_{0};
 
   std::unique_ptr<Executor> work_;
+  std::unique_ptr<WriteWatch> watch_;  // last: it submits work
 };
 
 }  // namespace imagefs

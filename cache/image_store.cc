@@ -22,6 +22,7 @@
 #include "cache/layer_mender.h"
 #include "cache/layer_store.h"
 #include "cache/resolve_job.h"
+#include "cache/store_check.h"
 #include "cache/store_lock.h"
 
 namespace imagefs {
@@ -116,8 +117,8 @@ class ImageStoreImpl : public ImageStore {
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
   ProfileKeeper& profiles() override { return *profiles_; }
   absl::StatusOr<uint64_t> Evict(const Reference& reference) override;
-  absl::StatusOr<std::vector<CheckedLayer>> Check(const std::vector<Reference>& references,
-                                                  Scrubber::Pace pace) override;
+  absl::StatusOr<CheckReport> Check(const std::vector<Reference>& references, bool repair,
+                                    Scrubber::Pace pace) override;
 
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override {
     std::vector<Digest> ids;
@@ -568,37 +569,14 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
   return freed;
 }
 
-absl::StatusOr<std::vector<ImageStore::CheckedLayer>> ImageStoreImpl::Check(
-    const std::vector<Reference>& references, Scrubber::Pace pace) {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, ListImages());
-  absl::flat_hash_set<Digest> wanted;
-  for (const Reference& reference : references) {
-    bool known = false;
-    for (const ImageRecord& record : records) {
-      if (record.reference != reference.ToString()) continue;
-      known = true;
-      IMAGEFS_ASSIGN_OR_RETURN(const ImageRef image, FindImage(reference, record.platform));
-      wanted.insert(image->layer_ids.begin(), image->layer_ids.end());
-    }
-    if (!known) {
-      return absl::NotFoundError(StrCat("no image ", reference.ToString(),
-                                        " in the store; `imagefs images` lists those that are"));
-    }
-  }
-  std::vector<CheckedLayer> checked;
-  for (const LayerInfo& layer : layers_->List()) {
-    if (!references.empty() && !wanted.contains(layer.id)) continue;
-    CheckedLayer& out = checked.emplace_back(
-        CheckedLayer{layer.id, layer.diff_id, layer.data_bytes, "filling", ""});
-    if (layer.state == LayerState::kFilling) continue;
-    const absl::Status status = layers_->Scrub(layer.id, pace);
-    if (absl::IsCancelled(status)) return status;
-    out.state = status.ok()                                             ? "right"
-                : layers_->StateOfName(layer.id) == LayerState::kAbsent ? "lost"
-                                                                        : "mended";
-    out.reason = std::string(status.message());
-  }
-  return checked;
+absl::StatusOr<CheckReport> ImageStoreImpl::Check(const std::vector<Reference>& references,
+                                                  bool repair, Scrubber::Pace pace) {
+  StoreCheck check({options_.root, *layers_, *chains_, *kv_, *mender_,
+                    [this](LayerMender::Visit visit) { ForEachImage(visit); },
+                    [this](const Reference& reference) { return Open(reference); },
+                    [this](const ImageRow& row) { return DocumentsOf(row).status(); }},
+                   {references, repair}, pace);
+  return check.Run();
 }
 
 absl::Status ImageStoreImpl::Remember(const ResolvedImage& image, const std::string& holder,

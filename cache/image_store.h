@@ -28,6 +28,7 @@
 #include "base/executor.h"
 #include "base/flight.h"
 #include "cache/chain.h"
+#include "cache/check_report.h"
 #include "cache/fill_scheduler.h"
 #include "cache/filling_layer.h"
 #include "cache/index_finder.h"
@@ -148,16 +149,10 @@ class ImageStore {
   // Takes the data of an image's layers away that nobody holds and that can be read in ranges.
   // Returns the bytes given back.
   virtual absl::StatusOr<uint64_t> Evict(const Reference& reference) = 0;
-  struct CheckedLayer {
-    Digest id, diff_id;
-    uint64_t bytes = 0;      // of its data
-    std::string_view state;  // "right", "mended", "lost", "filling": docs/cli.md
-    std::string reason;      // of damage
-  };
-  // Reads every whole layer of these images (none: of the store) from the disk, and sees to those
-  // that are damaged. Blocks; kCancelled once `pace` is false.
-  virtual absl::StatusOr<std::vector<CheckedLayer>> Check(const std::vector<Reference>& references,
-                                                          Scrubber::Pace pace) = 0;
+  // Checks what is here of these images (none: the whole store), as cache/store_check.h says.
+  // Blocks; kCancelled once `pace` is false.
+  virtual absl::StatusOr<CheckReport> Check(const std::vector<Reference>& references, bool repair,
+                                            Scrubber::Pace pace) = 0;
   // Runs `done` when every layer of the chain is complete; asks for what is missing.
   virtual void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) = 0;
 

@@ -44,6 +44,33 @@ void LayerMender::AddSource(FillingLayer& filling) const {
       });
 }
 
+FlightTicket LayerMender::Bring(const Digest& id, const Digest& diff_id,
+                                absl::AnyInvocable<void(absl::Status)> done) const {
+  FlightTicket ticket;
+  WithSource(
+      [&](const ResolvedImage& image, size_t i) {
+        return image.config.diff_ids[i] == diff_id &&
+               (id == diff_id || (i < image.layer_ids.size() && image.layer_ids[i] == id));
+      },
+      [&](const ResolvedImage& image, size_t i, std::shared_ptr<ImageSource> source) {
+        LayerStore::Request request;
+        request.diff_id = diff_id;
+        request.blob = image.manifest.layers[i];
+        request.source = std::move(source);
+        request.recorded = id;
+        ticket = layers_.Ensure(
+            std::move(request), Priority::kForeground,
+            [this, done = std::move(done)](absl::StatusOr<LayerRef> layer) mutable {
+              if (!layer.ok()) return done(layer.status());
+              layers_.WaitDurable({(*layer)->id},
+                                  [layer = *layer, done = std::move(done)](
+                                      absl::Status status) mutable { done(std::move(status)); });
+            });
+      });
+  if (done) done(absl::NotFoundError("no image of the store has the layer, or can be opened"));
+  return ticket;
+}
+
 void LayerMender::Refetch(const Digest& diff_id, const LayerStore::Observer::Heal& heal) {
   WithSource(
       [&](const ResolvedImage& image, size_t i) { return image.config.diff_ids[i] == diff_id; },

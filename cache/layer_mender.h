@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/functional/any_invocable.h"
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "base/flight.h"
@@ -33,6 +34,10 @@ class LayerMender {
   void AddSource(FillingLayer& filling) const;
   // A layer was lost while it is shown: fetches another one of that DiffID.
   void Refetch(const Digest& diff_id, const LayerStore::Observer::Heal& heal);
+  // Brings a layer here that is not, or what is missing of one, and syncs it. kNotFound: no image
+  // of the records has it. The layer goes on without who leaves.
+  FlightTicket Bring(const Digest& id, const Digest& diff_id,
+                     absl::AnyInvocable<void(absl::Status)> done) const;
 
  private:
   // Calls `use` with the first image that has a layer that `is_it`, and can be opened.

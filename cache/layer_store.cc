@@ -127,6 +127,26 @@ absl::Status LayerStore::Load() {
   return kv_.Write(batch, true);
 }
 
+std::vector<std::string> LayerStore::Strays() {
+  std::vector<std::string> strays;
+  // Held while a layer gets its name and its record.
+  absl::MutexLock records(&records_mu_);
+  absl::MutexLock lock(&mu_);
+  for (const std::string& name : ListDir(options_.root + "/layers")) {
+    const absl::StatusOr<Digest> id = Digest::Parse(StrCat("sha256:", name));
+    // Those of this process are on their way.
+    if (name.starts_with("tmp-") || (id.ok() && layers_.contains(*id))) continue;
+    strays.push_back("layers/" + name);
+  }
+  const std::string suffix = "." + boot_id_.substr(0, 8);
+  for (const std::string& name : ListDir(options_.root + "/blobs")) {
+    const std::string spool = name.substr(0, name.rfind('.'));
+    const bool ours = std::string_view(name).ends_with(suffix) && spools_.contains(spool);
+    if (!ours) strays.push_back("blobs/" + name);
+  }
+  return strays;
+}
+
 // Half-made layers, and blobs of another boot.
 void LayerStore::RemoveUnknown() {
   absl::flat_hash_set<std::string> known;

@@ -110,6 +110,8 @@ class LayerStore {
   std::vector<ImageStore::LayerInfo> List() const;
   std::vector<FlightReport> Flights() const;
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
+  // Below the store: what no record names, or is left of a transfer that ended.
+  std::vector<std::string> Strays() ABSL_LOCKS_EXCLUDED(records_mu_);
   // Removes every layer whose name is neither in `keep` nor held. Returns the bytes given back.
   uint64_t Collect(const absl::flat_hash_set<Digest>& keep);
   // The same of layers only that are here under their DiffID as well, since they were proven.

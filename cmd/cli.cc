@@ -111,11 +111,16 @@ constexpr char kEvictHelp[] =
     "  imagefs evict alpine:3\n";
 
 constexpr char kCheckHelp[] =
-    "Reads whole layers from the disk and compares them with what they should have; without "
-    "images,\n"
-    "those of the whole store. What is damaged is fetched again. Status 3: there was damage.\n"
+    "Reads what is on the disk and compares it with what it should have: records, layers, trees, "
+    "files;\n"
+    "without images, of the whole store. Nothing that is damaged is shown; it is fetched or made "
+    "again\n"
+    "when it is needed, with --repair at once, and what is of no use is removed. Status 3: there "
+    "was\n"
+    "damage.\n"
     "\n"
     "  imagefs check\n"
+    "  imagefs check --repair\n"
     "  imagefs check --json alpine:3\n";
 
 constexpr char kStatusHelp[] =
@@ -315,6 +320,7 @@ void AddVerbs(CLI::App& app, Command* command) {
 
   CLI::App* check = app.add_subcommand("check", "look for damage of what is on the disk");
   check->footer(kCheckHelp);
+  check->add_flag("--repair", command->repair, "fetch and remove at once what has to be");
   check->add_option("REF", command->operands, "images")->check(WhyNot<Reference>);
 
   CLI::App* inspect = app.add_subcommand("inspect", "show manifest, configuration and layers");

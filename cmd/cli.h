@@ -39,6 +39,7 @@ struct Command {
   bool lazy = false;
   bool unmount = false;
   bool eager = false;
+  bool repair = false;
   int deadline_seconds = 0;  // 0 = the daemon's
   bool push = false;         // index
   std::string to;

@@ -526,14 +526,23 @@ absl::Status ControlServiceImpl::DoCheck(const CheckRequest& request, Scrubber::
   for (const std::string& text : request.references()) {
     IMAGEFS_ASSIGN_OR_RETURN(references.emplace_back(), Reference::Parse(text));
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const auto layers, deps_.store.Check(references, pace));
-  for (const ImageStore::CheckedLayer& layer : layers) {
+  IMAGEFS_ASSIGN_OR_RETURN(const CheckReport report,
+                           deps_.store.Check(references, request.repair(), pace));
+  for (const CheckFinding& finding : report.findings) {
+    CheckReply::Finding* out = reply->add_findings();
+    out->set_kind(finding.kind);
+    out->set_name(finding.name);
+    out->set_problem(finding.problem);
+    out->set_action(finding.action);
+  }
+  for (const CheckedLayer& layer : report.layers) {
     CheckReply::Layer* out = reply->add_layers();
     out->set_name(layer.id.ToString());
     out->set_diff_id(layer.diff_id.ToString());
     out->set_state(std::string(layer.state));
     out->set_data_bytes(layer.bytes);
     out->set_reason(layer.reason);
+    out->set_action(layer.action);
   }
   return absl::OkStatus();
 }

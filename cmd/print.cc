@@ -399,7 +399,23 @@ std::string CheckText(const control::v1::CheckReply& reply) {
   for (const auto& layer : reply.layers()) {
     table.Row({layer.name(), layer.state(), FormatBytes(layer.data_bytes())});
   }
-  return table.Text();
+  std::string text = table.Text();
+  const auto line = [&text](std::string_view kind, const std::string& name,
+                            const std::string& problem, const std::string& action,
+                            std::string_view otherwise) {
+    StrAppend(&text, kind, " ", name, ": ", problem, problem.empty() ? "" : "; ",
+              action.empty() ? otherwise : std::string_view(action), "\n");
+  };
+  for (const auto& layer : reply.layers()) {
+    if (layer.state() == "right" || layer.state() == "filling") continue;
+    line("layer", layer.name(), layer.state() == "absent" ? "not here" : layer.reason(),
+         layer.action(), "it comes again when it is needed");
+  }
+  for (const auto& finding : reply.findings()) {
+    line(finding.kind(), finding.name(), finding.problem(), finding.action(),
+         "nothing was done; --repair");
+  }
+  return text;
 }
 
 std::string CheckJson(const control::v1::CheckReply& reply) {
@@ -412,6 +428,16 @@ std::string CheckJson(const control::v1::CheckReply& reply) {
         .Member("state", layer.state())
         .Member("bytes", uint64_t{layer.data_bytes()})
         .Member("reason", layer.reason())
+        .Member("action", layer.action())
+        .EndObject();
+  }
+  json.EndArray().Key("findings").BeginArray();
+  for (const auto& finding : reply.findings()) {
+    json.BeginObject()
+        .Member("kind", finding.kind())
+        .Member("name", finding.name())
+        .Member("problem", finding.problem())
+        .Member("action", finding.action())
         .EndObject();
   }
   json.EndArray().EndObject();

@@ -654,6 +654,7 @@ int Session::Profile() {
 // Status 3 tells of damage, whatever became of it.
 int Session::Check() {
   CheckRequest request;
+  request.set_repair(command_.repair);
   const absl::Status parsed = AddReferences(request.mutable_references());
   if (!parsed.ok()) return out_.Fail(parsed);
   auto client = Connect(/*start=*/true);
@@ -665,7 +666,7 @@ int Session::Check() {
   const bool damage = std::any_of(
       reply.layers().begin(), reply.layers().end(),
       [](const auto& layer) { return layer.state() == "mended" || layer.state() == "lost"; });
-  return damage ? kDamageExit : 0;
+  return damage || reply.findings_size() > 0 ? kDamageExit : 0;
 }
 
 int Session::MountStatus() {

@@ -70,9 +70,8 @@ class FakeImageStore : public ImageStore {
   }
   ProfileKeeper& profiles() override;
   absl::StatusOr<uint64_t> Evict(const Reference&) override { return 0; }
-  absl::StatusOr<std::vector<CheckedLayer>> Check(const std::vector<Reference>&,
-                                                  Scrubber::Pace) override {
-    return std::vector<CheckedLayer>();
+  absl::StatusOr<CheckReport> Check(const std::vector<Reference>&, bool, Scrubber::Pace) override {
+    return CheckReport();
   }
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override;
   absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) override;

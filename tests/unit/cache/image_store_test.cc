@@ -324,11 +324,12 @@ TEST_F(ImageStoreTest, ReopenedStoreHasItAllWithoutASource) {
 
 TEST_F(ImageStoreTest, ACheckEndsWhenNobodyWaitsForIt) {
   ASSERT_TRUE(Durable(*Get("latest")).ok());
-  const auto all = store_->Check({}, [](size_t) { return true; });
+  const auto all = store_->Check({}, false, [](size_t) { return true; });
   ASSERT_TRUE(all.ok()) << all.status();
-  for (const ImageStore::CheckedLayer& layer : *all) EXPECT_EQ(layer.state, "right");
+  for (const CheckedLayer& layer : all->layers) EXPECT_EQ(layer.state, "right");
+  EXPECT_TRUE(all->findings.empty());
   int asked = 0;
-  const auto none = store_->Check({}, [&asked](size_t) { return ++asked < 1; });
+  const auto none = store_->Check({}, false, [&asked](size_t) { return ++asked < 1; });
   EXPECT_TRUE(absl::IsCancelled(none.status())) << none.status();
   EXPECT_EQ(asked, 1);
 }

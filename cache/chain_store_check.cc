@@ -1,0 +1,174 @@
+// The part of ChainStore that has to do with files that may not be what they were. A chain that is
+// shown is made again in the file that is there, so that whoever shows it, also the kernel, goes on
+// with the right bytes; the daemon reads nothing of it in between.
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/chain_store.h"
+#include "cache/layer_files.h"
+
+namespace imagefs {
+namespace {
+
+// kDataLoss when the file is not `bytes` long, or does not have the sum.
+absl::Status CheckFile(const Fd& fd, const std::string& path, uint64_t bytes,
+                       std::optional<uint32_t> sum) {
+  struct stat st;
+  if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
+  if (static_cast<uint64_t>(st.st_size) != bytes) return absl::DataLossError("it has another size");
+  if (!sum.has_value()) return absl::DataLossError("an earlier version kept no sum of it");
+  IMAGEFS_ASSIGN_OR_RETURN(const uint32_t has, Crc32cOfFile(fd.get()));
+  return has == *sum ? absl::OkStatus() : absl::DataLossError("it is not as it was written");
+}
+
+}  // namespace
+
+bool ChainStore::IsDamaged(const Digest& chain_id) const {
+  ChainRef open;  // the last of its references is not dropped under the lock
+  absl::MutexLock lock(&mu_);
+  const auto it = chains_.find(chain_id);
+  if (it != chains_.end()) open = it->second.open.lock();
+  return open != nullptr && open->index->damaged();
+}
+
+void ChainStore::Watch(const Digest& chain_id) {
+  watch_->Add(PathOf(chain_id), [this, chain_id] { OnWritten(chain_id); });
+}
+
+// Nothing is read of an index that may be another one.
+void ChainStore::OnWritten(const Digest& chain_id) {
+  ChainRef open;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = chains_.find(chain_id);
+    // Of one that nobody has open, its sum tells at the next opening.
+    if (it != chains_.end()) open = it->second.open.lock();
+    if (open == nullptr) return;
+    open->index->Distrust();
+    if (std::exchange(it->second.mend_queued, true)) return;
+  }
+  LogWarning("chain.written_to chain=", chain_id.Short());
+  work_->Submit(std::make_shared<LivePriority>(Priority::kOnDemand), [this, chain_id] {
+    bool mended = false;
+    Mend(chain_id, &mended).IgnoreError();  // it has said what there is to say
+  });
+}
+
+absl::Status ChainStore::Mend(const Digest& chain_id, bool* mended) {
+  absl::MutexLock one_at_a_time(&mends_mu_);
+  Entry entry;
+  ChainRef chain;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = chains_.find(chain_id);
+    if (it == chains_.end()) return absl::NotFoundError("the chain was just removed");
+    it->second.mend_queued = false;
+    entry = it->second;
+    chain = entry.open.lock();
+  }
+  const std::string path = PathOf(chain_id);
+  watch_->Remove(path);  // these writes are our own
+  absl::StatusOr<Fd> fd = OpenFile(path, O_RDONLY);
+  const absl::Status why = fd.ok() ? CheckFile(*fd, path, entry.bytes, entry.sum) : fd.status();
+  absl::Status status = why;
+  if (!why.ok() && chain != nullptr) status = Rewrite(entry, *chain);
+  if (chain != nullptr) Watch(chain_id);
+  if (status.ok()) {
+    // Behind the watch: what is written from now on is told of.
+    fd = OpenFile(path, O_RDONLY);
+    status = fd.ok() ? CheckFile(*fd, path, entry.bytes, entry.sum) : fd.status();
+  }
+  if (status.ok() && chain != nullptr && chain->index->damaged()) {
+    status = chain->index->MapAgain(fd->get());
+  }
+  *mended = status.ok();
+  if (!why.ok() && status.ok()) {
+    mended_++;
+    LogWarning("chain.mended chain=", chain_id.Short(), " cause=", why.message());
+  } else if (!status.ok() && chain != nullptr) {
+    LogError("chain.not_mended chain=", chain_id.Short(), " error=", status.message());
+  }
+  if (why.ok()) return status;
+  return absl::DataLossError(why.message());
+}
+
+// The same layers give the same bytes.
+absl::Status ChainStore::Rewrite(const Entry& entry, const Chain& chain) const {
+  const std::string temporary = StrCat(root_, "/chains/tmp-", RandomHex(8));
+  const absl::Cleanup remove = [&] { unlink(temporary.c_str()); };
+  Entry made;
+  IMAGEFS_RETURN_IF_ERROR(Merge(chain.layers, temporary, made));
+  if (made.bytes != entry.bytes || made.sum != entry.sum) {
+    return absl::DataLossError("its layers do not give what it was");
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd from, OpenFile(temporary, O_RDONLY));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd to, OpenFile(chain.index_path, O_RDWR | O_CREAT));
+  IMAGEFS_RETURN_IF_ERROR(CopyDifferences(from.get(), to.get()));
+  IMAGEFS_RETURN_IF_ERROR(FsyncFd(to.get(), chain.index_path));
+  return FsyncDir(root_ + "/chains");
+}
+
+std::vector<CheckFinding> ChainStore::Check(const absl::flat_hash_set<Digest>& chains,
+                                            bool repair) {
+  std::vector<std::pair<Digest, bool>> wanted;  // and whether it is open
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [id, entry] : chains_) {
+      if (chains.empty() || chains.contains(id)) wanted.emplace_back(id, !entry.open.expired());
+    }
+  }
+  std::sort(wanted.begin(), wanted.end());
+  std::vector<CheckFinding> findings;
+  for (const auto& [id, open] : wanted) {
+    bool mended = false;
+    const absl::Status status = Mend(id, &mended);
+    if (status.ok() || absl::IsNotFound(status)) continue;
+    CheckFinding& found = findings.emplace_back();
+    found.kind = "tree";
+    found.name = id.ToString();
+    found.problem = std::string(status.message());
+    if (mended) {
+      found.action = "merged again";
+    } else if (repair) {
+      const absl::StatusOr<ChainRef> again = Find(id);
+      found.action =
+          again.ok() ? "merged again" : StrCat("not merged again: ", again.status().message());
+    }
+  }
+  return findings;
+}
+
+std::vector<std::string> ChainStore::Strays() const {
+  std::vector<std::string> strays;
+  DIR* dir = opendir((root_ + "/chains").c_str());
+  if (dir == nullptr) return strays;
+  while (const dirent* entry = readdir(dir)) {
+    const std::string name = entry->d_name;
+    // Those of this process are on their way.
+    if (name != "." && name != ".." && !name.starts_with("tmp-")) strays.push_back(name);
+  }
+  closedir(dir);
+  absl::flat_hash_set<std::string> running;
+  for (const auto& [key, callers] : merges_.Running()) running.insert(key);
+  // Behind the look at what is being made: what was made is recorded before that ends.
+  absl::MutexLock lock(&mu_);
+  std::erase_if(strays, [&](const std::string& name) {
+    mu_.AssertHeld();
+    const absl::StatusOr<Digest> id = Digest::Parse(StrCat("sha256:", name));
+    return id.ok() && (chains_.contains(*id) || running.contains(id->ToString()));
+  });
+  for (std::string& name : strays) name.insert(0, "chains/");
+  return strays;
+}
+
+}  // namespace imagefs

@@ -1,0 +1,270 @@
+#include "cache/store_check.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "base/fd.h"
+#include "base/text.h"
+#include "cache/image_store.h"
+#include "tests/fakes/cache/damage.h"
+#include "tests/fakes/cache/fake_source.h"
+#include "tests/fakes/cache/lazy_blob.h"
+
+namespace imagefs {
+namespace {
+
+bool Go(size_t) { return true; }
+
+class StoreCheckTest : public ::testing::Test {
+ protected:
+  StoreCheckTest() : sources_(repository_) {
+    root_ = StrCat(::testing::TempDir(), "/check-", RandomHex(8));
+    repository_.AddImage(
+        "latest", {TarOf({{"big", MixedBytes(300'000, 1)}}), TarOf({{"etc/small", "hello"}})});
+    blobs_ = {repository_.LayerBlob(0).digest, repository_.LayerBlob(1).digest};
+    Open();
+    chain_ = *Get();
+    EXPECT_TRUE(Durable().ok());
+  }
+  ~StoreCheckTest() override {
+    Close();
+    std::filesystem::remove_all(root_);
+  }
+
+  void Open() { store_ = *ImageStore::Open({root_}, sources_); }
+  void Close() {
+    chain_.reset();
+    store_.reset();
+  }
+  absl::StatusOr<ChainRef> Get() {
+    absl::Notification ended;
+    absl::StatusOr<ChainRef> chain;
+    ImageStore::ResolveRequest request;
+    request.reference = *Reference::Parse("registry.test/img:latest");
+    request.platform = Platform::Host();
+    store_->Resolve(request, [&](absl::StatusOr<ImageStore::Resolved> resolved) {
+      EXPECT_TRUE(resolved.ok()) << resolved.status();
+      store_->EnsureChain(resolved->image, resolved->source, IndexTrust::None(),
+                          Priority::kForeground, [&](absl::StatusOr<ChainRef> made) {
+                            chain = std::move(made);
+                            ended.Notify();
+                          });
+    });
+    ended.WaitForNotification();
+    return chain;
+  }
+  absl::Status Durable() {
+    absl::Notification ended;
+    absl::Status result;
+    store_->WaitDurable(chain_, [&](absl::Status status) {
+      result = status;
+      ended.Notify();
+    });
+    ended.WaitForNotification();
+    return result;
+  }
+  CheckReport Check(bool repair) {
+    absl::StatusOr<CheckReport> report = store_->Check({}, repair, Go);
+    EXPECT_TRUE(report.ok()) << report.status();
+    return report.ok() ? *std::move(report) : CheckReport();
+  }
+  // "right right" and what else was found.
+  static std::string Words(const CheckReport& report) {
+    std::vector<std::string> words;
+    for (const CheckedLayer& layer : report.layers) words.emplace_back(layer.state);
+    std::sort(words.begin(), words.end());
+    std::string text;
+    for (const std::string& word : words) StrAppend(&text, word, " ");
+    for (const CheckFinding& finding : report.findings) {
+      StrAppend(&text, finding.kind, ":", finding.action, " ");
+    }
+    return text;
+  }
+  std::string ActionOf(const CheckReport& report, std::string_view state) const {
+    for (const CheckedLayer& layer : report.layers) {
+      if (layer.state == state) return layer.action;
+    }
+    return "<none>";
+  }
+  size_t BlobReads() const {
+    return repository_.Reads(blobs_[0]).size() + repository_.Reads(blobs_[1]).size();
+  }
+  std::string FileOf(size_t layer, std::string_view name) const {
+    return StrCat(root_, "/layers/", chain_->layers[layer]->id.hex(), "/", name);
+  }
+  static void Scribble(const std::string& path) {
+    const Fd fd = *OpenFile(path, O_WRONLY);
+    struct stat st;
+    ASSERT_EQ(fstat(fd.get(), &st), 0);
+    for (uint64_t at = 0; at < static_cast<uint64_t>(st.st_size); at += 512) {
+      ASSERT_TRUE(PwriteFull(fd.get(), "scribble", at).ok());
+    }
+  }
+  static std::string SmallOf(const ErofsImage& index) {
+    const auto directory = index.Lookup(index.root(), "etc");
+    if (!directory.ok() || !directory->has_value()) return "<no etc>";
+    const auto file = index.Lookup(**directory, "small");
+    if (!file.ok() || !file->has_value()) return "<no small>";
+    const auto stat = index.GetStat(**file);
+    return stat.ok() ? StrCat(stat->size) : "<no stat>";
+  }
+  template <typename Condition>
+  static bool Becomes(const Condition& condition) {
+    for (int i = 0; i < 2000 && !condition(); ++i) absl::SleepFor(absl::Milliseconds(10));
+    return condition();
+  }
+
+  FakeRepository repository_;
+  FakeSourceFactory sources_;
+  std::string root_;
+  std::vector<Digest> blobs_;
+  std::unique_ptr<ImageStore> store_;
+  ChainRef chain_;
+};
+
+TEST_F(StoreCheckTest, NothingIsFoundInAStoreThatIsWell) {
+  EXPECT_EQ(Words(Check(false)), "right right ");
+  EXPECT_EQ(Words(Check(true)), "right right ");
+}
+
+// The tree of a mount is right again in the same file and the same object, whatever was done to it.
+TEST_F(StoreCheckTest, ATreeThatIsShownIsMergedAgainInPlace) {
+  const std::string path = chain_->index_path;
+  const std::string before = *ReadFile(path, 1 << 30);
+  const Fd shown = *OpenFile(path, O_RDONLY);  // as a mount of the kernel has it
+  const std::vector<std::function<void()>> damages = {
+      [&] { Scribble(path); },
+      [&] { ASSERT_EQ(truncate(path.c_str(), 0), 0); },
+      [&] { ASSERT_EQ(truncate(path.c_str(), 700), 0); },
+      [&] { ASSERT_EQ(truncate(path.c_str(), 1 << 20), 0); },
+  };
+  for (const std::function<void()>& damage : damages) {
+    damage();
+    const auto same = [&] {
+      std::string bytes(before.size() + 1, '\0');
+      const auto got = PreadFull(shown.get(), absl::MakeSpan(bytes), 0);
+      return got.ok() && bytes.substr(0, *got) == before;
+    };
+    ASSERT_TRUE(Becomes([&] { return same() && !chain_->index->damaged(); }));
+    EXPECT_EQ(SmallOf(*chain_->index), "5");
+  }
+  EXPECT_EQ(Words(Check(false)), "right right ");
+  // Of one that is gone, who shows it has the file; the next process finds it again.
+  ASSERT_EQ(unlink(path.c_str()), 0);
+  EXPECT_EQ(Words(Check(false)), "right right tree:merged again ");
+  EXPECT_EQ(*ReadFile(path, 1 << 30), before);
+  EXPECT_EQ(SmallOf(*chain_->index), "5");
+  EXPECT_EQ(BlobReads(), 2u);
+}
+
+TEST_F(StoreCheckTest, ATreeThatIsNotShownIsMergedByARepair) {
+  const std::string path = chain_->index_path;
+  const std::string before = *ReadFile(path, 1 << 30);
+  Close();
+  Open();
+  Scribble(path);
+  EXPECT_EQ(Words(Check(false)), "right right tree: ");
+  EXPECT_EQ(Words(Check(true)), "right right tree:merged again ");
+  EXPECT_EQ(*ReadFile(path, 1 << 30), before);
+  EXPECT_EQ(Words(Check(true)), "right right ");
+}
+
+TEST_F(StoreCheckTest, AnIndexIsMadeAgainOfTheData) {
+  const std::string path = FileOf(1, "index");
+  const std::string before = *ReadFile(path, 1 << 30);
+  const std::string id = chain_->layers[1]->id.ToString();
+  Scribble(path);
+  ASSERT_TRUE(Becomes([&] { return *ReadFile(path, 1 << 30) == before; }));
+  ASSERT_TRUE(Becomes([&] { return SmallOf(*chain_->layers[1]->index) == "5"; }));
+  // While nobody has it open, and over a start.
+  for (const bool gone : {false, true}) {
+    Close();
+    if (gone) {
+      ASSERT_EQ(unlink(path.c_str()), 0);
+    } else {
+      ASSERT_EQ(truncate(path.c_str(), 100), 0);
+    }
+    Open();
+    const CheckReport report = Check(false);
+    EXPECT_EQ(Words(report), "mended right ");
+    EXPECT_EQ(ActionOf(report, "mended"), "made again");
+    EXPECT_EQ(*ReadFile(path, 1 << 30), before);
+  }
+  EXPECT_EQ(BlobReads(), 2u) << "nothing had to be fetched";
+}
+
+TEST_F(StoreCheckTest, ALostLayerIsFetchedByARepair) {
+  const std::string data = FileOf(0, "data"), table = FileOf(0, "access");
+  Close();
+  unlink(table.c_str());
+  Scribble(data);
+  Open();
+  EXPECT_EQ(Words(Check(false)), "lost right ");
+  const CheckReport report = Check(true);
+  EXPECT_EQ(Words(report), "absent right ");
+  EXPECT_EQ(ActionOf(report, "absent"), "fetched");
+  EXPECT_EQ(Words(Check(true)), "right right ");
+  EXPECT_EQ(BlobReads(), 3u);
+  const auto lose = [&] {
+    ASSERT_TRUE(Becomes([&] { return access(table.c_str(), F_OK) == 0; }));
+    unlink(table.c_str());
+    Scribble(data);
+  };
+  lose();
+  EXPECT_EQ(ActionOf(Check(true), "lost"), "fetched");
+  // Where it cannot be had, that is said.
+  lose();
+  repository_.Deny("");
+  EXPECT_NE(ActionOf(Check(true), "lost").find("not fetched: "), std::string::npos);
+}
+
+TEST_F(StoreCheckTest, WhatNoRecordNamesIsRemovedByARepair) {
+  const std::vector<std::string> strays = {"layers/tmp-1", "layers/stray", "chains/stray",
+                                           "blobs/stray"};
+  for (const std::string& stray : strays) {
+    ASSERT_TRUE(WriteFileDurably(StrCat(root_, "/", stray), "x").ok());
+  }
+  EXPECT_EQ(Words(Check(false)), "right right file: file: file: ");
+  EXPECT_EQ(Words(Check(true)), "right right file:removed file:removed file:removed ");
+  EXPECT_EQ(Words(Check(true)), "right right ");
+  for (const std::string& stray : strays) {
+    // What may be on its way in this process stays until the next.
+    EXPECT_EQ(access(StrCat(root_, "/", stray).c_str(), F_OK) == 0, stray == "layers/tmp-1");
+  }
+}
+
+TEST_F(StoreCheckTest, RecordsAreFetchedOrForgotten) {
+  const std::string db = root_ + "/db";
+  for (const std::string_view prefix : {"manifest/", "config/"}) {
+    Close();
+    ASSERT_TRUE(DamageRecord(db, KeysOf(db, prefix).at(0)));
+    Open();
+    EXPECT_EQ(Words(Check(false)), StrCat("right right image: record: "));
+    EXPECT_EQ(Words(Check(true)), "right right image:fetched again ");
+    EXPECT_EQ(Words(Check(true)), "right right ");
+    EXPECT_EQ(store_->ListImages()->size(), 1u);
+  }
+  Close();
+  ASSERT_TRUE(DamageRecord(db, KeysOf(db, "image/").at(0)));
+  Open();
+  const CheckReport report = Check(true);
+  ASSERT_EQ(report.findings.size(), 1u);
+  EXPECT_EQ(report.findings[0].name, "registry.test/img:latest");
+  EXPECT_NE(report.findings[0].action.find("imagefs pull registry.test/img:latest"),
+            std::string::npos);
+  EXPECT_EQ(Words(Check(true)), "right right ");
+}
+
+}  // namespace
+}  // namespace imagefs
