@@ -117,6 +117,14 @@ std::shared_ptr<LayerGuard> LayerStore::MakeGuard(const Digest& id, Entry& entry
   });
   entry.guard = guard;
   if (entry.state == LayerState::kFilling) return guard;
+  // The same file under its DiffID is being mended.
+  const auto twin = entry.diff_id == id ? layers_.end() : layers_.find(entry.diff_id);
+  if (twin != layers_.end() && twin->second.state == LayerState::kFilling &&
+      SameFile(DirectoryOf(id) + "/data", DirectoryOf(entry.diff_id) + "/data")) {
+    const absl::StatusOr<LayerRef> mended = OpenLocked(entry.diff_id, twin->second);
+    mended.ok() ? guard->FillFrom(*mended) : guard->Fail(mended.status());
+    return guard;
+  }
   if (entry.other_boot) guard->Doubt();
   Watch(id);
   return guard;

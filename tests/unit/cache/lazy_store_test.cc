@@ -1,5 +1,6 @@
 // Images that are shown before their bytes are here: ImageStore with indexes that somebody
 // published.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -80,10 +81,11 @@ class LazyStoreTest : public ::testing::Test {
   absl::Status Read(size_t layer, ByteRange range) {
     absl::Notification ended;
     absl::StatusOr<FillPin> pin;
-    chain_->layers[layer]->fill->Ensure(range, 0, CancelToken(), [&](absl::StatusOr<FillPin> got) {
-      pin = std::move(got);
-      ended.Notify();
-    });
+    chain_->layers[layer]->keeper()->Ensure(range, 0, CancelToken(),
+                                            [&](absl::StatusOr<FillPin> got) {
+                                              pin = std::move(got);
+                                              ended.Notify();
+                                            });
     ended.WaitForNotification();
     if (!pin.ok()) return pin.status();
     std::string bytes(range.size(), '\0');
@@ -196,6 +198,37 @@ TEST_F(LazyStoreTest, BecomesCompleteAndIsCheckedAsAWhole) {
   EXPECT_EQ(Counter("layers_filled"), 2U);
   Reopen();
   EXPECT_EQ(StateOf(1), LayerState::kComplete);
+}
+
+// A layer that was shown before it was proven has two names for one file. What is wrong in it is
+// wrong under both, also when nobody had it open when it was damaged.
+TEST_F(LazyStoreTest, DamageIsMendedUnderTheNameThatAnImageWasGiven) {
+  Publish();
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(Durable().ok());
+  for (int i = 0; i < 3000 && StateOf(0) != LayerState::kComplete; ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  const std::string path = chain_->layers[0]->directory + "/data";
+  ASSERT_NE(chain_->layers[0]->id, chain_->layers[0]->diff_id);
+  const Reference reference = *Reference::Parse("registry.test/img:latest");
+  chain_.reset();
+  store_.reset();
+  {
+    const Fd fd = *OpenFile(path, O_WRONLY);
+    ASSERT_TRUE(PwriteFull(fd.get(), std::string(100'000, '!'), 300'000).ok());
+  }
+  Reopen();
+  const auto image = store_->FindImage(reference, Platform::Host());
+  ASSERT_TRUE(image.ok()) << image.status();
+  auto chain = store_->FindChainOf(*image);
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  chain_ = *chain;
+  EXPECT_FALSE(chain_->layers[0]->readable());
+  store_->AttachSource(chain_, reference, {});
+  EXPECT_TRUE(Read(0, {250'000, 500'000}).ok());
+  EXPECT_TRUE(Read(0, {0, tars_[0].size()}).ok());
 }
 
 TEST_F(LazyStoreTest, WithoutAnIndexEverythingIsBroughtFirst) {
