@@ -553,7 +553,20 @@ void FillingLayer::CheckWhole() {
 }
 
 void FillingLayer::EndCheck(const absl::Status& status) {
-  if (absl::IsDataLoss(status)) return OnDamage(status);
+  if (absl::IsDataLoss(status)) {
+    // A description that lied has the spans as they came. Else somebody wrote to the file.
+    const absl::StatusOr<std::vector<uint32_t>> wrong =
+        SpansNotAsMarked(options_.directory, *access_, [](size_t) { return true; });
+    bool again = wrong.ok() && !wrong->empty();
+    {
+      absl::MutexLock lock(&mu_);
+      again = again && ++failed_checks_ <= kManyFailedChecks;
+      if (again) checking_ = check_runs_ = false;
+    }
+    if (!again) return OnDamage(status);
+    LogError("layer.written_to layer=", access_->diff_id().Short(), " spans=", wrong->size());
+    return Doubt(*wrong);
+  }
   if (!status.ok()) {
     LogWarning("layer.check_failed layer=", access_->diff_id().Short(), " cause=", status.message(),
                " next_try=", absl::FormatDuration(kCheckRetry));

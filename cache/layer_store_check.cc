@@ -17,35 +17,17 @@
 namespace imagefs {
 namespace {
 
-// Bytes that no span brings are zeros, unless a part of the file is moved there.
-absl::Status ClearGap(int data, uint64_t begin, uint64_t end) {
-  std::string bytes;
-  for (uint64_t at = begin; at < end; at += bytes.size()) {
-    bytes.resize(std::min<uint64_t>(end - at, 1 << 20));
-    IMAGEFS_RETURN_IF_ERROR(PreadExact(data, absl::MakeSpan(bytes), at, "data"));
-    if (bytes.find_first_not_of('\0') == std::string::npos) continue;
-    bytes.assign(bytes.size(), '\0');
-    IMAGEFS_RETURN_IF_ERROR(PwriteFull(data, bytes, at));
-  }
-  return absl::OkStatus();
-}
-
 // The spans whose bytes are right.
 absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory, const LayerAccess& access) {
   const std::string path = directory + "/present";
   if (unlink(path.c_str()) != 0 && errno != ENOENT) return ErrnoStatus(errno, path);
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<PresentMap> present,
                            PresentMap::Open(path, access));
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDWR));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
   size_t bad = 0;
-  uint64_t end = 0;
   std::string bytes;
   for (size_t i = 0; i < access.span_count(); ++i) {
     const AccessSpan span = access.span(i);
-    if (access.moves().empty()) {
-      IMAGEFS_RETURN_IF_ERROR(ClearGap(data.get(), end, span.data_begin));
-    }
-    end = span.data_end();
     bytes.resize(span.data_bytes);
     if (!PreadExact(data.get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
         !present->Holds(i, bytes)) {
@@ -53,9 +35,6 @@ absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory, const LayerAc
     } else {
       IMAGEFS_RETURN_IF_ERROR(present->Set(i, Crc32c(~0U, bytes)));
     }
-  }
-  if (access.moves().empty()) {
-    IMAGEFS_RETURN_IF_ERROR(ClearGap(data.get(), end, access.data_bytes()));
   }
   return bad;
 }
@@ -69,22 +48,7 @@ absl::StatusOr<std::vector<uint32_t>> FindWrongSpans(const std::string& director
   if (sum != index_sum) return absl::DataLossError("its index is not as it was written");
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
                            LayerAccess::Open(directory + "/access"));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<PresentMap> present,
-                           PresentMap::Open(directory + "/present", *access));
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
-  std::vector<uint32_t> wrong;
-  std::string bytes;
-  for (uint32_t i = 0; i < access->span_count(); ++i) {
-    if (!present->mark(i).present) continue;
-    const AccessSpan span = access->span(i);
-    bytes.resize(span.data_bytes);
-    if (!pace(bytes.size())) return absl::CancelledError("the check was given up");
-    if (!PreadExact(data.get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
-        !present->Holds(i, bytes)) {
-      wrong.push_back(i);
-    }
-  }
-  return wrong;
+  return SpansNotAsMarked(directory, *access, pace);
 }
 
 }  // namespace

@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "cache/layer_gaps.h"
 #include "cache/layer_store.h"
 
 namespace imagefs {
@@ -266,6 +267,8 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
         CheckRefilled(filling.directory(), id, filling.access().tar_bytes(), filling.closing());
     status = sums.ok() ? MarkRefilled(id, *sums) : sums.status();
   } else if (const LayerSums had = SumsOfName(id); !had.data.empty()) {
+    // Nothing but spans came again.
+    IMAGEFS_RETURN_IF_ERROR(ClearGaps(filling.directory(), filling.access()));
     const absl::StatusOr<LayerSums> sums = SumsOfLayer(filling.directory());
     status = sums.ok() && *sums != had ? absl::DataLossError("it is not what it was before")
              : sums.ok()               ? MarkRefilled(id, had)

@@ -80,4 +80,25 @@ absl::Status PresentMap::Clear(size_t span) {
   return PwriteFull(file_.get(), std::string(kMarkBytes, '\0'), kMagic.size() + span * kMarkBytes);
 }
 
+absl::StatusOr<std::vector<uint32_t>> SpansNotAsMarked(const std::string& directory,
+                                                       const LayerAccess& access,
+                                                       absl::FunctionRef<bool(size_t)> pace) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<PresentMap> present,
+                           PresentMap::Open(directory + "/present", access));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
+  std::vector<uint32_t> wrong;
+  std::string bytes;
+  for (uint32_t i = 0; i < access.span_count(); ++i) {
+    if (!present->mark(i).present) continue;
+    const AccessSpan span = access.span(i);
+    bytes.resize(span.data_bytes);
+    if (!pace(bytes.size())) return absl::CancelledError("the check was given up");
+    if (!PreadExact(data.get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
+        !present->Holds(i, bytes)) {
+      wrong.push_back(i);
+    }
+  }
+  return wrong;
+}
+
 }  // namespace imagefs

@@ -12,6 +12,7 @@
 #include <string_view>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/fd.h"
@@ -49,5 +50,11 @@ class PresentMap {
   const Fd file_;
   std::vector<Mark> marks_;
 };
+
+// Spans that `<directory>/present` names, and that are not in `<directory>/data` as they came.
+// Calls `pace` with the bytes that are read next; kCancelled when that says false.
+absl::StatusOr<std::vector<uint32_t>> SpansNotAsMarked(const std::string& directory,
+                                                       const LayerAccess& access,
+                                                       absl::FunctionRef<bool(size_t)> pace);
 
 }  // namespace imagefs

@@ -105,4 +105,22 @@ for mode in $(modes); do
     cases=$((cases + 1))
   done
 done
+
+# A file that is laid out by a table of contents is compared with what it was, and mended in the same way.
+lazy_image toc estargz 7 2
+truth toc "$T/truth-toc"
+for mode in $(modes); do
+  store "toc-$mode"
+  ifs mount -q --mode "$mode" "$REGISTRY/test/toc:1" "$M/a" >/dev/null
+  ifs pull -q --wait "$M/a" >/dev/null
+  wait_for 20 '[ "$(states "$M/a")" = complete ]' || fail "$mode, toc: never complete"
+  for data in "$ROOT"/layers/*/data; do d flip "$data" 50 23; d noise "$data" 512 4096 24; done
+  wait_for 30 "log_says 'layer.damaged' && ifs status --json | field 'all(l[\"state\"] == \"complete\" for l in j[\"layers\"])' | grep -q true" ||
+    fail "$mode, toc: not mended"
+  echo 3 >/proc/sys/vm/drop_caches
+  $PY "$DAMAGE" read "$T/truth-toc" "$M/a" >"$T/read" || fail "$mode, toc, mounted: $(cat "$T/read")"
+  ifs umount "$M/a"
+  stopped
+  cases=$((cases + 1))
+done
 echo "$cases cases"

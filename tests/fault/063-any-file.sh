@@ -47,7 +47,7 @@ try() {  # TEMPLATE FILE HOW
   done
   pid=$(cat "$ROOT/lock")
   ifs stop --unmount
-  wait_for 20 '! kill -0 "$pid" 2>/dev/null' || fail "$*: still running"
+  wait_for 20 '! readlink "/proc/$pid/exe" >/dev/null 2>&1' || fail "$*: still running"
   cases=$((cases + 1))
 }
 for template in whole part; do
