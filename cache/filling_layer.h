@@ -88,8 +88,7 @@ class FillingLayer final : public LayerFill,
   void Prefetch(ByteRange range, Priority priority);  // somebody will want them soon
   // Asks for all that is missing. Of kForeground, Options::failing tells when it cannot be had.
   void WantAll(Priority priority);
-  // Gives back about `bytes` of `data`, oldest first, and returns how much. Waits for readers of
-  // it.
+  // Gives back about `bytes` of `data`, oldest first; returns how much. Waits for its readers.
   uint64_t Evict(uint64_t bytes);
   void Doubt(const std::vector<uint32_t>& spans);  // looks at these again; wrong ones come again
   bool Poison(const absl::Status& why);  // every Ensure fails from now on; false: it did before
