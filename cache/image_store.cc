@@ -1,6 +1,7 @@
 #include "cache/image_store.h"
 
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <tuple>
@@ -51,6 +52,7 @@ class ImageStoreImpl : public ImageStore {
       : options_(std::move(options)), sources_(sources) {}
 
   absl::Status Init() {
+    const bool is_new = access(options_.root.c_str(), F_OK) != 0;
     IMAGEFS_RETURN_IF_ERROR(MakeDirs(options_.root, 0700));
     IMAGEFS_ASSIGN_OR_RETURN(lock_, LockStore(options_.root));
     IMAGEFS_ASSIGN_OR_RETURN(kv_, KeyValueStore::Open(options_.root + "/db"));
@@ -68,6 +70,7 @@ class ImageStoreImpl : public ImageStore {
         LogWarning("store.version_not_written cause=", status.message());
       }
     }
+    SyncFolders(is_new);
     mender_ = std::make_unique<LayerMender>(
         *layers_, [this](LayerMender::Visit visit) { ForEachImage(visit); },
         [this](const Reference& reference) { return Open(reference); });
@@ -172,6 +175,13 @@ class ImageStoreImpl : public ImageStore {
   KeyValueStore& kv() override { return *kv_; }
 
  private:
+  // So that what is synced below them is found by name.
+  void SyncFolders(bool with_root) const {
+    absl::Status status = FsyncDir(options_.root);
+    if (with_root) status.Update(FsyncDir(ParentOf(options_.root)));
+    // What is here can be shown all the same, and whoever syncs more is told.
+    if (!status.ok()) LogWarning("store.folders_not_synced cause=", status.message());
+  }
   // False: the store is of an earlier version.
   absl::StatusOr<bool> CheckVersion();
   absl::Status WriteVersion();

@@ -68,9 +68,17 @@ class StreamFile : public leveldb::SequentialFile {
   uint64_t at_ = 0;
 };
 
+// LevelDB syncs the folder for the sake of its manifests only.
+leveldb::Status SyncFolderOf(const std::string& path) {
+  const absl::Status status = FsyncDir(ParentOf(path));
+  if (status.ok()) return leveldb::Status::OK();
+  return leveldb::Status::IOError(path, std::string(status.message()));
+}
+
 class CarefulFile : public leveldb::WritableFile {
  public:
-  explicit CarefulFile(std::unique_ptr<leveldb::WritableFile> file) : file_(std::move(file)) {}
+  CarefulFile(std::unique_ptr<leveldb::WritableFile> file, const std::string& path)
+      : file_(std::move(file)), path_(path) {}
 
   leveldb::Status Append(const leveldb::Slice& data) override {
     return Do([&] { return file_->Append(data); });
@@ -79,7 +87,13 @@ class CarefulFile : public leveldb::WritableFile {
     return Do([&] { return file_->Flush(); });
   }
   leveldb::Status Sync() override {
-    return Do([&] { return file_->Sync(); });
+    return Do([&] {
+      leveldb::Status status = file_->Sync();
+      // The first time, its name as well: what is in a file without one is not there.
+      if (status.ok() && !named_) status = SyncFolderOf(path_);
+      named_ = status.ok();
+      return status;
+    });
   }
   leveldb::Status Close() override {
     const leveldb::Status status = file_->Close();
@@ -94,6 +108,8 @@ class CarefulFile : public leveldb::WritableFile {
   }
 
   const std::unique_ptr<leveldb::WritableFile> file_;
+  const std::string path_;
+  bool named_ = false;
   leveldb::Status failed_;
 };
 
@@ -117,13 +133,19 @@ class DiskEnv : public leveldb::EnvWrapper {
     const leveldb::Status status = target()->NewWritableFile(path, &file);
     *result = nullptr;
     if (!status.ok()) return status;
-    *result = std::make_unique<CarefulFile>(std::unique_ptr<leveldb::WritableFile>(file)).release();
+    *result =
+        std::make_unique<CarefulFile>(std::unique_ptr<leveldb::WritableFile>(file), path).release();
     if (path.ends_with(".log")) {
       // The size stays that of what is written, which is how the end is known.
       const Fd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
       (void)fallocate(fd.get(), FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(log_bytes_));
     }
     return leveldb::Status::OK();
+  }
+  leveldb::Status RenameFile(const std::string& from, const std::string& to) override {
+    const leveldb::Status status = target()->RenameFile(from, to);
+    // It says which manifest is read; what is synced from now on is in that.
+    return status.ok() && to.ends_with("/CURRENT") ? SyncFolderOf(to) : status;
   }
 
  private:

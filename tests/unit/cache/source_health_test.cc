@@ -5,6 +5,7 @@
 #include <string>
 
 #include "base/status.h"
+#include "base/text.h"
 #include "fetch/source.h"
 
 namespace imagefs {
@@ -60,6 +61,36 @@ TEST_F(SourceHealthTest, PausesGrowToALimitByUrgency) {
   now_ = now_ - absl::Minutes(10);
   EXPECT_GE(Pause(place_, Priority::kBackground), absl::Seconds(150));
   EXPECT_LE(Pause(place_, Priority::kOnDemand), absl::Seconds(2));
+}
+
+// A registry that is away for an hour, by a clock of the test's own: it is asked again and again,
+// neither often nor seldom, what failed is never taken for certain, and the first answer ends it.
+TEST_F(SourceHealthTest, ARegistryThatIsAwayForAnHour) {
+  const SourceHealth::Limits limits;
+  for (const Priority priority : {Priority::kOnDemand, Priority::kBackground}) {
+    const SourceHealth::Place place = Place(StrCat("away ", static_cast<int>(priority)));
+    const absl::Duration most = limits.most[static_cast<size_t>(priority)];
+    const Moment began = now_;
+    int requests = 0;
+    while (now_ < began + absl::Hours(1)) {
+      ASSERT_TRUE(Begin(place, priority));
+      now_ = now_ + absl::Milliseconds(5);
+      Fail(place, away_);
+      ++requests;
+      EXPECT_FALSE(health_.Certain(place).has_value());
+      const absl::Duration pause = Pause(place, priority);
+      ASSERT_GT(pause, absl::ZeroDuration());
+      ASSERT_LE(pause, most);
+      now_ = now_ + pause;
+    }
+    EXPECT_GE(requests, absl::Hours(1) / most);
+    EXPECT_LE(requests, 4 * (absl::Hours(1) / most) + 20) << "the jitter is half of a pause";
+    EXPECT_NE(health_.Describe(place, now_), "");
+    ASSERT_TRUE(Begin(place, priority));
+    health_.Succeeded(place);
+    EXPECT_EQ(health_.MayBegin(place, Priority::kBackground), Moment::InfinitePast());
+    EXPECT_EQ(health_.Describe(place, now_), "");
+  }
 }
 
 TEST_F(SourceHealthTest, NoUrgencyPassesAPauseAndOneRequestFindsOut) {
