@@ -43,3 +43,23 @@ same "status" 3 $status
 same "states" "lost right" "$(states <"$T/check")"
 ifs mount -q --eager "$ref" "$M/a" >/dev/null
 $PY "$LIB/damage.py" read "$T/truth" "$M/a" || fail "wrong after it was fetched"
+
+# A repair does at once what would come with the next mount, and says what it did, a line each.
+ifs umount "$M/a"
+wait_for 30 '[ -e "$layer/access" ]' || fail "no span table"
+chain=$(ls -S "$ROOT"/chains/* | head -1)
+rm -f "$layer/access"
+$PY "$LIB/damage.py" flip "$layer/data" 5 3
+$PY "$LIB/damage.py" flip "$chain" 5 4
+echo x >"$ROOT/layers/stray"
+status=0
+ifs check --repair >"$T/out" || status=$?
+same "status of a repair" 3 $status
+grep -q "^layer sha256:$(basename "$layer"): .*damaged.*; fetched$" "$T/out" || fail "the layer: $(cat "$T/out")"
+grep -q '^file layers/stray: no record names it; removed$' "$T/out" || fail "the stray: $(cat "$T/out")"
+ifs check --repair --json >"$T/check" || fail "damaged after a repair: $(cat "$T/check")"
+same "nothing is left" '[]' "$(field 'j["findings"]' <"$T/check")"
+same "all is right" right "$(field '" ".join(sorted({l["state"] for l in j["layers"]}))' <"$T/check")"
+slay "${TEST_PIDS[0]}"   # all of it without the registry
+ifs mount -q --pull never "$ref" "$M/a" >/dev/null
+$PY "$LIB/damage.py" read "$T/truth" "$M/a" || fail "wrong after a repair"
