@@ -1,6 +1,6 @@
 # Thin verbs over CMakePresets.json; see docs/testing.md.
 .DEFAULT_GOAL := build
-.PHONY: build run test check tidy asan tsan clang fuzz soak bench deps format clean install package
+.PHONY: build run test test-vm check tidy asan tsan clang fuzz soak bench deps format clean install package
 
 # REF=<image> DIR=<directory> are read by `make run`; T=<target> S=<seconds> by `make fuzz`.
 S ?= 60
@@ -16,6 +16,9 @@ run:
 
 test:
 	@scripts/test.sh
+
+test-vm:
+	@scripts/test-vm.sh
 
 check:
 	@scripts/check.sh

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The one list of the Debian packages that the project uses, by purpose. Installs what is missing
 # and nothing else; quick and silent when all is there.
-#   scripts/deps.sh build|package|run|test|bench|all        --print only prints the list
+#   scripts/deps.sh build|package|run|test|vm|bench|all        --print only prints the list
 set -euo pipefail
 
 build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-openssl-dev libssl-dev
@@ -15,6 +15,7 @@ test="$run clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containe
   libcap2-bin apache2-utils openssl zstd util-linux python3-grpcio python3-protobuf golang-go
   golang-github-containerd-containerd-dev systemd systemd-container dpkg-dev file
   man-db lintian minisign iproute2 faketime strace"
+vm="$test qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils"
 bench="$test time"
 
 print=
@@ -24,8 +25,10 @@ case "${1:-all}" in
   package) list=$package ;;
   run) list=$run ;;
   test) list=$test ;;
-  bench | all) list=$bench ;;
-  *) echo "usage: deps.sh [--print] build|package|run|test|bench|all" >&2; exit 2 ;;
+  vm) list=$vm ;;
+  bench) list=$bench ;;
+  all) list="$bench $vm" ;;
+  *) echo "usage: deps.sh [--print] build|package|run|test|vm|bench|all" >&2; exit 2 ;;
 esac
 if [ -n "$print" ]; then printf '%s\n' $list; exit 0; fi
 

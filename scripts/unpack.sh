@@ -3,8 +3,10 @@
 # touching this machine's packages: for tools that are newer there. The C library comes along, so run
 # the programs with the folder's own loader:
 #   DIR/run PROGRAM ARGUMENT...      e.g. DIR/run /usr/bin/fsck.erofs
-#   scripts/unpack.sh SUITE DIR PACKAGE...
+#   scripts/unpack.sh [--only REGEX] SUITE DIR PACKAGE...     REGEX: of what is needed, only these packages
 set -euo pipefail
+only=.
+[ "$1" = --only ] && { only=$2; shift 2; }
 suite=$1 dir=$2
 shift 2
 here=$(cd "$(dirname "$0")" && pwd)
@@ -30,7 +32,7 @@ apt-get "${options[@]}" -qq update >&2
 apt-get "${options[@]}" --print-uris -qq install "$@" | cut -d"'" -f2 |
   sed 's@.*/@@; s@_.*@@; s/%2b/+/g' | sort -u >"$apt/needed"
 (cd "$apt/debs" && grep -vE '^(debconf|perl-base|dpkg|gcc-[0-9]*-base|base-files|systemd.*|udev)$' "$apt/needed" |
-  xargs apt-get "${options[@]}" -qq download >&2)
+  grep -E -- "$only" | xargs apt-get "${options[@]}" -qq download >&2)
 for deb in "$apt"/debs/*.deb; do dpkg-deb -x "$deb" "$dir"; done
 rm -rf "$apt"
 cat >"$dir/run" <<'RUN'

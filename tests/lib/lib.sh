@@ -281,7 +281,8 @@ make_ca() {
     openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj '/CN=imagefs test CA' \
       -addext basicConstraints=critical,CA:TRUE -keyout "$dir/ca-key.pem" -out "$dir/ca.pem"
     openssl req -newkey rsa:2048 -nodes -subj '/CN=localhost' -keyout "$dir/key.pem" -out "$dir/cert.csr"
-    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\n' >"$dir/ext"
+    # The last one is the host of a virtual machine (vm.sh).
+    printf 'subjectAltName=DNS:localhost,IP:127.0.0.1,IP:10.0.2.2\n' >"$dir/ext"
     openssl x509 -req -in "$dir/cert.csr" -CA "$dir/ca.pem" -CAkey "$dir/ca-key.pem" -CAcreateserial \
       -days 2 -extfile "$dir/ext" -out "$dir/cert.pem"
   } >"$dir/openssl.out" 2>&1 || { cat "$dir/openssl.out" >&2; fail "openssl"; }

@@ -1,0 +1,70 @@
+# What every kernel has to do, in the mode that `auto` picks.
+say "kernel=$(uname -r) $(fuse_init) up=$(cut -d' ' -f1 /proc/uptime)"
+disk
+app=$REGISTRY/test/app:1 other=$REGISTRY/test/other:1
+mkdir -p /m/a /m/b /m/rw
+
+# Before its bytes are here.
+begin=$(now)
+must ifs mount -q "$app" /m/a
+say "mode=$(mode_of /m/a) type=$(type_of /m/a) mounted=$(since "$begin")"
+[[ $(state_of /m/a) = filling* ]] || fail "a new mount has all its bytes: $(state_of /m/a)"
+cat /m/a/usr/lib/random >/dev/null || fail "a read that fills"
+begin=$(now)
+kill_daemon
+back /m/a
+say "killed while it fills, back=$(since "$begin")"
+begin=$(now)
+right "the mount that fills" /m/a app.truth
+say "read while it fills=$(since "$begin")"
+must ifs pull -q --wait /m/a
+[[ $(state_of /m/a) = mounted* ]] || fail "not all is here: $(state_of /m/a)"
+
+# The daemon is killed, stopped and started again under a mount.
+for how in kill stop; do
+  begin=$(now)
+  if [ $how = kill ]; then kill_daemon; else must ifs stop; fi
+  back /m/a
+  say "$how of the daemon, back=$(since "$begin")"
+  right "after $how" /m/a app.truth
+done
+
+# A mount of what is complete; what shows it when there is no daemon and no network.
+must ifs umount /m/a
+! mounted /m/a || fail "still mounted"
+must ifs mount -q --eager "$other" /m/b
+must ifs mount -q --eager "$app" /m/a
+mode=$(mode_of /m/a)
+begin=$(now)
+right "complete" /m/a app.truth
+say "read of what is complete=$(since "$begin")"
+right "complete, zstd" /m/b other.truth
+network down
+must ifs stop
+if [ "$mode" = kernel ]; then
+  same "the type of the mount" erofs "$(type_of /m/a)"
+  echo 3 >/proc/sys/vm/drop_caches
+  right "without a daemon" /m/a app.truth
+  say "read without a daemon"
+fi
+back /m/a
+right "offline" /m/a app.truth
+right "offline, zstd" /m/b other.truth
+network up
+
+# A writable one.
+must ifs mount -q --rw "$app" /m/rw
+echo mine >/m/rw/etc/mine && rm -r /m/rw/usr/lib && echo more >>/m/rw/etc/owned || fail "write"
+must ifs stop
+back /m/rw
+same "what was written" "mine mine more no" \
+  "$(echo $(cat /m/rw/etc/mine /m/rw/etc/owned) $([ -e /m/rw/usr/lib ] || echo no))"
+right "below the writable one" /m/a app.truth
+say "written"
+
+for dir in /m/rw /m/a /m/b; do must ifs umount $dir; ! mounted $dir || fail "$dir is still mounted"; done
+said=$(ifs check 2>&1) || fail "check: $said"
+must ifs rm "$app" "$other"
+must ifs stop
+! grep -q 'imagefs\|erofs' /proc/self/mountinfo || fail "left: $(grep 'imagefs\|erofs' /proc/self/mountinfo)"
+sed -n 's/.*kernel_presentation_unavailable.*reason="\(.*\)"/why not kernel: \1/p' /run/imagefs/daemon.log | tail -n 1 >&3
