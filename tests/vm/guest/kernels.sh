@@ -20,6 +20,24 @@ say "read while it fills=$(since "$begin")"
 must ifs pull -q --wait /m/a
 [[ $(state_of /m/a) = mounted* ]] || fail "not all is here: $(state_of /m/a)"
 
+# Whether the kernel takes the same index and layers from loop devices (docs/adr/0013-loop-devices.md). A layer that was
+# shown before it was proven may be here under two names; the lower one is the large one.
+from_loops() {
+  local upper lower
+  lower=$(ls -S /disk/store/layers/*/data | head -n 1) upper=$(ls -rS /disk/store/layers/*/data | head -n 1)
+  losetup -r /dev/loop1 "$(ls /disk/store/chains/* | head -n 1)" && losetup -r /dev/loop2 "$lower" &&
+    losetup -r /dev/loop3 "$upper" && mount -t erofs -o ro,device=/dev/loop2,device=/dev/loop3 /dev/loop1 /m/loop
+}
+mkdir -p /m/loop
+if from_loops 2>/dev/null; then
+  right "by loop devices" /m/loop app.truth
+  umount /m/loop
+  say "EROFS from loop devices=yes"
+else
+  say "EROFS from loop devices=no: $(dmesg | grep -i erofs | tail -n 1)"
+fi
+for file in /dev/loop[1-9]; do losetup -d "$file" 2>/dev/null; done
+
 # The daemon is killed, stopped and started again under a mount.
 for how in kill stop; do
   begin=$(now)
