@@ -9,6 +9,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
 #include "base/fd.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/identity.h"
@@ -73,6 +74,7 @@ CheckFinding& StoreCheck::Found(std::string_view kind, std::string_view name,
 absl::Status StoreCheck::Await(absl::FunctionRef<FlightTicket(CancelToken, Done)> start) {
   struct State {
     absl::Mutex mu;
+    TimedCondition ended;
     std::optional<absl::Status> result ABSL_GUARDED_BY(mu);
   };
   // It may come after nobody waits any more.
@@ -81,14 +83,15 @@ absl::Status StoreCheck::Await(absl::FunctionRef<FlightTicket(CancelToken, Done)
   const FlightTicket ticket = start(cancel.token(), [state](absl::Status status) {
     absl::MutexLock lock(&state->mu);
     if (!state->result.has_value()) state->result = std::move(status);
+    state->ended.SignalAll();
   });
   while (true) {
     {
       absl::MutexLock lock(&state->mu);
-      auto ended = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(state->mu) {
-        return state->result.has_value();
-      };
-      if (state->mu.AwaitWithTimeout(absl::Condition(&ended), kLookPause)) return *state->result;
+      const Moment look = Moment::Now() + kLookPause;
+      while (!state->result.has_value() && state->ended.WaitUntil(&state->mu, look)) {
+      }
+      if (state->result.has_value()) return *state->result;
     }
     if (pace_(0)) continue;
     cancel.Cancel();
