@@ -87,10 +87,13 @@ class ImageStoreImpl : public ImageStore {
 
   FlightTicket Resolve(ResolveRequest request,
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
-  ~ImageStoreImpl() override {
+  void StopCollecting() override {
     StopTimers();
     // What was under way sets no timer any more.
     housekeeping_.reset();
+  }
+  ~ImageStoreImpl() override {
+    StopCollecting();
     // The layers outlive the chains, and may still turn out to be damaged.
     if (layers_ != nullptr) layers_->Observe({});
     mender_.reset();

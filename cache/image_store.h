@@ -139,6 +139,9 @@ class ImageStore {
   // Where the missing bytes of a chain that an earlier process left come from.
   virtual void AttachSource(const ChainRef& chain, const Reference& reference,
                             const SourceFactory::Access& access) = 0;
+  // From here on nothing is collected by itself: what nobody holds any more may be held by the next
+  // process. For one that ends, before it lets go of what is shown. Waits for what is under way.
+  virtual void StopCollecting() = 0;
   // Of the layers of a chain, bottom first; nullopt: the layer is here whole.
   virtual std::vector<std::optional<FillReport>> FillReports(const ChainRef& chain) const = 0;
   // Brings everything here and makes the span table of every layer that can be read in parts; that

@@ -1,6 +1,7 @@
 #include "cache/store_lock.h"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/file.h>
 #include <unistd.h>
 
@@ -19,17 +20,9 @@
 namespace imagefs {
 namespace {
 
-constexpr absl::Duration kMostEnding = absl::Seconds(5);
+// Threads that run only when nothing else does may take that long on a busy machine.
+constexpr absl::Duration kMostEnding = absl::Seconds(30);
 constexpr absl::Duration kLookAgain = absl::Milliseconds(10);
-
-// Whether that process is there no longer but for threads that are about to end, and give its files
-// back only then.
-bool IsEnding(std::string_view pid) {
-  const absl::StatusOr<std::string> stat = ReadFile(StrCat("/proc/", pid, "/stat"), 4096);
-  if (!stat.ok()) return true;
-  const size_t state = stat->rfind(") ");  // behind the name, which may have any characters
-  return state != std::string::npos && ((*stat)[state + 2] == 'Z' || (*stat)[state + 2] == 'X');
-}
 
 // The pid of the daemon that has the lock; "" = it is free, and taken.
 absl::StatusOr<std::string> TryLock(const Fd& fd, const std::string& path) {
@@ -40,6 +33,27 @@ absl::StatusOr<std::string> TryLock(const Fd& fd, const std::string& path) {
 }
 
 }  // namespace
+
+bool HastenEnd(std::string_view pid) {
+  const absl::StatusOr<std::string> stat = ReadFile(StrCat("/proc/", pid, "/stat"), 4096);
+  if (!stat.ok()) return true;
+  const size_t state = stat->rfind(") ");  // behind the name, which may have any characters
+  if (state == std::string::npos || ((*stat)[state + 2] != 'Z' && (*stat)[state + 2] != 'X')) {
+    return false;
+  }
+  std::error_code ignored;
+  const std::filesystem::directory_iterator tasks(StrCat("/proc/", pid, "/task"), ignored);
+  for (auto it = tasks; !ignored && it != std::filesystem::directory_iterator();
+       it.increment(ignored)) {
+    const auto thread = ParseDecimal(it->path().filename().string());
+    const sched_param ordinary = {};
+    // Not allowed to users, who wait.
+    if (thread.has_value()) {
+      (void)sched_setscheduler(static_cast<pid_t>(*thread), SCHED_OTHER, &ordinary);
+    }
+  }
+  return true;
+}
 
 absl::StatusOr<Fd> LockStore(const std::string& root) {
   const std::string path = root + "/lock";
@@ -52,7 +66,7 @@ absl::StatusOr<Fd> LockStore(const std::string& root) {
   }
   IMAGEFS_ASSIGN_OR_RETURN(std::string owner, TryLock(*fd, path));
   const Moment give_up = Moment::Now() + kMostEnding;
-  while (!owner.empty() && IsEnding(owner) && Moment::Now() < give_up) {
+  while (!owner.empty() && HastenEnd(owner) && Moment::Now() < give_up) {
     absl::SleepFor(kLookAgain);
     IMAGEFS_ASSIGN_OR_RETURN(owner, TryLock(*fd, path));
   }

@@ -418,7 +418,9 @@ void DaemonImpl::StopServing() {
     mounts_->UnmountAll();
     sessions_->ForgetAll();
   } else if (fuse_ != nullptr) {
-    // Before what brings bytes ends: reads that wait for it are the next daemon's.
+    // What is shown here is the next daemon's.
+    store_->StopCollecting();
+    // Before what brings bytes ends: reads that wait for it are the next daemon's, too.
     fuse_->Leave();
   }
   LogInfo("stopped");

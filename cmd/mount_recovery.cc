@@ -148,6 +148,7 @@ ImageStore::ResolveRequest MountRecovery::State::RequestFor(const MountRecord& r
                                                             Reference reference) const {
   ImageStore::ResolveRequest request;
   request.access = deps_.uses.AccessFor(reference);
+  ImageUses::SetTransport(record, request.access);
   request.trust = deps_.trust_of(reference);
   request.platform = Platform::Host();
   const absl::StatusOr<std::vector<ImageRecord>> images = deps_.store.ListImages();

@@ -76,6 +76,8 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("boot", record.boot_id)
       .Member("filling", record.filling)
       .Member("deadline_seconds", record.deadline_seconds)
+      .Member("plain_http", record.plain_http)
+      .Member("skip_tls_verify", record.skip_tls_verify)
       .Member("this_boot_only", record.this_boot_only)
       .Member("unmounted", record.unmounted)
       .Key("mounts")
@@ -116,6 +118,8 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   record.boot_id = json.StringOr("boot");
   record.filling = json["filling"].boolean().value_or(false);
   record.deadline_seconds = json.IntOr("deadline_seconds", 0);
+  record.plain_http = json["plain_http"].boolean().value_or(false);
+  record.skip_tls_verify = json["skip_tls_verify"].boolean().value_or(false);
   record.this_boot_only = json["this_boot_only"].boolean().value_or(false);
   record.unmounted = json["unmounted"].boolean().value_or(false);
   for (const Json& key : json["mounts"].elements()) {

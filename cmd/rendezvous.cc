@@ -22,6 +22,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "cache/store_lock.h"
 
 namespace imagefs {
 namespace {
@@ -170,6 +171,7 @@ absl::Status StoreHolder(const Paths& paths) {
   if (errno != EWOULDBLOCK) return ErrnoStatus(errno, paths.lock());
   const std::string owner = OwnerText(paths);
   const std::string pid = owner.empty() ? "unknown" : owner.substr(0, owner.find(' '));
+  (void)HastenEnd(pid);  // of one that was killed
   return absl::FailedPreconditionError(StrCat("the daemon with pid ", pid, " holds the store ",
                                               paths.root, " but listens nowhere; `kill ", pid,
                                               "` ends it"));

@@ -350,6 +350,8 @@ void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
     record.reference = self->image_->reference;
     record.manifest_digest = self->image_->manifest_digest;
     record.chain_id = chain->chain_id;
+    record.plain_http = self->request_.resolve.access.plain_http;
+    record.skip_tls_verify = !self->request_.resolve.access.verify_tls;
     const ChainRef mounted_chain = chain;
     if (chain != nullptr && record.deadline_seconds > 0) {
       for (const LayerRef& layer : chain->layers) {

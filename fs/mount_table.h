@@ -51,6 +51,8 @@ struct MountRecord {
   // image. Others died with a daemon, and could not be taken away from below it.
   std::vector<MountKey> mounts;
   int64_t deadline_seconds = 0;  // of a read that waits for bytes; 0 = the daemon's
+  // How its registry is reached, beside what this machine knows of it.
+  bool plain_http = false, skip_tls_verify = false;
   bool filling = false;  // kernel mode: bytes were missing, which the daemon brings; filled in
   // Recover in another boot drops it: somebody else (fstab) sees to it that it is mounted.
   bool this_boot_only = false;

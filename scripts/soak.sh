@@ -9,5 +9,5 @@ cmake --preset release >/dev/null
 cmake --build --preset release
 export IMAGEFS=$PWD/build/release/imagefs TEST_BUILD=$PWD/build/release
 kills=$((seconds / 4 < most ? seconds / 4 : most))
-KILLS=$kills tests/fault/064-hand-over.sh
+KILLS=$kills tests/fault/068-hand-over.sh
 S=$seconds tests/soak/soak.sh

@@ -134,12 +134,19 @@ SourceFactory::Access ImageUses::AccessFor(const Reference& reference) const {
   return deps_.access_of(reference);
 }
 
+void ImageUses::SetTransport(const MountRecord& record, SourceFactory::Access& access) {
+  access.plain_http |= record.plain_http;
+  access.verify_tls &= !record.skip_tls_verify;
+}
+
 void ImageUses::AttachSources(const MountRecord& record, const ChainRef& chain) const {
   CheckPhase(Phase::kServing, Phase::kServing, "AttachSources");
   if (chain->complete()) return;
   const absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
   if (!reference.ok()) return;
-  deps_.store.AttachSource(chain, *reference, deps_.quick_access_of(*reference));
+  SourceFactory::Access access = deps_.quick_access_of(*reference);
+  SetTransport(record, access);
+  deps_.store.AttachSource(chain, *reference, access);
   if (record.deadline_seconds == 0) return;
   for (const LayerRef& layer : chain->layers) {
     if (layer->fill != nullptr) layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));

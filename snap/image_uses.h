@@ -109,6 +109,8 @@ class ImageUses {
   // Where the missing bytes of what a mount shows come from: the source of those who mounted it
   // went with their process. Serve does so for all that are mounted.
   void AttachSources(const MountRecord& record, const ChainRef& chain) const;
+  // How the registry of a mount is reached.
+  static void SetTransport(const MountRecord& record, SourceFactory::Access& access);
 
  private:
   enum class Phase { kTakingUp, kRecovered, kServing };

@@ -62,6 +62,7 @@ class FakeImageStore : public ImageStore {
   absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const override;
   void AttachSource(const ChainRef&, const Reference& reference,
                     const SourceFactory::Access&) override;
+  void StopCollecting() override {}
   std::vector<std::optional<FillReport>> FillReports(const ChainRef&) const override { return {}; }
   FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
