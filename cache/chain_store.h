@@ -104,6 +104,7 @@ class ChainStore {
   // right. kDataLoss: it was not; `*mended` says whether it is now.
   absl::Status Mend(const Digest& chain_id, bool* mended) ABSL_LOCKS_EXCLUDED(mends_mu_);
   absl::Status Rewrite(const Entry& entry, const Chain& chain) const;
+  absl::Status GoOnWith(const Digest& chain_id, const Chain& chain, const Fd& fd);
   absl::StatusOr<ChainRef> OpenChain(const Digest& chain_id, std::optional<uint32_t> sum,
                                      std::vector<LayerRef> layers);
   void Sync(const Digest& chain_id);

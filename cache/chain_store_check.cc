@@ -11,6 +11,8 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -19,6 +21,10 @@
 
 namespace imagefs {
 namespace {
+
+// Of making a file right that somebody may still be writing to: ten seconds in all.
+constexpr int kTries = 10;
+constexpr absl::Duration kFirstPause = absl::Milliseconds(10);
 
 // kDataLoss when the file is not `bytes` long, or does not have the sum.
 absl::Status CheckFile(const Fd& fd, const std::string& path, uint64_t bytes,
@@ -77,19 +83,23 @@ absl::Status ChainStore::Mend(const Digest& chain_id, bool* mended) {
     chain = entry.open.lock();
   }
   const std::string path = PathOf(chain_id);
-  watch_->Remove(path);  // these writes are our own
-  absl::StatusOr<Fd> fd = OpenFile(path, O_RDONLY);
-  const absl::Status why = fd.ok() ? CheckFile(*fd, path, entry.bytes, entry.sum) : fd.status();
-  absl::Status status = why;
-  if (!why.ok() && chain != nullptr) status = Rewrite(entry, *chain);
-  if (chain != nullptr) Watch(chain_id);
-  if (status.ok()) {
-    // Behind the watch: what is written from now on is told of.
+  absl::Status why, status;
+  absl::Duration pause = kFirstPause;
+  for (int i = 0; i < kTries; ++i, pause *= 2) {
+    watch_->Remove(path);  // the writes that follow are our own
+    absl::StatusOr<Fd> fd = OpenFile(path, O_RDONLY);
+    status = fd.ok() ? CheckFile(*fd, path, entry.bytes, entry.sum) : fd.status();
+    why.Update(status);
+    if (!status.ok() && chain != nullptr) status = Rewrite(entry, *chain);
+    if (chain != nullptr) Watch(chain_id);
+    if (!status.ok()) break;
+    // Behind the watch: what is written from now on is told of. Somebody who still writes has
+    // written meanwhile.
     fd = OpenFile(path, O_RDONLY);
     status = fd.ok() ? CheckFile(*fd, path, entry.bytes, entry.sum) : fd.status();
-  }
-  if (status.ok() && chain != nullptr && chain->index->damaged()) {
-    status = chain->index->MapAgain(fd->get());
+    if (status.ok() && chain != nullptr) status = GoOnWith(chain_id, *chain, *fd);
+    if (status.ok() || chain == nullptr) break;
+    absl::SleepFor(pause);
   }
   *mended = status.ok();
   if (!why.ok() && status.ok()) {
@@ -100,6 +110,16 @@ absl::Status ChainStore::Mend(const Digest& chain_id, bool* mended) {
   }
   if (why.ok()) return status;
   return absl::DataLossError(why.message());
+}
+
+// The file was right behind the watch: what was told of since makes it doubtful again.
+absl::Status ChainStore::GoOnWith(const Digest& chain_id, const Chain& chain, const Fd& fd) {
+  if (!chain.index->damaged()) return absl::OkStatus();
+  IMAGEFS_RETURN_IF_ERROR(chain.index->MapAgain(fd.get()));
+  absl::MutexLock lock(&mu_);
+  const auto it = chains_.find(chain_id);
+  if (it != chains_.end() && it->second.mend_queued) chain.index->Distrust();
+  return absl::OkStatus();
 }
 
 // The same layers give the same bytes.

@@ -17,6 +17,10 @@
 namespace imagefs {
 namespace {
 
+// Of making a file right that somebody may still be writing to: ten seconds in all.
+constexpr int kTries = 10;
+constexpr absl::Duration kFirstPause = absl::Milliseconds(10);
+
 // The spans whose bytes are right.
 absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory, const LayerAccess& access) {
   const std::string path = directory + "/present";
@@ -157,15 +161,21 @@ absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Ent
   const absl::StatusOr<std::unique_ptr<LayerAccess>> access =
       LayerAccess::Open(directory + "/access");
   const uint64_t tar_bytes = access.ok() ? (*access)->tar_bytes() : entry.data_bytes;
-  watch_->Remove(directory + "/index");  // these writes are our own
-  const absl::Status restored =
-      RestoreIndex(directory, id, tar_bytes, *entry.sums.index, CancelToken());
-  {
-    absl::MutexLock lock(&mu_);
-    Watch(id);
+  absl::Duration pause = kFirstPause;
+  for (int i = 0;; ++i, pause *= 2) {
+    watch_->Remove(directory + "/index");  // these writes are our own
+    const absl::Status restored =
+        RestoreIndex(directory, id, tar_bytes, *entry.sums.index, CancelToken());
+    {
+      absl::MutexLock lock(&mu_);
+      Watch(id);
+    }
+    IMAGEFS_RETURN_IF_ERROR(restored);
+    // Behind the watch. Somebody who still writes has written meanwhile.
+    const absl::StatusOr<LayerSums> sums = SumsOfLayer(directory);
+    if (!sums.ok() || *sums == entry.sums || i == kTries) return sums;
+    absl::SleepFor(pause);
   }
-  IMAGEFS_RETURN_IF_ERROR(restored);
-  return SumsOfLayer(directory);
 }
 
 absl::Status LayerStore::CheckNow(const Digest& id, bool also_unsuspected) {

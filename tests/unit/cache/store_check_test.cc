@@ -221,12 +221,18 @@ TEST_F(StoreCheckTest, ALostLayerIsFetchedByARepair) {
     unlink(table.c_str());
     Scribble(data);
   };
+  // What watches the file may have been faster than the check.
+  const auto repair = [&] {
+    const CheckReport repaired = Check(true);
+    const std::string action = ActionOf(repaired, "lost");
+    return action == "<none>" ? ActionOf(repaired, "absent") : action;
+  };
   lose();
-  EXPECT_EQ(ActionOf(Check(true), "lost"), "fetched");
+  EXPECT_EQ(repair(), "fetched");
   // Where it cannot be had, that is said.
   lose();
   repository_.Deny("");
-  EXPECT_NE(ActionOf(Check(true), "lost").find("not fetched: "), std::string::npos);
+  EXPECT_NE(repair().find("not fetched: "), std::string::npos);
 }
 
 TEST_F(StoreCheckTest, WhatNoRecordNamesIsRemovedByARepair) {
