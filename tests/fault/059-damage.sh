@@ -38,7 +38,8 @@ fresh() {
 }
 shows_right() {  # WHAT
   ifs ls >/dev/null   # which may have a mount to bring back
-  mountpoint -q "$M/a" || ifs mount -q --mode "$mode" "$ref" "$M/a" >/dev/null || fail "$mode, $1: no mount"
+  mountpoint -q "$M/a" || ifs mount -q --mode "$mode" "$ref" "$M/a" >/dev/null ||
+    mountpoint -q "$M/a" || fail "$mode, $1: no mount"
   $PY "$DAMAGE" read "$T/truth" "$M/a" >"$T/read" || fail "$mode, $1: $(cat "$T/read")"
   ifs umount "$M/a"
   stopped

@@ -41,8 +41,9 @@ try() {  # TEMPLATE FILE HOW
   damage "$3" "$ROOT/$2"
   ifs ls >/dev/null || fail "$*: the daemon does not start"
   for mode in $all; do
-    # The daemon has mounted again what was not unmounted; of some cases the record is what is damaged.
-    mountpoint -q "$M/$mode" || ifs mount -q --mode "$mode" "$ref" "$M/$mode" >/dev/null || fail "$*, $mode: no mount"
+    # The daemon mounts again what was not unmounted, maybe just now; of some cases the record is what is damaged.
+    mountpoint -q "$M/$mode" || ifs mount -q --mode "$mode" "$ref" "$M/$mode" >/dev/null ||
+      mountpoint -q "$M/$mode" || fail "$*, $mode: no mount"
     $PY "$DAMAGE" read "$T/truth" "$M/$mode" >"$T/read" || fail "$*, $mode: $(cat "$T/read")"
   done
   pid=$(cat "$ROOT/lock")
