@@ -58,7 +58,7 @@ def run(number, mount, files, stop, out):
         longest = max(longest, time.monotonic() - begin)
         if failure:
             failures.append(failure)
-        time.sleep(0.05)
+        time.sleep(0.2)
     os.write(out, (json.dumps([counts, failures[:3], longest]) + "\n").encode())
 
 
