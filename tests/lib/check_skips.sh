@@ -7,7 +7,7 @@ for file in "$skips"/*; do
   [ -e "$file" ] || continue
   name=$(basename "$file")
   count=$((count + 1))
-  if ! sed 's/#.*//' "$expected" | grep -qxF "$name"; then
+  if ! sed 's/[[:space:]]*#.*//' "$expected" | grep -qxF "$name"; then
     echo "skipped, but not expected to: $name"
     unexpected=$((unexpected + 1))
   fi
