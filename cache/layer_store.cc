@@ -140,9 +140,8 @@ std::vector<std::string> LayerStore::Strays() {
   }
   const std::string suffix = "." + boot_id_.substr(0, 8);
   for (const std::string& name : ListDir(options_.root + "/blobs")) {
-    const std::string spool = name.substr(0, name.rfind('.'));
-    const bool ours = std::string_view(name).ends_with(suffix) && spools_.contains(spool);
-    if (!ours) strays.push_back("blobs/" + name);
+    // What a daemon of this boot did not get to the end of is gone on with when it is asked for.
+    if (!std::string_view(name).ends_with(suffix)) strays.push_back("blobs/" + name);
   }
   return strays;
 }
