@@ -19,6 +19,8 @@ namespace {
 
 using imagefs::HolderMessage;
 using imagefs::kHolderListener;
+using imagefs::ReceiveHolderMessage;
+using imagefs::SendHolderMessage;
 
 constexpr int kMaxHeld = 1 << 16;
 constexpr int kMaxClients = 8;
@@ -67,54 +69,16 @@ void Drop(const char* name) {
   held[at] = held[--held_count];
 }
 
-union Control {
-  cmsghdr header;
-  char space[CMSG_SPACE(sizeof(int))];
-};
-
 // `fd` -1: none. False: the peer has gone.
 bool Send(int client, const HolderMessage& message, int fd) {
-  iovec part = {const_cast<HolderMessage*>(&message), sizeof(message)};
-  Control control = {};
-  msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  if (fd >= 0) {
-    header.msg_control = &control;
-    header.msg_controllen = sizeof(control);
-    control.header.cmsg_level = SOL_SOCKET;
-    control.header.cmsg_type = SCM_RIGHTS;
-    control.header.cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
-  }
-  ssize_t sent = 0;
-  do {
-    sent = sendmsg(client, &header, MSG_NOSIGNAL);
-  } while (sent < 0 && errno == EINTR);
-  return sent == static_cast<ssize_t>(sizeof(message));
+  return SendHolderMessage(client, message, fd) == static_cast<ssize_t>(sizeof(message));
 }
 
 // `*fd` -1: none came. False: the peer has gone.
 bool Receive(int client, HolderMessage& message, int* fd) {
-  *fd = -1;
-  iovec part = {&message, sizeof(message)};
-  Control control = {};
-  msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  header.msg_control = &control;
-  header.msg_controllen = sizeof(control);
-  const ssize_t got = recvmsg(client, &header, MSG_CMSG_CLOEXEC);
+  const ssize_t got = ReceiveHolderMessage(client, message, fd);
   if (got < 0) return errno == EINTR || errno == EAGAIN;
-  const cmsghdr* beside = CMSG_FIRSTHDR(&header);
-  if (beside != nullptr && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS &&
-      beside->cmsg_len == CMSG_LEN(sizeof(int))) {
-    memcpy(fd, CMSG_DATA(beside), sizeof(*fd));
-  }
-  if (got == static_cast<ssize_t>(sizeof(message))) {
-    message.name[sizeof(message.name) - 1] = '\0';
-    return true;
-  }
+  if (got == static_cast<ssize_t>(sizeof(message))) return true;
   if (*fd >= 0) close(*fd);
   return false;
 }

@@ -4,7 +4,10 @@
 // built of nothing else.
 #pragma once
 
+#include <errno.h>
 #include <stdint.h>
+#include <string.h>
+#include <sys/socket.h>
 
 namespace imagefs {
 
@@ -23,5 +26,55 @@ struct HolderMessage {
 
 // The descriptor of the listening socket that the holder is started with.
 inline constexpr int kHolderListener = 3;
+
+namespace internal {
+union HolderControl {
+  cmsghdr header;
+  char space[CMSG_SPACE(sizeof(int))];
+};
+}  // namespace internal
+
+// As sendmsg(2), over interrupts; `fd` -1: the message goes without a descriptor.
+inline ssize_t SendHolderMessage(int socket, const HolderMessage& message, int fd) {
+  iovec part = {const_cast<HolderMessage*>(&message), sizeof(message)};
+  internal::HolderControl control = {};
+  msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  if (fd >= 0) {
+    header.msg_control = &control;
+    header.msg_controllen = sizeof(control);
+    control.header.cmsg_level = SOL_SOCKET;
+    control.header.cmsg_type = SCM_RIGHTS;
+    control.header.cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
+  }
+  ssize_t sent = 0;
+  do {
+    sent = sendmsg(socket, &header, MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  return sent;
+}
+
+// As recvmsg(2). `*fd` is the caller's, whatever came; -1: there was none.
+inline ssize_t ReceiveHolderMessage(int socket, HolderMessage& message, int* fd) {
+  *fd = -1;
+  iovec part = {&message, sizeof(message)};
+  internal::HolderControl control = {};
+  msghdr header = {};
+  header.msg_iov = &part;
+  header.msg_iovlen = 1;
+  header.msg_control = &control;
+  header.msg_controllen = sizeof(control);
+  const ssize_t got = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
+  if (got < 0) return got;
+  const cmsghdr* beside = CMSG_FIRSTHDR(&header);
+  if (beside != nullptr && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS &&
+      beside->cmsg_len == CMSG_LEN(sizeof(int))) {
+    memcpy(fd, CMSG_DATA(beside), sizeof(*fd));
+  }
+  message.name[sizeof(message.name) - 1] = '\0';
+  return got;
+}
 
 }  // namespace imagefs

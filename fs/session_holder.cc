@@ -43,31 +43,10 @@ absl::StatusOr<Fd> NewSocket() {
   return fd;
 }
 
-union Control {
-  cmsghdr header;
-  char space[CMSG_SPACE(sizeof(int))];
-};
-
 absl::Status Send(const Fd& socket, const HolderMessage& message, const Fd* fd) {
-  HolderMessage copy = message;
-  iovec part = {&copy, sizeof(copy)};
-  Control control = {};
-  msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  if (fd != nullptr) {
-    const int number = fd->get();
-    header.msg_control = &control;
-    header.msg_controllen = sizeof(control);
-    control.header.cmsg_level = SOL_SOCKET;
-    control.header.cmsg_type = SCM_RIGHTS;
-    control.header.cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(&control.header), &number, sizeof(number));
-  }
-  while (sendmsg(socket.get(), &header, MSG_NOSIGNAL) < 0) {
-    if (errno != EINTR) return ErrnoStatus(errno, "imagefs-holder");
-  }
-  return absl::OkStatus();
+  const int number = fd == nullptr ? -1 : fd->get();
+  if (SendHolderMessage(socket.get(), message, number) >= 0) return absl::OkStatus();
+  return ErrnoStatus(errno, "imagefs-holder");
 }
 
 }  // namespace
@@ -209,32 +188,19 @@ absl::StatusOr<HolderMessage> SessionHolder::CallLocked(HolderMessage::Kind kind
 // kUnavailable: it has ended.
 absl::StatusOr<HolderMessage> SessionHolder::ReceiveLocked(Fd* fd) {
   HolderMessage message;
-  iovec part = {&message, sizeof(message)};
-  Control control = {};
-  msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  header.msg_control = &control;
-  header.msg_controllen = sizeof(control);
+  int number = -1;
   ssize_t got = 0;
   do {
-    got = recvmsg(connection_.get(), &header, MSG_CMSG_CLOEXEC);
+    got = ReceiveHolderMessage(connection_.get(), message, &number);
   } while (got < 0 && errno == EINTR);
+  *fd = Fd(number);
   if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
     return absl::DeadlineExceededError("imagefs-holder does not answer");
   }
   if (got <= 0) return absl::UnavailableError("imagefs-holder has ended");
-  const cmsghdr* beside = CMSG_FIRSTHDR(&header);
-  if (beside != nullptr && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS &&
-      beside->cmsg_len == CMSG_LEN(sizeof(int))) {
-    int number = -1;
-    memcpy(&number, CMSG_DATA(beside), sizeof(number));
-    *fd = Fd(number);
-  }
   if (got != static_cast<ssize_t>(sizeof(message))) {
     return absl::UnavailableError("imagefs-holder sent another message");
   }
-  message.name[sizeof(message.name) - 1] = '\0';
   return message;
 }
 
