@@ -12,6 +12,8 @@ namespace {
 
 constexpr uint64_t kFirstNode = 2;  // 1 is the directory
 
+std::string NameOf(const Layer& layer, uint64_t node) { return StrCat(layer.id.hex(), ".", node); }
+
 }  // namespace
 
 uint64_t DataNodeOf(const Layer& layer) {
@@ -23,13 +25,11 @@ uint64_t DataNodeOf(const Layer& layer) {
   return std::max(node >> 1, kFirstNode);
 }
 
-std::string DataNameOf(const Layer& layer) {
-  return StrCat(layer.id.hex(), ".", DataNodeOf(layer));
-}
+std::string DataNameOf(const Layer& layer) { return NameOf(layer, DataNodeOf(layer)); }
 
 absl::Status DataFiles::Add(const LayerRef& layer, const Digest& chain_id) {
-  const uint64_t node = DataNodeOf(*layer);
-  std::string name = DataNameOf(*layer);
+  const uint64_t node = DataNodeOf(*layer);  // reads the whole index
+  std::string name = NameOf(*layer, node);
   absl::MutexLock lock(&mu_);
   Entry& entry = files_[node];
   if (entry.layer != nullptr && entry.layer->id != layer->id) {
