@@ -721,10 +721,11 @@ int Session::Stop() {
   }
   if (status.ok() && command_.json) out_.Print(StopJson(pid));
   if (const uint32_t waiting = reply.waiting_mounts(); status.ok() && waiting > 0) {
-    out_.Note(
-        StrCat("imagefs: ", waiting, waiting == 1 ? " mount stays" : " mounts stay",
-               " and needs a daemon: who reads there waits until the next command starts one; "
-               "imagefs stop --unmount takes it away\n"));
+    out_.Note(StrCat(
+        "imagefs: ", waiting, waiting == 1 ? " mount stays and needs" : " mounts stay and need",
+        " a daemon: who reads there waits until the next command starts one; imagefs stop "
+        "--unmount takes ",
+        waiting == 1 ? "it" : "them", " away\n"));
   }
   return Finish(status);
 }
