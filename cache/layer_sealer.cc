@@ -39,14 +39,19 @@ void LayerSealer::Add(const Digest& id, bool careful) {
   changed_.SignalAll();
 }
 
+void LayerSealer::Suspend(const Digest& id) {
+  absl::MutexLock lock(&mu_);
+  std::erase_if(items_, [&](const Item& item) { return item.id == id; });
+}
+
+std::vector<LayerSealer::Done> LayerSealer::Remove(const Digest& id) {
+  absl::MutexLock lock(&mu_);
+  std::erase_if(items_, [&](const Item& item) { return item.id == id; });
+  return TakeWaitersLocked(id, absl::AbortedError("removed"));
+}
+
 void LayerSealer::Drop(const Digest& id, const absl::Status& why) {
-  std::vector<Done> told;
-  {
-    absl::MutexLock lock(&mu_);
-    std::erase_if(items_, [&](const Item& item) { return item.id == id; });
-    told = TakeWaitersLocked(id, why);
-  }
-  for (Done& done : told) done(why);
+  for (Done& done : Remove(id)) done(why);
 }
 
 void LayerSealer::Wait(absl::flat_hash_set<Digest> ids, Done done) {

@@ -51,9 +51,13 @@ class LayerSealer {
 
   // `careful`: its files were written by an earlier process, whose syncs may have failed.
   void Add(const Digest& id, bool careful);
+  // Its files change: it is not synced before it is added again, and whoever waits goes on waiting.
+  void Suspend(const Digest& id);
+  using Done = absl::AnyInvocable<void(absl::Status)>;
   // There is no such layer any more: it is not synced, and whoever waits is told `why`.
   void Drop(const Digest& id, const absl::Status& why);
-  using Done = absl::AnyInvocable<void(absl::Status)>;
+  // As Drop, for callers with locks: what is returned is called without them.
+  [[nodiscard]] std::vector<Done> Remove(const Digest& id);
   // Runs `done` when all of these were sealed, or with the first failure of one of them. A layer
   // that was not added yet is waited for.
   void Wait(absl::flat_hash_set<Digest> ids, Done done);

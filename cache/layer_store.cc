@@ -522,18 +522,16 @@ absl::Status LayerStore::Seal(const Digest& id, bool careful) {
     layers_[id].sealing = false;
   }
   if (absl::IsDataLoss(synced)) {
-    DropLayer(id, Annotate(synced,
-                           "a layer that could not be synced; it is fetched again when it "
-                           "is asked for"));
+    absl::MutexLock one_at_a_time(&checks_mu_);
+    Mend(id, before, Annotate(synced, "a layer that could not be synced"));
   }
   IMAGEFS_RETURN_IF_ERROR(synced);
   absl::MutexLock records(&records_mu_);
   Entry entry;
   {
     absl::MutexLock lock(&mu_);
-    const auto it = layers_.find(id);
-    if (it == layers_.end()) return absl::NotFoundError("the layer was just removed");
-    entry = it->second;  // another pass may have added an origin
+    if (!IsStillLocked(id, before)) return absl::NotFoundError("the layer was just removed");
+    entry = layers_[id];  // another pass may have added an origin
   }
   entry.state = LayerState::kComplete;
   if (careful) entry.stamp = StampOf(DirectoryOf(id) + "/data");
@@ -541,11 +539,11 @@ absl::Status LayerStore::Seal(const Digest& id, bool careful) {
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, true));
   absl::MutexLock lock(&mu_);
-  const auto it = layers_.find(id);
-  if (it == layers_.end()) return absl::OkStatus();
-  it->second.state = LayerState::kComplete;
-  it->second.stamp = entry.stamp;
-  it->second.other_boot = it->second.sealing = false;
+  if (!IsStillLocked(id, before)) return absl::OkStatus();
+  Entry& sealed = layers_[id];
+  sealed.state = LayerState::kComplete;
+  sealed.stamp = entry.stamp;
+  sealed.other_boot = sealed.sealing = false;
   return absl::OkStatus();
 }
 

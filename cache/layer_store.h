@@ -200,8 +200,8 @@ class LayerStore {
                        ProvenLayer proven);
   absl::Status MarkRefilled(const Digest& id, const LayerSums& sums);
   bool Trusts(const Digest& id) const;
-  void DropDamaged(const Digest& id, const absl::Status& why);
-  void DropLayer(const Digest& id, const absl::Status& why);
+  void DropDamaged(const Digest& id, uint64_t instance, const absl::Status& why);
+  void DropLayer(const Digest& id, uint64_t instance, const absl::Status& why);
   absl::StatusOr<std::shared_ptr<Spool>> OpenSpool(const std::string& name, uint64_t size);
   void DropSpool(const std::string& name, bool keep_file);
   void NoteFetch(const std::string& name, BlobFetch fetch);

@@ -73,8 +73,8 @@ bool LayerStore::Suspect(const Digest& id) const {
 // Whether the files are those that they were then, and not of another that was made meanwhile.
 bool LayerStore::IsStillLocked(const Digest& id, const Entry& was) const {
   const auto it = layers_.find(id);
-  return it != layers_.end() && it->second.state == was.state &&
-         it->second.instance == was.instance;
+  return it != layers_.end() && it->second.instance == was.instance &&
+         (it->second.state == LayerState::kFilling) == (was.state == LayerState::kFilling);
 }
 
 // With the layer that is being opened.
@@ -293,7 +293,7 @@ absl::Status LayerStore::ScrubFilling(const Digest& id, const Entry& entry, Scru
   }
   const absl::Status why = absl::DataLossError(wrong.status().message());
   // Who has it open goes on with what is in memory of these files.
-  if (entry.open.expired()) DropLayer(id, why);
+  if (entry.open.expired()) DropLayer(id, entry.instance, why);
   return why;
 }
 
@@ -411,9 +411,20 @@ void LayerStore::Mend(const Digest& id, const Entry& damaged, const absl::Status
     CheckWith(mended, true).IgnoreError();
   } else if (!FillAgain(id, damaged, why)) {
     mended = Digest();
-    DropLayer(id, why);
+    DropLayer(id, damaged.instance, why);
   }
-  if (guard == nullptr) return;
+  if (guard == nullptr) {
+    // Nobody has it open, so nobody fetches what is missing.
+    std::vector<LayerSealer::Done> waiters;
+    {
+      absl::MutexLock lock(&mu_);
+      const auto it = layers_.find(id);
+      const bool same = it != layers_.end() && it->second.instance == damaged.instance;
+      if (same) waiters = sealer_->Remove(id);
+    }
+    for (LayerSealer::Done& done : waiters) done(why);
+    return;
+  }
   const absl::StatusOr<LayerRef> layer =
       mended.empty() ? absl::StatusOr<LayerRef>(why) : Find(mended);
   if (!layer.ok()) return Lose(damaged.diff_id, guard, why, std::move(file));
@@ -456,10 +467,16 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
     return false;
   }
   absl::MutexLock records(&records_mu_);
-  Entry entry = damaged;
+  Entry entry;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!IsStillLocked(id, damaged)) return true;  // not open, and removed since
+    entry = layers_[id];
+    sealer_->Suspend(id);
+  }
   entry.state = LayerState::kFilling;
   entry.fill_blob = (*access)->blob_digest();
-  entry.other_boot = entry.check_queued = false;
+  entry.other_boot = entry.check_queued = entry.sealing = false;
   if (damaged.diff_id == id) entry.sums.data = Digest();
   entry.stamp.clear();
   entry.open.reset();

@@ -202,7 +202,9 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
     EndProofs(id, why);
     if (for_good) sealer_->Drop(id, why);
   };
-  options.damaged = [this, id](const absl::Status& why) { DropDamaged(id, why); };
+  options.damaged = [this, id, instance = entry.instance](const absl::Status& why) {
+    DropDamaged(id, instance, why);
+  };
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<FillingLayer> filling,
                            FillingLayer::Open(std::move(options), *fill_));
   if (filling->access().diff_id() != layer.diff_id ||
@@ -376,24 +378,29 @@ void LayerStore::Observe(Observer observer) {
 
 // Forgets a layer that is not what was promised: whoever shows it gets errors from now on, and who
 // asks with the same description next gets it by a pass over the whole blob.
-void LayerStore::DropDamaged(const Digest& id, const absl::Status& why) {
+void LayerStore::DropDamaged(const Digest& id, uint64_t instance, const absl::Status& why) {
   poisoned_++;
   {
     absl::MutexLock lock(&mu_);
     distrusted_.insert(id);
   }
-  DropLayer(id, why);
+  DropLayer(id, instance, why);
 }
 
-// Forgets a layer, its files and whatever was made of it. Whoever waits for it is told why.
-void LayerStore::DropLayer(const Digest& id, const absl::Status& why) {
-  LogError("layer.damaged layer=", id.Short(), " cause=", why.message());
+// Forgets a layer, its files and whatever was made of it. Whoever waits for it is told why. Nothing
+// happens to another layer that has been made under that name since.
+void LayerStore::DropLayer(const Digest& id, uint64_t instance, const absl::Status& why) {
+  std::vector<LayerSealer::Done> waiters;
   {
     absl::MutexLock records(&records_mu_);
     const std::string removed = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
     {
       absl::MutexLock lock(&mu_);
-      layers_.erase(id);
+      const auto it = layers_.find(id);
+      if (it == layers_.end() || it->second.instance != instance) return;
+      LogError("layer.damaged layer=", id.Short(), " cause=", why.message());
+      layers_.erase(it);
+      waiters = sealer_->Remove(id);  // before there is another one
       if (rename(DirectoryOf(id).c_str(), removed.c_str()) != 0) {
         LogWarning("layer.cleanup_failed layer=", id.Short(), " errno=", errno);
       }
@@ -412,7 +419,7 @@ void LayerStore::DropLayer(const Digest& id, const absl::Status& why) {
     if (observer_.gone) observer_.gone(id);
   }
   EndProofs(id, why);
-  sealer_->Drop(id, why);
+  for (LayerSealer::Done& done : waiters) done(why);
 }
 
 std::optional<LayerProgress> LayerStore::FillProgress(const LayerKey& key) const {

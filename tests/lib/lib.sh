@@ -27,7 +27,8 @@ skip() {
 }
 
 fail() {
-  echo "FAILED: $*" >&2
+  local lines="${BASH_LINENO[*]}"
+  echo "FAILED: $* (lines ${lines% 0})" >&2
   exit 1
 }
 
@@ -70,7 +71,7 @@ cleanup() {
   set +e
   trap - EXIT ERR
   if [ $status != 0 ] && [ $status != 77 ]; then
-    for log in "$RUN"/daemon.log "$T"/*.log; do
+    for log in "$RUN"/daemon.log "$T"/*.log "$T"/daemon.out; do
       [ -s "$log" ] && { echo "--- $log (end)"; grep -vE 'level=|"(POST|PUT|HEAD) ' "$log" | tail -n 25 | cut -c1-300; }
     done
   fi

@@ -161,5 +161,38 @@ TEST_F(LayerSealerTest, TheEndSealsWhatIsLeftAndTellsTheRest) {
   EXPECT_LE(disk_.Calls(kB, 1).size(), 2u);
 }
 
+// A layer that is mended is no longer to be synced as it is, but it will be.
+TEST_F(LayerSealerTest, WhoWaitsForASuspendedLayerWaitsUntilItIsAddedAgain) {
+  Open(NeverAgain());
+  disk_.Fail(kA, absl::InternalError("Input/output error"));
+  sealer_->Add(kA, false);
+  disk_.Calls(kA, 1);
+  sealer_->Suspend(kA);
+  disk_.Heal(kA);
+  const auto a = Wait({kA});
+  const auto b = Wait({kB});
+  sealer_->Add(kB, false);
+  EXPECT_TRUE(Told(b).ok());
+  EXPECT_FALSE(a->told.HasBeenNotified());
+  sealer_->Add(kA, false);
+  EXPECT_TRUE(Told(a).ok());
+}
+
+// What is removed takes its own waiters along, and nothing of a layer that is made afterwards.
+TEST_F(LayerSealerTest, ALayerMadeAfterARemovalIsSealed) {
+  Open(NeverAgain());
+  disk_.Fail(kA, absl::InternalError("Input/output error"));
+  sealer_->Add(kA, false);
+  disk_.Calls(kA, 1);
+  const auto before = Wait({kA});
+  std::vector<LayerSealer::Done> removed = sealer_->Remove(kA);
+  disk_.Heal(kA);
+  const auto after = Wait({kA});
+  sealer_->Add(kA, false);
+  EXPECT_TRUE(Told(after).ok());
+  for (LayerSealer::Done& done : removed) done(absl::NotFoundError("removed"));
+  EXPECT_FALSE(Told(before).ok());
+}
+
 }  // namespace
 }  // namespace imagefs
