@@ -185,7 +185,8 @@ absl::Status DaemonImpl::OpenParts() {
   IMAGEFS_ASSIGN_OR_RETURN(store_, ImageStore::Open(std::move(store_options), *sources_));
   keeper_ = ServiceManagerKeeper(std::move(kept_));
   if (keeper_ == nullptr) {
-    keeper_ = std::make_unique<SessionHolder>(SessionHolder::Options{paths.run, HolderProgram()});
+    keeper_ = std::make_unique<SessionHolder>(
+        SessionHolder::Options{paths.run, HolderProgram(), options_.restart});
   }
   IMAGEFS_ASSIGN_OR_RETURN(std::string boot_id, BootId());
   sessions_ = std::make_unique<SessionStore>(store_->kv(), keeper_.get(), std::move(boot_id));
@@ -420,6 +421,7 @@ void DaemonImpl::StopServing() {
   } else if (fuse_ != nullptr) {
     // What is shown here is the next daemon's.
     store_->StopCollecting();
+    keeper_->Leave();
     // Before what brings bytes ends: reads that wait for it are the next daemon's, too.
     fuse_->Leave();
   }

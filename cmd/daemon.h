@@ -30,6 +30,8 @@ class Daemon {
     bool handle_signals = true;
     // Whoever started this process holds the start lock until it listens.
     bool starter_holds_lock = false;
+    // As SessionHolder::Options has it; empty: a supervisor starts the next daemon.
+    std::vector<std::string> restart;
   };
   // Returns a daemon that listens. The error is one for the user: the store is another's, ...
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(Options options);

@@ -1,7 +1,8 @@
 // imagefs-holder: keeps descriptors, so that they outlive the daemon that gave them. It is started
 // with a listening socket as descriptor 3 (fs/holder_protocol.h), serves whoever of its own user
-// connects there, and ends once it holds nothing. It parses nothing, has one thread, and takes no
-// memory after its start: there is little that could kill it.
+// connects there, and ends once it holds nothing. Where nobody else would, it starts the daemon
+// again that was killed. It parses nothing, has one thread, and takes no memory after its start:
+// there is little that could kill it.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -18,7 +19,9 @@
 namespace {
 
 using imagefs::HolderMessage;
+using imagefs::HolderRestart;
 using imagefs::kHolderListener;
+using imagefs::kHolderRestart;
 using imagefs::ReceiveHolderMessage;
 using imagefs::SendHolderMessage;
 
@@ -27,6 +30,8 @@ constexpr int kMaxClients = 8;
 // How long it waits for a daemon when it holds nothing, and for one that does not read.
 constexpr int kPatienceMs = 60'000;
 constexpr timeval kSendTimeout = {5, 0};
+// Between two starts of a daemon that does not come up.
+constexpr int kLongestPauseMs = 300'000;
 
 struct Held {
   int fd;
@@ -39,6 +44,9 @@ int held_count = 0;
 int clients[kMaxClients];
 int client_count = 0;
 bool had_client = false, was_used = false;
+HolderRestart restart;
+bool left = false;       // by a daemon that wants no other
+int restart_pause = -1;  // in ms; -1: none is started
 
 int Find(const char* name) {
   for (int i = 0; i < held_count; ++i) {
@@ -98,6 +106,9 @@ bool Answer(int client) {
     case HolderMessage::kDrop:
       Drop(message.name);
       break;
+    case HolderMessage::kLeave:
+      left = true;
+      break;
     case HolderMessage::kList:
       for (int i = 0; i < held_count; ++i) {
         HolderMessage one;
@@ -124,6 +135,8 @@ void Accept() {
     setsockopt(client, SOL_SOCKET, SO_SNDTIMEO, &kSendTimeout, sizeof(kSendTimeout));
     clients[client_count++] = client;
     had_client = true;
+    left = false;
+    if (restart.count > 0) restart_pause = static_cast<int>(restart.pause_ms);
   } else {
     close(client);
   }
@@ -132,14 +145,54 @@ void Accept() {
 // Nobody needs it any more.
 bool Done() { return held_count == 0 && (was_used || (had_client && client_count == 0)); }
 
+// How long to wait for the next event, in ms.
+int Patience() {
+  if (held_count == 0) return kPatienceMs;
+  return client_count == 0 && !left ? restart_pause : -1;
+}
+
+// Of those whose daemon a command had started; another one's is started by whoever did so.
+void ReadRestart() {
+  char* const begin = reinterpret_cast<char*>(&restart);
+  size_t size = 0;
+  while (size < sizeof(restart)) {
+    const ssize_t got = read(kHolderRestart, begin + size, sizeof(restart) - size);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) break;
+    size += static_cast<size_t>(got);
+  }
+  close(kHolderRestart);
+  if (size != sizeof(restart) || restart.count > HolderRestart::kMaxArguments) restart.count = 0;
+}
+
+// The next one waits twice as long.
+void StartDaemon() {
+  static const char kSaid[] = "imagefs-holder: mounts wait for a daemon, starting one\n";
+  (void)!write(STDERR_FILENO, kSaid, sizeof(kSaid) - 1);
+  restart_pause = restart_pause < kLongestPauseMs / 2 ? 2 * restart_pause : kLongestPauseMs;
+  if (fork() != 0) return;
+  signal(SIGPIPE, SIG_DFL);
+  signal(SIGHUP, SIG_DFL);
+  signal(SIGCHLD, SIG_DFL);
+  setsid();
+  char* arguments[HolderRestart::kMaxArguments + 1] = {};
+  char* at = restart.arguments;
+  for (uint32_t i = 0; i < restart.count; ++i, at += strlen(at) + 1) arguments[i] = at;
+  execv(restart.program, arguments);
+  _exit(127);
+}
+
 void Prepare() {
   // Whoever started it does not have to wait for its end.
   if (const pid_t child = fork(); child != 0) _exit(child < 0 ? 1 : 0);
+  ReadRestart();
   const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  for (int fd = 0; null >= 0 && fd <= 2; ++fd) dup2(null, fd);
+  const int outputs = restart.count > 0 ? 1 : 3;  // to be replaced, from the first
+  for (int fd = 0; null >= 0 && fd < outputs; ++fd) dup2(null, fd);
   setsid();
   signal(SIGPIPE, SIG_IGN);
   signal(SIGHUP, SIG_IGN);
+  signal(SIGCHLD, SIG_IGN);  // nobody waits for them
   (void)!chdir("/");
   prctl(PR_SET_DUMPABLE, 0);
   rlimit limit = {};
@@ -159,9 +212,10 @@ int main() {
     fds[0] = {kHolderListener, POLLIN, 0};
     const int count = client_count;
     for (int i = 0; i < count; ++i) fds[1 + i] = {clients[i], POLLIN, 0};
-    const int ready = poll(fds, static_cast<nfds_t>(1 + count), held_count > 0 ? -1 : kPatienceMs);
+    const int ready = poll(fds, static_cast<nfds_t>(1 + count), Patience());
     if (ready < 0) continue;
     if (ready == 0 && client_count == 0 && held_count == 0) return 0;
+    if (ready == 0 && held_count > 0) StartDaemon();
     if (fds[0].revents != 0) Accept();
     // From the last, so that closing one leaves those before it where they are.
     for (int i = count - 1; i >= 0; --i) {

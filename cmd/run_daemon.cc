@@ -4,12 +4,14 @@
 
 #include <chrono>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "base/text.h"
 #include "cmd/config.h"
 #include "cmd/daemon.h"
 #include "cmd/interrupt.h"
@@ -24,6 +26,18 @@ namespace {
 // tries as well, since the manager has none that grows (RestartSteps= needs systemd 254).
 constexpr auto kRefusal = std::chrono::seconds(10);
 
+// Another daemon like this one, for SessionHolder.
+std::vector<std::string> RestartCommand(const Command& command, const Paths& paths) {
+  std::vector<std::string> out = {
+      DaemonProgram(), "imagefs",     "daemon",
+      "--root",        paths.root,    "--run",
+      paths.run,       "--idle-exit", StrCat(command.idle_exit_seconds)};
+  if (!command.log_level.empty()) out.insert(out.end(), {"--log-level", command.log_level});
+  if (!command.ca_file.empty()) out.insert(out.end(), {"--ca-file", command.ca_file});
+  if (!command.config.empty()) out.insert(out.end(), {"--config", command.config});
+  return out;
+}
+
 absl::StatusOr<std::unique_ptr<Daemon>> Start(const Command& command, const Paths& paths,
                                               std::string_view version,
                                               const std::vector<PassedSocket>& sockets,
@@ -37,6 +51,8 @@ absl::StatusOr<std::unique_ptr<Daemon>> Start(const Command& command, const Path
   IMAGEFS_ASSIGN_OR_RETURN(options.config, LoadConfig(command.config));
   options.idle_exit = std::chrono::seconds(command.idle_exit_seconds);
   options.starter_holds_lock = command.ready_fd >= 0;
+  // One that ends when it is idle is started on demand, by no supervisor.
+  if (command.idle_exit_seconds > 0) options.restart = RestartCommand(command, paths);
   options.sessions = std::move(sessions);
   for (const PassedSocket& socket : sockets) {
     IMAGEFS_ASSIGN_OR_RETURN(Fd fd, socket.fd.Duplicate());

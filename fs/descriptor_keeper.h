@@ -28,6 +28,9 @@ class DescriptorKeeper {
   virtual void Drop(const std::string& name) = 0;
   // What processes before this one had kept, and which stays kept. To be called once, before Keep.
   virtual std::vector<KeptDescriptor> Inherit() = 0;
+  // This process ends because it was told to: where the keeper starts another one for what it
+  // keeps, it is not to.
+  virtual void Leave() {}
 };
 
 }  // namespace imagefs

@@ -19,13 +19,26 @@ struct HolderMessage {
     kDone = 4,
     kFull = 5,
     kDescriptor = 6,
+    kLeave = 7,  // the daemon ends as it was told to, and wants no other. Answered by kDone
   };
   uint32_t kind = 0;
   char name[60] = {};  // ends in a zero
 };
 
-// The descriptor of the listening socket that the holder is started with.
+// The descriptors that the holder is started with: its listening socket and, where a daemon that
+// was killed is to be started again, one end of a pipe with a HolderRestart.
 inline constexpr int kHolderListener = 3;
+inline constexpr int kHolderRestart = 4;
+
+// The holder runs `program` when it has held something for `pause_ms` without a connection, once
+// more after twice that time, and so on. Its output is that of the holder.
+struct HolderRestart {
+  static constexpr int kMaxArguments = 32;
+  uint32_t pause_ms = 0;
+  uint32_t count = 0;             // of arguments, the program's name among them
+  char program[4096] = {};        // its path
+  char arguments[16 << 10] = {};  // each ends in a zero
+};
 
 namespace internal {
 union HolderControl {

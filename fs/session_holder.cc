@@ -74,6 +74,15 @@ void SessionHolder::Drop(const std::string& name) {
   }
 }
 
+void SessionHolder::Leave() {
+  absl::MutexLock lock(&mu_);
+  if (!connection_.valid()) return;
+  const auto reply = CallLocked(HolderMessage::kLeave, "", nullptr);
+  if (!reply.ok() && !absl::IsUnavailable(reply.status())) {
+    LogWarning("holder_not_left error=", reply.status().message());
+  }
+}
+
 std::vector<KeptDescriptor> SessionHolder::Inherit() {
   std::vector<KeptDescriptor> out;
   absl::MutexLock lock(&mu_);
@@ -129,6 +138,38 @@ absl::Status SessionHolder::StartLocked() {
     unlinkat(directory.get(), temporary.c_str(), 0);
     return status;
   }
+  IMAGEFS_RETURN_IF_ERROR(SpawnHolder(listener));
+  return ConnectLocked();
+}
+
+// What the holder reads of how to start a daemon; invalid where it is not to.
+absl::StatusOr<Fd> SessionHolder::RestartPipe() const {
+  if (options_.restart.empty()) return Fd();
+  const auto message = std::make_unique<HolderRestart>();
+  message->pause_ms = static_cast<uint32_t>(absl::ToInt64Milliseconds(options_.restart_after));
+  message->count = static_cast<uint32_t>(options_.restart.size() - 1);
+  std::string arguments;
+  for (size_t i = 1; i < options_.restart.size(); ++i) arguments += options_.restart[i] + '\0';
+  const std::string& program = options_.restart.front();
+  if (program.size() >= sizeof(message->program) || arguments.size() > sizeof(message->arguments) ||
+      message->count > HolderRestart::kMaxArguments) {
+    return absl::InvalidArgumentError("the command line of a daemon is too long");
+  }
+  memcpy(message->program, program.data(), program.size());
+  memcpy(message->arguments, arguments.data(), arguments.size());
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus(errno, "pipe");
+  Fd reader(ends[0]);
+  const Fd writer(ends[1]);
+  // Of less than a pipe takes without a reader.
+  static_assert(sizeof(HolderRestart) < 32 << 10);
+  const char* bytes = reinterpret_cast<const char*>(message.get());
+  IMAGEFS_RETURN_IF_ERROR(WriteFull(writer.get(), std::string_view(bytes, sizeof(*message))));
+  return reader;
+}
+
+absl::Status SessionHolder::SpawnHolder(const Fd& listener) const {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd restart, RestartPipe());
   posix_spawn_file_actions_t actions;
   posix_spawnattr_t attributes;
   posix_spawn_file_actions_init(&actions);
@@ -140,8 +181,13 @@ absl::Status SessionHolder::StartLocked() {
   // Out of the way first: its number may be the one that it gets.
   const Fd high(fcntl(listener.get(), F_DUPFD_CLOEXEC, 10));
   if (!high.valid()) return ErrnoStatus(errno, "dup");
+  const Fd high_restart(restart.valid() ? fcntl(restart.get(), F_DUPFD_CLOEXEC, 10) : -1);
   posix_spawn_file_actions_adddup2(&actions, high.get(), kHolderListener);
-  posix_spawn_file_actions_addclosefrom_np(&actions, kHolderListener + 1);
+  if (high_restart.valid()) {
+    posix_spawn_file_actions_adddup2(&actions, high_restart.get(), kHolderRestart);
+  }
+  posix_spawn_file_actions_addclosefrom_np(
+      &actions, high_restart.valid() ? kHolderRestart + 1 : kHolderListener + 1);
   sigset_t none, all;
   sigemptyset(&none);
   sigfillset(&all);
@@ -151,7 +197,9 @@ absl::Status SessionHolder::StartLocked() {
   char name[] = "imagefs-holder";
   std::string run_dir = options_.run_dir;  // tells people whose it is
   char* argv[] = {name, run_dir.data(), nullptr};
-  char* environment[] = {nullptr};
+  // A daemon that it starts has that of the one before.
+  char* none_set[] = {nullptr};
+  char** const environment = options_.restart.empty() ? none_set : environ;
   pid_t pid = 0;
   const int error =
       posix_spawn(&pid, options_.program.c_str(), &actions, &attributes, argv, environment);
@@ -163,7 +211,7 @@ absl::Status SessionHolder::StartLocked() {
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     return absl::InternalError(StrCat(options_.program, " failed"));
   }
-  return ConnectLocked();
+  return absl::OkStatus();
 }
 
 absl::StatusOr<HolderMessage> SessionHolder::CallLocked(HolderMessage::Kind kind,

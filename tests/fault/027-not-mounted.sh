@@ -57,6 +57,7 @@ rm -rf "$ROOT"/layers/* "$ROOT"/chains/*
 shape rules '[{"status":404}]' >/dev/null
 timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" daemon --idle-exit 1 2>"$T/daemon.log" || fail "the daemon stays"
 shape rules '[]' >/dev/null
+rm -f "$ROOT"/blobs/*  # what it had begun to fetch, for whoever would ask for the same once more
 there "$M/lazy"
 ifs umount "$M/lazy"
 

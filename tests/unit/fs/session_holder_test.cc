@@ -6,7 +6,6 @@
 #include <sys/stat.h>
 
 #include <filesystem>
-#include <fstream>
 #include <set>
 
 #include "base/text.h"
@@ -29,7 +28,7 @@ class SessionHolderTest : public testing::Test {
   }
 
   std::unique_ptr<SessionHolder> NewDaemon() {
-    return std::make_unique<SessionHolder>(SessionHolder::Options{directory_, IMAGEFS_HOLDER});
+    return std::make_unique<SessionHolder>(SessionHolder::Options{directory_, IMAGEFS_HOLDER, {}});
   }
   // Those that were started for this run directory.
   std::vector<pid_t> Holders() const {
@@ -37,8 +36,9 @@ class SessionHolderTest : public testing::Test {
     for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
       const std::string pid = entry.path().filename();
       if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
-      std::ifstream file(entry.path() / "cmdline");
-      const std::string words((std::istreambuf_iterator<char>(file)), {});
+      // It may end meanwhile.
+      const std::string words =
+          ReadFile((entry.path() / "cmdline").string(), 64 << 10).value_or("");
       if (words == StrCat("imagefs-holder", std::string_view("\0", 1), directory_,
                           std::string_view("\0", 1))) {
         out.push_back(std::stoi(pid));
@@ -111,8 +111,63 @@ TEST_F(SessionHolderTest, AKilledOneIsReplaced) {
   EXPECT_EQ(kept[0].name, "bb");
 }
 
+// A program that says that it ran, in the place of the daemon.
+class RestartTest : public SessionHolderTest {
+ protected:
+  std::unique_ptr<SessionHolder> NewDaemon() {
+    const std::string ran = directory_ + "/ran";
+    return std::make_unique<SessionHolder>(
+        SessionHolder::Options{directory_,
+                               IMAGEFS_HOLDER,
+                               {"/bin/sh", "sh", "-c", StrCat("echo $HOME $# >>", ran), "-"},
+                               absl::Milliseconds(20)});
+  }
+  std::string Ran() const { return ReadFile(directory_ + "/ran", 4096).value_or(""); }
+};
+
+TEST_F(RestartTest, AKilledDaemonIsStartedAgainUntilOneIsThere) {
+  // (What a killed one leaves is an open end of a connection.)
+  ASSERT_EQ(NewDaemon()->Keep("aa", File()), absl::OkStatus());
+  const std::string line = StrCat(getenv("HOME"), " 0\n");
+  EXPECT_TRUE(Eventually([&] { return Ran() == StrCat(line, line); })) << Ran();
+  const auto next = NewDaemon();
+  EXPECT_EQ(next->Inherit().size(), 1u);
+  const std::string before = Ran();
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_EQ(Ran(), before) << "one is there";
+  EXPECT_EQ(Holders().size(), 1u);
+}
+
+TEST_F(RestartTest, OneThatWasToldToEndIsNot) {
+  {
+    const auto daemon = NewDaemon();
+    ASSERT_EQ(daemon->Keep("aa", File()), absl::OkStatus());
+    daemon->Leave();
+  }
+  absl::SleepFor(absl::Milliseconds(100));
+  EXPECT_EQ(Ran(), "");
+  // The next one may be killed again.
+  EXPECT_EQ(NewDaemon()->Inherit().size(), 1u);
+  EXPECT_TRUE(Eventually([&] { return !Ran().empty(); }));
+}
+
+TEST_F(RestartTest, NothingHeldNeedsNoDaemon) {
+  {
+    const auto daemon = NewDaemon();
+    ASSERT_EQ(daemon->Keep("aa", File()), absl::OkStatus());
+    daemon->Drop("aa");
+  }
+  EXPECT_TRUE(Eventually([&] { return Holders().empty(); }));
+  EXPECT_EQ(Ran(), "");
+}
+
+TEST_F(RestartTest, ACommandLineThatDoesNotFitIsAnError) {
+  SessionHolder daemon({directory_, IMAGEFS_HOLDER, {"/bin/sh", "sh", std::string(1 << 20, 'x')}});
+  EXPECT_TRUE(absl::IsInvalidArgument(daemon.Keep("aa", File())));
+}
+
 TEST_F(SessionHolderTest, WhatCannotBeStartedIsAnError) {
-  SessionHolder daemon({directory_, directory_ + "/none"});
+  SessionHolder daemon({directory_, directory_ + "/none", {}});
   EXPECT_FALSE(daemon.Keep("aa", File()).ok());
 }
 
