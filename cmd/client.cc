@@ -222,14 +222,23 @@ absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
   return absl::OkStatus();
 }
 
+// Whether a call that may have a daemon finds one after a stop: that of a service, whose sockets
+// stay, is there again at once.
+bool DaemonClient::SomebodyListens() const {
+  return options_.start && ConnectDaemon(options_.paths).ok();
+}
+
 template <typename Attempt>
 absl::Status DaemonClient::WithDaemon(Attempt attempt) {
   Outcome outcome = attempt();
-  if (outcome.lost && !interrupts_.interrupted() && WasStopped(daemon_, pid_)) {
-    return absl::UnavailableError(
-        StrCat("the daemon was stopped before it had answered; run this again to start another"));
-  }
-  if (outcome.repeated && !interrupts_.interrupted()) {
+  // More than once, since one may be killed, started and stopped again. A request that ends every
+  // daemon ends so many.
+  for (int i = 1; i < kAttempts && outcome.lost && !interrupts_.interrupted(); ++i) {
+    if (WasStopped(daemon_, pid_) && !(outcome.repeated && SomebodyListens())) {
+      return absl::UnavailableError(
+          StrCat("the daemon was stopped before it had answered; run this again to start another"));
+    }
+    if (!outcome.repeated) break;
     IMAGEFS_RETURN_IF_ERROR(Reconnect());
     outcome = attempt();
   }

@@ -100,6 +100,7 @@ class DaemonClient {
   struct Outcome;
   DaemonClient(Options options, Interrupts& interrupts);
   absl::StatusOr<Fd> ConnectOrStartOne();
+  bool SomebodyListens() const;
   absl::Status Reconnect();
   absl::Status Greet(pid_t peer, bool* lost);
   absl::Status CheckSettings(const control::v1::VersionReply& daemon);
