@@ -74,11 +74,14 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
     auto cancel = [source = cancel_]() mutable { source.Cancel(); };
     by_flight_ = context_.cancel.OnCancel(cancel);
     by_stop_ = builder_.stop_.token().OnCancel(cancel);
+    to_idle_ = cancel_.token().OnCancel([source = idle_cancel_]() mutable { source.Cancel(); });
     absl::MutexLock lock(&builder_.mu_);
     ++builder_.jobs_alive_;
   }
   ~Job() {
     absl::MutexLock lock(&builder_.mu_);
+    const auto it = builder_.unhurried_.find(context_.key);
+    if (it != builder_.unhurried_.end() && it->second.expired()) builder_.unhurried_.erase(it);
     --builder_.jobs_alive_;
   }
 
@@ -87,7 +90,7 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
     if (!local.ok()) return context_.finish(local.status());
     if (local->has_value()) {
       file_ = {std::move((*local)->fd), (*local)->offset};
-      return Submit();
+      return Hurry();
     }
     const std::string directory = builder_.root_ + "/blobs";
     absl::StatusOr<Fd> file = OpenFile(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -100,27 +103,44 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
         },
         [self = shared_from_this(), source](const absl::Status& status) {
           if (!status.ok()) return self->context_.finish(status);
-          self->Submit();
+          self->Hurry();
         });
   }
 
+  // Nobody waits for it, yet.
   void Submit() {
-    builder_.work_->Submit(source_, [self = shared_from_this()](FairWorkers::Id) {
+    {
+      absl::MutexLock lock(&builder_.mu_);
+      builder_.unhurried_[context_.key] = weak_from_this();
+    }
+    // Whoever joined before that has raised the priority, and whoever joins later finds this.
+    if (context_.priority->get() != Priority::kBackground) return Hurry();
+    builder_.idle_->Submit(source_, [self = shared_from_this()](FairWorkers::Id) {
+      if (self->hurried_.load()) return;
       BeLeastUrgent();
-      const absl::Status status = self->builder_.Build(
-          *self->layer_, self->blob_, self->file_, std::move(self->made_), self->cancel_.token());
-      if (status.ok()) {
-        self->context_.finish(true);
-      } else {
-        self->context_.finish(status);
-      }
+      self->Run(/*idle=*/true);
     });
+  }
+
+  // An idle attempt may be in the middle, and not get on: another one begins.
+  void Hurry() {
+    if (hurried_.exchange(true)) return;
+    idle_cancel_.Cancel();
+    builder_.urgent_->Submit(
+        source_, [self = shared_from_this()](FairWorkers::Id) { self->Run(/*idle=*/false); });
   }
 
   BlobFile file_;
   LayerOutput made_;
 
  private:
+  void Run(bool idle) {
+    const absl::Status status =
+        builder_.Build(*layer_, blob_, file_, made_, idle ? idle_cancel_.token() : cancel_.token());
+    if (status.ok()) return context_.finish(true);
+    if (!idle || !hurried_.load()) context_.finish(status);
+  }
+
   AccessBuilder& builder_;
   const SubjectRef layer_;
   const Descriptor blob_;
@@ -128,13 +148,16 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
   const Table::Context context_;
   // When nobody waits any more, or the store closes.
   CancelSource cancel_;
-  CancelToken::Registration by_flight_, by_stop_;
+  CancelSource idle_cancel_;  // then, and when another attempt has begun
+  std::atomic<bool> hurried_{false};
+  CancelToken::Registration by_flight_, by_stop_, to_idle_;
 };
 
 AccessBuilder::AccessBuilder(std::string root, WindowMemory& windows)
     : root_(std::move(root)),
       windows_(windows),
-      work_(std::make_unique<FairWorkers>("access", SourceTurns::Options{1, 0})) {}
+      idle_(std::make_unique<FairWorkers>("access", SourceTurns::Options{1, 0})),
+      urgent_(std::make_unique<FairWorkers>("access-now", SourceTurns::Options{1, 0})) {}
 
 AccessBuilder::~AccessBuilder() {
   stop_.Cancel();
@@ -143,7 +166,18 @@ AccessBuilder::~AccessBuilder() {
     auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return jobs_alive_ == 0; };
     mu_.Await(absl::Condition(&none));
   }
-  work_.reset();
+  idle_.reset();
+  urgent_.reset();
+}
+
+void AccessBuilder::Hurry(const std::string& key) {
+  std::shared_ptr<Job> job;
+  {
+    absl::MutexLock lock(&mu_);
+    const auto it = unhurried_.find(key);
+    if (it != unhurried_.end()) job = it->second.lock();
+  }
+  if (job != nullptr) job->Hurry();
 }
 
 absl::StatusOr<AccessBuilder::SubjectRef> AccessBuilder::SubjectOf(const Layer& layer) {
@@ -201,7 +235,10 @@ FlightTicket AccessBuilder::Ensure(const LayerRef& layer, const Descriptor& blob
   caller.done = [done = std::move(done)](const absl::StatusOr<bool>& result) mutable {
     done(result.status());
   };
-  return flights_.Join(layer->diff_id.ToString(), std::move(caller)).ticket;
+  const std::string key = layer->diff_id.ToString();
+  FlightTicket ticket = flights_.Join(key, std::move(caller)).ticket;
+  Hurry(key);
+  return ticket;
 }
 
 absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,

@@ -1,6 +1,7 @@
-// Makes the span tables of layers that are here whole, one after the other on a thread of the
-// lowest urgency, so that a layer can be read in ranges again once its data is gone, and its index
-// can be published. Owned by LayerStore. Thread-safe.
+// Makes the span tables of layers that are here whole, so that a layer can be read in ranges again
+// once its data is gone, and its index can be published: one after the other on a thread of the
+// lowest urgency, which a busy machine may leave without a processor, and those that somebody waits
+// for on another. Owned by LayerStore. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -11,6 +12,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -65,6 +67,7 @@ class AccessBuilder {
     Fd data;
   };
   using SubjectRef = std::shared_ptr<const Subject>;
+  void Hurry(const std::string& key) ABSL_LOCKS_EXCLUDED(mu_);
   static absl::StatusOr<SubjectRef> SubjectOf(const Layer& layer);
   // Blocks. Finds the points where `made` has none.
   absl::Status Build(const Subject& layer, const Descriptor& blob, const BlobFile& file,
@@ -77,7 +80,9 @@ class AccessBuilder {
   std::atomic<uint64_t> built_{0}, failed_{0};
   absl::Mutex mu_;
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
-  std::unique_ptr<FairWorkers> work_;  // last: its threads are gone before anything above
+  // Those that nobody waited for when they began, by the key of their flight.
+  absl::flat_hash_map<std::string, std::weak_ptr<Job>> unhurried_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<FairWorkers> idle_, urgent_;  // last: their threads go before anything above
 };
 
 }  // namespace imagefs
