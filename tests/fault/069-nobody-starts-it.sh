@@ -1,9 +1,10 @@
 #!/bin/bash
-# A daemon that a command started is killed, and no command comes: readers wait for a few seconds, and go on. After `stop`
-# nobody starts one but a command; and one that cannot start is not tried all the time.
+# A daemon that a command started is killed, and no command comes: readers wait for ten seconds and go on, as root and as
+# a user. After `stop` nobody starts one but a command.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
 need_root; need_fuse
+open_fuse
 start_registry registry
 start_shaper line
 lazy_image app gzip 1 8
@@ -30,3 +31,25 @@ timeout 20 "$IMAGEFS" --root "$ROOT" --run "$RUN" ls >/dev/null
 timeout -s KILL 20 $PY "$LIB/tree.py" compare "$T/truth" "$m" --disarmed || fail "another tree after stop"
 ifs umount "$m"
 nothing_left "$m"
+
+# A user's, twice.
+if [ -u "$(command -v fusermount3)" ]; then
+  uid=$(id -u nobody) home=$T/home
+  mkdir -p "$home/m"
+  chmod 711 "$T"
+  chown -R "$uid:$uid" "$home"
+  as_user() { env -i PATH="$PATH" HOME="$home" setpriv --reuid=$uid --regid=$uid --clear-groups --inh-caps=-all "$@"; }
+  user() { as_user "$IMAGEFS" --root "$home/store" --run "$home/run" "$@"; }
+  user mount -q "$SHAPED/test/app:1" "$home/m" >/dev/null
+  file=usr/lib/random
+  for round in 1 2; do
+    first=$(daemons_of "$home/run")
+    slay $first
+    as_user timeout -s KILL 100 cat "$home/m/$file" | cmp - "$T/truth/$file" || fail "a user's, round $round"
+    second=$(daemons_of "$home/run")
+    [ -n "$second" ] && [ "$second" != "$first" ] || fail "a user's daemons, round $round: $second"
+    echo 1 >/proc/sys/vm/drop_caches
+  done
+  user umount "$home/m"
+  user stop
+fi
