@@ -1,6 +1,7 @@
 #include "fs/chain_mounts.h"
 
 #include <fcntl.h>
+#include <linux/major.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -23,6 +24,7 @@
 #include "base/text.h"
 #include "fs/erofs_mount.h"
 #include "fs/fuse_ops.h"
+#include "fs/loop_devices.h"
 
 namespace imagefs {
 namespace {
@@ -333,7 +335,10 @@ absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& prese
 
 absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation& presentation,
                                       Entry& entry) {
-  absl::Cleanup undo = [&] { StopServing(std::exchange(entry.served, {})); };
+  absl::Cleanup undo = [&] {
+    StopServing(std::exchange(entry.served, {}));
+    ForgetIndex(std::exchange(entry.index, ""));
+  };
   ErofsSource source;
   source.index = chain->index_path;
   source.context = presentation.context;
@@ -342,15 +347,52 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
       source.devices.push_back(layer->directory + "/data");
       continue;
     }
+    if (presentation.way == ErofsWay::kLoopDevices) {
+      return absl::FailedPreconditionError(StrCat("not all of layer ", layer->id.Short(),
+                                                  " is here, and this kernel reads it from ",
+                                                  "loop devices"));
+    }
     IMAGEFS_RETURN_IF_ERROR(ServeLayer(layer, chain->chain_id));
     entry.served.push_back(layer);
     source.devices.push_back(StrCat(data_directory(), "/", DataNameOf(*layer)));
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
+  // One link for all mounts of the chain: its name is what mountinfo has of them.
+  std::optional<KeyGate::Hold> link;
+  if (presentation.way == ErofsWay::kLoopDevices) {
+    link.emplace(gate_, chain->chain_id.hex());
+    source.link = StrCat(directory_, "/", chain->chain_id.hex());
+    entry.index = chain->index_path;
+    WatchIndex(entry.index);
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source, presentation.way));
   IMAGEFS_RETURN_IF_ERROR(ReplaceMount(mount, entry.path));
   entry.chain = chain;
   std::move(undo).Cancel();
   return absl::OkStatus();
+}
+
+void ChainMounts::WatchIndex(const std::string& path) {
+  absl::MutexLock lock(&mu_);
+  if (index_watch_ == nullptr) index_watch_ = std::make_unique<WriteWatch>();
+  index_watch_->Add(path, [path] {
+    const absl::Status status = DropLoopCaches(path);
+    if (!status.ok()) LogError("loop_cache_not_dropped error=", status.message());
+  });
+}
+
+void ChainMounts::ForgetIndex(const std::string& path) {
+  absl::MutexLock lock(&mu_);
+  if (path.empty() || std::any_of(entries_.begin(), entries_.end(),
+                                  [&](const auto& entry) { return entry.second.index == path; })) {
+    return;
+  }
+  index_watch_->Remove(path);
+}
+
+void ChainMounts::WatchAdopted(const MountInfo& mount, Entry& entry) {
+  if (!entry.kernel || entry.chain == nullptr || mount.major != LOOP_MAJOR) return;
+  entry.index = entry.chain->index_path;
+  WatchIndex(entry.index);
 }
 
 absl::Status ChainMounts::BeginDataMount() {
@@ -445,6 +487,7 @@ void ChainMounts::Release(const std::string& name, bool lazy) {
   }
   rmdir(entry.path.c_str());
   StopServing(entry.served);
+  ForgetIndex(entry.index);
   if (!entry.kernel && !lazy) sessions_->WaitEnded(entry.session, kReleaseWait);
 }
 
@@ -477,6 +520,7 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::Adopt(const Digest& chain_id, Ch
   entry.mount_id = MountIdAt(path);
   IMAGEFS_RETURN_IF_ERROR(FindReader(*there, chain, filling, entry));
   entry.chain = std::move(chain);
+  WatchAdopted(*there, entry);
   absl::MutexLock lock(&mu_);
   entries_[name] = std::move(entry);
   return Lease{name, path, filling};
@@ -553,6 +597,9 @@ ChainMounts::Lease ChainMounts::AdoptKernelMount(const Digest& chain_id, ChainRe
     } else {
       LogWarning("private_mount_not_restored error=", status.message());
     }
+  }
+  if (const MountInfo* shows = there != nullptr ? there : bind; shows != nullptr) {
+    WatchAdopted(*shows, entry);
   }
   const std::string path = entry.path;
   absl::MutexLock lock(&mu_);

@@ -2,10 +2,10 @@
 // bind mounts of or overlays over. As a user, who may not bind, every mount is a FUSE session of
 // its own. Used by MountTable only.
 //
-// In kernel mode a complete layer's device is its local data file. That of a layer which is being
-// filled is a file of one FUSE mount, `data`: reading it brings the bytes. Once all layers
-// of a chain are complete, what is mounted next gets a file system over the local files; the old
-// one goes with its last user.
+// In kernel mode a complete layer's device is its local data file, or a loop device over it. That
+// of a layer which is being filled is a file of one FUSE mount, `data`: reading it brings the
+// bytes. Once all layers of a chain are complete, what is mounted next gets a file system over the
+// local files; the old one goes with its last user.
 //
 // FUSE sessions are kept by the SessionStore, so that the daemon after this one goes on with them;
 // TakeOver is its side. Which private mounts it has a use for, it learns by Adopt.
@@ -26,7 +26,9 @@
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "cache/chain.h"
+#include "cache/write_watch.h"
 #include "fs/data_files.h"
+#include "fs/erofs_mount.h"
 #include "fs/fuse_loop.h"
 #include "fs/key_gate.h"
 #include "fs/mount_syscalls.h"
@@ -38,8 +40,9 @@ namespace imagefs {
 
 // Which file system shows a chain.
 struct Presentation {
-  std::string mode;     // kFuseMode or kKernelMode
-  std::string context;  // SELinux context, kernel only; "" = none
+  std::string mode;                 // kFuseMode or kKernelMode
+  std::string context;              // SELinux context, kernel only; "" = none
+  ErofsWay way = ErofsWay::kFiles;  // kernel only, and of what is mounted anew
 };
 
 class ChainMounts {
@@ -106,6 +109,7 @@ class ChainMounts {
     std::vector<LayerRef> served;      // kernel: layers that are files of the data mount
     size_t users = 0;
     uint64_t mount_id = 0;  // of the mount at `path`; somebody else may have unmounted it
+    std::string index;      // that which is watched; "" = none
   };
 
   // What was mounted when this daemon started; read anew after RemoveStrangers.
@@ -118,6 +122,12 @@ class ChainMounts {
   absl::StatusOr<uint64_t> ServeChain(const ChainRef& chain, Fd device, const std::string& path,
                                       const MountKey& key);
   absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation, Entry& entry);
+  // The kernel has pages of an index's device that it does not look up again when the file is
+  // written to: when somebody damages it, and when it is made right. Until ForgetIndex it is told.
+  void WatchIndex(const std::string& path) ABSL_LOCKS_EXCLUDED(mu_);
+  // Does nothing while another entry watches it.
+  void ForgetIndex(const std::string& path) ABSL_LOCKS_EXCLUDED(mu_);
+  void WatchAdopted(const MountInfo& mount, Entry& entry) ABSL_LOCKS_EXCLUDED(mu_);
   // The data mount is there from the first layer that it serves to the last.
   absl::Status BeginDataMount() ABSL_EXCLUSIVE_LOCKS_REQUIRED(data_mu_);
   absl::Status ServeLayer(const LayerRef& layer, const Digest& chain_id)
@@ -140,6 +150,8 @@ class ChainMounts {
   mutable absl::Mutex mu_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by name
   std::shared_ptr<const MountView> outlived_ ABSL_GUARDED_BY(mu_);
+  // From the first loop device on.
+  std::unique_ptr<WriteWatch> index_watch_ ABSL_GUARDED_BY(mu_);
   absl::Mutex data_mu_;  // held over mount(2); not taken while mu_ is
   std::shared_ptr<DataFiles> data_files_ ABSL_GUARDED_BY(data_mu_);
   uint64_t data_session_ ABSL_GUARDED_BY(data_mu_) = 0;

@@ -13,7 +13,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
-#include "fs/mount_syscalls.h"
+#include "fs/loop_devices.h"
 #include "image/erofs_writer.h"
 #include "image/tree.h"
 
@@ -46,9 +46,8 @@ absl::Status Refused(int error, int context, std::string_view what) {
       StrCat(what, ": ", strerror(error), context < 0 ? "" : KernelMessages(context), hint));
 }
 
-}  // namespace
-
-absl::StatusOr<Fd> MountErofs(const ErofsSource& source) {
+// What `source` and its devices name, files or block devices.
+absl::StatusOr<Fd> MountThese(const ErofsSource& source) {
   const Fd context(fsopen("erofs", FSOPEN_CLOEXEC));
   if (!context.valid()) return Refused(errno, -1, "the kernel's EROFS cannot be used");
   const auto set = [&](const char* key, const std::string& value) -> absl::Status {
@@ -60,6 +59,10 @@ absl::StatusOr<Fd> MountErofs(const ErofsSource& source) {
   IMAGEFS_RETURN_IF_ERROR(set("source", source.index));
   for (const std::string& device : source.devices) IMAGEFS_RETURN_IF_ERROR(set("device", device));
   if (!source.context.empty()) IMAGEFS_RETURN_IF_ERROR(set("context", source.context));
+  // Else a block device is opened for writing.
+  if (fsconfig(context.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0) {
+    return Refused(errno, context.get(), "EROFS refuses to be read-only");
+  }
   if (fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
     return Refused(errno, context.get(), StrCat("the kernel does not mount ", source.index));
   }
@@ -68,7 +71,19 @@ absl::StatusOr<Fd> MountErofs(const ErofsSource& source) {
   return mount;
 }
 
-namespace {
+// A device is mounted once and then shown again, whatever the options are. So the index has one of
+// its own for each mount, and only what it names is shared.
+absl::StatusOr<Fd> MountLoopDevices(const ErofsSource& source) {
+  IMAGEFS_ASSIGN_OR_RETURN(const LoopDevices index, MakeLoopDevice(source.index));
+  IMAGEFS_ASSIGN_OR_RETURN(const LoopDevices data, ShareLoopDevices(source.devices));
+  // What a killed daemon left.
+  if (unlink(source.link.c_str()) != 0 && errno != ENOENT) return ErrnoStatus(errno, source.link);
+  if (symlink(index.paths[0].c_str(), source.link.c_str()) != 0) {
+    return ErrnoStatus(errno, source.link);
+  }
+  const absl::Cleanup remove = [&] { unlink(source.link.c_str()); };
+  return MountThese({source.link, data.paths, source.context, ""});
+}
 
 // A tree of one file, "file".
 absl::Status WriteProbe(const std::string& directory, const std::string& content,
@@ -88,23 +103,8 @@ absl::Status WriteProbe(const std::string& directory, const std::string& content
   return PwriteFull(data.get(), content, 0);
 }
 
-}  // namespace
-
-absl::Status ProbeErofs(const std::string& scratch) {
-  const std::string directory = StrCat(scratch, "/probe-", RandomHex(8));
-  absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
-  const std::string content(512, 'x');
-  ErofsSource source;
-  source.index = directory + "/index";
-  source.devices = {directory + "/data"};
-  const absl::Status written = WriteProbe(directory, content, source);
-  if (absl::IsResourceExhausted(written) || absl::IsFailedPrecondition(written)) {
-    // Full or read-only, which says nothing about the kernel: the first mount will tell.
-    LogWarning("erofs_not_probed cause=", written.message());
-    return absl::OkStatus();
-  }
-  IMAGEFS_RETURN_IF_ERROR(written);
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source));
+absl::Status TryToRead(const ErofsSource& source, ErofsWay way, const std::string& content) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source, way));
   // Read through the detached mount: a kernel that mounts but cannot read a device is of no use.
   const Fd opened(openat(mount.get(), "file", O_RDONLY | O_CLOEXEC));
   std::string got(content.size(), '\0');
@@ -114,6 +114,39 @@ absl::Status ProbeErofs(const std::string& scratch) {
     return absl::FailedPreconditionError("the kernel mounts an EROFS image and does not show it");
   }
   return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Fd> MountErofs(const ErofsSource& source, ErofsWay way) {
+  return way == ErofsWay::kFiles ? MountThese(source) : MountLoopDevices(source);
+}
+
+absl::StatusOr<ErofsWay> ProbeErofs(const std::string& scratch, bool files) {
+  const std::string directory = StrCat(scratch, "/probe-", RandomHex(8));
+  absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
+  const std::string content(512, 'x');
+  ErofsSource source;
+  source.index = directory + "/index";
+  source.devices = {directory + "/data"};
+  source.link = directory + "/link";
+  const absl::Status written = WriteProbe(directory, content, source);
+  if (absl::IsResourceExhausted(written) || absl::IsFailedPrecondition(written)) {
+    // Full or read-only, which says nothing about the kernel: the first mount will tell.
+    LogWarning("erofs_not_probed cause=", written.message());
+    return files ? ErofsWay::kFiles : ErofsWay::kLoopDevices;
+  }
+  IMAGEFS_RETURN_IF_ERROR(written);
+  const absl::Status by_files = files ? TryToRead(source, ErofsWay::kFiles, content)
+                                      : absl::FailedPreconditionError("files are not tried");
+  if (by_files.ok()) return ErofsWay::kFiles;
+  const absl::Status by_devices = TryToRead(source, ErofsWay::kLoopDevices, content);
+  if (!by_devices.ok()) {
+    return absl::FailedPreconditionError(
+        StrCat(ToStd(by_files.message()), "; by loop devices: ", ToStd(by_devices.message())));
+  }
+  LogInfo("kernel_presentation by=loop_devices not_by_files=\"", by_files.message(), "\"");
+  return ErofsWay::kLoopDevices;
 }
 
 }  // namespace imagefs

@@ -118,7 +118,7 @@ class MountTableImpl : public MountTable {
   absl::Status CheckRecord(const MountRecord& record) const;
   absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
   // Which presentation a record that asks for one, or for "auto", gets.
-  absl::StatusOr<std::string> ChooseMode(const MountRecord& record) const;
+  absl::StatusOr<std::string> ChooseMode(const MountRecord& record, const Chain& chain) const;
   // The chain's private mount, by the presentation that `record` then names.
   absl::StatusOr<ChainMounts::Lease> AcquireChain(const ChainRef& chain, MountRecord& record);
   absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
@@ -137,7 +137,8 @@ class MountTableImpl : public MountTable {
   MountRecords& records_;
   std::unique_ptr<ChainMounts> chains_;
   std::string boot_id_;
-  absl::Status kernel_;      // why there is no kernel presentation, else OK
+  // How the kernel shows chains by itself, or why it cannot.
+  absl::StatusOr<ErofsWay> kernel_ = absl::UnknownError("");
   KeyGate gate_;             // by directory
   bool own_parent_ = false;  // chains_dir_ is bound to itself, privately
   std::unique_ptr<MountWatch> watch_;
@@ -184,18 +185,22 @@ absl::Status MountTableImpl::Start() {
   }
   chains_ = std::make_unique<ChainMounts>(chains_dir_, loop_, options_.sessions);
   if (options_.find_chain) chains_->TakeOver(options_.find_chain);
-  kernel_ = !options_.as_root ? absl::FailedPreconditionError("it needs root")
-            : options_.kernel ? ProbeErofs(upper_dir_)  // of the store, where indexes lie
-                              : absl::FailedPreconditionError("it is switched off");
+  if (!options_.as_root || !options_.kernel) {
+    kernel_ =
+        absl::FailedPreconditionError(options_.as_root ? "it is switched off" : "it needs root");
+  } else {
+    kernel_ = ProbeErofs(upper_dir_, options_.files);  // of the store, where indexes lie
+  }
   if (options_.as_root && !kernel_.ok()) {
-    LogInfo("kernel_presentation_unavailable images_are_shown_by=fuse reason=\"", kernel_.message(),
-            "\"");
+    LogInfo("kernel_presentation_unavailable images_are_shown_by=fuse reason=\"",
+            kernel_.status().message(), "\"");
   }
   IMAGEFS_ASSIGN_OR_RETURN(watch_, MountWatch::Start([this] { Prune(); }));
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record) const {
+absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record,
+                                                       const Chain& chain) const {
   const bool automatic = record.mode.empty() || record.mode == "auto";
   if (!automatic && record.mode != kFuseMode && record.mode != kKernelMode) {
     return absl::InvalidArgumentError(
@@ -203,22 +208,27 @@ absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record
   }
   // What only the kernel's file system can do.
   const bool kernel_only = !record.context.empty() || !record.flags.id_map.empty();
+  absl::Status can = kernel_.status();
+  if (can.ok() && *kernel_ == ErofsWay::kLoopDevices && !chain.complete()) {
+    can = absl::FailedPreconditionError(
+        "this one reads loop devices, over what is here whole (imagefs pull)");
+  }
   if (record.mode == kKernelMode || (automatic && kernel_only)) {
-    if (kernel_.ok()) return std::string(kKernelMode);
-    return absl::FailedPreconditionError(StrCat(
-        "the kernel cannot show ", record.reference, " by itself: ", ToStd(kernel_.message()),
-        kernel_only ? "; leave out --context and --map-uids" : "; use --mode fuse"));
+    if (can.ok()) return std::string(kKernelMode);
+    return absl::FailedPreconditionError(
+        StrCat("the kernel cannot show ", record.reference, " by itself: ", ToStd(can.message()),
+               kernel_only ? "; leave out --context and --map-uids" : "; use --mode fuse"));
   }
   if (kernel_only) {
     return absl::InvalidArgumentError("--context and --map-uids need --mode kernel");
   }
-  return std::string(automatic && kernel_.ok() ? kKernelMode : kFuseMode);
+  return std::string(automatic && can.ok() ? kKernelMode : kFuseMode);
 }
 
 absl::StatusOr<ChainMounts::Lease> MountTableImpl::AcquireChain(const ChainRef& chain,
                                                                 MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(std::string mode, ChooseMode(record));
-  auto lease = chains_->Acquire(chain, {mode, record.context});
+  IMAGEFS_ASSIGN_OR_RETURN(std::string mode, ChooseMode(record, *chain));
+  auto lease = chains_->Acquire(chain, {mode, record.context, kernel_.value_or(ErofsWay::kFiles)});
   if (!lease.ok() && mode == kKernelMode && record.mode != kKernelMode && record.context.empty() &&
       record.flags.id_map.empty()) {
     LogWarning("kernel_presentation_failed chain=", chain->chain_id.Short(),
@@ -396,7 +406,7 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain, Moun
   record.boot_id = boot_id_;
   record.unmounted = false;
   record.not_mounted.clear();
-  IMAGEFS_RETURN_IF_ERROR(ChooseMode(record).status());
+  IMAGEFS_RETURN_IF_ERROR(ChooseMode(record, *chain).status());
   std::optional<OverlayUpper> upper;
   if (record.writable) {
     IMAGEFS_ASSIGN_OR_RETURN(upper, OpenUpper(*chain, record));
@@ -445,7 +455,7 @@ absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountTarg
 
 absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, const MountRecord* before,
                                           MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
+  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record, *chain));
   record.flags.nosuid = record.flags.nodev = true;  // as fusermount3 makes them, always
   absl::Status status = records_.Put(record);
   if (status.ok()) {
@@ -762,7 +772,8 @@ bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
 absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& record,
                                                         const ChainRef& chain) {
   MountRecord again = record;
-  if (!kernel_.ok()) again.mode = "auto";  // another kernel may run than the one that made it
+  // Another kernel may run than the one that made it, and there may be no loop device left.
+  if (!kernel_.ok() || *kernel_ == ErofsWay::kLoopDevices) again.mode = "auto";
   // Each boot numbers devices anew.
   if (record.boot_id != boot_id_) {
     again.covered.device = 0;

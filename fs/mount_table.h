@@ -83,6 +83,7 @@ class MountTable {
     bool as_root = true;
     bool kernel = true;   // false: FUSE also where the kernel could show chains by itself
     bool beneath = true;  // false: as on a kernel that mounts nothing beneath another mount
+    bool files = true;    // false: as on a kernel that mounts EROFS from block devices only
     // Where FUSE sessions outlive this process; null: nowhere. With `find_chain` Create goes on
     // with those of the process before it.
     SessionStore* sessions = nullptr;

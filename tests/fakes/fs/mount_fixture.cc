@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <filesystem>
 #include <map>
 #include <string>
 
@@ -82,6 +83,17 @@ void Describe(const std::string& path, std::string_view name,
 std::map<std::string, std::string> Describe(const std::string& path) {
   std::map<std::string, std::string> out;
   Describe(path, "", out);
+  return out;
+}
+
+std::map<std::string, std::string> LoopDevicesOver(const std::string& directory) {
+  std::map<std::string, std::string> out;
+  for (const auto& entry : std::filesystem::directory_iterator("/sys/block")) {
+    const std::string name = entry.path().filename();
+    auto file = ReadFile(StrCat("/sys/block/", name, "/loop/backing_file"), 8192);
+    if (file.ok() && file->starts_with(directory + "/"))
+      out[name] = file->substr(0, file->size() - 1);
+  }
   return out;
 }
 

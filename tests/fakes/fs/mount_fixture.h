@@ -17,6 +17,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "fs/erofs_mount.h"
 #include "fs/fuse_loop.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_table.h"
@@ -65,6 +66,9 @@ class FakeRecords : public MountRecords {
 // Each path below `path`, and what it is in one line.
 std::map<std::string, std::string> Describe(const std::string& path);
 
+// The loop devices over files below `directory`: "loop7", and the path of the file.
+std::map<std::string, std::string> LoopDevicesOver(const std::string& directory);
+
 // Waits, 20 s at most.
 bool Eventually(const std::function<bool()>& condition);
 
@@ -83,6 +87,13 @@ class MountTest : public ::testing::Test {
     directory_ = resolved;
     ASSERT_EQ(MountsBelow(directory_), 0u);
     options_ = {directory_ + "/run", directory_ + "/root", true, true};
+    options_.files = files_;
+    if (const absl::Status way = files_ ? absl::OkStatus() : ProbeErofs(directory_, false).status();
+        !way.ok()) {
+      const std::string why(way.message());
+      std::cerr << "*** SKIPPED, no loop devices here: " << why << "\n";
+      GTEST_SKIP() << why;
+    }
     StartDaemon();
   }
 
@@ -95,6 +106,8 @@ class MountTest : public ::testing::Test {
     table_.reset();
     loop_.reset();
     EXPECT_EQ(MountsBelow(directory_), 0u) << "something was left behind";
+    // They go with the file systems, which the kernel ends a moment after the unmount.
+    EXPECT_TRUE(Eventually([this] { return LoopDevicesOver(directory_).empty(); }));
     EXPECT_TRUE(RemoveTree(directory_).ok());
   }
 
@@ -182,6 +195,7 @@ class MountTest : public ::testing::Test {
 
   std::string directory_;
   std::string mode_ = "fuse";
+  bool files_ = true;  // set before SetUp, as options_.files
   FuseLoop::Options loop_options_;
   MountTable::Options options_;
   FakeRecords records_;
@@ -189,10 +203,14 @@ class MountTest : public ::testing::Test {
   std::unique_ptr<MountTable> table_;
 };
 
-// What holds however a chain is shown.
+// What holds however a chain is shown: kFuseMode, kKernelMode, or the latter from loop devices.
+inline constexpr std::string_view kLoopDevices = "loop_devices";
 class BothModesTest : public MountTest, public testing::WithParamInterface<std::string_view> {
  protected:
-  BothModesTest() { mode_ = GetParam(); }
+  BothModesTest() {
+    files_ = GetParam() != kLoopDevices;
+    mode_ = files_ ? GetParam() : kKernelMode;
+  }
 };
 
 }  // namespace imagefs

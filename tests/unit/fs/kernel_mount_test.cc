@@ -22,9 +22,8 @@
 namespace imagefs {
 namespace {
 
-class KernelMountTest : public MountTest {
+class KernelMountTest : public BothModesTest {
  protected:
-  KernelMountTest() { mode_ = "kernel"; }
   static std::string TypeAt(const std::string& directory) {
     auto mounts = ReadMountInfo();
     EXPECT_TRUE(mounts.ok());
@@ -33,7 +32,10 @@ class KernelMountTest : public MountTest {
   }
 };
 
-TEST_F(KernelMountTest, AutoIsTheKernelWhereItCanAndFuseWhereItCannot) {
+INSTANTIATE_TEST_SUITE_P(Ways, KernelMountTest, testing::Values(kKernelMode, kLoopDevices),
+                         [](const auto& info) { return std::string(info.param); });
+
+TEST_P(KernelMountTest, AutoIsTheKernelWhereItCanAndFuseWhereItCannot) {
   const ChainRef chain = Build(Sample());
   mode_ = "auto";
   ASSERT_EQ(Mount(chain, Target("kernel")), absl::OkStatus());
@@ -59,7 +61,7 @@ TEST_F(KernelMountTest, AutoIsTheKernelWhereItCanAndFuseWhereItCannot) {
   EXPECT_TRUE(absl::IsInvalidArgument(Mount(chain, Target("refused"))));
 }
 
-TEST_F(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
+TEST_P(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
   const ChainRef chain = Build(Sample());
   const std::string plain = Target("plain"), rw = Target("rw");
   ASSERT_EQ(Mount(chain, plain), absl::OkStatus());
@@ -91,7 +93,7 @@ TEST_F(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
-TEST_F(KernelMountTest, ALostPrivateMountIsMadeFromAMountOfIt) {
+TEST_P(KernelMountTest, ALostPrivateMountIsMadeFromAMountOfIt) {
   const ChainRef chain = Build(Sample());
   MountRecord strict;
   strict.directory = Target("a");
@@ -110,7 +112,7 @@ TEST_F(KernelMountTest, ALostPrivateMountIsMadeFromAMountOfIt) {
   EXPECT_EQ(found.f_flag & ST_NOSUID, 0u) << "the flags are those of that one mount";
 }
 
-TEST_F(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
+TEST_P(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
   const ChainRef chain = Build(Sample());
   ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
   KillDaemon();
@@ -126,7 +128,7 @@ TEST_F(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
 }
 
-TEST_F(KernelMountTest, AMountOfFstabIsNotTheDaemonsInAnotherBoot) {
+TEST_P(KernelMountTest, AMountOfFstabIsNotTheDaemonsInAnotherBoot) {
   const ChainRef chain = Build(Sample());
   for (const bool writable : {false, true}) {
     MountRecord record;
@@ -155,7 +157,7 @@ TEST_F(KernelMountTest, AMountOfFstabIsNotTheDaemonsInAnotherBoot) {
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
-TEST_F(KernelMountTest, WhatWasUnmountedWhileNobodyLookedStaysAway) {
+TEST_P(KernelMountTest, WhatWasUnmountedWhileNobodyLookedStaysAway) {
   const ChainRef chain = Build(Sample());
   ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
   ASSERT_EQ(Mount(chain, Target("b")), absl::OkStatus());
@@ -168,7 +170,7 @@ TEST_F(KernelMountTest, WhatWasUnmountedWhileNobodyLookedStaysAway) {
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
-TEST_F(KernelMountTest, AMountOutlivesItsImageAndIsListed) {
+TEST_P(KernelMountTest, AMountOutlivesItsImageAndIsListed) {
   const ChainRef chain = Build(Sample());
   ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
   KillDaemon();
@@ -181,7 +183,7 @@ TEST_F(KernelMountTest, AMountOutlivesItsImageAndIsListed) {
   EXPECT_TRUE(table_->Unmount(directory_ + "/a", false).ok());
 }
 
-TEST_F(KernelMountTest, FlagsAreThoseAskedFor) {
+TEST_P(KernelMountTest, FlagsAreThoseAskedFor) {
   const ChainRef chain = Build(Sample());
   MountRecord record;
   record.mode = "kernel";
@@ -204,7 +206,7 @@ TEST_F(KernelMountTest, FlagsAreThoseAskedFor) {
             static_cast<unsigned long>(ST_NOEXEC));  // NOLINT
 }
 
-TEST_F(KernelMountTest, IdsAreMapped) {
+TEST_P(KernelMountTest, IdsAreMapped) {
   const ChainRef chain = Build(Sample());
   MountRecord record;
   record.directory = Target("mapped");
@@ -227,7 +229,7 @@ TEST_F(KernelMountTest, IdsAreMapped) {
   EXPECT_EQ(table_->List().size(), 2u);
 }
 
-TEST_F(KernelMountTest, AnUpperOfTheCallersStays) {
+TEST_P(KernelMountTest, AnUpperOfTheCallersStays) {
   const ChainRef chain = Build(Sample());
   MountRecord record;
   record.mode = "kernel";
@@ -245,7 +247,7 @@ TEST_F(KernelMountTest, AnUpperOfTheCallersStays) {
   EXPECT_EQ(*ReadFile(other.directory + "/new", 100), "kept");
 }
 
-TEST_F(KernelMountTest, ManyDevicesFit) {
+TEST_P(KernelMountTest, ManyDevicesFit) {
   TestChain tree(128);
   for (uint16_t i = 1; i <= 128; ++i) tree.File(StrCat("f", i), StrCat("layer ", i), 0644, i);
   const ChainRef chain = Build(tree);

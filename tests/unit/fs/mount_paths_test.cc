@@ -58,7 +58,8 @@ class MountPathsTest : public BothModesTest {
 
   ChainRef chain_;
 };
-INSTANTIATE_TEST_SUITE_P(Mode, MountPathsTest, testing::Values(kFuseMode, kKernelMode));
+INSTANTIATE_TEST_SUITE_P(Mode, MountPathsTest,
+                         testing::Values(kFuseMode, kKernelMode, kLoopDevices));
 
 TEST_P(MountPathsTest, TheRecordNamesTheDirectoryThatIsCovered) {
   const std::string target = Target("mnt");

@@ -23,7 +23,8 @@
 namespace imagefs {
 namespace {
 
-INSTANTIATE_TEST_SUITE_P(Modes, BothModesTest, testing::Values(kFuseMode, kKernelMode),
+INSTANTIATE_TEST_SUITE_P(Modes, BothModesTest,
+                         testing::Values(kFuseMode, kKernelMode, kLoopDevices),
                          [](const auto& info) { return std::string(info.param); });
 
 TEST_P(BothModesTest, TheKernelSeesTheTree) {
