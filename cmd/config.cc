@@ -255,6 +255,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
       {"store",
        {{"sharing", Choice(config.store_open, "open", "proven")},
         {"scrub", OrOff(config.store_scrub)}}},
+      {"mount", {{"loop_devices", Bool(config.loop_devices)}}},
       {"containerd",
        {{"lazy", Trust(config.containerd_lazy, kLazyTrust)},
         {"lazy_images", Patterns(config.containerd_lazy_images)}}},

@@ -41,6 +41,8 @@ struct Config {
   // [store]
   absl::Duration store_scrub = absl::Hours(7 * 24);  // 0 = never
   bool store_open = false;  // sharing = "open": a layer is everybody's who names its DiffID
+  // [mount]
+  bool loop_devices = true;  // where the kernel mounts nothing from files
   // [podman]
   bool podman_layers = false;  // serve <run>/als
   // [credentials]: what this node has beside the files of the daemon's user.

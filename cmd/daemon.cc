@@ -196,6 +196,7 @@ absl::Status DaemonImpl::OpenParts() {
   mount_options.run_dir = paths.run;
   mount_options.root_dir = paths.root;
   mount_options.as_root = geteuid() == 0;
+  mount_options.erofs.loop_devices = options_.config.loop_devices;
   mount_options.sessions = sessions_.get();
   mount_options.find_chain = [this](const Digest& chain_id) {
     return ImageUses::FindTree(*store_, PodmanLayerStore::kHolder, chain_id);

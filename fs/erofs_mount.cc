@@ -122,7 +122,7 @@ absl::StatusOr<Fd> MountErofs(const ErofsSource& source, ErofsWay way) {
   return way == ErofsWay::kFiles ? MountThese(source) : MountLoopDevices(source);
 }
 
-absl::StatusOr<ErofsWay> ProbeErofs(const std::string& scratch, bool files) {
+absl::StatusOr<ErofsWay> ProbeErofs(const std::string& scratch, const ErofsWays& ways) {
   const std::string directory = StrCat(scratch, "/probe-", RandomHex(8));
   absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
   const std::string content(512, 'x');
@@ -134,12 +134,16 @@ absl::StatusOr<ErofsWay> ProbeErofs(const std::string& scratch, bool files) {
   if (absl::IsResourceExhausted(written) || absl::IsFailedPrecondition(written)) {
     // Full or read-only, which says nothing about the kernel: the first mount will tell.
     LogWarning("erofs_not_probed cause=", written.message());
-    return files ? ErofsWay::kFiles : ErofsWay::kLoopDevices;
+    return ways.files ? ErofsWay::kFiles : ErofsWay::kLoopDevices;
   }
   IMAGEFS_RETURN_IF_ERROR(written);
-  const absl::Status by_files = files ? TryToRead(source, ErofsWay::kFiles, content)
-                                      : absl::FailedPreconditionError("files are not tried");
+  const absl::Status by_files = ways.files ? TryToRead(source, ErofsWay::kFiles, content)
+                                           : absl::FailedPreconditionError("files are not tried");
   if (by_files.ok()) return ErofsWay::kFiles;
+  if (!ways.loop_devices) {
+    return absl::FailedPreconditionError(
+        StrCat(ToStd(by_files.message()), "; loop devices are switched off (mount.loop_devices)"));
+  }
   const absl::Status by_devices = TryToRead(source, ErofsWay::kLoopDevices, content);
   if (!by_devices.ok()) {
     return absl::FailedPreconditionError(

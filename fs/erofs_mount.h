@@ -34,8 +34,10 @@ absl::StatusOr<Fd> MountErofs(const ErofsSource& source, ErofsWay way);
 
 // How this process may use the kernel presentation, else why it may not: makes a tiny image with
 // one device in `scratch` (an existing directory of the file system that the images lie on), mounts
-// it, reads it through and takes all away again. `files` false: as on a kernel that does not mount
-// files.
-absl::StatusOr<ErofsWay> ProbeErofs(const std::string& scratch, bool files = true);
+// it, reads it through and takes all away again. What is false is not tried.
+struct ErofsWays {
+  bool files = true, loop_devices = true;
+};
+absl::StatusOr<ErofsWay> ProbeErofs(const std::string& scratch, const ErofsWays& ways = {});
 
 }  // namespace imagefs

@@ -27,7 +27,6 @@
 #include "base/status.h"
 #include "base/units.h"
 #include "fs/chain_mounts.h"
-#include "fs/erofs_mount.h"
 #include "fs/key_gate.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_target.h"
@@ -189,7 +188,7 @@ absl::Status MountTableImpl::Start() {
     kernel_ =
         absl::FailedPreconditionError(options_.as_root ? "it is switched off" : "it needs root");
   } else {
-    kernel_ = ProbeErofs(upper_dir_, options_.files);  // of the store, where indexes lie
+    kernel_ = ProbeErofs(upper_dir_, options_.erofs);  // of the store, where indexes lie
   }
   if (options_.as_root && !kernel_.ok()) {
     LogInfo("kernel_presentation_unavailable images_are_shown_by=fuse reason=\"",
@@ -211,7 +210,7 @@ absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record
   absl::Status can = kernel_.status();
   if (can.ok() && *kernel_ == ErofsWay::kLoopDevices && !chain.complete()) {
     can = absl::FailedPreconditionError(
-        "this one reads loop devices, over what is here whole (imagefs pull)");
+        "here it reads loop devices, and those of whole layers only (imagefs pull brings them)");
   }
   if (record.mode == kKernelMode || (automatic && kernel_only)) {
     if (can.ok()) return std::string(kKernelMode);

@@ -20,6 +20,7 @@
 
 #include "absl/status/statusor.h"
 #include "cache/chain.h"
+#include "fs/erofs_mount.h"
 #include "fs/fuse_loop.h"
 #include "fs/mount_syscalls.h"
 #include "fs/overlay_upper.h"
@@ -83,7 +84,7 @@ class MountTable {
     bool as_root = true;
     bool kernel = true;   // false: FUSE also where the kernel could show chains by itself
     bool beneath = true;  // false: as on a kernel that mounts nothing beneath another mount
-    bool files = true;    // false: as on a kernel that mounts EROFS from block devices only
+    ErofsWays erofs;      // which of the kernel's ways are tried
     // Where FUSE sessions outlive this process; null: nowhere. With `find_chain` Create goes on
     // with those of the process before it.
     SessionStore* sessions = nullptr;

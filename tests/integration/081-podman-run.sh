@@ -1,6 +1,6 @@
 #!/bin/bash
 # Containers of images that podman was lent: the tree is the one that podman itself unpacks, what is written stays where it
-# should, many at once, and beside an image that podman pulled. In both presentations: the store on tmpfs makes it FUSE.
+# should, many at once, and beside an image that podman pulled. In both presentations: the store on tmpfs, and without loop devices, makes it FUSE.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/podman.sh"
 need_podman
@@ -25,6 +25,8 @@ one_of_many() { says "$app" sh -c "echo $1 >/word; cat /word /data/* | sha256sum
 
 for presentation in $(modes); do
   if [ "$presentation" = fuse ]; then ROOT=$T/tmpfs/root; else ROOT=$T/kernel/root; fi
+  export IMAGEFS_CONFIG=$T/config.toml
+  printf '[mount]\nloop_devices = false\n' >"$IMAGEFS_CONFIG"
   RUN=$T/run-$presentation
   for name in $images; do ifs add -q "$REGISTRY/suite/$name:1" >/dev/null; done
   ifs add -q "$app" >/dev/null

@@ -5,7 +5,7 @@
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/podman.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
-configure '[fill]' 'background = false' '[podman]' 'lazy = "repository"'
+configure '[fill]' 'background = false' '[podman]' 'lazy = "repository"' '[mount]' 'loop_devices = false'
 need_podman
 start_registry registry
 start_shaper line
@@ -69,14 +69,14 @@ for presentation in $(modes); do
 
   # Without a registry it is there again, too; what is missing cannot be read.
   registry_dies
-  configure '[fill]' 'background = false' 'deadline = "2s"' '[podman]' 'lazy = "repository"'
+  configure '[fill]' 'background = false' 'deadline = "2s"' '[podman]' 'lazy = "repository"' '[mount]' 'loop_devices = false'
   ifs add --list >/dev/null
   same "what podman has" "$app" "$(listed)"
   same "without a registry" one "$(says "$app")"
   says "$app" cat /data/5 | grep -q 'Input/output error' || fail "what is missing can be read"
   registry_returns
   restart TERM
-  configure '[fill]' 'background = false' '[podman]' 'lazy = "repository"'
+  configure '[fill]' 'background = false' '[podman]' 'lazy = "repository"' '[mount]' 'loop_devices = false'
   ifs add --list >/dev/null
 
   # Everything, by many at once.
@@ -120,7 +120,7 @@ for presentation in $(modes); do
 done
 
 # After a quiet moment the rest comes by itself, under a container that runs.
-configure '[fill]' 'quiet = "100ms"' '[podman]' 'lazy = "repository"'
+configure '[fill]' 'quiet = "100ms"' '[podman]' 'lazy = "repository"' '[mount]' 'loop_devices = false'
 store background
 use_podman background
 ifs add -q "$app" >/dev/null

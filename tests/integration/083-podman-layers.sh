@@ -15,7 +15,7 @@ images="whiteouts replace owners trusted-xattrs special same-diff lib-over-link 
 image $images
 for name in $images; do push "$T/images/$name" "suite/$name:1"; done
 app=$REGISTRY/test/app:1 next=$REGISTRY/test/next:1
-configure '[podman]' 'layers = true' 'lazy = "repository"' '[fill]' 'background = false'
+configure '[podman]' 'layers = true' 'lazy = "repository"' '[fill]' 'background = false' '[mount]' 'loop_devices = false'
 # Layers that somebody with that agent has fetched since the mark.
 mark() { MARK=$(wc -l <"$REGISTRY_LOG"); }
 fetched() {

@@ -118,7 +118,8 @@ open_fuse() {
   mount --bind "$T/fuse" /dev/fuse
 }
 
-# The presentations that this machine can show, one a line; the kernel's is probed, never assumed.
+# The presentations that this machine can show, one a line; the kernel's, from files, is probed, never assumed. From loop
+# devices it shows only what is whole, so that most tests are not for it.
 # A machine that cannot is told of loudly, once.
 modes() {
   echo fuse
@@ -128,6 +129,7 @@ modes() {
     $PY "$TESTS/golden/make_images.py" "$T/probe/images" empty
     "$IMAGEFS" --root "$T/probe/root" --run "$T/probe/run" mount -q --mode kernel \
       "oci:$T/probe/images/empty" "$T/probe/m" >/dev/null 2>"$T/probe/err" && KERNEL_MODE=yes
+    ! grep 'kernel_presentation by=loop_devices' "$T/probe/run/daemon.log" >>"$T/probe/err" || KERNEL_MODE=no
     "$IMAGEFS" --root "$T/probe/root" --run "$T/probe/run" stop --unmount
     [ $KERNEL_MODE = yes ] || echo "NOT TESTED: kernel mode: $(cat "$T/probe/err")" >&2
   fi

@@ -87,8 +87,9 @@ class MountTest : public ::testing::Test {
     directory_ = resolved;
     ASSERT_EQ(MountsBelow(directory_), 0u);
     options_ = {directory_ + "/run", directory_ + "/root", true, true};
-    options_.files = files_;
-    if (const absl::Status way = files_ ? absl::OkStatus() : ProbeErofs(directory_, false).status();
+    options_.erofs.files = files_;
+    if (const absl::Status way =
+            files_ ? absl::OkStatus() : ProbeErofs(directory_, options_.erofs).status();
         !way.ok()) {
       const std::string why(way.message());
       std::cerr << "*** SKIPPED, no loop devices here: " << why << "\n";
@@ -195,7 +196,7 @@ class MountTest : public ::testing::Test {
 
   std::string directory_;
   std::string mode_ = "fuse";
-  bool files_ = true;  // set before SetUp, as options_.files
+  bool files_ = true;  // set before SetUp, as options_.erofs.files
   FuseLoop::Options loop_options_;
   MountTable::Options options_;
   FakeRecords records_;

@@ -138,6 +138,12 @@ TEST(Config, WhoseIndexIsBelieved) {
             "f:2: podman.lazy is \"trusted\" or \"repository\" or \"any\"");
 }
 
+TEST(Config, LoopDevices) {
+  EXPECT_TRUE(ParseConfig("", "f")->loop_devices);
+  EXPECT_FALSE(ParseConfig("[mount]\nloop_devices = false\n", "f")->loop_devices);
+  EXPECT_FALSE(ParseConfig("[mount]\nloop_devices = \"no\"\n", "f").ok());
+}
+
 TEST(Config, CredentialsOfANode) {
   const auto none = ParseConfig("", "f");
   ASSERT_TRUE(none.ok()) << none.status();

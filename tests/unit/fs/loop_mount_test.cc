@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <thread>
@@ -160,7 +161,7 @@ TEST_F(LoopMountTest, WhatFillsIsFuseUntilItIsWhole) {
 
 // As recorded by a kernel that mounts files.
 TEST_F(LoopMountTest, AFillingKernelMountOfAnotherBootBecomesFuse) {
-  options_.files = true;
+  options_.erofs.files = true;
   KillDaemon();
   StartDaemon();
   const ChainRef chain = Build(Sample());
@@ -172,7 +173,7 @@ TEST_F(LoopMountTest, AFillingKernelMountOfAnotherBootBecomesFuse) {
   MountRecord record = records_.List()->front();
   record.boot_id = "another";
   ASSERT_TRUE(records_.Put(record).ok());
-  options_.files = false;
+  options_.erofs.files = false;
   StartDaemon();
   EXPECT_EQ(Recover(Finder(chain)).size(), 1u);
   EXPECT_EQ(ModeAt(directory_ + "/mnt"), "fuse");
@@ -351,14 +352,14 @@ class LoopProbeTest : public LoopMountTest {
   std::string Probe() {
     EXPECT_EQ(mount(dev_.c_str(), "/dev", nullptr, MS_BIND, nullptr), 0);
     const absl::Cleanup back = [] { EXPECT_EQ(umount2("/dev", MNT_DETACH), 0); };
-    const auto way = ProbeErofs(directory_, false);
+    const auto way = ProbeErofs(directory_, {.files = false});
     return way.ok() ? "" : std::string(way.status().message());
   }
   std::string dev_;
 };
 
 TEST_F(LoopProbeTest, SaysWhatIsMissing) {
-  EXPECT_EQ(*ProbeErofs(directory_, false), ErofsWay::kLoopDevices);
+  EXPECT_EQ(*ProbeErofs(directory_, {.files = false}), ErofsWay::kLoopDevices);
   const auto files = ProbeErofs(directory_);
   ASSERT_TRUE(files.ok()) << files.status();
   std::string why = Probe();
@@ -368,7 +369,11 @@ TEST_F(LoopProbeTest, SaysWhatIsMissing) {
   why = Probe();
   EXPECT_NE(why.find("/dev/loop"), std::string::npos) << why;
   EXPECT_NE(why.find("a /dev that is a devtmpfs"), std::string::npos) << why;
-  EXPECT_EQ(access((directory_ + "/probe").c_str(), F_OK), -1);
+  const auto off = ProbeErofs(directory_, {.files = false, .loop_devices = false});
+  EXPECT_NE(off.status().message().find("mount.loop_devices"), absl::string_view::npos);
+  for (const auto& entry : std::filesystem::directory_iterator(directory_)) {
+    EXPECT_FALSE(entry.path().filename().string().starts_with("probe")) << entry.path();
+  }
   EXPECT_EQ(Devices(), 0u);
 }
 

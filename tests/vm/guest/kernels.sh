@@ -52,20 +52,30 @@ must ifs umount /m/a
 ! mounted /m/a || fail "still mounted"
 must ifs mount -q --eager "$other" /m/b
 must ifs mount -q --eager "$app" /m/a
-mode=$(mode_of /m/a)
+same "the mode of what is complete" kernel "$(mode_of /m/a)"
 begin=$(now)
 right "complete" /m/a app.truth
 say "read of what is complete=$(since "$begin")"
 right "complete, zstd" /m/b other.truth
+devices=$(loop_devices)
+if grep -q 'kernel_presentation by=loop_devices' /run/imagefs/daemon.log; then
+  # An index and two layers each.
+  same "loop devices" 6 "$devices"
+else
+  same "loop devices where files are mounted" 0 "$devices"
+fi
+say "loop devices=$devices"
 network down
 must ifs stop
-if [ "$mode" = kernel ]; then
-  same "the type of the mount" erofs "$(type_of /m/a)"
-  echo 3 >/proc/sys/vm/drop_caches
-  right "without a daemon" /m/a app.truth
-  say "read without a daemon"
-fi
+same "the type of the mount" erofs "$(type_of /m/a)"
+echo 3 >/proc/sys/vm/drop_caches
+right "without a daemon" /m/a app.truth
+say "read without a daemon"
 back /m/a
+kill_daemon
+right "after kill -9" /m/a app.truth
+back /m/a
+same "loop devices after a stop and a kill" "$devices" "$(loop_devices)"
 right "offline" /m/a app.truth
 right "offline, zstd" /m/b other.truth
 network up
@@ -80,9 +90,19 @@ same "what was written" "mine mine more no" \
 right "below the writable one" /m/a app.truth
 say "written"
 
+# umount(8) of one, and the devices of what only that one showed.
+umount /m/b || fail "umount of /m/b"
+wait_for 20 "[ -z \"\$(state_of /m/b)\" ] && [ \$(loop_devices) = $((devices / 2)) ]" ||
+  fail "after umount(8): $(state_of /m/b), loop devices: $(loop_devices)"
+must ifs mount -q "$other" /m/b
+right "mounted anew" /m/b other.truth
+same "loop devices of what is mounted anew" "$devices" "$(loop_devices)"
+
 for dir in /m/rw /m/a /m/b; do must ifs umount $dir; ! mounted $dir || fail "$dir is still mounted"; done
 said=$(ifs check 2>&1) || fail "check: $said"
 must ifs rm "$app" "$other"
 must ifs stop
 ! grep -q 'imagefs\|erofs' /proc/self/mountinfo || fail "left: $(grep 'imagefs\|erofs' /proc/self/mountinfo)"
+wait_for 20 '[ $(loop_devices) = 0 ]' || fail "left: $(loop_devices) loop devices"
+sed -n 's/.*kernel_presentation by=loop_devices not_by_files="\(.*\)"/why not from files: \1/p' /run/imagefs/daemon.log | tail -n 1 >&3
 sed -n 's/.*kernel_presentation_unavailable.*reason="\(.*\)"/why not kernel: \1/p' /run/imagefs/daemon.log | tail -n 1 >&3

@@ -49,6 +49,8 @@ state_of() { ifs ls | awk -v at="$1" '$1 == at { for (i = 6; i <= NF; i++) print
 back() {
   wait_for 60 "case \$(state_of $1) in not* | '') false ;; esac" || fail "$1 does not come back: $(state_of "$1")"
 }
+# loop_devices: how many there are over files of the store.
+loop_devices() { cat /sys/block/loop*/loop/backing_file 2>/dev/null | grep -c '^/disk/store/'; }
 mounted() { grep -q " $1 " /proc/self/mountinfo; }
 type_of() { awk -v at="$1" '$5 == at { sub(/.* - /, ""); print $1 }' /proc/self/mountinfo | tail -n 1; }
 
