@@ -185,10 +185,9 @@ void AddMount(CLI::App& app, Command* command) {
   AddImageOptions(mount, command);
   mount->add_option("DIR", command->directory, "an existing directory")->required()->check(BadPath);
   mount
-      ->add_option(
-          "--mode", command->mode,
-          "kernel: the kernel reads the image by itself (root, Linux 6.12); fuse: the daemon "
-          "answers it; auto (default): kernel where it can be")
+      ->add_option("--mode", command->mode,
+                   "kernel: the kernel reads the image by itself (root); fuse: the daemon "
+                   "answers it; auto (default): kernel where it can be")
       ->check(CLI::IsMember({"auto", "kernel", "fuse"}));
   mount
       ->add_option_function<std::vector<std::string>>(
