@@ -51,7 +51,7 @@ absl::StatusOr<Backing> OpenBacking(const std::string& path) {
   IMAGEFS_ASSIGN_OR_RETURN(out.fd, OpenFile(path, O_RDONLY));
   if (fstat(out.fd.get(), &out.st) != 0) return ErrnoStatus(errno, path);
   const auto bytes = static_cast<uint64_t>(out.st.st_size);
-  if (bytes == 0 || bytes % kSectorBytes != 0) {
+  if (bytes % kSectorBytes != 0) {
     return absl::FailedPreconditionError(StrCat(path, " has ", bytes,
                                                 " bytes: a loop device shows multiples of 512, and "
                                                 "not the rest"));
@@ -146,14 +146,21 @@ absl::StatusOr<LoopDevices> ShareLoopDevices(const std::vector<std::string>& fil
   absl::MutexLock lock(&Gate());
   IMAGEFS_RETURN_IF_ERROR(
       ForEachDevice([&](const std::string& path, const loop_info64& info, Fd& fd) {
-        uint64_t bytes = 0;
         for (size_t i = 0; i < backings.size(); ++i) {
-          if (!IsOver(info, backings[i].st)) continue;
+          uint64_t bytes = 0;
           // One that was made while the file was shorter stays so.
-          if (bytes == 0 && ioctl(fd.get(), BLKGETSIZE64, &bytes) != 0) return;
-          if (bytes == static_cast<uint64_t>(backings[i].st.st_size)) there[i] = path;
+          if (!IsOver(info, backings[i].st) || ioctl(fd.get(), BLKGETSIZE64, &bytes) != 0 ||
+              bytes != static_cast<uint64_t>(backings[i].st.st_size)) {
+            continue;
+          }
+          there[i] = path;
+          // It may be that of several.
+          for (size_t j = i + 1; j < backings.size(); ++j) {
+            if (IsOver(info, backings[j].st)) there[j] = path;
+          }
+          out.held.push_back(std::move(fd));
+          return;
         }
-        if (bytes != 0) out.held.push_back(std::move(fd));
       }));
   for (size_t i = 0; i < backings.size(); ++i) {
     // An image may have the same layer twice.

@@ -137,6 +137,19 @@ TEST_F(LoopMountTest, TheSameLayerTwice) {
   EXPECT_EQ(*ReadFile(directory_ + "/mnt/b", 100), "same");
 }
 
+TEST_F(LoopMountTest, ALayerWithoutBytes) {
+  TestChain tree(3);
+  tree.File("a", "bytes", 0644, 2);
+  const ChainRef chain = Build(tree);
+  ASSERT_EQ(chain->layers[0]->data_bytes, 0u);
+  ASSERT_EQ(Mount(chain, Target("mnt")), absl::OkStatus());
+  EXPECT_EQ(ModeAt(directory_ + "/mnt"), "kernel");
+  EXPECT_EQ(*ReadFile(directory_ + "/mnt/a", 100), "bytes");
+  ASSERT_TRUE(table_->Unmount(directory_ + "/mnt", false).ok());
+  ASSERT_EQ(Mount(chain, Target("again")), absl::OkStatus());
+  EXPECT_EQ(ModeAt(directory_ + "/again"), "kernel");
+}
+
 TEST_F(LoopMountTest, WhatFillsIsFuseUntilItIsWhole) {
   const ChainRef chain = Build(Sample());
   const auto fill = FakeFill::Empty(chain->layers[1]);
