@@ -51,6 +51,7 @@ absl::StatusOr<ImageStore::ResolveRequest> ParseImageRequest(
     const control::v1::ImageRequest& request);
 
 void FillImage(const ResolvedImage& image, control::v1::Image* out);
+// Of one that is mounted.
 void FillMount(const MountRecord& record, control::v1::Mount* out);
 
 void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry,

@@ -39,6 +39,10 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
   };
   using Task = absl::AnyInvocable<void()>;
 
+  // A damaged record names no image.
+  static bool Waits(const MountState& state) {
+    return !state.mounted() && !state.record.unmounted && !state.record.reference.empty();
+  }
   std::optional<MountRecord> Find(const std::string& directory) const;
   ImageStore::ResolveRequest RequestFor(const MountRecord& record, Reference reference) const;
   void TryT(const std::string& directory);
@@ -63,11 +67,12 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
 };
 
 bool MountRecovery::State::Collect() {
-  const std::vector<MountRecord> records = deps_.mounts.List();
+  const std::vector<MountState> states = deps_.mounts.List();
   absl::MutexLock lock(&mu_);
-  for (const MountRecord& record : records) {
-    if (record.not_mounted.empty() || record.unmounted || record.reference.empty()) continue;
-    waiting_[record.directory] = {Moment::InfinitePast(), deps_.first_pause, record.not_mounted};
+  for (const MountState& state : states) {
+    if (!Waits(state)) continue;
+    waiting_[state.record.directory] = {Moment::InfinitePast(), deps_.first_pause,
+                                        state.not_mounted};
   }
   return !waiting_.empty();
 }
@@ -126,10 +131,8 @@ void MountRecovery::State::LoopT() {
 }
 
 std::optional<MountRecord> MountRecovery::State::Find(const std::string& directory) const {
-  for (MountRecord& record : deps_.mounts.List()) {
-    if (record.directory != directory) continue;
-    if (record.not_mounted.empty() || record.unmounted) return std::nullopt;
-    return std::move(record);
+  for (MountState& state : deps_.mounts.List()) {
+    if (state.record.directory == directory && Waits(state)) return std::move(state.record);
   }
   return std::nullopt;
 }

@@ -149,13 +149,13 @@ absl::Status StoredMountRecords::Delete(const std::string& directory) {
   return kv_.Write(batch, /*sync=*/true);
 }
 
-absl::StatusOr<std::vector<MountRecord>> StoredMountRecords::List() {
-  std::vector<MountRecord> records;
+absl::StatusOr<MountRecords::Stored> StoredMountRecords::List() {
+  Stored out;
   IMAGEFS_RETURN_IF_ERROR(
       kv_.ForEachWithPrefix(kPrefix, [&](std::string_view key, std::string_view value) {
         absl::StatusOr<MountRecord> record = DecodeMountRecord(value);
         if (record.ok()) {
-          records.push_back(*std::move(record));
+          out.records.push_back(*std::move(record));
         } else {
           LogWarning("mount_record_unreadable key=", Printable(key),
                      " cause=", record.status().message());
@@ -164,15 +164,10 @@ absl::StatusOr<std::vector<MountRecord>> StoredMountRecords::List() {
       }));
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> damaged, kv_.DamagedKeys(kPrefix));
   for (const std::string& key : damaged) {
-    MountRecord record;
-    record.directory = key.substr(kPrefix.size());
-    if (!record.directory.starts_with('/')) continue;
-    IMAGEFS_ASSIGN_OR_RETURN(record.boot_id, BootId());
-    record.not_mounted =
-        "its record in the store is damaged; mount it anew, or forget it with imagefs umount";
-    records.push_back(std::move(record));
+    std::string directory = key.substr(kPrefix.size());
+    if (directory.starts_with('/')) out.damaged.push_back(std::move(directory));
   }
-  return records;
+  return out;
 }
 
 }  // namespace imagefs

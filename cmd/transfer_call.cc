@@ -398,17 +398,18 @@ void TransferCall::Sync(ChainRef chain) {
 // Pull of a directory: what the mount there shows is brought here entirely.
 void TransferCall::CompleteMount() {
   if (!Enter("layers", "layers")) return;
-  for (const MountRecord& record : deps_.mounts.List()) {
+  for (const MountState& mount : deps_.mounts.List()) {
+    const MountRecord& record = mount.record;
     if (record.directory != request_.complete) continue;
-    if (!record.not_mounted.empty()) {
+    if (!mount.mounted()) {
       return End(absl::FailedPreconditionError(
-          StrCat(record.directory, " is not mounted: ", record.not_mounted)));
+          StrCat(record.directory, " is not mounted: ", mount.not_mounted)));
     }
     absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
     if (!reference.ok()) return End(reference.status());
     absl::StatusOr<ImageStore::ImageRef> image =
         deps_.store.FindImage(*reference, request_.resolve.platform);
-    absl::StatusOr<ChainRef> chain = deps_.mounts.ChainOf(record.directory);
+    absl::StatusOr<ChainRef> chain = mount.chain;
     if (*chain == nullptr) chain = deps_.store.FindChain(record.chain_id);
     if (!image.ok()) return End(image.status());
     if (!chain.ok()) return End(chain.status());

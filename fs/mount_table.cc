@@ -40,6 +40,8 @@ namespace {
 constexpr char kUnmountedWords[] =
     "another program has unmounted it; what was written is kept until the directory is mounted on "
     "anew or given to imagefs umount";
+constexpr char kDamagedWords[] =
+    "its record in the store is damaged; mount it anew, or forget it with imagefs umount";
 
 // The path of a directory of this daemon's own, as mountinfo names it.
 absl::StatusOr<std::string> MakeOwnPath(const std::string& path) {
@@ -72,8 +74,7 @@ class MountTableImpl : public MountTable {
   absl::Status Check(MountRecord& record) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
-  std::vector<MountRecord> List() const override ABSL_LOCKS_EXCLUDED(mu_);
-  ChainRef ChainOf(const std::string& directory) const override ABSL_LOCKS_EXCLUDED(mu_);
+  std::vector<MountState> List() const override ABSL_LOCKS_EXCLUDED(mu_);
   bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
   bool NeedProcess() const override { return chains_->NeedProcess(); }
   std::vector<std::string> Recover(const FindChain& find_chain) override;
@@ -86,13 +87,24 @@ class MountTableImpl : public MountTable {
   void UnmountAll() override;
 
  private:
+  // One directory, with or without its mount.
+  struct Entry {
+    MountRecord record;
+    std::optional<std::string> not_mounted;  // why; nullopt = it is mounted
+    std::string lease;                       // of its private mount; "" = it has none
+    std::weak_ptr<const Chain> chain;
+    bool mounted() const { return !not_mounted.has_value(); }
+  };
+
   // What is below a mount that goes, or is to be replaced. `before`: its record; null: there is
   // none.
   static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
   absl::StatusOr<MountTarget> OpenTargetD(const MountRecord& record, const MountRecord* before);
   // The key of the directory is held by the callers of what ends in D.
   absl::Status ContinueD(MountRecord& record) const ABSL_LOCKS_EXCLUDED(mu_);
-  std::optional<MountRecord> AbsentD(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<Entry> FindD(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Only where it is not mounted.
+  std::optional<Entry> FindAbsentD(const std::string& directory) const;
   absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, MountRecord record,
                                        const MountRecord* before);
   absl::Status MountByRootD(const ChainRef& chain, const MountTarget& target, OverlayUpper* upper,
@@ -103,6 +115,7 @@ class MountTableImpl : public MountTable {
   absl::Status PutBackD(const std::string& directory, const MountRecord* before);
   absl::Status UnmountD(const std::string& directory, bool lazy);
   void UnmountOldD(const MountRecord& record);
+  void DropD(const std::string& directory, bool lazy) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status ForgetD(const MountRecord& record, bool lazy);
   // Of a mount that somebody else has taken away.
   void DropUnmountedD(const MountRecord& record);
@@ -143,14 +156,7 @@ class MountTableImpl : public MountTable {
   std::unique_ptr<MountWatch> watch_;
 
   mutable absl::Mutex mu_;
-  struct Mounted {
-    MountRecord record;
-    std::string lease;  // of its private mount; "" = it has none
-    std::weak_ptr<const Chain> chain;
-  };
-  // By directory; none is in both.
-  std::map<std::string, Mounted> mounts_ ABSL_GUARDED_BY(mu_);
-  std::map<std::string, MountRecord> absent_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by directory
 
   // The mounts of ours that the kernel lists.
   struct Present {
@@ -158,7 +164,7 @@ class MountTableImpl : public MountTable {
     std::set<std::string> directories;
   };
   static absl::StatusOr<Present> FindPresent();
-  bool IsThere(const Mounted& mounted, const Present& present) const;
+  bool IsLost(const Entry& entry, const Present& present) const;
 };
 
 absl::Status MountTableImpl::Start() {
@@ -293,21 +299,20 @@ absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
   }
   if (!record.flags.id_map.empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(record.flags.id_map));
   absl::MutexLock lock(&mu_);
-  if (const auto found = mounts_.find(directory); found != mounts_.end()) {
+  const auto found = entries_.find(directory);
+  if (found != entries_.end() && found->second.mounted()) {
     return absl::AlreadyExistsError(StrCat(directory, ": ", found->second.record.reference,
                                            " is mounted there already; unmount it first (imagefs "
                                            "umount ",
                                            directory, ")"));
   }
-  const auto uses = [&](const MountRecord& other) {
-    return !record.upper.empty() && other.upper == record.upper && other.directory != directory;
-  };
-  const MountRecord* user = nullptr;
-  for (const auto& [other, mounted] : mounts_) user = uses(mounted.record) ? &mounted.record : user;
-  for (const auto& [other, absent] : absent_) user = uses(absent) ? &absent : user;
-  if (user == nullptr) return absl::OkStatus();
-  return absl::AlreadyExistsError(StrCat("the changes of ", user->directory, " are kept in ",
-                                         record.upper, "; choose another --upper"));
+  if (record.upper.empty()) return absl::OkStatus();
+  for (const auto& [other, entry] : entries_) {
+    if (other == directory || entry.record.upper != record.upper) continue;
+    return absl::AlreadyExistsError(StrCat("the changes of ", other, " are kept in ", record.upper,
+                                           "; choose another --upper"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status MountTableImpl::Check(MountRecord& record) {
@@ -319,11 +324,11 @@ absl::Status MountTableImpl::Check(MountRecord& record) {
   const auto hold = HoldDirectory(record.directory);
   IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
   IMAGEFS_RETURN_IF_ERROR(ContinueD(record));
-  const std::optional<MountRecord> before = AbsentD(record.directory);
+  const std::optional<Entry> before = FindAbsentD(record.directory);
   MountRecord looked = record;
   looked.covered = {};
   IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target,
-                           OpenTargetD(looked, before.has_value() ? &*before : nullptr));
+                           OpenTargetD(looked, before.has_value() ? &before->record : nullptr));
   record.covered = target.covered;
   return options_.as_root ? absl::OkStatus() : CheckFusermount(record.directory);
 }
@@ -346,36 +351,43 @@ absl::StatusOr<MountTarget> MountTableImpl::OpenTargetD(const MountRecord& recor
   });
 }
 
-std::optional<MountRecord> MountTableImpl::AbsentD(const std::string& directory) const {
+std::optional<MountTableImpl::Entry> MountTableImpl::FindD(const std::string& directory) const {
   absl::MutexLock lock(&mu_);
-  const auto found = absent_.find(directory);
-  return found == absent_.end() ? std::nullopt : std::optional(found->second);
+  const auto found = entries_.find(directory);
+  return found == entries_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::optional<MountTableImpl::Entry> MountTableImpl::FindAbsentD(
+    const std::string& directory) const {
+  std::optional<Entry> found = FindD(directory);
+  return found.has_value() && found->mounted() ? std::nullopt : found;
 }
 
 // Has a mount that somebody asks for anew go on with what was written there, or refuses it.
 absl::Status MountTableImpl::ContinueD(MountRecord& record) const {
-  const std::optional<MountRecord> before = AbsentD(record.directory);
-  if (!before.has_value() || before->upper.empty() || before->keep_upper || before->unmounted) {
-    return absl::OkStatus();
-  }
-  if (!record.writable || !record.upper.empty() || record.reference != before->reference) {
+  const std::optional<Entry> entry = FindAbsentD(record.directory);
+  if (!entry.has_value()) return absl::OkStatus();
+  const MountRecord& before = entry->record;
+  if (before.upper.empty() || before.keep_upper || before.unmounted) return absl::OkStatus();
+  if (!record.writable || !record.upper.empty() || record.reference != before.reference) {
     return absl::FailedPreconditionError(
-        StrCat(record.directory, ": what was written to ", before->reference,
-               " there is kept, though it is not mounted (", before->not_mounted,
+        StrCat(record.directory, ": what was written to ", before.reference,
+               " there is kept, though it is not mounted (", *entry->not_mounted,
                "); mount that one with --rw, or give it up: imagefs umount ", record.directory));
   }
   record.continued = true;
-  record.upper = before->upper;
-  record.upper_ids = before->upper_ids;
-  if (before->boot_id != boot_id_) record.upper_ids.ForgetDevices();
+  record.upper = before.upper;
+  record.upper_ids = before.upper_ids;
+  if (before.boot_id != boot_id_) record.upper_ids.ForgetDevices();
   return absl::OkStatus();
 }
 
 absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {
   if (!record.covered.known()) IMAGEFS_RETURN_IF_ERROR(Check(record));
   const auto hold = HoldDirectory(record.directory);
-  const std::optional<MountRecord> before = AbsentD(record.directory);
-  if (before.has_value() && !record.keep_upper && !record.upper.empty() &&
+  const std::optional<Entry> entry = FindAbsentD(record.directory);
+  const MountRecord* before = entry.has_value() ? &entry->record : nullptr;
+  if (before != nullptr && !record.keep_upper && !record.upper.empty() &&
       before->upper == record.upper && before->chain_id != chain->chain_id &&
       before->manifest_digest != record.manifest_digest) {
     return absl::FailedPreconditionError(StrCat(
@@ -383,7 +395,7 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord re
         record.reference, " is now; mount that one (by its digest ",
         before->manifest_digest.ToString(), "), or give it up: imagefs umount ", record.directory));
   }
-  return MountAtD(chain, std::move(record), before.has_value() ? &*before : nullptr);
+  return MountAtD(chain, std::move(record), before);
 }
 
 absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain, MountRecord record,
@@ -395,7 +407,6 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain, Moun
   if (record.created_unix == 0) record.created_unix = time(nullptr);
   record.boot_id = boot_id_;
   record.unmounted = false;
-  record.not_mounted.clear();
   IMAGEFS_RETURN_IF_ERROR(ChooseMode(record).status());
   std::optional<OverlayUpper> upper;
   if (record.writable) {
@@ -473,8 +484,7 @@ void MountTableImpl::AddMountedD(const ChainRef& chain, const MountRecord& recor
                                  std::string lease, const MountRecord* before) {
   {
     absl::MutexLock lock(&mu_);
-    mounts_[record.directory] = {record, std::move(lease), chain};
-    absent_.erase(record.directory);
+    entries_[record.directory] = {record, std::nullopt, std::move(lease), chain};
   }
   if (before == nullptr || before->upper.empty() || before->upper == record.upper ||
       before->keep_upper) {
@@ -514,7 +524,7 @@ absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
   std::string directory = path;
   {
     absl::MutexLock lock(&mu_);
-    if (!mounts_.contains(path) && !absent_.contains(path)) directory.clear();
+    if (!entries_.contains(path)) directory.clear();
   }
   if (directory.empty()) directory = MountPointOf(path);
   const auto hold = HoldDirectory(directory);
@@ -522,26 +532,20 @@ absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
 }
 
 absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy) {
-  std::optional<MountRecord> record = AbsentD(directory);
-  const bool absent = record.has_value();
-  if (!absent) {
-    absl::MutexLock lock(&mu_);
-    const auto found = mounts_.find(directory);
-    if (found == mounts_.end()) {
-      return absl::NotFoundError(
-          StrCat(directory, " is not a mount of imagefs; `imagefs ls` lists them"));
-    }
-    record = found->second.record;
+  const std::optional<Entry> entry = FindD(directory);
+  if (!entry.has_value()) {
+    return absl::NotFoundError(
+        StrCat(directory, " is not a mount of imagefs; `imagefs ls` lists them"));
   }
   absl::Status status;
-  if (!absent) {
-    status = options_.as_root ? UnmountExactly(record->mounts.back(), directory, lazy)
+  if (entry->mounted()) {
+    status = options_.as_root ? UnmountExactly(entry->record.mounts.back(), directory, lazy)
                               : FusermountUnmount(directory, lazy);
   }
   // Not there: somebody else unmounted it, which is as good.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
-  UnmountOldD(*record);
-  return ForgetD(*record, lazy);
+  UnmountOldD(entry->record);
+  return ForgetD(entry->record, lazy);
 }
 
 // What died with a daemon before this one and lies on the directory, or lay below the mount there.
@@ -554,18 +558,21 @@ void MountTableImpl::UnmountOldD(const MountRecord& record) {
   }
 }
 
-absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy) {
+// Takes it out of the table.
+void MountTableImpl::DropD(const std::string& directory, bool lazy) {
   std::string lease;
   {
     absl::MutexLock lock(&mu_);
-    absent_.erase(record.directory);
-    const auto found = mounts_.find(record.directory);
-    if (found != mounts_.end()) {
-      lease = found->second.lease;
-      mounts_.erase(found);
-    }
+    const auto found = entries_.find(directory);
+    if (found == entries_.end()) return;
+    lease = std::move(found->second.lease);
+    entries_.erase(found);
   }
   if (!lease.empty()) chains_->Release(lease, lazy);
+}
+
+absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy) {
+  DropD(record.directory, lazy);
   absl::Status status;
   if (!record.upper.empty() && !record.keep_upper) status = RemoveUpper(record.upper);
   status.Update(records_.Delete(record.directory));
@@ -574,30 +581,23 @@ absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy) {
 
 void MountTableImpl::SetAbsentD(MountRecord record, std::string why) {
   absl::MutexLock lock(&mu_);
-  record.not_mounted = std::move(why);
-  absent_[record.directory] = std::move(record);
+  Entry& entry = entries_[record.directory];
+  entry = {};
+  entry.record = std::move(record);
+  entry.not_mounted = std::move(why);
 }
 
 void MountTableImpl::SetNotMounted(const std::string& directory, const std::string& why) {
   absl::MutexLock lock(&mu_);
-  const auto found = absent_.find(directory);
-  if (found != absent_.end()) found->second.not_mounted = why;
+  const auto found = entries_.find(directory);
+  if (found != entries_.end() && !found->second.mounted()) found->second.not_mounted = why;
 }
 
 // Nothing of it is left but what was written to the store, which is listed.
 void MountTableImpl::DropUnmountedD(const MountRecord& record) {
   LogInfo("unmounted_elsewhere directory=", record.directory,
           record.upper.empty() ? "" : " changes_kept_in=", record.upper);
-  std::string lease;
-  {
-    absl::MutexLock lock(&mu_);
-    const auto found = mounts_.find(record.directory);
-    if (found != mounts_.end()) {
-      lease = found->second.lease;
-      mounts_.erase(found);
-    }
-  }
-  if (!lease.empty()) chains_->Release(lease, /*lazy=*/true);
+  DropD(record.directory, /*lazy=*/true);
   UnmountOldD(record);
   absl::Status status;
   if (record.upper.empty() || record.keep_upper) {
@@ -612,18 +612,15 @@ void MountTableImpl::DropUnmountedD(const MountRecord& record) {
   if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
 }
 
-std::vector<MountRecord> MountTableImpl::List() const {
-  std::vector<MountRecord> out;
+std::vector<MountState> MountTableImpl::List() const {
+  std::vector<MountState> out;
   absl::MutexLock lock(&mu_);
-  for (const auto& [directory, mounted] : mounts_) out.push_back(mounted.record);
-  for (const auto& [directory, record] : absent_) out.push_back(record);
+  for (const auto& [directory, entry] : entries_) {
+    out.push_back({entry.record, entry.not_mounted.value_or(""), entry.chain.lock()});
+  }
+  std::stable_partition(out.begin(), out.end(),
+                        [](const MountState& one) { return one.mounted(); });
   return out;
-}
-
-ChainRef MountTableImpl::ChainOf(const std::string& directory) const {
-  absl::MutexLock lock(&mu_);
-  const auto found = mounts_.find(directory);
-  return found == mounts_.end() ? nullptr : found->second.chain.lock();
 }
 
 // Unmounts what died with a daemon before this one.
@@ -644,7 +641,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record, const
     const ChainRef chain = here ? chains_->ServedAt(record.directory, *there) : nullptr;
     if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnknown;
     absl::MutexLock lock(&mu_);
-    mounts_[record.directory] = {record, "", chain};
+    entries_[record.directory] = {record, std::nullopt, "", chain};
     return Outlived::kHere;
   }
   const bool alone = record.mode == kKernelMode && !record.filling;
@@ -665,7 +662,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record, const
   adopted.mounts.push_back(KeyOf(*there));
   absl::MutexLock lock(&mu_);
   // What the kernel shows by itself may be of another object of the store by now.
-  mounts_[record.directory] = {std::move(adopted), *lease, alone ? nullptr : chain};
+  entries_[record.directory] = {std::move(adopted), std::nullopt, *lease, alone ? nullptr : chain};
   return Outlived::kHere;
 }
 
@@ -703,9 +700,9 @@ std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record
 
 std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
   std::vector<std::string> out;
-  auto records = records_.List();
-  if (!records.ok()) {
-    LogError("mounts_not_read error=", records.status().message());
+  auto stored = records_.List();
+  if (!stored.ok()) {
+    LogError("mounts_not_read error=", stored.status().message());
     return out;
   }
   const auto mounts = MountView::Read();
@@ -713,13 +710,19 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
     LogError("mounts_not_read error=", mounts.status().message());
     return out;
   }
-  for (MountRecord& record : *records) {
+  for (MountRecord& record : stored->records) {
     const auto hold = HoldDirectory(record.directory);
-    {
-      absl::MutexLock lock(&mu_);
-      if (mounts_.contains(record.directory) || absent_.contains(record.directory)) continue;
-    }
+    if (FindD(record.directory).has_value()) continue;
     if (RecoverD(record, **mounts, find_chain)) out.push_back(record.directory);
+  }
+  for (std::string& directory : stored->damaged) {
+    const auto hold = HoldDirectory(directory);
+    if (FindD(directory).has_value()) continue;
+    // What is mounted there stays, until another mount takes its place: nobody knows what it is.
+    MountRecord record;
+    record.directory = std::move(directory);
+    record.boot_id = boot_id_;
+    SetAbsentD(std::move(record), kDamagedWords);
   }
   return out;
 }
@@ -733,11 +736,6 @@ bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
   }
   if (record.unmounted) {
     SetAbsentD(record, kUnmountedWords);
-    return false;
-  }
-  // What is mounted there stays: nobody knows what it is.
-  if (!record.not_mounted.empty()) {
-    SetAbsentD(record, record.not_mounted);
     return false;
   }
   switch (AdoptD(record, mounts, find_chain)) {
@@ -774,28 +772,30 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& recor
 absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,
                                                        ChainRef chain) {
   const auto hold = HoldDirectory(directory);
-  const std::optional<MountRecord> record = AbsentD(directory);
-  if (!record.has_value() || record->unmounted) {
+  const std::optional<Entry> entry = FindAbsentD(directory);
+  if (!entry.has_value() || entry->record.unmounted) {
     return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
   }
-  absl::StatusOr<MountRecord> mounted = MountAgainD(*record, chain);
+  absl::StatusOr<MountRecord> mounted = MountAgainD(entry->record, chain);
   if (!mounted.ok()) SetNotMounted(directory, std::string(mounted.status().message()));
   return mounted;
 }
 
 void MountTableImpl::UnmountAll() {
-  for (const MountRecord& record : List()) {
-    const auto hold = HoldDirectory(record.directory);
-    const absl::Status status = UnmountD(record.directory, /*lazy=*/true);
+  for (const MountState& state : List()) {
+    const std::string& directory = state.record.directory;
+    const auto hold = HoldDirectory(directory);
+    const absl::Status status = UnmountD(directory, /*lazy=*/true);
     if (!status.ok() && !absl::IsNotFound(status)) {
       LogWarning("unmount_failed error=", status.message());
     }
   }
 }
 
-bool MountTableImpl::IsThere(const Mounted& mounted, const Present& present) const {
-  return options_.as_root ? present.keys.contains(mounted.record.mounts.back())
-                          : present.directories.contains(mounted.record.directory);
+bool MountTableImpl::IsLost(const Entry& entry, const Present& present) const {
+  if (!entry.mounted()) return false;
+  return options_.as_root ? !present.keys.contains(entry.record.mounts.back())
+                          : !present.directories.contains(entry.record.directory);
 }
 
 absl::StatusOr<MountTableImpl::Present> MountTableImpl::FindPresent() {
@@ -814,28 +814,22 @@ absl::StatusOr<MountTableImpl::Present> MountTableImpl::FindPresent() {
 void MountTableImpl::Prune() {
   const auto present = FindPresent();
   if (!present.ok()) return;
-  std::vector<std::string> missing;
+  std::vector<std::string> lost;
   {
     absl::MutexLock lock(&mu_);
-    for (const auto& [directory, mounted] : mounts_) {
-      if (!IsThere(mounted, *present)) missing.push_back(directory);
+    for (const auto& [directory, entry] : entries_) {
+      if (IsLost(entry, *present)) lost.push_back(directory);
     }
   }
-  for (const std::string& directory : missing) PruneDirectory(directory);
+  for (const std::string& directory : lost) PruneDirectory(directory);
 }
 
 void MountTableImpl::PruneDirectory(const std::string& directory) {
   const auto hold = HoldDirectory(directory);
   const auto present = FindPresent();
   if (!present.ok()) return;
-  MountRecord record;
-  {
-    absl::MutexLock lock(&mu_);
-    const auto found = mounts_.find(directory);
-    if (found == mounts_.end() || IsThere(found->second, *present)) return;
-    record = found->second.record;
-  }
-  DropUnmountedD(record);
+  const std::optional<Entry> entry = FindD(directory);
+  if (entry.has_value() && IsLost(*entry, *present)) DropUnmountedD(entry->record);
 }
 
 }  // namespace

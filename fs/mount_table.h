@@ -11,7 +11,6 @@
 // error or the right tree, never the directory below it, and write nothing there.
 #pragma once
 
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -21,56 +20,9 @@
 #include "absl/status/statusor.h"
 #include "cache/chain.h"
 #include "fs/fuse_loop.h"
-#include "fs/mount_syscalls.h"
-#include "fs/overlay_upper.h"
+#include "fs/mount_record.h"
 
 namespace imagefs {
-
-// How a chain is shown.
-inline constexpr std::string_view kFuseMode = "fuse";      // this process answers the kernel
-inline constexpr std::string_view kKernelMode = "kernel";  // the kernel reads index and data itself
-
-struct MountRecord {
-  std::string directory;  // absolute, symbolic links resolved
-  std::string reference;  // as the user gave it, canonical
-  Digest manifest_digest;
-  Digest chain_id;
-  std::string mode;  // "fuse" or "kernel"; in a request also "auto" (or ""), and Mount fills it in
-  bool writable = false;
-  // The directory that the mount covers, not the mount's root; filled in by Check, not known in
-  // records of older versions.
-  FileId covered;
-  std::string upper;        // of the overlay, "" otherwise; in a request: its place, "" = the store
-  UpperIds upper_ids;       // filled in; not known in records of older versions
-  bool keep_upper = false;  // the upper is the caller's and outlives the mount
-  MountFlags flags;
-  std::string context;  // SELinux context of every file, kernel mode only
-  int64_t created_unix = 0;
-  std::string boot_id;  // of the boot that mounted it; Mount fills it in
-  // As root, filled in: the mounts that lie on the directory, of which the last one shows the
-  // image. Others died with a daemon, and could not be taken away from below it.
-  std::vector<MountKey> mounts;
-  int64_t deadline_seconds = 0;  // of a read that waits for bytes; 0 = the daemon's
-  // How its registry is reached, beside what this machine knows of it.
-  bool plain_http = false, skip_tls_verify = false;
-  bool filling = false;  // kernel mode: bytes were missing, which the daemon brings; filled in
-  // Recover in another boot drops it: somebody else (fstab) sees to it that it is mounted.
-  bool this_boot_only = false;
-  // Another program has unmounted it, and what was written is still in `upper`, which goes when the
-  // directory is mounted on anew, or with Unmount. It is not mounted again by itself.
-  bool unmounted = false;
-  bool continued = false;   // by Check: it goes on with what was written before. Not stored
-  std::string not_mounted;  // filled in by List: why it is not mounted, "" = it is. Not stored
-};
-
-// Durable storage of mount records; implemented over the store by cmd/.
-class MountRecords {
- public:
-  virtual ~MountRecords() = default;
-  virtual absl::Status Put(const MountRecord& record) = 0;
-  virtual absl::Status Delete(const std::string& directory) = 0;
-  virtual absl::StatusOr<std::vector<MountRecord>> List() = 0;
-};
 
 class SessionStore;
 
@@ -129,10 +81,7 @@ class MountTable {
   // unless `lazy`. The last mount of a chain takes the private mount with it. What is not mounted
   // is forgotten, with its upper as if it were mounted.
   virtual absl::Status Unmount(const std::string& directory, bool lazy) = 0;
-  virtual std::vector<MountRecord> List() const = 0;
-  // What the mount at a directory shows, also when the store has forgotten it meanwhile. Null where
-  // nothing of ours is, and where the kernel shows by itself what an earlier daemon has mounted.
-  virtual ChainRef ChainOf(const std::string& directory) const = 0;
+  virtual std::vector<MountState> List() const = 0;
   // True while a mount of that chain exists.
   virtual bool InUse(const Digest& chain_id) const = 0;
   // True while a mount needs this process. What the kernel shows by itself does not.

@@ -115,11 +115,13 @@ void ImageUses::Serve() {
 }
 
 void ImageUses::AttachAllSources() {
-  for (MountRecord& record : deps_.mounts.List()) {
-    if (!record.not_mounted.empty()) continue;
-    executor_.Submit([this, record = std::move(record)] {
+  for (MountState& state : deps_.mounts.List()) {
+    if (!state.mounted()) continue;
+    // What is unmounted meanwhile is not kept.
+    std::weak_ptr<const Chain> shown = state.chain;
+    executor_.Submit([this, record = std::move(state.record), shown = std::move(shown)] {
       if (ending_) return;
-      ChainRef chain = deps_.mounts.ChainOf(record.directory);
+      ChainRef chain = shown.lock();
       if (chain == nullptr) {
         absl::StatusOr<ChainRef> found = deps_.store.FindChain(record.chain_id);
         if (found.ok()) chain = *std::move(found);

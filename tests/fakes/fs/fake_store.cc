@@ -432,7 +432,7 @@ absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef, MountRecord record) 
   if (!mount_status_.ok()) return mount_status_;
   record.mode = "fuse";
   record.created_unix = 1;
-  mounts_[record.directory] = record;
+  mounts_[record.directory] = {record, "", nullptr};
   return record;
 }
 
@@ -444,11 +444,11 @@ absl::Status FakeMountTable::Unmount(const std::string& directory, bool) {
   return absl::OkStatus();
 }
 
-std::vector<MountRecord> FakeMountTable::List() const {
+std::vector<MountState> FakeMountTable::List() const {
   absl::MutexLock lock(&mu_);
-  std::vector<MountRecord> records;
-  for (const auto& [directory, record] : mounts_) records.push_back(record);
-  return records;
+  std::vector<MountState> out;
+  for (const auto& [directory, mount] : mounts_) out.push_back(mount);
+  return out;
 }
 
 bool FakeMountTable::InUse(const Digest&) const { return false; }
@@ -465,26 +465,24 @@ absl::StatusOr<MountRecord> FakeMountTable::MountAgain(const std::string& direct
   absl::MutexLock lock(&mu_);
   ++mount_again_calls_;
   const auto found = mounts_.find(directory);
-  if (found == mounts_.end() || found->second.not_mounted.empty()) {
+  if (found == mounts_.end() || found->second.mounted()) {
     return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
   }
   if (!mount_status_.ok()) return mount_status_;
-  found->second.chain_id = chain->chain_id;
+  found->second.record.chain_id = chain->chain_id;
   found->second.not_mounted.clear();
-  return found->second;
+  return found->second.record;
 }
 
 void FakeMountTable::SetNotMounted(const std::string& directory, const std::string& why) {
   absl::MutexLock lock(&mu_);
   const auto found = mounts_.find(directory);
-  if (found != mounts_.end() && !found->second.not_mounted.empty()) {
-    found->second.not_mounted = why;
-  }
+  if (found != mounts_.end() && !found->second.mounted()) found->second.not_mounted = why;
 }
 
-void FakeMountTable::AddRecord(const MountRecord& record) {
+void FakeMountTable::AddMount(const MountState& mount) {
   absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = record;
+  mounts_[mount.record.directory] = mount;
 }
 
 int FakeMountTable::mount_again_calls() const {

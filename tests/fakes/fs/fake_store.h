@@ -146,8 +146,7 @@ class FakeMountTable : public MountTable {
   absl::Status Check(MountRecord& record) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
-  std::vector<MountRecord> List() const override;
-  ChainRef ChainOf(const std::string&) const override { return nullptr; }
+  std::vector<MountState> List() const override;
   bool InUse(const Digest& chain_id) const override;
   bool NeedProcess() const override;
   std::vector<std::string> Recover(const FindChain& find_chain) override;
@@ -155,7 +154,7 @@ class FakeMountTable : public MountTable {
   void SetNotMounted(const std::string& directory, const std::string& why) override;
   void RemoveLeftovers() override {}
   // As if Recover had found it.
-  void AddRecord(const MountRecord& record);
+  void AddMount(const MountState& mount);
   int mount_again_calls() const;
   void UnmountAll() override;
 
@@ -166,7 +165,7 @@ class FakeMountTable : public MountTable {
   int prepares_ ABSL_GUARDED_BY(mu_) = 0;
   int mount_calls_ ABSL_GUARDED_BY(mu_) = 0;
   int mount_again_calls_ ABSL_GUARDED_BY(mu_) = 0;
-  std::map<std::string, MountRecord> mounts_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, MountState> mounts_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, int> leases_ ABSL_GUARDED_BY(mu_);
   bool filling_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<Digest> outlived_ ABSL_GUARDED_BY(mu_);

@@ -41,10 +41,10 @@ class FakeRecords : public MountRecords {
     records_.erase(directory);
     return absl::OkStatus();
   }
-  absl::StatusOr<std::vector<MountRecord>> List() override {
+  absl::StatusOr<Stored> List() override {
     absl::MutexLock lock(&mu_);
-    std::vector<MountRecord> out;
-    for (const auto& [directory, record] : records_) out.push_back(record);
+    Stored out;
+    for (const auto& [directory, record] : records_) out.records.push_back(record);
     return out;
   }
   size_t size() const {
@@ -162,8 +162,8 @@ class MountTest : public ::testing::Test {
   }
   // Why the record of that directory has no mount; "" when it has one, "none" without a record.
   std::string NotMounted(const std::string& target) const {
-    for (const MountRecord& record : table_->List()) {
-      if (record.directory == target) return record.not_mounted;
+    for (const MountState& mount : table_->List()) {
+      if (mount.record.directory == target) return mount.not_mounted;
     }
     return "none";
   }

@@ -237,7 +237,7 @@ TEST_F(ControlServiceTest, ACallerThatLeavesDisturbsNobody) {
   store_.ReleaseChain();
   EXPECT_TRUE(Finish(std::move(second)).status.ok());
   ASSERT_EQ(mounts_.List().size(), 1u);
-  EXPECT_EQ(mounts_.List()[0].directory, dir_ + "/b");
+  EXPECT_EQ(mounts_.List()[0].record.directory, dir_ + "/b");
 }
 
 TEST_F(ControlServiceTest, TheLastCallerThatLeavesStopsTheWork) {

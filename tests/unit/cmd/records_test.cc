@@ -106,10 +106,10 @@ class StoredMountRecordsTest : public testing::Test {
   }
   std::vector<std::string> Directories() {
     StoredMountRecords records(*kv_);
-    absl::StatusOr<std::vector<MountRecord>> list = records.List();
+    const absl::StatusOr<MountRecords::Stored> list = records.List();
     EXPECT_TRUE(list.ok());
     std::vector<std::string> directories;
-    for (const MountRecord& record : *list) directories.push_back(record.directory);
+    for (const MountRecord& record : list->records) directories.push_back(record.directory);
     return directories;
   }
   std::string dir_;
@@ -150,18 +150,15 @@ TEST_F(StoredMountRecordsTest, ADamagedRecordStillNamesItsDirectory) {
   ASSERT_TRUE(DamageRecord(dir_ + "/db", "mount//mnt/a"));
   Open();
   StoredMountRecords records(*kv_);
-  const absl::StatusOr<std::vector<MountRecord>> list = records.List();
+  const absl::StatusOr<MountRecords::Stored> list = records.List();
   ASSERT_TRUE(list.ok()) << list.status();
-  ASSERT_EQ(list->size(), 2u);
-  EXPECT_EQ((*list)[0].directory, "/mnt/b");
-  EXPECT_EQ((*list)[0].not_mounted, "");
-  EXPECT_EQ((*list)[1].directory, "/mnt/a");
-  EXPECT_NE((*list)[1].not_mounted.find("damaged"), std::string::npos);
+  EXPECT_EQ(Directories(), (std::vector<std::string>{"/mnt/b"}));
+  EXPECT_EQ(list->damaged, (std::vector<std::string>{"/mnt/a"}));
   // It goes as any other, and is replaced by the next mount there.
   ASSERT_TRUE(records.Put(Record("/mnt/a")).ok());
-  EXPECT_EQ((*records.List())[0].not_mounted, "");
+  EXPECT_TRUE(records.List()->damaged.empty());
   ASSERT_TRUE(records.Delete("/mnt/a").ok());
-  EXPECT_EQ(records.List()->size(), 1u);
+  EXPECT_EQ(Directories(), (std::vector<std::string>{"/mnt/b"}));
 }
 
 }  // namespace

@@ -38,7 +38,7 @@ TEST_F(KernelMountTest, AutoIsTheKernelWhereItCanAndFuseWhereItCannot) {
   mode_ = "auto";
   ASSERT_EQ(Mount(chain, Target("kernel")), absl::OkStatus());
   EXPECT_EQ(TypeAt(directory_ + "/kernel"), "erofs");
-  EXPECT_EQ(table_->List()[0].mode, "kernel");
+  EXPECT_EQ(table_->List()[0].record.mode, "kernel");
   EXPECT_FALSE(table_->NeedProcess());
   mode_ = "fuse";
   ASSERT_EQ(Mount(chain, Target("fuse")), absl::OkStatus());
@@ -116,7 +116,7 @@ TEST_F(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
   KillDaemon();
   // As after a restart of the machine.
   ASSERT_EQ(umount2((directory_ + "/a").c_str(), 0), 0);
-  MountRecord record = records_.List()->front();
+  MountRecord record = records_.List()->records.front();
   record.boot_id = "another";
   ASSERT_TRUE(records_.Put(record).ok());
   options_.kernel = false;
@@ -140,7 +140,7 @@ TEST_F(KernelMountTest, AMountOfFstabIsNotTheDaemonsInAnotherBoot) {
   EXPECT_EQ(Recover(Finder(chain)).size(), 2u) << "in this boot it is";
   KillDaemon();
   std::vector<std::string> uppers;
-  const std::vector<MountRecord> recorded = *records_.List();
+  const std::vector<MountRecord> recorded = records_.List()->records;
   for (MountRecord record : recorded) {
     ASSERT_EQ(umount2(record.directory.c_str(), 0), 0);
     if (!record.upper.empty()) uppers.push_back(record.upper);

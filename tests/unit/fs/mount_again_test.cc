@@ -23,8 +23,8 @@ class MountAgainTest : public MountTest {
     if (!IsSkipped()) chain_ = Build(Sample());
   }
   std::string UpperOf(const std::string& target) {
-    for (const MountRecord& record : table_->List()) {
-      if (record.directory == target) return record.upper;
+    for (const MountState& mount : table_->List()) {
+      if (mount.record.directory == target) return mount.record.upper;
     }
     return "none";
   }

@@ -45,7 +45,7 @@ class MountPathsTest : public BothModesTest {
       }
     }
     if (mode_ != kKernelMode) return;
-    const std::vector<MountRecord> records = *records_.List();
+    const std::vector<MountRecord> records = records_.List()->records;
     for (MountRecord record : records) {
       record.boot_id = "another";
       ASSERT_TRUE(records_.Put(record).ok());
@@ -65,11 +65,11 @@ TEST_P(MountPathsTest, TheRecordNamesTheDirectoryThatIsCovered) {
   const struct stat below = *StatPath(target);
   ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
   EXPECT_NE(StatPath(target)->st_ino, below.st_ino);
-  EXPECT_EQ(records_.List()->front().covered, IdOf(below));
+  EXPECT_EQ(records_.List()->records.front().covered, IdOf(below));
   LoseMounts();
   StartDaemon();
   EXPECT_EQ(Recover(Finder(chain_)), std::vector<std::string>{target});
-  EXPECT_EQ(records_.List()->front().covered, IdOf(below));
+  EXPECT_EQ(records_.List()->records.front().covered, IdOf(below));
 }
 
 TEST_P(MountPathsTest, AMountDoesNotComeBackThroughALink) {
@@ -79,7 +79,7 @@ TEST_P(MountPathsTest, AMountDoesNotComeBackThroughALink) {
     ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
     LoseMounts();
     if (old_record) {
-      MountRecord record = records_.List()->front();
+      MountRecord record = records_.List()->records.front();
       record.covered = {};
       ASSERT_TRUE(records_.Put(record).ok());
     }
@@ -142,7 +142,7 @@ TEST_P(MountPathsTest, ARecordOfAnOlderVersionComesBackAsItWas) {
   wanted.flags = {};
   ASSERT_EQ(table_->Mount(chain_, wanted).status(), absl::OkStatus());
   LoseMounts();
-  MountRecord record = records_.List()->front();
+  MountRecord record = records_.List()->records.front();
   record.covered = {};
   ASSERT_TRUE(records_.Put(record).ok());
   StartDaemon();
@@ -150,7 +150,7 @@ TEST_P(MountPathsTest, ARecordOfAnOlderVersionComesBackAsItWas) {
   struct statvfs found;
   ASSERT_EQ(statvfs(wanted.directory.c_str(), &found), 0);
   EXPECT_EQ(found.f_flag & (ST_NOSUID | ST_NODEV), 0u);
-  EXPECT_TRUE(records_.List()->front().covered.known()) << "from now on it is known";
+  EXPECT_TRUE(records_.List()->records.front().covered.known()) << "from now on it is known";
 }
 
 // The path is resolved when the mount is asked for; the bytes come later.
@@ -295,7 +295,7 @@ TEST_P(MountPathsTest, AWritableMountComesBackWithItsUpperOnly) {
         ASSERT_EQ(unlink((directory_ + part).c_str()), 0);
         Target(std::string(part).substr(1));
       }
-      const MountRecord record = *records_.List()->begin();
+      const MountRecord record = records_.List()->records.front();
       StartDaemon();
       EXPECT_TRUE(Recover(Finder(chain_)).empty()) << part << link;
       EXPECT_EQ(Describe(victim).size(), 2u);
