@@ -75,11 +75,10 @@ struct IndexTarget {
   std::string statement_digest;
 };
 
-// What a Mount (directory set) or Pull asks for.
+// What a Mount (`mount` set) or Pull asks for.
 struct TransferRequest {
   ImageStore::ResolveRequest resolve;
-  std::string directory;
-  MountRecord mount;                 // how: mode, writable, upper, flags, context
+  std::optional<MountRequest> mount;
   bool lazy = true;                  // a Mount may show the image before its bytes are here
   std::string complete;              // Pull: the directory of a mount, instead of an image
   std::optional<IndexTarget> index;  // Index

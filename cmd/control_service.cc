@@ -38,7 +38,7 @@ uint64_t ResidentBytes() {
   return pages.value_or(0) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
+absl::StatusOr<TransferRequest> ParseMountRequest(const control::v1::MountRequest& request) {
   TransferRequest out;
   IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
   IMAGEFS_RETURN_IF_ERROR(CheckPath(request.directory(), "the directory to mount on"));
@@ -48,15 +48,18 @@ absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
         StrCat("mode ", Printable(mode), " is not known; use auto, kernel or fuse"));
   }
   if (!request.id_map().empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(request.id_map()));
-  out.directory = request.directory();
-  out.mount.mode = mode;
-  out.mount.writable = request.writable();
-  out.mount.upper = request.upper();
-  out.mount.keep_upper = !request.upper().empty();
-  out.mount.flags = {!request.suid(), !request.dev(), request.noexec(), request.id_map(), ""};
-  out.mount.context = request.context();
-  out.mount.deadline_seconds = request.deadline_seconds();
-  out.mount.this_boot_only = request.this_boot_only();
+  imagefs::MountRequest& mount = out.mount.emplace();
+  mount.directory = request.directory();
+  mount.reference = out.resolve.reference.ToString();
+  mount.mode = mode;
+  mount.upper = request.upper();
+  mount.options.writable = request.writable();
+  mount.options.flags = {!request.suid(), !request.dev(), request.noexec(), request.id_map(), ""};
+  mount.options.context = request.context();
+  mount.options.deadline_seconds = request.deadline_seconds();
+  mount.options.plain_http = out.resolve.access.plain_http;
+  mount.options.skip_tls_verify = !out.resolve.access.verify_tls;
+  mount.options.this_boot_only = request.this_boot_only();
   out.lazy = !request.eager();
   out.progress = request.progress();
   return out;
@@ -251,7 +254,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   }
 
   grpc::ServerWriteReactor<MountEvent>* Mount(Context* context,
-                                              const MountRequest* request) override {
+                                              const control::v1::MountRequest* request) override {
     return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
                          ParseMountRequest(*request));
   }
@@ -658,14 +661,16 @@ void FillMount(const MountRecord& record, Mount* out) {
   out->set_manifest_digest(record.manifest_digest.ToString());
   out->set_chain_id(record.chain_id.ToString());
   out->set_mode(record.mode);
-  out->set_writable(record.writable);
+  out->set_writable(record.options.writable);
   out->set_created_unix(record.created_unix);
   out->set_state("mounted");
   out->set_upper(record.upper);
-  if (record.flags.nosuid) out->add_options("nosuid");
-  if (record.flags.nodev) out->add_options("nodev");
-  if (record.flags.noexec) out->add_options("noexec");
-  if (!record.context.empty()) out->add_options(StrCat("context=\"", record.context, "\""));
+  const MountFlags& flags = record.options.flags;
+  if (flags.nosuid) out->add_options("nosuid");
+  if (flags.nodev) out->add_options("nodev");
+  if (flags.noexec) out->add_options("noexec");
+  const std::string& context = record.options.context;
+  if (!context.empty()) out->add_options(StrCat("context=\"", context, "\""));
 }
 
 void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry, AddedImage* out) {

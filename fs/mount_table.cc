@@ -49,6 +49,11 @@ absl::StatusOr<std::string> MakeOwnPath(const std::string& path) {
   return PathOf(fd, path);
 }
 
+// What only the kernel's file system can do.
+bool NeedsKernel(const MountOptions& options) {
+  return !options.context.empty() || !options.flags.id_map.empty();
+}
+
 class MountTableImpl : public MountTable {
  public:
   MountTableImpl(Options options, FuseLoop& loop, MountRecords& records)
@@ -67,12 +72,13 @@ class MountTableImpl : public MountTable {
 
   absl::Status Start();
 
-  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) override;
+  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) override;
   absl::StatusOr<Shown> Show(ChainRef chain) override;
   std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
   void Hide(const std::string& lease) override { chains_->Release(lease, /*lazy=*/true); }
-  absl::Status Check(MountRecord& record) override;
-  absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
+  absl::StatusOr<CheckedMount> Check(MountRequest request) override;
+  absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
+                                    const CheckedMount& mount) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountState> List() const override ABSL_LOCKS_EXCLUDED(mu_);
   bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
@@ -99,15 +105,18 @@ class MountTableImpl : public MountTable {
   // What is below a mount that goes, or is to be replaced. `before`: its record; null: there is
   // none.
   static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
-  absl::StatusOr<MountTarget> OpenTargetD(const MountRecord& record, const MountRecord* before);
+  absl::StatusOr<MountTarget> OpenTargetD(const std::string& directory, const FileId& expected,
+                                          const MountRecord* before);
   // The key of the directory is held by the callers of what ends in D.
-  absl::Status ContinueD(MountRecord& record) const ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status Continue(const Entry& entry, const MountRequest& request, CheckedMount& out) const;
   std::optional<Entry> FindD(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
   // Only where it is not mounted.
   std::optional<Entry> FindAbsentD(const std::string& directory) const;
-  absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, MountRecord record,
-                                       const MountRecord* before);
-  absl::Status MountByRootD(const ChainRef& chain, const MountTarget& target, OverlayUpper* upper,
+  // What `record` lacks is filled in.
+  absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, const MountRequest& request,
+                                       MountRecord record, const MountRecord* before);
+  absl::Status MountByRootD(const ChainRef& chain, const MountRequest& request,
+                            const MountTarget& target, OverlayUpper* upper,
                             const MountRecord* before, MountRecord& record);
   absl::Status MountByUserD(const ChainRef& chain, const MountRecord* before, MountRecord& record);
   void AddMountedD(const ChainRef& chain, const MountRecord& record, std::string lease,
@@ -128,12 +137,16 @@ class MountTableImpl : public MountTable {
   std::optional<std::string> AdoptLeaseD(const MountRecord& record, const MountInfo& there,
                                          const FindChain& find_chain, ChainRef* shown);
   absl::StatusOr<MountRecord> MountAgainD(const MountRecord& record, const ChainRef& chain);
-  absl::Status CheckRecord(const MountRecord& record) const;
+  absl::Status CheckRequest(const MountRequest& request) const ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
-  // Which presentation a record that asks for one, or for "auto", gets.
-  absl::StatusOr<std::string> ChooseMode(const MountRecord& record) const;
-  // The chain's private mount, by the presentation that `record` then names.
-  absl::StatusOr<ChainMounts::Lease> AcquireChain(const ChainRef& chain, MountRecord& record);
+  // Which presentation a request gets.
+  absl::StatusOr<std::string> ChooseMode(const MountRequest& request) const;
+  // The chain's private mount.
+  struct Presented {
+    ChainMounts::Lease lease;
+    std::string mode;
+  };
+  absl::StatusOr<Presented> AcquireChain(const ChainRef& chain, const MountRequest& request);
   absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
   absl::Status RemoveUpper(const std::string& upper) const;
   void UnmountDeadByUser(const std::string& directory);
@@ -201,18 +214,18 @@ absl::Status MountTableImpl::Start() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record) const {
-  const bool automatic = record.mode.empty() || record.mode == "auto";
-  if (!automatic && record.mode != kFuseMode && record.mode != kKernelMode) {
+absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRequest& request) const {
+  const std::string& mode = request.mode;
+  const bool automatic = mode.empty() || mode == "auto";
+  if (!automatic && mode != kFuseMode && mode != kKernelMode) {
     return absl::InvalidArgumentError(
-        StrCat("mode ", Printable(record.mode), " is not known; use auto, kernel or fuse"));
+        StrCat("mode ", Printable(mode), " is not known; use auto, kernel or fuse"));
   }
-  // What only the kernel's file system can do.
-  const bool kernel_only = !record.context.empty() || !record.flags.id_map.empty();
-  if (record.mode == kKernelMode || (automatic && kernel_only)) {
+  const bool kernel_only = NeedsKernel(request.options);
+  if (mode == kKernelMode || (automatic && kernel_only)) {
     if (kernel_.ok()) return std::string(kKernelMode);
     return absl::FailedPreconditionError(StrCat(
-        "the kernel cannot show ", record.reference, " by itself: ", ToStd(kernel_.message()),
+        "the kernel cannot show ", request.reference, " by itself: ", ToStd(kernel_.message()),
         kernel_only ? "; leave out --context and --map-uids" : "; use --mode fuse"));
   }
   if (kernel_only) {
@@ -221,40 +234,36 @@ absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record
   return std::string(automatic && kernel_.ok() ? kKernelMode : kFuseMode);
 }
 
-absl::StatusOr<ChainMounts::Lease> MountTableImpl::AcquireChain(const ChainRef& chain,
-                                                                MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(std::string mode, ChooseMode(record));
-  auto lease = chains_->Acquire(chain, {mode, record.context});
-  if (!lease.ok() && mode == kKernelMode && record.mode != kKernelMode && record.context.empty() &&
-      record.flags.id_map.empty()) {
+absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(
+    const ChainRef& chain, const MountRequest& request) {
+  IMAGEFS_ASSIGN_OR_RETURN(std::string mode, ChooseMode(request));
+  auto lease = chains_->Acquire(chain, {mode, request.options.context});
+  if (!lease.ok() && mode == kKernelMode && request.mode != kKernelMode &&
+      !NeedsKernel(request.options)) {
     LogWarning("kernel_presentation_failed chain=", chain->chain_id.Short(),
                " error=", lease.status().message());
     mode = kFuseMode;
     lease = chains_->Acquire(chain, {mode, ""});
   }
   IMAGEFS_RETURN_IF_ERROR(lease.status());
-  record.mode = mode;
-  record.filling = lease->filling;
-  return lease;
+  return Presented{*std::move(lease), std::move(mode)};
 }
 
-absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain, const MountRecord& wanted) {
+absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain,
+                                                        const MountRequest& wanted) {
   if (!options_.as_root) return Pin();
-  MountRecord record = wanted;
-  IMAGEFS_ASSIGN_OR_RETURN(ChainMounts::Lease lease, AcquireChain(chain, record));
+  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, wanted));
   // The index stays mapped while its mount may be used.
   const Chain* pinned = chain.get();
-  return Pin(pinned, [this, chain = std::move(chain), name = std::move(lease.name)](const void*) {
-    chains_->Release(name, /*lazy=*/true);
-  });
+  return Pin(pinned, [this, chain = std::move(chain), name = std::move(shown.lease.name)](
+                         const void*) { chains_->Release(name, /*lazy=*/true); });
 }
 
 absl::StatusOr<MountTable::Shown> MountTableImpl::Show(ChainRef chain) {
   if (!options_.as_root) return absl::FailedPreconditionError("showing an image needs root");
-  MountRecord record;
-  IMAGEFS_ASSIGN_OR_RETURN(ChainMounts::Lease lease, AcquireChain(chain, record));
-  return Shown{std::move(lease.name), std::move(lease.path), lease.filling,
-               record.mode == kFuseMode};
+  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, MountRequest()));
+  return Shown{std::move(shown.lease.name), std::move(shown.lease.path), shown.lease.filling,
+               shown.mode == kFuseMode};
 }
 
 std::optional<MountTable::Shown> MountTableImpl::ShowAgain(const Digest& chain_id, ChainRef chain) {
@@ -287,17 +296,19 @@ absl::Status MountTableImpl::CheckOwn(const std::string& directory, std::string_
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
-  const std::string& directory = record.directory;
+absl::Status MountTableImpl::CheckRequest(const MountRequest& request) const {
+  const std::string& directory = request.directory;
+  const MountOptions& options = request.options;
   IMAGEFS_RETURN_IF_ERROR(CheckOwn(directory, "a mount at"));
-  if (record.writable && !options_.as_root) {
+  if (options.writable && !options_.as_root) {
     return absl::FailedPreconditionError(
         StrCat("cannot mount ", directory, " writable: overlayfs needs root; leave out --rw"));
   }
-  if (record.writable && !record.flags.id_map.empty()) {
+  const std::string& id_map = options.flags.id_map;
+  if (options.writable && !id_map.empty()) {
     return absl::InvalidArgumentError("--map-uids and --rw exclude each other");
   }
-  if (!record.flags.id_map.empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(record.flags.id_map));
+  if (!id_map.empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(id_map));
   absl::MutexLock lock(&mu_);
   const auto found = entries_.find(directory);
   if (found != entries_.end() && found->second.mounted()) {
@@ -306,31 +317,34 @@ absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
                                            "umount ",
                                            directory, ")"));
   }
-  if (record.upper.empty()) return absl::OkStatus();
+  if (request.upper.empty()) return absl::OkStatus();
   for (const auto& [other, entry] : entries_) {
-    if (other == directory || entry.record.upper != record.upper) continue;
-    return absl::AlreadyExistsError(StrCat("the changes of ", other, " are kept in ", record.upper,
+    if (other == directory || entry.record.upper != request.upper) continue;
+    return absl::AlreadyExistsError(StrCat("the changes of ", other, " are kept in ", request.upper,
                                            "; choose another --upper"));
   }
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::Check(MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(record.directory, ResolveTarget(record.directory));
-  if (!record.upper.empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(record.upper, ResolveUpper(record.upper));
-    IMAGEFS_RETURN_IF_ERROR(CheckOwn(record.upper, "--upper"));
+absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
+  const std::string& directory = request.directory;
+  IMAGEFS_ASSIGN_OR_RETURN(request.directory, ResolveTarget(directory));
+  if (!request.upper.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(request.upper, ResolveUpper(request.upper));
+    IMAGEFS_RETURN_IF_ERROR(CheckOwn(request.upper, "--upper"));
   }
-  const auto hold = HoldDirectory(record.directory);
-  IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
-  IMAGEFS_RETURN_IF_ERROR(ContinueD(record));
-  const std::optional<Entry> before = FindAbsentD(record.directory);
-  MountRecord looked = record;
-  looked.covered = {};
-  IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target,
-                           OpenTargetD(looked, before.has_value() ? &before->record : nullptr));
-  record.covered = target.covered;
-  return options_.as_root ? absl::OkStatus() : CheckFusermount(record.directory);
+  const auto hold = HoldDirectory(directory);
+  IMAGEFS_RETURN_IF_ERROR(CheckRequest(request));
+  const std::optional<Entry> before = FindAbsentD(directory);
+  CheckedMount out;
+  if (before.has_value()) IMAGEFS_RETURN_IF_ERROR(Continue(*before, request, out));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      const MountTarget target,
+      OpenTargetD(directory, {}, before.has_value() ? &before->record : nullptr));
+  out.covered = target.covered;
+  if (!options_.as_root) IMAGEFS_RETURN_IF_ERROR(CheckFusermount(directory));
+  out.request = std::move(request);
+  return out;
 }
 
 bool MountTableImpl::IsOld(const MountRecord* before, std::string_view boot_id,
@@ -341,12 +355,13 @@ bool MountTableImpl::IsOld(const MountRecord* before, std::string_view boot_id,
                                              KeyOf(mount)) != before->mounts.end();
 }
 
-absl::StatusOr<MountTarget> MountTableImpl::OpenTargetD(const MountRecord& record,
+absl::StatusOr<MountTarget> MountTableImpl::OpenTargetD(const std::string& directory,
+                                                        const FileId& expected,
                                                         const MountRecord* before) {
   // A user cannot look below what died with a daemon, and fusermount3 mounts on nothing that is
   // dead.
-  if (!options_.as_root) UnmountDeadByUser(record.directory);
-  return OpenTarget(record.directory, record.covered, [&](const MountInfo& mount) {
+  if (!options_.as_root) UnmountDeadByUser(directory);
+  return OpenTarget(directory, expected, [&](const MountInfo& mount) {
     return options_.as_root && IsOld(before, boot_id_, mount);
   });
 }
@@ -364,74 +379,91 @@ std::optional<MountTableImpl::Entry> MountTableImpl::FindAbsentD(
 }
 
 // Has a mount that somebody asks for anew go on with what was written there, or refuses it.
-absl::Status MountTableImpl::ContinueD(MountRecord& record) const {
-  const std::optional<Entry> entry = FindAbsentD(record.directory);
-  if (!entry.has_value()) return absl::OkStatus();
-  const MountRecord& before = entry->record;
+absl::Status MountTableImpl::Continue(const Entry& entry, const MountRequest& request,
+                                      CheckedMount& out) const {
+  const MountRecord& before = entry.record;
   if (before.upper.empty() || before.keep_upper || before.unmounted) return absl::OkStatus();
-  if (!record.writable || !record.upper.empty() || record.reference != before.reference) {
+  const std::string& directory = request.directory;
+  if (!request.options.writable || !request.upper.empty() ||
+      request.reference != before.reference) {
     return absl::FailedPreconditionError(
-        StrCat(record.directory, ": what was written to ", before.reference,
-               " there is kept, though it is not mounted (", *entry->not_mounted,
-               "); mount that one with --rw, or give it up: imagefs umount ", record.directory));
+        StrCat(directory, ": what was written to ", before.reference,
+               " there is kept, though it is not mounted (", *entry.not_mounted,
+               "); mount that one with --rw, or give it up: imagefs umount ", directory));
   }
-  record.continued = true;
-  record.upper = before.upper;
-  record.upper_ids = before.upper_ids;
-  if (before.boot_id != boot_id_) record.upper_ids.ForgetDevices();
+  out.continued = before.upper;
+  out.continued_ids = before.upper_ids;
+  if (before.boot_id != boot_id_) out.continued_ids.ForgetDevices();
   return absl::OkStatus();
 }
 
-absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {
-  if (!record.covered.known()) IMAGEFS_RETURN_IF_ERROR(Check(record));
-  const auto hold = HoldDirectory(record.directory);
-  const std::optional<Entry> entry = FindAbsentD(record.directory);
+absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& manifest,
+                                                  const CheckedMount& mount) {
+  const MountRequest& request = mount.request;
+  const std::string& directory = request.directory;
+  const auto hold = HoldDirectory(directory);
+  const std::optional<Entry> entry = FindAbsentD(directory);
   const MountRecord* before = entry.has_value() ? &entry->record : nullptr;
-  if (before != nullptr && !record.keep_upper && !record.upper.empty() &&
-      before->upper == record.upper && before->chain_id != chain->chain_id &&
-      before->manifest_digest != record.manifest_digest) {
-    return absl::FailedPreconditionError(StrCat(
-        record.directory, ": what was written there belongs to another image than ",
-        record.reference, " is now; mount that one (by its digest ",
-        before->manifest_digest.ToString(), "), or give it up: imagefs umount ", record.directory));
+  if (before != nullptr && !mount.continued.empty() && before->upper == mount.continued &&
+      before->chain_id != chain->chain_id && before->manifest_digest != manifest) {
+    return absl::FailedPreconditionError(
+        StrCat(directory, ": what was written there belongs to another image than ",
+               request.reference, " is now; mount that one (by its digest ",
+               before->manifest_digest.ToString(), "), or give it up: imagefs umount ", directory));
   }
-  return MountAtD(chain, std::move(record), before);
+  MountRecord record;
+  record.directory = directory;
+  record.reference = request.reference;
+  record.manifest_digest = manifest;
+  record.options = request.options;
+  record.covered = mount.covered;
+  record.upper = mount.continued.empty() ? request.upper : mount.continued;
+  record.upper_ids = mount.continued_ids;
+  record.keep_upper = !request.upper.empty();
+  return MountAtD(chain, request, std::move(record), before);
 }
 
-absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain, MountRecord record,
+absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain,
+                                                     const MountRequest& request,
+                                                     MountRecord record,
                                                      const MountRecord* before) {
-  IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
-  IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target, OpenTargetD(record, before));
+  IMAGEFS_RETURN_IF_ERROR(CheckRequest(request));
+  IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target,
+                           OpenTargetD(record.directory, record.covered, before));
   record.covered = target.covered;
   record.chain_id = chain->chain_id;
   if (record.created_unix == 0) record.created_unix = time(nullptr);
   record.boot_id = boot_id_;
   record.unmounted = false;
-  IMAGEFS_RETURN_IF_ERROR(ChooseMode(record).status());
+  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(request));
   std::optional<OverlayUpper> upper;
-  if (record.writable) {
+  if (record.options.writable) {
     IMAGEFS_ASSIGN_OR_RETURN(upper, OpenUpper(*chain, record));
   }
   const absl::Status status =
-      options_.as_root
-          ? MountByRootD(chain, target, upper.has_value() ? &*upper : nullptr, before, record)
-          : MountByUserD(chain, before, record);
+      options_.as_root ? MountByRootD(chain, request, target, upper.has_value() ? &*upper : nullptr,
+                                      before, record)
+                       : MountByUserD(chain, before, record);
   if (status.ok()) return record;
   if (upper.has_value()) upper->Undo();
   return status;
 }
 
-absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountTarget& target,
-                                          OverlayUpper* upper, const MountRecord* before,
-                                          MountRecord& record) {
+absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountRequest& request,
+                                          const MountTarget& target, OverlayUpper* upper,
+                                          const MountRecord* before, MountRecord& record) {
   const std::string& directory = record.directory;
-  IMAGEFS_ASSIGN_OR_RETURN(const ChainMounts::Lease lease, AcquireChain(chain, record));
+  IMAGEFS_ASSIGN_OR_RETURN(const Presented presented, AcquireChain(chain, request));
+  const ChainMounts::Lease& lease = presented.lease;
+  record.mode = presented.mode;
+  record.filling = lease.filling;
+  const MountFlags& flags = record.options.flags;
   const auto mount = [&]() -> absl::Status {
     IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenWithoutLinks(lease.path, O_PATH));
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd made,
-                             upper == nullptr ? CloneMount(shown, record.flags, directory)
-                                              : MakeOverlay({shown, upper->upper(), upper->work()},
-                                                            record.flags, directory));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        const Fd made, upper == nullptr
+                           ? CloneMount(shown, flags, directory)
+                           : MakeOverlay({shown, upper->upper(), upper->work()}, flags, directory));
     record.mounts.clear();
     if (!target.old.empty()) record.mounts.push_back(KeyOf(target.old.front()));
     IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), KeyOf(made));
@@ -456,11 +488,11 @@ absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountTarg
 
 absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, const MountRecord* before,
                                           MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record));
-  record.flags.nosuid = record.flags.nodev = true;  // as fusermount3 makes them, always
+  MountFlags& flags = record.options.flags;
+  flags.nosuid = flags.nodev = true;  // as fusermount3 makes them, always
   absl::Status status = records_.Put(record);
   if (status.ok()) {
-    absl::StatusOr<Fd> device = FusermountMount(record.directory, record.flags);
+    absl::StatusOr<Fd> device = FusermountMount(record.directory, flags);
     status = device.status();
     if (device.ok()) {
       status = chains_->Serve(chain, *std::move(device), record.directory);
@@ -673,7 +705,7 @@ std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record
                                                        ChainRef* shown) {
   const bool kernel = record.mode == kKernelMode;
   const bool same =
-      record.writable ? there.fs_type == "overlay"
+      record.options.writable ? there.fs_type == "overlay"
       : kernel ? there.fs_type == kErofsType && there.source.ends_with("/" + record.chain_id.hex())
                : there.fs_type != kErofsType && there.fs_type != "overlay";
   if (!same) return std::nullopt;
@@ -684,15 +716,16 @@ std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record
   }
   ChainRef found = chain.ok() ? *std::move(chain) : nullptr;
   *shown = found;
-  const Presentation presentation{record.mode, record.context};
+  const MountOptions& options = record.options;
+  const Presentation presentation{record.mode, options.context};
   if (kernel && !record.filling) {
     return chains_
         ->AdoptKernelMount(record.chain_id, std::move(found), presentation,
-                           record.writable || !record.flags.id_map.empty() ? nullptr : &there)
+                           options.writable || !options.flags.id_map.empty() ? nullptr : &there)
         .name;
   }
   const auto lease = chains_->Adopt(record.chain_id, std::move(found), presentation, record.filling,
-                                    record.writable ? nullptr : &there);
+                                    options.writable ? nullptr : &there);
   if (lease.ok()) return lease->name;
   LogInfo("mount_not_continued directory=", record.directory, " cause=", lease.status().message());
   return std::nullopt;
@@ -729,7 +762,7 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
 
 bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
                               const FindChain& find_chain) {
-  if (record.this_boot_only && record.boot_id != boot_id_) {
+  if (record.options.this_boot_only && record.boot_id != boot_id_) {
     const absl::Status status = ForgetD(record, /*lazy=*/true);
     if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
     return false;
@@ -760,13 +793,15 @@ bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
 absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& record,
                                                         const ChainRef& chain) {
   MountRecord again = record;
-  if (!kernel_.ok()) again.mode = "auto";  // another kernel may run than the one that made it
   // Each boot numbers devices anew.
   if (record.boot_id != boot_id_) {
     again.covered.device = 0;
     again.upper_ids.ForgetDevices();
   }
-  return MountAtD(chain, std::move(again), &record);
+  // Another kernel may run than the one that made it.
+  const std::string& mode = kernel_.ok() ? record.mode : "auto";
+  return MountAtD(chain, {record.directory, record.reference, mode, record.upper, record.options},
+                  std::move(again), &record);
 }
 
 absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,

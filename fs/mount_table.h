@@ -50,7 +50,7 @@ class MountTable {
   // Makes what all mounts of a chain share (as root its private mount in the presentation that
   // `wanted` asks for), so that Mount finds it ready: the work of one flight for callers that mount
   // one chain at the same moment.
-  virtual absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) = 0;
+  virtual absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) = 0;
 
   // A chain's private mount for mounts that others make of it (the lower of an overlay, the source
   // of a bind mount): it stays until Hide. Root only.
@@ -67,16 +67,17 @@ class MountTable {
   virtual std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) = 0;
   virtual void Hide(const std::string& lease) = 0;
 
-  // Finds out what record.directory and record.upper are, following symbolic links, and fills that
-  // in: from then on other directories of those names will not do. kAlreadyExists, kNotFound,
+  // Finds out what the directory and the upper of a request are, following symbolic links: from
+  // then on other directories of those names will not do. kAlreadyExists, kNotFound,
   // kFailedPrecondition and kInvalidArgument are what Mount would fail with, and name the directory
-  // and the remedy. Where that image was mounted writable there and now is not, `upper` becomes
-  // what it had; where another was, whose changes are kept, kFailedPrecondition says how to give
-  // them up.
-  virtual absl::Status Check(MountRecord& record) = 0;
-  // Mounts `chain` at record.directory, after Check where that was not called, in the place of what
-  // is not mounted there. Fills in mode, upper and created_unix. On failure nothing is left behind.
-  virtual absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) = 0;
+  // and the remedy. Where that image was mounted writable there and now is not, it goes on with
+  // what was written; where another was, whose changes are kept, kFailedPrecondition says how to
+  // give them up.
+  virtual absl::StatusOr<CheckedMount> Check(MountRequest request) = 0;
+  // Mounts `chain`, of that manifest, in the place of what is not mounted there. On failure nothing
+  // is left behind.
+  virtual absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
+                                            const CheckedMount& mount) = 0;
   // Unmounts one directory; kNotFound when nothing of ours is there; kFailedPrecondition "busy"
   // unless `lazy`. The last mount of a chain takes the private mount with it. What is not mounted
   // is forgotten, with its upper as if it were mounted.

@@ -137,8 +137,8 @@ SourceFactory::Access ImageUses::AccessFor(const Reference& reference) const {
 }
 
 void ImageUses::SetTransport(const MountRecord& record, SourceFactory::Access& access) {
-  access.plain_http |= record.plain_http;
-  access.verify_tls &= !record.skip_tls_verify;
+  access.plain_http |= record.options.plain_http;
+  access.verify_tls &= !record.options.skip_tls_verify;
 }
 
 void ImageUses::AttachSources(const MountRecord& record, const ChainRef& chain) const {
@@ -149,9 +149,10 @@ void ImageUses::AttachSources(const MountRecord& record, const ChainRef& chain) 
   SourceFactory::Access access = deps_.quick_access_of(*reference);
   SetTransport(record, access);
   deps_.store.AttachSource(chain, *reference, access);
-  if (record.deadline_seconds == 0) return;
+  if (record.options.deadline_seconds == 0) return;
   for (const LayerRef& layer : chain->layers) {
-    if (layer->fill != nullptr) layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));
+    if (layer->fill != nullptr)
+      layer->fill->AllowWaiting(absl::Seconds(record.options.deadline_seconds));
   }
 }
 

@@ -372,7 +372,7 @@ int FakeMountTable::prepares() const {
   return prepares_;
 }
 
-absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain, const MountRecord&) {
+absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain, const MountRequest&) {
   absl::MutexLock lock(&mu_);
   ++prepares_;
   return Pin(std::move(chain));
@@ -415,21 +415,31 @@ void FakeMountTable::Outlive(const Digest& chain_id) {
   outlived_.push_back(chain_id);
 }
 
-absl::Status FakeMountTable::Check(MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(record.directory, ResolveTarget(record.directory));
-  IMAGEFS_RETURN_IF_ERROR(
-      OpenTarget(record.directory, {}, [](const MountInfo&) { return false; }).status());
+absl::StatusOr<CheckedMount> FakeMountTable::Check(MountRequest request) {
+  IMAGEFS_ASSIGN_OR_RETURN(request.directory, ResolveTarget(request.directory));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      const MountTarget target,
+      OpenTarget(request.directory, {}, [](const MountInfo&) { return false; }));
   absl::MutexLock lock(&mu_);
-  if (!mounts_.contains(record.directory)) return absl::OkStatus();
-  return absl::AlreadyExistsError(StrCat(record.directory, ": something is mounted there"));
+  if (mounts_.contains(request.directory)) {
+    return absl::AlreadyExistsError(StrCat(request.directory, ": something is mounted there"));
+  }
+  return CheckedMount{std::move(request), target.covered, "", {}};
 }
 
-absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef, MountRecord record) {
+absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef chain, const Digest& manifest,
+                                                  const CheckedMount& mount) {
   absl::MutexLock lock(&mu_);
   ++mount_calls_;
   auto free = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !hold_; };
   mu_.Await(absl::Condition(&free));
   if (!mount_status_.ok()) return mount_status_;
+  MountRecord record;
+  record.directory = mount.request.directory;
+  record.reference = mount.request.reference;
+  record.manifest_digest = manifest;
+  record.chain_id = chain->chain_id;
+  record.options = mount.request.options;
   record.mode = "fuse";
   record.created_unix = 1;
   mounts_[record.directory] = {record, "", nullptr};

@@ -133,7 +133,7 @@ class FakeMountTable : public MountTable {
   void AwaitEmpty();
   int prepares() const;
 
-  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) override;
+  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) override;
   // The path of a chain is its ChainID's hex digits below "/shown/".
   absl::StatusOr<Shown> Show(ChainRef chain) override;
   // From now on the path ends in ".filling", and the tree needs this process; or not.
@@ -143,8 +143,9 @@ class FakeMountTable : public MountTable {
   // Leases that are out, by name; ShowAgain gives those of `outlived`.
   std::map<std::string, int> leases() const;
   void Outlive(const Digest& chain_id);
-  absl::Status Check(MountRecord& record) override;
-  absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
+  absl::StatusOr<CheckedMount> Check(MountRequest request) override;
+  absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
+                                    const CheckedMount& mount) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
   std::vector<MountState> List() const override;
   bool InUse(const Digest& chain_id) const override;

@@ -153,12 +153,16 @@ class MountTest : public ::testing::Test {
   }
   absl::Status Mount(const ChainRef& chain, const std::string& target, bool writable = false) {
     if (chain == nullptr) return absl::InternalError("no chain");
-    MountRecord record;
-    record.directory = target;
-    record.reference = "example.org/test:1";
-    record.writable = writable;
-    record.mode = mode_;
-    return table_->Mount(chain, record).status();
+    MountRequest request;
+    request.directory = target;
+    request.reference = "example.org/test:1";
+    request.options.writable = writable;
+    request.mode = mode_;
+    return Mount(chain, request);
+  }
+  absl::Status Mount(const ChainRef& chain, MountRequest request, const Digest& manifest = {}) {
+    const absl::StatusOr<CheckedMount> checked = table_->Check(std::move(request));
+    return checked.ok() ? table_->Mount(chain, manifest, *checked).status() : checked.status();
   }
   // Why the record of that directory has no mount; "" when it has one, "none" without a record.
   std::string NotMounted(const std::string& target) const {

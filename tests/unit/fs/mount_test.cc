@@ -151,7 +151,7 @@ TEST_P(BothModesTest, TwoHundredMountsOfOneChain) {
 
 TEST_P(BothModesTest, WhatWasPreparedStaysWhileItIsPinned) {
   const ChainRef chain = Build(Sample());
-  MountRecord wanted;
+  MountRequest wanted;
   wanted.mode = mode_;
   auto pin = table_->Prepare(chain, wanted);
   ASSERT_TRUE(pin.ok()) << pin.status();
@@ -245,7 +245,7 @@ TEST_P(BothModesTest, WritableMountsHaveTheirOwnChanges) {
                                     [&](const MountState& m) { return m.record.directory == one; });
   ASSERT_NE(mounted, listed.end());
   const MountRecord* record = &mounted->record;
-  EXPECT_TRUE(record->writable);
+  EXPECT_TRUE(record->options.writable);
   EXPECT_TRUE(record->upper.starts_with(options_.root_dir + "/upper/"));
   EXPECT_EQ(access(record->upper.c_str(), F_OK), 0);
   ASSERT_TRUE(table_->Unmount(one, false).ok());
