@@ -5,43 +5,21 @@
 // What changes one directory is serialised by its name; the private mounts below it serialise by
 // theirs (fs/chain_mounts.h), always inside. The table's lock is only held to look at the map,
 // never over a system call.
-//
-// The table of the kernel is watched, so that a mount that was taken away by plain umount(8) does
-// not stay in this one.
-
-#include "fs/mount_table.h"
-
 #include <fcntl.h>
 #include <time.h>
 
 #include <algorithm>
-#include <map>
 #include <optional>
-#include <set>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "base/directory.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/units.h"
-#include "fs/chain_mounts.h"
 #include "fs/erofs_mount.h"
-#include "fs/key_gate.h"
-#include "fs/mount_syscalls.h"
-#include "fs/mount_target.h"
-#include "fs/mount_view.h"
-#include "fs/mount_watch.h"
+#include "fs/mount_table_impl.h"
 
 namespace imagefs {
 namespace {
-
-constexpr char kUnmountedWords[] =
-    "another program has unmounted it; what was written is kept until the directory is mounted on "
-    "anew or given to imagefs umount";
-constexpr char kDamagedWords[] =
-    "its record in the store is damaged; mount it anew, or forget it with imagefs umount";
 
 // The path of a directory of this daemon's own, as mountinfo names it.
 absl::StatusOr<std::string> MakeOwnPath(const std::string& path) {
@@ -54,131 +32,7 @@ bool NeedsKernel(const MountOptions& options) {
   return !options.context.empty() || !options.flags.id_map.empty();
 }
 
-class MountTableImpl : public MountTable {
- public:
-  MountTableImpl(Options options, FuseLoop& loop, MountRecords& records)
-      : options_(std::move(options)),
-        chains_dir_(options_.run_dir + "/chains"),
-        upper_dir_(options_.root_dir + "/upper"),
-        loop_(loop),
-        records_(records) {}
-
-  ~MountTableImpl() override {
-    watch_.reset();
-    const bool needed = chains_ != nullptr && chains_->HasKernelMounts();
-    chains_.reset();
-    if (own_parent_ && !needed) UnmountPath(chains_dir_, true).IgnoreError();
-  }
-
-  absl::Status Start();
-
-  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) override;
-  absl::StatusOr<Shown> Show(ChainRef chain) override;
-  std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
-  void Hide(const std::string& lease) override { chains_->Release(lease, /*lazy=*/true); }
-  absl::StatusOr<CheckedMount> Check(MountRequest request) override;
-  absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
-                                    const CheckedMount& mount) override;
-  absl::Status Unmount(const std::string& directory, bool lazy) override;
-  std::vector<MountState> List() const override ABSL_LOCKS_EXCLUDED(mu_);
-  bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
-  bool NeedProcess() const override { return chains_->NeedProcess(); }
-  std::vector<std::string> Recover(const FindChain& find_chain) override;
-  absl::StatusOr<MountRecord> MountAgain(const std::string& directory, ChainRef chain) override;
-  void SetNotMounted(const std::string& directory, const std::string& why) override
-      ABSL_LOCKS_EXCLUDED(mu_);
-  void RemoveLeftovers() override {
-    if (options_.as_root) chains_->RemoveStrangers();
-  }
-  void UnmountAll() override;
-
- private:
-  // One directory, with or without its mount.
-  struct Entry {
-    MountRecord record;
-    std::optional<std::string> not_mounted;  // why; nullopt = it is mounted
-    std::string lease;                       // of its private mount; "" = it has none
-    std::weak_ptr<const Chain> chain;
-    bool mounted() const { return !not_mounted.has_value(); }
-  };
-
-  // What is below a mount that goes, or is to be replaced. `before`: its record; null: there is
-  // none.
-  static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
-  absl::StatusOr<MountTarget> OpenTargetD(const std::string& directory, const FileId& expected,
-                                          const MountRecord* before);
-  // The key of the directory is held by the callers of what ends in D.
-  absl::Status Continue(const Entry& entry, const MountRequest& request, CheckedMount& out) const;
-  std::optional<Entry> FindD(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
-  // Only where it is not mounted.
-  std::optional<Entry> FindAbsentD(const std::string& directory) const;
-  // What `record` lacks is filled in.
-  absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, const MountRequest& request,
-                                       MountRecord record, const MountRecord* before);
-  absl::Status MountByRootD(const ChainRef& chain, const MountRequest& request,
-                            const MountTarget& target, OverlayUpper* upper,
-                            const MountRecord* before, MountRecord& record);
-  absl::Status MountByUserD(const ChainRef& chain, const MountRecord* before, MountRecord& record);
-  void AddMountedD(const ChainRef& chain, const MountRecord& record, std::string lease,
-                   const MountRecord* before) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status PutBackD(const std::string& directory, const MountRecord* before);
-  absl::Status UnmountD(const std::string& directory, bool lazy);
-  void UnmountOldD(const MountRecord& record);
-  void DropD(const std::string& directory, bool lazy) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status ForgetD(const MountRecord& record, bool lazy);
-  // Of a mount that somebody else has taken away.
-  void DropUnmountedD(const MountRecord& record);
-  void SetAbsentD(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
-  // True when it is mounted then.
-  bool RecoverD(MountRecord& record, const MountView& mounts, const FindChain& find_chain);
-  // What became of a mount that needed no daemon. kHere: it is in the table now.
-  enum class Outlived { kHere, kUnmounted, kUnknown };
-  Outlived AdoptD(const MountRecord& record, const MountView& mounts, const FindChain& find_chain);
-  std::optional<std::string> AdoptLeaseD(const MountRecord& record, const MountInfo& there,
-                                         const FindChain& find_chain, ChainRef* shown);
-  absl::StatusOr<MountRecord> MountAgainD(const MountRecord& record, const ChainRef& chain);
-  absl::Status CheckRequest(const MountRequest& request) const ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
-  // Which presentation a request gets.
-  absl::StatusOr<std::string> ChooseMode(const MountRequest& request) const;
-  // The chain's private mount.
-  struct Presented {
-    ChainMounts::Lease lease;
-    std::string mode;
-  };
-  absl::StatusOr<Presented> AcquireChain(const ChainRef& chain, const MountRequest& request);
-  absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
-  absl::Status RemoveUpper(const std::string& upper) const;
-  void UnmountDeadByUser(const std::string& directory);
-  void Prune();
-  void PruneDirectory(const std::string& directory);
-
-  KeyGate::Hold HoldDirectory(const std::string& directory) {
-    return KeyGate::Hold(gate_, directory);
-  }
-
-  Options options_;
-  std::string chains_dir_, upper_dir_;
-  FuseLoop& loop_;
-  MountRecords& records_;
-  std::unique_ptr<ChainMounts> chains_;
-  std::string boot_id_;
-  absl::Status kernel_;      // why there is no kernel presentation, else OK
-  KeyGate gate_;             // by directory
-  bool own_parent_ = false;  // chains_dir_ is bound to itself, privately
-  std::unique_ptr<MountWatch> watch_;
-
-  mutable absl::Mutex mu_;
-  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by directory
-
-  // The mounts of ours that the kernel lists.
-  struct Present {
-    std::set<MountKey> keys;
-    std::set<std::string> directories;
-  };
-  static absl::StatusOr<Present> FindPresent();
-  bool IsLost(const Entry& entry, const Present& present) const;
-};
+}  // namespace
 
 absl::Status MountTableImpl::Start() {
   IMAGEFS_ASSIGN_OR_RETURN(boot_id_, BootId());
@@ -611,39 +465,6 @@ absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy) {
   return status;
 }
 
-void MountTableImpl::SetAbsentD(MountRecord record, std::string why) {
-  absl::MutexLock lock(&mu_);
-  Entry& entry = entries_[record.directory];
-  entry = {};
-  entry.record = std::move(record);
-  entry.not_mounted = std::move(why);
-}
-
-void MountTableImpl::SetNotMounted(const std::string& directory, const std::string& why) {
-  absl::MutexLock lock(&mu_);
-  const auto found = entries_.find(directory);
-  if (found != entries_.end() && !found->second.mounted()) found->second.not_mounted = why;
-}
-
-// Nothing of it is left but what was written to the store, which is listed.
-void MountTableImpl::DropUnmountedD(const MountRecord& record) {
-  LogInfo("unmounted_elsewhere directory=", record.directory,
-          record.upper.empty() ? "" : " changes_kept_in=", record.upper);
-  DropD(record.directory, /*lazy=*/true);
-  UnmountOldD(record);
-  absl::Status status;
-  if (record.upper.empty() || record.keep_upper) {
-    status = records_.Delete(record.directory);
-  } else {
-    MountRecord kept = record;
-    kept.unmounted = true;
-    kept.mounts.clear();
-    status = records_.Put(kept);
-    SetAbsentD(std::move(kept), kUnmountedWords);
-  }
-  if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
-}
-
 std::vector<MountState> MountTableImpl::List() const {
   std::vector<MountState> out;
   absl::MutexLock lock(&mu_);
@@ -665,157 +486,6 @@ void MountTableImpl::UnmountDeadByUser(const std::string& directory) {
   }
 }
 
-MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record, const MountView& mounts,
-                                                const FindChain& find_chain) {
-  const MountInfo* there = mounts.At(record.directory);
-  const bool here = there != nullptr && IsOurs(*there);
-  if (!options_.as_root) {
-    const ChainRef chain = here ? chains_->ServedAt(record.directory, *there) : nullptr;
-    if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnknown;
-    absl::MutexLock lock(&mu_);
-    entries_[record.directory] = {record, std::nullopt, "", chain};
-    return Outlived::kHere;
-  }
-  const bool alone = record.mode == kKernelMode && !record.filling;
-  if (!here) {
-    return alone && record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
-  }
-  ChainRef chain;
-  const std::optional<std::string> lease = AdoptLeaseD(record, *there, find_chain, &chain);
-  if (!lease.has_value()) return Outlived::kUnknown;
-  MountRecord adopted = record;
-  // The kernel may have given the numbers of others to new mounts since they were noted.
-  adopted.mounts.clear();
-  for (const MountInfo* mount : mounts.StackOf(record.directory)) {
-    if (mount != there && IsOurs(*mount) && IsOld(&record, boot_id_, *mount)) {
-      adopted.mounts.push_back(KeyOf(*mount));
-    }
-  }
-  adopted.mounts.push_back(KeyOf(*there));
-  absl::MutexLock lock(&mu_);
-  // What the kernel shows by itself may be of another object of the store by now.
-  entries_[record.directory] = {std::move(adopted), std::nullopt, *lease, alone ? nullptr : chain};
-  return Outlived::kHere;
-}
-
-// The private mount behind what a daemon before this one mounted; nullopt where that has died.
-std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record,
-                                                       const MountInfo& there,
-                                                       const FindChain& find_chain,
-                                                       ChainRef* shown) {
-  const bool kernel = record.mode == kKernelMode;
-  const bool same =
-      record.options.writable ? there.fs_type == "overlay"
-      : kernel ? there.fs_type == kErofsType && there.source.ends_with("/" + record.chain_id.hex())
-               : there.fs_type != kErofsType && there.fs_type != "overlay";
-  if (!same) return std::nullopt;
-  auto chain = find_chain(record.chain_id);
-  if (!chain.ok()) {
-    LogWarning("mount_outlives_its_image directory=", record.directory,
-               " error=", chain.status().message());
-  }
-  ChainRef found = chain.ok() ? *std::move(chain) : nullptr;
-  *shown = found;
-  const MountOptions& options = record.options;
-  const Presentation presentation{record.mode, options.context};
-  if (kernel && !record.filling) {
-    return chains_
-        ->AdoptKernelMount(record.chain_id, std::move(found), presentation,
-                           options.writable || !options.flags.id_map.empty() ? nullptr : &there)
-        .name;
-  }
-  const auto lease = chains_->Adopt(record.chain_id, std::move(found), presentation, record.filling,
-                                    options.writable ? nullptr : &there);
-  if (lease.ok()) return lease->name;
-  LogInfo("mount_not_continued directory=", record.directory, " cause=", lease.status().message());
-  return std::nullopt;
-}
-
-std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
-  std::vector<std::string> out;
-  auto stored = records_.List();
-  if (!stored.ok()) {
-    LogError("mounts_not_read error=", stored.status().message());
-    return out;
-  }
-  const auto mounts = MountView::Read();
-  if (!mounts.ok()) {
-    LogError("mounts_not_read error=", mounts.status().message());
-    return out;
-  }
-  for (MountRecord& record : stored->records) {
-    const auto hold = HoldDirectory(record.directory);
-    if (FindD(record.directory).has_value()) continue;
-    if (RecoverD(record, **mounts, find_chain)) out.push_back(record.directory);
-  }
-  for (std::string& directory : stored->damaged) {
-    const auto hold = HoldDirectory(directory);
-    if (FindD(directory).has_value()) continue;
-    // What is mounted there stays, until another mount takes its place: nobody knows what it is.
-    MountRecord record;
-    record.directory = std::move(directory);
-    record.boot_id = boot_id_;
-    SetAbsentD(std::move(record), kDamagedWords);
-  }
-  return out;
-}
-
-bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
-                              const FindChain& find_chain) {
-  if (record.options.this_boot_only && record.boot_id != boot_id_) {
-    const absl::Status status = ForgetD(record, /*lazy=*/true);
-    if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
-    return false;
-  }
-  if (record.unmounted) {
-    SetAbsentD(record, kUnmountedWords);
-    return false;
-  }
-  switch (AdoptD(record, mounts, find_chain)) {
-    case Outlived::kHere:
-      return true;
-    case Outlived::kUnmounted:
-      DropUnmountedD(record);
-      return false;
-    case Outlived::kUnknown:
-      break;
-  }
-  const absl::StatusOr<ChainRef> chain = find_chain(record.chain_id);
-  const absl::Status status = chain.ok() ? MountAgainD(record, *chain).status() : chain.status();
-  if (status.ok()) return true;
-  LogWarning("mount_not_recovered directory=", record.directory, " reference=", record.reference,
-             record.upper.empty() ? "" : " changes_kept_in=", record.upper,
-             " error=", status.message());
-  SetAbsentD(record, std::string(status.message()));
-  return false;
-}
-
-absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& record,
-                                                        const ChainRef& chain) {
-  MountRecord again = record;
-  // Each boot numbers devices anew.
-  if (record.boot_id != boot_id_) {
-    again.covered.device = 0;
-    again.upper_ids.ForgetDevices();
-  }
-  // Another kernel may run than the one that made it.
-  const std::string& mode = kernel_.ok() ? record.mode : "auto";
-  return MountAtD(chain, {record.directory, record.reference, mode, record.upper, record.options},
-                  std::move(again), &record);
-}
-
-absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,
-                                                       ChainRef chain) {
-  const auto hold = HoldDirectory(directory);
-  const std::optional<Entry> entry = FindAbsentD(directory);
-  if (!entry.has_value() || entry->record.unmounted) {
-    return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
-  }
-  absl::StatusOr<MountRecord> mounted = MountAgainD(entry->record, chain);
-  if (!mounted.ok()) SetNotMounted(directory, std::string(mounted.status().message()));
-  return mounted;
-}
-
 void MountTableImpl::UnmountAll() {
   for (const MountState& state : List()) {
     const std::string& directory = state.record.directory;
@@ -826,48 +496,6 @@ void MountTableImpl::UnmountAll() {
     }
   }
 }
-
-bool MountTableImpl::IsLost(const Entry& entry, const Present& present) const {
-  if (!entry.mounted()) return false;
-  return options_.as_root ? !present.keys.contains(entry.record.mounts.back())
-                          : !present.directories.contains(entry.record.directory);
-}
-
-absl::StatusOr<MountTableImpl::Present> MountTableImpl::FindPresent() {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
-  Present out;
-  for (const MountInfo& mount : mounts) {
-    if (!IsOurs(mount)) continue;
-    out.keys.insert(KeyOf(mount));
-    out.directories.insert(mount.mount_point);
-  }
-  return out;
-}
-
-// Drops the entries whose mounts somebody else has taken away. What is missing at the first look
-// may be a mount under way, so each is looked at again while its key is held.
-void MountTableImpl::Prune() {
-  const auto present = FindPresent();
-  if (!present.ok()) return;
-  std::vector<std::string> lost;
-  {
-    absl::MutexLock lock(&mu_);
-    for (const auto& [directory, entry] : entries_) {
-      if (IsLost(entry, *present)) lost.push_back(directory);
-    }
-  }
-  for (const std::string& directory : lost) PruneDirectory(directory);
-}
-
-void MountTableImpl::PruneDirectory(const std::string& directory) {
-  const auto hold = HoldDirectory(directory);
-  const auto present = FindPresent();
-  if (!present.ok()) return;
-  const std::optional<Entry> entry = FindD(directory);
-  if (entry.has_value() && IsLost(*entry, *present)) DropUnmountedD(entry->record);
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<MountTable>> MountTable::Create(Options options, FuseLoop& loop,
                                                                MountRecords& records) {
