@@ -123,7 +123,6 @@ class MountTableImpl : public MountTable {
   absl::Status RemoveUpper(const std::string& upper) const;
   void UnmountDeadByUser(const std::string& directory);
   void Prune();
-  void PruneDirectory(const std::string& directory);
 
   KeyGate::Hold HoldDirectory(const std::string& directory) {
     return KeyGate::Hold(gate_, directory);

@@ -233,15 +233,12 @@ void MountTableImpl::Prune() {
       if (IsLost(entry, *present)) lost.push_back(directory);
     }
   }
-  for (const std::string& directory : lost) PruneDirectory(directory);
-}
-
-void MountTableImpl::PruneDirectory(const std::string& directory) {
-  const auto hold = HoldDirectory(directory);
-  const auto present = FindPresent();
-  if (!present.ok()) return;
-  const std::optional<Entry> entry = FindD(directory);
-  if (entry.has_value() && IsLost(*entry, *present)) DropUnmountedD(entry->record);
+  for (const std::string& directory : lost) {
+    const auto hold = HoldDirectory(directory);
+    const std::optional<Entry> entry = FindD(directory);
+    const auto now = FindPresent();
+    if (now.ok() && entry.has_value() && IsLost(*entry, *now)) DropUnmountedD(entry->record);
+  }
 }
 
 }  // namespace imagefs

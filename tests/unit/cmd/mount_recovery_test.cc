@@ -25,7 +25,7 @@ class MountRecoveryTest : public testing::Test {
   MountRecoveryTest() {
     SetLogLevel(LogLevel::kOff);
     recovery_ = std::make_unique<MountRecovery>(MountRecovery::Deps{
-        store_, mounts_, uses_, TrustTrusted, absl::Milliseconds(1), absl::Milliseconds(4)});
+        mounts_, uses_, TrustTrusted, absl::Milliseconds(1), absl::Milliseconds(4)});
     uses_.Recover();
     uses_.Serve();
   }
