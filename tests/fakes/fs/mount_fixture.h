@@ -34,6 +34,7 @@ class FakeRecords : public MountRecords {
     absl::MutexLock lock(&mu_);
     if (fail_puts_) return absl::ResourceExhaustedError("disk full");
     records_[record.directory] = record;
+    if (damaged_ == record.directory) damaged_.clear();
     return absl::OkStatus();
   }
   absl::Status Delete(const std::string& directory) override {
@@ -44,12 +45,23 @@ class FakeRecords : public MountRecords {
   absl::StatusOr<Stored> List() override {
     absl::MutexLock lock(&mu_);
     Stored out;
-    for (const auto& [directory, record] : records_) out.records.push_back(record);
+    for (const auto& [directory, record] : records_) {
+      if (directory == damaged_) {
+        out.damaged.push_back(directory);
+      } else {
+        out.records.push_back(record);
+      }
+    }
     return out;
   }
   size_t size() const {
     absl::MutexLock lock(&mu_);
     return records_.size();
+  }
+  // Until it is replaced.
+  void Damage(const std::string& directory) {
+    absl::MutexLock lock(&mu_);
+    damaged_ = directory;
   }
   void FailPuts(bool fail) {
     absl::MutexLock lock(&mu_);
@@ -59,6 +71,7 @@ class FakeRecords : public MountRecords {
  private:
   mutable absl::Mutex mu_;
   bool fail_puts_ ABSL_GUARDED_BY(mu_) = false;
+  std::string damaged_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, MountRecord> records_ ABSL_GUARDED_BY(mu_);
 };
 

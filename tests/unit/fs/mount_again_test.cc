@@ -212,6 +212,29 @@ TEST_F(MountAgainTest, WhatIsMountedAnewGoesOnWithWhatWasWritten) {
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
+// Nobody knows what it was, but where it was.
+TEST_F(MountAgainTest, ADirectoryWhoseRecordIsDamagedIsMountedAnewOrForgotten) {
+  const std::string target = Target("mnt");
+  for (const bool anew : {true, false}) {
+    ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
+    KillDaemon();
+    records_.Damage(target);
+    StartDaemon();
+    EXPECT_TRUE(Recover(Finder(chain_)).empty());
+    EXPECT_NE(NotMounted(target).find("damaged"), std::string::npos) << NotMounted(target);
+    EXPECT_FALSE(Exists(target + "/absent"));
+    EXPECT_EQ(errno, ENOTCONN) << "what died there is left there";
+    if (anew) {
+      EXPECT_EQ(Mount(chain_, target), absl::OkStatus());
+      EXPECT_EQ(NotMounted(target), "");
+      EXPECT_TRUE(Exists(target + "/etc/os-release"));
+    }
+    EXPECT_EQ(table_->Unmount(target, false), absl::OkStatus());
+    EXPECT_EQ(records_.size(), 0u);
+    EXPECT_EQ(MountsBelow(directory_), 0u);
+  }
+}
+
 // Other layers below what was written are another tree.
 TEST_F(MountAgainTest, WhatWasWrittenBelongsToOneImage) {
   const std::string target = Target("rw");
