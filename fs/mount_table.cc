@@ -189,7 +189,7 @@ absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
   }
   const auto hold = HoldDirectory(directory);
   IMAGEFS_RETURN_IF_ERROR(CheckRequest(request));
-  const std::optional<Entry> before = FindAbsentD(directory);
+  const std::optional<Entry> before = FindAbsent(directory);
   CheckedMount out;
   if (before.has_value()) IMAGEFS_RETURN_IF_ERROR(Continue(*before, request, out));
   IMAGEFS_ASSIGN_OR_RETURN(
@@ -220,15 +220,15 @@ absl::StatusOr<MountTarget> MountTableImpl::OpenTargetD(const std::string& direc
   });
 }
 
-std::optional<MountTableImpl::Entry> MountTableImpl::FindD(const std::string& directory) const {
+std::optional<MountTableImpl::Entry> MountTableImpl::Find(const std::string& directory) const {
   absl::MutexLock lock(&mu_);
   const auto found = entries_.find(directory);
   return found == entries_.end() ? std::nullopt : std::optional(found->second);
 }
 
-std::optional<MountTableImpl::Entry> MountTableImpl::FindAbsentD(
+std::optional<MountTableImpl::Entry> MountTableImpl::FindAbsent(
     const std::string& directory) const {
-  std::optional<Entry> found = FindD(directory);
+  std::optional<Entry> found = Find(directory);
   return found.has_value() && found->mounted() ? std::nullopt : found;
 }
 
@@ -256,7 +256,7 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& 
   const MountRequest& request = mount.request;
   const std::string& directory = request.directory;
   const auto hold = HoldDirectory(directory);
-  const std::optional<Entry> entry = FindAbsentD(directory);
+  const std::optional<Entry> entry = FindAbsent(directory);
   const MountRecord* before = entry.has_value() ? &entry->record : nullptr;
   if (before != nullptr && !mount.continued.empty() && before->upper == mount.continued &&
       before->chain_id != chain->chain_id && before->manifest_digest != manifest) {
@@ -407,18 +407,13 @@ absl::Status MountTableImpl::RemoveUpper(const std::string& upper) const {
 
 absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
   IMAGEFS_RETURN_IF_ERROR(CheckPath(path, "the directory to unmount"));
-  std::string directory = path;
-  {
-    absl::MutexLock lock(&mu_);
-    if (!entries_.contains(path)) directory.clear();
-  }
-  if (directory.empty()) directory = MountPointOf(path);
+  const std::string directory = Find(path).has_value() ? path : MountPointOf(path);
   const auto hold = HoldDirectory(directory);
   return UnmountD(directory, lazy);
 }
 
 absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy) {
-  const std::optional<Entry> entry = FindD(directory);
+  const std::optional<Entry> entry = Find(directory);
   if (!entry.has_value()) {
     return absl::NotFoundError(
         StrCat(directory, " is not a mount of imagefs; `imagefs ls` lists them"));

@@ -77,13 +77,13 @@ class MountTableImpl : public MountTable {
   // What is below a mount that goes, or is to be replaced. `before`: its record; null: there is
   // none.
   static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
+  std::optional<Entry> Find(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Only where it is not mounted.
+  std::optional<Entry> FindAbsent(const std::string& directory) const;
+  absl::Status Continue(const Entry& entry, const MountRequest& request, CheckedMount& out) const;
+  // The key of the directory is held by the callers of what ends in D.
   absl::StatusOr<MountTarget> OpenTargetD(const std::string& directory, const FileId& expected,
                                           const MountRecord* before);
-  // The key of the directory is held by the callers of what ends in D.
-  absl::Status Continue(const Entry& entry, const MountRequest& request, CheckedMount& out) const;
-  std::optional<Entry> FindD(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
-  // Only where it is not mounted.
-  std::optional<Entry> FindAbsentD(const std::string& directory) const;
   // What `record` lacks is filled in.
   absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, const MountRequest& request,
                                        MountRecord record, const MountRecord* before);

@@ -100,12 +100,12 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
   }
   for (MountRecord& record : stored->records) {
     const auto hold = HoldDirectory(record.directory);
-    if (FindD(record.directory).has_value()) continue;
+    if (Find(record.directory).has_value()) continue;
     if (RecoverD(record, **mounts, find_chain)) out.push_back(record.directory);
   }
   for (std::string& directory : stored->damaged) {
     const auto hold = HoldDirectory(directory);
-    if (FindD(directory).has_value()) continue;
+    if (Find(directory).has_value()) continue;
     // What is mounted there stays, until another mount takes its place: nobody knows what it is.
     MountRecord record;
     record.directory = std::move(directory);
@@ -162,7 +162,7 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& recor
 absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,
                                                        ChainRef chain) {
   const auto hold = HoldDirectory(directory);
-  const std::optional<Entry> entry = FindAbsentD(directory);
+  const std::optional<Entry> entry = FindAbsent(directory);
   if (!entry.has_value() || entry->record.unmounted) {
     return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
   }
@@ -172,11 +172,9 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& direct
 }
 
 void MountTableImpl::SetAbsentD(MountRecord record, std::string why) {
+  const std::string directory = record.directory;
   absl::MutexLock lock(&mu_);
-  Entry& entry = entries_[record.directory];
-  entry = {};
-  entry.record = std::move(record);
-  entry.not_mounted = std::move(why);
+  entries_[directory] = {std::move(record), std::move(why), "", {}};
 }
 
 void MountTableImpl::SetNotMounted(const std::string& directory, const std::string& why) {
@@ -235,7 +233,7 @@ void MountTableImpl::Prune() {
   }
   for (const std::string& directory : lost) {
     const auto hold = HoldDirectory(directory);
-    const std::optional<Entry> entry = FindD(directory);
+    const std::optional<Entry> entry = Find(directory);
     const auto now = FindPresent();
     if (now.ok() && entry.has_value() && IsLost(*entry, *now)) DropUnmountedD(entry->record);
   }
