@@ -51,6 +51,7 @@ absl::StatusOr<ImageStore::ResolveRequest> ParseImageRequest(
     const control::v1::ImageRequest& request);
 
 void FillImage(const ResolvedImage& image, control::v1::Image* out);
+// Of one that is mounted.
 void FillMount(const MountRecord& record, control::v1::Mount* out);
 
 void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry,
@@ -74,11 +75,10 @@ struct IndexTarget {
   std::string statement_digest;
 };
 
-// What a Mount (directory set) or Pull asks for.
+// What a Mount (`mount` set) or Pull asks for.
 struct TransferRequest {
   ImageStore::ResolveRequest resolve;
-  std::string directory;
-  MountRecord mount;                 // how: mode, writable, upper, flags, context
+  std::optional<MountRequest> mount;
   bool lazy = true;                  // a Mount may show the image before its bytes are here
   std::string complete;              // Pull: the directory of a mount, instead of an image
   std::optional<IndexTarget> index;  // Index

@@ -38,7 +38,7 @@ uint64_t ResidentBytes() {
   return pages.value_or(0) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
+absl::StatusOr<TransferRequest> ParseMountRequest(const control::v1::MountRequest& request) {
   TransferRequest out;
   IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
   IMAGEFS_RETURN_IF_ERROR(CheckPath(request.directory(), "the directory to mount on"));
@@ -48,15 +48,18 @@ absl::StatusOr<TransferRequest> ParseMountRequest(const MountRequest& request) {
         StrCat("mode ", Printable(mode), " is not known; use auto, kernel or fuse"));
   }
   if (!request.id_map().empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(request.id_map()));
-  out.directory = request.directory();
-  out.mount.mode = mode;
-  out.mount.writable = request.writable();
-  out.mount.upper = request.upper();
-  out.mount.keep_upper = !request.upper().empty();
-  out.mount.flags = {!request.suid(), !request.dev(), request.noexec(), request.id_map(), ""};
-  out.mount.context = request.context();
-  out.mount.deadline_seconds = request.deadline_seconds();
-  out.mount.this_boot_only = request.this_boot_only();
+  imagefs::MountRequest& mount = out.mount.emplace();
+  mount.directory = request.directory();
+  mount.reference = out.resolve.reference.ToString();
+  mount.mode = mode;
+  mount.upper = request.upper();
+  mount.options.writable = request.writable();
+  mount.options.flags = {!request.suid(), !request.dev(), request.noexec(), request.id_map(), ""};
+  mount.options.context = request.context();
+  mount.options.deadline_seconds = request.deadline_seconds();
+  mount.options.plain_http = out.resolve.access.plain_http;
+  mount.options.skip_tls_verify = !out.resolve.access.verify_tls;
+  mount.options.this_boot_only = request.this_boot_only();
   out.lazy = !request.eager();
   out.progress = request.progress();
   return out;
@@ -190,7 +193,25 @@ class InspectCall : public grpc::ServerUnaryReactor,
   const std::shared_ptr<Relay> relay_ = std::make_shared<Relay>();
 };
 
-bool NeedsDaemon(const MountRecord& record) { return record.mode == kFuseMode || record.filling; }
+void FillState(const MountState& mount, control::v1::Mount* out) {
+  FillMount(mount.record, out);
+  if (!mount.mounted()) {
+    out->set_state("not mounted");
+    out->set_reason(mount.not_mounted);
+    return;
+  }
+  out->set_needs_daemon(mount.needs_daemon());
+  if (mount.chain == nullptr || mount.chain->complete()) return;
+  out->set_state("filling");
+  LayerFill::Progress sum;
+  for (const LayerRef& layer : mount.chain->layers) {
+    if (layer->fill == nullptr) continue;
+    const LayerFill::Progress progress = layer->fill->progress();
+    sum.present += progress.present;
+    sum.total += progress.total;
+  }
+  if (sum.total > 0) out->set_filled_percent(static_cast<uint32_t>(sum.present * 100 / sum.total));
+}
 
 class ControlServiceImpl : public ControlService, private Control::CallbackService {
  public:
@@ -233,7 +254,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   }
 
   grpc::ServerWriteReactor<MountEvent>* Mount(Context* context,
-                                              const MountRequest* request) override {
+                                              const control::v1::MountRequest* request) override {
     return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
                          ParseMountRequest(*request));
   }
@@ -281,11 +302,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   }
   Unary* ListMounts(Context* context, const ListMountsRequest*, ListMountsReply* reply) override {
     return Run(context, [this, reply] {
-      for (const MountRecord& record : deps_.mounts.List()) {
-        control::v1::Mount* mount = reply->add_mounts();
-        FillMount(record, mount);
-        FillState(record, mount);
-      }
+      for (const MountState& state : deps_.mounts.List()) FillState(state, reply->add_mounts());
       return absl::OkStatus();
     });
   }
@@ -345,7 +362,6 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   }
 
   uint32_t MountsThatNeedADaemon() const;
-  void FillState(const MountRecord& record, control::v1::Mount* out) const;
   absl::Status DoUnmount(const UnmountRequest& request, UnmountReply* reply);
   absl::Status DoListImages(ListImagesReply* reply);
   absl::Status DoCheck(const CheckRequest& request, Scrubber::Pace pace, CheckReply* reply);
@@ -361,42 +377,27 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   Ticker ticker_;
 };
 
-void ControlServiceImpl::FillState(const MountRecord& record, control::v1::Mount* out) const {
-  if (!record.not_mounted.empty()) return;
-  out->set_needs_daemon(NeedsDaemon(record));
-  const ChainRef chain = deps_.mounts.ChainOf(record.directory);
-  if (chain == nullptr || chain->complete()) return;
-  out->set_state("filling");
-  LayerFill::Progress sum;
-  for (const LayerRef& layer : chain->layers) {
-    if (layer->fill == nullptr) continue;
-    const LayerFill::Progress progress = layer->fill->progress();
-    sum.present += progress.present;
-    sum.total += progress.total;
-  }
-  if (sum.total > 0) out->set_filled_percent(static_cast<uint32_t>(sum.present * 100 / sum.total));
-}
-
 uint32_t ControlServiceImpl::MountsThatNeedADaemon() const {
-  const std::vector<MountRecord> mounts = deps_.mounts.List();
+  const std::vector<MountState> mounts = deps_.mounts.List();
   return static_cast<uint32_t>(std::count_if(
-      mounts.begin(), mounts.end(),
-      [](const MountRecord& record) { return record.not_mounted.empty() && NeedsDaemon(record); }));
+      mounts.begin(), mounts.end(), [](const MountState& mount) { return mount.needs_daemon(); }));
 }
 
 absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, UnmountReply* reply) {
-  const std::vector<MountRecord> mounts = deps_.mounts.List();
+  const std::vector<MountState> mounts = deps_.mounts.List();
   std::vector<std::string> directories(request.directories().begin(), request.directories().end());
   if (request.all()) {
     directories.clear();
     // The newest first: a mount may lie inside another.
-    for (auto it = mounts.rbegin(); it != mounts.rend(); ++it) directories.push_back(it->directory);
+    for (auto it = mounts.rbegin(); it != mounts.rend(); ++it) {
+      directories.push_back(it->record.directory);
+    }
   }
   const auto unmount = [&](std::string& directory) -> absl::Status {
     IMAGEFS_RETURN_IF_ERROR(CheckPath(directory, "the directory to unmount"));
     // A mount keeps the name that it was made with, whatever its parents are links to by now.
-    const bool listed = std::any_of(mounts.begin(), mounts.end(), [&](const MountRecord& record) {
-      return record.directory == directory;
+    const bool listed = std::any_of(mounts.begin(), mounts.end(), [&](const MountState& mount) {
+      return mount.record.directory == directory;
     });
     if (!listed) {
       IMAGEFS_ASSIGN_OR_RETURN(directory, ResolveParents(directory));
@@ -450,14 +451,13 @@ void AddFlight(const FlightReport& report, StatusReply* reply) {
 absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request,
                                                MountStatusReply* reply) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::string directory, ResolveParents(request.directory()));
-  for (const MountRecord& record : deps_.mounts.List()) {
-    if (record.directory != directory) continue;
-    FillMount(record, reply->mutable_mount());
-    FillState(record, reply->mutable_mount());
-    if (!record.not_mounted.empty()) return absl::OkStatus();
-    ChainRef chain = deps_.mounts.ChainOf(directory);
+  for (const MountState& mount : deps_.mounts.List()) {
+    if (mount.record.directory != directory) continue;
+    FillState(mount, reply->mutable_mount());
+    if (!mount.mounted()) return absl::OkStatus();
+    ChainRef chain = mount.chain;
     if (chain == nullptr) {
-      IMAGEFS_ASSIGN_OR_RETURN(chain, deps_.store.FindChain(record.chain_id));
+      IMAGEFS_ASSIGN_OR_RETURN(chain, deps_.store.FindChain(mount.record.chain_id));
     }
     const std::vector<std::optional<FillReport>> reports = deps_.store.FillReports(chain);
     for (size_t i = 0; i < chain->layers.size(); ++i) {
@@ -556,10 +556,9 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_)
           .count());
   reply->set_rss_bytes(ResidentBytes());
-  const std::vector<MountRecord> mounts = deps_.mounts.List();
-  const auto waiting = std::count_if(mounts.begin(), mounts.end(), [](const MountRecord& record) {
-    return !record.not_mounted.empty();
-  });
+  const std::vector<MountState> mounts = deps_.mounts.List();
+  const auto waiting = std::count_if(mounts.begin(), mounts.end(),
+                                     [](const MountState& mount) { return !mount.mounted(); });
   reply->set_mounts(static_cast<uint32_t>(mounts.size() - static_cast<size_t>(waiting)));
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> images, deps_.store.ListImages());
   reply->set_images(static_cast<uint32_t>(images.size()));
@@ -662,15 +661,16 @@ void FillMount(const MountRecord& record, Mount* out) {
   out->set_manifest_digest(record.manifest_digest.ToString());
   out->set_chain_id(record.chain_id.ToString());
   out->set_mode(record.mode);
-  out->set_writable(record.writable);
+  out->set_writable(record.options.writable);
   out->set_created_unix(record.created_unix);
-  out->set_state(record.not_mounted.empty() ? "mounted" : "not mounted");
-  out->set_reason(record.not_mounted);
+  out->set_state("mounted");
   out->set_upper(record.upper);
-  if (record.flags.nosuid) out->add_options("nosuid");
-  if (record.flags.nodev) out->add_options("nodev");
-  if (record.flags.noexec) out->add_options("noexec");
-  if (!record.context.empty()) out->add_options(StrCat("context=\"", record.context, "\""));
+  const MountFlags& flags = record.options.flags;
+  if (flags.nosuid) out->add_options("nosuid");
+  if (flags.nodev) out->add_options("nodev");
+  if (flags.noexec) out->add_options("noexec");
+  const std::string& context = record.options.context;
+  if (!context.empty()) out->add_options(StrCat("context=\"", context, "\""));
 }
 
 void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry, AddedImage* out) {

@@ -223,7 +223,7 @@ absl::Status DaemonImpl::OpenParts() {
   }
   uses_->Recover();
   recovery_ = std::make_unique<MountRecovery>(
-      MountRecovery::Deps{*store_, *mounts_, *uses_, trust_of(options_.config.CommandPolicy())});
+      MountRecovery::Deps{*mounts_, *uses_, trust_of(options_.config.CommandPolicy())});
   executor_ = std::make_unique<Executor>("control", kControlThreads);
   publications_ =
       std::make_unique<Publications>(Publications::Deps{*store_, *sources_, *executor_});

@@ -15,8 +15,6 @@
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "base/relay.h"
-#include "base/status.h"
-#include "base/text.h"
 
 namespace imagefs {
 
@@ -39,16 +37,14 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
   };
   using Task = absl::AnyInvocable<void()>;
 
+  // A damaged record names no image.
+  static bool Waits(const MountState& state) {
+    return !state.mounted() && !state.record.unmounted && !state.record.reference.empty();
+  }
   std::optional<MountRecord> Find(const std::string& directory) const;
-  ImageStore::ResolveRequest RequestFor(const MountRecord& record, Reference reference) const;
-  void TryT(const std::string& directory);
-  void FetchT(const MountRecord& record);
-  void EnsureT(const MountRecord& record, const IndexTrust& trust,
-               absl::StatusOr<ImageStore::Resolved> resolved);
+  void TryT(const std::string& directory) ABSL_LOCKS_EXCLUDED(mu_);
   void MountT(const MountRecord& record, const ChainRef& chain);
   void EndT(const std::string& directory, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
-  // Begins something whose end calls Post once, from any thread.
-  std::shared_ptr<Relay> BeginT(const std::string& directory) ABSL_LOCKS_EXCLUDED(mu_);
   void Post(Task task) ABSL_LOCKS_EXCLUDED(mu_);
   std::string DueLocked(Moment now, Moment* next) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -57,17 +53,18 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
   TimedCondition changed_;
   std::map<std::string, Waiting> waiting_ ABSL_GUARDED_BY(mu_);  // by directory
   std::map<std::string, std::shared_ptr<Relay>> running_ ABSL_GUARDED_BY(mu_);
-  int flights_ ABSL_GUARDED_BY(mu_) = 0;  // begun, and not yet posted
+  int flights_ ABSL_GUARDED_BY(mu_) = 0;  // that have not called Post yet
   std::deque<Task> tasks_ ABSL_GUARDED_BY(mu_);
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 bool MountRecovery::State::Collect() {
-  const std::vector<MountRecord> records = deps_.mounts.List();
+  const std::vector<MountState> states = deps_.mounts.List();
   absl::MutexLock lock(&mu_);
-  for (const MountRecord& record : records) {
-    if (record.not_mounted.empty() || record.unmounted || record.reference.empty()) continue;
-    waiting_[record.directory] = {Moment::InfinitePast(), deps_.first_pause, record.not_mounted};
+  for (const MountState& state : states) {
+    if (!Waits(state)) continue;
+    waiting_[state.record.directory] = {Moment::InfinitePast(), deps_.first_pause,
+                                        state.not_mounted};
   }
   return !waiting_.empty();
 }
@@ -126,10 +123,8 @@ void MountRecovery::State::LoopT() {
 }
 
 std::optional<MountRecord> MountRecovery::State::Find(const std::string& directory) const {
-  for (MountRecord& record : deps_.mounts.List()) {
-    if (record.directory != directory) continue;
-    if (record.not_mounted.empty() || record.unmounted) return std::nullopt;
-    return std::move(record);
+  for (MountState& state : deps_.mounts.List()) {
+    if (state.record.directory == directory && Waits(state)) return std::move(state.record);
   }
   return std::nullopt;
 }
@@ -137,70 +132,19 @@ std::optional<MountRecord> MountRecovery::State::Find(const std::string& directo
 void MountRecovery::State::TryT(const std::string& directory) {
   const std::optional<MountRecord> record = Find(directory);
   if (!record.has_value()) return EndT(directory, absl::OkStatus());
-  const absl::StatusOr<ChainRef> chain = deps_.store.FindChain(record->chain_id);
-  if (chain.ok()) return MountT(*record, *chain);
-  FetchT(*record);
-}
-
-// The image as the store knows it, with the platform that it was mounted for; else by its digest,
-// since a tag may have gone on to another one.
-ImageStore::ResolveRequest MountRecovery::State::RequestFor(const MountRecord& record,
-                                                            Reference reference) const {
-  ImageStore::ResolveRequest request;
-  request.access = deps_.uses.AccessFor(reference);
-  ImageUses::SetTransport(record, request.access);
-  request.trust = deps_.trust_of(reference);
-  request.platform = Platform::Host();
-  const absl::StatusOr<std::vector<ImageRecord>> images = deps_.store.ListImages();
-  bool known = false;
-  for (const ImageRecord& image : images.ok() ? *images : std::vector<ImageRecord>()) {
-    if (image.manifest_digest != record.manifest_digest) continue;
-    request.platform = image.platform;
-    known |= image.reference == record.reference;
+  std::shared_ptr<Relay> relay;
+  {
+    absl::MutexLock lock(&mu_);
+    ++flights_;
+    relay = running_[directory];
   }
-  if (!known && reference.transport == Reference::Transport::kRegistry) {
-    reference.digest = record.manifest_digest;
-  }
-  request.reference = std::move(reference);
-  return request;
-}
-
-void MountRecovery::State::FetchT(const MountRecord& record) {
-  const std::string& directory = record.directory;
-  absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
-  if (!reference.ok()) return EndT(directory, reference.status());
-  deps_.mounts.SetNotMounted(
-      directory, StrCat("its layers are not here, and are fetched again from ", record.reference));
-  ImageStore::ResolveRequest request = RequestFor(record, *std::move(reference));
-  const std::shared_ptr<Relay> relay = BeginT(directory);
-  auto done = [self = shared_from_this(), record,
-               trust = request.trust](absl::StatusOr<ImageStore::Resolved> resolved) {
-    self->Post([self = self.get(), record, trust, resolved = std::move(resolved)]() mutable {
-      self->EnsureT(record, trust, std::move(resolved));
-    });
-  };
-  relay->Add(deps_.store.Resolve(std::move(request), std::move(done)));
-}
-
-void MountRecovery::State::EnsureT(const MountRecord& record, const IndexTrust& trust,
-                                   absl::StatusOr<ImageStore::Resolved> resolved) {
-  if (!resolved.ok()) return EndT(record.directory, resolved.status());
-  const Digest& found = resolved->image->manifest_digest;
-  if (found != record.manifest_digest) {
-    return EndT(record.directory,
-                absl::FailedPreconditionError(StrCat(
-                    record.reference, " is another image now (", found.ToString(), " instead of ",
-                    record.manifest_digest.ToString(), "); unmount it and mount it anew")));
-  }
-  const std::shared_ptr<Relay> relay = BeginT(record.directory);
-  auto done = [self = shared_from_this(), record](absl::StatusOr<ChainRef> chain) {
+  auto done = [self = shared_from_this(), record = *record](absl::StatusOr<ChainRef> chain) {
     self->Post([self = self.get(), record, chain = std::move(chain)] {
       if (!chain.ok()) return self->EndT(record.directory, chain.status());
       self->MountT(record, *chain);
     });
   };
-  relay->Add(deps_.store.EnsureChain(resolved->image, resolved->source, trust,
-                                     Priority::kForeground, std::move(done)));
+  relay->Add(deps_.uses.BringAgain(*record, deps_.trust_of, std::move(done)));
 }
 
 void MountRecovery::State::MountT(const MountRecord& record, const ChainRef& chain) {
@@ -211,7 +155,7 @@ void MountRecovery::State::MountT(const MountRecord& record, const ChainRef& cha
   const absl::Status status = deps_.mounts.MountAgain(record.directory, chain).status();
   if (status.ok()) {
     LogInfo("mounted_again directory=", record.directory);
-    deps_.uses.AttachSources(record, chain);
+    deps_.uses.AttachSources(record.reference, record.options, chain);
   }
   EndT(record.directory, status);
 }
@@ -237,12 +181,6 @@ void MountRecovery::State::EndT(const std::string& directory, const absl::Status
     LogWarning("mount_not_recovered directory=", directory, " error=", status.message());
   }
   changed_.SignalAll();
-}
-
-std::shared_ptr<Relay> MountRecovery::State::BeginT(const std::string& directory) {
-  absl::MutexLock lock(&mu_);
-  ++flights_;
-  return running_[directory];
 }
 
 void MountRecovery::State::Post(Task task) {

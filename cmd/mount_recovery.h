@@ -1,7 +1,7 @@
-// Brings back the mounts that are recorded and are not there (fs/mount_table.h): fetches what their
-// images lack, through the image's own source and with the node's credentials, and mounts them
-// again. What fails is tried again after a pause that grows to half a minute, for as long as the
-// daemon runs; why it failed last is in the mount table.
+// Brings back the mounts that are recorded and are not there (fs/mount_table.h): has what their
+// images lack fetched (snap/image_uses.h), and mounts them again. What fails is tried again after a
+// pause that grows to half a minute, for as long as the daemon runs; why it failed last is in the
+// mount table.
 //
 // One thread, which is there while something waits. Thread-safe. Destroy it before what it uses.
 #pragma once
@@ -10,7 +10,6 @@
 #include <thread>
 
 #include "absl/time/time.h"
-#include "cache/image_store.h"
 #include "cache/index_trust.h"
 #include "fs/mount_table.h"
 #include "snap/image_uses.h"
@@ -20,7 +19,6 @@ namespace imagefs {
 class MountRecovery {
  public:
   struct Deps {
-    ImageStore& store;
     MountTable& mounts;
     ImageUses& uses;
     TrustOf trust_of;

@@ -52,6 +52,7 @@ absl::StatusOr<MountKey> DecodeKey(const std::string& text) {
 }  // namespace
 
 std::string EncodeMountRecord(const MountRecord& record) {
+  const MountOptions& options = record.options;
   JsonWriter json;
   json.BeginObject()
       .Member("version", kFormatVersion)
@@ -60,25 +61,25 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("manifest", record.manifest_digest.ToString())
       .Member("chain_id", record.chain_id.ToString())
       .Member("mode", record.mode)
-      .Member("writable", record.writable)
+      .Member("writable", options.writable)
       .Member("upper", record.upper)
       .Member("covered", EncodeId(record.covered))
       .Member("upper_directory", EncodeId(record.upper_ids.directory))
       .Member("upper_upper", EncodeId(record.upper_ids.upper))
       .Member("upper_work", EncodeId(record.upper_ids.work))
       .Member("keep_upper", record.keep_upper)
-      .Member("nosuid", record.flags.nosuid)
-      .Member("nodev", record.flags.nodev)
-      .Member("noexec", record.flags.noexec)
-      .Member("id_map", record.flags.id_map)
-      .Member("context", record.context)
+      .Member("nosuid", options.flags.nosuid)
+      .Member("nodev", options.flags.nodev)
+      .Member("noexec", options.flags.noexec)
+      .Member("id_map", options.flags.id_map)
+      .Member("context", options.context)
       .Member("created", record.created_unix)
       .Member("boot", record.boot_id)
       .Member("filling", record.filling)
-      .Member("deadline_seconds", record.deadline_seconds)
-      .Member("plain_http", record.plain_http)
-      .Member("skip_tls_verify", record.skip_tls_verify)
-      .Member("this_boot_only", record.this_boot_only)
+      .Member("deadline_seconds", options.deadline_seconds)
+      .Member("plain_http", options.plain_http)
+      .Member("skip_tls_verify", options.skip_tls_verify)
+      .Member("this_boot_only", options.this_boot_only)
       .Member("unmounted", record.unmounted)
       .Key("mounts")
       .BeginArray();
@@ -101,7 +102,8 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   IMAGEFS_ASSIGN_OR_RETURN(record.manifest_digest, Digest::Parse(json.StringOr("manifest")));
   IMAGEFS_ASSIGN_OR_RETURN(record.chain_id, Digest::Parse(json.StringOr("chain_id")));
   record.mode = json.StringOr("mode");
-  record.writable = json["writable"].boolean().value_or(false);
+  MountOptions& options = record.options;
+  options.writable = json["writable"].boolean().value_or(false);
   record.upper = json.StringOr("upper");
   IMAGEFS_ASSIGN_OR_RETURN(record.covered, DecodeId(json.StringOr("covered")));
   UpperIds& ids = record.upper_ids;
@@ -109,18 +111,18 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   IMAGEFS_ASSIGN_OR_RETURN(ids.upper, DecodeId(json.StringOr("upper_upper")));
   IMAGEFS_ASSIGN_OR_RETURN(ids.work, DecodeId(json.StringOr("upper_work")));
   record.keep_upper = json["keep_upper"].boolean().value_or(false);
-  record.flags.nosuid = json["nosuid"].boolean().value_or(false);
-  record.flags.nodev = json["nodev"].boolean().value_or(false);
-  record.flags.noexec = json["noexec"].boolean().value_or(false);
-  record.flags.id_map = json.StringOr("id_map");
-  record.context = json.StringOr("context");
+  options.flags.nosuid = json["nosuid"].boolean().value_or(false);
+  options.flags.nodev = json["nodev"].boolean().value_or(false);
+  options.flags.noexec = json["noexec"].boolean().value_or(false);
+  options.flags.id_map = json.StringOr("id_map");
+  options.context = json.StringOr("context");
   record.created_unix = json.IntOr("created", 0);
   record.boot_id = json.StringOr("boot");
   record.filling = json["filling"].boolean().value_or(false);
-  record.deadline_seconds = json.IntOr("deadline_seconds", 0);
-  record.plain_http = json["plain_http"].boolean().value_or(false);
-  record.skip_tls_verify = json["skip_tls_verify"].boolean().value_or(false);
-  record.this_boot_only = json["this_boot_only"].boolean().value_or(false);
+  options.deadline_seconds = json.IntOr("deadline_seconds", 0);
+  options.plain_http = json["plain_http"].boolean().value_or(false);
+  options.skip_tls_verify = json["skip_tls_verify"].boolean().value_or(false);
+  options.this_boot_only = json["this_boot_only"].boolean().value_or(false);
   record.unmounted = json["unmounted"].boolean().value_or(false);
   for (const Json& key : json["mounts"].elements()) {
     IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), DecodeKey(key.string().value_or("")));
@@ -149,13 +151,13 @@ absl::Status StoredMountRecords::Delete(const std::string& directory) {
   return kv_.Write(batch, /*sync=*/true);
 }
 
-absl::StatusOr<std::vector<MountRecord>> StoredMountRecords::List() {
-  std::vector<MountRecord> records;
+absl::StatusOr<MountRecords::Stored> StoredMountRecords::List() {
+  Stored out;
   IMAGEFS_RETURN_IF_ERROR(
       kv_.ForEachWithPrefix(kPrefix, [&](std::string_view key, std::string_view value) {
         absl::StatusOr<MountRecord> record = DecodeMountRecord(value);
         if (record.ok()) {
-          records.push_back(*std::move(record));
+          out.records.push_back(*std::move(record));
         } else {
           LogWarning("mount_record_unreadable key=", Printable(key),
                      " cause=", record.status().message());
@@ -164,15 +166,10 @@ absl::StatusOr<std::vector<MountRecord>> StoredMountRecords::List() {
       }));
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> damaged, kv_.DamagedKeys(kPrefix));
   for (const std::string& key : damaged) {
-    MountRecord record;
-    record.directory = key.substr(kPrefix.size());
-    if (!record.directory.starts_with('/')) continue;
-    IMAGEFS_ASSIGN_OR_RETURN(record.boot_id, BootId());
-    record.not_mounted =
-        "its record in the store is damaged; mount it anew, or forget it with imagefs umount";
-    records.push_back(std::move(record));
+    std::string directory = key.substr(kPrefix.size());
+    if (directory.starts_with('/')) out.damaged.push_back(std::move(directory));
   }
-  return records;
+  return out;
 }
 
 }  // namespace imagefs

@@ -4,11 +4,10 @@
 
 #include <string>
 #include <string_view>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "fs/mount_table.h"
+#include "fs/mount_record.h"
 
 namespace imagefs {
 
@@ -21,8 +20,8 @@ class StoredMountRecords : public MountRecords {
   absl::Status Put(const MountRecord& record) override;
   absl::Status Delete(const std::string& directory) override;
   // What cannot be read is logged and left out: one bad record must not keep the others from coming
-  // back. Of a damaged one only the directory is known; `not_mounted` says so.
-  absl::StatusOr<std::vector<MountRecord>> List() override;
+  // back.
+  absl::StatusOr<Stored> List() override;
 
  private:
   KeyValueStore& kv_;

@@ -193,6 +193,7 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   grpc::CallbackServerContext* const call_;
   std::shared_ptr<TransferCall> self_;  // until OnDone
   TransferRequest request_;
+  CheckedMount mount_;  // of a Mount, from Check on
   // Set by Bring before anything that reads it is started.
   ImageStore::ImageRef image_;
   std::shared_ptr<ImageSource> source_;
@@ -222,16 +223,14 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
 };
 
 void TransferCall::Check() {
-  if (!request_.directory.empty()) {
+  if (request_.mount.has_value()) {
     // Everything that can be known to fail is found before a byte is fetched.
-    MountRecord& mount = request_.mount;
-    mount.directory = request_.directory;
-    mount.reference = request_.resolve.reference.ToString();
-    if (absl::Status status = deps_.mounts.Check(mount); !status.ok()) return End(status);
-    request_.directory = mount.directory;
+    absl::StatusOr<CheckedMount> checked = deps_.mounts.Check(*request_.mount);
+    if (!checked.ok()) return End(checked.status());
+    mount_ = *std::move(checked);
   }
   if (!request_.complete.empty()) return CompleteMount();
-  if (!request_.directory.empty() && request_.lazy) {
+  if (request_.mount.has_value() && request_.lazy) {
     request_.resolve.trust = deps_.trust_of(request_.resolve.reference);
   }
   if (!request_.add.empty()) {
@@ -289,10 +288,10 @@ void TransferCall::Bring(const ImageStore::Resolved& resolved) {
                                        Priority::kForeground,
                                        [self = self()](absl::StatusOr<ChainRef> chain) {
                                          if (!chain.ok()) return self->End(chain.status());
-                                         if (self->request_.directory.empty()) {
-                                           self->Sync(*std::move(chain));
-                                         } else {
+                                         if (self->request_.mount.has_value()) {
                                            self->Mount(*std::move(chain));
+                                         } else {
+                                           self->Sync(*std::move(chain));
                                          }
                                        }));
   // The others that wait for the same layers are seen best right now.
@@ -325,12 +324,12 @@ void TransferCall::Mount(ChainRef chain) {
   }
   if (!Enter("mounting", "mount")) return;
   const int stage = this->stage();
-  const std::string key =
-      StrCat(chain->chain_id.ToString(), " ", request_.mount.mode, " ", request_.mount.context);
+  const std::string key = StrCat(chain->chain_id.ToString(), " ", mount_.request.mode, " ",
+                                 mount_.request.options.context);
   MountFlights::Caller caller;
   // Nothing of this call: it may have ended by the time that the flight starts.
   caller.start = [&executor = deps_.executor, &mounts = deps_.mounts, chain,
-                  wanted = request_.mount](MountFlights::Context context) {
+                  wanted = mount_.request](MountFlights::Context context) {
     executor.Submit([&mounts, chain, wanted, context = std::move(context)] {
       context.finish(mounts.Prepare(chain, wanted));
     });
@@ -346,28 +345,20 @@ void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
   // Work of this call alone from here on: the ticket is of no more use.
   if (!Enter("mounting", "mount")) return;
   deps_.executor.Submit([self = self(), chain = std::move(chain), pin = std::move(pin)]() mutable {
-    MountRecord record = self->request_.mount;
-    record.reference = self->image_->reference;
-    record.manifest_digest = self->image_->manifest_digest;
-    record.chain_id = chain->chain_id;
-    record.plain_http = self->request_.resolve.access.plain_http;
-    record.skip_tls_verify = !self->request_.resolve.access.verify_tls;
-    const ChainRef mounted_chain = chain;
-    if (chain != nullptr && record.deadline_seconds > 0) {
-      for (const LayerRef& layer : chain->layers) {
-        if (layer->fill != nullptr) {
-          layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));
-        }
+    const absl::Duration deadline = absl::Seconds(self->mount_.request.options.deadline_seconds);
+    for (const LayerRef& layer : chain->layers) {
+      if (layer->fill != nullptr && deadline > absl::ZeroDuration()) {
+        layer->fill->AllowWaiting(deadline);
       }
     }
     absl::StatusOr<MountRecord> mounted =
-        self->deps_.mounts.Mount(std::move(chain), std::move(record));
+        self->deps_.mounts.Mount(chain, self->image_->manifest_digest, self->mount_);
     if (!mounted.ok()) return self->End(mounted.status());
-    self->PublishByItself(mounted_chain);
+    self->PublishByItself(chain);
     {
       absl::MutexLock lock(&self->mu_);
       // What was written before this call is not the caller's to take back.
-      self->mounted_ = !mounted->continued;
+      self->mounted_ = self->mount_.continued.empty();
     }
     self->Succeed(*std::move(mounted));
   });
@@ -390,7 +381,7 @@ void TransferCall::Sync(ChainRef chain) {
       self->syncing_ = false;
     }
     if (self->request_.index.has_value()) return self->MakeIndex();
-    if (!self->request_.directory.empty()) return self->Mount(chain);
+    if (self->request_.mount.has_value()) return self->Mount(chain);
     self->Succeed(std::nullopt);
   });
 }
@@ -398,17 +389,18 @@ void TransferCall::Sync(ChainRef chain) {
 // Pull of a directory: what the mount there shows is brought here entirely.
 void TransferCall::CompleteMount() {
   if (!Enter("layers", "layers")) return;
-  for (const MountRecord& record : deps_.mounts.List()) {
+  for (const MountState& mount : deps_.mounts.List()) {
+    const MountRecord& record = mount.record;
     if (record.directory != request_.complete) continue;
-    if (!record.not_mounted.empty()) {
+    if (!mount.mounted()) {
       return End(absl::FailedPreconditionError(
-          StrCat(record.directory, " is not mounted: ", record.not_mounted)));
+          StrCat(record.directory, " is not mounted: ", mount.not_mounted)));
     }
     absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
     if (!reference.ok()) return End(reference.status());
     absl::StatusOr<ImageStore::ImageRef> image =
         deps_.store.FindImage(*reference, request_.resolve.platform);
-    absl::StatusOr<ChainRef> chain = deps_.mounts.ChainOf(record.directory);
+    absl::StatusOr<ChainRef> chain = mount.chain;
     if (*chain == nullptr) chain = deps_.store.FindChain(record.chain_id);
     if (!image.ok()) return End(image.status());
     if (!chain.ok()) return End(chain.status());
@@ -548,7 +540,7 @@ void TransferCall::End(const absl::Status& status) {
 
 void TransferCall::UndoMount() {
   // Nothing of this object, and nothing that lives shorter than the executor, is used by the task.
-  deps_.executor.Submit([&mounts = deps_.mounts, directory = request_.directory] {
+  deps_.executor.Submit([&mounts = deps_.mounts, directory = mount_.request.directory] {
     const absl::Status status = mounts.Unmount(directory, /*lazy=*/true);
     if (!status.ok() && !absl::IsNotFound(status)) {
       LogWarning("undo_mount_failed directory=", directory, " cause=", status.message());

@@ -5,40 +5,21 @@
 // What changes one directory is serialised by its name; the private mounts below it serialise by
 // theirs (fs/chain_mounts.h), always inside. The table's lock is only held to look at the map,
 // never over a system call.
-//
-// The table of the kernel is watched, so that a mount that was taken away by plain umount(8) does
-// not stay in this one.
-
-#include "fs/mount_table.h"
-
 #include <fcntl.h>
 #include <time.h>
 
 #include <algorithm>
-#include <map>
 #include <optional>
-#include <set>
 #include <utility>
 
-#include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
-#include "base/directory.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/units.h"
-#include "fs/chain_mounts.h"
-#include "fs/key_gate.h"
-#include "fs/mount_syscalls.h"
-#include "fs/mount_target.h"
-#include "fs/mount_view.h"
-#include "fs/mount_watch.h"
+#include "fs/erofs_mount.h"
+#include "fs/mount_table_impl.h"
 
 namespace imagefs {
 namespace {
-
-constexpr char kUnmountedWords[] =
-    "another program has unmounted it; what was written is kept until the directory is mounted on "
-    "anew or given to imagefs umount";
 
 // The path of a directory of this daemon's own, as mountinfo names it.
 absl::StatusOr<std::string> MakeOwnPath(const std::string& path) {
@@ -46,120 +27,12 @@ absl::StatusOr<std::string> MakeOwnPath(const std::string& path) {
   return PathOf(fd, path);
 }
 
-class MountTableImpl : public MountTable {
- public:
-  MountTableImpl(Options options, FuseLoop& loop, MountRecords& records)
-      : options_(std::move(options)),
-        chains_dir_(options_.run_dir + "/chains"),
-        upper_dir_(options_.root_dir + "/upper"),
-        loop_(loop),
-        records_(records) {}
+// What only the kernel's file system can do.
+bool NeedsKernel(const MountOptions& options) {
+  return !options.context.empty() || !options.flags.id_map.empty();
+}
 
-  ~MountTableImpl() override {
-    watch_.reset();
-    const bool needed = chains_ != nullptr && chains_->HasKernelMounts();
-    chains_.reset();
-    if (own_parent_ && !needed) UnmountPath(chains_dir_, true).IgnoreError();
-  }
-
-  absl::Status Start();
-
-  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) override;
-  absl::StatusOr<Shown> Show(ChainRef chain) override;
-  std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
-  void Hide(const std::string& lease) override { chains_->Release(lease, /*lazy=*/true); }
-  absl::Status Check(MountRecord& record) override;
-  absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
-  absl::Status Unmount(const std::string& directory, bool lazy) override;
-  std::vector<MountRecord> List() const override ABSL_LOCKS_EXCLUDED(mu_);
-  ChainRef ChainOf(const std::string& directory) const override ABSL_LOCKS_EXCLUDED(mu_);
-  bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
-  bool NeedProcess() const override { return chains_->NeedProcess(); }
-  std::vector<std::string> Recover(const FindChain& find_chain) override;
-  absl::StatusOr<MountRecord> MountAgain(const std::string& directory, ChainRef chain) override;
-  void SetNotMounted(const std::string& directory, const std::string& why) override
-      ABSL_LOCKS_EXCLUDED(mu_);
-  void RemoveLeftovers() override {
-    if (options_.as_root) chains_->RemoveStrangers();
-  }
-  void UnmountAll() override;
-
- private:
-  // What is below a mount that goes, or is to be replaced. `before`: its record; null: there is
-  // none.
-  static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
-  absl::StatusOr<MountTarget> OpenTargetD(const MountRecord& record, const MountRecord* before);
-  // The key of the directory is held by the callers of what ends in D.
-  absl::Status ContinueD(MountRecord& record) const ABSL_LOCKS_EXCLUDED(mu_);
-  std::optional<MountRecord> AbsentD(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
-  absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, MountRecord record,
-                                       const MountRecord* before);
-  absl::Status MountByRootD(const ChainRef& chain, const MountTarget& target, OverlayUpper* upper,
-                            const MountRecord* before, MountRecord& record);
-  absl::Status MountByUserD(const ChainRef& chain, const MountRecord* before, MountRecord& record);
-  void AddMountedD(const ChainRef& chain, const MountRecord& record, std::string lease,
-                   const MountRecord* before) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status PutBackD(const std::string& directory, const MountRecord* before);
-  absl::Status UnmountD(const std::string& directory, bool lazy);
-  void UnmountOldD(const MountRecord& record);
-  absl::Status ForgetD(const MountRecord& record, bool lazy);
-  // Of a mount that somebody else has taken away.
-  void DropUnmountedD(const MountRecord& record);
-  void SetAbsentD(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
-  // True when it is mounted then.
-  bool RecoverD(MountRecord& record, const MountView& mounts, const FindChain& find_chain);
-  // What became of a mount that needed no daemon. kHere: it is in the table now.
-  enum class Outlived { kHere, kUnmounted, kUnknown };
-  Outlived AdoptD(const MountRecord& record, const MountView& mounts, const FindChain& find_chain);
-  std::optional<std::string> AdoptLeaseD(const MountRecord& record, const MountInfo& there,
-                                         const FindChain& find_chain, ChainRef* shown);
-  absl::StatusOr<MountRecord> MountAgainD(const MountRecord& record, const ChainRef& chain);
-  absl::Status CheckRecord(const MountRecord& record) const;
-  absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
-  // Which presentation a record that asks for one, or for "auto", gets.
-  absl::StatusOr<std::string> ChooseMode(const MountRecord& record, const Chain& chain) const;
-  // The chain's private mount, by the presentation that `record` then names.
-  absl::StatusOr<ChainMounts::Lease> AcquireChain(const ChainRef& chain, MountRecord& record);
-  absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
-  absl::Status RemoveUpper(const std::string& upper) const;
-  void UnmountDeadByUser(const std::string& directory);
-  void Prune();
-  void PruneDirectory(const std::string& directory);
-
-  KeyGate::Hold HoldDirectory(const std::string& directory) {
-    return KeyGate::Hold(gate_, directory);
-  }
-
-  Options options_;
-  std::string chains_dir_, upper_dir_;
-  FuseLoop& loop_;
-  MountRecords& records_;
-  std::unique_ptr<ChainMounts> chains_;
-  std::string boot_id_;
-  // How the kernel shows chains by itself, or why it cannot.
-  absl::StatusOr<ErofsWay> kernel_ = absl::UnknownError("");
-  KeyGate gate_;             // by directory
-  bool own_parent_ = false;  // chains_dir_ is bound to itself, privately
-  std::unique_ptr<MountWatch> watch_;
-
-  mutable absl::Mutex mu_;
-  struct Mounted {
-    MountRecord record;
-    std::string lease;  // of its private mount; "" = it has none
-    std::weak_ptr<const Chain> chain;
-  };
-  // By directory; none is in both.
-  std::map<std::string, Mounted> mounts_ ABSL_GUARDED_BY(mu_);
-  std::map<std::string, MountRecord> absent_ ABSL_GUARDED_BY(mu_);
-
-  // The mounts of ours that the kernel lists.
-  struct Present {
-    std::set<MountKey> keys;
-    std::set<std::string> directories;
-  };
-  static absl::StatusOr<Present> FindPresent();
-  bool IsThere(const Mounted& mounted, const Present& present) const;
-};
+}  // namespace
 
 absl::Status MountTableImpl::Start() {
   IMAGEFS_ASSIGN_OR_RETURN(boot_id_, BootId());
@@ -198,24 +71,24 @@ absl::Status MountTableImpl::Start() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record,
+absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRequest& request,
                                                        const Chain& chain) const {
-  const bool automatic = record.mode.empty() || record.mode == "auto";
-  if (!automatic && record.mode != kFuseMode && record.mode != kKernelMode) {
+  const std::string& mode = request.mode;
+  const bool automatic = mode.empty() || mode == "auto";
+  if (!automatic && mode != kFuseMode && mode != kKernelMode) {
     return absl::InvalidArgumentError(
-        StrCat("mode ", Printable(record.mode), " is not known; use auto, kernel or fuse"));
+        StrCat("mode ", Printable(mode), " is not known; use auto, kernel or fuse"));
   }
-  // What only the kernel's file system can do.
-  const bool kernel_only = !record.context.empty() || !record.flags.id_map.empty();
+  const bool kernel_only = NeedsKernel(request.options);
   absl::Status can = kernel_.status();
   if (can.ok() && *kernel_ == ErofsWay::kLoopDevices && !chain.complete()) {
     can = absl::FailedPreconditionError(
         "here it reads loop devices, and those of whole layers only (imagefs pull brings them)");
   }
-  if (record.mode == kKernelMode || (automatic && kernel_only)) {
+  if (mode == kKernelMode || (automatic && kernel_only)) {
     if (can.ok()) return std::string(kKernelMode);
     return absl::FailedPreconditionError(
-        StrCat("the kernel cannot show ", record.reference, " by itself: ", ToStd(can.message()),
+        StrCat("the kernel cannot show ", request.reference, " by itself: ", ToStd(can.message()),
                kernel_only ? "; leave out --context and --map-uids" : "; use --mode fuse"));
   }
   if (kernel_only) {
@@ -224,40 +97,37 @@ absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRecord& record
   return std::string(automatic && can.ok() ? kKernelMode : kFuseMode);
 }
 
-absl::StatusOr<ChainMounts::Lease> MountTableImpl::AcquireChain(const ChainRef& chain,
-                                                                MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(std::string mode, ChooseMode(record, *chain));
-  auto lease = chains_->Acquire(chain, {mode, record.context, kernel_.value_or(ErofsWay::kFiles)});
-  if (!lease.ok() && mode == kKernelMode && record.mode != kKernelMode && record.context.empty() &&
-      record.flags.id_map.empty()) {
+absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(
+    const ChainRef& chain, const MountRequest& request) {
+  IMAGEFS_ASSIGN_OR_RETURN(std::string mode, ChooseMode(request, *chain));
+  auto lease =
+      chains_->Acquire(chain, {mode, request.options.context, kernel_.value_or(ErofsWay::kFiles)});
+  if (!lease.ok() && mode == kKernelMode && request.mode != kKernelMode &&
+      !NeedsKernel(request.options)) {
     LogWarning("kernel_presentation_failed chain=", chain->chain_id.Short(),
                " error=", lease.status().message());
     mode = kFuseMode;
     lease = chains_->Acquire(chain, {mode, ""});
   }
   IMAGEFS_RETURN_IF_ERROR(lease.status());
-  record.mode = mode;
-  record.filling = lease->filling;
-  return lease;
+  return Presented{*std::move(lease), std::move(mode)};
 }
 
-absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain, const MountRecord& wanted) {
+absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain,
+                                                        const MountRequest& wanted) {
   if (!options_.as_root) return Pin();
-  MountRecord record = wanted;
-  IMAGEFS_ASSIGN_OR_RETURN(ChainMounts::Lease lease, AcquireChain(chain, record));
+  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, wanted));
   // The index stays mapped while its mount may be used.
   const Chain* pinned = chain.get();
-  return Pin(pinned, [this, chain = std::move(chain), name = std::move(lease.name)](const void*) {
-    chains_->Release(name, /*lazy=*/true);
-  });
+  return Pin(pinned, [this, chain = std::move(chain), name = std::move(shown.lease.name)](
+                         const void*) { chains_->Release(name, /*lazy=*/true); });
 }
 
 absl::StatusOr<MountTable::Shown> MountTableImpl::Show(ChainRef chain) {
   if (!options_.as_root) return absl::FailedPreconditionError("showing an image needs root");
-  MountRecord record;
-  IMAGEFS_ASSIGN_OR_RETURN(ChainMounts::Lease lease, AcquireChain(chain, record));
-  return Shown{std::move(lease.name), std::move(lease.path), lease.filling,
-               record.mode == kFuseMode};
+  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, MountRequest()));
+  return Shown{std::move(shown.lease.name), std::move(shown.lease.path), shown.lease.filling,
+               shown.mode == kFuseMode};
 }
 
 std::optional<MountTable::Shown> MountTableImpl::ShowAgain(const Digest& chain_id, ChainRef chain) {
@@ -290,51 +160,55 @@ absl::Status MountTableImpl::CheckOwn(const std::string& directory, std::string_
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::CheckRecord(const MountRecord& record) const {
-  const std::string& directory = record.directory;
+absl::Status MountTableImpl::CheckRequest(const MountRequest& request) const {
+  const std::string& directory = request.directory;
+  const MountOptions& options = request.options;
   IMAGEFS_RETURN_IF_ERROR(CheckOwn(directory, "a mount at"));
-  if (record.writable && !options_.as_root) {
+  if (options.writable && !options_.as_root) {
     return absl::FailedPreconditionError(
         StrCat("cannot mount ", directory, " writable: overlayfs needs root; leave out --rw"));
   }
-  if (record.writable && !record.flags.id_map.empty()) {
+  const std::string& id_map = options.flags.id_map;
+  if (options.writable && !id_map.empty()) {
     return absl::InvalidArgumentError("--map-uids and --rw exclude each other");
   }
-  if (!record.flags.id_map.empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(record.flags.id_map));
+  if (!id_map.empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(id_map));
   absl::MutexLock lock(&mu_);
-  if (const auto found = mounts_.find(directory); found != mounts_.end()) {
+  const auto found = entries_.find(directory);
+  if (found != entries_.end() && found->second.mounted()) {
     return absl::AlreadyExistsError(StrCat(directory, ": ", found->second.record.reference,
                                            " is mounted there already; unmount it first (imagefs "
                                            "umount ",
                                            directory, ")"));
   }
-  const auto uses = [&](const MountRecord& other) {
-    return !record.upper.empty() && other.upper == record.upper && other.directory != directory;
-  };
-  const MountRecord* user = nullptr;
-  for (const auto& [other, mounted] : mounts_) user = uses(mounted.record) ? &mounted.record : user;
-  for (const auto& [other, absent] : absent_) user = uses(absent) ? &absent : user;
-  if (user == nullptr) return absl::OkStatus();
-  return absl::AlreadyExistsError(StrCat("the changes of ", user->directory, " are kept in ",
-                                         record.upper, "; choose another --upper"));
+  if (request.upper.empty()) return absl::OkStatus();
+  for (const auto& [other, entry] : entries_) {
+    if (other == directory || entry.record.upper != request.upper) continue;
+    return absl::AlreadyExistsError(StrCat("the changes of ", other, " are kept in ", request.upper,
+                                           "; choose another --upper"));
+  }
+  return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::Check(MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(record.directory, ResolveTarget(record.directory));
-  if (!record.upper.empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(record.upper, ResolveUpper(record.upper));
-    IMAGEFS_RETURN_IF_ERROR(CheckOwn(record.upper, "--upper"));
+absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
+  const std::string& directory = request.directory;
+  IMAGEFS_ASSIGN_OR_RETURN(request.directory, ResolveTarget(directory));
+  if (!request.upper.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(request.upper, ResolveUpper(request.upper));
+    IMAGEFS_RETURN_IF_ERROR(CheckOwn(request.upper, "--upper"));
   }
-  const auto hold = HoldDirectory(record.directory);
-  IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
-  IMAGEFS_RETURN_IF_ERROR(ContinueD(record));
-  const std::optional<MountRecord> before = AbsentD(record.directory);
-  MountRecord looked = record;
-  looked.covered = {};
-  IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target,
-                           OpenTargetD(looked, before.has_value() ? &*before : nullptr));
-  record.covered = target.covered;
-  return options_.as_root ? absl::OkStatus() : CheckFusermount(record.directory);
+  const auto hold = HoldDirectory(directory);
+  IMAGEFS_RETURN_IF_ERROR(CheckRequest(request));
+  const std::optional<Entry> before = FindAbsent(directory);
+  CheckedMount out;
+  if (before.has_value()) IMAGEFS_RETURN_IF_ERROR(Continue(*before, request, out));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      const MountTarget target,
+      OpenTargetD(directory, {}, before.has_value() ? &before->record : nullptr));
+  out.covered = target.covered;
+  if (!options_.as_root) IMAGEFS_RETURN_IF_ERROR(CheckFusermount(directory));
+  out.request = std::move(request);
+  return out;
 }
 
 bool MountTableImpl::IsOld(const MountRecord* before, std::string_view boot_id,
@@ -345,91 +219,115 @@ bool MountTableImpl::IsOld(const MountRecord* before, std::string_view boot_id,
                                              KeyOf(mount)) != before->mounts.end();
 }
 
-absl::StatusOr<MountTarget> MountTableImpl::OpenTargetD(const MountRecord& record,
+absl::StatusOr<MountTarget> MountTableImpl::OpenTargetD(const std::string& directory,
+                                                        const FileId& expected,
                                                         const MountRecord* before) {
   // A user cannot look below what died with a daemon, and fusermount3 mounts on nothing that is
   // dead.
-  if (!options_.as_root) UnmountDeadByUser(record.directory);
-  return OpenTarget(record.directory, record.covered, [&](const MountInfo& mount) {
+  if (!options_.as_root) UnmountDeadByUser(directory);
+  return OpenTarget(directory, expected, [&](const MountInfo& mount) {
     return options_.as_root && IsOld(before, boot_id_, mount);
   });
 }
 
-std::optional<MountRecord> MountTableImpl::AbsentD(const std::string& directory) const {
+std::optional<MountTableImpl::Entry> MountTableImpl::Find(const std::string& directory) const {
   absl::MutexLock lock(&mu_);
-  const auto found = absent_.find(directory);
-  return found == absent_.end() ? std::nullopt : std::optional(found->second);
+  const auto found = entries_.find(directory);
+  return found == entries_.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::optional<MountTableImpl::Entry> MountTableImpl::FindAbsent(
+    const std::string& directory) const {
+  std::optional<Entry> found = Find(directory);
+  return found.has_value() && found->mounted() ? std::nullopt : found;
 }
 
 // Has a mount that somebody asks for anew go on with what was written there, or refuses it.
-absl::Status MountTableImpl::ContinueD(MountRecord& record) const {
-  const std::optional<MountRecord> before = AbsentD(record.directory);
-  if (!before.has_value() || before->upper.empty() || before->keep_upper || before->unmounted) {
-    return absl::OkStatus();
-  }
-  if (!record.writable || !record.upper.empty() || record.reference != before->reference) {
+absl::Status MountTableImpl::Continue(const Entry& entry, const MountRequest& request,
+                                      CheckedMount& out) const {
+  const MountRecord& before = entry.record;
+  if (before.upper.empty() || before.keep_upper || before.unmounted) return absl::OkStatus();
+  const std::string& directory = request.directory;
+  if (!request.options.writable || !request.upper.empty() ||
+      request.reference != before.reference) {
     return absl::FailedPreconditionError(
-        StrCat(record.directory, ": what was written to ", before->reference,
-               " there is kept, though it is not mounted (", before->not_mounted,
-               "); mount that one with --rw, or give it up: imagefs umount ", record.directory));
+        StrCat(directory, ": what was written to ", before.reference,
+               " there is kept, though it is not mounted (", *entry.not_mounted,
+               "); mount that one with --rw, or give it up: imagefs umount ", directory));
   }
-  record.continued = true;
-  record.upper = before->upper;
-  record.upper_ids = before->upper_ids;
-  if (before->boot_id != boot_id_) record.upper_ids.ForgetDevices();
+  out.continued = before.upper;
+  out.continued_ids = before.upper_ids;
+  if (before.boot_id != boot_id_) out.continued_ids.ForgetDevices();
   return absl::OkStatus();
 }
 
-absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, MountRecord record) {
-  if (!record.covered.known()) IMAGEFS_RETURN_IF_ERROR(Check(record));
-  const auto hold = HoldDirectory(record.directory);
-  const std::optional<MountRecord> before = AbsentD(record.directory);
-  if (before.has_value() && !record.keep_upper && !record.upper.empty() &&
-      before->upper == record.upper && before->chain_id != chain->chain_id &&
-      before->manifest_digest != record.manifest_digest) {
-    return absl::FailedPreconditionError(StrCat(
-        record.directory, ": what was written there belongs to another image than ",
-        record.reference, " is now; mount that one (by its digest ",
-        before->manifest_digest.ToString(), "), or give it up: imagefs umount ", record.directory));
+absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& manifest,
+                                                  const CheckedMount& mount) {
+  const MountRequest& request = mount.request;
+  const std::string& directory = request.directory;
+  const auto hold = HoldDirectory(directory);
+  const std::optional<Entry> entry = FindAbsent(directory);
+  const MountRecord* before = entry.has_value() ? &entry->record : nullptr;
+  if (before != nullptr && !mount.continued.empty() && before->upper == mount.continued &&
+      before->chain_id != chain->chain_id && before->manifest_digest != manifest) {
+    return absl::FailedPreconditionError(
+        StrCat(directory, ": what was written there belongs to another image than ",
+               request.reference, " is now; mount that one (by its digest ",
+               before->manifest_digest.ToString(), "), or give it up: imagefs umount ", directory));
   }
-  return MountAtD(chain, std::move(record), before.has_value() ? &*before : nullptr);
+  MountRecord record;
+  record.directory = directory;
+  record.reference = request.reference;
+  record.manifest_digest = manifest;
+  record.options = request.options;
+  record.covered = mount.covered;
+  record.upper = mount.continued.empty() ? request.upper : mount.continued;
+  record.upper_ids = mount.continued_ids;
+  record.keep_upper = !request.upper.empty();
+  return MountAtD(chain, request, std::move(record), before);
 }
 
-absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain, MountRecord record,
+absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain,
+                                                     const MountRequest& request,
+                                                     MountRecord record,
                                                      const MountRecord* before) {
-  IMAGEFS_RETURN_IF_ERROR(CheckRecord(record));
-  IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target, OpenTargetD(record, before));
+  IMAGEFS_RETURN_IF_ERROR(CheckRequest(request));
+  IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target,
+                           OpenTargetD(record.directory, record.covered, before));
   record.covered = target.covered;
   record.chain_id = chain->chain_id;
   if (record.created_unix == 0) record.created_unix = time(nullptr);
   record.boot_id = boot_id_;
   record.unmounted = false;
-  record.not_mounted.clear();
-  IMAGEFS_RETURN_IF_ERROR(ChooseMode(record, *chain).status());
+  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(request, *chain));
   std::optional<OverlayUpper> upper;
-  if (record.writable) {
+  if (record.options.writable) {
     IMAGEFS_ASSIGN_OR_RETURN(upper, OpenUpper(*chain, record));
   }
   const absl::Status status =
-      options_.as_root
-          ? MountByRootD(chain, target, upper.has_value() ? &*upper : nullptr, before, record)
-          : MountByUserD(chain, before, record);
+      options_.as_root ? MountByRootD(chain, request, target, upper.has_value() ? &*upper : nullptr,
+                                      before, record)
+                       : MountByUserD(chain, before, record);
   if (status.ok()) return record;
   if (upper.has_value()) upper->Undo();
   return status;
 }
 
-absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountTarget& target,
-                                          OverlayUpper* upper, const MountRecord* before,
-                                          MountRecord& record) {
+absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountRequest& request,
+                                          const MountTarget& target, OverlayUpper* upper,
+                                          const MountRecord* before, MountRecord& record) {
   const std::string& directory = record.directory;
-  IMAGEFS_ASSIGN_OR_RETURN(const ChainMounts::Lease lease, AcquireChain(chain, record));
+  IMAGEFS_ASSIGN_OR_RETURN(const Presented presented, AcquireChain(chain, request));
+  const ChainMounts::Lease& lease = presented.lease;
+  record.mode = presented.mode;
+  record.filling = lease.filling;
+  const MountFlags& flags = record.options.flags;
   const auto mount = [&]() -> absl::Status {
     IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenWithoutLinks(lease.path, O_PATH));
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd made,
-                             upper == nullptr ? CloneMount(shown, record.flags, directory)
-                                              : MakeOverlay({shown, upper->upper(), upper->work()},
-                                                            record.flags, directory));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        const Fd made, upper == nullptr
+                           ? CloneMount(shown, flags, directory)
+                           : MakeOverlay({shown, upper->upper(), upper->work()}, flags, directory));
     record.mounts.clear();
     if (!target.old.empty()) record.mounts.push_back(KeyOf(target.old.front()));
     IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), KeyOf(made));
@@ -454,11 +352,11 @@ absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountTarg
 
 absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, const MountRecord* before,
                                           MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(record, *chain));
-  record.flags.nosuid = record.flags.nodev = true;  // as fusermount3 makes them, always
+  MountFlags& flags = record.options.flags;
+  flags.nosuid = flags.nodev = true;  // as fusermount3 makes them, always
   absl::Status status = records_.Put(record);
   if (status.ok()) {
-    absl::StatusOr<Fd> device = FusermountMount(record.directory, record.flags);
+    absl::StatusOr<Fd> device = FusermountMount(record.directory, flags);
     status = device.status();
     if (device.ok()) {
       status = chains_->Serve(chain, *std::move(device), record.directory);
@@ -482,8 +380,7 @@ void MountTableImpl::AddMountedD(const ChainRef& chain, const MountRecord& recor
                                  std::string lease, const MountRecord* before) {
   {
     absl::MutexLock lock(&mu_);
-    mounts_[record.directory] = {record, std::move(lease), chain};
-    absent_.erase(record.directory);
+    entries_[record.directory] = {record, std::nullopt, std::move(lease), chain};
   }
   if (before == nullptr || before->upper.empty() || before->upper == record.upper ||
       before->keep_upper) {
@@ -520,37 +417,26 @@ absl::Status MountTableImpl::RemoveUpper(const std::string& upper) const {
 
 absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
   IMAGEFS_RETURN_IF_ERROR(CheckPath(path, "the directory to unmount"));
-  std::string directory = path;
-  {
-    absl::MutexLock lock(&mu_);
-    if (!mounts_.contains(path) && !absent_.contains(path)) directory.clear();
-  }
-  if (directory.empty()) directory = MountPointOf(path);
+  const std::string directory = Find(path).has_value() ? path : MountPointOf(path);
   const auto hold = HoldDirectory(directory);
   return UnmountD(directory, lazy);
 }
 
 absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy) {
-  std::optional<MountRecord> record = AbsentD(directory);
-  const bool absent = record.has_value();
-  if (!absent) {
-    absl::MutexLock lock(&mu_);
-    const auto found = mounts_.find(directory);
-    if (found == mounts_.end()) {
-      return absl::NotFoundError(
-          StrCat(directory, " is not a mount of imagefs; `imagefs ls` lists them"));
-    }
-    record = found->second.record;
+  const std::optional<Entry> entry = Find(directory);
+  if (!entry.has_value()) {
+    return absl::NotFoundError(
+        StrCat(directory, " is not a mount of imagefs; `imagefs ls` lists them"));
   }
   absl::Status status;
-  if (!absent) {
-    status = options_.as_root ? UnmountExactly(record->mounts.back(), directory, lazy)
+  if (entry->mounted()) {
+    status = options_.as_root ? UnmountExactly(entry->record.mounts.back(), directory, lazy)
                               : FusermountUnmount(directory, lazy);
   }
   // Not there: somebody else unmounted it, which is as good.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
-  UnmountOldD(*record);
-  return ForgetD(*record, lazy);
+  UnmountOldD(entry->record);
+  return ForgetD(entry->record, lazy);
 }
 
 // What died with a daemon before this one and lies on the directory, or lay below the mount there.
@@ -563,76 +449,36 @@ void MountTableImpl::UnmountOldD(const MountRecord& record) {
   }
 }
 
-absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy) {
+// Takes it out of the table.
+void MountTableImpl::DropD(const std::string& directory, bool lazy) {
   std::string lease;
   {
     absl::MutexLock lock(&mu_);
-    absent_.erase(record.directory);
-    const auto found = mounts_.find(record.directory);
-    if (found != mounts_.end()) {
-      lease = found->second.lease;
-      mounts_.erase(found);
-    }
+    const auto found = entries_.find(directory);
+    if (found == entries_.end()) return;
+    lease = std::move(found->second.lease);
+    entries_.erase(found);
   }
   if (!lease.empty()) chains_->Release(lease, lazy);
+}
+
+absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy) {
+  DropD(record.directory, lazy);
   absl::Status status;
   if (!record.upper.empty() && !record.keep_upper) status = RemoveUpper(record.upper);
   status.Update(records_.Delete(record.directory));
   return status;
 }
 
-void MountTableImpl::SetAbsentD(MountRecord record, std::string why) {
+std::vector<MountState> MountTableImpl::List() const {
+  std::vector<MountState> out;
   absl::MutexLock lock(&mu_);
-  record.not_mounted = std::move(why);
-  absent_[record.directory] = std::move(record);
-}
-
-void MountTableImpl::SetNotMounted(const std::string& directory, const std::string& why) {
-  absl::MutexLock lock(&mu_);
-  const auto found = absent_.find(directory);
-  if (found != absent_.end()) found->second.not_mounted = why;
-}
-
-// Nothing of it is left but what was written to the store, which is listed.
-void MountTableImpl::DropUnmountedD(const MountRecord& record) {
-  LogInfo("unmounted_elsewhere directory=", record.directory,
-          record.upper.empty() ? "" : " changes_kept_in=", record.upper);
-  std::string lease;
-  {
-    absl::MutexLock lock(&mu_);
-    const auto found = mounts_.find(record.directory);
-    if (found != mounts_.end()) {
-      lease = found->second.lease;
-      mounts_.erase(found);
-    }
+  for (const auto& [directory, entry] : entries_) {
+    out.push_back({entry.record, entry.not_mounted.value_or(""), entry.chain.lock()});
   }
-  if (!lease.empty()) chains_->Release(lease, /*lazy=*/true);
-  UnmountOldD(record);
-  absl::Status status;
-  if (record.upper.empty() || record.keep_upper) {
-    status = records_.Delete(record.directory);
-  } else {
-    MountRecord kept = record;
-    kept.unmounted = true;
-    kept.mounts.clear();
-    status = records_.Put(kept);
-    SetAbsentD(std::move(kept), kUnmountedWords);
-  }
-  if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
-}
-
-std::vector<MountRecord> MountTableImpl::List() const {
-  std::vector<MountRecord> out;
-  absl::MutexLock lock(&mu_);
-  for (const auto& [directory, mounted] : mounts_) out.push_back(mounted.record);
-  for (const auto& [directory, record] : absent_) out.push_back(record);
+  std::stable_partition(out.begin(), out.end(),
+                        [](const MountState& one) { return one.mounted(); });
   return out;
-}
-
-ChainRef MountTableImpl::ChainOf(const std::string& directory) const {
-  absl::MutexLock lock(&mu_);
-  const auto found = mounts_.find(directory);
-  return found == mounts_.end() ? nullptr : found->second.chain.lock();
 }
 
 // Unmounts what died with a daemon before this one.
@@ -645,210 +491,16 @@ void MountTableImpl::UnmountDeadByUser(const std::string& directory) {
   }
 }
 
-MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record, const MountView& mounts,
-                                                const FindChain& find_chain) {
-  const MountInfo* there = mounts.At(record.directory);
-  const bool here = there != nullptr && IsOurs(*there);
-  if (!options_.as_root) {
-    const ChainRef chain = here ? chains_->ServedAt(record.directory, *there) : nullptr;
-    if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnknown;
-    absl::MutexLock lock(&mu_);
-    mounts_[record.directory] = {record, "", chain};
-    return Outlived::kHere;
-  }
-  const bool alone = record.mode == kKernelMode && !record.filling;
-  if (!here) {
-    return alone && record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
-  }
-  ChainRef chain;
-  const std::optional<std::string> lease = AdoptLeaseD(record, *there, find_chain, &chain);
-  if (!lease.has_value()) return Outlived::kUnknown;
-  MountRecord adopted = record;
-  // The kernel may have given the numbers of others to new mounts since they were noted.
-  adopted.mounts.clear();
-  for (const MountInfo* mount : mounts.StackOf(record.directory)) {
-    if (mount != there && IsOurs(*mount) && IsOld(&record, boot_id_, *mount)) {
-      adopted.mounts.push_back(KeyOf(*mount));
-    }
-  }
-  adopted.mounts.push_back(KeyOf(*there));
-  absl::MutexLock lock(&mu_);
-  // What the kernel shows by itself may be of another object of the store by now.
-  mounts_[record.directory] = {std::move(adopted), *lease, alone ? nullptr : chain};
-  return Outlived::kHere;
-}
-
-// The private mount behind what a daemon before this one mounted; nullopt where that has died.
-std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record,
-                                                       const MountInfo& there,
-                                                       const FindChain& find_chain,
-                                                       ChainRef* shown) {
-  const bool kernel = record.mode == kKernelMode;
-  const bool same =
-      record.writable ? there.fs_type == "overlay"
-      : kernel ? there.fs_type == kErofsType && there.source.ends_with("/" + record.chain_id.hex())
-               : there.fs_type != kErofsType && there.fs_type != "overlay";
-  if (!same) return std::nullopt;
-  auto chain = find_chain(record.chain_id);
-  if (!chain.ok()) {
-    LogWarning("mount_outlives_its_image directory=", record.directory,
-               " error=", chain.status().message());
-  }
-  ChainRef found = chain.ok() ? *std::move(chain) : nullptr;
-  *shown = found;
-  const Presentation presentation{record.mode, record.context};
-  if (kernel && !record.filling) {
-    return chains_
-        ->AdoptKernelMount(record.chain_id, std::move(found), presentation,
-                           record.writable || !record.flags.id_map.empty() ? nullptr : &there)
-        .name;
-  }
-  const auto lease = chains_->Adopt(record.chain_id, std::move(found), presentation, record.filling,
-                                    record.writable ? nullptr : &there);
-  if (lease.ok()) return lease->name;
-  LogInfo("mount_not_continued directory=", record.directory, " cause=", lease.status().message());
-  return std::nullopt;
-}
-
-std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
-  std::vector<std::string> out;
-  auto records = records_.List();
-  if (!records.ok()) {
-    LogError("mounts_not_read error=", records.status().message());
-    return out;
-  }
-  const auto mounts = MountView::Read();
-  if (!mounts.ok()) {
-    LogError("mounts_not_read error=", mounts.status().message());
-    return out;
-  }
-  for (MountRecord& record : *records) {
-    const auto hold = HoldDirectory(record.directory);
-    {
-      absl::MutexLock lock(&mu_);
-      if (mounts_.contains(record.directory) || absent_.contains(record.directory)) continue;
-    }
-    if (RecoverD(record, **mounts, find_chain)) out.push_back(record.directory);
-  }
-  return out;
-}
-
-bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
-                              const FindChain& find_chain) {
-  if (record.this_boot_only && record.boot_id != boot_id_) {
-    const absl::Status status = ForgetD(record, /*lazy=*/true);
-    if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
-    return false;
-  }
-  if (record.unmounted) {
-    SetAbsentD(record, kUnmountedWords);
-    return false;
-  }
-  // What is mounted there stays: nobody knows what it is.
-  if (!record.not_mounted.empty()) {
-    SetAbsentD(record, record.not_mounted);
-    return false;
-  }
-  switch (AdoptD(record, mounts, find_chain)) {
-    case Outlived::kHere:
-      return true;
-    case Outlived::kUnmounted:
-      DropUnmountedD(record);
-      return false;
-    case Outlived::kUnknown:
-      break;
-  }
-  const absl::StatusOr<ChainRef> chain = find_chain(record.chain_id);
-  const absl::Status status = chain.ok() ? MountAgainD(record, *chain).status() : chain.status();
-  if (status.ok()) return true;
-  LogWarning("mount_not_recovered directory=", record.directory, " reference=", record.reference,
-             record.upper.empty() ? "" : " changes_kept_in=", record.upper,
-             " error=", status.message());
-  SetAbsentD(record, std::string(status.message()));
-  return false;
-}
-
-absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& record,
-                                                        const ChainRef& chain) {
-  MountRecord again = record;
-  // Another kernel may run than the one that made it, and there may be no loop device left.
-  if (!kernel_.ok() || *kernel_ == ErofsWay::kLoopDevices) again.mode = "auto";
-  // Each boot numbers devices anew.
-  if (record.boot_id != boot_id_) {
-    again.covered.device = 0;
-    again.upper_ids.ForgetDevices();
-  }
-  return MountAtD(chain, std::move(again), &record);
-}
-
-absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,
-                                                       ChainRef chain) {
-  const auto hold = HoldDirectory(directory);
-  const std::optional<MountRecord> record = AbsentD(directory);
-  if (!record.has_value() || record->unmounted) {
-    return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
-  }
-  absl::StatusOr<MountRecord> mounted = MountAgainD(*record, chain);
-  if (!mounted.ok()) SetNotMounted(directory, std::string(mounted.status().message()));
-  return mounted;
-}
-
 void MountTableImpl::UnmountAll() {
-  for (const MountRecord& record : List()) {
-    const auto hold = HoldDirectory(record.directory);
-    const absl::Status status = UnmountD(record.directory, /*lazy=*/true);
+  for (const MountState& state : List()) {
+    const std::string& directory = state.record.directory;
+    const auto hold = HoldDirectory(directory);
+    const absl::Status status = UnmountD(directory, /*lazy=*/true);
     if (!status.ok() && !absl::IsNotFound(status)) {
       LogWarning("unmount_failed error=", status.message());
     }
   }
 }
-
-bool MountTableImpl::IsThere(const Mounted& mounted, const Present& present) const {
-  return options_.as_root ? present.keys.contains(mounted.record.mounts.back())
-                          : present.directories.contains(mounted.record.directory);
-}
-
-absl::StatusOr<MountTableImpl::Present> MountTableImpl::FindPresent() {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
-  Present out;
-  for (const MountInfo& mount : mounts) {
-    if (!IsOurs(mount)) continue;
-    out.keys.insert(KeyOf(mount));
-    out.directories.insert(mount.mount_point);
-  }
-  return out;
-}
-
-// Drops the entries whose mounts somebody else has taken away. What is missing at the first look
-// may be a mount under way, so each is looked at again while its key is held.
-void MountTableImpl::Prune() {
-  const auto present = FindPresent();
-  if (!present.ok()) return;
-  std::vector<std::string> missing;
-  {
-    absl::MutexLock lock(&mu_);
-    for (const auto& [directory, mounted] : mounts_) {
-      if (!IsThere(mounted, *present)) missing.push_back(directory);
-    }
-  }
-  for (const std::string& directory : missing) PruneDirectory(directory);
-}
-
-void MountTableImpl::PruneDirectory(const std::string& directory) {
-  const auto hold = HoldDirectory(directory);
-  const auto present = FindPresent();
-  if (!present.ok()) return;
-  MountRecord record;
-  {
-    absl::MutexLock lock(&mu_);
-    const auto found = mounts_.find(directory);
-    if (found == mounts_.end() || IsThere(found->second, *present)) return;
-    record = found->second.record;
-  }
-  DropUnmountedD(record);
-}
-
-}  // namespace
 
 absl::StatusOr<std::unique_ptr<MountTable>> MountTable::Create(Options options, FuseLoop& loop,
                                                                MountRecords& records) {

@@ -11,7 +11,6 @@
 // error or the right tree, never the directory below it, and write nothing there.
 #pragma once
 
-#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -22,56 +21,9 @@
 #include "cache/chain.h"
 #include "fs/erofs_mount.h"
 #include "fs/fuse_loop.h"
-#include "fs/mount_syscalls.h"
-#include "fs/overlay_upper.h"
+#include "fs/mount_record.h"
 
 namespace imagefs {
-
-// How a chain is shown.
-inline constexpr std::string_view kFuseMode = "fuse";      // this process answers the kernel
-inline constexpr std::string_view kKernelMode = "kernel";  // the kernel reads index and data itself
-
-struct MountRecord {
-  std::string directory;  // absolute, symbolic links resolved
-  std::string reference;  // as the user gave it, canonical
-  Digest manifest_digest;
-  Digest chain_id;
-  std::string mode;  // "fuse" or "kernel"; in a request also "auto" (or ""), and Mount fills it in
-  bool writable = false;
-  // The directory that the mount covers, not the mount's root; filled in by Check, not known in
-  // records of older versions.
-  FileId covered;
-  std::string upper;        // of the overlay, "" otherwise; in a request: its place, "" = the store
-  UpperIds upper_ids;       // filled in; not known in records of older versions
-  bool keep_upper = false;  // the upper is the caller's and outlives the mount
-  MountFlags flags;
-  std::string context;  // SELinux context of every file, kernel mode only
-  int64_t created_unix = 0;
-  std::string boot_id;  // of the boot that mounted it; Mount fills it in
-  // As root, filled in: the mounts that lie on the directory, of which the last one shows the
-  // image. Others died with a daemon, and could not be taken away from below it.
-  std::vector<MountKey> mounts;
-  int64_t deadline_seconds = 0;  // of a read that waits for bytes; 0 = the daemon's
-  // How its registry is reached, beside what this machine knows of it.
-  bool plain_http = false, skip_tls_verify = false;
-  bool filling = false;  // kernel mode: bytes were missing, which the daemon brings; filled in
-  // Recover in another boot drops it: somebody else (fstab) sees to it that it is mounted.
-  bool this_boot_only = false;
-  // Another program has unmounted it, and what was written is still in `upper`, which goes when the
-  // directory is mounted on anew, or with Unmount. It is not mounted again by itself.
-  bool unmounted = false;
-  bool continued = false;   // by Check: it goes on with what was written before. Not stored
-  std::string not_mounted;  // filled in by List: why it is not mounted, "" = it is. Not stored
-};
-
-// Durable storage of mount records; implemented over the store by cmd/.
-class MountRecords {
- public:
-  virtual ~MountRecords() = default;
-  virtual absl::Status Put(const MountRecord& record) = 0;
-  virtual absl::Status Delete(const std::string& directory) = 0;
-  virtual absl::StatusOr<std::vector<MountRecord>> List() = 0;
-};
 
 class SessionStore;
 
@@ -100,7 +52,7 @@ class MountTable {
   // Makes what all mounts of a chain share (as root its private mount in the presentation that
   // `wanted` asks for), so that Mount finds it ready: the work of one flight for callers that mount
   // one chain at the same moment.
-  virtual absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) = 0;
+  virtual absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) = 0;
 
   // A chain's private mount for mounts that others make of it (the lower of an overlay, the source
   // of a bind mount): it stays until Hide. Root only.
@@ -117,24 +69,22 @@ class MountTable {
   virtual std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) = 0;
   virtual void Hide(const std::string& lease) = 0;
 
-  // Finds out what record.directory and record.upper are, following symbolic links, and fills that
-  // in: from then on other directories of those names will not do. kAlreadyExists, kNotFound,
+  // Finds out what the directory and the upper of a request are, following symbolic links: from
+  // then on other directories of those names will not do. kAlreadyExists, kNotFound,
   // kFailedPrecondition and kInvalidArgument are what Mount would fail with, and name the directory
-  // and the remedy. Where that image was mounted writable there and now is not, `upper` becomes
-  // what it had; where another was, whose changes are kept, kFailedPrecondition says how to give
-  // them up.
-  virtual absl::Status Check(MountRecord& record) = 0;
-  // Mounts `chain` at record.directory, after Check where that was not called, in the place of what
-  // is not mounted there. Fills in mode, upper and created_unix. On failure nothing is left behind.
-  virtual absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) = 0;
+  // and the remedy. Where that image was mounted writable there and now is not, it goes on with
+  // what was written; where another was, whose changes are kept, kFailedPrecondition says how to
+  // give them up.
+  virtual absl::StatusOr<CheckedMount> Check(MountRequest request) = 0;
+  // Mounts `chain`, of that manifest, in the place of what is not mounted there. On failure nothing
+  // is left behind.
+  virtual absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
+                                            const CheckedMount& mount) = 0;
   // Unmounts one directory; kNotFound when nothing of ours is there; kFailedPrecondition "busy"
   // unless `lazy`. The last mount of a chain takes the private mount with it. What is not mounted
   // is forgotten, with its upper as if it were mounted.
   virtual absl::Status Unmount(const std::string& directory, bool lazy) = 0;
-  virtual std::vector<MountRecord> List() const = 0;
-  // What the mount at a directory shows, also when the store has forgotten it meanwhile. Null where
-  // nothing of ours is, and where the kernel shows by itself what an earlier daemon has mounted.
-  virtual ChainRef ChainOf(const std::string& directory) const = 0;
+  virtual std::vector<MountState> List() const = 0;
   // True while a mount of that chain exists.
   virtual bool InUse(const Digest& chain_id) const = 0;
   // True while a mount needs this process. What the kernel shows by itself does not.

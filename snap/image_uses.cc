@@ -47,6 +47,34 @@ absl::StatusOr<ChainRef> MakeLayerTree(const LayerRef& layer) {
   return tree;
 }
 
+// How the registry of a mount is reached.
+void SetTransport(const MountOptions& options, SourceFactory::Access& access) {
+  access.plain_http |= options.plain_http;
+  access.verify_tls &= !options.skip_tls_verify;
+}
+
+// What a mount shows: the image as the store knows it, with the platform that it was mounted for;
+// else by its digest, since a tag may have gone on to another one.
+ImageStore::ResolveRequest RequestAgain(const ImageUses::Deps& deps, const MountRecord& record,
+                                        Reference reference) {
+  ImageStore::ResolveRequest request;
+  request.access = deps.access_of(reference);
+  SetTransport(record.options, request.access);
+  request.platform = Platform::Host();
+  const absl::StatusOr<std::vector<ImageRecord>> images = deps.store.ListImages();
+  bool known = false;
+  for (const ImageRecord& image : images.ok() ? *images : std::vector<ImageRecord>()) {
+    if (image.manifest_digest != record.manifest_digest) continue;
+    request.platform = image.platform;
+    known |= image.reference == record.reference;
+  }
+  if (!known && reference.transport == Reference::Transport::kRegistry) {
+    reference.digest = record.manifest_digest;
+  }
+  request.reference = std::move(reference);
+  return request;
+}
+
 }  // namespace
 
 ImageUses::ImageUses(Deps deps) : deps_(std::move(deps)), executor_("images", deps_.threads) {}
@@ -115,42 +143,67 @@ void ImageUses::Serve() {
 }
 
 void ImageUses::AttachAllSources() {
-  for (MountRecord& record : deps_.mounts.List()) {
-    if (!record.not_mounted.empty()) continue;
-    executor_.Submit([this, record = std::move(record)] {
+  for (MountState& state : deps_.mounts.List()) {
+    if (!state.mounted()) continue;
+    // What is unmounted meanwhile is not kept.
+    std::weak_ptr<const Chain> shown = state.chain;
+    executor_.Submit([this, record = std::move(state.record), shown = std::move(shown)] {
       if (ending_) return;
-      ChainRef chain = deps_.mounts.ChainOf(record.directory);
+      ChainRef chain = shown.lock();
       if (chain == nullptr) {
         absl::StatusOr<ChainRef> found = deps_.store.FindChain(record.chain_id);
         if (found.ok()) chain = *std::move(found);
       }
-      if (chain != nullptr) AttachSources(record, chain);
+      if (chain != nullptr) AttachSources(record.reference, record.options, chain);
     });
   }
 }
 
-SourceFactory::Access ImageUses::AccessFor(const Reference& reference) const {
-  CheckPhase(Phase::kServing, Phase::kServing, "AccessFor");
-  return deps_.access_of(reference);
-}
-
-void ImageUses::SetTransport(const MountRecord& record, SourceFactory::Access& access) {
-  access.plain_http |= record.plain_http;
-  access.verify_tls &= !record.skip_tls_verify;
-}
-
-void ImageUses::AttachSources(const MountRecord& record, const ChainRef& chain) const {
+void ImageUses::AttachSources(const std::string& text, const MountOptions& options,
+                              const ChainRef& chain) const {
   CheckPhase(Phase::kServing, Phase::kServing, "AttachSources");
   if (chain->complete()) return;
-  const absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
+  const absl::StatusOr<Reference> reference = Reference::Parse(text);
   if (!reference.ok()) return;
   SourceFactory::Access access = deps_.quick_access_of(*reference);
-  SetTransport(record, access);
+  SetTransport(options, access);
   deps_.store.AttachSource(chain, *reference, access);
-  if (record.deadline_seconds == 0) return;
+  if (options.deadline_seconds == 0) return;
   for (const LayerRef& layer : chain->layers) {
-    if (layer->fill != nullptr) layer->fill->AllowWaiting(absl::Seconds(record.deadline_seconds));
+    if (layer->fill != nullptr) layer->fill->AllowWaiting(absl::Seconds(options.deadline_seconds));
   }
+}
+
+FlightTicket ImageUses::BringAgain(const MountRecord& record, const TrustOf& trust_of,
+                                   absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) const {
+  CheckPhase(Phase::kServing, Phase::kServing, "BringAgain");
+  absl::StatusOr<ChainRef> here = deps_.store.FindChain(record.chain_id);
+  absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
+  if (here.ok() || !reference.ok()) {
+    done(here.ok() ? std::move(here) : reference.status());
+    return FlightTicket();
+  }
+  deps_.mounts.SetNotMounted(
+      record.directory,
+      StrCat("its layers are not here, and are fetched again from ", record.reference));
+  const IndexTrust trust = trust_of(*reference);
+  ImageStore::ResolveRequest request = RequestAgain(deps_, record, *std::move(reference));
+  request.trust = trust;
+  const auto relay = std::make_shared<Relay>();
+  auto resolved = [this, relay, record, trust,
+                   done = std::move(done)](absl::StatusOr<ImageStore::Resolved> result) mutable {
+    if (!result.ok()) return done(result.status());
+    const Digest& found = result->image->manifest_digest;
+    if (found != record.manifest_digest) {
+      return done(absl::FailedPreconditionError(
+          StrCat(record.reference, " is another image now (", found.ToString(), " instead of ",
+                 record.manifest_digest.ToString(), "); unmount it and mount it anew")));
+    }
+    relay->Add(deps_.store.EnsureChain(result->image, result->source, trust, Priority::kForeground,
+                                       std::move(done)));
+  };
+  relay->Add(deps_.store.Resolve(std::move(request), std::move(resolved)));
+  return Relay::TicketOf(relay);
 }
 
 // An Acquire under way.
@@ -258,10 +311,7 @@ void ImageUses::Owner::AttachSources() {
   }
   for (auto& [chain, text] : filling) {
     uses_.executor_.Submit([this, chain = std::move(chain), text = std::move(text)] {
-      const absl::StatusOr<Reference> reference = Reference::Parse(text);
-      if (reference.ok() && !stopped()) {
-        uses_.deps_.store.AttachSource(chain, *reference, uses_.deps_.quick_access_of(*reference));
-      }
+      if (!stopped()) uses_.AttachSources(text, {}, chain);
       absl::MutexLock lock(&mu_);
       --tasks_;
     });

@@ -1,10 +1,10 @@
 // The one owner of "image X is wanted by H and shown at P". The runtimes of this machine
-// (containerd, podman's image store, podman's layer store) are its Owners and keep no more than
-// their names and their protocols; the mounts of the command are in the mount table. What stands
-// here once: asking for an image with the node's
-// credentials, remembering for a moment what failed, holding an image in the store, showing its
-// trees and exchanging them once their bytes are here, finding the sources of missing bytes after
-// a restart, and the order of the start.
+// (containerd, podman's two stores) are its Owners and keep no more than their names and their
+// protocols; the mounts of the command are in the mount table. What stands here once: asking for an
+// image by the node's credentials, remembering what failed, holding it, showing its trees, also
+// anew once their bytes are here, finding sources again after a restart, and the order of the
+// start. A command that pulls asks the store itself: by its caller's credentials, for an image that
+// is listed instead of held, and with the progress of each layer.
 //
 // The start. A call out of this order aborts the process:
 //   1. AddOwner, once for each owner: takes up what the process before this one held, and the trees
@@ -103,14 +103,14 @@ class ImageUses {
   // Returns at once.
   void Serve() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // For mounts that are brought back; both block, and only from step 3 on. With what an image is
-  // asked for on behalf of this node:
-  SourceFactory::Access AccessFor(const Reference& reference) const;
-  // Where the missing bytes of what a mount shows come from: the source of those who mounted it
-  // went with their process. Serve does so for all that are mounted.
-  void AttachSources(const MountRecord& record, const ChainRef& chain) const;
-  // How the registry of a mount is reached.
-  static void SetTransport(const MountRecord& record, SourceFactory::Access& access);
+  // For mounts that are brought back, from step 3 on; both block on credentials and local disk.
+  // Finds the tree of a mount, or fetches it again; no owner holds it. kFailedPrecondition where
+  // its name is another image's now.
+  FlightTicket BringAgain(const MountRecord& record, const TrustOf& trust_of,
+                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) const;
+  // Finds the source of missing bytes, which went with the process of those who mounted it.
+  void AttachSources(const std::string& reference, const MountOptions& options,
+                     const ChainRef& chain) const;
 
  private:
   enum class Phase { kTakingUp, kRecovered, kServing };

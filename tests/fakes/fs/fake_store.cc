@@ -372,7 +372,7 @@ int FakeMountTable::prepares() const {
   return prepares_;
 }
 
-absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain, const MountRecord&) {
+absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain, const MountRequest&) {
   absl::MutexLock lock(&mu_);
   ++prepares_;
   return Pin(std::move(chain));
@@ -415,24 +415,34 @@ void FakeMountTable::Outlive(const Digest& chain_id) {
   outlived_.push_back(chain_id);
 }
 
-absl::Status FakeMountTable::Check(MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(record.directory, ResolveTarget(record.directory));
-  IMAGEFS_RETURN_IF_ERROR(
-      OpenTarget(record.directory, {}, [](const MountInfo&) { return false; }).status());
+absl::StatusOr<CheckedMount> FakeMountTable::Check(MountRequest request) {
+  IMAGEFS_ASSIGN_OR_RETURN(request.directory, ResolveTarget(request.directory));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      const MountTarget target,
+      OpenTarget(request.directory, {}, [](const MountInfo&) { return false; }));
   absl::MutexLock lock(&mu_);
-  if (!mounts_.contains(record.directory)) return absl::OkStatus();
-  return absl::AlreadyExistsError(StrCat(record.directory, ": something is mounted there"));
+  if (mounts_.contains(request.directory)) {
+    return absl::AlreadyExistsError(StrCat(request.directory, ": something is mounted there"));
+  }
+  return CheckedMount{std::move(request), target.covered, "", {}};
 }
 
-absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef, MountRecord record) {
+absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef chain, const Digest& manifest,
+                                                  const CheckedMount& mount) {
   absl::MutexLock lock(&mu_);
   ++mount_calls_;
   auto free = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !hold_; };
   mu_.Await(absl::Condition(&free));
   if (!mount_status_.ok()) return mount_status_;
+  MountRecord record;
+  record.directory = mount.request.directory;
+  record.reference = mount.request.reference;
+  record.manifest_digest = manifest;
+  record.chain_id = chain->chain_id;
+  record.options = mount.request.options;
   record.mode = "fuse";
   record.created_unix = 1;
-  mounts_[record.directory] = record;
+  mounts_[record.directory] = {record, "", nullptr};
   return record;
 }
 
@@ -444,11 +454,11 @@ absl::Status FakeMountTable::Unmount(const std::string& directory, bool) {
   return absl::OkStatus();
 }
 
-std::vector<MountRecord> FakeMountTable::List() const {
+std::vector<MountState> FakeMountTable::List() const {
   absl::MutexLock lock(&mu_);
-  std::vector<MountRecord> records;
-  for (const auto& [directory, record] : mounts_) records.push_back(record);
-  return records;
+  std::vector<MountState> out;
+  for (const auto& [directory, mount] : mounts_) out.push_back(mount);
+  return out;
 }
 
 bool FakeMountTable::InUse(const Digest&) const { return false; }
@@ -465,26 +475,24 @@ absl::StatusOr<MountRecord> FakeMountTable::MountAgain(const std::string& direct
   absl::MutexLock lock(&mu_);
   ++mount_again_calls_;
   const auto found = mounts_.find(directory);
-  if (found == mounts_.end() || found->second.not_mounted.empty()) {
+  if (found == mounts_.end() || found->second.mounted()) {
     return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
   }
   if (!mount_status_.ok()) return mount_status_;
-  found->second.chain_id = chain->chain_id;
+  found->second.record.chain_id = chain->chain_id;
   found->second.not_mounted.clear();
-  return found->second;
+  return found->second.record;
 }
 
 void FakeMountTable::SetNotMounted(const std::string& directory, const std::string& why) {
   absl::MutexLock lock(&mu_);
   const auto found = mounts_.find(directory);
-  if (found != mounts_.end() && !found->second.not_mounted.empty()) {
-    found->second.not_mounted = why;
-  }
+  if (found != mounts_.end() && !found->second.mounted()) found->second.not_mounted = why;
 }
 
-void FakeMountTable::AddRecord(const MountRecord& record) {
+void FakeMountTable::AddMount(const MountState& mount) {
   absl::MutexLock lock(&mu_);
-  mounts_[record.directory] = record;
+  mounts_[mount.record.directory] = mount;
 }
 
 int FakeMountTable::mount_again_calls() const {

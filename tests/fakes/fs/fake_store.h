@@ -133,7 +133,7 @@ class FakeMountTable : public MountTable {
   void AwaitEmpty();
   int prepares() const;
 
-  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRecord& wanted) override;
+  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) override;
   // The path of a chain is its ChainID's hex digits below "/shown/".
   absl::StatusOr<Shown> Show(ChainRef chain) override;
   // From now on the path ends in ".filling", and the tree needs this process; or not.
@@ -143,11 +143,11 @@ class FakeMountTable : public MountTable {
   // Leases that are out, by name; ShowAgain gives those of `outlived`.
   std::map<std::string, int> leases() const;
   void Outlive(const Digest& chain_id);
-  absl::Status Check(MountRecord& record) override;
-  absl::StatusOr<MountRecord> Mount(ChainRef chain, MountRecord record) override;
+  absl::StatusOr<CheckedMount> Check(MountRequest request) override;
+  absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
+                                    const CheckedMount& mount) override;
   absl::Status Unmount(const std::string& directory, bool lazy) override;
-  std::vector<MountRecord> List() const override;
-  ChainRef ChainOf(const std::string&) const override { return nullptr; }
+  std::vector<MountState> List() const override;
   bool InUse(const Digest& chain_id) const override;
   bool NeedProcess() const override;
   std::vector<std::string> Recover(const FindChain& find_chain) override;
@@ -155,7 +155,7 @@ class FakeMountTable : public MountTable {
   void SetNotMounted(const std::string& directory, const std::string& why) override;
   void RemoveLeftovers() override {}
   // As if Recover had found it.
-  void AddRecord(const MountRecord& record);
+  void AddMount(const MountState& mount);
   int mount_again_calls() const;
   void UnmountAll() override;
 
@@ -166,7 +166,7 @@ class FakeMountTable : public MountTable {
   int prepares_ ABSL_GUARDED_BY(mu_) = 0;
   int mount_calls_ ABSL_GUARDED_BY(mu_) = 0;
   int mount_again_calls_ ABSL_GUARDED_BY(mu_) = 0;
-  std::map<std::string, MountRecord> mounts_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, MountState> mounts_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, int> leases_ ABSL_GUARDED_BY(mu_);
   bool filling_ ABSL_GUARDED_BY(mu_) = false;
   std::vector<Digest> outlived_ ABSL_GUARDED_BY(mu_);

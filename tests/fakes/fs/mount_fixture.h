@@ -35,6 +35,7 @@ class FakeRecords : public MountRecords {
     absl::MutexLock lock(&mu_);
     if (fail_puts_) return absl::ResourceExhaustedError("disk full");
     records_[record.directory] = record;
+    if (damaged_ == record.directory) damaged_.clear();
     return absl::OkStatus();
   }
   absl::Status Delete(const std::string& directory) override {
@@ -42,15 +43,26 @@ class FakeRecords : public MountRecords {
     records_.erase(directory);
     return absl::OkStatus();
   }
-  absl::StatusOr<std::vector<MountRecord>> List() override {
+  absl::StatusOr<Stored> List() override {
     absl::MutexLock lock(&mu_);
-    std::vector<MountRecord> out;
-    for (const auto& [directory, record] : records_) out.push_back(record);
+    Stored out;
+    for (const auto& [directory, record] : records_) {
+      if (directory == damaged_) {
+        out.damaged.push_back(directory);
+      } else {
+        out.records.push_back(record);
+      }
+    }
     return out;
   }
   size_t size() const {
     absl::MutexLock lock(&mu_);
     return records_.size();
+  }
+  // Until it is replaced.
+  void Damage(const std::string& directory) {
+    absl::MutexLock lock(&mu_);
+    damaged_ = directory;
   }
   void FailPuts(bool fail) {
     absl::MutexLock lock(&mu_);
@@ -60,6 +72,7 @@ class FakeRecords : public MountRecords {
  private:
   mutable absl::Mutex mu_;
   bool fail_puts_ ABSL_GUARDED_BY(mu_) = false;
+  std::string damaged_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, MountRecord> records_ ABSL_GUARDED_BY(mu_);
 };
 
@@ -167,17 +180,21 @@ class MountTest : public ::testing::Test {
   }
   absl::Status Mount(const ChainRef& chain, const std::string& target, bool writable = false) {
     if (chain == nullptr) return absl::InternalError("no chain");
-    MountRecord record;
-    record.directory = target;
-    record.reference = "example.org/test:1";
-    record.writable = writable;
-    record.mode = mode_;
-    return table_->Mount(chain, record).status();
+    MountRequest request;
+    request.directory = target;
+    request.reference = "example.org/test:1";
+    request.options.writable = writable;
+    request.mode = mode_;
+    return Mount(chain, request);
+  }
+  absl::Status Mount(const ChainRef& chain, MountRequest request, const Digest& manifest = {}) {
+    const absl::StatusOr<CheckedMount> checked = table_->Check(std::move(request));
+    return checked.ok() ? table_->Mount(chain, manifest, *checked).status() : checked.status();
   }
   // Why the record of that directory has no mount; "" when it has one, "none" without a record.
   std::string NotMounted(const std::string& target) const {
-    for (const MountRecord& record : table_->List()) {
-      if (record.directory == target) return record.not_mounted;
+    for (const MountState& mount : table_->List()) {
+      if (mount.record.directory == target) return mount.not_mounted;
     }
     return "none";
   }

@@ -54,8 +54,8 @@ class ControlServiceTest : public testing::Test {
     (void)RemoveTree(dir_);
   }
 
-  MountRequest Request(std::string_view directory, bool progress = false) {
-    MountRequest request;
+  control::v1::MountRequest Request(std::string_view directory, bool progress = false) {
+    control::v1::MountRequest request;
     request.mutable_image()->set_reference("registry.test/app:1");
     request.set_directory(StrCat(dir_, "/", directory));
     request.set_progress(progress);
@@ -75,7 +75,7 @@ class ControlServiceTest : public testing::Test {
     reply.status = reader->Finish();
     return reply;
   }
-  Reply Mount(const MountRequest& request) {
+  Reply Mount(const control::v1::MountRequest& request) {
     grpc::ClientContext context;
     return Finish(stub_->Mount(&context, request));
   }
@@ -146,13 +146,13 @@ TEST_F(ControlServiceTest, BadDirectoriesFailBeforeAnythingIsFetched) {
   EXPECT_EQ(Mount(Request("missing/deeper")).status.error_code(), grpc::StatusCode::NOT_FOUND);
   ASSERT_TRUE(WriteFileDurably(dir_ + "/file", "x").ok());
   EXPECT_EQ(Mount(Request("file")).status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
-  MountRequest relative = Request("a");
+  control::v1::MountRequest relative = Request("a");
   relative.set_directory("a");
   EXPECT_EQ(Mount(relative).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  MountRequest mode = Request("a");
+  control::v1::MountRequest mode = Request("a");
   mode.set_mode("magic");
   EXPECT_EQ(Mount(mode).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  MountRequest reference = Request("a");
+  control::v1::MountRequest reference = Request("a");
   reference.mutable_image()->set_reference("UPPER/case:tag:tag");
   EXPECT_EQ(Mount(reference).status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
   EXPECT_EQ(store_.resolve_calls(), 0);
@@ -237,7 +237,7 @@ TEST_F(ControlServiceTest, ACallerThatLeavesDisturbsNobody) {
   store_.ReleaseChain();
   EXPECT_TRUE(Finish(std::move(second)).status.ok());
   ASSERT_EQ(mounts_.List().size(), 1u);
-  EXPECT_EQ(mounts_.List()[0].directory, dir_ + "/b");
+  EXPECT_EQ(mounts_.List()[0].record.directory, dir_ + "/b");
 }
 
 TEST_F(ControlServiceTest, TheLastCallerThatLeavesStopsTheWork) {

@@ -25,23 +25,23 @@ class MountRecoveryTest : public testing::Test {
   MountRecoveryTest() {
     SetLogLevel(LogLevel::kOff);
     recovery_ = std::make_unique<MountRecovery>(MountRecovery::Deps{
-        store_, mounts_, uses_, TrustTrusted, absl::Milliseconds(1), absl::Milliseconds(4)});
+        mounts_, uses_, TrustTrusted, absl::Milliseconds(1), absl::Milliseconds(4)});
     uses_.Recover();
     uses_.Serve();
   }
 
-  MountRecord Waits(std::string directory) {
-    MountRecord record;
-    record.directory = std::move(directory);
-    record.reference = store_.image().reference;
-    record.manifest_digest = store_.image().manifest_digest;
-    record.chain_id = store_.image().chain_id();
-    record.not_mounted = "it was not tried yet";
-    return record;
+  MountState Waits(std::string directory) {
+    MountState mount;
+    mount.record.directory = std::move(directory);
+    mount.record.reference = store_.image().reference;
+    mount.record.manifest_digest = store_.image().manifest_digest;
+    mount.record.chain_id = store_.image().chain_id();
+    mount.not_mounted = "it was not tried yet";
+    return mount;
   }
   std::string Why(const std::string& directory) {
-    for (const MountRecord& record : mounts_.List()) {
-      if (record.directory == directory) return record.not_mounted;
+    for (const MountState& mount : mounts_.List()) {
+      if (mount.record.directory == directory) return mount.not_mounted;
     }
     return "none";
   }
@@ -60,8 +60,8 @@ TEST_F(MountRecoveryTest, NothingToDo) {
 }
 
 TEST_F(MountRecoveryTest, WhatIsHereIsMountedAtOnceAndAsksNobody) {
-  mounts_.AddRecord(Waits("/a"));
-  mounts_.AddRecord(Waits("/b"));
+  mounts_.AddMount(Waits("/a"));
+  mounts_.AddMount(Waits("/b"));
   recovery_->Start();
   EXPECT_TRUE(Eventually([&] { return Why("/a").empty() && Why("/b").empty(); }));
   EXPECT_EQ(store_.resolve_calls(), 0);
@@ -71,7 +71,7 @@ TEST_F(MountRecoveryTest, WhatIsHereIsMountedAtOnceAndAsksNobody) {
 TEST_F(MountRecoveryTest, WhatIsNotHereIsFetchedWhenTheNetworkIsBack) {
   store_.LoseChain();
   store_.FailResolve(absl::UnavailableError("the network is away"));
-  mounts_.AddRecord(Waits("/a"));
+  mounts_.AddMount(Waits("/a"));
   recovery_->Start();
   EXPECT_TRUE(Eventually([&] { return Why("/a") == "the network is away"; }));
   EXPECT_TRUE(Eventually([&] { return store_.resolve_calls() > 3; }));
@@ -82,7 +82,7 @@ TEST_F(MountRecoveryTest, WhatIsNotHereIsFetchedWhenTheNetworkIsBack) {
 
 TEST_F(MountRecoveryTest, AMountThatFailsIsTriedAgain) {
   mounts_.FailMount(absl::FailedPreconditionError("the directory is another one"));
-  mounts_.AddRecord(Waits("/a"));
+  mounts_.AddMount(Waits("/a"));
   recovery_->Start();
   EXPECT_TRUE(Eventually([&] { return Why("/a") == "the directory is another one"; }));
   EXPECT_TRUE(Eventually([&] { return mounts_.mount_again_calls() > 3; }));
@@ -92,9 +92,9 @@ TEST_F(MountRecoveryTest, AMountThatFailsIsTriedAgain) {
 
 TEST_F(MountRecoveryTest, AnotherImageOfThatNameIsNotShown) {
   store_.LoseChain();
-  MountRecord record = Waits("/a");
-  record.manifest_digest = Sha256Of("of old");
-  mounts_.AddRecord(record);
+  MountState mount = Waits("/a");
+  mount.record.manifest_digest = Sha256Of("of old");
+  mounts_.AddMount(mount);
   recovery_->Start();
   EXPECT_TRUE(Eventually([&] { return Why("/a").find("another image now") != std::string::npos; }))
       << Why("/a");
@@ -102,19 +102,19 @@ TEST_F(MountRecoveryTest, AnotherImageOfThatNameIsNotShown) {
 }
 
 TEST_F(MountRecoveryTest, OnlyWhatWaitsIsTried) {
-  MountRecord unmounted = Waits("/unmounted");
-  unmounted.unmounted = true;
-  mounts_.AddRecord(unmounted);
-  MountRecord mounted = Waits("/mounted");
+  MountState unmounted = Waits("/unmounted");
+  unmounted.record.unmounted = true;
+  mounts_.AddMount(unmounted);
+  MountState mounted = Waits("/mounted");
   mounted.not_mounted.clear();
-  mounts_.AddRecord(mounted);
+  mounts_.AddMount(mounted);
   recovery_->Start();
   EXPECT_EQ(mounts_.mount_again_calls(), 0);
 }
 
 TEST_F(MountRecoveryTest, AForgottenOneIsTriedNoMore) {
   mounts_.FailMount(absl::NotFoundError("the directory is away"));
-  mounts_.AddRecord(Waits("/a"));
+  mounts_.AddMount(Waits("/a"));
   recovery_->Start();
   ASSERT_TRUE(mounts_.Unmount("/a", false).ok());
   EXPECT_TRUE(Eventually([&] {
@@ -127,8 +127,8 @@ TEST_F(MountRecoveryTest, AForgottenOneIsTriedNoMore) {
 TEST_F(MountRecoveryTest, TheDaemonHasAnEnd) {
   store_.LoseChain();
   store_.HoldChain();
-  mounts_.AddRecord(Waits("/a"));
-  mounts_.AddRecord(Waits("/b"));
+  mounts_.AddMount(Waits("/a"));
+  mounts_.AddMount(Waits("/b"));
   recovery_->Start();
   EXPECT_TRUE(Eventually([&] { return Why("/a").find("fetched again") != std::string::npos; }))
       << Why("/a");

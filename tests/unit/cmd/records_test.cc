@@ -16,16 +16,16 @@ MountRecord Record(std::string directory) {
   record.manifest_digest = Sha256Of("manifest");
   record.chain_id = Sha256Of("chain");
   record.mode = "fuse";
-  record.writable = true;
+  record.options.writable = true;
   record.upper = "/store/upper/x";
   record.created_unix = 1700000000;
   record.keep_upper = true;
-  record.flags = {true, false, true, "0:1:2"};
-  record.context = "a,b";
+  record.options.flags = {true, false, true, "0:1:2"};
+  record.options.context = "a,b";
   record.boot_id = "boot";
   record.covered = {64769, UINT64_MAX};  // xino of overlayfs uses every bit
   record.upper_ids = {{1, 2}, {3, 4}, {5, 6}};
-  record.this_boot_only = true;
+  record.options.this_boot_only = true;
   record.unmounted = true;
   record.mounts = {{1, 0, 53}, {uint64_t{1} << 40, 259, UINT32_MAX}};
   return record;
@@ -41,16 +41,16 @@ TEST(MountRecordTest, RoundTrip) {
   EXPECT_EQ(read->manifest_digest, record.manifest_digest);
   EXPECT_EQ(read->chain_id, record.chain_id);
   EXPECT_EQ(read->mode, record.mode);
-  EXPECT_EQ(read->writable, record.writable);
+  EXPECT_EQ(read->options.writable, record.options.writable);
   EXPECT_EQ(read->upper, record.upper);
   EXPECT_EQ(read->created_unix, record.created_unix);
   EXPECT_EQ(read->keep_upper, record.keep_upper);
-  EXPECT_EQ(read->flags, record.flags);
-  EXPECT_EQ(read->context, record.context);
+  EXPECT_EQ(read->options.flags, record.options.flags);
+  EXPECT_EQ(read->options.context, record.options.context);
   EXPECT_EQ(read->boot_id, record.boot_id);
   EXPECT_EQ(read->covered, record.covered);
   EXPECT_EQ(read->upper_ids, record.upper_ids);
-  EXPECT_EQ(read->this_boot_only, record.this_boot_only);
+  EXPECT_EQ(read->options.this_boot_only, record.options.this_boot_only);
   EXPECT_EQ(read->unmounted, record.unmounted);
   EXPECT_EQ(read->mounts, record.mounts);
 }
@@ -64,8 +64,8 @@ TEST(MountRecordTest, OlderRecordsMeanWhatTheyMeantThen) {
              R"(","mode":"kernel","writable":true,"upper":"/u","keep_upper":true,"nosuid":false,)",
              R"("nodev":true,"noexec":false,"id_map":"","context":"","created":1,"boot":"b"})"));
   ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_FALSE(read->flags.nosuid);
-  EXPECT_TRUE(read->flags.nodev);
+  EXPECT_FALSE(read->options.flags.nosuid);
+  EXPECT_TRUE(read->options.flags.nodev);
   EXPECT_FALSE(read->covered.known());
   EXPECT_FALSE(read->upper_ids.upper.known());
 }
@@ -106,10 +106,10 @@ class StoredMountRecordsTest : public testing::Test {
   }
   std::vector<std::string> Directories() {
     StoredMountRecords records(*kv_);
-    absl::StatusOr<std::vector<MountRecord>> list = records.List();
+    const absl::StatusOr<MountRecords::Stored> list = records.List();
     EXPECT_TRUE(list.ok());
     std::vector<std::string> directories;
-    for (const MountRecord& record : *list) directories.push_back(record.directory);
+    for (const MountRecord& record : list->records) directories.push_back(record.directory);
     return directories;
   }
   std::string dir_;
@@ -150,18 +150,15 @@ TEST_F(StoredMountRecordsTest, ADamagedRecordStillNamesItsDirectory) {
   ASSERT_TRUE(DamageRecord(dir_ + "/db", "mount//mnt/a"));
   Open();
   StoredMountRecords records(*kv_);
-  const absl::StatusOr<std::vector<MountRecord>> list = records.List();
+  const absl::StatusOr<MountRecords::Stored> list = records.List();
   ASSERT_TRUE(list.ok()) << list.status();
-  ASSERT_EQ(list->size(), 2u);
-  EXPECT_EQ((*list)[0].directory, "/mnt/b");
-  EXPECT_EQ((*list)[0].not_mounted, "");
-  EXPECT_EQ((*list)[1].directory, "/mnt/a");
-  EXPECT_NE((*list)[1].not_mounted.find("damaged"), std::string::npos);
+  EXPECT_EQ(Directories(), (std::vector<std::string>{"/mnt/b"}));
+  EXPECT_EQ(list->damaged, (std::vector<std::string>{"/mnt/a"}));
   // It goes as any other, and is replaced by the next mount there.
   ASSERT_TRUE(records.Put(Record("/mnt/a")).ok());
-  EXPECT_EQ((*records.List())[0].not_mounted, "");
+  EXPECT_TRUE(records.List()->damaged.empty());
   ASSERT_TRUE(records.Delete("/mnt/a").ok());
-  EXPECT_EQ(records.List()->size(), 1u);
+  EXPECT_EQ(Directories(), (std::vector<std::string>{"/mnt/b"}));
 }
 
 }  // namespace

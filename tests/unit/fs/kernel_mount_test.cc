@@ -40,7 +40,7 @@ TEST_P(KernelMountTest, AutoIsTheKernelWhereItCanAndFuseWhereItCannot) {
   mode_ = "auto";
   ASSERT_EQ(Mount(chain, Target("kernel")), absl::OkStatus());
   EXPECT_EQ(TypeAt(directory_ + "/kernel"), "erofs");
-  EXPECT_EQ(table_->List()[0].mode, "kernel");
+  EXPECT_EQ(table_->List()[0].record.mode, "kernel");
   EXPECT_FALSE(table_->NeedProcess());
   mode_ = "fuse";
   ASSERT_EQ(Mount(chain, Target("fuse")), absl::OkStatus());
@@ -95,10 +95,10 @@ TEST_P(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
 
 TEST_P(KernelMountTest, ALostPrivateMountIsMadeFromAMountOfIt) {
   const ChainRef chain = Build(Sample());
-  MountRecord strict;
+  MountRequest strict;
   strict.directory = Target("a");
-  strict.flags.nosuid = true;
-  ASSERT_EQ(table_->Mount(chain, strict).status(), absl::OkStatus());
+  strict.options.flags.nosuid = true;
+  ASSERT_EQ(Mount(chain, strict), absl::OkStatus());
   KillDaemon();
   const std::string path = StrCat(options_.run_dir, "/chains/", chain->chain_id.hex(), ".kernel");
   ASSERT_EQ(umount2(path.c_str(), 0), 0);
@@ -118,7 +118,7 @@ TEST_P(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
   KillDaemon();
   // As after a restart of the machine.
   ASSERT_EQ(umount2((directory_ + "/a").c_str(), 0), 0);
-  MountRecord record = records_.List()->front();
+  MountRecord record = records_.List()->records.front();
   record.boot_id = "another";
   ASSERT_TRUE(records_.Put(record).ok());
   options_.kernel = false;
@@ -131,18 +131,18 @@ TEST_P(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
 TEST_P(KernelMountTest, AMountOfFstabIsNotTheDaemonsInAnotherBoot) {
   const ChainRef chain = Build(Sample());
   for (const bool writable : {false, true}) {
-    MountRecord record;
-    record.directory = Target(writable ? "rw" : "ro");
-    record.writable = writable;
-    record.this_boot_only = true;
-    ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
+    MountRequest request;
+    request.directory = Target(writable ? "rw" : "ro");
+    request.options.writable = writable;
+    request.options.this_boot_only = true;
+    ASSERT_EQ(Mount(chain, request), absl::OkStatus());
   }
   KillDaemon();
   StartDaemon();
   EXPECT_EQ(Recover(Finder(chain)).size(), 2u) << "in this boot it is";
   KillDaemon();
   std::vector<std::string> uppers;
-  const std::vector<MountRecord> recorded = *records_.List();
+  const std::vector<MountRecord> recorded = records_.List()->records;
   for (MountRecord record : recorded) {
     ASSERT_EQ(umount2(record.directory.c_str(), 0), 0);
     if (!record.upper.empty()) uppers.push_back(record.upper);
@@ -185,65 +185,64 @@ TEST_P(KernelMountTest, AMountOutlivesItsImageAndIsListed) {
 
 TEST_P(KernelMountTest, FlagsAreThoseAskedFor) {
   const ChainRef chain = Build(Sample());
-  MountRecord record;
-  record.mode = "kernel";
-  record.directory = Target("strict");
-  record.flags = {.nosuid = true, .nodev = true, .noexec = true, .id_map = ""};
-  ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
+  MountRequest request;
+  request.mode = "kernel";
+  request.directory = Target("strict");
+  request.options.flags = {.nosuid = true, .nodev = true, .noexec = true, .id_map = ""};
+  ASSERT_EQ(Mount(chain, request), absl::OkStatus());
   struct statvfs found;
-  ASSERT_EQ(statvfs(record.directory.c_str(), &found), 0);
+  ASSERT_EQ(statvfs(request.directory.c_str(), &found), 0);
   EXPECT_EQ(found.f_flag & (ST_RDONLY | ST_NOSUID | ST_NODEV | ST_NOEXEC),
             static_cast<unsigned long>(ST_RDONLY | ST_NOSUID | ST_NODEV | ST_NOEXEC));  // NOLINT
-  EXPECT_EQ(access((record.directory + "/usr/bin/tool").c_str(), X_OK), -1);
+  EXPECT_EQ(access((request.directory + "/usr/bin/tool").c_str(), X_OK), -1);
   ASSERT_EQ(Mount(chain, Target("plain")), absl::OkStatus());
   ASSERT_EQ(statvfs((directory_ + "/plain").c_str(), &found), 0);
   EXPECT_EQ(found.f_flag & (ST_NOSUID | ST_NODEV | ST_NOEXEC), 0u) << "flags are of one mount";
-  record.directory = Target("rw");
-  record.writable = true;
-  ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
-  ASSERT_EQ(statvfs(record.directory.c_str(), &found), 0);
+  request.directory = Target("rw");
+  request.options.writable = true;
+  ASSERT_EQ(Mount(chain, request), absl::OkStatus());
+  ASSERT_EQ(statvfs(request.directory.c_str(), &found), 0);
   EXPECT_EQ(found.f_flag & (ST_RDONLY | ST_NOEXEC),
             static_cast<unsigned long>(ST_NOEXEC));  // NOLINT
 }
 
 TEST_P(KernelMountTest, IdsAreMapped) {
   const ChainRef chain = Build(Sample());
-  MountRecord record;
-  record.directory = Target("mapped");
-  record.flags.id_map = "0:100000:1000,1234:5:1,70000:6:1";
-  ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
-  EXPECT_EQ(StatPath(record.directory + "/usr")->st_uid, 100'000u);
-  EXPECT_EQ(StatPath(record.directory + "/etc/os-release")->st_uid, 5u);
-  EXPECT_EQ(StatPath(record.directory + "/etc/os-release")->st_gid, 6u);
+  MountRequest request;
+  request.directory = Target("mapped");
+  request.options.flags.id_map = "0:100000:1000,1234:5:1,70000:6:1";
+  ASSERT_EQ(Mount(chain, request), absl::OkStatus());
+  EXPECT_EQ(StatPath(request.directory + "/usr")->st_uid, 100'000u);
+  EXPECT_EQ(StatPath(request.directory + "/etc/os-release")->st_uid, 5u);
+  EXPECT_EQ(StatPath(request.directory + "/etc/os-release")->st_gid, 6u);
   ASSERT_EQ(Mount(chain, Target("plain")), absl::OkStatus());
   EXPECT_EQ(StatPath(directory_ + "/plain/etc/os-release")->st_uid, 1234u);
-  record.directory = Target("fuse");
-  record.mode = "fuse";
-  EXPECT_TRUE(absl::IsInvalidArgument(table_->Mount(chain, record).status()));
-  record.mode = "auto";
+  request.directory = Target("fuse");
+  request.mode = "fuse";
+  EXPECT_TRUE(absl::IsInvalidArgument(Mount(chain, request)));
+  request.mode = "auto";
   for (const char* bad : {"1", "1:2", "1:2:0", "a:b:c", "0:0:10,5:100:1", "0:0:10,50:9:1",
                           "0:4294967295:2", "0:0:10,"}) {
-    record.flags.id_map = bad;
-    EXPECT_TRUE(absl::IsInvalidArgument(table_->Mount(chain, record).status())) << bad;
+    request.options.flags.id_map = bad;
+    EXPECT_TRUE(absl::IsInvalidArgument(Mount(chain, request))) << bad;
   }
   EXPECT_EQ(table_->List().size(), 2u);
 }
 
 TEST_P(KernelMountTest, AnUpperOfTheCallersStays) {
   const ChainRef chain = Build(Sample());
-  MountRecord record;
-  record.mode = "kernel";
-  record.directory = Target("rw");
-  record.writable = true;
-  record.upper = directory_ + "/changes";
-  record.keep_upper = true;
-  ASSERT_EQ(table_->Mount(chain, record).status(), absl::OkStatus());
-  ASSERT_TRUE(WriteFileDurably(record.directory + "/new", "kept").ok());
-  MountRecord other = record;
+  MountRequest request;
+  request.mode = "kernel";
+  request.directory = Target("rw");
+  request.options.writable = true;
+  request.upper = directory_ + "/changes";
+  ASSERT_EQ(Mount(chain, request), absl::OkStatus());
+  ASSERT_TRUE(WriteFileDurably(request.directory + "/new", "kept").ok());
+  MountRequest other = request;
   other.directory = Target("other");
-  EXPECT_TRUE(absl::IsAlreadyExists(table_->Mount(chain, other).status()));
-  ASSERT_TRUE(table_->Unmount(record.directory, false).ok());
-  ASSERT_EQ(table_->Mount(chain, other).status(), absl::OkStatus());
+  EXPECT_TRUE(absl::IsAlreadyExists(Mount(chain, other)));
+  ASSERT_TRUE(table_->Unmount(request.directory, false).ok());
+  ASSERT_EQ(Mount(chain, other), absl::OkStatus());
   EXPECT_EQ(*ReadFile(other.directory + "/new", 100), "kept");
 }
 

@@ -52,8 +52,8 @@ class LoopMountTest : public MountTest {
     return other;
   }
   std::string ModeAt(const std::string& target) const {
-    for (const MountRecord& record : table_->List()) {
-      if (record.directory == target) return record.mode;
+    for (const MountState& mount : table_->List()) {
+      if (mount.record.directory == target) return mount.record.mode;
     }
     return "none";
   }
@@ -155,15 +155,15 @@ TEST_F(LoopMountTest, WhatFillsIsFuseUntilItIsWhole) {
   const auto fill = FakeFill::Empty(chain->layers[1]);
   ASSERT_EQ(Mount(chain, Target("fills")), absl::OkStatus());
   EXPECT_EQ(ModeAt(directory_ + "/fills"), "fuse");
-  MountRecord record;
-  record.directory = Target("refused");
-  record.mode = "kernel";
-  const absl::Status status = table_->Mount(chain, record).status();
+  MountRequest request;
+  request.directory = Target("refused");
+  request.mode = "kernel";
+  const absl::Status status = Mount(chain, request);
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_NE(status.message().find("imagefs pull"), absl::string_view::npos) << status;
-  record.mode = "auto";
-  record.flags.id_map = "0:100000:1000";
-  EXPECT_TRUE(absl::IsFailedPrecondition(table_->Mount(chain, record).status()));
+  request.mode = "auto";
+  request.options.flags.id_map = "0:100000:1000";
+  EXPECT_TRUE(absl::IsFailedPrecondition(Mount(chain, request)));
   EXPECT_EQ(Devices(), 0u);
   fill->Complete();
   ASSERT_EQ(Mount(chain, Target("whole")), absl::OkStatus());
@@ -183,7 +183,7 @@ TEST_F(LoopMountTest, AFillingKernelMountOfAnotherBootBecomesFuse) {
   ASSERT_EQ(ModeAt(directory_ + "/mnt"), "kernel");
   KillDaemon();
   ASSERT_EQ(umount2((directory_ + "/mnt").c_str(), MNT_DETACH), 0);
-  MountRecord record = records_.List()->front();
+  MountRecord record = records_.List()->records.front();
   record.boot_id = "another";
   ASSERT_TRUE(records_.Put(record).ok());
   options_.erofs.files = false;

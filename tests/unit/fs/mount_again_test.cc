@@ -23,19 +23,18 @@ class MountAgainTest : public MountTest {
     if (!IsSkipped()) chain_ = Build(Sample());
   }
   std::string UpperOf(const std::string& target) {
-    for (const MountRecord& record : table_->List()) {
-      if (record.directory == target) return record.upper;
+    for (const MountState& mount : table_->List()) {
+      if (mount.record.directory == target) return mount.record.upper;
     }
     return "none";
   }
   absl::Status MountWritable(const std::string& target, const std::string& reference) {
-    MountRecord record;
-    record.directory = target;
-    record.reference = reference;
-    record.manifest_digest = Sha256Of("manifest");
-    record.mode = mode_;
-    record.writable = true;
-    return table_->Mount(chain_, record).status();
+    MountRequest request;
+    request.directory = target;
+    request.reference = reference;
+    request.mode = mode_;
+    request.options.writable = true;
+    return Mount(chain_, request, Sha256Of("manifest"));
   }
   static bool Exists(const std::string& path) { return access(path.c_str(), F_OK) == 0; }
 
@@ -170,22 +169,22 @@ TEST_F(MountAgainTest, AbsentDirectoriesAreWaitedFor) {
 
 // Its disk may not be there yet: nothing is made in its place.
 TEST_F(MountAgainTest, AnAbsentUpperIsWaitedFor) {
-  MountRecord record;
-  record.directory = Target("rw");
-  record.mode = mode_;
-  record.writable = record.keep_upper = true;
-  record.upper = Target("disk") + "/up";
-  ASSERT_EQ(table_->Mount(chain_, record).status(), absl::OkStatus());
-  ASSERT_TRUE(WriteFileDurably(record.directory + "/new", "kept").ok());
+  MountRequest request;
+  request.directory = Target("rw");
+  request.mode = mode_;
+  request.options.writable = true;
+  request.upper = Target("disk") + "/up";
+  ASSERT_EQ(Mount(chain_, request), absl::OkStatus());
+  ASSERT_TRUE(WriteFileDurably(request.directory + "/new", "kept").ok());
   KillDaemon();
   ASSERT_EQ(rename((directory_ + "/disk").c_str(), (directory_ + "/away").c_str()), 0);
   StartDaemon();
   EXPECT_TRUE(Recover(Finder(chain_)).empty());
-  EXPECT_NE(NotMounted(record.directory).find("does not exist"), std::string::npos);
+  EXPECT_NE(NotMounted(request.directory).find("does not exist"), std::string::npos);
   EXPECT_FALSE(Exists(directory_ + "/disk"));
   ASSERT_EQ(rename((directory_ + "/away").c_str(), (directory_ + "/disk").c_str()), 0);
-  EXPECT_EQ(table_->MountAgain(record.directory, chain_).status(), absl::OkStatus());
-  EXPECT_EQ(*ReadFile(record.directory + "/new", 10), "kept");
+  EXPECT_EQ(table_->MountAgain(request.directory, chain_).status(), absl::OkStatus());
+  EXPECT_EQ(*ReadFile(request.directory + "/new", 10), "kept");
 }
 
 TEST_F(MountAgainTest, WhatIsMountedAnewGoesOnWithWhatWasWritten) {
@@ -213,6 +212,29 @@ TEST_F(MountAgainTest, WhatIsMountedAnewGoesOnWithWhatWasWritten) {
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
+// Nobody knows what it was, but where it was.
+TEST_F(MountAgainTest, ADirectoryWhoseRecordIsDamagedIsMountedAnewOrForgotten) {
+  const std::string target = Target("mnt");
+  for (const bool anew : {true, false}) {
+    ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
+    KillDaemon();
+    records_.Damage(target);
+    StartDaemon();
+    EXPECT_TRUE(Recover(Finder(chain_)).empty());
+    EXPECT_NE(NotMounted(target).find("damaged"), std::string::npos) << NotMounted(target);
+    EXPECT_FALSE(Exists(target + "/absent"));
+    EXPECT_EQ(errno, ENOTCONN) << "what died there is left there";
+    if (anew) {
+      EXPECT_EQ(Mount(chain_, target), absl::OkStatus());
+      EXPECT_EQ(NotMounted(target), "");
+      EXPECT_TRUE(Exists(target + "/etc/os-release"));
+    }
+    EXPECT_EQ(table_->Unmount(target, false), absl::OkStatus());
+    EXPECT_EQ(records_.size(), 0u);
+    EXPECT_EQ(MountsBelow(directory_), 0u);
+  }
+}
+
 // Other layers below what was written are another tree.
 TEST_F(MountAgainTest, WhatWasWrittenBelongsToOneImage) {
   const std::string target = Target("rw");
@@ -222,13 +244,12 @@ TEST_F(MountAgainTest, WhatWasWrittenBelongsToOneImage) {
   EXPECT_TRUE(Recover(Nothing).empty());
   TestChain tree;
   tree.File("other", "x");
-  MountRecord record;
-  record.directory = target;
-  record.reference = "example.org/a:1";
-  record.manifest_digest = Sha256Of("another manifest");
-  record.mode = mode_;
-  record.writable = true;
-  const absl::Status status = table_->Mount(Build(tree, "other"), record).status();
+  MountRequest request;
+  request.directory = target;
+  request.reference = "example.org/a:1";
+  request.mode = mode_;
+  request.options.writable = true;
+  const absl::Status status = Mount(Build(tree, "other"), request, Sha256Of("another manifest"));
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
   EXPECT_NE(status.message().find(Sha256Of("manifest").ToString()), absl::string_view::npos);
 }

@@ -23,17 +23,17 @@ class MountPathsTest : public BothModesTest {
     chain_ = Build(Sample());
   }
 
-  MountRecord Wanted(const std::string& target) {
-    MountRecord record;
-    record.directory = target;
-    record.mode = mode_;
-    return record;
+  MountRequest Wanted(const std::string& target) {
+    MountRequest request;
+    request.directory = target;
+    request.mode = mode_;
+    return request;
   }
-  MountRecord WantedWithUpper(const std::string& target, const std::string& upper) {
-    MountRecord record = Wanted(target);
-    record.writable = record.keep_upper = true;
-    record.upper = upper;
-    return record;
+  MountRequest WantedWithUpper(const std::string& target, const std::string& upper) {
+    MountRequest request = Wanted(target);
+    request.options.writable = true;
+    request.upper = upper;
+    return request;
   }
   // Kills the daemon and takes its mounts away, as an end of the machine does in kernel mode.
   void LoseMounts() {
@@ -45,7 +45,7 @@ class MountPathsTest : public BothModesTest {
       }
     }
     if (mode_ != kKernelMode) return;
-    const std::vector<MountRecord> records = *records_.List();
+    const std::vector<MountRecord> records = records_.List()->records;
     for (MountRecord record : records) {
       record.boot_id = "another";
       ASSERT_TRUE(records_.Put(record).ok());
@@ -66,11 +66,11 @@ TEST_P(MountPathsTest, TheRecordNamesTheDirectoryThatIsCovered) {
   const struct stat below = *StatPath(target);
   ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
   EXPECT_NE(StatPath(target)->st_ino, below.st_ino);
-  EXPECT_EQ(records_.List()->front().covered, IdOf(below));
+  EXPECT_EQ(records_.List()->records.front().covered, IdOf(below));
   LoseMounts();
   StartDaemon();
   EXPECT_EQ(Recover(Finder(chain_)), std::vector<std::string>{target});
-  EXPECT_EQ(records_.List()->front().covered, IdOf(below));
+  EXPECT_EQ(records_.List()->records.front().covered, IdOf(below));
 }
 
 TEST_P(MountPathsTest, AMountDoesNotComeBackThroughALink) {
@@ -80,7 +80,7 @@ TEST_P(MountPathsTest, AMountDoesNotComeBackThroughALink) {
     ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
     LoseMounts();
     if (old_record) {
-      MountRecord record = records_.List()->front();
+      MountRecord record = records_.List()->records.front();
       record.covered = {};
       ASSERT_TRUE(records_.Put(record).ok());
     }
@@ -139,11 +139,11 @@ TEST_P(MountPathsTest, DirectoriesThatChangedPlacesUnderDeadMounts) {
 }
 
 TEST_P(MountPathsTest, ARecordOfAnOlderVersionComesBackAsItWas) {
-  MountRecord wanted = Wanted(Target("mnt"));
-  wanted.flags = {};
-  ASSERT_EQ(table_->Mount(chain_, wanted).status(), absl::OkStatus());
+  MountRequest wanted = Wanted(Target("mnt"));
+  wanted.options.flags = {};
+  ASSERT_EQ(Mount(chain_, wanted), absl::OkStatus());
   LoseMounts();
-  MountRecord record = records_.List()->front();
+  MountRecord record = records_.List()->records.front();
   record.covered = {};
   ASSERT_TRUE(records_.Put(record).ok());
   StartDaemon();
@@ -151,7 +151,7 @@ TEST_P(MountPathsTest, ARecordOfAnOlderVersionComesBackAsItWas) {
   struct statvfs found;
   ASSERT_EQ(statvfs(wanted.directory.c_str(), &found), 0);
   EXPECT_EQ(found.f_flag & (ST_NOSUID | ST_NODEV), 0u);
-  EXPECT_TRUE(records_.List()->front().covered.known()) << "from now on it is known";
+  EXPECT_TRUE(records_.List()->records.front().covered.known()) << "from now on it is known";
 }
 
 // The path is resolved when the mount is asked for; the bytes come later.
@@ -159,15 +159,15 @@ TEST_P(MountPathsTest, WhatWasCheckedIsWhatIsMounted) {
   Target("home/lib");
   Target("victim/lib");
   ASSERT_EQ(symlink("home", (directory_ + "/link").c_str()), 0);
-  MountRecord record = Wanted(directory_ + "/link/lib");
-  ASSERT_EQ(table_->Check(record), absl::OkStatus());
-  EXPECT_EQ(record.directory, directory_ + "/home/lib");
+  const absl::StatusOr<CheckedMount> mount = table_->Check(Wanted(directory_ + "/link/lib"));
+  ASSERT_TRUE(mount.ok()) << mount.status();
+  EXPECT_EQ(mount->request.directory, directory_ + "/home/lib");
   Rename("/home", "/old");
   ASSERT_EQ(symlink("victim", (directory_ + "/home").c_str()), 0);
-  EXPECT_TRUE(absl::IsFailedPrecondition(table_->Mount(chain_, record).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(table_->Mount(chain_, {}, *mount).status()));
   ASSERT_EQ(unlink((directory_ + "/home").c_str()), 0);
   Rename("/victim", "/home");
-  EXPECT_TRUE(absl::IsFailedPrecondition(table_->Mount(chain_, record).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(table_->Mount(chain_, {}, *mount).status()));
   EXPECT_EQ(MountsBelow(directory_), 0u);
   EXPECT_EQ(records_.size(), 0u);
 }
@@ -175,13 +175,10 @@ TEST_P(MountPathsTest, WhatWasCheckedIsWhatIsMounted) {
 TEST_P(MountPathsTest, PlacesThatAreNone) {
   for (const char* path :
        {"", "/proc", "/proc/self", "/proc/self/cwd", "/dev/fd/0", "/sys/kernel"}) {
-    MountRecord record = Wanted(path);
-    EXPECT_FALSE(table_->Check(record).ok()) << path;
-    EXPECT_FALSE(table_->Mount(chain_, Wanted(path)).ok()) << path;
+    EXPECT_FALSE(table_->Check(Wanted(path)).ok()) << path;
     EXPECT_FALSE(table_->Unmount(path, false).ok()) << path;
     if (*path == '\0') continue;
-    MountRecord upper = WantedWithUpper(Target("rw"), path);
-    EXPECT_FALSE(table_->Check(upper).ok()) << path;
+    EXPECT_FALSE(table_->Check(WantedWithUpper(Target("rw"), path)).ok()) << path;
   }
   const absl::Status longer = table_->Unmount(std::string(100'000, '/'), false);
   EXPECT_LT(longer.message().size(), 300u);
@@ -208,14 +205,13 @@ TEST_P(MountPathsTest, OnlyTheMountItselfIsUnmounted) {
 TEST_P(MountPathsTest, AnUppersDirectoryIsLeftAsItIs) {
   const std::string target = Target("rw"), upper = Target("changes");
   ASSERT_EQ(chmod(upper.c_str(), 01755), 0);
-  ASSERT_EQ(table_->Mount(chain_, WantedWithUpper(target, upper)).status(), absl::OkStatus());
+  ASSERT_EQ(Mount(chain_, WantedWithUpper(target, upper)), absl::OkStatus());
   EXPECT_EQ(ModeOf(upper), 01755u);
   EXPECT_EQ(ModeOf(upper + "/work"), 0700u);
   EXPECT_EQ(ModeOf(upper + "/upper"), ModeOf(target));
   ASSERT_EQ(table_->Unmount(target, false), absl::OkStatus());
   // What is missing is made, for root alone.
-  ASSERT_EQ(table_->Mount(chain_, WantedWithUpper(target, upper + "/new/one")).status(),
-            absl::OkStatus());
+  ASSERT_EQ(Mount(chain_, WantedWithUpper(target, upper + "/new/one")), absl::OkStatus());
   EXPECT_EQ(ModeOf(upper + "/new"), 0700u);
   ASSERT_EQ(table_->Unmount(target, false), absl::OkStatus());
   EXPECT_TRUE(StatPath(upper + "/new/one/upper").ok());
@@ -226,7 +222,7 @@ TEST_P(MountPathsTest, AFailureTakesBackWhatItMadeAndNothingElse) {
   ASSERT_TRUE(WriteFileDurably(upper + "/kept", "x").ok());
   records_.FailPuts(true);
   for (const char* below : {"", "/a/b"}) {
-    EXPECT_FALSE(table_->Mount(chain_, WantedWithUpper(Target("rw"), upper + below)).ok());
+    EXPECT_FALSE(Mount(chain_, WantedWithUpper(Target("rw"), upper + below)).ok());
   }
   records_.FailPuts(false);
   EXPECT_EQ(Describe(upper).size(), 2u);
@@ -244,7 +240,7 @@ TEST_P(MountPathsTest, LinksPlantedInAnUpperAreRefused) {
       const std::string upper = Target(StrCat("up-", name, RandomHex(4)));
       ASSERT_EQ(symlink(to.c_str(), StrCat(upper, "/", name).c_str()), 0);
       ASSERT_EQ(chown(upper.c_str(), kUser, kUser), 0);
-      const absl::Status status = table_->Mount(chain_, WantedWithUpper(target, upper)).status();
+      const absl::Status status = Mount(chain_, WantedWithUpper(target, upper));
       EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
       EXPECT_EQ(Describe(secret), before);
       EXPECT_EQ(Describe(upper).size(), 2u) << "nothing is left";
@@ -254,11 +250,12 @@ TEST_P(MountPathsTest, LinksPlantedInAnUpperAreRefused) {
   // not.
   Target("real");
   ASSERT_EQ(symlink("real", (directory_ + "/link").c_str()), 0);
-  MountRecord record = WantedWithUpper(target, directory_ + "/link/new");
-  ASSERT_EQ(table_->Check(record), absl::OkStatus());
-  EXPECT_EQ(record.upper, directory_ + "/real/new");
+  const absl::StatusOr<CheckedMount> checked =
+      table_->Check(WantedWithUpper(target, directory_ + "/link/new"));
+  ASSERT_TRUE(checked.ok()) << checked.status();
+  EXPECT_EQ(checked->request.upper, directory_ + "/real/new");
   ASSERT_EQ(symlink(secret.c_str(), (directory_ + "/real/new").c_str()), 0);
-  EXPECT_TRUE(absl::IsFailedPrecondition(table_->Mount(chain_, record).status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(table_->Mount(chain_, {}, *checked).status()));
   EXPECT_EQ(Describe(secret), before);
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
@@ -270,12 +267,12 @@ TEST_P(MountPathsTest, DirectoriesOfSomebodyElseAreNoUpper) {
     const std::string part = Target(StrCat("up-", name, "/", name));
     ASSERT_EQ(chown(part.c_str(), kUser, kUser), 0);
     // Only root could have put it there.
-    ASSERT_EQ(table_->Mount(chain_, WantedWithUpper(target, upper)).status(), absl::OkStatus());
+    ASSERT_EQ(Mount(chain_, WantedWithUpper(target, upper)), absl::OkStatus());
     ASSERT_EQ(table_->Unmount(target, false), absl::OkStatus());
     for (const bool shared : {false, true}) {
       ASSERT_EQ(chown(upper.c_str(), shared ? 0 : kUser, 0), 0);
       ASSERT_EQ(chmod(upper.c_str(), shared ? 01777 : 0755), 0);
-      const absl::Status status = table_->Mount(chain_, WantedWithUpper(target, upper)).status();
+      const absl::Status status = Mount(chain_, WantedWithUpper(target, upper));
       EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
     }
   }
@@ -285,7 +282,7 @@ TEST_P(MountPathsTest, AWritableMountComesBackWithItsUpperOnly) {
   const std::string target = Target("rw"), upper = Target("home/up"), victim = Target("victim");
   ASSERT_TRUE(MakeDirs(victim + "/upper").ok());
   for (const char* part : {"/home/up", "/home/up/upper", "/home/up/work"}) {
-    ASSERT_EQ(table_->Mount(chain_, WantedWithUpper(target, upper)).status(), absl::OkStatus());
+    ASSERT_EQ(Mount(chain_, WantedWithUpper(target, upper)), absl::OkStatus());
     ASSERT_TRUE(WriteFileDurably(target + "/new", "x").ok());
     LoseMounts();
     Rename(part, "/home/away");
@@ -296,7 +293,7 @@ TEST_P(MountPathsTest, AWritableMountComesBackWithItsUpperOnly) {
         ASSERT_EQ(unlink((directory_ + part).c_str()), 0);
         Target(std::string(part).substr(1));
       }
-      const MountRecord record = *records_.List()->begin();
+      const MountRecord record = records_.List()->records.front();
       StartDaemon();
       EXPECT_TRUE(Recover(Finder(chain_)).empty()) << part << link;
       EXPECT_EQ(Describe(victim).size(), 2u);
@@ -315,10 +312,14 @@ TEST_P(MountPathsTest, AWritableMountComesBackWithItsUpperOnly) {
 // The record of a store that was copied names the directories of the one that it was.
 TEST_P(MountPathsTest, ChangesOfAnotherStoreAreNotRemoved) {
   const std::string target = Target("rw"), other = Target("other/upper/0123");
-  MountRecord record = WantedWithUpper(target, other);
-  record.keep_upper = false;
-  ASSERT_EQ(table_->Mount(chain_, record).status(), absl::OkStatus());
+  ASSERT_EQ(Mount(chain_, WantedWithUpper(target, other)), absl::OkStatus());
   ASSERT_TRUE(WriteFileDurably(target + "/new", "x").ok());
+  LoseMounts();
+  MountRecord record = records_.List()->records.front();
+  record.keep_upper = false;
+  ASSERT_TRUE(records_.Put(record).ok());
+  StartDaemon();
+  ASSERT_EQ(Recover(Finder(chain_)).size(), 1u);
   ASSERT_EQ(table_->Unmount(target, false), absl::OkStatus());
   EXPECT_EQ(*ReadFile(other + "/upper/new", 10), "x");
 }

@@ -51,12 +51,12 @@ TEST_P(BothModesTest, TheKernelSeesTheTree) {
   EXPECT_EQ(Describe(target).size(), 12u);
   EXPECT_EQ(open((target + "/etc/new").c_str(), O_CREAT | O_WRONLY, 0644), -1);
   EXPECT_EQ(errno, EROFS);
-  const std::vector<MountRecord> listed = table_->List();
+  const std::vector<MountState> listed = table_->List();
   ASSERT_EQ(listed.size(), 1u);
-  EXPECT_EQ(listed[0].directory, target);
-  EXPECT_EQ(listed[0].mode, mode_);
-  EXPECT_EQ(listed[0].chain_id, chain->chain_id);
-  EXPECT_GT(listed[0].created_unix, 1'000'000'000);
+  EXPECT_EQ(listed[0].record.directory, target);
+  EXPECT_EQ(listed[0].record.mode, mode_);
+  EXPECT_EQ(listed[0].record.chain_id, chain->chain_id);
+  EXPECT_GT(listed[0].record.created_unix, 1'000'000'000);
   EXPECT_EQ(records_.size(), 1u);
   EXPECT_TRUE(table_->InUse(chain->chain_id));
   ASSERT_TRUE(table_->Unmount(target, false).ok());
@@ -152,7 +152,7 @@ TEST_P(BothModesTest, TwoHundredMountsOfOneChain) {
 
 TEST_P(BothModesTest, WhatWasPreparedStaysWhileItIsPinned) {
   const ChainRef chain = Build(Sample());
-  MountRecord wanted;
+  MountRequest wanted;
   wanted.mode = mode_;
   auto pin = table_->Prepare(chain, wanted);
   ASSERT_TRUE(pin.ok()) << pin.status();
@@ -241,11 +241,12 @@ TEST_P(BothModesTest, WritableMountsHaveTheirOwnChanges) {
   EXPECT_EQ(*ReadFile(two + "/etc/os-release", 100), "NAME=test\n");
   EXPECT_EQ(access((two + "/new").c_str(), F_OK), -1);
   EXPECT_EQ(Describe(plain), before);
-  const std::vector<MountRecord> listed = table_->List();
-  const auto record = std::find_if(listed.begin(), listed.end(),
-                                   [&](const MountRecord& r) { return r.directory == one; });
-  ASSERT_NE(record, listed.end());
-  EXPECT_TRUE(record->writable);
+  const std::vector<MountState> listed = table_->List();
+  const auto mounted = std::find_if(listed.begin(), listed.end(),
+                                    [&](const MountState& m) { return m.record.directory == one; });
+  ASSERT_NE(mounted, listed.end());
+  const MountRecord* record = &mounted->record;
+  EXPECT_TRUE(record->options.writable);
   EXPECT_TRUE(record->upper.starts_with(options_.root_dir + "/upper/"));
   EXPECT_EQ(access(record->upper.c_str(), F_OK), 0);
   ASSERT_TRUE(table_->Unmount(one, false).ok());

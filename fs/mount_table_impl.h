@@ -1,0 +1,155 @@
+// The mount table as its two .cc files know it: mount_table.cc mounts and unmounts, and
+// mount_table_recovery.cc sees to what happened to mounts behind its back.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "base/directory.h"
+#include "fs/chain_mounts.h"
+#include "fs/key_gate.h"
+#include "fs/mount_syscalls.h"
+#include "fs/mount_table.h"
+#include "fs/mount_target.h"
+#include "fs/mount_view.h"
+#include "fs/mount_watch.h"
+
+namespace imagefs {
+
+class MountTableImpl : public MountTable {
+ public:
+  MountTableImpl(Options options, FuseLoop& loop, MountRecords& records)
+      : options_(std::move(options)),
+        chains_dir_(options_.run_dir + "/chains"),
+        upper_dir_(options_.root_dir + "/upper"),
+        loop_(loop),
+        records_(records) {}
+
+  ~MountTableImpl() override {
+    watch_.reset();
+    const bool needed = chains_ != nullptr && chains_->HasKernelMounts();
+    chains_.reset();
+    if (own_parent_ && !needed) UnmountPath(chains_dir_, true).IgnoreError();
+  }
+
+  absl::Status Start();
+
+  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) override;
+  absl::StatusOr<Shown> Show(ChainRef chain) override;
+  std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
+  void Hide(const std::string& lease) override { chains_->Release(lease, /*lazy=*/true); }
+  absl::StatusOr<CheckedMount> Check(MountRequest request) override;
+  absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
+                                    const CheckedMount& mount) override;
+  absl::Status Unmount(const std::string& directory, bool lazy) override;
+  std::vector<MountState> List() const override ABSL_LOCKS_EXCLUDED(mu_);
+  bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
+  bool NeedProcess() const override { return chains_->NeedProcess(); }
+  std::vector<std::string> Recover(const FindChain& find_chain) override;
+  absl::StatusOr<MountRecord> MountAgain(const std::string& directory, ChainRef chain) override;
+  void SetNotMounted(const std::string& directory, const std::string& why) override
+      ABSL_LOCKS_EXCLUDED(mu_);
+  void RemoveLeftovers() override {
+    if (options_.as_root) chains_->RemoveStrangers();
+  }
+  void UnmountAll() override;
+
+ private:
+  // One directory, with or without its mount.
+  struct Entry {
+    MountRecord record;
+    std::optional<std::string> not_mounted;  // why; nullopt = it is mounted
+    std::string lease;                       // of its private mount; "" = it has none
+    std::weak_ptr<const Chain> chain;
+    bool mounted() const { return !not_mounted.has_value(); }
+  };
+
+  // What is below a mount that goes, or is to be replaced. `before`: its record; null: there is
+  // none.
+  static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
+  std::optional<Entry> Find(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
+  // Only where it is not mounted.
+  std::optional<Entry> FindAbsent(const std::string& directory) const;
+  absl::Status Continue(const Entry& entry, const MountRequest& request, CheckedMount& out) const;
+  // The key of the directory is held by the callers of what ends in D.
+  absl::StatusOr<MountTarget> OpenTargetD(const std::string& directory, const FileId& expected,
+                                          const MountRecord* before);
+  // What `record` lacks is filled in.
+  absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, const MountRequest& request,
+                                       MountRecord record, const MountRecord* before);
+  absl::Status MountByRootD(const ChainRef& chain, const MountRequest& request,
+                            const MountTarget& target, OverlayUpper* upper,
+                            const MountRecord* before, MountRecord& record);
+  absl::Status MountByUserD(const ChainRef& chain, const MountRecord* before, MountRecord& record);
+  void AddMountedD(const ChainRef& chain, const MountRecord& record, std::string lease,
+                   const MountRecord* before) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status PutBackD(const std::string& directory, const MountRecord* before);
+  absl::Status UnmountD(const std::string& directory, bool lazy);
+  void UnmountOldD(const MountRecord& record);
+  void DropD(const std::string& directory, bool lazy) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status ForgetD(const MountRecord& record, bool lazy);
+  // Of a mount that somebody else has taken away.
+  void DropUnmountedD(const MountRecord& record);
+  void SetAbsentD(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
+  // True when it is mounted then.
+  bool RecoverD(MountRecord& record, const MountView& mounts, const FindChain& find_chain);
+  // What became of a mount that needed no daemon. kHere: it is in the table now.
+  enum class Outlived { kHere, kUnmounted, kUnknown };
+  Outlived AdoptD(const MountRecord& record, const MountView& mounts, const FindChain& find_chain);
+  std::optional<std::string> AdoptLeaseD(const MountRecord& record, const MountInfo& there,
+                                         const FindChain& find_chain, ChainRef* shown);
+  absl::StatusOr<MountRecord> MountAgainD(const MountRecord& record, const ChainRef& chain);
+  absl::Status CheckRequest(const MountRequest& request) const ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
+  // Which presentation a request gets.
+  absl::StatusOr<std::string> ChooseMode(const MountRequest& request, const Chain& chain) const;
+  // The chain's private mount.
+  struct Presented {
+    ChainMounts::Lease lease;
+    std::string mode;
+  };
+  absl::StatusOr<Presented> AcquireChain(const ChainRef& chain, const MountRequest& request);
+  absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
+  absl::Status RemoveUpper(const std::string& upper) const;
+  void UnmountDeadByUser(const std::string& directory);
+  void Prune();
+
+  KeyGate::Hold HoldDirectory(const std::string& directory) {
+    return KeyGate::Hold(gate_, directory);
+  }
+
+  Options options_;
+  std::string chains_dir_, upper_dir_;
+  FuseLoop& loop_;
+  MountRecords& records_;
+  std::unique_ptr<ChainMounts> chains_;
+  std::string boot_id_;
+  // How the kernel shows chains by itself, or why it cannot.
+  absl::StatusOr<ErofsWay> kernel_ = absl::UnknownError("");
+  KeyGate gate_;             // by directory
+  bool own_parent_ = false;  // chains_dir_ is bound to itself, privately
+  std::unique_ptr<MountWatch> watch_;
+
+  mutable absl::Mutex mu_;
+  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by directory
+
+  // The mounts of ours that the kernel lists.
+  struct Present {
+    std::set<MountKey> keys;
+    std::set<std::string> directories;
+  };
+  static absl::StatusOr<Present> FindPresent();
+  bool IsLost(const Entry& entry, const Present& present) const;
+};
+
+}  // namespace imagefs

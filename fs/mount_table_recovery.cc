@@ -1,0 +1,243 @@
+// What happened to mounts while this process did not look: those of the daemon before it are taken
+// over or mounted again, and what other programs unmount is dropped. For that the table of the
+// kernel is watched, so that a mount that was taken away by plain umount(8) does not stay in this
+// one.
+#include <optional>
+#include <utility>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "fs/mount_table_impl.h"
+
+namespace imagefs {
+namespace {
+
+constexpr char kUnmountedWords[] =
+    "another program has unmounted it; what was written is kept until the directory is mounted on "
+    "anew or given to imagefs umount";
+constexpr char kDamagedWords[] =
+    "its record in the store is damaged; mount it anew, or forget it with imagefs umount";
+
+}  // namespace
+
+MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record, const MountView& mounts,
+                                                const FindChain& find_chain) {
+  const MountInfo* there = mounts.At(record.directory);
+  const bool here = there != nullptr && IsOurs(*there);
+  if (!options_.as_root) {
+    const ChainRef chain = here ? chains_->ServedAt(record.directory, *there) : nullptr;
+    if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnknown;
+    absl::MutexLock lock(&mu_);
+    entries_[record.directory] = {record, std::nullopt, "", chain};
+    return Outlived::kHere;
+  }
+  const bool alone = record.mode == kKernelMode && !record.filling;
+  if (!here) {
+    return alone && record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
+  }
+  ChainRef chain;
+  const std::optional<std::string> lease = AdoptLeaseD(record, *there, find_chain, &chain);
+  if (!lease.has_value()) return Outlived::kUnknown;
+  MountRecord adopted = record;
+  // The kernel may have given the numbers of others to new mounts since they were noted.
+  adopted.mounts.clear();
+  for (const MountInfo* mount : mounts.StackOf(record.directory)) {
+    if (mount != there && IsOurs(*mount) && IsOld(&record, boot_id_, *mount)) {
+      adopted.mounts.push_back(KeyOf(*mount));
+    }
+  }
+  adopted.mounts.push_back(KeyOf(*there));
+  absl::MutexLock lock(&mu_);
+  // What the kernel shows by itself may be of another object of the store by now.
+  entries_[record.directory] = {std::move(adopted), std::nullopt, *lease, alone ? nullptr : chain};
+  return Outlived::kHere;
+}
+
+// The private mount behind what a daemon before this one mounted; nullopt where that has died.
+std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record,
+                                                       const MountInfo& there,
+                                                       const FindChain& find_chain,
+                                                       ChainRef* shown) {
+  const bool kernel = record.mode == kKernelMode;
+  const bool same =
+      record.options.writable ? there.fs_type == "overlay"
+      : kernel ? there.fs_type == kErofsType && there.source.ends_with("/" + record.chain_id.hex())
+               : there.fs_type != kErofsType && there.fs_type != "overlay";
+  if (!same) return std::nullopt;
+  auto chain = find_chain(record.chain_id);
+  if (!chain.ok()) {
+    LogWarning("mount_outlives_its_image directory=", record.directory,
+               " error=", chain.status().message());
+  }
+  ChainRef found = chain.ok() ? *std::move(chain) : nullptr;
+  *shown = found;
+  const MountOptions& options = record.options;
+  const Presentation presentation{record.mode, options.context};
+  if (kernel && !record.filling) {
+    return chains_
+        ->AdoptKernelMount(record.chain_id, std::move(found), presentation,
+                           options.writable || !options.flags.id_map.empty() ? nullptr : &there)
+        .name;
+  }
+  const auto lease = chains_->Adopt(record.chain_id, std::move(found), presentation, record.filling,
+                                    options.writable ? nullptr : &there);
+  if (lease.ok()) return lease->name;
+  LogInfo("mount_not_continued directory=", record.directory, " cause=", lease.status().message());
+  return std::nullopt;
+}
+
+std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
+  std::vector<std::string> out;
+  auto stored = records_.List();
+  if (!stored.ok()) {
+    LogError("mounts_not_read error=", stored.status().message());
+    return out;
+  }
+  const auto mounts = MountView::Read();
+  if (!mounts.ok()) {
+    LogError("mounts_not_read error=", mounts.status().message());
+    return out;
+  }
+  for (MountRecord& record : stored->records) {
+    const auto hold = HoldDirectory(record.directory);
+    if (Find(record.directory).has_value()) continue;
+    if (RecoverD(record, **mounts, find_chain)) out.push_back(record.directory);
+  }
+  for (std::string& directory : stored->damaged) {
+    const auto hold = HoldDirectory(directory);
+    if (Find(directory).has_value()) continue;
+    // What is mounted there stays, until another mount takes its place: nobody knows what it is.
+    MountRecord record;
+    record.directory = std::move(directory);
+    record.boot_id = boot_id_;
+    SetAbsentD(std::move(record), kDamagedWords);
+  }
+  return out;
+}
+
+bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
+                              const FindChain& find_chain) {
+  if (record.options.this_boot_only && record.boot_id != boot_id_) {
+    const absl::Status status = ForgetD(record, /*lazy=*/true);
+    if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
+    return false;
+  }
+  if (record.unmounted) {
+    SetAbsentD(record, kUnmountedWords);
+    return false;
+  }
+  switch (AdoptD(record, mounts, find_chain)) {
+    case Outlived::kHere:
+      return true;
+    case Outlived::kUnmounted:
+      DropUnmountedD(record);
+      return false;
+    case Outlived::kUnknown:
+      break;
+  }
+  const absl::StatusOr<ChainRef> chain = find_chain(record.chain_id);
+  const absl::Status status = chain.ok() ? MountAgainD(record, *chain).status() : chain.status();
+  if (status.ok()) return true;
+  LogWarning("mount_not_recovered directory=", record.directory, " reference=", record.reference,
+             record.upper.empty() ? "" : " changes_kept_in=", record.upper,
+             " error=", status.message());
+  SetAbsentD(record, std::string(status.message()));
+  return false;
+}
+
+absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& record,
+                                                        const ChainRef& chain) {
+  MountRecord again = record;
+  // Each boot numbers devices anew.
+  if (record.boot_id != boot_id_) {
+    again.covered.device = 0;
+    again.upper_ids.ForgetDevices();
+  }
+  // Another kernel may run than the one that made it, and there may be no loop device left.
+  const bool as_it_was = kernel_.ok() && *kernel_ == ErofsWay::kFiles;
+  const std::string mode = as_it_was ? record.mode : "auto";
+  return MountAtD(chain, {record.directory, record.reference, mode, record.upper, record.options},
+                  std::move(again), &record);
+}
+
+absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,
+                                                       ChainRef chain) {
+  const auto hold = HoldDirectory(directory);
+  const std::optional<Entry> entry = FindAbsent(directory);
+  if (!entry.has_value() || entry->record.unmounted) {
+    return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
+  }
+  absl::StatusOr<MountRecord> mounted = MountAgainD(entry->record, chain);
+  if (!mounted.ok()) SetNotMounted(directory, std::string(mounted.status().message()));
+  return mounted;
+}
+
+void MountTableImpl::SetAbsentD(MountRecord record, std::string why) {
+  const std::string directory = record.directory;
+  absl::MutexLock lock(&mu_);
+  entries_[directory] = {std::move(record), std::move(why), "", {}};
+}
+
+void MountTableImpl::SetNotMounted(const std::string& directory, const std::string& why) {
+  absl::MutexLock lock(&mu_);
+  const auto found = entries_.find(directory);
+  if (found != entries_.end() && !found->second.mounted()) found->second.not_mounted = why;
+}
+
+// Nothing of it is left but what was written to the store, which is listed.
+void MountTableImpl::DropUnmountedD(const MountRecord& record) {
+  LogInfo("unmounted_elsewhere directory=", record.directory,
+          record.upper.empty() ? "" : " changes_kept_in=", record.upper);
+  DropD(record.directory, /*lazy=*/true);
+  UnmountOldD(record);
+  absl::Status status;
+  if (record.upper.empty() || record.keep_upper) {
+    status = records_.Delete(record.directory);
+  } else {
+    MountRecord kept = record;
+    kept.unmounted = true;
+    kept.mounts.clear();
+    status = records_.Put(kept);
+    SetAbsentD(std::move(kept), kUnmountedWords);
+  }
+  if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
+}
+
+bool MountTableImpl::IsLost(const Entry& entry, const Present& present) const {
+  if (!entry.mounted()) return false;
+  return options_.as_root ? !present.keys.contains(entry.record.mounts.back())
+                          : !present.directories.contains(entry.record.directory);
+}
+
+absl::StatusOr<MountTableImpl::Present> MountTableImpl::FindPresent() {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
+  Present out;
+  for (const MountInfo& mount : mounts) {
+    if (!IsOurs(mount)) continue;
+    out.keys.insert(KeyOf(mount));
+    out.directories.insert(mount.mount_point);
+  }
+  return out;
+}
+
+// Drops the entries whose mounts somebody else has taken away. What is missing at the first look
+// may be a mount under way, so each is looked at again while its key is held.
+void MountTableImpl::Prune() {
+  const auto present = FindPresent();
+  if (!present.ok()) return;
+  std::vector<std::string> lost;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [directory, entry] : entries_) {
+      if (IsLost(entry, *present)) lost.push_back(directory);
+    }
+  }
+  for (const std::string& directory : lost) {
+    const auto hold = HoldDirectory(directory);
+    const std::optional<Entry> entry = Find(directory);
+    const auto now = FindPresent();
+    if (now.ok() && entry.has_value() && IsLost(*entry, *now)) DropUnmountedD(entry->record);
+  }
+}
+
+}  // namespace imagefs
