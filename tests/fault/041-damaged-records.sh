@@ -41,7 +41,7 @@ for kind in image manifest config layer chain; do
 done
 
 # A removal that has nothing but the damaged record to remove.
-kind=rm; ifs rm "$app" >/dev/null; ifs pull -q "$app" >/dev/null; down; damage "image/$app"
+kind='rm'; ifs rm "$app" >/dev/null; ifs pull -q "$app" >/dev/null; down; damage "image/$app"
 ifs rm "$app" >/dev/null || fail "rm of a damaged image"
 refuse 1 'no image' ifs rm "$app"
 ifs pull -q "$app" >/dev/null

@@ -58,7 +58,7 @@ for template in whole part; do
     # What of a store that fills is like that of one that is whole was had.
     [ $template = whole ] || [[ $file == ./layers/* ]] || continue
     for how in gone $short noise; do try $template "$file" $how; done
-    [ $short = empty ] && short=cut || short=empty
+    [ $short = empty ] && short='cut' || short=empty
   done 3<"$T/files"
 done
 echo "$cases cases"

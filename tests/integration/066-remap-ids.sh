@@ -17,7 +17,6 @@ store node
 serve --config "$T/config.toml"
 start_containerd two 2 imagefs
 own_ctr -n test image pull --hosts-dir "$T/hosts" --snapshotter imagefs "$ref" >/dev/null
-before=$(sent app)
 own_ctr -n test run -d --snapshotter imagefs --uidmap 0:100000:65536 --gidmap 0:200000:65536 --remap-labels "$ref" mapped \
   sh -c 'sleep 1000' 2>"$T/run.out" || { cat "$T/run.out"; fail "the container does not start"; }
 inside() { own_ctr -n test task exec --exec-id "e$RANDOM" mapped sh -c "$1"; }

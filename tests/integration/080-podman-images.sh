@@ -168,6 +168,7 @@ same "strays" "" "$(find "$ROOT/podman" -name 'stray' -o -name '*tmp*')"
 ifs drop "$app:1" >/dev/null
 same "what podman has" "" "$(listed)"
 wait_for 20 '[ -z "$(ls "$ROOT/layers" "$ROOT/chains" | grep -v :)" ]' || fail "files stay: $(ls "$ROOT/layers" "$ROOT/chains")"
+# shellcheck disable=SC2010  # what `ls` prints of several folders
 same "in the store" "images.json images.lock l layers.json layers.lock" \
   "$(ls "$ROOT"/podman/* | grep -vE ':$|^$' | sort | tr '\n' ' ' | sed 's/ $//')"
 same "mounts" "" "$(mounts_below "$RUN")"

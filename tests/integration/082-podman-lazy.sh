@@ -37,7 +37,7 @@ for presentation in $(modes); do
   same "state" filling "$(field 'j["images"][0]["state"]' <"$T/added.json")"
   same "bytes of layers for it" 0 "$(sent app)"
   same "here" 0 "$(listing blob_bytes_present)"
-  ls "$RUN/chains" | grep -q "\.$presentation" || fail "not shown by $presentation"
+  compgen -G "$RUN/chains/*.$presentation*" >/dev/null || fail "not shown by $presentation"
   # What podman says of it needs none either.
   own_podman images >/dev/null
   own_podman image inspect "$app" >/dev/null

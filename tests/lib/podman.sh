@@ -22,10 +22,9 @@ run() { timeout -k 5 60 env CONTAINERS_STORAGE_CONF="$T/podman/storage.conf" pod
 says() { { run --rm "$@" 2>&1 || echo "status $?"; } | tr '\n' ' ' | sed 's/ $//'; }
 
 end_podman() {
-  local conf
   [ -d "$T/podman" ] || return 0
-  for conf in "$T"/podman/storage.conf; do timeout 30 env CONTAINERS_STORAGE_CONF="$conf" podman --cgroup-manager cgroupfs --events-backend none \
-    --tmpdir "$T/podman/tmp" --runtime runc rm -fa -t 0 >/dev/null 2>&1; done
+  timeout 30 env CONTAINERS_STORAGE_CONF="$T/podman/storage.conf" podman --cgroup-manager cgroupfs --events-backend none \
+    --tmpdir "$T/podman/tmp" --runtime runc rm -fa -t 0 >/dev/null 2>&1
 }
 
 # tools_image NAME WORD: an image of four layers of this machine's tools; /word has the WORD, and what was removed is gone.

@@ -94,7 +94,7 @@ vm_start() {
   [ -e "$VM/give/vm/config.toml" ] || : >"$VM/give/vm/config.toml"
   pack "$VM/give" "$VM/give.cpio"
   cat "$VM/system.cpio" "$VM_MODULES" "$VM/give.cpio" >"$VM/initrd"
-  number=$(ls "$VM" | grep -c '^said' || true)
+  number=$(find "$VM" -maxdepth 1 -name 'said*' | wc -l)
   VM_SAID=$VM/said.$number VM_CONSOLE=$T/console.$number.log
   : >"$VM_SAID"
   # The page cache of the host is as good as a disk here: who kills qemu does not kill the host.

@@ -7,7 +7,6 @@ need_root; need_fuse; need minisign
 start_registry registry
 lazy_image app gzip
 subject=$(manifest_of app)
-beside=sha256-${subject#sha256:}.imagefs
 mkdir "$T/keys"
 cd "$T/keys"
 key_id() { sed -n '1s/.* //p' "$1.pub" | awk '{printf "%16s", $1}' | tr ' ' 0; }
