@@ -49,7 +49,7 @@ for mode in $(modes); do
     same "$name: layers shown so" 2 "$(counter layers_lazy)"
     log_says "layer.lazy .*origin=${origin[$name]}" || fail "$name: $(grep layer.lazy "$RUN/daemon.log")"
     lazy readers "$T/truth" "$M/$mode/$name" --readers 4 --seed "$mode" || fail "$mode $name: wrong bytes"
-    # The converter leaves files of its own in the tar (docs/adr/11).
+    # The converter leaves files of its own in the tar (docs/adr/0011-what-a-layer-shows.md).
     [ $name = soci ] && right=$T/truth || right=$T/truth-$name
     [ -d "$right" ] || truth $name "$right"
     $PY "$LIB/tree.py" compare "$right" "$M/$mode/$name" --disarmed || fail "$mode $name: another tree"

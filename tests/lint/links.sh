@@ -1,0 +1,28 @@
+#!/bin/bash
+# What the Markdown files refer to is there: links and their headings, paths of the tree, names of tests. So is every
+# file of docs/ that a script, a build file or a unit names (of the C++ files, not yet), and docs/README.md lists them all.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+bad=0
+git ls-files -z '*.md' | xargs -0 /usr/bin/python3 tests/lint/links.py || bad=1
+
+while IFS=: read -r file line path; do
+  path=${path%.}
+  [ -e "$path" ] || { echo "links: $file:$line: $path: no such file"; bad=1; }
+done < <(git grep -nIoE '\bdocs/[A-Za-z0-9_/.-]+' -- ':!*.md' ':!*.cc' ':!*.h' ':!tests/lint')
+
+for page in $(git ls-files docs ':!docs/README.md'); do
+  grep -qF "](${page#docs/})" docs/README.md || { echo "links: docs/README.md does not list $page"; bad=1; }
+done
+
+# The lint sees what is wrong.
+T=$(mktemp -d)
+trap 'rm -rf "$T"' EXIT
+cat >"$T/wrong.md" <<'MD'
+# A heading, with `code`
+[right](#a-heading-with-code) [no heading](#a-heading) [no file](none.md) `docs/none.md` `tests/lint/none.sh`
+`fault.999-none` `999-none` `none_test` `NoneTest` (unit, `NoneAtAll`) `tests/{lint,none}` `docs/adr/0001*` `scripts/test.sh`
+MD
+found=$({ /usr/bin/python3 tests/lint/links.py "$T/wrong.md" || true; } | wc -l)
+[ "$found" = 10 ] || { echo "links: 10 references lead nowhere, $found are found"; bad=1; }
+exit $bad
