@@ -1,5 +1,6 @@
 #!/bin/bash
-# What the project says of itself is so: its licence.
+# What the project tells strangers is so: the licence, the order of the folders, how files are written
+# (.editorconfig).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bad=0
@@ -10,4 +11,22 @@ common=/usr/share/common-licenses/Apache-2.0
 [ ! -e $common ] || cmp -s LICENSE $common || problem "LICENSE is not the text of Apache-2.0"
 grep -q '^Apache-2\.0: \[LICENSE\](LICENSE)' README.md || problem "README.md does not name the licence"
 grep -qx 'License: Apache-2\.0' packaging/copyright || problem "packaging/copyright does not name the licence"
+
+# The folders, in the order in which they include.
+order=$(sed -n 's/^order=(\(.*\))$/\1/p' tests/lint/layers.sh)
+told=$(sed -nE 's/^\| `([a-z]+)\/` \|.*/\1/p' CONTRIBUTING.md | xargs)
+[ "$order" = "$told" ] || problem "CONTRIBUTING.md has the folders $told, tests/lint/layers.sh $order"
+
+# .editorconfig: UTF-8, a line feed behind every line, nothing at the ends of lines, tabs where they are told of.
+[ "$(sed -n 's/^ColumnLimit: //p' .clang-format)" = "$(sed -n 's/^max_line_length = //p' .editorconfig)" ] ||
+  problem ".editorconfig and .clang-format have lines of different lengths"
+files() { git grep -IlE '' -- ':!tests/fuzz/corpus' "$@"; }
+hits=$(files | xargs grep -nP '[ \t\r]+$' || true)
+[ -z "$hits" ] || problem "blanks at the end of lines:"$'\n'"$hits"
+hits=$(files ':!Makefile' ':!*.go' | xargs grep -nP '\t' || true)
+[ -z "$hits" ] || problem "tabs:"$'\n'"$hits"
+for file in $(files); do
+  [ -z "$(tail -c 1 "$file")" ] || problem "$file: no line feed at the end"
+done
+files | xargs -n 100 iconv -f UTF-8 -t UTF-8 >/dev/null || problem "not UTF-8"
 exit $bad
