@@ -1,6 +1,6 @@
 #!/bin/bash
-# What the project tells strangers is so: the licence, the order of the folders, how files are written
-# (.editorconfig).
+# What the project tells strangers is so: the licence, the order of the folders, how files are written (.editorconfig),
+# what runs on a public host.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bad=0
@@ -16,6 +16,11 @@ grep -qx 'License: Apache-2\.0' packaging/copyright || problem "packaging/copyri
 order=$(sed -n 's/^order=(\(.*\))$/\1/p' tests/lint/layers.sh)
 told=$(sed -nE 's/^\| `([a-z]+)\/` \|.*/\1/p' CONTRIBUTING.md | xargs)
 [ "$order" = "$told" ] || problem "CONTRIBUTING.md has the folders $told, tests/lint/layers.sh $order"
+
+# The workflow fetches what is needed to clone, and runs .ci/run, which is `make test`.
+ran=$(sed -nE 's/^ *- run: (.*)/\1/p' .github/workflows/ci.yml | grep -vE '^apt-get |^git config ' || true)
+[ "$ran" = .ci/run ] || problem "the workflow runs: $ran"
+grep -qE 'exec make test$' .ci/run || problem ".ci/run is not \`make test\`"
 
 # .editorconfig: UTF-8, a line feed behind every line, nothing at the ends of lines, tabs where they are told of.
 [ "$(sed -n 's/^ColumnLimit: //p' .clang-format)" = "$(sed -n 's/^max_line_length = //p' .editorconfig)" ] ||
