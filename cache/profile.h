@@ -1,6 +1,6 @@
 // What the first run of an image reads, kept by the digest of its manifest and brought in advance
-// at its next cold start. A profile is a JSON text (docs/formats/profile.md): parts of the layers'
-// data files in the order in which they were first asked for.
+// at its next cold start. A profile is a JSON text (docs/formats/published.md): parts of the
+// layers' data files in the order in which they were first asked for.
 //
 // Recording is what FillingLayer keeps anyway; this only collects it once an image has been quiet
 // for a while. Thread-safe.

@@ -1,6 +1,6 @@
 #!/bin/bash
 # What the Markdown files refer to is there: links and their headings, paths of the tree, names of tests. So is every
-# file of docs/ that a script, a build file or a unit names (of the C++ files, not yet), and docs/README.md lists them all.
+# file of docs/ that any other file names, and docs/README.md lists them all.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 bad=0
@@ -9,7 +9,7 @@ git ls-files -z '*.md' | xargs -0 /usr/bin/python3 tests/lint/links.py || bad=1
 while IFS=: read -r file line path; do
   path=${path%.}
   [ -e "$path" ] || { echo "links: $file:$line: $path: no such file"; bad=1; }
-done < <(git grep -nIoE '\bdocs/[A-Za-z0-9_/.-]+' -- ':!*.md' ':!*.cc' ':!*.h' ':!tests/lint')
+done < <(git grep -nIoE '\bdocs/[A-Za-z0-9_/.-]+' -- ':!*.md' ':!tests/lint')
 
 for page in $(git ls-files docs ':!docs/README.md'); do
   grep -qF "](${page#docs/})" docs/README.md || { echo "links: docs/README.md does not list $page"; bad=1; }
