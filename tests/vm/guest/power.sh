@@ -103,7 +103,9 @@ step() {
   say "ACK $words"
 }
 one_of() { shift $((RANDOM % $#)); echo "$1"; }
-is_used() { ifs ls | awk 'NR > 1 { print $2 }' | grep -qx "$REGISTRY/test/$1:1"; }
+# (Not by `grep -q`, which ends before the command has said all: then the command fails.)
+is_used() { ifs ls | awk -v ref="$REGISTRY/test/$1:1" 'NR > 1 && $2 == ref { used = 1 } END { exit !used }'; }
+is_listed() { ifs images | awk -v ref="$REGISTRY/test/$1:1" '$1 == ref { listed = 1 } END { exit !listed }'; }
 write() { echo "$1" >"/disk/m/rw/var/$1" && sync "/disk/m/rw/var/$1"; }
 commit() {
   local type source options
@@ -132,8 +134,8 @@ work() {
           sha256sum $dir/usr/lib/* >/dev/null || fail "reading $dir"
         fi ;;
       3) if [ -n "$(state_of $dir)" ]; then right "$dir" $dir "$(image_on $dir).truth"; say "READ $dir"; fi ;;
-      4) if ! is_used "$image" && ifs images | grep -q "/$image:1 "; then step "rm $image" ifs rm "$REGISTRY/test/$image:1"; fi ;;
-      5) if ! is_used "$image" && ifs images | grep -q "/$image:1 "; then step "evict $image" ifs evict "$REGISTRY/test/$image:1"; fi ;;
+      4) if ! is_used "$image" && is_listed "$image"; then step "rm $image" ifs rm "$REGISTRY/test/$image:1"; fi ;;
+      5) if ! is_used "$image" && is_listed "$image"; then step "evict $image" ifs evict "$REGISTRY/test/$image:1"; fi ;;
       6)
         step "commit $name" commit "$name"
         if [ $((RANDOM % 3)) = 0 ]; then step "remove $name" snap rm "$name"; fi ;;
