@@ -51,6 +51,13 @@ struct FlightCounters {
   uint64_t waiting = 0;    // callers of those
 };
 
+// Of one table, for people.
+struct FlightReport {
+  std::string name;  // "resolve", "layer", "chain", ...
+  FlightCounters counters;
+  std::vector<std::pair<std::string, size_t>> running;  // key, callers
+};
+
 // Handle of one caller. Destroying it does not leave; call Leave. Copyable.
 class FlightTicket {
  public:

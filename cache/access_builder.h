@@ -21,7 +21,7 @@
 #include "base/flight.h"
 #include "cache/chain.h"
 #include "cache/fair_workers.h"
-#include "cache/image_store.h"
+#include "cache/image_types.h"
 #include "cache/layer_maker.h"
 #include "cache/window_memory.h"
 #include "fetch/source.h"

@@ -25,7 +25,7 @@
 #include "base/flight.h"
 #include "cache/chain.h"
 #include "cache/check_report.h"
-#include "cache/image_store.h"
+#include "cache/image_types.h"
 #include "cache/kv.h"
 #include "cache/layer_store.h"
 #include "cache/write_watch.h"
@@ -46,7 +46,7 @@ class ChainStore {
   using IndexesFound = absl::AnyInvocable<void(std::vector<FoundIndexRef>)>;
   using FindIndexes = std::function<void(CancelToken, IndexesFound)>;
   struct Request {
-    ImageStore::ImageRef image;
+    ImageRef image;
     std::shared_ptr<ImageSource> source;  // null: only what is here
     IndexTrust trust;
     FindIndexes find;  // empty: no layer is described

@@ -329,7 +329,7 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
   return resolve_flights_.Join(key, std::move(caller)).ticket;
 }
 
-ImageStore::ImageRef ImageStoreImpl::FindRecent(const std::string& key) {
+ImageRef ImageStoreImpl::FindRecent(const std::string& key) {
   absl::MutexLock lock(&recent_mu_);
   const auto it = recent_.find(key);
   return it == recent_.end() ? nullptr : it->second.lock();
@@ -691,8 +691,8 @@ absl::StatusOr<ImageStoreImpl::Documents> ImageStoreImpl::DocumentsOf(const Imag
   return documents;
 }
 
-absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::Load(std::string_view reference,
-                                                          std::string_view record) const {
+absl::StatusOr<ImageRef> ImageStoreImpl::Load(std::string_view reference,
+                                              std::string_view record) const {
   IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
   absl::StatusOr<Documents> documents = DocumentsOf(row);
   if (!documents.ok()) {
@@ -710,8 +710,8 @@ absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::Load(std::string_view refer
   return std::make_shared<const ResolvedImage>(std::move(image));
 }
 
-absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::FindImage(const Reference& reference,
-                                                               const Platform& platform) const {
+absl::StatusOr<ImageRef> ImageStoreImpl::FindImage(const Reference& reference,
+                                                   const Platform& platform) const {
   const std::string text = reference.ToString();
   IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> exact,
                            kv_->Get(ImageKey(text, platform)));
@@ -732,8 +732,7 @@ absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::FindImage(const Reference& 
                                     ") is not in the store; fetch it with: imagefs pull ", text));
 }
 
-absl::StatusOr<std::vector<ImageStore::ImageRef>> ImageStoreImpl::ListHeld(
-    const std::string& holder) const {
+absl::StatusOr<std::vector<ImageRef>> ImageStoreImpl::ListHeld(const std::string& holder) const {
   std::vector<ImageRef> images;
   IMAGEFS_RETURN_IF_ERROR(kv_->ForEachWithPrefix(
       StrCat(kHeldPrefix, holder, "/"), [&](std::string_view key, std::string_view value) {
@@ -748,7 +747,7 @@ absl::StatusOr<std::vector<ImageStore::ImageRef>> ImageStoreImpl::ListHeld(
   return images;
 }
 
-absl::StatusOr<ImageStore::ImageRef> ImageStoreImpl::LoadHeld(std::string_view record) const {
+absl::StatusOr<ImageRef> ImageStoreImpl::LoadHeld(std::string_view record) const {
   IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
   return Load(row.reference, record);
 }
@@ -863,17 +862,6 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
 }
 
 }  // namespace
-
-LayerKey KeyOf(const ResolvedImage& image, size_t layer) {
-  return {image.config.diff_ids[layer], image.manifest.layers[layer].digest};
-}
-
-std::shared_ptr<const ResolvedImage> WithLayers(const ResolvedImage& image, const Chain& chain) {
-  auto known = std::make_shared<ResolvedImage>(image);
-  known->layer_ids.clear();
-  for (const LayerRef& layer : chain.layers) known->layer_ids.push_back(layer->id);
-  return known;
-}
 
 absl::StatusOr<std::unique_ptr<ImageStore>> ImageStore::Open(Options options,
                                                              SourceFactory& sources) {

@@ -31,6 +31,7 @@
 #include "cache/check_report.h"
 #include "cache/fill_scheduler.h"
 #include "cache/filling_layer.h"
+#include "cache/image_types.h"
 #include "cache/index_finder.h"
 #include "cache/kv.h"
 #include "cache/profile.h"
@@ -40,27 +41,6 @@
 #include "image/reference.h"
 
 namespace imagefs {
-
-enum class PullPolicy {
-  kMissing,  // ask the registry only when the reference is not known here
-  kAlways,   // ask the registry, fall back to nothing
-  kNever,    // only what is here
-  kProve,    // as kAlways, but not again for credentials that were shown the image before
-};
-
-enum class LayerState { kAbsent, kFilling, kWritten, kComplete };
-std::string_view LayerStateName(LayerState state);  // "absent", "filling", "written", "complete"
-
-// What is going on with one layer, for progress lines.
-struct LayerProgress {
-  enum class Activity { kWaiting, kDownloading, kUnpacking, kIndexing, kDone, kFailed };
-  Activity activity = Activity::kWaiting;
-  uint64_t blob_bytes = 0;        // compressed size
-  uint64_t downloaded_bytes = 0;  // of those here
-  uint64_t unpacked_bytes = 0;    // tar bytes written
-  uint32_t callers = 0;           // of the layer's flight; more than 1 = shared
-  std::string trouble;            // why nothing comes at the moment; "" = nothing is wrong
-};
 
 struct ImageRecord {
   std::string reference;  // canonical
@@ -72,16 +52,6 @@ struct ImageRecord {
   size_t layers = 0;
   int64_t created_unix = 0;  // when it was resolved
 };
-
-struct FlightReport {
-  std::string name;  // "resolve", "layer", "chain", ...
-  FlightCounters counters;
-  std::vector<std::pair<std::string, size_t>> running;  // key, callers
-};
-
-LayerKey KeyOf(const ResolvedImage& image, size_t layer);
-// The image as the store's record of it gives it, with the names of the layers that it has now.
-std::shared_ptr<const ResolvedImage> WithLayers(const ResolvedImage& image, const Chain& chain);
 
 class ImageStore {
  public:
@@ -103,15 +73,6 @@ class ImageStore {
   static absl::StatusOr<std::unique_ptr<ImageStore>> Open(Options options, SourceFactory& sources);
   virtual ~ImageStore() = default;  // cancels and waits for what runs
 
-  using ImageRef = std::shared_ptr<const ResolvedImage>;
-  struct ResolveRequest {
-    Reference reference;
-    Platform platform;
-    SourceFactory::Access access;
-    PullPolicy policy = PullPolicy::kMissing;
-    // EnsureChain will be asked with it: what it has to know is asked for at the same time.
-    IndexTrust trust;
-  };
   struct Resolved {
     ImageRef image;
     // Where missing layers come from; null when the image was found here and nothing is missing.
@@ -184,14 +145,6 @@ class ImageStore {
   // Collects what nothing needs.
   virtual absl::StatusOr<uint64_t> Collect() = 0;
 
-  struct LayerInfo {
-    Digest id;       // its name (cache/identity.h)
-    Digest diff_id;  // the claim
-    LayerState state = LayerState::kAbsent;
-    uint64_t data_bytes = 0;
-    uint64_t index_bytes = 0;
-    std::string_view source;  // as SourceOf
-  };
   virtual std::vector<LayerInfo> ListLayers() const = 0;
   virtual std::vector<FlightReport> Flights() const = 0;
   // Named counters: layers_built, layers_reused, layers_dropped, blob_bytes_fetched, ...

@@ -29,6 +29,7 @@
 #include "base/cancel.h"
 #include "base/executor.h"
 #include "cache/chain.h"
+#include "cache/image_types.h"
 #include "cache/index_opener.h"
 #include "cache/index_trust.h"
 #include "fetch/source.h"
@@ -59,7 +60,6 @@ class IndexFinder {
   // REQUIRES: every Find has ended. Waits for work that runs.
   ~IndexFinder();
 
-  using ImageRef = std::shared_ptr<const ResolvedImage>;
   struct Found {
     std::vector<FoundIndexRef> layers;  // one a layer; null: nothing usable
     std::string profile;                // as published with the index; "" = none

@@ -11,7 +11,7 @@
 #include "base/cancel.h"
 #include "cache/chain.h"
 #include "cache/filling_layer.h"
-#include "cache/image_store.h"
+#include "cache/image_types.h"
 #include "cache/layer_files.h"
 #include "cache/layer_guard.h"
 

@@ -12,7 +12,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
 #include "base/flight.h"
-#include "cache/image_store.h"
+#include "cache/image_types.h"
 #include "cache/layer_store.h"
 #include "fetch/source.h"
 

@@ -37,20 +37,6 @@ std::vector<std::string> ListDir(const std::string& path) {
 
 }  // namespace
 
-std::string_view LayerStateName(LayerState state) {
-  switch (state) {
-    case LayerState::kAbsent:
-      return "absent";
-    case LayerState::kFilling:
-      return "filling";
-    case LayerState::kWritten:
-      return "written";
-    case LayerState::kComplete:
-      return "complete";
-  }
-  return "absent";
-}
-
 LayerStore::LayerStore(Options options, KeyValueStore& kv)
     : options_(std::move(options)), kv_(kv) {}
 
@@ -666,9 +652,9 @@ std::optional<LayerProgress> LayerStore::Progress(const LayerKey& key) const {
   return job->progress();
 }
 
-std::vector<ImageStore::LayerInfo> LayerStore::List() const {
+std::vector<LayerInfo> LayerStore::List() const {
   absl::MutexLock lock(&mu_);
-  std::vector<ImageStore::LayerInfo> list;
+  std::vector<LayerInfo> list;
   for (const auto& [id, entry] : layers_) {
     list.push_back({id, entry.diff_id, entry.state, entry.data_bytes, entry.index_bytes,
                     SourceLocked(id, entry)});

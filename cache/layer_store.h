@@ -31,7 +31,7 @@
 #include "cache/fair_workers.h"
 #include "cache/fill_scheduler.h"
 #include "cache/filling_layer.h"
-#include "cache/image_store.h"
+#include "cache/image_types.h"
 #include "cache/kv.h"
 #include "cache/layer_entry.h"
 #include "cache/layer_files.h"
@@ -107,7 +107,7 @@ class LayerStore {
   LayerState StateOfName(const Digest& id) const;
   std::string_view SourceOf(const LayerKey& key) const;
   std::optional<LayerProgress> Progress(const LayerKey& key) const;
-  std::vector<ImageStore::LayerInfo> List() const;
+  std::vector<LayerInfo> List() const;
   std::vector<FlightReport> Flights() const;
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
   // Below the store: what no record names, or is left of a transfer that ended.

@@ -16,8 +16,8 @@ constexpr int kMaxNestedIndexes = 16;  // all that are read in search of a platf
 // A chain of callbacks; each holds the job.
 class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
  public:
-  ResolveJob(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
-             const KeyValueStore& kv, IndexFinder& finder, ResolveContext context)
+  ResolveJob(ResolveRequest request, std::shared_ptr<ImageSource> source, const KeyValueStore& kv,
+             IndexFinder& finder, ResolveContext context)
       : request_(std::move(request)),
         source_(std::move(source)),
         kv_(kv),
@@ -132,7 +132,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
     return absl::OkStatus();
   }
 
-  const ImageStore::ResolveRequest request_;
+  const ResolveRequest request_;
   const std::shared_ptr<ImageSource> source_;
   const KeyValueStore& kv_;
   IndexFinder& finder_;
@@ -146,7 +146,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
 
 }  // namespace
 
-void StartResolve(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
+void StartResolve(ResolveRequest request, std::shared_ptr<ImageSource> source,
                   const KeyValueStore& kv, IndexFinder& finder, ResolveContext context) {
   std::make_shared<ResolveJob>(std::move(request), std::move(source), kv, finder,
                                std::move(context))

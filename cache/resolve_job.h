@@ -6,7 +6,7 @@
 #include <string_view>
 
 #include "base/flight.h"
-#include "cache/image_store.h"
+#include "cache/image_types.h"
 #include "cache/index_finder.h"
 #include "cache/kv.h"
 #include "fetch/source.h"
@@ -16,10 +16,10 @@ namespace imagefs {
 // Of the exact bytes of configurations in the database; the rest of the key is the digest's hex.
 inline constexpr std::string_view kConfigKeyPrefix = "config/";
 
-using ResolveContext = FlightTable<ImageStore::ImageRef>::Context;
+using ResolveContext = FlightTable<ImageRef>::Context;
 
 // Returns at once; finishes the flight. `kv` and `finder` outlive it.
-void StartResolve(ImageStore::ResolveRequest request, std::shared_ptr<ImageSource> source,
+void StartResolve(ResolveRequest request, std::shared_ptr<ImageSource> source,
                   const KeyValueStore& kv, IndexFinder& finder, ResolveContext context);
 
 }  // namespace imagefs

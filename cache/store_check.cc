@@ -188,7 +188,7 @@ absl::Status StoreCheck::FetchDocuments(const std::string& reference, const Imag
 absl::Status StoreCheck::Choose() {
   absl::flat_hash_set<std::string> known;
   absl::flat_hash_set<Digest> here;
-  for (const ImageStore::LayerInfo& layer : store_.layers.List()) here.insert(layer.id);
+  for (const LayerInfo& layer : store_.layers.List()) here.insert(layer.id);
   store_.images([&](const ResolvedImage& image) {
     if (!Wanted(image.reference)) return true;
     known.insert(image.reference);
@@ -213,7 +213,7 @@ absl::Status StoreCheck::Choose() {
 }
 
 absl::Status StoreCheck::CheckLayers() {
-  for (const ImageStore::LayerInfo& layer : store_.layers.List()) {
+  for (const LayerInfo& layer : store_.layers.List()) {
     if (!all() && !layers_.contains(layer.id)) continue;
     CheckedLayer& out = report_.layers.emplace_back();
     out = {layer.id, layer.diff_id, layer.data_bytes, "right", "", ""};

@@ -47,8 +47,7 @@ class CallCounter {
 // client can tell "the registry is unavailable" from "the daemon has gone".
 grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& status);
 
-absl::StatusOr<ImageStore::ResolveRequest> ParseImageRequest(
-    const control::v1::ImageRequest& request);
+absl::StatusOr<ResolveRequest> ParseImageRequest(const control::v1::ImageRequest& request);
 
 void FillImage(const ResolvedImage& image, control::v1::Image* out);
 // Of one that is mounted.
@@ -77,7 +76,7 @@ struct IndexTarget {
 
 // What a Mount (`mount` set) or Pull asks for.
 struct TransferRequest {
-  ImageStore::ResolveRequest resolve;
+  ResolveRequest resolve;
   std::optional<MountRequest> mount;
   bool lazy = true;                  // a Mount may show the image before its bytes are here
   std::string complete;              // Pull: the directory of a mount, instead of an image

@@ -164,7 +164,7 @@ class InspectCall : public grpc::ServerUnaryReactor,
     auto self = std::make_shared<InspectCall>(counter);
     self->self_ = self;
     counter.Begin();
-    absl::StatusOr<ImageStore::ResolveRequest> resolve = ParseImageRequest(request.image());
+    absl::StatusOr<ResolveRequest> resolve = ParseImageRequest(request.image());
     if (!resolve.ok()) {
       self->Finish(AnswerOf(call, resolve.status()));
       return self.get();
@@ -493,11 +493,9 @@ absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request
 }
 
 absl::Status ControlServiceImpl::DoProfile(const ProfileRequest& request, ProfileReply* reply) {
-  IMAGEFS_ASSIGN_OR_RETURN(const ImageStore::ResolveRequest asked,
-                           ParseImageRequest(request.image()));
+  IMAGEFS_ASSIGN_OR_RETURN(const ResolveRequest asked, ParseImageRequest(request.image()));
   Digest manifest;
-  if (const absl::StatusOr<ImageStore::ImageRef> image =
-          deps_.store.FindImage(asked.reference, asked.platform);
+  if (const absl::StatusOr<ImageRef> image = deps_.store.FindImage(asked.reference, asked.platform);
       image.ok()) {
     manifest = (*image)->manifest_digest;
   } else if (asked.reference.digest.has_value()) {
@@ -595,7 +593,7 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   // A token's key is made from credentials: its flights are counted, not named.
   AddFlight({"token", source.tokens, {}}, reply);
   AddFlight({mount_flights_.name(), mount_flights_.counters(), mount_flights_.Running()}, reply);
-  for (const ImageStore::LayerInfo& info : deps_.store.ListLayers()) {
+  for (const LayerInfo& info : deps_.store.ListLayers()) {
     StatusReply::Layer* layer = reply->add_layers();
     layer->set_diff_id(info.diff_id.ToString());
     layer->set_state(std::string(LayerStateName(info.state)));
@@ -615,8 +613,8 @@ grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& 
                       std::string(ToStd(status.message()).substr(0, kMaxMessageBytes)));
 }
 
-absl::StatusOr<ImageStore::ResolveRequest> ParseImageRequest(const ImageRequest& request) {
-  ImageStore::ResolveRequest out;
+absl::StatusOr<ResolveRequest> ParseImageRequest(const ImageRequest& request) {
+  ResolveRequest out;
   IMAGEFS_ASSIGN_OR_RETURN(out.reference, Reference::Parse(request.reference()));
   if (request.platform().empty()) {
     out.platform = Platform::Host();

@@ -20,7 +20,7 @@
 namespace imagefs {
 
 struct PublishRequest {
-  ImageStore::ImageRef image;
+  ImageRef image;
   std::shared_ptr<ImageSource> source;
   std::optional<Reference> to;   // push there; only the repository counts
   SourceFactory::Access access;  // with this

@@ -195,7 +195,7 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   TransferRequest request_;
   CheckedMount mount_;  // of a Mount, from Check on
   // Set by Bring before anything that reads it is started.
-  ImageStore::ImageRef image_;
+  ImageRef image_;
   std::shared_ptr<ImageSource> source_;
   CancelSource cancel_;
   bool synced_ = false;  // of the step that runs
@@ -398,8 +398,7 @@ void TransferCall::CompleteMount() {
     }
     absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
     if (!reference.ok()) return End(reference.status());
-    absl::StatusOr<ImageStore::ImageRef> image =
-        deps_.store.FindImage(*reference, request_.resolve.platform);
+    absl::StatusOr<ImageRef> image = deps_.store.FindImage(*reference, request_.resolve.platform);
     absl::StatusOr<ChainRef> chain = mount.chain;
     if (*chain == nullptr) chain = deps_.store.FindChain(record.chain_id);
     if (!image.ok()) return End(image.status());

@@ -22,7 +22,7 @@ constexpr size_t kMaxFailures = 1000;
 constexpr absl::Duration kAbandonedFor = absl::Minutes(10);
 
 // The same image without the layers above its lowest `layers`.
-ImageStore::ImageRef Truncate(const ImageStore::ImageRef& image, size_t layers) {
+ImageRef Truncate(const ImageRef& image, size_t layers) {
   if (layers == image->chain_ids.size()) return image;
   auto part = std::make_shared<ResolvedImage>(*image);
   part->manifest.layers.resize(layers);
@@ -55,9 +55,9 @@ void SetTransport(const MountOptions& options, SourceFactory::Access& access) {
 
 // What a mount shows: the image as the store knows it, with the platform that it was mounted for;
 // else by its digest, since a tag may have gone on to another one.
-ImageStore::ResolveRequest RequestAgain(const ImageUses::Deps& deps, const MountRecord& record,
-                                        Reference reference) {
-  ImageStore::ResolveRequest request;
+ResolveRequest RequestAgain(const ImageUses::Deps& deps, const MountRecord& record,
+                            Reference reference) {
+  ResolveRequest request;
   request.access = deps.access_of(reference);
   SetTransport(record.options, request.access);
   request.platform = Platform::Host();
@@ -96,7 +96,7 @@ absl::StatusOr<ChainRef> ImageUses::FindTree(ImageStore& store, const std::strin
   absl::StatusOr<ChainRef> found = store.FindChain(chain_id);
   if (!absl::IsNotFound(found.status())) return found;
   IMAGEFS_ASSIGN_OR_RETURN(const auto held, store.ListHeld(layers_holder));
-  for (const ImageStore::ImageRef& image : held) {
+  for (const ImageRef& image : held) {
     const absl::StatusOr<ChainRef> chain = store.FindChainOf(image);
     if (!chain.ok()) continue;
     for (const LayerRef& layer : (*chain)->layers) {
@@ -187,7 +187,7 @@ FlightTicket ImageUses::BringAgain(const MountRecord& record, const TrustOf& tru
       record.directory,
       StrCat("its layers are not here, and are fetched again from ", record.reference));
   const IndexTrust trust = trust_of(*reference);
-  ImageStore::ResolveRequest request = RequestAgain(deps_, record, *std::move(reference));
+  ResolveRequest request = RequestAgain(deps_, record, *std::move(reference));
   request.trust = trust;
   const auto relay = std::make_shared<Relay>();
   auto resolved = [this, relay, record, trust,
@@ -269,7 +269,7 @@ absl::Status ImageUses::Owner::TakeUp() {
   }
   IMAGEFS_ASSIGN_OR_RETURN(const auto held, uses_.deps_.store.ListHeld(options_.holder));
   std::vector<Digest> shown;
-  for (const ImageStore::ImageRef& image : held) {
+  for (const ImageRef& image : held) {
     const Digest& manifest = image->manifest_digest;
     absl::StatusOr<ChainRef> chain = uses_.deps_.store.FindChainOf(image);
     {
@@ -359,9 +359,8 @@ FlightTicket ImageUses::Owner::Acquire(Request request, UseDone done) {
   });
 }
 
-FlightTicket ImageUses::Owner::AcquireFound(ImageStore::ImageRef image,
-                                            std::shared_ptr<ImageSource> source, Priority priority,
-                                            UseDone done) {
+FlightTicket ImageUses::Owner::AcquireFound(ImageRef image, std::shared_ptr<ImageSource> source,
+                                            Priority priority, UseDone done) {
   auto call = std::make_shared<Call>();
   call->request.priority = priority;
   call->done = std::move(done);
@@ -374,10 +373,10 @@ FlightTicket ImageUses::Owner::AcquireFound(ImageStore::ImageRef image,
 bool ImageUses::Owner::TakeHere(const CallPtr& call) {
   const Request& request = call->request;
   if (!request.manifest.has_value() || call->relay->left()) return false;
-  ImageStore::ImageRef image = Find(*request.manifest).image;
+  ImageRef image = Find(*request.manifest).image;
   if (image == nullptr || request.layers > image->chain_ids.size()) return false;
   const size_t layers = request.layers == 0 ? image->chain_ids.size() : request.layers;
-  const ImageStore::ImageRef part = Truncate(image, layers);
+  const ImageRef part = Truncate(image, layers);
   if (!uses_.deps_.store.HasLayers(*part, TrustOfImage(options_.trust_of, *part))) return false;
   if (request.accept) {
     if (absl::Status status = request.accept(*image); !status.ok()) {
@@ -392,7 +391,7 @@ bool ImageUses::Owner::TakeHere(const CallPtr& call) {
 void ImageUses::Owner::Resolve(const CallPtr& call) {
   uses_.executor_.Submit([this, call] {
     if (call->relay->left()) return Finish(call, absl::CancelledError("the caller went away"));
-    ImageStore::ResolveRequest request;
+    ResolveRequest request;
     request.reference = call->request.reference;
     if (call->request.manifest.has_value()) request.reference.digest = call->request.manifest;
     // A manifest that was named by its digest is the one that is wanted.
@@ -429,7 +428,7 @@ void ImageUses::Owner::OnResolved(const CallPtr& call,
   Hold(call, std::move(resolved->image), std::move(resolved->source));
 }
 
-void ImageUses::Owner::Hold(const CallPtr& call, ImageStore::ImageRef image,
+void ImageUses::Owner::Hold(const CallPtr& call, ImageRef image,
                             std::shared_ptr<ImageSource> source) {
   const Digest manifest = image->manifest_digest;
   const size_t wanted = call->request.layers;
@@ -453,7 +452,7 @@ void ImageUses::Owner::Hold(const CallPtr& call, ImageStore::ImageRef image,
 }
 
 void ImageUses::Owner::Ensure(const CallPtr& call, std::shared_ptr<ImageSource> source) {
-  ImageStore::ImageRef part = Truncate(call->use.image, call->use.layers);
+  ImageRef part = Truncate(call->use.image, call->use.layers);
   const IndexTrust trust = TrustOfImage(options_.trust_of, *part);
   call->relay->Add(uses_.deps_.store.EnsureHeld(
       options_.holder, std::move(part), std::move(source), trust, call->request.priority,
@@ -656,7 +655,7 @@ ImageUses::Tree ImageUses::Owner::ShowAgain(const Digest& manifest, size_t layer
   if (chain != nullptr) {
     chain_id = chain->chain_id;
   } else {
-    const ImageStore::ImageRef part = Truncate(here.image, layers);
+    const ImageRef part = Truncate(here.image, layers);
     if (part->layer_ids.size() != layers) return nullptr;
     chain_id = ChainIdentity(part->layer_ids, part->config.diff_ids);
     absl::StatusOr<ChainRef> found = uses_.deps_.store.FindChain(chain_id);

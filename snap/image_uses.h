@@ -60,7 +60,7 @@ class ImageUses {
   // REQUIRES: no copy of it outlives the Owner.
   struct Use {
     std::shared_ptr<const void> hold;  // first: goes when nothing else pins the layers
-    ImageStore::ImageRef image;        // whole, as the store knows it
+    ImageRef image;                    // whole, as the store knows it
     ChainRef chain;                    // the tree of the layers that were asked for
     size_t layers = 0;                 // so many of them, from the bottom
   };
@@ -150,8 +150,8 @@ class ImageUses::Owner {
   // it and makes its tree showable. What is here is found inline.
   FlightTicket Acquire(Request request, UseDone done) ABSL_LOCKS_EXCLUDED(mu_);
   // The same of an image that the caller has found. `source` may be null.
-  FlightTicket AcquireFound(ImageStore::ImageRef image, std::shared_ptr<ImageSource> source,
-                            Priority priority, UseDone done) ABSL_LOCKS_EXCLUDED(mu_);
+  FlightTicket AcquireFound(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
+                            UseDone done) ABSL_LOCKS_EXCLUDED(mu_);
 
   // Keeps an image for as long as the owner has it under that name, which another one may lose by
   // it. REQUIRES: a Use of it lives, or it is kept already. The owner's own record of the name is
@@ -189,7 +189,7 @@ class ImageUses::Owner {
   struct Call;
   using CallPtr = std::shared_ptr<Call>;
   struct Entry {
-    ImageStore::ImageRef image;
+    ImageRef image;
     ChainRef chain;                       // of the whole image: keeps the collector away
     std::map<size_t, Tree> trees;         // kept, by their number of layers
     std::vector<std::string> references;  // of `wanted`
@@ -218,7 +218,7 @@ class ImageUses::Owner {
   bool TakeHere(const CallPtr& call);
   void Resolve(const CallPtr& call);
   void OnResolved(const CallPtr& call, absl::StatusOr<ImageStore::Resolved> resolved);
-  void Hold(const CallPtr& call, ImageStore::ImageRef image, std::shared_ptr<ImageSource> source);
+  void Hold(const CallPtr& call, ImageRef image, std::shared_ptr<ImageSource> source);
   void Ensure(const CallPtr& call, std::shared_ptr<ImageSource> source);
   void OnChain(const CallPtr& call, absl::StatusOr<ChainRef> chain) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status RecentFailure(const std::string& key) ABSL_LOCKS_EXCLUDED(mu_);

@@ -272,8 +272,8 @@ std::vector<PodmanStore::Entry> PodmanStore::List() const {
   return out;
 }
 
-ImageStore::ImageRef PodmanStore::Find(const std::string& name, const Platform& platform) const {
-  ImageStore::ImageRef image;
+ImageRef PodmanStore::Find(const std::string& name, const Platform& platform) const {
+  ImageRef image;
   {
     absl::ReaderMutexLock lock(&mu_);
     const auto found = names_.find(name);

@@ -42,8 +42,8 @@ class PodmanStore {
   ~PodmanStore();
 
   // Makes an image showable, and holds it while the Use lives or it has a name.
-  FlightTicket Bring(ImageStore::ImageRef image, std::shared_ptr<ImageSource> source,
-                     Priority priority, ImageUses::UseDone done) {
+  FlightTicket Bring(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
+                     ImageUses::UseDone done) {
     return images_->AcquireFound(std::move(image), std::move(source), priority, std::move(done));
   }
 
@@ -51,8 +51,8 @@ class PodmanStore {
     std::string name;
     std::string reference;  // what it was given for
     Digest manifest;
-    ImageStore::ImageRef image;  // null: the store's record of it is damaged
-    ChainRef chain;              // null: its layers are not here, so that podman is not told of it
+    ImageRef image;  // null: the store's record of it is damaged
+    ChainRef chain;  // null: its layers are not here, so that podman is not told of it
     int64_t added_unix = 0;
   };
   // Gives an image a name (see PodmanName), which another one may lose by it. `reference`: where
@@ -65,7 +65,7 @@ class PodmanStore {
   absl::StatusOr<uint64_t> Drop(const std::vector<std::string>& words);
   std::vector<Entry> List() const;
   // Where that name's image can be shown at once, with what is here; else null.
-  ImageStore::ImageRef Find(const std::string& name, const Platform& platform) const;
+  ImageRef Find(const std::string& name, const Platform& platform) const;
 
   IndexTrust TrustFor(const Reference& reference) const { return deps_.trust_of(reference); }
 

@@ -57,7 +57,7 @@ class PowerLossTest : public ::testing::Test {
   absl::StatusOr<ChainRef> Pull(const std::string& tag, bool durable, bool offline = false) {
     absl::Notification ended;
     absl::StatusOr<ChainRef> chain;
-    ImageStore::ResolveRequest request;
+    ResolveRequest request;
     request.reference = Ref(tag);
     request.platform = Platform::Host();
     if (offline) request.policy = PullPolicy::kNever;

@@ -228,8 +228,7 @@ absl::StatusOr<std::vector<ImageRecord>> FakeImageStore::ListImages() const {
   return std::vector<ImageRecord>{record};
 }
 
-absl::StatusOr<ImageStore::ImageRef> FakeImageStore::FindImage(const Reference&,
-                                                               const Platform&) const {
+absl::StatusOr<ImageRef> FakeImageStore::FindImage(const Reference&, const Platform&) const {
   return image_;
 }
 
@@ -240,7 +239,7 @@ absl::StatusOr<uint64_t> FakeImageStore::Remove(const Reference& reference) {
   return 4096;
 }
 
-std::vector<ImageStore::LayerInfo> FakeImageStore::ListLayers() const {
+std::vector<LayerInfo> FakeImageStore::ListLayers() const {
   return {
       {image_->config.diff_ids[0], image_->config.diff_ids[0], LayerState::kComplete, 512, 1024}};
 }
@@ -317,8 +316,7 @@ absl::Status FakeImageStore::ReleaseHeld(const std::string& holder, const Digest
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<ImageStore::ImageRef>> FakeImageStore::ListHeld(
-    const std::string& holder) const {
+absl::StatusOr<std::vector<ImageRef>> FakeImageStore::ListHeld(const std::string& holder) const {
   std::vector<ImageRef> images;
   absl::MutexLock lock(&mu_);
   for (const auto& [key, image] : held_) {

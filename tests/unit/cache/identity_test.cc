@@ -39,7 +39,7 @@ class IdentityTest : public ::testing::Test {
   struct Given {
     absl::Status status;
     ChainRef chain;
-    ImageStore::ImageRef image;
+    ImageRef image;
     std::shared_ptr<ImageSource> source;
   };
 
@@ -69,7 +69,7 @@ class IdentityTest : public ::testing::Test {
              PullPolicy policy = PullPolicy::kAlways) {
     Given given;
     absl::Notification ended;
-    ImageStore::ResolveRequest request;
+    ResolveRequest request;
     request.reference = *Reference::Parse(StrCat(registry, "/img:", tag));
     request.platform = Platform::Host();
     request.access.credential.username = user;
@@ -187,7 +187,7 @@ class IdentityTest : public ::testing::Test {
     {
       auto store = *ImageStore::Open(options, sources);
       absl::Notification ended;
-      ImageStore::ResolveRequest request;
+      ResolveRequest request;
       request.reference = *Reference::Parse("publisher.test/img:x");
       request.platform = Platform::Host();
       store->Resolve(request, [&](absl::StatusOr<ImageStore::Resolved> resolved) {

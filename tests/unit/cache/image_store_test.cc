@@ -47,15 +47,15 @@ class ImageStoreTest : public ::testing::Test {
     store_ = *std::move(store);
   }
 
-  static ImageStore::ResolveRequest Request(const std::string& tag, const std::string& user = "") {
-    ImageStore::ResolveRequest request;
+  static ResolveRequest Request(const std::string& tag, const std::string& user = "") {
+    ResolveRequest request;
     request.reference = *Reference::Parse(StrCat("registry.test/img:", tag));
     request.platform = Platform::Host();
     request.access.credential.username = user;
     return request;
   }
 
-  absl::StatusOr<ImageStore::Resolved> Resolve(ImageStore::ResolveRequest request) {
+  absl::StatusOr<ImageStore::Resolved> Resolve(ResolveRequest request) {
     absl::Notification ended;
     absl::StatusOr<ImageStore::Resolved> result;
     store_->Resolve(std::move(request), [&](absl::StatusOr<ImageStore::Resolved> resolved) {
@@ -177,7 +177,7 @@ TEST_F(ImageStoreTest, MakesTheChainOfAnImage) {
   EXPECT_EQ(FilesIn("blobs"), 0u);
   ExpectNothingFlies();
   ASSERT_TRUE(Durable(*chain).ok());
-  for (const ImageStore::LayerInfo& layer : store_->ListLayers()) {
+  for (const LayerInfo& layer : store_->ListLayers()) {
     EXPECT_EQ(layer.state, LayerState::kComplete);
   }
   ASSERT_EQ(store_->ListImages()->size(), 1u);
@@ -312,7 +312,7 @@ TEST_F(ImageStoreTest, ImagesShareLayers) {
 TEST_F(ImageStoreTest, ReopenedStoreHasItAllWithoutASource) {
   ASSERT_TRUE(Durable(*Get("latest")).ok());
   OpenStore();
-  ImageStore::ResolveRequest request = Request("latest");
+  ResolveRequest request = Request("latest");
   request.policy = PullPolicy::kNever;
   const absl::StatusOr<ImageStore::Resolved> resolved = Resolve(std::move(request));
   ASSERT_TRUE(resolved.ok()) << resolved.status();
@@ -339,7 +339,7 @@ TEST_F(ImageStoreTest, KnownReferencesAreNotAskedForAgain) {
   const int before = repository_.manifest_reads();
   EXPECT_TRUE(Resolve(Request("latest"))->from_store);
   EXPECT_EQ(repository_.manifest_reads(), before);
-  ImageStore::ResolveRequest always = Request("latest");
+  ResolveRequest always = Request("latest");
   always.policy = PullPolicy::kAlways;
   EXPECT_FALSE(Resolve(std::move(always))->from_store);
   EXPECT_EQ(repository_.manifest_reads(), before + 1);
@@ -352,7 +352,7 @@ TEST_F(ImageStoreTest, WhatIsBeingBroughtIsNotResolvedAgain) {
   const int before = repository_.manifest_reads();
   EXPECT_FALSE(Resolve(Request("latest"))->from_store);
   EXPECT_EQ(repository_.manifest_reads(), before);
-  ImageStore::ResolveRequest other = Request("latest");
+  ResolveRequest other = Request("latest");
   other.access.credential.username = "other";
   EXPECT_FALSE(Resolve(std::move(other))->from_store);
   EXPECT_EQ(repository_.manifest_reads(), before + 1) << "another's credentials are asked with";
@@ -368,7 +368,7 @@ TEST_F(ImageStoreTest, NestedIndexesAreChosenFromTogether) {
   repository_.AddIndex("second", {{"fresh", machine + "/v9"}});
   const Digest top = repository_.AddIndex("top", {{"first", ""}, {"second", ""}});
   const auto resolve = [&](const std::string& tag, const std::string& platform) {
-    ImageStore::ResolveRequest request = Request(tag);
+    ResolveRequest request = Request(tag);
     request.platform = *Platform::Parse(platform);
     return Resolve(std::move(request));
   };
@@ -410,7 +410,7 @@ TEST_F(ImageStoreTest, NestedIndexesAreBounded) {
 }
 
 TEST_F(ImageStoreTest, NeverPullRefusesTheUnknown) {
-  ImageStore::ResolveRequest request = Request("unknown");
+  ResolveRequest request = Request("unknown");
   request.policy = PullPolicy::kNever;
   EXPECT_TRUE(absl::IsNotFound(Resolve(std::move(request)).status()));
 }
@@ -717,7 +717,7 @@ TEST_F(ImageStoreTest, ADamagedImageCanBeRemoved) {
     ASSERT_TRUE(DamageRecord(root_ + "/db", KeysOf(root_ + "/db", prefix).at(0)));
     OpenStore();
     EXPECT_TRUE(store_->ListImages()->empty());
-    ImageStore::ResolveRequest never = Request("latest");
+    ResolveRequest never = Request("latest");
     never.policy = PullPolicy::kNever;
     const absl::Status unknown = Resolve(std::move(never)).status();
     EXPECT_NE(ToStd(unknown.message()).find("imagefs pull"), std::string_view::npos) << unknown;

@@ -113,7 +113,7 @@ class IndexFinderTest : public ::testing::Test {
   static std::unique_ptr<Search> Begin(IndexFinder& finder, const Image& image, IndexTrust trust) {
     auto search = std::make_unique<Search>();
     // Lives as long as the fixture's image.
-    const IndexFinder::ImageRef ref(std::shared_ptr<void>(), &image.image);
+    const ImageRef ref(std::shared_ptr<void>(), &image.image);
     finder.Find(ref, image.source, std::vector<bool>(image.tars.size(), true), trust,
                 search->cancel.token(), [search = search.get()](IndexFinder::Found found) {
                   search->found = std::move(found);

@@ -56,7 +56,7 @@ class LazyStoreTest : public ::testing::Test {
   absl::Status Show(IndexTrust trust) {
     absl::Notification ended;
     absl::Status status;
-    ImageStore::ResolveRequest request;
+    ResolveRequest request;
     request.reference = *Reference::Parse("registry.test/img:latest");
     request.platform = Platform::Host();
     request.trust = trust;
@@ -166,7 +166,7 @@ class LazyStoreTest : public ::testing::Test {
   ImageStore::Options options_;
   std::vector<std::string> roots_;
   std::unique_ptr<ImageStore> store_;
-  ImageStore::ImageRef image_;
+  ImageRef image_;
   std::shared_ptr<ImageSource> source_;
   ChainRef chain_;
 };

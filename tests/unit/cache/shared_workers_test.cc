@@ -72,7 +72,7 @@ class SharedWorkersTest : public ::testing::Test {
     FlightTicket ticket;
   };
   Call& Ensure(const std::string& reference) {
-    ImageStore::ResolveRequest request;
+    ResolveRequest request;
     request.reference = *Reference::Parse(reference);
     request.platform = Platform::Host();
     absl::Notification resolved;

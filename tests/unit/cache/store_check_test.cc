@@ -50,7 +50,7 @@ class StoreCheckTest : public ::testing::Test {
   absl::StatusOr<ChainRef> Get() {
     absl::Notification ended;
     absl::StatusOr<ChainRef> chain;
-    ImageStore::ResolveRequest request;
+    ResolveRequest request;
     request.reference = *Reference::Parse("registry.test/img:latest");
     request.platform = Platform::Host();
     store_->Resolve(request, [&](absl::StatusOr<ImageStore::Resolved> resolved) {

@@ -48,7 +48,7 @@ class PodmanStoreTest : public ::testing::Test {
     uses_->Serve();
   }
 
-  ImageStore::ImageRef Image() const { return std::make_shared<ResolvedImage>(store_.image()); }
+  ImageRef Image() const { return std::make_shared<ResolvedImage>(store_.image()); }
   absl::StatusOr<ImageUses::Use> Bring() {
     std::promise<absl::StatusOr<ImageUses::Use>> promise;
     podman_->Bring(Image(), nullptr, Priority::kForeground,
