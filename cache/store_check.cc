@@ -217,16 +217,33 @@ absl::Status StoreCheck::CheckLayers() {
     if (!all() && !layers_.contains(layer.id)) continue;
     CheckedLayer& out = report_.layers.emplace_back();
     out = {layer.id, layer.diff_id, layer.data_bytes, "right", "", ""};
-    IMAGEFS_RETURN_IF_ERROR(CheckLayer(out));
+    const absl::Status checked = CheckLayer(out);
+    if (absl::IsNotFound(checked)) {
+      report_.layers.pop_back();
+      continue;
+    }
+    IMAGEFS_RETURN_IF_ERROR(checked);
   }
   for (CheckedLayer& absent : absent_) report_.layers.push_back(std::move(absent));
   return absl::OkStatus();
 }
 
+// Whether an image was recorded with it.
+bool StoreCheck::IsNamed(const Digest& id) const {
+  bool named = false;
+  store_.images([&](const ResolvedImage& image) {
+    named = std::count(image.layer_ids.begin(), image.layer_ids.end(), id) > 0;
+    return !named;
+  });
+  return named;
+}
+
+// kNotFound: it was collected meanwhile, since nothing needs it any more.
 absl::Status StoreCheck::CheckLayer(CheckedLayer& layer) {
   const bool filled = store_.layers.StateOfName(layer.id) == LayerState::kFilling;
   const absl::Status status = store_.layers.Scrub(layer.id, pace_);
   if (absl::IsCancelled(status)) return status;
+  if (absl::IsNotFound(status) && !IsNamed(layer.id)) return status;
   if (status.ok()) {
     if (filled) layer.state = "filling";
     if (!filled) CheckSpanTable(layer);

@@ -61,6 +61,7 @@ class StoreCheck {
   absl::Status FetchDocuments(const std::string& reference, const ImageRow& row);
   absl::Status CheckRecords();
   absl::Status CheckLayers();
+  bool IsNamed(const Digest& id) const;
   absl::Status CheckLayer(CheckedLayer& layer);
   void CheckSpanTable(const CheckedLayer& layer);
   absl::Status FetchLayers();

@@ -435,16 +435,27 @@ TEST_F(ImageStoreTest, WrittenLayersOfAnotherBootAreDropped) {
 }
 
 // Syncs fail of the files below a directory with this name; "" = of none.
-std::string& FailingSyncs() {
-  static std::string part;
-  return part;
-}
+class FailingSyncs {
+ public:
+  static void Set(const std::string& part) {
+    absl::MutexLock lock(&mu_);
+    part_ = part;
+  }
+  static bool Has(const std::string& path) {
+    absl::MutexLock lock(&mu_);
+    return !part_.empty() && path.find(part_) != std::string::npos;
+  }
+
+ private:
+  static inline absl::Mutex mu_;
+  static inline std::string part_ ABSL_GUARDED_BY(mu_);
+};
 
 int FailingFsync(int fd) {
   const std::string link = StrCat("/proc/self/fd/", fd);
   std::error_code error;
   const std::string path = std::filesystem::read_symlink(link, error).string();
-  if (FailingSyncs().empty() || path.find(FailingSyncs()) == std::string::npos) return fsync(fd);
+  if (!FailingSyncs::Has(path)) return fsync(fd);
   errno = EIO;
   return -1;
 }
@@ -454,12 +465,12 @@ class SyncFailureTest : public ImageStoreTest {
   SyncFailureTest() {
     repository_.AddImage("one", {big_});
     repository_.AddImage("other", {small_});
-    FailingSyncs() = big_blob_.hex();
+    FailingSyncs::Set(big_blob_.hex());
     ReplaceFsyncForTesting(FailingFsync);
   }
   ~SyncFailureTest() override {
     store_.reset();
-    FailingSyncs().clear();
+    FailingSyncs::Set("");
     ReplaceFsyncForTesting(nullptr);
   }
   std::string Data() const { return StrCat(root_, "/layers/", big_blob_.hex(), "/data"); }
@@ -473,7 +484,7 @@ TEST_F(SyncFailureTest, OneLayerFailsWhoWaitsForItOnly) {
   EXPECT_TRUE(Durable(*good).ok());
   EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kWritten);
   // The trouble is over: the next who asks gets it, of bytes that were written once more.
-  FailingSyncs().clear();
+  FailingSyncs::Set("");
   const struct stat before = *StatPath(Data());
   EXPECT_TRUE(Durable(*bad).ok());
   EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kComplete);
@@ -487,7 +498,7 @@ TEST_F(SyncFailureTest, WhatTheDiskLostIsFetchedAgain) {
   absl::StatusOr<ChainRef> chain = Get("one");
   ASSERT_TRUE(chain.ok());
   ASSERT_FALSE(Durable(*chain).ok());
-  FailingSyncs().clear();
+  FailingSyncs::Set("");
   {
     const absl::StatusOr<Fd> fd = OpenFile(Data(), O_WRONLY);
     ASSERT_TRUE(fd.ok() && PwriteFull(fd->get(), std::string(4096, '\0'), 8192).ok());
@@ -509,7 +520,7 @@ TEST_F(SyncFailureTest, ANewProcessTrustsNoSyncOfTheOneBefore) {
   const struct stat before = *StatPath(Data());
   OpenStore();  // the one that ended could not sync it
   EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kWritten);
-  FailingSyncs().clear();
+  FailingSyncs::Set("");
   const absl::StatusOr<ChainRef> chain = Get("one");
   ASSERT_TRUE(chain.ok());
   // The first may be told of an attempt that began before the trouble was over.

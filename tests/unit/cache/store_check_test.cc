@@ -138,6 +138,23 @@ TEST_F(StoreCheckTest, NothingIsFoundInAStoreThatIsWell) {
   EXPECT_EQ(Words(Check(true)), "right right ");
 }
 
+// Between the list of the layers and the turn of one it may be collected: that is no loss.
+TEST_F(StoreCheckTest, WhatIsCollectedMeanwhileIsNotLost) {
+  chain_.reset();
+  bool removed = false;
+  const absl::StatusOr<CheckReport> report = store_->Check({}, false, [&](uint64_t) {
+    if (!std::exchange(removed, true)) {
+      EXPECT_TRUE(store_->Remove(*Reference::Parse("registry.test/img:latest")).ok());
+    }
+    return true;
+  });
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_TRUE(removed);
+  for (const CheckedLayer& layer : report->layers) EXPECT_NE(layer.state, "lost") << layer.reason;
+  EXPECT_LE(report->layers.size(), 1u);
+  EXPECT_TRUE(report->findings.empty());
+}
+
 // The tree of a mount is right again in the same file and the same object, whatever was done to it.
 TEST_F(StoreCheckTest, ATreeThatIsShownIsMergedAgainInPlace) {
   const std::string path = chain_->index_path;
