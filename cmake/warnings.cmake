@@ -11,6 +11,10 @@ if(IMAGEFS_SANITIZE)
   target_compile_options(imagefs_flags INTERFACE -fsanitize=${IMAGEFS_SANITIZE} -fno-omit-frame-pointer
                                                  -fno-sanitize-recover=all)
   target_link_options(imagefs_flags INTERFACE -fsanitize=${IMAGEFS_SANITIZE})
+  # ThreadSanitizer does not see the fence of base/mapped_file.h, behind which one atomic is read.
+  if(IMAGEFS_SANITIZE STREQUAL "thread" AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+    target_compile_options(imagefs_flags INTERFACE -Wno-tsan)
+  endif()
 endif()
 # Without it libFuzzer sees no coverage of the code under test and only throws dice.
 if(IMAGEFS_FUZZ)
