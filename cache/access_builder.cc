@@ -137,8 +137,11 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
   void Run(bool idle) {
     const absl::Status status =
         builder_.Build(*layer_, blob_, file_, made_, idle ? idle_cancel_.token() : cancel_.token());
-    if (status.ok()) return context_.finish(true);
-    if (!idle || !hurried_.load()) context_.finish(status);
+    // Another attempt has begun, or has ended before.
+    if (idle && !status.ok() && hurried_.load()) return;
+    if (ended_.exchange(true)) return;
+    (status.ok() ? builder_.built_ : builder_.failed_)++;
+    status.ok() ? context_.finish(true) : context_.finish(status);
   }
 
   AccessBuilder& builder_;
@@ -149,7 +152,7 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
   // When nobody waits any more, or the store closes.
   CancelSource cancel_;
   CancelSource idle_cancel_;  // then, and when another attempt has begun
-  std::atomic<bool> hurried_{false};
+  std::atomic<bool> hurried_{false}, ended_{false};
   CancelToken::Registration by_flight_, by_stop_, to_idle_;
 };
 
@@ -244,37 +247,32 @@ FlightTicket AccessBuilder::Ensure(const LayerRef& layer, const Descriptor& blob
 absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,
                                   const BlobFile& file, LayerOutput made,
                                   const CancelToken& cancel) {
-  const absl::Status status = [&]() -> absl::Status {
-    if (made.points.empty()) {
-      IMAGEFS_RETURN_IF_ERROR(FindPoints(blob, file, windows_, cancel, made));
-      IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
-                               OpenFile(root_ + "/layers", O_TMPFILE | O_RDWR, 0600));
-      IMAGEFS_ASSIGN_OR_RETURN(LayerOutput again, IndexTar(layer.data.get(), made.tar_bytes,
-                                                           layer.diff_id, index.get(), cancel));
-      made.moves = std::move(again.moves);
-      made.data_bytes = layer.data_bytes;
-    }
-    auto read_blob = [&file](absl::Span<char> out, uint64_t offset) {
-      return PreadExact(file.fd.get(), out, file.offset + offset, "the blob's file");
-    };
-    const AccessInput input{blob.digest,           blob.size,        layer.diff_id,
-                            made.tar_bytes,        made.data_bytes,  std::move(made.points),
-                            std::move(made.moves), layer.data.get(), read_blob};
-    IMAGEFS_ASSIGN_OR_RETURN(const AccessTable table, MakeAccess(input, cancel));
-    IMAGEFS_ASSIGN_OR_RETURN(const std::string bytes, WriteAccess(table));
-    // Without a name until it is whole: whoever is killed before leaves nothing.
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd out, OpenFile(ParentOf(layer.path), O_TMPFILE | O_WRONLY));
-    IMAGEFS_RETURN_IF_ERROR(PwriteFull(out.get(), bytes, 0));
-    IMAGEFS_RETURN_IF_ERROR(FsyncFd(out.get(), layer.path));
-    const std::string unnamed = StrCat("/proc/self/fd/", out.get());
-    if (linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, layer.path.c_str(), AT_SYMLINK_FOLLOW) != 0 &&
-        errno != EEXIST) {
-      return ErrnoStatus(errno, layer.path);
-    }
-    return absl::OkStatus();
-  }();
-  (status.ok() ? built_ : failed_)++;
-  return status;
+  if (made.points.empty()) {
+    IMAGEFS_RETURN_IF_ERROR(FindPoints(blob, file, windows_, cancel, made));
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(root_ + "/layers", O_TMPFILE | O_RDWR, 0600));
+    IMAGEFS_ASSIGN_OR_RETURN(LayerOutput again, IndexTar(layer.data.get(), made.tar_bytes,
+                                                         layer.diff_id, index.get(), cancel));
+    made.moves = std::move(again.moves);
+    made.data_bytes = layer.data_bytes;
+  }
+  auto read_blob = [&file](absl::Span<char> out, uint64_t offset) {
+    return PreadExact(file.fd.get(), out, file.offset + offset, "the blob's file");
+  };
+  const AccessInput input{blob.digest,           blob.size,        layer.diff_id,
+                          made.tar_bytes,        made.data_bytes,  std::move(made.points),
+                          std::move(made.moves), layer.data.get(), read_blob};
+  IMAGEFS_ASSIGN_OR_RETURN(const AccessTable table, MakeAccess(input, cancel));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string bytes, WriteAccess(table));
+  // Without a name until it is whole: whoever is killed before leaves nothing.
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd out, OpenFile(ParentOf(layer.path), O_TMPFILE | O_WRONLY));
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(out.get(), bytes, 0));
+  IMAGEFS_RETURN_IF_ERROR(FsyncFd(out.get(), layer.path));
+  const std::string unnamed = StrCat("/proc/self/fd/", out.get());
+  if (linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, layer.path.c_str(), AT_SYMLINK_FOLLOW) != 0 &&
+      errno != EEXIST) {
+    return ErrnoStatus(errno, layer.path);
+  }
+  return absl::OkStatus();
 }
 
 FlightReport AccessBuilder::Flights() const {
