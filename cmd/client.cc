@@ -108,14 +108,9 @@ absl::StatusOr<Fd> DaemonClient::ConnectOrStartOne() {
     absl::StatusOr<Fd> fd = ConnectDaemon(paths);
     return absl::IsNotFound(fd.status()) ? WhyNobodyListens(paths) : std::move(fd);
   }
-  std::vector<std::string> command = {
-      "imagefs", "daemon",      "--root",         paths.root,   "--run",
-      paths.run, "--idle-exit", kIdleExitSeconds, "--ready-fd", StrCat(kReadyFd)};
-  if (!options_.log_level.empty()) {
-    command.insert(command.end(), {"--log-level", options_.log_level});
-  }
-  if (!options_.ca_file.empty()) command.insert(command.end(), {"--ca-file", options_.ca_file});
-  if (!options_.config.empty()) command.insert(command.end(), {"--config", options_.config});
+  std::vector<std::string> command = DaemonCommand(
+      paths, {kIdleExitSeconds, options_.log_level, options_.ca_file, options_.config});
+  command.insert(command.end(), {"--ready-fd", StrCat(kReadyFd)});
   Interrupts::Reminder reminder(interrupts_, kSilence, [this] {
     Say(StrCat("waiting for a daemon of ", options_.paths.root, " that is starting or ending"));
   });

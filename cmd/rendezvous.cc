@@ -301,6 +301,20 @@ std::string HolderProgram() {
   return directory + "/../libexec/imagefs/imagefs-holder";
 }
 
+std::vector<std::string> DaemonCommand(const Paths& paths, const DaemonSettings& settings) {
+  std::vector<std::string> out = {"imagefs", "daemon"};
+  const auto add = [&out](const char* option, const std::string& value) {
+    if (!value.empty()) out.insert(out.end(), {option, value});
+  };
+  add("--root", paths.root);
+  add("--run", paths.run);
+  add("--idle-exit", settings.idle_seconds);
+  add("--log-level", settings.log_level);
+  add("--ca-file", settings.ca_file);
+  add("--config", settings.config);
+  return out;
+}
+
 absl::StatusOr<Fd> ConnectOrStart(const Paths& paths, const std::vector<std::string>& command) {
   absl::StatusOr<Fd> connected = ConnectDaemon(paths);
   if (connected.ok() || !absl::IsNotFound(connected.status())) return connected;

@@ -66,6 +66,13 @@ std::string DaemonProgram();
 // Of imagefs-holder: beside it as well, or where it is installed.
 std::string HolderProgram();
 
+// The command line of a daemon that ends when nobody has needed it for `idle_seconds`; the first is
+// its name. Settings that are "" are left out.
+struct DaemonSettings {
+  std::string idle_seconds, log_level, ca_file, config;
+};
+std::vector<std::string> DaemonCommand(const Paths& paths, const DaemonSettings& settings);
+
 // ConnectDaemon; where none runs, runs DaemonProgram with the arguments `command` (the first is its
 // name) as a daemon (new session, output to the log, no
 // descriptor but 0-2 and kReadyFd inherited, default signals) and waits until it listens. The

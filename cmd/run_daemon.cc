@@ -28,13 +28,10 @@ constexpr auto kRefusal = std::chrono::seconds(10);
 
 // Another daemon like this one, for SessionHolder.
 std::vector<std::string> RestartCommand(const Command& command, const Paths& paths) {
-  std::vector<std::string> out = {
-      DaemonProgram(), "imagefs",     "daemon",
-      "--root",        paths.root,    "--run",
-      paths.run,       "--idle-exit", StrCat(command.idle_exit_seconds)};
-  if (!command.log_level.empty()) out.insert(out.end(), {"--log-level", command.log_level});
-  if (!command.ca_file.empty()) out.insert(out.end(), {"--ca-file", command.ca_file});
-  if (!command.config.empty()) out.insert(out.end(), {"--config", command.config});
+  std::vector<std::string> out = DaemonCommand(
+      paths,
+      {StrCat(command.idle_exit_seconds), command.log_level, command.ca_file, command.config});
+  out.insert(out.begin(), DaemonProgram());
   return out;
 }
 
