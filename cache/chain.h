@@ -114,6 +114,13 @@ struct Chain {
   bool readable() const {
     return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->readable(); });
   }
+  // Of every layer that fills, LayerFill::AllowWaiting; not more than zero: nothing changes.
+  void AllowWaiting(absl::Duration at_most) const {
+    if (at_most <= absl::ZeroDuration()) return;
+    for (const LayerRef& layer : layers) {
+      if (layer->fill != nullptr) layer->fill->AllowWaiting(at_most);
+    }
+  }
 };
 using ChainRef = std::shared_ptr<const Chain>;
 

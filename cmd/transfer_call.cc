@@ -345,12 +345,7 @@ void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
   // Work of this call alone from here on: the ticket is of no more use.
   if (!Enter("mounting", "mount")) return;
   deps_.executor.Submit([self = self(), chain = std::move(chain), pin = std::move(pin)]() mutable {
-    const absl::Duration deadline = absl::Seconds(self->mount_.request.options.deadline_seconds);
-    for (const LayerRef& layer : chain->layers) {
-      if (layer->fill != nullptr && deadline > absl::ZeroDuration()) {
-        layer->fill->AllowWaiting(deadline);
-      }
-    }
+    chain->AllowWaiting(absl::Seconds(self->mount_.request.options.deadline_seconds));
     absl::StatusOr<MountRecord> mounted =
         self->deps_.mounts.Mount(chain, self->image_->manifest_digest, self->mount_);
     if (!mounted.ok()) return self->End(mounted.status());

@@ -168,15 +168,12 @@ void ImageUses::AttachSources(const std::string& text, const MountOptions& optio
   SourceFactory::Access access = deps_.quick_access_of(*reference);
   SetTransport(options, access);
   deps_.store.AttachSource(chain, *reference, access);
-  if (options.deadline_seconds == 0) return;
-  for (const LayerRef& layer : chain->layers) {
-    if (layer->fill != nullptr) layer->fill->AllowWaiting(absl::Seconds(options.deadline_seconds));
-  }
+  chain->AllowWaiting(absl::Seconds(options.deadline_seconds));
 }
 
-FlightTicket ImageUses::BringAgain(const MountRecord& record, const TrustOf& trust_of,
+FlightTicket ImageUses::FetchAgain(const MountRecord& record, const TrustOf& trust_of,
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) const {
-  CheckPhase(Phase::kServing, Phase::kServing, "BringAgain");
+  CheckPhase(Phase::kServing, Phase::kServing, "FetchAgain");
   absl::StatusOr<ChainRef> here = deps_.store.FindChain(record.chain_id);
   absl::StatusOr<Reference> reference = Reference::Parse(record.reference);
   if (here.ok() || !reference.ok()) {
