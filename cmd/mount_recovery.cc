@@ -144,7 +144,7 @@ void MountRecovery::State::TryT(const std::string& directory) {
       self->MountT(record, *chain);
     });
   };
-  relay->Add(deps_.uses.BringAgain(*record, deps_.trust_of, std::move(done)));
+  relay->Add(deps_.uses.FetchAgain(*record, deps_.trust_of, std::move(done)));
 }
 
 void MountRecovery::State::MountT(const MountRecord& record, const ChainRef& chain) {

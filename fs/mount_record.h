@@ -19,13 +19,13 @@ namespace imagefs {
 inline constexpr std::string_view kFuseMode = "fuse";      // this process answers the kernel
 inline constexpr std::string_view kKernelMode = "kernel";  // the kernel reads index and data itself
 
-// How an image is mounted, beside where: as the caller has chosen it.
+// How an image is mounted, as the caller has chosen it; where is not among it.
 struct MountOptions {
   bool writable = false;
   MountFlags flags;
   std::string context;           // SELinux context of every file, kernel mode only
   int64_t deadline_seconds = 0;  // of a read that waits for bytes; 0 = the daemon's
-  // How its registry is reached, beside what this machine knows of it.
+  // How its registry is reached, in addition to what this machine knows of it.
   bool plain_http = false, skip_tls_verify = false;
   // Recover in another boot drops it: somebody else (fstab) sees to it that it is mounted.
   bool this_boot_only = false;

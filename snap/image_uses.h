@@ -103,10 +103,10 @@ class ImageUses {
   // Returns at once.
   void Serve() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // For mounts that are brought back, from step 3 on; both block on credentials and local disk.
+  // For mounts that come back, from step 3 on; both block on credentials and local disk.
   // Finds the tree of a mount, or fetches it again; no owner holds it. kFailedPrecondition where
   // its name is another image's now.
-  FlightTicket BringAgain(const MountRecord& record, const TrustOf& trust_of,
+  FlightTicket FetchAgain(const MountRecord& record, const TrustOf& trust_of,
                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) const;
   // Finds the source of missing bytes, which went with the process of those who mounted it.
   void AttachSources(const std::string& reference, const MountOptions& options,
