@@ -63,12 +63,10 @@ done < <(cases)
 
 # Without root, by fusermount3.
 rootless() {
-  local uid home=$T/home k
-  [ -u "$(command -v fusermount3)" ] && uid=$(id -u nobody) || return 0
-  mkdir -p "$home/m"
-  chmod 711 "$T"
-  chown -R "$uid:$uid" "$home"
-  as_user() { env -i PATH="$PATH" HOME="$home" setpriv --reuid=$uid --regid=$uid --clear-groups --inh-caps=-all "$@"; }
+  local home uid k
+  [ -u "$(command -v fusermount3)" ] || return 0
+  home=$T/home
+  user_home "$home"
   ROOT=$home/store RUN=$home/run
   as_user "$IMAGEFS" --root "$ROOT" --run "$RUN" mount -q --deadline 120 "$SHAPED/test/app:1" "$home/m" >/dev/null
   # What the truth has for root only, a user cannot read.

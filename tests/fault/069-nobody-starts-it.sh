@@ -34,11 +34,8 @@ nothing_left "$m"
 
 # A user's, twice.
 if [ -u "$(command -v fusermount3)" ]; then
-  uid=$(id -u nobody) home=$T/home
-  mkdir -p "$home/m"
-  chmod 711 "$T"
-  chown -R "$uid:$uid" "$home"
-  as_user() { env -i PATH="$PATH" HOME="$home" setpriv --reuid=$uid --regid=$uid --clear-groups --inh-caps=-all "$@"; }
+  home=$T/home
+  user_home "$home"
   user() { as_user "$IMAGEFS" --root "$home/store" --run "$home/run" "$@"; }
   user mount -q "$SHAPED/test/app:1" "$home/m" >/dev/null
   file=usr/lib/random

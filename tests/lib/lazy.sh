@@ -26,6 +26,15 @@ publish() {
   (store publisher && rm -rf "$ROOT" && ifs index -q --push --json "${@:2}" "$REGISTRY/test/$1:1" >"$T/published.json" &&
     ifs stop && wait_for 10 '[ -z "$(daemons_of "$T/store-publisher/")" ]')
 }
+# user_home DIR: makes it, with a directory m, the home of the user nobody; sets `home` and `uid`.
+user_home() {
+  home=$1 uid=$(id -u nobody)
+  mkdir -p "$home/m"
+  chmod 711 "$T"
+  chown -R "$uid:$uid" "$home"
+}
+# as_user COMMAND...: with the rights of that user, and nothing of this environment.
+as_user() { env -i PATH="$PATH" HOME="$home" setpriv --reuid="$uid" --regid="$uid" --clear-groups --inh-caps=-all "$@"; }
 daemons_of() {
   local pid
   for pid in $(daemons); do tr '\0' ' ' <"/proc/$pid/cmdline" | grep -qF "$1" && echo "$pid"; done
