@@ -8,7 +8,7 @@
 //   2. the caller whose Start is running may leave or fail without failing the others;
 //   3. the work retries what may pass by itself; callers never retry for it;
 //   4. a credential failure (IsCredentialFailure) is delivered only to callers of the same
-//      `audience`; if others remain, the work is started again with the Start of one of them
+//      `auth scope`; if others remain, the work is started again with the Start of one of them
 //      ("handover");
 //   5. a waiting caller holds no thread, lock or slot: results arrive by callback; a join raises
 //      the flight's priority to its own if that is more urgent;
@@ -91,7 +91,7 @@ class FlightTable {
 
   struct Caller {
     Priority priority = Priority::kForeground;
-    std::string audience;  // identifies the credentials that Start will use; "" = none
+    std::string auth_scope;  // identifies the credentials that Start will use; "" = none
     Start start;
     Done done;
   };

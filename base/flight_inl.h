@@ -26,9 +26,9 @@ struct FlightTable<T>::Flight {
   std::list<Participant> participants;
   uint64_t next_participant = 1;
   uint64_t run = 0;
-  bool running = false;   // from Launch to Finish
-  bool draining = false;  // running, and nobody waits for what runs
-  std::string audience;   // of the Start that runs
+  bool running = false;    // from Launch to Finish
+  bool draining = false;   // running, and nobody waits for what runs
+  std::string auth_scope;  // of the Start that runs
   CancelSource cancel;
   PriorityRef priority;
 };
@@ -76,7 +76,7 @@ void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
     }
     const Caller& lead = flight->participants.front().caller;
     start = lead.start;
-    flight->audience = lead.audience;
+    flight->auth_scope = lead.auth_scope;
     flight->running = true;
     flight->cancel = CancelSource();
     // Callers that have gone leave no urgency behind.
@@ -114,7 +114,7 @@ void FlightTable<T>::Finish(const std::shared_ptr<Flight>& flight, uint64_t run,
     } else if (IsCredentialFailure(result.status())) {
       for (auto it = flight->participants.begin(); it != flight->participants.end();) {
         auto next = std::next(it);
-        if (it->caller.audience == flight->audience) {
+        if (it->caller.auth_scope == flight->auth_scope) {
           served.splice(served.end(), flight->participants, it);
         }
         it = next;

@@ -229,10 +229,10 @@ FlightTicket AccessBuilder::Ensure(const LayerRef& layer, const Descriptor& blob
     return FlightTicket();
   }
   Table::Caller caller;
-  caller.audience = source->audience();
+  caller.auth_scope = source->auth_scope();
   caller.start = [this, layer = *subject, blob, source](Table::Context context) {
     if (StatPath(layer->path).ok()) return context.finish(true);
-    const SourceTurns::Claim claim = {source->registry(), source->audience(), nullptr, true};
+    const SourceTurns::Claim claim = {source->registry(), source->auth_scope(), nullptr, true};
     std::make_shared<Job>(*this, layer, blob, claim, std::move(context))->Fetch(source);
   };
   caller.done = [done = std::move(done)](const absl::StatusOr<bool>& result) mutable {

@@ -25,11 +25,11 @@ namespace {
 
 constexpr std::string_view kChainPrefix = "chain/";
 
-// Of what one image was given for one audience. The ChainID tells a part of an image from the
+// Of what one image was given for one auth scope. The ChainID tells a part of an image from the
 // whole.
 std::string RecentKey(const ChainStore::Request& request) {
   return StrCat(request.image->manifest_digest.hex(), " ", request.image->chain_id().hex(), " ",
-                request.source == nullptr ? "" : request.source->audience());
+                request.source == nullptr ? "" : request.source->auth_scope());
 }
 
 std::string FlightKey(const ChainStore::Request& request) {
@@ -424,7 +424,7 @@ FlightTicket ChainStore::Ensure(Request request, Priority priority, Done done) {
   }
   FlightTable<ChainRef>::Caller caller;
   caller.priority = priority;
-  caller.audience = request.source == nullptr ? "" : request.source->audience();
+  caller.auth_scope = request.source == nullptr ? "" : request.source->auth_scope();
   const std::string key = FlightKey(request);
   caller.start = [this, request = std::move(request)](FlightTable<ChainRef>::Context context) {
     // It may have come between the look above and the start of this flight.

@@ -1,8 +1,8 @@
 // The merged indexes on this disk and the flights that make them. Owned by ImageStore.
 //
-// What an image was given before is found again by the image's manifest and the audience; trees are
-// shared by their names (cache/identity.h), which only equal layers give. A chain is cheap to make
-// again from its layers, so its file is trusted within the boot that wrote it or once it was
+// What an image was given before is found again by the image's manifest and the auth scope; trees
+// are shared by their names (cache/identity.h), which only equal layers give. A chain is cheap to
+// make again from its layers, so its file is trusted within the boot that wrote it or once it was
 // synced, and made anew otherwise. Thread-safe.
 #pragma once
 
@@ -113,14 +113,14 @@ class ChainStore {
   KeyValueStore& kv_;
   LayerStore& layers_;
   std::string boot_id_;
-  FlightTable<ChainRef> flights_{"chain"};  // by image, audience and trust
+  FlightTable<ChainRef> flights_{"chain"};  // by image, auth scope and trust
   FlightTable<ChainRef> merges_{"merge"};   // by name
 
   absl::Mutex mends_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held while a file is compared or made again
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, Entry> chains_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, std::vector<LayerKey>> running_ ABSL_GUARDED_BY(mu_);
-  // What images were given, by image and audience.
+  // What images were given, by image and auth scope.
   absl::flat_hash_map<std::string, std::weak_ptr<const Chain>> recent_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
   std::atomic<uint64_t> merged_{0}, reused_{0}, mended_{0};

@@ -16,7 +16,7 @@ namespace imagefs {
 
 // A source of images as the shares know it: a registry reached with one authorisation.
 inline std::string SourceKey(const ImageSource& source) {
-  return source.registry() + ' ' + source.audience();
+  return source.registry() + ' ' + source.auth_scope();
 }
 
 class FillShares {

@@ -9,7 +9,7 @@ namespace imagefs {
 
 void FillSources::Add(std::shared_ptr<ImageSource> source) {
   std::erase_if(sources_,
-                [&](const auto& other) { return other->audience() == source->audience(); });
+                [&](const auto& other) { return other->auth_scope() == source->auth_scope(); });
   sources_.push_back(std::move(source));
 }
 
@@ -49,10 +49,10 @@ std::string FillSources::Trouble(Moment now) const {
   return empty() ? "" : health_.Describe(PlaceOf(*first()), now);
 }
 
-std::vector<std::string> FillSources::Audiences() const {
-  std::vector<std::string> audiences;
-  for (const auto& source : sources_) audiences.push_back(source->audience());
-  return audiences;
+std::vector<std::string> FillSources::AuthScopes() const {
+  std::vector<std::string> auth_scopes;
+  for (const auto& source : sources_) auth_scopes.push_back(source->auth_scope());
+  return auth_scopes;
 }
 
 }  // namespace imagefs

@@ -20,7 +20,7 @@ class FillSources {
   explicit FillSources(SourceHealth& health) : health_(health) {}
   void SetBlob(const Digest& blob) { blob_ = blob; }
 
-  // The one added last is asked first. A source whose audience is known replaces the one before
+  // The one added last is asked first. A source whose auth scope is known replaces the one before
   // (newer credentials).
   void Add(std::shared_ptr<ImageSource> source);
   void Clear() { sources_.clear(); }
@@ -41,7 +41,7 @@ class FillSources {
   std::optional<absl::Status> Certain() const;
   // The trouble with the one that is asked first, "" = none.
   std::string Trouble(Moment now) const;
-  std::vector<std::string> Audiences() const;
+  std::vector<std::string> AuthScopes() const;
   SourceHealth::Place PlaceOf(const ImageSource& source) const;
 
  private:

@@ -124,9 +124,9 @@ bool FillingLayer::anonymous() const {
   return anonymous_;
 }
 
-std::vector<std::string> FillingLayer::Audiences() const {
+std::vector<std::string> FillingLayer::AuthScopes() const {
   absl::MutexLock lock(&mu_);
-  return sources_.Audiences();
+  return sources_.AuthScopes();
 }
 
 void FillingLayer::AllowWaiting(absl::Duration at_most) {
@@ -498,7 +498,7 @@ void FillingLayer::SubmitCheck(absl::AnyInvocable<void()> part) {
     absl::MutexLock lock(&mu_);
     if (!sources_.empty()) {
       claim.registry = sources_.first()->registry();
-      claim.audience = sources_.first()->audience();
+      claim.auth_scope = sources_.first()->auth_scope();
     }
     claim.priority = std::make_shared<LivePriority>(want_all_.value_or(Priority::kBackground));
   }

@@ -100,8 +100,8 @@ class FillingLayer final : public LayerFill,
   // The blob of an unproven layer, whole and checked. REQUIRES: `check` is running.
   absl::StatusOr<Fd> Blob() const { return spool_->Duplicate(); }
   CancelToken closing() const { return cancel_.token(); }  // fires when the store closes
-  bool anonymous() const;                      // nobody's credentials were used for any byte
-  std::vector<std::string> Audiences() const;  // of the sources: whose bytes these may be
+  bool anonymous() const;                       // nobody's credentials were used for any byte
+  std::vector<std::string> AuthScopes() const;  // of the sources: whose bytes these may be
   const LayerAccess& access() const { return *access_; }
   const std::string& directory() const { return options_.directory; }
 

@@ -306,9 +306,9 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
     return FlightTicket();
   }
   source = *std::move(opened);
-  // The audience is part of the key: what one may see is never decided by another's credentials.
+  // The auth scope is part of the key: what one may see is never decided by another's credentials.
   const std::string key = StrCat(request.reference.ToString(), " ", request.platform.ToString(),
-                                 " ", source->audience());
+                                 " ", source->auth_scope());
   if ((request.policy == PullPolicy::kMissing && !local) || request.policy == PullPolicy::kProve) {
     if (ImageRef recent = FindRecent(key); recent != nullptr) {
       done(Resolved{std::move(recent), std::move(source), false});
@@ -316,7 +316,7 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
     }
   }
   FlightTable<ImageRef>::Caller caller;
-  caller.audience = source->audience();
+  caller.auth_scope = source->auth_scope();
   caller.start = [this, request = std::move(request), source](ResolveContext context) {
     StartResolve(request, source, *kv_, *finder_, std::move(context));
   };

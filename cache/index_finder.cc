@@ -119,7 +119,7 @@ absl::StatusOr<IndexSource> IndexFinder::Classify(const Manifest& artifact, Inde
 // at the same time.
 void IndexFinder::Ask(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
                       BesideDone done) {
-  const std::string key = StrCat(manifest.hex(), " ", source->audience());
+  const std::string key = StrCat(manifest.hex(), " ", source->auth_scope());
   std::shared_ptr<Lookup> lookup;
   std::vector<std::shared_ptr<Lookup>> old;  // ends outside of the lock
   bool led = false;
@@ -338,7 +338,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   void Fetch(const std::shared_ptr<ImageSource>& source, const Descriptor& blob, ByteRange range,
              FetchDone done) {
     finder_.spool_.Take(
-        source_->audience(), range.size(), cancel_,
+        source_->auth_scope(), range.size(), cancel_,
         [self = shared_from_this(), source, blob, range,
          done = std::move(done)](absl::StatusOr<ByteBudget::Lease> room) mutable {
           if (!room.ok()) return done(room.status());
@@ -382,7 +382,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     material.diff_id = diff_id(i);
     material.max_memory = IndexMemory(part.size(), *unpacked);
     finder_.memory_.Take(
-        source_->audience(), material.max_memory, cancel_,
+        source_->auth_scope(), material.max_memory, cancel_,
         [self = shared_from_this(), i, fetched, material, origin,
          open = std::move(open)](absl::StatusOr<ByteBudget::Lease> memory) mutable {
           if (!memory.ok()) return self->Take(i, memory.status(), origin);

@@ -27,7 +27,7 @@ struct BlobOrigin {
 
 // Whom the bytes of a blob come from.
 struct BlobFetch {
-  std::string audience;  // "" = not known
+  std::string auth_scope;  // "" = not known
   bool open = false;
 };
 

@@ -246,7 +246,7 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   }
   const auto may = [&](const Origin& origin) {
     return origin.open || (request.source != nullptr &&
-                           possession_.Known(request.source->audience(), origin.blob));
+                           possession_.Known(request.source->auth_scope(), origin.blob));
   };
   const auto proven = layers_.find(request.diff_id);
   if (proven != layers_.end() && proven->second.diff_id == proven->first &&
@@ -353,7 +353,7 @@ void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
   }
   FlightTable<LayerRef>::Caller caller;
   caller.priority = call->priority;
-  caller.audience = request.source->audience();
+  caller.auth_scope = request.source->auth_scope();
   caller.start = [this, call](FlightTable<LayerRef>::Context context) {
     call->leads = true;
     const Request& request = call->request;
@@ -373,7 +373,7 @@ void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
   call->relay->Add(layer_flights_.Join(key, std::move(caller)).ticket);
 }
 
-// The work of a flight is that of one audience; each of the others has to show that it may have
+// The work of a flight is that of one auth scope; each of the others has to show that it may have
 // the blob, too.
 void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<LayerRef> layer) {
   if (!layer.ok()) return call->Finish(std::move(layer));
@@ -404,7 +404,7 @@ void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id)
   const bool recorded = std::exchange(call->request.recorded, std::nullopt) == id;
   call->waited = true;
   if (recorded && filling != nullptr) filling->AddSource(call->request.source);
-  if (filling == nullptr || filling->Audiences().empty()) return Continue(call);
+  if (filling == nullptr || filling->AuthScopes().empty()) return Continue(call);
   FlightTable<bool>::Caller caller;
   caller.priority = call->priority;
   caller.start = [this, id, filling](FlightTable<bool>::Context context) {

@@ -346,17 +346,18 @@ absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
   }
   origin.open = filling.anonymous();
   IMAGEFS_ASSIGN_OR_RETURN(const LayerRef layer, Publish(diff_id, directory, proven.made, origin));
-  for (const std::string& audience : filling.Audiences()) {
-    possession_.Remember(audience, origin.blob);
+  for (const std::string& auth_scope : filling.AuthScopes()) {
+    possession_.Remember(auth_scope, origin.blob);
   }
   if (!proven.has_access) {
     IMAGEFS_ASSIGN_OR_RETURN(Fd blob, filling.Blob());
     Descriptor descriptor;
     descriptor.digest = origin.blob;
     descriptor.size = filling.access().blob_size();
-    const std::vector<std::string> audiences = filling.Audiences();
-    access_->Start(layer, descriptor, {std::move(blob), 0}, std::move(proven.made),
-                   {origin.registry, audiences.empty() ? "" : audiences.front(), nullptr, true});
+    const std::vector<std::string> auth_scopes = filling.AuthScopes();
+    access_->Start(
+        layer, descriptor, {std::move(blob), 0}, std::move(proven.made),
+        {origin.registry, auth_scopes.empty() ? "" : auth_scopes.front(), nullptr, true});
   }
   IMAGEFS_RETURN_IF_ERROR(MarkRefilled(id, proven.shown));
   if (unlink((filling.directory() + "/blob").c_str()) != 0 && errno != ENOENT) {

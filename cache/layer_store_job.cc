@@ -126,7 +126,7 @@ void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
   }
   FlightTable<bool>::Caller caller;
   caller.priority = context_.priority->get();
-  caller.audience = request_.source->audience();
+  caller.auth_scope = request_.source->auth_scope();
   caller.start = [&store = store_, source = request_.source, blob = blob_, name = spool_name_,
                   spool, anew](FlightTable<bool>::Context context) {
     auto sink = [&store, spool](uint64_t offset, std::string_view data) {
@@ -136,7 +136,8 @@ void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
     std::vector<ByteRange> missing = spool->Missing();
     // Bytes that lie here from before came by an authorisation that is not known any more.
     const bool alone = spool->present_bytes() == 0;
-    store.NoteFetch(name, alone ? BlobFetch{source->audience(), source->anonymous()} : BlobFetch());
+    store.NoteFetch(name,
+                    alone ? BlobFetch{source->auth_scope(), source->anonymous()} : BlobFetch());
     if (missing.empty()) return context.finish(true);
     ImageSource::ReadOptions options(context.priority);
     options.anew = anew;
@@ -168,7 +169,7 @@ void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
 
 SourceTurns::Claim LayerStore::Job::ClaimTurn(bool whole) const {
   const ImageSource& source = *request_.source;
-  return {source.registry(), source.audience(), context_.priority, whole};
+  return {source.registry(), source.auth_scope(), context_.priority, whole};
 }
 
 // The first byte queues the pass; with the end of the transfer it needs no place among the streams
@@ -235,9 +236,9 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
 // The pass has read the last byte, and its digest was right: the one who was asked had it all.
 LayerStore::Origin LayerStore::Job::MakeOrigin() {
   const BlobFetch fetched =
-      from_file_ ? BlobFetch{request_.source->audience(), request_.source->anonymous()}
+      from_file_ ? BlobFetch{request_.source->auth_scope(), request_.source->anonymous()}
                  : store_.FetchOf(spool_name_);
-  if (!fetched.audience.empty()) store_.possession_.Remember(fetched.audience, blob_.digest);
+  if (!fetched.auth_scope.empty()) store_.possession_.Remember(fetched.auth_scope, blob_.digest);
   return {blob_.digest, request_.source->registry(), fetched.open};
 }
 

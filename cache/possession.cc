@@ -11,25 +11,25 @@ constexpr size_t kMaxKnown = 100'000;
 
 }  // namespace
 
-void Possession::Remember(const std::string& audience, const Digest& blob) {
+void Possession::Remember(const std::string& auth_scope, const Digest& blob) {
   absl::MutexLock lock(&mu_);
   if (known_.size() >= kMaxKnown) known_.clear();
-  known_.emplace(audience, blob);
+  known_.emplace(auth_scope, blob);
 }
 
-bool Possession::Known(const std::string& audience, const Digest& blob) const {
+bool Possession::Known(const std::string& auth_scope, const Digest& blob) const {
   absl::MutexLock lock(&mu_);
-  return known_.contains(std::pair(audience, blob));
+  return known_.contains(std::pair(auth_scope, blob));
 }
 
 FlightTicket Possession::Ask(const Descriptor& blob, const std::shared_ptr<ImageSource>& source,
                              absl::AnyInvocable<void(absl::Status)> done) {
   FlightTable<bool>::Caller caller;
-  caller.audience = source->audience();
+  caller.auth_scope = source->auth_scope();
   caller.start = [this, blob, source](FlightTable<bool>::Context context) {
     source->HasBlob(blob, context.cancel,
                     [this, blob, source, finish = context.finish](absl::StatusOr<bool> has) {
-                      if (has.ok() && *has) Remember(source->audience(), blob.digest);
+                      if (has.ok() && *has) Remember(source->auth_scope(), blob.digest);
                       finish(std::move(has));
                     });
   };
@@ -39,7 +39,7 @@ FlightTicket Possession::Ask(const Descriptor& blob, const std::shared_ptr<Image
     done(absl::NotFoundError(
         StrCat(source->registry(), " does not have blob ", blob.digest.ToString())));
   };
-  return flights_.Join(StrCat(source->audience(), " ", blob.digest.ToString()), std::move(caller))
+  return flights_.Join(StrCat(source->auth_scope(), " ", blob.digest.ToString()), std::move(caller))
       .ticket;
 }
 

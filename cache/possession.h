@@ -20,9 +20,10 @@ namespace imagefs {
 
 class Possession {
  public:
-  // That audience (ImageSource::audience) was given the whole blob, or told that it may have it.
-  void Remember(const std::string& audience, const Digest& blob);
-  bool Known(const std::string& audience, const Digest& blob) const;
+  // That auth scope (ImageSource::auth scope) was given the whole blob, or told that it may have
+  // it.
+  void Remember(const std::string& auth_scope, const Digest& blob);
+  bool Known(const std::string& auth_scope, const Digest& blob) const;
 
   // Asks the source's registry, once for all who ask the same at the same time. `done` gets OK and
   // the answer is remembered, kNotFound where the blob is not there, or why it could not be asked.

@@ -50,7 +50,7 @@ void SourceTurns::Count(const Entry& entry, int change) {
   };
   count(all_);
   count_in(registries_, entry.claim.registry);
-  count_in(sources_, SourceKey(entry.claim.registry, entry.claim.audience));
+  count_in(sources_, SourceKey(entry.claim.registry, entry.claim.auth_scope));
 }
 
 template <typename Key>
@@ -60,7 +60,7 @@ SourceTurns::Use SourceTurns::UseOf(const std::map<Key, Use>& uses, const Key& k
 }
 
 SourceTurns::Use SourceTurns::SourceUse(const Claim& claim) const {
-  return UseOf(sources_, SourceKey(claim.registry, claim.audience));
+  return UseOf(sources_, SourceKey(claim.registry, claim.auth_scope));
 }
 
 bool SourceTurns::MayStart(const Entry& entry) const {

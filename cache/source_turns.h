@@ -1,6 +1,6 @@
 // Which piece of work may have a worker next, so that no source of images keeps the workers from
 // others. A source is one registry reached with one authorisation (ImageSource::registry() and
-// audience(), which names the repository).
+// auth scope(), which names the repository).
 //
 // Work that begins before all its input is here is a stream: it may have to wait for bytes, for as
 // long as its registry likes. So streams have places of their own, of which a registry has three
@@ -31,7 +31,7 @@ class SourceTurns {
 
   struct Claim {
     std::string registry;
-    std::string audience;
+    std::string auth_scope;
     PriorityRef priority;  // null = kForeground
     bool whole = false;    // it never waits for bytes
   };

@@ -346,7 +346,7 @@ FlightTicket TokenSource::Get(const TokenRequest& request, const Secret& refused
     return FlightTicket();
   }
   FlightTable<Token>::Caller caller;
-  caller.audience = request.fingerprint;
+  caller.auth_scope = request.fingerprint;
   caller.done = std::move(done);
   caller.start = [this, request](FlightTable<Token>::Context context) {
     std::make_shared<Fetch>(*this, request, std::move(context))->Attempt();

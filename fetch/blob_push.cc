@@ -116,7 +116,7 @@ void BlobPush::StartMount() {
   mount_tried_ = true;
   // A token for the other repository, too, is kept apart from those for this one alone.
   auto endpoint = std::make_shared<RegistryEndpoint>(*endpoint_);
-  StrAppend(&endpoint->audience, " mount ", blob_.from);
+  StrAppend(&endpoint->auth_scope, " mount ", blob_.from);
   StrAppend(&endpoint->scope, " repository:", blob_.from, ":pull");
   RegistryCall::Spec spec = NewSpec("POST");
   StrAppend(&spec.path, "?mount=", UrlEncode(blob_.digest.ToString()),

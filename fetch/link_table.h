@@ -28,7 +28,7 @@ class LinkTable {
     bool of_image = false;  // one of the image's own URLs, or where that leads
   };
 
-  // `registry` is who gave the link, `key` names the blob and the audience.
+  // `registry` is who gave the link, `key` names the blob and the auth scope.
   std::optional<Link> Find(const std::string& key, Clock::time_point now);
   // The link has answered with the blob; it may be there already.
   void Worked(const std::string& registry, const std::string& key, const Link& link,

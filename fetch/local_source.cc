@@ -94,10 +94,10 @@ absl::Status Ambiguous(const std::string& path, std::vector<std::string> names,
 // What both kinds share: blobs that lie in files, read on the calling thread.
 class LocalSource : public ImageSource {
  public:
-  LocalSource(std::string audience, std::unique_ptr<NamedFiles> files)
-      : files_(std::move(files)), audience_(std::move(audience)) {}
+  LocalSource(std::string auth_scope, std::unique_ptr<NamedFiles> files)
+      : files_(std::move(files)), auth_scope_(std::move(auth_scope)) {}
 
-  std::string audience() const override { return audience_; }
+  std::string auth_scope() const override { return auth_scope_; }
   std::string registry() const override { return files_->path(); }
 
   void HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) override {
@@ -184,15 +184,15 @@ class LocalSource : public ImageSource {
   }
 
   const std::unique_ptr<NamedFiles> files_;
-  const std::string audience_;
+  const std::string auth_scope_;
 };
 
 // ---- OCI layouts ----
 
 class OciSource : public LocalSource {
  public:
-  OciSource(std::string audience, std::unique_ptr<NamedFiles> files, ImageIndex index)
-      : LocalSource(std::move(audience), std::move(files)), index_(std::move(index)) {}
+  OciSource(std::string auth_scope, std::unique_ptr<NamedFiles> files, ImageIndex index)
+      : LocalSource(std::move(auth_scope), std::move(files)), index_(std::move(index)) {}
 
  protected:
   absl::StatusOr<FetchedManifest> FindManifest(const std::string& tag_or_digest) const override {
@@ -427,9 +427,9 @@ absl::StatusOr<Digest> HashBlob(const LocalBlob& blob) {
 
 class DockerArchiveSource : public LocalSource {
  public:
-  DockerArchiveSource(std::string audience, std::unique_ptr<NamedFiles> files,
+  DockerArchiveSource(std::string auth_scope, std::unique_ptr<NamedFiles> files,
                       std::vector<SavedImage> images)
-      : LocalSource(std::move(audience), std::move(files)), images_(std::move(images)) {}
+      : LocalSource(std::move(auth_scope), std::move(files)), images_(std::move(images)) {}
 
   // Makes the manifests up, so that blobs can be asked for by digest.
   absl::Status Prepare() {

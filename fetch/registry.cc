@@ -61,7 +61,7 @@ std::shared_ptr<RegistryEndpoint> MakeRegistryEndpoint(const Reference& referenc
   endpoint->api_host = reference.ApiHost();
   endpoint->repository = reference.repository;
   endpoint->identity = std::make_shared<EndpointIdentity>(access.credential, access.refresh);
-  endpoint->audience =
+  endpoint->auth_scope =
       StrCat(reference.host, "/", reference.repository, " ", endpoint->identity->fingerprint());
   endpoint->credential_trouble = access.credential_trouble;
   endpoint->loopback = reference.IsLoopback();

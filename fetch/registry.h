@@ -25,7 +25,7 @@ class RegistrySource : public ImageSource {
   RegistrySource(std::shared_ptr<RegistryShared> shared, const Reference& reference,
                  const SourceFactory::Access& access);
 
-  std::string audience() const override { return endpoint_->audience; }
+  std::string auth_scope() const override { return endpoint_->auth_scope; }
   std::string registry() const override { return endpoint_->host; }
   bool anonymous() const override { return anonymous_; }
   bool remote() const override { return true; }

@@ -92,11 +92,11 @@ bool RegistryCall::MaySpeakTls() const {
   return shared_->HostState(endpoint_->api_host).scheme == RegistryShared::Host::Scheme::kUnknown;
 }
 
-std::string RegistryCall::LinkKey() const { return StrCat(endpoint_->audience, " ", spec_.path); }
+std::string RegistryCall::LinkKey() const { return StrCat(endpoint_->auth_scope, " ", spec_.path); }
 
-std::string RegistryCall::Audience() const {
-  if (place_ == Place::kRegistry) return endpoint_->audience;
-  return StrCat(endpoint_->audience, " at ", url_.scheme, "://", url_.HostPort(), "/",
+std::string RegistryCall::AuthScope() const {
+  if (place_ == Place::kRegistry) return endpoint_->auth_scope;
+  return StrCat(endpoint_->auth_scope, " at ", url_.scheme, "://", url_.HostPort(), "/",
                 RepositoryOfApi(url_));
 }
 
@@ -156,7 +156,7 @@ void RegistryCall::Authorise(const Secret& refused_token) {
   const bool ours = place_ == Place::kRegistry;
   if (spec_.probe || (!ours && place_ != Place::kOtherRegistry)) return Send();
   generation_ = endpoint_->identity->generation();
-  const auto it = shared_->authorisations.find(Audience());
+  const auto it = shared_->authorisations.find(AuthScope());
   if (it == shared_->authorisations.end() || it->second.kind == Authorisation::Kind::kNone) {
     return Send();
   }
@@ -274,8 +274,8 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& res
 
 absl::StatusOr<HttpClient::Sink> RegistryCall::OnGoodHeaders(const HttpResponse& response) {
   if (place_ == Place::kRegistry && authorization_.empty() && !spec_.probe &&
-      !shared_->authorisations.contains(endpoint_->audience)) {
-    shared_->RememberAuthorisation(endpoint_->audience, {});
+      !shared_->authorisations.contains(endpoint_->auth_scope)) {
+    shared_->RememberAuthorisation(endpoint_->auth_scope, {});
   }
   absl::StatusOr<HttpClient::Sink> sink = HttpClient::Sink();
   if (spec_.on_headers) sink = spec_.on_headers(response);
@@ -413,7 +413,7 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
     OnRefused(response);
     return true;
   }
-  const auto known = shared_->authorisations.find(endpoint_->audience);
+  const auto known = shared_->authorisations.find(endpoint_->auth_scope);
   if (known != shared_->authorisations.end()) {
     // What was answered to nobody is asked for once more where somebody could get more.
     const bool nobody = known->second.kind == Authorisation::Kind::kNone;
@@ -467,7 +467,7 @@ void RegistryCall::OnRoot(HttpResponse refused) {
   const std::string least = StrCat("repository:", endpoint_->repository, ":pull");
   authorisation.scope = ScopeToAsk(
       asked->scope, endpoint_->scope.empty() ? least : endpoint_->scope, endpoint_->repository);
-  shared_->RememberAuthorisation(endpoint_->audience, std::move(authorisation));
+  shared_->RememberAuthorisation(endpoint_->auth_scope, std::move(authorisation));
   Authorise("");
 }
 
@@ -480,9 +480,9 @@ void RegistryCall::OnRefused(const HttpResponse& response) {
   const bool bearer = asked && asked->kind == Authorisation::Kind::kBearer;
   if (bearer) {
     asked->scope = ScopeToAsk(asked->scope, endpoint_->scope, endpoint_->repository);
-    shared_->RememberAuthorisation(endpoint_->audience, *std::move(asked));
+    shared_->RememberAuthorisation(endpoint_->auth_scope, *std::move(asked));
   } else if (asked && !credential.username.empty() && !credential_sent_) {
-    shared_->RememberAuthorisation(endpoint_->audience, *std::move(asked));
+    shared_->RememberAuthorisation(endpoint_->auth_scope, *std::move(asked));
     return Authorise("");
   } else if (!token_) {
     return RenewOr(RefusedError(*endpoint_, Error(response)));
@@ -504,7 +504,7 @@ void RegistryCall::OnOtherRefused(const HttpResponse& response) {
     return Finish(RefusedError(*endpoint_, Error(response)));
   }
   asked->scope = ScopeToAsk(asked->scope, "", RepositoryOfApi(url_));
-  shared_->RememberAuthorisation(Audience(), *std::move(asked));
+  shared_->RememberAuthorisation(AuthScope(), *std::move(asked));
   if (!token_) return Authorise("");
   token_renewed_ = true;
   Authorise(token_->value);

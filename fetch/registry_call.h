@@ -116,7 +116,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   Place PlaceOf(const Url& url) const;
   std::string Scheme() const;
   std::string LinkKey() const;
-  std::string Audience() const;  // of `place_`
+  std::string AuthScope() const;  // of `place_`
   ErrorAnswer Error(const HttpResponse& response) const;
 
   const std::shared_ptr<RegistryShared> shared_;

@@ -32,10 +32,10 @@ RegistryShared::Root& RegistryShared::RootOf(const std::string& host) {
   return roots[host];
 }
 
-void RegistryShared::RememberAuthorisation(const std::string& audience,
+void RegistryShared::RememberAuthorisation(const std::string& auth_scope,
                                            Authorisation authorisation) {
   BoundTable(authorisations);
-  authorisations[audience] = std::move(authorisation);
+  authorisations[auth_scope] = std::move(authorisation);
 }
 
 void RegistryShared::LogWarnings(const std::string& host, const HttpResponse& response) {

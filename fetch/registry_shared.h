@@ -36,7 +36,7 @@ struct RegistryShared {
     Referrers referrers = Referrers::kUnknown;  // the API that lists them
     bool reached = false;                       // has answered before
   };
-  // How an audience was told to authorise itself; kNone: it was answered without.
+  // How an auth scope was told to authorise itself; kNone: it was answered without.
   struct Authorisation {
     enum class Kind { kNone, kBearer, kBasic };
     Kind kind = Kind::kNone;
@@ -51,7 +51,7 @@ struct RegistryShared {
 
   Host& HostState(const std::string& host);
   Root& RootOf(const std::string& host);
-  void RememberAuthorisation(const std::string& audience, Authorisation authorisation);
+  void RememberAuthorisation(const std::string& auth_scope, Authorisation authorisation);
   void LogWarnings(const std::string& host, const HttpResponse& response);
 
   HttpClient& http;
@@ -59,11 +59,11 @@ struct RegistryShared {
   const SourceFactory::Options options;
   TokenSource tokens;
   RefreshThreads refreshes;
-  LinkTable links;  // by audience and path
+  LinkTable links;  // by auth scope and path
   std::atomic<uint64_t> retries{0}, resumes{0}, redirects{0};
 
   absl::flat_hash_map<std::string, Host> hosts;
-  absl::flat_hash_map<std::string, Authorisation> authorisations;  // by audience
+  absl::flat_hash_map<std::string, Authorisation> authorisations;  // by auth scope
   absl::flat_hash_map<std::string, Root> roots;
   absl::flat_hash_set<std::string> logged_warnings;
 };
@@ -77,7 +77,7 @@ struct RegistryEndpoint {
   // Stays what it was when the identity's credential is renewed: it is for the same user. Also what
   // the table of authorisations goes by, so it differs between reading and writing: a token for the
   // one is never sent with the other.
-  std::string audience;
+  std::string auth_scope;
   std::string
       scope;  // asked of the token service whatever the challenge says; "" = the challenge's
   std::string credential_trouble;  // why there is no credential where one is kept; "" = none

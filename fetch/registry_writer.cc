@@ -365,7 +365,7 @@ std::shared_ptr<RegistryWriter> MakeRegistryWriter(std::shared_ptr<RegistryShare
   const std::shared_ptr<RegistryEndpoint> endpoint = MakeRegistryEndpoint(reference, access);
   endpoint->push = true;
   endpoint->scope = StrCat("repository:", endpoint->repository, ":pull,push");
-  endpoint->audience += " push";
+  endpoint->auth_scope += " push";
   return std::make_shared<RemoteWriter>(Target{std::move(shared), endpoint});
 }
 

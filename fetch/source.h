@@ -51,7 +51,7 @@ class ImageSource {
   virtual ~ImageSource() = default;
 
   // Identifies whose authorisation the bytes come by: host, repository and credential fingerprint.
-  virtual std::string audience() const = 0;
+  virtual std::string auth_scope() const = 0;
   // Who answers: the registry's host as the reference names it, or the path of a layout or archive.
   virtual std::string registry() const = 0;
   // True when the bytes come without anybody's credentials, so that everybody may have them.

@@ -23,12 +23,14 @@ std::string_view TypeOf(const std::string& manifest) {
 // Calls go on without it, as they do without a real one: nothing in them refers to the source.
 class FakeSource : public ImageSource {
  public:
-  FakeSource(FakeRepository& repository, std::string audience, std::string registry)
-      : repository_(repository), audience_(std::move(audience)), registry_(std::move(registry)) {}
+  FakeSource(FakeRepository& repository, std::string auth_scope, std::string registry)
+      : repository_(repository),
+        auth_scope_(std::move(auth_scope)),
+        registry_(std::move(registry)) {}
 
-  std::string audience() const override { return audience_; }
+  std::string auth_scope() const override { return auth_scope_; }
   std::string registry() const override { return registry_; }
-  bool anonymous() const override { return audience_.empty(); }
+  bool anonymous() const override { return auth_scope_.empty(); }
   bool remote() const override { return true; }
 
   void GetManifest(const std::string& tag_or_digest, CancelToken, ManifestDone done) override {
@@ -62,23 +64,22 @@ class FakeSource : public ImageSource {
 
   void HasBlob(const Descriptor& blob, CancelToken, HasBlobDone done) override {
     repository_.threads_.Submit(
-        [&repository = repository_, audience = audience_, blob, done = std::move(done)]() mutable {
-          done(repository.Has(audience, blob));
-        });
+        [&repository = repository_, auth_scope = auth_scope_, blob,
+         done = std::move(done)]() mutable { done(repository.Has(auth_scope, blob)); });
   }
 
   void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions,
                 CancelToken cancel, BlobSink sink, BlobDone done) override {
-    repository_.threads_.Submit([&repository = repository_, audience = audience_, blob,
+    repository_.threads_.Submit([&repository = repository_, auth_scope = auth_scope_, blob,
                                  ranges = std::move(ranges), cancel, sink = std::move(sink),
                                  done = std::move(done)]() mutable {
-      repository.Transfer(audience, blob, std::move(ranges), cancel, sink, done);
+      repository.Transfer(auth_scope, blob, std::move(ranges), cancel, sink, done);
     });
   }
 
  private:
   FakeRepository& repository_;
-  const std::string audience_;
+  const std::string auth_scope_;
   const std::string registry_;
 };
 
@@ -245,19 +246,19 @@ void FakeRepository::EndEarly(const Digest& blob, uint64_t offset, int times) {
   blobs_[blob].early_ends = times;
 }
 
-void FakeRepository::Deny(const std::string& audience) {
+void FakeRepository::Deny(const std::string& auth_scope) {
   absl::MutexLock lock(&mu_);
-  denied_.push_back(audience);
+  denied_.push_back(auth_scope);
 }
 
-void FakeRepository::Deny(const std::string& audience, const Digest& blob) {
+void FakeRepository::Deny(const std::string& auth_scope, const Digest& blob) {
   absl::MutexLock lock(&mu_);
-  denied_blobs_.emplace(audience, blob);
+  denied_blobs_.emplace(auth_scope, blob);
 }
 
-bool FakeRepository::DeniedLocked(const std::string& audience, const Digest& blob) const {
-  return std::find(denied_.begin(), denied_.end(), audience) != denied_.end() ||
-         denied_blobs_.contains({audience, blob});
+bool FakeRepository::DeniedLocked(const std::string& auth_scope, const Digest& blob) const {
+  return std::find(denied_.begin(), denied_.end(), auth_scope) != denied_.end() ||
+         denied_blobs_.contains({auth_scope, blob});
 }
 
 std::vector<ByteRange> FakeRepository::Reads(const Digest& blob) const {
@@ -273,26 +274,26 @@ void FakeRepository::AwaitHeld(const Digest& blob) {
   mu_.Await(absl::Condition(&held));
 }
 
-bool FakeRepository::Has(const std::string& audience, const Descriptor& blob) {
+bool FakeRepository::Has(const std::string& auth_scope, const Descriptor& blob) {
   ++questions_;
   absl::MutexLock lock(&mu_);
-  if (DeniedLocked(audience, blob.digest) || foreign_.contains(blob.digest)) return false;
+  if (DeniedLocked(auth_scope, blob.digest) || foreign_.contains(blob.digest)) return false;
   const auto it = blobs_.find(blob.digest);
   return it != blobs_.end() && it->second.bytes.size() == blob.size;
 }
 
-std::shared_ptr<ImageSource> FakeRepository::Open(const std::string& audience,
+std::shared_ptr<ImageSource> FakeRepository::Open(const std::string& auth_scope,
                                                   const std::string& registry) {
-  return std::make_shared<FakeSource>(*this, audience, registry);
+  return std::make_shared<FakeSource>(*this, auth_scope, registry);
 }
 
-void FakeRepository::Transfer(const std::string& audience, const Descriptor& blob,
+void FakeRepository::Transfer(const std::string& auth_scope, const Descriptor& blob,
                               std::vector<ByteRange> ranges, const CancelToken& cancel,
                               ImageSource::BlobSink& sink, ImageSource::BlobDone& done) {
   {
     absl::MutexLock lock(&mu_);
-    if (DeniedLocked(audience, blob.digest)) {
-      return done(absl::PermissionDeniedError(StrCat("denied to ", audience)));
+    if (DeniedLocked(auth_scope, blob.digest)) {
+      return done(absl::PermissionDeniedError(StrCat("denied to ", auth_scope)));
     }
   }
   if (cancel.cancelled()) return done(absl::CancelledError("cancelled"));

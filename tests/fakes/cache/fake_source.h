@@ -1,8 +1,8 @@
 // A source of images in memory, scripted by tests: holds a blob back, fails it, damages it, and
 // records every range that was asked for.
 //
-// A FakeRepository is the content; FakeSource is one caller's access to it with an audience of its
-// own. Thread-safe. Transfers run on threads of the repository.
+// A FakeRepository is the content; FakeSource is one caller's access to it with an auth scope of
+// its own. Thread-safe. Transfers run on threads of the repository.
 #pragma once
 
 #include <atomic>
@@ -70,10 +70,10 @@ class FakeRepository {
   // delivered twice; the transfer ends early and says that all is well.
   void RepeatPieces(const Digest& blob, int times);
   void EndEarly(const Digest& blob, uint64_t offset, int times);
-  // Blob reads by callers of this audience fail with kPermissionDenied, and blobs are not there.
-  void Deny(const std::string& audience);
+  // Blob reads by callers of this auth scope fail with kPermissionDenied, and blobs are not there.
+  void Deny(const std::string& auth_scope);
   // The same of one blob only.
-  void Deny(const std::string& audience, const Digest& blob);
+  void Deny(const std::string& auth_scope, const Digest& blob);
 
   // Ranges asked for, in order.
   std::vector<ByteRange> Reads(const Digest& blob) const;
@@ -84,7 +84,7 @@ class FakeRepository {
   void AwaitHeld(const Digest& blob);
 
   // "" = anonymous.
-  std::shared_ptr<ImageSource> Open(const std::string& audience,
+  std::shared_ptr<ImageSource> Open(const std::string& auth_scope,
                                     const std::string& registry = "registry.test");
 
  private:
@@ -107,10 +107,10 @@ class FakeRepository {
     int early_ends = 0;
     std::vector<ByteRange> reads;
   };
-  bool Has(const std::string& audience, const Descriptor& blob);
-  void Transfer(const std::string& audience, const Descriptor& blob, std::vector<ByteRange> ranges,
-                const CancelToken& cancel, ImageSource::BlobSink& sink,
-                ImageSource::BlobDone& done);
+  bool Has(const std::string& auth_scope, const Descriptor& blob);
+  void Transfer(const std::string& auth_scope, const Descriptor& blob,
+                std::vector<ByteRange> ranges, const CancelToken& cancel,
+                ImageSource::BlobSink& sink, ImageSource::BlobDone& done);
   // What of the blob comes next from offset `at`, at most up to `end`; "" = the transfer ends there
   // as if that were all. Waits at a hold.
   absl::StatusOr<std::string> NextPiece(const Digest& blob, uint64_t at, uint64_t end,
@@ -121,7 +121,7 @@ class FakeRepository {
   mutable absl::Mutex mu_;
   std::map<std::string, std::string> manifests_ ABSL_GUARDED_BY(mu_);  // tag or digest -> bytes
   std::map<Digest, Blob> blobs_ ABSL_GUARDED_BY(mu_);
-  bool DeniedLocked(const std::string& audience, const Digest& blob) const
+  bool DeniedLocked(const std::string& auth_scope, const Digest& blob) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<std::string> denied_ ABSL_GUARDED_BY(mu_);
   std::set<std::pair<std::string, Digest>> denied_blobs_ ABSL_GUARDED_BY(mu_);
@@ -131,7 +131,7 @@ class FakeRepository {
   Executor threads_;
 };
 
-// Opens every registry reference on one repository; the username is the audience.
+// Opens every registry reference on one repository; the username is the auth scope.
 class FakeSourceFactory : public SourceFactory {
  public:
   explicit FakeSourceFactory(FakeRepository& repository) : repository_(repository) {}

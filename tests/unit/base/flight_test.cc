@@ -36,15 +36,15 @@ struct Probe {
 class FlightTest : public ::testing::Test {
  protected:
   // Work that is held until the test finishes it; `started_` has one context for every start.
-  std::unique_ptr<Probe> Join(const std::string& key, const std::string& audience = "",
+  std::unique_ptr<Probe> Join(const std::string& key, const std::string& auth_scope = "",
                               Priority priority = Priority::kForeground) {
     auto probe = std::make_unique<Probe>();
     Table::Caller caller;
     caller.priority = priority;
-    caller.audience = audience;
-    caller.start = [this, audience](Table::Context context) {
+    caller.auth_scope = auth_scope;
+    caller.start = [this, auth_scope](Table::Context context) {
       started_.push_back(std::move(context));
-      started_for_.push_back(audience);
+      started_for_.push_back(auth_scope);
     };
     caller.done = [probe = probe.get()](absl::StatusOr<int> result) {
       probe->results.push_back(std::move(result));
@@ -212,7 +212,7 @@ TEST_F(FlightTest, Rule4AudienceIsThatOfTheRunningStartNotOfWhoIsLeft) {
 TEST_F(FlightTest, Rule4LeavingWhileTheFailureIsDeliveredEndsTheFlight) {
   std::unique_ptr<Probe> b;
   Table::Caller alice;
-  alice.audience = "alice";
+  alice.auth_scope = "alice";
   alice.start = [this](Table::Context context) { started_.push_back(std::move(context)); };
   alice.done = [&](const absl::StatusOr<int>&) { b->ticket.Leave(); };
   table_.Join("k", std::move(alice));
@@ -526,10 +526,10 @@ class Storm {
 
   Table::JoinResult Join(size_t id, const std::string& key, bool at_once,
                          Priority priority = Priority::kForeground,
-                         const std::string& audience = "user") {
+                         const std::string& auth_scope = "user") {
     Table::Caller caller;
     caller.priority = priority;
-    caller.audience = audience;
+    caller.auth_scope = auth_scope;
     caller.start = [this, at_once](Table::Context context) { Start(std::move(context), at_once); };
     caller.done = [this, id](const absl::StatusOr<int>&) { ++answers[id]; };
     return table.Join(key, std::move(caller));
@@ -541,9 +541,9 @@ class Storm {
     for (unsigned round = 0; round < kRounds; ++round) {
       const size_t id = 3 + seed * kRounds + round;
       const auto priority = static_cast<Priority>(random() % 4);
-      const std::string audience = StrCat("user", random() % 3);
+      const std::string auth_scope = StrCat("user", random() % 3);
       const bool at_once = random() % 8 == 0;
-      tickets.push_back(Join(id, StrCat(random() % kKeys), at_once, priority, audience).ticket);
+      tickets.push_back(Join(id, StrCat(random() % kKeys), at_once, priority, auth_scope).ticket);
       if (random() % 2 == 0) tickets[random() % tickets.size()].Leave();
       if (tickets.size() > 16) tickets.erase(tickets.begin());
     }

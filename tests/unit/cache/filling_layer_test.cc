@@ -332,7 +332,7 @@ TEST_F(FillingLayerTest, WrongBytesAreFetchedFromAnotherSourceFirst) {
   const AccessSpan span = table_.spans.at(3);
   repository_.CorruptAt(blob_.digest, span.blob_begin + 100, 1);
   EXPECT_TRUE(Check({span.data_begin, span.data_end()}).ok());
-  EXPECT_EQ(layer_->Audiences(), (std::vector<std::string>{"bob", "alice"}));
+  EXPECT_EQ(layer_->AuthScopes(), (std::vector<std::string>{"bob", "alice"}));
 }
 
 TEST_F(FillingLayerTest, ARegistryThatIsAwayForAMomentIsWaitedFor) {

@@ -23,7 +23,7 @@ class Registries : public SourceFactory {
  public:
   absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference,
                                                     const Access& access) override {
-    // As the audience of a real source does, it names the repository.
+    // As the auth scope of a real source does, it names the repository.
     return of_.at(reference.host)
         ->Open(StrCat(reference.repository, " ", access.credential.username), reference.host);
   }

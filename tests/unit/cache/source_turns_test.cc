@@ -15,9 +15,9 @@
 namespace imagefs {
 namespace {
 
-SourceTurns::Claim Claim(const std::string& registry, const std::string& audience, bool whole,
+SourceTurns::Claim Claim(const std::string& registry, const std::string& auth_scope, bool whole,
                          Priority priority = Priority::kForeground) {
-  return {registry, audience, std::make_shared<LivePriority>(priority), whole};
+  return {registry, auth_scope, std::make_shared<LivePriority>(priority), whole};
 }
 
 class SourceTurnsTest : public ::testing::Test {
@@ -132,7 +132,7 @@ TEST(SourceTurnsRandomTest, StreamsThatNeverEndHoldNobodyUp) {
         if (!work.running || work.claim.whole) continue;
         ++streams["all"];
         ++streams[work.claim.registry];
-        ++streams[StrCat(work.claim.registry, " ", work.claim.audience)];
+        ++streams[StrCat(work.claim.registry, " ", work.claim.auth_scope)];
       }
       for (const auto& [who, count] : streams) ASSERT_LE(count, 2 * workers) << who;
       ASSERT_LE(turns.running(), static_cast<size_t>(turns.most_running()));

@@ -663,7 +663,7 @@ TEST_F(LocalSourceTest, AudienceNamesTheContainer) {
   WriteDirectory(layout);
   absl::StatusOr<std::shared_ptr<ImageSource>> source = Open("oci:%D/layout:v1");
   ASSERT_TRUE(source.ok());
-  EXPECT_TRUE(Contains((*source)->audience(), dir_ + "/layout"));
+  EXPECT_TRUE(Contains((*source)->auth_scope(), dir_ + "/layout"));
 }
 
 }  // namespace

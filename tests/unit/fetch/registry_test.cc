@@ -293,7 +293,7 @@ TEST_F(RegistryTest, BasicCredentials) {
   const absl::Status none = GetManifest(*Open()).status();
   EXPECT_TRUE(absl::IsUnauthenticated(none)) << none;
   EXPECT_TRUE(Contains(none, "anonymous")) << none;
-  EXPECT_NE(Open()->audience(), source->audience());
+  EXPECT_NE(Open()->auth_scope(), source->auth_scope());
 }
 
 TEST_F(RegistryTest, BearerIsPreferredToBasic) {
