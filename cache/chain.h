@@ -134,7 +134,7 @@ struct FoundIndex {
   // Two unlinked files.
   Fd index;                           // EROFS, overlay form, written here from a disarmed tree
   uint64_t index_bytes = 0;           // of it
-  Fd access;                          // image/layer_access.h
+  Fd span_table;                      // image/span_table.h
   std::optional<ByteRange> prefetch;  // of the data file: read at the start, says its author
 };
 using FoundIndexRef = std::shared_ptr<const FoundIndex>;

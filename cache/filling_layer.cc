@@ -44,22 +44,22 @@ FillingLayer::~FillingLayer() = default;
 
 absl::Status FillingLayer::OpenFiles() {
   const std::string& directory = options_.directory;
-  IMAGEFS_ASSIGN_OR_RETURN(access_, LayerAccess::Open(directory + "/access"));
+  IMAGEFS_ASSIGN_OR_RETURN(table_, SpanTableReader::Open(directory + "/access"));
   IMAGEFS_ASSIGN_OR_RETURN(data_, OpenOrCreate(directory + "/data"));
   struct stat st;
   if (fstat(data_.get(), &st) != 0) return ErrnoStatus(errno, directory + "/data");
-  IMAGEFS_ASSIGN_OR_RETURN(present_, PresentMap::Open(directory + "/present", *access_));
-  const size_t count = access_->span_count();
-  if (static_cast<uint64_t>(st.st_size) != access_->data_bytes()) {
+  IMAGEFS_ASSIGN_OR_RETURN(present_, PresentMap::Open(directory + "/present", *table_));
+  const size_t count = table_->span_count();
+  if (static_cast<uint64_t>(st.st_size) != table_->data_bytes()) {
     for (size_t i = 0; i < count; ++i) {
       if (present_->mark(i).present) return absl::DataLossError(StrCat(directory, "/data was cut"));
     }
-    if (ftruncate(data_.get(), static_cast<off_t>(access_->data_bytes())) != 0) {
+    if (ftruncate(data_.get(), static_cast<off_t>(table_->data_bytes())) != 0) {
       return ErrnoStatus(errno, directory + "/data");
     }
   }
-  blob_.digest = access_->blob_digest();
-  blob_.size = access_->blob_size();
+  blob_.digest = table_->blob_digest();
+  blob_.size = table_->blob_size();
   {
     absl::MutexLock lock(&mu_);
     sources_.SetBlob(blob_.digest);
@@ -69,9 +69,9 @@ absl::Status FillingLayer::OpenFiles() {
   }
   absl::MutexLock lock(&mu_);
   spans_.resize(count);
-  moved_.resize(access_->moves().size());
+  moved_.resize(table_->moves().size());
   for (size_t i = 0; i < count; ++i) {
-    const AccessSpan span = access_->span(i);
+    const SpanEntry span = table_->span(i);
     all_blob_bytes_ += span.blob_bytes;
     const PresentMap::Mark& mark = present_->mark(i);
     if (!mark.present) continue;
@@ -159,7 +159,7 @@ void FillingLayer::TouchLocked(uint32_t first, uint32_t last) {
     if (spans_[i].touched) continue;
     spans_[i].touched = true;
     touched_.emplace_back(scheduler_.NextOrder(), i);
-    needed_bytes_ += access_->span(i).blob_bytes;
+    needed_bytes_ += table_->span(i).blob_bytes;
     last_touch_ = Moment::Now();
   }
   const bool most =
@@ -175,7 +175,7 @@ void FillingLayer::ReadAheadLocked(uint32_t first, uint32_t last) {
   const uint32_t ahead = streams_.Advance(first, last, profiled_);
   uint64_t bytes = 0;
   for (uint32_t i = last; i < spans_.size() && i < last + ahead; ++i) {
-    bytes += access_->span(i).blob_bytes;
+    bytes += table_->span(i).blob_bytes;
     if (bytes > kMaxReadAheadBytes) break;
     if (spans_[i].state == State::kAbsent) {
       QueueLocked(i, Priority::kReadahead);
@@ -251,13 +251,13 @@ void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, 
     auto add = [&waiter](std::pair<size_t, size_t> spans) {
       waiter->parts.emplace_back(spans.first, spans.second);
     };
-    add(access_->SpansOf(range));
+    add(table_->SpansOf(range));
     const auto [begin, end] = waiter->parts.front();
-    for (uint32_t i = 0; i < access_->moves().size(); ++i) {
-      const LayerBuilder::Move& move = access_->moves()[i];
+    for (uint32_t i = 0; i < table_->moves().size(); ++i) {
+      const LayerBuilder::Move& move = table_->moves()[i];
       if (moved_[i] || move.to >= range.end || move.to + move.length <= range.begin) continue;
       waiter->moves.push_back(i);
-      add(access_->SpansOf({move.from, move.from + move.length}));
+      add(table_->SpansOf({move.from, move.from + move.length}));
     }
     if (failed.ok()) {
       for (const auto& [first, last] : waiter->parts) TouchLocked(first, last);
@@ -313,7 +313,7 @@ void FillingLayer::Watch(const WaiterRef& waiter, const CancelToken& cancel,
 void FillingLayer::Expire(const WaiterRef& waiter) {
   const FillReport report = Report();
   const absl::Status why = absl::DeadlineExceededError(
-      StrCat("bytes of layer ", access_->diff_id().Short(), " did not come in time",
+      StrCat("bytes of layer ", table_->diff_id().Short(), " did not come in time",
              report.reason.empty() ? "" : StrCat("; last failure: ", report.reason)));
   {
     absl::MutexLock lock(&mu_);
@@ -372,10 +372,10 @@ void FillingLayer::Deliver(Finished finished) {
 
 absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {
   for (const uint32_t i : moves) {
-    const LayerBuilder::Move& move = access_->moves()[i];
+    const LayerBuilder::Move& move = table_->moves()[i];
     {
       absl::MutexLock lock(&mu_);
-      const auto [first, last] = access_->SpansOf({move.from, move.from + move.length});
+      const auto [first, last] = table_->SpansOf({move.from, move.from + move.length});
       for (size_t span = first; span < last; ++span) {
         if (spans_[span].state == State::kPresent) continue;
         return absl::ResourceExhaustedError("a sparse file cannot be laid out: the disk is full");
@@ -400,7 +400,7 @@ void FillingLayer::Prefetch(ByteRange range, Priority priority) {
   {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || !poison_.ok()) return;
-    const auto [first, last] = access_->SpansOf(range);
+    const auto [first, last] = table_->SpansOf(range);
     profiled_ |= priority == Priority::kForeground;
     for (size_t i = first; i < last; ++i) {
       if (spans_[i].state == State::kAbsent) scheduler_.counters().prefetched_spans++;
@@ -454,7 +454,7 @@ void FillingLayer::GiveUp() {
     sweep_ = 0;
   }
   TellFailing(absl::DeadlineExceededError(
-                  StrCat("nothing has come of layer ", access_->diff_id().Short(), " for ",
+                  StrCat("nothing has come of layer ", table_->diff_id().Short(), " for ",
                          absl::ToInt64Seconds(limit), " s",
                          report.reason.empty() ? "" : StrCat("; last failure: ", report.reason))),
               true);
@@ -556,7 +556,7 @@ void FillingLayer::EndCheck(const absl::Status& status) {
   if (absl::IsDataLoss(status)) {
     // A description that lied has the spans as they came. Else somebody wrote to the file.
     const absl::StatusOr<std::vector<uint32_t>> wrong =
-        SpansNotAsMarked(options_.directory, *access_, [](size_t) { return true; });
+        SpansNotAsMarked(options_.directory, *table_, [](size_t) { return true; });
     bool again = wrong.ok() && !wrong->empty();
     {
       absl::MutexLock lock(&mu_);
@@ -564,11 +564,11 @@ void FillingLayer::EndCheck(const absl::Status& status) {
       if (again) checking_ = check_runs_ = false;
     }
     if (!again) return OnDamage(status);
-    LogError("layer.written_to layer=", access_->diff_id().Short(), " spans=", wrong->size());
+    LogError("layer.written_to layer=", table_->diff_id().Short(), " spans=", wrong->size());
     return Doubt(*wrong);
   }
   if (!status.ok()) {
-    LogWarning("layer.check_failed layer=", access_->diff_id().Short(), " cause=", status.message(),
+    LogWarning("layer.check_failed layer=", table_->diff_id().Short(), " cause=", status.message(),
                " next_try=", absl::FormatDuration(kCheckRetry));
   }
   bool tell = false;
@@ -681,7 +681,7 @@ bool FillingLayer::Poison(const absl::Status& why) {
     reason_ = std::string(why.message());
     FailAllLocked(why, finished);
   }
-  LogError("layer_poisoned layer=", access_->diff_id().Short(), " cause=", why.message());
+  LogError("layer_poisoned layer=", table_->diff_id().Short(), " cause=", why.message());
   Deliver(std::move(finished));
   return true;
 }
@@ -713,7 +713,7 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
       if (spans_[index].state != State::kPresent || wanted.contains(index)) continue;
       // Until the hole is punched whoever wants it waits, and nobody brings it meanwhile.
       spans_[index].state = State::kBusy;
-      const AccessSpan about = access_->span(index);
+      const SpanEntry about = table_->span(index);
       --present_count_;
       present_blob_bytes_ -= about.blob_bytes;
       present_data_bytes_ -= about.data_bytes;
@@ -726,7 +726,7 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
   }
   while (!readers.expired()) absl::SleepFor(absl::Microseconds(200));
   for (const uint32_t index : victims) {
-    const AccessSpan span = access_->span(index);
+    const SpanEntry span = table_->span(index);
     absl::Status status = present_->Clear(index);
     if (status.ok() &&
         fallocate(data_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
@@ -748,7 +748,7 @@ std::vector<std::pair<uint64_t, ByteRange>> FillingLayer::Touched() const {
   absl::MutexLock lock(&mu_);
   std::vector<std::pair<uint64_t, ByteRange>> out;
   for (const auto& [order, index] : touched_) {
-    const AccessSpan span = access_->span(index);
+    const SpanEntry span = table_->span(index);
     out.emplace_back(order, ByteRange{span.data_begin, span.data_end()});
   }
   return out;
@@ -782,7 +782,7 @@ FillReport FillingLayer::Report() const {
   report.blob_bytes_present = present_blob_bytes_;
   report.blob_bytes_fetched = fetched_bytes_;
   report.blob_bytes_needed = needed_bytes_;
-  report.data_bytes = access_->data_bytes();
+  report.data_bytes = table_->data_bytes();
   report.data_bytes_present = present_data_bytes_;
   report.waiting = waiting_;
   for (const auto& batch : batches_)

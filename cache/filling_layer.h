@@ -3,7 +3,7 @@
 // nobody who waits holds a thread.
 //
 //   <directory>/index    the tree (EROFS, overlay form)
-//   <directory>/access   the span table (image/layer_access.h)
+//   <directory>/access   the span table (image/span_table.h)
 //   <directory>/data     sparse
 //   <directory>/present  which spans were checked and are in `data` (cache/present_map.h)
 //   <directory>/blob     of an unproven layer: what has come of its blob, to check it as a whole
@@ -49,7 +49,7 @@
 #include "cache/span_troubles.h"
 #include "cache/spool.h"
 #include "fetch/source.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 
 namespace imagefs {
 
@@ -102,7 +102,7 @@ class FillingLayer final : public LayerFill,
   CancelToken closing() const { return cancel_.token(); }  // fires when the store closes
   bool anonymous() const;                       // nobody's credentials were used for any byte
   std::vector<std::string> AuthScopes() const;  // of the sources: whose bytes these may be
-  const LayerAccess& access() const { return *access_; }
+  const SpanTableReader& span_table() const { return *table_; }
   const std::string& directory() const { return options_.directory; }
 
   std::optional<Want> MostUrgent(Moment now, Moment& look_again) override;
@@ -195,7 +195,7 @@ class FillingLayer final : public LayerFill,
 
   const Options options_;
   FillScheduler& scheduler_;
-  std::unique_ptr<LayerAccess> access_;
+  std::unique_ptr<SpanTableReader> table_;
   Descriptor blob_;
   std::unique_ptr<PresentMap> present_;
   Fd data_;

@@ -121,11 +121,11 @@ FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority pr
     if (!wrong_.empty() && wrong_.PauseEnd(i, priority) > now) return false;
     return spans_[i].state == State::kQueued || (sweeping && spans_[i].state == State::kAbsent);
   };
-  AccessSpan at = access_->span(index);
+  SpanEntry at = table_->span(index);
   ByteRange blob = {at.blob_begin, at.blob_end()};
   uint32_t first = index, last = index + 1;
   while (last < spans_.size() && wanted(last)) {
-    const AccessSpan next = access_->span(last);
+    const SpanEntry next = table_->span(last);
     if (next.blob_begin < blob.begin || next.blob_begin > blob.end + kMaxGapBytes ||
         next.blob_end() < blob.end || next.blob_end() - blob.begin > limit) {
       break;
@@ -135,7 +135,7 @@ FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority pr
   }
   // What a reader waits for comes first.
   while (priority != Priority::kOnDemand && first > 0 && wanted(first - 1)) {
-    const AccessSpan before = access_->span(first - 1);
+    const SpanEntry before = table_->span(first - 1);
     if (before.blob_begin > blob.begin || before.blob_end() + kMaxGapBytes < blob.begin ||
         before.blob_end() > blob.end || blob.end - before.blob_begin > limit) {
       break;
@@ -160,7 +160,7 @@ FillingLayer::BatchRef FillingLayer::NewBatchLocked(uint32_t first, uint32_t las
   uint64_t largest = 0;
   for (uint32_t i = first; i < last; ++i) {
     spans_[i].state = State::kInFlight;
-    largest = std::max<uint64_t>(largest, access_->span(i).data_bytes);
+    largest = std::max<uint64_t>(largest, table_->span(i).data_bytes);
   }
   batch->memory = blob.size() + largest;
   batches_.push_back(batch);
@@ -229,10 +229,10 @@ FillingLayer::BatchRef FillingLayer::TakeHedgeLocked(const BatchRef& silent, Mom
   const SourceHealth::Place place = sources_.PlaceOf(*choice.source);
   if (!scheduler_.health().Begin(place, Priority::kOnDemand, now)) return nullptr;
   const auto [first, end] = AwaitedLocked(*silent);
-  ByteRange blob = {access_->span(first).blob_begin, access_->span(first).blob_end()};
+  ByteRange blob = {table_->span(first).blob_begin, table_->span(first).blob_end()};
   uint32_t last = first + 1;
   for (; last < end; ++last) {
-    const AccessSpan next = access_->span(last);
+    const SpanEntry next = table_->span(last);
     if (spans_[last].state != State::kInFlight || next.blob_begin < blob.begin ||
         next.blob_end() < blob.end || next.blob_end() - blob.begin > kMaxBatchBytes[0]) {
       break;
@@ -382,7 +382,7 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
     waited = now - std::exchange(batch->last_byte, now);
     if (!std::exchange(batch->answered, true)) waited = std::max(waited, kPauseToNote);
     from = batch->next;
-    while (batch->next < batch->last && access_->span(batch->next).blob_end() <= end) ++batch->next;
+    while (batch->next < batch->last && table_->span(batch->next).blob_end() <= end) ++batch->next;
     to = batch->next;
     // It was slow and is not silent any more: what was asked beside it is not needed.
     hedge = batch->hedge ? nullptr : batch->beside.lock();
@@ -494,11 +494,11 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
 absl::Status FillingLayer::Store(uint32_t index, std::string_view bytes) {
   struct stat st;
   if (fstat(data_.get(), &st) != 0) return ErrnoStatus(errno, "the data file");
-  if (static_cast<uint64_t>(st.st_size) < access_->data_bytes()) {
+  if (static_cast<uint64_t>(st.st_size) < table_->data_bytes()) {
     // To write on would turn what was cut off into zeros.
     return absl::DataLossError("the data file was cut");
   }
-  IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), bytes, access_->span(index).data_begin));
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), bytes, table_->span(index).data_begin));
   if (absl::Status mark = present_->Set(index, Crc32c(~0U, bytes)); !mark.ok()) {
     LogDebug("span_not_marked span=", index, " cause=", mark.message());
   }
@@ -515,12 +515,12 @@ bool FillingLayer::BeginWork(uint32_t index) {
 
 void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
   if (!BeginWork(index)) return;
-  const AccessSpan span = access_->span(index);
+  const SpanEntry span = table_->span(index);
   const std::string_view blob_bytes(batch->bytes.get() + (span.blob_begin - batch->blob.begin),
                                     span.blob_bytes);
   std::string out(span.data_bytes, '\0');
-  absl::Status status = DecodeSpan(span, access_->WindowOf(span), blob_bytes, absl::MakeSpan(out));
-  if (absl::Status table = access_->CheckWhole(); !table.ok()) return OnDamage(table);
+  absl::Status status = DecodeSpan(span, table_->WindowOf(span), blob_bytes, absl::MakeSpan(out));
+  if (absl::Status table = table_->CheckWhole(); !table.ok()) return OnDamage(table);
   if (status.ok()) {
     scheduler_.health().Succeeded(batch->place);
     status = Store(index, out);
@@ -533,7 +533,7 @@ void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
 // Bytes that an earlier process left: what was not on disk before a crash, or was written over, is
 // not what it should be.
 void FillingLayer::Recheck(uint32_t index) {
-  const AccessSpan span = access_->span(index);
+  const SpanEntry span = table_->span(index);
   std::string bytes(span.data_bytes, '\0');
   const absl::StatusOr<size_t> got = PreadFull(data_.get(), absl::MakeSpan(bytes), span.data_begin);
   const bool right = got.ok() && *got == bytes.size() && present_->Holds(index, bytes);
@@ -559,7 +559,7 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
     absl::MutexLock lock(&mu_);
     Span& span = spans_[index];
     if (status.ok()) {
-      const AccessSpan about = access_->span(index);
+      const SpanEntry about = table_->span(index);
       span.state = State::kPresent;
       if (!wrong_.empty()) wrong_.Remove(index);
       if (wrong_.empty()) reason_.clear();
@@ -584,7 +584,7 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
     }
   }
   if (!status.ok()) {
-    LogWarning("span_refused layer=", access_->diff_id().Short(), " span=", index,
+    LogWarning("span_refused layer=", table_->diff_id().Short(), " span=", index,
                " cause=", status.message());
     scheduler_.Wake();
   }

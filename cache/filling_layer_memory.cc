@@ -70,7 +70,7 @@ void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Sta
     waited = waiters_.contains(index);
     if (waited) {
       spans_[index].state = State::kInMemory;
-      memory_.Add(index, access_->span(index).data_begin, std::move(bytes));
+      memory_.Add(index, table_->span(index).data_begin, std::move(bytes));
       SettleLocked(index, suspects, finished);
       if (memory_.over()) {
         for (const uint32_t gone : memory_.Trim(WantedLocked())) {

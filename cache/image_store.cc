@@ -518,21 +518,21 @@ FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSo
       state->missing = chain->layers.size();
     }
     for (size_t i = 0; i < chain->layers.size(); ++i) {
-      state->relay->Add(layers_->access().Ensure(chain->layers[i], image->manifest.layers[i],
-                                                 source,
-                                                 [state, chain](const absl::Status& status) {
-                                                   absl::Status all;
-                                                   {
-                                                     absl::MutexLock lock(&state->mu);
-                                                     // A blob that cannot be read in parts is taken
-                                                     // whole by everybody.
-                                                     if (!absl::IsUnimplemented(status))
-                                                       state->status.Update(status);
-                                                     if (--state->missing > 0) return;
-                                                     all = state->status;
-                                                   }
-                                                   all.ok() ? state->done(chain) : state->done(all);
-                                                 }));
+      state->relay->Add(
+          layers_->span_tables().Ensure(chain->layers[i], image->manifest.layers[i], source,
+                                        [state, chain](const absl::Status& status) {
+                                          absl::Status all;
+                                          {
+                                            absl::MutexLock lock(&state->mu);
+                                            // A blob that cannot be read in parts is taken
+                                            // whole by everybody.
+                                            if (!absl::IsUnimplemented(status))
+                                              state->status.Update(status);
+                                            if (--state->missing > 0) return;
+                                            all = state->status;
+                                          }
+                                          all.ok() ? state->done(chain) : state->done(all);
+                                        }));
     }
   };
   state->relay->Add(EnsureChain(image, source, IndexTrust::None(), Priority::kForeground,

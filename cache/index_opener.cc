@@ -12,7 +12,7 @@
 #include "image/disarm.h"
 #include "image/erofs_writer.h"
 #include "image/index_bundle.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 #include "image/zstd_frame.h"
 #include "image/ztoc.h"
 
@@ -96,12 +96,13 @@ absl::Status IndexOpener::WriteIndex(Tree& tree, const Digest& diff_id, uint64_t
 absl::StatusOr<FoundIndexRef> IndexOpener::FromTable(TableLayer table, DataLayout layout,
                                                      FoundIndex found,
                                                      const Digest& diff_id) const {
-  IMAGEFS_RETURN_IF_ERROR(WriteIndex(table.layer.tree, diff_id, table.access.data_bytes, found));
+  IMAGEFS_RETURN_IF_ERROR(
+      WriteIndex(table.layer.tree, diff_id, table.span_table.data_bytes, found));
   table.layer.tree = Tree();
-  table.access.layout = layout;
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string access, WriteAccess(table.access));
-  IMAGEFS_ASSIGN_OR_RETURN(found.access, NewFile());
-  IMAGEFS_RETURN_IF_ERROR(PwriteFull(found.access.get(), access, 0));
+  table.span_table.layout = layout;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string span_table, WriteSpanTable(table.span_table));
+  IMAGEFS_ASSIGN_OR_RETURN(found.span_table, NewFile());
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(found.span_table.get(), span_table, 0));
   found.prefetch = table.prefetch;
   return std::make_shared<const FoundIndex>(std::move(found));
 }
@@ -116,25 +117,26 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenBundle(const IndexMaterial& bundl
   found.origin = "published";
   found.description = published;
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index, NewFile());
-  IMAGEFS_ASSIGN_OR_RETURN(found.access, NewFile());
+  IMAGEFS_ASSIGN_OR_RETURN(found.span_table, NewFile());
   {
     IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(bundle.file, "an index"));
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view packed, PartOf(file, bundle));
-    const absl::Status unpacked = UnpackBundle(packed, announced, index.get(), found.access.get());
+    const absl::Status unpacked =
+        UnpackBundle(packed, announced, index.get(), found.span_table.get());
     IMAGEFS_RETURN_IF_ERROR(file.CheckWhole("an index"));
     IMAGEFS_RETURN_IF_ERROR(unpacked);
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
-                           LayerAccess::OpenFd(found.access.get(), "its span table"));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<SpanTableReader> span_table,
+                           SpanTableReader::OpenFd(found.span_table.get(), "its span table"));
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ErofsImage> image,
                            ErofsImage::OpenFd(index.get(), "its tree"));
-  const uint64_t mapped = std::min<uint64_t>(access->bytes().size(), bundle.max_memory);
+  const uint64_t mapped = std::min<uint64_t>(span_table->bytes().size(), bundle.max_memory);
   IMAGEFS_ASSIGN_OR_RETURN(Tree tree,
-                           TreeOfBundle(*image, *access, bundle.layer.digest, bundle.layer.size,
+                           TreeOfBundle(*image, *span_table, bundle.layer.digest, bundle.layer.size,
                                         bundle.diff_id, bundle.max_memory - mapped));
-  IMAGEFS_RETURN_IF_ERROR(access->CheckWhole());
+  IMAGEFS_RETURN_IF_ERROR(span_table->CheckWhole());
   image->DropResidentPages();
-  IMAGEFS_RETURN_IF_ERROR(WriteIndex(tree, bundle.diff_id, access->data_bytes(), found));
+  IMAGEFS_RETURN_IF_ERROR(WriteIndex(tree, bundle.diff_id, span_table->data_bytes(), found));
   return std::make_shared<const FoundIndex>(std::move(found));
 }
 

@@ -24,16 +24,16 @@ absl::Status Clear(int data, uint64_t begin, uint64_t end) {
 
 }  // namespace
 
-absl::Status ClearGaps(const std::string& directory, const LayerAccess& access) {
-  if (!access.moves().empty()) return absl::OkStatus();
+absl::Status ClearGaps(const std::string& directory, const SpanTableReader& span_table) {
+  if (!span_table.moves().empty()) return absl::OkStatus();
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDWR));
   uint64_t end = 0;
-  for (size_t i = 0; i < access.span_count(); ++i) {
-    const AccessSpan span = access.span(i);
+  for (size_t i = 0; i < span_table.span_count(); ++i) {
+    const SpanEntry span = span_table.span(i);
     IMAGEFS_RETURN_IF_ERROR(Clear(data.get(), end, span.data_begin));
     end = span.data_end();
   }
-  return Clear(data.get(), end, access.data_bytes());
+  return Clear(data.get(), end, span_table.data_bytes());
 }
 
 }  // namespace imagefs

@@ -4,11 +4,11 @@
 #include <string>
 
 #include "absl/status/status.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 
 namespace imagefs {
 
 // Makes zeros of what no span brings, where the table moves nothing there. Writes only what is not.
-absl::Status ClearGaps(const std::string& directory, const LayerAccess& access);
+absl::Status ClearGaps(const std::string& directory, const SpanTableReader& span_table);
 
 }  // namespace imagefs

@@ -64,25 +64,26 @@ void LayerGuard::Check(ByteRange range, ReaderId reader, const CancelToken& canc
 // Whether all of the range is in spans that have their digest. What lies behind the last one are
 // copies, which no digest of a span tells of.
 bool LayerGuard::SpansHold(ByteRange range) {
-  std::shared_ptr<const LayerAccess> access;
+  std::shared_ptr<const SpanTableReader> span_table;
   const uint64_t doubts = this->doubts();
   {
     absl::MutexLock lock(&mu_);
-    if (access_ == nullptr) {
-      absl::StatusOr<std::unique_ptr<LayerAccess>> opened =
-          LayerAccess::Open(directory_ + "/access");
+    if (table_ == nullptr) {
+      absl::StatusOr<std::unique_ptr<SpanTableReader>> opened =
+          SpanTableReader::Open(directory_ + "/access");
       if (!opened.ok()) return false;
-      access_ = *std::move(opened);
-      right_.assign(access_->span_count(), false);
+      table_ = *std::move(opened);
+      right_.assign(table_->span_count(), false);
     }
-    access = access_;
+    span_table = table_;
   }
   const absl::StatusOr<Fd> data = OpenFile(directory_ + "/data", O_RDONLY);
-  const auto [first, last] = access->SpansOf(range);
-  if (!data.ok() || first == last || access->span(last - 1).data_end() < range.end) return false;
+  const auto [first, last] = span_table->SpansOf(range);
+  if (!data.ok() || first == last || span_table->span(last - 1).data_end() < range.end)
+    return false;
   std::string bytes;
   for (size_t i = first; i < last; ++i) {
-    const AccessSpan span = access->span(i);
+    const SpanEntry span = span_table->span(i);
     {
       absl::MutexLock lock(&mu_);
       if (right_[i]) continue;

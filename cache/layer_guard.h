@@ -18,7 +18,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/executor.h"
 #include "cache/chain.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 
 namespace imagefs {
 
@@ -61,8 +61,8 @@ class LayerGuard final : public LayerFill, public std::enable_shared_from_this<L
   std::atomic<uint64_t> doubts_{0};
   mutable absl::Mutex mu_;
   absl::Duration deadline_ ABSL_GUARDED_BY(mu_) = absl::ZeroDuration();
-  std::shared_ptr<const LayerAccess> access_ ABSL_GUARDED_BY(mu_);  // opened when it is needed
-  std::vector<bool> right_ ABSL_GUARDED_BY(mu_);                    // by span
+  std::shared_ptr<const SpanTableReader> table_ ABSL_GUARDED_BY(mu_);  // opened when it is needed
+  std::vector<bool> right_ ABSL_GUARDED_BY(mu_);                       // by span
   LayerRef filling_ ABSL_GUARDED_BY(mu_);
   absl::Status failed_ ABSL_GUARDED_BY(mu_);
 };

@@ -37,7 +37,7 @@ void LayerMender::WithSource(
 void LayerMender::AddSource(FillingLayer& filling) const {
   WithSource(
       [&](const ResolvedImage& image, size_t i) {
-        return image.manifest.layers[i].digest == filling.access().blob_digest();
+        return image.manifest.layers[i].digest == filling.span_table().blob_digest();
       },
       [&](const ResolvedImage&, size_t, std::shared_ptr<ImageSource> source) {
         filling.AddSource(std::move(source));

@@ -69,11 +69,11 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
                            OpenFile(into + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
   ProvenLayer proven;
-  IMAGEFS_ASSIGN_OR_RETURN(proven.made, IndexTar(data.get(), layer.access.tar_bytes(),
+  IMAGEFS_ASSIGN_OR_RETURN(proven.made, IndexTar(data.get(), layer.span_table.tar_bytes(),
                                                  layer.diff_id, index.get(), cancel));
   // The moves, too: what they copy is no part of the tar that was hashed.
-  if (proven.made.data_bytes != layer.access.data_bytes() ||
-      !SameMoves(proven.made.moves, layer.access.moves())) {
+  if (proven.made.data_bytes != layer.span_table.data_bytes() ||
+      !SameMoves(proven.made.moves, layer.span_table.moves())) {
     return NotItsTar();
   }
   IMAGEFS_RETURN_IF_ERROR(
@@ -91,14 +91,15 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
 // compared.
 absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::string& into,
                                         const CancelToken& cancel) {
-  const uint64_t size = layer.access.blob_size();
+  const uint64_t size = layer.span_table.blob_size();
   const int blob = layer.blob.get();
   auto read = [blob, size](absl::Span<char> buffer, uint64_t offset) {
     return PreadPart(blob, 0, size, buffer, offset);
   };
   std::atomic<uint64_t> unpacked{0};
   ProvenLayer proven;
-  const LayerInput input{layer.access.blob_digest(), size, layer.diff_id, read, {}, layer.windows};
+  const LayerInput input{
+      layer.span_table.blob_digest(), size, layer.diff_id, read, {}, layer.windows};
   IMAGEFS_ASSIGN_OR_RETURN(proven.made, MakeLayer(input, into, cancel, unpacked));
   IMAGEFS_ASSIGN_OR_RETURN(const Tree described, DisarmedTree(layer.directory + "/index"));
   IMAGEFS_ASSIGN_OR_RETURN(const Tree own, DisarmedTree(into + "/index"));
@@ -114,8 +115,8 @@ absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::s
 
 absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::string& into,
                                        const CancelToken& cancel) {
-  return layer.access.layout() == DataLayout::kTar ? ProveInPlace(layer, into, cancel)
-                                                   : ProveByPass(layer, into, cancel);
+  return layer.span_table.layout() == DataLayout::kTar ? ProveInPlace(layer, into, cancel)
+                                                       : ProveByPass(layer, into, cancel);
 }
 
 absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const Digest& diff_id,

@@ -9,16 +9,16 @@
 #include "base/cancel.h"
 #include "base/fd.h"
 #include "cache/layer_maker.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 
 namespace imagefs {
 
 struct UnprovenLayer {
-  std::string directory;      // its files: data (whole), index, access
-  const LayerAccess& access;  // its span table; every span's digest held
-  Digest diff_id;             // the claim
-  const Fd& blob;             // whole; its digest held
-  WindowWait windows = {};    // of the pass (cache/layer_maker.h)
+  std::string directory;              // its files: data (whole), index, access
+  const SpanTableReader& span_table;  // its span table; every span's digest held
+  Digest diff_id;                     // the claim
+  const Fd& blob;                     // whole; its digest held
+  WindowWait windows = {};            // of the pass (cache/layer_maker.h)
 };
 
 struct ProvenLayer {

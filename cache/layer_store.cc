@@ -50,7 +50,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
                           ? store->options_.workers
                           : static_cast<int>(std::thread::hardware_concurrency()) + 2;
   store->fill_ = std::make_unique<FillScheduler>(store->options_.fill);
-  store->access_ = std::make_unique<AccessBuilder>(store->options_.root, store->windows_);
+  store->span_tables_ = std::make_unique<SpanTableBuilder>(store->options_.root, store->windows_);
   // Twice as many may begin before their blobs are here, since those wait for bytes.
   store->passes_ =
       std::make_unique<FairWorkers>("pass", SourceTurns::Options{workers, 2 * workers});
@@ -81,8 +81,8 @@ LayerStore::~LayerStore() {
   watch_.reset();
   work_.reset();
   passes_.reset();
-  fill_.reset();  // may still prove a layer, whose span table access_ then makes
-  access_.reset();
+  fill_.reset();  // may still prove a layer, whose span table span_tables_ then makes
+  span_tables_.reset();
   sealer_.reset();
   StampFilling();
 }
@@ -668,7 +668,7 @@ std::vector<FlightReport> LayerStore::Flights() const {
           {"blob", blob_flights_.counters(), blob_flights_.Running()},
           {"proof", proof_flights_.counters(), proof_flights_.Running()},
           {"possession", possession_.counters(), possession_.Running()},
-          access_->Flights()};
+          span_tables_->Flights()};
 }
 
 void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
@@ -684,7 +684,7 @@ void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& o
   out.emplace_back("layers_evicted", evicted_.load());
   out.emplace_back("layers_damaged", checked_bad_.load());
   out.emplace_back("possession_asked", asked_.load());
-  access_->AppendCounters(out);
+  span_tables_->AppendCounters(out);
   fill_->AppendCounters(out);
 }
 

@@ -26,7 +26,6 @@
 #include "base/flight.h"
 #include "base/json.h"
 #include "base/relay.h"
-#include "cache/access_builder.h"
 #include "cache/chain.h"
 #include "cache/fair_workers.h"
 #include "cache/fill_scheduler.h"
@@ -39,6 +38,7 @@
 #include "cache/layer_sealer.h"
 #include "cache/possession.h"
 #include "cache/scrubber.h"
+#include "cache/span_table_builder.h"
 #include "cache/spool.h"
 #include "cache/write_watch.h"
 #include "fetch/source.h"
@@ -95,7 +95,7 @@ class LayerStore {
   // kFailedPrecondition when somebody holds it or it has no span table. Returns the bytes given
   // back.
   absl::StatusOr<uint64_t> Evict(const Digest& id);
-  AccessBuilder& access() { return *access_; }
+  SpanTableBuilder& span_tables() { return *span_tables_; }
   FillScheduler& scheduler() { return *fill_; }
   // Is told of layers that are not what they should be.
   using Observer = LayerObserver;
@@ -239,7 +239,7 @@ class LayerStore {
   std::atomic<bool> no_room_{false};  // for the last layer that was to be made
   // Last, so that their threads are gone before anything above.
   std::unique_ptr<FillScheduler> fill_;
-  std::unique_ptr<AccessBuilder> access_;
+  std::unique_ptr<SpanTableBuilder> span_tables_;
   std::unique_ptr<FairWorkers> passes_;
   std::unique_ptr<Executor> work_;  // for what is short
   std::unique_ptr<LayerSealer> sealer_;

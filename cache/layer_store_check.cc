@@ -22,16 +22,17 @@ constexpr int kTries = 10;
 constexpr absl::Duration kFirstPause = absl::Milliseconds(10);
 
 // The spans whose bytes are right.
-absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory, const LayerAccess& access) {
+absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory,
+                                     const SpanTableReader& span_table) {
   const std::string path = directory + "/present";
   if (unlink(path.c_str()) != 0 && errno != ENOENT) return ErrnoStatus(errno, path);
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<PresentMap> present,
-                           PresentMap::Open(path, access));
+                           PresentMap::Open(path, span_table));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
   size_t bad = 0;
   std::string bytes;
-  for (size_t i = 0; i < access.span_count(); ++i) {
-    const AccessSpan span = access.span(i);
+  for (size_t i = 0; i < span_table.span_count(); ++i) {
+    const SpanEntry span = span_table.span(i);
     bytes.resize(span.data_bytes);
     if (!PreadExact(data.get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
         !present->Holds(i, bytes)) {
@@ -50,9 +51,9 @@ absl::StatusOr<std::vector<uint32_t>> FindWrongSpans(const std::string& director
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const uint32_t sum, Crc32cOfFile(index.get()));
   if (sum != index_sum) return absl::DataLossError("its index is not as it was written");
-  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
-                           LayerAccess::Open(directory + "/access"));
-  return SpansNotAsMarked(directory, *access, pace);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<SpanTableReader> span_table,
+                           SpanTableReader::Open(directory + "/access"));
+  return SpansNotAsMarked(directory, *span_table, pace);
 }
 
 }  // namespace
@@ -158,9 +159,9 @@ absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Ent
     IMAGEFS_ASSIGN_OR_RETURN(const Digest sum, Sha256OfFile(data.get()));
     if (sum != entry.sums.data) return absl::DataLossError("its data is not what it was");
   }
-  const absl::StatusOr<std::unique_ptr<LayerAccess>> access =
-      LayerAccess::Open(directory + "/access");
-  const uint64_t tar_bytes = access.ok() ? (*access)->tar_bytes() : entry.data_bytes;
+  const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
+      SpanTableReader::Open(directory + "/access");
+  const uint64_t tar_bytes = span_table.ok() ? (*span_table)->tar_bytes() : entry.data_bytes;
   absl::Duration pause = kFirstPause;
   for (int i = 0;; ++i, pause *= 2) {
     watch_->Remove(directory + "/index");  // these writes are our own
@@ -330,10 +331,10 @@ absl::StatusOr<LayerSums> LayerStore::SumsOfOld(const Digest& id, const Entry& e
   if (entry.diff_id != id) {
     return absl::DataLossError("an earlier version kept no sums of it; it is fetched again");
   }
-  const absl::StatusOr<std::unique_ptr<LayerAccess>> access =
-      LayerAccess::Open(DirectoryOf(id) + "/access");
+  const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
+      SpanTableReader::Open(DirectoryOf(id) + "/access");
   // Without moved parts the data file is the tar.
-  const uint64_t tar_bytes = access.ok() ? (*access)->tar_bytes() : entry.data_bytes;
+  const uint64_t tar_bytes = span_table.ok() ? (*span_table)->tar_bytes() : entry.data_bytes;
   return CheckRefilled(DirectoryOf(id), id, tar_bytes, CancelToken());
 }
 
@@ -457,12 +458,12 @@ void LayerStore::Lose(const Digest& diff_id, const std::shared_ptr<LayerGuard>& 
 
 // False: it cannot be read in parts, or nothing would tell whether it is right in the end.
 bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::Status& why) {
-  const absl::StatusOr<std::unique_ptr<LayerAccess>> access =
-      LayerAccess::Open(DirectoryOf(id) + "/access");
+  const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
+      SpanTableReader::Open(DirectoryOf(id) + "/access");
   // Under its DiffID it is hashed as a tar once more; under another name it has to be what it was.
-  const bool is_tar = access.ok() && (*access)->layout() == DataLayout::kTar;
-  if (!access.ok() || (*access)->diff_id() != damaged.diff_id ||
-      (*access)->data_bytes() != damaged.data_bytes ||
+  const bool is_tar = span_table.ok() && (*span_table)->layout() == DataLayout::kTar;
+  if (!span_table.ok() || (*span_table)->diff_id() != damaged.diff_id ||
+      (*span_table)->data_bytes() != damaged.data_bytes ||
       (damaged.diff_id == id ? !is_tar : !damaged.sums.known())) {
     return false;
   }
@@ -475,7 +476,7 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
     sealer_->Suspend(id);
   }
   entry.state = LayerState::kFilling;
-  entry.fill_blob = (*access)->blob_digest();
+  entry.fill_blob = (*span_table)->blob_digest();
   entry.other_boot = entry.check_queued = entry.sealing = false;
   if (damaged.diff_id == id) entry.sums.data = Digest();
   entry.stamp.clear();
@@ -486,15 +487,15 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
   const absl::Status recorded = kv_.Write(batch, true);
   const absl::StatusOr<size_t> bad =
-      recorded.ok() ? MarkGoodSpans(DirectoryOf(id), **access) : recorded;
+      recorded.ok() ? MarkGoodSpans(DirectoryOf(id), **span_table) : recorded;
   // `present` may still have the marks of when the layer first came.
   entry.suspect = !bad.ok();
   if (!bad.ok()) {
     LogError("layer.mend_failed layer=", id.Short(), " error=", bad.status().message());
   }
   LogError("layer.damaged layer=", id.Short(), " cause=", why.message(),
-           " spans_to_fetch=", bad.ok() ? *bad : (*access)->span_count(),
-           " of=", (*access)->span_count());
+           " spans_to_fetch=", bad.ok() ? *bad : (*span_table)->span_count(),
+           " of=", (*span_table)->span_count());
   absl::MutexLock lock(&mu_);
   layers_[id] = std::move(entry);
   return true;

@@ -48,7 +48,7 @@ absl::Status WriteFilling(const std::string& directory, const FoundIndex& found,
                           uint64_t data_bytes) {
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
   IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/index", found.index.get()));
-  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/access", found.access.get()));
+  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/access", found.span_table.get()));
   return WriteHole(directory + "/data", data_bytes);
 }
 
@@ -125,7 +125,7 @@ absl::Status LayerStore::CheckOldRecord(const Digest& id, Entry& entry) const {
   }
   const std::string path = DirectoryOf(id) + "/access";
   if (::access(path.c_str(), F_OK) != 0) return absl::OkStatus();
-  const absl::StatusOr<std::unique_ptr<LayerAccess>> table = LayerAccess::Open(path);
+  const absl::StatusOr<std::unique_ptr<SpanTableReader>> table = SpanTableReader::Open(path);
   if (table.ok() && (*table)->layout() == DataLayout::kTar) return absl::OkStatus();
   return absl::DataLossError("an earlier version did not check it against its DiffID");
 }
@@ -207,9 +207,9 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
   };
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<FillingLayer> filling,
                            FillingLayer::Open(std::move(options), *fill_));
-  if (filling->access().diff_id() != layer.diff_id ||
-      filling->access().blob_digest() != entry.fill_blob ||
-      filling->access().data_bytes() != layer.data_bytes) {
+  if (filling->span_table().diff_id() != layer.diff_id ||
+      filling->span_table().blob_digest() != entry.fill_blob ||
+      filling->span_table().data_bytes() != layer.data_bytes) {
     return absl::DataLossError("its span table is of another layer");
   }
   filling->Start();
@@ -220,16 +220,16 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
 absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   const FoundIndex& found = *request.found;
   const Digest id = request.UnprovenId();
-  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<LayerAccess> access,
-                           LayerAccess::OpenFd(found.access.get(), "span table"));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<SpanTableReader> span_table,
+                           SpanTableReader::OpenFd(found.span_table.get(), "span table"));
   const std::string temporary = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
   absl::Cleanup remove = [&] { RemoveTree(temporary).IgnoreError(); };
-  IMAGEFS_RETURN_IF_ERROR(WriteFilling(temporary, found, access->data_bytes()));
+  IMAGEFS_RETURN_IF_ERROR(WriteFilling(temporary, found, span_table->data_bytes()));
   Entry entry;
   entry.state = LayerState::kFilling;
   entry.diff_id = request.diff_id;
   entry.source = found.source;
-  entry.data_bytes = access->data_bytes();
+  entry.data_bytes = span_table->data_bytes();
   entry.index_bytes = found.index_bytes;
   IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Sha256OfFile(found.index.get()));
   IMAGEFS_ASSIGN_OR_RETURN(entry.sums.index, Crc32cOfFile(found.index.get()));
@@ -264,13 +264,13 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
 // On a worker, once every byte is here.
 absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
   absl::Status status;
-  if (id == filling.access().diff_id()) {
+  if (id == filling.span_table().diff_id()) {
     const absl::StatusOr<LayerSums> sums =
-        CheckRefilled(filling.directory(), id, filling.access().tar_bytes(), filling.closing());
+        CheckRefilled(filling.directory(), id, filling.span_table().tar_bytes(), filling.closing());
     status = sums.ok() ? MarkRefilled(id, *sums) : sums.status();
   } else if (const LayerSums had = SumsOfName(id); !had.data.empty()) {
     // Nothing but spans came again.
-    IMAGEFS_RETURN_IF_ERROR(ClearGaps(filling.directory(), filling.access()));
+    IMAGEFS_RETURN_IF_ERROR(ClearGaps(filling.directory(), filling.span_table()));
     const absl::StatusOr<LayerSums> sums = SumsOfLayer(filling.directory());
     status = sums.ok() && *sums != had ? absl::DataLossError("it is not what it was before")
              : sums.ok()               ? MarkRefilled(id, had)
@@ -280,13 +280,13 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
   }
   if (status.ok()) {
     filled_++;
-    LogInfo("layer.filled layer=", filling.access().diff_id().Short(), " as=", id.Short());
+    LogInfo("layer.filled layer=", filling.span_table().diff_id().Short(), " as=", id.Short());
     return status;
   }
   if (!absl::IsDataLoss(status) && !absl::IsInvalidArgument(status)) return status;
-  return absl::DataLossError(StrCat("layer ", filling.access().diff_id().ToString(), " of blob ",
-                                    filling.access().blob_digest().ToString(), ": ",
-                                    status.message()));
+  return absl::DataLossError(StrCat("layer ", filling.span_table().diff_id().ToString(),
+                                    " of blob ", filling.span_table().blob_digest().ToString(),
+                                    ": ", status.message()));
 }
 
 // A proven layer whose data came a second time.
@@ -326,8 +326,8 @@ absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
   const auto windows = [this](uint64_t bytes, const CancelToken& cancel) {
     return windows_.Wait("proof", bytes, cancel);
   };
-  const UnprovenLayer layer{filling.directory(), filling.access(), filling.access().diff_id(), blob,
-                            windows};
+  const UnprovenLayer layer{filling.directory(), filling.span_table(),
+                            filling.span_table().diff_id(), blob, windows};
   IMAGEFS_ASSIGN_OR_RETURN(ProvenLayer proven, ProveLayer(layer, directory, filling.closing()));
   return Promote(id, filling, directory, std::move(proven));
 }
@@ -336,7 +336,7 @@ absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
 // it is complete, for those who are shown it.
 absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
                                  const std::string& directory, ProvenLayer proven) {
-  const Digest& diff_id = filling.access().diff_id();
+  const Digest& diff_id = filling.span_table().diff_id();
   Origin origin;
   {
     absl::MutexLock lock(&mu_);
@@ -353,9 +353,9 @@ absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
     IMAGEFS_ASSIGN_OR_RETURN(Fd blob, filling.Blob());
     Descriptor descriptor;
     descriptor.digest = origin.blob;
-    descriptor.size = filling.access().blob_size();
+    descriptor.size = filling.span_table().blob_size();
     const std::vector<std::string> auth_scopes = filling.AuthScopes();
-    access_->Start(
+    span_tables_->Start(
         layer, descriptor, {std::move(blob), 0}, std::move(proven.made),
         {origin.registry, auth_scopes.empty() ? "" : auth_scopes.front(), nullptr, true});
   }
@@ -464,14 +464,15 @@ absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
     return absl::FailedPreconditionError(
         StrCat("layer ", id.Short(), " is not yet on the disk for good; try again in a moment"));
   }
-  absl::StatusOr<std::unique_ptr<LayerAccess>> access = LayerAccess::Open(directory + "/access");
-  if (!access.ok()) {
+  absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
+      SpanTableReader::Open(directory + "/access");
+  if (!span_table.ok()) {
     return absl::FailedPreconditionError(
-        StrCat("layer ", id.Short(), " has no span table: ", access.status().message()));
+        StrCat("layer ", id.Short(), " has no span table: ", span_table.status().message()));
   }
   Entry evicted = entry;
   evicted.state = LayerState::kFilling;
-  evicted.fill_blob = (*access)->blob_digest();
+  evicted.fill_blob = (*span_table)->blob_digest();
   evicted.suspect = false;
   evicted.sums.data = Digest();
   evicted.stamp.clear();

@@ -87,7 +87,7 @@ void LayerStore::Job::Begin() {
 
 void LayerStore::Job::RunOfFile(const LocalBlob& file, FairWorkers::Id turn) {
   if (absl::StatusOr<Fd> fd = file.fd.Duplicate(); fd.ok()) {
-    local_ = AccessBuilder::BlobFile{*std::move(fd), file.offset};
+    local_ = SpanTableBuilder::BlobFile{*std::move(fd), file.offset};
   }
   from_file_ = true;
   Run(turn, [&file](absl::Span<char> buffer, uint64_t offset) {
@@ -211,10 +211,10 @@ void LayerStore::Job::StartAccess(const LayerRef& layer) {
     if (spool_ == nullptr) return;
     absl::StatusOr<Fd> fd = spool_->Duplicate();
     if (!fd.ok()) return;
-    local_ = AccessBuilder::BlobFile{*std::move(fd), 0};
+    local_ = SpanTableBuilder::BlobFile{*std::move(fd), 0};
   }
-  store_.access_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_),
-                        ClaimTurn(true));
+  store_.span_tables_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_),
+                             ClaimTurn(true));
 }
 
 absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, FairWorkers::Id turn,

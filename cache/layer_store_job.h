@@ -51,7 +51,7 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   std::atomic<Activity> activity_{Activity::kWaiting};
   // Of the pass; on its worker.
   LayerOutput made_;
-  std::optional<AccessBuilder::BlobFile> local_;
+  std::optional<SpanTableBuilder::BlobFile> local_;
   bool from_file_ = false;
   std::atomic<uint64_t> unpacked_bytes_{0};
   mutable absl::Mutex mu_;

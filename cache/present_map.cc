@@ -21,15 +21,15 @@ constexpr size_t kMarkBytes = 8;  // the tag, the sum
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PresentMap>> PresentMap::Open(const std::string& path,
-                                                             const LayerAccess& access) {
+                                                             const SpanTableReader& span_table) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd file, OpenOrCreate(path));
-  std::unique_ptr<PresentMap> map(new PresentMap(access, std::move(file)));
+  std::unique_ptr<PresentMap> map(new PresentMap(span_table, std::move(file)));
   IMAGEFS_RETURN_IF_ERROR(map->Load(path));
   return map;
 }
 
 absl::Status PresentMap::Load(const std::string& path) {
-  const size_t count = access_.span_count();
+  const size_t count = table_.span_count();
   marks_.resize(count);
   std::string bytes(kMagic.size() + count * kMarkBytes, '\0');
   struct stat st;
@@ -53,7 +53,7 @@ absl::Status PresentMap::Load(const std::string& path) {
 
 // Depends on which span this is, of which layer, and on the rest of the mark.
 uint32_t PresentMap::TagOf(size_t span, uint32_t sum) const {
-  const AccessSpan about = access_.span(span);
+  const SpanEntry about = table_.span(span);
   const auto& digest = about.digest.bytes();
   std::string text(reinterpret_cast<const char*>(digest.data()), digest.size());
   PutLittleEndian<uint32_t>(text, static_cast<uint32_t>(span));
@@ -64,7 +64,7 @@ uint32_t PresentMap::TagOf(size_t span, uint32_t sum) const {
 }
 
 bool PresentMap::Holds(size_t span, std::string_view data) const {
-  const AccessSpan about = access_.span(span);
+  const SpanEntry about = table_.span(span);
   if (!about.digest_of_blob) return Sha256Of(data) == about.digest;
   return marks_[span].sum == Crc32c(~0U, data);
 }
@@ -81,16 +81,16 @@ absl::Status PresentMap::Clear(size_t span) {
 }
 
 absl::StatusOr<std::vector<uint32_t>> SpansNotAsMarked(const std::string& directory,
-                                                       const LayerAccess& access,
+                                                       const SpanTableReader& span_table,
                                                        absl::FunctionRef<bool(size_t)> pace) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<PresentMap> present,
-                           PresentMap::Open(directory + "/present", access));
+                           PresentMap::Open(directory + "/present", span_table));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
   std::vector<uint32_t> wrong;
   std::string bytes;
-  for (uint32_t i = 0; i < access.span_count(); ++i) {
+  for (uint32_t i = 0; i < span_table.span_count(); ++i) {
     if (!present->mark(i).present) continue;
-    const AccessSpan span = access.span(i);
+    const SpanEntry span = span_table.span(i);
     bytes.resize(span.data_bytes);
     if (!pace(bytes.size())) return absl::CancelledError("the check was given up");
     if (!PreadExact(data.get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||

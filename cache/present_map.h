@@ -16,7 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/fd.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 
 namespace imagefs {
 
@@ -25,7 +25,7 @@ class PresentMap {
   // Opens the file, or makes an empty one. What is no mark counts as absent, and a file of another
   // kind as empty. `access` must outlive this.
   static absl::StatusOr<std::unique_ptr<PresentMap>> Open(const std::string& path,
-                                                          const LayerAccess& access);
+                                                          const SpanTableReader& span_table);
 
   // What the file said when it was opened. A mark of an older version has no sum.
   struct Mark {
@@ -42,11 +42,12 @@ class PresentMap {
   absl::Status Clear(size_t span);
 
  private:
-  PresentMap(const LayerAccess& access, Fd file) : access_(access), file_(std::move(file)) {}
+  PresentMap(const SpanTableReader& span_table, Fd file)
+      : table_(span_table), file_(std::move(file)) {}
   absl::Status Load(const std::string& path);
   uint32_t TagOf(size_t span, uint32_t sum) const;
 
-  const LayerAccess& access_;
+  const SpanTableReader& table_;
   const Fd file_;
   std::vector<Mark> marks_;
 };
@@ -54,7 +55,7 @@ class PresentMap {
 // Spans that `<directory>/present` names, and that are not in `<directory>/data` as they came.
 // Calls `pace` with the bytes that are read next; kCancelled when that says false.
 absl::StatusOr<std::vector<uint32_t>> SpansNotAsMarked(const std::string& directory,
-                                                       const LayerAccess& access,
+                                                       const SpanTableReader& span_table,
                                                        absl::FunctionRef<bool(size_t)> pace);
 
 }  // namespace imagefs

@@ -110,7 +110,7 @@ Profile ProfileKeeper::Read(const Run& run) {
   std::vector<Touch> touches;
   Profile profile;
   for (const auto& [diff_id, layer] : run.layers) {
-    profile.layers.emplace_back(diff_id, layer->access().data_bytes());
+    profile.layers.emplace_back(diff_id, layer->span_table().data_bytes());
     for (const auto& [order, range] : layer->Touched()) touches.push_back({order, diff_id, range});
   }
   std::sort(touches.begin(), touches.end(),
@@ -172,7 +172,7 @@ void Replay(const Profile& profile, const ProfileKeeper::Layers& layers) {
     const Digest& id = diff_id;  // clang 14 lets no lambda capture a binding
     const auto it = std::find_if(profile.layers.begin(), profile.layers.end(),
                                  [&id](const auto& one) { return one.first == id; });
-    if (it != profile.layers.end() && it->second == layer->access().data_bytes()) {
+    if (it != profile.layers.end() && it->second == layer->span_table().data_bytes()) {
       by_diff_id[diff_id] = layer;
     }
   }

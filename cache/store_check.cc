@@ -262,7 +262,7 @@ absl::Status StoreCheck::CheckLayer(CheckedLayer& layer) {
 void StoreCheck::CheckSpanTable(const CheckedLayer& layer) {
   const std::string path = StrCat(store_.root, "/layers/", layer.id.hex(), "/access");
   if (::access(path.c_str(), F_OK) != 0) return;
-  const absl::Status status = LayerAccess::Open(path).status();
+  const absl::Status status = SpanTableReader::Open(path).status();
   if (status.ok()) return;
   CheckFinding& found = Found("span table", layer.id.ToString(), ToStd(status.message()));
   if (!request_.repair) return;

@@ -162,12 +162,13 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
   // here: an index vouches for a tree.
   absl::StatusOr<std::string> PackLayer(const Layer& layer) {
     IndexBundle bundle;
-    absl::StatusOr<std::string> access = ReadFile(layer.directory + "/access", kMaxUnpackedBundle);
-    if (absl::IsNotFound(access.status())) {
+    absl::StatusOr<std::string> span_table =
+        ReadFile(layer.directory + "/access", kMaxUnpackedBundle);
+    if (absl::IsNotFound(span_table.status())) {
       return absl::UnimplementedError("its blob cannot be read in parts (one large zstd frame)");
     }
-    IMAGEFS_RETURN_IF_ERROR(access.status());
-    bundle.access = *std::move(access);
+    IMAGEFS_RETURN_IF_ERROR(span_table.status());
+    bundle.span_table = *std::move(span_table);
     if (!layer.proven()) {
       return absl::FailedPreconditionError("the layer was shown before it was proven");
     }

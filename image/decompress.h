@@ -10,8 +10,8 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "image/layer_access.h"
 #include "image/manifest.h"
+#include "image/span_table.h"
 #include "image/zstd_window.h"
 
 namespace imagefs {
@@ -25,7 +25,7 @@ struct RestartPoint {
   uint64_t blob_offset = 0;
   uint64_t data_offset = 0;  // bytes of output in front of it
   SpanCodec codec = SpanCodec::kStored;
-  uint8_t bit = 0;  // as in AccessSpan
+  uint8_t bit = 0;  // as in SpanEntry
 };
 
 class Decompressor {

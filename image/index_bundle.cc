@@ -24,18 +24,18 @@ std::string PackBundle(const IndexBundle& bundle) {
   std::string plain(kMagic);
   PutLittleEndian<uint64_t>(plain, bundle.index.size());
   plain += bundle.index;
-  plain += bundle.access;
+  plain += bundle.span_table;
   return CompressZstd(plain, kLevel);
 }
 
-absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index, int access) {
+absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index, int span_table) {
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t announced, ZstdFrameBytes(packed));
   if (announced > max_bytes) {
     return absl::ResourceExhaustedError(
         StrCat("a published index of ", announced, " bytes where ", max_bytes, " are allowed"));
   }
   std::string head;
-  uint64_t index_bytes = 0, index_left = 0, access_bytes = 0;
+  uint64_t index_bytes = 0, index_left = 0, span_table_bytes = 0;
   const auto sink = [&](std::string_view piece) -> absl::Status {
     if (head.size() < kHeaderBytes) {
       const std::string_view part = piece.substr(0, kHeaderBytes - head.size());
@@ -55,8 +55,8 @@ absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index
     index_bytes += part.size();
     index_left -= part.size();
     piece.remove_prefix(part.size());
-    IMAGEFS_RETURN_IF_ERROR(PwriteFull(access, piece, access_bytes));
-    access_bytes += piece.size();
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(span_table, piece, span_table_bytes));
+    span_table_bytes += piece.size();
     return absl::OkStatus();
   };
   IMAGEFS_RETURN_IF_ERROR(DecompressZstdTo(packed, announced, sink));
@@ -66,19 +66,19 @@ absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index
   return absl::OkStatus();
 }
 
-absl::StatusOr<Tree> TreeOfBundle(const ErofsImage& index, const LayerAccess& access,
+absl::StatusOr<Tree> TreeOfBundle(const ErofsImage& index, const SpanTableReader& span_table,
                                   const Digest& blob, uint64_t blob_size, const Digest& diff_id,
                                   uint64_t max_bytes) {
-  if (access.blob_digest() != blob || access.blob_size() != blob_size ||
-      access.diff_id() != diff_id) {
-    return absl::DataLossError(StrCat("it describes blob ", access.blob_digest().ToString(),
+  if (span_table.blob_digest() != blob || span_table.blob_size() != blob_size ||
+      span_table.diff_id() != diff_id) {
+    return absl::DataLossError(StrCat("it describes blob ", span_table.blob_digest().ToString(),
                                       " and not ", blob.ToString()));
   }
-  if (access.layout() != DataLayout::kTar) {
+  if (span_table.layout() != DataLayout::kTar) {
     return absl::DataLossError("its span table is not that of a tar");
   }
   if (index.devices().size() != 1 || index.devices()[0].tag != diff_id.hex() ||
-      index.devices()[0].size_bytes != access.data_bytes()) {
+      index.devices()[0].size_bytes != span_table.data_bytes()) {
     return absl::DataLossError("its tree is of another data file");
   }
   if ((index.flags() & kIndexOverlayForm) == 0) {

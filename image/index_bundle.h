@@ -11,7 +11,7 @@
 #include "absl/status/statusor.h"
 #include "base/digest.h"
 #include "image/erofs_reader.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 #include "image/tree.h"
 
 namespace imagefs {
@@ -29,20 +29,20 @@ inline constexpr uint64_t kMaxBundleBytes = 256 << 20;      // as published
 inline constexpr uint64_t kMaxUnpackedBundle = 512u << 20;  // index and table
 
 struct IndexBundle {
-  std::string index;   // EROFS, overlay form, one device
-  std::string access;  // image/layer_access.h
+  std::string index;       // EROFS, overlay form, one device
+  std::string span_table;  // image/span_table.h
 };
 std::string PackBundle(const IndexBundle& bundle);
 
 // Unpacks a bundle into two empty files. `max_bytes`: of both. Neither is checked.
-absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index, int access);
+absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index, int span_table);
 
 // The tree of a bundle that describes that layer and fits itself: the table is that of a tar (of a
 // table of contents nobody but the image may speak) and names the blob, its size and the DiffID;
 // the index has one device, of that DiffID and of the table's data size; all files lie inside it,
 // and no inode says what no layer can. kResourceExhausted when the tree takes more than `max_bytes`
 // of memory.
-absl::StatusOr<Tree> TreeOfBundle(const ErofsImage& index, const LayerAccess& access,
+absl::StatusOr<Tree> TreeOfBundle(const ErofsImage& index, const SpanTableReader& span_table,
                                   const Digest& blob, uint64_t blob_size, const Digest& diff_id,
                                   uint64_t max_bytes);
 

@@ -6,7 +6,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "image/decompress.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 #include "image/zstd_frame.h"
 
 namespace imagefs {
@@ -103,7 +103,7 @@ class DeflateTail {
 };
 
 // The rest of a member from a block on; what follows its trailer are further members.
-absl::Status DecodeDeflate(const AccessSpan& span, std::string_view packed_window,
+absl::Status DecodeDeflate(const SpanEntry& span, std::string_view packed_window,
                            std::string_view in, SpanOutput& out) {
   auto window = std::make_unique_for_overwrite<char[]>(kDeflateWindowBytes);
   IMAGEFS_RETURN_IF_ERROR(UnpackWindow(packed_window, window.get()));
@@ -122,7 +122,7 @@ absl::Status DecodeDeflate(const AccessSpan& span, std::string_view packed_windo
 
 }  // namespace
 
-absl::Status DecodeSpan(const AccessSpan& span, std::string_view packed_window,
+absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out) {
   if (out.size() != span.data_bytes || blob_bytes.size() != span.blob_bytes) {
     return absl::InternalError("a span of another size");
@@ -156,7 +156,7 @@ absl::Status DecodeSpan(const AccessSpan& span, std::string_view packed_window,
 // Decodes the same bytes over two windows whose bytes tell their own places: what comes out of a
 // window is then known by its place, also through copies of copies. Only the first 32 KiB of output
 // can look back beyond the span. A byte that only looks like a place keeps one byte too many.
-absl::StatusOr<std::vector<bool>> UsedWindow(const AccessSpan& span, std::string_view blob_bytes) {
+absl::StatusOr<std::vector<bool>> UsedWindow(const SpanEntry& span, std::string_view blob_bytes) {
   constexpr size_t kWindow = kDeflateWindowBytes;
   std::string low(kWindow, '\0'), high(kWindow, '\0');
   for (size_t i = 0; i < kWindow; ++i) {

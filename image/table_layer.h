@@ -9,8 +9,8 @@
 
 #include "absl/status/statusor.h"
 #include "base/byte_range.h"
-#include "image/layer_access.h"
 #include "image/layer_builder.h"
+#include "image/span_table.h"
 #include "image/tar.h"
 
 namespace imagefs {
@@ -18,7 +18,7 @@ namespace imagefs {
 // A layer as its table of contents describes it, not a byte of its blob read.
 struct TableLayer {
   LayerBuilder::Result layer;
-  AccessTable access;
+  SpanTable span_table;
   // Of the data file: what the image's author has marked as read at the start.
   std::optional<ByteRange> prefetch;
 };

@@ -318,7 +318,7 @@ class TocBuilder {
   absl::Status Add(TocEntry& entry);
   // The table itself, behind all other entries.
   absl::Status AddTable(TarEntry entry, std::string_view json);
-  // About what it takes, with what Finish and image/layer_access.h make of it.
+  // About what it takes, with what Finish and image/span_table.h make of it.
   uint64_t memory_bytes() const {
     return builder_.memory_bytes() + spans_.size() * kSpanBytes + offsets_.size() * kOffsetBytes;
   }
@@ -333,18 +333,18 @@ class TocBuilder {
   };
   // A span whose end in the blob is not known yet: at most `limit`.
   struct Pending {
-    AccessSpan span;
+    SpanEntry span;
     uint64_t limit = 0;
   };
 
   // A span as it is listed and as it is given back.
-  static constexpr uint64_t kSpanBytes = sizeof(Pending) + sizeof(AccessSpan);
+  static constexpr uint64_t kSpanBytes = sizeof(Pending) + sizeof(SpanEntry);
   static constexpr uint64_t kOffsetBytes = 2 * sizeof(uint64_t);
 
   absl::Status FinishFile();
   absl::Status AddChunk(const TocEntry& entry);
   absl::Status Refuse(std::string_view why) const;
-  absl::StatusOr<std::vector<AccessSpan>> EndSpans();
+  absl::StatusOr<std::vector<SpanEntry>> EndSpans();
 
   const TocLocation& location_;
   LayerBuilder builder_;
@@ -352,7 +352,7 @@ class TocBuilder {
   uint64_t data_end_ = 0;
   std::deque<Pending> spans_;      // a vector would hold them three times while it grows
   std::vector<uint64_t> offsets_;  // in the blob: where any chunk begins
-  std::vector<AccessSpan> table_;  // of the table itself
+  std::vector<SpanEntry> table_;   // of the table itself
   std::optional<ByteRange> prefetch_;
 };
 
@@ -424,7 +424,7 @@ absl::Status TocBuilder::AddChunk(const TocEntry& entry) {
   }
   const uint64_t size = entry.chunk_size == 0 ? rest : static_cast<uint64_t>(entry.chunk_size);
   Pending pending;
-  AccessSpan& span = pending.span;
+  SpanEntry& span = pending.span;
   span.data_begin = file_.place + file_.covered;
   span.blob_begin = static_cast<uint64_t>(entry.offset);
   span.codec = location_.kind == TocKind::kEstargz ? SpanCodec::kGzip : SpanCodec::kZstd;
@@ -460,7 +460,7 @@ absl::Status TocBuilder::AddTable(TarEntry entry, std::string_view json) {
   for (uint64_t at = 0; at < json.size(); at += kTocPieceBytes) {
     const uint64_t size = std::min<uint64_t>(kTocPieceBytes, json.size() - at);
     if (skip + at > kMaxSpanSkip) return TooLarge(kMaxTocFileBytes);
-    AccessSpan span;
+    SpanEntry span;
     span.data_begin = data_end_ + at;
     span.data_bytes = static_cast<uint32_t>(size);
     span.blob_begin = location_.range.begin;
@@ -479,12 +479,12 @@ absl::Status TocBuilder::AddTable(TarEntry entry, std::string_view json) {
 }
 
 // A chunk's bytes end where the next one begins, at the end that its file names, or at the table.
-absl::StatusOr<std::vector<AccessSpan>> TocBuilder::EndSpans() {
+absl::StatusOr<std::vector<SpanEntry>> TocBuilder::EndSpans() {
   std::sort(offsets_.begin(), offsets_.end());
-  std::vector<AccessSpan> spans;
+  std::vector<SpanEntry> spans;
   spans.reserve(spans_.size() + table_.size());
   for (const Pending& pending : spans_) {
-    AccessSpan span = pending.span;
+    SpanEntry span = pending.span;
     uint64_t end = location_.range.begin;
     const auto next = std::upper_bound(offsets_.begin(), offsets_.end(), span.blob_begin);
     if (next != offsets_.end()) end = std::min(end, *next);
@@ -507,13 +507,13 @@ absl::StatusOr<std::vector<AccessSpan>> TocBuilder::EndSpans() {
 absl::StatusOr<TableLayer> TocBuilder::Finish(const Descriptor& blob, const Digest& diff_id) && {
   IMAGEFS_RETURN_IF_ERROR(FinishFile());
   TableLayer out;
-  IMAGEFS_ASSIGN_OR_RETURN(out.access.spans, EndSpans());
+  IMAGEFS_ASSIGN_OR_RETURN(out.span_table.spans, EndSpans());
   IMAGEFS_ASSIGN_OR_RETURN(out.layer, std::move(builder_).Finish(data_end_));
-  out.access.blob_digest = blob.digest;
-  out.access.blob_size = blob.size;
-  out.access.diff_id = diff_id;
-  out.access.layout = DataLayout::kTable;
-  out.access.data_bytes = out.layer.data_size;
+  out.span_table.blob_digest = blob.digest;
+  out.span_table.blob_size = blob.size;
+  out.span_table.diff_id = diff_id;
+  out.span_table.layout = DataLayout::kTable;
+  out.span_table.data_bytes = out.layer.data_size;
   if (prefetch_.has_value() && !prefetch_->empty()) out.prefetch = prefetch_;
   return out;
 }

@@ -67,7 +67,7 @@ absl::StatusOr<OpenedToc> OpenToc(const TocLocation& location, std::string_view 
                                   int out);
 
 // `entry`: as OpenToc gave it. kUnimplemented for chunks larger than the limits of
-// image/layer_access.h and for an eStargz table of more than 93 MiB, kResourceExhausted when what
+// image/span_table.h and for an eStargz table of more than 93 MiB, kResourceExhausted when what
 // is made takes more than `max_bytes` of memory.
 absl::StatusOr<TableLayer> BuildFromToc(const TocLocation& location, std::string_view json,
                                         std::optional<TarEntry> entry, const Descriptor& blob,

@@ -94,7 +94,7 @@ class ZtocReader {
   absl::Status ReadGzipSpans();
   absl::Status AddGzipSpan(const Point& point, uint64_t blob_end, uint64_t tar_end, size_t index);
   absl::Status ReadStoredSpans();
-  absl::Status AddSpan(AccessSpan span, uint64_t data_bytes, uint64_t blob_bytes, size_t index);
+  absl::Status AddSpan(SpanEntry span, uint64_t data_bytes, uint64_t blob_bytes, size_t index);
   absl::Status AddFile(const zfb::File& file);
   absl::Status TakeText(const flatbuffers::String* text);
 
@@ -114,7 +114,7 @@ class ZtocReader {
   uint64_t text_left_;
   uint64_t tar_size_ = 0;
   LayerBuilder builder_;
-  AccessTable access_;
+  SpanTable table_;
 };
 
 absl::Status ZtocReader::ReadSizes() {
@@ -134,7 +134,7 @@ absl::Status ZtocReader::ReadSizes() {
   return absl::OkStatus();
 }
 
-absl::Status ZtocReader::AddSpan(AccessSpan span, uint64_t data_bytes, uint64_t blob_bytes,
+absl::Status ZtocReader::AddSpan(SpanEntry span, uint64_t data_bytes, uint64_t blob_bytes,
                                  size_t index) {
   if (data_bytes > kMaxSpanDataBytes || blob_bytes > kMaxSpanBlobBytes) {
     return absl::UnimplementedError(
@@ -148,14 +148,14 @@ absl::Status ZtocReader::AddSpan(AccessSpan span, uint64_t data_bytes, uint64_t 
   const absl::StatusOr<Digest> parsed = Digest::Parse(View(digest));
   if (!parsed.ok()) return Annotate(parsed.status(), StrCat("zTOC: span ", index));
   span.digest = *parsed;
-  access_.spans.push_back(span);
+  table_.spans.push_back(span);
   return CheckMemory();
 }
 
 absl::Status ZtocReader::CheckMemory() const {
   // Both vectors twice, while they grow or are written as a span table.
-  const uint64_t spans = 2 * access_.spans.size() * sizeof(AccessSpan);
-  if (builder_.memory_bytes() + spans + 2 * access_.windows.size() <= max_bytes_) {
+  const uint64_t spans = 2 * table_.spans.size() * sizeof(SpanEntry);
+  if (builder_.memory_bytes() + spans + 2 * table_.windows.size() <= max_bytes_) {
     return absl::OkStatus();
   }
   return absl::ResourceExhaustedError(
@@ -170,7 +170,7 @@ absl::Status ZtocReader::AddGzipSpan(const Point& point, uint64_t blob_end, uint
       (index == 0) != (point.tar == 0)) {
     return Malformed(StrCat("point ", index, " is one that no gzip stream has"));
   }
-  AccessSpan span;
+  SpanEntry span;
   span.data_begin = point.tar;
   span.blob_begin = point.blob - (point.bits > 0 ? 1 : 0);
   span.codec = SpanCodec::kDeflate;
@@ -178,9 +178,9 @@ absl::Status ZtocReader::AddGzipSpan(const Point& point, uint64_t blob_end, uint
   if (point.tar > 0) {
     const auto known = std::min<uint64_t>(kDeflateWindowBytes, point.tar);
     const std::string packed = PackWindow(point.window.substr(kDeflateWindowBytes - known), {});
-    span.window_offset = access_.windows.size();
+    span.window_offset = table_.windows.size();
     span.window_bytes = static_cast<uint32_t>(packed.size());
-    access_.windows += packed;
+    table_.windows += packed;
   }
   return AddSpan(span, tar_end - point.tar, blob_end - span.blob_begin, index);
 }
@@ -219,7 +219,7 @@ absl::Status ZtocReader::ReadStoredSpans() {
     return Malformed("the number of its spans is not that of their digests");
   }
   for (size_t i = 0; i < digest_count(); ++i) {
-    AccessSpan span;
+    SpanEntry span;
     span.data_begin = span.blob_begin = i * step;
     const uint64_t bytes = std::min(step, tar_size_ - span.data_begin);
     IMAGEFS_RETURN_IF_ERROR(AddSpan(span, bytes, bytes, i));
@@ -299,13 +299,13 @@ absl::StatusOr<TableLayer> ZtocReader::Read(const Digest& diff_id) {
   }
   TableLayer out;
   IMAGEFS_ASSIGN_OR_RETURN(out.layer, std::move(builder_).Finish(tar_size_));
-  out.access = std::move(access_);
-  out.access.blob_digest = blob_.digest;
-  out.access.blob_size = blob_.size;
-  out.access.diff_id = diff_id;
-  out.access.layout = DataLayout::kTar;
-  out.access.tar_bytes = tar_size_;
-  out.access.data_bytes = out.layer.data_size;
+  out.span_table = std::move(table_);
+  out.span_table.blob_digest = blob_.digest;
+  out.span_table.blob_size = blob_.size;
+  out.span_table.diff_id = diff_id;
+  out.span_table.layout = DataLayout::kTar;
+  out.span_table.tar_bytes = tar_size_;
+  out.span_table.data_bytes = out.layer.data_size;
   return out;
 }
 

@@ -23,7 +23,7 @@ namespace imagefs {
 
 inline constexpr uint64_t kMaxZtocBytes = 256 << 20;
 
-// kUnimplemented for layers that zTOC or the limits of image/layer_access.h have no room for,
+// kUnimplemented for layers that zTOC or the limits of image/span_table.h have no room for,
 // kResourceExhausted when what is made takes more than `max_bytes` of memory.
 absl::StatusOr<TableLayer> BuildFromZtoc(std::string_view bytes, const Descriptor& blob,
                                          const Digest& diff_id, uint64_t max_bytes = UINT64_MAX);

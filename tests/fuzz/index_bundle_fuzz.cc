@@ -20,7 +20,7 @@
 #include "image/erofs_reader.h"
 #include "image/erofs_writer.h"
 #include "image/index_bundle.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 #include "image/zstd_frame.h"
 
 namespace imagefs {
@@ -43,9 +43,9 @@ std::string Bytes(const Fd& file) {
 }
 
 // Null: not accepted.
-std::unique_ptr<Tree> Accept(const ErofsImage& index, const LayerAccess& access,
+std::unique_ptr<Tree> Accept(const ErofsImage& index, const SpanTableReader& span_table,
                              uint64_t max_bytes) {
-  auto tree = TreeOfBundle(index, access, Sha256Of("blob"), 100, Sha256Of("tar"), max_bytes);
+  auto tree = TreeOfBundle(index, span_table, Sha256Of("blob"), 100, Sha256Of("tar"), max_bytes);
   if (!tree.ok()) return nullptr;
   if (tree->memory_bytes() > max_bytes) abort();
   Disarm(*tree);
@@ -63,20 +63,20 @@ std::string WriteAnew(const Tree& tree, uint64_t data_bytes) {
 }
 
 void Check(const Fd& index_file, const Fd& access_file) {
-  const auto access = LayerAccess::OpenFd(access_file.get(), "access");
+  const auto span_table = SpanTableReader::OpenFd(access_file.get(), "access");
   const auto index = ErofsImage::OpenFd(index_file.get(), "index");
-  if (!access.ok() || !index.ok()) return;
-  const auto tree = Accept(**index, **access, 8 * SizeOf(index_file) + (1 << 20));
+  if (!span_table.ok() || !index.ok()) return;
+  const auto tree = Accept(**index, **span_table, 8 * SizeOf(index_file) + (1 << 20));
   if (tree == nullptr) return;
-  const std::string once = WriteAnew(*tree, (*access)->data_bytes());
+  const std::string once = WriteAnew(*tree, (*span_table)->data_bytes());
   if (once.empty()) return;
   const auto again = ErofsImage::FromMemory(once);
   if (!again.ok()) abort();
-  const auto same = Accept(**again, **access, UINT64_MAX);
-  if (same == nullptr || WriteAnew(*same, (*access)->data_bytes()) != once) abort();
+  const auto same = Accept(**again, **span_table, UINT64_MAX);
+  if (same == nullptr || WriteAnew(*same, (*span_table)->data_bytes()) != once) abort();
 }
 
-void SetChecksums(std::string& index, std::string& access) {
+void SetChecksums(std::string& index, std::string& span_table) {
   constexpr size_t kAccessHeader = 136, kAccessSum = 128, kCounts = 104;
   if (index.size() >= kSuperOffset + kBlockSize) {
     char* const at = &index[kSuperOffset + offsetof(SuperBlock, checksum)];
@@ -84,15 +84,15 @@ void SetChecksums(std::string& index, std::string& access) {
     const Le32 sum = Crc32c(~0U, std::string_view(index).substr(kSuperOffset, kBlockSize));
     std::memcpy(at, &sum, sizeof(sum));
   }
-  if (access.size() >= kAccessHeader) {
+  if (span_table.size() >= kAccessHeader) {
     uint64_t spans = 0, moves = 0;
-    std::memcpy(&spans, &access[kCounts], sizeof(spans));
-    std::memcpy(&moves, &access[kCounts + 8], sizeof(moves));
+    std::memcpy(&spans, &span_table[kCounts], sizeof(spans));
+    std::memcpy(&moves, &span_table[kCounts + 8], sizeof(moves));
     const uint64_t covered = kAccessHeader + spans * 80 + moves * 24;
-    if (spans > 1000 || moves > 1000 || covered > access.size()) return;
-    std::memset(&access[kAccessSum], 0, sizeof(Le32));
-    const Le32 sum = Crc32c(~0U, std::string_view(access).substr(0, covered));
-    std::memcpy(&access[kAccessSum], &sum, sizeof(sum));
+    if (spans > 1000 || moves > 1000 || covered > span_table.size()) return;
+    std::memset(&span_table[kAccessSum], 0, sizeof(Le32));
+    const Le32 sum = Crc32c(~0U, std::string_view(span_table).substr(0, covered));
+    std::memcpy(&span_table[kAccessSum], &sum, sizeof(sum));
   }
 }
 
@@ -103,16 +103,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace imagefs;  // NOLINT
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
   {
-    const Fd index = NewFile(), access = NewFile();
-    (void)UnpackBundle(bytes, kMaxUnpacked, index.get(), access.get()).ok();
-    if (SizeOf(index) + SizeOf(access) > kMaxUnpacked) abort();
+    const Fd index = NewFile(), span_table = NewFile();
+    (void)UnpackBundle(bytes, kMaxUnpacked, index.get(), span_table.get()).ok();
+    if (SizeOf(index) + SizeOf(span_table) > kMaxUnpacked) abort();
   }
-  const Fd index = NewFile(), access = NewFile();
-  if (!UnpackBundle(CompressZstd(bytes, 1), kMaxUnpacked, index.get(), access.get()).ok()) return 0;
-  std::string index_bytes = Bytes(index), access_bytes = Bytes(access);
-  SetChecksums(index_bytes, access_bytes);
+  const Fd index = NewFile(), span_table = NewFile();
+  if (!UnpackBundle(CompressZstd(bytes, 1), kMaxUnpacked, index.get(), span_table.get()).ok())
+    return 0;
+  std::string index_bytes = Bytes(index), span_table_bytes = Bytes(span_table);
+  SetChecksums(index_bytes, span_table_bytes);
   if (!PwriteFull(index.get(), index_bytes, 0).ok()) abort();
-  if (!PwriteFull(access.get(), access_bytes, 0).ok()) abort();
-  Check(index, access);
+  if (!PwriteFull(span_table.get(), span_table_bytes, 0).ok()) abort();
+  Check(index, span_table);
   return 0;
 }

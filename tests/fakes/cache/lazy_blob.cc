@@ -11,7 +11,7 @@
 
 #include "base/fd.h"
 #include "base/text.h"
-#include "cache/access_maker.h"
+#include "cache/span_table_maker.h"
 
 namespace imagefs {
 
@@ -88,7 +88,7 @@ std::string ZstdBytes(std::string_view data, int frames) {
   return all;
 }
 
-AccessTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing) {
+SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing) {
   auto decompressor = Decompressor::Create(SniffCompression(blob), spacing);
   EXPECT_TRUE(decompressor.ok()) << decompressor.status();
   std::string out(100'000, '\0');
@@ -110,18 +110,18 @@ AccessTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spac
     std::memcpy(part.data(), blob.data() + offset, part.size());
     return absl::OkStatus();
   };
-  const AccessInput input{Sha256Of(blob),
-                          blob.size(),
-                          Sha256Of(tar),
-                          tar.size(),
-                          (tar.size() + 511) / 512 * 512,
-                          (*decompressor)->points(),
-                          {},
-                          data.get(),
-                          read_blob};
-  auto table = MakeAccess(input, CancelToken());
+  const SpanTableInput input{Sha256Of(blob),
+                             blob.size(),
+                             Sha256Of(tar),
+                             tar.size(),
+                             (tar.size() + 511) / 512 * 512,
+                             (*decompressor)->points(),
+                             {},
+                             data.get(),
+                             read_blob};
+  auto table = MakeSpanTable(input, CancelToken());
   EXPECT_TRUE(table.ok()) << table.status();
-  return table.ok() ? *std::move(table) : AccessTable();
+  return table.ok() ? *std::move(table) : SpanTable();
 }
 
 }  // namespace imagefs

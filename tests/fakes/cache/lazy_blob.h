@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "image/layer_access.h"
+#include "image/span_table.h"
 
 namespace imagefs {
 
@@ -24,6 +24,6 @@ std::string ZstdBytes(std::string_view data, int frames);
 
 // The span table of `blob`, which holds `tar`, with points `spacing` apart. Fails the test when it
 // cannot be made.
-AccessTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing);
+SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing);
 
 }  // namespace imagefs

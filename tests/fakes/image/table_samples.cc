@@ -64,14 +64,15 @@ std::string TarText(std::string_view tar) {
   return TreeText(result->tree, &devices);
 }
 
-absl::StatusOr<std::string> DataFileOf(const AccessTable& access, std::string_view blob) {
-  std::string data(access.data_bytes, '\0');
-  for (const AccessSpan& span : access.spans) {
+absl::StatusOr<std::string> DataFileOf(const SpanTable& span_table, std::string_view blob) {
+  std::string data(span_table.data_bytes, '\0');
+  for (const SpanEntry& span : span_table.spans) {
     IMAGEFS_RETURN_IF_ERROR(Annotate(
-        DecodeSpan(span,
-                   std::string_view(access.windows).substr(span.window_offset, span.window_bytes),
-                   blob.substr(span.blob_begin, span.blob_bytes),
-                   absl::Span<char>(data.data() + span.data_begin, span.data_bytes)),
+        DecodeSpan(
+            span,
+            std::string_view(span_table.windows).substr(span.window_offset, span.window_bytes),
+            blob.substr(span.blob_begin, span.blob_bytes),
+            absl::Span<char>(data.data() + span.data_begin, span.data_bytes)),
         StrCat("span at ", span.data_begin)));
   }
   return data;
@@ -79,37 +80,37 @@ absl::StatusOr<std::string> DataFileOf(const AccessTable& access, std::string_vi
 
 std::string TableText(const TableLayer& table, std::string_view blob) {
   if (std::string broken = BrokenRule(table); !broken.empty()) return broken;
-  const auto data = DataFileOf(table.access, blob);
+  const auto data = DataFileOf(table.span_table, blob);
   if (!data.ok()) return data.status().ToString();
   const std::vector<std::string> devices = {*data};
   return TreeText(table.layer.tree, &devices);
 }
 
 std::string BrokenRule(const TableLayer& table) {
-  const AccessTable& access = table.access;
-  if (access.data_bytes % 512 != 0 || access.data_bytes != table.layer.data_size) {
+  const SpanTable& span_table = table.span_table;
+  if (span_table.data_bytes % 512 != 0 || span_table.data_bytes != table.layer.data_size) {
     return "the size of the data file";
   }
-  if (access.tar_bytes > access.data_bytes) return "the size of the tar";
-  if ((access.layout == DataLayout::kTable) != (access.tar_bytes == 0)) return "the layout";
+  if (span_table.tar_bytes > span_table.data_bytes) return "the size of the tar";
+  if ((span_table.layout == DataLayout::kTable) != (span_table.tar_bytes == 0)) return "the layout";
   uint64_t end = 0;
-  for (const AccessSpan& span : access.spans) {
+  for (const SpanEntry& span : span_table.spans) {
     if (span.data_bytes == 0 || span.blob_bytes == 0) return "an empty span";
     if (span.data_bytes > kMaxSpanDataBytes || span.blob_bytes > kMaxSpanBlobBytes ||
         span.skip > kMaxSpanSkip) {
       return "a large span";
     }
-    if (span.data_begin < end || span.data_end() > access.data_bytes) return "a span's place";
-    if (span.blob_end() > access.blob_size) return "a span's place in the blob";
+    if (span.data_begin < end || span.data_end() > span_table.data_bytes) return "a span's place";
+    if (span.blob_end() > span_table.blob_size) return "a span's place in the blob";
     if (span.bit > 7 || (span.bit > 0 && span.codec != SpanCodec::kDeflate)) return "bits";
-    if (span.window_offset + span.window_bytes > access.windows.size()) return "a window";
+    if (span.window_offset + span.window_bytes > span_table.windows.size()) return "a window";
     end = span.data_end();
   }
   for (InodeId id = 0; id < table.layer.tree.inode_count(); ++id) {
     for (const Extent& extent : table.layer.tree.Extents(id)) {
       if (extent.data_offset % 512 != 0 || extent.device != 1) return "an extent";
-      if (extent.length > access.data_bytes ||
-          extent.data_offset > access.data_bytes - extent.length) {
+      if (extent.length > span_table.data_bytes ||
+          extent.data_offset > span_table.data_bytes - extent.length) {
         return "an extent's place";
       }
     }

@@ -23,11 +23,11 @@ absl::StatusOr<LayerBuilder::Result> BuildFromTar(std::string_view tar);
 std::string TarText(std::string_view tar);
 
 // Decodes every span of a table from the blob.
-absl::StatusOr<std::string> DataFileOf(const AccessTable& access, std::string_view blob);
+absl::StatusOr<std::string> DataFileOf(const SpanTable& span_table, std::string_view blob);
 // Tree and content, in the form of TarText; or the error.
 std::string TableText(const TableLayer& table, std::string_view blob);
 
-// "", or what rule of image/layer_access.h the table breaks.
+// "", or what rule of image/span_table.h the table breaks.
 std::string BrokenRule(const TableLayer& table);
 
 }  // namespace imagefs

@@ -54,7 +54,7 @@ class FillingLayerTest : public ::testing::Test {
     blob_ = repository_.AddBlob(bytes);
     std::filesystem::remove_all(directory_);
     EXPECT_TRUE(MakeDirs(directory_).ok());
-    EXPECT_TRUE(WriteFileDurably(directory_ + "/access", *WriteAccess(table_)).ok());
+    EXPECT_TRUE(WriteFileDurably(directory_ + "/access", *WriteSpanTable(table_)).ok());
     Open();
   }
   // Bytes that no compression makes smaller, so that each frame of them is one large span.
@@ -116,7 +116,7 @@ class FillingLayerTest : public ::testing::Test {
     MakeFrames(40 << 20, 4);
     repository_.HoldAt(blob_.digest, 0);
     std::vector<std::unique_ptr<Read>> reads;
-    for (const AccessSpan& span : table_.spans) {
+    for (const SpanEntry& span : table_.spans) {
       reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
     }
     return reads;
@@ -170,7 +170,7 @@ class FillingLayerTest : public ::testing::Test {
 
   const std::string directory_;
   std::string tar_;
-  AccessTable table_;
+  SpanTable table_;
   FakeRepository repository_{16};
   Descriptor blob_;
   FillScheduler::Options options_;
@@ -197,7 +197,7 @@ TEST_F(FillingLayerTest, BringsWhatIsAskedForAndNoMore) {
 
 TEST_F(FillingLayerTest, AnAnsweredReadLeavesNoTimerForItsDeadline) {
   layer_->AllowWaiting(absl::Hours(24));
-  const AccessSpan span = table_.spans.at(table_.spans.size() / 2);
+  const SpanEntry span = table_.spans.at(table_.spans.size() / 2);
   repository_.HoldAt(blob_.digest, span.blob_begin + 10);
   std::vector<std::unique_ptr<Read>> reads;
   for (int i = 0; i < 20; ++i) reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
@@ -211,7 +211,7 @@ TEST_F(FillingLayerTest, AnAnsweredReadLeavesNoTimerForItsDeadline) {
 }
 
 TEST_F(FillingLayerTest, ManyReadersOfTheSameBytesShareOneRequest) {
-  const AccessSpan span = table_.spans.at(table_.spans.size() / 2);
+  const SpanEntry span = table_.spans.at(table_.spans.size() / 2);
   repository_.HoldAt(blob_.digest, span.blob_begin + 10);
   std::vector<std::unique_ptr<Read>> reads;
   reads.push_back(Begin({span.data_begin, span.data_begin + 1}));
@@ -302,14 +302,14 @@ TEST_F(FillingLayerTest, BytesThatComeTwiceAreTakenOnce) {
 }
 
 TEST_F(FillingLayerTest, AWrongByteIsFetchedAgainAndCounted) {
-  const AccessSpan span = table_.spans.at(3);
+  const SpanEntry span = table_.spans.at(3);
   repository_.CorruptAt(blob_.digest, span.blob_begin + 100, 1);
   EXPECT_TRUE(Check({span.data_begin, span.data_end()}).ok());
   EXPECT_EQ(scheduler_->counters().wrong_spans.load(), 1U);
 }
 
 TEST_F(FillingLayerTest, BytesThatAreWrongEveryTimeAreNeverServed) {
-  const AccessSpan span = table_.spans.at(3);
+  const SpanEntry span = table_.spans.at(3);
   repository_.CorruptAt(blob_.digest, span.blob_begin + 100, 1000);
   EXPECT_TRUE(absl::IsDataLoss(Check({span.data_begin, span.data_end()})));
   EXPECT_EQ(scheduler_->counters().wrong_spans.load(), 3U);
@@ -329,7 +329,7 @@ TEST_F(FillingLayerTest, BytesThatAreWrongEveryTimeAreNeverServed) {
 
 TEST_F(FillingLayerTest, WrongBytesAreFetchedFromAnotherSourceFirst) {
   layer_->AddSource(repository_.Open("bob"));
-  const AccessSpan span = table_.spans.at(3);
+  const SpanEntry span = table_.spans.at(3);
   repository_.CorruptAt(blob_.digest, span.blob_begin + 100, 1);
   EXPECT_TRUE(Check({span.data_begin, span.data_end()}).ok());
   EXPECT_EQ(layer_->AuthScopes(), (std::vector<std::string>{"bob", "alice"}));
@@ -351,7 +351,7 @@ TEST_F(FillingLayerTest, ADeadRegistryEndsReadsAtTheirDeadline) {
 }
 
 TEST_F(FillingLayerTest, AReaderThatGoesAwayDisturbsNobody) {
-  const AccessSpan span = table_.spans.at(2);
+  const SpanEntry span = table_.spans.at(2);
   repository_.HoldAt(blob_.digest, span.blob_begin + 10);
   const auto first = Begin({span.data_begin, span.data_end()});
   repository_.AwaitHeld(blob_.digest);
@@ -482,14 +482,14 @@ TEST_F(FillingLayerTest, ALineThatIsSlowAndFlowsIsNotAskedTwice) {
   Close();
   options_.health.least_silence = absl::Milliseconds(30);
   Open();
-  const AccessSpan span = table_.spans.at(3);
+  const SpanEntry span = table_.spans.at(3);
   repository_.Stall(blob_.digest, 1);
   const auto read = Begin({span.data_begin, span.data_end()});
   while (scheduler_->counters().hedges.load() == 0) absl::SleepFor(absl::Milliseconds(1));
   EXPECT_TRUE(read->status().ok());
   // What answers took has been learned by that: half a second is usual now, and no silence.
   scheduler_->health().Answered({"registry.test alice", blob_.digest}, absl::Milliseconds(500));
-  const AccessSpan other = table_.spans.at(8);
+  const SpanEntry other = table_.spans.at(8);
   repository_.HoldAt(blob_.digest, other.blob_begin + 10);
   const auto slow = Begin({other.data_begin, other.data_end()});
   repository_.AwaitHeld(blob_.digest);
@@ -533,7 +533,7 @@ TEST_F(FillingLayerTest, WhatAFailedRequestBroughtIsNotAskedForAgain) {
 }
 
 TEST_F(FillingLayerTest, ATransferThatEndsEarlyAndSaysThatAllIsWellIsAskedAgain) {
-  const AccessSpan span = table_.spans.at(3);
+  const SpanEntry span = table_.spans.at(3);
   repository_.EndEarly(blob_.digest, span.blob_begin + 100, 1);
   EXPECT_TRUE(Check({span.data_begin, span.data_end()}).ok());
 }
@@ -613,7 +613,7 @@ TEST_F(FillingLayerTest, ClosingTellsWhoWaits) {
 }
 
 TEST_F(FillingLayerTest, TouchedRangesComeInTheirOrder) {
-  const AccessSpan late = table_.spans.at(8), early = table_.spans.at(1);
+  const SpanEntry late = table_.spans.at(8), early = table_.spans.at(1);
   ASSERT_TRUE(Check({late.data_begin, late.data_begin + 1}).ok());
   ASSERT_TRUE(Check({early.data_begin, early.data_begin + 1}).ok());
   const auto touched = layer_->Touched();
@@ -630,7 +630,7 @@ class FullDiskTest : public FillingLayerTest {
     Close();
     ASSERT_EQ(mount("tmpfs", directory_.c_str(), "tmpfs", 0, "size=8m"), 0);
     mounted_ = true;
-    ASSERT_TRUE(WriteFileDurably(directory_ + "/access", *WriteAccess(table_)).ok());
+    ASSERT_TRUE(WriteFileDurably(directory_ + "/access", *WriteSpanTable(table_)).ok());
     Open();
     hog_ = *OpenFile(directory_ + "/hog", O_WRONLY | O_CREAT | O_APPEND);
   }

@@ -22,7 +22,7 @@
 #include "fetch/registry_writer.h"
 #include "image/erofs_writer.h"
 #include "image/index_bundle.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
 
@@ -214,22 +214,22 @@ class IdentityTest : public ::testing::Test {
   static void Claim(IndexBundle& bundle, const Digest& real, const Digest& claim) {
     if (real == claim) return;
     Tree tree = *(*ErofsImage::FromMemory(bundle.index))->ToTree();
-    const auto access = *LayerAccess::FromBytes(bundle.access);
-    AccessTable table;
-    table.blob_digest = access->blob_digest();
-    table.blob_size = access->blob_size();
+    const auto span_table = *SpanTableReader::FromBytes(bundle.span_table);
+    SpanTable table;
+    table.blob_digest = span_table->blob_digest();
+    table.blob_size = span_table->blob_size();
     table.diff_id = claim;
-    table.layout = access->layout();
-    table.tar_bytes = access->tar_bytes();
-    table.data_bytes = access->data_bytes();
-    for (size_t i = 0; i < access->span_count(); ++i) {
-      AccessSpan span = access->span(i);
-      const std::string_view window = access->WindowOf(span);
+    table.layout = span_table->layout();
+    table.tar_bytes = span_table->tar_bytes();
+    table.data_bytes = span_table->data_bytes();
+    for (size_t i = 0; i < span_table->span_count(); ++i) {
+      SpanEntry span = span_table->span(i);
+      const std::string_view window = span_table->WindowOf(span);
       span.window_offset = table.windows.size();
       table.windows.append(window);
       table.spans.push_back(span);
     }
-    bundle.access = *WriteAccess(table);
+    bundle.span_table = *WriteSpanTable(table);
     const std::string path = StrCat(::testing::TempDir(), "/claim-", RandomHex(8));
     {
       const Fd fd = *OpenFile(path, O_RDWR | O_CREAT, 0600);

@@ -41,7 +41,7 @@ IndexBundle BundleOf(const std::string& tar) {
   const Fd data(memfd_create("data", MFD_CLOEXEC)), index(memfd_create("index", MFD_CLOEXEC));
   EXPECT_TRUE(PwriteFull(data.get(), tar, 0).ok());
   EXPECT_TRUE(IndexTar(data.get(), tar.size(), Sha256Of(tar), index.get(), CancelToken()).ok());
-  return {ReadAll(index.get()), *WriteAccess(MakeTable(tar, tar, 1 << 20))};
+  return {ReadAll(index.get()), *WriteSpanTable(MakeTable(tar, tar, 1 << 20))};
 }
 
 class IndexFinderTest : public ::testing::Test {
@@ -254,7 +254,7 @@ TEST_F(IndexFinderTest, WhatIsGivenWasWrittenHereAndIsDisarmed) {
   EXPECT_EQ(bytes.size(), last_->index_bytes);
   EXPECT_EQ(bytes.find('?'), std::string::npos);
   EXPECT_EQ(bytes.find("power"), std::string::npos);
-  EXPECT_EQ(ReadAll(last_->access.get()), bundle.access);
+  EXPECT_EQ(ReadAll(last_->span_table.get()), bundle.span_table);
   const auto index = *ErofsImage::FromMemory(bytes);
   const auto xattrs = *index->Xattrs(**index->Lookup(index->root(), "program"));
   ASSERT_EQ(xattrs.size(), 1U);

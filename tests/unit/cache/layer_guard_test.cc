@@ -33,21 +33,21 @@ class LayerGuardTest : public ::testing::Test {
   LayerGuardTest() {
     directory_ = StrCat(::testing::TempDir(), "/guard-", RandomHex(8));
     EXPECT_TRUE(MakeDirs(directory_).ok());
-    AccessTable table;
+    SpanTable table;
     table.blob_digest = Sha256Of("blob");
     table.diff_id = Sha256Of("tar");
     table.blob_size = table.tar_bytes = kSpans * kSpanBytes;
     table.data_bytes = (kSpans + 1) * kSpanBytes;
     std::string data;
     for (size_t i = 0; i < kSpans; ++i) {
-      AccessSpan span;
+      SpanEntry span;
       span.data_begin = span.blob_begin = i * kSpanBytes;
       span.data_bytes = span.blob_bytes = kSpanBytes;
       span.digest = Sha256Of(std::string(kSpanBytes, static_cast<char>('a' + i)));
       table.spans.push_back(span);
       data += std::string(kSpanBytes, static_cast<char>('a' + i));
     }
-    Write("access", *WriteAccess(table), 0);
+    Write("access", *WriteSpanTable(table), 0);
     Write("data", data + std::string(kSpanBytes, 'z'), 0);
     guard_ = std::make_shared<LayerGuard>(directory_, work_, [this] {
       ++checks_;

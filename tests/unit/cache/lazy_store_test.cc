@@ -15,7 +15,7 @@
 #include "cache/image_store.h"
 #include "fetch/registry_writer.h"
 #include "image/index_bundle.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
 
@@ -286,18 +286,18 @@ TEST_F(LazyStoreTest, AnIndexOfAnotherLayerIsRefused) {
 
 TEST_F(LazyStoreTest, WrongDigestsOfSpansNeverServeAByte) {
   Publish([](size_t, IndexBundle& bundle) {
-    const auto access = *LayerAccess::FromBytes(bundle.access);
-    AccessTable table;
-    table.blob_digest = access->blob_digest();
-    table.blob_size = access->blob_size();
-    table.diff_id = access->diff_id();
-    table.tar_bytes = access->tar_bytes();
-    table.data_bytes = access->data_bytes();
-    for (size_t i = 0; i < access->span_count(); ++i) {
-      table.spans.push_back(access->span(i));
+    const auto span_table = *SpanTableReader::FromBytes(bundle.span_table);
+    SpanTable table;
+    table.blob_digest = span_table->blob_digest();
+    table.blob_size = span_table->blob_size();
+    table.diff_id = span_table->diff_id();
+    table.tar_bytes = span_table->tar_bytes();
+    table.data_bytes = span_table->data_bytes();
+    for (size_t i = 0; i < span_table->span_count(); ++i) {
+      table.spans.push_back(span_table->span(i));
       if (i == 0) table.spans.back().digest = Sha256Of("a lie");
     }
-    bundle.access = *WriteAccess(table);
+    bundle.span_table = *WriteSpanTable(table);
   });
   OpenNew();
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());

@@ -17,20 +17,20 @@ constexpr uint32_t kSpanBytes = 512;
 
 std::string DataOf(size_t span) { return std::string(kSpanBytes, static_cast<char>('a' + span)); }
 
-std::unique_ptr<LayerAccess> TableOf(bool digest_of_blob) {
-  AccessTable table;
+std::unique_ptr<SpanTableReader> TableOf(bool digest_of_blob) {
+  SpanTable table;
   table.blob_digest = Sha256Of("blob");
   table.diff_id = Sha256Of("tar");
   table.blob_size = table.tar_bytes = table.data_bytes = kSpans * kSpanBytes;
   for (size_t i = 0; i < kSpans; ++i) {
-    AccessSpan span;
+    SpanEntry span;
     span.data_begin = span.blob_begin = i * kSpanBytes;
     span.data_bytes = span.blob_bytes = kSpanBytes;
     span.digest_of_blob = digest_of_blob;
     span.digest = Sha256Of(DataOf(i));
     table.spans.push_back(span);
   }
-  return *LayerAccess::FromBytes(*WriteAccess(table));
+  return *SpanTableReader::FromBytes(*WriteSpanTable(table));
 }
 
 class PresentMapTest : public ::testing::Test {
@@ -38,7 +38,7 @@ class PresentMapTest : public ::testing::Test {
   PresentMapTest() { path_ = StrCat(::testing::TempDir(), "/present-", RandomHex(8)); }
   ~PresentMapTest() override { std::filesystem::remove(path_); }
   std::unique_ptr<PresentMap> Open() {
-    auto map = PresentMap::Open(path_, *access_);
+    auto map = PresentMap::Open(path_, *table_);
     EXPECT_TRUE(map.ok()) << map.status();
     return *std::move(map);
   }
@@ -54,7 +54,7 @@ class PresentMapTest : public ::testing::Test {
   }
 
   std::string path_;
-  std::unique_ptr<LayerAccess> access_ = TableOf(false);
+  std::unique_ptr<SpanTableReader> table_ = TableOf(false);
 };
 
 TEST_F(PresentMapTest, MarksAreFoundAgain) {
@@ -111,7 +111,7 @@ TEST_F(PresentMapTest, FilesOfAnOlderVersionAreRead) {
 }
 
 TEST_F(PresentMapTest, WhereTheDigestIsOfTheBlobTheSumTells) {
-  access_ = TableOf(true);
+  table_ = TableOf(true);
   ASSERT_TRUE(Open()->Set(1, Crc32c(~0U, DataOf(1))).ok());
   const auto map = Open();
   EXPECT_TRUE(map->Holds(1, DataOf(1)));

@@ -10,7 +10,7 @@
 
 #include "base/fd.h"
 #include "image/erofs_writer.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 #include "image/zstd_frame.h"
 
 namespace imagefs {
@@ -49,30 +49,32 @@ class IndexBundleTest : public ::testing::Test {
     table_.diff_id = diff_id_;
     table_.tar_bytes = 2048;
     table_.data_bytes = 2048;
-    AccessSpan span{.data_begin = 0, .data_bytes = 2048, .blob_begin = 0, .blob_bytes = 100};
+    SpanEntry span{.data_begin = 0, .data_bytes = 2048, .blob_begin = 0, .blob_bytes = 100};
     span.codec = SpanCodec::kGzip;
     table_.spans = {span};
-    bundle_ = {Index(diff_id_, 2048, 1000), *WriteAccess(table_)};
+    bundle_ = {Index(diff_id_, 2048, 1000), *WriteSpanTable(table_)};
   }
   absl::Status Check(const Digest& blob, uint64_t blob_size, const Digest& diff_id,
                      uint64_t max_bytes = UINT64_MAX) const {
     const auto index = ErofsImage::FromMemory(bundle_.index);
     if (!index.ok()) return index.status();
-    const auto access = LayerAccess::FromBytes(bundle_.access);
-    if (!access.ok()) return access.status();
-    return TreeOfBundle(**index, **access, blob, blob_size, diff_id, max_bytes).status();
+    const auto span_table = SpanTableReader::FromBytes(bundle_.span_table);
+    if (!span_table.ok()) return span_table.status();
+    return TreeOfBundle(**index, **span_table, blob, blob_size, diff_id, max_bytes).status();
   }
   const Digest blob_ = Sha256Of("blob"), diff_id_ = Sha256Of("tar");
-  AccessTable table_;
+  SpanTable table_;
   IndexBundle bundle_;
 };
 
 absl::StatusOr<IndexBundle> Unpack(std::string_view packed, uint64_t max_bytes = 1 << 20) {
-  const Fd index(memfd_create("index", MFD_CLOEXEC)), access(memfd_create("access", MFD_CLOEXEC));
-  absl::Status status = UnpackBundle(packed, max_bytes, index.get(), access.get());
+  const Fd index(memfd_create("index", MFD_CLOEXEC)),
+      span_table(memfd_create("access", MFD_CLOEXEC));
+  absl::Status status = UnpackBundle(packed, max_bytes, index.get(), span_table.get());
   if (!status.ok()) return status;
   IndexBundle bundle;
-  for (const auto& [file, out] : {std::pair(&index, &bundle.index), {&access, &bundle.access}}) {
+  for (const auto& [file, out] :
+       {std::pair(&index, &bundle.index), {&span_table, &bundle.span_table}}) {
     struct stat st;
     EXPECT_EQ(fstat(file->get(), &st), 0);
     out->resize(static_cast<size_t>(st.st_size));
@@ -85,7 +87,7 @@ TEST_F(IndexBundleTest, OpensWhatWasPacked) {
   const auto opened = Unpack(PackBundle(bundle_));
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_EQ(opened->index, bundle_.index);
-  EXPECT_EQ(opened->access, bundle_.access);
+  EXPECT_EQ(opened->span_table, bundle_.span_table);
   EXPECT_TRUE(Check(blob_, 100, diff_id_).ok());
 }
 
@@ -108,7 +110,7 @@ TEST_F(IndexBundleTest, TreeAndTableAreOfTheSameData) {
 TEST_F(IndexBundleTest, OnlyTheImageMaySpeakOfATableOfContents) {
   for (const DataLayout layout : {DataLayout::kTable, DataLayout::kForeignTar}) {
     table_.layout = layout;
-    bundle_.access = *WriteAccess(table_);
+    bundle_.span_table = *WriteSpanTable(table_);
     EXPECT_FALSE(Check(blob_, 100, diff_id_).ok());
   }
 }
@@ -164,7 +166,7 @@ TEST_F(IndexBundleTest, DamagedBytesAreAnError) {
 }
 
 TEST_F(IndexBundleTest, IsUnpackedToNoMoreThanAllowed) {
-  const uint64_t size = 16 + bundle_.index.size() + bundle_.access.size();
+  const uint64_t size = 16 + bundle_.index.size() + bundle_.span_table.size();
   EXPECT_TRUE(Unpack(PackBundle(bundle_), size).ok());
   EXPECT_TRUE(absl::IsResourceExhausted(Unpack(PackBundle(bundle_), size - 1).status()));
 }

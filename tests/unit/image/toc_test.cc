@@ -97,10 +97,10 @@ TEST_P(TocKindTest, SameAsAFullPass) {
   const auto table = Load(blob);
   ASSERT_TRUE(table.ok()) << table.status();
   EXPECT_EQ(TableText(*table, blob.bytes), TarText(blob.tar));
-  EXPECT_EQ(table->access.layout, DataLayout::kTable);
-  EXPECT_EQ(table->access.blob_digest, blob.descriptor.digest);
-  EXPECT_EQ(table->access.blob_size, blob.bytes.size());
-  EXPECT_EQ(table->access.diff_id, Sha256Of(blob.tar));
+  EXPECT_EQ(table->span_table.layout, DataLayout::kTable);
+  EXPECT_EQ(table->span_table.blob_digest, blob.descriptor.digest);
+  EXPECT_EQ(table->span_table.blob_size, blob.bytes.size());
+  EXPECT_EQ(table->span_table.diff_id, Sha256Of(blob.tar));
   EXPECT_TRUE(table->layer.moves.empty());
   EXPECT_FALSE(table->prefetch.has_value());
 }
@@ -122,9 +122,9 @@ TEST(TocTest, ZerosAreAHole) {
             {{.name = "f", .data = "a" + std::string(39'999, '\0') + "b"}});
   const auto table = Load(blob);
   ASSERT_TRUE(table.ok()) << table.status();
-  ASSERT_EQ(table->access.spans.size(), 2u);
-  EXPECT_EQ(table->access.spans[0].data_bytes, 10'000u);
-  EXPECT_EQ(table->access.spans[1].data_begin, 40'000u);
+  ASSERT_EQ(table->span_table.spans.size(), 2u);
+  EXPECT_EQ(table->span_table.spans[0].data_bytes, 10'000u);
+  EXPECT_EQ(table->span_table.spans[1].data_begin, 40'000u);
   EXPECT_EQ(TableText(*table, blob.bytes), TarText(blob.tar));
 }
 
@@ -133,18 +133,18 @@ TEST(TocTest, EndsOfChunks) {
       {}, {{.name = "a", .data = "1"}, {.name = "d/", .type = "dir"}, {.name = "b", .data = "2"}});
   const auto table = Load(estargz);
   ASSERT_TRUE(table.ok()) << table.status();
-  ASSERT_EQ(table->access.spans.size(), 3u);  // the third: the table
+  ASSERT_EQ(table->span_table.spans.size(), 3u);  // the third: the table
   // The member of a file goes on with the headers up to the next file.
-  EXPECT_EQ(table->access.spans[0].blob_end(), table->access.spans[1].blob_begin);
-  EXPECT_EQ(table->access.spans[0].codec, SpanCodec::kGzip);
+  EXPECT_EQ(table->span_table.spans[0].blob_end(), table->span_table.spans[1].blob_begin);
+  EXPECT_EQ(table->span_table.spans[0].codec, SpanCodec::kGzip);
 
   const TocWriter::Blob zstd = Write({.kind = TocKind::kZstdChunked},
                                      {{.name = "a", .data = "1"}, {.name = "b", .data = "2"}});
   const auto frames = Load(zstd);
   ASSERT_TRUE(frames.ok()) << frames.status();
   // The file's end is said: the frame of the next header is not fetched.
-  EXPECT_LT(frames->access.spans[0].blob_end(), frames->access.spans[1].blob_begin);
-  EXPECT_EQ(frames->access.spans[0].codec, SpanCodec::kZstd);
+  EXPECT_LT(frames->span_table.spans[0].blob_end(), frames->span_table.spans[1].blob_begin);
+  EXPECT_EQ(frames->span_table.spans[0].codec, SpanCodec::kZstd);
 }
 
 TEST(TocTest, PrefetchLandmark) {
@@ -158,7 +158,7 @@ TEST(TocTest, PrefetchLandmark) {
   ASSERT_TRUE(table.ok()) << table.status();
   EXPECT_EQ(table->prefetch, (ByteRange{0, 1536}));
   EXPECT_EQ(TableText(*table, blob.bytes), TarText(blob.tar));
-  EXPECT_EQ(table->access.spans.size(), 6u);  // the landmark and the table are files, too
+  EXPECT_EQ(table->span_table.spans.size(), 6u);  // the landmark and the table are files, too
 
   const auto none = Load(
       Write({}, {{.name = ".no.prefetch.landmark", .data = sign}, {.name = "third", .data = "c"}}));
@@ -201,10 +201,10 @@ TEST(TocTest, ALargeTableIsReadInPieces) {
   };
   const auto table = build(size_t{70} << 20);
   ASSERT_TRUE(table.ok()) << table.status();
-  ASSERT_EQ(table->access.spans.size(), 3u);
-  EXPECT_EQ(table->access.spans[1].skip, (31u << 20) + 512);
-  EXPECT_EQ(table->access.spans[2].data_bytes, 8u << 20);
-  EXPECT_TRUE(WriteAccess(table->access).ok());
+  ASSERT_EQ(table->span_table.spans.size(), 3u);
+  EXPECT_EQ(table->span_table.spans[1].skip, (31u << 20) + 512);
+  EXPECT_EQ(table->span_table.spans[2].data_bytes, 8u << 20);
+  EXPECT_TRUE(WriteSpanTable(table->span_table).ok());
   EXPECT_EQ(build(size_t{97} << 20).status().code(), absl::StatusCode::kUnimplemented);
 }
 
@@ -549,7 +549,7 @@ TEST(TocTest, ALongTable) {
   const auto table = BuildFromToc(location, StrCat("{\"version\":1,\"entries\":[", entries, "]}"),
                                   std::nullopt, blob, Digest());
   ASSERT_TRUE(table.ok()) << table.status();
-  EXPECT_EQ(table->access.spans.size(), size_t{kEntries});
+  EXPECT_EQ(table->span_table.spans.size(), size_t{kEntries});
   EXPECT_EQ(BrokenRule(*table), "");
 }
 

@@ -47,21 +47,21 @@ TEST(ZtocTest, SameAsAFullPass) {
   const Sample sample;
   const auto table = sample.Build(sample.content.Write());
   ASSERT_TRUE(table.ok()) << table.status();
-  ASSERT_GT(table->access.spans.size(), 5u);
+  ASSERT_GT(table->span_table.spans.size(), 5u);
   EXPECT_EQ(TableText(*table, sample.blob), TarText(sample.tar));
-  EXPECT_EQ(DataFileOf(table->access, sample.blob)->substr(0, sample.tar.size()), sample.tar);
-  EXPECT_EQ(table->access.layout, DataLayout::kTar);
-  EXPECT_EQ(table->access.tar_bytes, sample.tar.size());
-  EXPECT_EQ(table->access.blob_digest, Sha256Of(sample.blob));
-  EXPECT_EQ(table->access.diff_id, Sha256Of(sample.tar));
+  EXPECT_EQ(DataFileOf(table->span_table, sample.blob)->substr(0, sample.tar.size()), sample.tar);
+  EXPECT_EQ(table->span_table.layout, DataLayout::kTar);
+  EXPECT_EQ(table->span_table.tar_bytes, sample.tar.size());
+  EXPECT_EQ(table->span_table.blob_digest, Sha256Of(sample.blob));
+  EXPECT_EQ(table->span_table.diff_id, Sha256Of(sample.tar));
   bool any_bit = false;
-  for (const AccessSpan& span : table->access.spans) {
+  for (const SpanEntry& span : table->span_table.spans) {
     EXPECT_EQ(span.codec, SpanCodec::kDeflate);
     EXPECT_TRUE(span.digest_of_blob);
     any_bit = any_bit || span.bit > 0;
   }
   EXPECT_TRUE(any_bit) << "the sample has no point inside of a byte";
-  EXPECT_EQ(table->access.spans[0].window_bytes, 0u);
+  EXPECT_EQ(table->span_table.spans[0].window_bytes, 0u);
 }
 
 TEST(ZtocTest, Version1LeavesTheFirstPointOut) {
@@ -90,8 +90,8 @@ TEST(ZtocTest, Uncompressed) {
   const auto table = BuildFromZtoc(content.Write(), BlobOf(tar), Digest());
   ASSERT_TRUE(table.ok()) << table.status();
   EXPECT_EQ(TableText(*table, tar), TarText(tar));
-  EXPECT_EQ(table->access.tar_bytes, tar.size());
-  EXPECT_EQ(table->access.spans[0].codec, SpanCodec::kStored);
+  EXPECT_EQ(table->span_table.tar_bytes, tar.size());
+  EXPECT_EQ(table->span_table.spans[0].codec, SpanCodec::kStored);
   const std::pair<std::string, std::function<void(ZtocContent&)>> lies[] = {
       {"another size", [](ZtocContent& z) { ++z.blob_size; }},
       {"a larger tar", [](ZtocContent& z) { z.tar_size = z.blob_size + 1; }},
@@ -126,7 +126,7 @@ TEST(ZtocTest, PaddingBehindTheArchive) {
   sample.content.tar_size = static_cast<int64_t>(sample.tar.size());
   const auto table = sample.Build(sample.content.Write());
   ASSERT_TRUE(table.ok()) << table.status();
-  EXPECT_EQ(table->access.tar_bytes, sample.tar.size());
+  EXPECT_EQ(table->span_table.tar_bytes, sample.tar.size());
   EXPECT_EQ(TableText(*table, sample.blob), TarText(sample.tar));
 }
 
@@ -181,10 +181,10 @@ TEST(ZtocTest, ChangedBytesOfTheBlobAreSeen) {
   Sample sample;
   const auto table = sample.Build(sample.content.Write());
   ASSERT_TRUE(table.ok()) << table.status();
-  for (const AccessSpan& span : table->access.spans) {
+  for (const SpanEntry& span : table->span_table.spans) {
     std::string blob = sample.blob;
     blob[span.blob_begin + span.blob_bytes / 2] ^= 1;
-    EXPECT_EQ(DataFileOf(table->access, blob).status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(DataFileOf(table->span_table, blob).status().code(), absl::StatusCode::kDataLoss);
   }
 }
 

@@ -1,4 +1,4 @@
-#include "cache/access_builder.h"
+#include "cache/span_table_builder.h"
 
 #include <fcntl.h>
 #include <sched.h>
@@ -11,8 +11,8 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
-#include "cache/access_maker.h"
-#include "image/layer_access.h"
+#include "cache/span_table_maker.h"
+#include "image/span_table.h"
 
 namespace imagefs {
 namespace {
@@ -20,7 +20,7 @@ namespace {
 constexpr size_t kPieceBytes = 256 << 10;
 
 // Where the blob can be entered, and how long the tar in it is.
-absl::Status FindPoints(const Descriptor& blob, const AccessBuilder::BlobFile& file,
+absl::Status FindPoints(const Descriptor& blob, const SpanTableBuilder::BlobFile& file,
                         WindowMemory& windows, const CancelToken& cancel, LayerOutput& made) {
   const auto grant = [&](uint64_t bytes) { return windows.Wait("access", bytes, cancel); };
   std::string in(kPieceBytes, '\0'), out(kPieceBytes, '\0');
@@ -62,9 +62,9 @@ void BeLeastUrgent() {
 }  // namespace
 
 // Brings a blob once more, into a file without a name, then makes the table.
-class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
+class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
  public:
-  Job(AccessBuilder& builder, SubjectRef layer, Descriptor blob, SourceTurns::Claim source,
+  Job(SpanTableBuilder& builder, SubjectRef layer, Descriptor blob, SourceTurns::Claim source,
       Table::Context context)
       : builder_(builder),
         layer_(std::move(layer)),
@@ -144,7 +144,7 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
     status.ok() ? context_.finish(true) : context_.finish(status);
   }
 
-  AccessBuilder& builder_;
+  SpanTableBuilder& builder_;
   const SubjectRef layer_;
   const Descriptor blob_;
   const SourceTurns::Claim source_;
@@ -156,13 +156,13 @@ class AccessBuilder::Job : public std::enable_shared_from_this<Job> {
   CancelToken::Registration by_flight_, by_stop_, to_idle_;
 };
 
-AccessBuilder::AccessBuilder(std::string root, WindowMemory& windows)
+SpanTableBuilder::SpanTableBuilder(std::string root, WindowMemory& windows)
     : root_(std::move(root)),
       windows_(windows),
       idle_(std::make_unique<FairWorkers>("access", SourceTurns::Options{1, 0})),
       urgent_(std::make_unique<FairWorkers>("access-now", SourceTurns::Options{1, 0})) {}
 
-AccessBuilder::~AccessBuilder() {
+SpanTableBuilder::~SpanTableBuilder() {
   stop_.Cancel();
   {
     absl::MutexLock lock(&mu_);
@@ -173,7 +173,7 @@ AccessBuilder::~AccessBuilder() {
   urgent_.reset();
 }
 
-void AccessBuilder::Hurry(const std::string& key) {
+void SpanTableBuilder::Hurry(const std::string& key) {
   std::shared_ptr<Job> job;
   {
     absl::MutexLock lock(&mu_);
@@ -183,7 +183,7 @@ void AccessBuilder::Hurry(const std::string& key) {
   if (job != nullptr) job->Hurry();
 }
 
-absl::StatusOr<AccessBuilder::SubjectRef> AccessBuilder::SubjectOf(const Layer& layer) {
+absl::StatusOr<SpanTableBuilder::SubjectRef> SpanTableBuilder::SubjectOf(const Layer& layer) {
   auto subject = std::make_shared<Subject>();
   subject->diff_id = layer.diff_id;
   subject->path = PathOf(layer);
@@ -192,8 +192,8 @@ absl::StatusOr<AccessBuilder::SubjectRef> AccessBuilder::SubjectOf(const Layer& 
   return SubjectRef(std::move(subject));
 }
 
-void AccessBuilder::Start(const LayerRef& layer, const Descriptor& blob, BlobFile file,
-                          LayerOutput made, SourceTurns::Claim source) {
+void SpanTableBuilder::Start(const LayerRef& layer, const Descriptor& blob, BlobFile file,
+                             LayerOutput made, SourceTurns::Claim source) {
   absl::StatusOr<SubjectRef> subject = SubjectOf(*layer);
   if (!subject.ok()) return;
   Table::Caller caller;
@@ -213,9 +213,9 @@ void AccessBuilder::Start(const LayerRef& layer, const Descriptor& blob, BlobFil
   flights_.Join(layer->diff_id.ToString(), std::move(caller));
 }
 
-FlightTicket AccessBuilder::Ensure(const LayerRef& layer, const Descriptor& blob,
-                                   std::shared_ptr<ImageSource> source,
-                                   absl::AnyInvocable<void(absl::Status)> done) {
+FlightTicket SpanTableBuilder::Ensure(const LayerRef& layer, const Descriptor& blob,
+                                      std::shared_ptr<ImageSource> source,
+                                      absl::AnyInvocable<void(absl::Status)> done) {
   if (StatPath(PathOf(*layer)).ok()) {
     done(absl::OkStatus());
     return FlightTicket();
@@ -244,9 +244,9 @@ FlightTicket AccessBuilder::Ensure(const LayerRef& layer, const Descriptor& blob
   return ticket;
 }
 
-absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,
-                                  const BlobFile& file, LayerOutput made,
-                                  const CancelToken& cancel) {
+absl::Status SpanTableBuilder::Build(const Subject& layer, const Descriptor& blob,
+                                     const BlobFile& file, LayerOutput made,
+                                     const CancelToken& cancel) {
   if (made.points.empty()) {
     IMAGEFS_RETURN_IF_ERROR(FindPoints(blob, file, windows_, cancel, made));
     IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(root_ + "/layers", O_TMPFILE | O_RDWR, 0600));
@@ -258,11 +258,11 @@ absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,
   auto read_blob = [&file](absl::Span<char> out, uint64_t offset) {
     return PreadExact(file.fd.get(), out, file.offset + offset, "the blob's file");
   };
-  const AccessInput input{blob.digest,           blob.size,        layer.diff_id,
-                          made.tar_bytes,        made.data_bytes,  std::move(made.points),
-                          std::move(made.moves), layer.data.get(), read_blob};
-  IMAGEFS_ASSIGN_OR_RETURN(const AccessTable table, MakeAccess(input, cancel));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string bytes, WriteAccess(table));
+  const SpanTableInput input{blob.digest,           blob.size,        layer.diff_id,
+                             made.tar_bytes,        made.data_bytes,  std::move(made.points),
+                             std::move(made.moves), layer.data.get(), read_blob};
+  IMAGEFS_ASSIGN_OR_RETURN(const SpanTable table, MakeSpanTable(input, cancel));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string bytes, WriteSpanTable(table));
   // Without a name until it is whole: whoever is killed before leaves nothing.
   IMAGEFS_ASSIGN_OR_RETURN(const Fd out, OpenFile(ParentOf(layer.path), O_TMPFILE | O_WRONLY));
   IMAGEFS_RETURN_IF_ERROR(PwriteFull(out.get(), bytes, 0));
@@ -275,11 +275,11 @@ absl::Status AccessBuilder::Build(const Subject& layer, const Descriptor& blob,
   return absl::OkStatus();
 }
 
-FlightReport AccessBuilder::Flights() const {
+FlightReport SpanTableBuilder::Flights() const {
   return {"access", flights_.counters(), flights_.Running()};
 }
 
-void AccessBuilder::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
+void SpanTableBuilder::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
   out.emplace_back("span_tables_built", built_.load());
   out.emplace_back("span_tables_failed", failed_.load());
 }

@@ -1,4 +1,4 @@
-#include "cache/access_maker.h"
+#include "cache/span_table_maker.h"
 
 #include <gtest/gtest.h>
 
@@ -6,40 +6,41 @@
 #include <tuple>
 #include <vector>
 
-#include "image/layer_access.h"
+#include "image/span_table.h"
 #include "tests/fakes/cache/lazy_blob.h"
 
 namespace imagefs {
 namespace {
 
 // Every span decodes by itself to what the tar has there, whoever compressed the blob and how.
-// MakeAccess proves each span, so a table at all means that they are right; what is checked here is
-// that there are enough of them, that they cover the tar, and that its bytes can be written and
+// MakeSpanTable proves each span, so a table at all means that they are right; what is checked here
+// is that there are enough of them, that they cover the tar, and that its bytes can be written and
 // read.
-class AccessMakerTest : public ::testing::TestWithParam<std::tuple<const char*, int, int, int>> {};
+class SpanTableMakerTest : public ::testing::TestWithParam<std::tuple<const char*, int, int, int>> {
+};
 
-TEST_P(AccessMakerTest, SpansCoverTheTar) {
+TEST_P(SpanTableMakerTest, SpansCoverTheTar) {
   const auto& [name, level, members, strategy] = GetParam();
   const std::string tar = MixedBytes(4 << 20, 3);
   const std::string blob = GzipBytes(tar, level, members, strategy);
-  const AccessTable table = MakeTable(tar, blob, 64 << 10);
+  const SpanTable table = MakeTable(tar, blob, 64 << 10);
   uint64_t end = 0;
-  for (const AccessSpan& span : table.spans) {
+  for (const SpanEntry& span : table.spans) {
     EXPECT_EQ(span.data_begin, end);
     end = span.data_end();
     EXPECT_LT(span.blob_bytes, 400U << 10);
   }
   EXPECT_EQ(end, tar.size());
   EXPECT_GT(table.spans.size(), 5U);
-  auto bytes = WriteAccess(table);
+  auto bytes = WriteSpanTable(table);
   ASSERT_TRUE(bytes.ok()) << bytes.status();
-  auto access = LayerAccess::FromBytes(*bytes);
-  ASSERT_TRUE(access.ok()) << access.status();
-  ASSERT_EQ((*access)->span_count(), table.spans.size());
+  auto span_table = SpanTableReader::FromBytes(*bytes);
+  ASSERT_TRUE(span_table.ok()) << span_table.status();
+  ASSERT_EQ((*span_table)->span_count(), table.spans.size());
   for (size_t i = 0; i < table.spans.size(); ++i) {
-    const AccessSpan span = (*access)->span(i);
+    const SpanEntry span = (*span_table)->span(i);
     std::string out(span.data_bytes, '\0');
-    ASSERT_TRUE(DecodeSpan(span, (*access)->WindowOf(span),
+    ASSERT_TRUE(DecodeSpan(span, (*span_table)->WindowOf(span),
                            std::string_view(blob).substr(span.blob_begin, span.blob_bytes),
                            absl::MakeSpan(out))
                     .ok());
@@ -47,7 +48,7 @@ TEST_P(AccessMakerTest, SpansCoverTheTar) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Gzip, AccessMakerTest,
+INSTANTIATE_TEST_SUITE_P(Gzip, SpanTableMakerTest,
                          ::testing::Values(std::make_tuple("stored", 0, 1, 0),
                                            std::make_tuple("fast", 1, 1, 0),
                                            std::make_tuple("usual", 6, 1, 0),
@@ -57,14 +58,14 @@ INSTANTIATE_TEST_SUITE_P(Gzip, AccessMakerTest,
                                            std::make_tuple("huffman_only", 6, 1, 2)),
                          [](const auto& info) { return std::string(std::get<0>(info.param)); });
 
-TEST(AccessMaker, FixedCodesAreOneBlockAfterTheOther) {
+TEST(SpanTableMaker, FixedCodesAreOneBlockAfterTheOther) {
   // Blocks of fixed codes have headers of three bits: few of them are noticed, none wrongly.
   const std::string tar = MixedBytes(1 << 20, 4);
-  const AccessTable table = MakeTable(tar, GzipBytes(tar, 6, 1, 4), 64 << 10);
+  const SpanTable table = MakeTable(tar, GzipBytes(tar, 6, 1, 4), 64 << 10);
   EXPECT_GE(table.spans.size(), 1U);
 }
 
-TEST(AccessMaker, ZstdFramesAndPlainTars) {
+TEST(SpanTableMaker, ZstdFramesAndPlainTars) {
   const std::string tar = MixedBytes(4 << 20, 5);
   EXPECT_EQ(MakeTable(tar, ZstdBytes(tar, 16), 1).spans.size(), 16U);
   EXPECT_EQ(MakeTable(tar, ZstdBytes(tar, 1), 1).spans.size(), 1U);
@@ -72,7 +73,7 @@ TEST(AccessMaker, ZstdFramesAndPlainTars) {
 }
 
 // Two machines that make the index of one layer make the same bytes.
-TEST(AccessMaker, PointsDoNotDependOnHowTheBytesCame) {
+TEST(SpanTableMaker, PointsDoNotDependOnHowTheBytesCame) {
   const std::string tar = MixedBytes(4 << 20, 9);
   const std::string blob = GzipBytes(tar);
   std::vector<RestartPoint> first;
@@ -96,18 +97,18 @@ TEST(AccessMaker, PointsDoNotDependOnHowTheBytesCame) {
   }
 }
 
-TEST(AccessMaker, WindowsAreSmall) {
+TEST(SpanTableMaker, WindowsAreSmall) {
   const std::string tar = MixedBytes(8 << 20, 6);
   const std::string blob = GzipBytes(tar);
-  const AccessTable table = MakeTable(tar, blob, 128 << 10);
+  const SpanTable table = MakeTable(tar, blob, 128 << 10);
   EXPECT_LT(table.windows.size(), blob.size() * 3 / 100);
 }
 
-TEST(AccessMaker, WrongBytesOfASpanAreFound) {
+TEST(SpanTableMaker, WrongBytesOfASpanAreFound) {
   const std::string tar = MixedBytes(1 << 20, 7);
   std::string blob = GzipBytes(tar);
-  const AccessTable table = MakeTable(tar, blob, 64 << 10);
-  const AccessSpan& span = table.spans.at(1);
+  const SpanTable table = MakeTable(tar, blob, 64 << 10);
+  const SpanEntry& span = table.spans.at(1);
   std::string out(span.data_bytes, '\0');
   for (uint64_t at = span.blob_begin + 1; at < span.blob_end() - 1; at += 997) {
     std::string wrong = blob.substr(span.blob_begin, span.blob_bytes);

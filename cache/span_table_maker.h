@@ -12,11 +12,11 @@
 #include "base/cancel.h"
 #include "base/digest.h"
 #include "image/decompress.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 
 namespace imagefs {
 
-struct AccessInput {
+struct SpanTableInput {
   Digest blob_digest;
   uint64_t blob_size = 0;
   Digest diff_id;
@@ -31,6 +31,6 @@ struct AccessInput {
 
 // kUnimplemented when the blob cannot be entered often enough to be read in parts (a zstd blob of
 // one large frame); kDataLoss when a span does not give the tar's bytes. Blocks.
-absl::StatusOr<AccessTable> MakeAccess(const AccessInput& input, const CancelToken& cancel);
+absl::StatusOr<SpanTable> MakeSpanTable(const SpanTableInput& input, const CancelToken& cancel);
 
 }  // namespace imagefs

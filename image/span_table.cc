@@ -1,4 +1,4 @@
-#include "image/layer_access.h"
+#include "image/span_table.h"
 
 #include <fcntl.h>
 
@@ -31,7 +31,7 @@ Digest GetDigest(std::string_view bytes, size_t at) {
   return Digest(digest);
 }
 
-void PutSpan(std::string& out, const AccessSpan& span) {
+void PutSpan(std::string& out, const SpanEntry& span) {
   PutLittleEndian<uint64_t>(out, span.data_begin);
   PutLittleEndian<uint64_t>(out, span.blob_begin);
   PutLittleEndian<uint32_t>(out, span.data_bytes);
@@ -47,8 +47,8 @@ void PutSpan(std::string& out, const AccessSpan& span) {
   PutDigest(out, span.digest);
 }
 
-AccessSpan GetSpan(std::string_view record) {
-  AccessSpan span;
+SpanEntry GetSpan(std::string_view record) {
+  SpanEntry span;
   span.data_begin = GetLittleEndian<uint64_t>(record, 0);
   span.blob_begin = GetLittleEndian<uint64_t>(record, 8);
   span.data_bytes = GetLittleEndian<uint32_t>(record, 16);
@@ -78,7 +78,7 @@ uint32_t SumOfWindows(std::string_view windows) {
 }
 
 // What one span may say, whatever the others say.
-absl::Status CheckSpan(const AccessSpan& span, uint64_t blob_size, uint64_t data_bytes,
+absl::Status CheckSpan(const SpanEntry& span, uint64_t blob_size, uint64_t data_bytes,
                        uint64_t windows) {
   if (span.data_bytes == 0 || span.data_bytes > kMaxSpanDataBytes ||
       !InRange(span.data_begin, span.data_bytes, data_bytes)) {
@@ -106,7 +106,7 @@ absl::Status CheckSpan(const AccessSpan& span, uint64_t blob_size, uint64_t data
 
 }  // namespace
 
-absl::StatusOr<std::string> WriteAccess(const AccessTable& table) {
+absl::StatusOr<std::string> WriteSpanTable(const SpanTable& table) {
   std::string out;
   out.reserve(kHeaderBytes + table.spans.size() * kRecordBytes + table.moves.size() * kMoveBytes +
               table.windows.size());
@@ -123,7 +123,7 @@ absl::StatusOr<std::string> WriteAccess(const AccessTable& table) {
   PutLittleEndian<uint64_t>(out, table.windows.size());
   PutLittleEndian<uint32_t>(out, 0);  // the checksum, below
   PutLittleEndian<uint32_t>(out, SumOfWindows(table.windows));
-  for (const AccessSpan& span : table.spans) PutSpan(out, span);
+  for (const SpanEntry& span : table.spans) PutSpan(out, span);
   for (const LayerBuilder::Move& move : table.moves) {
     PutLittleEndian<uint64_t>(out, move.from);
     PutLittleEndian<uint64_t>(out, move.to);
@@ -132,44 +132,45 @@ absl::StatusOr<std::string> WriteAccess(const AccessTable& table) {
   const uint32_t checksum = Crc32c(~0U, out);
   for (size_t i = 0; i < 4; ++i) out[128 + i] = static_cast<char>(checksum >> (8 * i));
   out.append(table.windows);
-  IMAGEFS_RETURN_IF_ERROR(LayerAccess::Check(out));
+  IMAGEFS_RETURN_IF_ERROR(SpanTableReader::Check(out));
   return out;
 }
 
-absl::Status LayerAccess::Check(std::string_view bytes) {
-  LayerAccess access;
-  access.bytes_ = bytes;
-  return access.Parse();
+absl::Status SpanTableReader::Check(std::string_view bytes) {
+  SpanTableReader span_table;
+  span_table.bytes_ = bytes;
+  return span_table.Parse();
 }
 
-absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::FromBytes(std::string bytes) {
-  std::unique_ptr<LayerAccess> access(new LayerAccess());
-  access->owned_ = std::move(bytes);
-  access->bytes_ = access->owned_;
-  IMAGEFS_RETURN_IF_ERROR(access->Parse());
-  return access;
+absl::StatusOr<std::unique_ptr<SpanTableReader>> SpanTableReader::FromBytes(std::string bytes) {
+  std::unique_ptr<SpanTableReader> span_table(new SpanTableReader());
+  span_table->owned_ = std::move(bytes);
+  span_table->bytes_ = span_table->owned_;
+  IMAGEFS_RETURN_IF_ERROR(span_table->Parse());
+  return span_table;
 }
 
-absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<SpanTableReader>> SpanTableReader::Open(const std::string& path) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDONLY));
-  IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<LayerAccess> access, OpenFd(fd.get(), path));
-  access->owned_ = std::string(access->records_);
-  access->records_ = access->owned_;
-  IMAGEFS_RETURN_IF_ERROR(access->file_.CheckWhole(path));
-  return access;
+  IMAGEFS_ASSIGN_OR_RETURN(std::unique_ptr<SpanTableReader> span_table, OpenFd(fd.get(), path));
+  span_table->owned_ = std::string(span_table->records_);
+  span_table->records_ = span_table->owned_;
+  IMAGEFS_RETURN_IF_ERROR(span_table->file_.CheckWhole(path));
+  return span_table;
 }
 
-absl::StatusOr<std::unique_ptr<LayerAccess>> LayerAccess::OpenFd(int fd, std::string_view name) {
-  std::unique_ptr<LayerAccess> access(new LayerAccess());
-  IMAGEFS_ASSIGN_OR_RETURN(access->file_, MappedFile::Map(fd, name));
-  access->bytes_ = access->file_.bytes();
-  const absl::Status status = access->Parse();
-  IMAGEFS_RETURN_IF_ERROR(access->file_.CheckWhole(name));
+absl::StatusOr<std::unique_ptr<SpanTableReader>> SpanTableReader::OpenFd(int fd,
+                                                                         std::string_view name) {
+  std::unique_ptr<SpanTableReader> span_table(new SpanTableReader());
+  IMAGEFS_ASSIGN_OR_RETURN(span_table->file_, MappedFile::Map(fd, name));
+  span_table->bytes_ = span_table->file_.bytes();
+  const absl::Status status = span_table->Parse();
+  IMAGEFS_RETURN_IF_ERROR(span_table->file_.CheckWhole(name));
   if (!status.ok()) return Annotate(status, name);
-  return access;
+  return span_table;
 }
 
-absl::Status LayerAccess::Parse() {
+absl::Status SpanTableReader::Parse() {
   if (bytes_.size() < kHeaderBytes || bytes_.substr(0, kMagic.size()) != kMagic) {
     return Wrong("no span table");
   }
@@ -210,7 +211,7 @@ absl::Status LayerAccess::Parse() {
   }
   uint64_t end = 0;
   for (size_t i = 0; i < span_count_; ++i) {
-    const AccessSpan one = span(i);
+    const SpanEntry one = span(i);
     IMAGEFS_RETURN_IF_ERROR(CheckSpan(one, blob_size_, data_bytes_, windows));
     if (one.data_begin < end) return Wrong("spans that overlap");
     end = one.data_end();
@@ -231,11 +232,11 @@ absl::Status LayerAccess::Parse() {
   return absl::OkStatus();
 }
 
-AccessSpan LayerAccess::span(size_t index) const {
+SpanEntry SpanTableReader::span(size_t index) const {
   return GetSpan(records_.substr(index * kRecordBytes, kRecordBytes));
 }
 
-std::pair<size_t, size_t> LayerAccess::SpansOf(ByteRange range) const {
+std::pair<size_t, size_t> SpanTableReader::SpansOf(ByteRange range) const {
   // The first span that ends behind the range's begin.
   size_t low = 0, high = span_count_;
   while (low < high) {
@@ -256,7 +257,7 @@ std::pair<size_t, size_t> LayerAccess::SpansOf(ByteRange range) const {
   return {low, last};
 }
 
-std::string_view LayerAccess::WindowOf(const AccessSpan& span) const {
+std::string_view SpanTableReader::WindowOf(const SpanEntry& span) const {
   return windows_.substr(span.window_offset, span.window_bytes);
 }
 

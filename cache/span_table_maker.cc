@@ -1,4 +1,4 @@
-#include "cache/access_maker.h"
+#include "cache/span_table_maker.h"
 
 #include <algorithm>
 #include <memory>
@@ -15,8 +15,8 @@ namespace {
 constexpr std::string_view kData = "the layer's data file";
 
 // The spans between the points, without digests and windows.
-absl::StatusOr<std::vector<AccessSpan>> Cut(const AccessInput& input) {
-  std::vector<AccessSpan> spans;
+absl::StatusOr<std::vector<SpanEntry>> Cut(const SpanTableInput& input) {
+  std::vector<SpanEntry> spans;
   for (size_t i = 0; i < input.points.size(); ++i) {
     const RestartPoint& point = input.points[i];
     const bool last = i + 1 == input.points.size();
@@ -33,7 +33,7 @@ absl::StatusOr<std::vector<AccessSpan>> Cut(const AccessInput& input) {
                                              point.blob_offset, " and then at ", blob_end,
                                              ", too far apart to be read in parts"));
     }
-    AccessSpan span;
+    SpanEntry span;
     span.data_begin = point.data_offset;
     span.data_bytes = static_cast<uint32_t>(data_end - point.data_offset);
     span.blob_begin = point.blob_offset;
@@ -47,8 +47,8 @@ absl::StatusOr<std::vector<AccessSpan>> Cut(const AccessInput& input) {
 
 }  // namespace
 
-absl::StatusOr<AccessTable> MakeAccess(const AccessInput& input, const CancelToken& cancel) {
-  AccessTable table;
+absl::StatusOr<SpanTable> MakeSpanTable(const SpanTableInput& input, const CancelToken& cancel) {
+  SpanTable table;
   table.blob_digest = input.blob_digest;
   table.blob_size = input.blob_size;
   table.diff_id = input.diff_id;
@@ -57,7 +57,7 @@ absl::StatusOr<AccessTable> MakeAccess(const AccessInput& input, const CancelTok
   table.moves = input.moves;
   IMAGEFS_ASSIGN_OR_RETURN(table.spans, Cut(input));
   std::string blob, data, window;
-  for (AccessSpan& span : table.spans) {
+  for (SpanEntry& span : table.spans) {
     if (cancel.cancelled()) return absl::CancelledError("nobody waits for the span table");
     blob.resize(span.blob_bytes);
     data.resize(span.data_bytes);

@@ -1,4 +1,4 @@
-#include "cache/access_builder.h"
+#include "cache/span_table_builder.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -34,12 +34,12 @@ std::string ZstdOfLargeWindow(const std::string& data) {
   return bytes;
 }
 
-class AccessBuilderTest : public ::testing::Test {
+class SpanTableBuilderTest : public ::testing::Test {
  protected:
   void SetUp() override {
     root_ = StrCat(::testing::TempDir(), "/access-", RandomHex(6));
     for (const char* sub : {"/layers", "/blobs"}) ASSERT_TRUE(MakeDirs(root_ + sub).ok());
-    builder_ = std::make_unique<AccessBuilder>(root_, windows_);
+    builder_ = std::make_unique<SpanTableBuilder>(root_, windows_);
   }
   void TearDown() override {
     builder_.reset();
@@ -50,7 +50,7 @@ class AccessBuilderTest : public ::testing::Test {
   struct Made {
     LayerRef layer;
     Descriptor blob;
-    AccessBuilder::BlobFile file;
+    SpanTableBuilder::BlobFile file;
     LayerOutput output;
   };
   Made Make(const std::string& tar, const std::string& bytes, bool with_points) {
@@ -99,7 +99,7 @@ class AccessBuilderTest : public ::testing::Test {
   static void ExpectTable(Asked& asked) {
     asked.ended.WaitForNotification();
     EXPECT_TRUE(asked.status.ok()) << asked.status;
-    EXPECT_TRUE(StatPath(AccessBuilder::PathOf(*asked.layer)).ok());
+    EXPECT_TRUE(StatPath(SpanTableBuilder::PathOf(*asked.layer)).ok());
   }
   uint64_t Counter(const std::string& name) const {
     std::vector<std::pair<std::string, uint64_t>> all;
@@ -116,11 +116,11 @@ class AccessBuilderTest : public ::testing::Test {
   std::string root_;
   FakeRepository repository_;
   WindowMemory windows_;
-  std::unique_ptr<AccessBuilder> builder_;
+  std::unique_ptr<SpanTableBuilder> builder_;
 };
 
 // The thread of those that nobody waits for stands still: so it may on a busy machine.
-TEST_F(AccessBuilderTest, WhoWaitsDoesNotWaitForTheLeastUrgentThread) {
+TEST_F(SpanTableBuilderTest, WhoWaitsDoesNotWaitForTheLeastUrgentThread) {
   absl::StatusOr<ByteBudget::Lease> all = windows_.Wait("test", WindowMemory::kTotal, {});
   ASSERT_TRUE(all.ok());
   const std::string slow = TarOf({{"slow", MixedBytes(2 << 20, 1)}});
@@ -132,7 +132,7 @@ TEST_F(AccessBuilderTest, WhoWaitsDoesNotWaitForTheLeastUrgentThread) {
 }
 
 // What runs on that thread already is begun again.
-TEST_F(AccessBuilderTest, WhoWaitsForWhatStandsStillHasItMadeAgain) {
+TEST_F(SpanTableBuilderTest, WhoWaitsForWhatStandsStillHasItMadeAgain) {
   absl::StatusOr<ByteBudget::Lease> all = windows_.Wait("test", WindowMemory::kTotal, {});
   ASSERT_TRUE(all.ok());
   const std::string tar = TarOf({{"file", MixedBytes(2 << 20, 3)}});

@@ -8,7 +8,7 @@
 #include <string_view>
 
 #include "base/digest.h"
-#include "image/layer_access.h"
+#include "image/span_table.h"
 
 namespace imagefs {
 namespace {
@@ -25,22 +25,22 @@ void SetChecksum(std::string& bytes) {
   std::memcpy(&bytes[kChecksumAt], &sum, sizeof(sum));
 }
 
-void Spans(const LayerAccess& access, std::string_view blob) {
-  for (size_t i = 0; i < access.span_count() && i < 64; ++i) {
-    AccessSpan span = access.span(i);
+void Spans(const SpanTableReader& span_table, std::string_view blob) {
+  for (size_t i = 0; i < span_table.span_count() && i < 64; ++i) {
+    SpanEntry span = span_table.span(i);
     if (span.data_bytes > 1 << 20 || span.skip > 1 << 20) continue;
     span.blob_bytes = static_cast<uint32_t>(std::min<size_t>(span.blob_bytes, blob.size()));
     if (span.blob_bytes == 0 || uint64_t{span.skip} + span.data_bytes > span.blob_bytes) {
       if (span.codec == SpanCodec::kStored || span.blob_bytes == 0) continue;
     }
     std::string out(span.data_bytes, '\0');
-    (void)DecodeSpan(span, access.WindowOf(span), blob.substr(0, span.blob_bytes),
+    (void)DecodeSpan(span, span_table.WindowOf(span), blob.substr(0, span.blob_bytes),
                      absl::MakeSpan(out))
         .ok();
     if (span.codec == SpanCodec::kDeflate) {
       (void)UsedWindow(span, blob.substr(0, span.blob_bytes)).ok();
     }
-    const auto [first, last] = access.SpansOf({span.data_begin, span.data_end()});
+    const auto [first, last] = span_table.SpansOf({span.data_begin, span.data_end()});
     if (first > i || last <= i) abort();
   }
 }
@@ -55,8 +55,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const size_t length = std::min<size_t>(size - 2, data[0] | data[1] << 8);
   std::string table(all.substr(2, length));
   SetChecksum(table);
-  if (const auto access = LayerAccess::FromBytes(std::move(table)); access.ok()) {
-    Spans(**access, all.substr(2 + length));
+  if (const auto span_table = SpanTableReader::FromBytes(std::move(table)); span_table.ok()) {
+    Spans(**span_table, all.substr(2 + length));
   }
   return 0;
 }

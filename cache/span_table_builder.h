@@ -28,11 +28,11 @@
 
 namespace imagefs {
 
-class AccessBuilder {
+class SpanTableBuilder {
  public:
-  AccessBuilder(std::string root, WindowMemory& windows);
+  SpanTableBuilder(std::string root, WindowMemory& windows);
   // REQUIRES: every caller of Ensure has left. Gives up what is not done.
-  ~AccessBuilder();
+  ~SpanTableBuilder();
 
   // The blob as it lies on this disk, whole and checked.
   struct BlobFile {

@@ -43,7 +43,7 @@ enum class SpanCodec : uint8_t {
 };
 
 // A value.
-struct AccessSpan {
+struct SpanEntry {
   uint64_t data_begin = 0;  // in the data file
   uint32_t data_bytes = 0;  // > 0
   uint64_t blob_begin = 0;  // what has to be fetched
@@ -71,34 +71,34 @@ enum class DataLayout : uint8_t {
 };
 
 // A table in memory, before it is written. A value.
-struct AccessTable {
+struct SpanTable {
   Digest blob_digest;
   uint64_t blob_size = 0;
   Digest diff_id;
   DataLayout layout = DataLayout::kTar;
   uint64_t tar_bytes = 0;   // kTar: of the tar; else 0
   uint64_t data_bytes = 0;  // of the data file; a multiple of 512
-  std::vector<AccessSpan> spans;
+  std::vector<SpanEntry> spans;
   std::vector<LayerBuilder::Move> moves;
   std::string windows;
 };
 
-// Checks the table as LayerAccess::FromBytes does and gives its bytes.
-absl::StatusOr<std::string> WriteAccess(const AccessTable& table);
+// Checks the table as SpanTableReader::FromBytes does and gives its bytes.
+absl::StatusOr<std::string> WriteSpanTable(const SpanTable& table);
 
 // A table as it lies on disk. Immutable, thread-safe.
-class LayerAccess {
+class SpanTableReader {
  public:
   // Maps the file read-only. What says where bytes are is copied: it is asked for with every read,
   // and a file that is cut later does not change it.
-  static absl::StatusOr<std::unique_ptr<LayerAccess>> Open(const std::string& path);
+  static absl::StatusOr<std::unique_ptr<SpanTableReader>> Open(const std::string& path);
   // Maps all of a file that is open; `name` is for errors. To be asked CheckWhole after use.
-  static absl::StatusOr<std::unique_ptr<LayerAccess>> OpenFd(int fd, std::string_view name);
-  static absl::StatusOr<std::unique_ptr<LayerAccess>> FromBytes(std::string bytes);
+  static absl::StatusOr<std::unique_ptr<SpanTableReader>> OpenFd(int fd, std::string_view name);
+  static absl::StatusOr<std::unique_ptr<SpanTableReader>> FromBytes(std::string bytes);
   // OK when FromBytes would give a table.
   static absl::Status Check(std::string_view bytes);
-  LayerAccess(const LayerAccess&) = delete;
-  LayerAccess& operator=(const LayerAccess&) = delete;
+  SpanTableReader(const SpanTableReader&) = delete;
+  SpanTableReader& operator=(const SpanTableReader&) = delete;
 
   const Digest& blob_digest() const { return blob_digest_; }
   uint64_t blob_size() const { return blob_size_; }
@@ -111,16 +111,16 @@ class LayerAccess {
   // The whole file as it was given.
   std::string_view bytes() const { return bytes_; }
 
-  AccessSpan span(size_t index) const;
+  SpanEntry span(size_t index) const;
   // The first and one past the last span that has a byte of `range`; equal when none has.
   std::pair<size_t, size_t> SpansOf(ByteRange range) const;
   // The packed window of a span; "" when it has none. Worth something when CheckWhole says OK after
   // it was read.
-  std::string_view WindowOf(const AccessSpan& span) const;
+  std::string_view WindowOf(const SpanEntry& span) const;
   absl::Status CheckWhole() const { return file_.CheckWhole("the span table"); }
 
  private:
-  LayerAccess() = default;
+  SpanTableReader() = default;
   absl::Status Parse();
   std::string owned_;  // all bytes, or the records
   MappedFile file_;    // of no bytes: owned
@@ -135,12 +135,12 @@ class LayerAccess {
 
 // Decodes one span out of the blob's bytes [blob_begin, blob_end) and checks its digest. `out` has
 // data_bytes. kDataLoss when the bytes are not what the table says.
-absl::Status DecodeSpan(const AccessSpan& span, std::string_view packed_window,
+absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out);
 
 // Which of the 32 KiB in front of a kDeflate span its decoding looks at. Pure; kDataLoss when the
 // bytes are no deflate stream.
-absl::StatusOr<std::vector<bool>> UsedWindow(const AccessSpan& span, std::string_view blob_bytes);
+absl::StatusOr<std::vector<bool>> UsedWindow(const SpanEntry& span, std::string_view blob_bytes);
 
 // A window of at most 32 KiB (the bytes just in front of a span), compressed. Bytes that `used`
 // (of the last 32 KiB in front of the span, or empty: all) does not name are taken as zeros. ""
