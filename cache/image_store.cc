@@ -14,9 +14,9 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/monotonic.h"
-#include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/ticket_group.h"
 #include "cache/chain_store.h"
 #include "cache/identity.h"
 #include "cache/image_row.h"
@@ -504,7 +504,7 @@ std::vector<std::optional<FillReport>> ImageStoreImpl::FillReports(const ChainRe
 FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
                                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
   struct State {
-    std::shared_ptr<Relay> relay = std::make_shared<Relay>();
+    std::shared_ptr<TicketGroup> group = std::make_shared<TicketGroup>();
     absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done;
     absl::Mutex mu;
     size_t missing ABSL_GUARDED_BY(mu) = 0;
@@ -518,7 +518,7 @@ FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSo
       state->missing = chain->layers.size();
     }
     for (size_t i = 0; i < chain->layers.size(); ++i) {
-      state->relay->Add(
+      state->group->Add(
           layers_->span_tables().Ensure(chain->layers[i], image->manifest.layers[i], source,
                                         [state, chain](const absl::Status& status) {
                                           absl::Status all;
@@ -535,9 +535,9 @@ FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSo
                                         }));
     }
   };
-  state->relay->Add(EnsureChain(image, source, IndexTrust::None(), Priority::kForeground,
+  state->group->Add(EnsureChain(image, source, IndexTrust::None(), Priority::kForeground,
                                 [this, state, tables](absl::StatusOr<ChainRef> chain) {
-                                  if (chain.ok() && state->relay->left())
+                                  if (chain.ok() && state->group->left())
                                     chain = absl::CancelledError("the caller left");
                                   if (!chain.ok()) return state->done(chain.status());
                                   WaitDurable(*chain, [state, tables,
@@ -546,7 +546,7 @@ FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSo
                                     tables(chain);
                                   });
                                 }));
-  return Relay::TicketOf(state->relay);
+  return TicketGroup::TicketOf(state->group);
 }
 
 absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {

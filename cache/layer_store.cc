@@ -285,7 +285,7 @@ struct LayerStore::Call {
   Request request;
   Priority priority;
   Done done;
-  std::shared_ptr<Relay> relay = std::make_shared<Relay>();
+  std::shared_ptr<TicketGroup> group = std::make_shared<TicketGroup>();
   bool leads = false;   // the work of the flight is its own
   bool waited = false;  // for the proof of a layer that is shown
 
@@ -307,7 +307,7 @@ FlightTicket LayerStore::Ensure(Request request, Priority priority, Done done) {
     call->request.found = nullptr;
   }
   Continue(call);
-  return Relay::TicketOf(call->relay);
+  return TicketGroup::TicketOf(call->group);
 }
 
 void LayerStore::Continue(const std::shared_ptr<Call>& call) {
@@ -323,11 +323,11 @@ void LayerStore::Continue(const std::shared_ptr<Call>& call) {
     case Verdict::Kind::kAsk:
       if (call->request.source == nullptr) return Fetch(call);
       asked_++;
-      return call->relay->Add(possession_.Ask(call->request.blob, call->request.source,
+      return call->group->Add(possession_.Ask(call->request.blob, call->request.source,
                                               [this, call](const absl::Status& status) {
                                                 // One that does not have it is told so by the
                                                 // fetch.
-                                                if (!status.ok() || call->relay->left())
+                                                if (!status.ok() || call->group->left())
                                                   return Fetch(call);
                                                 // Known now: judged to be given, unless the layer
                                                 // went meanwhile.
@@ -370,7 +370,7 @@ void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
                               ? request.UnprovenId().ToString()
                               : StrCat(request.diff_id.ToString(), " ", request.blob.digest.hex(),
                                        " ", request.Registry());
-  call->relay->Add(layer_flights_.Join(key, std::move(caller)).ticket);
+  call->group->Add(layer_flights_.Join(key, std::move(caller)).ticket);
 }
 
 // The work of a flight is that of one auth scope; each of the others has to show that it may have
@@ -384,13 +384,13 @@ void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<Lay
   const bool own = call->leads && !(*layer)->proven();
   if (given || own || options_.share_all) return call->Finish(std::move(layer));
   asked_++;
-  call->relay->Add(possession_.Ask(
+  call->group->Add(possession_.Ask(
       request.blob, request.source,
       [this, call, layer = std::move(layer)](const absl::Status& status) mutable {
         if (status.ok()) return call->Finish(std::move(layer));
         // What no registry has, everybody reads for himself where the image says.
         const bool foreign = absl::IsNotFound(status) && !call->request.blob.urls.empty();
-        if (!foreign || call->relay->left()) return call->Finish(status);
+        if (!foreign || call->group->left()) return call->Finish(status);
         Fetch(call);
       }));
 }
@@ -424,7 +424,7 @@ void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id)
     if (absl::IsCancelled(proven.status())) return call->Finish(proven.status());
     Continue(call);
   };
-  call->relay->Add(proof_flights_.Join(id.ToString(), std::move(caller)).ticket);
+  call->group->Add(proof_flights_.Join(id.ToString(), std::move(caller)).ticket);
 }
 
 void LayerStore::EndProofs(const Digest& id, const absl::Status& status) {

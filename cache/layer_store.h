@@ -25,7 +25,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/flight.h"
 #include "base/json.h"
-#include "base/relay.h"
+#include "base/ticket_group.h"
 #include "cache/chain.h"
 #include "cache/fair_workers.h"
 #include "cache/fill_scheduler.h"

@@ -10,9 +10,9 @@
 #include "base/directory.h"
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/ticket_group.h"
 #include "cmd/calls.h"
 #include "fs/fuse_loop.h"
 
@@ -175,13 +175,13 @@ class InspectCall : public grpc::ServerUnaryReactor,
                         if (resolved.ok()) FillInspect(store, *resolved->image, reply);
                         self->Finish(AnswerOf(call, resolved.status()));
                       });
-    self->relay_->Add(ticket);
+    self->group_->Add(ticket);
     return self.get();
   }
 
   explicit InspectCall(CallCounter& counter) : counter_(counter) {}
 
-  void OnCancel() override { Relay::TicketOf(relay_).Leave(); }
+  void OnCancel() override { TicketGroup::TicketOf(group_).Leave(); }
   void OnDone() override {
     counter_.End();
     self_.reset();
@@ -190,7 +190,7 @@ class InspectCall : public grpc::ServerUnaryReactor,
  private:
   CallCounter& counter_;
   std::shared_ptr<InspectCall> self_;  // until OnDone
-  const std::shared_ptr<Relay> relay_ = std::make_shared<Relay>();
+  const std::shared_ptr<TicketGroup> group_ = std::make_shared<TicketGroup>();
 };
 
 void FillState(const MountState& mount, control::v1::Mount* out) {

@@ -14,7 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/log.h"
 #include "base/monotonic.h"
-#include "base/relay.h"
+#include "base/ticket_group.h"
 
 namespace imagefs {
 
@@ -52,7 +52,7 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
   mutable absl::Mutex mu_;
   TimedCondition changed_;
   std::map<std::string, Waiting> waiting_ ABSL_GUARDED_BY(mu_);  // by directory
-  std::map<std::string, std::shared_ptr<Relay>> running_ ABSL_GUARDED_BY(mu_);
+  std::map<std::string, std::shared_ptr<TicketGroup>> running_ ABSL_GUARDED_BY(mu_);
   int flights_ ABSL_GUARDED_BY(mu_) = 0;  // that have not called Post yet
   std::deque<Task> tasks_ ABSL_GUARDED_BY(mu_);
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
@@ -70,13 +70,13 @@ bool MountRecovery::State::Collect() {
 }
 
 void MountRecovery::State::Stop() {
-  std::map<std::string, std::shared_ptr<Relay>> running;
+  std::map<std::string, std::shared_ptr<TicketGroup>> running;
   {
     absl::MutexLock lock(&mu_);
     stopped_ = true;
     running = running_;
   }
-  for (const auto& [directory, relay] : running) Relay::TicketOf(relay).Leave();
+  for (const auto& [directory, group] : running) TicketGroup::TicketOf(group).Leave();
   changed_.SignalAll();
 }
 
@@ -108,7 +108,7 @@ void MountRecovery::State::LoopT() {
         if (!stopped_) {
           const std::string directory = DueLocked(Moment::Now(), &next);
           if (!directory.empty()) {
-            running_[directory] = std::make_shared<Relay>();
+            running_[directory] = std::make_shared<TicketGroup>();
             tasks_.push_back([this, directory] { TryT(directory); });
             break;
           }
@@ -132,11 +132,11 @@ std::optional<MountRecord> MountRecovery::State::Find(const std::string& directo
 void MountRecovery::State::TryT(const std::string& directory) {
   const std::optional<MountRecord> record = Find(directory);
   if (!record.has_value()) return EndT(directory, absl::OkStatus());
-  std::shared_ptr<Relay> relay;
+  std::shared_ptr<TicketGroup> group;
   {
     absl::MutexLock lock(&mu_);
     ++flights_;
-    relay = running_[directory];
+    group = running_[directory];
   }
   auto done = [self = shared_from_this(), record = *record](absl::StatusOr<ChainRef> chain) {
     self->Post([self = self.get(), record, chain = std::move(chain)] {
@@ -144,7 +144,7 @@ void MountRecovery::State::TryT(const std::string& directory) {
       self->MountT(record, *chain);
     });
   };
-  relay->Add(deps_.uses.FetchAgain(*record, deps_.trust_of, std::move(done)));
+  group->Add(deps_.uses.FetchAgain(*record, deps_.trust_of, std::move(done)));
 }
 
 void MountRecovery::State::MountT(const MountRecord& record, const ChainRef& chain) {

@@ -186,8 +186,8 @@ FlightTicket ImageUses::FetchAgain(const MountRecord& record, const TrustOf& tru
   const IndexTrust trust = trust_of(*reference);
   ResolveRequest request = RequestAgain(deps_, record, *std::move(reference));
   request.trust = trust;
-  const auto relay = std::make_shared<Relay>();
-  auto resolved = [this, relay, record, trust,
+  const auto group = std::make_shared<TicketGroup>();
+  auto resolved = [this, group, record, trust,
                    done = std::move(done)](absl::StatusOr<ImageStore::Resolved> result) mutable {
     if (!result.ok()) return done(result.status());
     const Digest& found = result->image->manifest_digest;
@@ -196,11 +196,11 @@ FlightTicket ImageUses::FetchAgain(const MountRecord& record, const TrustOf& tru
           StrCat(record.reference, " is another image now (", found.ToString(), " instead of ",
                  record.manifest_digest.ToString(), "); unmount it and mount it anew")));
     }
-    relay->Add(deps_.store.EnsureChain(result->image, result->source, trust, Priority::kForeground,
+    group->Add(deps_.store.EnsureChain(result->image, result->source, trust, Priority::kForeground,
                                        std::move(done)));
   };
-  relay->Add(deps_.store.Resolve(std::move(request), std::move(resolved)));
-  return Relay::TicketOf(relay);
+  group->Add(deps_.store.Resolve(std::move(request), std::move(resolved)));
+  return TicketGroup::TicketOf(group);
 }
 
 // An Acquire under way.
@@ -208,7 +208,7 @@ struct ImageUses::Owner::Call {
   Request request;
   UseDone done;
   uint64_t number = 0;
-  std::shared_ptr<Relay> relay = std::make_shared<Relay>();
+  std::shared_ptr<TicketGroup> group = std::make_shared<TicketGroup>();
   std::string failure_key;  // "" = nothing is remembered
   Use use;                  // as far as it is known
 };
@@ -234,15 +234,15 @@ ImageUses::Owner::~Owner() {
 }
 
 void ImageUses::Owner::Stop() {
-  std::vector<std::shared_ptr<Relay>> calls;
+  std::vector<std::shared_ptr<TicketGroup>> calls;
   std::vector<absl::AnyInvocable<void()>> waiting;
   {
     absl::MutexLock lock(&mu_);
     stopped_ = true;
-    for (const auto& [number, relay] : calls_) calls.push_back(relay);
+    for (const auto& [number, group] : calls_) calls.push_back(group);
     waiting.swap(waiting_);
   }
-  for (const auto& relay : calls) Relay::TicketOf(relay).Leave();
+  for (const auto& group : calls) TicketGroup::TicketOf(group).Leave();
   for (auto& work : waiting) work();  // finds that its caller has left
   auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return calls_.empty(); };
   absl::MutexLock lock(&mu_);
@@ -316,16 +316,16 @@ void ImageUses::Owner::AttachSources() {
 }
 
 FlightTicket ImageUses::Owner::Begin(const CallPtr& call, absl::AnyInvocable<void()> work) {
-  const std::shared_ptr<Relay> relay = call->relay;
+  const std::shared_ptr<TicketGroup> group = call->group;
   bool stopped;
   {
     absl::MutexLock lock(&mu_);
     call->number = next_call_++;
     stopped = stopped_;
-    if (!stopped) calls_[call->number] = relay;
+    if (!stopped) calls_[call->number] = group;
     if (!stopped && !serving_) {
       waiting_.push_back(std::move(work));
-      return Relay::TicketOf(relay);
+      return TicketGroup::TicketOf(group);
     }
   }
   if (stopped) {
@@ -333,7 +333,7 @@ FlightTicket ImageUses::Owner::Begin(const CallPtr& call, absl::AnyInvocable<voi
   } else {
     work();
   }
-  return Relay::TicketOf(relay);
+  return TicketGroup::TicketOf(group);
 }
 
 void ImageUses::Owner::Finish(const CallPtr& call, absl::StatusOr<Use> use) {
@@ -369,7 +369,7 @@ FlightTicket ImageUses::Owner::AcquireFound(ImageRef image, std::shared_ptr<Imag
 // False where a registry has to be asked.
 bool ImageUses::Owner::TakeHere(const CallPtr& call) {
   const Request& request = call->request;
-  if (!request.manifest.has_value() || call->relay->left()) return false;
+  if (!request.manifest.has_value() || call->group->left()) return false;
   ImageRef image = Find(*request.manifest).image;
   if (image == nullptr || request.layers > image->chain_ids.size()) return false;
   const size_t layers = request.layers == 0 ? image->chain_ids.size() : request.layers;
@@ -387,7 +387,7 @@ bool ImageUses::Owner::TakeHere(const CallPtr& call) {
 
 void ImageUses::Owner::Resolve(const CallPtr& call) {
   uses_.executor_.Submit([this, call] {
-    if (call->relay->left()) return Finish(call, absl::CancelledError("the caller went away"));
+    if (call->group->left()) return Finish(call, absl::CancelledError("the caller went away"));
     ResolveRequest request;
     request.reference = call->request.reference;
     if (call->request.manifest.has_value()) request.reference.digest = call->request.manifest;
@@ -405,7 +405,7 @@ void ImageUses::Owner::Resolve(const CallPtr& call) {
     auto resolved = [this, call](absl::StatusOr<ImageStore::Resolved> result) {
       OnResolved(call, std::move(result));
     };
-    call->relay->Add(uses_.deps_.store.Resolve(std::move(request), std::move(resolved)));
+    call->group->Add(uses_.deps_.store.Resolve(std::move(request), std::move(resolved)));
   });
 }
 
@@ -451,7 +451,7 @@ void ImageUses::Owner::Hold(const CallPtr& call, ImageRef image,
 void ImageUses::Owner::Ensure(const CallPtr& call, std::shared_ptr<ImageSource> source) {
   ImageRef part = Truncate(call->use.image, call->use.layers);
   const IndexTrust trust = TrustOfImage(options_.trust_of, *part);
-  call->relay->Add(uses_.deps_.store.EnsureHeld(
+  call->group->Add(uses_.deps_.store.EnsureHeld(
       options_.holder, std::move(part), std::move(source), trust, call->request.priority,
       [this, call](absl::StatusOr<ChainRef> chain) { OnChain(call, std::move(chain)); }));
 }

@@ -35,7 +35,7 @@
 #include "absl/time/time.h"
 #include "base/executor.h"
 #include "base/monotonic.h"
-#include "base/relay.h"
+#include "base/ticket_group.h"
 #include "cache/image_store.h"
 #include "fs/mount_table.h"
 
@@ -242,7 +242,7 @@ class ImageUses::Owner {
   absl::flat_hash_map<std::string, Failure> failures_ ABSL_GUARDED_BY(mu_);
   // Calls that have not ended, and what waits for Serve.
   uint64_t next_call_ ABSL_GUARDED_BY(mu_) = 0;
-  absl::flat_hash_map<uint64_t, std::shared_ptr<Relay>> calls_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<uint64_t, std::shared_ptr<TicketGroup>> calls_ ABSL_GUARDED_BY(mu_);
   std::vector<absl::AnyInvocable<void()>> waiting_ ABSL_GUARDED_BY(mu_);
   size_t tasks_ ABSL_GUARDED_BY(mu_) = 0;  // on the executor, but for those of calls
 };

@@ -16,9 +16,9 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/monotonic.h"
-#include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/ticket_group.h"
 #include "fs/layer_directory.h"
 #include "fs/mount_syscalls.h"
 
@@ -126,7 +126,7 @@ class PodmanLayerStore::Directory : public LayerDirectory {
     std::string key;
     Reference reference;
     Digest asked;
-    std::shared_ptr<Relay> relay = std::make_shared<Relay>();
+    std::shared_ptr<TicketGroup> group = std::make_shared<TicketGroup>();
     LayerDone done;
   };
   using CallPtr = std::shared_ptr<Call>;
@@ -258,7 +258,7 @@ FlightTicket PodmanLayerStore::Directory::Find(const std::string& reference,
   }
   call->done = std::move(done);
   if (!Submit([this, call] { FindX(call); })) call->done(absl::CancelledError("the daemon ends"));
-  return Relay::TicketOf(call->relay);
+  return TicketGroup::TicketOf(call->group);
 }
 
 void PodmanLayerStore::Directory::Finish(const CallPtr& call,
@@ -275,7 +275,7 @@ void PodmanLayerStore::Directory::Finish(const CallPtr& call,
 }
 
 void PodmanLayerStore::Directory::FindX(const CallPtr& call) {
-  if (call->relay->left()) return Finish(call, absl::CancelledError("the caller went away"));
+  if (call->group->left()) return Finish(call, absl::CancelledError("the caller went away"));
   if (auto known = Known(call->key); known != nullptr) return Finish(call, std::move(known));
   ImageUses::Owner::Request request{.reference = call->reference, .impatient = true};
   request.accept = [asked = call->asked](const ResolvedImage& image) {
@@ -292,7 +292,7 @@ void PodmanLayerStore::Directory::FindX(const CallPtr& call) {
     });
     if (!shown) Finish(call, absl::CancelledError("the daemon ends"));
   };
-  call->relay->Add(images_->Acquire(std::move(request), std::move(acquired)));
+  call->group->Add(images_->Acquire(std::move(request), std::move(acquired)));
 }
 
 absl::StatusOr<std::shared_ptr<const LayerDirectory::Layer>> PodmanLayerStore::Directory::ShowX(

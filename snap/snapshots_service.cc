@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "base/relay.h"
 #include "base/text.h"
+#include "base/ticket_group.h"
 #include "proto/containerd/snapshots.grpc.pb.h"
 #include "snap/snapshotter.h"
 
@@ -81,15 +81,15 @@ class Call : public grpc::ServerUnaryReactor, public std::enable_shared_from_thi
   }
   void Answer(const absl::Status& status) { Finish(ToGrpc(status)); }
   Call* Adopt(const FlightTicket& ticket) {
-    relay_->Add(ticket);
+    group_->Add(ticket);
     return this;
   }
-  void OnCancel() override { Relay::TicketOf(relay_).Leave(); }
+  void OnCancel() override { TicketGroup::TicketOf(group_).Leave(); }
   void OnDone() override { self_.reset(); }
 
  private:
   std::shared_ptr<Call> self_;  // until OnDone
-  const std::shared_ptr<Relay> relay_ = std::make_shared<Relay>();
+  const std::shared_ptr<TicketGroup> group_ = std::make_shared<TicketGroup>();
 };
 
 class ListCall : public grpc::ServerWriteReactor<ListSnapshotsResponse> {

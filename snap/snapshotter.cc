@@ -13,9 +13,9 @@
 #include "base/executor.h"
 #include "base/log.h"
 #include "base/monotonic.h"
-#include "base/relay.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/ticket_group.h"
 #include "fs/key_gate.h"
 #include "snap/layer_labels.h"
 #include "snap/snapshot_dirs.h"
@@ -106,17 +106,17 @@ class SnapshotterImpl : public Snapshotter {
   };
   using CallPtr = std::shared_ptr<Call>;
 
-  void PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareRequest request,
+  void PrepareLayer(const std::shared_ptr<TicketGroup>& group, PrepareRequest request,
                     const LayerLabels& labels, MountsDone done);
   absl::Status CommitLayer(const PrepareRequest& request, const LayerLabels& labels,
                            const std::string& parent_ref, const ResolvedImage& image);
-  void PrepareOrdinary(const std::shared_ptr<Relay>& relay, PrepareRequest request,
+  void PrepareOrdinary(const std::shared_ptr<TicketGroup>& group, PrepareRequest request,
                        MountsDone done);
   // Goes on with `next` on the executor, with the image that the lineage ends with; its chain is
   // null where it ends with an ordinary snapshot.
   using WithImage = std::function<absl::StatusOr<std::vector<SnapshotMount>>(
       Call& call, const ImageUses::Use& image)>;
-  void GetImage(const std::shared_ptr<Relay>& relay, const CallPtr& call, WithImage next);
+  void GetImage(const std::shared_ptr<TicketGroup>& group, const CallPtr& call, WithImage next);
   absl::StatusOr<std::vector<SnapshotMount>> FinishPrepare(Call& call, const ImageUses::Use& image);
   absl::Status MakeDirectory(const Call& call, const ImageUses::Use& image);
   absl::StatusOr<std::vector<SnapshotMount>> Answer(const Call& call, const ImageUses::Use& image);
@@ -188,7 +188,7 @@ void SnapshotterImpl::Recover(const std::vector<SnapshotRecord>& records) {
 }
 
 FlightTicket SnapshotterImpl::Prepare(PrepareRequest request, MountsDone done) {
-  auto relay = std::make_shared<Relay>();
+  auto group = std::make_shared<TicketGroup>();
   absl::StatusOr<std::optional<LayerLabels>> labels = std::optional<LayerLabels>();
   if (request.kind == SnapshotKind::kActive) labels = ParseLayerLabels(request.labels);
   if (!labels.ok()) {
@@ -196,21 +196,22 @@ FlightTicket SnapshotterImpl::Prepare(PrepareRequest request, MountsDone done) {
                " cause=", labels.status().message());
   }
   if (labels.ok() && labels->has_value()) {
-    PrepareLayer(relay, std::move(request), **labels, std::move(done));
+    PrepareLayer(group, std::move(request), **labels, std::move(done));
   } else {
-    PrepareOrdinary(relay, std::move(request), std::move(done));
+    PrepareOrdinary(group, std::move(request), std::move(done));
   }
-  return Relay::TicketOf(relay);
+  return TicketGroup::TicketOf(group);
 }
 
-void SnapshotterImpl::PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareRequest request,
-                                   const LayerLabels& labels, MountsDone done) {
+void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
+                                   PrepareRequest request, const LayerLabels& labels,
+                                   MountsDone done) {
   std::string parent_ref;
   if (!request.parent.empty()) {
     const absl::StatusOr<SnapshotRecord> parent = table_->Find(request.parent);
     // The ordinary way has the right error for it.
     if (!parent.ok() || parent->info.kind != SnapshotKind::kCommitted) {
-      return PrepareOrdinary(relay, std::move(request), std::move(done));
+      return PrepareOrdinary(group, std::move(request), std::move(done));
     }
     const auto ref = parent->info.labels.find(kRefLabel);
     // Never equal to a ChainID: such a parent is not what lies below this layer.
@@ -220,9 +221,9 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareR
   wanted.accept = [labels, parent_ref](const ResolvedImage& image) {
     return FindLevel(image, labels, parent_ref).status();
   };
-  auto acquired = [this, relay, request = std::move(request), labels, parent_ref,
+  auto acquired = [this, group, request = std::move(request), labels, parent_ref,
                    done = std::move(done)](absl::StatusOr<ImageUses::Use> use) mutable {
-    executor_.Submit([this, relay, request = std::move(request), labels, parent_ref,
+    executor_.Submit([this, group, request = std::move(request), labels, parent_ref,
                       done = std::move(done), use = std::move(use)]() mutable {
       absl::Status status = use.status();
       if (status.ok()) status = CommitLayer(request, labels, parent_ref, *use->image);
@@ -230,16 +231,16 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<Relay>& relay, PrepareR
         ++lazy_;
         return done(absl::AlreadyExistsError("the layer can be shown: nothing is to be unpacked"));
       }
-      if (absl::IsCancelled(status) || relay->left()) {
+      if (absl::IsCancelled(status) || group->left()) {
         return done(absl::CancelledError("the caller went away"));
       }
       ++unpacked_;
       LogWarning("snapshot.not_lazy reference=", labels.reference.ToString(),
                  " layer=", request.labels[kRefLabel], " cause=", status.message());
-      PrepareOrdinary(relay, std::move(request), std::move(done));
+      PrepareOrdinary(group, std::move(request), std::move(done));
     });
   };
-  relay->Add(images_->Acquire(std::move(wanted), std::move(acquired)));
+  group->Add(images_->Acquire(std::move(wanted), std::move(acquired)));
 }
 
 absl::Status SnapshotterImpl::CommitLayer(const PrepareRequest& request, const LayerLabels& labels,
@@ -265,9 +266,9 @@ absl::Status SnapshotterImpl::CommitLayer(const PrepareRequest& request, const L
   return status;
 }
 
-void SnapshotterImpl::PrepareOrdinary(const std::shared_ptr<Relay>& relay, PrepareRequest request,
-                                      MountsDone done) {
-  executor_.Submit([this, relay, request = std::move(request), done = std::move(done)]() mutable {
+void SnapshotterImpl::PrepareOrdinary(const std::shared_ptr<TicketGroup>& group,
+                                      PrepareRequest request, MountsDone done) {
+  executor_.Submit([this, group, request = std::move(request), done = std::move(done)]() mutable {
     auto reservation = table_->Reserve(request.key, request.parent);
     if (!reservation.ok()) return done(reservation.status());
     auto call = std::make_shared<Call>();
@@ -277,12 +278,12 @@ void SnapshotterImpl::PrepareOrdinary(const std::shared_ptr<Relay>& relay, Prepa
     call->record.info.kind = request.kind;
     call->record.info.labels = std::move(request.labels);
     call->done = std::move(done);
-    GetImage(relay, call,
+    GetImage(group, call,
              [this](Call& c, const ImageUses::Use& image) { return FinishPrepare(c, image); });
   });
 }
 
-void SnapshotterImpl::GetImage(const std::shared_ptr<Relay>& relay, const CallPtr& call,
+void SnapshotterImpl::GetImage(const std::shared_ptr<TicketGroup>& group, const CallPtr& call,
                                WithImage next) {
   const std::string& parent = call->record.info.parent;
   if (!parent.empty()) {
@@ -306,7 +307,7 @@ void SnapshotterImpl::GetImage(const std::shared_ptr<Relay>& relay, const CallPt
       call->done(next(*call, use));
     });
   };
-  relay->Add(images_->Acquire({.reference = *std::move(reference),
+  group->Add(images_->Acquire({.reference = *std::move(reference),
                                .manifest = layer.manifest,
                                .layers = layer.level + size_t{1}},
                               std::move(acquired)));
@@ -396,8 +397,8 @@ absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::MountsOf(const Call&
 }
 
 FlightTicket SnapshotterImpl::Mounts(const std::string& key, MountsDone done) {
-  auto relay = std::make_shared<Relay>();
-  executor_.Submit([this, relay, key, done = std::move(done)]() mutable {
+  auto group = std::make_shared<TicketGroup>();
+  executor_.Submit([this, group, key, done = std::move(done)]() mutable {
     absl::StatusOr<SnapshotRecord> record = table_->Find(key);
     if (!record.ok()) return done(record.status());
     if (record->info.kind == SnapshotKind::kCommitted) {
@@ -407,10 +408,10 @@ FlightTicket SnapshotterImpl::Mounts(const std::string& key, MountsDone done) {
     auto call = std::make_shared<Call>();
     call->record = *std::move(record);
     call->done = std::move(done);
-    GetImage(relay, call,
+    GetImage(group, call,
              [this](Call& c, const ImageUses::Use& image) { return Answer(c, image); });
   });
-  return Relay::TicketOf(relay);
+  return TicketGroup::TicketOf(group);
 }
 
 void SnapshotterImpl::SetTree(const std::string& key, ImageUses::Tree tree) {

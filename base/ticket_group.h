@@ -10,11 +10,11 @@
 
 namespace imagefs {
 
-class Relay {
+class TicketGroup {
  public:
   // Leaves every flight that was added, and those that will be.
-  static FlightTicket TicketOf(const std::shared_ptr<Relay>& relay) {
-    return FlightTicket([self = relay] {
+  static FlightTicket TicketOf(const std::shared_ptr<TicketGroup>& group) {
+    return FlightTicket([self = group] {
       std::vector<FlightTicket> tickets;
       {
         absl::MutexLock lock(&self->mu_);
