@@ -44,7 +44,7 @@ std::string FlightKey(const ChainStore::Request& request) {
 
 // Whether it may be shown to those who believe `trust`, and nothing better is to be had: a layer
 // that was proven since is to be found under its DiffID.
-bool MayShow(const Chain& chain, IndexTrust trust) {
+bool IsTrusted(const Chain& chain, IndexTrust trust) {
   return std::all_of(chain.layers.begin(), chain.layers.end(), [&](const LayerRef& layer) {
     return layer->proven() || (trust.Allows(layer->source) && !layer->complete());
   });
@@ -398,11 +398,11 @@ absl::StatusOr<ChainRef> ChainStore::FindOf(const ResolvedImage& image) {
 
 // What the image was given before, where that will do.
 ChainRef ChainStore::FindGiven(const Request& request) {
-  if (ChainRef recent = Recent(request); recent != nullptr && MayShow(*recent, request.trust)) {
+  if (ChainRef recent = Recent(request); recent != nullptr && IsTrusted(*recent, request.trust)) {
     return recent;
   }
   absl::StatusOr<ChainRef> recorded = FindOf(*request.image);
-  return recorded.ok() && MayShow(**recorded, request.trust) ? *std::move(recorded) : nullptr;
+  return recorded.ok() && IsTrusted(**recorded, request.trust) ? *std::move(recorded) : nullptr;
 }
 
 std::vector<std::optional<Digest>> ChainStore::RecordedLayers(const Request& request) const {

@@ -35,7 +35,7 @@ constexpr std::string_view kManifestPrefix = "manifest/";
 constexpr std::string_view kVersionKey = "meta/version";
 constexpr std::string_view kVersion = "2";
 constexpr std::string_view kOldVersion = "1";  // read: what it did not check is fetched again
-constexpr absl::Duration kShownPause = absl::Seconds(10);
+constexpr absl::Duration kCollectPause = absl::Seconds(10);
 constexpr absl::Duration kProfilePause = absl::Seconds(2);
 
 std::string ImageKey(std::string_view reference, const Platform& platform) {
@@ -77,7 +77,7 @@ class ImageStoreImpl : public ImageStore {
     layers_->Observe({[this](const Digest& layer) { chains_->Forget(layer); },
                       [this](const auto& filling) { mender_->AddSource(*filling); },
                       [this](const Digest& id, const auto& heal) { mender_->Refetch(id, heal); }});
-    CollectShown();
+    CollectUnneeded();
     IndexFinder::Options index = options_.index;
     index.directory = options_.root + "/layers";
     index.open = [this](const Reference& reference) { return Open(reference); };
@@ -196,7 +196,7 @@ class ImageStoreImpl : public ImageStore {
   // there.
   absl::Status Remember(const ResolvedImage& image, const std::string& holder, const Chain& chain);
   // Looks after layers that were proven under another name, until nobody is shown them.
-  void CollectShown();
+  void CollectUnneeded();
   void CollectProvenTwice();
   absl::flat_hash_set<Digest> RecordedLayers() const;
   // What the same callers resolved before, while anybody still brings or mounts it: it has no
@@ -208,8 +208,8 @@ class ImageStoreImpl : public ImageStore {
                    IndexTrust trust, CancelToken cancel, ChainStore::IndexesFound done);
   // A chain is about to be shown: its missing bytes come from `source`, those that its first run
   // read first; without a profile this is the first run.
-  void OnShown(const ResolvedImage& image, const ChainRef& chain,
-               const std::shared_ptr<ImageSource>& source);
+  void OnReadable(const ResolvedImage& image, const ChainRef& chain,
+                  const std::shared_ptr<ImageSource>& source);
   void CollectProfiles();
   // Runs `task` for housekeeping_ after a pause, by one of the timers below, unless the store
   // closes.
@@ -243,7 +243,7 @@ class ImageStoreImpl : public ImageStore {
   absl::Mutex records_mu_;
   absl::Mutex timers_mu_;
   bool closing_ ABSL_GUARDED_BY(timers_mu_) = false;
-  Timer profiles_timer_ ABSL_GUARDED_BY(timers_mu_), shown_timer_ ABSL_GUARDED_BY(timers_mu_);
+  Timer profiles_timer_ ABSL_GUARDED_BY(timers_mu_), collect_timer_ ABSL_GUARDED_BY(timers_mu_);
   // One thread for what nobody waits for: it reads and writes the database.
   std::unique_ptr<Executor> housekeeping_ = std::make_unique<Executor>("store", 1);
   std::unique_ptr<ProfileKeeper> profiles_;
@@ -361,7 +361,7 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
                          [this, image, source, holder = std::move(holder),
                           done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
                            if (chain.ok()) {
-                             OnShown(*image, *chain, source);
+                             OnReadable(*image, *chain, source);
                              if (absl::Status status = Remember(*image, holder, **chain);
                                  !status.ok())
                                chain = status;
@@ -412,8 +412,8 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
                 });
 }
 
-void ImageStoreImpl::OnShown(const ResolvedImage& image, const ChainRef& chain,
-                             const std::shared_ptr<ImageSource>& source) {
+void ImageStoreImpl::OnReadable(const ResolvedImage& image, const ChainRef& chain,
+                                const std::shared_ptr<ImageSource>& source) {
   ProfileKeeper::Layers filling;
   for (const LayerRef& layer : chain->layers) {
     if (layer->complete()) continue;
@@ -448,7 +448,7 @@ void ImageStoreImpl::StopTimers() {
     absl::MutexLock lock(&timers_mu_);
     closing_ = true;
     profiles = std::move(profiles_timer_);
-    shown = std::move(shown_timer_);
+    shown = std::move(collect_timer_);
   }
   profiles.Stop();
   shown.Stop();
@@ -666,12 +666,12 @@ void ImageStoreImpl::CollectProvenTwice() {
   layers_->CollectProvenTwice(RecordedLayers());
 }
 
-void ImageStoreImpl::CollectShown() {
-  After(kShownPause, &ImageStoreImpl::shown_timer_, [this] {
+void ImageStoreImpl::CollectUnneeded() {
+  After(kCollectPause, &ImageStoreImpl::collect_timer_, [this] {
     layers_->scheduler().work().Submit(std::make_shared<LivePriority>(Priority::kBackground),
                                        [this] { kv_->Settle().IgnoreError(); });  // it has said why
     CollectProvenTwice();
-    CollectShown();
+    CollectUnneeded();
   });
 }
 

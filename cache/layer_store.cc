@@ -256,7 +256,7 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
     if (origin != nullptr) return {may(*origin) ? Kind::kGive : Kind::kAsk, proven->first};
   }
   if (request.source == nullptr) return {};
-  if (request.trust.empty()) return JudgeShownLocked(request);
+  if (request.trust.empty()) return JudgeUnprovenLocked(request);
   if (request.found == nullptr) return {};
   const auto described = layers_.find(request.UnprovenId());
   if (described == layers_.end()) return {};
@@ -265,9 +265,9 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
 }
 
 // One that has to be proven may be on its way already, for somebody who is shown it.
-LayerStore::Verdict LayerStore::JudgeShownLocked(const Request& request) const {
-  const auto shown = shown_.find({request.diff_id, request.blob.digest});
-  if (shown == shown_.end()) return {};
+LayerStore::Verdict LayerStore::JudgeUnprovenLocked(const Request& request) const {
+  const auto shown = unproven_.find({request.diff_id, request.blob.digest});
+  if (shown == unproven_.end()) return {};
   const auto it = layers_.find(shown->second);
   const bool fills = it != layers_.end() && it->second.state == LayerState::kFilling;
   if (!fills || OriginOf(it->second, request) == nullptr) return {};
@@ -607,8 +607,8 @@ const LayerStore::Entry* LayerStore::EntryLocked(const LayerKey& key) const {
         });
     if (same_blob || options_.share_all) return &it->second;
   }
-  const auto shown = shown_.find(key);
-  if (shown == shown_.end()) return nullptr;
+  const auto shown = unproven_.find(key);
+  if (shown == unproven_.end()) return nullptr;
   const auto it = layers_.find(shown->second);
   return it == layers_.end() ? nullptr : &it->second;
 }

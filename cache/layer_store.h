@@ -142,7 +142,7 @@ class LayerStore {
   const Entry* EntryLocked(const LayerKey& key) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   static const Origin* OriginOf(const Entry& entry, const Request& request);
   Verdict JudgeLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
-  Verdict JudgeShownLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  Verdict JudgeUnprovenLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   void Continue(const std::shared_ptr<Call>& call);
   void Give(const std::shared_ptr<Call>& call, const Digest& id);
   void Fetch(const std::shared_ptr<Call>& call);
@@ -227,7 +227,7 @@ class LayerStore {
   absl::flat_hash_set<Digest> distrusted_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Digest, ProofWait> proofs_ ABSL_GUARDED_BY(mu_);
   // The names of layers that are or were unproven, by what images claim.
-  absl::flat_hash_map<LayerKey, Digest> shown_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<LayerKey, Digest> unproven_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t instances_ ABSL_GUARDED_BY(mu_) = 0;
   bool closing_ ABSL_GUARDED_BY(mu_) = false;

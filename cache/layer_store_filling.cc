@@ -176,7 +176,7 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
   }
   if (entry.state == LayerState::kWritten) sealer_->Add(id, true);
   if (entry.diff_id != id && !entry.origins.empty()) {
-    shown_[{entry.diff_id, entry.origins.front().blob}] = id;
+    unproven_[{entry.diff_id, entry.origins.front().blob}] = id;
   }
   entry.instance = ++instances_;
   layers_.emplace(id, std::move(entry));
@@ -246,7 +246,7 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   entry.instance = ++instances_;
   Entry& slot = layers_[id];
   slot = std::move(entry);
-  shown_[{request.diff_id, request.blob.digest}] = id;
+  unproven_[{request.diff_id, request.blob.digest}] = id;
   absl::StatusOr<LayerRef> layer = OpenLocked(id, slot);
   if (!layer.ok()) {
     layers_.erase(id);

@@ -410,7 +410,7 @@ void DaemonImpl::StopServing() {
   if (publications_ != nullptr) publications_->Stop();
   cri_.reset();
   if (snapshots_ != nullptr) snapshots_->Shutdown(/*hide=*/forget_mounts_);
-  if (layers_ != nullptr && forget_mounts_) layers_->Hide();
+  if (layers_ != nullptr && forget_mounts_) layers_->ReleaseAll();
   layers_.reset();
   if (podman_ != nullptr) podman_->Leave(/*hide=*/forget_mounts_);
   // The tasks that undo mounts of cancelled calls run before this returns.

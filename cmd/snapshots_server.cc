@@ -52,7 +52,7 @@ class SnapshotsServerImpl : public SnapshotsServer {
     server_->Shutdown(gpr_time_from_seconds(kShutdownGraceSeconds, GPR_TIMESPAN));
     server_->Wait();
     server_.reset();
-    if (hide) snapshotter_->HideAll();
+    if (hide) snapshotter_->ReleaseAll();
   }
 
   bool empty() const override { return snapshotter_->empty(); }

@@ -90,7 +90,7 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
     }
     return 0;
   }
-  ChainRef ShownBy(uint64_t id) const ABSL_LOCKS_EXCLUDED(mu_) {
+  ChainRef ChainOf(uint64_t id) const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     const auto found = sessions_.find(id);
     return found == sessions_.end() ? nullptr : found->second.shown.lock();
@@ -534,7 +534,7 @@ absl::Status ChainMounts::FindReader(const MountInfo& there, const ChainRef& cha
   }
   if (!entry.kernel) {
     entry.session = sessions_->Find(entry.path, there);
-    const ChainRef shown = sessions_->ShownBy(entry.session);
+    const ChainRef shown = sessions_->ChainOf(entry.session);
     if (shown == nullptr) return absl::NotFoundError("its session has ended");
     entry.shown = shown;
     return absl::OkStatus();
@@ -651,7 +651,7 @@ absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::str
 }
 
 ChainRef ChainMounts::ServedAt(const std::string& directory, const MountInfo& there) const {
-  return sessions_->ShownBy(sessions_->Find(directory, there));
+  return sessions_->ChainOf(sessions_->Find(directory, there));
 }
 
 bool ChainMounts::InUse(const Digest& chain_id) const {

@@ -123,14 +123,15 @@ absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain,
                          const void*) { chains_->Release(name, /*lazy=*/true); });
 }
 
-absl::StatusOr<MountTable::Shown> MountTableImpl::Show(ChainRef chain) {
+absl::StatusOr<MountTable::SharedMount> MountTableImpl::MountShared(ChainRef chain) {
   if (!options_.as_root) return absl::FailedPreconditionError("showing an image needs root");
   IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, MountRequest()));
-  return Shown{std::move(shown.lease.name), std::move(shown.lease.path), shown.lease.filling,
-               shown.mode == kFuseMode};
+  return SharedMount{std::move(shown.lease.name), std::move(shown.lease.path), shown.lease.filling,
+                     shown.mode == kFuseMode};
 }
 
-std::optional<MountTable::Shown> MountTableImpl::ShowAgain(const Digest& chain_id, ChainRef chain) {
+std::optional<MountTable::SharedMount> MountTableImpl::Readopt(const Digest& chain_id,
+                                                               ChainRef chain) {
   if (!options_.as_root) return std::nullopt;
   struct Form {
     std::string_view mode;
@@ -142,8 +143,8 @@ std::optional<MountTable::Shown> MountTableImpl::ShowAgain(const Digest& chain_i
     absl::StatusOr<ChainMounts::Lease> lease =
         chains_->Adopt(chain_id, chain, {std::string(form.mode), ""}, form.filling, nullptr);
     if (!lease.ok()) continue;
-    return Shown{std::move(lease->name), std::move(lease->path), lease->filling,
-                 form.mode == kFuseMode};
+    return SharedMount{std::move(lease->name), std::move(lease->path), lease->filling,
+                       form.mode == kFuseMode};
   }
   return std::nullopt;
 }

@@ -55,19 +55,19 @@ class MountTable {
   virtual absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) = 0;
 
   // A chain's private mount for mounts that others make of it (the lower of an overlay, the source
-  // of a bind mount): it stays until Hide. Root only.
-  struct Shown {
-    std::string lease;  // for Hide
+  // of a bind mount): it stays until Release. Root only.
+  struct SharedMount {
+    std::string lease;  // for Release
     std::string path;
     bool filling = false;  // kernel mode: bytes are missing, which this process brings
     bool fuse = false;     // this process answers the kernel
     bool needs_process() const { return filling || fuse; }
   };
-  virtual absl::StatusOr<Shown> Show(ChainRef chain) = 0;
+  virtual absl::StatusOr<SharedMount> MountShared(ChainRef chain) = 0;
   // The one of the daemon before this one, where the kernel shows it by itself or its session was
   // taken over; to be asked before RemoveLeftovers. `chain` may be null.
-  virtual std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) = 0;
-  virtual void Hide(const std::string& lease) = 0;
+  virtual std::optional<SharedMount> Readopt(const Digest& chain_id, ChainRef chain) = 0;
+  virtual void Release(const std::string& lease) = 0;
 
   // Finds out what the directory and the upper of a request are, following symbolic links: from
   // then on other directories of those names will not do. kAlreadyExists, kNotFound,
@@ -102,7 +102,7 @@ class MountTable {
   // Says why a directory that is not mounted is not.
   virtual void SetNotMounted(const std::string& directory, const std::string& why) = 0;
   // Takes away the private mounts of the daemons before this one that are of no more use. After
-  // Recover, and after those that call ShowAgain and Show at the start.
+  // Recover, and after those that call Readopt and MountShared at the start.
   virtual void RemoveLeftovers() = 0;
   // Unmounts and forgets everything.
   virtual void UnmountAll() = 0;

@@ -45,9 +45,9 @@ class MountTableImpl : public MountTable {
   absl::Status Start();
 
   absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) override;
-  absl::StatusOr<Shown> Show(ChainRef chain) override;
-  std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
-  void Hide(const std::string& lease) override { chains_->Release(lease, /*lazy=*/true); }
+  absl::StatusOr<SharedMount> MountShared(ChainRef chain) override;
+  std::optional<SharedMount> Readopt(const Digest& chain_id, ChainRef chain) override;
+  void Release(const std::string& lease) override { chains_->Release(lease, /*lazy=*/true); }
   absl::StatusOr<CheckedMount> Check(MountRequest request) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
                                     const CheckedMount& mount) override;

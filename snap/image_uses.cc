@@ -280,7 +280,7 @@ absl::Status ImageUses::Owner::TakeUp() {
     }
     LetGo(manifest);  // of a call that never came to its end
   }
-  for (const Digest& manifest : shown) ShowAgain(manifest, 0);
+  for (const Digest& manifest : shown) Readopt(manifest, 0);
   return absl::OkStatus();
 }
 
@@ -588,23 +588,24 @@ ImageUses::Use ImageUses::Owner::Find(const Digest& manifest) const {
   return {nullptr, entry.image, entry.chain, layers};
 }
 
-ImageUses::Tree ImageUses::Owner::MakeTree(MountTable::Shown shown, ChainRef chain) const {
-  auto tree = std::make_unique<ShownTree>();
+ImageUses::Tree ImageUses::Owner::MakeTree(MountTable::SharedMount shown, ChainRef chain) const {
+  auto tree = std::make_unique<SharedTree>();
   tree->path = std::move(shown.path);
   tree->chain = std::move(chain);
   tree->filling = shown.filling;
   tree->fuse = shown.fuse;
   return Tree(tree.release(), [&mounts = uses_.deps_.mounts, gone = gone_,
-                               lease = std::move(shown.lease)](const ShownTree* gone_tree) {
-    const std::unique_ptr<const ShownTree> owned(gone_tree);
-    if (!*gone) mounts.Hide(lease);
+                               lease = std::move(shown.lease)](const SharedTree* gone_tree) {
+    const std::unique_ptr<const SharedTree> owned(gone_tree);
+    if (!*gone) mounts.Release(lease);
   });
 }
 
-absl::StatusOr<ImageUses::Tree> ImageUses::Owner::Show(const Use& use) {
-  uses_.CheckPhase(Phase::kRecovered, Phase::kServing, "Show");
+absl::StatusOr<ImageUses::Tree> ImageUses::Owner::MountTree(const Use& use) {
+  uses_.CheckPhase(Phase::kRecovered, Phase::kServing, "MountTree");
   // The mount table knows what is the best that it can show now, and gives the same path for it.
-  IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, uses_.deps_.mounts.Show(use.chain));
+  IMAGEFS_ASSIGN_OR_RETURN(MountTable::SharedMount shown,
+                           uses_.deps_.mounts.MountShared(use.chain));
   Tree tree = MakeTree(std::move(shown), use.chain);
   Tree other;  // goes after the lock
   absl::MutexLock lock(&mu_);
@@ -619,25 +620,26 @@ absl::StatusOr<ImageUses::Tree> ImageUses::Owner::Show(const Use& use) {
   return tree;
 }
 
-absl::StatusOr<ImageUses::Tree> ImageUses::Owner::ShowLayer(const Use& use, size_t layer) {
-  uses_.CheckPhase(Phase::kRecovered, Phase::kServing, "ShowLayer");
+absl::StatusOr<ImageUses::Tree> ImageUses::Owner::MountLayer(const Use& use, size_t layer) {
+  uses_.CheckPhase(Phase::kRecovered, Phase::kServing, "MountLayer");
   IMAGEFS_ASSIGN_OR_RETURN(ChainRef tree, MakeLayerTree(use.chain->layers[layer]));
-  IMAGEFS_ASSIGN_OR_RETURN(MountTable::Shown shown, uses_.deps_.mounts.Show(tree));
+  IMAGEFS_ASSIGN_OR_RETURN(MountTable::SharedMount shown, uses_.deps_.mounts.MountShared(tree));
   return MakeTree(std::move(shown), std::move(tree));
 }
 
-ImageUses::Tree ImageUses::Owner::ShowLayerAgain(const Digest& manifest, size_t layer) {
-  uses_.CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "ShowLayerAgain");
+ImageUses::Tree ImageUses::Owner::ReadoptLayer(const Digest& manifest, size_t layer) {
+  uses_.CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "ReadoptLayer");
   const Use here = Find(manifest);
   if (here.chain == nullptr || layer >= here.chain->layers.size()) return nullptr;
   absl::StatusOr<ChainRef> tree = MakeLayerTree(here.chain->layers[layer]);
   if (!tree.ok()) return nullptr;
-  std::optional<MountTable::Shown> shown = uses_.deps_.mounts.ShowAgain((*tree)->chain_id, *tree);
+  std::optional<MountTable::SharedMount> shown =
+      uses_.deps_.mounts.Readopt((*tree)->chain_id, *tree);
   return shown.has_value() ? MakeTree(*std::move(shown), *std::move(tree)) : nullptr;
 }
 
-ImageUses::Tree ImageUses::Owner::ShowAgain(const Digest& manifest, size_t layers) {
-  uses_.CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "ShowAgain");
+ImageUses::Tree ImageUses::Owner::Readopt(const Digest& manifest, size_t layers) {
+  uses_.CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "Readopt");
   const Use here = Find(manifest);
   if (here.image == nullptr || layers > here.layers) return nullptr;
   const bool whole = layers == 0 || layers == here.layers;
@@ -658,7 +660,7 @@ ImageUses::Tree ImageUses::Owner::ShowAgain(const Digest& manifest, size_t layer
     absl::StatusOr<ChainRef> found = uses_.deps_.store.FindChain(chain_id);
     if (found.ok()) chain = *std::move(found);
   }
-  std::optional<MountTable::Shown> shown = uses_.deps_.mounts.ShowAgain(chain_id, chain);
+  std::optional<MountTable::SharedMount> shown = uses_.deps_.mounts.Readopt(chain_id, chain);
   if (!shown.has_value()) return nullptr;
   Tree tree = MakeTree(*std::move(shown), std::move(chain));
   absl::MutexLock lock(&mu_);
@@ -666,7 +668,7 @@ ImageUses::Tree ImageUses::Owner::ShowAgain(const Digest& manifest, size_t layer
   return tree;
 }
 
-void ImageUses::Owner::HideKept() {
+void ImageUses::Owner::ReleaseKept() {
   std::vector<std::map<size_t, Tree>> trees;  // go after the lock
   absl::MutexLock lock(&mu_);
   for (auto& [manifest, entry] : entries_) trees.push_back(std::exchange(entry.trees, {}));

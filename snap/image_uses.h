@@ -8,7 +8,7 @@
 //
 // The start. A call out of this order aborts the process:
 //   1. AddOwner, once for each owner: takes up what the process before this one held, and the trees
-//      that it left shown (Owner::ShowAgain). Local disk only.
+//      that it left shown (Owner::Readopt). Local disk only.
 //   2. Recover: the mounts of the mount table, then what the owners show, then every old mount that
 //      nobody has taken up goes.
 //   3. Serve, when the daemon's sockets answer. No earlier than this do credential helpers run and
@@ -68,13 +68,13 @@ class ImageUses {
 
   // A tree that is mounted at `path` for as long as somebody has it. The last one to let it go
   // unmounts it and may block. It stays mounted after its Owner has gone.
-  struct ShownTree {
+  struct SharedTree {
     std::string path;
     ChainRef chain;  // null: of the process before this one, and not known here any more
-    bool filling = false, fuse = false;  // as of MountTable::Shown
+    bool filling = false, fuse = false;  // as of MountTable::SharedMount
     bool needs_process() const { return filling || fuse; }
   };
-  using Tree = std::shared_ptr<const ShownTree>;
+  using Tree = std::shared_ptr<const SharedTree>;
 
   // That an owner's durable records have this image under a name.
   struct Wanted {
@@ -169,16 +169,16 @@ class ImageUses::Owner {
   // Once shown, the newest stays so until the image is let go of: with the last mount of a tree the
   // kernel forgets what it has read of it, and the next container would start cold. Blocks on
   // mount(2). After step 1 of the start.
-  absl::StatusOr<Tree> Show(const Use& use) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<Tree> MountTree(const Use& use) ABSL_LOCKS_EXCLUDED(mu_);
   // One layer of it by itself, in overlay form; nobody keeps that for others.
   // REQUIRES: use.chain has such a layer.
-  absl::StatusOr<Tree> ShowLayer(const Use& use, size_t layer);
+  absl::StatusOr<Tree> MountLayer(const Use& use, size_t layer);
   // In step 1 of the start: the tree of so many layers (0 = all) as the process before this one
   // left it shown; null when it is not there.
-  Tree ShowAgain(const Digest& manifest, size_t layers) ABSL_LOCKS_EXCLUDED(mu_);
-  Tree ShowLayerAgain(const Digest& manifest, size_t layer);
-  // Takes the trees away that only Show keeps.
-  void HideKept() ABSL_LOCKS_EXCLUDED(mu_);
+  Tree Readopt(const Digest& manifest, size_t layers) ABSL_LOCKS_EXCLUDED(mu_);
+  Tree ReadoptLayer(const Digest& manifest, size_t layer);
+  // Takes the trees away that only MountTree keeps.
+  void ReleaseKept() ABSL_LOCKS_EXCLUDED(mu_);
 
   // Gives back what images take on the disk that were let go of. One that was never kept is left
   // for ten minutes for whoever tries again. Returns the bytes. Blocks.
@@ -226,7 +226,7 @@ class ImageUses::Owner {
 
   void Leave(const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
   bool LetGo(const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
-  Tree MakeTree(MountTable::Shown shown, ChainRef chain) const;
+  Tree MakeTree(MountTable::SharedMount shown, ChainRef chain) const;
 
   ImageUses& uses_;
   const OwnerOptions options_;

@@ -33,10 +33,10 @@ std::vector<std::string> NamesIn(const std::string& directory) {
 
 std::string MappedLowers::PathOf(uint64_t id) const { return StrCat(directory_, "/", id); }
 
-absl::StatusOr<std::vector<std::string>> MappedLowers::Show(uint64_t id,
-                                                            const std::vector<std::string>& lowers,
-                                                            const MountFlags& ids) {
-  Hide(id);
+absl::StatusOr<std::vector<std::string>> MappedLowers::Mount(uint64_t id,
+                                                             const std::vector<std::string>& lowers,
+                                                             const MountFlags& ids) {
+  Unmount(id);
   MountFlags flags;
   flags.id_map = ids.id_map;
   flags.gid_map = ids.gid_map;
@@ -46,13 +46,13 @@ absl::StatusOr<std::vector<std::string>> MappedLowers::Show(uint64_t id,
     absl::Status status = MakeDirs(paths.back(), 0700);
     if (status.ok()) status = bind_(lower, paths.back(), flags);
     if (status.ok()) continue;
-    Hide(id);
+    Unmount(id);
     return status;
   }
   return paths;
 }
 
-void MappedLowers::Hide(uint64_t id) {
+void MappedLowers::Unmount(uint64_t id) {
   const std::string path = PathOf(id);
   for (const std::string& name : NamesIn(path)) {
     const std::string mount = StrCat(path, "/", name);
@@ -67,10 +67,10 @@ void MappedLowers::Hide(uint64_t id) {
   }
 }
 
-void MappedLowers::HideOthers(const absl::flat_hash_set<uint64_t>& kept) {
+void MappedLowers::UnmountOthers(const absl::flat_hash_set<uint64_t>& kept) {
   for (const std::string& name : NamesIn(directory_)) {
     const auto id = ParseDecimal(name);
-    if (id.has_value() && !kept.contains(*id)) Hide(*id);
+    if (id.has_value() && !kept.contains(*id)) Unmount(*id);
   }
 }
 

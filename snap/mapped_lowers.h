@@ -31,12 +31,13 @@ class MappedLowers {
 
   // Their paths in the order of `lowers`. Takes the place of what the id had. Of `ids` only the
   // maps are looked at. On failure nothing is left.
-  absl::StatusOr<std::vector<std::string>> Show(uint64_t id, const std::vector<std::string>& lowers,
-                                                const MountFlags& ids);
+  absl::StatusOr<std::vector<std::string>> Mount(uint64_t id,
+                                                 const std::vector<std::string>& lowers,
+                                                 const MountFlags& ids);
   // Idempotent.
-  void Hide(uint64_t id);
+  void Unmount(uint64_t id);
   // Hides all but these: at start, what a killed daemon left behind.
-  void HideOthers(const absl::flat_hash_set<uint64_t>& kept);
+  void UnmountOthers(const absl::flat_hash_set<uint64_t>& kept);
 
  private:
   std::string PathOf(uint64_t id) const;

@@ -130,7 +130,7 @@ class PodmanLayerStore::Directory : public LayerDirectory {
     LayerDone done;
   };
   using CallPtr = std::shared_ptr<Call>;
-  struct Shown {
+  struct MountedLayer {
     std::shared_ptr<const Layer> layer;
     ImageUses::Tree tree;
   };
@@ -140,10 +140,10 @@ class PodmanLayerStore::Directory : public LayerDirectory {
   }
   std::shared_ptr<const Layer> Known(const std::string& key) const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
-    const auto found = shown_.find(key);
-    return found == shown_.end() ? nullptr : found->second.layer;
+    const auto found = mounted_.find(key);
+    return found == mounted_.end() ? nullptr : found->second.layer;
   }
-  void ShowAgain(const std::string& key, const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
+  void Readopt(const std::string& key, const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
   std::shared_ptr<const Layer> Remember(const std::string& key, const ImageUses::Use& use,
                                         size_t level, ImageUses::Tree tree)
       ABSL_LOCKS_EXCLUDED(mu_);
@@ -163,7 +163,7 @@ class PodmanLayerStore::Directory : public LayerDirectory {
   std::map<std::string, Record> records_;  // of the executor's thread, but for Load
 
   mutable absl::Mutex mu_;
-  std::map<std::string, Shown> shown_ ABSL_GUARDED_BY(mu_);  // by key
+  std::map<std::string, MountedLayer> mounted_ ABSL_GUARDED_BY(mu_);  // by key
   bool left_ ABSL_GUARDED_BY(mu_) = false;
   Counters counters_ ABSL_GUARDED_BY(mu_);
 
@@ -188,18 +188,18 @@ absl::Status PodmanLayerStore::Directory::Load() {
         return true;
       }));
   IMAGEFS_ASSIGN_OR_RETURN(images_, deps_.uses.AddOwner(std::move(owner)));
-  for (const auto& [key, record] : records_) ShowAgain(key, record.manifest);
+  for (const auto& [key, record] : records_) Readopt(key, record.manifest);
   return absl::OkStatus();
 }
 
 // Containers have the trees that the process before this one showed in their overlays.
-void PodmanLayerStore::Directory::ShowAgain(const std::string& key, const Digest& manifest) {
+void PodmanLayerStore::Directory::Readopt(const std::string& key, const Digest& manifest) {
   const ImageUses::Use here = images_->Find(manifest);
   const absl::StatusOr<Digest> asked = Digest::Parse(key.substr(key.rfind('/') + 1));
   if (here.chain == nullptr || !asked.ok()) return;
   const std::optional<size_t> level = FindLayer(here.image->manifest, *asked);
   if (!level.has_value()) return;
-  if (auto tree = images_->ShowLayerAgain(manifest, *level); tree != nullptr) {
+  if (auto tree = images_->ReadoptLayer(manifest, *level); tree != nullptr) {
     Remember(key, here, *level, std::move(tree));
   }
 }
@@ -213,7 +213,7 @@ std::shared_ptr<const LayerDirectory::Layer> PodmanLayerStore::Directory::Rememb
   layer->blob_bytes = blob.size;
   layer->info = PodmanLayerInfo(blob, shown.diff_id, shown.data_bytes);
   absl::MutexLock lock(&mu_);
-  shown_[key] = {layer, std::move(tree)};
+  mounted_[key] = {layer, std::move(tree)};
   return layer;
 }
 
@@ -227,9 +227,9 @@ void PodmanLayerStore::Directory::Leave(bool hide) {
   executor_.reset();
   if (!hide) images_.reset();
   {
-    std::map<std::string, Shown> shown;  // goes after the lock
+    std::map<std::string, MountedLayer> shown;  // goes after the lock
     absl::MutexLock lock(&mu_);
-    shown.swap(shown_);
+    shown.swap(mounted_);
   }
   images_.reset();
 }
@@ -303,7 +303,7 @@ absl::StatusOr<std::shared_ptr<const LayerDirectory::Layer>> PodmanLayerStore::D
   if (!level.has_value() || *level >= use.chain->layers.size()) {
     return absl::NotFoundError("the image has no such layer");
   }
-  IMAGEFS_ASSIGN_OR_RETURN(ImageUses::Tree tree, images_->ShowLayer(use, *level));
+  IMAGEFS_ASSIGN_OR_RETURN(ImageUses::Tree tree, images_->MountLayer(use, *level));
   Record record;
   if (const auto found = records_.find(call.key); found != records_.end()) record = found->second;
   record.reference = image.reference;
@@ -356,11 +356,11 @@ void PodmanLayerStore::Directory::ForgetX(const std::string& key) {
   absl::Status status = deps_.store.kv().Write(batch, /*sync=*/true);
   records_.erase(key);
   {
-    Shown shown;  // goes after the lock
+    MountedLayer shown;  // goes after the lock
     absl::MutexLock lock(&mu_);
-    if (const auto found = shown_.find(key); found != shown_.end()) {
+    if (const auto found = mounted_.find(key); found != mounted_.end()) {
       shown = std::move(found->second);
-      shown_.erase(found);
+      mounted_.erase(found);
     }
   }
   images_->Drop(key);
@@ -399,7 +399,7 @@ PodmanLayerStore::~PodmanLayerStore() {
   }
 }
 
-void PodmanLayerStore::Hide() { directory_->Leave(/*hide=*/true); }
+void PodmanLayerStore::ReleaseAll() { directory_->Leave(/*hide=*/true); }
 
 PodmanLayerStore::Counters PodmanLayerStore::counters() const { return directory_->counters(); }
 

@@ -45,7 +45,7 @@ class PodmanLayerStore {
   // Unmounts it; lookups under way fail. The trees of layers stay for the next process.
   ~PodmanLayerStore();
   // Before that, where nothing is to stay: also unmounts the trees. Nothing is found any more.
-  void Hide();
+  void ReleaseAll();
   // Holds its images in the store.
   static constexpr char kHolder[] = "podman-layers";
 

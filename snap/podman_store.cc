@@ -169,7 +169,7 @@ absl::Status PodmanStore::PublishC(bool leaving) {
     }
   }
   for (const auto& [claimed, held] : wanted) {
-    absl::StatusOr<ImageUses::Tree> tree = images_->Show(held);
+    absl::StatusOr<ImageUses::Tree> tree = images_->MountTree(held);
     if (!tree.ok()) {
       LogWarning("podman.not_shown chain=", claimed.Short(), " cause=", tree.status().message());
       continue;
@@ -210,7 +210,7 @@ absl::StatusOr<PodmanStore::Entry> PodmanStore::Add(const std::string& name,
     if (const auto found = names_.find(name); found != names_.end()) before = found->second;
   }
   // Here and not in PublishC, which goes on without a tree that cannot be shown.
-  absl::StatusOr<ImageUses::Tree> tree = images_->Show(brought);
+  absl::StatusOr<ImageUses::Tree> tree = images_->MountTree(brought);
   absl::Status status = tree.status();
   if (status.ok()) status = PutNameC(name, &record);
   if (status.ok()) status = PublishC();
@@ -306,7 +306,7 @@ void PodmanStore::Leave(bool hide) {
       absl::MutexLock lock(&mu_);
       trees.swap(trees_);
     }
-    images_->HideKept();
+    images_->ReleaseKept();
   }
   if (!status.ok()) LogWarning("podman.not_withdrawn cause=", status.message());
 }

@@ -89,7 +89,7 @@ class SnapshotterImpl : public Snapshotter {
   }
   std::vector<SnapshotInfo> List(const SnapshotFilter& filter) const override;
   bool empty() const override { return table_->size() == 0; }
-  void HideAll() override;
+  void ReleaseAll() override;
   std::vector<std::pair<std::string, uint64_t>> Counters() const override {
     return {{"snapshots", table_->size()},
             {"snapshot_layers_lazy", lazy_.load()},
@@ -169,7 +169,7 @@ absl::Status SnapshotterImpl::Init() {
   IMAGEFS_RETURN_IF_ERROR(dirs_->Repair(with_directory, deps_.store.kv().lost_records()));
   IMAGEFS_ASSIGN_OR_RETURN(images_, deps_.uses.AddOwner(std::move(owner)));
   Recover(records);
-  mapped_.HideOthers(mapped);
+  mapped_.UnmountOthers(mapped);
   SweepSoon();
   return absl::OkStatus();
 }
@@ -182,7 +182,7 @@ void SnapshotterImpl::Recover(const std::vector<SnapshotRecord>& records) {
     const auto lineage = table_->Lineage(record.info.parent);
     if (!lineage.ok() || !lineage->back().lazy()) continue;
     const SnapshotRecord& layer = lineage->back();
-    ImageUses::Tree tree = images_->ShowAgain(layer.manifest, layer.level + size_t{1});
+    ImageUses::Tree tree = images_->Readopt(layer.manifest, layer.level + size_t{1});
     if (tree != nullptr) SetTree(record.info.name, std::move(tree));
   }
 }
@@ -326,7 +326,7 @@ absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::FinishPrepare(
   };
   absl::StatusOr<std::vector<SnapshotMount>> mounts = finish();
   if (!mounts.ok()) {
-    mapped_.Hide(record.id);
+    mapped_.Unmount(record.id);
     SetTree(record.info.name, nullptr);
     dirs_->Retire(record.id).IgnoreError();
     SweepSoon();
@@ -357,7 +357,7 @@ absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::Answer(const Call& c
                                                                    const ImageUses::Use& image) {
   std::string base;
   if (image.chain != nullptr) {
-    IMAGEFS_ASSIGN_OR_RETURN(ImageUses::Tree tree, images_->Show(image));
+    IMAGEFS_ASSIGN_OR_RETURN(ImageUses::Tree tree, images_->MountTree(image));
     base = tree->path;
     SetTree(call.record.info.name, std::move(tree));
   }
@@ -374,7 +374,7 @@ absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::MountsOf(const Call&
   }
   IMAGEFS_ASSIGN_OR_RETURN(const MountFlags ids, IdMapsOf(record.info.labels));
   if (!ids.id_map.empty() && !lowers.empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(lowers, mapped_.Show(record.id, lowers, ids));
+    IMAGEFS_ASSIGN_OR_RETURN(lowers, mapped_.Mount(record.id, lowers, ids));
   }
   SnapshotMount mount;
   if (lowers.empty() || (view && lowers.size() == 1)) {
@@ -435,7 +435,7 @@ void SnapshotterImpl::Commit(const std::string& name, const std::string& key, Sn
                      done(status);
                      if (!status.ok()) return;
                      const absl::StatusOr<SnapshotRecord> record = table_->Find(name);
-                     if (record.ok()) mapped_.Hide(record->id);
+                     if (record.ok()) mapped_.Unmount(record->id);
                      SetTree(key, nullptr);
                    });
 }
@@ -475,7 +475,7 @@ void SnapshotterImpl::Remove(const std::string& key, Done done) {
     if (record->lazy()) {  // has no directories
       images_->Drop(key);
     } else {
-      mapped_.Hide(record->id);
+      mapped_.Unmount(record->id);
       if (const absl::Status status = dirs_->Retire(record->id); !status.ok()) {
         // It is swept at the next start.
         LogWarning("snapshot.directory_stays id=", record->id, " cause=", status.message());
@@ -539,14 +539,14 @@ std::vector<SnapshotInfo> SnapshotterImpl::List(const SnapshotFilter& filter) co
   return out;
 }
 
-void SnapshotterImpl::HideAll() {
+void SnapshotterImpl::ReleaseAll() {
   absl::flat_hash_map<std::string, ImageUses::Tree> trees;
   {
     absl::MutexLock lock(&mu_);
     trees.swap(trees_);
   }
-  mapped_.HideOthers({});
-  images_->HideKept();
+  mapped_.UnmountOthers({});
+  images_->ReleaseKept();
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ class Snapshotter {
   };
   // Takes up what was there, as an owner of `uses` (snap/image_uses.h).
   static absl::StatusOr<std::unique_ptr<Snapshotter>> Open(Options options, Deps deps);
-  // Every call has ended. Trees that are shown stay so unless HideAll was called.
+  // Every call has ended. Trees that are shown stay so unless ReleaseAll was called.
   virtual ~Snapshotter() = default;
 
   struct PrepareRequest {
@@ -84,7 +84,7 @@ class Snapshotter {
   virtual bool empty() const = 0;  // there is no snapshot
 
   // Takes the trees away that containers do not use at this moment.
-  virtual void HideAll() = 0;
+  virtual void ReleaseAll() = 0;
   // Prepares that were answered lazily and those that were not though their labels asked for it.
   virtual std::vector<std::pair<std::string, uint64_t>> Counters() const = 0;
 };

@@ -376,12 +376,12 @@ absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain, const Mo
   return Pin(std::move(chain));
 }
 
-absl::StatusOr<MountTable::Shown> FakeMountTable::Show(ChainRef chain) {
+absl::StatusOr<MountTable::SharedMount> FakeMountTable::MountShared(ChainRef chain) {
   absl::MutexLock lock(&mu_);
   if (!mount_status_.ok()) return mount_status_;
   const std::string lease = StrCat(chain->chain_id.hex(), filling_ ? ".filling" : "");
   ++leases_[lease];
-  return Shown{lease, "/shown/" + lease, filling_};
+  return SharedMount{lease, "/shown/" + lease, filling_};
 }
 
 void FakeMountTable::ShowFilling(bool filling) {
@@ -389,16 +389,16 @@ void FakeMountTable::ShowFilling(bool filling) {
   filling_ = filling;
 }
 
-std::optional<MountTable::Shown> FakeMountTable::ShowAgain(const Digest& chain_id, ChainRef) {
+std::optional<MountTable::SharedMount> FakeMountTable::Readopt(const Digest& chain_id, ChainRef) {
   absl::MutexLock lock(&mu_);
   if (std::find(outlived_.begin(), outlived_.end(), chain_id) == outlived_.end()) {
     return std::nullopt;
   }
   ++leases_[chain_id.hex()];
-  return Shown{chain_id.hex(), "/shown/" + chain_id.hex(), false};
+  return SharedMount{chain_id.hex(), "/shown/" + chain_id.hex(), false};
 }
 
-void FakeMountTable::Hide(const std::string& lease) {
+void FakeMountTable::Release(const std::string& lease) {
   absl::MutexLock lock(&mu_);
   if (--leases_[lease] == 0) leases_.erase(lease);
 }

@@ -135,12 +135,12 @@ class FakeMountTable : public MountTable {
 
   absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) override;
   // The path of a chain is its ChainID's hex digits below "/shown/".
-  absl::StatusOr<Shown> Show(ChainRef chain) override;
+  absl::StatusOr<SharedMount> MountShared(ChainRef chain) override;
   // From now on the path ends in ".filling", and the tree needs this process; or not.
   void ShowFilling(bool filling);
-  std::optional<Shown> ShowAgain(const Digest& chain_id, ChainRef chain) override;
-  void Hide(const std::string& lease) override;
-  // Leases that are out, by name; ShowAgain gives those of `outlived`.
+  std::optional<SharedMount> Readopt(const Digest& chain_id, ChainRef chain) override;
+  void Release(const std::string& lease) override;
+  // Leases that are out, by name; Readopt gives those of `outlived`.
   std::map<std::string, int> leases() const;
   void Outlive(const Digest& chain_id);
   absl::StatusOr<CheckedMount> Check(MountRequest request) override;

@@ -193,8 +193,8 @@ TEST_F(ImageUsesTest, ATreeIsSharedAndStaysForTheImage) {
   absl::StatusOr<ImageUses::Use> use = Acquire();
   ASSERT_TRUE(use.ok());
   owner_->Keep("a", manifest());
-  absl::StatusOr<ImageUses::Tree> first = owner_->Show(*use);
-  absl::StatusOr<ImageUses::Tree> second = owner_->Show(*use);
+  absl::StatusOr<ImageUses::Tree> first = owner_->MountTree(*use);
+  absl::StatusOr<ImageUses::Tree> second = owner_->MountTree(*use);
   ASSERT_TRUE(first.ok() && second.ok());
   EXPECT_EQ(*first, *second);
   EXPECT_EQ((*first)->path, "/shown/" + Shown());
@@ -211,7 +211,7 @@ TEST_F(ImageUsesTest, WhoHasATreeKeepsItShown) {
   absl::StatusOr<ImageUses::Use> use = Acquire();
   ASSERT_TRUE(use.ok());
   owner_->Keep("a", manifest());
-  absl::StatusOr<ImageUses::Tree> tree = owner_->Show(*use);
+  absl::StatusOr<ImageUses::Tree> tree = owner_->MountTree(*use);
   ASSERT_TRUE(tree.ok());
   *use = {};
   owner_->Drop("a");
@@ -224,11 +224,11 @@ TEST_F(ImageUsesTest, ATreeIsExchangedOnceItIsComplete) {
   absl::StatusOr<ImageUses::Use> use = Acquire();
   ASSERT_TRUE(use.ok());
   mounts_.ShowFilling(true);
-  absl::StatusOr<ImageUses::Tree> filling = owner_->Show(*use);
+  absl::StatusOr<ImageUses::Tree> filling = owner_->MountTree(*use);
   ASSERT_TRUE(filling.ok());
   EXPECT_TRUE((*filling)->needs_process());
   mounts_.ShowFilling(false);
-  const absl::StatusOr<ImageUses::Tree> whole = owner_->Show(*use);
+  const absl::StatusOr<ImageUses::Tree> whole = owner_->MountTree(*use);
   ASSERT_TRUE(whole.ok());
   EXPECT_FALSE((*whole)->needs_process());
   EXPECT_EQ(mounts_.leases(), (Leases{{Shown(), 1}, {Shown() + ".filling", 1}}));
@@ -240,21 +240,21 @@ TEST_F(ImageUsesTest, ARestartTakesUpWhatIsWanted) {
   absl::StatusOr<ImageUses::Use> use = Acquire();
   ASSERT_TRUE(use.ok());
   owner_->Keep("a", manifest());
-  absl::StatusOr<ImageUses::Tree> tree = owner_->Show(*use);
+  absl::StatusOr<ImageUses::Tree> tree = owner_->MountTree(*use);
   ASSERT_TRUE(tree.ok());
   *use = {};
   const int asked = asked_;
   owner_.reset();
   *tree = nullptr;
   EXPECT_EQ(mounts_.leases(), (Leases{{Shown(), 1}})) << "it outlives the process";
-  mounts_.Hide(Shown());
+  mounts_.Release(Shown());
   mounts_.Outlive(store_.image().chain_id());
   Start({"a"});
   EXPECT_EQ(recovered_, 2);
   EXPECT_EQ(mounts_.leases(), (Leases{{Shown(), 1}}));
   EXPECT_NE(owner_->Find(manifest()).chain, nullptr);
   EXPECT_EQ(asked_, asked) << "nothing is missing";
-  owner_->HideKept();
+  owner_->ReleaseKept();
   EXPECT_TRUE(mounts_.leases().empty());
   EXPECT_EQ(Held(), 1u);
   Start({});
@@ -267,13 +267,13 @@ TEST_F(ImageUsesTest, WhatTheKernelShowsIsTakenUpByItsLayers) {
   owner_->Keep("a", manifest());
   *use = {};
   Start({"a"}, /*serve=*/false);
-  EXPECT_EQ(owner_->ShowAgain(manifest(), 0), nullptr);
+  EXPECT_EQ(owner_->Readopt(manifest(), 0), nullptr);
   mounts_.Outlive(store_.image().chain_id());
-  const ImageUses::Tree tree = owner_->ShowAgain(manifest(), 3);
+  const ImageUses::Tree tree = owner_->Readopt(manifest(), 3);
   ASSERT_NE(tree, nullptr);
-  EXPECT_EQ(owner_->ShowAgain(manifest(), 0), tree);
-  EXPECT_EQ(owner_->ShowAgain(manifest(), 4), nullptr);
-  EXPECT_EQ(owner_->ShowAgain(Sha256Of("unknown"), 0), nullptr);
+  EXPECT_EQ(owner_->Readopt(manifest(), 0), tree);
+  EXPECT_EQ(owner_->Readopt(manifest(), 4), nullptr);
+  EXPECT_EQ(owner_->Readopt(Sha256Of("unknown"), 0), nullptr);
   EXPECT_EQ(mounts_.leases(), (Leases{{Shown(), 1}}));
 }
 
@@ -287,14 +287,14 @@ TEST_F(ImageUsesTest, ALayerByItself) {
   absl::StatusOr<ImageUses::Use> use = Acquire();
   ASSERT_TRUE(use.ok());
   owner_->Keep("a", manifest());
-  absl::StatusOr<ImageUses::Tree> tree = owner_->ShowLayer(*use, 1);
+  absl::StatusOr<ImageUses::Tree> tree = owner_->MountLayer(*use, 1);
   ASSERT_TRUE(tree.ok()) << tree.status();
   const Digest name = (*tree)->chain->chain_id;
   EXPECT_NE(name, chain->chain_id);
   EXPECT_NE(name, chain->layers[1]->diff_id) << "that is another tree";
   EXPECT_TRUE((*tree)->chain->overlay_form);
   EXPECT_EQ((*tree)->chain->layers, std::vector<LayerRef>{chain->layers[1]});
-  EXPECT_FALSE(owner_->ShowLayer(*use, 0).ok()) << "its index is not there";
+  EXPECT_FALSE(owner_->MountLayer(*use, 0).ok()) << "its index is not there";
   *use = {};
   *tree = nullptr;
   EXPECT_TRUE(mounts_.leases().empty()) << "nobody keeps it for others";
@@ -308,15 +308,15 @@ TEST_F(ImageUsesTest, ALayerByItself) {
   store_.LoseChain();
   EXPECT_FALSE(ImageUses::FindTree(store_, "test", name).ok());
   Start({"a"}, /*serve=*/false);
-  EXPECT_EQ(owner_->ShowLayerAgain(manifest(), 1), nullptr) << "its image is not here";
+  EXPECT_EQ(owner_->ReadoptLayer(manifest(), 1), nullptr) << "its image is not here";
   store_.LoseChain(false);
   Start({"a"}, /*serve=*/false);
-  EXPECT_EQ(owner_->ShowLayerAgain(manifest(), 1), nullptr) << "nothing shows it";
+  EXPECT_EQ(owner_->ReadoptLayer(manifest(), 1), nullptr) << "nothing shows it";
   mounts_.Outlive(name);
-  *tree = owner_->ShowLayerAgain(manifest(), 1);
+  *tree = owner_->ReadoptLayer(manifest(), 1);
   ASSERT_NE(*tree, nullptr);
   EXPECT_EQ(mounts_.leases(), (Leases{{name.hex(), 1}}));
-  EXPECT_EQ(owner_->ShowLayerAgain(manifest(), 3), nullptr);
+  EXPECT_EQ(owner_->ReadoptLayer(manifest(), 3), nullptr);
   owner_.reset();
   *tree = nullptr;
   EXPECT_EQ(mounts_.leases(), (Leases{{name.hex(), 1}})) << "it outlives this one as well";
@@ -371,9 +371,9 @@ TEST_F(ImageUsesDeathTest, TheStartHasOneOrder) {
   EXPECT_DEATH(uses_->Recover(), "Recover out of the order");
   EXPECT_DEATH(uses_->Serve(), "Serve out of the order");
   EXPECT_DEATH((void)uses_->AddOwner({.holder = "late"}), "AddOwner out of the order");
-  EXPECT_DEATH((void)owner_->ShowAgain(manifest(), 0), "ShowAgain out of the order");
+  EXPECT_DEATH((void)owner_->Readopt(manifest(), 0), "Readopt out of the order");
   Start({}, /*serve=*/false);
-  EXPECT_DEATH((void)owner_->Show({}), "Show out of the order");
+  EXPECT_DEATH((void)owner_->MountTree({}), "MountTree out of the order");
   EXPECT_DEATH(uses_->Serve(), "Serve out of the order");
 }
 

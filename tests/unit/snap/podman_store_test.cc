@@ -177,7 +177,7 @@ TEST_F(PodmanStoreTest, ARestartShowsItAgain) {
   const std::string before = Read("overlay-images/images.json");
   podman_->Leave(/*hide=*/false);
   EXPECT_EQ(Names(), Strings{kName}) << "the kernel shows it";
-  mounts_.Hide(store_.image().chain_id().hex());  // with its process
+  mounts_.Release(store_.image().chain_id().hex());  // with its process
   mounts_.Outlive(store_.image().chain_id());
   Start();
   EXPECT_EQ(Read("overlay-images/images.json"), before);

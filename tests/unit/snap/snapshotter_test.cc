@@ -335,7 +335,8 @@ TEST_F(SnapshotterTest, ARestartKnowsEverything) {
   const auto container = Prepare("container", top, {{"x", "y"}});
   ASSERT_TRUE(container.ok());
   const auto before = snapshotter_->List(SnapshotFilter());
-  while (!mounts_.leases().empty()) mounts_.Hide(chain_->chain_id.hex());  // its process has gone
+  while (!mounts_.leases().empty())
+    mounts_.Release(chain_->chain_id.hex());  // its process has gone
   mounts_.Outlive(chain_->chain_id);
   store_.FailResolve(absl::UnavailableError("no network"));
   Start();
@@ -349,7 +350,7 @@ TEST_F(SnapshotterTest, ARestartKnowsEverything) {
   EXPECT_EQ(mounts_.leases(), (std::map<std::string, int>{{chain_->chain_id.hex(), 1}}))
       << "the tree of the container is kept";
   EXPECT_EQ(*MountsOf("container"), *container);
-  snapshotter_->HideAll();
+  snapshotter_->ReleaseAll();
   EXPECT_TRUE(mounts_.leases().empty());
 }
 
