@@ -36,17 +36,17 @@ std::string_view FromSlice(const leveldb::Slice& slice) { return {slice.data(), 
 
 // LevelDB's repair takes what it finds in a log without looking at its sums, so every value carries
 // one of its own, over the key as well.
-std::string Seal(std::string_view key, std::string_view value) {
+std::string AppendChecksum(std::string_view key, std::string_view value) {
   const uint32_t sum = Crc32c(Crc32c(~0u, key), value);
-  std::string sealed(value);
-  PutLittleEndian(sealed, sum);
-  return sealed;
+  std::string with_sum(value);
+  PutLittleEndian(with_sum, sum);
+  return with_sum;
 }
 
-std::optional<std::string_view> Unseal(std::string_view key, std::string_view sealed) {
-  if (sealed.size() < 4) return std::nullopt;
-  const std::string_view value = sealed.substr(0, sealed.size() - 4);
-  if (Seal(key, value) != sealed) return std::nullopt;
+std::optional<std::string_view> StripChecksum(std::string_view key, std::string_view with_sum) {
+  if (with_sum.size() < 4) return std::nullopt;
+  const std::string_view value = with_sum.substr(0, with_sum.size() - 4);
+  if (AppendChecksum(key, value) != with_sum) return std::nullopt;
   return value;
 }
 
@@ -171,7 +171,7 @@ leveldb::Status KeyValueStore::Database::Write(
   leveldb::WriteBatch updates;
   for (const auto& [key, value] : all) {
     if (value.has_value()) {
-      updates.Put(ToSlice(key), Seal(key, *value));
+      updates.Put(ToSlice(key), AppendChecksum(key, *value));
     } else {
       updates.Delete(ToSlice(key));
     }
@@ -273,7 +273,7 @@ absl::Status KeyValueStore::CheckLocked() {
   const std::unique_ptr<leveldb::Iterator> it(database_->db->NewIterator(read));
   for (it->SeekToFirst(); it->Valid(); it->Next()) {
     const std::string_view key = FromSlice(it->key());
-    const bool whole = Unseal(key, FromSlice(it->value())).has_value();
+    const bool whole = StripChecksum(key, FromSlice(it->value())).has_value();
     if (!whole) NoteDamaged(key, kWrongSum);
     damaged += whole ? 0 : 1;
     marked |= key == kLostKey;
@@ -317,7 +317,7 @@ absl::StatusOr<std::optional<std::string>> KeyValueStore::Get(std::string_view k
   if (status.IsNotFound()) return std::nullopt;
   if (!status.IsCorruption()) {
     IMAGEFS_RETURN_IF_ERROR(FromLevelDb(status, kReading));
-    if (const auto whole = Unseal(key, value)) return std::string(*whole);
+    if (const auto whole = StripChecksum(key, value)) return std::string(*whole);
   }
   NoteDamaged(key, status.ok() ? std::string(kWrongSum) : status.ToString());
   return std::nullopt;
@@ -378,7 +378,7 @@ absl::Status KeyValueStore::Scan(
   for (it->Seek(ToSlice(prefix)); it->Valid(); it->Next()) {
     const std::string_view key = FromSlice(it->key());
     if (!key.starts_with(prefix)) break;
-    if (!visit(std::string(key), Unseal(key, FromSlice(it->value())))) break;
+    if (!visit(std::string(key), StripChecksum(key, FromSlice(it->value())))) break;
   }
   // It goes on behind a block that cannot be read; what was in it counts as absent.
   if (it->status().IsCorruption()) {

@@ -49,7 +49,7 @@ struct LayerEntry {
   bool check_queued = false;
   // Its DiffID was hashed here, also under another name; it may fill anew after damage.
   bool was_proven() const { return state != LayerState::kFilling || !sums.data.empty(); }
-  bool sealing = false;   // its files are being synced
+  bool syncing = false;   // its files are being synced
   uint64_t instance = 0;  // of its files: another layer of that name has another
   Digest diff_id;         // the claim; of a proven layer its name
   // Of an unproven one.

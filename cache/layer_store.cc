@@ -56,9 +56,9 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
       std::make_unique<FairWorkers>("pass", SourceTurns::Options{workers, 2 * workers});
   store->work_ = std::make_unique<Executor>("layer", workers);
   store->watch_ = std::make_unique<WriteWatch>();
-  store->sealer_ = std::make_unique<LayerSealer>(
-      LayerSealer::Options(),
-      [raw = store.get()](const Digest& id, bool careful) { return raw->Seal(id, careful); });
+  store->syncer_ = std::make_unique<LayerSyncer>(
+      LayerSyncer::Options(),
+      [raw = store.get()](const Digest& id, bool careful) { return raw->SyncToDisk(id, careful); });
   IMAGEFS_RETURN_IF_ERROR(store->Load());
   store->RemoveUnknown();
   store->scrubber_ = std::make_unique<Scrubber>(
@@ -77,13 +77,13 @@ LayerStore::~LayerStore() {
     closing_ = true;
   }
   scrubber_.reset();
-  if (sealer_ != nullptr) sealer_->Finish();  // opens layers, which takes all that follows
+  if (syncer_ != nullptr) syncer_->Finish();  // opens layers, which takes all that follows
   watch_.reset();
   work_.reset();
   passes_.reset();
   fill_.reset();  // may still prove a layer, whose span table span_tables_ then makes
   span_tables_.reset();
-  sealer_.reset();
+  syncer_.reset();
   StampFilling();
 }
 
@@ -468,7 +468,7 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
     entry.stamp = StampOf(target + "/data");
     entry.checked = time(nullptr);
   }
-  // Not synced: it must outlive this process only. Seal makes it outlive the machine's crash.
+  // Not synced: it must outlive this process only. SyncToDisk makes it outlive the machine's crash.
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, diff_id.hex()), RecordOf(diff_id, entry));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
@@ -482,13 +482,13 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
     if (!layer.ok()) {
       layers_.erase(diff_id);
     } else if (!here) {
-      sealer_->Add(diff_id, false);
+      syncer_->Add(diff_id, false);
     }
   }
   return layer;
 }
 
-absl::Status LayerStore::Seal(const Digest& id, bool careful) {
+absl::Status LayerStore::SyncToDisk(const Digest& id, bool careful) {
   Entry before;
   {
     absl::MutexLock lock(&mu_);
@@ -496,7 +496,7 @@ absl::Status LayerStore::Seal(const Digest& id, bool careful) {
     if (it == layers_.end() || it->second.state != LayerState::kWritten) {
       return absl::NotFoundError(StrCat("layer ", id.ToString(), " was removed"));
     }
-    it->second.sealing = true;  // keeps the collector away while the files are synced
+    it->second.syncing = true;  // keeps the collector away while the files are synced
     before = it->second;
   }
   const absl::Status synced = SyncLayer(DirectoryOf(id), before.sums, careful);
@@ -505,7 +505,7 @@ absl::Status LayerStore::Seal(const Digest& id, bool careful) {
     if (!IsStillLocked(id, before)) {
       return absl::NotFoundError(StrCat("layer ", id.ToString(), " was removed"));
     }
-    layers_[id].sealing = false;
+    layers_[id].syncing = false;
   }
   if (absl::IsDataLoss(synced)) {
     absl::MutexLock one_at_a_time(&checks_mu_);
@@ -526,10 +526,10 @@ absl::Status LayerStore::Seal(const Digest& id, bool careful) {
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, true));
   absl::MutexLock lock(&mu_);
   if (!IsStillLocked(id, before)) return absl::OkStatus();
-  Entry& sealed = layers_[id];
-  sealed.state = LayerState::kComplete;
-  sealed.stamp = entry.stamp;
-  sealed.other_boot = sealed.sealing = false;
+  Entry& durable = layers_[id];
+  durable.state = LayerState::kComplete;
+  durable.stamp = entry.stamp;
+  durable.other_boot = durable.syncing = false;
   return absl::OkStatus();
 }
 
@@ -552,9 +552,9 @@ void LayerStore::WaitDurable(const std::vector<Digest>& ids,
         missing.insert(id);
       }
     }
-    // Under the lock, so that none of them is sealed before somebody waits for it.
+    // Under the lock, so that none of them is durable before somebody waits for it.
     if (status.ok() && !missing.empty()) {
-      sealer_->Wait(std::move(missing), std::exchange(done, nullptr));
+      syncer_->Wait(std::move(missing), std::exchange(done, nullptr));
     }
   }
   // Behind the wait: who cannot bring them says so to those who wait.
@@ -730,7 +730,7 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
   {
     absl::MutexLock lock(&mu_);
     for (auto it = layers_.begin(); it != layers_.end();) {
-      if (!it->second.open.expired() || it->second.sealing || !goes(it->first, it->second)) {
+      if (!it->second.open.expired() || it->second.syncing || !goes(it->first, it->second)) {
         ++it;
         continue;
       }

@@ -35,7 +35,7 @@
 #include "cache/layer_entry.h"
 #include "cache/layer_files.h"
 #include "cache/layer_proof.h"
-#include "cache/layer_sealer.h"
+#include "cache/layer_syncer.h"
 #include "cache/possession.h"
 #include "cache/scrubber.h"
 #include "cache/span_table_builder.h"
@@ -152,8 +152,8 @@ class LayerStore {
   // The layer's files are in `directory`: moves them into place, records, pins.
   absl::StatusOr<LayerRef> Publish(const Digest& diff_id, const std::string& directory,
                                    const LayerOutput& made, const Origin& origin);
-  // Syncs a written layer to disk and records it as complete; for the sealer.
-  absl::Status Seal(const Digest& id, bool careful);
+  // Syncs a written layer to disk and records it as complete; for the syncer.
+  absl::Status SyncToDisk(const Digest& id, bool careful);
   bool SuspectLocked(const Digest& id, const Entry& entry) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   bool Suspect(const Digest& id) const;
   bool IsStillLocked(const Digest& id, const Entry& was) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
@@ -242,7 +242,7 @@ class LayerStore {
   std::unique_ptr<SpanTableBuilder> span_tables_;
   std::unique_ptr<FairWorkers> passes_;
   std::unique_ptr<Executor> work_;  // for what is short
-  std::unique_ptr<LayerSealer> sealer_;
+  std::unique_ptr<LayerSyncer> syncer_;
   std::unique_ptr<WriteWatch> watch_;
   std::unique_ptr<Scrubber> scrubber_;
 };

@@ -416,14 +416,14 @@ void LayerStore::Mend(const Digest& id, const Entry& damaged, const absl::Status
   }
   if (guard == nullptr) {
     // Nobody has it open, so nobody fetches what is missing.
-    std::vector<LayerSealer::Done> waiters;
+    std::vector<LayerSyncer::Done> waiters;
     {
       absl::MutexLock lock(&mu_);
       const auto it = layers_.find(id);
       const bool same = it != layers_.end() && it->second.instance == damaged.instance;
-      if (same) waiters = sealer_->Remove(id);
+      if (same) waiters = syncer_->Remove(id);
     }
-    for (LayerSealer::Done& done : waiters) done(why);
+    for (LayerSyncer::Done& done : waiters) done(why);
     return;
   }
   const absl::StatusOr<LayerRef> layer =
@@ -473,11 +473,11 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
     absl::MutexLock lock(&mu_);
     if (!IsStillLocked(id, damaged)) return true;  // not open, and removed since
     entry = layers_[id];
-    sealer_->Suspend(id);
+    syncer_->Suspend(id);
   }
   entry.state = LayerState::kFilling;
   entry.fill_blob = (*span_table)->blob_digest();
-  entry.other_boot = entry.check_queued = entry.sealing = false;
+  entry.other_boot = entry.check_queued = entry.syncing = false;
   if (damaged.diff_id == id) entry.sums.data = Digest();
   entry.stamp.clear();
   entry.open.reset();

@@ -174,7 +174,7 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
     IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(index.get()));
     if (digest != entry.index_digest) return absl::DataLossError("its index was not on the disk");
   }
-  if (entry.state == LayerState::kWritten) sealer_->Add(id, true);
+  if (entry.state == LayerState::kWritten) syncer_->Add(id, true);
   if (entry.diff_id != id && !entry.origins.empty()) {
     unproven_[{entry.diff_id, entry.origins.front().blob}] = id;
   }
@@ -200,7 +200,7 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
   // Who waits for the proof goes on with a pass of its own, which fails by itself if it has to.
   options.failing = [this, id](const absl::Status& why, bool for_good) {
     EndProofs(id, why);
-    if (for_good) sealer_->Drop(id, why);
+    if (for_good) syncer_->Drop(id, why);
   };
   options.damaged = [this, id, instance = entry.instance](const absl::Status& why) {
     DropDamaged(id, instance, why);
@@ -312,7 +312,7 @@ absl::Status LayerStore::MarkRefilled(const Digest& id, const LayerSums& sums) {
   entry.guard = slot.guard;
   entry.open = slot.open;
   slot = std::move(entry);
-  sealer_->Add(id, false);
+  syncer_->Add(id, false);
   Watch(id);  // from now on nobody writes to it
   return absl::OkStatus();
 }
@@ -391,7 +391,7 @@ void LayerStore::DropDamaged(const Digest& id, uint64_t instance, const absl::St
 // Forgets a layer, its files and whatever was made of it. Whoever waits for it is told why. Nothing
 // happens to another layer that has been made under that name since.
 void LayerStore::DropLayer(const Digest& id, uint64_t instance, const absl::Status& why) {
-  std::vector<LayerSealer::Done> waiters;
+  std::vector<LayerSyncer::Done> waiters;
   {
     absl::MutexLock records(&records_mu_);
     const std::string removed = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
@@ -401,7 +401,7 @@ void LayerStore::DropLayer(const Digest& id, uint64_t instance, const absl::Stat
       if (it == layers_.end() || it->second.instance != instance) return;
       LogError("layer.damaged layer=", id.Short(), " cause=", why.message());
       layers_.erase(it);
-      waiters = sealer_->Remove(id);  // before there is another one
+      waiters = syncer_->Remove(id);  // before there is another one
       if (rename(DirectoryOf(id).c_str(), removed.c_str()) != 0) {
         LogWarning("layer.cleanup_failed layer=", id.Short(), " errno=", errno);
       }
@@ -420,7 +420,7 @@ void LayerStore::DropLayer(const Digest& id, uint64_t instance, const absl::Stat
     if (observer_.gone) observer_.gone(id);
   }
   EndProofs(id, why);
-  for (LayerSealer::Done& done : waiters) done(why);
+  for (LayerSyncer::Done& done : waiters) done(why);
 }
 
 std::optional<LayerProgress> LayerStore::FillProgress(const LayerKey& key) const {

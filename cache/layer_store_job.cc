@@ -24,13 +24,13 @@ LayerStore::Job::Job(LayerStore& store, Request request, FlightTable<LayerRef>::
       blob_(request_.blob),
       spool_name_(SpoolName(blob_, request_.source->registry())),
       context_(std::move(context)) {
-  store_.sealer_->PassBegins();
+  store_.syncer_->PassBegins();
   absl::MutexLock lock(&store_.mu_);
   ++store_.jobs_alive_;
 }
 
 LayerStore::Job::~Job() {
-  store_.sealer_->PassEnds();
+  store_.syncer_->PassEnds();
   absl::MutexLock lock(&store_.mu_);
   --store_.jobs_alive_;
 }

@@ -374,7 +374,7 @@ TEST_F(LazyStoreTest, EvictedLayersComeAgainInParts) {
   EXPECT_FALSE(store_->Evict(reference).ok());  // somebody holds them
   ASSERT_TRUE(Durable().ok());
   chain_.reset();
-  // The sealer may hold them for a moment.
+  // The syncer may hold them for a moment.
   auto freed = store_->Evict(reference);
   for (int i = 0; i < 2000 && (!freed.ok() || *freed < 2'000'000); ++i) {
     absl::SleepFor(absl::Milliseconds(2));

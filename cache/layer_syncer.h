@@ -25,7 +25,7 @@
 
 namespace imagefs {
 
-class LayerSealer {
+class LayerSyncer {
  public:
   struct Options {
     // Syncing a layer's data makes every other sync of the file system wait for it, also the small
@@ -39,15 +39,15 @@ class LayerSealer {
   };
   // Syncs a layer's files and records it as complete. kNotFound and kDataLoss: there is nothing to
   // sync any more, and it is not called again for what was added.
-  using SealLayer = std::function<absl::Status(const Digest& id, bool careful)>;
+  using SyncFunction = std::function<absl::Status(const Digest& id, bool careful)>;
 
-  LayerSealer(const Options& options, SealLayer seal);
+  LayerSyncer(const Options& options, SyncFunction seal);
   // Finish. Whoever waits after that is told kCancelled.
-  ~LayerSealer();
-  // Tries every layer that is left once. What is added later is not sealed.
+  ~LayerSyncer();
+  // Tries every layer that is left once. What is added later is not synced.
   void Finish();
-  LayerSealer(const LayerSealer&) = delete;
-  LayerSealer& operator=(const LayerSealer&) = delete;
+  LayerSyncer(const LayerSyncer&) = delete;
+  LayerSyncer& operator=(const LayerSyncer&) = delete;
 
   // `careful`: its files were written by an earlier process, whose syncs may have failed.
   void Add(const Digest& id, bool careful);
@@ -58,7 +58,7 @@ class LayerSealer {
   void Drop(const Digest& id, const absl::Status& why);
   // As Drop, for callers with locks: what is returned is called without them.
   [[nodiscard]] std::vector<Done> Remove(const Digest& id);
-  // Runs `done` when all of these were sealed, or with the first failure of one of them. A layer
+  // Runs `done` when all of these were synced, or with the first failure of one of them. A layer
   // that was not added yet is waited for.
   void Wait(absl::flat_hash_set<Digest> ids, Done done);
   // A pass that writes a layer begins, or ends.
@@ -80,12 +80,12 @@ class LayerSealer {
   void Loop();
   // When it is that item's turn; InfinitePast: now.
   Moment DueLocked(const Item& item) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void SealOne(const Item& item) ABSL_LOCKS_EXCLUDED(mu_);
+  void SyncOne(const Item& item) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<Done> TakeWaitersLocked(const Digest& id, const absl::Status& status)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;
-  const SealLayer seal_;
+  const SyncFunction sync_;
   absl::Mutex mu_;
   TimedCondition changed_;
   std::deque<Item> items_ ABSL_GUARDED_BY(mu_);  // in order of Add

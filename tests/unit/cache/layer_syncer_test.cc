@@ -1,4 +1,4 @@
-#include "cache/layer_sealer.h"
+#include "cache/layer_syncer.h"
 
 #include <gtest/gtest.h>
 
@@ -14,7 +14,7 @@ namespace {
 
 const Digest kA = Sha256Of("a"), kB = Sha256Of("b");
 
-// What the sealer asks for, and what it is told.
+// What the syncer asks for, and what it is told.
 class Disk {
  public:
   absl::Status Seal(const Digest& id, bool careful) {
@@ -51,15 +51,15 @@ struct Answer {
   absl::Status status;
 };
 
-class LayerSealerTest : public ::testing::Test {
+class LayerSyncerTest : public ::testing::Test {
  protected:
-  void Open(LayerSealer::Options options) {
-    sealer_ = std::make_unique<LayerSealer>(
+  void Open(LayerSyncer::Options options) {
+    syncer_ = std::make_unique<LayerSyncer>(
         options, [this](const Digest& id, bool careful) { return disk_.Seal(id, careful); });
   }
   std::shared_ptr<Answer> Wait(absl::flat_hash_set<Digest> ids) {
     auto answer = std::make_shared<Answer>();
-    sealer_->Wait(std::move(ids), [answer](absl::Status status) {
+    syncer_->Wait(std::move(ids), [answer](absl::Status status) {
       answer->status = std::move(status);
       answer->told.Notify();
     });
@@ -71,34 +71,34 @@ class LayerSealerTest : public ::testing::Test {
   }
 
   Disk disk_;
-  std::unique_ptr<LayerSealer> sealer_;
+  std::unique_ptr<LayerSyncer> syncer_;
 };
 
-LayerSealer::Options NeverAgain() {
-  LayerSealer::Options options;
+LayerSyncer::Options NeverAgain() {
+  LayerSyncer::Options options;
   options.first_pause = options.max_pause = absl::Hours(1);
   return options;
 }
 
-TEST_F(LayerSealerTest, AFailureIsToldToThoseWhoWaitForThatLayerOnly) {
+TEST_F(LayerSyncerTest, AFailureIsToldToThoseWhoWaitForThatLayerOnly) {
   Open(NeverAgain());
   disk_.Fail(kA, absl::InternalError("index: Input/output error"));
   const auto b = Wait({kB});
   const auto a = Wait({kA});
   const auto both = Wait({kA, kB});
-  sealer_->Add(kA, false);
+  syncer_->Add(kA, false);
   EXPECT_EQ(Told(a), absl::InternalError("index: Input/output error"));
   EXPECT_EQ(Told(both), absl::InternalError("index: Input/output error"));
   EXPECT_FALSE(b->told.HasBeenNotified());
-  sealer_->Add(kB, false);
+  syncer_->Add(kB, false);
   EXPECT_EQ(Told(b), absl::OkStatus());
 }
 
-TEST_F(LayerSealerTest, WhoAsksAnewIsNotKeptWaiting) {
+TEST_F(LayerSyncerTest, WhoAsksAnewIsNotKeptWaiting) {
   Open(NeverAgain());
   disk_.Fail(kA, absl::InternalError("no"));
   const auto first = Wait({kA});
-  sealer_->Add(kA, false);
+  syncer_->Add(kA, false);
   EXPECT_FALSE(Told(first).ok());
   EXPECT_FALSE(Told(Wait({kA})).ok());
   disk_.Heal(kA);
@@ -107,14 +107,14 @@ TEST_F(LayerSealerTest, WhoAsksAnewIsNotKeptWaiting) {
   EXPECT_EQ(disk_.Calls(kA, 3), (std::vector<bool>{false, true, true}));
 }
 
-TEST_F(LayerSealerTest, AFailedSyncIsTriedAgainByItself) {
-  LayerSealer::Options options;
+TEST_F(LayerSyncerTest, AFailedSyncIsTriedAgainByItself) {
+  LayerSyncer::Options options;
   options.quiet = absl::ZeroDuration();
   options.first_pause = absl::Milliseconds(1);
   options.max_pause = absl::Milliseconds(4);
   Open(options);
   disk_.Fail(kA, absl::InternalError("no"));
-  sealer_->Add(kA, false);
+  syncer_->Add(kA, false);
   disk_.Calls(kA, 6);
   disk_.Heal(kA);
   // Who joins a try that began before is told of its failure.
@@ -122,8 +122,8 @@ TEST_F(LayerSealerTest, AFailedSyncIsTriedAgainByItself) {
   }
 }
 
-TEST_F(LayerSealerTest, WhatIsGoneOrDamagedIsNotTriedAgain) {
-  LayerSealer::Options options;
+TEST_F(LayerSyncerTest, WhatIsGoneOrDamagedIsNotTriedAgain) {
+  LayerSyncer::Options options;
   options.quiet = absl::ZeroDuration();
   options.first_pause = options.max_pause = absl::Milliseconds(1);
   Open(options);
@@ -131,30 +131,30 @@ TEST_F(LayerSealerTest, WhatIsGoneOrDamagedIsNotTriedAgain) {
   disk_.Fail(kB, absl::NotFoundError("removed"));
   // Who comes after the one try would wait for the next Add.
   auto a = Wait({kA}), b = Wait({kB});
-  sealer_->Add(kA, true);
+  syncer_->Add(kA, true);
   EXPECT_TRUE(absl::IsDataLoss(Told(std::move(a))));
-  sealer_->Add(kB, false);
+  syncer_->Add(kB, false);
   EXPECT_TRUE(absl::IsNotFound(Told(std::move(b))));
-  sealer_.reset();
+  syncer_.reset();
   EXPECT_EQ(disk_.Calls(kA, 1), std::vector<bool>{true});
   EXPECT_EQ(disk_.Calls(kB, 1), std::vector<bool>{false});
 }
 
-TEST_F(LayerSealerTest, WhoWaitsForWhatIsDroppedIsTold) {
-  Open(LayerSealer::Options());
+TEST_F(LayerSyncerTest, WhoWaitsForWhatIsDroppedIsTold) {
+  Open(LayerSyncer::Options());
   const auto answer = Wait({kA, kB});
-  sealer_->Drop(kB, absl::DataLossError("it was damaged"));
+  syncer_->Drop(kB, absl::DataLossError("it was damaged"));
   EXPECT_EQ(Told(answer), absl::DataLossError("it was damaged"));
 }
 
-TEST_F(LayerSealerTest, TheEndSealsWhatIsLeftAndTellsTheRest) {
+TEST_F(LayerSyncerTest, TheEndSealsWhatIsLeftAndTellsTheRest) {
   Open(NeverAgain());
   disk_.Fail(kB, absl::InternalError("no"));
-  sealer_->PassBegins();
-  sealer_->Add(kB, false);
-  sealer_->Add(kA, false);
+  syncer_->PassBegins();
+  syncer_->Add(kB, false);
+  syncer_->Add(kA, false);
   const auto answer = Wait({Sha256Of("one that never came")});
-  sealer_.reset();
+  syncer_.reset();
   EXPECT_TRUE(absl::IsCancelled(Told(answer)));
   EXPECT_EQ(disk_.Calls(kA, 1).size(), 1u);
   // At the end, and perhaps before because somebody waits.
@@ -162,35 +162,35 @@ TEST_F(LayerSealerTest, TheEndSealsWhatIsLeftAndTellsTheRest) {
 }
 
 // A layer that is mended is no longer to be synced as it is, but it will be.
-TEST_F(LayerSealerTest, WhoWaitsForASuspendedLayerWaitsUntilItIsAddedAgain) {
+TEST_F(LayerSyncerTest, WhoWaitsForASuspendedLayerWaitsUntilItIsAddedAgain) {
   Open(NeverAgain());
   disk_.Fail(kA, absl::InternalError("Input/output error"));
-  sealer_->Add(kA, false);
+  syncer_->Add(kA, false);
   disk_.Calls(kA, 1);
-  sealer_->Suspend(kA);
+  syncer_->Suspend(kA);
   disk_.Heal(kA);
   const auto a = Wait({kA});
   const auto b = Wait({kB});
-  sealer_->Add(kB, false);
+  syncer_->Add(kB, false);
   EXPECT_TRUE(Told(b).ok());
   EXPECT_FALSE(a->told.HasBeenNotified());
-  sealer_->Add(kA, false);
+  syncer_->Add(kA, false);
   EXPECT_TRUE(Told(a).ok());
 }
 
 // What is removed takes its own waiters along, and nothing of a layer that is made afterwards.
-TEST_F(LayerSealerTest, ALayerMadeAfterARemovalIsSealed) {
+TEST_F(LayerSyncerTest, ALayerMadeAfterARemovalIsSealed) {
   Open(NeverAgain());
   disk_.Fail(kA, absl::InternalError("Input/output error"));
-  sealer_->Add(kA, false);
+  syncer_->Add(kA, false);
   disk_.Calls(kA, 1);
   const auto before = Wait({kA});
-  std::vector<LayerSealer::Done> removed = sealer_->Remove(kA);
+  std::vector<LayerSyncer::Done> removed = syncer_->Remove(kA);
   disk_.Heal(kA);
   const auto after = Wait({kA});
-  sealer_->Add(kA, false);
+  syncer_->Add(kA, false);
   EXPECT_TRUE(Told(after).ok());
-  for (LayerSealer::Done& done : removed) done(absl::NotFoundError("removed"));
+  for (LayerSyncer::Done& done : removed) done(absl::NotFoundError("removed"));
   EXPECT_FALSE(Told(before).ok());
 }
 

@@ -1,4 +1,4 @@
-#include "cache/layer_sealer.h"
+#include "cache/layer_syncer.h"
 
 #include <algorithm>
 #include <utility>
@@ -7,10 +7,10 @@
 
 namespace imagefs {
 
-LayerSealer::LayerSealer(const Options& options, SealLayer seal)
-    : options_(options), seal_(std::move(seal)), thread_([this] { Loop(); }) {}
+LayerSyncer::LayerSyncer(const Options& options, SyncFunction seal)
+    : options_(options), sync_(std::move(seal)), thread_([this] { Loop(); }) {}
 
-void LayerSealer::Finish() {
+void LayerSyncer::Finish() {
   {
     absl::MutexLock lock(&mu_);
     stopping_ = true;
@@ -19,7 +19,7 @@ void LayerSealer::Finish() {
   if (thread_.joinable()) thread_.join();
 }
 
-LayerSealer::~LayerSealer() {
+LayerSyncer::~LayerSyncer() {
   Finish();
   std::vector<Waiter> left;
   {
@@ -29,7 +29,7 @@ LayerSealer::~LayerSealer() {
   for (Waiter& waiter : left) waiter.done(absl::CancelledError("the store closes"));
 }
 
-void LayerSealer::Add(const Digest& id, bool careful) {
+void LayerSyncer::Add(const Digest& id, bool careful) {
   {
     absl::MutexLock lock(&mu_);
     std::erase_if(items_, [&](const Item& item) { return item.id == id; });
@@ -39,22 +39,22 @@ void LayerSealer::Add(const Digest& id, bool careful) {
   changed_.SignalAll();
 }
 
-void LayerSealer::Suspend(const Digest& id) {
+void LayerSyncer::Suspend(const Digest& id) {
   absl::MutexLock lock(&mu_);
   std::erase_if(items_, [&](const Item& item) { return item.id == id; });
 }
 
-std::vector<LayerSealer::Done> LayerSealer::Remove(const Digest& id) {
+std::vector<LayerSyncer::Done> LayerSyncer::Remove(const Digest& id) {
   absl::MutexLock lock(&mu_);
   std::erase_if(items_, [&](const Item& item) { return item.id == id; });
   return TakeWaitersLocked(id, absl::AbortedError("removed"));
 }
 
-void LayerSealer::Drop(const Digest& id, const absl::Status& why) {
+void LayerSyncer::Drop(const Digest& id, const absl::Status& why) {
   for (Done& done : Remove(id)) done(why);
 }
 
-void LayerSealer::Wait(absl::flat_hash_set<Digest> ids, Done done) {
+void LayerSyncer::Wait(absl::flat_hash_set<Digest> ids, Done done) {
   if (ids.empty()) return done(absl::OkStatus());
   {
     absl::MutexLock lock(&mu_);
@@ -66,12 +66,12 @@ void LayerSealer::Wait(absl::flat_hash_set<Digest> ids, Done done) {
   changed_.SignalAll();
 }
 
-void LayerSealer::PassBegins() {
+void LayerSyncer::PassBegins() {
   absl::MutexLock lock(&mu_);
   ++passes_;
 }
 
-void LayerSealer::PassEnds() {
+void LayerSyncer::PassEnds() {
   {
     absl::MutexLock lock(&mu_);
     --passes_;
@@ -80,7 +80,7 @@ void LayerSealer::PassEnds() {
   changed_.SignalAll();
 }
 
-Moment LayerSealer::DueLocked(const Item& item) const {
+Moment LayerSyncer::DueLocked(const Item& item) const {
   if (stopping_) return Moment::InfinitePast();
   // A layer that is waited for may have another name, whose files are synced as well.
   if (item.failures > 0 || !waiters_.empty()) return item.not_before;
@@ -88,7 +88,7 @@ Moment LayerSealer::DueLocked(const Item& item) const {
   return passes_ > 0 ? at_last : std::min(at_last, last_pass_ + options_.quiet);
 }
 
-void LayerSealer::Loop() {
+void LayerSyncer::Loop() {
   while (true) {
     Item next;
     {
@@ -110,12 +110,12 @@ void LayerSealer::Loop() {
         changed_.WaitUntil(&mu_, due);
       }
     }
-    SealOne(next);
+    SyncOne(next);
   }
 }
 
-void LayerSealer::SealOne(const Item& item) {
-  const absl::Status status = seal_(item.id, item.careful);
+void LayerSyncer::SyncOne(const Item& item) {
+  const absl::Status status = sync_(item.id, item.careful);
   const bool again = !status.ok() && !absl::IsNotFound(status) && !absl::IsDataLoss(status);
   std::vector<Done> told;
   absl::Duration pause;
@@ -143,8 +143,8 @@ void LayerSealer::SealOne(const Item& item) {
   for (Done& done : told) done(status);
 }
 
-// Those who now know: all is sealed that they wait for, or one layer cannot be.
-std::vector<LayerSealer::Done> LayerSealer::TakeWaitersLocked(const Digest& id,
+// Those who now know: all is synced that they wait for, or one layer cannot be.
+std::vector<LayerSyncer::Done> LayerSyncer::TakeWaitersLocked(const Digest& id,
                                                               const absl::Status& status) {
   std::vector<Done> told;
   for (auto it = waiters_.begin(); it != waiters_.end();) {
