@@ -328,8 +328,8 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id, std::opti
 absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
   // Whoever shows it goes on with the same one.
   if (IsDamaged(chain_id)) {
-    bool mended = false;
-    Mend(chain_id, &mended).IgnoreError();  // else another one is made below
+    bool repaired = false;
+    Repair(chain_id, &repaired).IgnoreError();  // else another one is made below
   }
   std::vector<Digest> names;
   std::optional<uint32_t> sum;
@@ -551,7 +551,7 @@ std::vector<FlightReport> ChainStore::Flights() const {
 void ChainStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
   out.emplace_back("chains_merged", merged_.load());
   out.emplace_back("chains_reused", reused_.load());
-  out.emplace_back("chains_mended", mended_.load());
+  out.emplace_back("chains_repaired", repaired_.load());
 }
 
 uint64_t ChainStore::Collect(const absl::flat_hash_set<Digest>& keep,

@@ -58,7 +58,7 @@ class ChainStore {
   // Compares the files of these chains (empty: all) with their sums. One that is open and is not
   // right is made again in the file that is there; with `repair` every other one as well.
   std::vector<CheckFinding> Check(const absl::flat_hash_set<Digest>& chains, bool repair)
-      ABSL_LOCKS_EXCLUDED(mends_mu_);
+      ABSL_LOCKS_EXCLUDED(repairs_mu_);
   // Files below chains/ that no record names. Nothing is being made under such a name.
   std::vector<std::string> Strays() const;
   // Forgets every chain of a layer that is not what it was thought to be.
@@ -81,7 +81,7 @@ class ChainStore {
     uint64_t bytes = 0;
     std::optional<uint32_t> sum;  // CRC-32C of the file; none in records of older versions
     std::weak_ptr<const Chain> open;
-    bool mend_queued = false;
+    bool repair_queued = false;
   };
   ChainStore(std::string root, KeyValueStore& kv, LayerStore& layers);
   absl::Status Load(bool keep);
@@ -101,8 +101,8 @@ class ChainStore {
   void Watch(const Digest& chain_id);
   void OnWritten(const Digest& chain_id);
   // Of an open chain: makes its file right again, if it is not, and goes on with it. OK: it was
-  // right. kDataLoss: it was not; `*mended` says whether it is now.
-  absl::Status Mend(const Digest& chain_id, bool* mended) ABSL_LOCKS_EXCLUDED(mends_mu_);
+  // right. kDataLoss: it was not; `*repaired` says whether it is now.
+  absl::Status Repair(const Digest& chain_id, bool* repaired) ABSL_LOCKS_EXCLUDED(repairs_mu_);
   absl::Status Rewrite(const Entry& entry, const Chain& chain) const;
   absl::Status GoOnWith(const Digest& chain_id, const Chain& chain, const Fd& fd);
   absl::StatusOr<ChainRef> OpenChain(const Digest& chain_id, std::optional<uint32_t> sum,
@@ -116,14 +116,14 @@ class ChainStore {
   FlightTable<ChainRef> flights_{"chain"};  // by image, auth scope and trust
   FlightTable<ChainRef> merges_{"merge"};   // by name
 
-  absl::Mutex mends_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held while a file is compared or made again
+  absl::Mutex repairs_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held while a file is compared or made again
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, Entry> chains_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, std::vector<LayerKey>> running_ ABSL_GUARDED_BY(mu_);
   // What images were given, by image and auth scope.
   absl::flat_hash_map<std::string, std::weak_ptr<const Chain>> recent_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
-  std::atomic<uint64_t> merged_{0}, reused_{0}, mended_{0};
+  std::atomic<uint64_t> merged_{0}, reused_{0}, repaired_{0};
 
   std::unique_ptr<Executor> work_;
   std::unique_ptr<WriteWatch> watch_;  // last: it submits work

@@ -61,24 +61,24 @@ void ChainStore::OnWritten(const Digest& chain_id) {
     if (it != chains_.end()) open = it->second.open.lock();
     if (open == nullptr) return;
     open->index->Distrust();
-    if (std::exchange(it->second.mend_queued, true)) return;
+    if (std::exchange(it->second.repair_queued, true)) return;
   }
   LogWarning("chain.written_to chain=", chain_id.Short());
   work_->Submit(std::make_shared<LivePriority>(Priority::kOnDemand), [this, chain_id] {
-    bool mended = false;
-    Mend(chain_id, &mended).IgnoreError();  // it has said what there is to say
+    bool repaired = false;
+    Repair(chain_id, &repaired).IgnoreError();  // it has said what there is to say
   });
 }
 
-absl::Status ChainStore::Mend(const Digest& chain_id, bool* mended) {
-  absl::MutexLock one_at_a_time(&mends_mu_);
+absl::Status ChainStore::Repair(const Digest& chain_id, bool* repaired) {
+  absl::MutexLock one_at_a_time(&repairs_mu_);
   Entry entry;
   ChainRef chain;
   {
     absl::MutexLock lock(&mu_);
     const auto it = chains_.find(chain_id);
     if (it == chains_.end()) return absl::NotFoundError("the chain was just removed");
-    it->second.mend_queued = false;
+    it->second.repair_queued = false;
     entry = it->second;
     chain = entry.open.lock();
   }
@@ -101,10 +101,10 @@ absl::Status ChainStore::Mend(const Digest& chain_id, bool* mended) {
     if (status.ok() || chain == nullptr) break;
     absl::SleepFor(pause);
   }
-  *mended = status.ok();
+  *repaired = status.ok();
   if (!why.ok() && status.ok()) {
-    mended_++;
-    LogWarning("chain.mended chain=", chain_id.Short(), " cause=", why.message());
+    repaired_++;
+    LogWarning("chain.repaired chain=", chain_id.Short(), " cause=", why.message());
   } else if (!status.ok() && chain != nullptr) {
     LogError("chain.not_mended chain=", chain_id.Short(), " error=", status.message());
   }
@@ -118,7 +118,7 @@ absl::Status ChainStore::GoOnWith(const Digest& chain_id, const Chain& chain, co
   IMAGEFS_RETURN_IF_ERROR(chain.index->MapAgain(fd.get()));
   absl::MutexLock lock(&mu_);
   const auto it = chains_.find(chain_id);
-  if (it != chains_.end() && it->second.mend_queued) chain.index->Distrust();
+  if (it != chains_.end() && it->second.repair_queued) chain.index->Distrust();
   return absl::OkStatus();
 }
 
@@ -150,14 +150,14 @@ std::vector<CheckFinding> ChainStore::Check(const absl::flat_hash_set<Digest>& c
   std::sort(wanted.begin(), wanted.end());
   std::vector<CheckFinding> findings;
   for (const auto& [id, open] : wanted) {
-    bool mended = false;
-    const absl::Status status = Mend(id, &mended);
+    bool repaired = false;
+    const absl::Status status = Repair(id, &repaired);
     if (status.ok() || absl::IsNotFound(status)) continue;
     CheckFinding& found = findings.emplace_back();
     found.kind = "tree";
     found.name = id.ToString();
     found.problem = std::string(status.message());
-    if (mended) {
+    if (repaired) {
       found.action = "merged again";
     } else if (repair) {
       const absl::StatusOr<ChainRef> again = Find(id);

@@ -13,7 +13,7 @@ namespace imagefs {
 struct CheckedLayer {
   Digest id, diff_id;
   uint64_t bytes = 0;      // of its data
-  std::string_view state;  // "right", "mended", "lost", "filling", "absent": docs/cli.md
+  std::string_view state;  // "right", "repaired", "lost", "filling", "absent": docs/cli.md
   std::string reason;      // of damage
   std::string action;      // what was done about it; "" = nothing, it comes when it is needed
 };

@@ -20,7 +20,7 @@
 #include "cache/chain_store.h"
 #include "cache/identity.h"
 #include "cache/image_row.h"
-#include "cache/layer_mender.h"
+#include "cache/layer_repairer.h"
 #include "cache/layer_store.h"
 #include "cache/resolve_job.h"
 #include "cache/store_check.h"
@@ -71,12 +71,13 @@ class ImageStoreImpl : public ImageStore {
       }
     }
     SyncFolders(is_new);
-    mender_ = std::make_unique<LayerMender>(
-        *layers_, [this](LayerMender::Visit visit) { ForEachImage(visit); },
+    repairer_ = std::make_unique<LayerRepairer>(
+        *layers_, [this](LayerRepairer::Visit visit) { ForEachImage(visit); },
         [this](const Reference& reference) { return Open(reference); });
-    layers_->Observe({[this](const Digest& layer) { chains_->Forget(layer); },
-                      [this](const auto& filling) { mender_->AddSource(*filling); },
-                      [this](const Digest& id, const auto& heal) { mender_->Refetch(id, heal); }});
+    layers_->Observe(
+        {[this](const Digest& layer) { chains_->Forget(layer); },
+         [this](const auto& filling) { repairer_->AddSource(*filling); },
+         [this](const Digest& id, const auto& heal) { repairer_->Refetch(id, heal); }});
     CollectUnneeded();
     IndexFinder::Options index = options_.index;
     index.directory = options_.root + "/layers";
@@ -96,7 +97,7 @@ class ImageStoreImpl : public ImageStore {
     StopCollecting();
     // The layers outlive the chains, and may still turn out to be damaged.
     if (layers_ != nullptr) layers_->Observe({});
-    mender_.reset();
+    repairer_.reset();
     if (profiles_ != nullptr) profiles_->Collect(/*all=*/true);
   }
   FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
@@ -250,7 +251,7 @@ class ImageStoreImpl : public ImageStore {
   std::unique_ptr<LayerStore> layers_;
   std::unique_ptr<ChainStore> chains_;  // uses layers_: destroyed first
   std::unique_ptr<IndexFinder> finder_;
-  std::unique_ptr<LayerMender> mender_;
+  std::unique_ptr<LayerRepairer> repairer_;
 };
 
 absl::StatusOr<bool> ImageStoreImpl::CheckVersion() {
@@ -584,8 +585,8 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
 
 absl::StatusOr<CheckReport> ImageStoreImpl::Check(const std::vector<Reference>& references,
                                                   bool repair, Scrubber::Pace pace) {
-  StoreCheck check({options_.root, *layers_, *chains_, *kv_, *mender_,
-                    [this](LayerMender::Visit visit) { ForEachImage(visit); },
+  StoreCheck check({options_.root, *layers_, *chains_, *kv_, *repairer_,
+                    [this](LayerRepairer::Visit visit) { ForEachImage(visit); },
                     [this](const Reference& reference) { return Open(reference); },
                     [this](const ImageRow& row) { return DocumentsOf(row).status(); }},
                    {references, repair}, pace);

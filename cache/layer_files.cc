@@ -190,9 +190,9 @@ absl::Status CopyDifferences(int from, int to) {
     if (got == right.size()) continue;
     const auto size = static_cast<off_t>(at + got);
     struct stat st;
-    if (fstat(to, &st) != 0) return ErrnoStatus(errno, "a file that is mended");
+    if (fstat(to, &st) != 0) return ErrnoStatus(errno, "a file that is repaired");
     if (st.st_size != size && ftruncate(to, size) != 0) {
-      return ErrnoStatus(errno, "a file that is mended");
+      return ErrnoStatus(errno, "a file that is repaired");
     }
     return absl::OkStatus();
   }

@@ -32,7 +32,7 @@ class LayerGuard final : public LayerFill, public std::enable_shared_from_this<L
       : directory_(std::move(directory)), work_(work), check_whole_(std::move(check_whole)) {}
 
   void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) override;
-  // False from when damage was found until it is mended.
+  // False from when damage was found until it is repaired.
   bool complete() const override;
   bool readable() const override { return trusted_.load(std::memory_order_acquire); }
   void AllowWaiting(absl::Duration at_most) override;

@@ -509,7 +509,7 @@ absl::Status LayerStore::SyncToDisk(const Digest& id, bool careful) {
   }
   if (absl::IsDataLoss(synced)) {
     absl::MutexLock one_at_a_time(&checks_mu_);
-    Mend(id, before, Annotate(synced, "a layer that could not be synced"));
+    Repair(id, before, Annotate(synced, "a layer that could not be synced"));
   }
   IMAGEFS_RETURN_IF_ERROR(synced);
   absl::MutexLock records(&records_mu_);

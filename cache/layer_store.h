@@ -177,7 +177,7 @@ class LayerStore {
   absl::Status Restamp(const std::vector<Digest>& ids);
   std::vector<Digest> UnchangedLayersOf(const absl::flat_hash_set<Digest>& claims) const;
   std::string StampOfLayer(const Digest& id, const Entry& entry) const;
-  void Mend(const Digest& id, const Entry& damaged, const absl::Status& why)
+  void Repair(const Digest& id, const Entry& damaged, const absl::Status& why)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(checks_mu_);
   bool FillAgain(const Digest& id, const Entry& damaged, const absl::Status& why);
   void Lose(const Digest& diff_id, const std::shared_ptr<LayerGuard>& guard,

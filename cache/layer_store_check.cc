@@ -86,12 +86,12 @@ std::shared_ptr<LayerGuard> LayerStore::MakeGuard(const Digest& id, Entry& entry
   });
   entry.guard = guard;
   if (entry.state == LayerState::kFilling) return guard;
-  // The same file under its DiffID is being mended.
+  // The same file under its DiffID is being repaired.
   const auto twin = entry.diff_id == id ? layers_.end() : layers_.find(entry.diff_id);
   if (twin != layers_.end() && twin->second.state == LayerState::kFilling &&
       SameFile(DirectoryOf(id) + "/data", DirectoryOf(entry.diff_id) + "/data")) {
-    const absl::StatusOr<LayerRef> mended = OpenLocked(entry.diff_id, twin->second);
-    mended.ok() ? guard->FillFrom(*mended) : guard->Fail(mended.status());
+    const absl::StatusOr<LayerRef> repaired = OpenLocked(entry.diff_id, twin->second);
+    repaired.ok() ? guard->FillFrom(*repaired) : guard->Fail(repaired.status());
     return guard;
   }
   if (entry.other_boot) guard->Doubt();
@@ -114,7 +114,7 @@ void LayerStore::OnWritten(const Digest& id) {
     const std::shared_ptr<LayerGuard> guard =
         it == layers_.end() ? nullptr : it->second.guard.lock();
     if (guard == nullptr || it->second.state == LayerState::kFilling) return;
-    if (guard->filling() != nullptr) return;  // it is mended under its other name
+    if (guard->filling() != nullptr) return;  // it is repaired under its other name
     guard->Doubt();
     if (std::exchange(it->second.check_queued, true)) return;
   }
@@ -225,7 +225,7 @@ absl::Status LayerStore::CheckWith(const Digest& id, bool also_unsuspected) {
   const absl::Status why =
       sums.ok() ? absl::DataLossError(StrCat("layer ", id.ToString(), " is damaged on the disk"))
                 : Annotate(sums.status(), StrCat("layer ", id.ToString()));
-  Mend(id, entry, why);
+  Repair(id, entry, why);
   return why;
 }
 
@@ -270,7 +270,7 @@ absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
       if (guard != nullptr) guard->Trust(doubts);
       return Accept(id, stamp, *sums);
     }
-    // So that readers see what the disk has, and it is mended.
+    // So that readers see what the disk has, and it is repaired.
     DropCached(DirectoryOf(id));
   }
   return CheckNow(id, true);
@@ -393,25 +393,25 @@ std::string LayerStore::StampOfLayer(const Digest& id, const Entry& entry) const
 
 // The damaged parts of a layer come again, into the file that is there: so what the kernel shows of
 // it is right again as well. Where that cannot be, the layer is forgotten.
-void LayerStore::Mend(const Digest& id, const Entry& damaged, const absl::Status& why) {
+void LayerStore::Repair(const Digest& id, const Entry& damaged, const absl::Status& why) {
   const std::shared_ptr<LayerGuard> guard = damaged.guard.lock();
   {
     // Else whoever is not sure looks once more.
     absl::MutexLock lock(&mu_);
     if (!IsStillLocked(id, damaged)) return;
   }
-  Digest mended = id;
+  Digest repaired = id;
   // Before the name goes, or is another file's. Only a file that is the tar can be made from it.
   const bool is_tar = damaged.diff_id == id ||
                       SameFile(DirectoryOf(id) + "/data", DirectoryOf(damaged.diff_id) + "/data");
   absl::StatusOr<Fd> file = absl::FailedPreconditionError("its layout is another one");
   if (is_tar && guard != nullptr) file = OpenFile(DirectoryOf(id) + "/data", O_RDWR);
   if (damaged.diff_id != id && is_tar) {
-    // The same file has the name that is mended.
-    mended = damaged.diff_id;
-    CheckWith(mended, true).IgnoreError();
+    // The same file has the name that is repaired.
+    repaired = damaged.diff_id;
+    CheckWith(repaired, true).IgnoreError();
   } else if (!FillAgain(id, damaged, why)) {
-    mended = Digest();
+    repaired = Digest();
     DropLayer(id, damaged.instance, why);
   }
   if (guard == nullptr) {
@@ -427,7 +427,7 @@ void LayerStore::Mend(const Digest& id, const Entry& damaged, const absl::Status
     return;
   }
   const absl::StatusOr<LayerRef> layer =
-      mended.empty() ? absl::StatusOr<LayerRef>(why) : Find(mended);
+      repaired.empty() ? absl::StatusOr<LayerRef>(why) : Find(repaired);
   if (!layer.ok()) return Lose(damaged.diff_id, guard, why, std::move(file));
   guard->FillFrom(*layer);
   if (const std::shared_ptr<FillingLayer> filling = FillingOf(*layer)) {
@@ -491,7 +491,7 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
   // `present` may still have the marks of when the layer first came.
   entry.suspect = !bad.ok();
   if (!bad.ok()) {
-    LogError("layer.mend_failed layer=", id.Short(), " error=", bad.status().message());
+    LogError("layer.repair_failed layer=", id.Short(), " error=", bad.status().message());
   }
   LogError("layer.damaged layer=", id.Short(), " cause=", why.message(),
            " spans_to_fetch=", bad.ok() ? *bad : (*span_table)->span_count(),

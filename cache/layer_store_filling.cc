@@ -184,7 +184,7 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
 }
 
 std::shared_ptr<FillingLayer> LayerStore::FillingOf(const LayerRef& layer) {
-  // Of a damaged one, what mends it.
+  // Of a damaged one, what repairs it.
   if (const auto guard = std::dynamic_pointer_cast<LayerGuard>(layer->guard)) {
     if (const LayerRef filling = guard->filling(); filling != nullptr) return FillingOf(filling);
   }

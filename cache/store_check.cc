@@ -251,14 +251,14 @@ absl::Status StoreCheck::CheckLayer(CheckedLayer& layer) {
   }
   layer.reason = std::string(status.message());
   const LayerState state = store_.layers.StateOfName(layer.id);
-  layer.state = state == LayerState::kAbsent ? "lost" : "mended";
+  layer.state = state == LayerState::kAbsent ? "lost" : "repaired";
   if (state == LayerState::kAbsent) return absl::OkStatus();
   if (filled) layer.action = "what is wrong comes again when it is read";
   if (state != LayerState::kFilling) layer.action = "made again";
   return absl::OkStatus();
 }
 
-// Without one, a layer cannot be mended or evicted in parts, and nothing else.
+// Without one, a layer cannot be repaired or evicted in parts, and nothing else.
 void StoreCheck::CheckSpanTable(const CheckedLayer& layer) {
   const std::string path = StrCat(store_.root, "/layers/", layer.id.hex(), "/access");
   if (::access(path.c_str(), F_OK) != 0) return;
@@ -274,7 +274,7 @@ absl::Status StoreCheck::FetchLayers() {
   for (CheckedLayer& layer : report_.layers) {
     if (layer.state == "right" || layer.state == "filling" || !layer.action.empty()) continue;
     const absl::Status status = Await([&](CancelToken, Done done) {
-      return store_.mender.Bring(layer.id, layer.diff_id, std::move(done));
+      return store_.repairer.Fetch(layer.id, layer.diff_id, std::move(done));
     });
     if (absl::IsCancelled(status)) return status;
     layer.action = status.ok() ? "fetched" : NotDone("fetched", status);

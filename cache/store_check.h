@@ -1,4 +1,4 @@
-// One check of a store: its records, layers, trees and files, and with `repair` what mends them.
+// One check of a store: its records, layers, trees and files, and with `repair` what repairs them.
 // Used by ImageStore::Check. Blocks; to be used by one thread.
 //
 // Damage of layers, and of trees that are shown, is always seen to, so that nothing wrong is
@@ -19,7 +19,7 @@
 #include "cache/check_report.h"
 #include "cache/image_row.h"
 #include "cache/kv.h"
-#include "cache/layer_mender.h"
+#include "cache/layer_repairer.h"
 #include "cache/layer_store.h"
 #include "cache/scrubber.h"
 
@@ -32,9 +32,9 @@ class StoreCheck {
     LayerStore& layers;
     ChainStore& chains;
     KeyValueStore& kv;
-    LayerMender& mender;
-    LayerMender::ForEachImage images;
-    LayerMender::Open open;
+    LayerRepairer& repairer;
+    LayerRepairer::ForEachImage images;
+    LayerRepairer::Open open;
     // Whether manifest and configuration that a record names are here.
     std::function<absl::Status(const ImageRow& row)> documents;
   };

@@ -64,7 +64,7 @@ void AcceptUntilChanged(Listeners& listeners, const std::string& config, const F
     const int timeout = static_cast<int>(std::min<int64_t>(left.count(), kTurnMs));
     const int ready = poll(fds.data(), fds.size(), timeout);
     if (ready < 0 && errno != EINTR) return;
-    // After the wait and before a connection is taken: who connects because they have mended the
+    // After the wait and before a connection is taken: who connects because they have repaired the
     // file must not hear of what it was.
     if (VersionOf(config) != tried) return;
     if (ready <= 0) continue;

@@ -665,7 +665,7 @@ int Session::Check() {
   out_.Print(command_.json ? CheckJson(reply) : CheckText(reply));
   const bool damage = std::any_of(
       reply.layers().begin(), reply.layers().end(),
-      [](const auto& layer) { return layer.state() == "mended" || layer.state() == "lost"; });
+      [](const auto& layer) { return layer.state() == "repaired" || layer.state() == "lost"; });
   return damage || reply.findings_size() > 0 ? kDamageExit : 0;
 }
 

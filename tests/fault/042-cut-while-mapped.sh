@@ -31,7 +31,7 @@ for what in chain layer-index; do
   esac
   truncate -s 4096 "$victim"
   # An error for the moment that it takes to make it again in the same file, never wrong bytes.
-  wait_for 20 'log_says "chain.mended|result=index_restored" && tar -C "$M/a" -cf /dev/null . 2>/dev/null' || fail "$what: not mended"
+  wait_for 20 'log_says "chain.repaired|result=index_restored" && tar -C "$M/a" -cf /dev/null . 2>/dev/null' || fail "$what: not repaired"
   $PY "$LIB/tree.py" compare "$T/truth" "$M/a" --loose-root || fail "$what: wrong tree where it was mounted"
   alive "$what"
   # The same image anew, next to the mount that fails, in the same process.

@@ -98,7 +98,7 @@ for mode in $(modes); do
     d flip "$L/data" 200 22
     # The kernel reads the file by itself: it is right again when the daemon says that it is.
     wait_for 30 "log_says 'layer.damaged' && { [ $base != bare ] || log_says layer.healed; } && ifs status --json | field 'all(l[\"state\"] == \"complete\" for l in j[\"layers\"])' | grep -q true" ||
-      fail "$mode, $base: written to while it is shown: not mended"
+      fail "$mode, $base: written to while it is shown: not repaired"
     echo 3 >/proc/sys/vm/drop_caches
     $PY "$DAMAGE" read "$T/truth" "$M/a" >"$T/read" || fail "$mode, $base, mounted: $(cat "$T/read")"
     ifs umount "$M/a"
@@ -107,7 +107,7 @@ for mode in $(modes); do
   done
 done
 
-# A file that is laid out by a table of contents is compared with what it was, and mended in the same way.
+# A file that is laid out by a table of contents is compared with what it was, and repaired in the same way.
 lazy_image toc estargz 7 2
 truth toc "$T/truth-toc"
 for mode in $(modes); do
@@ -117,7 +117,7 @@ for mode in $(modes); do
   wait_for 20 '[ "$(states "$M/a")" = complete ]' || fail "$mode, toc: never complete"
   for data in "$ROOT"/layers/*/data; do d flip "$data" 50 23; d noise "$data" 512 4096 24; done
   wait_for 30 "log_says 'layer.damaged' && ifs status --json | field 'all(l[\"state\"] == \"complete\" for l in j[\"layers\"])' | grep -q true" ||
-    fail "$mode, toc: not mended"
+    fail "$mode, toc: not repaired"
   echo 3 >/proc/sys/vm/drop_caches
   $PY "$DAMAGE" read "$T/truth-toc" "$M/a" >"$T/read" || fail "$mode, toc, mounted: $(cat "$T/read")"
   ifs umount "$M/a"

@@ -88,9 +88,9 @@ chain=$(sed -n "s@.* - erofs \($RUN/chains/[^ ]*\) .*@\\1@p" /proc/self/mountinf
 chain=$ROOT/chains/${chain##*/}
 [ -s "$chain" ] || fail "the source of the mount does not name its index: $chain"
 $PY "$DAMAGE" flip "$data" 100 3
-wait_for 30 "log_says 'layer.damaged' && ifs status --json | field 'all(l[\"state\"] == \"complete\" for l in j[\"layers\"])' | grep -q true" || fail "the data is not mended"
+wait_for 30 "log_says 'layer.damaged' && ifs status --json | field 'all(l[\"state\"] == \"complete\" for l in j[\"layers\"])' | grep -q true" || fail "the data is not repaired"
 $PY "$DAMAGE" flip "$chain" 200 4
-wait_for 30 "log_says chain.mended" || fail "the tree is not mended"
+wait_for 30 "log_says chain.repaired" || fail "the tree is not repaired"
 echo 3 >/proc/sys/vm/drop_caches
 right "$M/a" "after damage"
 same "devices" 3 "$(devices)"

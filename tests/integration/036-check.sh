@@ -24,12 +24,12 @@ $PY "$LIB/damage.py" keep-times flip "$layer/data" 5 1
 status=0
 ifs check --json >"$T/check" || status=$?
 same "status" 3 $status
-same "states" "mended right right right" "$(states <"$T/check")"
-field '[l["reason"] for l in j["layers"] if l["state"] == "mended"][0]' <"$T/check" | grep -q damaged || fail "no reason"
+same "states" "repaired right right right" "$(states <"$T/check")"
+field '[l["reason"] for l in j["layers"] if l["state"] == "repaired"][0]' <"$T/check" | grep -q damaged || fail "no reason"
 mkdir "$M/a"
 truth app "$T/truth"
 ifs mount -q "$ref" "$M/a" >/dev/null
-$PY "$LIB/damage.py" read "$T/truth" "$M/a" || fail "wrong after it was mended"
+$PY "$LIB/damage.py" read "$T/truth" "$M/a" || fail "wrong after it was repaired"
 ifs pull -q --wait "$M/a" >/dev/null
 wait_for 30 'ifs check >/dev/null' || fail "still damaged"
 

@@ -161,7 +161,7 @@ TEST_F(LayerSyncerTest, TheEndSealsWhatIsLeftAndTellsTheRest) {
   EXPECT_LE(disk_.Calls(kB, 1).size(), 2u);
 }
 
-// A layer that is mended is no longer to be synced as it is, but it will be.
+// A layer that is repaired is no longer to be synced as it is, but it will be.
 TEST_F(LayerSyncerTest, WhoWaitsForASuspendedLayerWaitsUntilItIsAddedAgain) {
   Open(NeverAgain());
   disk_.Fail(kA, absl::InternalError("Input/output error"));

@@ -214,8 +214,8 @@ TEST_F(StoreCheckTest, AnIndexIsMadeAgainOfTheData) {
     }
     Open();
     const CheckReport report = Check(false);
-    EXPECT_EQ(Words(report), "mended right ");
-    EXPECT_EQ(ActionOf(report, "mended"), "made again");
+    EXPECT_EQ(Words(report), "repaired right ");
+    EXPECT_EQ(ActionOf(report, "repaired"), "made again");
     EXPECT_EQ(*ReadFile(path, 1 << 30), before);
   }
   EXPECT_EQ(BlobReads(), 2u) << "nothing had to be fetched";

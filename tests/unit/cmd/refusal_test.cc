@@ -79,7 +79,7 @@ TEST_F(RefusalTest, CommandsHearWhy) {
 }
 
 TEST_F(RefusalTest, WhoComesAfterAChangeIsLeftToTheNextDaemon) {
-  ASSERT_TRUE(WriteFileDurably(config_, "mended").ok());
+  ASSERT_TRUE(WriteFileDurably(config_, "repaired").ok());
   const absl::StatusOr<Fd> waiting = ConnectDaemon(paths_);
   ASSERT_TRUE(waiting.ok()) << waiting.status();
   serving_.join();

@@ -1,13 +1,13 @@
-#include "cache/layer_mender.h"
+#include "cache/layer_repairer.h"
 
 #include <utility>
 
 namespace imagefs {
 
-LayerMender::LayerMender(LayerStore& layers, ForEachImage images, Open open)
+LayerRepairer::LayerRepairer(LayerStore& layers, ForEachImage images, Open open)
     : layers_(layers), images_(std::move(images)), open_(std::move(open)) {}
 
-LayerMender::~LayerMender() {
+LayerRepairer::~LayerRepairer() {
   std::vector<FlightTicket> tickets;
   {
     absl::MutexLock lock(&mu_);
@@ -16,7 +16,7 @@ LayerMender::~LayerMender() {
   for (const FlightTicket& ticket : tickets) ticket.Leave();
 }
 
-void LayerMender::WithSource(
+void LayerRepairer::WithSource(
     absl::FunctionRef<bool(const ResolvedImage&, size_t layer)> is_it,
     absl::FunctionRef<void(const ResolvedImage&, size_t layer, std::shared_ptr<ImageSource>)> use)
     const {
@@ -34,7 +34,7 @@ void LayerMender::WithSource(
   });
 }
 
-void LayerMender::AddSource(FillingLayer& filling) const {
+void LayerRepairer::AddSource(FillingLayer& filling) const {
   WithSource(
       [&](const ResolvedImage& image, size_t i) {
         return image.manifest.layers[i].digest == filling.span_table().blob_digest();
@@ -44,8 +44,8 @@ void LayerMender::AddSource(FillingLayer& filling) const {
       });
 }
 
-FlightTicket LayerMender::Bring(const Digest& id, const Digest& diff_id,
-                                absl::AnyInvocable<void(absl::Status)> done) const {
+FlightTicket LayerRepairer::Fetch(const Digest& id, const Digest& diff_id,
+                                  absl::AnyInvocable<void(absl::Status)> done) const {
   FlightTicket ticket;
   WithSource(
       [&](const ResolvedImage& image, size_t i) {
@@ -71,7 +71,7 @@ FlightTicket LayerMender::Bring(const Digest& id, const Digest& diff_id,
   return ticket;
 }
 
-void LayerMender::Refetch(const Digest& diff_id, const LayerStore::Observer::Heal& heal) {
+void LayerRepairer::Refetch(const Digest& diff_id, const LayerStore::Observer::Heal& heal) {
   WithSource(
       [&](const ResolvedImage& image, size_t i) { return image.config.diff_ids[i] == diff_id; },
       [&](const ResolvedImage& image, size_t i, std::shared_ptr<ImageSource> source) {

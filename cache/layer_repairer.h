@@ -18,7 +18,7 @@
 
 namespace imagefs {
 
-class LayerMender {
+class LayerRepairer {
  public:
   // Calls `visit` with each image of the records until it returns false.
   using Visit = absl::FunctionRef<bool(const ResolvedImage& image)>;
@@ -26,9 +26,9 @@ class LayerMender {
   // Opens the repository of an image with the credentials that this machine has.
   using Open = std::function<absl::StatusOr<std::shared_ptr<ImageSource>>(const Reference&)>;
 
-  LayerMender(LayerStore& layers, ForEachImage images, Open open);
+  LayerRepairer(LayerStore& layers, ForEachImage images, Open open);
   // REQUIRES: the store's observer is not this one any more. Gives up what is under way.
-  ~LayerMender();
+  ~LayerRepairer();
 
   // Of a layer whose damaged parts are fetched again.
   void AddSource(FillingLayer& filling) const;
@@ -36,7 +36,7 @@ class LayerMender {
   void Refetch(const Digest& diff_id, const LayerStore::Observer::Heal& heal);
   // Brings a layer here that is not, or what is missing of one, and syncs it. kNotFound: no image
   // of the records has it. The layer goes on without who leaves.
-  FlightTicket Bring(const Digest& id, const Digest& diff_id,
+  FlightTicket Fetch(const Digest& id, const Digest& diff_id,
                      absl::AnyInvocable<void(absl::Status)> done) const;
 
  private:
