@@ -65,7 +65,7 @@ absl::Status FillingLayer::OpenFiles() {
     sources_.SetBlob(blob_.digest);
   }
   if (options_.unproven) {
-    IMAGEFS_ASSIGN_OR_RETURN(spool_, Spool::Open(directory + "/blob", blob_.size));
+    IMAGEFS_ASSIGN_OR_RETURN(download_, DownloadFile::Open(directory + "/blob", blob_.size));
   }
   absl::MutexLock lock(&mu_);
   spans_.resize(count);
@@ -84,7 +84,7 @@ absl::Status FillingLayer::OpenFiles() {
     present_blob_bytes_ += span.blob_bytes;
     present_data_bytes_ += span.data_bytes;
     if (suspect) continue;
-    if (spool_ != nullptr) spool_->Trust({span.blob_begin, span.blob_end()});
+    if (download_ != nullptr) download_->Trust({span.blob_begin, span.blob_end()});
     ++present_count_;
   }
   return absl::OkStatus();
@@ -541,7 +541,7 @@ void FillingLayer::Check() {
 // On a worker. Comes back here when more of the blob has come.
 void FillingLayer::CheckWhole() {
   absl::Status status;
-  if (spool_ != nullptr) {
+  if (download_ != nullptr) {
     if (std::vector<ByteRange> rest = RestOfBlob(); !rest.empty()) {
       return FetchRest(std::move(rest));
     }
@@ -600,7 +600,7 @@ void FillingLayer::EndCheck(const absl::Status& status) {
 // What the spans leave out: headers, trailers, tables. Where there are many pieces, those close to
 // each other are one request.
 std::vector<ByteRange> FillingLayer::RestOfBlob() const {
-  std::vector<ByteRange> missing = spool_->Missing();
+  std::vector<ByteRange> missing = download_->Missing();
   if (missing.size() <= kManyRests) return missing;
   std::vector<ByteRange> rest;
   for (const ByteRange& range : missing) {
@@ -616,7 +616,7 @@ std::vector<ByteRange> FillingLayer::RestOfBlob() const {
 // kAborted: the bytes that were kept are wrong, which may be the fault of a crash; they are
 // forgotten, once, to be fetched again.
 absl::Status FillingLayer::CheckBlob() {
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, spool_->Duplicate());
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, download_->Duplicate());
   IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(fd.get()));
   if (digest == blob_.digest) return absl::OkStatus();
   {
@@ -626,7 +626,7 @@ absl::Status FillingLayer::CheckBlob() {
                                         " has digest ", digest.ToString()));
     }
   }
-  IMAGEFS_RETURN_IF_ERROR(spool_->Discard());
+  IMAGEFS_RETURN_IF_ERROR(download_->Discard());
   return absl::AbortedError("the blob is fetched again");
 }
 
@@ -653,7 +653,7 @@ void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
           absl::MutexLock lock(&self->mu_);
           self->last_byte_ = Moment::Now();
         }
-        return self->spool_->Write(offset, data);
+        return self->download_->Write(offset, data);
       },
       [self = shared_from_this(),
        slot = scheduler_.Occupy(SourceKey(*source), priority)](const absl::Status& status) mutable {

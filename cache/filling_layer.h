@@ -40,6 +40,7 @@
 #include "base/monotonic.h"
 #include "base/timer_queue.h"
 #include "cache/chain.h"
+#include "cache/download_file.h"
 #include "cache/fill_report.h"
 #include "cache/fill_scheduler.h"
 #include "cache/fill_sources.h"
@@ -47,7 +48,6 @@
 #include "cache/read_streams.h"
 #include "cache/span_memory.h"
 #include "cache/span_troubles.h"
-#include "cache/spool.h"
 #include "fetch/source.h"
 #include "image/span_table.h"
 
@@ -98,7 +98,7 @@ class FillingLayer final : public LayerFill,
   Moment last_touch() const;  // by a reader; InfinitePast: none yet
   FillReport Report() const;
   // The blob of an unproven layer, whole and checked. REQUIRES: `check` is running.
-  absl::StatusOr<Fd> Blob() const { return spool_->Duplicate(); }
+  absl::StatusOr<Fd> Blob() const { return download_->Duplicate(); }
   CancelToken closing() const { return cancel_.token(); }  // fires when the store closes
   bool anonymous() const;                       // nobody's credentials were used for any byte
   std::vector<std::string> AuthScopes() const;  // of the sources: whose bytes these may be
@@ -199,7 +199,7 @@ class FillingLayer final : public LayerFill,
   Descriptor blob_;
   std::unique_ptr<PresentMap> present_;
   Fd data_;
-  std::shared_ptr<Spool> spool_;  // of an unproven layer, else null
+  std::shared_ptr<DownloadFile> download_;  // of an unproven layer, else null
   uint64_t all_blob_bytes_ = 0;
   std::atomic<bool> complete_{false};
   CancelSource cancel_;

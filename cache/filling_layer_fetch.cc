@@ -362,9 +362,9 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
   }
   batch->received.Add(here);
   batch->progress = true;
-  if (spool_ != nullptr) {
+  if (download_ != nullptr) {
     // Bytes that the disk has no room for are fetched again when the blob is to be checked.
-    if (absl::Status kept = spool_->Write(offset, data); !absl::IsResourceExhausted(kept)) {
+    if (absl::Status kept = download_->Write(offset, data); !absl::IsResourceExhausted(kept)) {
       batch->own_failure = kept;
       IMAGEFS_RETURN_IF_ERROR(batch->own_failure);
     }

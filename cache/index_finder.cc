@@ -75,7 +75,7 @@ struct IndexFinder::Lookup {
 IndexFinder::IndexFinder(Options options)
     : options_(std::move(options)),
       opener_(options_.directory),
-      spool_(kSpoolTimes * options_.memory, kSpoolTimes * options_.memory / kSpoolParts),
+      download_(kSpoolTimes * options_.memory, kSpoolTimes * options_.memory / kSpoolParts),
       memory_(options_.memory, options_.memory / kMemoryParts),
       work_(std::make_unique<Executor>("index", 2)) {}
 
@@ -337,7 +337,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   // be the network's thread, which opens no file.
   void Fetch(const std::shared_ptr<ImageSource>& source, const Descriptor& blob, ByteRange range,
              FetchDone done) {
-    finder_.spool_.Take(
+    finder_.download_.Take(
         source_->auth_scope(), range.size(), cancel_,
         [self = shared_from_this(), source, blob, range,
          done = std::move(done)](absl::StatusOr<ByteBudget::Lease> room) mutable {

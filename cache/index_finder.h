@@ -101,7 +101,7 @@ class IndexFinder {
   const Options options_;
   const IndexOpener opener_;
   // Taken in this order: who has memory never waits for room.
-  ByteBudget spool_, memory_;
+  ByteBudget download_, memory_;
   std::atomic<uint64_t> found_{0}, refused_{0}, lookups_{0};
   CancelSource stop_;
   absl::Mutex mu_;

@@ -562,22 +562,22 @@ void LayerStore::WaitDurable(const std::vector<Digest>& ids,
   if (done) done(status);
 }
 
-absl::StatusOr<std::shared_ptr<Spool>> LayerStore::OpenSpool(const std::string& name,
-                                                             uint64_t size) {
+absl::StatusOr<std::shared_ptr<DownloadFile>> LayerStore::OpenDownload(const std::string& name,
+                                                                       uint64_t size) {
   absl::MutexLock lock(&mu_);
-  std::weak_ptr<Spool>& slot = spools_[name];
-  if (std::shared_ptr<Spool> spool = slot.lock()) return spool;
+  std::weak_ptr<DownloadFile>& slot = downloads_[name];
+  if (std::shared_ptr<DownloadFile> download = slot.lock()) return download;
   IMAGEFS_ASSIGN_OR_RETURN(
-      std::shared_ptr<Spool> spool,
-      Spool::Open(StrCat(options_.root, "/blobs/", name, ".", boot_id_.substr(0, 8)), size));
-  slot = spool;
-  return spool;
+      std::shared_ptr<DownloadFile> download,
+      DownloadFile::Open(StrCat(options_.root, "/blobs/", name, ".", boot_id_.substr(0, 8)), size));
+  slot = download;
+  return download;
 }
 
-void LayerStore::DropSpool(const std::string& name, bool keep_file) {
+void LayerStore::DropDownload(const std::string& name, bool keep_file) {
   absl::MutexLock lock(&mu_);
   const std::string path = StrCat(options_.root, "/blobs/", name, ".", boot_id_.substr(0, 8));
-  spools_.erase(name);
+  downloads_.erase(name);
   fetches_.erase(name);
   if (keep_file) return;
   if (unlink(path.c_str()) != 0 && errno != ENOENT) {

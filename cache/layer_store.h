@@ -27,6 +27,7 @@
 #include "base/json.h"
 #include "base/ticket_group.h"
 #include "cache/chain.h"
+#include "cache/download_file.h"
 #include "cache/fair_workers.h"
 #include "cache/fill_scheduler.h"
 #include "cache/filling_layer.h"
@@ -39,7 +40,6 @@
 #include "cache/possession.h"
 #include "cache/scrubber.h"
 #include "cache/span_table_builder.h"
-#include "cache/spool.h"
 #include "cache/write_watch.h"
 #include "fetch/source.h"
 
@@ -202,8 +202,9 @@ class LayerStore {
   bool Trusts(const Digest& id) const;
   void DropDamaged(const Digest& id, uint64_t instance, const absl::Status& why);
   void DropLayer(const Digest& id, uint64_t instance, const absl::Status& why);
-  absl::StatusOr<std::shared_ptr<Spool>> OpenSpool(const std::string& name, uint64_t size);
-  void DropSpool(const std::string& name, bool keep_file);
+  absl::StatusOr<std::shared_ptr<DownloadFile>> OpenDownload(const std::string& name,
+                                                             uint64_t size);
+  void DropDownload(const std::string& name, bool keep_file);
   void NoteFetch(const std::string& name, BlobFetch fetch);
   BlobFetch FetchOf(const std::string& name) const;
 
@@ -221,8 +222,8 @@ class LayerStore {
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, Entry> layers_ ABSL_GUARDED_BY(mu_);  // by name
   absl::flat_hash_map<LayerKey, std::weak_ptr<Job>> jobs_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<std::string, std::weak_ptr<Spool>> spools_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<std::string, BlobFetch> fetches_ ABSL_GUARDED_BY(mu_);  // by spool
+  absl::flat_hash_map<std::string, std::weak_ptr<DownloadFile>> downloads_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, BlobFetch> fetches_ ABSL_GUARDED_BY(mu_);  // by download
   // Layers whose description was not theirs: made by a pass over the whole from now on.
   absl::flat_hash_set<Digest> distrusted_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Digest, ProofWait> proofs_ ABSL_GUARDED_BY(mu_);

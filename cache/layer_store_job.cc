@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kAttempts = 2;  // of a layer whose bytes were wrong
 
-std::string SpoolName(const Descriptor& blob, const std::string& registry) {
+std::string DownloadName(const Descriptor& blob, const std::string& registry) {
   return StrCat(blob.digest.hex(), "-", Sha256Of(registry).hex().substr(0, 8));
 }
 
@@ -22,7 +22,7 @@ LayerStore::Job::Job(LayerStore& store, Request request, FlightTable<LayerRef>::
     : store_(store),
       request_(std::move(request)),
       blob_(request_.blob),
-      spool_name_(SpoolName(blob_, request_.source->registry())),
+      download_name_(DownloadName(blob_, request_.source->registry())),
       context_(std::move(context)) {
   store_.syncer_->PassBegins();
   absl::MutexLock lock(&store_.mu_);
@@ -50,8 +50,8 @@ LayerProgress LayerStore::Job::progress() const {
   progress.blob_bytes = blob_.size;
   progress.unpacked_bytes = unpacked_bytes_.load(std::memory_order_relaxed);
   absl::MutexLock lock(&mu_);
-  progress.downloaded_bytes = spool_ != nullptr ? spool_->present_bytes() : blob_.size;
-  if (spool_ == nullptr && progress.activity == LayerProgress::Activity::kWaiting) {
+  progress.downloaded_bytes = download_ != nullptr ? download_->present_bytes() : blob_.size;
+  if (download_ == nullptr && progress.activity == LayerProgress::Activity::kWaiting) {
     progress.downloaded_bytes = 0;
   }
   return progress;
@@ -96,19 +96,19 @@ void LayerStore::Job::RunOfFile(const LocalBlob& file, FairWorkers::Id turn) {
 }
 
 absl::Status LayerStore::Job::BeginDownload() {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<Spool> spool,
-                           store_.OpenSpool(spool_name_, blob_.size));
-  auto reader = std::make_shared<Spool::Reader>(spool);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<DownloadFile> download,
+                           store_.OpenDownload(download_name_, blob_.size));
+  auto reader = std::make_shared<DownloadFile::Reader>(download);
   {
     absl::MutexLock lock(&mu_);
-    spool_ = spool;
+    download_ = download;
     reader_ = reader;
     turn_.reset();
   }
   activity_ = Activity::kDownloading;
-  Download(spool, reader);
-  // Weak: the spool is kept by this job, and the flight's callback keeps the job.
-  spool->OnFirstByte([weak = weak_from_this(), reader = std::weak_ptr(reader)] {
+  Download(download, reader);
+  // Weak: the download is kept by this job, and the flight's callback keeps the job.
+  download->OnFirstByte([weak = weak_from_this(), reader = std::weak_ptr(reader)] {
     const auto self = weak.lock();
     const auto waiting = reader.lock();
     if (self != nullptr && waiting != nullptr) self->Schedule(waiting, false);
@@ -117,8 +117,8 @@ absl::Status LayerStore::Job::BeginDownload() {
 }
 
 // Joins the blob's flight.
-void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
-                               const std::shared_ptr<Spool::Reader>& reader) {
+void LayerStore::Job::Download(const std::shared_ptr<DownloadFile>& download,
+                               const std::shared_ptr<DownloadFile::Reader>& reader) {
   bool anew;  // the bytes of an earlier attempt were wrong
   {
     absl::MutexLock lock(&mu_);
@@ -127,15 +127,15 @@ void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
   FlightTable<bool>::Caller caller;
   caller.priority = context_.priority->get();
   caller.auth_scope = request_.source->auth_scope();
-  caller.start = [&store = store_, source = request_.source, blob = blob_, name = spool_name_,
-                  spool, anew](FlightTable<bool>::Context context) {
-    auto sink = [&store, spool](uint64_t offset, std::string_view data) {
+  caller.start = [&store = store_, source = request_.source, blob = blob_, name = download_name_,
+                  download, anew](FlightTable<bool>::Context context) {
+    auto sink = [&store, download](uint64_t offset, std::string_view data) {
       store.blob_bytes_ += data.size();
-      return spool->Write(offset, data);
+      return download->Write(offset, data);
     };
-    std::vector<ByteRange> missing = spool->Missing();
+    std::vector<ByteRange> missing = download->Missing();
     // Bytes that lie here from before came by an authorisation that is not known any more.
-    const bool alone = spool->present_bytes() == 0;
+    const bool alone = download->present_bytes() == 0;
     store.NoteFetch(name,
                     alone ? BlobFetch{source->auth_scope(), source->anonymous()} : BlobFetch());
     if (missing.empty()) return context.finish(true);
@@ -154,7 +154,7 @@ void LayerStore::Job::Download(const std::shared_ptr<Spool>& spool,
     Executor& work = *self->store_.work_;
     work.Submit([last = std::move(self)] {});
   };
-  FlightTicket ticket = store_.blob_flights_.Join(spool_name_, std::move(caller)).ticket;
+  FlightTicket ticket = store_.blob_flights_.Join(download_name_, std::move(caller)).ticket;
   // The layer's last caller leaving gives up this layer's share of the blob.
   CancelToken::Registration registration = context_.cancel.OnCancel([ticket, reader] {
     reader->End(absl::CancelledError("nobody waits for the layer any more"));
@@ -174,7 +174,7 @@ SourceTurns::Claim LayerStore::Job::ClaimTurn(bool whole) const {
 
 // The first byte queues the pass; with the end of the transfer it needs no place among the streams
 // any more. Calls for the reader of an earlier attempt come too late and mean nothing.
-void LayerStore::Job::Schedule(const std::shared_ptr<Spool::Reader>& reader, bool whole) {
+void LayerStore::Job::Schedule(const std::shared_ptr<DownloadFile::Reader>& reader, bool whole) {
   FairWorkers& passes = *store_.passes_;
   absl::MutexLock lock(&mu_);
   if (reader != reader_) return;
@@ -208,8 +208,8 @@ void LayerStore::Job::Run(FairWorkers::Id turn, ReadBytes read) {
 void LayerStore::Job::StartAccess(const LayerRef& layer) {
   if (!local_.has_value()) {
     absl::MutexLock lock(&mu_);
-    if (spool_ == nullptr) return;
-    absl::StatusOr<Fd> fd = spool_->Duplicate();
+    if (download_ == nullptr) return;
+    absl::StatusOr<Fd> fd = download_->Duplicate();
     if (!fd.ok()) return;
     local_ = SpanTableBuilder::BlobFile{*std::move(fd), 0};
   }
@@ -237,17 +237,17 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
 LayerStore::Origin LayerStore::Job::MakeOrigin() {
   const BlobFetch fetched =
       from_file_ ? BlobFetch{request_.source->auth_scope(), request_.source->anonymous()}
-                 : store_.FetchOf(spool_name_);
+                 : store_.FetchOf(download_name_);
   if (!fetched.auth_scope.empty()) store_.possession_.Remember(fetched.auth_scope, blob_.digest);
   return {blob_.digest, request_.source->registry(), fetched.open};
 }
 
-// Wrong bytes are fetched once more, from the first on, into a new spool (the old transfer may
+// Wrong bytes are fetched once more, from the first on, into a new download (the old transfer may
 // still be writing into the old one); a local file is what it is.
 bool LayerStore::Job::TryAgain(const absl::Status& status) {
   {
     absl::MutexLock lock(&mu_);
-    if (spool_ == nullptr || ++attempts_ >= kAttempts) return false;
+    if (download_ == nullptr || ++attempts_ >= kAttempts) return false;
   }
   store_.refetched_++;
   LogWarning("layer.refetch layer=", request_.diff_id.Short(), " reason=", status.message());
@@ -258,25 +258,25 @@ bool LayerStore::Job::TryAgain(const absl::Status& status) {
 }
 
 void LayerStore::Job::EndTransfer(const absl::Status& status) {
-  std::shared_ptr<Spool> spool;
+  std::shared_ptr<DownloadFile> download;
   FlightTicket ticket;
   CancelToken::Registration on_cancel;
   {
     absl::MutexLock lock(&mu_);
-    spool = std::move(spool_);
-    spool_ = nullptr;
+    download = std::move(download_);
+    download_ = nullptr;
     reader_ = nullptr;
     ticket = std::exchange(ticket_, FlightTicket());
     on_cancel = std::move(on_cancel_);
   }
-  if (spool == nullptr) return;
+  if (download == nullptr) return;
   on_cancel.Reset();
   ticket.Leave();
   // What may pass by itself or was given up is resumed by whoever asks next; all else is done
   // with. A full disk needs the room more than the next caller does.
   const bool resume =
       absl::IsCancelled(status) || IsRetriable(status) || IsCredentialFailure(status);
-  store_.DropSpool(spool_name_, resume && !store_.no_room_);
+  store_.DropDownload(download_name_, resume && !store_.no_room_);
 }
 
 void LayerStore::Job::End(absl::StatusOr<LayerRef> result) {

@@ -32,9 +32,10 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   void Begin();
   void RunOfFile(const LocalBlob& file, FairWorkers::Id turn);
   absl::Status BeginDownload();
-  void Download(const std::shared_ptr<Spool>& spool, const std::shared_ptr<Spool::Reader>& reader);
+  void Download(const std::shared_ptr<DownloadFile>& download,
+                const std::shared_ptr<DownloadFile::Reader>& reader);
   SourceTurns::Claim ClaimTurn(bool whole) const;
-  void Schedule(const std::shared_ptr<Spool::Reader>& reader, bool whole);
+  void Schedule(const std::shared_ptr<DownloadFile::Reader>& reader, bool whole);
   void Run(FairWorkers::Id turn, ReadBytes read);
   absl::StatusOr<LayerRef> Make(const std::string& directory, FairWorkers::Id turn, ReadBytes read);
   Origin MakeOrigin();
@@ -45,8 +46,9 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
 
   LayerStore& store_;
   const Request request_;
-  const Descriptor& blob_;        // of request_
-  const std::string spool_name_;  // what is fetched from one registry is shared by its users only
+  const Descriptor& blob_;  // of request_
+  const std::string
+      download_name_;  // what is fetched from one registry is shared by its users only
   const FlightTable<LayerRef>::Context context_;
   std::atomic<Activity> activity_{Activity::kWaiting};
   // Of the pass; on its worker.
@@ -55,8 +57,8 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   bool from_file_ = false;
   std::atomic<uint64_t> unpacked_bytes_{0};
   mutable absl::Mutex mu_;
-  std::shared_ptr<Spool> spool_ ABSL_GUARDED_BY(mu_);
-  std::shared_ptr<Spool::Reader> reader_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<DownloadFile> download_ ABSL_GUARDED_BY(mu_);
+  std::shared_ptr<DownloadFile::Reader> reader_ ABSL_GUARDED_BY(mu_);
   FlightTicket ticket_ ABSL_GUARDED_BY(mu_);
   CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
   std::optional<FairWorkers::Id> turn_ ABSL_GUARDED_BY(mu_);  // of the pass

@@ -23,11 +23,11 @@
 
 namespace imagefs {
 
-class Spool {
+class DownloadFile {
  public:
   // Opens or creates the file at `path` for a blob of `size` bytes. What an earlier process left in
   // it is found by its holes and used again.
-  static absl::StatusOr<std::shared_ptr<Spool>> Open(std::string path, uint64_t size);
+  static absl::StatusOr<std::shared_ptr<DownloadFile>> Open(std::string path, uint64_t size);
 
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }
@@ -41,7 +41,7 @@ class Spool {
   uint64_t present_bytes() const;
   // Runs `callback` once, when the first byte of the blob is here (at once when it is already).
   void OnFirstByte(absl::AnyInvocable<void()> callback);
-  // Another descriptor of the file, which outlives the spool and its name.
+  // Another descriptor of the file, which outlives the download and its name.
   absl::StatusOr<Fd> Duplicate() const;
   // Forgets every byte: what is here was wrong.
   absl::Status Discard();
@@ -49,7 +49,7 @@ class Spool {
   // One sequential reader and its view of the transfer that feeds it.
   class Reader {
    public:
-    explicit Reader(std::shared_ptr<Spool> spool) : spool_(std::move(spool)) {}
+    explicit Reader(std::shared_ptr<DownloadFile> download) : download_(std::move(download)) {}
     // The transfer has ended for this reader. After an error, bytes not yet here never come.
     void End(absl::Status status);
     // Whether Read would not wait.
@@ -58,13 +58,13 @@ class Spool {
     absl::StatusOr<size_t> Read(absl::Span<char> buffer, uint64_t offset);
 
    private:
-    const std::shared_ptr<Spool> spool_;
-    bool ended_ = false;  // guarded by spool_->mu_, as is status_
+    const std::shared_ptr<DownloadFile> download_;
+    bool ended_ = false;  // guarded by download_->mu_, as is status_
     absl::Status status_;
   };
 
  private:
-  Spool(std::string path, uint64_t size, Fd fd)
+  DownloadFile(std::string path, uint64_t size, Fd fd)
       : path_(std::move(path)), size_(size), fd_(std::move(fd)) {}
   absl::Status FindExisting();
 

@@ -1,4 +1,4 @@
-#include "cache/spool.h"
+#include "cache/download_file.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -18,17 +18,17 @@ constexpr uint64_t kHoleBlock = 4096;
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<Spool>> Spool::Open(std::string path, uint64_t size) {
+absl::StatusOr<std::shared_ptr<DownloadFile>> DownloadFile::Open(std::string path, uint64_t size) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd fd, OpenFile(path, O_RDWR | O_CREAT, 0600));
-  std::shared_ptr<Spool> spool(new Spool(std::move(path), size, std::move(fd)));
-  IMAGEFS_RETURN_IF_ERROR(spool->FindExisting());
-  return spool;
+  std::shared_ptr<DownloadFile> download(new DownloadFile(std::move(path), size, std::move(fd)));
+  IMAGEFS_RETURN_IF_ERROR(download->FindExisting());
+  return download;
 }
 
 // A run of data may end in a block that was written only in part, so its last block is not trusted,
 // except where the file ends exactly with the blob. A wrong guess costs a second download, no more:
 // the digest of the whole is checked by the reader.
-absl::Status Spool::FindExisting() {
+absl::Status DownloadFile::FindExisting() {
   struct stat st;
   if (fstat(fd_.get(), &st) != 0) return ErrnoStatus(errno, path_);
   const uint64_t file_size = static_cast<uint64_t>(st.st_size);
@@ -54,7 +54,7 @@ absl::Status Spool::FindExisting() {
   return absl::OkStatus();
 }
 
-absl::Status Spool::Write(uint64_t offset, std::string_view data) {
+absl::Status DownloadFile::Write(uint64_t offset, std::string_view data) {
   if (data.empty()) return absl::OkStatus();
   if (offset > size_ || data.size() > size_ - offset) {
     return absl::DataLossError(
@@ -71,22 +71,22 @@ absl::Status Spool::Write(uint64_t offset, std::string_view data) {
   return absl::OkStatus();
 }
 
-void Spool::Trust(ByteRange range) {
+void DownloadFile::Trust(ByteRange range) {
   absl::MutexLock lock(&mu_);
   present_.Add(range);
 }
 
-std::vector<ByteRange> Spool::Missing() const {
+std::vector<ByteRange> DownloadFile::Missing() const {
   absl::MutexLock lock(&mu_);
   return present_.Missing({0, size_});
 }
 
-uint64_t Spool::present_bytes() const {
+uint64_t DownloadFile::present_bytes() const {
   absl::MutexLock lock(&mu_);
   return present_.total_bytes();
 }
 
-void Spool::OnFirstByte(absl::AnyInvocable<void()> callback) {
+void DownloadFile::OnFirstByte(absl::AnyInvocable<void()> callback) {
   {
     absl::MutexLock lock(&mu_);
     if (present_.ContiguousEnd(0) == 0) {
@@ -97,45 +97,45 @@ void Spool::OnFirstByte(absl::AnyInvocable<void()> callback) {
   callback();
 }
 
-absl::StatusOr<Fd> Spool::Duplicate() const { return fd_.Duplicate(); }
+absl::StatusOr<Fd> DownloadFile::Duplicate() const { return fd_.Duplicate(); }
 
-absl::Status Spool::Discard() {
+absl::Status DownloadFile::Discard() {
   absl::MutexLock lock(&mu_);
   present_ = RangeSet();
   if (ftruncate(fd_.get(), 0) != 0) return ErrnoStatus(errno, path_);
   return absl::OkStatus();
 }
 
-void Spool::Reader::End(absl::Status status) {
-  absl::MutexLock lock(&spool_->mu_);
+void DownloadFile::Reader::End(absl::Status status) {
+  absl::MutexLock lock(&download_->mu_);
   if (ended_) return;
   ended_ = true;
   status_ = std::move(status);
 }
 
-bool Spool::Reader::Ready(uint64_t offset) const {
-  absl::MutexLock lock(&spool_->mu_);
-  return ended_ || offset >= spool_->size_ || spool_->present_.ContiguousEnd(offset) > offset;
+bool DownloadFile::Reader::Ready(uint64_t offset) const {
+  absl::MutexLock lock(&download_->mu_);
+  return ended_ || offset >= download_->size_ || download_->present_.ContiguousEnd(offset) > offset;
 }
 
-absl::StatusOr<size_t> Spool::Reader::Read(absl::Span<char> buffer, uint64_t offset) {
-  if (offset >= spool_->size_) return 0;
+absl::StatusOr<size_t> DownloadFile::Reader::Read(absl::Span<char> buffer, uint64_t offset) {
+  if (offset >= download_->size_) return 0;
   uint64_t end = 0;
   {
-    absl::MutexLock lock(&spool_->mu_);
-    auto ready = [this, offset, &end]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(spool_->mu_) {
-      end = spool_->present_.ContiguousEnd(offset);
+    absl::MutexLock lock(&download_->mu_);
+    auto ready = [this, offset, &end]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(download_->mu_) {
+      end = download_->present_.ContiguousEnd(offset);
       return end > offset || ended_;
     };
-    spool_->mu_.Await(absl::Condition(&ready));
+    download_->mu_.Await(absl::Condition(&ready));
     if (end <= offset) {
       if (!status_.ok()) return status_;
       return absl::DataLossError(StrCat("the transfer ended at byte ", offset, " of ",
-                                        spool_->size_, ": the blob is truncated"));
+                                        download_->size_, ": the blob is truncated"));
     }
   }
   const size_t want = std::min<uint64_t>(buffer.size(), end - offset);
-  return PreadFull(spool_->fd_.get(), buffer.subspan(0, want), offset);
+  return PreadFull(download_->fd_.get(), buffer.subspan(0, want), offset);
 }
 
 }  // namespace imagefs
