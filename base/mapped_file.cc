@@ -50,7 +50,7 @@ class MappingGuards {
     }
   }
 
-  static void Give(Guard* guard) { guard->begin.store(0); }
+  static void Release(Guard* guard) { guard->begin.store(0); }
 
   // In the handler. True: the address lies in a mapping, which is zeros now.
   static bool Cover(uintptr_t address) {
@@ -172,7 +172,7 @@ void MappedFile::DropPages() const {
 
 void MappedFile::Unmap() {
   // First the guard: the kernel may give the addresses to somebody else at once.
-  if (guard_ != nullptr) MappingGuards::Give(guard_);
+  if (guard_ != nullptr) MappingGuards::Release(guard_);
   if (!bytes_.empty()) munmap(const_cast<char*>(bytes_.data()), bytes_.size());
   bytes_ = {};
   guard_ = nullptr;

@@ -76,17 +76,17 @@ FillSlot FillScheduler::Occupy(std::string source, Priority priority) {
   return FillSlot(*this, std::move(source), priority);
 }
 
-void FillScheduler::Give(const std::string& source, Priority priority, bool aside) {
+void FillScheduler::Release(const std::string& source, Priority priority, bool aside) {
   // Signalled under the lock: the scheduler may end as soon as the last slot is back.
   absl::MutexLock lock(&mu_);
-  if (!aside) shares_.Give(source, priority);
+  if (!aside) shares_.Release(source, priority);
   --running_;
   if (!std::exchange(woken_, true)) changed_.SignalAll();
 }
 
 void FillSlot::GiveBack() {
   if (FillScheduler* scheduler = std::exchange(scheduler_, nullptr)) {
-    scheduler->Give(source_, priority_, aside_);
+    scheduler->Release(source_, priority_, aside_);
   }
 }
 
@@ -98,11 +98,11 @@ void FillSlot::StandAside() {
 
 void FillScheduler::SetAside(const std::string& source, Priority priority) {
   absl::MutexLock lock(&mu_);
-  shares_.Give(source, priority);
+  shares_.Release(source, priority);
 }
 
 // What the clients want, from another one on each time.
-std::vector<FillScheduler::Wanting> FillScheduler::AskClients() {
+std::vector<FillScheduler::Wanting> FillScheduler::PollClients() {
   std::vector<std::shared_ptr<FillClient>> clients;
   size_t turn;
   {
@@ -128,7 +128,7 @@ std::vector<FillScheduler::Wanting> FillScheduler::AskClients() {
 
 // The most urgent client that finds a slot; of equals one whose source has the fewest.
 std::optional<FillScheduler::Pick> FillScheduler::Choose() {
-  std::vector<Wanting> wanting = AskClients();
+  std::vector<Wanting> wanting = PollClients();
   std::array<std::set<std::string_view>, 4> sources;  // by priority and more urgent ones
   for (const Wanting& one : wanting) {
     for (auto p = static_cast<size_t>(one.want.priority); p < sources.size(); ++p) {

@@ -154,10 +154,10 @@ class FillScheduler {
     FillClient::Want want;
   };
   void Loop();
-  std::vector<Wanting> AskClients();
+  std::vector<Wanting> PollClients();
   Moment look_again_ = Moment::InfiniteFuture();  // the scheduler's thread only
   std::optional<Pick> Choose();
-  void Give(const std::string& source, Priority priority, bool aside);
+  void Release(const std::string& source, Priority priority, bool aside);
   void SetAside(const std::string& source, Priority priority);
 
   const Options options_;

@@ -15,7 +15,7 @@ void FillShares::Take(const std::string& source, Priority priority) {
   ++total_;
 }
 
-void FillShares::Give(const std::string& source, Priority priority) {
+void FillShares::Release(const std::string& source, Priority priority) {
   const auto it = taken_.find(source);
   --it->second[static_cast<size_t>(priority)];
   --total_;

@@ -26,7 +26,7 @@ class FillShares {
 
   void Take(const std::string& source, Priority priority);
   // REQUIRES: taken.
-  void Give(const std::string& source, Priority priority);
+  void Release(const std::string& source, Priority priority);
   // `wanting`: how many sources, this one among them, want a request of that priority or a more
   // urgent one now.
   bool MayTake(const std::string& source, Priority priority, int wanting) const;

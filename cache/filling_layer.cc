@@ -701,7 +701,7 @@ void FillingLayer::Cancel() {
 }
 
 uint64_t FillingLayer::Evict(uint64_t bytes) {
-  std::vector<uint32_t> victims;
+  std::vector<uint32_t> evicted;
   std::weak_ptr<const void> readers;
   uint64_t freed = 0;
   {
@@ -718,14 +718,14 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
       present_blob_bytes_ -= about.blob_bytes;
       present_data_bytes_ -= about.data_bytes;
       freed += about.data_bytes;
-      victims.push_back(index);
+      evicted.push_back(index);
     }
     // What was moved came from these spans, and stays.
     readers = epoch_;
     epoch_ = std::make_shared<int>(0);
   }
   while (!readers.expired()) absl::SleepFor(absl::Microseconds(200));
-  for (const uint32_t index : victims) {
+  for (const uint32_t index : evicted) {
     const SpanEntry span = table_->span(index);
     absl::Status status = present_->Clear(index);
     if (status.ok() &&

@@ -68,8 +68,8 @@ struct IndexFinder::Lookup {
   bool tag_over ABSL_GUARDED_BY(mu) = false;
   bool referrers_over ABSL_GUARDED_BY(mu) = false;
   std::optional<Digest> artifact ABSL_GUARDED_BY(mu), soci ABSL_GUARDED_BY(mu);
-  std::shared_ptr<const Beside> answer ABSL_GUARDED_BY(mu);
-  std::vector<BesideDone> waiting ABSL_GUARDED_BY(mu);
+  std::shared_ptr<const Sidecar> answer ABSL_GUARDED_BY(mu);
+  std::vector<SidecarDone> waiting ABSL_GUARDED_BY(mu);
 };
 
 IndexFinder::IndexFinder(Options options)
@@ -98,10 +98,11 @@ bool IndexFinder::MayBeSigned(IndexTrust trust) const {
   return trust.Allows(IndexSource::kSigned) && options_.verify_signature != nullptr;
 }
 
-void IndexFinder::Hint(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
-                       IndexTrust trust) {
+void IndexFinder::Prefetch(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
+                           IndexTrust trust) {
   if (!options_.lookup || !source->remote()) return;
-  if (trust.Allows(IndexSource::kBeside) || MayBeSigned(trust)) Ask(manifest, source, nullptr);
+  if (trust.Allows(IndexSource::kBeside) || MayBeSigned(trust))
+    FindSidecar(manifest, source, nullptr);
 }
 
 absl::StatusOr<IndexSource> IndexFinder::Classify(const Manifest& artifact, IndexSource unsigned_is,
@@ -117,8 +118,8 @@ absl::StatusOr<IndexSource> IndexFinder::Classify(const Manifest& artifact, Inde
 
 // Asks the tag, which is the answer itself, and the list of referrers, which is one question more,
 // at the same time.
-void IndexFinder::Ask(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
-                      BesideDone done) {
+void IndexFinder::FindSidecar(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
+                              SidecarDone done) {
   const std::string key = StrCat(manifest.hex(), " ", source->auth_scope());
   std::shared_ptr<Lookup> lookup;
   std::vector<std::shared_ptr<Lookup>> old;  // ends outside of the lock
@@ -144,7 +145,7 @@ void IndexFinder::Ask(const Digest& manifest, const std::shared_ptr<ImageSource>
     }
     lookup = slot;
   }
-  std::shared_ptr<const Beside> answer;
+  std::shared_ptr<const Sidecar> answer;
   {
     absl::MutexLock lock(&lookup->mu);
     answer = lookup->answer;
@@ -159,15 +160,15 @@ void IndexFinder::Ask(const Digest& manifest, const std::shared_ptr<ImageSource>
         absl::StatusOr<Manifest> index = fetched.ok() ? ParseArtifact(*fetched, lookup->manifest)
                                                       : absl::StatusOr<Manifest>(fetched.status());
         if (index.ok()) {
-          return Answer(lookup, std::make_shared<Beside>(
-                                    Beside{lookup->source, *std::move(index), std::nullopt}));
+          return FinishLookup(lookup, std::make_shared<Sidecar>(Sidecar{
+                                          lookup->source, *std::move(index), std::nullopt}));
         }
         {
           absl::MutexLock lock(&lookup->mu);
           lookup->tag_over = true;
           if (!lookup->referrers_over) return;
         }
-        AskReferrers(lookup);
+        QueryReferrers(lookup);
       });
   source->GetReferrers(manifest, "", stop_.token(),
                        [this, lookup](absl::StatusOr<std::vector<Descriptor>> referrers) {
@@ -191,11 +192,11 @@ void IndexFinder::OnReferrers(const std::shared_ptr<Lookup>& lookup,
     }
     if (!lookup->tag_over || lookup->answer != nullptr) return;
   }
-  AskReferrers(lookup);
+  QueryReferrers(lookup);
 }
 
 // Both questions are answered and the tag was not there.
-void IndexFinder::AskReferrers(const std::shared_ptr<Lookup>& lookup) {
+void IndexFinder::QueryReferrers(const std::shared_ptr<Lookup>& lookup) {
   std::optional<Digest> artifact, soci;
   {
     absl::MutexLock lock(&lookup->mu);
@@ -203,29 +204,30 @@ void IndexFinder::AskReferrers(const std::shared_ptr<Lookup>& lookup) {
     soci = lookup->soci;
   }
   if (!artifact.has_value()) {
-    return Answer(lookup, std::make_shared<Beside>(Beside{lookup->source, std::nullopt, soci}));
+    return FinishLookup(lookup,
+                        std::make_shared<Sidecar>(Sidecar{lookup->source, std::nullopt, soci}));
   }
   lookup->source->GetManifest(
       artifact->ToString(), stop_.token(),
       [this, lookup, soci](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
         absl::StatusOr<Manifest> index = fetched.ok() ? ParseArtifact(*fetched, lookup->manifest)
                                                       : absl::StatusOr<Manifest>(fetched.status());
-        auto beside = std::make_shared<Beside>(Beside{lookup->source, std::nullopt, soci});
-        if (index.ok()) beside->index = *std::move(index);
-        Answer(lookup, std::move(beside));
+        auto sidecar = std::make_shared<Sidecar>(Sidecar{lookup->source, std::nullopt, soci});
+        if (index.ok()) sidecar->index = *std::move(index);
+        FinishLookup(lookup, std::move(sidecar));
       });
 }
 
-void IndexFinder::Answer(const std::shared_ptr<Lookup>& lookup,
-                         std::shared_ptr<const Beside> beside) {
-  std::vector<BesideDone> waiting;
+void IndexFinder::FinishLookup(const std::shared_ptr<Lookup>& lookup,
+                               std::shared_ptr<const Sidecar> sidecar) {
+  std::vector<SidecarDone> waiting;
   {
     absl::MutexLock lock(&lookup->mu);
     if (lookup->answer != nullptr) return;
-    lookup->answer = beside;
+    lookup->answer = sidecar;
     waiting.swap(lookup->waiting);
   }
-  for (BesideDone& done : waiting) done(beside);
+  for (SidecarDone& done : waiting) done(sidecar);
 }
 
 // One Find. Its steps are started one after the other by callbacks; the indexes of several layers
@@ -262,13 +264,14 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     }
     if (look_up && (trust_.Allows(IndexSource::kBeside) || finder_.MayBeSigned(trust_))) {
       Begin();
-      finder_.Ask(image_->manifest_digest, source_,
-                  [self = shared_from_this()](const std::shared_ptr<const Beside>& beside) {
-                    self->OnBeside(*beside);
-                    self->End();
-                  });
+      finder_.FindSidecar(
+          image_->manifest_digest, source_,
+          [self = shared_from_this()](const std::shared_ptr<const Sidecar>& sidecar) {
+            self->OnBeside(*sidecar);
+            self->End();
+          });
     } else if (look_up && !ReadSoci(std::nullopt)) {
-      AskRepository(0);
+      QueryRepository(0);
     }
     End();
   }
@@ -466,38 +469,39 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
                     });
   }
 
-  void OnBeside(const Beside& beside) {
-    if (beside.index.has_value()) {
+  void OnBeside(const Sidecar& sidecar) {
+    if (sidecar.index.has_value()) {
       const absl::StatusOr<IndexSource> whose =
-          finder_.Classify(*beside.index, IndexSource::kBeside, trust_);
-      if (whose.ok()) return ReadBundles(*beside.index, beside.source, *whose);
+          finder_.Classify(*sidecar.index, IndexSource::kBeside, trust_);
+      if (whose.ok()) return ReadBundles(*sidecar.index, sidecar.source, *whose);
       Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kPublished, whose.status());
     }
-    if (!ReadSoci(beside.soci)) AskRepository(0);
+    if (!ReadSoci(sidecar.soci)) QueryRepository(0);
   }
 
   // The repositories of the configuration, one after the other until one knows the image.
-  void AskRepository(size_t which) {
+  void QueryRepository(size_t which) {
     if (!trust_.Allows(IndexSource::kConfigured) && !finder_.MayBeSigned(trust_)) return;
     if (which >= finder_.options_.repositories.size()) return;
     absl::StatusOr<std::shared_ptr<ImageSource>> source =
         finder_.options_.open(finder_.options_.repositories[which]);
-    if (!source.ok()) return AskRepository(which + 1);
+    if (!source.ok()) return QueryRepository(which + 1);
     Begin();
-    finder_.Ask(image_->manifest_digest, *source,
-                [self = shared_from_this(), which](const std::shared_ptr<const Beside>& beside) {
-                  self->OnRepository(which, *beside);
-                  self->End();
-                });
+    finder_.FindSidecar(
+        image_->manifest_digest, *source,
+        [self = shared_from_this(), which](const std::shared_ptr<const Sidecar>& sidecar) {
+          self->OnRepository(which, *sidecar);
+          self->End();
+        });
   }
-  void OnRepository(size_t which, const Beside& beside) {
-    if (beside.index.has_value()) {
+  void OnRepository(size_t which, const Sidecar& sidecar) {
+    if (sidecar.index.has_value()) {
       const absl::StatusOr<IndexSource> whose =
-          finder_.Classify(*beside.index, IndexSource::kConfigured, trust_);
-      if (whose.ok()) return ReadBundles(*beside.index, beside.source, *whose);
+          finder_.Classify(*sidecar.index, IndexSource::kConfigured, trust_);
+      if (whose.ok()) return ReadBundles(*sidecar.index, sidecar.source, *whose);
       Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kPublished, whose.status());
     }
-    AskRepository(which + 1);
+    QueryRepository(which + 1);
   }
 
   void ReadBundles(const Manifest& index, const std::shared_ptr<ImageSource>& source,
@@ -553,14 +557,14 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
                          });
   }
 
-  // The SOCI index that the image's manifest names, else the one that lies beside it. False when
+  // The SOCI index that the image's manifest names, else the one that lies sidecar it. False when
   // there is none that is believed.
-  bool ReadSoci(const std::optional<Digest>& beside) {
+  bool ReadSoci(const std::optional<Digest>& sidecar) {
     IndexSource whose = IndexSource::kInImage;
     std::optional<Digest> index = SociIndexOf(image_->manifest);
     if (!index.has_value() || !trust_.Allows(whose)) {
       whose = IndexSource::kBeside;
-      index = beside;
+      index = sidecar;
     }
     if (!index.has_value() || !trust_.Allows(whose)) return false;
     Begin();

@@ -71,12 +71,13 @@ class IndexFinder {
 
   // Begins the questions about that manifest whose answers Find will want, while the caller is
   // still busy with the image's configuration.
-  void Hint(const Digest& manifest, const std::shared_ptr<ImageSource>& source, IndexTrust trust);
+  void Prefetch(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
+                IndexTrust trust);
 
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
 
   // What lies beside a manifest.
-  struct Beside {
+  struct Sidecar {
     std::shared_ptr<ImageSource> source;
     std::optional<Manifest> index;  // an imagefs index
     std::optional<Digest> soci;     // manifest of a SOCI index
@@ -85,12 +86,13 @@ class IndexFinder {
  private:
   class Job;
   struct Lookup;
-  using BesideDone = absl::AnyInvocable<void(std::shared_ptr<const Beside>)>;
-  void Ask(const Digest& manifest, const std::shared_ptr<ImageSource>& source, BesideDone done);
-  void AskReferrers(const std::shared_ptr<Lookup>& lookup);
+  using SidecarDone = absl::AnyInvocable<void(std::shared_ptr<const Sidecar>)>;
+  void FindSidecar(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
+                   SidecarDone done);
+  void QueryReferrers(const std::shared_ptr<Lookup>& lookup);
   void OnReferrers(const std::shared_ptr<Lookup>& lookup,
                    absl::StatusOr<std::vector<Descriptor>> referrers);
-  void Answer(const std::shared_ptr<Lookup>& lookup, std::shared_ptr<const Beside> beside);
+  void FinishLookup(const std::shared_ptr<Lookup>& lookup, std::shared_ptr<const Sidecar> beside);
 
   // Whether `trust` may be won by a signature, so that what is not believed otherwise is looked at.
   bool MayBeSigned(IndexTrust trust) const;

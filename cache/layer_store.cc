@@ -232,16 +232,16 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   if (recorded != layers_.end()) {
     const auto& [id, entry] = *recorded;
     if (entry.diff_id == id) {
-      if (readable(entry)) return {Kind::kGive, id};
+      if (readable(entry)) return {Kind::kDeliver, id};
     } else if (!entry.was_proven()) {
-      if (request.trust.Allows(entry.source)) return {Kind::kGive, id};
+      if (request.trust.Allows(entry.source)) return {Kind::kDeliver, id};
       if (request.trust.empty()) return {Kind::kProve, id};
     } else {
       // Proven since: it is what was given, under either name.
       const auto proven = layers_.find(entry.diff_id);
       const bool both = proven != layers_.end() && proven->second.diff_id == proven->first &&
                         proven->second.state != LayerState::kFilling;
-      return {Kind::kGive, both ? proven->first : id};
+      return {Kind::kDeliver, both ? proven->first : id};
     }
   }
   const auto may = [&](const Origin& origin) {
@@ -251,9 +251,10 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   const auto proven = layers_.find(request.diff_id);
   if (proven != layers_.end() && proven->second.diff_id == proven->first &&
       readable(proven->second)) {
-    if (options_.share_all) return {Kind::kGive, proven->first};
+    if (options_.share_all) return {Kind::kDeliver, proven->first};
     const Origin* origin = OriginOf(proven->second, request);
-    if (origin != nullptr) return {may(*origin) ? Kind::kGive : Kind::kAsk, proven->first};
+    if (origin != nullptr)
+      return {may(*origin) ? Kind::kDeliver : Kind::kAskRegistry, proven->first};
   }
   if (request.source == nullptr) return {};
   if (request.trust.empty()) return JudgeUnprovenLocked(request);
@@ -261,7 +262,8 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   const auto described = layers_.find(request.UnprovenId());
   if (described == layers_.end()) return {};
   const Origin* origin = OriginOf(described->second, request);
-  return {origin != nullptr && may(*origin) ? Kind::kGive : Kind::kAsk, described->first};
+  return {origin != nullptr && may(*origin) ? Kind::kDeliver : Kind::kAskRegistry,
+          described->first};
 }
 
 // One that has to be proven may be on its way already, for somebody who is shown it.
@@ -276,8 +278,8 @@ LayerStore::Verdict LayerStore::JudgeUnprovenLocked(const Request& request) cons
 
 bool LayerStore::Has(const Request& request) const {
   const Verdict verdict = Judge(request);
-  return verdict.kind == Verdict::Kind::kGive ||
-         (verdict.kind == Verdict::Kind::kAsk && request.source != nullptr);
+  return verdict.kind == Verdict::Kind::kDeliver ||
+         (verdict.kind == Verdict::Kind::kAskRegistry && request.source != nullptr);
 }
 
 // A request on its way: judged, perhaps asked or fetched for, judged again.
@@ -313,14 +315,14 @@ FlightTicket LayerStore::Ensure(Request request, Priority priority, Done done) {
 void LayerStore::Continue(const std::shared_ptr<Call>& call) {
   const Verdict verdict = Judge(call->request);
   switch (verdict.kind) {
-    case Verdict::Kind::kGive:
-      if (!Suspect(verdict.id)) return Give(call, verdict.id);
+    case Verdict::Kind::kDeliver:
+      if (!Suspect(verdict.id)) return Deliver(call, verdict.id);
       // Reading all of it takes its time.
       return work_->Submit(std::make_shared<LivePriority>(call->priority),
-                           [this, call, id = verdict.id] { Give(call, id); });
+                           [this, call, id = verdict.id] { Deliver(call, id); });
     case Verdict::Kind::kProve:
       return call->waited ? Fetch(call) : AwaitProof(call, verdict.id);
-    case Verdict::Kind::kAsk:
+    case Verdict::Kind::kAskRegistry:
       if (call->request.source == nullptr) return Fetch(call);
       asked_++;
       return call->group->Add(possession_.Ask(call->request.blob, call->request.source,
@@ -338,7 +340,7 @@ void LayerStore::Continue(const std::shared_ptr<Call>& call) {
   }
 }
 
-void LayerStore::Give(const std::shared_ptr<Call>& call, const Digest& id) {
+void LayerStore::Deliver(const std::shared_ptr<Call>& call, const Digest& id) {
   absl::StatusOr<LayerRef> layer = Find(id);
   if (!layer.ok()) return Fetch(call);
   reused_++;
@@ -379,7 +381,7 @@ void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<Lay
   if (!layer.ok()) return call->Finish(std::move(layer));
   const Request& request = call->request;
   const Verdict verdict = Judge(request);
-  const bool given = verdict.kind == Verdict::Kind::kGive && verdict.id == (*layer)->id;
+  const bool given = verdict.kind == Verdict::Kind::kDeliver && verdict.id == (*layer)->id;
   // One that is shown before its bytes are here has none but those that this request will bring.
   const bool own = call->leads && !(*layer)->proven();
   if (given || own || options_.share_all) return call->Finish(std::move(layer));
@@ -724,7 +726,7 @@ std::vector<std::pair<Digest, Digest>> LayerStore::ProvenTwice() const {
 
 uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes) {
   uint64_t freed = 0;
-  std::vector<std::pair<Digest, std::string>> victims;
+  std::vector<std::pair<Digest, std::string>> removable;
   absl::flat_hash_set<Digest> claims;
   absl::ReleasableMutexLock records(&records_mu_);
   {
@@ -741,7 +743,7 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
         ++it;
         continue;
       }
-      victims.emplace_back(it->first, removed);
+      removable.emplace_back(it->first, removed);
       claims.insert(it->second.diff_id);
       freed += it->second.data_bytes + it->second.index_bytes;
       layers_.erase(it++);
@@ -755,18 +757,18 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
     }
   }
   WriteBatch batch;
-  for (const auto& [id, removed] : victims) {
+  for (const auto& [id, removed] : removable) {
     batch.Delete(StrCat(kRecordPrefix, id.hex()));
     LogInfo("layer.removed layer=", id.Short());
   }
-  if (victims.empty()) return freed;
+  if (removable.empty()) return freed;
   if (absl::Status status = kv_.Write(batch, true); !status.ok()) {
     LogError("layer.forget_failed error=", status.message());
   }
   records.Release();
   // A file's other name going changes its times.
   const std::vector<Digest> siblings = UnchangedLayersOf(claims);
-  for (const auto& [id, removed] : victims) {
+  for (const auto& [id, removed] : removable) {
     if (absl::Status status = RemoveTree(removed); !status.ok()) {
       LogWarning("layer.cleanup_failed directory=", removed, " error=", status.message());
     }

@@ -127,7 +127,7 @@ class LayerStore {
   using Entry = LayerEntry;
   // What the store can do for a request with what is here.
   struct Verdict {
-    enum class Kind { kFetch, kAsk, kGive, kProve } kind = Kind::kFetch;
+    enum class Kind { kFetch, kAskRegistry, kDeliver, kProve } kind = Kind::kFetch;
     Digest id;  // of the layer
   };
 
@@ -144,7 +144,7 @@ class LayerStore {
   Verdict JudgeLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   Verdict JudgeUnprovenLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   void Continue(const std::shared_ptr<Call>& call);
-  void Give(const std::shared_ptr<Call>& call, const Digest& id);
+  void Deliver(const std::shared_ptr<Call>& call, const Digest& id);
   void Fetch(const std::shared_ptr<Call>& call);
   void OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<LayerRef> layer);
   void AwaitProof(const std::shared_ptr<Call>& call, const Digest& id);

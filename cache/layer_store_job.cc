@@ -61,8 +61,8 @@ void LayerStore::Job::Begin() {
   // It may have come between the look of the callers and this flight; whether each may have it is
   // seen to when the flight has ended. Where no registry can be asked, a caller reads by himself.
   const Verdict here = store_.Judge(request_);
-  const bool ask = here.kind == Verdict::Kind::kAsk && blob_.urls.empty();
-  if (here.kind == Verdict::Kind::kGive || ask) {
+  const bool ask = here.kind == Verdict::Kind::kAskRegistry && blob_.urls.empty();
+  if (here.kind == Verdict::Kind::kDeliver || ask) {
     if (absl::StatusOr<LayerRef> layer = store_.Find(here.id); layer.ok()) {
       store_.reused_++;
       return End(std::move(layer));

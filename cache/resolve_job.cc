@@ -57,7 +57,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
       return OnIndex(*std::move(parsed.index), depth);
     }
     manifest_ = *std::move(fetched);
-    if (!request_.trust.empty()) finder_.Hint(manifest_.digest, source_, request_.trust);
+    if (!request_.trust.empty()) finder_.Prefetch(manifest_.digest, source_, request_.trust);
     const Digest& config = parsed.manifest->config.digest;
     absl::StatusOr<std::optional<std::string>> known =
         kv_.Get(StrCat(kConfigKeyPrefix, config.hex()));

@@ -199,12 +199,12 @@ void BlobPush::OnChunk(absl::StatusOr<HttpResponse> response) {
     if (TransportFailureOf(response.status()) == TransportFailure::kNone) {
       return Finish(response.status());
     }
-    return Again(Annotate(response.status(), what_), &BlobPush::AskHowFar);
+    return Again(Annotate(response.status(), what_), &BlobPush::QueryOffset);
   }
   const absl::Status lost = absl::UnavailableError(
       StrCat(what_, ": ", endpoint_->host, " has lost the upload; try again"));
   if (response->status == 404) return Again(lost, &BlobPush::Ask);
-  if (response->status == 416) return Again(lost, &BlobPush::AskHowFar);
+  if (response->status == 416) return Again(lost, &BlobPush::QueryOffset);
   absl::Status status = TakeLocation(*response);
   if (status.ok()) status = TakeProgress(response->Header("range"), chunk_end_);
   if (!status.ok()) return Finish(status);
@@ -216,7 +216,7 @@ void BlobPush::OnChunk(absl::StatusOr<HttpResponse> response) {
   Continue();
 }
 
-void BlobPush::AskHowFar() {
+void BlobPush::QueryOffset() {
   if (done_.called()) return;
   RegistryCall::Spec spec = NewSpec("GET");
   spec.url = location_;

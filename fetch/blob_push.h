@@ -41,7 +41,7 @@ class BlobPush : public std::enable_shared_from_this<BlobPush> {
   void Continue();
   void SendChunk();
   void OnChunk(absl::StatusOr<HttpResponse> response);
-  void AskHowFar();
+  void QueryOffset();
   void OnHowFar(absl::StatusOr<HttpResponse> response);
   void SendEnd();
   void OnEnd(absl::StatusOr<HttpResponse> response);

@@ -246,7 +246,7 @@ absl::Status BlobRead::TakeWhole(Piece& piece, const HttpResponse& response) {
 }
 
 // What the sink refuses ends the read at once, before another range brings it more.
-absl::Status BlobRead::Give(uint64_t offset, std::string_view data) {
+absl::Status BlobRead::Deliver(uint64_t offset, std::string_view data) {
   absl::Status status = sink_(offset, data);
   if (!status.ok()) Finish(status);
   return status;
@@ -256,7 +256,7 @@ absl::Status BlobRead::OnRangeData(Piece& piece, std::string_view data) {
   if (data.size() > piece.range.end - piece.next) {
     return Mismatch(StrCat("sends more than the bytes up to ", piece.range.end));
   }
-  IMAGEFS_RETURN_IF_ERROR(Give(piece.next, data));
+  IMAGEFS_RETURN_IF_ERROR(Deliver(piece.next, data));
   piece.next += data.size();
   return absl::OkStatus();
 }
@@ -272,7 +272,7 @@ absl::Status BlobRead::OnWholeData(Piece& piece, std::string_view data) {
     const uint64_t from = std::max(want.begin, begin);
     const uint64_t to = std::min(want.end, piece.position);
     if (want.begin < begin) return Mismatch("lost its place");
-    IMAGEFS_RETURN_IF_ERROR(Give(from, data.substr(from - begin, to - from)));
+    IMAGEFS_RETURN_IF_ERROR(Deliver(from, data.substr(from - begin, to - from)));
     want.begin = to;
     if (want.empty()) wanted_.pop_front();
   }

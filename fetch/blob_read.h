@@ -56,7 +56,7 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   // Range.
   void LeaveRanges(const Piece& piece);
   absl::Status TakeWhole(Piece& piece, const HttpResponse& response);
-  absl::Status Give(uint64_t offset, std::string_view data);
+  absl::Status Deliver(uint64_t offset, std::string_view data);
   absl::Status OnRangeData(Piece& piece, std::string_view data);
   absl::Status OnWholeData(Piece& piece, std::string_view data);
   void OnPieceDone(const std::shared_ptr<Piece>& piece, const absl::Status& status);

@@ -90,17 +90,17 @@ bool ConnectionShares::MayStart(const Entry& entry) const {
 
 // Whether `entry` is due more than it has, and the other more than it is due. Registries are equal,
 // and so are the sources of one.
-bool ConnectionShares::IsDueMore(const Use& use, const Entry& entry, const Entry& victim,
+bool ConnectionShares::IsDueMore(const Use& use, const Entry& entry, const Entry& preempted,
                                  int limit) {
   if (entry.priority() > Priority::kForeground && use.Running(entry.claim) > 0) return false;
   const Use::Registry& mine = use.RegistryOf(entry.claim);
-  const Use::Registry& other = use.RegistryOf(victim.claim);
+  const Use::Registry& other = use.RegistryOf(preempted.claim);
   if (&mine != &other) {
     const int share = use.RegistryShare(limit);
     return mine.running < share && other.running > share;
   }
   const int share = use.Share(entry.claim, limit);
-  return use.Running(entry.claim) < share && use.Running(victim.claim) > share;
+  return use.Running(entry.claim) < share && use.Running(preempted.claim) > share;
 }
 
 ConnectionShares::Rank ConnectionShares::RankOf(uint64_t id, const Entry& entry) const {
@@ -118,39 +118,39 @@ ConnectionShares::Rank ConnectionShares::RankOf(uint64_t id, const Entry& entry)
   return rank;
 }
 
-bool ConnectionShares::MayCut(const Entry& victim, const Entry& entry, const Use& use, int limit,
+bool ConnectionShares::MayCut(const Entry& preempted, const Entry& entry, const Use& use, int limit,
                               Clock::time_point now, Clock::time_point& look_again) const {
-  if (victim.claim.cut == Cut::kNever) return false;
-  const bool same_source = victim.claim.registry == entry.claim.registry &&
-                           victim.claim.repository == entry.claim.repository;
-  if (victim.slow && !same_source) return true;
-  if (entry.claim.hedge && victim.silent && same_source) return true;
+  if (preempted.claim.cut == Cut::kNever) return false;
+  const bool same_source = preempted.claim.registry == entry.claim.registry &&
+                           preempted.claim.repository == entry.claim.repository;
+  if (preempted.slow && !same_source) return true;
+  if (entry.claim.hedge && preempted.silent && same_source) return true;
   const bool urgent = entry.priority() <= Priority::kForeground;
   const bool awaited = entry.priority() == Priority::kOnDemand;
-  const bool due_more = !same_source && IsDueMore(use, entry, victim, limit);
-  if (victim.claim.cut == Cut::kRestarts && !due_more) return false;
+  const bool due_more = !same_source && IsDueMore(use, entry, preempted, limit);
+  if (preempted.claim.cut == Cut::kRestarts && !due_more) return false;
   // How long it must have run before.
   std::optional<std::chrono::milliseconds> after;
-  const bool last_of_source = use.Running(victim.claim) == 1;
+  const bool last_of_source = use.Running(preempted.claim) == 1;
   if (urgent && due_more) {
     after = awaited ? std::chrono::milliseconds(0) : options_.patience;
-  } else if (urgent && victim.priority() > entry.priority() &&
+  } else if (urgent && preempted.priority() > entry.priority() &&
              (awaited || !last_of_source || use.Running(entry.claim) == 0)) {
     after = options_.patience;
   } else if (!same_source && use.Running(entry.claim) == 0 &&
-             (urgent || due_more || victim.priority() > Priority::kForeground)) {
+             (urgent || due_more || preempted.priority() > Priority::kForeground)) {
     after = options_.turn;
   }
   if (!after) return false;
-  if (now - victim.started >= *after) return true;
-  look_again = std::min(look_again, victim.started + *after);
+  if (now - preempted.started >= *after) return true;
+  look_again = std::min(look_again, preempted.started + *after);
   return false;
 }
 
 // What to cut for a claim that may not start, the least urgent of the source with the most first.
 // It is of whatever is used up, so that one cut makes room.
-std::optional<uint64_t> ConnectionShares::Victim(const Entry& entry, Clock::time_point now,
-                                                 Clock::time_point& look_again) const {
+std::optional<uint64_t> ConnectionShares::FindPreempted(const Entry& entry, Clock::time_point now,
+                                                        Clock::time_point& look_again) const {
   const Use& host = UseOfHost(entry.claim);
   const bool host_full = host.running >= options_.per_host;
   const bool registry_full =
@@ -161,13 +161,14 @@ std::optional<uint64_t> ConnectionShares::Victim(const Entry& entry, Clock::time
                                     : options_.total;
   std::optional<uint64_t> best;
   std::tuple<Priority, bool, int, int, bool, Clock::duration> best_key;
-  for (const auto& [id, victim] : running_) {
-    if (host_full && victim.claim.host != entry.claim.host) continue;
-    if (registry_full && victim.claim.registry != entry.claim.registry) continue;
-    if (!MayCut(victim, entry, use, limit, now, look_again)) continue;
-    const auto key = std::make_tuple(
-        victim.priority(), victim.slow, use.RegistryOf(victim.claim).running,
-        use.Running(victim.claim), victim.claim.cut == Cut::kResumes, now - victim.started);
+  for (const auto& [id, preempted] : running_) {
+    if (host_full && preempted.claim.host != entry.claim.host) continue;
+    if (registry_full && preempted.claim.registry != entry.claim.registry) continue;
+    if (!MayCut(preempted, entry, use, limit, now, look_again)) continue;
+    const auto key =
+        std::make_tuple(preempted.priority(), preempted.slow,
+                        use.RegistryOf(preempted.claim).running, use.Running(preempted.claim),
+                        preempted.claim.cut == Cut::kResumes, now - preempted.started);
     if (best && key <= best_key) continue;
     best = id;
     best_key = key;
@@ -196,13 +197,13 @@ bool ConnectionShares::KeepPromise(Step& step, Clock::time_point now) {
     Start(step.id, now);
     return true;
   }
-  const std::optional<uint64_t> victim = Victim(it->second, now, step.look_again);
-  if (!victim) {
+  const std::optional<uint64_t> preempted = FindPreempted(it->second, now, step.look_again);
+  if (!preempted) {
     promised_.reset();
     return false;
   }
   step.kind = Step::Kind::kCut;
-  step.id = *victim;
+  step.id = *preempted;
   return true;
 }
 
@@ -230,10 +231,10 @@ ConnectionShares::Step ConnectionShares::Next(Clock::time_point now) {
   }
   for (const auto& [rank, entry] : blocked) {
     if (first && *first < rank) break;
-    if (const auto victim = Victim(*entry, now, step.look_again)) {
+    if (const auto preempted = FindPreempted(*entry, now, step.look_again)) {
       promised_ = rank.id;
       step.kind = Step::Kind::kCut;
-      step.id = *victim;
+      step.id = *preempted;
       return step;
     }
   }

@@ -104,12 +104,12 @@ class ConnectionShares {
 
   bool MayStart(const Entry& entry) const;
   bool TotalIsFull(Priority priority) const;
-  static bool IsDueMore(const Use& use, const Entry& entry, const Entry& victim, int limit);
+  static bool IsDueMore(const Use& use, const Entry& entry, const Entry& preempted, int limit);
   Rank RankOf(uint64_t id, const Entry& entry) const;
   const Use& UseOfHost(const Claim& claim) const { return hosts_.at(claim.host); }
-  std::optional<uint64_t> Victim(const Entry& entry, Clock::time_point now,
-                                 Clock::time_point& look_again) const;
-  bool MayCut(const Entry& victim, const Entry& entry, const Use& use, int limit,
+  std::optional<uint64_t> FindPreempted(const Entry& entry, Clock::time_point now,
+                                        Clock::time_point& look_again) const;
+  bool MayCut(const Entry& preempted, const Entry& entry, const Use& use, int limit,
               Clock::time_point now, Clock::time_point& look_again) const;
   bool KeepPromise(Step& step, Clock::time_point now);
   void Start(uint64_t id, Clock::time_point now);

@@ -100,7 +100,7 @@ absl::Status HelperError(const std::string& program, std::string_view why,
 }
 
 // nullopt: the helper has no credential for `server`.
-absl::StatusOr<std::optional<Credential>> AskHelper(const std::string& helper,
+absl::StatusOr<std::optional<Credential>> RunHelper(const std::string& helper,
                                                     std::string_view server,
                                                     const std::string& file) {
   const std::string program = "docker-credential-" + helper;
@@ -167,7 +167,7 @@ absl::StatusOr<std::optional<Credential>> FromHelper(const Json& config, const s
   // Docker keeps its hub under an old URL, the containers tools under its name.
   if (IsHubHost(reference.host)) servers = {std::string(kDockerHubServer), "docker.io"};
   for (const std::string& server : servers) {
-    IMAGEFS_ASSIGN_OR_RETURN(std::optional<Credential> found, AskHelper(helper, server, file));
+    IMAGEFS_ASSIGN_OR_RETURN(std::optional<Credential> found, RunHelper(helper, server, file));
     if (found) return found;
   }
   return std::nullopt;

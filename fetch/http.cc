@@ -163,7 +163,7 @@ std::optional<uint64_t> CollectedBytes(const Transfer& t) {
 }
 
 // Takes one header line. An error ends the transfer. Trailers carry nothing that is wanted here.
-absl::Status TakeHeaderLine(Transfer& t, std::string_view line) {
+absl::Status ParseHeaderLine(Transfer& t, std::string_view line) {
   if (t.header_reader.done()) return absl::OkStatus();
   absl::Status status = t.header_reader.Take(line, t.response);
   if (!status.ok()) return Annotate(status, t.url.HostPort());
@@ -178,7 +178,7 @@ absl::Status TakeHeaderLine(Transfer& t, std::string_view line) {
 size_t OnHeaderLine(char* data, size_t size, size_t count, void* user) {
   Transfer& t = *static_cast<Transfer*>(user);
   t.phases->HeaderBytes(Clock::now());
-  t.failure = TakeHeaderLine(t, std::string_view(data, size * count));
+  t.failure = ParseHeaderLine(t, std::string_view(data, size * count));
   return t.failure.ok() ? size * count : 0;
 }
 

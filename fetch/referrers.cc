@@ -88,11 +88,11 @@ void ReferrersRead::Start() {
   // Both are marked before either may answer.
   waiting_api_ = known != Referrers::kMissing;
   const bool ask_tag = known != Referrers::kSupported;
-  if (ask_tag) AskTag();
-  if (waiting_api_) AskApi(std::nullopt);
+  if (ask_tag) QueryTag();
+  if (waiting_api_) QueryApi(std::nullopt);
 }
 
-void ReferrersRead::AskApi(std::optional<Url> page) {
+void ReferrersRead::QueryApi(std::optional<Url> page) {
   RegistryCall::Spec spec;
   spec.path = StrCat("/v2/", endpoint_->repository, "/referrers/", subject_.ToString());
   if (!artifact_type_.empty()) StrAppend(&spec.path, "?artifactType=", UrlEncode(artifact_type_));
@@ -144,7 +144,7 @@ void ReferrersRead::OnApi(absl::StatusOr<HttpResponse> response) {
         StrCat(what_, ": ", endpoint_->host, " continues its list at another host, ",
                page->HostPort(), ", which is not asked; check the registry's configuration")));
   }
-  AskApi(*std::move(page));
+  QueryApi(*std::move(page));
 }
 
 void ReferrersRead::OnApiMissing(bool remember) {
@@ -152,7 +152,7 @@ void ReferrersRead::OnApiMissing(bool remember) {
   if (remember && state.referrers == RegistryShared::Host::Referrers::kUnknown) {
     state.referrers = RegistryShared::Host::Referrers::kMissing;
   }
-  if (!asked_tag_) AskTag();
+  if (!asked_tag_) QueryTag();
   OnApiDone(absl::OkStatus());
 }
 
@@ -162,7 +162,7 @@ void ReferrersRead::OnApiDone(absl::Status status) {
   FinishWhenAnswered();
 }
 
-void ReferrersRead::AskTag() {
+void ReferrersRead::QueryTag() {
   waiting_tag_ = asked_tag_ = true;
   RegistryCall::Spec spec;
   spec.path = StrCat("/v2/", endpoint_->repository, "/manifests/", ReferrersTag(subject_));

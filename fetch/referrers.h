@@ -33,11 +33,11 @@ class ReferrersRead : public std::enable_shared_from_this<ReferrersRead> {
                 ImageSource::ReferrersDone done);
 
   void Start();
-  void AskApi(std::optional<Url> page);
+  void QueryApi(std::optional<Url> page);
   void OnApi(absl::StatusOr<HttpResponse> response);
   void OnApiMissing(bool remember);
   void OnApiDone(absl::Status status);
-  void AskTag();
+  void QueryTag();
   void OnTag(absl::StatusOr<HttpResponse> response);
   absl::Status Take(const ImageIndex& index);
   void FinishWhenAnswered();

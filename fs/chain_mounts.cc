@@ -41,7 +41,7 @@ constexpr char kFillingSuffix[] = ".filling";
 
 // Has the kernel send a request (FuseSession::fails_older). On a thread that nobody waits for: it
 // is this process that answers.
-void AskOnce(const std::string& path) {
+void RequestDataOnce(const std::string& path) {
   std::thread([path] {
     struct statfs ignored;
     (void)statfs(path.c_str(), &ignored);
@@ -160,7 +160,7 @@ absl::StatusOr<uint64_t> ChainMounts::Sessions::Serve(SessionRecord record, Fuse
     if (auto self = weak.lock()) self->Ended(id);
   });
   if (session.ok() && to_keep.has_value()) Keep(**session, record, *to_keep);
-  if (session.ok() && (*session)->fails_older()) AskOnce(record.path);
+  if (session.ok() && (*session)->fails_older()) RequestDataOnce(record.path);
   absl::MutexLock lock(&mu_);
   const auto found = sessions_.find(id);
   if (!session.ok()) {

@@ -405,7 +405,7 @@ void ReplyXattr(fuse_req_t req, std::string_view value, size_t size) {
 
 // What the root of the tree tells about itself, under names that no list shows, so that a copy of
 // the tree stays one. nullopt: no such name.
-std::optional<std::string> AboutTree(const FuseTree& tree, std::string_view name) {
+std::optional<std::string> TreeXattr(const FuseTree& tree, std::string_view name) {
   constexpr std::string_view kPrefix = "user.imagefs.";
   if (!name.starts_with(kPrefix)) return std::nullopt;
   name.remove_prefix(kPrefix.size());
@@ -427,7 +427,7 @@ void GetXattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
   FuseWorkerContext::Count(current_worker->xattr_requests);
   const FuseTree& tree = TreeOf(req);
   if (node == FUSE_ROOT_ID) {
-    if (const std::optional<std::string> about = AboutTree(tree, name); about.has_value()) {
+    if (const std::optional<std::string> about = TreeXattr(tree, name); about.has_value()) {
       return ReplyXattr(req, *about, size);
     }
   }
@@ -758,7 +758,7 @@ void Refuse(fuse_req_t req, Args...) {
 }
 
 template <int kError, typename... Args>
-void SetRefused(void (*&operation)(fuse_req_t, Args...)) {
+void RejectWith(void (*&operation)(fuse_req_t, Args...)) {
   operation = &Refuse<kError, Args...>;
 }
 
@@ -767,24 +767,24 @@ fuse_lowlevel_ops BaseOperations() {
   fuse_lowlevel_ops ops = {};
   ops.init = Init;
   // After ENOSYS the kernel opens, flushes and closes by itself and keeps its caches across opens.
-  SetRefused<ENOSYS>(ops.open);
-  SetRefused<ENOSYS>(ops.opendir);
-  SetRefused<ENOSYS>(ops.flush);
+  RejectWith<ENOSYS>(ops.open);
+  RejectWith<ENOSYS>(ops.opendir);
+  RejectWith<ENOSYS>(ops.flush);
   // The mount is read-only, so that these arrive only from a kernel that did not look.
-  SetRefused<EROFS>(ops.setattr);
-  SetRefused<EROFS>(ops.mknod);
-  SetRefused<EROFS>(ops.mkdir);
-  SetRefused<EROFS>(ops.unlink);
-  SetRefused<EROFS>(ops.rmdir);
-  SetRefused<EROFS>(ops.symlink);
-  SetRefused<EROFS>(ops.rename);
-  SetRefused<EROFS>(ops.link);
-  SetRefused<EROFS>(ops.write);
-  SetRefused<EROFS>(ops.create);
-  SetRefused<EROFS>(ops.setxattr);
-  SetRefused<EROFS>(ops.removexattr);
-  SetRefused<EROFS>(ops.fallocate);
-  SetRefused<EROFS>(ops.copy_file_range);
+  RejectWith<EROFS>(ops.setattr);
+  RejectWith<EROFS>(ops.mknod);
+  RejectWith<EROFS>(ops.mkdir);
+  RejectWith<EROFS>(ops.unlink);
+  RejectWith<EROFS>(ops.rmdir);
+  RejectWith<EROFS>(ops.symlink);
+  RejectWith<EROFS>(ops.rename);
+  RejectWith<EROFS>(ops.link);
+  RejectWith<EROFS>(ops.write);
+  RejectWith<EROFS>(ops.create);
+  RejectWith<EROFS>(ops.setxattr);
+  RejectWith<EROFS>(ops.removexattr);
+  RejectWith<EROFS>(ops.fallocate);
+  RejectWith<EROFS>(ops.copy_file_range);
   return ops;
 }
 
@@ -810,8 +810,8 @@ fuse_lowlevel_ops MakeDataOperations() {
   ops.read = DataRead;
   ops.readdir = DataReadDir;
   ops.statfs = DataStatFs;
-  SetRefused<ENOSYS>(ops.getxattr);
-  SetRefused<ENOSYS>(ops.listxattr);
+  RejectWith<ENOSYS>(ops.getxattr);
+  RejectWith<ENOSYS>(ops.listxattr);
   return ops;
 }
 
@@ -827,8 +827,8 @@ fuse_lowlevel_ops MakeLayersOperations() {
   ops.create = LayersCreate;
   ops.rmdir = LayersRmdir;
   ops.statfs = DataStatFs;
-  SetRefused<ENOSYS>(ops.getxattr);
-  SetRefused<ENOSYS>(ops.listxattr);
+  RejectWith<ENOSYS>(ops.getxattr);
+  RejectWith<ENOSYS>(ops.listxattr);
   return ops;
 }
 

@@ -55,7 +55,7 @@ TEST(FillSharesTest, NobodyIsKeptOut) {
       const int wanting = 1 + static_cast<int>(random() % 6);
       if (random() % 4 == 0 && !held.empty()) {
         const size_t i = random() % held.size();
-        shares.Give(held[i].first, held[i].second);
+        shares.Release(held[i].first, held[i].second);
         --count[held[i].first];
         held.erase(held.begin() + static_cast<ptrdiff_t>(i));
       } else {

@@ -171,7 +171,7 @@ TEST_F(IndexFinderTest, WhatIsNotTrustedIsNotEvenAskedFor) {
   EXPECT_EQ(Find(*image, IndexTrust::Trusted()), "");
   EXPECT_EQ(image->repository.manifest_reads(), 0);
   IndexFinder finder(options_);
-  finder.Hint(image->image.manifest_digest, image->source, IndexTrust::Trusted());
+  finder.Prefetch(image->image.manifest_digest, image->source, IndexTrust::Trusted());
   EXPECT_EQ(Counter(finder, "index_lookups"), 0U);
 }
 
