@@ -76,22 +76,22 @@ absl::Status FillingLayer::OpenFiles() {
     const PresentMap::Mark& mark = present_->mark(i);
     if (!mark.present) continue;
     anonymous_ = false;  // who brought it is not known any more
-    const bool suspect = options_.suspect || !mark.sum.has_value();
+    const bool unverified = options_.unverified || !mark.sum.has_value();
     // What can be told from the blob alone has to come again.
-    if (suspect && span.digest_of_blob && !mark.sum.has_value()) continue;
-    spans_[i].state = suspect ? State::kSuspect : State::kPresent;
+    if (unverified && span.digest_of_blob && !mark.sum.has_value()) continue;
+    spans_[i].state = unverified ? State::kUnverified : State::kPresent;
     // Suspect ones count as here in reports until they turn out to be wrong.
     present_blob_bytes_ += span.blob_bytes;
     present_data_bytes_ += span.data_bytes;
-    if (suspect) continue;
+    if (unverified) continue;
     if (download_ != nullptr) download_->Trust({span.blob_begin, span.blob_end()});
     ++present_count_;
   }
   return absl::OkStatus();
 }
 
-void FillingLayer::Doubt(const std::vector<uint32_t>& spans) {
-  std::vector<uint32_t> suspects;
+void FillingLayer::Recheck(const std::vector<uint32_t>& spans) {
+  std::vector<uint32_t> unverified;
   {
     absl::MutexLock lock(&mu_);
     // The check of the whole looks at all of them.
@@ -100,10 +100,10 @@ void FillingLayer::Doubt(const std::vector<uint32_t>& spans) {
       if (spans_[index].state != State::kPresent) continue;
       spans_[index].state = State::kBusy;
       --present_count_;
-      suspects.push_back(index);
+      unverified.push_back(index);
     }
   }
-  CheckSuspects(suspects);
+  CheckUnverified(unverified);
 }
 
 void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
@@ -154,19 +154,19 @@ void FillingLayer::QueueLocked(uint32_t index, Priority priority) {
 }
 
 // Remembers what readers need, and goes on to all of it when that is most of the layer.
-void FillingLayer::TouchLocked(uint32_t first, uint32_t last) {
+void FillingLayer::NoteReadLocked(uint32_t first, uint32_t last) {
   for (uint32_t i = first; i < last; ++i) {
-    if (spans_[i].touched) continue;
-    spans_[i].touched = true;
-    touched_.emplace_back(scheduler_.NextOrder(), i);
+    if (spans_[i].was_read) continue;
+    spans_[i].was_read = true;
+    read_spans_.emplace_back(scheduler_.NextOrder(), i);
     needed_bytes_ += table_->span(i).blob_bytes;
-    last_touch_ = Moment::Now();
+    last_read_ = Moment::Now();
   }
   const bool most =
       static_cast<double>(needed_bytes_) > kMostOfIt * static_cast<double>(all_blob_bytes_);
   if ((most || all_blob_bytes_ <= kWholeBytes) && !want_all_.has_value() && needed_bytes_ > 0) {
     want_all_ = Priority::kReadahead;
-    sweep_ = 0;
+    scan_ = 0;
   }
 }
 
@@ -185,14 +185,14 @@ void FillingLayer::ReadAheadLocked(uint32_t first, uint32_t last) {
 }
 
 // Puts the waiter on every span of its parts that is not here; true when all are, and then pinned.
-bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& suspects) {
+bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unverified) {
   for (const auto& [first, last] : waiter->parts) {
     for (uint32_t i = first; i < last; ++i) {
       Span& span = spans_[i];
       if (span.state == State::kPresent || span.state == State::kInMemory) continue;
-      if (span.state == State::kSuspect) {
+      if (span.state == State::kUnverified) {
         span.state = State::kBusy;
-        suspects.push_back(i);
+        unverified.push_back(i);
       } else if (span.state == State::kInFlight || span.state == State::kBusy) {
         scheduler_.counters().joins++;
         // What is under way in the background is now waited for.
@@ -241,13 +241,13 @@ void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, 
   waiter->range = range;
   waiter->reader = reader;
   waiter->done = std::move(done);
-  std::vector<uint32_t> suspects;
+  std::vector<uint32_t> unverified;
   absl::Status failed;
   absl::Duration deadline;
   bool ready;
   {
     absl::MutexLock lock(&mu_);
-    failed = cancelled_ ? absl::CancelledError("the store closes") : poison_;
+    failed = cancelled_ ? absl::CancelledError("the store closes") : failure_;
     auto add = [&waiter](std::pair<size_t, size_t> spans) {
       waiter->parts.emplace_back(spans.first, spans.second);
     };
@@ -260,10 +260,10 @@ void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, 
       add(table_->SpansOf({move.from, move.from + move.length}));
     }
     if (failed.ok()) {
-      for (const auto& [first, last] : waiter->parts) TouchLocked(first, last);
+      for (const auto& [first, last] : waiter->parts) NoteReadLocked(first, last);
     }
     if (failed.ok() && !AllHereLocked(*waiter)) failed = RefusalLocked(*waiter);
-    waiter->over = !failed.ok() || ArmLocked(waiter, suspects);
+    waiter->over = !failed.ok() || ArmLocked(waiter, unverified);
     if (!waiter->over) ++waiting_;
     if (failed.ok() && begin < end) ReadAheadLocked(begin, end);
     deadline = deadline_.value_or(scheduler_.options().deadline);
@@ -275,13 +275,13 @@ void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, 
   }
   scheduler_.counters().waits++;
   scheduler_.NoteDemand();
-  CheckSuspects(suspects);
+  CheckUnverified(unverified);
   Watch(waiter, cancel, deadline);
   scheduler_.Wake();
 }
 
-void FillingLayer::CheckSuspects(const std::vector<uint32_t>& suspects) {
-  for (const uint32_t span : suspects) {
+void FillingLayer::CheckUnverified(const std::vector<uint32_t>& unverified) {
+  for (const uint32_t span : unverified) {
     scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kOnDemand),
                              [self = shared_from_this(), span] { self->Recheck(span); });
   }
@@ -399,7 +399,7 @@ absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {
 void FillingLayer::Prefetch(ByteRange range, Priority priority) {
   {
     absl::MutexLock lock(&mu_);
-    if (cancelled_ || !poison_.ok()) return;
+    if (cancelled_ || !failure_.ok()) return;
     const auto [first, last] = table_->SpansOf(range);
     profiled_ |= priority == Priority::kForeground;
     for (size_t i = first; i < last; ++i) {
@@ -416,7 +416,7 @@ void FillingLayer::WantAll(Priority priority) {
     absl::MutexLock lock(&mu_);
     if (!want_all_.has_value() || *want_all_ > priority) {
       want_all_ = priority;
-      sweep_ = 0;
+      scan_ = 0;
       check = check_waits_ && priority <= Priority::kForeground;
     }
     if (priority <= Priority::kForeground) no_room_before_ = Moment::InfinitePast();
@@ -440,7 +440,7 @@ void FillingLayer::GiveUp() {
   const FillReport report = Report();
   {
     absl::MutexLock lock(&mu_);
-    if (cancelled_ || !poison_.ok() || complete()) return;
+    if (cancelled_ || !failure_.ok() || complete()) return;
     if (want_all_.value_or(Priority::kBackground) > Priority::kForeground) return;
     const bool works = checking_ && !rest_runs_;  // on what is here
     const Moment since = works ? Moment::Now() : last_byte_;
@@ -451,7 +451,7 @@ void FillingLayer::GiveUp() {
       return;
     }
     want_all_.reset();
-    sweep_ = 0;
+    scan_ = 0;
   }
   TellFailing(absl::DeadlineExceededError(
                   StrCat("nothing has come of layer ", table_->diff_id().Short(), " for ",
@@ -485,7 +485,7 @@ void FillingLayer::FailSpanLocked(uint32_t index, const absl::Status& status, Fi
 void FillingLayer::Start() {
   {
     absl::MutexLock lock(&mu_);
-    if (present_count_ < spans_.size() || checking_ || !poison_.ok()) return;
+    if (present_count_ < spans_.size() || checking_ || !failure_.ok()) return;
     checking_ = true;
   }
   BeginCheck();
@@ -565,7 +565,7 @@ void FillingLayer::EndCheck(const absl::Status& status) {
     }
     if (!again) return OnDamage(status);
     LogError("layer.written_to layer=", table_->diff_id().Short(), " spans=", wrong->size());
-    return Doubt(*wrong);
+    return Recheck(*wrong);
   }
   if (!status.ok()) {
     LogWarning("layer.check_failed layer=", table_->diff_id().Short(), " cause=", status.message(),
@@ -672,16 +672,16 @@ void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
       });
 }
 
-bool FillingLayer::Poison(const absl::Status& why) {
+bool FillingLayer::Fail(const absl::Status& why) {
   Finished finished;
   {
     absl::MutexLock lock(&mu_);
-    if (!poison_.ok()) return false;
-    poison_ = why;
+    if (!failure_.ok()) return false;
+    failure_ = why;
     reason_ = std::string(why.message());
     FailAllLocked(why, finished);
   }
-  LogError("layer_poisoned layer=", table_->diff_id().Short(), " cause=", why.message());
+  LogError("layer_damaged layer=", table_->diff_id().Short(), " cause=", why.message());
   Deliver(std::move(finished));
   return true;
 }
@@ -736,7 +736,7 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
     if (!status.ok()) LogWarning("evict_failed cause=", status.message());
     absl::MutexLock lock(&mu_);
     spans_[index].state = State::kAbsent;
-    sweep_ = std::min(sweep_, index);
+    scan_ = std::min(scan_, index);
     if (waiters_.contains(index)) QueueLocked(index, Priority::kOnDemand);
   }
   scheduler_.counters().evicted_bytes += freed;
@@ -744,28 +744,28 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
   return freed;
 }
 
-std::vector<std::pair<uint64_t, ByteRange>> FillingLayer::Touched() const {
+std::vector<std::pair<uint64_t, ByteRange>> FillingLayer::ReadParts() const {
   absl::MutexLock lock(&mu_);
   std::vector<std::pair<uint64_t, ByteRange>> out;
-  for (const auto& [order, index] : touched_) {
+  for (const auto& [order, index] : read_spans_) {
     const SpanEntry span = table_->span(index);
     out.emplace_back(order, ByteRange{span.data_begin, span.data_end()});
   }
   return out;
 }
 
-Moment FillingLayer::last_touch() const {
+Moment FillingLayer::last_read() const {
   absl::MutexLock lock(&mu_);
-  return last_touch_;
+  return last_read_;
 }
 
 FillReport FillingLayer::Report() const {
   absl::MutexLock lock(&mu_);
   FillReport report;
-  report.state = !poison_.ok() ? "damaged"
-                 : complete()  ? "complete"
-                 : checking_   ? "checking"
-                               : "filling";
+  report.state = !failure_.ok() ? "damaged"
+                 : complete()   ? "complete"
+                 : checking_    ? "checking"
+                                : "filling";
   const Moment now = Moment::Now();
   report.cause = report.reason = reason_;
   if (const std::string trouble = sources_.Trouble(now); !trouble.empty()) {

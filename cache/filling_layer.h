@@ -9,7 +9,7 @@
 //   <directory>/blob     of an unproven layer: what has come of its blob, to check it as a whole
 //
 // A span is absent, queued, in flight, busy (a worker decodes, checks or evicts it), present or
-// suspect (said to be present by a file that may be wrong: checked before it is believed). Bytes
+// unverified (said to be present by a file that may be wrong: checked before it is believed). Bytes
 // get into `data` only after their digest was checked, and are read only while a FillPin is held,
 // which keeps Evict away. Where the disk takes no bytes, what somebody waits for is in memory
 // instead, and the rest is not asked for (cache/filling_layer_memory.cc).
@@ -59,7 +59,7 @@ class FillingLayer final : public LayerFill,
  public:
   struct Options {
     std::string directory;
-    bool suspect = false;  // spans that `present` names are checked before they are believed
+    bool unverified = false;  // spans that `present` names are checked before they are believed
     // The layer was not yet hashed as a whole: its blob is kept, completed when every span is here,
     // and has to have its digest.
     bool unproven = false;
@@ -90,12 +90,12 @@ class FillingLayer final : public LayerFill,
   void WantAll(Priority priority);
   // Gives back about `bytes` of `data`, oldest first; returns how much. Waits for its readers.
   uint64_t Evict(uint64_t bytes);
-  void Doubt(const std::vector<uint32_t>& spans);  // looks at these again; wrong ones come again
-  bool Poison(const absl::Status& why);  // every Ensure fails from now on; false: it did before
+  void Recheck(const std::vector<uint32_t>& spans);  // looks at these again; wrong ones come again
+  bool Fail(const absl::Status& why);  // every Ensure fails from now on; false: it did before
 
   // What readers asked for, by span: parts of the data file and when first, by NextOrder's count.
-  std::vector<std::pair<uint64_t, ByteRange>> Touched() const;
-  Moment last_touch() const;  // by a reader; InfinitePast: none yet
+  std::vector<std::pair<uint64_t, ByteRange>> ReadParts() const;
+  Moment last_read() const;  // by a reader; InfinitePast: none yet
   FillReport Report() const;
   // The blob of an unproven layer, whole and checked. REQUIRES: `check` is running.
   absl::StatusOr<Fd> Blob() const { return download_->Duplicate(); }
@@ -110,11 +110,19 @@ class FillingLayer final : public LayerFill,
   void Cancel() override;
 
  private:
-  enum class State : uint8_t { kAbsent, kQueued, kInFlight, kBusy, kPresent, kSuspect, kInMemory };
+  enum class State : uint8_t {
+    kAbsent,
+    kQueued,
+    kInFlight,
+    kBusy,
+    kPresent,
+    kUnverified,
+    kInMemory
+  };
   struct Span {
     State state = State::kAbsent;
     uint8_t priority = 3;  // kQueued
-    bool touched = false;
+    bool was_read = false;
   };
   struct Waiter;
   struct Batch;
@@ -131,7 +139,7 @@ class FillingLayer final : public LayerFill,
   absl::Status OpenFiles();
 
   void QueueLocked(uint32_t span, Priority priority) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void TouchLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void NoteReadLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReadAheadLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<uint32_t> NextLocked(Priority priority, Moment now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -161,7 +169,7 @@ class FillingLayer final : public LayerFill,
   void StoreLater();
   void StoreFromMemory();
   absl::flat_hash_set<uint32_t> WantedLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void SettleLocked(uint32_t span, std::vector<uint32_t>& suspects, Finished& finished)
+  void SettleLocked(uint32_t span, std::vector<uint32_t>& unverified, Finished& finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnDamage(const absl::Status& why);
   bool BeginWork(uint32_t span);
@@ -177,9 +185,9 @@ class FillingLayer final : public LayerFill,
   absl::Status RefusalLocked(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AllHereLocked(const Waiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GiveUp();
-  bool ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& suspects)
+  bool ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unverified)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void CheckSuspects(const std::vector<uint32_t>& suspects);
+  void CheckUnverified(const std::vector<uint32_t>& unverified);
   void Watch(const WaiterRef& waiter, const CancelToken& cancel, absl::Duration deadline);
   void Expire(const WaiterRef& waiter);
   absl::Status RunMoves(const std::vector<uint32_t>& moves);
@@ -217,20 +225,20 @@ class FillingLayer final : public LayerFill,
   WrongSpans wrong_ ABSL_GUARDED_BY(mu_);
   LateReads late_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const void> epoch_ ABSL_GUARDED_BY(mu_) = std::make_shared<int>(0);
-  std::vector<std::pair<uint64_t, uint32_t>> touched_ ABSL_GUARDED_BY(mu_);
-  Moment last_touch_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
+  std::vector<std::pair<uint64_t, uint32_t>> read_spans_ ABSL_GUARDED_BY(mu_);
+  Moment last_read_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
   ReadStreams streams_ ABSL_GUARDED_BY(mu_);
   bool profiled_ ABSL_GUARDED_BY(mu_) = false;  // what will be read is asked for already
   std::optional<Priority> want_all_ ABSL_GUARDED_BY(mu_);
-  uint32_t sweep_ ABSL_GUARDED_BY(mu_) = 0;  // where the search for missing spans goes on
+  uint32_t scan_ ABSL_GUARDED_BY(mu_) = 0;  // where the search for missing spans goes on
   // When spans that were passed over, since their bytes were wrong, are looked for again.
-  Moment sweep_again_ ABSL_GUARDED_BY(mu_) = Moment::InfiniteFuture();
+  Moment scan_again_ ABSL_GUARDED_BY(mu_) = Moment::InfiniteFuture();
   Moment not_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // trouble on this machine
   Moment last_byte_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
   Moment no_room_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // for what nobody reads
   Timer give_up_timer_ ABSL_GUARDED_BY(mu_), store_timer_ ABSL_GUARDED_BY(mu_);
   Timer check_timer_ ABSL_GUARDED_BY(mu_);  // begins one
-  absl::Status poison_ ABSL_GUARDED_BY(mu_);
+  absl::Status failure_ ABSL_GUARDED_BY(mu_);
   std::string reason_ ABSL_GUARDED_BY(mu_);
   std::optional<absl::Duration> deadline_ ABSL_GUARDED_BY(mu_);
   size_t present_count_ ABSL_GUARDED_BY(mu_) = 0;

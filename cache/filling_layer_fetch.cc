@@ -53,11 +53,12 @@ std::optional<uint32_t> FillingLayer::NextLocked(Priority priority, Moment now) 
   if (priority != all || (!want_all_.has_value() && !scheduler_.options().background)) {
     return std::nullopt;
   }
-  for (; sweep_ < spans_.size(); ++sweep_) {
-    if (spans_[sweep_].state != State::kAbsent && spans_[sweep_].state != State::kSuspect) continue;
-    const Moment end = wrong_.PauseEnd(sweep_, priority);
-    if (end <= now) return sweep_;
-    sweep_again_ = std::min(sweep_again_, end);
+  for (; scan_ < spans_.size(); ++scan_) {
+    if (spans_[scan_].state != State::kAbsent && spans_[scan_].state != State::kUnverified)
+      continue;
+    const Moment end = wrong_.PauseEnd(scan_, priority);
+    if (end <= now) return scan_;
+    scan_again_ = std::min(scan_again_, end);
   }
   return std::nullopt;
 }
@@ -67,7 +68,7 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
   std::optional<Want> want;
   {
     absl::MutexLock lock(&mu_);
-    if (cancelled_ || !poison_.ok() || sources_.empty()) return std::nullopt;
+    if (cancelled_ || !failure_.ok() || sources_.empty()) return std::nullopt;
     std::erase_if(leftovers_,
                   [&](const BatchRef& batch) { return now - batch->last_byte > kLeftoverLife; });
     if (present_count_ == spans_.size()) return std::nullopt;
@@ -75,9 +76,9 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
       look_again = std::min(look_again, not_before_);
       return std::nullopt;
     }
-    if (now >= sweep_again_) {
-      sweep_ = 0;
-      sweep_again_ = Moment::InfiniteFuture();
+    if (now >= scan_again_) {
+      scan_ = 0;
+      scan_again_ = Moment::InfiniteFuture();
     }
     silent_hedges = SilentHedgesLocked(now, look_again);
     // Not before those have been counted as failures.
@@ -88,14 +89,14 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
       const std::optional<uint32_t> next = NextLocked(priority, now);
       if (!next.has_value()) continue;
       const FillSources::Choice choice = sources_.Next(priority, now, nullptr);
-      if (choice.when > now && spans_[*next].state != State::kSuspect) {
+      if (choice.when > now && spans_[*next].state != State::kUnverified) {
         // What is less urgent may not be asked for earlier.
         look_again = std::min(look_again, choice.when);
         break;
       }
       want = Want{priority, SourceKey(*choice.source)};
     }
-    look_again = std::min(look_again, sweep_again_);
+    look_again = std::min(look_again, scan_again_);
     if (now < no_room_before_) look_again = std::min(look_again, no_room_before_);
   }
   for (const BatchRef& hedge : silent_hedges) {
@@ -116,10 +117,10 @@ FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority pr
   if (choice.when > now) return nullptr;
   if (!scheduler_.health().Begin(sources_.PlaceOf(*choice.source), priority, now)) return nullptr;
   const uint64_t limit = kMaxBatchBytes[static_cast<size_t>(priority)];
-  const bool sweeping = want_all_.value_or(Priority::kBackground) == priority;
+  const bool scanning = want_all_.value_or(Priority::kBackground) == priority;
   auto wanted = [&](uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     if (!wrong_.empty() && wrong_.PauseEnd(i, priority) > now) return false;
-    return spans_[i].state == State::kQueued || (sweeping && spans_[i].state == State::kAbsent);
+    return spans_[i].state == State::kQueued || (scanning && spans_[i].state == State::kAbsent);
   };
   SpanEntry at = table_->span(index);
   ByteRange blob = {at.blob_begin, at.blob_end()};
@@ -250,7 +251,7 @@ FillingLayer::BatchRef FillingLayer::TakeHedgeLocked(const BatchRef& silent, Mom
 
 void FillingLayer::Launch(Priority priority, FillSlot slot) {
   BatchRef batch;
-  std::optional<uint32_t> suspect;
+  std::optional<uint32_t> unverified;
   {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || sources_.empty()) return;
@@ -259,9 +260,9 @@ void FillingLayer::Launch(Priority priority, FillSlot slot) {
     if (const BatchRef silent = SilentLocked(now, later)) {
       batch = TakeHedgeLocked(silent, now);
     } else if (const std::optional<uint32_t> next = NextLocked(priority, now); next.has_value()) {
-      if (spans_[*next].state == State::kSuspect) {
+      if (spans_[*next].state == State::kUnverified) {
         spans_[*next].state = State::kBusy;
-        suspect = next;
+        unverified = next;
       } else {
         batch = TakeBatchLocked(*next, priority, now);
       }
@@ -269,10 +270,10 @@ void FillingLayer::Launch(Priority priority, FillSlot slot) {
     if (batch != nullptr) batch->slot = std::move(slot);
   }
   if (batch != nullptr) Begin(batch, priority);
-  if (suspect.has_value()) {
+  if (unverified.has_value()) {
     scheduler_.work().Submit(
         std::make_shared<LivePriority>(priority),
-        [self = shared_from_this(), span = *suspect, slot = std::move(slot)]() mutable {
+        [self = shared_from_this(), span = *unverified, slot = std::move(slot)]() mutable {
           self->Recheck(span);
           slot.GiveBack();
         });
@@ -481,7 +482,7 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
     }
   }
   if (status.ok()) return other;
-  sweep_ = 0;
+  scan_ = 0;
   if (!cancelled_ && !local && batch->received.total_bytes() > 0 && batch->next < batch->last) {
     if (leftovers_.size() >= kMaxLeftovers) leftovers_.erase(leftovers_.begin());
     leftovers_.push_back(batch);
@@ -543,7 +544,7 @@ void FillingLayer::Recheck(uint32_t index) {
     present_data_bytes_ -= span.data_bytes;
     if (!right) {
       spans_[index].state = State::kAbsent;
-      sweep_ = 0;
+      scan_ = 0;
       if (waiters_.contains(index)) QueueLocked(index, Priority::kOnDemand);
     }
   }
@@ -553,7 +554,7 @@ void FillingLayer::Recheck(uint32_t index) {
 
 void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const ImageSource* source) {
   Finished finished;
-  std::vector<uint32_t> suspects;
+  std::vector<uint32_t> unverified;
   bool all_here = false, given_up = false;
   {
     absl::MutexLock lock(&mu_);
@@ -568,12 +569,12 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
       present_data_bytes_ += about.data_bytes;
       scheduler_.counters().spans++;
       no_room_before_ = Moment::InfinitePast();
-      SettleLocked(index, suspects, finished);
-      all_here = present_count_ == spans_.size() && !checking_ && poison_.ok();
+      SettleLocked(index, unverified, finished);
+      all_here = present_count_ == spans_.size() && !checking_ && failure_.ok();
       checking_ |= all_here;
     } else {
       span.state = State::kAbsent;
-      sweep_ = 0;
+      scan_ = 0;
       reason_ = std::string(status.message());
       if (absl::IsDataLoss(status)) {
         given_up = OnWrongLocked(index, status, source, finished);
@@ -588,7 +589,7 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
                " cause=", status.message());
     scheduler_.Wake();
   }
-  CheckSuspects(suspects);
+  CheckUnverified(unverified);
   Deliver(std::move(finished));
   if (given_up) TellFailing(status, true);
   if (all_here) BeginCheck();

@@ -40,7 +40,7 @@ absl::flat_hash_set<uint32_t> FillingLayer::WantedLocked() const {
 }
 
 // Tells those who waited for a span that is here now, and for no other.
-void FillingLayer::SettleLocked(uint32_t index, std::vector<uint32_t>& suspects,
+void FillingLayer::SettleLocked(uint32_t index, std::vector<uint32_t>& unverified,
                                 Finished& finished) {
   const auto it = waiters_.find(index);
   if (it == waiters_.end()) return;
@@ -49,7 +49,7 @@ void FillingLayer::SettleLocked(uint32_t index, std::vector<uint32_t>& suspects,
   for (const WaiterRef& waiter : waited) {
     if (--waiter->missing > 0 || waiter->over) continue;
     // What came first may have been evicted before the last came.
-    if (!ArmLocked(waiter, suspects)) continue;
+    if (!ArmLocked(waiter, unverified)) continue;
     waiter->over = true;
     --waiting_;
     finished.emplace_back(waiter, absl::OkStatus());
@@ -60,7 +60,7 @@ void FillingLayer::SettleLocked(uint32_t index, std::vector<uint32_t>& suspects,
 void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Status& why) {
   const absl::Status cause = NoRoom(options_.directory, why);
   Finished finished;
-  std::vector<uint32_t> suspects;
+  std::vector<uint32_t> unverified;
   bool first, waited;
   {
     absl::MutexLock lock(&mu_);
@@ -71,7 +71,7 @@ void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Sta
     if (waited) {
       spans_[index].state = State::kInMemory;
       memory_.Add(index, table_->span(index).data_begin, std::move(bytes));
-      SettleLocked(index, suspects, finished);
+      SettleLocked(index, unverified, finished);
       if (memory_.over()) {
         for (const uint32_t gone : memory_.Trim(WantedLocked())) {
           spans_[gone].state = State::kAbsent;
@@ -90,10 +90,10 @@ void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Sta
         queues_[priority].clear();
       }
     }
-    sweep_ = 0;
+    scan_ = 0;
   }
   if (first) LogWarning("span_not_stored cause=", cause.message());
-  CheckSuspects(suspects);
+  CheckUnverified(unverified);
   Deliver(std::move(finished));
   if (waited) StoreLater();
   if (!waited) TellFailing(cause, true);
@@ -142,7 +142,7 @@ void FillingLayer::StoreFromMemory() {
 
 // The layer's own files are not what they were. It alone is given up, to be fetched anew.
 void FillingLayer::OnDamage(const absl::Status& why) {
-  if (Poison(why) && options_.damaged) options_.damaged(why);
+  if (Fail(why) && options_.damaged) options_.damaged(why);
 }
 
 }  // namespace imagefs

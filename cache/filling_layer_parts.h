@@ -42,7 +42,7 @@ struct FillingLayer::Batch {
   int hedges = 0;  // that were begun beside it; of a hedge, with it; guarded by mu_ of the layer
 
   // Of the transfer's calls only, from one to the next; nobody changes them after its end.
-  std::unique_ptr<char[]> bytes;  // of `blob`; not touched, and no memory, before they come
+  std::unique_ptr<char[]> bytes;  // of `blob`; not was_read, and no memory, before they come
   RangeSet received;
   absl::Status own_failure;  // of this machine
   bool progress = false;

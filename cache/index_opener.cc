@@ -9,9 +9,9 @@
 #include "base/mapped_file.h"
 #include "base/status.h"
 #include "base/text.h"
-#include "image/disarm.h"
 #include "image/erofs_writer.h"
 #include "image/index_bundle.h"
+#include "image/privileges.h"
 #include "image/span_table.h"
 #include "image/zstd_frame.h"
 #include "image/ztoc.h"
@@ -86,7 +86,7 @@ absl::StatusOr<uint64_t> IndexOpener::AnnouncedToc(const IndexMaterial& toc,
 
 absl::Status IndexOpener::WriteIndex(Tree& tree, const Digest& diff_id, uint64_t data_bytes,
                                      FoundIndex& found) const {
-  Disarm(tree);
+  RemovePrivileges(tree);
   IMAGEFS_ASSIGN_OR_RETURN(found.index, NewFile());
   IMAGEFS_ASSIGN_OR_RETURN(found.index_bytes,
                            WriteLayerIndex(tree, diff_id, data_bytes, found.index.get()));

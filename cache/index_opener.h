@@ -1,5 +1,5 @@
 // Makes a layer's index and span table of what somebody left of it: a published bundle, a table of
-// contents, a zTOC. All of it is read, checked against the layer, disarmed (image/disarm.h) and
+// contents, a zTOC. All of it is read, checked against the layer, disarmed (image/privileges.h) and
 // written anew, so that what the kernel is given was written here. Works on unlinked files: memory
 // is bounded by what the caller allots, whatever the files say.
 //

@@ -43,7 +43,7 @@ struct LayerEntry {
   uint64_t index_bytes = 0;
   LayerSums sums;
   std::string stamp;        // StampOf the files when they were last known to be right; "" = never
-  bool suspect = false;     // kFilling: what is said to be here is checked before it is believed
+  bool unverified = false;  // kFilling: what is said to be here is checked before it is believed
   int64_t checked = 0;      // Unix seconds: when all of it was last read and right
   bool other_boot = false;  // kComplete: not yet looked at in this boot
   bool check_queued = false;

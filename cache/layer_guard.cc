@@ -65,7 +65,7 @@ void LayerGuard::Check(ByteRange range, ReaderId reader, const CancelToken& canc
 // copies, which no digest of a span tells of.
 bool LayerGuard::SpansHold(ByteRange range) {
   std::shared_ptr<const SpanTableReader> span_table;
-  const uint64_t doubts = this->doubts();
+  const uint64_t rechecks = this->rechecks();
   {
     absl::MutexLock lock(&mu_);
     if (table_ == nullptr) {
@@ -95,22 +95,22 @@ bool LayerGuard::SpansHold(ByteRange range) {
       return false;
     }
     absl::MutexLock lock(&mu_);
-    if (this->doubts() != doubts) return false;
+    if (this->rechecks() != rechecks) return false;
     right_[i] = true;
   }
   return true;
 }
 
-void LayerGuard::Doubt() {
+void LayerGuard::Recheck() {
   absl::MutexLock lock(&mu_);
-  doubts_.fetch_add(1, std::memory_order_acq_rel);
+  rechecks_.fetch_add(1, std::memory_order_acq_rel);
   trusted_.store(false, std::memory_order_release);
   right_.assign(right_.size(), false);
 }
 
-void LayerGuard::Trust(uint64_t doubts) {
+void LayerGuard::Trust(uint64_t rechecks) {
   absl::MutexLock lock(&mu_);
-  if (doubts != this->doubts() || filling_ != nullptr || !failed_.ok()) return;
+  if (rechecks != this->rechecks() || filling_ != nullptr || !failed_.ok()) return;
   trusted_.store(true, std::memory_order_release);
 }
 

@@ -38,10 +38,10 @@ class LayerGuard final : public LayerFill, public std::enable_shared_from_this<L
   void AllowWaiting(absl::Duration at_most) override;
 
   // From now on nothing is believed before it was checked.
-  void Doubt();
-  // The whole was right, read since the Doubt that this is the count of.
-  void Trust(uint64_t doubts);
-  uint64_t doubts() const { return doubts_.load(std::memory_order_acquire); }
+  void Recheck();
+  // The whole was right, read since the Recheck that this is the count of.
+  void Trust(uint64_t rechecks);
+  uint64_t rechecks() const { return rechecks_.load(std::memory_order_acquire); }
   // It is damaged. What is wrong comes through this layer, which has the same file.
   void FillFrom(LayerRef layer);
   // It is damaged, and reads fail.
@@ -58,7 +58,7 @@ class LayerGuard final : public LayerFill, public std::enable_shared_from_this<L
   Executor& work_;
   const CheckWhole check_whole_;
   std::atomic<bool> trusted_{true};
-  std::atomic<uint64_t> doubts_{0};
+  std::atomic<uint64_t> rechecks_{0};
   mutable absl::Mutex mu_;
   absl::Duration deadline_ ABSL_GUARDED_BY(mu_) = absl::ZeroDuration();
   std::shared_ptr<const SpanTableReader> table_ ABSL_GUARDED_BY(mu_);  // opened when it is needed

@@ -10,9 +10,9 @@
 
 #include "base/status.h"
 #include "base/text.h"
-#include "image/disarm.h"
 #include "image/erofs_reader.h"
 #include "image/erofs_writer.h"
+#include "image/privileges.h"
 #include "image/tree_check.h"
 
 namespace imagefs {
@@ -32,10 +32,10 @@ bool SameMoves(const std::vector<LayerBuilder::Move>& a, const std::vector<Layer
   });
 }
 
-absl::StatusOr<Tree> DisarmedTree(const std::string& index) {
+absl::StatusOr<Tree> TreeWithoutPrivileges(const std::string& index) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ErofsImage> image, ErofsImage::Open(index));
   IMAGEFS_ASSIGN_OR_RETURN(Tree tree, image->ToTree());
-  Disarm(tree);
+  RemovePrivileges(tree);
   return tree;
 }
 
@@ -51,10 +51,11 @@ absl::StatusOr<bool> HaveSameBytes(const Fd& a, const Fd& b) {
   return one == other;
 }
 
-// The description gives exactly the index that the tar gives, but for what Disarm takes away.
+// The description gives exactly the index that the tar gives, but for what RemovePrivileges takes
+// away.
 absl::Status CheckIndex(const std::string& given, const std::string& directory,
                         const Digest& diff_id, uint64_t data_bytes) {
-  IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, DisarmedTree(directory + "/index"));
+  IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, TreeWithoutPrivileges(directory + "/index"));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd expected, Unnamed(directory));
   IMAGEFS_RETURN_IF_ERROR(WriteLayerIndex(tree, diff_id, data_bytes, expected.get()).status());
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(given, O_RDONLY));
@@ -101,8 +102,8 @@ absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::s
   const LayerInput input{
       layer.span_table.blob_digest(), size, layer.diff_id, read, {}, layer.windows};
   IMAGEFS_ASSIGN_OR_RETURN(proven.made, MakeLayer(input, into, cancel, unpacked));
-  IMAGEFS_ASSIGN_OR_RETURN(const Tree described, DisarmedTree(layer.directory + "/index"));
-  IMAGEFS_ASSIGN_OR_RETURN(const Tree own, DisarmedTree(into + "/index"));
+  IMAGEFS_ASSIGN_OR_RETURN(const Tree described, TreeWithoutPrivileges(layer.directory + "/index"));
+  IMAGEFS_ASSIGN_OR_RETURN(const Tree own, TreeWithoutPrivileges(into + "/index"));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd described_data, OpenFile(layer.directory + "/data", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd own_data, OpenFile(into + "/data", O_RDONLY));
   IMAGEFS_RETURN_IF_ERROR(

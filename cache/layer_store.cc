@@ -179,7 +179,8 @@ absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) 
 }
 
 absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
-  if (Suspect(id)) CheckNow(id, false).IgnoreError();  // a damaged one is not suspect any more
+  if (IsUnverified(id))
+    CheckNow(id, false).IgnoreError();  // a damaged one is not unverified any more
   absl::MutexLock lock(&mu_);
   const auto it = layers_.find(id);
   if (it == layers_.end()) {
@@ -316,7 +317,7 @@ void LayerStore::Continue(const std::shared_ptr<Call>& call) {
   const Verdict verdict = Judge(call->request);
   switch (verdict.kind) {
     case Verdict::Kind::kDeliver:
-      if (!Suspect(verdict.id)) return Deliver(call, verdict.id);
+      if (!IsUnverified(verdict.id)) return Deliver(call, verdict.id);
       // Reading all of it takes its time.
       return work_->Submit(std::make_shared<LivePriority>(call->priority),
                            [this, call, id = verdict.id] { Deliver(call, id); });
@@ -682,7 +683,7 @@ void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& o
   out.emplace_back("tar_bytes_written", tar_bytes_.load());
   out.emplace_back("layers_lazy", filling_made_.load());
   out.emplace_back("layers_filled", filled_.load());
-  out.emplace_back("layers_poisoned", poisoned_.load());
+  out.emplace_back("layers_failed", damaged_.load());
   out.emplace_back("layers_evicted", evicted_.load());
   out.emplace_back("layers_damaged", checked_bad_.load());
   out.emplace_back("possession_asked", asked_.load());

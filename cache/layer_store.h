@@ -154,15 +154,16 @@ class LayerStore {
                                    const LayerOutput& made, const Origin& origin);
   // Syncs a written layer to disk and records it as complete; for the syncer.
   absl::Status SyncToDisk(const Digest& id, bool careful);
-  bool SuspectLocked(const Digest& id, const Entry& entry) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
-  bool Suspect(const Digest& id) const;
+  bool IsUnverifiedLocked(const Digest& id, const Entry& entry) const
+      ABSL_SHARED_LOCKS_REQUIRED(mu_);
+  bool IsUnverified(const Digest& id) const;
   bool IsStillLocked(const Digest& id, const Entry& was) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
-  absl::Status CheckNow(const Digest& id, bool also_unsuspected) ABSL_LOCKS_EXCLUDED(checks_mu_);
-  absl::Status CheckWith(const Digest& id, bool also_unsuspected)
+  absl::Status CheckNow(const Digest& id, bool also_verified) ABSL_LOCKS_EXCLUDED(checks_mu_);
+  absl::Status CheckWith(const Digest& id, bool also_verified)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(checks_mu_);
   std::optional<Digest> NextToScrub() const;
   absl::Status ScrubFilling(const Digest& id, const Entry& entry, Scrubber::Pace pace);
-  void DoubtSpans(const Digest& id, const Entry& was, const std::vector<uint32_t>& bad);
+  void RecheckSpans(const Digest& id, const Entry& was, const std::vector<uint32_t>& bad);
   void OnWritten(const Digest& id);
   void OnIndexWritten(const Digest& id);
   absl::StatusOr<LayerSums> RestoreIndexOf(const Digest& id, const Entry& entry);
@@ -234,7 +235,7 @@ class LayerStore {
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
   absl::Mutex observer_mu_;  // held while it is called
   Observer observer_ ABSL_GUARDED_BY(observer_mu_);
-  std::atomic<uint64_t> filling_made_{0}, filled_{0}, poisoned_{0}, evicted_{0}, built_{0},
+  std::atomic<uint64_t> filling_made_{0}, filled_{0}, damaged_{0}, evicted_{0}, built_{0},
       reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0}, tar_bytes_{0}, asked_{0},
       checked_bad_{0};
   std::atomic<bool> no_room_{false};  // for the last layer that was to be made

@@ -60,15 +60,15 @@ absl::StatusOr<std::vector<uint32_t>> FindWrongSpans(const std::string& director
 
 // A whole layer whose data file somebody wrote to or exchanged since it was last right, or of which
 // an earlier version recorded no sums.
-bool LayerStore::SuspectLocked(const Digest& id, const Entry& entry) const {
+bool LayerStore::IsUnverifiedLocked(const Digest& id, const Entry& entry) const {
   return entry.state != LayerState::kFilling && entry.open.expired() &&
          (!entry.sums.known() || entry.stamp.empty() || entry.stamp != StampOfLayer(id, entry));
 }
 
-bool LayerStore::Suspect(const Digest& id) const {
+bool LayerStore::IsUnverified(const Digest& id) const {
   absl::MutexLock lock(&mu_);
   const auto it = layers_.find(id);
-  return it != layers_.end() && SuspectLocked(id, it->second);
+  return it != layers_.end() && IsUnverifiedLocked(id, it->second);
 }
 
 // Whether the files are those that they were then, and not of another that was made meanwhile.
@@ -94,7 +94,7 @@ std::shared_ptr<LayerGuard> LayerStore::MakeGuard(const Digest& id, Entry& entry
     repaired.ok() ? guard->FillFrom(*repaired) : guard->Fail(repaired.status());
     return guard;
   }
-  if (entry.other_boot) guard->Doubt();
+  if (entry.other_boot) guard->Recheck();
   Watch(id);
   return guard;
 }
@@ -115,7 +115,7 @@ void LayerStore::OnWritten(const Digest& id) {
         it == layers_.end() ? nullptr : it->second.guard.lock();
     if (guard == nullptr || it->second.state == LayerState::kFilling) return;
     if (guard->filling() != nullptr) return;  // it is repaired under its other name
-    guard->Doubt();
+    guard->Recheck();
     if (std::exchange(it->second.check_queued, true)) return;
   }
   LogWarning("layer.written_to layer=", id.Short());
@@ -179,17 +179,17 @@ absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Ent
   }
 }
 
-absl::Status LayerStore::CheckNow(const Digest& id, bool also_unsuspected) {
+absl::Status LayerStore::CheckNow(const Digest& id, bool also_verified) {
   // Who comes second finds it checked.
   absl::MutexLock one_at_a_time(&checks_mu_);
-  return CheckWith(id, also_unsuspected);
+  return CheckWith(id, also_verified);
 }
 
-// Reads all of a whole layer. OK: it is what it should be, and no longer suspect.
-absl::Status LayerStore::CheckWith(const Digest& id, bool also_unsuspected) {
+// Reads all of a whole layer. OK: it is what it should be, and no longer unverified.
+absl::Status LayerStore::CheckWith(const Digest& id, bool also_verified) {
   Entry entry;
   std::shared_ptr<LayerGuard> guard;
-  uint64_t doubts = 0;
+  uint64_t rechecks = 0;
   {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
@@ -202,8 +202,8 @@ absl::Status LayerStore::CheckWith(const Digest& id, bool also_unsuspected) {
       return absl::DataLossError("its index is not as it was written");
     }
     guard = it->second.guard.lock();
-    if (guard != nullptr) doubts = guard->doubts();
-    if (!SuspectLocked(id, it->second) && !also_unsuspected) return absl::OkStatus();
+    if (guard != nullptr) rechecks = guard->rechecks();
+    if (!IsUnverifiedLocked(id, it->second) && !also_verified) return absl::OkStatus();
     entry = it->second;
   }
   const std::string stamp = StampOfLayer(id, entry);
@@ -215,7 +215,7 @@ absl::Status LayerStore::CheckWith(const Digest& id, bool also_unsuspected) {
   }
   if (sums.ok() && (!entry.sums.known() || *sums == entry.sums)) {
     LogInfo("layer.checked layer=", id.Short(), " result=", right ? "right" : "index_restored");
-    if (guard != nullptr) guard->Trust(doubts);
+    if (guard != nullptr) guard->Trust(rechecks);
     IMAGEFS_RETURN_IF_ERROR(Accept(id, stamp, *sums));
     if (right) return absl::OkStatus();
     checked_bad_++;
@@ -248,7 +248,7 @@ std::optional<Digest> LayerStore::NextToScrub() const {
 absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
   Entry entry;
   std::shared_ptr<LayerGuard> guard;
-  uint64_t doubts = 0;
+  uint64_t rechecks = 0;
   {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
@@ -256,7 +256,7 @@ absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
       return absl::NotFoundError(StrCat("layer ", id.ToString(), " is not here"));
     }
     guard = it->second.guard.lock();
-    if (guard != nullptr) doubts = guard->doubts();
+    if (guard != nullptr) rechecks = guard->rechecks();
     entry = it->second;
     // Also where what follows fails: others have their turn first.
     it->second.checked = time(nullptr);
@@ -267,7 +267,7 @@ absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
     const absl::StatusOr<LayerSums> sums = SumsOnDisk(DirectoryOf(id), pace);
     if (absl::IsCancelled(sums.status())) return sums.status();
     if (sums.ok() && *sums == entry.sums) {
-      if (guard != nullptr) guard->Trust(doubts);
+      if (guard != nullptr) guard->Trust(rechecks);
       return Accept(id, stamp, *sums);
     }
     // So that readers see what the disk has, and it is repaired.
@@ -289,7 +289,7 @@ absl::Status LayerStore::ScrubFilling(const Digest& id, const Entry& entry, Scru
   }
   checked_bad_++;
   if (wrong.ok()) {
-    DoubtSpans(id, entry, *wrong);
+    RecheckSpans(id, entry, *wrong);
     return absl::DataLossError(StrCat(wrong->size(), " of its spans were wrong"));
   }
   const absl::Status why = absl::DataLossError(wrong.status().message());
@@ -298,7 +298,8 @@ absl::Status LayerStore::ScrubFilling(const Digest& id, const Entry& entry, Scru
   return why;
 }
 
-void LayerStore::DoubtSpans(const Digest& id, const Entry& was, const std::vector<uint32_t>& bad) {
+void LayerStore::RecheckSpans(const Digest& id, const Entry& was,
+                              const std::vector<uint32_t>& bad) {
   LogError("layer.damaged layer=", id.Short(), " cause=", bad.size(), " spans are wrong");
   LayerRef open;
   WriteBatch batch;
@@ -309,7 +310,7 @@ void LayerStore::DoubtSpans(const Digest& id, const Entry& was, const std::vecto
     Entry& entry = layers_[id];
     open = entry.open.lock();
     // Looked at when it is opened next, also by another process.
-    if (open == nullptr) entry.suspect = true;
+    if (open == nullptr) entry.unverified = true;
     entry.stamp.clear();
     batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
   }
@@ -317,7 +318,7 @@ void LayerStore::DoubtSpans(const Digest& id, const Entry& was, const std::vecto
     LogWarning("layer.stamp_failed error=", status.message());
   }
   const auto filling = open == nullptr ? nullptr : FillingOf(open);
-  if (filling != nullptr) filling->Doubt(bad);
+  if (filling != nullptr) filling->Recheck(bad);
 }
 
 LayerSums LayerStore::SumsOfName(const Digest& id) const {
@@ -489,7 +490,7 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
   const absl::StatusOr<size_t> bad =
       recorded.ok() ? MarkGoodSpans(DirectoryOf(id), **span_table) : recorded;
   // `present` may still have the marks of when the layer first came.
-  entry.suspect = !bad.ok();
+  entry.unverified = !bad.ok();
   if (!bad.ok()) {
     LogError("layer.repair_failed layer=", id.Short(), " error=", bad.status().message());
   }
@@ -507,8 +508,8 @@ void LayerStore::StampFilling() {
   {
     absl::MutexLock lock(&mu_);
     for (const auto& [id, entry] : layers_) {
-      // What was suspect at the start was perhaps not looked at, and stays so.
-      if (entry.state == LayerState::kFilling && !entry.suspect &&
+      // What was unverified at the start was perhaps not looked at, and stays so.
+      if (entry.state == LayerState::kFilling && !entry.unverified &&
           entry.stamp != StampOfLayer(id, entry)) {
         ids.push_back(id);
       }

@@ -166,10 +166,10 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
   if (!has_index) entry.stamp.clear();
   // In the same boot, what an earlier process left well-ordered is what it was.
   if (entry.state == LayerState::kFilling) {
-    entry.suspect = !same_boot || entry.stamp.empty() || entry.stamp != StampOfLayer(id, entry);
+    entry.unverified = !same_boot || entry.stamp.empty() || entry.stamp != StampOfLayer(id, entry);
   }
   // Of an older version, without a sum.
-  if (entry.suspect && entry.diff_id != id && !entry.sums.index.has_value()) {
+  if (entry.unverified && entry.diff_id != id && !entry.sums.index.has_value()) {
     IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
     IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(index.get()));
     if (digest != entry.index_digest) return absl::DataLossError("its index was not on the disk");
@@ -194,7 +194,7 @@ std::shared_ptr<FillingLayer> LayerStore::FillingOf(const LayerRef& layer) {
 absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry& entry) {
   FillingLayer::Options options;
   options.directory = layer.directory;
-  options.suspect = entry.suspect;
+  options.unverified = entry.unverified;
   options.unproven = !layer.proven() && !entry.was_proven();
   options.check = [this, id](FillingLayer& filling) { return CheckFilled(id, filling); };
   // Who waits for the proof goes on with a pass of its own, which fails by itself if it has to.
@@ -380,7 +380,7 @@ void LayerStore::Observe(Observer observer) {
 // Forgets a layer that is not what was promised: whoever shows it gets errors from now on, and who
 // asks with the same description next gets it by a pass over the whole blob.
 void LayerStore::DropDamaged(const Digest& id, uint64_t instance, const absl::Status& why) {
-  poisoned_++;
+  damaged_++;
   {
     absl::MutexLock lock(&mu_);
     distrusted_.insert(id);
@@ -473,7 +473,7 @@ absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
   Entry evicted = entry;
   evicted.state = LayerState::kFilling;
   evicted.fill_blob = (*span_table)->blob_digest();
-  evicted.suspect = false;
+  evicted.unverified = false;
   evicted.sums.data = Digest();
   evicted.stamp.clear();
   // First the record: bytes that are gone are never taken for zeros.

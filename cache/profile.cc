@@ -111,7 +111,8 @@ Profile ProfileKeeper::Read(const Run& run) {
   Profile profile;
   for (const auto& [diff_id, layer] : run.layers) {
     profile.layers.emplace_back(diff_id, layer->span_table().data_bytes());
-    for (const auto& [order, range] : layer->Touched()) touches.push_back({order, diff_id, range});
+    for (const auto& [order, range] : layer->ReadParts())
+      touches.push_back({order, diff_id, range});
   }
   std::sort(touches.begin(), touches.end(),
             [](const Touch& a, const Touch& b) { return a.order < b.order; });
@@ -131,7 +132,7 @@ void ProfileKeeper::Collect(bool all) {
   const Moment now = Moment::Now();
   EndIf([&](const Run& run) {
     Moment last = Moment::InfinitePast();
-    for (const auto& [diff_id, layer] : run.layers) last = std::max(last, layer->last_touch());
+    for (const auto& [diff_id, layer] : run.layers) last = std::max(last, layer->last_read());
     const bool read = last != Moment::InfinitePast();
     return all || now - run.begun >= options_.longest || (read && now - last >= options_.quiet);
   });

@@ -7,7 +7,8 @@
 
 namespace imagefs {
 
-// A layer's tree in overlay form, disarmed (image/disarm.h), and its data file, open for reading.
+// A layer's tree in overlay form, disarmed (image/privileges.h), and its data file, open for
+// reading.
 struct DescribedLayer {
   const Tree& tree;
   int data_fd = -1;

@@ -62,7 +62,7 @@ for mode in $(modes); do
   [ "$cost" -le $((missing + 3 * 65536)) ] || fail "$mode: $cost bytes came for $missing that were missing"
   same "$mode: states" complete "$(states "$m")"
   $PY "$LIB/tree.py" compare "$T/truth" "$m" --disarmed || fail "$mode: another tree"
-  same "$mode: layers refused" 0 "$(counter layers_poisoned)"
+  same "$mode: layers refused" 0 "$(counter layers_failed)"
   ifs umount --all
   ifs stop
 

@@ -50,8 +50,8 @@ for mode in $(modes); do
   same "$mode: as the liar has it" 4755 "$(stat -c %a "$M/$mode/usr/bin/marked")"
   cmp "$T/truth/usr/bin/marked" "$M/$mode/usr/bin/marked" || fail "$mode: bytes"
   refuse 1 'not that of its tar' ifs pull -q --wait "$M/$mode"
-  same "$mode: poisoned" 1 "$(counter layers_poisoned)"
-  log_says 'layer_poisoned layer=' || fail "the log says nothing"
+  same "$mode: damaged" 1 "$(counter layers_failed)"
+  log_says 'layer_damaged layer=' || fail "the log says nothing"
   same "$mode: state" damaged "$(state "$M/$mode" | field 'j["layers"][0]["state"]')"
   reads_fail "$M/$mode/usr/share/doc/1/60"
   # Whoever has it keeps it, and is told why; whoever comes next gets what is right.

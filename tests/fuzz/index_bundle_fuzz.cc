@@ -15,11 +15,11 @@
 
 #include "base/digest.h"
 #include "base/fd.h"
-#include "image/disarm.h"
 #include "image/erofs_format.h"
 #include "image/erofs_reader.h"
 #include "image/erofs_writer.h"
 #include "image/index_bundle.h"
+#include "image/privileges.h"
 #include "image/span_table.h"
 #include "image/zstd_frame.h"
 
@@ -48,7 +48,7 @@ std::unique_ptr<Tree> Accept(const ErofsImage& index, const SpanTableReader& spa
   auto tree = TreeOfBundle(index, span_table, Sha256Of("blob"), 100, Sha256Of("tar"), max_bytes);
   if (!tree.ok()) return nullptr;
   if (tree->memory_bytes() > max_bytes) abort();
-  Disarm(*tree);
+  RemovePrivileges(*tree);
   return std::make_unique<Tree>(*std::move(tree));
 }
 

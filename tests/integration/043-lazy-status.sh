@@ -57,7 +57,7 @@ for mode in $(modes); do
   adds_up "$M/$mode"
   same "present" "$(sum blob_bytes)" "$(sum blob_bytes_present)"
   same "layers whose DiffID was checked" 2 "$(counter layers_filled)"
-  same "damaged" 0 "$(counter layers_poisoned)"
+  same "damaged" 0 "$(counter layers_failed)"
   lazy once "$SHAPER/requests" "$T/images/app" || fail "bytes came twice"
   [ "$mode" = kernel ] || same "state" complete "$(attribute state)"
   requests=$(counter fill_requests)

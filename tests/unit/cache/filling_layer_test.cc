@@ -67,11 +67,11 @@ class FillingLayerTest : public ::testing::Test {
     repository_.Interleave(blob_.digest, 8 << 20, 3);
   }
 
-  void Open(bool suspect = false) {
+  void Open(bool unverified = false) {
     scheduler_ = std::make_unique<FillScheduler>(options_);
     FillingLayer::Options options;
     options.directory = directory_;
-    options.suspect = suspect;
+    options.unverified = unverified;
     options.check = [this](FillingLayer&) {
       ++checks_;
       return check_;
@@ -586,7 +586,7 @@ TEST_F(FillingLayerTest, BytesOfAnEarlierBootAreCheckedBeforeTheyAreBelieved) {
     const Fd fd = *OpenFile(directory_ + "/data", O_RDWR);
     ASSERT_TRUE(PwriteFull(fd.get(), "XX", 10).ok());
   }
-  Open(/*suspect=*/true);
+  Open(/*unverified=*/true);
   EXPECT_TRUE(Check({0, 300'000}).ok());
   const uint64_t more = Asked() - asked;
   EXPECT_GT(more, 0U);
@@ -616,7 +616,7 @@ TEST_F(FillingLayerTest, TouchedRangesComeInTheirOrder) {
   const SpanEntry late = table_.spans.at(8), early = table_.spans.at(1);
   ASSERT_TRUE(Check({late.data_begin, late.data_begin + 1}).ok());
   ASSERT_TRUE(Check({early.data_begin, early.data_begin + 1}).ok());
-  const auto touched = layer_->Touched();
+  const auto touched = layer_->ReadParts();
   ASSERT_EQ(touched.size(), 2U);
   EXPECT_EQ(touched[0].second.begin, late.data_begin);
   EXPECT_EQ(touched[1].second.begin, early.data_begin);

@@ -86,7 +86,7 @@ TEST_F(LayerGuardTest, WithoutDoubtNothingIsRead) {
 }
 
 TEST_F(LayerGuardTest, EachSpanIsCheckedByItself) {
-  guard_->Doubt();
+  guard_->Recheck();
   EXPECT_FALSE(guard_->readable());
   EXPECT_TRUE(guard_->complete());
   Write("data", "x", 3 * kSpanBytes);
@@ -99,21 +99,21 @@ TEST_F(LayerGuardTest, EachSpanIsCheckedByItself) {
 }
 
 TEST_F(LayerGuardTest, WhatNoSpanTellsOfNeedsTheWhole) {
-  guard_->Doubt();
-  on_check_ = [this] { guard_->Trust(guard_->doubts()); };
+  guard_->Recheck();
+  on_check_ = [this] { guard_->Trust(guard_->rechecks()); };
   EXPECT_TRUE(Ensure({kSpans * kSpanBytes, kSpans * kSpanBytes + 8}).ok());
   EXPECT_EQ(checks_, 1);
   EXPECT_TRUE(guard_->readable());
 }
 
 TEST_F(LayerGuardTest, TrustOfBeforeADoubtIsNone) {
-  guard_->Doubt();
-  const uint64_t doubts = guard_->doubts();
-  guard_->Doubt();
-  guard_->Trust(doubts);
+  guard_->Recheck();
+  const uint64_t rechecks = guard_->rechecks();
+  guard_->Recheck();
+  guard_->Trust(rechecks);
   EXPECT_FALSE(guard_->readable());
   EXPECT_TRUE(Ensure({0, 10}).ok());
-  guard_->Doubt();
+  guard_->Recheck();
   Write("data", "x", 5);
   on_check_ = [this] { guard_->Fail(absl::DataLossError("damaged")); };
   EXPECT_FALSE(Ensure({0, 10}).ok());
@@ -123,7 +123,7 @@ TEST_F(LayerGuardTest, DamageComesFromWhoMendsIt) {
   const auto giver = std::make_shared<Giver>();
   const auto layer = std::make_shared<Layer>();
   layer->fill = giver;
-  guard_->Doubt();
+  guard_->Recheck();
   Write("data", "x", 0);
   on_check_ = [&] { guard_->FillFrom(layer); };
   EXPECT_TRUE(Ensure({0, 10}).ok());

@@ -317,7 +317,7 @@ TEST_F(LazyStoreTest, ATreeThatIsNotTheTarsPoisonsTheLayerAndIsForgotten) {
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(absl::IsDataLoss(Durable()));
   EXPECT_TRUE(absl::IsDataLoss(Read(0, {0, 100})));
-  EXPECT_EQ(Counter("layers_poisoned"), 1U);
+  EXPECT_EQ(Counter("layers_failed"), 1U);
   EXPECT_EQ(StateOf(0), LayerState::kAbsent);
   EXPECT_EQ(store_->FillReports(chain_)[0]->state, "damaged");
   // Whoever asks next gets what the tar says, although the index still lies there.

@@ -1,10 +1,10 @@
-#include "image/disarm.h"
-
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <string>
 #include <vector>
+
+#include "image/privileges.h"
 
 namespace imagefs {
 namespace {
@@ -33,7 +33,7 @@ TEST(DisarmTest, AttributesOfPowerGoAndOthersStay) {
                         {"trusted.other", "x"},
                         {"user.overlay.opaque", "y"},
                         {"user.mime", "text"}});
-  Disarm(tree);
+  RemovePrivileges(tree);
   ASSERT_EQ(tree.Xattrs(file).size(), 1U);
   EXPECT_EQ(tree.Xattrs(file)[0].name, "user.mime");
   EXPECT_EQ(tree.inode(file).mode, uint32_t{S_IFREG | 04755});
@@ -45,7 +45,7 @@ TEST(DisarmTest, DeviceNodesBecomeEmptyFilesAndWhiteoutsStay) {
   const InodeId null = Add(tree, "null", Of(S_IFCHR | 0666, 1, 3));
   const InodeId zero = Add(tree, "zero", Of(S_IFBLK | 0666));
   const InodeId whiteout = Add(tree, "gone", Of(S_IFCHR));
-  Disarm(tree);
+  RemovePrivileges(tree);
   for (const InodeId id : {disk, null, zero}) {
     EXPECT_EQ(tree.inode(id).mode, uint32_t{S_IFREG});
     EXPECT_EQ(tree.inode(id).rdev_major, 0U);
@@ -62,7 +62,7 @@ TEST(DisarmTest, OpaqueAndImpliedStay) {
   marked.opaque = marked.implied = true;
   const InodeId directory = Add(tree, "d", marked);
   tree.SetXattrs(directory, {{"trusted.overlay.opaque", "y"}});
-  Disarm(tree);
+  RemovePrivileges(tree);
   EXPECT_TRUE(tree.inode(directory).opaque);
   EXPECT_TRUE(tree.inode(directory).implied);
   EXPECT_TRUE(tree.Xattrs(directory).empty());

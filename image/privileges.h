@@ -9,13 +9,13 @@
 
 namespace imagefs {
 
-// True for the extended attributes that Disarm removes: security.* (capabilities, labels, IMA),
-// trusted.* and user.overlay.* (what overlayfs obeys).
+// True for the extended attributes that RemovePrivileges removes: security.* (capabilities, labels,
+// IMA), trusted.* and user.overlay.* (what overlayfs obeys).
 bool IsArmedXattr(std::string_view name);
 
 // Removes those attributes. A device node becomes an empty regular file with its owner, time and
 // no permissions, as umoci unpacks one without root; a whiteout (character device 0:0) stays.
 // Opaque and implied are fields of the inode and stay.
-void Disarm(Tree& tree);
+void RemovePrivileges(Tree& tree);
 
 }  // namespace imagefs

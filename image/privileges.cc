@@ -1,4 +1,4 @@
-#include "image/disarm.h"
+#include "image/privileges.h"
 
 #include <sys/stat.h>
 
@@ -13,7 +13,7 @@ bool IsArmedXattr(std::string_view name) {
          name.starts_with("user.overlay.");
 }
 
-void Disarm(Tree& tree) {
+void RemovePrivileges(Tree& tree) {
   for (InodeId id = 0; id < tree.inode_count(); ++id) {
     const auto xattrs = tree.Xattrs(id);
     const auto armed = [](const Xattr& xattr) { return IsArmedXattr(xattr.name); };
