@@ -25,7 +25,7 @@ namespace imagefs {
 class LayerFill;
 
 // While one is held, bytes that were here when it was given stay here. A value.
-struct FillPin {
+struct ReadPin {
   // Bytes that the disk had no room for. They are read instead of those of the data file.
   struct Memory {
     const LayerFill* layer = nullptr;
@@ -48,7 +48,7 @@ class LayerFill {
   // data file is here and was checked, else why it cannot be had. kCancelled when the token fires
   // first, kDeadlineExceeded when they did not come in the time that a read has. The kernel asks
   // again for parts of what failed before it tells the reader: those fail at once.
-  using Done = absl::AnyInvocable<void(absl::StatusOr<FillPin>)>;
+  using Done = absl::AnyInvocable<void(absl::StatusOr<ReadPin>)>;
   virtual void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) = 0;
   // True once every byte is here and was checked against the DiffID; stays true.
   virtual bool complete() const = 0;

@@ -10,7 +10,7 @@
 //
 // A span is absent, queued, in flight, busy (a worker decodes, checks or evicts it), present or
 // unverified (said to be present by a file that may be wrong: checked before it is believed). Bytes
-// get into `data` only after their digest was checked, and are read only while a FillPin is held,
+// get into `data` only after their digest was checked, and are read only while a ReadPin is held,
 // which keeps Evict away. Where the disk takes no bytes, what somebody waits for is in memory
 // instead, and the rest is not asked for (cache/filling_layer_memory.cc).
 //

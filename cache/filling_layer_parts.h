@@ -22,7 +22,7 @@ struct FillingLayer::Waiter {
   std::vector<std::pair<uint32_t, uint32_t>> parts;  // spans [first, second)
   std::vector<uint32_t> moves;                       // to be made before it is told
   ReaderId reader = 0;
-  FillPin pin;
+  ReadPin pin;
   Done done;
   CancelToken::Registration on_cancel;
   Timer deadline;

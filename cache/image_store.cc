@@ -105,9 +105,9 @@ class ImageStoreImpl : public ImageStore {
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
     return Ensure(std::move(image), std::move(source), trust, priority, "", std::move(done));
   }
-  FlightTicket EnsureHeld(const std::string& holder, ImageRef image,
-                          std::shared_ptr<ImageSource> source, IndexTrust trust, Priority priority,
-                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
+  FlightTicket EnsureOwned(const std::string& holder, ImageRef image,
+                           std::shared_ptr<ImageSource> source, IndexTrust trust, Priority priority,
+                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
     return Ensure(std::move(image), std::move(source), trust, priority, holder, std::move(done));
   }
   absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) override {
@@ -310,7 +310,8 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
   // The auth scope is part of the key: what one may see is never decided by another's credentials.
   const std::string key = StrCat(request.reference.ToString(), " ", request.platform.ToString(),
                                  " ", source->auth_scope());
-  if ((request.policy == PullPolicy::kMissing && !local) || request.policy == PullPolicy::kProve) {
+  if ((request.policy == PullPolicy::kMissing && !local) ||
+      request.policy == PullPolicy::kRevalidate) {
     if (ImageRef recent = FindRecent(key); recent != nullptr) {
       done(Resolved{std::move(recent), std::move(source), false});
       return FlightTicket();

@@ -90,11 +90,11 @@ class ImageStore {
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
   // The same of an image that is not listed: it is kept from the collector, also over restarts, by
   // the part of the program that `holder` (a word) names, until it releases it.
-  virtual FlightTicket EnsureHeld(const std::string& holder, ImageRef image,
-                                  std::shared_ptr<ImageSource> source, IndexTrust trust,
-                                  Priority priority,
-                                  absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
-  // What was held by EnsureHeld. Its bytes go with the next Collect if nothing else needs them.
+  virtual FlightTicket EnsureOwned(const std::string& holder, ImageRef image,
+                                   std::shared_ptr<ImageSource> source, IndexTrust trust,
+                                   Priority priority,
+                                   absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
+  // What was held by EnsureOwned. Its bytes go with the next Collect if nothing else needs them.
   virtual absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) = 0;
   virtual absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const = 0;
   // Where the missing bytes of a chain that an earlier process left come from.

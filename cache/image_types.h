@@ -17,10 +17,10 @@
 namespace imagefs {
 
 enum class PullPolicy {
-  kMissing,  // ask the registry only when the reference is not known here
-  kAlways,   // ask the registry, fall back to nothing
-  kNever,    // only what is here
-  kProve,    // as kAlways, but not again for credentials that were shown the image before
+  kMissing,     // ask the registry only when the reference is not known here
+  kAlways,      // ask the registry, fall back to nothing
+  kNever,       // only what is here
+  kRevalidate,  // as kAlways, but not again for credentials that were shown the image before
 };
 
 enum class LayerState { kAbsent, kFilling, kWritten, kComplete };

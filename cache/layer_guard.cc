@@ -20,7 +20,7 @@ void LayerGuard::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Do
   if (!failed.ok()) return done(failed);
   if (layer != nullptr)
     return layer->keeper()->Ensure(range, reader, std::move(cancel), std::move(done));
-  if (readable()) return done(FillPin());
+  if (readable()) return done(ReadPin());
   work_.Submit(
       std::make_shared<LivePriority>(Priority::kOnDemand),
       [self = shared_from_this(), range, reader, cancel = std::move(cancel),
@@ -45,7 +45,7 @@ void LayerGuard::AllowWaiting(absl::Duration at_most) {
 }
 
 void LayerGuard::Check(ByteRange range, ReaderId reader, const CancelToken& cancel, Done done) {
-  if (SpansHold(range)) return done(FillPin());
+  if (SpansHold(range)) return done(ReadPin());
   check_whole_();
   absl::Status failed;
   LayerRef layer;
@@ -58,7 +58,7 @@ void LayerGuard::Check(ByteRange range, ReaderId reader, const CancelToken& canc
   if (failed.ok() && !readable()) {
     failed = absl::UnavailableError("the layer was changed while it was checked");
   }
-  failed.ok() ? done(FillPin()) : done(failed);
+  failed.ok() ? done(ReadPin()) : done(failed);
 }
 
 // Whether all of the range is in spans that have their digest. What lies behind the last one are

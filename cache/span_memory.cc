@@ -34,9 +34,9 @@ bool SpanMemory::Remove(uint32_t span) {
   return true;
 }
 
-std::vector<FillPin::Memory> SpanMemory::Of(
+std::vector<ReadPin::Memory> SpanMemory::Of(
     const LayerFill* layer, const std::vector<std::pair<uint32_t, uint32_t>>& parts) const {
-  std::vector<FillPin::Memory> out;
+  std::vector<ReadPin::Memory> out;
   for (const Entry& entry : entries_) {
     const bool needed = std::any_of(parts.begin(), parts.end(), [&](const auto& part) {
       return part.first <= entry.span && entry.span < part.second;

@@ -32,7 +32,7 @@ class SpanMemory {
   bool empty() const { return entries_.empty(); }
   const Entry& oldest() const { return entries_.front(); }
   // What there is of spans [first, second) each.
-  std::vector<FillPin::Memory> Of(const LayerFill* layer,
+  std::vector<ReadPin::Memory> Of(const LayerFill* layer,
                                   const std::vector<std::pair<uint32_t, uint32_t>>& parts) const;
   bool over() const { return total_->load() > kMaxBytes; }
   // Takes the oldest out that are not wanted while there is too much, and returns their numbers.

@@ -7,7 +7,7 @@
 #include "absl/types/span.h"
 #include "base/directory.h"
 #include "base/text.h"
-#include "cmd/mount_words.h"
+#include "cmd/mount_option_syntax.h"
 #include "cmd/print.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -194,8 +194,8 @@ void AddMount(CLI::App& app, Command* command) {
           "-o,--options",
           [command](const std::vector<std::string>& texts) {
             for (const std::string& text : texts) {
-              const std::string problem = ApplyMountWords(text, MountWordsOf::kCommand,
-                                                          /*sloppy=*/false, command);
+              const std::string problem = ApplyMountOptions(text, MountOptionSyntax::kCommand,
+                                                            /*sloppy=*/false, command);
               if (!problem.empty()) throw CLI::ValidationError("-o", problem);
             }
           },

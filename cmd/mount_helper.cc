@@ -5,7 +5,7 @@
 
 #include "base/text.h"
 #include "cmd/interrupt.h"
-#include "cmd/mount_words.h"
+#include "cmd/mount_option_syntax.h"
 #include "cmd/print.h"
 #include "image/reference.h"
 
@@ -135,7 +135,7 @@ std::variant<Command, CliExit> ParseMountHelper(int argc, const char* const* arg
   command.directory = arguments.operands[1];
   for (const std::string& words : arguments.words) {
     const std::string problem =
-        ApplyMountWords(words, MountWordsOf::kMount8, arguments.sloppy, &command);
+        ApplyMountOptions(words, MountOptionSyntax::kMount8, arguments.sloppy, &command);
     if (!problem.empty()) return UsageError(StrCat("-o: ", problem));
   }
   if (const std::string problem = CheckMount(command); !problem.empty()) return UsageError(problem);

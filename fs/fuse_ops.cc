@@ -153,7 +153,7 @@ void ReadLink(fuse_req_t req, fuse_ino_t node) {
 
 // Fills `out` with the bytes at `offset` of a file of which they are a part.
 absl::Status ReadRange(FuseTree& tree, Nid nid, uint64_t offset, absl::Span<char> out,
-                       absl::Span<const FillPin> pins) {
+                       absl::Span<const ReadPin> pins) {
   size_t filled = 0;
   while (filled < out.size()) {
     const uint64_t position = offset + filled;
@@ -182,7 +182,7 @@ absl::Status ReadRange(FuseTree& tree, Nid nid, uint64_t offset, absl::Span<char
 class PendingRead : public std::enable_shared_from_this<PendingRead> {
  public:
   // Fills a buffer of `size` bytes once all is here, as the pins say.
-  using Fill = std::function<absl::Status(absl::Span<char>, absl::Span<const FillPin>)>;
+  using Fill = std::function<absl::Status(absl::Span<char>, absl::Span<const ReadPin>)>;
   PendingRead(fuse_req_t req, size_t size, Fill fill)
       : session_(current_worker->session),
         req_(req),
@@ -196,9 +196,9 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
     for (const auto& [layer, range] : missing) {
       layer->keeper()->Ensure(range, reader_, cancel_.token(),
                               [self = shared_from_this(), layer = layer](
-                                  absl::StatusOr<FillPin> pin) { self->Arrived(std::move(pin)); });
+                                  absl::StatusOr<ReadPin> pin) { self->Arrived(std::move(pin)); });
     }
-    Arrived(FillPin());
+    Arrived(ReadPin());
   }
 
  private:
@@ -210,7 +210,7 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
     interrupting_ = nullptr;
   }
 
-  void Arrived(absl::StatusOr<FillPin> pin) {
+  void Arrived(absl::StatusOr<ReadPin> pin) {
     {
       absl::MutexLock lock(&mu_);
       status_.Update(pin.status());
@@ -243,7 +243,7 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
   absl::Mutex mu_;
   size_t waiting_ = 0;  // guarded by mu_, as is status_ until the last has arrived
   absl::Status status_;
-  std::vector<FillPin> pins_;
+  std::vector<ReadPin> pins_;
 };
 
 thread_local const PendingRead* PendingRead::interrupting_ = nullptr;
@@ -288,7 +288,7 @@ void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_
   FuseWorkerContext::Count(current_worker->read_bytes, part);
   auto missing = PartsToFill(tree, nid, begin, part);
   if (!missing.ok()) return ReplyStatus(req, missing.status());
-  const auto fill = [&tree, nid, begin](absl::Span<char> out, absl::Span<const FillPin> pins) {
+  const auto fill = [&tree, nid, begin](absl::Span<char> out, absl::Span<const ReadPin> pins) {
     absl::Status status = ReadRange(tree, nid, begin, out, pins);
     if (status.ok()) return status;
     const uint64_t failures = tree.failed_reads.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -538,7 +538,7 @@ void DataRead(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_f
   const size_t part =
       std::min<uint64_t>(std::min<uint64_t>(size, kFuseReplyBytes), layer->data_bytes - begin);
   FuseWorkerContext::Count(current_worker->read_bytes, part);
-  const auto fill = [layer, begin](absl::Span<char> out, absl::Span<const FillPin> pins) {
+  const auto fill = [layer, begin](absl::Span<char> out, absl::Span<const ReadPin> pins) {
     return ReadLayer(*layer, begin, out, pins);
   };
   if (!layer->readable()) {

@@ -10,7 +10,7 @@
 namespace imagefs {
 
 absl::Status ReadLayer(const Layer& layer, uint64_t offset, absl::Span<char> out,
-                       absl::Span<const FillPin> pins) {
+                       absl::Span<const ReadPin> pins) {
   IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(layer.data.get(), out, offset));
   if (got != out.size()) {
     return absl::DataLossError(StrCat("data file of layer ", layer.diff_id.Short(),
@@ -18,8 +18,8 @@ absl::Status ReadLayer(const Layer& layer, uint64_t offset, absl::Span<char> out
                                       "; remove the image and pull it again"));
   }
   const uint64_t end = offset + out.size();
-  for (const FillPin& pin : pins) {
-    for (const FillPin::Memory& part : pin.memory) {
+  for (const ReadPin& pin : pins) {
+    for (const ReadPin::Memory& part : pin.memory) {
       const uint64_t first = std::max(offset, part.begin);
       const uint64_t last = std::min<uint64_t>(end, part.begin + part.bytes->size());
       if (part.layer != layer.fill.get() || first >= last) continue;

@@ -12,6 +12,6 @@ namespace imagefs {
 // Fills `out` with the bytes at `offset` of the layer's data file, or with what one of `pins` has
 // in memory in their place. kDataLoss when the file ends before.
 absl::Status ReadLayer(const Layer& layer, uint64_t offset, absl::Span<char> out,
-                       absl::Span<const FillPin> pins);
+                       absl::Span<const ReadPin> pins);
 
 }  // namespace imagefs

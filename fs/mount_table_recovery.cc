@@ -12,10 +12,10 @@
 namespace imagefs {
 namespace {
 
-constexpr char kUnmountedWords[] =
+constexpr char kUnmountedMessage[] =
     "another program has unmounted it; what was written is kept until the directory is mounted on "
     "anew or given to imagefs umount";
-constexpr char kDamagedWords[] =
+constexpr char kDamagedMessage[] =
     "its record in the store is damaged; mount it anew, or forget it with imagefs umount";
 
 }  // namespace
@@ -110,7 +110,7 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
     MountRecord record;
     record.directory = std::move(directory);
     record.boot_id = boot_id_;
-    SetAbsentD(std::move(record), kDamagedWords);
+    SetAbsentD(std::move(record), kDamagedMessage);
   }
   return out;
 }
@@ -123,7 +123,7 @@ bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
     return false;
   }
   if (record.unmounted) {
-    SetAbsentD(record, kUnmountedWords);
+    SetAbsentD(record, kUnmountedMessage);
     return false;
   }
   switch (AdoptD(record, mounts, find_chain)) {
@@ -198,7 +198,7 @@ void MountTableImpl::DropUnmountedD(const MountRecord& record) {
     kept.unmounted = true;
     kept.mounts.clear();
     status = records_.Put(kept);
-    SetAbsentD(std::move(kept), kUnmountedWords);
+    SetAbsentD(std::move(kept), kUnmountedMessage);
   }
   if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
 }

@@ -394,9 +394,9 @@ void ImageUses::Owner::Resolve(const CallPtr& call) {
     // A manifest that was named by its digest is the one that is wanted.
     if (!request.reference.digest.has_value()) request.platform = Platform::Host();
     request.access = uses_.deps_.access_of(request.reference);
-    request.policy = PullPolicy::kProve;
+    request.policy = PullPolicy::kRevalidate;
     request.trust = options_.trust_of(request.reference);
-    if (call->request.impatient) {
+    if (call->request.fail_fast) {
       call->failure_key =
           StrCat(request.reference.ToString(), " ", request.access.credential.Fingerprint());
       absl::Status failure = RecentFailure(call->failure_key);
@@ -451,7 +451,7 @@ void ImageUses::Owner::Hold(const CallPtr& call, ImageRef image,
 void ImageUses::Owner::Ensure(const CallPtr& call, std::shared_ptr<ImageSource> source) {
   ImageRef part = Truncate(call->use.image, call->use.layers);
   const IndexTrust trust = TrustOfImage(options_.trust_of, *part);
-  call->group->Add(uses_.deps_.store.EnsureHeld(
+  call->group->Add(uses_.deps_.store.EnsureOwned(
       options_.holder, std::move(part), std::move(source), trust, call->request.priority,
       [this, call](absl::StatusOr<ChainRef> chain) { OnChain(call, std::move(chain)); }));
 }

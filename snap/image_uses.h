@@ -142,7 +142,7 @@ class ImageUses::Owner {
     Priority priority = Priority::kForeground;
     // For those who ask for one layer of an image after the other: what could not be had with the
     // same credentials a moment ago fails at once.
-    bool impatient = false;
+    bool fail_fast = false;
     // Refuses an image before anything of it is brought. May be empty.
     std::function<absl::Status(const ResolvedImage&)> accept;
   };

@@ -277,7 +277,7 @@ void PodmanLayerStore::Directory::Finish(const CallPtr& call,
 void PodmanLayerStore::Directory::FindX(const CallPtr& call) {
   if (call->group->left()) return Finish(call, absl::CancelledError("the caller went away"));
   if (auto known = Known(call->key); known != nullptr) return Finish(call, std::move(known));
-  ImageUses::Owner::Request request{.reference = call->reference, .impatient = true};
+  ImageUses::Owner::Request request{.reference = call->reference, .fail_fast = true};
   request.accept = [asked = call->asked](const ResolvedImage& image) {
     return CheckLayer(image, asked);
   };

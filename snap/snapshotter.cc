@@ -217,7 +217,7 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
     // Never equal to a ChainID: such a parent is not what lies below this layer.
     parent_ref = ref == parent->info.labels.end() ? "(unknown)" : ref->second;
   }
-  ImageUses::Owner::Request wanted{.reference = labels.reference, .impatient = true};
+  ImageUses::Owner::Request wanted{.reference = labels.reference, .fail_fast = true};
   wanted.accept = [labels, parent_ref](const ResolvedImage& image) {
     return FindLevel(image, labels, parent_ref).status();
   };

@@ -40,7 +40,7 @@ void FakeFill::Release() {
     held.swap(held_);
     for (const Held& one : held) Bring(one.range);
   }
-  for (Held& one : held) one.done(FillPin());
+  for (Held& one : held) one.done(ReadPin());
 }
 
 void FakeFill::Fail(absl::Status status) {
@@ -113,7 +113,7 @@ void FakeFill::Ensure(ByteRange range, ReaderId, CancelToken cancel, Done done) 
       Bring(range);
     }
   }
-  if (held == 0) return status.ok() ? done(FillPin()) : done(status);
+  if (held == 0) return status.ok() ? done(ReadPin()) : done(status);
   CancelToken::Registration on_cancel = cancel.OnCancel([this, held] { Cancelled(held); });
   absl::MutexLock lock(&mu_);
   for (Held& one : held_) {

@@ -295,10 +295,10 @@ void FakeImageStore::UseReference(std::string reference) {
   image_->reference = std::move(reference);
 }
 
-FlightTicket FakeImageStore::EnsureHeld(const std::string& holder, ImageRef image,
-                                        std::shared_ptr<ImageSource> source, IndexTrust trust,
-                                        Priority priority,
-                                        absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
+FlightTicket FakeImageStore::EnsureOwned(const std::string& holder, ImageRef image,
+                                         std::shared_ptr<ImageSource> source, IndexTrust trust,
+                                         Priority priority,
+                                         absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
   return EnsureChain(
       image, std::move(source), trust, priority,
       [this, holder, image, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {

@@ -55,9 +55,9 @@ class FakeImageStore : public ImageStore {
   FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                            Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
-  FlightTicket EnsureHeld(const std::string& holder, ImageRef image,
-                          std::shared_ptr<ImageSource> source, IndexTrust trust, Priority priority,
-                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+  FlightTicket EnsureOwned(const std::string& holder, ImageRef image,
+                           std::shared_ptr<ImageSource> source, IndexTrust trust, Priority priority,
+                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
   absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) override;
   absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const override;
   void AttachSource(const ChainRef&, const Reference& reference,

@@ -94,7 +94,7 @@ class FillingLayerTest : public ::testing::Test {
 
   struct Read {
     absl::Notification ended;
-    absl::StatusOr<FillPin> pin;
+    absl::StatusOr<ReadPin> pin;
     CancelSource cancel;
     absl::Status status() {
       ended.WaitForNotification();
@@ -104,7 +104,7 @@ class FillingLayerTest : public ::testing::Test {
   std::unique_ptr<Read> Begin(ByteRange range, ReaderId reader = 0) {
     auto read = std::make_unique<Read>();
     layer_->Ensure(range, reader, read->cancel.token(),
-                   [raw = read.get()](absl::StatusOr<FillPin> pin) {
+                   [raw = read.get()](absl::StatusOr<ReadPin> pin) {
                      raw->pin = std::move(pin);
                      raw->ended.Notify();
                    });
@@ -128,7 +128,7 @@ class FillingLayerTest : public ::testing::Test {
     const Fd fd = *OpenFile(directory_ + "/data", O_RDONLY);
     std::string bytes(range.size(), '\0');
     EXPECT_EQ(*PreadFull(fd.get(), absl::MakeSpan(bytes), range.begin), range.size());
-    for (const FillPin::Memory& part : read->pin->memory) {
+    for (const ReadPin::Memory& part : read->pin->memory) {
       EXPECT_EQ(part.layer, layer_.get());
       const uint64_t first = std::max(range.begin, part.begin);
       const uint64_t last = std::min<uint64_t>(range.end, part.begin + part.bytes->size());

@@ -117,7 +117,7 @@ class IdentityTest : public ::testing::Test {
         absl::Notification ended;
         absl::Status status;
         layer.fill->Ensure({extent.data_offset, extent.data_offset + extent.length}, 0,
-                           CancelToken(), [&](const absl::StatusOr<FillPin>& pin) {
+                           CancelToken(), [&](const absl::StatusOr<ReadPin>& pin) {
                              status = pin.status();
                              ended.Notify();
                            });

@@ -556,7 +556,7 @@ class DamageTest : public ImageStoreTest {
     absl::Notification ended;
     absl::Status status;
     layer->keeper()->Ensure({0, layer->data_bytes}, 0, CancelToken(),
-                            [&](const absl::StatusOr<FillPin>& pin) {
+                            [&](const absl::StatusOr<ReadPin>& pin) {
                               status = pin.status();
                               ended.Notify();
                             });

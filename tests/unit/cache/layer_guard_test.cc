@@ -22,7 +22,7 @@ class Giver final : public LayerFill {
  public:
   void Ensure(ByteRange range, ReaderId, CancelToken, Done done) override {
     asked = range;
-    done(FillPin());
+    done(ReadPin());
   }
   bool complete() const override { return false; }
   ByteRange asked;
@@ -63,7 +63,7 @@ class LayerGuardTest : public ::testing::Test {
   absl::Status Ensure(ByteRange range) {
     absl::Notification ended;
     absl::Status status;
-    guard_->Ensure(range, 0, CancelToken(), [&](const absl::StatusOr<FillPin>& pin) {
+    guard_->Ensure(range, 0, CancelToken(), [&](const absl::StatusOr<ReadPin>& pin) {
       status = pin.status();
       ended.Notify();
     });

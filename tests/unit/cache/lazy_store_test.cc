@@ -80,9 +80,9 @@ class LazyStoreTest : public ::testing::Test {
 
   absl::Status Read(size_t layer, ByteRange range) {
     absl::Notification ended;
-    absl::StatusOr<FillPin> pin;
+    absl::StatusOr<ReadPin> pin;
     chain_->layers[layer]->keeper()->Ensure(range, 0, CancelToken(),
-                                            [&](absl::StatusOr<FillPin> got) {
+                                            [&](absl::StatusOr<ReadPin> got) {
                                               pin = std::move(got);
                                               ended.Notify();
                                             });

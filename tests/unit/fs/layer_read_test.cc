@@ -16,7 +16,7 @@ namespace {
 
 class NoFill : public LayerFill {
  public:
-  void Ensure(ByteRange, ReaderId, CancelToken, Done done) override { done(FillPin()); }
+  void Ensure(ByteRange, ReaderId, CancelToken, Done done) override { done(ReadPin()); }
   bool complete() const override { return false; }
 };
 
@@ -29,10 +29,10 @@ class LayerReadTest : public ::testing::Test {
   }
   ~LayerReadTest() override { unlink(path_.c_str()); }
 
-  FillPin::Memory Part(uint64_t begin, std::string bytes) const {
+  ReadPin::Memory Part(uint64_t begin, std::string bytes) const {
     return {layer_.fill.get(), begin, std::make_shared<const std::string>(std::move(bytes))};
   }
-  std::string Read(uint64_t offset, size_t size, const std::vector<FillPin>& pins) const {
+  std::string Read(uint64_t offset, size_t size, const std::vector<ReadPin>& pins) const {
     std::string out(size, '?');
     const absl::Status status = ReadLayer(layer_, offset, absl::MakeSpan(out), pins);
     EXPECT_TRUE(status.ok()) << status;
@@ -45,14 +45,14 @@ class LayerReadTest : public ::testing::Test {
 
 TEST_F(LayerReadTest, ReadsTheDataFile) {
   EXPECT_EQ(Read(10, 5, {}), "ddddd");
-  EXPECT_EQ(Read(10, 5, {FillPin()}), "ddddd");
+  EXPECT_EQ(Read(10, 5, {ReadPin()}), "ddddd");
 }
 
 TEST_F(LayerReadTest, WhatIsInMemoryTakesThePlaceOfTheFile) {
-  FillPin first, second;
+  ReadPin first, second;
   first.memory = {Part(100, "abc")};
   second.memory = {Part(110, "xyz"), Part(0, "far away")};
-  const std::vector<FillPin> pins = {first, second};
+  const std::vector<ReadPin> pins = {first, second};
   EXPECT_EQ(Read(98, 20, pins), "ddabcdddddddxyzddddd");
   EXPECT_EQ(Read(101, 1, pins), "b") << "a part of a part";
   EXPECT_EQ(Read(102, 10, pins), "cdddddddxy");
@@ -62,7 +62,7 @@ TEST_F(LayerReadTest, WhatIsInMemoryTakesThePlaceOfTheFile) {
 
 TEST_F(LayerReadTest, MemoryOfAnotherLayerIsNotThisOnes) {
   const NoFill other;
-  FillPin pin;
+  ReadPin pin;
   pin.memory = {Part(0, "abc")};
   pin.memory[0].layer = &other;
   EXPECT_EQ(Read(0, 5, {pin}), "ddddd");

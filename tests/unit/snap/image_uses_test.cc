@@ -137,26 +137,26 @@ TEST_F(ImageUsesTest, WhatIsHereIsNotAskedFor) {
 
 TEST_F(ImageUsesTest, OnlyTheImpatientRememberFailures) {
   store_.FailResolve(absl::UnavailableError("the registry is away"));
-  ImageUses::Owner::Request impatient = AnyImage();
-  impatient.impatient = true;
-  EXPECT_FALSE(Acquire(impatient).ok());
+  ImageUses::Owner::Request fail_fast = AnyImage();
+  fail_fast.fail_fast = true;
+  EXPECT_FALSE(Acquire(fail_fast).ok());
   store_.FailResolve(absl::OkStatus());
-  EXPECT_TRUE(absl::IsUnavailable(Acquire(impatient).status()));
+  EXPECT_TRUE(absl::IsUnavailable(Acquire(fail_fast).status()));
   EXPECT_EQ(store_.resolve_calls(), 1);
   EXPECT_TRUE(Acquire().ok());
   access_.credential.username = "another";
-  EXPECT_TRUE(Acquire(impatient).ok());
+  EXPECT_TRUE(Acquire(fail_fast).ok());
   // What cannot be brought is as bad as what cannot be found.
   access_.credential.username = "a third";
   store_.FailChain(absl::DataLossError("not what it should be"));
-  EXPECT_TRUE(absl::IsDataLoss(Acquire(impatient).status()));
+  EXPECT_TRUE(absl::IsDataLoss(Acquire(fail_fast).status()));
   store_.FailChain(absl::OkStatus());
-  EXPECT_TRUE(absl::IsDataLoss(Acquire(impatient).status()));
+  EXPECT_TRUE(absl::IsDataLoss(Acquire(fail_fast).status()));
 }
 
 TEST_F(ImageUsesTest, WhatIsNotAcceptedIsNotBrought) {
   ImageUses::Owner::Request request = AnyImage();
-  request.impatient = true;
+  request.fail_fast = true;
   request.accept = [](const ResolvedImage&) { return absl::NotFoundError("no such layer"); };
   EXPECT_TRUE(absl::IsNotFound(Acquire(request).status()));
   EXPECT_EQ(Held(), 0u);

@@ -1,4 +1,4 @@
-#include "cmd/mount_words.h"
+#include "cmd/mount_option_syntax.h"
 
 #include <array>
 #include <functional>
@@ -17,7 +17,7 @@ namespace {
 // Of one value that fsconfig(2) hands to a file system.
 constexpr size_t kMaxContext = 255;
 
-using Words = std::map<std::string_view, std::function<void()>>;
+using FlagTable = std::map<std::string_view, std::function<void()>>;
 // What is wrong with the value, or "".
 using Values = std::map<std::string_view, std::function<std::string(std::string_view)>>;
 
@@ -36,7 +36,7 @@ bool PassedOver(std::string_view word) {
 }
 
 // "" when the quotation marks are not even. The marks themselves go.
-std::optional<std::vector<std::string>> SplitWords(std::string_view text) {
+std::optional<std::vector<std::string>> SplitOptions(std::string_view text) {
   std::vector<std::string> words(1);
   bool quoted = false;
   for (const char c : text) {
@@ -95,8 +95,8 @@ std::string SetPlatform(std::string_view value, Command* command) {
   return platform.ok() ? "" : std::string(platform.status().message());
 }
 
-Words FlagWords(MountWordsOf of, Command* command) {
-  Words flags = {
+FlagTable FlagOptions(MountOptionSyntax of, Command* command) {
+  FlagTable flags = {
       {"ro", Set(command->writable, false)},
       {"writable", Set(command->writable, true)},
       {"suid", Set(command->suid, true)},
@@ -112,11 +112,11 @@ Words FlagWords(MountWordsOf of, Command* command) {
       {"plain-http", Set(command->plain_http, true)},
       {"tls-skip-verify", Set(command->skip_tls_verify, true)},
   };
-  flags["rw"] = of == MountWordsOf::kCommand ? Set(command->writable, true) : [] {};
+  flags["rw"] = of == MountOptionSyntax::kCommand ? Set(command->writable, true) : [] {};
   return flags;
 }
 
-Values ValueWords(MountWordsOf of, Command* command) {
+Values ValueOptions(MountOptionSyntax of, Command* command) {
   Values values = {
       {"mode", OneOf(command->mode, {"auto", "kernel", "fuse"})},
       {"pull", OneOf(command->pull, {"missing", "always", "never"})},
@@ -126,7 +126,7 @@ Values ValueWords(MountWordsOf of, Command* command) {
       {"map-uids", Text(command->id_map)},
       {"context", Text(command->context)},
   };
-  if (of == MountWordsOf::kMount8) {
+  if (of == MountOptionSyntax::kMount8) {
     values["root"] = Path(command->root);
     values["run"] = Path(command->run);
     values["config"] = Path(command->config);
@@ -137,11 +137,12 @@ Values ValueWords(MountWordsOf of, Command* command) {
 
 }  // namespace
 
-std::string ApplyMountWords(std::string_view text, MountWordsOf of, bool sloppy, Command* command) {
-  const std::optional<std::vector<std::string>> words = SplitWords(text);
+std::string ApplyMountOptions(std::string_view text, MountOptionSyntax of, bool sloppy,
+                              Command* command) {
+  const std::optional<std::vector<std::string>> words = SplitOptions(text);
   if (!words.has_value()) return "a quotation mark is missing";
-  const Words flags = FlagWords(of, command);
-  const Values values = ValueWords(of, command);
+  const FlagTable flags = FlagOptions(of, command);
+  const Values values = ValueOptions(of, command);
   for (const std::string_view word : *words) {
     const size_t equals = word.find('=');
     if (const auto flag = flags.find(word); flag != flags.end()) {
