@@ -18,7 +18,7 @@
 
 namespace imagefs {
 
-// What ends in T runs on the thread only. Flights hand their results to it.
+// Functions that end in OnThread run on the thread only. Flights post their results to it.
 class MountRecovery::State : public std::enable_shared_from_this<State> {
  public:
   explicit State(Deps deps) : deps_(std::move(deps)) {}
@@ -27,7 +27,7 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
   bool Collect() ABSL_LOCKS_EXCLUDED(mu_);
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
   bool busy() const ABSL_LOCKS_EXCLUDED(mu_);
-  void LoopT() ABSL_LOCKS_EXCLUDED(mu_);
+  void LoopOnThread() ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   struct Waiting {
@@ -42,9 +42,10 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
     return !state.mounted() && !state.record.unmounted && !state.record.reference.empty();
   }
   std::optional<MountRecord> Find(const std::string& directory) const;
-  void TryT(const std::string& directory) ABSL_LOCKS_EXCLUDED(mu_);
-  void MountT(const MountRecord& record, const ChainRef& chain);
-  void EndT(const std::string& directory, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
+  void TryOnThread(const std::string& directory) ABSL_LOCKS_EXCLUDED(mu_);
+  void MountOnThread(const MountRecord& record, const ChainRef& chain);
+  void EndOnThread(const std::string& directory, const absl::Status& status)
+      ABSL_LOCKS_EXCLUDED(mu_);
   void Post(Task task) ABSL_LOCKS_EXCLUDED(mu_);
   std::string DueLocked(Moment now, Moment* next) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -96,7 +97,7 @@ std::string MountRecovery::State::DueLocked(Moment now, Moment* next) const {
   return "";
 }
 
-void MountRecovery::State::LoopT() {
+void MountRecovery::State::LoopOnThread() {
   pthread_setname_np(pthread_self(), "recovery");
   while (true) {
     Task task;
@@ -109,7 +110,7 @@ void MountRecovery::State::LoopT() {
           const std::string directory = DueLocked(Moment::Now(), &next);
           if (!directory.empty()) {
             running_[directory] = std::make_shared<TicketGroup>();
-            tasks_.push_back([this, directory] { TryT(directory); });
+            tasks_.push_back([this, directory] { TryOnThread(directory); });
             break;
           }
         }
@@ -129,9 +130,9 @@ std::optional<MountRecord> MountRecovery::State::Find(const std::string& directo
   return std::nullopt;
 }
 
-void MountRecovery::State::TryT(const std::string& directory) {
+void MountRecovery::State::TryOnThread(const std::string& directory) {
   const std::optional<MountRecord> record = Find(directory);
-  if (!record.has_value()) return EndT(directory, absl::OkStatus());
+  if (!record.has_value()) return EndOnThread(directory, absl::OkStatus());
   std::shared_ptr<TicketGroup> group;
   {
     absl::MutexLock lock(&mu_);
@@ -140,14 +141,14 @@ void MountRecovery::State::TryT(const std::string& directory) {
   }
   auto done = [self = shared_from_this(), record = *record](absl::StatusOr<ChainRef> chain) {
     self->Post([self = self.get(), record, chain = std::move(chain)] {
-      if (!chain.ok()) return self->EndT(record.directory, chain.status());
-      self->MountT(record, *chain);
+      if (!chain.ok()) return self->EndOnThread(record.directory, chain.status());
+      self->MountOnThread(record, *chain);
     });
   };
   group->Add(deps_.uses.FetchAgain(*record, deps_.trust_of, std::move(done)));
 }
 
-void MountRecovery::State::MountT(const MountRecord& record, const ChainRef& chain) {
+void MountRecovery::State::MountOnThread(const MountRecord& record, const ChainRef& chain) {
   {
     absl::MutexLock lock(&mu_);
     if (stopped_) return;
@@ -157,10 +158,10 @@ void MountRecovery::State::MountT(const MountRecord& record, const ChainRef& cha
     LogInfo("mounted_again directory=", record.directory);
     deps_.uses.AttachSources(record.reference, record.options, chain);
   }
-  EndT(record.directory, status);
+  EndOnThread(record.directory, status);
 }
 
-void MountRecovery::State::EndT(const std::string& directory, const absl::Status& status) {
+void MountRecovery::State::EndOnThread(const std::string& directory, const absl::Status& status) {
   bool changed = false;
   {
     absl::MutexLock lock(&mu_);
@@ -201,7 +202,7 @@ MountRecovery::~MountRecovery() {
 
 void MountRecovery::Start() {
   if (!state_->Collect()) return;
-  thread_ = std::thread([state = state_] { state->LoopT(); });
+  thread_ = std::thread([state = state_] { state->LoopOnThread(); });
 }
 
 bool MountRecovery::busy() const { return state_->busy(); }

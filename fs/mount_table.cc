@@ -205,7 +205,7 @@ absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
   if (before.has_value()) IMAGEFS_RETURN_IF_ERROR(Continue(*before, request, out));
   IMAGEFS_ASSIGN_OR_RETURN(
       const MountTarget target,
-      OpenTargetD(directory, {}, before.has_value() ? &before->record : nullptr));
+      OpenTargetDirLocked(directory, {}, before.has_value() ? &before->record : nullptr));
   out.covered = target.covered;
   if (!options_.as_root) IMAGEFS_RETURN_IF_ERROR(CheckFusermount(directory));
   out.request = std::move(request);
@@ -220,9 +220,9 @@ bool MountTableImpl::IsOld(const MountRecord* before, std::string_view boot_id,
                                              KeyOf(mount)) != before->mounts.end();
 }
 
-absl::StatusOr<MountTarget> MountTableImpl::OpenTargetD(const std::string& directory,
-                                                        const FileId& expected,
-                                                        const MountRecord* before) {
+absl::StatusOr<MountTarget> MountTableImpl::OpenTargetDirLocked(const std::string& directory,
+                                                                const FileId& expected,
+                                                                const MountRecord* before) {
   // A user cannot look below what died with a daemon, and fusermount3 mounts on nothing that is
   // dead.
   if (!options_.as_root) UnmountDeadByUser(directory);
@@ -285,16 +285,16 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& 
   record.upper = mount.continued.empty() ? request.upper : mount.continued;
   record.upper_ids = mount.continued_ids;
   record.keep_upper = !request.upper.empty();
-  return MountAtD(chain, request, std::move(record), before);
+  return MountAtDirLocked(chain, request, std::move(record), before);
 }
 
-absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain,
-                                                     const MountRequest& request,
-                                                     MountRecord record,
-                                                     const MountRecord* before) {
+absl::StatusOr<MountRecord> MountTableImpl::MountAtDirLocked(const ChainRef& chain,
+                                                             const MountRequest& request,
+                                                             MountRecord record,
+                                                             const MountRecord* before) {
   IMAGEFS_RETURN_IF_ERROR(CheckRequest(request));
   IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target,
-                           OpenTargetD(record.directory, record.covered, before));
+                           OpenTargetDirLocked(record.directory, record.covered, before));
   record.covered = target.covered;
   record.chain_id = chain->chain_id;
   if (record.created_unix == 0) record.created_unix = time(nullptr);
@@ -306,17 +306,18 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtD(const ChainRef& chain,
     IMAGEFS_ASSIGN_OR_RETURN(upper, OpenUpper(*chain, record));
   }
   const absl::Status status =
-      options_.as_root ? MountByRootD(chain, request, target, upper.has_value() ? &*upper : nullptr,
-                                      before, record)
-                       : MountByUserD(chain, before, record);
+      options_.as_root ? MountByRootDirLocked(chain, request, target,
+                                              upper.has_value() ? &*upper : nullptr, before, record)
+                       : MountByUserDirLocked(chain, before, record);
   if (status.ok()) return record;
   if (upper.has_value()) upper->Undo();
   return status;
 }
 
-absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountRequest& request,
-                                          const MountTarget& target, OverlayUpper* upper,
-                                          const MountRecord* before, MountRecord& record) {
+absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain,
+                                                  const MountRequest& request,
+                                                  const MountTarget& target, OverlayUpper* upper,
+                                                  const MountRecord* before, MountRecord& record) {
   const std::string& directory = record.directory;
   IMAGEFS_ASSIGN_OR_RETURN(const Presented presented, AcquireChain(chain, request));
   const ChainMounts::Lease& lease = presented.lease;
@@ -339,7 +340,7 @@ absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountRequ
       status = there.status();
       if (there.ok()) record.mounts = *std::move(there);
     }
-    if (!status.ok()) PutBackD(directory, before).IgnoreError();
+    if (!status.ok()) PutBackDirLocked(directory, before).IgnoreError();
     return status;
   };
   const absl::Status status = mount();
@@ -347,12 +348,12 @@ absl::Status MountTableImpl::MountByRootD(const ChainRef& chain, const MountRequ
     chains_->Release(lease.name, false);
     return status;
   }
-  AddMountedD(chain, record, lease.name, before);
+  AddMountedDirLocked(chain, record, lease.name, before);
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, const MountRecord* before,
-                                          MountRecord& record) {
+absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const MountRecord* before,
+                                                  MountRecord& record) {
   MountFlags& flags = record.options.flags;
   flags.nosuid = flags.nodev = true;  // as fusermount3 makes them, always
   absl::Status status = records_.Put(record);
@@ -365,20 +366,21 @@ absl::Status MountTableImpl::MountByUserD(const ChainRef& chain, const MountReco
     }
   }
   if (!status.ok()) {
-    PutBackD(record.directory, before).IgnoreError();
+    PutBackDirLocked(record.directory, before).IgnoreError();
     return status;
   }
-  AddMountedD(chain, record, "", before);
+  AddMountedDirLocked(chain, record, "", before);
   return absl::OkStatus();
 }
 
 // The record that there was before a mount that failed.
-absl::Status MountTableImpl::PutBackD(const std::string& directory, const MountRecord* before) {
+absl::Status MountTableImpl::PutBackDirLocked(const std::string& directory,
+                                              const MountRecord* before) {
   return before != nullptr ? records_.Put(*before) : records_.Delete(directory);
 }
 
-void MountTableImpl::AddMountedD(const ChainRef& chain, const MountRecord& record,
-                                 std::string lease, const MountRecord* before) {
+void MountTableImpl::AddMountedDirLocked(const ChainRef& chain, const MountRecord& record,
+                                         std::string lease, const MountRecord* before) {
   {
     absl::MutexLock lock(&mu_);
     entries_[record.directory] = {record, std::nullopt, std::move(lease), chain};
@@ -420,10 +422,10 @@ absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
   IMAGEFS_RETURN_IF_ERROR(CheckPath(path, "the directory to unmount"));
   const std::string directory = Find(path).has_value() ? path : MountPointOf(path);
   const auto hold = HoldDirectory(directory);
-  return UnmountD(directory, lazy);
+  return UnmountDirLocked(directory, lazy);
 }
 
-absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy) {
+absl::Status MountTableImpl::UnmountDirLocked(const std::string& directory, bool lazy) {
   const std::optional<Entry> entry = Find(directory);
   if (!entry.has_value()) {
     return absl::NotFoundError(
@@ -436,12 +438,12 @@ absl::Status MountTableImpl::UnmountD(const std::string& directory, bool lazy) {
   }
   // Not there: somebody else unmounted it, which is as good.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
-  UnmountOldD(entry->record);
-  return ForgetD(entry->record, lazy);
+  UnmountOldDirLocked(entry->record);
+  return ForgetDirLocked(entry->record, lazy);
 }
 
 // What died with a daemon before this one and lies on the directory, or lay below the mount there.
-void MountTableImpl::UnmountOldD(const MountRecord& record) {
+void MountTableImpl::UnmountOldDirLocked(const MountRecord& record) {
   if (!options_.as_root) return UnmountDeadByUser(record.directory);
   const absl::Status status = UnmountOld(
       record.directory, [&](const MountInfo& mount) { return IsOld(&record, boot_id_, mount); });
@@ -451,7 +453,7 @@ void MountTableImpl::UnmountOldD(const MountRecord& record) {
 }
 
 // Takes it out of the table.
-void MountTableImpl::DropD(const std::string& directory, bool lazy) {
+void MountTableImpl::DropDirLocked(const std::string& directory, bool lazy) {
   std::string lease;
   {
     absl::MutexLock lock(&mu_);
@@ -463,8 +465,8 @@ void MountTableImpl::DropD(const std::string& directory, bool lazy) {
   if (!lease.empty()) chains_->Release(lease, lazy);
 }
 
-absl::Status MountTableImpl::ForgetD(const MountRecord& record, bool lazy) {
-  DropD(record.directory, lazy);
+absl::Status MountTableImpl::ForgetDirLocked(const MountRecord& record, bool lazy) {
+  DropDirLocked(record.directory, lazy);
   absl::Status status;
   if (!record.upper.empty() && !record.keep_upper) status = RemoveUpper(record.upper);
   status.Update(records_.Delete(record.directory));
@@ -496,7 +498,7 @@ void MountTableImpl::UnmountAll() {
   for (const MountState& state : List()) {
     const std::string& directory = state.record.directory;
     const auto hold = HoldDirectory(directory);
-    const absl::Status status = UnmountD(directory, /*lazy=*/true);
+    const absl::Status status = UnmountDirLocked(directory, /*lazy=*/true);
     if (!status.ok() && !absl::IsNotFound(status)) {
       LogWarning("unmount_failed error=", status.message());
     }

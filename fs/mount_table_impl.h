@@ -81,34 +81,37 @@ class MountTableImpl : public MountTable {
   // Only where it is not mounted.
   std::optional<Entry> FindAbsent(const std::string& directory) const;
   absl::Status Continue(const Entry& entry, const MountRequest& request, CheckedMount& out) const;
-  // The key of the directory is held by the callers of what ends in D.
-  absl::StatusOr<MountTarget> OpenTargetD(const std::string& directory, const FileId& expected,
-                                          const MountRecord* before);
+  // REQUIRES, of those that end in DirLocked: the caller holds the key of the directory.
+  absl::StatusOr<MountTarget> OpenTargetDirLocked(const std::string& directory,
+                                                  const FileId& expected,
+                                                  const MountRecord* before);
   // What `record` lacks is filled in.
-  absl::StatusOr<MountRecord> MountAtD(const ChainRef& chain, const MountRequest& request,
-                                       MountRecord record, const MountRecord* before);
-  absl::Status MountByRootD(const ChainRef& chain, const MountRequest& request,
-                            const MountTarget& target, OverlayUpper* upper,
-                            const MountRecord* before, MountRecord& record);
-  absl::Status MountByUserD(const ChainRef& chain, const MountRecord* before, MountRecord& record);
-  void AddMountedD(const ChainRef& chain, const MountRecord& record, std::string lease,
-                   const MountRecord* before) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status PutBackD(const std::string& directory, const MountRecord* before);
-  absl::Status UnmountD(const std::string& directory, bool lazy);
-  void UnmountOldD(const MountRecord& record);
-  void DropD(const std::string& directory, bool lazy) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status ForgetD(const MountRecord& record, bool lazy);
+  absl::StatusOr<MountRecord> MountAtDirLocked(const ChainRef& chain, const MountRequest& request,
+                                               MountRecord record, const MountRecord* before);
+  absl::Status MountByRootDirLocked(const ChainRef& chain, const MountRequest& request,
+                                    const MountTarget& target, OverlayUpper* upper,
+                                    const MountRecord* before, MountRecord& record);
+  absl::Status MountByUserDirLocked(const ChainRef& chain, const MountRecord* before,
+                                    MountRecord& record);
+  void AddMountedDirLocked(const ChainRef& chain, const MountRecord& record, std::string lease,
+                           const MountRecord* before) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status PutBackDirLocked(const std::string& directory, const MountRecord* before);
+  absl::Status UnmountDirLocked(const std::string& directory, bool lazy);
+  void UnmountOldDirLocked(const MountRecord& record);
+  void DropDirLocked(const std::string& directory, bool lazy) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status ForgetDirLocked(const MountRecord& record, bool lazy);
   // Of a mount that somebody else has taken away.
-  void DropUnmountedD(const MountRecord& record);
-  void SetAbsentD(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
+  void DropUnmountedDirLocked(const MountRecord& record);
+  void SetAbsentDirLocked(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
   // True when it is mounted then.
-  bool RecoverD(MountRecord& record, const MountView& mounts, const FindChain& find_chain);
+  bool RecoverDirLocked(MountRecord& record, const MountView& mounts, const FindChain& find_chain);
   // What became of a mount that needed no daemon. kHere: it is in the table now.
   enum class Outlived { kHere, kUnmounted, kUnknown };
-  Outlived AdoptD(const MountRecord& record, const MountView& mounts, const FindChain& find_chain);
-  std::optional<std::string> AdoptLeaseD(const MountRecord& record, const MountInfo& there,
-                                         const FindChain& find_chain, ChainRef* shown);
-  absl::StatusOr<MountRecord> MountAgainD(const MountRecord& record, const ChainRef& chain);
+  Outlived AdoptDirLocked(const MountRecord& record, const MountView& mounts,
+                          const FindChain& find_chain);
+  std::optional<std::string> AdoptLeaseDirLocked(const MountRecord& record, const MountInfo& there,
+                                                 const FindChain& find_chain, ChainRef* shown);
+  absl::StatusOr<MountRecord> MountAgainDirLocked(const MountRecord& record, const ChainRef& chain);
   absl::Status CheckRequest(const MountRequest& request) const ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
   // Which presentation a request gets.

@@ -20,8 +20,9 @@ constexpr char kDamagedMessage[] =
 
 }  // namespace
 
-MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record, const MountView& mounts,
-                                                const FindChain& find_chain) {
+MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& record,
+                                                        const MountView& mounts,
+                                                        const FindChain& find_chain) {
   const MountInfo* there = mounts.At(record.directory);
   const bool here = there != nullptr && IsOurs(*there);
   if (!options_.as_root) {
@@ -36,7 +37,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record, const
     return alone && record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
   }
   ChainRef chain;
-  const std::optional<std::string> lease = AdoptLeaseD(record, *there, find_chain, &chain);
+  const std::optional<std::string> lease = AdoptLeaseDirLocked(record, *there, find_chain, &chain);
   if (!lease.has_value()) return Outlived::kUnknown;
   MountRecord adopted = record;
   // The kernel may have given the numbers of others to new mounts since they were noted.
@@ -54,10 +55,10 @@ MountTableImpl::Outlived MountTableImpl::AdoptD(const MountRecord& record, const
 }
 
 // The private mount behind what a daemon before this one mounted; nullopt where that has died.
-std::optional<std::string> MountTableImpl::AdoptLeaseD(const MountRecord& record,
-                                                       const MountInfo& there,
-                                                       const FindChain& find_chain,
-                                                       ChainRef* shown) {
+std::optional<std::string> MountTableImpl::AdoptLeaseDirLocked(const MountRecord& record,
+                                                               const MountInfo& there,
+                                                               const FindChain& find_chain,
+                                                               ChainRef* shown) {
   const bool kernel = record.mode == kKernelMode;
   const bool same =
       record.options.writable ? there.fs_type == "overlay"
@@ -101,7 +102,7 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
   for (MountRecord& record : stored->records) {
     const auto hold = HoldDirectory(record.directory);
     if (Find(record.directory).has_value()) continue;
-    if (RecoverD(record, **mounts, find_chain)) out.push_back(record.directory);
+    if (RecoverDirLocked(record, **mounts, find_chain)) out.push_back(record.directory);
   }
   for (std::string& directory : stored->damaged) {
     const auto hold = HoldDirectory(directory);
@@ -110,43 +111,44 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
     MountRecord record;
     record.directory = std::move(directory);
     record.boot_id = boot_id_;
-    SetAbsentD(std::move(record), kDamagedMessage);
+    SetAbsentDirLocked(std::move(record), kDamagedMessage);
   }
   return out;
 }
 
-bool MountTableImpl::RecoverD(MountRecord& record, const MountView& mounts,
-                              const FindChain& find_chain) {
+bool MountTableImpl::RecoverDirLocked(MountRecord& record, const MountView& mounts,
+                                      const FindChain& find_chain) {
   if (record.options.this_boot_only && record.boot_id != boot_id_) {
-    const absl::Status status = ForgetD(record, /*lazy=*/true);
+    const absl::Status status = ForgetDirLocked(record, /*lazy=*/true);
     if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
     return false;
   }
   if (record.unmounted) {
-    SetAbsentD(record, kUnmountedMessage);
+    SetAbsentDirLocked(record, kUnmountedMessage);
     return false;
   }
-  switch (AdoptD(record, mounts, find_chain)) {
+  switch (AdoptDirLocked(record, mounts, find_chain)) {
     case Outlived::kHere:
       return true;
     case Outlived::kUnmounted:
-      DropUnmountedD(record);
+      DropUnmountedDirLocked(record);
       return false;
     case Outlived::kUnknown:
       break;
   }
   const absl::StatusOr<ChainRef> chain = find_chain(record.chain_id);
-  const absl::Status status = chain.ok() ? MountAgainD(record, *chain).status() : chain.status();
+  const absl::Status status =
+      chain.ok() ? MountAgainDirLocked(record, *chain).status() : chain.status();
   if (status.ok()) return true;
   LogWarning("mount_not_recovered directory=", record.directory, " reference=", record.reference,
              record.upper.empty() ? "" : " changes_kept_in=", record.upper,
              " error=", status.message());
-  SetAbsentD(record, std::string(status.message()));
+  SetAbsentDirLocked(record, std::string(status.message()));
   return false;
 }
 
-absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& record,
-                                                        const ChainRef& chain) {
+absl::StatusOr<MountRecord> MountTableImpl::MountAgainDirLocked(const MountRecord& record,
+                                                                const ChainRef& chain) {
   MountRecord again = record;
   // Each boot numbers devices anew.
   if (record.boot_id != boot_id_) {
@@ -156,8 +158,9 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgainD(const MountRecord& recor
   // Another kernel may run than the one that made it, and there may be no loop device left.
   const bool as_it_was = kernel_.ok() && *kernel_ == ErofsWay::kFiles;
   const std::string mode = as_it_was ? record.mode : "auto";
-  return MountAtD(chain, {record.directory, record.reference, mode, record.upper, record.options},
-                  std::move(again), &record);
+  return MountAtDirLocked(chain,
+                          {record.directory, record.reference, mode, record.upper, record.options},
+                          std::move(again), &record);
 }
 
 absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,
@@ -167,12 +170,12 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& direct
   if (!entry.has_value() || entry->record.unmounted) {
     return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
   }
-  absl::StatusOr<MountRecord> mounted = MountAgainD(entry->record, chain);
+  absl::StatusOr<MountRecord> mounted = MountAgainDirLocked(entry->record, chain);
   if (!mounted.ok()) SetNotMounted(directory, std::string(mounted.status().message()));
   return mounted;
 }
 
-void MountTableImpl::SetAbsentD(MountRecord record, std::string why) {
+void MountTableImpl::SetAbsentDirLocked(MountRecord record, std::string why) {
   const std::string directory = record.directory;
   absl::MutexLock lock(&mu_);
   entries_[directory] = {std::move(record), std::move(why), "", {}};
@@ -185,11 +188,11 @@ void MountTableImpl::SetNotMounted(const std::string& directory, const std::stri
 }
 
 // Nothing of it is left but what was written to the store, which is listed.
-void MountTableImpl::DropUnmountedD(const MountRecord& record) {
+void MountTableImpl::DropUnmountedDirLocked(const MountRecord& record) {
   LogInfo("unmounted_elsewhere directory=", record.directory,
           record.upper.empty() ? "" : " changes_kept_in=", record.upper);
-  DropD(record.directory, /*lazy=*/true);
-  UnmountOldD(record);
+  DropDirLocked(record.directory, /*lazy=*/true);
+  UnmountOldDirLocked(record);
   absl::Status status;
   if (record.upper.empty() || record.keep_upper) {
     status = records_.Delete(record.directory);
@@ -198,7 +201,7 @@ void MountTableImpl::DropUnmountedD(const MountRecord& record) {
     kept.unmounted = true;
     kept.mounts.clear();
     status = records_.Put(kept);
-    SetAbsentD(std::move(kept), kUnmountedMessage);
+    SetAbsentDirLocked(std::move(kept), kUnmountedMessage);
   }
   if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
 }
@@ -236,7 +239,8 @@ void MountTableImpl::Prune() {
     const auto hold = HoldDirectory(directory);
     const std::optional<Entry> entry = Find(directory);
     const auto now = FindPresent();
-    if (now.ok() && entry.has_value() && IsLost(*entry, *now)) DropUnmountedD(entry->record);
+    if (now.ok() && entry.has_value() && IsLost(*entry, *now))
+      DropUnmountedDirLocked(entry->record);
   }
 }
 

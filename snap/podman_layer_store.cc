@@ -150,14 +150,15 @@ class PodmanLayerStore::Directory : public LayerDirectory {
   // False once this has been left, and the task is not run.
   bool Submit(absl::AnyInvocable<void()> task) ABSL_LOCKS_EXCLUDED(mu_);
   void Finish(const CallPtr& call, absl::StatusOr<std::shared_ptr<const Layer>> layer);
-  // Those that end in X run on the executor.
-  void FindX(const CallPtr& call);
-  absl::StatusOr<std::shared_ptr<const Layer>> ShowX(const Call& call, const ImageUses::Use& use);
+  // REQUIRES, of those that end in OnExecutor: called on the executor.
+  void FindOnExecutor(const CallPtr& call);
+  absl::StatusOr<std::shared_ptr<const Layer>> MountOnExecutor(const Call& call,
+                                                               const ImageUses::Use& use);
   void Count(std::string key, int change, Done done);
-  void CountX(const std::string& key, int change);
-  absl::Status PutX(const std::string& key, const Record& record);
-  void ForgetX(const std::string& key);
-  void SweepX();
+  void CountOnExecutor(const std::string& key, int change);
+  absl::Status PutOnExecutor(const std::string& key, const Record& record);
+  void ForgetOnExecutor(const std::string& key);
+  void CollectOnExecutor();
 
   const Deps deps_;
   std::map<std::string, Record> records_;  // of the executor's thread, but for Load
@@ -257,7 +258,8 @@ FlightTicket PodmanLayerStore::Directory::Find(const std::string& reference,
     return FlightTicket();
   }
   call->done = std::move(done);
-  if (!Submit([this, call] { FindX(call); })) call->done(absl::CancelledError("the daemon ends"));
+  if (!Submit([this, call] { FindOnExecutor(call); }))
+    call->done(absl::CancelledError("the daemon ends"));
   return TicketGroup::TicketOf(call->group);
 }
 
@@ -274,7 +276,7 @@ void PodmanLayerStore::Directory::Finish(const CallPtr& call,
   call->done(std::move(layer));
 }
 
-void PodmanLayerStore::Directory::FindX(const CallPtr& call) {
+void PodmanLayerStore::Directory::FindOnExecutor(const CallPtr& call) {
   if (call->group->left()) return Finish(call, absl::CancelledError("the caller went away"));
   if (auto known = Known(call->key); known != nullptr) return Finish(call, std::move(known));
   ImageUses::Owner::Request request{.reference = call->reference, .fail_fast = true};
@@ -287,16 +289,16 @@ void PodmanLayerStore::Directory::FindX(const CallPtr& call) {
   auto acquired = [this, call](absl::StatusOr<ImageUses::Use> use) {
     if (!use.ok()) return Finish(call, use.status());
     const bool shown = Submit([this, call, use = *std::move(use)] {
-      Finish(call, ShowX(*call, use));
-      SweepX();
+      Finish(call, MountOnExecutor(*call, use));
+      CollectOnExecutor();
     });
     if (!shown) Finish(call, absl::CancelledError("the daemon ends"));
   };
   call->group->Add(images_->Acquire(std::move(request), std::move(acquired)));
 }
 
-absl::StatusOr<std::shared_ptr<const LayerDirectory::Layer>> PodmanLayerStore::Directory::ShowX(
-    const Call& call, const ImageUses::Use& use) {
+absl::StatusOr<std::shared_ptr<const LayerDirectory::Layer>>
+PodmanLayerStore::Directory::MountOnExecutor(const Call& call, const ImageUses::Use& use) {
   if (auto known = Known(call.key); known != nullptr) return known;
   const ResolvedImage& image = *use.image;
   const std::optional<size_t> level = FindLayer(image.manifest, call.asked);
@@ -308,32 +310,33 @@ absl::StatusOr<std::shared_ptr<const LayerDirectory::Layer>> PodmanLayerStore::D
   if (const auto found = records_.find(call.key); found != records_.end()) record = found->second;
   record.reference = image.reference;
   record.manifest = image.manifest_digest;
-  IMAGEFS_RETURN_IF_ERROR(PutX(call.key, record));
+  IMAGEFS_RETURN_IF_ERROR(PutOnExecutor(call.key, record));
   return Remember(call.key, use, *level, std::move(tree));
 }
 
 void PodmanLayerStore::Directory::Count(std::string key, int change, Done done) {
   auto shared = std::make_shared<Done>(std::move(done));
   const bool counted = Submit([this, key = std::move(key), change, shared] {
-    CountX(key, change);
+    CountOnExecutor(key, change);
     (*shared)();
   });
   if (!counted) (*shared)();
 }
 
-void PodmanLayerStore::Directory::CountX(const std::string& key, int change) {
+void PodmanLayerStore::Directory::CountOnExecutor(const std::string& key, int change) {
   const auto found = records_.find(key);
   if (found == records_.end()) return;
   Record record = found->second;
   record.uses = std::max<int64_t>(record.uses + change, 0);
-  if (record.uses == 0 && change < 0) return ForgetX(key);
-  if (const absl::Status status = PutX(key, record); !status.ok()) {
+  if (record.uses == 0 && change < 0) return ForgetOnExecutor(key);
+  if (const absl::Status status = PutOnExecutor(key, record); !status.ok()) {
     LogError("podman_layer.not_counted key=", key, " cause=", status.message());
   }
 }
 
 // Writes the record, and keeps the image for it. REQUIRES: the image is held.
-absl::Status PodmanLayerStore::Directory::PutX(const std::string& key, const Record& record) {
+absl::Status PodmanLayerStore::Directory::PutOnExecutor(const std::string& key,
+                                                        const Record& record) {
   JsonWriter json;
   json.BeginObject()
       .Member("version", int64_t{kRecordVersion})
@@ -350,7 +353,7 @@ absl::Status PodmanLayerStore::Directory::PutX(const std::string& key, const Rec
 }
 
 // What only that layer needed goes with it.
-void PodmanLayerStore::Directory::ForgetX(const std::string& key) {
+void PodmanLayerStore::Directory::ForgetOnExecutor(const std::string& key) {
   WriteBatch batch;
   batch.Delete(StrCat(kPrefix, key));
   absl::Status status = deps_.store.kv().Write(batch, /*sync=*/true);
@@ -369,13 +372,13 @@ void PodmanLayerStore::Directory::ForgetX(const std::string& key) {
 }
 
 // What podman has looked for and never used.
-void PodmanLayerStore::Directory::SweepX() {
+void PodmanLayerStore::Directory::CollectOnExecutor() {
   const Moment now = Moment::Now();
   std::vector<std::string> unused;
   for (const auto& [key, record] : records_) {
     if (record.uses == 0 && now - record.found > kUnusedFor) unused.push_back(key);
   }
-  for (const std::string& key : unused) ForgetX(key);
+  for (const std::string& key : unused) ForgetOnExecutor(key);
 }
 
 absl::StatusOr<std::unique_ptr<PodmanLayerStore>> PodmanLayerStore::Open(const std::string& path,

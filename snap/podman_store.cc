@@ -71,7 +71,7 @@ void PodmanStore::Recovered() {
                                     [](const LayerRef& layer) { return !layer->proven(); });
     if (entry.chain == nullptr || proven) BringAgain(entry);
   }
-  const absl::Status status = PublishC();
+  const absl::Status status = PublishGateLocked();
   if (!status.ok()) LogError("podman.not_published cause=", status.message());
 }
 
@@ -92,7 +92,7 @@ void PodmanStore::BringAgain(const Entry& entry) {
         const auto found = names_.find(name);
         if (left_ || found == names_.end() || found->second.manifest != manifest) return;
       }
-      const absl::Status status = PublishC();
+      const absl::Status status = PublishGateLocked();
       if (!status.ok()) warn(status);
     });
   };
@@ -103,7 +103,7 @@ void PodmanStore::BringAgain(const Entry& entry) {
 }
 
 // Writes the record of a name, or removes it.
-absl::Status PodmanStore::PutNameC(const std::string& name, const Name* record) {
+absl::Status PodmanStore::PutNameGateLocked(const std::string& name, const Name* record) {
   const std::string key = StrCat(kNamePrefix, name);
   WriteBatch batch;
   if (record == nullptr) {
@@ -155,7 +155,7 @@ std::vector<PodmanImage> PodmanStore::ImagesToPublish(bool leaving) const {
   return out;
 }
 
-absl::Status PodmanStore::PublishC(bool leaving) {
+absl::Status PodmanStore::PublishGateLocked(bool leaving) {
   Trees old;  // goes when the links lead to new ones
   std::map<Digest, ImageUses::Use> wanted;
   {
@@ -209,14 +209,14 @@ absl::StatusOr<PodmanStore::Entry> PodmanStore::Add(const std::string& name,
     if (left_) return absl::CancelledError("the daemon ends");
     if (const auto found = names_.find(name); found != names_.end()) before = found->second;
   }
-  // Here and not in PublishC, which goes on without a tree that cannot be shown.
+  // Here and not in PublishGateLocked, which goes on without a tree that cannot be shown.
   absl::StatusOr<ImageUses::Tree> tree = images_->MountTree(brought);
   absl::Status status = tree.status();
-  if (status.ok()) status = PutNameC(name, &record);
-  if (status.ok()) status = PublishC();
+  if (status.ok()) status = PutNameGateLocked(name, &record);
+  if (status.ok()) status = PublishGateLocked();
   if (!status.ok()) {
-    absl::Status undone = PutNameC(name, before.has_value() ? &*before : nullptr);
-    undone.Update(PublishC());
+    absl::Status undone = PutNameGateLocked(name, before.has_value() ? &*before : nullptr);
+    undone.Update(PublishGateLocked());
     if (!undone.ok()) LogWarning("podman.not_undone cause=", undone.message());
     return Annotate(status, StrCat("podman's store ", files_->directory()));
   }
@@ -259,8 +259,9 @@ absl::StatusOr<uint64_t> PodmanStore::Drop(const std::vector<std::string>& words
     return absl::NotFoundError(StrCat("podman was not given ", Printable(unknown),
                                       "; `imagefs add --list` lists what it was"));
   }
-  for (const std::string& name : names) IMAGEFS_RETURN_IF_ERROR(PutNameC(name, nullptr));
-  IMAGEFS_RETURN_IF_ERROR(Annotate(PublishC(), StrCat("podman's store ", files_->directory())));
+  for (const std::string& name : names) IMAGEFS_RETURN_IF_ERROR(PutNameGateLocked(name, nullptr));
+  IMAGEFS_RETURN_IF_ERROR(
+      Annotate(PublishGateLocked(), StrCat("podman's store ", files_->directory())));
   for (const std::string& name : names) images_->Drop(name);
   return images_->Collect();
 }
@@ -298,7 +299,7 @@ void PodmanStore::Leave(bool hide) {
   }
   absl::Status status;
   if (!hide) {
-    status = PublishC(/*leaving=*/true);
+    status = PublishGateLocked(/*leaving=*/true);
   } else {
     status = files_->Publish({}, {});
     Trees trees;  // go after the lock

@@ -87,11 +87,11 @@ class PodmanStore {
   explicit PodmanStore(Deps deps) : deps_(std::move(deps)) {}
   absl::StatusOr<Names> LoadNames() const;
   void Recovered();
-  // Those that end in C are called while the key of gate_ is held.
-  absl::Status PutNameC(const std::string& name, const Name* record);
+  // REQUIRES, of those that end in GateLocked: the key of gate_ is held.
+  absl::Status PutNameGateLocked(const std::string& name, const Name* record);
   // Shows and publishes what has a name; with `leaving`, only what is shown and does not need this
   // process.
-  absl::Status PublishC(bool leaving = false);
+  absl::Status PublishGateLocked(bool leaving = false);
   std::vector<PodmanImage> ImagesToPublish(bool leaving) const;
   Entry EntryLocked(const std::string& name, const Name& record) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
