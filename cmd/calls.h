@@ -85,13 +85,9 @@ struct TransferRequest {
   bool progress = false;
 };
 
-// The flights of Prepare, by ChainID and presentation.
-using MountFlights = FlightTable<MountTable::Pin>;
-
 struct TransferContext {
   ControlService::Deps deps;
   const ControlService::AutoPublish& publish;
-  MountFlights& mounts;
   Ticker& ticker;
   CallCounter& counter;
 };

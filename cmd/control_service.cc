@@ -255,22 +255,22 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
 
   grpc::ServerWriteReactor<MountEvent>* Mount(Context* context,
                                               const control::v1::MountRequest* request) override {
-    return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
+    return StartTransfer({deps_, options_.publish, ticker_, counter_}, context,
                          ParseMountRequest(*request));
   }
   grpc::ServerWriteReactor<MountEvent>* Index(Context* context,
                                               const IndexRequest* request) override {
-    return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
+    return StartTransfer({deps_, options_.publish, ticker_, counter_}, context,
                          ParseIndexRequest(*request));
   }
   grpc::ServerWriteReactor<MountEvent>* Pull(Context* context,
                                              const PullRequest* request) override {
-    return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
+    return StartTransfer({deps_, options_.publish, ticker_, counter_}, context,
                          ParsePullRequest(*request));
   }
 
   grpc::ServerWriteReactor<MountEvent>* Add(Context* context, const AddRequest* request) override {
-    return StartTransfer({deps_, options_.publish, mount_flights_, ticker_, counter_}, context,
+    return StartTransfer({deps_, options_.publish, ticker_, counter_}, context,
                          deps_.podman == nullptr ? NoPodman() : ParseAddRequest(*request));
   }
   Unary* Drop(Context* context, const DropRequest* request, RemoveReply* reply) override {
@@ -372,7 +372,6 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   const Options options_;
   const Deps deps_;
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
-  MountFlights mount_flights_{"mount"};
   CallCounter counter_;
   Ticker ticker_;
 };
@@ -592,7 +591,6 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   for (const FlightReport& report : deps_.store.Flights()) AddFlight(report, reply);
   // A token's key is made from credentials: its flights are counted, not named.
   AddFlight({"token", source.tokens, {}}, reply);
-  AddFlight({mount_flights_.name(), mount_flights_.counters(), mount_flights_.Running()}, reply);
   for (const LayerInfo& info : deps_.store.ListLayers()) {
     StatusReply::Layer* layer = reply->add_layers();
     layer->set_diff_id(info.diff_id.ToString());

@@ -71,7 +71,6 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   TransferCall(const TransferContext& context, grpc::CallbackServerContext* call)
       : deps_(context.deps),
         auto_publish_(context.publish),
-        mount_flights_(context.mounts),
         ticker_(context.ticker),
         counter_(context.counter),
         call_(call) {}
@@ -166,7 +165,6 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
   void Resolve();
   void Bring(const ImageStore::Resolved& resolved);
   void Mount(ChainRef chain);
-  void MountPrepared(ChainRef chain, MountTable::Pin pin);
   void Sync(ChainRef chain);
   void CompleteMount();
   void ListenToTicks();
@@ -187,7 +185,6 @@ class TransferCall : public grpc::ServerWriteReactor<MountEvent>,
 
   const ControlService::Deps deps_;
   const ControlService::AutoPublish& auto_publish_;
-  MountFlights& mount_flights_;
   Ticker& ticker_;
   CallCounter& counter_;
   grpc::CallbackServerContext* const call_;
@@ -323,28 +320,7 @@ void TransferCall::Mount(ChainRef chain) {
     return Sync(std::move(chain));
   }
   if (!Enter("mounting", "mount")) return;
-  const int stage = this->stage();
-  const std::string key = StrCat(chain->chain_id.ToString(), " ", mount_.request.mode, " ",
-                                 mount_.request.options.context);
-  MountFlights::Caller caller;
-  // Nothing of this call: it may have ended by the time that the flight starts.
-  caller.start = [&executor = deps_.executor, &mounts = deps_.mounts, chain,
-                  wanted = mount_.request](MountFlights::Context context) {
-    executor.Submit([&mounts, chain, wanted, context = std::move(context)] {
-      context.finish(mounts.Prepare(chain, wanted));
-    });
-  };
-  caller.done = [self = self(), chain](absl::StatusOr<MountTable::Pin> pin) mutable {
-    if (!pin.ok()) return self->End(pin.status());
-    self->MountPrepared(std::move(chain), *std::move(pin));
-  };
-  Adopt(stage, mount_flights_.Join(key, std::move(caller)).ticket);
-}
-
-void TransferCall::MountPrepared(ChainRef chain, MountTable::Pin pin) {
-  // Work of this call alone from here on: the ticket is of no more use.
-  if (!Enter("mounting", "mount")) return;
-  deps_.executor.Submit([self = self(), chain = std::move(chain), pin = std::move(pin)]() mutable {
+  deps_.executor.Submit([self = self(), chain = std::move(chain)]() mutable {
     chain->AllowWaiting(absl::Seconds(self->mount_.request.options.deadline_seconds));
     absl::StatusOr<MountRecord> mounted =
         self->deps_.mounts.Mount(chain, self->image_->manifest_digest, self->mount_);

@@ -64,7 +64,10 @@ class ChainMounts {
     bool filling = false;  // the mount needs this process for bytes that are not here yet
   };
   // The chain's private mount, made where there is none. It stays until each Acquire and Adopt has
-  // had its Release.
+  // had its Release. Callers that ask for one at the same moment wait for the first of them, on
+  // their threads: it takes a mount(2) and no network. So no flight (base/flight.h) is needed for
+  // it, which could not take the place of the name's lock anyway: that keeps an Acquire apart from
+  // the Release of the last user, too.
   absl::StatusOr<Lease> Acquire(const ChainRef& chain, const Presentation& presentation);
   // Unmounts with the last one. Waits a moment for the kernel to let go of the file system, unless
   // `lazy`.

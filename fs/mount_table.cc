@@ -71,8 +71,8 @@ absl::Status MountTableImpl::Start() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRequest& request,
-                                                       const Chain& chain) const {
+absl::StatusOr<MountTableImpl::Choice> MountTableImpl::ChooseMode(const MountRequest& request,
+                                                                  const Chain& chain) const {
   const std::string& mode = request.mode;
   const bool automatic = mode.empty() || mode == "auto";
   if (!automatic && mode != kFuseMode && mode != kKernelMode) {
@@ -86,7 +86,7 @@ absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRequest& reque
         "here it reads loop devices, and those of whole layers only (imagefs pull brings them)");
   }
   if (mode == kKernelMode || (automatic && kernel_only)) {
-    if (can.ok()) return std::string(kKernelMode);
+    if (can.ok()) return Choice{std::string(kKernelMode)};
     return absl::FailedPreconditionError(
         StrCat("the kernel cannot show ", request.reference, " by itself: ", ToStd(can.message()),
                kernel_only ? "; leave out --context and --map-uids" : "; use --mode fuse"));
@@ -94,16 +94,16 @@ absl::StatusOr<std::string> MountTableImpl::ChooseMode(const MountRequest& reque
   if (kernel_only) {
     return absl::InvalidArgumentError("--context and --map-uids need --mode kernel");
   }
-  return std::string(automatic && can.ok() ? kKernelMode : kFuseMode);
+  if (!automatic || !can.ok()) return Choice{std::string(kFuseMode)};
+  return Choice{std::string(kKernelMode), /*or_fuse=*/true};
 }
 
-absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(
-    const ChainRef& chain, const MountRequest& request) {
-  IMAGEFS_ASSIGN_OR_RETURN(std::string mode, ChooseMode(request, *chain));
-  auto lease =
-      chains_->Acquire(chain, {mode, request.options.context, kernel_.value_or(ErofsWay::kFiles)});
-  if (!lease.ok() && mode == kKernelMode && request.mode != kKernelMode &&
-      !NeedsKernel(request.options)) {
+absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(const ChainRef& chain,
+                                                                       const Choice& choice,
+                                                                       const std::string& context) {
+  std::string mode = choice.mode;
+  auto lease = chains_->Acquire(chain, {mode, context, kernel_.value_or(ErofsWay::kFiles)});
+  if (!lease.ok() && choice.or_fuse) {
     LogWarning("kernel_presentation_failed chain=", chain->chain_id.Short(),
                " error=", lease.status().message());
     mode = kFuseMode;
@@ -113,19 +113,11 @@ absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(
   return Presented{*std::move(lease), std::move(mode)};
 }
 
-absl::StatusOr<MountTable::Pin> MountTableImpl::Prepare(ChainRef chain,
-                                                        const MountRequest& wanted) {
-  if (!options_.as_root) return Pin();
-  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, wanted));
-  // The index stays mapped while its mount may be used.
-  const Chain* pinned = chain.get();
-  return Pin(pinned, [this, chain = std::move(chain), name = std::move(shown.lease.name)](
-                         const void*) { chains_->Release(name, /*lazy=*/true); });
-}
-
 absl::StatusOr<MountTable::SharedMount> MountTableImpl::MountShared(ChainRef chain) {
   if (!options_.as_root) return absl::FailedPreconditionError("showing an image needs root");
-  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, MountRequest()));
+  const MountRequest plain;
+  IMAGEFS_ASSIGN_OR_RETURN(const Choice choice, ChooseMode(plain, *chain));
+  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, choice, plain.options.context));
   return SharedMount{std::move(shown.lease.name), std::move(shown.lease.path), shown.lease.filling,
                      shown.mode == kFuseMode};
 }
@@ -300,13 +292,14 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtDirLocked(const ChainRef& cha
   if (record.created_unix == 0) record.created_unix = time(nullptr);
   record.boot_id = boot_id_;
   record.unmounted = false;
-  IMAGEFS_ASSIGN_OR_RETURN(record.mode, ChooseMode(request, *chain));
+  IMAGEFS_ASSIGN_OR_RETURN(const Choice choice, ChooseMode(request, *chain));
+  record.mode = choice.mode;
   std::optional<OverlayUpper> upper;
   if (record.options.writable) {
     IMAGEFS_ASSIGN_OR_RETURN(upper, OpenUpper(*chain, record));
   }
   const absl::Status status =
-      options_.as_root ? MountByRootDirLocked(chain, request, target,
+      options_.as_root ? MountByRootDirLocked(chain, choice, target,
                                               upper.has_value() ? &*upper : nullptr, before, record)
                        : MountByUserDirLocked(chain, before, record);
   if (status.ok()) return record;
@@ -314,12 +307,12 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtDirLocked(const ChainRef& cha
   return status;
 }
 
-absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain,
-                                                  const MountRequest& request,
+absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const Choice& choice,
                                                   const MountTarget& target, OverlayUpper* upper,
                                                   const MountRecord* before, MountRecord& record) {
   const std::string& directory = record.directory;
-  IMAGEFS_ASSIGN_OR_RETURN(const Presented presented, AcquireChain(chain, request));
+  IMAGEFS_ASSIGN_OR_RETURN(const Presented presented,
+                           AcquireChain(chain, choice, record.options.context));
   const ChainMounts::Lease& lease = presented.lease;
   record.mode = presented.mode;
   record.filling = lease.filling;

@@ -46,14 +46,6 @@ class MountTable {
                                                             MountRecords& records);
   virtual ~MountTable() = default;
 
-  // Keeps what Prepare made until it is dropped, which may unmount it (blocking). Not to outlive
-  // the table.
-  using Pin = std::shared_ptr<const void>;
-  // Makes what all mounts of a chain share (as root its private mount in the presentation that
-  // `wanted` asks for), so that Mount finds it ready: the work of one flight for callers that mount
-  // one chain at the same moment.
-  virtual absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) = 0;
-
   // A chain's private mount for mounts that others make of it (the lower of an overlay, the source
   // of a bind mount): it stays until Release. Root only.
   struct SharedMount {

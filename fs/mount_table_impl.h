@@ -44,7 +44,6 @@ class MountTableImpl : public MountTable {
 
   absl::Status Start();
 
-  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) override;
   absl::StatusOr<SharedMount> MountShared(ChainRef chain) override;
   std::optional<SharedMount> Readopt(const Digest& chain_id, ChainRef chain) override;
   void Release(const std::string& lease) override { chains_->Release(lease, /*lazy=*/true); }
@@ -74,6 +73,12 @@ class MountTableImpl : public MountTable {
     bool mounted() const { return !not_mounted.has_value(); }
   };
 
+  // Which presentation a request gets.
+  struct Choice {
+    std::string mode;
+    bool or_fuse = false;  // where that one fails
+  };
+
   // What is below a mount that goes, or is to be replaced. `before`: its record; null: there is
   // none.
   static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
@@ -88,7 +93,7 @@ class MountTableImpl : public MountTable {
   // What `record` lacks is filled in.
   absl::StatusOr<MountRecord> MountAtDirLocked(const ChainRef& chain, const MountRequest& request,
                                                MountRecord record, const MountRecord* before);
-  absl::Status MountByRootDirLocked(const ChainRef& chain, const MountRequest& request,
+  absl::Status MountByRootDirLocked(const ChainRef& chain, const Choice& choice,
                                     const MountTarget& target, OverlayUpper* upper,
                                     const MountRecord* before, MountRecord& record);
   absl::Status MountByUserDirLocked(const ChainRef& chain, const MountRecord* before,
@@ -114,14 +119,14 @@ class MountTableImpl : public MountTable {
   absl::StatusOr<MountRecord> MountAgainDirLocked(const MountRecord& record, const ChainRef& chain);
   absl::Status CheckRequest(const MountRequest& request) const ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status CheckOwn(const std::string& directory, std::string_view what) const;
-  // Which presentation a request gets.
-  absl::StatusOr<std::string> ChooseMode(const MountRequest& request, const Chain& chain) const;
+  absl::StatusOr<Choice> ChooseMode(const MountRequest& request, const Chain& chain) const;
   // The chain's private mount.
   struct Presented {
     ChainMounts::Lease lease;
     std::string mode;
   };
-  absl::StatusOr<Presented> AcquireChain(const ChainRef& chain, const MountRequest& request);
+  absl::StatusOr<Presented> AcquireChain(const ChainRef& chain, const Choice& choice,
+                                         const std::string& context);
   absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
   absl::Status RemoveUpper(const std::string& upper) const;
   void UnmountDeadByUser(const std::string& directory);

@@ -365,17 +365,6 @@ void FakeMountTable::AwaitEmpty() {
   mu_.Await(absl::Condition(&empty));
 }
 
-int FakeMountTable::prepares() const {
-  absl::MutexLock lock(&mu_);
-  return prepares_;
-}
-
-absl::StatusOr<MountTable::Pin> FakeMountTable::Prepare(ChainRef chain, const MountRequest&) {
-  absl::MutexLock lock(&mu_);
-  ++prepares_;
-  return Pin(std::move(chain));
-}
-
 absl::StatusOr<MountTable::SharedMount> FakeMountTable::MountShared(ChainRef chain) {
   absl::MutexLock lock(&mu_);
   if (!mount_status_.ok()) return mount_status_;

@@ -131,9 +131,7 @@ class FakeMountTable : public MountTable {
   void ReleaseMount();
   void AwaitMountCalls(int calls);
   void AwaitEmpty();
-  int prepares() const;
 
-  absl::StatusOr<Pin> Prepare(ChainRef chain, const MountRequest& wanted) override;
   // The path of a chain is its ChainID's hex digits below "/shown/".
   absl::StatusOr<SharedMount> MountShared(ChainRef chain) override;
   // From now on the path ends in ".filling", and the tree needs this process; or not.
@@ -163,7 +161,6 @@ class FakeMountTable : public MountTable {
   mutable absl::Mutex mu_;
   absl::Status mount_status_ ABSL_GUARDED_BY(mu_);
   bool hold_ ABSL_GUARDED_BY(mu_) = false;
-  int prepares_ ABSL_GUARDED_BY(mu_) = 0;
   int mount_calls_ ABSL_GUARDED_BY(mu_) = 0;
   int mount_again_calls_ ABSL_GUARDED_BY(mu_) = 0;
   std::map<std::string, MountState> mounts_ ABSL_GUARDED_BY(mu_);

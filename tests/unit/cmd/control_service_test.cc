@@ -212,15 +212,6 @@ TEST_F(ControlServiceTest, TwoCallersShareOneFlight) {
   EXPECT_TRUE(a.result.layers(0).shared());
   EXPECT_TRUE(b.result.layers(0).shared());
   EXPECT_EQ(mounts_.List().size(), 2u);
-  // The mount of the chain is a flight too; whether the second found the first's still running is
-  // up to the scheduler, but none is lost or made twice for one leader.
-  grpc::ClientContext status_context;
-  StatusReply status;
-  ASSERT_TRUE(stub_->Status(&status_context, StatusRequest(), &status).ok());
-  const StatusReply::Flight& mount = status.flights(status.flights_size() - 1);
-  EXPECT_EQ(mount.name(), "mount");
-  EXPECT_EQ(mount.leaders() + mount.joins(), 2u);
-  EXPECT_EQ(mount.leaders(), static_cast<uint64_t>(mounts_.prepares()));
 }
 
 TEST_F(ControlServiceTest, ACallerThatLeavesDisturbsNobody) {
@@ -389,7 +380,7 @@ TEST_F(ControlServiceTest, StatusHasCountersAndFlights) {
   for (const StatusReply::Flight& flight : reply.flights()) {
     leaders[flight.name()] = flight.leaders();
   }
-  EXPECT_EQ(leaders, (std::map<std::string, uint64_t>{{"chain", 1}, {"mount", 1}, {"token", 0}}));
+  EXPECT_EQ(leaders, (std::map<std::string, uint64_t>{{"chain", 1}, {"token", 0}}));
   EXPECT_EQ(reply.counters(0).name(), "layers_built");
   EXPECT_EQ(reply.layers(0).state(), "complete");
 }

@@ -10,9 +10,11 @@
 
 #include <algorithm>
 #include <atomic>
+#include <set>
 #include <string>
 #include <thread>
 
+#include "absl/synchronization/notification.h"
 #include "base/text.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_table.h"
@@ -150,22 +152,35 @@ TEST_P(BothModesTest, TwoHundredMountsOfOneChain) {
   EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
 }
 
-TEST_P(BothModesTest, WhatWasPreparedStaysWhileItIsPinned) {
+// However many ask for it at the same moment, the chain's private mount is made once: all of them
+// show one file system, and so have one page cache.
+TEST_P(BothModesTest, MountsOfOneMomentShareOneFileSystem) {
+  constexpr int kMounts = 32;
   const ChainRef chain = Build(Sample());
-  MountRequest wanted;
-  wanted.mode = mode_;
-  auto pin = table_->Prepare(chain, wanted);
-  ASSERT_TRUE(pin.ok()) << pin.status();
+  std::vector<std::string> targets;
+  for (int i = 0; i < kMounts; ++i) targets.push_back(Target(StrCat("many/", i)));
+  absl::Notification go;
+  std::vector<std::thread> threads;
+  threads.reserve(kMounts);
+  for (const std::string& target : targets) {
+    threads.emplace_back([&] {
+      go.WaitForNotification();
+      EXPECT_EQ(Mount(chain, target), absl::OkStatus());
+    });
+  }
+  go.Notify();
+  for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(MountsBelow(options_.run_dir), 1u);
-  EXPECT_TRUE(table_->InUse(chain->chain_id));
-  EXPECT_TRUE(table_->List().empty());
-  ASSERT_EQ(Mount(chain, Target("mnt")), absl::OkStatus());
-  EXPECT_EQ(MountsBelow(options_.run_dir), 1u) << "the prepared one is used";
-  ASSERT_TRUE(table_->Unmount(directory_ + "/mnt", false).ok());
-  EXPECT_EQ(MountsBelow(options_.run_dir), 1u) << "the pin keeps it";
-  *pin = nullptr;
-  EXPECT_EQ(MountsBelow(directory_), 0u);
-  EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
+  std::set<dev_t> file_systems;
+  for (const std::string& target : targets) {
+    struct stat found;
+    ASSERT_EQ(stat(target.c_str(), &found), 0);
+    file_systems.insert(found.st_dev);
+  }
+  EXPECT_EQ(file_systems.size(), 1u);
+  table_->UnmountAll();
+  EXPECT_EQ(MountsBelow(directory_), 0u) << "the last of them takes it along";
+  EXPECT_TRUE(Eventually([&] { return !table_->InUse(chain->chain_id); }));
 }
 
 TEST_P(BothModesTest, PrivateMountsAreForTheDaemonOnly) {
