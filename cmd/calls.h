@@ -6,15 +6,11 @@
 
 #include <atomic>
 #include <chrono>
-#include <functional>
-#include <optional>
+#include <cstdint>
 #include <string>
-#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "base/executor.h"
-#include "base/flight.h"
 #include "cache/image_store.h"
 #include "cmd/control_service.h"
 #include "cmd/ticker.h"
@@ -61,40 +57,26 @@ void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry,
 // is what a mount that cannot be there either is listed by.
 absl::StatusOr<std::string> ResolveParents(const std::string& directory);
 
-// What becomes of an index that is made. `to` empty: nothing is pushed; without a repository of its
-// own the image's.
-struct IndexTarget {
-  bool push = false;
-  std::optional<Reference> to;
-  SourceFactory::Access access;
-  std::string file;
-  bool profile = false;
-  bool statement_only = false;  // cmd/publish.h has this and what follows
-  std::vector<std::string> signatures;
-  std::string statement_digest;
-};
+// Of a daemon that has no store for podman.
+absl::Status NoPodman();
 
-// What a Mount (`mount` set) or Pull asks for.
-struct TransferRequest {
-  ResolveRequest resolve;
-  std::optional<MountRequest> mount;
-  bool lazy = true;                  // a Mount may show the image before its bytes are here
-  std::string complete;              // Pull: the directory of a mount, instead of an image
-  std::optional<IndexTarget> index;  // Index
-  std::string add;  // the name that podman is to know the image by, instead of a mount or a pull
-  bool progress = false;
-};
-
-struct TransferContext {
-  ControlService::Deps deps;
+// What all calls share; it and what it names outlive them.
+struct CallContext {
+  const ControlService::Deps& deps;
   const ControlService::AutoPublish& publish;
   Ticker& ticker;
   CallCounter& counter;
 };
 
-// Starts the call; the reactor owns itself until gRPC is done with it.
-grpc::ServerWriteReactor<control::v1::MountEvent>* StartTransfer(
-    const TransferContext& context, grpc::CallbackServerContext* call,
-    absl::StatusOr<TransferRequest> request);
+// The calls that stream (cmd/transfer_call.h). Each owns itself until gRPC is done with it.
+using MountEventReactor = grpc::ServerWriteReactor<control::v1::MountEvent>;
+MountEventReactor* StartMount(const CallContext& context, grpc::CallbackServerContext* call,
+                              const control::v1::MountRequest& request);
+MountEventReactor* StartPull(const CallContext& context, grpc::CallbackServerContext* call,
+                             const control::v1::PullRequest& request);
+MountEventReactor* StartAdd(const CallContext& context, grpc::CallbackServerContext* call,
+                            const control::v1::AddRequest& request);
+MountEventReactor* StartIndex(const CallContext& context, grpc::CallbackServerContext* call,
+                              const control::v1::IndexRequest& request);
 
 }  // namespace imagefs

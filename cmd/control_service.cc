@@ -22,10 +22,6 @@ using namespace control::v1;  // NOLINT: the messages of every method below
 
 namespace {
 
-// gRPC refuses to send more than 8 KiB of trailing metadata, in which the message is
-// percent-encoded.
-constexpr size_t kMaxMessageBytes = 1500;
-
 uint64_t ResidentBytes() {
   absl::StatusOr<Fd> fd = OpenFile("/proc/self/statm", O_RDONLY);
   if (!fd.ok()) return 0;
@@ -36,89 +32,6 @@ uint64_t ResidentBytes() {
   const std::optional<uint64_t> pages =
       fields.size() > 1 ? ParseDecimal(fields[1]) : std::optional<uint64_t>();
   return pages.value_or(0) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
-
-absl::StatusOr<TransferRequest> ParseMountRequest(const control::v1::MountRequest& request) {
-  TransferRequest out;
-  IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
-  IMAGEFS_RETURN_IF_ERROR(CheckPath(request.directory(), "the directory to mount on"));
-  const std::string& mode = request.mode();
-  if (!mode.empty() && mode != "auto" && mode != kKernelMode && mode != kFuseMode) {
-    return absl::InvalidArgumentError(
-        StrCat("mode ", Printable(mode), " is not known; use auto, kernel or fuse"));
-  }
-  if (!request.id_map().empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(request.id_map()));
-  imagefs::MountRequest& mount = out.mount.emplace();
-  mount.directory = request.directory();
-  mount.reference = out.resolve.reference.ToString();
-  mount.mode = mode;
-  mount.upper = request.upper();
-  mount.options.writable = request.writable();
-  mount.options.flags = {!request.suid(), !request.dev(), request.noexec(), request.id_map(), ""};
-  mount.options.context = request.context();
-  mount.options.deadline_seconds = request.deadline_seconds();
-  mount.options.plain_http = out.resolve.access.plain_http;
-  mount.options.skip_tls_verify = !out.resolve.access.verify_tls;
-  mount.options.this_boot_only = request.this_boot_only();
-  out.lazy = !request.eager();
-  out.progress = request.progress();
-  return out;
-}
-
-absl::StatusOr<TransferRequest> ParsePullRequest(const PullRequest& request) {
-  TransferRequest out;
-  if (!request.directory().empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(out.complete, ResolveParents(request.directory()));
-    out.resolve.platform = Platform::Host();
-  } else {
-    IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
-  }
-  out.progress = request.progress();
-  return out;
-}
-
-absl::StatusOr<TransferRequest> ParseIndexRequest(const IndexRequest& request) {
-  TransferRequest out;
-  IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
-  IndexTarget& target = out.index.emplace();
-  target.push = request.push() || !request.to().empty();
-  target.profile = request.profile();
-  target.file = request.file();
-  target.statement_only = request.statement_only();
-  target.signatures.assign(request.signatures().begin(), request.signatures().end());
-  target.statement_digest = request.statement_digest();
-  if (!request.to().empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(target.to, Reference::Parse(request.to()));
-    target.access = out.resolve.access;
-    target.access.credential.username = request.to_credential().username();
-    target.access.credential.password = request.to_credential().password();
-    target.access.credential.identity_token = request.to_credential().identity_token();
-    target.access.credential_trouble = Printable(request.to_credential().trouble(), 1000);
-  }
-  if (target.push && !target.to.has_value() &&
-      out.resolve.reference.transport != Reference::Transport::kRegistry) {
-    return absl::InvalidArgumentError(
-        "an image that comes from no registry has no repository; --to names one");
-  }
-  out.progress = request.progress();
-  return out;
-}
-
-absl::StatusOr<TransferRequest> ParseAddRequest(const AddRequest& request) {
-  TransferRequest out;
-  IMAGEFS_ASSIGN_OR_RETURN(out.resolve, ParseImageRequest(request.image()));
-  Reference name = out.resolve.reference;
-  if (!request.name().empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(name, Reference::Parse(request.name()));
-  }
-  IMAGEFS_ASSIGN_OR_RETURN(out.add, PodmanName(name));
-  out.progress = request.progress();
-  return out;
-}
-
-absl::Status NoPodman() {
-  return absl::FailedPreconditionError(
-      "podman can be given images by the daemon of root only: it mounts them; run imagefs as root");
 }
 
 std::string_view PriorityName(Priority priority) {
@@ -253,25 +166,17 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     return reactor;
   }
 
-  grpc::ServerWriteReactor<MountEvent>* Mount(Context* context,
-                                              const control::v1::MountRequest* request) override {
-    return StartTransfer({deps_, options_.publish, ticker_, counter_}, context,
-                         ParseMountRequest(*request));
+  MountEventReactor* Mount(Context* context, const control::v1::MountRequest* request) override {
+    return StartMount(calls_, context, *request);
   }
-  grpc::ServerWriteReactor<MountEvent>* Index(Context* context,
-                                              const IndexRequest* request) override {
-    return StartTransfer({deps_, options_.publish, ticker_, counter_}, context,
-                         ParseIndexRequest(*request));
+  MountEventReactor* Pull(Context* context, const PullRequest* request) override {
+    return StartPull(calls_, context, *request);
   }
-  grpc::ServerWriteReactor<MountEvent>* Pull(Context* context,
-                                             const PullRequest* request) override {
-    return StartTransfer({deps_, options_.publish, ticker_, counter_}, context,
-                         ParsePullRequest(*request));
+  MountEventReactor* Index(Context* context, const IndexRequest* request) override {
+    return StartIndex(calls_, context, *request);
   }
-
-  grpc::ServerWriteReactor<MountEvent>* Add(Context* context, const AddRequest* request) override {
-    return StartTransfer({deps_, options_.publish, ticker_, counter_}, context,
-                         deps_.podman == nullptr ? NoPodman() : ParseAddRequest(*request));
+  MountEventReactor* Add(Context* context, const AddRequest* request) override {
+    return StartAdd(calls_, context, *request);
   }
   Unary* Drop(Context* context, const DropRequest* request, RemoveReply* reply) override {
     return Run(context, [this, request, reply]() -> absl::Status {
@@ -374,6 +279,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   CallCounter counter_;
   Ticker ticker_;
+  const CallContext calls_{deps_, options_.publish, ticker_, counter_};
 };
 
 uint32_t ControlServiceImpl::MountsThatNeedADaemon() const {
@@ -603,97 +509,6 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
 }
 
 }  // namespace
-
-grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& status) {
-  context->AddTrailingMetadata("imagefs", "1");
-  if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.raw_code()),
-                      std::string(ToStd(status.message()).substr(0, kMaxMessageBytes)));
-}
-
-absl::StatusOr<ResolveRequest> ParseImageRequest(const ImageRequest& request) {
-  ResolveRequest out;
-  IMAGEFS_ASSIGN_OR_RETURN(out.reference, Reference::Parse(request.reference()));
-  if (request.platform().empty()) {
-    out.platform = Platform::Host();
-  } else {
-    IMAGEFS_ASSIGN_OR_RETURN(out.platform, Platform::Parse(request.platform()));
-  }
-  out.access.credential.username = request.credential().username();
-  out.access.credential.password = request.credential().password();
-  out.access.credential.identity_token = request.credential().identity_token();
-  out.access.credential_trouble = Printable(request.credential().trouble(), 1000);
-  out.access.plain_http = request.plain_http();
-  out.access.verify_tls = !request.skip_tls_verify();
-  switch (request.pull_policy()) {
-    case ImageRequest::ALWAYS:
-      out.policy = PullPolicy::kAlways;
-      break;
-    case ImageRequest::NEVER:
-      out.policy = PullPolicy::kNever;
-      break;
-    default:
-      out.policy = PullPolicy::kMissing;
-  }
-  return out;
-}
-
-void FillImage(const ResolvedImage& image, Image* out) {
-  out->set_reference(image.reference);
-  out->set_platform(image.config.platform.ToString());
-  out->set_manifest_digest(image.manifest_digest.ToString());
-  out->set_chain_id(image.chain_id().ToString());
-  uint64_t compressed = 0;
-  for (const Descriptor& layer : image.manifest.layers) {
-    if (__builtin_add_overflow(compressed, layer.size, &compressed)) compressed = UINT64_MAX;
-  }
-  out->set_compressed_bytes(compressed);
-  out->set_layers(static_cast<uint32_t>(image.manifest.layers.size()));
-}
-
-void FillMount(const MountRecord& record, Mount* out) {
-  out->set_directory(record.directory);
-  out->set_reference(record.reference);
-  out->set_manifest_digest(record.manifest_digest.ToString());
-  out->set_chain_id(record.chain_id.ToString());
-  out->set_mode(record.mode);
-  out->set_writable(record.options.writable);
-  out->set_created_unix(record.created_unix);
-  out->set_state("mounted");
-  out->set_upper(record.upper);
-  const MountFlags& flags = record.options.flags;
-  if (flags.nosuid) out->add_options("nosuid");
-  if (flags.nodev) out->add_options("nodev");
-  if (flags.noexec) out->add_options("noexec");
-  const std::string& context = record.options.context;
-  if (!context.empty()) out->add_options(StrCat("context=\"", context, "\""));
-}
-
-void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry, AddedImage* out) {
-  out->set_name(entry.name);
-  out->set_reference(entry.reference);
-  out->set_manifest_digest(entry.manifest.ToString());
-  out->set_added_unix(entry.added_unix);
-  out->set_state("missing");
-  if (entry.image == nullptr) return;
-  const ResolvedImage& image = *entry.image;
-  out->set_image_id(PodmanImageId(image));
-  out->set_platform(image.config.platform.ToString());
-  out->set_chain_id(image.chain_id().ToString());
-  uint64_t all = 0, present = 0;
-  std::vector<std::optional<FillReport>> reports;
-  if (entry.chain != nullptr) reports = store.FillReports(entry.chain);
-  for (size_t i = 0; i < image.manifest.layers.size(); ++i) {
-    const uint64_t bytes = image.manifest.layers[i].size;
-    all += bytes;
-    if (entry.chain == nullptr) continue;
-    const bool fills = i < reports.size() && reports[i].has_value();
-    present += fills ? std::min(reports[i]->blob_bytes_present, bytes) : bytes;
-  }
-  out->set_blob_bytes(all);
-  out->set_blob_bytes_present(present);
-  if (entry.chain != nullptr) out->set_state(entry.chain->complete() ? "complete" : "filling");
-}
 
 std::unique_ptr<ControlService> ControlService::Create(Options options, Deps deps) {
   return std::make_unique<ControlServiceImpl>(std::move(options), std::move(deps));

@@ -286,6 +286,87 @@ TEST_F(ControlServiceTest, APullThatWaitsForTheDiskCanBeCancelled) {
   store_.ReleaseDurable();
 }
 
+TEST_F(ControlServiceTest, AnEagerMountWaitsForWhatIsMissing) {
+  store_.UseFillingChain();
+  control::v1::MountRequest request = Request("a");
+  ASSERT_TRUE(Mount(request).status.ok());
+  ASSERT_EQ(mounts_.List().size(), 1u) << "others show what is there";
+  store_.HoldDurable();
+  request = Request("b");
+  request.set_eager(true);
+  Reply reply;
+  std::thread caller([&] { reply = Mount(request); });
+  store_.AwaitDurableCalls(1);
+  EXPECT_EQ(mounts_.List().size(), 1u);
+  store_.ReleaseDurable();
+  caller.join();
+  ASSERT_TRUE(reply.status.ok()) << reply.status.error_message();
+  std::vector<std::string> steps;
+  for (const Timing& timing : reply.result.timings()) steps.push_back(timing.step());
+  ASSERT_GE(steps.size(), 2u);
+  EXPECT_EQ(steps[steps.size() - 2], "sync");
+  EXPECT_EQ(steps.back(), "mount");
+  EXPECT_EQ(mounts_.List().size(), 2u);
+}
+
+TEST_F(ControlServiceTest, AnEagerMountWhoseCallerLeavesIsNotMadeLater) {
+  store_.UseFillingChain();
+  store_.HoldDurable();
+  control::v1::MountRequest request = Request("a");
+  request.set_eager(true);
+  grpc::ClientContext context;
+  auto reader = stub_->Mount(&context, request);
+  store_.AwaitDurableCalls(1);
+  context.TryCancel();
+  EXPECT_EQ(Finish(std::move(reader)).status.error_code(), grpc::StatusCode::CANCELLED);
+  server_->Shutdown();
+  server_->Wait();
+  store_.ReleaseDurable();
+  publications_.reset();
+  executor_.reset();  // runs what is queued
+  EXPECT_TRUE(mounts_.List().empty());
+}
+
+TEST_F(ControlServiceTest, APullOfADirectoryIsOfWhatIsMountedThere) {
+  const auto pull = [this](std::string_view name) {
+    grpc::ClientContext context;
+    PullRequest request;
+    request.set_directory(StrCat(dir_, "/", name));
+    return Finish(stub_->Pull(&context, request));
+  };
+  EXPECT_EQ(pull("a").status.error_code(), grpc::StatusCode::NOT_FOUND);
+  MountState mount;
+  mount.record.directory = dir_ + "/a";
+  mount.record.reference = "registry.test/app:1";
+  mounts_.AddMount(mount);
+  const Reply reply = pull("a");
+  ASSERT_TRUE(reply.status.ok()) << reply.status.error_message();
+  EXPECT_EQ(reply.result.layers_size(), 3);
+  EXPECT_EQ(reply.result.timings(reply.result.timings_size() - 1).step(), "sync");
+  EXPECT_EQ(store_.resolve_calls(), 0);
+  mount.record.directory = dir_ + "/b";
+  mount.not_mounted = "its image is gone";
+  mounts_.AddMount(mount);
+  EXPECT_EQ(pull("b").status.error_code(), grpc::StatusCode::FAILED_PRECONDITION);
+}
+
+TEST_F(ControlServiceTest, AnIndexThatNobodyWaitsForIsGivenUp) {
+  store_.HoldDurable();
+  grpc::ClientContext context;
+  IndexRequest request;
+  request.mutable_image()->set_reference("registry.test/app:1");
+  request.set_push(true);
+  auto reader = stub_->Index(&context, request);
+  store_.AwaitDurableCalls(1);
+  store_.HoldChain();
+  store_.ReleaseDurable();
+  store_.AwaitChainCalls(2);  // the second one makes the indexes
+  EXPECT_EQ(publications_->running(), 1);
+  context.TryCancel();
+  EXPECT_EQ(Finish(std::move(reader)).status.error_code(), grpc::StatusCode::CANCELLED);
+  store_.AwaitChainCancelled();
+}
+
 TEST_F(ControlServiceTest, UnmountReportsEachDirectory) {
   ASSERT_TRUE(Mount(Request("a")).status.ok());
   grpc::ClientContext context;

@@ -1,0 +1,148 @@
+// Mount: check the directory, resolve, make the chain showable (with `eager` all of it), mount.
+#include <algorithm>
+
+#include "base/directory.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/publish.h"
+#include "cmd/transfer_call.h"
+
+namespace imagefs {
+namespace {
+
+using control::v1::MountEvent;
+
+absl::StatusOr<MountRequest> ParseMount(const control::v1::MountRequest& request,
+                                        const ResolveRequest& image) {
+  IMAGEFS_RETURN_IF_ERROR(CheckPath(request.directory(), "the directory to mount on"));
+  const std::string& mode = request.mode();
+  if (!mode.empty() && mode != "auto" && mode != kKernelMode && mode != kFuseMode) {
+    return absl::InvalidArgumentError(
+        StrCat("mode ", Printable(mode), " is not known; use auto, kernel or fuse"));
+  }
+  if (!request.id_map().empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(request.id_map()));
+  MountRequest out;
+  out.directory = request.directory();
+  out.reference = image.reference.ToString();
+  out.mode = mode;
+  out.upper = request.upper();
+  out.options.writable = request.writable();
+  out.options.flags = {!request.suid(), !request.dev(), request.noexec(), request.id_map(), ""};
+  out.options.context = request.context();
+  out.options.deadline_seconds = request.deadline_seconds();
+  out.options.plain_http = image.access.plain_http;
+  out.options.skip_tls_verify = !image.access.verify_tls;
+  out.options.this_boot_only = request.this_boot_only();
+  return out;
+}
+
+void LogPublication(const std::string& reference, const absl::StatusOr<PublishResult>& published) {
+  if (absl::IsCancelled(published.status())) {
+    LogInfo("index.publish_given_up reference=", reference);
+  } else if (!published.ok()) {
+    LogWarning("index.publish_failed reference=", reference,
+               " cause=", published.status().message());
+  } else if (published->absent) {
+    LogInfo("index.published reference=", reference, " to=", published->repository,
+            " artifact=", published->artifact);
+  }
+}
+
+class MountCall : public TransferCall {
+ public:
+  MountCall(const CallContext& context, grpc::CallbackServerContext* call,
+            const control::v1::MountRequest& request)
+      : TransferCall(context, call, request.progress()), request_(request) {}
+
+ private:
+  absl::Status Run() override;
+  absl::Status MakeChain(const ImageStore::Resolved& image);
+  absl::Status Mount(const ImageStore::Resolved& image, const ChainRef& chain);
+  void PublishIndex(const ImageStore::Resolved& image, const Chain& chain);
+  void Ended(bool left) override;
+
+  const control::v1::MountRequest& request_;  // gRPC keeps it until the call is done
+  ResolveRequest image_;
+  CheckedMount mount_;
+  bool mounted_ = false;
+};
+
+absl::Status MountCall::Run() {
+  IMAGEFS_ASSIGN_OR_RETURN(image_, ParseImage(request_.image()));
+  IMAGEFS_ASSIGN_OR_RETURN(MountRequest mount, ParseMount(request_, image_));
+  // Everything that can be known to fail is found before a byte is fetched.
+  IMAGEFS_ASSIGN_OR_RETURN(mount_, deps().mounts.Check(std::move(mount)));
+  if (!request_.eager()) image_.trust = deps().trust_of(image_.reference);
+  return Resolve(image_, [this](const ImageStore::Resolved& image) { return MakeChain(image); });
+}
+
+absl::Status MountCall::MakeChain(const ImageStore::Resolved& image) {
+  IMAGEFS_RETURN_IF_ERROR(BeginLayers(image.image));
+  return EnsureChain(image, image_.trust, [this, image](const ChainRef& chain) {
+    // Bytes of an earlier lazy mount may still be missing.
+    if (!request_.eager() || chain->complete()) return Mount(image, chain);
+    return WaitDurable(chain, [this, image, chain] { return Mount(image, chain); });
+  });
+}
+
+absl::Status MountCall::Mount(const ImageStore::Resolved& image, const ChainRef& chain) {
+  return OnExecutor("mounting", "mount", [this, image, chain]() -> absl::Status {
+    chain->AllowWaiting(absl::Seconds(mount_.request.options.deadline_seconds));
+    IMAGEFS_ASSIGN_OR_RETURN(const MountRecord record,
+                             deps().mounts.Mount(chain, image.image->manifest_digest, mount_));
+    mounted_ = true;
+    PublishIndex(image, *chain);
+    MountEvent event = MakeResult(*image.image);
+    FillMount(record, event.mutable_result()->mutable_mount());
+    return Succeed(std::move(event));
+  });
+}
+
+// The first of a fleet to mount an image pays with a full pass and leaves the index for the others.
+void MountCall::PublishIndex(const ImageStore::Resolved& image, const Chain& chain) {
+  const ControlService::AutoPublish& automatic = context().publish;
+  if (!automatic.enabled || image.source == nullptr || !image.source->remote()) return;
+  const bool passed = std::any_of(chain.layers.begin(), chain.layers.end(),
+                                  [](const LayerRef& layer) { return layer->fill == nullptr; });
+  if (!passed) return;
+  PublishRequest publish;
+  publish.image = image.image;
+  publish.source = image.source;
+  publish.access = image_.access;
+  publish.to = image_.reference;
+  if (!automatic.repository.empty()) {
+    absl::StatusOr<Reference> to = Reference::Parse(automatic.repository);
+    if (!to.ok()) return;
+    publish.to = *std::move(to);
+  }
+  publish.only_if_absent = true;
+  // It goes on when the call has ended.
+  deps().publications.Start(
+      std::move(publish), CancelToken(),
+      [reference = image.image->reference](const absl::StatusOr<PublishResult>& published) {
+        LogPublication(reference, published);
+      });
+}
+
+// A mount that its caller has not learned of is undone; what was written before this call is not
+// the caller's to take back.
+void MountCall::Ended(bool left) {
+  if (!left || !mounted_ || !mount_.continued.empty()) return;
+  // The task uses nothing of this object, and nothing that lives shorter than the executor.
+  deps().executor.Submit([&mounts = deps().mounts, directory = mount_.request.directory] {
+    const absl::Status status = mounts.Unmount(directory, /*lazy=*/true);
+    if (!status.ok() && !absl::IsNotFound(status)) {
+      LogWarning("undo_mount_failed directory=", directory, " cause=", status.message());
+    }
+  });
+}
+
+}  // namespace
+
+MountEventReactor* StartMount(const CallContext& context, grpc::CallbackServerContext* call,
+                              const control::v1::MountRequest& request) {
+  return TransferCall::Start(std::make_shared<MountCall>(context, call, request));
+}
+
+}  // namespace imagefs
