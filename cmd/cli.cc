@@ -2,7 +2,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <memory>
 #include <numeric>
+#include <utility>
 
 #include "absl/types/span.h"
 #include "base/directory.h"
@@ -161,41 +163,57 @@ std::string BadPath(const std::string& path) {
 // So is any other empty value: what was meant to be asked for would be left out.
 std::string Empty(const std::string& text) { return text.empty() ? "it is empty" : ""; }
 
-void AddImageSettings(CLI::App* app, Command* command) {
-  app->add_option("--platform", command->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
+// Adds a verb; where it is the one that is chosen, the command gets these arguments.
+template <typename Args>
+std::pair<CLI::App*, Args*> AddVerb(CLI::App& app, Command* command, const char* name,
+                                    const char* description, const char* help) {
+  auto args = std::make_shared<Args>();
+  CLI::App* verb = app.add_subcommand(name, description);
+  verb->footer(help);
+  verb->callback([command, args] { command->args = *args; });
+  return {verb, args.get()};
+}
+
+void AddImageOptions(CLI::App* verb, ImageOptions* image) {
+  verb->add_option("--platform", image->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
       ->check(WhyNot<Platform>);
-  app->add_flag("--plain-http", command->plain_http, "HTTP (default for loopback hosts only)");
-  app->add_flag("--tls-skip-verify", command->skip_tls_verify, "accept any certificate");
-  app->add_option("--pull", command->pull,
-                  "missing: ask the registry if the reference is not known here (default); "
-                  "always; never")
+  verb->add_flag("--plain-http", image->plain_http, "HTTP (default for loopback hosts only)");
+  verb->add_flag("--tls-skip-verify", image->skip_tls_verify, "accept any certificate");
+  verb->add_option("--pull", image->pull,
+                   "missing: ask the registry if the reference is not known here (default); "
+                   "always; never")
       ->check(CLI::IsMember({"missing", "always", "never"}));
 }
 
-void AddImageOptions(CLI::App* app, Command* command, bool required = true) {
-  app->add_option("REF", command->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
+// Of a verb that has one image.
+template <typename Args>
+void AddImage(CLI::App* verb, Args* args, bool required = true) {
+  verb->add_option("REF", args->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
       ->required(required)
       ->check(WhyNot<Reference>);
-  AddImageSettings(app, command);
+  AddImageOptions(verb, &args->image);
 }
 
+void AddImages(CLI::App* verb, std::vector<std::string>* references, bool required) {
+  verb->add_option("REF", *references, "images")->required(required)->check(WhyNot<Reference>);
+}
+
+void AddQuiet(CLI::App* verb, bool* quiet) { verb->add_flag("-q,--quiet", *quiet, "no progress"); }
+
 void AddMount(CLI::App& app, Command* command) {
-  CLI::App* mount = app.add_subcommand("mount", "mount an image on a directory");
-  mount->footer(kMountHelp);
-  AddImageOptions(mount, command);
-  mount->add_option("DIR", command->directory, "an existing directory")->required()->check(BadPath);
-  mount
-      ->add_option("--mode", command->mode,
+  const auto [verb, args] =
+      AddVerb<MountArgs>(app, command, "mount", "mount an image on a directory", kMountHelp);
+  AddImage(verb, args);
+  verb->add_option("DIR", args->directory, "an existing directory")->required()->check(BadPath);
+  verb->add_option("--mode", args->mode,
                    "kernel: the kernel reads the image by itself (root); fuse: the daemon "
                    "answers it; auto (default): kernel where it can be")
       ->check(CLI::IsMember({"auto", "kernel", "fuse"}));
-  mount
-      ->add_option_function<std::vector<std::string>>(
+  verb->add_option_function<std::vector<std::string>>(
           "-o,--options",
-          [command](const std::vector<std::string>& texts) {
+          [mount = args](const std::vector<std::string>& texts) {
             for (const std::string& text : texts) {
-              const std::string problem = ApplyMountOptions(text, MountOptionSyntax::kCommand,
-                                                            /*sloppy=*/false, command);
+              const std::string problem = ApplyMountOptions(text, mount);
               if (!problem.empty()) throw CLI::ValidationError("-o", problem);
             }
           },
@@ -203,176 +221,209 @@ void AddMount(CLI::App& app, Command* command) {
           "default; other options of this verb as words, e.g. eager, deadline=SECONDS")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
-  mount->add_flag("--rw", command->writable, "writable, through an overlay (root)");
-  mount
-      ->add_option("--upper", command->upper,
+  verb->add_flag("--rw", args->writable, "writable, through an overlay (root)");
+  verb->add_option("--upper", args->upper,
                    "with --rw: keep what is written in this directory, also after the unmount")
       ->type_name("DIR")
       ->check(BadPath);
-  mount
-      ->add_option("--map-uids", command->id_map,
+  verb->add_option("--map-uids", args->id_map,
                    "show user and group ids of the image as others: IMAGE:HOST:COUNT[,...]")
       ->type_name("MAP")
       ->check(Empty);
-  mount->add_option("--context", command->context, "SELinux context of every file")
+  verb->add_option("--context", args->context, "SELinux context of every file")
       ->type_name("LABEL")
       ->check(Empty);
-  mount->add_flag("--eager", command->eager,
-                  "wait until every byte is here, also when the image could be shown at once");
-  mount
-      ->add_option("--deadline", command->deadline_seconds,
+  verb->add_flag("--eager", args->eager,
+                 "wait until every byte is here, also when the image could be shown at once");
+  verb->add_option("--deadline", args->deadline_seconds,
                    "fail a read whose bytes did not come in so many seconds (default: the "
                    "daemon's, 60)")
       ->check(CLI::Range(1, 1'000'000))
       ->type_name("SECONDS");
-  mount->add_flag("--foreground", command->foreground,
-                  "stay until Ctrl-C or until it is unmounted; leaves no daemon behind");
-  mount->add_flag("-q,--quiet", command->quiet, "no progress");
+  verb->add_flag("--foreground", args->foreground,
+                 "stay until Ctrl-C or until it is unmounted; leaves no daemon behind");
+  AddQuiet(verb, &args->quiet);
 }
 
-void AddPodmanVerbs(CLI::App& app, Command* command) {
-  CLI::App* add = app.add_subcommand("add", "give images to podman and CRI-O");
-  add->footer(kAddHelp);
-  add->add_option("REF", command->operands, "images")->check(WhyNot<Reference>);
-  AddImageSettings(add, command);
-  add->add_option("--name", command->name, "under which podman knows it (default: its reference)")
-      ->type_name("NAME")
-      ->check(WhyNot<Reference>);
-  add->add_flag("--list", command->list, "list what podman was given");
-  add->add_flag("-q,--quiet", command->quiet, "no progress");
-
-  CLI::App* drop = app.add_subcommand("drop", "take images from podman and CRI-O again");
-  drop->footer(kDropHelp);
-  drop->add_option("NAME", command->operands, "images")->required()->check(WhyNot<Reference>);
+void AddUmount(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<UmountArgs>(app, command, "umount", "unmount", kUmountHelp);
+  verb->add_option("DIR", args->directories, "directories")->check(BadPath);
+  verb->add_flag("--all", args->all, "everything");
+  verb->add_flag("--lazy", args->lazy, "also when it is in use");
 }
 
-void AddVerbs(CLI::App& app, Command* command) {
-  AddMount(app, command);
-  CLI::App* umount = app.add_subcommand("umount", "unmount");
-  umount->footer(kUmountHelp);
-  umount->add_option("DIR", command->operands, "directories")->check(BadPath);
-  umount->add_flag("--all", command->all, "everything");
-  umount->add_flag("--lazy", command->lazy, "also when it is in use");
-
-  app.add_subcommand("ls", "list mounts, and those that cannot be there now");
-  app.add_subcommand("images", "list the images in the store");
-
-  CLI::App* pull = app.add_subcommand("pull", "bring an image into the store");
-  pull->footer(kPullHelp);
-  AddImageOptions(pull, command, /*required=*/false);
-  pull->add_option("--wait", command->directory,
+void AddPull(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<PullArgs>(app, command, "pull", "bring an image into the store", kPullHelp);
+  AddImage(verb, args, /*required=*/false);
+  verb->add_option("--wait", args->directory,
                    "instead of REF: bring here what the mount on that directory still lacks")
       ->type_name("DIR")
       ->check(BadPath);
-  pull->add_flag("-q,--quiet", command->quiet, "no progress");
+  AddQuiet(verb, &args->quiet);
+}
 
-  CLI::App* rpull = app.add_subcommand("rpull", "give containerd an image without its layers");
-  rpull->footer(kRpullHelp);
-  AddImageOptions(rpull, command);
-  rpull->add_option("--address", command->address, "containerd's socket")
+void AddRpull(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<RpullArgs>(
+      app, command, "rpull", "give containerd an image without its layers", kRpullHelp);
+  AddImage(verb, args);
+  verb->add_option("--address", args->address, "containerd's socket")
       ->capture_default_str()
       ->type_name("SOCKET")
       ->check(Empty);
-  rpull->add_option("--namespace", command->name_space, "of containerd")
+  verb->add_option("--namespace", args->name_space, "of containerd")
       ->capture_default_str()
       ->type_name("NAME")
       ->check(Empty);
-  rpull->add_option("--snapshotter", command->snapshotter, "the daemon's name in containerd")
+  verb->add_option("--snapshotter", args->snapshotter, "the daemon's name in containerd")
       ->capture_default_str()
       ->type_name("NAME")
       ->check(Empty);
-  rpull->add_flag("-q,--quiet", command->quiet, "no progress");
+  AddQuiet(verb, &args->quiet);
+}
 
-  AddPodmanVerbs(app, command);
+void AddAdd(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<AddArgs>(app, command, "add", "give images to podman and CRI-O", kAddHelp);
+  AddImages(verb, &args->references, /*required=*/false);
+  AddImageOptions(verb, &args->image);
+  verb->add_option("--name", args->name, "under which podman knows it (default: its reference)")
+      ->type_name("NAME")
+      ->check(WhyNot<Reference>);
+  verb->add_flag("--list", args->list, "list what podman was given");
+  AddQuiet(verb, &args->quiet);
+}
 
-  CLI::App* index = app.add_subcommand("index", "make and publish the index of an image");
-  index->footer(kIndexHelp);
-  AddImageOptions(index, command);
-  index->add_flag("--push", command->push, "into the image's repository");
-  index->add_option("--to", command->to, "into that repository")
+void AddDrop(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<DropArgs>(app, command, "drop", "take images from podman and CRI-O again", kDropHelp);
+  verb->add_option("NAME", args->names, "images")->required()->check(WhyNot<Reference>);
+}
+
+void AddIndex(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<IndexArgs>(
+      app, command, "index", "make and publish the index of an image", kIndexHelp);
+  AddImage(verb, args);
+  verb->add_flag("--push", args->push, "into the image's repository");
+  verb->add_option("--to", args->to, "into that repository")
       ->type_name("REPOSITORY")
       ->check(WhyNot<Reference>);
-  index->add_option("-o,--output", command->file, "as an OCI archive")
+  verb->add_option("-o,--output", args->file, "as an OCI archive")
       ->type_name("FILE")
       ->check(BadPath);
-  index->add_flag("--profile", command->profile, "with the profile of the image");
-  index
-      ->add_option("--sign", command->sign,
+  verb->add_flag("--profile", args->profile, "with the profile of the image");
+  verb->add_option("--sign", args->sign,
                    "signed by this secret key of minisign; several times for several keys")
       ->type_name("KEY")
       ->check(BadPath)
       ->allow_extra_args(false);
-  index->add_flag("-q,--quiet", command->quiet, "no progress");
-
-  CLI::App* profile = app.add_subcommand("profile", "what the first run of an image read");
-  profile->footer(kProfileHelp);
-  profile->add_option("ACTION", command->action, "show, export, import, clear")
-      ->required()
-      ->check(CLI::IsMember({"show", "export", "import", "clear"}));
-  AddImageOptions(profile, command);
-  profile->add_option("FILE", command->file, "import: where it is (default: stdin)")
-      ->check(BadPath);
-
-  CLI::App* evict = app.add_subcommand("evict", "give back space that can be fetched again");
-  evict->footer(kEvictHelp);
-  evict->add_option("REF", command->operands, "images")->required()->check(WhyNot<Reference>);
-
-  CLI::App* check = app.add_subcommand("check", "look for damage of what is on the disk");
-  check->footer(kCheckHelp);
-  check->add_flag("--repair", command->repair, "fetch and remove at once what has to be");
-  check->add_option("REF", command->operands, "images")->check(WhyNot<Reference>);
-
-  CLI::App* inspect = app.add_subcommand("inspect", "show manifest, configuration and layers");
-  inspect->footer(kInspectHelp);
-  AddImageOptions(inspect, command);
-
-  CLI::App* rm = app.add_subcommand("rm", "forget images and give their space back");
-  rm->footer(kRmHelp);
-  rm->add_option("REF", command->operands, "images")->required()->check(WhyNot<Reference>);
-
-  CLI::App* status = app.add_subcommand("status", "what the daemon does, or how full a mount is");
-  status->footer(kStatusHelp);
-  status->add_option("DIR", command->directory, "of a mount")->check(BadPath);
-
-  CLI::App* daemon = app.add_subcommand("daemon", "run the daemon");
-  daemon->footer(kDaemonHelp);
-  daemon
-      ->add_option("--idle-exit", command->idle_exit_seconds,
-                   "end after so many seconds without mounts and calls (default 0: never)")
-      ->check(CLI::Range(0, 1'000'000));
-  daemon->add_option("--ready-fd", command->ready_fd)->group("");
-
-  CLI::App* stop = app.add_subcommand("stop", "end the daemon; mounts come back with the next one");
-  stop->add_flag("--unmount", command->unmount, "forget the mounts");
+  AddQuiet(verb, &args->quiet);
 }
 
-void AddGlobalOptions(CLI::App& app, Command* command) {
-  app.add_option("--root", command->root,
+void AddProfile(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<ProfileArgs>(
+      app, command, "profile", "what the first run of an image read", kProfileHelp);
+  verb->add_option("ACTION", args->action, "show, export, import, clear")
+      ->required()
+      ->check(CLI::IsMember({"show", "export", "import", "clear"}));
+  AddImage(verb, args);
+  verb->add_option("FILE", args->file, "import: where it is (default: stdin)")->check(BadPath);
+}
+
+void AddEvict(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<EvictArgs>(
+      app, command, "evict", "give back space that can be fetched again", kEvictHelp);
+  AddImages(verb, &args->references, /*required=*/true);
+}
+
+void AddCheck(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<CheckArgs>(
+      app, command, "check", "look for damage of what is on the disk", kCheckHelp);
+  verb->add_flag("--repair", args->repair, "fetch and remove at once what has to be");
+  AddImages(verb, &args->references, /*required=*/false);
+}
+
+void AddInspect(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<InspectArgs>(
+      app, command, "inspect", "show manifest, configuration and layers", kInspectHelp);
+  AddImage(verb, args);
+}
+
+void AddRm(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<RmArgs>(app, command, "rm", "forget images and give their space back", kRmHelp);
+  AddImages(verb, &args->references, /*required=*/true);
+}
+
+void AddStatus(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<StatusArgs>(
+      app, command, "status", "what the daemon does, or how full a mount is", kStatusHelp);
+  verb->add_option("DIR", args->directory, "of a mount")->check(BadPath);
+}
+
+void AddDaemon(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<DaemonArgs>(app, command, "daemon", "run the daemon", kDaemonHelp);
+  verb->add_option("--idle-exit", args->idle_exit_seconds,
+                   "end after so many seconds without mounts and calls (default 0: never)")
+      ->check(CLI::Range(0, 1'000'000));
+  verb->add_option("--ready-fd", args->ready_fd)->group("");
+}
+
+void AddStop(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<StopArgs>(
+      app, command, "stop", "end the daemon; mounts come back with the next one", "");
+  verb->add_flag("--unmount", args->unmount, "forget the mounts");
+}
+
+// In the order of the help.
+void AddVerbs(CLI::App& app, Command* command) {
+  AddMount(app, command);
+  AddUmount(app, command);
+  AddVerb<LsArgs>(app, command, "ls", "list mounts, and those that cannot be there now", "");
+  AddVerb<ImagesArgs>(app, command, "images", "list the images in the store", "");
+  AddPull(app, command);
+  AddRpull(app, command);
+  AddAdd(app, command);
+  AddDrop(app, command);
+  AddIndex(app, command);
+  AddProfile(app, command);
+  AddEvict(app, command);
+  AddCheck(app, command);
+  AddInspect(app, command);
+  AddRm(app, command);
+  AddStatus(app, command);
+  AddDaemon(app, command);
+  AddStop(app, command);
+}
+
+void AddGlobalOptions(CLI::App& app, GlobalOptions* global, std::string* check_config) {
+  app.add_option("--root", global->root,
                  "the store (root: /var/lib/imagefs, others: $XDG_DATA_HOME/imagefs or "
                  "~/.local/share/imagefs)")
       ->check(BadPath);
-  app.add_option("--run", command->run,
+  app.add_option("--run", global->run,
                  "sockets and private mounts (root: /run/imagefs, others: "
                  "$XDG_RUNTIME_DIR/imagefs or /tmp/imagefs-UID)")
       ->check(BadPath);
-  app.add_option("--log-level", command->log_level,
+  app.add_option("--log-level", global->log_level,
                  "of a daemon that is started: debug, info, "
                  "warning, error (default info)")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
-  app.add_option("--ca-file", command->ca_file,
+  app.add_option("--ca-file", global->ca_file,
                  "CAs beside the system's, PEM, for a daemon that is started")
       ->envname("IMAGEFS_CA_FILE")
       ->check(BadPath);
-  app.add_option("--config", command->config,
+  app.add_option("--config", global->config,
                  "of a daemon that is started (root: /etc/imagefs/config.toml, others: "
                  "$XDG_CONFIG_HOME/imagefs/config.toml)")
       ->envname("IMAGEFS_CONFIG")
       ->check(BadPath);
-  app.add_option("--check-config", command->check_config,
+  app.add_option("--check-config", *check_config,
                  "say whether that configuration is right, and do nothing else")
       ->type_name("FILE")
       ->check(BadPath);
-  app.add_flag("--json", command->json, "print JSON");
+  app.add_flag("--json", global->json, "print JSON");
 }
 
 bool IsJsonAsked(absl::Span<const char* const> arguments) {
@@ -468,37 +519,48 @@ std::string WhatIsTooMuch(const CLI::App& app, const std::string& verb) {
                       : StrCat("\"", PrintableName(left[0], 60), "\" is one argument too many");
 }
 
-// "" or what of the command does not go together.
-std::string CheckCommand(const Command& command) {
-  const std::string& verb = command.verb;
-  if (verb == "pull" && command.reference.empty() == command.directory.empty()) {
-    return "pull takes either an image or --wait DIR";
-  }
-  if (verb == "add" && command.operands.empty() != command.list) {
-    return "add takes either images or --list";
-  }
-  if (verb == "add" && !command.name.empty() && command.operands.size() != 1) {
-    return "--name is for one image";
-  }
-  if (verb == "index" && !command.push && command.to.empty() && command.file.empty()) {
-    return "index takes --push, --to REPOSITORY or -o FILE";
-  }
-  if (verb == "rpull" && (command.plain_http || command.skip_tls_verify)) {
-    return "--plain-http and --tls-skip-verify do not reach the snapshotter";
-  }
-  if (verb == "umount" && command.operands.empty() != command.all) {
-    return "umount takes either directories or --all";
-  }
-  if (verb == "profile" && command.action != "import" && !command.file.empty()) {
-    return StrCat("profile ", command.action, " takes no FILE");
-  }
-  return verb == "mount" ? CheckMount(command) : "";
+// "" or what of the arguments does not go together.
+template <typename Args>
+std::string CheckTogether(const Args&) {
+  return "";
+}
+
+std::string CheckTogether(const MountArgs& mount) { return CheckMount(mount); }
+
+std::string CheckTogether(const PullArgs& pull) {
+  if (pull.reference.empty() != pull.directory.empty()) return "";
+  return "pull takes either an image or --wait DIR";
+}
+
+std::string CheckTogether(const AddArgs& add) {
+  if (add.references.empty() != add.list) return "add takes either images or --list";
+  return add.name.empty() || add.references.size() == 1 ? "" : "--name is for one image";
+}
+
+std::string CheckTogether(const IndexArgs& index) {
+  const bool published = index.push || !index.to.empty() || !index.file.empty();
+  return published ? "" : "index takes --push, --to REPOSITORY or -o FILE";
+}
+
+std::string CheckTogether(const RpullArgs& rpull) {
+  if (!rpull.image.plain_http && !rpull.image.skip_tls_verify) return "";
+  return "--plain-http and --tls-skip-verify do not reach the snapshotter";
+}
+
+std::string CheckTogether(const UmountArgs& umount) {
+  if (umount.directories.empty() == umount.all) return "";
+  return "umount takes either directories or --all";
+}
+
+std::string CheckTogether(const ProfileArgs& profile) {
+  if (profile.action == "import" || profile.file.empty()) return "";
+  return StrCat("profile ", profile.action, " takes no FILE");
 }
 
 std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::string_view version,
                                      bool json) {
   Command command;
-  std::string help_verb;
+  std::string check_config, help_verb;
   const absl::Span<const char* const> arguments(argv + 1, static_cast<size_t>(argc) - 1);
   CLI::App app(kIntroduction, "imagefs");
   app.set_help_flag("-h,--help", "this text");
@@ -506,7 +568,7 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
                        json ? VersionJson(version) : StrCat("imagefs ", version, "\n"));
   app.require_subcommand(0, 1);
   app.fallthrough();
-  AddGlobalOptions(app, &command);
+  AddGlobalOptions(app, &command.global, &check_config);
   AddVerbs(app, &command);
   CLI::App* help = app.add_subcommand("help", "explain a verb");
   help->add_option("VERB", help_verb);
@@ -529,7 +591,7 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
   } catch (const CLI::ParseError& error) {
     return UsageError(error.what(), chosen(), json);
   }
-  command.verb = chosen();
+  const std::string verb = chosen();
   if (help->parsed()) {
     if (!help_verb.empty() && !IsVerb(app, help_verb)) {
       return UsageError(
@@ -540,13 +602,14 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
     if (!help_verb.empty()) asked.insert(asked.begin() + 1, help_verb.c_str());
     return Parse(static_cast<int>(asked.size()), asked.data(), version, /*json=*/false);
   }
-  if (command.verb.empty() == command.check_config.empty()) {
+  if (verb.empty() == check_config.empty()) {
     // Without a verb nothing was asked for that JSON could be the answer to.
-    return UsageError(command.verb.empty() ? "no verb given" : "--check-config goes without a verb",
-                      "", json && !command.verb.empty());
+    return UsageError(verb.empty() ? "no verb given" : "--check-config goes without a verb", "",
+                      json && !verb.empty());
   }
-  problem = CheckCommand(command);
-  if (!problem.empty()) return UsageError(problem, command.verb, json);
+  if (verb.empty()) command.args = CheckConfigArgs{std::move(check_config)};
+  problem = std::visit([](const auto& args) { return CheckTogether(args); }, command.args);
+  if (!problem.empty()) return UsageError(problem, verb, json);
   return command;
 }
 

@@ -8,24 +8,30 @@
 
 namespace imagefs {
 
-struct Command {
-  std::string verb;
-  // Global.
+// What every verb has.
+struct GlobalOptions {
   std::string root, run;  // "" = the user's default
   std::string log_level;  // "" = info
   std::string ca_file;
   std::string config;
-  std::string check_config;  // instead of a verb: a configuration to be looked at
   bool json = false;
-  // Of the verbs.
-  std::string reference;
-  std::string directory;
-  std::vector<std::string> operands;  // umount: directories, rm: references
-  std::string mode = "auto";
-  std::string platform;
+};
+
+// How the images that a verb names are looked up.
+struct ImageOptions {
+  std::string platform;  // "" = this machine's
   std::string pull = "missing";
   bool plain_http = false;
   bool skip_tls_verify = false;
+};
+
+// What each verb has besides.
+
+struct MountArgs {
+  std::string reference;
+  ImageOptions image;
+  std::string directory;
+  std::string mode = "auto";
   bool writable = false;
   std::string upper;  // of a writable mount; "" = in the store
   std::string id_map;
@@ -33,31 +39,114 @@ struct Command {
   bool suid = false;  // setuid programs and device nodes of the image count
   bool dev = false;
   bool noexec = false;
+  bool eager = false;
+  int deadline_seconds = 0;  // 0 = the daemon's
   bool foreground = false;
   bool quiet = false;
+  // Asked for by mount(8) (see mount_helper.h). With `quiet` nothing is printed on success; a mount
+  // of the same image that is there already is as good; and after a restart of the machine whoever
+  // had it made makes it again, not the daemon.
+  bool for_mount8 = false;
+};
+
+struct UmountArgs {
+  std::vector<std::string> directories;
   bool all = false;
   bool lazy = false;
-  bool unmount = false;
-  bool eager = false;
-  bool repair = false;
-  int deadline_seconds = 0;  // 0 = the daemon's
-  bool push = false;         // index
-  std::string to;
-  std::string file;
-  bool profile = false;
-  std::vector<std::string> sign;                            // index: files of secret keys
-  std::string address = "/run/containerd/containerd.sock";  // rpull: of containerd
+};
+
+struct LsArgs {};
+
+struct ImagesArgs {};
+
+struct PullArgs {
+  std::string reference;  // either this one
+  std::string directory;  // or that of a mount which lacks something
+  ImageOptions image;
+  bool quiet = false;
+};
+
+struct RpullArgs {
+  std::string reference;
+  ImageOptions image;
+  std::string address = "/run/containerd/containerd.sock";  // of containerd
   std::string name_space = "default";
   std::string snapshotter = "imagefs";
-  std::string name;    // add: of the image, for podman
-  bool list = false;   // add
-  std::string action;  // profile: show, export, import, clear
+  bool quiet = false;
+};
+
+struct AddArgs {
+  std::vector<std::string> references;
+  ImageOptions image;
+  std::string name;  // for podman; "" = the reference
+  bool list = false;
+  bool quiet = false;
+};
+
+struct DropArgs {
+  std::vector<std::string> names;
+};
+
+struct IndexArgs {
+  std::string reference;
+  ImageOptions image;
+  bool push = false;
+  std::string to;
+  std::string file;  // of an archive
+  bool profile = false;
+  std::vector<std::string> sign;  // files of secret keys
+  bool quiet = false;
+};
+
+struct ProfileArgs {
+  std::string action;  // show, export, import, clear
+  std::string reference;
+  ImageOptions image;
+  std::string file;  // of import; "" = stdin
+};
+
+struct EvictArgs {
+  std::vector<std::string> references;
+};
+
+struct CheckArgs {
+  std::vector<std::string> references;  // none = the whole store
+  bool repair = false;
+};
+
+struct InspectArgs {
+  std::string reference;
+  ImageOptions image;
+};
+
+struct RmArgs {
+  std::vector<std::string> references;
+};
+
+struct StatusArgs {
+  std::string directory;  // of a mount; "" = of the daemon
+};
+
+struct DaemonArgs {
   int idle_exit_seconds = 0;
   int ready_fd = -1;
-  // A mount asked for by mount(8) (see mount_helper.h). With `quiet` nothing is printed on success;
-  // a mount of the same image that is there already is as good; and after a restart of the machine
-  // whoever had it made makes it again, not the daemon.
-  bool for_mount8 = false;
+};
+
+struct StopArgs {
+  bool unmount = false;
+};
+
+// Not a verb: --check-config in the place of one.
+struct CheckConfigArgs {
+  std::string file;
+};
+
+struct Command {
+  GlobalOptions global;
+  std::variant<MountArgs, UmountArgs, LsArgs, ImagesArgs, PullArgs, RpullArgs, AddArgs, DropArgs,
+               IndexArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs, RmArgs, StatusArgs,
+               DaemonArgs, StopArgs, CheckConfigArgs>
+      args;
 };
 
 // What to print and how to exit when there is no command to run. With --json what is printed is

@@ -128,18 +128,18 @@ std::variant<Command, CliExit> ParseMountHelper(int argc, const char* const* arg
     return UsageError("the daemon mounts in its own mount namespace, so -N is not possible");
   }
   Command command;
-  command.verb = "mount";
-  command.for_mount8 = true;
-  command.quiet = !arguments.verbose;
-  command.reference = arguments.operands[0];
-  command.directory = arguments.operands[1];
+  MountArgs& mount = command.args.emplace<MountArgs>();
+  mount.for_mount8 = true;
+  mount.quiet = !arguments.verbose;
+  mount.reference = arguments.operands[0];
+  mount.directory = arguments.operands[1];
   for (const std::string& words : arguments.words) {
     const std::string problem =
-        ApplyMountOptions(words, MountOptionSyntax::kMount8, arguments.sloppy, &command);
+        ApplyMount8Options(words, arguments.sloppy, &mount, &command.global);
     if (!problem.empty()) return UsageError(StrCat("-o: ", problem));
   }
-  if (const std::string problem = CheckMount(command); !problem.empty()) return UsageError(problem);
-  if (const auto reference = Reference::Parse(command.reference); !reference.ok()) {
+  if (const std::string problem = CheckMount(mount); !problem.empty()) return UsageError(problem);
+  if (const auto reference = Reference::Parse(mount.reference); !reference.ok()) {
     return UsageError(ToStd(reference.status().message()));
   }
   if (arguments.fake) return CliExit{0, "", ""};

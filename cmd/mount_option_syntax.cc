@@ -82,67 +82,54 @@ std::function<std::string(std::string_view)> OneOf(std::string& out,
   };
 }
 
-std::string SetDeadline(std::string_view value, Command* command) {
+std::string SetDeadline(std::string_view value, MountArgs* mount) {
   const std::optional<uint64_t> seconds = ParseDecimal(value);
   if (!seconds.has_value() || *seconds == 0 || *seconds > 1'000'000) return "takes seconds";
-  command->deadline_seconds = static_cast<int>(*seconds);
+  mount->deadline_seconds = static_cast<int>(*seconds);
   return "";
 }
 
-std::string SetPlatform(std::string_view value, Command* command) {
-  command->platform = value;
-  const absl::StatusOr<Platform> platform = Platform::Parse(command->platform);
+std::string SetPlatform(std::string_view value, ImageOptions* image) {
+  image->platform = value;
+  const absl::StatusOr<Platform> platform = Platform::Parse(image->platform);
   return platform.ok() ? "" : std::string(platform.status().message());
 }
 
-FlagTable FlagOptions(MountOptionSyntax of, Command* command) {
-  FlagTable flags = {
-      {"ro", Set(command->writable, false)},
-      {"writable", Set(command->writable, true)},
-      {"suid", Set(command->suid, true)},
-      {"nosuid", Set(command->suid, false)},
-      {"dev", Set(command->dev, true)},
-      {"nodev", Set(command->dev, false)},
+FlagTable FlagOptions(MountArgs* mount) {
+  return {
+      {"ro", Set(mount->writable, false)},
+      {"writable", Set(mount->writable, true)},
+      {"suid", Set(mount->suid, true)},
+      {"nosuid", Set(mount->suid, false)},
+      {"dev", Set(mount->dev, true)},
+      {"nodev", Set(mount->dev, false)},
       // mount(8) takes `suid` and `dev` for the default and does not hand them on.
-      {"setuid", Set(command->suid, true)},
-      {"devices", Set(command->dev, true)},
-      {"exec", Set(command->noexec, false)},
-      {"noexec", Set(command->noexec, true)},
-      {"eager", Set(command->eager, true)},
-      {"plain-http", Set(command->plain_http, true)},
-      {"tls-skip-verify", Set(command->skip_tls_verify, true)},
+      {"setuid", Set(mount->suid, true)},
+      {"devices", Set(mount->dev, true)},
+      {"exec", Set(mount->noexec, false)},
+      {"noexec", Set(mount->noexec, true)},
+      {"eager", Set(mount->eager, true)},
+      {"plain-http", Set(mount->image.plain_http, true)},
+      {"tls-skip-verify", Set(mount->image.skip_tls_verify, true)},
   };
-  flags["rw"] = of == MountOptionSyntax::kCommand ? Set(command->writable, true) : [] {};
-  return flags;
 }
 
-Values ValueOptions(MountOptionSyntax of, Command* command) {
-  Values values = {
-      {"mode", OneOf(command->mode, {"auto", "kernel", "fuse"})},
-      {"pull", OneOf(command->pull, {"missing", "always", "never"})},
-      {"platform", [command](std::string_view value) { return SetPlatform(value, command); }},
-      {"deadline", [command](std::string_view value) { return SetDeadline(value, command); }},
-      {"upper", Path(command->upper)},
-      {"map-uids", Text(command->id_map)},
-      {"context", Text(command->context)},
+Values ValueOptions(MountArgs* mount) {
+  return {
+      {"mode", OneOf(mount->mode, {"auto", "kernel", "fuse"})},
+      {"pull", OneOf(mount->image.pull, {"missing", "always", "never"})},
+      {"platform", [mount](std::string_view value) { return SetPlatform(value, &mount->image); }},
+      {"deadline", [mount](std::string_view value) { return SetDeadline(value, mount); }},
+      {"upper", Path(mount->upper)},
+      {"map-uids", Text(mount->id_map)},
+      {"context", Text(mount->context)},
   };
-  if (of == MountOptionSyntax::kMount8) {
-    values["root"] = Path(command->root);
-    values["run"] = Path(command->run);
-    values["config"] = Path(command->config);
-    values["ca-file"] = Path(command->ca_file);
-  }
-  return values;
 }
 
-}  // namespace
-
-std::string ApplyMountOptions(std::string_view text, MountOptionSyntax of, bool sloppy,
-                              Command* command) {
+std::string Apply(std::string_view text, const FlagTable& flags, const Values& values,
+                  bool sloppy) {
   const std::optional<std::vector<std::string>> words = SplitOptions(text);
   if (!words.has_value()) return "a quotation mark is missing";
-  const FlagTable flags = FlagOptions(of, command);
-  const Values values = ValueOptions(of, command);
   for (const std::string_view word : *words) {
     const size_t equals = word.find('=');
     if (const auto flag = flags.find(word); flag != flags.end()) {
@@ -160,22 +147,40 @@ std::string ApplyMountOptions(std::string_view text, MountOptionSyntax of, bool 
   return "";
 }
 
-std::string CheckMount(const Command& command) {
-  if (command.verb == "mount") {
-    const absl::Status path = CheckPath(command.directory, "DIR");
-    if (!path.ok()) return std::string(path.message());
-  }
-  if (command.context.size() > kMaxContext) {
-    return StrCat("--context has ", command.context.size(), " bytes, more than the kernel takes (",
+}  // namespace
+
+std::string ApplyMountOptions(std::string_view words, MountArgs* mount) {
+  FlagTable flags = FlagOptions(mount);
+  flags["rw"] = Set(mount->writable, true);
+  return Apply(words, flags, ValueOptions(mount), /*sloppy=*/false);
+}
+
+std::string ApplyMount8Options(std::string_view words, bool sloppy, MountArgs* mount,
+                               GlobalOptions* global) {
+  FlagTable flags = FlagOptions(mount);
+  flags["rw"] = [] {};
+  Values values = ValueOptions(mount);
+  values["root"] = Path(global->root);
+  values["run"] = Path(global->run);
+  values["config"] = Path(global->config);
+  values["ca-file"] = Path(global->ca_file);
+  return Apply(words, flags, values, sloppy);
+}
+
+std::string CheckMount(const MountArgs& mount) {
+  const absl::Status path = CheckPath(mount.directory, "DIR");
+  if (!path.ok()) return std::string(path.message());
+  if (mount.context.size() > kMaxContext) {
+    return StrCat("--context has ", mount.context.size(), " bytes, more than the kernel takes (",
                   kMaxContext, ")");
   }
-  for (const char c : command.context) {
+  for (const char c : mount.context) {
     if (static_cast<unsigned char>(c) < ' ' || c == '\x7f')
       return "--context has a character that no label has";
   }
-  if (!command.upper.empty() && !command.writable) return "--upper needs --rw";
-  if (!command.id_map.empty() && command.writable) return "--map-uids and --rw exclude each other";
-  if (command.mode == "fuse" && !(command.id_map.empty() && command.context.empty())) {
+  if (!mount.upper.empty() && !mount.writable) return "--upper needs --rw";
+  if (!mount.id_map.empty() && mount.writable) return "--map-uids and --rw exclude each other";
+  if (mount.mode == "fuse" && !(mount.id_map.empty() && mount.context.empty())) {
     return "--map-uids and --context need the kernel presentation";
   }
   return "";

@@ -8,21 +8,19 @@
 
 namespace imagefs {
 
-// Who hands the words over.
-enum class MountOptionSyntax {
-  kCommand,  // imagefs mount -o
-  kMount8,   // mount(8): it says "rw" whenever nobody said "ro", so that `rw` means nothing and
-             // `writable` is the word; and where store and sockets are has to be among the words
-};
+// The words of `imagefs mount -o`, separated by commas, applied to a mount; the last one of a kind
+// counts. A quoted value may have commas. Words that fstab has for others are passed over, among
+// them `defaults`, which does not ask for `suid` and `dev` here. Returns "", or what is wrong with
+// them.
+std::string ApplyMountOptions(std::string_view words, MountArgs* mount);
 
-// Applies the words, separated by commas, to the mount that `command` describes; the last one of a
-// kind counts. A quoted value may have commas. Words that fstab has for others are passed over, and
-// with `sloppy` unknown ones; among them `defaults`, which does not ask for `suid` and `dev` here.
-// Returns "", or what is wrong with them.
-std::string ApplyMountOptions(std::string_view words, MountOptionSyntax of, bool sloppy,
-                              Command* command);
+// The same of mount(8), which says "rw" whenever nobody said "ro": `rw` means nothing, and
+// `writable` is the word. Where store and sockets are is among its words, too. With `sloppy`
+// unknown words are passed over.
+std::string ApplyMount8Options(std::string_view words, bool sloppy, MountArgs* mount,
+                               GlobalOptions* global);
 
 // "", or what of a mount does not go together.
-std::string CheckMount(const Command& command);
+std::string CheckMount(const MountArgs& mount);
 
 }  // namespace imagefs

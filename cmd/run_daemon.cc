@@ -27,29 +27,29 @@ namespace {
 constexpr auto kRefusal = std::chrono::seconds(10);
 
 // Another daemon like this one, for SessionHolder.
-std::vector<std::string> RestartCommand(const Command& command, const Paths& paths) {
+std::vector<std::string> RestartCommand(const GlobalOptions& global, const DaemonArgs& args,
+                                        const Paths& paths) {
   std::vector<std::string> out = DaemonCommand(
-      paths,
-      {StrCat(command.idle_exit_seconds), command.log_level, command.ca_file, command.config});
+      paths, {StrCat(args.idle_exit_seconds), global.log_level, global.ca_file, global.config});
   out.insert(out.begin(), DaemonProgram());
   return out;
 }
 
-absl::StatusOr<std::unique_ptr<Daemon>> Start(const Command& command, const Paths& paths,
-                                              std::string_view version,
+absl::StatusOr<std::unique_ptr<Daemon>> Start(const GlobalOptions& global, const DaemonArgs& args,
+                                              const Paths& paths, std::string_view version,
                                               const std::vector<PassedSocket>& sockets,
                                               std::vector<KeptDescriptor> sessions) {
   Daemon::Options options;
   options.paths = paths;
   options.version = version;
-  options.ca_file = command.ca_file;
-  options.log_level = command.log_level.empty() ? kDefaultLogLevel : command.log_level;
-  options.config_file = ConfigFile(command.config);
-  IMAGEFS_ASSIGN_OR_RETURN(options.config, LoadConfig(command.config));
-  options.idle_exit = std::chrono::seconds(command.idle_exit_seconds);
-  options.starter_holds_lock = command.ready_fd >= 0;
+  options.ca_file = global.ca_file;
+  options.log_level = global.log_level.empty() ? kDefaultLogLevel : global.log_level;
+  options.config_file = ConfigFile(global.config);
+  IMAGEFS_ASSIGN_OR_RETURN(options.config, LoadConfig(global.config));
+  options.idle_exit = std::chrono::seconds(args.idle_exit_seconds);
+  options.starter_holds_lock = args.ready_fd >= 0;
   // One that ends when it is idle is started on demand, by no supervisor.
-  if (command.idle_exit_seconds > 0) options.restart = RestartCommand(command, paths);
+  if (args.idle_exit_seconds > 0) options.restart = RestartCommand(global, args, paths);
   options.sessions = std::move(sessions);
   for (const PassedSocket& socket : sockets) {
     IMAGEFS_ASSIGN_OR_RETURN(Fd fd, socket.fd.Duplicate());
@@ -60,16 +60,17 @@ absl::StatusOr<std::unique_ptr<Daemon>> Start(const Command& command, const Path
 
 }  // namespace
 
-int RunDaemon(const Command& command, Paths paths, std::string_view version, Output& out) {
+int RunDaemon(const GlobalOptions& global, const DaemonArgs& args, Paths paths,
+              std::string_view version, Output& out) {
   BlockDaemonSignals();
-  SetLogLevel(ParseLogLevel(command.log_level));
+  SetLogLevel(ParseLogLevel(global.log_level));
   PassedDescriptors passed = TakePassedDescriptors();
   std::vector<PassedSocket> sockets = std::move(passed.sockets);
-  const std::string config = ConfigFile(command.config);
+  const std::string config = ConfigFile(global.config);
   const FileVersion tried = VersionOf(config);
   absl::StatusOr<std::unique_ptr<Daemon>> daemon =
-      Start(command, paths, version, sockets, std::move(passed.sessions));
-  ReportReady(command.ready_fd, daemon.status());
+      Start(global, args, paths, version, sockets, std::move(passed.sessions));
+  ReportReady(args.ready_fd, daemon.status());
   if (!daemon.ok()) {
     const int status = out.Fail(daemon.status());
     if (!sockets.empty()) {

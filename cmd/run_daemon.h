@@ -9,6 +9,7 @@
 
 namespace imagefs {
 
-int RunDaemon(const Command& command, Paths paths, std::string_view version, Output& out);
+int RunDaemon(const GlobalOptions& global, const DaemonArgs& args, Paths paths,
+              std::string_view version, Output& out);
 
 }  // namespace imagefs

@@ -16,7 +16,7 @@ namespace imagefs {
 // What only the program imagefsd has.
 struct DaemonProgramParts {
   absl::StatusOr<std::unique_ptr<Daemon>> (*start)(Daemon::Options);
-  int (*run)(const Command&, Paths, std::string_view version, Output&);
+  int (*run)(const GlobalOptions&, const DaemonArgs&, Paths, std::string_view version, Output&);
 };
 
 // Whether the verb makes a daemon of its own process: `daemon`, `mount --foreground`.

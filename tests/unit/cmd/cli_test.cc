@@ -10,10 +10,19 @@ std::variant<Command, CliExit> Parse(std::vector<const char*> arguments) {
   return ParseCommandLine(static_cast<int>(arguments.size()), arguments.data(), "1.2.3");
 }
 
-Command Parsed(std::vector<const char*> arguments) {
+Command ParsedCommand(std::vector<const char*> arguments) {
   auto result = Parse(std::move(arguments));
   EXPECT_TRUE(std::holds_alternative<Command>(result));
   return std::holds_alternative<Command>(result) ? std::get<Command>(result) : Command();
+}
+
+// The arguments of the verb, which has to be that one.
+template <typename Args>
+Args Parsed(std::vector<const char*> arguments) {
+  const Command command = ParsedCommand(std::move(arguments));
+  const Args* args = std::get_if<Args>(&command.args);
+  EXPECT_NE(args, nullptr);
+  return args == nullptr ? Args() : *args;
 }
 
 CliExit Exit(std::vector<const char*> arguments) {
@@ -23,47 +32,49 @@ CliExit Exit(std::vector<const char*> arguments) {
 }
 
 TEST(CliTest, Mount) {
-  const Command command =
-      Parsed({"mount", "--rw", "alpine:3", "/mnt", "--pull", "never", "--platform", "linux/arm64"});
-  EXPECT_EQ(command.verb, "mount");
-  EXPECT_EQ(command.reference, "alpine:3");
-  EXPECT_EQ(command.directory, "/mnt");
-  EXPECT_EQ(command.pull, "never");
-  EXPECT_EQ(command.platform, "linux/arm64");
-  EXPECT_EQ(command.mode, "auto");
-  EXPECT_TRUE(command.writable);
-  EXPECT_FALSE(command.json);
+  const Command command = ParsedCommand(
+      {"mount", "--rw", "alpine:3", "/mnt", "--pull", "never", "--platform", "linux/arm64"});
+  ASSERT_TRUE(std::holds_alternative<MountArgs>(command.args));
+  const MountArgs& mount = std::get<MountArgs>(command.args);
+  EXPECT_EQ(mount.reference, "alpine:3");
+  EXPECT_EQ(mount.directory, "/mnt");
+  EXPECT_EQ(mount.image.pull, "never");
+  EXPECT_EQ(mount.image.platform, "linux/arm64");
+  EXPECT_EQ(mount.mode, "auto");
+  EXPECT_TRUE(mount.writable);
+  EXPECT_FALSE(command.global.json);
 }
 
 TEST(CliTest, AnIndexIsSignedByAnyNumberOfKeys) {
-  const Command command =
-      Parsed({"index", "--push", "--sign", "a.key", "alpine:3", "--sign", "b.key"});
-  EXPECT_EQ(command.reference, "alpine:3");
-  EXPECT_EQ(command.sign, (std::vector<std::string>{"a.key", "b.key"}));
-  EXPECT_TRUE(Parsed({"index", "--push", "alpine:3"}).sign.empty());
+  const IndexArgs index =
+      Parsed<IndexArgs>({"index", "--push", "--sign", "a.key", "alpine:3", "--sign", "b.key"});
+  EXPECT_EQ(index.reference, "alpine:3");
+  EXPECT_EQ(index.sign, (std::vector<std::string>{"a.key", "b.key"}));
+  EXPECT_TRUE(Parsed<IndexArgs>({"index", "--push", "alpine:3"}).sign.empty());
   EXPECT_EQ(Exit({"index", "--sign", "a.key", "alpine:3"}).code, 2);
   EXPECT_EQ(Exit({"index", "--push", "alpine:3", "--sign"}).code, 2);
 }
 
 TEST(CliTest, MountOptionsAreThoseOfMount8) {
-  const Command command =
-      Parsed({"mount", "a", "/b", "-o", "suid,dev,noexec,rw,defaults,nofail", "-o",
-              "exec,nodev,x-systemd.automount,context=\"u:r:t:s0:c1,c2\""});
-  EXPECT_TRUE(command.suid) << "defaults takes nothing back";
-  EXPECT_FALSE(command.dev) << "the last one counts";
-  EXPECT_FALSE(command.noexec) << "the last one counts";
-  EXPECT_TRUE(command.writable);
-  EXPECT_EQ(command.context, "u:r:t:s0:c1,c2");
+  const MountArgs mount =
+      Parsed<MountArgs>({"mount", "a", "/b", "-o", "suid,dev,noexec,rw,defaults,nofail", "-o",
+                         "exec,nodev,x-systemd.automount,context=\"u:r:t:s0:c1,c2\""});
+  EXPECT_TRUE(mount.suid) << "defaults takes nothing back";
+  EXPECT_FALSE(mount.dev) << "the last one counts";
+  EXPECT_FALSE(mount.noexec) << "the last one counts";
+  EXPECT_TRUE(mount.writable);
+  EXPECT_EQ(mount.context, "u:r:t:s0:c1,c2");
 }
 
 TEST(CliTest, SetuidAndDevicesHaveToBeAskedFor) {
   for (const char* words : {"ro", "defaults", "suid,nosuid,dev,nodev", "user,exec"}) {
-    const Command command = Parsed({"mount", "a", "/b", "-o", words});
-    EXPECT_FALSE(command.suid) << words;
-    EXPECT_FALSE(command.dev) << words;
+    const MountArgs mount = Parsed<MountArgs>({"mount", "a", "/b", "-o", words});
+    EXPECT_FALSE(mount.suid) << words;
+    EXPECT_FALSE(mount.dev) << words;
   }
-  EXPECT_FALSE(Parsed({"mount", "a", "/b"}).suid);
-  const Command both = Parsed({"mount", "a", "/b", "-o", "nosuid,suid", "-o", "nodev,dev"});
+  EXPECT_FALSE(Parsed<MountArgs>({"mount", "a", "/b"}).suid);
+  const MountArgs both =
+      Parsed<MountArgs>({"mount", "a", "/b", "-o", "nosuid,suid", "-o", "nodev,dev"});
   EXPECT_TRUE(both.suid);
   EXPECT_TRUE(both.dev);
 }
@@ -90,42 +101,44 @@ TEST(CliTest, AnEmptyOrEndlessPathIsAnError) {
 }
 
 TEST(CliTest, MountOptionsAsWords) {
-  const Command command =
-      Parsed({"mount", "a", "/b", "-o", "writable,upper=/u,mode=fuse,pull=never,user,comment=x"});
-  EXPECT_TRUE(command.writable);
-  EXPECT_EQ(command.upper, "/u");
-  EXPECT_EQ(command.mode, "fuse");
-  EXPECT_EQ(command.pull, "never");
-  EXPECT_FALSE(command.for_mount8);
+  const MountArgs mount = Parsed<MountArgs>(
+      {"mount", "a", "/b", "-o", "writable,upper=/u,mode=fuse,pull=never,user,comment=x"});
+  EXPECT_TRUE(mount.writable);
+  EXPECT_EQ(mount.upper, "/u");
+  EXPECT_EQ(mount.mode, "fuse");
+  EXPECT_EQ(mount.image.pull, "never");
+  EXPECT_FALSE(mount.for_mount8);
   // Options of the command itself are no words of a mount, but of mount(8), which has no others.
   EXPECT_EQ(Exit({"mount", "a", "/b", "-o", "root=/r"}).code, 2);
 }
 
 TEST(CliTest, GlobalOptionsBeforeAndAfterTheVerb) {
-  const Command before = Parsed({"--root", "/r", "--json", "ls"});
-  EXPECT_EQ(before.root, "/r");
-  EXPECT_TRUE(before.json);
-  const Command after = Parsed({"ls", "--root", "/r", "--json"});
-  EXPECT_EQ(after.root, "/r");
-  EXPECT_TRUE(after.json);
+  for (const Command& command : {ParsedCommand({"--root", "/r", "--json", "ls"}),
+                                 ParsedCommand({"ls", "--root", "/r", "--json"})}) {
+    EXPECT_TRUE(std::holds_alternative<LsArgs>(command.args));
+    EXPECT_EQ(command.global.root, "/r");
+    EXPECT_TRUE(command.global.json);
+  }
 }
 
 TEST(CliTest, AddTakesImagesOrLists) {
-  EXPECT_EQ(Parsed({"add", "a:1", "b:2"}).operands, (std::vector<std::string>{"a:1", "b:2"}));
-  EXPECT_EQ(Parsed({"add", "--name", "localhost/a", "oci:/a"}).name, "localhost/a");
-  EXPECT_TRUE(Parsed({"add", "--list"}).list);
-  EXPECT_EQ(Parsed({"add", "a", "--pull", "always"}).pull, "always");
+  EXPECT_EQ(Parsed<AddArgs>({"add", "a:1", "b:2"}).references,
+            (std::vector<std::string>{"a:1", "b:2"}));
+  EXPECT_EQ(Parsed<AddArgs>({"add", "--name", "localhost/a", "oci:/a"}).name, "localhost/a");
+  EXPECT_TRUE(Parsed<AddArgs>({"add", "--list"}).list);
+  EXPECT_EQ(Parsed<AddArgs>({"add", "a", "--pull", "always"}).image.pull, "always");
   EXPECT_EQ(Exit({"add"}).code, 2);
   EXPECT_EQ(Exit({"add", "--list", "a"}).code, 2);
   EXPECT_EQ(Exit({"add", "--name", "n", "a", "b"}).code, 2);
   EXPECT_EQ(Exit({"add", "--name", "UPPER", "a"}).code, 2);
   EXPECT_EQ(Exit({"drop"}).code, 2);
-  EXPECT_EQ(Parsed({"drop", "a:1"}).operands, std::vector<std::string>{"a:1"});
+  EXPECT_EQ(Parsed<DropArgs>({"drop", "a:1"}).names, std::vector<std::string>{"a:1"});
 }
 
 TEST(CliTest, UmountTakesDirectoriesOrAll) {
-  EXPECT_EQ(Parsed({"umount", "/a", "/b"}).operands, (std::vector<std::string>{"/a", "/b"}));
-  EXPECT_TRUE(Parsed({"umount", "--all"}).all);
+  EXPECT_EQ(Parsed<UmountArgs>({"umount", "/a", "/b"}).directories,
+            (std::vector<std::string>{"/a", "/b"}));
+  EXPECT_TRUE(Parsed<UmountArgs>({"umount", "--all"}).all);
   EXPECT_EQ(Exit({"umount"}).code, 2);
   EXPECT_EQ(Exit({"umount", "--all", "/a"}).code, 2);
 }
@@ -264,15 +277,36 @@ TEST(CliTest, UsageErrorsAndTheVersionAreJsonWhereThatIsAskedFor) {
 }
 
 TEST(CliTest, AConfigurationIsCheckedInPlaceOfAVerb) {
-  EXPECT_EQ(Parsed({"--check-config", "/etc/c.toml"}).check_config, "/etc/c.toml");
+  EXPECT_EQ(Parsed<CheckConfigArgs>({"--check-config", "/etc/c.toml"}).file, "/etc/c.toml");
   EXPECT_EQ(Exit({"--check-config", "/etc/c.toml", "ls"}).code, 2);
   EXPECT_EQ(Exit({"--check-config"}).code, 2);
 }
 
 TEST(CliTest, AContextIsNoLongerThanTheKernelTakes) {
   const std::string most(255, 'c'), more(256, 'c');
-  EXPECT_EQ(Parsed({"mount", "--context", most.c_str(), "a", "/b"}).context, most);
+  EXPECT_EQ(Parsed<MountArgs>({"mount", "--context", most.c_str(), "a", "/b"}).context, most);
   EXPECT_EQ(Exit({"mount", "--context", more.c_str(), "a", "/b"}).code, 2);
+}
+
+TEST(CliTest, EachVerbHasArgumentsOfItsOwn) {
+  EXPECT_EQ(Parsed<PullArgs>({"pull", "--wait", "/mnt"}).directory, "/mnt");
+  EXPECT_EQ(Parsed<RpullArgs>({"rpull", "a"}).snapshotter, "imagefs");
+  EXPECT_EQ(Parsed<RpullArgs>({"rpull", "--namespace", "k8s.io", "a"}).name_space, "k8s.io");
+  const IndexArgs index = Parsed<IndexArgs>({"index", "-o", "f", "--profile", "a"});
+  EXPECT_EQ(index.file, "f");
+  EXPECT_TRUE(index.profile);
+  const ProfileArgs profile = Parsed<ProfileArgs>({"profile", "import", "a", "f"});
+  EXPECT_EQ(profile.action, "import");
+  EXPECT_EQ(profile.reference, "a");
+  EXPECT_EQ(profile.file, "f");
+  EXPECT_EQ(Parsed<EvictArgs>({"evict", "a", "b"}).references.size(), 2u);
+  EXPECT_EQ(Parsed<RmArgs>({"rm", "a"}).references.size(), 1u);
+  EXPECT_TRUE(Parsed<CheckArgs>({"check", "--repair"}).repair);
+  EXPECT_EQ(Parsed<InspectArgs>({"inspect", "--pull", "never", "a"}).image.pull, "never");
+  EXPECT_EQ(Parsed<StatusArgs>({"status", "/mnt"}).directory, "/mnt");
+  EXPECT_EQ(Parsed<DaemonArgs>({"daemon", "--idle-exit", "5"}).idle_exit_seconds, 5);
+  EXPECT_TRUE(Parsed<StopArgs>({"stop", "--unmount"}).unmount);
+  EXPECT_TRUE(std::holds_alternative<ImagesArgs>(ParsedCommand({"images"}).args));
 }
 
 }  // namespace

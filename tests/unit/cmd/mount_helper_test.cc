@@ -12,11 +12,15 @@ std::variant<Command, CliExit> Parse(std::vector<const char*> arguments) {
   return ParseMountHelper(static_cast<int>(arguments.size()), arguments.data(), "1.2.3");
 }
 
-Command Parsed(std::vector<const char*> arguments) {
+Command ParsedCommand(std::vector<const char*> arguments) {
   auto result = Parse(std::move(arguments));
   if (const auto* command = std::get_if<Command>(&result)) return *command;
   ADD_FAILURE() << std::get<CliExit>(result).error;
   return Command();
+}
+
+MountArgs Parsed(std::vector<const char*> arguments) {
+  return std::get<MountArgs>(ParsedCommand(std::move(arguments)).args);
 }
 
 CliExit Exit(std::vector<const char*> arguments) {
@@ -34,31 +38,30 @@ TEST(MountHelperTest, ItsName) {
 }
 
 TEST(MountHelperTest, AsMount8CallsIt) {
-  const Command command = Parsed({"docker.io/library/alpine:3", "/mnt", "-o", "rw"});
-  EXPECT_EQ(command.verb, "mount");
-  EXPECT_EQ(command.reference, "docker.io/library/alpine:3");
-  EXPECT_EQ(command.directory, "/mnt");
-  EXPECT_FALSE(command.writable) << "mount(8) says rw when nobody said anything";
-  EXPECT_TRUE(command.quiet);
-  EXPECT_TRUE(command.for_mount8);
+  const MountArgs mount = Parsed({"docker.io/library/alpine:3", "/mnt", "-o", "rw"});
+  EXPECT_EQ(mount.reference, "docker.io/library/alpine:3");
+  EXPECT_EQ(mount.directory, "/mnt");
+  EXPECT_FALSE(mount.writable) << "mount(8) says rw when nobody said anything";
+  EXPECT_TRUE(mount.quiet);
+  EXPECT_TRUE(mount.for_mount8);
 }
 
 TEST(MountHelperTest, LettersAnywhereAndTogether) {
-  const Command command =
+  const MountArgs mount =
       Parsed({"-nv", "alpine", "-t", "imagefs", "-osuid,dev", "/mnt", "-o", "noexec"});
-  EXPECT_FALSE(command.quiet);
-  EXPECT_EQ(command.reference, "alpine");
-  EXPECT_EQ(command.directory, "/mnt");
-  EXPECT_TRUE(command.suid);
-  EXPECT_TRUE(command.dev);
-  EXPECT_TRUE(command.noexec);
+  EXPECT_FALSE(mount.quiet);
+  EXPECT_EQ(mount.reference, "alpine");
+  EXPECT_EQ(mount.directory, "/mnt");
+  EXPECT_TRUE(mount.suid);
+  EXPECT_TRUE(mount.dev);
+  EXPECT_TRUE(mount.noexec);
   EXPECT_EQ(Parsed({"alpine", "--", "-strange"}).directory, "-strange");
 }
 
 TEST(MountHelperTest, Mount8KeepsSuidAndDevToItself) {
-  const Command command = Parsed({"alpine", "/mnt", "-o", "rw,setuid,devices"});
-  EXPECT_TRUE(command.suid);
-  EXPECT_TRUE(command.dev);
+  const MountArgs mount = Parsed({"alpine", "/mnt", "-o", "rw,setuid,devices"});
+  EXPECT_TRUE(mount.suid);
+  EXPECT_TRUE(mount.dev);
   EXPECT_FALSE(Parsed({"alpine", "/mnt", "-o", "rw,setuid,nosuid"}).suid) << "the last one counts";
 }
 
@@ -69,26 +72,27 @@ TEST(MountHelperTest, AnEmptyPathIsAnError) {
 }
 
 TEST(MountHelperTest, WordsOfFstab) {
-  const Command command = Parsed(
+  const Command whole = ParsedCommand(
       {"alpine", "/mnt", "-o",
        "rw,noauto,user=joe,nofail,_netdev,comment=x,x-systemd.requires=imagefs.socket,X-mount."
        "mkdir,"
        "writable,upper=/var/up,mode=kernel,pull=always,platform=linux/arm64,deadline=5,eager,"
        "plain-http,tls-skip-verify,root=/r,run=/u,config=/c,ca-file=/a"});
-  EXPECT_TRUE(command.writable);
-  EXPECT_EQ(command.upper, "/var/up");
-  EXPECT_EQ(command.mode, "kernel");
-  EXPECT_EQ(command.pull, "always");
-  EXPECT_EQ(command.platform, "linux/arm64");
-  EXPECT_EQ(command.deadline_seconds, 5);
-  EXPECT_TRUE(command.eager);
-  EXPECT_TRUE(command.plain_http);
-  EXPECT_TRUE(command.skip_tls_verify);
-  EXPECT_EQ(command.root, "/r");
-  EXPECT_EQ(command.run, "/u");
-  EXPECT_EQ(command.config, "/c");
-  EXPECT_EQ(command.ca_file, "/a");
-  const Command mapped =
+  const MountArgs& mount = std::get<MountArgs>(whole.args);
+  EXPECT_TRUE(mount.writable);
+  EXPECT_EQ(mount.upper, "/var/up");
+  EXPECT_EQ(mount.mode, "kernel");
+  EXPECT_EQ(mount.image.pull, "always");
+  EXPECT_EQ(mount.image.platform, "linux/arm64");
+  EXPECT_EQ(mount.deadline_seconds, 5);
+  EXPECT_TRUE(mount.eager);
+  EXPECT_TRUE(mount.image.plain_http);
+  EXPECT_TRUE(mount.image.skip_tls_verify);
+  EXPECT_EQ(whole.global.root, "/r");
+  EXPECT_EQ(whole.global.run, "/u");
+  EXPECT_EQ(whole.global.config, "/c");
+  EXPECT_EQ(whole.global.ca_file, "/a");
+  const MountArgs mapped =
       Parsed({"alpine", "/mnt", "-o", "map-uids=0:1:2,context=\"u:r:t:s0:c1,c2\",ro,suid"});
   EXPECT_EQ(mapped.id_map, "0:1:2");
   EXPECT_EQ(mapped.context, "u:r:t:s0:c1,c2");

@@ -1,0 +1,134 @@
+#include "cmd/client_session.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <utility>
+
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/print.h"
+#include "cmd/progress.h"
+#include "fetch/credentials.h"
+
+namespace imagefs {
+namespace {
+
+using control::v1::ImageRequest;
+using control::v1::MountEvent;
+using control::v1::MountResult;
+using Clock = std::chrono::steady_clock;
+
+constexpr auto kPatience = std::chrono::seconds(10);  // of status and stop
+
+}  // namespace
+
+absl::StatusOr<Reference> ParseAbsolute(std::string_view text) {
+  IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
+  if (reference.transport == Reference::Transport::kRegistry) return reference;
+  std::string directory = "/";
+  if (!reference.path.starts_with('/')) {
+    IMAGEFS_ASSIGN_OR_RETURN(directory, AbsolutePath("."));
+  }
+  reference.MakeAbsolute(directory);
+  return reference;
+}
+
+absl::Status AddReferences(const std::vector<std::string>& references,
+                           google::protobuf::RepeatedPtrField<std::string>* out) {
+  for (const std::string& text : references) {
+    IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseAbsolute(text));
+    *out->Add() = reference.ToString();
+  }
+  return absl::OkStatus();
+}
+
+DaemonClient::Options ClientSession::ClientOptions(bool start) {
+  DaemonClient::Options options;
+  options.paths = paths_;
+  options.start = start;
+  options.log_level = global_.log_level;
+  options.ca_file = global_.ca_file;
+  options.config = global_.config;
+  options.say = [this](std::string_view line) { out_.Note(StrCat("imagefs: ", line, "\n")); };
+  return options;
+}
+
+absl::StatusOr<std::unique_ptr<DaemonClient>> ClientSession::Connect(bool start) {
+  return DaemonClient::Connect(ClientOptions(start), interrupts_);
+}
+
+absl::StatusOr<std::unique_ptr<DaemonClient>> ClientSession::ConnectToAny() {
+  DaemonClient::Options options = ClientOptions(/*start=*/false);
+  options.same_settings = false;
+  options.patience = kPatience;
+  return DaemonClient::Connect(std::move(options), interrupts_);
+}
+
+int ClientSession::Finish(const absl::Status& status, std::string_view object) {
+  if (status.ok()) return 0;
+  if (!interrupts_.interrupted()) return out_.Fail(status, object);
+  if (global_.json) out_.Print(ErrorJson(absl::CancelledError("interrupted")));
+  return kInterruptedExit;
+}
+
+absl::StatusOr<ImageRequest> ClientSession::MakeImageRequest(const std::string& text,
+                                                             const ImageOptions& options) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseAbsolute(text));
+  ImageRequest request;
+  request.set_reference(reference.ToString());
+  request.set_platform(options.platform);
+  request.set_plain_http(options.plain_http);
+  request.set_skip_tls_verify(options.skip_tls_verify);
+  request.set_pull_policy(options.pull == "always"  ? ImageRequest::ALWAYS
+                          : options.pull == "never" ? ImageRequest::NEVER
+                                                    : ImageRequest::MISSING);
+  if (reference.transport == Reference::Transport::kRegistry && options.pull != "never") {
+    AddCredential(reference, request.mutable_credential());
+  }
+  return request;
+}
+
+void ClientSession::AddCredential(const Reference& reference, control::v1::Credential* out) {
+  FoundCredential found = FindCredential(reference, CredentialOptions::FromEnvironment());
+  const auto& credential = found.credential;
+  out->set_username(credential.username);
+  out->set_password(credential.password.c_str(), credential.password.size());
+  out->set_identity_token(credential.identity_token.c_str(), credential.identity_token.size());
+  out->set_trouble(found.trouble);
+  if (!found.trouble.empty()) credential_trouble_ = std::move(found.trouble);
+}
+
+absl::StatusOr<MountResult> ClientSession::Transfer(
+    absl::FunctionRef<absl::Status(const DaemonClient::OnEvent&)> call) {
+  ProgressRenderer::Options options;
+  winsize size{};
+  if (isatty(STDERR_FILENO) != 0 && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0) {
+    options.terminal = true;
+    if (size.ws_col > 0) options.columns = size.ws_col;
+    if (size.ws_row > 0) options.rows = size.ws_row;
+  }
+  ProgressRenderer renderer(options);
+  MountResult result;
+  const absl::Status status = call([&](const MountEvent& event) {
+    if (event.has_result()) {
+      result = event.result();
+    } else {
+      out_.Note(renderer.Update(event.progress(), Clock::now().time_since_epoch()));
+    }
+  });
+  out_.Note(renderer.Finish());
+  IMAGEFS_RETURN_IF_ERROR(status);
+  if (!credential_trouble_.empty()) {
+    out_.Note(StrCat("imagefs: warning: no credentials were sent: ",
+                     Printable(credential_trouble_, 1000), "\n"));
+  }
+  return result;
+}
+
+void ClientSession::PrintResult(const MountResult& result, Clock::time_point begin) {
+  const auto elapsed = std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - begin);
+  out_.Print(global_.json ? MountJson(result) : MountText(result, elapsed.count()));
+}
+
+}  // namespace imagefs

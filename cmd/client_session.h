@@ -1,0 +1,83 @@
+// What the verbs of one command share: the daemon that they talk to, credentials, progress, and how
+// they end. Not thread-safe.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "cmd/cli.h"
+#include "cmd/client.h"
+#include "cmd/interrupt.h"
+#include "cmd/options.h"
+#include "cmd/output.h"
+#include "image/reference.h"
+#include "proto/control.pb.h"
+
+namespace imagefs {
+
+class ClientSession {
+ public:
+  // All of them outlive it.
+  ClientSession(const GlobalOptions& global, Paths paths, std::string_view version, Output& out)
+      : global_(global), paths_(std::move(paths)), version_(version), out_(out) {}
+
+  const GlobalOptions& global() const { return global_; }
+  const Paths& paths() const { return paths_; }
+  const std::string& version() const { return version_; }
+  Output& out() { return out_; }
+  Interrupts& interrupts() { return interrupts_; }
+  bool json() const { return global_.json; }
+
+  // `start`: a daemon where none runs.
+  absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(bool start);
+  // A client that is content with whatever daemon there is, and does not wait for long.
+  absl::StatusOr<std::unique_ptr<DaemonClient>> ConnectToAny();
+
+  // The exit status of a verb that ends with `status`, of which the user is told; `object` as
+  // Output::Fail has it.
+  int Finish(const absl::Status& status, std::string_view object = "");
+
+  // With what this user's own files have of credentials: the daemon never reads the caller's home.
+  absl::StatusOr<control::v1::ImageRequest> MakeImageRequest(const std::string& reference,
+                                                             const ImageOptions& options);
+  void AddCredential(const Reference& reference, control::v1::Credential* out);
+
+  // Runs a call that streams (Mount, Pull, ...), and shows its progress.
+  template <typename Request>
+  using StreamCall = absl::Status (DaemonClient::*)(const Request&, const DaemonClient::OnEvent&);
+  template <typename Request>
+  absl::StatusOr<control::v1::MountResult> Transfer(DaemonClient& client, const Request& request,
+                                                    StreamCall<Request> call) {
+    return Transfer(
+        [&](const DaemonClient::OnEvent& on_event) { return (client.*call)(request, on_event); });
+  }
+  // What a mount or a pull prints in the end.
+  void PrintResult(const control::v1::MountResult& result,
+                   std::chrono::steady_clock::time_point begin);
+
+ private:
+  DaemonClient::Options ClientOptions(bool start);
+  absl::StatusOr<control::v1::MountResult> Transfer(
+      absl::FunctionRef<absl::Status(const DaemonClient::OnEvent&)> call);
+
+  const GlobalOptions& global_;
+  const Paths paths_;
+  const std::string version_;
+  Output& out_;
+  Interrupts interrupts_;
+  std::string credential_trouble_;  // of the last image without credentials
+};
+
+// References as a daemon understands them, which has another working directory.
+absl::StatusOr<Reference> ParseAbsolute(std::string_view text);
+absl::Status AddReferences(const std::vector<std::string>& references,
+                           google::protobuf::RepeatedPtrField<std::string>* out);
+
+}  // namespace imagefs

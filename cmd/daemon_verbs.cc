@@ -1,0 +1,198 @@
+// The verbs that are one question to the daemon.
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/client.h"
+#include "cmd/interrupt.h"
+#include "cmd/print.h"
+#include "cmd/rendezvous.h"
+#include "cmd/verb_handlers.h"
+
+namespace imagefs {
+namespace {
+
+using namespace control::v1;  // NOLINT: the messages that are sent
+
+constexpr int kStopTimeoutMs = 60'000;
+constexpr auto kSilence = std::chrono::milliseconds(2000);  // before a word is said
+constexpr int kDamageExit = 3;                              // of `check`
+
+int RemoveBy(ClientSession& session, const std::vector<std::string>& references,
+             absl::Status (DaemonClient::*call)(const RemoveRequest&, RemoveReply*)) {
+  RemoveRequest request;
+  const absl::Status parsed = AddReferences(references, request.mutable_references());
+  if (!parsed.ok()) return session.out().Fail(parsed);
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  RemoveReply reply;
+  const absl::Status status = ((**client).*call)(request, &reply);
+  if (status.ok()) session.out().Print(session.json() ? RemoveJson(reply) : RemoveText(reply));
+  return session.Finish(status);
+}
+
+int MountStatus(ClientSession& session, const std::string& of) {
+  const absl::StatusOr<std::string> directory = AbsolutePath(of);
+  if (!directory.ok()) return session.out().Fail(directory.status());
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  MountStatusReply reply;
+  const absl::Status status = (*client)->MountStatus(*directory, &reply);
+  if (status.ok())
+    session.out().Print(session.json() ? MountStatusJson(reply) : MountStatusText(reply));
+  return session.Finish(status);
+}
+
+}  // namespace
+
+int Run(ClientSession& session, const UmountArgs& args) {
+  UnmountRequest request;
+  for (const std::string& directory : args.directories) {
+    absl::StatusOr<std::string> path = AbsolutePath(directory);
+    if (!path.ok()) return session.out().Fail(path.status());
+    request.add_directories(*std::move(path));
+  }
+  request.set_all(args.all);
+  request.set_lazy(args.lazy);
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  UnmountReply reply;
+  const absl::Status status = (*client)->Unmount(request, &reply);
+  if (!status.ok()) return session.Finish(status);
+  if (session.json()) session.out().Print(UnmountJson(reply));
+  for (const UnmountReply::Failure& failure : reply.failures()) {
+    session.out().Note(StrCat("imagefs: ", OneLine(Shortened(failure.message())), "\n"));
+  }
+  return reply.failures().empty() ? 0 : 1;
+}
+
+int Run(ClientSession& session, const LsArgs&) {
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  ListMountsReply reply;
+  const absl::Status status = (*client)->ListMounts(&reply);
+  if (status.ok())
+    session.out().Print(session.json() ? MountsJson(reply) : MountsText(reply, time(nullptr)));
+  return session.Finish(status);
+}
+
+int Run(ClientSession& session, const ImagesArgs&) {
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  ListImagesReply reply;
+  const absl::Status status = (*client)->ListImages(&reply);
+  if (status.ok())
+    session.out().Print(session.json() ? ImagesJson(reply) : ImagesText(reply, time(nullptr)));
+  return session.Finish(status);
+}
+
+int Run(ClientSession& session, const InspectArgs& args) {
+  absl::StatusOr<ImageRequest> image = session.MakeImageRequest(args.reference, args.image);
+  if (!image.ok()) return session.out().Fail(image.status());
+  InspectRequest request;
+  *request.mutable_image() = *std::move(image);
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  InspectReply reply;
+  const absl::Status status = (*client)->Inspect(request, &reply);
+  if (status.ok()) session.out().Print(session.json() ? InspectJson(reply) : InspectText(reply));
+  return session.Finish(status);
+}
+
+int Run(ClientSession& session, const RmArgs& args) {
+  return RemoveBy(session, args.references, &DaemonClient::Remove);
+}
+
+int Run(ClientSession& session, const EvictArgs& args) {
+  return RemoveBy(session, args.references, &DaemonClient::Evict);
+}
+
+int Run(ClientSession& session, const DropArgs& args) {
+  DropRequest request;
+  const absl::Status parsed = AddReferences(args.names, request.mutable_names());
+  if (!parsed.ok()) return session.out().Fail(parsed);
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  RemoveReply reply;
+  const absl::Status status = (*client)->Drop(request, &reply);
+  if (status.ok()) session.out().Print(session.json() ? RemoveJson(reply) : RemoveText(reply));
+  return session.Finish(status);
+}
+
+// Status 3 tells of damage, whatever became of it.
+int Run(ClientSession& session, const CheckArgs& args) {
+  CheckRequest request;
+  request.set_repair(args.repair);
+  const absl::Status parsed = AddReferences(args.references, request.mutable_references());
+  if (!parsed.ok()) return session.out().Fail(parsed);
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  CheckReply reply;
+  const absl::Status status = (*client)->Check(request, &reply);
+  if (!status.ok()) return session.Finish(status);
+  session.out().Print(session.json() ? CheckJson(reply) : CheckText(reply));
+  const bool damage = std::any_of(
+      reply.layers().begin(), reply.layers().end(),
+      [](const auto& layer) { return layer.state() == "repaired" || layer.state() == "lost"; });
+  return damage || reply.findings_size() > 0 ? kDamageExit : 0;
+}
+
+int Run(ClientSession& session, const StatusArgs& args) {
+  if (!args.directory.empty()) return MountStatus(session, args.directory);
+  auto client = session.ConnectToAny();
+  if (!client.ok()) return session.Finish(client.status());
+  StatusReply reply;
+  const absl::Status status = (*client)->GetStatus(&reply);
+  if (status.ok()) session.out().Print(session.json() ? StatusJson(reply) : StatusText(reply));
+  return session.Finish(status);
+}
+
+// Ends with 0 only when no daemon of the store is left.
+int Run(ClientSession& session, const StopArgs& args) {
+  auto client = session.ConnectToAny();
+  if (absl::IsUnavailable(client.status()) || absl::IsFailedPrecondition(client.status())) {
+    // One that starts, ends, or makes its sockets again.
+    Interrupts::Reminder reminder(session.interrupts(), kSilence, [&session] {
+      session.out().Note(StrCat("imagefs: waiting for the daemon of ", session.paths().root, "\n"));
+    });
+    const absl::Status there =
+        AwaitListener(session.paths(), std::chrono::milliseconds(kStopTimeoutMs));
+    client = there.ok() ? session.ConnectToAny() : there;
+  }
+  if (absl::IsNotFound(client.status())) {
+    if (session.json()) session.out().Print(StopJson(0));
+    return 0;
+  }
+  if (!client.ok()) return session.Finish(client.status());
+  control::v1::ShutdownReply reply;
+  if (const absl::Status told = (*client)->Shutdown(args.unmount, &reply); !told.ok()) {
+    return session.Finish(told);
+  }
+  const pid_t pid = reply.pid();
+  client->reset();
+  absl::Status status;
+  {
+    Interrupts::Reminder reminder(session.interrupts(), kSilence, [&session, pid] {
+      session.out().Note(StrCat("imagefs: waiting for the end of the daemon with pid ", pid, "\n"));
+    });
+    status = WaitForExit(pid, kStopTimeoutMs);
+  }
+  if (status.ok() && session.json()) session.out().Print(StopJson(pid));
+  if (const uint32_t waiting = reply.waiting_mounts(); status.ok() && waiting > 0) {
+    session.out().Note(StrCat(
+        "imagefs: ", waiting, waiting == 1 ? " mount stays and needs" : " mounts stay and need",
+        " a daemon: who reads there waits until the next command starts one; imagefs stop "
+        "--unmount takes ",
+        waiting == 1 ? "it" : "them", " away\n"));
+  }
+  return session.Finish(status);
+}
+
+}  // namespace imagefs

@@ -1,0 +1,171 @@
+// The verb `mount`, also of mount(8), and with --foreground.
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/magic.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <iterator>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/fd.h"
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/config.h"
+#include "cmd/daemon.h"
+#include "cmd/interrupt.h"
+#include "cmd/rendezvous.h"
+#include "cmd/verb_handlers.h"
+#include "fs/mount_syscalls.h"
+
+namespace imagefs {
+namespace {
+
+using namespace control::v1;  // NOLINT: the messages that are sent
+using Clock = std::chrono::steady_clock;
+
+// Whether autofs waits for a mount there. The kernel lets only the process group of its manager
+// pass meanwhile: mount(8) as systemd starts it, and so the helper, but never the daemon.
+bool IsAutomount(const std::string& directory) {
+  struct statfs found;
+  return statfs(directory.c_str(), &found) == 0 && found.f_type == AUTOFS_SUPER_MAGIC;
+}
+
+absl::StatusOr<MountRequest> MakeMountRequest(ClientSession& session, const MountArgs& args) {
+  MountRequest request;
+  IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_image(),
+                           session.MakeImageRequest(args.reference, args.image));
+  IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_directory(), AbsolutePath(args.directory));
+  request.set_mode(args.mode);
+  request.set_writable(args.writable);
+  if (!args.upper.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_upper(), AbsolutePath(args.upper));
+  }
+  request.set_id_map(args.id_map);
+  request.set_context(args.context);
+  request.set_suid(args.suid);
+  request.set_dev(args.dev);
+  request.set_noexec(args.noexec);
+  request.set_eager(args.eager);
+  request.set_deadline_seconds(args.deadline_seconds);
+  request.set_this_boot_only(args.for_mount8);
+  request.set_progress(!args.quiet);
+  return request;
+}
+
+// Whether the directory shows that image as it was asked for.
+bool MountedAlready(DaemonClient& client, const MountRequest& request) {
+  ListMountsReply reply;
+  char resolved[PATH_MAX];
+  if (realpath(request.directory().c_str(), resolved) == nullptr) return false;
+  if (!client.ListMounts(&reply).ok()) return false;
+  for (const control::v1::Mount& mount : reply.mounts()) {
+    if (mount.directory() != resolved) continue;
+    return mount.reference() == request.image().reference() &&
+           mount.writable() == request.writable();
+  }
+  return false;
+}
+
+// Returns at an interrupt, or when somebody else unmounted the directory: the kernel reports a
+// change of the mount table as an exceptional condition of mountinfo.
+void WaitUntilUnmounted(Interrupts& interrupts, const std::string& directory) {
+  Fd wake(eventfd(0, EFD_CLOEXEC));
+  absl::StatusOr<Fd> mountinfo = OpenFile("/proc/self/mountinfo", O_RDONLY);
+  if (!wake.valid() || !mountinfo.ok()) return;
+  Interrupts::Scope scope(interrupts, [&wake] {
+    const uint64_t one = 1;
+    (void)!write(wake.get(), &one, sizeof(one));
+  });
+  while (true) {
+    absl::StatusOr<std::vector<MountInfo>> mounts = ReadMountInfo();
+    if (mounts.ok() && FindMountAt(*mounts, directory) == nullptr) return;
+    pollfd fds[] = {{wake.get(), POLLIN, 0}, {mountinfo->get(), POLLPRI, 0}};
+    if (poll(fds, std::size(fds), -1) < 0 && errno != EINTR) return;
+    if (fds[0].revents != 0) return;
+  }
+}
+
+absl::Status MountAndWait(ClientSession& session, const MountRequest& request,
+                          Clock::time_point begin) {
+  IMAGEFS_ASSIGN_OR_RETURN(auto client, session.Connect(/*start=*/false));
+  IMAGEFS_ASSIGN_OR_RETURN(const MountResult result,
+                           session.Transfer(*client, request, &DaemonClient::Mount));
+  session.PrintResult(result, begin);
+  WaitUntilUnmounted(session.interrupts(), result.mount().directory());
+  session.interrupts().Forget();
+  UnmountRequest unmount;
+  unmount.add_directories(result.mount().directory());
+  UnmountReply reply;
+  IMAGEFS_RETURN_IF_ERROR(client->Unmount(unmount, &reply));
+  if (reply.failures().empty()) return absl::OkStatus();
+  // In use, or gone already: then there is nothing to be detached.
+  unmount.set_lazy(true);
+  return client->Unmount(unmount, &reply);
+}
+
+// Without a daemon this process is it for as long as the mount lives.
+int MountInForeground(ClientSession& session, const MountRequest& request,
+                      const DaemonProgramParts& program, Clock::time_point begin) {
+  std::unique_ptr<Daemon> daemon;
+  if (absl::StatusOr<Fd> other = ConnectDaemon(session.paths()); absl::IsNotFound(other.status())) {
+    Daemon::Options options;
+    options.paths = session.paths();
+    options.version = session.version();
+    options.ca_file = session.global().ca_file;
+    options.log_level = session.global().log_level.empty() ? "warning" : session.global().log_level;
+    SetLogLevel(ParseLogLevel(options.log_level));
+    options.config_file = ConfigFile(session.global().config);
+    absl::StatusOr<Config> config = LoadConfig(session.global().config);
+    if (!config.ok()) return session.out().Fail(config.status());
+    options.config = *std::move(config);
+    options.handle_signals = false;
+    absl::StatusOr<std::unique_ptr<Daemon>> started = program.start(std::move(options));
+    if (!started.ok()) return session.Finish(started.status());
+    daemon = *std::move(started);
+  }
+  std::thread serving;
+  if (daemon != nullptr) serving = std::thread([&daemon] { daemon->Serve(); });
+  const absl::Status status = MountAndWait(session, request, begin);
+  if (daemon != nullptr) {
+    // Other mounts of this store come back with the next daemon.
+    daemon->RequestStop(/*forget_mounts=*/false);
+    serving.join();
+  }
+  return session.Finish(status);
+}
+
+}  // namespace
+
+int Run(ClientSession& session, const MountArgs& args, const DaemonProgramParts* program) {
+  const Clock::time_point begin = Clock::now();
+  absl::StatusOr<MountRequest> request = MakeMountRequest(session, args);
+  if (!request.ok()) return session.out().Fail(request.status());
+  if (args.foreground) return MountInForeground(session, *request, *program, begin);
+  if (args.for_mount8 && IsAutomount(request->directory())) {
+    return session.out().Fail(absl::FailedPreconditionError(StrCat(
+        request->directory(), ": an automount point, where the daemon would wait for itself; ",
+        "leave out x-systemd.automount")));
+  }
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  absl::StatusOr<MountResult> result = session.Transfer(**client, *request, &DaemonClient::Mount);
+  if (args.for_mount8 && absl::IsAlreadyExists(result.status()) &&
+      MountedAlready(**client, *request)) {
+    return 0;
+  }
+  if (!result.ok()) return session.Finish(result.status());
+  if (!args.for_mount8 || !args.quiet) session.PrintResult(*result, begin);
+  return 0;
+}
+
+}  // namespace imagefs

@@ -1,0 +1,34 @@
+// What each verb does that talks to a daemon. Each prints, and returns the exit status of
+// docs/cli.md. Used by verbs.cc only, which picks one.
+#pragma once
+
+#include "cmd/cli.h"
+#include "cmd/client_session.h"
+#include "cmd/verbs.h"
+
+namespace imagefs {
+
+// mount_verb.cc. `program` is null in a program that cannot be a daemon. REQUIRES: then not with
+// --foreground.
+int Run(ClientSession& session, const MountArgs& args, const DaemonProgramParts* program);
+
+// image_verbs.cc: what fetches an image, or gives it or what is known of it to others.
+int Run(ClientSession& session, const PullArgs& args);
+int Run(ClientSession& session, const RpullArgs& args);
+int Run(ClientSession& session, const AddArgs& args);
+int Run(ClientSession& session, const IndexArgs& args);
+int Run(ClientSession& session, const ProfileArgs& args);
+
+// daemon_verbs.cc: one question to the daemon, and its answer.
+int Run(ClientSession& session, const UmountArgs& args);
+int Run(ClientSession& session, const LsArgs& args);
+int Run(ClientSession& session, const ImagesArgs& args);
+int Run(ClientSession& session, const InspectArgs& args);
+int Run(ClientSession& session, const RmArgs& args);
+int Run(ClientSession& session, const EvictArgs& args);
+int Run(ClientSession& session, const DropArgs& args);
+int Run(ClientSession& session, const CheckArgs& args);
+int Run(ClientSession& session, const StatusArgs& args);
+int Run(ClientSession& session, const StopArgs& args);
+
+}  // namespace imagefs
