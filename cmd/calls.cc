@@ -8,18 +8,11 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "snap/rpc_status.h"
 
 namespace imagefs {
 
 using namespace control::v1;  // NOLINT: the messages that are read and filled
-
-namespace {
-
-// gRPC refuses to send more than 8 KiB of trailing metadata, in which the message is
-// percent-encoded.
-constexpr size_t kMaxMessageBytes = 1500;
-
-}  // namespace
 
 absl::Status NoPodman() {
   return absl::FailedPreconditionError(
@@ -43,9 +36,7 @@ absl::StatusOr<std::string> ResolveParents(const std::string& directory) {
 
 grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& status) {
   context->AddTrailingMetadata("imagefs", "1");
-  if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.raw_code()),
-                      std::string(ToStd(status.message()).substr(0, kMaxMessageBytes)));
+  return ToGrpc(status);
 }
 
 absl::StatusOr<ResolveRequest> ParseImageRequest(const ImageRequest& request) {

@@ -12,6 +12,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "proto/control.grpc.pb.h"
+#include "snap/rpc_status.h"
 
 namespace imagefs {
 namespace {
@@ -25,11 +26,6 @@ constexpr auto kSilence = std::chrono::milliseconds(2000);  // before a word is 
 constexpr auto kHungPatience = std::chrono::seconds(10);    // with a daemon that is up
 constexpr auto kStartPatience = std::chrono::seconds(150);  // a start may take two minutes
 constexpr int kAttempts = 3;
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  if (status.ok()) return absl::OkStatus();
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
 
 // The daemon marks its answers: without the mark the connection has ended.
 bool Answered(const grpc::ClientContext& context) {

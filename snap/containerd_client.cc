@@ -14,6 +14,7 @@
 #include "proto/containerd/images.grpc.pb.h"
 #include "proto/containerd/leases.grpc.pb.h"
 #include "proto/containerd/snapshots.grpc.pb.h"
+#include "snap/rpc_status.h"
 #include "snap/snapshot.h"
 
 namespace imagefs {
@@ -32,11 +33,6 @@ constexpr int64_t kConnectTimeoutSeconds = 10;
 constexpr int64_t kGiveBackTimeoutSeconds = 5;
 // A collection between the answer and the look at it may take the layer away.
 constexpr int kPrepareAttempts = 3;
-
-absl::Status FromGrpc(const grpc::Status& status) {
-  if (status.ok()) return absl::OkStatus();
-  return absl::Status(static_cast<absl::StatusCode>(status.error_code()), status.error_message());
-}
 
 class ContainerdClientImpl : public ContainerdClient {
  public:

@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "base/ticket_group.h"
 #include "proto/containerd/snapshots.grpc.pb.h"
+#include "snap/rpc_status.h"
 #include "snap/snapshotter.h"
 
 namespace imagefs {
@@ -18,17 +19,9 @@ using namespace containerd::services::snapshots::v1;  // NOLINT: the messages of
 
 namespace {
 
-// gRPC refuses more than 8 KiB of trailing metadata, in which the message is percent-encoded.
-constexpr size_t kMaxMessageBytes = 1500;
 constexpr size_t kInfosAMessage = 100;
 // Of one label, key and value: containerd's own limit.
 constexpr size_t kMaxLabelBytes = 4096;
-
-grpc::Status ToGrpc(const absl::Status& status) {
-  if (status.ok()) return grpc::Status::OK;
-  return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
-                      std::string(status.message().substr(0, kMaxMessageBytes)));
-}
 
 absl::Status CheckName(const std::string& name, const char* what) {
   if (name.empty()) return absl::InvalidArgumentError(StrCat("the snapshot's ", what, " is empty"));

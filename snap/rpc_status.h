@@ -1,0 +1,16 @@
+// Statuses on their way through gRPC, whose codes are absl's.
+#pragma once
+
+#include "absl/status/status.h"
+
+namespace grpc {
+class Status;
+}
+
+namespace imagefs {
+
+absl::Status FromGrpc(const grpc::Status& status);
+// Cuts a message that is longer than gRPC sends.
+grpc::Status ToGrpc(const absl::Status& status);
+
+}  // namespace imagefs
