@@ -1,5 +1,6 @@
 #include "base/directory.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -13,6 +14,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -197,6 +199,28 @@ absl::StatusOr<Fd> MakeOwnDir(const std::string& path, mode_t mode) {
                "imagefs needs one of its own; remove it, or chmod go= it"));
   }
   return std::move(made.fd);
+}
+
+absl::StatusOr<std::vector<std::string>> ListDir(const Fd& folder, const std::string& shown) {
+  const int raw = openat(folder.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  DIR* dir = raw < 0 ? nullptr : fdopendir(raw);
+  if (dir == nullptr) {
+    const absl::Status status = ErrnoStatus(errno, shown);
+    if (raw >= 0) close(raw);
+    return status;
+  }
+  absl::Cleanup close = [dir] { closedir(dir); };
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(dir)) {
+    const std::string_view child = entry->d_name;
+    if (child != "." && child != "..") names.emplace_back(child);
+  }
+  return names;
+}
+
+absl::StatusOr<std::vector<std::string>> ListDir(const std::string& path) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd folder, OpenFile(path, O_RDONLY | O_DIRECTORY));
+  return ListDir(folder, path);
 }
 
 }  // namespace imagefs

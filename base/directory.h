@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -65,5 +66,9 @@ absl::StatusOr<MadeDir> MakeDirIn(const Fd& parent, const std::string& name, mod
 // One that is there has to belong to this process's user and be no more open than `mode`, else
 // kFailedPrecondition says so; it is never changed. Links above it are followed.
 absl::StatusOr<Fd> MakeOwnDir(const std::string& path, mode_t mode = 0700);
+
+// The names in a directory, in no order, without "." and "..". `shown` is its path for messages.
+absl::StatusOr<std::vector<std::string>> ListDir(const std::string& path);
+absl::StatusOr<std::vector<std::string>> ListDir(const Fd& folder, const std::string& shown);
 
 }  // namespace imagefs

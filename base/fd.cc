@@ -1,6 +1,5 @@
 #include "base/fd.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/random.h>
@@ -12,7 +11,7 @@
 #include <memory>
 #include <vector>
 
-#include "absl/cleanup/cleanup.h"
+#include "base/directory.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
@@ -25,23 +24,6 @@ namespace {
 constexpr int kMaxDepth = 64;
 
 std::atomic<int (*)(int)> fsync_call{fsync};
-
-absl::StatusOr<std::vector<std::string>> NamesIn(const Fd& folder, const std::string& shown) {
-  const int raw = openat(folder.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  DIR* dir = raw < 0 ? nullptr : fdopendir(raw);
-  if (dir == nullptr) {
-    const absl::Status status = ErrnoStatus(errno, shown);
-    if (raw >= 0) close(raw);
-    return status;
-  }
-  absl::Cleanup close = [dir] { closedir(dir); };
-  std::vector<std::string> names;
-  while (const dirent* entry = readdir(dir)) {
-    const std::string_view child = entry->d_name;
-    if (child != "." && child != "..") names.emplace_back(child);
-  }
-  return names;
-}
 
 // One removal of a tree. Follows no link, and leaves file systems alone that are mounted below,
 // which then make it fail.
@@ -73,7 +55,7 @@ class Removal {
 
  private:
   absl::Status Empty(const Fd& folder, int depth) {
-    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, NamesIn(folder, shown_));
+    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(folder, shown_));
     for (const std::string& name : names) IMAGEFS_RETURN_IF_ERROR(Remove(folder, name, depth));
     return absl::OkStatus();
   }

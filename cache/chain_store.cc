@@ -1,6 +1,5 @@
 #include "cache/chain_store.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <unistd.h>
@@ -11,6 +10,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/directory.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -271,16 +271,13 @@ absl::Status ChainStore::Load(bool keep) {
         }));
   }
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(dead, false));
-  DIR* dir = opendir((root_ + "/chains").c_str());
-  if (dir == nullptr) return ErrnoStatus(errno, root_ + "/chains");
-  while (const dirent* entry = readdir(dir)) {
-    const std::string name = entry->d_name;
-    if (name == "." || name == ".." || known.contains(name)) continue;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(root_ + "/chains"));
+  for (const std::string& name : names) {
+    if (known.contains(name)) continue;
     if (unlink(StrCat(root_, "/chains/", name).c_str()) != 0) {
       LogWarning("chain.cleanup_failed name=", name, " errno=", errno);
     }
   }
-  closedir(dir);
   return absl::OkStatus();
 }
 

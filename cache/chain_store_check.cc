@@ -1,7 +1,6 @@
 // The part of ChainStore that has to do with files that may not be what they were. A chain that is
 // shown is made again in the file that is there, so that whoever shows it, also the kernel, goes on
 // with the right bytes; the daemon reads nothing of it in between.
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -13,6 +12,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/directory.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -169,15 +169,9 @@ std::vector<CheckFinding> ChainStore::Check(const absl::flat_hash_set<Digest>& c
 }
 
 std::vector<std::string> ChainStore::Strays() const {
-  std::vector<std::string> strays;
-  DIR* dir = opendir((root_ + "/chains").c_str());
-  if (dir == nullptr) return strays;
-  while (const dirent* entry = readdir(dir)) {
-    const std::string name = entry->d_name;
-    // Those of this process are on their way.
-    if (name != "." && name != ".." && !name.starts_with("tmp-")) strays.push_back(name);
-  }
-  closedir(dir);
+  std::vector<std::string> strays = ListDir(root_ + "/chains").value_or(std::vector<std::string>());
+  // Those of this process are on their way.
+  std::erase_if(strays, [](const std::string& name) { return name.starts_with("tmp-"); });
   absl::flat_hash_set<std::string> running;
   for (const auto& [key, callers] : merges_.Running()) running.insert(key);
   // Behind the look at what is being made: what was made is recorded before that ends.

@@ -1,6 +1,5 @@
 #include "cache/layer_store.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <sys/stat.h>
@@ -12,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/directory.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -23,16 +23,9 @@
 namespace imagefs {
 namespace {
 
-std::vector<std::string> ListDir(const std::string& path) {
-  std::vector<std::string> names;
-  DIR* dir = opendir(path.c_str());
-  if (dir == nullptr) return names;
-  while (const dirent* entry = readdir(dir)) {
-    const std::string_view name = entry->d_name;
-    if (name != "." && name != "..") names.emplace_back(name);
-  }
-  closedir(dir);
-  return names;
+// What cannot be listed has no strays that could be told.
+std::vector<std::string> NamesIn(const std::string& path) {
+  return ListDir(path).value_or(std::vector<std::string>());
 }
 
 }  // namespace
@@ -118,14 +111,14 @@ std::vector<std::string> LayerStore::Strays() {
   // Held while a layer gets its name and its record.
   absl::MutexLock records(&records_mu_);
   absl::MutexLock lock(&mu_);
-  for (const std::string& name : ListDir(options_.root + "/layers")) {
+  for (const std::string& name : NamesIn(options_.root + "/layers")) {
     const absl::StatusOr<Digest> id = Digest::Parse(StrCat("sha256:", name));
     // Those of this process are on their way.
     if (name.starts_with("tmp-") || (id.ok() && layers_.contains(*id))) continue;
     strays.push_back("layers/" + name);
   }
   const std::string suffix = "." + boot_id_.substr(0, 8);
-  for (const std::string& name : ListDir(options_.root + "/blobs")) {
+  for (const std::string& name : NamesIn(options_.root + "/blobs")) {
     // What a daemon of this boot did not get to the end of is gone on with when it is asked for.
     if (!std::string_view(name).ends_with(suffix)) strays.push_back("blobs/" + name);
   }
@@ -140,11 +133,11 @@ void LayerStore::RemoveUnknown() {
     for (const auto& [id, entry] : layers_) known.insert(id.hex());
   }
   std::vector<std::string> strays;
-  for (const std::string& name : ListDir(options_.root + "/layers")) {
+  for (const std::string& name : NamesIn(options_.root + "/layers")) {
     if (!known.contains(name)) strays.push_back("/layers/" + name);
   }
   const std::string suffix = "." + boot_id_.substr(0, 8);
-  for (const std::string& name : ListDir(options_.root + "/blobs")) {
+  for (const std::string& name : NamesIn(options_.root + "/blobs")) {
     if (!std::string_view(name).ends_with(suffix)) strays.push_back("/blobs/" + name);
   }
   for (const std::string& stray : strays) {

@@ -4,10 +4,9 @@
 #include <sys/mount.h>
 #include <unistd.h>
 
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
+#include "base/directory.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -17,16 +16,13 @@ namespace imagefs {
 namespace {
 
 std::vector<std::string> NamesIn(const std::string& directory) {
-  std::vector<std::string> names;
-  std::error_code error;
-  for (std::filesystem::directory_iterator entry(directory, error), end; !error && entry != end;
-       entry.increment(error)) {
-    names.push_back(entry->path().filename().string());
+  absl::StatusOr<std::vector<std::string>> names = ListDir(directory);
+  if (names.ok()) return *std::move(names);
+  if (!absl::IsNotFound(names.status())) {
+    LogWarning("snapshot.mapped_unreadable directory=", directory,
+               " cause=", names.status().message());
   }
-  if (error && error != std::errc::no_such_file_or_directory) {
-    LogWarning("snapshot.mapped_unreadable directory=", directory, " cause=", error.message());
-  }
-  return names;
+  return {};
 }
 
 }  // namespace

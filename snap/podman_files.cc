@@ -1,6 +1,5 @@
 #include "snap/podman_files.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -47,16 +46,10 @@ absl::Status PutFile(const std::string& path, const std::string& bytes) {
 }
 
 absl::Status RemoveAllBut(const std::string& directory, const std::set<std::string>& keep) {
-  DIR* dir = opendir(directory.c_str());
-  if (dir == nullptr) return ErrnoStatus(errno, directory);
-  std::vector<std::string> strays;
-  while (const dirent* entry = readdir(dir)) {
-    const std::string name = entry->d_name;
-    if (name != "." && name != ".." && !keep.contains(name)) strays.push_back(name);
-  }
-  closedir(dir);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(directory));
   absl::Status status;
-  for (const std::string& name : strays) {
+  for (const std::string& name : names) {
+    if (keep.contains(name)) continue;
     const std::string path = StrCat(directory, "/", name);
     // `podman image mount` has its mounts inside the store.
     const std::string merged = path + "/merged";

@@ -1,6 +1,5 @@
 #include "snap/snapshot_dirs.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <fts.h>
@@ -24,18 +23,6 @@ namespace {
 
 constexpr std::string_view kRemoved = "removed-";
 constexpr std::string_view kLost = "lost-";
-
-absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path) {
-  DIR* dir = opendir(path.c_str());
-  if (dir == nullptr) return ErrnoStatus(errno, path);
-  absl::Cleanup close = [dir] { closedir(dir); };
-  std::vector<std::string> names;
-  while (const dirent* entry = readdir(dir)) {
-    const std::string name = entry->d_name;
-    if (name != "." && name != "..") names.push_back(name);
-  }
-  return names;
-}
 
 }  // namespace
 
@@ -76,7 +63,7 @@ absl::Status SnapshotDirs::Retire(uint64_t id) {
 }
 
 absl::Status SnapshotDirs::Sweep() {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(root_));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(root_));
   absl::Status first;
   for (const std::string& name : names) {
     if (name.starts_with(kRemoved)) first.Update(RemoveTree(StrCat(root_, "/", name)));
@@ -94,7 +81,7 @@ absl::Status SnapshotDirs::PutAside(uint64_t id) {
 }
 
 absl::Status SnapshotDirs::Repair(const absl::flat_hash_set<uint64_t>& known, bool keep_others) {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(root_));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDir(root_));
   absl::flat_hash_set<uint64_t> there;
   absl::Status strays;
   for (const std::string& name : names) {

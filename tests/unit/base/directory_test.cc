@@ -5,6 +5,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <set>
+#include <string>
+
 #include "base/text.h"
 #include "gtest/gtest.h"
 
@@ -52,6 +55,22 @@ TEST_F(DirectoryTest, NoLinkIsFollowed) {
   EXPECT_TRUE(absl::IsFailedPrecondition(OpenWithoutLinks(dir_ + "/link/b", O_PATH).status()));
   EXPECT_TRUE(absl::IsFailedPrecondition(OpenWithoutLinks(dir_ + "/link", O_PATH).status()));
   EXPECT_TRUE(absl::IsNotFound(OpenWithoutLinks(dir_ + "/none", O_PATH).status()));
+}
+
+TEST_F(DirectoryTest, WhatIsInADirectory) {
+  EXPECT_TRUE(ListDir(dir_)->empty());
+  ASSERT_TRUE(MakeDirs(dir_ + "/sub").ok());
+  ASSERT_TRUE(WriteFileDurably(dir_ + "/.hidden", "x").ok());
+  const auto names = ListDir(dir_);
+  ASSERT_TRUE(names.ok()) << names.status();
+  EXPECT_EQ(std::set<std::string>(names->begin(), names->end()),
+            (std::set<std::string>{".hidden", "sub"}));
+  // However often one descriptor is asked.
+  const auto folder = OpenFile(dir_, O_RDONLY | O_DIRECTORY);
+  ASSERT_TRUE(folder.ok());
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(ListDir(*folder, dir_)->size(), 2u);
+  EXPECT_TRUE(absl::IsNotFound(ListDir(dir_ + "/none").status()));
+  EXPECT_FALSE(ListDir(dir_ + "/.hidden").ok());
 }
 
 TEST_F(DirectoryTest, APlaceHasOnePath) {
