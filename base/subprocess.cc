@@ -11,7 +11,10 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdint>
+#include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -24,6 +27,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kReadBytes = 4096;
+constexpr int kFreeNumbers = 10;  // above those that a program is given
 
 // A child process that is killed and reaped, with its group, when it is not waited for.
 class Child {
@@ -58,41 +62,6 @@ std::vector<char*> PointersTo(std::vector<std::string>& strings) {
   return out;
 }
 
-absl::StatusOr<pid_t> Spawn(const ProgramCall& call, int input, int output) {
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
-  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, "/dev/null", O_WRONLY, 0);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  posix_spawnattr_setflags(&attributes,
-                           POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  posix_spawnattr_setpgroup(&attributes, 0);
-  sigset_t none, defaults;
-  sigemptyset(&none);
-  sigemptyset(&defaults);
-  sigaddset(&defaults, SIGPIPE);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &defaults);
-  std::vector<std::string> arguments = call.argv;
-  std::vector<std::string> variables = call.environment;
-  for (char** variable = environ; *variable != nullptr; ++variable) variables.push_back(*variable);
-  const std::vector<char*> argv = PointersTo(arguments), envp = PointersTo(variables);
-  pid_t pid = -1;
-  const int error =
-      posix_spawnp(&pid, argv.front(), &actions, &attributes, argv.data(), envp.data());
-  posix_spawnattr_destroy(&attributes);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error == ENOENT) {
-    return absl::NotFoundError(call.argv.front().find('/') == std::string::npos
-                                   ? "not found in PATH"
-                                   : "there is no such program");
-  }
-  if (error != 0) return ErrnoStatus(error, "cannot be started");
-  return pid;
-}
-
 // Waits until `fd` is readable (or at its end); false at the deadline.
 bool WaitReadable(int fd, Clock::time_point deadline) {
   while (true) {
@@ -107,6 +76,60 @@ bool WaitReadable(int fd, Clock::time_point deadline) {
 }
 
 }  // namespace
+
+std::vector<std::string> OwnEnvironment() {
+  std::vector<std::string> out;
+  for (char** variable = environ; *variable != nullptr; ++variable) out.emplace_back(*variable);
+  return out;
+}
+
+absl::StatusOr<pid_t> Spawn(const SpawnOptions& options) {
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawnattr_init(&attributes);
+  const absl::Cleanup destroy = [&] {
+    posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
+  };
+  // Out of the way first: the number of one may be that which another one is to get.
+  std::vector<Fd> copies;
+  int highest = STDERR_FILENO;
+  for (const auto& [number, source] : options.descriptors) {
+    highest = std::max(highest, number);
+    if (source == kDevNull) {
+      posix_spawn_file_actions_addopen(&actions, number, "/dev/null", O_RDWR, 0);
+      continue;
+    }
+    const Fd& copy = copies.emplace_back(fcntl(source, F_DUPFD_CLOEXEC, kFreeNumbers));
+    if (!copy.valid()) return ErrnoStatus(errno, "cannot be started");
+    posix_spawn_file_actions_adddup2(&actions, copy.get(), number);
+  }
+  posix_spawn_file_actions_addclosefrom_np(&actions, highest + 1);
+  if (!options.directory.empty()) {
+    posix_spawn_file_actions_addchdir_np(&actions, options.directory.c_str());
+  }
+  sigset_t none, all;
+  sigemptyset(&none);
+  sigfillset(&all);
+  posix_spawnattr_setsigmask(&attributes, &none);
+  posix_spawnattr_setsigdefault(&attributes, &all);
+  int flags = POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF;
+  if (options.group == SpawnOptions::Group::kOwn) flags |= POSIX_SPAWN_SETPGROUP;
+  if (options.group == SpawnOptions::Group::kOwnSession) flags |= POSIX_SPAWN_SETSID;
+  posix_spawnattr_setflags(&attributes, static_cast<int16_t>(flags));
+  std::vector<std::string> arguments = options.argv, variables = options.environment;
+  pid_t pid = -1;
+  const int error = posix_spawnp(&pid, options.program.c_str(), &actions, &attributes,
+                                 PointersTo(arguments).data(), PointersTo(variables).data());
+  if (error == ENOENT) {
+    return absl::NotFoundError(options.program.find('/') == std::string::npos
+                                   ? "not found in PATH"
+                                   : "there is no such program");
+  }
+  if (error != 0) return ErrnoStatus(error, "cannot be started");
+  return pid;
+}
 
 bool ProgramResult::succeeded() const {
   return WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0;
@@ -134,7 +157,21 @@ absl::StatusOr<ProgramResult> RunProgram(const ProgramCall& call) {
   Fd output(pipe_fds[0]);
   Fd child_end(pipe_fds[1]);
   IMAGEFS_RETURN_IF_ERROR(PwriteFull(input.get(), call.input, 0));
-  IMAGEFS_ASSIGN_OR_RETURN(pid_t pid, Spawn(call, input.get(), child_end.get()));
+  SpawnOptions program;
+  program.program = call.argv.front();
+  program.argv = call.argv;
+  program.environment = call.environment;
+  if (call.add_own_environment) {
+    for (std::string& variable : OwnEnvironment()) {
+      program.environment.push_back(std::move(variable));
+    }
+  }
+  const int answer = call.answers_on_errors ? STDERR_FILENO : STDOUT_FILENO;
+  const int other = call.answers_on_errors ? STDOUT_FILENO : STDERR_FILENO;
+  program.descriptors = {{STDIN_FILENO, input.get()}, {answer, child_end.get()}, {other, kDevNull}};
+  if (call.descriptor_3 != kDevNull) program.descriptors.emplace_back(3, call.descriptor_3);
+  program.group = SpawnOptions::Group::kOwn;
+  IMAGEFS_ASSIGN_OR_RETURN(pid_t pid, Spawn(program));
   Child child(pid);
   child_end.Reset();
   ProgramResult result;

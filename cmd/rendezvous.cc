@@ -5,7 +5,6 @@
 #include <limits.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/socket.h>
@@ -19,8 +18,8 @@
 #include <thread>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "base/status.h"
+#include "base/subprocess.h"
 #include "base/text.h"
 #include "cache/store_lock.h"
 
@@ -100,41 +99,18 @@ absl::StatusOr<Fd> OpenLog(const Paths& paths) {
   return OpenFile(paths.log(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | (large ? O_TRUNC : 0));
 }
 
-absl::Status Spawn(const std::vector<std::string>& command, const Fd& log, const Fd& ready) {
-  std::vector<char*> argv;
-  for (const std::string& argument : command) argv.push_back(const_cast<char*>(argument.c_str()));
-  argv.push_back(nullptr);
-
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawnattr_init(&attributes);
-  const absl::Cleanup destroy = [&] {
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-  };
-  // Both move out of the way first: their numbers may be among those about to be replaced.
-  Fd high_log(fcntl(log.get(), F_DUPFD_CLOEXEC, 10));
-  Fd high_ready(fcntl(ready.get(), F_DUPFD_CLOEXEC, 10));
-  if (!high_log.valid() || !high_ready.valid()) return ErrnoStatus(errno, "dup");
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, high_log.get(), 1);
-  posix_spawn_file_actions_adddup2(&actions, high_log.get(), 2);
-  posix_spawn_file_actions_adddup2(&actions, high_ready.get(), kReadyFd);
-  posix_spawn_file_actions_addclosefrom_np(&actions, kReadyFd + 1);
-  posix_spawn_file_actions_addchdir_np(&actions, "/");
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes,
-                           POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  pid_t pid;
-  const std::string program = DaemonProgram();
-  const int error = posix_spawn(&pid, program.c_str(), &actions, &attributes, argv.data(), environ);
-  if (error != 0) return ErrnoStatus(error, StrCat("starting the daemon, ", program));
-  return absl::OkStatus();
+absl::Status StartDaemon(const std::vector<std::string>& command, const Fd& log, const Fd& ready) {
+  SpawnOptions daemon;
+  daemon.program = DaemonProgram();
+  daemon.argv = command;
+  daemon.environment = OwnEnvironment();
+  daemon.descriptors = {{STDIN_FILENO, kDevNull},
+                        {STDOUT_FILENO, log.get()},
+                        {STDERR_FILENO, log.get()},
+                        {kReadyFd, ready.get()}};
+  daemon.group = SpawnOptions::Group::kOwnSession;
+  daemon.directory = std::string("/");
+  return Annotate(Spawn(daemon).status(), StrCat("starting the daemon, ", daemon.program));
 }
 
 // kNotFound when nobody listens in that directory.
@@ -339,7 +315,7 @@ absl::StatusOr<Fd> ConnectOrStart(const Paths& paths, const std::vector<std::str
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus(errno, "pipe");
   Fd reader(ends[0]), writer(ends[1]);
-  IMAGEFS_RETURN_IF_ERROR(Spawn(command, log, writer));
+  IMAGEFS_RETURN_IF_ERROR(StartDaemon(command, log, writer));
   writer.Reset();
   IMAGEFS_RETURN_IF_ERROR(AwaitReady(reader.get(), paths));
   return ConnectDaemon(paths);

@@ -6,7 +6,6 @@
 #include <poll.h>
 #include <sched.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
@@ -19,12 +18,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <iterator>
 #include <optional>
 #include <utility>
 
 #include "base/directory.h"
 #include "base/status.h"
+#include "base/subprocess.h"
 #include "base/text.h"
 
 namespace imagefs {
@@ -35,6 +36,7 @@ constexpr char kFuseType[] = "fuse.imagefs";
 // MOVE_MOUNT_BENEATH of Linux 6.5, which Debian 12's headers lack.
 constexpr unsigned int kBeneathFlag = 0x200;
 constexpr uint64_t kMaxMountInfoBytes = uint64_t{64} << 20;
+constexpr std::chrono::seconds kFusermountPatience(60);
 
 // Undoes the octal escapes (\040 for a blank) of mountinfo.
 std::string Unescape(std::string_view text) {
@@ -92,67 +94,34 @@ absl::Status MountError(int error_number, std::string_view what) {
   return ErrnoStatus(error_number, what);
 }
 
-struct ProcessResult {
+struct FusermountResult {
   bool succeeded = false;
   std::string errors;  // what it wrote to stderr, one line
 };
 
-// Runs a program until it ends. `inherited` stays open in it under the same number, or is -1.
-absl::StatusOr<ProcessResult> RunProcess(std::vector<std::string> arguments,
-                                         std::vector<std::string> environment, int inherited) {
-  int pipe_fds[2];
-  if (pipe2(pipe_fds, O_CLOEXEC) < 0) return ErrnoStatus(errno, "cannot make a pipe");
-  Fd errors(pipe_fds[0]);
-  Fd errors_end(pipe_fds[1]);
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
-  posix_spawn_file_actions_adddup2(&actions, errors_end.get(), STDERR_FILENO);
-  // A descriptor duplicated onto itself loses its close-on-exec flag (posix_spawn of POSIX.1-2024).
-  if (inherited >= 0) posix_spawn_file_actions_adddup2(&actions, inherited, inherited);
-  posix_spawnattr_t attributes;
-  posix_spawnattr_init(&attributes);
-  sigset_t none;
-  sigemptyset(&none);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-  const auto pointers = [](std::vector<std::string>& strings) {
-    std::vector<char*> out;
-    for (std::string& text : strings) out.push_back(text.data());
-    out.push_back(nullptr);
-    return out;
-  };
-  pid_t pid = -1;
-  const int result = posix_spawnp(&pid, arguments[0].c_str(), &actions, &attributes,
-                                  pointers(arguments).data(), pointers(environment).data());
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  if (result != 0) {
+// `socket` is what it sends a descriptor to, or kDevNull.
+absl::StatusOr<FusermountResult> RunFusermount(std::vector<std::string> arguments, int socket) {
+  ProgramCall call;
+  call.argv = std::move(arguments);
+  call.argv.insert(call.argv.begin(), "fusermount3");
+  call.environment = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                      "LC_ALL=C"};
+  call.add_own_environment = false;
+  call.answers_on_errors = true;
+  call.timeout = kFusermountPatience;
+  call.descriptor_3 = socket;
+  if (socket != kDevNull) call.environment.push_back("_FUSE_COMMFD=3");
+  absl::StatusOr<ProgramResult> result = RunProgram(call);
+  if (absl::IsNotFound(result.status()) || absl::IsPermissionDenied(result.status())) {
     return absl::FailedPreconditionError(
-        StrCat("cannot run ", arguments[0], ": ", strerror(result), "; install the package fuse3"));
+        StrCat("cannot run fusermount3: ", ToStd(result.status().message()),
+               "; install the package fuse3"));
   }
-  errors_end.Reset();
-  ProcessResult out;
-  char buffer[1024];
-  while (true) {
-    const ssize_t got = read(errors.get(), buffer, sizeof(buffer));
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) break;
-    if (out.errors.size() < 4096) out.errors.append(buffer, got);
-  }
-  int status = 0;
-  while (waitpid(pid, &status, 0) < 0) {
-    if (errno != EINTR) return ErrnoStatus(errno, StrCat("cannot wait for ", arguments[0]));
-  }
+  IMAGEFS_RETURN_IF_ERROR(Annotate(result.status(), "fusermount3"));
+  FusermountResult out{result->succeeded(), std::move(result->output)};
   std::replace(out.errors.begin(), out.errors.end(), '\n', ' ');
   while (out.errors.ends_with(' ')) out.errors.pop_back();
-  out.succeeded = WIFEXITED(status) && WEXITSTATUS(status) == 0;
   return out;
-}
-
-std::vector<std::string> FusermountEnvironment() {
-  return {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"};
 }
 
 // The descriptor in a message of fusermount3.
@@ -446,15 +415,13 @@ absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlag
   }
   Fd ours(sockets[0]);
   Fd theirs(sockets[1]);
-  std::vector<std::string> environment = FusermountEnvironment();
-  environment.push_back(StrCat("_FUSE_COMMFD=", theirs.get()));
   IMAGEFS_ASSIGN_OR_RETURN(
-      const ProcessResult result,
-      RunProcess({"fusermount3", "-o",
-                  StrCat("ro,fsname=imagefs,subtype=imagefs,default_permissions",
-                         flags.noexec ? ",noexec" : ""),
-                  "--", directory},
-                 std::move(environment), theirs.get()));
+      const FusermountResult result,
+      RunFusermount({"-o",
+                     StrCat("ro,fsname=imagefs,subtype=imagefs,default_permissions",
+                            flags.noexec ? ",noexec" : ""),
+                     "--", directory},
+                    theirs.get()));
   if (!result.succeeded) {
     return absl::FailedPreconditionError(
         StrCat("cannot mount at ", directory, ": ", result.errors,
@@ -464,9 +431,8 @@ absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlag
 }
 
 absl::Status FusermountUnmount(const std::string& directory, bool lazy) {
-  IMAGEFS_ASSIGN_OR_RETURN(const ProcessResult result,
-                           RunProcess({"fusermount3", lazy ? "-uz" : "-u", "--", directory},
-                                      FusermountEnvironment(), -1));
+  IMAGEFS_ASSIGN_OR_RETURN(const FusermountResult result,
+                           RunFusermount({lazy ? "-uz" : "-u", "--", directory}, kDevNull));
   if (result.succeeded) return absl::OkStatus();
   if (result.errors.find("busy") != std::string::npos) return BusyError(directory);
   if (result.errors.find("not found in") != std::string::npos ||

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -15,9 +14,9 @@
 #include <cstdio>
 #include <utility>
 
-#include "absl/cleanup/cleanup.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "base/subprocess.h"
 #include "base/text.h"
 
 namespace imagefs {
@@ -170,43 +169,20 @@ absl::StatusOr<Fd> SessionHolder::RestartPipe() const {
 
 absl::Status SessionHolder::SpawnHolder(const Fd& listener) const {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd restart, RestartPipe());
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawnattr_init(&attributes);
-  const absl::Cleanup destroy = [&] {
-    posix_spawn_file_actions_destroy(&actions);
-    posix_spawnattr_destroy(&attributes);
-  };
-  // Out of the way first: its number may be the one that it gets.
-  const Fd high(fcntl(listener.get(), F_DUPFD_CLOEXEC, 10));
-  if (!high.valid()) return ErrnoStatus(errno, "dup");
-  const Fd high_restart(restart.valid() ? fcntl(restart.get(), F_DUPFD_CLOEXEC, 10) : -1);
-  posix_spawn_file_actions_adddup2(&actions, high.get(), kHolderListener);
-  if (high_restart.valid()) {
-    posix_spawn_file_actions_adddup2(&actions, high_restart.get(), kHolderRestart);
+  SpawnOptions holder;
+  holder.program = options_.program;
+  holder.argv = {"imagefs-holder", options_.run_dir};  // tells people whose it is
+  holder.descriptors = {{kHolderListener, listener.get()}};
+  if (restart.valid()) {
+    holder.descriptors.emplace_back(kHolderRestart, restart.get());
+    // A daemon that it starts has that of the one before.
+    holder.environment = OwnEnvironment();
   }
-  posix_spawn_file_actions_addclosefrom_np(
-      &actions, high_restart.valid() ? kHolderRestart + 1 : kHolderListener + 1);
-  sigset_t none, all;
-  sigemptyset(&none);
-  sigfillset(&all);
-  posix_spawnattr_setsigmask(&attributes, &none);
-  posix_spawnattr_setsigdefault(&attributes, &all);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
-  char name[] = "imagefs-holder";
-  std::string run_dir = options_.run_dir;  // tells people whose it is
-  char* argv[] = {name, run_dir.data(), nullptr};
-  // A daemon that it starts has that of the one before.
-  char* none_set[] = {nullptr};
-  char** const environment = options_.restart.empty() ? none_set : environ;
-  pid_t pid = 0;
-  const int error =
-      posix_spawn(&pid, options_.program.c_str(), &actions, &attributes, argv, environment);
-  if (error != 0) return ErrnoStatus(error, StrCat("starting ", options_.program));
+  const absl::StatusOr<pid_t> pid = Spawn(holder);
+  if (!pid.ok()) return Annotate(pid.status(), StrCat("starting ", options_.program));
   // It leaves a child and ends at once.
   int status = 0;
-  while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  while (waitpid(*pid, &status, 0) < 0 && errno == EINTR) {
   }
   if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
     return absl::InternalError(StrCat(options_.program, " failed"));

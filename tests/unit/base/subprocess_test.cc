@@ -1,7 +1,10 @@
 #include "base/subprocess.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -49,6 +52,58 @@ TEST(Subprocess, SaysHowItEnded) {
   const auto secret = RunProgram(Shell("echo '{\"Secret\": \"s3cret\"}'; exit 1"));
   ASSERT_TRUE(secret.ok()) << secret.status();
   EXPECT_EQ(secret->Complaint().find("s3cret"), std::string::npos);
+}
+
+TEST(Subprocess, AnswersOnStandardErrorInAnEnvironmentOfItsOwn) {
+  ASSERT_EQ(setenv("SUBPROCESS_TEST", "inherited", 1), 0);
+  ProgramCall call = Shell("echo noise; echo \"[$SUBPROCESS_TEST$WORD]\" >&2");
+  call.environment = {"WORD=given"};
+  call.add_own_environment = false;
+  call.answers_on_errors = true;
+  const auto result = RunProgram(call);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->output, "[given]\n");
+}
+
+TEST(Subprocess, IsGivenOneMoreDescriptor) {
+  int ends[2];
+  ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
+  const Fd reader(ends[0]);
+  Fd writer(ends[1]);
+  ProgramCall call = Shell("echo through it >&3");
+  call.descriptor_3 = writer.get();
+  ASSERT_TRUE(RunProgram(call).ok());
+  writer.Reset();
+  char text[32];
+  const ssize_t n = read(reader.get(), text, sizeof(text));
+  ASSERT_GT(n, 0);
+  EXPECT_EQ(std::string(text, static_cast<size_t>(n)), "through it\n");
+}
+
+TEST(Subprocess, WhatGoesOnByItselfHasNothingOfThisProcessButWhatItIsGiven) {
+  const std::string file = StrCat(::testing::TempDir(), "/spawned-", getpid());
+  auto out = OpenFile(file, O_RDWR | O_CREAT | O_TRUNC);
+  ASSERT_TRUE(out.ok()) << out.status();
+  const Fd inheritable(fcntl(out->get(), F_DUPFD, 20));
+  ASSERT_TRUE(inheritable.valid());
+  SpawnOptions options;
+  options.program = "sh";
+  options.argv = {"its-name", "-c",
+                  StrCat("echo $0; pwd; read -r a b c d e session rest </proc/$$/stat; "
+                         "[ $session = $$ ] && echo leads; [ -e /proc/self/fd/",
+                         inheritable.get(), " ] || echo closed; echo $WORD; cat")};
+  options.environment = {"WORD=word", StrCat("PATH=", getenv("PATH"))};
+  options.descriptors = {
+      {STDIN_FILENO, kDevNull}, {STDOUT_FILENO, out->get()}, {STDERR_FILENO, out->get()}};
+  options.group = SpawnOptions::Group::kOwnSession;
+  options.directory = "/";
+  const auto pid = Spawn(options);
+  ASSERT_TRUE(pid.ok()) << pid.status();
+  int status = 0;
+  ASSERT_EQ(waitpid(*pid, &status, 0), *pid);
+  EXPECT_EQ(status, 0);
+  EXPECT_EQ(ReadFile(file, 1000).value_or(""), "its-name\n/\nleads\nclosed\nword\n");
+  (void)unlink(file.c_str());
 }
 
 TEST(Subprocess, ProgramsThatAreNotThere) {
