@@ -22,7 +22,8 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
-#include "fs/layer_read.h"
+#include "fs/chain_read.h"
+#include "fs/tree_xattrs.h"
 
 namespace imagefs {
 namespace {
@@ -151,32 +152,6 @@ void ReadLink(fuse_req_t req, fuse_ino_t node) {
   fuse_reply_readlink(req, target->c_str());
 }
 
-// Fills `out` with the bytes at `offset` of a file of which they are a part.
-absl::Status ReadRange(FuseTree& tree, Nid nid, uint64_t offset, absl::Span<char> out,
-                       absl::Span<const ReadPin> pins) {
-  size_t filled = 0;
-  while (filled < out.size()) {
-    const uint64_t position = offset + filled;
-    IMAGEFS_ASSIGN_OR_RETURN(const Extent run, tree.index().Map(nid, position));
-    const uint64_t skipped = position - run.file_offset;
-    if (run.file_offset > position || skipped >= run.length) {
-      return absl::DataLossError("the index maps a byte to a run that does not have it");
-    }
-    const size_t part = std::min<uint64_t>(out.size() - filled, run.length - skipped);
-    const absl::Span<char> target = out.subspan(filled, part);
-    if (run.device == 0) {
-      memset(target.data(), 0, target.size());
-    } else if (run.device > tree.chain->layers.size()) {
-      return absl::DataLossError("the index names a layer that the chain does not have");
-    } else {
-      IMAGEFS_RETURN_IF_ERROR(
-          ReadLayer(*tree.chain->layers[run.device - 1], run.data_offset + skipped, target, pins));
-    }
-    filled += part;
-  }
-  return absl::OkStatus();
-}
-
 // A read whose bytes have to come first. Lives until it is answered: by the last of those who bring
 // them, when one of them fails, or when the reader is interrupted.
 class PendingRead : public std::enable_shared_from_this<PendingRead> {
@@ -248,28 +223,6 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
 
 thread_local const PendingRead* PendingRead::interrupting_ = nullptr;
 
-// The parts of [offset, offset+size) of a file that lie in layers which are being filled.
-absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> PartsToFill(const FuseTree& tree,
-                                                                        Nid nid, uint64_t offset,
-                                                                        size_t size) {
-  std::vector<std::pair<LayerRef, ByteRange>> out;
-  const std::vector<LayerRef>& layers = tree.chain->layers;
-  if (tree.chain->readable()) return out;
-  const uint64_t end = offset + size;
-  while (offset < end) {
-    IMAGEFS_ASSIGN_OR_RETURN(const Extent run, tree.index().Map(nid, offset));
-    const uint64_t skipped = offset - run.file_offset;
-    if (run.file_offset > offset || skipped >= run.length) break;  // ReadRange says what is wrong
-    const uint64_t part = std::min(end - offset, run.length - skipped);
-    if (run.device > 0 && run.device <= layers.size() && !layers[run.device - 1]->readable()) {
-      const uint64_t begin = run.data_offset + skipped;
-      out.push_back({layers[run.device - 1], {begin, begin + part}});
-    }
-    offset += part;
-  }
-  return out;
-}
-
 void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_info*) {
   FuseWorkerContext::Count(current_worker->reads);
   FuseTree& tree = TreeOf(req);
@@ -286,10 +239,10 @@ void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_
   const size_t part =
       std::min<uint64_t>(std::min<uint64_t>(size, kFuseReplyBytes), found->size - begin);
   FuseWorkerContext::Count(current_worker->read_bytes, part);
-  auto missing = PartsToFill(tree, nid, begin, part);
+  auto missing = PartsToFill(*tree.chain, nid, begin, part);
   if (!missing.ok()) return ReplyStatus(req, missing.status());
   const auto fill = [&tree, nid, begin](absl::Span<char> out, absl::Span<const ReadPin> pins) {
-    absl::Status status = ReadRange(tree, nid, begin, out, pins);
+    absl::Status status = ReadFile(*tree.chain, nid, begin, out, pins);
     if (status.ok()) return status;
     const uint64_t failures = tree.failed_reads.fetch_add(1, std::memory_order_relaxed) + 1;
     if (std::has_single_bit(failures)) {
@@ -385,13 +338,6 @@ void StatFs(fuse_req_t req, fuse_ino_t) {
   fuse_reply_statfs(req, &answer);
 }
 
-// The markers belong to whoever stacks layers; this project's own are nobody's business.
-bool Hidden(const FuseTree& tree, std::string_view name) {
-  constexpr std::string_view kOverlay = "trusted.overlay.";
-  constexpr std::string_view kOwn = "trusted.imagefs.";
-  return name.starts_with(kOwn) || (!tree.overlay_form && name.starts_with(kOverlay));
-}
-
 // Answers as xattr(7) has it: size 0 asks for the size.
 void ReplyXattr(fuse_req_t req, std::string_view value, size_t size) {
   if (size == 0) {
@@ -403,64 +349,21 @@ void ReplyXattr(fuse_req_t req, std::string_view value, size_t size) {
   }
 }
 
-// What the root of the tree tells about itself, under names that no list shows, so that a copy of
-// the tree stays one. nullopt: no such name.
-std::optional<std::string> TreeXattr(const FuseTree& tree, std::string_view name) {
-  constexpr std::string_view kPrefix = "user.imagefs.";
-  if (!name.starts_with(kPrefix)) return std::nullopt;
-  name.remove_prefix(kPrefix.size());
-  if (name == "chain-id") return tree.chain->chain_id.ToString();
-  if (name == "state") return tree.chain->complete() ? "complete" : "filling";
-  uint64_t present = 0, total = 0;
-  for (const LayerRef& layer : tree.chain->layers) {
-    if (layer->fill == nullptr) continue;
-    const LayerFill::Progress progress = layer->fill->progress();
-    present += progress.present;
-    total += progress.total;
-  }
-  if (name == "bytes-present") return absl::StrCat(present);
-  if (name == "bytes-total") return absl::StrCat(total);
-  return std::nullopt;
-}
-
 void GetXattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
   FuseWorkerContext::Count(current_worker->xattr_requests);
   const FuseTree& tree = TreeOf(req);
   if (node == FUSE_ROOT_ID) {
-    if (const std::optional<std::string> about = TreeXattr(tree, name); about.has_value()) {
+    if (const std::optional<std::string> about = ImageXattr(*tree.chain, name); about.has_value()) {
       return ReplyXattr(req, *about, size);
     }
   }
   // The kernel does not ask again after ENOSYS, also not for what the root tells.
   if (!tree.index().has_xattrs()) return ReplyError(req, tree.chain->complete() ? ENOSYS : ENODATA);
-  if (Hidden(tree, name)) return ReplyError(req, ENODATA);
+  if (IsHiddenXattr(tree.overlay_form, name)) return ReplyError(req, ENODATA);
   auto value = tree.index().GetXattr(ToNid(tree, node), name);
   if (!value.ok()) return ReplyStatus(req, value.status());
   if (!*value) return ReplyError(req, ENODATA);
   ReplyXattr(req, **value, size);
-}
-
-// Names of the trusted class are listed to CAP_SYS_ADMIN of the first user namespace, as every file
-// system does; for FUSE the kernel leaves that to us. Whoever cannot be looked at is not told.
-bool MayListTrusted(fuse_req_t req) {
-  constexpr int kCapSysAdmin = 21;
-  const std::string process = absl::StrCat("/proc/", fuse_req_ctx(req)->pid);
-  char theirs[64], ours[64];
-  const ssize_t size = readlink((process + "/ns/user").c_str(), theirs, sizeof(theirs));
-  if (size <= 0 || readlink("/proc/self/ns/user", ours, sizeof(ours)) != size ||
-      memcmp(theirs, ours, static_cast<size_t>(size)) != 0) {
-    return false;
-  }
-  // Not OpenFile: proc waits for no disk, which this thread may not.
-  const Fd file(open((process + "/status").c_str(), O_RDONLY | O_CLOEXEC));
-  char status[1 << 14];
-  const ssize_t got = file.valid() ? read(file.get(), status, sizeof(status) - 1) : -1;
-  if (got <= 0) return false;
-  status[got] = '\0';
-  const char* const line = strstr(status, "\nCapEff:\t");
-  if (line == nullptr) return false;
-  const uint64_t capabilities = strtoull(line + 9, nullptr, 16);
-  return (capabilities >> kCapSysAdmin & 1) != 0;
 }
 
 void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
@@ -474,9 +377,9 @@ void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
   std::optional<bool> trusted;
   if (tree.overlay_form) trusted = true;  // overlayfs asks on behalf of anybody
   for (const Xattr& xattr : *xattrs) {
-    if (Hidden(tree, xattr.name)) continue;
+    if (IsHiddenXattr(tree.overlay_form, xattr.name)) continue;
     if (xattr.name.starts_with("trusted.")) {
-      if (!trusted) trusted = MayListTrusted(req);
+      if (!trusted) trusted = MayListTrusted(fuse_req_ctx(req)->pid);
       if (!*trusted) continue;
     }
     names.append(xattr.name).push_back('\0');

@@ -1,4 +1,4 @@
-#include "fs/layer_read.h"
+#include "fs/chain_read.h"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -20,14 +20,14 @@ class NoFill : public LayerFill {
   bool complete() const override { return false; }
 };
 
-class LayerReadTest : public ::testing::Test {
+class ChainReadTest : public ::testing::Test {
  protected:
-  LayerReadTest() : path_(StrCat(::testing::TempDir(), "/layer-", RandomHex(8))) {
+  ChainReadTest() : path_(StrCat(::testing::TempDir(), "/layer-", RandomHex(8))) {
     layer_.data = *OpenFile(path_, O_RDWR | O_CREAT);
     layer_.fill = std::make_shared<NoFill>();
     EXPECT_TRUE(PwriteFull(layer_.data.get(), std::string(1000, 'd'), 0).ok());
   }
-  ~LayerReadTest() override { unlink(path_.c_str()); }
+  ~ChainReadTest() override { unlink(path_.c_str()); }
 
   ReadPin::Memory Part(uint64_t begin, std::string bytes) const {
     return {layer_.fill.get(), begin, std::make_shared<const std::string>(std::move(bytes))};
@@ -43,12 +43,12 @@ class LayerReadTest : public ::testing::Test {
   Layer layer_;
 };
 
-TEST_F(LayerReadTest, ReadsTheDataFile) {
+TEST_F(ChainReadTest, ReadsTheDataFile) {
   EXPECT_EQ(Read(10, 5, {}), "ddddd");
   EXPECT_EQ(Read(10, 5, {ReadPin()}), "ddddd");
 }
 
-TEST_F(LayerReadTest, WhatIsInMemoryTakesThePlaceOfTheFile) {
+TEST_F(ChainReadTest, WhatIsInMemoryTakesThePlaceOfTheFile) {
   ReadPin first, second;
   first.memory = {Part(100, "abc")};
   second.memory = {Part(110, "xyz"), Part(0, "far away")};
@@ -60,7 +60,7 @@ TEST_F(LayerReadTest, WhatIsInMemoryTakesThePlaceOfTheFile) {
   EXPECT_EQ(Read(113, 3, pins), "ddd");
 }
 
-TEST_F(LayerReadTest, MemoryOfAnotherLayerIsNotThisOnes) {
+TEST_F(ChainReadTest, MemoryOfAnotherLayerIsNotThisOnes) {
   const NoFill other;
   ReadPin pin;
   pin.memory = {Part(0, "abc")};
@@ -68,7 +68,7 @@ TEST_F(LayerReadTest, MemoryOfAnotherLayerIsNotThisOnes) {
   EXPECT_EQ(Read(0, 5, {pin}), "ddddd");
 }
 
-TEST_F(LayerReadTest, AFileThatEndsTooEarlyIsNoZeros) {
+TEST_F(ChainReadTest, AFileThatEndsTooEarlyIsNoZeros) {
   std::string out(100, '?');
   const absl::Status status = ReadLayer(layer_, 950, absl::MakeSpan(out), {});
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
