@@ -12,6 +12,9 @@
 
 namespace imagefs {
 
+// Of the exact bytes of configurations in the database; the rest of the key is the digest's hex.
+inline constexpr std::string_view kConfigKeyPrefix = "config/";
+
 struct ImageRow {
   std::string reference;  // of a held image only; elsewhere the key has it
   Digest manifest, config;

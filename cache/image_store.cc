@@ -19,6 +19,7 @@
 #include "base/ticket_group.h"
 #include "cache/chain_store.h"
 #include "cache/identity.h"
+#include "cache/image_records.h"
 #include "cache/image_row.h"
 #include "cache/layer_repairer.h"
 #include "cache/layer_store.h"
@@ -29,21 +30,16 @@
 namespace imagefs {
 namespace {
 
-constexpr std::string_view kImagePrefix = "image/";
-constexpr std::string_view kHeldPrefix = "held/";
-constexpr std::string_view kManifestPrefix = "manifest/";
 constexpr std::string_view kVersionKey = "meta/version";
 constexpr std::string_view kVersion = "2";
 constexpr std::string_view kOldVersion = "1";  // read: what it did not check is fetched again
 constexpr absl::Duration kCollectPause = absl::Seconds(10);
 constexpr absl::Duration kProfilePause = absl::Seconds(2);
 
-std::string ImageKey(std::string_view reference, const Platform& platform) {
-  return StrCat(kImagePrefix, reference, "\n", platform.ToString());
-}
-
-std::string HeldKey(std::string_view holder, const Digest& manifest) {
-  return StrCat(kHeldPrefix, holder, "/", manifest.hex());
+std::vector<Digest> NamesOf(const Chain& chain) {
+  std::vector<Digest> names;
+  for (const LayerRef& layer : chain.layers) names.push_back(layer->id);
+  return names;
 }
 
 class ImageStoreImpl : public ImageStore {
@@ -56,6 +52,7 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_RETURN_IF_ERROR(MakeDirs(options_.root, 0700));
     IMAGEFS_ASSIGN_OR_RETURN(lock_, LockStore(options_.root));
     IMAGEFS_ASSIGN_OR_RETURN(kv_, KeyValueStore::Open(options_.root + "/db"));
+    records_ = std::make_unique<ImageRecords>(*kv_);
     IMAGEFS_ASSIGN_OR_RETURN(const bool same_version, CheckVersion());
     profiles_ = std::make_unique<ProfileKeeper>(*kv_, ProfileKeeper::Options());
     IMAGEFS_ASSIGN_OR_RETURN(
@@ -72,7 +69,7 @@ class ImageStoreImpl : public ImageStore {
     }
     SyncFolders(is_new);
     repairer_ = std::make_unique<LayerRepairer>(
-        *layers_, [this](LayerRepairer::Visit visit) { ForEachImage(visit); },
+        *layers_, [this](LayerRepairer::Visit visit) { records_->ForEach(visit); },
         [this](const Reference& reference) { return Open(reference); });
     layers_->Observe(
         {[this](const Digest& layer) { chains_->Forget(layer); },
@@ -111,12 +108,11 @@ class ImageStoreImpl : public ImageStore {
     return Ensure(std::move(image), std::move(source), trust, priority, holder, std::move(done));
   }
   absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) override {
-    absl::MutexLock lock(&records_mu_);
-    WriteBatch batch;
-    batch.Delete(HeldKey(holder, manifest));
-    return kv_->Write(batch, true);
+    return records_->RemoveHeld(holder, manifest);
   }
-  absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const override;
+  absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const override {
+    return records_->ListHeld(holder);
+  }
   void AttachSource(const ChainRef& chain, const Reference& reference,
                     const SourceFactory::Access& access) override;
   std::vector<std::optional<FillReport>> FillReports(const ChainRef& chain) const override;
@@ -128,9 +124,7 @@ class ImageStoreImpl : public ImageStore {
                                     Scrubber::Pace pace) override;
 
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override {
-    std::vector<Digest> ids;
-    for (const LayerRef& layer : chain->layers) ids.push_back(layer->id);
-    layers_->WaitDurable(ids, std::move(done));
+    layers_->WaitDurable(NamesOf(*chain), std::move(done));
   }
 
   absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) override {
@@ -155,7 +149,9 @@ class ImageStoreImpl : public ImageStore {
   }
   absl::StatusOr<std::vector<ImageRecord>> ListImages() const override;
   absl::StatusOr<ImageRef> FindImage(const Reference& reference,
-                                     const Platform& platform) const override;
+                                     const Platform& platform) const override {
+    return records_->Find(reference, platform);
+  }
   absl::StatusOr<uint64_t> Remove(const Reference& reference) override;
   absl::StatusOr<uint64_t> Collect() override;
   std::vector<LayerInfo> ListLayers() const override { return layers_->List(); }
@@ -193,13 +189,9 @@ class ImageStoreImpl : public ImageStore {
   FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                       Priority priority, std::string holder,
                       absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done);
-  // Writes the image's record durably, with the layers that it was given, unless the same one is
-  // there.
-  absl::Status Remember(const ResolvedImage& image, const std::string& holder, const Chain& chain);
   // Looks after layers that were proven under another name, until nobody is shown them.
   void CollectUnneeded();
   void CollectProvenTwice();
-  absl::flat_hash_set<Digest> RecordedLayers() const;
   // What the same callers resolved before, while anybody still brings or mounts it: it has no
   // record yet.
   ImageRef FindRecent(const std::string& key);
@@ -221,27 +213,16 @@ class ImageStoreImpl : public ImageStore {
     return sources_.Open(
         reference, options_.access_of ? options_.access_of(reference) : SourceFactory::Access());
   }
-  void ForEachImage(absl::FunctionRef<bool(const ResolvedImage&)> visit) const;
-  // What a record names; kDataLoss when it is damaged.
-  struct Documents {
-    std::string manifest, config;
-  };
-  absl::StatusOr<Documents> DocumentsOf(const ImageRow& row) const;
-  // The image that a record's value names.
-  absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
-  absl::StatusOr<ImageRef> LoadHeld(std::string_view record) const;
-  static void KeepLayers(std::string_view record, absl::flat_hash_set<Digest>& layers);
 
   const Options options_;
   SourceFactory& sources_;
   Fd lock_;
   std::unique_ptr<KeyValueStore> kv_;
+  std::unique_ptr<ImageRecords> records_;
   FlightTable<ImageRef> resolve_flights_{"resolve"};
   absl::Mutex recent_mu_;
   absl::flat_hash_map<std::string, std::weak_ptr<const ResolvedImage>> recent_
       ABSL_GUARDED_BY(recent_mu_);
-  // Records of images change one at a time: Remember and Remove.
-  absl::Mutex records_mu_;
   absl::Mutex timers_mu_;
   bool closing_ ABSL_GUARDED_BY(timers_mu_) = false;
   Timer profiles_timer_ ABSL_GUARDED_BY(timers_mu_), collect_timer_ ABSL_GUARDED_BY(timers_mu_);
@@ -359,17 +340,17 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
       FindIndexes(image, source, trust, std::move(cancel), std::move(found));
     };
   }
-  return chains_->Ensure(std::move(request), priority,
-                         [this, image, source, holder = std::move(holder),
-                          done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
-                           if (chain.ok()) {
-                             OnReadable(*image, *chain, source);
-                             if (absl::Status status = Remember(*image, holder, **chain);
-                                 !status.ok())
-                               chain = status;
-                           }
-                           done(std::move(chain));
-                         });
+  return chains_->Ensure(
+      std::move(request), priority,
+      [this, image, source, holder = std::move(holder),
+       done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+        if (chain.ok()) {
+          OnReadable(*image, *chain, source);
+          if (absl::Status status = records_->Put(*image, holder, NamesOf(**chain)); !status.ok())
+            chain = status;
+        }
+        done(std::move(chain));
+      });
 }
 
 bool ImageStoreImpl::HasLayers(const ResolvedImage& image, IndexTrust trust) const {
@@ -454,23 +435,6 @@ void ImageStoreImpl::StopTimers() {
   }
   profiles.Stop();
   shown.Stop();
-}
-
-// Of those that are listed and those that are held, where the records are well.
-void ImageStoreImpl::ForEachImage(absl::FunctionRef<bool(const ResolvedImage&)> visit) const {
-  bool go_on = true;
-  absl::Status status =
-      kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
-        const std::string_view name = key.substr(kImagePrefix.size());
-        const absl::StatusOr<ImageRef> image = Load(name.substr(0, name.rfind('\n')), value);
-        return go_on = !image.ok() || visit(**image);
-      });
-  if (!go_on) return;
-  status.Update(kv_->ForEachWithPrefix(kHeldPrefix, [&](std::string_view, std::string_view value) {
-    const absl::StatusOr<ImageRef> image = LoadHeld(value);
-    return !image.ok() || visit(**image);
-  }));
-  if (!status.ok()) LogWarning("image.records_unreadable cause=", status.message());
 }
 
 // Looks after runs that are being recorded until none is.
@@ -587,85 +551,20 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
 absl::StatusOr<CheckReport> ImageStoreImpl::Check(const std::vector<Reference>& references,
                                                   bool repair, Scrubber::Pace pace) {
   StoreCheck check({options_.root, *layers_, *chains_, *kv_, *repairer_,
-                    [this](LayerRepairer::Visit visit) { ForEachImage(visit); },
+                    [this](LayerRepairer::Visit visit) { records_->ForEach(visit); },
                     [this](const Reference& reference) { return Open(reference); },
-                    [this](const ImageRow& row) { return DocumentsOf(row).status(); }},
+                    [this](const ImageRow& row) { return records_->CheckDocuments(row); }},
                    {references, repair}, pace);
   return check.Run();
 }
 
-absl::Status ImageStoreImpl::Remember(const ResolvedImage& image, const std::string& holder,
-                                      const Chain& chain) {
-  const std::string key = holder.empty() ? ImageKey(image.reference, image.config.platform)
-                                         : HeldKey(holder, image.manifest_digest);
-  absl::MutexLock lock(&records_mu_);
-  IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> old, kv_->Get(key));
-  ImageRow row;
-  if (old.has_value()) {
-    absl::StatusOr<ImageRow> parsed = ImageRow::Parse(*old);
-    if (parsed.ok() && parsed->manifest == image.manifest_digest) row = *std::move(parsed);
-  }
-  // A part of the image says nothing of the layers above it.
-  std::vector<Digest> layers = row.layers;
-  layers.resize(std::max(layers.size(), chain.layers.size()));
-  for (size_t i = 0; i < chain.layers.size(); ++i) layers[i] = chain.layers[i]->id;
-  if (!row.manifest.empty() && layers == row.layers && DocumentsOf(row).ok()) {
-    return absl::OkStatus();
-  }
-  row.reference = holder.empty() ? "" : image.reference;
-  row.manifest = image.manifest_digest;
-  row.index = image.index_digest;
-  row.config = image.manifest.config.digest;
-  row.content_type = image.content_type;
-  if (row.created == 0) row.created = static_cast<int64_t>(time(nullptr));
-  row.layers = std::move(layers);
-  WriteBatch batch;
-  batch.Put(key, row.ToJson());
-  batch.Put(StrCat(kManifestPrefix, image.manifest_digest.hex()), image.manifest_json);
-  batch.Put(StrCat(kConfigKeyPrefix, image.manifest.config.digest.hex()), image.config_json);
-  return kv_->Write(batch, true);
-}
-
-// What records name.
-absl::flat_hash_set<Digest> ImageStoreImpl::RecordedLayers() const {
-  absl::flat_hash_set<Digest> layers;
-  for (const std::string_view prefix : {kImagePrefix, kHeldPrefix}) {
-    const absl::Status status =
-        kv_->ForEachWithPrefix(prefix, [&](std::string_view, std::string_view value) {
-          const absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
-          if (row.ok()) layers.insert(row->layers.begin(), row->layers.end());
-          return true;
-        });
-    if (!status.ok()) LogWarning("image.records_unreadable cause=", status.message());
-  }
-  return layers;
-}
-
-// Layers that were proven since they were shown, and that nobody is shown any more: from now on
-// records name them by their DiffIDs.
+// Layers that were proven since they became readable, and that nobody reads any more by that name:
+// from now on records name them by their DiffIDs.
 void ImageStoreImpl::CollectProvenTwice() {
-  absl::MutexLock lock(&records_mu_);
-  const std::vector<std::pair<Digest, Digest>> twice = layers_->ProvenTwice();
-  if (twice.empty()) return;
-  WriteBatch batch;
-  const auto rename = [&](std::string_view key, std::string_view value) {
-    absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
-    if (!row.ok()) return true;
-    const std::vector<Digest> before = row->layers;
-    for (const auto& [id, diff_id] : twice) {
-      std::replace(row->layers.begin(), row->layers.end(), id, diff_id);
-    }
-    if (row->layers != before) batch.Put(key, row->ToJson());
-    return true;
-  };
-  absl::Status status = kv_->ForEachWithPrefix(kImagePrefix, rename);
-  status.Update(kv_->ForEachWithPrefix(kHeldPrefix, rename));
-  if (status.ok()) status = kv_->Write(batch, true);
-  if (!status.ok()) {
-    LogWarning("image.record_not_updated cause=", status.message());
-    return;
-  }
-  layers_->CollectProvenTwice(RecordedLayers());
+  const absl::Status status = records_->RenameLayers(
+      [this] { return layers_->ProvenTwice(); },
+      [this](const absl::flat_hash_set<Digest>& kept) { layers_->CollectProvenTwice(kept); });
+  if (!status.ok()) LogWarning("image.record_not_updated cause=", status.message());
 }
 
 void ImageStoreImpl::CollectUnneeded() {
@@ -677,190 +576,44 @@ void ImageStoreImpl::CollectUnneeded() {
   });
 }
 
-absl::StatusOr<ImageStoreImpl::Documents> ImageStoreImpl::DocumentsOf(const ImageRow& row) const {
-  Documents documents;
-  for (const auto& [prefix, digest, into] :
-       {std::tuple(kManifestPrefix, row.manifest, &documents.manifest),
-        std::tuple(kConfigKeyPrefix, row.config, &documents.config)}) {
-    const std::string key = StrCat(prefix, digest.hex());
-    IMAGEFS_ASSIGN_OR_RETURN(std::optional<std::string> document, kv_->Get(key));
-    if (!document.has_value() || Sha256Of(*document) != digest) {
-      if (document.has_value()) kv_->NoteDamaged(key, "it has another digest");
-      return absl::DataLossError(StrCat(key, " is not here"));
-    }
-    *into = *std::move(document);
-  }
-  return documents;
-}
-
-absl::StatusOr<ImageRef> ImageStoreImpl::Load(std::string_view reference,
-                                              std::string_view record) const {
-  IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
-  absl::StatusOr<Documents> documents = DocumentsOf(row);
-  if (!documents.ok()) {
-    return absl::DataLossError(StrCat("the record of ", reference, " is damaged (",
-                                      ToStd(documents.status().message()),
-                                      "); bring it again with: imagefs pull ", reference));
-  }
-  IMAGEFS_ASSIGN_OR_RETURN(
-      ResolvedImage image,
-      MakeResolvedImage(std::string(reference), row.index, std::move(documents->manifest),
-                        row.content_type, std::move(documents->config), Platform()));
-  // Format 1 kept every layer under its DiffID.
-  image.layer_ids = row.has_layers ? row.layers : image.config.diff_ids;
-  image.layer_ids.resize(image.config.diff_ids.size());
-  return std::make_shared<const ResolvedImage>(std::move(image));
-}
-
-absl::StatusOr<ImageRef> ImageStoreImpl::FindImage(const Reference& reference,
-                                                   const Platform& platform) const {
-  const std::string text = reference.ToString();
-  IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> exact,
-                           kv_->Get(ImageKey(text, platform)));
-  if (exact.has_value()) return Load(text, *exact);
-  // The configuration's platform may name a variant that the question leaves open.
-  std::optional<std::string> found;
-  IMAGEFS_RETURN_IF_ERROR(kv_->ForEachWithPrefix(
-      StrCat(kImagePrefix, text, "\n"), [&](std::string_view key, std::string_view value) {
-        const absl::StatusOr<Platform> have = Platform::Parse(key.substr(key.rfind('\n') + 1));
-        if (have.ok() && have->os == platform.os && have->architecture == platform.architecture &&
-            (platform.variant.empty() || have->variant.empty())) {
-          found = std::string(value);
-        }
-        return !found.has_value();
-      }));
-  if (found.has_value()) return Load(text, *found);
-  return absl::NotFoundError(StrCat(text, " (", platform.ToString(),
-                                    ") is not in the store; fetch it with: imagefs pull ", text));
-}
-
-absl::StatusOr<std::vector<ImageRef>> ImageStoreImpl::ListHeld(const std::string& holder) const {
-  std::vector<ImageRef> images;
-  IMAGEFS_RETURN_IF_ERROR(kv_->ForEachWithPrefix(
-      StrCat(kHeldPrefix, holder, "/"), [&](std::string_view key, std::string_view value) {
-        absl::StatusOr<ImageRef> image = LoadHeld(value);
-        if (image.ok()) {
-          images.push_back(*std::move(image));
-        } else {
-          kv_->NoteDamaged(key, ToStd(image.status().message()));
-        }
-        return true;
-      }));
-  return images;
-}
-
-absl::StatusOr<ImageRef> ImageStoreImpl::LoadHeld(std::string_view record) const {
-  IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
-  return Load(row.reference, record);
-}
-
 absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
-  std::vector<std::pair<std::string, std::string>> records;
-  IMAGEFS_RETURN_IF_ERROR(
-      kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
-        records.emplace_back(key.substr(kImagePrefix.size()), value);
-        return true;
-      }));
-  absl::flat_hash_map<Digest, uint64_t> here;
-  for (const LayerInfo& layer : layers_->List()) here[layer.id] = layer.data_bytes;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecords::Listed> listed, records_->List());
+  absl::flat_hash_map<Digest, uint64_t> local;
+  for (const LayerInfo& layer : layers_->List()) local[layer.id] = layer.data_bytes;
   std::vector<ImageRecord> images;
-  for (const auto& [key, value] : records) {
-    const std::string reference = key.substr(0, key.rfind('\n'));
-    const absl::StatusOr<ImageRef> image = Load(reference, value);
-    if (!image.ok()) {
-      kv_->NoteDamaged(StrCat(kImagePrefix, key), ToStd(image.status().message()));
-      continue;
-    }
+  for (const auto& [reference, image, created] : listed) {
     ImageRecord record;
     record.reference = reference;
-    record.platform = (*image)->config.platform;
-    record.manifest_digest = (*image)->manifest_digest;
-    record.chain_id = (*image)->chain_id();
-    record.layers = (*image)->manifest.layers.size();
-    for (const Descriptor& layer : (*image)->manifest.layers) record.compressed_bytes += layer.size;
-    for (const Digest& id : (*image)->layer_ids) {
-      if (const auto it = here.find(id); it != here.end()) {
-        record.unpacked_bytes += it->second;
-      }
+    record.platform = image->config.platform;
+    record.manifest_digest = image->manifest_digest;
+    record.chain_id = image->chain_id();
+    record.layers = image->manifest.layers.size();
+    for (const Descriptor& layer : image->manifest.layers) record.compressed_bytes += layer.size;
+    for (const Digest& id : image->layer_ids) {
+      if (const auto it = local.find(id); it != local.end()) record.unpacked_bytes += it->second;
     }
-    const absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
-    record.created_unix = row.ok() ? row->created : 0;
+    record.created_unix = created;
     images.push_back(std::move(record));
   }
   return images;
 }
 
 absl::StatusOr<uint64_t> ImageStoreImpl::Remove(const Reference& reference) {
-  const std::string text = reference.ToString();
-  {
-    absl::MutexLock lock(&records_mu_);
-    WriteBatch batch;
-    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys,
-                             kv_->KeysWithPrefix(StrCat(kImagePrefix, text, "\n")));
-    for (const std::string& key : keys) batch.Delete(key);
-    if (keys.empty()) {
-      return absl::NotFoundError(
-          StrCat("no image ", text, " in the store; `imagefs images` lists those that are"));
-    }
-    IMAGEFS_RETURN_IF_ERROR(kv_->Write(batch, true));
-  }
+  IMAGEFS_RETURN_IF_ERROR(records_->Remove(reference));
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t freed, Collect());
   // On a full disk there may only be room for the removal now.
-  IMAGEFS_RETURN_IF_ERROR(
-      Annotate(kv_->Settle(), StrCat(text, " is removed, but may come back with the next daemon")));
+  IMAGEFS_RETURN_IF_ERROR(Annotate(
+      kv_->Settle(),
+      StrCat(reference.ToString(), " is removed, but may come back with the next daemon")));
   return freed;
-}
-
-// Of an image whose documents are damaged, the layers stay for the pull that brings them again.
-void ImageStoreImpl::KeepLayers(std::string_view record, absl::flat_hash_set<Digest>& layers) {
-  const absl::StatusOr<ImageRow> row = ImageRow::Parse(record);
-  if (row.ok()) layers.insert(row->layers.begin(), row->layers.end());
 }
 
 absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
   CollectProvenTwice();
-  absl::flat_hash_set<Digest> chains, layers;
-  absl::flat_hash_set<std::string> documents;
-  WriteBatch stale;
-  {
-    absl::MutexLock lock(&records_mu_);
-    auto keep = [&](const absl::StatusOr<ImageRef>& image, std::string_view record) {
-      if (!image.ok()) return KeepLayers(record, layers);
-      chains.insert(ChainIdentity((*image)->layer_ids, (*image)->config.diff_ids));
-      layers.insert((*image)->layer_ids.begin(), (*image)->layer_ids.end());
-      documents.insert(StrCat(kManifestPrefix, (*image)->manifest_digest.hex()));
-      documents.insert(StrCat(kConfigKeyPrefix, (*image)->manifest.config.digest.hex()));
-    };
-    IMAGEFS_RETURN_IF_ERROR(
-        kv_->ForEachWithPrefix(kImagePrefix, [&](std::string_view key, std::string_view value) {
-          keep(Load(key.substr(kImagePrefix.size(), key.rfind('\n') - kImagePrefix.size()), value),
-               value);
-          return true;
-        }));
-    IMAGEFS_RETURN_IF_ERROR(
-        kv_->ForEachWithPrefix(kHeldPrefix, [&](std::string_view, std::string_view value) {
-          keep(LoadHeld(value), value);
-          return true;
-        }));
-    for (std::string_view prefix : {kManifestPrefix, kConfigKeyPrefix}) {
-      IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys, kv_->KeysWithPrefix(prefix));
-      for (const std::string& key : keys) {
-        if (!documents.contains(key)) stale.Delete(key);
-      }
-    }
-    // They name nothing that anybody could ask for.
-    for (std::string_view prefix : {kImagePrefix, kHeldPrefix}) {
-      IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys, kv_->DamagedKeys(prefix));
-      for (const std::string& key : keys) stale.Delete(key);
-    }
-    IMAGEFS_RETURN_IF_ERROR(kv_->Write(stale, false));
-  }
-  profiles_->Finish([&](const Digest& manifest) {
-    return !documents.contains(StrCat(kManifestPrefix, manifest.hex()));
-  });
-  uint64_t freed = chains_->Collect(chains, layers);
-  freed += layers_->Collect(layers);
-  return freed;
+  IMAGEFS_ASSIGN_OR_RETURN(ImageRecords::Needed needed, records_->Collect());
+  profiles_->Finish([&](const Digest& manifest) { return !needed.manifests.contains(manifest); });
+  const uint64_t freed = chains_->Collect(needed.chains, needed.layers);
+  return freed + layers_->Collect(needed.layers);
 }
 
 }  // namespace

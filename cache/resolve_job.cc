@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "cache/image_row.h"
 
 namespace imagefs {
 namespace {

@@ -13,9 +13,6 @@
 
 namespace imagefs {
 
-// Of the exact bytes of configurations in the database; the rest of the key is the digest's hex.
-inline constexpr std::string_view kConfigKeyPrefix = "config/";
-
 using ResolveContext = FlightTable<ImageRef>::Context;
 
 // Returns at once; finishes the flight. `kv` and `finder` outlive it.
