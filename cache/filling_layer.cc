@@ -23,12 +23,7 @@ constexpr uint64_t kWholeBytes = 256 << 10;
 // When so much of a layer has been asked for, the rest is too, in large requests.
 constexpr double kMostOfIt = 0.6;
 constexpr absl::Duration kSilenceToTell = absl::Seconds(3);
-constexpr absl::Duration kCheckPause = absl::Seconds(1);
-constexpr absl::Duration kCheckRetry = absl::Seconds(30);
-constexpr uint64_t kManyFailedChecks = 3;         // in a row; a registry may have been away
 constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
-constexpr size_t kManyRests = 32;                 // pieces of a blob
-constexpr uint64_t kMaxRestGap = 64 << 10;        // cheaper to fetch again than to ask twice
 
 }  // namespace
 
@@ -68,24 +63,18 @@ absl::Status FillingLayer::OpenFiles() {
     IMAGEFS_ASSIGN_OR_RETURN(download_, DownloadFile::Open(directory + "/blob", blob_.size));
   }
   absl::MutexLock lock(&mu_);
-  spans_.resize(count);
+  spans_.SetTable(*table_);
   moved_.resize(table_->moves().size());
-  for (size_t i = 0; i < count; ++i) {
-    const SpanEntry span = table_->span(i);
-    all_blob_bytes_ += span.blob_bytes;
+  for (uint32_t i = 0; i < count; ++i) {
     const PresentMap::Mark& mark = present_->mark(i);
     if (!mark.present) continue;
-    anonymous_ = false;  // who brought it is not known any more
+    anonymous_ = false;  // whose credentials fetched it is not known any more
+    const SpanEntry span = table_->span(i);
     const bool unverified = options_.unverified || !mark.sum.has_value();
     // What can be told from the blob alone has to come again.
     if (unverified && span.digest_of_blob && !mark.sum.has_value()) continue;
-    spans_[i].state = unverified ? State::kUnverified : State::kPresent;
-    // Suspect ones count as here in reports until they turn out to be wrong.
-    present_blob_bytes_ += span.blob_bytes;
-    present_data_bytes_ += span.data_bytes;
-    if (unverified) continue;
-    if (download_ != nullptr) download_->Trust({span.blob_begin, span.blob_end()});
-    ++present_count_;
+    spans_.SetFound(i, !unverified);
+    if (download_ != nullptr && !unverified) download_->Trust({span.blob_begin, span.blob_end()});
   }
   return absl::OkStatus();
 }
@@ -95,12 +84,9 @@ void FillingLayer::Recheck(const std::vector<uint32_t>& spans) {
   {
     absl::MutexLock lock(&mu_);
     // The check of the whole looks at all of them.
-    if (checking_ || complete()) return;
+    if (check_ != CheckPhase::kNone || complete()) return;
     for (const uint32_t index : spans) {
-      if (spans_[index].state != State::kPresent) continue;
-      spans_[index].state = State::kBusy;
-      --present_count_;
-      unverified.push_back(index);
+      if (spans_.Take(index, State::kPresent)) unverified.push_back(index);
     }
   }
   CheckUnverified(unverified);
@@ -113,7 +99,8 @@ void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
     absl::MutexLock lock(&mu_);
     sources_.Add(std::move(source));
     not_before_ = Moment::InfinitePast();
-    go_on = std::exchange(rest_waits_, false);
+    go_on = check_ == CheckPhase::kNeedsSource;
+    if (go_on) check_ = CheckPhase::kRunning;
   }
   if (go_on) SubmitCheck([self = shared_from_this()] { self->CheckWhole(); });
   scheduler_.Wake();
@@ -136,48 +123,29 @@ void FillingLayer::AllowWaiting(absl::Duration at_most) {
 
 LayerFill::Progress FillingLayer::progress() const {
   absl::MutexLock lock(&mu_);
-  return {present_blob_bytes_, all_blob_bytes_};
-}
-
-void FillingLayer::QueueLocked(uint32_t index, Priority priority) {
-  Span& span = spans_[index];
-  const auto wanted = static_cast<uint8_t>(priority);
-  if (span.state == State::kQueued) {
-    if (span.priority <= wanted) return;
-  } else if (span.state != State::kAbsent) {
-    return;
-  }
-  if (!wrong_.empty() && wrong_.PauseEnd(index, priority) > Moment::Now()) return;
-  span.state = State::kQueued;
-  span.priority = wanted;
-  queues_[wanted].push_back(index);
+  return {spans_.blob_bytes_present(), spans_.blob_bytes()};
 }
 
 // Remembers what readers need, and goes on to all of it when that is most of the layer.
 void FillingLayer::NoteReadLocked(uint32_t first, uint32_t last) {
   for (uint32_t i = first; i < last; ++i) {
-    if (spans_[i].was_read) continue;
-    spans_[i].was_read = true;
-    read_spans_.emplace_back(scheduler_.NextOrder(), i);
-    needed_bytes_ += table_->span(i).blob_bytes;
-    last_read_ = Moment::Now();
+    if (!spans_.was_read(i)) spans_.NoteRead(i, scheduler_.NextOrder(), Moment::Now());
   }
-  const bool most =
-      static_cast<double>(needed_bytes_) > kMostOfIt * static_cast<double>(all_blob_bytes_);
-  if ((most || all_blob_bytes_ <= kWholeBytes) && !want_all_.has_value() && needed_bytes_ > 0) {
-    want_all_ = Priority::kReadahead;
-    scan_ = 0;
+  const uint64_t read = spans_.blob_bytes_read(), all = spans_.blob_bytes();
+  const bool most = static_cast<double>(read) > kMostOfIt * static_cast<double>(all);
+  if ((most || all <= kWholeBytes) && !readahead_.wants_all() && read > 0) {
+    readahead_.WantAll(Priority::kReadahead);
+    spans_.Rescan();
   }
 }
 
 void FillingLayer::ReadAheadLocked(uint32_t first, uint32_t last) {
-  if (no_room_before_ != Moment::InfinitePast()) return;
-  const uint32_t ahead = streams_.Advance(first, last, profiled_);
+  const uint32_t ahead = readahead_.Advance(first, last);
   uint64_t bytes = 0;
   for (uint32_t i = last; i < spans_.size() && i < last + ahead; ++i) {
     bytes += table_->span(i).blob_bytes;
     if (bytes > kMaxReadAheadBytes) break;
-    if (spans_[i].state == State::kAbsent) {
+    if (spans_.state(i) == State::kAbsent) {
       QueueLocked(i, Priority::kReadahead);
       scheduler_.counters().prefetched_spans++;
     }
@@ -188,12 +156,10 @@ void FillingLayer::ReadAheadLocked(uint32_t first, uint32_t last) {
 bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unverified) {
   for (const auto& [first, last] : waiter->parts) {
     for (uint32_t i = first; i < last; ++i) {
-      Span& span = spans_[i];
-      if (span.state == State::kPresent || span.state == State::kInMemory) continue;
-      if (span.state == State::kUnverified) {
-        span.state = State::kBusy;
+      if (spans_.readable(i)) continue;
+      if (spans_.Take(i, State::kUnverified)) {
         unverified.push_back(i);
-      } else if (span.state == State::kInFlight || span.state == State::kBusy) {
+      } else if (spans_.state(i) == State::kInFlight || spans_.state(i) == State::kBusy) {
         scheduler_.counters().joins++;
         // What is under way in the background is now waited for.
         for (const auto& batch : batches_) {
@@ -215,7 +181,7 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unv
 bool FillingLayer::AllHereLocked(const Waiter& waiter) const {
   for (const auto& [first, last] : waiter.parts) {
     for (uint32_t i = first; i < last; ++i) {
-      if (spans_[i].state != State::kPresent && spans_[i].state != State::kInMemory) return false;
+      if (!spans_.readable(i)) return false;
     }
   }
   return true;
@@ -227,8 +193,8 @@ absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
   const std::optional<absl::Status> certain = sources_.Certain();
   for (const auto& [first, last] : waiter.parts) {
     for (uint32_t i = first; i < last; ++i) {
-      if (spans_[i].state == State::kPresent || spans_[i].state == State::kInMemory) continue;
-      if (!wrong_.empty() && wrong_.PauseEnd(i, Priority::kOnDemand) > now) return wrong_.Why(i);
+      if (spans_.readable(i)) continue;
+      IMAGEFS_RETURN_IF_ERROR(spans_.WhyPaused(i, Priority::kOnDemand, now));
       // Whether it still is so is found out, for those who read later.
       if (certain.has_value()) QueueLocked(i, Priority::kOnDemand);
     }
@@ -337,10 +303,7 @@ void FillingLayer::Leave(const WaiterRef& waiter, const absl::Status& why) {
         ++it;
         continue;
       }
-      Span& span = spans_[it->first];
-      if (span.state == State::kQueued && span.priority == 0) {
-        span.state = State::kAbsent;
-      }
+      spans_.Unqueue(it->first, Priority::kOnDemand);
       waiters_.erase(it++);
     }
   }
@@ -377,7 +340,7 @@ absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {
       absl::MutexLock lock(&mu_);
       const auto [first, last] = table_->SpansOf({move.from, move.from + move.length});
       for (size_t span = first; span < last; ++span) {
-        if (spans_[span].state == State::kPresent) continue;
+        if (spans_.state(static_cast<uint32_t>(span)) == State::kPresent) continue;
         return absl::ResourceExhaustedError("a sparse file cannot be laid out: the disk is full");
       }
     }
@@ -401,10 +364,10 @@ void FillingLayer::Prefetch(ByteRange range, Priority priority) {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || !failure_.ok()) return;
     const auto [first, last] = table_->SpansOf(range);
-    profiled_ |= priority == Priority::kForeground;
-    for (size_t i = first; i < last; ++i) {
-      if (spans_[i].state == State::kAbsent) scheduler_.counters().prefetched_spans++;
-      QueueLocked(static_cast<uint32_t>(i), priority);
+    if (priority == Priority::kForeground) readahead_.SetProfiled();
+    for (auto i = static_cast<uint32_t>(first); i < last; ++i) {
+      if (spans_.state(i) == State::kAbsent) scheduler_.counters().prefetched_spans++;
+      QueueLocked(i, priority);
     }
   }
   scheduler_.Wake();
@@ -414,12 +377,11 @@ void FillingLayer::WantAll(Priority priority) {
   bool check = false;
   {
     absl::MutexLock lock(&mu_);
-    if (!want_all_.has_value() || *want_all_ > priority) {
-      want_all_ = priority;
-      scan_ = 0;
-      check = check_waits_ && priority <= Priority::kForeground;
+    if (readahead_.WantAll(priority)) {
+      spans_.Rescan();
+      check = check_ == CheckPhase::kWaiting && priority <= Priority::kForeground;
     }
-    if (priority <= Priority::kForeground) no_room_before_ = Moment::InfinitePast();
+    if (priority <= Priority::kForeground) readahead_.Resume();
     if (priority <= Priority::kForeground && !complete()) {
       // From now on: who has waited before had a timer as well.
       last_byte_ = std::max(last_byte_, Moment::Now());
@@ -441,8 +403,9 @@ void FillingLayer::GiveUp() {
   {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || !failure_.ok() || complete()) return;
-    if (want_all_.value_or(Priority::kBackground) > Priority::kForeground) return;
-    const bool works = checking_ && !rest_runs_;  // on what is here
+    if (!readahead_.awaited()) return;
+    // On what is local.
+    const bool works = check_ != CheckPhase::kNone && check_ != CheckPhase::kFetching;
     const Moment since = works ? Moment::Now() : last_byte_;
     if (Moment::Now() < since + limit) {
       give_up_timer_ = scheduler_.At(since + limit, [weak = weak_from_this()] {
@@ -450,8 +413,8 @@ void FillingLayer::GiveUp() {
       });
       return;
     }
-    want_all_.reset();
-    scan_ = 0;
+    readahead_.StopWantingAll();
+    spans_.Rescan();
   }
   TellFailing(absl::DeadlineExceededError(
                   StrCat("nothing has come of layer ", table_->diff_id().Short(), " for ",
@@ -467,9 +430,7 @@ void FillingLayer::FailAllLocked(const absl::Status& status, Finished& finished)
 }
 
 void FillingLayer::FailSpanLocked(uint32_t index, const absl::Status& status, Finished& finished) {
-  if (spans_[index].state == State::kQueued) {
-    spans_[index].state = State::kAbsent;
-  }
+  spans_.Unqueue(index);
   const auto it = waiters_.find(index);
   if (it == waiters_.end()) return;
   const std::vector<WaiterRef> failed = std::move(it->second);
@@ -480,196 +441,6 @@ void FillingLayer::FailSpanLocked(uint32_t index, const absl::Status& status, Fi
     --waiting_;
     finished.emplace_back(waiter, status);
   }
-}
-
-void FillingLayer::Start() {
-  {
-    absl::MutexLock lock(&mu_);
-    if (present_count_ < spans_.size() || checking_ || !failure_.ok()) return;
-    checking_ = true;
-  }
-  BeginCheck();
-}
-
-void FillingLayer::SubmitCheck(absl::AnyInvocable<void()> part) {
-  SourceTurns::Claim claim;
-  claim.whole = true;
-  {
-    absl::MutexLock lock(&mu_);
-    if (!sources_.empty()) {
-      claim.registry = sources_.first()->registry();
-      claim.auth_scope = sources_.first()->auth_scope();
-    }
-    claim.priority = std::make_shared<LivePriority>(want_all_.value_or(Priority::kBackground));
-  }
-  scheduler_.slow_work().Submit(std::move(claim),
-                                [part = std::move(part)](FairWorkers::Id) mutable { part(); });
-}
-
-// Reading everything once more is left for a moment in which nobody waits for it or reads.
-void FillingLayer::BeginCheck() {
-  bool now;
-  {
-    absl::MutexLock lock(&mu_);
-    now = want_all_.has_value() && *want_all_ <= Priority::kForeground;
-    check_waits_ = !now;
-  }
-  auto check = [self = shared_from_this()] { self->SubmitCheck([self] { self->Check(); }); };
-  if (now) return check();
-  Timer timer = scheduler_.At(Moment::Now() + kCheckPause, check);
-  absl::MutexLock lock(&mu_);
-  check_timer_ = std::move(timer);
-}
-
-// Everything is here: all moves, then the check of the whole.
-void FillingLayer::Check() {
-  std::vector<uint32_t> moves;
-  {
-    absl::MutexLock lock(&mu_);
-    // Begun twice when somebody could not wait.
-    if (check_runs_ || !checking_) return;
-    check_runs_ = true;
-    check_waits_ = false;
-    for (uint32_t i = 0; i < moved_.size(); ++i) {
-      if (!moved_[i]) moves.push_back(i);
-    }
-  }
-  const absl::Status status = RunMoves(moves);
-  status.ok() ? CheckWhole() : EndCheck(status);
-}
-
-// On a worker. Comes back here when more of the blob has come.
-void FillingLayer::CheckWhole() {
-  absl::Status status;
-  if (download_ != nullptr) {
-    if (std::vector<ByteRange> rest = RestOfBlob(); !rest.empty()) {
-      return FetchRest(std::move(rest));
-    }
-    status = CheckBlob();
-    if (absl::IsAborted(status)) return FetchRest({{0, blob_.size}});
-  }
-  if (status.ok() && options_.check) status = options_.check(*this);
-  EndCheck(status);
-}
-
-void FillingLayer::EndCheck(const absl::Status& status) {
-  if (absl::IsDataLoss(status)) {
-    // A description that lied has the spans as they came. Else somebody wrote to the file.
-    const absl::StatusOr<std::vector<uint32_t>> wrong =
-        SpansNotAsMarked(options_.directory, *table_, [](size_t) { return true; });
-    bool again = wrong.ok() && !wrong->empty();
-    {
-      absl::MutexLock lock(&mu_);
-      again = again && ++failed_checks_ <= kManyFailedChecks;
-      if (again) checking_ = check_runs_ = false;
-    }
-    if (!again) return OnDamage(status);
-    LogError("layer.written_to layer=", table_->diff_id().Short(), " spans=", wrong->size());
-    return Recheck(*wrong);
-  }
-  if (!status.ok()) {
-    LogWarning("layer.check_failed layer=", table_->diff_id().Short(), " cause=", status.message(),
-               " next_try=", absl::FormatDuration(kCheckRetry));
-  }
-  bool tell = false;
-  {
-    absl::MutexLock lock(&mu_);
-    checking_ = check_runs_ = false;
-    failed_checks_ = status.ok() ? 0 : failed_checks_ + 1;
-    if (status.ok() && present_count_ == spans_.size()) {
-      complete_.store(true, std::memory_order_release);
-      reason_.clear();
-      sources_.Clear();  // and the credentials that they hold
-      leftovers_.clear();
-      give_up_timer_.Cancel();
-    } else if (!status.ok()) {
-      // No fault of the bytes (a full disk, say): tried again later.
-      reason_ = std::string(status.message());
-      check_timer_ = scheduler_.At(Moment::Now() + kCheckRetry, [weak = weak_from_this()] {
-        if (const auto self = weak.lock()) self->Start();
-      });
-      // Who waits for the whole is told, and what is missing comes in the background.
-      tell = (absl::IsResourceExhausted(status) || failed_checks_ >= kManyFailedChecks) &&
-             want_all_.value_or(Priority::kBackground) <= Priority::kForeground;
-      if (tell) want_all_.reset();
-    }
-  }
-  if (tell) TellFailing(status, true);
-}
-
-// What the spans leave out: headers, trailers, tables. Where there are many pieces, those close to
-// each other are one request.
-std::vector<ByteRange> FillingLayer::RestOfBlob() const {
-  std::vector<ByteRange> missing = download_->Missing();
-  if (missing.size() <= kManyRests) return missing;
-  std::vector<ByteRange> rest;
-  for (const ByteRange& range : missing) {
-    if (!rest.empty() && range.begin - rest.back().end <= kMaxRestGap) {
-      rest.back().end = range.end;
-    } else {
-      rest.push_back(range);
-    }
-  }
-  return rest;
-}
-
-// kAborted: the bytes that were kept are wrong, which may be the fault of a crash; they are
-// forgotten, once, to be fetched again.
-absl::Status FillingLayer::CheckBlob() {
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, download_->Duplicate());
-  IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(fd.get()));
-  if (digest == blob_.digest) return absl::OkStatus();
-  {
-    absl::MutexLock lock(&mu_);
-    if (std::exchange(blob_again_, true)) {
-      return absl::DataLossError(StrCat("what the registry sends as blob ", blob_.digest.ToString(),
-                                        " has digest ", digest.ToString()));
-    }
-  }
-  IMAGEFS_RETURN_IF_ERROR(download_->Discard());
-  return absl::AbortedError("the blob is fetched again");
-}
-
-void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
-  std::shared_ptr<ImageSource> source;
-  bool urgent;
-  {
-    absl::MutexLock lock(&mu_);
-    if (!cancelled_) source = sources_.Next(Priority::kForeground, Moment::Now(), nullptr).source;
-    rest_waits_ = source == nullptr;
-    rest_runs_ = source != nullptr;
-    if (source == nullptr) {
-      reason_ = "the rest of the blob is missing, and there is no registry to ask";
-      return;
-    }
-    anonymous_ &= source->anonymous();
-    urgent = want_all_.has_value() && *want_all_ <= Priority::kForeground;
-  }
-  const Priority priority = urgent ? Priority::kForeground : Priority::kBackground;
-  source->ReadBlob(
-      blob_, std::move(ranges), std::make_shared<LivePriority>(priority), cancel_.token(),
-      [self = shared_from_this()](uint64_t offset, std::string_view data) {
-        {
-          absl::MutexLock lock(&self->mu_);
-          self->last_byte_ = Moment::Now();
-        }
-        return self->download_->Write(offset, data);
-      },
-      [self = shared_from_this(),
-       slot = scheduler_.Occupy(SourceKey(*source), priority)](const absl::Status& status) mutable {
-        {
-          absl::MutexLock lock(&self->mu_);
-          self->rest_runs_ = false;
-        }
-        self->SubmitCheck([self, status] {
-          // Whatever is wrong with the transfer says nothing about the layer.
-          if (status.ok()) return self->CheckWhole();
-          self->EndCheck(absl::IsResourceExhausted(status)
-                             ? status
-                             : absl::UnavailableError(status.message()));
-        });
-        slot.GiveBack();
-      });
 }
 
 bool FillingLayer::Fail(const absl::Status& why) {
@@ -706,20 +477,9 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
   uint64_t freed = 0;
   {
     absl::MutexLock lock(&mu_);
-    if (checking_ || complete()) return 0;
-    const absl::flat_hash_set<uint32_t> wanted = WantedLocked();
-    for (size_t tried = 0; tried < spans_.size() && freed < bytes; ++tried) {
-      const auto index = static_cast<uint32_t>(evict_from_++ % spans_.size());
-      if (spans_[index].state != State::kPresent || wanted.contains(index)) continue;
-      // Until the hole is punched whoever wants it waits, and nobody brings it meanwhile.
-      spans_[index].state = State::kBusy;
-      const SpanEntry about = table_->span(index);
-      --present_count_;
-      present_blob_bytes_ -= about.blob_bytes;
-      present_data_bytes_ -= about.data_bytes;
-      freed += about.data_bytes;
-      evicted.push_back(index);
-    }
+    if (check_ != CheckPhase::kNone || complete()) return 0;
+    // Until the hole is punched whoever wants one of them waits, and nobody fetches it meanwhile.
+    evicted = spans_.TakeForEviction(bytes, WantedLocked());
     // What was moved came from these spans, and stays.
     readers = epoch_;
     epoch_ = std::make_shared<int>(0);
@@ -734,9 +494,9 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
       status = ErrnoStatus(errno, "punching a hole");
     }
     if (!status.ok()) LogWarning("evict_failed cause=", status.message());
+    freed += span.data_bytes;
     absl::MutexLock lock(&mu_);
-    spans_[index].state = State::kAbsent;
-    scan_ = std::min(scan_, index);
+    spans_.SetAbsent(index);
     if (waiters_.contains(index)) QueueLocked(index, Priority::kOnDemand);
   }
   scheduler_.counters().evicted_bytes += freed;
@@ -747,7 +507,7 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
 std::vector<std::pair<uint64_t, ByteRange>> FillingLayer::ReadParts() const {
   absl::MutexLock lock(&mu_);
   std::vector<std::pair<uint64_t, ByteRange>> out;
-  for (const auto& [order, index] : read_spans_) {
+  for (const auto& [order, index] : spans_.reads()) {
     const SpanEntry span = table_->span(index);
     out.emplace_back(order, ByteRange{span.data_begin, span.data_end()});
   }
@@ -756,16 +516,16 @@ std::vector<std::pair<uint64_t, ByteRange>> FillingLayer::ReadParts() const {
 
 Moment FillingLayer::last_read() const {
   absl::MutexLock lock(&mu_);
-  return last_read_;
+  return spans_.last_read();
 }
 
 FillReport FillingLayer::Report() const {
   absl::MutexLock lock(&mu_);
   FillReport report;
-  report.state = !failure_.ok() ? "damaged"
-                 : complete()   ? "complete"
-                 : checking_    ? "checking"
-                                : "filling";
+  report.state = !failure_.ok()                ? "damaged"
+                 : complete()                  ? "complete"
+                 : check_ != CheckPhase::kNone ? "checking"
+                                               : "filling";
   const Moment now = Moment::Now();
   report.cause = report.reason = reason_;
   if (const std::string trouble = sources_.Trouble(now); !trouble.empty()) {
@@ -778,12 +538,12 @@ FillReport FillingLayer::Report() const {
                              absl::ToInt64Seconds(now - batch->last_byte), " s");
     }
   }
-  report.blob_bytes = all_blob_bytes_;
-  report.blob_bytes_present = present_blob_bytes_;
+  report.blob_bytes = spans_.blob_bytes();
+  report.blob_bytes_present = spans_.blob_bytes_present();
   report.blob_bytes_fetched = fetched_bytes_;
-  report.blob_bytes_needed = needed_bytes_;
+  report.blob_bytes_needed = spans_.blob_bytes_read();
   report.data_bytes = table_->data_bytes();
-  report.data_bytes_present = present_data_bytes_;
+  report.data_bytes_present = spans_.data_bytes_present();
   report.waiting = waiting_;
   for (const auto& batch : batches_)
     report.in_flight.push_back({batch->blob, batch->priority->get()});

@@ -8,10 +8,8 @@
 //   <directory>/present  which spans were checked and are in `data` (cache/present_map.h)
 //   <directory>/blob     of an unproven layer: what has come of its blob, to check it as a whole
 //
-// A span is absent, queued, in flight, busy (a worker decodes, checks or evicts it), present or
-// unverified (said to be present by a file that may be wrong: checked before it is believed). Bytes
-// get into `data` only after their digest was checked, and are read only while a ReadPin is held,
-// which keeps Evict away. Where the disk takes no bytes, what somebody waits for is in memory
+// Bytes get into `data` only after their digest was checked, and are read only while a ReadPin is
+// held, which keeps Evict away. Where the disk takes no bytes, what somebody waits for is in memory
 // instead, and the rest is not asked for (cache/filling_layer_memory.cc).
 //
 // Whatever fails is asked for again, when cache/source_health.h lets it, until each waiter's
@@ -21,10 +19,8 @@
 // Thread-safe.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
@@ -45,7 +41,8 @@
 #include "cache/fill_scheduler.h"
 #include "cache/fill_sources.h"
 #include "cache/present_map.h"
-#include "cache/read_streams.h"
+#include "cache/readahead.h"
+#include "cache/span_map.h"
 #include "cache/span_memory.h"
 #include "cache/span_troubles.h"
 #include "fetch/source.h"
@@ -110,19 +107,14 @@ class FillingLayer final : public LayerFill,
   void Cancel() override;
 
  private:
-  enum class State : uint8_t {
-    kAbsent,
-    kQueued,
-    kInFlight,
-    kBusy,
-    kPresent,
-    kUnverified,
-    kInMemory
-  };
-  struct Span {
-    State state = State::kAbsent;
-    uint8_t priority = 3;  // kQueued
-    bool was_read = false;
+  using State = SpanMap::State;
+  // Of the check of the whole, which begins when every span is present.
+  enum class CheckPhase : uint8_t {
+    kNone,
+    kWaiting,      // for a moment in which nobody reads, or for a worker
+    kRunning,      // on a worker
+    kNeedsSource,  // the rest of the blob is missing, and nobody is there to ask
+    kFetching,     // the rest of the blob
   };
   struct Waiter;
   struct Batch;
@@ -133,12 +125,15 @@ class FillingLayer final : public LayerFill,
   FillingLayer(Options options, FillScheduler& scheduler)
       : options_(std::move(options)),
         scheduler_(scheduler),
-        sources_(scheduler.health()),
+        spans_(scheduler.options().health.most),
         memory_(scheduler.counters().memory_bytes),
-        wrong_(scheduler.options().health.most) {}
+        readahead_(scheduler.options().background),
+        sources_(scheduler.health()) {}
   absl::Status OpenFiles();
 
-  void QueueLocked(uint32_t span, Priority priority) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void QueueLocked(uint32_t span, Priority priority) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
+    spans_.Queue(span, priority, Moment::Now());
+  }
   void NoteReadLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReadAheadLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::optional<uint32_t> NextLocked(Priority priority, Moment now)
@@ -172,7 +167,6 @@ class FillingLayer final : public LayerFill,
   void SettleLocked(uint32_t span, std::vector<uint32_t>& unverified, Finished& finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnDamage(const absl::Status& why);
-  bool BeginWork(uint32_t span);
   void Recheck(uint32_t span);
   void OnSpan(uint32_t span, const absl::Status& status, const ImageSource* source);
   bool OnWrongLocked(uint32_t span, const absl::Status& status, const ImageSource* source,
@@ -208,51 +202,35 @@ class FillingLayer final : public LayerFill,
   std::unique_ptr<PresentMap> present_;
   Fd data_;
   std::shared_ptr<DownloadFile> download_;  // of an unproven layer, else null
-  uint64_t all_blob_bytes_ = 0;
   std::atomic<bool> complete_{false};
   CancelSource cancel_;
 
   mutable absl::Mutex mu_;
-  std::vector<Span> spans_ ABSL_GUARDED_BY(mu_);
+  SpanMap spans_ ABSL_GUARDED_BY(mu_);
   std::vector<bool> moved_ ABSL_GUARDED_BY(mu_);  // by move of the table
-  // By priority, in order of asking; entries whose span is not queued at it are passed over.
-  std::array<std::deque<uint32_t>, 4> queues_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<uint32_t, std::vector<WaiterRef>> waiters_ ABSL_GUARDED_BY(mu_);
-  FillSources sources_ ABSL_GUARDED_BY(mu_);
-  SpanMemory memory_ ABSL_GUARDED_BY(mu_);
-  std::vector<BatchRef> batches_ ABSL_GUARDED_BY(mu_);
-  std::vector<BatchRef> leftovers_ ABSL_GUARDED_BY(mu_);  // what failed requests brought
-  WrongSpans wrong_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<uint32_t, std::vector<WaiterRef>> waiters_ ABSL_GUARDED_BY(mu_);  // by span
+  uint64_t waiting_ ABSL_GUARDED_BY(mu_) = 0;                                           // waiters
+  std::optional<absl::Duration> deadline_ ABSL_GUARDED_BY(mu_);
   LateReads late_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const void> epoch_ ABSL_GUARDED_BY(mu_) = std::make_shared<int>(0);
-  std::vector<std::pair<uint64_t, uint32_t>> read_spans_ ABSL_GUARDED_BY(mu_);
-  Moment last_read_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
-  ReadStreams streams_ ABSL_GUARDED_BY(mu_);
-  bool profiled_ ABSL_GUARDED_BY(mu_) = false;  // what will be read is asked for already
-  std::optional<Priority> want_all_ ABSL_GUARDED_BY(mu_);
-  uint32_t scan_ ABSL_GUARDED_BY(mu_) = 0;  // where the search for missing spans goes on
-  // When spans that were passed over, since their bytes were wrong, are looked for again.
-  Moment scan_again_ ABSL_GUARDED_BY(mu_) = Moment::InfiniteFuture();
-  Moment not_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // trouble on this machine
+  SpanMemory memory_ ABSL_GUARDED_BY(mu_);
+  bool store_later_ ABSL_GUARDED_BY(mu_) = false;
+  Readahead readahead_ ABSL_GUARDED_BY(mu_);
+  FillSources sources_ ABSL_GUARDED_BY(mu_);
+  bool anonymous_ ABSL_GUARDED_BY(mu_) = true;
+  std::vector<BatchRef> batches_ ABSL_GUARDED_BY(mu_);
+  std::vector<BatchRef> leftovers_ ABSL_GUARDED_BY(mu_);  // what failed requests fetched
+  uint64_t fetched_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   Moment last_byte_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
-  Moment no_room_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // for what nobody reads
+  Moment not_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // trouble on this machine
+  CheckPhase check_ ABSL_GUARDED_BY(mu_) = CheckPhase::kNone;
+  uint64_t failed_checks_ ABSL_GUARDED_BY(mu_) = 0;  // in a row
+  bool blob_again_ ABSL_GUARDED_BY(mu_) = false;     // it was fetched a second time
   Timer give_up_timer_ ABSL_GUARDED_BY(mu_), store_timer_ ABSL_GUARDED_BY(mu_);
   Timer check_timer_ ABSL_GUARDED_BY(mu_);  // begins one
   absl::Status failure_ ABSL_GUARDED_BY(mu_);
   std::string reason_ ABSL_GUARDED_BY(mu_);
-  std::optional<absl::Duration> deadline_ ABSL_GUARDED_BY(mu_);
-  size_t present_count_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t present_blob_bytes_ ABSL_GUARDED_BY(mu_) = 0, present_data_bytes_
-                                                         ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t fetched_bytes_ ABSL_GUARDED_BY(mu_) = 0, needed_bytes_ ABSL_GUARDED_BY(mu_) = 0;
-  uint64_t waiting_ ABSL_GUARDED_BY(mu_) = 0, failed_checks_ ABSL_GUARDED_BY(mu_) = 0;
-  size_t evict_from_ ABSL_GUARDED_BY(mu_) = 0;
-  bool checking_ ABSL_GUARDED_BY(mu_) = false;  // all is here; from then to the check's end
-  bool check_waits_ ABSL_GUARDED_BY(mu_) = false, check_runs_ ABSL_GUARDED_BY(mu_) = false;
-  bool rest_waits_ ABSL_GUARDED_BY(mu_) = false, rest_runs_ ABSL_GUARDED_BY(mu_) = false;
-  bool blob_again_ ABSL_GUARDED_BY(mu_) = false;  // it was fetched a second time
-  bool anonymous_ ABSL_GUARDED_BY(mu_) = true;
-  bool cancelled_ ABSL_GUARDED_BY(mu_) = false, store_later_ ABSL_GUARDED_BY(mu_) = false;
+  bool cancelled_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 }  // namespace imagefs

@@ -41,26 +41,8 @@ constexpr int kMaxDoublings = 10;
 
 // The next span to ask for at that priority: what was queued, else what is missing.
 std::optional<uint32_t> FillingLayer::NextLocked(Priority priority, Moment now) {
-  const auto p = static_cast<size_t>(priority);
-  std::deque<uint32_t>& queue = queues_[p];
-  while (!queue.empty()) {
-    const uint32_t index = queue.front();
-    if (spans_[index].state == State::kQueued && spans_[index].priority == p) return index;
-    queue.pop_front();
-  }
-  const Priority all = want_all_.value_or(Priority::kBackground);
-  if (now < no_room_before_) return std::nullopt;
-  if (priority != all || (!want_all_.has_value() && !scheduler_.options().background)) {
-    return std::nullopt;
-  }
-  for (; scan_ < spans_.size(); ++scan_) {
-    if (spans_[scan_].state != State::kAbsent && spans_[scan_].state != State::kUnverified)
-      continue;
-    const Moment end = wrong_.PauseEnd(scan_, priority);
-    if (end <= now) return scan_;
-    scan_again_ = std::min(scan_again_, end);
-  }
-  return std::nullopt;
+  if (const auto queued = spans_.NextQueued(priority); queued.has_value()) return queued;
+  return readahead_.Fetches(priority, now) ? spans_.NextMissing(priority, now) : std::nullopt;
 }
 
 std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& look_again) {
@@ -71,15 +53,12 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
     if (cancelled_ || !failure_.ok() || sources_.empty()) return std::nullopt;
     std::erase_if(leftovers_,
                   [&](const BatchRef& batch) { return now - batch->last_byte > kLeftoverLife; });
-    if (present_count_ == spans_.size()) return std::nullopt;
+    if (spans_.all_present()) return std::nullopt;
     if (now < not_before_) {
       look_again = std::min(look_again, not_before_);
       return std::nullopt;
     }
-    if (now >= scan_again_) {
-      scan_ = 0;
-      scan_again_ = Moment::InfiniteFuture();
-    }
+    spans_.RescanIfDue(now);
     silent_hedges = SilentHedgesLocked(now, look_again);
     // Not before those have been counted as failures.
     const BatchRef silent = silent_hedges.empty() ? SilentLocked(now, look_again) : nullptr;
@@ -89,15 +68,17 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
       const std::optional<uint32_t> next = NextLocked(priority, now);
       if (!next.has_value()) continue;
       const FillSources::Choice choice = sources_.Next(priority, now, nullptr);
-      if (choice.when > now && spans_[*next].state != State::kUnverified) {
+      if (choice.when > now && spans_.state(*next) != State::kUnverified) {
         // What is less urgent may not be asked for earlier.
         look_again = std::min(look_again, choice.when);
         break;
       }
       want = Want{priority, SourceKey(*choice.source)};
     }
-    look_again = std::min(look_again, scan_again_);
-    if (now < no_room_before_) look_again = std::min(look_again, no_room_before_);
+    look_again = std::min(look_again, spans_.rescan_at());
+    if (now < readahead_.stopped_until()) {
+      look_again = std::min(look_again, readahead_.stopped_until());
+    }
   }
   for (const BatchRef& hedge : silent_hedges) {
     const absl::Status why = absl::DeadlineExceededError(
@@ -117,10 +98,9 @@ FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority pr
   if (choice.when > now) return nullptr;
   if (!scheduler_.health().Begin(sources_.PlaceOf(*choice.source), priority, now)) return nullptr;
   const uint64_t limit = kMaxBatchBytes[static_cast<size_t>(priority)];
-  const bool scanning = want_all_.value_or(Priority::kBackground) == priority;
+  const bool missing_too = readahead_.priority() == priority;
   auto wanted = [&](uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    if (!wrong_.empty() && wrong_.PauseEnd(i, priority) > now) return false;
-    return spans_[i].state == State::kQueued || (scanning && spans_[i].state == State::kAbsent);
+    return spans_.MayBringAlong(i, priority, missing_too, now);
   };
   SpanEntry at = table_->span(index);
   ByteRange blob = {at.blob_begin, at.blob_end()};
@@ -160,7 +140,7 @@ FillingLayer::BatchRef FillingLayer::NewBatchLocked(uint32_t first, uint32_t las
   batch->began = batch->last_byte = choice.when;
   uint64_t largest = 0;
   for (uint32_t i = first; i < last; ++i) {
-    spans_[i].state = State::kInFlight;
+    spans_.SetInFlight(i);
     largest = std::max<uint64_t>(largest, table_->span(i).data_bytes);
   }
   batch->memory = blob.size() + largest;
@@ -171,7 +151,7 @@ FillingLayer::BatchRef FillingLayer::NewBatchLocked(uint32_t first, uint32_t las
 std::pair<uint32_t, uint32_t> FillingLayer::AwaitedLocked(const Batch& batch) const {
   std::pair<uint32_t, uint32_t> awaited = {0, 0};
   for (uint32_t i = batch.next; i < batch.last; ++i) {
-    if (spans_[i].state != State::kInFlight || !waiters_.contains(i)) continue;
+    if (spans_.state(i) != State::kInFlight || !waiters_.contains(i)) continue;
     if (awaited.second == 0) awaited.first = i;
     awaited.second = i + 1;
   }
@@ -234,7 +214,7 @@ FillingLayer::BatchRef FillingLayer::TakeHedgeLocked(const BatchRef& silent, Mom
   uint32_t last = first + 1;
   for (; last < end; ++last) {
     const SpanEntry next = table_->span(last);
-    if (spans_[last].state != State::kInFlight || next.blob_begin < blob.begin ||
+    if (spans_.state(last) != State::kInFlight || next.blob_begin < blob.begin ||
         next.blob_end() < blob.end || next.blob_end() - blob.begin > kMaxBatchBytes[0]) {
       break;
     }
@@ -260,8 +240,7 @@ void FillingLayer::Launch(Priority priority, FillSlot slot) {
     if (const BatchRef silent = SilentLocked(now, later)) {
       batch = TakeHedgeLocked(silent, now);
     } else if (const std::optional<uint32_t> next = NextLocked(priority, now); next.has_value()) {
-      if (spans_[*next].state == State::kUnverified) {
-        spans_[*next].state = State::kBusy;
+      if (spans_.Take(*next, State::kUnverified)) {
         unverified = next;
       } else {
         batch = TakeBatchLocked(*next, priority, now);
@@ -334,7 +313,7 @@ void FillingLayer::Request(const BatchRef& batch) {
     absl::MutexLock lock(&mu_);
     batch->asked = true;
     batch->began = batch->last_byte = Moment::Now();
-    options.anew = wrong_.Any(batch->first, batch->last);
+    options.anew = spans_.AnyWrong(batch->first, batch->last);
   }
   scheduler_.counters().requests++;
   options.once = true;
@@ -429,8 +408,7 @@ void FillingLayer::OnEnd(const BatchRef& batch, absl::Status status) {
       reason_ = std::string(status.message());
       certain = sources_.Certain();
       if (certain.has_value()) FailAllLocked(*certain, finished);
-      if (certain.has_value() && want_all_.value_or(Priority::kBackground) <= Priority::kForeground)
-        want_all_.reset();
+      if (certain.has_value() && readahead_.awaited()) readahead_.StopWantingAll();
     }
   }
   if (loser != nullptr) loser->cancel.Cancel();
@@ -470,8 +448,8 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
     if (needed || std::exchange(other->given_up, true)) other.reset();
   }
   for (uint32_t i = batch->next; i < batch->last; ++i) {
-    if (spans_[i].state != State::kInFlight || InFlightElsewhereLocked(i)) continue;
-    spans_[i].state = State::kAbsent;
+    if (spans_.state(i) != State::kInFlight || InFlightElsewhereLocked(i)) continue;
+    spans_.SetAbsent(i);
     if (!waiters_.contains(i)) continue;
     if (cancelled_) {
       FailSpanLocked(i, absl::CancelledError("the store closes"), finished);
@@ -482,7 +460,6 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
     }
   }
   if (status.ok()) return other;
-  scan_ = 0;
   if (!cancelled_ && !local && batch->received.total_bytes() > 0 && batch->next < batch->last) {
     if (leftovers_.size() >= kMaxLeftovers) leftovers_.erase(leftovers_.begin());
     leftovers_.push_back(batch);
@@ -506,16 +483,12 @@ absl::Status FillingLayer::Store(uint32_t index, std::string_view bytes) {
   return absl::OkStatus();
 }
 
-// A span is a worker's alone, also where two requests bring it.
-bool FillingLayer::BeginWork(uint32_t index) {
-  absl::MutexLock lock(&mu_);
-  if (spans_[index].state != State::kInFlight) return false;
-  spans_[index].state = State::kBusy;
-  return true;
-}
-
 void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
-  if (!BeginWork(index)) return;
+  {
+    // A span is a worker's alone, also where two requests bring it.
+    absl::MutexLock lock(&mu_);
+    if (!spans_.Take(index, State::kInFlight)) return;
+  }
   const SpanEntry span = table_->span(index);
   const std::string_view blob_bytes(batch->bytes.get() + (span.blob_begin - batch->blob.begin),
                                     span.blob_bytes);
@@ -540,11 +513,9 @@ void FillingLayer::Recheck(uint32_t index) {
   const bool right = got.ok() && *got == bytes.size() && present_->Holds(index, bytes);
   {
     absl::MutexLock lock(&mu_);
-    present_blob_bytes_ -= span.blob_bytes;  // OnSpan counts it again
-    present_data_bytes_ -= span.data_bytes;
+    spans_.Uncount(index);  // OnSpan counts it again
     if (!right) {
-      spans_[index].state = State::kAbsent;
-      scan_ = 0;
+      spans_.SetAbsent(index);
       if (waiters_.contains(index)) QueueLocked(index, Priority::kOnDemand);
     }
   }
@@ -558,23 +529,16 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
   bool all_here = false, given_up = false;
   {
     absl::MutexLock lock(&mu_);
-    Span& span = spans_[index];
     if (status.ok()) {
-      const SpanEntry about = table_->span(index);
-      span.state = State::kPresent;
-      if (!wrong_.empty()) wrong_.Remove(index);
-      if (wrong_.empty()) reason_.clear();
-      ++present_count_;
-      present_blob_bytes_ += about.blob_bytes;
-      present_data_bytes_ += about.data_bytes;
+      spans_.SetPresent(index);
+      if (!spans_.any_wrong()) reason_.clear();
       scheduler_.counters().spans++;
-      no_room_before_ = Moment::InfinitePast();
+      readahead_.Resume();
       SettleLocked(index, unverified, finished);
-      all_here = present_count_ == spans_.size() && !checking_ && failure_.ok();
-      checking_ |= all_here;
+      all_here = spans_.all_present() && check_ == CheckPhase::kNone && failure_.ok();
+      if (all_here) check_ = CheckPhase::kWaiting;
     } else {
-      span.state = State::kAbsent;
-      scan_ = 0;
+      spans_.SetAbsent(index);
       reason_ = std::string(status.message());
       if (absl::IsDataLoss(status)) {
         given_up = OnWrongLocked(index, status, source, finished);
@@ -600,13 +564,13 @@ bool FillingLayer::OnWrongLocked(uint32_t index, const absl::Status& status,
                                  const ImageSource* source, Finished& finished) {
   scheduler_.counters().wrong_spans++;
   if (source != nullptr) sources_.PutLast(*source);
-  if (!wrong_.Add(index, status, Moment::Now())) {
+  if (!spans_.AddWrong(index, status, Moment::Now())) {
     QueueLocked(index, waiters_.contains(index) ? Priority::kOnDemand : Priority::kBackground);
     return false;
   }
   FailSpanLocked(index, status, finished);
   // Who waits for the whole is told.
-  if (want_all_.value_or(Priority::kBackground) <= Priority::kForeground) want_all_.reset();
+  if (readahead_.awaited()) readahead_.StopWantingAll();
   return true;
 }
 

@@ -64,33 +64,23 @@ void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Sta
   bool first, waited;
   {
     absl::MutexLock lock(&mu_);
-    first = no_room_before_ == Moment::InfinitePast();
-    no_room_before_ = Moment::Now() + kNoRoomPause;
+    first = !readahead_.stopped();
+    readahead_.StopUntil(Moment::Now() + kNoRoomPause);
     reason_ = std::string(cause.message());
     waited = waiters_.contains(index);
     if (waited) {
-      spans_[index].state = State::kInMemory;
+      spans_.SetInMemory(index);
       memory_.Add(index, table_->span(index).data_begin, std::move(bytes));
       SettleLocked(index, unverified, finished);
       if (memory_.over()) {
-        for (const uint32_t gone : memory_.Trim(WantedLocked())) {
-          spans_[gone].state = State::kAbsent;
-        }
+        for (const uint32_t gone : memory_.Trim(WantedLocked())) spans_.SetAbsent(gone);
       }
     } else {
-      spans_[index].state = State::kAbsent;
+      spans_.SetAbsent(index);
       // Nothing more that nobody waits for.
-      want_all_.reset();
-      for (size_t priority = 1; priority < queues_.size(); ++priority) {
-        for (const uint32_t span : queues_[priority]) {
-          const bool queued =
-              spans_[span].state == State::kQueued && spans_[span].priority == priority;
-          if (queued) spans_[span].state = State::kAbsent;
-        }
-        queues_[priority].clear();
-      }
+      readahead_.StopWantingAll();
+      spans_.UnqueueReadahead();
     }
-    scan_ = 0;
   }
   if (first) LogWarning("span_not_stored cause=", cause.message());
   CheckUnverified(unverified);
@@ -126,7 +116,7 @@ void FillingLayer::StoreFromMemory() {
       bool wanted;
       {
         absl::MutexLock lock(&mu_);
-        wanted = std::exchange(want_all_, std::nullopt).has_value();
+        wanted = readahead_.StopWantingAll();
       }
       if (wanted) TellFailing(NoRoom(options_.directory, status), true);
       return;

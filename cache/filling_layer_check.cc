@@ -1,0 +1,209 @@
+// The part of FillingLayer that checks the whole once every span is present, and fetches what the
+// spans leave out of the blob of an unproven layer.
+#include <utility>
+#include <vector>
+
+#include "base/log.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "cache/filling_layer_parts.h"
+
+namespace imagefs {
+namespace {
+
+constexpr absl::Duration kCheckPause = absl::Seconds(1);
+constexpr absl::Duration kCheckRetry = absl::Seconds(30);
+constexpr uint64_t kManyFailedChecks = 3;   // in a row; a registry may have been away
+constexpr size_t kManyRests = 32;           // pieces of a blob
+constexpr uint64_t kMaxRestGap = 64 << 10;  // cheaper to fetch again than to ask twice
+
+}  // namespace
+
+void FillingLayer::Start() {
+  {
+    absl::MutexLock lock(&mu_);
+    if (!spans_.all_present() || check_ != CheckPhase::kNone || !failure_.ok()) return;
+    check_ = CheckPhase::kWaiting;
+  }
+  BeginCheck();
+}
+
+void FillingLayer::SubmitCheck(absl::AnyInvocable<void()> part) {
+  SourceTurns::Claim claim;
+  claim.whole = true;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!sources_.empty()) {
+      claim.registry = sources_.first()->registry();
+      claim.auth_scope = sources_.first()->auth_scope();
+    }
+    claim.priority = std::make_shared<LivePriority>(readahead_.priority());
+  }
+  scheduler_.slow_work().Submit(std::move(claim),
+                                [part = std::move(part)](FairWorkers::Id) mutable { part(); });
+}
+
+// Reading everything once more is left for a moment in which nobody waits for it or reads.
+void FillingLayer::BeginCheck() {
+  bool now;
+  {
+    absl::MutexLock lock(&mu_);
+    now = readahead_.awaited();
+  }
+  auto check = [self = shared_from_this()] { self->SubmitCheck([self] { self->Check(); }); };
+  if (now) return check();
+  Timer timer = scheduler_.At(Moment::Now() + kCheckPause, check);
+  absl::MutexLock lock(&mu_);
+  check_timer_ = std::move(timer);
+}
+
+// Everything is here: all moves, then the check of the whole.
+void FillingLayer::Check() {
+  std::vector<uint32_t> moves;
+  {
+    absl::MutexLock lock(&mu_);
+    // Begun twice when somebody could not wait.
+    if (check_ != CheckPhase::kWaiting) return;
+    check_ = CheckPhase::kRunning;
+    for (uint32_t i = 0; i < moved_.size(); ++i) {
+      if (!moved_[i]) moves.push_back(i);
+    }
+  }
+  const absl::Status status = RunMoves(moves);
+  status.ok() ? CheckWhole() : EndCheck(status);
+}
+
+// On a worker. Comes back here when more of the blob has come.
+void FillingLayer::CheckWhole() {
+  absl::Status status;
+  if (download_ != nullptr) {
+    if (std::vector<ByteRange> rest = RestOfBlob(); !rest.empty()) {
+      return FetchRest(std::move(rest));
+    }
+    status = CheckBlob();
+    if (absl::IsAborted(status)) return FetchRest({{0, blob_.size}});
+  }
+  if (status.ok() && options_.check) status = options_.check(*this);
+  EndCheck(status);
+}
+
+void FillingLayer::EndCheck(const absl::Status& status) {
+  if (absl::IsDataLoss(status)) {
+    // A description that lied has the spans as they came. Else somebody wrote to the file.
+    const absl::StatusOr<std::vector<uint32_t>> wrong =
+        SpansNotAsMarked(options_.directory, *table_, [](size_t) { return true; });
+    bool again = wrong.ok() && !wrong->empty();
+    {
+      absl::MutexLock lock(&mu_);
+      again = again && ++failed_checks_ <= kManyFailedChecks;
+      if (again) check_ = CheckPhase::kNone;
+    }
+    if (!again) return OnDamage(status);
+    LogError("layer.written_to layer=", table_->diff_id().Short(), " spans=", wrong->size());
+    return Recheck(*wrong);
+  }
+  if (!status.ok()) {
+    LogWarning("layer.check_failed layer=", table_->diff_id().Short(), " cause=", status.message(),
+               " next_try=", absl::FormatDuration(kCheckRetry));
+  }
+  bool tell = false;
+  {
+    absl::MutexLock lock(&mu_);
+    check_ = CheckPhase::kNone;
+    failed_checks_ = status.ok() ? 0 : failed_checks_ + 1;
+    if (status.ok() && spans_.all_present()) {
+      complete_.store(true, std::memory_order_release);
+      reason_.clear();
+      sources_.Clear();  // and the credentials that they hold
+      leftovers_.clear();
+      give_up_timer_.Cancel();
+    } else if (!status.ok()) {
+      // No fault of the bytes (a full disk, say): tried again later.
+      reason_ = std::string(status.message());
+      check_timer_ = scheduler_.At(Moment::Now() + kCheckRetry, [weak = weak_from_this()] {
+        if (const auto self = weak.lock()) self->Start();
+      });
+      // Who waits for the whole is told, and what is missing comes in the background.
+      tell = (absl::IsResourceExhausted(status) || failed_checks_ >= kManyFailedChecks) &&
+             readahead_.awaited();
+      if (tell) readahead_.StopWantingAll();
+    }
+  }
+  if (tell) TellFailing(status, true);
+}
+
+// What the spans leave out: headers, trailers, tables. Where there are many pieces, those close to
+// each other are one request.
+std::vector<ByteRange> FillingLayer::RestOfBlob() const {
+  std::vector<ByteRange> missing = download_->Missing();
+  if (missing.size() <= kManyRests) return missing;
+  std::vector<ByteRange> rest;
+  for (const ByteRange& range : missing) {
+    if (!rest.empty() && range.begin - rest.back().end <= kMaxRestGap) {
+      rest.back().end = range.end;
+    } else {
+      rest.push_back(range);
+    }
+  }
+  return rest;
+}
+
+// kAborted: the bytes that were kept are wrong, which may be the fault of a crash; they are
+// forgotten, once, to be fetched again.
+absl::Status FillingLayer::CheckBlob() {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, download_->Duplicate());
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(fd.get()));
+  if (digest == blob_.digest) return absl::OkStatus();
+  {
+    absl::MutexLock lock(&mu_);
+    if (std::exchange(blob_again_, true)) {
+      return absl::DataLossError(StrCat("what the registry sends as blob ", blob_.digest.ToString(),
+                                        " has digest ", digest.ToString()));
+    }
+  }
+  IMAGEFS_RETURN_IF_ERROR(download_->Discard());
+  return absl::AbortedError("the blob is fetched again");
+}
+
+void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
+  std::shared_ptr<ImageSource> source;
+  bool urgent;
+  {
+    absl::MutexLock lock(&mu_);
+    if (!cancelled_) source = sources_.Next(Priority::kForeground, Moment::Now(), nullptr).source;
+    check_ = source == nullptr ? CheckPhase::kNeedsSource : CheckPhase::kFetching;
+    if (source == nullptr) {
+      reason_ = "the rest of the blob is missing, and there is no registry to ask";
+      return;
+    }
+    anonymous_ &= source->anonymous();
+    urgent = readahead_.awaited();
+  }
+  const Priority priority = urgent ? Priority::kForeground : Priority::kBackground;
+  source->ReadBlob(
+      blob_, std::move(ranges), std::make_shared<LivePriority>(priority), cancel_.token(),
+      [self = shared_from_this()](uint64_t offset, std::string_view data) {
+        {
+          absl::MutexLock lock(&self->mu_);
+          self->last_byte_ = Moment::Now();
+        }
+        return self->download_->Write(offset, data);
+      },
+      [self = shared_from_this(),
+       slot = scheduler_.Occupy(SourceKey(*source), priority)](const absl::Status& status) mutable {
+        {
+          absl::MutexLock lock(&self->mu_);
+          self->check_ = CheckPhase::kRunning;
+        }
+        self->SubmitCheck([self, status] {
+          // Whatever is wrong with the transfer says nothing about the layer.
+          if (status.ok()) return self->CheckWhole();
+          self->EndCheck(absl::IsResourceExhausted(status)
+                             ? status
+                             : absl::UnavailableError(status.message()));
+        });
+        slot.GiveBack();
+      });
+}
+
+}  // namespace imagefs
