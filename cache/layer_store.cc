@@ -36,6 +36,7 @@ LayerStore::LayerStore(Options options, KeyValueStore& kv)
 absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, KeyValueStore& kv) {
   std::unique_ptr<LayerStore> store(new LayerStore(std::move(options), kv));
   IMAGEFS_ASSIGN_OR_RETURN(store->boot_id_, BootId());
+  store->downloads_ = std::make_unique<Downloads>(store->options_.root + "/blobs", store->boot_id_);
   for (const char* sub : {"/layers", "/blobs"}) {
     IMAGEFS_RETURN_IF_ERROR(MakeDirs(store->options_.root + sub, 0700));
   }
@@ -117,11 +118,7 @@ std::vector<std::string> LayerStore::Strays() {
     if (name.starts_with("tmp-") || (id.ok() && layers_.contains(*id))) continue;
     strays.push_back("layers/" + name);
   }
-  const std::string suffix = "." + boot_id_.substr(0, 8);
-  for (const std::string& name : NamesIn(options_.root + "/blobs")) {
-    // What a daemon of this boot did not get to the end of is gone on with when it is asked for.
-    if (!std::string_view(name).ends_with(suffix)) strays.push_back("blobs/" + name);
-  }
+  for (const std::string& name : downloads_->Strays()) strays.push_back("blobs/" + name);
   return strays;
 }
 
@@ -136,10 +133,7 @@ void LayerStore::RemoveUnknown() {
   for (const std::string& name : NamesIn(options_.root + "/layers")) {
     if (!known.contains(name)) strays.push_back("/layers/" + name);
   }
-  const std::string suffix = "." + boot_id_.substr(0, 8);
-  for (const std::string& name : NamesIn(options_.root + "/blobs")) {
-    if (!std::string_view(name).ends_with(suffix)) strays.push_back("/blobs/" + name);
-  }
+  for (const std::string& name : downloads_->Strays()) strays.push_back("/blobs/" + name);
   for (const std::string& stray : strays) {
     // It is in nobody's way: what is here can be shown all the same.
     if (absl::Status status = RemoveTree(options_.root + stray); !status.ok()) {
@@ -556,40 +550,6 @@ void LayerStore::WaitDurable(const std::vector<Digest>& ids,
   // Behind the wait: who cannot bring them says so to those who wait.
   for (const auto& one : filling) one->WantAll(Priority::kForeground);
   if (done) done(status);
-}
-
-absl::StatusOr<std::shared_ptr<DownloadFile>> LayerStore::OpenDownload(const std::string& name,
-                                                                       uint64_t size) {
-  absl::MutexLock lock(&mu_);
-  std::weak_ptr<DownloadFile>& slot = downloads_[name];
-  if (std::shared_ptr<DownloadFile> download = slot.lock()) return download;
-  IMAGEFS_ASSIGN_OR_RETURN(
-      std::shared_ptr<DownloadFile> download,
-      DownloadFile::Open(StrCat(options_.root, "/blobs/", name, ".", boot_id_.substr(0, 8)), size));
-  slot = download;
-  return download;
-}
-
-void LayerStore::DropDownload(const std::string& name, bool keep_file) {
-  absl::MutexLock lock(&mu_);
-  const std::string path = StrCat(options_.root, "/blobs/", name, ".", boot_id_.substr(0, 8));
-  downloads_.erase(name);
-  fetches_.erase(name);
-  if (keep_file) return;
-  if (unlink(path.c_str()) != 0 && errno != ENOENT) {
-    LogWarning("blob.unlink_failed path=", path, " errno=", errno);
-  }
-}
-
-void LayerStore::NoteFetch(const std::string& name, BlobFetch fetch) {
-  absl::MutexLock lock(&mu_);
-  fetches_[name] = std::move(fetch);
-}
-
-BlobFetch LayerStore::FetchOf(const std::string& name) const {
-  absl::MutexLock lock(&mu_);
-  const auto it = fetches_.find(name);
-  return it == fetches_.end() ? BlobFetch() : it->second;
 }
 
 // What is here of the layer that an image claims: proven, or shown.

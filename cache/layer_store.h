@@ -27,7 +27,7 @@
 #include "base/json.h"
 #include "base/ticket_group.h"
 #include "cache/chain.h"
-#include "cache/download_file.h"
+#include "cache/downloads.h"
 #include "cache/fair_workers.h"
 #include "cache/fill_scheduler.h"
 #include "cache/filling_layer.h"
@@ -203,11 +203,6 @@ class LayerStore {
   bool Trusts(const Digest& id) const;
   void DropDamaged(const Digest& id, uint64_t instance, const absl::Status& why);
   void DropLayer(const Digest& id, uint64_t instance, const absl::Status& why);
-  absl::StatusOr<std::shared_ptr<DownloadFile>> OpenDownload(const std::string& name,
-                                                             uint64_t size);
-  void DropDownload(const std::string& name, bool keep_file);
-  void NoteFetch(const std::string& name, BlobFetch fetch);
-  BlobFetch FetchOf(const std::string& name) const;
 
   const Options options_;
   KeyValueStore& kv_;
@@ -216,6 +211,7 @@ class LayerStore {
   FlightTable<bool> blob_flights_{"blob"}, proof_flights_{"proof"};
   WindowMemory windows_;
   Possession possession_;
+  std::unique_ptr<Downloads> downloads_;
 
   absl::Mutex checks_mu_ ABSL_ACQUIRED_BEFORE(records_mu_);  // held while a layer is read
   // Makes a layer's files and record change together; held over local disk writes.
@@ -223,8 +219,6 @@ class LayerStore {
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, Entry> layers_ ABSL_GUARDED_BY(mu_);  // by name
   absl::flat_hash_map<LayerKey, std::weak_ptr<Job>> jobs_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<std::string, std::weak_ptr<DownloadFile>> downloads_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<std::string, BlobFetch> fetches_ ABSL_GUARDED_BY(mu_);  // by download
   // Layers whose description was not theirs: made by a pass over the whole from now on.
   absl::flat_hash_set<Digest> distrusted_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Digest, ProofWait> proofs_ ABSL_GUARDED_BY(mu_);

@@ -97,7 +97,7 @@ void LayerStore::Job::RunOfFile(const LocalBlob& file, FairWorkers::Id turn) {
 
 absl::Status LayerStore::Job::BeginDownload() {
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<DownloadFile> download,
-                           store_.OpenDownload(download_name_, blob_.size));
+                           store_.downloads_->Open(download_name_, blob_.size));
   auto reader = std::make_shared<DownloadFile::Reader>(download);
   {
     absl::MutexLock lock(&mu_);
@@ -136,8 +136,8 @@ void LayerStore::Job::Download(const std::shared_ptr<DownloadFile>& download,
     std::vector<ByteRange> missing = download->Missing();
     // Bytes that lie here from before came by an authorisation that is not known any more.
     const bool alone = download->present_bytes() == 0;
-    store.NoteFetch(name,
-                    alone ? BlobFetch{source->auth_scope(), source->anonymous()} : BlobFetch());
+    store.downloads_->NoteFetch(
+        name, alone ? BlobFetch{source->auth_scope(), source->anonymous()} : BlobFetch());
     if (missing.empty()) return context.finish(true);
     ImageSource::ReadOptions options(context.priority);
     options.anew = anew;
@@ -237,7 +237,7 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
 LayerStore::Origin LayerStore::Job::MakeOrigin() {
   const BlobFetch fetched =
       from_file_ ? BlobFetch{request_.source->auth_scope(), request_.source->anonymous()}
-                 : store_.FetchOf(download_name_);
+                 : store_.downloads_->FetchOf(download_name_);
   if (!fetched.auth_scope.empty()) store_.possession_.Remember(fetched.auth_scope, blob_.digest);
   return {blob_.digest, request_.source->registry(), fetched.open};
 }
@@ -276,7 +276,7 @@ void LayerStore::Job::EndTransfer(const absl::Status& status) {
   // with. A full disk needs the room more than the next caller does.
   const bool resume =
       absl::IsCancelled(status) || IsRetriable(status) || IsCredentialFailure(status);
-  store_.DropDownload(download_name_, resume && !store_.no_room_);
+  store_.downloads_->End(download_name_, resume && !store_.no_room_);
 }
 
 void LayerStore::Job::End(absl::StatusOr<LayerRef> result) {

@@ -15,7 +15,7 @@ namespace {
 using State = SpanMap::State;
 
 constexpr uint32_t kSpans = 6;
-constexpr uint32_t kDataBytes = 1000, kBlobBytes = 100;
+constexpr uint32_t kDataBytes = 1024, kBlobBytes = 100;
 
 std::unique_ptr<SpanTableReader> SixSpans() {
   SpanTable table;

@@ -1,0 +1,52 @@
+// The files that blobs are downloaded to, <root>/blobs/NAME.BOOT, while somebody uses them. What
+// came of a download that failed is gone on with in the same boot of the machine: what an earlier
+// boot left may have holes that look like zeros.
+//
+// Thread-safe. Blocks on the disk.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/synchronization/mutex.h"
+#include "cache/download_file.h"
+#include "cache/layer_entry.h"
+
+namespace imagefs {
+
+class Downloads {
+ public:
+  // `directory` exists. `boot_id` names this boot of the machine.
+  Downloads(std::string directory, const std::string& boot_id)
+      : directory_(std::move(directory)), suffix_("." + boot_id.substr(0, 8)) {}
+
+  // Opens the file of that name, of `size` bytes: the one that others have open, or what an earlier
+  // download of this boot left, or an empty one.
+  absl::StatusOr<std::shared_ptr<DownloadFile>> Open(const std::string& name, uint64_t size)
+      ABSL_LOCKS_EXCLUDED(mu_);
+  // The download has ended. With `keep_file` the next one goes on with what came.
+  void End(const std::string& name, bool keep_file) ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Notes whose credentials the bytes of a download come with, until it ends.
+  void NoteFetch(const std::string& name, BlobFetch fetch) ABSL_LOCKS_EXCLUDED(mu_);
+  BlobFetch FetchOf(const std::string& name) const ABSL_LOCKS_EXCLUDED(mu_);
+
+  // Names of files that no process of this boot goes on with.
+  std::vector<std::string> Strays() const;
+
+ private:
+  std::string PathOf(const std::string& name) const;
+
+  const std::string directory_, suffix_;
+  mutable absl::Mutex mu_;
+  absl::flat_hash_map<std::string, std::weak_ptr<DownloadFile>> open_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, BlobFetch> fetches_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace imagefs
