@@ -26,7 +26,7 @@ class ByteBudgetState {
     std::string source;
     uint64_t bytes = 0;
     ByteBudget::Done done;
-    CancelToken::Registration on_cancel;  // ends outside of the lock
+    CancelToken::Registration on_cancel;  // destroyed without the lock
   };
 
   uint64_t total() const { return total_; }
@@ -43,7 +43,7 @@ class ByteBudgetState {
     return last_id_;
   }
 
-  // Returns false when the request has been answered already.
+  // Returns false if the request has already been answered.
   bool Watch(const std::string& source, uint64_t id, CancelToken::Registration& registration) {
     absl::MutexLock lock(&mu_);
     const auto it = sources_.find(source);
@@ -56,7 +56,7 @@ class ByteBudgetState {
     return false;
   }
 
-  // The request, unless it has been answered already.
+  // Removes and returns the request, or null if it has already been answered.
   ByteBudget::Done Withdraw(const std::string& source, uint64_t id) {
     absl::MutexLock lock(&mu_);
     const auto it = sources_.find(source);
@@ -79,8 +79,8 @@ class ByteBudgetState {
     DropIfIdle(source);
   }
 
-  // The next requests that can be granted. Empty, too, while another thread grants: that one looks
-  // again, so that a chain of grants never becomes a chain of calls.
+  // Returns the next requests that can be granted. Returns none while another thread is granting;
+  // that thread checks again, so that a chain of grants never becomes recursion.
   std::vector<Granted> Next() {
     absl::MutexLock lock(&mu_);
     if (granting_) {
@@ -108,7 +108,7 @@ class ByteBudgetState {
 
   std::vector<Granted> GrantLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     std::vector<Granted> out;
-    size_t passed_over = 0;  // sources that hold their share
+    size_t passed_over = 0;  // sources at their share
     while (passed_over < turns_.size()) {
       const std::string name = turns_.front();
       Source& source = sources_.at(name);
@@ -143,7 +143,7 @@ class ByteBudgetState {
   bool granting_ ABSL_GUARDED_BY(mu_) = false;
   bool again_ ABSL_GUARDED_BY(mu_) = false;
   absl::flat_hash_map<std::string, Source> sources_ ABSL_GUARDED_BY(mu_);
-  std::deque<std::string> turns_ ABSL_GUARDED_BY(mu_);  // sources with requests, next first
+  std::deque<std::string> turns_ ABSL_GUARDED_BY(mu_);  // sources with requests, in turn order
 };
 
 ByteBudget::ByteBudget(uint64_t total, uint64_t share)
@@ -183,7 +183,7 @@ void ByteBudget::Grant() {
       lease.bytes_ = one.bytes;
       one.done(std::move(lease));
     }
-    granted.clear();  // what the callbacks held, before looking again
+    granted.clear();  // destroy the callbacks before looking again
     granted = state_->AfterGrants();
   }
 }
@@ -192,9 +192,9 @@ void ByteBudget::Take(const std::string& source, uint64_t bytes, const CancelTok
                       Done done) {
   if (bytes > state_->total()) {
     return done(absl::ResourceExhaustedError(
-        StrCat(bytes, " bytes are more than the ", state_->total(), " that are allowed in all")));
+        StrCat(bytes, " bytes exceed the ", state_->total(), " allowed in total")));
   }
-  if (cancel.cancelled()) return done(absl::CancelledError("nobody waits for it"));
+  if (cancel.cancelled()) return done(absl::CancelledError("no longer wanted"));
   const uint64_t id = state_->Add(source, bytes, std::move(done));
   CancelToken::Registration registration =
       cancel.OnCancel([state = std::weak_ptr<ByteBudgetState>(state_), source, id] {
@@ -202,8 +202,8 @@ void ByteBudget::Take(const std::string& source, uint64_t bytes, const CancelTok
         if (alive == nullptr) return;
         Done withdrawn = alive->Withdraw(source, id);
         if (!withdrawn) return;
-        withdrawn(absl::CancelledError("nobody waits for it"));
-        ByteBudget(alive).Grant();  // the next in the queue may be smaller
+        withdrawn(absl::CancelledError("no longer wanted"));
+        ByteBudget(alive).Grant();  // the next request may be smaller
       });
   (void)state_->Watch(source, id, registration);
   Grant();

@@ -1,10 +1,10 @@
-// A number of bytes that many share: who wants some waits, without a thread, until they are free.
+// A budget of bytes shared by many callers. A caller waits for its bytes without holding a thread.
 //
-// Fair among sources (an image's repository, for instance): each source has a queue, the queues
-// take turns, and a source that holds something gets no more than its share. So a source with a
-// thousand requests waits for itself and delays the first request of another by no more than what
-// is held already. The queue whose turn it is keeps it until its first request fits, so that large
-// requests are not passed over for ever.
+// Fair among sources (for example, an image's repository): each source has a queue, the queues are
+// served round-robin, and a source that already holds bytes gets no more than its share. A source
+// with a thousand requests therefore waits for itself, and delays the first request of another
+// source by no more than what is already held. The queue whose turn it is keeps its turn until its
+// first request fits, so that large requests do not starve.
 //
 // Thread-safe. Leases may outlive the budget.
 #pragma once
@@ -24,7 +24,7 @@ class ByteBudgetState;
 
 class ByteBudget {
  public:
-  // `share`: what one source may hold when it asks for more; a single request may exceed it.
+  // `share`: the limit for a source that already holds bytes; a single request may exceed it.
   // REQUIRES: 0 < share <= total.
   ByteBudget(uint64_t total, uint64_t share);
   ByteBudget(const ByteBudget&) = delete;
@@ -33,7 +33,7 @@ class ByteBudget {
   uint64_t total() const;
   uint64_t held() const;  // by all leases
 
-  // Gives its bytes back when it is destroyed.
+  // Returns its bytes on destruction.
   class Lease {
    public:
     Lease() = default;
@@ -50,8 +50,9 @@ class ByteBudget {
     uint64_t bytes_ = 0;
   };
 
-  // Runs `done` once: at once, or on the thread that gives bytes back or cancels. kCancelled when
-  // the token fires first; kResourceExhausted, at once, when `bytes` exceed the total.
+  // Runs `done` exactly once: inline, or on the thread that returns bytes or cancels. The result is
+  // kCancelled if the token fires first, and kResourceExhausted (inline) if `bytes` exceeds the
+  // total.
   using Done = absl::AnyInvocable<void(absl::StatusOr<Lease>)>;
   void Take(const std::string& source, uint64_t bytes, const CancelToken& cancel, Done done);
 

@@ -1,4 +1,4 @@
-// Half-open ranges of bytes and sets of them. Values, not thread-safe.
+// Half-open byte ranges and sets of them. Value types, not thread-safe.
 #pragma once
 
 #include <compare>
@@ -23,9 +23,9 @@ class RangeSet {
   void Add(ByteRange range);
   void Remove(ByteRange range);
   bool Contains(ByteRange range) const;
-  // End of the present run that starts at or covers `offset`; `offset` itself where absent.
+  // Returns the end of the run that starts at or covers `offset`, or `offset` if it is absent.
   uint64_t ContiguousEnd(uint64_t offset) const;
-  // The parts of `range` that are absent, in order.
+  // Returns the parts of `range` that are absent, in order.
   std::vector<ByteRange> Missing(ByteRange range) const;
   uint64_t total_bytes() const { return total_; }
   std::vector<ByteRange> ranges() const;

@@ -16,7 +16,7 @@ class CancelState {
     return cancelled_;
   }
 
-  // 0 when already cancelled: the callback is still the caller's to run.
+  // Returns 0 if already cancelled; the caller must then run the callback itself.
   uint64_t Add(absl::AnyInvocable<void()>& callback) {
     absl::MutexLock lock(&mu_);
     if (cancelled_) return 0;

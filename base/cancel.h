@@ -1,6 +1,6 @@
-// Cancellation: one CancelSource owned by whoever may cancel, tokens for whoever does the work.
-// Thread-safe. A callback runs at most once, on the thread that cancels (or at once, on the
-// registering thread, when already cancelled), without any lock of this module held.
+// Cancellation: the party that may cancel owns a CancelSource and hands tokens to those that do the
+// work. Thread-safe. A callback runs at most once, without any lock of this module held, on the
+// thread that cancels, or inline on the registering thread if already cancelled.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ class CancelToken {
   CancelToken() = default;  // never cancelled
   bool cancelled() const;
 
-  // Unregisters on destruction. The destructor does not wait for a callback that is running.
+  // Unregisters on destruction. The destructor does not wait for a running callback.
   class Registration {
    public:
     Registration() = default;

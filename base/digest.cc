@@ -17,7 +17,7 @@
 namespace imagefs {
 namespace {
 
-// Hashed in about 50 microseconds.
+// Takes about 50 microseconds to hash.
 constexpr size_t kLongBytes = 64 << 10;
 
 constexpr std::string_view kPrefix = "sha256:";
@@ -78,9 +78,10 @@ absl::StatusOr<Digest> Digest::Parse(std::string_view text) {
     if (good) bytes[i] = static_cast<uint8_t>(high << 4 | low);
   }
   if (!good) {
-    return absl::InvalidArgumentError(StrCat("\"", Printable(text),
-                                             "\" is no digest; expected sha256: and 64 lower-case "
-                                             "hex digits"));
+    return absl::InvalidArgumentError(
+        StrCat("\"", Printable(text),
+               "\" is not a digest; expected sha256: and 64 lower-case "
+               "hex digits"));
   }
   return Digest(bytes);
 }

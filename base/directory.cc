@@ -28,16 +28,16 @@ absl::StatusOr<Fd> Open2(const std::string& path, int flags, uint64_t resolve) {
   long fd = -1;  // NOLINT: as syscall(2) has it
   do {
     fd = syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof(how));
-    // EAGAIN: something was renamed meanwhile.
+    // EAGAIN: a concurrent rename.
   } while (fd < 0 && (errno == EINTR || errno == EAGAIN));
   if (fd >= 0) return Fd(static_cast<int>(fd));
   const int error = errno;
   if (error != ELOOP) return ErrnoStatus(error, path);
   return absl::FailedPreconditionError(
-      StrCat(path, ": a symbolic link lies on the way; it may have been put there meanwhile"));
+      StrCat(path, ": the path contains a symbolic link, which may have been added meanwhile"));
 }
 
-// The names of a path, the last one on top.
+// The components of a path, the last one first.
 std::vector<std::string> NamesOf(std::string_view path) {
   std::vector<std::string> names;
   for (const std::string_view name : Split(path, '/')) {
@@ -47,7 +47,7 @@ std::vector<std::string> NamesOf(std::string_view path) {
   return names;
 }
 
-// What a symbolic link says, if it may be followed.
+// Returns the target of a symbolic link if it may be followed.
 absl::StatusOr<std::string> ReadTrustedLink(const Fd& link, const struct stat& st,
                                             const std::string& path) {
   struct statfs file_system;
@@ -55,13 +55,13 @@ absl::StatusOr<std::string> ReadTrustedLink(const Fd& link, const struct stat& s
   if (file_system.f_type == PROC_SUPER_MAGIC) {
     return absl::FailedPreconditionError(
         StrCat(path,
-               ": a link of proc lies on the way, which means something else to the daemon; "
+               ": the path contains a link of proc, which means something else to the daemon; "
                "give the path that it leads to"));
   }
   if (st.st_uid != 0 && st.st_uid != geteuid()) {
-    return absl::FailedPreconditionError(StrCat(
-        path, ": a symbolic link of user ", st.st_uid,
-        " lies on the way, who can change it at any moment; give the path that it leads to"));
+    return absl::FailedPreconditionError(
+        StrCat(path, ": the path contains a symbolic link of user ", st.st_uid,
+               ", who can change it at any time; give the path that it leads to"));
   }
   char target[PATH_MAX];
   const ssize_t size = readlinkat(link.get(), "", target, sizeof(target));
@@ -78,7 +78,7 @@ absl::Status CheckPath(std::string_view path, std::string_view what) {
   const auto shown = [&] { return PrintableName(path, 60); };
   if (path.size() >= PATH_MAX) {
     return absl::InvalidArgumentError(StrCat(what, " has ", path.size(),
-                                             " bytes, more than a path may (", PATH_MAX - 1,
+                                             " bytes, more than a path may have (", PATH_MAX - 1,
                                              "): ", shown()));
   }
   for (const std::string_view name : Split(path, '/')) {
@@ -93,7 +93,7 @@ absl::Status CheckPath(std::string_view path, std::string_view what) {
   }
   if (HasControls(path)) {
     return absl::InvalidArgumentError(
-        StrCat(what, " has control characters in it: ", shown(), "; choose a name without"));
+        StrCat(what, " contains control characters: ", shown(), "; choose a name without them"));
   }
   return absl::OkStatus();
 }
@@ -114,8 +114,8 @@ absl::StatusOr<std::string> PathOf(const Fd& fd, std::string_view shown) {
     return absl::InvalidArgumentError(StrCat(shown, ": its path is too long, or it has none"));
   }
   std::string out(path, static_cast<size_t>(size));
-  // proc(5) gives a path also to what was removed, and to what lies in a mount that was detached,
-  // which then is the path inside of that mount.
+  // proc(5) also returns a path for removed files, and for files in a detached mount, where it is
+  // the path within that mount.
   const absl::StatusOr<Fd> again = OpenWithoutLinks(out, O_PATH);
   struct stat here, there;
   if (!again.ok() || fstat(fd.get(), &here) != 0 || fstat(again->get(), &there) != 0 ||
@@ -126,7 +126,7 @@ absl::StatusOr<std::string> PathOf(const Fd& fd, std::string_view shown) {
 }
 
 absl::StatusOr<Fd> OpenPlace(const std::string& path) {
-  constexpr int kMaxLinks = 40;  // as the kernel
+  constexpr int kMaxLinks = 40;  // the kernel's limit
   std::vector<std::string> names = NamesOf(path);
   IMAGEFS_ASSIGN_OR_RETURN(Fd at, OpenFile("/", O_PATH | O_DIRECTORY));
   int links = 0;
@@ -134,12 +134,12 @@ absl::StatusOr<Fd> OpenPlace(const std::string& path) {
     const std::string name = std::move(names.back());
     names.pop_back();
     constexpr int kFlags = O_PATH | O_NOFOLLOW | O_CLOEXEC;
-    // O_DIRECTORY has the kernel mount what is mounted on demand, as a path through it does.
+    // O_DIRECTORY triggers automounts, as resolving a path through it would.
     Fd next(openat(at.get(), name.c_str(), kFlags | (names.empty() ? 0 : O_DIRECTORY)));
     if (!next.valid() && errno == ENOTDIR) next = Fd(openat(at.get(), name.c_str(), kFlags));
     if (!next.valid()) return ErrnoStatus(errno, path);
     struct stat st;
-    // What does not answer is no link.
+    // If fstat fails, it is not a link.
     if (fstat(next.get(), &st) != 0 || !S_ISLNK(st.st_mode)) {
       at = std::move(next);
       continue;
@@ -168,15 +168,15 @@ absl::StatusOr<MadeDir> MakeDirIn(const Fd& parent, const std::string& name, mod
   if (!out.fd.valid()) {
     if (errno != ELOOP && errno != ENOTDIR) return ErrnoStatus(errno, shown);
     return absl::FailedPreconditionError(
-        StrCat(shown, ": a symbolic link or no directory; remove it"));
+        StrCat(shown, ": a symbolic link or not a directory; remove it"));
   }
   if (!out.created) return out;
   IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatFd(out.fd, shown));
-  // Somebody who may rename things there can have put another one in its place.
+  // A user with write access to the parent may have replaced it.
   if (st.st_uid != geteuid() || (st.st_mode & 0777 & ~mode) != 0) {
     return absl::FailedPreconditionError(
         StrCat(shown,
-               ": it was exchanged while it was made; choose a directory that only you may "
+               ": it was replaced while being created; choose a directory that only you may "
                "write to"));
   }
   if ((st.st_mode & 0777) != mode && fchmod(out.fd.get(), mode) != 0) {
@@ -195,8 +195,8 @@ absl::StatusOr<Fd> MakeOwnDir(const std::string& path, mode_t mode) {
   if (st.st_uid != geteuid() || (st.st_mode & 0777 & ~mode) != 0) {
     return absl::FailedPreconditionError(
         StrCat(path,
-               ": it is there, and belongs to another user or is open to others, where "
-               "imagefs needs one of its own; remove it, or chmod go= it"));
+               ": it exists and belongs to another user or is open to others, but "
+               "imagefs needs a private one; remove it, or chmod go= it"));
   }
   return std::move(made.fd);
 }

@@ -1,7 +1,7 @@
-// Directories by descriptor. A path is looked up anew by every system call that is given it, and
-// who owns a directory above can exchange what it leads to in between; a descriptor cannot be
-// exchanged. Paths are absolute. Functions are thread-safe and block on the file system. openat2(2)
-// needs Linux 5.6.
+// Operations on directories by descriptor. Every system call resolves a path anew, and the owner of
+// a parent directory can change what it leads to in between; a descriptor is not subject to such
+// races. Paths are absolute. Functions are thread-safe and block on the file system. Requires
+// openat2(2) (Linux 5.6).
 #pragma once
 
 #include <sys/stat.h>
@@ -18,43 +18,45 @@
 
 namespace imagefs {
 
-// Which directory it is, whatever its name.
+// Identifies a directory independently of its name.
 struct FileId {
-  uint64_t device = 0;  // number of its file system in one boot; 0 = not known
-  uint64_t inode = 0;   // 0 = not known
+  uint64_t device = 0;  // device number, stable within one boot; 0 = unknown
+  uint64_t inode = 0;   // 0 = unknown
   bool known() const { return inode != 0; }
-  // Whether `found` is this one, as far as this one is known.
+  // Returns whether `found` matches the known fields of this id.
   bool Allows(const FileId& found) const {
     return (inode == 0 || inode == found.inode) && (device == 0 || device == found.device);
   }
   friend bool operator==(const FileId&, const FileId&) = default;
 };
 
-// kInvalidArgument for a path that is empty or longer than the kernel takes, and for one that is
-// not UTF-8 or has control characters, which neither messages nor the control protocol can carry.
-// The message shows it shortened and escaped. `what` is its role: "DIR".
+// Returns kInvalidArgument if `path` is empty, longer than the kernel accepts, not UTF-8, or
+// contains control characters (which neither messages nor the control protocol can carry). The
+// message shows the path shortened and escaped. `what` names its role, for example "DIR".
 absl::Status CheckPath(std::string_view path, std::string_view what);
 
-// fstat(2) of what `fd` is; the error names `shown`.
+// fstat(2); the error names `shown`.
 absl::StatusOr<struct stat> StatFd(const Fd& fd, std::string_view shown);
 FileId IdOf(const struct stat& st);
 
-// The path of what a descriptor is now, without symbolic links. kNotFound when it was removed,
-// or its mount was.
+// Returns the current path of the open file, without symbolic links, or kNotFound if the file has
+// been removed or unmounted.
 absl::StatusOr<std::string> PathOf(const Fd& fd, std::string_view shown);
 
-// Opens a path that may have symbolic links, as a place only (O_PATH). Only those of root and of
-// this process's user are followed, and none of proc(5) (/proc/self, /dev/fd/3), which would mean
-// this process: kFailedPrecondition. kNotFound where there is nothing.
+// Opens a path that may contain symbolic links, with O_PATH. Follows only links owned by root or by
+// this process's user, and no magic links of proc(5) (/proc/self, /dev/fd/3), which would refer to
+// this process; returns kFailedPrecondition for any other. Returns kNotFound if nothing exists
+// there.
 absl::StatusOr<Fd> OpenPlace(const std::string& path);
 
-// Opens `path` with open(2)'s `flags`; kFailedPrecondition when any of its names is a symbolic
+// Opens `path` with open(2) `flags`. Returns kFailedPrecondition if any component is a symbolic
 // link.
 absl::StatusOr<Fd> OpenWithoutLinks(const std::string& path, int flags);
 
-// A directory of `parent` that was there, or was made with `mode`, whatever the umask is. One that
-// was there is left as it is. kFailedPrecondition when it is a link or no directory, or was
-// exchanged before it could be opened. `shown` is its path for messages.
+// Opens the subdirectory `name` of `parent`, creating it with `mode` (regardless of the umask) if
+// it does not exist. An existing directory is left unchanged. Returns kFailedPrecondition if it is
+// a symbolic link, not a directory, or was replaced before it could be opened. `shown` is its path
+// for messages.
 struct MadeDir {
   Fd fd;  // readable
   bool created = false;
@@ -62,12 +64,13 @@ struct MadeDir {
 absl::StatusOr<MadeDir> MakeDirIn(const Fd& parent, const std::string& name, mode_t mode,
                                   const std::string& shown);
 
-// A directory of this process alone: made with `mode` where it is missing (with those above it).
-// One that is there has to belong to this process's user and be no more open than `mode`, else
-// kFailedPrecondition says so; it is never changed. Links above it are followed.
+// Opens a directory private to this process, creating it and its parents with `mode` if missing.
+// Returns kFailedPrecondition if an existing one is not owned by this process's user or is more
+// permissive than `mode`; it is never changed. Symbolic links above it are followed.
 absl::StatusOr<Fd> MakeOwnDir(const std::string& path, mode_t mode = 0700);
 
-// The names in a directory, in no order, without "." and "..". `shown` is its path for messages.
+// Returns the names in a directory, unordered, without "." and "..". `shown` is its path for
+// messages.
 absl::StatusOr<std::vector<std::string>> ListDir(const std::string& path);
 absl::StatusOr<std::vector<std::string>> ListDir(const Fd& folder, const std::string& shown);
 

@@ -48,8 +48,8 @@ size_t Executor::queued() const {
   return queue_.size();
 }
 
-// The queue is short (tens of layers), so the most urgent task is found by looking at all: that is
-// what lets a priority be raised while its task waits.
+// The queue is short (tens of layers), so a linear scan finds the most urgent task. This is what
+// allows a priority to be raised while its task waits.
 void Executor::Loop() {
   auto urgency = [](const Task& task) {
     return task.priority == nullptr ? Priority::kForeground : task.priority->get();

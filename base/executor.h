@@ -1,6 +1,6 @@
-// A fixed pool of threads for work that may block on local disk or burn CPU, never on another
-// pool's queue. Thread-safe. Tasks run in order of priority, then of submission; the priority is
-// read when a thread becomes free, so that raising it later still helps.
+// A fixed-size thread pool for work that may block on local disk or burn CPU, but never on another
+// pool's queue. Thread-safe. Tasks run in order of priority, then of submission. The priority is
+// read when a thread becomes free, so raising it while a task is queued takes effect.
 #pragma once
 
 #include <atomic>
@@ -19,8 +19,8 @@ namespace imagefs {
 // Lower runs first.
 enum class Priority : int { kOnDemand = 0, kForeground = 1, kReadahead = 2, kBackground = 3 };
 
-// A priority that may be raised while the work is queued or running. Shared by a flight and what
-// it started.
+// A priority that can be raised while the work is queued or running. Shared by a flight and the
+// work it started.
 class LivePriority {
  public:
   explicit LivePriority(Priority p) : value_(static_cast<int>(p)) {}
@@ -35,7 +35,7 @@ class Executor {
  public:
   // Starts `threads` threads named `name`.
   Executor(std::string name, int threads);
-  // Runs what is queued, then joins.
+  // Runs the queued tasks, then joins the threads.
   ~Executor();
   void Submit(PriorityRef priority, absl::AnyInvocable<void()> task);
   void Submit(absl::AnyInvocable<void()> task);  // kForeground

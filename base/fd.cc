@@ -19,14 +19,14 @@
 namespace imagefs {
 namespace {
 
-// A folder this deep is moved up before it is emptied, so that neither descriptors nor the stack
-// run out on a tree that somebody has made deep on purpose.
+// A directory this deep is moved up before it is emptied, so that a maliciously deep tree exhausts
+// neither descriptors nor the stack.
 constexpr int kMaxDepth = 64;
 
 std::atomic<int (*)(int)> fsync_call{fsync};
 
-// One removal of a tree. Follows no link, and leaves file systems alone that are mounted below,
-// which then make it fail.
+// One removal of a tree. Follows no symbolic links. Does not enter file systems mounted below,
+// which make the removal fail.
 class Removal {
  public:
   explicit Removal(std::string shown) : shown_(std::move(shown)) {}
@@ -87,7 +87,7 @@ class Removal {
   }
 
   const std::string shown_;
-  int top_ = -1;  // the folder that is emptied
+  int top_ = -1;  // the directory being emptied
   dev_t device_ = 0;
   bool moved_up_ = false;
 };
@@ -189,7 +189,7 @@ absl::StatusOr<size_t> ReadInput(const Fd& input, absl::Span<char> buffer, int p
     pollfd p{input.get(), POLLIN, 0};
     if (poll(&p, 1, patience_ms) == 0) {
       return absl::DeadlineExceededError(
-          StrCat(path, ": a pipe, in which nothing came for ", patience_ms / 1000, " s"));
+          StrCat(path, ": a pipe that delivered nothing for ", patience_ms / 1000, " s"));
     }
   }
 }

@@ -1,22 +1,23 @@
-// Flights: one running piece of work, keyed by content, that any number of callers share.
+// Flights (single-flight): one running task, identified by a content key and shared by any number
+// of callers.
 //
-// This is the key-mutex of the project. Where a keyed mutex makes the second caller wait and then
-// repeat the check, a flight hands the one result to every caller, belongs to none of them, and
-// ends when the last of them leaves. Rules (each has a test of that number in flight_test.cc):
-//   1. a caller that leaves gets kCancelled at once and disturbs nobody; when the last one leaves,
-//      the work's CancelToken fires;
+// This replaces a keyed mutex. With a keyed mutex, the second caller waits and then repeats the
+// check; a flight instead delivers its one result to every caller, belongs to none of them, and
+// ends when the last one leaves. Rules (the test of each in flight_test.cc carries its number):
+//   1. a caller that leaves gets kCancelled immediately and does not affect the others; when the
+//      last one leaves, the work's CancelToken fires;
 //   2. the caller whose Start is running may leave or fail without failing the others;
-//   3. the work retries what may pass by itself; callers never retry for it;
-//   4. a credential failure (IsCredentialFailure) is delivered only to callers of the same
-//      `auth scope`; if others remain, the work is started again with the Start of one of them
+//   3. the work retries transient errors; callers never retry on its behalf;
+//   4. a credential failure (IsCredentialFailure) is delivered only to callers with the same
+//      `auth_scope`; if others remain, the work is restarted with the Start of one of them
 //      ("handover");
-//   5. a waiting caller holds no thread, lock or slot: results arrive by callback; a join raises
-//      the flight's priority to its own if that is more urgent;
-//   6. (finding and pinning: the cache's business; a flight's result is a pinned reference)
-//   7. keys are content, never URLs; the table is empty when nothing runs;
+//   5. a waiting caller holds no thread, lock or slot: results arrive by callback; joining raises
+//      the flight's priority to the caller's if that is more urgent;
+//   6. (lookup and pinning are the cache's job; a flight's result is a pinned reference)
+//   7. keys identify content, never URLs; the table is empty when nothing runs;
 //   9. counters: leaders, joins, handovers, cancelled.
-// A Join on a key whose last caller has left but whose work has not finished yet waits for that
-// end and then starts afresh.
+// A Join on a key whose last caller has left but whose work has not finished waits for the work to
+// end, then starts it anew.
 //
 // Thread-safe. Callbacks (Start, Done, cancellation) run without any lock of the table held.
 #pragma once
@@ -42,29 +43,29 @@
 namespace imagefs {
 
 struct FlightCounters {
-  uint64_t leaders = 0;    // pieces of work started afresh
-  uint64_t joins = 0;      // callers that found one running
+  uint64_t leaders = 0;    // flights started by a new caller
+  uint64_t joins = 0;      // callers that joined a running flight
   uint64_t handovers = 0;  // restarts with another caller's Start
   uint64_t cancelled = 0;  // flights whose last caller left
   uint64_t failed = 0;     // flights that ended with an error
-  uint64_t active = 0;     // running now
-  uint64_t waiting = 0;    // callers of those
+  uint64_t active = 0;     // currently running
+  uint64_t waiting = 0;    // callers of those flights
 };
 
-// Of one table, for people.
+// Statistics of one table, for display.
 struct FlightReport {
   std::string name;  // "resolve", "layer", "chain", ...
   FlightCounters counters;
   std::vector<std::pair<std::string, size_t>> running;  // key, callers
 };
 
-// Handle of one caller. Destroying it does not leave; call Leave. Copyable.
+// One caller's handle. Copyable. Destroying it does not leave; call Leave.
 class FlightTicket {
  public:
   FlightTicket() = default;
   explicit FlightTicket(std::function<void()> leave) : leave_(std::move(leave)) {}
   // Delivers kCancelled to this caller's Done (on this thread, before returning), unless its result
-  // has been delivered or is just being delivered by another thread. Idempotent.
+  // has been delivered or is being delivered by another thread. Idempotent.
   void Leave() const {
     if (leave_) leave_();
   }
@@ -78,15 +79,15 @@ template <typename T>
 class FlightTable {
  public:
   using Done = absl::AnyInvocable<void(absl::StatusOr<T>)>;
-  // What the work knows of its flight. The work calls `finish` exactly once, from any thread,
-  // inline allowed, also after cancellation; a second call does nothing.
+  // What the work knows about its flight. The work must call `finish` exactly once, from any
+  // thread; inline and after cancellation are both allowed. Further calls are ignored.
   struct Context {
     std::string key;
     CancelToken cancel;
     PriorityRef priority;
     std::function<void(absl::StatusOr<T>)> finish;
   };
-  // Begins the work and returns soon; must not block.
+  // Starts the work and returns promptly; must not block.
   using Start = std::function<void(Context)>;
 
   struct Caller {
@@ -111,11 +112,11 @@ class FlightTable {
 
   const std::string& name() const { return name_; }
   FlightCounters counters() const;
-  // Keys of running flights with the number of their callers.
+  // Returns the keys of running flights and their numbers of callers.
   std::vector<std::pair<std::string, size_t>> Running() const;
 
  private:
-  // Filled in by flight_inl.h.
+  // Defined in flight_inl.h.
   struct Participant;
   struct Flight;
   void Launch(const std::shared_ptr<Flight>& flight) ABSL_LOCKS_EXCLUDED(mu_);

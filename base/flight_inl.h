@@ -1,12 +1,12 @@
-// The body of FlightTable; included by base/flight.h only.
+// Implementation of FlightTable; included by base/flight.h only.
 //
 // A flight is in the table from its first Join until Finish has taken its callers. Its states:
-//   flying    work runs, at least one caller waits
-//   draining  the last caller left and the work was told so; new callers collect in it and make it
-//             fly again when the old work has ended
-//   between   a run has ended and the next has not begun (the moments from Finish to Launch, while
-//             results are delivered without the lock); who leaves then is simply taken off the list
-// `run` numbers the starts and ends of one flight, so that a Finish of an earlier run is ignored.
+//   working   the work runs and at least one caller waits
+//   draining  the last caller has left and the work has been cancelled; new callers queue up in the
+//             flight and restart it when the old work has ended
+//   between   one run has ended and the next has not begun (from Finish to Launch, while results
+//             are delivered without the lock); a caller that leaves is simply removed from the list
+// `run` counts the starts and ends of the flight, so that a Finish of an earlier run is ignored.
 #pragma once
 
 #include "base/flight.h"  // IWYU pragma: keep
@@ -22,13 +22,13 @@ struct FlightTable<T>::Participant {
 template <typename T>
 struct FlightTable<T>::Flight {
   std::string key;
-  // All below is guarded by the table's mu_.
+  // Guarded by the table's mu_ from here on.
   std::list<Participant> participants;
   uint64_t next_participant = 1;
   uint64_t run = 0;
   bool running = false;    // from Launch to Finish
-  bool draining = false;   // running, and nobody waits for what runs
-  std::string auth_scope;  // of the Start that runs
+  bool draining = false;   // running, but no caller waits for this run
+  std::string auth_scope;  // of the running Start
   CancelSource cancel;
   PriorityRef priority;
 };
@@ -62,7 +62,7 @@ typename FlightTable<T>::JoinResult FlightTable<T>::Join(const std::string& key,
   return result;
 }
 
-// Starts the work with the Start of the caller that has waited longest.
+// Starts the work with the Start of the longest-waiting caller.
 template <typename T>
 void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
   Context context;
@@ -70,7 +70,7 @@ void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
   {
     absl::MutexLock lock(&mu_);
     if (flight->participants.empty()) {
-      // Everybody left before the work began.
+      // Every caller left before the work began.
       EraseLocked(flight);
       return;
     }
@@ -79,7 +79,7 @@ void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
     flight->auth_scope = lead.auth_scope;
     flight->running = true;
     flight->cancel = CancelSource();
-    // Callers that have gone leave no urgency behind.
+    // Callers that have left must not keep the priority raised.
     flight->priority = std::make_shared<LivePriority>(lead.priority);
     for (const Participant& participant : flight->participants) {
       flight->priority->RaiseTo(participant.caller.priority);
@@ -88,8 +88,8 @@ void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
     context.key = flight->key;
     context.cancel = flight->cancel.token();
     context.priority = flight->priority;
-    // Weak: the flight lives as long as it is in the table, so that work which keeps its context
-    // after finishing keeps no caller alive and cannot reach a table that is gone.
+    // Weak: the table keeps the flight alive. Work that keeps its context after finishing must not
+    // keep callers alive or reach a destroyed table.
     context.finish = [this, weak = std::weak_ptr<Flight>(flight), run](absl::StatusOr<T> value) {
       if (std::shared_ptr<Flight> alive = weak.lock()) Finish(alive, run, std::move(value));
     };
@@ -104,11 +104,11 @@ void FlightTable<T>::Finish(const std::shared_ptr<Flight>& flight, uint64_t run,
   bool again = false;
   {
     absl::MutexLock lock(&mu_);
-    if (run != flight->run) return;  // finished before
-    ++flight->run;                   // this run is over: a second Finish of it means nothing
+    if (run != flight->run) return;  // already finished
+    ++flight->run;                   // this run is over; ignore a second Finish
     flight->running = false;
     if (std::exchange(flight->draining, false)) {
-      // The old work's result was for callers that are gone; those here came later.
+      // The old result was for callers that have left; those now waiting joined later.
       again = !flight->participants.empty();
       if (again) ++counters_.leaders;
     } else if (IsCredentialFailure(result.status())) {
@@ -145,7 +145,7 @@ void FlightTable<T>::Leave(const std::shared_ptr<Flight>& flight, uint64_t parti
       gone.splice(gone.end(), flight->participants, it);
       break;
     }
-    if (gone.empty()) return;  // has its result already
+    if (gone.empty()) return;  // already has its result
     if (flight->participants.empty() && flight->running && !flight->draining) {
       last = true;
       flight->draining = true;

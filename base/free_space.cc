@@ -13,7 +13,7 @@ namespace imagefs {
 
 namespace {
 
-// Layers that may be written at once without the reserve being touched.
+// Number of concurrent writers for which the reserve is guaranteed.
 constexpr uint64_t kWriters = 16;
 constexpr uint64_t kLeastCheckBytes = 64 << 10;
 
@@ -24,7 +24,7 @@ absl::Status FreeSpaceGuard::Allow(uint64_t bytes) {
   if (unchecked_ < next_check_) return absl::OkStatus();
   unchecked_ = 0;
   struct statvfs disk;
-  if (fstatvfs(fd_, &disk) != 0) return ErrnoStatus(errno, "the free space cannot be asked for");
+  if (fstatvfs(fd_, &disk) != 0) return ErrnoStatus(errno, "the free space cannot be determined");
   const uint64_t free = disk.f_bavail * disk.f_frsize;
   const uint64_t reserve =
       std::min(options_.max_reserve, disk.f_blocks * disk.f_frsize / options_.reserve_divisor);

@@ -1,4 +1,4 @@
-// Keeps the content of images from filling a disk: some room stays for everybody else.
+// Keeps image content from filling up a disk: reserves some space for everybody else.
 #pragma once
 
 #include <cstdint>
@@ -7,30 +7,29 @@
 
 namespace imagefs {
 
-// Asked before bytes are written to the file system that `fd` is on. Not thread-safe. Asks the
-// kernel when `check_bytes` have been written, so that small files pass whatever the disk is like,
-// and more often the less is left, so that several writers at once keep the reserve, too. `fd` must
-// outlive it.
+// Must be asked before bytes are written to the file system of `fd`. Not thread-safe. Queries the
+// kernel every `check_bytes` written, so that small files always pass, and more often as space gets
+// scarce, so that concurrent writers respect the reserve as well. `fd` must outlive it.
 class FreeSpaceGuard {
  public:
   struct Options {
-    // What has to stay free: the smaller of the two.
+    // The space to keep free: the smaller of the two.
     uint64_t max_reserve = uint64_t{1} << 30;
-    uint64_t reserve_divisor = 20;  // this part of the file system: 5 %
+    uint64_t reserve_divisor = 20;  // 1/20 of the file system
     uint64_t check_bytes = 8 << 20;
   };
   FreeSpaceGuard(int fd, Options options)
       : fd_(fd), options_(options), next_check_(options.check_bytes) {}
 
-  // kResourceExhausted, with what is free and what has to be, when those bytes would leave too
-  // little.
+  // Returns kResourceExhausted, with the free and the required space, if writing `bytes` would
+  // leave too little.
   absl::Status Allow(uint64_t bytes);
 
  private:
   const int fd_;
   const Options options_;
-  uint64_t next_check_;     // when so many bytes have been written
-  uint64_t unchecked_ = 0;  // since the kernel was asked
+  uint64_t next_check_;     // number of bytes after which to query the kernel
+  uint64_t unchecked_ = 0;  // bytes since the last query
 };
 
 }  // namespace imagefs

@@ -12,12 +12,12 @@ using Value = nlohmann::ordered_json;
 
 const Value* Node(const void* node) { return static_cast<const Value*>(node); }
 
-// Looking a member up is linear in ordered_json, and so building an object is quadratic. No object
-// that the project reads has more than some tens of members.
+// Member lookup in ordered_json is linear, so building an object is quadratic. No object that the
+// project reads has more than some tens of members.
 constexpr size_t kMaxMembers = 4096;
 
-// Looks at the events of a parse before a document is built: too deep a nesting is refused before
-// anything recursive sees it, and too large an object before it costs minutes.
+// Checks the events of a parse before a document is built: rejects excessive nesting before
+// anything recursive sees it, and excessively large objects before they cost minutes.
 class ShapeCheck : public nlohmann::json_sax<Value> {
  public:
   explicit ShapeCheck(int max_depth) : max_depth_(static_cast<size_t>(max_depth)) {}
@@ -39,7 +39,7 @@ class ShapeCheck : public nlohmann::json_sax<Value> {
   bool end_array() override { return Exit(); }
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception&) override {
-    error_ = StrCat("no valid JSON at byte ", position);
+    error_ = StrCat("invalid JSON at byte ", position);
     return false;
   }
   const std::string& error() const { return error_; }
@@ -56,11 +56,11 @@ class ShapeCheck : public nlohmann::json_sax<Value> {
     return true;
   }
   const size_t max_depth_;
-  std::vector<size_t> members_;  // of each open object or array
+  std::vector<size_t> members_;  // per open object or array
   std::string error_;
 };
 
-// Passes the events of a parse on to a visitor.
+// Forwards the events of a parse to a visitor.
 class VisitorAdapter : public nlohmann::json_sax<Value> {
  public:
   VisitorAdapter(JsonVisitor& visitor, int max_depth) : visitor_(visitor), left_(max_depth) {}
@@ -81,7 +81,7 @@ class VisitorAdapter : public nlohmann::json_sax<Value> {
   bool end_array() override { return Exit(); }
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception&) override {
-    return Go(absl::InvalidArgumentError(StrCat("no valid JSON at byte ", position)));
+    return Go(absl::InvalidArgumentError(StrCat("invalid JSON at byte ", position)));
   }
   const absl::Status& status() const { return status_; }
 
@@ -99,7 +99,7 @@ class VisitorAdapter : public nlohmann::json_sax<Value> {
     return Go(visitor_.Close());
   }
   JsonVisitor& visitor_;
-  int left_;  // levels
+  int left_;  // remaining levels
   absl::Status status_;
 };
 
@@ -110,7 +110,7 @@ absl::Status VisitJson(std::string_view text, JsonVisitor& visitor, int max_dept
   try {
     if (Value::sax_parse(text.begin(), text.end(), &adapter)) return absl::OkStatus();
   } catch (const std::exception& e) {
-    return absl::InvalidArgumentError(StrCat("no valid JSON: ", Printable(e.what())));
+    return absl::InvalidArgumentError(StrCat("invalid JSON: ", Printable(e.what())));
   }
   return adapter.status();
 }
@@ -127,7 +127,7 @@ absl::StatusOr<Json> Json::Parse(std::string_view text, int max_depth) {
     json.document_ = std::move(document);
     return json;
   } catch (const std::exception& e) {
-    return absl::InvalidArgumentError(StrCat("no valid JSON: ", Printable(e.what())));
+    return absl::InvalidArgumentError(StrCat("invalid JSON: ", Printable(e.what())));
   }
 }
 

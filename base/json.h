@@ -1,6 +1,6 @@
 // JSON: a parsed, immutable document with total accessors (a missing or wrongly typed member reads
-// as absent), a reader for texts too large for that, and a writer. The only users of a JSON library
-// are this header's .cc.
+// as absent), a streaming reader for texts too large for that, and a writer. Only this header's .cc
+// uses a JSON library.
 #pragma once
 
 #include <cstdint>
@@ -17,14 +17,14 @@
 
 namespace imagefs {
 
-// A value inside a parsed document. Cheap to copy (shares the document). An absent value answers
-// every question with "no".
+// A value in a parsed document. Cheap to copy (shares the document). Every accessor of an absent
+// value returns an empty result.
 class Json {
  public:
   Json() = default;  // absent
-  // Refuses more than `max_depth` levels, objects of more than 4096 members and invalid UTF-8 in
-  // strings, so hostile input is bounded; the length of the text is the caller's to bound. Of
-  // members with the same name the last one counts.
+  // Rejects more than `max_depth` levels, objects with more than 4096 members, and invalid UTF-8 in
+  // strings, so that hostile input is bounded; the caller must bound the length of the text. If
+  // several members have the same name, the last one wins.
   static absl::StatusOr<Json> Parse(std::string_view text, int max_depth = 64);
 
   bool exists() const { return node_ != nullptr; }
@@ -39,7 +39,6 @@ class Json {
   Json at(size_t index) const;
   std::vector<std::pair<std::string, Json>> members() const;  // of an object, in order
   std::vector<Json> elements() const;                         // of an array
-  // Shorthands.
   std::string StringOr(std::string_view key, std::string_view fallback = "") const;
   Secret SecretOf(std::string_view key) const;  // empty when absent
   int64_t IntOr(std::string_view key, int64_t fallback) const;
@@ -50,22 +49,22 @@ class Json {
   const void* node_ = nullptr;
 };
 
-// What VisitJson tells: the text from its beginning to its end. An error ends the reading.
+// Callbacks of VisitJson, in document order. An error stops the parse.
 class JsonVisitor {
  public:
   virtual ~JsonVisitor() = default;
-  virtual absl::Status Open(bool object) = 0;  // an object, else an array
-  virtual absl::Status Close() = 0;            // the last one that was opened
+  virtual absl::Status Open(bool object) = 0;  // object if true, else array
+  virtual absl::Status Close() = 0;            // closes the innermost open one
   virtual absl::Status Key(std::string_view key) = 0;
   virtual absl::Status String(std::string_view value) = 0;
-  virtual absl::Status Int(int64_t value) = 0;  // whole numbers that fit
+  virtual absl::Status Int(int64_t value) = 0;  // integers that fit
   virtual absl::Status Null() = 0;
   virtual absl::Status Other() = 0;  // booleans, other numbers
 };
 
-// Reads a text without making a document of it: for texts of many megabytes. Refuses what
-// Json::Parse refuses, except that objects may have any number of members; the visitor's error
-// comes back unchanged.
+// Parses a text without building a document, for texts of many megabytes. Rejects what Json::Parse
+// rejects, except that objects may have any number of members. Returns the visitor's error
+// unchanged.
 absl::Status VisitJson(std::string_view text, JsonVisitor& visitor, int max_depth = 64);
 
 // Writes one JSON text. Usage: w.BeginObject().Key("a").Int(1).EndObject(). Invalid UTF-8 in
@@ -84,7 +83,7 @@ class JsonWriter {
   JsonWriter& Double(double value);
   JsonWriter& Bool(bool value);
   JsonWriter& Null();
-  // A value that is JSON already.
+  // Writes a value that is already JSON.
   JsonWriter& Raw(std::string_view json);
   // Key and value in one call.
   JsonWriter& Member(std::string_view key, std::string_view value) {

@@ -1,4 +1,4 @@
-// Numbers in files, lowest byte first.
+// Little-endian integers in files.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,6 @@
 
 namespace imagefs {
 
-// The whole of `value`.
 template <typename T>
 void PutLittleEndian(std::string& out, T value) {
   for (size_t i = 0; i < sizeof(T); ++i) out.push_back(static_cast<char>(value >> (8 * i)));

@@ -15,12 +15,13 @@ namespace {
 
 std::atomic<LogLevel> g_level{LogLevel::kInfo};
 
-// Lines that wait for stderr; beyond it the oldest are lost.
+// When more lines are queued for stderr, the oldest are dropped.
 constexpr size_t kMaxQueuedLines = 8192;
 
 using LoggerRef = std::shared_ptr<spdlog::logger>;
 
-// journald reads the priority from a "<N>" prefix (sd-daemon.h); elsewhere a time stamp helps more.
+// journald reads the priority from a "<N>" prefix (sd-daemon.h); elsewhere a timestamp is more
+// useful.
 LoggerRef Prepared(LoggerRef logger) {
   logger->set_pattern(std::getenv("JOURNAL_STREAM") != nullptr ? "%v" : "%Y-%m-%dT%H:%M:%S.%e %v");
   logger->set_level(spdlog::level::trace);
@@ -40,7 +41,7 @@ spdlog::logger& DirectLogger() {
 
 std::atomic<spdlog::logger*> g_background{nullptr};
 
-// Text out of the network or the disk must not make a second line of its own.
+// Text from the network or the disk must not forge a second line.
 std::string OneLine(std::string_view line) {
   std::string out(line);
   for (char& c : out) {
@@ -97,7 +98,7 @@ BackgroundLog::BackgroundLog() : writer_(std::make_unique<Writer>()) {
 BackgroundLog::~BackgroundLog() {
   g_background.store(nullptr, std::memory_order_release);
   const size_t lost = writer_->thread->overrun_counter();
-  writer_->thread.reset();  // writes what is queued
+  writer_->thread.reset();  // writes the queued lines
   if (lost > 0) LogWarning("log.lines_lost count=", lost);
 }
 

@@ -1,7 +1,7 @@
-// Logging to stderr, one event a line: `event key=value ...`. Levels: error = someone must act,
+// Logging to stderr, one event per line: `event key=value ...`. Levels: error = someone must act,
 // warning = degraded and self-healing, info = life cycle, debug = per request. Under systemd
-// (JOURNAL_STREAM set) lines carry the journal's "<N>" priority prefix. The logger is the
-// project's only global. Thread-safe. Secrets never reach it: URLs go through RedactUrl.
+// (JOURNAL_STREAM set) lines carry the journal's "<N>" priority prefix. The logger is the project's
+// only global. Thread-safe. Secrets must never reach it: URLs go through RedactUrl.
 #pragma once
 
 #include <memory>
@@ -18,13 +18,14 @@ void SetLogLevel(LogLevel level);
 bool LogEnabled(LogLevel level);
 void LogLine(LogLevel level, std::string_view line);
 
-// While it lives, lines are written by a thread of its own (`log`): whoever logs waits for nobody
-// who reads stderr, and may do so on any thread and under any lock. When 8192 lines wait, the
-// oldest is lost. One at a time; made and destroyed while no other thread of this process logs.
+// While an instance exists, a dedicated thread (`log`) writes the lines, so that logging never
+// waits for the reader of stderr and is allowed on any thread and under any lock. If 8192 lines are
+// queued, the oldest is dropped. At most one instance; create and destroy it while no other thread
+// logs.
 class BackgroundLog {
  public:
   BackgroundLog();
-  // Writes what is queued.
+  // Writes the queued lines.
   ~BackgroundLog();
   BackgroundLog(const BackgroundLog&) = delete;
   BackgroundLog& operator=(const BackgroundLog&) = delete;
@@ -51,7 +52,7 @@ void LogError(const Args&... args) {
   if (LogEnabled(LogLevel::kError)) LogLine(LogLevel::kError, StrCat(args...));
 }
 
-// The URL without userinfo and without query and fragment.
+// Returns the URL without userinfo, query and fragment.
 std::string RedactUrl(std::string_view url);
 
 }  // namespace imagefs

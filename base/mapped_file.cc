@@ -21,8 +21,8 @@ namespace imagefs {
 
 constexpr int kTries = 1000;
 
-// All mappings, in a form that a signal handler may look at: a list of blocks that only grows. A
-// handler has no owner to ask, so this is one for the process.
+// All mappings, in a form that a signal handler can read: a list of blocks that only grows. A
+// signal handler receives no context, so this is process-wide.
 class MappingGuards {
  public:
   using Guard = MappedFile::Guard;
@@ -43,7 +43,7 @@ class MappingGuards {
     }
   }
 
-  // Always another number, so that whoever maps it again at the same time sees it.
+  // Always changes the number, so that a concurrent MapAgain notices.
   static void MarkDamaged(Guard& guard) {
     uint64_t was = guard.generation.load();
     while (!guard.generation.compare_exchange_weak(was, (was + 2) | 1)) {
@@ -52,17 +52,17 @@ class MappingGuards {
 
   static void Release(Guard* guard) { guard->begin.store(0); }
 
-  // In the handler. True: the address lies in a mapping, which is zeros now.
+  // Called by the handler. Returns true if the address lies in a mapping, which now reads as zeros.
   static bool Cover(uintptr_t address) {
     for (Block* block = &first_; block != nullptr; block = block->next.load()) {
       for (Guard& guard : block->guards) {
         const uintptr_t begin = guard.begin.load();
         const uintptr_t end = guard.end.load();
-        // Read once more: the guard may have become that of another mapping in between.
+        // Check again: the guard may have been reused for another mapping in between.
         if (address < begin || address >= end || guard.begin.load() != begin) continue;
         guard.covering.fetch_add(1);
         MarkDamaged(guard);
-        // As a plain system call, which sanitizers do not follow into a handler.
+        // A raw system call, so that sanitizers do not intercept it in a handler.
         const long mapped = syscall(SYS_mmap, begin, end - begin, PROT_READ,
                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
         guard.covering.fetch_sub(1);
@@ -90,7 +90,7 @@ class MappingGuards {
     const int saved = errno;
     const bool of_an_address = info->si_code > 0;
     if (!of_an_address || !Cover(reinterpret_cast<uintptr_t>(info->si_addr))) {
-      // The fault comes again when this returns, and then what was there before has it.
+      // The fault recurs on return and then reaches the previous handler.
       sigaction(SIGBUS, &before_, nullptr);
       if (!of_an_address) raise(signal);
     }
@@ -135,7 +135,8 @@ MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
 
 absl::Status MappedFile::CheckWhole(std::string_view what) const {
   if (!damaged()) return absl::OkStatus();
-  return absl::DataLossError(StrCat(what, " was cut, or cannot be read from the disk any more"));
+  return absl::DataLossError(
+      StrCat(what, " was truncated, or can no longer be read from the disk"));
 }
 
 void MappedFile::Distrust() const {
@@ -148,10 +149,10 @@ absl::Status MappedFile::MapAgain(int fd) const {
   struct stat st;
   if (fstat(fd, &st) != 0) return ErrnoStatus(errno, "a mapped file");
   if (static_cast<uint64_t>(st.st_size) != bytes_.size()) {
-    return absl::DataLossError("the file has another size than the one before");
+    return absl::DataLossError("the file's size differs from that of the previous one");
   }
   if (!damaged()) Distrust();
-  // Whoever met the old mapping meanwhile is about to put zeros in the place of the new one.
+  // A handler that saw the old mapping may still be about to put zeros in place of the new one.
   for (int i = 0; i < kTries; ++i) {
     uint64_t generation = guard_->generation.load();
     while (guard_->covering.load() != 0) std::this_thread::yield();
@@ -163,7 +164,7 @@ absl::Status MappedFile::MapAgain(int fd) const {
       return absl::OkStatus();
     }
   }
-  return absl::DataLossError("the file is damaged again and again");
+  return absl::DataLossError("the file keeps being damaged");
 }
 
 void MappedFile::DropPages() const {
@@ -171,7 +172,7 @@ void MappedFile::DropPages() const {
 }
 
 void MappedFile::Unmap() {
-  // First the guard: the kernel may give the addresses to somebody else at once.
+  // Release the guard first: the kernel may reuse the addresses immediately.
   if (guard_ != nullptr) MappingGuards::Release(guard_);
   if (!bytes_.empty()) munmap(const_cast<char*>(bytes_.data()), bytes_.size());
   bytes_ = {};

@@ -1,4 +1,5 @@
-// Named counters, for `imagefs status` and metrics. Thread-safe. A name exists from its first Add.
+// Named counters, for `imagefs status` and metrics. Thread-safe. A name exists from its first Add
+// on.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,7 @@ namespace imagefs {
 class Counters {
  public:
   void Add(std::string_view name, uint64_t n);
-  // In order of names, all of one moment.
+  // Returns a consistent snapshot, ordered by name.
   std::vector<std::pair<std::string, uint64_t>> Snapshot() const;
 
  private:

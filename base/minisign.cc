@@ -24,8 +24,8 @@ constexpr std::string_view kScrypt = "Sc";
 constexpr std::string_view kNoScrypt{"\0\0", 2};
 constexpr std::string_view kChecksum = "B2";
 
-// A secret key, decoded: algorithms of the signature, the password and the checksum; what scrypt
-// wants to know; then, mixed with what scrypt gives, id, seed, public key and checksum.
+// Layout of a decoded secret key: algorithms of the signature, the key derivation and the checksum;
+// the scrypt parameters; then id, seed, public key and checksum, XORed with scrypt's output.
 constexpr size_t kSaltAt = 6, kSaltBytes = 32;
 constexpr size_t kOperationsAt = kSaltAt + kSaltBytes;
 constexpr size_t kMemoryAt = kOperationsAt + 8;
@@ -45,8 +45,8 @@ std::string_view View(const uint8_t* bytes, size_t size) {
   return {reinterpret_cast<const char*>(bytes), size};
 }
 
-// Decodes canonical base64 of exactly `size` bytes. Not by Abseil: that would leave copies of
-// secret keys, and passes over blanks.
+// Decodes canonical base64 of exactly `size` bytes. Abseil's decoder would leave copies of secret
+// keys behind, and ignores blanks.
 bool DecodeBase64(std::string_view text, uint8_t* out, size_t size) {
   if (text.size() != (size + 2) / 3 * 4) return false;
   const size_t padding = (3 - size % 3) % 3;
@@ -65,7 +65,7 @@ bool DecodeBase64(std::string_view text, uint8_t* out, size_t size) {
       if (at < size) {
         out[at++] = byte;
       } else if (byte != 0) {
-        return false;  // a second text for the same bytes
+        return false;  // not canonical
       }
     }
     bits = 0;
@@ -75,7 +75,7 @@ bool DecodeBase64(std::string_view text, uint8_t* out, size_t size) {
 
 std::string EncodeBase64(std::string_view bytes) { return absl::Base64Escape(ToAbsl(bytes)); }
 
-// minisign's own trusted comments have tabs.
+// minisign's own trusted comments contain tabs.
 bool IsPrintable(std::string_view text) {
   return std::all_of(text.begin(), text.end(), [](char c) {
     return c == '\t' || (static_cast<uint8_t>(c) >= ' ' && static_cast<uint8_t>(c) != 0x7f);
@@ -98,7 +98,7 @@ uint64_t LittleEndian(const uint8_t* bytes) {
   return value;
 }
 
-// The lines of a file of `count` lines, the last of which may lack its newline.
+// Splits a file of exactly `count` lines; the final newline is optional.
 std::optional<std::vector<std::string_view>> Lines(std::string_view text, size_t count) {
   if (text.ends_with('\n')) text.remove_suffix(1);
   std::vector<std::string_view> lines = Split(text, '\n');
@@ -138,7 +138,7 @@ absl::StatusOr<std::array<uint8_t, 64>> SignEd25519(EVP_PKEY* key, std::string_v
       EVP_DigestSignInit(context.get(), nullptr, nullptr, nullptr, key) != 1 ||
       EVP_DigestSign(context.get(), out.data(), &size, Bytes(message), message.size()) != 1 ||
       size != out.size()) {
-    return OpenSslFailed("signing by Ed25519");
+    return OpenSslFailed("signing with Ed25519");
   }
   return out;
 }
@@ -148,13 +148,13 @@ PKey PrivateKey(const std::array<uint8_t, 32>& seed) {
           &EVP_PKEY_free};
 }
 
-// What both signatures of a .minisig are over: `signature` and the comment.
+// The data that the second signature of a .minisig covers: `signature` and the comment.
 std::string WithComment(const std::array<uint8_t, 64>& signature, std::string_view comment) {
   return StrCat(View(signature.data(), signature.size()), comment);
 }
 
-// scrypt's N and p out of libsodium's limits (crypto_pwhash_scryptsalsa208sha256, pickparams); its
-// r is 8.
+// Derives scrypt's N and p from libsodium's limits (crypto_pwhash_scryptsalsa208sha256,
+// pickparams); r is 8.
 struct ScryptParameters {
   uint64_t n = 2;
   uint64_t p = 1;
@@ -173,7 +173,7 @@ ScryptParameters PickParameters(uint64_t operations, uint64_t memory) {
   return out;
 }
 
-// XORs the secret part of a key with the stream that the password gives.
+// XORs the secret part of a key with the keystream derived from the password.
 absl::Status Unlock(SecretBuffer& key, std::string_view password) {
   const uint64_t operations = LittleEndian(key.bytes() + kOperationsAt);
   const uint64_t memory = LittleEndian(key.bytes() + kMemoryAt);
@@ -187,7 +187,7 @@ absl::Status Unlock(SecretBuffer& key, std::string_view password) {
                      parameters.n, 8, parameters.p, kMaxScryptBytes + (64 << 20), stream.bytes(),
                      kSecretBytes) != 1) {
     return absl::ResourceExhaustedError(StrCat("its password asks for ", parameters.n >> 10,
-                                               " MiB of memory, which are not available"));
+                                               " MiB of memory, which is not available"));
   }
   for (size_t i = 0; i < kSecretBytes; ++i) key.bytes()[kSecretAt + i] ^= stream.bytes()[i];
   return absl::OkStatus();
@@ -195,7 +195,7 @@ absl::Status Unlock(SecretBuffer& key, std::string_view password) {
 
 absl::Status NoSecretKey() {
   return absl::InvalidArgumentError(
-      "it is no secret key of minisign; minisign -G makes one (minisign.key, not minisign.pub)");
+      "it is not a minisign secret key; minisign -G makes one (minisign.key, not minisign.pub)");
 }
 
 absl::Status DecodeSecretKey(std::string_view file, SecretBuffer& out) {
@@ -227,12 +227,12 @@ absl::StatusOr<MinisignSignature> MinisignSignature::Parse(std::string_view text
       !(*lines)[2].starts_with(kTrusted) ||
       !DecodeBase64((*lines)[1], bytes.data(), bytes.size()) ||
       !DecodeBase64((*lines)[3], out.global_signature_.data(), out.global_signature_.size())) {
-    return absl::InvalidArgumentError("it is no signature of minisign");
+    return absl::InvalidArgumentError("it is not a minisign signature");
   }
   const std::string_view algorithm = View(bytes.data(), 2);
   if (algorithm == kKeyAlgorithm) {
     return absl::InvalidArgumentError(
-        "it is a legacy signature of minisign; sign again without minisign's option -l");
+        "it is a legacy minisign signature; sign again without minisign's option -l");
   }
   if (algorithm != kPrehashed) {
     return absl::InvalidArgumentError("it is a signature by an unknown algorithm");
@@ -259,10 +259,10 @@ absl::StatusOr<MinisignPublicKey> MinisignPublicKey::Parse(std::string_view text
   }
   std::array<uint8_t, 2 + 8 + 32> bytes{};
   if (!DecodeBase64(line, bytes.data(), bytes.size()) || View(bytes.data(), 2) != kKeyAlgorithm) {
-    // What is longer could be a secret key, put there by mistake.
+    // Longer text could be a secret key supplied by mistake.
     return absl::InvalidArgumentError(
         StrCat(line.size() <= 60 ? StrCat("\"", Printable(line), "\"") : "it",
-               " is no public key of minisign; one has 56 characters and begins with RW, as the "
+               " is not a minisign public key; one has 56 characters and begins with RW, as the "
                "second line of minisign.pub"));
   }
   MinisignPublicKey out;
@@ -280,12 +280,12 @@ absl::Status MinisignPublicKey::Verify(std::string_view message,
   IMAGEFS_ASSIGN_OR_RETURN(const Hash hash, Blake2b(message));
   if (!VerifyEd25519(point_, View(hash.data(), hash.size()), signature.signature_)) {
     return absl::DataLossError(
-        StrCat("the signature of the key ", id(), " is not of what it came with"));
+        StrCat("the signature of the key ", id(), " does not match the signed content"));
   }
   if (!VerifyEd25519(point_, WithComment(signature.signature_, signature.trusted_comment_),
                      signature.global_signature_)) {
     return absl::DataLossError(
-        StrCat("the signature of the key ", id(), " is not of its trusted comment"));
+        StrCat("the signature of the key ", id(), " does not match its trusted comment"));
   }
   return absl::OkStatus();
 }
@@ -296,8 +296,8 @@ absl::StatusOr<bool> MinisignSecretKey::NeedsPassword(std::string_view file) {
   return IsLocked(key);
 }
 
-// minisign's checksum (BLAKE2b-256, which OpenSSL 3.0 does not have) is not looked at: the public
-// key that belongs to the seed says the same about password and damage.
+// Ignores minisign's checksum (BLAKE2b-256, which OpenSSL 3.0 lacks): comparing the public key with
+// that of the seed detects a wrong password and damage as well.
 absl::StatusOr<MinisignSecretKey> MinisignSecretKey::Parse(std::string_view file,
                                                            std::string_view password) {
   SecretBuffer key(kSecretAt + kSecretBytes);
@@ -311,11 +311,11 @@ absl::StatusOr<MinisignSecretKey> MinisignSecretKey::Parse(std::string_view file
   std::array<uint8_t, 32>& point = out.public_key_.point_;
   size_t size = point.size();
   if (pair == nullptr || EVP_PKEY_get_raw_public_key(pair.get(), point.data(), &size) != 1) {
-    return OpenSslFailed("making a key of Ed25519");
+    return OpenSslFailed("making an Ed25519 key");
   }
   if (View(point.data(), size) != View(at + 40, 32)) {
     if (IsLocked(key)) return absl::PermissionDeniedError("the password is wrong");
-    return absl::InvalidArgumentError("the key is damaged: its public half is of another key");
+    return absl::InvalidArgumentError("the key is damaged: its public half belongs to another key");
   }
   return out;
 }
@@ -337,7 +337,7 @@ absl::StatusOr<std::string> MinisignSecretKey::Sign(std::string_view message,
     return absl::InvalidArgumentError("a trusted comment is one line of printable characters");
   }
   const PKey key = PrivateKey(seed_);
-  if (key == nullptr) return OpenSslFailed("making a key of Ed25519");
+  if (key == nullptr) return OpenSslFailed("making an Ed25519 key");
   IMAGEFS_ASSIGN_OR_RETURN(const Hash hash, Blake2b(message));
   IMAGEFS_ASSIGN_OR_RETURN(const auto signature,
                            SignEd25519(key.get(), View(hash.data(), hash.size())));

@@ -1,7 +1,7 @@
 // Keys and signatures in the formats of minisign (https://jedisct1.github.io/minisign/, "Signature
 // format", "Public key format", "Secret key format"): Ed25519 over the BLAKE2b-512 hash of the
 // message ("prehashed", minisign's default since 0.10). Legacy signatures over the message itself
-// are refused. Pure; hostile bytes give errors. Thread-safe.
+// are rejected. No I/O; hostile input yields errors. Thread-safe.
 #pragma once
 
 #include <array>
@@ -15,15 +15,14 @@
 
 namespace imagefs {
 
-// A .minisig file, parsed; nothing is proven of it yet. A value.
+// A parsed .minisig file, not yet verified. A value type.
 class MinisignSignature {
  public:
-  static constexpr size_t kMaxBytes = 10
-                                      << 10;  // of the text; minisign's comments have up to 9 KiB
+  static constexpr size_t kMaxBytes = 10 << 10;  // minisign allows comments of up to 9 KiB
 
   // Four lines: an untrusted comment, the signature, the trusted comment, the signature over both.
   static absl::StatusOr<MinisignSignature> Parse(std::string_view text);
-  // Of the key that made it: 16 upper-case hex digits, as minisign prints them.
+  // Id of the signing key: 16 upper-case hex digits, as minisign prints them.
   std::string key_id() const;
   const std::string& trusted_comment() const { return trusted_comment_; }
 
@@ -35,15 +34,15 @@ class MinisignSignature {
   std::string trusted_comment_;
 };
 
-// A value: an id and an Ed25519 point.
+// A value type: an id and an Ed25519 point.
 class MinisignPublicKey {
  public:
-  // The base64 text of a public key (56 characters, "RW..."), or the two lines of a .pub file.
+  // Parses a public key in base64 (56 characters, "RW..."), or the two lines of a .pub file.
   static absl::StatusOr<MinisignPublicKey> Parse(std::string_view text);
   std::string id() const;
   std::string ToString() const;  // the base64 text
-  // OK: the owner of the key signed `message` and the trusted comment. kNotFound: made by a key
-  // with another id. kDataLoss: the signature is wrong.
+  // Returns OK if the owner of the key signed `message` and the trusted comment, kNotFound if the
+  // signature was made by a key with another id, kDataLoss if the signature is wrong.
   absl::Status Verify(std::string_view message, const MinisignSignature& signature) const;
 
  private:
@@ -52,18 +51,18 @@ class MinisignPublicKey {
   std::array<uint8_t, 32> point_{};
 };
 
-// Wiped when it goes away. Movable, not copyable.
+// Wiped on destruction. Movable, not copyable.
 class MinisignSecretKey {
  public:
   static constexpr size_t kMaxFileBytes = 4 << 10;
-  static constexpr size_t kMaxPasswordBytes = 1024;  // minisign's
+  static constexpr size_t kMaxPasswordBytes = 1024;  // minisign's limit
 
-  // Whether `file` (the text of a secret key's file) is protected by a password. kInvalidArgument
-  // when it is no such file.
+  // Returns whether `file` (the text of a secret key file) is password-protected, or
+  // kInvalidArgument if it is not a secret key file.
   static absl::StatusOr<bool> NeedsPassword(std::string_view file);
-  // Takes the memory and time that the key asks for (minisign's default: 1 GiB, a second), at most
-  // 2 GiB. kPermissionDenied: the password is wrong. Without a password `password` is not looked
-  // at.
+  // Uses the memory and time that the key demands (minisign's default: 1 GiB, one second), up to 2
+  // GiB. Returns kPermissionDenied if the password is wrong. `password` is ignored if the key has
+  // none.
   static absl::StatusOr<MinisignSecretKey> Parse(std::string_view file, std::string_view password);
 
   MinisignSecretKey(MinisignSecretKey&& other) noexcept;
@@ -71,8 +70,8 @@ class MinisignSecretKey {
   ~MinisignSecretKey();
 
   const MinisignPublicKey& public_key() const { return public_key_; }
-  // The text of a .minisig file: the same for the same arguments. `trusted_comment` is signed as
-  // well; one line of printable characters.
+  // Returns the text of a .minisig file; deterministic. `trusted_comment` is signed as well; it
+  // must be one line of printable characters.
   absl::StatusOr<std::string> Sign(std::string_view message,
                                    std::string_view trusted_comment) const;
 

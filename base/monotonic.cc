@@ -7,7 +7,7 @@ Moment Moment::Now() {
 }
 
 bool TimedCondition::WaitUntil(absl::Mutex* mu, Moment deadline) {
-  // Taken before `mu` is given back, so that a signal after that finds this thread waiting.
+  // Acquired before `mu` is released, so that a later signal finds this thread waiting.
   std::unique_lock<std::mutex> lock(mu_);
   mu->Unlock();
   bool in_time = true;

@@ -1,9 +1,9 @@
-// Time for whatever means an interval: deadlines, pauses, ages, timers. The wall clock may be set
-// back or forward by an hour at any moment; this one is CLOCK_MONOTONIC, which only goes on. It is
-// also the clock of std::chrono::steady_clock, which the transfers in fetch/ count by.
+// Monotonic time, for deadlines, delays, ages and timers. The wall clock may be set forward or back
+// at any moment; this is CLOCK_MONOTONIC, which std::chrono::steady_clock (used by the transfers in
+// fetch/) is as well.
 //
-// absl::Now() is for moments of a calendar (a lease's end, a record's date), and absl::Mutex has no
-// wait with a timeout that the wall clock leaves alone: tests/lint/clock.sh.
+// Use absl::Now() for calendar time (the end of a lease, the date of a record). Timed waits of
+// absl::Mutex depend on the wall clock and are banned by tests/lint/clock.sh.
 #pragma once
 
 #include <chrono>
@@ -17,7 +17,7 @@
 
 namespace imagefs {
 
-// A moment of this machine's monotonic clock. A value; no calendar, no meaning in another process.
+// A point in this machine's monotonic time. A value type; not meaningful to another process.
 class Moment {
  public:
   constexpr Moment() : Moment(-absl::InfiniteDuration()) {}
@@ -25,7 +25,7 @@ class Moment {
   static constexpr Moment InfinitePast() { return Moment(-absl::InfiniteDuration()); }
   static constexpr Moment InfiniteFuture() { return Moment(absl::InfiniteDuration()); }
 
-  // Infinite moments stay what they are, and an infinite duration leads to one.
+  // Infinite moments stay infinite, and adding an infinite duration yields one.
   friend Moment operator+(Moment m, absl::Duration d) { return Moment(m.since_boot_ + d); }
   friend Moment operator-(Moment m, absl::Duration d) { return Moment(m.since_boot_ - d); }
   friend absl::Duration operator-(Moment a, Moment b) { return a.since_boot_ - b.since_boot_; }
@@ -35,7 +35,7 @@ class Moment {
     return a.since_boot_ == b.since_boot_ ? std::strong_ordering::equal
                                           : std::strong_ordering::greater;
   }
-  // For atomics. Infinite moments become the furthest that the type has.
+  // For atomics. Infinite moments saturate.
   int64_t ToNanos() const { return absl::ToInt64Nanoseconds(since_boot_); }
   static Moment FromNanos(int64_t nanos) { return Moment(absl::Nanoseconds(nanos)); }
 
@@ -45,21 +45,21 @@ class Moment {
   absl::Duration since_boot_;
 };
 
-// What absl::CondVar is, with deadlines by the monotonic clock. Thread-safe.
+// Like absl::CondVar, with monotonic deadlines. Thread-safe.
 //
 //   absl::MutexLock lock(&mu_);
 //   while (!ready_ && changed_.WaitUntil(&mu_, deadline)) {
 //   }
 class TimedCondition {
  public:
-  // Gives `mu` back, waits for a signal or that moment, and takes it again. False: the moment has
-  // come. Wakes without a cause now and then: the caller looks again at what it waits for.
+  // Releases `mu`, waits for a signal or the deadline, and reacquires `mu`. Returns false if the
+  // deadline has passed. May wake spuriously; the caller must recheck its condition.
   bool WaitUntil(absl::Mutex* mu, Moment deadline) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu);
-  // After the change of what is waited for, with or without the mutex that guards it.
+  // Call after changing the condition, with or without its mutex held.
   void SignalAll();
 
  private:
-  // A leaf: held by nobody who waits for another lock.
+  // Leaf lock: no other lock is acquired while it is held.
   std::mutex mu_;
   std::condition_variable signalled_;
 };

@@ -47,7 +47,7 @@ const char* Secret::c_str() const { return bytes_ == nullptr ? "" : bytes_->view
 SecretBuffer::~SecretBuffer() { explicit_bzero(bytes_.data(), bytes_.size()); }
 
 void Wipe(std::string& text) {
-  text.resize(text.capacity());  // never more than there is: nothing is moved
+  text.resize(text.capacity());  // within the capacity: no reallocation
   explicit_bzero(text.data(), text.size());
   text.clear();
 }

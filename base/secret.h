@@ -1,8 +1,8 @@
-// Passwords, tokens and what is made of them: text whose bytes are wiped when nobody needs them any
-// more, and the means to wipe what a library made of such text.
+// Passwords, tokens and text derived from them, wiped once no longer needed; and helpers to wipe
+// what a library derived from them.
 //
-// The bytes of a Secret lie once on the heap, however often it is copied: copies share them, the
-// last one wipes them. Not locked into memory: a machine that swaps may write them to its swap.
+// The bytes of a Secret are on the heap exactly once: copies share them, and the last one wipes
+// them. They are not locked into memory, so the machine may write them to swap.
 #pragma once
 
 #include <cstddef>
@@ -16,8 +16,8 @@
 
 namespace imagefs {
 
-// Immutable. Text becomes a secret by itself; a secret becomes text only where view() is written.
-// As thread-safe as a shared_ptr.
+// Immutable. Text converts to a Secret implicitly; a Secret converts to text only by view(). As
+// thread-safe as a shared_ptr.
 class Secret {
  public:
   Secret() = default;  // empty
@@ -28,9 +28,9 @@ class Secret {
 
   bool empty() const { return bytes_ == nullptr; }
   size_t size() const;
-  // Valid as long as this or a copy of it is.
+  // Valid while this object or a copy of it exists.
   std::string_view view() const;
-  const char* c_str() const;  // the same, ended by a zero byte
+  const char* c_str() const;  // the same, null-terminated
 
   friend bool operator==(const Secret& a, const Secret& b) { return a.view() == b.view(); }
 
@@ -40,8 +40,8 @@ class Secret {
   std::shared_ptr<const Bytes> bytes_;  // null: empty
 };
 
-// Bytes to write a secret into: their number is fixed, so that no copy is left behind by growing.
-// Zeros at first, wiped at the end. Not thread-safe.
+// A fixed-size buffer to write a secret into; it never reallocates, so no copy is left behind.
+// Zero-initialized, wiped on destruction. Not thread-safe.
 class SecretBuffer {
  public:
   explicit SecretBuffer(size_t size) : bytes_(size, '\0') {}
@@ -57,13 +57,13 @@ class SecretBuffer {
   std::string bytes_;
 };
 
-// A secret in a log line or a message is an error of the compiler.
+// Writing a secret to a log line or message is a compile-time error.
 std::ostream& operator<<(std::ostream&, const Secret&) = delete;
 
-// Overwrites all of the text's memory and leaves it empty.
+// Overwrites the whole capacity of `text` and leaves it empty.
 void Wipe(std::string& text);
 
-// Wipes a text when the scope ends. The text must outlive it.
+// Wipes `text` at the end of the scope. `text` must outlive it.
 class WipeAtEnd {
  public:
   explicit WipeAtEnd(std::string& text) : text_(text) {}
@@ -75,8 +75,8 @@ class WipeAtEnd {
   std::string& text_;
 };
 
-// Overwrites what functions that have returned left on this thread's stack, some tens of KiB of it:
-// parsers keep short texts there. For the end of work with secrets.
+// Overwrites some tens of KiB below the current stack frame, where functions that have returned may
+// have left secrets (parsers keep short texts there). Call when done with secrets.
 void WipeStack();
 
 }  // namespace imagefs

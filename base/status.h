@@ -1,16 +1,16 @@
-// Errors of the whole project are absl::Status. This header adds early return and the mapping from
-// and to errno.
+// All errors in the project are absl::Status. This header adds early-return macros and the mapping
+// from and to errno.
 //
-// Codes carry meaning that callers act on:
-// - kUnauthenticated, kPermissionDenied: the *caller's* credentials failed; never shared in a
-// flight
-// - kUnavailable, kDeadlineExceeded: may pass by itself; the flight retries
-// - kDataLoss: bytes did not have the digest they should have
-// - kResourceExhausted: disk full, quota, too many requests
-// - kInvalidArgument: the input is wrong and stays wrong
-// - kCancelled: nobody wants the result any more
+// Callers act on the code:
+// - kUnauthenticated, kPermissionDenied: the *caller's* credentials failed; never shared with
+//   callers that use other credentials
+// - kUnavailable, kDeadlineExceeded: transient; the flight retries
+// - kDataLoss: bytes do not match their digest
+// - kResourceExhausted: disk full, quota exceeded, too many requests
+// - kInvalidArgument: the input is wrong; retrying cannot help
+// - kCancelled: the result is no longer wanted
 //
-// A message names the thing, the cause and, where there is one, the remedy, in one line.
+// A message names the object, the cause and, if there is one, the remedy, in one line.
 #pragma once
 
 #include <string_view>
@@ -20,19 +20,19 @@
 
 namespace imagefs {
 
-// Status for an errno value; the message is "<what>: <strerror>".
+// Returns a Status for an errno value; the message is "<what>: <strerror>".
 absl::Status ErrnoStatus(int error_number, std::string_view what);
 
-// The errno that a file system answers for a status; 0 for OK.
+// Returns the errno that a file system reports for `status`; 0 for OK.
 int StatusToErrno(const absl::Status& status);
 
-// Same code, message "<context>: <message>"; OK stays OK.
+// Returns the same code with the message "<context>: <message>"; OK stays OK.
 absl::Status Annotate(const absl::Status& status, std::string_view context);
 
 // True for failures of the caller's credentials.
 bool IsCredentialFailure(const absl::Status& status);
 
-// True for failures that a later attempt may not see.
+// True for errors that a later attempt may not encounter.
 bool IsRetriable(const absl::Status& status);
 
 }  // namespace imagefs

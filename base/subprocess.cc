@@ -27,9 +27,9 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kReadBytes = 4096;
-constexpr int kFreeNumbers = 10;  // above those that a program is given
+constexpr int kFreeNumbers = 10;  // above the descriptors that a program can be given
 
-// A child process that is killed and reaped, with its group, when it is not waited for.
+// A child process; unless waited for, it is killed, with its process group, and reaped.
 class Child {
  public:
   explicit Child(pid_t pid) : pid_(pid) {}
@@ -53,7 +53,7 @@ class Child {
   pid_t pid_;
 };
 
-// Pointers into `strings`, which must stay as it is, and a null pointer.
+// Returns pointers into `strings`, which must not change, followed by a null pointer.
 std::vector<char*> PointersTo(std::vector<std::string>& strings) {
   std::vector<char*> out;
   out.reserve(strings.size() + 1);
@@ -62,7 +62,7 @@ std::vector<char*> PointersTo(std::vector<std::string>& strings) {
   return out;
 }
 
-// Waits until `fd` is readable (or at its end); false at the deadline.
+// Waits until `fd` is readable or at its end; returns false at the deadline.
 bool WaitReadable(int fd, Clock::time_point deadline) {
   while (true) {
     const auto left =
@@ -92,7 +92,7 @@ absl::StatusOr<pid_t> Spawn(const SpawnOptions& options) {
     posix_spawn_file_actions_destroy(&actions);
     posix_spawnattr_destroy(&attributes);
   };
-  // Out of the way first: the number of one may be that which another one is to get.
+  // Move the sources out of the way first: one may have a number that another is to get.
   std::vector<Fd> copies;
   int highest = STDERR_FILENO;
   for (const auto& [number, source] : options.descriptors) {
@@ -148,7 +148,7 @@ std::string ProgramResult::Complaint() const {
 
 absl::StatusOr<ProgramResult> RunProgram(const ProgramCall& call) {
   const auto deadline = Clock::now() + call.timeout;
-  // A file in memory as standard input: a program that does not read it breaks no pipe.
+  // An in-memory file as standard input: a program that does not read it causes no SIGPIPE.
   Fd input(memfd_create("program-input", MFD_CLOEXEC));
   int pipe_fds[2];
   if (!input.valid() || pipe2(pipe_fds, O_CLOEXEC) != 0) {
@@ -175,7 +175,7 @@ absl::StatusOr<ProgramResult> RunProgram(const ProgramCall& call) {
   Child child(pid);
   child_end.Reset();
   ProgramResult result;
-  // May be a secret, so it is read into the memory that it stays in.
+  // Possibly a secret: reserve enough so that it is never reallocated.
   result.output.reserve(call.max_output_bytes + kReadBytes);
   while (true) {
     if (!WaitReadable(output.get(), deadline)) {

@@ -7,7 +7,7 @@ namespace {
 
 constexpr uint32_t kInvalid = UINT32_MAX;
 
-// The character at the beginning of `text` and its length in bytes; kInvalid and 1 where none is.
+// Returns the first character of `text` and its length in bytes; kInvalid and 1 if it is malformed.
 std::pair<uint32_t, size_t> FirstCharacter(std::string_view text) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
   const unsigned char lead = byte(0);
@@ -19,7 +19,7 @@ std::pair<uint32_t, size_t> FirstCharacter(std::string_view text) {
     if ((byte(i) & 0xc0) != 0x80) return {kInvalid, 1};
     character = character << 6 | (byte(i) & 0x3f);
   }
-  // Written longer than need be, half of a surrogate pair, or beyond the last character.
+  // An overlong encoding, a surrogate, or beyond the last code point.
   const bool longer = (size == 3 && character < 0x800) || (size == 4 && character < 0x10000);
   if (longer || (character >= 0xd800 && character < 0xe000) || character > 0x10ffff) {
     return {kInvalid, 1};
@@ -32,7 +32,7 @@ bool IsControl(uint32_t character) {
          character == 0x2028 || character == 0x2029;
 }
 
-// Marks that order the text around them from right to left or back.
+// Bidirectional formatting characters.
 bool TurnsDirection(uint32_t character) {
   return character == 0x61c || character == 0x200e || character == 0x200f ||
          (character >= 0x202a && character <= 0x202e) ||
@@ -78,7 +78,7 @@ bool HasControls(std::string_view text) {
 
 std::string PrintableName(std::string_view name, size_t max_bytes) {
   if (name.size() <= max_bytes) return Escaped(name);
-  // Where the parts meet no character is cut.
+  // Do not cut a character in two.
   size_t head = max_bytes / 2, tail = name.size() - max_bytes / 2;
   while (head > 0 && Continues(name[head])) --head;
   while (tail < name.size() && Continues(name[tail])) ++tail;

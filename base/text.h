@@ -1,6 +1,6 @@
-// Text in std::string_view. Debian's Abseil is built with a string_view of its own, to which
-// std::string_view does not convert, so StrCat and a few more are wrapped here: code of the project
-// uses these (and std::string_view's own starts_with, ends_with, find). Pure functions.
+// Text helpers for std::string_view. Debian's Abseil is built with its own string_view, to which
+// std::string_view does not convert, so this header wraps StrCat and a few others; use these (and
+// std::string_view's own starts_with, ends_with, find). Pure functions.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ std::enable_if_t<!std::is_convertible_v<const T&, std::string_view>, const T&> F
 }
 }  // namespace internal
 
-// absl::StrCat and absl::StrAppend, also for std::string_view.
+// absl::StrCat and absl::StrAppend that also accept std::string_view.
 template <typename... Args>
 std::string StrCat(const Args&... args) {
   return absl::StrCat(internal::ForAbsl(args)...);
@@ -38,7 +38,7 @@ void StrAppend(std::string* out, const Args&... args) {
   absl::StrAppend(out, internal::ForAbsl(args)...);
 }
 
-// Text out of hostile input, fit for one line of a message: at most `max_bytes` of it, what is not
+// Makes hostile input fit for one line of a message: at most `max_bytes` of it, with everything but
 // printable ASCII escaped.
 inline std::string Printable(std::string_view text, size_t max_bytes = 200) {
   std::string out = absl::CHexEscape(ToAbsl(text.substr(0, max_bytes)));
@@ -46,27 +46,26 @@ inline std::string Printable(std::string_view text, size_t max_bytes = 200) {
   return out;
 }
 
-// True for well-formed UTF-8, as the strings of the control protocol have to be.
+// True for well-formed UTF-8, which strings of the control protocol must be.
 bool IsUtf8(std::string_view text);
 
-// True when `text` has a byte that is no printable text: control characters (also those of two
-// bytes), the end of a line, and what is not UTF-8.
+// True if `text` contains control characters (including the two-byte C1 ones), line ends, or
+// invalid UTF-8.
 bool HasControls(std::string_view text);
 
-// A name that somebody chose (a path, a reference), fit for one line of a message: text stays as it
-// is, control characters, those that turn the direction of writing, and what is not UTF-8 are
-// escaped ("\n", "\x1b"). Of a name of more than `max_bytes` the middle is left out, since the last
-// part of a path tells most.
+// Makes a user-supplied name (a path, a reference) fit for one line of a message: control
+// characters, bidirectional formatting characters and invalid UTF-8 are escaped ("\n", "\x1b").
+// Names longer than `max_bytes` lose their middle, since the end of a path is the most informative.
 std::string PrintableName(std::string_view name, size_t max_bytes = 200);
 
-// A message with the middle left out where it has more than `max_bytes`: somebody's input is in it.
+// Cuts the middle out of a message longer than `max_bytes`; it may contain user input.
 inline std::string Shortened(std::string_view text, size_t max_bytes = 2000) {
   if (text.size() <= max_bytes) return std::string(text);
   const size_t half = max_bytes / 2;
   return StrCat(text.substr(0, half), "...", text.substr(text.size() - half));
 }
 
-// The parts between separators; one empty part for an empty text. The views point into `text`.
+// Returns the parts between separators; one empty part for empty text. The views point into `text`.
 inline std::vector<std::string_view> Split(std::string_view text, char separator) {
   std::vector<std::string_view> out;
   while (true) {
@@ -83,7 +82,7 @@ inline bool ConsumePrefix(std::string_view* text, std::string_view prefix) {
   return true;
 }
 
-// Decimal digits only: no sign, no blanks. Absent when empty or too large.
+// Accepts decimal digits only: no sign, no blanks. Returns nullopt if empty or too large.
 inline std::optional<uint64_t> ParseDecimal(std::string_view text) {
   if (text.empty()) return std::nullopt;
   uint64_t value = 0;

@@ -1,4 +1,4 @@
-// A call that consists of several flights, as one ticket. Thread-safe.
+// Combines the tickets of a call that consists of several flights into one. Thread-safe.
 #pragma once
 
 #include <memory>
@@ -12,7 +12,7 @@ namespace imagefs {
 
 class TicketGroup {
  public:
-  // Leaves every flight that was added, and those that will be.
+  // Leaves every flight that has been or will be added.
   static FlightTicket TicketOf(const std::shared_ptr<TicketGroup>& group) {
     return FlightTicket([self = group] {
       std::vector<FlightTicket> tickets;

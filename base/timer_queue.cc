@@ -12,13 +12,13 @@
 namespace imagefs {
 
 struct Timer::Shared {
-  using Key = std::pair<Moment, uint64_t>;  // when, and a number that ascends
+  using Key = std::pair<Moment, uint64_t>;  // time, then an ascending number
 
   absl::Mutex mu;
   TimedCondition changed;
   std::map<Key, absl::AnyInvocable<void()>> calls ABSL_GUARDED_BY(mu);
   uint64_t next_id ABSL_GUARDED_BY(mu) = 1;
-  uint64_t running ABSL_GUARDED_BY(mu) = 0;  // the call that has begun, 0 = none
+  uint64_t running ABSL_GUARDED_BY(mu) = 0;  // the running call, 0 = none
   bool stopping ABSL_GUARDED_BY(mu) = false;
 };
 
@@ -34,7 +34,7 @@ Timer& Timer::operator=(Timer&& other) noexcept {
 void Timer::Cancel() {
   const std::shared_ptr<Shared> shared = std::exchange(shared_, nullptr);
   if (shared == nullptr) return;
-  absl::AnyInvocable<void()> dropped;  // destroyed after the lock is given back
+  absl::AnyInvocable<void()> dropped;  // destroyed after the lock is released
   absl::MutexLock lock(&shared->mu);
   const auto found = shared->calls.find({when_, id_});
   if (found == shared->calls.end()) return;
@@ -106,7 +106,7 @@ void TimerQueue::Loop() {
     shared.calls.erase(first);
     shared.mu.Unlock();
     call();
-    call = nullptr;  // what it holds is released while Stop still waits
+    call = nullptr;  // destroy the closure while Stop still waits
     shared.mu.Lock();
     shared.running = 0;
   }

@@ -1,10 +1,10 @@
-// Calls that are made later, on one thread, unless they are cancelled first. The wall clock has no
-// influence. Setting, cancelling and running a timer cost O(log n); a cancelled one leaves nothing.
+// Delayed calls on one thread, each cancellable until it starts. Independent of the wall clock.
+// Setting, cancelling and running a timer cost O(log n); a cancelled one leaves nothing behind.
 //
 //   Timer timer = timers.At(Moment::Now() + absl::Seconds(60), [weak] { ... });
-//   timer.Cancel();  // as its destructor does
+//   timer.Cancel();  // or destroy it
 //
-// Thread-safe; one Timer is used by one thread at a time.
+// Thread-safe; each Timer is used by one thread at a time.
 #pragma once
 
 #include <cstdint>
@@ -20,21 +20,20 @@ namespace imagefs {
 
 class TimerQueue;
 
-// The right to cancel one call. May outlive the queue.
+// Handle to cancel one call. May outlive the queue.
 class Timer {
  public:
-  Timer() = default;  // of nothing
+  Timer() = default;  // empty
   Timer(Timer&& other) noexcept { *this = std::move(other); }
   Timer& operator=(Timer&& other) noexcept;
   ~Timer() { Cancel(); }
 
-  // The call does not begin any more, and what its closure holds is released before this returns.
-  // A call that has begun goes on, and is not waited for: so this may be called from the call
-  // itself and under locks that it takes, and a closure holds what it needs or finds out by a weak
-  // pointer that it is gone.
+  // Prevents the call from starting; its closure has been destroyed when this returns. Does not
+  // wait for a call that is already running, so it may be called from the call itself and under
+  // locks that the call takes. Closures must therefore own what they use, or check a weak pointer.
   void Cancel();
-  // Waits, beyond that, for a call that has begun. REQUIRES: not on the queue's thread, and no lock
-  // is held that the call takes.
+  // Like Cancel, but also waits for a running call. REQUIRES: not on the queue's thread; the caller
+  // holds no lock that the call takes.
   void Stop();
 
  private:
@@ -43,7 +42,7 @@ class Timer {
   Timer(std::shared_ptr<Shared> shared, Moment when, uint64_t id)
       : shared_(std::move(shared)), when_(when), id_(id) {}
 
-  std::shared_ptr<Shared> shared_;  // null: of nothing
+  std::shared_ptr<Shared> shared_;  // null: empty
   Moment when_ = Moment::InfiniteFuture();
   uint64_t id_ = 0;
 };
@@ -55,16 +54,16 @@ class TimerQueue {
   TimerQueue(const TimerQueue&) = delete;
   TimerQueue& operator=(const TimerQueue&) = delete;
 
-  // `call` must not block: all others wait behind it. One whose time has passed is made at once, in
-  // the order of their times; of equal ones in the order in which they were set.
+  // `call` must not block, since it delays all others. Calls run in order of time, then of
+  // creation; calls whose time has passed run immediately.
   [[nodiscard]] Timer At(Moment when, absl::AnyInvocable<void()> call);
   [[nodiscard]] Timer After(absl::Duration pause, absl::AnyInvocable<void()> call) {
     return At(Moment::Now() + pause, std::move(call));
   }
-  // Waits for the call that runs; those that have not begun are dropped, and so is what is set from
-  // now on. Idempotent. REQUIRES: not on the queue's thread.
+  // Waits for the running call and drops the pending ones; calls set from now on are dropped as
+  // well. Idempotent. REQUIRES: not on the queue's thread.
   void Close();
-  // Calls that have not begun.
+  // Number of calls that have not started.
   size_t pending() const;
 
  private:

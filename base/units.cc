@@ -43,7 +43,7 @@ std::string FormatDuration(std::chrono::nanoseconds duration) {
 absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
   const auto bad = [&] {
     return absl::InvalidArgumentError(
-        StrCat("\"", Printable(text), "\" is no size; expected e.g. 512, 64KiB, 10G"));
+        StrCat("\"", Printable(text), "\" is not a size; expected e.g. 512, 64KiB, 10G"));
   };
   uint64_t value = 0;
   size_t i = 0;
@@ -72,7 +72,7 @@ absl::StatusOr<uint64_t> ParseBytes(std::string_view text) {
 absl::StatusOr<std::string> BootId() {
   IMAGEFS_ASSIGN_OR_RETURN(std::string id, ReadFile("/proc/sys/kernel/random/boot_id", 128));
   while (!id.empty() && (id.back() == '\n' || id.back() == ' ')) id.pop_back();
-  if (id.size() < 8) return absl::InternalError("the kernel gives no boot id");
+  if (id.size() < 8) return absl::InternalError("the kernel provides no boot id");
   return id;
 }
 

@@ -178,11 +178,11 @@ refuse 1 'fleet.key: a secret key that others may read \(mode 0640\); chmod 600'
 chmod 600 fleet.key
 refuse 1 'fleet.pub: a secret key that others may read' ifs index -q --push --sign fleet.pub "$REGISTRY/test/app:1"
 chmod 600 fleet.pub
-refuse 1 'fleet.pub: it is no secret key of minisign' ifs index -q --push --sign fleet.pub "$REGISTRY/test/app:1"
+refuse 1 'fleet.pub: it is not a minisign secret key' ifs index -q --push --sign fleet.pub "$REGISTRY/test/app:1"
 refuse 1 'absent.key: No such file' ifs index -q --push --sign absent.key "$REGISTRY/test/app:1"
 refuse 1 'keys: Is a directory' ifs index -q --push --sign "$T/keys" "$REGISTRY/test/app:1"
 refuse 1 'too long' ifs index -q --push --sign /dev/zero "$REGISTRY/test/app:1"
-refuse 1 'it is no secret key' ifs index -q --push --sign <(head -c 300 /dev/urandom) "$REGISTRY/test/app:1"
+refuse 1 'it is not a minisign secret key' ifs index -q --push --sign <(head -c 300 /dev/urandom) "$REGISTRY/test/app:1"
 many=()
 for k in {1..17}; do many+=(--sign fleet.key); done
 refuse 1 'at most 16 keys, not by 17' ifs index -q --push "${many[@]}" "$REGISTRY/test/app:1"
@@ -229,6 +229,6 @@ store configured
 ifs ls >/dev/null || fail "the keys are not taken"
 configure '[index]' "keys = [\"$T/keys/fleet.key\"]"
 store wrong
-refuse 1 'index.keys.*fleet.key: it is no public key of minisign' ifs ls
+refuse 1 'index.keys.*fleet.key: it is not a minisign public key' ifs ls
 ! grep -qF "${secret:0:20}" "$T/err" || fail "the secret key is in the message"
 echo "all is as it should be"

@@ -21,7 +21,7 @@ namespace {
 
 class ByteBudgetTest : public ::testing::Test {
  protected:
-  // What one gives back may be given to another who waits.
+  // Bytes that one lease returns may be granted to another waiter.
   ~ByteBudgetTest() override {
     while (!leases_.empty()) (void)std::exchange(leases_, {});
   }
@@ -63,7 +63,7 @@ TEST_F(ByteBudgetTest, WhatCanNeverBeHadIsRefusedAtOnce) {
   Take(budget, "a", 101);
   ASSERT_EQ(refused_.size(), 1U);
   EXPECT_TRUE(absl::IsResourceExhausted(refused_[0]));
-  Take(budget, "a", 100);  // by itself a source may have all
+  Take(budget, "a", 100);  // a single request may exceed the share
   EXPECT_EQ(Held("a"), 1U);
 }
 
@@ -93,7 +93,7 @@ TEST_F(ByteBudgetTest, ALargeRequestIsNotPassedOverForEver) {
   Take(budget, "small", 60);
   Take(budget, "large", 90);
   for (int i = 0; i < 5; ++i) Take(budget, "small", 30);
-  EXPECT_EQ(Held("small"), 1U);  // 40 are free, but it is the other's turn
+  EXPECT_EQ(Held("small"), 1U);  // 40 are free, but it is the other source's turn
   Return("small");
   EXPECT_EQ(Held("large"), 1U);
 }
@@ -120,7 +120,7 @@ TEST_F(ByteBudgetTest, ALeaseOutlivesTheBudget) {
   Return("a");
 }
 
-// A thousand waiting requests that end as soon as they are granted are no thousand nested calls.
+// A thousand queued requests that end as soon as they are granted must not nest a thousand calls.
 TEST_F(ByteBudgetTest, GrantsDoNotNest) {
   ByteBudget budget(10, 10);
   Take(budget, "first", 10);

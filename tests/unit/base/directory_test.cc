@@ -65,7 +65,7 @@ TEST_F(DirectoryTest, WhatIsInADirectory) {
   ASSERT_TRUE(names.ok()) << names.status();
   EXPECT_EQ(std::set<std::string>(names->begin(), names->end()),
             (std::set<std::string>{".hidden", "sub"}));
-  // However often one descriptor is asked.
+  // Repeatedly on the same descriptor.
   const auto folder = OpenFile(dir_, O_RDONLY | O_DIRECTORY);
   ASSERT_TRUE(folder.ok());
   for (int i = 0; i < 2; ++i) EXPECT_EQ(ListDir(*folder, dir_)->size(), 2u);
@@ -159,7 +159,7 @@ TEST_F(DirectoryTest, ATreeOfAnyDepthIsRemoved) {
   ASSERT_TRUE(MakeDirs(dir_ + "/outside").ok());
   ASSERT_TRUE(WriteFileDurably(dir_ + "/outside/kept", "x").ok());
   ASSERT_TRUE(MakeDirs(dir_ + "/tree").ok());
-  // Deeper than a path can say, and than the process has descriptors for.
+  // Deeper than PATH_MAX, and than the process has descriptors for.
   rlimit before;
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
   const rlimit few = {150, before.rlim_max};

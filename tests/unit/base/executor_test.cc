@@ -41,7 +41,7 @@ TEST(ExecutorTest, PriorityThenOrderOfSubmission) {
     executor.Submit([&] { order.push_back(2); });
     executor.Submit(At(Priority::kForeground), [&] { order.push_back(3); });
     EXPECT_EQ(executor.queued(), 4u);
-    raised->RaiseTo(Priority::kOnDemand);  // while it waits
+    raised->RaiseTo(Priority::kOnDemand);  // while it is queued
     release.Notify();
   }
   EXPECT_EQ(order, (std::vector<int>{1, 2, 3, 4}));

@@ -76,7 +76,7 @@ TEST_F(FdTest, ErrorsNameThePath) {
 TEST_F(FdTest, APipeIsReadToItsEndAndNobodyWaitsForeverForIt) {
   const std::string path = dir_ + "/pipe";
   ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
-  EXPECT_EQ(*ReadFile(path, 10), "");  // nobody writes
+  EXPECT_EQ(*ReadFile(path, 10), "");  // no writer
   Fd writer(open(path.c_str(), O_RDWR | O_CLOEXEC));
   EXPECT_TRUE(absl::IsDeadlineExceeded(ReadFile(path, 10, /*patience_ms=*/1).status()));
   std::thread late([&writer] {
@@ -98,7 +98,7 @@ TEST_F(FdTest, WriteFileDurablyReplacesAndLeavesNoTrash) {
   ASSERT_TRUE(WriteFileDurably(dir_ + "/f", "old", 0640).ok());
   ASSERT_TRUE(WriteFileDurably(dir_ + "/f", "new", 0640).ok());
   EXPECT_EQ(*ReadFile(dir_ + "/f", 10), "new");
-  // A folder in the way: the rename fails, and what was written for it goes.
+  // A directory is in the way: the rename fails and the temporary file is removed.
   ASSERT_TRUE(MakeDirs(dir_ + "/folder/inside").ok());
   EXPECT_FALSE(WriteFileDurably(dir_ + "/folder", "x").ok());
   size_t entries = 0;

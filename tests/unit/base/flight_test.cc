@@ -1,4 +1,4 @@
-// The rules of base/flight.h, each under its number, and what threads can do to them.
+// Tests of the rules of base/flight.h, each named by its number, and of races between threads.
 #include "base/flight.h"
 
 #include <gtest/gtest.h>
@@ -22,7 +22,7 @@ namespace {
 
 using Table = FlightTable<int>;
 
-// One caller and what happened to it.
+// One caller and the results it received.
 struct Probe {
   std::vector<absl::StatusOr<int>> results;
   FlightTicket ticket;
@@ -35,7 +35,7 @@ struct Probe {
 
 class FlightTest : public ::testing::Test {
  protected:
-  // Work that is held until the test finishes it; `started_` has one context for every start.
+  // Joins with work that runs until the test finishes it; `started_` holds one context per start.
   std::unique_ptr<Probe> Join(const std::string& key, const std::string& auth_scope = "",
                               Priority priority = Priority::kForeground) {
     auto probe = std::make_unique<Probe>();
@@ -200,7 +200,7 @@ TEST_F(FlightTest, Rule4WhoLeftIsNotAskedToTakeOver) {
 TEST_F(FlightTest, Rule4AudienceIsThatOfTheRunningStartNotOfWhoIsLeft) {
   auto a = Join("k", "alice");
   auto b = Join("k", "bob");
-  a->ticket.Leave();  // but its Start runs on
+  a->ticket.Leave();  // its Start keeps running
   started_[0].finish(absl::UnauthenticatedError("alice"));
   EXPECT_TRUE(b->results.empty());
   ASSERT_EQ(started_for_.size(), 2u);
@@ -243,7 +243,7 @@ TEST_F(FlightTest, Rule5NewRunHasThePriorityOfThoseWhoAreLeft) {
   started_[1].finish(1);
 }
 
-// Rule 6 is the caches': this is what it needs of a flight.
+// Rule 6 is implemented by the caches; this is what they need from a flight.
 TEST_F(FlightTest, Rule6EveryCallerHoldsTheResultBeforeTheFlightLetsItGo) {
   FlightTable<std::shared_ptr<int>> table("pins");
   std::shared_ptr<int> first;
@@ -356,7 +356,7 @@ TEST_F(FlightTest, LeaveInsideDone) {
   caller.done = [&](const absl::StatusOr<int>&) {
     ++calls;
     own.Leave();
-    other->ticket.Leave();  // its result is on its way
+    other->ticket.Leave();  // its result is being delivered
   };
   own = table_.Join("k", std::move(caller)).ticket;
   other = Join("k");
@@ -384,11 +384,11 @@ TEST_F(FlightTest, SecondFinishDoesNothing) {
   auto a = Join("k", "alice");
   auto b = Join("k", "bob");
   started_[0].finish(absl::UnauthenticatedError("a"));
-  started_[0].finish(1);  // while the second run flies
+  started_[0].finish(1);  // while the second run is running
   EXPECT_TRUE(b->results.empty());
   started_[1].finish(2);
   auto c = Join("k");
-  started_[1].finish(3);  // while another flight of the key flies
+  started_[1].finish(3);  // while another flight of the key is running
   EXPECT_TRUE(c->results.empty());
   started_[2].finish(4);
   started_[2].finish(5);
@@ -411,7 +411,7 @@ TEST_F(FlightTest, TicketAndContextMayOutliveTheTable) {
   EXPECT_EQ(calls, 1);
 }
 
-// Whoever wins, every caller gets exactly one answer, and the winner decides which.
+// Whoever wins the race, every caller gets exactly one answer, and the winner decides which.
 TEST_F(FlightTest, LeaveRacingFinish) {
   for (int round = 0; round < 500; ++round) {
     std::atomic<int> calls{0};
@@ -445,14 +445,15 @@ TEST_F(FlightTest, LeaveRacingFinish) {
   }
 }
 
-// Random joins, leaves, results, credential failures and inline ends by several threads.
+// Random joins, leaves, results, credential failures and inline completions on several threads.
 class Storm {
  public:
   static constexpr int kThreads = 4;
   static constexpr int kRounds = 3000;
 
   void Run() {
-    // What the dice need not bring: nobody works yet, so these leave before their flights end.
+    // Cover these cases even if the random part does not: no worker is running yet, so these
+    // callers leave before their flights end.
     const FlightTicket deserted = Join(0, "0", /*at_once=*/false).ticket;
     const FlightTicket leader = Join(1, "1", /*at_once=*/false).ticket;
     const FlightTicket heir = Join(2, "1", /*at_once=*/false).ticket;
@@ -473,13 +474,13 @@ class Storm {
   }
 
   Table table{"storm"};
-  // How often the Done of each caller ran.
+  // How often each caller's Done ran.
   std::vector<std::atomic<int>> answers = std::vector<std::atomic<int>>(3 + kThreads * kRounds);
   std::atomic<int> overlaps{0};
 
  private:
   void Start(Table::Context context, bool at_once) {
-    // One piece of work a key at a time is what flights are for.
+    // Flights must run one task per key at a time.
     if (running_[Slot(context.key)]++ != 0) ++overlaps;
     {
       absl::MutexLock lock(&mu_);

@@ -29,7 +29,7 @@ TEST_F(FreeSpaceTest, RefusesWhatDoesNotFit) {
 }
 
 TEST_F(FreeSpaceTest, KeepsAReserveWhateverIsWritten) {
-  // More than any disk has free: its whole size.
+  // The size of the whole disk: more than is ever free.
   FreeSpaceGuard guard(directory_.get(),
                        {.max_reserve = UINT64_MAX, .reserve_divisor = 1, .check_bytes = 1});
   EXPECT_TRUE(absl::IsResourceExhausted(guard.Allow(1)));

@@ -84,7 +84,7 @@ TEST(JsonTest, MembersAreBounded) {
   EXPECT_TRUE(absl::IsInvalidArgument(Json::Parse(wide(4097)).status()));
 }
 
-// Writes down what it is told.
+// Records the events it receives.
 class Recorder : public JsonVisitor {
  public:
   absl::Status Open(bool object) override { return Say(object ? "{" : "["); }

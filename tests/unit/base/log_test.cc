@@ -56,7 +56,7 @@ TEST_F(LogTest, InTheBackgroundNothingIsLostInItsOrder) {
 }
 
 TEST_F(LogTest, WhoLogsDoesNotWaitForWhoReads) {
-  // Nobody reads this pipe: it is full long before the last line.
+  // This pipe is never read, so it fills up long before the last line.
   int ends[2];
   ASSERT_EQ(pipe2(ends, O_CLOEXEC), 0);
   const int before = dup(STDERR_FILENO);
@@ -65,7 +65,7 @@ TEST_F(LogTest, WhoLogsDoesNotWaitForWhoReads) {
   close(ends[1]);
   auto background = std::make_unique<BackgroundLog>();
   for (int i = 0; i < 20000; ++i) LogInfo("a line that nobody reads, of some length");
-  // What is queued fails to be written once the reader is gone.
+  // With the reader gone, writing the queued lines fails.
   signal(SIGPIPE, SIG_IGN);
   close(ends[0]);
   background.reset();

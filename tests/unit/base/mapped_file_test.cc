@@ -88,7 +88,7 @@ TEST_F(MappedFileTest, GoesOnWithAFileThatIsWholeAgain) {
   EXPECT_TRUE(file->CheckWhole("a").ok());
 }
 
-// Readers who hold on to `IsWholeSince` never take zeros for what the file has.
+// Readers that honor `IsWholeSince` never mistake zeros for the file's content.
 TEST_F(MappedFileTest, IsCutAndMappedAgainUnderReaders) {
   const Fd fd = File("a", 4 * kPage), whole = File("b", 4 * kPage);
   const absl::StatusOr<MappedFile> file = MappedFile::Map(fd.get(), "a");
@@ -128,7 +128,7 @@ TEST_F(MappedFileTest, OthersAreNotTouched) {
   EXPECT_TRUE(cut->damaged());
   EXPECT_FALSE(whole->damaged());
   EXPECT_EQ(CountOnExecutor(whole->bytes()), 8 * kPage);
-  // What is known of it moves with it, and ends with it.
+  // The damaged state moves with the mapping and ends with it.
   MappedFile moved = std::move(*cut);
   EXPECT_TRUE(moved.damaged());
   ASSERT_TRUE(PwriteFull(one.get(), std::string(8 * kPage, 'x'), 0).ok());
@@ -164,7 +164,7 @@ using MappedFileDeathTest = MappedFileTest;
 TEST_F(MappedFileDeathTest, FaultsElsewhereEndTheProcess) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto fault = [&] {
-    signal(SIGBUS, SIG_DFL);  // also where a sanitizer has put a handler
+    signal(SIGBUS, SIG_DFL);  // even if a sanitizer installed a handler
     const Fd fd = File("own", 2 * kPage);
     const absl::StatusOr<MappedFile> guarded = MappedFile::Map(fd.get(), "own");
     void* const bare = mmap(nullptr, 2 * kPage, PROT_READ, MAP_SHARED, fd.get(), 0);

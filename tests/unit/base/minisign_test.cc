@@ -11,7 +11,7 @@
 namespace imagefs {
 namespace {
 
-// Made by minisign 0.11 (-G -W, -G, -S, -S -l) for these tests.
+// Created by minisign 0.11 (-G -W, -G, -S, -S -l).
 constexpr std::string_view kPublic = "RWSKNqp+nTqvMI32F6xbm56YB+QBPKZe5q9alOdgEbnS5gQLCdsIhlNU";
 constexpr std::string_view kPublicFile =
     "untrusted comment: minisign public key 30AF3A9D7EAA368A\n"
@@ -23,7 +23,7 @@ constexpr std::string_view kSecretFile =
     "jLHHohtOmXvX8oGbYQ1igrugV432F6xbm56YB+"
     "QBPKZe5q9alOdgEbnS5gQLCdsIhlNUAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"
     "AAAAAAA=\n";
-// The same key with the password "correct horse" and the least cost that there is.
+// The same key with the password "correct horse" and the lowest possible cost.
 constexpr std::string_view kLockedFile =
     "untrusted comment: minisign encrypted secret key\n"
     "RWRTY0IyAAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8AgAAAAAAAAAAAAAEAAAAAlZee"
@@ -71,7 +71,7 @@ TEST(MinisignTest, VerifiesWhatMinisignSigned) {
   EXPECT_EQ(Signature().key_id(), "30AF3A9D7EAA368A");
   EXPECT_EQ(Signature().trusted_comment(), "a trusted comment");
   EXPECT_TRUE(Public().Verify(kMessage, Signature()).ok());
-  // The last newline may be missing.
+  // The last newline is optional.
   EXPECT_TRUE(
       Public().Verify(kMessage, Signature(kSignature.substr(0, kSignature.size() - 1))).ok());
 }
@@ -81,7 +81,7 @@ TEST(MinisignTest, SignsAsMinisignDoes) {
   EXPECT_EQ(key.public_key().ToString(), kPublic);
   const absl::StatusOr<std::string> text = key.Sign(kMessage, "a trusted comment");
   ASSERT_TRUE(text.ok()) << text.status();
-  // Ed25519 has one signature for a key and a message: only the untrusted comment may differ.
+  // Ed25519 is deterministic: only the untrusted comment may differ.
   EXPECT_EQ(text->substr(text->find('\n')), kSignature.substr(kSignature.find('\n')));
 }
 
@@ -106,9 +106,9 @@ TEST(MinisignTest, AnotherKeyDoesNotVerify) {
 }
 
 TEST(MinisignTest, AnotherKeyInTheNameOfThisOneDoesNotVerify) {
-  // An id is a random number that anybody may copy. Here this key's id is with the other's point:
-  // base64 digits 0 to 11 are the algorithm, the id of 8 bytes, and, of the point, the first half
-  // of a byte, so the last two digits of those stay the other's.
+  // An id is a random number that anybody may copy. This combines this key's id with the other's
+  // point: base64 digits 0 to 11 hold the algorithm, the 8-byte id and the first half of a byte of
+  // the point, so the last two of those digits remain the other's.
   const std::string other(kOtherPublic);
   for (size_t at = 2; at < 13; ++at) {
     std::string mixed = other;
@@ -125,7 +125,7 @@ TEST(MinisignTest, EveryDigitOfASignatureCounts) {
   const size_t comment = std::string_view("untrusted comment: ").size();
   size_t parsed = 0;
   for (size_t at = 0; at < kSignature.size(); ++at) {
-    if (at >= comment && at < kSignature.find('\n')) continue;  // proven by nothing
+    if (at >= comment && at < kSignature.find('\n')) continue;  // not authenticated
     for (const char digit : {'A', 'B', '/', ' ', '\n', '='}) {
       if (kSignature[at] == digit) continue;
       std::string text(kSignature);
@@ -136,7 +136,7 @@ TEST(MinisignTest, EveryDigitOfASignatureCounts) {
       EXPECT_FALSE(Public().Verify(kMessage, *signature).ok()) << at << digit;
     }
   }
-  EXPECT_GT(parsed, 400u);  // so most changes do reach Verify
+  EXPECT_GT(parsed, 400u);  // most changes do reach Verify
 }
 
 TEST(MinisignTest, EveryDigitOfAPublicKeyCounts) {
@@ -157,15 +157,15 @@ TEST(MinisignTest, RefusesWhatIsNoSignature) {
            std::string(),
            good.substr(0, good.size() - 2),                  // truncated
            good.substr(0, good.find("trusted comment: a")),  // the first half alone
-           good + "\n",                                      // an empty line after it
-           good + good,                                      // two
-           good + "x",                                       // something after it
-           "\n" + good,                                      // something before it
+           good + "\n",                                      // a trailing empty line
+           good + good,                                      // two signatures
+           good + "x",                                       // trailing garbage
+           "\n" + good,                                      // leading garbage
            Replaced(good, "untrusted comment: ", "comment: "),
            Replaced(good, "\ntrusted comment: ", "\ncomment: "),
-           Replaced(good, "a trusted", "a \x1b[2Jtrusted"),  // fit for no terminal
+           Replaced(good, "a trusted", "a \x1b[2Jtrusted"),  // unsafe for a terminal
            Replaced(good, "signature from", "signature\rfrom"),
-           Replaced(good, "01QA=", "01QB="),  // another text of the same bytes
+           Replaced(good, "01QA=", "01QB="),  // non-canonical base64
            Replaced(good, "01QA=", "01QA"),
            Replaced(good, "01QA=", "01QAA"),
            Replaced(good, "RUSK", "RVSK"),  // an unknown algorithm
@@ -200,7 +200,7 @@ TEST(MinisignTest, RefusesWhatIsNoSecretKey) {
     EXPECT_TRUE(absl::IsInvalidArgument(MinisignSecretKey::Parse(text, "").status())) << text;
     EXPECT_TRUE(absl::IsInvalidArgument(MinisignSecretKey::NeedsPassword(text).status()));
   }
-  // A seed and a public half that do not belong together.
+  // The seed and the public key do not match.
   const std::string damaged = Replaced(file, "zDY6bBF", "zDY6bBG");
   EXPECT_NE(MinisignSecretKey::Parse(damaged, "").status().message().find("damaged"),
             absl::string_view::npos);

@@ -60,11 +60,11 @@ TEST(SecretTest, WipesTextsWithoutMovingThem) {
   for (const size_t size : {3u, 15u, 16u, 4000u}) {
     std::string text(size, 'x');
     const char* const at = text.data();
-    text.resize(size / 2);  // what lies behind its end is wiped, too
+    text.resize(size / 2);  // the bytes past its end are wiped as well
     Wipe(text);
     EXPECT_TRUE(text.empty());
     EXPECT_EQ(text.data(), at);
-    // Within the capacity: the memory is the text's own still.
+    // Within the capacity: no reallocation.
     text.resize(text.capacity(), 'y');
     EXPECT_EQ(text.find('x'), std::string::npos);
   }

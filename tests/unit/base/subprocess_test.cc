@@ -128,7 +128,7 @@ TEST(Subprocess, WhatTakesTooLongIsEndedWithItsChildren) {
   EXPECT_TRUE(absl::IsDeadlineExceeded(RunProgram(call).status()));
   const auto pid = ReadFile(file, 100);
   ASSERT_TRUE(pid.ok()) << pid.status();
-  // It is killed and then reaped by somebody else, if at all: gone, or a zombie.
+  // It is killed, then reaped by another process or not at all: gone, or a zombie.
   const std::string path = StrCat("/proc/", pid->substr(0, pid->find('\n')), "/stat");
   bool lives = true;
   for (int i = 0; i < 500 && lives; ++i) {

@@ -9,7 +9,7 @@ TEST(Utf8Test, TellsTextFromBytes) {
   for (const char* text : {"", "plain", "\u00fcbung", "\u20ac", "\U0001f600", "\ufffd"}) {
     EXPECT_TRUE(IsUtf8(text)) << text;
   }
-  // A lone byte, a cut one, one written too long, half of a surrogate pair, beyond the last.
+  // A stray byte, a truncated one, an overlong encoding, a surrogate, beyond the last code point.
   for (const char* bytes :
        {"\xff", "\x80", "a\xc3", "\xe2\x82", "\xc0\xaf", "\xe0\x80\xaf", "\xf0\x80\x80\xaf",
         "\xed\xa0\x80", "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xc3\x28"}) {
@@ -40,7 +40,7 @@ TEST(PrintableNameTest, KeepsTextAndEscapesTheRest) {
 TEST(PrintableNameTest, LeavesTheMiddleOut) {
   EXPECT_EQ(PrintableName("abcdefghij", 10), "abcdefghij");
   EXPECT_EQ(PrintableName("abcdefghijk", 10), "abcde...ghijk");
-  // No character is cut in two.
+  // Characters are not cut in two.
   EXPECT_EQ(PrintableName("abcd\u20acxxx\u20acefg", 10), "abcd...efg");
   EXPECT_LT(PrintableName(std::string(100'000, '/')).size(), 210u);
   EXPECT_LT(PrintableName(std::string(100'000, '\x80'), 60).size(), 260u);

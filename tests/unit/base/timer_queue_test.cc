@@ -1,4 +1,4 @@
-// What is called later, what is not called at all, and what is left of it.
+// Tests which calls run, which do not, and that nothing is left behind.
 #include "base/timer_queue.h"
 
 #include <gtest/gtest.h>
@@ -111,7 +111,7 @@ TEST(TimerQueueTest, TheEndOfTheHandleCancels) {
   {
     Timer timer = timers.After(absl::Hours(1), [held] { FAIL(); });
     Timer moved = std::move(timer);
-    timer.Cancel();  // of nothing now
+    timer.Cancel();  // empty now
     EXPECT_EQ(timers.pending(), 1U);
     moved = timers.After(absl::Hours(2), [held] { FAIL(); });
     EXPECT_EQ(timers.pending(), 1U) << "the one before is cancelled";

@@ -75,8 +75,8 @@ TEST(Config, KeysOfAFleet) {
   for (const auto& [keys, needle] : std::vector<std::pair<std::string, std::string>>{
            {StrCat("\"", kFleetKey, "\""), "f.toml:2: index.keys is a list"},
            {"[1]", "index.keys is a list"},
-           {"[\"RWx\"]", "\"RWx\" is no public key"},
-           {"[\"fleet.pub\"]", "\"fleet.pub\" is no public key"},
+           {"[\"RWx\"]", "\"RWx\" is not a minisign public key"},
+           {"[\"fleet.pub\"]", "\"fleet.pub\" is not a minisign public key"},
            {StrCat("[\"", directory, "/absent.pub\"]"), "absent.pub: No such file"},
            {"[\"/etc/hostname\"]", "/etc/hostname: "},
        }) {
