@@ -34,14 +34,14 @@ class PlainDecompressor : public Decompressor {
   uint64_t at_ = 0;
 };
 
-// The header of a gzip member (RFC 1952), byte by byte. ISA-L's own reader of headers refuses right
-// ones that carry a checksum of the header when they arrive in pieces. The checksum itself is not
-// compared: the digest of the blob covers it.
+// Parses a gzip member header (RFC 1952) byte by byte. ISA-L's header parser rejects valid headers
+// with a header checksum when they arrive in pieces. This does not verify that checksum: the digest
+// of the blob covers it.
 class GzipHeader {
  public:
   bool done() const { return part_ == Part::kDone; }
 
-  // Null, or why the byte cannot stand here.
+  // Returns null, or why the byte is invalid.
   const char* Feed(uint8_t byte) {
     switch (part_) {
       case Part::kFixed:
@@ -81,7 +81,7 @@ class GzipHeader {
   static constexpr uint8_t kReservedFlags = 0xe0, kHasChecksum = 2, kHasExtra = 4, kHasName = 8,
                            kHasComment = 16;
 
-  // The first part from `part` on that this header has.
+  // Enters the first part from `part` on that this header has.
   void Enter(Part part) {
     if (part == Part::kExtraLength && (flags_ & kHasExtra) == 0) part = Part::kName;
     if (part == Part::kName && (flags_ & kHasName) == 0) part = Part::kComment;
@@ -94,11 +94,10 @@ class GzipHeader {
   Part part_ = Part::kFixed;
   uint8_t flags_ = 0;
   uint32_t at_ = 0;    // bytes of the part so far
-  uint32_t left_ = 0;  // bytes of the extra field
+  uint32_t left_ = 0;  // bytes remaining in the extra field
 };
 
-// Members one after another; after the last one zeros may follow (padding to a record size),
-// nothing else.
+// A sequence of members; only zeros may follow the last one (padding to a record size).
 class GzipDecompressor : public Decompressor {
  public:
   explicit GzipDecompressor(uint64_t point_spacing)
@@ -139,7 +138,7 @@ class GzipDecompressor : public Decompressor {
 
   void StartMember() {
     isal_inflate_init(state_.get());
-    state_->crc_flag = ISAL_GZIP_NO_HDR_VER;  // checks CRC-32 and length in the trailer
+    state_->crc_flag = ISAL_GZIP_NO_HDR_VER;  // verifies CRC-32 and length in the trailer
     header_ = GzipHeader();
     place_ = Place::kInMember;
     output_pending_ = false;
@@ -188,12 +187,11 @@ class GzipDecompressor : public Decompressor {
     return step;
   }
 
-  // Decodes towards the next beginning of a block. ISA-L does not tell where blocks begin, but it
-  // stands exactly there when its input ends there. So the input is given in pieces; when the
-  // tables of codes have changed over a piece, a block began in it, and the piece is decoded once
-  // more in smaller ones. A block whose header fits into the smallest piece may be passed over.
-  // Pieces end at multiples of their size, so that the places found do not depend on how the input
-  // came.
+  // Decodes up to the next block boundary. ISA-L does not report block boundaries, but stops
+  // exactly at one if its input ends there. The input is therefore fed in pieces; if the code
+  // tables changed within a piece, a block began in it, and the piece is decoded again in smaller
+  // pieces. A block whose header fits into the smallest piece may be missed. Pieces end at
+  // multiples of their size, so that the points found do not depend on how the input was split.
   absl::StatusOr<Step> SearchBlock(std::string_view in, absl::Span<char> out) {
     const size_t size = kSearchPieces[level_];
     size_t piece = std::min(in.size(), size - static_cast<size_t>(consumed_ % size));
@@ -224,12 +222,12 @@ class GzipDecompressor : public Decompressor {
       ++level_;
       return SearchBlock(in, out);
     }
-    // What was found at the coarsest level has been passed over.
+    // The block found at the coarsest level has been passed.
     if (consumed_ % kSearchPieces[0] == 0) level_ = 0;
     return step;
   }
 
-  // True when the decoder stands before a block: it has given out all that is before it.
+  // Returns true if the decoder is at a block boundary and has delivered all output before it.
   bool NotePoint() {
     if (state_->block_state != ISAL_BLOCK_NEW_HDR && state_->block_state != ISAL_BLOCK_HDR) {
       return false;
@@ -270,10 +268,10 @@ class GzipDecompressor : public Decompressor {
 
   const std::unique_ptr<inflate_state> state_;
   std::unique_ptr<inflate_state> saved_;
-  size_t level_ = 0;  // of the search: which of kSearchPieces
+  size_t level_ = 0;  // search level: index into kSearchPieces
   GzipHeader header_;
   Place place_ = Place::kInMember;
-  bool output_pending_ = false;  // the output was full: there may be more without further input
+  bool output_pending_ = false;  // the output was full: more may follow without further input
   bool padded_ = false;
   uint64_t consumed_ = 0;
   uint64_t produced_ = 0;
@@ -324,8 +322,8 @@ class ZstdDecompressor : public Decompressor {
     return absl::OkStatus();
   }
 
-  // Sees to the memory for the frame that begins here. False when the input ends before it is known
-  // how much that is; what there was of it is kept in head_.
+  // Obtains memory for the frame that begins here. Returns false if the input ends before the
+  // amount is known; the partial header is kept in head_.
   absl::StatusOr<bool> BeginFrame(ZSTD_inBuffer& input, uint64_t produced) {
     if (head_.empty() && PointIsDue(consumed_)) {
       AddPoint({consumed_, produced, SpanCodec::kZstd, 0});
@@ -350,14 +348,14 @@ class ZstdDecompressor : public Decompressor {
     if (demand.window > uint64_t{1} << kMaxZstdWindowLog) {
       return absl::FailedPreconditionError(StrCat(
           "the zstd frame at compressed byte ", consumed_ - head_.size(), " asks for a window of ",
-          demand.window >> 20, " MiB, and at most ", (1 << kMaxZstdWindowLog) >> 20,
-          " MiB are given, as by the runtimes; compress the layer with --long=", kMaxZstdWindowLog,
-          " or less"));
+          demand.window >> 20, " MiB, but at most ", (1 << kMaxZstdWindowLog) >> 20,
+          " MiB are allowed, as in the runtimes; compress the layer with --long=",
+          kMaxZstdWindowLog, " or less"));
     }
     if (demand.memory <= std::max(kSmallZstdWindow, lease_.bytes()) || grant_ == nullptr) {
       return absl::OkStatus();
     }
-    // The smaller window goes first: who holds some and waits for more may wait for ever.
+    // Release the smaller window first: holding one while waiting for more can deadlock.
     if (lease_.bytes() > 0) IMAGEFS_RETURN_IF_ERROR(Renew());
     lease_.Return();
     IMAGEFS_ASSIGN_OR_RETURN(lease_, grant_(demand.memory));
@@ -379,7 +377,7 @@ class ZstdDecompressor : public Decompressor {
       return absl::DataLossError(StrCat("the zstd stream is corrupt near compressed byte ",
                                         consumed_, ": ", ZSTD_getErrorName(result)));
     }
-    // 0 says that a frame ended here and all its output is out; another may follow.
+    // 0: a frame has ended and all its output has been written; another may follow.
     if (result == 0) {
       place_ = Place::kBetween;
       head_.clear();
@@ -390,11 +388,11 @@ class ZstdDecompressor : public Decompressor {
   }
 
   const ZstdWindowGrant grant_;
-  ByteBudget::Lease lease_;  // of the memory of stream_
+  ByteBudget::Lease lease_;  // for the memory of stream_
   std::unique_ptr<ZSTD_DStream, Free> stream_;
   Place place_ = Place::kStart;
-  std::string head_;     // the frame's first bytes, when they came in pieces
-  size_t head_fed_ = 0;  // of them, to stream_
+  std::string head_;     // the frame's first bytes, if they arrived in pieces
+  size_t head_fed_ = 0;  // how many of them stream_ has received
   bool output_pending_ = false;
   uint64_t consumed_ = 0;
   uint64_t produced_ = 0;
@@ -429,7 +427,7 @@ absl::StatusOr<std::unique_ptr<Decompressor>> Decompressor::Create(LayerCompress
     case LayerCompression::kUnknown:
       break;
   }
-  return absl::InvalidArgumentError("the compression is not known");
+  return absl::InvalidArgumentError("unknown compression");
 }
 
 }  // namespace imagefs

@@ -1,6 +1,6 @@
 // Streaming decompression of layer blobs: gzip (ISA-L; multi-member, trailing zero padding), zstd
-// (multi-frame, skippable frames, windows to 512 MiB), or none. Not thread-safe. Memory is that of
-// the window, which for the large ones has to be granted.
+// (multi-frame, skippable frames, windows up to 512 MiB), or none. Not thread-safe. Memory use is
+// that of the window; large windows must be granted.
 #pragma once
 
 #include <cstdint>
@@ -16,25 +16,26 @@
 
 namespace imagefs {
 
-// What the first bytes of a blob are, whatever its media type says. Needs up to 6 bytes, fewer only
-// when the blob is that short. Neither gzip nor zstd is kNone: taken as a plain tar.
+// Detects the compression of a blob from its first bytes, regardless of its media type. Needs 6
+// bytes, or fewer if the blob is shorter. Returns kNone (a plain tar) for anything but gzip and
+// zstd.
 LayerCompression SniffCompression(std::string_view head);
 
-// A place where decoding may begin anew.
+// A point from which decoding can resume.
 struct RestartPoint {
   uint64_t blob_offset = 0;
-  uint64_t data_offset = 0;  // bytes of output in front of it
+  uint64_t data_offset = 0;  // output bytes before it
   SpanCodec codec = SpanCodec::kStored;
-  uint8_t bit = 0;  // as in SpanEntry
+  uint8_t bit = 0;  // like SpanEntry::bit
 };
 
 class Decompressor {
  public:
-  // With `point_spacing`, notes places where decoding may begin anew, that many compressed bytes
-  // apart or the next possible one behind: every gzip member or zstd frame, and deflate blocks.
-  // 0 notes none. `grant` is asked for windows of more than kSmallZstdWindow, and its lease is kept
-  // as long as the decompressor or until a larger one is needed; without it memory is taken as the
-  // output comes, so that who decodes few bytes takes little.
+  // With a nonzero `point_spacing`, records restart points, each the first possible one at least
+  // that many compressed bytes after the previous: gzip members, zstd frames and deflate blocks.
+  // `grant` is asked for windows larger than kSmallZstdWindow; its lease is held until a larger
+  // window is needed or the decompressor is destroyed. Without `grant`, memory grows with the
+  // output, so that decoding a few bytes takes little.
   static absl::StatusOr<std::unique_ptr<Decompressor>> Create(LayerCompression compression,
                                                               uint64_t point_spacing = 0,
                                                               ZstdWindowGrant grant = {});
@@ -44,20 +45,20 @@ class Decompressor {
     size_t consumed = 0;  // of `in`
     size_t produced = 0;  // into `out`
   };
-  // Makes progress on at least one side unless `in` is empty and nothing is pending. Corrupt input
-  // is kDataLoss and says where (offset in the compressed stream); a window that is too large is
-  // kFailedPrecondition. Errors of the grant come back unchanged.
+  // Makes progress on at least one side unless `in` is empty and nothing is pending. Returns
+  // kDataLoss, with the offset in the compressed stream, for corrupt input, and kFailedPrecondition
+  // if the window is too large. Errors of the grant are returned unchanged.
   virtual absl::StatusOr<Step> Run(std::string_view in, absl::Span<char> out) = 0;
-  // After the last input: kDataLoss "truncated" when the stream ended inside a member or frame, or
-  // when a compressed stream had no byte at all.
+  // Call after the last input. Returns kDataLoss "truncated" if the stream ended inside a member or
+  // frame, or if a compressed stream was empty.
   virtual absl::Status Finish() = 0;
-  // Those found so far, in ascending order; the first is the stream's beginning.
+  // Restart points found so far, in ascending order; the first is the beginning of the stream.
   const std::vector<RestartPoint>& points() const { return points_; }
 
  protected:
   explicit Decompressor(uint64_t point_spacing) : point_spacing_(point_spacing) {}
   bool PointIsDue(uint64_t blob_offset) const { return UntilPointIsDue(blob_offset) == 0; }
-  // Compressed bytes until the next point is wanted.
+  // Returns the number of compressed bytes until the next point is due.
   uint64_t UntilPointIsDue(uint64_t blob_offset) const {
     if (point_spacing_ == 0) return UINT64_MAX;
     if (points_.empty()) return 0;

@@ -1,6 +1,7 @@
-// EROFS as it lies on disk: the part of the format that an index uses. The authority is the
-// kernel's fs/erofs/erofs_fs.h; docs/formats/index.md says how an index uses it. All numbers are
-// little-endian, and every struct has alignment 1, so it may be overlaid on any byte of a mapping.
+// The EROFS on-disk format: the subset that an index uses. The authoritative definition is the
+// kernel's fs/erofs/erofs_fs.h; docs/formats/index.md describes how an index uses it. All numbers
+// are little-endian, and every struct has alignment 1, so it may be overlaid on any byte of a
+// mapping.
 #pragma once
 
 #include <array>
@@ -12,7 +13,7 @@
 
 namespace imagefs {
 
-// A little-endian number of alignment 1.
+// A little-endian integer with alignment 1.
 template <typename T>
 class Little {
  public:
@@ -49,20 +50,20 @@ using Le64 = Little<uint64_t>;
 
 inline constexpr uint32_t kBlockBits = 9;
 inline constexpr uint32_t kBlockSize = 1u << kBlockBits;
-inline constexpr uint32_t kSlotBits = 5;  // an inode number counts 32-byte slots
+inline constexpr uint32_t kSlotBits = 5;  // inode numbers count 32-byte slots
 inline constexpr uint32_t kSlotSize = 1u << kSlotBits;
 
 inline constexpr uint64_t kSuperOffset = 1024;
 inline constexpr uint32_t kMagic = 0xE0F5E1E2;
 
 inline constexpr uint32_t kCompatSuperChecksum = 0x1;
-inline constexpr uint32_t kCompatMtime = 0x2;  // the time of an inode is its mtime
+inline constexpr uint32_t kCompatMtime = 0x2;  // an inode's time is its mtime
 inline constexpr uint32_t kIncompatChunkedFile = 0x4;
 inline constexpr uint32_t kIncompatDeviceTable = 0x8;
 
 struct SuperBlock {
   Le32 magic;
-  Le32 checksum;  // CRC-32C of the superblock's block from here on, this field taken as zero
+  Le32 checksum;  // CRC-32C from here to the end of the block, with this field as zero
   Le32 feature_compat;
   uint8_t block_bits = 0;
   uint8_t extension_slots = 0;
@@ -100,11 +101,11 @@ static_assert(sizeof(DeviceEntry) == 128 && alignof(DeviceEntry) == 1);
 inline constexpr uint64_t kDeviceTableOffset = kSuperOffset + sizeof(SuperBlock);
 static_assert(kDeviceTableOffset % sizeof(DeviceEntry) == 0);
 
-// Layout of an inode's data, bits 1-3 of Inode::format. Bit 0 says that the inode has 64 bytes.
+// Data layout of an inode, in bits 1-3 of Inode::format. Bit 0 is set for a 64-byte inode.
 inline constexpr uint16_t kFormatExtended = 1;
 inline constexpr uint16_t kFlatPlain = 0;   // blocks at `u`
-inline constexpr uint16_t kFlatInline = 2;  // blocks at `u`, the last one behind the inode
-inline constexpr uint16_t kChunkBased = 4;  // an array of ChunkIndex behind the inode
+inline constexpr uint16_t kFlatInline = 2;  // blocks at `u`, the last one after the inode
+inline constexpr uint16_t kChunkBased = 4;  // an array of ChunkIndex after the inode
 
 struct DiskInode {
   Le16 format;
@@ -123,7 +124,7 @@ struct DiskInode {
 };
 static_assert(sizeof(DiskInode) == 64 && alignof(DiskInode) == 1);
 
-inline constexpr uint32_t kChunkBitsMask = 0x1f;  // a chunk has 2^(9 + bits) bytes
+inline constexpr uint32_t kChunkBitsMask = 0x1f;  // a chunk is 2^(9 + bits) bytes
 inline constexpr uint32_t kChunkIndexes = 0x20;   // 8-byte entries with a device
 inline constexpr uint32_t kHoleBlock = 0xffffffff;
 
@@ -164,7 +165,7 @@ inline constexpr std::array<XattrPrefix, 5> kXattrPrefixes = {{
 
 struct DiskDirent {
   Le64 nid;
-  Le16 name_offset;  // in the directory block; that of the first entry also says how many there are
+  Le16 name_offset;  // in the directory block; the first entry's also gives the number of entries
   uint8_t type = 0;
   uint8_t reserved = 0;
 };

@@ -13,7 +13,7 @@ namespace imagefs {
 namespace {
 
 constexpr size_t kInodesADrop = 8192;
-constexpr size_t kLinkedBytes = 32;  // of an entry of linked_
+constexpr size_t kLinkedBytes = 32;  // of an entry in linked_
 
 }  // namespace
 
@@ -30,8 +30,8 @@ absl::StatusOr<TreeImporter::LoadedXattrs> TreeImporter::LoadXattrs(Nid nid) con
   return loaded;
 }
 
-// Each inode of a sound image is visited once and has its bytes for itself, so they sum up to no
-// more than the image. An image whose directories form a cycle or share their bytes exceeds that.
+// In a valid image, each inode is visited once and no two share bytes, so the bytes sum to at most
+// the size of the image. If directories form a cycle or share bytes, the sum exceeds it.
 absl::Status TreeImporter::Charge(Nid nid) {
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t bytes, image_.StoredBytes(nid));
   if (bytes > budget_) {
@@ -146,7 +146,8 @@ absl::Status TreeImporter::ImportExtents(InodeId id, const ErofsImage::Stat& sta
         last->data_offset + last->length == extent.data_offset) {
       last->length += extent.length;
     } else {
-      if (extents.size() == extents.capacity()) {  // about to be twice as long, for a moment thrice
+      if (extents.size() ==
+          extents.capacity()) {  // about to double, with three times the memory during the copy
         IMAGEFS_RETURN_IF_ERROR(CheckMemory(3 * extents.size() * sizeof(Extent)));
       }
       extents.push_back(extent);

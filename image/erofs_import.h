@@ -1,5 +1,5 @@
-// Copies inodes of an index into a Tree: the common part of ErofsImage::ToTree and MergeLayers.
-// The work is bounded by the size of the image, whatever a hostile one says.
+// Copies inodes of an index into a Tree: the common part of ErofsImage::ToTree and MergeLayers. The
+// work is bounded by the size of the image, even for a hostile one.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +15,8 @@
 
 namespace imagefs {
 
-// One image into one tree, which may take `max_bytes`: with more, an import is kResourceExhausted.
-// `image` and `tree` must outlive the importer.
+// Imports one image into one tree. Imports return kResourceExhausted if the tree would take more
+// than `max_bytes` of memory. `image` and `tree` must outlive the importer.
 class TreeImporter {
  public:
   TreeImporter(const ErofsImage& image, uint16_t device_shift, Tree& tree,
@@ -28,25 +28,26 @@ class TreeImporter {
         budget_(image.size_bytes()) {}
 
   struct LoadedXattrs {
-    std::vector<Xattr> xattrs;  // without the markers of overlay form
+    std::vector<Xattr> xattrs;  // without the overlay markers
     bool opaque = false;
     bool implied = false;
   };
   absl::StatusOr<LoadedXattrs> LoadXattrs(Nid nid) const;
 
-  // Calls `visit` for every entry but "." and "..", in the order of names, each name once.
+  // Calls `visit` for every entry except "." and "..", in name order, each name once.
   absl::Status ForEachChild(Nid directory,
                             absl::FunctionRef<absl::Status(std::string_view, Nid)> visit);
 
-  // Gives `id` the attributes of an inode of the image; its children and names stay.
+  // Sets the attributes of `id` from an inode of the image; keeps its children and names.
   void Assign(InodeId id, const ErofsImage::Stat& stat, LoadedXattrs xattrs);
 
-  // A new inode without a name; a file that was imported before is returned again (a hard link).
+  // Returns a new inode without a name, or the existing one if the file was imported before (a hard
+  // link).
   absl::StatusOr<InodeId> ImportFile(const ErofsImage::Stat& stat);
-  // A new directory without a name and without children.
+  // Returns a new directory without a name or children.
   absl::StatusOr<InodeId> ImportDirectory(const ErofsImage::Stat& stat, LoadedXattrs xattrs);
 
-  // kResourceExhausted when the tree takes more than it may. `more`: what is not in it yet.
+  // Returns kResourceExhausted if the tree plus `more` bytes exceeds the limit.
   absl::Status CheckMemory(uint64_t more = 0);
 
  private:
@@ -57,9 +58,9 @@ class TreeImporter {
   const uint16_t device_shift_;
   Tree& tree_;
   const uint64_t max_bytes_;
-  size_t since_drop_ = 0;                     // inodes since the image's pages were told to go
-  uint64_t budget_;                           // bytes of the image that are not accounted for yet
-  absl::flat_hash_map<Nid, InodeId> linked_;  // files with several names
+  size_t since_drop_ = 0;                     // inodes since the image's pages were last dropped
+  uint64_t budget_;                           // bytes of the image not yet accounted for
+  absl::flat_hash_map<Nid, InodeId> linked_;  // files with multiple names
 };
 
 }  // namespace imagefs

@@ -19,7 +19,7 @@
 namespace imagefs {
 namespace {
 
-// A run of chunks longer than this is reported in pieces, so that one Map is bounded.
+// Longer runs of chunks are reported in pieces, to bound the time of one Map call.
 constexpr uint64_t kMaxChunksAtOnce = 1 << 16;
 
 absl::Status Damaged(Nid nid, std::string_view what) {
@@ -34,7 +34,7 @@ const T& View(std::string_view bytes, uint64_t offset) {
   return *reinterpret_cast<const T*>(bytes.data() + offset);
 }
 
-// An inode whose parts are known to lie in the image.
+// An inode whose parts have been checked to lie within the image.
 struct InodeView {
   Nid nid = 0;
   const DiskInode* disk = nullptr;
@@ -42,12 +42,12 @@ struct InodeView {
   uint64_t size = 0;
   uint64_t xattrs = 0;      // offset of the xattrs
   uint64_t xattr_size = 0;  // 0 = none
-  uint64_t data = 0;        // offset behind the xattrs
+  uint64_t data = 0;        // offset after the xattrs
 
   uint32_t mode() const { return disk->mode; }
 };
 
-// `first`: where metadata begins; nothing before it is an inode.
+// `first`: start of the metadata; there are no inodes before it.
 absl::StatusOr<InodeView> LoadInode(std::string_view bytes, uint64_t first, Nid nid) {
   if (nid > bytes.size() >> kSlotBits || nid << kSlotBits < first ||
       (nid << kSlotBits) + sizeof(DiskInode) > bytes.size()) {
@@ -74,11 +74,11 @@ absl::StatusOr<InodeView> LoadInode(std::string_view bytes, uint64_t first, Nid 
     inode.xattr_size = sizeof(XattrHeader) + kXattrAlign * (inode.disk->xattr_count - 1);
   }
   inode.data = inode.xattrs + inode.xattr_size;
-  if (inode.data > bytes.size()) return Damaged(nid, "has xattrs that reach behind the image");
+  if (inode.data > bytes.size()) return Damaged(nid, "has xattrs that extend beyond the image");
   return inode;
 }
 
-// The bytes of a directory or symbolic link: whole blocks, then a tail.
+// Contents of a directory or symbolic link: whole blocks, then a tail.
 struct FlatData {
   std::string_view blocks;
   std::string_view tail;
@@ -107,14 +107,15 @@ absl::StatusOr<FlatData> LoadFlat(std::string_view bytes, const InodeView& inode
   }
   if (is_inline) {
     if (tail == 0 || tail > bytes.size() - inode.data) {
-      return Damaged(inode.nid, "has inline data that reaches behind the image");
+      return Damaged(inode.nid, "has inline data that extends beyond the image");
     }
     data.tail = bytes.substr(inode.data, tail);
   }
   return data;
 }
 
-// One block of a directory. Create checks the number of entries; each access checks its entry.
+// One block of a directory. Create validates the number of entries; each access validates its
+// entry.
 class DirBlock {
  public:
   static absl::StatusOr<DirBlock> Create(std::string_view block, Nid directory) {
@@ -139,7 +140,7 @@ class DirBlock {
       return Damaged(directory_, "has directory entries with bad name offsets");
     }
     std::string_view name = block_.substr(begin, end - begin);
-    // The last name ends where the padding starts.
+    // The last name ends at the padding.
     if (is_last) name = name.substr(0, name.find('\0'));
     if (name.empty() || name.size() > kMaxName) {
       return Damaged(directory_, "has a directory entry with a bad name");
@@ -176,7 +177,7 @@ uint8_t DirentKind(uint8_t type) {
   }
 }
 
-// Calls `visit` with prefix, rest of the name and value of each xattr until it returns false.
+// Calls `visit` with the prefix, rest of the name and value of each xattr until it returns false.
 absl::Status ForEachXattr(
     std::string_view bytes, const InodeView& inode,
     absl::FunctionRef<bool(const XattrPrefix&, std::string_view, std::string_view)> visit) {
@@ -186,10 +187,10 @@ absl::Status ForEachXattr(
   }
   uint64_t at = inode.xattrs + sizeof(XattrHeader);
   while (at < inode.data) {
-    if (inode.data - at < sizeof(XattrEntry)) return Damaged(inode.nid, "has a cut xattr");
+    if (inode.data - at < sizeof(XattrEntry)) return Damaged(inode.nid, "has a truncated xattr");
     const XattrEntry& entry = View<XattrEntry>(bytes, at);
     const uint64_t size = sizeof(entry) + entry.name_length + uint64_t{entry.value_size};
-    if (size > inode.data - at) return Damaged(inode.nid, "has a cut xattr");
+    if (size > inode.data - at) return Damaged(inode.nid, "has a truncated xattr");
     const auto* prefix =
         std::find_if(kXattrPrefixes.begin(), kXattrPrefixes.end(),
                      [&](const XattrPrefix& p) { return p.index == entry.prefix; });
@@ -205,11 +206,10 @@ absl::Status ForEachXattr(
   return absl::OkStatus();
 }
 
-// The chunks of a regular file.
 struct Chunks {
   const ChunkIndex* array = nullptr;
   uint64_t count = 0;
-  uint32_t bits = 0;  // of bytes
+  uint32_t bits = 0;  // log2 of the chunk size in bytes
 };
 
 absl::StatusOr<Chunks> LoadChunks(std::string_view bytes, const InodeView& inode) {
@@ -223,7 +223,7 @@ absl::StatusOr<Chunks> LoadChunks(std::string_view bytes, const InodeView& inode
   chunks.count = ((inode.size - 1) >> chunks.bits) + 1;
   const uint64_t at = RoundUp(inode.data, sizeof(ChunkIndex));
   if (at > bytes.size() || chunks.count > (bytes.size() - at) / sizeof(ChunkIndex)) {
-    return Damaged(inode.nid, "has chunks that reach behind the image");
+    return Damaged(inode.nid, "has chunks that extend beyond the image");
   }
   chunks.array = &View<ChunkIndex>(bytes, at);
   return chunks;
@@ -232,7 +232,7 @@ absl::StatusOr<Chunks> LoadChunks(std::string_view bytes, const InodeView& inode
 absl::StatusOr<std::vector<DeviceSlot>> LoadDevices(std::string_view bytes, uint64_t count) {
   std::vector<DeviceSlot> devices;
   if (kDeviceTableOffset + count * sizeof(DeviceEntry) > bytes.size()) {
-    return absl::DataLossError("index: the table of data files is cut; remove the index");
+    return absl::DataLossError("index: the table of data files is truncated; remove the index");
   }
   devices.reserve(count);
   for (uint64_t i = 0; i < count; ++i) {
@@ -254,7 +254,7 @@ absl::Status CheckSuperBlock(std::string_view bytes) {
   if (!volume.starts_with(kVolumeName) || volume[kVolumeName.size()] != '\0' ||
       super.block_bits != kBlockBits || super.extension_slots != 0 || super.meta_block != 0 ||
       super.directory_block_bits != 0 || super.epoch != 0 || super.epoch_nanoseconds != 0) {
-    return absl::InvalidArgumentError("index: an EROFS image, but none that imagefs has made");
+    return absl::InvalidArgumentError("index: an EROFS image, but not one made by imagefs");
   }
   if (static_cast<uint8_t>(volume[kVolumeVersionAt]) != kIndexVersion ||
       (super.feature_incompat & ~(kIncompatChunkedFile | kIncompatDeviceTable)) != 0) {
@@ -270,7 +270,7 @@ absl::Status CheckSuperBlock(std::string_view bytes) {
     return absl::DataLossError("index: the superblock has a wrong checksum; remove the index");
   }
   if (uint64_t{super.blocks} << kBlockBits > bytes.size()) {
-    return absl::DataLossError(StrCat("index: cut to ", bytes.size(), " of ",
+    return absl::DataLossError(StrCat("index: truncated to ", bytes.size(), " of ",
                                       uint64_t{super.blocks} << kBlockBits,
                                       " bytes; remove the index"));
   }
@@ -311,7 +311,7 @@ absl::StatusOr<std::unique_ptr<ErofsImage>> ErofsImage::FromMemory(std::string_v
   image->meta_offset_ = std::max<uint64_t>(
       kSuperOffset + kBlockSize, kDeviceTableOffset + image->devices_.size() * sizeof(DeviceEntry));
   IMAGEFS_ASSIGN_OR_RETURN(const Stat root, image->GetStat(image->root_));
-  if (!S_ISDIR(root.mode)) return Damaged(image->root_, "is the root but no directory");
+  if (!S_ISDIR(root.mode)) return Damaged(image->root_, "is the root but not a directory");
   return image;
 }
 
@@ -327,19 +327,19 @@ absl::StatusOr<ErofsImage::Stat> ErofsImage::StatOf(Nid nid) const {
   stat.mtime_nanoseconds = inode.disk->mtime_nanoseconds;
   stat.size = inode.size;
   if (S_ISCHR(stat.mode) || S_ISBLK(stat.mode)) {
-    const uint32_t device = inode.disk->u;  // the kernel's new_encode_dev
+    const uint32_t device = inode.disk->u;  // encoded by the kernel's new_encode_dev
     stat.rdev_major = (device >> 8) & 0xfff;
     stat.rdev_minor = (device & 0xff) | ((device >> 12) & ~0xffu);
   }
   return stat;
 }
 
-// Binary search twice: for the last block whose first name is not greater, then inside it.
+// Two binary searches: for the last block whose first name is not greater, then within that block.
 absl::StatusOr<std::optional<Nid>> ErofsImage::Find(Nid directory, std::string_view name) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, directory));
   if (!S_ISDIR(inode.mode())) return absl::FailedPreconditionError("not a directory");
   IMAGEFS_ASSIGN_OR_RETURN(const FlatData data, LoadFlat(bytes_, inode));
-  uint64_t low = 0;  // invariant: the name is in a block of [low - 1, high) or nowhere
+  uint64_t low = 0;  // invariant: the name is in a block of [low - 1, high), or absent
   uint64_t high = data.block_count();
   while (low < high) {
     const uint64_t middle = low + (high - low) / 2;
@@ -370,14 +370,14 @@ absl::StatusOr<std::optional<Nid>> ErofsImage::Find(Nid directory, std::string_v
   return std::nullopt;
 }
 
-// A position is the offset of an entry in the directory, as the kernel's.
+// A position is the offset of an entry in the directory, as in the kernel.
 absl::Status ErofsImage::ReadDir(Nid directory, uint64_t position,
                                  absl::FunctionRef<bool(const DirentView&)> visit) const {
   const uint64_t generation = file_.generation();
   std::string name;
   return Whole([&] {
     return VisitDir(directory, position, [&](const DirentView& found) {
-      // What lies in the mapping may turn into zeros at any moment, so a copy is looked at.
+      // Mapped bytes may turn into zeros at any moment, so pass a copy.
       name = found.name;
       if (!file_.IsWholeSince(generation)) return false;
       return visit({name, found.nid, found.type, found.next});
@@ -450,13 +450,13 @@ absl::StatusOr<std::optional<std::string>> ErofsImage::FindXattr(Nid nid,
 absl::StatusOr<Extent> ErofsImage::RunAt(Nid nid, uint64_t offset) const {
   IMAGEFS_ASSIGN_OR_RETURN(const InodeView inode, LoadInode(bytes_, meta_offset_, nid));
   if (!S_ISREG(inode.mode())) return absl::InvalidArgumentError("not a regular file");
-  if (offset >= inode.size) return absl::OutOfRangeError("offset behind the end of the file");
+  if (offset >= inode.size) return absl::OutOfRangeError("offset beyond the end of the file");
   IMAGEFS_ASSIGN_OR_RETURN(const Chunks chunks, LoadChunks(bytes_, inode));
 
   const uint64_t first = offset >> chunks.bits;
   const ChunkIndex& index = chunks.array[first];
   const bool is_hole = index.block == kHoleBlock;
-  // As many chunks as go on where the one before ended.
+  // Extend over the chunks that continue where the previous one ended.
   const uint64_t blocks = uint64_t{1} << (chunks.bits - kBlockBits);
   const uint64_t limit = std::min(chunks.count, first + kMaxChunksAtOnce);
   uint64_t next = first + 1;
@@ -483,7 +483,7 @@ absl::StatusOr<Extent> ErofsImage::RunAt(Nid nid, uint64_t offset) const {
   }
   const uint64_t device_bytes = devices_[extent.device - 1].size_bytes;
   if (extent.data_offset > device_bytes || extent.length > device_bytes - extent.data_offset) {
-    return Damaged(nid, StrCat("has bytes behind the end of data file ", extent.device));
+    return Damaged(nid, StrCat("has bytes beyond the end of data file ", extent.device));
   }
   return extent;
 }

@@ -1,8 +1,8 @@
-// Reads an EROFS image as WriteErofs makes it, straight from mapped memory. The daemon's inode
-// table: no parsing at open beyond the superblock, no per-inode state. Every access is
-// bounds-checked, so a damaged or hostile image gives kDataLoss, never a crash or an endless loop.
-// So does a file that was cut while it was mapped, until MapAgain: what was read is only given out
-// after a look at the mapping. Thread-safe (immutable).
+// Reads an EROFS image written by WriteErofs, directly from mapped memory. This is the daemon's
+// inode table: opening parses only the superblock, and there is no per-inode state. Every access is
+// bounds-checked, so a damaged or hostile image yields kDataLoss, never a crash or an endless loop.
+// So does a file that is truncated while mapped, until MapAgain: results are returned only after
+// the mapping has been checked. Thread-safe (immutable).
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ class ErofsImage {
  public:
   // Maps the file read-only.
   static absl::StatusOr<std::unique_ptr<ErofsImage>> Open(const std::string& path);
-  // The same of a file that is open; `name` is for errors.
+  // Like Open for an open file; `name` is for errors.
   static absl::StatusOr<std::unique_ptr<ErofsImage>> OpenFd(int fd, std::string_view name);
   // For tests and fuzzing: borrows `bytes`.
   static absl::StatusOr<std::unique_ptr<ErofsImage>> FromMemory(std::string_view bytes);
@@ -38,15 +38,15 @@ class ErofsImage {
   Nid root() const { return root_; }
   uint64_t inode_count() const { return inode_count_; }
   uint64_t size_bytes() const { return bytes_.size(); }
-  // CRC-32C of all its bytes, seed all ones.
+  // CRC-32C of all bytes, with a seed of all ones.
   uint32_t Checksum() const { return Crc32c(~0U, bytes_); }
   const std::vector<DeviceSlot>& devices() const { return devices_; }
-  // True: every call fails with kDataLoss.
+  // If true, every call fails with kDataLoss.
   bool damaged() const { return file_.damaged(); }
-  // So it is from now on, since nobody knows any more what the file has.
+  // Marks the image as damaged, because the file's content is in doubt.
   void Distrust() const { file_.Distrust(); }
-  // Goes on with that file, which is known to have the bytes that this one had when it was opened.
-  // By one thread at a time.
+  // Continues with `fd`, which must have the bytes that this file had when it was opened. One
+  // thread at a time.
   absl::Status MapAgain(int fd) const { return file_.MapAgain(fd); }
   uint8_t flags() const { return flags_; }
   bool has_xattrs() const { return (flags_ & kIndexHasXattrs) != 0; }
@@ -64,20 +64,21 @@ class ErofsImage {
     return Whole([&] { return StatOf(nid); });
   }
 
-  // nullopt when the directory has no such name; kFailedPrecondition when it is no directory.
+  // Returns nullopt if the directory has no such name, kFailedPrecondition if it is not a
+  // directory.
   absl::StatusOr<std::optional<Nid>> Lookup(Nid directory, std::string_view name) const {
     return Whole([&] { return Find(directory, name); });
   }
 
   struct DirentView {
-    std::string_view name;  // until `visit` returns
+    std::string_view name;  // valid until `visit` returns
     Nid nid = 0;
     uint8_t type = 0;   // DT_*
     uint64_t next = 0;  // position after this entry, for ReadDir
   };
-  // Entries from `position` (0 = start) incl. "." and "..", in the order of names, until `visit`
-  // returns false. Positions are stable for ever, so a directory can be read on after a restart.
-  // What is visited was right, also when an error follows.
+  // Visits entries from `position` (0 = start), including "." and "..", in name order, until
+  // `visit` returns false. Positions are stable forever, so reading a directory can continue after
+  // a restart. Entries visited before an error are valid.
   absl::Status ReadDir(Nid directory, uint64_t position,
                        absl::FunctionRef<bool(const DirentView&)> visit) const;
 
@@ -85,7 +86,7 @@ class ErofsImage {
     return Whole([&] { return TargetOf(nid); });
   }
 
-  // Full names. The overlay markers are listed like any other.
+  // Returns full names. Overlay markers are included.
   absl::StatusOr<std::vector<Xattr>> Xattrs(Nid nid) const {
     return Whole([&] { return AllXattrs(nid); });
   }
@@ -93,35 +94,37 @@ class ErofsImage {
     return Whole([&] { return FindXattr(nid, name); });
   }
 
-  // Where byte `offset` of a regular file lies and how far that run goes (to the end of the file at
-  // most). `device` 0 = a hole. REQUIRES: offset < size.
+  // Returns the location of byte `offset` of a regular file and how far that run extends (at most
+  // to the end of the file). `device` 0 = a hole. REQUIRES: offset < size.
   absl::StatusOr<Extent> Map(Nid nid, uint64_t offset) const {
     return Whole([&] { return RunAt(nid, offset); });
   }
 
-  // Bytes of the image that belong to this inode: itself, its xattrs, names or target, chunks. Over
-  // all inodes they sum up to at most size_bytes(), which bounds the walk of a hostile image.
+  // Returns the number of image bytes that belong to this inode: the inode itself, its xattrs,
+  // names or target, and chunks. Over all inodes they sum to at most size_bytes(), which bounds the
+  // traversal of a hostile image.
   absl::StatusOr<uint64_t> StoredBytes(Nid nid) const {
     return Whole([&] { return BytesOf(nid); });
   }
 
-  // The whole image as a tree with every device number shifted by `device_shift`. Hard links are
-  // found by nid. kResourceExhausted when the tree would take more than `max_bytes` of memory; with
-  // such a limit the pages of the image do not stay either.
+  // Converts the whole image into a tree, with every device number shifted by `device_shift`. Hard
+  // links are detected by nid. Returns kResourceExhausted if the tree would take more than
+  // `max_bytes` of memory; with such a limit, the pages of the image are dropped on the way as
+  // well.
   absl::StatusOr<Tree> ToTree(uint16_t device_shift = 0, uint64_t max_bytes = UINT64_MAX) const;
 
-  // Tells the kernel that the pages touched so far may go; they come back from the page cache.
+  // Advises the kernel to drop the resident pages; they come back from the page cache.
   void DropResidentPages() const { file_.DropPages(); }
 
  private:
   ErofsImage() = default;
-  // The one place that decides whether what was read may be given out.
+  // The single place that checks whether bytes read from the mapping are valid.
   template <typename Read>
   auto Whole(const Read& read) const -> decltype(read()) {
     const uint64_t generation = file_.generation();
     auto result = read();
     if (file_.IsWholeSince(generation)) return result;
-    return absl::DataLossError("an index was cut, or cannot be read from the disk any more");
+    return absl::DataLossError("an index was truncated, or can no longer be read from the disk");
   }
   absl::StatusOr<Stat> StatOf(Nid nid) const;
   absl::StatusOr<std::optional<Nid>> Find(Nid directory, std::string_view name) const;
@@ -133,7 +136,7 @@ class ErofsImage {
   absl::StatusOr<Extent> RunAt(Nid nid, uint64_t offset) const;
   absl::StatusOr<uint64_t> BytesOf(Nid nid) const;
 
-  MappedFile file_;  // of no bytes: borrowed
+  MappedFile file_;  // empty: bytes_ is borrowed
   std::string_view bytes_;
   Nid root_ = 0;
   uint64_t meta_offset_ = 0;

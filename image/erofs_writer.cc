@@ -1,10 +1,10 @@
-// Two passes over the tree with the same walk. The layout pass gives every inode its place and
-// keeps four bytes an inode and four a name; the emission pass repeats the placement and writes in
-// ascending order through one buffer.
+// Two passes over the tree in the same order. The layout pass assigns a place to every inode, using
+// four bytes per inode and four per name; the emission pass repeats the placement and writes
+// sequentially through one buffer.
 //
-// Order: the root's inode; then, directory by directory in pre-order, its blocks followed by the
-// inodes of its children in the order of their names. So listing a directory with its attributes,
-// and walking a whole tree, read forward.
+// Order: the root's inode; then, for each directory in pre-order, its blocks followed by the inodes
+// of its children in name order. Listing a directory with attributes, and walking a whole tree,
+// thus read sequentially.
 
 #include "image/erofs_writer.h"
 
@@ -29,16 +29,16 @@ namespace imagefs {
 namespace {
 
 constexpr size_t kBufferBytes = 1 << 20;
-// A sparse file is described in chunks as large as its segments allow. These bounds (32 MiB of
-// index for one file, 128 MiB for an image) keep a small archive from making a huge index.
+// A sparse file is described in the largest chunks that its segments allow. These limits (32 MiB of
+// index for one file, 128 MiB for an image) prevent a small archive from producing a huge index.
 constexpr uint64_t kMaxChunksOfFile = uint64_t{1} << 22;
 constexpr uint64_t kMaxChunks = uint64_t{1} << 24;
 constexpr uint64_t kMaxXattrBytes = sizeof(XattrHeader) + 4 * (uint64_t{0xffff} - 1);
-// What a 32-bit slot or block number reaches, less one block: the highest block number is a hole.
+// The range of a 32-bit slot or block number, less one block: the highest block number is a hole.
 constexpr uint64_t kMaxImageBytes = uint64_t{0xffffffff} << kSlotBits;
 constexpr uint64_t kMaxDeviceBlocks = kHoleBlock;
 
-// Appends to a file through one buffer.
+// Buffered sequential writer to a file.
 class Output {
  public:
   explicit Output(int fd) : fd_(fd) { buffer_.reserve(kBufferBytes); }
@@ -56,7 +56,7 @@ class Output {
     return Append(std::string_view(reinterpret_cast<const char*>(&value), sizeof(T)));
   }
 
-  // Zeros up to `offset`. REQUIRES: offset >= this->offset().
+  // Writes zeros up to `offset`. REQUIRES: offset >= this->offset().
   absl::Status PadTo(uint64_t offset) {
     static constexpr char kZeros[kBlockSize] = {};
     while (this->offset() < offset) {
@@ -85,19 +85,19 @@ struct PlannedXattr {
   std::string_view value;
 };
 
-// What stands in an inode and behind it, but not where.
+// Contents of an inode and the data after it, without its place.
 struct Plan {
   uint16_t layout = kFlatPlain;
   uint64_t size = 0;
-  uint64_t xattr_bytes = 0;  // incl. the header; 0 = none
-  uint64_t block_bytes = 0;  // data in whole blocks elsewhere
-  uint64_t tail_bytes = 0;   // data behind the inode
+  uint64_t xattr_bytes = 0;  // including the header; 0 = none
+  uint64_t block_bytes = 0;  // data in whole blocks, stored separately
+  uint64_t tail_bytes = 0;   // data stored after the inode
   uint32_t chunk_bits = 0;
   uint64_t chunk_count = 0;
   std::vector<PlannedXattr> xattrs;
 };
 
-// Gives out places in ascending order; the same plans give the same places.
+// Allocates space in ascending order; deterministic.
 class Allocator {
  public:
   explicit Allocator(uint64_t start) : cursor_(start) {}
@@ -110,8 +110,8 @@ class Allocator {
     return at;
   }
 
-  // A tail must lie in one block. The inode before it may cross into that block, so it moves by no
-  // more than is needed for the tail to start there.
+  // A tail must lie within one block, but the inode before it may straddle a block boundary. So the
+  // inode moves only as far as needed for the tail to start at the next block.
   uint64_t PlaceInode(const Plan& plan) {
     const uint64_t head = sizeof(DiskInode) + plan.xattr_bytes;
     uint64_t at = RoundUp(cursor_, kSlotSize);
@@ -129,7 +129,7 @@ class Allocator {
   uint64_t cursor_;
 };
 
-// The entries of a directory with "." and ".." at their place in the order of names.
+// The entries of a directory, with "." and ".." in their place in name order.
 class EntryList {
  public:
   EntryList(const Tree& tree, absl::Span<const DirentId> children)
@@ -146,7 +146,8 @@ class EntryList {
     return IsDot(i) ? "." : IsDotDot(i) ? ".." : Child(i).name;
   }
 
-  // One past the last entry of the block that starts with entry `first`, and the bytes it takes.
+  // Returns one past the last entry of the block that starts with entry `first`, and the bytes
+  // used.
   std::pair<size_t, uint32_t> PackBlock(size_t first) const {
     uint32_t used = 0;
     size_t i = first;
@@ -207,8 +208,8 @@ absl::Status CheckName(std::string_view name) {
   return absl::OkStatus();
 }
 
-// The prefix under which `name` can be stored on a file of this type; nullptr for those that the
-// kernel would not accept there, which an unpacking runtime leaves out as well.
+// Returns the prefix under which `name` is stored on a file of this type; nullptr if the kernel
+// would not accept it there, in which case an unpacking runtime omits it as well.
 const XattrPrefix* FindPrefix(uint32_t mode, std::string_view name) {
   for (const XattrPrefix& prefix : kXattrPrefixes) {
     if (prefix.whole ? name != prefix.text : !name.starts_with(prefix.text)) continue;
@@ -231,11 +232,11 @@ uint64_t EndBlock(const Extent& extent) {
   return RoundUp(extent.file_offset + extent.length, kBlockSize) >> kBlockBits;
 }
 
-// The kernel's encoding of a device number (new_encode_dev).
+// The kernel's device number encoding (new_encode_dev).
 absl::StatusOr<uint32_t> EncodeDevice(uint32_t major, uint32_t minor) {
   if (major > 0xfff || minor > 0xfffff) {
     return absl::InvalidArgumentError(StrCat("device number ", major, ":", minor,
-                                             " is larger than Linux has; rebuild the image"));
+                                             " is larger than Linux supports; rebuild the image"));
   }
   return (minor & 0xff) | (major << 8) | ((minor & ~0xffu) << 12);
 }
@@ -259,9 +260,9 @@ class ErofsWriter {
  private:
   struct Directory {
     InodeId inode = kNoId;
-    uint32_t first_child = 0;  // in children_
+    uint32_t first_child = 0;  // index into children_
     uint32_t child_count = 0;
-    uint32_t first_subdirectory = 0;  // in directories_
+    uint32_t first_subdirectory = 0;  // index into directories_
     uint32_t subdirectory_count = 0;
     uint32_t size = 0;
     uint32_t tail_entry = 0;  // first entry of the last block
@@ -287,7 +288,7 @@ class ErofsWriter {
   absl::Status CheckExtents(InodeId id) const;
   void PlanFlat(Plan& plan) const;
 
-  // Calls `visit` for every directory in the order of the image.
+  // Calls `visit` for every directory, in image order.
   template <typename Visit>
   absl::Status Walk(Visit visit);
 
@@ -302,12 +303,12 @@ class ErofsWriter {
 
   const Tree& tree_;
   const ErofsWriterOptions& options_;
-  const uint64_t start_;  // of the metadata
+  const uint64_t start_;  // offset of the metadata
 
-  std::vector<uint32_t> slots_;  // by InodeId; 0 = not placed
+  std::vector<uint32_t> slots_;  // by InodeId; 0 = not placed yet
   std::vector<DirentId> children_;
   std::vector<Directory> directories_;
-  uint64_t end_ = 0;  // of the metadata
+  uint64_t end_ = 0;  // offset of the end of the metadata
   uint64_t inode_count_ = 0;
   uint64_t chunk_count_ = 0;
   uint8_t xattr_flags_ = 0;  // kIndexHas...
@@ -327,7 +328,7 @@ absl::Status ErofsWriter::CheckDevices() const {
     }
     if (device.size_bytes % kBlockSize != 0) {
       return absl::InvalidArgumentError(StrCat("data file ", device.tag, " has ", device.size_bytes,
-                                               " bytes, which is no multiple of 512"));
+                                               " bytes, which is not a multiple of 512"));
     }
     if (device.size_bytes >> kBlockBits > kMaxDeviceBlocks) {
       return absl::InvalidArgumentError(
@@ -391,7 +392,7 @@ absl::Status ErofsWriter::LayoutDirectory(Allocator& allocator, uint32_t index) 
   const uint32_t count = directories_[index].child_count;
   for (uint32_t i = first; i < first + count; ++i) {
     const Dirent& dirent = tree_.dirent(children_[i]);
-    if (slots_[dirent.inode] != 0) continue;  // another name of a file
+    if (slots_[dirent.inode] != 0) continue;  // another name of a placed file
     const auto place = [&]() -> absl::Status {
       IMAGEFS_RETURN_IF_ERROR(CheckName(dirent.name));
       const bool is_directory = S_ISDIR(tree_.inode(dirent.inode).mode);
@@ -440,7 +441,7 @@ absl::Status ErofsWriter::AddDirectory(InodeId id) {
     if (last == first) {
       return absl::InvalidArgumentError(
           StrCat("a name of ", entries.Name(first).size(),
-                 " bytes is longer than the 255 that Linux has; rebuild the image"));
+                 " bytes is longer than the 255 that Linux allows; rebuild the image"));
     }
     directory.tail_entry = static_cast<uint32_t>(first);
     size = RoundUp(size, kBlockSize) + used;
@@ -504,7 +505,7 @@ absl::Status ErofsWriter::PlanXattrs(InodeId id, Plan& plan) const {
     plan.xattr_bytes += XattrBytes(plan.xattrs.back());
     return absl::OkStatus();
   };
-  // The markers come first: overlayfs asks for one at every lookup.
+  // Markers first: overlayfs queries one on every lookup.
   if (options_.overlay_form && inode.opaque) IMAGEFS_RETURN_IF_ERROR(add(kOpaqueXattr, "y"));
   if (options_.overlay_form && inode.implied) IMAGEFS_RETURN_IF_ERROR(add(kImpliedXattr, "y"));
   for (const Xattr& xattr : tree_.Xattrs(id)) {
@@ -534,7 +535,7 @@ absl::Status ErofsWriter::CheckExtents(InodeId id) const {
         extent.length > std::numeric_limits<uint64_t>::max() - extent.file_offset ||
         extent.file_offset + extent.length > tree_.inode(id).size) {
       return absl::InternalError(
-          "the segments of a file are unsorted, unaligned, or reach behind its end");
+          "the segments of a file are unsorted, unaligned, or extend beyond its end");
     }
     end = extent.file_offset + extent.length;
     if (extent.device == 0 || extent.device > options_.devices.size()) {
@@ -544,23 +545,23 @@ absl::Status ErofsWriter::CheckExtents(InodeId id) const {
     const uint64_t device_bytes = options_.devices[extent.device - 1].size_bytes;
     if (extent.data_offset > device_bytes || extent.length > device_bytes - extent.data_offset) {
       return absl::InvalidArgumentError(
-          StrCat("its bytes reach behind the end of data file ", extent.device));
+          StrCat("its bytes extend beyond the end of data file ", extent.device));
     }
   }
   return absl::OkStatus();
 }
 
-// A file is one chunk where its bytes lie in one piece. Otherwise the largest chunk that no change
-// from one piece or hole to the next cuts.
+// Uses a single chunk for a contiguous file. Otherwise uses the largest chunk size at which no
+// chunk contains a boundary between segments or holes.
 absl::Status ErofsWriter::PlanChunks(InodeId id, Plan& plan) const {
   if (plan.size > static_cast<uint64_t>(std::numeric_limits<int64_t>::max())) {
     return absl::InvalidArgumentError("the file is larger than Linux can read; rebuild the image");
   }
   IMAGEFS_RETURN_IF_ERROR(CheckExtents(id));
-  if (plan.size == 0) return absl::OkStatus();  // no data in no blocks
+  if (plan.size == 0) return absl::OkStatus();  // no data, no blocks
   plan.layout = kChunkBased;
   const uint64_t blocks = RoundUp(plan.size, kBlockSize) >> kBlockBits;
-  uint64_t cuts = 0;  // the block numbers of all changes, or-ed
+  uint64_t cuts = 0;  // bitwise OR of the block numbers of all boundaries
   uint64_t end = 0;
   const Extent* before = nullptr;
   for (const Extent& extent : tree_.Extents(id)) {
@@ -621,7 +622,7 @@ absl::Status ErofsWriter::EmitSuperBlock() {
     entry.blocks = static_cast<uint32_t>(slot.size_bytes >> kBlockBits);
     std::memcpy(&head[kDeviceTableOffset + i * sizeof(entry)], &entry, sizeof(entry));
   }
-  // The checksum covers the superblock's whole block; the metadata starts behind it.
+  // The checksum covers the superblock's whole block; the metadata starts after it.
   std::memcpy(&head[kSuperOffset], &super, sizeof(super));
   super.checksum = Crc32c(0xffffffff, std::string_view(head).substr(kSuperOffset, kBlockSize));
   std::memcpy(&head[kSuperOffset], &super, sizeof(super));
@@ -644,7 +645,7 @@ absl::Status ErofsWriter::EmitDirectory(Allocator& allocator, const Directory& d
   uint32_t subdirectory = directory.first_subdirectory;
   for (uint32_t i = 0; i < directory.child_count; ++i) {
     const InodeId id = tree_.dirent(children_[directory.first_child + i]).inode;
-    // Places ascend, so a file that another name brought here before lies behind the cursor.
+    // Offsets ascend, so a file already emitted under another name is before the cursor.
     if (SlotOffset(id) < allocator.cursor()) continue;
     const bool is_directory = S_ISDIR(tree_.inode(id).mode);
     IMAGEFS_RETURN_IF_ERROR(

@@ -14,9 +14,9 @@ namespace imagefs {
 namespace {
 
 constexpr std::string_view kMagic = "imgfsidx";
-constexpr size_t kHeaderBytes = 16;  // magic, length of the index
+constexpr size_t kHeaderBytes = 16;  // magic, index length
 constexpr int kLevel = 12;
-constexpr uint32_t kNoOwner = UINT32_MAX;  // chown(2)'s "leave it", the kernel's invalid id
+constexpr uint32_t kNoOwner = UINT32_MAX;  // chown(2)'s "do not change", invalid in the kernel
 
 }  // namespace
 
@@ -48,7 +48,7 @@ absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index
       for (size_t i = kHeaderBytes; i-- > kMagic.size();) {
         index_left = index_left << 8 | static_cast<uint8_t>(head[i]);
       }
-      if (index_left > announced) return absl::DataLossError("a published index that is cut");
+      if (index_left > announced) return absl::DataLossError("a published index that is truncated");
     }
     const std::string_view part = piece.substr(0, std::min<uint64_t>(piece.size(), index_left));
     IMAGEFS_RETURN_IF_ERROR(PwriteFull(index, part, index_bytes));
@@ -61,7 +61,7 @@ absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index
   };
   IMAGEFS_RETURN_IF_ERROR(DecompressZstdTo(packed, announced, sink));
   if (head.size() < kHeaderBytes || index_left > 0) {
-    return absl::DataLossError("a published index that is cut");
+    return absl::DataLossError("a published index that is truncated");
   }
   return absl::OkStatus();
 }
@@ -79,17 +79,17 @@ absl::StatusOr<Tree> TreeOfBundle(const ErofsImage& index, const SpanTableReader
   }
   if (index.devices().size() != 1 || index.devices()[0].tag != diff_id.hex() ||
       index.devices()[0].size_bytes != span_table.data_bytes()) {
-    return absl::DataLossError("its tree is of another data file");
+    return absl::DataLossError("its tree refers to another data file");
   }
   if ((index.flags() & kIndexOverlayForm) == 0) {
     return absl::DataLossError("its tree is a merged one, not that of a layer");
   }
-  // Reads every inode, name and extent once, so that nothing malformed is met later.
+  // Visits every inode, name and extent, so that nothing malformed can be encountered later.
   IMAGEFS_ASSIGN_OR_RETURN(Tree tree, index.ToTree(0, max_bytes));
   for (InodeId id = 0; id < tree.inode_count(); ++id) {
     const Inode& inode = tree.inode(id);
     if (inode.uid == kNoOwner || inode.gid == kNoOwner) {
-      return absl::DataLossError("it has a file of the owner that stands for none");
+      return absl::DataLossError("it has a file with an invalid owner");
     }
     if ((inode.opaque || inode.implied) && !S_ISDIR(inode.mode)) {
       return absl::DataLossError("it has a file with the marks of a directory");

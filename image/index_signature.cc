@@ -8,7 +8,7 @@ namespace {
 
 constexpr std::string_view kFirstLine = "imagefs index statement 1\n";
 
-// Text without blanks, line ends and unprintable bytes, and another one for every other text.
+// An injective encoding without blanks, line ends and unprintable bytes.
 std::string Escaped(std::string_view text) {
   static constexpr char kDigits[] = "0123456789ABCDEF";
   std::string out;

@@ -1,6 +1,6 @@
 // Signatures of published indexes (docs/formats/published.md, "Signatures"): what exactly is
-// signed, where signatures lie, and whether one of a fleet's keys made one. Offline and pure;
-// hostile artifacts give errors.
+// signed, where signatures are stored, and verification against a set of trusted keys. No I/O;
+// hostile artifacts yield errors.
 #pragma once
 
 #include <cstddef>
@@ -17,36 +17,37 @@
 
 namespace imagefs {
 
-// A signature is the text of a .minisig file in an annotation of the artifact's manifest: this and
-// the id of its key.
+// A signature is the text of a .minisig file, stored in an annotation of the artifact's manifest
+// whose name is this prefix and the key's id.
 inline constexpr std::string_view kSignatureAnnotationPrefix = "dev.imagefs.signature.";
 inline constexpr size_t kMaxSignatures = 16;
 
-// The bytes that are signed: everything of the artifact that is believed, and nothing else. Equal
-// for two artifacts only when they say the same about the same image.
+// Returns the bytes to sign: everything in the artifact that is trusted, and nothing else. Two
+// artifacts have the same statement only if they say the same about the same image.
 std::string IndexStatement(const Manifest& artifact);
 
-// Whether `text` begins as a statement does: a key for indexes signs nothing else.
+// Returns whether `text` begins like a statement. Keys for indexes must sign nothing else.
 bool IsIndexStatement(std::string_view text);
 
-// Name and value of the annotation for the text of a .minisig file.
+// Returns the name and value of the annotation for the text of a .minisig file.
 absl::StatusOr<std::pair<std::string, std::string>> SignatureAnnotation(std::string_view minisig);
 
-// The annotations of `artifact` that are signatures by their form, at most kMaxSignatures. What
-// they are worth is not looked at.
+// Returns the annotations of `artifact` that have the form of signatures, at most kMaxSignatures,
+// without verifying them.
 std::map<std::string, std::string> SignatureAnnotations(const Manifest& artifact);
 
-// The public keys of a fleet. A value; immutable; thread-safe.
+// A set of trusted public keys. A value type; immutable; thread-safe.
 class IndexKeys {
  public:
-  IndexKeys() = default;  // none
-  // Each is the base64 text of a public key of minisign, or the text of a .pub file.
+  IndexKeys() = default;  // empty
+  // Each key is a minisign public key in base64, or the text of a .pub file.
   static absl::StatusOr<IndexKeys> Parse(const std::vector<std::string>& keys);
   bool empty() const { return keys_.empty(); }
 
-  // OK: `artifact` carries a signature by one of the keys over its own statement. That its subject
-  // is the image in question is the caller's to check. kNotFound: none of the keys signed it.
-  // kDataLoss: a signature in the name of one of the keys is wrong, and no other is right.
+  // Returns OK if `artifact` carries a signature of its own statement by one of the keys, kNotFound
+  // if none of the keys signed it, and kDataLoss if a signature claiming one of the keys is wrong
+  // and no other is right. The caller must check that the artifact's subject is the image in
+  // question.
   absl::Status Verify(const Manifest& artifact) const;
 
  private:

@@ -17,11 +17,11 @@ constexpr std::string_view kOpaqueName = ".wh..wh..opq";
 constexpr size_t kMaxName = 255;
 constexpr size_t kMaxPath = 64 << 10;
 constexpr size_t kMaxTarget = 4095;
-constexpr int kMaxLinks = 40;  // as the kernel
+constexpr int kMaxLinks = 40;  // the kernel's limit
 constexpr uint64_t kBlock = 512;
 constexpr uint64_t kMaxDataBytes = kBlock << 32;  // EROFS counts blocks of a device in 32 bits
 constexpr uint64_t kSparseGrain = 4096;
-constexpr uint64_t kMaxSparseGrains = 1 << 16;  // a file: bounds its part of the index
+constexpr uint64_t kMaxSparseGrains = 1 << 16;  // per file; bounds its part of the index
 
 uint64_t RoundUp(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -29,8 +29,8 @@ bool IsWhiteout(const Inode& inode) {
   return S_ISCHR(inode.mode) && inode.rdev_major == 0 && inode.rdev_minor == 0;
 }
 
-// Lexically clean parts of a path inside the root. One that begins with '/' cannot leave it: ".."
-// of the root is the root, as in the runtimes.
+// Splits a path into lexically cleaned parts inside the root. An absolute path cannot leave it:
+// ".." of the root is the root, as in the runtimes.
 absl::StatusOr<std::vector<std::string_view>> CleanPath(std::string_view path) {
   if (path.size() > kMaxPath) return absl::InvalidArgumentError("the path is longer than 64 KiB");
   std::vector<std::string_view> parts;
@@ -52,11 +52,11 @@ absl::StatusOr<std::vector<std::string_view>> CleanPath(std::string_view path) {
   return parts;
 }
 
-// Book-keeping of aufs, which is not shown, but whose files hard links may name.
+// aufs bookkeeping, which is hidden but may be the target of hard links.
 bool IsAufs(std::string_view name) { return name.starts_with(kAufsPrefix) && name != kOpaqueName; }
 
-// What setxattr takes from a tar: the namespaces that Linux has, user.* only where it may be, and
-// nothing that speaks to overlayfs or to us.
+// Returns whether to keep an xattr: one in a namespace that Linux supports, user.* only where
+// allowed, and none that overlayfs or imagefs interprets.
 bool KeepXattr(std::string_view name, uint32_t mode) {
   if (name.starts_with("trusted.overlay.") || name.starts_with("trusted.imagefs.")) return false;
   if (name.starts_with("user.")) return S_ISREG(mode) || S_ISDIR(mode);
@@ -69,7 +69,7 @@ bool KeepXattr(std::string_view name, uint32_t mode) {
 absl::Status LayerBuilder::Add(TarEntry& entry) {
   const absl::Status status = [&]() -> absl::Status {
     IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string_view> parts, CleanPath(entry.path));
-    if (parts.empty()) return absl::OkStatus();  // the root's attributes come from below
+    if (parts.empty()) return absl::OkStatus();  // the root's attributes come from lower layers
     const std::string_view name = parts.back();
     for (const std::string_view& part : parts) {
       if (part.starts_with(kWhiteoutPrefix) && !IsAufs(part) && &part != &parts.back()) {
@@ -80,7 +80,7 @@ absl::Status LayerBuilder::Add(TarEntry& entry) {
     if (whiteout) {
       const std::string_view hidden = name.substr(kWhiteoutPrefix.size());
       if (hidden.empty() || hidden == "." || hidden == "..") {
-        return absl::InvalidArgumentError("it is a whiteout of no valid name");
+        return absl::InvalidArgumentError("it is a whiteout without a valid name");
       }
     }
     IMAGEFS_ASSIGN_OR_RETURN(const InodeId directory, ResolveParent(parts, true));
@@ -102,8 +102,8 @@ absl::Status LayerBuilder::Add(TarEntry& entry) {
 
 absl::StatusOr<InodeId> LayerBuilder::ResolveParent(const std::vector<std::string_view>& parts,
                                                     bool create) {
-  // What is still to be walked, next part last. Targets of links are put on top; their text lives
-  // in the tree's arena.
+  // The remaining parts, next one last. Targets of links are pushed on top; their text lives in the
+  // tree's arena.
   std::vector<std::string_view> todo(parts.rbegin() + 1, parts.rend());
   InodeId at = Tree::kRoot;
   int links = 0;
@@ -112,11 +112,11 @@ absl::StatusOr<InodeId> LayerBuilder::ResolveParent(const std::vector<std::strin
     todo.pop_back();
     if (part.empty() || part == ".") continue;
     if (part == "..") {
-      at = tree_.inode(at).parent;  // of the root: the root
+      at = tree_.inode(at).parent;  // the root is its own parent
       continue;
     }
     if (part.size() > kMaxName) {
-      return absl::InvalidArgumentError("a link on its way has a name longer than 255 bytes");
+      return absl::InvalidArgumentError("a link in its path has a name longer than 255 bytes");
     }
     const DirentId found = tree_.Find(at, part);
     if (found != kNoId) {
@@ -128,7 +128,7 @@ absl::StatusOr<InodeId> LayerBuilder::ResolveParent(const std::vector<std::strin
       }
       if (S_ISLNK(inode.mode)) {
         if (++links > kMaxLinks) {
-          return absl::InvalidArgumentError("too many symbolic links on its way");
+          return absl::InvalidArgumentError("too many symbolic links in its path");
         }
         if (inode.symlink.starts_with('/')) at = Tree::kRoot;
         const std::vector<std::string_view> target = Split(inode.symlink, '/');
@@ -138,7 +138,7 @@ absl::StatusOr<InodeId> LayerBuilder::ResolveParent(const std::vector<std::strin
       if (!IsWhiteout(inode)) {
         if (!create) return kNoId;
         return absl::InvalidArgumentError(
-            StrCat("\"", Printable(part), "\" on its way is no directory"));
+            StrCat("\"", Printable(part), "\" in its path is not a directory"));
       }
       if (!create) return kNoId;
       tree_.Unlink(at, part);
@@ -148,7 +148,7 @@ absl::StatusOr<InodeId> LayerBuilder::ResolveParent(const std::vector<std::strin
     Inode made;
     made.mode = S_IFDIR | 0755;
     made.implied = true;
-    made.opaque = found != kNoId;  // it stood under a whiteout: what lies below stays hidden
+    made.opaque = found != kNoId;  // replaces a whiteout: lower entries stay hidden
     const InodeId child = tree_.NewInode(made);
     Link(at, part, child);
     at = child;
@@ -163,7 +163,7 @@ void LayerBuilder::Link(InodeId directory, std::string_view name, InodeId inode)
   pending_bytes_ += sizeof(dirent);
 }
 
-// A whiteout hides what lower layers have; what this layer has under the name stays.
+// A whiteout hides entries of lower layers, not this layer's own entry of that name.
 absl::Status LayerBuilder::AddWhiteout(InodeId directory, std::string_view name) {
   if (const DirentId found = tree_.Find(directory, name); found != kNoId) {
     Inode& own = tree_.inode(tree_.dirent(found).inode);
@@ -209,8 +209,8 @@ absl::Status LayerBuilder::AddHardLink(InodeId directory, std::string_view name,
   return absl::OkStatus();
 }
 
-// The runtimes treat a new link like any other new file: chown, setxattr, chmod, utimensat; which
-// changes the inode behind all its names.
+// The runtimes treat a new link like any other new file (chown, setxattr, chmod, utimensat), which
+// changes the inode for all its names.
 void LayerBuilder::ApplyLinkEntry(InodeId id, TarEntry& entry) {
   Inode& inode = tree_.inode(id);
   const auto xattrs = [&]() -> std::map<std::string, std::string>& {
@@ -223,8 +223,8 @@ void LayerBuilder::ApplyLinkEntry(InodeId id, TarEntry& entry) {
     }
     return it->second;
   };
-  // containerd and Docker always call chown and so lose the capability of any file with two names;
-  // podman calls it only where it has an effect.
+  // containerd and Docker always call chown, and thereby drop the capability of any file with two
+  // names; podman calls it only if it has an effect.
   if (entry.uid != inode.uid || entry.gid != inode.gid) xattrs().erase("security.capability");
   inode.uid = entry.uid;
   inode.gid = entry.gid;
@@ -272,7 +272,7 @@ absl::Status LayerBuilder::AddNode(InodeId directory, std::string_view name, Tar
       there = inode;
       id = old_id;
     } else {
-      // What stood there, a file or a whiteout, took away all that lower layers had below it.
+      // The previous entry, a file or whiteout, hid everything below it in lower layers.
       inode.opaque = S_ISDIR(inode.mode);
       tree_.Unlink(directory, name);
     }
@@ -288,7 +288,7 @@ absl::Status LayerBuilder::AddNode(InodeId directory, std::string_view name, Tar
   if (whole || entry.extents.empty()) {
     tree_.SetExtents(id, std::move(entry.extents));
   } else {
-    // As it is, as it will be laid out, and as what is to be moved.
+    // Count the segments as stored, as laid out, and as moves.
     pending_bytes_ +=
         sizeof(SparseFile) + entry.extents.size() * (2 * sizeof(Extent) + sizeof(Move));
     sparse_.push_back({id, std::move(entry.extents)});
@@ -296,8 +296,9 @@ absl::Status LayerBuilder::AddNode(InodeId directory, std::string_view name, Tar
   return absl::OkStatus();
 }
 
-// Gives a sparse file whole grains behind `end`: a grain that holds any byte of a segment is there,
-// the others are holes. The grain grows with the file, so that no file needs many chunks.
+// Gives a sparse file whole grains from `end` on: grains that contain any byte of a segment are
+// stored, the others are holes. The grain size grows with the file, so that no file needs many
+// chunks.
 void LayerBuilder::LayOutSparse(SparseFile& file, uint64_t& end, std::vector<Move>& moves) {
   const uint64_t size = tree_.inode(file.inode).size;
   uint64_t grain = kSparseGrain;
@@ -332,7 +333,7 @@ absl::StatusOr<LayerBuilder::Result> LayerBuilder::Finish(uint64_t tar_size) && 
   Result result;
   for (const DirentId id : aufs_) {
     const Dirent& dirent = tree_.dirent(id);
-    // It may have gone already, with what it stood in or alone.
+    // It may already have been removed, alone or with its parent.
     if (dirent.inode != kNoId) tree_.Unlink(dirent.parent, dirent.name);
   }
   uint64_t end = RoundUp(tar_size, kBlock);

@@ -20,7 +20,7 @@
 namespace imagefs {
 namespace {
 
-// Bounds sums over kMaxLayers sizes far below 2^63.
+// Keeps sums over kMaxLayers sizes far below 2^63.
 constexpr int64_t kMaxBlobBytes = int64_t{1} << 50;
 constexpr size_t kMaxAnnotations = 10'000;
 
@@ -55,8 +55,8 @@ std::string NormalArchitecture(std::string_view architecture) {
   return std::string(architecture);
 }
 
-// One spelling for each platform: aliases of architectures, and the variant that is meant where
-// none is given (arm is v7, arm64 is v8, amd64 is v1).
+// Canonicalizes a platform: architecture aliases, and the default variant if none is given (v7 for
+// arm, v8 for arm64, v1 for amd64).
 Platform Normal(const Platform& platform) {
   Platform out = platform;
   out.os = ToLower(platform.os);
@@ -73,7 +73,7 @@ Platform Normal(const Platform& platform) {
   return out;
 }
 
-// The version of a variant "vN" or "vN.M" as N * 100 + M.
+// Returns the version of a variant "vN" or "vN.M" as N * 100 + M.
 std::optional<int> VariantVersion(std::string_view variant) {
   if (!ConsumePrefix(&variant, "v")) return std::nullopt;
   const size_t dot = variant.find('.');
@@ -84,8 +84,8 @@ std::optional<int> VariantVersion(std::string_view variant) {
   return static_cast<int>(*major * 100 + *minor);
 }
 
-// How far `have` is from `want`: 0 is what was asked, more is a lesser variant that runs there
-// too, nothing is another platform.
+// Returns the distance of `have` from `want`: 0 for an exact match, more for a lesser variant that
+// is still compatible, nullopt for an incompatible platform.
 std::optional<int> Distance(const Platform& have_given, const Platform& want_given) {
   const Platform have = Normal(have_given);
   const Platform want = Normal(want_given);
@@ -139,7 +139,7 @@ std::vector<std::string> StringList(const Json& json) {
 }
 
 absl::StatusOr<Descriptor> ParseDescriptor(const Json& json, std::string_view what) {
-  if (!json.is_object()) return Invalid(what, "it is missing or no object");
+  if (!json.is_object()) return Invalid(what, "it is missing or not an object");
   Descriptor out;
   out.media_type = json.StringOr("mediaType");
   if (out.media_type.empty()) return Invalid(what, "its mediaType is missing");
@@ -149,7 +149,7 @@ absl::StatusOr<Descriptor> ParseDescriptor(const Json& json, std::string_view wh
   if (!parsed.ok()) return Annotate(parsed.status(), what);
   out.digest = *parsed;
   const std::optional<int64_t> size = json["size"].integer();
-  if (!size) return Invalid(what, "its size is missing or no whole number");
+  if (!size) return Invalid(what, "its size is missing or not a whole number");
   if (*size < 0 || *size > kMaxBlobBytes) {
     return Invalid(what, StrCat("a size of ", *size, " bytes is impossible"));
   }
@@ -200,7 +200,7 @@ absl::StatusOr<ImageIndex> ParseImageIndex(const Json& root, std::string media_t
   return out;
 }
 
-// Servers that do not know manifests say one of these; then the document speaks for itself.
+// Sent by servers that do not know manifests; the document then determines the type.
 bool IsGenericContentType(std::string_view type) {
   return type.empty() || type == "application/json" || type == "application/octet-stream" ||
          type == "text/plain";
@@ -211,10 +211,9 @@ absl::Status RefuseSchema1() {
                  "docker's schema 1 is not supported; push the image again with a current client");
 }
 
-// The type that the document names, or what the header or the shape says where it names none.
-// Reading one document as two things is an attack, so a header must not say index where the
-// document says manifest, or the other way round. Docker's type and OCI's of the same thing mean
-// the same; the document's is the one that counts.
+// Returns the type that the document declares, else that of the header or the document's shape.
+// Interpreting one document in two ways is an attack, so header and document must agree on index or
+// manifest. Docker and OCI types of the same kind are interchangeable; the document's type wins.
 absl::StatusOr<std::string> TypeOfDocument(const Json& root, std::string_view content_type) {
   const std::string media_type = root.StringOr("mediaType");
   const bool generic = IsGenericContentType(content_type);
@@ -233,7 +232,7 @@ absl::StatusOr<std::string> TypeOfDocument(const Json& root, std::string_view co
   }
   const Json manifests = root["manifests"];
   const bool manifest_shape = root["layers"].exists() || root["config"].exists();
-  // Go writes an empty list as null.
+  // Go serializes an empty list as null.
   const bool index_shape = manifests.is_array() || (manifests.is_null() && !manifest_shape);
   if (index_shape && manifest_shape) {
     return Invalid("manifest", "it has both the members of an index and those of a manifest");
@@ -242,17 +241,17 @@ absl::StatusOr<std::string> TypeOfDocument(const Json& root, std::string_view co
   if (type.empty()) type = index_shape ? kOciIndex : manifest_shape ? kOciManifest : "";
   if (type.empty()) return Invalid("manifest", "it is neither an image manifest nor an index");
   if (!IsManifestType(type) && !IsIndexType(type)) {
-    return Invalid("manifest", StrCat("the type ", Printable(type), " is no image"));
+    return Invalid("manifest", StrCat("the type ", Printable(type), " is not an image"));
   }
   if (IsIndexType(type) ? !index_shape : !manifest_shape) {
-    return Invalid("manifest", StrCat("its content does not fit its type ", Printable(type)));
+    return Invalid("manifest", StrCat("its content does not match its type ", Printable(type)));
   }
   return type;
 }
 
 // ---- Choosing and checking ----
 
-// What `cosign save` writes beside an image in a layout: signatures, attestations, SBOMs.
+// Artifacts that `cosign save` adds to a layout: signatures, attestations, SBOMs.
 bool IsCosignArtifact(const Descriptor& descriptor) {
   const auto kind = descriptor.annotations.find("kind");
   if (kind == descriptor.annotations.end()) return false;
@@ -266,10 +265,10 @@ bool HasPlatform(const Descriptor& descriptor) {
 }
 
 absl::Status CheckPlatform(const ImageConfig& config, const Platform& want) {
-  // A configuration that names no platform contradicts nothing.
+  // A configuration without a platform is accepted.
   if (want.os.empty() || config.platform.os.empty()) return absl::OkStatus();
   Platform asked = want;
-  // Old tools wrote the variant into the index only.
+  // Old tools wrote the variant only into the index.
   if (config.platform.variant.empty()) asked.variant.clear();
   if (Distance(config.platform, asked)) return absl::OkStatus();
   return absl::FailedPreconditionError(StrCat(
@@ -279,12 +278,13 @@ absl::Status CheckPlatform(const ImageConfig& config, const Platform& want) {
 
 absl::Status CheckIsImage(const Manifest& manifest) {
   const std::string& type = manifest.config.media_type;
-  // Registries of docker's early schema 2 days hold configurations of the generic type.
+  // Registries contain configurations of this generic type from the early days of schema 2.
   if (type == kOciConfig || type == kDockerConfig || type == "application/octet-stream") {
     return absl::OkStatus();
   }
-  return absl::InvalidArgumentError(StrCat(
-      "it is no container image but an artifact with a configuration of type ", Printable(type)));
+  return absl::InvalidArgumentError(
+      StrCat("it is not a container image but an artifact with a configuration of type ",
+             Printable(type)));
 }
 
 absl::Status CheckLayers(const Manifest& manifest, const ImageConfig& config) {
@@ -375,14 +375,14 @@ absl::StatusOr<LayerCompression> CompressionOfMediaType(std::string_view media_t
           StrCat("the type ", Printable(media_type),
                  " is encrypted, which is not supported; decrypt the image first"));
     }
-    // OCI writes '+', Docker '.'; both occur with either.
+    // OCI uses '+', Docker '.'; each occurs with the other's types.
     if (suffix == "+gzip" || suffix == ".gzip") return LayerCompression::kGzip;
     if (suffix == "+zstd" || suffix == ".zstd") return LayerCompression::kZstd;
     return absl::InvalidArgumentError(
         StrCat("the compression of type ", Printable(media_type), " is not supported"));
   }
   return absl::InvalidArgumentError(
-      StrCat("the type ", Printable(media_type), " is no file-system layer"));
+      StrCat("the type ", Printable(media_type), " is not a file-system layer"));
 }
 
 absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes,
@@ -394,7 +394,7 @@ absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes,
   }
   absl::StatusOr<Json> root = Json::Parse(bytes);
   if (!root.ok()) return Annotate(root.status(), "manifest");
-  if (!root->is_object()) return Invalid("manifest", "it is no JSON object");
+  if (!root->is_object()) return Invalid("manifest", "it is not a JSON object");
   IMAGEFS_ASSIGN_OR_RETURN(std::string type, TypeOfDocument(*root, content_type));
   ManifestOrIndex out;
   if (IsIndexType(type)) {
@@ -429,8 +429,8 @@ bool MayHoldAnyPlatform(const Descriptor& descriptor) {
 absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platform& want) {
   const Descriptor* best = nullptr;
   std::optional<int> best_distance;
-  const Descriptor* nested = nullptr;      // may hold anything
-  const Descriptor* unlabelled = nullptr;  // may be anything: the configuration will tell
+  const Descriptor* nested = nullptr;      // may contain any platform
+  const Descriptor* unlabelled = nullptr;  // may be any platform: the configuration will tell
   std::vector<std::string> offered;
   for (const Descriptor& descriptor : index.manifests) {
     if (!MayBeImage(descriptor)) continue;
@@ -459,8 +459,8 @@ absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platfor
     offered.resize(kMostListed);
   }
   return absl::NotFoundError(StrCat("there is no image for ", want.ToString(),
-                                    "; choose with --platform out of ",
-                                    absl::StrJoin(offered, ", "), more));
+                                    "; choose one with --platform: ", absl::StrJoin(offered, ", "),
+                                    more));
 }
 
 absl::StatusOr<ImageConfig> ParseImageConfig(std::string_view bytes) {
@@ -471,7 +471,7 @@ absl::StatusOr<ImageConfig> ParseImageConfig(std::string_view bytes) {
   }
   absl::StatusOr<Json> root = Json::Parse(bytes);
   if (!root.ok()) return Annotate(root.status(), kWhat);
-  if (!root->is_object()) return Invalid(kWhat, "it is no JSON object");
+  if (!root->is_object()) return Invalid(kWhat, "it is not a JSON object");
   ImageConfig out;
   out.platform =
       Platform{root->StringOr("os"), root->StringOr("architecture"), root->StringOr("variant")};
@@ -491,7 +491,7 @@ absl::StatusOr<ImageConfig> ParseImageConfig(std::string_view bytes) {
     for (const Json& element : diff_ids.elements()) {
       const std::string what = StrCat(kWhat, ", diff_id ", out.diff_ids.size() + 1);
       const std::optional<std::string> text = element.string();
-      if (!text) return Invalid(what, "it is no string");
+      if (!text) return Invalid(what, "it is not a string");
       absl::StatusOr<Digest> digest = Digest::Parse(*text);
       if (!digest.ok()) return Annotate(digest.status(), what);
       out.diff_ids.push_back(*digest);

@@ -1,5 +1,5 @@
-// Each layer is walked straight in its index and applied to the one tree; nothing but the tree and
-// a stack of directories is kept.
+// Walks each layer directly in its index and applies it to the one tree. Keeps nothing but the tree
+// and a stack of directories.
 
 #include "image/merge.h"
 
@@ -19,7 +19,7 @@ bool IsWhiteout(const ErofsImage::Stat& stat) {
   return S_ISCHR(stat.mode) && stat.rdev_major == 0 && stat.rdev_minor == 0;
 }
 
-// One layer, applied to what lies below it.
+// Applies one layer to the layers below it.
 class LayerMerge {
  public:
   LayerMerge(const ErofsImage& layer, uint16_t device_shift, Tree& tree)
@@ -42,7 +42,7 @@ class LayerMerge {
   struct Pending {
     Nid nid = 0;
     InodeId id = kNoId;
-    bool is_new = false;  // nothing of a lower layer is in it
+    bool is_new = false;  // contains nothing from lower layers
   };
 
   absl::Status ApplyEntry(const Pending& directory, std::string_view name, Nid nid) {
@@ -58,7 +58,7 @@ class LayerMerge {
     InodeId id = kNoId;
     if (S_ISDIR(stat.mode)) {
       IMAGEFS_ASSIGN_OR_RETURN(auto xattrs, importer_.LoadXattrs(nid));
-      xattrs.opaque = false;  // there is nothing below to hide
+      xattrs.opaque = false;  // nothing below to hide
       IMAGEFS_ASSIGN_OR_RETURN(id, importer_.ImportDirectory(stat, std::move(xattrs)));
       stack_.push_back({nid, id, true});
     } else {
@@ -68,7 +68,7 @@ class LayerMerge {
     return absl::OkStatus();
   }
 
-  // A directory over the directory `id`.
+  // Merges a directory into the existing directory `id`.
   absl::Status MergeDirectory(const ErofsImage::Stat& stat, InodeId id) {
     IMAGEFS_ASSIGN_OR_RETURN(auto xattrs, importer_.LoadXattrs(stat.nid));
     const bool hides = std::exchange(xattrs.opaque, false);

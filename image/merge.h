@@ -1,12 +1,11 @@
-// The tree that a container sees: layers stacked as the runtimes' overlayfs does it.
-//   whiteout      removes what lower layers have under that name
-//   opaque        removes all that lower layers have in that directory
-//   dir over dir  merges; the upper one's attributes win, unless it is only implied, which keeps
-//   the
-//                 lower one's; anything else over anything replaces the whole tree
-//   entry paths are never resolved through lower symbolic links (lib/x over lib -> usr/lib gives a
-//   real directory lib)
-//   hard links    stay shared inside their layer; link counts are those of visible names
+// Merges layers into the tree that a container sees, following the runtimes' overlayfs semantics.
+//   whiteout      removes the entry with that name in lower layers
+//   opaque        removes all entries of lower layers in that directory
+//   dir over dir  merges; the upper attributes win, unless the upper directory is only implied
+//   otherwise     an entry replaces the whole lower tree of that name
+//   Paths are never resolved through symbolic links of lower layers (lib/x over lib -> usr/lib
+//   yields a real directory lib).
+//   Hard links stay shared within their layer; link counts are those of the visible names.
 #pragma once
 
 #include <vector>
@@ -18,7 +17,7 @@
 namespace imagefs {
 
 // `layers`: overlay-form indexes, bottom first; layer i (0-based) gets device i+1. The root's
-// attributes are those of the topmost layer that has explicit ones, else 0755 root:root.
+// attributes come from the topmost layer with explicit ones, else 0755 root:root.
 absl::StatusOr<Tree> MergeLayers(const std::vector<const ErofsImage*>& layers);
 
 }  // namespace imagefs

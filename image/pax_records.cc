@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::string_view kXattrPrefix = "SCHILY.xattr.";
 constexpr size_t kMaxXattrName = 255;
-constexpr size_t kMaxXattrValue = 65535;  // 65536 in Linux, one less in an index
+constexpr size_t kMaxXattrValue = 65535;  // Linux allows 65536, an index one less
 
 constexpr std::pair<std::string_view, std::string_view PaxRecords::*> kPaxKeys[] = {
     {"path", &PaxRecords::path},
@@ -100,7 +100,7 @@ absl::Status PaxRecords::Add(std::string_view key, std::string_view value) {
     xattrs_.emplace_back(key.substr(kXattrPrefix.size()), value);
     return absl::OkStatus();
   }
-  // Version 0.0 of sparse files repeats its keys: offset, length, offset, ...
+  // Sparse version 0.0 repeats its keys: offset, length, offset, ...
   if (key == "GNU.sparse.offset" || key == "GNU.sparse.numbytes") {
     const bool is_length = key == "GNU.sparse.numbytes";
     if (is_length != length_is_due_ || value.find(',') != std::string_view::npos) {
@@ -139,7 +139,7 @@ absl::StatusOr<std::vector<Xattr>> PaxRecords::Xattrs() const {
     if (name.empty() || name.size() > kMaxXattrName || value.size() > kMaxXattrValue) {
       return absl::InvalidArgumentError(
           StrCat("tar: an xattr \"", Printable(name), "\" of ", value.size(),
-                 " bytes is more than Linux has room for; remove it and build the image again"));
+                 " bytes exceeds the limit of Linux; remove it and build the image again"));
     }
     out.push_back({std::string(name), std::string(value)});
   }

@@ -1,5 +1,5 @@
-// The records of a PAX header (type 'x' or 'g' of a tar), read as Go's archive/tar reads them.
-// Pure; memory is that of the header's body.
+// Parses the records of a PAX header (tar types 'x' and 'g') like Go's archive/tar. Pure; memory
+// use is that of the header's body.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace imagefs {
 
-// Decimal digits with or without a sign, which is how records hold numbers.
+// Decimal digits with an optional sign, as numbers are written in records.
 std::optional<int64_t> PaxNumber(std::string_view text);
 
 struct PaxTime {
@@ -25,22 +25,21 @@ struct PaxTime {
 // "-1.5" is one and a half seconds before 1970: -2 seconds and 500,000,000 ns.
 std::optional<PaxTime> ParsePaxTime(std::string_view text);
 
-// Of each key the last value, "" where there is none: an empty value says the same, that what the
-// tar header says holds. Values are not looked at before somebody needs them: an entry's records
-// may be replaced by another header's. The views point into `body` and `joined_map`, so that it is
-// neither copied nor moved.
+// The last value of each key, or "" if absent: an empty value also means that the tar header's
+// value applies. Values are parsed lazily, since another header may replace an entry's records. Not
+// copyable or movable, since the views point into `body` and `joined_map_`.
 struct PaxRecords {
   PaxRecords() = default;
   PaxRecords(const PaxRecords&) = delete;
   PaxRecords& operator=(const PaxRecords&) = delete;
 
-  // Reads `body`. kDataLoss when it is malformed, kInvalidArgument for a name that no file can
-  // have.
+  // Parses `body`. Returns kDataLoss if it is malformed, kInvalidArgument for an impossible file
+  // name.
   absl::Status Parse();
-  // Whether they describe a sparse file of a version that is known.
+  // Returns whether the records describe a sparse file of a known version.
   bool IsSparse() const;
-  // SCHILY.xattr.*, sorted by name, the last value of each, which may be empty.
-  // kInvalidArgument for one that Linux has no room for.
+  // Returns SCHILY.xattr.*, sorted by name, with the last value of each (possibly empty). Returns
+  // kInvalidArgument for one that exceeds Linux's limits.
   absl::StatusOr<std::vector<Xattr>> Xattrs() const;
   void Clear();
 
@@ -53,8 +52,8 @@ struct PaxRecords {
   absl::Status Add(std::string_view key, std::string_view value);
 
   std::vector<std::pair<std::string_view, std::string_view>> xattrs_;  // all values, in order
-  std::string joined_map_;      // of sparse version 0.0, in the form of 0.1
-  bool length_is_due_ = false;  // of the segment whose offset joined_map_ ends with
+  std::string joined_map_;      // the map of sparse version 0.0, in the format of 0.1
+  bool length_is_due_ = false;  // the length of the last segment in joined_map_ is still missing
 };
 
 }  // namespace imagefs

@@ -1,6 +1,6 @@
-// Takes out of a tree what gives power to its author, and what only a tree whose layer was
-// checked as a whole may carry. Applied to every tree that an index or a table of contents
-// describes before its layer is proven.
+// Strips from a tree whatever would give its author privileges, and whatever only a tree from a
+// fully verified layer may carry. Applied to every tree built from an index or a table of contents
+// before its layer has been verified.
 #pragma once
 
 #include <string_view>
@@ -10,12 +10,12 @@
 namespace imagefs {
 
 // True for the extended attributes that RemovePrivileges removes: security.* (capabilities, labels,
-// IMA), trusted.* and user.overlay.* (what overlayfs obeys).
+// IMA), trusted.* and user.overlay.* (which overlayfs honors).
 bool IsArmedXattr(std::string_view name);
 
-// Removes those attributes. A device node becomes an empty regular file with its owner, time and
-// no permissions, as umoci unpacks one without root; a whiteout (character device 0:0) stays.
-// Opaque and implied are fields of the inode and stay.
+// Removes those attributes. Turns a device node into an empty regular file with the same owner and
+// time and no permissions, as umoci does when it unpacks without root. Keeps whiteouts (character
+// device 0:0), and opaque and implied, which are fields of the inode.
 void RemovePrivileges(Tree& tree);
 
 }  // namespace imagefs

@@ -16,7 +16,7 @@
 namespace imagefs {
 namespace {
 
-constexpr size_t kMaxTextBytes = 5000;       // a path of PATH_MAX and a tag
+constexpr size_t kMaxTextBytes = 5000;       // a path of PATH_MAX plus a tag
 constexpr size_t kMaxRepositoryBytes = 255;  // docker's limits
 constexpr size_t kMaxTagBytes = 128;
 constexpr size_t kMaxHostBytes = 255;
@@ -78,7 +78,7 @@ bool IsPort(std::string_view text) {
 }
 
 struct HostAndPort {
-  std::string_view name;  // an IPv6 address keeps its brackets
+  std::string_view name;  // IPv6 addresses keep their brackets
   std::string_view port;
   bool has_port = false;
 };
@@ -98,7 +98,8 @@ absl::Status CheckHost(std::string_view text, std::string_view host) {
   if (host.size() > kMaxHostBytes) return Refuse(text, "the host name is longer than 255 bytes");
   const HostAndPort parts = SplitPort(host);
   if (parts.has_port && !IsPort(parts.port)) {
-    return Refuse(text, StrCat("\"", Printable(parts.port), "\" is no port number (1 to 65535)"));
+    return Refuse(text,
+                  StrCat("\"", Printable(parts.port), "\" is not a port number (1 to 65535)"));
   }
   bool good = false;
   if (parts.name.starts_with('[')) {
@@ -108,7 +109,7 @@ absl::Status CheckHost(std::string_view text, std::string_view host) {
     for (std::string_view label : Split(parts.name, '.')) good &= IsHostLabel(label);
   }
   if (!good) {
-    return Refuse(text, StrCat("\"", Printable(parts.name), "\" is no valid host name"));
+    return Refuse(text, StrCat("\"", Printable(parts.name), "\" is not a valid host name"));
   }
   return absl::OkStatus();
 }
@@ -124,7 +125,7 @@ absl::Status CheckRepository(std::string_view text, std::string_view repository)
   for (std::string_view component : Split(repository, '/')) {
     if (!IsPathComponent(component)) {
       return Refuse(text, StrCat("\"", Printable(component),
-                                 "\" is no valid part of a repository name (a-z and 0-9, "
+                                 "\" is not a valid part of a repository name (a-z and 0-9, "
                                  "separated by one '.', '_', \"__\" or hyphens)"));
     }
   }
@@ -137,13 +138,13 @@ absl::Status CheckTag(std::string_view text, std::string_view tag) {
   if (!IsWord(tag.front()) ||
       !AllOf(tag, [](char c) { return IsWord(c) || c == '.' || c == '-'; })) {
     return Refuse(text, StrCat("\"", Printable(tag),
-                               "\" is no valid tag (letters, digits, '_', '.', '-'; not "
+                               "\" is not a valid tag (letters, digits, '_', '.', '-'; not "
                                "beginning with '.' or '-')"));
   }
   return absl::OkStatus();
 }
 
-// True when docker takes the part before the first '/' as the name of a registry.
+// True if docker interprets the part before the first '/' as a registry host.
 bool NamesHost(std::string_view first) {
   return (first.find('.') != std::string_view::npos) ||
          (first.find(':') != std::string_view::npos) || first == "localhost" ||
@@ -205,7 +206,7 @@ absl::Status CheckLocalTag(std::string_view text, std::string_view tag) {
   if (!absl::ascii_isalnum(tag.front()) || !AllOf(tag, [](char c) {
         return IsWord(c) || std::string_view("-.:@/+").find(c) != std::string_view::npos;
       })) {
-    return Refuse(text, StrCat("\"", Printable(tag), "\" is no valid tag"));
+    return Refuse(text, StrCat("\"", Printable(tag), "\" is not a valid tag"));
   }
   return absl::OkStatus();
 }
@@ -296,7 +297,7 @@ bool Reference::IsLoopback() const {
 void Reference::MakeAbsolute(std::string_view directory) {
   if (transport == Transport::kRegistry) return;
   const std::string joined = path.starts_with('/') ? path : StrCat(directory, "/", path);
-  // ".." stays: what it means depends on symbolic links.
+  // ".." is kept: its meaning depends on symbolic links.
   std::string clean;
   for (std::string_view component : Split(joined, '/')) {
     if (!component.empty() && component != ".") StrAppend(&clean, "/", component);

@@ -27,16 +27,16 @@ absl::StatusOr<std::map<Digest, Descriptor>> ParseSociIndex(std::string_view man
   }
   IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed, ParseManifest(manifest_json, ""));
   if (!parsed.manifest.has_value()) {
-    return absl::InvalidArgumentError("the SOCI index is no manifest");
+    return absl::InvalidArgumentError("the SOCI index is not a manifest");
   }
-  // Registries that do not know artifactType get the type as that of the configuration.
+  // For registries that do not support artifactType, the configuration's type is the artifact type.
   if (!IsSociType(parsed.manifest->config.media_type)) {
     IMAGEFS_ASSIGN_OR_RETURN(const Json json, Json::Parse(manifest_json));
     if (const std::string type = json.StringOr("artifactType"); !IsSociType(type)) {
       return absl::InvalidArgumentError(
           StrCat("a manifest of type \"",
                  Printable(type.empty() ? parsed.manifest->config.media_type : type),
-                 "\" is no SOCI index"));
+                 "\" is not a SOCI index"));
     }
   }
   std::map<Digest, Descriptor> out;

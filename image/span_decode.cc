@@ -22,12 +22,12 @@ absl::Status UnpackWindow(std::string_view packed, char* window) {
   std::memset(window, 0, kDeflateWindowBytes);
   if (packed.empty()) return absl::OkStatus();
   IMAGEFS_ASSIGN_OR_RETURN(const std::string bytes, DecompressZstd(packed, kDeflateWindowBytes));
-  // A short window ends where the span begins.
+  // A short window is right-aligned: it ends where the span begins.
   std::memcpy(window + kDeflateWindowBytes - bytes.size(), bytes.data(), bytes.size());
   return absl::OkStatus();
 }
 
-// Decodes a stream into the span's place, past what is in front of it.
+// Decodes a stream into the span's buffer, discarding the bytes to skip.
 class SpanOutput {
  public:
   SpanOutput(uint32_t skip, absl::Span<char> out) : skip_(skip), out_(out) {
@@ -68,7 +68,7 @@ absl::Status DecodeStream(LayerCompression compression, std::string_view in, Spa
   return absl::OkStatus();
 }
 
-// The rest of a deflate stream from a block on, over a window of 32 KiB.
+// Decodes the rest of a deflate stream from a block on, with a 32 KiB window.
 class DeflateTail {
  public:
   DeflateTail(uint8_t bit, std::string_view in, std::string_view window)
@@ -87,22 +87,23 @@ class DeflateTail {
     state_->avail_in = static_cast<uint32_t>(in.size());
   }
 
-  // Fills `out` as far as the input and the stream go.
+  // Fills `out` until the input or the stream ends.
   absl::StatusOr<size_t> Run(absl::Span<char> out) {
     state_->next_out = reinterpret_cast<uint8_t*>(out.data());
     state_->avail_out = static_cast<uint32_t>(out.size());
-    if (isal_inflate(state_.get()) != ISAL_DECOMP_OK) return WrongBytes("no valid deflate stream");
+    if (isal_inflate(state_.get()) != ISAL_DECOMP_OK)
+      return WrongBytes("not a valid deflate stream");
     return out.size() - state_->avail_out;
   }
   bool ended() const { return state_->block_state == ISAL_BLOCK_FINISH; }
-  // Input behind the end. Whole bytes that the decoder took in advance belong to it.
+  // Input after the end, including whole bytes that the decoder has buffered.
   size_t left() const { return state_->avail_in + static_cast<size_t>(state_->read_in_length / 8); }
 
  private:
   const std::unique_ptr<inflate_state> state_;
 };
 
-// The rest of a member from a block on; what follows its trailer are further members.
+// Decodes the rest of a member from a block on, then the members after its trailer.
 absl::Status DecodeDeflate(const SpanEntry& span, std::string_view packed_window,
                            std::string_view in, SpanOutput& out) {
   auto window = std::make_unique_for_overwrite<char[]>(kDeflateWindowBytes);
@@ -125,10 +126,10 @@ absl::Status DecodeDeflate(const SpanEntry& span, std::string_view packed_window
 absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out) {
   if (out.size() != span.data_bytes || blob_bytes.size() != span.blob_bytes) {
-    return absl::InternalError("a span of another size");
+    return absl::InternalError("a span of a different size");
   }
   if (span.digest_of_blob && Sha256Of(blob_bytes) != span.digest) {
-    return WrongBytes("another digest");
+    return WrongBytes("a different digest");
   }
   SpanOutput output(span.skip, out);
   absl::Status status;
@@ -148,14 +149,15 @@ absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
   }
   IMAGEFS_RETURN_IF_ERROR(status);
   if (!span.digest_of_blob && Sha256Of(std::string_view(out.data(), out.size())) != span.digest) {
-    return WrongBytes("another digest");
+    return WrongBytes("a different digest");
   }
   return absl::OkStatus();
 }
 
-// Decodes the same bytes over two windows whose bytes tell their own places: what comes out of a
-// window is then known by its place, also through copies of copies. Only the first 32 KiB of output
-// can look back beyond the span. A byte that only looks like a place keeps one byte too many.
+// Decodes the same bytes over two windows whose bytes encode their own positions: output that comes
+// from the window thus identifies its position, even through copies of copies. Only the first 32
+// KiB of output can refer back beyond the span. A literal that happens to match keeps one byte too
+// many.
 absl::StatusOr<std::vector<bool>> UsedWindow(const SpanEntry& span, std::string_view blob_bytes) {
   constexpr size_t kWindow = kDeflateWindowBytes;
   std::string low(kWindow, '\0'), high(kWindow, '\0');
@@ -182,7 +184,7 @@ absl::StatusOr<std::vector<bool>> UsedWindow(const SpanEntry& span, std::string_
 std::string PackWindow(std::string_view window, const std::vector<bool>& all_used) {
   std::string kept(
       window.substr(window.size() - std::min<size_t>(window.size(), kDeflateWindowBytes)));
-  // `used` of exactly these bytes.
+  // Restrict `used` to exactly these bytes.
   std::vector<bool> used = all_used;
   if (used.size() > kept.size()) {
     used.erase(used.begin(), used.end() - static_cast<std::ptrdiff_t>(kept.size()));
@@ -196,7 +198,7 @@ std::string PackWindow(std::string_view window, const std::vector<bool>& all_use
     }
   }
   if (!any) return "";
-  // What nothing refers to in front is not stored at all.
+  // Drop the unused prefix.
   if (!used.empty()) {
     const size_t first =
         static_cast<size_t>(std::find(used.begin(), used.end(), true) - used.begin());

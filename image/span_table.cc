@@ -71,13 +71,13 @@ bool InRange(uint64_t begin, uint64_t length, uint64_t size) {
   return begin <= size && length <= size - begin;
 }
 
-// Never 0, which tables of older versions have there.
+// Never 0, which marks tables of older versions.
 uint32_t SumOfWindows(std::string_view windows) {
   const uint32_t sum = Crc32c(~0U, windows);
   return sum == 0 ? 1 : sum;
 }
 
-// What one span may say, whatever the others say.
+// Validates one span on its own.
 absl::Status CheckSpan(const SpanEntry& span, uint64_t blob_size, uint64_t data_bytes,
                        uint64_t windows) {
   if (span.data_bytes == 0 || span.data_bytes > kMaxSpanDataBytes ||
@@ -96,7 +96,7 @@ absl::Status CheckSpan(const SpanEntry& span, uint64_t blob_size, uint64_t data_
   if (span.codec == SpanCodec::kStored && uint64_t{span.skip} + span.data_bytes > span.blob_bytes) {
     return Wrong("a stored span that is longer than its bytes");
   }
-  // A window is a zstd frame of 32 KiB: never much longer than what it holds.
+  // A window is a zstd frame of 32 KiB: never much larger than its content.
   if (span.window_bytes > 2 * kDeflateWindowBytes ||
       !InRange(span.window_offset, span.window_bytes, windows)) {
     return Wrong("a window outside of the windows");
@@ -121,7 +121,7 @@ absl::StatusOr<std::string> WriteSpanTable(const SpanTable& table) {
   PutLittleEndian<uint64_t>(out, table.spans.size());
   PutLittleEndian<uint64_t>(out, table.moves.size());
   PutLittleEndian<uint64_t>(out, table.windows.size());
-  PutLittleEndian<uint32_t>(out, 0);  // the checksum, below
+  PutLittleEndian<uint32_t>(out, 0);  // placeholder for the checksum
   PutLittleEndian<uint32_t>(out, SumOfWindows(table.windows));
   for (const SpanEntry& span : table.spans) PutSpan(out, span);
   for (const LayerBuilder::Move& move : table.moves) {
@@ -237,7 +237,7 @@ SpanEntry SpanTableReader::span(size_t index) const {
 }
 
 std::pair<size_t, size_t> SpanTableReader::SpansOf(ByteRange range) const {
-  // The first span that ends behind the range's begin.
+  // The first span that ends after the beginning of the range.
   size_t low = 0, high = span_count_;
   while (low < high) {
     const size_t middle = low + (high - low) / 2;

@@ -1,14 +1,14 @@
-// How the bytes of a layer's data file are had from ranges of its blob: the span table of a layer.
+// The span table of a layer: how to obtain the bytes of its data file from ranges of its blob.
 //
-// A span is a run of the data file that is decoded by itself from a run of the blob and has a
-// digest of its own. Spans are disjoint and ascend in the data file; what lies between them (and
-// behind the last one) is never fetched and reads as zeros, except the targets of `moves`. A table
-// comes from a full pass over the blob (image/gzip_points.h), from a published index, or from a
-// foreign table of contents (image/toc.h, image/ztoc.h). Its bytes are specified in
-// docs/formats/access.md.
+// A span is a run of the data file that is decoded independently from a run of the blob and has its
+// own digest. Spans are disjoint and in ascending order in the data file; gaps between them (and
+// after the last one) are never fetched and read as zeros, except for the targets of `moves`. A
+// table comes from a full pass over the blob (Decompressor::points), from a published index, or
+// from a foreign table of contents (image/toc.h, image/ztoc.h). docs/formats/access.md specifies
+// the format.
 //
-// Everything here is a pure function of bytes; a hostile table gives an error, never a crash, an
-// endless loop or more memory than the limits below allow. Thread-safe once built.
+// Everything here is a pure function of bytes; a hostile table yields an error, never a crash, an
+// endless loop or memory use beyond the limits below. Thread-safe once built.
 #pragma once
 
 #include <cstdint>
@@ -36,25 +36,25 @@ inline constexpr uint32_t kDeflateWindowBytes = 32 << 10;
 inline constexpr uint64_t kMaxSpans = 16 << 20;
 
 enum class SpanCodec : uint8_t {
-  kStored = 0,   // the blob's bytes themselves
-  kGzip = 1,     // from the header of a gzip member on; may run over several members
-  kDeflate = 2,  // from a deflate block inside a gzip member on (then further members)
-  kZstd = 3,     // from a zstd frame on; may run over several frames
+  kStored = 0,   // the blob's bytes, uncompressed
+  kGzip = 1,     // starts at a gzip member header; may span several members
+  kDeflate = 2,  // starts at a deflate block inside a gzip member (then further members)
+  kZstd = 3,     // starts at a zstd frame; may span several frames
 };
 
-// A value.
+// A value type.
 struct SpanEntry {
   uint64_t data_begin = 0;  // in the data file
   uint32_t data_bytes = 0;  // > 0
-  uint64_t blob_begin = 0;  // what has to be fetched
+  uint64_t blob_begin = 0;  // the range to fetch
   uint32_t blob_bytes = 0;  // > 0
   SpanCodec codec = SpanCodec::kStored;
-  uint8_t bit = 0;              // kDeflate: bits of the first byte that belong to the block before
-  bool digest_of_blob = false;  // `digest` is that of the blob's bytes, else of the data's bytes
-  uint32_t skip = 0;            // decoded bytes in front of the span's own
+  uint8_t bit = 0;  // kDeflate: bits of the first byte that belong to the previous block
+  bool digest_of_blob = false;  // `digest` covers the blob's bytes, not the data's
+  uint32_t skip = 0;            // decoded bytes to discard before the span
   Digest digest;
-  // kDeflate: the 32 KiB of output in front of the span, as PackWindow made it, in the table's
-  // windows. 0 bytes: nothing refers to it.
+  // kDeflate: the 32 KiB of output before the span, packed by PackWindow, in the table's windows. 0
+  // bytes: nothing refers to them.
   uint64_t window_offset = 0;
   uint32_t window_bytes = 0;
 
@@ -62,40 +62,40 @@ struct SpanEntry {
   uint64_t blob_end() const { return blob_begin + blob_bytes; }
 };
 
-// What the data file is.
+// Layout of the data file.
 enum class DataLayout : uint8_t {
-  kTar = 0,    // the tar itself, then the targets of `moves`: its SHA-256 can be checked
-  kTable = 1,  // files one after the other, 512-aligned, as a table of contents lists them
-  // As kTar, out of a foreign table, which may know nothing of the padding at the tar's end.
+  kTar = 0,    // the tar, then the targets of `moves`: its SHA-256 can be checked
+  kTable = 1,  // files in sequence, 512-aligned, as listed in a table of contents
+  // Like kTar, but from a foreign table, which may omit the padding at the end of the tar.
   kForeignTar = 2,
 };
 
-// A table in memory, before it is written. A value.
+// A table in memory, before it is written. A value type.
 struct SpanTable {
   Digest blob_digest;
   uint64_t blob_size = 0;
   Digest diff_id;
   DataLayout layout = DataLayout::kTar;
-  uint64_t tar_bytes = 0;   // kTar: of the tar; else 0
+  uint64_t tar_bytes = 0;   // kTar: size of the tar; else 0
   uint64_t data_bytes = 0;  // of the data file; a multiple of 512
   std::vector<SpanEntry> spans;
   std::vector<LayerBuilder::Move> moves;
   std::string windows;
 };
 
-// Checks the table as SpanTableReader::FromBytes does and gives its bytes.
+// Validates the table like SpanTableReader::FromBytes and returns its serialized form.
 absl::StatusOr<std::string> WriteSpanTable(const SpanTable& table);
 
-// A table as it lies on disk. Immutable, thread-safe.
+// A serialized table. Immutable, thread-safe.
 class SpanTableReader {
  public:
-  // Maps the file read-only. What says where bytes are is copied: it is asked for with every read,
-  // and a file that is cut later does not change it.
+  // Maps the file read-only. Copies the records, which are needed for every read, so that
+  // truncating the file later does not affect them.
   static absl::StatusOr<std::unique_ptr<SpanTableReader>> Open(const std::string& path);
-  // Maps all of a file that is open; `name` is for errors. To be asked CheckWhole after use.
+  // Maps the whole of an open file; `name` is for errors. Callers must check CheckWhole after use.
   static absl::StatusOr<std::unique_ptr<SpanTableReader>> OpenFd(int fd, std::string_view name);
   static absl::StatusOr<std::unique_ptr<SpanTableReader>> FromBytes(std::string bytes);
-  // OK when FromBytes would give a table.
+  // Returns OK if FromBytes would succeed.
   static absl::Status Check(std::string_view bytes);
   SpanTableReader(const SpanTableReader&) = delete;
   SpanTableReader& operator=(const SpanTableReader&) = delete;
@@ -108,22 +108,22 @@ class SpanTableReader {
   uint64_t data_bytes() const { return data_bytes_; }
   size_t span_count() const { return span_count_; }
   const std::vector<LayerBuilder::Move>& moves() const { return moves_; }
-  // The whole file as it was given.
+  // The whole serialized table.
   std::string_view bytes() const { return bytes_; }
 
   SpanEntry span(size_t index) const;
-  // The first and one past the last span that has a byte of `range`; equal when none has.
+  // Returns the first and one past the last span that overlaps `range`; equal if there is none.
   std::pair<size_t, size_t> SpansOf(ByteRange range) const;
-  // The packed window of a span; "" when it has none. Worth something when CheckWhole says OK after
-  // it was read.
+  // Returns the packed window of a span; "" if it has none. Only valid if CheckWhole returns OK
+  // after it has been read.
   std::string_view WindowOf(const SpanEntry& span) const;
   absl::Status CheckWhole() const { return file_.CheckWhole("the span table"); }
 
  private:
   SpanTableReader() = default;
   absl::Status Parse();
-  std::string owned_;  // all bytes, or the records
-  MappedFile file_;    // of no bytes: owned
+  std::string owned_;  // all bytes, or only the records
+  MappedFile file_;    // empty: the bytes are in owned_
   std::string_view bytes_;
   Digest blob_digest_, diff_id_;
   uint64_t blob_size_ = 0, tar_bytes_ = 0, data_bytes_ = 0;
@@ -133,18 +133,18 @@ class SpanTableReader {
   std::vector<LayerBuilder::Move> moves_;
 };
 
-// Decodes one span out of the blob's bytes [blob_begin, blob_end) and checks its digest. `out` has
-// data_bytes. kDataLoss when the bytes are not what the table says.
+// Decodes one span from the blob's bytes [blob_begin, blob_end) and checks its digest. `out` must
+// have data_bytes. Returns kDataLoss if the bytes do not match the table.
 absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out);
 
-// Which of the 32 KiB in front of a kDeflate span its decoding looks at. Pure; kDataLoss when the
-// bytes are no deflate stream.
+// Returns which of the 32 KiB before a kDeflate span its decoding refers to. Pure. Returns
+// kDataLoss if the bytes are not a deflate stream.
 absl::StatusOr<std::vector<bool>> UsedWindow(const SpanEntry& span, std::string_view blob_bytes);
 
-// A window of at most 32 KiB (the bytes just in front of a span), compressed. Bytes that `used`
-// (of the last 32 KiB in front of the span, or empty: all) does not name are taken as zeros. ""
-// when nothing is used.
+// Compresses a window of at most 32 KiB (the bytes just before a span). Bytes not marked in `used`
+// (for the last 32 KiB before the span; empty = all are used) are replaced by zeros. Returns "" if
+// nothing is used.
 std::string PackWindow(std::string_view window, const std::vector<bool>& used);
 
 }  // namespace imagefs

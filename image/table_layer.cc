@@ -34,7 +34,7 @@ std::optional<uint32_t> TypeBits(std::string_view type) {
   return std::nullopt;
 }
 
-// As image/tar.cc: chown(2) takes -1 as "leave it", which is root.
+// As in image/tar.cc: chown(2) treats -1 as "do not change", so the owner is root.
 std::optional<uint32_t> OwnerId(int64_t id) {
   if (id == -1 || id == std::numeric_limits<uint32_t>::max()) return 0;
   if (id < std::numeric_limits<int32_t>::min() || id > std::numeric_limits<uint32_t>::max()) {
@@ -49,21 +49,21 @@ absl::Status SetTime(const TableEntry& entry, TarEntry& out) {
   std::string error;
   if (!absl::ParseTime(absl::RFC3339_full, entry.mtime, &time, &error) ||
       time == absl::InfiniteFuture() || time == absl::InfinitePast()) {
-    return Refuse(entry, StrCat("\"", Printable(entry.mtime, 40), "\" is no time"));
+    return Refuse(entry, StrCat("\"", Printable(entry.mtime, 40), "\" is not a time"));
   }
-  out.mtime_seconds = absl::ToUnixSeconds(time);  // rounds down, as the next line needs it
+  out.mtime_seconds = absl::ToUnixSeconds(time);  // rounds down, as the next line requires
   out.mtime_nanoseconds = static_cast<uint32_t>(
       absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(out.mtime_seconds)));
   return absl::OkStatus();
 }
 
-// Of several xattrs with one name the last counts.
+// If several xattrs have the same name, the last one wins.
 absl::Status SetXattrs(TableEntry& entry, TarEntry& out) {
   for (const Xattr& xattr : entry.xattrs) {
     if (xattr.name.empty() || xattr.name.size() > kMaxXattrName ||
         xattr.value.size() > kMaxXattrValue) {
       return Refuse(entry, StrCat("an xattr \"", Printable(xattr.name), "\" of ",
-                                  xattr.value.size(), " bytes is more than Linux has room for"));
+                                  xattr.value.size(), " bytes exceeds the limit of Linux"));
     }
   }
   std::reverse(entry.xattrs.begin(), entry.xattrs.end());
@@ -94,7 +94,7 @@ absl::StatusOr<TarEntry> ToTarEntry(TableEntry entry) {
   if (*type == S_IFCHR || *type == S_IFBLK) {
     if (entry.major < 0 || entry.minor < 0 || entry.major >= kMaxMajor ||
         entry.minor >= kMaxMinor) {
-      return Refuse(entry, "device numbers that Linux does not have");
+      return Refuse(entry, "device numbers that Linux does not support");
     }
     out.rdev_major = static_cast<uint32_t>(entry.major);
     out.rdev_minor = static_cast<uint32_t>(entry.minor);

@@ -1,5 +1,5 @@
-// What the readers of foreign tables of contents (image/toc.h, image/ztoc.h) have in common: the
-// entries that they find and the layer that they make of them.
+// Shared by the readers of foreign tables of contents (image/toc.h, image/ztoc.h): the entries that
+// they read and the layer that they build.
 #pragma once
 
 #include <cstdint>
@@ -15,15 +15,15 @@
 
 namespace imagefs {
 
-// A layer as its table of contents describes it, not a byte of its blob read.
+// A layer built from its table of contents, without reading its blob.
 struct TableLayer {
   LayerBuilder::Result layer;
   SpanTable span_table;
-  // Of the data file: what the image's author has marked as read at the start.
+  // Range of the data file that the image's author marked as read at startup.
   std::optional<ByteRange> prefetch;
 };
 
-// An entry as such a table says it, unchecked.
+// An entry of such a table, not validated.
 struct TableEntry {
   std::string type;  // dir, reg, symlink, hardlink, char, block, fifo
   std::string path, link;
@@ -34,7 +34,7 @@ struct TableEntry {
   std::vector<Xattr> xattrs;
 };
 
-// The same as a tar entry without extents, under the rules of image/tar.h.
+// Converts to a tar entry without extents, under the rules of image/tar.h.
 absl::StatusOr<TarEntry> ToTarEntry(TableEntry entry);
 
 }  // namespace imagefs

@@ -1,5 +1,5 @@
-// An own reader of tar headers instead of libarchive: docs/adr/0002-tar-parser.md says why. Where
-// the formats leave room, the answer is that of Go's archive/tar, since the runtimes use it.
+// Our own tar parser instead of libarchive; docs/adr/0002-tar-parser.md explains why. Where the
+// formats are ambiguous, it follows Go's archive/tar, since the runtimes use it.
 #include "image/tar.h"
 
 #include <sys/stat.h>
@@ -19,28 +19,29 @@ namespace imagefs {
 namespace {
 
 constexpr size_t kBlock = 512;
-// Go's limit for what precedes an entry: PAX records, a GNU long name, a map of a sparse file.
+// Go's limit for data that precedes an entry: PAX records, a GNU long name, a sparse map.
 constexpr uint64_t kMaxSpecialBytes = 1 << 20;
 constexpr size_t kMaxSparseSegments = 1 << 16;
 
 absl::Status Corrupt(uint64_t offset, std::string_view what) {
-  return absl::DataLossError(StrCat("tar: ", what, " at byte ", offset,
-                                    "; the layer is damaged or no tar archive, build or push the "
-                                    "image again"));
+  return absl::DataLossError(
+      StrCat("tar: ", what, " at byte ", offset,
+             "; the layer is damaged or not a tar archive; build or push the "
+             "image again"));
 }
 
 absl::Status Refuse(std::string_view path, std::string_view what) {
   return absl::InvalidArgumentError(StrCat("tar entry \"", Printable(path), "\": ", what));
 }
 
-// The stream in pieces of the size that the parser wants.
+// Returns the stream in pieces of the requested size.
 class BlockReader {
  public:
   explicit BlockReader(TarSource source) : source_(source) {}
 
   uint64_t position() const { return position_; }
 
-  // Up to `n` bytes, fewer only at the end. Valid until the next call.
+  // Returns `n` bytes, or fewer at the end. Valid until the next call.
   absl::StatusOr<std::string_view> Take(size_t n) {
     IMAGEFS_RETURN_IF_ERROR(Fill());
     if (chunk_.size() >= n) return Consume(n);
@@ -53,7 +54,7 @@ class BlockReader {
     return std::string_view(scratch_);
   }
 
-  // Returns how many bytes there were to skip.
+  // Returns the number of bytes skipped.
   absl::StatusOr<uint64_t> Skip(uint64_t n) {
     uint64_t done = 0;
     while (done < n) {
@@ -85,10 +86,10 @@ class BlockReader {
   bool ended_ = false;
 };
 
-// Up to the first NUL, or all of the field.
+// Returns the field up to the first NUL, or all of it.
 std::string_view Text(std::string_view field) { return field.substr(0, field.find('\0')); }
 
-// Octal digits between blanks and NULs.
+// Parses octal digits surrounded by blanks and NULs.
 std::optional<int64_t> Octal(std::string_view field) {
   const auto is_blank = [](char c) { return c == ' ' || c == '\0'; };
   while (!field.empty() && is_blank(field.front())) field.remove_prefix(1);
@@ -103,7 +104,7 @@ std::optional<int64_t> Octal(std::string_view field) {
   return value;
 }
 
-// Octal, or a signed base-256 number, which the high bit announces.
+// Parses octal, or a signed base-256 number if the high bit is set.
 std::optional<int64_t> Number(std::string_view field) {
   if (field.empty() || (static_cast<unsigned char>(field[0]) & 0x80) == 0) return Octal(field);
   const bool negative = (field[0] & 0x40) != 0;
@@ -111,7 +112,7 @@ std::optional<int64_t> Number(std::string_view field) {
   for (size_t i = 0; i < field.size(); ++i) {
     uint64_t byte = static_cast<unsigned char>(field[i]);
     if (i == 0) byte = negative ? byte | 0x80 : byte & 0x7f;
-    const uint64_t dropped = value >> 55;  // with the sign bit that the result will have
+    const uint64_t dropped = value >> 55;  // including the sign bit of the result
     if (i > 0 && dropped != (negative ? (uint64_t{1} << 9) - 1 : 0)) return std::nullopt;
     value = (value << 8) | byte;
   }
@@ -119,13 +120,13 @@ std::optional<int64_t> Number(std::string_view field) {
   return static_cast<int64_t>(value);
 }
 
-// One header block; a value.
+// One header block; a value type.
 class Header {
  public:
   explicit Header(std::string_view block) { std::memcpy(block_.data(), block.data(), kBlock); }
 
-  // Reads the numbers. False when one of them is malformed, also one that its type does not need:
-  // the runtimes refuse such a header.
+  // Parses the numbers. Returns false if any is malformed, even one that the type does not need:
+  // the runtimes reject such a header.
   bool Parse() {
     const bool star = is_star(), devices = star || is_ustar() || is_gnu();
     bool good = true;
@@ -143,7 +144,7 @@ class Header {
       major = number(329, 8);
       minor = number(337, 8);
     }
-    if (star) {  // two more times
+    if (star) {  // atime and ctime
       number(476, 12);
       number(488, 12);
     }
@@ -162,7 +163,7 @@ class Header {
   std::string_view prefix() const {
     if (is_star()) return Text(Field(345, 131));
     if (is_ustar()) return Text(Field(345, 155));
-    // Old versions of Go wrote ustar's prefix into GNU headers, where two times have their place.
+    // Old versions of Go wrote ustar's prefix into GNU headers, over the fields of two times.
     if (is_gnu() && !(IsGnuTime(Field(345, 12)) && IsGnuTime(Field(357, 12)))) {
       const std::string_view prefix = Text(Field(345, 155));
       const bool ascii = std::all_of(prefix.begin(), prefix.end(),
@@ -180,7 +181,7 @@ class Header {
   bool IsZero() const {
     return std::all_of(block_.begin(), block_.end(), [](char c) { return c == 0; });
   }
-  // The sum of the bytes with the field itself as blanks; some writers summed signed bytes.
+  // The sum of the bytes, with the field itself as blanks; some writers summed signed bytes.
   bool ChecksumHolds() const {
     int64_t plain = 0, with_sign = 0;
     for (size_t i = 0; i < kBlock; ++i) {
@@ -204,9 +205,9 @@ struct Segment {
   uint64_t offset = 0, length = 0;
 };
 
-// What precedes an entry and belongs to it.
+// Headers that precede an entry and modify it.
 struct Extensions {
-  PaxRecords pax;                    // of the last PAX header alone
+  PaxRecords pax;                    // from the last PAX header only
   std::string long_name, long_link;  // GNU; "" = none
 
   void Clear() {
@@ -224,7 +225,7 @@ class TarParser {
   absl::Status Run();
 
  private:
-  // Empty at the end of the archive.
+  // Returns nullopt at the end of the archive.
   absl::StatusOr<std::optional<Header>> NextHeader();
   absl::Status TakeBody(const Header& header, std::string& body);
   absl::Status TakePax(const Header& header, PaxRecords& pax);
@@ -249,11 +250,10 @@ class TarParser {
   std::optional<Header> peeked_;
   uint64_t header_at_ = 0;
   Extensions extensions_;
-  bool extended_ = false;  // extensions_ has something
+  bool extended_ = false;  // extensions_ is not empty
 };
 
-// Each PAX header takes the place of the one before it, and so does each long name; a global header
-// ends what was pending.
+// Each PAX header or long name replaces the previous one; a global header discards pending ones.
 absl::Status TarParser::Run() {
   std::string body;
   while (true) {
@@ -302,7 +302,7 @@ absl::StatusOr<std::optional<Header>> TarParser::NextHeader() {
       return header;
     }
   }
-  // Two blocks of zeros end the archive; the second one may be missing.
+  // Two zero blocks end the archive; the second one is optional.
   IMAGEFS_ASSIGN_OR_RETURN(const std::string_view block, reader_.Take(kBlock));
   if (block.empty()) return std::nullopt;
   if (block.size() < kBlock || !Header(block).IsZero()) {
@@ -355,7 +355,7 @@ absl::StatusOr<uint32_t> FileType(const Header& header, const TarEntry& entry) {
   }
 }
 
-// chown(2) takes -1 as "leave it", which is root, and other negative ids modulo 2^32.
+// chown(2) treats -1 as "do not change", so the owner is root; other negative ids wrap modulo 2^32.
 std::optional<uint32_t> OwnerId(int64_t id) {
   if (id == -1 || id == std::numeric_limits<uint32_t>::max()) return 0;
   if (id < std::numeric_limits<int32_t>::min() || id > std::numeric_limits<uint32_t>::max()) {
@@ -364,7 +364,7 @@ std::optional<uint32_t> OwnerId(int64_t id) {
   return static_cast<uint32_t>(id);
 }
 
-// Puts what the PAX records say in the place of what the header says.
+// Overrides the header's values by those of the PAX records.
 absl::Status TarParser::MergePax(Header& header, TarEntry& entry) {
   PaxRecords& pax = extensions_.pax;
   bool good = true;
@@ -417,7 +417,7 @@ absl::Status TarParser::SetAttributes(Header& header, TarEntry& entry) {
   if (type == S_IFCHR || type == S_IFBLK) {
     if (header.major < 0 || header.minor < 0 || header.major >= 1 << 12 ||
         header.minor >= 1 << 20) {
-      return Refuse(entry.path, "device numbers that Linux does not have");
+      return Refuse(entry.path, "device numbers that Linux does not support");
     }
     entry.rdev_major = static_cast<uint32_t>(header.major);
     entry.rdev_minor = static_cast<uint32_t>(header.minor);
@@ -439,14 +439,14 @@ absl::Status TarParser::HandleEntry(Header& header) {
   TarEntry entry;
   IMAGEFS_RETURN_IF_ERROR(SetAttributes(header, entry));
   if (S_ISREG(entry.mode) && !entry.hard_link) return HandleFile(header, entry);
-  if (extensions_.pax.IsSparse()) return CorruptHere("a sparse file that is no file");
+  if (extensions_.pax.IsSparse()) return CorruptHere("a sparse file that is not a regular file");
   if (!entry.hard_link && !S_ISLNK(entry.mode)) entry.link.clear();
   IMAGEFS_RETURN_IF_ERROR(entry_(entry));
   return SkipUnexpectedData(header.size > 0 ? static_cast<uint64_t>(header.size) : 0);
 }
 
-// Only files have data, and yet some archives give a size to links and directories: most without
-// any data (the size of the link's target file), some with. What follows tells which.
+// Only files have data, yet some archives declare a size for links and directories: mostly without
+// any data (the size of the link's target file), some with. The next block tells which.
 absl::Status TarParser::SkipUnexpectedData(uint64_t size) {
   if (size == 0) return absl::OkStatus();
   const uint64_t at = reader_.position();
@@ -481,16 +481,16 @@ absl::Status TarParser::HandleFile(const Header& header, TarEntry& entry) {
   return SkipData(stored);
 }
 
-// The data itself must be there; the padding of the last file may be missing.
+// The data itself must be complete; the padding of the last file is optional.
 absl::Status TarParser::SkipData(uint64_t size) {
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t skipped, reader_.Skip(size));
   if (skipped < size) {
-    return CorruptHere("the archive is truncated in the data of the entry whose header lies");
+    return CorruptHere("the archive is truncated in the data of the entry whose header is");
   }
   return reader_.Skip((kBlock - size % kBlock) % kBlock).status();
 }
 
-// Absent for a file that is not sparse. `stored` becomes the bytes of data behind the map.
+// Returns nullopt if the file is not sparse. Sets `stored` to the bytes of data after the map.
 absl::StatusOr<std::optional<std::vector<Segment>>> TarParser::SparseMap(const Header& header,
                                                                          TarEntry& entry,
                                                                          uint64_t& stored) {
@@ -522,7 +522,7 @@ absl::StatusOr<std::vector<Segment>> TarParser::ListedMap() const {
   const std::optional<int64_t> count = PaxNumber(pax.sparse_count);
   if (!count.has_value() || numbers.size() % 2 != 0 ||
       *count != static_cast<int64_t>(numbers.size() / 2)) {
-    return CorruptHere("a map of a sparse file that does not have as many parts as it says");
+    return CorruptHere("a map of a sparse file with a wrong number of parts");
   }
   std::vector<Segment> segments;
   for (size_t i = 0; i < numbers.size(); i += 2) {
@@ -535,7 +535,7 @@ absl::StatusOr<std::vector<Segment>> TarParser::ListedMap() const {
   return segments;
 }
 
-// Four segments in the header, then blocks of 21 while a flag says so.
+// Four segments in the header, then blocks of 21 while a flag indicates more.
 absl::StatusOr<std::vector<Segment>> TarParser::OldGnuMap(const Header& header, TarEntry& entry) {
   const std::optional<int64_t> real_size = Number(header.Field(483, 12));
   if (!header.is_gnu() || !real_size.has_value() || *real_size < 0) {
@@ -566,7 +566,7 @@ absl::StatusOr<std::vector<Segment>> TarParser::OldGnuMap(const Header& header, 
   }
 }
 
-// Version 1.0: the data begins with the map, decimal numbers in lines: how many, then the pairs.
+// Version 1.0: the data begins with the map, as lines of decimal numbers: a count, then the pairs.
 absl::StatusOr<std::vector<Segment>> TarParser::EmbeddedMap(uint64_t& stored) {
   std::string text;
   size_t at = 0;
@@ -602,7 +602,7 @@ absl::StatusOr<std::vector<Segment>> TarParser::EmbeddedMap(uint64_t& stored) {
   return segments;
 }
 
-// The stored bytes are those of the segments, one after the other.
+// The stored bytes are the segments in sequence.
 absl::Status TarParser::PlaceSegments(const std::vector<Segment>& segments, uint64_t stored,
                                       TarEntry& entry) const {
   uint64_t end = 0, used = 0;

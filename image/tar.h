@@ -1,7 +1,7 @@
-// One pass over a layer's tar: pulls the uncompressed stream, reports entries with the place of
-// their bytes. v7, ustar, star, GNU (long names, sparse), PAX (incl. sparse 0.0/0.1/1.0), base-256;
-// names are taken as bytes. Where the formats leave room, the answer is that of Go's archive/tar,
-// since the runtimes use it. Memory is bounded, whatever the input.
+// Reads a layer's tar in one pass: pulls the uncompressed stream and reports entries with the
+// location of their bytes. Supports v7, ustar, star, GNU (long names, sparse), PAX (including
+// sparse 0.0/0.1/1.0) and base-256; names are treated as bytes. Where the formats are ambiguous,
+// follows Go's archive/tar, since the runtimes use it. Memory is bounded for any input.
 #pragma once
 
 #include <cstdint>
@@ -15,12 +15,11 @@
 
 namespace imagefs {
 
-// Delivers the next bytes of the stream; empty at the end. The view stays valid until the next
-// call.
+// Returns the next bytes of the stream; empty at the end. The view is valid until the next call.
 using TarSource = absl::FunctionRef<absl::StatusOr<std::string_view>()>;
 
 struct TarEntry {
-  std::string path;   // as in the archive, not cleaned
+  std::string path;   // verbatim, not cleaned
   uint32_t mode = 0;  // type and permissions
   uint32_t uid = 0, gid = 0;
   int64_t mtime_seconds = 0;
@@ -28,20 +27,20 @@ struct TarEntry {
   uint32_t rdev_major = 0, rdev_minor = 0;
   uint64_t size = 0;
   bool hard_link = false;
-  // A global PAX header: nothing but the path is set. Its records apply to no entry (the runtimes
-  // ignore them as well), but see LayerBuilder for what it does.
+  // A global PAX header: only the path is set. Its records apply to no entry (as in the runtimes),
+  // but see LayerBuilder for its effect.
   bool global = false;
-  std::string link;  // target of a symbolic link or of a hard link
+  std::string link;  // target of a symbolic or hard link
   std::vector<Xattr> xattrs;
-  // Regular files: where the bytes lie in the tar. data_offset may be no multiple of 512 for the
+  // Regular files: location of the bytes in the tar. data_offset may not be a multiple of 512 for
   // later segments of a sparse file (see LayerBuilder).
   std::vector<Extent> extents;
 };
 
 // Calls `entry` for each entry in order until the archive ends, then drains `source` (trailing
-// bytes belong to the DiffID). Errors of `source` and `entry` come back unchanged; a malformed
-// archive is kDataLoss, an unknown entry type or an impossible name kInvalidArgument, naming the
-// entry.
+// bytes are part of the DiffID). Errors of `source` and `entry` are returned unchanged. Returns
+// kDataLoss for a malformed archive, and kInvalidArgument, with the entry's name, for an unknown
+// entry type or an impossible name.
 absl::Status ReadTar(TarSource source, absl::FunctionRef<absl::Status(TarEntry&)> entry);
 
 }  // namespace imagefs

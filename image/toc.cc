@@ -33,10 +33,10 @@ constexpr std::string_view kPrefetchLandmark = ".prefetch.landmark";
 constexpr size_t kLegacyFooterBytes = 47;
 constexpr size_t kExternalFooterBytes = 46;
 constexpr uint64_t kBlock = 512;
-constexpr uint64_t kMaxDataBytes = kBlock << 32;  // as LayerBuilder
+constexpr uint64_t kMaxDataBytes = kBlock << 32;  // like LayerBuilder
 constexpr uint64_t kMaxTocTarSlack = 1 << 20;     // headers and padding around the JSON
 constexpr size_t kOutputStep = 1 << 20;
-// The table where it is a file: each piece is a span, whose place in it is what has to be skipped.
+// The table as a file: each piece is a span whose offset is the number of bytes to skip.
 constexpr uint64_t kTocPieceBytes = 31 << 20;
 constexpr uint64_t kMaxTocFileBytes = 3 * kTocPieceBytes;
 constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
@@ -74,7 +74,7 @@ std::optional<TocLocation> FindZstdChunked(const Descriptor& layer, std::string_
   return location;
 }
 
-// An empty gzip member whose extra field is `extra`: what every kind of footer is.
+// Every kind of footer is an empty gzip member whose extra field is `extra`.
 bool IsFooter(std::string_view bytes, std::string_view extra) {
   constexpr std::string_view kHead("\x1f\x8b\x08\x04", 4);
   constexpr std::string_view kEmptyBlock("\x01\x00\x00\xff\xff\x00\x00\x00\x00\x00\x00\x00\x00",
@@ -97,7 +97,8 @@ std::optional<uint64_t> ParseHex(std::string_view text) {
   return value;
 }
 
-// Where the table begins, from a footer whose extra field is `head`, 16 hex digits, "STARGZ".
+// Returns the offset of the table from a footer whose extra field is `head`, 16 hex digits,
+// "STARGZ".
 std::optional<uint64_t> FooterOffset(std::string_view footer, std::string_view head) {
   constexpr size_t kExtra = 12, kDigits = 16;
   if (footer.size() < kExtra + head.size() + kDigits) return std::nullopt;
@@ -111,7 +112,7 @@ absl::Status TooLarge(uint64_t limit) {
       StrCat("the layer's table of contents is larger than ", limit, " bytes"));
 }
 
-// Into `out`. `bytes` says itself how long its content is.
+// Unpacks into `out`. `bytes` itself declares the length of its content.
 absl::Status UnpackGzip(std::string_view bytes, uint64_t limit, int out) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<Decompressor> decompressor,
                            Decompressor::Create(LayerCompression::kGzip));
@@ -142,7 +143,7 @@ absl::Status UnpackZstd(std::string_view bytes, uint64_t limit, int out) {
   });
 }
 
-// The one file in the tar that an eStargz table is wrapped in.
+// Finds the only file of the tar that wraps an eStargz table.
 absl::StatusOr<OpenedToc> FindInTar(std::string_view tar) {
   std::optional<TarEntry> found;
   bool given = false;
@@ -196,9 +197,8 @@ constexpr std::pair<std::string_view, int64_t TocEntry::*> kNumbers[] = {
     {"chunkSize", &TocEntry::chunk_size},
 };
 
-// The document as {"version": 1, "entries": [{..., "xattrs": {...}}, ...]}, handing over one entry
-// at a time: a table of a million entries never is in memory as a whole. Members it does not know
-// are passed over.
+// Parses {"version": 1, "entries": [{..., "xattrs": {...}}, ...]} and delivers one entry at a time,
+// so that a table of a million entries is never in memory as a whole. Ignores unknown members.
 class TocReader : public JsonVisitor {
  public:
   using OnEntry = absl::FunctionRef<absl::Status(TocEntry&)>;
@@ -206,13 +206,13 @@ class TocReader : public JsonVisitor {
 
   absl::Status Open(bool object) override {
     ++depth_;
-    if (depth_ == kRoot && !object) return Malformed("it is no object");
+    if (depth_ == kRoot && !object) return Malformed("it is not an object");
     if (depth_ == kEntries && key_ == "entries") {
       if (object || seen_entries_) return Malformed("it has no single list of entries");
       in_entries_ = seen_entries_ = true;
     }
     if (depth_ == kEntry && in_entries_) {
-      if (!object) return Malformed("an entry is no object");
+      if (!object) return Malformed("an entry is not an object");
       if (++count_ > kMaxTocEntries) {
         return absl::UnimplementedError(
             StrCat("the layer's table of contents has more than ", kMaxTocEntries, " entries"));
@@ -241,7 +241,7 @@ class TocReader : public JsonVisitor {
     if (depth_ == kXattrs && in_xattrs_) {
       Xattr xattr{xattr_key_, ""};
       if (!absl::Base64Unescape(ToAbsl(value), &xattr.value)) {
-        return Malformed("an xattr is no base64");
+        return Malformed("an xattr is not base64");
       }
       entry_.xattrs.push_back(std::move(xattr));
       return absl::OkStatus();
@@ -269,13 +269,13 @@ class TocReader : public JsonVisitor {
   }
 
   absl::Status Null() override {
-    if (in_entries_ && depth_ == kEntries) return Malformed("an entry is no object");
+    if (in_entries_ && depth_ == kEntries) return Malformed("an entry is not an object");
     return absl::OkStatus();
   }
 
   absl::Status Other() override {
-    if (depth_ == kXattrs && in_xattrs_) return Malformed("an xattr is no text");
-    if (in_entries_ && depth_ == kEntries) return Malformed("an entry is no object");
+    if (depth_ == kXattrs && in_xattrs_) return Malformed("an xattr is not text");
+    if (in_entries_ && depth_ == kEntries) return Malformed("an entry is not an object");
     if (!InEntry()) return absl::OkStatus();
     const auto is_key = [&](const auto& pair) { return pair.first == entry_key_; };
     if (std::any_of(std::begin(kTexts), std::end(kTexts), is_key) ||
@@ -302,7 +302,7 @@ class TocReader : public JsonVisitor {
 
   const OnEntry on_entry_;
   int depth_ = 0;
-  std::string key_, entry_key_, xattr_key_;  // the last one on each level
+  std::string key_, entry_key_, xattr_key_;  // the current key on each level
   bool in_entries_ = false, seen_entries_ = false, in_xattrs_ = false;
   int64_t version_ = 0;
   size_t count_ = 0;
@@ -316,9 +316,9 @@ class TocBuilder {
   explicit TocBuilder(const TocLocation& location) : location_(location) {}
 
   absl::Status Add(TocEntry& entry);
-  // The table itself, behind all other entries.
+  // Adds the table itself, after all other entries.
   absl::Status AddTable(TarEntry entry, std::string_view json);
-  // About what it takes, with what Finish and image/span_table.h make of it.
+  // Approximate memory use, including what Finish and image/span_table.h build from it.
   uint64_t memory_bytes() const {
     return builder_.memory_bytes() + spans_.size() * kSpanBytes + offsets_.size() * kOffsetBytes;
   }
@@ -329,15 +329,15 @@ class TocBuilder {
   struct File {
     std::string name;
     uint64_t size = 0, covered = 0, place = 0;
-    uint64_t end_offset = 0;  // of its last chunk; 0 = not said
+    uint64_t end_offset = 0;  // of its last chunk; 0 = not given
   };
-  // A span whose end in the blob is not known yet: at most `limit`.
+  // A span whose end in the blob is not yet known, but at most `limit`.
   struct Pending {
     SpanEntry span;
     uint64_t limit = 0;
   };
 
-  // A span as it is listed and as it is given back.
+  // A span, both as pending and as returned.
   static constexpr uint64_t kSpanBytes = sizeof(Pending) + sizeof(SpanEntry);
   static constexpr uint64_t kOffsetBytes = 2 * sizeof(uint64_t);
 
@@ -350,9 +350,9 @@ class TocBuilder {
   LayerBuilder builder_;
   File file_;
   uint64_t data_end_ = 0;
-  std::deque<Pending> spans_;      // a vector would hold them three times while it grows
-  std::vector<uint64_t> offsets_;  // in the blob: where any chunk begins
-  std::vector<SpanEntry> table_;   // of the table itself
+  std::deque<Pending> spans_;      // a growing vector would take three times the memory
+  std::vector<uint64_t> offsets_;  // offsets in the blob at which any chunk begins
+  std::vector<SpanEntry> table_;   // spans of the table itself
   std::optional<ByteRange> prefetch_;
 };
 
@@ -452,7 +452,7 @@ absl::Status TocBuilder::AddChunk(const TocEntry& entry) {
   return absl::OkStatus();
 }
 
-// Each piece is had by unpacking the table again, from its first byte on.
+// Each piece is read by unpacking the table again from its first byte.
 absl::Status TocBuilder::AddTable(TarEntry entry, std::string_view json) {
   IMAGEFS_RETURN_IF_ERROR(FinishFile());
   const uint64_t skip = entry.extents[0].data_offset;
@@ -478,7 +478,7 @@ absl::Status TocBuilder::AddTable(TarEntry entry, std::string_view json) {
   return builder_.Add(entry);
 }
 
-// A chunk's bytes end where the next one begins, at the end that its file names, or at the table.
+// A chunk's bytes end at the next chunk, at the end that its file declares, or at the table.
 absl::StatusOr<std::vector<SpanEntry>> TocBuilder::EndSpans() {
   std::sort(offsets_.begin(), offsets_.end());
   std::vector<SpanEntry> spans;

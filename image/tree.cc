@@ -13,10 +13,10 @@ namespace imagefs {
 
 namespace {
 
-// Blocks of the arena start small, since most trees of tests and of thin layers are small.
+// Arena blocks start small, since most trees in tests and of thin layers are small.
 constexpr size_t kFirstArenaBlock = 4096;
 constexpr size_t kMaxArenaBlock = 256 * 1024;
-// A slot of the set of names, at its emptiest and while it grows.
+// Maximum memory per slot of the name set, including while it grows.
 constexpr size_t kNameSlotBytes = 20;
 
 std::string XattrKey(const std::vector<Xattr>& xattrs) {
@@ -87,8 +87,8 @@ DirentId Tree::Link(InodeId directory, std::string_view name, InodeId inode) {
   return id;
 }
 
-// A removed dirent stays in its directory's list, with no inode, so that removing is O(1) whatever
-// the number of siblings.
+// A removed dirent stays in its directory's list, without an inode, so that removal is O(1) for any
+// number of siblings.
 void Tree::Unlink(InodeId directory, std::string_view name) {
   const DirentId first = Find(directory, name);
   if (first == kNoId) return;

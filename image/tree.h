@@ -1,11 +1,11 @@
-// A file tree in memory: what a layer's tar or a merge of layers says, before it is written as an
-// EROFS image. Built once, by one thread, then written and dropped; compact, since an image may
-// have a million entries (names and targets live in an arena, hard links are dirents sharing an
-// inode).
+// An in-memory file tree, built from a layer's tar or by merging layers, before it is written as an
+// EROFS image. Built once, by one thread, then written and dropped. Compact, since an image may
+// have a million entries: names and targets are in an arena, hard links are dirents that share an
+// inode.
 //
 // Two forms:
-//   overlay form  one layer alone: a whiteout is a character device 0:0, an opaque directory has
-//                 Inode::opaque, a directory that no entry named has Inode::implied
+//   overlay form  a single layer: a whiteout is a character device 0:0, an opaque directory has
+//                 Inode::opaque, a directory without an entry of its own has Inode::implied
 //   merged form   what a container sees: no whiteouts, opaque is clear
 #pragma once
 
@@ -24,7 +24,7 @@
 
 namespace imagefs {
 
-// A run of a file's bytes. What no extent covers is a hole (zeros).
+// A run of a file's bytes. Ranges that no extent covers are holes (zeros).
 struct Extent {
   uint64_t file_offset = 0;
   uint64_t data_offset = 0;  // in the layer's data file; a multiple of 512
@@ -44,10 +44,10 @@ using DirentId = uint32_t;
 inline constexpr uint32_t kNoId = UINT32_MAX;
 
 struct Inode {
-  uint32_t mode = 0;  // type and permissions, as st_mode
+  uint32_t mode = 0;  // type and permissions, like st_mode
   uint32_t uid = 0;
   uint32_t gid = 0;
-  uint32_t nlink = 0;  // names of a file; of a directory: set by the writer (2 + subdirectories)
+  uint32_t nlink = 0;  // names of a file; for a directory, set by the writer (2 + subdirectories)
   int64_t mtime_seconds = 0;
   uint32_t mtime_nanoseconds = 0;
   uint32_t rdev_major = 0;
@@ -69,10 +69,10 @@ struct Dirent {
   DirentId next = kNoId;
 };
 
-// What a tree may take. An image of a million files takes a third of it.
+// Memory limit of a tree. An image with a million files takes a third of it.
 inline constexpr uint64_t kMaxTreeBytes = 512 << 20;
 
-// kFailedPrecondition, for a tree that is larger.
+// Returns the kFailedPrecondition error for a tree over the limit.
 absl::Status TooManyNames();
 
 class Tree {
@@ -86,31 +86,32 @@ class Tree {
   Inode& inode(InodeId id) { return inodes_[id]; }
   const Inode& inode(InodeId id) const { return inodes_[id]; }
   const Dirent& dirent(DirentId id) const { return (*dirents_)[id]; }
-  size_t inode_count() const { return inodes_.size(); }  // also those that lost their last name
-  // About what the tree takes, with what its containers need to grow. O(1).
+  size_t inode_count() const { return inodes_.size(); }  // includes those that lost their last name
+  // Approximate memory use, including room for containers to grow. O(1).
   uint64_t memory_bytes() const { return memory_bytes_; }
 
-  // kNoId when absent. O(1).
+  // Returns kNoId if absent. O(1).
   DirentId Find(InodeId directory, std::string_view name) const;
-  // A new inode without a name.
+  // Returns a new inode without a name.
   InodeId NewInode(const Inode& attributes);
-  // Adds a name for `inode` (nlink grows for non-directories). REQUIRES: the name is absent.
+  // Adds a name for `inode` (incrementing nlink unless it is a directory). REQUIRES: the name is
+  // absent.
   DirentId Link(InodeId directory, std::string_view name, InodeId inode);
-  // Removes a name; a directory goes with everything below it. Iterative: depth is not bounded.
+  // Removes a name; removes a directory with everything below it. Iterative: any depth is fine.
   void Unlink(InodeId directory, std::string_view name);
-  // Children of a directory, sorted bytewise by name.
+  // Returns the children of a directory, sorted bytewise by name.
   std::vector<DirentId> SortedChildren(InodeId directory) const;
 
-  std::string_view Intern(std::string_view text);  // into the arena
+  std::string_view Intern(std::string_view text);  // copies into the arena
   void SetExtents(InodeId inode, std::vector<Extent> extents);
-  // Sorts by name; equal sets are stored once.
+  // Sorts by name; identical sets are stored once.
   void SetXattrs(InodeId inode, std::vector<Xattr> xattrs);
   absl::Span<const Extent> Extents(InodeId inode) const;
   absl::Span<const Xattr> Xattrs(InodeId inode) const;
 
  private:
-  // The set of names holds dirent numbers only and looks the names up in the dirents, which
-  // therefore live at an address that a move of the tree does not change.
+  // The name set holds only dirent ids and looks the names up in the dirents, which must therefore
+  // have a stable address when the tree is moved.
   using Dirents = std::deque<Dirent>;
   struct Key {
     InodeId directory;
@@ -133,18 +134,18 @@ class Tree {
     bool operator()(const Key& a, DirentId b) const { return (*this)(b, a); }
   };
 
-  // Deques, so that nothing is copied when they grow and the peak stays near the final size.
+  // Deques, so that growing copies nothing and the peak stays near the final size.
   std::deque<Inode> inodes_;
   std::unique_ptr<Dirents> dirents_;
   absl::flat_hash_set<DirentId, NameHash, NameEqual> names_;
   std::vector<std::unique_ptr<char[]>> arena_;
   size_t arena_used_ = 0, arena_size_ = 0;  // of the last block
-  // Inode::extents is twice an index, plus 1 when it is one of extent_lists_.
+  // Inode::extents is twice an index, plus 1 if it is an index into extent_lists_.
   std::deque<Extent> single_extents_;
   std::deque<std::vector<Extent>> extent_lists_;
   std::deque<std::vector<Xattr>> xattrs_;
   absl::flat_hash_map<std::string, uint32_t> xattr_sets_;
-  uint64_t memory_bytes_ = 0;  // as memory_bytes()
+  uint64_t memory_bytes_ = 0;
 };
 
 }  // namespace imagefs

@@ -29,7 +29,7 @@ std::string Octal(uint32_t mode) {
   return digits;
 }
 
-// A file's bytes at `offset`; zeros where it has a hole.
+// Reads bytes of a file at `offset`; holes read as zeros.
 absl::Status ReadFileBytes(const DescribedLayer& layer, InodeId id, uint64_t offset,
                            absl::Span<char> out) {
   std::memset(out.data(), 0, out.size());
@@ -70,8 +70,8 @@ class TreeCheck {
 
   absl::Status Differs(std::string_view path, std::string_view what, std::string_view described,
                        std::string_view own) const {
-    return absl::DataLossError(StrCat("its description is not of its tar: ", Printable(path), ": ",
-                                      what, " ", Printable(described), ", in the tar ",
+    return absl::DataLossError(StrCat("its description does not match its tar: ", Printable(path),
+                                      ": ", what, " ", Printable(described), ", in the tar ",
                                       Printable(own)));
   }
 
@@ -130,13 +130,13 @@ class TreeCheck {
     const auto own = own_.tree.Xattrs(pair.own);
     for (const Xattr& xattr : described_.tree.Xattrs(pair.described)) {
       if (std::find(own.begin(), own.end(), xattr) == own.end()) {
-        return Differs(pair.path, "attribute", xattr.name, "it is another one or missing");
+        return Differs(pair.path, "attribute", xattr.name, "it differs or is missing");
       }
     }
     return absl::OkStatus();
   }
 
-  // Names that are one file in the one tree are one file in the other.
+  // Names that share a file in one tree must share a file in the other.
   absl::Status CheckFile(const Pair& pair, const Inode& a, const Inode& b) {
     if (a.nlink != b.nlink) return Differs(pair.path, "names", StrCat(a.nlink), StrCat(b.nlink));
     const auto [seen, is_new] = files_.emplace(pair.described, pair.own);
@@ -161,7 +161,7 @@ class TreeCheck {
 
   const DescribedLayer described_, own_;
   std::vector<Pair> stack_;
-  absl::flat_hash_map<InodeId, InodeId> files_;  // described to own
+  absl::flat_hash_map<InodeId, InodeId> files_;  // described -> own
   std::array<std::string, 2> pieces_;
 };
 

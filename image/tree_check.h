@@ -1,5 +1,5 @@
-// Whether the description of a layer, from a table of contents or a published index, says what its
-// tar says. Pure but for the two data files, which are read.
+// Checks whether the description of a layer, from a table of contents or a published index, matches
+// its tar. No side effects; reads the two data files.
 #pragma once
 
 #include "absl/status/status.h"
@@ -14,11 +14,12 @@ struct DescribedLayer {
   int data_fd = -1;
 };
 
-// kDataLoss, with the path and both values, when `described` has another name, type, mode, owner,
-// time, size, link, attribute or byte than `own`, which was made of the tar. What may differ:
+// Returns kDataLoss, with the path and both values, if a name, type, mode, owner, time, size, link,
+// attribute or byte in `described` differs from `own`, which was built from the tar. Allowed
+// differences:
 //   the root's attributes, which no entry of a tar sets
-//   nanoseconds, where the description has none (eStargz keeps seconds)
-//   extended attributes that the description lacks
+//   nanoseconds, if the description has none (eStargz stores seconds)
+//   extended attributes missing from the description
 absl::Status CheckDescription(const DescribedLayer& described, const DescribedLayer& own);
 
 }  // namespace imagefs

@@ -12,7 +12,7 @@
 namespace imagefs {
 namespace {
 
-constexpr int kWindowLog = 25;  // the most that writers of small frames choose
+constexpr int kWindowLog = 25;  // the largest that writers of small frames choose
 constexpr size_t kFirstOutput = 256 << 10;
 
 absl::Status TooLarge(uint64_t bytes, uint64_t max_bytes) {
@@ -25,7 +25,7 @@ absl::Status TooLarge(uint64_t bytes, uint64_t max_bytes) {
 std::string CompressZstd(std::string_view data, int level) {
   std::string out(ZSTD_compressBound(data.size()), '\0');
   const size_t size = ZSTD_compress(out.data(), out.size(), data.data(), data.size(), level);
-  // It can only fail for want of memory or room, and there is room.
+  // Fails only if out of memory; the buffer is large enough.
   out.resize(ZSTD_isError(size) != 0 ? 0 : size);
   return out;
 }
@@ -33,11 +33,11 @@ std::string CompressZstd(std::string_view data, int level) {
 absl::StatusOr<std::string> DecompressZstd(std::string_view frame, size_t max_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t announced, ZstdFrameBytes(frame));
   if (announced > max_bytes) return TooLarge(announced, max_bytes);
-  // The size is a claim: memory is taken for what has come.
+  // The size is untrusted: allocate only as output arrives.
   const std::unique_ptr<ZSTD_DCtx, decltype(&ZSTD_freeDCtx)> context(ZSTD_createDCtx(),
                                                                      &ZSTD_freeDCtx);
   if (context == nullptr) return absl::ResourceExhaustedError("no memory for a zstd frame");
-  // Memory is that of the content where the window is larger.
+  // If the window is larger than the content, memory use is that of the content.
   ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kMaxZstdWindowLog);
   ZSTD_inBuffer input = {frame.data(), frame.size(), 0};
   std::string out;
@@ -72,7 +72,7 @@ absl::StatusOr<std::string> DecompressZstd(std::string_view frame, size_t max_by
 absl::StatusOr<uint64_t> ZstdFrameBytes(std::string_view head) {
   const unsigned long long announced = ZSTD_getFrameContentSize(head.data(), head.size());
   if (announced == ZSTD_CONTENTSIZE_ERROR || announced == ZSTD_CONTENTSIZE_UNKNOWN) {
-    return absl::DataLossError("no zstd frame that says its size");
+    return absl::DataLossError("not a zstd frame that declares its size");
   }
   return announced;
 }
@@ -103,9 +103,9 @@ absl::Status DecompressZstdTo(std::string_view frame, uint64_t max_bytes,
     if (total > max_bytes) return TooLarge(total, max_bytes);
     if (out.pos > 0) IMAGEFS_RETURN_IF_ERROR(sink(std::string_view(buffer.data(), out.pos)));
     if (left == 0) break;
-    if (in.pos == before && out.pos == 0) return absl::DataLossError("a cut zstd frame");
+    if (in.pos == before && out.pos == 0) return absl::DataLossError("a truncated zstd frame");
   }
-  if (in.pos != in.size) return absl::DataLossError("bytes behind the end of a zstd frame");
+  if (in.pos != in.size) return absl::DataLossError("bytes after the end of a zstd frame");
   return absl::OkStatus();
 }
 

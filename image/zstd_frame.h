@@ -1,4 +1,4 @@
-// One zstd frame, made or opened. Pure.
+// Compresses and decompresses single zstd frames. Pure.
 #pragma once
 
 #include <cstddef>
@@ -13,17 +13,17 @@ namespace imagefs {
 
 std::string CompressZstd(std::string_view data, int level);
 
-// kDataLoss when `frame` is no zstd frame, kResourceExhausted when it says, or turns out, to hold
-// more than `max_bytes`.
+// Returns kDataLoss if `frame` is not a zstd frame, kResourceExhausted if it claims to hold, or
+// holds, more than `max_bytes`.
 absl::StatusOr<std::string> DecompressZstd(std::string_view frame, size_t max_bytes);
 
-// How many bytes a frame says that it holds, from its first bytes (18 are enough). Nothing has been
-// checked then. kDataLoss when it is no zstd frame or does not say.
+// Returns the content size that a frame claims, from its first bytes (18 are enough), without
+// verifying it. Returns kDataLoss if it is not a zstd frame or does not declare its size.
 absl::StatusOr<uint64_t> ZstdFrameBytes(std::string_view head);
 
-// Hands the content of `frame` to `sink` piece by piece, in memory of min(content, 32 MiB). Errors
-// as those of DecompressZstd; kDataLoss also when bytes follow the frame. An error of `sink` ends
-// it.
+// Passes the content of `frame` to `sink` piece by piece, using min(content, 32 MiB) of memory.
+// Errors are those of DecompressZstd; also returns kDataLoss if bytes follow the frame. Stops at
+// the first error of `sink`.
 absl::Status DecompressZstdTo(std::string_view frame, uint64_t max_bytes,
                               absl::FunctionRef<absl::Status(std::string_view)> sink);
 

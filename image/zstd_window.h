@@ -1,4 +1,4 @@
-// How much memory a zstd frame asks for, from its first bytes (RFC 8878, 3.1.1.1). Pure.
+// The memory that a zstd frame demands, from its first bytes (RFC 8878, 3.1.1.1). Pure.
 #pragma once
 
 #include <cstddef>
@@ -12,21 +12,21 @@
 
 namespace imagefs {
 
-// The largest window that is decoded, as in the runtimes (zstd --long=29).
+// The largest supported window, as in the runtimes (zstd --long=29).
 inline constexpr int kMaxZstdWindowLog = 29;
-// Up to this much nobody is asked: it is what every level of zstd but the "ultra" ones takes.
+// Windows up to this size need no grant: all levels of zstd but the "ultra" ones use less.
 inline constexpr uint64_t kSmallZstdWindow = 8 << 20;
 
-// Grants memory for a window, and may wait for it. Called where the frame begins that needs it, by
-// the thread that decodes.
+// Grants memory for a window. May block. Called on the decoding thread, at the start of the frame
+// that needs it.
 using ZstdWindowGrant = std::function<absl::StatusOr<ByteBudget::Lease>(uint64_t bytes)>;
 
-// The most bytes that tell it.
+// The number of bytes that always suffices to tell.
 inline constexpr size_t kMaxZstdHeadBytes = 18;
 
-// Absent while `head` is too short to tell. `window`: the size of the window that is asked for,
-// `memory`: the bytes that a decoder takes for it, less when the content is smaller. 0 for what is
-// no frame with a window: a skippable one, or no zstd at all.
+// Returns nullopt if `head` is too short to tell. `window` is the size of the requested window,
+// `memory` what a decoder allocates for it, which is less if the content is smaller. Both are 0 for
+// anything but a frame with a window: a skippable frame, or not zstd.
 struct ZstdDemand {
   uint64_t window = 0, memory = 0;
 };

@@ -14,18 +14,18 @@ namespace imagefs {
 namespace {
 
 constexpr uint64_t kBlock = 512;
-constexpr uint64_t kMaxTarBytes = kBlock << 32;  // as LayerBuilder
+constexpr uint64_t kMaxTarBytes = kBlock << 32;  // like LayerBuilder
 constexpr std::string_view kXattrPrefix = "SCHILY.xattr.";
 constexpr std::string_view kSparsePrefix = "GNU.sparse.";
 constexpr size_t kMaxNestedBytes = 4096;
 constexpr size_t kAlignment = 8;
 
-// The packed points: a count, a span size, then for each point where it is in the blob, where in
-// the tar, how many bits of the byte in front of it are its own, and the window. All little-endian.
+// The packed points: a count, a span size, then for each point its offsets in the blob and the tar,
+// the number of bits in the preceding byte that belong to it, and the window. All little-endian.
 constexpr size_t kPointsHeader = 4 + 8;
 constexpr size_t kPointHeader = 8 + 8 + 1;
 constexpr size_t kPointBytes = kPointHeader + kDeflateWindowBytes;
-// Version 1 leaves the first point out: always behind a gzip header without options.
+// Version 1 omits the first point: it always follows a gzip header without options.
 constexpr uint64_t kPlainGzipHeader = 10;
 
 absl::Status Malformed(std::string_view why) {
@@ -45,7 +45,7 @@ uint64_t LittleEndian(std::string_view bytes) {
 struct Point {
   uint64_t blob = 0;  // of the first whole byte
   uint64_t tar = 0;
-  uint8_t bits = 0;         // of the byte in front of it that are the point's
+  uint8_t bits = 0;         // number of bits in the preceding byte that belong to the point
   std::string_view window;  // "" or 32 KiB
 };
 
@@ -153,7 +153,7 @@ absl::Status ZtocReader::AddSpan(SpanEntry span, uint64_t data_bytes, uint64_t b
 }
 
 absl::Status ZtocReader::CheckMemory() const {
-  // Both vectors twice, while they grow or are written as a span table.
+  // Count both vectors twice: while they grow, and while they are written as a span table.
   const uint64_t spans = 2 * table_.spans.size() * sizeof(SpanEntry);
   if (builder_.memory_bytes() + spans + 2 * table_.windows.size() <= max_bytes_) {
     return absl::OkStatus();
@@ -162,13 +162,13 @@ absl::Status ZtocReader::CheckMemory() const {
       StrCat("zTOC: it takes more than the ", max_bytes_, " bytes of memory that it may"));
 }
 
-// A span begins with the byte that its point's bits lie in and ends in front of the next point's
-// first whole byte, so that two neighbours may share a byte.
+// A span begins with the byte that contains its point's bits and ends before the next point's first
+// whole byte, so that adjacent spans may share a byte.
 absl::Status ZtocReader::AddGzipSpan(const Point& point, uint64_t blob_end, uint64_t tar_end,
                                      size_t index) {
   if (point.bits > 7 || point.blob == 0 || blob_end > blob_.size ||
       (index == 0) != (point.tar == 0)) {
-    return Malformed(StrCat("point ", index, " is one that no gzip stream has"));
+    return Malformed(StrCat("point ", index, " is impossible in a gzip stream"));
   }
   SpanEntry span;
   span.data_begin = point.tar;
@@ -197,7 +197,7 @@ absl::Status ZtocReader::ReadGzipSpans() {
     if (point.tar >= next.tar || point.blob >= next.blob) {
       return Malformed(StrCat("point ", i, " does not lie in front of the next one"));
     }
-    // Behind the end of the archive: the table's tar ends there, whatever the stream has.
+    // Past the end of the archive: the table's tar ends there, whatever the stream contains.
     if (i > 0 && point.tar >= tar_size_) continue;
     IMAGEFS_RETURN_IF_ERROR(AddGzipSpan(point, next.blob, std::min(next.tar, tar_size_), i));
   }
@@ -205,7 +205,7 @@ absl::Status ZtocReader::ReadGzipSpans() {
 }
 
 absl::Status ZtocReader::ReadStoredSpans() {
-  const std::string nested(points().substr(0, kMaxNestedBytes));  // aligned, unlike its place
+  const std::string nested(points().substr(0, kMaxNestedBytes));  // aligned, unlike the original
   flatbuffers::Verifier verifier(reinterpret_cast<const uint8_t*>(nested.data()), nested.size());
   if (!verifier.VerifyBuffer<zfb::TarSpans>(nullptr)) return Malformed("its spans are malformed");
   const auto& spans = *flatbuffers::GetRoot<zfb::TarSpans>(nested.data());
@@ -213,7 +213,7 @@ absl::Status ZtocReader::ReadStoredSpans() {
       tar_size_ > blob_.size || blob_.size > kMaxTarBytes || spans.span_size() <= 0) {
     return Malformed("the sizes of an uncompressed layer differ");
   }
-  tar_size_ = blob_.size;  // with what lies behind the end of the archive
+  tar_size_ = blob_.size;  // including the bytes after the end of the archive
   const auto step = static_cast<uint64_t>(spans.span_size());
   if ((tar_size_ - 1) / step + 1 != digest_count()) {
     return Malformed("the number of its spans is not that of their digests");
@@ -227,8 +227,8 @@ absl::Status ZtocReader::ReadStoredSpans() {
   return absl::OkStatus();
 }
 
-// Nothing in the format keeps a million entries from sharing one long text. Real ones share none,
-// so all texts together are no longer than the zTOC itself.
+// The format allows a million entries to share one long text. Real ones share none, so the total
+// length of all texts must not exceed that of the zTOC itself.
 absl::Status ZtocReader::TakeText(const flatbuffers::String* text) {
   const uint64_t size = View(text).size();
   if (size > text_left_) return Malformed("its entries say more than it has bytes for");
@@ -316,7 +316,7 @@ absl::StatusOr<TableLayer> BuildFromZtoc(std::string_view bytes, const Descripto
   if (bytes.size() > kMaxZtocBytes) {
     return absl::UnimplementedError(StrCat("zTOC: it is larger than ", kMaxZtocBytes, " bytes"));
   }
-  // Its numbers are read in place, which needs them aligned.
+  // Its numbers are read in place and must be aligned.
   std::string copy;
   if (reinterpret_cast<uintptr_t>(bytes.data()) % kAlignment != 0) {
     copy = bytes;
@@ -326,7 +326,7 @@ absl::StatusOr<TableLayer> BuildFromZtoc(std::string_view bytes, const Descripto
   flatbuffers::Verifier::Options limits;
   limits.max_tables = static_cast<flatbuffers::uoffset_t>(bytes.size() / sizeof(uint32_t) + 1);
   flatbuffers::Verifier verifier(data, bytes.size(), limits);
-  if (!zfb::VerifyZtocBuffer(verifier)) return Malformed("it is no valid zTOC");
+  if (!zfb::VerifyZtocBuffer(verifier)) return Malformed("it is not a valid zTOC");
   return ZtocReader(*zfb::GetZtoc(data), bytes.size(), blob, max_bytes).Read(diff_id);
 }
 

@@ -1,14 +1,15 @@
-// SOCI's zTOC: a table of contents that lies beside an image, for layers whose blobs are plain
-// gzip or plain tar. It names every entry of the tar and, about every 4 MiB of it, a point at which
-// decompression can begin, with the 32 KiB that a decompressor needs to know there.
+// SOCI's zTOC: an external table of contents for layers whose blobs are plain gzip or plain tar. It
+// lists every entry of the tar and, about every 4 MiB, a point at which decompression can resume,
+// with the 32 KiB window that a decompressor needs there.
 //
-// What is checked and what is believed: every span has the digest of its bytes in the *blob*, so
-// those are the image's as far as the zTOC is the author's. The points' windows and the entries are
-// believed. A zTOC that the image's manifest names by digest (image/soci.h, version 2) is as good
-// as the image; one that was merely found beside it (version 1) is not.
+// What is verified and what is trusted: every span has the digest of its bytes in the *blob*, so
+// those bytes are the image's as long as the zTOC comes from its author. The windows of the points
+// and the entries are trusted. A zTOC named by digest in the image's manifest (image/soci.h,
+// version 2) is as trustworthy as the image; one that was merely found as a referrer (version 1) is
+// not.
 //
-// `tar_bytes` of the table is the size that the zTOC says: up to the end-of-archive blocks. Where
-// the tar has padding behind them, the DiffID covers more than that.
+// `tar_bytes` of the table is the size that the zTOC declares: up to the end-of-archive blocks. If
+// the tar has padding after them, the DiffID covers more than that.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,8 @@ namespace imagefs {
 
 inline constexpr uint64_t kMaxZtocBytes = 256 << 20;
 
-// kUnimplemented for layers that zTOC or the limits of image/span_table.h have no room for,
-// kResourceExhausted when what is made takes more than `max_bytes` of memory.
+// Returns kUnimplemented for layers that zTOC or the limits of image/span_table.h cannot
+// represent, kResourceExhausted if the result takes more than `max_bytes` of memory.
 absl::StatusOr<TableLayer> BuildFromZtoc(std::string_view bytes, const Descriptor& blob,
                                          const Digest& diff_id, uint64_t max_bytes = UINT64_MAX);
 

@@ -1,4 +1,4 @@
-// What tests of foreign tables of contents share.
+// Shared by the tests of foreign tables of contents.
 #pragma once
 
 #include <string>
@@ -11,23 +11,23 @@
 
 namespace imagefs {
 
-// Partly random text, so that deflate makes blocks of every kind.
+// Partly random text, so that deflate emits blocks of every type.
 std::string MixedData(uint64_t seed, size_t size);
 
-// Entries of every kind: whiteouts, links, devices, xattrs, an empty and a large file.
+// Entries of every type: whiteouts, links, devices, xattrs, an empty and a large file.
 std::vector<TocWriter::Entry> SampleEntries();
 
-// What a full pass over a tar makes of it.
+// Builds a layer in a full pass over a tar.
 absl::StatusOr<LayerBuilder::Result> BuildFromTar(std::string_view tar);
-// Tree and content of it, one line an inode.
+// Its tree and content, one line per inode.
 std::string TarText(std::string_view tar);
 
 // Decodes every span of a table from the blob.
 absl::StatusOr<std::string> DataFileOf(const SpanTable& span_table, std::string_view blob);
-// Tree and content, in the form of TarText; or the error.
+// Tree and content, in the format of TarText; or the error.
 std::string TableText(const TableLayer& table, std::string_view blob);
 
-// "", or what rule of image/span_table.h the table breaks.
+// Returns the rule of image/span_table.h that the table violates, or "".
 std::string BrokenRule(const TableLayer& table);
 
 }  // namespace imagefs

@@ -12,7 +12,7 @@ void PutText(std::string& block, size_t at, size_t size, std::string_view text) 
   std::memcpy(block.data() + at, text.data(), std::min(size, text.size()));
 }
 
-// Octal with a NUL behind, or base-256 where that does not fit.
+// NUL-terminated octal, or base-256 if that does not fit.
 void PutNumber(std::string& block, size_t at, size_t size, int64_t value) {
   if (value >= 0 && (3 * (size - 1) >= 63 || value < int64_t{1} << (3 * (size - 1)))) {
     for (size_t i = size - 1; i-- > 0; value /= 8) {

@@ -1,5 +1,5 @@
-// Makes tar archives block by block, so that a test can also write what no archiver would: any type
-// flag, any field, wrong checksums, records out of order. For tests; not thread-safe.
+// Builds tar archives block by block, so that tests can also write what no archiver would: any type
+// flag, any field, wrong checksums, records out of order. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -32,26 +32,26 @@ class TarWriter {
     uint64_t offset = 0, length = 0;
   };
 
-  // The block of a header with a right checksum.
+  // The block of a header, with a correct checksum.
   static std::string Block(const Header& header);
-  // Writes the checksum of a block that a test has changed.
+  // Updates the checksum of a block that a test has modified.
   static void SetChecksum(std::string& block);
   // PAX records as the body of an 'x' or 'g' entry.
   static std::string PaxBody(const Records& records);
 
   TarWriter& Raw(std::string_view bytes);
-  TarWriter& Add(Header header);                                // the header alone
+  TarWriter& Add(Header header);                                // header only
   TarWriter& Add(Header header, std::string_view data);         // sets the size, pads the data
   TarWriter& Pax(const Records& records, char type = 'x');      // belongs to the next entry
   TarWriter& LongName(std::string_view name, char type = 'L');  // 'K' for a link's target
-  TarWriter& End();                                             // two blocks of zeros
+  TarWriter& End();                                             // two zero blocks
 
   TarWriter& File(std::string_view name, std::string_view data, uint32_t mode = 0644);
   TarWriter& Dir(std::string_view name, uint32_t mode = 0755);
   TarWriter& Symlink(std::string_view name, std::string_view target);
   TarWriter& HardLink(std::string_view name, std::string_view target);
 
-  // GNU's old sparse format; `data` holds the segments' bytes one after the other.
+  // GNU's old sparse format; `data` holds the bytes of the segments in sequence.
   TarWriter& OldGnuSparse(std::string_view name, uint64_t real_size,
                           const std::vector<Segment>& segments, std::string_view data);
 

@@ -156,7 +156,7 @@ void TocWriter::AddJson(const Entry& entry, const std::vector<Chunk>& chunks, ui
       if (chunk.inner != 0) json.Member("innerOffset", chunk.inner);
       if (zstd && options_.end_offsets && i == 0) json.Member("endOffset", end);
       if (chunks.size() > 1) {
-        // eStargz does not say the size of the last chunk.
+        // eStargz omits the size of the last chunk.
         if (zstd || i + 1 < chunks.size()) json.Member("chunkSize", chunk.size);
         json.Member("chunkOffset", chunk.file_offset);
         if (zstd && chunk.zeros) json.Member("chunkType", "zeros");
@@ -176,7 +176,7 @@ void TocWriter::Add(const Entry& entry) {
   std::vector<Chunk> chunks;
   member_ += headers;
   AddData(entry, chunks);
-  // zstd:chunked ends the frame with the data, eStargz goes on with the next header.
+  // zstd:chunked ends the frame after the data, eStargz continues with the next header.
   if (options_.kind == TocKind::kZstdChunked && !chunks.empty()) EndMember();
   AddJson(entry, chunks, bytes_.size());
   member_ += padding;

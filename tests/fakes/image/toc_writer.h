@@ -1,5 +1,5 @@
-// Writes layers with a table of contents inside: eStargz and zstd:chunked blobs as their own tools
-// make them. For tests; not thread-safe.
+// Writes layers with an embedded table of contents: eStargz and zstd:chunked blobs like those of
+// the original tools. Not thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace imagefs {
 
 std::string GzipMember(std::string_view data, std::string_view extra = "");
 std::string ZstdFrame(std::string_view data);
-// The last bytes of an eStargz blob; `legacy`: as stargz wrote them.
+// The last bytes of an eStargz blob; `legacy`: in stargz's format.
 std::string EstargzFooter(uint64_t toc_offset, bool legacy = false);
 
 class TocWriter {
@@ -33,15 +33,15 @@ class TocWriter {
   struct Options {
     TocKind kind = TocKind::kEstargz;
     size_t chunk_size = 4 << 20;
-    size_t chunks_a_member = 1;  // eStargz: more give inner offsets
-    bool end_offsets = true;     // zstd:chunked: containers' tools say them, stargz's do not
+    size_t chunks_a_member = 1;  // eStargz: more than one yields inner offsets
+    bool end_offsets = true;     // zstd:chunked: written by the containers tools, not by stargz
     bool digests = true;
   };
   struct Blob {
     std::string bytes;
     std::string json;
     Descriptor descriptor;  // with the annotations that a manifest would have
-    std::string tar;        // all of it uncompressed, for eStargz with the table
+    std::string tar;        // the whole uncompressed tar, for eStargz including the table
   };
 
   explicit TocWriter(const Options& options) : options_(options) {}
@@ -56,8 +56,8 @@ class TocWriter {
 
   const Options options_;
   std::string bytes_;     // finished members
-  std::string member_;    // what the next one holds, uncompressed
-  size_t in_member_ = 0;  // chunks
+  std::string member_;    // contents of the next one, uncompressed
+  size_t in_member_ = 0;  // number of chunks
   uint64_t member_begin_ = 0;
   std::string entries_;  // JSON, with commas
   std::string tar_;

@@ -82,7 +82,7 @@ InodeId TreeMaker::File(std::string_view path, uint64_t size, std::vector<Extent
 InodeId TreeMaker::File(std::string_view path, uint64_t size, const FileAttributes& attributes) {
   std::vector<Extent> extents;
   if (size > 0) extents.push_back({0, data_, size, 1});
-  data_ += (size + 511) / 512 * 512 + 512;  // the header of the next entry
+  data_ += (size + 511) / 512 * 512 + 512;  // leave room for the header of the next entry
   return File(path, size, std::move(extents), attributes);
 }
 
@@ -126,7 +126,7 @@ InodeId TreeMaker::Find(std::string_view path) const {
 }
 
 std::string SampleAcl() {
-  // Version 2, then tag, permissions and id of the owner, the group and the others.
+  // Version 2, then tag, permissions and id of the owner, the group and others.
   return std::string(
       "\x02\x00\x00\x00"
       "\x01\x00\x07\x00\xff\xff\xff\xff"
@@ -150,7 +150,7 @@ void AddNames(TreeMaker& m) {
       m.File(StrCat("dirs/d", count, "/entry-", i * 7919 % count), static_cast<uint64_t>(i % 700));
     }
   }
-  // Last blocks of every length around the limit of what is kept inline.
+  // Last blocks of every length around the limit for inline data.
   for (int length = 150; length <= 250; ++length) {
     m.Node(StrCat("tails/t", length, "/", std::string(length, 'a')), S_IFIFO, 0, 0);
     m.Node(StrCat("tails/t", length, "/", std::string(length, 'b')), S_IFIFO, 0, 0);
@@ -291,7 +291,7 @@ std::string Detail(const Tree& tree, InodeId id, const std::vector<std::string>*
   if (S_ISLNK(inode.mode)) StrAppend(&detail, " -> ", Printable(inode.symlink, 5000));
   if (!S_ISREG(inode.mode)) return detail;
   if (devices != nullptr) return StrCat(" ", Sha256Of(Content(tree, id, *devices)).Short());
-  Extent merged;  // extents that continue each other are one
+  Extent merged;  // merge contiguous extents
   const auto flush = [&] {
     if (merged.length > 0) {
       StrAppend(&detail, " [", merged.file_offset, "=", merged.device, ":", merged.data_offset, "+",

@@ -1,4 +1,4 @@
-// Trees for tests of the index, and texts of trees and of real directories that can be compared.
+// Sample trees for tests of the index, and comparable text dumps of trees and real directories.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace imagefs {
 
-// What a new file of a test gets unless it says otherwise.
+// Default attributes of a new test file.
 struct FileAttributes {
   uint32_t permissions = 0644;
   uint32_t uid = 0, gid = 0;
@@ -20,7 +20,7 @@ struct FileAttributes {
   std::vector<Xattr> xattrs;
 };
 
-// Adds to a tree by path; missing parents are made and marked as implied. Paths: "a/b/c".
+// Adds to a tree by path ("a/b/c"); creates missing parents, marked as implied.
 class TreeMaker {
  public:
   Tree tree;
@@ -28,7 +28,7 @@ class TreeMaker {
   InodeId Dir(std::string_view path, const FileAttributes& attributes = {.permissions = 0755});
   InodeId File(std::string_view path, uint64_t size, std::vector<Extent> extents,
                const FileAttributes& attributes = {});
-  // A file whose bytes are the next ones of device 1.
+  // A file with the next `size` bytes of device 1.
   InodeId File(std::string_view path, uint64_t size, const FileAttributes& attributes = {});
   InodeId Symlink(std::string_view path, std::string_view target,
                   const FileAttributes& attributes = {.permissions = 0777});
@@ -37,7 +37,7 @@ class TreeMaker {
   void HardLink(std::string_view path, InodeId inode);
   void Whiteout(std::string_view path);
   void Opaque(std::string_view path) { tree.inode(Find(path)).opaque = true; }
-  InodeId Find(std::string_view path) const;  // kNoId when absent
+  InodeId Find(std::string_view path) const;  // kNoId if absent
   uint64_t data_size() const { return data_; }
 
  private:
@@ -46,21 +46,21 @@ class TreeMaker {
   uint64_t data_ = 1024;
 };
 
-// Every shape that the format has: see the .cc.
+// Covers every variant of the format: see the .cc.
 TreeMaker SampleTree();
 std::vector<DeviceSlot> SampleDevices(const TreeMaker& maker);
 // A value that the kernel accepts as a POSIX ACL.
 std::string SampleAcl();
 
-// The image of a tree as bytes.
+// The serialized image of a tree.
 std::string ImageBytes(const Tree& tree, const ErofsWriterOptions& options);
-// As one layer's index, with one device of `data_size` bytes.
+// The same as one layer's index, with one device of `data_size` bytes.
 std::string LayerImage(const Tree& tree, uint64_t data_size = uint64_t{1} << 30);
 
-// One line an inode or name, sorted by path: everything that a container can see, and the extents.
-// `devices`: bytes of the data files; when given, the digest of the content stands for the extents.
+// One line per inode or name, sorted by path: everything visible to a container, and the extents.
+// `devices`: bytes of the data files; if given, a digest of the content replaces the extents.
 std::string TreeText(const Tree& tree, const std::vector<std::string>* devices = nullptr);
-// The same of a directory of this machine, with digests.
+// The same for a directory on this machine, with digests.
 std::string DirectoryText(const std::string& path);
 std::string FakeData(uint64_t seed, uint64_t size);
 

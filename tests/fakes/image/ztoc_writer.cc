@@ -71,7 +71,8 @@ void AddFiles(std::string_view tar, ZtocContent& out) {
   EXPECT_TRUE(status.ok()) << status;
 }
 
-// zlib stops at every end of a deflate block and says how many bits of the last byte are left.
+// zlib stops at every end of a deflate block and reports the number of unused bits in the last
+// byte.
 void AddPoints(std::string_view tar, std::string_view blob, ZtocContent& out) {
   z_stream stream = {};
   EXPECT_EQ(inflateInit2(&stream, 47), Z_OK);
@@ -167,7 +168,7 @@ ZtocContent ZtocOf(std::string_view tar, std::string_view blob, int64_t span_siz
   out.tar_size = static_cast<int64_t>(tar.size());
   out.span_size = span_size;
   AddFiles(tar, out);
-  std::vector<std::pair<int64_t, int64_t>> ranges;  // of the blob
+  std::vector<std::pair<int64_t, int64_t>> ranges;  // ranges of the blob
   if (blob == tar) {
     out.compression = 2;
     for (int64_t at = 0; at < out.blob_size; at += span_size) {

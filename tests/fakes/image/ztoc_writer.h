@@ -1,5 +1,5 @@
-// Writes SOCI's zTOCs as its own builder does: runs through the tar for the entries and through
-// the gzip stream for the points. What it writes is a value that a test can change first.
+// Writes zTOCs like SOCI's own builder: takes the entries from the tar and the points from the gzip
+// stream. The result is a value that tests can modify before writing it.
 #pragma once
 
 #include <cstdint>
@@ -29,16 +29,16 @@ struct ZtocContent {
   std::vector<std::string> digests;
   std::vector<Point> points;  // gzip
   int64_t span_size = 0;
-  bool share_texts = false;  // equal ones are written once, which the builder does not do
+  bool share_texts = false;  // share equal texts, which the builder does not do
 
-  // Version 1 leaves the first point out.
+  // Version 1 omits the first point.
   std::string PackedPoints(bool version1 = false) const;
   std::string Write(bool version1 = false) const;
-  // With any bytes as the points.
+  // With arbitrary bytes as the points.
   std::string WriteWithPoints(const std::string& points) const;
 };
 
-// `blob`: the tar, or one or more gzip members that hold it.
+// `blob`: the tar, or one or more gzip members that contain it.
 ZtocContent ZtocOf(std::string_view tar, std::string_view blob, int64_t span_size);
 
 }  // namespace imagefs

@@ -15,7 +15,7 @@
 namespace imagefs {
 namespace {
 
-// Partly random, so that blocks of every kind occur.
+// Partly random, so that blocks of every type occur.
 std::string Sample(size_t size) {
   std::mt19937 random(7);
   std::string data;
@@ -44,7 +44,7 @@ std::string Gzip(std::string_view data, int level = 6) {
   return out;
 }
 
-// A gzip header with name, comment, extra field and checksum of the header.
+// A gzip header with name, comment, extra field and header checksum.
 std::string GzipWithAllFields(std::string_view data) {
   z_stream stream = {};
   EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, 31, 8, Z_DEFAULT_STRATEGY), Z_OK);
@@ -78,7 +78,7 @@ std::string Zstd(std::string_view data, int window_log = 0) {
   std::string out(ZSTD_compressBound(data.size()), '\0');
   ZSTD_inBuffer in = {data.data(), data.size(), 0};
   ZSTD_outBuffer to = {out.data(), out.size(), 0};
-  // Flushed first, so that the frame does not know its size and keeps the window as asked.
+  // Flushed first, so that the frame does not declare its size and keeps the requested window.
   EXPECT_EQ(ZSTD_compressStream2(context, &to, &in, ZSTD_e_flush), 0u);
   EXPECT_EQ(ZSTD_compressStream2(context, &to, &in, ZSTD_e_end), 0u);
   ZSTD_freeCCtx(context);
@@ -92,7 +92,8 @@ absl::StatusOr<std::string> Decompress(LayerCompression compression, std::string
   if (!decompressor.ok()) return decompressor.status();
   std::string out, buffer(out_piece, '\0');
   while (true) {
-    const std::string piece(in.substr(0, in_piece));  // a copy: reads behind it are seen by ASan
+    const std::string piece(
+        in.substr(0, in_piece));  // a copy, so that ASan detects reads past its end
     const auto step = (*decompressor)->Run(piece, absl::MakeSpan(buffer.data(), buffer.size()));
     if (!step.ok()) return step.status();
     out.append(buffer, 0, step->produced);
@@ -201,7 +202,7 @@ TEST(DecompressTest, CorruptInput) {
   }
 }
 
-// A frame of one raw block whose header asks for a window of 2^log bytes.
+// A frame with one raw block whose header requests a window of 2^log bytes.
 std::string RawFrame(int window_log, std::string_view data) {
   std::string frame("\x28\xb5\x2f\xfd\0", 5);
   frame += static_cast<char>((window_log - 10) << 3);
@@ -226,7 +227,7 @@ TEST(DecompressTest, TheWindowOfZstdIsBounded) {
   }
 }
 
-// What was asked for and how it ended.
+// The grants requested, and the result.
 std::string Grants(std::string_view in, size_t piece, uint64_t total = uint64_t{1} << 30) {
   ByteBudget budget(total, total);
   std::string out;
@@ -256,7 +257,7 @@ TEST(DecompressTest, LargeWindowsAreGranted) {
     EXPECT_EQ(Grants(small + skip + small, piece), "ss, 0 held");
     EXPECT_EQ(Grants(RawFrame(24, "a") + skip + RawFrame(24, "b") + small, piece),
               "16 with 0 held; abs, 16 held");
-    // The smaller one is given back before the larger one is asked for.
+    // The smaller window is released before the larger one is requested.
     EXPECT_EQ(Grants(RawFrame(24, "a") + RawFrame(29, "b") + RawFrame(28, "c"), piece),
               "16 with 0 held; 512 with 0 held; abc, 512 held");
     EXPECT_EQ(Grants(RawFrame(29, "a"), piece, 1 << 20), "512 with 0 held; RESOURCE_EXHAUSTED");

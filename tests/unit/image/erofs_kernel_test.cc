@@ -1,5 +1,5 @@
-// The kernel is the reference of the format: it mounts an index with its data files, and what it
-// shows must be what the tree says. Needs root and a kernel that mounts EROFS from files (6.12).
+// The kernel is the reference for the format: it mounts an index with its data files, and must show
+// what the tree contains. Needs root and a kernel that mounts EROFS from files (6.12).
 
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -50,7 +50,7 @@ class ErofsKernelTest : public testing::Test {
     return Path(name);
   }
 
-  // Empty when it worked.
+  // Returns "" on success.
   std::string Mount(const std::string& index, const std::vector<std::string>& devices) {
     const Fd context(fsopen("erofs", FSOPEN_CLOEXEC));
     const auto log = [&](const char* what) {
@@ -94,7 +94,7 @@ class ErofsKernelTest : public testing::Test {
   std::string dir_;
 };
 
-// The first line that differs, since the texts are long.
+// Returns only the first line that differs, since the texts are long.
 std::string Difference(const std::string& a, const std::string& b) {
   const std::vector<std::string_view> as = Split(a, '\n');
   const std::vector<std::string_view> bs = Split(b, '\n');

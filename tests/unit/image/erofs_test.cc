@@ -63,7 +63,7 @@ TEST(ErofsTest, TreeSurvives) {
   const Index index(maker);
   auto tree = index->ToTree();
   ASSERT_TRUE(tree.ok()) << tree.status();
-  // What only overlay form keeps is not written here.
+  // Flags that only overlay form stores are lost here.
   TreeMaker expected = SampleTree();
   for (InodeId id = 0; id < expected.tree.inode_count(); ++id) {
     expected.tree.inode(id).implied = false;
@@ -71,7 +71,7 @@ TEST(ErofsTest, TreeSurvives) {
   EXPECT_EQ(TreeText(*tree), TreeText(expected.tree));
 }
 
-// Whatever is asked of a file that was cut while it was mapped, nothing of it is given out.
+// A file truncated while mapped returns no data from any call.
 TEST(ErofsTest, AFileThatIsCutIsDamaged) {
   const TreeMaker maker = SampleTree();
   const std::string bytes = ImageBytes(maker.tree, {.devices = SampleDevices(maker)});
@@ -97,7 +97,7 @@ TEST(ErofsTest, AFileThatIsCutIsDamaged) {
   EXPECT_TRUE(lost((*image)->Map(root, 0).status()));
   EXPECT_TRUE(lost((*image)->StoredBytes(root).status()));
   EXPECT_FALSE(ErofsImage::Open(path).ok());
-  // The same bytes again, and the same object goes on with them.
+  // With the original bytes back, the same object works again.
   const Fd fd = *OpenFile(path, O_RDWR);
   EXPECT_TRUE(lost((*image)->MapAgain(fd.get())));
   ASSERT_TRUE(PwriteFull(fd.get(), bytes, 0).ok());
@@ -163,7 +163,7 @@ TEST(ErofsTest, EmptyTree) {
   EXPECT_EQ(index->GetStat(index->root())->nlink, 2u);
 }
 
-// ---- The bytes
+// ---- Serialized format
 
 TEST(ErofsTest, SuperBlock) {
   const TreeMaker maker = SampleTree();
@@ -185,7 +185,7 @@ TEST(ErofsTest, SuperBlock) {
   EXPECT_EQ(index->devices()[1].size_bytes, 4096u);
 }
 
-// The digest changes with any change of the format: then kIndexVersion must change as well.
+// The digest changes with any change of the format, which requires a new kIndexVersion.
 TEST(ErofsTest, GoldenBytes) {
   const TreeMaker maker = SampleTree();
   const std::string bytes = ImageBytes(maker.tree, {.devices = SampleDevices(maker)});
@@ -206,7 +206,7 @@ TEST(ErofsTest, FilesInOnePieceAreOneChunk) {
   TreeMaker maker;
   for (int i = 0; i < 1000; ++i) maker.File(StrCat("f", 1000 + i), i * 1000);
   const Index index(maker);
-  // 96 bytes an inode, 12 and the name a directory entry.
+  // 96 bytes per inode; 12 bytes plus the name per directory entry.
   EXPECT_LT(index->size_bytes(), 2048u + 1000 * (96 + 12 + 5) * 102 / 100);
 }
 
@@ -311,7 +311,7 @@ TEST(ErofsTest, MapGivesWholeRuns) {
 
 TEST(ErofsTest, HugeFile) {
   TreeMaker maker;
-  const uint64_t size = (uint64_t{3} << 40) + 12345;  // several chunks of the largest kind
+  const uint64_t size = (uint64_t{3} << 40) + 12345;  // several chunks of the largest size
   maker.File("hole", size, std::vector<Extent>{});
   maker.File("data", uint64_t{3} << 39, {{0, 0, uint64_t{3} << 39, 1}});
   maker.File("end", size, {{size - 12345, 512, 12345, 1}});
@@ -345,7 +345,7 @@ TEST(ErofsTest, XattrsThatTheKernelRefusesAreDropped) {
   EXPECT_EQ(*index->GetXattr(index.Find("file"), "us"), std::nullopt);
 }
 
-// ---- What cannot be written
+// ---- Rejected input
 
 TEST(ErofsTest, WriterRefuses) {
   const auto refused = [](auto fill) {
@@ -363,7 +363,7 @@ TEST(ErofsTest, WriterRefuses) {
             std::string::npos);
   EXPECT_NE(refused([](TreeMaker& m) {
               m.File("f", 4096, {{0, 512, 4096, 1}});
-            }).find("behind"),
+            }).find("beyond"),
             std::string::npos);
   EXPECT_NE(refused([](TreeMaker& m) {
               m.File("f", 512, {{0, 512, 512, 2}});
@@ -387,7 +387,7 @@ TEST(ErofsTest, WriterRefuses) {
 
 // ---- Hostile images
 
-// Every call of the reader, with bounded work. Returns something so that nothing is optimised away.
+// Makes every call of the reader, with bounded work. Returns a value to defeat optimization.
 size_t Exercise(const ErofsImage& image) {
   size_t seen = image.inode_count() + image.devices().size();
   std::vector<Nid> stack = {image.root()};
@@ -436,7 +436,7 @@ TreeMaker SmallTree() {
   return m;
 }
 
-// After a change of the superblock's block, so that the change is what the reader sees.
+// Updates the checksum after a change of the superblock's block, so that the reader gets to see it.
 void FixChecksum(std::string& bytes) {
   if (bytes.size() < kSuperOffset + kBlockSize) return;
   const Le32 zero(0);
@@ -468,7 +468,7 @@ TEST(ErofsTest, AnyCutIsSurvived) {
   for (size_t size = 0; size < good.size(); size += 31) {
     EXPECT_FALSE(ErofsImage::FromMemory(std::string_view(good).substr(0, size)).ok());
   }
-  // With a superblock that says so.
+  // With a superblock that declares the truncated size.
   for (size_t size = kSuperOffset + kB; size < good.size(); size += kB) {
     std::string cut = good.substr(0, size);
     const Le32 blocks(static_cast<uint32_t>(size / kB));
@@ -495,7 +495,7 @@ TEST(ErofsTest, CycleOfDirectoriesIsDataLoss) {
   TreeMaker maker;
   maker.Dir("loop");
   std::string bytes = LayerImage(maker.tree);
-  // The entry "loop" leads back to the root.
+  // The entry "loop" refers back to the root.
   const Index index(bytes);
   const Nid loop = index.Find("loop");
   for (size_t i = index->root() * 32 + 64; i < loop * 32; i += 4) {

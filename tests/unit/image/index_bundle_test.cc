@@ -29,7 +29,7 @@ std::string WriteTree(const Tree& tree, const Digest& diff_id, uint64_t data_byt
   return bytes;
 }
 
-// The index of a layer that has a file of `size` bytes.
+// The index of a layer that contains a file of `size` bytes.
 std::string Index(const Digest& diff_id, uint64_t data_bytes, uint64_t size) {
   Tree tree;
   Inode attributes;
@@ -135,7 +135,7 @@ TEST_F(IndexBundleTest, InodesThatNoLayerHas) {
 
 TEST_F(IndexBundleTest, MemoryIsBounded) {
   EXPECT_TRUE(absl::IsResourceExhausted(Check(blob_, 100, diff_id_, 100)));
-  // A file whose pieces lie in another order: 8 bytes of index, 32 of tree.
+  // A file whose pieces are in reverse order: 8 bytes of index, 32 of tree.
   Tree tree;
   Inode attributes;
   attributes.mode = S_IFREG | 0644;
@@ -160,7 +160,7 @@ TEST_F(IndexBundleTest, DamagedBytesAreAnError) {
   EXPECT_FALSE(Unpack(bytes + "x").ok());
   EXPECT_FALSE(Unpack(CompressZstd("imgfsidx", 1)).ok());
   EXPECT_FALSE(Unpack(CompressZstd(std::string(100, 'x'), 1)).ok());
-  // An index that is longer than all.
+  // An index longer than the whole bundle.
   EXPECT_FALSE(
       Unpack(CompressZstd(std::string("imgfsidx\xff\xff\xff\xff\0\0\0\0abc", 19), 1)).ok());
 }
@@ -171,7 +171,7 @@ TEST_F(IndexBundleTest, IsUnpackedToNoMoreThanAllowed) {
   EXPECT_TRUE(absl::IsResourceExhausted(Unpack(PackBundle(bundle_), size - 1).status()));
 }
 
-// The field that says how much a frame holds (RFC 8878) is a claim.
+// The content size declared by a frame (RFC 8878) is only a claim.
 TEST(ZstdFrame, MayNotHoldMoreThanItSays) {
   std::string frame = CompressZstd(std::string(1 << 20, '\0'), 1);
   ASSERT_EQ(*ZstdFrameBytes(frame), 1U << 20);
@@ -195,7 +195,7 @@ TEST(ZstdFrame, IsBounded) {
       absl::IsResourceExhausted(DecompressZstd(CompressZstd(zeros, 3), (1 << 20) - 1).status()));
   EXPECT_FALSE(DecompressZstd("nonsense", 100).ok());
   EXPECT_EQ(*DecompressZstd(CompressZstd("", 3), 0), "");
-  // What is not there, what is too much, what follows; a frame that says it holds 512 MiB.
+  // Truncated input, too much content, trailing bytes; a frame that claims to hold 512 MiB.
   const std::string frame = CompressZstd(zeros, 3);
   for (size_t n = 0; n < frame.size(); ++n) {
     EXPECT_FALSE(DecompressZstd(std::string_view(frame).substr(0, n), 1 << 20).ok()) << n;

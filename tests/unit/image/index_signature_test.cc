@@ -17,7 +17,7 @@
 namespace imagefs {
 namespace {
 
-// Two keys of minisign -G -W, made for these tests.
+// Two keys created by minisign -G -W for these tests.
 constexpr char kPublicA[] = "RWSKNqp+nTqvMI32F6xbm56YB+QBPKZe5q9alOdgEbnS5gQLCdsIhlNU";
 constexpr char kSecretA[] =
     "untrusted comment: minisign encrypted secret key\n"
@@ -78,7 +78,7 @@ class IndexSignatureTest : public ::testing::Test {
 };
 
 TEST_F(IndexSignatureTest, TheStatementIsStable) {
-  // docs/formats/published.md shows it; another text needs another first line.
+  // docs/formats/published.md shows it; any change requires a new first line.
   EXPECT_EQ(
       IndexStatement(artifact_),
       StrCat("imagefs index statement 1\n"
@@ -110,7 +110,7 @@ TEST_F(IndexSignatureTest, SeveralMaySign) {
   EXPECT_EQ(artifact_.annotations.size(), 2u);
   EXPECT_TRUE(Keys({kPublicA}).Verify(artifact_).ok());
   EXPECT_TRUE(Keys({kPublicB}).Verify(artifact_).ok());
-  // One that is wrong does no harm to one that is right.
+  // An invalid signature does not invalidate a valid one.
   artifact_
       .annotations[StrCat(kSignatureAnnotationPrefix, MinisignPublicKey::Parse(kPublicB)->id())] =
       "nonsense";
@@ -119,7 +119,7 @@ TEST_F(IndexSignatureTest, SeveralMaySign) {
   EXPECT_TRUE(absl::IsDataLoss(Keys({kPublicB}).Verify(artifact_)));
 }
 
-// Everything that a reader of the index looks at, changed in every way that is of use to a liar.
+// Modifies everything that a reader of the index uses, in every way that could help an attacker.
 std::vector<Manifest> Variants(const Manifest& good) {
   std::vector<Manifest> out;
   auto with = [&](auto change) {
@@ -174,7 +174,7 @@ TEST_F(IndexSignatureTest, NothingOfWhatIsSignedMayChange) {
 }
 
 TEST_F(IndexSignatureTest, NoTextOfALiarMakesALineOfItsOwn) {
-  // Two layers in one, by the media type or by an annotation.
+  // Merge two layers into one, through the media type or an annotation.
   const std::string statement = IndexStatement(artifact_);
   Manifest liar = artifact_;
   const Descriptor second = liar.layers[1];
@@ -190,15 +190,15 @@ TEST_F(IndexSignatureTest, NoTextOfALiarMakesALineOfItsOwn) {
               std::string::npos);
     EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 7);
   }
-  // Name and value cannot be shifted against each other.
+  // Bytes cannot be moved between name and value.
   Manifest left = artifact_, right = artifact_;
   left.layers[2].annotations["a b"] = "c";
   right.layers[2].annotations["a"] = "b c";
   EXPECT_NE(IndexStatement(left), IndexStatement(right));
 }
 
-// What a reader believes of an artifact, written in another way than the statement: every text with
-// its length.
+// Everything that a reader trusts in an artifact, encoded differently from the statement: every
+// text with its length.
 std::string Believed(const Manifest& artifact) {
   std::string out;
   auto add = [&out](std::string_view text) { StrAppend(&out, text.size(), ":", text); };
@@ -219,7 +219,7 @@ std::string Believed(const Manifest& artifact) {
 }
 
 TEST_F(IndexSignatureTest, TwoArtifactsHaveOneStatementOnlyWhenTheyAreBelievedAlike) {
-  std::mt19937 random(1);  // the same artifacts in every run
+  std::mt19937 random(1);  // deterministic
   auto pick = [&random](auto... choices) {
     const std::string all[] = {std::string(choices)...};
     return all[random() % sizeof...(choices)];
@@ -278,7 +278,7 @@ TEST_F(IndexSignatureTest, ASignatureInTheNameOfAnotherKeyIsWrong) {
 
 TEST_F(IndexSignatureTest, KeysThatShareAnIdAreBothTried) {
   SignBy(kSecretA);
-  // A's id, B's point: the last digit that they share holds bits of both, so take one that parses.
+  // A's id, B's point. The last shared digit holds bits of both, so use one that parses.
   std::string twin(kPublicB);
   twin.replace(0, 13, std::string(kPublicA).substr(0, 13));
   ASSERT_EQ(MinisignPublicKey::Parse(twin)->id(), MinisignPublicKey::Parse(kPublicA)->id());
@@ -330,7 +330,7 @@ TEST_F(IndexSignatureTest, KeysAreChecked) {
   EXPECT_FALSE(IndexKeys::Parse({kPublicA, "RWnonsense"}).ok());
   EXPECT_FALSE(IndexKeys::Parse({""}).ok());
   EXPECT_FALSE(IndexKeys::Parse({kSecretA}).ok());
-  // A secret key in the configuration by mistake is not repeated in the message.
+  // A secret key put into the configuration by mistake must not appear in the message.
   const std::string message(IndexKeys::Parse({kSecretA}).status().message());
   EXPECT_EQ(message.find("RWQAAEIy"), std::string::npos) << message;
   EXPECT_TRUE(IndexKeys::Parse({StrCat("untrusted comment: x\n", kPublicA, "\n")}).ok());

@@ -43,8 +43,8 @@ std::map<std::string, InodeId> Paths(const Tree& tree) {
   return paths;
 }
 
-// One word an entry: path and a sign of its kind: "/" directory, "!" opaque one, "?" implied one,
-// "-" whiteout, "=n" a file with n bytes, "@" symbolic link, "*" anything else.
+// One word per entry: its path and a sign for its kind: "/" directory, "!" opaque directory, "?"
+// implied directory, "-" whiteout, "=n" file of n bytes, "@" symbolic link, "*" anything else.
 std::string Show(const TarWriter& tar) {
   const auto result = Build(tar.bytes());
   if (!result.ok()) return "error";
@@ -89,14 +89,14 @@ TEST(LayerBuilderTest, EmptyLayer) {
 
 TEST(LayerBuilderTest, Whiteouts) {
   EXPECT_EQ(Show(TarWriter().File("d/.wh.x", "")), "/d/? /d/x-");
-  // What the layer itself has stays, whatever the order.
+  // The layer's own entry wins in either order.
   EXPECT_EQ(Show(TarWriter().File(".wh.x", "").File("x", "ab")), "/x=2");
   EXPECT_EQ(Show(TarWriter().File("x", "ab").File(".wh.x", "")), "/x=2");
-  // A directory over a whiteout hides what lower layers have in it.
+  // A directory over a whiteout hides the contents of lower layers.
   EXPECT_EQ(Show(TarWriter().File(".wh.d", "").Dir("d").File("d/x", "")), "/d/! /d/x=0");
   EXPECT_EQ(Show(TarWriter().Dir("d").File("d/x", "").File(".wh.d", "")), "/d/! /d/x=0");
   EXPECT_EQ(Show(TarWriter().File(".wh.d", "").File("d/x", "")), "/d/!? /d/x=0");
-  // So does one over a file, which stands for whatever was below its name.
+  // So does one over a file, which replaced everything below its name.
   EXPECT_EQ(Show(TarWriter().File(".wh.d", "").File("d", "").Dir("d")), "/d/!");
   EXPECT_EQ(Show(TarWriter().File("d", "").File(".wh.d", "").Dir("d")), "/d/!");
   EXPECT_EQ(Show(TarWriter().Dir("d").File("d", "").Dir("d").File("d/x", "")), "/d/! /d/x=0");
@@ -137,12 +137,12 @@ TEST(LayerBuilderTest, HardLinksMayNameWhatAufsKeptAside) {
   const Inode& inode = result->tree.inode(paths.at("/a"));
   EXPECT_EQ(inode.nlink, 3u);
   EXPECT_EQ(inode.size, 4u);
-  EXPECT_EQ(inode.mode, static_cast<uint32_t>(S_IFREG | 0644));  // as the links' own entries say
+  EXPECT_EQ(inode.mode, static_cast<uint32_t>(S_IFREG | 0644));  // from the links' own entries
 
   EXPECT_EQ(Show(TarWriter().Symlink(plink, "t").HardLink("s", plink)), "/s@");
   EXPECT_EQ(Show(TarWriter().File("a", "1").HardLink(plink, "a").HardLink("b", plink)),
             "/a=1 /b=1");
-  // One that came later, was replaced, or went with its folder.
+  // A target that comes later, is replaced, or is removed with its directory.
   EXPECT_EQ(Show(TarWriter().HardLink("a", plink).File(plink, "1")), "error");
   EXPECT_EQ(Show(TarWriter().File(plink, "1").File(plink, "12").HardLink("a", plink)), "/a=2");
   EXPECT_EQ(Show(TarWriter().File(plink, "1").HardLink("a", plink).File(".wh..wh.plnk", "")),
@@ -229,7 +229,7 @@ TEST(LayerBuilderTest, SymbolicLinksOfTheLayerAreFollowedInsideTheRoot) {
   EXPECT_EQ(Show(TarWriter().Dir("d").Symlink("d/up", "../../../etc").File("d/up/x", "")),
             "/d/ /d/up@ /etc/? /etc/x=0");
   EXPECT_EQ(Show(TarWriter().Symlink("abs", "/v").File("abs/x", "")), "/abs@ /v/? /v/x=0");
-  // The last part is not followed: the entry replaces the link.
+  // The last component is not followed: the entry replaces the link.
   EXPECT_EQ(Show(TarWriter().Dir("d").Symlink("s", "d").File("s", "a")), "/d/ /s=1");
   EXPECT_TRUE(Contains(ErrorOf(TarWriter().Symlink("a", "b").Symlink("b", "a").File("a/x", "")),
                        "symbolic links"));
@@ -280,7 +280,7 @@ TEST(LayerBuilderTest, TheLastHardLinkEntryGivesTheAttributes) {
   tar.Add({.name = "t", .type = '1', .mode = 0600, .uid = 2, .mtime = 3, .link = "s"});
   tar.Add({.name = "dev", .type = '3', .mode = 0600, .major = 1, .minor = 3});
   tar.Add({.name = "dev2", .type = '1', .mode = 0666, .gid = 5, .mtime = 4, .link = "dev"});
-  // Onto its own name, and one whose target is replaced afterwards.
+  // Onto its own name, and one whose target is replaced later.
   tar.Add({.name = "self", .mode = 0644}, "");
   tar.Add({.name = "self", .type = '1', .mode = 0400, .link = "self"});
   tar.Add({.name = "old", .mode = 0644}, "");
@@ -315,7 +315,7 @@ TEST(LayerBuilderTest, HardLinkEntriesAddXattrs) {
            {"SCHILY.xattr.trusted.overlay.opaque", "y"}});
   tar.HardLink("f2", "f").Pax({{"SCHILY.xattr.trusted.d", "5"}}).HardLink("f3", "f2");
   tar.Symlink("s", "f").Pax({{"SCHILY.xattr.user.a", "1"}}).HardLink("s2", "s");
-  // A capability survives an entry with the same owner, and no other.
+  // A capability survives only an entry with the same owner.
   tar.Pax({{capability, "x"}}).File("same", "").HardLink("same2", "same");
   for (const char* name : {"owner", "group", "again", "there"}) {
     tar.Pax({{capability, "x"}, {"SCHILY.xattr.user.a", "1"}}).File(name, "");
@@ -395,7 +395,7 @@ TEST(LayerBuilderTest, LongNamesAndTargets) {
 }
 
 TEST(LayerBuilderTest, DepthIsNotBounded) {
-  // Each entry reaches deeper by way of a symbolic link to the deepest directory so far.
+  // Each entry reaches deeper through a symbolic link to the deepest directory so far.
   TarWriter tar;
   std::string part;
   for (int i = 0; i < 1000; ++i) part += "d/";
@@ -404,14 +404,14 @@ TEST(LayerBuilderTest, DepthIsNotBounded) {
     tar.LongName((i == 0 ? "" : "s" + std::to_string(i) + "/") + part + "f").File("x", "");
     tar.LongName((i < 1 ? "" : "s" + std::to_string(i) + "/") + part, 'K');
     tar.Symlink("s" + std::to_string(i + 1), "x");
-    if (i == 30) break;  // a chain of more than 40 links is refused, as by the kernel
+    if (i == 30) break;  // like the kernel, a chain of more than 40 links is rejected
   }
   const auto result = Build(tar.bytes());
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_GT(result->tree.inode_count(), 31'000u);
 }
 
-// Applies the moves as the maker of layers does and reads a file through its extents.
+// Applies the moves as the real caller does, and reads a file through its extents.
 std::string ReadBack(const LayerBuilder::Result& result, const std::string& tar, InodeId id) {
   std::string data = tar;
   data.resize(result.data_size, '\0');

@@ -116,7 +116,7 @@ TEST(LayerTypeTest, Refused) {
       "encrypted"));
   EXPECT_TRUE(Contains(CompressionOfMediaType("application/vnd.oci.image.layer.v1.tar+xz").status(),
                        "compression"));
-  EXPECT_TRUE(Contains(CompressionOfMediaType("text/plain").status(), "no file-system layer"));
+  EXPECT_TRUE(Contains(CompressionOfMediaType("text/plain").status(), "not a file-system layer"));
   EXPECT_FALSE(CompressionOfMediaType("").ok());
   EXPECT_FALSE(CompressionOfMediaType("application/vnd.oci.image.layer.v1.tarx").ok());
 }
@@ -203,7 +203,7 @@ TEST(ManifestTest, TypeComesFromHeaderFieldOrShape) {
   EXPECT_EQ(type(SimpleManifest(), ""), kOciManifest);
   EXPECT_EQ(type(IndexJson({}), ""), kOciIndex);
   EXPECT_EQ(type(IndexJson({}), kDockerList), kDockerList);
-  // Docker's type and OCI's of the same thing: the document's word counts.
+  // Docker and OCI types of the same kind: the document's type wins.
   EXPECT_EQ(type(SimpleManifest(docker), kOciManifest), kDockerManifest);
   const std::string index = StrCat("{\"mediaType\":\"", kOciIndex, "\",\"manifests\":[]}");
   EXPECT_EQ(type(index, kDockerList), kOciIndex);
@@ -333,7 +333,7 @@ TEST(ChoosePlatformTest, Exact) {
   EXPECT_EQ(Choose(entries, "linux/arm64"), "4") << "arm64 means v8";
   EXPECT_EQ(Choose(entries, "linux/arm64/v8"), "4");
   EXPECT_EQ(Choose(entries, "linux/s390x"),
-            "there is no image for linux/s390x; choose with --platform out of linux/386, "
+            "there is no image for linux/s390x; choose one with --platform: linux/386, "
             "linux/amd64, linux/arm64/v8, windows/amd64");
 }
 
@@ -478,7 +478,7 @@ TEST(ChainIdTest, KnownValue) {
             "sha256:ccd722928bd92476ba1745586fed6e45a102504185ad88cd89e01ff116fd146c");
 }
 
-// ---- The whole ----
+// ---- Whole images ----
 
 struct Image {
   std::string config = ConfigJson({Hex('1')});

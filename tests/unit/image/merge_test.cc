@@ -19,7 +19,7 @@
 namespace imagefs {
 namespace {
 
-// Layers of an image, bottom first, by way of their indexes.
+// The layers of an image, bottom first, through their indexes.
 class Layers {
  public:
   TreeMaker& Add() { return makers_.emplace_back(); }
@@ -156,7 +156,7 @@ TEST(MergeTest, OpaqueHidesLowerChildrenAndKeepsItsOwn) {
   EXPECT_EQ(merged.Names("d"), "new sub");
   EXPECT_EQ(merged.Names("d/sub"), "new");
   EXPECT_FALSE(merged["d"].opaque);
-  // The layer has no entry for d itself: the lower one's attributes stay.
+  // The layer has no entry for d itself: the lower attributes stay.
   EXPECT_EQ(merged["d"].mode, S_IFDIR | 0700u);
   EXPECT_EQ(merged["d"].uid, 5u);
 }
@@ -325,7 +325,7 @@ TEST(MergeTest, AMergedIndexIsNoLayer) {
   EXPECT_FALSE(MergeLayers({image->get()}).ok());
 }
 
-// Random layers against the rule itself, spelled out on a map of paths.
+// Compares random layers with the rule itself, applied to a map of paths.
 TEST(MergeTest, RandomLayersFollowTheRule) {
   for (uint32_t seed = 1; seed <= 200; ++seed) {
     std::mt19937 random(seed);
@@ -362,7 +362,7 @@ TEST(MergeTest, RandomLayersFollowTheRule) {
         own[path] = kind == 'o' ? 'd' : kind;
         if (kind == 'o') opaque.insert(path);
       }
-      for (const auto& [path, kind] : own) {  // parents come before their children
+      for (const auto& [path, kind] : own) {  // parents before children
         const auto lower = expected.find(path);
         const bool merges = kind == 'd' && lower != expected.end() && lower->second == 'd';
         if (!merges || opaque.contains(path)) erase_below(path, !merges);

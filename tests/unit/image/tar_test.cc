@@ -19,10 +19,10 @@ constexpr size_t kWhole = 1 << 20;
 struct Parsed {
   absl::Status status;
   std::vector<TarEntry> entries;
-  size_t delivered = 0;  // bytes that the source gave
+  size_t delivered = 0;  // bytes that the source delivered
 };
 
-// Gives the archive in pieces of `piece` bytes, each in a buffer that the next call overwrites.
+// Delivers the archive in pieces of `piece` bytes, each in a buffer that the next call overwrites.
 Parsed Parse(const std::string& bytes, size_t piece = kWhole) {
   Parsed parsed;
   std::string buffer;
@@ -192,7 +192,7 @@ TEST(TarTest, GlobalRecordsApplyToNothing) {
   EXPECT_EQ(parsed.entries[1].mtime_seconds, 0);
 }
 
-// The name that the entry behind the headers has.
+// Returns the name of the entry after the headers.
 std::string NameAfter(TarWriter& tar) {
   const Parsed parsed = Parse(tar.File("header", "x").End());
   return parsed.status.ok() ? parsed.entries.back().path : parsed.status.ToString();
@@ -209,7 +209,7 @@ TEST(TarTest, OnlyTheLastPaxHeaderCounts) {
   EXPECT_EQ(entry.uid, 0u);
   EXPECT_EQ(entry.mtime_seconds, 5);
   EXPECT_TRUE(entry.xattrs.empty());
-  // What was replaced need not be right.
+  // Replaced headers need not be valid.
   EXPECT_EQ(NameAfter(TarWriter().Pax({{"size", "x"}}).Pax({{"path", "p"}})), "p");
 }
 
@@ -240,7 +240,7 @@ TEST(TarTest, MalformedNumbersAreRefusedInEveryHeader) {
       EXPECT_EQ(Parse(tar).status.code(), absl::StatusCode::kDataLoss) << at << type;
     }
   }
-  // A v7 header has no device numbers, and a directory no size.
+  // A v7 header has no device numbers, and a directory has no size.
   std::string v7 = TarWriter::Block({.name = "c", .type = '3', .format = TarWriter::Format::kV7});
   v7[329] = '5';
   TarWriter::SetChecksum(v7);
@@ -263,13 +263,13 @@ TEST(TarTest, OldGnuHeadersWithAPrefix) {
   EXPECT_EQ(path_of(345, "00000000001"), "n");
   EXPECT_EQ(path_of(345, "some/dir"), "some/dir/n");
   EXPECT_EQ(path_of(345, "\xc3\xa9x"), "n");
-  EXPECT_EQ(path_of(346, "abc"), "n");  // no time at all
-  EXPECT_EQ(path_of(357, "zz"), "n");   // a malformed second time, and no prefix either
+  EXPECT_EQ(path_of(346, "abc"), "n");  // not a time
+  EXPECT_EQ(path_of(357, "zz"), "n");   // a malformed second time, and not a prefix either
   EXPECT_EQ(path_of(345, "000000000000zz"), "000000000000zz/n");
 }
 
 TEST(TarTest, HardLinkWithASize) {
-  // The size of the target without any data, and with the data.
+  // With the size of the target, without and with data.
   TarWriter without, with;
   without.File("f", "data").Add({.name = "h", .type = '1', .size = 4, .link = "f"});
   without.File("g", "x").End();
@@ -336,7 +336,7 @@ TEST(TarTest, SparseRecordsAsGoReadsThem) {
     return parsed.status.ok() ? StrCat(parsed.entries.at(0).path, " ", parsed.entries.at(0).size)
                               : std::string(absl::StatusCodeToString(parsed.status.code()));
   };
-  // The size before the real size, whatever the order; the listed segments before the map.
+  // The size takes precedence over the real size in any order, the listed segments over the map.
   EXPECT_EQ(entry_of({{"GNU.sparse.size", "4"},
                       {"GNU.sparse.realsize", "9"},
                       {"GNU.sparse.numblocks", "1"},
@@ -350,10 +350,10 @@ TEST(TarTest, SparseRecordsAsGoReadsThem) {
                       {"GNU.sparse.map", "7,7"}},
                      "x"),
             "header 9");
-  // A version that nobody knows is no sparse file, and its name is not the file's.
+  // With an unknown version, the file is not sparse, and its sparse name is not used.
   EXPECT_EQ(entry_of({{"GNU.sparse.major", "2"}, {"GNU.sparse.name", "n"}}, "x"), "header 1");
   EXPECT_EQ(entry_of({{"GNU.sparse.name", "n"}}, "x"), "header 1");
-  // The number of segments has to be said, and right.
+  // The number of segments is required and must be right.
   EXPECT_EQ(entry_of({{"GNU.sparse.map", "0,1"}, {"GNU.sparse.size", "1"}}, "x"), "DATA_LOSS");
   EXPECT_EQ(entry_of({{"GNU.sparse.map", "0,1"}, {"GNU.sparse.numblocks", "2"}}, "x"), "DATA_LOSS");
   TarWriter directory;

@@ -49,7 +49,7 @@ absl::StatusOr<std::string> Json(const TocLocation& location, std::string_view b
   return std::move(opened->json);
 }
 
-// As a caller goes from a manifest to a layer.
+// Follows the steps from a manifest to a layer.
 absl::StatusOr<TableLayer> Load(const TocWriter::Blob& blob) {
   std::optional<TocLocation> location = FindToc(blob.descriptor);
   if (!location.has_value()) return absl::NotFoundError("no table of contents");
@@ -67,7 +67,7 @@ absl::StatusOr<TableLayer> Load(const TocWriter::Blob& blob) {
                       Sha256Of(blob.tar));
 }
 
-// A location for JSON that a test writes itself: 1,000 bytes of data, then the table.
+// The location for JSON written by a test: 1,000 bytes of data, then the table.
 TocLocation Place(TocKind kind) {
   TocLocation location;
   location.kind = kind;
@@ -83,7 +83,7 @@ absl::StatusOr<TableLayer> FromEntries(std::string_view entries,
                       std::nullopt, blob, Digest());
 }
 
-// A regular file's entry with `more` members.
+// The entry of a regular file with the members `more`.
 std::string File(std::string_view more) {
   return StrCat("{\"type\":\"reg\",\"name\":\"f\",", more, "}");
 }
@@ -133,8 +133,8 @@ TEST(TocTest, EndsOfChunks) {
       {}, {{.name = "a", .data = "1"}, {.name = "d/", .type = "dir"}, {.name = "b", .data = "2"}});
   const auto table = Load(estargz);
   ASSERT_TRUE(table.ok()) << table.status();
-  ASSERT_EQ(table->span_table.spans.size(), 3u);  // the third: the table
-  // The member of a file goes on with the headers up to the next file.
+  ASSERT_EQ(table->span_table.spans.size(), 3u);  // the third is the table
+  // A file's gzip member continues with the headers up to the next file.
   EXPECT_EQ(table->span_table.spans[0].blob_end(), table->span_table.spans[1].blob_begin);
   EXPECT_EQ(table->span_table.spans[0].codec, SpanCodec::kGzip);
 
@@ -142,7 +142,7 @@ TEST(TocTest, EndsOfChunks) {
                                      {{.name = "a", .data = "1"}, {.name = "b", .data = "2"}});
   const auto frames = Load(zstd);
   ASSERT_TRUE(frames.ok()) << frames.status();
-  // The file's end is said: the frame of the next header is not fetched.
+  // The end of the file is given, so the frame of the next header is not fetched.
   EXPECT_LT(frames->span_table.spans[0].blob_end(), frames->span_table.spans[1].blob_begin);
   EXPECT_EQ(frames->span_table.spans[0].codec, SpanCodec::kZstd);
 }
@@ -158,7 +158,7 @@ TEST(TocTest, PrefetchLandmark) {
   ASSERT_TRUE(table.ok()) << table.status();
   EXPECT_EQ(table->prefetch, (ByteRange{0, 1536}));
   EXPECT_EQ(TableText(*table, blob.bytes), TarText(blob.tar));
-  EXPECT_EQ(table->span_table.spans.size(), 6u);  // the landmark and the table are files, too
+  EXPECT_EQ(table->span_table.spans.size(), 6u);  // the landmark and the table are files too
 
   const auto none = Load(
       Write({}, {{.name = ".no.prefetch.landmark", .data = sign}, {.name = "third", .data = "c"}}));
@@ -168,7 +168,7 @@ TEST(TocTest, PrefetchLandmark) {
   EXPECT_NE(none->layer.tree.Find(Tree::kRoot, "third"), kNoId);
 }
 
-// The layer's tar has the table as a file, and its DiffID covers it, so the tree has it.
+// The table is a file of the layer's tar and covered by the DiffID, so it must be in the tree.
 TEST(TocTest, TheTableOfEstargzIsAFile) {
   const TocWriter::Blob blob = Write({}, {{.name = "first", .data = "a"}});
   const auto table = Load(blob);
@@ -349,7 +349,7 @@ TEST(TocTest, AGzipTableHasNoMoreThanItsTrailerSays) {
   location.range = {0, bytes.size()};
   EXPECT_GE(AnnouncedTocBytes(location, bytes), 1024U);
   EXPECT_TRUE(Json(location, bytes).ok());
-  // Two members: the last says that there is nothing.
+  // Two members: the last one claims to be empty.
   bytes += GzipMember("");
   location.range = {0, bytes.size()};
   EXPECT_EQ(AnnouncedTocBytes(location, bytes), 0U);
@@ -357,7 +357,7 @@ TEST(TocTest, AGzipTableHasNoMoreThanItsTrailerSays) {
 }
 
 TEST(TocTest, MemoryIsBounded) {
-  // Few bytes of text, many directories.
+  // Little text, many directories.
   std::string deep;
   for (int i = 0; i < 1000; ++i) deep += "d/";
   std::string entries;
@@ -387,8 +387,8 @@ TEST(TocTest, LyingChunks) {
            "\"size\":5,\"offset\":20,\"endOffset\":20,",        // ends before it begins
            "\"size\":5,\"offset\":20,\"endOffset\":10,",        //
            "\"size\":-5,\"offset\":20,",                        //
-           "\"size\":5,\"offset\":20,\"chunkSize\":4,",         // a byte is missing
-           "\"size\":5,\"offset\":20,\"chunkSize\":6,",         // one too many
+           "\"size\":5,\"offset\":20,\"chunkSize\":4,",         // a byte missing
+           "\"size\":5,\"offset\":20,\"chunkSize\":6,",         // a byte too many
            "\"size\":5,\"offset\":20,\"chunkSize\":-5,",        //
            "\"size\":5,\"offset\":20,\"chunkOffset\":1,",       //
            "\"size\":5,\"offset\":20,\"chunkOffset\":-1,",      //
@@ -423,7 +423,7 @@ TEST(TocTest, ChunksMustFollowTheirFile) {
                            chunk("\"offset\":40,\"chunkOffset\":10,"))
                    .ok())
       << "one too many";
-  // The digest of a whole file does not check one chunk of it.
+  // The digest of a whole file cannot verify one of its chunks.
   EXPECT_FALSE(FromEntries(File(StrCat("\"size\":10,\"offset\":20,\"chunkSize\":5,\"digest\":\"",
                                        SomeDigest(), "\"")) +
                            chunk("\"offset\":30,\"chunkOffset\":5,"))
@@ -470,11 +470,11 @@ TEST(TocTest, LyingEntries) {
   EXPECT_FALSE(entry("dir", ",\"linkName\":\"a\xef\xbf\xbd\"").ok());
   EXPECT_FALSE(FromEntries(R"({"type":"dir","name":"../x"})").ok());
   EXPECT_FALSE(FromEntries(R"({"type":"dir","name":"a\ufffdb"})").ok());
-  // Two links that wait for each other.
+  // Two links that refer to each other.
   EXPECT_FALSE(FromEntries(R"({"type":"hardlink","name":"a","linkName":"b"},)"
                            R"({"type":"hardlink","name":"b","linkName":"a"})")
                    .ok());
-  // A path that runs through a loop of symbolic links.
+  // A path through a loop of symbolic links.
   EXPECT_FALSE(FromEntries(R"({"type":"symlink","name":"a","linkName":"b"},)"
                            R"({"type":"symlink","name":"b","linkName":"a"},)"
                            R"({"type":"dir","name":"a/x"})")

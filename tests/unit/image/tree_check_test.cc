@@ -13,7 +13,7 @@
 namespace imagefs {
 namespace {
 
-// A layer of a directory, a program, a link to it by another name, and a symbolic link.
+// A layer with a directory, a program, a hard link to it, and a symbolic link.
 struct Layer {
   Layer() {
     EXPECT_TRUE(PwriteFull(data.get(), std::string(1000, 'x') + std::string(24, '\0'), 0).ok());
@@ -89,7 +89,7 @@ TEST(TreeCheckTest, EveryLieIsFoundAndNamed) {
 }
 
 TEST(TreeCheckTest, NamesOfOneFileAreNamesOfOneFile) {
-  // Two files of equal bytes and as many names in place of one.
+  // Two identical files with as many names in place of one.
   const absl::Status status = Compare([](Layer& l) {
     l.tree.Unlink(l.bin, "again");
     Inode copy = l.tree.inode(l.login);

@@ -9,7 +9,8 @@
 namespace imagefs {
 namespace {
 
-// "window memory" of a frame whose header is the magic number and `rest`, and of no shorter part.
+// Returns "window memory" of a frame whose header is the magic number and `rest`; any shorter
+// prefix must be undecided.
 std::string Demand(const std::string& rest) {
   const std::string head = "\x28\xb5\x2f\xfd" + rest;
   for (size_t size = 0; size < head.size(); ++size) {
@@ -33,13 +34,13 @@ TEST(ZstdWindowTest, WindowsAndContents) {
   EXPECT_EQ(Demand(Bytes({0x00, 0x98})), "536870912 536870912");
   EXPECT_EQ(Demand(Bytes({0x00, 0x9f})), "1006632960 1006632960");  // 15/8 of 512 MiB
   EXPECT_EQ(Demand(Bytes({0x04, 0x98})), "536870912 536870912");    // with a checksum
-  // A content that is smaller than the window: 2 bytes (256 more), 4, 8.
+  // Content smaller than the window: a size field of 2 bytes (plus 256), 4, 8.
   EXPECT_EQ(Demand(Bytes({0x40, 0x98, 0x10, 0x00})), "536870912 272");
   EXPECT_EQ(Demand(Bytes({0x80, 0x98, 0x00, 0x00, 0x01, 0x00})), "536870912 65536");
   EXPECT_EQ(Demand(Bytes({0xc0, 0x00, 0, 0, 0, 0, 1, 0, 0, 0})), "1024 1024");
-  // With the id of a dictionary.
+  // With a dictionary id.
   EXPECT_EQ(Demand(Bytes({0x43, 0x98, 1, 2, 3, 4, 0x10, 0x00})), "536870912 272");
-  // One segment: the content is the window.
+  // Single segment: the window is the content.
   EXPECT_EQ(Demand(Bytes({0x20, 0x05})), "1024 5");
   EXPECT_EQ(Demand(Bytes({0xa0, 0, 0, 0, 0x20})), "536870912 536870912");
   EXPECT_EQ(Demand(Bytes({0xe3, 1, 2, 3, 4, 0, 0, 0, 0, 1, 0, 0, 0})), "4294967296 4294967296");

@@ -32,7 +32,7 @@ Descriptor BlobOf(std::string_view bytes) {
   return blob;
 }
 
-// A sound layer, whose zTOC the tests change.
+// A valid layer, whose zTOC the tests modify.
 struct Sample {
   std::string tar = SampleTar();
   std::string blob = GzipMember(tar);
@@ -253,7 +253,7 @@ TEST(ZtocTest, EveryTruncationIsAnErrorOrTheSame) {
       EXPECT_EQ(TableText(*table, sample.blob), TarText(sample.tar)) << size;
     }
   }
-  // Any one byte changed: an error, or something that keeps the rules.
+  // With any single byte changed, the result is an error or follows the rules.
   for (size_t i = 0; i < bytes.size(); ++i) {
     std::string changed = bytes;
     changed[i] = static_cast<char>(changed[i] ^ 0x81);
