@@ -24,14 +24,14 @@ namespace {
 
 constexpr size_t kMaxMembers = 200'000;
 constexpr size_t kMaxNameBytes = 4096;
-constexpr int kMaxLinks = 40;  // as the kernel follows
+constexpr int kMaxLinks = 40;  // the kernel's limit
 constexpr size_t kBlockBytes = 64 << 10;
 
 absl::Status NoSuchFile(const std::string& path, std::string_view name) {
   return absl::NotFoundError(StrCat(path, ": there is no ", Printable(name), " in it"));
 }
 
-// `name` relative to the directory `base`, without ".", ".." and empty parts; nullopt when it
+// Resolves `name` against the directory `base`, removing ".", ".." and empty parts; nullopt if it
 // leads above the root.
 std::optional<std::string> CleanName(std::string_view base, std::string_view name) {
   std::vector<std::string_view> parts;
@@ -60,7 +60,7 @@ class DirectoryFiles : public NamedFiles {
   absl::StatusOr<LocalBlob> Open(std::string_view name) const override {
     const std::optional<std::string> clean = CleanName("", name);
     if (!clean || clean->empty()) return NoSuchFile(path(), name);
-    // Not blocking: a FIFO of that name must not hold anybody up.
+    // Non-blocking, in case the name is a FIFO.
     Fd fd(openat(directory_.get(), clean->c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (!fd.valid() && errno == ENOENT) return NoSuchFile(path(), name);
     if (!fd.valid()) return ErrnoStatus(errno, StrCat(path(), "/", Printable(*clean)));
@@ -70,7 +70,7 @@ class DirectoryFiles : public NamedFiles {
     }
     if (!S_ISREG(st.st_mode)) {
       return absl::InvalidArgumentError(
-          StrCat(path(), "/", Printable(*clean), " is no regular file"));
+          StrCat(path(), "/", Printable(*clean), " is not a regular file"));
     }
     return LocalBlob{std::move(fd), 0, static_cast<uint64_t>(st.st_size)};
   }
@@ -83,7 +83,7 @@ struct Member {
   uint64_t offset = 0;
   uint64_t length = 0;
   bool is_link = false;
-  std::optional<std::string> target;  // of a link: clean name; none when it leads out
+  std::optional<std::string> target;  // clean name of a link's target; none if it leads outside
 };
 using Members = absl::flat_hash_map<std::string, Member>;
 
@@ -119,7 +119,7 @@ class ArchiveFiles : public NamedFiles {
   const Members members_;
 };
 
-// Reads the archive's headers and skips over the contents.
+// Reads the archive's headers and skips the contents.
 class Scanner {
  public:
   Scanner(const std::string& path, int fd, uint64_t size) : path_(path), fd_(fd), size_(size) {}
@@ -144,7 +144,7 @@ class Scanner {
       if (result != ARCHIVE_OK && result != ARCHIVE_WARN && result != ARCHIVE_EOF) {
         return NoArchive();
       }
-      // Where this header begins, the contents before it end.
+      // The contents of the previous member end at this header.
       IMAGEFS_RETURN_IF_ERROR(FinishMember(archive_read_header_position(archive_)));
       if (result == ARCHIVE_EOF) break;
       IMAGEFS_RETURN_IF_ERROR(AddMember(entry));
@@ -176,7 +176,7 @@ class Scanner {
   absl::Status NoArchive() const {
     const char* why = archive_error_string(archive_);
     return absl::InvalidArgumentError(StrCat(
-        path_, ": it is no tar archive or is damaged", why == nullptr ? "" : " (",
+        path_, ": not a tar archive, or damaged", why == nullptr ? "" : " (",
         Printable(why == nullptr ? "" : why), why == nullptr ? "" : ")", "; save the image again"));
   }
 
@@ -200,7 +200,7 @@ class Scanner {
   absl::Status AddMember(struct archive_entry* entry) {
     const char* name = archive_entry_pathname(entry);
     if (name == nullptr || std::string_view(name).size() > kMaxNameBytes) return absl::OkStatus();
-    // A member that can be named from outside only is as good as absent.
+    // A member whose name leads outside is ignored.
     std::optional<std::string> clean = CleanName("", name);
     if (!clean || clean->empty()) return absl::OkStatus();
     const char* hard_link = archive_entry_hardlink(entry);
@@ -231,7 +231,7 @@ class Scanner {
     return absl::OkStatus();
   }
 
-  // `end` is the position after the padded contents of the member that was added last.
+  // `end` is the position after the padded contents of the last member added.
   absl::Status FinishMember(la_int64_t end) {
     if (!open_member_) return absl::OkStatus();
     Member& member = members_[*open_member_];
@@ -253,7 +253,7 @@ class Scanner {
   std::vector<char> buffer_ = std::vector<char>(kBlockBytes);
   struct archive* archive_ = nullptr;
   Members members_;
-  std::optional<std::string> open_member_;  // whose offset the next header tells
+  std::optional<std::string> open_member_;  // member whose offset the next header determines
 };
 
 }  // namespace
@@ -283,7 +283,7 @@ absl::StatusOr<std::unique_ptr<NamedFiles>> OpenDirectory(const std::string& pat
     struct stat st;
     if (stat(path.c_str(), &st) == 0 && !S_ISDIR(st.st_mode)) {
       return absl::InvalidArgumentError(
-          StrCat(path, ": it is no directory; for an image in a tar write oci-archive:FILE"));
+          StrCat(path, ": not a directory; for an image in a tar write oci-archive:FILE"));
     }
     return fd.status();
   }
@@ -297,7 +297,7 @@ absl::StatusOr<std::unique_ptr<NamedFiles>> OpenArchive(const std::string& path)
   if (fstat(fd->get(), &st) != 0) return ErrnoStatus(errno, path);
   if (!S_ISREG(st.st_mode)) {
     return absl::InvalidArgumentError(
-        StrCat(path, ": it is no regular file; for an image layout in a directory write oci:DIR"));
+        StrCat(path, ": not a regular file; for an image layout in a directory write oci:DIR"));
   }
   IMAGEFS_ASSIGN_OR_RETURN(Members members,
                            Scanner(path, fd->get(), static_cast<uint64_t>(st.st_size)).Run());

@@ -1,7 +1,7 @@
-// Files by name on this disk: below a directory, or as members of a tar archive that is never
-// unpacked. What OCI layouts and docker archives are read through.
+// Access to local files by name: in a directory, or as members of a tar archive, which is never
+// unpacked. OCI layouts and docker archives are read through this.
 //
-// Immutable once open, so thread-safe. May block on local disk.
+// Immutable once open, hence thread-safe. May block on local disk.
 #pragma once
 
 #include <cstdint>
@@ -17,13 +17,13 @@ namespace imagefs {
 class NamedFiles {
  public:
   virtual ~NamedFiles() = default;
-  // A regular file by its relative name; kNotFound when there is none. Errors name the container
-  // and the file.
+  // Opens a regular file by its relative name. Returns kNotFound if there is none. Errors name the
+  // container and the file.
   virtual absl::StatusOr<LocalBlob> Open(std::string_view name) const = 0;
   // Names the container in messages.
   const std::string& path() const { return path_; }
 
-  // The whole file, at most `max_bytes` of it.
+  // Reads a whole file of at most `max_bytes`.
   absl::StatusOr<std::string> Read(std::string_view name, uint64_t max_bytes) const;
 
  protected:
@@ -33,14 +33,15 @@ class NamedFiles {
   const std::string path_;
 };
 
-// Symbolic links are followed as the system does; what is no regular file is refused.
+// Symbolic links are followed as usual; anything but a regular file is rejected.
 absl::StatusOr<std::unique_ptr<NamedFiles>> OpenDirectory(const std::string& path);
 
-// Reads the headers of an uncompressed tar once and keeps the places of its members. Links lead to
-// other members only, never out of the archive; the last of several members of one name counts.
+// Reads the headers of an uncompressed tar once and records where its members are. Links resolve to
+// other members only, never outside the archive; if several members share a name, the last one
+// wins.
 absl::StatusOr<std::unique_ptr<NamedFiles>> OpenArchive(const std::string& path);
 
-// Bytes of a LocalBlob, all of them. REQUIRES: the caller has bounded blob.length.
+// Reads all bytes of a LocalBlob. REQUIRES: the caller has bounded blob.length.
 absl::StatusOr<std::string> ReadLocalBlob(const LocalBlob& blob);
 
 }  // namespace imagefs

@@ -43,7 +43,7 @@ std::string TokenKey(const TokenRequest& request) {
   return key;
 }
 
-// What a Bearer header may carry (RFC 6750, 2.1): token68, so padding at its end only.
+// Characters allowed in a Bearer header (RFC 6750, 2.1): token68, with padding at the end only.
 bool IsBearerToken(std::string_view token) {
   if (token.size() > kMaxTokenBytes) return false;
   while (token.ends_with('=')) token.remove_suffix(1);
@@ -53,7 +53,8 @@ bool IsBearerToken(std::string_view token) {
   });
 }
 
-// Whether the realm is the registry. One that is spoken to as localhost knows its own address only.
+// Whether the realm is the registry itself. A registry accessed as localhost may know only its
+// address.
 bool IsRegistryItself(const Url& realm, const Url& registry) {
   Url named = registry;
   if (named.host == "localhost") named.host = "127.0.0.1";
@@ -66,7 +67,7 @@ Secret BasicAuthorization(const Credential& credential) {
   const Secret pair = Secret::Concat({credential.username, ":", credential.password.view()});
   std::string encoded;
   const WipeAtEnd wipe(encoded);
-  encoded.reserve(pair.size() * 4 / 3 + 4);  // so that it is not moved
+  encoded.reserve(pair.size() * 4 / 3 + 4);  // must not be reallocated
   absl::Base64Escape(ToAbsl(pair.view()), &encoded);
   return Secret::Concat({"Basic ", encoded});
 }
@@ -82,15 +83,15 @@ absl::StatusOr<Url> RealmToAsk(const TokenRequest& request) {
   if (downgraded) realm = realm->At(registry);
   if (!realm.ok()) return realm.status();
   if (realm->scheme != "https" && !IsRegistryItself(*realm, registry)) {
-    return absl::FailedPreconditionError(
-        StrCat(registry.HostPort(), " sends its users for a token to ", RedactUrl(request.realm),
-               ", which is neither https nor the registry itself, so it was not asked; have the "
-               "registry name an https token service"));
+    return absl::FailedPreconditionError(StrCat(
+        registry.HostPort(), " sends its users to get a token from ", RedactUrl(request.realm),
+        ", which is neither https nor the registry itself, so it was not asked; have the "
+        "registry name an https token service"));
   }
   if (request.credential.empty() || realm->host == registry.host || request.loopback) return realm;
   if (registry.scheme == "https" && request.verify_tls) return realm;
   return absl::UnauthenticatedError(StrCat(
-      registry.HostPort(), " sends its users for a token to ", realm->HostPort(),
+      registry.HostPort(), " sends its users to get a token from ", realm->HostPort(),
       ", but was not verified by TLS, so the credentials were not sent there; ",
       registry.scheme == "https" ? "add its CA to the system's in place of --tls-skip-verify"
                                  : "have the registry speak https, or be its own token service"));
@@ -107,7 +108,7 @@ std::optional<std::chrono::seconds> RetryAfter(std::string_view header, int64_t 
   return std::chrono::seconds(std::max<int64_t>(0, absl::ToUnixSeconds(when) - now));
 }
 
-// One token being fetched: GET, or POST and then GET; on the HTTP client's thread.
+// Fetches one token: by GET, or by POST and then GET. Runs on the HTTP client's thread.
 class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetch> {
  public:
   Fetch(TokenSource& source, TokenRequest request, FlightTable<Token>::Context context)
@@ -168,7 +169,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
   void AddCredential(HttpRequest& http) const {
     Credential credential = request_.credential;
     if (!credential.identity_token.empty()) {
-      // What docker's credential helpers call such a secret's user.
+      // The user name that docker's credential helpers give to such a secret.
       credential.username = "<token>";
       credential.password = credential.identity_token;
     }
@@ -190,7 +191,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
     const int status = response->status;
     if (status == 200) {
       done_(TakeToken(*response));
-      return WipeStack();  // where the answer was parsed
+      return WipeStack();  // the response was parsed here
     }
     if (IsRedirect(status)) return Follow(*response);
     if (post_ && (status == 400 || status == 401 || status == 404 || status == 405)) {
@@ -237,7 +238,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
       return refuse(
           StrCat("redirects to unencrypted http at ", next->HostPort(), ", which is not followed"));
     }
-    // The way back does not bring the credential back.
+    // A redirect back does not restore the credential.
     alone_ =
         alone_ || next->host != url_.host || (next->port != url_.port && next->scheme != "https");
     const bool post = post_ && (response.status == 307 || response.status == 308);
@@ -246,7 +247,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
           StrCat("redirects to ", next->HostPort(), ", where the credentials were not sent"));
     }
     std::string referer = RefererFor(url_, *next);
-    // What stood in the form goes into a query.
+    // Move the form into the query.
     if (post_ && !post && next->text.find('?') == std::string::npos) next = WithQuery(*next);
     if (!next.ok()) return done_(next.status());
     Ask(*std::move(next), post, std::move(referer));
@@ -280,7 +281,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
     source_.http_.After(delay, [self = shared_from_this()] { self->Attempt(); });
   }
 
-  // Wipes the answer.
+  // Wipes the response.
   absl::StatusOr<Token> TakeToken(HttpResponse& response) {
     const WipeAtEnd wipe(response.body);
     const std::string host = url_.HostPort();
@@ -297,7 +298,8 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
           StrCat("the token service ", host, " answered without a usable token; check that ",
                  HostOf(request_.registry), " is a container registry"));
     }
-    // The specification's least life is 60 seconds, whatever older services say.
+    // 60 seconds is the minimum lifetime in the specification, regardless of what older services
+    // say.
     seconds = std::clamp(seconds, kDefaultTokenSeconds, kMaxTokenSeconds);
     Token token;
     token.value = std::move(value);
@@ -313,10 +315,10 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
   GuardedDone<absl::StatusOr<Token>> done_;
   bool use_post_;
   int attempts_ = 0;
-  // Of what is asked now.
+  // State of the current request.
   Url url_;
   bool post_ = false;
-  bool alone_ = false;  // led to another host, which gets no credential
+  bool alone_ = false;  // redirected to another host, which gets no credential
   int hops_ = 0;
   std::chrono::steady_clock::time_point started_;
 };
@@ -358,7 +360,7 @@ void TokenSource::Store(const std::string& key, const Token& token) {
   absl::MutexLock lock(&mu_);
   const auto now = options_.now();
   absl::erase_if(tokens_, [now](const auto& entry) { return entry.second.expires <= now; });
-  // Tokens are cheap to fetch again, so a full table is simply emptied.
+  // Tokens are cheap to fetch again, so simply clear a full table.
   if (tokens_.size() >= kMaxTokens) tokens_.clear();
   tokens_[key] = token;
 }

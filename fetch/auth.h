@@ -1,5 +1,5 @@
-// How a registry is told who asks: Basic, and the token flow of docker's registries (GET, and
-// OAuth2's POST for identity tokens).
+// Authentication to registries: Basic, and the token flow of docker's registries (GET, and OAuth2
+// POST for identity tokens).
 #pragma once
 
 #include <chrono>
@@ -21,58 +21,58 @@
 
 namespace imagefs {
 
-// "Basic <base64>" of a user and a password.
+// Returns "Basic <base64>" for a user name and password.
 Secret BasicAuthorization(const Credential& credential);
 
 struct Token {
-  Secret value;  // characters of a token68 (RFC 9110, 11.2)
+  Secret value;  // token68 characters (RFC 9110, 11.2)
   std::chrono::steady_clock::time_point fetched;
-  std::chrono::steady_clock::time_point expires;  // when to fetch a new one, a little early
+  std::chrono::steady_clock::time_point expires;  // when to fetch a new one, slightly early
 };
 
 struct TokenRequest {
   std::string registry;     // URL of the registry's API: "https://registry-1.docker.io"
-  std::string account;      // who led there, as HttpRequest::registry; "" = the registry itself
-  std::string realm;        // as in the challenge
-  std::string service;      // as in the challenge, may be empty
-  std::string scope;        // blank-separated scopes
+  std::string account;      // like HttpRequest::registry; "" = the registry itself
+  std::string realm;        // from the challenge
+  std::string service;      // from the challenge, may be empty
+  std::string scope;        // space-separated
   Credential credential;    // empty = anonymous
   std::string fingerprint;  // of the credential
   bool verify_tls = true;
   bool loopback = false;  // the registry is on this machine
 };
 
-// Where to ask for a token, if the service that a registry names may be asked. The name is a claim:
-// it must not lead to what only this machine can reach, nor a credential to whom it is not meant
-// for.
-//   - The realm is https, or it is of the very origin that the registry itself is spoken to in the
-//     clear: kFailedPrecondition. A registry behind a proxy that does not know that it is spoken to
-//     by https names itself in the clear: it is asked by https.
-//   - A credential goes to another host than the registry's only when the registry's name for it
-//     could not be forged on the way, so when the registry is spoken to by TLS that is verified, or
-//     is on this machine: kUnauthenticated.
+// Returns the URL to request a token from, if the service that a registry names may be used. The
+// name is untrusted: it must not lead to anything that only this machine can reach, nor disclose a
+// credential to a third party.
+// - The realm must be https, or have the exact origin at which the registry itself is reached in
+//   plain text; else kFailedPrecondition. A registry behind a TLS-terminating proxy that names
+//   itself by http is contacted by https.
+// - A credential is sent to a host other than the registry's only if the realm cannot have been
+//   forged in transit, that is, if the registry is reached through verified TLS or is on this
+//   machine; else kUnauthenticated.
 absl::StatusOr<Url> RealmToAsk(const TokenRequest& request);
 
-// The wait that an answer asks for by Retry-After (seconds or a date), or nullopt. `now` in seconds
-// since 1970.
+// Returns the delay requested by a Retry-After header (seconds or a date), or nullopt. `now` is in
+// seconds since 1970.
 std::optional<std::chrono::seconds> RetryAfter(std::string_view header, int64_t now);
 
-// Fetches and caches tokens by registry host, realm, service, scope and credential; one fetch in
-// flight for each, however many wait. Redirects are followed as far as the realm itself might have
-// been there; a credential goes along on the realm's own host only. Thread-safe. `done` runs
-// exactly once, inline when a token is at hand, else on the HTTP client's thread.
+// Fetches and caches tokens by registry host, realm, service, scope and credential. Concurrent
+// requests for the same token share one fetch. Follows redirects to any place that the realm itself
+// could have named; sends a credential only to the realm's own host. Thread-safe. `done` runs
+// exactly once, inline if a token is cached, else on the HTTP client's thread.
 class TokenSource {
  public:
   struct Options {
     int max_attempts = 5;
     std::chrono::milliseconds first_backoff{200};
-    std::function<std::chrono::steady_clock::time_point()> now;  // null = the real clock
+    std::function<std::chrono::steady_clock::time_point()> now;  // null = real clock
   };
   TokenSource(HttpClient& http, Options options);
 
   using Done = absl::AnyInvocable<void(absl::StatusOr<Token>)>;
-  // `refused` is a token that the registry did not take: a cached token equal to it is dropped.
-  // Errors: kUnauthenticated when the credentials (or anonymity) were refused.
+  // `refused` is a token that the registry rejected: an equal cached token is dropped. Returns
+  // kUnauthenticated if the credentials (or anonymous access) were rejected.
   FlightTicket Get(const TokenRequest& request, const Secret& refused, Done done);
   FlightCounters counters() const { return flights_.counters(); }
 

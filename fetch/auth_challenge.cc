@@ -19,7 +19,7 @@ bool IsTokenChar(char c) {
 
 bool IsToken68Char(char c) { return IsTokenChar(c) || c == '/' || c == '='; }
 
-// Reads the grammar of challenges from the front of a text.
+// A parser for the grammar of challenges.
 class Cursor {
  public:
   explicit Cursor(std::string_view text) : text_(text) {}
@@ -48,7 +48,7 @@ class Cursor {
     text_.remove_prefix(n);
     return taken;
   }
-  // A quoted string after its opening quote; nullopt when it does not end.
+  // Parses a quoted string after its opening quote; nullopt if it is unterminated.
   std::optional<std::string> TakeQuoted() {
     std::string out;
     while (!text_.empty()) {
@@ -71,7 +71,8 @@ class Cursor {
   std::string_view text_;
 };
 
-// `name BWS "=" BWS (token | quoted)`. False, with the cursor where it was, when there is none.
+// Parses `name BWS "=" BWS (token | quoted)`. Returns false and leaves the cursor unchanged on a
+// mismatch.
 bool TakeParam(Cursor& cursor, AuthChallenge& challenge) {
   const std::string_view before = cursor.rest();
   const std::string_view name = cursor.TakeWhile(IsTokenChar);
@@ -85,7 +86,7 @@ bool TakeParam(Cursor& cursor, AuthChallenge& challenge) {
   if (cursor.Consume('"')) {
     value = cursor.TakeQuoted();
   } else {
-    // Some registries leave the quotes out even of URLs.
+    // Some registries omit the quotes, even around URLs.
     value = std::string(
         cursor.TakeWhile([](char c) { return c != ',' && c != ' ' && c != '\t' && c != '"'; }));
     if (value->empty() || value->find_first_not_of('=') == std::string::npos) value.reset();
@@ -104,7 +105,7 @@ void TakeParams(Cursor& cursor, AuthChallenge& challenge) {
     const std::string_view before = cursor.rest();
     if (!cursor.Consume(',')) return;
     cursor.SkipSeparators();
-    // After a comma either the next parameter or the next challenge.
+    // A comma is followed by either another parameter or another challenge.
     AuthChallenge probe;
     const std::string_view next = cursor.rest();
     const bool is_param = TakeParam(cursor, probe);

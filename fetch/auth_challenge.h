@@ -1,5 +1,5 @@
-// How a registry asks who it is that asks: the challenges of its refusals (RFC 9110, 11.6.1). Pure;
-// bounded in output, linear in input.
+// Parses the authentication challenges in a registry's error responses (RFC 9110, 11.6.1). Pure;
+// bounded output, linear time.
 #pragma once
 
 #include <map>
@@ -14,16 +14,18 @@ namespace imagefs {
 
 struct AuthChallenge {
   std::string scheme;                         // lower case: "bearer", "basic"
-  std::map<std::string, std::string> params;  // names in lower case; the first of equal names
-  std::string token68;                        // of schemes that have no parameters
+  std::map<std::string, std::string> params;  // lower-case names; the first of duplicates
+  std::string token68;                        // for schemes without parameters
 
-  std::string Param(std::string_view name) const;  // `name` in lower case; "" when absent
+  std::string Param(std::string_view name) const;  // `name` in lower case; "" if absent
 };
 
-// All challenges of one WWW-Authenticate value, in order. What follows a syntax error is left out.
+// Returns all challenges of one WWW-Authenticate value, in order. Ignores everything after a syntax
+// error.
 std::vector<AuthChallenge> ParseChallenges(std::string_view header);
 
-// The first challenge of a refusal that can be met: "basic", or "bearer" with a realm.
+// Returns the first challenge with `scheme` that can be answered: "basic", or "bearer" with a
+// realm.
 std::optional<AuthChallenge> UsableChallenge(const HttpResponse& response, std::string_view scheme);
 
 }  // namespace imagefs

@@ -1,5 +1,5 @@
-// The wait before the n-th new attempt: exponential, with jitter so that clients that failed
-// together do not come back together.
+// The delay before a retry: exponential backoff with jitter, so that clients that failed together
+// do not retry together.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 namespace imagefs {
 
-// Between half and all of first * 2^(retry - 1), at most 10 s. `retry` counts from 1.
+// Returns between half and all of first * 2^(retry - 1), at most 10 s. `retry` counts from 1.
 inline std::chrono::milliseconds BackoffDelay(std::chrono::milliseconds first, int retry) {
   constexpr std::chrono::milliseconds kMost(10'000);
   const std::chrono::milliseconds full =

@@ -13,9 +13,9 @@
 namespace imagefs {
 namespace {
 
-// A chunk is held in memory while it is sent.
+// A chunk is kept in memory while it is sent.
 constexpr uint64_t kMaxChunkBytes = 256 << 20;
-// A registry computes the digest of the whole before it answers.
+// A registry computes the digest of the whole blob before it responds.
 constexpr std::chrono::milliseconds kEndTimeout(300'000);
 constexpr std::chrono::milliseconds kChunkTimeout(60'000);
 
@@ -25,7 +25,8 @@ std::function<bool(int)> AnyOf(std::initializer_list<int> statuses) {
   };
 }
 
-// "0-99", with "bytes=" from some: how many bytes an upload has; nullopt when it says nothing.
+// Parses "0-99", which some registries prefix with "bytes=", into the number of uploaded bytes;
+// nullopt if the header is unusable.
 std::optional<uint64_t> UploadedBytes(std::string_view header) {
   ConsumePrefix(&header, "bytes");
   while (ConsumePrefix(&header, "=") || ConsumePrefix(&header, " ")) {
@@ -34,8 +35,8 @@ std::optional<uint64_t> UploadedBytes(std::string_view header) {
   if (dash == std::string_view::npos || header.substr(0, dash) != "0") return std::nullopt;
   const std::optional<uint64_t> last = ParseDecimal(header.substr(dash + 1));
   if (!last || *last == UINT64_MAX) return std::nullopt;
-  // No header can say "nothing", so registries write 0-0 for it, too. One byte more is then sent
-  // twice at most.
+  // No header can express "nothing", so registries use 0-0 for that as well. At worst, one byte is
+  // sent twice.
   return *last == 0 ? 0 : *last + 1;
 }
 
@@ -48,7 +49,7 @@ void BlobPush::Run(std::shared_ptr<RegistryShared> shared,
   std::shared_ptr<BlobPush> push(new BlobPush(std::move(shared), std::move(endpoint),
                                               std::move(blob), std::move(cancel), std::move(done)));
   http.After({}, [push = std::move(push)] {
-    // Waits for the next attempt end at once; requests end by the token themselves.
+    // Ends waits for the next attempt; requests observe the token themselves.
     push->registration_ =
         push->cancel_.OnCancel([weak = std::weak_ptr(push), &http = push->shared_->http] {
           http.After({}, [weak] {
@@ -103,7 +104,7 @@ void BlobPush::OnAsked(absl::StatusOr<HttpResponse> response) {
                          absl::IsResourceExhausted(response.status()))) {
     return Finish(response.status());
   }
-  // Any other failure says nothing: storage that HEAD was sent on to may refuse that method.
+  // Ignore any other failure: storage that HEAD was redirected to may reject that method.
   if (response.ok() && response->status == 200) {
     const std::optional<uint64_t> size = ParseDecimal(response->Header("content-length"));
     if (!size || *size == blob_.size) return Finish(RegistryWriter::PushedBlob{sent_, false});
@@ -114,7 +115,8 @@ void BlobPush::OnAsked(absl::StatusOr<HttpResponse> response) {
 
 void BlobPush::StartMount() {
   mount_tried_ = true;
-  // A token for the other repository, too, is kept apart from those for this one alone.
+  // The endpoint's auth scope differs, so that a token that also covers the other repository is
+  // kept apart.
   auto endpoint = std::make_shared<RegistryEndpoint>(*endpoint_);
   StrAppend(&endpoint->auth_scope, " mount ", blob_.from);
   StrAppend(&endpoint->scope, " repository:", blob_.from, ":pull");
@@ -128,7 +130,7 @@ void BlobPush::StartMount() {
 void BlobPush::OnMount(absl::StatusOr<HttpResponse> response) {
   if (!response.ok()) {
     if (absl::IsCancelled(response.status())) return Finish(response.status());
-    // It was a short cut only.
+    // It was only an optimization.
     LogDebug("registry_mount host=", endpoint_->host, " cause=", response.status().message());
     return StartUpload();
   }
@@ -153,7 +155,7 @@ void BlobPush::OnUpload(absl::StatusOr<HttpResponse> response) {
   if (const auto least = ParseDecimal(response->Header("oci-chunk-min-length"))) {
     if (*least > kMaxChunkBytes && blob_.size > kMaxChunkBytes) {
       return Finish(absl::FailedPreconditionError(
-          StrCat(what_, ": ", endpoint_->host, " takes no chunks below ", *least,
+          StrCat(what_, ": ", endpoint_->host, " accepts no chunks below ", *least,
                  " bytes; use another registry by --to REPOSITORY")));
     }
     chunk_bytes_ = std::max(chunk_bytes_, *least);
@@ -163,7 +165,7 @@ void BlobPush::OnUpload(absl::StatusOr<HttpResponse> response) {
 
 void BlobPush::Continue() {
   if (done_.called()) return;
-  // What fits into one chunk needs no more than one request.
+  // A blob that fits into one chunk takes a single request.
   if (blob_.size > chunk_bytes_ && at_ < blob_.size) return SendChunk();
   SendEnd();
 }
@@ -237,7 +239,7 @@ void BlobPush::OnHowFar(absl::StatusOr<HttpResponse> response) {
   Continue();
 }
 
-// The end of the upload; with the bytes when they are few.
+// Completes the upload; includes the bytes if there are few.
 void BlobPush::SendEnd() {
   RegistryCall::Spec spec = NewSpec("PUT");
   std::string text = location_->text;
@@ -258,7 +260,7 @@ void BlobPush::OnEnd(absl::StatusOr<HttpResponse> response) {
   if (!response.ok()) {
     const TransportFailure kind = TransportFailureOf(response.status());
     if (kind == TransportFailure::kNone) return Finish(response.status());
-    // It may have been taken all the same.
+    // The blob may have been accepted regardless.
     return Again(Annotate(response.status(), what_), &BlobPush::Ask);
   }
   if (response->status == 404 || response->status == 416) {
@@ -270,15 +272,15 @@ void BlobPush::OnEnd(absl::StatusOr<HttpResponse> response) {
   const absl::StatusOr<Digest> announced = Digest::Parse(response->Header("docker-content-digest"));
   if (announced.ok() && *announced != blob_.digest) {
     return Finish(absl::DataLossError(StrCat(
-        what_, ": ", endpoint_->host, " says to have stored ", announced->ToString(), " and not ",
-        blob_.digest.ToString(), "; check the registry and whatever is between")));
+        what_, ": ", endpoint_->host, " claims to have stored ", announced->ToString(), " and not ",
+        blob_.digest.ToString(), "; check the registry and everything in between")));
   }
   Finish(RegistryWriter::PushedBlob{sent_, false});
 }
 
 absl::Status BlobPush::TakeLocation(const HttpResponse& response) {
   const std::string header = response.Header("location");
-  if (header.empty()) return absl::OkStatus();  // it goes on where it was
+  if (header.empty()) return absl::OkStatus();  // the location is unchanged
   const absl::StatusOr<Url> asked = Url::Parse(response.url);
   if (!asked.ok()) return Annotate(asked.status(), what_);
   absl::StatusOr<Url> location = asked->Resolve(header);
@@ -290,9 +292,9 @@ absl::Status BlobPush::TakeLocation(const HttpResponse& response) {
 absl::Status BlobPush::TakeProgress(const std::string& header, uint64_t when_absent) {
   const uint64_t has = UploadedBytes(header).value_or(when_absent);
   if (has > chunk_end_) {
-    return absl::DataLossError(StrCat(what_, ": ", endpoint_->host, " says to have ", has,
+    return absl::DataLossError(StrCat(what_, ": ", endpoint_->host, " claims to have ", has,
                                       " bytes where ", chunk_end_,
-                                      " were sent; check the registry and whatever is between"));
+                                      " were sent; check the registry and everything in between"));
   }
   at_ = has;
   if (at_ > best_) {
@@ -313,7 +315,7 @@ void BlobPush::Again(absl::Status failure, void (BlobPush::*step)()) {
   shared_->http.After(delay, [self = shared_from_this(), step] { ((*self).*step)(); });
 }
 
-// Tells the registry that the upload will not go on. Nobody waits for the answer.
+// Tells the registry to discard the upload, without waiting for the response.
 void BlobPush::Abandon() {
   if (!location_) return;
   RegistryCall::Spec spec = NewSpec("DELETE");

@@ -1,12 +1,14 @@
-// One blob on its way to a registry: asked for, mounted, or uploaded. On the HTTP client's thread.
+// The push of one blob to a registry: checks for it, mounts it, or uploads it. Runs on the HTTP
+// client's thread.
 //
-//   HEAD ->  there: done
-//   POST ->  mounted: done; else an upload, whose place each answer may move
-//   PUT      small blobs: all bytes at once, which also ends the upload
+//   HEAD ->  exists: done
+//   POST ->  mounted: done; else an upload, whose location each response may change
+//   PUT      small blobs: all bytes at once, which also completes the upload
 //   PATCH..  larger ones: chunks in order, then a PUT without bytes
 //
-// A cut chunk goes on where the registry says it is (GET); an upload that the registry no longer
-// knows, and a cut PUT, start from HEAD again, which finds a blob that was taken after all.
+// An interrupted chunk resumes at the offset that the registry reports (GET). If the registry has
+// lost the upload, or a PUT is interrupted, the push restarts with HEAD, which finds a blob that
+// was accepted after all.
 #pragma once
 
 #include <functional>
@@ -21,7 +23,7 @@ namespace imagefs {
 
 class BlobPush : public std::enable_shared_from_this<BlobPush> {
  public:
-  // From any thread.
+  // May be called on any thread.
   static void Run(std::shared_ptr<RegistryShared> shared,
                   std::shared_ptr<const RegistryEndpoint> endpoint, RegistryWriter::Blob blob,
                   CancelToken cancel, RegistryWriter::BlobDone done);
@@ -47,7 +49,8 @@ class BlobPush : public std::enable_shared_from_this<BlobPush> {
   void OnEnd(absl::StatusOr<HttpResponse> response);
 
   absl::Status TakeLocation(const HttpResponse& response);
-  // What an upload of `size_` bytes that the registry says to have `header` of has got.
+  // Takes the progress of an upload from `header`, in which the registry states how much of `size_`
+  // bytes it has.
   absl::Status TakeProgress(const std::string& header, uint64_t when_absent);
   RegistryCall::Spec NewSpec(std::string method) const;
   std::function<absl::StatusOr<std::string>()> Bytes(uint64_t begin, uint64_t end);
@@ -66,13 +69,13 @@ class BlobPush : public std::enable_shared_from_this<BlobPush> {
   CancelToken::Registration registration_;
 
   bool mount_tried_ = false;
-  std::optional<Url> location_;  // of the open upload
+  std::optional<Url> location_;  // location of the open upload
   uint64_t chunk_bytes_ = 0;
   uint64_t at_ = 0;         // bytes that the registry has
-  uint64_t best_ = 0;       // the most that it has had: beyond it is progress
-  uint64_t chunk_end_ = 0;  // of the chunk in flight
+  uint64_t best_ = 0;       // the largest at_ so far: exceeding it is progress
+  uint64_t chunk_end_ = 0;  // end of the chunk in flight
   uint64_t sent_ = 0;
-  int attempts_ = 0;  // failed in a row without progress
+  int attempts_ = 0;  // consecutive failures without progress
 };
 
 }  // namespace imagefs

@@ -87,11 +87,11 @@ void BlobRead::Split(const RangeSet& wanted) {
   }
 }
 
-// Starts what may be in flight; finishes when nothing is left.
+// Starts as many pieces as may be in flight; finishes when nothing is left.
 void BlobRead::Pump() {
   if (done_.called()) return;
   if (whole_mode_ && in_flight_.empty() && !waiting_.empty()) {
-    // One stream brings everything.
+    // A single stream delivers everything.
     wanted_.assign(waiting_.begin(), waiting_.end());
     waiting_.clear();
     auto piece = std::make_shared<Piece>();
@@ -156,7 +156,7 @@ std::optional<std::string> BlobRead::RangeHeader(Piece& piece) {
 absl::StatusOr<HttpClient::Sink> BlobRead::OnHeaders(const std::shared_ptr<Piece>& piece,
                                                      const HttpResponse& response) {
   if (done_.called()) return absl::CancelledError("read is over");
-  // Without a word about the part, 206 is 200 where all was asked for.
+  // Without a Content-Range, treat 206 as 200 if the whole blob was requested.
   const bool part = response.status == 206 &&
                     (!AskedForAll(*piece) || response.headers.contains("content-range"));
   const absl::Status status = part ? TakeRange(*piece, response) : TakeWhole(*piece, response);
@@ -167,8 +167,9 @@ absl::StatusOr<HttpClient::Sink> BlobRead::OnHeaders(const std::shared_ptr<Piece
   }
   return HttpClient::Sink([self = shared_from_this(), piece](std::string_view data) {
     if (self->done_.called()) return absl::CancelledError("read is over");
-    // What is cancelled may go on for a moment.
-    if (self->whole_mode_ && !piece->whole) return absl::CancelledError("another stream brings it");
+    // A cancelled transfer may continue briefly.
+    if (self->whole_mode_ && !piece->whole)
+      return absl::CancelledError("another stream delivers it");
     return piece->whole ? self->OnWholeData(*piece, data) : self->OnRangeData(*piece, data);
   });
 }
@@ -176,14 +177,14 @@ absl::StatusOr<HttpClient::Sink> BlobRead::OnHeaders(const std::shared_ptr<Piece
 absl::Status BlobRead::Mismatch(const std::string& why) const {
   return absl::DataLossError(
       StrCat(what_, ": ", endpoint_->host, " ", why,
-             "; check the registry and whatever is between, or have the image pushed again"));
+             "; check the registry and everything in between, or have the image pushed again"));
 }
 
 bool BlobRead::AskedForAll(const Piece& piece) const {
   return piece.whole || (plain_get_ && piece.next == 0);
 }
 
-// What an image's own URLs do says nothing of its registry.
+// The behavior of an image's own URLs says nothing about its registry.
 void BlobRead::NoteRanges(RegistryShared::Host::Ranges ranges) {
   if (urls_.empty()) shared_->HostState(endpoint_->api_host).ranges = ranges;
 }
@@ -219,7 +220,7 @@ void BlobRead::LeaveRanges(const Piece& piece) {
   std::sort(waiting_.begin(), waiting_.end());
 }
 
-// The whole blob comes: as asked for, or because the server ignores Range.
+// Handles a response with the whole blob, whether requested or because the server ignores Range.
 absl::Status BlobRead::TakeWhole(Piece& piece, const HttpResponse& response) {
   if (const std::optional<uint64_t> length = ParseDecimal(response.Header("content-length"));
       length && *length != size_) {
@@ -231,7 +232,7 @@ absl::Status BlobRead::TakeWhole(Piece& piece, const HttpResponse& response) {
     whole_mode_ = true;
     wanted_.assign(waiting_.begin(), waiting_.end());
     waiting_.clear();
-    // This stream brings what the others were to bring as well.
+    // This stream also delivers the other pieces.
     for (const auto& other : in_flight_) {
       if (other->next < other->range.end) wanted_.push_back({other->next, other->range.end});
       if (other.get() != &piece) other->cancel.Cancel();
@@ -239,13 +240,13 @@ absl::Status BlobRead::TakeWhole(Piece& piece, const HttpResponse& response) {
     std::sort(wanted_.begin(), wanted_.end());
     piece.whole = true;
   } else if (!piece.whole) {
-    return absl::CancelledError("another stream brings these bytes");
+    return absl::CancelledError("another stream delivers these bytes");
   }
   piece.position = 0;
   return absl::OkStatus();
 }
 
-// What the sink refuses ends the read at once, before another range brings it more.
+// An error of the sink ends the read immediately, before another range delivers more.
 absl::Status BlobRead::Deliver(uint64_t offset, std::string_view data) {
   absl::Status status = sink_(offset, data);
   if (!status.ok()) Finish(status);
@@ -277,7 +278,7 @@ absl::Status BlobRead::OnWholeData(Piece& piece, std::string_view data) {
     if (want.empty()) wanted_.pop_front();
   }
   if (!wanted_.empty()) return absl::OkStatus();
-  // Nothing more is wanted, so the rest of the stream is not waited for.
+  // Everything wanted has been delivered: do not wait for the rest of the stream.
   if (piece.position < size_) {
     Finish(absl::OkStatus());
     return absl::CancelledError("read is over");
@@ -288,7 +289,7 @@ absl::Status BlobRead::OnWholeData(Piece& piece, std::string_view data) {
 void BlobRead::OnPieceDone(const std::shared_ptr<Piece>& piece, const absl::Status& status) {
   in_flight_.erase(std::remove(in_flight_.begin(), in_flight_.end(), piece), in_flight_.end());
   if (done_.called()) return;
-  if (whole_mode_ && !piece->whole) return Pump();  // a stream of the whole blob took its place
+  if (whole_mode_ && !piece->whole) return Pump();  // replaced by a stream of the whole blob
   if (!status.ok()) return Finish(status);
   if (piece->whole) {
     if (!wanted_.empty()) return Finish(Mismatch("ended the blob too early"));
@@ -296,11 +297,11 @@ void BlobRead::OnPieceDone(const std::shared_ptr<Piece>& piece, const absl::Stat
     if (plain_get_ || piece->next == piece->range.begin) {
       return Finish(Mismatch(StrCat("sent ", piece->next, " bytes of ", piece->range.end)));
     }
-    // A server may answer a range by a shorter one, but not feed its client byte by byte.
+    // A server may return less than the requested range, but must not feed its client byte by byte.
     const uint64_t brought = piece->next - piece->range.begin;
     piece->small_answers = brought < kSmallAnswerBytes ? piece->small_answers + 1 : 0;
     if (piece->small_answers >= kMaxSmallAnswers) {
-      return Finish(Mismatch(StrCat("answers again and again with a few bytes (", brought,
+      return Finish(Mismatch(StrCat("repeatedly answers with only a few bytes (", brought,
                                     ") of the range that was asked for")));
     }
     piece->range.begin = piece->next;

@@ -1,5 +1,5 @@
-// One transfer of parts of a blob: splits them into ranges, keeps a few in flight, resumes each
-// where it was cut, and makes do with servers that ignore Range. On the HTTP client's thread.
+// One read of parts of a blob: splits them into ranges, keeps a few in flight, resumes each where
+// it was interrupted, and copes with servers that ignore Range. Runs on the HTTP client's thread.
 #pragma once
 
 #include <deque>
@@ -17,23 +17,23 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
  public:
   struct What {
     Descriptor blob;
-    RangeSet wanted;  // inside the blob
+    RangeSet wanted;  // within the blob
     ImageSource::ReadOptions options;
-    bool in_memory = false;  // the sink collects it: it has a time in proportion to its size
+    bool in_memory = false;  // the sink buffers it in memory: the time limit depends on its size
   };
-  // From any thread.
+  // May be called on any thread.
   static void Run(std::shared_ptr<RegistryShared> shared,
                   std::shared_ptr<const RegistryEndpoint> endpoint, What what, CancelToken cancel,
                   ImageSource::BlobSink sink, ImageSource::BlobDone done);
 
  private:
-  // A range in flight. `next` is the first byte that the sink has not had.
+  // A range in flight. `next` is the first byte not yet delivered to the sink.
   struct Piece {
     ByteRange range;
     uint64_t next = 0;
     bool asked_before = false;
-    int small_answers = 0;  // in a row, each far shorter than what was asked for
-    bool whole = false;     // the answer is the whole blob; `position` is where it is in it
+    int small_answers = 0;  // consecutive responses far shorter than the requested range
+    bool whole = false;     // the response is the whole blob; `position` is the offset in it
     uint64_t position = 0;
     CancelSource cancel;
   };
@@ -47,12 +47,12 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   std::optional<std::string> RangeHeader(Piece& piece);
   absl::StatusOr<HttpClient::Sink> OnHeaders(const std::shared_ptr<Piece>& piece,
                                              const HttpResponse& response);
-  // Whether an answer is to be all of the blob, from its first byte on.
+  // Whether the response should be the whole blob, from its first byte on.
   bool AskedForAll(const Piece& piece) const;
   void NoteRanges(RegistryShared::Host::Ranges ranges);
-  // kOutOfRange for what is no part of the blob that makes sense.
+  // Returns kOutOfRange for an unusable range.
   absl::Status TakeRange(Piece& piece, const HttpResponse& response);
-  // Wherever `piece` was asked for, there was no such part: what is missing is asked for without
+  // The place that `piece` was requested from has no such range: request what is missing without
   // Range.
   void LeaveRanges(const Piece& piece);
   absl::Status TakeWhole(Piece& piece, const HttpResponse& response);
@@ -75,12 +75,12 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   GuardedDone<absl::Status> done_;
   CancelToken::Registration registration_;
 
-  bool plain_get_ = false;  // the whole blob is wanted and small: no Range header at first
-  bool probing_ = false;    // whether this host honours Range is being found out by one request
+  bool plain_get_ = false;  // reading the whole of a small blob: no Range header at first
+  bool probing_ = false;    // a single request is checking whether this host supports Range
   bool whole_mode_ = false;
   std::deque<ByteRange> waiting_;  // ascending, disjoint
   std::vector<std::shared_ptr<Piece>> in_flight_;
-  std::deque<ByteRange> wanted_;  // whole_mode_: what the sink has not had
+  std::deque<ByteRange> wanted_;  // whole_mode_: not yet delivered to the sink
 };
 
 }  // namespace imagefs

@@ -1,5 +1,5 @@
-// Tables that remember something of hosts and blobs by names that come from outside: what others
-// name must not take memory without end.
+// Bounded lookup tables for state of hosts and blobs. Their keys come from outside and must not
+// consume unbounded memory.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@ namespace imagefs {
 
 inline constexpr size_t kMaxTableEntries = 4096;
 
-// Before an insertion. A full table is emptied: whatever it held can be found out again.
+// Call before an insertion. Clears a full table: its contents can be learned again.
 template <typename Table>
 void BoundTable(Table& table) {
   if (table.size() >= kMaxTableEntries) table.clear();

@@ -7,7 +7,7 @@
 
 namespace imagefs {
 
-// The order in which waiting claims are served; lower first.
+// Order in which waiting claims are served; lower first.
 struct ConnectionShares::Rank {
   bool registry_has_share = false;
   bool source_has_share = false;
@@ -79,7 +79,7 @@ bool ConnectionShares::TotalIsFull(Priority priority) const {
   int kept = 0;
   if (priority > Priority::kOnDemand) kept = options_.kept_on_demand;
   if (priority > Priority::kForeground) kept = options_.kept_foreground;
-  // A small budget is not divided.
+  // Do not reserve more than half of a small total.
   return all_.running >= std::max(options_.total - kept, (options_.total + 1) / 2);
 }
 
@@ -88,8 +88,8 @@ bool ConnectionShares::MayStart(const Entry& entry) const {
          all_.registries.at(entry.claim.registry).running < options_.per_registry;
 }
 
-// Whether `entry` is due more than it has, and the other more than it is due. Registries are equal,
-// and so are the sources of one.
+// Whether `entry` has less than its share and `preempted` more than its own. Registries have equal
+// shares, and so have the sources within a registry.
 bool ConnectionShares::IsDueMore(const Use& use, const Entry& entry, const Entry& preempted,
                                  int limit) {
   if (entry.priority() > Priority::kForeground && use.Running(entry.claim) > 0) return false;
@@ -111,7 +111,7 @@ ConnectionShares::Rank ConnectionShares::RankOf(uint64_t id, const Entry& entry)
   rank.registry_has_share = rank.registry_running >= all_.RegistryShare(options_.total);
   rank.source_has_share = rank.source_running >= all_.Share(entry.claim, options_.total);
   if (rank.priority > Priority::kForeground && rank.source_running > 0) {
-    // What nobody waits for is due one connection.
+    // Background work is entitled to one connection.
     rank.registry_has_share = rank.source_has_share = true;
   }
   rank.id = id;
@@ -129,7 +129,7 @@ bool ConnectionShares::MayCut(const Entry& preempted, const Entry& entry, const 
   const bool awaited = entry.priority() == Priority::kOnDemand;
   const bool due_more = !same_source && IsDueMore(use, entry, preempted, limit);
   if (preempted.claim.cut == Cut::kRestarts && !due_more) return false;
-  // How long it must have run before.
+  // Time that the preempted must have run.
   std::optional<std::chrono::milliseconds> after;
   const bool last_of_source = use.Running(preempted.claim) == 1;
   if (urgent && due_more) {
@@ -147,8 +147,8 @@ bool ConnectionShares::MayCut(const Entry& preempted, const Entry& entry, const 
   return false;
 }
 
-// What to cut for a claim that may not start, the least urgent of the source with the most first.
-// It is of whatever is used up, so that one cut makes room.
+// Returns the request to cut for a claim that cannot start: the least urgent one of the source with
+// the most connections. It uses the exhausted limit, so that one cut suffices.
 std::optional<uint64_t> ConnectionShares::FindPreempted(const Entry& entry, Clock::time_point now,
                                                         Clock::time_point& look_again) const {
   const Use& host = UseOfHost(entry.claim);
@@ -184,7 +184,8 @@ void ConnectionShares::Start(uint64_t id, Clock::time_point now) {
   running_.insert(std::move(node));
 }
 
-// What was cut made room for one claim; it may need more, and nothing else takes it meanwhile.
+// Cut requests made room for one claim. It may need more, and nothing else may take the room
+// meanwhile.
 bool ConnectionShares::KeepPromise(Step& step, Clock::time_point now) {
   const auto it = promised_ ? waiting_.find(*promised_) : waiting_.end();
   if (it == waiting_.end()) {
@@ -211,8 +212,7 @@ ConnectionShares::Step ConnectionShares::Next(Clock::time_point now) {
   Step step;
   step.look_again = Clock::time_point::max();
   if (KeepPromise(step, now)) return step;
-  // Equal claims are served in the order of their arrival, so the first of each kind stands for
-  // all of them.
+  // Equal claims are served in order of arrival, so consider only the first of each kind.
   std::set<std::tuple<std::string_view, std::string_view, std::string_view, Priority, bool>> kinds;
   std::map<Rank, const Entry*> blocked;
   std::optional<Rank> first;

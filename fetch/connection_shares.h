@@ -1,10 +1,11 @@
-// Who may use a connection now. Connections are a budget: each host that is connected to has a
-// limit, each registry on whose account requests are sent has a limit, some of the whole is kept
-// for what somebody waits for, and where requests wait, the sources (registries, and their
-// repositories within each) have equal shares, whatever hosts they redirect to. A source that holds
-// more than its share gives way to another's reader at once, to other requests of it soon.
+// Decides which request may use a connection. Connections are a limited resource: each host has a
+// limit, each registry on whose behalf requests are sent has a limit, some of the total is reserved
+// for foreground work, and when requests queue up, the sources (registries, and repositories within
+// each) get equal shares, whatever hosts they redirect to. A source above its share yields to
+// another source's on-demand read at once, and to other requests of that source soon.
 //
-// Pure policy, with the time passed in; not thread-safe. The caller starts and cuts as it is told.
+// Pure policy, with the time passed in; not thread-safe. The caller starts and cuts requests as
+// told.
 #pragma once
 
 #include <chrono>
@@ -26,50 +27,51 @@ class ConnectionShares {
   struct Options {
     int total = 32;
     int per_host = 8;
-    int per_registry = 24;  // also while nobody else asks
-    // Of the total: the last ones are for what a reader waits for (kOnDemand), these and a few more
-    // for that and for kForeground.
+    int per_registry = 24;  // even if no other registry is active
+    // Reserved parts of the total: the last `kept_on_demand` connections for kOnDemand, the last
+    // `kept_foreground` for kOnDemand and kForeground.
     int kept_on_demand = 4;
     int kept_foreground = 8;
-    // What runs for less than this is cut for another source's reader only: it may soon be over.
+    // A request that has run for less than this is cut only for another source's on-demand read: it
+    // may finish soon.
     std::chrono::milliseconds patience{1'000};
-    // With more sources than connections, each has its turn of at least this.
+    // If there are more sources than connections, each runs for at least this long in turn.
     std::chrono::milliseconds turn{5'000};
   };
   explicit ConnectionShares(const Options& options) : options_(options) {}
 
-  // What is lost when a request is cut and asked again later.
+  // What is lost if a request is cut and sent again later.
   enum class Cut {
-    kResumes,   // a little time
-    kRestarts,  // what came so far: only where its source holds more than its share, or it is slow
-    kNever      // it must not be cut
+    kResumes,   // only a little time
+    kRestarts,  // all it has received: cut only if its source exceeds its share, or it is slow
+    kNever      // must not be cut
   };
   struct Claim {
-    std::string host;        // that is connected to: scheme, name and port
-    std::string registry;    // on whose account
-    std::string repository;  // of it
+    std::string host;        // host to connect to: scheme, name and port
+    std::string registry;    // on whose behalf
+    std::string repository;  // within the registry
     PriorityRef priority;    // null = kForeground
     Cut cut = Cut::kResumes;
-    // It is asked because others of its source are silent: they give way to it.
+    // A hedge for silent requests of the same source: they yield to it.
     bool hedge = false;
   };
-  // `id`s are unique and ascend in the order of arrival. It waits from now on.
+  // Adds a waiting request. `id`s are unique and ascend in order of arrival.
   void Add(uint64_t id, Claim claim);
-  // It waits or runs no longer. Unknown ids are passed over.
+  // Removes a waiting or running request. Ignores unknown ids.
   void Remove(uint64_t id);
-  // Whether what runs is slower than is acceptable while others wait.
+  // Whether a running request is slower than acceptable while others wait.
   void SetSlow(uint64_t id, bool slow);
-  // Whether nothing has come of what runs for a while.
+  // Whether a running request has received nothing for a while.
   void SetSilent(uint64_t id, bool silent);
 
   struct Step {
     enum class Kind { kStart, kCut, kWait };
     Kind kind = Kind::kWait;
     uint64_t id = 0;               // to start, or to cut
-    Clock::time_point look_again;  // of kWait: when time alone may change the answer
+    Clock::time_point look_again;  // for kWait: when the answer may change with time alone
   };
-  // What to do next. The caller obeys and asks again until it is told to wait: what is to be
-  // started runs from now on, what is to be cut is removed by the caller.
+  // Returns what to do next. The caller must comply and call again until told to wait. A request to
+  // be started counts as running from now on; the caller removes a request that it cuts.
   Step Next(Clock::time_point now);
 
   size_t waiting() const { return waiting_.size(); }
@@ -85,7 +87,7 @@ class ConnectionShares {
       return claim.priority ? claim.priority->get() : Priority::kForeground;
     }
   };
-  // Who uses one resource: the whole, or one host's limit.
+  // Usage of one resource: the total, or one host's limit.
   struct Use {
     struct Registry {
       int running = 0;
@@ -95,8 +97,8 @@ class ConnectionShares {
     std::map<std::string, Registry> registries;
     void Count(const Claim& claim, int running_change, int all_change);
     const Registry& RegistryOf(const Claim& claim) const { return registries.at(claim.registry); }
-    int Running(const Claim& claim) const;  // of the source
-    // Of a limit, of a registry and of a source within it.
+    int Running(const Claim& claim) const;  // of the claim's source
+    // Shares of a limit: of one registry, and of one source within it.
     int RegistryShare(int limit) const;
     int Share(const Claim& claim, int limit) const;
   };
@@ -117,7 +119,7 @@ class ConnectionShares {
   const Options options_;
   std::map<uint64_t, Entry> waiting_;
   std::map<uint64_t, Entry> running_;
-  // For which something was cut, so that what was cut does not come before it again.
+  // The request for which others were cut, so that those do not get back in ahead of it.
   std::optional<uint64_t> promised_;
   Use all_;
   std::map<std::string, Use> hosts_;

@@ -37,7 +37,7 @@ std::string Environment(const char* name) {
   return value == nullptr ? "" : value;
 }
 
-// Both stores mark a refresh token by the user name.
+// Both stores mark a refresh token by its user name.
 Credential MakeCredential(std::string username, Secret secret) {
   Credential out;
   if (username.empty() || username == kTokenUser) {
@@ -59,9 +59,9 @@ bool SameHost(std::string_view a, std::string_view b) {
   return a == b || (IsHubHost(a) && IsHubHost(b));
 }
 
-// How well a key of a file fits `reference`: 0 not at all, else the longer the matching path the
-// higher. Keys are HOST, HOST/NAMESPACE..., or docker's old URLs ("https://HOST/v1/"), which mean
-// the host.
+// Returns how well a key in a file matches `reference`: 0 for no match, higher for a longer
+// matching path. Keys are HOST, HOST/NAMESPACE..., or docker's old URLs ("https://HOST/v1/"), which
+// stand for the host.
 size_t Fit(std::string_view key, const Reference& reference) {
   const bool url = ConsumePrefix(&key, "https://") || ConsumePrefix(&key, "http://");
   while (key.ends_with('/')) key.remove_suffix(1);
@@ -76,7 +76,7 @@ size_t Fit(std::string_view key, const Reference& reference) {
   return whole || reference.repository[path.size()] == '/' ? 1 + path.size() : 0;
 }
 
-// The member of `object` that fits best; absent when none does.
+// Returns the best-matching member of `object`, or an absent one.
 std::pair<std::string, Json> BestFit(const Json& object, const Reference& reference) {
   std::pair<std::string, Json> best;
   size_t best_fit = 0;
@@ -99,7 +99,7 @@ absl::Status HelperError(const std::string& program, std::string_view why,
       StrCat("credential helper ", program, ": ", why, "; repair it, or remove it from ", file));
 }
 
-// nullopt: the helper has no credential for `server`.
+// Returns nullopt if the helper has no credential for `server`.
 absl::StatusOr<std::optional<Credential>> RunHelper(const std::string& helper,
                                                     std::string_view server,
                                                     const std::string& file) {
@@ -109,7 +109,7 @@ absl::StatusOr<std::optional<Credential>> RunHelper(const std::string& helper,
   });
   if (!plain || helper.size() > 128) {
     return absl::InvalidArgumentError(
-        StrCat(file, ": \"", Printable(helper), "\" is no name of a credential helper"));
+        StrCat(file, ": \"", Printable(helper), "\" is not a valid name of a credential helper"));
   }
   absl::StatusOr<ProgramResult> result =
       RunProgram({{program, "get"}, {}, server, kHelperTimeout, kMaxHelperBytes});
@@ -123,7 +123,7 @@ absl::StatusOr<std::optional<Credential>> RunHelper(const std::string& helper,
   }
   absl::StatusOr<Json> answer = Json::Parse(result->output);
   if (!answer.ok() || !answer->is_object() || !(*answer)["Secret"].string()) {
-    return HelperError(program, "its answer is no JSON object with a Secret", file);
+    return HelperError(program, "its answer is not a JSON object with a Secret", file);
   }
   Credential credential = MakeCredential(answer->StringOr("Username"), answer->SecretOf("Secret"));
   if (credential.empty()) return std::nullopt;
@@ -147,12 +147,12 @@ absl::StatusOr<std::optional<Credential>> FromAuthEntry(const std::string& key, 
                                              "the registry again"));
   }
   Credential out = MakeCredential(std::move(pair.username), std::move(pair.password));
-  // Logging in through a helper leaves an empty entry behind.
+  // A login through a helper leaves an empty entry.
   if (out.empty()) return std::nullopt;
   return out;
 }
 
-// The name of the helper that is responsible for `reference`; "" for none.
+// Returns the helper responsible for `reference`, or "".
 std::string HelperFor(const Json& config, const Reference& reference) {
   const auto [key, value] = BestFit(config["credHelpers"], reference);
   if (value.exists()) return value.string().value_or("");
@@ -164,7 +164,7 @@ absl::StatusOr<std::optional<Credential>> FromHelper(const Json& config, const s
   const std::string helper = HelperFor(config, reference);
   if (helper.empty()) return std::nullopt;
   std::vector<std::string> servers = {reference.host};
-  // Docker keeps its hub under an old URL, the containers tools under its name.
+  // Docker stores its hub under an old URL, the containers tools under its name.
   if (IsHubHost(reference.host)) servers = {std::string(kDockerHubServer), "docker.io"};
   for (const std::string& server : servers) {
     IMAGEFS_ASSIGN_OR_RETURN(std::optional<Credential> found, RunHelper(helper, server, file));
@@ -184,9 +184,9 @@ absl::StatusOr<std::optional<Credential>> FindInFile(const std::string& file,
   if (absl::StripAsciiWhitespace(*text).empty()) return std::nullopt;
   absl::StatusOr<Json> config = Json::Parse(*text);
   if (!config.ok() || !config->is_object()) {
-    // The parser's own message may quote a secret.
+    // The parser's message may quote a secret.
     return absl::InvalidArgumentError(
-        StrCat(file, " is no valid JSON object; repair or remove it"));
+        StrCat(file, " is not a valid JSON object; repair or remove it"));
   }
   const absl::StatusOr<std::optional<Credential>> helped = FromHelper(*config, file, reference);
   if (helped.ok() && *helped) return *helped;
@@ -198,7 +198,7 @@ absl::StatusOr<std::optional<Credential>> FindInFile(const std::string& file,
   return helped;
 }
 
-// Nobody else can have put something there.
+// Whether only this user can have put files there.
 bool IsOurs(const std::string& directory) {
   struct stat found;
   return lstat(directory.c_str(), &found) == 0 && S_ISDIR(found.st_mode) &&
@@ -241,7 +241,7 @@ std::string Credential::Fingerprint() const {
 bool DecodeUserAndPassword(std::string_view base64, Credential* out) {
   std::string decoded;
   const WipeAtEnd wipe(decoded);
-  decoded.reserve(base64.size());  // so that it is not moved
+  decoded.reserve(base64.size());  // must not be reallocated
   if (!absl::Base64Unescape(ToAbsl(base64), &decoded)) return false;
   const size_t colon = decoded.find(':');
   if (colon == std::string::npos) return false;
@@ -287,7 +287,7 @@ FoundCredential FindCredential(const Reference& reference, const CredentialOptio
     }
     if (!found.ok() && out.trouble.empty()) out.trouble = ToStd(found.status().message());
   }
-  WipeStack();  // where files and answers were parsed
+  WipeStack();  // files and responses were parsed here
   return out;
 }
 

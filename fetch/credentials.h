@@ -1,6 +1,6 @@
-// Credentials for registries, from the files that docker and the containers tools write. Read by
-// the CLI as the calling user and passed to the daemon with one request, for one host. Never
-// stored, never logged.
+// Registry credentials from the files that docker and the containers tools write. The CLI reads
+// them as the calling user and passes them to the daemon with a single request, for a single host.
+// Never stored, never logged.
 #pragma once
 
 #include <string>
@@ -15,22 +15,22 @@ namespace imagefs {
 struct Credential {
   std::string username;
   Secret password;
-  Secret identity_token;  // OAuth2 refresh token; then username and password are empty
-  Secret registry_token;  // sent to the registry as it is; then all others are empty
+  Secret identity_token;  // OAuth2 refresh token; username and password are then empty
+  Secret registry_token;  // sent to the registry verbatim; all others are then empty
   bool empty() const {
     return username.empty() && password.empty() && identity_token.empty() && registry_token.empty();
   }
-  // A salted fingerprint: equal credentials give equal text within one process, nothing can be read
-  // from it. "anonymous" when empty.
+  // A salted fingerprint: equal credentials have equal fingerprints within one process, and it
+  // reveals nothing about them. "anonymous" if empty.
   std::string Fingerprint() const;
 };
 
-// Sets user and password from the base64 of "USER:PASSWORD", as docker and the kubelet write it.
-// False, and nothing is set, when it is none.
+// Sets user name and password from the base64 of "USER:PASSWORD", the format of docker and the
+// kubelet. Returns false and sets nothing if it is malformed.
 bool DecodeUserAndPassword(std::string_view base64, Credential* out);
 
-// "run `docker login HOST` or `podman login HOST`", for the end of a message. `host` as references
-// name it.
+// Returns "run `docker login HOST` or `podman login HOST`", to end a message with. `host` is
+// written as in references.
 std::string LoginRemedy(std::string_view host);
 
 struct CredentialOptions {
@@ -39,24 +39,24 @@ struct CredentialOptions {
   std::string auth_file;        // $REGISTRY_AUTH_FILE
   std::string xdg_runtime_dir;  // $XDG_RUNTIME_DIR
   std::string xdg_config_home;  // $XDG_CONFIG_HOME
-  // Where podman and skopeo put what a login without a session brought, DIR/auth.json. Looked at
-  // only when they belong to this process's user and nobody else may write there: one is below
-  // /tmp.
+  // Where podman and skopeo store credentials of a login without a session, as DIR/auth.json. Used
+  // only if the directory is owned by this process's user and not writable by others, since one of
+  // them is under /tmp.
   std::vector<std::string> login_dirs;
   static CredentialOptions FromEnvironment();
 };
 
 struct FoundCredential {
-  Credential credential;  // empty when there is none, or none that could be had
-  // Why there may be one that could not be had: the file or the helper, the cause, the remedy, in
-  // one line without secrets. "" when a credential was found, and when nothing is wrong.
+  Credential credential;  // empty if none was found or available
+  // Why a credential that may exist is not available: the file or helper, the cause and the remedy,
+  // in one line without secrets. "" if a credential was found or nothing is wrong.
   std::string trouble;
 };
 
-// Looks the reference's registry up: containers' auth.json first (longest namespaced key wins),
-// then docker's config.json (credHelpers[host], credsStore, auths). A file that is unreadable or
-// malformed, and a helper that is missing, fails or does not answer within 10 s, is passed over:
-// most images are public. A helper that says "not found" is no trouble. Blocks.
+// Looks up the reference's registry: first in containers' auth.json (the longest namespaced key
+// wins), then in docker's config.json (credHelpers[host], credsStore, auths). Skips files that are
+// unreadable or malformed, and helpers that are missing, fail, or do not respond within 10 s,
+// because most images are public. A helper that reports "not found" is not an error. Blocks.
 FoundCredential FindCredential(const Reference& reference, const CredentialOptions& options);
 
 }  // namespace imagefs

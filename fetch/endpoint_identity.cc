@@ -7,9 +7,9 @@
 namespace imagefs {
 namespace {
 
-// Two repositories whose credentials expire at one time do not wait for each other's plugin.
+// Two repositories whose credentials expire at the same time do not wait for each other's plugin.
 constexpr int kThreads = 2;
-// Each refused question of a reader would start a plugin otherwise.
+// Otherwise, each rejected request of a reader would start a plugin.
 constexpr std::chrono::seconds kPauseAfterFailure(5);
 
 }  // namespace
@@ -17,7 +17,7 @@ constexpr std::chrono::seconds kPauseAfterFailure(5);
 void RefreshThreads::Ask(CredentialRefresh refresh, Credential refused,
                          GuardedDone<absl::StatusOr<Credential>> done) {
   absl::MutexLock lock(&mu_);
-  if (closed_) return;  // `done` says that it was dropped
+  if (closed_) return;  // `done` delivers kCancelled
   if (executor_ == nullptr) executor_ = std::make_unique<Executor>("credentials", kThreads);
   executor_->Submit([this, refresh = std::move(refresh), refused = std::move(refused),
                      done = std::move(done)]() mutable {
@@ -34,7 +34,7 @@ bool RefreshThreads::Closed() {
 }
 
 void RefreshThreads::Close() {
-  // Destroyed without the lock, which its tasks take.
+  // Destroyed without the lock, which its tasks acquire.
   std::unique_ptr<Executor> ending;
   absl::MutexLock lock(&mu_);
   closed_ = true;
@@ -64,7 +64,7 @@ void EndpointIdentity::Renew(int generation, RefreshThreads& threads,
 void EndpointIdentity::OnAnswer(absl::StatusOr<Credential> answer) {
   bool renewed = false;
   if (absl::IsCancelled(answer.status())) {
-    // The daemon ends.
+    // The daemon is shutting down.
   } else if (!answer.ok()) {
     LogWarning("credential_refresh_failed cause=", answer.status().message());
   } else if (!answer->empty()) {

@@ -1,9 +1,8 @@
-// The credential that the questions to one repository go with, and its renewal when the registry
-// no longer takes it.
+// The credential used for one repository, and its renewal when the registry rejects it.
 //
-// Used on the HTTP client's thread only, except for RefreshThreads. What a renewal asks (helpers,
-// plugins, files) blocks, so it runs on threads of its own; whoever is refused meanwhile waits for
-// the same answer.
+// Used on the HTTP client's thread only, except for RefreshThreads. A renewal (helpers, plugins,
+// files) blocks, so it runs on separate threads; requests rejected meanwhile wait for the same
+// result.
 #pragma once
 
 #include <chrono>
@@ -23,20 +22,20 @@
 
 namespace imagefs {
 
-// Gets a credential in place of one that was refused; may block. Equal to it, or empty: there is no
-// other.
+// Returns a replacement for a rejected credential; may block. The same or an empty credential means
+// that there is none.
 using CredentialRefresh = std::function<absl::StatusOr<Credential>(const Credential& refused)>;
 
-// The threads that renewals block; started at the first one. Thread-safe.
+// Threads for renewals, started on first use. Thread-safe.
 class RefreshThreads {
  public:
   explicit RefreshThreads(HttpClient& http) : http_(http) {}
-  // REQUIRES: closed.
+  // REQUIRES: Close() has been called.
   ~RefreshThreads() = default;
-  // `done` runs on the HTTP client's thread, or is dropped once this is closed.
+  // `done` runs on the HTTP client's thread. It is dropped after Close().
   void Ask(CredentialRefresh refresh, Credential refused,
            GuardedDone<absl::StatusOr<Credential>> done);
-  // Waits for what runs. REQUIRES: the client is there still.
+  // Waits for running renewals. REQUIRES: the HTTP client still exists.
   void Close();
 
  private:
@@ -50,17 +49,17 @@ class RefreshThreads {
 
 class EndpointIdentity : public std::enable_shared_from_this<EndpointIdentity> {
  public:
-  // `refresh` may be empty: the credential is all there is.
+  // If `refresh` is empty, the credential is never renewed.
   EndpointIdentity(Credential credential, CredentialRefresh refresh);
 
   const Credential& credential() const { return credential_; }
   const std::string& fingerprint() const { return fingerprint_; }
-  // Grows whenever the credential is replaced.
+  // Incremented whenever the credential is replaced.
   int generation() const { return generation_; }
 
-  // The registry refused the credential of `generation`. `done` is told whether there is another
-  // one to try; inline when that is known already. After a renewal that gave none, the next is not
-  // tried for some seconds.
+  // Call after the registry has rejected the credential of `generation`. Tells `done` whether there
+  // is another one to try; inline if that is already known. After an unsuccessful renewal, the next
+  // one is not attempted for some seconds.
   void Renew(int generation, RefreshThreads& threads, absl::AnyInvocable<void(bool renewed)> done);
 
  private:
@@ -70,7 +69,7 @@ class EndpointIdentity : public std::enable_shared_from_this<EndpointIdentity> {
   Credential credential_;
   std::string fingerprint_;
   int generation_ = 0;
-  std::vector<absl::AnyInvocable<void(bool)>> waiting_;  // not empty: a renewal is under way
+  std::vector<absl::AnyInvocable<void(bool)>> waiting_;  // not empty: a renewal is in progress
   std::chrono::steady_clock::time_point not_before_;
 };
 

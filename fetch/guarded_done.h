@@ -1,5 +1,5 @@
-// A completion callback that runs exactly once, come what may: when its owner is destroyed without
-// having called it (a dropped task, a client that goes away), it delivers kCancelled.
+// A completion callback that is guaranteed to run exactly once: if its owner is destroyed without
+// calling it (a dropped task, a destroyed client), it delivers kCancelled.
 #pragma once
 
 #include <utility>
@@ -19,7 +19,7 @@ class GuardedDone {
   GuardedDone& operator=(GuardedDone&&) = delete;
   ~GuardedDone() { (*this)(absl::CancelledError("the work was dropped")); }
 
-  // Later calls do nothing.
+  // Further calls are ignored.
   void operator()(R result) {
     absl::AnyInvocable<void(R)> done = std::exchange(done_, nullptr);
     if (done) done(std::move(result));

@@ -28,7 +28,7 @@ std::string HttpResponse::Header(std::string_view name) const {
 absl::Status HeaderReader::Take(std::string_view line, HttpResponse& response) {
   bytes_ += line.size();
   if (response.headers.size() >= kMaxHeaders || bytes_ > kMaxHeaderBytes) {
-    return absl::ResourceExhaustedError("sent more headers than are acceptable");
+    return absl::ResourceExhaustedError("sent too many headers");
   }
   if (line.starts_with("HTTP/")) {
     response.headers.clear();

@@ -1,4 +1,4 @@
-// The status line and the headers of an HTTP answer, line by line, within limits. Pure.
+// Parses the status line and headers of an HTTP response, line by line, within limits. Pure.
 #pragma once
 
 #include <cstddef>
@@ -11,11 +11,11 @@ namespace imagefs {
 
 class HeaderReader {
  public:
-  // Takes one line, with or without its end. Interim answers (1xx) are passed over. What makes no
-  // header is left out; an answer without a status or with more headers than are acceptable is an
-  // error: kUnavailable, kResourceExhausted.
+  // Takes one line, with or without its line end. Skips interim (1xx) responses and malformed
+  // headers. Returns kUnavailable for a response without a status, and kResourceExhausted for one
+  // with too many headers.
   absl::Status Take(std::string_view line, HttpResponse& response);
-  // The headers are complete.
+  // True once the headers are complete.
   bool done() const { return done_; }
 
  private:

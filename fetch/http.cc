@@ -30,12 +30,12 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::string_view kAuthorization = "Authorization: ";
-// Fewer system calls a megabyte than curl's default of 16 KiB.
+// Fewer system calls per megabyte than with curl's default of 16 KiB.
 constexpr long kReceiveBufferBytes = 256 << 10;
 constexpr uint64_t kMaxCaBundleBytes = 16 << 20;
-// What an answer that is an error may bring in its time.
+// Maximum body of an error response within the time limit.
 constexpr uint64_t kMaxErrorBytes = 64 << 10;
-// A priority may be raised while requests wait.
+// Priorities may be raised while requests wait.
 constexpr std::chrono::milliseconds kLookAgain(100);
 
 absl::Status OutOfReach(const absl::Status& status) {
@@ -45,7 +45,7 @@ absl::Status OutOfReach(const absl::Status& status) {
 
 absl::Status CancelledRequest() { return absl::CancelledError("request cancelled"); }
 
-// One request from Start to Done. Touched by the client's thread only once it left the inbox.
+// One request from Start to Done. Only the client's thread may use it once it has left the inbox.
 struct Transfer {
   uint64_t id = 0;
   HttpRequest request;
@@ -61,19 +61,19 @@ struct Transfer {
   Reach* reach = nullptr;
   Reach::Target target;
   ProxySettings::Proxy proxy;
-  absl::Status refused;  // by `reach`; another address of the host may do
+  absl::Status refused;  // by `reach`; another address of the host may be allowed
   std::optional<TransferPhases> phases;
   HttpResponse response;
   HeaderReader header_reader;
   HttpClient::Sink sink;
   curl_off_t sent_bytes = 0;
-  absl::Status failure;  // of a sink, of on_headers or of a limit; wins over curl's own code
+  absl::Status failure;  // of a sink, on_headers or a limit; overrides curl's code
   std::atomic<uint64_t>* bytes_received = nullptr;
 
   std::string SlotKey() const { return StrCat(url.scheme, "://", url.host, ":", url.port); }
   ~Transfer() {
     if (easy != nullptr) curl_easy_cleanup(easy);
-    // Curl copied the header with the credential into the list.
+    // The list contains curl's copy of the header with the credential.
     for (curl_slist* one = header_list; one != nullptr; one = one->next) {
       if (std::string_view(one->data).starts_with(kAuthorization)) {
         explicit_bzero(one->data, std::strlen(one->data));
@@ -88,13 +88,13 @@ struct Timer {
   uint64_t sequence = 0;
   absl::AnyInvocable<void()> task;
 };
-// The heap's front is the earliest.
+// The front of the heap is the earliest.
 bool LaterTimer(const Timer& a, const Timer& b) {
   return a.due != b.due ? a.due > b.due : a.sequence > b.sequence;
 }
 
-// What other threads leave for the client's thread. Cancel callbacks may outlive the client, so
-// they hold the inbox and not the client.
+// Work from other threads for the client's thread. Cancel callbacks may outlive the client, so they
+// hold the inbox instead of the client.
 struct Inbox {
   absl::Mutex mu;
   std::vector<std::unique_ptr<Transfer>> submitted ABSL_GUARDED_BY(mu);
@@ -102,7 +102,7 @@ struct Inbox {
   std::vector<Timer> timers ABSL_GUARDED_BY(mu);  // a heap
   uint64_t next_sequence ABSL_GUARDED_BY(mu) = 0;
   bool stopping ABSL_GUARDED_BY(mu) = false;
-  CURLM* multi ABSL_GUARDED_BY(mu) = nullptr;  // null after its destruction
+  CURLM* multi ABSL_GUARDED_BY(mu) = nullptr;  // null once destroyed
 
   void WakeLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu) {
     if (multi != nullptr) curl_multi_wakeup(multi);
@@ -151,7 +151,7 @@ absl::Status Explain(const Transfer& t, CURLcode code) {
        static_cast<int>(os_error), t.url, t.proxy, static_cast<int>(proxy_status)});
 }
 
-// How much of a body is collected in memory at most; nullopt = a blob's, which is not.
+// Returns the maximum size of a body buffered in memory; nullopt for a blob, which is not buffered.
 std::optional<uint64_t> CollectedBytes(const Transfer& t) {
   uint64_t most = t.request.max_body_bytes;
   if (t.sink) {
@@ -162,7 +162,7 @@ std::optional<uint64_t> CollectedBytes(const Transfer& t) {
   return std::min(most, ParseDecimal(t.response.Header("content-length")).value_or(most));
 }
 
-// Takes one header line. An error ends the transfer. Trailers carry nothing that is wanted here.
+// Handles one header line. An error ends the transfer. Trailers are ignored.
 absl::Status ParseHeaderLine(Transfer& t, std::string_view line) {
   if (t.header_reader.done()) return absl::OkStatus();
   absl::Status status = t.header_reader.Take(line, t.response);
@@ -199,7 +199,7 @@ size_t OnBody(char* data, size_t size, size_t count, void* user) {
   return t.failure.ok() ? bytes.size() : static_cast<size_t>(CURL_WRITEFUNC_ERROR);
 }
 
-// Bytes that leave are a sign of life as well as those that arrive.
+// Sent bytes count as activity, like received ones.
 int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t sent) {
   Transfer& t = *static_cast<Transfer*>(user);
   if (sent != t.sent_bytes) t.phases->BytesLeft(Clock::now());
@@ -207,7 +207,7 @@ int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t sent) 
   return 0;
 }
 
-// Whether `address` may be used; for a proxy's there is nothing to ask.
+// Whether `address` may be used; a proxy's address is not checked.
 bool MayUse(Transfer& t, const std::optional<IpAddress>& address) {
   if (!t.proxy.none()) return true;
   absl::Status status = address ? t.reach->Check(t.target, *address, Clock::now())
@@ -224,7 +224,7 @@ curl_socket_t OnOpenSocket(void* user, curlsocktype, struct curl_sockaddr* addre
   return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
-// The connection is there, new or used before on another registry's account.
+// Called when the connection is ready, new or reused from another registry's requests.
 int OnConnected(void* user, char* address, char*, int, int) {
   Transfer& t = *static_cast<Transfer*>(user);
   const std::optional<IpAddress> parsed = IpAddress::Parse(address);
@@ -234,7 +234,7 @@ int OnConnected(void* user, char* address, char*, int, int) {
   return CURL_PREREQFUNC_OK;
 }
 
-// The host's name alone, as Url has it, of "host[:port]".
+// Returns the host name in "host[:port]", in Url's format.
 std::string HostName(const std::string& registry, const Url& url) {
   if (registry.empty()) return url.host;
   const absl::StatusOr<Url> parsed = Url::Parse(StrCat(url.scheme, "://", registry));
@@ -322,7 +322,7 @@ class HttpClient::Impl {
   void After(std::chrono::milliseconds delay, absl::AnyInvocable<void()> task) {
     absl::MutexLock lock(&inbox_->mu);
     if (inbox_->stopping) {
-      // Destroyed by the caller's frame, after the lock was given back.
+      // `task` is destroyed by the caller, after the lock is released.
       return;
     }
     inbox_->timers.push_back({Clock::now() + delay, inbox_->next_sequence++, std::move(task)});
@@ -341,7 +341,7 @@ class HttpClient::Impl {
             status = std::move(status)]() mutable { done(status); };
   }
 
-  // The system's CAs and, where given, those of the caller's file.
+  // Loads the system's CAs and those of the caller's file, if any.
   absl::Status LoadCertificates() {
     const curl_version_info_data* info = curl_version_info(CURLVERSION_NOW);
     ca_bundle_ = EnvironmentOr("SSL_CERT_FILE", info->cainfo);
@@ -369,7 +369,7 @@ class HttpClient::Impl {
     Drain();
   }
 
-  // Takes what other threads left and runs due timers. False when the client is to stop.
+  // Processes work from other threads and due timers. Returns false if the client must stop.
   bool Absorb() {
     std::vector<uint64_t> cancelled;
     std::vector<std::unique_ptr<Transfer>> submitted;
@@ -387,7 +387,7 @@ class HttpClient::Impl {
       }
     }
     for (auto& transfer : submitted) {
-      // A cancellation may have been taken before the request itself was.
+      // The cancellation may have been processed before the request.
       if (transfer->cancel.cancelled()) {
         Complete(std::move(transfer), CancelledRequest());
       } else {
@@ -434,7 +434,7 @@ class HttpClient::Impl {
     return transfer;
   }
 
-  // Starts and cuts as the shares say; returns when to ask them again.
+  // Starts and cuts requests as the shares decide; returns when to ask them again.
   Clock::time_point ShareConnections() {
     const Clock::time_point now = Clock::now();
     if (now < look_again_) return look_again_;
@@ -485,7 +485,7 @@ class HttpClient::Impl {
     t.easy = curl_easy_init();
     if (t.easy == nullptr) return absl::ResourceExhaustedError("libcurl: out of memory");
     Configure(t);
-    // curl ends the connecting itself, and says more.
+    // curl enforces the connect timeout itself, with a better message.
     t.phases.emplace(options_.phases, t.request.connect_timeout + std::chrono::seconds(1),
                      t.request.stall_timeout, Clock::now());
     return absl::OkStatus();
@@ -498,18 +498,18 @@ class HttpClient::Impl {
     curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(easy, CURLOPT_FOLLOWLOCATION, 0L);
     curl_easy_setopt(easy, CURLOPT_NOSIGNAL, 1L);
-    // A removed handle must not wait for a name server on this one thread.
+    // Removing a handle must not block this thread on name resolution.
     curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L);
     curl_easy_setopt(easy, CURLOPT_USERAGENT, options_.user_agent.c_str());
     curl_easy_setopt(easy, CURLOPT_ERRORBUFFER, t.error_text);
-    // Answers that are collected keep curl's own size: a small one is wiped when it is freed.
+    // Buffered responses use curl's default size: a small buffer is wiped when freed.
     if (t.on_headers) curl_easy_setopt(easy, CURLOPT_BUFFERSIZE, kReceiveBufferBytes);
     curl_easy_setopt(easy, CURLOPT_TCP_KEEPALIVE, 1L);
     if (t.request.own_connection) curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 1L);
     curl_easy_setopt(easy, CURLOPT_CONNECTTIMEOUT_MS,
                      static_cast<long>(t.request.connect_timeout.count()));
     curl_easy_setopt(easy, CURLOPT_SUPPRESS_CONNECT_HEADERS, 1L);
-    // The environment's choice has been made already; "" is none.
+    // The proxy has already been chosen; "" is none.
     curl_easy_setopt(easy, CURLOPT_PROXY, t.proxy.url.c_str());
     curl_easy_setopt(easy, CURLOPT_NOPROXY, "");
     curl_easy_setopt(easy, CURLOPT_OPENSOCKETFUNCTION, &OnOpenSocket);
@@ -522,7 +522,7 @@ class HttpClient::Impl {
     curl_easy_setopt(easy, CURLOPT_WRITEDATA, &t);
     if (t.url.scheme == "https") ConfigureTls(t);
     ConfigureMethod(t);
-    // Offsets of a blob count bytes as they are stored, so the server must not encode them.
+    // Blob offsets count the stored bytes, so the server must not encode them.
     t.header_list = curl_slist_append(t.header_list, "Accept-Encoding: identity");
     t.header_list = curl_slist_append(t.header_list, "Expect:");
     for (const auto& [name, value] : t.request.headers) {
@@ -538,7 +538,7 @@ class HttpClient::Impl {
   void ConfigureTls(Transfer& t) {
     CURL* easy = t.easy;
     curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_2TLS);
-    // Rather one connection with many streams than many handshakes.
+    // Prefer one connection with many streams to many handshakes.
     curl_easy_setopt(easy, CURLOPT_PIPEWAIT, t.request.own_connection ? 0L : 1L);
     curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, t.request.verify_tls ? 1L : 0L);
     curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, t.request.verify_tls ? 2L : 0L);
@@ -569,7 +569,7 @@ class HttpClient::Impl {
     curl_easy_setopt(t.easy, CURLOPT_CUSTOMREQUEST, request.method.c_str());
   }
 
-  // Takes an active transfer out of curl and gives its slot back.
+  // Removes an active transfer from curl and releases its slot.
   std::unique_ptr<Transfer> Detach(uint64_t id) {
     const auto it = active_.find(id);
     std::unique_ptr<Transfer> transfer = std::move(it->second);
@@ -583,7 +583,7 @@ class HttpClient::Impl {
     return transfer;
   }
 
-  // Runs Done after everything of the request but its result is gone.
+  // Runs Done after everything but the result has been destroyed.
   static void Complete(std::unique_ptr<Transfer> transfer, absl::StatusOr<HttpResponse> result) {
     Done done = std::move(transfer->done);
     transfer.reset();
@@ -606,7 +606,7 @@ class HttpClient::Impl {
       } else if (code != CURLE_OK) {
         result = Explain(t, code);
       } else if (!t.header_reader.done()) {
-        // What curl takes for an answer without a body.
+        // curl considers this a response without a body.
         result = ExplainFailure({.cause = "it ended in the middle of the headers",
                                  .url = t.url,
                                  .proxy = t.proxy,
@@ -620,7 +620,7 @@ class HttpClient::Impl {
     }
   }
 
-  // Ends what has used up the time of its phase; returns when to look again.
+  // Ends transfers that have exceeded the time limit of their phase; returns when to check again.
   Clock::time_point CheckPhases() {
     using Kind = TransferPhases::Verdict::Kind;
     const Clock::time_point now = Clock::now();
@@ -667,7 +667,7 @@ class HttpClient::Impl {
     curl_multi_poll(multi_, nullptr, 0, static_cast<int>(timeout.count()), nullptr);
   }
 
-  // Completes everything. Nothing new arrives: the inbox refuses it while stopping.
+  // Completes everything. Nothing new arrives: the inbox rejects it while stopping.
   void Drain() {
     while (!active_.empty()) Complete(Detach(active_.begin()->first), CancelledRequest());
     std::vector<std::unique_ptr<Transfer>> rest;
@@ -691,12 +691,12 @@ class HttpClient::Impl {
   std::atomic<uint64_t> next_id_{1};
   std::atomic<uint64_t> requests_{0}, connections_{0}, bytes_received_{0};
 
-  // The client's thread only.
+  // Client's thread only.
   CURLM* multi_ = nullptr;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Transfer>> waiting_, active_;
   ConnectionShares shares_;
   Reach reach_;
-  Clock::time_point look_again_;  // at shares_
+  Clock::time_point look_again_;  // when to ask shares_
 
   std::thread thread_;
 };

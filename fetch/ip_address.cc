@@ -20,13 +20,13 @@ struct Row {
   AddressClass address_class;
 };
 
-// The first row that holds the address decides; what no row holds is public.
+// The first row that contains the address decides; an address in no row is public.
 constexpr Row kRows[] = {
     {"169.254.169.254", AddressClass::kMetadata},  // AWS, Azure, Google and most others
-    {"169.254.170.2", AddressClass::kMetadata},    // AWS, of tasks
-    {"169.254.170.23", AddressClass::kMetadata},   // AWS, of pods
+    {"169.254.170.2", AddressClass::kMetadata},    // AWS, for tasks
+    {"169.254.170.23", AddressClass::kMetadata},   // AWS, for pods
     {"fd00:ec2::254", AddressClass::kMetadata},    // AWS
-    {"fd00:ec2::23", AddressClass::kMetadata},     // AWS, of pods
+    {"fd00:ec2::23", AddressClass::kMetadata},     // AWS, for pods
     {"fd20:ce::254", AddressClass::kMetadata},     // Google
     {"100.100.100.200", AddressClass::kMetadata},  // Alibaba
     {"168.63.129.16", AddressClass::kMetadata},    // Azure
@@ -106,7 +106,7 @@ std::optional<IpAddress> IpAddress::Parse(std::string_view text) {
     text = text.substr(1, text.size() - 2);
     if (text.find(':') == std::string_view::npos) return std::nullopt;
   }
-  // The zone of a link-local address says through which interface it is reached.
+  // Drop the zone of a link-local address, which names the interface.
   if (text.find(':') != std::string_view::npos) text = text.substr(0, text.find('%'));
   const std::string zero_ended(text);
   std::array<uint8_t, 16> bytes;

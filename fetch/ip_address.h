@@ -1,5 +1,4 @@
-// IPv4 and IPv6 addresses, ranges of them, and what kind of network one belongs to. Values; pure
-// functions.
+// IPv4 and IPv6 addresses, ranges of them, and their classification. Value types; pure functions.
 #pragma once
 
 #include <array>
@@ -13,27 +12,27 @@ struct sockaddr;
 
 namespace imagefs {
 
-// What an address gives access to. From the special-purpose registries of IANA (RFC 6890) and the
-// documentation of the clouds.
+// The kind of network that an address belongs to, from IANA's special-purpose registries (RFC 6890)
+// and the documentation of cloud providers.
 enum class AddressClass {
   kPublic,
   kPrivate,    // 10/8, 172.16/12, 192.168/16, 100.64/10, fc00::/7 and the like
   kLinkLocal,  // 169.254/16, fe80::/10
   kLoopback,   // 127/8, ::1, and the unspecified address, which connects to this machine
-  kMetadata,   // where a cloud gives its machines their identity
-  kReserved,   // multicast, broadcast and what is in no use
+  kMetadata,   // cloud metadata services, which hand out the machine's identity
+  kReserved,   // multicast, broadcast and unassigned
 };
-// "a private address" and so on.
+// For example, "a private address".
 std::string_view Describe(AddressClass address_class);
 
 class IpAddress {
  public:
-  // "192.0.2.1", "2001:db8::1", the latter also in brackets; nothing else, no names.
+  // Accepts "192.0.2.1" and "2001:db8::1", the latter also in brackets; no names.
   static std::optional<IpAddress> Parse(std::string_view text);
   static std::optional<IpAddress> Of(const sockaddr* address);
 
-  // That of an address that carries an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo,
-  // ISATAP) is the carried one's where that is not public.
+  // An address that embeds an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo, ISATAP) has
+  // the class of the embedded one, if that is not public.
   AddressClass Class() const;
   std::string ToString() const;
 
@@ -50,18 +49,18 @@ class IpAddress {
   std::array<uint8_t, 16> bytes_;  // IPv4 as ::ffff:a.b.c.d
 };
 
-// "10.0.0.0/8"; an address alone is a range of one.
+// A range such as "10.0.0.0/8"; a single address is a range of one.
 class IpPrefix {
  public:
   static std::optional<IpPrefix> Parse(std::string_view text);
-  // Also when the address carries an IPv4 address that is in it.
+  // Also true if the address embeds an IPv4 address in the range.
   bool Contains(const IpAddress& address) const;
 
  private:
   IpPrefix(IpAddress address, int bits) : address_(address), bits_(bits) {}
   bool ContainsItself(const IpAddress& address) const;
   IpAddress address_;
-  int bits_;  // of 128
+  int bits_;  // out of 128
 };
 
 }  // namespace imagefs

@@ -32,7 +32,7 @@ bool IsKnownVersion(std::string_view text, std::string_view group) {
   return ConsumePrefix(&text, group) && (text == "v1" || text == "v1beta1" || text == "v1alpha1");
 }
 
-// "" when absent.
+// Returns "" if absent.
 std::string Scalar(const YAML::Node& node) {
   return node.IsDefined() && node.IsScalar() ? node.Scalar() : std::string();
 }
@@ -46,10 +46,10 @@ absl::StatusOr<std::vector<std::string>> Strings(const YAML::Node& node) {
   std::vector<std::string> out;
   if (!node.IsDefined() || node.IsNull()) return out;
   if (!node.IsSequence() || node.size() > kMaxPatterns) {
-    return absl::InvalidArgumentError("is no list of texts");
+    return absl::InvalidArgumentError("is not a list of strings");
   }
   for (const YAML::Node& one : node) {
-    if (!one.IsScalar()) return absl::InvalidArgumentError("is no list of texts");
+    if (!one.IsScalar()) return absl::InvalidArgumentError("is not a list of strings");
     out.push_back(one.Scalar());
   }
   return out;
@@ -78,12 +78,12 @@ absl::StatusOr<KubeletProvider> ParseProvider(const YAML::Node& node, const std:
   }
   if (const YAML::Node env = node["env"]; env.IsDefined() && !env.IsNull()) {
     if (!env.IsSequence() || env.size() > kMaxPatterns) {
-      return Invalid(path, name, "has an env that is no list of name and value");
+      return Invalid(path, name, "has an env that is not a list of names and values");
     }
     for (const YAML::Node& one : env) {
       const std::string variable = one.IsMap() ? Scalar(one["name"]) : "";
       if (variable.empty() || variable.find('=') != std::string::npos) {
-        return Invalid(path, name, "has an env that is no list of name and value");
+        return Invalid(path, name, "has an env that is not a list of names and values");
       }
       out.environment.push_back(StrCat(variable, "=", Scalar(one["value"])));
     }
@@ -94,7 +94,7 @@ absl::StatusOr<KubeletProvider> ParseProvider(const YAML::Node& node, const std:
   return out;
 }
 
-// HOST, PORT and "/PATH" of an image or a pattern, of which a scheme is no part.
+// HOST, PORT and "/PATH" of an image or pattern, ignoring a scheme.
 struct Parts {
   std::string_view host, port, path;
 };
@@ -146,7 +146,7 @@ std::optional<std::chrono::seconds> ParseGoDuration(std::string_view text) {
     if (number == ".") return std::nullopt;
     text.remove_prefix(digits);
     double unit = 0;
-    // The longer of two units that begin alike first.
+    // If a unit is a prefix of another, the longer one comes first.
     for (const auto& [name, value] : {std::pair<std::string_view, double>{"ns", 1e-9},
                                       {"us", 1e-6},
                                       {"\u00b5s", 1e-6},
@@ -161,7 +161,7 @@ std::optional<std::chrono::seconds> ParseGoDuration(std::string_view text) {
     if (unit == 0) return std::nullopt;
     seconds += strtod(number.c_str(), nullptr) * unit;
   }
-  // As much as Go's type holds.
+  // The limit of Go's type.
   if (!(seconds < 9.2e9)) return std::nullopt;
   return std::chrono::seconds(static_cast<int64_t>(std::floor(seconds)));
 }
@@ -188,7 +188,7 @@ absl::StatusOr<std::vector<KubeletProvider>> ParseKubeletProviders(const std::st
     if (!root.IsMap() || Scalar(root["kind"]) != "CredentialProviderConfig" ||
         !IsKnownVersion(Scalar(root["apiVersion"]), kConfigGroup)) {
       return absl::InvalidArgumentError(
-          StrCat(path, ": this is no CredentialProviderConfig of ", kConfigGroup, "v1"));
+          StrCat(path, ": this is not a CredentialProviderConfig of ", kConfigGroup, "v1"));
     }
     const YAML::Node providers = root["providers"];
     if (!providers.IsDefined() || !providers.IsSequence() || providers.size() == 0 ||
@@ -196,7 +196,7 @@ absl::StatusOr<std::vector<KubeletProvider>> ParseKubeletProviders(const std::st
       return absl::InvalidArgumentError(StrCat(path, ": it needs a list of providers"));
     }
     for (const YAML::Node& node : providers) {
-      if (!node.IsMap()) return Invalid(path, "", "is no mapping");
+      if (!node.IsMap()) return Invalid(path, "", "is not a mapping");
       IMAGEFS_ASSIGN_OR_RETURN(KubeletProvider provider, ParseProvider(node, path));
       for (const KubeletProvider& other : out) {
         if (other.name == provider.name) return Invalid(path, provider.name, "is there twice");
@@ -205,7 +205,7 @@ absl::StatusOr<std::vector<KubeletProvider>> ParseKubeletProviders(const std::st
     }
   } catch (const YAML::Exception& error) {
     return absl::InvalidArgumentError(
-        StrCat(path, ":", error.mark.line + 1, ": this is no YAML: ", Printable(error.msg)));
+        StrCat(path, ":", error.mark.line + 1, ": this is not YAML: ", Printable(error.msg)));
   }
   return out;
 }
@@ -315,7 +315,7 @@ absl::StatusOr<KubeletProviders::AnswerRef> KubeletProviders::Ask(const KubeletP
     result = std::move(answer);
     ended.Notify();
   };
-  // Until the flight ends this caller stays, and with it what the task refers to.
+  // The caller stays until the flight ends, which keeps the task's references valid.
   caller.start = [this, provider, image](FlightTable<AnswerRef>::Context context) {
     runners_.Submit([this, provider, image, context = std::move(context)] {
       context.finish(Run(provider, image));
@@ -350,7 +350,7 @@ absl::StatusOr<KubeletProviders::AnswerRef> KubeletProviders::Run(const KubeletP
   const WipeAtEnd wipe(result.output);
   if (!result.succeeded()) return absl::FailedPreconditionError(result.Complaint());
   absl::StatusOr<AnswerRef> answer = ParseAnswer(result.output, provider);
-  WipeStack();  // where it was parsed
+  WipeStack();  // it was parsed here
   if (answer.ok()) Keep(provider, image, *answer);
   return answer;
 }
@@ -360,7 +360,7 @@ absl::StatusOr<KubeletProviders::AnswerRef> KubeletProviders::ParseAnswer(
   // A parser's message may quote a secret.
   const absl::StatusOr<Json> json = Json::Parse(text);
   if (!json.ok() || !json->is_object() || json->StringOr("kind") != "CredentialProviderResponse") {
-    return absl::InvalidArgumentError("its answer is no CredentialProviderResponse");
+    return absl::InvalidArgumentError("its answer is not a CredentialProviderResponse");
   }
   if (json->StringOr("apiVersion") != provider.api_version) {
     return absl::InvalidArgumentError(

@@ -1,9 +1,9 @@
-// Runs the kubelet's credential-provider plugins as the kubelet does: programs that print
-// credentials for an image, named by a CredentialProviderConfig (YAML or JSON;
-// kubelet.config.k8s.io v1, v1beta1 or v1alpha1). What they ask for that only the kubelet has (a
-// pod's service account) they do not get.
+// Runs the kubelet's credential-provider plugins the way the kubelet does: programs that print
+// credentials for an image, configured by a CredentialProviderConfig (YAML or JSON;
+// kubelet.config.k8s.io v1, v1beta1 or v1alpha1). Plugins do not get what only the kubelet has (a
+// pod's service account).
 //
-// Thread-safe. The only user of yaml-cpp is this header's .cc.
+// Thread-safe. Only this header's .cc uses yaml-cpp.
 #pragma once
 
 #include <chrono>
@@ -27,50 +27,51 @@
 namespace imagefs {
 
 struct KubeletProvider {
-  std::string name;  // of the program in the folder of plugins
+  std::string name;  // file name in the plugin directory
   std::vector<std::string> match_images;
   std::chrono::seconds default_cache_duration{0};
   std::string api_version;  // "credentialprovider.kubelet.k8s.io/v1"
   std::vector<std::string> args;
   std::vector<std::string> environment;  // "NAME=value"
-  bool needs_service_account = false;    // cannot be run by us
+  bool needs_service_account = false;    // not supported
 };
 
-// Refuses what the kubelet refuses, with the path in the message; members that are not known are
-// passed over, since newer kubelets have more. Pure.
+// Rejects what the kubelet rejects, with the path in the message. Ignores unknown members, since
+// newer kubelets have more. Pure.
 absl::StatusOr<std::vector<KubeletProvider>> ParseKubeletProviders(const std::string& text,
                                                                    const std::string& path);
 
-// "1h30m", "500ms", "0" as Go writes durations, rounded down to seconds.
+// Parses a duration in Go's format ("1h30m", "500ms", "0"), rounded down to seconds.
 std::optional<std::chrono::seconds> ParseGoDuration(std::string_view text);
 
-// Whether an image (HOST[:PORT]/PATH) is what `pattern` means: as many labels in the host, each
-// matching as a glob; the same port or none in both; a path that begins with the pattern's. Pure.
+// Returns whether `pattern` matches an image (HOST[:PORT]/PATH): the hosts have the same number of
+// labels, each matching as a glob; both have the same port or none; and the image's path begins
+// with the pattern's. Pure.
 bool MatchesImage(std::string_view pattern, std::string_view image);
 
 class KubeletProviders {
  public:
   struct Options {
-    std::string config;   // the file; read again when it changes
-    std::string bin_dir;  // of the plugins
+    std::string config;   // the file; reloaded when it changes
+    std::string bin_dir;  // directory of the plugins
     std::chrono::seconds timeout{30};
-    std::function<std::chrono::steady_clock::time_point()> now;  // null = the real clock
+    std::function<std::chrono::steady_clock::time_point()> now;  // null = real clock
   };
   explicit KubeletProviders(Options options);
-  // Waits for plugins that run.
+  // Waits for running plugins.
   ~KubeletProviders();
 
-  // Credentials for the reference, best first: by the order of the providers, and of one provider
-  // the most specific pattern first. Blocks while plugins run; equal questions at one time run a
-  // plugin once. What fails is logged and left out. With `refused`, answers that gave it are
-  // forgotten first.
+  // Returns credentials for the reference, best first: in the order of the providers, and within
+  // one provider the most specific pattern first. Blocks while plugins run; concurrent equal
+  // requests run a plugin once. Failures are logged and skipped. If `refused` is not null, cached
+  // answers with that credential are dropped first.
   std::vector<Credential> Find(const Reference& reference, const Credential* refused);
 
-  // Plugins run so far.
+  // Number of plugin runs so far.
   uint64_t runs() const;
 
  private:
-  // What a plugin said: patterns with their credentials, the most specific first.
+  // A plugin's answer: patterns with their credentials, the most specific first.
   struct Answer {
     std::vector<std::pair<std::string, Credential>> auth;
     enum class Scope { kImage, kRegistry, kGlobal } scope = Scope::kImage;
@@ -94,12 +95,12 @@ class KubeletProviders {
 
   const Options options_;
   mutable absl::Mutex mu_;
-  std::string read_ ABSL_GUARDED_BY(mu_);  // which state of the file `providers_` is
+  std::string read_ ABSL_GUARDED_BY(mu_);  // the version of the file that `providers_` is from
   ProviderList providers_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Cached> cache_ ABSL_GUARDED_BY(mu_);
   uint64_t runs_ ABSL_GUARDED_BY(mu_) = 0;
   FlightTable<AnswerRef> flights_{"kubelet_provider"};
-  Executor runners_;  // last: its threads are gone before anything above
+  Executor runners_;  // last: its threads end before anything above is destroyed
 };
 
 }  // namespace imagefs

@@ -1,6 +1,5 @@
-// Where blobs are that a registry has redirected to: the links, so that further ranges of a blob go
-// to its storage without asking the registry each time. A link is given up as soon as it does not
-// answer with the blob, and after kMaxAge. Not thread-safe.
+// Remembers where a registry redirected for a blob, so that further ranges go directly to its
+// storage. A link is dropped once it does not deliver the blob, and after kMaxAge. Not thread-safe.
 #pragma once
 
 #include <chrono>
@@ -14,26 +13,26 @@ namespace imagefs {
 class LinkTable {
  public:
   using Clock = std::chrono::steady_clock;
-  // Signed links are good for 5 minutes and more; what is older is asked for again.
+  // Signed links are valid for at least 5 minutes; older ones are requested again.
   static constexpr std::chrono::minutes kMaxAge{5};
-  // A registry whose links were good for one request each, kSingleUses times in a row, is asked
-  // for each request for so long.
+  // If kSingleUses consecutive links of a registry worked for one request each, its links are not
+  // reused for kSingleUseHold.
   static constexpr int kSingleUses = 3;
   static constexpr std::chrono::minutes kSingleUseHold{10};
 
-  // What leads to a blob.
+  // A location of a blob.
   struct Link {
     std::string url;
-    std::string referer;    // to be sent along, "" = none
-    bool of_image = false;  // one of the image's own URLs, or where that leads
+    std::string referer;    // to send with the request, "" = none
+    bool of_image = false;  // one of the image's own URLs, or a redirect from it
   };
 
-  // `registry` is who gave the link, `key` names the blob and the auth scope.
+  // `registry` gave the link; `key` names the blob and the auth scope.
   std::optional<Link> Find(const std::string& key, Clock::time_point now);
-  // The link has answered with the blob; it may be there already.
+  // The link delivered the blob. It may already be known.
   void Worked(const std::string& registry, const std::string& key, const Link& link,
               Clock::time_point now);
-  // It has not. What another request has found meanwhile stays.
+  // The link failed. Keeps a different one that another request has found meanwhile.
   void Failed(const std::string& registry, const std::string& key, const std::string& url,
               Clock::time_point now);
 
@@ -44,7 +43,7 @@ class LinkTable {
     bool used_again = false;
   };
   struct Habit {
-    int single_uses = 0;  // in a row
+    int single_uses = 0;  // consecutive
     Clock::time_point hold_until;
   };
 

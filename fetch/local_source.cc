@@ -55,7 +55,7 @@ std::string ListOf(std::vector<std::string> names) {
   return StrCat(absl::StrJoin(names, ", "), count > names.size() ? ", ..." : "");
 }
 
-// The N of "@N".
+// Returns the N of "@N".
 std::optional<uint64_t> Position(std::string_view tag) {
   return ConsumePrefix(&tag, "@") ? ParseDecimal(tag) : std::nullopt;
 }
@@ -75,7 +75,7 @@ absl::Status NotTagged(const std::string& path, std::string_view tag,
                                     "; it has: ", ListOf(std::move(names))));
 }
 
-// The images that it may be, by their names where these tell them apart, and by their places.
+// Lists the candidates by name, if names distinguish them, and by position.
 absl::Status Ambiguous(const std::string& path, std::vector<std::string> names,
                        const std::vector<size_t>& places) {
   std::vector<std::string> list;
@@ -91,7 +91,7 @@ absl::Status Ambiguous(const std::string& path, std::vector<std::string> names,
                                            absl::StrJoin(list, ", "), ")"));
 }
 
-// What both kinds share: blobs that lie in files, read on the calling thread.
+// Common to both kinds: blobs in files, read on the calling thread.
 class LocalSource : public ImageSource {
  public:
   LocalSource(std::string auth_scope, std::unique_ptr<NamedFiles> files)
@@ -210,7 +210,7 @@ class OciSource : public LocalSource {
       }
       return ReadManifest(index_.manifests[*position]);
     }
-    std::vector<size_t> found;  // places in the index
+    std::vector<size_t> found;  // positions in the index
     std::vector<std::string> names;
     for (size_t place = 0; place < index_.manifests.size(); ++place) {
       const std::vector<std::string> own = NamesOf(index_.manifests[place]);
@@ -247,8 +247,8 @@ class OciSource : public LocalSource {
 
   const Descriptor& At(size_t place) const { return index_.manifests[place]; }
 
-  // The image among the entries at these places, or an index of those that differ in platform.
-  // `by_name`: their names tell them apart.
+  // Returns the image among the entries at these positions, or an index if they differ in platform.
+  // `by_name`: their names distinguish them.
   absl::StatusOr<FetchedManifest> Choose(std::vector<size_t> found, bool by_name) const {
     std::erase_if(found, [&](size_t place) { return !MayBeImage(At(place)); });
     // One image may be listed under several names.
@@ -283,8 +283,8 @@ class OciSource : public LocalSource {
     });
   }
 
-  // Without those whose manifests say that they are no images. What cannot be read stays, and all
-  // of them when none would be left: then the error is about what is there.
+  // Removes entries whose manifests show that they are not images. Keeps unreadable ones, and keeps
+  // all if none would remain, so that the error is about what is there.
   std::vector<size_t> WithoutArtifacts(std::vector<size_t> found) const {
     std::vector<size_t> images;
     for (size_t place : found) {
@@ -307,7 +307,7 @@ class OciSource : public LocalSource {
     return out;
   }
 
-  // The images of one name as an index of their own, to choose a platform from.
+  // Builds an index of the images with one name, to choose a platform from.
   FetchedManifest MakeIndex(const std::vector<size_t>& found) const {
     JsonWriter json;
     json.BeginObject().Member("schemaVersion", int64_t{2}).Member("mediaType", kOciIndex);
@@ -344,13 +344,13 @@ absl::StatusOr<std::shared_ptr<ImageSource>> MakeOciSource(const Reference& refe
   if (absl::IsNotFound(text.status())) {
     const bool docker = files->Open("manifest.json").ok();
     return absl::InvalidArgumentError(StrCat(
-        path, ": it is no OCI image layout, for there is no index.json in it",
+        path, ": it is not an OCI image layout, since it contains no index.json",
         docker ? "; it looks like the output of docker save: write docker-archive:FILE" : ""));
   }
   if (!text.ok()) return text.status();
   absl::StatusOr<ManifestOrIndex> index = ParseManifest(*text, "");
   if (!index.ok()) return Annotate(index.status(), path + ": index.json");
-  if (!index->index) return absl::InvalidArgumentError(path + ": its index.json is no index");
+  if (!index->index) return absl::InvalidArgumentError(path + ": its index.json is not an index");
   if (index->index->manifests.size() > kMaxImages) {
     return absl::InvalidArgumentError(StrCat(path, ": it lists more than ", kMaxImages, " images"));
   }
@@ -374,7 +374,8 @@ absl::StatusOr<std::vector<std::string>> Strings(const Json& json, std::string_v
   if (!json.is_array()) return out;
   for (const Json& element : json.elements()) {
     std::optional<std::string> text = element.string();
-    if (!text) return absl::InvalidArgumentError(StrCat(what, " has a member that is no string"));
+    if (!text)
+      return absl::InvalidArgumentError(StrCat(what, " has a member that is not a string"));
     out.push_back(*std::move(text));
   }
   return out;
@@ -384,7 +385,7 @@ absl::StatusOr<std::vector<SavedImage>> ParseSavedImages(std::string_view text) 
   absl::StatusOr<Json> root = Json::Parse(text);
   if (!root.ok()) return root.status();
   if (!root->is_array() || root->size() == 0) {
-    return absl::InvalidArgumentError("it is no list of images");
+    return absl::InvalidArgumentError("it is not a list of images");
   }
   if (root->size() > kMaxImages) {
     return absl::InvalidArgumentError(StrCat("it lists more than ", kMaxImages, " images"));
@@ -401,7 +402,7 @@ absl::StatusOr<std::vector<SavedImage>> ParseSavedImages(std::string_view text) 
   return out;
 }
 
-// The digest that a file's name promises: ".../<64 hex>" or "<64 hex>.json"; none otherwise.
+// Returns the digest implied by a file name: ".../<64 hex>" or "<64 hex>.json"; none otherwise.
 std::optional<Digest> DigestInName(std::string_view name) {
   const size_t slash = name.rfind('/');
   if (slash != std::string_view::npos) name.remove_prefix(slash + 1);
@@ -431,7 +432,7 @@ class DockerArchiveSource : public LocalSource {
                       std::vector<SavedImage> images)
       : LocalSource(std::move(auth_scope), std::move(files)), images_(std::move(images)) {}
 
-  // Makes the manifests up, so that blobs can be asked for by digest.
+  // Synthesizes the manifests, so that blobs can be requested by digest.
   absl::Status Prepare() {
     for (const SavedImage& image : images_) {
       absl::Status status = AddImage(image);
@@ -485,8 +486,8 @@ class DockerArchiveSource : public LocalSource {
   absl::Status AddImage(const SavedImage& image) {
     IMAGEFS_ASSIGN_OR_RETURN(std::string config_json, files().Read(image.config, kMaxConfigBytes));
     const Digest config_digest = Sha256Of(config_json);
-    // Whatever digest its name has: people edit configurations in such archives, and every tool
-    // takes them. The image is known by the digest of the bytes that are there.
+    // Ignore the digest in its name: users edit configurations in such archives, and all tools
+    // accept them. The image is identified by the digest of the actual bytes.
     IMAGEFS_ASSIGN_OR_RETURN(ImageConfig config, ParseImageConfig(config_json));
     if (config.diff_ids.size() != image.layers.size()) {
       return absl::InvalidArgumentError(StrCat("manifest.json lists ", image.layers.size(),
@@ -503,8 +504,8 @@ class DockerArchiveSource : public LocalSource {
     return absl::OkStatus();
   }
 
-  // Plain tars have their DiffID as their digest; a store of compressed layers names its files by
-  // the digest of the compressed bytes.
+  // The digest of a plain tar is its DiffID; stores of compressed layers name files by the digest
+  // of the compressed bytes.
   absl::StatusOr<Layer> AddLayer(const std::string& name, const Digest& diff_id) {
     IMAGEFS_ASSIGN_OR_RETURN(LocalBlob blob, files().Open(name));
     char head[4] = {};
@@ -554,7 +555,7 @@ class DockerArchiveSource : public LocalSource {
   }
 
   const std::vector<SavedImage> images_;
-  std::vector<FetchedManifest> manifests_;  // one for each of images_
+  std::vector<FetchedManifest> manifests_;  // parallel to images_
   absl::flat_hash_map<Digest, std::string> blobs_;
 };
 
@@ -565,7 +566,7 @@ absl::StatusOr<std::shared_ptr<ImageSource>> MakeDockerSource(const Reference& r
   if (absl::IsNotFound(text.status())) {
     const bool oci = files->Open("index.json").ok();
     return absl::InvalidArgumentError(
-        StrCat(path, ": it is no output of docker save, for there is no manifest.json in it",
+        StrCat(path, ": it is not the output of docker save, since it contains no manifest.json",
                oci ? "; it looks like an OCI archive: write oci-archive:FILE" : ""));
   }
   if (!text.ok()) return text.status();
@@ -596,7 +597,7 @@ absl::StatusOr<std::shared_ptr<ImageSource>> OpenLocalSource(const Reference& re
     case Reference::Transport::kRegistry:
       break;
   }
-  return absl::InternalError(StrCat(reference.ToString(), " is no local image"));
+  return absl::InternalError(StrCat(reference.ToString(), " is not a local image"));
 }
 
 }  // namespace imagefs

@@ -41,7 +41,7 @@ SourceFactory::Access NodeCredentials::QuickAccessFor(const Reference& reference
 }
 
 CredentialRefresh NodeCredentials::RefreshFor(const Reference& reference) {
-  // A source may outlive the daemon's parts by a moment.
+  // Weak: a source may briefly outlive this object.
   return [weak = weak_from_this(),
           reference](const Credential& refused) -> absl::StatusOr<Credential> {
     const auto self = weak.lock();
@@ -101,7 +101,7 @@ std::vector<Credential> NodeCredentials::Remembered(const Reference& reference) 
   return out;
 }
 
-// What one image of a repository was refused, its neighbours need not try.
+// A credential that one image of a repository was refused is useless for the others.
 void NodeCredentials::Drop(const Reference& reference, const Credential& refused) {
   absl::MutexLock lock(&mu_);
   for (auto it = pulled_.begin(); it != pulled_.end();) {

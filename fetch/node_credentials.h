@@ -1,9 +1,9 @@
-// The credentials that this machine has for a registry, from wherever it may have them. In order:
-//   1. what the kubelet passed through the CRI proxy (snap/cri_proxy.h) for this very reference,
-//      then for others of the same repository; kept in memory only;
+// The credentials that this machine has for a registry, from all of its sources. In order:
+//   1. those that the kubelet passed through the CRI proxy (snap/cri_proxy.h) for this very
+//      reference, then for others of the same repository; kept in memory only;
 //   2. the kubelet's credential-provider plugins (fetch/kubelet_providers.h);
 //   3. the docker and containers files of the daemon's own user (fetch/credentials.h).
-// Nothing of it is stored or logged. Thread-safe.
+// Nothing is stored or logged. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -33,36 +33,36 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
   };
   static std::shared_ptr<NodeCredentials> Create(Options options);
 
-  // With what to ask the reference's registry, and how to get another credential when that is
-  // refused. Anonymous when there is none. Blocks while plugins and helpers run: for an executor's
-  // thread. What fails is logged and left out.
+  // Returns a credential for the reference's registry, and the means to get another one if that is
+  // rejected. Anonymous if there is none. Blocks while plugins and helpers run: call on an
+  // executor's thread. Failures are logged and skipped.
   SourceFactory::Access AccessFor(const Reference& reference);
 
-  // The same without asking plugins before a registry has refused what else there is: for callers
-  // that must not wait for them.
+  // Like AccessFor, but does not run plugins until a registry has rejected the other credentials:
+  // for callers that must not wait for plugins.
   SourceFactory::Access QuickAccessFor(const Reference& reference);
   CredentialRefresh RefreshFor(const Reference& reference);
 
-  // The best credential that is not `refused`; empty when there is none. `trouble`, null = not
-  // wanted, is told why files or helpers gave none. Blocks as AccessFor.
+  // Returns the best credential other than `refused`; empty if there is none. `trouble`, if not
+  // null, is set to the reason why files or helpers yielded none. Blocks like AccessFor.
   Credential Find(const Reference& reference, const Credential* refused,
                   std::string* trouble = nullptr);
 
-  // Something that `image` was pulled with; an empty credential is passed over. At most
-  // kMaxReferences references with kMaxPerReference credentials each, the last used ones.
+  // Remembers a credential that `image` was pulled with; ignores an empty one. Keeps the most
+  // recently used kMaxReferences references with kMaxPerReference credentials each.
   void Remember(const Reference& image, Credential credential);
-  // That pull has failed: takes back what it brought.
+  // The pull failed: forgets its credential.
   void TakeBack(const Reference& image, const Credential& credential);
-  // That pull has brought the image `id`, by which it may be removed.
+  // The pull produced the image `id`, by which it may be removed.
   void RememberId(const Reference& image, std::string_view id);
-  // The image, a reference or an id, is gone.
+  // The image, given as a reference or an id, has been removed.
   void Forget(std::string_view image);
 
   struct Counters {
-    uint64_t remembered = 0;  // references that have a credential now
+    uint64_t remembered = 0;  // references that currently have a credential
     uint64_t plugin_runs = 0;
-    uint64_t renewals = 0;  // asked because a registry refused a credential
-    uint64_t renewed = 0;   // of these, those that found another
+    uint64_t renewals = 0;  // requested because a registry rejected a credential
+    uint64_t renewed = 0;   // of these, the successful ones
   };
   Counters counters() const;
 
@@ -72,12 +72,12 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
  private:
   explicit NodeCredentials(Options options);
 
-  // One image that was pulled.
+  // A pulled image.
   struct Pulled {
     Reference reference;
     std::string key;
-    std::string id;                       // "" while not known
-    std::vector<Credential> credentials;  // the last used first; never empty
+    std::string id;                       // "" if unknown
+    std::vector<Credential> credentials;  // most recently used first; never empty
   };
   static std::string KeyOf(const Reference& reference) { return reference.ToString(); }
   Credential InFiles(const Reference& reference, std::string* trouble) const;
@@ -88,7 +88,7 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
   const Options options_;
   const std::unique_ptr<KubeletProviders> kubelet_;  // null: none configured
   mutable absl::Mutex mu_;
-  // The last used first. Small enough to be searched.
+  // Most recently used first. Small enough for linear search.
   std::list<Pulled> pulled_ ABSL_GUARDED_BY(mu_);
   uint64_t renewals_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t renewed_ ABSL_GUARDED_BY(mu_) = 0;

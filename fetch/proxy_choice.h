@@ -1,5 +1,5 @@
-// Which proxy the environment names for a host, by the rules of curl. It is decided here, so that
-// fetch/reach.h is asked about the address that is really connected to.
+// Chooses a host's proxy from the environment, by curl's rules. Done here rather than in curl so
+// that fetch/reach.h can check the address that is actually connected to.
 #pragma once
 
 #include <string>
@@ -9,22 +9,22 @@
 namespace imagefs {
 
 // http_proxy, https_proxy and HTTPS_PROXY by the URL's scheme, else all_proxy and ALL_PROXY; none
-// where no_proxy or NO_PROXY holds the host: names, which stand for what is below them as well,
-// addresses, ranges like 10.0.0.0/8, or "*". (HTTP_PROXY in capitals is not read: a CGI script gets
-// that from its client.)
+// if no_proxy or NO_PROXY contains the host: names, which include their subdomains, addresses,
+// ranges like 10.0.0.0/8, or "*". (HTTP_PROXY in capitals is ignored: a CGI script would get it
+// from its client.)
 struct ProxySettings {
   struct Proxy {
-    std::string url;       // as the environment has it; "" = none
-    std::string variable;  // that names it
+    std::string url;       // verbatim; "" = none
+    std::string variable;  // the variable that names it
     bool none() const { return url.empty(); }
-    // "the proxy 127.0.0.1:3128 (from HTTPS_PROXY)", without credentials, for messages.
+    // For messages, without credentials: "the proxy 127.0.0.1:3128 (from HTTPS_PROXY)".
     std::string Name() const;
   };
   Proxy http, https;
   std::string exceptions;  // separated by commas or blanks
 
   static ProxySettings FromEnvironment();
-  // None: connect directly.
+  // Returns none() for a direct connection.
   Proxy For(const Url& url) const;
 };
 

@@ -9,7 +9,7 @@ namespace {
 
 constexpr size_t kMaxSeen = 4096;
 
-// Answered by the metadata service inside a cloud.
+// Names of metadata services within clouds.
 constexpr std::string_view kMetadataNames[] = {"metadata.google.internal", "metadata.goog",
                                                "instance-data.ec2.internal", "instance-data",
                                                "metadata.tencentyun.com"};
@@ -32,7 +32,7 @@ bool IsLocalhost(std::string_view host) {
   return host == "localhost" || host.ends_with(".localhost");
 }
 
-// The class of a host that needs no name server.
+// Returns the class of a host that needs no DNS lookup.
 std::optional<AddressClass> ClassByName(std::string_view host) {
   if (const auto address = IpAddress::Parse(WithoutFinalDot(host))) return address->Class();
   if (IsLocalhost(host)) return AddressClass::kLoopback;
@@ -59,10 +59,10 @@ std::string At(const Reach::Target& target, const std::string& address) {
 }
 
 absl::Status Led(const Reach::Target& target, const std::string& address, AddressClass to) {
-  return absl::FailedPreconditionError(
-      StrCat(target.registry, " leads to ", At(target, address), ", ", Describe(to),
-             ", which it may not from where it is; if that is meant, allow it by `allow` in "
-             "[network] of imagefs-config.toml(5)"));
+  return absl::FailedPreconditionError(StrCat(
+      target.registry, " leads to ", At(target, address), ", ", Describe(to),
+      ", which is not allowed from its own address; if that is intended, add it to `allow` in "
+      "[network] of imagefs-config.toml(5)"));
 }
 
 absl::Status Moved(const Reach::Target& target, const std::string& address, AddressClass from,
@@ -117,7 +117,7 @@ absl::Status Reach::CheckName(const Target& target) const {
 
 void Reach::Sent(const Target& target, const IpAddress& address, Clock::time_point now) {
   if (target.host != target.registry) {
-    // What leads somewhere is in use, and must not be forgotten.
+    // A registry that leads somewhere is in use and must not expire.
     const auto it = seen_.find(target.registry);
     if (it != seen_.end()) it->second.last = now;
     return;
@@ -129,7 +129,7 @@ void Reach::Sent(const Target& target, const IpAddress& address, Clock::time_poi
     seen_[target.registry] = {at, now};
     return;
   }
-  // An allowed address of another class does not widen what a public name leads to.
+  // An allowed address of another class does not extend where a public name may lead.
   Seen& seen = it->second;
   const bool lapsed = now - seen.last >= kHold;
   if (lapsed || MayLead(seen.address_class, at)) seen.address_class = at;

@@ -1,6 +1,7 @@
-// Which addresses requests on a registry's account may be sent to. The user names a registry; where
-// that leads (redirects, upload locations, token services) is the registry's word, and must not
-// open this machine's own networks to it. Not thread-safe; pure but for what it remembers.
+// Restricts the addresses to which requests on a registry's behalf may be sent. The user names a
+// registry; where that leads (redirects, upload locations, token services) is up to the registry,
+// and must not give it access to this machine's own networks (SSRF). Not thread-safe; pure except
+// for its memory.
 #pragma once
 
 #include <chrono>
@@ -17,12 +18,12 @@
 namespace imagefs {
 
 // A registry may lead to public addresses and to those of the class of its own address: loopback to
-// loopback, private to private. `allow` adds to that, except for metadata services and reserved
-// addresses, which nothing leads to.
+// loopback, private to private. `allow` extends that, except for metadata services and reserved
+// addresses, to which nothing may lead.
 //
-// The registry's own name may be at any address that is not one of those, but does not move: once a
-// request went to an address of one class, the name is refused at another class that it could not
-// lead to, until it was not used for kHold. So a name server that changes its answer opens nothing.
+// The registry's own name may have any other address, but must not move: once a request was sent to
+// an address of one class, the name is rejected at another class that it could not lead to, until
+// it has been unused for kHold. A name server that changes its answer thus gains nothing.
 class Reach {
  public:
   using Clock = std::chrono::steady_clock;
@@ -30,17 +31,18 @@ class Reach {
 
   explicit Reach(std::vector<IpPrefix> allow) : allow_(std::move(allow)) {}
 
-  // Hosts are those of Url: lower case, IPv6 in brackets, without a port.
+  // Hosts are in Url's format: lower case, IPv6 in brackets, no port.
   struct Target {
-    std::string registry;  // on whose account
+    std::string registry;  // on whose behalf
     std::string host;      // of the URL
   };
-  // Whether a connection to `address` may be used for `target`. kFailedPrecondition with the host,
-  // the kind of address and the remedy.
+  // Returns whether a connection to `address` may be used for `target`: kFailedPrecondition, with
+  // the host, the kind of address and the remedy, if not.
   absl::Status Check(const Target& target, const IpAddress& address, Clock::time_point now) const;
-  // The same where a proxy connects, by the name alone: what is an address, or known to be one.
+  // The same if a proxy connects, by name only: rejects addresses, and names known to resolve to
+  // one.
   absl::Status CheckName(const Target& target) const;
-  // A request for `target` is sent to `address`.
+  // Records that a request for `target` is sent to `address`.
   void Sent(const Target& target, const IpAddress& address, Clock::time_point now);
 
  private:

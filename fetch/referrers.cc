@@ -13,13 +13,13 @@ constexpr char kIndexType[] = "application/vnd.oci.image.index.v1+json";
 constexpr int kMaxPages = 32;
 constexpr size_t kMaxReferrers = 10'000;
 
-// What a registry without the API answers; anything may stand in front of an old one.
+// Statuses of registries without the API; old ones may be behind any kind of proxy.
 bool SaysMissing(int status) {
   return status == 400 || status == 404 || status == 405 || status == 406 || status == 410 ||
          status == 415 || status == 501;
 }
 
-// A registry that has the API may have it say that it does not know the repository or the subject.
+// A registry with the API may also report an unknown repository or subject.
 bool NamesTheUnknown(const HttpResponse& response) {
   const absl::StatusOr<Json> json = Json::Parse(response.body);
   if (response.status != 404 || !json.ok()) return false;
@@ -85,7 +85,7 @@ ReferrersRead::ReferrersRead(std::shared_ptr<RegistryShared> shared,
 void ReferrersRead::Start() {
   using Referrers = RegistryShared::Host::Referrers;
   const Referrers known = host().referrers;
-  // Both are marked before either may answer.
+  // Mark both before either can complete.
   waiting_api_ = known != Referrers::kMissing;
   const bool ask_tag = known != Referrers::kSupported;
   if (ask_tag) QueryTag();
@@ -131,7 +131,7 @@ void ReferrersRead::OnApi(absl::StatusOr<HttpResponse> response) {
   if (next.empty()) return OnApiDone(absl::OkStatus());
   if (pages_ >= kMaxPages) {
     return OnApiDone(absl::ResourceExhaustedError(
-        StrCat(what_, ": more than ", kMaxPages, " pages; delete what is not needed any more")));
+        StrCat(what_, ": more than ", kMaxPages, " pages; delete those no longer needed")));
   }
   const absl::StatusOr<Url> asked = Url::Parse(response->url);
   if (!asked.ok()) return OnApiDone(asked.status());
@@ -185,7 +185,7 @@ void ReferrersRead::OnTag(absl::StatusOr<HttpResponse> response) {
       status = Annotate(parsed.status(), what_);
     } else if (parsed->index) {
       status = Take(*parsed->index);
-    }  // else somebody's image has that tag: it lists nothing
+    }  // else the tag is somebody's image, which lists nothing
   }
   tag_failure_ = std::move(status);
   FinishWhenAnswered();
@@ -193,12 +193,12 @@ void ReferrersRead::OnTag(absl::StatusOr<HttpResponse> response) {
 
 absl::Status ReferrersRead::Take(const ImageIndex& index) {
   for (const Descriptor& descriptor : index.manifests) {
-    // The registry need not filter, and says nothing binding when it has.
+    // The registry may ignore the filter, so filter here.
     if (!artifact_type_.empty() && descriptor.artifact_type != artifact_type_) continue;
     if (!seen_.insert(descriptor.digest).second) continue;
     if (found_.size() >= kMaxReferrers) {
       return absl::ResourceExhaustedError(StrCat(what_, ": more than ", kMaxReferrers,
-                                                 " manifests; delete what is not needed any more"));
+                                                 " manifests; delete those no longer needed"));
     }
     found_.push_back(descriptor);
   }

@@ -1,10 +1,10 @@
-// What is attached to a manifest: one question to the referrers API (distribution-spec 1.1), in
-// pages, and to the tag sha256-<hex> by which registries without that API keep the list. On the
+// Lists the referrers of a manifest: queries the referrers API (distribution-spec 1.1), page by
+// page, and the tag sha256-<hex> in which registries without that API keep the list. Runs on the
 // HTTP client's thread.
 //
-// Whether a host has the API is remembered with the host. As long as that is unknown both places
-// are asked at the same time, for the price of one round trip, and what both say is merged; later
-// questions go to one place.
+// Whether a host has the API is remembered. As long as that is unknown, both are queried
+// concurrently, at the cost of one round trip, and the results are merged; later calls query only
+// one of them.
 #pragma once
 
 #include <memory>
@@ -20,7 +20,7 @@ namespace imagefs {
 
 class ReferrersRead : public std::enable_shared_from_this<ReferrersRead> {
  public:
-  // From any thread.
+  // May be called on any thread.
   static void Run(std::shared_ptr<RegistryShared> shared,
                   std::shared_ptr<const RegistryEndpoint> endpoint, const Digest& subject,
                   const std::string& artifact_type, CancelToken cancel,
@@ -54,16 +54,17 @@ class ReferrersRead : public std::enable_shared_from_this<ReferrersRead> {
   bool waiting_api_ = false, waiting_tag_ = false;
   bool asked_tag_ = false;
   int pages_ = 0;
-  bool api_answered_ = false;  // then a failure of the tag does not matter
+  bool api_answered_ = false;  // a failure of the tag is then ignored
   absl::Status api_failure_, tag_failure_;
   absl::flat_hash_set<Digest> seen_;
   std::vector<Descriptor> found_;
 };
 
-// The tag that lists what is attached to `subject` where a registry does not: "sha256-<hex>".
+// Returns the tag that lists the referrers of `subject` in registries without the API:
+// "sha256-<hex>".
 std::string ReferrersTag(const Digest& subject);
 
-// Where the Link header with rel="next" points, "" without one. Pure.
+// Returns the target of the Link header with rel="next", or "". Pure.
 std::string NextLink(const HttpResponse& response);
 
 }  // namespace imagefs

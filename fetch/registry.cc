@@ -11,7 +11,7 @@ namespace imagefs {
 namespace {
 
 constexpr size_t kMaxLearned = 4 * kMaxLayers;
-// A line each: old registries (distribution up to 2.5) compare a line as a whole.
+// One line each: old registries (distribution up to 2.5) compare the whole line.
 constexpr const char* kAccepted[] = {"application/vnd.oci.image.index.v1+json",
                                      "application/vnd.oci.image.manifest.v1+json",
                                      "application/vnd.docker.distribution.manifest.list.v2+json",
@@ -29,7 +29,7 @@ absl::StatusOr<ImageSource::FetchedManifest> CheckManifest(const std::string& wh
     return absl::DataLossError(StrCat(what, ": the bytes of the manifest have digest ",
                                       manifest.digest.ToString(), " and not ",
                                       wanted.ok() ? wanted->ToString() : announced->ToString(),
-                                      "; check the registry and whatever is between"));
+                                      "; check the registry and everything in between"));
   }
   std::string_view type = response.headers.contains("content-type")
                               ? std::string_view(response.headers.find("content-type")->second)
@@ -41,8 +41,8 @@ absl::StatusOr<ImageSource::FetchedManifest> CheckManifest(const std::string& wh
   return manifest;
 }
 
-// Goes on with an answer on a thread that may block. Whoever has cancelled is told that, and asks
-// nothing more.
+// Continues with an answer on a thread that may block. Delivers kCancelled if cancelled meanwhile,
+// so that the caller stops.
 template <typename T, typename Next>
 void GoOn(RegistryShared& shared, CancelToken cancel, absl::StatusOr<T> answer, Next next) {
   shared.answers.Submit(
@@ -127,7 +127,7 @@ void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, Ca
     return done(absl::InvalidArgumentError(
         StrCat(what, " has ", blob.size, " bytes, more than the allowed ", max_bytes)));
   }
-  // Ranges of one blob may arrive out of order.
+  // Ranges of a blob may arrive out of order.
   auto bytes = std::make_shared<std::string>(blob.size, '\0');
   RangeSet all;
   if (blob.size > 0) all.Add({0, blob.size});
@@ -135,7 +135,8 @@ void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, Ca
                 done = std::move(done)](absl::StatusOr<std::string> bytes) mutable {
     if (bytes.ok() && Sha256Of(*bytes) != digest) {
       bytes = absl::DataLossError(StrCat(
-          what, ": its bytes do not have its digest; check the registry and whatever is between"));
+          what,
+          ": its bytes do not have its digest; check the registry and everything in between"));
     }
     done(std::move(bytes));
   };

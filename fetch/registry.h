@@ -1,8 +1,8 @@
 // An ImageSource over the distribution API of a registry (OCI distribution-spec).
 //
-// Whole blobs that are not larger than `range_bytes` are fetched by one plain GET; larger ones, and
-// parts, by ranges in ascending order. Every byte is asked for once, unless a connection is cut in
-// the middle of a server that ignores Range.
+// Whole blobs of up to `range_bytes` are fetched by one plain GET; larger ones, and parts, by
+// ranges in ascending order. Every byte is requested once, unless the connection to a server that
+// ignores Range is interrupted.
 #pragma once
 
 #include <memory>
@@ -19,7 +19,7 @@
 
 namespace imagefs {
 
-// Must not be used after the HttpClient of `shared` is gone.
+// Must not be used after the HttpClient of `shared` has been destroyed.
 class RegistrySource : public ImageSource {
  public:
   RegistrySource(std::shared_ptr<RegistryShared> shared, const Reference& reference,
@@ -41,29 +41,29 @@ class RegistrySource : public ImageSource {
                 CancelToken cancel, BlobSink sink, BlobDone done) override;
 
  private:
-  // `blob` with the urls that are known of it.
+  // Returns `blob` with its known urls.
   Descriptor WithUrls(const Descriptor& blob) const;
 
   const std::shared_ptr<RegistryShared> shared_;
   const std::shared_ptr<const RegistryEndpoint> endpoint_;
-  const bool anonymous_;  // and stays so: there is nothing that could renew it
+  const bool anonymous_;  // permanently: no credential, and no way to get one
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, std::vector<std::string>> urls_ ABSL_GUARDED_BY(mu_);
 };
 
-// The one repository with the one identity of `reference` and `access`, to be read.
+// Returns the endpoint for reading the repository of `reference` with the identity in `access`.
 std::shared_ptr<RegistryEndpoint> MakeRegistryEndpoint(const Reference& reference,
                                                        const SourceFactory::Access& access);
 
-// The same to push to.
+// The same for pushing.
 std::shared_ptr<RegistryWriter> MakeRegistryWriter(std::shared_ptr<RegistryShared> shared,
                                                    const Reference& reference,
                                                    const SourceFactory::Access& access);
 
-// What may stand in a path after manifests/.
+// Whether `text` may follow manifests/ in a path.
 bool IsTagOrDigest(std::string_view text);
 
-// "bytes 0-9/100". Pure.
+// Parses "bytes 0-9/100". Pure.
 struct ContentRange {
   uint64_t begin = 0;
   uint64_t end = 0;               // one past the last byte

@@ -14,18 +14,18 @@ namespace {
 
 constexpr int kMaxRedirects = 10;
 constexpr std::chrono::seconds kMaxRetryAfter(60);
-// A connection refused by a host that never answered: it will hardly come up now.
+// For refused connections to a host that has never responded: it will hardly come up now.
 constexpr int kMaxRefusals = 3;
-// Links that the registry gives one after the other, and storage refuses.
+// For consecutive links from the registry that storage rejects.
 constexpr int kMaxRefusedLinks = 3;
-// A server that sends too little would go on doing so.
+// A server that is too slow will probably stay so.
 constexpr int kMaxSlowAttempts = 2;
-// An attempt that brought so much was no failure in a row.
+// An attempt that transferred this much resets the count of consecutive failures.
 constexpr uint64_t kProgressBytes = 64 << 10;
-// A plain HTTP server on loopback may wait for the end of what it takes for a request.
+// A plain HTTP server on loopback may wait for the rest of what it takes for a request.
 constexpr std::chrono::milliseconds kProbeTimeout(2'000);
 constexpr size_t kMaxErrorBodyBytes = 16 << 10;
-// How long what a registry says at /v2/ is held to, and that it said nothing of use.
+// How long the challenge at /v2/ is remembered, and the lack of a usable one.
 constexpr std::chrono::minutes kRootHold(5);
 constexpr std::chrono::seconds kRootRetry(10);
 
@@ -47,7 +47,7 @@ void RegistryCall::Run(std::shared_ptr<RegistryShared> shared,
   std::shared_ptr<RegistryCall> call(new RegistryCall(
       std::move(shared), std::move(endpoint), std::move(spec), std::move(cancel), std::move(done)));
   http.After({}, [call = std::move(call)] {
-    // Waits for a token or for the next attempt end at once; requests are cancelled by the client.
+    // Ends waits for a token or the next attempt; the client cancels requests.
     call->registration_ =
         call->cancel_.OnCancel([weak = std::weak_ptr(call), &http = call->shared_->http] {
           http.After({}, [weak] {
@@ -100,7 +100,7 @@ std::string RegistryCall::AuthScope() const {
                 RepositoryOfApi(url_));
 }
 
-// Nothing is pushed to another registry than the one that was named.
+// Pushes go only to the registry that was named.
 Place RegistryCall::PlaceOf(const Url& url) const {
   if (url.SameOrigin(api_)) return Place::kRegistry;
   return endpoint_->push || RepositoryOfApi(url).empty() ? Place::kStorage : Place::kOtherRegistry;
@@ -122,11 +122,11 @@ void RegistryCall::Attempt() {
   link_.reset();
   if (spec_.url) {
     if (api_.scheme == "https" && spec_.url->scheme != "https") {
-      return Finish(absl::FailedPreconditionError(
-          StrCat(spec_.what, ": ", endpoint_->host, " sends its clients on to unencrypted http at ",
-                 spec_.url->HostPort(),
-                 ", which is not followed; have the registry know its own address (behind a proxy, "
-                 "X-Forwarded-Proto)")));
+      return Finish(absl::FailedPreconditionError(StrCat(
+          spec_.what, ": ", endpoint_->host, " redirects to unencrypted http at ",
+          spec_.url->HostPort(),
+          ", which is not followed; configure the registry with its own address (behind a proxy, "
+          "X-Forwarded-Proto)")));
     }
     if (!spec_.url->SameOrigin(api_)) return Go(*spec_.url, "", PlaceOf(*spec_.url));
     api_ = *spec_.url;
@@ -149,7 +149,7 @@ void RegistryCall::Go(Url url, std::string referer, Place place) {
   Authorise("");
 }
 
-// Finds the Authorization header as this place asked for it last, then sends.
+// Determines the Authorization header from what this place last demanded, then sends.
 void RegistryCall::Authorise(const Secret& refused_token) {
   authorization_ = Secret();
   token_.reset();
@@ -160,7 +160,7 @@ void RegistryCall::Authorise(const Secret& refused_token) {
   if (it == shared_->authorisations.end() || it->second.kind == Authorisation::Kind::kNone) {
     return Send();
   }
-  // Another registry is asked as nobody.
+  // Other registries are accessed anonymously.
   const Credential credential = ours ? endpoint_->identity->credential() : Credential();
   if (!credential.registry_token.empty()) {
     credential_sent_ = true;
@@ -240,7 +240,8 @@ void RegistryCall::Send() {
   if (trying_https_) request.connect_timeout = kProbeTimeout;
   for (const auto& header : spec_.headers) request.headers.push_back(header);
   if (!referer_.empty()) request.headers.emplace_back("Referer", referer_);
-  // Made for this very place: storage refuses two kinds at once, and must not see the registry's.
+  // Only ever for this place: storage rejects two kinds of authorization, and must not see the
+  // registry's.
   request.authorization = authorization_;
   shared_->http.Start(
       std::move(request), cancel_,
@@ -256,7 +257,7 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& res
   if (place_ == Place::kRegistry) {
     RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
     host.reached = true;
-    // 400 is what a TLS server answers to plain HTTP.
+    // TLS servers respond with 400 to plain HTTP.
     if (api_.scheme == "https") {
       host.scheme = RegistryShared::Host::Scheme::kHttps;
     } else if (response.status != 400) {
@@ -264,7 +265,7 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& res
     }
   }
   if (response.status == 200 || response.status == 206) return OnGoodHeaders(response);
-  // The text of an error, and no more of it than can be of use.
+  // Keep only as much of the error text as is useful.
   return HttpClient::Sink([self = shared_from_this()](std::string_view data) {
     const size_t room = kMaxErrorBodyBytes - std::min(kMaxErrorBodyBytes, self->error_body_.size());
     self->error_body_.append(data.substr(0, room));
@@ -284,7 +285,7 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnGoodHeaders(const HttpResponse&
     return sink;
   }
   refused_links_ = 0;
-  // At once, so that what the receiver asks for next goes there directly.
+  // Immediately, so that the receiver's next request goes there directly.
   if (spec_.keep_redirect && place_ != Place::kRegistry) {
     shared_->links.Worked(endpoint_->api_host, LinkKey(),
                           {url_.text, referer_, place_ == Place::kImageUrl}, Now());
@@ -304,7 +305,7 @@ void RegistryCall::OnAnswer(absl::StatusOr<HttpResponse> answer) {
   if (answer.ok()) return OnStatus(*std::move(answer));
   if (absl::IsCancelled(answer.status())) return Finish(answer.status());
   if (!own_failure_) return OnTransportFailure(answer.status());
-  // An answer, and not with the blob.
+  // A response, but not the blob.
   if (headers_refused_ && LeaveLink()) return;
   if (headers_refused_ && place_ == Place::kImageUrl) return NextImageUrl(answer.status());
   Finish(answer.status());
@@ -316,7 +317,7 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
   stalled_ = kind == TransportFailure::kStalled;
   RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
   if (trying_https_ && place_ == Place::kRegistry && kind != TransportFailure::kUntrusted) {
-    // No TLS there either, so the first failure tells more.
+    // No TLS either, so report the first failure, which is more specific.
     trying_https_ = false;
     if (kind == TransportFailure::kNotTls) host.scheme = RegistryShared::Host::Scheme::kHttp;
     if (!IsRetriable(http_failure_)) return Finish(http_failure_);
@@ -330,7 +331,7 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
     case TransportFailure::kUnknownHost:
     case TransportFailure::kUntrusted:
     case TransportFailure::kNotTls:
-      // The next link may be to another node.
+      // The next link may lead to another node.
       if (place_ == Place::kStorage) return OnLinkRefused(Annotate(failure, spec_.what));
       [[fallthrough]];
     case TransportFailure::kNone:
@@ -356,7 +357,7 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
   }
   if (!spec_.resend_after_cut &&
       (kind == TransportFailure::kCut || kind == TransportFailure::kStalled)) {
-    return Finish(std::move(failure));  // its kind says what to do
+    return Finish(std::move(failure));  // the caller acts on its kind
   }
   ForgetLink();
   RetryOr(std::move(failure), std::nullopt);
@@ -405,17 +406,17 @@ void RegistryCall::OnError(const HttpResponse& response) {
 
 bool RegistryCall::SeekChallenge(HttpResponse& response) {
   if (spec_.probe || sought_challenge_ || !authorization_.empty()) return false;
-  // What is pushed is asked for first, and mostly not there.
+  // A push first checks for existence, and a 404 is the usual answer.
   if (endpoint_->push && IsAnswer(response.status)) return false;
   if (AuthorisationOf(response)) {
-    if (response.status != 404) return false;  // is asked for by the ordinary way
+    if (response.status != 404) return false;  // handled as usual
     sought_challenge_ = true;
     OnRefused(response);
     return true;
   }
   const auto known = shared_->authorisations.find(endpoint_->auth_scope);
   if (known != shared_->authorisations.end()) {
-    // What was answered to nobody is asked for once more where somebody could get more.
+    // An anonymous failure is retried if there is a credential that may get more.
     const bool nobody = known->second.kind == Authorisation::Kind::kNone;
     if (!nobody || endpoint_->identity->credential().empty() || IsAnswer(response.status)) {
       return false;
@@ -436,7 +437,7 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
   spec.what = StrCat(endpoint_->host, "/v2/");
   spec.priority = spec_.priority;
   spec.probe = true;
-  // Of all who wait, so none of them cancels it.
+  // Not cancellable: several calls wait for it.
   Run(shared_, endpoint_, std::move(spec), CancelToken(),
       [shared = shared_, host = endpoint_->api_host,
        api = api_](absl::StatusOr<HttpResponse> answer) {
@@ -444,7 +445,7 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
         const bool passes = !answer.ok() || PassesByItself(answer->status);
         found.until = Now() + (passes ? std::chrono::seconds(kRootRetry) : kRootHold);
         found.challenge.reset();
-        // What another host asks for, it asks for itself.
+        // Another host's challenge is its own.
         const absl::StatusOr<Url> answered = Url::Parse(answer.ok() ? answer->url : "");
         if (answered.ok() && answered->host == api.host && answered->port == api.port) {
           found.challenge = AuthorisationOf(*answer);
@@ -454,7 +455,7 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
   return true;
 }
 
-// What the registry asks for at /v2/ is known.
+// Continues once the challenge at /v2/ is known.
 void RegistryCall::OnRoot(HttpResponse refused) {
   const std::optional<Authorisation> asked = shared_->RootOf(endpoint_->api_host).challenge;
   hides_ = asked.has_value();
@@ -488,7 +489,7 @@ void RegistryCall::OnRefused(const HttpResponse& response) {
     return RenewOr(RefusedError(*endpoint_, Error(response)));
   }
   if (!token_) return Authorise("");
-  // A token that was fetched for this very question is not worth another try.
+  // A token fetched for this very request need not be retried.
   if (token_renewed_ || token_->fetched >= asked_for_token_) {
     return RenewOr(RefusedError(*endpoint_, Error(response)));
   }
@@ -496,7 +497,7 @@ void RegistryCall::OnRefused(const HttpResponse& response) {
   Authorise(token_->value);
 }
 
-// Another registry, to which this one redirects, has token services and users of its own.
+// Another registry, by redirect, has its own token service and users.
 void RegistryCall::OnOtherRefused(const HttpResponse& response) {
   std::optional<Authorisation> asked = AuthorisationOf(response);
   if (!asked || asked->kind != Authorisation::Kind::kBearer ||
@@ -538,7 +539,7 @@ void RegistryCall::ForgetLink() {
   shared_->links.Failed(endpoint_->api_host, LinkKey(), url_.text, Now());
 }
 
-// Signed links expire, and nodes of a storage go: the registry gives another one.
+// Signed links expire, and storage nodes disappear: ask the registry for another link.
 void RegistryCall::OnLinkRefused(absl::Status failure) {
   ForgetLink();
   const bool reads = spec_.method == "GET" || spec_.method == "HEAD";
@@ -574,7 +575,7 @@ absl::StatusOr<Url> RegistryCall::RedirectTarget(const HttpResponse& response) {
   }
   const bool reading = spec_.method == "GET" || spec_.method == "HEAD";
   if (!reading && response.status != 307 && response.status != 308) {
-    // Such a redirect would turn the request into another one.
+    // Such a redirect would change the request's method.
     return StatusError(*endpoint_, Error(response));
   }
   absl::StatusOr<Url> next = url_.Resolve(response.Header("location"));
@@ -635,7 +636,7 @@ void RegistryCall::RetryOr(absl::Status failure, std::optional<std::chrono::seco
 
 void RegistryCall::Finish(absl::StatusOr<HttpResponse> result) {
   if (done_.called()) return;
-  // The flight calls back at most once and only while `done_` is still to be called.
+  // The flight calls back at most once, and only while `done_` has not been called.
   const auto keep = shared_from_this();
   registration_.Reset();
   done_(std::move(result));

@@ -1,9 +1,9 @@
-// One question to a registry, asked until it is answered: authorisation, redirects, retries with
-// back-off and Retry-After, http or https on loopback. Everything here runs on the HTTP client's
-// thread, and so does what it shares.
+// One request to a registry, until it is answered: authorization, redirects, retries with backoff
+// and Retry-After, http or https on loopback. Everything here, including the state it shares, runs
+// on the HTTP client's thread.
 //
-// Credentials go to the registry's own origin. Where it redirects to is storage, or another
-// registry, which is asked as nobody; where an image says that a blob is, is asked as nobody, too.
+// Credentials are sent only to the registry's own origin. Redirects lead to storage or to another
+// registry, which is contacted anonymously, as are the URLs that an image gives for a blob.
 #pragma once
 
 #include <chrono>
@@ -28,40 +28,40 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   struct Spec {
     std::string method = "GET";
     std::string path;  // "/v2/..."
-    // Asked instead of `path`: where a Location or a Link points. Credentials go along only when it
-    // is of the API's origin.
+    // Requested instead of `path`: the target of a Location or Link. Credentials are sent only if
+    // it has the API's origin.
     std::optional<Url> url;
-    std::string what;  // names the thing in errors
+    std::string what;  // names the object in errors
     std::vector<std::pair<std::string, std::string>> headers;
     uint64_t max_body_bytes = 4 << 20;
-    std::optional<uint64_t> sink_collects;  // as in HttpRequest
+    std::optional<uint64_t> sink_collects;  // like HttpRequest::sink_collects
     PriorityRef priority;
-    bool keep_redirect = false;  // remember where the answer came from
-    // A redirect to storage is an answer, too: to one that may not take HEAD.
+    bool keep_redirect = false;  // remember the link of the response
+    // A redirect to storage also counts as an answer, since storage may not accept HEAD.
     bool redirect_answers = false;
-    // Asked one after the other when the registry has not got it (404).
+    // Tried in order if the registry does not have it (404).
     std::vector<std::string> image_urls;
-    // Asks for nothing but how the registry wants to be asked: as nobody, and any status is the
+    // Only asks how the registry wants to be authenticated: sent anonymously, and any status is an
     // answer.
     bool probe = false;
-    // The Range header of the next attempt, "" = none; nullopt = there is nothing left to ask for.
-    // May be empty.
+    // Returns the Range header of the next attempt: "" = none; nullopt = there is nothing left to
+    // request. May be null.
     std::function<std::optional<std::string>()> range;
-    // Asked for each 200 or 206 answer; may be empty: the body is collected.
+    // Called for each 200 or 206 response. May be null: the body is buffered.
     std::function<absl::StatusOr<HttpClient::Sink>(const HttpResponse&)> on_headers;
-    // The request's body, asked for at each attempt. May be empty.
+    // Returns the request's body; called for each attempt. May be null.
     std::function<absl::StatusOr<std::string>()> body;
-    // Statuses beside 200 and 206 that are an answer to this question; bodies are collected up to
-    // 16 KiB. May be empty.
+    // Statuses other than 200 and 206 that count as an answer; their bodies are buffered up to 16
+    // KiB. May be null.
     std::function<bool(int status)> answers;
-    // False for what the registry may have taken in part: the failure is delivered when the
-    // connection ends in the middle, and the caller finds out how far it got.
+    // False if the registry may have accepted a part: a failure in mid-connection is then
+    // delivered, and the caller finds out how far it got.
     bool resend_after_cut = true;
     // As in ImageSource::ReadOptions.
     bool once = false;
     bool hedge = false;
     bool anew = false;
-    // The whole begins anew after a cut: the server may not know ranges.
+    // The whole transfer restarts if interrupted: the server may not support ranges.
     bool restarts = false;
     std::chrono::milliseconds stall_timeout{20'000};
   };
@@ -90,33 +90,32 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   void OnTooSlow(absl::Status failure);
   void OnStatus(HttpResponse response);
   void OnError(const HttpResponse& response);
-  // The registry refused, and did not say how it wants to be asked: finds out at /v2/. False where
-  // that cannot help.
+  // The registry refused without a challenge: finds it at /v2/. Returns false if that cannot help.
   bool SeekChallenge(HttpResponse& response);
   void OnRoot(HttpResponse refused);
   void OnRefused(const HttpResponse& response);
   void OnOtherRefused(const HttpResponse& response);
-  // The credential is of no use: tries once more if there is another one.
+  // The credential is useless: retries if there is another one, else fails.
   void RenewOr(absl::Status failure);
-  // What was remembered of the blob's place is no longer good: forgets it, and asks the registry at
-  // once. False where the registry itself has just led there.
+  // The remembered link is no longer valid: forgets it and asks the registry immediately. Returns
+  // false if the registry itself has just given it.
   bool LeaveLink();
   void ForgetLink();
   void OnLinkRefused(absl::Status failure);
   void FollowRedirect(HttpResponse response);
   absl::StatusOr<Url> RedirectTarget(const HttpResponse& response);
   void NextImageUrl(absl::Status failure);
-  // The end of what the registry can do; the image's URLs are left.
+  // The registry cannot help any further; the image's URLs remain.
   void Fail(absl::Status failure);
   void RetryOr(absl::Status failure, std::optional<std::chrono::seconds> asked);
   void Finish(absl::StatusOr<HttpResponse> result);
 
   bool IsAnswer(int status) const;
-  bool MaySpeakTls() const;  // a loopback host of which that is not known yet
+  bool MaySpeakTls() const;  // a loopback host for which that is still unknown
   Place PlaceOf(const Url& url) const;
   std::string Scheme() const;
   std::string LinkKey() const;
-  std::string AuthScope() const;  // of `place_`
+  std::string AuthScope() const;  // for `place_`
   ErrorAnswer Error(const HttpResponse& response) const;
 
   const std::shared_ptr<RegistryShared> shared_;
@@ -128,30 +127,30 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   FlightTicket token_ticket_;
 
   Url api_;  // of this attempt
-  Url url_;  // asked now
+  Url url_;  // current request
   Place place_ = Place::kRegistry;
-  std::string referer_;                  // that led to url_
-  std::optional<LinkTable::Link> link_;  // that this attempt began with
-  bool ask_registry_ = false;            // the next attempt begins with no link
-  int refused_links_ = 0;                // fresh ones, in a row
+  std::string referer_;                  // the URL that led to url_
+  std::optional<LinkTable::Link> link_;  // the link that this attempt started with
+  bool ask_registry_ = false;            // the next attempt must not use a link
+  int refused_links_ = 0;                // consecutive, fresh from the registry
   size_t next_image_url_ = 0;
-  int hops_ = 0;                // of this attempt
-  bool trying_https_ = false;   // a loopback host whose http answer made no sense
-  absl::Status http_failure_;   // that answer
-  Secret authorization_;        // header of this attempt
-  std::optional<Token> token_;  // that it was made of
+  int hops_ = 0;                // redirects in this attempt
+  bool trying_https_ = false;   // a loopback host whose http response made no sense
+  absl::Status http_failure_;   // that response
+  Secret authorization_;        // Authorization header of this attempt
+  std::optional<Token> token_;  // the token in it
   std::chrono::steady_clock::time_point asked_for_token_;
-  bool token_renewed_ = false;    // a refused token has been replaced once
-  bool credential_sent_ = false;  // itself, to the registry
+  bool token_renewed_ = false;    // a rejected token has already been replaced
+  bool credential_sent_ = false;  // the credential itself, to the registry
   bool credential_renewed_ = false;
   bool sought_challenge_ = false;
-  bool hides_ = false;        // asks for what there is not, and may show more to those who have it
-  int generation_ = 0;        // of the credential that is in use
-  bool own_failure_ = false;  // the receiver failed, not the transport
+  bool hides_ = false;            // not found, but a login might show more
+  int generation_ = 0;            // of the credential in use
+  bool own_failure_ = false;      // the receiver failed, not the transport
   bool headers_refused_ = false;  // by the receiver
-  bool stalled_ = false;          // the last attempt: the next one has another connection
-  int attempts_ = 0;              // failed in a row without progress
-  int slow_attempts_ = 0;         // of them, too slow
+  bool stalled_ = false;          // in the last attempt: the next one uses another connection
+  int attempts_ = 0;              // consecutive failures without progress
+  int slow_attempts_ = 0;         // how many of them were too slow
   uint64_t received_ = 0;         // bytes of this attempt
   std::string error_body_;
 };

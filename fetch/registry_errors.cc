@@ -7,7 +7,7 @@
 namespace imagefs {
 namespace {
 
-// What the registry itself says about an error, for the end of a message.
+// Returns the registry's own error text, to end a message with.
 std::string Detail(const std::string& body) {
   const absl::StatusOr<Json> json = Json::Parse(body);
   if (!json.ok()) return "";
@@ -17,7 +17,7 @@ std::string Detail(const std::string& body) {
   return text.empty() ? "" : StrCat(" (\"", Printable(text), "\")");
 }
 
-// Why nobody was named where a credential was to be had.
+// Explains why no credentials were sent although there may be some.
 std::string Trouble(const RegistryEndpoint& endpoint) {
   if (endpoint.credential_trouble.empty() || !endpoint.identity->credential().empty()) return "";
   return StrCat(", and no credentials were sent (", endpoint.credential_trouble, ")");
@@ -40,12 +40,12 @@ absl::Status PushRefusedError(const RegistryEndpoint& endpoint, const ErrorAnswe
 
 absl::Status OtherRefusedError(const RegistryEndpoint& endpoint, const ErrorAnswer& answer) {
   return absl::UnauthenticatedError(StrCat(
-      answer.what, ": ", endpoint.host, " sends its users on to the registry ", answer.asked,
+      answer.what, ": ", endpoint.host, " redirects to the registry ", answer.asked,
       ", which does not give it to anonymous users", Detail(answer.body),
       "; credentials are sent to the registry that a reference names, so name ", answer.asked));
 }
 
-// The place, as the subject of a sentence.
+// The place as the subject of a sentence.
 std::string Subject(const RegistryEndpoint& endpoint, const ErrorAnswer& answer) {
   switch (answer.place) {
     case Place::kRegistry:
@@ -64,7 +64,7 @@ absl::Status PushStatusError(const RegistryEndpoint& endpoint, const ErrorAnswer
   const std::string detail = Detail(answer.body);
   if (answer.status == 413) {
     return absl::FailedPreconditionError(
-        StrCat(answer.what, ": ", Subject(endpoint, answer), " takes nothing so large", detail,
+        StrCat(answer.what, ": ", Subject(endpoint, answer), " accepts nothing so large", detail,
                "; raise the limit of the registry or of the proxy before it, or use "
                "--to REPOSITORY"));
   }

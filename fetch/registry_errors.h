@@ -1,5 +1,5 @@
-// What users are told when a registry, or where it leads, does not give what was asked for: the
-// thing, the cause, the remedy. Pure functions.
+// Error messages for users when a registry, or a host that it leads to, does not deliver: the
+// object, the cause, the remedy. Pure functions.
 #pragma once
 
 #include <string>
@@ -9,34 +9,34 @@
 
 namespace imagefs {
 
-// Where a question went.
+// Where a request went.
 enum class Place {
   kRegistry,       // the origin of the registry's API
-  kOtherRegistry,  // the API of another one, to which it redirects
-  kStorage,        // elsewhere, where it redirects
-  kImageUrl,       // one of the URLs that the image's manifest gives for a blob, or where it leads
+  kOtherRegistry,  // the API of another registry, by redirect
+  kStorage,        // any other redirect target
+  kImageUrl,       // a URL that the image's manifest gives for a blob, or a redirect from it
 };
 
-// An answer that is an error.
+// An error response.
 struct ErrorAnswer {
   Place place = Place::kRegistry;
-  int status = 0;     // of HTTP
-  std::string what;   // names the thing
-  std::string asked;  // "host:port" that answered
+  int status = 0;     // HTTP status
+  std::string what;   // names the object
+  std::string asked;  // "host:port" that responded
   std::string body;
-  std::string proxy;  // that the answer came through, "" = none
+  std::string proxy;  // the proxy it came through, "" = none
   bool token_sent = false;
-  bool credential_sent = false;  // itself, and not a token for it
-  bool hides = false;            // the registry answers those who log in otherwise
+  bool credential_sent = false;  // the credential itself, not a token for it
+  bool hides = false;            // a login might get another answer
 };
 
-// 401 and 403. kUnauthenticated or kPermissionDenied.
+// For 401 and 403. Returns kUnauthenticated or kPermissionDenied.
 absl::Status RefusedError(const RegistryEndpoint& endpoint, const ErrorAnswer& answer);
-// Any other, of any place. kNotFound for 404 only; kUnavailable or kResourceExhausted for what may
-// pass by itself.
+// For any other status, from any place. Returns kNotFound only for 404; kUnavailable or
+// kResourceExhausted for transient errors.
 absl::Status StatusError(const RegistryEndpoint& endpoint, const ErrorAnswer& answer);
 
-// What a token service said, and why nobody was named to it where a credential was to be had.
+// The error of a token service, and why no credentials were sent although there may be some.
 absl::Status TokenRefusedError(const RegistryEndpoint& endpoint, const std::string& what,
                                const absl::Status& said);
 

@@ -63,7 +63,7 @@ std::optional<RegistryShared::Authorisation> AuthorisationOf(const HttpResponse&
 
 std::string ScopeToAsk(const std::string& challenged, const std::string& least,
                        const std::string& repository) {
-  // One token for all of a push: the challenge to a question asks for no right to write.
+  // One token for the whole push: a challenge to a read does not include write access.
   if (!least.empty()) {
     const bool custom = !challenged.empty() && !challenged.starts_with("repository:");
     return custom ? StrCat(least, " ", challenged) : least;

@@ -1,5 +1,5 @@
-// What all questions to registries share, and to whom one goes. The tables are touched by the HTTP
-// client's thread only.
+// State shared by all requests to registries, and the endpoint that a request goes to. Only the
+// HTTP client's thread may use the tables.
 #pragma once
 
 #include <atomic>
@@ -22,7 +22,7 @@
 
 namespace imagefs {
 
-// What all sources of one factory share.
+// Shared by all sources of one factory.
 struct RegistryShared {
   RegistryShared(HttpClient& http_client, Executor& answer_executor,
                  const SourceFactory::Options& source_options);
@@ -34,19 +34,19 @@ struct RegistryShared {
     Scheme scheme = Scheme::kUnknown;  // loopback hosts only
     Ranges ranges = Ranges::kUnknown;
     Referrers referrers = Referrers::kUnknown;  // the API that lists them
-    bool reached = false;                       // has answered before
+    bool reached = false;                       // has responded before
   };
-  // How an auth scope was told to authorise itself; kNone: it was answered without.
+  // How requests of an auth scope must be authorized; kNone: no authorization was needed.
   struct Authorisation {
     enum class Kind { kNone, kBearer, kBasic };
     Kind kind = Kind::kNone;
     std::string realm, service, scope;
   };
-  // What a host asks for at /v2/, where it does not say so elsewhere.
+  // What a host demands at /v2/, if it does not say so elsewhere.
   struct Root {
-    std::chrono::steady_clock::time_point until;      // when it is to be asked again
-    std::optional<Authorisation> challenge;           // the scope is the host's own, mostly ""
-    std::vector<absl::AnyInvocable<void()>> waiting;  // not empty: it is being asked
+    std::chrono::steady_clock::time_point until;      // when to ask again
+    std::optional<Authorisation> challenge;           // its scope is the host's own, usually ""
+    std::vector<absl::AnyInvocable<void()>> waiting;  // not empty: a request is in flight
   };
 
   Host& HostState(const std::string& host);
@@ -55,7 +55,7 @@ struct RegistryShared {
   void LogWarnings(const std::string& host, const HttpResponse& response);
 
   HttpClient& http;
-  Executor& answers;  // what follows a document: it may block on this disk, not the client's thread
+  Executor& answers;  // runs continuations of documents, which may block on local disk
   const SourceFactory::Options options;
   TokenSource tokens;
   RefreshThreads refreshes;
@@ -70,34 +70,36 @@ struct RegistryShared {
 
 // One repository with one identity.
 struct RegistryEndpoint {
-  std::string host;      // as the reference names it
-  std::string api_host;  // where the API is
+  std::string host;      // as written in the reference
+  std::string api_host;  // host of the API
   std::string repository;
   std::shared_ptr<EndpointIdentity> identity;
-  // Stays what it was when the identity's credential is renewed: it is for the same user. Also what
-  // the table of authorisations goes by, so it differs between reading and writing: a token for the
-  // one is never sent with the other.
+  // Does not change when the credential is renewed, since it belongs to the same user. Also the key
+  // of the table of authorizations, so it differs between reading and writing: a token for one is
+  // never sent with the other.
   std::string auth_scope;
   std::string
-      scope;  // asked of the token service whatever the challenge says; "" = the challenge's
-  std::string credential_trouble;  // why there is no credential where one is kept; "" = none
+      scope;  // requested from the token service regardless of the challenge; "" = the challenge's
+  std::string
+      credential_trouble;  // why there is no credential although one may be stored; "" = none
   bool push = false;
   bool loopback = false;
   bool plain_http = false;
   bool verify_tls = true;
 };
 
-// The authorisation that a challenge asks for: Bearer before Basic; nullopt when there is none that
+// Returns the authorization that a challenge demands, preferring Bearer to Basic; nullopt if none
 // can be met.
 std::optional<RegistryShared::Authorisation> AuthorisationOf(const HttpResponse& refusal);
 
-// The scope to ask for: `least`, what an operation needs, and what a challenge asks for beyond
-// repositories. `least` "" = the challenge's alone, or the right to pull from `repository`.
+// Returns the scope to request: `least`, which an operation needs, plus whatever a challenge
+// demands other than repositories. If `least` is "", the challenge's scope, or pull access to
+// `repository`.
 std::string ScopeToAsk(const std::string& challenged, const std::string& least,
                        const std::string& repository);
 
-// Whether a URL is one of a registry's API ("/v2/<name>/blobs/..."), and not of its storage; the
-// name in it, else "".
+// If a URL belongs to a registry's API ("/v2/<name>/blobs/...") rather than its storage, returns
+// the repository name in it, else "".
 std::string RepositoryOfApi(const Url& url);
 
 }  // namespace imagefs

@@ -21,7 +21,7 @@ constexpr char kIndexType[] = "application/vnd.oci.image.index.v1+json";
 constexpr char kEmptyType[] = "application/vnd.oci.empty.v1+json";
 constexpr char kEmptyBytes[] = "{}";
 constexpr size_t kBlobsInFlight = 3;
-// Writers that lose the race for the tag go on after a random wait, so few rounds are needed.
+// Writers that lose the race for the tag retry after a random delay, so few rounds are needed.
 constexpr int kMaxTagRounds = 8;
 
 void WriteAnnotations(JsonWriter& out, const std::map<std::string, std::string>& annotations) {
@@ -53,7 +53,7 @@ Descriptor EmptyDescriptor() {
   return Plain(kEmptyType, Sha256Of(kEmptyBytes), sizeof(kEmptyBytes) - 1);
 }
 
-// Whether an entry of an index says what `descriptor` says, in whatever order.
+// Whether an entry of an index equals `descriptor`, regardless of order.
 bool Matches(const Json& entry, const Descriptor& descriptor) {
   std::map<std::string, std::string> annotations;
   for (const auto& [key, value] : entry["annotations"].members()) {
@@ -115,8 +115,8 @@ void PutManifest(const Target& target, const std::string& tag_or_digest,
             Digest::Parse(response->Header("docker-content-digest"));
         if (announced.ok() && *announced != pushed.digest) {
           return done(absl::DataLossError(StrCat(
-              what, ": the registry says to have stored ", announced->ToString(), " and not ",
-              pushed.digest.ToString(), "; check the registry and whatever is between")));
+              what, ": the registry claims to have stored ", announced->ToString(), " and not ",
+              pushed.digest.ToString(), "; check the registry and everything in between")));
         }
         pushed.listed = Digest::Parse(response->Header("oci-subject")).ok();
         if (pushed.listed) {
@@ -127,8 +127,8 @@ void PutManifest(const Target& target, const std::string& tag_or_digest,
       });
 }
 
-// An artifact on its way: blobs, manifest, and the tag where there is need of one. On the HTTP
-// client's thread.
+// The push of an artifact: blobs, manifest, and the tag if needed. Runs on the HTTP client's
+// thread.
 class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
  public:
   ArtifactPush(Target target, RegistryWriter::Artifact artifact, CancelToken cancel,
@@ -186,7 +186,7 @@ class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
                 });
   }
 
-  // Reads the tag's list: the first time to change it, then to see whether the change lasted.
+  // Reads the tag's list: first to change it, then to verify that the change persisted.
   void ReadTag() {
     if (done_.called()) return;
     RegistryCall::Spec spec = target_.ManifestSpec("GET", tag_);
@@ -214,7 +214,7 @@ class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
           StrCat("others keep writing the tag ", tag_, " at the same time; try again")));
     }
     LogDebug("registry_tag_race host=", target_.endpoint->host, " tag=", tag_, " round=", rounds_);
-    // What was read may be old by the end of the wait, so it is read again.
+    // The list may be stale after the delay, so read it again.
     tag_written_ = false;
     const auto delay = BackoffDelay(target_.shared->options.first_backoff, rounds_);
     target_.shared->http.After(delay, [self = shared_from_this()] { self->ReadTag(); });
@@ -236,7 +236,7 @@ class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
     registration_.Reset();
     if (!result.ok()) result = Annotate(result.status(), what_);
     done_(std::move(result));
-    inner_cancel_.Cancel();  // of the blobs beside the one that failed
+    inner_cancel_.Cancel();  // cancel the other blobs
   }
 
   const Target target_;
@@ -249,8 +249,8 @@ class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
   CancelToken::Registration registration_;
   std::deque<RegistryWriter::Blob> blobs_;
   size_t in_flight_ = 0;
-  int rounds_ = 0;            // in which the race for the tag was lost
-  bool tag_written_ = false;  // since it was read to be changed
+  int rounds_ = 0;            // lost races for the tag
+  bool tag_written_ = false;  // since it was last read for a change
   RegistryWriter::PushedArtifact pushed_;
 };
 
@@ -306,7 +306,7 @@ std::string ArtifactManifest(const RegistryWriter::Artifact& artifact) {
     descriptor.annotations = layer.annotations;
     WriteDescriptor(out, descriptor);
   }
-  // Some registries refuse an empty list.
+  // Some registries reject an empty list.
   if (artifact.layers.empty()) WriteDescriptor(out, EmptyDescriptor());
   out.EndArray();
   out.Key("subject");
@@ -329,7 +329,7 @@ absl::StatusOr<std::string> UpdateReferrersIndex(const std::string& index,
                       parsed->StringOr("mediaType", kIndexType) == kIndexType;
     if (!good) {
       return absl::FailedPreconditionError(
-          "the tag that would list it holds something else than a list, which is not overwritten; "
+          "the tag that would list it holds something other than a list, which is not overwritten; "
           "delete the tag, or use --to REPOSITORY");
     }
     root = *std::move(parsed);

@@ -1,10 +1,10 @@
-// One repository of a registry reached with one identity, to push to (OCI distribution-spec 1.1).
-// Opened by SourceFactory::OpenWriter; must not be used after the factory is gone.
+// One repository of a registry, accessed with one identity, to push to (OCI distribution-spec 1.1).
+// Opened by SourceFactory::OpenWriter. Must not outlive the factory.
 //
-// Thread-safe. Asynchronous like ImageSource: methods return at once, `done` runs exactly once on
-// the HTTP client's thread (inline allowed), with kCancelled when the token fires first. What may
-// pass by itself has been retried with back-off before an error is delivered. A push that ends
-// early leaves nothing that anybody can name; its open upload is deleted as far as possible.
+// Thread-safe. Asynchronous like ImageSource: methods return immediately, `done` runs exactly once
+// on the HTTP client's thread (inline allowed), with kCancelled if the token fires first. Transient
+// errors have already been retried with backoff. A push that ends early leaves nothing that can be
+// referenced; deleting its open upload is best effort.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ class RegistryWriter {
  public:
   virtual ~RegistryWriter() = default;
 
-  // Gives exactly `length` bytes from `offset` of a blob; asked again for what has to be sent
-  // again. May block on local disk only.
+  // Returns exactly `length` bytes from `offset` of a blob; called again for bytes to be resent.
+  // May block on local disk only.
   using BlobBytes = std::function<absl::StatusOr<std::string>(uint64_t offset, uint64_t length)>;
   static BlobBytes FromMemory(std::string bytes);
 
@@ -34,12 +34,12 @@ class RegistryWriter {
     Digest digest;
     uint64_t size = 0;
     BlobBytes bytes;
-    // A repository of the same registry that may have the blob: it is taken from there when the
-    // registry does so and the user may read it. "" = none.
+    // A repository of the same registry that may have the blob: it is mounted from there if the
+    // registry supports that and the user may read it. "" = none.
     std::string from;
   };
   struct PushedBlob {
-    uint64_t sent_bytes = 0;  // 0 when the registry had the blob, and for a mount
+    uint64_t sent_bytes = 0;  // 0 if the registry had the blob, and for a mount
     bool mounted = false;
   };
   using BlobDone = absl::AnyInvocable<void(absl::StatusOr<PushedBlob>)>;
@@ -47,11 +47,11 @@ class RegistryWriter {
 
   struct PushedManifest {
     Digest digest;
-    // The registry lists the manifest under its subject by itself (OCI-Subject).
+    // The registry itself lists the manifest under its subject (OCI-Subject).
     bool listed = false;
   };
   using ManifestDone = absl::AnyInvocable<void(absl::StatusOr<PushedManifest>)>;
-  // A digest must be that of `bytes`.
+  // If a digest is given, it must be that of `bytes`.
   virtual void PushManifest(const std::string& tag_or_digest, const std::string& media_type,
                             std::string bytes, CancelToken cancel, ManifestDone done) = 0;
 
@@ -60,32 +60,33 @@ class RegistryWriter {
     std::map<std::string, std::string> annotations;
     Blob blob;
   };
-  // A manifest of its own that belongs to the manifest `subject` of the same repository.
+  // A separate manifest that refers to the manifest `subject` of the same repository.
   struct Artifact {
     std::string artifact_type;
-    Descriptor subject;  // media type, digest and size are written
+    Descriptor subject;  // media type, digest and size are used
     std::map<std::string, std::string> annotations;
     std::vector<Layer> layers;
   };
   struct PushedArtifact {
-    Descriptor manifest;         // as the subject's list has it
-    bool listed_by_tag = false;  // the registry has no list, so the tag sha256-<hex> was updated
-    uint64_t sent_bytes = 0;     // of blobs
+    Descriptor manifest;  // as in the subject's list
+    bool listed_by_tag =
+        false;                // the registry has no such list, so the tag sha256-<hex> was updated
+    uint64_t sent_bytes = 0;  // of blobs
   };
   using ArtifactDone = absl::AnyInvocable<void(absl::StatusOr<PushedArtifact>)>;
-  // Pushes the blobs, then the manifest by its digest, then, where the registry does not list it,
-  // the tag that does. Nobody sees an artifact whose blobs are not all there. That tag is read,
-  // changed and written, which two writers may do at once: it is read again and written again
-  // until our entry is in it.
+  // Pushes the blobs, then the manifest by its digest, then, if the registry does not list
+  // referrers, the tag that does. An artifact is never visible before all its blobs are present.
+  // Updating that tag is a read-modify-write that may race with another writer: it is repeated
+  // until our entry is present.
   virtual void PushArtifact(Artifact artifact, CancelToken cancel, ArtifactDone done) = 0;
 };
 
-// The manifest of an artifact: the same bytes for the same artifact. Pure.
+// Returns the manifest of an artifact. Pure and deterministic.
 std::string ArtifactManifest(const RegistryWriter::Artifact& artifact);
 
-// `index` (a JSON text, "" = none yet) with the entry for `manifest` added, or put in place of the
-// one of the same digest; what else is in it stays as it is, and `index` itself comes back when the
-// entry is in it already. Error when it is no index. Pure.
+// Returns `index` (JSON; "" = none yet) with the entry for `manifest` added, or replacing the one
+// with the same digest. Keeps everything else; returns `index` unchanged if it already contains the
+// entry. Returns an error if it is not an index. Pure.
 absl::StatusOr<std::string> UpdateReferrersIndex(const std::string& index,
                                                  const Descriptor& manifest);
 

@@ -13,7 +13,7 @@ namespace imagefs {
 namespace {
 
 constexpr char kRetryAfterPayload[] = "imagefs/retry-after";
-// They wait for this disk only.
+// They only wait for local disk.
 constexpr int kAnswerThreads = 4;
 
 class RegistryAwareFactory : public SourceFactory {
@@ -40,7 +40,7 @@ class RegistryAwareFactory : public SourceFactory {
         reference.repository.empty()) {
       return absl::InvalidArgumentError(
           StrCat("cannot push to ", Printable(reference.ToString()),
-                 ": it is no repository of a registry; use --to REPOSITORY"));
+                 ": it is not a repository of a registry; use --to REPOSITORY"));
     }
     return MakeRegistryWriter(shared_, reference, access);
   }
@@ -56,9 +56,9 @@ class RegistryAwareFactory : public SourceFactory {
   }
 
  private:
-  Executor answers_;  // goes last: until then work ends, and is told so
+  Executor answers_;  // destroyed last: work that ends before still needs it
   const std::shared_ptr<RegistryShared> shared_;
-  const std::unique_ptr<HttpClient> http_;  // goes first and ends all work with it
+  const std::unique_ptr<HttpClient> http_;  // destroyed first, ending all work
 };
 
 }  // namespace

@@ -10,10 +10,10 @@ namespace {
 using Milliseconds = TransferPhases::Milliseconds;
 using Verdict = TransferPhases::Verdict;
 
-// The rate below which a body is ended, where nobody waits as well.
+// Fraction of the least rate below which a body is aborted even if no request waits.
 constexpr uint64_t kEndFraction = 16;
 
-// "20 s", "1.5 s".
+// Formats "20 s", "1.5 s".
 std::string Seconds(Milliseconds time) {
   const int64_t tenths = time.count() / 100;
   if (tenths % 10 == 0) return StrCat(tenths / 10, " s");
@@ -24,7 +24,7 @@ Milliseconds Since(TransferPhases::Clock::time_point begin, TransferPhases::Cloc
   return std::chrono::duration_cast<Milliseconds>(now - begin);
 }
 
-// Whether `bytes` in `time` are less than `rate` bytes a second.
+// Whether `bytes` in `time` is below `rate` bytes per second.
 bool Below(uint64_t bytes, Milliseconds time, uint64_t rate) {
   return static_cast<double>(bytes) * 1000.0 <
          static_cast<double>(rate) * static_cast<double>(time.count());
@@ -81,7 +81,7 @@ Verdict TransferPhases::Check(Clock::time_point now) {
     const Clock::time_point deadline = phase_began_ + limits_.header;
     if (now < deadline) return {Verdict::Kind::kGoesOn, "", deadline};
     return {Verdict::Kind::kTooSlow,
-            StrCat("has not ended the headers of its answer after ", Seconds(limits_.header)),
+            StrCat("has not completed the headers of its answer after ", Seconds(limits_.header)),
             {}};
   }
   const Clock::time_point silent_at = last_byte_ + silence_;

@@ -31,7 +31,7 @@ std::string_view Because(const FailedTransfer& failed) {
                               : std::string_view(failed.cause);
 }
 
-// The proxy was asked for a tunnel, and gave none.
+// The proxy refused to open a tunnel.
 absl::Status ExplainTunnel(const FailedTransfer& failed) {
   const std::string proxy = failed.proxy.Name();
   if (failed.proxy_status == 407) return ProxyWantsCredentials(failed.proxy);
@@ -45,7 +45,7 @@ absl::Status ExplainTunnel(const FailedTransfer& failed) {
                  StrCat(text, "have the proxy allow it, or except the host by NO_PROXY"));
 }
 
-// Before a proxy has let anything through, it is the proxy that failed.
+// Until a proxy has let anything through, failures are its own.
 absl::Status ExplainProxy(const FailedTransfer& failed) {
   const std::string proxy = failed.proxy.Name();
   const std::string check =
@@ -82,14 +82,14 @@ bool ProxyFailed(const FailedTransfer& failed) {
     case At::kConnecting:
     case At::kSocks:
       return true;
-    case At::kHostName:  // that the proxy was to find
+    case At::kHostName:  // to be resolved by the proxy
       return false;
     case At::kCertificate:
     case At::kTls:
       return failed.proxy_status == 0 && failed.proxy.url.starts_with("https://");
     case At::kTimeLimit:
     case At::kElse:
-      // There is no tunnel yet.
+      // The tunnel is not established yet.
       return failed.proxy_status == 0 && failed.url.scheme == "https";
   }
   return false;
@@ -130,7 +130,7 @@ absl::Status MakeTransportFailure(TransportFailure kind, absl::StatusCode code,
 absl::Status ProxyWantsCredentials(const ProxySettings::Proxy& proxy) {
   return Lasting(Kind::kProxyRefuses,
                  StrCat(proxy.Name(),
-                        " wants a user and a password (HTTP status 407); give them as "
+                        " requires a user name and a password (HTTP status 407); give them as "
                         "http://USER:PASSWORD@HOST:PORT in ",
                         proxy.variable));
 }

@@ -1,5 +1,5 @@
-// Why a request had no answer, in words that name who is to blame: the host, or the proxy on the
-// way to it. Pure functions.
+// Explains why a request got no response, and whether the host or the proxy is to blame. Pure
+// functions.
 #pragma once
 
 #include <string>
@@ -11,26 +11,26 @@
 
 namespace imagefs {
 
-// What kind of transport failure a status of HttpClient stands for; kNone for any other status.
+// The kind of transport failure that a status of HttpClient represents; kNone for any other status.
 enum class TransportFailure {
   kNone,
   kUnknownHost,
   kRefused,
   kUnreachable,
   kUntrusted,  // the certificate
-  kNotTls,     // the other side does not speak TLS
+  kNotTls,     // the peer does not speak TLS
   kStalled,
   kCut,
-  kTooSlow,      // bytes came, and fewer than any working line transfers
-  kGaveWay,      // cut because others waited: to be asked again, which is no failed attempt
-  kOutOfReach,   // a place where the registry may not lead to
-  kProxyRefuses  // it wants credentials, or does not connect there
+  kTooSlow,      // bytes arrived, but more slowly than over any working link
+  kGaveWay,      // cut in favor of others: to be sent again, not a failed attempt
+  kOutOfReach,   // an address to which the registry may not lead
+  kProxyRefuses  // it requires credentials, or refuses to connect
 };
 TransportFailure TransportFailureOf(const absl::Status& status);
 absl::Status MakeTransportFailure(TransportFailure kind, absl::StatusCode code,
                                   const std::string& message);
 
-// A transfer that came to no answer.
+// A transfer without a response.
 struct FailedTransfer {
   enum class At {
     kProxyName,
@@ -43,15 +43,15 @@ struct FailedTransfer {
     kElse
   };
   At at = At::kElse;
-  std::string cause;  // as libcurl says it
-  int os_error = 0;   // of connecting; 0 = unknown
+  std::string cause;  // libcurl's message
+  int os_error = 0;   // errno of connect; 0 = unknown
   Url url;
   ProxySettings::Proxy proxy;
-  int proxy_status = 0;  // of HTTP, to CONNECT; 0 = it has not answered, or was not asked that
+  int proxy_status = 0;  // HTTP status of its response to CONNECT; 0 = no response, or no CONNECT
 };
 absl::Status ExplainFailure(const FailedTransfer& failed);
 
-// 407: the proxy wants to know who asks.
+// 407: the proxy requires authentication.
 absl::Status ProxyWantsCredentials(const ProxySettings::Proxy& proxy);
 
 }  // namespace imagefs

@@ -37,10 +37,10 @@ absl::Status Refuse(std::string_view url, std::string_view why) {
   return absl::InvalidArgumentError(StrCat("URL \"", RedactUrl(url), "\" refused: ", why));
 }
 
-// Sets `text` on `handle`; a relative one is resolved against what the handle holds.
+// Sets `text` on `handle`, resolving a relative one against the handle's URL.
 absl::StatusOr<Url> Take(CURLU* handle, std::string_view text) {
   if (text.size() > kMaxUrlBytes) return Refuse(text.substr(0, 200), "longer than 16 KiB");
-  if (HasControlCharacter(text)) return Refuse("", "it holds control characters");
+  if (HasControlCharacter(text)) return Refuse("", "it contains control characters");
   const size_t authority = text.find("://");
   if (authority != std::string_view::npos && text.substr(authority).starts_with(":///")) {
     return Refuse(text, "it names no host");
@@ -62,7 +62,7 @@ absl::StatusOr<Url> Take(CURLU* handle, std::string_view text) {
   if (url.host.empty()) return Refuse(text, "it names no host");
   const std::optional<uint64_t> port =
       ParseDecimal(Part(handle, CURLUPART_PORT, CURLU_DEFAULT_PORT));
-  if (!port || *port > 65535) return Refuse(text, "its port is no number");
+  if (!port || *port > 65535) return Refuse(text, "its port is not a number");
   url.port = static_cast<int>(*port);
   url.text = Part(handle, CURLUPART_URL);
   return url;

@@ -1,4 +1,4 @@
-// Absolute http and https URLs, taken apart and resolved. Pure functions.
+// Parsed absolute http and https URLs. Pure functions.
 #pragma once
 
 #include <string>
@@ -11,33 +11,33 @@ namespace imagefs {
 struct Url {
   std::string scheme;  // "http" or "https"
   std::string host;    // lower case, IPv6 in brackets, without the port
-  int port = 0;        // as given, else the scheme's
-  std::string text;    // the whole URL, normalised
+  int port = 0;        // explicit, or the scheme's default
+  std::string text;    // the whole URL, normalized
 
-  // Refuses other schemes, user information, control characters and more than 16 KiB.
+  // Rejects other schemes, user information, control characters and more than 16 KiB.
   static absl::StatusOr<Url> Parse(std::string_view text);
-  // What a Location header of this URL's answer points to: absolute or relative.
+  // Resolves a Location header, absolute or relative, of a response from this URL.
   absl::StatusOr<Url> Resolve(std::string_view location) const;
 
-  // The same path and query at the origin of `other`.
+  // Returns the same path and query at the origin of `other`.
   absl::StatusOr<Url> At(const Url& other) const;
-  // What follows the host: "/v2/?a=b".
+  // The part after the host: "/v2/?a=b".
   std::string_view PathAndQuery() const;
 
   bool SameOrigin(const Url& other) const {
     return scheme == other.scheme && host == other.host && port == other.port;
   }
-  std::string HostPort() const;  // "host:port", the port left out when it is the scheme's
+  std::string HostPort() const;  // "host:port", without the scheme's default port
 };
 
 bool IsRedirect(int http_status);
 
-// The Referer header of a request for `to`, where an answer of `from` sent it: that URL, as Go's
-// client sends it, without its query when that is another host's (a signed link is a secret), and
+// Returns the Referer header for `to`, to which a response from `from` redirected: that URL, as
+// Go's client sends it, without its query if it is another host's (a signed link is a secret), and
 // nothing from https to http.
 std::string RefererFor(const Url& from, const Url& to);
 
-// Percent-encodes everything but unreserved characters: one value of a query or of a form.
+// Percent-encodes everything but unreserved characters, for a value in a query or form.
 std::string UrlEncode(std::string_view text);
 
 }  // namespace imagefs

@@ -51,11 +51,11 @@ for variable in HTTPS_PROXY https_proxy ALL_PROXY; do
     "$variable=http://me:s3cret@127.0.0.1:$closed"
 done
 blamed "cannot find the proxy no-such-host.invalid:3128 \(from HTTPS_PROXY\)" HTTPS_PROXY=no-such-host.invalid:3128
-blamed "the proxy 127.0.0.1:${port[407]} \(from HTTPS_PROXY\) wants a user and a password" "HTTPS_PROXY=127.0.0.1:${port[407]}"
+blamed "the proxy 127.0.0.1:${port[407]} \(from HTTPS_PROXY\) requires a user name and a password" "HTTPS_PROXY=127.0.0.1:${port[407]}"
 blamed "the proxy 127.0.0.1:${port[403]} .*does not connect to registry.example \(HTTP status 403\)" "HTTPS_PROXY=127.0.0.1:${port[403]}"
 blamed "the proxy 127.0.0.1:${port[502]} .*does not connect to registry.example \(HTTP status 502\)" "HTTPS_PROXY=127.0.0.1:${port[502]}"
 blamed "the connection to the proxy 127.0.0.1:${port[cut]} " "HTTPS_PROXY=127.0.0.1:${port[cut]}"
 # In the clear there is no tunnel: what the proxy says looks like the registry's word, so both are named.
-blamed "the proxy 127.0.0.1:${port[407]} \(from http_proxy\) wants a user" "http_proxy=127.0.0.1:${port[407]}" --plain-http
+blamed "the proxy 127.0.0.1:${port[407]} \(from http_proxy\) requires a user name" "http_proxy=127.0.0.1:${port[407]}" --plain-http
 blamed "HTTP status 502 through the proxy 127.0.0.1:${port[502]} " "http_proxy=127.0.0.1:${port[502]}" --plain-http
 blamed "cannot connect to the proxy 127.0.0.1:$closed \(from http_proxy\)" "http_proxy=127.0.0.1:$closed" --plain-http

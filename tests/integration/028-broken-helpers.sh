@@ -31,13 +31,13 @@ for what in credsStore credHelpers; do
   config() { [ $what = credsStore ] && printf '{"credsStore": "%s"}' "$1" || printf '{"credHelpers": {"%s": "%s", "%s": "%s"}}' "${public%%/*}" "$1" "${private%%/*}" "$1"; }
   troubled 'docker-credential-desktop: not found in PATH' "$(config desktop)"
   troubled 'docker-credential-fails: .*status 3 \(the keyring is locked\)' "$(config fails)"
-  troubled 'docker-credential-prints: its answer is no JSON' "$(config prints)"
+  troubled 'docker-credential-prints: its answer is not a JSON object' "$(config prints)"
   troubled 'docker-credential-dies: .*signal 9' "$(config dies)"
   troubled 'docker-credential-floods' "$(config floods)"
-  troubled 'no name of a credential helper' "$(config ../x)"
+  troubled 'not a valid name of a credential helper' "$(config ../x)"
 done
 troubled 'docker-credential-hangs: no answer within 10 seconds' '{"credsStore": "hangs"}'
-troubled 'config.json is no valid JSON object' '{"auths": '
+troubled 'config.json is not a valid JSON object' '{"auths": '
 troubled 'the auth member .*USER:PASSWORD' "{\"auths\": {\"${public%%/*}\": {\"auth\": \"?\"}, \"${private%%/*}\": {\"auth\": \"?\"}}}"
 rm "$DOCKER_CONFIG/config.json" && mkdir "$DOCKER_CONFIG/config.json"
 ifs pull -q --pull always "$public" >/dev/null 2>"$T/err" || fail "a directory for a file: $(cat "$T/err")"

@@ -29,7 +29,7 @@ for who in '{}' "$BASIC" "$IDENTITY"; do
   done
 done
 auth '{}'
-refuse 1 "$HOST sends its users for a token to http://127.0.0.1:$other/.*have the registry name an https" \
+refuse 1 "$HOST sends its users to get a token from http://127.0.0.1:$other/.*have the registry name an https" \
   ifs pull -q "$HOST/port:1"
 same "requests to the other service" 0 "$(seen 'r["server"] == "other"')"
 same "requests for a token" 0 "$(seen '"token" in r["path"]')"

@@ -96,7 +96,7 @@ FakeRegistry::FakeRegistry(const std::string& address)
   if (bind(listener_.get(), reinterpret_cast<sockaddr*>(&name), length) != 0 ||
       listen(listener_.get(), 128) != 0 ||
       getsockname(listener_.get(), reinterpret_cast<sockaddr*>(&name), &length) != 0) {
-    std::abort();  // a test without its server means nothing
+    std::abort();  // a test without its server is meaningless
   }
   host_ = StrCat(address, ":", ntohs(name.sin_port));
   acceptor_ = std::thread([this] { AcceptLoop(); });
@@ -244,7 +244,7 @@ bool FakeRegistry::ServeOne(int fd, std::string& buffer) {
   size_t end = buffer.find("\r\n\r\n");
   while (end == std::string::npos) {
     if (!Fill(fd, buffer, buffer.size() + 1)) return false;
-    if (buffer[0] < 'A' || buffer[0] > 'Z') return false;  // TLS, for one
+    if (buffer[0] < 'A' || buffer[0] > 'Z') return false;  // TLS, for example
     end = buffer.find("\r\n\r\n");
   }
   Request request = ParseHead(std::string_view(buffer).substr(0, end));

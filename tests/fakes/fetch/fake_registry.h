@@ -1,6 +1,6 @@
-// A registry on a loopback port for tests: a real HTTP/1.1 server with blobs, manifests, uploads,
-// referrers, tokens and a script of misbehaviour for each path. Records every request, so that
-// "each byte was asked for once" is an assertion. Thread-safe.
+// A fake registry on a loopback port: a real HTTP/1.1 server with blobs, manifests, uploads,
+// referrers, tokens and scripted misbehavior for each path. Records every request, so that "each
+// byte was requested once" can be asserted. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -29,55 +29,55 @@ class FakeRegistry {
     std::string method;
     std::string path;                                 // without the query
     std::string query;                                // without the '?'
-    std::multimap<std::string, std::string> headers;  // names in lower case
+    std::multimap<std::string, std::string> headers;  // lower-case names
     std::string body;
-    std::string Header(const std::string& name) const;  // the first of that name
+    std::string Header(const std::string& name) const;  // the first with that name
     std::vector<std::string> Values(const std::string& name) const;
-    std::optional<ByteRange> range() const;  // of "bytes=a-b"
+    std::optional<ByteRange> range() const;  // from "bytes=a-b"
   };
 
-  // What happens to a request instead of, or beside, the ordinary answer.
+  // Overrides or modifies the usual response.
   struct Behaviour {
-    int times = 1;   // requests that it applies to; -1 = all
+    int times = 1;   // number of requests it applies to; -1 = all
     int status = 0;  // 0 = as usual
-    std::vector<std::pair<std::string, std::string>> headers;  // replace ordinary ones of that name
-    std::optional<std::string> body;                           // instead of the ordinary one
-    std::optional<uint64_t> cut_after_bytes;   // the connection ends after so much of the body
-    std::optional<uint64_t> hold_after_bytes;  // waits for Release after so much of the body
-    bool hold = false;                         // waits for Release before anything is sent
-    bool close = false;                        // the connection ends without an answer
-    bool cut_head = false;                     // the connection ends within the headers
-    bool ignore_range = false;                 // 200 with everything
+    std::vector<std::pair<std::string, std::string>> headers;  // replace usual ones of that name
+    std::optional<std::string> body;                           // replaces the usual one
+    std::optional<uint64_t> cut_after_bytes;   // closes the connection after this much of the body
+    std::optional<uint64_t> hold_after_bytes;  // waits for Release after this much of the body
+    bool hold = false;                         // waits for Release before sending anything
+    bool close = false;                        // closes the connection without a response
+    bool cut_head = false;                     // closes the connection within the headers
+    bool ignore_range = false;                 // 200 with the whole content
     bool chunked = false;                      // no Content-Length
-    bool corrupt = false;                      // the body's first byte is changed
-    // The connection ends after so much of the request's body, of which an upload keeps this much.
+    bool corrupt = false;                      // flips the body's first byte
+    // Closes the connection after this much of the request's body; an upload keeps that part.
     std::optional<uint64_t> cut_request_after_bytes;
-    bool read_slowly = false;  // the request's body: a megabyte each 40 ms
-    bool slow_head = false;    // a header line each 20 ms, for ever
-    bool slow_body = false;    // a byte each 20 ms
+    bool read_slowly = false;  // reads the request's body at a megabyte per 40 ms
+    bool slow_head = false;    // a header line every 20 ms, forever
+    bool slow_body = false;    // a byte every 20 ms
   };
 
-  // How it takes what is pushed, and lists what is attached.
+  // How it accepts pushes and lists referrers.
   struct Features {
     uint64_t chunk_min_bytes = 0;    // OCI-Chunk-Min-Length
     bool absolute_location = false;  // of uploads; always with a query
-    std::string upload_origin;       // where uploads go on, "http://host:port"; "" = here
+    std::string upload_origin;       // where uploads continue, "http://host:port"; "" = here
     bool mounts = true;
     bool referrers = false;     // the API
     bool lists_itself = false;  // OCI-Subject
     bool filters = true;        // by artifactType
-    size_t page_size = 100;     // of the list
+    size_t page_size = 100;     // of the list of referrers
   };
 
   struct Auth {
     enum class Kind { kNone, kBasic, kBearer };
     Kind kind = Kind::kNone;
-    std::string user, password;  // empty user: the token service serves anonymous users
+    std::string user, password;  // empty user: the token service accepts anonymous users
     std::string identity_token;  // accepted by POST
     std::string realm;           // "" = this server's /token
     int expires_in = 300;
-    int refused_status = 401;  // answer to a token that is not valid
-    bool check_scope = false;  // a token is good for what its scope names only
+    int refused_status = 401;  // response to an invalid token
+    bool check_scope = false;  // a token is valid only for its scope
   };
 
   explicit FakeRegistry(const std::string& address = "127.0.0.1");
@@ -89,16 +89,16 @@ class FakeRegistry {
   Digest AddBlob(const std::string& repository, std::string bytes);
   Digest AddManifest(const std::string& repository, const std::string& tag, std::string bytes,
                      const std::string& content_type);
-  // Anything else: 200 with `bytes`.
+  // Any other path: 200 with `bytes`.
   void AddFile(const std::string& path, std::string bytes);
   void SetFeatures(Features features);
-  // An entry (JSON) of the list of what is attached to `subject`.
+  // Adds an entry (JSON) to the list of referrers of `subject`.
   void AddReferrer(const std::string& repository, const Digest& subject, std::string entry);
-  // An upload that another server sends its clients to, or one begun before.
+  // Adds an upload that another server redirects to, or one started earlier.
   void AddUpload(const std::string& repository, const std::string& id);
   void ForgetUploads();
-  size_t uploads() const;  // open ones
-  // What was pushed to `path`, nullopt when nothing was.
+  size_t uploads() const;  // number of open ones
+  // Returns what was pushed to `path`, or nullopt.
   std::optional<std::string> Stored(const std::string& path) const;
   // "/v2/<repository>/blobs/uploads/<n>": the n-th upload, from 1.
   static std::string UploadPath(const std::string& repository, int n);
@@ -110,16 +110,16 @@ class FakeRegistry {
 
   // Appends to the script of `path`; the oldest behaviour with `times` left applies.
   void On(const std::string& path, Behaviour behaviour);
-  // Lets the held requests of `path` go on, and those to come until On holds them again.
+  // Releases the held requests of `path`, and future ones until On holds them again.
   void Release(const std::string& path);
-  // Waits until `count` requests for `path` have arrived in all. False after 20 s.
+  // Waits for a total of `count` requests for `path`. Returns false after 20 s.
   bool WaitForRequests(const std::string& path, size_t count);
 
   std::vector<Request> requests() const;
   std::vector<Request> RequestsFor(const std::string& path) const;
   // Ranges of GET requests for a blob path; a request without Range counts as [0, size).
   std::vector<ByteRange> RangesAsked(const std::string& path) const;
-  // Accepted connections.
+  // Number of accepted connections.
   size_t connections() const;
 
  private:
@@ -144,7 +144,7 @@ class FakeRegistry {
   bool WaitForRelease(const std::string& path);
   Answer MakeAnswer(const Request& request, bool ignore_range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Answer Challenge(const Request& request, int status) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // The part in fake_registry_push.cc; nullopt when it is not about that.
+  // In fake_registry_push.cc; nullopt if the request is not part of a push.
   std::optional<Answer> MakePushAnswer(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Answer BeginUpload(const Request& request, const std::string& repository)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -170,7 +170,7 @@ class FakeRegistry {
   std::map<std::string, File> files_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, std::deque<Behaviour>> script_ ABSL_GUARDED_BY(mu_);
   std::set<std::string> released_ ABSL_GUARDED_BY(mu_);
-  std::map<std::string, std::string> tokens_ ABSL_GUARDED_BY(mu_);  // with their scopes
+  std::map<std::string, std::string> tokens_ ABSL_GUARDED_BY(mu_);  // token -> scope
   Features features_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, Upload> uploads_ ABSL_GUARDED_BY(mu_);  // by path
   int uploads_begun_ ABSL_GUARDED_BY(mu_) = 0;

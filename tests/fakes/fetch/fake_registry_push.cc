@@ -1,4 +1,4 @@
-// What a FakeRegistry takes, and what it says is attached to what.
+// Pushes and referrers of FakeRegistry.
 #include <algorithm>
 
 #include "base/json.h"
@@ -30,7 +30,7 @@ std::string QueryValue(const std::string& query, std::string_view name) {
   return "";
 }
 
-// What stands between "/v2/" and `part`; "" when the path is another one.
+// Returns the text between "/v2/" and `part`; "" if the path does not match.
 std::string RepositoryOf(const std::string& path, std::string_view part) {
   const size_t at = path.find(part);
   if (!path.starts_with("/v2/") || at == std::string::npos) return "";
@@ -122,7 +122,7 @@ FakeRegistry::Answer FakeRegistry::ContinueUpload(const Request& request,
                                                   const std::string& repository) {
   Answer answer;
   const auto it = uploads_.find(request.path);
-  // A registry's uploads carry state in their query, which clients must hand back.
+  // Upload URLs carry state in their query, which clients must send back.
   if (it == uploads_.end() || QueryValue(request.query, "state") != "secret/state") {
     answer.status = 404;
     answer.body = R"({"errors":[{"code":"BLOB_UPLOAD_UNKNOWN","message":"no such upload"}]})";

@@ -1,4 +1,4 @@
-// Waiting for what answers by callback, and data to send, for tests of fetch/.
+// Helpers for tests of fetch/: waiting for a callback, and sample data.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace imagefs {
 
-// Must outlive the call that got Done().
+// Must outlive the call that was given Done().
 template <typename T>
 struct Pending {
   absl::Notification finished;

@@ -1,8 +1,8 @@
-// What every ImageSource promises of ReadBlob (fetch/source.h), as tests that any of them has to
-// pass. A harness gives a source and a blob:
+// Tests of the guarantees of ReadBlob (fetch/source.h) that every ImageSource must pass. A harness
+// provides a source and a blob:
 //
 //   struct Harness {
-//     // A source that has these bytes, and how their blob is called.
+//     // A source that contains these bytes, and the descriptor of their blob.
 //     std::shared_ptr<ImageSource> Open(std::string bytes, Descriptor& blob);
 //   };
 //   INSTANTIATE_TYPED_TEST_SUITE_P(Name, SourceContractTest, Harness);
@@ -26,12 +26,12 @@
 
 namespace imagefs {
 
-// A sink that trusts nobody.
+// A sink that verifies the contract.
 class ContractSink {
  public:
   explicit ContractSink(const std::string& truth) : truth_(truth) {}
 
-  // `on_call` runs in each call; what it returns is what the sink answers.
+  // `on_call` runs in each call; the sink returns its result.
   ImageSource::BlobSink Sink(std::function<absl::Status(uint64_t received)> on_call = nullptr) {
     return [this, on_call = std::move(on_call)](uint64_t offset, std::string_view data) {
       EXPECT_FALSE(busy_.exchange(true)) << "two calls at once";
@@ -57,7 +57,7 @@ class ContractSink {
     };
   }
   absl::Status Wait() { return pending_.Wait(); }
-  // After Wait.
+  // Call after Wait.
   std::vector<ByteRange> ranges() const { return present_.ranges(); }
 
  private:
@@ -152,7 +152,7 @@ TYPED_TEST_P(SourceContractTest, CancelledInTheMiddle) {
                           }),
                           sink.Done());
   const absl::Status status = sink.Wait();
-  // What was on its way may have been all.
+  // The bytes in flight may have been the last ones.
   EXPECT_TRUE(absl::IsCancelled(status) || status.ok()) << status;
   EXPECT_FALSE(sink.ranges().empty());
 }

@@ -54,7 +54,7 @@ TEST(ChallengeTest, HostileInputIsBounded) {
   ASSERT_EQ(open.size(), 1u);
   EXPECT_EQ(open[0].Param("realm"), "");
   EXPECT_EQ(ParseChallenges("Bearer realm=\"a\\").at(0).Param("realm"), "");
-  // The first of equal names counts.
+  // The first of duplicates wins.
   EXPECT_EQ(ParseChallenges("Bearer realm=a, realm=b").at(0).Param("realm"), "a");
   std::string many;
   for (int i = 0; i < 1000; ++i) StrAppend(&many, "S", i, " a=b,");
@@ -75,7 +75,7 @@ TEST(RetryAfterTest, SecondsAndDates) {
   EXPECT_EQ(RetryAfter("soon", 0), std::nullopt);
 }
 
-// What MayAskRealm says: without a credential, then with one.
+// The result of RealmToAsk without and then with a credential.
 std::string Verdict(const std::string& registry, const std::string& realm, bool verify_tls = true,
                     bool loopback = false) {
   std::string out;
@@ -89,7 +89,7 @@ std::string Verdict(const std::string& registry, const std::string& realm, bool 
     const absl::Status status = RealmToAsk(request).status();
     StrAppend(&out, out.empty() ? "" : " ", status.ok() ? "ok" : "no");
     if (status.ok()) continue;
-    // Nobody else's credential would help against the first kind.
+    // Another credential would not help against the first kind.
     EXPECT_EQ(absl::IsUnauthenticated(status), out == "ok no") << status;
     EXPECT_EQ(std::string(status.message()).find("pw"), std::string::npos) << status;
   }
@@ -136,7 +136,7 @@ TEST(RealmTest, InTheClearOnlyToTheRegistryItself) {
   }
 }
 
-// Behind a proxy that ends TLS, a registry may not know that it is spoken to by https.
+// Behind a TLS-terminating proxy, a registry may not know that it is accessed by https.
 TEST(RealmTest, OneInTheClearOfARegistryByHttpsIsAskedByHttps) {
   for (const auto& [registry, realm, asked] : std::vector<std::array<std::string, 3>>{
            {"https://a", "http://a/token?x=1", "https://a/token?x=1"},
@@ -159,7 +159,7 @@ TEST(RealmTest, CredentialsGoToAnotherHostOnlyWhenTheRegistryWasVerified) {
   EXPECT_EQ(Verdict("https://a", "https://a:8443/token", /*verify_tls=*/false), "ok ok");
   EXPECT_EQ(Verdict("http://a", "https://b/token"), "ok no");
   EXPECT_EQ(Verdict("http://a", "https://a/token"), "ok ok");
-  // Nobody is in between.
+  // Nobody can be in the middle.
   EXPECT_EQ(Verdict("http://127.0.0.1:5000", "https://b/token", true, /*loopback=*/true), "ok ok");
 }
 
@@ -177,7 +177,7 @@ class TokenTest : public testing::Test {
     };
     tokens_ = std::make_unique<TokenSource>(*http_, options);
   }
-  void TearDown() override { http_.reset(); }  // before what its callbacks use
+  void TearDown() override { http_.reset(); }  // before the objects that its callbacks use
 
   TokenRequest Request() {
     TokenRequest request;
@@ -234,7 +234,7 @@ TEST_F(TokenTest, OtherKeysAreOtherTokens) {
 }
 
 TEST_F(TokenTest, ExpiresALittleEarly) {
-  EXPECT_EQ(Get(Request())->value, "token-1");  // 300 s
+  EXPECT_EQ(Get(Request())->value, "token-1");  // valid for 300 s
   now_ += 260;
   EXPECT_EQ(Get(Request())->value, "token-1");
   now_ += 20;
@@ -433,7 +433,7 @@ TEST_F(TokenTest, AFormIsSentOnOrBecomesAQuery) {
 }
 
 TEST_F(TokenTest, ACredentialIsNotSentToAnotherHostByARedirect) {
-  // Nobody is there, so what is said tells how far it went.
+  // Nothing listens there, so the error shows how far it got.
   for (const int status : {302, 307}) {
     server_.On("/token", {.status = status, .headers = {{"Location", "https://127.0.0.2:1/t"}}});
     TokenRequest request = Request();

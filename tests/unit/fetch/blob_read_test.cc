@@ -1,4 +1,4 @@
-// How a read tells its caller of failures, and gets a connection, when the caller sees to the rest.
+// Tests how a read reports failures and gets connections when the caller handles retries.
 #include "fetch/blob_read.h"
 
 #include <gtest/gtest.h>
@@ -26,7 +26,7 @@ class BlobReadTest : public ::testing::Test {
     options.once = true;
     return options;
   }
-  // Begins to read `range`.
+  // Starts to read `range`.
   void Begin(Pending<absl::Status>& pending, ByteRange range, ImageSource::ReadOptions options,
              CancelToken cancel = CancelToken()) {
     source_->ReadBlob(
@@ -95,7 +95,7 @@ TEST_F(BlobReadTest, AHedgeHasAConnectionOfItsOwn) {
   EXPECT_EQ(server_.connections(), 2U);
 }
 
-// All connections that a host may have are silent.
+// All connections that a host may have are stalled.
 TEST_F(BlobReadTest, SilentRequestsGiveWayToAHedge) {
   ASSERT_TRUE(Read({0, 1000}, Once()).ok());
   const int limit = ConnectionShares::Options().per_host;

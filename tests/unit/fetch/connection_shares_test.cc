@@ -16,7 +16,7 @@ using Step = ConnectionShares::Step;
 using std::chrono::milliseconds;
 using std::chrono::seconds;
 
-// Obeys the policy with a clock of its own.
+// Executes the policy's decisions, with its own clock.
 class Machine {
  public:
   explicit Machine(const ConnectionShares::Options& options = {}) : shares_(options) {}
@@ -32,7 +32,7 @@ class Machine {
     claims_[id] = claim;
     shares_.Add(id, std::move(claim));
   }
-  // Runs the policy until it waits. What is cut asks again, as the caller's retries do.
+  // Runs the policy until it waits. Requests that are cut ask again, like the caller's retries.
   void Settle(bool ask_again = true) {
     for (int steps = 0; steps < 10'000; ++steps) {
       const Step step = shares_.Next(now_);
@@ -72,7 +72,7 @@ class Machine {
   uint64_t next_ = 1;
 };
 
-// Silent requests that a reader waits for, of a source that has all that its host allows.
+// Silent on-demand requests of a source that uses all the connections its host allows.
 TEST(ConnectionSharesTest, OnlySilentOnesOfItsSourceGiveWayToAHedge) {
   Machine machine;
   std::vector<uint64_t> running;
@@ -100,7 +100,7 @@ TEST(ConnectionSharesTest, OnlySilentOnesOfItsSourceGiveWayToAHedge) {
   EXPECT_EQ(machine.cut_, std::vector<uint64_t>({running[2]}));
 }
 
-// An image with many layers, each redirected to another host, that never end.
+// An image with many layers, each redirected to another host, whose transfers never end.
 void Hog(Machine& machine, const std::string& registry, int count,
          Priority priority = Priority::kForeground) {
   for (int i = 0; i < count; ++i) {
@@ -115,7 +115,7 @@ TEST(ConnectionSharesTest, HostsAndRegistriesHaveLimits) {
   machine.Settle();
   EXPECT_EQ(machine.running_.size(), 8u);
   Hog(machine, "evil.example", 80);
-  EXPECT_EQ(machine.Running("evil.example"), 20);  // the last are kept for readers
+  EXPECT_EQ(machine.Running("evil.example"), 20);  // the last are reserved for readers
   Machine alone;
   Hog(alone, "evil.example", 80, Priority::kOnDemand);
   EXPECT_EQ(alone.Running("evil.example"), 24);
@@ -169,7 +169,7 @@ TEST(ConnectionSharesTest, UrgentRequestsOfASourceGoFirst) {
   machine.Settle();
   const uint64_t read = machine.Ask("r", "a", "https://r:443", Priority::kOnDemand);
   machine.Settle();
-  EXPECT_FALSE(machine.Runs(read));  // what runs will soon be over
+  EXPECT_FALSE(machine.Runs(read));  // the running one may finish soon
   EXPECT_EQ(machine.look_again_, machine.now_ + seconds(1));
   machine.Pass(seconds(1));
   machine.Settle();
@@ -250,7 +250,7 @@ TEST(ConnectionSharesTest, NothingIsLeftOfWhatEnded) {
   EXPECT_EQ(machine.shares_.waiting(), 0u);
 }
 
-// Whatever a hostile registry asks for, another source's reader starts with the next decision, and
+// Whatever a hostile registry requests, another source's reader starts with the next decision, and
 // the limits hold.
 TEST(ConnectionSharesTest, EndlessTransfersNeverDelayAReader) {
   for (uint32_t seed = 0; seed < 100; ++seed) {

@@ -43,7 +43,7 @@ class CredentialsTest : public testing::Test {
 
   void WriteDocker(const std::string& text) { Write("home/.docker/config.json", text); }
 
-  // A credential helper that notes what it was asked for, then runs `body`.
+  // A credential helper that records its input, then runs `body`.
   void WriteHelper(const std::string& name, const std::string& body) {
     Write(
         "bin/docker-credential-" + name,
@@ -53,7 +53,7 @@ class CredentialsTest : public testing::Test {
 
   std::string Asked() { return ReadFile(dir_ + "/asked", 1 << 20).value_or(""); }
 
-  // "user:password", "token:...", "anonymous" or the trouble.
+  // "user:password", "token:...", "anonymous" or the reason why there is none.
   std::string Found(const std::string& text) {
     FoundCredential all = FindCredential(*Reference::Parse(text), options_);
     EXPECT_TRUE(all.credential.empty() || all.trouble.empty());
@@ -228,7 +228,7 @@ TEST_F(CredentialsTest, BrokenHelpersAreTroubleThatNamesThemAndTheFile) {
   EXPECT_TRUE(Contains(Found("q.io/x"), "status 3"));
   EXPECT_FALSE(Contains(Found("q.io/x"), "hush"));
   WriteHelper("bad", "echo 'hush, no JSON'");
-  EXPECT_TRUE(Contains(Found("q.io/x"), "no JSON object"));
+  EXPECT_TRUE(Contains(Found("q.io/x"), "not a JSON object"));
   EXPECT_FALSE(Contains(Found("q.io/x"), "hush"));
   WriteHelper("bad", "kill -9 $$");
   EXPECT_TRUE(Contains(Found("q.io/x"), "signal 9"));
@@ -249,7 +249,7 @@ TEST_F(CredentialsTest, ALoginWithoutASession) {
   Write("podman-run-1/containers/auth.json", StrCat("{\"auths\":{\"q.io\":", Auth("me:1"), "}}"));
   options_.login_dirs = {dir_ + "/none", dir_ + "/podman-run-1/containers"};
   EXPECT_EQ(Found("q.io/x"), "me:1");
-  // Somebody else may have put that there.
+  // Others may have written it.
   ASSERT_EQ(chmod(options_.login_dirs[1].c_str(), 0777), 0);
   EXPECT_EQ(Found("q.io/x"), "anonymous");
   ASSERT_EQ(chmod(options_.login_dirs[1].c_str(), 0700), 0);
@@ -273,7 +273,7 @@ TEST_F(CredentialsTest, HelperMayIgnoreItsInput) {
 TEST_F(CredentialsTest, HelperNamesAreNoPathsAndNoShell) {
   for (const char* name : {"../../bin/evil", "x y", "$(touch evil)", "a;b"}) {
     WriteDocker(StrCat("{\"credsStore\":\"", name, "\"}"));
-    EXPECT_TRUE(Contains(Found("q.io/x"), "no name of a credential helper")) << name;
+    EXPECT_TRUE(Contains(Found("q.io/x"), "not a valid name of a credential helper")) << name;
   }
 }
 

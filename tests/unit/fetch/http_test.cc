@@ -14,7 +14,7 @@
 namespace imagefs {
 namespace {
 
-// A request whose end can be waited for.
+// A request whose completion can be awaited.
 struct Pending {
   absl::Notification finished;
   absl::StatusOr<HttpResponse> result = absl::UnknownError("not finished");
@@ -322,7 +322,7 @@ TEST(HttpTest, ConnectionsAreLimitedAndUsedAgain) {
   FakeRegistry server, other("127.0.0.2");
   HttpClient::Options options;
   options.shares.per_host = 2;
-  options.shares.total = 4;  // fewer, and one host's idle connection gives way to the other's
+  options.shares.total = 4;  // with fewer, one host's idle connection would be closed for the other
   auto client = MakeClient(options);
   std::vector<std::unique_ptr<Pending>> pendings;
   for (int i = 0; i < 12; ++i) {
@@ -337,7 +337,7 @@ TEST(HttpTest, ConnectionsAreLimitedAndUsedAgain) {
   EXPECT_EQ(client->counters().connections, server.connections() + other.connections());
 }
 
-// Limits that a test can wait for.
+// Limits short enough for a test.
 HttpClient::Options Impatient() {
   HttpClient::Options options;
   options.phases.least_rate = 16'000;
@@ -360,7 +360,7 @@ TEST(HttpTest, APeerThatSendsALittleNowAndThenIsLeft) {
   server.On("/error", {.status = 404, .slow_body = true});
   auto client = MakeClient(Impatient());
   const std::pair<const char*, const char*> cases[] = {
-      {"/head", "has not ended the headers"},
+      {"/head", "has not completed the headers"},
       {"/small", "has not sent the whole of a small answer"},
       {"/blob", "less than the least rate of 1000 bytes a second"},
       {"/error", "has not sent the whole of a small answer"}};
@@ -422,13 +422,13 @@ TEST(HttpTest, ARegistryLeadsToNoAddressMoreInsideThanItsOwn) {
   };
   refused(*client);
   EXPECT_EQ(server.connections(), 0u);
-  // A connection that is there already is no way around it.
+  // An existing connection does not bypass it.
   EXPECT_TRUE(Fetch(*client, Get(server.Url("/x"))).ok());
   EXPECT_EQ(server.connections(), 1u);
   refused(*client);
   EXPECT_TRUE(Fetch(*client, Get(server.Url("/x"))).ok());
   EXPECT_EQ(server.requests().size(), 2u);
-  // Other notations, and a name that means the address.
+  // Other notations, and a name that resolves to the address.
   for (const char* host : {"2130706433", "0x7f.1", "localhost", "[::ffff:127.0.0.1]", "0.0.0.0"}) {
     HttpRequest other = led;
     other.url = StrCat("http://", host, server.host().substr(server.host().find(':')), "/x");
@@ -436,13 +436,13 @@ TEST(HttpTest, ARegistryLeadsToNoAddressMoreInsideThanItsOwn) {
         << host;
   }
   EXPECT_EQ(server.requests().size(), 2u);
-  // One on loopback may, and so may all that the configuration says.
+  // A registry on loopback may, and so may one that the configuration allows.
   led.registry = "127.0.0.9:5000";
   EXPECT_EQ(Fetch(*client, led)->body, "secret");
   led.registry = "registry.example:5000";
   options.allow = {*IpPrefix::Parse("127.0.0.1")};
   EXPECT_EQ(Fetch(*MakeClient(options), led)->body, "secret");
-  // The metadata service is nobody's.
+  // Nothing may lead to the metadata service.
   led.url = "http://169.254.169.254/latest/meta-data/";
   led.registry = "169.254.169.254";
   options.allow = {*IpPrefix::Parse("0.0.0.0/0")};
@@ -459,7 +459,7 @@ TEST(HttpTest, AProxyIsConnectedToAndTheTargetCheckedByName) {
   unsetenv("no_proxy");
   HttpRequest led = Get("http://cdn.invalid/x");
   led.registry = "registry.invalid";
-  EXPECT_EQ(Fetch(*client, led)->status, 404);  // by the proxy
+  EXPECT_EQ(Fetch(*client, led)->status, 404);  // from the proxy
   EXPECT_EQ(proxy.requests().size(), 1u);
   led.url = "http://127.0.0.1:1/x";
   EXPECT_EQ(TransportFailureOf(Fetch(*client, led).status()), TransportFailure::kOutOfReach);

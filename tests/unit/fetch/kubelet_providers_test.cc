@@ -173,7 +173,7 @@ TEST_F(PluginTest, EqualQuestionsShareARun) {
   }
   Write("go", "", 0600);
   for (std::thread& thread : threads) thread.join();
-  // Who comes late finds the answer kept.
+  // Late callers find the cached answer.
   EXPECT_EQ(providers.runs(), 1u);
 }
 

@@ -31,7 +31,7 @@ TEST_F(LinkTableTest, ALinkHasAnAge) {
   EXPECT_EQ(Find("a"), "u");
   EXPECT_EQ(Find("b"), "");
   now_ += LinkTable::kMaxAge - minutes(1);
-  Worked("a", "u");  // being used does not make it younger
+  Worked("a", "u");  // using it does not extend its life
   EXPECT_EQ(Find("a"), "u");
   now_ += minutes(1);
   EXPECT_EQ(Find("a"), "");
@@ -51,7 +51,7 @@ TEST_F(LinkTableTest, LinksForOneRequestAreSoonNotKept) {
     Worked("a", StrCat("u", i));
     EXPECT_EQ(Find("a"), StrCat("u", i));
     Failed("a", StrCat("u", i));
-    Failed("a", StrCat("u", i));  // a neighbour's answer counts once
+    Failed("a", StrCat("u", i));  // the result of a concurrent request counts once
   }
   Worked("a", "next");
   EXPECT_EQ(Find("a"), "");

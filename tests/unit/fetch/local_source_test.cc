@@ -46,7 +46,7 @@ std::string TarMember(const std::string& name, const std::string& data, char typ
 
 std::string EndOfTar() { return std::string(1024, '\0'); }
 
-// What a layer contains does not matter here, only that it is some tar.
+// The content of a layer is irrelevant here, as long as it is a tar.
 std::string Layer(const std::string& name) {
   return TarMember(name, name + "'s data") + EndOfTar();
 }
@@ -72,7 +72,7 @@ std::string Named(const std::string& name) {
   return StrCat(",\"annotations\":{\"org.opencontainers.image.ref.name\":\"", name, "\"}");
 }
 
-// The files of an OCI layout, to be written to a directory or a tar.
+// The files of an OCI layout, to be written as a directory or a tar.
 struct Layout {
   std::vector<std::pair<std::string, std::string>> files;
   std::vector<std::string> index;
@@ -130,7 +130,7 @@ class LocalSourceTest : public testing::Test {
     Write("image.tar", tar + EndOfTar());
   }
 
-  // `text` with %D for the test's directory.
+  // `text` contains %D for the test's directory.
   absl::StatusOr<std::shared_ptr<ImageSource>> Open(const std::string& text) {
     const size_t at = text.find("%D");
     return OpenLocalSource(*Reference::Parse(text.substr(0, at) + dir_ + text.substr(at + 2)));
@@ -151,7 +151,7 @@ class LocalSourceTest : public testing::Test {
     return out;
   }
 
-  // The bytes of the manifest, or the error.
+  // Returns the manifest's bytes, or the error.
   std::string ManifestText(const std::string& text) {
     absl::StatusOr<ImageSource::FetchedManifest> manifest = Manifest(text);
     if (!manifest.ok()) return std::string(manifest.status().message());
@@ -174,7 +174,7 @@ class LocalSourceTest : public testing::Test {
     return out;
   }
 
-  // The bytes that OpenLocal points to, or the error.
+  // Returns the bytes that OpenLocal refers to, or the error.
   static std::string LocalBytes(ImageSource& source, const Descriptor& blob) {
     absl::StatusOr<std::optional<LocalBlob>> local = source.OpenLocal(blob);
     if (!local.ok()) return std::string(local.status().message());
@@ -297,7 +297,7 @@ TEST_F(LocalSourceTest, WhatStandsBesideImagesDoesNotCount) {
   const std::string unknown = PlatformOf("unknown", "unknown");
   for (const std::string& name : {std::string(), Named("latest")}) {
     Layout layout;
-    // Annotations come once in a descriptor, so the attestations are told by their platform.
+    // Descriptors have one set of annotations, so attestations are recognized by their platform.
     layout.AddImage({Layer("x")}, unknown + name, "attestation of amd64");
     const std::string amd = layout.AddImage({Layer("a")}, PlatformOf("linux", "amd64") + name, "1");
     const std::string arm = layout.AddImage({Layer("a")}, PlatformOf("linux", "arm64") + name, "2");
@@ -316,7 +316,7 @@ TEST_F(LocalSourceTest, WhatStandsBesideImagesDoesNotCount) {
 
 TEST_F(LocalSourceTest, ArtifactsAndSignaturesDoNotCount) {
   Layout layout;
-  // Nothing in the last one's descriptor says what it is.
+  // The last one's descriptor does not reveal what it is.
   const std::string spdx = layout.AddBlob(
       "{\"schemaVersion\":2,\"artifactType\":\"a/b\",\"layers\":"
       "[]}");
@@ -330,13 +330,13 @@ TEST_F(LocalSourceTest, ArtifactsAndSignaturesDoNotCount) {
       ",\"layers\":[", DescriptorOf("application/spdx+json", empty), "]}"));
   layout.index.push_back(DescriptorOf(kOciManifest, unnamed));
   const std::string image = layout.AddImage({Layer("a")}, "");
-  // The same once more, under a name.
+  // The same image again, with a name.
   layout.index.push_back(DescriptorOf(kOciManifest, image, Named("v1")));
   WriteDirectory(layout);
   EXPECT_EQ(ManifestText("oci:%D/layout"), image);
   EXPECT_EQ(ManifestText("oci:%D/layout:v1"), image);
 
-  // Of several images without names, those are listed that are images.
+  // If several images have no names, only actual images are listed.
   layout.AddImage({Layer("b")}, "", "other");
   WriteDirectory(layout);
   const std::string error = ManifestText("oci:%D/layout");
@@ -400,7 +400,8 @@ TEST_F(LocalSourceTest, BlobsThatAreNoFiles) {
   ASSERT_TRUE(source.ok());
   ASSERT_EQ(unlink(blob.c_str()), 0);
   ASSERT_EQ(mkfifo(blob.c_str(), 0600), 0);
-  EXPECT_TRUE(Contains(LocalBytes(**source, Of(Layer("a"))), "no regular file")) << "and no hang";
+  EXPECT_TRUE(Contains(LocalBytes(**source, Of(Layer("a"))), "not a regular file"))
+      << "and no hang";
   ASSERT_EQ(unlink(blob.c_str()), 0);
   ASSERT_EQ(symlink(blob.c_str(), blob.c_str()), 0);
   EXPECT_FALSE((*source)->OpenLocal(Of(Layer("a"))).ok());
@@ -429,7 +430,7 @@ TEST_F(LocalSourceTest, BadLayouts) {
 
 TEST_F(LocalSourceTest, BadArchives) {
   Write("garbage.tar", std::string(10000, 'x'));
-  EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/garbage.tar"), "no tar archive"));
+  EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/garbage.tar"), "not a tar archive"));
   Write("zip.tar", "\x1f\x8b\x08garbage");
   EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/zip.tar"), "gunzip"));
   Write("empty.tar", EndOfTar());
@@ -542,7 +543,7 @@ TEST_F(LocalSourceTest, DockerArchiveWithAnEditedConfiguration) {
           TarMember("layer.tar", a) + TarMember(name, config) +
               TarMember("manifest.json", StrCat("[", SavedJson(name, {}, {"layer.tar"}), "]")) +
               EndOfTar());
-    // The image is known by the bytes that are there.
+    // The image is identified by the actual bytes.
     EXPECT_TRUE(Contains(ManifestText("docker-archive:%D/image.tar"), DigestText(config)));
     absl::StatusOr<std::shared_ptr<ImageSource>> source = Open("docker-archive:%D/image.tar");
     ASSERT_TRUE(source.ok()) << source.status();
@@ -567,7 +568,7 @@ TEST_F(LocalSourceTest, DockerArchiveWithSeveralImages) {
 }
 
 TEST_F(LocalSourceTest, DockerArchiveWithCompressedLayers) {
-  // Only the first bytes are looked at.
+  // Only the first bytes matter.
   const std::string gzip = std::string("\x1f\x8b\x08", 3) + "rest";
   const std::string zstd = std::string("\x28\xb5\x2f\xfd", 4) + "rest";
   const std::string config = ConfigFor({Layer("a"), Layer("b")});

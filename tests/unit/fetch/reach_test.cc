@@ -109,7 +109,7 @@ TEST(IpAddressTest, Prefixes) {
 
 class ReachTest : public testing::Test {
  protected:
-  // A registry at `at` leads to `to`.
+  // Checks whether a registry at `at` may lead to `to`.
   absl::Status Leads(Reach& reach, const std::string& at, const std::string& to) {
     reach.Sent({"r.example", "r.example"}, Ip(at), now_);
     return reach.Check({"r.example", "cdn.example"}, Ip(to), now_);
@@ -183,13 +183,13 @@ TEST_F(ReachTest, ANameThatMovesInsideIsRefused) {
   EXPECT_TRUE(absl::IsFailedPrecondition(moved));
   EXPECT_TRUE(Mentions(moved, "r.example")) << moved;
   EXPECT_TRUE(reach.Check(own, Ip("198.51.100.1"), now_).ok());
-  // A notebook that joins its company's network.
+  // A laptop joins its company's network.
   EXPECT_TRUE(reach.Check(own, Ip("10.0.0.1"), now_ + std::chrono::minutes(10)).ok());
   reach.Sent(own, Ip("10.0.0.1"), now_ + std::chrono::minutes(10));
   EXPECT_TRUE(
       reach.Check({"r.example", "cdn"}, Ip("10.0.0.9"), now_ + std::chrono::minutes(11)).ok());
   EXPECT_FALSE(reach.Check(own, Ip("127.0.0.1"), now_ + std::chrono::minutes(11)).ok());
-  // And leaves it.
+  // It leaves again.
   EXPECT_TRUE(reach.Check(own, Ip("203.0.113.1"), now_ + std::chrono::minutes(11)).ok());
   reach.Sent(own, Ip("203.0.113.1"), now_ + std::chrono::minutes(11));
   EXPECT_FALSE(
@@ -219,7 +219,7 @@ TEST_F(ReachTest, BehindAProxyNamesAreChecked) {
   EXPECT_FALSE(reach.CheckName({"169.254.169.254", "169.254.169.254"}).ok());
 }
 
-// However an address is written, the URL's host is the address.
+// However an address is written, Url's host is the canonical address.
 TEST_F(ReachTest, OtherNotationsOfAnAddress) {
   for (const char* url : {"http://2130706433/", "http://0x7f000001/", "http://017700000001/",
                           "http://127.1/", "http://0x7f.0.0.1/", "http://127.0.0.1/"}) {

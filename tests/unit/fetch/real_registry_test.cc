@@ -1,6 +1,6 @@
-// Pushing to, and reading back from, a registry that is not ours: started by
-// tests/integration/034-push.sh, which names it by IMAGEFS_TEST_REGISTRY (and, where it asks for
-// them, IMAGEFS_TEST_USER and IMAGEFS_TEST_PASSWORD). Skipped without.
+// Pushes to, and reads back from, a third-party registry: started by tests/integration/034-push.sh,
+// which names it in IMAGEFS_TEST_REGISTRY (and, if it requires authentication, IMAGEFS_TEST_USER
+// and IMAGEFS_TEST_PASSWORD). Skipped otherwise.
 #include <gtest/gtest.h>
 
 #include <cstdlib>

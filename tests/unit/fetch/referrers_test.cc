@@ -154,7 +154,7 @@ TEST_F(ReferrersTest, AMissingApiIsRememberedAndTheTagAsked) {
     missing.body = "page not found";
     FakeRegistry server;
     auto source = *factory_->Open(*Reference::Parse(StrCat(server.host(), "/img:1")), {});
-    // Which protocol a loopback host speaks is known before: 400 could mean TLS.
+    // Let the loopback host's protocol become known first: 400 could mean TLS.
     Pending<absl::StatusOr<ImageSource::FetchedManifest>> manifest;
     source->GetManifest("1", CancelToken(), manifest.Done());
     manifest.Wait();
@@ -170,7 +170,7 @@ TEST_F(ReferrersTest, AMissingApiIsRememberedAndTheTagAsked) {
 }
 
 TEST_F(ReferrersTest, AnUnknownNameIsNoMissingApi) {
-  // The fake's 404 says NAME_UNKNOWN.
+  // The fake's 404 carries NAME_UNKNOWN.
   EXPECT_EQ(Names(Get()), "");
   server_.SetFeatures({.referrers = true});
   server_.AddReferrer("img", subject_, Entry("a"));

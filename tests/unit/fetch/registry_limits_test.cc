@@ -1,5 +1,4 @@
-// What a registry's requests do when they are too slow, give way to others, or lead where they may
-// not.
+// Tests of requests that are too slow, yield to others, or lead to disallowed addresses.
 #include <gtest/gtest.h>
 
 #include "base/text.h"
@@ -93,10 +92,10 @@ TEST_F(RegistryLimitsTest, ASmallBlobHasATimeByItsSize) {
 TEST_F(RegistryLimitsTest, ABlobThatGaveWayGoesOnWhereItWas) {
   options_.http.shares.per_host = 1;
   options_.http.shares.patience = milliseconds(1);
-  options_.max_attempts = 1;  // giving way is no failed attempt
+  options_.max_attempts = 1;  // yielding does not count as a failed attempt
   server_.AddManifest("other", "1", "{}", "application/vnd.oci.image.manifest.v1+json");
   Make();
-  ASSERT_EQ(Read({0, 10}), absl::OkStatus());  // ranges are known to work
+  ASSERT_EQ(Read({0, 10}), absl::OkStatus());  // establishes that ranges work
   total_ = 0;
   server_.On(path_, {.hold_after_bytes = 40'000});
   Pending<absl::Status> pending;

@@ -1,5 +1,5 @@
-// Registries that do what the distribution specification does not say, and what real ones do:
-// links that die, challenges in one place only, redirects of the whole API.
+// Registries that deviate from the distribution specification, and behavior of real ones: links
+// that die, challenges in one place only, redirects of the whole API.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -27,7 +27,7 @@ class RegistryOddTest : public testing::Test {
     path_ = FakeRegistry::BlobPath("img", blob_.digest);
     server_.AddManifest("img", "1", "{}", kType);
   }
-  // One that knows nothing yet.
+  // Creates a factory without any remembered state.
   void MakeFactory() {
     SourceFactory::Options options;
     options.first_backoff = std::chrono::milliseconds(1);
@@ -46,7 +46,7 @@ class RegistryOddTest : public testing::Test {
     Open(user)->GetManifest("1", CancelToken(), pending.Done());
     return pending.Wait().status();
   }
-  // kDataLoss for other bytes than the blob's.
+  // Returns kDataLoss if the bytes differ from the blob's.
   absl::Status Read(ByteRange range) { return ReadFrom(*Open(), range); }
   absl::Status ReadFrom(ImageSource& source, ByteRange range) {
     std::string got(bytes_.size(), '\0');
@@ -65,7 +65,7 @@ class RegistryOddTest : public testing::Test {
                                                     bytes_.substr(range.begin, range.size());
     return right ? absl::OkStatus() : absl::DataLossError("other bytes");
   }
-  // Every question for the blob leads to the storage's /x.
+  // Redirects every request for the blob to the storage's /x.
   void LeadTo(const FakeRegistry& storage, const std::string& path = "/x") {
     server_.On(path_, {.times = -1, .status = 307, .headers = {{"Location", storage.Url(path)}}});
   }
@@ -98,7 +98,7 @@ TEST_F(RegistryOddTest, ADeadLinkIsGivenUpWhateverItAnswers) {
   for (const Behaviour& death : deaths) {
     const size_t asked = server_.RequestsFor(path_).size();
     const size_t at_storage = storage.requests().size();
-    ASSERT_EQ(Read({1000, 2000}), absl::OkStatus());  // the link was good again
+    ASSERT_EQ(Read({1000, 2000}), absl::OkStatus());  // the link works again
     storage.On("/x", death);
     EXPECT_EQ(Read({0, 1000}), absl::OkStatus()) << death.status;
     EXPECT_EQ(server_.RequestsFor(path_).size(), asked + 1) << death.status;
@@ -135,7 +135,7 @@ TEST_F(RegistryOddTest, OneOfTwoStoragesIsDead) {
     storage.On("/x", {.status = 403});
     server_.On(path_, {.status = 307, .headers = {{"Location", storage.Url("/x")}}});
     EXPECT_EQ(Read({0, 1000}), absl::OkStatus());
-    // So that the next begins without a link.
+    // So that the next round starts without a link.
     storage.On("/x", {.status = 403});
   }
 }
@@ -166,7 +166,7 @@ TEST_F(RegistryOddTest, LinksThatWorkOnceServeRangesInParallelAndResumedOnes) {
     server_.On(path_, {.status = 307, .headers = {{"Location", storage.Url(path)}}});
   }
   for (int i = 0; i < 3; ++i) EXPECT_EQ(Read({0, blob_.size}), absl::OkStatus()) << i;
-  // By now nothing is tried twice.
+  // Nothing is tried twice by now.
   const size_t before = storage.requests().size();
   EXPECT_EQ(Read({0, 300}), absl::OkStatus());
   EXPECT_EQ(Read({0, 300}), absl::OkStatus());
@@ -191,7 +191,7 @@ TEST_F(RegistryOddTest, APartThatMakesNoSenseIsReadAgainAsAWhole) {
     EXPECT_EQ(Read({0, 100'000}), absl::OkStatus()) << what;
     EXPECT_EQ(server_.RequestsFor(path_).back().Header("range"), "") << what;
   }
-  // Also where others are in flight.
+  // Also while others are in flight.
   for (int i = 0; i < 6; ++i) {
     for (int ranges = 0; ranges < i; ++ranges) server_.On(path_, {});
     for (int ranges = i; ranges < 4; ++ranges)
@@ -224,7 +224,7 @@ TEST_F(RegistryOddTest, WhatTheRegistryHasNotIsAskedForWhereTheImageSays) {
   blob_.urls = {"ftp://127.0.0.2/x",    "http://u:p@127.0.0.2/x",    other.Url("/broken"),
                 other.Url("/other"),    "http://127.0.0.4:1/nobody", "http://no-such-host.invalid/",
                 StrCat(far.Url("/hop"))};
-  // There, it comes from there.
+  // If the registry has it, it comes from there.
   EXPECT_EQ(Read({0, blob_.size}), absl::OkStatus());
   EXPECT_TRUE(far.requests().empty());
   server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBasic, .user = "me", .password = "pw"});
@@ -234,7 +234,7 @@ TEST_F(RegistryOddTest, WhatTheRegistryHasNotIsAskedForWhereTheImageSays) {
   EXPECT_EQ(ReadFrom(*source, {0, blob_.size}), absl::OkStatus());
   EXPECT_EQ(ReadFrom(*source, {5, 17}), absl::OkStatus());
   EXPECT_EQ(With(far.requests(), "authorization") + With(other.requests(), "authorization"), 0u);
-  // By then it is known where it is.
+  // Its location is known by now.
   EXPECT_EQ(far.RequestsFor("/hop").size(), 1u);
   EXPECT_EQ(other.RequestsFor("/broken").size(), 1u);
   far.On("/blob", {.status = 500});
@@ -275,7 +275,7 @@ TEST_F(RegistryOddTest, WhereNobodyHasItEachIsNamed) {
   EXPECT_TRUE(Mentions(missing, server_.host()) && Mentions(missing, far.host())) << missing;
   far.On("/blob", {.times = -1, .status = 503});
   EXPECT_TRUE(absl::IsUnavailable(Read({0, 1000})));
-  EXPECT_EQ(far.requests().size(), 1u + 4u);  // it may pass
+  EXPECT_EQ(far.requests().size(), 1u + 4u);  // transient
 }
 
 // ---- Referer
@@ -286,11 +286,11 @@ TEST_F(RegistryOddTest, StorageSeesWhoSentItsClients) {
   storage.On("/x", {.times = -1, .status = 302, .headers = {{"Location", far.Url("/y?sig=2")}}});
   LeadTo(storage, "/x?sig=1");
   ASSERT_EQ(Read({0, 1000}), absl::OkStatus());
-  ASSERT_EQ(Read({1000, 2000}), absl::OkStatus());  // the link is known
+  ASSERT_EQ(Read({1000, 2000}), absl::OkStatus());  // the link is known by now
   EXPECT_EQ(storage.RequestsFor("/x").at(0).Header("referer"), server_.Url(path_));
   ASSERT_EQ(far.RequestsFor("/y").size(), 2u);
   for (const auto& request : far.requests()) {
-    EXPECT_EQ(request.Header("referer"), storage.Url("/x"));  // a signature stays where it belongs
+    EXPECT_EQ(request.Header("referer"), storage.Url("/x"));  // the signature is not disclosed
   }
   EXPECT_EQ(With(server_.requests(), "referer"), 0u);
 }
@@ -316,7 +316,7 @@ TEST_F(RegistryOddTest, AnAnonymousTokenHelpsWhereOnlyTheRootAsksForOne) {
   EXPECT_EQ(GetManifest(), absl::OkStatus());
   EXPECT_EQ(server_.RequestsFor("/token").at(0).query,
             "service=fake&scope=repository%3Aimg%3Apull");
-  // Another repository of the host asks the root no more.
+  // Another repository on the host does not ask the root again.
   server_.AddManifest("other", "1", "{}", kType);
   server_.On("/v2/other/manifests/1", {.status = 403, .headers = kNoChallenge});
   Pending<absl::StatusOr<ImageSource::FetchedManifest>> pending;
@@ -352,7 +352,7 @@ TEST_F(RegistryOddTest, TheRootMayMoveOnItsHostAndAskWithAnyStatus) {
       server_.On("/v2/", {.status = 302, .headers = {{"Location", answers->Url("/root")}}});
       answers->On("/root", {.status = status, .headers = {{"WWW-Authenticate", challenge}}});
       server_.On(kManifest, {.status = 404});
-      // What another host asks for is not met.
+      // Another host's challenge is not answered.
       EXPECT_EQ(GetManifest().ok(), answers == &server_) << status;
       if (answers == &server_) ++tokens;
       EXPECT_EQ(server_.RequestsFor("/token").size(), tokens) << status;
@@ -406,8 +406,8 @@ TEST_F(RegistryOddTest, ARegistryThatLeadsToAnotherIsFollowedAsNobody) {
     EXPECT_FALSE(request.Header("authorization").starts_with("Basic")) << request.path;
   }
   EXPECT_EQ(other.RequestsFor("/token").at(0).query, "service=fake&scope=repository%3Aimg%3Apull");
-  EXPECT_EQ(other.RequestsFor("/token").size(), 1u);  // that of nobody, for all of our users
-  // A token that is no longer good is fetched anew.
+  EXPECT_EQ(other.RequestsFor("/token").size(), 1u);  // one anonymous token for all users
+  // A token that has become invalid is fetched again.
   other.RevokeTokens();
   EXPECT_EQ(GetManifest("me"), absl::OkStatus());
 }

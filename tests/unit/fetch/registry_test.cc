@@ -46,7 +46,7 @@ struct Pending {
 };
 using PendingManifest = Pending<absl::StatusOr<ImageSource::FetchedManifest>>;
 
-// Where the bytes of a read arrive. No byte may arrive twice.
+// Receives the bytes of a read. No byte may arrive twice.
 struct Received {
   std::string bytes;
   RangeSet present;
@@ -110,7 +110,7 @@ class RegistryTest : public testing::Test {
         pending.Done());
     return pending.Wait();
   }
-  // Every byte of [0, size) was asked for exactly once.
+  // Checks that every byte of [0, size) was requested exactly once.
   void ExpectAskedOnce(uint64_t size) {
     std::vector<ByteRange> asked = server_.RangesAsked(path_);
     std::sort(asked.begin(), asked.end());
@@ -124,7 +124,7 @@ class RegistryTest : public testing::Test {
 
   FakeRegistry server_;
   std::unique_ptr<SourceFactory> factory_;
-  std::string path_;  // of the last blob added
+  std::string path_;  // of the blob added last
 };
 
 TEST_F(RegistryTest, ManifestByTagAndByDigest) {
@@ -169,7 +169,7 @@ TEST_F(RegistryTest, TokensAreFetchedOnceForAllSources) {
   server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer});
   EXPECT_TRUE(GetManifest(*Open()).ok());
   EXPECT_TRUE(GetManifest(*Open()).ok());
-  // The second source knows how to ask: no answer 401 more.
+  // The second source already knows the challenge: no further 401.
   EXPECT_EQ(server_.RequestsFor("/v2/img/manifests/1").size(), 3u);
   EXPECT_EQ(server_.RequestsFor("/token").size(), 1u);
   EXPECT_EQ(server_.RequestsFor("/token")[0].query, "service=fake&scope=repository%3Aimg%3Apull");
@@ -213,7 +213,7 @@ TEST_F(RegistryTest, ACredentialWithoutSuccessorIsRefused) {
   };
   const auto source = Open(access);
   EXPECT_TRUE(absl::IsUnauthenticated(GetManifest(*source).status()));
-  // Not at every question.
+  // Not on every request.
   EXPECT_TRUE(absl::IsUnauthenticated(GetManifest(*source).status()));
   EXPECT_EQ(asked, 1);
 }
@@ -239,7 +239,7 @@ TEST_F(RegistryTest, ARevokedTokenIsRenewedOnceForAllWaiters) {
     ASSERT_TRUE(GetManifest(*source).ok());
     const size_t before = server_.RequestsFor("/token").size();
     server_.RevokeTokens();
-    // All have asked with the revoked token before the first of them is refused.
+    // All have sent the revoked token before the first of them is rejected.
     const size_t seen = server_.RequestsFor("/v2/img/manifests/1").size();
     server_.On("/v2/img/manifests/1", {.times = 6, .hold = true});
     std::vector<std::unique_ptr<PendingManifest>> pendings;
@@ -303,7 +303,7 @@ TEST_F(RegistryTest, BearerIsPreferredToBasic) {
              {.headers = {{"WWW-Authenticate", StrCat("bAsIc realm=\"x\", BEARER Realm=\"",
                                                       server_.Url("/token"), "\"")}}});
   EXPECT_TRUE(GetManifest(*Open(As("me", "pw"))).ok());
-  // Without a scope in the challenge, the repository's.
+  // If the challenge has no scope, the repository's is used.
   EXPECT_EQ(server_.RequestsFor("/token").at(0).query, "scope=repository%3Aimg%3Apull");
 }
 
@@ -351,7 +351,7 @@ TEST_F(RegistryTest, WhatIsReadAnewIsNotReadWhereItWasWrong) {
   Received first, again, anew;
   EXPECT_EQ(Read(*source, blob, {{0, blob.size}}, first), absl::OkStatus());
   EXPECT_FALSE(first.bytes == bytes);
-  // Where it led is remembered.
+  // The redirect is remembered.
   lead_to(right);
   EXPECT_EQ(Read(*source, blob, {{0, blob.size}}, again), absl::OkStatus());
   EXPECT_EQ(wrong.RequestsFor("/store/x").size(), 2u);
@@ -368,7 +368,7 @@ TEST_F(RegistryTest, ATokenIsSentToNobodyButTheRegistry) {
   server_.SetAuth({.kind = FakeRegistry::Auth::Kind::kBearer});
   for (FakeRegistry* other : {&neighbour, &storage}) {
     const Descriptor blob = AddBlob(Pattern(other == &storage ? 1000 : 999));
-    // It asks for one as a registry would.
+    // It demands a token, as a registry would.
     other->On(
         "/x",
         {.times = -1,
@@ -423,7 +423,7 @@ TEST_F(RegistryTest, AnExpiredLinkIsResolvedAgain) {
     EXPECT_EQ(Read(*source, blob, {{0, 1000}}, second), absl::OkStatus());
     EXPECT_TRUE(second.bytes == bytes);
   }
-  storage.On("/x", {.times = 4, .status = 403});  // the one that is known, and three new ones
+  storage.On("/x", {.times = 4, .status = 403});  // the known link and three new ones
   Received third;
   const absl::Status status = Read(*source, blob, {{0, 1000}}, third);
   EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
@@ -468,7 +468,7 @@ TEST_F(RegistryTest, WhatMayPassIsRetried) {
   const absl::Status status = GetManifest(*Open()).status();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_TRUE(Contains(status, "500")) << status;
-  server_.On(path, {.status = 501 - 87});  // 414: stays wrong
+  server_.On(path, {.status = 501 - 87});  // 414: permanent
   EXPECT_TRUE(absl::IsFailedPrecondition(GetManifest(*Open()).status()));
 }
 
@@ -546,7 +546,7 @@ TEST_F(RegistryTest, ALargeBlobComesInRangesEachAskedForOnce) {
   EXPECT_FALSE(received.Twice());
   EXPECT_EQ(server_.requests().size(), 13u);
   ExpectAskedOnce(blob.size);
-  // In ascending order: none later than what may be in flight with it.
+  // In ascending order, apart from those that may be in flight together.
   const std::vector<ByteRange> asked = server_.RangesAsked(path_);
   for (size_t i = 0; i < asked.size(); ++i) {
     EXPECT_LE(asked[i].begin, (i + 2) * 100'000) << i;
@@ -591,11 +591,11 @@ TEST_F(RegistryTest, ACutRangeGoesOnWhereItStopped) {
   server_.On(path_, {.cut_after_bytes = 10'000});
   server_.On(path_, {.close = true});
   Received received;
-  // One range, so that it is known which request meets which misfortune.
+  // A single range, so that it is known which request meets which failure.
   EXPECT_EQ(Read(*Open(), blob, {{100'000, 200'000}}, received), absl::OkStatus());
   EXPECT_TRUE(received.bytes.substr(100'000) == bytes.substr(100'000, 100'000));
   EXPECT_FALSE(received.Twice());
-  // curl may have asked anew by itself where a used connection was closed before an answer.
+  // curl itself may have resent a request on a reused connection that was closed before a response.
   EXPECT_GE(factory_->counters().resumes, 2u);
   EXPECT_EQ(server_.RangesAsked(path_),
             (std::vector<ByteRange>{
@@ -646,7 +646,7 @@ TEST_F(RegistryTest, AServerThatIgnoresRangeGivesOneStream) {
   EXPECT_TRUE(second.bytes == bytes);
   ASSERT_EQ(server_.requests().size(), 2u);
   EXPECT_EQ(server_.requests()[1].Header("range"), "");
-  // Parts are cut out of the stream.
+  // Parts are extracted from the stream.
   EXPECT_EQ(Read(*source, blob, {{100, 110}, {200'000, 300'000}}, part), absl::OkStatus());
   EXPECT_EQ(part.present.ranges(), (std::vector<ByteRange>{{100, 110}, {200'000, 300'000}}));
   EXPECT_TRUE(part.bytes.substr(200'000) == bytes.substr(200'000, 100'000));
@@ -662,7 +662,7 @@ TEST_F(RegistryTest, ACutStreamWithoutRangesStartsAgainButDeliversOnce) {
   EXPECT_TRUE(received.bytes == bytes);
   EXPECT_FALSE(received.Twice());
   EXPECT_EQ(server_.requests().size(), 2u);
-  // The same for a plain GET that was cut.
+  // The same for an interrupted plain GET.
   const std::string small = Pattern(90'000);
   const Descriptor other = AddBlob(small);
   server_.On(path_, {.cut_after_bytes = 50'000});

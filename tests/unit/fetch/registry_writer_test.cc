@@ -74,8 +74,8 @@ class RegistryWriterTest : public testing::Test {
     for (const auto& request : server_.RequestsFor(path)) StrAppend(&methods, request.method, " ");
     return methods;
   }
-  // The answer to the next request for `path` ends its connection. On one that was used before,
-  // curl itself sends a request again that is not answered at all.
+  // The response to the next request for `path` closes its connection. On a reused connection, curl
+  // itself would resend an unanswered request.
   void EndConnectionAfter(FakeRegistry& server, const std::string& path) {
     server.On(path, {.headers = {{"Connection", "close"}}});
   }
@@ -187,11 +187,11 @@ TEST_F(RegistryWriterTest, MountsFromAnotherRepository) {
 
 TEST_F(RegistryWriterTest, AMountThatDoesNotWorkIsAnUpload) {
   const std::string bytes = PatternBytes(1000);
-  // Answered with an upload, which is used.
+  // The response is an upload, which is used.
   EXPECT_TRUE(Push(*Open(), BlobOf(bytes, "base")).ok());
   ExpectStored(bytes);
   EXPECT_EQ(server_.RequestsFor(kUploads).size(), 1u);
-  // Refused: asked again without it.
+  // Refused: retried without the mount.
   const std::string other = PatternBytes(1001);
   server_.On(kUploads, {.status = 403});
   EXPECT_TRUE(Push(*Open(), BlobOf(other, "base")).ok());
@@ -238,7 +238,7 @@ TEST_F(RegistryWriterTest, AnUploadThatIsLostStartsAgain) {
   EXPECT_TRUE(Push(bytes).ok());
   ExpectStored(bytes);
   EXPECT_EQ(Methods(Upload(2)), "PATCH PATCH PUT ");
-  // Also when it is lost by the time it is asked for.
+  // Also if the upload is lost by the time of the query.
   const std::string other = PatternBytes(2 * kChunk + 1);
   server_.On(Upload(3), {.close = true});
   server_.On(Upload(3), {.status = 404});
@@ -255,12 +255,12 @@ TEST_F(RegistryWriterTest, ARefusedRangeIsAskedFor) {
 
 TEST_F(RegistryWriterTest, APartOfAChunkThatIsTakenIsProgress) {
   const std::string bytes = PatternBytes(2 * kChunk);
-  // Not true either, which it says itself when it is asked.
+  // Not true either, as the registry itself reports when asked.
   server_.On(Upload(1), {.headers = {{"Range", "0-49999"}}});
   EXPECT_TRUE(Push(bytes).ok());
   ExpectStored(bytes);
   EXPECT_EQ(server_.RequestsFor(Upload(1))[1].Header("content-range"), "50000-149999");
-  // More than was sent is a lie at once.
+  // More than was sent is detected as a lie.
   server_.On(Upload(2), {.headers = {{"Range", "0-500000"}}});
   EXPECT_TRUE(absl::IsDataLoss(Push(bytes + "x").status()));
   EXPECT_TRUE(server_.WaitForRequests(Upload(2), 2));
@@ -273,7 +273,7 @@ TEST_F(RegistryWriterTest, ACutEndIsLookedFor) {
   server_.On(Upload(1), {.cut_request_after_bytes = 500});
   EXPECT_TRUE(Push(bytes).ok());
   ExpectStored(bytes);
-  // Taken, but the answer never came.
+  // Accepted, but the response was lost.
   const std::string other = PatternBytes(1001);
   server_.On(Upload(3), {.body = std::string(10, 'x'), .cut_after_bytes = 0});
   EXPECT_TRUE(Push(other).ok());
@@ -336,7 +336,7 @@ TEST_F(RegistryWriterTest, TokensToReadAndToWriteAreKeptApart) {
   EXPECT_TRUE(Push("more bytes").ok());
   EXPECT_EQ(server_.RequestsFor(kUploads).back().Header("authorization"), writes_by);
   EXPECT_EQ(server_.RequestsFor("/token").size(), 2u);
-  // A mount asks for the right to read there, too, by a token of its own.
+  // A mount also requests read access to the other repository, with a separate token.
   const std::string mounted = PatternBytes(10);
   server_.AddBlob("base", mounted);
   EXPECT_TRUE(Push(*Open(), BlobOf(mounted, "base"))->mounted);
@@ -412,7 +412,7 @@ TEST_F(RegistryWriterTest, BytesThatAreNotTheBlobs) {
   EXPECT_TRUE(absl::IsDataLoss(Push(*Open(), wrong).status()));
   wrong.bytes = [](uint64_t, uint64_t) { return absl::InternalError("disk"); };
   EXPECT_TRUE(absl::IsInternal(Push(*Open(), wrong).status()));
-  // A registry that says to have stored something else.
+  // A registry that claims to have stored something else.
   server_.On(Upload(4), {.headers = {{"Docker-Content-Digest", Sha256Of("x").ToString()}}});
   EXPECT_TRUE(absl::IsDataLoss(Push("fine").status()));
 }
@@ -505,7 +505,8 @@ TEST_F(RegistryWriterTest, ArtifactThatTheRegistryLists) {
   EXPECT_EQ(list.result->front().digest, pushed->manifest.digest);
   EXPECT_EQ(list.result->front().size, pushed->manifest.size);
   EXPECT_EQ(list.result->front().annotations, pushed->manifest.annotations);
-  EXPECT_TRUE(server_.RequestsFor(TagPath()).empty());  // the push has told that there is the API
+  EXPECT_TRUE(
+      server_.RequestsFor(TagPath()).empty());  // the push has established that the API exists
 
   Pending<absl::StatusOr<ImageSource::FetchedManifest>> fetched;
   source->GetManifest(pushed->manifest.digest.ToString(), CancelToken(), fetched.Done());
@@ -535,7 +536,7 @@ TEST_F(RegistryWriterTest, ArtifactThatTheTagLists) {
   EXPECT_EQ(index->index->manifests[1].digest, second->manifest.digest);
   EXPECT_EQ(index->index->manifests[0].artifact_type, "application/x.test");
   EXPECT_EQ(index->index->manifests[0].annotations.at("key"), "value \"quoted\"");
-  // What is listed already is not written again.
+  // An entry that is already listed is not written again.
   const size_t asked = server_.RequestsFor(TagPath()).size();
   EXPECT_TRUE(PushArtifact(MakeArtifact("one")).ok());
   EXPECT_EQ(server_.RequestsFor(TagPath()).size(), asked + 1);
@@ -568,7 +569,7 @@ TEST_F(RegistryWriterTest, WritersOfOneTagAtTheSameTime) {
   for (auto& pending : pendings) pushed += pending->Wait().ok() ? 1 : 0;
   const auto index = ParseManifest(*server_.Stored(TagPath()), kIndexType);
   ASSERT_TRUE(index.ok() && index->index);
-  // A writer may be overtaken after it has looked, which only the registry could prevent.
+  // A writer may be overtaken after its check, which only the registry could prevent.
   EXPECT_GE(pushed, 1u);
   EXPECT_GE(index->index->manifests.size(), 1u);
 }
@@ -640,7 +641,7 @@ TEST(ReferrersIndexTest, Update) {
   const auto fresh = UpdateReferrersIndex("", manifest);
   ASSERT_TRUE(fresh.ok()) << fresh.status();
   EXPECT_EQ(*UpdateReferrersIndex(*fresh, manifest), *fresh);
-  // Others' entries stay, also with what is not known here; a digest has one entry.
+  // Entries of others stay, including unknown members; a digest has one entry.
   const std::string index = StrCat(
       R"({"manifests":[{"digest":"sha512:x","odd":[1]},{"digest":")", manifest.digest.ToString(),
       R"("},{"digest":")", manifest.digest.ToString(), R"("}],"annotations":{"k":"v"},"new":{}})");

@@ -1,4 +1,4 @@
-// The promises of ReadBlob, kept by the sources of registries, good and bad ones, and of this disk.
+// The contract of ReadBlob for sources of well-behaved and odd registries and of local disk.
 #include "tests/fakes/fetch/source_contract.h"
 
 #include <filesystem>

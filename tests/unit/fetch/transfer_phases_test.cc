@@ -12,7 +12,8 @@ using std::chrono::seconds;
 
 class TransferPhasesTest : public testing::Test {
  protected:
-  // Sends `bytes` every `step` until the request is ended or `most` is over; how long it took.
+  // Sends `bytes` every `step` until the request is aborted or `most` has passed; returns the time
+  // taken.
   seconds Trickle(uint64_t bytes, milliseconds step, seconds most) {
     const Clock::time_point began = now_;
     while (now_ - began < most) {
@@ -52,7 +53,7 @@ TEST_F(TransferPhasesTest, HeaderLinesThatKeepComingAreNoProgress) {
     EXPECT_EQ(At(seconds(2 * i)), Kind::kGoesOn) << i;
   }
   EXPECT_EQ(At(seconds(17)), Kind::kTooSlow);
-  EXPECT_EQ(last_.what, "has not ended the headers of its answer after 15 s");
+  EXPECT_EQ(last_.what, "has not completed the headers of its answer after 15 s");
 }
 
 TEST_F(TransferPhasesTest, ATricklingBodyIsEnded) {
@@ -77,10 +78,10 @@ TEST_F(TransferPhasesTest, ASlowLineIsOnlySlow) {
   phases_.Connected(now_);
   phases_.HeaderBytes(now_);
   phases_.HeadersDone(std::nullopt, now_);
-  // A thirty-second of 60 kB a second, in bursts of four seconds.
+  // 1/32 of 60 kB/s, in bursts of four seconds.
   EXPECT_EQ(Trickle(7500, seconds(4), seconds(3600)), seconds(3600));
   EXPECT_FALSE(phases_.slow());
-  // An eighth of 1 kB a second.
+  // 1/8 of 1 kB/s.
   EXPECT_EQ(Trickle(250, seconds(2), seconds(3600)), seconds(3600));
   EXPECT_TRUE(phases_.slow());
   Trickle(20'000, seconds(1), seconds(11));
@@ -93,7 +94,7 @@ TEST_F(TransferPhasesTest, ACollectedBodyHasATimeByItsSize) {
   phases_.HeadersDone(160 << 10, now_);
   EXPECT_EQ(Trickle(500, seconds(1), seconds(600)), seconds(40));
   EXPECT_EQ(last_.what, "has not sent the whole of a small answer within 40 s");
-  EXPECT_FALSE(phases_.slow());  // has that time instead
+  EXPECT_FALSE(phases_.slow());  // has a total time limit instead
 }
 
 TEST_F(TransferPhasesTest, WhatLeavesIsLife) {
