@@ -6,6 +6,7 @@
 
 #include "base/json.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
@@ -33,16 +34,18 @@ class FakeSource : public ImageSource {
   bool anonymous() const override { return auth_scope_.empty(); }
   bool remote() const override { return true; }
 
-  void GetManifest(const std::string& tag_or_digest, CancelToken, ManifestDone done) override {
+  void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
+                   ManifestDone done) override {
     repository_.manifest_reads_++;
     repository_.threads_.Submit(
-        [&repository = repository_, tag_or_digest, done = std::move(done)]() mutable {
+        [&repository = repository_, tag_or_digest, cancel, done = std::move(done)]() mutable {
           FetchedManifest fetched;
           {
             absl::MutexLock lock(&repository.mu_);
             const auto it = repository.manifests_.find(tag_or_digest);
             if (it != repository.manifests_.end()) fetched.bytes = it->second;
           }
+          if (cancel.cancelled()) return done(absl::CancelledError("cancelled"));
           if (fetched.bytes.empty()) return done(absl::NotFoundError("no such manifest"));
           fetched.digest = Sha256Of(fetched.bytes);
           fetched.content_type = TypeOf(fetched.bytes);
@@ -50,22 +53,23 @@ class FakeSource : public ImageSource {
         });
   }
 
-  void GetSmallBlob(const Descriptor& blob, uint64_t, CancelToken, SmallBlobDone done) override {
+  void GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
+                    SmallBlobDone done) override {
     repository_.threads_.Submit(
-        [&repository = repository_, blob, done = std::move(done)]() mutable {
-          std::string bytes;
-          {
-            absl::MutexLock lock(&repository.mu_);
-            bytes = repository.blobs_[blob.digest].bytes;
-          }
+        [&repository = repository_, blob, max_bytes, cancel, done = std::move(done)]() mutable {
+          absl::StatusOr<std::string> bytes = repository.Small(blob, max_bytes);
+          if (cancel.cancelled()) bytes = absl::CancelledError("cancelled");
           done(std::move(bytes));
         });
   }
 
-  void HasBlob(const Descriptor& blob, CancelToken, HasBlobDone done) override {
-    repository_.threads_.Submit(
-        [&repository = repository_, auth_scope = auth_scope_, blob,
-         done = std::move(done)]() mutable { done(repository.Has(auth_scope, blob)); });
+  void HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) override {
+    repository_.threads_.Submit([&repository = repository_, auth_scope = auth_scope_, blob, cancel,
+                                 done = std::move(done)]() mutable {
+      const bool has = repository.Has(auth_scope, blob);
+      if (cancel.cancelled()) return done(absl::CancelledError("cancelled"));
+      done(has);
+    });
   }
 
   void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions,
@@ -73,6 +77,7 @@ class FakeSource : public ImageSource {
     repository_.threads_.Submit([&repository = repository_, auth_scope = auth_scope_, blob,
                                  ranges = std::move(ranges), cancel, sink = std::move(sink),
                                  done = std::move(done)]() mutable {
+      const NeverBlocks as_the_network("a transfer's thread");
       repository.Transfer(auth_scope, blob, std::move(ranges), cancel, sink, done);
     });
   }
@@ -280,6 +285,20 @@ bool FakeRepository::Has(const std::string& auth_scope, const Descriptor& blob) 
   if (DeniedLocked(auth_scope, blob.digest) || foreign_.contains(blob.digest)) return false;
   const auto it = blobs_.find(blob.digest);
   return it != blobs_.end() && it->second.bytes.size() == blob.size;
+}
+
+absl::StatusOr<std::string> FakeRepository::Small(const Descriptor& blob, uint64_t max_bytes) {
+  if (blob.size > max_bytes) return absl::InvalidArgumentError("more bytes than are allowed");
+  absl::MutexLock lock(&mu_);
+  const auto it = blobs_.find(blob.digest);
+  if (it == blobs_.end()) return absl::NotFoundError("no such blob");
+  Blob& entry = it->second;
+  if (entry.bytes.size() != blob.size) return absl::DataLossError("another size");
+  if (entry.corruptions > 0) {
+    --entry.corruptions;
+    return absl::DataLossError("its bytes do not have its digest");
+  }
+  return entry.bytes;
 }
 
 std::shared_ptr<ImageSource> FakeRepository::Open(const std::string& auth_scope,

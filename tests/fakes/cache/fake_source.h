@@ -2,7 +2,8 @@
 // records every range that was asked for.
 //
 // A FakeRepository is the content; FakeSource is one caller's access to it with an auth scope of
-// its own. Thread-safe. Transfers run on threads of the repository.
+// its own. Thread-safe. Transfers run on threads of the repository, which may not block, as the
+// network's may not.
 #pragma once
 
 #include <atomic>
@@ -60,7 +61,8 @@ class FakeRepository {
   int Standing(const Digest& blob) const;
   // The next `times` transfers of the blob end with `status` at byte `offset`.
   void FailAt(const Digest& blob, uint64_t offset, absl::Status status, int times);
-  // The next `times` transfers of the blob deliver one wrong byte at `offset`.
+  // The next `times` transfers of the blob deliver one wrong byte at `offset`; one that is
+  // fetched whole is refused for it.
   void CorruptAt(const Digest& blob, uint64_t offset, int times);
   // From now on large ranges of the blob come as a registry's do: in parts of `part` bytes,
   // `at_once` of them in flight, the last of these always ahead of the others, in pieces of odd
@@ -108,6 +110,7 @@ class FakeRepository {
     std::vector<ByteRange> reads;
   };
   bool Has(const std::string& auth_scope, const Descriptor& blob);
+  absl::StatusOr<std::string> Small(const Descriptor& blob, uint64_t max_bytes);
   void Transfer(const std::string& auth_scope, const Descriptor& blob,
                 std::vector<ByteRange> ranges, const CancelToken& cancel,
                 ImageSource::BlobSink& sink, ImageSource::BlobDone& done);

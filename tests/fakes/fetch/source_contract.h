@@ -178,14 +178,36 @@ TYPED_TEST_P(SourceContractTest, AnotherSizeThanTheManifestSaysIsDataLoss) {
   EXPECT_TRUE(absl::IsDataLoss(sink.Wait()));
 }
 
-TYPED_TEST_P(SourceContractTest, AnUnknownBlobIsAnError) {
+TYPED_TEST_P(SourceContractTest, AnEmptyBlobIsOneWithoutBytes) {
+  const std::string nothing;
+  TypeParam harness;
+  Descriptor blob;
+  const std::shared_ptr<ImageSource> source = harness.Open(nothing, blob);
+  ASSERT_NE(source, nullptr);
+  ContractSink sink(nothing);
+  source->ReadBlob(blob, {{0, 0}}, nullptr, CancelToken(), sink.Sink(), sink.Done());
+  EXPECT_TRUE(sink.Wait().ok());
+  ContractSink refused(nothing);
+  source->ReadBlob(blob, {{0, 1}}, nullptr, CancelToken(), refused.Sink(), refused.Done());
+  EXPECT_TRUE(absl::IsInvalidArgument(refused.Wait()));
+}
+
+TYPED_TEST_P(SourceContractTest, TheSourceMayGoMeanwhile) {
+  ContractSink sink(this->truth_);
+  this->source_->ReadBlob(this->blob_, {{0, this->blob_.size}}, nullptr, CancelToken(), sink.Sink(),
+                          sink.Done());
+  this->source_.reset();
+  EXPECT_TRUE(sink.Wait().ok());
+  EXPECT_EQ(sink.ranges(), std::vector<ByteRange>({{0, this->blob_.size}}));
+}
+
+TYPED_TEST_P(SourceContractTest, AnUnknownBlobIsNotFound) {
   ContractSink sink(this->truth_);
   Descriptor other = this->blob_;
   other.digest = Sha256Of("nobody has it");
   this->source_->ReadBlob(other, {{0, 10}}, nullptr, CancelToken(), sink.Sink(), sink.Done());
   const absl::Status status = sink.Wait();
-  EXPECT_FALSE(status.ok());
-  EXPECT_FALSE(absl::IsCancelled(status)) << status;
+  EXPECT_TRUE(absl::IsNotFound(status)) << status;
   EXPECT_TRUE(sink.ranges().empty());
 }
 
@@ -193,6 +215,7 @@ REGISTER_TYPED_TEST_SUITE_P(SourceContractTest, TheWholeOnce, TheUnionOfRangesIn
                             NothingAskedForIsNothing, WhatIsNotInTheBlobIsRefusedBeforeAnyByte,
                             TheSinksErrorEndsIt, CancelledBeforeItBegins, CancelledInTheMiddle,
                             ReadersOfOneBlobDoNotMeet, AnotherSizeThanTheManifestSaysIsDataLoss,
-                            AnUnknownBlobIsAnError);
+                            AnEmptyBlobIsOneWithoutBytes, TheSourceMayGoMeanwhile,
+                            AnUnknownBlobIsNotFound);
 
 }  // namespace imagefs
