@@ -97,13 +97,4 @@ std::map<std::string, std::string> LoopDevicesOver(const std::string& directory)
   return out;
 }
 
-bool Eventually(const std::function<bool()>& condition) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (!condition()) {
-    if (absl::Now() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  return true;
-}
-
 }  // namespace imagefs

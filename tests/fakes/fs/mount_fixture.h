@@ -22,6 +22,7 @@
 #include "fs/mount_syscalls.h"
 #include "fs/mount_table.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/fs/test_chain.h"
 
 namespace imagefs {
@@ -81,9 +82,6 @@ std::map<std::string, std::string> Describe(const std::string& path);
 
 // The loop devices over files below `directory`: "loop7", and the path of the file.
 std::map<std::string, std::string> LoopDevicesOver(const std::string& directory);
-
-// Waits, 20 s at most.
-bool Eventually(const std::function<bool()>& condition);
 
 class MountTest : public ::testing::Test {
  protected:

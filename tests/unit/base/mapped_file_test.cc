@@ -14,6 +14,7 @@
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "tests/fakes/base/eventually.h"
 
 namespace imagefs {
 namespace {
@@ -108,7 +109,10 @@ TEST_F(MappedFileTest, IsCutAndMappedAgainUnderReaders) {
   const std::string bytes(4 * kPage, 'x');
   for (int i = 0; i < 60 || right == 0; ++i) {
     ASSERT_EQ(ftruncate(fd.get(), 0), 0);
-    while (!file->damaged()) std::this_thread::yield();
+    if (!Eventually([&] { return file->damaged(); })) {
+      ADD_FAILURE() << "nobody saw that it was cut";
+      break;
+    }
     ASSERT_TRUE(file->MapAgain(whole.get()).ok());
     ASSERT_TRUE(PwriteFull(fd.get(), bytes, 0).ok());
     ASSERT_TRUE(file->MapAgain(fd.get()).ok());

@@ -20,6 +20,7 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
 
@@ -150,7 +151,7 @@ class FillingLayerTest : public ::testing::Test {
     return told_.value_or(absl::OkStatus());
   }
   void AwaitComplete() {
-    while (!layer_->complete()) absl::SleepFor(absl::Milliseconds(1));
+    ASSERT_TRUE(Eventually([this] { return layer_->complete(); }));
   }
   // No byte of the blob was asked for twice, but for the one that two neighbouring spans share.
   void ExpectEachOnce() {
@@ -278,7 +279,7 @@ TEST_F(FillingLayerTest, LargeSpansShareTheMemoryOfAll) {
   const std::vector<std::unique_ptr<Read>> reads = ReadLargeSpansInLittleMemory();
   // One has 20 MiB, compressed and decoded; the others wait, each of them in flight.
   repository_.AwaitHeld(blob_.digest);
-  while (layer_->Report().in_flight.size() < 4) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([&] { return layer_->Report().in_flight.size() >= 4; }));
   EXPECT_GE(scheduler_->memory(Priority::kOnDemand).held(), 20U << 20);
   EXPECT_LE(scheduler_->memory(Priority::kOnDemand).held(), 25U << 20);
   EXPECT_EQ(repository_.Reads(blob_.digest).size(), 1U);
@@ -323,7 +324,7 @@ TEST_F(FillingLayerTest, BytesThatAreWrongEveryTimeAreNeverServed) {
   }
   EXPECT_LE(repository_.Reads(blob_.digest).size(), asked + 50);
   repository_.CorruptAt(blob_.digest, 0, 0);
-  while (!Check({span.data_begin, span.data_end()}).ok()) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(Eventually([&] { return Check({span.data_begin, span.data_end()}).ok(); }));
   EXPECT_EQ(layer_->Report().reason, "");
 }
 
@@ -399,11 +400,7 @@ TEST_F(FillingLayerTest, WhatIsCertainFailsAtOnceAndIsFoundOutAgain) {
   // They ask no more for being many.
   EXPECT_LE(repository_.Reads(blob_.digest).size(), asked + 50);
   repository_.FailAt(blob_.digest, 0, absl::OkStatus(), 0);
-  absl::Status status;
-  do {
-    status = Check({0, 1000});
-    absl::SleepFor(absl::Milliseconds(1));
-  } while (!status.ok());
+  EXPECT_TRUE(Eventually([&] { return Check({0, 1000}).ok(); }));
 }
 
 TEST_F(FillingLayerTest, AForegroundWishPassesNoPauseAndIsTold) {
@@ -447,8 +444,8 @@ TEST_F(FillingLayerTest, AReadersSpansAreAskedForAgainWhenTheirRequestIsSilent) 
   EXPECT_TRUE(Check({1'000'000, 1'000'100}).ok());
   EXPECT_EQ(scheduler_->counters().hedges.load(), 1U);
   // The first right answer ends the other request.
-  while (repository_.Standing(blob_.digest) > 0) absl::SleepFor(absl::Milliseconds(1));
-  while (!layer_->Report().in_flight.empty()) absl::SleepFor(absl::Milliseconds(1));
+  EXPECT_TRUE(Eventually([&] { return repository_.Standing(blob_.digest) == 0; }));
+  EXPECT_TRUE(Eventually([&] { return layer_->Report().in_flight.empty(); }));
   layer_->WantAll(Priority::kForeground);
   AwaitComplete();
 }
@@ -471,7 +468,7 @@ TEST_F(FillingLayerTest, EachHedgeMayBeSilentForTwiceAsLongAsTheOneBefore) {
   repository_.Stall(blob_.digest, 1000);
   const Moment began = Moment::Now();
   const auto read = Begin({1'000'000, 1'000'100});
-  while (scheduler_->counters().hedges.load() < 5) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([&] { return scheduler_->counters().hedges.load() >= 5; }));
   EXPECT_GE(Moment::Now() - began, absl::Milliseconds(20 + 20 + 40 + 80 + 160));
   // The first request was never given up: its answer may come yet.
   repository_.Release(blob_.digest);
@@ -485,7 +482,7 @@ TEST_F(FillingLayerTest, ALineThatIsSlowAndFlowsIsNotAskedTwice) {
   const SpanEntry span = table_.spans.at(3);
   repository_.Stall(blob_.digest, 1);
   const auto read = Begin({span.data_begin, span.data_end()});
-  while (scheduler_->counters().hedges.load() == 0) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([&] { return scheduler_->counters().hedges.load() > 0; }));
   EXPECT_TRUE(read->status().ok());
   // What answers took has been learned by that: half a second is usual now, and no silence.
   scheduler_->health().Answered({"registry.test alice", blob_.digest}, absl::Milliseconds(500));
@@ -596,7 +593,7 @@ TEST_F(FillingLayerTest, BytesOfAnEarlierBootAreCheckedBeforeTheyAreBelieved) {
 TEST_F(FillingLayerTest, APoisonedLayerServesNothing) {
   check_ = absl::DataLossError("not what was promised");
   layer_->WantAll(Priority::kForeground);
-  while (layer_->Report().state != "damaged") absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([&] { return layer_->Report().state == "damaged"; }));
   EXPECT_TRUE(absl::IsDataLoss(Check({0, 10})));
   EXPECT_FALSE(layer_->complete());
   EXPECT_EQ(layer_->Report().reason, "not what was promised");
@@ -666,7 +663,7 @@ TEST_F(FullDiskTest, ReadersGetTheirBytesFromMemory) {
   EXPECT_EQ(Asked(), asked) << "what is in memory is not asked for again";
   // What was in memory is stored when there is room, without being asked for.
   Free();
-  while (InMemory() > 0) absl::SleepFor(absl::Milliseconds(5));
+  ASSERT_TRUE(Eventually([&] { return InMemory() == 0; }));
   EXPECT_GT(layer_->Report().blob_bytes_present, 0u);
   EXPECT_TRUE(Check({0, tar_.size()}).ok());
   AwaitComplete();
@@ -675,13 +672,7 @@ TEST_F(FullDiskTest, ReadersGetTheirBytesFromMemory) {
 TEST_F(FullDiskTest, WhatNobodyReadsIsNotFetchedAgainAndAgain) {
   Fill();
   layer_->WantAll(Priority::kForeground);
-  absl::Status why;
-  {
-    absl::MutexLock lock(&mu_);
-    mu_.Await(absl::Condition(
-        +[](std::optional<absl::Status>* told) { return told->has_value(); }, &told_));
-    why = *told_;
-  }
+  const absl::Status why = AwaitTold();
   EXPECT_EQ(why.code(), absl::StatusCode::kResourceExhausted) << why;
   EXPECT_LE(Asked(), 2 * blob_.size);
   EXPECT_EQ(layer_->Report().blob_bytes_present, 0u);
@@ -689,10 +680,10 @@ TEST_F(FullDiskTest, WhatNobodyReadsIsNotFetchedAgainAndAgain) {
   EXPECT_TRUE(Check({0, 200'000}).ok());
   Free();
   // Who asks while an earlier attempt to store fails is told of that, too.
-  while (!layer_->complete()) {
+  ASSERT_TRUE(Eventually([&] {
     layer_->WantAll(Priority::kForeground);
-    absl::SleepFor(absl::Milliseconds(5));
-  }
+    return layer_->complete();
+  }));
   EXPECT_TRUE(Check({0, tar_.size()}).ok());
 }
 

@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "base/text.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/cache/damage.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
@@ -136,16 +137,14 @@ class ImageStoreTest : public ::testing::Test {
   }
   // A transfer that was given up may still be unwinding on the source's thread.
   void ExpectNothingFlies() const {
-    const absl::Time deadline = absl::Now() + absl::Seconds(20);
-    std::string running = "?";
-    while (!running.empty() && absl::Now() < deadline) {
+    std::string running;
+    EXPECT_TRUE(Eventually([&] {
       running.clear();
       for (const FlightReport& report : store_->Flights()) {
         if (!report.running.empty()) running += report.name + " ";
       }
-      if (!running.empty()) std::this_thread::yield();
-    }
-    EXPECT_EQ(running, "");
+      return running.empty();
+    })) << running;
   }
   // Bytes found in a file left behind are trusted up to the last whole block before their end.
   static void ExpectResumedAt(const ByteRange& read, uint64_t offset) {
@@ -223,7 +222,7 @@ TEST_F(ImageStoreTest, TheLastCallerLeavingStopsTheWorkAndTheNextResumesIt) {
   repository_.AwaitHeld(big_blob_);
   only->ticket.Leave();
   only->ended.WaitForNotification();
-  while (Flight("blob").counters.active != 0) std::this_thread::yield();
+  ASSERT_TRUE(Eventually([&] { return Flight("blob").counters.active == 0; }));
   repository_.Release(big_blob_);
   const absl::StatusOr<ChainRef> chain = Get("latest");
   ASSERT_TRUE(chain.ok()) << chain.status();
@@ -617,11 +616,7 @@ TEST_F(DamageTest, AWriteWhileItIsShownIsMended) {
   ASSERT_TRUE(Durable(*chain).ok());
   EXPECT_TRUE((*chain)->readable());
   Overwrite(File("data"), 200'000, std::string(1000, 'x'));
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  while (Counter("layers_damaged") == 0 && absl::Now() < deadline) {
-    absl::SleepFor(absl::Milliseconds(5));
-  }
-  EXPECT_EQ(Counter("layers_damaged"), 1u);
+  EXPECT_TRUE(Eventually([&] { return Counter("layers_damaged") == 1; }));
   // There may be no span table yet, and then it is lost for who has it, and fetched for others.
   const std::string seen = Read(*chain);
   EXPECT_TRUE(seen == right_ || seen.find("damaged") != std::string::npos) << seen.substr(0, 200);

@@ -18,6 +18,7 @@
 #include "fetch/registry_writer.h"
 #include "image/index_bundle.h"
 #include "image/zstd_frame.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
 #include "tests/fakes/image/tar_writer.h"
@@ -320,9 +321,7 @@ TEST_F(IndexFinderTest, AnImageWithManyIndexesWaitsForItself) {
   EXPECT_FALSE(stuck->ended.HasBeenNotified());
   EXPECT_LE(hostile->repository.Reads(held[0].digest).size(), 2U);
   // Who waits for room can leave. (Nine may be fetched of one image; the others are refused.)
-  for (int i = 0; i < 5000 && Counter(finder, "indexes_refused") < 39; ++i) {
-    absl::SleepFor(absl::Milliseconds(1));
-  }
+  EXPECT_TRUE(Eventually([&] { return Counter(finder, "indexes_refused") >= 39; }));
   EXPECT_EQ(Counter(finder, "indexes_refused"), 39U);
   stuck->cancel.Cancel();
   stuck->ended.WaitForNotification();

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "tests/fakes/base/eventually.h"
 
 namespace imagefs {
 namespace {
@@ -118,8 +119,7 @@ TEST_F(LayerSyncerTest, AFailedSyncIsTriedAgainByItself) {
   disk_.Calls(kA, 6);
   disk_.Heal(kA);
   // Who joins a try that began before is told of its failure.
-  while (!Told(Wait({kA})).ok()) {
-  }
+  EXPECT_TRUE(Eventually([&] { return Told(Wait({kA})).ok(); }));
 }
 
 TEST_F(LayerSyncerTest, WhatIsGoneOrDamagedIsNotTriedAgain) {

@@ -16,6 +16,7 @@
 #include "fetch/registry_writer.h"
 #include "image/index_bundle.h"
 #include "image/span_table.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
 
@@ -191,10 +192,7 @@ TEST_F(LazyStoreTest, BecomesCompleteAndIsCheckedAsAWhole) {
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   ASSERT_TRUE(Durable().ok());
   // The names that the image was given are synced; the DiffIDs, which nobody waits for, follow.
-  for (int i = 0; i < 3000 && StateOf(0) != LayerState::kComplete; ++i) {
-    absl::SleepFor(absl::Milliseconds(10));
-  }
-  EXPECT_EQ(StateOf(0), LayerState::kComplete);
+  EXPECT_TRUE(Eventually([&] { return StateOf(0) == LayerState::kComplete; }));
   EXPECT_EQ(Counter("layers_filled"), 2U);
   Reopen();
   EXPECT_EQ(StateOf(1), LayerState::kComplete);
@@ -207,9 +205,7 @@ TEST_F(LazyStoreTest, DamageIsMendedUnderTheNameThatAnImageWasGiven) {
   OpenNew();
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   ASSERT_TRUE(Durable().ok());
-  for (int i = 0; i < 3000 && StateOf(0) != LayerState::kComplete; ++i) {
-    absl::SleepFor(absl::Milliseconds(10));
-  }
+  ASSERT_TRUE(Eventually([&] { return StateOf(0) == LayerState::kComplete; }));
   const std::string path = chain_->layers[0]->directory + "/data";
   ASSERT_NE(chain_->layers[0]->id, chain_->layers[0]->diff_id);
   const Reference reference = *Reference::Parse("registry.test/img:latest");
@@ -335,9 +331,7 @@ TEST_F(LazyStoreTest, APublishedProfileIsBroughtInAdvance) {
   OpenNew();
   const size_t reads = repository_.Reads(blobs_[1].digest).size();
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
-  while (repository_.Reads(blobs_[1].digest).size() == reads) {
-    absl::SleepFor(absl::Milliseconds(1));
-  }
+  ASSERT_TRUE(Eventually([&] { return repository_.Reads(blobs_[1].digest).size() > reads; }));
   EXPECT_EQ(store_->profiles().Get(manifest_)->parts.size(), 1U);
 }
 

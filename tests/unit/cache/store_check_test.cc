@@ -17,6 +17,7 @@
 #include "base/fd.h"
 #include "base/text.h"
 #include "cache/image_store.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/cache/damage.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
@@ -119,11 +120,6 @@ class StoreCheckTest : public ::testing::Test {
     const auto stat = index.GetStat(**file);
     return stat.ok() ? StrCat(stat->size) : "<no stat>";
   }
-  template <typename Condition>
-  static bool Becomes(const Condition& condition) {
-    for (int i = 0; i < 2000 && !condition(); ++i) absl::SleepFor(absl::Milliseconds(10));
-    return condition();
-  }
 
   FakeRepository repository_;
   FakeSourceFactory sources_;
@@ -173,7 +169,7 @@ TEST_F(StoreCheckTest, ATreeThatIsShownIsMergedAgainInPlace) {
       const auto got = PreadFull(shown.get(), absl::MakeSpan(bytes), 0);
       return got.ok() && bytes.substr(0, *got) == before;
     };
-    ASSERT_TRUE(Becomes([&] { return same() && !chain_->index->damaged(); }));
+    ASSERT_TRUE(Eventually([&] { return same() && !chain_->index->damaged(); }));
     EXPECT_EQ(SmallOf(*chain_->index), "5");
   }
   EXPECT_EQ(Words(Check(false)), "right right ");
@@ -202,8 +198,8 @@ TEST_F(StoreCheckTest, AnIndexIsMadeAgainOfTheData) {
   const std::string before = *ReadFile(path, 1 << 30);
   const std::string id = chain_->layers[1]->id.ToString();
   Scribble(path);
-  ASSERT_TRUE(Becomes([&] { return *ReadFile(path, 1 << 30) == before; }));
-  ASSERT_TRUE(Becomes([&] { return SmallOf(*chain_->layers[1]->index) == "5"; }));
+  ASSERT_TRUE(Eventually([&] { return *ReadFile(path, 1 << 30) == before; }));
+  ASSERT_TRUE(Eventually([&] { return SmallOf(*chain_->layers[1]->index) == "5"; }));
   // While nobody has it open, and over a start.
   for (const bool gone : {false, true}) {
     Close();
@@ -234,7 +230,7 @@ TEST_F(StoreCheckTest, ALostLayerIsFetchedByARepair) {
   EXPECT_EQ(Words(Check(true)), "right right ");
   EXPECT_EQ(BlobReads(), 3u);
   const auto lose = [&] {
-    ASSERT_TRUE(Becomes([&] { return access(table.c_str(), F_OK) == 0; }));
+    ASSERT_TRUE(Eventually([&] { return access(table.c_str(), F_OK) == 0; }));
     unlink(table.c_str());
     Scribble(data);
   };

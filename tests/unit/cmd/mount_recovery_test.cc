@@ -7,18 +7,11 @@
 #include "base/log.h"
 #include "base/text.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/fs/fake_store.h"
 
 namespace imagefs {
 namespace {
-
-bool Eventually(const std::function<bool()>& condition) {
-  for (int i = 0; i < 20'000; ++i) {
-    if (condition()) return true;
-    absl::SleepFor(absl::Milliseconds(1));
-  }
-  return false;
-}
 
 class MountRecoveryTest : public testing::Test {
  protected:

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "absl/synchronization/notification.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/fs/fake_store.h"
 
 namespace imagefs {
@@ -34,7 +35,7 @@ class PublicationsTest : public ::testing::Test {
     return outcome;
   }
   void AwaitNoneRuns() {
-    while (publications_.running() > 0) std::this_thread::yield();
+    EXPECT_TRUE(Eventually([&] { return publications_.running() == 0; }));
   }
 
   FakeImageStore store_{2};

@@ -9,6 +9,7 @@
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/text.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/fs/fake_store.h"
 #include "tests/fakes/fs/test_chain.h"
 
@@ -54,7 +55,7 @@ class ImageUsesTest : public ::testing::Test {
   const Digest& manifest() const { return store_.image().manifest_digest; }
   size_t Held() const { return store_.ListHeld("test")->size(); }
   void AwaitHeld(size_t count) const {
-    while (Held() != count) absl::SleepFor(absl::Milliseconds(1));
+    EXPECT_TRUE(Eventually([&] { return Held() == count; })) << Held();
   }
   std::string Shown() const { return store_.image().chain_id().hex(); }
 
@@ -334,7 +335,7 @@ TEST_F(ImageUsesTest, SourcesOfWhatFillsAreFoundAgain) {
   uses_->Recover();
   EXPECT_TRUE(store_.attached().empty());
   uses_->Serve();
-  while (store_.attached().empty()) absl::SleepFor(absl::Milliseconds(1));
+  ASSERT_TRUE(Eventually([&] { return !store_.attached().empty(); }));
   owner_.reset();
   EXPECT_EQ(store_.attached(), std::vector<std::string>{kImage});
 }
