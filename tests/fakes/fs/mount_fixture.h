@@ -10,6 +10,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -34,21 +35,23 @@ class FakeRecords : public MountRecords {
  public:
   absl::Status Put(const MountRecord& record) override {
     absl::MutexLock lock(&mu_);
-    if (fail_puts_) return absl::ResourceExhaustedError("disk full");
+    const bool known = records_.contains(record.directory) && !damaged_.contains(record.directory);
+    if (fail_puts_ && !known) return absl::ResourceExhaustedError("disk full");
     records_[record.directory] = record;
-    if (damaged_ == record.directory) damaged_.clear();
+    damaged_.erase(record.directory);
     return absl::OkStatus();
   }
   absl::Status Delete(const std::string& directory) override {
     absl::MutexLock lock(&mu_);
     records_.erase(directory);
+    damaged_.erase(directory);
     return absl::OkStatus();
   }
   absl::StatusOr<Stored> List() override {
     absl::MutexLock lock(&mu_);
     Stored out;
     for (const auto& [directory, record] : records_) {
-      if (directory == damaged_) {
+      if (damaged_.contains(directory)) {
         out.damaged.push_back(directory);
       } else {
         out.records.push_back(record);
@@ -63,8 +66,9 @@ class FakeRecords : public MountRecords {
   // Until it is replaced.
   void Damage(const std::string& directory) {
     absl::MutexLock lock(&mu_);
-    damaged_ = directory;
+    damaged_.insert(directory);
   }
+  // As on a full disk: what has a record may have another.
   void FailPuts(bool fail) {
     absl::MutexLock lock(&mu_);
     fail_puts_ = fail;
@@ -73,7 +77,7 @@ class FakeRecords : public MountRecords {
  private:
   mutable absl::Mutex mu_;
   bool fail_puts_ ABSL_GUARDED_BY(mu_) = false;
-  std::string damaged_ ABSL_GUARDED_BY(mu_);
+  std::set<std::string> damaged_ ABSL_GUARDED_BY(mu_);
   std::map<std::string, MountRecord> records_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -1,10 +1,15 @@
 #include "cmd/records.h"
 
+#include <fcntl.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
 #include "base/fd.h"
 #include "base/text.h"
 #include "cache/kv.h"
 #include "gtest/gtest.h"
 #include "tests/fakes/cache/damage.h"
+#include "tests/fakes/fs/mount_records_contract.h"
 
 namespace imagefs {
 namespace {
@@ -160,6 +165,57 @@ TEST_F(StoredMountRecordsTest, ADamagedRecordStillNamesItsDirectory) {
   ASSERT_TRUE(records.Delete("/mnt/a").ok());
   EXPECT_EQ(Directories(), (std::vector<std::string>{"/mnt/b"}));
 }
+
+// On a file system that can be filled to the last block, where one can be had.
+class StoredHarness {
+ public:
+  StoredHarness() : dir_(StrCat(::testing::TempDir(), "/records-", RandomHex(8))) {
+    EXPECT_TRUE(MakeDirs(dir_).ok());
+    mounted_ = mount("tmpfs", dir_.c_str(), "tmpfs", 0, "size=24m") == 0;
+    Open();
+  }
+  ~StoredHarness() {
+    kv_.reset();
+    if (mounted_) umount2(dir_.c_str(), MNT_DETACH);
+    EXPECT_TRUE(RemoveTree(dir_).ok());
+  }
+  MountRecords& records() { return *records_; }
+  void Damage(const std::string& directory) {
+    Close();
+    EXPECT_TRUE(DamageRecord(dir_ + "/db", "mount/" + directory));
+    Open();
+  }
+  bool FillDisk() {
+    if (!mounted_) return false;
+    Close();
+    EXPECT_EQ(unlink((dir_ + "/db/reserve").c_str()), 0);
+    const Fd fd = *OpenFile(dir_ + "/hog", O_WRONLY | O_CREAT | O_APPEND);
+    const std::string block(4096, 'x');
+    while (WriteFull(fd.get(), block).ok()) {
+    }
+    Open();
+    return true;
+  }
+
+ private:
+  void Open() {
+    auto kv = KeyValueStore::Open(dir_ + "/db");
+    ASSERT_TRUE(kv.ok()) << kv.status();
+    kv_ = *std::move(kv);
+    records_ = std::make_unique<StoredMountRecords>(*kv_);
+  }
+  void Close() {
+    records_.reset();
+    kv_.reset();
+  }
+
+  const std::string dir_;
+  bool mounted_ = false;
+  std::unique_ptr<KeyValueStore> kv_;
+  std::unique_ptr<StoredMountRecords> records_;
+};
+
+INSTANTIATE_TYPED_TEST_SUITE_P(Stored, MountRecordsContractTest, StoredHarness);
 
 }  // namespace
 }  // namespace imagefs
