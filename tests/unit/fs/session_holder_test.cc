@@ -10,27 +10,25 @@
 
 #include "base/text.h"
 #include "gtest/gtest.h"
+#include "tests/fakes/fs/descriptor_keeper_contract.h"
+#include "tests/fakes/fs/fake_keeper.h"
 #include "tests/fakes/fs/mount_fixture.h"
 
 namespace imagefs {
 namespace {
 
-class SessionHolderTest : public testing::Test {
- protected:
-  void SetUp() override {
-    directory_ = StrCat(testing::TempDir(), "/holder-", RandomHex(6));
-    ASSERT_TRUE(MakeDirs(directory_).ok());
+// A run directory, and what was started for it.
+class RunDirectory {
+ public:
+  RunDirectory() : path_(StrCat(testing::TempDir(), "/holder-", RandomHex(6))) {
+    EXPECT_TRUE(MakeDirs(path_).ok());
   }
-  void TearDown() override {
+  ~RunDirectory() {
     for (const pid_t pid : Holders()) kill(pid, SIGKILL);
     EXPECT_TRUE(Eventually([&] { return Holders().empty(); }));
-    EXPECT_TRUE(RemoveTree(directory_).ok());
+    EXPECT_TRUE(RemoveTree(path_).ok());
   }
-
-  std::unique_ptr<SessionHolder> NewDaemon() {
-    return std::make_unique<SessionHolder>(SessionHolder::Options{directory_, IMAGEFS_HOLDER, {}});
-  }
-  // Those that were started for this run directory.
+  const std::string& path() const { return path_; }
   std::vector<pid_t> Holders() const {
     std::vector<pid_t> out;
     for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
@@ -39,20 +37,32 @@ class SessionHolderTest : public testing::Test {
       // It may end meanwhile.
       const std::string words =
           ReadFile((entry.path() / "cmdline").string(), 64 << 10).value_or("");
-      if (words == StrCat("imagefs-holder", std::string_view("\0", 1), directory_,
-                          std::string_view("\0", 1))) {
+      if (words ==
+          StrCat("imagefs-holder", std::string_view("\0", 1), path_, std::string_view("\0", 1))) {
         out.push_back(std::stoi(pid));
       }
     }
     return out;
   }
+
+ private:
+  const std::string path_;
+};
+
+class SessionHolderTest : public testing::Test {
+ protected:
+  std::unique_ptr<SessionHolder> NewDaemon() {
+    return std::make_unique<SessionHolder>(SessionHolder::Options{directory_, IMAGEFS_HOLDER, {}});
+  }
+  std::vector<pid_t> Holders() const { return run_.Holders(); }
   static Fd File() { return Fd(memfd_create("kept", MFD_CLOEXEC)); }
   static ino_t InodeOf(const Fd& fd) {
     struct stat st;
     return fstat(fd.get(), &st) == 0 ? st.st_ino : 0;
   }
 
-  std::string directory_;
+  const RunDirectory run_;
+  const std::string& directory_ = run_.path();
 };
 
 TEST_F(SessionHolderTest, DescriptorsOutliveWhoGaveThem) {
@@ -171,6 +181,32 @@ TEST_F(SessionHolderTest, WhatCannotBeStartedIsAnError) {
   SessionHolder daemon({directory_, directory_ + "/none", {}});
   EXPECT_FALSE(daemon.Keep("aa", File()).ok());
 }
+
+class HolderHarness {
+ public:
+  DescriptorKeeper& keeper() { return *daemon_; }
+  void NextDaemon() { daemon_ = New(); }
+
+ private:
+  std::unique_ptr<SessionHolder> New() const {
+    return std::make_unique<SessionHolder>(SessionHolder::Options{run_.path(), IMAGEFS_HOLDER, {}});
+  }
+
+  const RunDirectory run_;
+  std::unique_ptr<SessionHolder> daemon_ = New();
+};
+
+class FakeHarness {
+ public:
+  DescriptorKeeper& keeper() { return keeper_; }
+  void NextDaemon() {}
+
+ private:
+  FakeKeeper keeper_;
+};
+
+INSTANTIATE_TYPED_TEST_SUITE_P(Holder, DescriptorKeeperContractTest, HolderHarness);
+INSTANTIATE_TYPED_TEST_SUITE_P(Fake, DescriptorKeeperContractTest, FakeHarness);
 
 }  // namespace
 }  // namespace imagefs
