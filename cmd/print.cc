@@ -337,7 +337,11 @@ std::string InspectText(const InspectReply& reply) {
     auto line = [&](std::string_view name, const Json& value) {
       if (!value.exists() || value.is_null()) return;
       const std::optional<std::string> text = value.string();
-      StrAppend(&out, name, text.has_value() ? Printable(*text, SIZE_MAX) : value.Dump(), "\n");
+      // JSON escapes the controls of ASCII only.
+      StrAppend(
+          &out, name,
+          text.has_value() ? Printable(*text, SIZE_MAX) : PrintableName(value.Dump(), SIZE_MAX),
+          "\n");
     };
     line("created    ", (*config)["created"]);
     line("entrypoint ", settings["Entrypoint"]);

@@ -1,6 +1,10 @@
 #include "cmd/print.h"
 
+#include <string>
+#include <vector>
+
 #include "base/json.h"
+#include "base/text.h"
 #include "gtest/gtest.h"
 #include "proto/control.pb.h"
 
@@ -55,6 +59,223 @@ TEST(PrintTest, WhoWasStopped) {
 TEST(PrintTest, ALineIsOneLine) {
   EXPECT_EQ(OneLine("a\nb\rc\x1b[31md\x7f\te"), "a b c [31md  e");
   EXPECT_EQ(OneLine("\xc3\xbc"), "\xc3\xbc");
+}
+
+// Nothing that starts another line or speaks to a terminal.
+void ExpectHarmless(const std::string& text) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto c = static_cast<unsigned char>(text[i]);
+    const bool control = (c < ' ' && c != '\n') || c == 0x7f;
+    const bool later_control = c == 0xc2 && i + 1 < text.size() &&
+                               static_cast<unsigned char>(text[i + 1]) < 0xa0;  // U+0080 to U+009F
+    ASSERT_FALSE(control || later_control) << "at " << i << ": " << text;
+  }
+}
+
+std::vector<std::string> Lines(const std::string& text) {
+  EXPECT_TRUE(text.empty() || text.ends_with('\n')) << text;
+  std::vector<std::string> lines;
+  for (std::string_view line : Split(std::string_view(text).substr(0, text.size() - 1), '\n')) {
+    lines.emplace_back(line);
+  }
+  return lines;
+}
+
+TEST(PrintTest, RepliesWithNothingInThemAreWholeDocuments) {
+  for (const std::string& text :
+       {VersionJson("1.0"), CheckedJson("/etc/imagefs.conf"), MountJson({}), UnmountJson({}),
+        MountsJson({}), ImagesJson({}), InspectJson({}), RpullJson({}, "", "", ""),
+        AddedListJson({}), RemoveJson({}), IndexJson({}), MountStatusJson({}), ProfileJson({}),
+        CheckJson({}), StatusJson({})}) {
+    const Json json = Parsed(text);
+    EXPECT_TRUE(json.is_object() || json.is_array()) << text;
+  }
+  for (const std::string& text :
+       {MountText({}, 0), MountsText({}, 0), ImagesText({}, 0), InspectText({}), AddedText({}),
+        AddedListText({}, 0), RemoveText({}), IndexText({}), MountStatusText({}), ProfileText({}),
+        CheckText({}), StatusText({})}) {
+    EXPECT_TRUE(text.empty() || text.ends_with('\n')) << text;
+  }
+}
+
+TEST(PrintTest, ColumnsAreAsWideAsTheirWidestCell) {
+  ListMountsReply reply;
+  for (const char* directory : {"/a", "/a/much/longer/one"}) {
+    Mount* mount = reply.add_mounts();
+    mount->set_directory(directory);
+    mount->set_reference("example.org/x:1");
+    mount->set_mode("fuse");
+    mount->set_state("mounted");
+  }
+  const std::vector<std::string> lines = Lines(MountsText(reply, 0));
+  ASSERT_EQ(lines.size(), 3U);
+  const size_t column = lines[0].find("REFERENCE");
+  EXPECT_EQ(column, std::string("/a/much/longer/one").size() + 2);
+  EXPECT_EQ(lines[1].find("example.org"), column);
+  EXPECT_EQ(lines[2].find("example.org"), column);
+  EXPECT_EQ(Lines(MountsText({}, 0)).size(), 1U) << "the head is there without rows";
+}
+
+TEST(PrintTest, AgesInOneUnit) {
+  ListMountsReply reply;
+  Mount* mount = reply.add_mounts();
+  mount->set_created_unix(1'000'000);
+  const auto age = [&](int64_t seconds) {
+    const std::string line = Lines(MountsText(reply, 1'000'000 + seconds)).at(1);
+    std::vector<std::string> cells;
+    for (std::string_view cell : Split(line, ' ')) {
+      if (!cell.empty()) cells.emplace_back(cell);
+    }
+    return cells.back();
+  };
+  EXPECT_EQ(age(-5), "0s") << "a clock that was set back";
+  EXPECT_EQ(age(59), "59s");
+  EXPECT_EQ(age(60), "1m");
+  EXPECT_EQ(age(3599), "59m");
+  EXPECT_EQ(age(3600), "1h");
+  EXPECT_EQ(age(48 * 3600 - 1), "47h");
+  EXPECT_EQ(age(48 * 3600), "2d");
+}
+
+TEST(PrintTest, TheStateOfAMountSaysWhatThereIsToKnow) {
+  ListMountsReply reply;
+  Mount* mount = reply.add_mounts();
+  const auto state = [&] { return Lines(MountsText(reply, 0)).at(1); };
+  mount->set_mode("kernel");
+  mount->set_state("filling");
+  mount->set_filled_percent(42);
+  mount->set_needs_daemon(true);
+  EXPECT_TRUE(state().ends_with("filling 42%")) << state();
+  mount->set_state("mounted");
+  EXPECT_TRUE(state().ends_with("mounted, by the daemon")) << state();
+  mount->set_mode("fuse");
+  EXPECT_TRUE(state().ends_with("mounted")) << state();
+  mount->set_needs_daemon(false);
+  mount->set_state("not mounted");
+  mount->set_reason("no\nregistry");
+  EXPECT_TRUE(state().ends_with("not mounted: no\\nregistry")) << state();
+}
+
+TEST(PrintTest, MountedAndPulledAreOneLine) {
+  MountResult result;
+  result.mutable_image()->set_reference("example.org/x:1");
+  result.add_layers();
+  EXPECT_EQ(MountText(result, 1500), "pulled example.org/x:1: 1 layer, 0 B fetched, 1.5ms\n");
+  result.add_layers();
+  result.mutable_mount()->set_directory("/mnt");
+  result.mutable_mount()->set_mode("fuse");
+  result.mutable_mount()->set_writable(true);
+  result.set_fetched_bytes(1 << 20);
+  EXPECT_TRUE(
+      MountText(result, 1500)
+          .starts_with(
+              "mounted example.org/x:1 on /mnt (fuse, writable): 2 layers, 1.0 MiB fetched, "))
+      << MountText(result, 1500);
+}
+
+TEST(PrintTest, AReusedLayerWasNotFetched) {
+  MountResult result;
+  for (const bool reused : {true, false}) {
+    LayerEvent* layer = result.add_layers();
+    layer->set_blob_bytes(1000);
+    layer->set_downloaded_bytes(700);
+    layer->set_reused(reused);
+  }
+  const Json json = Parsed(MountJson(result));
+  EXPECT_EQ(json["layers"].at(0)["fetched"].integer(), 0);
+  EXPECT_EQ(json["layers"].at(1)["fetched"].integer(), 700);
+  EXPECT_EQ(json["layers"].at(1)["bytes"].integer(), 1000);
+}
+
+TEST(PrintTest, WhatAnImageSaysIsShownAndHarmsNoTerminal) {
+  InspectReply reply;
+  reply.mutable_image()->set_reference("example.org/x:1");
+  reply.set_config_json(
+      R"({"created":"now\u001b[31m","config":{"Entrypoint":["a\u001b[2J\u009b31m","b"],)"
+      R"("Cmd":null,"WorkingDir":"/\u009b31m\nuser       root","Env":["A=\u0007","B=2"]}})");
+  reply.add_layers()->set_state("complete");
+  const std::string text = InspectText(reply);
+  ExpectHarmless(text);
+  EXPECT_NE(text.find("\nenv        B=2\n"), std::string::npos) << text;
+  EXPECT_EQ(text.find("\nuser "), std::string::npos) << "it says nothing of a user: " << text;
+  EXPECT_EQ(text.find("command"), std::string::npos) << text;
+  // What is no JSON is null, and no error of the command.
+  reply.set_config_json("{");
+  EXPECT_TRUE(Parsed(InspectJson(reply))["config"].is_null());
+  EXPECT_TRUE(Parsed(InspectJson(reply))["index_digest"].is_null());
+}
+
+TEST(PrintTest, DocumentsOfTheRegistryAreAsTheyWere) {
+  InspectReply reply;
+  reply.set_manifest_json(R"({"a":[1,-2,true,false,null,"x",{}],"b":{"c":[]}})");
+  const Json json = Parsed(InspectJson(reply))["manifest"];
+  EXPECT_EQ(json.Dump(), Json::Parse(reply.manifest_json())->Dump());
+}
+
+TEST(PrintTest, AnIndexSaysItsShareOrWhyThereIsNone) {
+  MountResult result;
+  IndexResult* index = result.mutable_index();
+  IndexResult::Layer* layer = index->add_layers();
+  layer->set_digest("sha256:0123456789abcdef");
+  layer->set_blob_bytes(10'000);
+  layer->set_index_bytes(123);
+  layer = index->add_layers();
+  layer->set_reason("its blob cannot be read in parts");
+  index->set_repository("example.org/x");
+  index->set_artifact_digest("sha256:aa");
+  index->add_signed_by("KEY1");
+  index->add_signatures_lost("KEY2");
+  const std::vector<std::string> lines = Lines(IndexText(result));
+  ASSERT_EQ(lines.size(), 6U);
+  EXPECT_TRUE(lines[1].starts_with("0123456789ab  ")) << lines[1];
+  EXPECT_TRUE(lines[1].ends_with("1.2%")) << lines[1];
+  EXPECT_TRUE(lines[2].ends_with("-      its blob cannot be read in parts")) << lines[2];
+  EXPECT_TRUE(lines[3].starts_with("published to example.org/x as sha256:aa (")) << lines[3];
+  EXPECT_EQ(lines[4], "signed by KEY1");
+  EXPECT_TRUE(lines[5].starts_with("no longer signed by KEY2; ")) << lines[5];
+  EXPECT_EQ(Parsed(IndexJson(result))["signatures_lost"].at(0).string(), "KEY2");
+}
+
+TEST(PrintTest, ACheckSaysWhatWasDoneOrIsToBe) {
+  CheckReply reply;
+  for (const char* state : {"right", "filling", "absent", "lost"}) {
+    CheckReply::Layer* layer = reply.add_layers();
+    layer->set_name(std::string("layer-") + state);
+    layer->set_state(state);
+    if (layer->state() == "lost") layer->set_reason("other bytes");
+  }
+  reply.mutable_layers(3)->set_action("fetched again");
+  CheckReply::Finding* finding = reply.add_findings();
+  finding->set_kind("file");
+  finding->set_name("blobs/x");
+  finding->set_problem("nobody knows it");
+  const std::string text = CheckText(reply);
+  EXPECT_EQ(text.find("layer layer-right"), std::string::npos) << text;
+  EXPECT_EQ(text.find("layer layer-filling"), std::string::npos) << text;
+  EXPECT_NE(text.find("\nlayer layer-absent: not here; it comes again when it is needed\n"),
+            std::string::npos)
+      << text;
+  EXPECT_NE(text.find("\nlayer layer-lost: other bytes; fetched again\n"), std::string::npos)
+      << text;
+  EXPECT_TRUE(text.ends_with("\nfile blobs/x: nobody knows it; nothing was done; --repair\n"))
+      << text;
+}
+
+TEST(PrintTest, AProfileIsSummedByLayer) {
+  ProfileReply reply;
+  reply.set_manifest_digest("sha256:aa");
+  EXPECT_EQ(ProfileText(reply), "") << "there is none";
+  reply.set_json(R"({"layers":[{"diff_id":"sha256:bb","data_bytes":2048}],)"
+                 R"("parts":[[0,0,512],[0,1024,1536]]})");
+  const std::vector<std::string> lines = Lines(ProfileText(reply));
+  ASSERT_EQ(lines.size(), 4U);
+  EXPECT_TRUE(lines[1].find("1.0 KiB of the layers' tars, in the order of 2 parts") !=
+              std::string::npos)
+      << lines[1];
+  EXPECT_TRUE(lines[3].starts_with("bb")) << lines[3];
+  // One that somebody has written by hand.
+  reply.set_json(R"({"parts":[[7,"x"],[-1],[],3,[0,5,1]]})");
+  EXPECT_FALSE(ProfileText(reply).empty());
 }
 
 }  // namespace
