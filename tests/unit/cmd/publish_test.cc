@@ -2,12 +2,22 @@
 #include "cmd/publish.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <chrono>
 #include <memory>
+#include <optional>
+#include <string>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "base/fd.h"
+#include "base/text.h"
+#include "image/index_signature.h"
 #include "tests/fakes/base/eventually.h"
+#include "tests/fakes/fetch/fake_registry.h"
 #include "tests/fakes/fs/fake_store.h"
 
 namespace imagefs {
@@ -96,6 +106,178 @@ TEST_F(PublicationsTest, StopWaitsForWhatIsWithTheExecutor) {
   stop.join();
   EXPECT_TRUE(outcome->ended.HasBeenNotified());
   EXPECT_FALSE(outcome->status().ok());
+}
+
+// What is made of the layers, and where it goes: a registry of the test.
+class PublishTest : public ::testing::Test {
+ protected:
+  PublishTest() : directory_(StrCat(::testing::TempDir(), "/publish-", RandomHex(8))) {
+    auto image = std::make_shared<ResolvedImage>(store_.image());
+    image->manifest.media_type = "application/vnd.oci.image.manifest.v1+json";
+    image_ = std::move(image);
+    server_.SetFeatures({.referrers = true});
+    SourceFactory::Options options;
+    options.first_backoff = std::chrono::milliseconds(1);
+    sources_ = *SourceFactory::Create(options);
+    publications_ =
+        std::make_unique<Publications>(Publications::Deps{store_, *sources_, executor_});
+    UseLayers({true, true});
+  }
+  ~PublishTest() override {
+    publications_.reset();
+    EXPECT_TRUE(RemoveTree(directory_).ok());
+  }
+  // The image's layers, of which some can be read in parts.
+  void UseLayers(const std::vector<bool>& in_parts) {
+    auto chain = std::make_shared<Chain>();
+    for (size_t i = 0; i < in_parts.size(); ++i) {
+      auto layer = std::make_shared<Layer>();
+      layer->id = layer->diff_id = image_->config.diff_ids[i];
+      layer->directory = StrCat(directory_, "/", i);
+      EXPECT_TRUE(MakeDirs(layer->directory).ok());
+      EXPECT_TRUE(WriteFileDurably(layer->directory + "/index", StrCat("index ", i)).ok());
+      (void)unlink((layer->directory + "/access").c_str());
+      if (in_parts[i]) {
+        EXPECT_TRUE(WriteFileDurably(layer->directory + "/access", StrCat("table ", i)).ok());
+      }
+      chain->layers.push_back(std::move(layer));
+    }
+    chain->chain_id = image_->chain_id();
+    store_.UseChain(std::move(chain));
+  }
+  PublishRequest ToFile() const {
+    PublishRequest request;
+    request.image = image_;
+    request.file = directory_ + "/index.tar";
+    return request;
+  }
+  PublishRequest ToRegistry() const {
+    PublishRequest request;
+    request.image = image_;
+    request.to = *Reference::Parse(StrCat(server_.host(), "/img:1"));
+    return request;
+  }
+  absl::StatusOr<PublishResult> Publish(PublishRequest request) {
+    absl::Notification ended;
+    absl::StatusOr<PublishResult> result;
+    publications_->Start(std::move(request), CancelToken(),
+                         [&](absl::StatusOr<PublishResult> done) {
+                           result = std::move(done);
+                           ended.Notify();
+                         });
+    ended.WaitForNotification();
+    return result;
+  }
+  std::string TagPath() const {
+    return StrCat("/v2/img/manifests/sha256-", image_->manifest_digest.hex(), ".imagefs");
+  }
+
+  const std::string directory_;
+  FakeRegistry server_;
+  FakeImageStore store_{2};
+  ImageRef image_;
+  std::unique_ptr<SourceFactory> sources_;
+  Executor executor_{"test", 2};
+  std::unique_ptr<Publications> publications_;
+};
+
+TEST_F(PublishTest, IntoAFile) {
+  const auto result = Publish(ToFile());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->file, directory_ + "/index.tar");
+  EXPECT_EQ(result->repository, "");
+  EXPECT_TRUE(server_.requests().empty());
+  ASSERT_EQ(result->layers.size(), 2U);
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(result->layers[i].digest, image_->manifest.layers[i].digest);
+    EXPECT_EQ(result->layers[i].blob_bytes, 1000U);
+    EXPECT_GT(result->layers[i].index_bytes, 0U);
+    EXPECT_EQ(result->layers[i].reason, "");
+  }
+  const auto archive = ReadFile(result->file, 1 << 20);
+  ASSERT_TRUE(archive.ok()) << archive.status();
+  EXPECT_NE(archive->find(result->artifact), std::string::npos);
+  EXPECT_EQ(archive->size() % 512, 0U);
+  // The same says the same.
+  const auto again = Publish(ToFile());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->artifact, result->artifact);
+}
+
+TEST_F(PublishTest, ALayerThatCannotBeReadInPartsIsLeftOutAndSaysWhy) {
+  UseLayers({false, true});
+  const auto result = Publish(ToFile());
+  ASSERT_TRUE(result.ok()) << result.status();
+  ASSERT_EQ(result->layers.size(), 2U);
+  EXPECT_EQ(result->layers[0].index_bytes, 0U);
+  EXPECT_NE(result->layers[0].reason.find("cannot be read in parts"), std::string::npos);
+  EXPECT_GT(result->layers[1].index_bytes, 0U);
+  UseLayers({false, false});
+  const auto none = Publish(ToFile());
+  EXPECT_TRUE(absl::IsFailedPrecondition(none.status())) << none.status();
+  UseLayers({});
+  EXPECT_TRUE(absl::IsFailedPrecondition(Publish(ToFile()).status()));
+}
+
+TEST_F(PublishTest, IntoARepositoryUnderATagOfItsOwn) {
+  const auto result = Publish(ToRegistry());
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->repository, server_.host() + "/img");
+  EXPECT_EQ(result->file, "");
+  EXPECT_GT(result->sent_bytes, 0U);
+  const std::optional<std::string> manifest = server_.Stored(TagPath());
+  ASSERT_TRUE(manifest.has_value());
+  EXPECT_EQ(Sha256Of(*manifest).ToString(), result->artifact);
+}
+
+TEST_F(PublishTest, WhatIsThereIsLeftWhereOnlyWhatIsAbsentIsPushed) {
+  PublishRequest request = ToRegistry();
+  request.only_if_absent = true;
+  const auto first = Publish(request);
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_TRUE(first->absent);
+  EXPECT_TRUE(server_.Stored(TagPath()).has_value());
+  // Whatever it says.
+  UseLayers({false, true});
+  const auto second = Publish(request);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_FALSE(second->absent);
+  EXPECT_EQ(Sha256Of(*server_.Stored(TagPath())).ToString(), first->artifact);
+  request.only_if_absent = false;
+  const auto third = Publish(request);
+  ASSERT_TRUE(third.ok()) << third.status();
+  EXPECT_NE(third->artifact, first->artifact);
+  EXPECT_EQ(Sha256Of(*server_.Stored(TagPath())).ToString(), third->artifact);
+}
+
+TEST_F(PublishTest, AStatementIsWhatIsToBeSignedAndPublishesNothing) {
+  PublishRequest request = ToRegistry();
+  request.statement_only = true;
+  const auto result = Publish(request);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_TRUE(IsIndexStatement(result->statement)) << result->statement;
+  EXPECT_EQ(result->artifact, "");
+  EXPECT_FALSE(server_.Stored(TagPath()).has_value());
+  // A signature over another statement than that of the index that is made now.
+  request.statement_only = false;
+  request.signatures = {"untrusted comment: x\n"};
+  request.statement_digest = Sha256Of("another").ToString();
+  EXPECT_TRUE(absl::IsAborted(Publish(request).status()));
+  // Over that one, but no signature.
+  request.statement_digest = Sha256Of(result->statement).ToString();
+  EXPECT_TRUE(absl::IsInvalidArgument(Publish(request).status()));
+  EXPECT_FALSE(server_.Stored(TagPath()).has_value());
+}
+
+TEST_F(PublishTest, ARegistryThatTakesNothingIsTheError) {
+  server_.On(StrCat("/v2/img/blobs/uploads/"), {.times = -1, .status = 403});
+  const auto refused = Publish(ToRegistry());
+  EXPECT_FALSE(refused.ok());
+  EXPECT_FALSE(server_.Stored(TagPath()).has_value());
+  // And one that does not answer what lies there.
+  server_.On(TagPath(), {.times = -1, .status = 500});
+  EXPECT_FALSE(Publish(ToRegistry()).ok());
+  EXPECT_TRUE(Eventually([&] { return publications_->running() == 0; }));
 }
 
 }  // namespace
