@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <string>
 #include <thread>
 
 #include "base/digest.h"
 #include "base/fd.h"
+#include "base/mapped_file.h"
 #include "base/timer_queue.h"
 
 namespace imagefs {
@@ -28,6 +30,35 @@ TEST(ThreadRoleDeathTest, WhatBlocksWhereItMayNotEndsTheTest) {
       },
       "a sync, where the timers' thread may not block");
 }
+
+struct Blocking {
+  const char* says;
+  void (*call)();
+};
+
+class BlockingDeathTest : public testing::TestWithParam<Blocking> {};
+
+TEST_P(BlockingDeathTest, EndsTheTestWhereNothingMayBlock) {
+  // No other thread of this process is alive, so that the child need not begin anew.
+  const auto here = [] {
+    const NeverBlocks role("this thread");
+    GetParam().call();
+  };
+  EXPECT_DEATH(here(), std::string(GetParam().says) + ", where this thread may not block");
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Calls, BlockingDeathTest,
+    testing::Values(
+        Blocking{"opening a file", [] { (void)OpenFile("/proc/self/stat", O_RDONLY); }},
+        Blocking{"opening a file", [] { (void)ReadFile("/proc/self/stat", 10); }},
+        Blocking{"opening a file", [] { (void)WriteFileDurably("/nowhere/at/all", "x"); }},
+        Blocking{"a sync", [] { (void)FsyncFd(-1, "x"); }},
+        Blocking{"making folders", [] { (void)MakeDirs("/proc/self/nowhere"); }},
+        Blocking{"removing files", [] { (void)RemoveTree("/proc/self/nowhere"); }},
+        Blocking{"looking for a file", [] { (void)StatPath("/proc/self"); }},
+        Blocking{"mapping a file", [] { (void)MappedFile::Map(-1, "x"); }},
+        Blocking{"hashing a long text", [] { (void)Sha256Of(std::string(1 << 20, 'x')); }}));
 
 TEST(ThreadRoleTest, OnlyThatThreadAndOnlyForThatLong) {
   std::thread other([] {

@@ -8,11 +8,13 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 
 #include "base/fd.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "tests/fakes/cache/damage.h"
 
 namespace imagefs {
@@ -406,6 +408,33 @@ TEST_F(KvTest, FolderThatCannotBeIsAnError) {
   const absl::Status status = KeyValueStore::Open(dir_ + "/kv").status();
   EXPECT_FALSE(status.ok());
   EXPECT_NE(ToStd(status.message()).find(dir_), std::string_view::npos) << status;
+}
+
+using KvDeathTest = KvTest;
+
+TEST_F(KvDeathTest, NobodyAsksItWhereNothingMayBlock) {
+  const std::unique_ptr<KeyValueStore> store = Open();
+  ASSERT_NE(store, nullptr);
+  Put(*store, "a", "1");
+  WriteBatch batch;
+  batch.Put("a", "2");
+  const char* const reads = "reading the database, where this thread may not block";
+  const char* const writes = "writing the database, where this thread may not block";
+  const auto blocked = [](const std::function<void()>& call) {
+    const NeverBlocks here("this thread");
+    call();
+  };
+  EXPECT_DEATH(blocked([&] { (void)store->Write(batch, /*sync=*/true); }), writes);
+  EXPECT_DEATH(blocked([&] { (void)store->Write(batch, /*sync=*/false); }), writes);
+  EXPECT_DEATH(blocked([&] { (void)store->Get("a"); }), reads);
+  EXPECT_DEATH(blocked([&] { (void)store->KeysWithPrefix("a"); }), reads);
+  EXPECT_DEATH(blocked([&] { (void)store->DamagedKeys("a"); }), reads);
+  EXPECT_DEATH(blocked([&] {
+                 (void)store->ForEachWithPrefix(
+                     "a", [](std::string_view, std::string_view) { return true; });
+               }),
+               reads);
+  EXPECT_EQ(Get(*store, "a"), "1");
 }
 
 }  // namespace

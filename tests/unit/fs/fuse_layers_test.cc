@@ -1,5 +1,6 @@
 // The file system of podman's additional layer store, with a test in the kernel's place.
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/fuse.h>
 #include <sys/stat.h>
 
@@ -9,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "base/fd.h"
 #include "base/log.h"
 #include "base/text.h"
 #include "fs/fuse_loop.h"
@@ -199,6 +201,29 @@ TEST_F(FuseLayersTest, ATreeThatIsMountedElsewhereIsAnotherLink) {
   kernel_.Send(FUSE_FORGET, first, BytesOf(forget));
   EXPECT_EQ(Target(second), "/trees/2");
   EXPECT_EQ(kernel_.GetAttr(first).error, ESTALE);
+}
+
+TEST(FuseWorkerDeathTest, DoesNotBlock) {
+  class Opening : public FakeDirectory {
+   public:
+    FlightTicket Find(const std::string& reference, const std::string& layer,
+                      LayerDone done) override {
+      (void)OpenFile("/proc/self/stat", O_RDONLY);
+      return FakeDirectory::Find(reference, layer, std::move(done));
+    }
+  };
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        FakeKernel kernel;
+        const auto loop = FuseLoop::Create({});
+        const auto session =
+            (*loop)->ServeLayers(std::make_shared<Opening>(), kernel.TakeDevice(), [] {});
+        kernel.Init();
+        const auto reference = kernel.Lookup(FUSE_ROOT_ID, "r").As<fuse_entry_out>();
+        kernel.Lookup(reference.nodeid, "layer");
+      },
+      "opening a file, where a FUSE worker may not block");
 }
 
 }  // namespace
