@@ -20,10 +20,10 @@ class FakeFill : public LayerFill {
   // what is returned.
   static std::shared_ptr<FakeFill> Empty(const LayerRef& layer);
 
-  // Keeps what is asked for from now on until Release.
+  // Keeps what is asked for from now on, and is not complete, until Release.
   void Hold();
   void Release();
-  // Every Ensure fails with it, until it is OK again.
+  // Every Ensure of what is not complete fails with it, until it is OK again.
   void Fail(absl::Status status);
   // Those that are held fail with it.
   void FailHeld(const absl::Status& status);
