@@ -421,15 +421,21 @@ absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef chain, const Digest& 
   auto free = [&]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return !hold_; };
   mu_.Await(absl::Condition(&free));
   if (!mount_status_.ok()) return mount_status_;
+  if (mounts_.contains(mount.request.directory)) {
+    return absl::AlreadyExistsError(
+        StrCat(mount.request.directory, ": something is mounted there"));
+  }
   MountRecord record;
   record.directory = mount.request.directory;
+  record.covered = mount.covered;
   record.reference = mount.request.reference;
   record.manifest_digest = manifest;
   record.chain_id = chain->chain_id;
   record.options = mount.request.options;
-  record.mode = "fuse";
+  const bool kernel = mount.request.mode == kKernelMode;
+  record.mode = std::string(kernel ? kKernelMode : kFuseMode);
   record.created_unix = 1;
-  mounts_[record.directory] = {record, "", nullptr};
+  mounts_[record.directory] = {record, "", std::move(chain)};
   return record;
 }
 
@@ -448,11 +454,22 @@ std::vector<MountState> FakeMountTable::List() const {
   return out;
 }
 
-bool FakeMountTable::InUse(const Digest&) const { return false; }
+bool FakeMountTable::InUse(const Digest& chain_id) const {
+  absl::MutexLock lock(&mu_);
+  const auto mounted = [&](const auto& mount) {
+    return mount.second.mounted() && mount.second.record.chain_id == chain_id;
+  };
+  const auto shown = [&](const auto& lease) { return lease.first.starts_with(chain_id.hex()); };
+  return std::any_of(mounts_.begin(), mounts_.end(), mounted) ||
+         std::any_of(leases_.begin(), leases_.end(), shown);
+}
 
 bool FakeMountTable::NeedProcess() const {
   absl::MutexLock lock(&mu_);
-  return !mounts_.empty();
+  return std::any_of(mounts_.begin(), mounts_.end(),
+                     [](const auto& mount) { return mount.second.needs_daemon(); }) ||
+         std::any_of(leases_.begin(), leases_.end(),
+                     [](const auto& lease) { return lease.first.ends_with(".filling"); });
 }
 
 std::vector<std::string> FakeMountTable::Recover(const FindChain&) { return {}; }
