@@ -1,12 +1,19 @@
 #include "cache/fill_scheduler.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <map>
+#include <memory>
 #include <random>
 #include <string>
+#include <thread>
+#include <utility>
 #include <vector>
 
+#include "base/fd.h"
 #include "base/text.h"
 #include "cache/fill_shares.h"
 
@@ -76,14 +83,35 @@ TEST(FillSharesTest, NobodyIsKeptOut) {
   }
 }
 
+// What clients of one scheduler launched, in order.
+class Launches {
+ public:
+  void Add(const std::string& name) {
+    absl::MutexLock lock(&mu_);
+    names_.push_back(name);
+  }
+  std::vector<std::string> Await(size_t count) {
+    absl::MutexLock lock(&mu_);
+    auto enough = [&] { return names_.size() >= count; };
+    EXPECT_TRUE(mu_.AwaitWithTimeout(absl::Condition(&enough), absl::Minutes(1)));
+    return names_;
+  }
+
+ private:
+  absl::Mutex mu_;
+  std::vector<std::string> names_;
+};
+
 // Wants `wanted` requests, and keeps those that it launched until it is told to end one.
 class FakeClient : public FillClient {
  public:
-  FakeClient(std::string source, int wanted) : source_(std::move(source)), wanted_(wanted) {}
+  FakeClient(std::string source, int wanted, Priority priority = Priority::kOnDemand,
+             Launches* launches = nullptr)
+      : source_(std::move(source)), priority_(priority), launches_(launches), wanted_(wanted) {}
   std::optional<Want> MostUrgent(Moment, Moment&) override {
     absl::MutexLock lock(&mu_);
     if (wanted_ == 0) return std::nullopt;
-    return Want{Priority::kOnDemand, source_};
+    return Want{priority_, source_};
   }
   void Launch(Priority, FillSlot slot) override {
     absl::MutexLock lock(&mu_);
@@ -91,17 +119,34 @@ class FakeClient : public FillClient {
     --wanted_;
     ++launched_;
     slots_.push_back(std::move(slot));
+    if (launches_ != nullptr) launches_->Add(source_);
   }
-  void Cancel() override { EndAll(); }
+  void Cancel() override {
+    {
+      absl::MutexLock lock(&mu_);
+      wanted_ = 0;  // what is just being launched
+    }
+    EndAll();
+  }
   void EndAll() {
     std::vector<FillSlot> ended;
     absl::MutexLock lock(&mu_);
     ended.swap(slots_);
   }
+  FillSlot TakeOne() {
+    absl::MutexLock lock(&mu_);
+    FillSlot slot = std::move(slots_.back());
+    slots_.pop_back();
+    return slot;
+  }
+  void WantMore(int count) {
+    absl::MutexLock lock(&mu_);
+    wanted_ += count;
+  }
   bool AwaitLaunched(int count) {
     absl::MutexLock lock(&mu_);
     auto enough = [&] { return launched_ >= count; };
-    return mu_.AwaitWithTimeout(absl::Condition(&enough), absl::Seconds(20));
+    return mu_.AwaitWithTimeout(absl::Condition(&enough), absl::Minutes(1));
   }
   int launched() {
     absl::MutexLock lock(&mu_);
@@ -110,6 +155,8 @@ class FakeClient : public FillClient {
 
  private:
   const std::string source_;
+  const Priority priority_;
+  Launches* const launches_;
   absl::Mutex mu_;
   int wanted_;
   int launched_ = 0;
@@ -135,6 +182,211 @@ TEST(FillSchedulerTest, ASourceWhoseRequestsNeverEndHoldsNobodyUp) {
     }
   }
   EXPECT_EQ(bad->launched(), 8);
+}
+
+// It sleeps until it is woken: what was added before has its turn by its urgency.
+TEST(FillSchedulerTest, TheMostUrgentGoesFirst) {
+  FillScheduler::Options options;
+  options.quiet = absl::Hours(1);
+  Launches launches;
+  FillScheduler scheduler(options);
+  std::vector<std::shared_ptr<FakeClient>> clients;
+  for (const auto& [source, priority] :
+       {std::pair("ahead", Priority::kReadahead), std::pair("pull", Priority::kForeground),
+        std::pair("reader", Priority::kOnDemand), std::pair("rest", Priority::kBackground)}) {
+    clients.push_back(std::make_shared<FakeClient>(source, 1, priority, &launches));
+    scheduler.Add(clients.back());
+  }
+  scheduler.Wake();
+  EXPECT_EQ(launches.Await(3), (std::vector<std::string>{"reader", "pull", "ahead"}));
+  for (const auto& client : clients) client->EndAll();
+}
+
+TEST(FillSchedulerTest, EqualsTakeTurns) {
+  Launches launches;
+  FillScheduler scheduler({});
+  // Of one source, so that its requests in flight tell them not apart.
+  std::vector<std::shared_ptr<FakeClient>> clients;
+  for (int i = 0; i < 3; ++i) {
+    clients.push_back(std::make_shared<FakeClient>("same", 100, Priority::kOnDemand, &launches));
+    scheduler.Add(clients.back());
+  }
+  scheduler.Wake();
+  launches.Await(8);
+  for (const auto& client : clients) EXPECT_GE(client->launched(), 2);
+  for (const auto& client : clients) client->EndAll();
+}
+
+TEST(FillSchedulerTest, TheBackgroundWaitsUntilNobodyHasReadForAWhile) {
+  FillScheduler::Options options;
+  options.quiet = absl::Hours(1);
+  {
+    FillScheduler scheduler(options);
+    const auto rest = std::make_shared<FakeClient>("a", 1, Priority::kBackground);
+    const auto reader = std::make_shared<FakeClient>("a", 1);
+    scheduler.Add(rest);
+    scheduler.Add(reader);
+    for (int round = 1; round <= 3; ++round) {
+      scheduler.Wake();
+      ASSERT_TRUE(reader->AwaitLaunched(round));
+      reader->EndAll();
+      reader->WantMore(1);
+    }
+    EXPECT_EQ(rest->launched(), 0);
+  }
+  options.quiet = absl::Milliseconds(1);
+  FillScheduler scheduler(options);
+  const auto rest = std::make_shared<FakeClient>("a", 1, Priority::kBackground);
+  scheduler.Add(rest);  // nobody has to wake it
+  EXPECT_TRUE(rest->AwaitLaunched(1));
+}
+
+TEST(FillSchedulerTest, WhatTimeAloneBringsIsLookedForInTime) {
+  class Later : public FakeClient {
+   public:
+    using FakeClient::FakeClient;
+    std::optional<Want> MostUrgent(Moment now, Moment& look_again) override {
+      if (now >= due_) return FakeClient::MostUrgent(now, look_again);
+      look_again = std::min(look_again, due_);
+      return std::nullopt;
+    }
+
+   private:
+    const Moment due_ = Moment::Now() + absl::Milliseconds(5);
+  };
+  FillScheduler::Options options;
+  options.quiet = absl::Hours(1);
+  FillScheduler scheduler(options);
+  const auto client = std::make_shared<Later>("a", 1);
+  scheduler.Add(client);
+  scheduler.Wake();
+  EXPECT_TRUE(client->AwaitLaunched(1));
+}
+
+TEST(FillSchedulerTest, ATimerWakesIt) {
+  FillScheduler::Options options;
+  options.quiet = absl::Hours(1);
+  FillScheduler scheduler(options);
+  const auto client = std::make_shared<FakeClient>("a", 1);
+  scheduler.Add(client);
+  const Timer never = scheduler.WakeAt(Moment::Now() + absl::Hours(1));
+  EXPECT_EQ(scheduler.timers(), 1U);
+  const Timer soon = scheduler.WakeAt(Moment::Now());
+  EXPECT_TRUE(client->AwaitLaunched(1));
+  EXPECT_EQ(scheduler.timers(), 1U);
+}
+
+TEST(FillSchedulerTest, ARequestThatStandsAsideLeavesItsPlaceOnce) {
+  FillScheduler scheduler({});
+  const auto client = std::make_shared<FakeClient>("a", 100);
+  scheduler.Add(client);
+  scheduler.Wake();
+  ASSERT_TRUE(client->AwaitLaunched(8));
+  FillSlot aside = client->TakeOne();
+  aside.StandAside();
+  aside.StandAside();
+  scheduler.Wake();
+  ASSERT_TRUE(client->AwaitLaunched(9));
+  // Its end leaves no other one.
+  aside.GiveBack();
+  aside.GiveBack();
+  const auto other = std::make_shared<FakeClient>("b", 1);
+  scheduler.Add(other);
+  scheduler.Wake();
+  ASSERT_TRUE(other->AwaitLaunched(1));
+  EXPECT_EQ(client->launched(), 9);
+}
+
+TEST(FillSchedulerTest, WhatIsOccupiedCounts) {
+  FillScheduler scheduler({});
+  std::vector<FillSlot> occupied;
+  for (int i = 0; i < 100; ++i) occupied.push_back(scheduler.Occupy("a", Priority::kOnDemand));
+  const auto same = std::make_shared<FakeClient>("a", 1),
+             other = std::make_shared<FakeClient>("b", 1);
+  scheduler.Add(same);
+  scheduler.Add(other);
+  scheduler.Wake();
+  ASSERT_TRUE(other->AwaitLaunched(1));
+  EXPECT_EQ(same->launched(), 0);
+  occupied.clear();
+  EXPECT_TRUE(same->AwaitLaunched(1));
+}
+
+TEST(FillSchedulerTest, WhoWantsNothingAfterAllCostsNoSlot) {
+  // Says nine times that it wants one, and then launches nothing.
+  class Fickle : public FillClient {
+   public:
+    std::optional<Want> MostUrgent(Moment, Moment&) override {
+      if (said_ == 9) return std::nullopt;
+      ++said_;
+      return Want{Priority::kOnDemand, "a"};
+    }
+    void Launch(Priority, FillSlot) override {}
+    void Cancel() override {}
+
+   private:
+    int said_ = 0;  // the scheduler's thread only
+  };
+  FillScheduler scheduler({});
+  const auto fickle = std::make_shared<Fickle>();
+  scheduler.Add(fickle);
+  auto gone = std::make_shared<FakeClient>("a", 100);
+  scheduler.Add(gone);
+  gone.reset();
+  const auto client = std::make_shared<FakeClient>("a", 8);
+  scheduler.Add(client);
+  scheduler.Wake();
+  EXPECT_TRUE(client->AwaitLaunched(8));
+}
+
+TEST(FillSchedulerTest, TheEndCancelsAndWaitsForEverySlot) {
+  class Slow : public FakeClient {
+   public:
+    using FakeClient::FakeClient;
+    ~Slow() override { thread_.join(); }
+    void Cancel() override {
+      thread_ = std::thread([this] {
+        ended_ = true;
+        FakeClient::Cancel();
+      });
+    }
+    bool ended() const { return ended_; }
+
+   private:
+    std::atomic<bool> ended_{false};
+    std::thread thread_;
+  };
+  const auto client = std::make_shared<Slow>("a", 1);
+  {
+    FillScheduler scheduler({});
+    scheduler.Add(client);
+    scheduler.Wake();
+    ASSERT_TRUE(client->AwaitLaunched(1));
+    client->WantMore(100);  // none of which begins now
+  }
+  EXPECT_TRUE(client->ended());
+  EXPECT_LE(client->launched(), 8);
+}
+
+TEST(FillSchedulerDeathTest, ItsThreadDoesNotBlock) {
+  class Opening : public FakeClient {
+   public:
+    using FakeClient::FakeClient;
+    std::optional<Want> MostUrgent(Moment, Moment&) override {
+      (void)OpenFile("/proc/self/stat", O_RDONLY);
+      return std::nullopt;
+    }
+  };
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        FillScheduler scheduler({});
+        const auto client = std::make_shared<Opening>("a", 1);
+        scheduler.Add(client);
+        scheduler.Wake();
+        client->AwaitLaunched(1);
+      },
+      "opening a file, where the fill scheduler's thread may not block");
 }
 
 }  // namespace
