@@ -37,14 +37,13 @@ mounts_below() {
   awk '{print $5}' /proc/self/mountinfo | sed 's/\\040/ /g' | grep -E "^$1(/|$)" | sort -r || true
 }
 
-# Processes that have $T in their command line: everything that this test started, and nothing else.
+# Processes that have $T in their command line: everything that this test started, and nothing else. One search of all:
+# a program a process would take half a second, and this is asked again and again. The search does not find itself.
 processes() {
-  local file pid
-  for file in /proc/[0-9]*/cmdline; do
-    pid=${file#/proc/}; pid=${pid%/cmdline}
-    [ "$pid" = $$ ] || [ "$pid" = "$BASHPID" ] && continue
-    if { tr '\0' ' ' <"$file" | grep -qF "$T/"; } 2>/dev/null; then echo "$pid"; fi
-  done
+  local pid
+  while IFS=/ read -r _ _ pid _; do
+    [ "$pid" = $$ ] || [ "$pid" = "$BASHPID" ] || echo "$pid"
+  done < <(grep -sla -e "${T}[/]" /proc/[0-9]*/cmdline || true)
   return 0
 }
 
@@ -92,12 +91,16 @@ trap 'echo "FAILED: line $LINENO: $BASH_COMMAND" >&2' ERR
 set -E
 
 # wait_for SECONDS CONDITION: polls until the shell condition holds. The seconds are what a machine takes that others use
-# as well; one that is overloaded is given four times as long, since a failure would say nothing.
+# as well; one that is overloaded is given four times as long, since a failure would say nothing. It pauses for as long as
+# the condition takes, so that what waits leaves the processors to what works.
 wait_for() {
-  local deadline=$((${EPOCHREALTIME/./} + $1 * 4000000))
-  until eval "$2"; do
-    [ "${EPOCHREALTIME/./}" -lt $deadline ] || return 1
-    sleep 0.02
+  local deadline=$((${EPOCHREALTIME/./} + $1 * 4000000)) _asked _pause
+  while _asked=${EPOCHREALTIME/./} && ! eval "$2"; do
+    _pause=$((${EPOCHREALTIME/./} - _asked))
+    [ $((_asked + _pause)) -lt $deadline ] || return 1
+    _pause=$((_pause < 20000 ? 20000 : _pause > 500000 ? 500000 : _pause))
+    printf -v _pause '0.%06d' $_pause
+    sleep $_pause
   done
 }
 
@@ -120,10 +123,11 @@ open_fuse() {
 
 # The presentations that this machine can show, one a line; the kernel's, from files, is probed, never assumed. From loop
 # devices it shows only what is whole, so that most tests are not for it.
-# A machine that cannot is told of loudly, once.
+# A machine that cannot is told of loudly, once. The answer is kept in a file, because most ask from a subshell.
 modes() {
+  local found=$T/probe/kernel_mode
   echo fuse
-  if [ -z "${KERNEL_MODE:-}" ]; then
+  if [ -z "${KERNEL_MODE:-}" ] && [ ! -e "$found" ]; then
     mkdir -p "$T/probe/m"
     KERNEL_MODE=no
     $PY "$TESTS/golden/make_images.py" "$T/probe/images" empty
@@ -132,8 +136,9 @@ modes() {
     ! grep 'kernel_presentation by=loop_devices' "$T/probe/run/daemon.log" >>"$T/probe/err" || KERNEL_MODE=no
     "$IMAGEFS" --root "$T/probe/root" --run "$T/probe/run" stop --unmount
     [ $KERNEL_MODE = yes ] || echo "NOT TESTED: kernel mode: $(cat "$T/probe/err")" >&2
+    echo $KERNEL_MODE >"$found"
   fi
-  [ $KERNEL_MODE = no ] || echo kernel
+  [ "${KERNEL_MODE:-$(cat "$found")}" = no ] || echo kernel
 }
 need_kernel_mode() { modes | grep -qx kernel || skip "this machine has no kernel presentation"; }
 
