@@ -1,5 +1,5 @@
 #!/bin/bash
-# alone
+# long
 # kill -9 of the daemon at ten different moments of a download: the store opens each time, layers that
 # were complete stay and are not asked for again, and the image is right in the end.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # The wall clock is set back and forward by hours under a daemon: deadlines, pauses between requests and
 # everything else that means an interval take as long as before. libfaketime moves the wall clock of one
 # process alone.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # An image's index is published after its first mount without anybody waiting (index.publish). The daemon is
 # stopped at each step of that: it ends soon and without a fault, leaves nothing, and the next one goes on.
 # (Span tables are made by threads of the lowest urgency: on a busy machine a step takes long to come.)

@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # A hundred readers compare every byte while the daemon is killed (kill -9) at random moments, again and again:
 # they see pauses, no error and no wrong byte. Mounts whose layers come meanwhile and complete ones, by the kernel
 # and by FUSE, with one daemon after the other. KILLS= in all, SEED= of the moments, READERS=.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # A daemon that a command started is killed, and no command comes: readers wait for ten seconds and go on, as root and as
 # a user. After `stop` nobody starts one but a command.
 . "$(dirname "$0")/../lib/lib.sh"

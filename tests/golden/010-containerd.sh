@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # For every image of the suite the mounted tree equals what containerd unpacks with overlayfs.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/containerd.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # For every image of the suite the mounted tree equals what podman unpacks.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/suite.sh"

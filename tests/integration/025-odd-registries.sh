@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # Registries that do what real ones do and the specification does not say (odd_registry.py list): each is pulled
 # from, and shown lazily, with the bytes that an undisturbed one gives, and nobody but the registry sees a credential.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # Podman pulls, and finds each layer in the daemon's layer store: it fetches none. The trees are those that it unpacks by
 # itself; what it uses is there again after a restart, without a registry; what it removes goes.
 . "$(dirname "$0")/../lib/lib.sh"

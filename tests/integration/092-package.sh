@@ -1,5 +1,5 @@
 #!/bin/bash
-# alone
+# long
 # The Debian package on a system with systemd: installed, its sockets start the daemon, fstab mounts at boot, the
 # daemon comes back after all that can happen to it, upgrade, stop, removal and purge.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # A daemon whose run directory or sockets went away (logind removes the directory at the last logout) is found
 # and stopped all the same, by shells with any run directory; one that cannot be reached or hangs is told of; one
 # with another store or other settings than asked for is not used; nobody starts another one after a stop.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# long
 # One image of a hostile registry, with 80 layers that are redirected to 80 hosts and come slowly or not at
 # all, takes no connections from others: a reader of an honest lazy image gets every byte, and a question
 # about an honest image is answered. What trickles ends by itself.
