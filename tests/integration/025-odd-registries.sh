@@ -34,7 +34,7 @@ for name in ${ODD:-$($PY "$LIB/odd_registry.py" list)}; do
     store "$number.lazy"
     ifs mount -q --mode "$mode" "$ref" "$M/lazy" >"$T/out" 2>"$T/err" || fail "$ref: mount: $(cat "$T/err")"
     same "$ref: layers shown lazily" 2 "$(counter layers_lazy)"
-    lazy readers "$T/truth" "$M/lazy" --readers 4 --seed "$number" || fail "$ref: wrong bytes"
+    lazy readers "$T/truth" "$M/lazy" --readers "${READERS:-2}" --seed "$number" || fail "$ref: wrong bytes"
     same "$ref: reads that failed" 0 "$(counter fill_reads_failed)"
     ifs umount "$M/lazy"
     ifs stop
