@@ -44,9 +44,11 @@ absl::StatusOr<std::string> ResolveUpper(const std::string& asked) {
     absl::StatusOr<Fd> place = OpenPlace(there);
     if (place.ok()) {
       IMAGEFS_RETURN_IF_ERROR(CheckOrdinary(*place, asked));
-      IMAGEFS_ASSIGN_OR_RETURN(const std::string path, PathOf(*place, asked));
+      // Not moved out: GCC for arm64 would warn of a string that is not initialized.
+      const absl::StatusOr<std::string> path = PathOf(*place, asked);
+      if (!path.ok()) return path.status();
       const std::string whole =
-          StrCat(path == "/" ? "" : path, missing.empty() && path == "/" ? "/" : missing);
+          StrCat(*path == "/" ? "" : *path, missing.empty() && *path == "/" ? "/" : missing);
       IMAGEFS_RETURN_IF_ERROR(CheckResolved(whole, "--upper"));
       return whole;
     }
