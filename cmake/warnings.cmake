@@ -20,3 +20,8 @@ endif()
 if(IMAGEFS_FUZZ)
   target_compile_options(imagefs_flags INTERFACE -fsanitize=fuzzer-no-link)
 endif()
+# Not of generated code, which has no imagefs_flags of its own.
+if(IMAGEFS_COVERAGE)
+  target_compile_options(imagefs_flags INTERFACE -fprofile-instr-generate -fcoverage-mapping)
+  target_link_options(imagefs_flags INTERFACE -fprofile-instr-generate)
+endif()

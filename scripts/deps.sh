@@ -1,7 +1,7 @@
 #!/bin/bash
 # The one list of the Debian packages that the project uses, by purpose. Installs what is missing
 # and nothing else; quick and silent when all is there.
-#   scripts/deps.sh build|package|run|test|vm|bench|all        --print only prints the list
+#   scripts/deps.sh build|package|run|test|vm|bench|coverage|all        --print only prints the list
 set -euo pipefail
 
 build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-openssl-dev libssl-dev
@@ -17,6 +17,7 @@ test="$run clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containe
   man-db lintian minisign iproute2 faketime strace shellcheck"
 vm="$test qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils"
 bench="$test time"
+coverage="$test llvm-14"
 
 print=
 [ "${1:-}" = --print ] && { print=1; shift; }
@@ -27,8 +28,9 @@ case "${1:-all}" in
   test) list=$test ;;
   vm) list=$vm ;;
   bench) list=$bench ;;
-  all) list="$bench $vm" ;;
-  *) echo "usage: deps.sh [--print] build|package|run|test|vm|bench|all" >&2; exit 2 ;;
+  coverage) list=$coverage ;;
+  all) list="$bench $vm $coverage" ;;
+  *) echo "usage: deps.sh [--print] build|package|run|test|vm|bench|coverage|all" >&2; exit 2 ;;
 esac
 if [ -n "$print" ]; then printf '%s\n' $list; exit 0; fi
 
