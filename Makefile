@@ -1,6 +1,6 @@
 # Thin verbs over CMakePresets.json; see docs/testing.md.
 .DEFAULT_GOAL := build
-.PHONY: build run test test-vm check tidy asan tsan clang coverage fuzz soak bench deps format clean install package
+.PHONY: build run test test-vm check tidy asan tsan clang coverage arm64 fuzz soak bench deps format clean install package
 
 # REF=<image> DIR=<directory> are read by `make run`; T=<target> S=<seconds> by `make fuzz`.
 S ?= 60
@@ -29,8 +29,8 @@ tidy:
 asan tsan clang:
 	@scripts/sanitize.sh $@
 
-coverage:
-	@scripts/coverage.sh
+coverage arm64:
+	@scripts/$@.sh
 
 fuzz:
 	@scripts/fuzz.sh "$(T)" "$(S)"

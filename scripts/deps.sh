@@ -1,7 +1,7 @@
 #!/bin/bash
 # The one list of the Debian packages that the project uses, by purpose. Installs what is missing
 # and nothing else; quick and silent when all is there.
-#   scripts/deps.sh build|package|run|test|vm|bench|coverage|all        --print only prints the list
+#   scripts/deps.sh build|package|run|test|vm|bench|coverage|arm64|all        --print only prints the list
 set -euo pipefail
 
 build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-openssl-dev libssl-dev
@@ -18,6 +18,8 @@ test="$run clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containe
 vm="$test qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils"
 bench="$test time"
 coverage="$test llvm-14"
+# The libraries for arm64 are unpacked beside this machine's: see scripts/arm64.sh.
+arm64="$build g++-aarch64-linux-gnu qemu-user"
 
 print=
 [ "${1:-}" = --print ] && { print=1; shift; }
@@ -29,8 +31,9 @@ case "${1:-all}" in
   vm) list=$vm ;;
   bench) list=$bench ;;
   coverage) list=$coverage ;;
-  all) list="$bench $vm $coverage" ;;
-  *) echo "usage: deps.sh [--print] build|package|run|test|vm|bench|coverage|all" >&2; exit 2 ;;
+  arm64) list=$arm64 ;;
+  all) list="$bench $vm $coverage $arm64" ;;
+  *) echo "usage: deps.sh [--print] build|package|run|test|vm|bench|coverage|arm64|all" >&2; exit 2 ;;
 esac
 if [ -n "$print" ]; then printf '%s\n' $list; exit 0; fi
 

@@ -3,10 +3,13 @@
 # touching this machine's packages: for tools that are newer there. The C library comes along, so run
 # the programs with the folder's own loader:
 #   DIR/run PROGRAM ARGUMENT...      e.g. DIR/run /usr/bin/fsck.erofs
-#   scripts/unpack.sh [--only REGEX] SUITE DIR PACKAGE...     REGEX: of what is needed, only these packages
+#   scripts/unpack.sh [--only REGEX] [--arch ARCHITECTURE] SUITE DIR PACKAGE...
+# REGEX: of what is needed, only these packages. ARCHITECTURE: another than this machine's, for a cross compiler.
 set -euo pipefail
 only=.
+architecture=$(dpkg --print-architecture)
 [ "$1" = --only ] && { only=$2; shift 2; }
+[ "$1" = --arch ] && { architecture=$2; shift 2; }
 suite=$1 dir=$2
 shift 2
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,7 +29,8 @@ echo "deb [signed-by=$keyring] $("$here/mirror.sh" uri) $suite main" >"$apt/etc/
 options=(-o Dir::Etc="$apt/etc" -o Dir::Etc::sourcelist="$apt/etc/sources.list" -o Dir::Etc::sourceparts=/dev/null
   -o Dir::State="$apt" -o Dir::State::lists="$apt/lists" -o Dir::State::status="$apt/status"
   -o Dir::Cache="$apt" -o Dir::Cache::archives="$apt/archives" -o APT::Sandbox::User=root -o Acquire::Retries=3
-  -o APT::Install-Recommends=false -o Acquire::Languages=none)
+  -o APT::Install-Recommends=false -o Acquire::Languages=none
+  -o APT::Architecture="$architecture" -o APT::Architectures::="$architecture")
 apt-get "${options[@]}" -qq update >&2
 # An empty status file makes apt think of an empty machine: everything needed is in the list.
 apt-get "${options[@]}" --print-uris -qq install "$@" | cut -d"'" -f2 |
