@@ -1,6 +1,6 @@
-// What the cache hands out: layers and chains that are on this disk, or whose bytes come when they
-// are asked for. Both are immutable and shared by reference; holding one pins it, so the collector
-// never takes what someone holds.
+// What the cache hands out: layers and chains that are on the local disk, or whose bytes are
+// fetched on demand. Both are immutable and shared by reference. Holding a reference pins the
+// object: the collector never removes a pinned one.
 #pragma once
 
 #include <algorithm>
@@ -24,9 +24,9 @@ namespace imagefs {
 
 class LayerFill;
 
-// While one is held, bytes that were here when it was given stay here. A value.
+// While one is held, bytes that were present when it was issued stay present. A value type.
 struct ReadPin {
-  // Bytes that the disk had no room for. They are read instead of those of the data file.
+  // Bytes that did not fit on the disk. They are read instead of those of the data file.
   struct Memory {
     const LayerFill* layer = nullptr;
     uint64_t begin = 0;  // in the data file
@@ -36,50 +36,50 @@ struct ReadPin {
   std::vector<Memory> memory;
 };
 
-// Who reads: a thread, by the number that the kernel gives with its requests; 0 = nobody in
-// particular.
+// The reader: a thread, by the number that the kernel passes with its requests; 0 = unspecified.
 using ReaderId = uint32_t;
 
-// Brings the bytes of a layer that is not all here. Thread-safe.
+// Fetches the bytes of a layer that is not fully present. Thread-safe.
 class LayerFill {
  public:
   virtual ~LayerFill() = default;
-  // Runs `done` once, on any thread (inline allowed): with a pin when every byte of `range` of the
-  // data file is here and was checked, else why it cannot be had. kCancelled when the token fires
-  // first, kDeadlineExceeded when they did not come in the time that a read has. The kernel asks
-  // again for parts of what failed before it tells the reader: those fail at once.
+  // Runs `done` exactly once, on any thread (possibly inline): with a pin once every byte of
+  // `range` of the data file is present and verified, else with the reason it is unavailable.
+  // Returns kCancelled if the token fires first, and kDeadlineExceeded if the bytes did not arrive
+  // within the time allowed for a read. Before it reports an error to the reader, the kernel
+  // retries parts of the failed range; those retries fail at once.
   using Done = absl::AnyInvocable<void(absl::StatusOr<ReadPin>)>;
   virtual void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) = 0;
-  // True once every byte is here and was checked against the DiffID; stays true.
+  // True once every byte is present and was checked against the DiffID; stays true.
   virtual bool complete() const = 0;
-  // Whether any byte may be read from the data file as it is now.
+  // Returns whether any byte may be read from the data file as it is now.
   virtual bool readable() const { return complete(); }
-  // Bytes of the blob that are here, and all of them.
+  // Bytes of the blob that are present, and its size.
   struct Progress {
     uint64_t present = 0, total = 0;
   };
   virtual Progress progress() const { return {}; }
-  // How long a read may wait: the longest that any mount asked for.
+  // Raises the limit on how long a read may wait. The longest limit requested by any mount applies.
   virtual void AllowWaiting(absl::Duration at_most) { (void)at_most; }
 };
 
-// A layer. Without `fill` every byte of it is here and was checked against its DiffID.
+// A layer. If `fill` is null, every byte is present and was checked against the DiffID.
 struct Layer {
-  Digest id;       // its name here: the DiffID, or that of an unproven layer (cache/identity.h)
-  Digest diff_id;  // that the image's configuration claims
-  IndexSource source = IndexSource::kInImage;  // of an unproven one: who vouches for its tree
+  Digest id;       // its local name: the DiffID, or that of an unproven layer (cache/identity.h)
+  Digest diff_id;  // as claimed by the image's configuration
+  IndexSource source = IndexSource::kInImage;  // of an unproven layer: who vouches for its tree
   std::string directory;                       // <root>/layers/<hex>: files `data`, `index`
   Fd data;                                     // the raw tar (and moved sparse segments), read-only
   uint64_t data_bytes = 0;                     // size of `data`; a multiple of 512
   std::unique_ptr<ErofsImage> index;           // overlay form
   std::shared_ptr<LayerFill> fill;             // null: nothing is missing
-  // Once nothing is missing: stands before bytes that somebody may have changed. May be null.
+  // Once nothing is missing: guards bytes that may have been modified. May be null.
   std::shared_ptr<LayerFill> guard;
 
   bool complete() const {
     return (fill == nullptr || fill->complete()) && (guard == nullptr || guard->complete());
   }
-  // Whether any byte may be read from `data` as it is; else keeper()->Ensure comes first.
+  // Returns whether any byte may be read from `data` now; otherwise call keeper()->Ensure first.
   bool readable() const {
     return (fill == nullptr || fill->complete()) && (guard == nullptr || guard->readable());
   }
@@ -90,7 +90,8 @@ struct Layer {
 };
 using LayerRef = std::shared_ptr<const Layer>;
 
-// What an image claims of a layer: its configuration the DiffID, its manifest the blob.
+// What an image claims of a layer: the DiffID (from its configuration) and the blob (from its
+// manifest).
 struct LayerKey {
   Digest diff_id, blob;
   bool operator==(const LayerKey&) const = default;
@@ -106,7 +107,7 @@ struct Chain {
   std::string index_path;
   std::unique_ptr<ErofsImage> index;  // merged form
   std::vector<LayerRef> layers;       // bottom first
-  bool overlay_form = false;          // one layer by itself; chain_id is made up then
+  bool overlay_form = false;          // a single layer; chain_id is synthetic then
 
   bool complete() const {
     return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->complete(); });
@@ -114,7 +115,7 @@ struct Chain {
   bool readable() const {
     return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->readable(); });
   }
-  // Of every layer that fills, LayerFill::AllowWaiting; not more than zero: nothing changes.
+  // Calls LayerFill::AllowWaiting on every lazy layer. Does nothing unless `at_most` is positive.
   void AllowWaiting(absl::Duration at_most) const {
     if (at_most <= absl::ZeroDuration()) return;
     for (const LayerRef& layer : layers) {
@@ -124,18 +125,19 @@ struct Chain {
 };
 using ChainRef = std::shared_ptr<const Chain>;
 
-// What makes a layer showable before its bytes are here: the tree, and where the bytes are.
+// What allows a layer to be mounted before its bytes are present: the tree, and where to find the
+// bytes.
 struct FoundIndex {
   IndexSource source = IndexSource::kInImage;  // who vouches for it
-  std::string origin;  // what it was made of, for logs: "published", "eStargz", ...
-  // Of the bytes that describe the layer: the published bundle, the table of contents, the zTOC.
-  // Equal digests and equal blobs give equal trees.
+  std::string origin;  // what it was made from, for logs: "published", "eStargz", ...
+  // Digest of the bytes that describe the layer: the published bundle, the table of contents, or
+  // the zTOC. Equal descriptions of equal blobs give equal trees.
   Digest description;
   // Two unlinked files.
-  Fd index;                           // EROFS, overlay form, written here from a disarmed tree
-  uint64_t index_bytes = 0;           // of it
+  Fd index;  // EROFS, overlay form, written locally from a disarmed tree
+  uint64_t index_bytes = 0;
   Fd span_table;                      // image/span_table.h
-  std::optional<ByteRange> prefetch;  // of the data file: read at the start, says its author
+  std::optional<ByteRange> prefetch;  // of the data file: to be read first, according to its author
 };
 using FoundIndexRef = std::shared_ptr<const FoundIndex>;
 

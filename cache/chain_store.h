@@ -1,9 +1,9 @@
-// The merged indexes on this disk and the flights that make them. Owned by ImageStore.
+// The merged indexes on the local disk and the flights that make them. Owned by ImageStore.
 //
-// What an image was given before is found again by the image's manifest and the auth scope; trees
-// are shared by their names (cache/identity.h), which only equal layers give. A chain is cheap to
-// make again from its layers, so its file is trusted within the boot that wrote it or once it was
-// synced, and made anew otherwise. Thread-safe.
+// The chain that an image was given before is found by the image's manifest and the auth scope.
+// Trees are shared by name (cache/identity.h); only equal layers give equal names. A chain is cheap
+// to rebuild from its layers, so its file is trusted if it was written in this boot or was synced,
+// and is rebuilt otherwise. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -34,42 +34,42 @@ namespace imagefs {
 
 class ChainStore {
  public:
-  // Without `keep`, the chains that are there are forgotten: they may be of layers under names that
-  // an earlier version did not check.
+  // Unless `keep` is set, forgets all existing chains: their layers may have names that an earlier
+  // version did not check.
   static absl::StatusOr<std::unique_ptr<ChainStore>> Open(std::string root, KeyValueStore& kv,
                                                           LayerStore& layers, bool keep);
-  // REQUIRES: every caller has left its flight. Waits for the work to unwind.
+  // REQUIRES: every caller has left its flight. Waits for running work to end.
   ~ChainStore();
 
   using Done = absl::AnyInvocable<void(absl::StatusOr<ChainRef>)>;
-  // Finds descriptions of the image's layers: one a layer, null where there is none.
+  // Finds descriptions of the image's layers: one per layer, null where there is none.
   using IndexesFound = absl::AnyInvocable<void(std::vector<FoundIndexRef>)>;
   using FindIndexes = std::function<void(CancelToken, IndexesFound)>;
   struct Request {
     ImageRef image;
-    std::shared_ptr<ImageSource> source;  // null: only what is here
+    std::shared_ptr<ImageSource> source;  // null: only what is local
     IndexTrust trust;
     FindIndexes find;  // empty: no layer is described
   };
-  // Finds or makes the chain of the image.
+  // Finds or builds the chain of the image.
   FlightTicket Ensure(Request request, Priority priority, Done done);
-  // The chain that the image was recorded with; kNotFound when it is not here.
+  // Returns the chain recorded for the image, or kNotFound if it is not present.
   absl::StatusOr<ChainRef> FindOf(const ResolvedImage& image);
-  // Compares the files of these chains (empty: all) with their sums. One that is open and is not
-  // right is made again in the file that is there; with `repair` every other one as well.
+  // Compares the files of these chains (all if empty) with their checksums. Repairs a damaged file
+  // in place if its chain is open; with `repair`, also those that are not open.
   std::vector<CheckFinding> Check(const absl::flat_hash_set<Digest>& chains, bool repair)
       ABSL_LOCKS_EXCLUDED(repairs_mu_);
-  // Files below chains/ that no record names. Nothing is being made under such a name.
+  // Returns the files below chains/ that no record names. Excludes names that are being built.
   std::vector<std::string> Strays() const;
-  // Forgets every chain of a layer that is not what it was thought to be.
+  // Forgets every chain of a layer that turned out not to be what it claimed.
   void Forget(const Digest& layer);
-  // The chain of that name, pinned, if it and its layers are here; kNotFound otherwise.
+  // Returns the chain of that name, pinned, or kNotFound if it or one of its layers is not present.
   absl::StatusOr<ChainRef> Find(const Digest& chain_id);
-  // Callers of running flights whose chain has that layer.
+  // Number of callers of running flights whose chain contains that layer.
   uint32_t CallersOf(const LayerKey& layer) const;
   std::vector<FlightReport> Flights() const;
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
-  // Removes chains neither in `keep` nor held. Adds the layers of those that stay to
+  // Removes chains that are neither in `keep` nor held. Adds the layers of the remaining ones to
   // `layers_needed`.
   uint64_t Collect(const absl::flat_hash_set<Digest>& keep,
                    absl::flat_hash_set<Digest>& layers_needed);
@@ -94,14 +94,15 @@ class ChainStore {
   absl::Status PutRecord(const Digest& chain_id, const Entry& entry, bool synced);
   // Merges `layers` into a new index, records and pins it.
   absl::StatusOr<ChainRef> Make(const Digest& chain_id, std::vector<LayerRef> layers);
-  // Writes the merged index of `layers` into a new file, and its size and sum into `entry`.
+  // Writes the merged index of `layers` to a new file, and records its size and checksum in
+  // `entry`.
   static absl::Status Merge(const std::vector<LayerRef>& layers, const std::string& path,
                             Entry& entry);
   bool IsDamaged(const Digest& chain_id) const;
   void Watch(const Digest& chain_id);
   void OnWritten(const Digest& chain_id);
-  // Of an open chain: makes its file right again, if it is not, and goes on with it. OK: it was
-  // right. kDataLoss: it was not; `*repaired` says whether it is now.
+  // Checks the file of an open chain and repairs it in place if damaged. Returns OK if it was
+  // intact, or kDataLoss if it was damaged; `*repaired` tells whether it is intact now.
   absl::Status Repair(const Digest& chain_id, bool* repaired) ABSL_LOCKS_EXCLUDED(repairs_mu_);
   absl::Status Rewrite(const Entry& entry, const Chain& chain) const;
   absl::Status GoOnWith(const Digest& chain_id, const Chain& chain, const Fd& fd);
@@ -116,11 +117,11 @@ class ChainStore {
   FlightTable<ChainRef> flights_{"chain"};  // by image, auth scope and trust
   FlightTable<ChainRef> merges_{"merge"};   // by name
 
-  absl::Mutex repairs_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held while a file is compared or made again
+  absl::Mutex repairs_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held while a file is compared or rewritten
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, Entry> chains_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, std::vector<LayerKey>> running_ ABSL_GUARDED_BY(mu_);
-  // What images were given, by image and auth scope.
+  // The chains given to images, by image and auth scope.
   absl::flat_hash_map<std::string, std::weak_ptr<const Chain>> recent_ ABSL_GUARDED_BY(mu_);
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
   std::atomic<uint64_t> merged_{0}, reused_{0}, repaired_{0};

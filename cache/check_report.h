@@ -1,4 +1,4 @@
-// What a check of the store found. Values.
+// The result of checking the store. Value types.
 #pragma once
 
 #include <cstdint>
@@ -12,10 +12,10 @@ namespace imagefs {
 
 struct CheckedLayer {
   Digest id, diff_id;
-  uint64_t bytes = 0;      // of its data
+  uint64_t bytes = 0;      // size of its data
   std::string_view state;  // "right", "repaired", "lost", "filling", "absent": docs/cli.md
-  std::string reason;      // of damage
-  std::string action;      // what was done about it; "" = nothing, it comes when it is needed
+  std::string reason;      // of the damage
+  std::string action;      // what was done about it; "" = nothing, it is fetched on demand
 };
 
 struct CheckFinding {

@@ -1,7 +1,7 @@
-// The compressed bytes of one blob on their way through: a sparse file that ranges are written into
-// in any order and that is read in order while it fills. Bytes that are here survive a failed or
-// cancelled transfer and, within one boot of the machine, the process; they carry no promise of
-// being right: whoever reads the whole checks its digest.
+// The compressed bytes of one blob while it is downloaded: a sparse file that is written in any
+// order and read sequentially while it fills. Bytes that are present survive a failed or cancelled
+// transfer and, within one boot, a restart of the process. They are not verified: whoever reads the
+// whole file checks its digest.
 //
 // Thread-safe.
 #pragma once
@@ -25,36 +25,38 @@ namespace imagefs {
 
 class DownloadFile {
  public:
-  // Opens or creates the file at `path` for a blob of `size` bytes. What an earlier process left in
-  // it is found by its holes and used again.
+  // Opens or creates the file at `path` for a blob of `size` bytes. Data left by an earlier process
+  // is found by the file's holes and reused.
   static absl::StatusOr<std::shared_ptr<DownloadFile>> Open(std::string path, uint64_t size);
 
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }
 
-  // Takes bytes of the transfer. kResourceExhausted when the disk is full, kDataLoss beyond `size`.
+  // Stores bytes of the transfer. Returns kResourceExhausted if the disk is full, and kDataLoss for
+  // bytes beyond `size`.
   absl::Status Write(uint64_t offset, std::string_view data);
-  // These bytes are here, whatever the file's holes say: an earlier process of this boot wrote
-  // them.
+  // Marks these bytes as present regardless of the file's holes: an earlier process of this boot
+  // wrote them.
   void Trust(ByteRange range);
   std::vector<ByteRange> Missing() const;
   uint64_t present_bytes() const;
-  // Runs `callback` once, when the first byte of the blob is here (at once when it is already).
+  // Runs `callback` once, when the first byte of the blob is present (inline if it already is).
   void OnFirstByte(absl::AnyInvocable<void()> callback);
-  // Another descriptor of the file, which outlives the download and its name.
+  // Returns another descriptor of the file, which may outlive the download and its name.
   absl::StatusOr<Fd> Duplicate() const;
-  // Forgets every byte: what is here was wrong.
+  // Forgets every byte, because the content was wrong.
   absl::Status Discard();
 
   // One sequential reader and its view of the transfer that feeds it.
   class Reader {
    public:
     explicit Reader(std::shared_ptr<DownloadFile> download) : download_(std::move(download)) {}
-    // The transfer has ended for this reader. After an error, bytes not yet here never come.
+    // The transfer has ended for this reader. After an error, missing bytes never arrive.
     void End(absl::Status status);
-    // Whether Read would not wait.
+    // Returns whether Read would not block.
     bool Ready(uint64_t offset) const;
-    // Up to buffer.size() bytes at `offset`; waits for at least one. 0 at the end of the blob.
+    // Reads up to buffer.size() bytes at `offset`. Blocks until at least one is present. Returns 0
+    // at the end of the blob.
     absl::StatusOr<size_t> Read(absl::Span<char> buffer, uint64_t offset);
 
    private:

@@ -1,6 +1,6 @@
-// The files that blobs are downloaded to, <root>/blobs/NAME.BOOT, while somebody uses them. What
-// came of a download that failed is gone on with in the same boot of the machine: what an earlier
-// boot left may have holes that look like zeros.
+// The files that blobs are downloaded to, <root>/blobs/NAME.BOOT, while they are in use. A failed
+// download is resumed only within the same boot of the machine: a file left by an earlier boot may
+// have holes that read as zeros.
 //
 // Thread-safe. Blocks on the disk.
 #pragma once
@@ -22,22 +22,22 @@ namespace imagefs {
 
 class Downloads {
  public:
-  // `directory` exists. `boot_id` names this boot of the machine.
+  // REQUIRES: `directory` exists. `boot_id` identifies this boot of the machine.
   Downloads(std::string directory, const std::string& boot_id)
       : directory_(std::move(directory)), suffix_("." + boot_id.substr(0, 8)) {}
 
-  // Opens the file of that name, of `size` bytes: the one that others have open, or what an earlier
-  // download of this boot left, or an empty one.
+  // Opens the file of that name and size: the one already open, the one left by an earlier download
+  // of this boot, or an empty one.
   absl::StatusOr<std::shared_ptr<DownloadFile>> Open(const std::string& name, uint64_t size)
       ABSL_LOCKS_EXCLUDED(mu_);
-  // The download has ended. With `keep_file` the next one goes on with what came.
+  // The download has ended. With `keep_file`, the next one resumes from what was received.
   void End(const std::string& name, bool keep_file) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Notes whose credentials the bytes of a download come with, until it ends.
+  // Records whose credentials a download uses, until it ends.
   void NoteFetch(const std::string& name, BlobFetch fetch) ABSL_LOCKS_EXCLUDED(mu_);
   BlobFetch FetchOf(const std::string& name) const ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Names of files that no process of this boot goes on with.
+  // Names of files that no process of this boot will resume.
   std::vector<std::string> Strays() const;
 
  private:

@@ -1,5 +1,5 @@
-// Workers for what takes long (the pass over a layer, its proof), shared among the sources of
-// images by SourceTurns. Thread-safe.
+// Workers for long-running tasks (unpacking a layer, proving one), shared among image sources by
+// SourceTurns. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -19,20 +19,21 @@ class FairWorkers {
  public:
   // Starts SourceTurns::most_running() threads named `name`.
   FairWorkers(std::string name, const SourceTurns::Options& options);
-  // Runs what was submitted, then joins. What it runs may submit more until it returns.
+  // Runs the submitted tasks, then joins the threads. Running tasks may submit more until it
+  // returns.
   ~FairWorkers();
   FairWorkers(const FairWorkers&) = delete;
   FairWorkers& operator=(const FairWorkers&) = delete;
 
   using Id = uint64_t;
   using Task = absl::AnyInvocable<void(Id)>;
-  // Runs `task` on a worker when it is its turn; never on the caller's thread. A priority that is
-  // raised later counts from the next time on that anything starts, ends or waits.
+  // Runs `task` on a worker when its turn comes; never on the caller's thread. A priority raised
+  // later takes effect the next time any task starts, ends, or begins or stops waiting.
   Id Submit(SourceTurns::Claim claim, Task task);
-  // See SourceTurns::SetWhole. An id whose task has ended is passed over.
+  // See SourceTurns::SetWhole. Ignored if the task has ended.
   void SetWhole(Id id);
 
-  // While it lives, the task waits for bytes, and does not count as busy.
+  // While it exists, the task is waiting for bytes and does not count as busy.
   class Starved {
    public:
     Starved(FairWorkers& workers, Id id) : workers_(workers), id_(id) { workers_.Set(id_, true); }
@@ -52,9 +53,9 @@ class FairWorkers {
 
   absl::Mutex mu_;
   SourceTurns turns_ ABSL_GUARDED_BY(mu_);
-  absl::flat_hash_map<Id, Task> tasks_ ABSL_GUARDED_BY(mu_);  // that wait for their turn
+  absl::flat_hash_map<Id, Task> tasks_ ABSL_GUARDED_BY(mu_);  // waiting for their turn
   Id next_id_ ABSL_GUARDED_BY(mu_) = 1;
-  std::unique_ptr<Executor> threads_;  // last: they end before anything above
+  std::unique_ptr<Executor> threads_;  // last: its threads end before anything above
 };
 
 }  // namespace imagefs

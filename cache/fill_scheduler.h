@@ -1,13 +1,13 @@
-// Decides which request for parts of layers goes to the network next. One per store.
+// Decides which request for parts of layers is sent next. One per store.
 //
-// Every layer that is being filled is a client: it keeps its own queues, and says how urgent its
-// most urgent one is. The scheduler's thread picks the most urgent client (in turn among equals)
-// that FillShares gives a slot. A less urgent request finds fewer slots, so that there is always
-// one for a reader, and no source of images has all of them; what completes layers in the
-// background waits until no reader has waited for a while.
+// Every layer that is being filled is a client: it keeps its own queues and reports the priority of
+// its most urgent request. The scheduler's thread picks the most urgent client (round-robin among
+// equals) that FillShares grants a slot. Fewer slots are open to less urgent requests, so that a
+// reader always finds one, and no image source can take all of them. Requests that complete layers
+// in the background wait until no reader has waited for a while.
 //
-// Thread-safe. Clients are called without any lock of the scheduler held, on its thread. The timers
-// of all that fills run on another one, which it owns.
+// Thread-safe. Clients are called on the scheduler's thread, without any of its locks held. The
+// timers of all lazy layers run on another thread, which the scheduler also owns.
 #pragma once
 
 #include <atomic>
@@ -35,7 +35,7 @@ namespace imagefs {
 
 class FillScheduler;
 
-// The right to have one request in flight. Given back at its end, exactly once.
+// The right to have one request in flight. Released exactly once, when the request ends.
 class FillSlot {
  public:
   FillSlot() = default;
@@ -50,9 +50,9 @@ class FillSlot {
     return *this;
   }
   ~FillSlot() { GiveBack(); }
-  // The last thing that may be done with the scheduler: it may end now.
+  // Must be the caller's last use of the scheduler, which may be destroyed afterwards.
   void GiveBack();
-  // The request is silent: others may have its place, while it runs on.
+  // The request is silent: its slot becomes available to others while it continues.
   void StandAside();
 
  private:
@@ -67,75 +67,76 @@ class FillClient {
   virtual ~FillClient() = default;
   struct Want {
     Priority priority;
-    std::string source;  // who would be asked: requests are shared out by it
+    std::string source;  // the source to ask; slots are shared among sources
   };
-  // The most urgent thing that could be asked for at `now`; nullopt: nothing is. `look_again` is
-  // lowered to the moment when time alone changes that.
+  // Returns the most urgent request that could be sent at `now`, or nullopt if there is none.
+  // Lowers `look_again` to the time at which the answer changes by itself.
   virtual std::optional<Want> MostUrgent(Moment now, Moment& look_again) = 0;
-  // Starts one request of that priority or a more urgent one, which keeps the slot until it has
-  // ended; nothing when there is nothing to ask for after all.
+  // Starts one request of that priority or a more urgent one, which holds the slot until it ends.
+  // Does nothing if there is nothing to request after all.
   virtual void Launch(Priority priority, FillSlot slot) = 0;
-  // Gives up what is under way and fails whoever waits.
+  // Cancels running requests and fails all waiters.
   virtual void Cancel() = 0;
 };
 
 class FillScheduler {
  public:
   struct Options {
-    // Beyond the few that each source always has (FillShares), a request starts only while fewer
-    // than this many are in flight, by its priority.
+    // Beyond the few slots that each source always has (FillShares), a request starts only while
+    // fewer than this many are in flight, by its priority.
     FillShares::Slots slots = {8, 4, 3, 2};
     bool background = true;                       // complete layers without being asked
     absl::Duration quiet = absl::Seconds(5);      // after the last read that missed
-    absl::Duration deadline = absl::Seconds(60);  // of a read, unless the mount has its own
-    int threads = 0;                              // that decode; 0 = processors
-    // Memory of large requests, those that readers wait for and all others, shared among sources.
-    // REQUIRES: each has room for the largest span, compressed and decoded.
+    absl::Duration deadline = absl::Seconds(60);  // for a read, unless its mount sets another
+    int threads = 0;                              // for decoding; 0 = processors
+    // Memory for large requests (those that readers wait for, and all others), shared among
+    // sources. REQUIRES: each has room for the largest span, compressed and decoded.
     uint64_t reads_memory = 192 << 20, rest_memory = 128 << 20;
     SourceHealth::Limits health;
-    // Who waits for a whole layer is told after so long without a byte.
+    // A caller that waits for a whole layer gets an error after this long without a byte.
     absl::Duration give_up = absl::Minutes(2);
   };
   explicit FillScheduler(Options options);
-  // Cancels and waits for what runs.
+  // Cancels running requests and waits for them.
   ~FillScheduler();
   FillScheduler(const FillScheduler&) = delete;
   FillScheduler& operator=(const FillScheduler&) = delete;
 
   void Add(std::weak_ptr<FillClient> client);
-  // Something was queued.
+  // To be called when something was queued.
   void Wake();
-  // A reader waits: puts the background off.
+  // A reader waits: postpones background requests.
   void NoteDemand();
-  // A slot, whatever is in flight, for a request that no client launches.
+  // Takes a slot, regardless of what is in flight, for a request that no client launches.
   FillSlot Occupy(std::string source, Priority priority);
-  // Runs `task` on the timers' thread at that moment, unless the timer or the scheduler ends first.
+  // Runs `task` on the timer thread at that time, unless the timer or the scheduler is destroyed
+  // first.
   [[nodiscard]] Timer At(Moment when, absl::AnyInvocable<void()> task) {
     return timers_.At(when, std::move(task));
   }
-  // Asks the clients again at that moment.
+  // Polls the clients again at that time.
   [[nodiscard]] Timer WakeAt(Moment when) {
     return At(when, [this] { Wake(); });
   }
-  // Timers of At and WakeAt that have neither run nor been cancelled.
+  // Number of timers of At and WakeAt that have neither run nor been cancelled.
   size_t timers() const { return timers_.pending(); }
-  // Ascends; orders what readers of different layers asked for.
+  // Strictly increasing; orders the requests of readers across layers.
   uint64_t NextOrder() { return order_.fetch_add(1, std::memory_order_relaxed); }
   ByteBudget& memory(Priority priority) {
     return priority == Priority::kOnDemand ? reads_memory_ : rest_memory_;
   }
   SourceHealth& health() { return health_; }
   Executor& work() { return *work_; }
-  // For what takes long: the check of whole layers. Readers never wait behind it, and the layers of
-  // one source do not keep it from those of another.
+  // For long tasks: the check of whole layers. Readers never wait behind it, and the layers of one
+  // source do not block those of another.
   FairWorkers& slow_work() { return *slow_work_; }
   const Options& options() const { return options_; }
 
-  // Of all layers; written by them.
+  // Totals over all layers, which update them.
   struct Counters {
     std::atomic<uint64_t> requests{0}, hedges{0}, bytes{0}, spans{0}, wrong_spans{0}, waits{0},
         joins{0}, prefetched_spans{0}, evicted_bytes{0}, expired{0}, failed{0};
-    // Of spans that the disk has no room for, now. They may outlive the scheduler.
+    // Of spans that do not fit on the disk, currently. May outlive the scheduler.
     const std::shared_ptr<std::atomic<uint64_t>> memory_bytes =
         std::make_shared<std::atomic<uint64_t>>(0);
   };
@@ -155,7 +156,7 @@ class FillScheduler {
   };
   void Loop();
   std::vector<Wanting> PollClients();
-  Moment look_again_ = Moment::InfiniteFuture();  // the scheduler's thread only
+  Moment look_again_ = Moment::InfiniteFuture();  // used by the scheduler's thread only
   std::optional<Pick> Choose();
   void Release(const std::string& source, Priority priority, bool aside);
   void SetAside(const std::string& source, Priority priority);
@@ -168,7 +169,7 @@ class FillScheduler {
   std::vector<std::weak_ptr<FillClient>> clients_ ABSL_GUARDED_BY(mu_);
   size_t turn_ ABSL_GUARDED_BY(mu_) = 0;
   FillShares shares_ ABSL_GUARDED_BY(mu_);
-  int running_ ABSL_GUARDED_BY(mu_) = 0;  // requests, also those that stand aside
+  int running_ ABSL_GUARDED_BY(mu_) = 0;  // requests, including those that stand aside
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   TimedCondition changed_;  // woken_ or stopping_
@@ -176,7 +177,7 @@ class FillScheduler {
   std::atomic<uint64_t> order_{1};
   TimerQueue timers_{"timers"};
   std::thread thread_;
-  // Last: they end before anything above, and what work_ runs may queue slow work.
+  // Last: they end before anything above, and tasks of work_ may queue slow work.
   std::unique_ptr<FairWorkers> slow_work_;
   std::unique_ptr<Executor> work_;
 };

@@ -1,6 +1,7 @@
-// How many requests for parts of layers each source may have in flight (cache/fill_scheduler.h).
-// A source always has a few, whatever others have; more only while the whole is below the slots of
-// the request's priority, and then no more than an equal share of those that want some.
+// How many requests for parts of layers each source may have in flight (cache/fill_scheduler.h). A
+// source always has a few, whatever others have. It gets more only while the total is below the
+// slots of the request's priority, and then at most an equal share among the sources that want
+// some.
 //
 // Pure policy; not thread-safe.
 #pragma once
@@ -14,7 +15,7 @@
 
 namespace imagefs {
 
-// A source of images as the shares know it: a registry reached with one authorisation.
+// Identifies an image source for sharing: a registry accessed with one authorization.
 inline std::string SourceKey(const ImageSource& source) {
   return source.registry() + ' ' + source.auth_scope();
 }
@@ -27,18 +28,19 @@ class FillShares {
   void Take(const std::string& source, Priority priority);
   // REQUIRES: taken.
   void Release(const std::string& source, Priority priority);
-  // `wanting`: how many sources, this one among them, want a request of that priority or a more
-  // urgent one now.
+  // `wanting`: the number of sources, including this one, that now want a request of that priority
+  // or a more urgent one.
   bool MayTake(const std::string& source, Priority priority, int wanting) const;
 
   int total() const { return total_; }
   int Of(const std::string& source) const;
-  // The most that a source has beyond the slots.
+  // The maximum that a source may have beyond the slots.
   static constexpr int kMostBeyond = 8;
 
  private:
   using Taken = std::array<int, 4>;
-  // Of that priority and more urgent ones: a reader does not wait for what is less urgent.
+  // Sum over that priority and the more urgent ones: a reader does not wait for less urgent
+  // requests.
   static int UpTo(const Taken& taken, Priority priority);
 
   const Slots slots_;

@@ -1,6 +1,6 @@
-// Where the bytes of one layer may be had from, and whom to ask now.
+// The sources of one layer's bytes, and the choice of which to ask next.
 //
-// Not thread-safe: the layer's lock guards it.
+// Not thread-safe: guarded by the layer's lock.
 #pragma once
 
 #include <memory>
@@ -20,26 +20,26 @@ class FillSources {
   explicit FillSources(SourceHealth& health) : health_(health) {}
   void SetBlob(const Digest& blob) { blob_ = blob; }
 
-  // The one added last is asked first. A source whose auth scope is known replaces the one before
-  // (newer credentials).
+  // The source added last is asked first. Replaces a source with the same auth scope (newer
+  // credentials).
   void Add(std::shared_ptr<ImageSource> source);
   void Clear() { sources_.clear(); }
   bool empty() const { return sources_.empty(); }
-  // The one that is asked first. REQUIRES: !empty().
+  // The source that is asked first. REQUIRES: !empty().
   const std::shared_ptr<ImageSource>& first() const { return sources_.back(); }
 
   struct Choice {
     std::shared_ptr<ImageSource> source;  // null: there is none
     Moment when = Moment::InfiniteFuture();
   };
-  // Whom a request of that urgency asks: the first that may be asked at `now`, rather not
-  // `silent`; else the one that may be asked soonest.
+  // Returns the source to ask at that priority: the first one that may be asked at `now`,
+  // preferring others to `silent`; else the one that may be asked soonest.
   Choice Next(Priority priority, Moment now, const ImageSource* silent) const;
-  // What came from that source was wrong: the others come first.
+  // The source sent wrong bytes: all others now come before it.
   void PutLast(const ImageSource& source);
-  // Why the blob cannot be had: of all sources, when that is certain of all of them.
+  // Returns why the blob is unavailable if that is certain for every source.
   std::optional<absl::Status> Certain() const;
-  // The trouble with the one that is asked first, "" = none.
+  // The trouble with the source that is asked first; "" = none.
   std::string Trouble(Moment now) const;
   std::vector<std::string> AuthScopes() const;
   SourceHealth::Place PlaceOf(const ImageSource& source) const;

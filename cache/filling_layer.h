@@ -1,20 +1,21 @@
-// A layer whose bytes come when they are asked for: an index, a span table, and a sparse data file
-// that fills. The flights of ranges live here: a span is asked for once, whoever waits for it, and
-// nobody who waits holds a thread.
+// A layer whose bytes are fetched on demand: an index, a span table, and a sparse data file that
+// fills. Owns the flights of ranges: a span is requested once regardless of the number of waiters
+// (single-flight), and waiters hold no threads.
 //
 //   <directory>/index    the tree (EROFS, overlay form)
 //   <directory>/access   the span table (image/span_table.h)
 //   <directory>/data     sparse
-//   <directory>/present  which spans were checked and are in `data` (cache/present_map.h)
-//   <directory>/blob     of an unproven layer: what has come of its blob, to check it as a whole
+//   <directory>/present  which spans were verified and are in `data` (cache/present_map.h)
+//   <directory>/blob     of an unproven layer: the received parts of its blob, for its digest
 //
-// Bytes get into `data` only after their digest was checked, and are read only while a ReadPin is
-// held, which keeps Evict away. Where the disk takes no bytes, what somebody waits for is in memory
-// instead, and the rest is not asked for (cache/filling_layer_memory.cc).
+// Bytes are written to `data` only after their digest was verified, and are read only while a
+// ReadPin is held, which prevents Evict from removing them. If the disk takes no bytes, those that
+// somebody waits for are kept in memory instead, and nothing else is requested
+// (cache/filling_layer_memory.cc).
 //
-// Whatever fails is asked for again, when cache/source_health.h lets it, until each waiter's
-// deadline; what is certain fails at once. A request that is silent while a reader waits for it has
-// a second one beside it (a hedge); the first that brings the bytes ends the other.
+// Failed requests are retried when cache/source_health.h allows it, until each waiter's deadline; a
+// certain failure is reported at once. If a request is silent while a reader waits for it, a second
+// one (a hedge) is started; the first to deliver the bytes ends the other.
 //
 // Thread-safe.
 #pragma once
@@ -56,18 +57,19 @@ class FillingLayer final : public LayerFill,
  public:
   struct Options {
     std::string directory;
-    bool unverified = false;  // spans that `present` names are checked before they are believed
-    // The layer was not yet hashed as a whole: its blob is kept, completed when every span is here,
-    // and has to have its digest.
+    bool unverified = false;  // verify spans that `present` names before trusting them
+    // The layer has not been hashed as a whole yet: its blob is kept, completed once every span is
+    // present, and its digest is checked.
     bool unproven = false;
-    // Called on a worker when every span (and the blob, of an unproven layer) is here; the layer is
-    // complete when it says OK, damaged when it says kDataLoss, and tried again later otherwise.
+    // Called on a worker when every span (and the blob, of an unproven layer) is present. The layer
+    // is complete if it returns OK, damaged if kDataLoss; otherwise the call is retried later.
     std::function<absl::Status(FillingLayer&)> check;
-    // Called when requests fail again and again, or (`for_good`) when it is certain that the bytes
-    // cannot be had, or nothing came for FillScheduler::Options::give_up while somebody waited for
-    // the whole: who waits is told, on a worker. The layer goes on trying. May be empty.
+    // Called on a worker, to notify waiters, when requests fail repeatedly. `for_good`: it is
+    // certain that the bytes are unavailable, or nothing arrived for
+    // FillScheduler::Options::give_up while somebody waited for the whole layer. The layer keeps
+    // trying. May be empty.
     std::function<void(const absl::Status& why, bool for_good)> failing;
-    // Called once, after every read fails, when the layer is damaged. May be empty.
+    // Called once if the layer is damaged, after all reads have been failed. May be empty.
     std::function<void(const absl::Status& why)> damaged;
   };
   // `scheduler` must outlive everything but the last pin.
@@ -75,30 +77,32 @@ class FillingLayer final : public LayerFill,
                                                             FillScheduler& scheduler);
   ~FillingLayer() override;
 
-  void Start();  // to be called once: checks the whole where nothing is missing
+  void Start();  // call once; starts the check if nothing is missing
   void AddSource(std::shared_ptr<ImageSource> source);  // FillSources::Add
   void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) override;
   bool complete() const override { return complete_.load(std::memory_order_acquire); }
   Progress progress() const override;
   void AllowWaiting(absl::Duration at_most) override;
 
-  void Prefetch(ByteRange range, Priority priority);  // somebody will want them soon
-  // Asks for all that is missing. Of kForeground, Options::failing tells when it cannot be had.
+  void Prefetch(ByteRange range, Priority priority);  // will be wanted soon
+  // Requests all that is missing. At kForeground, Options::failing reports if it is unavailable.
   void WantAll(Priority priority);
-  // Gives back about `bytes` of `data`, oldest first; returns how much. Waits for its readers.
+  // Frees about `bytes` of `data`, in round-robin order; returns how many were freed. Waits for its
+  // readers.
   uint64_t Evict(uint64_t bytes);
-  void Recheck(const std::vector<uint32_t>& spans);  // looks at these again; wrong ones come again
-  bool Fail(const absl::Status& why);  // every Ensure fails from now on; false: it did before
+  void Recheck(const std::vector<uint32_t>& spans);  // verifies them again and refetches wrong ones
+  bool Fail(const absl::Status& why);  // fails every Ensure from now on; false if it already did
 
-  // What readers asked for, by span: parts of the data file and when first, by NextOrder's count.
+  // The parts of the data file that readers requested, by span, each with the order (NextOrder) of
+  // its first request.
   std::vector<std::pair<uint64_t, ByteRange>> ReadParts() const;
   Moment last_read() const;  // by a reader; InfinitePast: none yet
   FillReport Report() const;
-  // The blob of an unproven layer, whole and checked. REQUIRES: `check` is running.
+  // The blob of an unproven layer, whole and verified. REQUIRES: `check` is running.
   absl::StatusOr<Fd> Blob() const { return download_->Duplicate(); }
-  CancelToken closing() const { return cancel_.token(); }  // fires when the store closes
-  bool anonymous() const;                       // nobody's credentials were used for any byte
-  std::vector<std::string> AuthScopes() const;  // of the sources: whose bytes these may be
+  CancelToken closing() const { return cancel_.token(); }  // cancelled when the store closes
+  bool anonymous() const;                                  // no byte was fetched with credentials
+  std::vector<std::string> AuthScopes() const;             // of the sources of these bytes
   const SpanTableReader& span_table() const { return *table_; }
   const std::string& directory() const { return options_.directory; }
 
@@ -108,12 +112,12 @@ class FillingLayer final : public LayerFill,
 
  private:
   using State = SpanMap::State;
-  // Of the check of the whole, which begins when every span is present.
+  // Phases of the check of the whole layer, which begins when every span is present.
   enum class CheckPhase : uint8_t {
     kNone,
-    kWaiting,      // for a moment in which nobody reads, or for a worker
+    kWaiting,      // for a moment without readers, or for a worker
     kRunning,      // on a worker
-    kNeedsSource,  // the rest of the blob is missing, and nobody is there to ask
+    kNeedsSource,  // the rest of the blob is missing, and there is no source to ask
     kFetching,     // the rest of the blob
   };
   struct Waiter;
@@ -219,7 +223,7 @@ class FillingLayer final : public LayerFill,
   FillSources sources_ ABSL_GUARDED_BY(mu_);
   bool anonymous_ ABSL_GUARDED_BY(mu_) = true;
   std::vector<BatchRef> batches_ ABSL_GUARDED_BY(mu_);
-  std::vector<BatchRef> leftovers_ ABSL_GUARDED_BY(mu_);  // what failed requests fetched
+  std::vector<BatchRef> leftovers_ ABSL_GUARDED_BY(mu_);  // data received by failed requests
   uint64_t fetched_bytes_ ABSL_GUARDED_BY(mu_) = 0;
   Moment last_byte_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
   Moment not_before_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // trouble on this machine
@@ -227,7 +231,7 @@ class FillingLayer final : public LayerFill,
   uint64_t failed_checks_ ABSL_GUARDED_BY(mu_) = 0;  // in a row
   bool blob_again_ ABSL_GUARDED_BY(mu_) = false;     // it was fetched a second time
   Timer give_up_timer_ ABSL_GUARDED_BY(mu_), store_timer_ ABSL_GUARDED_BY(mu_);
-  Timer check_timer_ ABSL_GUARDED_BY(mu_);  // begins one
+  Timer check_timer_ ABSL_GUARDED_BY(mu_);  // starts the check
   absl::Status failure_ ABSL_GUARDED_BY(mu_);
   std::string reason_ ABSL_GUARDED_BY(mu_);
   bool cancelled_ ABSL_GUARDED_BY(mu_) = false;

@@ -1,4 +1,4 @@
-// What the two .cc files of FillingLayer share: who waits, and what is under way.
+// What the .cc files of FillingLayer share: waiters and requests in flight.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,7 @@ struct FillingLayer::Waiter {
   bool over = false;
   ByteRange range;                                   // of the layer's data
   std::vector<std::pair<uint32_t, uint32_t>> parts;  // spans [first, second)
-  std::vector<uint32_t> moves;                       // to be made before it is told
+  std::vector<uint32_t> moves;                       // to be made before `done` runs
   ReaderId reader = 0;
   ReadPin pin;
   Done done;
@@ -28,34 +28,34 @@ struct FillingLayer::Waiter {
   Timer deadline;
 };
 
-// One request: neighbouring spans. It is larger than what a source asks for at once only where a
-// single span is, so its bytes are decoded from the front on, in whatever order they come.
+// One request for adjacent spans. It exceeds a source's usual request size only if a single span
+// does, so its bytes are decoded from the front on, in whatever order they arrive.
 struct FillingLayer::Batch {
   uint32_t first = 0, last = 0;  // spans [first, last)
   ByteRange blob;
-  uint64_t memory = 0;  // that it takes while the largest of its spans is decoded
+  uint64_t memory = 0;  // needed while the largest of its spans is decoded
   PriorityRef priority;
   std::shared_ptr<ImageSource> source;
   SourceHealth::Place place;
   CancelSource cancel;
   bool hedge = false;
-  int hedges = 0;  // that were begun beside it; of a hedge, with it; guarded by mu_ of the layer
+  int hedges = 0;  // begun for it; of a hedge, including it; guarded by mu_ of the layer
 
-  // Of the transfer's calls only, from one to the next; nobody changes them after its end.
-  std::unique_ptr<char[]> bytes;  // of `blob`; not was_read, and no memory, before they come
+  // Accessed only by the transfer's callbacks, which run one at a time; unchanged after it ends.
+  std::unique_ptr<char[]> bytes;  // of `blob`; untouched, and so without memory, until they arrive
   RangeSet received;
-  absl::Status own_failure;  // of this machine
+  absl::Status own_failure;  // a failure on this machine
   bool progress = false;
 
   // Guarded by mu_ of the layer.
   FillSlot slot;
-  ByteBudget::Lease room;  // of a large one, until its last span is decoded
-  uint32_t next = 0;       // the first span that is not wholly here
+  ByteBudget::Lease room;  // for a large request, until its last span is decoded
+  uint32_t next = 0;       // the first span that is not fully received
   bool asked = false;      // it has its room, and the source was asked
   bool answered = false;
   bool given_up = false;  // it has ended or is being cancelled: nothing more is expected of it
   Moment began = Moment::InfinitePast(), last_byte = Moment::InfinitePast();
-  std::weak_ptr<Batch> beside;  // of a silent one its hedge, of a hedge the silent one
+  std::weak_ptr<Batch> beside;  // the hedge of a silent request, or the silent request of a hedge
 };
 
 }  // namespace imagefs

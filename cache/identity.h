@@ -1,9 +1,9 @@
 // The names under which layers and trees are shared (docs/adr/0010-identity.md). Pure.
 //
-// A layer whose bytes were hashed here is named by its DiffID. One that is shown before that is
-// named by all that binds it, so that only requests with the same blob, the same description, the
-// same claim and the same registry meet; it keeps that name for good, and once it is proven there
-// is a layer under the DiffID as well.
+// A layer whose bytes were hashed locally is named by its DiffID. A layer that is mounted before
+// that is named by everything that it depends on, so that it is shared only by requests with the
+// same blob, description, claimed DiffID and registry. It keeps that name for good; once it is
+// proven, a layer under the DiffID exists as well.
 #pragma once
 
 #include <string_view>
@@ -14,12 +14,12 @@
 
 namespace imagefs {
 
-// `diff_id`: what the image's configuration claims. `registry`: ImageSource::registry().
+// `diff_id`: as claimed by the image's configuration. `registry`: ImageSource::registry().
 Digest UnprovenLayerId(const Digest& blob, const Digest& diff_id, const FoundIndex& found,
                        std::string_view registry);
 
-// Of the tree of these layers, bottom first: the ChainID when each is named by its DiffID, else a
-// name that no list of DiffIDs gives. REQUIRES: not empty, equally many.
+// Names the tree of these layers, bottom first: the ChainID if each layer is named by its DiffID,
+// else a name that no list of DiffIDs gives. REQUIRES: not empty, equal sizes.
 Digest ChainIdentity(const std::vector<Digest>& layer_ids, const std::vector<Digest>& diff_ids);
 
 }  // namespace imagefs

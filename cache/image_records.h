@@ -1,5 +1,5 @@
-// The records of images in the store's database: those that are listed, those that a part of the
-// program holds, and the documents that both name (docs/formats/store.md).
+// The records of images in the store's database: listed images, images held by a part of the
+// program, and the documents that both refer to (docs/formats/store.md).
 //
 // Thread-safe; every method blocks on the database.
 #pragma once
@@ -30,44 +30,46 @@ class ImageRecords {
   explicit ImageRecords(KeyValueStore& kv) : kv_(kv) {}  // `kv` must outlive this
 
   // Durably records the image with the names of its lowest layers: as listed if `holder` is empty,
-  // else as held by that part of the program. What is recorded of further layers stays. Writes
-  // nothing if the same record is there.
+  // else as held by that part of the program. Keeps the recorded names of further layers. Writes
+  // nothing if the same record exists.
   absl::Status Put(const ResolvedImage& image, const std::string& holder,
                    const std::vector<Digest>& layers) ABSL_LOCKS_EXCLUDED(mu_);
-  // Durably deletes the records of that reference, of all platforms. kNotFound if there is none.
+  // Durably deletes the records of that reference for all platforms. Returns kNotFound if there are
+  // none.
   absl::Status Remove(const Reference& reference) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status RemoveHeld(const std::string& holder, const Digest& manifest)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Finds a listed image. A platform without a variant finds any. kNotFound with the remedy.
+  // Finds a listed image. A platform without a variant matches any variant. Returns kNotFound with
+  // a remedy.
   absl::StatusOr<ImageRef> Find(const Reference& reference, const Platform& platform) const;
   struct Listed {
     std::string reference;
     ImageRef image;
     int64_t created = 0;  // Unix seconds
   };
-  // Damaged records are noted as such, and left out, here and below.
+  // Damaged records are reported as such and left out, here and below.
   absl::StatusOr<std::vector<Listed>> List() const;
   absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const;
   // Visits listed and held images until `visit` returns false.
   void ForEach(absl::FunctionRef<bool(const ResolvedImage&)> visit) const;
-  // OK if the documents that the record names are there and have their digests.
+  // Returns OK if the documents that the record names exist and match their digests.
   absl::Status CheckDocuments(const ImageRow& row) const { return DocumentsOf(row).status(); }
 
-  // Renames layers in every record. `names` says which, from what to what, and `then` is told all
-  // layers that records name; no record changes from the one call to the other. `then` is not
-  // called if there is nothing to rename.
+  // Renames layers in every record. `names` returns the pairs (old, new); `then` receives all
+  // layers that the records name. No record changes between the two calls. `then` is not called if
+  // there is nothing to rename.
   using Names = std::vector<std::pair<Digest, Digest>>;
   absl::Status RenameLayers(absl::FunctionRef<Names()> names,
                             absl::FunctionRef<void(const absl::flat_hash_set<Digest>&)> then)
       ABSL_LOCKS_EXCLUDED(mu_);
 
-  // What the records need of the store.
+  // What the records need from the store.
   struct Needed {
     absl::flat_hash_set<Digest> chains, layers, manifests;
   };
-  // Deletes the documents that no record names, and damaged records. Returns what all others need;
-  // the layers of an image whose documents are damaged are among it, for the pull that fetches
+  // Deletes documents that no record names, and damaged records. Returns what the other records
+  // need, including the layers of images whose documents are damaged, for the pull that fetches
   // those again.
   absl::StatusOr<Needed> Collect() ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -75,14 +77,14 @@ class ImageRecords {
   struct Documents {
     std::string manifest, config;
   };
-  // kDataLoss if one is missing or damaged.
+  // Returns kDataLoss if one is missing or damaged.
   absl::StatusOr<Documents> DocumentsOf(const ImageRow& row) const;
   absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
   absl::StatusOr<ImageRef> LoadHeld(std::string_view record) const;
   absl::flat_hash_set<Digest> Layers() const;
 
   KeyValueStore& kv_;
-  absl::Mutex mu_;  // records change one at a time
+  absl::Mutex mu_;  // serializes changes of records
 };
 
 }  // namespace imagefs

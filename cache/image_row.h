@@ -1,5 +1,5 @@
 // The value of an image's record in the store's database, `image/...` and `held/...`
-// (docs/formats/store.md). A value.
+// (docs/formats/store.md). A value type.
 #pragma once
 
 #include <cstdint>
@@ -12,17 +12,17 @@
 
 namespace imagefs {
 
-// Of the exact bytes of configurations in the database; the rest of the key is the digest's hex.
+// Key prefix of the exact bytes of configurations; the rest of the key is the digest in hex.
 inline constexpr std::string_view kConfigKeyPrefix = "config/";
 
 struct ImageRow {
-  std::string reference;  // of a held image only; elsewhere the key has it
+  std::string reference;  // of a held image only; otherwise the key contains it
   Digest manifest, config;
   Digest index;  // empty: there was none
   std::string content_type;
   int64_t created = 0;  // Unix seconds
-  // The names under which the image has its layers (cache/identity.h); an empty digest where that
-  // is not known.
+  // The names under which the image has its layers (cache/identity.h); an empty digest where
+  // unknown.
   std::vector<Digest> layers;
   bool has_layers = false;  // false: written by format 1
 

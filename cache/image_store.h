@@ -1,18 +1,19 @@
-// Images on this disk: resolves references, brings layers and chains here once however many ask,
-// and remembers them durably. The flights of reference, blob, layer and chain live here.
+// Images on the local disk: resolves references, fetches each layer and chain once regardless of
+// the number of callers (single-flight), and records them durably. Owns the flights of references,
+// blobs, layers and chains.
 //
-//   <root>/lock              held (flock) by the one process that owns the store
+//   <root>/lock              held (flock) by the process that owns the store
 //   <root>/db/               LevelDB: images, layer states, mounts (docs/formats/store.md)
-//   <root>/layers/<name>/    data (raw tar), index (EROFS, overlay form); the name is the DiffID of
-//                            a layer that was hashed (cache/identity.h)
+//   <root>/layers/<name>/    data (raw tar), index (EROFS, overlay form); the name is the DiffID if
+//                            the layer was hashed (cache/identity.h)
 //   <root>/chains/<name>     index of the merged tree
 //   <root>/blobs/<digest>    compressed bytes while a layer is being made (resumed after a crash)
 //
-// A layer's states: absent -> filling -> written (all bytes here, DiffID checked: readable) ->
-// complete (synced to disk: survives a crash of the machine). A written layer of another boot is
-// dropped at start. `Ready` results may be written; WaitDurable waits for complete.
+// The states of a layer: absent -> filling -> written (all bytes present, DiffID checked, readable)
+// -> complete (synced: survives a crash of the machine). A layer written in another boot is dropped
+// at start. Results may be only written; WaitDurable waits for complete.
 //
-// Thread-safe. Asynchronous methods return at once; `done` runs exactly once, on any thread.
+// Thread-safe. Asynchronous methods return immediately; `done` runs exactly once, on any thread.
 #pragma once
 
 #include <cstdint>
@@ -48,7 +49,7 @@ struct ImageRecord {
   Digest manifest_digest;
   Digest chain_id;
   uint64_t compressed_bytes = 0;
-  uint64_t unpacked_bytes = 0;  // tar bytes of the layers that are here
+  uint64_t unpacked_bytes = 0;  // tar bytes of the layers that are present
   size_t layers = 0;
   int64_t created_unix = 0;  // when it was resolved
 };
@@ -59,90 +60,92 @@ class ImageStore {
     std::string root;
     int layer_workers = 0;  // layers unpacked at once; 0 = processors + 2
     FillScheduler::Options fill;
-    // How images are shown before their bytes are here. `open` and `directory` are filled in.
+    // How images are mounted before their bytes are present. The store sets `open` and `directory`.
     IndexFinder::Options index;
-    // With what credentials `index.repositories` are opened; may be empty (anonymous).
+    // The credentials with which `index.repositories` are opened; may be empty (anonymous).
     std::function<SourceFactory::Access(const Reference&)> access_of;
-    bool profiles = true;  // recorded and replayed
+    bool profiles = true;  // record and replay profiles
     Scrubber::Options scrub;
-    // A layer that is here is given to every image that claims its DiffID, whoever asks.
+    // Give a local layer to every image that claims its DiffID, without any check of access.
     bool share_all = false;
   };
-  // Opens the store, repairs what a crash left (drops half-made files, keeps complete layers), and
-  // takes the lock. kFailedPrecondition when another process owns it; the message names its pid.
+  // Takes the lock, opens the store, and repairs what a crash left (drops unfinished files, keeps
+  // complete layers). Returns kFailedPrecondition, with the owner's pid, if another process owns
+  // the store.
   static absl::StatusOr<std::unique_ptr<ImageStore>> Open(Options options, SourceFactory& sources);
-  virtual ~ImageStore() = default;  // cancels and waits for what runs
+  virtual ~ImageStore() = default;  // cancels running work and waits for it
 
   struct Resolved {
     ImageRef image;
-    // Where missing layers come from; null when the image was found here and nothing is missing.
+    // Where missing layers come from; null if the image was found locally and nothing is missing.
     std::shared_ptr<ImageSource> source;
     bool from_store = false;
   };
   virtual FlightTicket Resolve(ResolveRequest request,
                                absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) = 0;
 
-  // Makes the image's chain showable and pins it. A layer that somebody whom `trust` allows has
-  // described is shown before its bytes are here, which come when they are asked for; every other
-  // one is fetched and proven first, and with an empty `trust` all are.
+  // Makes the image's chain mountable and pins it. A layer with a description from a source that
+  // `trust` allows can be mounted before its bytes are present; they are fetched on demand. Every
+  // other layer is first fetched and proven; with an empty `trust`, all are.
   virtual FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source,
                                    IndexTrust trust, Priority priority,
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
-  // The same of an image that is not listed: it is kept from the collector, also over restarts, by
-  // the part of the program that `holder` (a word) names, until it releases it.
+  // Like EnsureChain, for an image that is not listed. It is protected from the collector, also
+  // across restarts, by the part of the program named by `holder` (a word), until ReleaseHeld.
   virtual FlightTicket EnsureOwned(const std::string& holder, ImageRef image,
                                    std::shared_ptr<ImageSource> source, IndexTrust trust,
                                    Priority priority,
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
-  // What was held by EnsureOwned. Its bytes go with the next Collect if nothing else needs them.
+  // Releases an image held by EnsureOwned. The next Collect removes its bytes if nothing else needs
+  // them.
   virtual absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) = 0;
   virtual absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const = 0;
-  // Where the missing bytes of a chain that an earlier process left come from.
+  // Sets the source of the missing bytes of a chain that an earlier process left.
   virtual void AttachSource(const ChainRef& chain, const Reference& reference,
                             const SourceFactory::Access& access) = 0;
-  // From here on nothing is collected by itself: what nobody holds any more may be held by the next
-  // process. For one that ends, before it lets go of what is shown. Waits for what is under way.
+  // Stops automatic collection: what nobody holds any more may be held by the next process. To be
+  // called during shutdown, before mounts are released. Waits for a running collection.
   virtual void StopCollecting() = 0;
-  // Of the layers of a chain, bottom first; nullopt: the layer is here whole.
+  // One per layer of the chain, bottom first; nullopt: the layer is fully present.
   virtual std::vector<std::optional<FillReport>> FillReports(const ChainRef& chain) const = 0;
-  // Brings everything here and makes the span table of every layer that can be read in parts; that
-  // of a layer is then the file `access` in its directory.
+  // Fetches everything and builds the span table of every layer that supports random access, as the
+  // file `access` in the layer's directory.
   virtual FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
   virtual ProfileKeeper& profiles() = 0;
-  // Takes the data of an image's layers away that nobody holds and that can be read in ranges.
-  // Returns the bytes given back.
+  // Removes the data of an image's layers that nobody holds and that can be read in ranges. Returns
+  // the bytes freed.
   virtual absl::StatusOr<uint64_t> Evict(const Reference& reference) = 0;
-  // Checks what is here of these images (none: the whole store), as cache/store_check.h says.
-  // Blocks; kCancelled once `pace` is false.
+  // Checks what is present of these images (none: of the whole store) as described in
+  // cache/store_check.h. Blocks. Returns kCancelled once `pace` returns false.
   virtual absl::StatusOr<CheckReport> Check(const std::vector<Reference>& references, bool repair,
                                             Scrubber::Pace pace) = 0;
-  // Runs `done` when every layer of the chain is complete; asks for what is missing.
+  // Runs `done` when every layer of the chain is complete; requests what is missing.
   virtual void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) = 0;
 
-  // The chain of that name if it is here (no network, no flight); kNotFound otherwise.
+  // Returns the chain of that name if it is present (no network, no flight), else kNotFound.
   virtual absl::StatusOr<ChainRef> FindChain(const Digest& chain_id) = 0;
-  // The chain that the image was recorded with; kNotFound when it is not here.
+  // Returns the chain recorded for the image, or kNotFound if it is not present.
   virtual absl::StatusOr<ChainRef> FindChainOf(const ImageRef& image) = 0;
-  // Whether EnsureChain needs no source for the image: every layer that it was recorded with is
-  // here.
+  // Returns whether EnsureChain needs no source for the image: every layer recorded for it is
+  // present.
   virtual bool HasLayers(const ResolvedImage& image, IndexTrust trust) const = 0;
   virtual std::optional<LayerProgress> Progress(const LayerKey& layer) const = 0;
   virtual LayerState StateOf(const LayerKey& layer) const = 0;
-  // Of the layer of that name.
+  // By the layer's name.
   virtual LayerState StateOfName(const Digest& id) const = 0;
-  // Whose word what is here of the layer is shown by: as IndexSourceName says it, "proven" when it
-  // was hashed, "" when nothing is here.
+  // Who vouches for the local content of the layer: a name as in IndexSourceName, "proven" if it
+  // was hashed, or "" if nothing is present.
   virtual std::string_view SourceOf(const LayerKey& layer) const = 0;
 
   virtual absl::StatusOr<std::vector<ImageRecord>> ListImages() const = 0;
-  // The resolved image of a record; kNotFound with the remedy when it is not known here.
+  // Returns the resolved image of a record, or kNotFound with a remedy.
   virtual absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                              const Platform& platform) const = 0;
-  // Forgets every record of that reference (all platforms), then collects layers and chains that no
-  // record and no holder needs. Returns the bytes given back.
+  // Deletes every record of that reference (all platforms), then collects layers and chains that no
+  // record and no holder needs. Returns the bytes freed.
   virtual absl::StatusOr<uint64_t> Remove(const Reference& reference) = 0;
-  // Collects what nothing needs.
+  // Collects everything that is not needed. Returns the bytes freed.
   virtual absl::StatusOr<uint64_t> Collect() = 0;
 
   virtual std::vector<LayerInfo> ListLayers() const = 0;

@@ -1,5 +1,5 @@
-// What the parts of the cache and those who use it say of images and layers: values, without any
-// behaviour of their own.
+// Values that the parts of the cache and their users exchange about images and layers. They have no
+// behavior of their own.
 #pragma once
 
 #include <cstdint>
@@ -17,33 +17,33 @@
 namespace imagefs {
 
 enum class PullPolicy {
-  kMissing,     // ask the registry only when the reference is not known here
-  kAlways,      // ask the registry, fall back to nothing
-  kNever,       // only what is here
-  kRevalidate,  // as kAlways, but not again for credentials that were shown the image before
+  kMissing,     // ask the registry only if the reference is not known locally
+  kAlways,      // always ask the registry, without any fallback
+  kNever,       // use local data only
+  kRevalidate,  // like kAlways, but not again for credentials that were recently given the image
 };
 
 enum class LayerState { kAbsent, kFilling, kWritten, kComplete };
 std::string_view LayerStateName(LayerState state);  // "absent", "filling", "written", "complete"
 
-// What is going on with one layer, for progress lines.
+// The progress of one layer, for display.
 struct LayerProgress {
   enum class Activity { kWaiting, kDownloading, kUnpacking, kIndexing, kDone, kFailed };
   Activity activity = Activity::kWaiting;
   uint64_t blob_bytes = 0;        // compressed size
-  uint64_t downloaded_bytes = 0;  // of those here
+  uint64_t downloaded_bytes = 0;  // of those, present locally
   uint64_t unpacked_bytes = 0;    // tar bytes written
   uint32_t callers = 0;           // of the layer's flight; more than 1 = shared
-  std::string trouble;            // why nothing comes at the moment; "" = nothing is wrong
+  std::string trouble;            // why nothing arrives at the moment; "" = no trouble
 };
 
 struct LayerInfo {
   Digest id;       // its name (cache/identity.h)
-  Digest diff_id;  // the claim
+  Digest diff_id;  // the claimed DiffID
   LayerState state = LayerState::kAbsent;
   uint64_t data_bytes = 0;
   uint64_t index_bytes = 0;
-  std::string_view source;  // as ImageStore::SourceOf
+  std::string_view source;  // as returned by ImageStore::SourceOf
 };
 
 using ImageRef = std::shared_ptr<const ResolvedImage>;
@@ -53,12 +53,12 @@ struct ResolveRequest {
   Platform platform;
   SourceFactory::Access access;
   PullPolicy policy = PullPolicy::kMissing;
-  // EnsureChain will be asked with it: what it has to know is asked for at the same time.
+  // The trust that EnsureChain will be called with; what it needs is prefetched concurrently.
   IndexTrust trust;
 };
 
 LayerKey KeyOf(const ResolvedImage& image, size_t layer);
-// The image as the store's record of it gives it, with the names of the layers that it has now.
+// Returns the image as the store records it, with the names that its layers have in `chain`.
 std::shared_ptr<const ResolvedImage> WithLayers(const ResolvedImage& image, const Chain& chain);
 
 }  // namespace imagefs

@@ -1,18 +1,18 @@
-// Finds what makes an image showable before its bytes are here: for each layer its index and span
-// table, from wherever somebody has left one.
+// Finds what allows an image to be mounted before its bytes are present: the index and span table
+// of each layer, wherever they are published.
 //
 //   a table of contents in the layer itself (eStargz, zstd:chunked), named by the manifest
-//   an imagefs index beside the image: the tag sha256-<hex>.imagefs, else the registry's list of
-//   referrers; then the same in the repositories of the configuration
-//   a SOCI index, named by the manifest (version 2) or beside the image (version 1)
+//   an imagefs index in the image's repository: the tag sha256-<hex>.imagefs, else the registry's
+//   list of referrers; then the same in the configured repositories
+//   a SOCI index, named by the manifest (version 2) or attached to the image (version 1)
 //
-// Asked and used is only what the caller's IndexTrust allows. Everything found is checked against
-// the image before it is handed out; what is not usable is logged and passed over, and the layer is
-// then taken by a pass over the whole.
+// Only the sources that the caller's IndexTrust allows are queried and used. Everything found is
+// checked against the image before it is returned. Unusable results are logged and skipped; the
+// layer is then unpacked as a whole.
 //
-// Indexes go through unlinked files. Two budgets that all images share fairly bound how many bytes
-// of them wait on the disk, and how many are worked on in memory: an image with many or large
-// indexes waits for itself. Thread-safe; nothing here blocks.
+// Indexes pass through unlinked files. Two byte budgets, shared fairly by all images, limit how
+// much index data is on the disk and how much is processed in memory, so an image with many or
+// large indexes delays only itself. Thread-safe; nothing here blocks.
 #pragma once
 
 #include <functional>
@@ -42,41 +42,41 @@ class IndexFinder {
  public:
   struct Options {
     bool lookup = true;  // false: full passes only
-    // Asked after the image's own; what is there is kConfigured.
+    // Queried after the image's own repository; their content is kConfigured.
     std::vector<Reference> repositories;
-    // OK when a key of the fleet has signed that artifact, which then is kSigned wherever it lies;
-    // empty: there are no keys. Called on the network's threads.
+    // Returns OK if a configured key has signed that artifact, which makes it kSigned wherever it
+    // is stored. Empty: there are no keys. Called on network threads.
     std::function<absl::Status(const Manifest& artifact)> verify_signature;
-    // Where unlinked files are made; on the disk of the store.
+    // The directory of the unlinked files; on the store's disk.
     std::string directory;
-    // What opening indexes may take of memory, for all images together.
+    // Limit on the memory for opening indexes, over all images.
     uint64_t memory = 64 << 20;
     // Opens one of `repositories`.
     std::function<absl::StatusOr<std::shared_ptr<ImageSource>>(const Reference&)> open;
-    // An image whose missing layers are smaller in all is not looked up.
+    // Skips the lookup for an image whose missing layers are smaller than this in total.
     uint64_t min_bytes = 256 << 10;
   };
   explicit IndexFinder(Options options);
-  // REQUIRES: every Find has ended. Waits for work that runs.
+  // REQUIRES: every Find has ended. Waits for running work.
   ~IndexFinder();
 
   struct Found {
-    std::vector<FoundIndexRef> layers;  // one a layer; null: nothing usable
+    std::vector<FoundIndexRef> layers;  // one per layer; null: nothing usable
     std::string profile;                // as published with the index; "" = none
   };
   using Done = absl::AnyInvocable<void(Found)>;
-  // `wanted[i]`: layer i is not here. Always answers, with nulls at worst.
+  // `wanted[i]`: layer i is not present. Never fails; at worst all results are null.
   void Find(ImageRef image, std::shared_ptr<ImageSource> source, std::vector<bool> wanted,
             IndexTrust trust, CancelToken cancel, Done done);
 
-  // Begins the questions about that manifest whose answers Find will want, while the caller is
-  // still busy with the image's configuration.
+  // Starts the queries about that manifest that Find will need, while the caller is still fetching
+  // the image's configuration.
   void Prefetch(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
                 IndexTrust trust);
 
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
 
-  // What lies beside a manifest.
+  // The artifacts attached to a manifest.
   struct Sidecar {
     std::shared_ptr<ImageSource> source;
     std::optional<Manifest> index;  // an imagefs index
@@ -94,15 +94,16 @@ class IndexFinder {
                    absl::StatusOr<std::vector<Descriptor>> referrers);
   void FinishLookup(const std::shared_ptr<Lookup>& lookup, std::shared_ptr<const Sidecar> beside);
 
-  // Whether `trust` may be won by a signature, so that what is not believed otherwise is looked at.
+  // Returns whether a signature may satisfy `trust`, so that artifacts not trusted otherwise are
+  // examined.
   bool MayBeSigned(IndexTrust trust) const;
-  // Who vouches for an artifact; an error says why nobody whom `trust` allows does.
+  // Returns who vouches for an artifact, or why nobody that `trust` allows does.
   absl::StatusOr<IndexSource> Classify(const Manifest& artifact, IndexSource unsigned_is,
                                        IndexTrust trust) const;
 
   const Options options_;
   const IndexOpener opener_;
-  // Taken in this order: who has memory never waits for room.
+  // Acquired in this order: a holder of memory never waits for download space.
   ByteBudget download_, memory_;
   std::atomic<uint64_t> found_{0}, refused_{0}, lookups_{0};
   CancelSource stop_;

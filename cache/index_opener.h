@@ -1,9 +1,9 @@
-// Makes a layer's index and span table of what somebody left of it: a published bundle, a table of
-// contents, a zTOC. All of it is read, checked against the layer, disarmed (image/privileges.h) and
-// written anew, so that what the kernel is given was written here. Works on unlinked files: memory
-// is bounded by what the caller allots, whatever the files say.
+// Builds a layer's index and span table from published material: an imagefs bundle, a table of
+// contents, or a zTOC. All of it is read, checked against the layer, disarmed (image/privileges.h)
+// and rewritten, so that the kernel is given only files written locally. Uses unlinked files:
+// memory is bounded by the caller's allotment, whatever the input claims.
 //
-// Pure but for the files. Thread-safe. Blocks on the disk and the processor.
+// No side effects except files. Thread-safe. Blocks on the disk and the processor.
 #pragma once
 
 #include <cstdint>
@@ -18,34 +18,33 @@
 
 namespace imagefs {
 
-// What is opened: a part of `file`, for a layer of an image.
+// The input: a part of `file`, for a layer of an image.
 struct IndexMaterial {
   int file = -1;
   ByteRange part;           // of the file
   Descriptor layer;         // the layer's blob
   Digest diff_id;           // of the layer
-  uint64_t max_memory = 0;  // from IndexMemory, of the sizes below
+  uint64_t max_memory = 0;  // from IndexMemory, for the sizes below
 };
 
-// What opening takes of memory, at most, for `packed` bytes that unpack to `unpacked`.
+// Upper bound of the memory that opening takes for `packed` bytes that unpack to `unpacked`.
 uint64_t IndexMemory(uint64_t packed, uint64_t unpacked);
-// The largest index that `memory` is enough for.
+// The size of the largest index that `memory` suffices for.
 uint64_t LargestIndex(uint64_t memory);
 
 class IndexOpener {
  public:
-  // `directory`: where the unlinked files are made; it should be on the disk of the store.
+  // `directory`: where the unlinked files are created; it should be on the store's disk.
   explicit IndexOpener(std::string directory) : directory_(std::move(directory)) {}
 
-  // A new unlinked file, to be read and written.
+  // Returns a new unlinked file, readable and writable.
   absl::StatusOr<Fd> NewFile() const;
 
-  // The bytes that the material says that it unpacks to; opening ends with an error where it has
-  // more.
+  // Returns the unpacked size that the material announces; opening fails if it unpacks to more.
   static absl::StatusOr<uint64_t> AnnouncedBundle(const IndexMaterial& bundle);
   static absl::StatusOr<uint64_t> AnnouncedToc(const IndexMaterial& toc, const TocLocation& where);
 
-  // `published`: what the bundle has to be, byte by byte.
+  // `published`: the digest that the material must have.
   absl::StatusOr<FoundIndexRef> OpenBundle(const IndexMaterial& bundle, const Digest& published,
                                            IndexSource source) const;
   absl::StatusOr<FoundIndexRef> OpenToc(const IndexMaterial& toc, const TocLocation& where) const;

@@ -1,5 +1,5 @@
-// Who vouches for what describes a layer before its bytes were hashed here, and whom a use
-// believes. Values; pure.
+// Who vouches for the description of a layer before its bytes were hashed locally, and which of
+// them a use trusts. Value types; pure.
 #pragma once
 
 #include <cstdint>
@@ -19,16 +19,16 @@ namespace imagefs {
 
 enum class IndexSource : uint8_t {
   kInImage,     // the image itself: a table of contents in its layer, SOCI named by its manifest
-  kBeside,      // pushed to the image's repository: anybody who may push there
+  kBeside,      // pushed to the image's repository, by anybody with push access
   kConfigured,  // a repository that the configuration names
   kSigned,      // a key that the configuration names
 };
 // "in-image", "beside", "configured", "signed".
 std::string_view IndexSourceName(IndexSource source);
-// What stands in that place where nobody has to be believed: every byte was hashed here.
+// Used in place of a source name if no trust is needed: every byte was hashed locally.
 inline constexpr std::string_view kProvenSource = "proven";
 
-// A set of sources. Empty: layers are made by full passes only.
+// A set of sources. Empty: layers are unpacked as a whole only.
 class IndexTrust {
  public:
   constexpr IndexTrust() = default;
@@ -37,11 +37,11 @@ class IndexTrust {
   }
   static constexpr IndexTrust None() { return {}; }
   static constexpr IndexTrust Trusted() { return {IndexSource::kConfigured, IndexSource::kSigned}; }
-  // And those who may push to the repository of the image.
+  // Trusted(), and whoever may push to the repository of the image.
   static constexpr IndexTrust Repository() {
     return {IndexSource::kBeside, IndexSource::kConfigured, IndexSource::kSigned};
   }
-  // With what the image says of itself.
+  // Trusted(), and what the image says of itself.
   static constexpr IndexTrust Configured() {
     return {IndexSource::kInImage, IndexSource::kConfigured, IndexSource::kSigned};
   }
@@ -60,25 +60,25 @@ class IndexTrust {
   uint8_t bits_ = 0;
 };
 
-// Whom the mounts of one kind of user (the command, containerd, podman) believe, by image.
+// The trust of one kind of user (the command, containerd, podman), by image.
 using TrustOf = std::function<IndexTrust(const Reference&)>;
 // IndexTrust::Trusted() for every image.
 IndexTrust TrustTrusted(const Reference& reference);
-// None where the image's reference cannot be read.
+// Returns None if the image's reference cannot be parsed.
 IndexTrust TrustOfImage(const TrustOf& trust_of, const ResolvedImage& image);
 
-// A TrustOf out of the configuration: any source for images of certain repositories, a stated trust
+// A TrustOf from the configuration: any source for images of certain repositories, a fixed trust
 // for all others.
 class LazyPolicy {
  public:
-  // `any`: patterns of host/repository as Reference has them, such as "registry.example/team/**".
-  // `*` stands for what a component may have, `**` for any number of components, too; both may be
-  // empty. REQUIRES: CheckPattern accepts each.
+  // `any`: patterns of host/repository as in Reference, such as "registry.example/team/**". `*`
+  // matches any characters within a component, `**` also across components; both may match nothing.
+  // REQUIRES: CheckPattern accepts each.
   explicit LazyPolicy(IndexTrust otherwise = IndexTrust::Trusted(),
                       std::vector<std::string> any = {})
       : otherwise_(otherwise), any_(std::move(any)) {}
 
-  // What holds for references with a digest: the trust for the others covers bytes that the digest
+  // Sets the trust for references with a digest. The trust for others covers bytes that the digest
   // does not.
   LazyPolicy& Pinned(IndexTrust trust) {
     pinned_ = trust;
@@ -88,7 +88,7 @@ class LazyPolicy {
   IndexTrust For(const Reference& reference) const;
   IndexTrust otherwise() const { return otherwise_; }
 
-  // kInvalidArgument for what can match no reference.
+  // Returns kInvalidArgument for a pattern that can match no reference.
   static absl::Status CheckPattern(std::string_view pattern);
 
  private:

@@ -1,12 +1,11 @@
-// The small durable facts of the store: a sorted map of byte strings in LevelDB. Thread-safe.
+// The store's small durable facts: a sorted map of byte strings in LevelDB. Thread-safe.
 //
-// A record whose bytes turned counts as absent everywhere: it is logged once, counted, and replaced
-// by the next Put of its key. What may be removed because no record names it is therefore asked of
-// `lost_records()` first.
+// A corrupted record counts as absent everywhere: it is logged once, counted, and replaced by the
+// next Put of its key. Before removing anything because no record names it, check `lost_records()`.
 //
-// A disk that takes no writes (full, over its quota, read-only) does not close the store. First the
-// reserve file gives its room back; if that is not enough, a copy in memory serves reads, and each
-// write tries to get back to the disk.
+// A disk that takes no writes (full, over quota, read-only) does not close the store. First the
+// reserve file is released to free space. If that is not enough, a copy in memory serves reads, and
+// each write tries to return to the disk.
 #pragma once
 
 #include <atomic>
@@ -27,7 +26,7 @@
 
 namespace imagefs {
 
-// Changes that happen together or not at all. A value.
+// Changes that are applied atomically. A value type.
 class WriteBatch {
  public:
   void Put(std::string_view key, std::string_view value) {
@@ -43,39 +42,39 @@ class WriteBatch {
 
 class KeyValueStore {
  public:
-  // Opens or creates the database in `dir`. A damaged one is repaired (what cannot be read is lost,
-  // and a warning says so).
+  // Opens or creates the database in `dir`. Repairs a damaged one; unreadable data is lost, with a
+  // warning.
   static absl::StatusOr<std::unique_ptr<KeyValueStore>> Open(const std::string& dir);
   ~KeyValueStore();
   KeyValueStore(const KeyValueStore&) = delete;
   KeyValueStore& operator=(const KeyValueStore&) = delete;
 
   absl::StatusOr<std::optional<std::string>> Get(std::string_view key) const;
-  // With `sync`, the batch is on disk before this returns (it outlives a crash of the machine);
-  // without, it outlives this process. An empty batch is fine.
-  // While the disk takes no writes, a batch that puts something with `sync` is refused with the
-  // cause and changes nothing. Any other holds from now on and is written as soon as that is
-  // possible; until then only this process knows of it.
+  // With `sync`, the batch is on disk before this returns (survives a crash of the machine);
+  // without, it survives this process. An empty batch is allowed. While the disk takes no writes, a
+  // batch that puts anything with `sync` fails with the cause and changes nothing. Any other batch
+  // takes effect now and is written as soon as possible; until then it exists only in this process.
   absl::Status Write(const WriteBatch& batch, bool sync);
-  // In order of keys, over a snapshot, until `visit` returns false. `visit` may read and write.
+  // Visits records in key order, over a snapshot, until `visit` returns false. `visit` may read and
+  // write.
   absl::Status ForEachWithPrefix(
       std::string_view prefix,
       absl::FunctionRef<bool(std::string_view key, std::string_view value)> visit) const;
-  // In order; those of damaged records as well.
+  // In key order, including damaged records.
   absl::StatusOr<std::vector<std::string>> KeysWithPrefix(std::string_view prefix) const;
-  // Of those, the damaged ones.
+  // Returns only the keys of damaged records.
   absl::StatusOr<std::vector<std::string>> DamagedKeys(std::string_view prefix) const;
 
   // True once a record of this database was damaged or may have been lost, in any process: a file
-  // that no record names may then be one whose record is gone.
+  // that no record names may then be one whose record was lost.
   bool lost_records() const { return lost_; }
-  // To be called by who knows that records are missing.
+  // To be called by whoever knows that records are missing.
   void NoteLost(std::string_view why);
-  // To be called by who finds that a record's value is of no use. Logs each key once.
+  // To be called by whoever finds that a record's value is invalid. Logs each key once.
   void NoteDamaged(std::string_view key, std::string_view why) const;
 
-  // Writes what could not be written before and makes the reserve again, where there is room. OK
-  // when nothing is left to be written. To be called now and then.
+  // Writes what could not be written before and restores the reserve if there is space. Returns OK
+  // if nothing is left to write. To be called periodically.
   absl::Status Settle();
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
 
@@ -83,7 +82,7 @@ class KeyValueStore {
   struct Database;
 
   explicit KeyValueStore(std::string dir);
-  // `*may_read`: the disk takes no writes, but there may be something to read.
+  // `*may_read`: the disk takes no writes, but may be readable.
   absl::StatusOr<std::unique_ptr<Database>> OpenOnDisk(bool* may_read) const;
   absl::Status OpenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status ReopenLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -91,17 +90,17 @@ class KeyValueStore {
   absl::Status WriteAgainLocked(const WriteBatch& batch, bool sync)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Status CheckLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  // Until `visit` returns false; a damaged record has no value.
+  // Visits records until `visit` returns false; a damaged record has no value.
   absl::Status Scan(
       std::string_view prefix,
       absl::FunctionRef<bool(std::string&& key, std::optional<std::string_view> value)> visit)
       const;
 
   const std::string dir_;
-  mutable absl::Mutex mu_;  // exclusively: the database is exchanged
+  mutable absl::Mutex mu_;                                   // exclusive: the database is replaced
   std::unique_ptr<Database> database_ ABSL_GUARDED_BY(mu_);  // null: it cannot even be read
   bool in_memory_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Status why_ ABSL_GUARDED_BY(mu_);                 // it is
+  absl::Status why_ ABSL_GUARDED_BY(mu_);                 // the reason for in_memory_
   std::vector<WriteBatch> unsaved_ ABSL_GUARDED_BY(mu_);  // in memory only, in order
   uint64_t generation_ ABSL_GUARDED_BY(mu_) = 0;          // of the database
   std::atomic<bool> lost_{false};

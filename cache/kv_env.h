@@ -1,4 +1,4 @@
-// The files that LevelDB works on. Thread-safe.
+// The file environment of LevelDB. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -14,24 +14,24 @@ class Env;
 
 namespace imagefs {
 
-// Files on the disk, with differences to LevelDB's own way: tables are read and not mapped, so that
-// a file that is cut is an error and not the end of the process; a sector that cannot be read is
-// damage of the file, which repair reads around; a file of which one write failed takes no more,
-// since what follows would be read as damage; and a log has room for `log_bytes` when it is begun,
-// if there is any.
+// Files on disk, with differences from LevelDB's default: tables are read and not mapped, so that
+// truncating a file causes an error and does not kill the process; an unreadable sector counts as
+// damage of the file, which repair skips; after a failed write a file accepts no more, because
+// later data would be read as damage; and a log reserves `log_bytes` when it is created, if there
+// is space.
 std::unique_ptr<leveldb::Env> MakeDiskEnv(uint64_t log_bytes);
 
-// Whether a file of that name holds a part of a database.
+// Returns whether a file of that name is part of a database.
 bool IsDatabaseFile(std::string_view name);
 
-// A copy in memory of the database that lies in `dir`; files are written to memory, too.
+// Returns an environment with an in-memory copy of the database in `dir`; writes go to memory, too.
 absl::StatusOr<std::unique_ptr<leveldb::Env>> MakeMemoryEnv(const std::string& dir);
 
-// Room on the disk for the moment in which there is no other: a file of kReserveBytes.
+// Space kept on the disk for when it is full: a file of kReserveBytes.
 inline constexpr uint64_t kReserveBytes = 4 << 20;
-// Makes the file, unless the disk has little more room than that.
+// Creates the file, unless the disk has little more space than that.
 void MakeReserve(const std::string& path);
-// Gives the room back. True when there was a reserve.
+// Frees the space. Returns true if there was a reserve.
 bool ReleaseReserve(const std::string& path);
 
 }  // namespace imagefs

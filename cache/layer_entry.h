@@ -1,4 +1,5 @@
-// What LayerStore knows of one layer: the value of its record, and what is open of it. A value.
+// The state that LayerStore keeps for one layer: the value of its record, and its open objects. A
+// value type.
 #pragma once
 
 #include <cstdint>
@@ -17,21 +18,21 @@
 
 namespace imagefs {
 
-// Where the blob came from, that a layer was proven to come from.
+// The source of the blob that a layer was proven to be made from.
 struct BlobOrigin {
   Digest blob;
   std::string registry;
-  bool open = false;  // without anybody's credentials
+  bool open = false;  // without credentials
   bool operator==(const BlobOrigin&) const = default;
 };
 
-// Whom the bytes of a blob come from.
+// Whose credentials the bytes of a blob are fetched with.
 struct BlobFetch {
-  std::string auth_scope;  // "" = not known
+  std::string auth_scope;  // "" = unknown
   bool open = false;
 };
 
-// Somebody waits for the proof of a layer.
+// A caller that waits for the proof of a layer.
 struct ProofWait {
   std::function<void(absl::StatusOr<bool>)> finish;
   CancelToken::Registration on_cancel;
@@ -43,31 +44,31 @@ struct LayerEntry {
   uint64_t index_bytes = 0;
   LayerSums sums;
   std::string stamp;        // StampOf the files when they were last known to be right; "" = never
-  bool unverified = false;  // kFilling: what is said to be here is checked before it is believed
-  int64_t checked = 0;      // Unix seconds: when all of it was last read and right
-  bool other_boot = false;  // kComplete: not yet looked at in this boot
+  bool unverified = false;  // kFilling: verify spans marked as present before trusting them
+  int64_t checked = 0;      // Unix seconds: when all of it was last read and found right
+  bool other_boot = false;  // kComplete: not yet examined in this boot
   bool check_queued = false;
-  // Its DiffID was hashed here, also under another name; it may fill anew after damage.
+  // Its DiffID was verified locally, possibly under another name; it may be refilling after damage.
   bool was_proven() const { return state != LayerState::kFilling || !sums.data.empty(); }
   bool syncing = false;   // its files are being synced
-  uint64_t instance = 0;  // of its files: another layer of that name has another
-  Digest diff_id;         // the claim; of a proven layer its name
-  // Of an unproven one.
+  uint64_t instance = 0;  // identifies its files: a later layer of that name has another number
+  Digest diff_id;         // the claimed DiffID; for a proven layer, its name
+  // For an unproven layer:
   IndexSource source = IndexSource::kInImage;
   Digest index_digest;
-  std::vector<BlobOrigin> origins;  // of an unproven one: the one that it is named by
-  Digest fill_blob;                 // kFilling: the blob that its span table reads
+  std::vector<BlobOrigin> origins;  // for an unproven layer: the one in its name
+  Digest fill_blob;                 // kFilling: the blob that its span table refers to
   std::weak_ptr<const Layer> open;
-  std::weak_ptr<LayerGuard> guard;  // of what is open
+  std::weak_ptr<LayerGuard> guard;  // of the open layer
 };
 
-// Is told of layers that are not what they should be.
+// Is notified of layers that are damaged or lost.
 struct LayerObserver {
   std::function<void(const Digest& id)> gone;  // the layer was forgotten
-  // The layer is shown, and its damaged parts are fetched again.
+  // The layer is in use, and its damaged parts are fetched again.
   std::function<void(const std::shared_ptr<FillingLayer>&)> fills;
-  // The layer is shown and was forgotten: `heal` makes its file equal to that of another one of the
-  // same DiffID.
+  // The layer is in use and was forgotten: `heal` makes its file equal to that of another layer of
+  // the same DiffID.
   using Heal = std::function<void(LayerRef)>;
   std::function<void(const Digest& diff_id, const Heal& heal)> lost;
 };

@@ -1,5 +1,5 @@
-// The files of a layer on the disk: the sums by which damage is found, and how they get to the
-// disk for good. Blocks on the disk. Thread-safe.
+// The files of a layer on disk: the checksums by which damage is detected, and syncing. Blocks on
+// the disk. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -13,40 +13,40 @@
 
 namespace imagefs {
 
-// What the files of a layer have to have.
+// The expected checksums of a layer's files.
 struct LayerSums {
-  // SHA-256 of `data`; empty: not known. Of a layer that fills, it was whole before, and is to have
-  // this again.
+  // SHA-256 of `data`; empty: unknown. For a lazy layer: it was whole before, and must have this
+  // again.
   Digest data;
   std::optional<uint32_t> index;  // CRC-32C of `index` (seed all ones)
   bool known() const { return !data.empty() && index.has_value(); }
   bool operator==(const LayerSums&) const = default;
 };
 
-// Which file that is, and when it was last changed, as one word: as long as it is the same, nobody
-// wrote to the file (but through a mapping, or to the disk below it). "" = there is none.
+// Identifies a file and its last change as one word: while it is unchanged, nobody has written to
+// the file (except through a mapping, or to the disk below it). Returns "" if there is no file.
 std::string StampOf(const std::string& path);
 
-// Of the files as they can be read now.
+// Computes the checksums of the files as they are read now.
 absl::StatusOr<LayerSums> SumsOfLayer(const std::string& directory);
 
-// The same of the files as they are on the disk, past the page cache where the file system allows
-// it. Calls `pace` with the number of bytes just read; kCancelled when that says false.
+// Like SumsOfLayer, but reads the disk, bypassing the page cache if the file system allows it.
+// Calls `pace` with the number of bytes just read; returns kCancelled if that returns false.
 absl::StatusOr<LayerSums> SumsOnDisk(const std::string& directory,
                                      absl::FunctionRef<bool(size_t bytes)> pace);
-// Lets go of what the page cache has of the layer's files, where nobody has them mapped.
+// Drops the layer's files from the page cache, except where they are mapped.
 void DropCached(const std::string& directory);
 
-// Makes the file `to` equal to `from`, where it is not. Whoever reads or shows it sees the same
-// file. Syncs nothing.
+// Makes the file `to` equal to `from` by writing only the differences. Existing readers and
+// mappings see the change. Does not sync.
 absl::Status CopyDifferences(int from, int to);
 
-// Syncs the files of the layer, its directory and the one above.
+// Syncs the files of the layer, its directory and the parent directory.
 //
 // `careful`: a sync of these files failed before, or may have. The kernel reports such a failure
-// once, and takes the pages for clean from then on. So everything is written anew, synced, and read
-// back from the disk, past the page cache. kDataLoss when what can be read is not what has `sums`
-// (or they are not known, so that nobody can say).
+// once and considers the pages clean from then on. Everything is therefore rewritten, synced, and
+// read back from the disk, bypassing the page cache. Returns kDataLoss if the data does not match
+// `sums` (or they are unknown, so that it cannot be verified).
 absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool careful);
 
 }  // namespace imagefs

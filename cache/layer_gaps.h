@@ -1,4 +1,4 @@
-// What lies between the spans of a layer's data file. Blocks on the disk. Thread-safe.
+// The gaps between the spans of a layer's data file. Blocks on the disk. Thread-safe.
 #pragma once
 
 #include <string>
@@ -8,7 +8,7 @@
 
 namespace imagefs {
 
-// Makes zeros of what no span brings, where the table moves nothing there. Writes only what is not.
+// Zeroes the bytes that no span covers, unless the table moves data. Writes only where needed.
 absl::Status ClearGaps(const std::string& directory, const SpanTableReader& span_table);
 
 }  // namespace imagefs

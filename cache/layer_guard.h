@@ -1,7 +1,7 @@
-// Stands before the bytes of a layer that is whole. As long as nobody can say whether they are
-// still right (they are of another boot, or somebody wrote to the file), each span is checked by
-// its digest before the daemon serves it. Bytes that turn out to be wrong come from the registry
-// again. The kernel reads the file of a layer by itself, and does not ask.
+// Guards the bytes of a layer that is fully present. While it is unknown whether they are still
+// right (they are of another boot, or somebody wrote to the file), each span is verified by its
+// digest before the daemon serves it. Wrong bytes are fetched from the registry again. The kernel
+// reads a layer's file directly and is not covered.
 //
 // Thread-safe.
 #pragma once
@@ -24,29 +24,29 @@ namespace imagefs {
 
 class LayerGuard final : public LayerFill, public std::enable_shared_from_this<LayerGuard> {
  public:
-  // Reads the whole layer and does what is to be done if it is not right: calls Trust, FillFrom or
-  // Fail. On a worker; where a span is wrong, or its digest does not tell.
+  // Reads the whole layer and calls Trust, FillFrom or Fail with the result. Called on a worker if
+  // a span is wrong or cannot be verified by its digest.
   using CheckWhole = std::function<void()>;
   // `work` must outlive everything but the last pin.
   LayerGuard(std::string directory, Executor& work, CheckWhole check_whole)
       : directory_(std::move(directory)), work_(work), check_whole_(std::move(check_whole)) {}
 
   void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) override;
-  // False from when damage was found until it is repaired.
+  // False from the detection of damage until it is repaired.
   bool complete() const override;
   bool readable() const override { return trusted_.load(std::memory_order_acquire); }
   void AllowWaiting(absl::Duration at_most) override;
 
-  // From now on nothing is believed before it was checked.
+  // From now on nothing is trusted before it is verified.
   void Recheck();
-  // The whole was right, read since the Recheck that this is the count of.
+  // The whole layer was found right by a read that began after recheck number `rechecks`.
   void Trust(uint64_t rechecks);
   uint64_t rechecks() const { return rechecks_.load(std::memory_order_acquire); }
-  // It is damaged. What is wrong comes through this layer, which has the same file.
+  // The layer is damaged. Wrong bytes come through `layer`, which has the same file.
   void FillFrom(LayerRef layer);
-  // It is damaged, and reads fail.
+  // The layer is damaged, and reads fail.
   void Fail(const absl::Status& why);
-  // The file that failed is right again, and nobody is told of writes to it any more.
+  // The file that failed is right again; writes to it are not watched any more.
   void Heal();
   LayerRef filling() const;
 
@@ -61,7 +61,7 @@ class LayerGuard final : public LayerFill, public std::enable_shared_from_this<L
   std::atomic<uint64_t> rechecks_{0};
   mutable absl::Mutex mu_;
   absl::Duration deadline_ ABSL_GUARDED_BY(mu_) = absl::ZeroDuration();
-  std::shared_ptr<const SpanTableReader> table_ ABSL_GUARDED_BY(mu_);  // opened when it is needed
+  std::shared_ptr<const SpanTableReader> table_ ABSL_GUARDED_BY(mu_);  // opened on first use
   std::vector<bool> right_ ABSL_GUARDED_BY(mu_);                       // by span
   LayerRef filling_ ABSL_GUARDED_BY(mu_);
   absl::Status failed_ ABSL_GUARDED_BY(mu_);

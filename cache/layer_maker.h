@@ -1,5 +1,6 @@
-// The one streaming pass that makes a layer: compressed bytes in; hash, decompress, hash, write the
-// raw tar, parse, write the index. Two threads, a few MiB of memory, whatever the layer's size.
+// The single streaming pass that makes a layer: reads compressed bytes, hashes and decompresses
+// them, hashes, writes and parses the raw tar, and writes the index. Uses two threads and a few MiB
+// of memory, whatever the layer's size.
 #pragma once
 
 #include <atomic>
@@ -20,13 +21,13 @@
 
 namespace imagefs {
 
-// How much one blob may become. A gzip stream gives at most 1,032 bytes for each of its own, and a
-// layer of zeros comes near that, so no gzip layer is refused for its ratio. A zstd stream gives
-// tens of thousands: what is beyond both figures together is no layer that anybody has made on
-// purpose. What really protects the disk is the free space that is kept.
+// Limits how much a blob may expand to. A gzip stream expands by a factor of at most 1,032, and a
+// layer of zeros comes near that, so no gzip layer is rejected for its ratio. A zstd stream can
+// reach tens of thousands; no legitimate layer exceeds both limits. The real protection of the disk
+// is the reserved free space.
 struct UnpackLimits {
-  uint64_t any_layer = uint64_t{8} << 30;  // bytes that any blob may become
-  uint64_t ratio = 1100;                   // and this many for each of its own
+  uint64_t any_layer = uint64_t{8} << 30;  // bytes that any blob may expand to
+  uint64_t ratio = 1100;                   // plus this many for each of its own bytes
   FreeSpaceGuard::Options space;
 };
 
@@ -34,17 +35,18 @@ struct LayerInput {
   Digest blob_digest;
   uint64_t blob_size = 0;
   Digest diff_id;
-  // Reads at `offset`, waiting for the first byte; 0 at the end. Called from one other thread.
+  // Reads at `offset`; blocks for the first byte. Returns 0 at the end. Called from one other
+  // thread.
   absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char> buffer, uint64_t offset)> read;
   UnpackLimits limits = {};
-  // Asked for the memory of large zstd windows, by the thread that calls `read`; empty: it is
-  // taken.
+  // Called by the thread that calls `read` to acquire memory for large zstd windows; empty: no
+  // limit.
   WindowWait windows = {};
 };
 
-// Compressed bytes between two places where a blob can be entered. Chosen by measurement
-// (docs/benchmarks.md): the windows of half as much are twice as many, and a read that misses
-// brings half as many bytes that nobody asked for.
+// Compressed bytes between two restart points of a blob. Chosen by measurement
+// (docs/benchmarks.md): half as much would need twice as many windows, and a read that misses would
+// fetch half as many unneeded bytes.
 inline constexpr uint64_t kPointSpacing = 192 << 10;
 
 struct LayerOutput {
@@ -56,19 +58,19 @@ struct LayerOutput {
   std::vector<LayerBuilder::Move> moves;
 };
 
-// Writes `data` and `index` into `directory`, which exists and is empty. kDataLoss when the blob
-// does not have its digest or the tar not its DiffID; kFailedPrecondition when it becomes larger
-// than a layer may, kResourceExhausted when the disk would be left with too little free space.
-// Then, as after any error, the files are worthless. Blocks until done; looks at `cancel` often.
-// `unpacked_bytes` counts tar bytes as they are written.
+// Writes `data` and `index` into `directory`, which must exist and be empty. Returns kDataLoss if
+// the blob does not match its digest or the tar its DiffID, kFailedPrecondition if the layer
+// exceeds its limits, and kResourceExhausted if too little free space would remain. After any error
+// the files are invalid. Blocks; checks `cancel` often. `unpacked_bytes` counts tar bytes as they
+// are written.
 absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string& directory,
                                       const CancelToken& cancel,
                                       std::atomic<uint64_t>& unpacked_bytes);
 
-// Parses the tar of `tar_bytes` that the file `data_fd` begins with, and writes the index of the
-// layer to `index_fd` (an empty file). kDataLoss when the tar does not have the DiffID. Of the
-// result, `points` is empty. `data_fd` is not changed; the sum of it is of `data_bytes`, which it
-// has to have.
+// Parses the first `tar_bytes` of the file `data_fd`, a tar, and writes the index of the layer to
+// `index_fd` (an empty file). Returns kDataLoss if the tar does not match the DiffID. In the
+// result, `points` is empty. Does not change `data_fd`; its checksum covers `data_bytes`, which
+// must be its size.
 absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Digest& diff_id,
                                      int index_fd, const CancelToken& cancel);
 

@@ -1,5 +1,5 @@
-// Finds where the bytes of damaged layers come from, among the images that the store has records
-// of. Owned by ImageStore. Thread-safe.
+// Finds sources for the bytes of damaged layers among the images that the store has records of.
+// Owned by ImageStore. Thread-safe.
 #pragma once
 
 #include <functional>
@@ -20,27 +20,28 @@ namespace imagefs {
 
 class LayerRepairer {
  public:
-  // Calls `visit` with each image of the records until it returns false.
+  // Calls `visit` with each recorded image until it returns false.
   using Visit = absl::FunctionRef<bool(const ResolvedImage& image)>;
   using ForEachImage = std::function<void(Visit visit)>;
-  // Opens the repository of an image with the credentials that this machine has.
+  // Opens the repository of an image with this machine's credentials.
   using Open = std::function<absl::StatusOr<std::shared_ptr<ImageSource>>(const Reference&)>;
 
   LayerRepairer(LayerStore& layers, ForEachImage images, Open open);
-  // REQUIRES: the store's observer is not this one any more. Gives up what is under way.
+  // REQUIRES: this is no longer the store's observer. Cancels running work.
   ~LayerRepairer();
 
-  // Of a layer whose damaged parts are fetched again.
+  // Adds a source to a layer whose damaged parts are fetched again.
   void AddSource(FillingLayer& filling) const;
-  // A layer was lost while it is shown: fetches another one of that DiffID.
+  // A layer was lost while in use: fetches another layer of that DiffID.
   void Refetch(const Digest& diff_id, const LayerStore::Observer::Heal& heal);
-  // Brings a layer here that is not, or what is missing of one, and syncs it. kNotFound: no image
-  // of the records has it. The layer goes on without who leaves.
+  // Fetches a layer that is missing or incomplete, and syncs it. Returns kNotFound if no recorded
+  // image has it. The work continues if the caller leaves.
   FlightTicket Fetch(const Digest& id, const Digest& diff_id,
                      absl::AnyInvocable<void(absl::Status)> done) const;
 
  private:
-  // Calls `use` with the first image that has a layer that `is_it`, and can be opened.
+  // Calls `use` with the first image that has a layer matching `is_it` and whose repository can be
+  // opened.
   void WithSource(
       absl::FunctionRef<bool(const ResolvedImage&, size_t layer)> is_it,
       absl::FunctionRef<void(const ResolvedImage&, size_t layer, std::shared_ptr<ImageSource>)> use)

@@ -1,8 +1,8 @@
-// The layers on this disk and the flights that make them. Owned by ImageStore; see
-// cache/image_store.h for the files, the states and the promises, cache/identity.h for the names.
+// The layers on the local disk and the flights that make them. Owned by ImageStore; see
+// cache/image_store.h for files, states and guarantees, and cache/identity.h for names.
 //
 // A layer is given to a request only under the rules of docs/security.md, "Identity" and
-// "Possession"; all of them are applied here and nowhere else.
+// "Possession"; all of them are enforced here and nowhere else.
 //
 // Thread-safe.
 #pragma once
@@ -50,59 +50,57 @@ class LayerStore {
   struct Options {
     std::string root;
     int workers = 0;  // SourceTurns::Options; 0 = processors + 2
-    // A layer that is here is given to every image that claims its DiffID, whoever asks.
+    // Give a local layer to every image that claims its DiffID, without any check of access.
     bool share_all = false;
     FillScheduler::Options fill;
     Scrubber::Options scrub;
   };
-  // Reads the records, removes what a crash left half-made.
+  // Loads the records and removes unfinished files left by a crash.
   static absl::StatusOr<std::unique_ptr<LayerStore>> Open(Options options, KeyValueStore& kv);
-  // REQUIRES: every caller has left its flight. Waits for the work to unwind.
+  // REQUIRES: every caller has left its flight. Waits for running work to end.
   ~LayerStore();
 
   using Done = absl::AnyInvocable<void(absl::StatusOr<LayerRef>)>;
   struct Request {
-    Digest diff_id;                       // that the image's configuration claims
-    Descriptor blob;                      // that its manifest names
-    std::shared_ptr<ImageSource> source;  // null: only what is here
-    FoundIndexRef found;                  // describes the layer; null: nothing does
-    // The name under which this very image was given the layer before, with this authorisation.
+    Digest diff_id;                       // as claimed by the image's configuration
+    Descriptor blob;                      // as named by its manifest
+    std::shared_ptr<ImageSource> source;  // null: only what is local
+    FoundIndexRef found;                  // describes the layer; null: no description
+    // The name under which this image was given the layer before, with the same authorization.
     std::optional<Digest> recorded;
-    // Whose descriptions may show the layer before it is proven. Empty: it has to be proven.
+    // Whose descriptions suffice to use the layer before it is proven. Empty: it must be proven.
     IndexTrust trust;
     // REQUIRES: found == nullptr || trust.Allows(found->source).
     std::string Registry() const;  // "" without a source
-    Digest UnprovenId() const;  // of the layer that `found` describes. REQUIRES: found != nullptr
+    Digest UnprovenId() const;     // of the layer described by `found`. REQUIRES: found != nullptr
   };
-  // Gives the layer, pinned. One that is not here is made of `found` at once, and its bytes come
-  // when they are asked for; else by a pass over the whole blob. A layer that fills learns of the
-  // source.
+  // Returns the layer, pinned. A missing layer is made from `found` at once, and its bytes are
+  // fetched on demand; without `found`, its whole blob is unpacked. The source is added to a lazy
+  // layer.
   FlightTicket Ensure(Request request, Priority priority, Done done);
-  // Whether Ensure would have the layer without a fetch: proven to come from that blob of that
-  // registry, or recorded.
+  // Returns whether Ensure would succeed without a fetch: the layer is recorded, or was proven to
+  // come from that blob of that registry.
   bool Has(const Request& request) const;
-  // The layer of that name, pinned; kNotFound when it is not here.
+  // Returns the layer of that name, pinned, or kNotFound if it is not present.
   absl::StatusOr<LayerRef> Find(const Digest& id);
-  // Runs `done` when all of these layers are complete, or why one of them cannot be.
+  // Runs `done` when all of these layers are complete, or with the reason why one cannot be.
   void WaitDurable(const std::vector<Digest>& ids, absl::AnyInvocable<void(absl::Status)> done);
 
-  // Reads all that is here of a layer from the disk, at that pace. kDataLoss: it was damaged. What
-  // could be made again here was; what can be fetched by parts then fills (StateOfName), and every
-  // other one is gone.
+  // Reads all that is present of a layer from the disk, at that pace. Returns kDataLoss if it was
+  // damaged. What could be rebuilt locally was; a layer that can be fetched in parts is then
+  // filling (StateOfName), and any other is gone.
   absl::Status Scrub(const Digest& id, Scrubber::Pace pace) ABSL_LOCKS_EXCLUDED(checks_mu_);
   static std::shared_ptr<FillingLayer> FillingOf(const LayerRef& layer);
-  // Takes the data of a complete layer away, whose bytes then come when they are asked for.
-  // kFailedPrecondition when somebody holds it or it has no span table. Returns the bytes given
-  // back.
+  // Removes the data of a complete layer; its bytes are then fetched on demand. Returns the bytes
+  // freed, or kFailedPrecondition if the layer is held or has no span table.
   absl::StatusOr<uint64_t> Evict(const Digest& id);
   SpanTableBuilder& span_tables() { return *span_tables_; }
   FillScheduler& scheduler() { return *fill_; }
-  // Is told of layers that are not what they should be.
   using Observer = LayerObserver;
-  // Replaces the one before; {} ends that.
+  // Replaces the observer; {} removes it.
   void Observe(Observer observer) ABSL_LOCKS_EXCLUDED(observer_mu_);
-  // Of the layer that an image claims: under its DiffID, where it is proven to come from that
-  // blob, else as it is being made or shown.
+  // For the layer that an image claims: the one under its DiffID if it is proven to come from that
+  // blob, else the one that is being made or used unproven.
   LayerState StateOf(const LayerKey& key) const;
   LayerState StateOfName(const Digest& id) const;
   std::string_view SourceOf(const LayerKey& key) const;
@@ -110,13 +108,13 @@ class LayerStore {
   std::vector<LayerInfo> List() const;
   std::vector<FlightReport> Flights() const;
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
-  // Below the store: what no record names, or is left of a transfer that ended.
+  // Paths below the store that no record names, or that are left of an ended transfer.
   std::vector<std::string> Strays() ABSL_LOCKS_EXCLUDED(records_mu_);
-  // Removes every layer whose name is neither in `keep` nor held. Returns the bytes given back.
+  // Removes every layer whose name is neither in `keep` nor held. Returns the bytes freed.
   uint64_t Collect(const absl::flat_hash_set<Digest>& keep);
-  // The same of layers only that are here under their DiffID as well, since they were proven.
+  // Like Collect, only for layers that also exist under their DiffID because they were proven.
   uint64_t CollectProvenTwice(const absl::flat_hash_set<Digest>& keep);
-  // Those of them that nobody is shown: name and DiffID.
+  // The name and DiffID of those that are not in use.
   std::vector<std::pair<Digest, Digest>> ProvenTwice() const;
 
  private:
@@ -125,7 +123,7 @@ class LayerStore {
   static constexpr std::string_view kRecordPrefix = "layer/";
   using Origin = BlobOrigin;
   using Entry = LayerEntry;
-  // What the store can do for a request with what is here.
+  // How the store can serve a request from what is local.
   struct Verdict {
     enum class Kind { kFetch, kAskRegistry, kDeliver, kProve } kind = Kind::kFetch;
     Digest id;  // of the layer
@@ -149,10 +147,10 @@ class LayerStore {
   void OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<LayerRef> layer);
   void AwaitProof(const std::shared_ptr<Call>& call, const Digest& id);
   void EndProofs(const Digest& id, const absl::Status& status);
-  // The layer's files are in `directory`: moves them into place, records, pins.
+  // Moves the layer's files from `directory` into place, records it, pins it.
   absl::StatusOr<LayerRef> Publish(const Digest& diff_id, const std::string& directory,
                                    const LayerOutput& made, const Origin& origin);
-  // Syncs a written layer to disk and records it as complete; for the syncer.
+  // Syncs a written layer and records it as complete; for the syncer.
   absl::Status SyncToDisk(const Digest& id, bool careful);
   bool IsUnverifiedLocked(const Digest& id, const Entry& entry) const
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
@@ -186,7 +184,7 @@ class LayerStore {
   void StampFilling();
   uint64_t CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes);
   std::string RecordOf(const Digest& id, const Entry& entry) const;
-  // layer_store_filling.cc.
+  // In layer_store_filling.cc.
   std::optional<LayerProgress> FillProgress(const LayerKey& key) const;
   static absl::Status ParseRecord(const Json& record, const Digest& id, Entry& entry);
   absl::Status ReadRecord(std::string_view key, std::string_view value)
@@ -214,12 +212,12 @@ class LayerStore {
   std::unique_ptr<Downloads> downloads_;
 
   absl::Mutex checks_mu_ ABSL_ACQUIRED_BEFORE(records_mu_);  // held while a layer is read
-  // Makes a layer's files and record change together; held over local disk writes.
+  // Makes changes of a layer's files and record atomic; held over local disk writes.
   absl::Mutex records_mu_ ABSL_ACQUIRED_BEFORE(mu_);
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, Entry> layers_ ABSL_GUARDED_BY(mu_);  // by name
   absl::flat_hash_map<LayerKey, std::weak_ptr<Job>> jobs_ ABSL_GUARDED_BY(mu_);
-  // Layers whose description was not theirs: made by a pass over the whole from now on.
+  // Layers whose description was false: from now on unpacked as a whole.
   absl::flat_hash_set<Digest> distrusted_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Digest, ProofWait> proofs_ ABSL_GUARDED_BY(mu_);
   // The names of layers that are or were unproven, by what images claim.
@@ -227,17 +225,17 @@ class LayerStore {
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t instances_ ABSL_GUARDED_BY(mu_) = 0;
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
-  absl::Mutex observer_mu_;  // held while it is called
+  absl::Mutex observer_mu_;  // held while the observer is called
   Observer observer_ ABSL_GUARDED_BY(observer_mu_);
   std::atomic<uint64_t> filling_made_{0}, filled_{0}, damaged_{0}, evicted_{0}, built_{0},
       reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0}, tar_bytes_{0}, asked_{0},
       checked_bad_{0};
-  std::atomic<bool> no_room_{false};  // for the last layer that was to be made
-  // Last, so that their threads are gone before anything above.
+  std::atomic<bool> no_room_{false};  // for the last layer to be made
+  // Last: their threads end before anything above is destroyed.
   std::unique_ptr<FillScheduler> fill_;
   std::unique_ptr<SpanTableBuilder> span_tables_;
   std::unique_ptr<FairWorkers> passes_;
-  std::unique_ptr<Executor> work_;  // for what is short
+  std::unique_ptr<Executor> work_;  // for short tasks
   std::unique_ptr<LayerSyncer> syncer_;
   std::unique_ptr<WriteWatch> watch_;
   std::unique_ptr<Scrubber> scrubber_;

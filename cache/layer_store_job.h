@@ -1,7 +1,7 @@
-// The work of one layer flight of LayerStore. Begin (on a worker for what is short) decides where
-// the bytes come from; Run (when it is the source's turn: with the first bytes, or when all are
-// here) is the pass; End finishes the flight. A registry that never answers therefore holds no
-// worker, and one that trickles holds no more than its share.
+// The work of one layer flight of LayerStore. Begin (on the worker for short tasks) decides where
+// the bytes come from. Run (when it is the source's turn: with the first bytes, or when all are
+// present) is the pass. End finishes the flight. A registry that never answers therefore holds no
+// worker, and a slow one holds no more than its share.
 #pragma once
 
 #include <atomic>
@@ -22,7 +22,7 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   Job& operator=(const Job&) = delete;
 
   void Start();
-  // True once callers are being told how it ended.
+  // True once callers are being told the result.
   bool over() const;
   LayerProgress progress() const;
 
@@ -48,10 +48,10 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   const Request request_;
   const Descriptor& blob_;  // of request_
   const std::string
-      download_name_;  // what is fetched from one registry is shared by its users only
+      download_name_;  // scoped so that downloads from one registry are shared only by its users
   const FlightTable<LayerRef>::Context context_;
   std::atomic<Activity> activity_{Activity::kWaiting};
-  // Of the pass; on its worker.
+  // Used by the pass, on its worker.
   LayerOutput made_;
   std::optional<SpanTableBuilder::BlobFile> local_;
   bool from_file_ = false;

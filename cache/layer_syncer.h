@@ -1,12 +1,12 @@
-// Takes layers that are written to the disk, one after the other, on a thread of its own, and tells
-// whoever waits for that. Owned by LayerStore.
+// Syncs written layers to disk, one at a time, on its own thread, and notifies waiters. Owned by
+// LayerStore.
 //
-// A sync that fails fails those who wait for that layer, with the cause. It is tried again after
-// pauses that grow, and at once when somebody asks for the layer anew. After a failure the kernel
-// takes pages for written that are not, so from then on the layer's files have to be written and
-// read again before a sync counts: `careful`.
+// A failed sync fails the waiters of that layer with the cause. It is retried with backoff, and at
+// once when somebody waits for the layer again. After a failure the kernel considers unwritten
+// pages clean, so the layer's files must then be rewritten and read back before a sync counts:
+// `careful`.
 //
-// Thread-safe. Callbacks run without a lock held.
+// Thread-safe. Callbacks run without any lock held.
 #pragma once
 
 #include <deque>
@@ -28,40 +28,40 @@ namespace imagefs {
 class LayerSyncer {
  public:
   struct Options {
-    // Syncing a layer's data makes every other sync of the file system wait for it, also the small
-    // ones of the records that a mount is acknowledged by. So it waits until no pass has run for
-    // `quiet`, but not longer than `at_most`, and not when somebody waits for a layer.
+    // Syncing a layer's data delays every other sync on the file system, including the small ones
+    // of the records that acknowledge a mount. The sync is therefore delayed until no pass has run
+    // for `quiet`, but at most for `at_most`, and not if somebody waits for a layer.
     absl::Duration quiet = absl::Seconds(1);
     absl::Duration at_most = absl::Seconds(10);
-    // After a failure; doubled with each.
+    // After a failure; doubled with each further one.
     absl::Duration first_pause = absl::Seconds(1);
     absl::Duration max_pause = absl::Minutes(5);
   };
-  // Syncs a layer's files and records it as complete. kNotFound and kDataLoss: there is nothing to
-  // sync any more, and it is not called again for what was added.
+  // Syncs a layer's files and records it as complete. kNotFound and kDataLoss mean that there is
+  // nothing left to sync; the call is not retried.
   using SyncFunction = std::function<absl::Status(const Digest& id, bool careful)>;
 
   LayerSyncer(const Options& options, SyncFunction seal);
-  // Finish. Whoever waits after that is told kCancelled.
+  // Calls Finish. Waiters that remain get kCancelled.
   ~LayerSyncer();
-  // Tries every layer that is left once. What is added later is not synced.
+  // Tries every remaining layer once. Layers added later are not synced.
   void Finish();
   LayerSyncer(const LayerSyncer&) = delete;
   LayerSyncer& operator=(const LayerSyncer&) = delete;
 
   // `careful`: its files were written by an earlier process, whose syncs may have failed.
   void Add(const Digest& id, bool careful);
-  // Its files change: it is not synced before it is added again, and whoever waits goes on waiting.
+  // The layer's files are changing: it is not synced until it is added again; waiters keep waiting.
   void Suspend(const Digest& id);
   using Done = absl::AnyInvocable<void(absl::Status)>;
-  // There is no such layer any more: it is not synced, and whoever waits is told `why`.
+  // The layer no longer exists: it is not synced, and waiters get `why`.
   void Drop(const Digest& id, const absl::Status& why);
-  // As Drop, for callers with locks: what is returned is called without them.
+  // Like Drop, for callers that hold locks: the caller runs the returned callbacks without them.
   [[nodiscard]] std::vector<Done> Remove(const Digest& id);
-  // Runs `done` when all of these were synced, or with the first failure of one of them. A layer
-  // that was not added yet is waited for.
+  // Runs `done` when all of these have been synced, or with the first failure of one of them. Also
+  // waits for layers that have not been added yet.
   void Wait(absl::flat_hash_set<Digest> ids, Done done);
-  // A pass that writes a layer begins, or ends.
+  // Marks the begin and end of a pass that writes a layer.
   void PassBegins();
   void PassEnds();
 
@@ -78,7 +78,7 @@ class LayerSyncer {
     Done done;
   };
   void Loop();
-  // When it is that item's turn; InfinitePast: now.
+  // When the item is due; InfinitePast: now.
   Moment DueLocked(const Item& item) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void SyncOne(const Item& item) ABSL_LOCKS_EXCLUDED(mu_);
   std::vector<Done> TakeWaitersLocked(const Digest& id, const absl::Status& status)

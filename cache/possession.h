@@ -1,5 +1,5 @@
-// Who may have which blob: a layer that is here is given to a caller only when that caller has
-// fetched its blob, or its registry says now that the blob is there for it.
+// Which blobs a caller may access: a local layer is given to a caller only if that caller has
+// fetched its blob, or its registry confirms now that the blob is available to it.
 //
 // Thread-safe. Nothing here blocks. Kept in memory: after a restart the registry is asked again.
 #pragma once
@@ -20,13 +20,14 @@ namespace imagefs {
 
 class Possession {
  public:
-  // That auth scope (ImageSource::auth scope) was given the whole blob, or told that it may have
-  // it.
+  // Records that the auth scope (ImageSource::auth_scope()) was given the whole blob, or was told
+  // that it may have it.
   void Remember(const std::string& auth_scope, const Digest& blob);
   bool Known(const std::string& auth_scope, const Digest& blob) const;
 
-  // Asks the source's registry, once for all who ask the same at the same time. `done` gets OK and
-  // the answer is remembered, kNotFound where the blob is not there, or why it could not be asked.
+  // Asks the source's registry, once for all concurrent callers with the same question
+  // (single-flight). `done` gets OK, and the answer is remembered; kNotFound if the blob is not
+  // there; or why the registry could not be asked.
   FlightTicket Ask(const Descriptor& blob, const std::shared_ptr<ImageSource>& source,
                    absl::AnyInvocable<void(absl::Status)> done);
 

@@ -1,7 +1,7 @@
-// The file `present` of a layer that fills: which spans of its data file are here. It can lie,
-// after a crash or when somebody wrote into the store, so each mark says of itself what it is for:
-// no zeros, no turned bits and no bytes of another file are taken for a mark. What a mark says of
-// the data is a sum, by which the data can be checked whatever kind of digest the span table has.
+// The file `present` of a lazy layer: which spans of its data file are present. It can be wrong
+// after a crash or if somebody wrote to the store, so each mark identifies what it is for: zeros,
+// corrupted bits and bytes of another file are not taken for a mark. A mark holds a checksum of the
+// data, by which the data can be verified whatever kind of digest the span table has. See
 // docs/formats/access.md. Blocks on the disk. Thread-safe for different spans.
 #pragma once
 
@@ -22,22 +22,23 @@ namespace imagefs {
 
 class PresentMap {
  public:
-  // Opens the file, or makes an empty one. What is no mark counts as absent, and a file of another
-  // kind as empty. `access` must outlive this.
+  // Opens the file, or creates an empty one. An invalid mark counts as absent, and a file of
+  // another kind as empty. `span_table` must outlive this.
   static absl::StatusOr<std::unique_ptr<PresentMap>> Open(const std::string& path,
                                                           const SpanTableReader& span_table);
 
-  // What the file said when it was opened. A mark of an older version has no sum.
+  // The content of the file when it was opened. A mark of an older version has no checksum.
   struct Mark {
     bool present = false;
     std::optional<uint32_t> sum;
   };
   const Mark& mark(size_t span) const { return marks_[span]; }
-  // Whether `data` is what the span should have, by its digest or by the mark that was found.
+  // Returns whether `data` is the right content of the span, by its digest or by the mark found on
+  // opening.
   bool Holds(size_t span, std::string_view data) const;
 
-  // REQUIRES: the span's bytes are in the data file, and their sum (CRC-32C, seed all ones) is
-  // this.
+  // REQUIRES: the span's bytes are in the data file and have the checksum `sum` (CRC-32C, seed all
+  // ones).
   absl::Status Set(size_t span, uint32_t sum);
   absl::Status Clear(size_t span);
 
@@ -52,8 +53,9 @@ class PresentMap {
   std::vector<Mark> marks_;
 };
 
-// Spans that `<directory>/present` names, and that are not in `<directory>/data` as they came.
-// Calls `pace` with the bytes that are read next; kCancelled when that says false.
+// Returns the spans that `<directory>/present` marks, but whose bytes in `<directory>/data` are not
+// as they were received. Calls `pace` with the number of bytes about to be read; returns kCancelled
+// if that returns false.
 absl::StatusOr<std::vector<uint32_t>> SpansNotAsMarked(const std::string& directory,
                                                        const SpanTableReader& span_table,
                                                        absl::FunctionRef<bool(size_t)> pace);

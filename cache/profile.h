@@ -1,8 +1,8 @@
-// What the first run of an image reads, kept by the digest of its manifest and brought in advance
-// at its next cold start. A profile is a JSON text (docs/formats/published.md): parts of the
-// layers' data files in the order in which they were first asked for.
+// What the first run of an image reads, stored by the digest of its manifest and prefetched at its
+// next cold start. A profile is a JSON text (docs/formats/published.md): parts of the layers' data
+// files in the order of their first use.
 //
-// Recording is what FillingLayer keeps anyway; this only collects it once an image has been quiet
+// FillingLayer does the recording in any case; this class collects it once an image has been quiet
 // for a while. Thread-safe.
 #pragma once
 
@@ -27,19 +27,19 @@
 
 namespace imagefs {
 
-// A value.
+// A value type.
 struct Profile {
   struct Part {
     Digest layer;  // DiffID
     ByteRange range;
   };
   std::vector<Part> parts;
-  // The data files that the ranges are of: by DiffID, their sizes. A layer that is laid out
-  // otherwise here is left alone.
+  // The data files that the ranges refer to: sizes by DiffID. A layer with another layout is
+  // skipped.
   std::vector<std::pair<Digest, uint64_t>> layers;
 
   std::string ToJson() const;
-  // Bounded: kMaxParts.
+  // Bounded by kMaxParts.
   static absl::StatusOr<Profile> Parse(std::string_view json);
   static constexpr size_t kMaxParts = 100'000;
 };
@@ -47,28 +47,28 @@ struct Profile {
 class ProfileKeeper {
  public:
   struct Options {
-    absl::Duration quiet = absl::Seconds(5);      // a run's start is over when nothing new is read
-    absl::Duration longest = absl::Seconds(120);  // ... or after that
+    absl::Duration quiet = absl::Seconds(5);  // the start of a run ends when nothing new is read
+    absl::Duration longest = absl::Seconds(120);  // ... or after this
   };
   ProfileKeeper(KeyValueStore& kv, Options options) : kv_(kv), options_(options) {}
 
-  // The stored profile; kNotFound when there is none.
+  // Returns the stored profile, or kNotFound if there is none.
   absl::StatusOr<Profile> Get(const Digest& manifest);
   absl::Status Put(const Digest& manifest, const Profile& profile);
   absl::Status Clear(const Digest& manifest);
 
   using Layers = std::vector<std::pair<Digest, std::shared_ptr<FillingLayer>>>;
-  // Records what is read of these layers from now on as that image's first run, unless a profile is
-  // there already.
+  // Records what is read of these layers from now on as that image's first run, unless a profile
+  // exists.
   void Record(const Digest& manifest, Layers layers);
   bool recording() const {
     absl::MutexLock lock(&mu_);
     return !runs_.empty();
   }
-  // Collects runs whose start is over; with `all`, those that go on too.
+  // Collects runs whose start is over; with `all`, also the others.
   void Collect(bool all);
-  // Those of the images of which `gone` says so: their files are to be removed, and what records a
-  // run keeps them open.
+  // Ends the runs of the images for which `gone` returns true: their files are about to be removed,
+  // and recording keeps them open.
   void Finish(absl::FunctionRef<bool(const Digest& manifest)> gone);
 
  private:
@@ -78,7 +78,7 @@ class ProfileKeeper {
     Moment begun;
   };
   static Profile Read(const Run& run);
-  // Ends those runs and keeps what they read.
+  // Ends those runs and stores what they read.
   void EndIf(absl::FunctionRef<bool(const Run& run)> ends);
   static std::string Key(const Digest& manifest) { return "profile/" + manifest.hex(); }
 
@@ -88,7 +88,7 @@ class ProfileKeeper {
   std::vector<Run> runs_ ABSL_GUARDED_BY(mu_);
 };
 
-// Asks for a profile's parts, in their order.
+// Requests a profile's parts in order.
 void Replay(const Profile& profile, const ProfileKeeper::Layers& layers);
 
 }  // namespace imagefs

@@ -1,4 +1,5 @@
-// Who reads a layer in sequence, and how far to read ahead of each. Pure; not thread-safe.
+// Detects sequential readers of a layer and decides how far to read ahead of each. Pure; not
+// thread-safe.
 #pragma once
 
 #include <array>
@@ -9,14 +10,14 @@ namespace imagefs {
 
 class ReadStreams {
  public:
-  // Spans [first, last) are read. Returns how many of those from `last` on to ask for in advance:
-  // twice as many each time that a reader goes on where it was. `profiled`: what comes next is
-  // known by other means, so that going on is chance at first.
+  // Spans [first, last) are read. Returns how many spans from `last` on to prefetch: twice as many
+  // each time a reader continues where it was. `profiled`: upcoming reads are known from a profile,
+  // so a few sequential reads are first taken for coincidence.
   uint32_t Advance(uint32_t first, uint32_t last, bool profiled);
 
  private:
   struct Stream {
-    uint32_t next = 0;   // where it is
+    uint32_t next = 0;   // its position
     uint32_t ahead = 0;  // spans
     uint32_t steps = 0;
   };

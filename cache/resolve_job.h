@@ -1,5 +1,5 @@
-// The work of one resolve flight: an image's manifest, through an index if need be, and its
-// configuration, each checked against the digest that names it.
+// The work of one resolve flight: fetches an image's manifest (through an index if necessary) and
+// its configuration, and checks each against the digest that names it.
 #pragma once
 
 #include <memory>
@@ -15,7 +15,7 @@ namespace imagefs {
 
 using ResolveContext = FlightTable<ImageRef>::Context;
 
-// Returns at once; finishes the flight. `kv` and `finder` outlive it.
+// Returns at once; finishes the flight later. `kv` and `finder` must outlive it.
 void StartResolve(ResolveRequest request, std::shared_ptr<ImageSource> source,
                   const KeyValueStore& kv, IndexFinder& finder, ResolveContext context);
 

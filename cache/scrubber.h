@@ -1,5 +1,5 @@
-// Looks after layers that nobody opens or reads: once in a while each is read from the disk,
-// slowly, on a thread that runs when nothing else does. Owned by LayerStore. Thread-safe.
+// Checks layers that nobody opens or reads: each is read from the disk periodically, slowly, on an
+// idle-priority thread. Owned by LayerStore. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -19,14 +19,14 @@ namespace imagefs {
 class Scrubber {
  public:
   struct Options {
-    absl::Duration interval = absl::Hours(7 * 24);  // of one layer; 0 = never
+    absl::Duration interval = absl::Hours(7 * 24);  // between checks of one layer; 0 = never
     uint64_t bytes_per_second = 16 << 20;
   };
-  // Waits until so many bytes more may be read; false: to be given up.
+  // Waits until that many more bytes may be read; returns false if the check must stop.
   using Pace = absl::FunctionRef<bool(size_t bytes)>;
-  // The layer whose turn it is; nullopt: none.
+  // Returns the layer to check next, or nullopt if none is due.
   using Next = std::function<std::optional<Digest>()>;
-  // Reads it. What is not checked then may be the next again.
+  // Checks the layer. One that was not checked then may be returned by Next again.
   using Check = std::function<void(const Digest& id, Pace pace)>;
 
   Scrubber(const Options& options, Next next, Check check);

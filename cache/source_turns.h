@@ -1,14 +1,14 @@
-// Which piece of work may have a worker next, so that no source of images keeps the workers from
-// others. A source is one registry reached with one authorisation (ImageSource::registry() and
-// auth scope(), which names the repository).
+// Decides which task gets a worker next, so that no image source keeps the workers from others. A
+// source is one registry accessed with one authorization (ImageSource::registry() and auth_scope(),
+// which names the repository).
 //
-// Work that begins before all its input is here is a stream: it may have to wait for bytes, for as
-// long as its registry likes. So streams have places of their own, of which a registry has three
-// quarters and a source half; work whose input is whole needs none. A stream that waits for bytes
-// is not busy. At most `workers` are busy where a start can help it, and up to as many more when a
-// source that somebody waits for has none that is.
+// A task that begins before all its input is present is a stream: it may have to wait for bytes as
+// long as its registry likes. Streams therefore have slots of their own, of which one registry may
+// use three quarters and one source half; a task whose input is whole needs none. A stream that
+// waits for bytes is not busy. Starts keep the number of busy tasks to at most `workers`, plus up
+// to as many more if a source that somebody waits for has no busy task.
 //
-// Pure policy; not thread-safe. The caller starts what it is told to.
+// Pure policy; not thread-safe. The caller starts the tasks it is told to.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ class SourceTurns {
  public:
   struct Options {
     int workers = 2;  // > 0
-    int streams = 0;  // places; 0 = whatever is submitted starts when it is whole
+    int streams = 0;  // slots; 0 = tasks start only once they are whole
   };
   explicit SourceTurns(const Options& options) : options_(options) {}
 
@@ -35,20 +35,20 @@ class SourceTurns {
     PriorityRef priority;  // null = kForeground
     bool whole = false;    // it never waits for bytes
   };
-  // `id`s are unique and ascend in the order of arrival. It waits for its turn from now on.
+  // Adds a task that waits for its turn. `id`s are unique and ascend in the order of arrival.
   void Add(uint64_t id, Claim claim);
-  // It has ended, or is given up before its turn. Unknown ids are passed over, here and below.
+  // The task has ended, or was cancelled before its turn. Unknown ids are ignored, here and below.
   void Remove(uint64_t id);
-  // All its input is here, or will never come: from now on it does not wait for bytes.
+  // All its input is present or will never arrive: from now on it does not wait for bytes.
   void SetWhole(uint64_t id);
-  // Whether a stream that runs waits for bytes.
+  // Sets whether a running stream is waiting for bytes.
   void SetStarved(uint64_t id, bool starved);
-  // What runs from now on; nullopt: nothing more may.
+  // Returns a task to start now, or nullopt if no more may start.
   std::optional<uint64_t> Next();
 
   size_t waiting() const { return waiting_.size(); }
   size_t running() const { return running_.size(); }
-  // What may run at once: so many threads are needed.
+  // The maximum number of running tasks, and so of threads needed.
   int most_running() const { return 2 * options_.workers + options_.streams; }
 
  private:
@@ -71,13 +71,13 @@ class SourceTurns {
   static Use UseOf(const std::map<Key, Use>& uses, const Key& key);
   Use SourceUse(const Claim& claim) const;
   bool MayStart(const Entry& entry) const;
-  // Less comes first.
+  // Lower comes first.
   auto Rank(uint64_t id, const Entry& entry) const;
 
   const Options options_;
   std::map<uint64_t, Entry> waiting_;
   std::map<uint64_t, Entry> running_;
-  // Of what runs.
+  // Of running tasks.
   Use all_;
   std::map<std::string, Use> registries_;
   std::map<SourceKey, Use> sources_;

@@ -1,7 +1,7 @@
-// Which spans of a layer are in its data file, which are wanted and how urgently, and which of them
-// readers have used. Bookkeeping only: it asks for nothing and reads no file.
+// Which spans of a layer are in its data file, which are wanted and how urgently, and which readers
+// have used. Bookkeeping only: sends no requests and reads no files.
 //
-// Not thread-safe: the layer's lock guards it.
+// Not thread-safe: guarded by the layer's lock.
 #pragma once
 
 #include <array>
@@ -27,22 +27,22 @@ class SpanMap {
     kAbsent,
     kQueued,
     kInFlight,
-    kBusy,  // a worker decodes, checks or evicts it, and nobody else touches it
+    kBusy,  // a worker is decoding, verifying or evicting it and has exclusive use of it
     kPresent,
-    kUnverified,  // said to be present by a file that may be wrong
-    kInMemory,    // the disk had no room for it
+    kUnverified,  // marked as present by a file that may be wrong
+    kInMemory,    // it did not fit on the disk
   };
-  // `pauses` limit how long a span whose bytes were wrong is left alone.
+  // `pauses` limit how long a span whose bytes were wrong is not requested.
   explicit SpanMap(const WrongSpans::Pauses& pauses) : wrong_(pauses) {}
-  // Starts with every span absent. REQUIRES: called once, before everything else; `table` outlives
-  // this.
+  // Starts with every span absent. REQUIRES: called once, before everything else. `table` must
+  // outlive this.
   void SetTable(const SpanTableReader& table);
-  // Sets what the last process left. REQUIRES: the span is absent.
+  // Marks a span as left by the last process. REQUIRES: the span is absent.
   void SetFound(uint32_t span, bool verified);
 
   size_t size() const { return spans_.size(); }
   State state(uint32_t span) const { return spans_[span].state; }
-  // True if readers can have its bytes now.
+  // True if its bytes are available to readers now.
   bool readable(uint32_t span) const {
     return state(span) == State::kPresent || state(span) == State::kInMemory;
   }
@@ -52,55 +52,55 @@ class SpanMap {
   uint64_t data_bytes_present() const { return data_bytes_present_; }
   uint64_t blob_bytes() const { return blob_bytes_; }  // of all spans
 
-  // Queues a span that is absent, or queued less urgently; does nothing to others, nor to one whose
-  // bytes were wrong just now.
+  // Queues a span that is absent or queued less urgently. Does nothing otherwise, or if its bytes
+  // were wrong just now.
   void Queue(uint32_t span, Priority priority, Moment now);
-  // Takes a queued span off; the second form only if it was queued that urgently.
+  // Removes a span from its queue; the second form only if it is queued at that priority.
   void Unqueue(uint32_t span);
   void Unqueue(uint32_t span, Priority priority);
-  // Takes off all that no reader waits for.
+  // Removes all spans that no reader waits for.
   void UnqueueReadahead();
-  // The span to fetch next among those queued at that priority, in order of asking.
+  // Returns the span to fetch next among those queued at that priority, in order of request.
   std::optional<uint32_t> NextQueued(Priority priority);
-  // The next one that is absent or unverified, for who wants all of them. Starts from the first
-  // again after Rescan and after a span became absent.
+  // Returns the next absent or unverified span, for fetching the whole layer. Starts over after
+  // Rescan and after a span became absent.
   std::optional<uint32_t> NextMissing(Priority priority, Moment now);
   void Rescan() { scan_ = 0; }
-  // When the first span that NextMissing passed over may be asked for again; InfiniteFuture: none.
+  // When the first span that NextMissing skipped may be requested again; InfiniteFuture: none.
   Moment rescan_at() const { return rescan_at_; }
   void RescanIfDue(Moment now);
-  // True if a request of that priority may bring this span along; `missing_too`: not only if it is
+  // True if a request of that priority may include this span; `missing_too`: even if it is not
   // queued.
   bool MayBringAlong(uint32_t span, Priority priority, bool missing_too, Moment now) const;
 
   void SetInFlight(uint32_t span) { spans_[span].state = State::kInFlight; }
-  // Gives the span to the caller, a worker, if it is in that state: it is busy from then on.
+  // Gives the span to the caller, a worker, if it is in state `from`; it is then busy.
   bool Take(uint32_t span, State from);
-  // A busy span is looked at again: it counts as present only after SetPresent.
+  // A busy span is being verified again: it counts as present only after SetPresent.
   void Uncount(uint32_t span);
   void SetPresent(uint32_t span);
   void SetInMemory(uint32_t span) { spans_[span].state = State::kInMemory; }
   void SetAbsent(uint32_t span);
 
-  // The bytes of that span were wrong once more. Returns true if it is left alone for a while.
+  // The bytes of that span were wrong once more. Returns true if it is now paused.
   bool AddWrong(uint32_t span, const absl::Status& why, Moment now) {
     return wrong_.Add(span, why, now);
   }
   bool any_wrong() const { return !wrong_.empty(); }
   bool AnyWrong(uint32_t first, uint32_t last) const { return wrong_.Any(first, last); }
-  // Why a request of that priority does not ask for it now; OK if it may.
+  // Returns why a request of that priority may not include it now; OK if it may.
   absl::Status WhyPaused(uint32_t span, Priority priority, Moment now) const;
 
-  // A reader asked for it. `order` counts the reads of all layers.
+  // A reader requested it. `order` counts the reads of all layers.
   void NoteRead(uint32_t span, uint64_t order, Moment now);
   bool was_read(uint32_t span) const { return spans_[span].was_read; }
   uint64_t blob_bytes_read() const { return blob_bytes_read_; }
-  // Spans in the order in which readers asked for them first.
+  // Spans in the order in which readers first requested them.
   const std::vector<std::pair<uint64_t, uint32_t>>& reads() const { return reads_; }
   Moment last_read() const { return last_read_; }  // InfinitePast: none yet
 
-  // Takes present spans that are not in `wanted`, of about `bytes` of data, those taken longest ago
-  // first. They are busy, and no longer counted.
+  // Takes present spans that are not in `wanted`, with about `bytes` of data, in round-robin order.
+  // They become busy and are no longer counted.
   std::vector<uint32_t> TakeForEviction(uint64_t bytes,
                                         const absl::flat_hash_set<uint32_t>& wanted);
 
@@ -116,7 +116,7 @@ class SpanMap {
 
   const SpanTableReader* table_ = nullptr;
   std::vector<Span> spans_;
-  // By priority; entries whose span is not queued at it are passed over.
+  // By priority; entries whose span is no longer queued at that priority are skipped.
   std::array<std::deque<uint32_t>, 4> queues_;
   uint32_t scan_ = 0;
   Moment rescan_at_ = Moment::InfiniteFuture();

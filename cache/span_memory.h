@@ -1,4 +1,4 @@
-// Spans of a layer that the disk had no room for, in memory. Not thread-safe.
+// Spans of a layer that did not fit on the disk, in memory. Not thread-safe.
 #pragma once
 
 #include <atomic>
@@ -16,9 +16,10 @@ namespace imagefs {
 
 class SpanMemory {
  public:
-  // Of all layers; what somebody waits for is beyond it.
+  // Over all layers; spans that somebody waits for may exceed it.
   static constexpr uint64_t kMaxBytes = 64 << 20;
-  using Total = std::shared_ptr<std::atomic<uint64_t>>;  // bytes of all layers that somebody has
+  using Total =
+      std::shared_ptr<std::atomic<uint64_t>>;  // bytes of all layers that are still referenced
   explicit SpanMemory(Total total) : total_(std::move(total)) {}
 
   struct Entry {
@@ -27,15 +28,15 @@ class SpanMemory {
     std::shared_ptr<const std::string> bytes;
   };
   void Add(uint32_t span, uint64_t begin, std::string bytes);
-  // False: it was not there.
+  // Returns false if it was not there.
   bool Remove(uint32_t span);
   bool empty() const { return entries_.empty(); }
   const Entry& oldest() const { return entries_.front(); }
-  // What there is of spans [first, second) each.
+  // Returns the entries among the spans [first, second) of each part.
   std::vector<ReadPin::Memory> Of(const LayerFill* layer,
                                   const std::vector<std::pair<uint32_t, uint32_t>>& parts) const;
   bool over() const { return total_->load() > kMaxBytes; }
-  // Takes the oldest out that are not wanted while there is too much, and returns their numbers.
+  // Removes the oldest unwanted entries while the total is over the limit, and returns their spans.
   std::vector<uint32_t> Trim(const absl::flat_hash_set<uint32_t>& wanted);
 
  private:

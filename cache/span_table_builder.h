@@ -1,7 +1,7 @@
-// Makes the span tables of layers that are here whole, so that a layer can be read in ranges again
-// once its data is gone, and its index can be published: one after the other on a thread of the
-// lowest urgency, which a busy machine may leave without a processor, and those that somebody waits
-// for on another. Owned by LayerStore. Thread-safe.
+// Builds the span tables of fully present layers, so that a layer can be read in ranges again once
+// its data was evicted, and its index can be published. Builds run one at a time on an
+// idle-priority thread, which a busy machine may starve; those with waiters run on another thread.
+// Owned by LayerStore. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -31,22 +31,22 @@ namespace imagefs {
 class SpanTableBuilder {
  public:
   SpanTableBuilder(std::string root, WindowMemory& windows);
-  // REQUIRES: every caller of Ensure has left. Gives up what is not done.
+  // REQUIRES: every caller of Ensure has left. Cancels unfinished work.
   ~SpanTableBuilder();
 
-  // The blob as it lies on this disk, whole and checked.
+  // The blob on the local disk, whole and verified.
   struct BlobFile {
     Fd fd;
     uint64_t offset = 0;
   };
-  // Makes the table of a layer whose pass has just ended and left `made`. Does not hold the layer:
-  // one that is removed meanwhile needs none. `source` is whose turn it takes. REQUIRES:
-  // source.whole.
+  // Builds the table of a layer whose pass has just ended and produced `made`. Does not hold the
+  // layer: one that is removed concurrently needs no table. `source` is whose turn it takes.
+  // REQUIRES: source.whole.
   void Start(const LayerRef& layer, const Descriptor& blob, BlobFile file, LayerOutput made,
              SourceTurns::Claim source);
 
-  // Runs `done` when the layer's table is on disk; makes it, for which the blob is fetched once
-  // more, where there is none. kUnimplemented when the blob cannot be read in parts.
+  // Runs `done` when the layer's table is on disk. Builds it if missing, which fetches the blob
+  // once more. Returns kUnimplemented if the blob does not support random access.
   FlightTicket Ensure(const LayerRef& layer, const Descriptor& blob,
                       std::shared_ptr<ImageSource> source,
                       absl::AnyInvocable<void(absl::Status)> done);
@@ -59,7 +59,7 @@ class SpanTableBuilder {
  private:
   using Table = FlightTable<bool>;
   class Job;
-  // What a table is made of, beside the blob.
+  // What a table is built from, besides the blob.
   struct Subject {
     Digest diff_id;
     std::string path;  // of the table
@@ -69,7 +69,7 @@ class SpanTableBuilder {
   using SubjectRef = std::shared_ptr<const Subject>;
   void Hurry(const std::string& key) ABSL_LOCKS_EXCLUDED(mu_);
   static absl::StatusOr<SubjectRef> SubjectOf(const Layer& layer);
-  // Blocks. Finds the points where `made` has none.
+  // Blocks. Finds the restart points if `made` has none.
   absl::Status Build(const Subject& layer, const Descriptor& blob, const BlobFile& file,
                      LayerOutput made, const CancelToken& cancel);
 
@@ -80,9 +80,9 @@ class SpanTableBuilder {
   std::atomic<uint64_t> built_{0}, failed_{0};
   absl::Mutex mu_;
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
-  // Those that nobody waited for when they began, by the key of their flight.
+  // Builds that nobody waited for when they began, by the key of their flight.
   absl::flat_hash_map<std::string, std::weak_ptr<Job>> unhurried_ ABSL_GUARDED_BY(mu_);
-  std::unique_ptr<FairWorkers> idle_, urgent_;  // last: their threads go before anything above
+  std::unique_ptr<FairWorkers> idle_, urgent_;  // last: their threads end before anything above
 };
 
 }  // namespace imagefs

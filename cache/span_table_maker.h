@@ -1,5 +1,5 @@
-// Makes the span table of a layer whose blob and tar are both at hand: cuts the tar at the places
-// where the blob can be entered, and proves each span by decoding it.
+// Makes the span table of a layer whose blob and tar are both local: cuts the tar where the blob
+// can be entered, and proves each span by decoding it.
 #pragma once
 
 #include <cstdint>
@@ -25,12 +25,12 @@ struct SpanTableInput {
   std::vector<RestartPoint> points;  // ascending, the first at 0
   std::vector<LayerBuilder::Move> moves;
   int data_fd = -1;  // the layer's data file
-  // Reads the whole of `out` from the blob at `offset`.
+  // Reads exactly `out.size()` bytes of the blob at `offset`.
   absl::FunctionRef<absl::Status(absl::Span<char> out, uint64_t offset)> read_blob;
 };
 
-// kUnimplemented when the blob cannot be entered often enough to be read in parts (a zstd blob of
-// one large frame); kDataLoss when a span does not give the tar's bytes. Blocks.
+// Returns kUnimplemented if the blob has too few entry points to be read in parts (a zstd blob of
+// one large frame), and kDataLoss if a span does not decode to the tar's bytes. Blocks.
 absl::StatusOr<SpanTable> MakeSpanTable(const SpanTableInput& input, const CancelToken& cancel);
 
 }  // namespace imagefs

@@ -1,5 +1,5 @@
 // What a layer remembers of spans that could not be read: those whose bytes were wrong, and those
-// that somebody waited for in vain. Pure, with the time passed in; not thread-safe.
+// whose reads timed out. Pure, with the time passed in; not thread-safe.
 #pragma once
 
 #include <array>
@@ -16,22 +16,22 @@
 
 namespace imagefs {
 
-// Spans whose bytes were not what the table says. The first kTries requests follow each other; then
-// there is a pause, which grows with each further one, up to a limit by urgency.
+// Spans whose bytes did not match the table. The first kTries requests are made without pauses;
+// then there is a pause, which grows with each further one, up to a limit by priority.
 class WrongSpans {
  public:
   using Pauses = std::array<absl::Duration, 4>;  // by Priority
   static constexpr int kTries = 3;
   explicit WrongSpans(const Pauses& most) : most_(most) {}
 
-  // True: there is a pause now.
+  // Returns true if the span is now paused.
   bool Add(uint32_t span, const absl::Status& why, Moment now);
   void Remove(uint32_t span) { wrong_.erase(span); }
   bool empty() const { return wrong_.empty(); }
   bool Any(uint32_t first, uint32_t last) const;  // of the spans [first, last)
-  // InfinitePast: there is none.
+  // Returns InfinitePast if there is no pause.
   Moment PauseEnd(uint32_t span, Priority priority) const;
-  // Of the last time. REQUIRES: PauseEnd is not InfinitePast.
+  // The last cause. REQUIRES: PauseEnd is not InfinitePast.
   const absl::Status& Why(uint32_t span) const { return wrong_.at(span).why; }
 
  private:
@@ -44,20 +44,20 @@ class WrongSpans {
   absl::flat_hash_map<uint32_t, Wrong> wrong_;
 };
 
-// Reads that got no bytes in their time. Before the reader learns of that, the kernel asks again
-// for parts of what failed, and for what it would have read ahead: that is the same read, and has
-// no time left.
+// Reads that timed out. Before the kernel reports the error to the reader, it retries parts of what
+// failed and of what it would have read ahead. These belong to the same read, whose time is used
+// up.
 class LateReads {
  public:
-  // Who asks later than that asks anew. On a busy machine it takes the kernel a while.
+  // A request after this long is a new read. On a busy machine the kernel takes a while to retry.
   static constexpr absl::Duration kSameRead = absl::Seconds(3);
-  // How far behind what failed its next request may begin: EROFS reads ahead in pieces of 64 KiB,
-  // and of one that fails it may ask for the first page only.
+  // How far behind a failed range its next request may begin: EROFS reads ahead in pieces of 64
+  // KiB, and of a failed piece it may request only the first page.
   static constexpr uint64_t kReach = 128 << 10;
 
-  // `range`: of the layer's data.
+  // `range`: in the layer's data.
   void Add(ReaderId reader, ByteRange range, const absl::Status& why, Moment now);
-  // OK: it is another read. Otherwise what follows `range` belongs to the same read, too.
+  // Returns OK if it is another read. Otherwise data behind `range` counts as the same read, too.
   absl::Status Find(ReaderId reader, ByteRange range, Moment now);
 
  private:

@@ -1,9 +1,9 @@
-// One check of a store: its records, layers, trees and files, and with `repair` what repairs them.
-// Used by ImageStore::Check. Blocks; to be used by one thread.
+// One check of a store: its records, layers, trees and files; with `repair`, also their repair.
+// Used by ImageStore::Check. Blocks; for use by one thread.
 //
-// Damage of layers, and of trees that are shown, is always seen to, so that nothing wrong is
-// served. A repair fetches at once what would come with the next mount, and removes what is of no
-// use.
+// Damage of layers, and of trees that are in use, is always handled, so that nothing wrong is
+// served. A repair also fetches at once what the next mount would fetch, and removes what is
+// useless.
 #pragma once
 
 #include <functional>
@@ -35,27 +35,28 @@ class StoreCheck {
     LayerRepairer& repairer;
     LayerRepairer::ForEachImage images;
     LayerRepairer::Open open;
-    // Whether manifest and configuration that a record names are here.
+    // Returns OK if the manifest and configuration that a record names are present.
     std::function<absl::Status(const ImageRow& row)> documents;
   };
   struct Request {
     std::vector<Reference> references;  // none: the whole store
     bool repair = false;
   };
-  // `pace` is told of bytes that were read, and now and then of none; kCancelled once it is false.
+  // `pace` is called with the bytes read, and now and then with 0; once it returns false, the check
+  // ends with kCancelled.
   StoreCheck(Store store, Request request, Scrubber::Pace pace)
       : store_(std::move(store)), request_(std::move(request)), pace_(pace) {}
 
-  // kNotFound for an image that the store does not know.
+  // Returns kNotFound for an image that the store does not know.
   absl::StatusOr<CheckReport> Run();
 
  private:
   bool all() const { return request_.references.empty(); }
   bool Wanted(std::string_view reference) const;
-  // The layers and trees of the images in question.
+  // Selects the layers and trees of the requested images.
   absl::Status Choose();
   absl::Status CheckImages();
-  // Of one record of an image, by its key.
+  // Checks one record of an image, by its key.
   absl::Status CheckImage(const std::string& key, const std::string& reference,
                           const std::string& value);
   absl::Status FetchDocuments(const std::string& reference, const ImageRow& row);
@@ -67,15 +68,15 @@ class StoreCheck {
   absl::Status FetchLayers();
   void CheckStrays();
   CheckFinding& Found(std::string_view kind, std::string_view name, std::string_view problem);
-  // Runs `start` and waits for what it ends with. kCancelled when nobody waits for the check.
+  // Runs `start` and waits for its result. Returns kCancelled if the check is cancelled.
   using Done = absl::AnyInvocable<void(absl::Status)>;
   absl::Status Await(absl::FunctionRef<FlightTicket(CancelToken cancel, Done done)> start);
 
   const Store store_;
   const Request request_;
   const Scrubber::Pace pace_;
-  absl::flat_hash_set<Digest> layers_, chains_;  // in question, when it is not all
-  std::vector<CheckedLayer> absent_;             // layers that images name and that are not here
+  absl::flat_hash_set<Digest> layers_, chains_;  // selected, unless all are
+  std::vector<CheckedLayer> absent_;             // layers that images name and that are not present
   CheckReport report_;
 };
 

@@ -1,4 +1,4 @@
-// Who owns a store, and whether there is one.
+// Ownership of a store, and whether it has content.
 #pragma once
 
 #include <string>
@@ -9,18 +9,18 @@
 
 namespace imagefs {
 
-// Takes the store in `root` for this process: a flock on <root>/lock, which the kernel gives back
-// however the process ends. kFailedPrecondition when another process has it; the message names its
-// pid. Waits for one that was killed and is about to end, up to 30 s. A disk that takes no writes
-// is no failure.
+// Locks the store in `root` for this process: a flock on <root>/lock, which the kernel releases
+// however the process ends. Returns kFailedPrecondition if another process holds it; the message
+// names its pid. Waits up to 30 s for a holder that was killed and is about to exit. Succeeds on a
+// disk that takes no writes.
 absl::StatusOr<Fd> LockStore(const std::string& root);
 
-// Whether that process has been killed and is there no longer but for threads that are about to end
-// and give its files back only then. Those that run when nothing else does would take long on a
-// busy machine: they no longer are of that kind then.
+// Returns whether that process is gone or was killed and has only exiting threads left, which still
+// hold its files. Gives such threads normal scheduling: idle-priority ones would take long to exit
+// on a busy machine.
 bool HastenEnd(std::string_view pid);
 
-// Whether anything but records is kept there.
+// Returns whether the store contains anything but records.
 bool StoreHasContent(const std::string& root);
 
 }  // namespace imagefs

@@ -1,6 +1,6 @@
-// The memory that passes over layers take for large zstd windows (image/zstd_window.h), for the
-// whole store: a frame of a few bytes may ask for 512 MiB. Fair among sources; no source can take
-// all of it. Thread-safe.
+// The memory that unpacking takes for large zstd windows (image/zstd_window.h), for the whole
+// store: a frame of a few bytes may request 512 MiB. Fair among sources; no source can take all of
+// it. Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -13,20 +13,19 @@
 
 namespace imagefs {
 
-// Waits for memory; see WindowMemory::Wait.
+// Blocks for memory; see WindowMemory::Wait.
 using WindowWait =
     std::function<absl::StatusOr<ByteBudget::Lease>(uint64_t bytes, const CancelToken& cancel)>;
 
 class WindowMemory {
  public:
   static constexpr uint64_t kTotal = uint64_t{768} << 20;
-  // What one source gets while it holds some already; one window alone may be larger.
+  // The limit for a source that already holds some; a single window may be larger.
   static constexpr uint64_t kShare = uint64_t{256} << 20;
 
   WindowMemory() : budget_(kTotal, kShare) {}
 
-  // Blocks the calling thread until the memory is free or `cancel` fires (kCancelled), and says so
-  // in the log when it does not come at once.
+  // Blocks until the memory is free or `cancel` fires (kCancelled); logs if it has to wait.
   absl::StatusOr<ByteBudget::Lease> Wait(const std::string& source, uint64_t bytes,
                                          const CancelToken& cancel);
   uint64_t held() const { return budget_.held(); }

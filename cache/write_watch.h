@@ -1,4 +1,4 @@
-// Tells when somebody writes to a file that nobody should write to: inotify. What it cannot see are
+// Notifies when somebody writes to a file that must not be written to, by inotify. It does not see
 // writes through a mapping, by another machine, or to the disk below the file system.
 //
 // Thread-safe.
@@ -18,17 +18,17 @@ namespace imagefs {
 
 class WriteWatch {
  public:
-  // Nothing is watched where the system has no room for it, which is logged once.
+  // If inotify limits are exhausted, nothing is watched; this is logged once.
   WriteWatch();
   ~WriteWatch();
   WriteWatch(const WriteWatch&) = delete;
   WriteWatch& operator=(const WriteWatch&) = delete;
 
-  // Calls `changed` (on the watch's thread; it must not block) whenever the file was written to or
-  // cut, until Remove.
+  // Calls `changed` (on the watch's thread; it must not block) whenever the file is written to or
+  // truncated, until Remove.
   void Add(const std::string& path, std::function<void()> changed);
 
-  // Ends the watch of a file that was added under that path. `changed` may still run.
+  // Stops watching a file added under that path. `changed` may still run.
   void Remove(const std::string& path);
 
  private:
