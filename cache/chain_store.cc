@@ -25,8 +25,8 @@ namespace {
 
 constexpr std::string_view kChainPrefix = "chain/";
 
-// Of what one image was given for one auth scope. The ChainID tells a part of an image from the
-// whole.
+// Key of the chain given to one image for one auth scope. The ChainID distinguishes a part of an
+// image from the whole.
 std::string RecentKey(const ChainStore::Request& request) {
   return StrCat(request.image->manifest_digest.hex(), " ", request.image->chain_id().hex(), " ",
                 request.source == nullptr ? "" : request.source->auth_scope());
@@ -42,8 +42,8 @@ std::string FlightKey(const ChainStore::Request& request) {
   return key;
 }
 
-// Whether it may be shown to those who believe `trust`, and nothing better is to be had: a layer
-// that was proven since is to be found under its DiffID.
+// Returns whether users with this `trust` may be given the chain and nothing better exists: a layer
+// that has been proven since is available under its DiffID.
 bool IsTrusted(const Chain& chain, IndexTrust trust) {
   return std::all_of(chain.layers.begin(), chain.layers.end(), [&](const LayerRef& layer) {
     return layer->proven() || (trust.Allows(layer->source) && !layer->complete());
@@ -92,7 +92,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
   void GetLayers(std::vector<FoundIndexRef> found) {
     found.resize(image_.config.diff_ids.size());
     const std::vector<std::optional<Digest>> recorded = store_.RecordedLayers(request_);
-    // Not layers_: the merge takes it while this loop may still be at its end.
+    // Not layers_: the merge may take it while the last iteration is still running.
     for (size_t i = 0; i < image_.config.diff_ids.size(); ++i) {
       LayerStore::Request layer;
       layer.diff_id = image_.config.diff_ids[i];
@@ -112,7 +112,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
         tickets_.push_back(ticket);
         leave = leaving_;
       }
-      // A failure or a cancellation may have come before this ticket was in the list.
+      // A failure or cancellation may have arrived before this ticket was in the list.
       if (leave) ticket.Leave();
     }
   }
@@ -129,7 +129,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
       }
       last = --missing_ == 0;
     }
-    // One layer that cannot be had makes the others pointless.
+    // If one layer is unavailable, the others are pointless.
     if (failed && !last) LeaveAll();
     if (last) Merge();
   }
@@ -223,7 +223,7 @@ std::string ChainStore::PathOf(const Digest& chain_id) const {
   return StrCat(root_, "/chains/", chain_id.hex());
 }
 
-// An error: the record is worthless, or its file.
+// Returns an error if the record or its file is unusable.
 absl::StatusOr<ChainStore::Entry> ChainStore::ReadRecord(const Digest& chain_id,
                                                          std::string_view value) const {
   IMAGEFS_ASSIGN_OR_RETURN(const Json record, Json::Parse(value));
@@ -310,7 +310,7 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id, std::opti
                                       chain->index->devices().size(), " layers instead of ",
                                       layers.size()));
   }
-  // A layer may have come back in another layout than that which the merge was made of.
+  // A layer may have been rebuilt with another layout than the one that was merged.
   for (size_t i = 0; i < layers.size(); ++i) {
     if (chain->index->devices()[i].size_bytes != layers[i]->data_bytes) {
       return absl::DataLossError(StrCat("the index of chain ", chain_id.ToString(),
@@ -323,10 +323,10 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id, std::opti
 }
 
 absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
-  // Whoever shows it goes on with the same one.
+  // Existing users keep the same chain.
   if (IsDamaged(chain_id)) {
     bool repaired = false;
-    Repair(chain_id, &repaired).IgnoreError();  // else another one is made below
+    Repair(chain_id, &repaired).IgnoreError();  // on failure, a new chain is made below
   }
   std::vector<Digest> names;
   std::optional<uint32_t> sum;
@@ -349,7 +349,7 @@ absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
   }
   absl::StatusOr<ChainRef> chain = OpenChain(chain_id, sum, layers);
   if (!chain.ok()) {
-    // Its layers are here: it is made again, of them.
+    // Its layers are present: rebuild it from them.
     LogWarning("chain.damaged chain=", chain_id.Short(), " error=", chain.status().message());
     chain = Make(chain_id, std::move(layers));
   }
@@ -393,7 +393,7 @@ absl::StatusOr<ChainRef> ChainStore::FindOf(const ResolvedImage& image) {
   return Find(ChainIdentity(image.layer_ids, image.config.diff_ids));
 }
 
-// What the image was given before, where that will do.
+// Returns the chain that the image was given before, if it may be used.
 ChainRef ChainStore::FindGiven(const Request& request) {
   if (ChainRef recent = Recent(request); recent != nullptr && IsTrusted(*recent, request.trust)) {
     return recent;
@@ -424,7 +424,7 @@ FlightTicket ChainStore::Ensure(Request request, Priority priority, Done done) {
   caller.auth_scope = request.source == nullptr ? "" : request.source->auth_scope();
   const std::string key = FlightKey(request);
   caller.start = [this, request = std::move(request)](FlightTable<ChainRef>::Context context) {
-    // It may have come between the look above and the start of this flight.
+    // It may have been made between the check above and the start of this flight.
     if (ChainRef here = FindGiven(request); here != nullptr) {
       return context.finish(std::move(here));
     }
@@ -436,7 +436,7 @@ FlightTicket ChainStore::Ensure(Request request, Priority priority, Done done) {
 
 absl::Status ChainStore::Merge(const std::vector<LayerRef>& layers, const std::string& path,
                                Entry& entry) {
-  // The trees of an image with a million files are a hundred MiB: give them back to the system.
+  // The trees of an image with a million files take a hundred MiB: return them to the system.
   const absl::Cleanup give_back = [&] {
     for (const LayerRef& layer : layers) layer->index->DropResidentPages();
     malloc_trim(0);
@@ -503,7 +503,7 @@ void ChainStore::Sync(const Digest& chain_id) {
 
 void ChainStore::Forget(const Digest& layer) {
   WriteBatch batch;
-  std::vector<ChainRef> looked_at;  // the last of its references is not dropped under the lock
+  std::vector<ChainRef> looked_at;  // keeps last references from being dropped under the lock
   absl::MutexLock lock(&mu_);
   for (auto it = chains_.begin(); it != chains_.end();) {
     const std::vector<Digest>& layers = it->second.layers;
@@ -562,7 +562,7 @@ uint64_t ChainStore::Collect(const absl::flat_hash_set<Digest>& keep,
       ++it;
       continue;
     }
-    // An index is a small file: removing it under the lock keeps file and entry in step.
+    // An index is a small file: removing it under the lock keeps file and entry consistent.
     unlink(PathOf(it->first).c_str());
     batch.Delete(StrCat(kChainPrefix, it->first.hex()));
     freed += it->second.bytes;

@@ -1,6 +1,6 @@
-// The part of ChainStore that has to do with files that may not be what they were. A chain that is
-// shown is made again in the file that is there, so that whoever shows it, also the kernel, goes on
-// with the right bytes; the daemon reads nothing of it in between.
+// The part of ChainStore that handles damaged files. A chain in use is rewritten in its existing
+// file, so that all users, including the kernel, get the right bytes; until then the daemon reads
+// nothing from it.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -22,11 +22,11 @@
 namespace imagefs {
 namespace {
 
-// Of making a file right that somebody may still be writing to: ten seconds in all.
+// Attempts to repair a file that somebody may still be writing to: ten seconds in total.
 constexpr int kTries = 10;
 constexpr absl::Duration kFirstPause = absl::Milliseconds(10);
 
-// kDataLoss when the file is not `bytes` long, or does not have the sum.
+// Returns kDataLoss if the file is not `bytes` long or does not match the checksum.
 absl::Status CheckFile(const Fd& fd, const std::string& path, uint64_t bytes,
                        std::optional<uint32_t> sum) {
   struct stat st;
@@ -40,7 +40,7 @@ absl::Status CheckFile(const Fd& fd, const std::string& path, uint64_t bytes,
 }  // namespace
 
 bool ChainStore::IsDamaged(const Digest& chain_id) const {
-  ChainRef open;  // the last of its references is not dropped under the lock
+  ChainRef open;  // its last reference must not be dropped under the lock
   absl::MutexLock lock(&mu_);
   const auto it = chains_.find(chain_id);
   if (it != chains_.end()) open = it->second.open.lock();
@@ -51,13 +51,13 @@ void ChainStore::Watch(const Digest& chain_id) {
   watch_->Add(PathOf(chain_id), [this, chain_id] { OnWritten(chain_id); });
 }
 
-// Nothing is read of an index that may be another one.
+// From now on nothing is read from the index until it is checked.
 void ChainStore::OnWritten(const Digest& chain_id) {
   ChainRef open;
   {
     absl::MutexLock lock(&mu_);
     const auto it = chains_.find(chain_id);
-    // Of one that nobody has open, its sum tells at the next opening.
+    // An index that is not open is verified by its checksum when it is next opened.
     if (it != chains_.end()) open = it->second.open.lock();
     if (open == nullptr) return;
     open->index->Distrust();
@@ -66,7 +66,7 @@ void ChainStore::OnWritten(const Digest& chain_id) {
   LogWarning("chain.written_to chain=", chain_id.Short());
   work_->Submit(std::make_shared<LivePriority>(Priority::kOnDemand), [this, chain_id] {
     bool repaired = false;
-    Repair(chain_id, &repaired).IgnoreError();  // it has said what there is to say
+    Repair(chain_id, &repaired).IgnoreError();  // it has logged the outcome
   });
 }
 
@@ -86,15 +86,15 @@ absl::Status ChainStore::Repair(const Digest& chain_id, bool* repaired) {
   absl::Status why, status;
   absl::Duration pause = kFirstPause;
   for (int i = 0; i < kTries; ++i, pause *= 2) {
-    watch_->Remove(path);  // the writes that follow are our own
+    watch_->Remove(path);  // the following writes are our own
     absl::StatusOr<Fd> fd = OpenFile(path, O_RDONLY);
     status = fd.ok() ? CheckFile(*fd, path, entry.bytes, entry.sum) : fd.status();
     why.Update(status);
     if (!status.ok() && chain != nullptr) status = Rewrite(entry, *chain);
     if (chain != nullptr) Watch(chain_id);
     if (!status.ok()) break;
-    // Behind the watch: what is written from now on is told of. Somebody who still writes has
-    // written meanwhile.
+    // Check after the watch was set, so that later writes are noticed. A concurrent writer may have
+    // written in between.
     fd = OpenFile(path, O_RDONLY);
     status = fd.ok() ? CheckFile(*fd, path, entry.bytes, entry.sum) : fd.status();
     if (status.ok() && chain != nullptr) status = GoOnWith(chain_id, *chain, *fd);
@@ -112,7 +112,7 @@ absl::Status ChainStore::Repair(const Digest& chain_id, bool* repaired) {
   return absl::DataLossError(why.message());
 }
 
-// The file was right behind the watch: what was told of since makes it doubtful again.
+// The file was verified after the watch was set; a write noticed since makes it untrusted again.
 absl::Status ChainStore::GoOnWith(const Digest& chain_id, const Chain& chain, const Fd& fd) {
   if (!chain.index->damaged()) return absl::OkStatus();
   IMAGEFS_RETURN_IF_ERROR(chain.index->MapAgain(fd.get()));
@@ -122,7 +122,7 @@ absl::Status ChainStore::GoOnWith(const Digest& chain_id, const Chain& chain, co
   return absl::OkStatus();
 }
 
-// The same layers give the same bytes.
+// Equal layers give equal bytes.
 absl::Status ChainStore::Rewrite(const Entry& entry, const Chain& chain) const {
   const std::string temporary = StrCat(root_, "/chains/tmp-", RandomHex(8));
   const absl::Cleanup remove = [&] { unlink(temporary.c_str()); };
@@ -170,11 +170,11 @@ std::vector<CheckFinding> ChainStore::Check(const absl::flat_hash_set<Digest>& c
 
 std::vector<std::string> ChainStore::Strays() const {
   std::vector<std::string> strays = ListDir(root_ + "/chains").value_or(std::vector<std::string>());
-  // Those of this process are on their way.
+  // Temporary files of this process are still being written.
   std::erase_if(strays, [](const std::string& name) { return name.starts_with("tmp-"); });
   absl::flat_hash_set<std::string> running;
   for (const auto& [key, callers] : merges_.Running()) running.insert(key);
-  // Behind the look at what is being made: what was made is recorded before that ends.
+  // After listing the running merges: a merge records its chain before it ends.
   absl::MutexLock lock(&mu_);
   std::erase_if(strays, [&](const std::string& name) {
     mu_.AssertHeld();

@@ -25,9 +25,9 @@ absl::StatusOr<std::shared_ptr<DownloadFile>> DownloadFile::Open(std::string pat
   return download;
 }
 
-// A run of data may end in a block that was written only in part, so its last block is not trusted,
-// except where the file ends exactly with the blob. A wrong guess costs a second download, no more:
-// the digest of the whole is checked by the reader.
+// A run of data may end in a partially written block, so its last block is not trusted unless the
+// file ends exactly with the blob. A wrong guess only costs a second download: the reader checks
+// the digest of the whole.
 absl::Status DownloadFile::FindExisting() {
   struct stat st;
   if (fstat(fd_.get(), &st) != 0) return ErrnoStatus(errno, path_);

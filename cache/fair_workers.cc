@@ -47,13 +47,13 @@ void FairWorkers::End(Id id) {
   StartLocked();
 }
 
-// There is a thread for each that may run, so that none waits in the executor's queue.
+// There is a thread for every task that may run, so no task waits in the executor's queue.
 void FairWorkers::StartLocked() {
   while (const std::optional<Id> id = turns_.Next()) {
     auto node = tasks_.extract(*id);
     threads_->Submit([this, id = *id, task = std::move(node.mapped())]() mutable {
       task(id);
-      task = nullptr;  // what it holds goes before the end of its turn
+      task = nullptr;  // destroy what it holds before its turn ends
       End(id);
     });
   }

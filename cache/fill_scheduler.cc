@@ -47,7 +47,7 @@ FillScheduler::~FillScheduler() {
     mu_.Await(absl::Condition(&none));
   }
   thread_.join();
-  // What is queued for the workers runs, and may still queue more, while work_ ends.
+  // While work_ is destroyed, its queued tasks run and may still queue more.
 }
 
 void FillScheduler::Add(std::weak_ptr<FillClient> client) {
@@ -77,7 +77,7 @@ FillSlot FillScheduler::Occupy(std::string source, Priority priority) {
 }
 
 void FillScheduler::Release(const std::string& source, Priority priority, bool aside) {
-  // Signalled under the lock: the scheduler may end as soon as the last slot is back.
+  // Signal under the lock: the scheduler may be destroyed once the last slot is released.
   absl::MutexLock lock(&mu_);
   if (!aside) shares_.Release(source, priority);
   --running_;
@@ -101,7 +101,7 @@ void FillScheduler::SetAside(const std::string& source, Priority priority) {
   shares_.Release(source, priority);
 }
 
-// What the clients want, from another one on each time.
+// Asks the clients what they want, starting with another one each time.
 std::vector<FillScheduler::Wanting> FillScheduler::PollClients() {
   std::vector<std::shared_ptr<FillClient>> clients;
   size_t turn;
@@ -126,7 +126,7 @@ std::vector<FillScheduler::Wanting> FillScheduler::PollClients() {
   return wanting;
 }
 
-// The most urgent client that finds a slot; of equals one whose source has the fewest.
+// Returns the most urgent client that gets a slot; among equals, one whose source has the fewest.
 std::optional<FillScheduler::Pick> FillScheduler::Choose() {
   std::vector<Wanting> wanting = PollClients();
   std::array<std::set<std::string_view>, 4> sources;  // by priority and more urgent ones
@@ -159,7 +159,7 @@ void FillScheduler::Loop() {
   while (true) {
     {
       absl::MutexLock lock(&mu_);
-      // The quiet moment comes without anybody's call.
+      // The quiet period ends without any call.
       const Moment now = Moment::Now();
       const Moment until =
           std::min(now + options_.quiet, std::max(look_again_, now + kShortestWait));

@@ -5,7 +5,7 @@
 namespace imagefs {
 namespace {
 
-// In flight of a source whatever others have, of that priority and more urgent ones.
+// Requests that a source may always have in flight, of that priority and more urgent ones.
 constexpr std::array<int, 4> kAlways = {4, 2, 1, 1};
 
 }  // namespace

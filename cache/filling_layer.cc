@@ -18,9 +18,9 @@
 namespace imagefs {
 namespace {
 
-// Layers so small come whole with the first miss.
+// Layers up to this size are fetched whole on the first miss.
 constexpr uint64_t kWholeBytes = 256 << 10;
-// When so much of a layer has been asked for, the rest is too, in large requests.
+// Once this fraction of a layer has been requested, the rest is fetched, too, in large requests.
 constexpr double kMostOfIt = 0.6;
 constexpr absl::Duration kSilenceToTell = absl::Seconds(3);
 constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
@@ -68,10 +68,10 @@ absl::Status FillingLayer::OpenFiles() {
   for (uint32_t i = 0; i < count; ++i) {
     const PresentMap::Mark& mark = present_->mark(i);
     if (!mark.present) continue;
-    anonymous_ = false;  // whose credentials fetched it is not known any more
+    anonymous_ = false;  // it is unknown whose credentials fetched it
     const SpanEntry span = table_->span(i);
     const bool unverified = options_.unverified || !mark.sum.has_value();
-    // What can be told from the blob alone has to come again.
+    // Spans that can only be verified from the blob must be fetched again.
     if (unverified && span.digest_of_blob && !mark.sum.has_value()) continue;
     spans_.SetFound(i, !unverified);
     if (download_ != nullptr && !unverified) download_->Trust({span.blob_begin, span.blob_end()});
@@ -83,7 +83,7 @@ void FillingLayer::Recheck(const std::vector<uint32_t>& spans) {
   std::vector<uint32_t> unverified;
   {
     absl::MutexLock lock(&mu_);
-    // The check of the whole looks at all of them.
+    // The check of the whole layer verifies all of them.
     if (check_ != CheckPhase::kNone || complete()) return;
     for (const uint32_t index : spans) {
       if (spans_.Take(index, State::kPresent)) unverified.push_back(index);
@@ -126,7 +126,7 @@ LayerFill::Progress FillingLayer::progress() const {
   return {spans_.blob_bytes_present(), spans_.blob_bytes()};
 }
 
-// Remembers what readers need, and goes on to all of it when that is most of the layer.
+// Records what readers need, and requests the whole layer once that is most of it.
 void FillingLayer::NoteReadLocked(uint32_t first, uint32_t last) {
   for (uint32_t i = first; i < last; ++i) {
     if (!spans_.was_read(i)) spans_.NoteRead(i, scheduler_.NextOrder(), Moment::Now());
@@ -152,7 +152,8 @@ void FillingLayer::ReadAheadLocked(uint32_t first, uint32_t last) {
   }
 }
 
-// Puts the waiter on every span of its parts that is not here; true when all are, and then pinned.
+// Registers the waiter for every missing span of its parts. Returns true, with the waiter pinned,
+// if none is missing.
 bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unverified) {
   for (const auto& [first, last] : waiter->parts) {
     for (uint32_t i = first; i < last; ++i) {
@@ -161,7 +162,7 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unv
         unverified.push_back(i);
       } else if (spans_.state(i) == State::kInFlight || spans_.state(i) == State::kBusy) {
         scheduler_.counters().joins++;
-        // What is under way in the background is now waited for.
+        // A background request now has a reader waiting for it.
         for (const auto& batch : batches_) {
           if (batch->first <= i && i < batch->last) batch->priority->RaiseTo(Priority::kOnDemand);
         }
@@ -195,7 +196,7 @@ absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
     for (uint32_t i = first; i < last; ++i) {
       if (spans_.readable(i)) continue;
       IMAGEFS_RETURN_IF_ERROR(spans_.WhyPaused(i, Priority::kOnDemand, now));
-      // Whether it still is so is found out, for those who read later.
+      // A probe finds out whether this still holds, for later readers.
       if (certain.has_value()) QueueLocked(i, Priority::kOnDemand);
     }
   }
@@ -253,7 +254,7 @@ void FillingLayer::CheckUnverified(const std::vector<uint32_t>& unverified) {
   }
 }
 
-// The two ways in which a waiter leaves without its bytes.
+// A waiter leaves without its bytes on cancellation or at its deadline.
 void FillingLayer::Watch(const WaiterRef& waiter, const CancelToken& cancel,
                          absl::Duration deadline) {
   CancelToken::Registration registration =
@@ -290,7 +291,7 @@ void FillingLayer::Expire(const WaiterRef& waiter) {
   Leave(waiter, why);
 }
 
-// Takes a waiter off; what only it waited for is no longer asked for.
+// Removes a waiter; spans that only it waited for are no longer requested.
 void FillingLayer::Leave(const WaiterRef& waiter, const absl::Status& why) {
   {
     absl::MutexLock lock(&mu_);
@@ -310,7 +311,7 @@ void FillingLayer::Leave(const WaiterRef& waiter, const absl::Status& why) {
   Deliver({{waiter, why}});
 }
 
-// Tells waiters; those whose bytes have to be moved first are told by a worker.
+// Notifies waiters; a worker notifies those whose bytes must be moved first.
 void FillingLayer::Deliver(Finished finished) {
   for (auto& [waiter, status] : finished) {
     waiter->on_cancel.Reset();
@@ -383,7 +384,7 @@ void FillingLayer::WantAll(Priority priority) {
     }
     if (priority <= Priority::kForeground) readahead_.Resume();
     if (priority <= Priority::kForeground && !complete()) {
-      // From now on: who has waited before had a timer as well.
+      // Starting now: an earlier waiter had a timer of its own.
       last_byte_ = std::max(last_byte_, Moment::Now());
       give_up_timer_ =
           scheduler_.At(last_byte_ + scheduler_.options().give_up, [weak = weak_from_this()] {
@@ -395,8 +396,8 @@ void FillingLayer::WantAll(Priority priority) {
   scheduler_.Wake();
 }
 
-// Somebody waits for the whole; says when nothing comes of it. What goes on after that does so in
-// the background.
+// Somebody waits for the whole layer: reports if nothing arrives. Fetching continues in the
+// background.
 void FillingLayer::GiveUp() {
   const absl::Duration limit = scheduler_.options().give_up;
   const FillReport report = Report();
@@ -404,7 +405,7 @@ void FillingLayer::GiveUp() {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || !failure_.ok() || complete()) return;
     if (!readahead_.awaited()) return;
-    // On what is local.
+    // Local work is in progress.
     const bool works = check_ != CheckPhase::kNone && check_ != CheckPhase::kFetching;
     const Moment since = works ? Moment::Now() : last_byte_;
     if (Moment::Now() < since + limit) {
@@ -478,9 +479,9 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
   {
     absl::MutexLock lock(&mu_);
     if (check_ != CheckPhase::kNone || complete()) return 0;
-    // Until the hole is punched whoever wants one of them waits, and nobody fetches it meanwhile.
+    // Until the hole is punched, requests for these spans wait and nobody fetches them.
     evicted = spans_.TakeForEviction(bytes, WantedLocked());
-    // What was moved came from these spans, and stays.
+    // Moved data came from these spans and stays.
     readers = epoch_;
     epoch_ = std::make_shared<int>(0);
   }

@@ -1,5 +1,5 @@
-// The part of FillingLayer that checks the whole once every span is present, and fetches what the
-// spans leave out of the blob of an unproven layer.
+// The part of FillingLayer that checks the whole layer once every span is present, and fetches the
+// parts of an unproven layer's blob that no span covers.
 #include <utility>
 #include <vector>
 
@@ -13,9 +13,9 @@ namespace {
 
 constexpr absl::Duration kCheckPause = absl::Seconds(1);
 constexpr absl::Duration kCheckRetry = absl::Seconds(30);
-constexpr uint64_t kManyFailedChecks = 3;   // in a row; a registry may have been away
+constexpr uint64_t kManyFailedChecks = 3;   // in a row; a registry may have been unavailable
 constexpr size_t kManyRests = 32;           // pieces of a blob
-constexpr uint64_t kMaxRestGap = 64 << 10;  // cheaper to fetch again than to ask twice
+constexpr uint64_t kMaxRestGap = 64 << 10;  // cheaper to fetch again than to send two requests
 
 }  // namespace
 
@@ -43,7 +43,7 @@ void FillingLayer::SubmitCheck(absl::AnyInvocable<void()> part) {
                                 [part = std::move(part)](FairWorkers::Id) mutable { part(); });
 }
 
-// Reading everything once more is left for a moment in which nobody waits for it or reads.
+// Rereading everything is deferred until there are no reads, unless somebody waits for the whole.
 void FillingLayer::BeginCheck() {
   bool now;
   {
@@ -57,12 +57,12 @@ void FillingLayer::BeginCheck() {
   check_timer_ = std::move(timer);
 }
 
-// Everything is here: all moves, then the check of the whole.
+// Everything is present: makes all moves, then checks the whole.
 void FillingLayer::Check() {
   std::vector<uint32_t> moves;
   {
     absl::MutexLock lock(&mu_);
-    // Begun twice when somebody could not wait.
+    // A check that became urgent is started twice.
     if (check_ != CheckPhase::kWaiting) return;
     check_ = CheckPhase::kRunning;
     for (uint32_t i = 0; i < moved_.size(); ++i) {
@@ -73,7 +73,7 @@ void FillingLayer::Check() {
   status.ok() ? CheckWhole() : EndCheck(status);
 }
 
-// On a worker. Comes back here when more of the blob has come.
+// Runs on a worker. Runs again after more of the blob was fetched.
 void FillingLayer::CheckWhole() {
   absl::Status status;
   if (download_ != nullptr) {
@@ -89,7 +89,8 @@ void FillingLayer::CheckWhole() {
 
 void FillingLayer::EndCheck(const absl::Status& status) {
   if (absl::IsDataLoss(status)) {
-    // A description that lied has the spans as they came. Else somebody wrote to the file.
+    // If the description was false, the spans are still as received. Otherwise somebody wrote to
+    // the file.
     const absl::StatusOr<std::vector<uint32_t>> wrong =
         SpansNotAsMarked(options_.directory, *table_, [](size_t) { return true; });
     bool again = wrong.ok() && !wrong->empty();
@@ -118,12 +119,12 @@ void FillingLayer::EndCheck(const absl::Status& status) {
       leftovers_.clear();
       give_up_timer_.Cancel();
     } else if (!status.ok()) {
-      // No fault of the bytes (a full disk, say): tried again later.
+      // Not the fault of the bytes (for example, a full disk): retry later.
       reason_ = std::string(status.message());
       check_timer_ = scheduler_.At(Moment::Now() + kCheckRetry, [weak = weak_from_this()] {
         if (const auto self = weak.lock()) self->Start();
       });
-      // Who waits for the whole is told, and what is missing comes in the background.
+      // Notify those who wait for the whole; what is missing is fetched in the background.
       tell = (absl::IsResourceExhausted(status) || failed_checks_ >= kManyFailedChecks) &&
              readahead_.awaited();
       if (tell) readahead_.StopWantingAll();
@@ -132,8 +133,8 @@ void FillingLayer::EndCheck(const absl::Status& status) {
   if (tell) TellFailing(status, true);
 }
 
-// What the spans leave out: headers, trailers, tables. Where there are many pieces, those close to
-// each other are one request.
+// The parts of the blob that no span covers: headers, trailers, tables. If there are many, adjacent
+// ones are combined into one request.
 std::vector<ByteRange> FillingLayer::RestOfBlob() const {
   std::vector<ByteRange> missing = download_->Missing();
   if (missing.size() <= kManyRests) return missing;
@@ -148,8 +149,8 @@ std::vector<ByteRange> FillingLayer::RestOfBlob() const {
   return rest;
 }
 
-// kAborted: the bytes that were kept are wrong, which may be the fault of a crash; they are
-// forgotten, once, to be fetched again.
+// Returns kAborted if the stored bytes are wrong, which a crash may have caused; they are
+// discarded, at most once, to be fetched again.
 absl::Status FillingLayer::CheckBlob() {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, download_->Duplicate());
   IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(fd.get()));
@@ -196,7 +197,7 @@ void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
           self->check_ = CheckPhase::kRunning;
         }
         self->SubmitCheck([self, status] {
-          // Whatever is wrong with the transfer says nothing about the layer.
+          // A failed transfer says nothing about the layer.
           if (status.ok()) return self->CheckWhole();
           self->EndCheck(absl::IsResourceExhausted(status)
                              ? status

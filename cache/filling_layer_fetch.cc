@@ -1,5 +1,5 @@
-// The part of FillingLayer that asks for bytes and takes them: which spans make the next request,
-// what becomes of its bytes, and of its failures.
+// The part of FillingLayer that requests and receives bytes: chooses the spans of the next request,
+// and handles its bytes and failures.
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -18,28 +18,28 @@
 namespace imagefs {
 namespace {
 
-// Bytes of the blob that one request asks for at most, by priority. A reader waits for its own span
-// only, whatever comes behind it in the same request, but the link is taken for so long.
+// Limit on the blob bytes of one request, by priority. A reader waits only for its own span,
+// whatever follows in the same request, but the link is busy for the whole request.
 constexpr std::array<uint64_t, 4> kMaxBatchBytes = {512 << 10, 512 << 10, 2 << 20, 4 << 20};
-// Two spans of the blob so close to each other are one request: cheaper than another round trip.
+// Spans that are this close in the blob share a request: cheaper than another round trip.
 constexpr uint64_t kMaxGapBytes = 16 << 10;
-// A request that takes more memory than this waits until there is room for it.
+// A request that needs more memory than this waits for it.
 constexpr uint64_t kLargeBytes = 8 << 20;
 constexpr int kManyFailures = 8;  // of requests in a row
-// After a failure of this machine's own: a full disk, say.
+// After a failure on this machine, such as a full disk.
 constexpr absl::Duration kLocalPause = absl::Seconds(1);
-// Of a request's silence, what is worth to be remembered as usual.
+// Shorter silences of a request are not recorded as response times.
 constexpr absl::Duration kPauseToNote = absl::Milliseconds(250);
-// What failed requests brought is kept for so long, and of so many.
+// How long data of failed requests is kept, and of how many requests.
 constexpr absl::Duration kLeftoverLife = absl::Minutes(1);
 constexpr size_t kMaxLeftovers = 4;
-// A part of a read's time after which what it waits for is asked a second time.
+// A request is hedged when it has been silent for this fraction of a read's time limit.
 constexpr int kSilentPart = 3;
 constexpr int kMaxDoublings = 10;
 
 }  // namespace
 
-// The next span to ask for at that priority: what was queued, else what is missing.
+// Returns the next span to request at that priority: a queued one, else a missing one.
 std::optional<uint32_t> FillingLayer::NextLocked(Priority priority, Moment now) {
   if (const auto queued = spans_.NextQueued(priority); queued.has_value()) return queued;
   return readahead_.Fetches(priority, now) ? spans_.NextMissing(priority, now) : std::nullopt;
@@ -60,7 +60,7 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
     }
     spans_.RescanIfDue(now);
     silent_hedges = SilentHedgesLocked(now, look_again);
-    // Not before those have been counted as failures.
+    // Only after those have been counted as failures.
     const BatchRef silent = silent_hedges.empty() ? SilentLocked(now, look_again) : nullptr;
     if (silent != nullptr) want = Want{Priority::kOnDemand, silent->place.source};
     for (int p = 0; p < 4 && !want.has_value(); ++p) {
@@ -69,7 +69,7 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
       if (!next.has_value()) continue;
       const FillSources::Choice choice = sources_.Next(priority, now, nullptr);
       if (choice.when > now && spans_.state(*next) != State::kUnverified) {
-        // What is less urgent may not be asked for earlier.
+        // Nothing less urgent may be requested earlier.
         look_again = std::min(look_again, choice.when);
         break;
       }
@@ -90,8 +90,8 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
   return want;
 }
 
-// That span and its neighbours that are wanted as well. Behind them a request of low urgency takes
-// what is missing.
+// Takes that span and adjacent ones that are wanted as well. After them, a low-priority request
+// includes missing spans.
 FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority priority,
                                                      Moment now) {
   const FillSources::Choice choice = sources_.Next(priority, now, nullptr);
@@ -114,7 +114,7 @@ FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority pr
     blob.end = next.blob_end();
     ++last;
   }
-  // What a reader waits for comes first.
+  // A span that a reader waits for comes first.
   while (priority != Priority::kOnDemand && first > 0 && wanted(first - 1)) {
     const SpanEntry before = table_->span(first - 1);
     if (before.blob_begin > blob.begin || before.blob_end() + kMaxGapBytes < blob.begin ||
@@ -183,9 +183,10 @@ FillingLayer::BatchRef FillingLayer::SilentLocked(Moment now, Moment& look_again
   return nullptr;
 }
 
-// Hedges that are as silent as what they stand beside. They make room for the next try, for which
-// the source has its pause. Each may be silent for twice as long as the one before: where the first
-// request is lost, one of them must outlast a source that is slow to answer.
+// Returns the hedges that are as silent as the requests they were started for. They make way for
+// the next attempt, which the source's pauses limit. Each may be silent for twice as long as the
+// previous one: if the first request is lost, one of them must outlast a source that is slow to
+// answer.
 std::vector<FillingLayer::BatchRef> FillingLayer::SilentHedgesLocked(Moment now,
                                                                      Moment& look_again) {
   std::vector<BatchRef> silent;
@@ -203,7 +204,7 @@ std::vector<FillingLayer::BatchRef> FillingLayer::SilentHedgesLocked(Moment now,
   return silent;
 }
 
-// Asks for what readers wait for of a silent request a second time.
+// Sends a second request for the spans of a silent request that readers wait for.
 FillingLayer::BatchRef FillingLayer::TakeHedgeLocked(const BatchRef& silent, Moment now) {
   FillSources::Choice choice = sources_.Next(Priority::kOnDemand, now, silent->source.get());
   if (choice.when > now) return nullptr;
@@ -274,8 +275,8 @@ void FillingLayer::Begin(const BatchRef& batch, Priority priority) {
       });
 }
 
-// What earlier requests brought of the same bytes before they failed. True: and the room that they
-// had.
+// Takes over the matching bytes that earlier requests received before they failed. Returns true if
+// their memory was taken over as well.
 bool FillingLayer::TakeOver(Batch& batch) {
   std::vector<BatchRef> taken;
   {
@@ -328,8 +329,8 @@ void FillingLayer::Request(const BatchRef& batch) {
       });
 }
 
-// Spans are decoded as soon as their last byte is here, while the rest still comes. A decoder may
-// be looking at what came before, so nothing is written twice.
+// Spans are decoded as soon as their last byte has arrived, while the rest is still being received.
+// A decoder may be reading the earlier bytes, so nothing is written twice.
 absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::string_view data) {
   const ByteRange& blob = batch->blob;
   if (offset < blob.begin || offset > blob.end || data.size() > blob.end - offset) {
@@ -343,7 +344,7 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
   batch->received.Add(here);
   batch->progress = true;
   if (download_ != nullptr) {
-    // Bytes that the disk has no room for are fetched again when the blob is to be checked.
+    // Bytes that do not fit on the disk are fetched again when the blob is checked.
     if (absl::Status kept = download_->Write(offset, data); !absl::IsResourceExhausted(kept)) {
       batch->own_failure = kept;
       IMAGEFS_RETURN_IF_ERROR(batch->own_failure);
@@ -364,7 +365,7 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
     from = batch->next;
     while (batch->next < batch->last && table_->span(batch->next).blob_end() <= end) ++batch->next;
     to = batch->next;
-    // It was slow and is not silent any more: what was asked beside it is not needed.
+    // It was slow but is no longer silent: its hedge is not needed.
     hedge = batch->hedge ? nullptr : batch->beside.lock();
     if (hedge != nullptr && (hedge->answered || std::exchange(hedge->given_up, true)))
       hedge.reset();
@@ -420,7 +421,7 @@ void FillingLayer::OnEnd(const BatchRef& batch, absl::Status status) {
   slot.GiveBack();
 }
 
-// Who is told may open files, and this may be the network's thread or that of the timers.
+// The callback may open files, and this may be the network thread or the timer thread.
 void FillingLayer::TellFailing(const absl::Status& why, bool for_good) {
   if (!options_.failing) return;
   scheduler_.work().Submit(
@@ -433,7 +434,7 @@ bool FillingLayer::InFlightElsewhereLocked(uint32_t span) const {
   });
 }
 
-// Returns the request beside it that is not needed any more.
+// Returns the hedge, or hedged request, that is no longer needed.
 FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
                                                     const absl::Status& status,
                                                     Finished& finished) {
@@ -443,7 +444,7 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
   if (local) not_before_ = Moment::Now() + kLocalPause;
   BatchRef other = status.ok() ? batch->beside.lock() : nullptr;
   if (other != nullptr) {
-    // One that went on meanwhile brings the rest of its spans as well.
+    // If it has received bytes since the hedge began, it also delivers the rest of its spans.
     const bool needed = batch->hedge && other->last_byte > batch->began;
     if (needed || std::exchange(other->given_up, true)) other.reset();
   }
@@ -467,13 +468,13 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
   return other;
 }
 
-// The mark is written after the bytes: whoever finds it, after a crash of this process, finds them
-// as well. A mark that is missing costs another fetch then.
+// The mark is written after the bytes: after a crash of this process a mark implies the bytes. A
+// missing mark only costs another fetch.
 absl::Status FillingLayer::Store(uint32_t index, std::string_view bytes) {
   struct stat st;
   if (fstat(data_.get(), &st) != 0) return ErrnoStatus(errno, "the data file");
   if (static_cast<uint64_t>(st.st_size) < table_->data_bytes()) {
-    // To write on would turn what was cut off into zeros.
+    // Writing would turn the truncated part into zeros.
     return absl::DataLossError("the data file was cut");
   }
   IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), bytes, table_->span(index).data_begin));
@@ -485,7 +486,7 @@ absl::Status FillingLayer::Store(uint32_t index, std::string_view bytes) {
 
 void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
   {
-    // A span is a worker's alone, also where two requests bring it.
+    // Only one worker decodes a span, even if two requests deliver it.
     absl::MutexLock lock(&mu_);
     if (!spans_.Take(index, State::kInFlight)) return;
   }
@@ -504,8 +505,8 @@ void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
   OnSpan(index, status, batch->source.get());
 }
 
-// Bytes that an earlier process left: what was not on disk before a crash, or was written over, is
-// not what it should be.
+// Verifies bytes left by an earlier process: they are wrong if they were not on disk before a
+// crash, or were overwritten.
 void FillingLayer::Recheck(uint32_t index) {
   const SpanEntry span = table_->span(index);
   std::string bytes(span.data_bytes, '\0');
@@ -559,7 +560,8 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
   if (all_here) BeginCheck();
 }
 
-// Another source may have the right bytes, or this one the next time. True: not now, it seems.
+// Another source may have the right bytes, or this one at the next attempt. Returns true if
+// attempts are now paused.
 bool FillingLayer::OnWrongLocked(uint32_t index, const absl::Status& status,
                                  const ImageSource* source, Finished& finished) {
   scheduler_.counters().wrong_spans++;
@@ -569,7 +571,7 @@ bool FillingLayer::OnWrongLocked(uint32_t index, const absl::Status& status,
     return false;
   }
   FailSpanLocked(index, status, finished);
-  // Who waits for the whole is told.
+  // Notify those who wait for the whole.
   if (readahead_.awaited()) readahead_.StopWantingAll();
   return true;
 }

@@ -1,6 +1,6 @@
-// The part of FillingLayer for a disk that takes no bytes: it is full, over its quota or read-only.
-// Who reads gets what came from memory; nothing is recorded as present; what nobody waits for is
-// not asked for. The bytes are stored when the disk takes them again.
+// The part of FillingLayer for a disk that takes no bytes: it is full, over quota or read-only.
+// Readers get their bytes from memory; nothing is recorded as present; spans that nobody waits for
+// are not requested. The bytes are stored once the disk accepts writes again.
 #include <memory>
 #include <string>
 #include <utility>
@@ -25,8 +25,8 @@ absl::Status NoRoom(const std::string& directory, const absl::Status& why) {
 
 }  // namespace
 
-// Spans that somebody waits for the rest of: without them readers would wait for each other's bytes
-// for ever.
+// All spans of current waiters. Dropping one that arrived while its waiter still needs others could
+// make readers wait for each other forever.
 absl::flat_hash_set<uint32_t> FillingLayer::WantedLocked() const {
   absl::flat_hash_set<uint32_t> wanted;
   for (const auto& [index, list] : waiters_) {
@@ -39,7 +39,7 @@ absl::flat_hash_set<uint32_t> FillingLayer::WantedLocked() const {
   return wanted;
 }
 
-// Tells those who waited for a span that is here now, and for no other.
+// Notifies those who waited only for this span, which is now present.
 void FillingLayer::SettleLocked(uint32_t index, std::vector<uint32_t>& unverified,
                                 Finished& finished) {
   const auto it = waiters_.find(index);
@@ -48,7 +48,7 @@ void FillingLayer::SettleLocked(uint32_t index, std::vector<uint32_t>& unverifie
   waiters_.erase(it);
   for (const WaiterRef& waiter : waited) {
     if (--waiter->missing > 0 || waiter->over) continue;
-    // What came first may have been evicted before the last came.
+    // An earlier span may have been evicted before the last one arrived.
     if (!ArmLocked(waiter, unverified)) continue;
     waiter->over = true;
     --waiting_;
@@ -56,7 +56,7 @@ void FillingLayer::SettleLocked(uint32_t index, std::vector<uint32_t>& unverifie
   }
 }
 
-// The disk does not take a span's bytes, which are right.
+// The disk does not accept a span's bytes, which are right.
 void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Status& why) {
   const absl::Status cause = NoRoom(options_.directory, why);
   Finished finished;
@@ -77,7 +77,7 @@ void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Sta
       }
     } else {
       spans_.SetAbsent(index);
-      // Nothing more that nobody waits for.
+      // Fetch nothing more that nobody waits for.
       readahead_.StopWantingAll();
       spans_.UnqueueReadahead();
     }
@@ -124,13 +124,13 @@ void FillingLayer::StoreFromMemory() {
     bool mine;
     {
       absl::MutexLock lock(&mu_);
-      mine = memory_.Remove(next.span);  // else it was taken out meanwhile
+      mine = memory_.Remove(next.span);  // else it was removed concurrently
     }
     if (mine) OnSpan(next.span, absl::OkStatus(), nullptr);
   }
 }
 
-// The layer's own files are not what they were. It alone is given up, to be fetched anew.
+// The layer's own files are damaged. Only this layer is abandoned, to be fetched again.
 void FillingLayer::OnDamage(const absl::Status& why) {
   if (Fail(why) && options_.damaged) options_.damaged(why);
 }

@@ -5,8 +5,7 @@
 
 namespace imagefs {
 
-// The text is no tar and no list of DiffIDs, so that neither a layer nor a ChainID can have its
-// digest.
+// The text is neither a tar nor a list of DiffIDs, so no layer and no ChainID can have its digest.
 Digest UnprovenLayerId(const Digest& blob, const Digest& diff_id, const FoundIndex& found,
                        std::string_view registry) {
   return Sha256Of(StrCat("imagefs unproven layer 1\nblob ", blob.ToString(), "\ndiff_id ",

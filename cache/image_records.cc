@@ -39,7 +39,7 @@ absl::Status ImageRecords::Put(const ResolvedImage& image, const std::string& ho
     absl::StatusOr<ImageRow> parsed = ImageRow::Parse(*old);
     if (parsed.ok() && parsed->manifest == image.manifest_digest) row = *std::move(parsed);
   }
-  // A part of the image says nothing of the layers above it.
+  // A part of the image says nothing about the layers above it.
   std::vector<Digest> layers = row.layers;
   layers.resize(std::max(layers.size(), names.size()));
   std::copy(names.begin(), names.end(), layers.begin());
@@ -143,7 +143,7 @@ absl::StatusOr<ImageRef> ImageRecords::Load(std::string_view reference,
       ResolvedImage image,
       MakeResolvedImage(std::string(reference), row.index, std::move(documents->manifest),
                         row.content_type, std::move(documents->config), Platform()));
-  // Format 1 kept every layer under its DiffID.
+  // Format 1 named every layer by its DiffID.
   image.layer_ids = row.has_layers ? row.layers : image.config.diff_ids;
   image.layer_ids.resize(image.config.diff_ids.size());
   return std::make_shared<const ResolvedImage>(std::move(image));
@@ -155,7 +155,7 @@ absl::StatusOr<ImageRef> ImageRecords::Find(const Reference& reference,
   IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> exact,
                            kv_.Get(ImageKey(text, platform)));
   if (exact.has_value()) return Load(text, *exact);
-  // The configuration's platform may name a variant that the question leaves open.
+  // The configuration's platform may have a variant that the query leaves open.
   std::optional<std::string> found;
   IMAGEFS_RETURN_IF_ERROR(kv_.ForEachWithPrefix(
       StrCat(kImagePrefix, text, "\n"), [&](std::string_view key, std::string_view value) {
@@ -268,7 +268,7 @@ absl::StatusOr<ImageRecords::Needed> ImageRecords::Collect() {
       if (!documents.contains(key)) stale.Delete(key);
     }
   }
-  // They name nothing that anybody could ask for.
+  // They name nothing that anybody could request.
   for (std::string_view prefix : {kImagePrefix, kHeldPrefix}) {
     IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys, kv_.DamagedKeys(prefix));
     for (const std::string& key : keys) stale.Delete(key);

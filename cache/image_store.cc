@@ -32,7 +32,8 @@ namespace {
 
 constexpr std::string_view kVersionKey = "meta/version";
 constexpr std::string_view kVersion = "2";
-constexpr std::string_view kOldVersion = "1";  // read: what it did not check is fetched again
+constexpr std::string_view kOldVersion =
+    "1";  // can be read: what it did not check is fetched again
 constexpr absl::Duration kCollectPause = absl::Seconds(10);
 constexpr absl::Duration kProfilePause = absl::Seconds(2);
 
@@ -62,7 +63,7 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_ASSIGN_OR_RETURN(chains_,
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
     if (!same_version) {
-      // On a full disk the next start does it.
+      // On a full disk the next start writes it.
       if (absl::Status status = WriteVersion(); !status.ok()) {
         LogWarning("store.version_not_written cause=", status.message());
       }
@@ -87,7 +88,7 @@ class ImageStoreImpl : public ImageStore {
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
   void StopCollecting() override {
     StopTimers();
-    // What was under way sets no timer any more.
+    // Running tasks set no more timers.
     housekeeping_.reset();
   }
   ~ImageStoreImpl() override {
@@ -175,40 +176,40 @@ class ImageStoreImpl : public ImageStore {
   KeyValueStore& kv() override { return *kv_; }
 
  private:
-  // So that what is synced below them is found by name.
+  // So that files synced below them can be found after a crash.
   void SyncFolders(bool with_root) const {
     absl::Status status = FsyncDir(options_.root);
     if (with_root) status.Update(FsyncDir(ParentOf(options_.root)));
-    // What is here can be shown all the same, and whoever syncs more is told.
+    // Existing content can be used anyway, and later syncs report their own errors.
     if (!status.ok()) LogWarning("store.folders_not_synced cause=", status.message());
   }
-  // False: the store is of an earlier version.
+  // Returns false if the store is of an earlier version.
   absl::StatusOr<bool> CheckVersion();
   absl::Status WriteVersion();
   // `holder` "" = the image is listed.
   FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                       Priority priority, std::string holder,
                       absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done);
-  // Looks after layers that were proven under another name, until nobody is shown them.
+  // Collects layers that were proven under another name, until none is in use.
   void CollectUnneeded();
   void CollectProvenTwice();
-  // What the same callers resolved before, while anybody still brings or mounts it: it has no
-  // record yet.
+  // Returns what the same callers resolved before, while it is still being fetched or mounted: it
+  // has no record yet.
   ImageRef FindRecent(const std::string& key);
   void KeepRecent(const std::string& key, const ImageRef& image);
-  // Looks for what makes the layers showable that are not here.
+  // Finds indexes for the layers that are not present.
   void FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
                    IndexTrust trust, CancelToken cancel, ChainStore::IndexesFound done);
-  // A chain is about to be shown: its missing bytes come from `source`, those that its first run
-  // read first; without a profile this is the first run.
+  // A chain is about to be used: sets `source` as the source of its missing bytes and prefetches
+  // those that its first run read; without a profile, this is the first run.
   void OnReadable(const ResolvedImage& image, const ChainRef& chain,
                   const std::shared_ptr<ImageSource>& source);
   void CollectProfiles();
-  // Runs `task` for housekeeping_ after a pause, by one of the timers below, unless the store
-  // closes.
+  // Runs `task` on housekeeping_ after a pause, by one of the timers below, unless the store is
+  // closing.
   void After(absl::Duration pause, Timer ImageStoreImpl::*timer, absl::AnyInvocable<void()> task);
   void StopTimers();
-  // With what credentials this machine has.
+  // Uses this machine's credentials.
   absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference) const {
     return sources_.Open(
         reference, options_.access_of ? options_.access_of(reference) : SourceFactory::Access());
@@ -226,7 +227,7 @@ class ImageStoreImpl : public ImageStore {
   absl::Mutex timers_mu_;
   bool closing_ ABSL_GUARDED_BY(timers_mu_) = false;
   Timer profiles_timer_ ABSL_GUARDED_BY(timers_mu_), collect_timer_ ABSL_GUARDED_BY(timers_mu_);
-  // One thread for what nobody waits for: it reads and writes the database.
+  // One thread for background work: it reads and writes the database.
   std::unique_ptr<Executor> housekeeping_ = std::make_unique<Executor>("store", 1);
   std::unique_ptr<ProfileKeeper> profiles_;
   std::unique_ptr<LayerStore> layers_;
@@ -238,11 +239,11 @@ class ImageStoreImpl : public ImageStore {
 absl::StatusOr<bool> ImageStoreImpl::CheckVersion() {
   IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> version, kv_->Get(kVersionKey));
   if (!version.has_value()) {
-    // Without any record, but with something that records named: they are gone.
+    // No version, but content that records must have named: the records were lost.
     IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys, kv_->KeysWithPrefix(""));
     const bool lost = kv_->lost_records() || !keys.empty() || StoreHasContent(options_.root);
     if (lost) kv_->NoteLost("the store has content, but no version");
-    // As of an earlier version, nothing is believed that was not hashed.
+    // As with an earlier version, nothing is trusted that was not hashed.
     if (lost) return false;
     IMAGEFS_RETURN_IF_ERROR(WriteVersion());
     return true;
@@ -288,7 +289,7 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
     return FlightTicket();
   }
   source = *std::move(opened);
-  // The auth scope is part of the key: what one may see is never decided by another's credentials.
+  // The auth scope is part of the key: access is never decided by another caller's credentials.
   const std::string key = StrCat(request.reference.ToString(), " ", request.platform.ToString(),
                                  " ", source->auth_scope());
   if ((request.policy == PullPolicy::kMissing && !local) ||
@@ -380,7 +381,8 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
   }
   finder_->Find(image, source, std::move(wanted), trust, std::move(cancel),
                 [this, image, done = std::move(done)](IndexFinder::Found found) mutable {
-                  // One's own is of this machine; the publisher's is better than none.
+                  // A profile recorded on this machine is preferred; the publisher's is better than
+                  // none.
                   if (options_.profiles && !found.profile.empty() &&
                       !profiles_->Get(image->manifest_digest).ok()) {
                     absl::StatusOr<Profile> profile = Profile::Parse(found.profile);
@@ -424,7 +426,7 @@ void ImageStoreImpl::After(absl::Duration pause, Timer ImageStoreImpl::*timer,
       [this, task = std::move(task)]() mutable { housekeeping_->Submit(std::move(task)); });
 }
 
-// From here on housekeeping_ is given nothing more.
+// After this, housekeeping_ gets no more tasks.
 void ImageStoreImpl::StopTimers() {
   Timer profiles, shown;
   {
@@ -437,7 +439,7 @@ void ImageStoreImpl::StopTimers() {
   shown.Stop();
 }
 
-// Looks after runs that are being recorded until none is.
+// Polls runs that are being recorded until there are none.
 void ImageStoreImpl::CollectProfiles() {
   After(kProfilePause, &ImageStoreImpl::profiles_timer_, [this] {
     profiles_->Collect(/*all=*/false);
@@ -490,8 +492,8 @@ FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSo
                                           absl::Status all;
                                           {
                                             absl::MutexLock lock(&state->mu);
-                                            // A blob that cannot be read in parts is taken
-                                            // whole by everybody.
+                                            // A blob without random access is fetched whole by
+                                            // everybody.
                                             if (!absl::IsUnimplemented(status))
                                               state->status.Update(status);
                                             if (--state->missing > 0) return;
@@ -520,7 +522,7 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
   size_t layers = 0;
   bool known = false;
   absl::Status last;
-  // Of a layer that was shown before it was proven, both names go.
+  // For a layer that was used before it was proven, remove both names.
   CollectProvenTwice();
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, ListImages());
   for (const ImageRecord& record : records) {
@@ -558,8 +560,8 @@ absl::StatusOr<CheckReport> ImageStoreImpl::Check(const std::vector<Reference>& 
   return check.Run();
 }
 
-// Layers that were proven since they became readable, and that nobody reads any more by that name:
-// from now on records name them by their DiffIDs.
+// Handles layers that were proven after they became readable and are no longer in use under the old
+// name: from now on records name them by their DiffIDs.
 void ImageStoreImpl::CollectProvenTwice() {
   const absl::Status status = records_->RenameLayers(
       [this] { return layers_->ProvenTwice(); },
@@ -569,8 +571,9 @@ void ImageStoreImpl::CollectProvenTwice() {
 
 void ImageStoreImpl::CollectUnneeded() {
   After(kCollectPause, &ImageStoreImpl::collect_timer_, [this] {
-    layers_->scheduler().work().Submit(std::make_shared<LivePriority>(Priority::kBackground),
-                                       [this] { kv_->Settle().IgnoreError(); });  // it has said why
+    layers_->scheduler().work().Submit(
+        std::make_shared<LivePriority>(Priority::kBackground),
+        [this] { kv_->Settle().IgnoreError(); });  // it has logged the reason
     CollectProvenTwice();
     CollectUnneeded();
   });
@@ -601,7 +604,7 @@ absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
 absl::StatusOr<uint64_t> ImageStoreImpl::Remove(const Reference& reference) {
   IMAGEFS_RETURN_IF_ERROR(records_->Remove(reference));
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t freed, Collect());
-  // On a full disk there may only be room for the removal now.
+  // On a full disk there may only now be space for the removal.
   IMAGEFS_RETURN_IF_ERROR(Annotate(
       kv_->Settle(),
       StrCat(reference.ToString(), " is removed, but may come back with the next daemon")));

@@ -18,24 +18,25 @@
 namespace imagefs {
 namespace {
 
-// How long an answer about a manifest stays good for those who ask again.
+// How long an answer about a manifest is reused.
 constexpr absl::Duration kKeepAnswers = absl::Seconds(10);
-// The end of an eStargz blob that is read at once: mostly the whole table of contents.
+// The end of an eStargz blob that is fetched first: usually it contains the whole table of
+// contents.
 constexpr uint64_t kTailBytes = 128 << 10;
 constexpr uint64_t kMaxProfileBytes = 4 << 20;
 
-// An index may be as large as this part of its layer's blob: above, a pass over the whole layer is
-// no dearer. See docs/security.md.
+// An index may be as large as this fraction of its layer's blob: beyond that, unpacking the whole
+// layer costs no more. See docs/security.md.
 constexpr uint64_t kLayerShare = 4;
-constexpr uint64_t kSmallIndex = 1 << 20;  // of any layer
-// Of what is fetched and not opened yet, on the disk: in all, in proportion to the memory, and of
-// one image.
+constexpr uint64_t kSmallIndex = 1 << 20;  // allowed for any layer
+// Limits for data that was fetched but not opened yet, on the disk: the total, as a multiple of the
+// memory, and the fraction for one image.
 constexpr uint64_t kSpoolTimes = 4;
 constexpr uint64_t kSpoolParts = 16, kMemoryParts = 2;
 
 std::string TagOf(const Digest& manifest) { return StrCat("sha256-", manifest.hex(), ".imagefs"); }
 
-// A manifest that is an imagefs index of `subject`.
+// Returns the manifest if it is an imagefs index of `subject`.
 absl::StatusOr<Manifest> ParseArtifact(const ImageSource::FetchedManifest& fetched,
                                        const Digest& subject) {
   IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
@@ -49,7 +50,7 @@ absl::StatusOr<Manifest> ParseArtifact(const ImageSource::FetchedManifest& fetch
 
 }  // namespace
 
-// The questions about one manifest in one repository.
+// The queries about one manifest in one repository.
 struct IndexFinder::Lookup {
   explicit Lookup(IndexFinder& owner) : finder(owner) {
     finder.mu_.AssertHeld();
@@ -116,13 +117,13 @@ absl::StatusOr<IndexSource> IndexFinder::Classify(const Manifest& artifact, Inde
   return status;
 }
 
-// Asks the tag, which is the answer itself, and the list of referrers, which is one question more,
-// at the same time.
+// Queries the tag, which is the answer itself, and the list of referrers, which takes another
+// request, concurrently.
 void IndexFinder::FindSidecar(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
                               SidecarDone done) {
   const std::string key = StrCat(manifest.hex(), " ", source->auth_scope());
   std::shared_ptr<Lookup> lookup;
-  std::vector<std::shared_ptr<Lookup>> old;  // ends outside of the lock
+  std::vector<std::shared_ptr<Lookup>> old;  // destroyed without the lock
   bool led = false;
   {
     absl::MutexLock lock(&mu_);
@@ -183,7 +184,7 @@ void IndexFinder::OnReferrers(const std::shared_ptr<Lookup>& lookup,
     lookup->referrers_over = true;
     if (referrers.ok()) {
       for (const Descriptor& one : *referrers) {
-        // The one that was added last.
+        // The one added last.
         if (one.artifact_type == kIndexArtifactType) lookup->artifact = one.digest;
         for (const std::string_view type : kSociIndexTypes) {
           if (one.artifact_type == type) lookup->soci = one.digest;
@@ -195,7 +196,7 @@ void IndexFinder::OnReferrers(const std::shared_ptr<Lookup>& lookup,
   QueryReferrers(lookup);
 }
 
-// Both questions are answered and the tag was not there.
+// Both queries were answered and the tag does not exist.
 void IndexFinder::QueryReferrers(const std::shared_ptr<Lookup>& lookup) {
   std::optional<Digest> artifact, soci;
   {
@@ -230,8 +231,8 @@ void IndexFinder::FinishLookup(const std::shared_ptr<Lookup>& lookup,
   for (SidecarDone& done : waiting) done(sidecar);
 }
 
-// One Find. Its steps are started one after the other by callbacks; the indexes of several layers
-// come at the same time, as far as the budgets allow.
+// One Find. Callbacks start its steps one after the other; the indexes of several layers are
+// fetched concurrently, as far as the budgets allow.
 class IndexFinder::Job : public std::enable_shared_from_this<Job> {
  public:
   Job(IndexFinder& finder, ImageRef image, std::shared_ptr<ImageSource> source,
@@ -252,7 +253,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     --finder_.alive_;
   }
 
-  // Layers that carry their table themselves first; the rest is looked up.
+  // Layers that contain their table first; the others are looked up.
   void Start() {
     Begin();
     bool look_up = false;
@@ -277,7 +278,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   }
 
  private:
-  // What was fetched, on the disk.
+  // Fetched data, on the disk.
   struct Fetched {
     Fd file;
     ByteRange blob;  // which part of the blob it is
@@ -298,11 +299,11 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
       absl::MutexLock lock(&mu_);
       if (--pending_ > 0) return;
     }
-    // What the callers do next may be work: not on the network's thread.
+    // The callers' next step may be expensive: do not run it on the network thread.
     finder_.work_->Submit(
         [self = shared_from_this()]() mutable { self->done_(std::move(self->found_)); });
   }
-  // The end of what was begun for layer i.
+  // Ends the work started for layer i.
   void Take(size_t i, absl::StatusOr<FoundIndexRef> found, std::string_view origin) {
     if (found.ok()) {
       finder_.found_++;
@@ -318,7 +319,8 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     LogWarning("index.refused ", what, " origin=", origin, " cause=", why.message());
   }
 
-  // Whether an index of `bytes` may belong to layer i at all. Before any of it is fetched.
+  // Returns whether layer i may have an index of `bytes` at all. Called before any of it is
+  // fetched.
   absl::Status CheckSize(size_t i, uint64_t bytes) {
     const uint64_t share = std::max(kSmallIndex, layer(i).size / kLayerShare);
     if (bytes > share) {
@@ -336,8 +338,8 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
                                                "; index.memory in the configuration allows more"));
   }
 
-  // Brings a part of a blob to a file, as soon as there is room for it. Who gives the room back may
-  // be the network's thread, which opens no file.
+  // Fetches a part of a blob to a file once there is space for it. The space may be released on the
+  // network thread, which must not open files.
   void Fetch(const std::shared_ptr<ImageSource>& source, const Descriptor& blob, ByteRange range,
              FetchDone done) {
     finder_.download_.Take(
@@ -370,7 +372,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
         });
   }
 
-  // Opens `part` of what was fetched for layer i on a worker, as soon as there is memory for it.
+  // Opens `part` of what was fetched for layer i, on a worker, once there is memory for it.
   void OpenWhenAllowed(size_t i, std::shared_ptr<Fetched> fetched, ByteRange part,
                        const absl::StatusOr<uint64_t>& unpacked, std::string_view origin,
                        Open open) {
@@ -400,11 +402,11 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
         });
   }
 
-  // Bytes of all indexes of the image.
+  // Total bytes of all indexes of the image.
   struct Totals {
     uint64_t fetched = 0, unpacked = 0;
   };
-  // They become one tree, so together they may have what one budget has.
+  // The indexes become one tree, so their total must fit in the budget.
   absl::Status Count(uint64_t bytes, uint64_t Totals::*total) {
     IMAGEFS_RETURN_IF_ERROR(CheckMemory(bytes));
     absl::MutexLock lock(&mu_);
@@ -441,7 +443,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     if (!range.ok()) return Take(i, range.status(), kInLayer);
     toc.range = *range;
     if (range->begin >= tail->blob.begin) return OpenToc(i, toc, std::move(tail));
-    tail = absl::CancelledError("");  // its room first: what waits for room never holds any
+    tail = absl::CancelledError("");  // release its space first: a waiter for space never holds any
     ReadTocAt(i, toc);
   }
 
@@ -479,7 +481,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     if (!ReadSoci(sidecar.soci)) QueryRepository(0);
   }
 
-  // The repositories of the configuration, one after the other until one knows the image.
+  // Queries the configured repositories in order until one knows the image.
   void QueryRepository(size_t which) {
     if (!trust_.Allows(IndexSource::kConfigured) && !finder_.MayBeSigned(trust_)) return;
     if (which >= finder_.options_.repositories.size()) return;
@@ -557,8 +559,8 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
                          });
   }
 
-  // The SOCI index that the image's manifest names, else the one that lies sidecar it. False when
-  // there is none that is believed.
+  // Reads the SOCI index that the image's manifest names, else the attached one, `sidecar`. Returns
+  // false if there is none that is trusted.
   bool ReadSoci(const std::optional<Digest>& sidecar) {
     IndexSource whose = IndexSource::kInImage;
     std::optional<Digest> index = SociIndexOf(image_->manifest);
@@ -605,7 +607,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
           });
   }
 
-  // Whether the layer says itself where its files are.
+  // Returns whether the layer contains its own table of contents.
   bool Has(size_t i) const {
     return trust_.Allows(IndexSource::kInImage) && FindToc(layer(i)).has_value();
   }

@@ -19,8 +19,8 @@
 namespace imagefs {
 namespace {
 
-// Of an honest index: itself, mapped, and a tree of about twice its bytes; of a table of contents:
-// its text, mapped, and tree and spans of about one and a half times that.
+// For a well-formed index: the mapped file, and a tree of about twice its size. For a table of
+// contents: the mapped text, and tree and spans of about one and a half times its size.
 constexpr uint64_t kTimes = 3;
 constexpr uint64_t kBaseBytes = 2 << 20;  // buffers
 constexpr size_t kFrameHeadBytes = 18;
@@ -157,7 +157,7 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenToc(const IndexMaterial& toc,
   found.description = where.digest;
   IMAGEFS_ASSIGN_OR_RETURN(MappedFile file, MappedFile::Map(unpacked.get(), "an index"));
   const std::string_view text = file.bytes().substr(opened.json.begin, opened.json.size());
-  // The text stays mapped until the end of the parse.
+  // The text stays mapped until parsing ends.
   const uint64_t mapped = std::min<uint64_t>(text.size(), toc.max_memory);
   IMAGEFS_ASSIGN_OR_RETURN(
       TableLayer table, BuildFromToc(where, text, std::move(opened.entry), toc.layer, toc.diff_id,

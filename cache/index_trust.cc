@@ -5,8 +5,8 @@
 namespace imagefs {
 namespace {
 
-// Whether `pattern` matches all of `text`, in |pattern| * |text| steps: a row says which prefixes
-// of the text the pattern so far matches.
+// Returns whether `pattern` matches all of `text`, in |pattern| * |text| steps: a row tells which
+// prefixes of the text the pattern so far matches.
 bool Matches(std::string_view pattern, std::string_view text) {
   std::vector<bool> row(text.size() + 1);
   row[0] = true;

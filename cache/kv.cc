@@ -28,14 +28,14 @@ constexpr std::string_view kWrongSum = "its sum is wrong";
 constexpr std::string_view kReading = "reading the store's database";
 constexpr std::string_view kWriting = "writing the store's database";
 constexpr size_t kWriteBuffer = 1 << 20;
-// A log ends soon after what it holds exceeds the buffer.
+// A log ends soon after its content exceeds the buffer.
 constexpr uint64_t kLogBytes = kWriteBuffer + (256 << 10);
 
 leveldb::Slice ToSlice(std::string_view text) { return {text.data(), text.size()}; }
 std::string_view FromSlice(const leveldb::Slice& slice) { return {slice.data(), slice.size()}; }
 
-// LevelDB's repair takes what it finds in a log without looking at its sums, so every value carries
-// one of its own, over the key as well.
+// LevelDB's repair accepts log records without verifying their checksums, so every value carries a
+// checksum of its own, which also covers the key.
 std::string AppendChecksum(std::string_view key, std::string_view value) {
   const uint32_t sum = Crc32c(Crc32c(~0u, key), value);
   std::string with_sum(value);
@@ -50,12 +50,12 @@ std::optional<std::string_view> StripChecksum(std::string_view key, std::string_
   return value;
 }
 
-// LevelDB tells the cause of an I/O error in words only.
+// LevelDB reports the cause of an I/O error only as text.
 bool SaysErrno(const leveldb::Status& status, int error_number) {
   return status.ToString().find(std::generic_category().message(error_number)) != std::string::npos;
 }
 
-// The disk takes no writes, which may pass; what is there can perhaps still be read.
+// The disk takes no writes, which may be temporary; existing data may still be readable.
 bool CannotWrite(const leveldb::Status& status) {
   constexpr std::array<int, 4> kCauses = {ENOSPC, EDQUOT, EROFS, EIO};
   return status.IsIOError() && std::any_of(kCauses.begin(), kCauses.end(),
@@ -78,12 +78,12 @@ absl::Status FromLevelDb(const leveldb::Status& status, std::string_view what) {
 
 absl::Status Closed() { return absl::UnavailableError("the store's database cannot be read"); }
 
-// Damage of the files, which repair reads around.
+// Damage of the files, which repair skips.
 bool IsDamage(const leveldb::Status& status) {
   return status.IsCorruption() || status.IsInvalidArgument();
 }
 
-// What repair made nothing of is kept where repair keeps what it has read.
+// Moves what repair could not use to where repair keeps the files it has read.
 void SetAside(leveldb::Env& env, const std::string& dir) {
   std::vector<std::string> names;
   (void)env.GetChildren(dir, &names);
@@ -94,8 +94,9 @@ void SetAside(leveldb::Env& env, const std::string& dir) {
   }
 }
 
-// LevelDB takes a folder without a CURRENT file for a new database and then removes the tables and
-// logs that it does not know. A folder that has some is damaged instead, and repair finds them.
+// LevelDB takes a directory without a CURRENT file for a new database and then removes the tables
+// and logs that it does not know. A directory that contains some is damaged instead, and repair
+// finds them.
 bool LostCurrent(leveldb::Env& env, const std::string& dir) {
   std::vector<std::string> names;
   if (!env.GetChildren(dir, &names).ok()) return false;
@@ -111,7 +112,7 @@ bool LostCurrent(leveldb::Env& env, const std::string& dir) {
 
 struct KeyValueStore::Database {
   std::unique_ptr<leveldb::Env> env;
-  // Small, since the daemon's memory is: the facts of a thousand images are a few MiB.
+  // Small, to keep the daemon small: the facts of a thousand images are a few MiB.
   std::unique_ptr<leveldb::Cache> cache{leveldb::NewLRUCache(1 << 20)};
   std::unique_ptr<leveldb::DB> db;
   bool repaired = false;
@@ -131,7 +132,7 @@ leveldb::Status KeyValueStore::Database::OpenOnce(const leveldb::Options& option
   const leveldb::Status status = leveldb::DB::Open(options, dir, &opened);
   db.reset(opened);
   if (!status.ok()) return status;
-  // Damage of a table shows when it is read. All of it is a few MiB.
+  // Damage of a table is detected only by reading it. The whole database is a few MiB.
   leveldb::ReadOptions read;
   read.verify_checksums = true;
   read.fill_cache = false;
@@ -192,7 +193,7 @@ absl::StatusOr<std::unique_ptr<KeyValueStore>> KeyValueStore::Open(const std::st
 KeyValueStore::KeyValueStore(std::string dir) : dir_(std::move(dir)) {}
 KeyValueStore::~KeyValueStore() = default;
 
-// With the reserve's room where there is no other.
+// Releases the reserve if there is no other space.
 absl::StatusOr<std::unique_ptr<KeyValueStore::Database>> KeyValueStore::OpenOnDisk(
     bool* may_read) const {
   const auto open = [this](std::unique_ptr<Database>& database) {
@@ -240,8 +241,8 @@ absl::Status KeyValueStore::OpenInMemoryLocked(const absl::Status& why) {
   return absl::OkStatus();
 }
 
-// How much of a failed write is in the log is not known, and LevelDB takes no more: what is on the
-// disk is read again. From memory back to the disk when all that was kept can be written.
+// It is unknown how much of a failed write is in the log, and LevelDB accepts no more: reads the
+// disk again. Returns from memory to the disk if all unsaved batches can be written.
 absl::Status KeyValueStore::ReopenLocked() {
   if (!in_memory_) {
     database_.reset();
@@ -265,7 +266,7 @@ absl::Status KeyValueStore::ReopenLocked() {
   return absl::OkStatus();
 }
 
-// Looks for records that are damaged, and whether any may be missing.
+// Finds damaged records, and whether any may be missing.
 absl::Status KeyValueStore::CheckLocked() {
   size_t damaged = 0;
   bool marked = false;
@@ -365,7 +366,7 @@ absl::Status KeyValueStore::Settle() {
   return absl::OkStatus();
 }
 
-// What is found is copied first: who visits may write, and with that exchange the database.
+// Copies the records first: the visitor may write, which may replace the database.
 absl::Status KeyValueStore::Scan(
     std::string_view prefix,
     absl::FunctionRef<bool(std::string&& key, std::optional<std::string_view> value)> visit) const {
@@ -380,7 +381,7 @@ absl::Status KeyValueStore::Scan(
     if (!key.starts_with(prefix)) break;
     if (!visit(std::string(key), StripChecksum(key, FromSlice(it->value())))) break;
   }
-  // It goes on behind a block that cannot be read; what was in it counts as absent.
+  // The iterator continues after an unreadable block, whose records count as absent.
   if (it->status().IsCorruption()) {
     NoteDamaged(prefix, it->status().ToString());
     return absl::OkStatus();

@@ -21,9 +21,9 @@
 namespace imagefs {
 namespace {
 
-// Of one file of the database; LevelDB's own are a few MiB at most.
+// Limit for one file of the database; LevelDB's own files are a few MiB at most.
 constexpr uint64_t kMaxFileBytes = 1 << 30;
-// A reserve is only made where it leaves as much again to others.
+// The reserve is created only if this much space is available.
 constexpr uint64_t kRoomForReserve = 4 * kReserveBytes;
 
 leveldb::Status ReadPart(const Fd& fd, const std::string& path, uint64_t offset, size_t n,
@@ -68,7 +68,7 @@ class StreamFile : public leveldb::SequentialFile {
   uint64_t at_ = 0;
 };
 
-// LevelDB syncs the folder for the sake of its manifests only.
+// LevelDB syncs the directory only for its manifests.
 leveldb::Status SyncFolderOf(const std::string& path) {
   const absl::Status status = FsyncDir(ParentOf(path));
   if (status.ok()) return leveldb::Status::OK();
@@ -89,7 +89,7 @@ class CarefulFile : public leveldb::WritableFile {
   leveldb::Status Sync() override {
     return Do([&] {
       leveldb::Status status = file_->Sync();
-      // The first time, its name as well: what is in a file without one is not there.
+      // The first time, sync the name as well: without it the content would be lost.
       if (status.ok() && !named_) status = SyncFolderOf(path_);
       named_ = status.ok();
       return status;
@@ -136,7 +136,7 @@ class DiskEnv : public leveldb::EnvWrapper {
     *result =
         std::make_unique<CarefulFile>(std::unique_ptr<leveldb::WritableFile>(file), path).release();
     if (path.ends_with(".log")) {
-      // The size stays that of what is written, which is how the end is known.
+      // The size stays that of the written data, which is how the end is found.
       const Fd fd(open(path.c_str(), O_WRONLY | O_CLOEXEC));
       (void)fallocate(fd.get(), FALLOC_FL_KEEP_SIZE, 0, static_cast<off_t>(log_bytes_));
     }
@@ -144,7 +144,7 @@ class DiskEnv : public leveldb::EnvWrapper {
   }
   leveldb::Status RenameFile(const std::string& from, const std::string& to) override {
     const leveldb::Status status = target()->RenameFile(from, to);
-    // It says which manifest is read; what is synced from now on is in that.
+    // CURRENT names the manifest to read; everything synced from now on is in that one.
     return status.ok() && to.ends_with("/CURRENT") ? SyncFolderOf(to) : status;
   }
 

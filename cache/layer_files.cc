@@ -19,8 +19,8 @@
 namespace imagefs {
 namespace {
 
-// Bytes go to the disk a slice after the other: handed over all at once they fill its queue, and
-// whoever syncs a record meanwhile waits behind them.
+// Bytes are synced one slice at a time: syncing all at once would fill the disk's queue and delay
+// concurrent syncs of records.
 constexpr off_t kSyncSlice = 4 << 20;
 constexpr size_t kChunkBytes = 1 << 20;
 constexpr size_t kDirectAlignment = 4096;
@@ -34,7 +34,7 @@ absl::Status SyncFile(const std::string& path) {
         SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
     if (sync_file_range(fd.get(), at, kSyncSlice, kAndWait) == 0) continue;
     if (errno == EIO || errno == ENOSPC || errno == EDQUOT) return ErrnoStatus(errno, path);
-    break;  // not with this file system
+    break;  // not supported by this file system
   }
   return FsyncFd(fd.get(), path);
 }
@@ -56,8 +56,8 @@ absl::Status ForEachChunk(int fd, const std::string& path, Visit visit) {
   }
 }
 
-// Writes what can be read of the file into its own place, so that all of it is to be synced again.
-// Whoever reads meanwhile sees no difference.
+// Rewrites the readable content of the file in place, so that all of it must be synced again.
+// Concurrent readers see no difference.
 absl::Status WriteAgain(const std::string& path, absl::FunctionRef<void(std::string_view)> sum) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDWR));
   return ForEachChunk(fd.get(), path, [&](std::string_view bytes, uint64_t offset) {
@@ -66,12 +66,13 @@ absl::Status WriteAgain(const std::string& path, absl::FunctionRef<void(std::str
   });
 }
 
-// As it is on the disk. REQUIRES: no page of it is dirty.
+// Reads the file from the disk. REQUIRES: none of its pages is dirty.
 absl::Status ReadFromDisk(const std::string& path,
                           absl::FunctionRef<absl::Status(std::string_view)> sum) {
   absl::StatusOr<Fd> fd = OpenFile(path, O_RDONLY | O_DIRECT);
   if (!fd.ok()) {
-    // Not with this file system. What nobody has mapped leaves the cache when it is told to.
+    // Not supported by this file system. Pages that are not mapped are dropped from the cache on
+    // request.
     IMAGEFS_ASSIGN_OR_RETURN(fd, OpenFile(path, O_RDONLY));
     (void)posix_fadvise(fd->get(), 0, 0, POSIX_FADV_DONTNEED);
   }
@@ -79,7 +80,7 @@ absl::Status ReadFromDisk(const std::string& path,
                       [&](std::string_view bytes, uint64_t) { return sum(bytes); });
 }
 
-// What one file has to have, while it is read.
+// Compares one file with its expected checksum while it is read.
 class DataSum {
  public:
   explicit DataSum(const LayerSums& sums) : expected_(sums.data) {}
@@ -117,14 +118,14 @@ absl::Status SyncCarefully(const std::string& path, Sum sum) {
   return absl::InternalError(StrCat(path, ": the disk does not give back what was synced to it"));
 }
 
-// The span table: made again when it is not what it should be, so no sum of it is kept here.
+// The span table is rebuilt if it is wrong, so no checksum of it is kept.
 absl::Status SyncAccess(const std::string& path, bool careful) {
   if (::access(path.c_str(), F_OK) != 0) return absl::OkStatus();
   if (careful) IMAGEFS_RETURN_IF_ERROR(WriteAgain(path, [](std::string_view) {}));
   return SyncFile(path);
 }
 
-// So that the directory is to be synced again.
+// Makes the directory need another sync.
 absl::Status ChangeDirectory(const std::string& directory) {
   const std::string path = StrCat(directory, "/tmp-", RandomHex(8));
   IMAGEFS_RETURN_IF_ERROR(OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600).status());

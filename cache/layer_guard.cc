@@ -61,8 +61,8 @@ void LayerGuard::Check(ByteRange range, ReaderId reader, const CancelToken& canc
   failed.ok() ? done(ReadPin()) : done(failed);
 }
 
-// Whether all of the range is in spans that have their digest. What lies behind the last one are
-// copies, which no digest of a span tells of.
+// Returns whether all of the range is in spans that match their digests. Data behind the last span
+// are copies that no span digest covers.
 bool LayerGuard::SpansHold(ByteRange range) {
   std::shared_ptr<const SpanTableReader> span_table;
   const uint64_t rechecks = this->rechecks();

@@ -27,13 +27,13 @@
 namespace imagefs {
 namespace {
 
-// Small enough that a chunk is still in the second-level cache when it is hashed and copied.
+// Small enough that a chunk is still in the L2 cache when it is hashed and copied.
 constexpr size_t kChunkBytes = 256 << 10;
 constexpr size_t kChunks = 8;
 constexpr size_t kDiskBlockBytes = 4096;
 
-// A ring of chunks between the thread that decompresses and the one that parses. Either side may
-// end it with an error, which the other then sees.
+// A ring of chunks between the decompressing thread and the parsing one. Either side may end it
+// with an error, which the other then sees.
 class ChunkRing {
  public:
   ChunkRing() {
@@ -98,7 +98,7 @@ class ChunkRing {
   absl::Status status_ ABSL_GUARDED_BY(mu_);
 };
 
-// Decompresses `in` wholly into ring chunks; `out`/`fill` carry a chunk begun earlier.
+// Decompresses all of `in` into ring chunks; `out`/`fill` carry over a partially filled chunk.
 absl::Status Decode(Decompressor& decompressor, std::string_view in, ChunkRing& ring, char*& out,
                     size_t& fill) {
   while (true) {
@@ -136,7 +136,7 @@ absl::Status Produce(const LayerInput& input, const CancelToken& cancel, ChunkRi
   char* out = nullptr;
   size_t fill = 0;
   uint64_t offset = 0;
-  size_t held = 0;  // bytes kept until there are enough to recognise the format
+  size_t held = 0;  // bytes kept until there are enough to recognize the format
   while (true) {
     IMAGEFS_ASSIGN_OR_RETURN(
         const size_t n,
@@ -168,7 +168,7 @@ absl::Status Produce(const LayerInput& input, const CancelToken& cancel, ChunkRi
   return absl::OkStatus();
 }
 
-// Counts what a blob becomes before it is written.
+// Checks the limits of an expanding blob before bytes are written.
 class UnpackGuard {
  public:
   UnpackGuard(const LayerInput& input, int fd)
@@ -203,7 +203,7 @@ absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves,
   for (const LayerBuilder::Move& move : moves) {
     for (uint64_t done = 0; done < move.length;) {
       const size_t n = std::min<uint64_t>(kChunkBytes, move.length - done);
-      // One byte takes a whole block of the disk.
+      // A single byte occupies a whole disk block.
       IMAGEFS_RETURN_IF_ERROR(guard.Allow(std::max(n, kDiskBlockBytes)));
       IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
                                PreadFull(fd, absl::MakeSpan(buffer.get(), n), move.from + done));
@@ -215,8 +215,8 @@ absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves,
   return absl::OkStatus();
 }
 
-// The consuming side: hashes the tar while it is parsed. `next` delivers its bytes. Leaves the hash
-// as it is behind them.
+// The consuming side: hashes the tar while parsing it. `next` delivers its bytes. `hash` is left
+// unfinished, with all of the tar added.
 absl::StatusOr<LayerBuilder::Result> Consume(const Digest& diff_id, TarSource next,
                                              uint64_t& tar_bytes, Sha256& hash) {
   LayerBuilder builder;
@@ -236,7 +236,7 @@ absl::StatusOr<LayerBuilder::Result> Consume(const Digest& diff_id, TarSource ne
   return std::move(builder).Finish(tar_bytes);
 }
 
-// Of the data file and the index of which `hash` has seen the tar.
+// Returns the checksums of the data file and the index. `hash` has the tar added already.
 absl::StatusOr<LayerSums> SumsOf(Sha256 hash, const LayerOutput& output, int data, int index) {
   LayerSums sums;
   std::string buffer(kChunkBytes, '\0');
@@ -284,7 +284,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   ChunkRing ring;
   UnpackGuard guard(input, data.get());
   LayerOutput output;
-  // Also fires when the parser gives up while the decoder waits for memory.
+  // Also fires if the parser fails while the decoder waits for memory.
   CancelSource stop;
   const CancelToken::Registration on_cancel = cancel.OnCancel([stop]() mutable { stop.Cancel(); });
   std::thread producer([&] { ring.Close(Produce(input, stop.token(), ring, output.points)); });
@@ -303,7 +303,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   stop.Cancel();
   producer.join();
   if (!result.ok()) {
-    // A tree that was too large is gone; without this its memory would be the allocator's for good.
+    // A tree that was too large was freed; without this the allocator would keep its memory.
     if (absl::IsFailedPrecondition(result.status())) malloc_trim(0);
     return result.status();
   }

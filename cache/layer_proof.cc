@@ -51,8 +51,8 @@ absl::StatusOr<bool> HaveSameBytes(const Fd& a, const Fd& b) {
   return one == other;
 }
 
-// The description gives exactly the index that the tar gives, but for what RemovePrivileges takes
-// away.
+// Checks that the description gives exactly the index that the tar gives, except for what
+// RemovePrivileges removes.
 absl::Status CheckIndex(const std::string& given, const std::string& directory,
                         const Digest& diff_id, uint64_t data_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(const Tree tree, TreeWithoutPrivileges(directory + "/index"));
@@ -63,7 +63,7 @@ absl::Status CheckIndex(const std::string& given, const std::string& directory,
   return same ? absl::OkStatus() : NotItsTar();
 }
 
-// The data file is the tar: it is hashed and parsed where it lies.
+// The data file is the tar: hashes and parses it in place.
 absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::string& into,
                                          const CancelToken& cancel) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(layer.directory + "/data", O_RDONLY));
@@ -72,7 +72,7 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
   ProvenLayer proven;
   IMAGEFS_ASSIGN_OR_RETURN(proven.made, IndexTar(data.get(), layer.span_table.tar_bytes(),
                                                  layer.diff_id, index.get(), cancel));
-  // The moves, too: what they copy is no part of the tar that was hashed.
+  // Check the moves, too: the bytes they copy are not part of the hashed tar.
   if (proven.made.data_bytes != layer.span_table.data_bytes() ||
       !SameMoves(proven.made.moves, layer.span_table.moves())) {
     return NotItsTar();
@@ -88,8 +88,8 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
   return proven;
 }
 
-// The data file is laid out by a table: a pass over the blob makes the layer, and every file is
-// compared.
+// The data file has a layout of its own: makes the layer by a pass over the blob and compares every
+// file.
 absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::string& into,
                                         const CancelToken& cancel) {
   const uint64_t size = layer.span_table.blob_size();

@@ -23,7 +23,7 @@
 namespace imagefs {
 namespace {
 
-// What cannot be listed has no strays that could be told.
+// Returns nothing for a directory that cannot be listed.
 std::vector<std::string> NamesIn(const std::string& path) {
   return ListDir(path).value_or(std::vector<std::string>());
 }
@@ -45,7 +45,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
                           : static_cast<int>(std::thread::hardware_concurrency()) + 2;
   store->fill_ = std::make_unique<FillScheduler>(store->options_.fill);
   store->span_tables_ = std::make_unique<SpanTableBuilder>(store->options_.root, store->windows_);
-  // Twice as many may begin before their blobs are here, since those wait for bytes.
+  // Twice as many may start before their blobs are complete, since those wait for bytes.
   store->passes_ =
       std::make_unique<FairWorkers>("pass", SourceTurns::Options{workers, 2 * workers});
   store->work_ = std::make_unique<Executor>("layer", workers);
@@ -58,7 +58,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
   store->scrubber_ = std::make_unique<Scrubber>(
       store->options_.scrub, [raw = store.get()] { return raw->NextToScrub(); },
       [raw = store.get()](const Digest& id, Scrubber::Pace pace) {
-        raw->Scrub(id, pace).IgnoreError();  // it has said what there is to say
+        raw->Scrub(id, pace).IgnoreError();  // it has logged the outcome
       });
   return store;
 }
@@ -71,11 +71,11 @@ LayerStore::~LayerStore() {
     closing_ = true;
   }
   scrubber_.reset();
-  if (syncer_ != nullptr) syncer_->Finish();  // opens layers, which takes all that follows
+  if (syncer_ != nullptr) syncer_->Finish();  // opens layers, which uses everything below
   watch_.reset();
   work_.reset();
   passes_.reset();
-  fill_.reset();  // may still prove a layer, whose span table span_tables_ then makes
+  fill_.reset();  // may still prove a layer, whose span table is then built by span_tables_
   span_tables_.reset();
   syncer_.reset();
   StampFilling();
@@ -85,8 +85,8 @@ std::string LayerStore::DirectoryOf(const Digest& id) const {
   return StrCat(options_.root, "/layers/", id.hex());
 }
 
-// Keeps complete layers, and written ones of this boot (the page cache still has what was not yet
-// synced); everything else is fetched again when somebody asks.
+// Keeps complete layers, and layers written in this boot (the page cache still has their unsynced
+// data); everything else is fetched again on demand.
 absl::Status LayerStore::Load() {
   std::vector<std::string> dead;
   {
@@ -114,7 +114,7 @@ std::vector<std::string> LayerStore::Strays() {
   absl::MutexLock lock(&mu_);
   for (const std::string& name : NamesIn(options_.root + "/layers")) {
     const absl::StatusOr<Digest> id = Digest::Parse(StrCat("sha256:", name));
-    // Those of this process are on their way.
+    // Temporary files of this process are still being written.
     if (name.starts_with("tmp-") || (id.ok() && layers_.contains(*id))) continue;
     strays.push_back("layers/" + name);
   }
@@ -122,7 +122,7 @@ std::vector<std::string> LayerStore::Strays() {
   return strays;
 }
 
-// Half-made layers, and blobs of another boot.
+// Removes unfinished layers, and blobs of another boot.
 void LayerStore::RemoveUnknown() {
   absl::flat_hash_set<std::string> known;
   {
@@ -135,7 +135,7 @@ void LayerStore::RemoveUnknown() {
   }
   for (const std::string& name : downloads_->Strays()) strays.push_back("/blobs/" + name);
   for (const std::string& stray : strays) {
-    // It is in nobody's way: what is here can be shown all the same.
+    // It does no harm: the layers can be used anyway.
     if (absl::Status status = RemoveTree(options_.root + stray); !status.ok()) {
       LogWarning("layer.cleanup_failed path=", stray, " error=", status.message());
     }
@@ -166,8 +166,7 @@ absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) 
 }
 
 absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
-  if (IsUnverified(id))
-    CheckNow(id, false).IgnoreError();  // a damaged one is not unverified any more
+  if (IsUnverified(id)) CheckNow(id, false).IgnoreError();  // a damaged one is no longer unverified
   absl::MutexLock lock(&mu_);
   const auto it = layers_.find(id);
   if (it == layers_.end()) {
@@ -176,7 +175,7 @@ absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
   absl::StatusOr<LayerRef> layer = OpenLocked(id, it->second);
   if (absl::IsResourceExhausted(layer.status())) return layer;  // says nothing about the layer
   if (!layer.ok()) {
-    // Its files are gone or damaged behind our back: forget it, so that it is fetched again.
+    // Its files were removed or damaged externally: forget it, so that it is fetched again.
     LogError("layer.damaged layer=", id.Short(), " error=", layer.status().message());
     layers_.erase(it);
     return absl::NotFoundError(StrCat("layer ", id.ToString(), " is damaged"));
@@ -192,7 +191,8 @@ Digest LayerStore::Request::UnprovenId() const {
   return UnprovenLayerId(blob.digest, diff_id, *found, Registry());
 }
 
-// Where the request's blob was proven, or said, to be of the layer; null: nowhere that counts.
+// Returns the origin that proves, or names, the request's blob as the layer's; null if there is
+// none.
 const LayerStore::Origin* LayerStore::OriginOf(const Entry& entry, const Request& request) {
   const std::string registry = request.Registry();
   for (const Origin& origin : entry.origins) {
@@ -208,10 +208,10 @@ LayerStore::Verdict LayerStore::Judge(const Request& request) const {
   return JudgeLocked(request);
 }
 
-// The one place that decides what a request may have (docs/security.md).
+// The only place that decides what a request may have (docs/security.md).
 LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   using Kind = Verdict::Kind;
-  // What fills reads its own blob only.
+  // A lazy layer can be read only from its own blob.
   const auto readable = [&](const Entry& entry) {
     return entry.state != LayerState::kFilling || entry.fill_blob == request.blob.digest;
   };
@@ -225,7 +225,7 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
       if (request.trust.Allows(entry.source)) return {Kind::kDeliver, id};
       if (request.trust.empty()) return {Kind::kProve, id};
     } else {
-      // Proven since: it is what was given, under either name.
+      // Proven since: the layer that was given, under either name.
       const auto proven = layers_.find(entry.diff_id);
       const bool both = proven != layers_.end() && proven->second.diff_id == proven->first &&
                         proven->second.state != LayerState::kFilling;
@@ -254,7 +254,7 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
           described->first};
 }
 
-// One that has to be proven may be on its way already, for somebody who is shown it.
+// A layer that must be proven may already be in progress for another user.
 LayerStore::Verdict LayerStore::JudgeUnprovenLocked(const Request& request) const {
   const auto shown = unproven_.find({request.diff_id, request.blob.digest});
   if (shown == unproven_.end()) return {};
@@ -270,14 +270,14 @@ bool LayerStore::Has(const Request& request) const {
          (verdict.kind == Verdict::Kind::kAskRegistry && request.source != nullptr);
 }
 
-// A request on its way: judged, perhaps asked or fetched for, judged again.
+// A request in progress: judged, possibly after asking the registry or fetching, then judged again.
 struct LayerStore::Call {
   Request request;
   Priority priority;
   Done done;
   std::shared_ptr<TicketGroup> group = std::make_shared<TicketGroup>();
-  bool leads = false;   // the work of the flight is its own
-  bool waited = false;  // for the proof of a layer that is shown
+  bool leads = false;   // this call does the work of the flight
+  bool waited = false;  // for the proof of a layer in use
 
   void Finish(absl::StatusOr<LayerRef> layer) {
     if (layer.ok()) {
@@ -305,7 +305,7 @@ void LayerStore::Continue(const std::shared_ptr<Call>& call) {
   switch (verdict.kind) {
     case Verdict::Kind::kDeliver:
       if (!IsUnverified(verdict.id)) return Deliver(call, verdict.id);
-      // Reading all of it takes its time.
+      // Reading all of it takes time.
       return work_->Submit(std::make_shared<LivePriority>(call->priority),
                            [this, call, id = verdict.id] { Deliver(call, id); });
     case Verdict::Kind::kProve:
@@ -315,12 +315,12 @@ void LayerStore::Continue(const std::shared_ptr<Call>& call) {
       asked_++;
       return call->group->Add(possession_.Ask(call->request.blob, call->request.source,
                                               [this, call](const absl::Status& status) {
-                                                // One that does not have it is told so by the
-                                                // fetch.
+                                                // If the registry does not have it, the fetch
+                                                // reports that.
                                                 if (!status.ok() || call->group->left())
                                                   return Fetch(call);
-                                                // Known now: judged to be given, unless the layer
-                                                // went meanwhile.
+                                                // Access is now known: judge again, which delivers
+                                                // the layer unless it was removed.
                                                 Continue(call);
                                               }));
     case Verdict::Kind::kFetch:
@@ -355,7 +355,7 @@ void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
     job->Start();
   };
   caller.done = [this, call](absl::StatusOr<LayerRef> layer) { OnFetched(call, std::move(layer)); };
-  // Nobody joins the work of another claim, description or registry.
+  // Requests with different claims, descriptions or registries do not share work.
   const std::string key = request.found != nullptr
                               ? request.UnprovenId().ToString()
                               : StrCat(request.diff_id.ToString(), " ", request.blob.digest.hex(),
@@ -363,14 +363,13 @@ void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
   call->group->Add(layer_flights_.Join(key, std::move(caller)).ticket);
 }
 
-// The work of a flight is that of one auth scope; each of the others has to show that it may have
-// the blob, too.
+// A flight works with one auth scope; each other caller must show that it may have the blob, too.
 void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<LayerRef> layer) {
   if (!layer.ok()) return call->Finish(std::move(layer));
   const Request& request = call->request;
   const Verdict verdict = Judge(request);
   const bool given = verdict.kind == Verdict::Kind::kDeliver && verdict.id == (*layer)->id;
-  // One that is shown before its bytes are here has none but those that this request will bring.
+  // A lazy layer has no bytes yet except those that this request fetches.
   const bool own = call->leads && !(*layer)->proven();
   if (given || own || options_.share_all) return call->Finish(std::move(layer));
   asked_++;
@@ -378,19 +377,18 @@ void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<Lay
       request.blob, request.source,
       [this, call, layer = std::move(layer)](const absl::Status& status) mutable {
         if (status.ok()) return call->Finish(std::move(layer));
-        // What no registry has, everybody reads for himself where the image says.
+        // A blob that no registry has is fetched by each caller from the image's URLs.
         const bool foreign = absl::IsNotFound(status) && !call->request.blob.urls.empty();
         if (!foreign || call->group->left()) return call->Finish(status);
         Fetch(call);
       }));
 }
 
-// Brings all of a layer that was shown before, and goes on when it is proven, or is not what it
-// was said to be.
+// Fetches all of a layer in use, and continues once it is proven or turns out to be false.
 void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id) {
   const absl::StatusOr<LayerRef> layer = Find(id);
   const std::shared_ptr<FillingLayer> filling = layer.ok() ? FillingOf(*layer) : nullptr;
-  // Only one that was given the layer before brings bytes to it.
+  // Only a request that was given the layer before fetches bytes for it.
   const bool recorded = std::exchange(call->request.recorded, std::nullopt) == id;
   call->waited = true;
   if (recorded && filling != nullptr) filling->AddSource(call->request.source);
@@ -458,7 +456,8 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
     entry.stamp = StampOf(target + "/data");
     entry.checked = time(nullptr);
   }
-  // Not synced: it must outlive this process only. SyncToDisk makes it outlive the machine's crash.
+  // Not synced: the record only has to outlive this process. SyncToDisk makes it survive a crash of
+  // the machine.
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, diff_id.hex()), RecordOf(diff_id, entry));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, false));
@@ -542,17 +541,17 @@ void LayerStore::WaitDurable(const std::vector<Digest>& ids,
         missing.insert(id);
       }
     }
-    // Under the lock, so that none of them is durable before somebody waits for it.
+    // Under the lock, so that none of them becomes durable before the wait is registered.
     if (status.ok() && !missing.empty()) {
       syncer_->Wait(std::move(missing), std::exchange(done, nullptr));
     }
   }
-  // Behind the wait: who cannot bring them says so to those who wait.
+  // After the wait: a layer that cannot fetch them notifies the waiters.
   for (const auto& one : filling) one->WantAll(Priority::kForeground);
   if (done) done(status);
 }
 
-// What is here of the layer that an image claims: proven, or shown.
+// Returns the entry for the layer that an image claims: proven, or in use unproven.
 const LayerStore::Entry* LayerStore::EntryLocked(const LayerKey& key) const {
   if (const auto it = layers_.find(key.diff_id);
       it != layers_.end() && it->second.diff_id == it->first) {
@@ -570,7 +569,8 @@ const LayerStore::Entry* LayerStore::EntryLocked(const LayerKey& key) const {
 }
 
 LayerState LayerStore::StateOf(const LayerKey& key) const {
-  std::shared_ptr<Job> job;  // outlives the lock, which its end takes
+  std::shared_ptr<Job>
+      job;  // destroyed after the lock is released, because its destructor takes it
   absl::MutexLock lock(&mu_);
   if (const Entry* entry = EntryLocked(key); entry != nullptr) return entry->state;
   if (const auto it = jobs_.find(key); it != jobs_.end()) job = it->second.lock();
@@ -587,7 +587,7 @@ std::string_view LayerStore::SourceOf(const LayerKey& key) const {
   absl::MutexLock lock(&mu_);
   const Entry* entry = EntryLocked(key);
   if (entry == nullptr) return "";
-  // An unproven one is found under another key than its DiffID.
+  // An unproven layer is stored under a key that is not its DiffID.
   const auto proven = layers_.find(key.diff_id);
   const bool is_proven = proven != layers_.end() && &proven->second == entry;
   return is_proven ? kProvenSource : SourceLocked(Digest(), *entry);
@@ -645,7 +645,7 @@ void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& o
 }
 
 uint64_t LayerStore::Collect(const absl::flat_hash_set<Digest>& keep) {
-  // Who is shown a layer that was proven since will want it under its DiffID.
+  // Users of a layer that was proven since will want it under its DiffID.
   absl::flat_hash_set<Digest> proven;
   {
     absl::MutexLock lock(&mu_);
@@ -720,7 +720,7 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
     LogError("layer.forget_failed error=", status.message());
   }
   records.Release();
-  // A file's other name going changes its times.
+  // Removing another name of a file changes its timestamps.
   const std::vector<Digest> siblings = UnchangedLayersOf(claims);
   for (const auto& [id, removed] : removable) {
     if (absl::Status status = RemoveTree(removed); !status.ok()) {

@@ -1,5 +1,5 @@
-// The part of LayerStore that has to do with files that may not be what they were: when they are
-// checked, and what becomes of a damaged layer.
+// The part of LayerStore that handles damaged files: when they are checked, and what happens to a
+// damaged layer.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -17,11 +17,11 @@
 namespace imagefs {
 namespace {
 
-// Of making a file right that somebody may still be writing to: ten seconds in all.
+// Attempts to repair a file that somebody may still be writing to: ten seconds in total.
 constexpr int kTries = 10;
 constexpr absl::Duration kFirstPause = absl::Milliseconds(10);
 
-// The spans whose bytes are right.
+// Marks the spans whose bytes are right.
 absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory,
                                      const SpanTableReader& span_table) {
   const std::string path = directory + "/present";
@@ -44,8 +44,8 @@ absl::StatusOr<size_t> MarkGoodSpans(const std::string& directory,
   return bad;
 }
 
-// Of a layer that fills: which of the spans that are said to be here are not right. kDataLoss when
-// its files cannot be read at all.
+// Returns the spans of a lazy layer that are marked as present but wrong, or kDataLoss if its files
+// cannot be read at all.
 absl::StatusOr<std::vector<uint32_t>> FindWrongSpans(const std::string& directory,
                                                      uint32_t index_sum, Scrubber::Pace pace) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
@@ -58,8 +58,8 @@ absl::StatusOr<std::vector<uint32_t>> FindWrongSpans(const std::string& director
 
 }  // namespace
 
-// A whole layer whose data file somebody wrote to or exchanged since it was last right, or of which
-// an earlier version recorded no sums.
+// True for a whole layer whose data file was written to or replaced since it was last right, or for
+// which an earlier version recorded no checksums.
 bool LayerStore::IsUnverifiedLocked(const Digest& id, const Entry& entry) const {
   return entry.state != LayerState::kFilling && entry.open.expired() &&
          (!entry.sums.known() || entry.stamp.empty() || entry.stamp != StampOfLayer(id, entry));
@@ -71,22 +71,22 @@ bool LayerStore::IsUnverified(const Digest& id) const {
   return it != layers_.end() && IsUnverifiedLocked(id, it->second);
 }
 
-// Whether the files are those that they were then, and not of another that was made meanwhile.
+// Returns whether the files are still the same, and not those of a layer made since.
 bool LayerStore::IsStillLocked(const Digest& id, const Entry& was) const {
   const auto it = layers_.find(id);
   return it != layers_.end() && it->second.instance == was.instance &&
          (it->second.state == LayerState::kFilling) == (was.state == LayerState::kFilling);
 }
 
-// With the layer that is being opened.
+// Called when the layer is being opened.
 std::shared_ptr<LayerGuard> LayerStore::MakeGuard(const Digest& id, Entry& entry) {
   if (closing_) return nullptr;  // nobody reads any more
   auto guard = std::make_shared<LayerGuard>(DirectoryOf(id), fill_->work(), [this, id] {
-    CheckNow(id, true).IgnoreError();  // tells the guard
+    CheckNow(id, true).IgnoreError();  // reports to the guard
   });
   entry.guard = guard;
   if (entry.state == LayerState::kFilling) return guard;
-  // The same file under its DiffID is being repaired.
+  // The same file is being repaired under its DiffID.
   const auto twin = entry.diff_id == id ? layers_.end() : layers_.find(entry.diff_id);
   if (twin != layers_.end() && twin->second.state == LayerState::kFilling &&
       SameFile(DirectoryOf(id) + "/data", DirectoryOf(entry.diff_id) + "/data")) {
@@ -105,16 +105,16 @@ void LayerStore::Watch(const Digest& id) {
   watch_->Add(DirectoryOf(id) + "/index", [this, id] { OnIndexWritten(id); });
 }
 
-// Somebody wrote to the file of a layer that is whole.
+// Somebody wrote to the file of a whole layer.
 void LayerStore::OnWritten(const Digest& id) {
   {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
-    // Of one that nobody has open, the stamp tells at the next opening.
+    // If it is not open, the stamp reveals the write when it is next opened.
     const std::shared_ptr<LayerGuard> guard =
         it == layers_.end() ? nullptr : it->second.guard.lock();
     if (guard == nullptr || it->second.state == LayerState::kFilling) return;
-    if (guard->filling() != nullptr) return;  // it is repaired under its other name
+    if (guard->filling() != nullptr) return;  // it is being repaired under its other name
     guard->Recheck();
     if (std::exchange(it->second.check_queued, true)) return;
   }
@@ -122,13 +122,13 @@ void LayerStore::OnWritten(const Digest& id) {
   work_->Submit([this, id] { CheckNow(id, true).IgnoreError(); });
 }
 
-// Nothing is read of an index that may be another one.
+// From now on nothing is read from the index until it is checked.
 void LayerStore::OnIndexWritten(const Digest& id) {
-  LayerRef open;  // the last of its references is not dropped under the lock
+  LayerRef open;  // its last reference must not be dropped under the lock
   {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
-    // Of one that nobody has open, its sum tells at the next opening.
+    // An index that is not open is verified by its checksum when it is next opened.
     open = it == layers_.end() ? nullptr : it->second.open.lock();
     if (open == nullptr) return;
     open->index->Distrust();
@@ -138,7 +138,7 @@ void LayerStore::OnIndexWritten(const Digest& id) {
   work_->Submit([this, id] { CheckNow(id, true).IgnoreError(); });
 }
 
-// Whether the index of an open layer can be read, or can be again.
+// Returns whether the index of an open layer is readable, or could be made readable.
 bool LayerStore::HealIndexLocked(const Layer& layer, const Entry& entry) const {
   if (!layer.index->damaged()) return true;
   const absl::StatusOr<Fd> fd = OpenFile(layer.directory + "/index", O_RDONLY);
@@ -148,7 +148,7 @@ bool LayerStore::HealIndexLocked(const Layer& layer, const Entry& entry) const {
   return layer.index->MapAgain(fd->get()).ok();
 }
 
-// The index of a layer whose data is right is made again of that, in the file that is there.
+// Rebuilds the index of a layer whose data is right, in the existing file.
 absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Entry& entry) {
   const std::string directory = DirectoryOf(id);
   if (entry.diff_id != id || !entry.sums.known()) {
@@ -164,7 +164,7 @@ absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Ent
   const uint64_t tar_bytes = span_table.ok() ? (*span_table)->tar_bytes() : entry.data_bytes;
   absl::Duration pause = kFirstPause;
   for (int i = 0;; ++i, pause *= 2) {
-    watch_->Remove(directory + "/index");  // these writes are our own
+    watch_->Remove(directory + "/index");  // the following writes are our own
     const absl::Status restored =
         RestoreIndex(directory, id, tar_bytes, *entry.sums.index, CancelToken());
     {
@@ -172,7 +172,7 @@ absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Ent
       Watch(id);
     }
     IMAGEFS_RETURN_IF_ERROR(restored);
-    // Behind the watch. Somebody who still writes has written meanwhile.
+    // After the watch was set. A concurrent writer may have written in between.
     const absl::StatusOr<LayerSums> sums = SumsOfLayer(directory);
     if (!sums.ok() || *sums == entry.sums || i == kTries) return sums;
     absl::SleepFor(pause);
@@ -180,12 +180,12 @@ absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Ent
 }
 
 absl::Status LayerStore::CheckNow(const Digest& id, bool also_verified) {
-  // Who comes second finds it checked.
+  // A second caller finds the layer already checked.
   absl::MutexLock one_at_a_time(&checks_mu_);
   return CheckWith(id, also_verified);
 }
 
-// Reads all of a whole layer. OK: it is what it should be, and no longer unverified.
+// Reads all of a whole layer. Returns OK if it is right, in which case it is no longer unverified.
 absl::Status LayerStore::CheckWith(const Digest& id, bool also_verified) {
   Entry entry;
   std::shared_ptr<LayerGuard> guard;
@@ -229,7 +229,7 @@ absl::Status LayerStore::CheckWith(const Digest& id, bool also_verified) {
   return why;
 }
 
-// What was never looked at in this boot comes first, then what was read longest ago.
+// Layers not examined in this boot come first, then the one checked longest ago.
 std::optional<Digest> LayerStore::NextToScrub() const {
   const int64_t due = time(nullptr) - absl::ToInt64Seconds(options_.scrub.interval);
   std::optional<Digest> next;
@@ -258,7 +258,7 @@ absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
     guard = it->second.guard.lock();
     if (guard != nullptr) rechecks = guard->rechecks();
     entry = it->second;
-    // Also where what follows fails: others have their turn first.
+    // Even if the check fails below: others get their turn first.
     it->second.checked = time(nullptr);
   }
   if (entry.state == LayerState::kFilling) return ScrubFilling(id, entry, pace);
@@ -270,15 +270,16 @@ absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
       if (guard != nullptr) guard->Trust(rechecks);
       return Accept(id, stamp, *sums);
     }
-    // So that readers see what the disk has, and it is repaired.
+    // Makes readers see what is on the disk, so that it is repaired.
     DropCached(DirectoryOf(id));
   }
   return CheckNow(id, true);
 }
 
-// Each span that is here is compared; one that is wrong comes again when it is asked for.
+// Verifies each span that is present; a wrong one is fetched again on demand.
 absl::Status LayerStore::ScrubFilling(const Digest& id, const Entry& entry, Scrubber::Pace pace) {
-  if (!entry.sums.index.has_value()) return absl::OkStatus();  // an older version's: when opened
+  if (!entry.sums.index.has_value())
+    return absl::OkStatus();  // of an older version: checked when opened
   const absl::StatusOr<std::vector<uint32_t>> wrong =
       FindWrongSpans(DirectoryOf(id), *entry.sums.index, pace);
   if (absl::IsCancelled(wrong.status())) return wrong.status();
@@ -293,7 +294,7 @@ absl::Status LayerStore::ScrubFilling(const Digest& id, const Entry& entry, Scru
     return absl::DataLossError(StrCat(wrong->size(), " of its spans were wrong"));
   }
   const absl::Status why = absl::DataLossError(wrong.status().message());
-  // Who has it open goes on with what is in memory of these files.
+  // If the layer is open, its users continue with what is in memory of these files.
   if (entry.open.expired()) DropLayer(id, entry.instance, why);
   return why;
 }
@@ -309,7 +310,7 @@ void LayerStore::RecheckSpans(const Digest& id, const Entry& was,
     if (!IsStillLocked(id, was)) return;
     Entry& entry = layers_[id];
     open = entry.open.lock();
-    // Looked at when it is opened next, also by another process.
+    // It is checked when it is next opened, also by another process.
     if (open == nullptr) entry.unverified = true;
     entry.stamp.clear();
     batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
@@ -327,7 +328,7 @@ LayerSums LayerStore::SumsOfName(const Digest& id) const {
   return it == layers_.end() ? LayerSums() : it->second.sums;
 }
 
-// An earlier version recorded no sums: the tar has to have the DiffID, and to give the index.
+// An earlier version recorded no checksums: the tar must have the DiffID and give the index.
 absl::StatusOr<LayerSums> LayerStore::SumsOfOld(const Digest& id, const Entry& entry) const {
   if (entry.diff_id != id) {
     return absl::DataLossError("an earlier version kept no sums of it; it is fetched again");
@@ -339,7 +340,7 @@ absl::StatusOr<LayerSums> LayerStore::SumsOfOld(const Digest& id, const Entry& e
   return CheckRefilled(DirectoryOf(id), id, tar_bytes, CancelToken());
 }
 
-// The file that has that stamp has these sums.
+// Records that the file with that stamp has these checksums.
 absl::Status LayerStore::Accept(const Digest& id, const std::string& stamp, const LayerSums& sums) {
   absl::MutexLock records(&records_mu_);
   WriteBatch batch;
@@ -354,11 +355,11 @@ absl::Status LayerStore::Accept(const Digest& id, const std::string& stamp, cons
     if (const LayerRef open = it->second.open.lock()) HealIndexLocked(*open, it->second);
     batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, it->second));
   }
-  // Not synced: what is lost is looked at once more.
+  // Not synced: if the record is lost, the layer is checked once more.
   return kv_.Write(batch, false);
 }
 
-// The files of these layers are right as they are now.
+// Records that the files of these layers are right as they are now.
 absl::Status LayerStore::Restamp(const std::vector<Digest>& ids) {
   absl::MutexLock records(&records_mu_);
   WriteBatch batch;
@@ -372,7 +373,7 @@ absl::Status LayerStore::Restamp(const std::vector<Digest>& ids) {
   return kv_.Write(batch, false);
 }
 
-// Whole layers with one of these DiffIDs whose files nobody has changed.
+// Returns the whole layers with one of these DiffIDs whose files are unchanged.
 std::vector<Digest> LayerStore::UnchangedLayersOf(const absl::flat_hash_set<Digest>& claims) const {
   std::vector<Digest> ids;
   absl::MutexLock lock(&mu_);
@@ -385,30 +386,31 @@ std::vector<Digest> LayerStore::UnchangedLayersOf(const absl::flat_hash_set<Dige
   return ids;
 }
 
-// Of one that fills, also of the file that says what is here.
+// For a lazy layer, also covers the file that marks the present spans.
 std::string LayerStore::StampOfLayer(const Digest& id, const Entry& entry) const {
   const std::string data = StampOf(DirectoryOf(id) + "/data");
   if (entry.state != LayerState::kFilling) return data;
   return StrCat(data, " ", StampOf(DirectoryOf(id) + "/present"));
 }
 
-// The damaged parts of a layer come again, into the file that is there: so what the kernel shows of
-// it is right again as well. Where that cannot be, the layer is forgotten.
+// Fetches the damaged parts of a layer again, into the existing file, so that mappings of the
+// kernel become right again, too. If that is impossible, the layer is forgotten.
 void LayerStore::Repair(const Digest& id, const Entry& damaged, const absl::Status& why) {
   const std::shared_ptr<LayerGuard> guard = damaged.guard.lock();
   {
-    // Else whoever is not sure looks once more.
+    // If it was replaced, users that are unsure check again.
     absl::MutexLock lock(&mu_);
     if (!IsStillLocked(id, damaged)) return;
   }
   Digest repaired = id;
-  // Before the name goes, or is another file's. Only a file that is the tar can be made from it.
+  // Before the name is removed or refers to another file. Only a file that is the tar can be healed
+  // from the repaired layer.
   const bool is_tar = damaged.diff_id == id ||
                       SameFile(DirectoryOf(id) + "/data", DirectoryOf(damaged.diff_id) + "/data");
   absl::StatusOr<Fd> file = absl::FailedPreconditionError("its layout is another one");
   if (is_tar && guard != nullptr) file = OpenFile(DirectoryOf(id) + "/data", O_RDWR);
   if (damaged.diff_id != id && is_tar) {
-    // The same file has the name that is repaired.
+    // The repaired name refers to the same file.
     repaired = damaged.diff_id;
     CheckWith(repaired, true).IgnoreError();
   } else if (!FillAgain(id, damaged, why)) {
@@ -416,7 +418,7 @@ void LayerStore::Repair(const Digest& id, const Entry& damaged, const absl::Stat
     DropLayer(id, damaged.instance, why);
   }
   if (guard == nullptr) {
-    // Nobody has it open, so nobody fetches what is missing.
+    // The layer is not open, so nobody fetches what is missing.
     std::vector<LayerSyncer::Done> waiters;
     {
       absl::MutexLock lock(&mu_);
@@ -438,7 +440,7 @@ void LayerStore::Repair(const Digest& id, const Entry& damaged, const absl::Stat
   }
 }
 
-// A layer that is shown has no directory any more. `file` is its data, when it can be healed.
+// A layer in use has lost its directory. `file` is its data if it can be healed.
 void LayerStore::Lose(const Digest& diff_id, const std::shared_ptr<LayerGuard>& guard,
                       const absl::Status& why, absl::StatusOr<Fd> file) {
   guard->Fail(why);
@@ -457,11 +459,12 @@ void LayerStore::Lose(const Digest& diff_id, const std::shared_ptr<LayerGuard>& 
   if (observer_.lost) observer_.lost(diff_id, std::move(heal));
 }
 
-// False: it cannot be read in parts, or nothing would tell whether it is right in the end.
+// Returns false if the layer cannot be fetched in parts, or if the result could not be verified.
 bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::Status& why) {
   const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
       SpanTableReader::Open(DirectoryOf(id) + "/access");
-  // Under its DiffID it is hashed as a tar once more; under another name it has to be what it was.
+  // Under its DiffID it is hashed as a tar again; under another name it must match its old
+  // checksums.
   const bool is_tar = span_table.ok() && (*span_table)->layout() == DataLayout::kTar;
   if (!span_table.ok() || (*span_table)->diff_id() != damaged.diff_id ||
       (*span_table)->data_bytes() != damaged.data_bytes ||
@@ -483,13 +486,13 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
   entry.stamp.clear();
   entry.open.reset();
   entry.guard.reset();
-  // First the record: what is wrong is never taken for right.
+  // The record first, so that wrong bytes are never taken for right ones.
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, entry));
   const absl::Status recorded = kv_.Write(batch, true);
   const absl::StatusOr<size_t> bad =
       recorded.ok() ? MarkGoodSpans(DirectoryOf(id), **span_table) : recorded;
-  // `present` may still have the marks of when the layer first came.
+  // `present` may still have the marks of the first fetch.
   entry.unverified = !bad.ok();
   if (!bad.ok()) {
     LogError("layer.repair_failed layer=", id.Short(), " error=", bad.status().message());
@@ -502,13 +505,13 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
   return true;
 }
 
-// So that the next process of this boot need not check what this one leaves well-ordered.
+// Lets the next process of this boot skip checking what this one leaves consistent.
 void LayerStore::StampFilling() {
   std::vector<Digest> ids;
   {
     absl::MutexLock lock(&mu_);
     for (const auto& [id, entry] : layers_) {
-      // What was unverified at the start was perhaps not looked at, and stays so.
+      // What was unverified at the start may not have been checked, and stays unverified.
       if (entry.state == LayerState::kFilling && !entry.unverified &&
           entry.stamp != StampOfLayer(id, entry)) {
         ids.push_back(id);

@@ -1,5 +1,5 @@
-// The part of LayerStore that has to do with layers which fill: their files and records, the proof
-// once all is here, what becomes of those that are not what their description said.
+// The part of LayerStore that handles lazy layers: their files and records, the proof once all is
+// present, and what happens to those that do not match their description.
 #include <fcntl.h>
 #include <unistd.h>
 
@@ -26,7 +26,7 @@ bool FileHasSize(const std::string& path, uint64_t size) {
   return st.ok() && S_ISREG(st->st_mode) && static_cast<uint64_t>(st->st_size) == size;
 }
 
-// A new file with what `from` holds.
+// Writes the content of `from` to a new file.
 absl::Status WriteNew(const std::string& path, int from) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
   std::string buffer(256 << 10, '\0');
@@ -43,7 +43,7 @@ absl::Status WriteHole(const std::string& path, uint64_t bytes) {
   return absl::OkStatus();
 }
 
-// The files of a layer of which no byte is here.
+// Writes the files of a layer that has no bytes yet.
 absl::Status WriteFilling(const std::string& directory, const FoundIndex& found,
                           uint64_t data_bytes) {
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
@@ -83,7 +83,7 @@ std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
   return writer.Take();
 }
 
-// The members that tell what the layer is; `entry` has its name as DiffID before.
+// Parses the members that describe the layer; on entry, `entry.diff_id` is its name.
 absl::Status LayerStore::ParseRecord(const Json& record, const Digest& id, Entry& entry) {
   if (const std::string text = record.StringOr("diff_id"); !text.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(entry.diff_id, Digest::Parse(text));
@@ -117,8 +117,8 @@ absl::Status LayerStore::ParseRecord(const Json& record, const Digest& id, Entry
   return absl::OkStatus();
 }
 
-// A record of format 1 says nothing of where the layer came from. Those that were hashed are kept;
-// they are given to the images that were recorded with them, and to others after a pass.
+// A record of format 1 does not tell where the layer came from. Hashed layers are kept; they are
+// given to the images that were recorded with them, and to others after a pass.
 absl::Status LayerStore::CheckOldRecord(const Digest& id, Entry& entry) const {
   if (entry.state == LayerState::kFilling) {
     return absl::DataLossError("shown before it was proven, by an earlier version");
@@ -130,7 +130,7 @@ absl::Status LayerStore::CheckOldRecord(const Digest& id, Entry& entry) const {
   return absl::DataLossError("an earlier version did not check it against its DiffID");
 }
 
-// An error: the record is worthless.
+// Returns an error if the record is unusable.
 absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value) {
   IMAGEFS_ASSIGN_OR_RETURN(const Digest id,
                            Digest::Parse(StrCat("sha256:", key.substr(kRecordPrefix.size()))));
@@ -143,7 +143,7 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
     entry.state = LayerState::kComplete;
     entry.other_boot = !same_boot;
   } else if (state == "filling") {
-    // Its bytes are checked before they are believed.
+    // Its bytes are verified before they are trusted.
     entry.state = LayerState::kFilling;
   } else if (!same_boot) {
     return absl::DataLossError("written by an earlier boot and never synced");
@@ -157,18 +157,18 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
   }
   const std::string directory = DirectoryOf(id);
   const bool has_index = FileHasSize(directory + "/index", entry.index_bytes);
-  // Of a proven layer it is made again of the data.
+  // The index of a proven layer is rebuilt from its data.
   const bool restores =
       entry.state == LayerState::kComplete && entry.diff_id == id && entry.sums.known();
   if (!FileHasSize(directory + "/data", entry.data_bytes) || (!has_index && !restores)) {
     return absl::DataLossError("its files are gone or of another size");
   }
   if (!has_index) entry.stamp.clear();
-  // In the same boot, what an earlier process left well-ordered is what it was.
+  // In the same boot, what an earlier process left consistent is unchanged.
   if (entry.state == LayerState::kFilling) {
     entry.unverified = !same_boot || entry.stamp.empty() || entry.stamp != StampOfLayer(id, entry);
   }
-  // Of an older version, without a sum.
+  // A record of an older version, without a checksum.
   if (entry.unverified && entry.diff_id != id && !entry.sums.index.has_value()) {
     IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
     IMAGEFS_ASSIGN_OR_RETURN(const Digest digest, Sha256OfFile(index.get()));
@@ -184,7 +184,7 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
 }
 
 std::shared_ptr<FillingLayer> LayerStore::FillingOf(const LayerRef& layer) {
-  // Of a damaged one, what repairs it.
+  // For a damaged layer, the one that repairs it.
   if (const auto guard = std::dynamic_pointer_cast<LayerGuard>(layer->guard)) {
     if (const LayerRef filling = guard->filling(); filling != nullptr) return FillingOf(filling);
   }
@@ -197,7 +197,7 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
   options.unverified = entry.unverified;
   options.unproven = !layer.proven() && !entry.was_proven();
   options.check = [this, id](FillingLayer& filling) { return CheckFilled(id, filling); };
-  // Who waits for the proof goes on with a pass of its own, which fails by itself if it has to.
+  // Those who wait for the proof continue with their own pass, which reports its own errors.
   options.failing = [this, id](const absl::Status& why, bool for_good) {
     EndProofs(id, why);
     if (for_good) syncer_->Drop(id, why);
@@ -261,7 +261,7 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   return layer;
 }
 
-// On a worker, once every byte is here.
+// Called on a worker once every byte is present.
 absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
   absl::Status status;
   if (id == filling.span_table().diff_id()) {
@@ -269,7 +269,7 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
         CheckRefilled(filling.directory(), id, filling.span_table().tar_bytes(), filling.closing());
     status = sums.ok() ? MarkRefilled(id, *sums) : sums.status();
   } else if (const LayerSums had = SumsOfName(id); !had.data.empty()) {
-    // Nothing but spans came again.
+    // Only the spans were fetched again.
     IMAGEFS_RETURN_IF_ERROR(ClearGaps(filling.directory(), filling.span_table()));
     const absl::StatusOr<LayerSums> sums = SumsOfLayer(filling.directory());
     status = sums.ok() && *sums != had ? absl::DataLossError("it is not what it was before")
@@ -289,7 +289,7 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
                                     ": ", status.message()));
 }
 
-// A proven layer whose data came a second time.
+// A proven layer's data was fetched again.
 absl::Status LayerStore::MarkRefilled(const Digest& id, const LayerSums& sums) {
   absl::MutexLock records(&records_mu_);
   Entry entry;
@@ -313,7 +313,7 @@ absl::Status LayerStore::MarkRefilled(const Digest& id, const LayerSums& sums) {
   entry.open = slot.open;
   slot = std::move(entry);
   syncer_->Add(id, false);
-  Watch(id);  // from now on nobody writes to it
+  Watch(id);  // from now on nobody may write to it
   return absl::OkStatus();
 }
 
@@ -322,7 +322,7 @@ absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
   absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd blob, filling.Blob());
-  // All proofs are one source of windows, so that they leave some for the passes of others.
+  // All proofs count as one source of windows, so that they leave some for the passes of others.
   const auto windows = [this](uint64_t bytes, const CancelToken& cancel) {
     return windows_.Wait("proof", bytes, cancel);
   };
@@ -332,8 +332,8 @@ absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
   return Promote(id, filling, directory, std::move(proven));
 }
 
-// From here on the layer is found under its DiffID by whoever may have its blob. Under its own name
-// it is complete, for those who are shown it.
+// From here on the layer is found under its DiffID by requests that may have its blob. Under its
+// own name it is complete, for those who use it.
 absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
                                  const std::string& directory, ProvenLayer proven) {
   const Digest& diff_id = filling.span_table().diff_id();
@@ -377,8 +377,8 @@ void LayerStore::Observe(Observer observer) {
   observer_ = std::move(observer);
 }
 
-// Forgets a layer that is not what was promised: whoever shows it gets errors from now on, and who
-// asks with the same description next gets it by a pass over the whole blob.
+// Forgets a layer that is not what it claimed to be. Its users get errors from now on, and the next
+// request with the same description unpacks the whole blob.
 void LayerStore::DropDamaged(const Digest& id, uint64_t instance, const absl::Status& why) {
   damaged_++;
   {
@@ -388,8 +388,8 @@ void LayerStore::DropDamaged(const Digest& id, uint64_t instance, const absl::St
   DropLayer(id, instance, why);
 }
 
-// Forgets a layer, its files and whatever was made of it. Whoever waits for it is told why. Nothing
-// happens to another layer that has been made under that name since.
+// Forgets a layer, its files and everything made from it. Its waiters get `why`. Does not affect
+// another layer that was made under that name since.
 void LayerStore::DropLayer(const Digest& id, uint64_t instance, const absl::Status& why) {
   std::vector<LayerSyncer::Done> waiters;
   {
@@ -401,7 +401,7 @@ void LayerStore::DropLayer(const Digest& id, uint64_t instance, const absl::Stat
       if (it == layers_.end() || it->second.instance != instance) return;
       LogError("layer.damaged layer=", id.Short(), " cause=", why.message());
       layers_.erase(it);
-      waiters = syncer_->Remove(id);  // before there is another one
+      waiters = syncer_->Remove(id);  // before another one is made
       if (rename(DirectoryOf(id).c_str(), removed.c_str()) != 0) {
         LogWarning("layer.cleanup_failed layer=", id.Short(), " errno=", errno);
       }
@@ -454,12 +454,12 @@ absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
   Entry& entry = it->second;
   const std::string data = directory + "/data";
   IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatPath(data));
-  // Two names: it is shown under the name that it had before it was proven.
+  // Two links: it is in use under the name that it had before it was proven.
   if (!entry.open.expired() || st.st_nlink > 1) {
     return absl::FailedPreconditionError(
         StrCat("layer ", id.Short(), " is in use; unmount what shows it (imagefs ls)"));
   }
-  if (entry.state == LayerState::kFilling) return 0;  // nobody shows it: evicted, or half read
+  if (entry.state == LayerState::kFilling) return 0;  // not in use: evicted, or partially read
   if (entry.state != LayerState::kComplete) {
     return absl::FailedPreconditionError(
         StrCat("layer ", id.Short(), " is not yet on the disk for good; try again in a moment"));
@@ -476,7 +476,7 @@ absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
   evicted.unverified = false;
   evicted.sums.data = Digest();
   evicted.stamp.clear();
-  // First the record: bytes that are gone are never taken for zeros.
+  // The record first, so that missing bytes are never taken for zeros.
   WriteBatch batch;
   batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, evicted));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, true));

@@ -10,7 +10,7 @@
 namespace imagefs {
 namespace {
 
-constexpr int kAttempts = 2;  // of a layer whose bytes were wrong
+constexpr int kAttempts = 2;  // for a layer whose bytes were wrong
 
 std::string DownloadName(const Descriptor& blob, const std::string& registry) {
   return StrCat(blob.digest.hex(), "-", Sha256Of(registry).hex().substr(0, 8));
@@ -58,8 +58,8 @@ LayerProgress LayerStore::Job::progress() const {
 }
 
 void LayerStore::Job::Begin() {
-  // It may have come between the look of the callers and this flight; whether each may have it is
-  // seen to when the flight has ended. Where no registry can be asked, a caller reads by himself.
+  // It may have been made between the callers' check and this flight; each caller's access is
+  // checked after the flight. If no registry can be asked, a caller fetches it itself.
   const Verdict here = store_.Judge(request_);
   const bool ask = here.kind == Verdict::Kind::kAskRegistry && blob_.urls.empty();
   if (here.kind == Verdict::Kind::kDeliver || ask) {
@@ -107,7 +107,7 @@ absl::Status LayerStore::Job::BeginDownload() {
   }
   activity_ = Activity::kDownloading;
   Download(download, reader);
-  // Weak: the download is kept by this job, and the flight's callback keeps the job.
+  // Weak: this job keeps the download, and the flight's callback keeps the job.
   download->OnFirstByte([weak = weak_from_this(), reader = std::weak_ptr(reader)] {
     const auto self = weak.lock();
     const auto waiting = reader.lock();
@@ -134,7 +134,7 @@ void LayerStore::Job::Download(const std::shared_ptr<DownloadFile>& download,
       return download->Write(offset, data);
     };
     std::vector<ByteRange> missing = download->Missing();
-    // Bytes that lie here from before came by an authorisation that is not known any more.
+    // It is unknown whose credentials fetched bytes that are already present.
     const bool alone = download->present_bytes() == 0;
     store.downloads_->NoteFetch(
         name, alone ? BlobFetch{source->auth_scope(), source->anonymous()} : BlobFetch());
@@ -149,19 +149,19 @@ void LayerStore::Job::Download(const std::shared_ptr<DownloadFile>& download,
   caller.done = [self = shared_from_this(), reader](const absl::StatusOr<bool>& result) mutable {
     reader->End(result.status());
     self->Schedule(reader, true);
-    // This may be the network's thread, and the end of a job takes the store's lock, which is held
-    // while files are opened.
+    // This may be the network thread, and the job's destructor takes the store's lock, which is
+    // held while files are opened.
     Executor& work = *self->store_.work_;
     work.Submit([last = std::move(self)] {});
   };
   FlightTicket ticket = store_.blob_flights_.Join(download_name_, std::move(caller)).ticket;
-  // The layer's last caller leaving gives up this layer's share of the blob.
+  // When the layer's last caller leaves, this layer leaves the blob's flight.
   CancelToken::Registration registration = context_.cancel.OnCancel([ticket, reader] {
     reader->End(absl::CancelledError("nobody waits for the layer any more"));
     ticket.Leave();
   });
   absl::MutexLock lock(&mu_);
-  // The pass may have ended already; what it would have to undo is then not kept.
+  // The pass may have ended already; then nothing is kept that it would have to undo.
   if (reader != reader_) return;
   ticket_ = ticket;
   on_cancel_ = std::move(registration);
@@ -172,8 +172,8 @@ SourceTurns::Claim LayerStore::Job::ClaimTurn(bool whole) const {
   return {source.registry(), source.auth_scope(), context_.priority, whole};
 }
 
-// The first byte queues the pass; with the end of the transfer it needs no place among the streams
-// any more. Calls for the reader of an earlier attempt come too late and mean nothing.
+// The first byte queues the pass; after the end of the transfer it needs no slot among the streams.
+// Calls for the reader of an earlier attempt come too late and are ignored.
 void LayerStore::Job::Schedule(const std::shared_ptr<DownloadFile::Reader>& reader, bool whole) {
   FairWorkers& passes = *store_.passes_;
   absl::MutexLock lock(&mu_);
@@ -193,7 +193,7 @@ void LayerStore::Job::Run(FairWorkers::Id turn, ReadBytes read) {
   activity_ = Activity::kUnpacking;
   const std::string directory = StrCat(store_.options_.root, "/layers/tmp-", RandomHex(8));
   absl::StatusOr<LayerRef> layer = Make(directory, turn, read);
-  // Also where somebody else's pass has made the same meanwhile, and this one's was not needed.
+  // Also if another pass made the same layer concurrently, so that this one was not needed.
   if (absl::Status removed = RemoveTree(directory); !removed.ok()) {
     LogWarning("layer.cleanup_failed directory=", directory, " error=", removed.message());
   }
@@ -204,7 +204,7 @@ void LayerStore::Job::Run(FairWorkers::Id turn, ReadBytes read) {
   End(std::move(layer));
 }
 
-// While the blob is still at hand, its span table is made.
+// Builds the span table while the blob is still available.
 void LayerStore::Job::StartAccess(const LayerRef& layer) {
   if (!local_.has_value()) {
     absl::MutexLock lock(&mu_);
@@ -233,7 +233,7 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
   return layer;
 }
 
-// The pass has read the last byte, and its digest was right: the one who was asked had it all.
+// The pass has read the last byte and the digest was right: the source had the whole blob.
 LayerStore::Origin LayerStore::Job::MakeOrigin() {
   const BlobFetch fetched =
       from_file_ ? BlobFetch{request_.source->auth_scope(), request_.source->anonymous()}
@@ -242,8 +242,8 @@ LayerStore::Origin LayerStore::Job::MakeOrigin() {
   return {blob_.digest, request_.source->registry(), fetched.open};
 }
 
-// Wrong bytes are fetched once more, from the first on, into a new download (the old transfer may
-// still be writing into the old one); a local file is what it is.
+// Fetches wrong bytes once more, from the start, into a new download (the old transfer may still be
+// writing to the old one); a local file is not retried.
 bool LayerStore::Job::TryAgain(const absl::Status& status) {
   {
     absl::MutexLock lock(&mu_);
@@ -272,8 +272,8 @@ void LayerStore::Job::EndTransfer(const absl::Status& status) {
   if (download == nullptr) return;
   on_cancel.Reset();
   ticket.Leave();
-  // What may pass by itself or was given up is resumed by whoever asks next; all else is done
-  // with. A full disk needs the room more than the next caller does.
+  // After a transient error or cancellation, the next caller resumes the download; otherwise it is
+  // discarded. A full disk needs the space more than the next caller needs the data.
   const bool resume =
       absl::IsCancelled(status) || IsRetriable(status) || IsCredentialFailure(status);
   store_.downloads_->End(download_name_, resume && !store_.no_room_);

@@ -82,7 +82,7 @@ void LayerSyncer::PassEnds() {
 
 Moment LayerSyncer::DueLocked(const Item& item) const {
   if (stopping_) return Moment::InfinitePast();
-  // A layer that is waited for may have another name, whose files are synced as well.
+  // A layer with waiters may have another name, whose files are synced as well.
   if (item.failures > 0 || !waiters_.empty()) return item.not_before;
   const Moment at_last = added_ + options_.at_most;
   return passes_ > 0 ? at_last : std::min(at_last, last_pass_ + options_.quiet);
@@ -121,7 +121,7 @@ void LayerSyncer::SyncOne(const Item& item) {
   absl::Duration pause;
   {
     absl::MutexLock lock(&mu_);
-    // Dropped meanwhile, or made anew: this says nothing about what is there now.
+    // Dropped or made again meanwhile: the result does not apply to the current files.
     const auto it = std::find_if(items_.begin(), items_.end(),
                                  [&](const Item& other) { return other.serial == item.serial; });
     if (it == items_.end()) return;
@@ -143,7 +143,8 @@ void LayerSyncer::SyncOne(const Item& item) {
   for (Done& done : told) done(status);
 }
 
-// Those who now know: all is synced that they wait for, or one layer cannot be.
+// Removes and returns the waiters whose result is known: all of their layers are synced, or one
+// failed.
 std::vector<LayerSyncer::Done> LayerSyncer::TakeWaitersLocked(const Digest& id,
                                                               const absl::Status& status) {
   std::vector<Done> told;

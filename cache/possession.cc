@@ -6,7 +6,7 @@
 namespace imagefs {
 namespace {
 
-// Beyond it all is forgotten, which costs a question a layer.
+// Beyond this, everything is forgotten, which costs one query per layer.
 constexpr size_t kMaxKnown = 100'000;
 
 }  // namespace

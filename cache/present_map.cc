@@ -16,7 +16,7 @@ namespace imagefs {
 namespace {
 
 constexpr std::string_view kMagic = "imgfspr2";
-constexpr size_t kMarkBytes = 8;  // the tag, the sum
+constexpr size_t kMarkBytes = 8;  // the tag and the checksum
 
 }  // namespace
 
@@ -43,7 +43,7 @@ absl::Status PresentMap::Load(const std::string& path) {
     }
     return absl::OkStatus();
   }
-  // Of an older version: one byte a span.
+  // Of an older version: one byte per span.
   if (static_cast<uint64_t>(st.st_size) <= count) {
     for (size_t i = 0; i < count; ++i) marks_[i].present = bytes[i] == 1;
   }
@@ -51,7 +51,7 @@ absl::Status PresentMap::Load(const std::string& path) {
   return Annotate(PwriteFull(file_.get(), kMagic, 0), path);
 }
 
-// Depends on which span this is, of which layer, and on the rest of the mark.
+// Depends on the layer, the span, and the rest of the mark.
 uint32_t PresentMap::TagOf(size_t span, uint32_t sum) const {
   const SpanEntry about = table_.span(span);
   const auto& digest = about.digest.bytes();

@@ -170,7 +170,7 @@ void Replay(const Profile& profile, const ProfileKeeper::Layers& layers) {
   absl::flat_hash_map<Digest, std::shared_ptr<FillingLayer>> by_diff_id;
   for (const auto& [diff_id, layer] : layers) {
     if (layer == nullptr) continue;
-    const Digest& id = diff_id;  // clang 14 lets no lambda capture a binding
+    const Digest& id = diff_id;  // clang 14 cannot capture a binding in a lambda
     const auto it = std::find_if(profile.layers.begin(), profile.layers.end(),
                                  [&id](const auto& one) { return one.first == id; });
     if (it != profile.layers.end() && it->second == layer->span_table().data_bytes()) {

@@ -11,10 +11,10 @@
 namespace imagefs {
 namespace {
 
-constexpr int kMaxIndexDepth = 3;      // indexes inside an index
-constexpr int kMaxNestedIndexes = 16;  // all that are read in search of a platform
+constexpr int kMaxIndexDepth = 3;      // nesting of indexes
+constexpr int kMaxNestedIndexes = 16;  // limit for all indexes that are read to find a platform
 
-// A chain of callbacks; each holds the job.
+// A chain of callbacks, each of which holds the job.
 class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
  public:
   ResolveJob(ResolveRequest request, std::shared_ptr<ImageSource> source, const KeyValueStore& kv,
@@ -38,7 +38,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
 
   void Check(const absl::Status& status) {
     if (status.ok()) return;
-    // Sources name what they asked for themselves.
+    // Sources name what they requested themselves.
     const std::string reference = request_.reference.ToString();
     const bool named = ToStd(status.message()).find(reference) != std::string_view::npos;
     context_.finish(absl::IsCancelled(status) || named ? status : Annotate(status, reference));
@@ -81,15 +81,15 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
       GetManifest(chosen.digest.ToString(), depth + 1);
       return absl::OkStatus();
     }
-    // Another nested index may have a better match than the first has, so all are read.
+    // Another nested index may have a better match, so all are read.
     index_ = std::move(index);
     index_at_ = 0;
     flat_ = ImageIndex();
     return Flatten(depth + 1);
   }
 
-  // Moves the entries of index_ to flat_, those of nested indexes (which are read) in the place of
-  // these; then chooses out of flat_.
+  // Moves the entries of index_ to flat_, replacing nested indexes (which are fetched) by their
+  // entries; then chooses from flat_.
   absl::Status Flatten(int depth) {
     while (index_at_ < index_.manifests.size()) {
       Descriptor& entry = index_.manifests[index_at_++];

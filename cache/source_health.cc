@@ -14,11 +14,11 @@ namespace imagefs {
 namespace {
 
 constexpr int kFewestForCertain = 3;  // failures
-// A line on which each third request fails has no states that change.
+// Keeps a link that loses every third request from logging state changes all the time.
 constexpr int kFewestToTell = 3;
 constexpr size_t kMaxWaits = 4096;
 
-// Between half and all, so that those who failed together do not come back together.
+// Between half and all of the pause, so that requests that failed together do not retry together.
 double Jitter() {
   thread_local std::minstd_rand random(std::random_device{}());
   return std::uniform_real_distribution<double>(0.5, 1.0)(random);
@@ -28,14 +28,14 @@ std::string Whole(absl::Duration time) {
   return StrCat(std::max<int64_t>(0, absl::ToInt64Seconds(time)), " s");
 }
 
-// For the log: who is asked, without the identity.
+// For logs: the registry without the identity.
 std::string_view RegistryOf(const SourceHealth::Place& place) {
   return std::string_view(place.source).substr(0, place.source.find(' '));
 }
 
 }  // namespace
 
-// An answer about a blob says nothing of the others.
+// An error about one blob says nothing about the others.
 bool SourceHealth::OfSource(const absl::Status& why) {
   return IsRetriable(why) || IsCredentialFailure(why) || absl::IsResourceExhausted(why);
 }
@@ -52,7 +52,7 @@ Moment SourceHealth::MayBeginLocked(const std::string& key, Priority priority) c
   if (trouble.certain) most = std::max(most, limits_.most_certain);
   const absl::Duration pause = limits_.first * (int64_t{1} << std::min(trouble.failures - 1, 20));
   absl::Duration asked = std::min(trouble.asked, std::max(most, absl::Minutes(1)));
-  // No reader can wait for a day.
+  // A reader cannot wait for a day.
   if (priority == Priority::kOnDemand && asked > limits_.most_asked) asked = absl::ZeroDuration();
   const absl::Duration wait = std::max(std::min(pause, most) * trouble.jitter, asked);
   return trouble.finding_out ? trouble.begun + std::max(wait, limits_.least_silence)
@@ -125,7 +125,7 @@ int SourceHealth::Failed(const Place& place, const absl::Status& why, Moment beg
     is_new = inserted;
     Trouble& trouble = it->second;
     in_trouble_.store(troubles_.size(), std::memory_order_release);
-    // The other of the two, if there is one, is not found out by this.
+    // This does not probe the other of the two, if there is one.
     for (const std::string& key : {place.source, BlobKey(place)}) {
       const auto other = troubles_.find(key);
       if (other != troubles_.end()) other->second.finding_out = false;

@@ -5,7 +5,7 @@
 namespace imagefs {
 namespace {
 
-// A part of a limit, so that one owner never has all of it.
+// A fraction of a limit, so that one owner never has all of it.
 int Part(int limit, int quarters) { return (limit * quarters + 3) / 4; }
 
 }  // namespace

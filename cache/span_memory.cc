@@ -5,7 +5,7 @@
 namespace imagefs {
 namespace {
 
-// Counted for as long as somebody has them.
+// Counted as long as somebody holds a reference.
 struct CountedBytes {
   CountedBytes(std::string its, SpanMemory::Total sum)
       : bytes(std::move(its)), total(std::move(sum)) {

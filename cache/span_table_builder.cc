@@ -19,7 +19,7 @@ namespace {
 
 constexpr size_t kPieceBytes = 256 << 10;
 
-// Where the blob can be entered, and how long the tar in it is.
+// Finds the restart points of the blob, and the length of the tar in it.
 absl::Status FindPoints(const Descriptor& blob, const SpanTableBuilder::BlobFile& file,
                         WindowMemory& windows, const CancelToken& cancel, LayerOutput& made) {
   const auto grant = [&](uint64_t bytes) { return windows.Wait("access", bytes, cancel); };
@@ -53,7 +53,7 @@ absl::Status FindPoints(const Descriptor& blob, const SpanTableBuilder::BlobFile
   return absl::OkStatus();
 }
 
-// Nothing waits for this thread as long as anything else wants the processor.
+// Lowers this thread to idle priority.
 void BeLeastUrgent() {
   const sched_param none{};
   sched_setscheduler(0, SCHED_IDLE, &none);
@@ -61,7 +61,7 @@ void BeLeastUrgent() {
 
 }  // namespace
 
-// Brings a blob once more, into a file without a name, then makes the table.
+// Fetches a blob once more, into an unlinked file, then builds the table.
 class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
  public:
   Job(SpanTableBuilder& builder, SubjectRef layer, Descriptor blob, SourceTurns::Claim source,
@@ -107,13 +107,14 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
         });
   }
 
-  // Nobody waits for it, yet.
+  // Nobody is waiting for it yet.
   void Submit() {
     {
       absl::MutexLock lock(&builder_.mu_);
       builder_.unhurried_[context_.key] = weak_from_this();
     }
-    // Whoever joined before that has raised the priority, and whoever joins later finds this.
+    // A caller that joined before this has raised the priority; one that joins later finds the
+    // entry.
     if (context_.priority->get() != Priority::kBackground) return Hurry();
     builder_.idle_->Submit(source_, [self = shared_from_this()](FairWorkers::Id) {
       if (self->hurried_.load()) return;
@@ -122,7 +123,7 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
     });
   }
 
-  // An idle attempt may be in the middle, and not get on: another one begins.
+  // An idle attempt may be stuck half-way: starts another one.
   void Hurry() {
     if (hurried_.exchange(true)) return;
     idle_cancel_.Cancel();
@@ -137,7 +138,7 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
   void Run(bool idle) {
     const absl::Status status =
         builder_.Build(*layer_, blob_, file_, made_, idle ? idle_cancel_.token() : cancel_.token());
-    // Another attempt has begun, or has ended before.
+    // Another attempt has started or already ended.
     if (idle && !status.ok() && hurried_.load()) return;
     if (ended_.exchange(true)) return;
     (status.ok() ? builder_.built_ : builder_.failed_)++;
@@ -149,9 +150,9 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
   const Descriptor blob_;
   const SourceTurns::Claim source_;
   const Table::Context context_;
-  // When nobody waits any more, or the store closes.
+  // Fires when nobody waits any more, or the store closes.
   CancelSource cancel_;
-  CancelSource idle_cancel_;  // then, and when another attempt has begun
+  CancelSource idle_cancel_;  // fires then, and when another attempt has started
   std::atomic<bool> hurried_{false}, ended_{false};
   CancelToken::Registration by_flight_, by_stop_, to_idle_;
 };
@@ -263,7 +264,7 @@ absl::Status SpanTableBuilder::Build(const Subject& layer, const Descriptor& blo
                              std::move(made.moves), layer.data.get(), read_blob};
   IMAGEFS_ASSIGN_OR_RETURN(const SpanTable table, MakeSpanTable(input, cancel));
   IMAGEFS_ASSIGN_OR_RETURN(const std::string bytes, WriteSpanTable(table));
-  // Without a name until it is whole: whoever is killed before leaves nothing.
+  // Unlinked until it is complete: a process that is killed leaves nothing behind.
   IMAGEFS_ASSIGN_OR_RETURN(const Fd out, OpenFile(ParentOf(layer.path), O_TMPFILE | O_WRONLY));
   IMAGEFS_RETURN_IF_ERROR(PwriteFull(out.get(), bytes, 0));
   IMAGEFS_RETURN_IF_ERROR(FsyncFd(out.get(), layer.path));

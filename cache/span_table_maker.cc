@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::string_view kData = "the layer's data file";
 
-// The spans between the points, without digests and windows.
+// Returns the spans between the points, without digests and windows.
 absl::StatusOr<std::vector<SpanEntry>> Cut(const SpanTableInput& input) {
   std::vector<SpanEntry> spans;
   for (size_t i = 0; i < input.points.size(); ++i) {
@@ -22,7 +22,7 @@ absl::StatusOr<std::vector<SpanEntry>> Cut(const SpanTableInput& input) {
     const bool last = i + 1 == input.points.size();
     const uint64_t data_end =
         std::min(input.tar_bytes, last ? input.tar_bytes : input.points[i + 1].data_offset);
-    // The byte in which the next block begins holds the end of this one.
+    // The byte in which the next block begins contains the end of this one.
     const uint64_t blob_end =
         last ? input.blob_size
              : input.points[i + 1].blob_offset + (input.points[i + 1].bit != 0 ? 1 : 0);
@@ -76,7 +76,7 @@ absl::StatusOr<SpanTable> MakeSpanTable(const SpanTableInput& input, const Cance
       span.window_bytes = static_cast<uint32_t>(packed.size());
       table.windows += packed;
     }
-    // A table that does not give the tar's bytes would only be found out by whoever needs them.
+    // Otherwise a table that does not give the tar's bytes would be detected only by its users.
     IMAGEFS_RETURN_IF_ERROR(DecodeSpan(span, packed, blob, absl::MakeSpan(data)));
   }
   return table;

@@ -23,7 +23,7 @@ constexpr std::string_view kImagePrefix = "image/";
 constexpr std::string_view kHeldPrefix = "held/";
 constexpr std::string_view kManifestPrefix = "manifest/";
 
-// What nobody but the daemon reads, and is made anew where it is missing.
+// Records that only the daemon reads, and that are recreated if missing.
 constexpr std::string_view kOfNoUse[] = {"layer/",    "chain/",  "profile/",
                                          "manifest/", "config/", "held/"};
 
@@ -77,7 +77,7 @@ absl::Status StoreCheck::Await(absl::FunctionRef<FlightTicket(CancelToken, Done)
     TimedCondition ended;
     std::optional<absl::Status> result ABSL_GUARDED_BY(mu);
   };
-  // It may come after nobody waits any more.
+  // The callback may run after this wait has ended.
   const auto state = std::make_shared<State>();
   CancelSource cancel;
   const FlightTicket ticket = start(cancel.token(), [state](absl::Status status) {
@@ -150,11 +150,11 @@ absl::Status StoreCheck::CheckImage(const std::string& key, const std::string& r
   return absl::OkStatus();
 }
 
-// By their digests: a tag may name another image by now.
+// By digest: a tag may refer to another image by now.
 absl::Status StoreCheck::FetchDocuments(const std::string& reference, const ImageRow& row) {
   IMAGEFS_ASSIGN_OR_RETURN(const Reference parsed, Reference::Parse(reference));
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<ImageSource> source, store_.open(parsed));
-  // They outlive this call where it is given up.
+  // They outlive this call if it is cancelled.
   auto manifest = std::make_shared<ImageSource::FetchedManifest>();
   auto config = std::make_shared<std::string>();
   IMAGEFS_RETURN_IF_ERROR(Await([&](CancelToken cancel, Done done) {
@@ -228,7 +228,7 @@ absl::Status StoreCheck::CheckLayers() {
   return absl::OkStatus();
 }
 
-// Whether an image was recorded with it.
+// Returns whether an image was recorded with it.
 bool StoreCheck::IsNamed(const Digest& id) const {
   bool named = false;
   store_.images([&](const ResolvedImage& image) {
@@ -238,7 +238,7 @@ bool StoreCheck::IsNamed(const Digest& id) const {
   return named;
 }
 
-// kNotFound: it was collected meanwhile, since nothing needs it any more.
+// Returns kNotFound if it was collected meanwhile because nothing needs it any more.
 absl::Status StoreCheck::CheckLayer(CheckedLayer& layer) {
   const bool filled = store_.layers.StateOfName(layer.id) == LayerState::kFilling;
   const absl::Status status = store_.layers.Scrub(layer.id, pace_);
@@ -258,7 +258,7 @@ absl::Status StoreCheck::CheckLayer(CheckedLayer& layer) {
   return absl::OkStatus();
 }
 
-// Without one, a layer cannot be repaired or evicted in parts, and nothing else.
+// A missing table only prevents repair or eviction in parts.
 void StoreCheck::CheckSpanTable(const CheckedLayer& layer) {
   const std::string path = StrCat(store_.root, "/layers/", layer.id.hex(), "/access");
   if (::access(path.c_str(), F_OK) != 0) return;
@@ -285,14 +285,14 @@ absl::Status StoreCheck::FetchLayers() {
 absl::Status StoreCheck::CheckRecords() {
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> damaged, store_.kv.DamagedKeys(""));
   for (const std::string& key : damaged) {
-    if (std::string_view(key).starts_with(kImagePrefix)) continue;  // told of already
+    if (std::string_view(key).starts_with(kImagePrefix)) continue;  // already reported
     CheckFinding& found = Found("record", key, "its sum is wrong");
     const bool of_no_use = std::any_of(
         std::begin(kOfNoUse), std::end(kOfNoUse),
         [&](std::string_view prefix) { return std::string_view(key).starts_with(prefix); });
     if (!request_.repair) continue;
     if (!of_no_use) {
-      // Directories that somebody wrote to may hang on it.
+      // Directories with user data may depend on it.
       found.action = "kept: it tells of a directory (docs/formats/store.md, Damage)";
       continue;
     }

@@ -20,11 +20,11 @@
 namespace imagefs {
 namespace {
 
-// Threads that run only when nothing else does may take that long on a busy machine.
+// Idle-priority threads may take that long on a busy machine.
 constexpr absl::Duration kMostEnding = absl::Seconds(30);
 constexpr absl::Duration kLookAgain = absl::Milliseconds(10);
 
-// The pid of the daemon that has the lock; "" = it is free, and taken.
+// Returns the pid of the daemon that holds the lock, or "" if this call acquired it.
 absl::StatusOr<std::string> TryLock(const Fd& fd, const std::string& path) {
   if (flock(fd.get(), LOCK_EX | LOCK_NB) == 0) return "";
   if (errno != EWOULDBLOCK) return ErrnoStatus(errno, path);
@@ -37,7 +37,7 @@ absl::StatusOr<std::string> TryLock(const Fd& fd, const std::string& path) {
 bool HastenEnd(std::string_view pid) {
   const absl::StatusOr<std::string> stat = ReadFile(StrCat("/proc/", pid, "/stat"), 4096);
   if (!stat.ok()) return true;
-  const size_t state = stat->rfind(") ");  // behind the name, which may have any characters
+  const size_t state = stat->rfind(") ");  // after the name, which may contain any characters
   if (state == std::string::npos || ((*stat)[state + 2] != 'Z' && (*stat)[state + 2] != 'X')) {
     return false;
   }
@@ -47,7 +47,7 @@ bool HastenEnd(std::string_view pid) {
        it.increment(ignored)) {
     const auto thread = ParseDecimal(it->path().filename().string());
     const sched_param ordinary = {};
-    // Not allowed to users, who wait.
+    // Unprivileged users may not do this; they just wait.
     if (thread.has_value()) {
       (void)sched_setscheduler(static_cast<pid_t>(*thread), SCHED_OTHER, &ordinary);
     }
@@ -58,7 +58,7 @@ bool HastenEnd(std::string_view pid) {
 absl::StatusOr<Fd> LockStore(const std::string& root) {
   const std::string path = root + "/lock";
   absl::StatusOr<Fd> fd = OpenFile(path, O_RDWR | O_CREAT, 0600);
-  // A file system that became read-only can still be shown.
+  // A file system that became read-only can still be served.
   if (!fd.ok()) {
     absl::StatusOr<Fd> readable = OpenFile(path, O_RDONLY);
     if (!readable.ok()) return fd.status();
@@ -75,7 +75,7 @@ absl::StatusOr<Fd> LockStore(const std::string& root) {
         StrCat("the store ", root, " is in use by the daemon with pid ", owner,
                "; use that one, stop it (imagefs stop), or choose another store with --root"));
   }
-  // For people only. Over the pid before, whose block is there on a full disk, too.
+  // For humans only. Overwrites the previous pid, whose block exists even on a full disk.
   const std::string pid = StrCat(getpid());
   absl::Status written = PwriteFull(fd->get(), pid, 0);
   if (written.ok() && ftruncate(fd->get(), static_cast<off_t>(pid.size())) != 0) {

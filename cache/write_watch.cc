@@ -75,7 +75,7 @@ void WriteWatch::Loop() {
           for (const Watched& one : names) calls.push_back(one.changed);
         };
         if ((event.mask & IN_Q_OVERFLOW) != 0) {
-          // Something was changed that is not told of: it may be any of them.
+          // A change was lost: it may concern any of the files.
           for (const auto& [watch, names] : watched_) add(names);
         } else if (const auto it = watched_.find(event.wd); it == watched_.end()) {
           continue;
