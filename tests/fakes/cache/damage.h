@@ -1,4 +1,4 @@
-// Bits that turn in a store's database.
+// Flips bits in a store's database.
 #pragma once
 
 #include <string>
@@ -7,9 +7,9 @@
 
 namespace imagefs {
 
-// Keys of the database in `dir`, which nobody has open, that begin with `prefix`.
+// Returns the keys that begin with `prefix` of the database in `dir`, which must not be open.
 std::vector<std::string> KeysOf(const std::string& dir, std::string_view prefix);
-// Turns one bit of the value of `key`. False: there is no such record.
+// Flips one bit of the value of `key`. Returns false if there is no such record.
 bool DamageRecord(const std::string& dir, std::string_view key);
 
 }  // namespace imagefs

@@ -11,7 +11,7 @@
 namespace imagefs {
 namespace {
 
-constexpr size_t kPiece = 4096;  // bytes a sink call
+constexpr size_t kPiece = 4096;  // bytes per sink call
 constexpr std::string_view kManifestType = "application/vnd.oci.image.manifest.v1+json";
 constexpr std::string_view kIndexType = "application/vnd.oci.image.index.v1+json";
 
@@ -21,7 +21,7 @@ std::string_view TypeOf(const std::string& manifest) {
 
 }  // namespace
 
-// Calls go on without it, as they do without a real one: nothing in them refers to the source.
+// Calls continue after it is destroyed, as with a real source: they do not refer to it.
 class FakeSource : public ImageSource {
  public:
   FakeSource(FakeRepository& repository, std::string auth_scope, std::string registry)
@@ -364,7 +364,7 @@ absl::StatusOr<std::string> FakeRepository::NextPiece(const Digest& blob, uint64
   if (at >= entry.hold_at) {
     ++entry.held;
     auto go = [&entry, &cancel, at] { return at < entry.hold_at || cancel.cancelled(); };
-    // Cancellation does not touch mu_, so it is looked for again and again.
+    // Cancellation does not signal mu_, so it is polled.
     while (!mu_.AwaitWithTimeout(absl::Condition(&go), absl::Milliseconds(5))) {
     }
     --entry.held;
@@ -410,7 +410,7 @@ absl::Status FakeRepository::Deliver(const Descriptor& blob, ByteRange range,
       parts.push_back(waiting.front());
       waiting.pop_front();
     }
-    // Three pieces of the last one for one of another.
+    // Three pieces of the last part for one of another part.
     ByteRange& part = parts[turn % 4 < 3 ? parts.size() - 1 : turn / 4 % parts.size()];
     const absl::StatusOr<std::string> piece = NextPiece(blob.digest, part.begin, part.end, cancel);
     if (!piece.ok()) return piece.status();

@@ -1,9 +1,9 @@
-// A source of images in memory, scripted by tests: holds a blob back, fails it, damages it, and
-// records every range that was asked for.
+// An in-memory image source, scripted by tests: holds a blob back, fails it, damages it, and
+// records every requested range.
 //
-// A FakeRepository is the content; FakeSource is one caller's access to it with an auth scope of
-// its own. Thread-safe. Transfers run on threads of the repository, which may not block, as the
-// network's may not.
+// A FakeRepository is the content; a FakeSource is one caller's access to it with its own auth
+// scope. Thread-safe. Transfers run on the repository's threads, which must not block, like the
+// network thread.
 #pragma once
 
 #include <atomic>
@@ -24,65 +24,65 @@ namespace imagefs {
 
 class FakeRepository {
  public:
-  // So many transfers at once.
+  // `threads`: the number of concurrent transfers.
   explicit FakeRepository(int threads = 4) : threads_("fake", threads) {}
 
-  // Adds an image made of these uncompressed tars, bottom first, under `tag`. Returns its
-  // manifest's digest.
+  // Adds an image made of these uncompressed tars, bottom first, under `tag`. Returns the digest of
+  // its manifest.
   Digest AddImage(const std::string& tag, const std::vector<std::string>& tars);
-  // The same of blobs that may be compressed, with DiffIDs that may be lies.
+  // Like the above, with blobs that may be compressed and DiffIDs that may be false.
   struct LayerSpec {
     std::string blob;
     Digest diff_id;
     bool gzip = false;
-    bool foreign = false;  // read at its urls: the registry says of nobody that he has it
+    bool foreign = false;  // read at its urls: the registry confirms access for nobody
   };
   Digest AddImage(const std::string& tag, const std::vector<LayerSpec>& layers);
   // Adds a manifest under `tag` (and its digest).
   Digest AddManifest(const std::string& tag, const std::string& json);
-  // Adds a blob of no image.
+  // Adds a blob that belongs to no image.
   Descriptor AddBlob(std::string bytes);
-  // Adds an image index under `tag`, which lists what other tags name. Returns its digest.
+  // Adds an image index under `tag`, which lists the images of other tags. Returns its digest.
   struct IndexEntry {
     std::string tag;
-    std::string platform;  // as Platform::ToString, "" = none is given
+    std::string platform;  // as Platform::ToString; "" = not given
   };
   Digest AddIndex(const std::string& tag, const std::vector<IndexEntry>& entries);
-  // Blob of the n-th layer of the image added last.
+  // Returns the blob of the n-th layer of the image added last.
   Descriptor LayerBlob(size_t n) const { return last_layers_.at(n); }
 
-  // Every transfer stops before byte `offset` of this blob until Release.
+  // Stops every transfer before byte `offset` of this blob until Release.
   void HoldAt(const Digest& blob, uint64_t offset);
   void Release(const Digest& blob);
-  // The next `times` transfers of the blob stand still before their first byte until they are
-  // cancelled or Release.
+  // Stalls the next `times` transfers of the blob before their first byte until they are cancelled
+  // or Release is called.
   void Stall(const Digest& blob, int times);
-  // How many transfers stand at a hold, or still.
+  // Returns how many transfers are held or stalled.
   int Standing(const Digest& blob) const;
-  // The next `times` transfers of the blob end with `status` at byte `offset`.
+  // Makes the next `times` transfers of the blob end with `status` at byte `offset`.
   void FailAt(const Digest& blob, uint64_t offset, absl::Status status, int times);
-  // The next `times` transfers of the blob deliver one wrong byte at `offset`; one that is
-  // fetched whole is refused for it.
+  // Makes the next `times` transfers of the blob deliver one wrong byte at `offset`; a transfer of
+  // the whole blob is rejected for it.
   void CorruptAt(const Digest& blob, uint64_t offset, int times);
-  // From now on large ranges of the blob come as a registry's do: in parts of `part` bytes,
+  // From now on large ranges of the blob arrive as from a registry: in parts of `part` bytes,
   // `at_once` of them in flight, the last of these always ahead of the others, in pieces of odd
   // sizes.
   void Interleave(const Digest& blob, uint64_t part, size_t at_once);
-  // Breaks the promises of a source, for the next `times` transfers of the blob: each piece is
-  // delivered twice; the transfer ends early and says that all is well.
+  // Violate the contract of a source in the next `times` transfers of the blob: deliver each piece
+  // twice; end early with OK.
   void RepeatPieces(const Digest& blob, int times);
   void EndEarly(const Digest& blob, uint64_t offset, int times);
-  // Blob reads by callers of this auth scope fail with kPermissionDenied, and blobs are not there.
+  // Makes blob reads with this auth scope fail with kPermissionDenied, and its blobs appear absent.
   void Deny(const std::string& auth_scope);
-  // The same of one blob only.
+  // The same for one blob only.
   void Deny(const std::string& auth_scope, const Digest& blob);
 
-  // Ranges asked for, in order.
+  // Requested ranges, in order.
   std::vector<ByteRange> Reads(const Digest& blob) const;
   int manifest_reads() const { return manifest_reads_; }
-  // How often it was asked whether a blob is there.
+  // Number of queries whether a blob exists.
   int questions() const { return questions_; }
-  // Waits until a transfer of the blob stands at its hold.
+  // Waits until a transfer of the blob is held.
   void AwaitHeld(const Digest& blob);
 
   // "" = anonymous.
@@ -114,8 +114,8 @@ class FakeRepository {
   void Transfer(const std::string& auth_scope, const Descriptor& blob,
                 std::vector<ByteRange> ranges, const CancelToken& cancel,
                 ImageSource::BlobSink& sink, ImageSource::BlobDone& done);
-  // What of the blob comes next from offset `at`, at most up to `end`; "" = the transfer ends there
-  // as if that were all. Waits at a hold.
+  // Returns the next bytes of the blob from offset `at`, up to `end`; "" = the transfer ends there
+  // as if it were complete. Waits at a hold.
   absl::StatusOr<std::string> NextPiece(const Digest& blob, uint64_t at, uint64_t end,
                                         const CancelToken& cancel);
   absl::Status Deliver(const Descriptor& blob, ByteRange range, const CancelToken& cancel,

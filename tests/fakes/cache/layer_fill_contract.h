@@ -1,14 +1,14 @@
-// What every LayerFill promises (cache/chain.h), as tests that any of them has to pass. A harness
-// gives a layer of which nothing is here yet:
+// The contract of LayerFill (cache/chain.h), as tests that every implementation must pass. A
+// harness provides a layer that has no bytes yet:
 //
 //   struct Harness {
 //     LayerFill& fill();
 //     const std::string& truth();  // the bytes of its data file
-//     std::string data();          // the path of that
-//     void Hold();                 // nothing comes from now on
-//     void AwaitHeld();            // what was asked for stands there
+//     std::string data();          // the path of the data file
+//     void Hold();                 // nothing arrives from now on
+//     void AwaitHeld();            // waits until a request is held
 //     void Release();
-//     void BringAll();             // until it is complete
+//     void BringAll();             // fetches everything until it is complete
 //   };
 //   INSTANTIATE_TYPED_TEST_SUITE_P(Name, LayerFillContractTest, Harness);
 #pragma once
@@ -48,7 +48,7 @@ class LayerFillContractTest : public ::testing::Test {
                              read.ended.Notify();
                            });
   }
-  // Of the data file, as whoever was told that it is here reads it.
+  // Reads the data file, as a reader does once it is told that the bytes are present.
   std::string Bytes(ByteRange range) {
     const absl::StatusOr<Fd> file = OpenFile(harness_.data(), O_RDONLY);
     EXPECT_TRUE(file.ok()) << file.status();
@@ -91,7 +91,7 @@ TYPED_TEST_P(LayerFillContractTest, WhatIsBehindTheEndIsThere) {
     EXPECT_TRUE(read.Wait().ok()) << read.pin.status();
   }
   this->harness_.Release();
-  // The kernel asks by pages.
+  // The kernel requests whole pages.
   typename TestFixture::Read last;
   this->Begin({size - 100, size + 4000}, last);
   ASSERT_TRUE(last.Wait().ok()) << last.pin.status();

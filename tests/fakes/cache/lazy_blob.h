@@ -1,4 +1,4 @@
-// A compressed blob with its span table, made as a pass over it makes them.
+// A compressed blob with its span table, made as by a pass over it.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@
 
 namespace imagefs {
 
-// Bytes of which some can be compressed and some cannot; the same for the same seed.
+// Returns bytes that are partly compressible; the same for the same seed.
 std::string MixedBytes(size_t size, uint32_t seed);
 
 // A ustar archive of regular files: names and contents.
@@ -22,8 +22,8 @@ std::string GzipBytes(std::string_view data, int level = 6, int members = 1, int
 // Several zstd frames.
 std::string ZstdBytes(std::string_view data, int frames);
 
-// The span table of `blob`, which holds `tar`, with points `spacing` apart. Fails the test when it
-// cannot be made.
+// Returns the span table of `blob`, which contains `tar`, with points `spacing` apart. Fails the
+// test if it cannot be made.
 SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing);
 
 }  // namespace imagefs

@@ -92,8 +92,8 @@ TEST_F(DownloadFileTest, FirstByteCallbackRunsOnceForOffsetZero) {
   EXPECT_EQ(calls, 2);
 }
 
-// What an earlier process wrote is used again, except the last block of a run, which may be half
-// written.
+// Data written by an earlier process is reused, except the last block of a run, which may be
+// partially written.
 TEST_F(DownloadFileTest, FindsEarlierBytesByTheirHoles) {
   const uint64_t size = 4 << 20;
   {

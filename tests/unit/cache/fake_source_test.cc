@@ -1,5 +1,5 @@
-// The fake source keeps the promises of the real ones (tests/unit/fetch/source_contract_test.cc),
-// so that what is tested with it holds for them.
+// The fake source fulfills the contract of the real ones
+// (tests/unit/fetch/source_contract_test.cc), so that tests that use it apply to them.
 #include "tests/fakes/cache/fake_source.h"
 
 #include "tests/fakes/fetch/held_source_contract.h"

@@ -1,4 +1,4 @@
-// The promises of LayerFill, kept by a layer whose bytes come from a source.
+// The contract of LayerFill, for a layer whose bytes come from a source.
 #include <filesystem>
 
 #include "base/text.h"

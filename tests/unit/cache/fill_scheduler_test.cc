@@ -48,8 +48,8 @@ TEST(FillSharesTest, OthersThatWantSomeLeaveAnEqualShare) {
   EXPECT_FALSE(shares.MayTake("a", Priority::kOnDemand, 2));
 }
 
-// A source without a request in flight always gets one, whatever the others hold; each has no more
-// than the slots, and the whole no more than the slots and a few for each source.
+// A source without a request in flight always gets one, whatever the others hold. Each source has
+// at most the slots, and all together at most the slots and a few per source.
 TEST(FillSharesTest, NobodyIsKeptOut) {
   for (uint32_t seed = 0; seed < 300; ++seed) {
     std::mt19937 random(seed);
@@ -83,7 +83,7 @@ TEST(FillSharesTest, NobodyIsKeptOut) {
   }
 }
 
-// What clients of one scheduler launched, in order.
+// Records what clients of one scheduler launched, in order.
 class Launches {
  public:
   void Add(const std::string& name) {
@@ -102,7 +102,7 @@ class Launches {
   std::vector<std::string> names_;
 };
 
-// Wants `wanted` requests, and keeps those that it launched until it is told to end one.
+// Wants `wanted` requests, and keeps the launched ones until it is told to end one.
 class FakeClient : public FillClient {
  public:
   FakeClient(std::string source, int wanted, Priority priority = Priority::kOnDemand,
@@ -124,7 +124,7 @@ class FakeClient : public FillClient {
   void Cancel() override {
     {
       absl::MutexLock lock(&mu_);
-      wanted_ = 0;  // what is just being launched
+      wanted_ = 0;  // affects a launch in progress
     }
     EndAll();
   }
@@ -184,7 +184,7 @@ TEST(FillSchedulerTest, ASourceWhoseRequestsNeverEndHoldsNobodyUp) {
   EXPECT_EQ(bad->launched(), 8);
 }
 
-// It sleeps until it is woken: what was added before has its turn by its urgency.
+// The scheduler sleeps until it is woken: clients added before are served by priority.
 TEST(FillSchedulerTest, TheMostUrgentGoesFirst) {
   FillScheduler::Options options;
   options.quiet = absl::Hours(1);
@@ -205,7 +205,7 @@ TEST(FillSchedulerTest, TheMostUrgentGoesFirst) {
 TEST(FillSchedulerTest, EqualsTakeTurns) {
   Launches launches;
   FillScheduler scheduler({});
-  // Of one source, so that its requests in flight tell them not apart.
+  // Of one source, so that the number of its requests in flight does not distinguish them.
   std::vector<std::shared_ptr<FakeClient>> clients;
   for (int i = 0; i < 3; ++i) {
     clients.push_back(std::make_shared<FakeClient>("same", 100, Priority::kOnDemand, &launches));
@@ -237,7 +237,7 @@ TEST(FillSchedulerTest, TheBackgroundWaitsUntilNobodyHasReadForAWhile) {
   options.quiet = absl::Milliseconds(1);
   FillScheduler scheduler(options);
   const auto rest = std::make_shared<FakeClient>("a", 1, Priority::kBackground);
-  scheduler.Add(rest);  // nobody has to wake it
+  scheduler.Add(rest);  // no wake-up is needed
   EXPECT_TRUE(rest->AwaitLaunched(1));
 }
 
@@ -287,7 +287,7 @@ TEST(FillSchedulerTest, ARequestThatStandsAsideLeavesItsPlaceOnce) {
   aside.StandAside();
   scheduler.Wake();
   ASSERT_TRUE(client->AwaitLaunched(9));
-  // Its end leaves no other one.
+  // Ending it does not free a second slot.
   aside.GiveBack();
   aside.GiveBack();
   const auto other = std::make_shared<FakeClient>("b", 1);
@@ -313,7 +313,7 @@ TEST(FillSchedulerTest, WhatIsOccupiedCounts) {
 }
 
 TEST(FillSchedulerTest, WhoWantsNothingAfterAllCostsNoSlot) {
-  // Says nine times that it wants one, and then launches nothing.
+  // Wants a request nine times, but then launches nothing.
   class Fickle : public FillClient {
    public:
     std::optional<Want> MostUrgent(Moment, Moment&) override {
@@ -325,7 +325,7 @@ TEST(FillSchedulerTest, WhoWantsNothingAfterAllCostsNoSlot) {
     void Cancel() override {}
 
    private:
-    int said_ = 0;  // the scheduler's thread only
+    int said_ = 0;  // used by the scheduler's thread only
   };
   FillScheduler scheduler({});
   const auto fickle = std::make_shared<Fickle>();
@@ -362,7 +362,7 @@ TEST(FillSchedulerTest, TheEndCancelsAndWaitsForEverySlot) {
     scheduler.Add(client);
     scheduler.Wake();
     ASSERT_TRUE(client->AwaitLaunched(1));
-    client->WantMore(100);  // none of which begins now
+    client->WantMore(100);  // none of them may begin now
   }
   EXPECT_TRUE(client->ended());
   EXPECT_LE(client->launched(), 8);

@@ -32,13 +32,13 @@ class FillingLayerTest : public ::testing::Test {
   FillingLayerTest() : directory_(StrCat(::testing::TempDir(), "/fill-", RandomHex(8))) {
     options_.background = false;
     options_.quiet = absl::Milliseconds(20);
-    // As the real ones, a hundred times as fast.
+    // Like the defaults, a hundred times as fast.
     options_.health.first = absl::Microseconds(2500);
     options_.health.most = {absl::Milliseconds(20), absl::Milliseconds(150),
                             absl::Milliseconds(600), absl::Seconds(3)};
     options_.health.certain_after = absl::Milliseconds(600);
     options_.health.most_certain = absl::Milliseconds(100);
-    // What is silent is hedged by the tests that say so.
+    // Only tests that lower this hedge silent requests.
     options_.health.least_silence = absl::Seconds(30);
     tar_ = MixedBytes(3 << 20, 11);
     Make(GzipBytes(tar_));
@@ -48,7 +48,7 @@ class FillingLayerTest : public ::testing::Test {
     std::filesystem::remove_all(directory_);
   }
 
-  // Opens a layer of tar_, whose blob has these bytes.
+  // Opens a layer of tar_ with this blob.
   void Make(const std::string& bytes) {
     if (scheduler_ != nullptr) Close();
     table_ = MakeTable(tar_, bytes, 32 << 10);
@@ -58,7 +58,7 @@ class FillingLayerTest : public ::testing::Test {
     EXPECT_TRUE(WriteFileDurably(directory_ + "/access", *WriteSpanTable(table_)).ok());
     Open();
   }
-  // Bytes that no compression makes smaller, so that each frame of them is one large span.
+  // Uses incompressible bytes, so that each frame of them is one large span.
   void MakeFrames(size_t size, int frames) {
     tar_.resize(size);
     std::minstd_rand random(7);
@@ -88,7 +88,7 @@ class FillingLayerTest : public ::testing::Test {
     layer_->Start();
   }
   void Close() {
-    // First the readers are told, then the layer ends with the last request.
+    // Readers are notified first; the layer is destroyed with its last request.
     scheduler_.reset();
     layer_.reset();
   }
@@ -111,7 +111,7 @@ class FillingLayerTest : public ::testing::Test {
                    });
     return read;
   }
-  // Four large spans of which each has a reader, in memory for one at a time; none gets a byte.
+  // Starts a reader for each of four large spans, with memory for one at a time; none gets a byte.
   std::vector<std::unique_ptr<Read>> ReadLargeSpansInLittleMemory() {
     options_.reads_memory = 25 << 20;
     MakeFrames(40 << 20, 4);
@@ -143,7 +143,7 @@ class FillingLayerTest : public ::testing::Test {
     }
     return absl::OkStatus();
   }
-  // What whoever waits for the whole is told.
+  // Returns what a caller that waits for the whole layer is told.
   absl::Status AwaitTold() {
     absl::MutexLock lock(&mu_);
     auto told = [this] { return told_.has_value(); };
@@ -153,7 +153,8 @@ class FillingLayerTest : public ::testing::Test {
   void AwaitComplete() {
     ASSERT_TRUE(Eventually([this] { return layer_->complete(); }));
   }
-  // No byte of the blob was asked for twice, but for the one that two neighbouring spans share.
+  // Expects that no byte of the blob was requested twice, except the one that two adjacent spans
+  // share.
   void ExpectEachOnce() {
     RangeSet seen;
     for (const ByteRange& range : repository_.Reads(blob_.digest)) {
@@ -277,7 +278,7 @@ TEST_F(FillingLayerTest, ALargeSpanWhoseBytesInterleaveIsRead) {
 
 TEST_F(FillingLayerTest, LargeSpansShareTheMemoryOfAll) {
   const std::vector<std::unique_ptr<Read>> reads = ReadLargeSpansInLittleMemory();
-  // One has 20 MiB, compressed and decoded; the others wait, each of them in flight.
+  // One holds 20 MiB, compressed and decoded; the others wait, each of them in flight.
   repository_.AwaitHeld(blob_.digest);
   ASSERT_TRUE(Eventually([&] { return layer_->Report().in_flight.size() >= 4; }));
   EXPECT_GE(scheduler_->memory(Priority::kOnDemand).held(), 20U << 20);
@@ -314,10 +315,10 @@ TEST_F(FillingLayerTest, BytesThatAreWrongEveryTimeAreNeverServed) {
   repository_.CorruptAt(blob_.digest, span.blob_begin + 100, 1000);
   EXPECT_TRUE(absl::IsDataLoss(Check({span.data_begin, span.data_end()})));
   EXPECT_EQ(scheduler_->counters().wrong_spans.load(), 3U);
-  // The others are not harmed.
+  // Other spans are not affected.
   EXPECT_TRUE(Check({0, 1000}).ok());
   EXPECT_FALSE(layer_->Report().reason.empty());
-  // Who asks again has the same answer at once, without a request for each.
+  // Later requests get the same answer at once, without a request for each.
   const size_t asked = repository_.Reads(blob_.digest).size();
   for (int i = 0; i < 1000; ++i) {
     EXPECT_TRUE(absl::IsDataLoss(Check({span.data_begin, span.data_end()})));
@@ -379,7 +380,7 @@ TEST_F(FillingLayerTest, RefusedCredentialsOfAllAreAnErrorOnceTheyAreCertain) {
   EXPECT_EQ(layer_->Report().cause, "denied to alice");
 }
 
-// A proxy that answers nonsense for a moment: each kind of failure is waited for.
+// A proxy that returns errors for a moment: each kind of failure is waited out.
 TEST_F(FillingLayerTest, WhatARegistryAnswersForAMomentReachesNoReader) {
   for (const absl::Status& answer :
        {absl::NotFoundError("404"), absl::UnauthenticatedError("401"),
@@ -397,7 +398,7 @@ TEST_F(FillingLayerTest, WhatIsCertainFailsAtOnceAndIsFoundOutAgain) {
   EXPECT_TRUE(absl::IsNotFound(Check({0, 1000})));
   const size_t asked = repository_.Reads(blob_.digest).size();
   for (int i = 0; i < 1000; ++i) EXPECT_TRUE(absl::IsNotFound(Check({0, 1000})));
-  // They ask no more for being many.
+  // More readers do not cause more requests.
   EXPECT_LE(repository_.Reads(blob_.digest).size(), asked + 50);
   repository_.FailAt(blob_.digest, 0, absl::OkStatus(), 0);
   EXPECT_TRUE(Eventually([&] { return Check({0, 1000}).ok(); }));
@@ -470,7 +471,7 @@ TEST_F(FillingLayerTest, EachHedgeMayBeSilentForTwiceAsLongAsTheOneBefore) {
   const auto read = Begin({1'000'000, 1'000'100});
   ASSERT_TRUE(Eventually([&] { return scheduler_->counters().hedges.load() >= 5; }));
   EXPECT_GE(Moment::Now() - began, absl::Milliseconds(20 + 20 + 40 + 80 + 160));
-  // The first request was never given up: its answer may come yet.
+  // The first request was not cancelled: it may still be answered.
   repository_.Release(blob_.digest);
   EXPECT_TRUE(read->status().ok());
 }
@@ -484,7 +485,7 @@ TEST_F(FillingLayerTest, ALineThatIsSlowAndFlowsIsNotAskedTwice) {
   const auto read = Begin({span.data_begin, span.data_end()});
   ASSERT_TRUE(Eventually([&] { return scheduler_->counters().hedges.load() > 0; }));
   EXPECT_TRUE(read->status().ok());
-  // What answers took has been learned by that: half a second is usual now, and no silence.
+  // This taught the scheduler the response time: half a second is now normal and not a silence.
   scheduler_->health().Answered({"registry.test alice", blob_.digest}, absl::Milliseconds(500));
   const SpanEntry other = table_.spans.at(8);
   repository_.HoldAt(blob_.digest, other.blob_begin + 10);
@@ -507,7 +508,7 @@ TEST_F(FillingLayerTest, OneReadHasOneDeadline) {
     EXPECT_TRUE(absl::IsDeadlineExceeded(again->status()));
   }
   EXPECT_EQ(scheduler_->counters().expired.load(), 1U);
-  // Others have time of their own, and so has nobody in particular.
+  // Other readers, and unspecified ones, have their own time.
   for (const ReaderId reader : {12U, 0U}) {
     const auto other = Begin({0, 4096}, reader);
     EXPECT_FALSE(other->ended.HasBeenNotified());
@@ -661,7 +662,7 @@ TEST_F(FullDiskTest, ReadersGetTheirBytesFromMemory) {
   const uint64_t asked = Asked();
   EXPECT_TRUE(Check({100'000, 300'000}).ok());
   EXPECT_EQ(Asked(), asked) << "what is in memory is not asked for again";
-  // What was in memory is stored when there is room, without being asked for.
+  // Spans in memory are stored once there is space, without a request.
   Free();
   ASSERT_TRUE(Eventually([&] { return InMemory() == 0; }));
   EXPECT_GT(layer_->Report().blob_bytes_present, 0u);
@@ -676,10 +677,10 @@ TEST_F(FullDiskTest, WhatNobodyReadsIsNotFetchedAgainAndAgain) {
   EXPECT_EQ(why.code(), absl::StatusCode::kResourceExhausted) << why;
   EXPECT_LE(Asked(), 2 * blob_.size);
   EXPECT_EQ(layer_->Report().blob_bytes_present, 0u);
-  // Who reads is served all the same.
+  // Readers are served anyway.
   EXPECT_TRUE(Check({0, 200'000}).ok());
   Free();
-  // Who asks while an earlier attempt to store fails is told of that, too.
+  // A caller that arrives while an earlier attempt to store fails gets that error, too.
   ASSERT_TRUE(Eventually([&] {
     layer_->WantAll(Priority::kForeground);
     return layer_->complete();

@@ -1,5 +1,5 @@
-// Who is given which layer: images that claim what is not theirs, descriptions that lie, blobs that
-// a caller may not have. What ImageStore shares has been proven.
+// Which caller is given which layer: images with false claims, false descriptions, and blobs that a
+// caller may not access. Everything that ImageStore shares has been proven.
 #include "cache/identity.h"
 
 #include <fcntl.h>
@@ -29,7 +29,7 @@
 namespace imagefs {
 namespace {
 
-// Layers whose files say which layer they are of: "mark" has the number, "data" is larger.
+// Layers whose files identify them: "mark" has the number, "data" is larger.
 std::string TarOfLayer(uint32_t number) {
   return TarOf({{"data", MixedBytes(40'000, number)}, {"mark", StrCat("genuine ", number)}});
 }
@@ -47,7 +47,7 @@ class IdentityTest : public ::testing::Test {
     options_.root = StrCat(::testing::TempDir(), "/identity-", RandomHex(8));
     options_.index.min_bytes = 0;
     options_.fill.background = false;
-    options_.fill.deadline = absl::Seconds(1);  // what is refused is asked for until then
+    options_.fill.deadline = absl::Seconds(1);  // rejected requests are retried until then
     options_.profiles = false;
     for (uint32_t i = 0; i < 4; ++i) tars_.push_back(TarOfLayer(i));
     Reopen();
@@ -104,7 +104,7 @@ class IdentityTest : public ::testing::Test {
     return status;
   }
 
-  // The file's bytes in that layer alone, as a reader would have them.
+  // Reads the file from that layer alone, as a reader would.
   static absl::StatusOr<std::string> Content(const Layer& layer, const std::string& name) {
     absl::StatusOr<std::optional<Nid>> nid = layer.index->Lookup(layer.index->root(), name);
     if (!nid.ok()) return nid.status();
@@ -142,7 +142,7 @@ class IdentityTest : public ::testing::Test {
   }
   Digest DiffIdOf(uint32_t number) const { return Sha256Of(tars_[number]); }
 
-  // Adds an image; the blobs of its layers in order.
+  // Adds an image. Returns the blobs of its layers in order.
   std::vector<Descriptor> AddImage(const std::string& tag, const std::vector<Spec>& specs) {
     std::vector<FakeRepository::LayerSpec> layers;
     for (const Spec& spec : specs) layers.push_back({spec.blob, DiffIdOf(spec.claims), spec.gzip});
@@ -152,8 +152,8 @@ class IdentityTest : public ::testing::Test {
     return blobs;
   }
 
-  // Publishes an index of the image, made of what each layer's blob really holds (`real`, by
-  // number), with the claims of the image, bent where `lie` names the layer.
+  // Publishes an index of the image that describes the real content of each layer's blob (`real`,
+  // by number), with the claims of the image, falsified where `lie` is set for the layer.
   void Publish(const std::string& tag, const std::vector<Spec>& specs,
                const std::vector<uint32_t>& real, const std::vector<bool>& lie) {
     RegistryWriter::Artifact artifact;
@@ -175,7 +175,7 @@ class IdentityTest : public ::testing::Test {
                             ArtifactManifest(artifact));
   }
 
-  // What a machine of the publisher's makes of that blob.
+  // Returns what a publisher's machine makes from that blob.
   IndexBundle BundleOf(const Spec& spec, uint32_t real, bool lie) {
     FakeRepository repository;
     FakeSourceFactory sources(repository);
@@ -210,7 +210,7 @@ class IdentityTest : public ::testing::Test {
     return bundle;
   }
 
-  // Writes another DiffID into a bundle, with checksums that fit.
+  // Writes another DiffID into a bundle, with matching checksums.
   static void Claim(IndexBundle& bundle, const Digest& real, const Digest& claim) {
     if (real == claim) return;
     Tree tree = *(*ErofsImage::FromMemory(bundle.index))->ToTree();
@@ -247,7 +247,7 @@ class IdentityTest : public ::testing::Test {
     return 0;
   }
 
-  // Pulls an image of which somebody is shown a layer, with an index that may lie.
+  // Pulls an image while one of its layers is in use with an index that may be false.
   void PullBesideWhatIsShown(bool lie) {
     const Spec spec = Honest(1);
     AddImage("shown", {spec});
@@ -270,7 +270,7 @@ class IdentityTest : public ::testing::Test {
 };
 
 TEST_F(IdentityTest, ALyingIndexOfAClaimedLayerIsSeenByItsOwnImageOnly) {
-  // The hostile image claims layer 0; its blob holds layer 1, its index says so.
+  // The hostile image claims layer 0; its blob contains layer 1, and its index says so.
   const Spec hostile = {0, GzipBytes(tars_[1]), true};
   AddImage("hostile", {hostile});
   Publish("hostile", {hostile}, {1}, {false});
@@ -285,11 +285,11 @@ TEST_F(IdentityTest, ALyingIndexOfAClaimedLayerIsSeenByItsOwnImageOnly) {
     EXPECT_TRUE(good.chain->layers[0]->proven());
     EXPECT_EQ(*Content(*good.chain->layers[0], "mark"), "genuine 0");
   }
-  // Once all of it is here the claim is found false, and harms nobody else.
+  // Once all of it is present, the claim is found false; nobody else is affected.
   EXPECT_TRUE(absl::IsDataLoss(Durable(evil.chain)));
   EXPECT_FALSE(Content(*evil.chain->layers[0], "mark").ok());
   EXPECT_EQ(*Content(*Show("genuine", IndexTrust::None()).chain->layers[0], "mark"), "genuine 0");
-  // By a pass the hostile image cannot be had at all.
+  // By unpacking, the hostile image is not available at all.
   EXPECT_TRUE(absl::IsDataLoss(Show("hostile", IndexTrust::Any(), "mallory").status));
 }
 
@@ -307,7 +307,7 @@ TEST_F(IdentityTest, AnHonestIndexIsPromoted) {
   EXPECT_EQ(again.chain->chain_id, again.image->chain_id());
   EXPECT_EQ(*Content(*again.chain->layers[0], "mark"), "genuine 2");
   EXPECT_EQ(*Content(*lazy.chain->layers[0], "mark"), "genuine 2");
-  // Nothing came twice.
+  // Nothing was fetched twice.
   uint64_t bytes = 0;
   for (const ByteRange& range : repository_.Reads(Sha256Of(spec.blob))) bytes += range.size();
   EXPECT_LE(bytes, spec.blob.size() + 100'000);
@@ -327,7 +327,7 @@ TEST_F(IdentityTest, AnEagerPullCompletesWhatIsShown) {
 
 TEST_F(IdentityTest, AnEagerPullOfAnotherImageWaitsForWhatIsShown) {
   PullBesideWhatIsShown(/*lie=*/false);
-  EXPECT_EQ(Counter("layers_built"), 1U);  // the one that nobody was shown
+  EXPECT_EQ(Counter("layers_built"), 1U);  // the one that was not in use
 }
 
 TEST_F(IdentityTest, AnEagerPullOfAnotherImageOutlivesALieThatIsShown) {
@@ -351,7 +351,7 @@ TEST_F(IdentityTest, NamingABlobAsksItsRegistry) {
   ASSERT_TRUE(Show("private", IndexTrust::None()).status.ok());
   repository_.Deny("mallory", blobs[0].digest);
   EXPECT_FALSE(Show("private", IndexTrust::None(), "mallory").status.ok());
-  // One that may have it fetches nothing.
+  // A caller with access fetches nothing.
   const size_t reads = repository_.Reads(blobs[0].digest).size();
   EXPECT_TRUE(Show("private", IndexTrust::None(), "bob").status.ok());
   EXPECT_EQ(repository_.Reads(blobs[0].digest).size(), reads);
@@ -364,7 +364,7 @@ TEST_F(IdentityTest, AnotherRegistryIsNotBelievedThatItHasABlob) {
   const std::vector<Descriptor> blobs = AddImage("private", {Honest(0)});
   ASSERT_TRUE(Show("private", IndexTrust::None()).status.ok());
   const size_t reads = repository_.Reads(blobs[0].digest).size();
-  // This one has it indeed, which it shows by sending it.
+  // This registry has it, and proves it by sending it.
   EXPECT_TRUE(Show("private", IndexTrust::None(), "bob", "other.test").status.ok());
   EXPECT_GT(repository_.Reads(blobs[0].digest).size(), reads);
 }
@@ -421,7 +421,7 @@ TEST_F(IdentityTest, WhoJoinsAFlightForAForeignBlobReadsItHimself) {
   EXPECT_TRUE(alice.status.ok()) << alice.status;
   EXPECT_TRUE(bob.status.ok()) << bob.status;
   EXPECT_EQ(repository_.Reads(blob).size(), 2U);
-  // To name it is not to have it.
+  // Naming a blob does not grant access to it.
   repository_.Deny("mallory", blob);
   EXPECT_FALSE(Show("foreign", IndexTrust::None(), "mallory").status.ok());
 }
@@ -430,7 +430,7 @@ TEST_F(IdentityTest, ABlobThatIsNotWhatItsNameSaysIsNeverProven) {
   const Spec spec = Honest(0);
   AddImage("image", {spec});
   Publish("image", {spec}, {0}, {false});
-  // The time in gzip's header: nothing but the blob's digest covers it.
+  // The time in the gzip header: only the blob's digest covers it.
   repository_.CorruptAt(Sha256Of(spec.blob), 4, 1000);
   const Given given = Show("image", IndexTrust::Any());
   ASSERT_TRUE(given.status.ok()) << given.status;
@@ -469,11 +469,11 @@ TEST_F(IdentityTest, TheDescribedLayerGoesOnceNobodyIsShownIt) {
   EXPECT_EQ(*Content(*Show("image", IndexTrust::None()).chain->layers[0], "mark"), "genuine 0");
 }
 
-// ---- A store of format 1, which kept every layer under the DiffID that was claimed.
+// ---- A store of format 1, which kept every layer under the claimed DiffID.
 
 class OldStoreTest : public IdentityTest {
  protected:
-  // Turns the store, which is closed, into what the earlier version left.
+  // Turns the closed store into what the earlier version left.
   void MakeOld() {
     auto kv = *KeyValueStore::Open(options_.root + "/db");
     WriteBatch batch;
@@ -510,7 +510,7 @@ TEST_F(OldStoreTest, WhatWasHashedStaysWithItsImage) {
   ASSERT_TRUE(again.status.ok()) << again.status;
   EXPECT_EQ(*Content(*again.chain->layers[0], "mark"), "genuine 0");
   EXPECT_EQ(repository_.Reads(Sha256Of(Honest(0).blob)).size(), reads);
-  // It is not known what blob it came from: another image proves its own.
+  // Its blob is unknown: another image must prove its own.
   AddImage("thief", {{0, "nothing", true}});
   EXPECT_FALSE(Show("thief", IndexTrust::None(), "mallory").status.ok());
 }
@@ -521,7 +521,7 @@ TEST_F(OldStoreTest, WhatWasShownBeforeItWasProvenIsFetchedAgain) {
   Publish("image", {spec}, {0}, {true});
   ASSERT_TRUE(Show("image", IndexTrust::Any()).status.ok());
   store_.reset();
-  // Under its DiffID, as the earlier version had it.
+  // Under its DiffID, as in the earlier version.
   const std::filesystem::path layers = options_.root + "/layers";
   for (const auto& one : std::filesystem::directory_iterator(layers)) {
     auto kv = *KeyValueStore::Open(options_.root + "/db");
@@ -542,15 +542,15 @@ TEST_F(OldStoreTest, WhatWasShownBeforeItWasProvenIsFetchedAgain) {
   EXPECT_EQ(*Content(*given.chain->layers[0], "mark"), "genuine 0");
 }
 
-// ---- The rule over random histories.
+// ---- The rules over random histories.
 
 class IdentityPropertyTest : public IdentityTest, public ::testing::WithParamInterface<uint32_t> {
  protected:
   struct Image {
     std::string tag;
     std::vector<Spec> specs;
-    std::vector<uint32_t> real;  // what the blobs hold; 99: no layer
-    std::vector<bool> lie;       // of its published index
+    std::vector<uint32_t> real;  // what the blobs contain; 99: no layer
+    std::vector<bool> lie;       // for its published index
     bool published = false;
   };
 
@@ -571,7 +571,7 @@ class IdentityPropertyTest : public IdentityTest, public ::testing::WithParamInt
 
   std::vector<Image> MakeImages(std::mt19937& dice) {
     std::vector<Image> images;
-    std::set<Digest> manifests;  // each once, so that each has one index
+    std::set<Digest> manifests;  // all different, so that each has one index
     for (int n = 0; n < 8; ++n) {
       Image image;
       image.tag = StrCat("image", n);
@@ -581,7 +581,7 @@ class IdentityPropertyTest : public IdentityTest, public ::testing::WithParamInt
         uint32_t real = 0;
         image.specs.push_back(RandomSpec(dice, real));
         image.real.push_back(real);
-        // One blob has one description.
+        // A blob has one description.
         const bool twice = i > 0 && image.specs[0].blob == image.specs[i].blob;
         image.lie.push_back(twice ? image.lie[0] : dice() % 3 == 0);
         passes = passes && real != 99;
@@ -597,7 +597,7 @@ class IdentityPropertyTest : public IdentityTest, public ::testing::WithParamInt
     return images;
   }
 
-  // What must hold of whatever `image` was given.
+  // Checks the invariants of what `image` was given.
   void Check(const Image& image, const Given& given, IndexTrust trust, const std::string& user) {
     for (size_t i = 0; i < image.specs.size(); ++i) {
       const Spec& spec = image.specs[i];
@@ -643,7 +643,7 @@ TEST_P(IdentityPropertyTest, WhatIsSharedHasBeenProven) {
   for (const Image& image : images) {
     for (const Spec& spec : image.specs) {
       if (dice() % 4 != 0) continue;
-      // A private blob; what anybody may have, mallory may.
+      // A private blob; mallory may read public ones.
       for (const std::string user : {"mallory", ""}) {
         repository_.Deny(user, Sha256Of(spec.blob));
         denied_.emplace(user, Sha256Of(spec.blob));
@@ -680,7 +680,7 @@ TEST_P(IdentityPropertyTest, WhatIsSharedHasBeenProven) {
         if (!given.status.ok()) break;
         Check(image, given, trust, user);
         if (HasFatalFailure()) return;
-        // The bytes of one that may not have them never come.
+        // Without access the bytes never arrive.
         if (!Denied(image, user)) held.push_back(std::move(given));
     }
   }
@@ -688,7 +688,7 @@ TEST_P(IdentityPropertyTest, WhatIsSharedHasBeenProven) {
 
 INSTANTIATE_TEST_SUITE_P(Histories, IdentityPropertyTest, ::testing::Range(1U, 13U));
 
-// Many at the same time: honest and hostile images of the same layers, none waits for the other.
+// Concurrently: honest and hostile images of the same layers; none blocks another.
 TEST_P(IdentityPropertyTest, AtTheSameTimeToo) {
   std::mt19937 dice(GetParam());
   const std::vector<Image> images = MakeImages(dice);

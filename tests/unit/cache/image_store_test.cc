@@ -135,7 +135,7 @@ class ImageStoreTest : public ::testing::Test {
     ADD_FAILURE() << "no flights " << name;
     return {};
   }
-  // A transfer that was given up may still be unwinding on the source's thread.
+  // A cancelled transfer may still be unwinding on the source's thread.
   void ExpectNothingFlies() const {
     std::string running;
     EXPECT_TRUE(Eventually([&] {
@@ -146,7 +146,7 @@ class ImageStoreTest : public ::testing::Test {
       return running.empty();
     })) << running;
   }
-  // Bytes found in a file left behind are trusted up to the last whole block before their end.
+  // Data in a file left by an earlier process is trusted up to the last whole block before its end.
   static void ExpectResumedAt(const ByteRange& read, uint64_t offset) {
     EXPECT_LE(read.begin, offset);
     EXPECT_GT(read.begin + 2 * 4096, offset);
@@ -235,7 +235,7 @@ TEST_F(ImageStoreTest, TheLastCallerLeavingStopsTheWorkAndTheNextResumesIt) {
 }
 
 TEST_F(ImageStoreTest, AFailureOfOnesCredentialsIsOnesOwn) {
-  // The one whose credentials are refused leads; the other one's are good.
+  // The caller with rejected credentials leads the flight; the other caller has good ones.
   repository_.HoldAt(small_blob_, 0);
   std::unique_ptr<Caller> good = Ensure("latest", "good");
   repository_.AwaitHeld(small_blob_);
@@ -245,7 +245,7 @@ TEST_F(ImageStoreTest, AFailureOfOnesCredentialsIsOnesOwn) {
   good->ended.WaitForNotification();
   bad->ended.WaitForNotification();
   EXPECT_TRUE(good->chain.ok()) << good->chain.status();
-  // It joined flights that needed none of its own requests, but may not have what they brought.
+  // It joined flights that needed no requests of its own, but may not have their result.
   EXPECT_FALSE(bad->chain.ok());
 }
 
@@ -261,7 +261,7 @@ TEST_F(ImageStoreTest, TheFlightGoesOnWithAnothersCredentials) {
   EXPECT_TRUE(absl::IsPermissionDenied(first->chain.status())) << first->chain.status();
   ASSERT_TRUE(second->chain.ok()) << second->chain.status();
   EXPECT_EQ(Flight("layer").counters.handovers, 1u);
-  // What the first one's transfer brought was not asked for again.
+  // What the first caller's transfer had received was not requested again.
   ExpectResumedAt(repository_.Reads(big_blob_).at(1), 50'000);
 }
 
@@ -274,7 +274,7 @@ TEST_F(ImageStoreTest, AWrongByteIsFetchedAgain) {
 }
 
 TEST_F(ImageStoreTest, LastingWrongBytesFailAndLeaveNothing) {
-  // Alone, since what another layer has by then is kept for who asks next.
+  // A single layer, because what another layer has received by then is kept for the next caller.
   repository_.AddImage("wrong", {big_});
   repository_.CorruptAt(big_blob_, 70'000, 100);
   const absl::StatusOr<ChainRef> chain = Get("wrong");
@@ -380,7 +380,7 @@ TEST_F(ImageStoreTest, NestedIndexesAreChosenFromTogether) {
   EXPECT_NE(error.find(StrCat(machine, "/v8, ", machine, "/v9, windows/any")), std::string::npos)
       << error;
 
-  // What names the platform itself is taken without a look into the others.
+  // An entry that names its platform is chosen without reading the others.
   repository_.AddIndex("labelled", {{"first", ""}, {"second", ""}, {"old", machine + "/v8"}});
   const int before = repository_.manifest_reads();
   EXPECT_EQ(resolve("labelled", machine + "/v9")->image->manifest_digest, old);
@@ -433,7 +433,7 @@ TEST_F(ImageStoreTest, WrittenLayersOfAnotherBootAreDropped) {
   EXPECT_EQ(repository_.Reads(small_blob_).size(), 1u);
 }
 
-// Syncs fail of the files below a directory with this name; "" = of none.
+// Makes syncs fail for files below a directory with this name; "" = for none.
 class FailingSyncs {
  public:
   static void Set(const std::string& part) {
@@ -482,7 +482,7 @@ TEST_F(SyncFailureTest, OneLayerFailsWhoWaitsForItOnly) {
   EXPECT_NE(failed.message().find("Input/output error"), std::string::npos) << failed;
   EXPECT_TRUE(Durable(*good).ok());
   EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kWritten);
-  // The trouble is over: the next who asks gets it, of bytes that were written once more.
+  // The failure is over: the next caller succeeds, after the bytes were rewritten.
   FailingSyncs::Set("");
   const struct stat before = *StatPath(Data());
   EXPECT_TRUE(Durable(*bad).ok());
@@ -502,8 +502,9 @@ TEST_F(SyncFailureTest, WhatTheDiskLostIsFetchedAgain) {
     const absl::StatusOr<Fd> fd = OpenFile(Data(), O_WRONLY);
     ASSERT_TRUE(fd.ok() && PwriteFull(fd->get(), std::string(4096, '\0'), 8192).ok());
   }
-  // Found by the sync or, since it is open, by the watch. Where there was time for a span table,
-  // what is lost comes again into the file that is shown; else there is no such layer for a while.
+  // Detected by the sync or, since the layer is open, by the watch. If there was time for a span
+  // table, lost data is fetched again into the existing file; otherwise the layer is absent for a
+  // while.
   const absl::Status lost = Durable(*chain);
   EXPECT_TRUE(lost.ok() || absl::IsDataLoss(lost) || absl::IsNotFound(lost)) << lost;
   chain = absl::CancelledError("let go");
@@ -517,18 +518,18 @@ TEST_F(SyncFailureTest, WhatTheDiskLostIsFetchedAgain) {
 TEST_F(SyncFailureTest, ANewProcessTrustsNoSyncOfTheOneBefore) {
   ASSERT_TRUE(Get("one").ok());
   const struct stat before = *StatPath(Data());
-  OpenStore();  // the one that ended could not sync it
+  OpenStore();  // the previous store could not sync it
   EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kWritten);
   FailingSyncs::Set("");
   const absl::StatusOr<ChainRef> chain = Get("one");
   ASSERT_TRUE(chain.ok());
-  // The first may be told of an attempt that began before the trouble was over.
+  // The first wait may get the result of an attempt that began before the failure was over.
   ASSERT_TRUE(Durable(*chain).ok() || Durable(*chain).ok());
   EXPECT_NE(before.st_mtim.tv_nsec, StatPath(Data())->st_mtim.tv_nsec);
   EXPECT_EQ(repository_.Reads(big_blob_).size(), 1u);
 }
 
-// The files of a store, and what somebody does to them behind its back.
+// The files of a store, and external changes to them.
 class DamageTest : public ImageStoreTest {
  protected:
   std::string File(const std::string& name) const {
@@ -548,7 +549,7 @@ class DamageTest : public ImageStoreTest {
     batch.Put(key, record);
     ASSERT_TRUE(store_->kv().Write(batch, true).ok());
   }
-  // Of the layer, through whoever has to be asked first.
+  // Reads from the layer, via its guard if necessary.
   std::string Read(const ChainRef& chain) {
     const LayerRef& layer = chain->layers[0];
     if (layer->readable()) return Content(*chain, {"big"});
@@ -567,7 +568,7 @@ class DamageTest : public ImageStoreTest {
 
 TEST_F(DamageTest, WhatWasWrittenToIsReadBeforeItIsShown) {
   ASSERT_TRUE(Durable(*Get("latest")).ok());
-  // The same bytes at another time: right, and believed from then on.
+  // The same bytes with another time: they are right, and trusted from then on.
   Overwrite(File("data"), 100'000, "b");
   EXPECT_EQ(Content(**Get("latest"), {"big"}), right_);
   OpenStore();
@@ -617,7 +618,7 @@ TEST_F(DamageTest, AWriteWhileItIsShownIsMended) {
   EXPECT_TRUE((*chain)->readable());
   Overwrite(File("data"), 200'000, std::string(1000, 'x'));
   EXPECT_TRUE(Eventually([&] { return Counter("layers_damaged") == 1; }));
-  // There may be no span table yet, and then it is lost for who has it, and fetched for others.
+  // There may be no span table yet; then the layer is lost for its users, and fetched for others.
   const std::string seen = Read(*chain);
   EXPECT_TRUE(seen == right_ || seen.find("damaged") != std::string::npos) << seen.substr(0, 200);
   const absl::StatusOr<ChainRef> again = Get("latest");
@@ -685,8 +686,8 @@ TEST_F(ImageStoreTest, WhatIsHeldStays) {
   EXPECT_EQ(FilesIn("chains"), 0u);
 }
 
-// One bit in each record in turn: the image comes again by the same words, and the others are not
-// touched.
+// Flips one bit in each record in turn: the image is restored by the same command, and the others
+// are not touched.
 TEST_F(ImageStoreTest, EveryKindOfRecordMayBeDamaged) {
   repository_.AddImage("other", {small_});
   ASSERT_TRUE(Durable(*Get("latest")).ok());

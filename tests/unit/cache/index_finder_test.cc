@@ -37,7 +37,7 @@ std::string ReadAll(int fd) {
   return bytes;
 }
 
-// What `imagefs index` publishes of a layer whose blob is its tar.
+// What `imagefs index` publishes for a layer whose blob is its tar.
 IndexBundle BundleOf(const std::string& tar) {
   const Fd data(memfd_create("data", MFD_CLOEXEC)), index(memfd_create("index", MFD_CLOEXEC));
   EXPECT_TRUE(PwriteFull(data.get(), tar, 0).ok());
@@ -73,7 +73,7 @@ class IndexFinderTest : public ::testing::Test {
     return made;
   }
 
-  // Puts an artifact for `image` into `repository`, whose n-th layer has bundles[n].
+  // Pushes an artifact for `image` to `repository`; its n-th layer has bundles[n].
   static std::vector<Descriptor> Publish(FakeRepository& repository, const Image& image,
                                          const std::vector<std::string>& bundles,
                                          bool with_signature = false) {
@@ -113,7 +113,7 @@ class IndexFinderTest : public ::testing::Test {
   };
   static std::unique_ptr<Search> Begin(IndexFinder& finder, const Image& image, IndexTrust trust) {
     auto search = std::make_unique<Search>();
-    // Lives as long as the fixture's image.
+    // The fixture's image outlives it.
     const ImageRef ref(std::shared_ptr<void>(), &image.image);
     finder.Find(ref, image.source, std::vector<bool>(image.tars.size(), true), trust,
                 search->cancel.token(), [search = search.get()](IndexFinder::Found found) {
@@ -122,7 +122,7 @@ class IndexFinderTest : public ::testing::Test {
                 });
     return search;
   }
-  // "" = nothing usable.
+  // Returns "" if nothing is usable.
   std::string Find(const Image& image, IndexTrust trust) {
     IndexFinder finder(options_);
     const auto search = Begin(finder, image, trust);
@@ -188,7 +188,7 @@ TEST_F(IndexFinderTest, ASignatureIsGoodWhereverTheArtifactLies) {
   EXPECT_EQ(Find(*image, IndexTrust::Trusted()), "signed");
   EXPECT_EQ(Find(*image, IndexTrust::Any()), "signed");
   EXPECT_EQ(Find(*image, {IndexSource::kBeside}), "beside");
-  // An unsigned one beside the image does not hide the signed one of the configuration.
+  // An unsigned index in the image's repository does not hide a signed one in a configured one.
   Publish(image->repository, *image, {bundle});
   options_.repositories = {*Reference::Parse("other.test/indexes")};
   Publish(configured_, *image, {bundle}, /*with_signature=*/true);
@@ -223,7 +223,7 @@ TEST_F(IndexFinderTest, ATableInTheLayerIsTheImages) {
 TEST_F(IndexFinderTest, ASociIndexThatTheManifestDoesNotNameLiesBeside) {
   const auto image = MakeImage("image");
   image->image.manifest.annotations[std::string(kSociDigest)] = Sha256Of("absent").ToString();
-  // Only whether it is asked for.
+  // Only checks whether it is requested.
   const auto asked = [&](IndexTrust trust) {
     const int before = image->repository.manifest_reads();
     EXPECT_EQ(Find(*image, trust), "");
@@ -247,7 +247,7 @@ TEST_F(IndexFinderTest, WhatIsGivenWasWrittenHereAndIsDisarmed) {
   image->image.manifest.layers[0] = image->repository.AddBlob(tar);
   image->image.config.diff_ids[0] = Sha256Of(tar);
   IndexBundle bundle = BundleOf(tar);
-  bundle.index += std::string(512, '?');  // what a reader passes over
+  bundle.index += std::string(512, '?');  // bytes that a reader ignores
   Publish(image->repository, *image, {PackBundle(bundle)});
   ASSERT_EQ(Find(*image, IndexTrust::Any()), "beside");
   EXPECT_EQ(last_->description, Sha256Of(PackBundle(bundle)));
@@ -268,7 +268,7 @@ TEST_F(IndexFinderTest, AnIndexThatIsLargeForItsLayerIsNotFetched) {
   EXPECT_EQ(Find(*image, IndexTrust::Any()), "");
   EXPECT_EQ(refused_, 1U);
   EXPECT_TRUE(image->repository.Reads(blobs[0].digest).empty());
-  // The layer's size is a claim, too: nor is more than there is memory for.
+  // The layer's size is a claim, too: no more is fetched than there is memory for.
   image->image.manifest.layers[0].size = uint64_t{1} << 40;
   const auto large =
       Publish(image->repository, *image, {std::string(LargestIndex(options_.memory) + 1, 'x')});
@@ -305,7 +305,7 @@ TEST_F(IndexFinderTest, TheIndexesOfOneImageShareOneBudget) {
 }
 
 TEST_F(IndexFinderTest, AnImageWithManyIndexesWaitsForItself) {
-  options_.memory = 8 << 20;  // of what is fetched: 32 MiB in all, 2 MiB an image
+  options_.memory = 8 << 20;  // for fetched data: 32 MiB in total, 2 MiB per image
   const auto hostile = MakeImage("hostile", 48);
   const auto held = Publish(hostile->repository, *hostile,
                             std::vector<std::string>(48, std::string(900'000, 'x')));
@@ -320,7 +320,8 @@ TEST_F(IndexFinderTest, AnImageWithManyIndexesWaitsForItself) {
   EXPECT_NE(search->found.layers[0], nullptr);
   EXPECT_FALSE(stuck->ended.HasBeenNotified());
   EXPECT_LE(hostile->repository.Reads(held[0].digest).size(), 2U);
-  // Who waits for room can leave. (Nine may be fetched of one image; the others are refused.)
+  // A search that waits for space can be cancelled. (Nine may be fetched for one image; the others
+  // are refused.)
   EXPECT_TRUE(Eventually([&] { return Counter(finder, "indexes_refused") >= 39; }));
   EXPECT_EQ(Counter(finder, "indexes_refused"), 39U);
   stuck->cancel.Cancel();
@@ -336,7 +337,7 @@ TEST_F(IndexFinderTest, WrongBytesOfAnIndexAreRefused) {
   EXPECT_EQ(refused_, 1U);
 }
 
-// For 64 MiB: what docs/security.md says of the number of files.
+// For 64 MiB: the number of files stated in docs/security.md.
 TEST(IndexMemory, IsEnoughForWhatItIsMeantFor) {
   EXPECT_EQ(LargestIndex(0), 0U);
   EXPECT_GT(LargestIndex(64 << 20), 20U << 20);

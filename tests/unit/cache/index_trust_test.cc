@@ -44,7 +44,7 @@ TEST(LazyPolicy, NamesAreTheCanonicalOnes) {
   EXPECT_TRUE(IsAny("docker.io/library/*", "debian:12"));
   EXPECT_FALSE(IsAny("docker.io/*", "debian:12"));
   EXPECT_TRUE(IsAny("127.0.0.1:5000/**", "127.0.0.1:5000/x@sha256:" + std::string(64, 'a')));
-  EXPECT_FALSE(IsAny("**", "oci:/some/layout"));  // nothing of it is lazy
+  EXPECT_FALSE(IsAny("**", "oci:/some/layout"));  // OCI layouts are never lazy
 }
 
 TEST(LazyPolicy, PatternsThatMatchNothingAreErrors) {
@@ -56,7 +56,7 @@ TEST(LazyPolicy, PatternsThatMatchNothingAreErrors) {
   EXPECT_TRUE(LazyPolicy::CheckPattern("[::1]:5000/**").ok());
 }
 
-// A pattern of many stars is no way to keep the daemon busy.
+// A pattern with many stars must not keep the daemon busy.
 TEST(LazyPolicy, ManyStarsAreCheap) {
   std::string pattern = "registry.example/";
   for (int i = 0; i < 100; ++i) pattern += "*a";

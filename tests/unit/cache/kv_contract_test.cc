@@ -1,5 +1,5 @@
-// What the database promises, on the disk and while it is kept in memory because the disk takes no
-// writes (cache/kv.h): the same of both, but for changes that have to be on the disk.
+// The contract of the database, on the disk and while it is kept in memory because the disk takes
+// no writes (cache/kv.h): the same for both, except for changes that must be on the disk.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mount.h>
@@ -62,7 +62,7 @@ class KvContractTest : public ::testing::TestWithParam<Kept> {
     batch.Put("durable", "x");
     ASSERT_TRUE(absl::IsResourceExhausted(store_->Write(batch, /*sync=*/true)));
   }
-  // The next process, where the disk takes writes again.
+  // The next process, when the disk takes writes again.
   void NextProcess() {
     if (in_memory()) {
       ASSERT_EQ(unlink((dir_ + "/hog").c_str()), 0);

@@ -103,7 +103,7 @@ TEST_F(KvTest, SecondOpenIsRefused) {
   Put(*store, "still", "works");
 }
 
-// What a crash of the machine does to writes that were not synced.
+// The effect of a crash of the machine on writes that were not synced.
 TEST_F(KvTest, LostTailOfTheLogLosesWholeBatchesOfTheEnd) {
   {
     std::unique_ptr<KeyValueStore> store = Open();
@@ -178,14 +178,14 @@ TEST_F(KvTest, ADamagedRecordCountsAsAbsentUntilItIsWritten) {
   EXPECT_TRUE(store->lost_records()) << "for good: others may have gone with it";
 }
 
-// Tables are not opened as a whole: damage in one shows when it is read.
+// Tables are not read as a whole on opening: damage is detected when it is read.
 TEST_F(KvTest, BytesTurnedInATableLoseWhatWasInThem) {
   {
     std::unique_ptr<KeyValueStore> store = Open();
     ASSERT_NE(store, nullptr);
     for (int i = 0; i < 100; ++i) Put(*store, StrCat("k/", i), std::string(500, 'x'));
   }
-  Open().reset();  // what is in the log becomes a table
+  Open().reset();  // moves the content of the log to a table
   const std::filesystem::path table = FileWith(".ldb");
   ASSERT_FALSE(table.empty());
   std::string bytes = *ReadFile(table, 1 << 20);
@@ -230,7 +230,7 @@ class KvFullTest : public KvTest {
   void TearDown() override {
     if (mounted_) umount2(dir_.c_str(), MNT_DETACH);
   }
-  // Leaves nothing free.
+  // Leaves no free space.
   void Fill() {
     const Fd fd = *OpenFile(dir_ + "/hog", O_WRONLY | O_CREAT | O_APPEND);
     const std::string block(4096, 'x');
@@ -301,7 +301,7 @@ TEST_F(KvFullTest, WithoutAReserveItIsReadFromMemory) {
   EXPECT_EQ(Get(*store, "c").size(), 100u);
 }
 
-// Every write that was acknowledged is there after a kill, whatever failed in between.
+// Every acknowledged write survives a kill, whatever failed in between.
 TEST_F(KvFullTest, NothingAcknowledgedIsLostWhenTheDiskFillsUnderIt) {
   std::map<std::string, size_t> acknowledged;
   {

@@ -55,7 +55,7 @@ class LayerFilesTest : public ::testing::Test {
 };
 
 TEST_F(LayerFilesTest, EverySyncThatFailsIsToldOf) {
-  // data, index, access, the directory, the one above
+  // data, index, access, the directory, the parent directory
   for (int calls = 1; calls <= 5; ++calls) {
     static int left;
     left = calls;

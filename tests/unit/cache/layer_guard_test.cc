@@ -17,7 +17,7 @@ namespace {
 constexpr size_t kSpans = 4;
 constexpr uint32_t kSpanBytes = 1024;
 
-// Gives everything, at once.
+// Delivers everything at once.
 class Giver final : public LayerFill {
  public:
   void Ensure(ByteRange range, ReaderId, CancelToken, Done done) override {

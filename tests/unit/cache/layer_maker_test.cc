@@ -14,7 +14,7 @@
 namespace imagefs {
 namespace {
 
-// One blob made into a layer in a folder of the test's.
+// Makes one blob into a layer in a directory of the test.
 class LayerMakerTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -68,7 +68,7 @@ TEST_F(LayerMakerTest, TheDisksReserveIsKept) {
   const absl::Status refused = Make(zeros_, GzipBytes(zeros_), limits);
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
   EXPECT_LT(DataBytes(), 2u << 20);
-  // A layer that is small passes.
+  // A small layer is accepted.
   TearDown();
   SetUp();
   const std::string small = TarOf({{"a", std::string(100'000, 'a')}});

@@ -1,5 +1,5 @@
-// The layers by themselves: who is given one, who waits for whom, and what becomes of it. What
-// images make of them is tested with the image store.
+// The layer store alone: who is given a layer, who waits for whom, and what happens to the layer.
+// How images use layers is tested with the image store.
 #include "cache/layer_store.h"
 
 #include <fcntl.h>
@@ -103,7 +103,7 @@ class LayerStoreTest : public ::testing::Test {
     for (const FlightReport& report : store_->Flights()) active += report.counters.active;
     return active;
   }
-  // Ready to be removed: nothing is being done to any of them.
+  // Waits until nothing is being done to any layer, so that all can be removed.
   void Settle() {
     std::vector<Digest> ids;
     for (const LayerInfo& info : store_->List()) ids.push_back(info.id);
@@ -138,7 +138,7 @@ TEST_F(LayerStoreTest, ManyCallersOfOneLayerFetchItOnce) {
   }
   EXPECT_EQ(given.size(), 1U) << "all of them have the same one";
   EXPECT_EQ(ReadsOf(0), 1U);
-  // Who comes later has it as well.
+  // Later callers get it as well.
   const auto later = Ensure(Request(0));
   ASSERT_TRUE(later.ok()) << later.status();
   EXPECT_EQ(later->get(), *given.begin());
@@ -168,7 +168,7 @@ TEST_F(LayerStoreTest, TheLastOneThatLeavesEndsIt) {
   EXPECT_TRUE(Eventually([&] { return Running() == 0; }));
   EXPECT_EQ(repository_.Standing(blobs_[0].digest), 0);
   EXPECT_TRUE(store_->List().empty());
-  // The next one goes on with the bytes that are here.
+  // The next caller resumes from the bytes that are present.
   repository_.Release(blobs_[0].digest);
   EXPECT_TRUE(Ensure(Request(0)).ok());
   const std::vector<ByteRange> reads = repository_.Reads(blobs_[0].digest);
@@ -193,7 +193,7 @@ TEST_F(LayerStoreTest, KnowsWhatIsHere) {
   ASSERT_EQ(store_->List().size(), 1U);
   EXPECT_EQ(store_->List()[0].id, DiffId(0));
   EXPECT_EQ(store_->List()[0].state, LayerState::kComplete);
-  // The claim alone is not the layer: of another blob it may be another one.
+  // The claim alone does not identify the layer: with another blob it may be another one.
   EXPECT_EQ(store_->StateOf({DiffId(0), blobs_[1].digest}), LayerState::kAbsent);
 }
 
@@ -203,8 +203,8 @@ TEST_F(LayerStoreTest, WithoutASourceThereIsOnlyWhatIsHere) {
   const auto none = Ensure(request);
   EXPECT_TRUE(absl::IsNotFound(none.status())) << none.status();
   EXPECT_EQ(ReadsOf(0), 0U);
-  // What came without anybody's credentials is everybody's; the registry's name comes with a
-  // source, so that one who has none is given what was recorded.
+  // What was fetched without credentials is available to everybody. Without a source the registry's
+  // name is unknown, so a caller without one is given what was recorded.
   ASSERT_TRUE(Ensure(Request(0, "")).ok());
   request.recorded = DiffId(0);
   EXPECT_TRUE(store_->Has(request));
@@ -217,7 +217,7 @@ TEST_F(LayerStoreTest, WhoMayNotHaveTheBlobIsNotGivenTheLayer) {
   repository_.Deny("mallory");
   const auto refused = Ensure(Request(0, "mallory"));
   EXPECT_TRUE(absl::IsNotFound(refused.status())) << refused.status();
-  // Whoever has it is asked about, and fetches nothing.
+  // For a caller with access the registry is asked, and nothing is fetched.
   EXPECT_TRUE(Ensure(Request(0, "bob")).ok());
   EXPECT_EQ(ReadsOf(0), 1U);
   EXPECT_EQ(store_->List().size(), 1U);
@@ -271,7 +271,7 @@ TEST_F(LayerStoreTest, CollectTakesWhatNobodyKeepsOrHolds) {
   EXPECT_TRUE(store_->List().empty());
   EXPECT_FALSE(StatPath(directory).ok());
   EXPECT_TRUE(store_->Strays().empty());
-  // It is made anew for who asks.
+  // It is made again on request.
   EXPECT_TRUE(Ensure(Request(0)).ok());
   EXPECT_EQ(ReadsOf(0), 2U);
 }
@@ -311,7 +311,7 @@ TEST_F(LayerStoreTest, DamageIsFoundByReadingAllOfIt) {
     ASSERT_TRUE(PwriteFull(file.get(), "x", 1000).ok());
   }
   EXPECT_TRUE(absl::IsDataLoss(store_->Scrub(DiffId(0), at_once)));
-  // It is gone or comes in parts: whoever asks has the right one.
+  // It is gone or fetched in parts: every caller gets the right one.
   EXPECT_NE(store_->StateOfName(DiffId(0)), LayerState::kComplete);
   const auto again = Ensure(Request(0));
   ASSERT_TRUE(again.ok()) << again.status();

@@ -15,7 +15,7 @@ namespace {
 
 const Digest kA = Sha256Of("a"), kB = Sha256Of("b");
 
-// What the syncer asks for, and what it is told.
+// Scripts the results of the syncer's calls and records them.
 class Disk {
  public:
   absl::Status Seal(const Digest& id, bool careful) {
@@ -32,7 +32,7 @@ class Disk {
     absl::MutexLock lock(&mu_);
     failures_.erase(id);
   }
-  // Waits for that many calls; each says whether it was to be careful.
+  // Waits for that many calls; returns for each whether it was careful.
   std::vector<bool> Calls(const Digest& id, size_t at_least) {
     absl::MutexLock lock(&mu_);
     auto enough = [&]()
@@ -104,7 +104,7 @@ TEST_F(LayerSyncerTest, WhoAsksAnewIsNotKeptWaiting) {
   EXPECT_FALSE(Told(Wait({kA})).ok());
   disk_.Heal(kA);
   EXPECT_TRUE(Told(Wait({kA})).ok());
-  // Whatever follows a failure does not trust what the kernel says of these files.
+  // After a failure, the kernel's word about these files is not trusted.
   EXPECT_EQ(disk_.Calls(kA, 3), (std::vector<bool>{false, true, true}));
 }
 
@@ -118,7 +118,7 @@ TEST_F(LayerSyncerTest, AFailedSyncIsTriedAgainByItself) {
   syncer_->Add(kA, false);
   disk_.Calls(kA, 6);
   disk_.Heal(kA);
-  // Who joins a try that began before is told of its failure.
+  // A caller that joins a running attempt gets its failure.
   EXPECT_TRUE(Eventually([&] { return Told(Wait({kA})).ok(); }));
 }
 
@@ -129,7 +129,7 @@ TEST_F(LayerSyncerTest, WhatIsGoneOrDamagedIsNotTriedAgain) {
   Open(options);
   disk_.Fail(kA, absl::DataLossError("other bytes"));
   disk_.Fail(kB, absl::NotFoundError("removed"));
-  // Who comes after the one try would wait for the next Add.
+  // A caller that comes after the single attempt would wait for the next Add.
   auto a = Wait({kA}), b = Wait({kB});
   syncer_->Add(kA, true);
   EXPECT_TRUE(absl::IsDataLoss(Told(std::move(a))));
@@ -157,11 +157,11 @@ TEST_F(LayerSyncerTest, TheEndSealsWhatIsLeftAndTellsTheRest) {
   syncer_.reset();
   EXPECT_TRUE(absl::IsCancelled(Told(answer)));
   EXPECT_EQ(disk_.Calls(kA, 1).size(), 1u);
-  // At the end, and perhaps before because somebody waits.
+  // At the end, and possibly before because somebody waits.
   EXPECT_LE(disk_.Calls(kB, 1).size(), 2u);
 }
 
-// A layer that is repaired is no longer to be synced as it is, but it will be.
+// A layer under repair is not synced as it is, but it will be later.
 TEST_F(LayerSyncerTest, WhoWaitsForASuspendedLayerWaitsUntilItIsAddedAgain) {
   Open(NeverAgain());
   disk_.Fail(kA, absl::InternalError("Input/output error"));
@@ -178,7 +178,7 @@ TEST_F(LayerSyncerTest, WhoWaitsForASuspendedLayerWaitsUntilItIsAddedAgain) {
   EXPECT_TRUE(Told(a).ok());
 }
 
-// What is removed takes its own waiters along, and nothing of a layer that is made afterwards.
+// Removing a layer removes its waiters, but nothing of a layer that is made afterwards.
 TEST_F(LayerSyncerTest, ALayerMadeAfterARemovalIsSealed) {
   Open(NeverAgain());
   disk_.Fail(kA, absl::InternalError("Input/output error"));

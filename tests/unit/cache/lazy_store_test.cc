@@ -1,5 +1,4 @@
-// Images that are shown before their bytes are here: ImageStore with indexes that somebody
-// published.
+// Images that are mounted before their bytes are present: ImageStore with published indexes.
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
@@ -107,7 +106,7 @@ class LazyStoreTest : public ::testing::Test {
     return status;
   }
 
-  // What a first machine makes and publishes, bent by `lie`.
+  // Publishes what a first machine makes, falsified by `lie`.
   void Publish(const std::function<void(size_t, IndexBundle&)>& lie = {},
                const std::string& profile = "") {
     OpenNew();
@@ -198,8 +197,8 @@ TEST_F(LazyStoreTest, BecomesCompleteAndIsCheckedAsAWhole) {
   EXPECT_EQ(StateOf(1), LayerState::kComplete);
 }
 
-// A layer that was shown before it was proven has two names for one file. What is wrong in it is
-// wrong under both, also when nobody had it open when it was damaged.
+// A layer that was used before it was proven has two names for one file. Damage affects both, even
+// if it happened while nobody had the layer open.
 TEST_F(LazyStoreTest, DamageIsMendedUnderTheNameThatAnImageWasGiven) {
   Publish();
   OpenNew();
@@ -303,7 +302,7 @@ TEST_F(LazyStoreTest, WrongDigestsOfSpansNeverServeAByte) {
 
 TEST_F(LazyStoreTest, ATreeThatIsNotTheTarsPoisonsTheLayerAndIsForgotten) {
   Publish([](size_t layer, IndexBundle& bundle) {
-    // The name of a file: the size of the tree stays.
+    // The name of a file: the size of the tree is unchanged.
     if (layer != 0) return;
     for (size_t at = 0; (at = bundle.index.find("small0", at)) != std::string::npos; ++at) {
       bundle.index.replace(at, 6, "smell0");
@@ -316,7 +315,7 @@ TEST_F(LazyStoreTest, ATreeThatIsNotTheTarsPoisonsTheLayerAndIsForgotten) {
   EXPECT_EQ(Counter("layers_failed"), 1U);
   EXPECT_EQ(StateOf(0), LayerState::kAbsent);
   EXPECT_EQ(store_->FillReports(chain_)[0]->state, "damaged");
-  // Whoever asks next gets what the tar says, although the index still lies there.
+  // The next caller gets what the tar says, although the index is still published.
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(chain_->layers[0]->complete());
   EXPECT_TRUE(chain_->index->Lookup(chain_->index->root(), "small0")->has_value());
@@ -349,7 +348,7 @@ TEST_F(LazyStoreTest, TheFirstRunIsRecorded) {
   EXPECT_EQ(profile->parts[1].layer, Sha256Of(tars_[0]));
 }
 
-// A file that is removed takes room for as long as somebody has it open.
+// A removed file occupies space as long as it is open.
 TEST_F(LazyStoreTest, ARemovedImageIsNotRecordedAnyMore) {
   Publish();
   OpenNew();
@@ -365,7 +364,7 @@ TEST_F(LazyStoreTest, ARemovedImageIsNotRecordedAnyMore) {
 TEST_F(LazyStoreTest, EvictedLayersComeAgainInParts) {
   Publish();
   const Reference reference = *Reference::Parse("registry.test/img:latest");
-  EXPECT_FALSE(store_->Evict(reference).ok());  // somebody holds them
+  EXPECT_FALSE(store_->Evict(reference).ok());  // they are held
   ASSERT_TRUE(Durable().ok());
   chain_.reset();
   // The syncer may hold them for a moment.

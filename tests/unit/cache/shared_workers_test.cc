@@ -1,4 +1,4 @@
-// Layers whose bytes never end do not keep the workers from the layers of others.
+// Layers whose bytes never end do not keep the workers from other layers.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -18,12 +18,12 @@ namespace {
 
 constexpr size_t kHostileLayers = 80;
 
-// A registry is a repository.
+// Each registry is a repository.
 class Registries : public SourceFactory {
  public:
   absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference,
                                                     const Access& access) override {
-    // As the auth scope of a real source does, it names the repository.
+    // Like the auth scope of a real source, it names the repository.
     return of_.at(reference.host)
         ->Open(StrCat(reference.repository, " ", access.credential.username), reference.host);
   }
@@ -46,7 +46,7 @@ class SharedWorkersTest : public ::testing::Test {
       hostile_.push_back(bad_.LayerBlob(i).digest);
       bad_.HoldAt(hostile_.back(), 30'000);
     }
-    // The same registry has honest images as well.
+    // The same registry also has honest images.
     for (FakeRepository* repository : {&bad_, &good_}) {
       repository->AddImage(
           "honest", {TarOf({{"a", MixedBytes(300'000, 1)}}), TarOf({{"b", MixedBytes(200'000, 2)}}),

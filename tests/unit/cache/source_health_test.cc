@@ -16,7 +16,7 @@ class SourceHealthTest : public ::testing::Test {
   static SourceHealth::Place Place(const std::string& source, const std::string& blob = "a") {
     return {source, Sha256Of(blob)};
   }
-  // How long from `now_` on something of that urgency has to wait.
+  // Returns how long a request of that priority must wait from `now_` on.
   absl::Duration Pause(const SourceHealth::Place& place, Priority priority) const {
     return health_.MayBegin(place, priority) - now_;
   }
@@ -50,7 +50,7 @@ TEST_F(SourceHealthTest, PausesGrowToALimitByUrgency) {
       const absl::Duration pause = Pause(place_, static_cast<Priority>(p));
       EXPECT_GT(pause, absl::ZeroDuration());
       EXPECT_LE(pause, limits.most[static_cast<size_t>(p)]);
-      EXPECT_GE(pause * 4, before[p]);  // the jitter is half of it
+      EXPECT_GE(pause * 4, before[p]);  // the jitter is up to half of it
       if (p > 0) {
         EXPECT_GE(pause, Pause(place_, static_cast<Priority>(p - 1)));
       }
@@ -63,8 +63,8 @@ TEST_F(SourceHealthTest, PausesGrowToALimitByUrgency) {
   EXPECT_LE(Pause(place_, Priority::kOnDemand), absl::Seconds(2));
 }
 
-// A registry that is away for an hour, by a clock of the test's own: it is asked again and again,
-// neither often nor seldom, what failed is never taken for certain, and the first answer ends it.
+// A registry that is unavailable for an hour, by the test's own clock: it is retried neither too
+// often nor too rarely, the failure is never taken for certain, and the first answer ends it.
 TEST_F(SourceHealthTest, ARegistryThatIsAwayForAnHour) {
   const SourceHealth::Limits limits;
   for (const Priority priority : {Priority::kOnDemand, Priority::kBackground}) {
@@ -98,7 +98,7 @@ TEST_F(SourceHealthTest, NoUrgencyPassesAPauseAndOneRequestFindsOut) {
   EXPECT_FALSE(Begin(place_));
   now_ = now_ + absl::Seconds(1);
   EXPECT_TRUE(Begin(place_));
-  // Nobody else, of this blob or of another one, unless it is silent.
+  // No other request may begin, for this blob or another one, unless the probe is silent.
   now_ = now_ + absl::Milliseconds(900);
   EXPECT_FALSE(Begin(place_));
   EXPECT_FALSE(Begin(Place("reg alice", "b")));
@@ -162,7 +162,7 @@ TEST_F(SourceHealthTest, WhatStaysTheSameForAMinuteIsCertain) {
   EXPECT_EQ(health_.Certain(place_)->message(), "unknown still");
   EXPECT_NE(health_.Describe(place_, now_).find("certain for 66 s, 7 times"), std::string::npos)
       << health_.Describe(place_, now_);
-  // A reader's tries are rarer then, and one that is right ends it.
+  // Then a reader's attempts are rarer, and a successful one ends the trouble.
   EXPECT_LE(Pause(place_, Priority::kOnDemand), absl::Seconds(10));
   health_.Succeeded(place_);
   EXPECT_FALSE(health_.Certain(place_).has_value());

@@ -26,7 +26,7 @@ class SourceTurnsTest : public ::testing::Test {
     turns_.Add(++last_, claim);
     return last_;
   }
-  // What starts now.
+  // Returns what starts now.
   std::vector<uint64_t> Starts() {
     std::vector<uint64_t> started;
     while (const std::optional<uint64_t> id = turns_.Next()) started.push_back(*id);
@@ -49,7 +49,7 @@ TEST_F(SourceTurnsTest, AStreamThatWaitsIsNotBusy) {
   EXPECT_TRUE(Starts().empty());  // the source's half of the streams
   turns_.SetWhole(9);
   EXPECT_EQ(Starts(), std::vector<uint64_t>{9});
-  // Of another repository there.
+  // Another repository of the same registry.
   const uint64_t other = Add(Claim("a", "y", false));
   EXPECT_EQ(Starts(), std::vector<uint64_t>{other});
 }
@@ -64,7 +64,8 @@ TEST_F(SourceTurnsTest, BusyWorkersMakeWayForASourceThatHasNone) {
   EXPECT_TRUE(Starts().empty());
   const uint64_t wanted = Add(Claim("b", "z", true));
   EXPECT_EQ(Starts(), std::vector<uint64_t>{wanted});
-  // Who has fewest comes first when one ends, but not before somebody waits for it.
+  // When a task ends, the source with the fewest comes first, but tasks with waiters precede all
+  // others.
   for (uint64_t id = 1; id <= 3; ++id) turns_.Remove(id);
   EXPECT_EQ(Starts().size(), 1U);
   EXPECT_EQ(turns_.running(), 4U);
@@ -82,8 +83,8 @@ TEST_F(SourceTurnsTest, APriorityThatIsRaisedCounts) {
   EXPECT_EQ(Starts(), std::vector<uint64_t>{id});
 }
 
-// Sources of four hostile registries whose streams wait for ever once they have started, and honest
-// ones, whose blobs are whole some time. Everything honest ends, and no bound is passed.
+// Sources of four hostile registries, whose streams wait forever once started, and honest ones,
+// whose blobs become whole eventually. All honest work ends, and no limit is exceeded.
 TEST(SourceTurnsRandomTest, StreamsThatNeverEndHoldNobodyUp) {
   for (uint32_t seed = 0; seed < 300; ++seed) {
     std::mt19937 random(seed);
@@ -111,7 +112,7 @@ TEST(SourceTurnsRandomTest, StreamsThatNeverEndHoldNobodyUp) {
         auto it = std::next(alive.begin(), static_cast<long>(random() % alive.size()));
         Work& work = it->second;
         if (work.hostile) {
-          // Looks busy for a moment each time a byte comes.
+          // Is busy for a moment each time a byte arrives.
           work.starved = !work.starved || random() % 8 != 0;
           if (work.running) turns.SetStarved(it->first, work.starved);
         } else if (!work.claim.whole) {
@@ -137,7 +138,7 @@ TEST(SourceTurnsRandomTest, StreamsThatNeverEndHoldNobodyUp) {
       for (const auto& [who, count] : streams) ASSERT_LE(count, 2 * workers) << who;
       ASSERT_LE(turns.running(), static_cast<size_t>(turns.most_running()));
     }
-    // Hostile ones wait now; what is honest and whole has to go on.
+    // Hostile tasks wait now; honest and whole ones must proceed.
     for (auto& [id, work] : alive) {
       if (work.hostile) turns.SetStarved(id, true);
       if (!work.hostile) turns.SetWhole(id);

@@ -65,7 +65,7 @@ TEST_F(SpanMapTest, QueuesInOrderOfAskingByPriority) {
   map_.Queue(3, Priority::kOnDemand, now_);
   EXPECT_EQ(map_.NextQueued(Priority::kOnDemand), 3u);
   EXPECT_EQ(map_.NextQueued(Priority::kReadahead), 4u);
-  // More urgent now; it is not asked for twice.
+  // More urgent now; it is not requested twice.
   map_.Queue(4, Priority::kOnDemand, now_);
   EXPECT_EQ(map_.NextQueued(Priority::kReadahead), 2u);
   map_.SetInFlight(3);

@@ -19,14 +19,14 @@
 namespace imagefs {
 namespace {
 
-// A frame that takes 32 MiB to read, for which the reader waits.
+// A frame that takes 32 MiB to read, which the reader must wait for.
 std::string ZstdOfLargeWindow(const std::string& data) {
   ZSTD_CCtx* context = ZSTD_createCCtx();
   ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, 25);
   std::string bytes(ZSTD_compressBound(data.size()) + 1024, '\0');
   ZSTD_outBuffer out = {bytes.data(), bytes.size(), 0};
   ZSTD_inBuffer in = {data.data(), data.size(), 0};
-  // In two steps, so that the size of the content is not known, which would make it smaller.
+  // In two steps, so that the content size is unknown; otherwise the window would be smaller.
   EXPECT_EQ(ZSTD_compressStream2(context, &out, &in, ZSTD_e_flush), 0u);
   EXPECT_EQ(ZSTD_compressStream2(context, &out, &in, ZSTD_e_end), 0u);
   ZSTD_freeCCtx(context);
@@ -46,7 +46,7 @@ class SpanTableBuilderTest : public ::testing::Test {
     EXPECT_TRUE(RemoveTree(root_).ok());
   }
 
-  // What a pass over a blob of this tar leaves.
+  // The result of a pass over a blob of this tar.
   struct Made {
     LayerRef layer;
     Descriptor blob;
@@ -78,7 +78,7 @@ class SpanTableBuilderTest : public ::testing::Test {
     builder_->Start(made.layer, made.blob, std::move(made.file), std::move(made.output),
                     {"registry.test", "", nullptr, true});
   }
-  // Starts it and asks for it at once.
+  // Starts the build and immediately requests it.
   struct Asked {
     LayerRef layer;
     absl::Notification ended;
@@ -119,7 +119,7 @@ class SpanTableBuilderTest : public ::testing::Test {
   std::unique_ptr<SpanTableBuilder> builder_;
 };
 
-// The thread of those that nobody waits for stands still: so it may on a busy machine.
+// The idle thread is stuck, as it may be on a busy machine.
 TEST_F(SpanTableBuilderTest, WhoWaitsDoesNotWaitForTheLeastUrgentThread) {
   absl::StatusOr<ByteBudget::Lease> all = windows_.Wait("test", WindowMemory::kTotal, {});
   ASSERT_TRUE(all.ok());
@@ -131,7 +131,7 @@ TEST_F(SpanTableBuilderTest, WhoWaitsDoesNotWaitForTheLeastUrgentThread) {
   EXPECT_EQ(builder_->Flights().counters.active, 1u) << "the other one was not even waited for";
 }
 
-// What runs on that thread already is begun again.
+// A build that already runs on that thread is started again.
 TEST_F(SpanTableBuilderTest, WhoWaitsForWhatStandsStillHasItMadeAgain) {
   absl::StatusOr<ByteBudget::Lease> all = windows_.Wait("test", WindowMemory::kTotal, {});
   ASSERT_TRUE(all.ok());
@@ -139,7 +139,7 @@ TEST_F(SpanTableBuilderTest, WhoWaitsForWhatStandsStillHasItMadeAgain) {
   const auto asked = StartAndEnsure(Make(tar, ZstdOfLargeWindow(tar), /*with_points=*/false));
   all->Return();
   ExpectTable(*asked);
-  // It is one table, however many attempts there were.
+  // One table is built, regardless of the number of attempts.
   EXPECT_EQ(Counter("span_tables_built"), 1u);
   EXPECT_EQ(Counter("span_tables_failed"), 0u);
 }

@@ -12,10 +12,10 @@
 namespace imagefs {
 namespace {
 
-// Every span decodes by itself to what the tar has there, whoever compressed the blob and how.
-// MakeSpanTable proves each span, so a table at all means that they are right; what is checked here
-// is that there are enough of them, that they cover the tar, and that its bytes can be written and
-// read.
+// Every span decodes independently to the tar's bytes, whichever compressor made the blob.
+// MakeSpanTable proves each span, so the existence of a table means that the spans are right; these
+// tests check that there are enough of them, that they cover the tar, and that the table can be
+// written and read.
 class SpanTableMakerTest : public ::testing::TestWithParam<std::tuple<const char*, int, int, int>> {
 };
 
@@ -59,7 +59,7 @@ INSTANTIATE_TEST_SUITE_P(Gzip, SpanTableMakerTest,
                          [](const auto& info) { return std::string(std::get<0>(info.param)); });
 
 TEST(SpanTableMaker, FixedCodesAreOneBlockAfterTheOther) {
-  // Blocks of fixed codes have headers of three bits: few of them are noticed, none wrongly.
+  // Blocks of fixed codes have headers of three bits: few of them are detected, none wrongly.
   const std::string tar = MixedBytes(1 << 20, 4);
   const SpanTable table = MakeTable(tar, GzipBytes(tar, 6, 1, 4), 64 << 10);
   EXPECT_GE(table.spans.size(), 1U);
@@ -72,7 +72,7 @@ TEST(SpanTableMaker, ZstdFramesAndPlainTars) {
   EXPECT_GT(MakeTable(tar, tar, 64 << 10).spans.size(), 20U);
 }
 
-// Two machines that make the index of one layer make the same bytes.
+// Two machines that build the index of a layer produce the same bytes.
 TEST(SpanTableMaker, PointsDoNotDependOnHowTheBytesCame) {
   const std::string tar = MixedBytes(4 << 20, 9);
   const std::string blob = GzipBytes(tar);

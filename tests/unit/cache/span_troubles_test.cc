@@ -42,12 +42,12 @@ TEST(LateReadsTest, TheSameReadIsTheSameThreadAtTheSameBytesSoonAfter) {
   EXPECT_TRUE(late.Find(11, {10 * kMiB, 11 * kMiB}, now).ok());
   EXPECT_TRUE(late.Find(12, {4 * kMiB, 5 * kMiB}, now).ok());
   EXPECT_TRUE(late.Find(0, {4 * kMiB, 5 * kMiB}, now).ok());
-  // It is told again without having more time for that.
+  // The retry gets the same error without any more time.
   EXPECT_EQ(late.Find(11, {4 * kMiB, 5 * kMiB}, now + absl::Milliseconds(900)), why);
   EXPECT_TRUE(late.Find(11, {4 * kMiB, 5 * kMiB}, now + LateReads::kSameRead).ok());
 }
 
-// What the kernel asked the daemon for, for one read of a file of a kernel mount by cat.
+// The requests that the daemon got from the kernel for one read by cat of a file on a kernel mount.
 TEST(LateReadsTest, WhatTheKernelReadsAheadAfterAFailureBelongsToTheRead) {
   LateReads late;
   const Moment now = Moment::Now();
@@ -62,7 +62,7 @@ TEST(LateReadsTest, WhatTheKernelReadsAheadAfterAFailureBelongsToTheRead) {
                                                                                {364544, 4096}}) {
     EXPECT_EQ(late.Find(11, {offset, offset + size}, now + absl::Seconds(1)), why) << offset;
   }
-  // Its time is not longer for that: who goes on reading is served when the registry is well again.
+  // The period is not extended: continued reads succeed once the registry has recovered.
   EXPECT_TRUE(late.Find(11, {626688, 700000}, now + LateReads::kSameRead).ok());
 }
 

@@ -80,7 +80,7 @@ class StoreCheckTest : public ::testing::Test {
     EXPECT_TRUE(report.ok()) << report.status();
     return report.ok() ? *std::move(report) : CheckReport();
   }
-  // "right right" and what else was found.
+  // Returns the states, such as "right right", and the other findings.
   static std::string Words(const CheckReport& report) {
     std::vector<std::string> words;
     for (const CheckedLayer& layer : report.layers) words.emplace_back(layer.state);
@@ -134,7 +134,7 @@ TEST_F(StoreCheckTest, NothingIsFoundInAStoreThatIsWell) {
   EXPECT_EQ(Words(Check(true)), "right right ");
 }
 
-// Between the list of the layers and the turn of one it may be collected: that is no loss.
+// A layer may be collected between the listing and its check: this is not a loss.
 TEST_F(StoreCheckTest, WhatIsCollectedMeanwhileIsNotLost) {
   chain_.reset();
   bool removed = false;
@@ -151,11 +151,11 @@ TEST_F(StoreCheckTest, WhatIsCollectedMeanwhileIsNotLost) {
   EXPECT_TRUE(report->findings.empty());
 }
 
-// The tree of a mount is right again in the same file and the same object, whatever was done to it.
+// The tree of a mount is repaired in the same file and object, whatever the damage.
 TEST_F(StoreCheckTest, ATreeThatIsShownIsMergedAgainInPlace) {
   const std::string path = chain_->index_path;
   const std::string before = *ReadFile(path, 1 << 30);
-  const Fd shown = *OpenFile(path, O_RDONLY);  // as a mount of the kernel has it
+  const Fd shown = *OpenFile(path, O_RDONLY);  // as a kernel mount has it
   const std::vector<std::function<void()>> damages = {
       [&] { Scribble(path); },
       [&] { ASSERT_EQ(truncate(path.c_str(), 0), 0); },
@@ -173,7 +173,7 @@ TEST_F(StoreCheckTest, ATreeThatIsShownIsMergedAgainInPlace) {
     EXPECT_EQ(SmallOf(*chain_->index), "5");
   }
   EXPECT_EQ(Words(Check(false)), "right right ");
-  // Of one that is gone, who shows it has the file; the next process finds it again.
+  // If the file is removed, users still have it open; the next process finds it again.
   ASSERT_EQ(unlink(path.c_str()), 0);
   EXPECT_EQ(Words(Check(false)), "right right tree:merged again ");
   EXPECT_EQ(*ReadFile(path, 1 << 30), before);
@@ -200,7 +200,7 @@ TEST_F(StoreCheckTest, AnIndexIsMadeAgainOfTheData) {
   Scribble(path);
   ASSERT_TRUE(Eventually([&] { return *ReadFile(path, 1 << 30) == before; }));
   ASSERT_TRUE(Eventually([&] { return SmallOf(*chain_->layers[1]->index) == "5"; }));
-  // While nobody has it open, and over a start.
+  // While nobody has it open, and across a restart.
   for (const bool gone : {false, true}) {
     Close();
     if (gone) {
@@ -234,7 +234,7 @@ TEST_F(StoreCheckTest, ALostLayerIsFetchedByARepair) {
     unlink(table.c_str());
     Scribble(data);
   };
-  // What watches the file may have been faster than the check.
+  // The watch may have noticed it before the check.
   const auto repair = [&] {
     const CheckReport repaired = Check(true);
     const std::string action = ActionOf(repaired, "lost");
@@ -242,7 +242,7 @@ TEST_F(StoreCheckTest, ALostLayerIsFetchedByARepair) {
   };
   lose();
   EXPECT_EQ(repair(), "fetched");
-  // Where it cannot be had, that is said.
+  // If it is unavailable, the report says so.
   lose();
   repository_.Deny("");
   EXPECT_NE(repair().find("not fetched: "), std::string::npos);
@@ -258,7 +258,7 @@ TEST_F(StoreCheckTest, WhatNoRecordNamesIsRemovedByARepair) {
   EXPECT_EQ(Words(Check(true)), "right right file:removed file:removed file:removed ");
   EXPECT_EQ(Words(Check(true)), "right right ");
   for (const std::string& stray : strays) {
-    // What may be on its way in this process stays until the next.
+    // What may be in progress in this process is kept until the next start.
     EXPECT_EQ(access(StrCat(root_, "/", stray).c_str(), F_OK) == 0, stray == "layers/tmp-1");
   }
 }

@@ -35,8 +35,8 @@ TEST_F(StoreLockTest, OneHasItAndIsNamed) {
 TEST_F(StoreLockTest, WaitsForOneThatWasKilledAndIsAboutToEnd) {
   absl::StatusOr<Fd> lock = LockStore(root_);
   ASSERT_TRUE(lock.ok()) << lock.status();
-  // A process of which nothing but its exit status is left, as where the last threads of a daemon
-  // still have its files.
+  // A process of which only the exit status is left, like a daemon whose last threads still hold
+  // its files.
   const pid_t gone = fork();
   if (gone == 0) _exit(0);
   siginfo_t info;

@@ -14,7 +14,7 @@ TEST(WindowMemoryTest, NoSourceTakesAllOfIt) {
   WindowMemory memory;
   const auto first = memory.Wait("hostile", 512 * kMiB, CancelToken());
   ASSERT_TRUE(first.ok());
-  // Its second window waits; another source's comes at once.
+  // Its second window waits; another source gets one at once.
   CancelSource cancel;
   absl::Status second;
   std::thread waiting(
