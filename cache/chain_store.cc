@@ -153,7 +153,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
       layers = std::move(layers_);
     }
     if (status.ok() && context_.cancel.cancelled()) {
-      status = absl::CancelledError("nobody waits for the image any more");
+      status = absl::CancelledError("the image is no longer wanted");
     }
     if (!status.ok()) return context_.finish(status);
     std::vector<Digest> ids;
@@ -314,7 +314,7 @@ absl::StatusOr<ChainRef> ChainStore::OpenChain(const Digest& chain_id, std::opti
   for (size_t i = 0; i < layers.size(); ++i) {
     if (chain->index->devices()[i].size_bytes != layers[i]->data_bytes) {
       return absl::DataLossError(StrCat("the index of chain ", chain_id.ToString(),
-                                        " is of another data file of layer ",
+                                        " refers to another data file of layer ",
                                         layers[i]->id.Short()));
     }
   }
@@ -334,7 +334,7 @@ absl::StatusOr<ChainRef> ChainStore::Find(const Digest& chain_id) {
     absl::MutexLock lock(&mu_);
     const auto it = chains_.find(chain_id);
     if (it == chains_.end()) {
-      return absl::NotFoundError(StrCat("chain ", chain_id.ToString(), " is not here"));
+      return absl::NotFoundError(StrCat("chain ", chain_id.ToString(), " is not present"));
     }
     if (ChainRef chain = it->second.open.lock(); chain != nullptr && !chain->index->damaged()) {
       return chain;

@@ -32,7 +32,7 @@ absl::Status CheckFile(const Fd& fd, const std::string& path, uint64_t bytes,
   struct stat st;
   if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, path);
   if (static_cast<uint64_t>(st.st_size) != bytes) return absl::DataLossError("it has another size");
-  if (!sum.has_value()) return absl::DataLossError("an earlier version kept no sum of it");
+  if (!sum.has_value()) return absl::DataLossError("an earlier version recorded no checksum of it");
   IMAGEFS_ASSIGN_OR_RETURN(const uint32_t has, Crc32cOfFile(fd.get()));
   return has == *sum ? absl::OkStatus() : absl::DataLossError("it is not as it was written");
 }
@@ -129,7 +129,7 @@ absl::Status ChainStore::Rewrite(const Entry& entry, const Chain& chain) const {
   Entry made;
   IMAGEFS_RETURN_IF_ERROR(Merge(chain.layers, temporary, made));
   if (made.bytes != entry.bytes || made.sum != entry.sum) {
-    return absl::DataLossError("its layers do not give what it was");
+    return absl::DataLossError("merging its layers gives another index");
   }
   IMAGEFS_ASSIGN_OR_RETURN(const Fd from, OpenFile(temporary, O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd to, OpenFile(chain.index_path, O_RDWR | O_CREAT));

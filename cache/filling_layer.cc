@@ -47,7 +47,8 @@ absl::Status FillingLayer::OpenFiles() {
   const size_t count = table_->span_count();
   if (static_cast<uint64_t>(st.st_size) != table_->data_bytes()) {
     for (size_t i = 0; i < count; ++i) {
-      if (present_->mark(i).present) return absl::DataLossError(StrCat(directory, "/data was cut"));
+      if (present_->mark(i).present)
+        return absl::DataLossError(StrCat(directory, "/data was truncated"));
     }
     if (ftruncate(data_.get(), static_cast<off_t>(table_->data_bytes())) != 0) {
       return ErrnoStatus(errno, directory + "/data");
@@ -418,7 +419,7 @@ void FillingLayer::GiveUp() {
     spans_.Rescan();
   }
   TellFailing(absl::DeadlineExceededError(
-                  StrCat("nothing has come of layer ", table_->diff_id().Short(), " for ",
+                  StrCat("nothing was received of layer ", table_->diff_id().Short(), " for ",
                          absl::ToInt64Seconds(limit), " s",
                          report.reason.empty() ? "" : StrCat("; last failure: ", report.reason))),
               true);

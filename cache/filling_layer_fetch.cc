@@ -334,7 +334,7 @@ void FillingLayer::Request(const BatchRef& batch) {
 absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::string_view data) {
   const ByteRange& blob = batch->blob;
   if (offset < blob.begin || offset > blob.end || data.size() > blob.end - offset) {
-    return absl::InternalError("bytes that were not asked for");
+    return absl::InternalError("bytes that were not requested");
   }
   const ByteRange here = {offset, offset + data.size()};
   for (const ByteRange& part : batch->received.Missing(here)) {
@@ -475,7 +475,7 @@ absl::Status FillingLayer::Store(uint32_t index, std::string_view bytes) {
   if (fstat(data_.get(), &st) != 0) return ErrnoStatus(errno, "the data file");
   if (static_cast<uint64_t>(st.st_size) < table_->data_bytes()) {
     // Writing would turn the truncated part into zeros.
-    return absl::DataLossError("the data file was cut");
+    return absl::DataLossError("the data file was truncated");
   }
   IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), bytes, table_->span(index).data_begin));
   if (absl::Status mark = present_->Set(index, Crc32c(~0U, bytes)); !mark.ok()) {

@@ -18,9 +18,8 @@ constexpr absl::Duration kStorePause = absl::Seconds(2);
 constexpr absl::Duration kNoRoomPause = absl::Seconds(30);
 
 absl::Status NoRoom(const std::string& directory, const absl::Status& why) {
-  return absl::ResourceExhaustedError(StrCat("what came of a layer cannot be stored below ",
-                                             directory, ": ", ToStd(why.message()),
-                                             "; make room there"));
+  return absl::ResourceExhaustedError(StrCat("data of a layer cannot be stored below ", directory,
+                                             ": ", ToStd(why.message()), "; make room there"));
 }
 
 }  // namespace

@@ -123,7 +123,7 @@ absl::StatusOr<ImageRecords::Documents> ImageRecords::DocumentsOf(const ImageRow
     IMAGEFS_ASSIGN_OR_RETURN(std::optional<std::string> document, kv_.Get(key));
     if (!document.has_value() || Sha256Of(*document) != digest) {
       if (document.has_value()) kv_.NoteDamaged(key, "it has another digest");
-      return absl::DataLossError(StrCat(key, " is not here"));
+      return absl::DataLossError(StrCat(key, " is not present"));
     }
     *into = *std::move(document);
   }
@@ -137,7 +137,7 @@ absl::StatusOr<ImageRef> ImageRecords::Load(std::string_view reference,
   if (!documents.ok()) {
     return absl::DataLossError(StrCat("the record of ", reference, " is damaged (",
                                       ToStd(documents.status().message()),
-                                      "); bring it again with: imagefs pull ", reference));
+                                      "); fetch it again with: imagefs pull ", reference));
   }
   IMAGEFS_ASSIGN_OR_RETURN(
       ResolvedImage image,

@@ -362,7 +362,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
         blob, {range}, nullptr, cancel_,
         [fetched, range](uint64_t offset, std::string_view data) -> absl::Status {
           if (offset < range.begin || offset > range.end || data.size() > range.end - offset) {
-            return absl::InternalError("bytes that were not asked for");
+            return absl::InternalError("bytes that were not requested");
           }
           return PwriteFull(fetched->file.get(), data, offset - range.begin);
         },

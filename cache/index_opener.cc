@@ -78,7 +78,8 @@ absl::StatusOr<uint64_t> IndexOpener::AnnouncedBundle(const IndexMaterial& bundl
 absl::StatusOr<uint64_t> IndexOpener::AnnouncedToc(const IndexMaterial& toc,
                                                    const TocLocation& where) {
   char tail[4];
-  if (toc.part.size() < sizeof(tail)) return absl::DataLossError("its table of contents is cut");
+  if (toc.part.size() < sizeof(tail))
+    return absl::DataLossError("its table of contents is truncated");
   IMAGEFS_RETURN_IF_ERROR(PreadExact(toc.file, absl::MakeSpan(tail), toc.part.end - sizeof(tail),
                                      "the table of contents"));
   return AnnouncedTocBytes(where, std::string_view(tail, sizeof(tail)));

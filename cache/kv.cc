@@ -24,7 +24,7 @@ namespace {
 
 constexpr std::string_view kLostKey = "meta/lost";
 constexpr std::string_view kReserveName = "/reserve";
-constexpr std::string_view kWrongSum = "its sum is wrong";
+constexpr std::string_view kWrongSum = "its checksum is wrong";
 constexpr std::string_view kReading = "reading the store's database";
 constexpr std::string_view kWriting = "writing the store's database";
 constexpr size_t kWriteBuffer = 1 << 20;

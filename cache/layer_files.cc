@@ -115,7 +115,7 @@ absl::Status SyncCarefully(const std::string& path, Sum sum) {
     return absl::OkStatus();
   }));
   if (sum.Holds()) return absl::OkStatus();
-  return absl::InternalError(StrCat(path, ": the disk does not give back what was synced to it"));
+  return absl::InternalError(StrCat(path, ": the disk returns other data than was synced to it"));
 }
 
 // The span table is rebuilt if it is wrong, so no checksum of it is kept.
@@ -157,7 +157,7 @@ absl::StatusOr<LayerSums> SumsOnDisk(const std::string& directory,
   LayerSums sums;
   Sha256 hash;
   const auto paced = [&](size_t bytes) {
-    return pace(bytes) ? absl::OkStatus() : absl::CancelledError("the check was given up");
+    return pace(bytes) ? absl::OkStatus() : absl::CancelledError("the check was cancelled");
   };
   IMAGEFS_RETURN_IF_ERROR(ReadFromDisk(directory + "/data", [&](std::string_view bytes) {
     hash.Update(bytes);
@@ -202,7 +202,7 @@ absl::Status CopyDifferences(int from, int to) {
 absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool careful) {
   const std::string data = directory + "/data", index = directory + "/index";
   if (careful && !sums.known()) {
-    return absl::DataLossError("it may not be on the disk, and no sum of it is known");
+    return absl::DataLossError("it may not be on the disk, and its checksum is unknown");
   }
   if (careful) {
     IMAGEFS_RETURN_IF_ERROR(SyncCarefully(data, DataSum(sums)));

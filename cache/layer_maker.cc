@@ -183,8 +183,8 @@ class UnpackGuard {
     unpacked_ += bytes;
     if (unpacked_ > limit_) {
       return absl::FailedPreconditionError(StrCat(
-          "blob ", blob_.ToString(), ": its ", FormatBytes(blob_size_), " become more than the ",
-          FormatBytes(limit_), " that a layer of that size may; ask whoever built the image"));
+          "blob ", blob_.ToString(), ": its ", FormatBytes(blob_size_), " expand to more than the ",
+          FormatBytes(limit_), " allowed for a layer of that size; ask whoever built the image"));
     }
     return Annotate(space_.Allow(bytes), StrCat("unpacking blob ", blob_.ToString()));
   }
@@ -259,7 +259,7 @@ absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Dige
   auto buffer = std::make_unique_for_overwrite<char[]>(kChunkBytes);
   LayerOutput output;
   auto next = [&]() -> absl::StatusOr<std::string_view> {
-    if (cancel.cancelled()) return absl::CancelledError("nobody waits for the index any more");
+    if (cancel.cancelled()) return absl::CancelledError("the index is no longer wanted");
     const size_t want = std::min<uint64_t>(kChunkBytes, tar_bytes - output.tar_bytes);
     IMAGEFS_ASSIGN_OR_RETURN(
         const size_t got, PreadFull(data_fd, absl::MakeSpan(buffer.get(), want), output.tar_bytes));
@@ -289,7 +289,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   const CancelToken::Registration on_cancel = cancel.OnCancel([stop]() mutable { stop.Cancel(); });
   std::thread producer([&] { ring.Close(Produce(input, stop.token(), ring, output.points)); });
   auto next = [&]() -> absl::StatusOr<std::string_view> {
-    if (cancel.cancelled()) return absl::CancelledError("nobody waits for the layer any more");
+    if (cancel.cancelled()) return absl::CancelledError("the layer is no longer wanted");
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, ring.Next());
     IMAGEFS_RETURN_IF_ERROR(guard.Allow(chunk.size()));
     IMAGEFS_RETURN_IF_ERROR(PwriteFull(data.get(), chunk, output.tar_bytes));

@@ -41,8 +41,8 @@ absl::StatusOr<Tree> TreeWithoutPrivileges(const std::string& index) {
 
 absl::Status NotItsTar() {
   return absl::DataLossError(
-      "the index that it was shown by is not that of its tar; whoever published the index made a "
-      "mistake, or lied");
+      "the index that it was mounted with does not match its tar; whoever published the index made "
+      "a mistake, or lied");
 }
 
 absl::StatusOr<bool> HaveSameBytes(const Fd& a, const Fd& b) {
@@ -128,7 +128,7 @@ absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const Dige
   IMAGEFS_ASSIGN_OR_RETURN(const LayerOutput made,
                            IndexTar(data.get(), tar_bytes, diff_id, own.get(), cancel));
   IMAGEFS_ASSIGN_OR_RETURN(const bool same, HaveSameBytes(index, own));
-  if (!same) return absl::DataLossError("its index is no longer that of its tar");
+  if (!same) return absl::DataLossError("its index no longer matches its tar");
   return made.sums;
 }
 

@@ -170,7 +170,7 @@ absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
   absl::MutexLock lock(&mu_);
   const auto it = layers_.find(id);
   if (it == layers_.end()) {
-    return absl::NotFoundError(StrCat("layer ", id.ToString(), " is not here"));
+    return absl::NotFoundError(StrCat("layer ", id.ToString(), " is not present"));
   }
   absl::StatusOr<LayerRef> layer = OpenLocked(id, it->second);
   if (absl::IsResourceExhausted(layer.status())) return layer;  // says nothing about the layer
@@ -397,7 +397,7 @@ void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id)
   caller.priority = call->priority;
   caller.start = [this, id, filling](FlightTable<bool>::Context context) {
     CancelToken::Registration on_cancel = context.cancel.OnCancel(
-        [this, id] { EndProofs(id, absl::CancelledError("nobody waits for the layer any more")); });
+        [this, id] { EndProofs(id, absl::CancelledError("the layer is no longer wanted")); });
     {
       absl::MutexLock lock(&mu_);
       proofs_[id] = {context.finish, std::move(on_cancel)};
@@ -406,7 +406,7 @@ void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id)
     filling->WantAll(Priority::kForeground);
     // It may have ended before this was in the list.
     if (filling->complete()) EndProofs(id, absl::OkStatus());
-    if (!Trusts(id)) EndProofs(id, absl::DataLossError("it was not what it was said to be"));
+    if (!Trusts(id)) EndProofs(id, absl::DataLossError("it did not match its description"));
   };
   caller.done = [this, call, layer](const absl::StatusOr<bool>& proven) {
     if (absl::IsCancelled(proven.status())) return call->Finish(proven.status());

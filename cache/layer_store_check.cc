@@ -157,7 +157,7 @@ absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Ent
   {
     IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
     IMAGEFS_ASSIGN_OR_RETURN(const Digest sum, Sha256OfFile(data.get()));
-    if (sum != entry.sums.data) return absl::DataLossError("its data is not what it was");
+    if (sum != entry.sums.data) return absl::DataLossError("its data has changed");
   }
   const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
       SpanTableReader::Open(directory + "/access");
@@ -219,7 +219,7 @@ absl::Status LayerStore::CheckWith(const Digest& id, bool also_verified) {
     IMAGEFS_RETURN_IF_ERROR(Accept(id, stamp, *sums));
     if (right) return absl::OkStatus();
     checked_bad_++;
-    return absl::DataLossError("its index was damaged, and was made again of its data");
+    return absl::DataLossError("its index was damaged and was rebuilt from its data");
   }
   checked_bad_++;
   const absl::Status why =
@@ -253,7 +253,7 @@ absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
     if (it == layers_.end()) {
-      return absl::NotFoundError(StrCat("layer ", id.ToString(), " is not here"));
+      return absl::NotFoundError(StrCat("layer ", id.ToString(), " is not present"));
     }
     guard = it->second.guard.lock();
     if (guard != nullptr) rechecks = guard->rechecks();
@@ -331,7 +331,8 @@ LayerSums LayerStore::SumsOfName(const Digest& id) const {
 // An earlier version recorded no checksums: the tar must have the DiffID and give the index.
 absl::StatusOr<LayerSums> LayerStore::SumsOfOld(const Digest& id, const Entry& entry) const {
   if (entry.diff_id != id) {
-    return absl::DataLossError("an earlier version kept no sums of it; it is fetched again");
+    return absl::DataLossError(
+        "an earlier version recorded no checksums of it; it is fetched again");
   }
   const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
       SpanTableReader::Open(DirectoryOf(id) + "/access");

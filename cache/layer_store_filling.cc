@@ -121,7 +121,7 @@ absl::Status LayerStore::ParseRecord(const Json& record, const Digest& id, Entry
 // given to the images that were recorded with them, and to others after a pass.
 absl::Status LayerStore::CheckOldRecord(const Digest& id, Entry& entry) const {
   if (entry.state == LayerState::kFilling) {
-    return absl::DataLossError("shown before it was proven, by an earlier version");
+    return absl::DataLossError("an earlier version used it before it was proven");
   }
   const std::string path = DirectoryOf(id) + "/access";
   if (::access(path.c_str(), F_OK) != 0) return absl::OkStatus();
@@ -272,7 +272,7 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
     // Only the spans were fetched again.
     IMAGEFS_RETURN_IF_ERROR(ClearGaps(filling.directory(), filling.span_table()));
     const absl::StatusOr<LayerSums> sums = SumsOfLayer(filling.directory());
-    status = sums.ok() && *sums != had ? absl::DataLossError("it is not what it was before")
+    status = sums.ok() && *sums != had ? absl::DataLossError("its content differs from before")
              : sums.ok()               ? MarkRefilled(id, had)
                                        : sums.status();
   } else {
@@ -450,7 +450,7 @@ absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
   absl::MutexLock records(&records_mu_);
   absl::MutexLock lock(&mu_);
   const auto it = layers_.find(id);
-  if (it == layers_.end()) return absl::NotFoundError("the layer is not here");
+  if (it == layers_.end()) return absl::NotFoundError("the layer is not present");
   Entry& entry = it->second;
   const std::string data = directory + "/data";
   IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatPath(data));
@@ -462,7 +462,7 @@ absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
   if (entry.state == LayerState::kFilling) return 0;  // not in use: evicted, or partially read
   if (entry.state != LayerState::kComplete) {
     return absl::FailedPreconditionError(
-        StrCat("layer ", id.Short(), " is not yet on the disk for good; try again in a moment"));
+        StrCat("layer ", id.Short(), " is not yet synced to disk; try again in a moment"));
   }
   absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
       SpanTableReader::Open(directory + "/access");

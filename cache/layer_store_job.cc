@@ -157,7 +157,7 @@ void LayerStore::Job::Download(const std::shared_ptr<DownloadFile>& download,
   FlightTicket ticket = store_.blob_flights_.Join(download_name_, std::move(caller)).ticket;
   // When the layer's last caller leaves, this layer leaves the blob's flight.
   CancelToken::Registration registration = context_.cancel.OnCancel([ticket, reader] {
-    reader->End(absl::CancelledError("nobody waits for the layer any more"));
+    reader->End(absl::CancelledError("the layer is no longer wanted"));
     ticket.Leave();
   });
   absl::MutexLock lock(&mu_);

@@ -92,7 +92,7 @@ absl::StatusOr<std::vector<uint32_t>> SpansNotAsMarked(const std::string& direct
     if (!present->mark(i).present) continue;
     const SpanEntry span = span_table.span(i);
     bytes.resize(span.data_bytes);
-    if (!pace(bytes.size())) return absl::CancelledError("the check was given up");
+    if (!pace(bytes.size())) return absl::CancelledError("the check was cancelled");
     if (!PreadExact(data.get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
         !present->Holds(i, bytes)) {
       wrong.push_back(i);

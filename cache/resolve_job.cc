@@ -74,7 +74,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
 
   absl::Status OnIndex(ImageIndex index, int depth) {
     if (depth >= kMaxIndexDepth) {
-      return absl::InvalidArgumentError("too many image indexes inside each other");
+      return absl::InvalidArgumentError("image indexes are nested too deeply");
     }
     IMAGEFS_ASSIGN_OR_RETURN(const Descriptor chosen, ChoosePlatform(index, request_.platform));
     if (!MayHoldAnyPlatform(chosen)) {
@@ -116,8 +116,8 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
     IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
                              ParseManifest(fetched->bytes, fetched->content_type));
     if (!parsed.index.has_value()) {
-      return absl::InvalidArgumentError(
-          StrCat("its index lists ", fetched->digest.ToString(), " as an index, but it is none"));
+      return absl::InvalidArgumentError(StrCat("its index lists ", fetched->digest.ToString(),
+                                               " as an index, but it is not one"));
     }
     for (Descriptor& entry : parsed.index->manifests) flat_.manifests.push_back(std::move(entry));
     return Flatten(depth);

@@ -28,7 +28,7 @@ absl::Status FindPoints(const Descriptor& blob, const SpanTableBuilder::BlobFile
   Sha256 hash;
   made.tar_bytes = 0;
   for (uint64_t at = 0; at < blob.size;) {
-    if (cancel.cancelled()) return absl::CancelledError("nobody waits for the span table");
+    if (cancel.cancelled()) return absl::CancelledError("the span table is no longer wanted");
     std::string_view piece(in.data(), std::min<uint64_t>(kPieceBytes, blob.size - at));
     IMAGEFS_RETURN_IF_ERROR(PreadExact(file.fd.get(), absl::MakeSpan(in.data(), piece.size()),
                                        file.offset + at, "the blob's file"));

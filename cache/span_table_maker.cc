@@ -58,7 +58,7 @@ absl::StatusOr<SpanTable> MakeSpanTable(const SpanTableInput& input, const Cance
   IMAGEFS_ASSIGN_OR_RETURN(table.spans, Cut(input));
   std::string blob, data, window;
   for (SpanEntry& span : table.spans) {
-    if (cancel.cancelled()) return absl::CancelledError("nobody waits for the span table");
+    if (cancel.cancelled()) return absl::CancelledError("the span table is no longer wanted");
     blob.resize(span.blob_bytes);
     data.resize(span.data_bytes);
     IMAGEFS_RETURN_IF_ERROR(input.read_blob(absl::MakeSpan(blob), span.blob_begin));

@@ -96,7 +96,7 @@ absl::Status StoreCheck::Await(absl::FunctionRef<FlightTicket(CancelToken, Done)
     if (pace_(0)) continue;
     cancel.Cancel();
     ticket.Leave();
-    return absl::CancelledError("the check was given up");
+    return absl::CancelledError("the check was cancelled");
   }
 }
 
@@ -135,8 +135,8 @@ absl::Status StoreCheck::CheckImage(const std::string& key, const std::string& r
     batch.Delete(key);
     const absl::Status forgotten = store_.kv.Write(batch, true);
     found.action = !forgotten.ok()     ? NotDone("forgotten", forgotten)
-                   : reference.empty() ? "forgotten; whoever holds it asks again"
-                                       : StrCat("forgotten; bring it again with: imagefs pull ",
+                   : reference.empty() ? "forgotten; its holder requests it again"
+                                       : StrCat("forgotten; fetch it again with: imagefs pull ",
                                                 Printable(reference));
     return absl::OkStatus();
   }
@@ -253,7 +253,7 @@ absl::Status StoreCheck::CheckLayer(CheckedLayer& layer) {
   const LayerState state = store_.layers.StateOfName(layer.id);
   layer.state = state == LayerState::kAbsent ? "lost" : "repaired";
   if (state == LayerState::kAbsent) return absl::OkStatus();
-  if (filled) layer.action = "what is wrong comes again when it is read";
+  if (filled) layer.action = "wrong parts are fetched again when they are read";
   if (state != LayerState::kFilling) layer.action = "made again";
   return absl::OkStatus();
 }
@@ -286,14 +286,14 @@ absl::Status StoreCheck::CheckRecords() {
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> damaged, store_.kv.DamagedKeys(""));
   for (const std::string& key : damaged) {
     if (std::string_view(key).starts_with(kImagePrefix)) continue;  // already reported
-    CheckFinding& found = Found("record", key, "its sum is wrong");
+    CheckFinding& found = Found("record", key, "its checksum is wrong");
     const bool of_no_use = std::any_of(
         std::begin(kOfNoUse), std::end(kOfNoUse),
         [&](std::string_view prefix) { return std::string_view(key).starts_with(prefix); });
     if (!request_.repair) continue;
     if (!of_no_use) {
       // Directories with user data may depend on it.
-      found.action = "kept: it tells of a directory (docs/formats/store.md, Damage)";
+      found.action = "kept: it refers to a directory (docs/formats/store.md, Damage)";
       continue;
     }
     WriteBatch batch;

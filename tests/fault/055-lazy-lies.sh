@@ -49,7 +49,7 @@ for mode in $(modes); do
   ifs mount -q --mode "$mode" "$ref" "$M/$mode" >/dev/null
   same "$mode: as the liar has it" 4755 "$(stat -c %a "$M/$mode/usr/bin/marked")"
   cmp "$T/truth/usr/bin/marked" "$M/$mode/usr/bin/marked" || fail "$mode: bytes"
-  refuse 1 'not that of its tar' ifs pull -q --wait "$M/$mode"
+  refuse 1 'does not match its tar' ifs pull -q --wait "$M/$mode"
   same "$mode: damaged" 1 "$(counter layers_failed)"
   log_says 'layer_damaged layer=' || fail "the log says nothing"
   same "$mode: state" damaged "$(state "$M/$mode" | field 'j["layers"][0]["state"]')"
@@ -60,7 +60,7 @@ for mode in $(modes); do
   ifs mount -q --mode "$mode" "$ref" "$M/$mode-next" >/dev/null
   same "$mode: the right mode" 4711 "$(stat -c %a "$M/$mode-next/usr/bin/marked")"
   same "$mode: state of the first" damaged "$(state "$M/$mode" | field 'j["layers"][0]["state"]')"
-  ifs status "$M/$mode" | grep -q 'not that of its tar' || fail "$mode: status does not say why: $(ifs status "$M/$mode")"
+  ifs status "$M/$mode" | grep -q 'does not match its tar' || fail "$mode: status does not say why: $(ifs status "$M/$mode")"
   reads_fail "$M/$mode/usr/share/doc/1/60"
   ifs umount "$M/$mode"
   size=$(stat -c %s "$T/images/app/blobs/sha256/$(layer_of app 0)")

@@ -123,5 +123,5 @@ fault s999 'HTTP status 999' "[{$B, \"status\": 999}]"
 
 wait_for 300 '[ -s "$T/stalled.status" ]' || fail "the pull from a silent registry does not end"
 same "its exit status" 1 "$(cat "$T/stalled.status")"
-grep -q 'nothing has come of layer .* for 120 s' "$T/stalled.out" || fail "it says: $(cat "$T/stalled.out")"
+grep -q 'nothing was received of layer .* for 120 s' "$T/stalled.out" || fail "it says: $(cat "$T/stalled.out")"
 grep -q 'sends nothing' "$T/stalled.out" || fail "meanwhile it says: $(cat "$T/stalled.out")"
