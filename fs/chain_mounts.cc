@@ -29,18 +29,18 @@
 namespace imagefs {
 namespace {
 
-// How long an unmount waits for the kernel to let go of the file system. It is over at once unless
+// How long an unmount waits for the kernel to release the file system. It takes no time unless
 // another mount namespace has a copy of the mount.
 constexpr absl::Duration kReleaseWait = absl::Milliseconds(100);
 
-// INIT is there before a mount is attached, and a worker answers it.
+// The kernel queues INIT before the mount is attached, and a worker answers it.
 constexpr absl::Duration kInitWait = absl::Seconds(5);
 
 constexpr char kData[] = "data";  // the name of the data mount
 constexpr char kFillingSuffix[] = ".filling";
 
-// Has the kernel send a request (FuseSession::fails_older). On a thread that nobody waits for: it
-// is this process that answers.
+// Makes the kernel send a request (FuseSession::fails_older). Runs on a detached thread, because
+// this process itself must answer it.
 void RequestDataOnce(const std::string& path) {
   std::thread([path] {
     struct statfs ignored;
@@ -50,16 +50,16 @@ void RequestDataOnce(const std::string& path) {
 
 }  // namespace
 
-// The FUSE sessions in service. Each stays until the kernel has ended it, which may be long after
-// the unmount: a lazily unmounted tree lives on in the processes that use it, and needs its chain.
+// The active FUSE sessions. Each stays until the kernel ends it, possibly long after the unmount: a
+// lazily unmounted tree stays visible to the processes that use it, and needs its chain.
 class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
  public:
   explicit Sessions(SessionStore* store) : store_(store) {}
 
-  // `begin` hands the session to the loop, with what is to be called at its end.
+  // `begin` passes the session to the loop, along with the callback for its end.
   using Begin = absl::FunctionRef<absl::StatusOr<std::unique_ptr<FuseSession>>(
       FuseDevice, std::function<void()>)>;
-  // Of a new session, which is kept from then on, or of one that was (device.agreed).
+  // Serves a new session, which is then kept in the store, or a kept one (device.agreed).
   absl::StatusOr<uint64_t> Serve(SessionRecord record, FuseDevice device, const ChainRef& chain,
                                  Begin begin) ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -79,7 +79,7 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
                        [&](const auto& entry) { return entry.second.record.chain_id == chain_id; });
   }
 
-  // The one that was mounted at `path` as the file system of that number; 0 = none.
+  // Returns the session mounted at `path` with that device number; 0 = none.
   uint64_t Find(const std::string& path, const MountInfo& mount) const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     for (const auto& [id, session] : sessions_) {
@@ -104,8 +104,8 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
   }
 
   void Clear() ABSL_LOCKS_EXCLUDED(mu_) {
-    // Destroyed after the lock is given back: a handle waits for notifications, which take the
-    // lock.
+    // Destroyed after the lock is released: the destructor of a handle waits for notifications,
+    // which take the lock.
     absl::flat_hash_map<uint64_t, Served> all;
     absl::MutexLock lock(&mu_);
     all.swap(sessions_);
@@ -115,7 +115,7 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
   struct Served {
     SessionRecord record;
     std::weak_ptr<const Chain> shown;
-    std::unique_ptr<FuseSession> handle;  // null until Serve has it
+    std::unique_ptr<FuseSession> handle;  // null until Serve sets it
   };
 
   void Keep(FuseSession& session, SessionRecord record, const Fd& device);
@@ -129,7 +129,7 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
       handle = std::move(found->second.handle);
       kept = found->second.record.id;
     }
-    handle.reset();  // closes the descriptor and lets the chain go
+    handle.reset();  // closes the descriptor and releases the chain
     if (store_ != nullptr) store_->Forget(kept);
     absl::MutexLock lock(&mu_);
     sessions_.erase(id);
@@ -167,7 +167,7 @@ absl::StatusOr<uint64_t> ChainMounts::Sessions::Serve(SessionRecord record, Fuse
     if (found != sessions_.end()) sessions_.erase(found);
     return session.status();
   }
-  // Gone where the kernel has ended it already; then the handle may go as well.
+  // Not found if the kernel has already ended it; the handle is then destroyed, too.
   if (found != sessions_.end()) {
     found->second.handle = *std::move(session);
   } else if (store_ != nullptr) {
@@ -238,7 +238,7 @@ absl::Status ChainMounts::TakeOverData(SessionStore::Inherited inherited,
       }
       return absl::NotFoundError("the layer has another form now");
     };
-    // Who reads it gets an error.
+    // Readers of that layer get an error.
     if (const absl::Status status = restore(); !status.ok()) {
       LogWarning("session_lost_a_layer layer=", node.layer.Short(), " error=", status.message());
     }
@@ -250,7 +250,7 @@ absl::Status ChainMounts::TakeOverData(SessionStore::Inherited inherited,
                        [&](FuseDevice device, std::function<void()> ended) {
                          return loop_.ServeData(files, std::move(device), std::move(ended));
                        }));
-  // Others were mounted there before, and live on in trees that were lazily unmounted.
+  // Other sessions were mounted there before; they serve lazily unmounted trees.
   const auto mounts = Outlived();
   const MountInfo* there = mounts.ok() ? (*mounts)->At(data_directory()) : nullptr;
   if (there == nullptr || sessions_->Find(data_directory(), *there) != session) {
@@ -270,7 +270,7 @@ absl::StatusOr<std::shared_ptr<const MountView>> ChainMounts::Outlived() {
   return outlived_;
 }
 
-// A name is the ChainID first, so that the entries of a chain stand together.
+// Names begin with the ChainID, so that the entries of a chain are adjacent.
 std::string ChainMounts::NameOf(const Digest& chain_id, const Presentation& presentation) {
   std::string name = StrCat(chain_id.hex(), ".", presentation.mode);
   if (!presentation.context.empty()) {
@@ -279,8 +279,8 @@ std::string ChainMounts::NameOf(const Digest& chain_id, const Presentation& pres
   return name;
 }
 
-// A session that serves what the store has forgotten, a layer that was not what its index said, is
-// for those who have it.
+// A session may serve a chain that the store has dropped (a layer that did not match its index).
+// Such a session is only for its current users.
 bool ChainMounts::Usable(const Entry& entry, const ChainRef& chain) const {
   return entry.mount_id != 0 && MountIdAt(entry.path) == entry.mount_id &&
          (entry.kernel || (sessions_->Alive(entry.session) && entry.shown.lock() == chain));
@@ -298,7 +298,7 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::Acquire(const ChainRef& chain,
     if (const auto found = entries_.find(name); found != entries_.end()) entry = found->second;
   }
   if (!Usable(entry, chain)) {
-    // What it was served from goes now, and once, also where the new mount fails.
+    // Stop serving its layers now, exactly once, even if the new mount fails.
     StopServing(std::exchange(entry.served, {}));
     {
       absl::MutexLock lock(&mu_);
@@ -356,7 +356,7 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
     entry.served.push_back(layer);
     source.devices.push_back(StrCat(data_directory(), "/", DataNameOf(*layer)));
   }
-  // One link for all mounts of the chain: its name is what mountinfo has of them.
+  // All mounts of the chain use one link, whose name appears in mountinfo.
   std::optional<KeyGate::Hold> link;
   if (presentation.way == ErofsWay::kLoopDevices) {
     link.emplace(gate_, chain->chain_id.hex());
@@ -432,19 +432,19 @@ void ChainMounts::StopServing(const std::vector<LayerRef>& layers) {
   EndDataMount();
 }
 
-// The data mount, if no file of it has a name.
+// Unmounts the data mount if no file of it has a name.
 void ChainMounts::EndDataMount() {
   if (!data_files_->unused()) return;
   const absl::Status status = UnmountStack(data_directory());
   if (!status.ok()) LogWarning("data_unmount_failed error=", status.message());
   rmdir(data_directory().c_str());
-  // A tree that was lazily unmounted has its devices open and reads on: the session ends after it.
+  // A lazily unmounted tree keeps its devices open and readable; the session ends after it.
   data_files_.reset();
 }
 
 absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, Entry& entry) {
   IMAGEFS_ASSIGN_OR_RETURN(FuseMount fuse, MakeFuse());
-  // Before INIT is answered: the answer may lower the read-ahead and never raises it.
+  // Must precede the reply to INIT, which may lower the read-ahead but never raise it.
   IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(fuse.mount));
   if (!SetReadAhead(key, kFuseReadAheadBytes)) {
     LogDebug("read_ahead_not_set chain=", chain->chain_id.Short());
@@ -526,7 +526,7 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::Adopt(const Digest& chain_id, Ch
   return Lease{name, path, filling};
 }
 
-// Who answers the kernel's reads of a private mount that outlived its daemon.
+// Finds what serves a private mount that outlived its daemon.
 absl::Status ChainMounts::FindReader(const MountInfo& there, const ChainRef& chain, bool filling,
                                      Entry& entry) {
   if (entry.kernel != (there.fs_type == kErofsType)) {
@@ -579,7 +579,7 @@ ChainMounts::Lease ChainMounts::AdoptKernelMount(const Digest& chain_id, ChainRe
   if (there != nullptr && there->fs_type == kErofsType && MountIdAt(entry.path) == there->id) {
     entry.mount_id = there->id;
   } else if (bind != nullptr) {
-    // The same file system once more, so that mounts to come share its page cache.
+    // Another mount of the same file system, so that future mounts share its page cache.
     const auto again = [&]() -> absl::Status {
       IMAGEFS_ASSIGN_OR_RETURN(const Fd source, OpenWithoutLinks(bind->mount_point, O_PATH));
       IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(source));
@@ -627,7 +627,7 @@ void ChainMounts::RemoveStrangers() {
         continue;
       }
     }
-    // What is acquired meanwhile is no stranger.
+    // A mount acquired in the meantime is in use.
     const auto hold = HoldName(name);
     {
       absl::MutexLock lock(&mu_);
@@ -642,7 +642,8 @@ void ChainMounts::RemoveStrangers() {
 
 absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::string& directory) {
   MountKey key;
-  // The device answers nobody yet, so that only the kernel's table can be asked.
+  // The device is not being served yet, so any access to the mount would hang; read the kernel's
+  // table instead.
   const auto mounts = ReadMountInfo();
   if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory) : nullptr) {
     key = KeyOf(*there);

@@ -1,16 +1,16 @@
-// The private mounts: one file system a chain and presentation, which all mounts of that chain are
-// bind mounts of or overlays over. As a user, who may not bind, every mount is a FUSE session of
-// its own. Used by MountTable only.
+// The private mounts: one file system per chain and presentation, of which all mounts of that chain
+// are bind mounts or overlays. An unprivileged user cannot bind mount, so every mount of such a
+// daemon is a FUSE session of its own. Used only by MountTable.
 //
-// In kernel mode a complete layer's device is its local data file, or a loop device over it. That
-// of a layer which is being filled is a file of one FUSE mount, `data`: reading it brings the
-// bytes. Once all layers of a chain are complete, what is mounted next gets a file system over the
-// local files; the old one goes with its last user.
+// In kernel mode, the device of a complete layer is its local data file, or a loop device over it.
+// The device of a partially present layer is a file of a FUSE mount, `data`; reading it fetches the
+// bytes. Once all layers of a chain are complete, new mounts get a file system over the local
+// files; the old one goes away with its last user.
 //
-// FUSE sessions are kept by the SessionStore, so that the daemon after this one goes on with them;
-// TakeOver is its side. Which private mounts it has a use for, it learns by Adopt.
+// The SessionStore preserves FUSE sessions so that the next daemon can continue them. That daemon
+// calls TakeOver, then Adopt for each private mount that it still uses.
 //
-// Thread-safe; methods block on mount(2), and those for one private mount are serialised.
+// Thread-safe. Methods block on mount(2), and are serialized per private mount.
 #pragma once
 
 #include <cstdint>
@@ -38,66 +38,65 @@
 
 namespace imagefs {
 
-// Which file system shows a chain.
+// Which file system presents a chain.
 struct Presentation {
   std::string mode;                 // kFuseMode or kKernelMode
   std::string context;              // SELinux context, kernel only; "" = none
-  ErofsWay way = ErofsWay::kFiles;  // kernel only, and of what is mounted anew
+  ErofsWay way = ErofsWay::kFiles;  // kernel only, and only for new mounts
 };
 
 class ChainMounts {
  public:
-  // `directory` holds the private mounts; "" for a user. It exists. `store` may be null: FUSE
-  // sessions end with this process.
+  // `directory` holds the private mounts and must exist; "" for an unprivileged daemon. `store` may
+  // be null: FUSE sessions then end with this process.
   ChainMounts(std::string directory, FuseLoop& loop, SessionStore* store);
-  // What the kernel shows by itself stays mounted, as do FUSE sessions that are kept.
+  // Mounts that the kernel serves alone stay, as do FUSE sessions kept in the store.
   ~ChainMounts();
 
-  // Goes on with the sessions of the daemon before this one, as far as `find_chain` has the trees
-  // that they show; the others end. Before anything that touches a mount: until then nobody answers
-  // there.
+  // Continues the sessions of the previous daemon whose trees `find_chain` finds, and ends the
+  // others. Call before anything that touches a mount: until then nothing answers requests there.
   void TakeOver(const MountTable::FindChain& find_chain);
 
   struct Lease {
     std::string name;  // of the private mount, for Release
     std::string path;
-    bool filling = false;  // the mount needs this process for bytes that are not here yet
+    bool filling = false;  // bytes are missing, which the mount needs this process to fetch
   };
-  // The chain's private mount, made where there is none. It stays until each Acquire and Adopt has
-  // had its Release. Callers that ask for one at the same moment wait for the first of them, on
-  // their threads: it takes a mount(2) and no network. So no flight (base/flight.h) is needed for
-  // it, which could not take the place of the name's lock anyway: that keeps an Acquire apart from
-  // the Release of the last user, too.
+  // Returns the chain's private mount, mounting it if necessary. It stays until every Acquire and
+  // Adopt has been matched by a Release. Concurrent callers block on the first one: the work is a
+  // mount(2) without network access, so no single-flight (base/flight.h) is needed. The lock on the
+  // name would be needed anyway, to keep an Acquire apart from the Release of the last user.
   absl::StatusOr<Lease> Acquire(const ChainRef& chain, const Presentation& presentation);
-  // Unmounts with the last one. Waits a moment for the kernel to let go of the file system, unless
+  // The last Release unmounts. Waits briefly for the kernel to release the file system, unless
   // `lazy`.
   void Release(const std::string& name, bool lazy);
 
-  // The private mount of a daemon before this one that is still there and is read by somebody: by
-  // the kernel alone (complete layers) or through a session that was taken over. `filling`: only
-  // one that needs bytes which were not there, else what is found first. `of`: only the one that
-  // this is a bind mount of. `chain` may be null for what the kernel shows by itself: it needs no
-  // more than the files that it has open. kNotFound.
+  // Returns a private mount of an earlier daemon that is still mounted and still served, either by
+  // the kernel alone (complete layers) or through a session that was taken over. `filling`: looks
+  // for the kernel mount that was made while bytes were missing instead of the usual one. `of`: if
+  // not null, the private mount must be the one that this is a bind mount of. `chain` may be null
+  // for a mount that the kernel serves alone, which needs only the files it has open. Returns
+  // kNotFound if there is no such mount.
   absl::StatusOr<Lease> Adopt(const Digest& chain_id, ChainRef chain,
                               const Presentation& presentation, bool filling, const MountInfo* of);
-  // The same of a kernel mount of complete layers whose private mount is gone, and that `bind` is a
-  // bind mount of (null: there is none).
+  // Like Adopt, but for a kernel mount of complete layers whose private mount may be gone. `bind`
+  // is a bind mount of it, or null if there is none.
   Lease AdoptKernelMount(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
                          const MountInfo* bind);
-  // Unmounts what earlier daemons left and this one has no use for.
+  // Unmounts private mounts of earlier daemons that this one does not use.
   void RemoveStrangers();
 
-  // Serves a FUSE mount that has no private mount (a user's).
+  // Serves a FUSE mount that has no private mount (of an unprivileged daemon).
   absl::Status Serve(const ChainRef& chain, Fd device, const std::string& directory);
-  // What shows that directory, on which `there` is mounted, since TakeOver; null: no session was
-  // taken over there.
+  // Returns the chain of the session that TakeOver continued at `directory`, where `there` is
+  // mounted, or null if there is none.
   ChainRef ServedAt(const std::string& directory, const MountInfo& there) const;
 
-  // True while a mount shows that chain, also one that was lazily unmounted.
+  // Returns true while a mount of that chain exists, even a lazily unmounted one.
   bool InUse(const Digest& chain_id) const;
-  // True while a mount needs this process to answer the kernel.
+  // Returns true while any mount needs this process to answer the kernel.
   bool NeedProcess() const;
-  // True while private mounts are there that need no process.
+  // Returns true while any private mount is a kernel mount.
   bool HasKernelMounts() const;
 
  private:
@@ -107,15 +106,15 @@ class ChainMounts {
     std::string path;
     bool kernel = false;
     uint64_t session = 0;              // FUSE
-    ChainRef chain;                    // kernel: keeps the collector away
+    ChainRef chain;                    // kernel: protects it from garbage collection
     std::weak_ptr<const Chain> shown;  // FUSE: what the session serves
     std::vector<LayerRef> served;      // kernel: layers that are files of the data mount
     size_t users = 0;
-    uint64_t mount_id = 0;  // of the mount at `path`; somebody else may have unmounted it
-    std::string index;      // that which is watched; "" = none
+    uint64_t mount_id = 0;  // of the mount at `path`, which another process may have unmounted
+    std::string index;      // the watched one; "" = none
   };
 
-  // What was mounted when this daemon started; read anew after RemoveStrangers.
+  // The mounts that existed when this daemon started; read again after RemoveStrangers.
   absl::StatusOr<std::shared_ptr<const MountView>> Outlived() ABSL_LOCKS_EXCLUDED(mu_);
   static std::string NameOf(const Digest& chain_id, const Presentation& presentation);
   KeyGate::Hold HoldName(const std::string& name) { return KeyGate::Hold(gate_, name); }
@@ -125,13 +124,14 @@ class ChainMounts {
   absl::StatusOr<uint64_t> ServeChain(const ChainRef& chain, Fd device, const std::string& path,
                                       const MountKey& key);
   absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation, Entry& entry);
-  // The kernel has pages of an index's device that it does not look up again when the file is
-  // written to: when somebody damages it, and when it is made right. Until ForgetIndex it is told.
+  // The kernel does not reread cached pages of an index's loop device when the underlying file is
+  // written, whether that damages the file or repairs it. Drops those pages on every write until
+  // ForgetIndex.
   void WatchIndex(const std::string& path) ABSL_LOCKS_EXCLUDED(mu_);
-  // Does nothing while another entry watches it.
+  // No-op while another entry watches the index.
   void ForgetIndex(const std::string& path) ABSL_LOCKS_EXCLUDED(mu_);
   void WatchAdopted(const MountInfo& mount, Entry& entry) ABSL_LOCKS_EXCLUDED(mu_);
-  // The data mount is there from the first layer that it serves to the last.
+  // The data mount exists while at least one layer is served.
   absl::Status BeginDataMount() ABSL_EXCLUSIVE_LOCKS_REQUIRED(data_mu_);
   absl::Status ServeLayer(const LayerRef& layer, const Digest& chain_id)
       ABSL_LOCKS_EXCLUDED(data_mu_);
@@ -153,9 +153,9 @@ class ChainMounts {
   mutable absl::Mutex mu_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by name
   std::shared_ptr<const MountView> outlived_ ABSL_GUARDED_BY(mu_);
-  // From the first loop device on.
+  // Created with the first loop device.
   std::unique_ptr<WriteWatch> index_watch_ ABSL_GUARDED_BY(mu_);
-  absl::Mutex data_mu_;  // held over mount(2); not taken while mu_ is
+  absl::Mutex data_mu_;  // held during mount(2); never acquired while holding mu_
   std::shared_ptr<DataFiles> data_files_ ABSL_GUARDED_BY(data_mu_);
   uint64_t data_session_ ABSL_GUARDED_BY(data_mu_) = 0;
 };

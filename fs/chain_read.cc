@@ -65,7 +65,7 @@ absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> PartsToFill(const Ch
   while (offset < end) {
     IMAGEFS_ASSIGN_OR_RETURN(const Extent run, chain.index->Map(nid, offset));
     const uint64_t skipped = offset - run.file_offset;
-    if (run.file_offset > offset || skipped >= run.length) break;  // ReadFile says what is wrong
+    if (run.file_offset > offset || skipped >= run.length) break;  // ReadFile reports the error
     const uint64_t part = std::min(end - offset, run.length - skipped);
     if (run.device > 0 && run.device <= layers.size() && !layers[run.device - 1]->readable()) {
       const uint64_t begin = run.data_offset + skipped;

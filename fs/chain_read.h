@@ -1,4 +1,4 @@
-// Reads the bytes of layers, and of the files of a chain, for the answers of FUSE. Thread-safe.
+// Reads bytes of layers, and of the files of a chain, to answer FUSE requests. Thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -15,17 +15,17 @@
 
 namespace imagefs {
 
-// Fills `out` with the bytes at `offset` of the layer's data file, or with what one of `pins` has
-// in memory in their place. kDataLoss when the file ends before.
+// Fills `out` with the bytes at `offset` of the layer's data file, or with the in-memory bytes that
+// one of `pins` has for them. Returns kDataLoss if the file ends first.
 absl::Status ReadLayer(const Layer& layer, uint64_t offset, absl::Span<char> out,
                        absl::Span<const ReadPin> pins);
 
-// Fills `out` with the bytes at `offset` of a file. REQUIRES: the file has them.
+// Fills `out` with the bytes at `offset` of a file. REQUIRES: the file is long enough.
 absl::Status ReadFile(const Chain& chain, Nid nid, uint64_t offset, absl::Span<char> out,
                       absl::Span<const ReadPin> pins);
 
-// The parts of [offset, offset + size) of a file that lie in layers of which bytes are missing, as
-// ranges of those layers' data files.
+// Returns the parts of [offset, offset + size) of a file that lie in partially present layers, as
+// ranges of the data files of those layers.
 absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> PartsToFill(const Chain& chain, Nid nid,
                                                                         uint64_t offset,
                                                                         size_t size);

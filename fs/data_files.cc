@@ -10,7 +10,7 @@
 namespace imagefs {
 namespace {
 
-constexpr uint64_t kFirstNode = 2;  // 1 is the directory
+constexpr uint64_t kFirstNode = 2;  // 1 = the directory
 
 std::string NameOf(const Layer& layer, uint64_t node) { return StrCat(layer.id.hex(), ".", node); }
 
@@ -19,7 +19,7 @@ std::string NameOf(const Layer& layer, uint64_t node) { return StrCat(layer.id.h
 uint64_t DataNodeOf(const Layer& layer) {
   const Digest digest = Sha256Of(StrCat("imagefs data node 1\n", layer.id.ToString(), "\n",
                                         layer.data_bytes, "\n", layer.index->Checksum(), "\n"));
-  // Of 63 bits, so that it is also a position in a directory.
+  // 63 bits, so that it can also serve as a directory offset.
   uint64_t node = 0;
   memcpy(&node, digest.bytes().data(), sizeof(node));
   return std::max(node >> 1, kFirstNode);
@@ -28,7 +28,7 @@ uint64_t DataNodeOf(const Layer& layer) {
 std::string DataNameOf(const Layer& layer) { return NameOf(layer, DataNodeOf(layer)); }
 
 absl::Status DataFiles::Add(const LayerRef& layer, const Digest& chain_id) {
-  const uint64_t node = DataNodeOf(*layer);  // reads the whole index
+  const uint64_t node = DataNodeOf(*layer);  // reads the entire index
   std::string name = NameOf(*layer, node);
   absl::MutexLock lock(&mu_);
   Entry& entry = files_[node];
@@ -38,7 +38,7 @@ absl::Status DataFiles::Add(const LayerRef& layer, const Digest& chain_id) {
                " have the same node number; show one of them with --mode fuse"));
   }
   const bool fresh = entry.layer == nullptr;
-  // What nobody has mounted may be an object of the store that was replaced since.
+  // The object of a layer without users may have been replaced in the store.
   if (entry.users == 0) entry.layer = layer;
   if (fresh && journal_ != nullptr) journal_->Added(node, *layer, chain_id);
   ++entry.users;

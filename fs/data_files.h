@@ -1,8 +1,8 @@
 // The layers whose data one FUSE mount serves as files, by name and by node number. Thread-safe.
 //
-// Both come from the layer alone: its id, its size and its index, which says where each file lies
-// in the data. So a daemon that takes over the session of another one knows what the kernel asks
-// for by number, and two layouts of one layer are two files.
+// Name and number are derived from the layer alone: from its id, its size and its index, which says
+// where each file lies in the data. A daemon that takes over a session can therefore interpret the
+// numbers that the kernel uses, and two layouts of one layer are two files.
 #pragma once
 
 #include <cstdint>
@@ -19,43 +19,43 @@
 
 namespace imagefs {
 
-// The node number of a layer's data: neither 0 nor that of the directory.
+// Returns the node number of a layer's data, which is neither 0 nor the directory's.
 uint64_t DataNodeOf(const Layer& layer);
-// Its name in the directory of the mount.
+// Returns its name in the mount's directory.
 std::string DataNameOf(const Layer& layer);
 
 class DataFiles {
  public:
   struct File {
     uint64_t node = 0;
-    LayerRef layer;  // null: there is no such file
+    LayerRef layer;  // null: no such file
   };
-  // Writes down what the kernel may know, for a daemon that comes after this one.
+  // Records what the kernel may know, for the next daemon.
   class Journal {
    public:
     virtual ~Journal() = default;
-    // Before the kernel can know the node.
+    // Called before the kernel can know the node.
     virtual void Added(uint64_t node, const Layer& layer, const Digest& chain_id) = 0;
     virtual void Gone(uint64_t node) = 0;
   };
   // `journal` may be null.
   explicit DataFiles(std::shared_ptr<Journal> journal = nullptr) : journal_(std::move(journal)) {}
 
-  // Each Add needs its Remove. `chain_id`: of a chain that has the layer. With the last one the
-  // name is gone; the node stays while the kernel knows it, since a file that is open there is read
-  // on. kAlreadyExists where another layer has the number.
+  // Each Add must be matched by a Remove. `chain_id` is that of a chain containing the layer. The
+  // last Remove drops the name; the node stays while the kernel knows it, because the file may
+  // still be open. Returns kAlreadyExists if another layer has the number.
   absl::Status Add(const LayerRef& layer, const Digest& chain_id);
   void Remove(const LayerRef& layer);
-  // A file that the kernel knows from the daemon before this one, without a name until Add.
+  // Restores a file that the kernel knows from the previous daemon. It has no name until Add.
   void Restore(const LayerRef& layer);
-  // No file has a name.
+  // Returns true if no file has a name.
   bool unused() const;
 
-  // The kernel knows the node from here until Forget.
+  // The kernel knows the node from Lookup until Forget.
   File Lookup(std::string_view name);
   void Forget(uint64_t node);
   File Find(uint64_t node) const;
-  // The files behind node number `after` (0 = from the first), in the order of their numbers.
+  // Returns the files after node number `after` (0 = all), ordered by number.
   std::vector<File> List(uint64_t after) const;
 
  private:

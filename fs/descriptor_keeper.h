@@ -1,6 +1,6 @@
-// Keeps descriptors where the end of this process does not take them along: in systemd's store
-// (cmd/service_manager.h) or in a process that does nothing else (fs/session_holder.h).
-// Implementations are thread-safe; calls block on a local round trip.
+// Keeps descriptors open beyond the end of this process: in systemd's file descriptor store
+// (cmd/service_manager.h) or in a dedicated process (fs/session_holder.h). Implementations are
+// thread-safe; calls block on a local round trip.
 #pragma once
 
 #include <string>
@@ -18,18 +18,18 @@ struct KeptDescriptor {
 
 class DescriptorKeeper {
  public:
-  // Of letters, digits and "-".
+  // Names consist of letters, digits and "-".
   static constexpr size_t kMaxName = 47;
 
   virtual ~DescriptorKeeper() = default;
-  // OK: it is kept until Drop, whatever becomes of this process.
+  // If it returns OK, the descriptor is kept until Drop, whatever happens to this process.
   virtual absl::Status Keep(const std::string& name, const Fd& fd) = 0;
-  // What is not there is no error. A failure is logged.
+  // An unknown name is not an error. Failures are logged.
   virtual void Drop(const std::string& name) = 0;
-  // What processes before this one had kept, and which stays kept. To be called once, before Keep.
+  // Returns the descriptors kept by earlier processes; they remain kept. Call once, before Keep.
   virtual std::vector<KeptDescriptor> Inherit() = 0;
-  // This process ends because it was told to: where the keeper starts another one for what it
-  // keeps, it is not to.
+  // This process is shutting down on request. A keeper that would otherwise start a new process for
+  // the descriptors must not do so.
   virtual void Leave() {}
 };
 

@@ -20,7 +20,7 @@
 namespace imagefs {
 namespace {
 
-// What the kernel says about a mount that it refused: "e cannot find dev...", a line a message.
+// Returns the kernel's messages about a rejected mount ("e cannot find dev..."), one per line.
 std::string KernelMessages(int context) {
   std::string out;
   char line[1024];
@@ -28,7 +28,7 @@ std::string KernelMessages(int context) {
     const ssize_t size = read(context, line, sizeof(line));
     if (size <= 0) break;
     std::string_view text(line, static_cast<size_t>(size));
-    if (text.size() > 2 && text[1] == ' ') text.remove_prefix(2);  // its level
+    if (text.size() > 2 && text[1] == ' ') text.remove_prefix(2);  // the level
     while (text.ends_with('\n')) text.remove_suffix(1);
     StrAppend(&out, "; the kernel says: ", Printable(text));
   }
@@ -46,7 +46,7 @@ absl::Status Refused(int error, int context, std::string_view what) {
       StrCat(what, ": ", strerror(error), context < 0 ? "" : KernelMessages(context), hint));
 }
 
-// What `source` and its devices name, files or block devices.
+// Mounts `source` with its devices, which are files or block devices.
 absl::StatusOr<Fd> MountThese(const ErofsSource& source) {
   const Fd context(fsopen("erofs", FSOPEN_CLOEXEC));
   if (!context.valid()) return Refused(errno, -1, "the kernel's EROFS cannot be used");
@@ -59,7 +59,7 @@ absl::StatusOr<Fd> MountThese(const ErofsSource& source) {
   IMAGEFS_RETURN_IF_ERROR(set("source", source.index));
   for (const std::string& device : source.devices) IMAGEFS_RETURN_IF_ERROR(set("device", device));
   if (!source.context.empty()) IMAGEFS_RETURN_IF_ERROR(set("context", source.context));
-  // Else a block device is opened for writing.
+  // Otherwise the kernel opens a block device for writing.
   if (fsconfig(context.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0) {
     return Refused(errno, context.get(), "EROFS refuses to be read-only");
   }
@@ -71,12 +71,12 @@ absl::StatusOr<Fd> MountThese(const ErofsSource& source) {
   return mount;
 }
 
-// A device is mounted once and then shown again, whatever the options are. So the index has one of
-// its own for each mount, and only what it names is shared.
+// The kernel mounts a device once and returns the same file system for later mounts, whatever their
+// options. So each mount gets its own device for the index; only the data devices are shared.
 absl::StatusOr<Fd> MountLoopDevices(const ErofsSource& source) {
   IMAGEFS_ASSIGN_OR_RETURN(const LoopDevices index, MakeLoopDevice(source.index));
   IMAGEFS_ASSIGN_OR_RETURN(const LoopDevices data, ShareLoopDevices(source.devices));
-  // What a killed daemon left.
+  // Left behind by a killed daemon.
   if (unlink(source.link.c_str()) != 0 && errno != ENOENT) return ErrnoStatus(errno, source.link);
   if (symlink(index.paths[0].c_str(), source.link.c_str()) != 0) {
     return ErrnoStatus(errno, source.link);
@@ -85,7 +85,7 @@ absl::StatusOr<Fd> MountLoopDevices(const ErofsSource& source) {
   return MountThese({source.link, data.paths, source.context, ""});
 }
 
-// A tree of one file, "file".
+// Writes a tree with one file, "file".
 absl::Status WriteProbe(const std::string& directory, const std::string& content,
                         const ErofsSource& source) {
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
@@ -105,7 +105,7 @@ absl::Status WriteProbe(const std::string& directory, const std::string& content
 
 absl::Status TryToRead(const ErofsSource& source, ErofsWay way, const std::string& content) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd mount, MountErofs(source, way));
-  // Read through the detached mount: a kernel that mounts but cannot read a device is of no use.
+  // Read through the detached mount: mounting is not enough if the kernel cannot read a device.
   const Fd opened(openat(mount.get(), "file", O_RDONLY | O_CLOEXEC));
   std::string got(content.size(), '\0');
   if (!opened.valid() ||
@@ -132,7 +132,8 @@ absl::StatusOr<ErofsWay> ProbeErofs(const std::string& scratch, const ErofsWays&
   source.link = directory + "/link";
   const absl::Status written = WriteProbe(directory, content, source);
   if (absl::IsResourceExhausted(written) || absl::IsFailedPrecondition(written)) {
-    // Full or read-only, which says nothing about the kernel: the first mount will tell.
+    // The disk is full or read-only, which says nothing about the kernel. The first mount will
+    // show.
     LogWarning("erofs_not_probed cause=", written.message());
     return ways.files ? ErofsWay::kFiles : ErofsWay::kLoopDevices;
   }

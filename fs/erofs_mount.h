@@ -1,10 +1,11 @@
-// The kernel presentation of a chain: the kernel's own EROFS over the chain's index and the layers'
-// data files. It reads the files themselves (Linux 6.12 and newer), or loop devices over them,
-// which come and go with the mount (fs/loop_devices.h). Needs CAP_SYS_ADMIN. Such a mount is served
-// by the kernel alone: no process has to live for it.
+// The kernel presentation of a chain: the kernel's EROFS over the chain's index and the layers'
+// data files. The kernel reads the files directly (Linux 6.12 and newer) or through loop devices,
+// whose lifetime is that of the mount (fs/loop_devices.h). Needs CAP_SYS_ADMIN. The kernel serves
+// such a mount alone, without any process.
 //
-// Functions are thread-safe and block on the kernel and the local disk. Mounts are made detached:
-// they are visible to nobody until AttachMount, and end when their descriptor is closed before.
+// Functions are thread-safe and block on the kernel and the local disk. Mounts are created
+// detached: they are invisible until AttachMount, and closing their descriptor before that ends
+// them.
 #pragma once
 
 #include <string>
@@ -16,25 +17,26 @@
 
 namespace imagefs {
 
-// What the kernel reads. From loop devices only what is there whole and stays where it is.
+// What the kernel reads. Loop devices work only for complete layers whose files stay in place.
 enum class ErofsWay { kFiles, kLoopDevices };
 
 struct ErofsSource {
   std::string index;                 // path of the EROFS image
   std::vector<std::string> devices;  // paths: slot i+1 of the index is devices[i]
   std::string context;               // SELinux context of every inode; "" = the policy's default
-  // For loop devices: a path that no other call uses at the same time, where a link to the index's
-  // device is for a moment. It is the mount's source in mountinfo, as the number of a device would
-  // say nothing.
+  // Loop devices only: a path not used by any concurrent call, at which a symbolic link to the
+  // index's device exists briefly. It becomes the mount's source in mountinfo, which is more useful
+  // there than the number of a device.
   std::string link;
 };
 
-// kFailedPrecondition names what the kernel lacks or refuses, with its own words where it has any.
+// Returns kFailedPrecondition, naming what the kernel lacks or rejects, with the kernel's own
+// message if it has one.
 absl::StatusOr<Fd> MountErofs(const ErofsSource& source, ErofsWay way);
 
-// How this process may use the kernel presentation, else why it may not: makes a tiny image with
-// one device in `scratch` (an existing directory of the file system that the images lie on), mounts
-// it, reads it through and takes all away again. What is false is not tried.
+// ProbeErofs returns how this process can use the kernel presentation, or why it cannot. It makes a
+// tiny image with one device in `scratch` (an existing directory on the file system of the images),
+// mounts it, reads all of it and cleans up. A way that is false in ErofsWays is not tried.
 struct ErofsWays {
   bool files = true, loop_devices = true;
 };

@@ -1,12 +1,12 @@
 // How requests reach the workers.
 //
-// One epoll instance holds every /dev/fuse descriptor, edge-triggered: a request that is queued
-// wakes one worker, and while that one answers it the next request wakes another. A worker that was
-// woken reads until the descriptor is empty, or until it has answered its share; then it arms the
-// descriptor again, so that a busy mount does not keep the others waiting.
+// One epoll instance holds every /dev/fuse descriptor, edge-triggered: a queued request wakes one
+// worker, and while that one answers it, the next request wakes another. A worker reads until the
+// descriptor is empty or it has answered its share, then rearms the descriptor, so that a busy
+// mount does not starve the others.
 //
-// Descriptors are read and written through libfuse's custom I/O, which is where messages are
-// checked (libfuse trusts the sizes in them) and where a socket can stand in for the device.
+// Descriptors are read and written through libfuse's custom I/O. It validates messages (libfuse
+// trusts the sizes in them), and a socket can replace the device.
 
 #include "fs/fuse_loop.h"
 
@@ -43,19 +43,17 @@
 namespace imagefs {
 namespace {
 
-// Room for the largest message of the kernel: a write of as many bytes as a read may return, and
-// its headers.
+// Fits the kernel's largest message: a write of as many bytes as a read may return, plus headers.
 constexpr size_t kMessageBytes = kFuseReplyBytes + (size_t{64} << 10);
-// Zeros behind each message, so that a name without a terminator or an argument that is missing
-// reads as an empty one.
+// Zeros after each message, so that an unterminated name or a missing argument reads as empty.
 constexpr size_t kPaddingBytes = 256;
-// Requests that a worker answers for one session before it looks at the others.
+// How many requests a worker answers for one session before it serves the others.
 constexpr int kRequestsPerTurn = 64;
 constexpr uint64_t kStopKey = 0;  // keys of sessions start at 1
-// FUSE_NOTIFY_RESEND of Linux 6.9: requests that were read and not answered are queued once more.
+// FUSE_NOTIFY_RESEND of Linux 6.9: requeues requests that were read but not answered.
 constexpr int kNotifyResend = 7;
-// FUSE_REQ_ID_STEP of the kernel, and how far back one looks for requests that hang: a second's
-// work of the kernel, which one that waits for the network may have seen many of.
+// The kernel's FUSE_REQ_ID_STEP, and how far back to look for hanging requests: about a second at
+// the kernel's full rate, because many requests may pass while one waits for the network.
 constexpr uint64_t kUniqueStep = 2;
 constexpr uint64_t kOlderRequests = 1'000'000;
 
@@ -64,8 +62,8 @@ struct DestroyFuseSession {
 };
 using FuseSessionPtr = std::unique_ptr<fuse_session, DestroyFuseSession>;
 
-// Answers the requests before `unique` that nobody has answered. The kernel numbers them by twos,
-// and refuses an answer to one that has had its own, which is all but a few.
+// Fails the requests before `unique` that have not been answered. The kernel numbers requests in
+// steps of two and rejects a second answer, so this affects only the few that are pending.
 void FailOlder(int fd, uint64_t unique) {
   fuse_out_header reply = {};
   reply.len = sizeof(reply);
@@ -79,22 +77,23 @@ void FailOlder(int fd, uint64_t unique) {
   LogInfo("fuse_requests_failed count=", failed, " cause=the daemon before this one had read them");
 }
 
-// One message into `buffer`, which has kPaddingBytes more than `size`.
+// Reads one message into `buffer`, which has kPaddingBytes more than `size`.
 ssize_t ReadMessage(int fd, void* buffer, size_t size, void* user_data) {
   FuseServed& served = *static_cast<FuseServed*>(user_data);
-  // One after the other until the first one is here, so that none that was read is taken for older.
+  // Read one at a time until the first message has arrived, so that no request read here counts as
+  // older.
   std::optional<absl::MutexLock> first;
   if (served.fail_older.load(std::memory_order_acquire)) first.emplace(&served.mu);
   const ssize_t got = read(fd, buffer, std::min(size, kMessageBytes));
   if (got < 0) return got;
-  if (got == 0) {  // only a socket: the peer has gone
+  if (got == 0) {  // only for a socket: the peer has closed it
     errno = ENODEV;
     return -1;
   }
   fuse_in_header header = {};
   memcpy(&header, buffer, std::min<size_t>(got, sizeof(header)));
   if (header.len != static_cast<size_t>(got) || header.len < sizeof(header)) {
-    errno = ENOENT;  // libfuse reads the next one
+    errno = ENOENT;  // makes libfuse read the next one
     return -1;
   }
   memset(static_cast<char*>(buffer) + got, 0, kPaddingBytes);
@@ -106,8 +105,8 @@ ssize_t ReadMessage(int fd, void* buffer, size_t size, void* user_data) {
   return got;
 }
 
-// libfuse 3.14 takes FUSE_CAP_PARALLEL_DIROPS and does not tell the kernel. The first reply that is
-// no error is INIT's: the only one before another process may have to know what it said.
+// libfuse 3.14 accepts FUSE_CAP_PARALLEL_DIROPS but does not tell the kernel. The first successful
+// reply is INIT's, and is the one that a later process may have to know.
 std::optional<FuseAgreement> AmendInitReply(iovec* parts, int count) {
   fuse_out_header header;
   fuse_init_out init = {};
@@ -143,7 +142,7 @@ ssize_t WriteMessage(int fd, iovec* parts, int count, void* user_data) {
     served.init_answered.store(true, std::memory_order_release);
     served.init_done.SignalAll();
   }
-  // The asker is gone (interrupted, or the mount ended): libfuse takes ENOENT in silence.
+  // The requester is gone (interrupted, or the mount ended). libfuse silently accepts ENOENT.
   if (written < 0 && (errno == ENODEV || errno == EPIPE || errno == EINVAL)) errno = ENOENT;
   return written;
 }
@@ -158,12 +157,12 @@ void LogFuse(fuse_log_level level, const char* format, va_list arguments) {
   LogWarning("libfuse message=\"", line, "\"");
 }
 
-// Whom to tell that the kernel ended a session. Apart from the session, which is dropped first.
+// The callback for the end of a session. A separate object, because the session is dropped first.
 class Owner {
  public:
   explicit Owner(std::function<void()> on_unmounted) : on_unmounted_(std::move(on_unmounted)) {}
 
-  // Tells the owner, once.
+  // Runs the callback, at most once.
   void Notify() ABSL_LOCKS_EXCLUDED(mu_) {
     std::function<void()> callback;
     {
@@ -178,8 +177,7 @@ class Owner {
     notifier_ = std::thread::id();
   }
 
-  // After this the owner is not told any more. Waits for a notification under way, unless that is
-  // what calls.
+  // Disables the callback. Waits for a running one, unless called from within it.
   void Disown() ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     on_unmounted_ = nullptr;
@@ -191,10 +189,10 @@ class Owner {
  private:
   absl::Mutex mu_;
   std::function<void()> on_unmounted_ ABSL_GUARDED_BY(mu_);
-  std::thread::id notifier_ ABSL_GUARDED_BY(mu_);  // who runs on_unmounted, if anyone
+  std::thread::id notifier_ ABSL_GUARDED_BY(mu_);  // the thread running on_unmounted, if any
 };
 
-// A session's part that workers share. Lives until the last worker has left it.
+// The part of a session that workers share. Lives until the last worker has left it.
 class Session : public std::enable_shared_from_this<Session> {
  public:
   Session(uint64_t key, bool resend, std::unique_ptr<FuseServed> served,
@@ -215,7 +213,7 @@ class Session : public std::enable_shared_from_this<Session> {
     fuse_args arguments = {1, argv, 0};
     fuse_.reset(
         fuse_session_new(&arguments, &operations_, sizeof(fuse_lowlevel_ops), served_.get()));
-    fuse_opt_free_args(&arguments);  // libfuse has replaced them by a copy
+    fuse_opt_free_args(&arguments);  // libfuse has made a copy
     if (fuse_ == nullptr) return absl::InternalError("libfuse cannot make a session");
     fuse_custom_io io = {};
     io.read = ReadMessage;
@@ -223,7 +221,7 @@ class Session : public std::enable_shared_from_this<Session> {
     if (const int result = fuse_session_custom_io(fuse_.get(), &io, device.fd.get()); result < 0) {
       return ErrnoStatus(-result, "libfuse refuses the FUSE descriptor");
     }
-    fd_ = device.fd.Release();  // closed by fuse_session_destroy
+    fd_ = device.fd.Release();  // fuse_session_destroy closes it
     return device.agreed.has_value() ? TakeOver(*device.agreed) : absl::OkStatus();
   }
 
@@ -244,7 +242,7 @@ class Session : public std::enable_shared_from_this<Session> {
   const std::shared_ptr<Owner>& owner() const { return owner_; }
 
   enum class Turn { kIdle, kMore, kEnded };
-  // Answers what is queued. `buffer` holds kMessageBytes + kPaddingBytes.
+  // Answers queued requests. `buffer` holds kMessageBytes + kPaddingBytes.
   Turn Answer(FuseWorkerContext& context, char* buffer) {
     context.session = shared_from_this();
     absl::Cleanup forget = [&context] { context.session = nullptr; };
@@ -265,10 +263,10 @@ class Session : public std::enable_shared_from_this<Session> {
   }
 
  private:
-  // Goes on with a session that another process began.
+  // Continues a session that another process began.
   absl::Status TakeOver(const FuseAgreement& agreed) {
-    // libfuse comes to the state in which it was there: it asks for no more than was granted, so
-    // that it gets all of it.
+    // Brings libfuse into the same state as in that process: it is offered exactly what was granted
+    // then, and accepts all of it.
     struct {
       fuse_in_header header = {};
       fuse_init_in init = {};
@@ -297,7 +295,7 @@ class Session : public std::enable_shared_from_this<Session> {
     fuse_out_header resend = {};
     resend.len = sizeof(resend);
     resend.error = kNotifyResend;
-    // ENODEV, ENOTCONN, EPERM: the session has ended, as the worker will read.
+    // On ENODEV, ENOTCONN or EPERM the session has ended; the worker will find out by reading.
     const bool sent = resend_ && (write(fd_, &resend, sizeof(resend)) >= 0 || errno != EINVAL);
     if (!sent) served_->fail_older.store(true);
     fails_older_ = !sent;
@@ -310,12 +308,12 @@ class Session : public std::enable_shared_from_this<Session> {
   const std::shared_ptr<Owner> owner_;
   const fuse_lowlevel_ops& operations_;
   const std::unique_ptr<FuseServed> served_;
-  FuseSessionPtr fuse_;  // destroyed before what it serves
+  FuseSessionPtr fuse_;  // destroyed before served_
   int fd_ = -1;
 };
 
-// The sessions in service, and the epoll instance of their descriptors. Shared by the loop and by
-// the handles given out, which may outlive it.
+// The active sessions and the epoll instance of their descriptors. Shared by the loop and the
+// handles returned by it, which may outlive it.
 class Registry {
  public:
   absl::Status Open() {
@@ -323,7 +321,7 @@ class Registry {
     stop_ = Fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
     if (!epoll_.valid() || !stop_.valid()) return ErrnoStatus(errno, "cannot create an epoll set");
     epoll_event event = {};
-    event.events = EPOLLIN;  // level-triggered: every worker sees it
+    event.events = EPOLLIN;  // level-triggered, so that every worker sees it
     event.data.u64 = kStopKey;
     if (epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stop_.get(), &event) < 0) {
       return ErrnoStatus(errno, "cannot fill the epoll set");
@@ -351,7 +349,7 @@ class Registry {
     return found == sessions_.end() ? nullptr : found->second;
   }
 
-  // Returns false when the session was removed before.
+  // Returns false if the session was already removed.
   bool Remove(const Session& session) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     if (sessions_.erase(session.key()) == 0) return false;
@@ -364,7 +362,7 @@ class Registry {
     for (const auto& [key, session] : sessions_) session->Leave();
   }
 
-  // Lets another turn of the session begin, at once if there is something to read.
+  // Allows the next turn of the session, which begins immediately if there is something to read.
   void Rearm(const Session& session) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::ReaderMutexLock lock(&mu_);
     if (!sessions_.contains(session.key())) return;
@@ -372,7 +370,7 @@ class Registry {
     epoll_ctl(epoll_.get(), EPOLL_CTL_MOD, session.fd(), &event);
   }
 
-  // The key of a session with something to read, or kStopKey.
+  // Returns the key of a session with something to read, or kStopKey.
   uint64_t Wait() {
     while (true) {
       epoll_event event = {};
@@ -499,7 +497,7 @@ class EpollFuseLoop : public FuseLoop {
     pthread_setname_np(pthread_self(), "fuse");
     sigset_t others;
     sigfillset(&others);
-    // What a thread does to itself. While it is blocked the kernel ends the process.
+    // Raised by the thread itself. If they are blocked, the kernel kills the process.
     for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&others, own);
     pthread_sigmask(SIG_BLOCK, &others, nullptr);
     NeverBlockHere("a FUSE worker");

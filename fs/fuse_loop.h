@@ -1,6 +1,7 @@
-// The threads that answer the kernel, shared by all FUSE mounts of the process: workers wait on one
-// epoll set of /dev/fuse descriptors, so that a thousand idle mounts cost no thread. A worker reads
-// a request, answers it from the mapped index and local data, and never waits for the network.
+// The threads that answer the kernel, shared by all FUSE mounts of the process. Workers wait on one
+// epoll set of /dev/fuse descriptors, so that a thousand idle mounts cost no threads. A worker
+// reads a request, answers it from the mapped index and local data, and never waits for the
+// network.
 //
 // Thread-safe.
 #pragma once
@@ -26,8 +27,8 @@ struct FuseCounters {
            xattr_requests = 0, errors = 0;
 };
 
-// What the kernel was granted by the reply to a session's INIT (fuse_init_out of linux/fuse.h). The
-// kernel keeps to it for as long as the session lives, also when another process answers.
+// What the reply to a session's INIT agreed with the kernel (fuse_init_out of linux/fuse.h). It
+// applies for the life of the session, even after another process takes over.
 struct FuseAgreement {
   uint32_t minor = 0;  // of the protocol
   uint32_t max_readahead = 0;
@@ -35,9 +36,9 @@ struct FuseAgreement {
   friend bool operator==(const FuseAgreement&, const FuseAgreement&) = default;
 };
 
-// The device of a session. `agreed`: its INIT was answered by a process before this one, which may
-// have read requests that it did not answer; the kernel is asked to send them once more. One before
-// Linux 6.9 cannot: see FuseSession::fails_older.
+// The device of a session. `agreed` is set if an earlier process answered its INIT. That process
+// may have read requests without answering them; the kernel is asked to resend those. Kernels
+// before Linux 6.9 cannot: see FuseSession::fails_older.
 struct FuseDevice {
   FuseDevice(Fd fd) : fd(std::move(fd)) {}  // NOLINT: of a new session
   FuseDevice(Fd fd, const FuseAgreement& agreed) : fd(std::move(fd)), agreed(agreed) {}
@@ -46,15 +47,16 @@ struct FuseDevice {
   std::optional<FuseAgreement> agreed;
 };
 
-// One mounted tree as the loop sees it. Destroying it closes the descriptor, which ends the mount
-// for the kernel when no other process holds it.
+// One session served by the loop. Destroying it closes the descriptor, which ends the mount unless
+// another process holds the descriptor as well.
 class FuseSession {
  public:
   virtual ~FuseSession() = default;
-  // Waits until INIT has been answered; kDeadlineExceeded.
+  // Blocks until INIT has been answered. Returns kDeadlineExceeded on timeout.
   virtual absl::StatusOr<FuseAgreement> AwaitInit(absl::Duration at_most) = 0;
-  // Of one that another process began: requests that it had read fail with EINTR as soon as the
-  // kernel sends another one, which any statfs(2) of the mount brings about.
+  // True for a session taken over on a kernel that cannot resend: requests that the earlier process
+  // had read fail with EINTR as soon as the kernel sends a new one. Any statfs(2) of the mount
+  // triggers that.
   virtual bool fails_older() const = 0;
 };
 
@@ -68,13 +70,13 @@ class FuseLoop {
   virtual ~FuseLoop() = default;
 
   struct ServeOptions {
-    // Shows the overlay markers (trusted.overlay.*): only for a layer shown by itself.
+    // Shows the overlay markers (trusted.overlay.*). Only for a layer presented on its own.
     bool overlay_form = false;
   };
-  // Serves `chain` on a mounted /dev/fuse descriptor, or on one end of a socketpair in tests. Of an
-  // earlier process's device it has to be the same tree, with the same nids. `on_unmounted` runs
-  // once, on a worker, when the kernel ends the session (ENODEV); not after the session was
-  // destroyed.
+  // Serves `chain` on a mounted /dev/fuse descriptor, or on one end of a socketpair in tests. If
+  // the device is an earlier process's, the tree must be the same one, with the same nids.
+  // `on_unmounted` runs once, on a worker, when the kernel ends the session (ENODEV), but never
+  // after the session has been destroyed.
   virtual absl::StatusOr<std::unique_ptr<FuseSession>> Serve(
       ChainRef chain, FuseDevice device, ServeOptions options,
       std::function<void()> on_unmounted) = 0;
@@ -84,9 +86,9 @@ class FuseLoop {
   // Serves the layers of `directory`.
   virtual absl::StatusOr<std::unique_ptr<FuseSession>> ServeLayers(
       std::shared_ptr<LayerDirectory> directory, Fd device, std::function<void()> on_unmounted) = 0;
-  // For a process that ends, and whose sessions another one takes over: reads no more requests.
-  // Answers that are on their way are given; a read that fails from now on is not answered, since
-  // the other process does better. Once.
+  // For a process that is ending and whose sessions another one takes over: stops reading requests.
+  // Requests in progress are answered, except for reads that fail from now on: those are left to
+  // the other process. Call once.
   virtual void Leave() = 0;
   virtual FuseCounters counters() const = 0;
 };

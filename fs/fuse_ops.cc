@@ -28,8 +28,8 @@
 namespace imagefs {
 namespace {
 
-// About 31 years: for ever, and far from where the kernel's jiffies or libfuse's conversion
-// overflow.
+// About 31 years: practically forever, and far from any overflow in the kernel's jiffies or
+// libfuse's conversion.
 constexpr double kForever = 1e9;
 constexpr size_t kNameMax = 255;
 constexpr unsigned kMaxBackground = 32'768;  // requests; 16 bits in the protocol
@@ -54,7 +54,7 @@ void ReplyError(fuse_req_t req, int error_number) {
   fuse_reply_err(req, error_number);
 }
 
-// A damaged index and a data file that cannot be read look the same to the reader of the mount.
+// To readers of the mount, a damaged index and an unreadable data file look the same.
 void ReplyStatus(fuse_req_t req, const absl::Status& status) {
   if (status.code() == absl::StatusCode::kDataLoss) {
     LogError("index_damaged chain=", TreeOf(req).chain->chain_id.Short(),
@@ -73,7 +73,7 @@ struct stat ToStat(const ErofsImage::Stat& from) {
   to.st_rdev = makedev(from.rdev_major, from.rdev_minor);
   to.st_size = static_cast<off_t>(from.size);
   to.st_blksize = kBlockSize;
-  // Symbolic links and devices take no block, as on most file systems; holes are counted.
+  // Symbolic links and devices use no blocks, as on most file systems; holes are counted.
   if (S_ISREG(from.mode) || S_ISDIR(from.mode)) {
     to.st_blocks = static_cast<blkcnt_t>((from.size + 511) / 512);
   }
@@ -100,13 +100,13 @@ void Init(void* served, fuse_conn_info* conn) {
                     FUSE_CAP_NO_OPENDIR_SUPPORT | FUSE_CAP_PARALLEL_DIROPS |
                     FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_EXPLICIT_INVAL_DATA;
   if (static_cast<const FuseServed*>(served)->has_acls) wanted |= FUSE_CAP_POSIX_ACL;
-  // Replaces libfuse's defaults, which are made for trees that change (FUSE_CAP_AUTO_INVAL_DATA).
+  // Replaces libfuse's defaults, which assume a changing tree (FUSE_CAP_AUTO_INVAL_DATA).
   conn->want = conn->capable & wanted;
-  // The kernel takes the smaller of this and the mount's read_ahead_kb, which root may have raised
-  // before this reply; libfuse's own answer would bring it back to the default.
+  // The kernel uses the smaller of this and the mount's read_ahead_kb, which root may have raised
+  // before this reply; libfuse's own value would reset it to the default.
   conn->max_readahead = std::max(conn->max_readahead, kFuseReadAheadBytes);
-  // Readahead of all layers of kernel mode shares one connection, and waits as long as its bytes
-  // do: a limit that slow layers could reach would stop the others. The kernel's own is 12.
+  // In kernel mode, readahead of all layers shares one connection and waits as long as its bytes
+  // take. A low limit, like the kernel's default of 12, would let slow layers block the others.
   conn->max_background = kMaxBackground;
   conn->congestion_threshold = kMaxBackground / 4 * 3;
   conn->time_gran = 1;
@@ -118,7 +118,7 @@ void Lookup(fuse_req_t req, fuse_ino_t parent, const char* name) {
   const std::string_view wanted(name);
   if (wanted.size() > kNameMax) return ReplyError(req, ENAMETOOLONG);
   std::optional<Nid> nid = ToNid(tree, parent);
-  // "." asks for the node itself, whatever it is: a file handle of an NFS server is resolved so.
+  // "." means the node itself, of any type; NFS servers resolve file handles this way.
   if (wanted != ".") {
     auto found = tree.index().Lookup(*nid, wanted);
     if (absl::IsFailedPrecondition(found.status())) return ReplyError(req, ENOTDIR);
@@ -152,11 +152,11 @@ void ReadLink(fuse_req_t req, fuse_ino_t node) {
   fuse_reply_readlink(req, target->c_str());
 }
 
-// A read whose bytes have to come first. Lives until it is answered: by the last of those who bring
-// them, when one of them fails, or when the reader is interrupted.
+// A read that waits for bytes. It lives until it is answered, which is when every part has arrived,
+// failed or been cancelled by an interrupt.
 class PendingRead : public std::enable_shared_from_this<PendingRead> {
  public:
-  // Fills a buffer of `size` bytes once all is here, as the pins say.
+  // Fills a buffer of `size` bytes once all parts are local, with the given pins.
   using Fill = std::function<absl::Status(absl::Span<char>, absl::Span<const ReadPin>)>;
   PendingRead(fuse_req_t req, size_t size, Fill fill)
       : session_(current_worker->session),
@@ -177,7 +177,7 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
   }
 
  private:
-  // libfuse holds the request's lock meanwhile, so that this object lives when it is called.
+  // libfuse holds the request's lock during this call, so the object is alive.
   static void Interrupt(fuse_req_t, void* data) {
     const std::shared_ptr<PendingRead> self = static_cast<PendingRead*>(data)->shared_from_this();
     interrupting_ = self.get();
@@ -192,13 +192,14 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
       if (pin.ok()) pins_.push_back(*std::move(pin));
       if (--waiting_ > 0) return;
     }
-    // After this no interrupt comes any more. Inside of one, nobody else's can.
+    // Returns once no further interrupt can arrive. Skipped within an interrupt, which excludes
+    // others.
     if (interrupting_ != this) fuse_req_interrupt_func(req_, nullptr, nullptr);
     if (cancel_.token().cancelled()) return void(fuse_reply_err(req_, EINTR));
     const auto buffer = std::make_unique_for_overwrite<char[]>(size_);
     if (status_.ok()) status_ = fill_({buffer.get(), size_}, pins_);
     if (!status_.ok()) {
-      // The kernel sends it to the next process.
+      // Leave it unanswered: the kernel sends it to the next process.
       if (ServedOf(req_).leaving.load(std::memory_order_acquire)) return fuse_reply_none(req_);
       LogWarning("read_failed error=", status_.message());
       return void(fuse_reply_err(req_, EIO));
@@ -216,7 +217,7 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
   const Fill fill_;
   CancelSource cancel_;
   absl::Mutex mu_;
-  size_t waiting_ = 0;  // guarded by mu_, as is status_ until the last has arrived
+  size_t waiting_ = 0;  // guarded by mu_, like status_ and pins_ until the last arrival
   absl::Status status_;
   std::vector<ReadPin> pins_;
 };
@@ -259,7 +260,7 @@ void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_
   fuse_reply_buf(req, buffer, part);
 }
 
-// Appends one directory entry; returns false when it has no room.
+// Appends one directory entry. Returns false if it does not fit.
 bool AppendEntry(fuse_req_t req, const FuseTree& tree, const ErofsImage::DirentView& found,
                  bool plus, absl::Span<char> buffer, size_t& used) {
   char name[kNameMax + 1];  // the mapped name has no terminator
@@ -275,8 +276,8 @@ bool AppendEntry(fuse_req_t req, const FuseTree& tree, const ErofsImage::DirentV
     attributes.st_mode = DTTOIF(found.type);
     needed = fuse_add_direntry(req, out, room, name, &attributes, next);
   } else {
-    // Node 0 means "no attributes": for the two dots, which the kernel knows already, and for an
-    // inode that is damaged, whose name is shown and whose lookup then fails.
+    // Node 0 means "no attributes". Used for the two dots, which the kernel already knows, and for
+    // a damaged inode: its name is listed, and its lookup fails.
     fuse_entry_param entry = {};
     const bool dots = found.name == "." || found.name == "..";
     if (auto full = dots ? absl::NotFoundError("") : ToEntry(tree, found.nid); full.ok()) {
@@ -306,8 +307,8 @@ void ReadDirectory(fuse_req_t req, fuse_ino_t node, size_t size, off_t position,
         return !full && !damaged;
       });
   if (absl::IsFailedPrecondition(status)) return ReplyError(req, ENOTDIR);
-  // What was read before the damage is shown; the next request meets it first and fails. Of a file
-  // that was cut nobody knows when that was.
+  // Return the entries before the damage; the next request then starts at the damage and fails. If
+  // the index file was truncated, none of the entries can be trusted.
   if (used == 0 || tree.index().damaged()) {
     if (!status.ok()) return ReplyStatus(req, status);
     if (damaged) return ReplyError(req, EIO);
@@ -338,7 +339,7 @@ void StatFs(fuse_req_t req, fuse_ino_t) {
   fuse_reply_statfs(req, &answer);
 }
 
-// Answers as xattr(7) has it: size 0 asks for the size.
+// Replies as xattr(7) specifies: size 0 asks for the size.
 void ReplyXattr(fuse_req_t req, std::string_view value, size_t size) {
   if (size == 0) {
     fuse_reply_xattr(req, value.size());
@@ -357,7 +358,7 @@ void GetXattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
       return ReplyXattr(req, *about, size);
     }
   }
-  // The kernel does not ask again after ENOSYS, also not for what the root tells.
+  // After ENOSYS the kernel never asks again, not even for the root's own attributes.
   if (!tree.index().has_xattrs()) return ReplyError(req, tree.chain->complete() ? ENOSYS : ENODATA);
   if (IsHiddenXattr(tree.overlay_form, name)) return ReplyError(req, ENODATA);
   auto value = tree.index().GetXattr(ToNid(tree, node), name);
@@ -369,13 +370,13 @@ void GetXattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
 void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
   FuseWorkerContext::Count(current_worker->xattr_requests);
   const FuseTree& tree = TreeOf(req);
-  // Not ENOSYS as for getxattr: programs that copy files take "not supported" for a failure.
+  // Unlike getxattr, not ENOSYS: programs that copy files treat "not supported" as a failure.
   if (!tree.index().has_xattrs()) return ReplyXattr(req, "", size);
   auto xattrs = tree.index().Xattrs(ToNid(tree, node));
   if (!xattrs.ok()) return ReplyStatus(req, xattrs.status());
   std::string names;
   std::optional<bool> trusted;
-  if (tree.overlay_form) trusted = true;  // overlayfs asks on behalf of anybody
+  if (tree.overlay_form) trusted = true;  // overlayfs asks on behalf of any process
   for (const Xattr& xattr : *xattrs) {
     if (IsHiddenXattr(tree.overlay_form, xattr.name)) continue;
     if (xattr.name.starts_with("trusted.")) {
@@ -387,7 +388,7 @@ void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
   ReplyXattr(req, names, size);
 }
 
-// The one directory of data files. Its files may come and go, so their names are asked for again.
+// The single directory of data files. Its files come and go, so names are not cached.
 struct stat DataStat(const DataFiles::File& file) {
   struct stat out = {};
   out.st_ino = file.node;
@@ -484,8 +485,8 @@ void DataStatFs(fuse_req_t req, fuse_ino_t) {
 
 FuseLayers& LayersOf(fuse_req_t req) { return static_cast<FuseLayers&>(ServedOf(req)); }
 
-// Of the additional layer store. What is told is asked for again each time: it may change. A lookup
-// makes the daemon fetch with its own credentials, so it is for root only.
+// For the additional layer store. Replies are not cached, because they may change. Only root may
+// look up a layer, because the daemon then fetches it with its own credentials.
 struct stat LayerStat(uint64_t number, const LayerNodes::Node& node) {
   using Kind = LayerNodes::Kind;
   struct stat out = {};
@@ -509,11 +510,11 @@ void ReplyLayerNode(fuse_req_t req, FuseLayers& layers, const LayerNodes::Node& 
   fuse_entry_param entry = {};
   entry.ino = layers.nodes.Enter(node);
   entry.attr = LayerStat(entry.ino, node);
-  // A reply that finds nobody leaves the kernel without the node.
+  // If the requester is gone, the kernel does not get the node.
   if (fuse_reply_entry(req, &entry) == -ENOENT) layers.nodes.Forget(entry.ino, 1);
 }
 
-// A lookup of a layer, which may have to be brought first. Lives until it is answered.
+// A lookup of a layer, which may have to be fetched first. Lives until it is answered.
 class PendingLayer : public std::enable_shared_from_this<PendingLayer> {
  public:
   PendingLayer(fuse_req_t req, FuseLayers& layers, LayerNodes::Node node)
@@ -533,7 +534,7 @@ class PendingLayer : public std::enable_shared_from_this<PendingLayer> {
   }
 
  private:
-  // libfuse holds the request's lock meanwhile, so that this object lives when it is called.
+  // libfuse holds the request's lock during this call, so the object is alive.
   static void Interrupt(fuse_req_t, void* data) {
     const auto self = static_cast<PendingLayer*>(data)->shared_from_this();
     FlightTicket ticket;
@@ -548,7 +549,8 @@ class PendingLayer : public std::enable_shared_from_this<PendingLayer> {
   }
 
   void Arrived(absl::StatusOr<std::shared_ptr<const LayerDirectory::Layer>> layer) {
-    // After this no interrupt comes any more. Inside of one, nobody else's can.
+    // Returns once no further interrupt can arrive. Skipped within an interrupt, which excludes
+    // others.
     if (interrupting_ != this) fuse_req_interrupt_func(req_, nullptr, nullptr);
     if (!layer.ok()) {
       absl::MutexLock lock(&mu_);
@@ -620,7 +622,7 @@ void LayersReadLink(fuse_req_t req, fuse_ino_t number) {
 void LayersRead(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, fuse_file_info*) {
   FuseWorkerContext::Count(current_worker->reads);
   const std::optional<LayerNodes::Node> node = LayersOf(req).nodes.Find(number);
-  // Blobs are not kept.
+  // Blobs are not stored.
   if (!node.has_value() || node->kind != LayerNodes::Kind::kInfo) return ReplyError(req, EIO);
   const std::string& info = node->content->info;
   const size_t begin = std::min<uint64_t>(static_cast<uint64_t>(offset), info.size());
@@ -629,11 +631,11 @@ void LayersRead(fuse_req_t req, fuse_ino_t number, size_t size, off_t offset, fu
 
 void LayersReadDir(fuse_req_t req, fuse_ino_t, size_t, off_t, fuse_file_info*) {
   FuseWorkerContext::Count(current_worker->readdirs);
-  fuse_reply_buf(req, nullptr, 0);  // what there is, only who asks for it knows
+  fuse_reply_buf(req, nullptr, 0);  // a directory's content is known only by name
 }
 
-// Podman tells of a user by opening a file that is never there, and of its end by removing the
-// layer, which stays.
+// Podman reports a user by opening a file that never exists, and the end of its use by removing the
+// layer, which nevertheless stays.
 void LayersCreate(fuse_req_t req, fuse_ino_t parent, const char* name, mode_t, fuse_file_info*) {
   FuseLayers& layers = LayersOf(req);
   const std::optional<LayerNodes::Node> node = layers.nodes.Find(parent);
@@ -654,7 +656,7 @@ void LayersRmdir(fuse_req_t req, fuse_ino_t parent, const char* name) {
   });
 }
 
-// Any operation, answered by one error whatever its arguments.
+// Rejects an operation with one error, whatever its arguments.
 template <int kError, typename... Args>
 void Refuse(fuse_req_t req, Args...) {
   fuse_reply_err(req, kError);
@@ -665,15 +667,15 @@ void RejectWith(void (*&operation)(fuse_req_t, Args...)) {
   operation = &Refuse<kError, Args...>;
 }
 
-// What both kinds of sessions refuse.
+// What all kinds of sessions reject.
 fuse_lowlevel_ops BaseOperations() {
   fuse_lowlevel_ops ops = {};
   ops.init = Init;
-  // After ENOSYS the kernel opens, flushes and closes by itself and keeps its caches across opens.
+  // After ENOSYS the kernel handles open, flush and close itself and keeps its caches across opens.
   RejectWith<ENOSYS>(ops.open);
   RejectWith<ENOSYS>(ops.opendir);
   RejectWith<ENOSYS>(ops.flush);
-  // The mount is read-only, so that these arrive only from a kernel that did not look.
+  // The mount is read-only, so these arrive only if the kernel did not check that.
   RejectWith<EROFS>(ops.setattr);
   RejectWith<EROFS>(ops.mknod);
   RejectWith<EROFS>(ops.mkdir);

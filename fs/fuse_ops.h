@@ -1,24 +1,22 @@
-// The answers to the kernel's requests, as libfuse's low-level callbacks, for three kinds of
+// The answers to the kernel's requests, as libfuse low-level callbacks, for three kinds of
 // sessions:
 //
-// A mounted tree. Every answer comes from the mapped index and from local data files: a callback
-// never waits for anything else, and it keeps nothing: the nodeid is the EROFS nid (FUSE_ROOT_ID
-// stands for the root's), so there are no lookup counts, no open files and nothing to rebuild after
-// a restart.
+// - A mounted tree. Every answer comes from the mapped index and local data files, so a callback
+//   waits for nothing else. It keeps no state: the nodeid is the EROFS nid (FUSE_ROOT_ID stands for
+//   the root's), so there are no lookup counts, no open files and nothing to rebuild after a
+//   restart.
+// - The data of partially present layers, one file each, which are the devices of the kernel's
+//   EROFS.
+// - The directories of podman's additional layer store.
 //
-// The data of layers that are being filled, a file each, which the kernel's EROFS has as its
-// devices.
+// If a read needs bytes that are not local, the fetch answers it when they arrive; likewise for a
+// lookup of a layer that is not local. The worker does not wait.
 //
-// The directories of podman's additional layer store.
+// Content never changes, so the kernel may cache entries, attributes, negative lookups, directory
+// listings and symbolic links forever. With warm caches, only these requests still arrive: statfs,
+// listxattr, and getxattr for an image that has extended attributes.
 //
-// A read of bytes that are not here yet is answered by whoever brings them, and so is a
-// lookup of a layer that is not here; the worker goes on.
-//
-// Content never changes, so entries, attributes, absent names, directory listings and symbolic
-// links may stay in the kernel's caches for ever. What still comes up here once they are warm:
-// statfs, listxattr, and getxattr of an image that has extended attributes.
-//
-// Thread-safe: any number of workers answer requests of one tree at a time.
+// Thread-safe: any number of workers may answer requests of one tree concurrently.
 #pragma once
 
 #include <atomic>
@@ -41,18 +39,18 @@ struct fuse_lowlevel_ops;
 
 namespace imagefs {
 
-// The largest reply: the kernel reads at most 256 pages by one request.
+// The largest reply: the kernel reads at most 256 pages per request.
 inline constexpr size_t kFuseReplyBytes = size_t{1} << 20;
-// What the kernel may read ahead of a sequential reader.
+// How far the kernel may read ahead for a sequential reader.
 inline constexpr uint32_t kFuseReadAheadBytes = uint32_t{4} << 20;
 
-// What a worker lends to the request that it is answering: a reply buffer, so that no request
-// allocates one, and counters that only this worker writes.
+// What a worker lends to the request it is answering: a reply buffer, so that no request allocates
+// one, and counters that only this worker writes.
 struct alignas(64) FuseWorkerContext {
   FuseWorkerContext() : reply(std::make_unique_for_overwrite<char[]>(kFuseReplyBytes)) {}
 
   std::unique_ptr<char[]> reply;
-  // Keeps the session of the request alive, as an answer that is given later must.
+  // Keeps the request's session alive; an asynchronous answer takes a reference.
   std::shared_ptr<void> session;
   std::atomic<uint64_t> requests{0}, lookups{0}, getattrs{0}, reads{0}, read_bytes{0}, readdirs{0},
       xattr_requests{0}, errors{0};
@@ -63,32 +61,32 @@ struct alignas(64) FuseWorkerContext {
   void AddTo(FuseCounters& sum) const;
 };
 
-// Names the calling thread's context. REQUIRES: called by the worker before it processes a request.
+// Sets the calling thread's context. REQUIRES: called by the worker before it processes a request.
 void SetFuseWorkerContext(FuseWorkerContext* context);
 
 // The user data of a session.
 struct FuseServed {
   virtual ~FuseServed() = default;
-  // Some file has a POSIX ACL, which the kernel then has to ask for before it grants access.
+  // Some file has a POSIX ACL, which the kernel must then query before granting access.
   bool has_acls = false;
-  // Set once the reply to INIT has been written; guarded by `mu`.
+  // `agreed` is set once the reply to INIT has been written.
   absl::Mutex mu;
   std::optional<FuseAgreement> agreed ABSL_GUARDED_BY(mu);
   TimedCondition init_done;
   std::atomic<bool> init_answered{false};
-  // The INIT being answered is made up (FuseDevice::agreed): its reply is not for the kernel.
+  // The INIT being answered is synthetic (FuseDevice::agreed); its reply does not go to the kernel.
   bool replaying = false;
-  // The kernel cannot send again what the process before this one had read: as soon as a request
-  // says what number the kernel has come to, those before it fail.
+  // The kernel cannot resend the requests that the previous process had read. The first request
+  // received shows which number the kernel has reached; all requests before it then fail.
   std::atomic<bool> fail_older{false};
-  // This process is ending, and another one goes on: failures are its to find.
+  // This process is ending and another one takes over; failed reads are left to that one.
   std::atomic<bool> leaving{false};
 };
 
 struct FuseTree : FuseServed {
   ChainRef chain;
   bool overlay_form = false;
-  // Reads that the data file could not satisfy; they are logged ever more rarely.
+  // Reads that the data file could not satisfy, logged at a decreasing rate.
   std::atomic<uint64_t> failed_reads{0};
 
   const ErofsImage& index() const { return *chain->index; }
@@ -103,11 +101,11 @@ struct FuseLayers : FuseServed {
   LayerNodes nodes;
 };
 
-// The callbacks. REQUIRES: the session's user data is a FuseServed* that is a FuseTree.
+// The callbacks. REQUIRES: the session's user data is a FuseServed* that points to a FuseTree.
 const fuse_lowlevel_ops& FuseTreeOperations();
-// The same of a FuseData.
+// Likewise for a FuseData.
 const fuse_lowlevel_ops& FuseDataOperations();
-// The same of a FuseLayers.
+// Likewise for a FuseLayers.
 const fuse_lowlevel_ops& FuseLayersOperations();
 
 }  // namespace imagefs

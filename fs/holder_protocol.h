@@ -1,7 +1,7 @@
-// How the daemon talks to imagefs-holder, the process that keeps descriptors while no daemon runs
-// (fs/session_holder.h). A SOCK_SEQPACKET socket in the run directory, one message of this form a
-// request and a reply; descriptors travel beside it (SCM_RIGHTS). Plain C types: the holder is
-// built of nothing else.
+// The protocol between the daemon and imagefs-holder, the process that keeps descriptors while no
+// daemon runs (fs/session_holder.h). It uses a SOCK_SEQPACKET socket in the run directory; each
+// request and each reply is one message of this form, with descriptors attached (SCM_RIGHTS). Plain
+// C types, because the holder is built from nothing else.
 #pragma once
 
 #include <errno.h>
@@ -13,31 +13,31 @@ namespace imagefs {
 
 struct HolderMessage {
   enum Kind : uint32_t {
-    kKeep = 1,  // with a descriptor; replaces one of that name. Answered by kDone or kFull
-    kDrop = 2,  // answered by kDone, also where there is none of that name
+    kKeep = 1,  // with a descriptor; replaces one of the same name. Answered by kDone or kFull
+    kDrop = 2,  // answered by kDone, even if the name is unknown
     kList = 3,  // answered by one kDescriptor for each, then kDone
     kDone = 4,
     kFull = 5,
     kDescriptor = 6,
-    kLeave = 7,  // the daemon ends as it was told to, and wants no other. Answered by kDone
+    kLeave = 7,  // the daemon is shutting down and must not be restarted. Answered by kDone
   };
   uint32_t kind = 0;
-  char name[60] = {};  // ends in a zero
+  char name[60] = {};  // zero-terminated
 };
 
-// The descriptors that the holder is started with: its listening socket and, where a daemon that
-// was killed is to be started again, one end of a pipe with a HolderRestart.
+// The descriptors that the holder inherits: its listening socket and, if a killed daemon is to be
+// restarted, one end of a pipe that delivers a HolderRestart.
 inline constexpr int kHolderListener = 3;
 inline constexpr int kHolderRestart = 4;
 
-// The holder runs `program` when it has held something for `pause_ms` without a connection, once
-// more after twice that time, and so on. Its output is that of the holder.
+// The holder runs `program` after it has held something for `pause_ms` without a connection, again
+// after twice that time, and so on. The program inherits the holder's output.
 struct HolderRestart {
   static constexpr int kMaxArguments = 32;
   uint32_t pause_ms = 0;
-  uint32_t count = 0;             // of arguments, the program's name among them
+  uint32_t count = 0;             // number of arguments, including the program's name
   char program[4096] = {};        // its path
-  char arguments[16 << 10] = {};  // each ends in a zero
+  char arguments[16 << 10] = {};  // each zero-terminated
 };
 
 namespace internal {
@@ -47,7 +47,7 @@ union HolderControl {
 };
 }  // namespace internal
 
-// As sendmsg(2), over interrupts; `fd` -1: the message goes without a descriptor.
+// Like sendmsg(2), but retries EINTR. With `fd` -1, no descriptor is attached.
 inline ssize_t SendHolderMessage(int socket, const HolderMessage& message, int fd) {
   iovec part = {const_cast<HolderMessage*>(&message), sizeof(message)};
   internal::HolderControl control = {};
@@ -69,7 +69,7 @@ inline ssize_t SendHolderMessage(int socket, const HolderMessage& message, int f
   return sent;
 }
 
-// As recvmsg(2). `*fd` is the caller's, whatever came; -1: there was none.
+// Like recvmsg(2). The caller owns `*fd` in every case; -1 = none was received.
 inline ssize_t ReceiveHolderMessage(int socket, HolderMessage& message, int* fd) {
   *fd = -1;
   iovec part = {&message, sizeof(message)};

@@ -1,5 +1,5 @@
-// Mutual exclusion by name, for operations that block and exclude each other only when they concern
-// the same thing. Thread-safe.
+// Mutual exclusion by name, for blocking operations that exclude each other only if they concern
+// the same object. Thread-safe.
 #pragma once
 
 #include <string>
@@ -13,7 +13,7 @@ namespace imagefs {
 
 class KeyGate {
  public:
-  // Holds the key until it is destroyed.
+  // Holds the key until destruction.
   class [[nodiscard]] Hold {
    public:
     Hold(KeyGate& gate, std::string key) : gate_(gate), key_(std::move(key)) {

@@ -1,4 +1,4 @@
-// The nodes of a session that shows a LayerDirectory. A number stays with its path while the kernel
+// The nodes of a session that serves a LayerDirectory. A path keeps its number while the kernel
 // knows it. Thread-safe.
 #pragma once
 
@@ -22,13 +22,13 @@ class LayerNodes {
   enum class Kind { kRoot, kReference, kLayer, kTree, kInfo, kBlob };
   struct Node {
     Kind kind = Kind::kRoot;
-    std::string reference, layer;                          // names, as far as they apply
-    std::shared_ptr<const LayerDirectory::Layer> content;  // of a layer and what it has
+    std::string reference, layer;                          // names, as applicable
+    std::shared_ptr<const LayerDirectory::Layer> content;  // of a layer and the files below it
   };
   static constexpr uint64_t kRootNumber = 1;
 
-  // The kernel knows the node once more, until as many Forgets. A tree that is mounted elsewhere is
-  // another node: the kernel keeps the targets of links.
+  // Adds a kernel reference to the node, to be dropped by Forget. A tree at another mount point is
+  // another node, because the kernel caches link targets.
   uint64_t Enter(Node node) {
     absl::MutexLock lock(&mu_);
     const Key key = {node.kind, node.reference, node.layer,

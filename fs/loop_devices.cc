@@ -30,10 +30,11 @@ namespace {
 constexpr char kMark[] = "imagefs";  // lo_file_name
 constexpr uint32_t kFlags = LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR;
 constexpr uint64_t kSectorBytes = 512;
-// How often another program may be given the device that was just said to be free.
+// How often to retry when another program takes the device that was just reported as free.
 constexpr int kTries = 100;
 
-// From the look for a file's device until there is one, so that two threads do not make two.
+// Held from the search for a file's device until the device exists, so that two threads do not make
+// two.
 absl::Mutex& Gate() {
   static absl::Mutex gate(absl::kConstInit);
   return gate;
@@ -67,7 +68,8 @@ bool IsOver(const loop_info64& info, const struct stat& st) {
                                   sizeof(info.lo_file_name))) == kMark;
 }
 
-// `visit` is called for each loop device that has a file, while it is open, and may keep it.
+// Calls `visit` for each loop device that has a file, while it is open. `visit` may keep the
+// descriptor.
 absl::Status ForEachDevice(
     absl::FunctionRef<void(const std::string&, const loop_info64&, Fd&)> visit) {
   const std::unique_ptr<DIR, int (*)(DIR*)> dev(opendir("/dev"), closedir);
@@ -83,9 +85,9 @@ absl::Status ForEachDevice(
     const std::string path = StrCat("/dev/", entry->d_name);
     Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd.valid()) {
-      // One that cannot be seen for want of descriptors may be the one that is looked for.
+      // If it cannot be opened for lack of descriptors, it might be the one we are looking for.
       if (errno == EMFILE || errno == ENFILE || errno == ENOMEM) return ErrnoStatus(errno, path);
-      continue;  // it goes, or was never more than a name
+      continue;  // it is disappearing, or there is only a device node
     }
     loop_info64 info = {};
     if (ioctl(fd.get(), LOOP_GET_STATUS64, &info) == 0) visit(path, info, fd);
@@ -111,7 +113,7 @@ absl::Status NoDevices(int error, std::string_view what) {
 absl::Status Add(const Backing& backing, LoopDevices& out) {
   const Fd control(open("/dev/loop-control", O_RDWR | O_CLOEXEC));
   if (!control.valid()) return NoDevices(errno, "/dev/loop-control");
-  // As one call since Linux 5.8, without which there is no EROFS with devices either.
+  // A single call since Linux 5.8; older kernels have no EROFS with devices anyway.
   loop_config config = {};
   config.fd = static_cast<uint32_t>(backing.fd.get());
   config.block_size = kSectorBytes;
@@ -148,13 +150,13 @@ absl::StatusOr<LoopDevices> ShareLoopDevices(const std::vector<std::string>& fil
       ForEachDevice([&](const std::string& path, const loop_info64& info, Fd& fd) {
         for (size_t i = 0; i < backings.size(); ++i) {
           uint64_t bytes = 0;
-          // One that was made while the file was shorter stays so.
+          // A device made while the file was shorter keeps its size.
           if (!IsOver(info, backings[i].st) || ioctl(fd.get(), BLKGETSIZE64, &bytes) != 0 ||
               bytes != static_cast<uint64_t>(backings[i].st.st_size)) {
             continue;
           }
           there[i] = path;
-          // It may be that of several.
+          // Several of the files may be the same one.
           for (size_t j = i + 1; j < backings.size(); ++j) {
             if (IsOver(info, backings[j].st)) there[j] = path;
           }
@@ -163,7 +165,7 @@ absl::StatusOr<LoopDevices> ShareLoopDevices(const std::vector<std::string>& fil
         }
       }));
   for (size_t i = 0; i < backings.size(); ++i) {
-    // An image may have the same layer twice.
+    // An image may contain the same layer twice.
     for (size_t j = 0; j < i && there[i].empty(); ++j) {
       if (backings[j].st.st_ino == backings[i].st.st_ino &&
           backings[j].st.st_dev == backings[i].st.st_dev) {

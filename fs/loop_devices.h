@@ -1,9 +1,9 @@
-// Loop devices over files of the store, for a kernel that mounts EROFS from block devices only.
-// They are read-only, read through the page cache of their file, and carry a mark by which those of
-// imagefs are told from others. Needs root, /dev/loop-control and a /dev in which devices appear.
+// Loop devices over files of the store, for kernels that mount EROFS only from block devices. They
+// are read-only, read through the page cache of their file, and are marked as devices of imagefs.
+// Needs root, /dev/loop-control and a /dev in which devices appear.
 //
-// Nobody has to take one away: it goes with its last user, which is a descriptor given here or a
-// mount. So none is left behind a mount that fails, or a process that is killed.
+// A device needs no cleanup: it is removed with its last user, which is a descriptor returned here
+// or a mount. So neither a failed mount nor a killed process leaves one behind.
 //
 // Functions are thread-safe and block on the kernel.
 #pragma once
@@ -19,18 +19,18 @@ namespace imagefs {
 
 struct LoopDevices {
   std::vector<std::string> paths;  // "/dev/loop7"
-  std::vector<Fd> held;            // keeps them
+  std::vector<Fd> held;            // keeps the devices alive
 };
 
-// One for each file, in their order: that which there is, also if another process has made it, or a
-// new one. kFailedPrecondition where this machine has none to give, or where the size of a file is
-// no multiple of 512: a loop device ends before the rest.
+// Returns one device per file, in order: an existing one, even if another process made it, or a new
+// one. Returns kFailedPrecondition if this machine has no device to give, or if the size of a file
+// is not a multiple of 512 (a loop device would omit the rest).
 absl::StatusOr<LoopDevices> ShareLoopDevices(const std::vector<std::string>& files);
-// One that is nobody else's.
+// Returns a device that is not shared.
 absl::StatusOr<LoopDevices> MakeLoopDevice(const std::string& file);
 
-// Has the kernel forget what it has read through the devices of that file. It keeps pages of a
-// block device apart from those of the file, and does not see there that the file was written to.
+// Makes the kernel forget what it has read through the file's loop devices. It caches pages of a
+// block device separately from those of the file and does not notice writes to the file.
 absl::Status DropLoopCaches(const std::string& file);
 
 }  // namespace imagefs

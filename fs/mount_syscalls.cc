@@ -38,7 +38,7 @@ constexpr unsigned int kBeneathFlag = 0x200;
 constexpr uint64_t kMaxMountInfoBytes = uint64_t{64} << 20;
 constexpr std::chrono::seconds kFusermountPatience(60);
 
-// Undoes the octal escapes (\040 for a blank) of mountinfo.
+// Decodes the octal escapes of mountinfo (\040 for a space).
 std::string Unescape(std::string_view text) {
   std::string out;
   const auto is_octal = [](char c) { return c >= '0' && c <= '7'; };
@@ -80,7 +80,7 @@ std::optional<MountInfo> ParseLine(std::string_view line) {
   return out;
 }
 
-// The reasons why a mount is refused that a person can do something about.
+// Explains those mount errors that the user can fix.
 absl::Status MountError(int error_number, std::string_view what) {
   if (error_number == EPERM || error_number == EACCES) {
     return absl::FailedPreconditionError(StrCat(
@@ -99,7 +99,7 @@ struct FusermountResult {
   std::string errors;  // what it wrote to stderr, one line
 };
 
-// `socket` is what it sends a descriptor to, or kDevNull.
+// `socket` is where it sends a descriptor, or kDevNull.
 absl::StatusOr<FusermountResult> RunFusermount(std::vector<std::string> arguments, int socket) {
   ProgramCall call;
   call.argv = std::move(arguments);
@@ -124,7 +124,7 @@ absl::StatusOr<FusermountResult> RunFusermount(std::vector<std::string> argument
   return out;
 }
 
-// The descriptor in a message of fusermount3.
+// Receives the descriptor in a message of fusermount3.
 absl::StatusOr<Fd> ReceiveFd(int socket) {
   char byte = 0;
   iovec part = {&byte, 1};
@@ -153,7 +153,7 @@ bool IsHexDigest(std::string_view text) {
   return text.size() == 64 && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
 }
 
-// The lines of a uid_map (user_namespaces(7)): ids of the image, of the host, how many.
+// Returns the lines of a uid_map (user_namespaces(7)): image id, host id, count.
 absl::StatusOr<std::string> ParseIdMap(std::string_view id_map) {
   const auto bad = [&](std::string_view why) {
     return absl::InvalidArgumentError(
@@ -194,25 +194,25 @@ absl::StatusOr<std::string> ParseIdMap(std::string_view id_map) {
 absl::Status WriteProc(pid_t pid, std::string_view name, std::string_view text) {
   const std::string path = StrCat("/proc/", pid, "/", name);
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY));
-  // By one write(2), as the kernel demands.
+  // In a single write(2), as the kernel requires.
   if (write(fd.get(), text.data(), text.size()) != static_cast<ssize_t>(text.size())) {
     return ErrnoStatus(errno, StrCat("cannot write ", path));
   }
   return absl::OkStatus();
 }
 
-// A user namespace with these maps, which nobody lives in.
+// Makes an empty user namespace with these maps.
 absl::StatusOr<Fd> MakeUserNamespace(std::string_view uids, std::string_view gids) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::string uid_lines, ParseIdMap(uids));
   IMAGEFS_ASSIGN_OR_RETURN(const std::string gid_lines, ParseIdMap(gids));
-  // The daemon's memory is not for others to look at, and a child of it neither, which the kernel
-  // would take for its user namespace, too. So the child says that it may be looked at, by those
-  // who may look at root's processes.
+  // The daemon is not dumpable, and its child would inherit that, which would also deny access to
+  // the child's user namespace. So the child makes itself dumpable, for those who may inspect
+  // root's processes.
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus(errno, "cannot make a user namespace");
   const Fd ready(ends[0]);
   Fd child_end(ends[1]);
-  // Not fork(3): the child runs no handler and touches no memory, it only is there.
+  // Not fork(3): the child runs no handlers and touches no memory; it only has to exist.
   const auto pid = static_cast<pid_t>(
       syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, nullptr, nullptr, nullptr, nullptr));
   if (pid < 0) return ErrnoStatus(errno, "cannot make a user namespace");
@@ -245,7 +245,7 @@ absl::Status BusyError(const std::string& directory) {
              directory, " lists them); end it, or unmount with --lazy"));
 }
 
-// `path` is what the kernel is given, `directory` what messages name.
+// `path` is passed to the kernel, `directory` is used in messages.
 absl::Status UnmountAt(const std::string& path, const std::string& directory, bool lazy) {
   if (umount2(path.c_str(), UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0) {
     return absl::OkStatus();
@@ -261,7 +261,7 @@ absl::Status UnmountAt(const std::string& path, const std::string& directory, bo
   }
 }
 
-// Asks nothing of the file system.
+// Sends no request to the file system.
 std::optional<MountKey> KeyIn(const Fd& parent, const char* name, int flags) {
   struct statx found = {};
   if (statx(parent.get(), name, flags | AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, STATX_MNT_ID,
@@ -272,20 +272,20 @@ std::optional<MountKey> KeyIn(const Fd& parent, const char* name, int flags) {
   return MountKey{found.stx_mnt_id, found.stx_dev_major, found.stx_dev_minor};
 }
 
-// Asks nothing of what is mounted there.
+// Sends no request to the mounted file system.
 bool IsMountPoint(const std::string& path) {
   const uint64_t here = MountIdAt(path);
   return here != 0 && here != MountIdAt(ParentOf(path));
 }
 
-// As mount_setattr(2) and fsmount(2) take them.
+// In the form that mount_setattr(2) and fsmount(2) take.
 unsigned int AttributesOf(const MountFlags& flags) {
   return (flags.nosuid ? MOUNT_ATTR_NOSUID : 0U) | (flags.nodev ? MOUNT_ATTR_NODEV : 0U) |
          (flags.noexec ? MOUNT_ATTR_NOEXEC : 0U);
 }
 
-// Through the directory above, since an open descriptor of the mount itself would keep it busy. Who
-// owns that one can rename things in it, but no mount.
+// Goes through the parent directory, because an open descriptor of the mount itself would keep it
+// busy. The owner of the parent can rename things in it, but not mount points.
 absl::Status UnmountIfAt(const MountKey& mount, const std::string& directory, bool lazy) {
   const absl::Status nothing = absl::NotFoundError(StrCat("nothing is mounted at ", directory));
   const size_t slash = directory.rfind('/');
@@ -321,8 +321,8 @@ std::vector<const MountInfo*> StackAt(const std::vector<MountInfo>& mounts, std:
     const auto found = std::find_if(there.begin(), there.end(), same);
     return found == there.end() ? nullptr : *found;
   };
-  // The top one is that on which no other lies. A mount of the same name that a mount above hides
-  // is older than the ones that are visible.
+  // The top mount is the one with no other on it. A hidden mount at the same path is older than the
+  // visible ones.
   std::reverse(there.begin(), there.end());
   const MountInfo* mount = find([&](const MountInfo* candidate) {
     return find([&](const MountInfo* other) { return other->parent == candidate->id; }) == nullptr;
@@ -354,7 +354,7 @@ const MountInfo* FindMountOf(const std::vector<MountInfo>& mounts, std::string_v
 
 bool IsOurs(const MountInfo& mount) {
   if (mount.fs_type == kErofsType) {
-    // The source of a chain is its index: <store>/chains/<64 hex digits>.
+    // The source of a chain's mount is its index: <store>/chains/<64 hex digits>.
     const std::vector<std::string_view> parts = Split(mount.source, '/');
     return parts.size() > 2 && parts[parts.size() - 2] == "chains" && IsHexDigest(parts.back());
   }
@@ -378,8 +378,8 @@ absl::StatusOr<FuseMount> MakeFuse(bool writable) {
   const auto flag = [&](const char* key) {
     return fsconfig(context.get(), FSCONFIG_SET_FLAG, key, nullptr, 0) == 0;
   };
-  // Permissions are the image's, checked by the kernel. Read-only, so that a read does not make the
-  // kernel ask for a new access time.
+  // Permissions are the image's, checked by the kernel. Read-only, so that reads do not make the
+  // kernel request new access times.
   if (!set("source", kSource) || !set("subtype", kSource) || !set("fd", StrCat(out.device.get())) ||
       !set("rootmode", "40000") || !set("user_id", "0") || !set("group_id", "0") ||
       !flag("allow_other") || !flag("default_permissions") || !(writable || flag("ro")) ||
@@ -534,7 +534,7 @@ absl::StatusOr<FileId> IdBelow(size_t mounts, const std::string& directory) {
     int error = 0;
     struct statx found = {};
   } answer;
-  const std::string name = directory;  // the child allocates nothing
+  const std::string name = directory;  // the child must not allocate
   open_how how = {};
   how.flags = O_PATH | O_CLOEXEC;
   how.resolve = RESOLVE_NO_SYMLINKS;
@@ -547,7 +547,7 @@ absl::StatusOr<FileId> IdBelow(size_t mounts, const std::string& directory) {
   if (pid < 0) return ErrnoStatus(errno, "cannot copy the mount namespace");
   if (pid == 0) {
     syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    // Nothing that is unmounted here is so elsewhere.
+    // Private, so that unmounts in this namespace do not propagate.
     bool good = syscall(SYS_mount, nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0;
     for (size_t i = 0; good && i < mounts; ++i) {
       good = syscall(SYS_umount2, name.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) == 0;
@@ -605,7 +605,8 @@ absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& fl
   const auto set = [&](const char* key, const std::string& value) {
     return fsconfig(context.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0;
   };
-  // Linux 6.13 takes descriptors, and then mountinfo names the directories; older ones their paths.
+  // Linux 6.13 accepts descriptors, and mountinfo then shows the directories; older kernels take
+  // paths.
   const auto set_directory = [&](const char* key, const char* old_key, const Fd& fd) {
     return fsconfig(context.get(), FSCONFIG_SET_FD, key, nullptr, fd.get()) == 0 ||
            set(old_key, StrCat("/proc/self/fd/", fd.get()));

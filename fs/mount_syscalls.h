@@ -1,6 +1,5 @@
-// The system calls that mount and unmount, with the errors that people can act on. Paths are
-// absolute. Functions are thread-safe; they block on the kernel and, for unprivileged mounts, on
-// fusermount3.
+// The system calls that mount and unmount, with actionable errors. Paths are absolute. Functions
+// are thread-safe; they block on the kernel and, for unprivileged mounts, on fusermount3.
 #pragma once
 
 #include <cstdint>
@@ -19,62 +18,64 @@ inline constexpr char kErofsType[] = "erofs";
 
 // One line of mountinfo (proc(5)).
 struct MountInfo {
-  uint64_t id = 0;                // the kernel gives the number of a mount that is gone to another
-  uint64_t parent = 0;            // the mount that it lies on
-  uint32_t major = 0, minor = 0;  // of the mounted file system: equal for bind mounts of it
+  uint64_t id = 0;                // the kernel reuses the number of a mount that is gone
+  uint64_t parent = 0;            // the mount that it is mounted on
+  uint32_t major = 0, minor = 0;  // of the mounted file system; equal for its bind mounts
   std::string mount_point;
   bool shared = false;  // mounts made below it appear in other namespaces
   std::string fs_type;
   std::string source;
 };
 
-// Lines that have not the form of proc(5) are left out.
+// Skips lines that do not match the format of proc(5).
 std::vector<MountInfo> ParseMountInfo(std::string_view text);
-// The mounts of this process's namespace, in no particular order. Touches no mount.
+// Returns the mounts of this process's namespace, in no particular order. Accesses no mount.
 absl::StatusOr<std::vector<MountInfo>> ReadMountInfo();
-// Those at `path`, each lying on the one before; the last one is visible.
+// Returns the mounts at `path`, each on top of the one before; the last one is visible.
 std::vector<const MountInfo*> StackAt(const std::vector<MountInfo>& mounts, std::string_view path);
-// The mount that is visible at `path`, or null; the innermost one that contains it.
+// FindMountAt returns the mount visible at `path`, FindMountOf the innermost one that contains it;
+// null if there is none.
 const MountInfo* FindMountAt(const std::vector<MountInfo>& mounts, std::string_view path);
 const MountInfo* FindMountOf(const std::vector<MountInfo>& mounts, std::string_view path);
-// True for what MakeFuse, FusermountMount and MakeOverlay make and what shows a chain's index, and
-// for bind mounts of it.
+// Returns true for mounts made by MakeFuse, FusermountMount or MakeOverlay, mounts of a chain's
+// index, and bind mounts of any of these.
 bool IsOurs(const MountInfo& mount);
 
-// What a bind mount adds to the mount that it shows. It is read-only if that one is.
+// What a bind mount adds to its source. It is read-only if the source is.
 struct MountFlags {
   bool nosuid = false, nodev = false, noexec = false;
-  // Ids of the image are shown as others: "IMAGE:HOST:COUNT[,...]"; all others are shown as the
-  // overflow id. "" = as they are. Not for FUSE mounts.
+  // Maps ids of the image to others: "IMAGE:HOST:COUNT[,...]"; all other ids appear as the overflow
+  // id. "" = no mapping. Not for FUSE mounts.
   std::string id_map;   // of users
-  std::string gid_map;  // of groups; "" = the users'
+  std::string gid_map;  // of groups; "" = same as for users
 
   friend bool operator==(const MountFlags&, const MountFlags&) = default;
 };
 
-// A detached mount (see below) of a FUSE file system, read-only unless `writable`. INIT is not
-// answered yet. Needs CAP_SYS_ADMIN.
+// A detached mount (see below) of a FUSE file system, read-only unless `writable`. INIT has not
+// been answered yet. Needs CAP_SYS_ADMIN.
 struct FuseMount {
   Fd device;
   Fd mount;
 };
 absl::StatusOr<FuseMount> MakeFuse(bool writable = false);
-// kFailedPrecondition where FusermountMount is known to fail, so that nothing is fetched in vain.
+// Returns kFailedPrecondition if FusermountMount is known to fail, so that nothing is fetched in
+// vain.
 absl::Status CheckFusermount(const std::string& directory);
-// A FUSE mount at `directory` through fusermount3, for users; always nosuid and nodev. Returns its
-// device.
+// Mounts FUSE at `directory` through fusermount3, for unprivileged users; always nosuid and nodev.
+// Returns the device.
 absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlags& flags);
 absl::Status FusermountUnmount(const std::string& directory, bool lazy);
 
-// kInvalidArgument when it has another form or overlaps itself.
+// Returns kInvalidArgument if the map is malformed or overlaps itself.
 absl::Status CheckIdMap(std::string_view id_map);
 
-// Detached mounts (fsmount(2), open_tree(2)) are visible to nobody until AttachMount, and end when
-// their descriptor is closed before. They appear with all their flags at once. `shown` is the path
-// that messages name.
+// Detached mounts (fsmount(2), open_tree(2)) are invisible until AttachMount, and closing their
+// descriptor before that ends them. They appear with all their flags at once. `shown` is the path
+// used in messages.
 
-// What is visible at `source` once more, with its flags and `flags`, or with `exactly` only the
-// latter (an id map of `source` stays in any case).
+// Clones what is visible at `source`, with its flags plus `flags`, or with `exactly`, with `flags`
+// only (an id map of `source` always stays).
 absl::StatusOr<Fd> CloneMount(const Fd& source, const MountFlags& flags, const std::string& shown,
                               bool exactly = false);
 struct OverlayLayers {
@@ -85,33 +86,36 @@ struct OverlayLayers {
 absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& flags,
                                const std::string& shown);
 absl::Status AttachMount(const Fd& mount, const Fd& directory, const std::string& shown);
-// Attaches `mount` in the place of the one whose root `top` is, so that one of both is seen at
-// every moment and never the directory below. kBeneath: the old one is on top until it is
-// unmounted. kOver: it stays below, which is the way before Linux 6.5, or where `beneath` is false.
+// Attaches `mount` in place of the mount whose root is `top`. At every moment one of the two is
+// visible, and never the directory below. kBeneath: the old mount is on top until it is unmounted.
+// kOver: the old mount stays below; used before Linux 6.5, or if `beneath` is false.
 enum class Attached { kBeneath, kOver };
 absl::StatusOr<Attached> AttachInPlaceOf(const Fd& top, const Fd& mount, const std::string& shown,
                                          bool beneath = true);
-// Attaches it to `path`, below which only this process's user can rename things, in the place of
-// what is mounted there. Makes the directory where it is missing. The mount is then private.
+// Attaches `mount` to `path`, replacing what is mounted there. Creates the directory if it is
+// missing. The mount becomes private. REQUIRES: only this process's user can rename things below
+// `path`.
 absl::Status ReplaceMount(const Fd& mount, const std::string& path);
-// Both at once, for directories below which only this process's user can rename things.
+// CloneMount and AttachMount in one. REQUIRES: only this process's user can rename things below the
+// directories.
 absl::Status BindMount(const std::string& source, const std::string& directory,
                        const MountFlags& flags, bool exactly = false);
 // Keeps the mount out of other namespaces.
 absl::Status MakePrivate(const std::string& directory);
-// The directory that lies below the mount at `directory`, as a place (O_PATH), seen through a copy
-// of the file system above without what is mounted on it. kNotFound where `mount`, the lowest one
-// that lies there, is not; kFailedPrecondition where the directory above it is another mount's.
+// Returns the directory below the mount at `directory`, as a location (O_PATH), seen through a copy
+// of the parent file system without what is mounted on it. `mount` is the lowest mount there.
+// Returns kNotFound if `mount` is gone, and kFailedPrecondition if the directory above it belongs
+// to another mount.
 absl::StatusOr<Fd> OpenBelow(const MountInfo& mount, const std::string& directory);
-// Which directory lies below the `mounts` uppermost ones at `directory`, whatever it is of: looked
-// at in a copy of the mount namespace without them, which takes longer.
+// Identifies the directory below the topmost `mounts` mounts at `directory`, whichever file system
+// it belongs to. Slower: looks in a copy of the mount namespace from which they are removed.
 absl::StatusOr<FileId> IdBelow(size_t mounts, const std::string& directory);
 
-// The kernel's number of the mount that is visible at `path`; 0 when there is no such path. Asks
-// nothing of the file system.
+// Returns the kernel's number of the mount visible at `path`, or 0 if there is no such path. Does
+// not send any request to the file system.
 uint64_t MountIdAt(const std::string& path);
 
-// Which mount it is. Unlike a path it cannot be exchanged.
+// Identifies a mount. Unlike a path, it cannot be redirected.
 struct MountKey {
   uint64_t id = 0;  // 0 = none
   uint32_t major = 0, minor = 0;
@@ -120,15 +124,16 @@ struct MountKey {
 MountKey KeyOf(const MountInfo& mount);
 absl::StatusOr<MountKey> KeyOf(const Fd& mount);
 
-// kNotFound when nothing is mounted there, kFailedPrecondition when it is busy (never with `lazy`).
+// Returns kNotFound if nothing is mounted there, and kFailedPrecondition if it is busy (never with
+// `lazy`).
 absl::Status UnmountPath(const std::string& directory, bool lazy);
-// Lazily unmounts all that lies at `path`, which is below a directory of this process's own.
+// Lazily unmounts everything at `path`, which must be below a directory owned by this process.
 absl::Status UnmountStack(const std::string& path);
-// Unmounts that mount, wherever a rename has taken it from `directory`, and no other. kNotFound
-// when it is gone; kFailedPrecondition also when another mount hides it.
+// Unmounts exactly that mount, even if a rename has moved it away from `directory`. Returns
+// kNotFound if it is gone, and kFailedPrecondition also if another mount hides it.
 absl::Status UnmountExactly(const MountKey& mount, const std::string& directory, bool lazy);
 
-// Lets the kernel read ahead `bytes` on that file system; false when it may not be set.
+// Lets the kernel read ahead `bytes` on that file system. Returns false if it cannot be set.
 bool SetReadAhead(const MountKey& mount, uint64_t bytes);
 
 }  // namespace imagefs

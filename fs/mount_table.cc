@@ -1,10 +1,10 @@
-// As root a chain is mounted once for each presentation under <run>/chains, in a directory that
-// only root may enter; what people see is a bind mount of it or an overlay over it. As a user each
-// directory is a FUSE mount of its own.
+// As root, a chain is mounted once per presentation under <run>/chains, in a directory that only
+// root can enter; users see bind mounts of it or overlays over it. As a user, each directory is a
+// FUSE mount of its own.
 //
-// What changes one directory is serialised by its name; the private mounts below it serialise by
-// theirs (fs/chain_mounts.h), always inside. The table's lock is only held to look at the map,
-// never over a system call.
+// Changes of one directory are serialized by its name; the private mounts below have their own
+// locks (fs/chain_mounts.h), always acquired inside. The table's mutex only protects the map and is
+// never held during a system call.
 #include <fcntl.h>
 #include <time.h>
 
@@ -21,13 +21,13 @@
 namespace imagefs {
 namespace {
 
-// The path of a directory of this daemon's own, as mountinfo names it.
+// Returns the path of a directory owned by this daemon, as it appears in mountinfo.
 absl::StatusOr<std::string> MakeOwnPath(const std::string& path) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, MakeOwnDir(path));
   return PathOf(fd, path);
 }
 
-// What only the kernel's file system can do.
+// Options that only kernel mode supports.
 bool NeedsKernel(const MountOptions& options) {
   return !options.context.empty() || !options.flags.id_map.empty();
 }
@@ -44,7 +44,7 @@ absl::Status MountTableImpl::Start() {
   } else {
     IMAGEFS_ASSIGN_OR_RETURN(upper_dir_, MakeOwnPath(upper_dir_));
     options_.root_dir = ParentOf(upper_dir_);
-    // A mount below a shared one appears in every container that sees this directory, and stays
+    // A mount below a shared one propagates to every container that sees this directory, and stays
     // there. The private mounts are for this daemon only.
     IMAGEFS_ASSIGN_OR_RETURN(const auto mounts, ReadMountInfo());
     const MountInfo* parent = FindMountOf(mounts, chains_dir_);
@@ -61,7 +61,7 @@ absl::Status MountTableImpl::Start() {
     kernel_ =
         absl::FailedPreconditionError(options_.as_root ? "it is switched off" : "it needs root");
   } else {
-    kernel_ = ProbeErofs(upper_dir_, options_.erofs);  // of the store, where indexes lie
+    kernel_ = ProbeErofs(upper_dir_, options_.erofs);  // on the file system of the indexes
   }
   if (options_.as_root && !kernel_.ok()) {
     LogInfo("kernel_presentation_unavailable images_are_shown_by=fuse reason=\"",
@@ -129,7 +129,7 @@ std::optional<MountTable::SharedMount> MountTableImpl::Readopt(const Digest& cha
     std::string_view mode;
     bool filling;
   };
-  // What needs nobody comes first.
+  // Mounts that need no process come first.
   for (const Form& form :
        {Form{kKernelMode, false}, Form{kKernelMode, true}, Form{kFuseMode, false}}) {
     absl::StatusOr<ChainMounts::Lease> lease =
@@ -141,7 +141,7 @@ std::optional<MountTable::SharedMount> MountTableImpl::Readopt(const Digest& cha
   return std::nullopt;
 }
 
-// What the daemon needs itself is neither hidden nor mounted in.
+// Rejects mounts that would hide the daemon's own directories or be placed in them.
 absl::Status MountTableImpl::CheckOwn(const std::string& directory, std::string_view what) const {
   for (const std::string& own : {options_.run_dir, options_.root_dir}) {
     const bool hides = LiesIn(own, directory);
@@ -207,7 +207,7 @@ absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
 bool MountTableImpl::IsOld(const MountRecord* before, std::string_view boot_id,
                            const MountInfo& mount) {
   if (before == nullptr || before->boot_id != boot_id || before->unmounted) return false;
-  // Older versions did not note which it was.
+  // Older versions did not record the mounts.
   return before->mounts.empty() || std::find(before->mounts.begin(), before->mounts.end(),
                                              KeyOf(mount)) != before->mounts.end();
 }
@@ -215,8 +215,7 @@ bool MountTableImpl::IsOld(const MountRecord* before, std::string_view boot_id,
 absl::StatusOr<MountTarget> MountTableImpl::OpenTargetDirLocked(const std::string& directory,
                                                                 const FileId& expected,
                                                                 const MountRecord* before) {
-  // A user cannot look below what died with a daemon, and fusermount3 mounts on nothing that is
-  // dead.
+  // An unprivileged user cannot look below a dead mount, and fusermount3 cannot mount on one.
   if (!options_.as_root) UnmountDeadByUser(directory);
   return OpenTarget(directory, expected, [&](const MountInfo& mount) {
     return options_.as_root && IsOld(before, boot_id_, mount);
@@ -235,7 +234,7 @@ std::optional<MountTableImpl::Entry> MountTableImpl::FindAbsent(
   return found.has_value() && found->mounted() ? std::nullopt : found;
 }
 
-// Has a mount that somebody asks for anew go on with what was written there, or refuses it.
+// Lets a new mount continue with the data written before, or rejects it.
 absl::Status MountTableImpl::Continue(const Entry& entry, const MountRequest& request,
                                       CheckedMount& out) const {
   const MountRecord& before = entry.record;
@@ -326,7 +325,7 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
     record.mounts.clear();
     if (!target.old.empty()) record.mounts.push_back(KeyOf(target.old.front()));
     IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), KeyOf(made));
-    // Before it is attached, so that a crash in between leaves nothing that nobody knows of.
+    // Before attaching, so that a crash in between leaves no unrecorded mount.
     absl::Status status = records_.Put(record);
     if (status.ok()) {
       auto there = AttachTo(target, made, directory, options_.beneath);
@@ -348,7 +347,7 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
 absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const MountRecord* before,
                                                   MountRecord& record) {
   MountFlags& flags = record.options.flags;
-  flags.nosuid = flags.nodev = true;  // as fusermount3 makes them, always
+  flags.nosuid = flags.nodev = true;  // fusermount3 always sets them
   absl::Status status = records_.Put(record);
   if (status.ok()) {
     absl::StatusOr<Fd> device = FusermountMount(record.directory, flags);
@@ -366,7 +365,7 @@ absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const M
   return absl::OkStatus();
 }
 
-// The record that there was before a mount that failed.
+// Restores the previous record after a failed mount.
 absl::Status MountTableImpl::PutBackDirLocked(const std::string& directory,
                                               const MountRecord* before) {
   return before != nullptr ? records_.Put(*before) : records_.Delete(directory);
@@ -400,8 +399,8 @@ absl::StatusOr<OverlayUpper> MountTableImpl::OpenUpper(const Chain& chain,
   return upper;
 }
 
-// Of a mount that goes. What the record names is only removed where this daemon makes such
-// directories: the record of a store that was moved names those of the store that it was.
+// Removes the upper of a mount that goes away, but only below this daemon's own directory: if the
+// store was moved, its records name directories of the original store.
 absl::Status MountTableImpl::RemoveUpper(const std::string& upper) const {
   const size_t slash = upper.rfind('/');
   if (slash != std::string::npos && upper.substr(0, slash) == upper_dir_) {
@@ -429,13 +428,13 @@ absl::Status MountTableImpl::UnmountDirLocked(const std::string& directory, bool
     status = options_.as_root ? UnmountExactly(entry->record.mounts.back(), directory, lazy)
                               : FusermountUnmount(directory, lazy);
   }
-  // Not there: somebody else unmounted it, which is as good.
+  // Not found: already unmounted by someone else, which is fine.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
   UnmountOldDirLocked(entry->record);
   return ForgetDirLocked(entry->record, lazy);
 }
 
-// What died with a daemon before this one and lies on the directory, or lay below the mount there.
+// Unmounts dead mounts of earlier daemons that are on the directory, or were below its mount.
 void MountTableImpl::UnmountOldDirLocked(const MountRecord& record) {
   if (!options_.as_root) return UnmountDeadByUser(record.directory);
   const absl::Status status = UnmountOld(
@@ -445,7 +444,7 @@ void MountTableImpl::UnmountOldDirLocked(const MountRecord& record) {
   }
 }
 
-// Takes it out of the table.
+// Removes the entry from the table.
 void MountTableImpl::DropDirLocked(const std::string& directory, bool lazy) {
   std::string lease;
   {
@@ -477,7 +476,7 @@ std::vector<MountState> MountTableImpl::List() const {
   return out;
 }
 
-// Unmounts what died with a daemon before this one.
+// Unmounts dead mounts of earlier daemons.
 void MountTableImpl::UnmountDeadByUser(const std::string& directory) {
   while (IsDeadAt(directory)) {
     const absl::Status status = FusermountUnmount(directory, /*lazy=*/true);

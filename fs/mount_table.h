@@ -1,14 +1,14 @@
-// The mounts of this daemon. As root: one private mount a chain and presentation under
-// `<run>/chains` (EROFS by the kernel, or FUSE), and every user's mount is a bind mount of it (or
-// an overlay over it with `writable`). As a user: one FUSE mount a directory through fusermount3.
+// The mounts of this daemon. As root: one private mount per chain and presentation under
+// `<run>/chains` (kernel EROFS or FUSE); every user-visible mount is a bind mount of it, or an
+// overlay over it if `writable`. As a user: one FUSE mount per directory, through fusermount3.
 //
-// Thread-safe; methods block on mount(2) and local disk only, and calls for one chain or one
-// directory are serialised. Every change is in the MountRecords before it is acknowledged.
+// Thread-safe. Methods block on mount(2) and local disk only; calls for one chain or one directory
+// are serialized. Every change is in MountRecords before it is acknowledged.
 //
-// A record stays until somebody unmounts its directory. Where its mount cannot be there, the table
-// has it as not mounted, with the cause, and it may be tried again at any time. A mount that died
-// with the daemon before this one stays where it is until another takes its place: programs see an
-// error or the right tree, never the directory below it, and write nothing there.
+// A record stays until its directory is unmounted through this table. If the mount cannot be made,
+// the table lists it as not mounted, with the reason, and mounting may be retried at any time. A
+// mount that died with the previous daemon stays in place until another replaces it: programs see
+// an error or the right tree, never the directory below, and write nothing there.
 #pragma once
 
 #include <functional>
@@ -34,11 +34,11 @@ class MountTable {
     std::string run_dir;   // private mounts: <run>/chains
     std::string root_dir;  // of the store; overlays' upper and work directories: <root>/upper
     bool as_root = true;
-    bool kernel = true;   // false: FUSE also where the kernel could show chains by itself
-    bool beneath = true;  // false: as on a kernel that mounts nothing beneath another mount
-    ErofsWays erofs;      // which of the kernel's ways are tried
-    // Where FUSE sessions outlive this process; null: nowhere. With `find_chain` Create goes on
-    // with those of the process before it.
+    bool kernel = true;   // false: use FUSE even if the kernel presentation is available
+    bool beneath = true;  // false: behave like a kernel that cannot mount beneath another mount
+    ErofsWays erofs;      // which kernel presentations to try
+    // Where FUSE sessions outlive this process; null: they do not. If `find_chain` is set, Create
+    // continues the sessions of the previous process.
     SessionStore* sessions = nullptr;
     FindChain find_chain;
   };
@@ -46,55 +46,55 @@ class MountTable {
                                                             MountRecords& records);
   virtual ~MountTable() = default;
 
-  // A chain's private mount for mounts that others make of it (the lower of an overlay, the source
-  // of a bind mount): it stays until Release. Root only.
+  // A chain's private mount for others to mount from (the lower of an overlay, the source of a bind
+  // mount). It stays until Release. Root only.
   struct SharedMount {
     std::string lease;  // for Release
     std::string path;
-    bool filling = false;  // kernel mode: bytes are missing, which this process brings
+    bool filling = false;  // kernel mode: bytes are missing, which this process fetches
     bool fuse = false;     // this process answers the kernel
     bool needs_process() const { return filling || fuse; }
   };
   virtual absl::StatusOr<SharedMount> MountShared(ChainRef chain) = 0;
-  // The one of the daemon before this one, where the kernel shows it by itself or its session was
-  // taken over; to be asked before RemoveLeftovers. `chain` may be null.
+  // Re-adopts the previous daemon's mount if the kernel serves it alone or its session was taken
+  // over. Call before RemoveLeftovers. `chain` may be null.
   virtual std::optional<SharedMount> Readopt(const Digest& chain_id, ChainRef chain) = 0;
   virtual void Release(const std::string& lease) = 0;
 
-  // Finds out what the directory and the upper of a request are, following symbolic links: from
-  // then on other directories of those names will not do. kAlreadyExists, kNotFound,
-  // kFailedPrecondition and kInvalidArgument are what Mount would fail with, and name the directory
-  // and the remedy. Where that image was mounted writable there and now is not, it goes on with
-  // what was written; where another was, whose changes are kept, kFailedPrecondition says how to
-  // give them up.
+  // Resolves the directory and the upper of a request, following symbolic links. Mount then insists
+  // on these directories and rejects others of the same names. Fails with what Mount would fail
+  // with: kAlreadyExists, kNotFound, kFailedPrecondition or kInvalidArgument, naming the directory
+  // and the remedy. If the same image was mounted writable there and is currently not mounted, the
+  // new mount continues with the written data. If it was another image whose changes are kept,
+  // kFailedPrecondition says how to discard them.
   virtual absl::StatusOr<CheckedMount> Check(MountRequest request) = 0;
-  // Mounts `chain`, of that manifest, in the place of what is not mounted there. On failure nothing
-  // is left behind.
+  // Mounts `chain`, which `manifest` describes, replacing an entry that is not mounted. On failure
+  // nothing is left behind.
   virtual absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
                                             const CheckedMount& mount) = 0;
-  // Unmounts one directory; kNotFound when nothing of ours is there; kFailedPrecondition "busy"
-  // unless `lazy`. The last mount of a chain takes the private mount with it. What is not mounted
-  // is forgotten, with its upper as if it were mounted.
+  // Unmounts one directory. Returns kNotFound if no mount of ours is there, and kFailedPrecondition
+  // if it is busy (never with `lazy`). The last unmount of a chain also removes the private mount.
+  // An entry that is not mounted is forgotten, and its upper is treated as if it were mounted.
   virtual absl::Status Unmount(const std::string& directory, bool lazy) = 0;
   virtual std::vector<MountState> List() const = 0;
-  // True while a mount of that chain exists.
+  // Returns true while a mount of that chain exists.
   virtual bool InUse(const Digest& chain_id) const = 0;
-  // True while a mount needs this process. What the kernel shows by itself does not.
+  // Returns true while a mount needs this process. Mounts that the kernel serves alone do not.
   virtual bool NeedProcess() const = 0;
 
-  // At start: for every record, takes over the mount that outlived the daemon before this one
-  // (kernel mode, or one whose session was taken over), or mounts again through `find_chain`; drops
-  // the records of what somebody has unmounted meanwhile. A mount comes back on the directory that
-  // it covered and with the upper that it had; what cannot is not mounted from then on. Returns the
-  // directories that are mounted.
+  // At startup: for every record, takes over the mount that outlived the previous daemon (kernel
+  // mode, or a session that was taken over), or mounts again through `find_chain`. Drops records of
+  // mounts that were unmounted in the meantime. A mount is restored on the directory it covered and
+  // with the upper it had; otherwise it is listed as not mounted. Returns the mounted directories.
   virtual std::vector<std::string> Recover(const FindChain& find_chain) = 0;
-  // The same of one directory that is not mounted, with a chain that shows its image; kNotFound
-  // where it is mounted meanwhile, or forgotten. A failure is why it is not mounted from then on.
+  // Mounts one directory that is not mounted, like Recover, with a chain for its image. Returns
+  // kNotFound if it has been mounted or forgotten in the meantime. A failure becomes the reason why
+  // it is not mounted.
   virtual absl::StatusOr<MountRecord> MountAgain(const std::string& directory, ChainRef chain) = 0;
-  // Says why a directory that is not mounted is not.
+  // Sets the reason why a directory is not mounted.
   virtual void SetNotMounted(const std::string& directory, const std::string& why) = 0;
-  // Takes away the private mounts of the daemons before this one that are of no more use. After
-  // Recover, and after those that call Readopt and MountShared at the start.
+  // Removes private mounts of earlier daemons that are no longer used. Call after Recover, and
+  // after those that call Readopt and MountShared at startup.
   virtual void RemoveLeftovers() = 0;
   // Unmounts and forgets everything.
   virtual void UnmountAll() = 0;

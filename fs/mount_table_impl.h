@@ -1,5 +1,5 @@
-// The mount table as its two .cc files know it: mount_table.cc mounts and unmounts, and
-// mount_table_recovery.cc sees to what happened to mounts behind its back.
+// The implementation of MountTable, split over two files: mount_table.cc mounts and unmounts;
+// mount_table_recovery.cc handles mounts that changed without the table.
 #pragma once
 
 #include <map>
@@ -68,29 +68,29 @@ class MountTableImpl : public MountTable {
   struct Entry {
     MountRecord record;
     std::optional<std::string> not_mounted;  // why; nullopt = it is mounted
-    std::string lease;                       // of its private mount; "" = it has none
+    std::string lease;                       // of its private mount; "" = none
     std::weak_ptr<const Chain> chain;
     bool mounted() const { return !not_mounted.has_value(); }
   };
 
-  // Which presentation a request gets.
+  // The presentation chosen for a request.
   struct Choice {
     std::string mode;
-    bool or_fuse = false;  // where that one fails
+    bool or_fuse = false;  // fall back to FUSE if that one fails
   };
 
-  // What is below a mount that goes, or is to be replaced. `before`: its record; null: there is
-  // none.
+  // Returns true if `before`, the record of the directory, lists `mount`, which is then to be
+  // removed or replaced. `before` may be null.
   static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
   std::optional<Entry> Find(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
-  // Only where it is not mounted.
+  // Returns the entry only if it is not mounted.
   std::optional<Entry> FindAbsent(const std::string& directory) const;
   absl::Status Continue(const Entry& entry, const MountRequest& request, CheckedMount& out) const;
-  // REQUIRES, of those that end in DirLocked: the caller holds the key of the directory.
+  // REQUIRES for all functions named ...DirLocked: the caller holds the key of the directory.
   absl::StatusOr<MountTarget> OpenTargetDirLocked(const std::string& directory,
                                                   const FileId& expected,
                                                   const MountRecord* before);
-  // What `record` lacks is filled in.
+  // Fills in what `record` lacks.
   absl::StatusOr<MountRecord> MountAtDirLocked(const ChainRef& chain, const MountRequest& request,
                                                MountRecord record, const MountRecord* before);
   absl::Status MountByRootDirLocked(const ChainRef& chain, const Choice& choice,
@@ -105,12 +105,12 @@ class MountTableImpl : public MountTable {
   void UnmountOldDirLocked(const MountRecord& record);
   void DropDirLocked(const std::string& directory, bool lazy) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status ForgetDirLocked(const MountRecord& record, bool lazy);
-  // Of a mount that somebody else has taken away.
+  // For a mount that another program has unmounted.
   void DropUnmountedDirLocked(const MountRecord& record);
   void SetAbsentDirLocked(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
-  // True when it is mounted then.
+  // Returns true if it is mounted afterwards.
   bool RecoverDirLocked(MountRecord& record, const MountView& mounts, const FindChain& find_chain);
-  // What became of a mount that needed no daemon. kHere: it is in the table now.
+  // The fate of a mount that needed no daemon. kHere: it is in the table now.
   enum class Outlived { kHere, kUnmounted, kUnknown };
   Outlived AdoptDirLocked(const MountRecord& record, const MountView& mounts,
                           const FindChain& find_chain);
@@ -142,16 +142,16 @@ class MountTableImpl : public MountTable {
   MountRecords& records_;
   std::unique_ptr<ChainMounts> chains_;
   std::string boot_id_;
-  // How the kernel shows chains by itself, or why it cannot.
+  // Which kernel presentation works, or why none does.
   absl::StatusOr<ErofsWay> kernel_ = absl::UnknownError("");
   KeyGate gate_;             // by directory
-  bool own_parent_ = false;  // chains_dir_ is bound to itself, privately
+  bool own_parent_ = false;  // chains_dir_ is a private bind mount of itself
   std::unique_ptr<MountWatch> watch_;
 
   mutable absl::Mutex mu_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by directory
 
-  // The mounts of ours that the kernel lists.
+  // Our mounts that the kernel lists.
   struct Present {
     std::set<MountKey> keys;
     std::set<std::string> directories;

@@ -1,7 +1,6 @@
-// What happened to mounts while this process did not look: those of the daemon before it are taken
-// over or mounted again, and what other programs unmount is dropped. For that the table of the
-// kernel is watched, so that a mount that was taken away by plain umount(8) does not stay in this
-// one.
+// Handles what happened to mounts while this process was not looking: takes over or remounts those
+// of the previous daemon, and drops those that other programs have unmounted. For that it watches
+// the kernel's mount table, so that a plain umount(8) also removes the entry here.
 #include <optional>
 #include <utility>
 
@@ -40,7 +39,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& recor
   const std::optional<std::string> lease = AdoptLeaseDirLocked(record, *there, find_chain, &chain);
   if (!lease.has_value()) return Outlived::kUnknown;
   MountRecord adopted = record;
-  // The kernel may have given the numbers of others to new mounts since they were noted.
+  // The recorded numbers may have been reused by the kernel for other mounts.
   adopted.mounts.clear();
   for (const MountInfo* mount : mounts.StackOf(record.directory)) {
     if (mount != there && IsOurs(*mount) && IsOld(&record, boot_id_, *mount)) {
@@ -49,12 +48,12 @@ MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& recor
   }
   adopted.mounts.push_back(KeyOf(*there));
   absl::MutexLock lock(&mu_);
-  // What the kernel shows by itself may be of another object of the store by now.
+  // A mount that the kernel serves alone may belong to an object that the store has replaced.
   entries_[record.directory] = {std::move(adopted), std::nullopt, *lease, alone ? nullptr : chain};
   return Outlived::kHere;
 }
 
-// The private mount behind what a daemon before this one mounted; nullopt where that has died.
+// Returns the private mount behind a mount of an earlier daemon; nullopt if it is dead.
 std::optional<std::string> MountTableImpl::AdoptLeaseDirLocked(const MountRecord& record,
                                                                const MountInfo& there,
                                                                const FindChain& find_chain,
@@ -107,7 +106,7 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
   for (std::string& directory : stored->damaged) {
     const auto hold = HoldDirectory(directory);
     if (Find(directory).has_value()) continue;
-    // What is mounted there stays, until another mount takes its place: nobody knows what it is.
+    // Whatever is mounted there stays until another mount replaces it, because it is unknown.
     MountRecord record;
     record.directory = std::move(directory);
     record.boot_id = boot_id_;
@@ -150,12 +149,12 @@ bool MountTableImpl::RecoverDirLocked(MountRecord& record, const MountView& moun
 absl::StatusOr<MountRecord> MountTableImpl::MountAgainDirLocked(const MountRecord& record,
                                                                 const ChainRef& chain) {
   MountRecord again = record;
-  // Each boot numbers devices anew.
+  // Device numbers change with each boot.
   if (record.boot_id != boot_id_) {
     again.covered.device = 0;
     again.upper_ids.ForgetDevices();
   }
-  // Another kernel may run than the one that made it, and there may be no loop device left.
+  // The kernel may be a different one now, and it may have no free loop device.
   const bool as_it_was = kernel_.ok() && *kernel_ == ErofsWay::kFiles;
   const std::string mode = as_it_was ? record.mode : "auto";
   return MountAtDirLocked(chain,
@@ -187,7 +186,7 @@ void MountTableImpl::SetNotMounted(const std::string& directory, const std::stri
   if (found != entries_.end() && !found->second.mounted()) found->second.not_mounted = why;
 }
 
-// Nothing of it is left but what was written to the store, which is listed.
+// Nothing is left except data written to the store, which stays listed.
 void MountTableImpl::DropUnmountedDirLocked(const MountRecord& record) {
   LogInfo("unmounted_elsewhere directory=", record.directory,
           record.upper.empty() ? "" : " changes_kept_in=", record.upper);
@@ -223,8 +222,8 @@ absl::StatusOr<MountTableImpl::Present> MountTableImpl::FindPresent() {
   return out;
 }
 
-// Drops the entries whose mounts somebody else has taken away. What is missing at the first look
-// may be a mount under way, so each is looked at again while its key is held.
+// Drops the entries whose mounts have been unmounted by other programs. A mount that seems to be
+// missing may still be in progress, so each is checked again with its key held.
 void MountTableImpl::Prune() {
   const auto present = FindPresent();
   if (!present.ok()) return;

@@ -17,7 +17,7 @@
 namespace imagefs {
 namespace {
 
-// As statfs(2) names them; linux/magic.h lacks the last ones.
+// Named as in statfs(2); linux/magic.h lacks the last ones.
 constexpr uint64_t kKernelsOwn[] = {PROC_SUPER_MAGIC,
                                     SYSFS_MAGIC,
                                     CGROUP_SUPER_MAGIC,
@@ -53,14 +53,14 @@ absl::Status MovedError(const std::string& directory) {
       StrCat(directory, " was moved or covered while it was being mounted on; try again"));
 }
 
-// True for the root of a FUSE mount that nobody answers. (fstat(2) may answer from a cache.)
+// Returns true for the root of a FUSE mount without a server. (fstat(2) might answer from a cache.)
 bool IsDead(const Fd& root) {
   struct statfs found;
   return fstatfs(root.get(), &found) != 0 && (errno == ENOTCONN || errno == ECONNABORTED);
 }
 
-// True where nothing is mounted: a question for the kernel instead of all of mountinfo, which is
-// long where there are many mounts.
+// Returns true if nothing is mounted there. Asks the kernel about this path only, because mountinfo
+// is long if there are many mounts.
 bool IsPlain(const Fd& place) {
   struct statx found;
   return statx(place.get(), "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, &found) == 0 &&
@@ -87,7 +87,7 @@ absl::StatusOr<std::vector<MountInfo>> FindOld(const Fd& place, const std::strin
   return out;
 }
 
-// What `place` is, if a mount can lie on it.
+// Identifies `place` if it can be mounted on.
 absl::StatusOr<FileId> CheckPlace(const Fd& place, const std::string& shown) {
   struct stat st;
   if (fstat(place.get(), &st) != 0) return LookError(errno, shown);
@@ -99,7 +99,7 @@ absl::StatusOr<FileId> CheckPlace(const Fd& place, const std::string& shown) {
   return IdOf(st);
 }
 
-// What lies below the mounts `old`, if a mount can lie on it.
+// Identifies the directory below the mounts `old` if it can be mounted on.
 absl::StatusOr<FileId> LookBelow(const std::vector<MountInfo>& old, const std::string& directory) {
   const absl::StatusOr<Fd> below = OpenBelow(old.front(), directory);
   if (below.ok()) return CheckPlace(*below, directory);
@@ -108,8 +108,8 @@ absl::StatusOr<FileId> LookBelow(const std::vector<MountInfo>& old, const std::s
   return below.status();
 }
 
-// Whether the lowest of imagefs's mounts at a directory still is that one, and the directory the
-// one that it was.
+// Returns whether `lowest` is still the lowest of our mounts at `directory`, and `covered` the
+// directory below it.
 bool StillCovers(const MountKey& lowest, const std::string& directory, const FileId& covered) {
   const auto mounts = ReadMountInfo();
   if (!mounts.ok()) return false;
@@ -164,7 +164,7 @@ absl::StatusOr<std::string> ResolveTarget(const std::string& asked) {
   if (!asked.starts_with('/')) {
     return absl::InvalidArgumentError(StrCat(PrintableName(asked), " is not an absolute path"));
   }
-  // A mount there may be taken away between the two looks: then the directory below is meant.
+  // A mount may disappear between the two lookups; the directory below is then meant.
   constexpr int kLooks = 10;
   absl::StatusOr<std::string> path;
   for (int look = 0; look < kLooks; ++look) {
@@ -221,7 +221,7 @@ absl::StatusOr<std::vector<MountKey>> AttachTo(const MountTarget& target, const 
   if (target.old.empty()) {
     IMAGEFS_RETURN_IF_ERROR(AttachMount(mount, target.place, directory));
   } else {
-    // All but the lowest one go first: what then is seen is another of them.
+    // Unmount all but the lowest one first; another of them stays visible meanwhile.
     for (size_t i = target.old.size() - 1; i > 0; --i) {
       IMAGEFS_RETURN_IF_ERROR(UnmountExactly(KeyOf(target.old[i]), directory, /*lazy=*/true));
     }
@@ -239,8 +239,8 @@ absl::StatusOr<std::vector<MountKey>> AttachTo(const MountTarget& target, const 
     }
   }
   there.push_back(key);
-  // It lies on the right directory. Where somebody has given that one another name meanwhile, the
-  // name that was asked for leads to something else.
+  // The mount is on the right directory. If that has been renamed in the meantime, the requested
+  // path leads elsewhere.
   const absl::StatusOr<std::string> path = PathOf(mount, directory);
   if (path.ok() && *path == directory) {
     if (target.old.empty() || StillCovers(there.front(), directory, target.covered)) return there;

@@ -1,6 +1,6 @@
-// The directory that a mount is to lie on. Its path is resolved once, when it is asked for; from
-// then on no symbolic link is followed, and the directory has to be the one that was found.
-// Functions are thread-safe and block on the file system that it is of.
+// The directory that a mount covers. Its path is resolved once, when the mount is requested;
+// afterwards no symbolic link is followed, and the directory must be the one found then. Functions
+// are thread-safe and block on the directory's file system.
 #pragma once
 
 #include <string>
@@ -16,48 +16,50 @@
 
 namespace imagefs {
 
-// True for `directory` itself, too.
+// Returns true also for `directory` itself.
 bool LiesIn(std::string_view path, std::string_view directory);
 
-// The name under which the kernel lists a mount at `path`. What is dead or absent keeps its name.
+// Returns the name under which the kernel lists a mount at `path`. A dead or missing path is
+// returned unchanged.
 std::string MountPointOf(const std::string& path);
 
-// The path that `asked` leads to, links followed. kNotFound says what to do; kInvalidArgument for
-// what is no path of a directory that may be mounted on (/dev, control characters in a name).
+// Returns the path that `asked` leads to, following links. kNotFound says what to do. Returns
+// kInvalidArgument if the path cannot be a mount point (in /dev, or with control characters in a
+// name).
 absl::StatusOr<std::string> ResolveTarget(const std::string& asked);
 
 struct MountTarget {
   FileId covered;  // the directory itself
-  Fd place;        // O_PATH: of it, or where `old` is not empty of what it is covered by
-  std::vector<MountInfo> old;  // mounts of imagefs that lie on it and are to go, the lowest first
+  Fd place;        // O_PATH, of the directory, or of what covers it if `old` is not empty
+  std::vector<MountInfo> old;  // mounts of ours on it that are to be removed, lowest first
 };
-// What there is at a directory by its resolved path, below those mounts of imagefs for which
-// `is_old` is true, and one whose server is gone. kFailedPrecondition where it is not the directory
-// that `expected` allows, where a link lies on the way, where another mount covers it whose server
-// is gone, and for what is no directory or not an ordinary one. As root only can it be seen what
-// lies below a mount; kUnimplemented where it cannot.
+// Opens a directory by its resolved path, below mounts of ours for which `is_old` is true and below
+// one mount whose server is gone. Returns kFailedPrecondition if it is not the directory that
+// `expected` allows, the path contains a link, another mount whose server is gone covers it, or it
+// is not an ordinary directory. Only root can look below a mount; returns kUnimplemented if that is
+// not possible.
 using IsOld = absl::FunctionRef<bool(const MountInfo&)>;
 absl::StatusOr<MountTarget> OpenTarget(const std::string& directory, const FileId& expected,
                                        IsOld is_old);
 
-// Attaches a detached mount there, in the place of target.old: at every moment one of them is seen,
-// and never the directory. Returns the mounts that lie there then, the lowest first and `mount` the
-// last; others are those that could not be taken away from below it (before Linux 6.5, or without
-// `beneath`). kFailedPrecondition where the directory was exchanged meanwhile; then the mount is
-// gone.
+// Attaches a detached mount there, replacing target.old. At every moment one of the two is visible,
+// and never the directory. Returns the mounts that are then on the directory, lowest first, ending
+// with `mount`; the others could not be removed from below it (before Linux 6.5, or without
+// `beneath`). Returns kFailedPrecondition if the directory was replaced in the meantime; `mount` is
+// then unmounted.
 absl::StatusOr<std::vector<MountKey>> AttachTo(const MountTarget& target, const Fd& mount,
                                                const std::string& directory, bool beneath);
 
-// True where a FUSE mount of imagefs is seen that nobody answers.
+// Returns true if a FUSE mount of ours is visible there whose server is gone.
 bool IsDeadAt(const std::string& directory);
-// Lazily unmounts those mounts, as root.
+// Lazily unmounts the mounts for which `is_old` is true. Root only.
 absl::Status UnmountOld(const std::string& directory, IsOld is_old);
 
-// kFailedPrecondition for what is of proc, sysfs, or another file system by which the kernel shows
-// itself.
+// Returns kFailedPrecondition for a file on proc, sysfs, or another file system that exposes kernel
+// state.
 absl::Status CheckOrdinary(const Fd& fd, const std::string& shown);
-// kInvalidArgument for a resolved path in /dev, which programs take for devices; /dev/shm is
-// ordinary. Also what CheckPath says. `what` is its role.
+// Returns kInvalidArgument for a resolved path in /dev, where programs expect devices (/dev/shm is
+// allowed), or if CheckPath rejects it. `what` is the role of the path, for messages.
 absl::Status CheckResolved(const std::string& path, std::string_view what);
 
 }  // namespace imagefs

@@ -1,5 +1,5 @@
-// The mounts of one moment by where they lie, for who asks for many of them: the kernel's table is
-// read and parsed once. Does not change; thread-safe.
+// An immutable snapshot of the mounts, indexed by path, for callers with many lookups: the kernel's
+// table is read and parsed once. Thread-safe.
 #pragma once
 
 #include <functional>
@@ -28,7 +28,7 @@ class MountView {
     return view;
   }
 
-  // As the functions of fs/mount_syscalls.h; what is returned lives as long as this.
+  // Like the functions of fs/mount_syscalls.h. The results point into this view.
   const MountInfo* At(std::string_view path) const {
     const auto found = by_path_.find(path);
     return found == by_path_.end() ? nullptr : FindMountAt(found->second, path);

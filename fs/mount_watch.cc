@@ -28,7 +28,7 @@ MountWatch::~MountWatch() {
   thread_.join();
 }
 
-// The kernel reports a change of the mount table as an exceptional condition of mountinfo.
+// The kernel reports changes of the mount table as an exceptional condition on mountinfo.
 void MountWatch::Watch() {
   pthread_setname_np(pthread_self(), "mounts");
   while (true) {

@@ -1,4 +1,4 @@
-// Tells when something was mounted or unmounted in this process's namespace, by whomever.
+// Reports every mount and unmount in this process's namespace, whoever makes it.
 #pragma once
 
 #include <functional>
@@ -13,9 +13,9 @@ namespace imagefs {
 
 class MountWatch {
  public:
-  // `changed` runs on a thread of the watch's own, one call after the other.
+  // `changed` runs on the watch's own thread, one call at a time.
   static absl::StatusOr<std::unique_ptr<MountWatch>> Start(std::function<void()> changed);
-  // Waits for a call under way.
+  // Waits for a running call.
   ~MountWatch();
 
  private:

@@ -44,7 +44,7 @@ absl::StatusOr<std::string> ResolveUpper(const std::string& asked) {
     absl::StatusOr<Fd> place = OpenPlace(there);
     if (place.ok()) {
       IMAGEFS_RETURN_IF_ERROR(CheckOrdinary(*place, asked));
-      // Not moved out: GCC for arm64 would warn of a string that is not initialized.
+      // Not moved out: GCC for arm64 would warn about an uninitialized string.
       const absl::StatusOr<std::string> path = PathOf(*place, asked);
       if (!path.ok()) return path.status();
       const std::string whole =
@@ -111,7 +111,7 @@ absl::Status OverlayUpper::OpenParts(const std::string& path, const RootAttribut
   IMAGEFS_ASSIGN_OR_RETURN(const struct stat dir, StatFd(directory_, path));
   ids_.directory = IdOf(dir);
   const uid_t self = geteuid();
-  // Then nobody else can have put anything there.
+  // In that case nobody else can have created anything there.
   const bool own = dir.st_uid == self && (dir.st_mode & 022) == 0;
 
   const std::string upper = path + "/upper", work = path + "/work";
@@ -133,7 +133,8 @@ absl::Status OverlayUpper::OpenParts(const std::string& path, const RootAttribut
 }
 
 void OverlayUpper::Undo() {
-  // Each is emptied by its descriptor, and an empty directory is all that can go by name.
+  // The contents are removed through the descriptor; removal by name can only hit an empty
+  // directory.
   const auto remove = [&](bool made, Fd& fd, const char* name) {
     if (!made || !fd.valid()) return;
     absl::Status status = EmptyFolder(fd, name);

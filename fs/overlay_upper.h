@@ -1,7 +1,7 @@
-// The directories of a writable mount: DIR/upper, which takes what is written, and DIR/work, which
-// is overlayfs's own. DIR may belong to somebody who exchanges what is in it at any moment, so that
-// it is opened once, without following a link, and all else is done by descriptor. Not thread-safe;
-// blocks on the file system of DIR.
+// The directories of a writable mount: DIR/upper, which receives what is written, and DIR/work,
+// which belongs to overlayfs. DIR may belong to a user who can replace its contents at any moment,
+// so it is opened once, without following links, and everything else is done through descriptors.
+// Not thread-safe. Blocks on the file system of DIR.
 #pragma once
 
 #include <sys/types.h>
@@ -17,15 +17,15 @@
 
 namespace imagefs {
 
-// Which directories they were; a writable mount comes back with these or not at all.
+// Identifies the directories; a writable mount is restored with exactly these or not at all.
 struct UpperIds {
   FileId directory, upper, work;
-  // Another boot numbers devices anew.
+  // Device numbers change with a reboot.
   void ForgetDevices() { directory.device = upper.device = work.device = 0; }
   friend bool operator==(const UpperIds&, const UpperIds&) = default;
 };
 
-// How the root of the image looks; the root of an overlay is the upper one's.
+// The attributes of the image's root. An overlay takes those of its root from the upper.
 struct RootAttributes {
   uid_t uid = 0;
   gid_t gid = 0;
@@ -33,17 +33,16 @@ struct RootAttributes {
   timespec mtime = {};
 };
 
-// The path that `asked` leads to, links followed; the last names may be missing.
+// Returns the path that `asked` leads to, following links. Trailing components may be missing.
 absl::StatusOr<std::string> ResolveUpper(const std::string& asked);
 
 class OverlayUpper {
  public:
-  // `path` is absolute and without links. What is missing of it is made, with mode 0700 (kNotFound
-  // where `expected` says that it was there once), and what
-  // is there is never changed; `upper` gets the attributes of the image's root when it is made.
-  // Where somebody else may write to DIR, an `upper` or `work` that is there has to belong to this
-  // process's user (`upper`: or to the owner of the image's root). kFailedPrecondition says what is
-  // wrong. On failure what was made is gone again.
+  // `path` must be absolute and without links. Creates what is missing of it with mode 0700 (or
+  // returns kNotFound if `expected` says that it once existed) and never changes what exists. A new
+  // `upper` gets the attributes of the image's root. If others may write to DIR, an existing
+  // `upper` or `work` must belong to this process's user (`upper`: or to the owner of the image's
+  // root). kFailedPrecondition says what is wrong. On failure, removes what it created.
   static absl::StatusOr<OverlayUpper> Open(const std::string& path, const UpperIds& expected,
                                            const RootAttributes& root);
   OverlayUpper(OverlayUpper&&) = default;
@@ -53,7 +52,7 @@ class OverlayUpper {
   const Fd& work() const { return work_; }
   const UpperIds& ids() const { return ids_; }
 
-  // Removes what Open made.
+  // Removes what Open created.
   void Undo();
 
  private:
@@ -65,7 +64,7 @@ class OverlayUpper {
     Fd parent;
     std::string name;
   };
-  std::vector<Made> made_;  // of DIR and those above it, the highest first
+  std::vector<Made> made_;  // DIR and its parents, the highest first
   Fd directory_, upper_, work_;
   bool made_upper_ = false, made_work_ = false;
   UpperIds ids_;

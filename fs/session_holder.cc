@@ -24,10 +24,10 @@ namespace {
 
 constexpr char kSocket[] = "holder.sock";
 constexpr int kBacklog = 8;
-// It answers at once, unless somebody has stopped it.
+// The holder answers immediately unless it has been stopped (SIGSTOP).
 constexpr timeval kPatience = {10, 0};
 
-// Of a name below a directory whose path may be longer than an address.
+// Returns the address of a name in a directory whose path may be too long for an address.
 sockaddr_un AddressIn(const Fd& directory, std::string_view name) {
   sockaddr_un address = {};
   address.sun_family = AF_UNIX;
@@ -53,7 +53,7 @@ absl::Status Send(const Fd& socket, const HolderMessage& message, const Fd* fd) 
 absl::Status SessionHolder::Keep(const std::string& name, const Fd& fd) {
   absl::MutexLock lock(&mu_);
   absl::StatusOr<HolderMessage> reply = absl::UnavailableError("");
-  // The first try may meet one that has just ended.
+  // The first attempt may reach a holder that is just exiting.
   for (int attempt = 0; attempt < 2 && absl::IsUnavailable(reply.status()); ++attempt) {
     if (!connection_.valid() && !ConnectLocked().ok()) IMAGEFS_RETURN_IF_ERROR(StartLocked());
     reply = CallLocked(HolderMessage::kKeep, name, &fd);
@@ -65,9 +65,9 @@ absl::Status SessionHolder::Keep(const std::string& name, const Fd& fd) {
 
 void SessionHolder::Drop(const std::string& name) {
   absl::MutexLock lock(&mu_);
-  if (!connection_.valid()) return;  // and so there is none
+  if (!connection_.valid()) return;  // no holder, so nothing to drop
   const auto reply = CallLocked(HolderMessage::kDrop, name, nullptr);
-  // After the last one it is gone, and may have been faster than its reply.
+  // After the last drop the holder exits, possibly before its reply arrives.
   if (!reply.ok() && !absl::IsUnavailable(reply.status())) {
     LogWarning("session_not_dropped error=", reply.status().message());
   }
@@ -141,7 +141,7 @@ absl::Status SessionHolder::StartLocked() {
   return ConnectLocked();
 }
 
-// What the holder reads of how to start a daemon; invalid where it is not to.
+// Returns a pipe with the command to start a daemon; invalid if the holder must not start one.
 absl::StatusOr<Fd> SessionHolder::RestartPipe() const {
   if (options_.restart.empty()) return Fd();
   const auto message = std::make_unique<HolderRestart>();
@@ -160,7 +160,7 @@ absl::StatusOr<Fd> SessionHolder::RestartPipe() const {
   if (pipe2(ends, O_CLOEXEC) != 0) return ErrnoStatus(errno, "pipe");
   Fd reader(ends[0]);
   const Fd writer(ends[1]);
-  // Of less than a pipe takes without a reader.
+  // Small enough for a pipe without a reader.
   static_assert(sizeof(HolderRestart) < 32 << 10);
   const char* bytes = reinterpret_cast<const char*>(message.get());
   IMAGEFS_RETURN_IF_ERROR(WriteFull(writer.get(), std::string_view(bytes, sizeof(*message))));
@@ -175,12 +175,12 @@ absl::Status SessionHolder::SpawnHolder(const Fd& listener) const {
   holder.descriptors = {{kHolderListener, listener.get()}};
   if (restart.valid()) {
     holder.descriptors.emplace_back(kHolderRestart, restart.get());
-    // A daemon that it starts has that of the one before.
+    // A restarted daemon gets the environment of the previous one.
     holder.environment = OwnEnvironment();
   }
   const absl::StatusOr<pid_t> pid = Spawn(holder);
   if (!pid.ok()) return Annotate(pid.status(), StrCat("starting ", options_.program));
-  // It leaves a child and ends at once.
+  // It forks the actual holder and exits immediately.
   int status = 0;
   while (waitpid(*pid, &status, 0) < 0 && errno == EINTR) {
   }
@@ -204,12 +204,12 @@ absl::StatusOr<HolderMessage> SessionHolder::CallLocked(HolderMessage::Kind kind
   } else {
     reply = absl::UnavailableError(sent.message());
   }
-  // Whatever comes later is of no call that anybody waits for.
+  // A late reply must not be taken for that of another call.
   if (!reply.ok()) connection_.Reset();
   return reply;
 }
 
-// kUnavailable: it has ended.
+// Returns kUnavailable if the holder has exited.
 absl::StatusOr<HolderMessage> SessionHolder::ReceiveLocked(Fd* fd) {
   HolderMessage message;
   int number = -1;

@@ -1,7 +1,8 @@
-// Descriptors in a process of their own, imagefs-holder (cmd/holder_main.cc), for daemons without a
-// service manager that could keep them. It listens as <run>/holder.sock, is started when there is
-// something to hold, and ends when there is nothing. Where nobody else starts a daemon again that
-// was killed, it does, so that readers of its mounts do not wait for ever. Thread-safe.
+// Keeps descriptors in a process of their own, imagefs-holder (cmd/holder_main.cc), for daemons
+// without a service manager that could keep them. The holder listens at <run>/holder.sock, is
+// started when there is something to hold, and exits when there is nothing left. If nothing else
+// restarts a killed daemon, the holder does, so that readers of its mounts do not block forever.
+// Thread-safe.
 #pragma once
 
 #include <memory>
@@ -23,10 +24,10 @@ class SessionHolder : public DescriptorKeeper {
   struct Options {
     std::string run_dir;
     std::string program;  // imagefs-holder
-    // Runs a daemon in the place of one that was killed; the first is the program's path, the
-    // second its name. Empty: somebody else does.
+    // The command that replaces a killed daemon: the program's path, followed by its argv. Empty:
+    // something else restarts it.
     std::vector<std::string> restart;
-    // How long the holder leaves it to others to start one.
+    // How long the holder waits for something else to start one.
     absl::Duration restart_after = absl::Seconds(10);
   };
   explicit SessionHolder(Options options) : options_(std::move(options)) {}

@@ -79,7 +79,8 @@ void LogIfFailed(std::string_view what, const absl::Status& status) {
 
 }  // namespace
 
-// Added is on the disk's side when it returns; Gone is called by who may not wait.
+// Added has written its record (without fsync) when it returns. Gone is asynchronous, because its
+// caller must not block.
 class SessionStore::Journal : public DataFiles::Journal,
                               public std::enable_shared_from_this<Journal> {
  public:
@@ -122,7 +123,7 @@ class SessionStore::Journal : public DataFiles::Journal,
     absl::MutexLock write_lock(&write_mu_);
     {
       absl::MutexLock lock(&mu_);
-      if (gone_.erase(node) == 0) return;  // it is there again
+      if (gone_.erase(node) == 0) return;  // added again
     }
     WriteBatch batch;
     batch.Delete(StrCat(prefix_, node));
@@ -133,7 +134,7 @@ class SessionStore::Journal : public DataFiles::Journal,
   const std::weak_ptr<Executor> executor_;
   const std::shared_ptr<Kept> kept_;
   const std::string id_, prefix_;
-  absl::Mutex write_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held over writes
+  absl::Mutex write_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held during writes
   absl::Mutex mu_;
   absl::flat_hash_set<uint64_t> gone_ ABSL_GUARDED_BY(mu_);
 };

@@ -1,7 +1,7 @@
-// The FUSE sessions that outlive this process (docs/survival.md): their descriptors lie with a
-// DescriptorKeeper, and what the next daemon has to know of them lies in the database, written
-// without a sync, since neither outlives the boot. A descriptor without a record, or a record
-// without a descriptor, is dropped.
+// The FUSE sessions that outlive this process (docs/survival.md). A DescriptorKeeper has their
+// descriptors, and the database has what the next daemon must know about them. Those records are
+// written without fsync, because neither outlives the boot. A descriptor without a record, or a
+// record without a descriptor, is dropped.
 //
 //   session/<id>               what a session serves (SessionRecord)
 //   session-node/<id>/<node>   of the data mount: which layer's data the kernel knows as that node
@@ -31,17 +31,17 @@ class KeyValueStore;
 
 struct SessionRecord {
   std::string id;                 // 16 hex digits
-  bool data = false;              // the data mount; else a chain
+  bool data = false;              // the data mount, otherwise a chain
   std::string path;               // where the daemon mounted it
-  uint32_t major = 0, minor = 0;  // the kernel's number of the file system
-  Digest chain_id;                // of a chain: which
-  uint32_t index_sum = 0;         // of its index: the kernel knows nids of this very one
+  uint32_t major = 0, minor = 0;  // the kernel's device number of the file system
+  Digest chain_id;                // chains only
+  uint32_t index_sum = 0;         // of its index: the kernel's nids are valid only for this one
   FuseAgreement agreed;
 };
 
 class SessionStore {
  public:
-  // `keeper` may be null: no session outlives the process. Both outlive this.
+  // `keeper` may be null: no session outlives the process. Both must outlive this.
   SessionStore(KeyValueStore& kv, DescriptorKeeper* keeper, std::string boot_id);
 
   struct Node {
@@ -53,22 +53,23 @@ class SessionStore {
     Fd device;
     std::vector<Node> nodes;
   };
-  // Once, at the start. Each of them stays kept until Forget.
+  // Call once, at startup. The sessions remain kept until Forget.
   std::vector<Inherited> Inherit();
 
   static std::string NewId();
-  // Keeps `device` under record.id. A failure is logged: the session ends with this process then.
+  // Keeps `device` under record.id. A failure is logged; the session then ends with this process.
   void Keep(const SessionRecord& record, const Fd& device);
-  // Of a session that has ended, or cannot be gone on with. Does not wait for it to be done.
+  // For a session that has ended or cannot be continued. Does not block.
   void Forget(const std::string& id);
-  // All of them end with this process.
+  // Lets all sessions end with this process.
   void ForgetAll();
-  // For DataFiles of that session, once it is kept; null where it does not outlive this process.
+  // Returns the journal for the session's DataFiles, effective once the session is kept; null if
+  // sessions do not outlive this process.
   std::shared_ptr<DataFiles::Journal> JournalOf(const std::string& id);
 
  private:
   class Journal;
-  // The ids of what is kept.
+  // The ids of the kept sessions.
   struct Kept {
     bool Contains(const std::string& id) ABSL_LOCKS_EXCLUDED(mu) {
       absl::MutexLock lock(&mu);
@@ -86,8 +87,8 @@ class SessionStore {
   KeyValueStore& kv_;
   DescriptorKeeper* const keeper_;
   const std::string boot_id_;
-  const std::shared_ptr<Kept> kept_ = std::make_shared<Kept>();  // journals have it, too
-  // For those who may not wait. Last: its tasks use what is above.
+  const std::shared_ptr<Kept> kept_ = std::make_shared<Kept>();  // shared with journals
+  // For callers that must not block. Last: its tasks use the members above.
   std::shared_ptr<Executor> forgetting_;
 };
 

@@ -45,7 +45,7 @@ bool MayListTrusted(pid_t process_id) {
       memcmp(theirs, ours, static_cast<size_t>(size)) != 0) {
     return false;
   }
-  // Not OpenFile: proc waits for no disk, which this thread may not.
+  // Not OpenFile: this thread must not wait for a disk, which proc never does.
   const Fd file(open((process + "/status").c_str(), O_RDONLY | O_CLOEXEC));
   char status[1 << 14];
   const ssize_t got = file.valid() ? read(file.get(), status, sizeof(status) - 1) : -1;

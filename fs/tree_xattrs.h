@@ -1,5 +1,5 @@
-// Extended attributes of a mounted tree that do not simply come from its index. Thread-safe; blocks
-// on nothing but /proc.
+// Extended attributes of a mounted tree that do not come directly from its index. Thread-safe.
+// Blocks only on /proc.
 #pragma once
 
 #include <sys/types.h>
@@ -12,18 +12,18 @@
 
 namespace imagefs {
 
-// True for attributes that no reader of the tree sees: this project's own, and overlayfs's markers
-// unless the tree is one layer in overlay form, whose markers whoever stacks it needs.
+// Returns true for attributes hidden from readers of the tree: this project's own, and overlayfs's
+// markers, unless the tree is one layer in overlay form, where whoever stacks it needs them.
 bool IsHiddenXattr(bool overlay_form, std::string_view name);
 
-// What the root of a tree says about its image: user.imagefs.chain-id, state, bytes-present and
-// bytes-total (docs/cli.md). No listing names these, so that a copy of the tree is just a copy.
-// nullopt: no such name.
+// Returns what the root of a tree says about its image: user.imagefs.chain-id, state, bytes-present
+// or bytes-total (docs/cli.md), or nullopt for any other name. No listing includes these names, so
+// that a copy of the tree does not contain them.
 std::optional<std::string> ImageXattr(const Chain& chain, std::string_view name);
 
-// Whether that process may list names of the trusted class: it has CAP_SYS_ADMIN in the first user
-// namespace, as every file system demands; for FUSE the kernel leaves that to the daemon. False for
-// a process that cannot be looked at.
+// Returns whether that process may list names of the trusted class: it has CAP_SYS_ADMIN in the
+// initial user namespace, as every file system requires; FUSE leaves the check to the daemon.
+// Returns false if the process cannot be inspected.
 bool MayListTrusted(pid_t process_id);
 
 }  // namespace imagefs
