@@ -25,13 +25,13 @@ namespace images = containerd::services::images::v1;
 namespace leases = containerd::services::leases::v1;
 namespace snapshots = containerd::services::snapshots::v1;
 
-// containerd takes messages of up to 16 MiB.
+// containerd accepts messages of up to 16 MiB.
 constexpr size_t kChunkBytes = 1 << 20;
-// Of a lease whose owner was killed.
+// How long a lease lives if its owner is killed.
 constexpr absl::Duration kLeaseLife = absl::Hours(1);
 constexpr int64_t kConnectTimeoutSeconds = 10;
 constexpr int64_t kGiveBackTimeoutSeconds = 5;
-// A collection between the answer and the look at it may take the layer away.
+// A garbage collection between the answer and the check may remove the layer.
 constexpr int kPrepareAttempts = 3;
 
 class ContainerdClientImpl : public ContainerdClient {
@@ -39,7 +39,7 @@ class ContainerdClientImpl : public ContainerdClient {
   ContainerdClientImpl(Options options, CancelToken cancel)
       : options_(std::move(options)), cancel_(std::move(cancel)) {
     grpc::ChannelArguments arguments;
-    // gRPC would make one of the socket's path, which Go's servers refuse.
+    // gRPC would derive one from the socket's path, which Go's servers reject.
     arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, "localhost");
     channel_ = grpc::CreateCustomChannel(StrCat("unix://", options_.address),
                                          grpc::InsecureChannelCredentials(), arguments);
@@ -51,7 +51,7 @@ class ContainerdClientImpl : public ContainerdClient {
 
   ~ContainerdClientImpl() override {
     if (lease_.empty()) return;
-    // Also after an interrupt. What is left, when containerd is gone by now, expires.
+    // Not cancelled by an interrupt. If containerd does not answer, the lease expires.
     grpc::ClientContext context;
     context.AddMetadata("containerd-namespace", options_.name_space);
     context.set_deadline(gpr_time_from_seconds(kGiveBackTimeoutSeconds, GPR_TIMESPAN));
@@ -149,13 +149,14 @@ class ContainerdClientImpl : public ContainerdClient {
   }
 
  private:
-  // Makes one call that a cancellation ends.
+  // Makes one cancellable call.
   template <typename Method>
   absl::Status Call(Method method) {
     grpc::ClientContext context;
     context.AddMetadata("containerd-namespace", options_.name_space);
     if (!lease_.empty()) context.AddMetadata("containerd-lease", lease_);
-    // The callback may still run when the registration is gone: it must not meet a context that is.
+    // Shared, because the cancel callback may still run after the registration and `context` are
+    // gone.
     const auto state = std::make_shared<Running>(&context);
     const CancelToken::Registration registration = cancel_.OnCancel([state] {
       absl::MutexLock lock(&state->mu);
@@ -195,8 +196,8 @@ class ContainerdClientImpl : public ContainerdClient {
       (void)stream->Write(request);
     }
     stream->WritesDone();
-    // How many answers come differs; a refusal is told by the end of the stream, which comes once
-    // all of them have been read.
+    // The number of replies varies. An error is only reported by Finish, after all replies have
+    // been read.
     while (stream->Read(&reply)) {
     }
     return stream->Finish();
@@ -222,7 +223,7 @@ class ContainerdClientImpl : public ContainerdClient {
   }
 
   absl::Status PrepareError(const absl::Status& status) const {
-    // How containerd says that it does not know the plugin, by version.
+    // Depending on its version, containerd reports an unknown plugin with one of these codes.
     const bool unknown = absl::IsInvalidArgument(status) || absl::IsNotFound(status);
     const std::string_view text = ToStd(status.message());
     if (unknown && text.find("snapshotter") != std::string_view::npos) {

@@ -1,8 +1,8 @@
-// The client's side of containerd's API, as far as it takes to give it an image whose layers stay
-// where they are: content, snapshots and image records of one namespace, under one lease.
+// The client side of containerd's API, reduced to what it takes to register an image whose layers
+// are not copied: content, snapshots and image records of one namespace, under one lease.
 //
 // Methods block until containerd answers; a cancelled token ends them with kCancelled. Not
-// thread-safe. Errors name containerd's socket, or what was asked for, and the cause.
+// thread-safe. Errors name containerd's socket or the requested object, and the cause.
 #pragma once
 
 #include <cstdint>
@@ -27,21 +27,22 @@ class ContainerdClient {
   };
   using Labels = std::map<std::string, std::string>;
 
-  // Takes a lease, so that nothing of what follows is collected before it has an image record.
-  // kUnavailable when nobody answers at the address.
+  // Connects and takes a lease, which protects everything created below from garbage collection
+  // until an image record refers to it. Returns kUnavailable if nothing answers at the address.
   static absl::StatusOr<std::unique_ptr<ContainerdClient>> Connect(Options options,
                                                                    CancelToken cancel);
-  // Gives the lease back: what no image record leads to is collected.
+  // Releases the lease; anything that no image record refers to can then be collected.
   virtual ~ContainerdClient() = default;
 
-  // Stores a blob, or adds the labels to the one that is there.
+  // Stores a blob, or adds the labels to an existing one.
   virtual absl::Status PutContent(const Digest& digest, std::string_view bytes,
                                   const Labels& labels) = 0;
-  // Has the snapshotter show the layer `chain_id` over `parent` ("" = none), which the labels
-  // describe. False when it would have it unpacked: it cannot show it.
+  // Makes the snapshotter prepare the layer `chain_id`, which the labels describe, on top of
+  // `parent` ("" = none). Returns false if the snapshotter cannot present it lazily and wants it
+  // unpacked.
   virtual absl::StatusOr<bool> PrepareLayer(const std::string& chain_id, const std::string& parent,
                                             const Labels& labels) = 0;
-  // Makes the record, or points the one of that name to another manifest.
+  // Creates the record, or points the existing one to another manifest.
   virtual absl::Status PutImage(const std::string& name, const std::string& media_type,
                                 const Digest& digest, uint64_t size) = 0;
 };

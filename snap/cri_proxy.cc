@@ -18,14 +18,14 @@
 namespace imagefs {
 namespace {
 
-// containerd's own limit for one message is 16 MiB.
+// containerd's own limit is 16 MiB per message.
 constexpr int kMaxMessageBytes = 64 << 20;
 constexpr int kMaxReconnectMs = 1000;
 constexpr int64_t kShutdownGraceSeconds = 1;
 
 using grpc::ByteBuffer;
 
-// The name of the method in a service of the interface, "ImageService/PullImage"; empty for others.
+// Returns the method's name in a CRI service ("ImageService/PullImage"), or "" for any other path.
 std::string_view CriMethod(std::string_view path) {
   if (!ConsumePrefix(&path, "/runtime.v1.") && !ConsumePrefix(&path, "/runtime.v1alpha2.")) {
     return {};
@@ -35,7 +35,7 @@ std::string_view CriMethod(std::string_view path) {
              : std::string_view();
 }
 
-// What gRPC makes itself for each connection.
+// Headers that gRPC creates for each connection.
 bool IsHopByHop(std::string_view name) {
   return name.starts_with(':') || name.starts_with("grpc-") || name == "user-agent" ||
          name == "content-type" || name == "te" || name == "host" || name == "connection";
@@ -56,7 +56,7 @@ bool Parse(const ByteBuffer& bytes, Message* out) {
   return out->ParseFromString(text);
 }
 
-// As containerd reads it: the first kind that is there.
+// Uses the first kind that is set, like containerd.
 Credential CredentialOf(const runtime::v1::AuthConfig& auth) {
   Credential out;
   if (!auth.username().empty()) {
@@ -72,7 +72,7 @@ Credential CredentialOf(const runtime::v1::AuthConfig& auth) {
   return out;
 }
 
-// Looks at one call that passes, and tells NodeCredentials.
+// Observes one forwarded call and updates NodeCredentials.
 class Observer {
  public:
   Observer(NodeCredentials& credentials, std::string_view method)
@@ -88,7 +88,7 @@ class Observer {
       if (!image.ok()) return;
       image_ = *std::move(image);
       credential_ = CredentialOf(request.auth());
-      // Before containerd pulls: the snapshotter is asked in the middle of it.
+      // Before containerd pulls, because it calls the snapshotter during the pull.
       credentials_.Remember(*image_, credential_);
     } else if (remove_) {
       runtime::v1::RemoveImageRequest request;
@@ -119,10 +119,10 @@ class Observer {
   std::string id_, removed_;
 };
 
-// One call on its way. Every method of the interface has one request and one answer or a stream of
-// them, so the one request is read and sent with the end of the stream; then answers are passed on
-// one by one, each read when the one before has been taken. So the two sides never act at once,
-// but for a cancellation.
+// One forwarded call. Every CRI method has one request, and one response or a stream of them. So
+// the proxy reads the request, sends it together with the end of the stream, and then forwards the
+// responses one by one, reading each after the previous one has been written. The two sides are
+// therefore never active concurrently, except for cancellation.
 class ProxyCall : public grpc::ServerGenericBidiReactor {
  public:
   static ProxyCall* Start(grpc::GenericStub& stub, NodeCredentials& credentials,
@@ -144,7 +144,7 @@ class ProxyCall : public grpc::ServerGenericBidiReactor {
     if (!ok) return Finish(grpc::Status(grpc::StatusCode::CANCELLED, "the call has no request"));
     observer_.OnRequest(request_);
     stub_.PrepareBidiStreamingCall(&client_, context_->method(), grpc::StubOptions(), &upstream_);
-    upstream_.AddHold();  // reads are started when this side has taken the message before
+    upstream_.AddHold();  // reads start only after this side has written the previous message
     upstream_.StartWriteLast(&request_, grpc::WriteOptions());
     upstream_.StartCall();
   }
@@ -160,7 +160,7 @@ class ProxyCall : public grpc::ServerGenericBidiReactor {
   class Upstream : public grpc::ClientBidiReactor<ByteBuffer, ByteBuffer> {
    public:
     explicit Upstream(ProxyCall& call) : call_(call) {}
-    // A pull takes minutes, and its request holds a credential.
+    // A pull takes minutes, and its request contains a credential.
     void OnWriteDone(bool) override { call_.request_.Clear(); }
     void OnReadInitialMetadataDone(bool ok) override {
       if (!ok) return RemoveHold();
@@ -220,7 +220,7 @@ class CriProxyImpl : public CriProxy {
     arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100);
     arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMs);
-    // gRPC would make one of the socket's path, which Go's servers refuse.
+    // gRPC would derive one from the socket's path, which Go's servers reject.
     arguments.SetString(GRPC_ARG_DEFAULT_AUTHORITY, "localhost");
     stub_ = std::make_unique<grpc::GenericStub>(grpc::CreateCustomChannel(
         StrCat("unix://", options.containerd), grpc::InsecureChannelCredentials(), arguments));

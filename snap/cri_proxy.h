@@ -1,10 +1,10 @@
-// The container runtime interface, passed on: the kubelet connects here instead of to containerd,
-// every call goes to containerd as it came and its answer back, and the credentials of PullImage
-// are remembered on the way (fetch/node_credentials.h) until the image is removed.
+// A proxy for the Container Runtime Interface. The kubelet connects to it instead of to containerd.
+// It forwards every call to containerd unchanged and returns the answer, and it remembers the
+// credentials of PullImage (fetch/node_credentials.h) until the image is removed.
 //
-// Messages are passed on as bytes, so that no field of a newer version is lost; only PullImage and
-// RemoveImage are looked into. Only the image and runtime services of runtime.v1 and
-// runtime.v1alpha2 are passed on. Thread-safe.
+// Messages are forwarded as bytes, so that fields of newer versions are preserved; only PullImage
+// and RemoveImage are parsed. Only the image and runtime services of runtime.v1 and
+// runtime.v1alpha2 are forwarded. Thread-safe.
 #pragma once
 
 #include <memory>
@@ -23,12 +23,12 @@ class CriProxy {
  public:
   struct Options {
     std::string containerd = "/run/containerd/containerd.sock";  // may appear later
-    size_t memory_bytes = 64 << 20;  // what all connections together may buffer
+    size_t memory_bytes = 64 << 20;  // total buffer limit of all connections
   };
-  // Listens nowhere: connections are given to server() by grpc::AddInsecureChannelFromFd.
+  // Does not listen. Connections are added to server() with grpc::AddInsecureChannelFromFd.
   static absl::StatusOr<std::unique_ptr<CriProxy>> Start(
       const Options& options, std::shared_ptr<NodeCredentials> credentials);
-  // Ends calls that run with kCancelled.
+  // Ends running calls with kCancelled.
   virtual ~CriProxy() = default;
 
   virtual grpc::Server* server() = 0;

@@ -14,7 +14,7 @@ namespace {
 
 constexpr size_t kMaxFilters = 256;
 constexpr size_t kMaxFilterBytes = 64 << 10;
-constexpr int64_t kMaxRegexBytes = 1 << 20;  // of its compiled form
+constexpr int64_t kMaxRegexBytes = 1 << 20;  // limit of the compiled form
 
 std::string_view KindName(SnapshotKind kind) {
   switch (kind) {
@@ -55,7 +55,7 @@ struct SnapshotFilter::Selector {
   enum class Op { kPresent, kEqual, kNotEqual, kMatches };
   enum class Field { kName, kParent, kKind, kLabel, kUnknown };
 
-  // What of `info` is looked at; nullopt = it has no such thing.
+  // Returns the part of `info` that is compared; nullopt = `info` has no such field.
   std::optional<std::string_view> ValueOf(const SnapshotInfo& info) const {
     switch (field) {
       case Field::kName:
@@ -201,7 +201,7 @@ class SnapshotFilter::Parser {
     return value;
   }
 
-  // Everything up to the same character; a backslash keeps it from ending the text.
+  // Reads up to the next `delimiter`; a backslash escapes it.
   absl::StatusOr<std::string> ReadDelimited(char delimiter) {
     std::string out;
     for (++at_; at_ < text_.size(); ++at_) {
@@ -215,7 +215,7 @@ class SnapshotFilter::Parser {
     return Error("unterminated expression");
   }
 
-  // A string literal of Go.
+  // Reads a Go string literal.
   absl::StatusOr<std::string> ReadQuoted() {
     std::string out;
     for (++at_; at_ < text_.size();) {
@@ -276,7 +276,7 @@ absl::StatusOr<SnapshotFilter> SnapshotFilter::Parse(const std::vector<std::stri
   SnapshotFilter out;
   for (const std::string& text : filters) {
     if (text.size() > kMaxFilterBytes) return absl::InvalidArgumentError("a filter is too long");
-    if (text.empty()) return SnapshotFilter();  // lets everything pass, whatever the others say
+    if (text.empty()) return SnapshotFilter();  // matches everything
     IMAGEFS_ASSIGN_OR_RETURN(Filter filter, Parser(text).Run());
     out.any_of_.push_back(std::make_shared<const Filter>(std::move(filter)));
   }

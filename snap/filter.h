@@ -1,11 +1,11 @@
-// The filters of containerd's List (its package filters): selectors "field op value" joined by
-// commas, all of which must hold; of several filters one must.
+// The filters of containerd's List (its package filters). A filter is a list of selectors "field op
+// value", joined by commas, all of which must match. A snapshot passes if any filter matches.
 //
 //   name==a            parent!="b c"        labels."containerd.io/snapshot.ref"==sha256:...
-//   kind~=^(active|view)$                   labels.foo   (is there)
+//   kind~=^(active|view)$                   labels.foo   (is set)
 //
-// A field is name, parent, kind or labels.KEY, its parts quoted like Go strings where they are no
-// words. Values are bare (no blank, no comma) or quoted; after ~= also /.../ and |...|.
+// A field is name, parent, kind or labels.KEY; parts that are not plain words are quoted like Go
+// strings. Values are bare (no space, no comma) or quoted; after ~= also /.../ and |...|.
 #pragma once
 
 #include <memory>
@@ -21,7 +21,7 @@ namespace imagefs {
 // Immutable; cheap to copy; thread-safe.
 class SnapshotFilter {
  public:
-  // No filter at all lets everything pass. kInvalidArgument tells where a filter cannot be read.
+  // An empty list matches everything. kInvalidArgument says where a filter cannot be parsed.
   static absl::StatusOr<SnapshotFilter> Parse(const std::vector<std::string>& filters);
 
   bool Match(const SnapshotInfo& info) const;

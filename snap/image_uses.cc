@@ -15,13 +15,12 @@
 namespace imagefs {
 namespace {
 
-// Longer than a pull takes from one layer to the next, shorter than people wait before they try
-// again.
+// Longer than the time between two layers of a pull, shorter than the time until a user retries.
 constexpr absl::Duration kFailureMemory = absl::Seconds(10);
 constexpr size_t kMaxFailures = 1000;
 constexpr absl::Duration kAbandonedFor = absl::Minutes(10);
 
-// The same image without the layers above its lowest `layers`.
+// Returns the same image with only its lowest `layers` layers.
 ImageRef Truncate(const ImageRef& image, size_t layers) {
   if (layers == image->chain_ids.size()) return image;
   auto part = std::make_shared<ResolvedImage>(*image);
@@ -32,7 +31,7 @@ ImageRef Truncate(const ImageRef& image, size_t layers) {
   return part;
 }
 
-// Not the DiffID: that is the ChainID of an image that has this layer only, in another form.
+// Not the DiffID: that is also the ChainID of an image with only this layer, in another form.
 Digest LayerTreeId(const Layer& layer) {
   return Sha256Of(StrCat("layer alone ", layer.id.ToString()));
 }
@@ -47,14 +46,14 @@ absl::StatusOr<ChainRef> MakeLayerTree(const LayerRef& layer) {
   return tree;
 }
 
-// How the registry of a mount is reached.
+// Sets how the registry of a mount is reached.
 void SetTransport(const MountOptions& options, SourceFactory::Access& access) {
   access.plain_http |= options.plain_http;
   access.verify_tls &= !options.skip_tls_verify;
 }
 
-// What a mount shows: the image as the store knows it, with the platform that it was mounted for;
-// else by its digest, since a tag may have gone on to another one.
+// Requests what a mount presents: the image as the store knows it, for the platform it was mounted
+// for, or else the image of its digest, since the tag may have moved.
 ResolveRequest RequestAgain(const ImageUses::Deps& deps, const MountRecord& record,
                             Reference reference) {
   ResolveRequest request;
@@ -145,7 +144,7 @@ void ImageUses::Serve() {
 void ImageUses::AttachAllSources() {
   for (MountState& state : deps_.mounts.List()) {
     if (!state.mounted()) continue;
-    // What is unmounted meanwhile is not kept.
+    // Weak, so that a tree unmounted in the meantime is not kept alive.
     std::weak_ptr<const Chain> shown = state.chain;
     executor_.Submit([this, record = std::move(state.record), shown = std::move(shown)] {
       if (ending_) return;
@@ -203,14 +202,14 @@ FlightTicket ImageUses::FetchAgain(const MountRecord& record, const TrustOf& tru
   return TicketGroup::TicketOf(group);
 }
 
-// An Acquire under way.
+// A running Acquire.
 struct ImageUses::Owner::Call {
   Request request;
   UseDone done;
   uint64_t number = 0;
   std::shared_ptr<TicketGroup> group = std::make_shared<TicketGroup>();
-  std::string failure_key;  // "" = nothing is remembered
-  Use use;                  // as far as it is known
+  std::string failure_key;  // "" = failures are not remembered
+  Use use;                  // as far as known
 };
 
 ImageUses::Owner::Owner(ImageUses& uses, OwnerOptions options)
@@ -243,13 +242,13 @@ void ImageUses::Owner::Stop() {
     waiting.swap(waiting_);
   }
   for (const auto& group : calls) TicketGroup::TicketOf(group).Leave();
-  for (auto& work : waiting) work();  // finds that its caller has left
+  for (auto& work : waiting) work();  // each finds that its caller has left
   auto ended = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return calls_.empty(); };
   absl::MutexLock lock(&mu_);
   mu_.Await(absl::Condition(&ended));
 }
 
-// What the process before this one held and showed.
+// Reclaims what the previous process held and left mounted.
 absl::Status ImageUses::Owner::TakeUp() {
   {
     absl::MutexLock lock(&mu_);
@@ -278,7 +277,7 @@ absl::Status ImageUses::Owner::TakeUp() {
         shown.push_back(manifest);
       }
     }
-    LetGo(manifest);  // of a call that never came to its end
+    LetGo(manifest);  // held by a call that never finished
   }
   for (const Digest& manifest : shown) Readopt(manifest, 0);
   return absl::OkStatus();
@@ -295,7 +294,7 @@ void ImageUses::Owner::Serve() {
   for (auto& work : waiting) uses_.executor_.Submit(std::move(work));
 }
 
-// Those of what fills went with the process before this one. Until then reads of it wait.
+// The sources of partially present layers ended with the previous process. Reads wait until then.
 void ImageUses::Owner::AttachSources() {
   std::vector<std::pair<ChainRef, std::string>> filling;
   {
@@ -338,7 +337,7 @@ FlightTicket ImageUses::Owner::Begin(const CallPtr& call, absl::AnyInvocable<voi
 
 void ImageUses::Owner::Finish(const CallPtr& call, absl::StatusOr<Use> use) {
   {
-    // Nothing of the call is left when this object may go.
+    // Destroy all state of the call before this object may be destroyed.
     UseDone done = std::move(call->done);
     call->use = {};
     done(std::move(use));
@@ -366,7 +365,7 @@ FlightTicket ImageUses::Owner::AcquireFound(ImageRef image, std::shared_ptr<Imag
   });
 }
 
-// False where a registry has to be asked.
+// Returns false if a registry must be asked.
 bool ImageUses::Owner::TakeHere(const CallPtr& call) {
   const Request& request = call->request;
   if (!request.manifest.has_value() || call->group->left()) return false;
@@ -391,7 +390,7 @@ void ImageUses::Owner::Resolve(const CallPtr& call) {
     ResolveRequest request;
     request.reference = call->request.reference;
     if (call->request.manifest.has_value()) request.reference.digest = call->request.manifest;
-    // A manifest that was named by its digest is the one that is wanted.
+    // A manifest selected by digest is used whatever its platform.
     if (!request.reference.digest.has_value()) request.platform = Platform::Host();
     request.access = uses_.deps_.access_of(request.reference);
     request.policy = PullPolicy::kRevalidate;
@@ -439,7 +438,7 @@ void ImageUses::Owner::Hold(const CallPtr& call, ImageRef image,
         image.get(), [this, manifest](const void*) { Leave(manifest); });
     call->use.image = std::move(image);
     if (entry.releasing) {
-      // The store is told of this one after it has forgotten the one before.
+      // The store must release the previous hold before it records this one.
       entry.after_release.push_back(
           [this, call, source = std::move(source)]() mutable { Ensure(call, std::move(source)); });
       return;
@@ -527,9 +526,9 @@ void ImageUses::Owner::Leave(const Digest& manifest) {
     if (entry.needed()) return;
     ++tasks_;
   }
-  // Not on the thread of a flight: it writes.
+  // Not on the calling thread, which may be a flight's: LetGo writes to disk.
   uses_.executor_.Submit([this, manifest] {
-    // Its last name went before: nobody else would see to its bytes.
+    // The image lost its last name earlier, so nobody else would collect its bytes.
     if (LetGo(manifest)) {
       const absl::Status status = Collect().status();
       if (!status.ok()) LogWarning("images.not_collected cause=", status.message());
@@ -539,7 +538,8 @@ void ImageUses::Owner::Leave(const Digest& manifest) {
   });
 }
 
-// Of an image that nothing needs. True when there was something to let go of that Collect takes.
+// Releases an image that is no longer needed. Returns true if there is something for Collect to
+// free.
 bool ImageUses::Owner::LetGo(const Digest& manifest) {
   std::map<size_t, Tree> trees;
   ChainRef chain;
@@ -566,7 +566,7 @@ bool ImageUses::Owner::LetGo(const Digest& manifest) {
     const auto found = entries_.find(manifest);
     found->second.releasing = false;
     kept = found->second.kept;
-    // Not before all is let go of: whoever collects takes this for done.
+    // Set only after everything has been released, because Collect resets it.
     if (kept) {
       collect_ = true;
     } else {
@@ -603,11 +603,11 @@ ImageUses::Tree ImageUses::Owner::MakeTree(MountTable::SharedMount shown, ChainR
 
 absl::StatusOr<ImageUses::Tree> ImageUses::Owner::MountTree(const Use& use) {
   uses_.CheckPhase(Phase::kRecovered, Phase::kServing, "MountTree");
-  // The mount table knows what is the best that it can show now, and gives the same path for it.
+  // The mount table knows the best available mount, and returns the same path for the same one.
   IMAGEFS_ASSIGN_OR_RETURN(MountTable::SharedMount shown,
                            uses_.deps_.mounts.MountShared(use.chain));
   Tree tree = MakeTree(std::move(shown), use.chain);
-  Tree other;  // goes after the lock
+  Tree other;  // destroyed after the lock is released
   absl::MutexLock lock(&mu_);
   const auto found = entries_.find(use.image->manifest_digest);
   if (found == entries_.end()) return tree;
@@ -669,7 +669,7 @@ ImageUses::Tree ImageUses::Owner::Readopt(const Digest& manifest, size_t layers)
 }
 
 void ImageUses::Owner::ReleaseKept() {
-  std::vector<std::map<size_t, Tree>> trees;  // go after the lock
+  std::vector<std::map<size_t, Tree>> trees;  // destroyed after the lock is released
   absl::MutexLock lock(&mu_);
   for (auto& [manifest, entry] : entries_) trees.push_back(std::exchange(entry.trees, {}));
 }

@@ -1,20 +1,20 @@
-// The one owner of "image X is wanted by H and shown at P". The runtimes of this machine
-// (containerd, podman's two stores) are its Owners and keep no more than their names and their
-// protocols; the mounts of the command are in the mount table. What stands here once: asking for an
-// image by the node's credentials, remembering what failed, holding it, showing its trees, also
-// anew once their bytes are here, finding sources again after a restart, and the order of the
-// start. A command that pulls asks the store itself: by its caller's credentials, for an image that
-// is listed instead of held, and with the progress of each layer.
+// The single place that knows which owner uses which image and where it is mounted. The runtimes of
+// this machine (containerd, podman's two stores) are its Owners and keep only their names and their
+// protocols; mounts made by the command line are in the mount table. It implements, once for all
+// owners: requesting an image with the node's credentials, remembering failures, pinning an image,
+// mounting its trees (and remounting them once complete), reattaching sources after a restart, and
+// the startup order. A command that pulls uses the store itself: it has its caller's credentials,
+// lists images instead of pinning them, and reports progress per layer.
 //
-// The start. A call out of this order aborts the process:
-//   1. AddOwner, once for each owner: takes up what the process before this one held, and the trees
-//      that it left shown (Owner::Readopt). Local disk only.
-//   2. Recover: the mounts of the mount table, then what the owners show, then every old mount that
-//      nobody has taken up goes.
-//   3. Serve, when the daemon's sockets answer. No earlier than this do credential helpers run and
-//      is the network asked: what owners ask for before it waits, and so do reads of what fills.
+// Startup. A call out of this order aborts the process:
+//   1. AddOwner, once per owner: reclaims the images held and the trees left mounted by the
+//     previous process (Owner::Readopt). Local disk only.
+//   2. Recover: restores the mounts of the mount table, then what the owners present, then unmounts
+//     every old mount that was not reclaimed.
+//   3. Serve, once the daemon's sockets answer. Credential helpers and the network are not used
+//     before. Until then, requests of owners wait, and so do reads of missing bytes.
 //
-// Thread-safe. Asynchronous methods return at once; `done` runs exactly once, on any thread.
+// Thread-safe. Asynchronous methods do not block; `done` runs exactly once, on any thread.
 #pragma once
 
 #include <atomic>
@@ -47,68 +47,68 @@ class ImageUses {
   struct Deps {
     ImageStore& store;
     MountTable& mounts;
-    // With what an image is asked for on behalf of this node. Both may block; the second asks no
-    // plugin before a registry has refused what else there is.
+    // The credentials with which this node requests an image. Both may block. The second runs
+    // credential plugins only after a registry has rejected everything else.
     AccessOf access_of, quick_access_of;
-    int threads = 8;  // for what blocks on credentials and the local disk
+    int threads = 8;  // for work that blocks on credentials and the local disk
   };
   explicit ImageUses(Deps deps);
-  // REQUIRES: every Owner is gone.
+  // REQUIRES: every Owner has been destroyed.
   ~ImageUses();
 
-  // An image that an owner has. It stays in the store while a copy of `hold` lives.
-  // REQUIRES: no copy of it outlives the Owner.
+  // An image held by an owner. It stays in the store while any copy of `hold` exists. REQUIRES: no
+  // copy outlives the Owner.
   struct Use {
-    std::shared_ptr<const void> hold;  // first: goes when nothing else pins the layers
-    ImageRef image;                    // whole, as the store knows it
-    ChainRef chain;                    // the tree of the layers that were asked for
-    size_t layers = 0;                 // so many of them, from the bottom
+    std::shared_ptr<const void> hold;  // first: released last
+    ImageRef image;                    // complete, as the store knows it
+    ChainRef chain;                    // the tree of the requested layers
+    size_t layers = 0;                 // number of these, from the bottom
   };
   using UseDone = absl::AnyInvocable<void(absl::StatusOr<Use>)>;
 
-  // A tree that is mounted at `path` for as long as somebody has it. The last one to let it go
-  // unmounts it and may block. It stays mounted after its Owner has gone.
+  // A tree that stays mounted at `path` while anyone holds it. Destroying the last reference
+  // unmounts it and may block. The mount outlives its Owner.
   struct SharedTree {
     std::string path;
-    ChainRef chain;  // null: of the process before this one, and not known here any more
-    bool filling = false, fuse = false;  // as of MountTable::SharedMount
+    ChainRef chain;                      // null: left by the previous process and no longer known
+    bool filling = false, fuse = false;  // like MountTable::SharedMount
     bool needs_process() const { return filling || fuse; }
   };
   using Tree = std::shared_ptr<const SharedTree>;
 
-  // That an owner's durable records have this image under a name.
+  // An image that an owner's durable records have under a name.
   struct Wanted {
     std::string name;
     Digest manifest;
-    std::string reference;  // where its bytes come from
+    std::string reference;  // where to fetch its bytes
   };
   struct OwnerOptions {
-    std::string holder;               // a word: the owner's name in the store's records
-    TrustOf trust_of = TrustTrusted;  // whose descriptions of an image are believed
+    std::string holder;               // one word; the owner's name in the store's records
+    TrustOf trust_of = TrustTrusted;  // whose image descriptions are trusted
     std::vector<Wanted> wanted;
-    bool keeps_trees = true;  // false: it shows layers by themselves only
-    // Run once by Recover: the owner shows what is to be there. May call its Owner; may be empty.
+    bool keeps_trees = true;  // false: only presents single layers
+    // Run once by Recover to let the owner mount what it presents. May call its Owner. May be
+    // empty.
     std::function<void()> recovered;
   };
   class Owner;
-  // The tree of that name where all of it is known here: one of the store's, or a layer by itself
-  // of an image that `layers_holder` holds. Before step 1, for the sessions of the process before
-  // this one.
+  // Returns a tree that is completely known locally: one of the store, or a single layer of an
+  // image held by `layers_holder`. For sessions of the previous process, before step 1.
   static absl::StatusOr<ChainRef> FindTree(ImageStore& store, const std::string& layers_holder,
                                            const Digest& chain_id);
-  // Takes up what was held for `wanted` and lets go of the rest.
+  // Reclaims what was held for `wanted` and releases the rest.
   absl::StatusOr<std::unique_ptr<Owner>> AddOwner(OwnerOptions options) ABSL_LOCKS_EXCLUDED(mu_);
   // Blocks on local disk and mount(2).
   void Recover() ABSL_LOCKS_EXCLUDED(mu_);
-  // Returns at once.
+  // Does not block.
   void Serve() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // For mounts that come back, from step 3 on; both block on credentials and local disk.
-  // Finds the tree of a mount, or fetches it again; no owner holds it. kFailedPrecondition where
-  // its name is another image's now.
+  // The next two are for restored mounts, from step 3 on; both block on credentials and local disk.
+  // Finds the tree of a mount, or fetches it again without an owner. Returns kFailedPrecondition if
+  // its reference now names another image.
   FlightTicket FetchAgain(const MountRecord& record, const TrustOf& trust_of,
                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) const;
-  // Finds the source of missing bytes, which went with the process of those who mounted it.
+  // Reattaches a source for missing bytes; the previous one ended with its process.
   void AttachSources(const std::string& reference, const MountOptions& options,
                      const ChainRef& chain) const;
 
@@ -122,66 +122,66 @@ class ImageUses {
   mutable absl::Mutex mu_;
   Phase phase_ ABSL_GUARDED_BY(mu_) = Phase::kTakingUp;
   std::vector<Owner*> owners_ ABSL_GUARDED_BY(mu_);
-  Executor executor_;  // last: what it runs uses the rest
+  Executor executor_;  // last: its tasks use the members above
 };
 
 // The images of one owner.
 class ImageUses::Owner {
  public:
-  // Stops.
+  // Calls Stop.
   ~Owner();
-  // Calls that have not ended fail with kCancelled before this returns, and others from then on.
+  // Running calls fail with kCancelled before this returns, and so do all later calls.
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
 
   struct Request {
     Reference reference;
-    // The very image that is wanted, whatever the reference means now. Where its layers are here,
-    // the network is not asked.
+    // Selects exactly this image, whatever the reference now names. If its layers are local, the
+    // network is not used.
     std::optional<Digest> manifest;
-    size_t layers = 0;  // only so many, from the bottom; 0 = all. More than it has: kDataLoss
+    size_t layers = 0;  // from the bottom; 0 = all. kDataLoss if the image has fewer
     Priority priority = Priority::kForeground;
-    // For those who ask for one layer of an image after the other: what could not be had with the
-    // same credentials a moment ago fails at once.
+    // For callers that request the layers of an image one by one: fails immediately if the same
+    // request with the same credentials has failed a moment ago.
     bool fail_fast = false;
-    // Refuses an image before anything of it is brought. May be empty.
+    // May reject an image before anything is fetched. May be empty.
     std::function<absl::Status(const ResolvedImage&)> accept;
   };
-  // Finds an image, with credentials that its registry accepts now or has accepted before, holds
-  // it and makes its tree showable. What is here is found inline.
+  // Finds an image with credentials that its registry accepts now or has accepted before, holds it
+  // and makes its tree mountable. Local images are found inline.
   FlightTicket Acquire(Request request, UseDone done) ABSL_LOCKS_EXCLUDED(mu_);
-  // The same of an image that the caller has found. `source` may be null.
+  // Like Acquire, for an image that the caller has resolved. `source` may be null.
   FlightTicket AcquireFound(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
                             UseDone done) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Keeps an image for as long as the owner has it under that name, which another one may lose by
-  // it. REQUIRES: a Use of it lives, or it is kept already. The owner's own record of the name is
-  // what a restart goes by. Both block on local disk.
+  // Keeps an image while the owner has it under that name, replacing the image that had the name.
+  // REQUIRES: a Use of it exists, or it is already kept. Only the owner's own record of the name
+  // survives a restart. Keep and Drop block on local disk.
   void Keep(const std::string& name, const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
-  // An image that nothing keeps is let go of, with its trees.
+  // An image without names and uses is released, along with its trees.
   void Drop(const std::string& name) ABSL_LOCKS_EXCLUDED(mu_);
 
-  // What is here of an image that is kept, or of which a Use lives: without a hold, and with null
-  // where nothing is.
+  // Returns what is local of an image that is kept or has a Use. The result has no hold, and null
+  // members if nothing is local.
   Use Find(const Digest& manifest) const ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Shows the tree of a Use. All who ask for the same get the same one, but what was shown while it
-  // filled is exchanged for another one when all of it is here: that needs this process no longer.
-  // Once shown, the newest stays so until the image is let go of: with the last mount of a tree the
-  // kernel forgets what it has read of it, and the next container would start cold. Blocks on
-  // mount(2). After step 1 of the start.
+  // Mounts the tree of a Use. Equal requests share one mount, but one that was made while bytes
+  // were missing is replaced, once complete, by one that does not need this process. The newest
+  // mount stays until the image is released: with the last mount of a tree the kernel drops its
+  // page cache, and the next container would start cold. Blocks on mount(2). REQUIRES: step 1 of
+  // startup is over.
   absl::StatusOr<Tree> MountTree(const Use& use) ABSL_LOCKS_EXCLUDED(mu_);
-  // One layer of it by itself, in overlay form; nobody keeps that for others.
-  // REQUIRES: use.chain has such a layer.
+  // Mounts a single layer of it, in overlay form. The mount is not kept for others. REQUIRES:
+  // use.chain has that layer.
   absl::StatusOr<Tree> MountLayer(const Use& use, size_t layer);
-  // In step 1 of the start: the tree of so many layers (0 = all) as the process before this one
-  // left it shown; null when it is not there.
+  // In step 1 of startup: returns the tree of the lowest `layers` layers (0 = all) as the previous
+  // process left it mounted, or null if it is not mounted.
   Tree Readopt(const Digest& manifest, size_t layers) ABSL_LOCKS_EXCLUDED(mu_);
   Tree ReadoptLayer(const Digest& manifest, size_t layer);
-  // Takes the trees away that only MountTree keeps.
+  // Releases the trees that only MountTree keeps mounted.
   void ReleaseKept() ABSL_LOCKS_EXCLUDED(mu_);
 
-  // Gives back what images take on the disk that were let go of. One that was never kept is left
-  // for ten minutes for whoever tries again. Returns the bytes. Blocks.
+  // Frees the disk space of released images. One that was never kept stays for ten minutes in case
+  // of a retry. Returns the number of bytes. Blocks.
   absl::StatusOr<uint64_t> Collect(Moment now = Moment::Now()) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
@@ -190,12 +190,12 @@ class ImageUses::Owner {
   using CallPtr = std::shared_ptr<Call>;
   struct Entry {
     ImageRef image;
-    ChainRef chain;                       // of the whole image: keeps the collector away
-    std::map<size_t, Tree> trees;         // kept, by their number of layers
+    ChainRef chain;                       // of the whole image; protects it from garbage collection
+    std::map<size_t, Tree> trees;         // kept mounted, by number of layers
     std::vector<std::string> references;  // of `wanted`
     size_t names = 0, holds = 0;
-    bool kept = false;       // it had a name once
-    bool releasing = false;  // the store is being told, without the lock
+    bool kept = false;       // has had a name
+    bool releasing = false;  // the store is being updated without the lock
     std::vector<absl::AnyInvocable<void()>> after_release;
     bool needed() const { return names + holds > 0; }
   };
@@ -235,16 +235,16 @@ class ImageUses::Owner {
 
   mutable absl::Mutex mu_;
   bool serving_ ABSL_GUARDED_BY(mu_) = false, stopped_ ABSL_GUARDED_BY(mu_) = false;
-  bool collect_ ABSL_GUARDED_BY(mu_) = false;  // something was let go of
+  bool collect_ ABSL_GUARDED_BY(mu_) = false;  // something was released
   Moment abandoned_ ABSL_GUARDED_BY(mu_) = Moment::InfiniteFuture();
   absl::flat_hash_map<Digest, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by manifest
   absl::flat_hash_map<std::string, Digest> names_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, Failure> failures_ ABSL_GUARDED_BY(mu_);
-  // Calls that have not ended, and what waits for Serve.
+  // Running calls, and work that waits for Serve.
   uint64_t next_call_ ABSL_GUARDED_BY(mu_) = 0;
   absl::flat_hash_map<uint64_t, std::shared_ptr<TicketGroup>> calls_ ABSL_GUARDED_BY(mu_);
   std::vector<absl::AnyInvocable<void()>> waiting_ ABSL_GUARDED_BY(mu_);
-  size_t tasks_ ABSL_GUARDED_BY(mu_) = 0;  // on the executor, but for those of calls
+  size_t tasks_ ABSL_GUARDED_BY(mu_) = 0;  // on the executor, except those of calls
 };
 
 }  // namespace imagefs

@@ -32,8 +32,8 @@ absl::StatusOr<std::optional<LayerLabels>> ParseLayerLabels(const SnapshotLabels
   }
   if (!manifest.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(out.manifest, Digest::Parse(manifest));
-    // The digest in the reference is that of an index, where there is one: the platform's manifest
-    // is what the layers belong to.
+    // The reference has the digest of the index, if there is one. The layers belong to the
+    // platform's manifest.
     out.reference.digest = out.manifest;
   }
   return std::optional<LayerLabels>(std::move(out));

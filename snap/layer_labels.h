@@ -1,5 +1,5 @@
-// The labels that containerd sends with a layer of an image: which image it is of, and which of its
-// layers. Pure.
+// The labels that containerd sends with a layer of an image: which image it belongs to, and which
+// of its layers it is. Pure functions.
 #pragma once
 
 #include <cstdint>
@@ -15,19 +15,19 @@
 
 namespace imagefs {
 
-// What the labels of a layer's Prepare say.
+// The contents of the labels of a layer's Prepare.
 struct LayerLabels {
-  std::string chain_id;            // of the stack that ends with this layer, as text
-  Reference reference;             // with the manifest's digest where the labels have it
+  std::string chain_id;            // of the stack ending with this layer, as text
+  Reference reference;             // with the manifest's digest if the labels have it
   std::optional<Digest> manifest;  // of the platform's manifest
 };
-// nullopt: the labels name no image, so that the layer has to be unpacked. Understands those of
-// containerd's image handlers (containerd.io/snapshot/cri.*) and those of the stargz family
-// (containerd.io/snapshot/remote/stargz.*). kInvalidArgument when they contradict themselves.
+// Returns nullopt if the labels name no image, so that the layer must be unpacked. Understands the
+// labels of containerd's image handlers (containerd.io/snapshot/cri.*) and of the stargz family
+// (containerd.io/snapshot/remote/stargz.*). Returns kInvalidArgument if they are contradictory.
 absl::StatusOr<std::optional<LayerLabels>> ParseLayerLabels(const SnapshotLabels& labels);
 
-// Which layer of the image it is, 0 = bottom. kNotFound when the image has no such layer, or the
-// parent (the label snapshot.ref of what lies below, "" = nothing) is not what lies below it.
+// Returns which layer of the image it is (0 = bottom). Returns kNotFound if the image has no such
+// layer, or if `parent` (the snapshot.ref label of the layer below, "" = none) does not match.
 absl::StatusOr<uint32_t> FindLevel(const ResolvedImage& image, const LayerLabels& labels,
                                    std::string_view parent_ref);
 

@@ -52,7 +52,7 @@ void MappedLowers::Unmount(uint64_t id) {
   const std::string path = PathOf(id);
   for (const std::string& name : NamesIn(path)) {
     const std::string mount = StrCat(path, "/", name);
-    // EINVAL: it was not mounted yet, or somebody unmounted it.
+    // EINVAL: not mounted yet, or already unmounted by someone else.
     if (umount2(mount.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW) != 0 && errno != EINVAL) {
       LogWarning("snapshot.mapped_stays cause=", ErrnoStatus(errno, mount).message());
     }

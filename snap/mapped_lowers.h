@@ -1,11 +1,11 @@
-// The lower directories of containers in user namespaces: bind mounts which show the ids of the
-// image as those of the container's ids on this host (mount_setattr(2), MOUNT_ATTR_IDMAP). Nothing
-// is read or changed for that. They are made here and not left to containerd, whose releases differ
-// in what they map (some the directory above, which has no mount of ours in it).
+// The lower directories of containers in user namespaces: bind mounts that map the ids of the image
+// to those of the container on this host (mount_setattr(2), MOUNT_ATTR_IDMAP), without reading or
+// changing any file. They are made here rather than by containerd, because its releases differ in
+// what they map (some map the parent directory, which contains no mount of ours).
 //
 //   <directory>/<id>/<n>   the n-th lower directory of snapshot <id>, topmost first
 //
-// An overlay keeps what it was mounted over, so that they may go under running containers.
+// An overlay keeps its lower mounts alive, so these may be unmounted while containers run.
 // Thread-safe for different ids; methods block on mount(2).
 #pragma once
 
@@ -23,20 +23,20 @@ namespace imagefs {
 
 class MappedLowers {
  public:
-  // As BindMount of fs/mount_syscalls.h.
+  // Like BindMount of fs/mount_syscalls.h.
   using Bind = std::function<absl::Status(const std::string& source, const std::string& directory,
                                           const MountFlags& flags)>;
   MappedLowers(std::string directory, Bind bind)
       : directory_(std::move(directory)), bind_(std::move(bind)) {}
 
-  // Their paths in the order of `lowers`. Takes the place of what the id had. Of `ids` only the
-  // maps are looked at. On failure nothing is left.
+  // Returns their paths in the order of `lowers`, replacing the previous mounts of the id. Uses
+  // only the id maps of `ids`. On failure nothing is left behind.
   absl::StatusOr<std::vector<std::string>> Mount(uint64_t id,
                                                  const std::vector<std::string>& lowers,
                                                  const MountFlags& ids);
   // Idempotent.
   void Unmount(uint64_t id);
-  // Hides all but these: at start, what a killed daemon left behind.
+  // Unmounts all but these: at startup, what a killed daemon left behind.
   void UnmountOthers(const absl::flat_hash_set<uint64_t>& kept);
 
  private:

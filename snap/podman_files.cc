@@ -18,7 +18,7 @@
 namespace imagefs {
 namespace {
 
-constexpr size_t kWriterBytes = 64;  // of a lock file, whose readers compare all of it
+constexpr size_t kWriterBytes = 64;  // size of a lock file, which readers compare as a whole
 constexpr char kImages[] = "overlay-images/images";
 constexpr char kLayers[] = "overlay-layers/layers";
 
@@ -28,7 +28,7 @@ std::string LinkTarget(const std::string& path) {
   return length < 0 ? "" : std::string(target, static_cast<size_t>(length));
 }
 
-// At no moment is there no link.
+// Atomically replaces the link.
 absl::Status PutLink(const std::string& path, const std::string& target) {
   if (LinkTarget(path) == target) return absl::OkStatus();
   const std::string fresh = StrCat(path, ".", RandomHex(8));
@@ -51,7 +51,7 @@ absl::Status RemoveAllBut(const std::string& directory, const std::set<std::stri
   for (const std::string& name : names) {
     if (keep.contains(name)) continue;
     const std::string path = StrCat(directory, "/", name);
-    // `podman image mount` has its mounts inside the store.
+    // `podman image mount` mounts inside the store.
     const std::string merged = path + "/merged";
     if (access(merged.c_str(), F_OK) == 0) UnmountPath(merged, /*lazy=*/true).IgnoreError();
     status.Update(RemoveTree(path));
@@ -73,7 +73,7 @@ absl::Status PodmanFiles::PutLayers(const PodmanImage& image, const std::string&
   for (size_t i = 0; i < layers.size(); ++i) {
     const std::string directory = StrCat(directory_, "/overlay/", layers[i].id);
     IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory + "/empty", 0700));
-    // There is no file `lower`: a container has the tree and nothing below it.
+    // There is no file `lower`: a container gets the tree alone.
     IMAGEFS_RETURN_IF_ERROR(i + 1 == layers.size() ? PutLink(directory + "/diff", tree)
                                                    : MakeDirs(directory + "/diff"));
     IMAGEFS_RETURN_IF_ERROR(PutLink(StrCat(directory_, "/overlay/l/", layers[i].link),
@@ -100,7 +100,7 @@ absl::Status PodmanFiles::PutRecords(const std::string& name, std::string text) 
   records_.erase(name);
   const std::string path = StrCat(directory_, "/", name);
   IMAGEFS_RETURN_IF_ERROR(WriteFileDurably(path + ".json", text));
-  // After the records: who sees the new bytes finds the new records.
+  // Written after the records, so that a reader that sees the new bytes finds the new records.
   IMAGEFS_ASSIGN_OR_RETURN(const Fd lock, OpenFile(path + ".lock", O_WRONLY | O_CREAT, 0600));
   IMAGEFS_RETURN_IF_ERROR(PwriteFull(lock.get(), RandomHex(kWriterBytes / 2), 0));
   records_[name] = std::move(text);

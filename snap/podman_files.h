@@ -1,17 +1,17 @@
-// The read-only image store that podman and CRI-O read, on disk (snap/podman_images.h has what
-// stands in its files):
+// The on-disk form of the read-only image store that podman and CRI-O read (snap/podman_images.h
+// makes the contents of its files):
 //
 //   overlay-images/images.json, images.lock   the images
 //   overlay-images/<image>/<document>         their manifests and configurations
 //   overlay-layers/layers.json, layers.lock   the layers
-//   overlay/<layer>/diff                      of an image's top layer: symbolic link to where the
-//                                             tree is mounted; of those below it an empty directory
+//   overlay/<layer>/diff                      top layer: symbolic link to the mounted tree;
+//                                             others: an empty directory
 //   overlay/<layer>/link, overlay/l/<link>    its short name, and a symbolic link of that name
-//   overlay/<layer>/empty                     what podman puts below a lowest layer
+//   overlay/<layer>/empty                     the directory that podman puts below a bottom layer
 //
-// A link whose tree is not mounted leads nowhere, so that podman fails where it would otherwise
-// show an empty directory. Files are replaced as a whole. The bytes of a lock file say which writer
-// was the last: a podman that runs reads the records again when they have changed.
+// A link whose tree is not mounted dangles, so that podman fails instead of presenting an empty
+// directory. Files are replaced as a whole. The bytes of a lock file identify the last writer: a
+// running podman rereads the records when they change.
 //
 // Not thread-safe. Methods block on local disk.
 #pragma once
@@ -29,12 +29,12 @@ namespace imagefs {
 
 class PodmanFiles {
  public:
-  // Makes the directory. What an earlier process has published stays until the first Publish.
+  // Creates the directory. What an earlier process published stays until the first Publish.
   static absl::StatusOr<std::unique_ptr<PodmanFiles>> Open(std::string directory);
 
-  // Makes these images the content. `trees` says where the tree of each image's ChainID is mounted.
-  // An image that comes is complete before it is listed, one that goes is not listed before it
-  // goes. After an error some of this may have happened; the next call does the rest.
+  // Replaces the content with these images. `trees` says where the tree of each ChainID is mounted.
+  // An image is complete before it is listed, and unlisted before it is removed. After an error,
+  // part of this may have been done; the next call completes it.
   absl::Status Publish(std::vector<PodmanImage> images, const std::map<Digest, std::string>& trees);
 
   const std::string& directory() const { return directory_; }
@@ -48,7 +48,7 @@ class PodmanFiles {
 
   const std::string directory_;
   std::vector<PodmanImage> published_;
-  std::map<std::string, std::string> records_;  // what was written, by name
+  std::map<std::string, std::string> records_;  // file contents last written, by name
 };
 
 }  // namespace imagefs

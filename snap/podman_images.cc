@@ -12,13 +12,13 @@
 namespace imagefs {
 namespace {
 
-constexpr size_t kMaxNameBytes = 255;  // of host and repository
-constexpr size_t kLinkLength = 26;     // as podman makes them
+constexpr size_t kMaxNameBytes = 255;  // of host and repository together
+constexpr size_t kLinkLength = 26;     // as in podman's own
 
-// Go refuses a whole file for one time that it cannot read, so nothing is passed on as it is.
+// Go rejects a whole file because of a single unparsable time, so times are always normalized.
 std::string TimeText(const std::string& created, int64_t fallback_unix) {
   const absl::Time earliest = absl::FromUnixSeconds(0);
-  const absl::Time latest = absl::FromUnixSeconds(int64_t{253402300799});  // of year 9999
+  const absl::Time latest = absl::FromUnixSeconds(int64_t{253402300799});  // end of the year 9999
   absl::Time time;
   std::string error;
   if (!absl::ParseTime(absl::RFC3339_full, created, &time, &error) || time < earliest ||
@@ -44,7 +44,7 @@ absl::StatusOr<std::string> PodmanName(const Reference& reference) {
         StrCat(reference.ToString(),
                " has no name that podman knows; give it one with --name localhost/NAME:TAG"));
   }
-  // One name that podman cannot parse keeps it from listing any image.
+  // A single name that podman cannot parse prevents it from listing any image.
   const bool readable = !reference.host.starts_with('[') &&
                         reference.host.size() + 1 + reference.repository.size() <= kMaxNameBytes;
   if (!readable) {
@@ -123,7 +123,7 @@ std::string PodmanImagesJson(absl::Span<const PodmanImage> images) {
 std::string PodmanLayersJson(absl::Span<const PodmanImage> images) {
   JsonWriter json;
   json.BeginArray();
-  std::set<Digest> written;  // images may differ in nothing but their configuration
+  std::set<Digest> written;  // images may differ only in their configuration
   for (const PodmanImage& image : images) {
     if (!written.insert(image.first().chain_id()).second) continue;
     const std::vector<PodmanLayer> layers = PodmanLayers(image.first());
@@ -131,7 +131,7 @@ std::string PodmanLayersJson(absl::Span<const PodmanImage> images) {
       json.BeginObject().Member("id", layers[i].id);
       if (!layers[i].parent.empty()) json.Member("parent", layers[i].parent);
       json.Member("created", TimeText("", image.added_unix))
-          // Without a size podman takes the image for damaged.
+          // Podman considers an image without a size damaged.
           .Member("diff-digest", layers[i].digest.ToString())
           .Member("diff-size", i < image.layer_bytes.size() ? image.layer_bytes[i] : uint64_t{0})
           .EndObject();

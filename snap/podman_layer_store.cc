@@ -60,12 +60,12 @@ absl::Status CheckLayer(const ResolvedImage& image, const Digest& asked) {
   return absl::OkStatus();
 }
 
-// What is durable of a layer that podman has found.
+// The durable record of a layer that podman has found.
 struct Record {
   std::string reference;
   Digest manifest;
   int64_t uses = 0;
-  Moment found = Moment::Now();  // by this process: what it takes over is found anew
+  Moment found = Moment::Now();  // by this process; not stored, so it restarts with the process
 };
 
 absl::StatusOr<Record> DecodeRecord(std::string_view text) {
@@ -81,7 +81,7 @@ absl::StatusOr<Record> DecodeRecord(std::string_view text) {
 }  // namespace
 
 std::string PodmanLayerInfo(const Descriptor& blob, const Digest& diff_id, uint64_t tar_bytes) {
-  int64_t compression = 0;  // the numbers of containers/storage
+  int64_t compression = 0;  // as numbered by containers/storage
   const absl::StatusOr<LayerCompression> kind = CompressionOfMediaType(blob.media_type);
   if (kind.ok() && *kind == LayerCompression::kGzip) compression = 2;
   if (kind.ok() && *kind == LayerCompression::kZstd) compression = 4;
@@ -96,14 +96,15 @@ std::string PodmanLayerInfo(const Descriptor& blob, const Digest& diff_id, uint6
   return json.Take();
 }
 
-// Records and trees change on one thread, one after the other; images come back to it.
+// Records and trees are changed only on the executor, which has one thread; acquired images are
+// passed to it.
 class PodmanLayerStore::Directory : public LayerDirectory {
  public:
   explicit Directory(Deps deps) : deps_(std::move(deps)) {}
   ~Directory() override { Leave(/*hide=*/false); }
 
   absl::Status Load();
-  // Nothing is found any more.
+  // Ends all lookups.
   void Leave(bool hide) ABSL_LOCKS_EXCLUDED(mu_);
   Counters counters() const {
     absl::MutexLock lock(&mu_);
@@ -121,7 +122,7 @@ class PodmanLayerStore::Directory : public LayerDirectory {
   }
 
  private:
-  // A lookup under way.
+  // A running lookup.
   struct Call {
     std::string key;
     Reference reference;
@@ -147,10 +148,10 @@ class PodmanLayerStore::Directory : public LayerDirectory {
   std::shared_ptr<const Layer> Remember(const std::string& key, const ImageUses::Use& use,
                                         size_t level, ImageUses::Tree tree)
       ABSL_LOCKS_EXCLUDED(mu_);
-  // False once this has been left, and the task is not run.
+  // Returns false, without running the task, after Leave.
   bool Submit(absl::AnyInvocable<void()> task) ABSL_LOCKS_EXCLUDED(mu_);
   void Finish(const CallPtr& call, absl::StatusOr<std::shared_ptr<const Layer>> layer);
-  // REQUIRES, of those that end in OnExecutor: called on the executor.
+  // REQUIRES for all functions named ...OnExecutor: called on the executor.
   void FindOnExecutor(const CallPtr& call);
   absl::StatusOr<std::shared_ptr<const Layer>> MountOnExecutor(const Call& call,
                                                                const ImageUses::Use& use);
@@ -161,14 +162,14 @@ class PodmanLayerStore::Directory : public LayerDirectory {
   void CollectOnExecutor();
 
   const Deps deps_;
-  std::map<std::string, Record> records_;  // of the executor's thread, but for Load
+  std::map<std::string, Record> records_;  // used only on the executor, except in Load
 
   mutable absl::Mutex mu_;
   std::map<std::string, MountedLayer> mounted_ ABSL_GUARDED_BY(mu_);  // by key
   bool left_ ABSL_GUARDED_BY(mu_) = false;
   Counters counters_ ABSL_GUARDED_BY(mu_);
 
-  std::unique_ptr<ImageUses::Owner> images_;  // null once this has been left
+  std::unique_ptr<ImageUses::Owner> images_;  // null after Leave
   std::unique_ptr<Executor> executor_ = std::make_unique<Executor>("podman-layers", 1);
 };
 
@@ -193,7 +194,7 @@ absl::Status PodmanLayerStore::Directory::Load() {
   return absl::OkStatus();
 }
 
-// Containers have the trees that the process before this one showed in their overlays.
+// Containers have the trees that the previous process mounted in their overlays.
 void PodmanLayerStore::Directory::Readopt(const std::string& key, const Digest& manifest) {
   const ImageUses::Use here = images_->Find(manifest);
   const absl::StatusOr<Digest> asked = Digest::Parse(key.substr(key.rfind('/') + 1));
@@ -223,12 +224,12 @@ void PodmanLayerStore::Directory::Leave(bool hide) {
     absl::MutexLock lock(&mu_);
     if (std::exchange(left_, true)) return;
   }
-  // What lookups end with runs on the executor, and uses the images.
+  // Lookups finish on the executor and use the images.
   if (images_ != nullptr) images_->Stop();
   executor_.reset();
   if (!hide) images_.reset();
   {
-    std::map<std::string, MountedLayer> shown;  // goes after the lock
+    std::map<std::string, MountedLayer> shown;  // destroyed after the lock is released
     absl::MutexLock lock(&mu_);
     shown.swap(mounted_);
   }
@@ -283,7 +284,7 @@ void PodmanLayerStore::Directory::FindOnExecutor(const CallPtr& call) {
   request.accept = [asked = call->asked](const ResolvedImage& image) {
     return CheckLayer(image, asked);
   };
-  // The very image that podman has found it in, whatever its name means now.
+  // Exactly the image in which podman found it, whatever the name refers to now.
   const auto record = records_.find(call->key);
   if (record != records_.end()) request.manifest = record->second.manifest;
   auto acquired = [this, call](absl::StatusOr<ImageUses::Use> use) {
@@ -334,7 +335,7 @@ void PodmanLayerStore::Directory::CountOnExecutor(const std::string& key, int ch
   }
 }
 
-// Writes the record, and keeps the image for it. REQUIRES: the image is held.
+// Writes the record and keeps its image. REQUIRES: the image is held.
 absl::Status PodmanLayerStore::Directory::PutOnExecutor(const std::string& key,
                                                         const Record& record) {
   JsonWriter json;
@@ -352,14 +353,14 @@ absl::Status PodmanLayerStore::Directory::PutOnExecutor(const std::string& key,
   return absl::OkStatus();
 }
 
-// What only that layer needed goes with it.
+// Also frees what only that layer needed.
 void PodmanLayerStore::Directory::ForgetOnExecutor(const std::string& key) {
   WriteBatch batch;
   batch.Delete(StrCat(kPrefix, key));
   absl::Status status = deps_.store.kv().Write(batch, /*sync=*/true);
   records_.erase(key);
   {
-    MountedLayer shown;  // goes after the lock
+    MountedLayer shown;  // destroyed after the lock is released
     absl::MutexLock lock(&mu_);
     if (const auto found = mounted_.find(key); found != mounted_.end()) {
       shown = std::move(found->second);
@@ -371,7 +372,7 @@ void PodmanLayerStore::Directory::ForgetOnExecutor(const std::string& key) {
   if (!status.ok()) LogWarning("podman_layer.not_forgotten cause=", status.message());
 }
 
-// What podman has looked for and never used.
+// Forgets layers that podman has looked up but never used.
 void PodmanLayerStore::Directory::CollectOnExecutor() {
   const Moment now = Moment::Now();
   std::vector<std::string> unused;

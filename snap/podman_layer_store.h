@@ -1,15 +1,17 @@
-// Podman's additional layer store (docs/podman.md): a FUSE file system in which podman, while it
-// pulls an image, looks for each layer. One that can be shown is found there, and podman then has
-// no need of its bytes. fs/layer_directory.h has the paths.
+// Podman's additional layer store (docs/podman.md): a FUSE file system in which podman looks up
+// each layer when it pulls an image. If the layer can be presented, podman finds it there and does
+// not download it. fs/layer_directory.h has the paths.
 //
-// Podman up to 5.0 asks by the digest of a layer's blob. Newer ones ask by that of its table of
-// contents and find nothing here: some of them (5.8) lose the record of a layer that they find.
+// Podman up to 5.0 looks up the digest of a layer's blob. Newer versions look up the digest of its
+// table of contents and find nothing here: some of them (5.8) lose the record of a layer that they
+// find.
 //
-// A lookup brings the image that the reference names as far as it can be shown, with the node's
-// credentials, and holds it. Layers that podman has said to use are found again after a restart,
-// without network where they are here; others are forgotten an hour after they were looked for.
+// A lookup fetches enough of the image that the reference names to present it, with the node's
+// credentials, and holds it. Layers that podman reports as used are found again after a restart,
+// without network access if they are local. Others are forgotten an hour after their lookup.
 //
-// Thread-safe. Root only. Destroy it before what it uses; FUSE workers hold the directory.
+// Thread-safe. Root only. Must be destroyed before the objects it uses; FUSE workers hold the
+// directory.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +27,8 @@
 
 namespace imagefs {
 
-// The JSON that podman reads of a layer: the blob as the manifest has it, the DiffID, the size of
-// its tar.
+// Returns the JSON that podman reads for a layer: the blob as in the manifest, the DiffID, and the
+// size of its tar.
 std::string PodmanLayerInfo(const Descriptor& blob, const Digest& diff_id, uint64_t tar_bytes);
 
 class PodmanLayerStore {
@@ -35,18 +37,19 @@ class PodmanLayerStore {
     ImageStore& store;
     ImageUses& uses;
     FuseLoop& loop;
-    // Whose descriptions of an image are believed: podman shares layers by their digests.
+    // Whose image descriptions are trusted: podman shares layers by their digests.
     TrustOf trust_of = TrustTrusted;
   };
-  // Becomes an owner of `uses` and mounts the file system on `directory`, in the place of that of a
+  // Becomes an owner of `uses` and mounts the file system on `directory`, replacing the mount of a
   // killed daemon. Lookups wait until the daemon serves.
   static absl::StatusOr<std::unique_ptr<PodmanLayerStore>> Open(const std::string& directory,
                                                                 Deps deps);
-  // Unmounts it; lookups under way fail. The trees of layers stay for the next process.
+  // Unmounts it; running lookups fail. The trees of layers stay mounted for the next process.
   ~PodmanLayerStore();
-  // Before that, where nothing is to stay: also unmounts the trees. Nothing is found any more.
+  // Also unmounts the trees. Call before destruction if nothing is to stay; lookups fail
+  // afterwards.
   void ReleaseAll();
-  // Holds its images in the store.
+  // The holder of its images in the store.
   static constexpr char kHolder[] = "podman-layers";
 
   struct Counters {

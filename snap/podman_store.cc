@@ -38,7 +38,7 @@ absl::StatusOr<std::unique_ptr<PodmanStore>> PodmanStore::Open(std::string direc
 }
 
 PodmanStore::~PodmanStore() {
-  // What calls end with runs on the executor, and uses the images.
+  // Calls finish on the executor and use the images.
   if (images_ != nullptr) images_->Stop();
   executor_.reset();
 }
@@ -64,8 +64,8 @@ absl::StatusOr<PodmanStore::Names> PodmanStore::LoadNames() const {
 void PodmanStore::Recovered() {
   const KeyGate::Hold hold(gate_, kChange);
   for (const Entry& entry : List()) {
-    // What was proven since it was shown is shown anew: containers to come get the whole tree, with
-    // capabilities and device nodes.
+    // An image whose layers have been proven since it was mounted is mounted again, so that new
+    // containers get the whole tree, with capabilities and device nodes.
     const bool proven = entry.chain != nullptr && entry.chain->complete() &&
                         std::any_of(entry.chain->layers.begin(), entry.chain->layers.end(),
                                     [](const LayerRef& layer) { return !layer->proven(); });
@@ -102,7 +102,7 @@ void PodmanStore::BringAgain(const Entry& entry) {
                    std::move(brought));
 }
 
-// Writes the record of a name, or removes it.
+// Writes or removes the record of a name.
 absl::Status PodmanStore::PutNameGateLocked(const std::string& name, const Name* record) {
   const std::string key = StrCat(kNamePrefix, name);
   WriteBatch batch;
@@ -156,7 +156,7 @@ std::vector<PodmanImage> PodmanStore::ImagesToPublish(bool leaving) const {
 }
 
 absl::Status PodmanStore::PublishGateLocked(bool leaving) {
-  Trees old;  // goes when the links lead to new ones
+  Trees old;  // released once the links lead to the new ones
   std::map<Digest, ImageUses::Use> wanted;
   {
     absl::MutexLock lock(&mu_);
@@ -209,7 +209,7 @@ absl::StatusOr<PodmanStore::Entry> PodmanStore::Add(const std::string& name,
     if (left_) return absl::CancelledError("the daemon ends");
     if (const auto found = names_.find(name); found != names_.end()) before = found->second;
   }
-  // Here and not in PublishGateLocked, which goes on without a tree that cannot be shown.
+  // Mounted before publishing, because PublishGateLocked ignores trees that cannot be mounted.
   absl::StatusOr<ImageUses::Tree> tree = images_->MountTree(brought);
   absl::Status status = tree.status();
   if (status.ok()) status = PutNameGateLocked(name, &record);
@@ -220,7 +220,7 @@ absl::StatusOr<PodmanStore::Entry> PodmanStore::Add(const std::string& name,
     if (!undone.ok()) LogWarning("podman.not_undone cause=", undone.message());
     return Annotate(status, StrCat("podman's store ", files_->directory()));
   }
-  // What the name stood for before goes now that podman is told of the new one.
+  // Podman now knows the new image, so the previous one of that name can be released.
   images_->Keep(name, record.manifest);
   executor_->Submit([this] {
     const absl::StatusOr<uint64_t> freed = images_->Collect();
@@ -302,7 +302,7 @@ void PodmanStore::Leave(bool hide) {
     status = PublishGateLocked(/*leaving=*/true);
   } else {
     status = files_->Publish({}, {});
-    Trees trees;  // go after the lock
+    Trees trees;  // destroyed after the lock is released
     {
       absl::MutexLock lock(&mu_);
       trees.swap(trees_);

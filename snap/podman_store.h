@@ -1,10 +1,10 @@
-// The images that podman and CRI-O are given (docs/podman.md): each has names, is held in the image
-// store, and its merged tree is shown as fs/mount_table.h shows chains. A read-only store in
-// containers/storage's format names them (snap/podman_files.h).
+// The images given to podman and CRI-O (docs/podman.md). Each has names, is held in the image
+// store, and has its merged tree mounted through fs/mount_table.h. A read-only store in the format
+// of containers/storage lists them (snap/podman_files.h).
 //
-// Names are durable: what was acknowledged is there again after a restart, shown without network
-// where its layers are here. Thread-safe; changes are serialised and block on local disk and
-// mount(2). Root only.
+// Names are durable: acknowledged ones return after a restart, without network access if their
+// layers are local. Thread-safe. Changes are serialized and block on local disk and mount(2). Root
+// only.
 #pragma once
 
 #include <cstdint>
@@ -31,17 +31,17 @@ class PodmanStore {
   struct Deps {
     ImageStore& store;
     ImageUses& uses;
-    // Whose descriptions of an image are believed: podman shares layers by what images claim.
+    // Whose image descriptions are trusted: podman shares layers by what images claim.
     TrustOf trust_of = TrustTrusted;
   };
   // `directory`: of the store that podman reads. Becomes an owner of `uses`; when that recovers,
-  // what was found is shown and published. Images whose layers a crash of the machine took are
-  // fetched again once the daemon serves.
+  // the images found are mounted and published. Images whose layers were lost in a crash of the
+  // machine are fetched again once the daemon serves.
   static absl::StatusOr<std::unique_ptr<PodmanStore>> Open(std::string directory, Deps deps);
-  // REQUIRES: every call of Bring and Add has ended, and no Use of an image is left.
+  // REQUIRES: every call of Bring and Add has ended, and no Use of an image exists.
   ~PodmanStore();
 
-  // Makes an image showable, and holds it while the Use lives or it has a name.
+  // Makes an image mountable, and holds it while the Use exists or the image has a name.
   FlightTicket Bring(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
                      ImageUses::UseDone done) {
     return images_->AcquireFound(std::move(image), std::move(source), priority, std::move(done));
@@ -49,28 +49,28 @@ class PodmanStore {
 
   struct Entry {
     std::string name;
-    std::string reference;  // what it was given for
+    std::string reference;  // as given to Add
     Digest manifest;
     ImageRef image;  // null: the store's record of it is damaged
-    ChainRef chain;  // null: its layers are not here, so that podman is not told of it
+    ChainRef chain;  // null: its layers are not local, so podman does not see it
     int64_t added_unix = 0;
   };
-  // Gives an image a name (see PodmanName), which another one may lose by it. `reference`: where
-  // its bytes come from.
+  // Gives an image a name (see PodmanName), replacing the image that had it. `reference`: where to
+  // fetch its bytes.
   absl::StatusOr<Entry> Add(const std::string& name, const std::string& reference,
                             const ImageUses::Use& brought);
-  // Takes names away; images without names go from the store. A word is a name or, where there is
-  // no such name, the reference that names were given for. kNotFound, and no change, when one is
-  // neither. Returns the bytes given back.
+  // Removes names; images without names are removed from the store. A word is a name or, if no such
+  // name exists, the reference that was given to Add. Returns kNotFound, without any change, if
+  // some word is neither. Returns the number of bytes freed.
   absl::StatusOr<uint64_t> Drop(const std::vector<std::string>& words);
   std::vector<Entry> List() const;
-  // Where that name's image can be shown at once, with what is here; else null.
+  // Returns the image of that name if it can be presented from local data alone, otherwise null.
   ImageRef Find(const std::string& name, const Platform& platform) const;
 
   IndexTrust TrustFor(const Reference& reference) const { return deps_.trust_of(reference); }
 
-  // Before the process ends: what needs it for its bytes is published no longer. With `hide`
-  // nothing is, and the trees are unmounted where no container uses them. The names stay.
+  // Call before the process ends. Unpublishes the images that need this process. With `hide`,
+  // unpublishes all and unmounts the trees that no container uses. The names stay.
   void Leave(bool hide);
 
   const std::string& directory() const { return files_->directory(); }
@@ -87,10 +87,10 @@ class PodmanStore {
   explicit PodmanStore(Deps deps) : deps_(std::move(deps)) {}
   absl::StatusOr<Names> LoadNames() const;
   void Recovered();
-  // REQUIRES, of those that end in GateLocked: the key of gate_ is held.
+  // REQUIRES for all functions named ...GateLocked: the key of gate_ is held.
   absl::Status PutNameGateLocked(const std::string& name, const Name* record);
-  // Shows and publishes what has a name; with `leaving`, only what is shown and does not need this
-  // process.
+  // Mounts and publishes the images that have names; with `leaving`, publishes only those that are
+  // mounted and do not need this process.
   absl::Status PublishGateLocked(bool leaving = false);
   std::vector<PodmanImage> ImagesToPublish(bool leaving) const;
   Entry EntryLocked(const std::string& name, const Name& record) const
@@ -100,16 +100,16 @@ class PodmanStore {
   void BringAgain(const Entry& entry);
 
   const Deps deps_;
-  std::unique_ptr<PodmanFiles> files_;  // guarded by gate_, but for its directory
-  KeyGate gate_;                        // one key: changes one after the other
+  std::unique_ptr<PodmanFiles> files_;  // guarded by gate_, except for its directory
+  KeyGate gate_;                        // one key, which serializes changes
 
   mutable absl::Mutex mu_;
   Names names_ ABSL_GUARDED_BY(mu_);
-  // By the ChainID that images claim, as podman's layers are; changed under gate_ only.
+  // By the ChainID that images claim, like podman's layers; changed only under gate_.
   Trees trees_ ABSL_GUARDED_BY(mu_);
   bool left_ ABSL_GUARDED_BY(mu_) = false;
 
-  // What it runs uses the rest.
+  // Its tasks use the other members.
   std::unique_ptr<Executor> executor_ = std::make_unique<Executor>("podman", 1);
   std::unique_ptr<ImageUses::Owner> images_;
 };

@@ -1,4 +1,4 @@
-// Statuses on their way through gRPC, whose codes are absl's.
+// Converts statuses to and from gRPC, whose codes are the same as absl's.
 #pragma once
 
 #include "absl/status/status.h"

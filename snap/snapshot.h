@@ -1,4 +1,4 @@
-// What containerd knows of a snapshot (its API containerd.services.snapshots.v1), as values.
+// containerd's view of a snapshot (its API containerd.services.snapshots.v1), as value types.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ enum class SnapshotKind { kView = 1, kActive = 2, kCommitted = 3 };
 
 using SnapshotLabels = std::map<std::string, std::string>;
 
-// Names are containerd's, any text: "<namespace>/<number>/<key of its client>".
+// Names are chosen by containerd and may be any text: "<namespace>/<number>/<client's key>".
 struct SnapshotInfo {
   std::string name;
   std::string parent;  // "" = none
@@ -23,7 +23,7 @@ struct SnapshotInfo {
   SnapshotLabels labels;
 };
 
-// One mount(2) that the caller makes.
+// One mount(2) for the caller to make.
 struct SnapshotMount {
   std::string type;    // "bind" or "overlay"
   std::string source;  // a directory, or "overlay"
@@ -32,13 +32,13 @@ struct SnapshotMount {
   friend bool operator==(const SnapshotMount&, const SnapshotMount&) = default;
 };
 
-// Of one snapshot without its parents.
+// Of one snapshot, without its parents.
 struct SnapshotUsage {
   int64_t bytes = 0;  // on disk
   int64_t inodes = 0;
 };
 
-// Labels with a meaning here.
+// Labels that imagefs interprets.
 inline constexpr char kRefLabel[] = "containerd.io/snapshot.ref";
 inline constexpr char kUidMapLabel[] = "containerd.io/snapshot/uidmapping";
 inline constexpr char kGidMapLabel[] = "containerd.io/snapshot/gidmapping";

@@ -100,7 +100,7 @@ absl::Status SnapshotDirs::Repair(const absl::flat_hash_set<uint64_t>& known, bo
   for (const uint64_t id : known) {
     if (there.contains(id)) continue;
     LogWarning("snapshot.directory_lost id=", id, " made_again=empty");
-    // Without it this snapshot alone cannot be mounted.
+    // If this fails, only this snapshot cannot be mounted.
     if (absl::Status status = Make(id, /*work=*/true, {}); !status.ok()) {
       LogError("snapshot.directory_not_made id=", id, " error=", status.message());
     }
@@ -120,7 +120,7 @@ absl::StatusOr<SnapshotUsage> SnapshotDirs::Usage(uint64_t id, const CancelToken
     if (cancel.cancelled()) return absl::CancelledError("the caller went away");
     if (entry->fts_info == FTS_DP) continue;
     if (entry->fts_info == FTS_ERR || entry->fts_info == FTS_NS || entry->fts_info == FTS_DNR) {
-      // A running container removes files while they are counted.
+      // A running container may remove files during the count.
       if (entry->fts_errno == ENOENT && entry->fts_level > 0) continue;
       return ErrnoStatus(entry->fts_errno, entry->fts_path);
     }

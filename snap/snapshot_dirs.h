@@ -1,9 +1,9 @@
 // The directories of ordinary snapshots, by number:
 //
 //   <root>/<id>/fs      what the snapshot adds to its parent, in overlay form
-//   <root>/<id>/work    overlayfs's own, while it is active
-//   <root>/removed-<id> on its way out
-//   <root>/lost-<id>-<random>  of no record that is left, kept since records were damaged
+//   <root>/<id>/work    overlayfs's work directory, while the snapshot is active
+//   <root>/removed-<id> being removed
+//   <root>/lost-<id>-<random>  an orphan without a record, kept because records were damaged
 //
 // Thread-safe for different numbers; methods block on local disk.
 #pragma once
@@ -23,10 +23,10 @@ namespace imagefs {
 
 class SnapshotDirs {
  public:
-  // Makes `root` (0711: containers in user namespaces pass through).
+  // Creates `root` (0711, so that containers in user namespaces can traverse it).
   static absl::StatusOr<std::unique_ptr<SnapshotDirs>> Open(std::string root);
 
-  // Who owns the root of a tree, and how.
+  // The attributes of a tree's root.
   struct RootAttributes {
     uid_t uid = 0;
     gid_t gid = 0;
@@ -34,13 +34,14 @@ class SnapshotDirs {
   };
   absl::Status Make(uint64_t id, bool work, const RootAttributes& root);
   absl::StatusOr<RootAttributes> RootOf(uint64_t id) const;
-  // Takes it out of sight, quickly; Sweep then frees the space.
+  // Quickly renames it out of the way; Sweep then frees the space.
   absl::Status Retire(uint64_t id);
   absl::Status Sweep();
-  // At start: makes what a crash of the machine took of these snapshots. All others are swept, or,
-  // with `keep_others`, put aside: what a container wrote may be in them.
+  // At startup: recreates the directories of these snapshots that were lost in a crash of the
+  // machine. All others are removed, or, with `keep_others`, set aside, because they may hold what
+  // a container wrote.
   absl::Status Repair(const absl::flat_hash_set<uint64_t>& known, bool keep_others);
-  // Counts blocks and inodes, a hard link once.
+  // Counts blocks and inodes; a hard link counts once.
   absl::StatusOr<SnapshotUsage> Usage(uint64_t id, const CancelToken& cancel) const;
 
   std::string fs(uint64_t id) const;

@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "snapshot/";
 constexpr int64_t kFormatVersion = 1;
-// A lineage longer than any image's: a record that was tampered with may not loop.
+// Longer than the lineage of any image; prevents endless loops in a tampered record.
 constexpr size_t kMaxLineage = 4096;
 
 std::string KeyOf(std::string_view name) { return StrCat(kPrefix, name); }
@@ -191,7 +191,7 @@ absl::Status SnapshotTable::Insert(Reservation reservation, SnapshotRecord recor
   batch.Put(KeyOf(record.info.name), EncodeSnapshotRecord(record));
   IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, /*sync=*/true));
   absl::MutexLock lock(&mu_);
-  // The child that was reserved is now a real one.
+  // The reserved child is now a real one.
   reserved_.erase(reservation.name_);
   reservation.table_ = nullptr;
   AddLocked(std::move(record));
@@ -255,7 +255,7 @@ absl::StatusOr<SnapshotInfo> SnapshotTable::Update(
   entry.busy = false;
   IMAGEFS_RETURN_IF_ERROR(status);
   const size_t children = entry.children;
-  TakeLocked(name);  // the label that it is found by may be another now
+  TakeLocked(name);  // the label that it is indexed by may have changed
   SnapshotInfo info = record.info;
   AddLocked(std::move(record));
   entries_[name]->children = children;

@@ -1,10 +1,10 @@
-// The snapshots by name: durable in the store's database (docs/formats/store.md, "snapshot/"), and
-// in memory whole. What a method has acknowledged outlives a crash of the machine. Nothing here
-// knows of files, mounts or images.
+// The snapshots by name: durable in the store's database (docs/formats/store.md, "snapshot/"), with
+// a full copy in memory. Acknowledged changes survive a crash of the machine. This class knows
+// nothing of files, mounts or images.
 //
-// Changes of different names go on at the same time; those of one name, one after the other. The
-// lock is never held over a write, so that reading never waits for the disk. Thread-safe; methods
-// block on local disk where they say that they write.
+// Changes of different names run concurrently; changes of one name are serialized. The lock is
+// never held during a write, so reads never wait for the disk. Thread-safe. Methods marked "Writes"
+// block on local disk.
 #pragma once
 
 #include <cstdint>
@@ -28,9 +28,9 @@ namespace imagefs {
 
 struct SnapshotRecord {
   SnapshotInfo info;
-  // An ordinary snapshot is the directory of that number; 0 = a layer of an image, shown lazily.
+  // The number of an ordinary snapshot's directory; 0 = a lazily presented layer of an image.
   uint64_t id = 0;
-  // Of a lazy one: the image, and how many of its layers lie below this one.
+  // Lazy snapshots only: the image, and how many of its layers are below this one.
   std::string reference;
   Digest manifest;
   uint32_t level = 0;
@@ -39,16 +39,15 @@ struct SnapshotRecord {
 };
 
 std::string EncodeSnapshotRecord(const SnapshotRecord& record);
-// Everything but the name, which is the key.
+// The encoding has everything except the name, which is the key.
 absl::StatusOr<SnapshotRecord> DecodeSnapshotRecord(std::string_view text);
 
 class SnapshotTable {
  public:
-  // Reads all records. One that cannot be read is passed over with a warning: its name is free.
+  // Reads all records. Skips an unreadable one with a warning; its name becomes free.
   static absl::StatusOr<std::unique_ptr<SnapshotTable>> Open(KeyValueStore& kv);
 
-  // A name that is nobody's yet, kept for its holder, and its parent, which can meanwhile not be
-  // removed.
+  // A free name reserved for its holder, along with its parent, which cannot be removed meanwhile.
   class Reservation {
    public:
     Reservation() = default;
@@ -62,26 +61,27 @@ class SnapshotTable {
     SnapshotTable* table_ = nullptr;
     std::string name_, parent_;
   };
-  // kAlreadyExists; kNotFound where there is no such parent; kInvalidArgument where it is not
-  // committed.
+  // Returns kAlreadyExists, kNotFound if the parent does not exist, or kInvalidArgument if the
+  // parent is not committed.
   absl::StatusOr<Reservation> Reserve(const std::string& name, const std::string& parent);
-  // Writes the record of a reserved name.
+  // Writes. Stores the record of a reserved name.
   absl::Status Insert(Reservation reservation, SnapshotRecord record);
 
-  // Writes: an active snapshot becomes the committed one `name`, with these labels and no others.
-  // kNotFound, kFailedPrecondition (not active), kAlreadyExists.
+  // Writes. An active snapshot becomes the committed one `name`, with exactly these labels. Returns
+  // kNotFound, kFailedPrecondition (not active) or kAlreadyExists.
   absl::Status Commit(const std::string& key, const std::string& name, const SnapshotLabels& labels,
                       int64_t now_ns);
-  // Writes: changes the labels. `change` may refuse.
+  // Writes. Changes the labels; `change` may return an error.
   absl::StatusOr<SnapshotInfo> Update(const std::string& name, int64_t now_ns,
                                       absl::FunctionRef<absl::Status(SnapshotLabels&)> change);
-  // Writes: forgets. kFailedPrecondition while it has children, also reserved ones.
+  // Writes. Returns kFailedPrecondition while it has children, including reserved ones.
   absl::StatusOr<SnapshotRecord> Remove(const std::string& name);
 
   absl::StatusOr<SnapshotRecord> Find(const std::string& name) const;
-  // The record and its ancestors, up to the first lazy one (included) or one without a parent.
+  // Returns the record and its ancestors, up to and including the first lazy one or one without a
+  // parent.
   absl::StatusOr<std::vector<SnapshotRecord>> Lineage(const std::string& name) const;
-  // The lazy snapshot of that layer (a ChainID) over that very parent.
+  // Returns the lazy snapshot of that layer (a ChainID) on exactly that parent.
   absl::StatusOr<SnapshotRecord> FindLayer(const std::string& ref, const std::string& parent) const;
   std::vector<SnapshotRecord> List() const;  // by name
   size_t size() const;
@@ -90,12 +90,12 @@ class SnapshotTable {
  private:
   struct Entry {
     SnapshotRecord record;
-    size_t children = 0;  // also reserved ones
+    size_t children = 0;  // including reserved ones
     bool busy = false;    // a change is being written
   };
   explicit SnapshotTable(KeyValueStore& kv) : kv_(kv) {}
   absl::Status Load();
-  // Waits until nobody changes `name`; null where there is none then.
+  // Waits until no change of `name` is being written. Returns null if it does not exist then.
   Entry* AwaitLocked(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void AddLocked(SnapshotRecord record) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void TakeLocked(const std::string& name) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -105,7 +105,7 @@ class SnapshotTable {
   mutable absl::Mutex mu_;
   absl::flat_hash_map<std::string, std::unique_ptr<Entry>> entries_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_set<std::string> reserved_ ABSL_GUARDED_BY(mu_);
-  // By ref label and parent: the names of lazy snapshots.
+  // Names of lazy snapshots, by ref label and parent.
   absl::flat_hash_map<std::pair<std::string, std::string>, std::string> layers_
       ABSL_GUARDED_BY(mu_);
   uint64_t next_id_ ABSL_GUARDED_BY(mu_) = 1;

@@ -20,7 +20,7 @@ using namespace containerd::services::snapshots::v1;  // NOLINT: the messages of
 namespace {
 
 constexpr size_t kInfosAMessage = 100;
-// Of one label, key and value: containerd's own limit.
+// Limit for one label's key and value together, as in containerd.
 constexpr size_t kMaxLabelBytes = 4096;
 
 absl::Status CheckName(const std::string& name, const char* what) {
@@ -64,7 +64,7 @@ void FillMounts(const std::vector<SnapshotMount>& mounts, Response* response) {
   }
 }
 
-// Answers with what `done` of an asynchronous call is given; leaves the call when the caller goes.
+// Replies with the result of an asynchronous call, and leaves the call if the client goes away.
 class Call : public grpc::ServerUnaryReactor, public std::enable_shared_from_this<Call> {
  public:
   static std::shared_ptr<Call> Make() {

@@ -1,6 +1,6 @@
-// containerd.services.snapshots.v1 (proto/containerd/snapshots.proto) over a Snapshotter: what
-// containerd's proxy plugins of type "snapshot" speak. Thread-safe. Destroy the gRPC server before
-// it, and it before the snapshotter.
+// Serves containerd.services.snapshots.v1 (proto/containerd/snapshots.proto), the protocol of
+// containerd's proxy plugins of type "snapshot", with a Snapshotter. Thread-safe. The gRPC server
+// must be destroyed before it, and it before the snapshotter.
 #pragma once
 
 #include <memory>
@@ -17,7 +17,7 @@ class SnapshotsService {
  public:
   static std::unique_ptr<SnapshotsService> Create(Snapshotter& snapshotter);
   virtual ~SnapshotsService() = default;
-  // To be registered with a server.
+  // For registration with a server.
   virtual grpc::Service& service() = 0;
 };
 

@@ -32,7 +32,7 @@ int64_t NowNs() {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-// "CONTAINER:HOST:COUNT[,...]" each, "" where no label is.
+// Each label is "CONTAINER:HOST:COUNT[,...]", or "" if absent.
 absl::StatusOr<MountFlags> IdMapsOf(const SnapshotLabels& labels) {
   MountFlags ids;
   for (const auto& [key, map] :
@@ -49,7 +49,7 @@ absl::StatusOr<MountFlags> IdMapsOf(const SnapshotLabels& labels) {
   return ids;
 }
 
-// What an id of the image is on the host; itself when no range has it.
+// Returns the host's id for an id of the image; unchanged if no range contains it.
 uint32_t MapId(uint32_t id, const std::string& map) {
   if (map.empty()) return id;
   for (const std::string_view range : Split(map, ',')) {
@@ -97,11 +97,11 @@ class SnapshotterImpl : public Snapshotter {
   }
 
  private:
-  // A Prepare of an ordinary snapshot, or a Mounts, under way. Passed from step to step.
+  // A running Prepare of an ordinary snapshot, or Mounts. Passed from step to step.
   struct Call {
     SnapshotTable::Reservation reservation;  // Prepare only
     SnapshotRecord record;
-    std::vector<SnapshotRecord> lineage;  // of the parent, which is its first
+    std::vector<SnapshotRecord> lineage;  // of the parent, beginning with the parent itself
     MountsDone done;
   };
   using CallPtr = std::shared_ptr<Call>;
@@ -112,8 +112,8 @@ class SnapshotterImpl : public Snapshotter {
                            const std::string& parent_ref, const ResolvedImage& image);
   void PrepareOrdinary(const std::shared_ptr<TicketGroup>& group, PrepareRequest request,
                        MountsDone done);
-  // Goes on with `next` on the executor, with the image that the lineage ends with; its chain is
-  // null where it ends with an ordinary snapshot.
+  // Runs `next` on the executor with the image at the end of the lineage. If the lineage ends with
+  // an ordinary snapshot, the chain is null.
   using WithImage = std::function<absl::StatusOr<std::vector<SnapshotMount>>(
       Call& call, const ImageUses::Use& image)>;
   void GetImage(const std::shared_ptr<TicketGroup>& group, const CallPtr& call, WithImage next);
@@ -121,7 +121,7 @@ class SnapshotterImpl : public Snapshotter {
   absl::Status MakeDirectory(const Call& call, const ImageUses::Use& image);
   absl::StatusOr<std::vector<SnapshotMount>> Answer(const Call& call, const ImageUses::Use& image);
   absl::StatusOr<std::vector<SnapshotMount>> MountsOf(const Call& call, const std::string& base);
-  // The tree below the snapshot `key` from now on; null = none.
+  // Sets the tree below the snapshot `key`; null = none.
   void SetTree(const std::string& key, ImageUses::Tree tree);
   absl::StatusOr<SnapshotUsage> UsageOf(const SnapshotRecord& record, const CancelToken& cancel);
   void Recover(const std::vector<SnapshotRecord>& records);
@@ -140,12 +140,12 @@ class SnapshotterImpl : public Snapshotter {
   absl::Mutex sweep_mu_;
 
   absl::Mutex mu_;
-  // Below snapshots that are mounted, or may be, by their names.
+  // The trees below snapshots that are or may be mounted, by snapshot name.
   absl::flat_hash_map<std::string, ImageUses::Tree> trees_ ABSL_GUARDED_BY(mu_);
 
-  // Every call of it has ended when the executors go.
+  // All its calls must end before the executors are destroyed.
   std::unique_ptr<ImageUses::Owner> images_;
-  // What they run uses the rest, and what executor_ runs uses slow_.
+  // Their tasks use the other members, and tasks of executor_ use slow_.
   Executor slow_{"snap-slow", 2};  // what may take long: counting, removing
   Executor executor_;
 };
@@ -174,8 +174,8 @@ absl::Status SnapshotterImpl::Init() {
   return absl::OkStatus();
 }
 
-// Running containers have the trees in their overlays. They are kept, under the same paths, for
-// those that start again.
+// Running containers have the trees in their overlays. The trees are kept, under the same paths,
+// for containers that are restarted.
 void SnapshotterImpl::Recover(const std::vector<SnapshotRecord>& records) {
   for (const SnapshotRecord& record : records) {
     if (record.info.kind == SnapshotKind::kCommitted || record.info.parent.empty()) continue;
@@ -209,12 +209,12 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
   std::string parent_ref;
   if (!request.parent.empty()) {
     const absl::StatusOr<SnapshotRecord> parent = table_->Find(request.parent);
-    // The ordinary way has the right error for it.
+    // PrepareOrdinary returns the right error for it.
     if (!parent.ok() || parent->info.kind != SnapshotKind::kCommitted) {
       return PrepareOrdinary(group, std::move(request), std::move(done));
     }
     const auto ref = parent->info.labels.find(kRefLabel);
-    // Never equal to a ChainID: such a parent is not what lies below this layer.
+    // Never equal to a ChainID, so that the parent does not match the layer below.
     parent_ref = ref == parent->info.labels.end() ? "(unknown)" : ref->second;
   }
   ImageUses::Owner::Request wanted{.reference = labels.reference, .fail_fast = true};
@@ -337,7 +337,7 @@ absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::FinishPrepare(
 absl::Status SnapshotterImpl::MakeDirectory(const Call& call, const ImageUses::Use& image) {
   const bool view = call.record.info.kind == SnapshotKind::kView;
   if (view && !call.lineage.empty()) return absl::OkStatus();
-  // The root of an overlay is the upper one's: it has to look like the parent's.
+  // The root of an overlay is that of the upper, so it must look like the parent's.
   SnapshotDirs::RootAttributes root;
   if (!call.lineage.empty() && !call.lineage.front().lazy()) {
     IMAGEFS_ASSIGN_OR_RETURN(root, dirs_->RootOf(call.lineage.front().id));
@@ -352,7 +352,7 @@ absl::Status SnapshotterImpl::MakeDirectory(const Call& call, const ImageUses::U
   return dirs_->Make(call.record.id, /*work=*/!view, root);
 }
 
-// Shows the tree and says how the snapshot is mounted over it.
+// Mounts the tree and returns how to mount the snapshot over it.
 absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::Answer(const Call& call,
                                                                    const ImageUses::Use& image) {
   std::string base;
@@ -416,7 +416,7 @@ FlightTicket SnapshotterImpl::Mounts(const std::string& key, MountsDone done) {
 
 void SnapshotterImpl::SetTree(const std::string& key, ImageUses::Tree tree) {
   absl::MutexLock lock(&mu_);
-  // What was there goes with `tree`, after the lock.
+  // The previous tree is released with `tree`, after the lock.
   if (tree != nullptr) {
     trees_[key].swap(tree);
   } else if (const auto found = trees_.find(key); found != trees_.end()) {
@@ -427,8 +427,8 @@ void SnapshotterImpl::SetTree(const std::string& key, ImageUses::Tree tree) {
 
 void SnapshotterImpl::Commit(const std::string& name, const std::string& key, SnapshotLabels labels,
                              Done done) {
-  // containerd waits for this with its database locked: nothing but the record is written before
-  // the answer.
+  // containerd waits for this with its database locked, so only the record is written before the
+  // answer.
   executor_.Submit(urgent_,
                    [this, name, key, labels = std::move(labels), done = std::move(done)]() mutable {
                      const absl::Status status = table_->Commit(key, name, labels, NowNs());
@@ -477,7 +477,7 @@ void SnapshotterImpl::Remove(const std::string& key, Done done) {
     } else {
       mapped_.Unmount(record->id);
       if (const absl::Status status = dirs_->Retire(record->id); !status.ok()) {
-        // It is swept at the next start.
+        // The next startup removes it.
         LogWarning("snapshot.directory_stays id=", record->id, " cause=", status.message());
       }
     }
@@ -496,7 +496,7 @@ void SnapshotterImpl::SweepSoon() {
 
 absl::Status SnapshotterImpl::Sweep() {
   absl::MutexLock lock(&sweep_mu_);
-  // Before anything is looked at: what comes from now on is another sweep's.
+  // Reset before the sweep, so that anything retired from now on queues another sweep.
   sweep_queued_ = false;
   absl::Status status = dirs_->Sweep();
   status.Update(images_->Collect().status());
@@ -521,7 +521,7 @@ absl::StatusOr<SnapshotUsage> SnapshotterImpl::UsageOf(const SnapshotRecord& rec
   if (!record.lazy()) return dirs_->Usage(record.id, cancel);
   SnapshotUsage usage;
   const ChainRef chain = images_->Find(record.manifest).chain;
-  // Its bytes may not be here (any more).
+  // Its bytes may not be local (any more).
   if (chain == nullptr || record.level >= chain->layers.size()) return usage;
   const LayerRef& layer = chain->layers[record.level];
   struct stat st;
