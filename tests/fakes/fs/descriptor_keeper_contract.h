@@ -1,9 +1,9 @@
-// What every DescriptorKeeper promises (fs/descriptor_keeper.h), as tests that any of them has to
-// pass. A harness gives one that keeps nothing yet:
+// The contract of DescriptorKeeper (fs/descriptor_keeper.h), as tests that every implementation
+// must pass. A harness provides an empty one:
 //
 //   struct Harness {
 //     DescriptorKeeper& keeper();
-//     void NextDaemon();  // from now on keeper() is that of the process after this one
+//     void NextDaemon();  // keeper() then belongs to the next process
 //   };
 //   INSTANTIATE_TYPED_TEST_SUITE_P(Name, DescriptorKeeperContractTest, Harness);
 #pragma once
@@ -33,7 +33,7 @@ class DescriptorKeeperContractTest : public ::testing::Test {
     struct stat st;
     return fstat(fd.get(), &st) == 0 ? st.st_ino : 0;
   }
-  // What the next daemon has, by name.
+  // What the next daemon inherits, by name.
   Inodes Inherited() {
     harness_.NextDaemon();
     Inodes out;

@@ -22,7 +22,7 @@ std::shared_ptr<FakeFill> FakeFill::Empty(const LayerRef& layer) {
   }
   EXPECT_EQ(truncate(path.c_str(), 0), 0);
   EXPECT_EQ(truncate(path.c_str(), static_cast<off_t>(layer->data_bytes)), 0);
-  // The test made the layer; nobody else has it yet.
+  // The test made the layer, and nothing else uses it yet.
   const_cast<Layer&>(*layer).fill = fill;
   return fill;
 }
@@ -106,7 +106,7 @@ void FakeFill::Ensure(ByteRange range, ReaderId, CancelToken cancel, Done done) 
     absl::MutexLock lock(&mu_);
     ++calls_;
     asked_.Add(range);
-    // Of what is here nobody waits for anything.
+    // Requests for local bytes never wait.
     const bool here = complete_ || range.begin >= std::min<uint64_t>(range.end, bytes_.size());
     if (!here) status = failure_;
     if (status.ok() && hold_ && !here) {

@@ -1,5 +1,5 @@
-// A layer that is not here yet: its data file is all zeros, and the true bytes are written when
-// they are asked for, at once or when a test says so. Thread-safe.
+// The fill of a layer that is not local yet: its data file is all zeros, and the real bytes are
+// written when they are requested, immediately or when a test says so. Thread-safe.
 #pragma once
 
 #include <string>
@@ -16,18 +16,18 @@ namespace imagefs {
 
 class FakeFill : public LayerFill {
  public:
-  // Takes the bytes out of the data file of `layer` and leaves zeros. The layer's `fill` is set to
-  // what is returned.
+  // Replaces the bytes in the data file of `layer` with zeros, and sets the layer's `fill` to the
+  // result.
   static std::shared_ptr<FakeFill> Empty(const LayerRef& layer);
 
-  // Keeps what is asked for from now on, and is not complete, until Release.
+  // Holds all requests, and stays incomplete, until Release.
   void Hold();
   void Release();
-  // Every Ensure of what is not complete fails with it, until it is OK again.
+  // Makes every Ensure of missing bytes fail with `status`, until it is OK again.
   void Fail(absl::Status status);
-  // Those that are held fail with it.
+  // Fails the held requests.
   void FailHeld(const absl::Status& status);
-  // All bytes are here.
+  // Makes all bytes local.
   void Complete();
   // Waits until that many calls of Ensure are held.
   void AwaitHeld(size_t calls);

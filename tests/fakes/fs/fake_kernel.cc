@@ -37,7 +37,7 @@ FakeKernel::FakeKernel() : buffer_(std::make_unique<char[]>(kBufferBytes)) {
 
 uint64_t FakeKernel::Send(uint32_t opcode, uint64_t node, std::string_view payload) {
   const uint64_t unique = next_unique_;
-  next_unique_ += 2;  // as the kernel does: odd ones are interrupts
+  next_unique_ += 2;  // like the kernel: odd numbers are interrupts
   SendRaw(BytesOf(Header(opcode, unique, node, payload.size())) + std::string(payload));
   return unique;
 }

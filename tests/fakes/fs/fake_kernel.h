@@ -1,5 +1,6 @@
-// Plays the kernel's side of FUSE over a socketpair: one message a request and a reply, as on
-// /dev/fuse, so that the operations are tested without a mount and without root. Not thread-safe.
+// Plays the kernel's side of FUSE over a socketpair, with one message per request and per reply, as
+// on /dev/fuse. The operations can thus be tested without a mount and without root. Not
+// thread-safe.
 #pragma once
 
 #include <linux/fuse.h>
@@ -19,17 +20,17 @@ class FakeKernel {
  public:
   FakeKernel();
 
-  // The daemon's end. Once.
+  // The daemon's end. Call once.
   Fd TakeDevice() { return std::move(device_); }
-  // Ends the session as an unmount does.
+  // Ends the session like an unmount.
   void Close() { socket_.Reset(); }
 
   struct Reply {
     uint64_t unique = 0;
-    int error = 0;  // errno; ETIMEDOUT when no reply came
+    int error = 0;  // errno; ETIMEDOUT if there was no reply
     std::string body;
 
-    // The body as a structure of the protocol; zeros where it is too short.
+    // The body as a protocol structure, filled up with zeros if it is too short.
     template <typename T>
     T As() const {
       T out = {};
@@ -42,10 +43,10 @@ class FakeKernel {
   Reply Call(uint32_t opcode, uint64_t node, std::string_view payload = {});
   uint64_t Send(uint32_t opcode, uint64_t node, std::string_view payload = {});
   Reply Receive();
-  // A message of any form, without a reply.
+  // Sends an arbitrary message; does not wait for a reply.
   void SendRaw(std::string_view message);
 
-  // The handshake, with everything on offer that a recent kernel has.
+  // The handshake, offering everything that a recent kernel supports.
   Reply Init();
 
   Reply Lookup(uint64_t node, std::string_view name);
@@ -58,11 +59,11 @@ class FakeKernel {
     std::string name;
     uint64_t ino = 0, next = 0;
     uint32_t type = 0;
-    fuse_entry_out attributes = {};  // of readdirplus
+    fuse_entry_out attributes = {};  // readdirplus only
   };
   // One request; empty at the end of the directory.
   std::vector<Entry> ReadDir(uint64_t node, uint64_t position, uint32_t size, bool plus);
-  // Everything from the start.
+  // All entries, from the start.
   std::vector<Entry> ReadWholeDir(uint64_t node, uint32_t size, bool plus);
 
  private:
@@ -72,7 +73,7 @@ class FakeKernel {
   std::unique_ptr<char[]> buffer_;
 };
 
-// The bytes of a structure of the protocol.
+// The bytes of a protocol structure.
 template <typename T>
 std::string BytesOf(const T& value) {
   return std::string(reinterpret_cast<const char*>(&value), sizeof(value));

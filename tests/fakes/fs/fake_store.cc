@@ -140,7 +140,8 @@ FlightTicket FakeImageStore::EnsureChain(ImageRef image, std::shared_ptr<ImageSo
                                          absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
   FlightTable<ChainRef>::Caller caller;
   caller.done = [this, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
-    // Before `done`: after it the last call may have ended, and this object be gone.
+    // Before `done`, because after it the last call may have ended and this object may be
+    // destroyed.
     if (absl::IsCancelled(chain.status())) {
       absl::MutexLock lock(&mu_);
       ++left_;
@@ -304,7 +305,7 @@ FlightTicket FakeImageStore::EnsureOwned(const std::string& holder, ImageRef ima
       [this, holder, image, done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
         if (chain.ok()) {
           absl::MutexLock lock(&mu_);
-          held_[{holder, image->manifest_digest}] = image_;  // whole, also of a part
+          held_[{holder, image->manifest_digest}] = image_;  // complete, even for a part
         }
         done(std::move(chain));
       });

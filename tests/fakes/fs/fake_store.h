@@ -1,5 +1,5 @@
-// An image store and a mount table in memory, scripted by tests: both can hold their work until it
-// is released, and tests can wait for what happened in them. Thread-safe.
+// An in-memory image store and mount table, scripted by tests: both can hold their work until it is
+// released, and tests can wait for events in them. Thread-safe.
 #pragma once
 
 #include <map>
@@ -24,28 +24,28 @@ class FakeImageStore : public ImageStore {
 
   void FailResolve(absl::Status status);
   void FailChain(absl::Status status);
-  // FindChain gives nothing: the layers are not here. Or they are back.
+  // Makes FindChain fail, as if the layers were not local, or succeed again.
   void LoseChain(bool lost = true);
-  // EnsureChain, WaitDurable take until the matching Release.
+  // Holds EnsureChain and WaitDurable until the matching Release.
   void HoldChain();
   void ReleaseChain();
   void HoldDurable();
   void ReleaseDurable();
   void SetState(size_t layer, LayerState state);
-  // Waits until that many calls of EnsureChain or WaitDurable were made.
+  // Waits until EnsureChain or WaitDurable has been called that many times.
   void AwaitChainCalls(int calls);
   void AwaitDurableCalls(int calls);
-  // What kv() gives; the image's ChainID is that of `chain`, which every EnsureChain then gives.
+  // The result of kv(). The image's ChainID is that of `chain`, which every EnsureChain returns.
   void UseKv(KeyValueStore* kv) { kv_ = kv; }
   void UseChain(ChainRef chain);
-  // The image's layers fill from now on, and never end.
+  // From now on the image's layers are partially present and never complete.
   void UseFillingChain();
   std::vector<std::string> attached() const;  // references of AttachSource
-  // Of the image that all references have.
+  // The reference of the image, which is the same for all references.
   void UseReference(std::string reference);
-  // Waits until that many callers of EnsureChain have left it.
+  // Waits until that many callers of EnsureChain have left.
   void AwaitChainLeft(int callers);
-  // Waits until a chain's flight was told that nobody wants it.
+  // Waits until a chain's flight has been cancelled because its last caller left.
   void AwaitChainCancelled();
   int resolve_calls() const;
   FlightCounters chain_counters() const { return chains_.counters(); }
@@ -132,13 +132,13 @@ class FakeMountTable : public MountTable {
   void AwaitMountCalls(int calls);
   void AwaitEmpty();
 
-  // The path of a chain is its ChainID's hex digits below "/shown/".
+  // A chain's path is "/shown/" and the hex digits of its ChainID.
   absl::StatusOr<SharedMount> MountShared(ChainRef chain) override;
-  // From now on the path ends in ".filling", and the tree needs this process; or not.
+  // If true, the path ends in ".filling", and the tree needs this process.
   void ShowFilling(bool filling);
   std::optional<SharedMount> Readopt(const Digest& chain_id, ChainRef chain) override;
   void Release(const std::string& lease) override;
-  // Leases that are out, by name; Readopt gives those of `outlived`.
+  // Current leases, by name; Readopt returns those in `outlived`.
   std::map<std::string, int> leases() const;
   void Outlive(const Digest& chain_id);
   absl::StatusOr<CheckedMount> Check(MountRequest request) override;
@@ -152,7 +152,7 @@ class FakeMountTable : public MountTable {
   absl::StatusOr<MountRecord> MountAgain(const std::string& directory, ChainRef chain) override;
   void SetNotMounted(const std::string& directory, const std::string& why) override;
   void RemoveLeftovers() override {}
-  // As if Recover had found it.
+  // Adds a mount as if Recover had found it.
   void AddMount(const MountState& mount);
   int mount_again_calls() const;
   void UnmountAll() override;

@@ -17,7 +17,7 @@
 namespace imagefs {
 namespace {
 
-// Once for the process, before any thread is started.
+// Once per process, before any thread is started.
 std::string EnterNamespace() {
   if (geteuid() != 0) return "not root";
   if (unshare(CLONE_NEWNS) < 0) return StrCat("unshare: ", strerror(errno));
@@ -44,7 +44,7 @@ class Environment : public ::testing::Environment {
 [[maybe_unused]] const auto* const kEnvironment =
     ::testing::AddGlobalTestEnvironment(std::make_unique<Environment>().release());
 
-// What a path is, in one line; of a directory, everything below.
+// A one-line description of a path; for a directory, of everything below it.
 void Describe(const std::string& path, std::string_view name,
               std::map<std::string, std::string>& out) {
   struct stat found;

@@ -1,5 +1,5 @@
-// What the tests of real mounts share: a mount namespace of the process's own, a mount table over a
-// loop, records in memory, and a way to kill the daemon of them. Skipped loudly where it may not
+// Shared by the tests of real mounts: a private mount namespace, a mount table over a loop,
+// in-memory records, and a way to kill their daemon. Skipped with a message if the process may not
 // mount.
 #pragma once
 
@@ -28,7 +28,7 @@
 
 namespace imagefs {
 
-// Why there can be no mounts here; "" when there can.
+// Why mounts are impossible on this machine, or "" if they are possible.
 const std::string& WhyNot();
 
 class FakeRecords : public MountRecords {
@@ -63,12 +63,12 @@ class FakeRecords : public MountRecords {
     absl::MutexLock lock(&mu_);
     return records_.size();
   }
-  // Until it is replaced.
+  // Until the record is replaced.
   void Damage(const std::string& directory) {
     absl::MutexLock lock(&mu_);
     damaged_.insert(directory);
   }
-  // As on a full disk: what has a record may have another.
+  // Fails as on a full disk: only existing records can be replaced.
   void FailPuts(bool fail) {
     absl::MutexLock lock(&mu_);
     fail_puts_ = fail;
@@ -81,10 +81,10 @@ class FakeRecords : public MountRecords {
   std::map<std::string, MountRecord> records_ ABSL_GUARDED_BY(mu_);
 };
 
-// Each path below `path`, and what it is in one line.
+// A one-line description of each path below `path`.
 std::map<std::string, std::string> Describe(const std::string& path);
 
-// The loop devices over files below `directory`: "loop7", and the path of the file.
+// The loop devices over files below `directory`: "loop7" and the path of the file.
 std::map<std::string, std::string> LoopDevicesOver(const std::string& directory);
 
 class MountTest : public ::testing::Test {
@@ -122,7 +122,7 @@ class MountTest : public ::testing::Test {
     table_.reset();
     loop_.reset();
     EXPECT_EQ(MountsBelow(directory_), 0u) << "something was left behind";
-    // They go with the file systems, which the kernel ends a moment after the unmount.
+    // They go away with the file systems, which end shortly after the unmount.
     EXPECT_TRUE(Eventually([this] { return LoopDevicesOver(directory_).empty(); }));
     EXPECT_TRUE(RemoveTree(directory_).ok());
   }
@@ -135,7 +135,7 @@ class MountTest : public ::testing::Test {
     ASSERT_TRUE(table.ok()) << table.status();
     table_ = *std::move(table);
   }
-  // As kill -9 does: nothing is unmounted.
+  // Like kill -9: nothing is unmounted.
   void KillDaemon() {
     table_.reset();
     loop_.reset();
@@ -152,7 +152,7 @@ class MountTest : public ::testing::Test {
   ChainRef Build(const TestChain& tree, std::string_view name = "image") {
     return tree.Build(StrCat(directory_, "/", name));
   }
-  // A small tree with one of each kind.
+  // A small tree with one file of each type.
   static TestChain Sample() {
     TestChain tree(2);
     tree.Dir("etc", 0755);
@@ -193,14 +193,14 @@ class MountTest : public ::testing::Test {
     const absl::StatusOr<CheckedMount> checked = table_->Check(std::move(request));
     return checked.ok() ? table_->Mount(chain, manifest, *checked).status() : checked.status();
   }
-  // Why the record of that directory has no mount; "" when it has one, "none" without a record.
+  // Why the record of that directory has no mount: "" if it has one, "none" if there is no record.
   std::string NotMounted(const std::string& target) const {
     for (const MountState& mount : table_->List()) {
       if (mount.record.directory == target) return mount.not_mounted;
     }
     return "none";
   }
-  // As the daemon's start does.
+  // As at the daemon's startup.
   std::vector<std::string> Recover(const MountTable::FindChain& find_chain) {
     std::vector<std::string> mounted = table_->Recover(find_chain);
     table_->RemoveLeftovers();
@@ -215,7 +215,7 @@ class MountTest : public ::testing::Test {
 
   std::string directory_;
   std::string mode_ = "fuse";
-  bool files_ = true;  // set before SetUp, as options_.erofs.files
+  bool files_ = true;  // set before SetUp, like options_.erofs.files
   FuseLoop::Options loop_options_;
   MountTable::Options options_;
   FakeRecords records_;
@@ -223,7 +223,8 @@ class MountTest : public ::testing::Test {
   std::unique_ptr<MountTable> table_;
 };
 
-// What holds however a chain is shown: kFuseMode, kKernelMode, or the latter from loop devices.
+// For tests that apply to every presentation: kFuseMode, kKernelMode, or kernel mode through loop
+// devices.
 inline constexpr std::string_view kLoopDevices = "loop_devices";
 class BothModesTest : public MountTest, public testing::WithParamInterface<std::string_view> {
  protected:

@@ -1,10 +1,10 @@
-// What every MountRecords promises (fs/mount_record.h), as tests that any of them has to pass. A
-// harness gives one that is empty:
+// The contract of MountRecords (fs/mount_record.h), as tests that every implementation must pass. A
+// harness provides an empty one:
 //
 //   struct Harness {
-//     MountRecords& records();  // anew after each of these
-//     void Damage(const std::string& directory);  // its record cannot be read from now on
-//     bool FillDisk();          // it takes nothing more; false: that cannot be had here
+//     MountRecords& records();  // reopened after each of these
+//     void Damage(const std::string& directory);  // makes its record unreadable
+//     bool FillDisk();          // accepts no more records; false if not possible
 //   };
 //   INSTANTIATE_TYPED_TEST_SUITE_P(Name, MountRecordsContractTest, Harness);
 #pragma once
@@ -19,7 +19,7 @@
 
 namespace imagefs {
 
-// With no field as it is by itself.
+// No field has its default value.
 inline MountRecord FullMountRecord(std::string directory) {
   MountRecord record;
   record.directory = std::move(directory);
@@ -46,7 +46,7 @@ inline MountRecord FullMountRecord(std::string directory) {
   return record;
 }
 
-// Every field of it, to be compared.
+// All of its fields, for comparison.
 inline std::string ShownMountRecord(const MountRecord& record) {
   const MountOptions& options = record.options;
   const auto id = [](const FileId& file) { return StrCat(file.device, ":", file.inode); };
@@ -128,7 +128,7 @@ TYPED_TEST_P(MountRecordsContractTest, DamagedOnesStillNameTheirDirectories) {
   this->harness_.Damage("/mnt/c");
   EXPECT_EQ(this->Directories(), (Names{"/mnt/b"}));
   EXPECT_EQ(this->List().damaged, (Names{"/mnt/a", "/mnt/c"}));
-  // The next mount there replaces one, and it goes as any other.
+  // The next mount there replaces the record, which can then be deleted like any other.
   ASSERT_TRUE(this->Put("/mnt/a").ok());
   EXPECT_EQ(this->Directories(), (Names{"/mnt/a", "/mnt/b"}));
   EXPECT_EQ(this->List().damaged, (Names{"/mnt/c"}));

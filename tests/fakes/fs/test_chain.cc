@@ -139,7 +139,7 @@ ChainRef TestChain::Build(const std::string& directory, bool overlay_form) const
   EXPECT_TRUE(written.ok()) << written;
   auto bytes = ReadFile(chain->index_path, uint64_t{1} << 30);
   if (bytes.ok()) chain->chain_id = Sha256Of(*bytes);
-  // Where the store has it.
+  // The path that the store would use.
   const std::string path = StrCat(directory, "/chains/", chain->chain_id.hex());
   EXPECT_TRUE(MakeDirs(directory + "/chains").ok());
   EXPECT_EQ(rename(chain->index_path.c_str(), path.c_str()), 0);
@@ -148,7 +148,7 @@ ChainRef TestChain::Build(const std::string& directory, bool overlay_form) const
   EXPECT_TRUE(index.ok()) << index.status();
   if (!index.ok()) return nullptr;
   chain->index = *std::move(index);
-  // Stands for each layer's own.
+  // Stands in for the index of each layer.
   for (const std::shared_ptr<Layer>& layer : layers) {
     auto own = ErofsImage::Open(path);
     EXPECT_TRUE(own.ok()) << own.status();

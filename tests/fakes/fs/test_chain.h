@@ -1,4 +1,4 @@
-// Makes chains by hand: a tree, an index and data files in a folder of the test.
+// Builds chains by hand: a tree, an index and data files in a directory of the test.
 #pragma once
 
 #include <string>
@@ -17,11 +17,11 @@ class TestChain {
   Tree& tree() { return tree_; }
   Inode& inode(std::string_view path);
 
-  // Paths are relative to the root; parents exist.
+  // Paths are relative to the root; parents must exist.
   void Dir(std::string_view path, uint32_t permissions = 0755);
   void File(std::string_view path, std::string_view content, uint32_t permissions = 0644,
             uint16_t layer = 1);
-  // A file of which only the parts are there: {offset, content, layer}; the rest is a hole.
+  // A file that has only these parts, {offset, content, layer}; the rest is a hole.
   struct Part {
     uint64_t offset = 0;  // a multiple of 512
     std::string content;
@@ -42,10 +42,10 @@ class TestChain {
   Extent Append(uint64_t file_offset, std::string_view content, uint16_t layer);
 
   Tree tree_;
-  std::vector<std::string> data_;  // of each layer
+  std::vector<std::string> data_;  // per layer
 };
 
-// `size` bytes that differ everywhere, the same for the same seed.
+// `size` non-repeating bytes, the same for the same seed.
 std::string PatternBytes(size_t size, uint64_t seed);
 
 }  // namespace imagefs

@@ -1,4 +1,5 @@
-// The private mounts by themselves: who shares one, when it goes, and what outlives its daemon.
+// The private mounts on their own: who shares one, when it is removed, and what outlives its
+// daemon.
 #include "fs/chain_mounts.h"
 
 #include <fcntl.h>
@@ -40,7 +41,7 @@ class ChainMountsTest : public BothModesTest {
     return {mode_, "", files_ ? ErofsWay::kFiles : ErofsWay::kLoopDevices};
   }
   bool kernel() const { return mode_ == kKernelMode; }
-  // "" when nothing is mounted there.
+  // Returns "" if nothing is mounted there.
   static std::string Read(const ChainMounts::Lease& lease) {
     return ReadFile(lease.path + "/etc/os-release", 100).value_or("");
   }
@@ -48,7 +49,7 @@ class ChainMountsTest : public BothModesTest {
     return ReadFile(lease.path + "/usr/bin/tool", 1 << 20).value_or("");
   }
   size_t Mounts() const { return MountsBelow(private_); }
-  // Names below the folder of private mounts.
+  // The number of names in the directory of private mounts.
   size_t Names() const { return ListDirectory(private_); }
   static size_t ListDirectory(const std::string& path) {
     size_t count = 0;
@@ -58,7 +59,7 @@ class ChainMountsTest : public BothModesTest {
     return count;
   }
 
-  // Until the end of the test.
+  // A bind mount that lasts until the end of the test.
   std::string BindOf(const std::string& path) {
     mounted_here_.push_back(Target("bind"));
     EXPECT_EQ(mount(path.c_str(), mounted_here_.back().c_str(), nullptr, MS_BIND, nullptr), 0);
@@ -157,7 +158,7 @@ TEST_P(ChainMountsTest, ManyAtOnceMakeOne) {
     paths.insert(lease->path);
   }
   EXPECT_EQ(paths.size(), 1U);
-  // Users come and go; at no time has one of them a lease and no mount.
+  // Users come and go. A user that has a lease must always have a mount.
   for (int i = 0; i < kUsers; ++i) {
     threads.emplace_back([&, i] {
       for (int round = 0; round < 5; ++round) {
@@ -179,12 +180,12 @@ TEST_P(ChainMountsTest, AFailureLeavesNothing) {
   const auto before = mounts_->Acquire(chain_, Plain());
   ASSERT_TRUE(before.ok()) << before.status();
   mounts_->Release(before->name, /*lazy=*/false);
-  // Something else has its place.
+  // Something else is in its place.
   ASSERT_TRUE(WriteFileDurably(before->path, "x").ok());
   EXPECT_FALSE(mounts_->Acquire(chain_, Plain()).ok());
   EXPECT_FALSE(mounts_->HasKernelMounts());
   EXPECT_EQ(Mounts(), 0U);
-  // A session that was begun goes with its mount.
+  // A session that has started ends with its mount.
   EXPECT_TRUE(Eventually([&] { return !mounts_->NeedProcess(); }));
   EXPECT_FALSE(mounts_->InUse(chain_->chain_id));
   ASSERT_EQ(unlink(before->path.c_str()), 0);
@@ -216,7 +217,7 @@ TEST_P(ChainMountsTest, WhatIsReadAfterALazyReleaseIsServedToItsEnd) {
   ASSERT_TRUE(file.ok()) << file.status();
   mounts_->Release(lease->name, /*lazy=*/true);
   EXPECT_EQ(Mounts(), 0U);
-  // In kernel mode the kernel has what it needs.
+  // In kernel mode the kernel keeps what it needs.
   EXPECT_EQ(mounts_->InUse(chain_->chain_id), !kernel());
   std::string bytes(300'000, '\0');
   EXPECT_EQ(PreadFull(file->get(), absl::MakeSpan(bytes.data(), bytes.size()), 0),
@@ -250,7 +251,7 @@ TEST_P(ChainMountsTest, StrangersGoAndOnesOwnStay) {
 INSTANTIATE_TEST_SUITE_P(Modes, ChainMountsTest,
                          testing::Values(kFuseMode, kKernelMode, kLoopDevices));
 
-// What the kernel shows by itself outlives its daemon, which may know more or less of it.
+// A kernel mount outlives its daemon; the next daemon may know more or less about it.
 class KernelMountsTest : public ChainMountsTest {
  protected:
   void Restart() {
@@ -266,14 +267,14 @@ TEST_P(KernelMountsTest, TheNextDaemonAdoptsIt) {
   EXPECT_FALSE(mounts_->InUse(chain_->chain_id)) << "until it is adopted";
   const auto filling = mounts_->Adopt(chain_->chain_id, chain_, Plain(), /*filling=*/true, nullptr);
   EXPECT_TRUE(absl::IsNotFound(filling.status())) << filling.status();
-  // What the store has forgotten is shown on.
+  // A chain that the store has forgotten stays mounted.
   const auto lease = mounts_->Adopt(chain_->chain_id, nullptr, Plain(), /*filling=*/false, nullptr);
   ASSERT_TRUE(lease.ok()) << lease.status();
   EXPECT_EQ(Read(*lease), "NAME=test\n");
   EXPECT_TRUE(mounts_->InUse(chain_->chain_id));
   EXPECT_TRUE(mounts_->HasKernelMounts());
   EXPECT_FALSE(mounts_->NeedProcess());
-  // It is one with what is acquired anew.
+  // A later Acquire shares the adopted mount.
   const auto acquired = mounts_->Acquire(chain_, Plain());
   ASSERT_TRUE(acquired.ok()) << acquired.status();
   EXPECT_EQ(acquired->name, lease->name);
@@ -291,7 +292,7 @@ TEST_P(KernelMountsTest, WhatNobodyAdoptsGoes) {
   mounts_->RemoveStrangers();
   EXPECT_EQ(Mounts(), 0U);
   EXPECT_EQ(Names(), 0U);
-  // It was asked for what is there now, not then.
+  // Adopt looks at the current mounts, not at those of the startup.
   const auto lease = mounts_->Adopt(chain_->chain_id, chain_, Plain(), /*filling=*/false, nullptr);
   EXPECT_TRUE(absl::IsNotFound(lease.status())) << lease.status();
 }
@@ -339,7 +340,7 @@ TEST_P(KernelMountsTest, APrivateMountThatIsGoneComesFromItsBind) {
 
 INSTANTIATE_TEST_SUITE_P(Modes, KernelMountsTest, testing::Values(kKernelMode, kLoopDevices));
 
-// One of the layers comes by the data mount, in kernel mode and from files.
+// One of the layers is served by the data mount, in kernel mode over files.
 class FillingMountsTest : public ChainMountsTest {
  protected:
   void SetUp() override {

@@ -1,4 +1,5 @@
-// The fake fill keeps the promises of a layer that fills (tests/unit/cache/fill_contract_test.cc).
+// The fake fill honors the contract of a partially present layer
+// (tests/unit/cache/fill_contract_test.cc).
 #include "tests/fakes/fs/fake_fill.h"
 
 #include "base/text.h"

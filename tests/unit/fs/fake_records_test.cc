@@ -1,4 +1,4 @@
-// The fake records keep the promises of the stored ones (tests/unit/cmd/records_test.cc).
+// The fake records honor the contract of the stored ones (tests/unit/cmd/records_test.cc).
 #include "tests/fakes/fs/mount_fixture.h"
 #include "tests/fakes/fs/mount_records_contract.h"
 

@@ -1,4 +1,4 @@
-// The file system of podman's additional layer store, with a test in the kernel's place.
+// The file system of podman's additional layer store; the test plays the kernel.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -159,7 +159,7 @@ TEST_F(FuseLayersTest, WhoWaitsForALayerKeepsNobodyElseWaiting) {
   reply = kernel_.Receive();
   EXPECT_EQ(reply.unique, waiting[8]);
   EXPECT_EQ(reply.error, ENOENT) << "whatever the reason is, there is no layer";
-  // An interrupted one leaves.
+  // An interrupted lookup leaves its flight.
   fuse_interrupt_in interrupt = {};
   interrupt.unique = waiting[9];
   kernel_.Send(FUSE_INTERRUPT, 0, BytesOf(interrupt));
@@ -196,7 +196,7 @@ TEST_F(FuseLayersTest, ATreeThatIsMountedElsewhereIsAnotherLink) {
   EXPECT_NE(second, first) << "the kernel keeps the target of a link";
   EXPECT_EQ(Target(second), "/trees/2");
   EXPECT_EQ(Target(first), "/trees/1");
-  // Known twice, forgotten twice.
+  // Looked up twice, forgotten twice.
   fuse_forget_in forget = {2};
   kernel_.Send(FUSE_FORGET, first, BytesOf(forget));
   EXPECT_EQ(Target(second), "/trees/2");

@@ -41,7 +41,7 @@ class FuseOpsTest : public ::testing::Test {
     RemoveTree(directory_).IgnoreError();
   }
 
-  // Serves the tree and shakes hands.
+  // Serves the tree and performs the handshake.
   void Serve(const TestChain& tree, bool overlay_form = false,
              std::function<void()> on_unmounted = nullptr) {
     chain_ = tree.Build(directory_, overlay_form);
@@ -58,7 +58,7 @@ class FuseOpsTest : public ::testing::Test {
     ASSERT_EQ(init_.error, 0);
   }
 
-  // The first layer is on its way.
+  // The first layer is not local yet.
   std::shared_ptr<FakeFill> ServeFilling(const TestChain& tree) {
     filling_ = true;
     Serve(tree);
@@ -291,7 +291,7 @@ TEST_F(FuseOpsTest, AnInterruptedReadGivesUpWhatItWaitsFor) {
   const FakeKernel::Reply given_up = kernel_.Receive();
   EXPECT_EQ(given_up.unique, first);
   EXPECT_EQ(given_up.error, EINTR);
-  // The other is not touched, and one that was interrupted before it began does not begin.
+  // The other read is not affected, and one interrupted before it began does not start.
   fill->Release();
   const FakeKernel::Reply answered = kernel_.Receive();
   EXPECT_EQ(answered.unique, second);
@@ -311,7 +311,7 @@ TEST_F(FuseOpsTest, ASessionThatEndsDoesNotTakeItsWaitingReadsWithIt) {
   fill->AwaitHeld(1);
   kernel_.Close();
   session_.reset();
-  fill->Release();  // answers into nothing
+  fill->Release();  // the answer reaches nobody
 }
 
 TEST_F(FuseOpsTest, SymbolicLinks) {
@@ -380,7 +380,7 @@ TEST_F(FuseOpsTest, TrustedNamesAreForThoseWhoMaySeeThem) {
   tree.File("file", "x");
   tree.Xattrs("file", {{"trusted.name", "value"}, {"user.name", "value"}});
   Serve(tree);
-  // The requests of this kernel come from no process that could be looked at.
+  // The requests of this kernel do not come from a process that can be inspected.
   EXPECT_EQ(kernel_.ListXattr(NodeOf("file"), 100).body, std::string("user.name\0", 10));
 }
 
@@ -434,11 +434,11 @@ TEST_F(FuseOpsTest, MalformedRequestsDoNoHarm) {
   fuse_in_header header = {};
   header.opcode = FUSE_GETATTR;
   header.nodeid = FUSE_ROOT_ID;
-  header.len = 4000;  // more than there is
+  header.len = 4000;  // more than was sent
   kernel_.SendRaw(BytesOf(header));
   header.len = 39;  // less than a header
   kernel_.SendRaw(BytesOf(header));
-  // Names without a terminator, arguments left out, unknown operations, unknown nodes.
+  // Unterminated names, missing arguments, unknown operations, unknown nodes.
   EXPECT_EQ(kernel_.Call(FUSE_LOOKUP, FUSE_ROOT_ID, "file").error, 0);
   EXPECT_EQ(kernel_.Call(FUSE_LOOKUP, FUSE_ROOT_ID).As<fuse_entry_out>().nodeid, 0u);
   EXPECT_EQ(kernel_.Call(FUSE_READ, NodeOf("file")).body, "");
@@ -455,7 +455,7 @@ TEST_F(FuseOpsTest, MalformedRequestsDoNoHarm) {
   read.size = UINT32_MAX;
   kernel_.Call(FUSE_READDIR, FUSE_ROOT_ID, BytesOf(read));
   read.offset = 0;
-  read.size = 3;  // no room for an entry: must not look like the end of the directory
+  read.size = 3;  // too small for an entry; must not look like the end of the directory
   EXPECT_EQ(kernel_.Call(FUSE_READDIR, FUSE_ROOT_ID, BytesOf(read)).error, EINVAL);
   EXPECT_EQ(kernel_.ReadFile(NodeOf("file"), 0, UINT32_MAX).body, "content");
 }
@@ -468,7 +468,7 @@ TEST_F(FuseOpsTest, ForgettingNeedsNoAnswer) {
   forget.nlookup = 1;
   kernel_.Send(FUSE_FORGET, NodeOf("file"), BytesOf(forget));
   fuse_batch_forget_in batch = {};
-  batch.count = UINT32_MAX;  // more than the message has
+  batch.count = UINT32_MAX;  // more than the message contains
   kernel_.Send(FUSE_BATCH_FORGET, 0, BytesOf(batch));
   EXPECT_EQ(kernel_.ReadFile(NodeOf("file"), 0, 100).body, "content");
 }
@@ -502,7 +502,7 @@ TEST_F(FuseOpsTest, TheEndOfTheSessionIsToldOnce) {
   TestChain tree;
   std::atomic<int> told{0};
   absl::Notification done;
-  // The owner may drop the session from inside the notification.
+  // The owner may drop the session from within the notification.
   Serve(tree, false, [&] {
     ++told;
     session_.reset();

@@ -1,5 +1,5 @@
-// A daemon ends, and the next one goes on with its FUSE sessions: real mounts, whose descriptors
-// lie in the test's own keeper.
+// A daemon ends and the next one continues its FUSE sessions: real mounts, whose descriptors are
+// kept by a keeper in the test.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/fuse.h>
@@ -23,7 +23,8 @@ namespace {
 
 constexpr size_t kFileBytes = 300'000;
 
-// In kernel mode the first layer is filling, so that its bytes come by a session as well.
+// In kernel mode the first layer is partially present, so that its bytes come through a session as
+// well.
 class HandOverTest : public BothModesTest {
  protected:
   void SetUp() override {
@@ -73,7 +74,7 @@ class HandOverTest : public BothModesTest {
     if (file.ok()) posix_fadvise(file->get(), 0, 0, POSIX_FADV_RANDOM);
     return file;
   }
-  // A page that nobody has read, on a thread of its own.
+  // Reads a page that has not been read before, on a thread of its own.
   class Reader {
    public:
     Reader(int fd, size_t offset)
@@ -98,7 +99,7 @@ class HandOverTest : public BothModesTest {
     std::atomic<int> error_{0};
     std::thread thread_;
   };
-  // Reads a request and does not answer it, as a daemon that is killed in between.
+  // Reads a request without answering it, like a daemon that is killed in between.
   void TakeARead() {
     std::vector<KeptDescriptor> kept = keeper_.Inherit();
     std::string message(1 << 21, '\0');
@@ -212,7 +213,7 @@ TEST_P(HandOverTest, ALazilyUnmountedTreeReadsOn) {
     Reader reader(file->get(), 102'400);
     reader.Join();
     EXPECT_TRUE(reader.right()) << strerror(reader.error());
-    // A mount that comes later has a session of its own.
+    // A later mount has a session of its own.
     ASSERT_EQ(Mount(chain_, target_), absl::OkStatus());
     Restart();
     EXPECT_EQ(Recover(Finder(chain_)).size(), 1u);
@@ -235,7 +236,7 @@ TEST_P(HandOverTest, ALayerThatIsCompleteByNowIsReadOn) {
   Reader reader(file->get(), 102'400);
   reader.Join();
   EXPECT_TRUE(reader.right()) << strerror(reader.error());
-  // What is mounted now needs nobody in kernel mode.
+  // In kernel mode, a new mount needs no process.
   const std::string second = Target("second");
   ASSERT_EQ(Mount(chain_, second), absl::OkStatus());
   EXPECT_TRUE(*ReadFile(second + "/usr/bin/tool", 1'000'000) == PatternBytes(kFileBytes, 1));
@@ -252,7 +253,7 @@ TEST_P(HandOverTest, AnotherTreeIsNeverShownInItsPlace) {
   const ChainRef changed = Build(other, "other");
   const_cast<Chain&>(*changed).chain_id = chain_->chain_id;
   if (mode_ == kKernelMode) {
-    // What matters there is the layer.
+    // Only the layer matters in that mode.
     const_cast<Layer&>(*changed->layers[1]).id = chain_->layers[1]->id;
   }
   options_.find_chain = Finder(changed);

@@ -1,4 +1,4 @@
-// The kernel presentation over real mounts, and chains with a layer that is being filled.
+// The kernel presentation with real mounts, and chains with a partially present layer.
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -71,7 +71,7 @@ TEST_P(KernelMountTest, MountsOutliveTheDaemonAndAreFoundAgain) {
   ASSERT_TRUE(opened.ok());
   for (int round = 0; round < 2; ++round) {
     KillDaemon();
-    // Nobody is there, and everything is.
+    // No daemon is running, and everything can be read.
     EXPECT_EQ(*ReadFile(plain + "/etc/os-release", 100), "NAME=test\n");
     EXPECT_EQ(*ReadFile(rw + "/new", 100), "kept");
     char byte;
@@ -116,7 +116,7 @@ TEST_P(KernelMountTest, WhatWasUnmountedOrRestartedAwayIsMountedAgain) {
   const ChainRef chain = Build(Sample());
   ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
   KillDaemon();
-  // As after a restart of the machine.
+  // As after a reboot.
   ASSERT_EQ(umount2((directory_ + "/a").c_str(), 0), 0);
   MountRecord record = records_.List()->records.front();
   record.boot_id = "another";
@@ -256,7 +256,7 @@ TEST_P(KernelMountTest, ManyDevicesFit) {
   }
 }
 
-// Of the layers of Sample the second is on its way.
+// The second layer of Sample is not local yet.
 class FillingTest : public BothModesTest {
  protected:
   void SetUp() override {
@@ -313,7 +313,7 @@ TEST_P(FillingTest, ReadersWaitAndWorkersDoNot) {
   const std::string target = Target("mnt");
   ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
   fill_->Hold();
-  // More readers than the loop has workers, all for bytes that are not here.
+  // More readers than the loop has workers, all of missing bytes.
   std::vector<std::thread> readers;
   std::atomic<int> right = 0;
   const std::string truth = PatternBytes(300'000, 1);
@@ -377,7 +377,7 @@ TEST_P(FillingTest, ALazilyUnmountedTreeReadsOn) {
   std::string content(300'000, '\0');
   EXPECT_EQ(*PreadFull(file->get(), absl::MakeSpan(content), 0), content.size());
   EXPECT_TRUE(content == PatternBytes(300'000, 1));
-  // The next one has a data mount of its own.
+  // The next mount gets a new data mount.
   ASSERT_EQ(Mount(chain_, target), absl::OkStatus());
   EXPECT_TRUE(*ReadFile(target + "/usr/bin/tool", 1'000'000) == PatternBytes(300'000, 1));
   file->Reset();

@@ -1,5 +1,5 @@
-// The kernel presentation where the kernel mounts no EROFS from files: loop devices. What holds
-// for both ways is in kernel_mount_test.cc and mount_test.cc.
+// The kernel presentation on kernels that cannot mount EROFS from files: loop devices. Tests of
+// both ways are in kernel_mount_test.cc and mount_test.cc.
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/loop.h>
@@ -38,7 +38,7 @@ class LoopMountTest : public MountTest {
     mode_ = "auto";
   }
   size_t Devices() const { return LoopDevicesOver(directory_).size(); }
-  // Another image that has the layers of `chain`.
+  // Another image that contains the layers of `chain`.
   ChainRef Share(const ChainRef& chain, const TestChain& tree) {
     const ChainRef built = Build(tree, "other");
     auto other = std::make_shared<Chain>();
@@ -70,7 +70,7 @@ TEST_F(LoopMountTest, ALayerHasOneDeviceWhoeverShowsIt) {
   KillDaemon();
   EXPECT_EQ(Devices(), 4u);
   StartDaemon();
-  // The next daemon mounts what shares layers with what it found.
+  // The next daemon mounts an image that shares layers with a mount it found.
   ASSERT_EQ(umount2((directory_ + "/b").c_str(), 0), 0);
   ASSERT_EQ(
       umount2(StrCat(options_.run_dir, "/chains/", other->chain_id.hex(), ".kernel").c_str(), 0),
@@ -172,7 +172,7 @@ TEST_F(LoopMountTest, WhatFillsIsFuseUntilItIsWhole) {
   EXPECT_TRUE(*ReadFile(directory_ + "/whole/usr/bin/tool", 1'000'000) == PatternBytes(300'000, 1));
 }
 
-// As recorded by a kernel that mounts files.
+// As recorded on a kernel that mounts files.
 TEST_F(LoopMountTest, AFillingKernelMountOfAnotherBootBecomesFuse) {
   options_.erofs.files = true;
   KillDaemon();
@@ -250,7 +250,7 @@ TEST_F(LoopMountTest, AnImageThatIsRemovedIsReadOn) {
   };
   EXPECT_EQ(Recover(none).size(), 1u);
   EXPECT_TRUE(*ReadFile(directory_ + "/a/usr/bin/tool", 1'000'000) == PatternBytes(300'000, 1));
-  // The same image again is of other files, and does not get the devices of those that are gone.
+  // The same image again has other files and does not get the devices of the removed ones.
   chain = Build(Sample());
   EXPECT_EQ(Devices(), 3u);
   ASSERT_TRUE(table_->Unmount(directory_ + "/a", false).ok());
@@ -276,8 +276,8 @@ TEST_F(LoopMountTest, AFileInThePlaceOfAnotherHasADeviceOfItsOwn) {
   EXPECT_TRUE(Eventually([&] { return Devices() == 3; }));
 }
 
-// The kernel has pages of the index's device that are not those of the file. EROFS reads inodes and
-// names from them.
+// The kernel caches pages of the index's device separately from those of the file. EROFS reads
+// inodes and names from them.
 TEST_F(LoopMountTest, AnIndexThatIsMadeRightIsReadAnew) {
   const ChainRef chain = Build(Sample());
   ASSERT_EQ(Mount(chain, Target("a")), absl::OkStatus());
@@ -309,7 +309,7 @@ TEST_F(LoopMountTest, AnIndexThatIsMadeRightIsReadAnew) {
     EXPECT_TRUE(Eventually([&] { return shows(right); }));
   }
   EXPECT_EQ(StatPath(directory_ + "/a/etc/os-release")->st_uid, 1234u);
-  // What is not told of.
+  // Changes that no daemon watches.
   KillDaemon();
   EXPECT_TRUE(shows(right));
   ASSERT_TRUE(PwriteFull(index->get(), wrong, 0).ok());
@@ -322,7 +322,7 @@ TEST_F(LoopMountTest, AnIndexThatIsMadeRightIsReadAnew) {
   ASSERT_EQ(Recover(Finder(chain)).size(), 1u);
 }
 
-// Devices that another program made are not taken, and not waited for.
+// Does not take devices made by other programs, and does not wait for them.
 TEST_F(LoopMountTest, DevicesOfOthersAreTheirs) {
   const ChainRef chain = Build(Sample());
   auto theirs = MakeLoopDevice(chain->layers[0]->directory + "/data");
@@ -341,7 +341,7 @@ TEST_F(LoopMountTest, DevicesOfOthersAreTheirs) {
   EXPECT_TRUE(Eventually([&] { return Devices() == 3; }));
 }
 
-// A /dev of the test's own, as a container has it.
+// A private /dev, as in a container.
 class LoopProbeTest : public LoopMountTest {
  protected:
   void SetUp() override {
@@ -361,7 +361,7 @@ class LoopProbeTest : public LoopMountTest {
     ASSERT_EQ(stat(("/dev/" + name).c_str(), &st), 0);
     ASSERT_EQ(mknod((dev_ + "/" + name).c_str(), st.st_mode, st.st_rdev), 0);
   }
-  // What the probe says there.
+  // The result of the probe there.
   std::string Probe() {
     EXPECT_EQ(mount(dev_.c_str(), "/dev", nullptr, MS_BIND, nullptr), 0);
     const absl::Cleanup back = [] { EXPECT_EQ(umount2("/dev", MNT_DETACH), 0); };

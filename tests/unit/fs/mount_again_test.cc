@@ -1,4 +1,4 @@
-// What becomes of mounts whose daemon has gone.
+// What happens to mounts whose daemon is gone.
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mount.h>
@@ -41,7 +41,7 @@ class MountAgainTest : public MountTest {
   ChainRef chain_;
 };
 
-// Looks at a directory and writes to it without a pause, and remembers what must not be.
+// Reads and writes a directory continuously, and records anything that must not happen.
 class Watcher {
  public:
   Watcher(std::string directory, bool writable)
@@ -104,7 +104,7 @@ TEST_F(MountAgainTest, TheDirectoryBelowIsNeverSeen) {
   }
 }
 
-// Another file system lies on the directory already.
+// Another file system is already mounted on the directory.
 TEST_F(MountAgainTest, ADirectoryThatIsAMountPoint) {
   const std::string target = Target("mnt");
   ASSERT_EQ(mount("tmpfs", target.c_str(), "tmpfs", 0, nullptr), 0);
@@ -167,7 +167,7 @@ TEST_F(MountAgainTest, AbsentDirectoriesAreWaitedFor) {
   EXPECT_EQ(*ReadFile(target + "/new", 10), "kept");
 }
 
-// Its disk may not be there yet: nothing is made in its place.
+// Its disk may not be mounted yet: nothing is created in its place.
 TEST_F(MountAgainTest, AnAbsentUpperIsWaitedFor) {
   MountRequest request;
   request.directory = Target("rw");
@@ -212,7 +212,7 @@ TEST_F(MountAgainTest, WhatIsMountedAnewGoesOnWithWhatWasWritten) {
   EXPECT_EQ(MountsBelow(directory_), 0u);
 }
 
-// Nobody knows what it was, but where it was.
+// All that is known about it is its location.
 TEST_F(MountAgainTest, ADirectoryWhoseRecordIsDamagedIsMountedAnewOrForgotten) {
   const std::string target = Target("mnt");
   for (const bool anew : {true, false}) {
@@ -235,7 +235,7 @@ TEST_F(MountAgainTest, ADirectoryWhoseRecordIsDamagedIsMountedAnewOrForgotten) {
   }
 }
 
-// Other layers below what was written are another tree.
+// With other layers below, the written data would belong to another tree.
 TEST_F(MountAgainTest, WhatWasWrittenBelongsToOneImage) {
   const std::string target = Target("rw");
   ASSERT_EQ(MountWritable(target, "example.org/a:1"), absl::OkStatus());
@@ -256,7 +256,7 @@ TEST_F(MountAgainTest, WhatWasWrittenBelongsToOneImage) {
 
 class UnmountedElsewhereTest : public MountAgainTest, public testing::WithParamInterface<bool> {
  protected:
-  // Whether no daemon looks while it is unmounted; then FUSE mounts come back.
+  // Whether no daemon is running during the unmount; FUSE mounts are then mounted again.
   bool unseen() const { return GetParam(); }
   UnmountedElsewhereTest() { mode_ = unseen() ? "kernel" : "fuse"; }
 };

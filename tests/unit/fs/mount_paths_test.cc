@@ -1,4 +1,4 @@
-// Directories that somebody exchanges between one look and the next.
+// Directories that are replaced between one check and the next.
 #include <errno.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
@@ -35,7 +35,7 @@ class MountPathsTest : public BothModesTest {
     request.upper = upper;
     return request;
   }
-  // Kills the daemon and takes its mounts away, as an end of the machine does in kernel mode.
+  // Kills the daemon and removes its mounts, as a reboot does in kernel mode.
   void LoseMounts() {
     KillDaemon();
     auto mounts = ReadMountInfo();
@@ -107,7 +107,7 @@ TEST_P(MountPathsTest, AMountDoesNotComeBackOnAnotherDirectory) {
   EXPECT_TRUE(Recover(Finder(chain_)).empty());
   EXPECT_EQ(MountsBelow(directory_ + "/home"), 0u);
   EXPECT_NE(NotMounted(target).find("another directory"), std::string::npos);
-  // When the right one is back, it is.
+  // Once the right one is back, it is mounted.
   ASSERT_EQ(rmdir(target.c_str()), 0);
   Rename("/home/old", "/home/lib");
   EXPECT_EQ(table_->MountAgain(target, chain_).status(), absl::OkStatus());
@@ -115,7 +115,7 @@ TEST_P(MountPathsTest, AMountDoesNotComeBackOnAnotherDirectory) {
   EXPECT_TRUE(absl::IsNotFound(table_->MountAgain(target, chain_).status()));
 }
 
-// The mounts died where they are, and their directories have changed places: neither comes back.
+// The mounts died in place and their directories were swapped: neither is mounted again.
 TEST_P(MountPathsTest, DirectoriesThatChangedPlacesUnderDeadMounts) {
   if (mode_ == kKernelMode) return;  // does not die
   const std::string one = Target("a/lib"), two = Target("b/lib");
@@ -154,7 +154,7 @@ TEST_P(MountPathsTest, ARecordOfAnOlderVersionComesBackAsItWas) {
   EXPECT_TRUE(records_.List()->records.front().covered.known()) << "from now on it is known";
 }
 
-// The path is resolved when the mount is asked for; the bytes come later.
+// The path is resolved when the mount is requested; the bytes arrive later.
 TEST_P(MountPathsTest, WhatWasCheckedIsWhatIsMounted) {
   Target("home/lib");
   Target("victim/lib");
@@ -192,7 +192,7 @@ TEST_P(MountPathsTest, OnlyTheMountItselfIsUnmounted) {
   EXPECT_TRUE(absl::IsFailedPrecondition(table_->Unmount(target, true)));
   ASSERT_TRUE(WriteFileDurably(target + "/here", "x").ok()) << "the other mount is still there";
   ASSERT_EQ(umount2(target.c_str(), 0), 0);
-  // A rename above takes the mount with it, and something else gets its name.
+  // Renaming a parent moves the mount along, and something else gets its name.
   Rename("/home", "/old");
   const std::string other = Target("home/lib");
   ASSERT_EQ(mount("tmpfs", other.c_str(), "tmpfs", 0, nullptr), 0);
@@ -210,7 +210,7 @@ TEST_P(MountPathsTest, AnUppersDirectoryIsLeftAsItIs) {
   EXPECT_EQ(ModeOf(upper + "/work"), 0700u);
   EXPECT_EQ(ModeOf(upper + "/upper"), ModeOf(target));
   ASSERT_EQ(table_->Unmount(target, false), absl::OkStatus());
-  // What is missing is made, for root alone.
+  // Missing directories are created, accessible only to root.
   ASSERT_EQ(Mount(chain_, WantedWithUpper(target, upper + "/new/one")), absl::OkStatus());
   EXPECT_EQ(ModeOf(upper + "/new"), 0700u);
   ASSERT_EQ(table_->Unmount(target, false), absl::OkStatus());
@@ -246,8 +246,8 @@ TEST_P(MountPathsTest, LinksPlantedInAnUpperAreRefused) {
       EXPECT_EQ(Describe(upper).size(), 2u) << "nothing is left";
     }
   }
-  // Of the directory itself, a link that was there when it was asked for is followed, a later one
-  // not.
+  // For the directory itself, a link that existed at the time of the request is followed, a later
+  // one is not.
   Target("real");
   ASSERT_EQ(symlink("real", (directory_ + "/link").c_str()), 0);
   const absl::StatusOr<CheckedMount> checked =
@@ -266,7 +266,7 @@ TEST_P(MountPathsTest, DirectoriesOfSomebodyElseAreNoUpper) {
     const std::string upper = Target(StrCat("up-", name));
     const std::string part = Target(StrCat("up-", name, "/", name));
     ASSERT_EQ(chown(part.c_str(), kUser, kUser), 0);
-    // Only root could have put it there.
+    // Only root could have created it there.
     ASSERT_EQ(Mount(chain_, WantedWithUpper(target, upper)), absl::OkStatus());
     ASSERT_EQ(table_->Unmount(target, false), absl::OkStatus());
     for (const bool shared : {false, true}) {
@@ -309,7 +309,7 @@ TEST_P(MountPathsTest, AWritableMountComesBackWithItsUpperOnly) {
   }
 }
 
-// The record of a store that was copied names the directories of the one that it was.
+// The record of a copied store names the directories of the original.
 TEST_P(MountPathsTest, ChangesOfAnotherStoreAreNotRemoved) {
   const std::string target = Target("rw"), other = Target("other/upper/0123");
   ASSERT_EQ(Mount(chain_, WantedWithUpper(target, other)), absl::OkStatus());

@@ -1,5 +1,5 @@
-// What every MountTable promises to those who mount (fs/mount_table.h), asked of the real one and
-// of the fake that the tests of snap/ and cmd/ use.
+// The contract of MountTable with its callers (fs/mount_table.h), tested on the real one and on the
+// fake used in tests of snap/ and cmd/.
 #include <string>
 #include <vector>
 

@@ -1,4 +1,4 @@
-// Real mounts, in a mount namespace of the test's own. Skipped where it may not mount.
+// Real mounts, in the test's own mount namespace. Skipped if the process may not mount.
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -88,7 +88,7 @@ TEST_P(BothModesTest, LargeFilesAndMaps) {
   munmap(map, content.size());
 }
 
-// Every stat, listing, link and read of the second pass comes from the kernel's caches.
+// In the second pass, the kernel's caches answer every stat, listing, link and read.
 TEST_P(BothModesTest, AWarmTreeAsksNothing) {
   TestChain tree = Sample();
   for (int i = 0; i < 300; ++i) tree.File(StrCat("etc/file", i), PatternBytes(5000, i));
@@ -97,7 +97,7 @@ TEST_P(BothModesTest, AWarmTreeAsksNothing) {
   const auto absent = [&] { return access((target + "/usr/absent").c_str(), F_OK); };
   absent();
   const auto first = Describe(target);
-  // Leaves the listing of directories whose first pass filled the cache out of order.
+  // Completes the listings of directories whose cache the first pass filled out of order.
   const auto second = Describe(target);
   const FuseCounters before = loop_->counters();
   EXPECT_EQ(Describe(target), first);
@@ -152,8 +152,8 @@ TEST_P(BothModesTest, TwoHundredMountsOfOneChain) {
   EXPECT_TRUE(Eventually([&] { return chain.use_count() == 1; }));
 }
 
-// However many ask for it at the same moment, the chain's private mount is made once: all of them
-// show one file system, and so have one page cache.
+// However many callers request it concurrently, the chain's private mount is made once: all their
+// mounts are of one file system and share one page cache.
 TEST_P(BothModesTest, MountsOfOneMomentShareOneFileSystem) {
   constexpr int kMounts = 32;
   const ChainRef chain = Build(Sample());
@@ -216,13 +216,13 @@ TEST_P(BothModesTest, ABusyMountIsNamedAndLazyTakesItAway) {
   EXPECT_EQ(records_.size(), 1u);
   ASSERT_TRUE(table_->Unmount(target, true).ok());
   EXPECT_EQ(MountsBelow(directory_), 0u);
-  // Who has the file open reads on, and keeps the chain from the collector.
+  // A process that has the file open can still read, and protects the chain from collection.
   std::string content(300'000, '\0');
   EXPECT_EQ(*PreadFull(file->get(), absl::MakeSpan(content), 0), content.size());
   EXPECT_EQ(content, PatternBytes(300'000, 1));
   // The kernel itself has the files open and needs nobody to keep them.
   EXPECT_EQ(table_->InUse(chain->chain_id), mode_ == kFuseMode);
-  // Mounted again meanwhile, the chain has a new private mount.
+  // When mounted again in the meantime, the chain gets a new private mount.
   ASSERT_EQ(Mount(chain, target), absl::OkStatus());
   EXPECT_EQ(*ReadFile(target + "/etc/os-release", 100), "NAME=test\n");
   ASSERT_TRUE(table_->Unmount(target, false).ok());
@@ -366,7 +366,7 @@ TEST_P(BothModesTest, PlainUmountIsNoticed) {
   EXPECT_TRUE(Eventually([&] { return records_.size() == 0; }));
   EXPECT_EQ(MountsBelow(directory_), 0u);
   EXPECT_TRUE(absl::IsNotFound(table_->Unmount(one, false)));
-  // The private mount as well: what is mounted next must not be its empty directory.
+  // Unmount the private mount as well: the next mount must not be of its empty directory.
   ASSERT_EQ(Mount(chain, one), absl::OkStatus());
   ASSERT_EQ(umount2(StrCat(options_.run_dir, "/chains/", chain->chain_id.hex(), ".", mode_).c_str(),
                     MNT_DETACH),
@@ -432,7 +432,7 @@ TEST_P(BothModesTest, SharedParentsDoNotSpreadThePrivateMounts) {
     const std::string target = Target("shared/mnt");
     ASSERT_EQ(Mount(chain, target), absl::OkStatus());
     EXPECT_EQ(MountsBelow(peer + "/run/chains"), 0u);
-    // What the user asked for is as visible as any other mount.
+    // A mount that the user requested is as visible as any other mount.
     EXPECT_EQ(*ReadFile(peer + "/mnt/etc/os-release", 100), "NAME=test\n");
     ASSERT_TRUE(table_->Unmount(target, false).ok());
     KillDaemon();
@@ -528,7 +528,7 @@ TEST(MountInfoTest, ParsesWhatTheKernelWrites) {
   EXPECT_EQ(FindMountOf(mounts, "/none"), nullptr);
 }
 
-// Newer kernels list mounts in the order in which they were made.
+// Newer kernels list mounts in order of creation.
 TEST(MountInfoTest, TheTopIsTheOneOnWhichNoOtherLies) {
   const auto mounts = ParseMountInfo(
       "40 30 0:1 / / rw - ext4 /dev/root rw\n"

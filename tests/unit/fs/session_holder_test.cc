@@ -1,4 +1,4 @@
-// The real imagefs-holder.
+// Tests the real imagefs-holder.
 #include "fs/session_holder.h"
 
 #include <signal.h>
@@ -17,7 +17,7 @@
 namespace imagefs {
 namespace {
 
-// A run directory, and what was started for it.
+// A run directory, and the processes that were started for it.
 class RunDirectory {
  public:
   RunDirectory() : path_(StrCat(testing::TempDir(), "/holder-", RandomHex(6))) {
@@ -34,7 +34,7 @@ class RunDirectory {
     for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
       const std::string pid = entry.path().filename();
       if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
-      // It may end meanwhile.
+      // The process may end in the meantime.
       const std::string words =
           ReadFile((entry.path() / "cmdline").string(), 64 << 10).value_or("");
       if (words ==
@@ -79,13 +79,13 @@ TEST_F(SessionHolderTest, DescriptorsOutliveWhoGaveThem) {
   for (const KeptDescriptor& kept : next->Inherit()) found[kept.name] = InodeOf(kept.fd);
   EXPECT_EQ(found, (std::map<std::string, ino_t>{{"aa", InodeOf(a)}, {"bb", InodeOf(b)}}));
   EXPECT_EQ(Holders().size(), 1u);
-  // They stay, for the one after that.
+  // They remain kept for the daemon after that.
   EXPECT_EQ(NewDaemon()->Inherit().size(), 2u);
   next->Drop("aa");
   EXPECT_EQ(NewDaemon()->Inherit().size(), 1u);
   next->Drop("bb");
   EXPECT_TRUE(Eventually([&] { return Holders().empty(); })) << "it ends when it holds nothing";
-  // And is there again when it is needed.
+  // It is started again when needed.
   ASSERT_EQ(next->Keep("cc", a), absl::OkStatus());
   EXPECT_EQ(NewDaemon()->Inherit().size(), 1u);
 }
@@ -121,7 +121,7 @@ TEST_F(SessionHolderTest, AKilledOneIsReplaced) {
   EXPECT_EQ(kept[0].name, "bb");
 }
 
-// A program that says that it ran, in the place of the daemon.
+// A program that takes the daemon's place and reports that it ran.
 class RestartTest : public SessionHolderTest {
  protected:
   std::unique_ptr<SessionHolder> NewDaemon() {
@@ -136,13 +136,13 @@ class RestartTest : public SessionHolderTest {
 };
 
 TEST_F(RestartTest, AKilledDaemonIsStartedAgainUntilOneIsThere) {
-  // (What a killed one leaves is an open end of a connection.)
+  // Its destructor closes the connection, as a kill does.
   ASSERT_EQ(NewDaemon()->Keep("aa", File()), absl::OkStatus());
   const std::string line = StrCat(getenv("HOME"), " 0\n");
   EXPECT_TRUE(Eventually([&] { return Ran().starts_with(StrCat(line, line)); })) << Ran();
   const auto next = NewDaemon();
   EXPECT_EQ(next->Inherit().size(), 1u);
-  absl::SleepFor(absl::Milliseconds(500));  // what was started just before comes to its end
+  absl::SleepFor(absl::Milliseconds(500));  // let anything that was just started finish
   const std::string before = Ran();
   absl::SleepFor(absl::Milliseconds(1500));
   EXPECT_EQ(Ran(), before) << "one is there";
@@ -157,7 +157,7 @@ TEST_F(RestartTest, OneThatWasToldToEndIsNot) {
   }
   absl::SleepFor(absl::Milliseconds(100));
   EXPECT_EQ(Ran(), "");
-  // The next one may be killed again.
+  // The next one may be killed, too.
   EXPECT_EQ(NewDaemon()->Inherit().size(), 1u);
   EXPECT_TRUE(Eventually([&] { return !Ran().empty(); }));
 }

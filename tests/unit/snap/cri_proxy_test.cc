@@ -37,8 +37,8 @@ grpc::ByteBuffer BytesOf(const std::string& text) {
   return grpc::ByteBuffer(&slice, 1);
 }
 
-// A containerd that gives prepared answers, and keeps what it was asked. Streams: every answer that
-// was prepared, in one call.
+// A containerd that returns prepared answers and records its requests. For streams, a single call
+// returns all prepared answers.
 class FakeContainerd : public grpc::CallbackGenericService {
  public:
   explicit FakeContainerd(const std::string& socket) {
@@ -172,7 +172,7 @@ class CriProxyTest : public ::testing::Test {
 
 TEST_F(CriProxyTest, PassesBytesOnAsTheyCame) {
   FakeContainerd containerd(socket_);
-  // Fields of a version that nobody knows yet.
+  // Fields of a future version.
   const std::string request("\xfa\x3f\x03new", 6), response("\x82\x7d\x02ok", 5);
   containerd.AnswerWith("/runtime.v1.RuntimeService/Later", {grpc::Status::OK, {response}});
   const Result result = Call("/runtime.v1.RuntimeService/Later", request);
@@ -233,7 +233,7 @@ TEST_F(CriProxyTest, ContainerdMayBeAwayAndComeBack) {
   FakeContainerd containerd(socket_);
   containerd.AnswerWith("/runtime.v1.RuntimeService/Version", {grpc::Status::OK, {"v"}});
   Result result;
-  for (int i = 0; i < 100; ++i) {  // the client's back-off
+  for (int i = 0; i < 100; ++i) {  // the client backs off
     result = Call("/runtime.v1.RuntimeService/Version", "");
     if (result.status.ok()) break;
     usleep(100'000);

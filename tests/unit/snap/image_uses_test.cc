@@ -26,7 +26,7 @@ class ImageUsesTest : public ::testing::Test {
     Start({});
   }
 
-  // As another daemon would. With what its owner has under names.
+  // Starts as another daemon would, with the names in its owner's records.
   void Start(std::vector<std::string> names, bool serve = true) {
     owner_.reset();
     const auto access_of = [this](const Reference&) {
@@ -147,7 +147,7 @@ TEST_F(ImageUsesTest, OnlyTheImpatientRememberFailures) {
   EXPECT_TRUE(Acquire().ok());
   access_.credential.username = "another";
   EXPECT_TRUE(Acquire(fail_fast).ok());
-  // What cannot be brought is as bad as what cannot be found.
+  // A failure to fetch counts like a failure to resolve.
   access_.credential.username = "a third";
   store_.FailChain(absl::DataLossError("not what it should be"));
   EXPECT_TRUE(absl::IsDataLoss(Acquire(fail_fast).status()));
@@ -300,7 +300,7 @@ TEST_F(ImageUsesTest, ALayerByItself) {
   *tree = nullptr;
   EXPECT_TRUE(mounts_.leases().empty()) << "nobody keeps it for others";
 
-  // Sessions of the process before this one look for it by its name.
+  // Sessions of the previous process look it up by its name.
   const absl::StatusOr<ChainRef> found = ImageUses::FindTree(store_, "test", name);
   ASSERT_TRUE(found.ok()) << found.status();
   EXPECT_EQ((*found)->layers, std::vector<LayerRef>{chain->layers[1]});

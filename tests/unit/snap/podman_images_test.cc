@@ -85,7 +85,7 @@ TEST(PodmanImagesTest, OneImage) {
   EXPECT_EQ(record["names"].at(0).string(), "registry.test/app:1");
   EXPECT_EQ(record.StringOr("layer"), PodmanLayers(image.first()).back().id);
   EXPECT_EQ(record.StringOr("created"), "2020-02-03T04:05:06.5+00:00");
-  // Every document is named, measured and hashed.
+  // Every document has a name, a size and a digest.
   const auto documents = PodmanDocuments(image);
   ASSERT_EQ(documents.size(), 3u);
   ASSERT_EQ(record["big-data-names"].size(), 3u);
@@ -141,7 +141,7 @@ TEST(PodmanLayersTest, AsManyRecordsAsTheImageHasLayers) {
   EXPECT_EQ(json->at(3).StringOr("id"), PodmanLayers(images[1].first()).back().id);
   EXPECT_EQ(json->at(0).IntOr("diff-size", -1), 12345);
   EXPECT_EQ(json->at(1).IntOr("diff-size", -1), 678);
-  // What podman computes for a layer with this digest over that parent, so that it finds it.
+  // The id that podman computes, and looks up, for a layer with this digest on that parent.
   std::string digest = json->at(0).StringOr("diff-digest");
   EXPECT_EQ("sha256:" + json->at(0).StringOr("id"), digest);
   digest = json->at(1).StringOr("diff-digest");
@@ -167,7 +167,8 @@ TEST(PodmanLayersTest, IdsAreOfTheTreeAndOfNothingElse) {
       EXPECT_EQ(layer.link.find_first_not_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"),
                 std::string::npos);
       seen.insert({layer.id, layer.link});
-      // No layer that anybody pulls has this digest: ChainIDs are DiffIDs where there is one layer.
+      // No layer that can be pulled has this digest: with a single layer, the ChainID is the
+      // DiffID.
       for (const Digest& id : image->chain_ids) EXPECT_NE(layer.digest, id);
     }
   }

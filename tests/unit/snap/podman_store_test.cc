@@ -65,7 +65,7 @@ class PodmanStoreTest : public ::testing::Test {
     text << file.rdbuf();
     return text.str();
   }
-  // What podman would find.
+  // The names that podman would find.
   std::vector<std::string> Names() const {
     std::vector<std::string> out;
     const auto json = Json::Parse(Read("overlay-images/images.json"));
@@ -139,7 +139,7 @@ TEST_F(PodmanStoreTest, EachChangeIsMarked) {
   marks.push_back(Read("overlay-images/images.lock"));
   EXPECT_EQ(std::set<std::string>(marks.begin(), marks.end()).size(), 4u);
   EXPECT_EQ(Read("overlay-layers/layers.lock"), layers) << "nothing of the layers has changed";
-  // The same once more is no change.
+  // Adding the same again changes nothing.
   ASSERT_TRUE(Add("localhost/other:1").ok());
   EXPECT_EQ(Read("overlay-images/images.lock"), marks.back());
 }
@@ -177,7 +177,7 @@ TEST_F(PodmanStoreTest, ARestartShowsItAgain) {
   const std::string before = Read("overlay-images/images.json");
   podman_->Leave(/*hide=*/false);
   EXPECT_EQ(Names(), Strings{kName}) << "the kernel shows it";
-  mounts_.Release(store_.image().chain_id().hex());  // with its process
+  mounts_.Release(store_.image().chain_id().hex());  // its process is gone
   mounts_.Outlive(store_.image().chain_id());
   Start();
   EXPECT_EQ(Read("overlay-images/images.json"), before);
@@ -205,7 +205,7 @@ TEST_F(PodmanStoreTest, LayersThatAreLostAreFetchedAgain) {
   podman_.reset();
   store_.FailChain(absl::NotFoundError("lost"));
   Start();
-  // The registry has it no longer, either.
+  // The registry does not have it any more, either.
   EXPECT_EQ(Names(), Strings{});
   ASSERT_EQ(podman_->List().size(), 1u);
   EXPECT_EQ(podman_->List()[0].chain, nullptr);
@@ -253,8 +253,8 @@ TEST_F(PodmanStoreTest, WhatNobodyAddsIsLetGo) {
   ticket.Leave();
   EXPECT_TRUE(absl::IsCancelled(promise.get_future().get()));
   store_.ReleaseChain();
-  ASSERT_TRUE(Bring().ok());  // and given up at once
-  podman_.reset();            // waits for what is under way
+  ASSERT_TRUE(Bring().ok());  // and released immediately
+  podman_.reset();            // waits for running calls
   EXPECT_EQ(Held(), 0u);
   Start();
   EXPECT_TRUE(podman_->List().empty());

@@ -182,7 +182,7 @@ TEST_F(SnapshotTableTest, LayersAreFoundByRefAndParent) {
   MustAdd("l1 again", "other", Lazy("sha256:1"));
   EXPECT_EQ(table_->FindLayer("sha256:1", "other")->info.name, "l1 again");
   EXPECT_EQ(table_->FindLayer("sha256:1", "")->info.name, "l1");
-  // An ordinary snapshot with the label is none: it was unpacked.
+  // An ordinary snapshot with that label does not count: it was unpacked.
   SnapshotRecord unpacked = Active();
   unpacked.info.labels[kRefLabel] = "sha256:9";
   MustAdd("unpacked", "", unpacked);
@@ -242,8 +242,8 @@ TEST_F(SnapshotTableTest, ALoopOfParentsIsAnError) {
   EXPECT_EQ(table_->Lineage("one").status().code(), absl::StatusCode::kDataLoss);
 }
 
-// Many threads make, commit, label and remove children of one parent: every name once, nothing
-// lost, nothing left.
+// Many threads create, commit, label and remove children of one parent: every name exists once,
+// nothing is lost and nothing is left over.
 TEST_F(SnapshotTableTest, Storm) {
   MustAdd("a", "", Active());
   MustCommit("a", "parent");
@@ -252,7 +252,7 @@ TEST_F(SnapshotTableTest, Storm) {
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 40; ++i) {
-        // Two threads fight for each name.
+        // Two threads compete for each name.
         const std::string name = StrCat("n", t / 2, "-", i);
         if (!Add(name, "parent", Active()).ok()) {
           ++refused;

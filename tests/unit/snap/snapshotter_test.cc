@@ -64,7 +64,7 @@ class SnapshotterTest : public ::testing::Test {
     uses_->Serve();
   }
 
-  // Waits for the answer of an asynchronous call.
+  // Waits for the result of an asynchronous call.
   template <typename T, typename Begin>
   static T Await(Begin begin) {
     std::promise<T> promise;
@@ -119,7 +119,7 @@ class SnapshotterTest : public ::testing::Test {
     if (found.size() != 1 || found[0].kind != SnapshotKind::kCommitted) return "";
     return found[0].name;
   }
-  // All three layers, as containerd prepares them; the name of the top.
+  // Prepares all three layers like containerd, and returns the name of the top one.
   std::string PullLazily() {
     std::string parent;
     for (size_t level = 0; level < 3; ++level) {
@@ -235,7 +235,7 @@ TEST_F(SnapshotterTest, AContainerIsAnOverlayOverOneTree) {
   EXPECT_EQ(*MountsOf("container"), *container);
   EXPECT_EQ(mounts_.leases(), (std::map<std::string, int>{{chain_->chain_id.hex(), 1}}));
 
-  // What is committed on top lies over the same tree.
+  // A snapshot committed on top uses the same tree.
   const std::string upper = Option(*container, "upperdir=");
   ASSERT_TRUE(Commit("commit", "container").ok());
   auto next = Prepare("next", "commit");
@@ -268,10 +268,10 @@ TEST_F(SnapshotterTest, WhatCannotBeHadIsUnpacked) {
   ASSERT_TRUE(prepared.ok()) << prepared.status();
   EXPECT_EQ(prepared->at(0).type, "bind");
   EXPECT_EQ(Counter("snapshot_layers_unpacked"), 1u);
-  // The fallback is found by its labels, which the commit brings again.
+  // The fallback is found by its labels, which the commit sets again.
   ASSERT_TRUE(Commit("k8s.io/3/sha256:aa", "extract", LayerOf(0)).ok());
   EXPECT_EQ(Hit(Ref(0), ""), "k8s.io/3/sha256:aa");
-  // What lies over it may be lazy all the same: its tree is that of the whole stack.
+  // A layer above it may still be lazy: its tree is that of the whole stack.
   store_.FailResolve(absl::OkStatus());
   EXPECT_TRUE(Prepare("extract-1", "k8s.io/3/sha256:aa", LayerOf(1)).ok());
   EXPECT_EQ(store_.resolve_calls(), 1) << "the same pull does not wait for the same failure again";
@@ -335,8 +335,7 @@ TEST_F(SnapshotterTest, ARestartKnowsEverything) {
   const auto container = Prepare("container", top, {{"x", "y"}});
   ASSERT_TRUE(container.ok());
   const auto before = snapshotter_->List(SnapshotFilter());
-  while (!mounts_.leases().empty())
-    mounts_.Release(chain_->chain_id.hex());  // its process has gone
+  while (!mounts_.leases().empty()) mounts_.Release(chain_->chain_id.hex());  // its process is gone
   mounts_.Outlive(chain_->chain_id);
   store_.FailResolve(absl::UnavailableError("no network"));
   Start();
@@ -435,7 +434,7 @@ TEST_F(SnapshotterTest, WhatIsCommittedOnTopIsMappedToo) {
   ASSERT_EQ(binds_.size(), 2u);
   EXPECT_EQ(Option(*mounts, "lowerdir="), StrCat(binds_[0].directory, ":", binds_[1].directory));
   ASSERT_TRUE(Commit("layer2", "b").ok());
-  snapshotter_.reset();  // ends what comes after the answer
+  snapshotter_.reset();  // ends what runs after the answer
   EXPECT_TRUE(std::filesystem::is_empty(dir_ + "/mapped"));
 }
 
@@ -486,7 +485,7 @@ TEST_F(SnapshotterTest, FilesOfADamagedRecordAreKept) {
   }
   ASSERT_FALSE(kept.empty()) << "the directory is not swept";
   EXPECT_EQ(*ReadFile(kept + "/fs/work", 100), "of a container");
-  // The name and the number may be used again.
+  // The name and the number may be reused.
   EXPECT_TRUE(Prepare("container", "").ok());
   EXPECT_TRUE(Prepare("third", "").ok());
   EXPECT_EQ(*ReadFile(kept + "/fs/work", 100), "of a container");
