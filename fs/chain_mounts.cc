@@ -212,7 +212,7 @@ absl::Status ChainMounts::TakeOverChain(SessionStore::Inherited inherited,
   const SessionRecord& record = inherited.record;
   IMAGEFS_ASSIGN_OR_RETURN(const ChainRef chain, find_chain(record.chain_id));
   if (chain->index->Checksum() != record.index_sum) {
-    return absl::FailedPreconditionError("the merged tree is not the one that was shown");
+    return absl::FailedPreconditionError("the merged tree differs from the one that was mounted");
   }
   const FuseAgreement agreed = record.agreed;
   return sessions_
@@ -236,7 +236,7 @@ absl::Status ChainMounts::TakeOverData(SessionStore::Inherited inherited,
         files->Restore(layer);
         return absl::OkStatus();
       }
-      return absl::NotFoundError("the layer has another form now");
+      return absl::NotFoundError("the layer's layout has changed");
     };
     // Readers of that layer get an error.
     if (const absl::Status status = restore(); !status.ok()) {
@@ -348,9 +348,9 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
       continue;
     }
     if (presentation.way == ErofsWay::kLoopDevices) {
-      return absl::FailedPreconditionError(StrCat("not all of layer ", layer->id.Short(),
-                                                  " is here, and this kernel reads it from ",
-                                                  "loop devices"));
+      return absl::FailedPreconditionError(StrCat(
+          "layer ", layer->id.Short(), " is incomplete, and this kernel needs complete layers, ",
+          "which it reads from loop devices"));
     }
     IMAGEFS_RETURN_IF_ERROR(ServeLayer(layer, chain->chain_id));
     entry.served.push_back(layer);
@@ -540,14 +540,14 @@ absl::Status ChainMounts::FindReader(const MountInfo& there, const ChainRef& cha
     return absl::OkStatus();
   }
   if (!filling) return absl::OkStatus();
-  if (chain == nullptr) return absl::NotFoundError("its image is not here");
+  if (chain == nullptr) return absl::NotFoundError("its image is not local");
   absl::MutexLock lock(&data_mu_);
   if (data_files_ == nullptr) return absl::NotFoundError("the session of its layers has ended");
   for (const LayerRef& layer : chain->layers) {
     if (data_files_->Find(DataNodeOf(*layer)).layer != nullptr) {
       entry.served.push_back(layer);
     } else if (!layer->complete()) {
-      return absl::NotFoundError(StrCat("nobody reads layer ", layer->id.Short()));
+      return absl::NotFoundError(StrCat("layer ", layer->id.Short(), " is not served"));
     }
   }
   for (const LayerRef& layer : entry.served) {
@@ -584,7 +584,7 @@ ChainMounts::Lease ChainMounts::AdoptKernelMount(const Digest& chain_id, ChainRe
       IMAGEFS_ASSIGN_OR_RETURN(const Fd source, OpenWithoutLinks(bind->mount_point, O_PATH));
       IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(source));
       if (key != KeyOf(*bind)) {
-        return absl::NotFoundError(StrCat(bind->mount_point, " is something else now"));
+        return absl::NotFoundError(StrCat(bind->mount_point, " is a different mount now"));
       }
       IMAGEFS_ASSIGN_OR_RETURN(const Fd target, MakeOwnDir(entry.path));
       IMAGEFS_ASSIGN_OR_RETURN(const Fd copy, CloneMount(source, {}, entry.path, /*exactly=*/true));

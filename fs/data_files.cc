@@ -35,7 +35,7 @@ absl::Status DataFiles::Add(const LayerRef& layer, const Digest& chain_id) {
   if (entry.layer != nullptr && entry.layer->id != layer->id) {
     return absl::AlreadyExistsError(
         StrCat("layers ", entry.layer->id.ToString(), " and ", layer->id.ToString(),
-               " have the same node number; show one of them with --mode fuse"));
+               " have the same node number; mount one of them with --mode fuse"));
   }
   const bool fresh = entry.layer == nullptr;
   // The object of a layer without users may have been replaced in the store.

@@ -39,7 +39,7 @@ absl::Status Refused(int error, int context, std::string_view what) {
   std::string hint;
   if (error == ENODEV) hint = "; load the module (modprobe erofs)";
   if (error == ENOTBLK) {
-    hint = "; it mounts EROFS from files since Linux 6.12, and not from those of tmpfs";
+    hint = "; Linux mounts EROFS from files since 6.12, but not from files on tmpfs";
   }
   if (error == EPERM) hint = "; mounting needs CAP_SYS_ADMIN";
   return absl::FailedPreconditionError(
@@ -54,17 +54,17 @@ absl::StatusOr<Fd> MountThese(const ErofsSource& source) {
     if (fsconfig(context.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0) {
       return absl::OkStatus();
     }
-    return Refused(errno, context.get(), StrCat("EROFS refuses the ", key, " ", value));
+    return Refused(errno, context.get(), StrCat("EROFS rejects the ", key, " ", value));
   };
   IMAGEFS_RETURN_IF_ERROR(set("source", source.index));
   for (const std::string& device : source.devices) IMAGEFS_RETURN_IF_ERROR(set("device", device));
   if (!source.context.empty()) IMAGEFS_RETURN_IF_ERROR(set("context", source.context));
   // Otherwise the kernel opens a block device for writing.
   if (fsconfig(context.get(), FSCONFIG_SET_FLAG, "ro", nullptr, 0) != 0) {
-    return Refused(errno, context.get(), "EROFS refuses to be read-only");
+    return Refused(errno, context.get(), "EROFS rejects the read-only flag");
   }
   if (fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
-    return Refused(errno, context.get(), StrCat("the kernel does not mount ", source.index));
+    return Refused(errno, context.get(), StrCat("the kernel cannot mount ", source.index));
   }
   Fd mount(fsmount(context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY));
   if (!mount.valid()) return Refused(errno, context.get(), StrCat("cannot mount ", source.index));
@@ -111,7 +111,7 @@ absl::Status TryToRead(const ErofsSource& source, ErofsWay way, const std::strin
   if (!opened.valid() ||
       read(opened.get(), got.data(), got.size()) != static_cast<ssize_t>(content.size()) ||
       got != content) {
-    return absl::FailedPreconditionError("the kernel mounts an EROFS image and does not show it");
+    return absl::FailedPreconditionError("the kernel mounts an EROFS image but cannot read it");
   }
   return absl::OkStatus();
 }

@@ -74,7 +74,7 @@ void FailOlder(int fd, uint64_t unique) {
     reply.unique = unique;
     if (write(fd, &reply, sizeof(reply)) >= 0) ++failed;
   }
-  LogInfo("fuse_requests_failed count=", failed, " cause=the daemon before this one had read them");
+  LogInfo("fuse_requests_failed count=", failed, " cause=the previous daemon had read them");
 }
 
 // Reads one message into `buffer`, which has kPaddingBytes more than `size`.
@@ -219,7 +219,7 @@ class Session : public std::enable_shared_from_this<Session> {
     io.read = ReadMessage;
     io.writev = WriteMessage;
     if (const int result = fuse_session_custom_io(fuse_.get(), &io, device.fd.get()); result < 0) {
-      return ErrnoStatus(-result, "libfuse refuses the FUSE descriptor");
+      return ErrnoStatus(-result, "libfuse rejects the FUSE descriptor");
     }
     fd_ = device.fd.Release();  // fuse_session_destroy closes it
     return device.agreed.has_value() ? TakeOver(*device.agreed) : absl::OkStatus();
@@ -231,7 +231,7 @@ class Session : public std::enable_shared_from_this<Session> {
     while (!served_->agreed.has_value() && served_->init_done.WaitUntil(&served_->mu, deadline)) {
     }
     if (served_->agreed.has_value()) return *served_->agreed;
-    return absl::DeadlineExceededError("the kernel has not begun the FUSE session");
+    return absl::DeadlineExceededError("the kernel has not started the FUSE session");
   }
 
   void Leave() { served_->leaving.store(true, std::memory_order_release); }
@@ -286,7 +286,7 @@ class Session : public std::enable_shared_from_this<Session> {
     fuse_session_process_buf(fuse_.get(), &buffer);
     served_->replaying = false;
     if (!served_->init_answered.load(std::memory_order_acquire)) {
-      return absl::FailedPreconditionError("libfuse does not go on with what was agreed at INIT");
+      return absl::FailedPreconditionError("libfuse does not accept what was agreed at INIT");
     }
     {
       absl::MutexLock lock(&served_->mu);

@@ -53,9 +53,8 @@ absl::StatusOr<Backing> OpenBacking(const std::string& path) {
   if (fstat(out.fd.get(), &out.st) != 0) return ErrnoStatus(errno, path);
   const auto bytes = static_cast<uint64_t>(out.st.st_size);
   if (bytes % kSectorBytes != 0) {
-    return absl::FailedPreconditionError(StrCat(path, " has ", bytes,
-                                                " bytes: a loop device shows multiples of 512, and "
-                                                "not the rest"));
+    return absl::FailedPreconditionError(
+        StrCat(path, " has ", bytes, " bytes: a loop device covers only multiples of 512"));
   }
   return out;
 }
@@ -121,7 +120,7 @@ absl::Status Add(const Backing& backing, LoopDevices& out) {
   memcpy(config.info.lo_file_name, kMark, sizeof(kMark));
   for (int i = 0; i < kTries; ++i) {
     const int number = ioctl(control.get(), LOOP_CTL_GET_FREE);
-    if (number < 0) return NoDevices(errno, "the kernel gives no loop device");
+    if (number < 0) return NoDevices(errno, "the kernel has no free loop device");
     const std::string path = StrCat("/dev/loop", number);
     Fd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd.valid()) return NoDevices(errno, path);
@@ -132,7 +131,7 @@ absl::Status Add(const Backing& backing, LoopDevices& out) {
     }
     if (errno != EBUSY) return NoDevices(errno, StrCat("a loop device over ", backing.path));
   }
-  return absl::UnavailableError("other programs take every loop device that is free");
+  return absl::UnavailableError("other programs keep taking the free loop devices");
 }
 
 }  // namespace

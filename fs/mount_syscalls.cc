@@ -167,10 +167,10 @@ absl::StatusOr<std::string> ParseIdMap(std::string_view id_map) {
   std::string lines;
   for (const std::string_view word : Split(id_map, ',')) {
     const std::vector<std::string_view> fields = Split(word, ':');
-    if (fields.size() != 3) return bad("it has another form");
+    if (fields.size() != 3) return bad("it is malformed");
     const auto image = ParseDecimal(fields[0]), host = ParseDecimal(fields[1]),
                count = ParseDecimal(fields[2]);
-    if (!image || !host || !count || *count == 0) return bad("it has another form");
+    if (!image || !host || !count || *count == 0) return bad("it is malformed");
     if (*image >= kIds || *host >= kIds || *count >= kIds || *image + *count >= kIds ||
         *host + *count >= kIds) {
       return bad("ids have 32 bits");
@@ -226,7 +226,7 @@ absl::StatusOr<Fd> MakeUserNamespace(std::string_view uids, std::string_view gid
   const auto make = [&]() -> absl::StatusOr<Fd> {
     char byte;
     if (read(ready.get(), &byte, 1) != 1) {
-      return absl::InternalError("the process of a user namespace ended at once");
+      return absl::InternalError("the process of a user namespace ended immediately");
     }
     IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "uid_map", uid_lines));
     IMAGEFS_RETURN_IF_ERROR(WriteProc(pid, "gid_map", gid_lines));
@@ -405,7 +405,7 @@ absl::Status CheckFusermount(const std::string& directory) {
   }
   return absl::FailedPreconditionError(
       StrCat("cannot mount at ", directory,
-             ": a user mounts only on a directory that is their own; choose another"));
+             ": a user can only mount on their own directories; choose another one"));
 }
 
 absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlags& flags) {
@@ -466,9 +466,8 @@ absl::StatusOr<Fd> CloneMount(const Fd& source, const MountFlags& flags, const s
       mount_setattr(copy.get(), "", AT_EMPTY_PATH, &attributes, sizeof(attributes)) < 0) {
     const int error = errno;
     if (error == EINVAL && !flags.id_map.empty()) {
-      return absl::FailedPreconditionError(
-          StrCat("cannot map ids at ", shown, ": the file system does not take part; that needs ",
-                 "--mode kernel"));
+      return absl::FailedPreconditionError(StrCat(
+          "cannot map ids at ", shown, ": the file system does not support it; use --mode kernel"));
     }
     return MountError(error, StrCat("cannot set the flags of the mount at ", shown));
   }
@@ -520,7 +519,8 @@ absl::StatusOr<Fd> OpenBelow(const MountInfo& mount, const std::string& director
     return absl::NotFoundError(StrCat("nothing is mounted at ", directory));
   }
   if (parent.id != mount.parent) {
-    return absl::FailedPreconditionError(StrCat(directory, " lies on another mount there"));
+    return absl::FailedPreconditionError(
+        StrCat(directory, ": its parent directory is on another mount"));
   }
   const Fd copy(open_tree(above.get(), "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC));
   if (!copy.valid()) return MountError(errno, StrCat("cannot look below ", directory));
@@ -595,7 +595,7 @@ absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& fl
                                const std::string& shown) {
   if (!flags.id_map.empty()) {
     return absl::InvalidArgumentError(
-        StrCat("cannot map ids at ", shown, ": a writable mount (--rw) shows them as they are"));
+        StrCat("cannot map ids at ", shown, ": writable mounts (--rw) do not support it"));
   }
   const auto failed = [&] {
     return MountError(errno, StrCat("cannot mount an overlay at ", shown));
@@ -633,7 +633,7 @@ MountKey KeyOf(const MountInfo& mount) { return {mount.id, mount.major, mount.mi
 
 absl::StatusOr<MountKey> KeyOf(const Fd& mount) {
   auto key = KeyIn(mount, "", AT_EMPTY_PATH);
-  if (!key.has_value()) return ErrnoStatus(errno, "cannot tell which mount it is");
+  if (!key.has_value()) return ErrnoStatus(errno, "cannot identify the mount");
   return *key;
 }
 

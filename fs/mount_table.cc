@@ -83,7 +83,7 @@ absl::StatusOr<MountTableImpl::Choice> MountTableImpl::ChooseMode(const MountReq
   absl::Status can = kernel_.status();
   if (can.ok() && *kernel_ == ErofsWay::kLoopDevices && !chain.complete()) {
     can = absl::FailedPreconditionError(
-        "here it reads loop devices, and those of whole layers only (imagefs pull brings them)");
+        "this kernel reads loop devices, which needs complete layers (imagefs pull fetches them)");
   }
   if (mode == kKernelMode || (automatic && kernel_only)) {
     if (can.ok()) return Choice{std::string(kKernelMode)};
@@ -114,7 +114,7 @@ absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(const Cha
 }
 
 absl::StatusOr<MountTable::SharedMount> MountTableImpl::MountShared(ChainRef chain) {
-  if (!options_.as_root) return absl::FailedPreconditionError("showing an image needs root");
+  if (!options_.as_root) return absl::FailedPreconditionError("sharing a mount needs root");
   const MountRequest plain;
   IMAGEFS_ASSIGN_OR_RETURN(const Choice choice, ChooseMode(plain, *chain));
   IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, choice, plain.options.context));
@@ -148,7 +148,7 @@ absl::Status MountTableImpl::CheckOwn(const std::string& directory, std::string_
     if (!hides && !LiesIn(directory, own)) continue;
     return absl::InvalidArgumentError(
         StrCat(what, " ", PrintableName(directory), hides ? " would hide " : " lies in ", own,
-               ", which is the daemon's own; choose another directory"));
+               ", which belongs to the daemon; choose another directory"));
   }
   return absl::OkStatus();
 }
@@ -243,9 +243,9 @@ absl::Status MountTableImpl::Continue(const Entry& entry, const MountRequest& re
   if (!request.options.writable || !request.upper.empty() ||
       request.reference != before.reference) {
     return absl::FailedPreconditionError(
-        StrCat(directory, ": what was written to ", before.reference,
-               " there is kept, though it is not mounted (", *entry.not_mounted,
-               "); mount that one with --rw, or give it up: imagefs umount ", directory));
+        StrCat(directory, ": the changes to ", before.reference,
+               " there are kept, although it is not mounted (", *entry.not_mounted,
+               "); mount that image with --rw, or discard them: imagefs umount ", directory));
   }
   out.continued = before.upper;
   out.continued_ids = before.upper_ids;
@@ -263,9 +263,9 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& 
   if (before != nullptr && !mount.continued.empty() && before->upper == mount.continued &&
       before->chain_id != chain->chain_id && before->manifest_digest != manifest) {
     return absl::FailedPreconditionError(
-        StrCat(directory, ": what was written there belongs to another image than ",
-               request.reference, " is now; mount that one (by its digest ",
-               before->manifest_digest.ToString(), "), or give it up: imagefs umount ", directory));
+        StrCat(directory, ": the changes there belong to an earlier image of ", request.reference,
+               "; mount that image (by its digest ", before->manifest_digest.ToString(),
+               "), or discard them: imagefs umount ", directory));
   }
   MountRecord record;
   record.directory = directory;

@@ -12,10 +12,10 @@ namespace imagefs {
 namespace {
 
 constexpr char kUnmountedMessage[] =
-    "another program has unmounted it; what was written is kept until the directory is mounted on "
-    "anew or given to imagefs umount";
+    "another program has unmounted it; the changes are kept until the directory is mounted again "
+    "or given to imagefs umount";
 constexpr char kDamagedMessage[] =
-    "its record in the store is damaged; mount it anew, or forget it with imagefs umount";
+    "its record in the store is damaged; mount it again, or forget it with imagefs umount";
 
 }  // namespace
 
@@ -167,7 +167,7 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& direct
   const auto hold = HoldDirectory(directory);
   const std::optional<Entry> entry = FindAbsent(directory);
   if (!entry.has_value() || entry->record.unmounted) {
-    return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
+    return absl::NotFoundError(StrCat(directory, " is not waiting to be mounted"));
   }
   absl::StatusOr<MountRecord> mounted = MountAgainDirLocked(entry->record, chain);
   if (!mounted.ok()) SetNotMounted(directory, std::string(mounted.status().message()));

@@ -146,8 +146,7 @@ absl::Status CheckOrdinary(const Fd& fd, const std::string& shown) {
   }
   return absl::FailedPreconditionError(
       StrCat(PrintableName(shown),
-             " lies in proc, sysfs or the like, which the kernel makes for what it shows; "
-             "choose one on a disk"));
+             " lies in proc, sysfs or another kernel file system; choose one on a disk"));
 }
 
 absl::Status CheckResolved(const std::string& path, std::string_view what) {
@@ -190,9 +189,9 @@ absl::StatusOr<MountTarget> OpenTarget(const std::string& directory, const FileI
   IMAGEFS_ASSIGN_OR_RETURN(out.covered, out.old.empty() ? CheckPlace(out.place, directory)
                                                         : LookBelow(out.old, directory));
   if (!expected.Allows(out.covered)) {
-    return absl::FailedPreconditionError(
-        StrCat(directory, " is another directory than the one that was to be mounted on (inode ",
-               out.covered.inode, " instead of ", expected.inode, "); mount it there anew"));
+    return absl::FailedPreconditionError(StrCat(
+        directory, " is another directory now, not the one that was to be mounted on (inode ",
+        out.covered.inode, " instead of ", expected.inode, "); mount it there again"));
   }
   return out;
 }

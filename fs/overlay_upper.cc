@@ -19,8 +19,8 @@ namespace {
 absl::Status ForeignError(const std::string& path) {
   return absl::FailedPreconditionError(
       StrCat(path,
-             " is there already and belongs to somebody else; remove it, or choose an --upper "
-             "that only root may write to"));
+             " already exists and belongs to another user; remove it, or choose an --upper that "
+             "only root can write to"));
 }
 
 absl::Status SetAttributes(const Fd& fd, const RootAttributes& root, const std::string& shown) {
@@ -69,7 +69,7 @@ absl::StatusOr<OverlayUpper> OverlayUpper::Open(const std::string& path, const U
         expected.work.Allows(out.ids_.work))) {
     status = absl::FailedPreconditionError(StrCat(
         path, " does not have the directories in which the changes of the mount were; it was ",
-        "exchanged, and is left as it is"));
+        "replaced, and is left unchanged"));
   }
   if (status.ok()) return out;
   out.Undo();
@@ -99,8 +99,8 @@ absl::Status OverlayUpper::OpenDirectory(const std::string& path, bool make) {
     }
     if (!next.valid()) {
       if (errno != ENOTDIR && errno != ELOOP) return ErrnoStatus(errno, shown);
-      return absl::FailedPreconditionError(
-          StrCat(shown, ": a symbolic link or no directory; it may have been put there meanwhile"));
+      return absl::FailedPreconditionError(StrCat(
+          shown, ": a symbolic link or not a directory; it may have been replaced meanwhile"));
     }
     directory_ = std::move(next);
   }

@@ -223,7 +223,7 @@ absl::StatusOr<HolderMessage> SessionHolder::ReceiveLocked(Fd* fd) {
   }
   if (got <= 0) return absl::UnavailableError("imagefs-holder has ended");
   if (got != static_cast<ssize_t>(sizeof(message))) {
-    return absl::UnavailableError("imagefs-holder sent another message");
+    return absl::UnavailableError("imagefs-holder sent an unexpected message");
   }
   return message;
 }

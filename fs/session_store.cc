@@ -54,7 +54,7 @@ absl::StatusOr<SessionRecord> Decode(const std::string& id, std::string_view tex
   if (json.IntOr("version", 0) != kFormatVersion) {
     return absl::DataLossError("session record of an unknown version");
   }
-  if (json.StringOr("boot") != boot_id) return absl::NotFoundError("it is of another boot");
+  if (json.StringOr("boot") != boot_id) return absl::NotFoundError("it is from another boot");
   SessionRecord record;
   record.id = id;
   record.data = json["data"].boolean().value_or(false);
@@ -175,7 +175,7 @@ std::vector<SessionStore::Inherited> SessionStore::Inherit() {
     devices.erase(device);
   }
   for (auto& [id, fd] : devices) {
-    LogWarning("session_dropped id=", Printable(id), " cause=nothing is known of it");
+    LogWarning("session_dropped id=", Printable(id), " cause=it has no record");
     fd.Reset();
     keeper_->Drop(id);
     Erase(id);

@@ -251,7 +251,7 @@ absl::StatusOr<std::unique_ptr<ContainerdClient>> ContainerdClient::Connect(Opti
                                                                             CancelToken cancel) {
   if (!options.address.starts_with('/')) {
     return absl::InvalidArgumentError(
-        StrCat("containerd's socket ", Printable(options.address), " is no absolute path"));
+        StrCat("containerd's socket ", Printable(options.address), " is not an absolute path"));
   }
   auto client = std::make_unique<ContainerdClientImpl>(std::move(options), std::move(cancel));
   IMAGEFS_RETURN_IF_ERROR(client->TakeLease());

@@ -266,7 +266,7 @@ absl::StatusOr<std::unique_ptr<CriProxy>> CriProxy::Start(
     const Options& options, std::shared_ptr<NodeCredentials> credentials) {
   if (!options.containerd.starts_with('/')) {
     return absl::InvalidArgumentError(
-        StrCat("containerd's socket ", Printable(options.containerd), " is no absolute path"));
+        StrCat("containerd's socket ", Printable(options.containerd), " is not an absolute path"));
   }
   auto proxy = std::make_unique<CriProxyImpl>(options, std::move(credentials));
   if (proxy->server() == nullptr) {

@@ -85,7 +85,8 @@ void ImageUses::CheckPhase(Phase first, Phase last, std::string_view what) const
     absl::MutexLock lock(&mu_);
     if (first <= phase_ && phase_ <= last) return;
   }
-  const std::string line = StrCat("FATAL: ", what, " out of the order of snap/image_uses.h\n");
+  const std::string line =
+      StrCat("FATAL: ", what, " called out of order (see snap/image_uses.h)\n");
   (void)!write(STDERR_FILENO, line.data(), line.size());
   abort();
 }
@@ -181,7 +182,7 @@ FlightTicket ImageUses::FetchAgain(const MountRecord& record, const TrustOf& tru
   }
   deps_.mounts.SetNotMounted(
       record.directory,
-      StrCat("its layers are not here, and are fetched again from ", record.reference));
+      StrCat("its layers are not local, and are being fetched again from ", record.reference));
   const IndexTrust trust = trust_of(*reference);
   ResolveRequest request = RequestAgain(deps_, record, *std::move(reference));
   request.trust = trust;
@@ -192,8 +193,8 @@ FlightTicket ImageUses::FetchAgain(const MountRecord& record, const TrustOf& tru
     const Digest& found = result->image->manifest_digest;
     if (found != record.manifest_digest) {
       return done(absl::FailedPreconditionError(
-          StrCat(record.reference, " is another image now (", found.ToString(), " instead of ",
-                 record.manifest_digest.ToString(), "); unmount it and mount it anew")));
+          StrCat(record.reference, " now names another image (", found.ToString(), " instead of ",
+                 record.manifest_digest.ToString(), "); unmount it and mount it again")));
     }
     group->Add(deps_.store.EnsureChain(result->image, result->source, trust, Priority::kForeground,
                                        std::move(done)));

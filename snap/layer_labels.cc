@@ -28,7 +28,7 @@ absl::StatusOr<std::optional<LayerLabels>> ParseLayerLabels(const SnapshotLabels
   IMAGEFS_ASSIGN_OR_RETURN(out.reference, Reference::Parse(reference));
   if (out.reference.transport != Reference::Transport::kRegistry) {
     return absl::InvalidArgumentError(
-        StrCat("label names ", Printable(reference), ", which is no image of a registry"));
+        StrCat("label names ", Printable(reference), ", which is not an image of a registry"));
   }
   if (!manifest.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(out.manifest, Digest::Parse(manifest));

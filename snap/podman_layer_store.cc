@@ -37,7 +37,7 @@ absl::StatusOr<Reference> DecodeReference(std::string_view name) {
   }
   IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
   if (reference.transport != Reference::Transport::kRegistry) {
-    return absl::InvalidArgumentError("of no registry");
+    return absl::InvalidArgumentError("not an image of a registry");
   }
   return reference;
 }
@@ -55,7 +55,7 @@ absl::Status CheckLayer(const ResolvedImage& image, const Digest& asked) {
   const std::vector<Digest>& diff_ids = image.config.diff_ids;
   if (std::count(diff_ids.begin(), diff_ids.end(), diff_ids[*level]) > 1) {
     return absl::NotFoundError(
-        "the image has this layer twice, and an overlay takes no directory twice");
+        "the image has this layer twice, but an overlay cannot use a directory twice");
   }
   return absl::OkStatus();
 }

@@ -300,7 +300,7 @@ absl::StatusOr<std::vector<SnapshotRecord>> SnapshotTable::Lineage(const std::st
   while (!next.empty()) {
     const auto found = entries_.find(next);
     if (found == entries_.end()) return NoSuch(next);
-    if (out.size() == kMaxLineage) return absl::DataLossError("the parents of a snapshot loop");
+    if (out.size() == kMaxLineage) return absl::DataLossError("a snapshot's parents form a loop");
     out.push_back(found->second->record);
     if (out.back().lazy()) break;
     next = out.back().info.parent;

@@ -169,7 +169,7 @@ class SnapshotsServiceImpl : public SnapshotsService, private Snapshots::Callbac
     absl::Status status = CheckName(request->name(), "name");
     status.Update(labels.status());
     if (status.ok() && !request->parent().empty()) {
-      status = absl::UnimplementedError("a snapshot cannot be put on another parent (rebase)");
+      status = absl::UnimplementedError("the parent of a snapshot cannot be changed (rebase)");
     }
     if (status.ok()) {
       snapshotter_.Commit(request->name(), request->key(), *std::move(labels),

@@ -229,7 +229,7 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
       if (status.ok()) status = CommitLayer(request, labels, parent_ref, *use->image);
       if (status.ok()) {
         ++lazy_;
-        return done(absl::AlreadyExistsError("the layer can be shown: nothing is to be unpacked"));
+        return done(absl::AlreadyExistsError("the layer is mounted lazily and needs no unpacking"));
       }
       if (absl::IsCancelled(status) || group->left()) {
         return done(absl::CancelledError("the caller went away"));
@@ -301,7 +301,7 @@ void SnapshotterImpl::GetImage(const std::shared_ptr<TicketGroup>& group, const 
     if (!use.ok()) {
       return call->done(
           Annotate(use.status(), StrCat("the layers of ", call->lineage.back().reference,
-                                        " cannot be had; see whether its registry answers")));
+                                        " are not available; check that its registry answers")));
     }
     executor_.Submit([call, next = std::move(next), use = *std::move(use)]() mutable {
       call->done(next(*call, use));

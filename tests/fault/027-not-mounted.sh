@@ -72,7 +72,7 @@ for how in again given-up; do
   mv "$T/images/plain" "$T/images/gone"
   same "state" "not mounted" "$(state "$M/rw")"
   [ -d "$upper" ] || fail "what was written is gone"
-  refuse 1 'what was written' ifs mount -q --rw "oci:$T/images/whiteouts" "$M/rw"
+  refuse 1 'the changes to' ifs mount -q --rw "oci:$T/images/whiteouts" "$M/rw"
   mv "$T/images/gone" "$T/images/plain"
   case $how in
     again)

@@ -89,7 +89,7 @@ for mode in $(modes); do
       rm -rf "$T/home"
     done
     own "$T/home/up/$name"
-    refuse 1 "home/up/$name .*somebody else" ifs mount -q --mode "$mode" --rw --upper "$T/home/up" "$ref" "$M/w"
+    refuse 1 "home/up/$name .*another user" ifs mount -q --mode "$mode" --rw --upper "$T/home/up" "$ref" "$M/w"
     rm -rf "$T/home"
   done
   # A failed mount removes what it made and nothing that somebody has put in its place.

@@ -481,7 +481,7 @@ absl::StatusOr<MountRecord> FakeMountTable::MountAgain(const std::string& direct
   ++mount_again_calls_;
   const auto found = mounts_.find(directory);
   if (found == mounts_.end() || found->second.mounted()) {
-    return absl::NotFoundError(StrCat(directory, " does not wait for its mount"));
+    return absl::NotFoundError(StrCat(directory, " is not waiting to be mounted"));
   }
   if (!mount_status_.ok()) return mount_status_;
   found->second.record.chain_id = chain->chain_id;

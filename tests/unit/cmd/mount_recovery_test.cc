@@ -89,8 +89,9 @@ TEST_F(MountRecoveryTest, AnotherImageOfThatNameIsNotShown) {
   mount.record.manifest_digest = Sha256Of("of old");
   mounts_.AddMount(mount);
   recovery_->Start();
-  EXPECT_TRUE(Eventually([&] { return Why("/a").find("another image now") != std::string::npos; }))
-      << Why("/a");
+  EXPECT_TRUE(Eventually([&] {
+    return Why("/a").find("now names another image") != std::string::npos;
+  })) << Why("/a");
   EXPECT_EQ(mounts_.mount_again_calls(), 0);
 }
 

@@ -401,7 +401,8 @@ TEST_P(BothModesTest, MistakesAreNamed) {
   expect(Mount(chain, Target("a\nb")), Code::kInvalidArgument, "control characters");
   expect(Mount(chain, "/\xff"), Code::kInvalidArgument, "UTF-8");
   for (const char* place : {"/proc", "/proc/sys/kernel", "/sys", "/sys/kernel"}) {
-    expect(Mount(chain, place), Code::kFailedPrecondition, "proc, sysfs or the like");
+    expect(Mount(chain, place), Code::kFailedPrecondition,
+           "proc, sysfs or another kernel file system");
   }
   expect(Mount(chain, "/proc/self"), Code::kFailedPrecondition, "link of proc");
   expect(Mount(chain, "/dev"), Code::kInvalidArgument, "/dev");

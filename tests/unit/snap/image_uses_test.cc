@@ -369,13 +369,13 @@ using ImageUsesDeathTest = ImageUsesTest;
 
 TEST_F(ImageUsesDeathTest, TheStartHasOneOrder) {
   ::testing::FLAGS_gtest_death_test_style = "threadsafe";
-  EXPECT_DEATH(uses_->Recover(), "Recover out of the order");
-  EXPECT_DEATH(uses_->Serve(), "Serve out of the order");
-  EXPECT_DEATH((void)uses_->AddOwner({.holder = "late"}), "AddOwner out of the order");
-  EXPECT_DEATH((void)owner_->Readopt(manifest(), 0), "Readopt out of the order");
+  EXPECT_DEATH(uses_->Recover(), "Recover called out of order");
+  EXPECT_DEATH(uses_->Serve(), "Serve called out of order");
+  EXPECT_DEATH((void)uses_->AddOwner({.holder = "late"}), "AddOwner called out of order");
+  EXPECT_DEATH((void)owner_->Readopt(manifest(), 0), "Readopt called out of order");
   Start({}, /*serve=*/false);
-  EXPECT_DEATH((void)owner_->MountTree({}), "MountTree out of the order");
-  EXPECT_DEATH(uses_->Serve(), "Serve out of the order");
+  EXPECT_DEATH((void)owner_->MountTree({}), "MountTree called out of order");
+  EXPECT_DEATH(uses_->Serve(), "Serve called out of order");
 }
 
 }  // namespace
