@@ -1,7 +1,5 @@
 #include "base/executor.h"
 
-#include <pthread.h>
-
 #include <utility>
 
 namespace imagefs {
@@ -20,11 +18,13 @@ void LivePriority::RaiseTo(Priority p) {
   }
 }
 
-Executor::Executor(std::string name, int threads) : name_(std::move(name)) {
+Executor::Executor(ThreadRole role, int threads) {
   threads_.reserve(static_cast<size_t>(threads));
   for (int i = 0; i < threads; ++i) {
-    threads_.emplace_back([this] { Loop(); });
-    pthread_setname_np(threads_.back().native_handle(), name_.substr(0, 15).c_str());
+    threads_.emplace_back([this, role] {
+      EnterThread(role);
+      Loop();
+    });
   }
 }
 

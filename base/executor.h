@@ -13,6 +13,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
@@ -33,8 +34,8 @@ using PriorityRef = std::shared_ptr<LivePriority>;
 
 class Executor {
  public:
-  // Starts `threads` threads named `name`.
-  Executor(std::string name, int threads);
+  // Starts `threads` threads of that role.
+  Executor(ThreadRole role, int threads);
   // Runs the queued tasks, then joins the threads.
   ~Executor();
   void Submit(PriorityRef priority, absl::AnyInvocable<void()> task);
@@ -44,7 +45,6 @@ class Executor {
  private:
   struct Task;
   void Loop();
-  const std::string name_;
   mutable absl::Mutex mu_;
   std::vector<Task> queue_ ABSL_GUARDED_BY(mu_);
   uint64_t next_sequence_ ABSL_GUARDED_BY(mu_) = 0;

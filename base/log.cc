@@ -1,6 +1,5 @@
 #include "base/log.h"
 
-#include <pthread.h>
 #include <spdlog/async.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -9,6 +8,8 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
@@ -89,7 +90,7 @@ struct BackgroundLog::Writer {
 
 BackgroundLog::BackgroundLog() : writer_(std::make_unique<Writer>()) {
   writer_->thread = std::make_shared<spdlog::details::thread_pool>(
-      kMaxQueuedLines, 1, [] { pthread_setname_np(pthread_self(), "log"); });
+      kMaxQueuedLines, 1, [] { EnterThread(ThreadRole::kLog); });
   writer_->logger = Prepared(std::make_shared<spdlog::async_logger>(
       "imagefs", Sink(), writer_->thread, spdlog::async_overflow_policy::overrun_oldest));
   g_background.store(writer_->logger.get(), std::memory_order_release);

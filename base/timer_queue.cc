@@ -52,9 +52,11 @@ void Timer::Stop() {
   shared->mu.Await(absl::Condition(&over));
 }
 
-TimerQueue::TimerQueue(std::string name) : shared_(std::make_shared<Timer::Shared>()) {
-  thread_ = std::thread([this] { Loop(); });
-  pthread_setname_np(thread_.native_handle(), name.substr(0, 15).c_str());
+TimerQueue::TimerQueue(ThreadRole role) : shared_(std::make_shared<Timer::Shared>()) {
+  thread_ = std::thread([this, role] {
+    EnterThread(role);
+    Loop();
+  });
 }
 
 void TimerQueue::Close() {
@@ -88,7 +90,6 @@ size_t TimerQueue::pending() const {
 }
 
 void TimerQueue::Loop() {
-  NeverBlockHere("the timers' thread");
   Timer::Shared& shared = *shared_;
   absl::MutexLock lock(&shared.mu);
   while (!shared.stopping) {

@@ -15,6 +15,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "base/monotonic.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
@@ -49,7 +50,7 @@ class Timer {
 
 class TimerQueue {
  public:
-  explicit TimerQueue(std::string name);
+  explicit TimerQueue(ThreadRole role);
   ~TimerQueue() { Close(); }
   TimerQueue(const TimerQueue&) = delete;
   TimerQueue& operator=(const TimerQueue&) = delete;

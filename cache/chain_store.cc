@@ -15,6 +15,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "base/units.h"
 #include "cache/identity.h"
 #include "image/erofs_writer.h"
@@ -202,8 +203,8 @@ absl::StatusOr<std::unique_ptr<ChainStore>> ChainStore::Open(std::string root, K
   std::unique_ptr<ChainStore> store(new ChainStore(std::move(root), kv, layers));
   IMAGEFS_ASSIGN_OR_RETURN(store->boot_id_, BootId());
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(store->root_ + "/chains", 0700));
-  store->work_ =
-      std::make_unique<Executor>("chain", static_cast<int>(std::thread::hardware_concurrency()));
+  store->work_ = std::make_unique<Executor>(ThreadRole::kChain,
+                                            static_cast<int>(std::thread::hardware_concurrency()));
   store->watch_ = std::make_unique<WriteWatch>();
   IMAGEFS_RETURN_IF_ERROR(store->Load(keep));
   return store;

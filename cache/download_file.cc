@@ -9,6 +9,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
@@ -119,6 +120,7 @@ bool DownloadFile::Reader::Ready(uint64_t offset) const {
 }
 
 absl::StatusOr<size_t> DownloadFile::Reader::Read(absl::Span<char> buffer, uint64_t offset) {
+  MayBlock("waiting for bytes of a download");
   if (offset >= download_->size_) return 0;
   uint64_t end = 0;
   {

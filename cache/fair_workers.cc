@@ -2,11 +2,13 @@
 
 #include <utility>
 
+#include "base/thread_role.h"
+
 namespace imagefs {
 
-FairWorkers::FairWorkers(std::string name, const SourceTurns::Options& options) : turns_(options) {
+FairWorkers::FairWorkers(ThreadRole role, const SourceTurns::Options& options) : turns_(options) {
   absl::MutexLock lock(&mu_);
-  threads_ = std::make_unique<Executor>(std::move(name), turns_.most_running());
+  threads_ = std::make_unique<Executor>(role, turns_.most_running());
 }
 
 FairWorkers::~FairWorkers() {

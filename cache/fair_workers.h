@@ -11,14 +11,15 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
 #include "base/executor.h"
+#include "base/thread_role.h"
 #include "cache/source_turns.h"
 
 namespace imagefs {
 
 class FairWorkers {
  public:
-  // Starts SourceTurns::most_running() threads named `name`.
-  FairWorkers(std::string name, const SourceTurns::Options& options);
+  // Starts SourceTurns::most_running() threads of that role.
+  FairWorkers(ThreadRole role, const SourceTurns::Options& options);
   // Runs the submitted tasks, then joins the threads. Running tasks may submit more until it
   // returns.
   ~FairWorkers();

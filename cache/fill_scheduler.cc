@@ -24,8 +24,8 @@ FillScheduler::FillScheduler(Options options)
       shares_(options_.slots) {
   const int threads = options_.threads > 0 ? options_.threads
                                            : static_cast<int>(std::thread::hardware_concurrency());
-  slow_work_ = std::make_unique<FairWorkers>("prove", SourceTurns::Options{threads, 0});
-  work_ = std::make_unique<Executor>("fill", threads);
+  slow_work_ = std::make_unique<FairWorkers>(ThreadRole::kProve, SourceTurns::Options{threads, 0});
+  work_ = std::make_unique<Executor>(ThreadRole::kFill, threads);
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -155,7 +155,7 @@ std::optional<FillScheduler::Pick> FillScheduler::Choose() {
 }
 
 void FillScheduler::Loop() {
-  NeverBlockHere("the fill scheduler's thread");
+  EnterThread(ThreadRole::kScheduler);
   while (true) {
     {
       absl::MutexLock lock(&mu_);

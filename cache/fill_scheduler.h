@@ -26,6 +26,7 @@
 #include "base/byte_budget.h"
 #include "base/executor.h"
 #include "base/monotonic.h"
+#include "base/thread_role.h"
 #include "base/timer_queue.h"
 #include "cache/fair_workers.h"
 #include "cache/fill_shares.h"
@@ -175,7 +176,7 @@ class FillScheduler {
   TimedCondition changed_;  // woken_ or stopping_
   std::atomic<int64_t> last_demand_ns_{0};
   std::atomic<uint64_t> order_{1};
-  TimerQueue timers_{"timers"};
+  TimerQueue timers_{ThreadRole::kTimers};
   std::thread thread_;
   // Last: they end before anything above, and tasks of work_ may queue slow work.
   std::unique_ptr<FairWorkers> slow_work_;

@@ -16,6 +16,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "base/ticket_group.h"
 #include "cache/chain_store.h"
 #include "cache/identity.h"
@@ -228,7 +229,7 @@ class ImageStoreImpl : public ImageStore {
   bool closing_ ABSL_GUARDED_BY(timers_mu_) = false;
   Timer profiles_timer_ ABSL_GUARDED_BY(timers_mu_), collect_timer_ ABSL_GUARDED_BY(timers_mu_);
   // One thread for background work: it reads and writes the database.
-  std::unique_ptr<Executor> housekeeping_ = std::make_unique<Executor>("store", 1);
+  std::unique_ptr<Executor> housekeeping_ = std::make_unique<Executor>(ThreadRole::kStore, 1);
   std::unique_ptr<ProfileKeeper> profiles_;
   std::unique_ptr<LayerStore> layers_;
   std::unique_ptr<ChainStore> chains_;  // uses layers_: destroyed first

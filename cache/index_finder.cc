@@ -8,6 +8,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "base/units.h"
 #include "cache/index_opener.h"
 #include "image/index_bundle.h"
@@ -78,7 +79,7 @@ IndexFinder::IndexFinder(Options options)
       opener_(options_.directory),
       download_(kSpoolTimes * options_.memory, kSpoolTimes * options_.memory / kSpoolParts),
       memory_(options_.memory, options_.memory / kMemoryParts),
-      work_(std::make_unique<Executor>("index", 2)) {}
+      work_(std::make_unique<Executor>(ThreadRole::kIndex, 2)) {}
 
 IndexFinder::~IndexFinder() {
   stop_.Cancel();

@@ -18,6 +18,7 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "base/units.h"
 #include "image/decompress.h"
 #include "image/erofs_writer.h"
@@ -46,6 +47,7 @@ class ChunkRing {
     auto free_or_over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
       return aborted_ || head_ - tail_ < kChunks;
     };
+    MayBlock("waiting for the parser of a layer");
     mu_.Await(absl::Condition(&free_or_over));
     return aborted_ ? nullptr : chunks_[head_ % kChunks].data.get();
   }
@@ -69,6 +71,7 @@ class ChunkRing {
     }
     auto full_or_over = [this]()
                             ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return closed_ || head_ > tail_; };
+    MayBlock("waiting for the decoder of a layer");
     mu_.Await(absl::Condition(&full_or_over));
     if (head_ > tail_) {
       holding_ = true;
@@ -287,7 +290,10 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   // Also fires if the parser fails while the decoder waits for memory.
   CancelSource stop;
   const CancelToken::Registration on_cancel = cancel.OnCancel([stop]() mutable { stop.Cancel(); });
-  std::thread producer([&] { ring.Close(Produce(input, stop.token(), ring, output.points)); });
+  std::thread producer([&] {
+    EnterThread(ThreadRole::kUnpack);
+    ring.Close(Produce(input, stop.token(), ring, output.points));
+  });
   auto next = [&]() -> absl::StatusOr<std::string_view> {
     if (cancel.cancelled()) return absl::CancelledError("the layer is no longer wanted");
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, ring.Next());

@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "base/units.h"
 #include "cache/identity.h"
 #include "cache/layer_store_job.h"
@@ -47,8 +48,8 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
   store->span_tables_ = std::make_unique<SpanTableBuilder>(store->options_.root, store->windows_);
   // Twice as many may start before their blobs are complete, since those wait for bytes.
   store->passes_ =
-      std::make_unique<FairWorkers>("pass", SourceTurns::Options{workers, 2 * workers});
-  store->work_ = std::make_unique<Executor>("layer", workers);
+      std::make_unique<FairWorkers>(ThreadRole::kPass, SourceTurns::Options{workers, 2 * workers});
+  store->work_ = std::make_unique<Executor>(ThreadRole::kLayer, workers);
   store->watch_ = std::make_unique<WriteWatch>();
   store->syncer_ = std::make_unique<LayerSyncer>(
       LayerSyncer::Options(),

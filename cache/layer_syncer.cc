@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
@@ -89,6 +90,7 @@ Moment LayerSyncer::DueLocked(const Item& item) const {
 }
 
 void LayerSyncer::Loop() {
+  EnterThread(ThreadRole::kSync);
   while (true) {
     Item next;
     {

@@ -6,6 +6,8 @@
 
 #include <utility>
 
+#include "base/thread_role.h"
+
 namespace imagefs {
 namespace {
 
@@ -46,6 +48,7 @@ bool Scrubber::Sleep(absl::Duration pause) {
 }
 
 void Scrubber::Loop() {
+  EnterThread(ThreadRole::kScrub);
   RunWhenIdle();
   const auto pace = [this](size_t bytes) {
     return Sleep(

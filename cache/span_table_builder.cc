@@ -11,6 +11,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "cache/span_table_maker.h"
 #include "image/span_table.h"
 
@@ -160,8 +161,9 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
 SpanTableBuilder::SpanTableBuilder(std::string root, WindowMemory& windows)
     : root_(std::move(root)),
       windows_(windows),
-      idle_(std::make_unique<FairWorkers>("access", SourceTurns::Options{1, 0})),
-      urgent_(std::make_unique<FairWorkers>("access-now", SourceTurns::Options{1, 0})) {}
+      idle_(std::make_unique<FairWorkers>(ThreadRole::kSpanTables, SourceTurns::Options{1, 0})),
+      urgent_(
+          std::make_unique<FairWorkers>(ThreadRole::kSpanTablesNow, SourceTurns::Options{1, 0})) {}
 
 SpanTableBuilder::~SpanTableBuilder() {
   stop_.Cancel();

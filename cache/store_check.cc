@@ -12,6 +12,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "cache/identity.h"
 #include "cache/resolve_job.h"
 
@@ -85,6 +86,7 @@ absl::Status StoreCheck::Await(absl::FunctionRef<FlightTicket(CancelToken, Done)
     if (!state->result.has_value()) state->result = std::move(status);
     state->ended.SignalAll();
   });
+  MayBlock("waiting for a fetch");
   while (true) {
     {
       absl::MutexLock lock(&state->mu);

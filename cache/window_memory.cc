@@ -5,6 +5,7 @@
 
 #include "absl/synchronization/notification.h"
 #include "base/log.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
@@ -21,6 +22,7 @@ absl::StatusOr<ByteBudget::Lease> WindowMemory::Wait(const std::string& source, 
   });
   if (!answer->given.HasBeenNotified()) {
     LogInfo("layer.window_wait source=", source, " bytes=", bytes, " held=", budget_.held());
+    MayBlock("waiting for memory");
     answer->given.WaitForNotification();
   }
   return std::move(answer->lease);

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
@@ -57,6 +58,7 @@ void WriteWatch::Remove(const std::string& path) {
 }
 
 void WriteWatch::Loop() {
+  EnterThread(ThreadRole::kWatch);
   std::array<pollfd, 2> waits = {pollfd{inotify_.get(), POLLIN, 0}, pollfd{stop_.get(), POLLIN, 0}};
   alignas(inotify_event) std::array<char, 16384> buffer;
   while (true) {

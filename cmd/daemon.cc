@@ -25,6 +25,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "base/units.h"
 #include "cache/image_store.h"
 #include "cmd/control_service.h"
@@ -224,7 +225,7 @@ absl::Status DaemonImpl::OpenParts() {
   uses_->Recover();
   recovery_ = std::make_unique<MountRecovery>(
       MountRecovery::Deps{*mounts_, *uses_, trust_of(options_.config.CommandPolicy())});
-  executor_ = std::make_unique<Executor>("control", kControlThreads);
+  executor_ = std::make_unique<Executor>(ThreadRole::kControl, kControlThreads);
   publications_ =
       std::make_unique<Publications>(Publications::Deps{*store_, *sources_, *executor_});
   return absl::OkStatus();

@@ -9,6 +9,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
@@ -39,6 +40,7 @@ Interrupts::Interrupts() : state_(std::make_shared<State>()) {
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   // Detached: it waits for as long as the process lives and owns what it touches.
   std::thread([state = state_, signals] {
+    EnterThread(ThreadRole::kBrief);
     while (true) {
       int signal = 0;
       if (sigwait(&signals, &signal) != 0) continue;

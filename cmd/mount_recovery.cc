@@ -14,6 +14,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/log.h"
 #include "base/monotonic.h"
+#include "base/thread_role.h"
 #include "base/ticket_group.h"
 
 namespace imagefs {
@@ -98,7 +99,7 @@ std::string MountRecovery::State::DueLocked(Moment now, Moment* next) const {
 }
 
 void MountRecovery::State::LoopOnThread() {
-  pthread_setname_np(pthread_self(), "recovery");
+  EnterThread(ThreadRole::kRecovery);
   while (true) {
     Task task;
     {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/time/time.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
@@ -26,6 +27,7 @@ void Ticker::Listen(Tick tick) {
 }
 
 void Ticker::Loop() {
+  EnterThread(ThreadRole::kTicker);
   std::vector<Tick> listeners;  // of this thread alone
   while (true) {
     {

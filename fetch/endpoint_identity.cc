@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
@@ -18,7 +19,8 @@ void RefreshThreads::Ask(CredentialRefresh refresh, Credential refused,
                          GuardedDone<absl::StatusOr<Credential>> done) {
   absl::MutexLock lock(&mu_);
   if (closed_) return;  // `done` delivers kCancelled
-  if (executor_ == nullptr) executor_ = std::make_unique<Executor>("credentials", kThreads);
+  if (executor_ == nullptr)
+    executor_ = std::make_unique<Executor>(ThreadRole::kCredentials, kThreads);
   executor_->Submit([this, refresh = std::move(refresh), refused = std::move(refused),
                      done = std::move(done)]() mutable {
     if (Closed()) return;

@@ -287,7 +287,7 @@ class HttpClient::Impl {
       inbox_->multi = multi_;
     }
     thread_ = std::thread([this] {
-      NeverBlockHere("the network's thread");
+      EnterThread(ThreadRole::kNetwork);
       Run();
     });
     return absl::OkStatus();

@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include "base/subprocess.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
@@ -216,7 +217,7 @@ KubeletProviders::KubeletProviders(Options options)
         return std::move(options);
       }()),
       providers_(std::make_shared<const std::vector<KubeletProvider>>()),
-      runners_("providers", kRunners) {}
+      runners_(ThreadRole::kProviders, kRunners) {}
 
 KubeletProviders::~KubeletProviders() = default;
 
@@ -322,6 +323,7 @@ absl::StatusOr<KubeletProviders::AnswerRef> KubeletProviders::Ask(const KubeletP
     });
   };
   flights_.Join(CacheKey(provider, "image", image), std::move(caller));
+  MayBlock("waiting for a credential provider");
   ended.WaitForNotification();
   return result;
 }

@@ -5,6 +5,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "fetch/local_source.h"
 #include "fetch/registry.h"
 #include "fetch/registry_writer.h"
@@ -19,7 +20,7 @@ constexpr int kAnswerThreads = 4;
 class RegistryAwareFactory : public SourceFactory {
  public:
   RegistryAwareFactory(const Options& options, std::unique_ptr<HttpClient> http)
-      : answers_("answers", kAnswerThreads),
+      : answers_(ThreadRole::kAnswers, kAnswerThreads),
         shared_(std::make_shared<RegistryShared>(*http, answers_, options)),
         http_(std::move(http)) {}
 

@@ -22,6 +22,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "fs/erofs_mount.h"
 #include "fs/fuse_ops.h"
 #include "fs/loop_devices.h"
@@ -43,6 +44,7 @@ constexpr char kFillingSuffix[] = ".filling";
 // this process itself must answer it.
 void RequestDataOnce(const std::string& path) {
   std::thread([path] {
+    EnterThread(ThreadRole::kBrief);
     struct statfs ignored;
     (void)statfs(path.c_str(), &ignored);
   }).detach();
@@ -97,6 +99,7 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
   }
 
   void WaitEnded(uint64_t id, absl::Duration timeout) ABSL_LOCKS_EXCLUDED(mu_) {
+    MayBlock("waiting for the end of a session");
     const Moment deadline = Moment::Now() + timeout;
     absl::MutexLock lock(&mu_);
     while (sessions_.contains(id) && ended_.WaitUntil(&mu_, deadline)) {

@@ -494,13 +494,12 @@ class EpollFuseLoop : public FuseLoop {
   }
 
   void Work(FuseWorkerContext& context) {
-    pthread_setname_np(pthread_self(), "fuse");
     sigset_t others;
     sigfillset(&others);
     // Raised by the thread itself. If they are blocked, the kernel kills the process.
     for (const int own : {SIGBUS, SIGSEGV, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&others, own);
     pthread_sigmask(SIG_BLOCK, &others, nullptr);
-    NeverBlockHere("a FUSE worker");
+    EnterThread(ThreadRole::kFuse);
     SetFuseWorkerContext(&context);
     const auto buffer = std::make_unique_for_overwrite<char[]>(kMessageBytes + kPaddingBytes);
     while (true) {

@@ -8,6 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
@@ -17,6 +18,7 @@ class KeyGate {
   class [[nodiscard]] Hold {
    public:
     Hold(KeyGate& gate, std::string key) : gate_(gate), key_(std::move(key)) {
+      MayBlock("waiting for a key");
       absl::MutexLock lock(&gate_.mu_);
       while (!gate_.held_.insert(key_).second) gate_.released_.Wait(&gate_.mu_);
     }

@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 
@@ -30,7 +31,7 @@ MountWatch::~MountWatch() {
 
 // The kernel reports changes of the mount table as an exceptional condition on mountinfo.
 void MountWatch::Watch() {
-  pthread_setname_np(pthread_self(), "mounts");
+  EnterThread(ThreadRole::kMounts);
   while (true) {
     pollfd polled[2] = {{stop_.get(), POLLIN, 0}, {mountinfo_.get(), POLLPRI, 0}};
     if (poll(polled, 2, -1) < 0 && errno != EINTR) {

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "base/units.h"
 #include "cache/kv.h"
 
@@ -143,7 +144,7 @@ SessionStore::SessionStore(KeyValueStore& kv, DescriptorKeeper* keeper, std::str
     : kv_(kv),
       keeper_(keeper),
       boot_id_(std::move(boot_id)),
-      forgetting_(std::make_shared<Executor>("sessions", 1)) {}
+      forgetting_(std::make_shared<Executor>(ThreadRole::kSessions, 1)) {}
 
 std::string SessionStore::NewId() { return RandomHex(kIdBytes); }
 

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "cache/identity.h"
 
 namespace imagefs {
@@ -76,7 +77,8 @@ ResolveRequest RequestAgain(const ImageUses::Deps& deps, const MountRecord& reco
 
 }  // namespace
 
-ImageUses::ImageUses(Deps deps) : deps_(std::move(deps)), executor_("images", deps_.threads) {}
+ImageUses::ImageUses(Deps deps)
+    : deps_(std::move(deps)), executor_(ThreadRole::kImages, deps_.threads) {}
 
 ImageUses::~ImageUses() { ending_ = true; }
 

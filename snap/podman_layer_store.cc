@@ -18,6 +18,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "base/ticket_group.h"
 #include "fs/layer_directory.h"
 #include "fs/mount_syscalls.h"
@@ -170,7 +171,7 @@ class PodmanLayerStore::Directory : public LayerDirectory {
   Counters counters_ ABSL_GUARDED_BY(mu_);
 
   std::unique_ptr<ImageUses::Owner> images_;  // null after Leave
-  std::unique_ptr<Executor> executor_ = std::make_unique<Executor>("podman-layers", 1);
+  std::unique_ptr<Executor> executor_ = std::make_unique<Executor>(ThreadRole::kPodmanLayers, 1);
 };
 
 absl::Status PodmanLayerStore::Directory::Load() {

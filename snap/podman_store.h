@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "base/executor.h"
+#include "base/thread_role.h"
 #include "cache/image_store.h"
 #include "fs/key_gate.h"
 #include "snap/image_uses.h"
@@ -110,7 +111,7 @@ class PodmanStore {
   bool left_ ABSL_GUARDED_BY(mu_) = false;
 
   // Its tasks use the other members.
-  std::unique_ptr<Executor> executor_ = std::make_unique<Executor>("podman", 1);
+  std::unique_ptr<Executor> executor_ = std::make_unique<Executor>(ThreadRole::kPodman, 1);
   std::unique_ptr<ImageUses::Owner> images_;
 };
 

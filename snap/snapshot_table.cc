@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 
 namespace imagefs {
 namespace {
@@ -154,6 +155,7 @@ SnapshotTable::Entry* SnapshotTable::AwaitLocked(const std::string& name) {
     const auto found = entries_.find(name);
     return found == entries_.end() || !found->second->busy;
   };
+  MayBlock("waiting for a snapshot");
   mu_.Await(absl::Condition(&settled));
   const auto found = entries_.find(name);
   return found == entries_.end() ? nullptr : found->second.get();

@@ -15,6 +15,7 @@
 #include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "base/ticket_group.h"
 #include "fs/key_gate.h"
 #include "snap/layer_labels.h"
@@ -68,7 +69,7 @@ class SnapshotterImpl : public Snapshotter {
       : options_(std::move(options)),
         deps_(std::move(deps)),
         mapped_(options_.mapped_directory, options_.bind),
-        executor_("snapshots", options_.threads) {}
+        executor_(ThreadRole::kSnapshots, options_.threads) {}
 
   absl::Status Init();
 
@@ -146,7 +147,7 @@ class SnapshotterImpl : public Snapshotter {
   // All its calls must end before the executors are destroyed.
   std::unique_ptr<ImageUses::Owner> images_;
   // Their tasks use the other members, and tasks of executor_ use slow_.
-  Executor slow_{"snap-slow", 2};  // what may take long: counting, removing
+  Executor slow_{ThreadRole::kSnapshotSpace, 2};  // what may take long: counting, removing
   Executor executor_;
 };
 

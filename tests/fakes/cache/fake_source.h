@@ -25,7 +25,7 @@ namespace imagefs {
 class FakeRepository {
  public:
   // `threads`: the number of concurrent transfers.
-  explicit FakeRepository(int threads = 4) : threads_("fake", threads) {}
+  explicit FakeRepository(int threads = 4) : threads_(ThreadRole::kTest, threads) {}
 
   // Adds an image made of these uncompressed tars, bottom first, under `tag`. Returns the digest of
   // its manifest.

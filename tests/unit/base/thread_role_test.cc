@@ -9,6 +9,7 @@
 #include "base/digest.h"
 #include "base/fd.h"
 #include "base/mapped_file.h"
+#include "base/text.h"
 #include "base/timer_queue.h"
 
 namespace imagefs {
@@ -18,17 +19,17 @@ TEST(ThreadRoleDeathTest, WhatBlocksWhereItMayNotEndsTheTest) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_DEATH(
       {
-        NeverBlockHere("this thread");
+        EnterThread(ThreadRole::kFuse);
         (void)OpenFile("/proc/self/stat", O_RDONLY);
       },
-      "opening a file, where this thread may not block");
+      "opening a file, where fuse may not block");
   EXPECT_DEATH(
       {
-        TimerQueue timers("test");
+        TimerQueue timers(ThreadRole::kTimers);
         const Timer timer = timers.After(absl::ZeroDuration(), [] { (void)FsyncFd(-1, "x"); });
         std::this_thread::sleep_for(std::chrono::seconds(60));
       },
-      "a sync, where the timers' thread may not block");
+      "a sync, where timers may not block");
 }
 
 struct Blocking {
@@ -60,9 +61,39 @@ INSTANTIATE_TEST_SUITE_P(
         Blocking{"mapping a file", [] { (void)MappedFile::Map(-1, "x"); }},
         Blocking{"hashing a long text", [] { (void)Sha256Of(std::string(1 << 20, 'x')); }}));
 
+// What waits for another thread asks as well.
+TEST(ThreadRoleDeathTest, WaitingForAKeyIsSeen) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(
+      {
+        EnterThread(ThreadRole::kNetwork);
+        MayBlock("waiting for a key");
+      },
+      "waiting for a key, where network may not block");
+}
+
+TEST(ThreadRoleTest, EveryRoleHasANameThatTheKernelTakes) {
+  for (int i = 0; i <= static_cast<int>(ThreadRole::kTest); ++i) {
+    const ThreadRoleInfo& info = InfoOf(static_cast<ThreadRole>(i));
+    EXPECT_GT(info.name.size(), 0u) << i;
+    EXPECT_LE(info.name.size(), 15u) << info.name;
+  }
+  EXPECT_EQ(InfoOf(ThreadRole::kFuse).name, "fuse");
+  EXPECT_EQ(InfoOf(ThreadRole::kLog).name, "log");
+  EXPECT_EQ(InfoOf(ThreadRole::kTest).name, "test");
+}
+
+TEST(ThreadRoleTest, TheDocumentHasTheTable) {
+  const absl::StatusOr<std::string> document =
+      ReadFile(StrCat(IMAGEFS_SOURCE_DIR, "/docs/threading.md"), 1 << 20);
+  ASSERT_TRUE(document.ok()) << document.status();
+  EXPECT_NE(document->find(ThreadTable()), std::string::npos) << "put this in docs/threading.md:\n"
+                                                              << ThreadTable();
+}
+
 TEST(ThreadRoleTest, OnlyThatThreadAndOnlyForThatLong) {
   std::thread other([] {
-    NeverBlockHere("another thread");
+    EnterThread(ThreadRole::kNetwork);
     (void)Sha256Of("a short text is hashed anywhere");
   });
   other.join();

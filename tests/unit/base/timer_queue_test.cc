@@ -67,7 +67,7 @@ TEST(TimedConditionTest, ASignalIsNeverLost) {
 }
 
 TEST(TimerQueueTest, CallsComeInTheOrderOfTheirTimes) {
-  TimerQueue timers("test");
+  TimerQueue timers(ThreadRole::kTest);
   std::vector<int> order;
   absl::Notification over, begin;
   const Timer gate = timers.At(Moment::InfinitePast(), [&] { begin.WaitForNotification(); });
@@ -85,7 +85,7 @@ TEST(TimerQueueTest, CallsComeInTheOrderOfTheirTimes) {
 }
 
 TEST(TimerQueueTest, AnEarlierOneThatComesLaterIsNotLate) {
-  TimerQueue timers("test");
+  TimerQueue timers(ThreadRole::kTest);
   const Timer hour = timers.After(absl::Hours(1), [] { FAIL() << "an hour has not passed"; });
   absl::Notification over;
   const Timer soon = timers.After(absl::Milliseconds(1), [&] { over.Notify(); });
@@ -93,7 +93,7 @@ TEST(TimerQueueTest, AnEarlierOneThatComesLaterIsNotLate) {
 }
 
 TEST(TimerQueueTest, ACancelledOneIsNotCalledAndLeavesNothing) {
-  TimerQueue timers("test");
+  TimerQueue timers(ThreadRole::kTest);
   auto held = std::make_shared<int>(0);
   Timer timer = timers.After(absl::Hours(1), [held] { FAIL(); });
   EXPECT_EQ(timers.pending(), 1U);
@@ -106,7 +106,7 @@ TEST(TimerQueueTest, ACancelledOneIsNotCalledAndLeavesNothing) {
 }
 
 TEST(TimerQueueTest, TheEndOfTheHandleCancels) {
-  TimerQueue timers("test");
+  TimerQueue timers(ThreadRole::kTest);
   auto held = std::make_shared<int>(0);
   {
     Timer timer = timers.After(absl::Hours(1), [held] { FAIL(); });
@@ -122,7 +122,7 @@ TEST(TimerQueueTest, TheEndOfTheHandleCancels) {
 }
 
 TEST(TimerQueueTest, ACallMayCancelItselfAndSetAnother) {
-  TimerQueue timers("test");
+  TimerQueue timers(ThreadRole::kTest);
   absl::Mutex mu;
   Timer timer;
   int calls = 0;
@@ -143,7 +143,7 @@ TEST(TimerQueueTest, ACallMayCancelItselfAndSetAnother) {
 }
 
 TEST(TimerQueueTest, CancelDoesNotWaitForACallThatRuns) {
-  TimerQueue timers("test");
+  TimerQueue timers(ThreadRole::kTest);
   absl::Notification running, go_on;
   Timer timer = timers.After(absl::ZeroDuration(), [&] {
     running.Notify();
@@ -156,7 +156,7 @@ TEST(TimerQueueTest, CancelDoesNotWaitForACallThatRuns) {
 
 TEST(TimerQueueTest, StopWaitsForACallThatRunsAndForWhatItHolds) {
   for (int round = 0; round < 100; ++round) {
-    TimerQueue timers("test");
+    TimerQueue timers(ThreadRole::kTest);
     auto held = std::make_shared<int>(0);
     absl::Notification running;
     std::atomic<bool> over{false};
@@ -176,7 +176,7 @@ TEST(TimerQueueTest, TheEndDropsWhatHasNotBegun) {
   auto held = std::make_shared<int>(0);
   Timer before, after;
   {
-    TimerQueue timers("test");
+    TimerQueue timers(ThreadRole::kTest);
     before = timers.After(absl::Hours(1), [held] { FAIL(); });
     timers.Close();
     EXPECT_EQ(held.use_count(), 1);
@@ -189,7 +189,7 @@ TEST(TimerQueueTest, TheEndDropsWhatHasNotBegun) {
 }
 
 TEST(TimerQueueTest, ManyThreadsSetAndCancel) {
-  TimerQueue timers("test");
+  TimerQueue timers(ThreadRole::kTest);
   std::atomic<int> called{0}, set{0};
   auto held = std::make_shared<int>(0);
   std::vector<std::thread> threads;

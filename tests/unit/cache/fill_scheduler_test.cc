@@ -386,7 +386,7 @@ TEST(FillSchedulerDeathTest, ItsThreadDoesNotBlock) {
         scheduler.Wake();
         client->AwaitLaunched(1);
       },
-      "opening a file, where the fill scheduler's thread may not block");
+      "opening a file, where scheduler may not block");
 }
 
 }  // namespace

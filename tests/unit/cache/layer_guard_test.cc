@@ -72,7 +72,7 @@ class LayerGuardTest : public ::testing::Test {
   }
 
   std::string directory_;
-  Executor work_{"guard", 2};
+  Executor work_{ThreadRole::kTest, 2};
   int checks_ = 0;
   std::function<void()> on_check_;
   std::shared_ptr<LayerGuard> guard_;

@@ -164,7 +164,7 @@ TEST(SourceTurnsRandomTest, StreamsThatNeverEndHoldNobodyUp) {
 TEST(FairWorkersTest, RunsEverythingBeforeItEnds) {
   std::atomic<int> ran = 0;
   {
-    FairWorkers workers("test", {2, 0});
+    FairWorkers workers(ThreadRole::kTest, {2, 0});
     for (int i = 0; i < 20; ++i) {
       workers.Submit(Claim(StrCat(i % 3), "", true), [&](FairWorkers::Id) {
         workers.Submit(Claim("again", "", true), [&](FairWorkers::Id) { ++ran; });
@@ -177,7 +177,7 @@ TEST(FairWorkersTest, RunsEverythingBeforeItEnds) {
 
 TEST(FairWorkersTest, WhatWaitsForBytesHoldsNobodyUp) {
   absl::Notification go;
-  FairWorkers workers("test", {2, 4});
+  FairWorkers workers(ThreadRole::kTest, {2, 4});
   for (int i = 0; i < 30; ++i) {
     workers.Submit(Claim(StrCat("bad", i % 5), "", false), [&](FairWorkers::Id id) {
       const FairWorkers::Starved starved(workers, id);

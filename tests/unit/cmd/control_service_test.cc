@@ -33,7 +33,7 @@ class ControlServiceTest : public testing::Test {
     options.run = "/run/x";
     options.request_stop = [this](bool unmount) { stop_ = unmount ? 2 : 1; };
     options.progress_interval = std::chrono::milliseconds(1);
-    executor_ = std::make_unique<Executor>("test", 4);
+    executor_ = std::make_unique<Executor>(ThreadRole::kTest, 4);
     publications_ =
         std::make_unique<Publications>(Publications::Deps{store_, sources_, *executor_});
     service_ = ControlService::Create(

@@ -50,7 +50,7 @@ class PublicationsTest : public ::testing::Test {
 
   FakeImageStore store_{2};
   FakeSources sources_;
-  Executor executor_{"test", 2};
+  Executor executor_{ThreadRole::kTest, 2};
   Publications publications_{{store_, sources_, executor_}};
 };
 
@@ -177,7 +177,7 @@ class PublishTest : public ::testing::Test {
   FakeImageStore store_{2};
   ImageRef image_;
   std::unique_ptr<SourceFactory> sources_;
-  Executor executor_{"test", 2};
+  Executor executor_{ThreadRole::kTest, 2};
   std::unique_ptr<Publications> publications_;
 };
 

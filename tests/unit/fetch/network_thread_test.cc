@@ -39,7 +39,7 @@ void ReadBlocking(bool in_the_sink) {
 
 TEST(NetworkThreadDeathTest, BytesAndTheEndOfATransferDoNotBlock) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  const char* const says = "opening a file, where the network's thread may not block";
+  const char* const says = "opening a file, where network may not block";
   EXPECT_DEATH(ReadBlocking(/*in_the_sink=*/true), says);
   EXPECT_DEATH(ReadBlocking(/*in_the_sink=*/false), says);
 }

@@ -223,7 +223,7 @@ TEST(FuseWorkerDeathTest, DoesNotBlock) {
         const auto reference = kernel.Lookup(FUSE_ROOT_ID, "r").As<fuse_entry_out>();
         kernel.Lookup(reference.nodeid, "layer");
       },
-      "opening a file, where a FUSE worker may not block");
+      "opening a file, where fuse may not block");
 }
 
 }  // namespace
