@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Thin verbs over CMakePresets.json; see docs/testing.md.
 .DEFAULT_GOAL := build
 .PHONY: build run test test-vm check tidy asan tsan clang coverage arm64 fuzz soak bench deps format clean install package

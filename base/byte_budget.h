@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A budget of bytes shared by many callers. A caller waits for its bytes without holding a thread.
 //
 // Fair among sources (for example, an image's repository): each source has a queue, the queues are

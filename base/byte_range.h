@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Half-open byte ranges and sets of them. Value types, not thread-safe.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Cancellation: the party that may cancel owns a CancelSource and hands tokens to those that do the
 // work. Thread-safe. A callback runs at most once, without any lock of this module held, on the
 // thread that cancels, or inline on the registering thread if already cancelled.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Content digests "sha256:<64 hex>" (OCI image-spec, descriptor.md, Digests). Only sha256 is
 // supported; Parse rejects sha512 with a message that says so.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Operations on directories by descriptor. Every system call resolves a path anew, and the owner of
 // a parent directory can change what it leads to in between; a descriptor is not subject to such
 // races. Paths are absolute. Functions are thread-safe and block on the file system. Requires

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A fixed-size thread pool for work that may block on local disk or burn CPU, but never on another
 // pool's queue. Thread-safe. Tasks run in order of priority, then of submission. The priority is
 // read when a thread becomes free, so raising it while a task is queued takes effect.

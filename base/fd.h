@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // File descriptors and the few file operations the project needs, with complete transfers and
 // Status errors. All functions are thread-safe; EINTR is retried.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Flights (single-flight): one running task, identified by a content key and shared by any number
 // of callers.
 //

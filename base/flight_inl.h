@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Implementation of FlightTable; included by base/flight.h only.
 //
 // A flight is in the table from its first Join until Finish has taken its callers. Its states:

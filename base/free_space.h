@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keeps image content from filling up a disk: reserves some space for everybody else.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // JSON: a parsed, immutable document with total accessors (a missing or wrongly typed member reads
 // as absent), a streaming reader for texts too large for that, and a writer. Only this header's .cc
 // uses a JSON library.

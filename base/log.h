@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Logging to stderr, one event per line: `event key=value ...`. Levels: error = someone must act,
 // warning = degraded and self-healing, info = life cycle, debug = per request. Under systemd
 // (JOURNAL_STREAM set) lines carry the journal's "<N>" priority prefix. The logger is the project's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A file mapped read-only into memory. The file may be closed and unlinked. Movable; const methods
 // are thread-safe.
 //

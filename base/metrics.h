@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Named counters, for `imagefs status` and metrics. Thread-safe. A name exists from its first Add
 // on.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keys and signatures in the formats of minisign (https://jedisct1.github.io/minisign/, "Signature
 // format", "Public key format", "Secret key format"): Ed25519 over the BLAKE2b-512 hash of the
 // message ("prehashed", minisign's default since 0.10). Legacy signatures over the message itself

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Monotonic time, for deadlines, delays, ages and timers. The wall clock may be set forward or back
 // at any moment; this is CLOCK_MONOTONIC, which std::chrono::steady_clock (used by the transfers in
 // fetch/) is as well.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Passwords, tokens and text derived from them, wiped once no longer needed; and helpers to wipe
 // what a library derived from them.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // All errors in the project are absl::Status. This header adds early-return macros and the mapping
 // from and to errno.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Starts programs: those that keep running independently, and external ones that are run for a
 // single answer, with bounded output and a deadline. No shell. Thread-safe.
 #pragma once

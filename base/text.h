@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Text helpers for std::string_view. Debian's Abseil is built with its own string_view, to which
 // std::string_view does not convert, so this header wraps StrCat and a few others; use these (and
 // std::string_view's own starts_with, ends_with, find). Pure functions.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The threads of this program, and which of them must not block.
 //
 // Every thread says what it is when it starts. The network thread, the fill scheduler, the timers

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Combines the tickets of a call that consists of several flights into one. Thread-safe.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Delayed calls on one thread, each cancellable until it starts. Independent of the wall clock.
 // Setting, cancelling and running a timer cost O(log n); a cancelled one leaves nothing behind.
 //

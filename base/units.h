@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Human-readable text for sizes, durations and rates; and parsing of sizes.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // decode BLOB DIFF_ID WORK: how fast the stages of making a layer run on one gzip blob that lies in
 // the page cache, against igzip alone on one core. Prints JSON with MB/s of tar.
 //   igzip      ISA-L over the whole blob, output thrown away

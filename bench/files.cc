@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // files MODE ROOT LIST ROUNDS: what one call costs on warm caches. LIST has a path relative to ROOT
 // a line. MODE: "stat", "read" (open, read to the end, close), "readdir" (LIST names directories),
 // "random" (a thousand preads of 4 KiB of one file, opened once), "mmap" (a byte of each page).

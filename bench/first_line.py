@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part `lazy`: how long until a program inside an image prints its first line, and how many bytes
 of the registry that took, over lines of several speeds; imagefs in its ways against eager peers.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The images that the benchmark pulls: real files out of Debian packages of this machine's release.
 
 Made once and cached under the work folder: a debootstrap minbase tree, and layers that hold the

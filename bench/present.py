@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a mounted image reads: imagefs by kernel and by FUSE, against ext4 and what containerd mounts.
 
 Every side shows the same image. Warm figures are medians of interleaved rounds; before each cold one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes of a benchmark: started, waited for, measured, ended."""
 import os
 import signal

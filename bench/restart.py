@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a daemon's start takes with much to take over: FUSE sessions of as many images, mount records, snapshots."""
 import gzip
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part `runtime`: images pulled and containers started through containerd, with imagefs as its snapshotter and
 with its own overlayfs in the same run; and the calls that containerd makes while its database is locked.
 

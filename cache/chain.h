@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the cache hands out: layers and chains that are on the local disk, or whose bytes are
 // fetched on demand. Both are immutable and shared by reference. Holding a reference pins the
 // object: the collector never removes a pinned one.
@@ -134,7 +135,7 @@ struct FoundIndex {
   // the zTOC. Equal descriptions of equal blobs give equal trees.
   Digest description;
   // Two unlinked files.
-  Fd index;  // EROFS, overlay form, written locally from a disarmed tree
+  Fd index;  // EROFS, overlay form, written locally from a tree without privileges
   uint64_t index_bytes = 0;
   Fd span_table;                      // image/span_table.h
   std::optional<ByteRange> prefetch;  // of the data file: to be read first, according to its author

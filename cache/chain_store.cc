@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "cache/chain_store.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The merged indexes on the local disk and the flights that make them. Owned by ImageStore.
 //
 // The chain that an image was given before is found by the image's manifest and the auth scope.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of ChainStore that handles damaged files. A chain in use is rewritten in its existing
 // file, so that all users, including the kernel, get the right bytes; until then the daemon reads
 // nothing from it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The result of checking the store. Value types.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The compressed bytes of one blob while it is downloaded: a sparse file that is written in any
 // order and read sequentially while it fills. Bytes that are present survive a failed or cancelled
 // transfer and, within one boot, a restart of the process. They are not verified: whoever reads the

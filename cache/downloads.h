@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The files that blobs are downloaded to, <root>/blobs/NAME.BOOT, while they are in use. A failed
 // download is resumed only within the same boot of the machine: a file left by an earlier boot may
 // have holes that read as zeros.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Workers for long-running tasks (unpacking a layer, proving one), shared among image sources by
 // SourceTurns. Thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The status of a lazy layer (cache/filling_layer.h). A value type.
 #pragma once
 

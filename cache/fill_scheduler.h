@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Decides which request for parts of layers is sent next. One per store.
 //
 // Every layer that is being filled is a client: it keeps its own queues and reports the priority of

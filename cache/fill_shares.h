@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How many requests for parts of layers each source may have in flight (cache/fill_scheduler.h). A
 // source always has a few, whatever others have. It gets more only while the total is below the
 // slots of the request's priority, and then at most an equal share among the sources that want

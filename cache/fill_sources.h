@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The sources of one layer's bytes, and the choice of which to ask next.
 //
 // Not thread-safe: guarded by the layer's lock.

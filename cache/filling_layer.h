@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A layer whose bytes are fetched on demand: an index, a span table, and a sparse data file that
 // fills. Owns the flights of ranges: a span is requested once regardless of the number of waiters
 // (single-flight), and waiters hold no threads.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of FillingLayer that checks the whole layer once every span is present, and fetches the
 // parts of an unproven layer's blob that no span covers.
 #include <utility>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of FillingLayer that requests and receives bytes: chooses the spans of the next request,
 // and handles its bytes and failures.
 #include <fcntl.h>
@@ -174,7 +175,7 @@ FillingLayer::BatchRef FillingLayer::SilentLocked(Moment now, Moment& look_again
       continue;
     }
     batch->slot.StandAside();
-    const BatchRef hedge = batch->beside.lock();
+    const BatchRef hedge = batch->twin.lock();
     if (hedge != nullptr && !hedge->given_up) continue;
     const Moment when = sources_.Next(Priority::kOnDemand, now, batch->source.get()).when;
     if (when <= now) return batch;
@@ -224,8 +225,8 @@ FillingLayer::BatchRef FillingLayer::TakeHedgeLocked(const BatchRef& silent, Mom
   BatchRef hedge = NewBatchLocked(first, last, blob, Priority::kOnDemand, std::move(choice));
   hedge->hedge = true;
   hedge->hedges = ++silent->hedges;
-  hedge->beside = silent;
-  silent->beside = hedge;
+  hedge->twin = silent;
+  silent->twin = hedge;
   scheduler_.counters().hedges++;
   return hedge;
 }
@@ -366,7 +367,7 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
     while (batch->next < batch->last && table_->span(batch->next).blob_end() <= end) ++batch->next;
     to = batch->next;
     // It was slow but is no longer silent: its hedge is not needed.
-    hedge = batch->hedge ? nullptr : batch->beside.lock();
+    hedge = batch->hedge ? nullptr : batch->twin.lock();
     if (hedge != nullptr && (hedge->answered || std::exchange(hedge->given_up, true)))
       hedge.reset();
   }
@@ -442,7 +443,7 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
   batch->given_up = true;
   const bool local = !batch->own_failure.ok();
   if (local) not_before_ = Moment::Now() + kLocalPause;
-  BatchRef other = status.ok() ? batch->beside.lock() : nullptr;
+  BatchRef other = status.ok() ? batch->twin.lock() : nullptr;
   if (other != nullptr) {
     // If it has received bytes since the hedge began, it also delivers the rest of its spans.
     const bool needed = batch->hedge && other->last_byte > batch->began;

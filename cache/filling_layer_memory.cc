@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of FillingLayer for a disk that takes no bytes: it is full, over quota or read-only.
 // Readers get their bytes from memory; nothing is recorded as present; spans that nobody waits for
 // are not requested. The bytes are stored once the disk accepts writes again.

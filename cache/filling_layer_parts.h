@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the .cc files of FillingLayer share: waiters and requests in flight.
 #pragma once
 
@@ -55,7 +56,7 @@ struct FillingLayer::Batch {
   bool answered = false;
   bool given_up = false;  // it has ended or is being cancelled: nothing more is expected of it
   Moment began = Moment::InfinitePast(), last_byte = Moment::InfinitePast();
-  std::weak_ptr<Batch> beside;  // the hedge of a silent request, or the silent request of a hedge
+  std::weak_ptr<Batch> twin;  // the hedge of a silent request, or the silent request of a hedge
 };
 
 }  // namespace imagefs

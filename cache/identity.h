@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The names under which layers and trees are shared (docs/adr/0010-identity.md). Pure.
 //
 // A layer whose bytes were hashed locally is named by its DiffID. A layer that is mounted before

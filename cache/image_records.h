@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The records of images in the store's database: listed images, images held by a part of the
 // program, and the documents that both refer to (docs/formats/store.md).
 //

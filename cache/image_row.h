@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The value of an image's record in the store's database, `image/...` and `held/...`
 // (docs/formats/store.md). A value type.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Images on the local disk: resolves references, fetches each layer and chain once regardless of
 // the number of callers (single-flight), and records them durably. Owns the flights of references,
 // blobs, layers and chains.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Values that the parts of the cache and their users exchange about images and layers. They have no
 // behavior of their own.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Finds what allows an image to be mounted before its bytes are present: the index and span table
 // of each layer, wherever they are published.
 //
@@ -92,7 +93,7 @@ class IndexFinder {
   void QueryReferrers(const std::shared_ptr<Lookup>& lookup);
   void OnReferrers(const std::shared_ptr<Lookup>& lookup,
                    absl::StatusOr<std::vector<Descriptor>> referrers);
-  void FinishLookup(const std::shared_ptr<Lookup>& lookup, std::shared_ptr<const Sidecar> beside);
+  void FinishLookup(const std::shared_ptr<Lookup>& lookup, std::shared_ptr<const Sidecar> sidecar);
 
   // Returns whether a signature may satisfy `trust`, so that artifacts not trusted otherwise are
   // examined.

@@ -1,7 +1,8 @@
+// SPDX-License-Identifier: Apache-2.0
 // Builds a layer's index and span table from published material: an imagefs bundle, a table of
-// contents, or a zTOC. All of it is read, checked against the layer, disarmed (image/privileges.h)
-// and rewritten, so that the kernel is given only files written locally. Uses unlinked files:
-// memory is bounded by the caller's allotment, whatever the input claims.
+// contents, or a zTOC. All of it is read, checked against the layer, stripped of privileges
+// (image/privileges.h) and rewritten, so that the kernel is given only files written locally. Uses
+// unlinked files: memory is bounded by the caller's allotment, whatever the input claims.
 //
 // No side effects except files. Thread-safe. Blocks on the disk and the processor.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who vouches for the description of a layer before its bytes were hashed locally, and which of
 // them a use trusts. Value types; pure.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The store's small durable facts: a sorted map of byte strings in LevelDB. Thread-safe.
 //
 // A corrupted record counts as absent everywhere: it is logged once, counted, and replaced by the

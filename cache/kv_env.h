@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The file environment of LevelDB. Thread-safe.
 #pragma once
 

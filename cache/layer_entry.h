@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The state that LayerStore keeps for one layer: the value of its record, and its open objects. A
 // value type.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The files of a layer on disk: the checksums by which damage is detected, and syncing. Blocks on
 // the disk. Thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The gaps between the spans of a layer's data file. Blocks on the disk. Thread-safe.
 #pragma once
 

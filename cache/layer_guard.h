@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Guards the bytes of a layer that is fully present. While it is unknown whether they are still
 // right (they are of another boot, or somebody wrote to the file), each span is verified by its
 // digest before the daemon serves it. Wrong bytes are fetched from the registry again. The kernel

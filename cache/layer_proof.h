@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The proof of a layer that was mounted before its bytes were hashed: its blob unpacks to the
 // DiffID that the image claims, and its description agrees with the tar. The proof also produces
 // the layer under its DiffID. Blocks on the disk and the processor.

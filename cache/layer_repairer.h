@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Finds sources for the bytes of damaged layers among the images that the store has records of.
 // Owned by ImageStore. Thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The layers on the local disk and the flights that make them. Owned by ImageStore; see
 // cache/image_store.h for files, states and guarantees, and cache/identity.h for names.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of LayerStore that handles damaged files: when they are checked, and what happens to a
 // damaged layer.
 #include <fcntl.h>

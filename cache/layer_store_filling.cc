@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The part of LayerStore that handles lazy layers: their files and records, the proof once all is
 // present, and what happens to those that do not match their description.
 #include <fcntl.h>

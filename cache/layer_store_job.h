@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The work of one layer flight of LayerStore. Begin (on the worker for short tasks) decides where
 // the bytes come from. Run (when it is the source's turn: with the first bytes, or when all are
 // present) is the pass. End finishes the flight. A registry that never answers therefore holds no

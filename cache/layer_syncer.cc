@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "cache/layer_syncer.h"
 
 #include <algorithm>
@@ -8,8 +9,8 @@
 
 namespace imagefs {
 
-LayerSyncer::LayerSyncer(const Options& options, SyncFunction seal)
-    : options_(options), sync_(std::move(seal)), thread_([this] { Loop(); }) {}
+LayerSyncer::LayerSyncer(const Options& options, SyncFunction sync)
+    : options_(options), sync_(std::move(sync)), thread_([this] { Loop(); }) {}
 
 void LayerSyncer::Finish() {
   {

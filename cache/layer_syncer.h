@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Syncs written layers to disk, one at a time, on its own thread, and notifies waiters. Owned by
 // LayerStore.
 //
@@ -41,7 +42,7 @@ class LayerSyncer {
   // nothing left to sync; the call is not retried.
   using SyncFunction = std::function<absl::Status(const Digest& id, bool careful)>;
 
-  LayerSyncer(const Options& options, SyncFunction seal);
+  LayerSyncer(const Options& options, SyncFunction sync);
   // Calls Finish. Waiters that remain get kCancelled.
   ~LayerSyncer();
   // Tries every remaining layer once. Layers added later are not synced.

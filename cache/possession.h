@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which blobs a caller may access: a local layer is given to a caller only if that caller has
 // fetched its blob, or its registry confirms now that the blob is available to it.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The file `present` of a lazy layer: which spans of its data file are present. It can be wrong
 // after a crash or if somebody wrote to the store, so each mark identifies what it is for: zeros,
 // corrupted bits and bytes of another file are not taken for a mark. A mark holds a checksum of the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the first run of an image reads, stored by the digest of its manifest and prefetched at its
 // next cold start. A profile is a JSON text (docs/formats/published.md): parts of the layers' data
 // files in the order of their first use.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Detects sequential readers of a layer and decides how far to read ahead of each. Pure; not
 // thread-safe.
 #pragma once

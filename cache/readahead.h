@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is fetched of a layer although no reader waits for it: the data after a sequential reader,
 // the whole layer, or nothing while the disk is full.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The work of one resolve flight: fetches an image's manifest (through an index if necessary) and
 // its configuration, and checks each against the digest that names it.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Checks layers that nobody opens or reads: each is read from the disk periodically, slowly, on an
 // idle-priority thread. Owned by LayerStore. Thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How the sources of layers have answered recently, and when to retry one that failed
 // (cache/fill_scheduler.h). There is one table for all layers, so that a failing registry gets one
 // request at a time, regardless of the number of layers, readers and commands that want something

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Decides which task gets a worker next, so that no image source keeps the workers from others. A
 // source is one registry accessed with one authorization (ImageSource::registry() and auth_scope(),
 // which names the repository).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which spans of a layer are in its data file, which are wanted and how urgently, and which readers
 // have used. Bookkeeping only: sends no requests and reads no files.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Spans of a layer that did not fit on the disk, in memory. Not thread-safe.
 #pragma once
 

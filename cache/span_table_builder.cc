@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "cache/span_table_builder.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Builds the span tables of fully present layers, so that a layer can be read in ranges again once
 // its data was evicted, and its index can be published. Builds run one at a time on an
 // idle-priority thread, which a busy machine may starve; those with waiters run on another thread.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Makes the span table of a layer whose blob and tar are both local: cuts the tar where the blob
 // can be entered, and proves each span by decoding it.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a layer remembers of spans that could not be read: those whose bytes were wrong, and those
 // whose reads timed out. Pure, with the time passed in; not thread-safe.
 #pragma once

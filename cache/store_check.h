@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One check of a store: its records, layers, trees and files; with `repair`, also their repair.
 // Used by ImageStore::Check. Blocks; for use by one thread.
 //

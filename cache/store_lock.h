@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Ownership of a store, and whether it has content.
 #pragma once
 

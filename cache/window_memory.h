@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The memory that unpacking takes for large zstd windows (image/zstd_window.h), for the whole
 // store: a frame of a few bytes may request 512 MiB. Fair among sources; no source can take all of
 // it. Thread-safe.

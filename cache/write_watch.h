@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Notifies when somebody writes to a file that must not be written to, by inotify. It does not see
 // writes through a mapping, by another machine, or to the disk below the file system.
 //

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Toolchain of the preset `arm64`: Debian's cross compiler, and the tree of arm64 libraries that scripts/arm64.sh
 # unpacks. Programs that the build runs (protoc, flatc) are this machine's; tests run under qemu's user emulation.
 set(CMAKE_SYSTEM_NAME Linux)

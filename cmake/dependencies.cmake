@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Third-party libraries, all from Debian. IMAGEFS_LIBS_<folder> is what that folder links beside those to its left.
 find_package(PkgConfig REQUIRED)
 find_package(Threads REQUIRED)

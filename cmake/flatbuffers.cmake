@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # image/ztoc.fbs is a foreign format; its header is generated. Reading needs nothing but headers.
 find_program(FLATC flatc REQUIRED)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # imagefs_gtest(TARGET PREFIX [EXCLUDE NAME...]): a test of ctest for every suite of a GoogleTest program, by the name
 # PREFIX.SUITE; not, as gtest_discover_tests has it, for every test: starting a process took longer than most of them.
 # The program is asked for its suites once it is linked. Run as a script, this file asks. Where programs are emulated,

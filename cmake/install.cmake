@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # `make install` and `make package`. What the daemon reads by a fixed name (/etc/imagefs, /etc/default/imagefs) is not
 # installed by the former: it need not exist.
 include(GNUInstallDirs)

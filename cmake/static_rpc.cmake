@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What cmd/ links for gRPC and protobuf: IMAGEFS_LIBS_rpc.
 #
 # With IMAGEFS_STATIC_RPC these and Abseil come from Debian's static archives, because loading and relocating

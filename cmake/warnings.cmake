@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Flags that every target of the project is built with. Linked by name: imagefs_flags.
 add_library(imagefs_flags INTERFACE)
 target_compile_features(imagefs_flags INTERFACE cxx_std_20)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Add: resolve, make the image showable and hold it, give it to podman.
 #include "base/status.h"
 #include "cmd/transfer_call.h"
@@ -47,7 +48,7 @@ absl::Status AddCall::Run() {
 absl::Status AddCall::Hold(const ImageStore::Resolved& image) {
   IMAGEFS_RETURN_IF_ERROR(BeginLayers(image.image));
   WaitFor(
-      deps().podman->Bring(image.image, image.source, Priority::kForeground,
+      deps().podman->Fetch(image.image, image.source, Priority::kForeground,
                            Then<ImageUses::Use>([this, image = image.image](ImageUses::Use use) {
                              return Add(image, std::move(use));
                            })));

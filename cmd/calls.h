@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the calls of the control service share. Included by the service's own .cc files only: it
 // brings in gRPC.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The command line: words into a Command, or help and usage errors. The only user of CLI11.
 #pragma once
 

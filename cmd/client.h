@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The command's side of the control service. One connection; methods block until the daemon answers
 // and return its status one for one. A daemon that went away before it answered (it ended because
 // it was idle, or was killed) is started again once and asked again, unless it was told to stop.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the verbs of one command share: the daemon that they talk to, credentials, progress, and how
 // they end. Not thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The daemon's configuration file (TOML). The only user of toml++ is this header's .cc.
 #pragma once
 

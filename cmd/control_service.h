@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The daemon's control service (proto/control.proto) over the store and the mounts. A waiting call
 // holds no thread: Mount and Pull are driven by the callbacks of the flights they joined; what
 // blocks on local disk or mount(2) runs on the executor.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The process that owns a store: opens it, mounts again what was mounted, and serves commands until
 // it is told to stop or has been idle for long enough. The only place that knows every part.
 #pragma once

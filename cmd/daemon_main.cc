@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The program imagefsd: everything that the command is, and the daemon.
 #include <variant>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The verbs that are one question to the daemon.
 #include <time.h>
 #include <unistd.h>

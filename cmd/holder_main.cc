@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // imagefs-holder: keeps descriptors, so that they outlive the daemon that gave them. It is started
 // with a listening socket as descriptor 3 (fs/holder_protocol.h), serves whoever of its own user
 // connects there, and ends once it holds nothing. Where nobody else would, it starts the daemon

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The verbs that fetch an image, or give it or what is known of it to others.
 #include <errno.h>
 #include <sys/stat.h>

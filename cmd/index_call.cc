@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Index: resolve, fetch all layers, wait until they are on the disk, make the index and give it
 // away.
 #include "base/cancel.h"

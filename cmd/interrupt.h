@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Ctrl-C and SIGTERM for the command: what is running is cancelled in an orderly way, and when
 // nothing is, the process ends with 130 at once. Thread-safe.
 #pragma once

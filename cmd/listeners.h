@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The daemon's listening sockets. Each hands its connections to one gRPC server, after a look at
 // who connects: this process's user and root only. A socket is either passed by the service manager
 // (then it stays the manager's: its name is never taken away, and who connects while no daemon runs

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The command. It is the daemon's client and starts in a few milliseconds, since it links none of
 // the daemon's libraries; where a verb makes a daemon of its own process, it becomes the program
 // imagefsd, which lies beside it.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Mount: check the directory, resolve, make the chain showable (with `eager` all of it), mount.
 #include <algorithm>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // mount.imagefs, the program that mount(8) runs for the type "imagefs" (an entry of fstab, or
 // `mount -t imagefs REF DIR`): the command imagefs under another name.
 //   mount.imagefs REF DIR [-sfnv] [-N NAMESPACE] [-o WORDS] [-t TYPE]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The words of `-o`, as `imagefs mount` and mount(8) take them, and what goes together. Pure.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Brings back the mounts that are recorded and are not there (fs/mount_table.h): has what their
 // images lack fetched (snap/image_uses.h), and mounts them again. What fails is tried again after a
 // pause that grows to half a minute, for as long as the daemon runs; why it failed last is in the

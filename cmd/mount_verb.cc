@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The verb `mount`, also of mount(8), and with --foreground.
 #include <errno.h>
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where a user's store, sockets and logs are, and what an option or the environment asks for.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a process of the command says, and with which status it ends. Errors of the standard output
 // count: who asked for a list and got half of it must not see status 0. Not thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the command prints: replies of the daemon as text for people, or as JSON for programs. Pure.
 // Every text ends with a newline unless it is empty.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is in the memory of this process, credentials among it, is its own: no core file, and no
 // other process of the same user may read it or attach to it.
 #pragma once

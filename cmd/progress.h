@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Turns progress events into what a person sees on stderr: on a terminal one line a layer that is
 // redrawn in place, elsewhere one plain line whenever something changes its state. Pure: no clock,
 // no output. Not thread-safe.

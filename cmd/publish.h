@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Makes the indexes of an image's layers and gives them away: to the image's repository, to another
 // one, or into a file (docs/formats/published.md).
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pull: resolve, fetch all layers, wait until they are on the disk. With a directory, the same for
 // what the mount there still lacks.
 #include "base/status.h"

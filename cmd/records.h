@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Mount records in the store's key-value database: key "mount/<directory>", value one JSON object
 // (docs/formats/store.md). Thread-safe as the database is; a change is on disk when it returns.
 #pragma once

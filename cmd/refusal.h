@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A daemon that cannot start, on sockets of the service manager: commands and containerd wait there
 // for a daemon, and would wait for ever without a word while the manager starts it again and again.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How the command and the daemon of a store find each other: the sockets, who is at the other end,
 // and starting a daemon where none runs, such that two starters at the same instant end up with
 // one. POSIX only; functions block on local work and, where they say so, on the start lock.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Gives containerd an image whose layers the daemon shows: what `ctr image pull` of containerd 1.6
 // and 1.7 cannot do, since it tells the snapshotter nothing of the image.
 #pragma once

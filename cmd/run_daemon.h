@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The verb `daemon`: a process that is the daemon until it is told to end.
 #pragma once
 

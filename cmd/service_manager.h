@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What systemd has to do with the daemon, by sd_listen_fds(3), sd_notify(3) and
 // sd_watchdog_enabled(3): listening sockets that it passes, descriptors that it keeps, the states
 // that it is told, the pings that it waits for. Without systemd all of it does nothing. The only

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The secret key that imagefs index --sign names. It never leaves this process.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The snapshotter and the gRPC server that containerd reaches it by. The daemon accepts connections
 // and hands them to `server()`.
 #pragma once

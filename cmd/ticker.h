@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Calls back at an interval, on one thread, while anyone listens. Thread-safe.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A call that streams its progress and then its result: Mount, Pull, Add and Index. This is what
 // they share; each verb is a class of its own (mount_call.cc, pull_call.cc, add_call.cc,
 // index_call.cc) whose Run names its steps in their order. Included by the service's own .cc files

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How far a streaming call is: the step that runs, how long those before it took, and what has come
 // of each layer of its image. Thread-safe; does not block.
 #pragma once

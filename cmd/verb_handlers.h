@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What each verb does that talks to a daemon. Each prints, and returns the exit status of
 // docs/cli.md. Used by verbs.cc only, which picks one.
 #pragma once

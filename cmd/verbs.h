@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What each verb of the command does. Prints to stdout and stderr; returns the exit status of
 // docs/cli.md.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The daemon's free(3) and realloc(3): small blocks are wiped when they are given back. What gRPC,
 // protobuf, libcurl, OpenSSL and the parsers copy of a credential is out of this project's reach
 // but for this. base/secret.h wipes what this project holds itself.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Completion of imagefs(1) for bash. What can be completed is what the command's own help says, so that it is
 # never older than the command.
 _imagefs() {

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Access to local files by name: in a directory, or as members of a tar archive, which is never
 // unpacked. OCI layouts and docker archives are read through this.
 //

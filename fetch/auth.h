@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Authentication to registries: Basic, and the token flow of docker's registries (GET, and OAuth2
 // POST for identity tokens).
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Parses the authentication challenges in a registry's error responses (RFC 9110, 11.6.1). Pure;
 // bounded output, linear time.
 #pragma once

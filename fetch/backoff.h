@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The delay before a retry: exponential backoff with jitter, so that clients that failed together
 // do not retry together.
 #pragma once

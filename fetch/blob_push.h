@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The push of one blob to a registry: checks for it, mounts it, or uploads it. Runs on the HTTP
 // client's thread.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One read of parts of a blob: splits them into ranges, keeps a few in flight, resumes each where
 // it was interrupted, and copes with servers that ignore Range. Runs on the HTTP client's thread.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bounded lookup tables for state of hosts and blobs. Their keys come from outside and must not
 // consume unbounded memory.
 #pragma once

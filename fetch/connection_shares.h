@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Decides which request may use a connection. Connections are a limited resource: each host has a
 // limit, each registry on whose behalf requests are sent has a limit, some of the total is reserved
 // for foreground work, and when requests queue up, the sources (registries, and repositories within

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Registry credentials from the files that docker and the containers tools write. The CLI reads
 // them as the calling user and passes them to the daemon with a single request, for a single host.
 // Never stored, never logged.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The credential used for one repository, and its renewal when the registry rejects it.
 //
 // Used on the HTTP client's thread only, except for RefreshThreads. A renewal (helpers, plugins,

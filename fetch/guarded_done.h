@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A completion callback that is guaranteed to run exactly once: if its owner is destroyed without
 // calling it (a dropped task, a destroyed client), it delivers kCancelled.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Parses the status line and headers of an HTTP response, line by line, within limits. Pure.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // HTTP requests over one libcurl multi handle on one thread: connection reuse, HTTP/2, TLS with the
 // system's CAs. No retries, authentication or redirects: fetch/registry_call.h handles those.
 //

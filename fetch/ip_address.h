@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // IPv4 and IPv6 addresses, ranges of them, and their classification. Value types; pure functions.
 #pragma once
 

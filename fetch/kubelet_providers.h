@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs the kubelet's credential-provider plugins the way the kubelet does: programs that print
 // credentials for an image, configured by a CredentialProviderConfig (YAML or JSON;
 // kubelet.config.k8s.io v1, v1beta1 or v1alpha1). Plugins do not get what only the kubelet has (a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fetch/link_table.h"
 
 #include "fetch/bounded_table.h"

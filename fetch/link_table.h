@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Remembers where a registry redirected for a blob, so that further ranges go directly to its
 // storage. A link is dropped once it does not deliver the blob, and after kMaxAge. Not thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Images on this machine: OCI layouts in a directory or tar, and the output of `docker save`.
 // Nothing is unpacked: layers are returned as parts of the files that contain them.
 #pragma once

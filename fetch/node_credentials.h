@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The credentials that this machine has for a registry, from all of its sources. In order:
 //   1. those that the kubelet passed through the CRI proxy (snap/cri_proxy.h) for this very
 //      reference, then for others of the same repository; kept in memory only;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Restricts the addresses to which requests on a registry's behalf may be sent. The user names a
 // registry; where that leads (redirects, upload locations, token services) is up to the registry,
 // and must not give it access to this machine's own networks (SSRF). Not thread-safe; pure except

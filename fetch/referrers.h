@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Lists the referrers of a manifest: queries the referrers API (distribution-spec 1.1), page by
 // page, and the tag sha256-<hex> in which registries without that API keep the list. Runs on the
 // HTTP client's thread.

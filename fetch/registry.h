@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An ImageSource over the distribution API of a registry (OCI distribution-spec).
 //
 // Whole blobs of up to `range_bytes` are fetched by one plain GET; larger ones, and parts, by

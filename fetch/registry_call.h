@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One request to a registry, until it is answered: authorization, redirects, retries with backoff
 // and Retry-After, http or https on loopback. Everything here, including the state it shares, runs
 // on the HTTP client's thread.

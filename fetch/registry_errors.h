@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Error messages for users when a registry, or a host that it leads to, does not deliver: the
 // object, the cause, the remedy. Pure functions.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // State shared by all requests to registries, and the endpoint that a request goes to. Only the
 // HTTP client's thread may use the tables.
 #pragma once

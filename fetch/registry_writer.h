@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One repository of a registry, accessed with one identity, to push to (OCI distribution-spec 1.1).
 // Opened by SourceFactory::OpenWriter. Must not outlive the factory.
 //

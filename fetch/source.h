@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A source of an image's bytes: one repository of a registry accessed with one identity, an OCI
 // layout, or an archive. The boundary between remote bytes and local disk.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Time limits of one HTTP request. Each phase has its own limit, so that a peer that sends a little
 // now and then cannot hold a connection longer than one that sends nothing. Pure, with the time
 // passed in; not thread-safe.

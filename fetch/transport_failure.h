@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Explains why a request got no response, and whether the host or the proxy is to blame. Pure
 // functions.
 #pragma once

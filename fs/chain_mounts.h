@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The private mounts: one file system per chain and presentation, of which all mounts of that chain
 // are bind mounts or overlays. An unprivileged user cannot bind mount, so every mount of such a
 // daemon is a FUSE session of its own. Used only by MountTable.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reads bytes of layers, and of the files of a chain, to answer FUSE requests. Thread-safe.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The layers whose data one FUSE mount serves as files, by name and by node number. Thread-safe.
 //
 // Name and number are derived from the layer alone: from its id, its size and its index, which says

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keeps descriptors open beyond the end of this process: in systemd's file descriptor store
 // (cmd/service_manager.h) or in a dedicated process (fs/session_holder.h). Implementations are
 // thread-safe; calls block on a local round trip.

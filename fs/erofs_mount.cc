@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fs/erofs_mount.h"
 
 #include <errno.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernel presentation of a chain: the kernel's EROFS over the chain's index and the layers'
 // data files. The kernel reads the files directly (Linux 6.12 and newer) or through loop devices,
 // whose lifetime is that of the mount (fs/loop_devices.h). Needs CAP_SYS_ADMIN. The kernel serves

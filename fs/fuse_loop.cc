@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How requests reach the workers.
 //
 // One epoll instance holds every /dev/fuse descriptor, edge-triggered: a queued request wakes one

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The threads that answer the kernel, shared by all FUSE mounts of the process. Workers wait on one
 // epoll set of /dev/fuse descriptors, so that a thousand idle mounts cost no threads. A worker
 // reads a request, answers it from the mapped index and local data, and never waits for the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The answers to the kernel's requests, as libfuse low-level callbacks, for three kinds of
 // sessions:
 //

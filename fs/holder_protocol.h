@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The protocol between the daemon and imagefs-holder, the process that keeps descriptors while no
 // daemon runs (fs/session_holder.h). It uses a SOCK_SEQPACKET socket in the run directory; each
 // request and each reply is one message of this form, with descriptors attached (SCM_RIGHTS). Plain
@@ -81,10 +82,10 @@ inline ssize_t ReceiveHolderMessage(int socket, HolderMessage& message, int* fd)
   header.msg_controllen = sizeof(control);
   const ssize_t got = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
   if (got < 0) return got;
-  const cmsghdr* beside = CMSG_FIRSTHDR(&header);
-  if (beside != nullptr && beside->cmsg_level == SOL_SOCKET && beside->cmsg_type == SCM_RIGHTS &&
-      beside->cmsg_len == CMSG_LEN(sizeof(int))) {
-    memcpy(fd, CMSG_DATA(beside), sizeof(*fd));
+  const cmsghdr* first = CMSG_FIRSTHDR(&header);
+  if (first != nullptr && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_RIGHTS &&
+      first->cmsg_len == CMSG_LEN(sizeof(int))) {
+    memcpy(fd, CMSG_DATA(first), sizeof(*fd));
   }
   message.name[sizeof(message.name) - 1] = '\0';
   return got;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Mutual exclusion by name, for blocking operations that exclude each other only if they concern
 // the same object. Thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The content of the file system of podman's additional layer store, which reports the users of
 // each layer:
 //

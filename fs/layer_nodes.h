@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The nodes of a session that serves a LayerDirectory. A path keeps its number while the kernel
 // knows it. Thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loop devices over files of the store, for kernels that mount EROFS only from block devices. They
 // are read-only, read through the page cache of their file, and are marked as devices of imagefs.
 // Needs root, /dev/loop-control and a /dev in which devices appear.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Requests, records and states of the mounts in the mount table (fs/mount_table.h).
 #pragma once
 

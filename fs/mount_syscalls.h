@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The system calls that mount and unmount, with actionable errors. Paths are absolute. Functions
 // are thread-safe; they block on the kernel and, for unprivileged mounts, on fusermount3.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // As root, a chain is mounted once per presentation under <run>/chains, in a directory that only
 // root can enter; users see bind mounts of it or overlays over it. As a user, each directory is a
 // FUSE mount of its own.

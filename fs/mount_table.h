@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The mounts of this daemon. As root: one private mount per chain and presentation under
 // `<run>/chains` (kernel EROFS or FUSE); every user-visible mount is a bind mount of it, or an
 // overlay over it if `writable`. As a user: one FUSE mount per directory, through fusermount3.

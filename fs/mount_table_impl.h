@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The implementation of MountTable, split over two files: mount_table.cc mounts and unmounts;
 // mount_table_recovery.cc handles mounts that changed without the table.
 #pragma once

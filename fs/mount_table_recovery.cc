@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Handles what happened to mounts while this process was not looking: takes over or remounts those
 // of the previous daemon, and drops those that other programs have unmounted. For that it watches
 // the kernel's mount table, so that a plain umount(8) also removes the entry here.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fs/mount_target.h"
 
 #include <errno.h>

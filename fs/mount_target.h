@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The directory that a mount covers. Its path is resolved once, when the mount is requested;
 // afterwards no symbolic link is followed, and the directory must be the one found then. Functions
 // are thread-safe and block on the directory's file system.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An immutable snapshot of the mounts, indexed by path, for callers with many lookups: the kernel's
 // table is read and parsed once. Thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reports every mount and unmount in this process's namespace, whoever makes it.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fs/overlay_upper.h"
 
 #include <errno.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The directories of a writable mount: DIR/upper, which receives what is written, and DIR/work,
 // which belongs to overlayfs. DIR may belong to a user who can replace its contents at any moment,
 // so it is opened once, without following links, and everything else is done through descriptors.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fs/session_holder.h"
 
 #include <errno.h>

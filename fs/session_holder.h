@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keeps descriptors in a process of their own, imagefs-holder (cmd/holder_main.cc), for daemons
 // without a service manager that could keep them. The holder listens at <run>/holder.sock, is
 // started when there is something to hold, and exits when there is nothing left. If nothing else

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The FUSE sessions that outlive this process (docs/survival.md). A DescriptorKeeper has their
 // descriptors, and the database has what the next daemon must know about them. Those records are
 // written without fsync, because neither outlives the boot. A descriptor without a record, or a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Extended attributes of a mounted tree that do not come directly from its index. Thread-safe.
 // Blocks only on /proc.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Streaming decompression of layer blobs: gzip (ISA-L; multi-member, trailing zero padding), zstd
 // (multi-frame, skippable frames, windows up to 512 MiB), or none. Not thread-safe. Memory use is
 // that of the window; large windows must be granted.

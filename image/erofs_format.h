@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The EROFS on-disk format: the subset that an index uses. The authoritative definition is the
 // kernel's fs/erofs/erofs_fs.h; docs/formats/index.md describes how an index uses it. All numbers
 // are little-endian, and every struct has alignment 1, so it may be overlaid on any byte of a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Copies inodes of an index into a Tree: the common part of ErofsImage::ToTree and MergeLayers. The
 // work is bounded by the size of the image, even for a hostile one.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reads an EROFS image written by WriteErofs, directly from mapped memory. This is the daemon's
 // inode table: opening parses only the superblock, and there is no per-inode state. Every access is
 // bounds-checked, so a damaged or hostile image yields kDataLoss, never a crash or an endless loop.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Two passes over the tree in the same order. The layout pass assigns a place to every inode, using
 // four bytes per inode and four per name; the emission pass repeats the placement and writes
 // sequentially through one buffer.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Writes a Tree as an EROFS image with 512-byte blocks: inodes and directories only; file contents
 // stay in the data files, which device slots name. docs/formats/index.md specifies the format,
 // following the kernel's fs/erofs/erofs_fs.h. The output is deterministic.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The published form of a layer's metadata, which allows mounting the layer before its bytes have
 // been fetched: its index and span table in one blob. docs/formats/published.md specifies the
 // format. Hostile input yields an error, never a crash or memory use beyond the limits.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Signatures of published indexes (docs/formats/published.md, "Signatures"): what exactly is
 // signed, where signatures are stored, and verification against a set of trusted keys. No I/O;
 // hostile artifacts yield errors.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Converts the entries of one layer's tar into its tree in overlay form: what containerd's
 // overlayfs snapshotter would leave in the upper directory after unpacking that layer alone
 // (image-spec, layer.md).

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // OCI (image-spec) and Docker (schema 2) manifests, indexes and image configurations, parsed from
 // untrusted bytes into validated values. Pure functions.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Walks each layer directly in its index and applies it to the one tree. Keeps nothing but the tree
 // and a stack of directories.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Merges layers into the tree that a container sees, following the runtimes' overlayfs semantics.
 //   whiteout      removes the entry with that name in lower layers
 //   opaque        removes all entries of lower layers in that directory

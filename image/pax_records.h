@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Parses the records of a PAX header (tar types 'x' and 'g') like Go's archive/tar. Pure; memory
 // use is that of the header's body.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Strips from a tree whatever would give its author privileges, and whatever only a tree from a
 // fully verified layer may carry. Applied to every tree built from an index or a table of contents
 // before its layer has been verified.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Image references as users type them.
 //
 //   [docker://]HOST[:PORT]/REPOSITORY[:TAG][@DIGEST]   a registry; docker.io and library/ are

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The SOCI index of an image: an OCI manifest that lists the zTOCs (image/ztoc.h) of its layers.
 // The image's own manifest names a version 2 index; a version 1 index refers to the image and is
 // found through the registry's referrers list. Pure functions.

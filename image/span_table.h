@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The span table of a layer: how to obtain the bytes of its data file from ranges of its blob.
 //
 // A span is a run of the data file that is decoded independently from a run of the blob and has its

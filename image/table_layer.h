@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Shared by the readers of foreign tables of contents (image/toc.h, image/ztoc.h): the entries that
 // they read and the layer that they build.
 #pragma once

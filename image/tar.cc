@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Our own tar parser instead of libarchive; docs/adr/0002-tar-parser.md explains why. Where the
 // formats are ambiguous, it follows Go's archive/tar, since the runtimes use it.
 #include "image/tar.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reads a layer's tar in one pass: pulls the uncompressed stream and reports entries with the
 // location of their bytes. Supports v7, ustar, star, GNU (long names, sparse), PAX (including
 // sparse 0.0/0.1/1.0) and base-256; names are treated as bytes. Where the formats are ambiguous,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tables of contents embedded in a layer's blob: eStargz (gzip) and zstd:chunked. In such a blob
 // each regular file, or each chunk of a large one, is compressed separately, and a JSON document
 // lists where it is and the digest of its bytes. The manifest contains the digest of that document,

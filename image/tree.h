@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An in-memory file tree, built from a layer's tar or by merging layers, before it is written as an
 // EROFS image. Built once, by one thread, then written and dropped. Compact, since an image may
 // have a million entries: names and targets are in an arena, hard links are dirents that share an

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Checks whether the description of a layer, from a table of contents or a published index, matches
 // its tar. No side effects; reads the two data files.
 #pragma once
@@ -7,8 +8,8 @@
 
 namespace imagefs {
 
-// A layer's tree in overlay form, disarmed (image/privileges.h), and its data file, open for
-// reading.
+// A layer's tree in overlay form, without privileges (image/privileges.h), and its data file, open
+// for reading.
 struct DescribedLayer {
   const Tree& tree;
   int data_fd = -1;

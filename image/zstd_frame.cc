@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "image/zstd_frame.h"
 
 #include <zstd.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The memory that a zstd frame demands, from its first bytes (RFC 8878, 3.1.1.1). Pure.
 #pragma once
 

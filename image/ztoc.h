@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SOCI's zTOC: an external table of contents for layers whose blobs are plain gzip or plain tar. It
 // lists every entry of the tar and, about every 4 MiB, a point at which decompression can resume,
 // with the 32 KiB window that a decompressor needs there.

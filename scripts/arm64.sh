@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make arm64`: builds for arm64 by Debian's cross compiler, and runs the unit tests and corpus replays under qemu's
 # emulation of a process. The libraries are unpacked into build/peers/arm64-root, because many development packages
 # of two architectures cannot be installed side by side; this machine's packages are not touched.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make bench`: the comparison of docs/benchmarks.md. Needs root; further arguments go to bench/run.py.
 set -euo pipefail
 cd "$(dirname "$0")/.."

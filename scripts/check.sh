@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make check`: what a commit must pass before review: format, layers and banned words, clang-tidy.
 # clang-tidy runs on the .cc files changed since CHECK_BASE (default: origin/main, else main), and
 # on all of them with TIDY_ALL=1.

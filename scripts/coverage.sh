@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make coverage`: what the unit tests execute of each folder, by clang's own counters; every line of it in
 # build/coverage/html/index.html. The script tests, which run the programs themselves, are not counted.
 set -euo pipefail

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The one list of the Debian packages that the project uses, by purpose. Installs what is missing
 # and nothing else; quick and silent when all is there.
 #   scripts/deps.sh build|package|run|test|vm|bench|coverage|arm64|all        --print only prints the list

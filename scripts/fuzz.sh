@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make fuzz T=<target> S=<seconds>`: fuzzes one target, or each in turn when T is empty, starting
 # from tests/fuzz/corpus/<target>. New inputs stay under build/fuzz/corpus, findings under
 # build/fuzz/artifacts.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Prints the Debian mirror that this machine's apt uses, as debootstrap and a scratch apt want it.
 #   scripts/mirror.sh uri|suite
 set -euo pipefail

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Makes a release in this clone: a commit that sets the version, and an annotated tag vVERSION. Pushes nothing.
 #   scripts/release.sh VERSION
 # Before it, give the version a section in CHANGELOG.md and in packaging/changelog, committed or not; nothing else may be

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make run`: builds, and mounts an image.
 #   REF=<reference> DIR=<directory> make run     that image there
 #   make run                                     a small real image made on the spot: Debian's minbase

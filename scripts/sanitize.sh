@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make asan|tsan|clang`: builds that preset and runs its unit tests and corpus replays.
 set -euo pipefail
 cd "$(dirname "$0")/.."

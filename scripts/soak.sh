@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make soak S=<seconds>`: tests/soak for that long, and a kill of the daemon under a hundred readers for every four
 # seconds of it, at most KILLS (1000).
 set -euo pipefail

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make test-vm`: the tests in virtual machines (tests/vm), on the kernels of several releases of Debian. Nothing of them
 # may be skipped.
 #   IMAGEFS_TEST_ARGS   further arguments for ctest, e.g. "-R kernels"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make test`: installs what is missing, builds, and runs every test. Ends with where the time went (tests/lib/times.py)
 # and ctest's summary.
 #   IMAGEFS_TEST_ARGS   further arguments for ctest, e.g. "-L unit" or "-R storm"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Unpacks Debian packages of another release, with all that they depend on, into a folder, without
 # touching this machine's packages: for tools that are newer there. The C library comes along, so run
 # the programs with the folder's own loader:

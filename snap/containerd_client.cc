@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "snap/containerd_client.h"
 
 #include <grpcpp/grpcpp.h>

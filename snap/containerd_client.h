@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The client side of containerd's API, reduced to what it takes to register an image whose layers
 // are not copied: content, snapshots and image records of one namespace, under one lease.
 //

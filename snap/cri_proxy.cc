@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "snap/cri_proxy.h"
 
 #include <grpcpp/generic/async_generic_service.h>

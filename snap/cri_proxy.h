@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A proxy for the Container Runtime Interface. The kubelet connects to it instead of to containerd.
 // It forwards every call to containerd unchanged and returns the answer, and it remembers the
 // credentials of PullImage (fetch/node_credentials.h) until the image is removed.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The filters of containerd's List (its package filters). A filter is a list of selectors "field op
 // value", joined by commas, all of which must match. A snapshot passes if any filter matches.
 //

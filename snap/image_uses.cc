@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "snap/image_uses.h"
 
 #include <unistd.h>

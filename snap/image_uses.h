@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The single place that knows which owner uses which image and where it is mounted. The runtimes of
 // this machine (containerd, podman's two stores) are its Owners and keep only their names and their
 // protocols; mounts made by the command line are in the mount table. It implements, once for all
@@ -5,7 +6,6 @@
 // mounting its trees (and remounting them once complete), reattaching sources after a restart, and
 // the startup order. A command that pulls uses the store itself: it has its caller's credentials,
 // lists images instead of pinning them, and reports progress per layer.
-//
 // Startup. A call out of this order aborts the process:
 //   1. AddOwner, once per owner: reclaims the images held and the trees left mounted by the
 //     previous process (Owner::Readopt). Local disk only.

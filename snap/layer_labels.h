@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The labels that containerd sends with a layer of an image: which image it belongs to, and which
 // of its layers it is. Pure functions.
 #pragma once

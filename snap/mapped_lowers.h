@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The lower directories of containers in user namespaces: bind mounts that map the ids of the image
 // to those of the container on this host (mount_setattr(2), MOUNT_ATTR_IDMAP), without reading or
 // changing any file. They are made here rather than by containerd, because its releases differ in

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The on-disk form of the read-only image store that podman and CRI-O read (snap/podman_images.h
 // makes the contents of its files):
 //

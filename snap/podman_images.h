@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What podman and CRI-O (containers/storage with its overlay driver) read from a read-only image
 // store ("additional image store"): the records of images and layers, and the documents of an
 // image. Pure functions.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Podman's additional layer store (docs/podman.md): a FUSE file system in which podman looks up
 // each layer when it pulls an image. If the layer can be presented, podman finds it there and does
 // not download it. fs/layer_directory.h has the paths.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "snap/podman_store.h"
 
 #include <time.h>
@@ -69,20 +70,20 @@ void PodmanStore::Recovered() {
     const bool proven = entry.chain != nullptr && entry.chain->complete() &&
                         std::any_of(entry.chain->layers.begin(), entry.chain->layers.end(),
                                     [](const LayerRef& layer) { return !layer->proven(); });
-    if (entry.chain == nullptr || proven) BringAgain(entry);
+    if (entry.chain == nullptr || proven) FetchAgain(entry);
   }
   const absl::Status status = PublishGateLocked();
   if (!status.ok()) LogError("podman.not_published cause=", status.message());
 }
 
-void PodmanStore::BringAgain(const Entry& entry) {
+void PodmanStore::FetchAgain(const Entry& entry) {
   absl::StatusOr<Reference> reference = Reference::Parse(entry.reference);
   auto warn = [name = entry.name](const absl::Status& status) {
     LogWarning("podman.image_missing name=", name, " cause=", status.message(),
                " remedy=\"imagefs add\"");
   };
   if (!reference.ok()) return warn(reference.status());
-  auto brought = [this, name = entry.name, manifest = entry.manifest,
+  auto fetched = [this, name = entry.name, manifest = entry.manifest,
                   warn](absl::StatusOr<ImageUses::Use> use) {
     if (!use.ok()) return warn(use.status());
     executor_->Submit([this, name, manifest, warn, use = *std::move(use)] {
@@ -99,7 +100,7 @@ void PodmanStore::BringAgain(const Entry& entry) {
   images_->Acquire({.reference = *std::move(reference),
                     .manifest = entry.manifest,
                     .priority = Priority::kBackground},
-                   std::move(brought));
+                   std::move(fetched));
 }
 
 // Writes or removes the record of a name.
@@ -200,9 +201,9 @@ PodmanStore::Entry PodmanStore::EntryLocked(const std::string& name, const Name&
 
 absl::StatusOr<PodmanStore::Entry> PodmanStore::Add(const std::string& name,
                                                     const std::string& reference,
-                                                    const ImageUses::Use& brought) {
+                                                    const ImageUses::Use& fetched) {
   const KeyGate::Hold hold(gate_, kChange);
-  const Name record = {reference, brought.image->manifest_digest, time(nullptr)};
+  const Name record = {reference, fetched.image->manifest_digest, time(nullptr)};
   std::optional<Name> before;
   {
     absl::MutexLock lock(&mu_);
@@ -210,7 +211,7 @@ absl::StatusOr<PodmanStore::Entry> PodmanStore::Add(const std::string& name,
     if (const auto found = names_.find(name); found != names_.end()) before = found->second;
   }
   // Mounted before publishing, because PublishGateLocked ignores trees that cannot be mounted.
-  absl::StatusOr<ImageUses::Tree> tree = images_->MountTree(brought);
+  absl::StatusOr<ImageUses::Tree> tree = images_->MountTree(fetched);
   absl::Status status = tree.status();
   if (status.ok()) status = PutNameGateLocked(name, &record);
   if (status.ok()) status = PublishGateLocked();

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The images given to podman and CRI-O (docs/podman.md). Each has names, is held in the image
 // store, and has its merged tree mounted through fs/mount_table.h. A read-only store in the format
 // of containers/storage lists them (snap/podman_files.h).
@@ -39,11 +40,11 @@ class PodmanStore {
   // the images found are mounted and published. Images whose layers were lost in a crash of the
   // machine are fetched again once the daemon serves.
   static absl::StatusOr<std::unique_ptr<PodmanStore>> Open(std::string directory, Deps deps);
-  // REQUIRES: every call of Bring and Add has ended, and no Use of an image exists.
+  // REQUIRES: every call of Fetch and Add has ended, and no Use of an image exists.
   ~PodmanStore();
 
   // Makes an image mountable, and holds it while the Use exists or the image has a name.
-  FlightTicket Bring(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
+  FlightTicket Fetch(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
                      ImageUses::UseDone done) {
     return images_->AcquireFound(std::move(image), std::move(source), priority, std::move(done));
   }
@@ -59,7 +60,7 @@ class PodmanStore {
   // Gives an image a name (see PodmanName), replacing the image that had it. `reference`: where to
   // fetch its bytes.
   absl::StatusOr<Entry> Add(const std::string& name, const std::string& reference,
-                            const ImageUses::Use& brought);
+                            const ImageUses::Use& fetched);
   // Removes names; images without names are removed from the store. A word is a name or, if no such
   // name exists, the reference that was given to Add. Returns kNotFound, without any change, if
   // some word is neither. Returns the number of bytes freed.
@@ -98,7 +99,7 @@ class PodmanStore {
       ABSL_SHARED_LOCKS_REQUIRED(mu_);
   std::vector<std::string> NamesOf(const std::vector<std::string>& words,
                                    std::string* unknown) const;
-  void BringAgain(const Entry& entry);
+  void FetchAgain(const Entry& entry);
 
   const Deps deps_;
   std::unique_ptr<PodmanFiles> files_;  // guarded by gate_, except for its directory

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "snap/rpc_status.h"
 
 #include <grpcpp/grpcpp.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Converts statuses to and from gRPC, whose codes are the same as absl's.
 #pragma once
 

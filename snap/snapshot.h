@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // containerd's view of a snapshot (its API containerd.services.snapshots.v1), as value types.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "snap/snapshot_dirs.h"
 
 #include <errno.h>

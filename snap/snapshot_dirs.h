@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The directories of ordinary snapshots, by number:
 //
 //   <root>/<id>/fs      what the snapshot adds to its parent, in overlay form

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The snapshots by name: durable in the store's database (docs/formats/store.md, "snapshot/"), with
 // a full copy in memory. Acknowledged changes survive a crash of the machine. This class knows
 // nothing of files, mounts or images.

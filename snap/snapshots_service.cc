@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "snap/snapshots_service.h"
 
 #include <google/protobuf/util/time_util.h>

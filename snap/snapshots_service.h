@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Serves containerd.services.snapshots.v1 (proto/containerd/snapshots.proto), the protocol of
 // containerd's proxy plugins of type "snapshot", with a Snapshotter. Thread-safe. The gRPC server
 // must be destroyed before it, and it before the snapshotter.

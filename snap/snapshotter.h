@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // containerd's snapshotter: image layers that are never unpacked, writable directories for
 // containers on top of them, and ordinary layers for images that cannot be presented lazily. The
 // rules of containerd's package snapshots for keys, parents, kinds and errors apply.

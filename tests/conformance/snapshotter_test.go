@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // containerd's own snapshotter suite against our socket: each of its tests gets a daemon, a store
 // and a connection of its own. Built by tests/lib/conformance.sh from Debian's packages, in GOPATH
 // mode.

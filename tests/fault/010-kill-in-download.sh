@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # kill -9 of the daemon at ten different moments of a download: the store opens each time, layers that
 # were complete stay and are not asked for again, and the image is right in the end.

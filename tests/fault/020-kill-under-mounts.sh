@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # kill -9 of a daemon that has mounts: the next one brings them back, with what was written to the
 # writable ones; `umount` cleans what is dead when no daemon runs.

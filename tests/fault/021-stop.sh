@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # SIGTERM and `stop` keep the mounts recorded, so that the next daemon brings them back;
 # `stop --unmount` does not.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # kill -9 of the daemon while a hundred readers read mounts that the kernel shows: no reader sees an
 # error or a wrong byte, the next daemon finds the mounts, and what is not needed ends by itself.
 . "$(dirname "$0")/../lib/lib.sh"

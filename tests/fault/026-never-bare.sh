@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A daemon is killed or stopped under a mount that needs it: programs see an error or the right tree, never the
 # directory below, and what they write never lands there. Mounted plainly, writable, on a directory that is a mount
 # point itself, and while its bytes come.

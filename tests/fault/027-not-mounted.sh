@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What cannot come back is listed with its cause and comes back when it can: the directory is away, another one is in
 # its place, the layers are lost with the registry away. What was written stays until it is given up.
 . "$(dirname "$0")/../lib/lib.sh"

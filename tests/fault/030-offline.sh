@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Without the registry, what is here goes on: new mounts of a known image, reads of all its files;
 # only what is not here says so. A restart needs no network either.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Files of the store that were damaged, cut or removed behind the daemon's back: the daemon starts,
 # and the image comes again instead of wrong bytes.
 . "$(dirname "$0")/../lib/lib.sh"

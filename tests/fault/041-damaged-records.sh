@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # One bit of one record of the database turns: the daemon starts, other images and mounts do not notice,
 # and the same words that made the record make it again or remove it.
 . "$(dirname "$0")/../lib/lib.sh"

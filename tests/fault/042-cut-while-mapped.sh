@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Files of the store that are cut while the daemon has them in memory: what they show fails until they are made
 # or fetched again, everything else goes on in the same process.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Bytes that are not what the index says are never shown: wrong once, they are fetched again; wrong always,
 # the files in that part fail and `status DIR` says why, and all others are as they should be.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Answers that end early, that ask for patience, that fail, links that expire: reads take longer, and give
 # what they should.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The registry is gone after the index is here: names and attributes are there as ever, a read waits as long
 # as it was told to and fails, a reader that is killed is gone, and when the registry is back reads work.
 . "$(dirname "$0")/../lib/lib.sh"

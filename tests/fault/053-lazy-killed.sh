@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # kill -9 of the daemon while layers fill: the next one shows the same mounts, what was here is not fetched
 # again, and in the end all is as it should be. Who waits when the daemon is stopped waits for the next one.
 . "$(dirname "$0")/../lib/lib.sh"

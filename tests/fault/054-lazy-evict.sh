@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # imagefs evict: the space of an image that is mounted is not given back; that of others is, and they are
 # then shown without a network, and get their bytes when there is one.
 . "$(dirname "$0")/../lib/lib.sh"

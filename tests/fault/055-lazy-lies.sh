@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Published indexes that lie. One of another blob is refused before it is used; one with wrong digests gives
 # errors and no wrong byte; one with a wrong tree is found out when the layer is whole: its mounts fail, and
 # the next mount takes a pass over the whole and shows what is right.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # The wall clock is set back and forward by hours under a daemon: deadlines, pauses between requests and
 # everything else that means an interval take as long as before. libfaketime moves the wall clock of one

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # Everything that a network and a registry may do wrong. For a moment: no reader learns of it. For longer than
 # a read may wait: one EIO after one deadline, `status` names the cause, and the registry is asked few times.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # fsync fails while a layer is synced (EIO, ENOSPC): who waits for that layer is told the cause, others are
 # not concerned, and when the disk is well again the layer is synced without anybody asking. Bytes that
 # the disk lost meanwhile are fetched again.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # Files of the store that somebody turned bits of, zeroed, exchanged or wrote over: of layers that are
 # whole and of such as fill, with the daemon away, before and after a mount. Not one wrong byte or attribute

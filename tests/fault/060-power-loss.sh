@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The machine loses its power: of every file of the store that was not synced since, nothing, a part, or zeros
 # are left, while the records are all there. The next boot shows the right bytes, and fetches what is lost.
 . "$(dirname "$0")/../lib/lib.sh"

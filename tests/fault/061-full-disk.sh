@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # alone
 # A store whose file system is full to the last block: the daemon starts, every command works that needs
 # no room, readers of what fills are served, a pull says why it fails and leaves nothing, and the same

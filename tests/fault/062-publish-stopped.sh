@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # An image's index is published after its first mount without anybody waiting (index.publish). The daemon is
 # stopped at each step of that: it ends soon and without a fault, leaves nothing, and the next one goes on.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Every file of a store in turn is deleted, emptied, cut and written over while the daemon is away. The daemon
 # starts and shows the image, by itself and by the kernel, and not a byte of it is wrong.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The daemon has no descriptor left: what is mounted reads right bytes or an error, a command says one line, and when
 # there are some again the same process goes on.
 . "$(dirname "$0")/../lib/lib.sh"

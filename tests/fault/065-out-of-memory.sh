@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The kernel kills the daemon for want of memory, under readers: they get right bytes or an error, from the
 # next daemon as well, which shows what was mounted, with the right bytes.
 . "$(dirname "$0")/../lib/lib.sh"

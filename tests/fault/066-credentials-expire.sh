@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The credentials by which an image is shown end while it is shown: reads of what is not here fail within their
 # deadline and the cause is told, what is here goes on; with new ones, given to any command, the same mount reads on.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The store of an earlier release (tests/fault/data/make_store.sh) is opened by this one, on a machine that was started
 # since, without the registry: every image is there, every byte right, and a check finds nothing.
 . "$(dirname "$0")/../lib/lib.sh"

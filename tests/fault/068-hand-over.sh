@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # A hundred readers compare every byte while the daemon is killed (kill -9) at random moments, again and again:
 # they see pauses, no error and no wrong byte. Mounts whose layers come meanwhile and complete ones, by the kernel

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # A daemon that a command started is killed, and no command comes: readers wait for ten seconds and go on, as root and as
 # a user. After `stop` nobody starts one but a command.

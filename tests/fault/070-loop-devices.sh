@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Complete images on a store that the kernel mounts no EROFS from files of (tmpfs is one): it reads loop devices over
 # them. The daemon is killed and stopped, images are removed, the disk is full, files are damaged, and in the end no
 # loop device is left.

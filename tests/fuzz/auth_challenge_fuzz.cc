@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // WWW-Authenticate values from hostile registries: bounded output, whatever comes.
 #include <cstdint>
 #include <cstdlib>

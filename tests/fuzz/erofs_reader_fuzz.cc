@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Hostile indexes: every call of the reader on whatever the image says. The checksum of the
 // superblock is set right first, since otherwise no change to that block would get any further.
 #include <cstddef>

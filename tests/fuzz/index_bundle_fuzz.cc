@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Hostile published indexes: as they come from a registry, and, so that the checks behind the zstd
 // frame are reached, as what is in that frame. The checksums of the superblock and of the span
 // table are set right first. What is accepted is written anew, as for the kernel: that has to work,

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Hostile artifacts that say that they are signed.
 #include <algorithm>
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Archives of images from hostile bytes, opened as an OCI archive and as a docker archive.
 #include <sys/mman.h>
 #include <unistd.h>

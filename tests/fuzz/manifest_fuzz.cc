@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Manifests, indexes and configurations from hostile bytes. The first line of the input is the
 // content type.
 #include <cstddef>

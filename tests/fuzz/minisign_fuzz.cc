@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Hostile keys and signatures. What is accepted has one text only, and a signature is never of two
 // messages. Passwords are left out: scrypt takes its time.
 #include <cstddef>

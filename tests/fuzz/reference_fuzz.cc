@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // References from hostile text: no crash, and the canonical text of what is accepted parses to the
 // same reference.
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs a fuzz target once over every file of the directories and files named on the command line,
 // and over the empty input. A finding shows as a crash, as it would under libFuzzer.
 #include <cstddef>

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # run.sh PROGRAM NAME SECONDS WORK: fuzzes for that long from tests/fuzz/corpus/NAME.
 # The committed corpus is only read: new inputs go to WORK/corpus/NAME, findings to WORK/artifacts.
 set -euo pipefail

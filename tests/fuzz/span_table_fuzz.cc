@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Hostile span tables: the table (its checksum set right), then a blob that its spans are decoded
 // from. The first two bytes say how long the table is.
 #include <cstddef>

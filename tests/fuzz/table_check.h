@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Aborts when a layer that a parser accepted breaks a rule that the rest of the project builds on.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Any bytes as a layer's tar: read, built into a tree, and what the tree says checked for sense.
 #include <cstdint>
 #include <cstdlib>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tables of contents of eStargz and zstd:chunked. The first byte says what the rest is: 'f' a
 // footer, 'e' or 'z' the table as it lies in a blob, 'j' or 'k' its JSON.
 #include <sys/mman.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The comparison that a layer is promoted by: two trees are made of the same instructions, and one
 // of them is bent in one place. A description that says the same has to pass, and one that says
 // something else has to fail, unless it is one of the few things that may differ.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SOCI: an index, or else a zTOC behind eight bytes that say how large its blob is.
 #include <cstddef>
 #include <cstdint>

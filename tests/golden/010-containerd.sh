@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # For every image of the suite the mounted tree equals what containerd unpacks with overlayfs.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # For every image of the suite the mounted tree equals what podman unpacks.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # fsck.erofs accepts every index that the suite gives: those of the layers and those of the chains.
 # Debian 12's own is too old for 512-byte blocks, so a newer one is unpacked beside the build.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The kernel mounts the index of a chain with the layers' data files as its devices, and shows the
 # same tree as the FUSE presentation.
 . "$(dirname "$0")/../lib/lib.sh"

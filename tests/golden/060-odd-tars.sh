@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # Layers that no well-behaved tool writes give the tree that containerd, podman and umoci make of them, but for what
 # odd_tars.py says of each.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Layouts and archives with attestations, artifacts, signatures or several images: which image is meant, and whether
 # skopeo finds the same one.
 . "$(dirname "$0")/../lib/lib.sh"

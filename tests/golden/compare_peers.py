@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Shows the cases of odd_tars.py to the runtimes of this machine and to imagefs, and compares the trees field by field.
 
 compare_peers.py PEER WORK IMAGEFS... [-- NAME...]

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """The image suite: small images that together hold every odd thing a layer may hold.
 
 make_images.py DIR [NAME...] writes each as an OCI layout DIR/NAME (tag "latest") and DIR/NAME.json:

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """OCI layouts and docker archives with more in them than one image, and what imagefs and skopeo make of them.
 
 odd_layouts.py WORK IMAGEFS...   IMAGEFS: the command with its options

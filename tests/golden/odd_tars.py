@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """The odd tars: layers that no well-behaved tool writes, made systematically, class by class.
 
 odd_tars.py DIR [NAME...] writes each case as an OCI layout DIR/NAME (tag "latest"); --list prints the names.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced by the golden tests after lib.sh: makes the suite, serves it, and compares trees.
 GOLDEN=$TESTS/golden
 FAILED=0

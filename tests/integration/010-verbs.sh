@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Every verb once, on a plain registry: mount, ls, images, inspect, status, pull, rm, umount, stop.
 . "$(dirname "$0")/../lib/lib.sh"
 need_root; need_fuse

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A registry with basic authentication: credentials come from the caller's files, go to that host
 # only, and are found in no file of the store and in no log.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # TLS: a certificate of an unknown CA is refused with a remedy; with the CA among the system's it
 # works; --tls-skip-verify is an explicit choice.
 . "$(dirname "$0")/../lib/lib.sh"

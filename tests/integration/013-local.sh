@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Images without a registry: OCI layouts and archives, docker archives, with and without a tag.
 . "$(dirname "$0")/../lib/lib.sh"
 need_root; need_fuse

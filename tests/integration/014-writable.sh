@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # --rw: an overlay on the image takes every change; the image itself and other mounts do not see it.
 . "$(dirname "$0")/../lib/lib.sh"
 need_root; need_fuse

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # mount --foreground: serves until it is interrupted, then leaves neither mount nor process.
 . "$(dirname "$0")/../lib/lib.sh"
 need_root; need_fuse

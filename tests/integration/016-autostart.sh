@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # alone
 # Twenty commands at the same instant, no daemon: all succeed and one daemon serves them. It ends by
 # itself when it is idle, and a stale socket or lock of a killed one is no obstacle.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Without root: an own store, an own daemon, fusermount3 mounts, the same tree as far as an ordinary
 # user can see it.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Tags, digests, both; pull policies; platforms out of an index; docker and OCI types.
 . "$(dirname "$0")/../lib/lib.sh"
 need_root; need_fuse

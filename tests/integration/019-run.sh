@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A real program with its shared libraries runs out of a mounted image by chroot, its memory mapped
 # from the mount; many readers at once get the right bytes.
 . "$(dirname "$0")/../lib/lib.sh"

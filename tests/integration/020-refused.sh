@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Bad input on the command line and at the target: one line that names the thing, a status that is
 # not zero, nothing left behind.
 . "$(dirname "$0")/../lib/lib.sh"

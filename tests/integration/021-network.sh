@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What registries and networks answer: unknown host, refused connection, 401, 403, 404, 429, 500,
 # each one clear line, in bounded time; what may pass is retried, what stays is not.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Wrong bytes: every broken image is refused with the layer or document named, and a store that has
 # seen them serves good ones.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A full disk: one clear line, nothing half-made is kept, mounts that work go on working, and it
 # works again once there is room.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # One daemon owns a store: a second one is refused and says who has it; one with another store works
 # beside it.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # Registries that do what real ones do and the specification does not say (odd_registry.py list): each is pulled
 # from, and shown lazily, with the bytes that an undisturbed one gives, and nobody but the registry sees a credential.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A machine or container without /dev/fuse: FUSE mounts are refused with the remedy and nothing is left;
 # the kernel presentation does without it.
 . "$(dirname "$0")/../lib/lib.sh"

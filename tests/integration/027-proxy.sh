@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A proxy that does not answer, refuses or wants a password is named, with the variable that it is from, and the
 # registry is not blamed; its own password is shown to nobody.
 . "$(dirname "$0")/../lib/lib.sh"

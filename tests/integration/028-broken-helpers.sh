@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A credential helper that is missing, fails, hangs or prints nonsense, and a file that cannot be read, cost what is
 # public a warning; the refusal of what is not has both causes. A login without a session is found.
 . "$(dirname "$0")/../lib/lib.sh"

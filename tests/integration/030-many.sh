@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # alone
 # A thousand mounts of fifty images, one of them of 128 layers, in both presentations, by twenty
 # processes at once: each shows its image, and unmounting leaves nothing.

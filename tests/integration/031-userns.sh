@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Root of a user namespace, as rootless podman has it: the mounts are FUSE's, in that namespace's own
 # mount table, without fusermount3; auto finds out by itself and says so in the log.
 . "$(dirname "$0")/../lib/lib.sh"

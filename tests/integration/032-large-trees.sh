@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # alone
 # A million files in one directory, and a tree a thousand directories deep, in both presentations.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The options of mount: flags as mount(8) has them, ids shown as others, an upper directory of one's own.
 . "$(dirname "$0")/../lib/lib.sh"
 need_root; need_fuse

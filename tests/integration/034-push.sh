@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What fetch/ pushes is taken by a registry that others wrote, and read back from it: blobs of every
 # size, mounts between repositories, artifacts found by their subject; with and without credentials.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # imagefs check: reads whole layers from the disk, tells which are damaged, and has them fetched again.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$LIB/lazy.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # imagefs index: what is pushed and where it is found, how large it is, what a second push sends, archives,
 # other repositories, whom the configuration believes, publishing without being asked, refusals.
 . "$(dirname "$0")/../lib/lib.sh"

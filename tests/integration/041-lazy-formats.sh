@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # A layer with an index of any kind is shown before a byte of it is here, and is then what a pass over the
 # whole gives, whoever reads first and in whatever order.

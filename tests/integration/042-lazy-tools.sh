@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Images that the tools of others have made readable in parts: SOCI's, and eStargz and zstd:chunked by the
 # converter of the stargz snapshotter. They are shown before their bytes are here, and are right.
 . "$(dirname "$0")/../lib/lib.sh"

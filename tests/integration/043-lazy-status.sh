@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What is told of a mount whose bytes are not all here is true, and `pull --wait`, `mount --eager` and a quiet
 # moment bring the rest.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # alone
 # Twenty mounts of one image at the same moment, and then twenty readers of each of them at the same moment,
 # of the same and of different files: nothing of a layer is asked for twice, one question finds the index.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The profile of the first run: recorded, shown, exported, imported elsewhere, published, cleared; a cold start
 # that has one fetches those parts, and no others, before anybody reads.
 . "$(dirname "$0")/../lib/lib.sh"

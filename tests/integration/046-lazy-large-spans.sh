@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Layers of which a large part can only be had as a whole: one zstd frame, one deflate block, one chunk. It
 # comes as several requests whose bytes interleave, each byte once, and reads right.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The harness of the runtime tests itself: pull, pod, container, exec, restart of containerd and removal through the
 # container runtime interface, with either version of containerd, over overlayfs.
 . "$(dirname "$0")/../lib/lib.sh"

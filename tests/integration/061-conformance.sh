@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # containerd's own snapshotter suite, compiled from Debian's golang packages, against our socket.
 . "$(dirname "$0")/../lib/lib.sh"

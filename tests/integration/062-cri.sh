@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # containerd 1.6 and 2 over the daemon as their snapshotter, by the container runtime interface: a cold pull of an image
 # whose every layer is answered lazily (an empty one, a tiny one and one of whiteouts too), containers that write, a
 # restart and a kill -9 of the daemon under them, removal that leaves nothing.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # ctr over the daemon as its snapshotter. Version 2 sends labels: lazy, in two namespaces, each of which has to show the
 # registry credentials of its own. Version 1 sends none: unpacked, and all that a snapshotter does otherwise.
 . "$(dirname "$0")/../lib/lib.sh"

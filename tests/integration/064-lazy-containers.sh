@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Containers whose bytes are not here yet, over either containerd: a published index makes a pull a matter of small
 # requests; what is read is fetched once, whoever reads it; a registry that dies under a Prepare, a layer that is not what
 # the manifest says, a pull that is given up, a collector that runs at the same time.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What goes wrong between containerd and the daemon: a registry that answers containerd and not us, a layer that reaches us
 # with a wrong bit, a pull that is given up, pulls and removals that race, two daemons' worth of pulls at once.
 . "$(dirname "$0")/../lib/lib.sh"

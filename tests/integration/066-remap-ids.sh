@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Containers in user namespaces (containerd 2): files of the image and of the container belong to the container's ids,
 # by mounts that map them; nothing of the image is read or copied for that.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A container that started while its image came, over either containerd: the daemon is killed and stopped, while layers
 # still come and when all is here. What runs in the container reads on without an error, and so does what is started in
 # it afterwards.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A private image on a node: containerd has the credentials that the kubelet sends with a pull, and the snapshotter has
 # them only from the proxy that the kubelet talks to, from the kubelet's plugins, or from a docker file. Without any of
 # them the layers are unpacked as ever; what a proxied call answers, its errors and its streams are containerd's own.

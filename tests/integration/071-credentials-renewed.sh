@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The password of a registry changes while an image of it is mounted whose bytes are not here yet: reads that come
 # later ask for the new one where the old one came from, once for all of them; where there is none, they fail, and
 # work again when there is.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `imagefs rpull` gives containerd an image without its layers: no layer is fetched by containerd, `ctr run` works, the
 # image outlives containerd's collector, and what belongs to it goes with it. With either version of containerd.
 . "$(dirname "$0")/../lib/lib.sh"

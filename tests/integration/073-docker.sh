@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Docker with containerd's image store, on a containerd that has imagefs as proxy snapshotter: pulled lazily, run, written,
 # committed, pushed and removed.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # stargz's puller for containerd 1.6, with the labels of its own snapshotter and with containerd's: both are understood.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/containerd.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Images given to podman: what it lists and says of them, several names, a tag that moves, a podman that runs meanwhile,
 # what is refused, and a daemon that ends, is killed, or finds its registry gone.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Containers of images that podman was lent: the tree is the one that podman itself unpacks, what is written stays where it
 # should, many at once, and beside an image that podman pulled. In both presentations: the store on tmpfs, and without loop devices, makes it FUSE.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # Containers whose bytes are not here yet: an image with a published index is given to podman at once, what containers read
 # is fetched once, whoever reads it, and a daemon that is killed, a registry that is away and layers that are lost lose

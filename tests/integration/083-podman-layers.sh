@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # Podman pulls, and finds each layer in the daemon's layer store: it fetches none. The trees are those that it unpacks by
 # itself; what it uses is there again after a restart, without a registry; what it removes goes.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The daemon on sockets of a service manager: the first command starts it, no command is refused while it
 # is started again, the sockets outlive it; what the manager is told.
 . "$(dirname "$0")/../lib/lib.sh"

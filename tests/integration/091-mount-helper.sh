@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # mount(8) mounts images through mount.imagefs: by hand, from fstab, for root and for a user; its options and
 # exit statuses; umount(8) and `imagefs umount` both take them away.
 . "$(dirname "$0")/../lib/lib.sh"

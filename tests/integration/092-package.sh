@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # The Debian package on a system with systemd: installed, its sockets start the daemon, fstab mounts at boot, the
 # daemon comes back after all that can happen to it, upgrade, stop, removal and purge.

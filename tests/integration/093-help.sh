@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The manual pages and the completion say what the command's help says: every verb, every option, every word
 # that an option takes, and nothing else.
 . "$(dirname "$0")/../lib/lib.sh"

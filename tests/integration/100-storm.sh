@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # alone
 # Twenty `imagefs mount` of one image at the same time, cold store, no daemon: every byte of every
 # blob is asked of the registry once, and every mount is right.

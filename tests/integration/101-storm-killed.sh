@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # alone
 # The first caller is killed in the middle of the download; nineteen others wait for the same layers:
 # all succeed, and still no byte is asked twice.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # alone
 # Connections are cut in the middle again and again under a storm: the download goes on where it was
 # cut, no byte is asked twice, nobody notices.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # alone
 # Two images that share layers, ten mounts of each at once: what they share is asked for once.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Ctrl-C leaves at once with status 130 and disturbs nobody; when the last one leaves the download
 # stops; what was downloaded is used by the next.
 . "$(dirname "$0")/../lib/lib.sh"

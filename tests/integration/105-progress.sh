@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Progress: a line a layer with bytes and what it is doing; on a terminal it is drawn in place, in a
 # file it is plain lines; -q says nothing.
 . "$(dirname "$0")/../lib/lib.sh"

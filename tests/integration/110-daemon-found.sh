@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # A daemon whose run directory or sockets went away (logind removes the directory at the last logout) is found
 # and stopped all the same, by shells with any run directory; one that cannot be reached or hangs is told of; one

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What is printed as JSON has the members that docs/cli.md lists, failures too; errors of the standard output
 # count, and closed descriptors do no harm.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Bad values for every argument: status 1 or 2, one line, nothing on stdout, no hang, nothing of a library.
 . "$(dirname "$0")/../lib/lib.sh"
 need_root; need_fuse

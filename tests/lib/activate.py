@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A service manager for tests: holds listening sockets and runs one daemon on them, as systemd does.
 
   activate.py DIR [--env NAME=VALUE]... NAME=PATH... -- COMMAND...

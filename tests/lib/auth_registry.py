@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A registry that asks for authorisation in many ways, and a service of the same machine that is none of its business.
 
   auth_registry.py DIR [--tls CERT KEY]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced by tests of the installed package: a Debian with systemd as its first process, in systemd-nspawn.
 need systemd-nspawn; need debootstrap; need nsenter
 BOOT_CACHE=$SOURCE/build/peers/systemd

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # check_skips.sh SKIPS EXPECTED: fails when a test was skipped that EXPECTED does not name.
 set -euo pipefail
 skips=$1 expected=$2

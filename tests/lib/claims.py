@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Hostile images for the tests of trust (tests/security): they claim the DiffIDs of genuine ones.
 
   claims.py tables OUT          OUT/genuine, OUT/estargz, OUT/chunked: one layer each; the latter two have

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced behind lib.sh: containerd's own snapshotter suite, compiled here, against our socket.
 
 # suite NAME PACKAGES [SNAPSHOTS]: builds it from the Go packages below that folder (SNAPSHOTS is the import path of

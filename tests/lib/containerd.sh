@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced behind lib.sh: containerd with the container runtime interface on, in versions 1.6 (Debian 12) and 2.x
 # (unpacked from sid), over its overlayfs or over the snapshotter of this test's daemon.
 PEER_CONTAINERD=$SOURCE/build/peers/containerd

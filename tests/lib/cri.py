@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A small client of the container runtime interface: every verb prints one JSON value.
 
   cri.py [--socket PATH] [--stubs DIR] VERB ...

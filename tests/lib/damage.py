@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Damages files of a store, the same way each time, and reads trees whole.
 
   damage.py flip FILE COUNT SEED            turns single bits

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A registry that means harm: hostile.py DIR. Listens on every address of the network namespace that it
 runs in, writes its two ports to DIR/port and a line for each request, "HOST METHOD PATH AUTHORIZATION", to
 DIR/log. What it does is in the repository's name, <behaviour>[/anything]; see BEHAVIOURS."""

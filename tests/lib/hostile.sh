@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced behind lib.sh by tests with a registry that means harm.
 
 # own_network ADDRESS...: the script starts again with a network of its own that has loopback and these

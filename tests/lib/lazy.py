@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Images, readers, lies and judgements for tests of layers that are shown before their bytes are here.
 
   lazy.py image LAYOUT FORMAT [SEED [MIB]]   an image of two layers that have everything a layer may have;

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced behind lib.sh by the tests of layers that are shown before their bytes are here.
 LAZY=$LIB/lazy.py
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced by every script test. Gives it a folder of its own ($T), a store and a run directory, a
 # registry on a loopback port, and an end that leaves no mount and no process behind.
 # Exit status 77 means skipped: use `skip REASON`.

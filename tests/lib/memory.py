@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """memory.py PID TEXT...: how often each text is in the memory that the process may write, as "COUNT TEXT" a line.
 With --where before it, each place, too: the mapping and what is around."""
 import re

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """mount_erofs.py INDEX DIRECTORY [DATA...]: the kernel mounts an EROFS index, read-only, with data
 files as its devices. Exit status 77: this kernel does not mount EROFS from files.
 

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Builds OCI images byte by byte, writes them as layouts and archives, and pushes them to a registry.
 
 The tar writer is the project's own because tests need archives that no well-behaved tool writes.

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A registry that does what real ones do and the specification does not say: odd_registry.py DIR LAYOUT.
 
 Serves the one image of an OCI layout as HOST:PORT/GROUP/BEHAVIOUR:1 and writes "PORT OTHER" to DIR/port: OTHER is

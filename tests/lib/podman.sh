@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced behind lib.sh: podman over the image store that the daemon makes for it.
 AT_END+=(end_podman)
 need_podman() { need_root; need_fuse; need podman; need runc; need conmon; }

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A proxy in front of a registry that records what is asked and misbehaves on demand.
 
 proxy.py UPSTREAM DIR   listens on a free port of 127.0.0.1, which it writes to DIR/port.

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Readers that compare every byte, for as long as a file is not there.
 
   readers.py TRUTH MOUNT READERS STOP

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Judges what was asked of a registry.
 
   requests.py once PROXY_REQUESTS LAYOUT...  every blob of these layouts was delivered exactly once:

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A network between a client and a registry, as bad as you say: for benchmarks and fault tests.
 
   shaper.py serve UPSTREAM DIR [options]     UPSTREAM is host:port of a plain HTTP registry

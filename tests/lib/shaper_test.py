@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """What tests/lib/shaper.py says it does, it does. Time is only checked against what it must cost."""
 import concurrent.futures
 import hashlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced behind lib.sh and containerd.sh: a daemon as containerd meets it.
 
 # serve [OPTION...]: runs the daemon in the foreground's place and waits until containerd can reach it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Passes on what ctest prints and puts, before its summary, where the time went: by label, the slowest tests, the unit
 tests that skipped something, and what building and testing took.
 

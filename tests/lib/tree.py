@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Reads a mounted file tree through system calls and compares it with another one.
 
   tree.py compare EXPECTED ACTUAL [META.json] [--loose-root] [--but-expected] [--marked] [--disarmed]

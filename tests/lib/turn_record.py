@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Turns one bit in a record of a store's database, whose daemon does not run.
 
 turn_record.py DB PREFIX: of the newest record whose key begins so. Prints the file; status 1: there is none.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced behind lib.sh (and lazy.sh) by the tests in virtual machines: a kernel of Debian in qemu's software emulation,
 # with a system in memory that is made of this machine's own programs, a registry of the host's and a disk.
 # What runs in it is tests/vm/guest/NAME.sh, with tests/vm/guest/lib.sh.

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """A disk with a cache that forgets, for a virtual machine whose power is cut.
 
   volatile_disk.py FILE SOCKET SEED      serves FILE by NBD; says on its output what became of each connection

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The wall clock may be set at any moment. Only what means a moment of the calendar looks at it; what
 # means an interval (deadlines, pauses, ages) goes by base/monotonic.h or std::chrono::steady_clock.
 set -euo pipefail

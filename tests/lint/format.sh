@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Every C++ file is as clang-format leaves it (`make format` does it).
 set -euo pipefail
 cd "$(dirname "$0")/../.."

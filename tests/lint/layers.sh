@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A folder of the source tree includes only from itself and from those to its left, and the public
 # headers never pull in cmd/ or a generated protocol.
 set -euo pipefail

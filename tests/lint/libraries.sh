@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # One third-party library is included by one .cc file, two at most, and only by those named here.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

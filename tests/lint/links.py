@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Says which references of the Markdown files lead nowhere: links, their anchors, paths, names of script tests."""
 import functools, glob, os, re, sys
 

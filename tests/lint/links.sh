@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What the Markdown files refer to is there: links and their headings, paths of the tree, names of tests. So is every
 # file of docs/ that any other file names, and docs/README.md lists them all.
 set -euo pipefail

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The manual pages have nothing to complain of, and refer to pages that are there.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What the project tells strangers is so: the licence, the order of the folders, how files are written (.editorconfig),
 # what runs on a public host.
 set -euo pipefail
@@ -11,6 +12,13 @@ common=/usr/share/common-licenses/Apache-2.0
 [ ! -e $common ] || cmp -s LICENSE $common || problem "LICENSE is not the text of Apache-2.0"
 grep -q '^Apache-2\.0: \[LICENSE\](LICENSE)' README.md || problem "README.md does not name the licence"
 grep -qx 'License: Apache-2\.0' packaging/copyright || problem "packaging/copyright does not name the licence"
+
+# Every source says the licence in its first lines, where tools look for it.
+hits=$(git ls-files '*.cc' '*.h' '*.c' '*.go' '*.proto' '*.fbs' '*.sh' '*.py' '*.cmake' '*CMakeLists.txt' Makefile .ci/run |
+  while read -r file; do
+    head -n 2 "$file" | grep -qE '^(//|#) SPDX-License-Identifier: Apache-2\.0$' || echo "$file"
+  done)
+[ -z "$hits" ] || problem "no SPDX line:"$'\n'"$hits"
 
 # The folders, in the order in which they include.
 order=$(sed -n 's/^order=(\(.*\))$/\1/p' tests/lint/layers.sh)

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # scripts/release.sh makes a commit and a tag of a prepared tree, and refuses every other one without a trace. It runs in
 # a repository of its own, made of the files that it reads.
 set -euo pipefail

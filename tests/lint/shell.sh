@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Every shell script parses, is executable and ends at the first command that fails and the first name that is not set,
 # and every Python file compiles.
 set -euo pipefail

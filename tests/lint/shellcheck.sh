@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What shellcheck calls an error or a warning, in every shell script, but for what is meant to be as it is:
 # SC2034: names are used by another file, or in a condition that wait_for evaluates.
 # SC2046, SC2206, SC2207: lists of words (process ids, options, files) are taken apart on purpose.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Files stay small enough to read at once: .cc up to 900 lines, headers up to 250.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

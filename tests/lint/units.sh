@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The units of systemd/: systemd accepts them, none cuts the mounts off from the rest of the machine, their sockets
 # are those that the daemon knows, and the exposure is what docs/systemd.md says.
 set -euo pipefail

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The version is said by CMakeLists.txt. The changelogs end at it, and nothing else has a version of its own.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Words that have no place in the sources, each with the thing to use instead.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

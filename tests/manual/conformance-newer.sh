@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The suites of containerd 1.7 and 2.x, with Debian sid's Go, against our socket. Not part of `make test`: it unpacks 2.7
 # GB. IMAGEFS=build/release/imagefs tests/manual/conformance-newer.sh
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The suite sees what differs: a second unpacked tree is equal, one that was altered is not, and every alteration is
 # named by the call that shows it.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Every kind of check can fail: one function after another lies, on one side only, and the comparison says what about.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/suite.sh"

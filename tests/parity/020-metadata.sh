@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Attributes, names, extended attributes and directories of images of the golden suite, and of the parity suite's own.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/suite.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Every flag of open, every attempt to write by root and by users, and afterwards the tree is what it was.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/suite.sh"

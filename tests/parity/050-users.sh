@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # What users, and root without its capabilities, may do by the mode bits; programs, also setuid and with capabilities.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/suite.sh"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The system calls that Python has no function for, or whose function hides what is compared here."""
 import ctypes
 import errno

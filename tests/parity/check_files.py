@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What files do: reading in every way, mappings, events, locks, FIFOs and devices."""
 import errno
 import fcntl

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may be done: no write, and the rest by the mode bits of the image."""
 import ctypes
 import errno

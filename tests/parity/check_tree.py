@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What there is: attributes, names, directories, opening, the file system as a whole."""
 import fcntl
 import os

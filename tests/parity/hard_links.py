@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """hard_links.py LAYOUT TREE: gives each file the attributes of its last hard link's entry, as the runtimes do and umoci
 does not."""
 import json

@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """The image of the parity suite: image.py DIR writes it as an OCI layout, one layer, every directory named.
 
 What the checks need by name is here; names and files that are merely odd come from the golden suite. Its

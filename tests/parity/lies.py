@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Shows that the checks can fail: lies.py TREE visits one tree twice, the second time with one function replaced by
 one that lies, and demands that the comparison names the check it is about."""
 import contextlib

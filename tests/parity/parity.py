@@ -1,4 +1,5 @@
 #!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
 """Makes the same system calls on an unpacked tree and on the mount of the same image; reports what differs.
 
   parity.py [--mode fuse|kernel|disk] [--meta META.json] [--limit N] DISK MOUNT TOPIC...

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the checks stand on: one side of the comparison, and ways to do something apart."""
 import faulthandler
 import hashlib

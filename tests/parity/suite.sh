@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced by the parity tests after lib.sh: puts an image on the disk and mounts it, and compares the two.
 PARITY=$TESTS/parity
 FAILED=0

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // "Durable before acknowledged": the power goes after every single sync of a store's life. In the
 // next boot the store opens, what was acknowledged is there and whole, and what was not takes no
 // space once it was collected.

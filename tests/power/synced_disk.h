@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What of a folder outlives the machine's loss of power, in the strictest reading of fsync(2): the
 // bytes that a file had when it was synced last, and the names that a folder had when the folder
 // was. A name that was made, changed or removed since is as before; a file that was never synced is

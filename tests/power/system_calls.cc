@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // fsync(2), fdatasync(2) and open(2) of the whole process, LevelDB's library included: what the
 // executable defines comes before what the C library does. No header that declares open is
 // included, since with 64-bit offsets it would be given another name.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Linked into the unit tests of the tsan preset. Debian's Abseil is built without ThreadSanitizer,
 // which then sees no absl::Mutex at all and takes everything that one guards for a data race. The
 // functions of absl::Mutex that the project uses are defined here once more, so that they come

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Setuid programs and device nodes of an image give a local user nothing, unless root asks for them; containers and
 # recovery keep what was asked for.
 . "$(dirname "$0")/../lib/lib.sh"

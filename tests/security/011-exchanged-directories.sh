@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A local user who owns a directory above a mount or an upper directory exchanges it for a link: the daemon mounts,
 # makes, changes and removes nothing where that leads.
 . "$(dirname "$0")/../lib/lib.sh"

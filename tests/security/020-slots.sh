@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # One image of a hostile registry, with 80 layers that are redirected to 80 hosts and come slowly or not at
 # all, takes no connections from others: a reader of an honest lazy image gets every byte, and a question

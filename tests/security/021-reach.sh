@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A registry on a public address leads nobody into this machine's own networks: by redirects of manifests
 # and blobs, by its token service, by the URLs in an image, by names, by other notations of an address, by
 # a name server that changes its answer. One line says what was refused; nothing inside was asked. What may

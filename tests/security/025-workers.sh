@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Images whose layers trickle, whole and lazily, take neither the workers that unpack layers nor the places of
 # requests for parts from others: an honest image is pulled as a whole, a lazy one is read byte by byte.
 . "$(dirname "$0")/../lib/lib.sh"

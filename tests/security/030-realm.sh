@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A registry's challenge names the token service, and is a claim: nothing that only this machine can reach is asked
 # for it, no credential and no token goes to anybody but whom it is meant for, and the user is told in one line.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # Once nobody needs a credential any more, the daemon's memory has no copy of it, however it came and wherever it went;
 # what a filling mount needs later is there once. No other process of the user may look into the daemon or the command,

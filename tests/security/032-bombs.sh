@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Layers that become far more than they are: each is refused in one line before the disk is full, leaves nothing
 # behind, and disturbs no other image.
 . "$(dirname "$0")/../lib/lib.sh"

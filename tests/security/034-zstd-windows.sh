@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A zstd frame of a few bytes may ask for a window of 512 MiB. Three images that do so at once, of two registries' worth
 # of layers, do not take three times as much memory, all are read right, and an image with small windows goes on.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Signed indexes: what minisign's keys sign, how minisign verifies it, and that a signature is of one image's
 # index only. Passwords from a pipe and on a terminal. Keys that others may read. What a second push keeps.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # A key vouches for what this machine has proven: never for the table of contents that an image carries itself, nor
 # for an index that somebody else published and lied in.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # long
 # Images whose indexes are an attack: large ones, bombs, lies about sizes, trees out of nothing, bytes that never come. They
 # cost the daemon no more memory than index.memory allows, each refusal is one line, and another image is shown meanwhile.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Whose index is believed, source by source, for the command's mounts; and which bytes the kernel is given of an index that
 # a registry served: those that this machine wrote of the tree in it, not those that came.
 . "$(dirname "$0")/../lib/lib.sh"

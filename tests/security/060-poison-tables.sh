@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # eStargz and zstd:chunked images that claim the DiffID of somebody else's layer: the genuine image, by digest or
 # tag, whole or lazily, shows genuine files only, whatever was shown before, after eviction, removal and restart.
 . "$(dirname "$0")/../lib/lib.sh"

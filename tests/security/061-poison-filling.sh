@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # An image with a published index that lies claims the DiffID of a well known layer, and its registry withholds the
 # rest: the genuine image of an honest registry is neither shown by it, nor held up.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # An image that only names the DiffIDs of a private image, or its blobs as well, gets nothing of it, whatever its
 # registry says; those who may have the blobs fetch none of them again.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # An image that is pinned by its digest shows what the digest covers: an index that somebody pushed beside it is
 # not believed before the layer is proven, not even where the registry itself lies.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Through containerd 1.6 and 2.x: an eStargz image that claims the DiffID of a genuine one, pulled before and after it
 # into one namespace, over a restart and an eviction. containerd shares a snapshot by its ChainID with every image
 # of the node, so it is told of a layer only when that is proven: the genuine image shows genuine files.

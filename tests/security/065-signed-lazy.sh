@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # containerd gets an image before its bytes are here when a key of the fleet has signed its index, and by a full pass
 # when anybody could have pushed it; so does an image that is named by its digest.
 . "$(dirname "$0")/../lib/lib.sh"

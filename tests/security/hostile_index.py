@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A registry of one image whose layers' indexes are an attack on memory, disk or patience.
 
 hostile_index.py KIND PORT_FILE LAYERS

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # `make soak S=<seconds>`: mounts, unmounts, reads, evictions, pulls, stops, kills and faults of the registry in a
 # random order. Ten readers of mounts that are all here compare every byte throughout and may meet no error; every
 # other read has the right bytes, or an error while a fault lasts. In the end the daemon has no more memory,

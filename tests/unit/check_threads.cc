@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Linked into every unit test: what blocks on a thread that may not (base/thread_role.h) aborts it.
 #include <cstdlib>
 

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # One virtual machine with the kernel of this machine's release of Debian: it boots, mounts an image of a registry and
 # reads every byte right. The rest of tests/vm is run by `make test-vm`.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The kernels of several releases of Debian: an image is shown before its bytes are here and read, daemons are killed,
 # stopped and started, mounts are taken away, in the mode that `auto` picks there. IMAGEFS_VM_KERNELS names releases.
 . "$(dirname "$0")/../lib/lib.sh"

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # Readers live through kills and stops of the daemon on a kernel that cannot send a request again, where fault/064 is
 # skipped. On others, too, when they are named.
 #   IMAGEFS_VM_KILLS=N (default 5, under each kind of mount)   IMAGEFS_VM_SEED=S   IMAGEFS_VM_KERNELS

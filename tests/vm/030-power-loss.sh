@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # The power of a machine is cut at random moments of pulls, mounts, reads of what is not here yet, evictions, snapshots'
 # commits and of the recovery itself: qemu is killed, and its disk has a cache that forgets. Each next boot, of one kernel
 # or the other, finds what was acknowledged, and every byte is right.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Waiting for what other threads or the kernel do, for tests.
 #pragma once
 

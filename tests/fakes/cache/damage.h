@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Flips bits in a store's database.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An in-memory image source, scripted by tests: holds a blob back, fails it, damages it, and
 // records every requested range.
 //

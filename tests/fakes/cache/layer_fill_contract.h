@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The contract of LayerFill (cache/chain.h), as tests that every implementation must pass. A
 // harness provides a layer that has no bytes yet:
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/cache/lazy_blob.h"
 
 #include <gtest/gtest.h>

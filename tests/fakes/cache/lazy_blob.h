@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A compressed blob with its span table, made as by a pass over it.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/fetch/fake_registry.h"
 
 #include <arpa/inet.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A fake registry on a loopback port: a real HTTP/1.1 server with blobs, manifests, uploads,
 // referrers, tokens and scripted misbehavior for each path. Records every request, so that "each
 // byte was requested once" can be asserted. Thread-safe.

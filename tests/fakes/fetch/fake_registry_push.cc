@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pushes and referrers of FakeRegistry.
 #include <algorithm>
 

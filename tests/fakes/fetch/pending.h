@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Helpers for tests of fetch/: waiting for a callback, and sample data.
 #pragma once
 

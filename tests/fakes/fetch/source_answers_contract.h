@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What every ImageSource promises beside ReadBlob (fetch/source.h): manifests, small blobs, whether
 // a blob is there, what is attached. A harness gives a source of one repository:
 //

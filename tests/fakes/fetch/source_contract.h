@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tests of the guarantees of ReadBlob (fetch/source.h) that every ImageSource must pass. A harness
 // provides a source and a blob:
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The contract of DescriptorKeeper (fs/descriptor_keeper.h), as tests that every implementation
 // must pass. A harness provides an empty one:
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/fs/fake_fill.h"
 
 #include <fcntl.h>
@@ -38,7 +39,7 @@ void FakeFill::Release() {
     absl::MutexLock lock(&mu_);
     hold_ = false;
     held.swap(held_);
-    for (const Held& one : held) Bring(one.range);
+    for (const Held& one : held) Deliver(one.range);
   }
   for (Held& one : held) one.done(ReadPin());
 }
@@ -59,7 +60,7 @@ void FakeFill::FailHeld(const absl::Status& status) {
 
 void FakeFill::Complete() {
   absl::MutexLock lock(&mu_);
-  Bring({0, bytes_.size()});
+  Deliver({0, bytes_.size()});
   complete_ = true;
 }
 
@@ -79,7 +80,7 @@ size_t FakeFill::calls() const {
   return calls_;
 }
 
-void FakeFill::Bring(ByteRange range) {
+void FakeFill::Deliver(ByteRange range) {
   const uint64_t begin = std::min<uint64_t>(range.begin, bytes_.size());
   const std::string_view part =
       std::string_view(bytes_).substr(begin, std::max(range.end, begin) - begin);
@@ -113,7 +114,7 @@ void FakeFill::Ensure(ByteRange range, ReaderId, CancelToken cancel, Done done) 
       held = next_held_++;
       held_.push_back({held, range, std::move(done), {}});
     } else if (status.ok()) {
-      Bring(range);
+      Deliver(range);
     }
   }
   if (held == 0) return status.ok() ? done(ReadPin()) : done(status);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The fill of a layer that is not local yet: its data file is all zeros, and the real bytes are
 // written when they are requested, immediately or when a test says so. Thread-safe.
 #pragma once
@@ -40,7 +41,7 @@ class FakeFill : public LayerFill {
 
  private:
   explicit FakeFill(Fd file) : file_(std::move(file)) {}
-  void Bring(ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Deliver(ByteRange range) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   struct Held {
     uint64_t id = 0;

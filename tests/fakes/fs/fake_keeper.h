@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Keeps descriptors in the test's own process. Thread-safe.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Plays the kernel's side of FUSE over a socketpair, with one message per request and per reply, as
 // on /dev/fuse. The operations can thus be tested without a mount and without root. Not
 // thread-safe.

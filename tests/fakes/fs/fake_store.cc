@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/fs/fake_store.h"
 
 #include <stdlib.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An in-memory image store and mount table, scripted by tests: both can hold their work until it is
 // released, and tests can wait for events in them. Thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Shared by the tests of real mounts: a private mount namespace, a mount table over a loop,
 // in-memory records, and a way to kill their daemon. Skipped with a message if the process may not
 // mount.

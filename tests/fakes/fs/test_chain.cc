@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/fs/test_chain.h"
 
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Builds chains by hand: a tree, an index and data files in a directory of the test.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/image/tar_writer.h"
 
 #include <algorithm>

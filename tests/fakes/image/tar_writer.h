@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Builds tar archives block by block, so that tests can also write what no archiver would: any type
 // flag, any field, wrong checksums, records out of order. Not thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Writes layers with an embedded table of contents: eStargz and zstd:chunked blobs like those of
 // the original tools. Not thread-safe.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/image/tree_samples.h"
 
 #include <dirent.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Sample trees for tests of the index, and comparable text dumps of trees and real directories.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tests/fakes/image/ztoc_writer.h"
 
 #include <flatbuffers/flatbuffers.h>

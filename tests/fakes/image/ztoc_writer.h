@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Writes zTOCs like SOCI's own builder: takes the entries from the tar and the points from the gzip
 // stream. The result is a value that tests can modify before writing it.
 #pragma once

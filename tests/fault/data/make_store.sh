@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
 # make_store.sh FILE: what tests/fault/067-upgrade.sh opens, a store as the programs of $IMAGEFS leave it, packed. To be
 # run with a release's own programs; FILE is then store-VERSION.tar.xz beside this script.
 . "$(dirname "$0")/../../lib/lib.sh"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tests of the rules of base/flight.h, each named by its number, and of races between threads.
 #include "base/flight.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "base/mapped_file.h"
 
 #include <fcntl.h>
@@ -33,7 +34,7 @@ class MappedFileTest : public ::testing::Test {
     EXPECT_TRUE(PwriteFull(fd.get(), std::string(bytes, 'x'), 0).ok());
     return fd;
   }
-  static size_t CountOnExecutor(std::string_view bytes) {
+  static size_t CountX(std::string_view bytes) {
     size_t n = 0;
     for (const char byte : bytes) n += byte == 'x' ? 1 : 0;
     return n;
@@ -45,7 +46,7 @@ TEST_F(MappedFileTest, ReadsWhatIsThere) {
   const Fd fd = File("a", 3 * kPage + 5);
   const absl::StatusOr<MappedFile> file = MappedFile::Map(fd.get(), "a");
   ASSERT_TRUE(file.ok());
-  EXPECT_EQ(CountOnExecutor(file->bytes()), 3 * kPage + 5);
+  EXPECT_EQ(CountX(file->bytes()), 3 * kPage + 5);
   EXPECT_FALSE(file->damaged());
   EXPECT_TRUE(file->CheckWhole("a").ok());
   const Fd empty = File("empty", 0);
@@ -58,12 +59,12 @@ TEST_F(MappedFileTest, AFileThatIsCutIsDamagedAndNotTheEnd) {
   ASSERT_TRUE(file.ok());
   ASSERT_EQ(ftruncate(fd.get(), kPage), 0);
   EXPECT_FALSE(file->damaged()) << "nobody has touched what is gone";
-  EXPECT_LT(CountOnExecutor(file->bytes()), 64 * kPage);
+  EXPECT_LT(CountX(file->bytes()), 64 * kPage);
   EXPECT_TRUE(file->damaged());
   const absl::Status status = file->CheckWhole("the file a");
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
   EXPECT_NE(ToStd(status.message()).find("the file a"), std::string_view::npos);
-  EXPECT_EQ(CountOnExecutor(file->bytes()), 0u) << "all of it is zeros from then on";
+  EXPECT_EQ(CountX(file->bytes()), 0u) << "all of it is zeros from then on";
 }
 
 TEST_F(MappedFileTest, GoesOnWithAFileThatIsWholeAgain) {
@@ -73,13 +74,13 @@ TEST_F(MappedFileTest, GoesOnWithAFileThatIsWholeAgain) {
   const uint64_t before = file->generation();
   EXPECT_TRUE(file->IsWholeSince(before));
   ASSERT_EQ(ftruncate(fd.get(), 0), 0);
-  EXPECT_EQ(CountOnExecutor(file->bytes()), 0u);
+  EXPECT_EQ(CountX(file->bytes()), 0u);
   EXPECT_FALSE(file->IsWholeSince(before));
   EXPECT_EQ(file->MapAgain(fd.get()).code(), absl::StatusCode::kDataLoss) << "it is still cut";
   EXPECT_EQ(file->MapAgain(longer.get()).code(), absl::StatusCode::kDataLoss);
   ASSERT_TRUE(file->MapAgain(other.get()).ok());
   EXPECT_EQ(file->bytes().data(), where);
-  EXPECT_EQ(CountOnExecutor(file->bytes()), 8 * kPage);
+  EXPECT_EQ(CountX(file->bytes()), 8 * kPage);
   EXPECT_FALSE(file->damaged());
   EXPECT_FALSE(file->IsWholeSince(before)) << "who read meanwhile may have read zeros";
   EXPECT_TRUE(file->IsWholeSince(file->generation()));
@@ -100,7 +101,7 @@ TEST_F(MappedFileTest, IsCutAndMappedAgainUnderReaders) {
     threads.emplace_back([&] {
       while (!stop) {
         const uint64_t generation = file->generation();
-        const size_t x = CountOnExecutor(file->bytes());
+        const size_t x = CountX(file->bytes());
         if (!file->IsWholeSince(generation)) continue;
         (x == 4 * kPage ? right : wrong)++;
       }
@@ -128,17 +129,17 @@ TEST_F(MappedFileTest, OthersAreNotTouched) {
   absl::StatusOr<MappedFile> cut = MappedFile::Map(one.get(), "one");
   const absl::StatusOr<MappedFile> whole = MappedFile::Map(two.get(), "two");
   ASSERT_EQ(ftruncate(one.get(), 0), 0);
-  EXPECT_EQ(CountOnExecutor(cut->bytes()), 0u);
+  EXPECT_EQ(CountX(cut->bytes()), 0u);
   EXPECT_TRUE(cut->damaged());
   EXPECT_FALSE(whole->damaged());
-  EXPECT_EQ(CountOnExecutor(whole->bytes()), 8 * kPage);
+  EXPECT_EQ(CountX(whole->bytes()), 8 * kPage);
   // The damaged state moves with the mapping and ends with it.
   MappedFile moved = std::move(*cut);
   EXPECT_TRUE(moved.damaged());
   ASSERT_TRUE(PwriteFull(one.get(), std::string(8 * kPage, 'x'), 0).ok());
   moved = *MappedFile::Map(one.get(), "one");
   EXPECT_FALSE(moved.damaged());
-  EXPECT_EQ(CountOnExecutor(moved.bytes()), 8 * kPage);
+  EXPECT_EQ(CountX(moved.bytes()), 8 * kPage);
 }
 
 TEST_F(MappedFileTest, ManyMappingsAndThreads) {
@@ -153,7 +154,7 @@ TEST_F(MappedFileTest, ManyMappingsAndThreads) {
   for (size_t t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       for (size_t i = t; i < files.size(); i += 4) {
-        const size_t x = CountOnExecutor(files[i].bytes());
+        const size_t x = CountX(files[i].bytes());
         EXPECT_EQ(x, files[i].damaged() ? 0 : 2 * kPage);
         damaged += files[i].damaged() ? 1 : 0;
       }

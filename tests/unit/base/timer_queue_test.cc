@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tests which calls run, which do not, and that nothing is left behind.
 #include "base/timer_queue.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The fake source fulfills the contract of the real ones
 // (tests/unit/fetch/source_contract_test.cc), so that tests that use it apply to them.
 #include "tests/fakes/cache/fake_source.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The contract of LayerFill, for a layer whose bytes come from a source.
 #include <filesystem>
 

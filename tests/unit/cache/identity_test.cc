@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which caller is given which layer: images with false claims, false descriptions, and blobs that a
 // caller may not access. Everything that ImageStore shares has been proven.
 #include "cache/identity.h"

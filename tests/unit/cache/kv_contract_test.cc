@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The contract of the database, on the disk and while it is kept in memory because the disk takes
 // no writes (cache/kv.h): the same for both, except for changes that must be on the disk.
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The layer store alone: who is given a layer, who waits for whom, and what happens to the layer.
 // How images use layers is tested with the image store.
 #include "cache/layer_store.h"

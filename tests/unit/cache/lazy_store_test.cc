@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Images that are mounted before their bytes are present: ImageStore with published indexes.
 #include <fcntl.h>
 #include <gtest/gtest.h>

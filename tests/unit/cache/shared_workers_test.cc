@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Layers whose bytes never end do not keep the workers from other layers.
 #include <gtest/gtest.h>
 

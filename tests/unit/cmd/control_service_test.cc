@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "cmd/control_service.h"
 
 #include <grpcpp/grpcpp.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Who owns a publication, and what becomes of it when its caller or the daemon goes.
 #include "cmd/publish.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tests how a read reports failures and gets connections when the caller handles retries.
 #include "fetch/blob_read.h"
 

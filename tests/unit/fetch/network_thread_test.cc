@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What runs on the network's thread, and what does not: it would hold up every transfer.
 #include <fcntl.h>
 #include <gtest/gtest.h>

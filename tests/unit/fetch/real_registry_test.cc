@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pushes to, and reads back from, a third-party registry: started by tests/integration/034-push.sh,
 // which names it in IMAGEFS_TEST_REGISTRY (and, if it requires authentication, IMAGEFS_TEST_USER
 // and IMAGEFS_TEST_PASSWORD). Skipped otherwise.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tests of requests that are too slow, yield to others, or lead to disallowed addresses.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Registries that deviate from the distribution specification, and behavior of real ones: links
 // that die, challenges in one place only, redirects of the whole API.
 #include <gtest/gtest.h>

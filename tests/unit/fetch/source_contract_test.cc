@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The promises of a source, kept by those of registries, good and bad ones, and of this disk.
 #include "tests/fakes/fetch/source_contract.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The private mounts on their own: who shares one, when it is removed, and what outlives its
 // daemon.
 #include "fs/chain_mounts.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The fake fill honors the contract of a partially present layer
 // (tests/unit/cache/fill_contract_test.cc).
 #include "tests/fakes/fs/fake_fill.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The fake records honor the contract of the stored ones (tests/unit/cmd/records_test.cc).
 #include "tests/fakes/fs/mount_fixture.h"
 #include "tests/fakes/fs/mount_records_contract.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The file system of podman's additional layer store; the test plays the kernel.
 #include <errno.h>
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "fs/fuse_ops.h"
 
 #include <dirent.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A daemon ends and the next one continues its FUSE sessions: real mounts, whose descriptors are
 // kept by a keeper in the test.
 #include <errno.h>

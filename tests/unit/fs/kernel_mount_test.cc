@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernel presentation with real mounts, and chains with a partially present layer.
 #include <errno.h>
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernel presentation on kernels that cannot mount EROFS from files: loop devices. Tests of
 // both ways are in kernel_mount_test.cc and mount_test.cc.
 #include <errno.h>

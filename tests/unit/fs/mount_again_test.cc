@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What happens to mounts whose daemon is gone.
 #include <errno.h>
 #include <fcntl.h>

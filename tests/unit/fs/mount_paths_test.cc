@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Directories that are replaced between one check and the next.
 #include <errno.h>
 #include <sys/mount.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The contract of MountTable with its callers (fs/mount_table.h), tested on the real one and on the
 // fake used in tests of snap/ and cmd/.
 #include <string>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Real mounts, in the test's own mount namespace. Skipped if the process may not mount.
 #include <errno.h>
 #include <fcntl.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tests the real imagefs-holder.
 #include "fs/session_holder.h"
 

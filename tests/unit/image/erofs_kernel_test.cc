@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernel is the reference for the format: it mounts an index with its data files, and must show
 // what the tree contains. Needs root and a kernel that mounts EROFS from files (6.12).
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "image/tar.h"
 
 #include <gtest/gtest.h>

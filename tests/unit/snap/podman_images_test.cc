@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "snap/podman_images.h"
 
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "snap/podman_store.h"
 
 #include <gtest/gtest.h>
@@ -49,15 +50,15 @@ class PodmanStoreTest : public ::testing::Test {
   }
 
   ImageRef Image() const { return std::make_shared<ResolvedImage>(store_.image()); }
-  absl::StatusOr<ImageUses::Use> Bring() {
+  absl::StatusOr<ImageUses::Use> Fetch() {
     std::promise<absl::StatusOr<ImageUses::Use>> promise;
-    podman_->Bring(Image(), nullptr, Priority::kForeground,
-                   [&](auto brought) { promise.set_value(std::move(brought)); });
+    podman_->Fetch(Image(), nullptr, Priority::kForeground,
+                   [&](auto fetched) { promise.set_value(std::move(fetched)); });
     return promise.get_future().get();
   }
   absl::Status Add(const std::string& name) {
-    const auto brought = Bring();
-    return brought.ok() ? podman_->Add(name, kName, *brought).status() : brought.status();
+    const auto fetched = Fetch();
+    return fetched.ok() ? podman_->Add(name, kName, *fetched).status() : fetched.status();
   }
   std::string Read(const std::string& name) const {
     std::ifstream file(StrCat(dir_, "/podman/", name));
@@ -248,12 +249,12 @@ TEST_F(PodmanStoreTest, WhatNobodyAddsIsLetGo) {
   store_.HoldChain();
   std::promise<absl::Status> promise;
   const FlightTicket ticket =
-      podman_->Bring(Image(), nullptr, Priority::kForeground,
-                     [&](auto brought) { promise.set_value(brought.status()); });
+      podman_->Fetch(Image(), nullptr, Priority::kForeground,
+                     [&](auto fetched) { promise.set_value(fetched.status()); });
   ticket.Leave();
   EXPECT_TRUE(absl::IsCancelled(promise.get_future().get()));
   store_.ReleaseChain();
-  ASSERT_TRUE(Bring().ok());  // and released immediately
+  ASSERT_TRUE(Fetch().ok());  // and released immediately
   podman_.reset();            // waits for running calls
   EXPECT_EQ(Held(), 0u);
   Start();

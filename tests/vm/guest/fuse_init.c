@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the kernel says in the first request of a FUSE connection: "fuse=7.MINOR resend=yes|no passthrough=yes|no".
 #include <fcntl.h>
 #include <stdint.h>

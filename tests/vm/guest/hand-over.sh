@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Readers of a mount whose daemon is killed and stopped again and again: pauses, and no error but EINTR where the kernel
 # cannot send a request again.
 say "kernel=$(uname -r) $(fuse_init) up=$(cut -d' ' -f1 /proc/uptime)"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What every kernel has to do, in the mode that `auto` picks.
 say "kernel=$(uname -r) $(fuse_init) up=$(cut -d' ' -f1 /proc/uptime)"
 disk

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Sourced by what runs inside of a virtual machine: bash, with busybox for everything else. What the host gives
 # (vm_set) is in /vm/environment; `say` is the line to it.
 set -uo pipefail

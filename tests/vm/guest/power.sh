@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # A machine that works until its power is cut. First it looks for what was acknowledged before (/vm/history: the lines
 # that reached the host), then it goes on: BEGIN before a step, ACK when the step was told to be done.
 disk

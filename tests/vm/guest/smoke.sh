@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # An image of a registry, read through the mount that `auto` picks.
 say "kernel=$(uname -r) $(fuse_init) up=$(cut -d' ' -f1 /proc/uptime)"
 disk

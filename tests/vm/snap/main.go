@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A client of the snapshotter's own socket, for machines without containerd.
 //
 //	snap prepare|view KEY [PARENT]   prints a line "TYPE SOURCE OPTIONS" a mount
