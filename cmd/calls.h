@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the calls of the control service share. Included by the service's own .cc files only: it
-// brings in gRPC.
+// Shared by the calls of the control service. Included only by the service's own .cc files, because
+// it includes gRPC.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -21,7 +21,7 @@
 
 namespace imagefs {
 
-// Counts the calls that run, for the daemon's idle exit.
+// Counts running calls, for the daemon's idle exit.
 class CallCounter {
  public:
   void Begin() { running_.fetch_add(1); }
@@ -40,28 +40,28 @@ class CallCounter {
   std::atomic<int64_t> last_end_ns_{std::chrono::steady_clock::now().time_since_epoch().count()};
 };
 
-// One for one: absl's codes are gRPC's. Marks the status as the daemon's own answer, so that the
-// client can tell "the registry is unavailable" from "the daemon has gone".
+// Converts a status; absl's codes are gRPC's. Marks it as the daemon's own answer, so that the
+// client can tell "the registry is unavailable" from "the daemon is gone".
 grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& status);
 
 absl::StatusOr<ResolveRequest> ParseImageRequest(const control::v1::ImageRequest& request);
 
 void FillImage(const ResolvedImage& image, control::v1::Image* out);
-// Of one that is mounted.
+// REQUIRES: `record` is mounted.
 void FillMount(const MountRecord& record, control::v1::Mount* out);
 
 void FillAdded(const ImageStore& store, const PodmanStore::Entry& entry,
                control::v1::AddedImage* out);
 
-// The absolute path `directory` with the symbolic links of its parents resolved. Its last component
-// is not looked at: that could be a mount of ours whose server is gone. Where they are not there it
-// is what a mount that cannot be there either is listed by.
+// Returns the absolute path `directory` with the symbolic links of its parents resolved. Does not
+// access the last component, which could be one of our mounts whose server is dead. If the parents
+// do not exist, returns the path under which such a mount would be listed.
 absl::StatusOr<std::string> ResolveParents(const std::string& directory);
 
-// Of a daemon that has no store for podman.
+// The error of a daemon that has no podman store.
 absl::Status NoPodman();
 
-// What all calls share; it and what it names outlive them.
+// Shared by all calls. It and everything it refers to must outlive them.
 struct CallContext {
   const ControlService::Deps& deps;
   const ControlService::AutoPublish& publish;
@@ -69,7 +69,7 @@ struct CallContext {
   CallCounter& counter;
 };
 
-// The calls that stream (cmd/transfer_call.h). Each owns itself until gRPC is done with it.
+// The streaming calls (cmd/transfer_call.h). Each owns itself until gRPC is done with it.
 using MountEventReactor = grpc::ServerWriteReactor<control::v1::MountEvent>;
 MountEventReactor* StartMount(const CallContext& context, grpc::CallbackServerContext* call,
                               const control::v1::MountRequest& request);

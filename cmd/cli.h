@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command line: words into a Command, or help and usage errors. The only user of CLI11.
+// Parses the command line into a Command, or into help or a usage error. The only user of CLI11.
 #pragma once
 
 #include <string>
@@ -9,7 +9,7 @@
 
 namespace imagefs {
 
-// What every verb has.
+// Options of every verb.
 struct GlobalOptions {
   std::string root, run;  // "" = the user's default
   std::string log_level;  // "" = info
@@ -18,7 +18,7 @@ struct GlobalOptions {
   bool json = false;
 };
 
-// How the images that a verb names are looked up.
+// How a verb resolves the images it names.
 struct ImageOptions {
   std::string platform;  // "" = this machine's
   std::string pull = "missing";
@@ -26,7 +26,7 @@ struct ImageOptions {
   bool skip_tls_verify = false;
 };
 
-// What each verb has besides.
+// The options of each verb.
 
 struct MountArgs {
   std::string reference;
@@ -34,19 +34,19 @@ struct MountArgs {
   std::string directory;
   std::string mode = "auto";
   bool writable = false;
-  std::string upper;  // of a writable mount; "" = in the store
+  std::string upper;  // for a writable mount; "" = in the store
   std::string id_map;
   std::string context;
-  bool suid = false;  // setuid programs and device nodes of the image count
+  bool suid = false;  // honor setuid programs and device nodes of the image
   bool dev = false;
   bool noexec = false;
   bool eager = false;
-  int deadline_seconds = 0;  // 0 = the daemon's
+  int deadline_seconds = 0;  // 0 = the daemon's default
   bool foreground = false;
   bool quiet = false;
-  // Asked for by mount(8) (see mount_helper.h). With `quiet` nothing is printed on success; a mount
-  // of the same image that is there already is as good; and after a restart of the machine whoever
-  // had it made makes it again, not the daemon.
+  // Run by mount(8) (see mount_helper.h). With `quiet`, prints nothing on success. An existing
+  // mount of the same image counts as success. After a reboot the caller mounts it again, not the
+  // daemon.
   bool for_mount8 = false;
 };
 
@@ -61,8 +61,8 @@ struct LsArgs {};
 struct ImagesArgs {};
 
 struct PullArgs {
-  std::string reference;  // either this one
-  std::string directory;  // or that of a mount which lacks something
+  std::string reference;  // either this
+  std::string directory;  // or the directory of an incomplete mount
   ImageOptions image;
   bool quiet = false;
 };
@@ -93,17 +93,17 @@ struct IndexArgs {
   ImageOptions image;
   bool push = false;
   std::string to;
-  std::string file;  // of an archive
+  std::string file;  // archive to write
   bool profile = false;
-  std::vector<std::string> sign;  // files of secret keys
+  std::vector<std::string> sign;  // secret key files
   bool quiet = false;
 };
 
 struct ProfileArgs {
-  std::string action;  // show, export, import, clear
+  std::string action;  // show, export, import or clear
   std::string reference;
   ImageOptions image;
-  std::string file;  // of import; "" = stdin
+  std::string file;  // for import; "" = stdin
 };
 
 struct EvictArgs {
@@ -125,7 +125,7 @@ struct RmArgs {
 };
 
 struct StatusArgs {
-  std::string directory;  // of a mount; "" = of the daemon
+  std::string directory;  // of a mount; "" = status of the daemon
 };
 
 struct DaemonArgs {
@@ -137,7 +137,7 @@ struct StopArgs {
   bool unmount = false;
 };
 
-// Not a verb: --check-config in the place of one.
+// Not a verb: the option --check-config in place of one.
 struct CheckConfigArgs {
   std::string file;
 };
@@ -150,8 +150,8 @@ struct Command {
       args;
 };
 
-// What to print and how to exit when there is no command to run. With --json what is printed is
-// JSON, also about a usage error (print.h), but for help.
+// What to print and how to exit if there is no command to run. With --json the output is JSON,
+// including usage errors (print.h) but not help.
 struct CliExit {
   int code = 0;
   std::string output;  // stdout

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The command's side of the control service. One connection; methods block until the daemon answers
-// and return its status one for one. A daemon that went away before it answered (it ended because
-// it was idle, or was killed) is started again once and asked again, unless it was told to stop.
+// The client of the control service. Uses one connection; methods block until the daemon answers
+// and return its status unchanged. If the daemon goes away before it answers (idle exit, or
+// killed), the client reconnects, starting another daemon if it may, and repeats the call up to two
+// times, unless the daemon was told to stop.
 //
-// A wait for the daemon of more than two seconds is told once, and what does not answer at all is
-// an error in the end, with the daemon's pid. Not thread-safe.
+// If the daemon takes longer than two seconds, the user is told once. A daemon that never answers
+// is eventually an error that names its pid. Not thread-safe.
 #pragma once
 
 #include <sys/types.h>
@@ -55,24 +56,25 @@ class DaemonClient {
  public:
   struct Options {
     Paths paths;
-    bool start = true;  // a daemon where none runs
-    // Of a daemon that is started; one that runs already has to have been started with the same
-    // where `same_settings` says so. "" = not asked for.
+    bool start = true;  // start a daemon if none runs
+    // Settings of a daemon that is started. If `same_settings`, a daemon that already runs must
+    // have been started with the same ones. "" = not requested.
     std::string log_level;
     std::string ca_file;  // absolute
     std::string config;   // absolute
     bool same_settings = true;
-    // After which a call is given up that is not answered; 0 = only the first one is.
+    // Timeout of each call; 0 = only of the first one, which checks that the daemon responds.
     std::chrono::seconds patience{0};
-    std::function<void(std::string_view line)> say;  // to the user; any thread
+    std::function<void(std::string_view line)> say;  // tells the user; called on any thread
   };
-  // kNotFound when none runs and none may be started; kFailedPrecondition when one that runs has
-  // another store or other settings than asked for. An interrupt cancels the call under way.
+  // Returns kNotFound if no daemon runs and none may be started, and kFailedPrecondition if the
+  // running one has another store or other settings than requested. An interrupt cancels the
+  // running call.
   static absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(Options options,
                                                                Interrupts& interrupts);
   ~DaemonClient();
 
-  // Every event before the last is progress; the last is the result.
+  // Every event but the last is progress; the last is the result.
   using OnEvent = std::function<void(const control::v1::MountEvent& event)>;
   absl::Status Mount(const control::v1::MountRequest& request, const OnEvent& on_event);
   absl::Status Pull(const control::v1::PullRequest& request, const OnEvent& on_event);
@@ -106,7 +108,7 @@ class DaemonClient {
   absl::Status Greet(pid_t peer, bool* lost);
   absl::Status CheckSettings(const control::v1::VersionReply& daemon);
   absl::Status NoAnswer(pid_t peer) const;
-  // Told once, however often it is waited for.
+  // Tells the user, once per client.
   void Say(const std::string& line);
   template <typename Attempt>
   absl::Status WithDaemon(Attempt attempt);
@@ -119,7 +121,7 @@ class DaemonClient {
   const Options options_;
   Interrupts& interrupts_;
   std::unique_ptr<Rpc> rpc_;
-  // The daemon of the run directory has another store than the one that was named.
+  // The daemon of the run directory has another store than the one requested.
   bool other_store_ = false;
   // Of the daemon.
   pid_t pid_ = 0;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the verbs of one command share: the daemon that they talk to, credentials, progress, and how
-// they end. Not thread-safe.
+// Shared by the verbs of one command: the connection to the daemon, credentials, progress and the
+// exit status. Not thread-safe.
 #pragma once
 
 #include <chrono>
@@ -25,7 +25,7 @@ namespace imagefs {
 
 class ClientSession {
  public:
-  // All of them outlive it.
+  // `global` and `out` must outlive this.
   ClientSession(const GlobalOptions& global, Paths paths, std::string_view version, Output& out)
       : global_(global), paths_(std::move(paths)), version_(version), out_(out) {}
 
@@ -36,21 +36,22 @@ class ClientSession {
   Interrupts& interrupts() { return interrupts_; }
   bool json() const { return global_.json; }
 
-  // `start`: a daemon where none runs.
+  // `start`: start a daemon if none runs.
   absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(bool start);
-  // A client that is content with whatever daemon there is, and does not wait for long.
+  // Accepts a daemon with any settings, and uses a short timeout.
   absl::StatusOr<std::unique_ptr<DaemonClient>> ConnectToAny();
 
-  // The exit status of a verb that ends with `status`, of which the user is told; `object` as
-  // Output::Fail has it.
+  // Reports `status` to the user and returns the exit status of the verb. `object` as in
+  // Output::Fail.
   int Finish(const absl::Status& status, std::string_view object = "");
 
-  // With what this user's own files have of credentials: the daemon never reads the caller's home.
+  // Includes the credentials from this user's own files, because the daemon never reads the
+  // caller's home directory.
   absl::StatusOr<control::v1::ImageRequest> MakeImageRequest(const std::string& reference,
                                                              const ImageOptions& options);
   void AddCredential(const Reference& reference, control::v1::Credential* out);
 
-  // Runs a call that streams (Mount, Pull, ...), and shows its progress.
+  // Runs a streaming call (Mount, Pull, ...) and shows its progress.
   template <typename Request>
   using StreamCall = absl::Status (DaemonClient::*)(const Request&, const DaemonClient::OnEvent&);
   template <typename Request>
@@ -59,7 +60,7 @@ class ClientSession {
     return Transfer(
         [&](const DaemonClient::OnEvent& on_event) { return (client.*call)(request, on_event); });
   }
-  // What a mount or a pull prints in the end.
+  // Prints the result of a mount or a pull.
   void PrintResult(const control::v1::MountResult& result,
                    std::chrono::steady_clock::time_point begin);
 
@@ -73,10 +74,11 @@ class ClientSession {
   const std::string version_;
   Output& out_;
   Interrupts interrupts_;
-  std::string credential_trouble_;  // of the last image without credentials
+  std::string credential_trouble_;  // why the last image has no credentials
 };
 
-// References as a daemon understands them, which has another working directory.
+// Parses references and makes their paths absolute, because the daemon has another working
+// directory.
 absl::StatusOr<Reference> ParseAbsolute(std::string_view text);
 absl::Status AddReferences(const std::vector<std::string>& references,
                            google::protobuf::RepeatedPtrField<std::string>* out);

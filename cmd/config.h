@@ -16,43 +16,43 @@
 namespace imagefs {
 
 struct Config {
-  // [index]: how images are shown before their bytes are here.
+  // [index]: lazy images, which are mounted before their bytes are local.
   bool index_lookup = true;
-  // Of the command's mounts; of images that are named by a digest, which does not cover what others
-  // push to the repository.
+  // For mounts by the command. A digest does not cover what others push to the repository, so
+  // images named by digest have their own setting.
   IndexTrust index_trust = IndexTrust::Any();
   IndexTrust index_trust_pinned = IndexTrust::Configured();
   std::vector<std::string> index_repositories;
-  IndexKeys index_keys;  // an index that one of them signed is believed wherever it lies
+  IndexKeys index_keys;  // an index signed by one of them is trusted in any repository
   bool index_publish = false;
   std::string index_publish_to;      // "" = the image's own repository
   uint64_t index_memory = 64 << 20;  // bytes
-  // [containerd] and [podman]: of which images snapshots and layers are lazy.
+  // [containerd] and [podman]: the images whose snapshots and layers are lazy.
   IndexTrust containerd_lazy = IndexTrust::Trusted(), podman_lazy = IndexTrust::Trusted();
   std::vector<std::string> containerd_lazy_images, podman_lazy_images;
-  // [fill]: how their bytes come.
+  // [fill]: how lazy images are fetched.
   bool fill_background = true;
   absl::Duration fill_quiet = absl::Seconds(5);
   absl::Duration fill_deadline = absl::Seconds(60);
-  // [network]: where registries may lead to, and how slow they may be.
+  // [network]: where registries may redirect to, and how slow they may be.
   std::vector<IpPrefix> network_allow;
-  uint64_t network_least_rate = 1024;  // bytes a second; 0 = no transfer is too slow
+  uint64_t network_least_rate = 1024;  // bytes per second; 0 = no limit
   // [profile]
   bool profile = true;
   // [store]
   absl::Duration store_scrub = absl::Hours(7 * 24);  // 0 = never
-  bool store_open = false;  // sharing = "open": a layer is everybody's who names its DiffID
+  bool store_open = false;  // sharing = "open": anybody who names a layer's DiffID may use it
   // [mount]
-  bool loop_devices = true;  // where the kernel mounts nothing from files
+  bool loop_devices = true;  // used if the kernel cannot mount from files
   // [podman]
   bool podman_layers = false;  // serve <run>/als
-  // [credentials]: what this node has beside the files of the daemon's user.
+  // [credentials]: sources of credentials besides the files of the daemon's user.
   std::string kubelet_config;   // CredentialProviderConfig; "" = none
-  std::string kubelet_bin_dir;  // of its plugins
+  std::string kubelet_bin_dir;  // directory of its plugins
   bool cri_proxy = false;       // serve <run>/cri.sock
-  std::string containerd_socket = "/run/containerd/containerd.sock";  // what that passes on to
+  std::string containerd_socket = "/run/containerd/containerd.sock";  // upstream of cri_proxy
 
-  // Whom each kind of user believes.
+  // The trust policy for each kind of client.
   LazyPolicy CommandPolicy() const { return LazyPolicy(index_trust).Pinned(index_trust_pinned); }
   LazyPolicy ContainerdPolicy() const {
     return LazyPolicy(containerd_lazy, containerd_lazy_images);
@@ -60,14 +60,14 @@ struct Config {
   LazyPolicy PodmanPolicy() const { return LazyPolicy(podman_lazy, podman_lazy_images); }
 };
 
-// Unknown names are errors: a setting that does nothing helps nobody. The error names the line.
-// Reads the files of keys that index.keys names.
+// Unknown names are errors, because a setting that is silently ignored helps nobody. The error
+// names the line. Reads the key files that index.keys names.
 absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path);
 
-// Which file LoadConfig reads.
+// Returns the file that LoadConfig reads.
 std::string ConfigFile(const std::string& path);
 
-// Of the file `path`; with "", /etc/imagefs/config.toml (root) or
+// Loads the file `path`, or, if it is "", /etc/imagefs/config.toml (root) or
 // $XDG_CONFIG_HOME/imagefs/config.toml, which need not exist.
 absl::StatusOr<Config> LoadConfig(const std::string& path);
 

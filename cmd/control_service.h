@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemon's control service (proto/control.proto) over the store and the mounts. A waiting call
-// holds no thread: Mount and Pull are driven by the callbacks of the flights they joined; what
-// blocks on local disk or mount(2) runs on the executor.
+// The daemon's control service (proto/control.proto), on top of the store and the mounts. A waiting
+// call holds no thread: Mount and Pull run on the callbacks of the single-flight tasks they joined,
+// and work that blocks on the local disk or mount(2) runs on the executor.
 //
-// When a caller goes away its tickets are given up, and a mount that it has not learned of is
-// undone. Thread-safe. Destroy the gRPC server before it.
+// If a caller goes away, its tickets are released, and a mount it has not been told of is undone.
+// Thread-safe. Destroy the gRPC server first.
 #pragma once
 
 #include <chrono>
@@ -42,13 +42,13 @@ class ControlService {
     const FuseLoop* fuse;  // for its counters; may be null
     Executor& executor;
     Publications& publications;
-    // How a credential that came with a call is renewed; may be empty.
+    // Renews a credential that came with a call; may be empty.
     std::function<CredentialRefresh(const Reference&)> refresh_of = nullptr;
-    PodmanStore* podman = nullptr;  // null: a user's daemon
-    // Whose descriptions of an image the mounts of the command believe, podman's excepted.
+    PodmanStore* podman = nullptr;  // null in a user's daemon
+    // Whose indexes of an image the command's mounts trust; not used for podman.
     TrustOf trust_of = [](const Reference&) { return IndexTrust::Any(); };
   };
-  // After an image was mounted by full passes because nobody had published an index of it.
+  // Publishes an index after an image had to be fetched in full because nobody had published one.
   struct AutoPublish {
     bool enabled = false;
     std::string repository;  // "" = the image's own
@@ -58,23 +58,23 @@ class ControlService {
     std::string version;
     std::string root;
     std::string run;
-    // What Version answers.
+    // Returned by Version.
     std::string config_file, ca_file, log_level, proxies;
-    // Called by Shutdown; returns at once.
+    // Called by Shutdown; must not block.
     std::function<void(bool unmount)> request_stop;
-    // Counters of what this service does not know; may be empty.
+    // Counters of parts this service does not know; may be empty.
     std::function<std::vector<std::pair<std::string, uint64_t>>()> more_counters;
     std::chrono::milliseconds progress_interval{100};
   };
   static std::unique_ptr<ControlService> Create(Options options, Deps deps);
   virtual ~ControlService() = default;
 
-  // To be registered with a server.
+  // Register it with a server.
   virtual grpc::Service& service() = 0;
 
   struct Activity {
     int running_calls = 0;
-    std::chrono::steady_clock::time_point last_call_end;  // or the start
+    std::chrono::steady_clock::time_point last_call_end;  // or the start of the service
   };
   virtual Activity activity() const = 0;
 };

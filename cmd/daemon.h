@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The process that owns a store: opens it, mounts again what was mounted, and serves commands until
-// it is told to stop or has been idle for long enough. The only place that knows every part.
+// The process that owns a store. It opens the store, recovers the recorded mounts, and serves
+// commands until it is told to stop or has been idle long enough. The only place that knows every
+// part.
 #pragma once
 
 #include <chrono>
@@ -20,30 +21,33 @@ class Daemon {
   struct Options {
     Paths paths;
     std::string version;
-    std::string ca_file;  // beside the system's CAs
+    std::string ca_file;  // in addition to the system's CAs
     Config config;
-    std::string config_file;               // where that is from, and
-    std::string log_level;                 // how much is logged: for those that ask
-    std::vector<PassedSocket> sockets;     // of the service manager
-    std::vector<KeptDescriptor> sessions;  // that it kept for the daemon before this one
-    std::chrono::seconds idle_exit{0};     // without mounts and calls; 0 = never
-    // SIGTERM and SIGINT end Serve (the caller has blocked them in every thread).
+    std::string config_file;               // path of `config`; Version reports it
+    std::string log_level;                 // Version reports it
+    std::vector<PassedSocket> sockets;     // passed by the service manager
+    std::vector<KeptDescriptor> sessions;  // that it kept for the previous daemon
+    std::chrono::seconds idle_exit{0};     // without calls and mounts that need it; 0 = never
+    // SIGTERM and SIGINT end Serve. REQUIRES: the caller has blocked them in every thread.
     bool handle_signals = true;
-    // Whoever started this process holds the start lock until it listens.
+    // The starter of this process holds the start lock until the daemon listens.
     bool starter_holds_lock = false;
-    // As SessionHolder::Options has it; empty: a supervisor starts the next daemon.
+    // As in SessionHolder::Options; empty if a supervisor starts the next daemon.
     std::vector<std::string> restart;
   };
-  // Returns a daemon that listens. The error is one for the user: the store is another's, ...
+  // Returns a daemon that listens. The error is meant for the user, e.g. if another daemon owns the
+  // store.
   static absl::StatusOr<std::unique_ptr<Daemon>> Start(Options options);
-  // Ends what runs. Mounts that are left are taken down and stay recorded.
+  // Stops serving if Serve has not. Blocks until running work has ended. Mounts and FUSE sessions
+  // are left for the next daemon (docs/lifetimes.md), unless Serve was told to forget them.
   virtual ~Daemon() = default;
 
-  // Serves; returns after a signal, RequestStop, a Shutdown call or the idle time, when every call
-  // has ended and everything is unmounted. SIGTERM keeps the records of mounts, so that the next
-  // daemon mounts them again; SIGINT, meant for a daemon run by hand, does not.
+  // Serves until a signal, RequestStop, a Shutdown call or the idle timeout; returns when every
+  // call has ended. Mounts and their records outlive it (docs/lifetimes.md), except after SIGINT,
+  // which is meant for a daemon run by hand, and after RequestStop(true): these unmount everything
+  // and delete the records.
   virtual void Serve() = 0;
-  // Any thread.
+  // Thread-safe. Returns at once.
   virtual void RequestStop(bool forget_mounts) = 0;
 };
 

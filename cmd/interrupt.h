@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Ctrl-C and SIGTERM for the command: what is running is cancelled in an orderly way, and when
-// nothing is, the process ends with 130 at once. Thread-safe.
+// Ctrl-C and SIGTERM for the command: a running call is cancelled in an orderly way, and if nothing
+// is running, the process exits with status 130 at once. Thread-safe.
 #pragma once
 
 #include <signal.h>
@@ -15,14 +15,14 @@ inline constexpr int kInterruptedExit = 130;
 
 class Interrupts {
  public:
-  // Blocks the signals in this thread and those it starts later, and waits for them on one of its
-  // own. At most one object a process.
+  // Blocks the signals in this thread and in those it starts later, and waits for them on a thread
+  // of its own. At most one object per process.
   Interrupts();
   Interrupts(const Interrupts&) = delete;
   Interrupts& operator=(const Interrupts&) = delete;
 
-  // While it lives, an interrupt runs `action` (on another thread, at most once; at once when the
-  // interrupt came before) in place of ending the process. Scopes do not nest.
+  // While it lives, an interrupt runs `action`, at most once, instead of ending the process: on
+  // another thread, or in the constructor if it has already arrived. Scopes do not nest.
   class Scope {
    public:
     Scope(Interrupts& interrupts, std::function<void()> action);
@@ -33,8 +33,8 @@ class Interrupts {
    private:
     Interrupts& interrupts_;
   };
-  // Where it lives longer than `after`, runs `action` once, on another thread: nobody waits for
-  // long without a word. Costs two system calls. Reminders do not nest.
+  // Runs `action` once, on another thread, if this lives longer than `after`, so that no long wait
+  // is silent. Costs two system calls. Reminders do not nest.
   class Reminder {
    public:
     Reminder(Interrupts& interrupts, std::chrono::milliseconds after, std::function<void()> action);
@@ -46,7 +46,7 @@ class Interrupts {
     Interrupts& interrupts_;
   };
   bool interrupted() const;
-  // The interrupt was answered by what it asked for: calls that follow are not cancelled by it.
+  // Clears the interrupt once it has been handled, so that later calls are not cancelled.
   void Forget();
 
  private:
@@ -56,7 +56,7 @@ class Interrupts {
 
 // The signals that Daemon::Serve waits for.
 sigset_t DaemonSignals();
-// Blocks them. Before the first thread is started.
+// Blocks them. Call before starting the first thread.
 void BlockDaemonSignals();
 
 }  // namespace imagefs

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemon's listening sockets. Each hands its connections to one gRPC server, after a look at
-// who connects: this process's user and root only. A socket is either passed by the service manager
-// (then it stays the manager's: its name is never taken away, and who connects while no daemon runs
-// waits for the next one), or made here as <run>/NAME.sock. A name that was made here and is gone
-// is made again. Used by one thread.
+// The daemon's listening sockets. Each passes its connections to one gRPC server after checking the
+// peer: only this process's user and root may connect. A socket is either passed by the service
+// manager (which keeps it: its name is never removed, and clients that connect while no daemon runs
+// wait for the next one) or created here as <run>/NAME.sock. A name that was created here and has
+// disappeared is created again. Used by one thread.
 #pragma once
 
 #include <poll.h>
@@ -27,32 +27,33 @@ namespace imagefs {
 
 class Listeners {
  public:
-  // Sockets of `passed` that nobody is added for are kept and not looked at: who connects there
-  // waits for a daemon that serves them.
+  // Sockets of `passed` without an Add are kept open but not polled: clients wait for a daemon that
+  // serves them.
   Listeners(Paths paths, std::vector<PassedSocket> passed);
   Listeners(const Listeners&) = delete;
   Listeners& operator=(const Listeners&) = delete;
   ~Listeners() { Close(); }
 
-  // Connections to the socket `name` go to `server`, which outlives this object or its Close. The
-  // control socket is refused when another daemon listens there.
+  // Passes connections to the socket `name` to `server`, which must outlive this object or its
+  // Close. The control socket is refused if another daemon listens there.
   absl::Status Add(std::string_view name, grpc::Server& server);
-  // The same for the socket of commands in the store, which leads those to the daemon that know the
-  // store only. Where the file system has no sockets that is logged, and all.
+  // The same for the control socket in the store, through which commands that know only the store
+  // find the daemon. If the file system does not support sockets, only logs that.
   void AddInStore(grpc::Server& server);
 
-  // One entry for each socket with a server; Accept takes the same entries after poll(2).
+  // Appends one entry per socket with a server; pass the same entries to Accept after poll(2).
   void AppendTo(std::vector<pollfd>* fds) const;
   void Accept(absl::Span<const pollfd> polled);
 
-  // Every now and then: makes the sockets again whose names were taken away, and the run directory
-  // where the directory above it is there. Does nothing while somebody holds the start lock.
+  // Call periodically. Creates the sockets again whose names were removed, and the run directory if
+  // its parent exists. Does nothing while another process holds the start lock.
   void Repair();
 
-  // Before an idle exit, under the start lock: takes the names of own sockets away, such that no
-  // command can have connected in the meantime. False when one has; then all is as before.
+  // Removes the names of the daemon's own sockets before an idle exit, such that no command can
+  // have connected in between. Returns false if one has; then everything is as before. REQUIRES:
+  // the start lock is held.
   bool Retire();
-  // Takes the names of own sockets away and closes all. Idempotent.
+  // Removes the names of the daemon's own sockets and closes all sockets. Idempotent.
   void Close();
 
  private:
@@ -61,9 +62,9 @@ class Listeners {
     std::string directory;
     Fd fd;
     bool inherited = false;
-    bool gone = false;  // and that was logged
+    bool gone = false;  // the name has disappeared, and that was logged
     grpc::Server* server = nullptr;
-    // Of the name that was made here: somebody may have put another socket there since.
+    // Of the name created here: another process may have replaced the socket since.
     dev_t device = 0;
     ino_t inode = 0;
   };
@@ -77,7 +78,7 @@ class Listeners {
 
   const Paths paths_;
   std::vector<Listener> listeners_;
-  Fd spare_;  // given up for a moment to refuse a connection when no descriptors are left
+  Fd spare_;  // closed briefly to refuse a connection when no descriptors are left
 };
 
 }  // namespace imagefs

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The words of `-o`, as `imagefs mount` and mount(8) take them, and what goes together. Pure.
+// The options of `-o`, as `imagefs mount` and mount(8) accept them, and which ones conflict. Pure.
 #pragma once
 
 #include <string>
@@ -9,19 +9,19 @@
 
 namespace imagefs {
 
-// The words of `imagefs mount -o`, separated by commas, applied to a mount; the last one of a kind
-// counts. A quoted value may have commas. Words that fstab has for others are passed over, among
-// them `defaults`, which does not ask for `suid` and `dev` here. Returns "", or what is wrong with
-// them.
+// Applies the comma-separated options of `imagefs mount -o` to a mount; the last one of a kind
+// wins. A quoted value may contain commas. fstab options that are meant for other programs are
+// ignored, among them `defaults`, which does not imply `suid` and `dev` here. Returns "" or an
+// error message.
 std::string ApplyMountOptions(std::string_view words, MountArgs* mount);
 
-// The same of mount(8), which says "rw" whenever nobody said "ro": `rw` means nothing, and
-// `writable` is the word. Where store and sockets are is among its words, too. With `sloppy`
-// unknown words are passed over.
+// The same for mount(8), which passes "rw" whenever "ro" was not given: `rw` is ignored, and
+// `writable` makes a mount writable. The options may also name the store and the run directory. If
+// `sloppy`, unknown options are ignored.
 std::string ApplyMount8Options(std::string_view words, bool sloppy, MountArgs* mount,
                                GlobalOptions* global);
 
-// "", or what of a mount does not go together.
+// Returns "" or which settings of the mount conflict.
 std::string CheckMount(const MountArgs& mount);
 
 }  // namespace imagefs

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Brings back the mounts that are recorded and are not there (fs/mount_table.h): has what their
-// images lack fetched (snap/image_uses.h), and mounts them again. What fails is tried again after a
-// pause that grows to half a minute, for as long as the daemon runs; why it failed last is in the
-// mount table.
+// Recovers the mounts that are recorded but not mounted (fs/mount_table.h): fetches what their
+// images lack (snap/image_uses.h) and mounts them again. Retries failures with a back-off of up to
+// half a minute for as long as the daemon runs. The mount table holds the last error.
 //
-// One thread, which is there while something waits. Thread-safe. Destroy it before what it uses.
+// Uses one thread, which runs while a mount is waiting. Thread-safe. Destroy it before what it
+// uses.
 #pragma once
 
 #include <memory>
@@ -27,12 +27,12 @@ class MountRecovery {
     absl::Duration longest_pause = absl::Seconds(30);
   };
   explicit MountRecovery(Deps deps);
-  // Gives up what is under way.
+  // Cancels running attempts and joins the thread.
   ~MountRecovery();
 
-  // Tries each that waits. Once, after ImageUses::Serve; returns at once.
+  // Tries every waiting mount. Returns at once. REQUIRES: called once, after ImageUses::Serve.
   void Start();
-  // True while one is being tried.
+  // Returns true while a mount is being tried.
   bool busy() const;
 
  private:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Where a user's store, sockets and logs are, and what an option or the environment asks for.
+// The paths of a user's store, sockets and logs, and the settings from options and the environment.
 #pragma once
 
 #include <sys/types.h>
@@ -17,7 +17,7 @@ namespace imagefs {
 struct Paths {
   std::string root;         // the store
   std::string run;          // sockets and private mounts
-  bool root_named = false;  // by the caller, not by default
+  bool root_named = false;  // given by the caller, not the default
   // Names inside `run`.
   std::string socket() const { return run + "/control.sock"; }
   std::string log() const { return run + "/daemon.log"; }
@@ -26,44 +26,45 @@ struct Paths {
   std::string start_lock() const { return root + "/start.lock"; }
 };
 
-// A word of --log-level, "" = the default.
+// Parses a value of --log-level; "" = the default.
 inline constexpr char kDefaultLogLevel[] = "info";
 LogLevel ParseLogLevel(std::string_view name);
 
-// The value of an environment variable, "" when unset.
+// Returns the value of an environment variable, or "" if it is unset.
 using EnvironmentRef = absl::FunctionRef<std::string(const char* name)>;
 std::string ProcessEnvironment(const char* name);
 
-// `root` and `run` as given by options, "" = the user's default: /var/lib/imagefs and /run/imagefs
-// for root; $XDG_DATA_HOME/imagefs or ~/.local/share/imagefs, and $XDG_RUNTIME_DIR/imagefs or
-// /tmp/imagefs-UID for others. Relative paths are taken from `directory`; with "" they are refused.
-// Fails where a user has neither $HOME nor $XDG_DATA_HOME.
+// Resolves `root` and `run`, as given by options; "" = the user's default: /var/lib/imagefs and
+// /run/imagefs for root; $XDG_DATA_HOME/imagefs or ~/.local/share/imagefs, and
+// $XDG_RUNTIME_DIR/imagefs or /tmp/imagefs-UID for others. Relative paths are relative to
+// `directory`, and an error if that is "". Fails if a user has neither $HOME nor $XDG_DATA_HOME.
 absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
                                    std::string_view directory, uid_t uid, EnvironmentRef env);
 
-// `path` made absolute against `directory`, without ".", "..", double and trailing slashes. Does
-// not look at the disk, so symbolic links stay.
+// Returns `path` made absolute against `directory`, without ".", "..", and double or trailing
+// slashes. Does not access the disk, so symbolic links are not resolved.
 std::string CleanPath(std::string_view path, std::string_view directory);
 
-// CleanPath against the working directory of this process. Fails for what CheckPath refuses, and
-// for a relative path where the working directory was removed or cannot be named.
+// CleanPath against the working directory of this process. Fails for paths that CheckPath rejects,
+// and for a relative path if the working directory was removed or has no name.
 absl::StatusOr<std::string> AbsolutePath(std::string_view path);
 
-// An option that names a file for the daemon: makes it the path for a process with another working
-// directory. Whether a daemon runs or is started, a file that is not there is wrong.
+// Makes the path of an option that names a file for the daemon absolute, since the daemon has
+// another working directory. Fails if the file does not exist or cannot be read, even if a daemon
+// already runs.
 absl::Status CheckSettingFile(std::string_view option, std::string* file);
 
-// Fails where this process may have so few descriptors that gRPC would end it.
+// Fails if this process may open so few descriptors that gRPC would abort it.
 absl::Status CheckDescriptors();
 
-// Which proxies the environment of this process asks for, as a digest: they may name passwords. ""
-// = none.
+// Returns a digest of the proxy settings in the environment of this process, or "" if there are
+// none. A digest, since they may contain passwords.
 std::string ProxyDigest();
 
-// Makes the run directory (0711 for root, whose mounts others use; 0700 for a user) or checks the
-// one that is there: a directory that belongs to `uid` and that nobody else may write.
+// Creates the run directory (0711 for root, whose mounts others use; 0700 for a user), or checks
+// the existing one: it must belong to `uid` and be writable by nobody else.
 absl::Status PrepareRunDir(const std::string& run, uid_t uid);
-// Makes the directory of the store (0700) where it is missing.
+// Creates the directory of the store (0700) if it does not exist.
 absl::Status PrepareStore(const std::string& root);
 
 }  // namespace imagefs

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a process of the command says, and with which status it ends. Errors of the standard output
-// count: who asked for a list and got half of it must not see status 0. Not thread-safe.
+// The output and the exit status of the command. Errors of standard output count: a caller that got
+// half of a list must not see status 0. Not thread-safe.
 #pragma once
 
 #include <string>
@@ -12,8 +12,9 @@ namespace imagefs {
 
 struct CliExit;
 
-// For main, before anything is opened. Of the descriptors 0 to 2, those that the caller has closed
-// become ones that fail: otherwise a socket or a file would get their number, and messages with it.
+// Opens those of the descriptors 0 to 2 that the caller has closed, such that using them fails.
+// Otherwise a socket or a file would get their number, and messages would be written to it. Call in
+// main before opening anything.
 void HoldStandardDescriptors();
 
 class Output {
@@ -23,15 +24,16 @@ class Output {
   Output& operator=(const Output&) = delete;
 
   bool json() const { return json_; }
-  // To standard output, at once. What goes wrong is said by Finish.
+  // Writes to standard output, unbuffered. Finish reports errors.
   void Print(std::string_view text);
-  // To standard error, as it is; nobody could be told that this fails.
+  // Writes to standard error unchanged; errors are ignored.
   void Note(std::string_view text);
-  // One line on standard error, "imagefs: MESSAGE", whatever the message holds. With `json` also an
-  // object on standard output: `object`, or with "" that of print.h's ErrorJson. Returns 1.
+  // Writes one line, "imagefs: MESSAGE", to standard error, whatever the message contains. With
+  // `json`, also writes an object to standard output: `object`, or that of print.h's ErrorJson if
+  // "". Returns 1.
   int Fail(const absl::Status& status, std::string_view object = "");
-  // The status to end with: `status`, or 1 with a line on standard error where standard output
-  // failed. Without that line where nobody reads any longer (EPIPE).
+  // Returns the exit status: `status`, or 1 if writing to standard output failed. Reports that
+  // failure on standard error, except if the reader has closed the pipe (EPIPE).
   int Finish(int status);
 
  private:
@@ -40,7 +42,7 @@ class Output {
   int error_ = 0;  // errno of the first failure
 };
 
-// Prints it; returns its status or that of the failure to print.
+// Prints `exit`; returns its status, or that of a failure to print.
 int PrintExit(const CliExit& exit);
 
 }  // namespace imagefs

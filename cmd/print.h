@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the command prints: replies of the daemon as text for people, or as JSON for programs. Pure.
-// Every text ends with a newline unless it is empty.
+// Formats the daemon's replies as text for people or as JSON for programs. Pure.
 #pragma once
 
 #include <cstdint>
@@ -25,16 +24,16 @@ class StatusReply;
 class UnmountReply;
 }  // namespace control::v1
 
-// The text without what would start another line or speak to a terminal.
+// Replaces characters that would start another line or control a terminal.
 std::string OneLine(std::string_view text);
 
 // {"error": {"code": the name of a gRPC status code, "message": ...}}
 std::string ErrorJson(const absl::Status& status);
 std::string VersionJson(std::string_view version);
-std::string CheckedJson(const std::string& file);  // a configuration that is right
-std::string StopJson(int64_t pid);                 // of the daemon that was stopped; 0 = none ran
+std::string CheckedJson(const std::string& file);  // a valid configuration
+std::string StopJson(int64_t pid);                 // the stopped daemon; 0 = none was running
 
-// `elapsed_microseconds`: as the user saw it.
+// `elapsed_microseconds`: as measured by the command.
 std::string MountText(const control::v1::MountResult& result, int64_t elapsed_microseconds);
 std::string MountJson(const control::v1::MountResult& result);
 
@@ -54,7 +53,7 @@ std::string RpullJson(const control::v1::InspectReply& about, const std::string&
 
 std::string AddedText(const control::v1::MountResult& result);
 std::string AddedListText(const control::v1::ListAddedReply& reply, int64_t now_unix);
-// With a member `error` where `status` is one.
+// With a member `error` if `status` is one.
 std::string AddedListJson(const control::v1::ListAddedReply& reply,
                           const absl::Status& status = absl::OkStatus());
 
@@ -68,7 +67,7 @@ std::string MountStatusText(const control::v1::MountStatusReply& reply);
 std::string MountStatusJson(const control::v1::MountStatusReply& reply);
 
 std::string ProfileText(const control::v1::ProfileReply& reply);
-// Of what is told about a profile beside its content.
+// The reply without the content of the profile.
 std::string ProfileJson(const control::v1::ProfileReply& reply);
 
 std::string CheckText(const control::v1::CheckReply& reply);

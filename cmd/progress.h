@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Turns progress events into what a person sees on stderr: on a terminal one line a layer that is
-// redrawn in place, elsewhere one plain line whenever something changes its state. Pure: no clock,
-// no output. Not thread-safe.
+// Renders progress events for a person on stderr: on a terminal one line per layer, redrawn in
+// place; elsewhere one plain line per change of state. Pure: no clock, no output. Not thread-safe.
 #pragma once
 
 #include <chrono>
@@ -25,9 +24,9 @@ class ProgressRenderer {
   };
   explicit ProgressRenderer(Options options) : options_(options) {}
 
-  // The text to write for this event, "" when there is nothing new. `now` is any steady clock.
+  // Returns the text to write for this event, or "" if nothing is new. `now` is any steady clock.
   std::string Update(const control::v1::Progress& progress, std::chrono::nanoseconds now);
-  // The text that ends the drawing: what was drawn is taken away, so that the result stands alone.
+  // Returns the text that erases the drawing, so that only the result remains.
   std::string Finish();
 
  private:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes the indexes of an image's layers and gives them away: to the image's repository, to another
-// one, or into a file (docs/formats/published.md).
+// Makes the indexes of an image's layers and publishes them to the image's repository, to another
+// one, or to a file (docs/formats/published.md).
 #pragma once
 
 #include <cstdint>
@@ -23,14 +23,14 @@ namespace imagefs {
 struct PublishRequest {
   ImageRef image;
   std::shared_ptr<ImageSource> source;
-  std::optional<Reference> to;   // push there; only the repository counts
-  SourceFactory::Access access;  // with this
-  std::string file;              // write an OCI archive there; "" = do not
+  std::optional<Reference> to;   // destination; only its repository is used
+  SourceFactory::Access access;  // credentials for `to`
+  std::string file;              // OCI archive to write; "" = none
   bool with_profile = false;
-  bool only_if_absent = false;  // push nothing where an index lies already
-  bool statement_only = false;  // publish nothing: only say what is to be signed
-  // Texts of .minisig files over the statement with that digest. kAborted when the index that is
-  // made now has another statement.
+  bool only_if_absent = false;  // push nothing if an index exists
+  bool statement_only = false;  // publish nothing: only return the statement to sign
+  // Contents of .minisig files that sign the statement with that digest. kAborted if the statement
+  // has changed since.
   std::vector<std::string> signatures;
   std::string statement_digest;
 };
@@ -39,27 +39,27 @@ struct PublishResult {
   struct Layer {
     Digest digest;
     uint64_t blob_bytes = 0;
-    uint64_t index_bytes = 0;  // as published; 0 = not
-    std::string reason;        // why not
+    uint64_t index_bytes = 0;  // as published; 0 = not published
+    std::string reason;        // why it was not published
   };
   std::vector<Layer> layers;
   std::string artifact;    // digest of the artifact's manifest
-  std::string repository;  // that it was pushed to, "" = none
+  std::string repository;  // destination of the push, "" = none
   bool listed_by_tag = false;
-  bool absent = true;  // with only_if_absent: whether there was none
+  bool absent = true;  // false if only_if_absent and an index existed
   uint64_t sent_bytes = 0;
   std::string file;
   std::string statement;  // with statement_only
-  // Ids of keys. An index that says the same as the one in its place keeps the signatures of that.
+  // Key ids. If the existing index has the same statement, its signatures are kept.
   std::vector<std::string> signed_by;
-  std::vector<std::string> signatures_lost;  // of an index in its place that said something else
+  std::vector<std::string> signatures_lost;  // of an existing index with another statement
 };
 
-// All publications that run, of calls and of the daemon itself: the daemon owns them, and none of
-// them outlives a part that it uses. Thread-safe.
+// All running publications, by calls and by the daemon itself. The daemon owns this object, and no
+// publication outlives a part that it uses. Thread-safe.
 class Publications {
  public:
-  // The parts outlive this object; the executor still runs what Stop waits for.
+  // The parts must outlive this object, and the executor must still run tasks during Stop.
   struct Deps {
     ImageStore& store;
     SourceFactory& sources;
@@ -70,13 +70,13 @@ class Publications {
   Publications(const Publications&) = delete;
   Publications& operator=(const Publications&) = delete;
 
-  // `done` runs once, on any thread; kCancelled when `cancel` fires or the daemon stops.
+  // Runs `done` exactly once, on any thread, with kCancelled if `cancel` fires or the daemon stops.
   using Done = absl::AnyInvocable<void(absl::StatusOr<PublishResult>)>;
   void Start(PublishRequest request, CancelToken cancel, Done done);
-  // Counted from Start until nothing of the publication is left.
+  // Returns the number of publications that have started and not been destroyed.
   int running() const;
-  // Cancels what runs, refuses what comes, and waits until nothing runs. REQUIRES: not called from
-  // a `done`. Idempotent.
+  // Cancels running publications, rejects new ones, and blocks until none runs. REQUIRES: not
+  // called from a `done`. Idempotent.
   void Stop();
 
  private:

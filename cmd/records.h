@@ -20,8 +20,7 @@ class StoredMountRecords : public MountRecords {
   explicit StoredMountRecords(KeyValueStore& kv) : kv_(kv) {}
   absl::Status Put(const MountRecord& record) override;
   absl::Status Delete(const std::string& directory) override;
-  // What cannot be read is logged and left out: one bad record must not keep the others from coming
-  // back.
+  // Logs and skips damaged records: one bad record must not prevent the recovery of the others.
   absl::StatusOr<Stored> List() override;
 
  private:

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// How the command and the daemon of a store find each other: the sockets, who is at the other end,
-// and starting a daemon where none runs, such that two starters at the same instant end up with
-// one. POSIX only; functions block on local work and, where they say so, on the start lock.
+// How the command and the daemon of a store find each other: connecting to the sockets, checking
+// the peer, and starting a daemon if none runs, such that two concurrent starters end up with one.
+// POSIX only; functions block on local work and, if they say so, on the start lock.
 //
 // A daemon listens in its run directory and in its store, so that whoever knows one of the two
-// finds it: a run directory may go away while the daemon lives (logind removes it at the last
-// logout), and two shells of a user may have different ones. <root>/lock (flock) is held by the
-// daemon for as long as it lives; its text is the daemon's pid, followed by " stopped" once it was
-// told to end. <root>/start.lock (flock) is held by whoever starts a daemon until that daemon
-// listens, and by a daemon that ends until its process is gone, so that a starter never meets half
-// a daemon.
+// finds it: a run directory may be removed while the daemon runs (logind removes it at the last
+// logout), and two shells of a user may have different ones. The daemon holds <root>/lock (flock)
+// for its lifetime; the text of the file is the daemon's pid, followed by " stopped" once it was
+// told to stop. <root>/start.lock (flock) is held by a starter until its daemon listens, and by a
+// stopping daemon until its process is gone, so that a starter never meets a half-started or
+// half-stopped daemon.
 #pragma once
 
 #include <sys/types.h>
@@ -32,59 +32,60 @@ struct Peer {
 };
 absl::StatusOr<Peer> PeerOf(int socket);
 
-// A connection to the daemon of this user that listens in the run directory, or else in the store.
-// kNotFound when none listens (no socket, or one that a killed daemon left); kPermissionDenied when
-// the one that does is another user's.
+// Connects to this user's daemon, in the run directory or else in the store. Returns kNotFound if
+// none listens (no socket, or one left by a killed daemon), and kPermissionDenied if the daemon
+// belongs to another user.
 absl::StatusOr<Fd> ConnectDaemon(const Paths& paths);
-// The same in the store only, where the daemon of the run directory has another one.
+// Connects in the store only, for when the daemon of the run directory has another store.
 absl::StatusOr<Fd> ConnectInStore(const Paths& paths);
 
-// After ConnectDaemon found nobody. kNotFound: there is no daemon. kUnavailable: one is starting or
-// ending. kFailedPrecondition, with its pid: one holds the store and listens nowhere.
+// Explains why ConnectDaemon found no daemon. kNotFound: there is none. kUnavailable: one is
+// starting or stopping. kFailedPrecondition, with its pid: one holds the store but does not listen.
 absl::Status WhyNobodyListens(const Paths& paths);
-// Waits for as long as one is starting or ending, or listens nowhere: OK when one listens,
-// kNotFound when there is none, or what it was at the end of the time.
+// Waits up to `patience` while a daemon is starting, stopping or not listening. Returns OK once one
+// listens, kNotFound if there is none, or the status of WhyNobodyListens on timeout.
 absl::Status AwaitListener(const Paths& paths, std::chrono::milliseconds patience);
 
-// A listening socket of mode 0600 that appears under its name only once it listens, in place of one
-// that a killed daemon left. kFailedPrecondition, with its pid, when another daemon listens there.
+// Creates the control socket, with mode 0600. Its name appears only once it listens, and replaces a
+// socket left by a killed daemon. Returns kFailedPrecondition, with its pid, if another daemon
+// listens there.
 absl::StatusOr<Fd> ListenForCommands(const Paths& paths);
-// The same as <directory>/NAME.sock, whoever listened there before.
+// Creates <directory>/NAME.sock in the same way, but replaces a socket on which someone listens.
 absl::StatusOr<Fd> ListenIn(const std::string& directory, std::string_view name);
-inline constexpr int kSocketBacklog = 256;  // a storm of commands connects at once
+inline constexpr int kSocketBacklog = 256;  // many commands may connect at once
 
-// Waits for the lock, or fails at once with kUnavailable when `wait` is false and it is taken. The
-// store has to be there.
+// Blocks until the lock is free, or fails at once with kUnavailable if it is taken and `wait` is
+// false. REQUIRES: the directory of the store exists.
 absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait);
 
-// Of the process that holds the store's lock, by that process: whoever waits for it is not to start
-// another daemon. WasStopped: by those that lost their connection to `pid`.
+// Called by the holder of the store's lock: tells commands that wait for this daemon not to start
+// another one. Commands that lost their connection to `pid` check it with WasStopped.
 absl::Status NoteStopped(const Paths& paths);
 bool WasStopped(const Paths& paths, pid_t pid);
 
-// The path of the program imagefsd: beside the program that runs now.
+// The path of imagefsd, which is next to the running program.
 std::string DaemonProgram();
-// Of imagefs-holder: beside it as well, or where it is installed.
+// The path of imagefs-holder: next to the running program or in its installed location.
 std::string HolderProgram();
 
-// The command line of a daemon that ends when nobody has needed it for `idle_seconds`; the first is
-// its name. Settings that are "" are left out.
+// The command line, including argv[0], of a daemon that exits after `idle_seconds` without use.
+// Settings that are "" are omitted.
 struct DaemonSettings {
   std::string idle_seconds, log_level, ca_file, config;
 };
 std::vector<std::string> DaemonCommand(const Paths& paths, const DaemonSettings& settings);
 
-// ConnectDaemon; where none runs, runs DaemonProgram with the arguments `command` (the first is its
-// name) as a daemon (new session, output to the log, no
-// descriptor but 0-2 and kReadyFd inherited, default signals) and waits until it listens. The
-// daemon's own words when it cannot start.
+// Like ConnectDaemon, but if no daemon runs, starts one and waits until it listens: runs
+// DaemonProgram with the arguments `command` (including argv[0]) in a new session, with output to
+// the log, default signals and only the descriptors 0-2 and kReadyFd. Returns the daemon's own
+// error if it cannot start. Blocks on the start lock.
 inline constexpr int kReadyFd = 3;
 absl::StatusOr<Fd> ConnectOrStart(const Paths& paths, const std::vector<std::string>& command);
 
-// The daemon's side of ConnectOrStart: says that it listens, or why it does not.
+// The daemon's side of ConnectOrStart: reports that it listens, or why it does not.
 void ReportReady(int ready_fd, const absl::Status& status);
 
-// Waits until that process is gone; kDeadlineExceeded after `timeout_ms`.
+// Blocks until the process is gone, or returns kDeadlineExceeded after `timeout_ms`.
 absl::Status WaitForExit(pid_t pid, int timeout_ms);
 
 }  // namespace imagefs

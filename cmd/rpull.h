@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Gives containerd an image whose layers the daemon shows: what `ctr image pull` of containerd 1.6
-// and 1.7 cannot do, since it tells the snapshotter nothing of the image.
+// Registers an image with containerd whose layers the daemon mounts lazily. `ctr image pull` of
+// containerd 1.6 and 1.7 cannot do this, because it tells the snapshotter nothing about the image.
 #pragma once
 
 #include <functional>
@@ -17,18 +17,19 @@ class InspectReply;
 }
 
 struct RpullRequest {
-  std::string reference;  // canonical, also the name of containerd's record
+  std::string reference;  // canonical; also the name of containerd's image record
   std::string snapshotter;
 };
 
-// What the daemon says about an image (`about`) becomes content, snapshots and a record, in this
-// order. `progress` is told of each layer. kFailedPrecondition when the daemon cannot show one.
-// Blocks.
+// Creates content, snapshots and an image record from the daemon's description of the image
+// (`about`). Calls `progress` for each layer. Returns kFailedPrecondition if the daemon cannot
+// mount a layer. Blocks.
 absl::Status Rpull(ContainerdClient& containerd, const RpullRequest& request,
                    const control::v1::InspectReply& about,
                    const std::function<void(std::string_view line)>& progress);
 
-// "DIGEST,DIGEST,...": of this layer and those above, as many as a label of that name can hold.
+// Returns "DIGEST,DIGEST,..." of the layer `first` and those above, as many as fit into a label of
+// that name.
 std::string LayersLabel(std::string_view name, const control::v1::InspectReply& about, int first);
 
 }  // namespace imagefs

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The verb `daemon`: a process that is the daemon until it is told to end.
+// The verb `daemon`: runs the daemon in this process until it is told to stop.
 #pragma once
 
 #include <string_view>

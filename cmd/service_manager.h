@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What systemd has to do with the daemon, by sd_listen_fds(3), sd_notify(3) and
-// sd_watchdog_enabled(3): listening sockets that it passes, descriptors that it keeps, the states
-// that it is told, the pings that it waits for. Without systemd all of it does nothing. The only
-// user of libsystemd is this header's .cc.
+// The interface to systemd, by sd_listen_fds(3), sd_notify(3) and sd_watchdog_enabled(3): listening
+// sockets it passes, descriptors it keeps, state notifications and watchdog pings. Does nothing
+// without systemd. This header's .cc is the only user of libsystemd.
 #pragma once
 
 #include <chrono>
@@ -16,8 +15,8 @@
 
 namespace imagefs {
 
-// Names of sockets, as FileDescriptorName= of imagefs.socket has them. The one of NAME is
-// <run>/NAME.sock where the daemon makes it itself.
+// Socket names, as in FileDescriptorName= of imagefs.socket. If the daemon creates the socket NAME
+// itself, its path is <run>/NAME.sock.
 inline constexpr char kControlSocket[] = "control";
 inline constexpr char kSnapshotterSocket[] = "snapshotter";
 inline constexpr char kCriSocket[] = "cri";
@@ -28,44 +27,45 @@ struct PassedSocket {
 };
 
 struct PassedDescriptors {
-  std::vector<PassedSocket> sockets;     // see UsableSockets
-  std::vector<KeptDescriptor> sessions;  // that the daemon before this one had it keep
+  std::vector<PassedSocket> sockets;     // filtered by UsableSockets
+  std::vector<KeptDescriptor> sessions;  // stored by the previous daemon
 };
-// Those that the service manager passed to this process. Changes the environment, so that children
-// do not take them for theirs: call it once, before the process has threads that read it.
+// Takes the descriptors that the service manager passed to this process. Changes the environment,
+// so that child processes do not take them: call it once, before there are threads that read the
+// environment.
 PassedDescriptors TakePassedDescriptors();
 
-// The service manager's descriptor store (sd_pid_notify_with_fds(3), FDSTORE=1), with what it had;
-// null where it keeps none: there is no manager, or its unit does not say so
+// Returns the service manager's descriptor store (sd_pid_notify_with_fds(3), FDSTORE=1) with its
+// contents, or null if there is none: there is no manager, or its unit does not enable the store
 // (FileDescriptorStoreMax=, and before systemd 254 also IMAGEFS_SESSION_STORE=systemd in the
 // environment).
 std::unique_ptr<DescriptorKeeper> ServiceManagerKeeper(std::vector<KeptDescriptor> sessions);
 
-// Those of `passed` that the daemon can use: a name that it knows, once, and a listening stream
-// socket of AF_UNIX. Others are logged and closed. Those kept do not block in accept(2), and
-// whoever connects from now on sees this process at the other end (SO_PEERCRED), not the manager.
+// Returns the sockets of `passed` that the daemon can use: a known name, used once, and a listening
+// stream socket of AF_UNIX. Logs and closes the others. Makes the sockets non-blocking, and this
+// process instead of the manager the peer (SO_PEERCRED) of new connections.
 std::vector<PassedSocket> UsableSockets(std::vector<PassedSocket> passed);
 
-// Lines of sd_notify(3). What cannot be sent is logged: nobody waits for the answer.
+// Sends lines of sd_notify(3). Best effort: failures are logged.
 void NotifyServiceManager(const std::string& lines);
 
-// Pings of the watchdog. They come from the loop that does the daemon's work and from nowhere else,
-// so that a loop that hangs is noticed. Not thread-safe.
+// Watchdog pings. Only the daemon's main loop sends them, so that a hung loop is noticed. Not
+// thread-safe.
 class Watchdog {
  public:
   using Clock = std::chrono::steady_clock;
-  // What the service manager waits for; 0 = it does not.
+  // Returns the service manager's watchdog timeout; 0 = none.
   static Clock::duration LimitFromEnvironment();
   explicit Watchdog(Clock::duration limit) : interval_(limit / 2) {}
 
-  // How long poll(2) may wait: `timeout_ms` (-1 = without end), or less.
+  // Returns how long poll(2) may wait: `timeout_ms` (-1 = no limit), or less.
   int PollTimeoutMs(int timeout_ms, Clock::time_point now) const;
-  // Once a turn of the loop: sends a ping when it is time.
+  // Call once per iteration of the loop; sends a ping when it is due.
   void Turn(Clock::time_point now);
 
  private:
-  const Clock::duration interval_;  // 0 = nobody waits
-  Clock::time_point next_;          // the first turn pings
+  const Clock::duration interval_;  // 0 = no watchdog
+  Clock::time_point next_;          // the first Turn sends a ping
 };
 
 }  // namespace imagefs

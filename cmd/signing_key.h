@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The secret key that imagefs index --sign names. It never leaves this process.
+// The secret key for imagefs index --sign. It never leaves this process.
 #pragma once
 
 #include <string>
@@ -10,10 +10,10 @@
 
 namespace imagefs {
 
-// Reads a secret key of minisign. Where it has a password, that is asked for on the terminal,
-// without echo, or is one line of the standard input when that is no terminal. A file that others
-// than its owner can read is refused. Makes the process leave no core file and be no other's to
-// trace. kCancelled when an interrupt came first.
+// Reads a minisign secret key. If it has a password, asks for it on the terminal without echo, or
+// reads one line of standard input if that is not a terminal. Rejects a file that anyone but its
+// owner can read. Prevents core files of this process and tracing by others. Returns kCancelled if
+// interrupted.
 absl::StatusOr<MinisignSecretKey> ReadSigningKey(const std::string& path, Interrupts& interrupts);
 
 }  // namespace imagefs

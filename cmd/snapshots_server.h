@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The snapshotter and the gRPC server that containerd reaches it by. The daemon accepts connections
-// and hands them to `server()`.
+// The containerd snapshotter and its gRPC server. The daemon accepts connections and hands them to
+// `server()`.
 #pragma once
 
 #include <memory>
@@ -21,19 +21,19 @@ namespace imagefs {
 class SnapshotsServer {
  public:
   struct Options {
-    std::string root;  // of the store
-    std::string run;   // of mounts
+    std::string root;  // the store
+    std::string run;   // the run directory
     TrustOf trust_of = TrustTrusted;
   };
-  // Becomes an owner of `uses`.
+  // Registers an owner with `uses`.
   static absl::StatusOr<std::unique_ptr<SnapshotsServer>> Open(Options options, ImageStore& store,
                                                                ImageUses& uses);
   virtual ~SnapshotsServer() = default;
 
   virtual grpc::Server* server() = 0;
-  // Ends the calls that run. With `hide`, the trees that containers do not use now are unmounted.
+  // Ends running calls. If `hide`, unmounts the trees that no container is using.
   virtual void Shutdown(bool hide) = 0;
-  virtual bool empty() const = 0;  // there is no snapshot
+  virtual bool empty() const = 0;  // whether there are no snapshots
   virtual std::vector<std::pair<std::string, uint64_t>> Counters() const = 0;
 };
 

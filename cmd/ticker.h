@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Calls back at an interval, on one thread, while anyone listens. Thread-safe.
+// Calls its listeners periodically, on one thread. Thread-safe.
 #pragma once
 
 #include <chrono>
@@ -15,14 +15,15 @@ namespace imagefs {
 
 class Ticker {
  public:
-  // Starts the thread, which sleeps until somebody listens.
+  // Starts the thread, which sleeps while there are no listeners.
   explicit Ticker(std::chrono::milliseconds interval);
-  // Joins; no callback runs afterwards.
+  // Joins the thread; no callback runs afterwards.
   ~Ticker();
   Ticker(const Ticker&) = delete;
   Ticker& operator=(const Ticker&) = delete;
 
-  // `tick` runs without a lock held and must not block; it listens for as long as it returns true.
+  // Calls `tick` at every interval until it returns false. `tick` runs without a lock held and must
+  // not block.
   using Tick = absl::AnyInvocable<bool()>;
   void Listen(Tick tick);
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each verb does that talks to a daemon. Each prints, and returns the exit status of
-// docs/cli.md. Used by verbs.cc only, which picks one.
+// The verbs that talk to a daemon. Each prints, and returns the exit status of docs/cli.md. Used
+// only by verbs.cc, which dispatches to them.
 #pragma once
 
 #include "cmd/cli.h"
@@ -9,18 +9,18 @@
 
 namespace imagefs {
 
-// mount_verb.cc. `program` is null in a program that cannot be a daemon. REQUIRES: then not with
-// --foreground.
+// mount_verb.cc. `program` is null in a program that cannot be a daemon. REQUIRES: it is not null
+// with --foreground.
 int Run(ClientSession& session, const MountArgs& args, const DaemonProgramParts* program);
 
-// image_verbs.cc: what fetches an image, or gives it or what is known of it to others.
+// image_verbs.cc: verbs that fetch an image, or publish it or data about it.
 int Run(ClientSession& session, const PullArgs& args);
 int Run(ClientSession& session, const RpullArgs& args);
 int Run(ClientSession& session, const AddArgs& args);
 int Run(ClientSession& session, const IndexArgs& args);
 int Run(ClientSession& session, const ProfileArgs& args);
 
-// daemon_verbs.cc: one question to the daemon, and its answer.
+// daemon_verbs.cc: one request to the daemon, and its reply.
 int Run(ClientSession& session, const UmountArgs& args);
 int Run(ClientSession& session, const LsArgs& args);
 int Run(ClientSession& session, const ImagesArgs& args);

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What each verb of the command does. Prints to stdout and stderr; returns the exit status of
+// Runs the verbs of the command. Prints to stdout and stderr; returns the exit status of
 // docs/cli.md.
 #pragma once
 
@@ -14,16 +14,17 @@
 
 namespace imagefs {
 
-// What only the program imagefsd has.
+// Only the program imagefsd has these.
 struct DaemonProgramParts {
   absl::StatusOr<std::unique_ptr<Daemon>> (*start)(Daemon::Options);
   int (*run)(const GlobalOptions&, const DaemonArgs&, Paths, std::string_view version, Output&);
 };
 
-// Whether the verb makes a daemon of its own process: `daemon`, `mount --foreground`.
+// Returns whether the verb runs the daemon in its own process: `daemon`, `mount --foreground`.
 bool NeedsDaemonProgram(const Command& command);
 
-// `daemon` is null in a program that cannot be one. REQUIRES: then it is not needed.
+// `daemon` is null in a program that cannot be a daemon. REQUIRES: it is not null if
+// NeedsDaemonProgram(command).
 int RunCommand(const Command& command, std::string_view version, const DaemonProgramParts* daemon);
 
 }  // namespace imagefs
