@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Add: resolve, make the image showable and hold it, give it to podman.
+// Add: resolve the image, make it mountable, and add it to podman's store, which holds it.
 #include "base/status.h"
 #include "cmd/transfer_call.h"
 #include "snap/podman_store.h"
@@ -21,7 +21,7 @@ class AddCall : public TransferCall {
   absl::Status Add(const ImageRef& image, ImageUses::Use use);
 
   const control::v1::AddRequest& request_;  // gRPC keeps it until the call is done
-  std::string name_;                        // that podman is to know the image by
+  std::string name_;                        // podman's name for the image
   std::string reference_;
 };
 
@@ -35,7 +35,7 @@ absl::Status AddCall::Run() {
   IMAGEFS_ASSIGN_OR_RETURN(name_, PodmanName(name));
   reference_ = image.reference.ToString();
   if (image.policy == PullPolicy::kMissing) {
-    // Held, not listed: the store does not find it by its reference.
+    // The podman store may hold an image that the image store no longer finds by its reference.
     if (ImageRef held = deps().podman->Find(name_, image.platform); held != nullptr) {
       return Hold({std::move(held), nullptr, true});
     }
@@ -59,7 +59,7 @@ absl::Status AddCall::Add(const ImageRef& image, ImageUses::Use use) {
   return OnExecutor(
       "mounting", "mount", [this, image, use = std::move(use)]() mutable -> absl::Status {
         const absl::StatusOr<PodmanStore::Entry> entry = deps().podman->Add(name_, reference_, use);
-        // Whoever has the answer may drop the image, so nothing of this call holds it by then.
+        // A caller may drop the image once it has the answer, so release this call's hold first.
         use = {};
         IMAGEFS_RETURN_IF_ERROR(entry.status());
         MountEvent event = MakeResult(*image);

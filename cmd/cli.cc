@@ -149,22 +149,23 @@ constexpr char kDaemonHelp[] =
     "the\n"
     "next daemon; SIGINT (Ctrl-C) forgets them.\n";
 
-// Empty when T can be made of the text.
+// Returns "" if the text can be parsed as a T, or the error message.
 template <typename T>
 std::string WhyNot(const std::string& text) {
   const absl::StatusOr<T> parsed = T::Parse(text);
   return parsed.ok() ? std::string() : std::string(parsed.status().message());
 }
 
-// An empty path is a variable of a script that was not set, and never the current directory.
+// Rejects an empty path: it is most likely an unset variable in a script, and must not mean the
+// current directory.
 std::string BadPath(const std::string& path) {
   return std::string(CheckPath(path, "the path").message());
 }
 
-// So is any other empty value: what was meant to be asked for would be left out.
+// Rejects any other empty value, for the same reason.
 std::string Empty(const std::string& text) { return text.empty() ? "it is empty" : ""; }
 
-// Adds a verb; where it is the one that is chosen, the command gets these arguments.
+// Adds a verb. If it is the one given, the command gets these arguments.
 template <typename Args>
 std::pair<CLI::App*, Args*> AddVerb(CLI::App& app, Command* command, const char* name,
                                     const char* description, const char* help) {
@@ -186,7 +187,7 @@ void AddImageOptions(CLI::App* verb, ImageOptions* image) {
       ->check(CLI::IsMember({"missing", "always", "never"}));
 }
 
-// Of a verb that has one image.
+// For a verb that takes one image.
 template <typename Args>
 void AddImage(CLI::App* verb, Args* args, bool required = true) {
   verb->add_option("REF", args->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
@@ -377,7 +378,7 @@ void AddStop(CLI::App& app, Command* command) {
   verb->add_flag("--unmount", args->unmount, "forget the mounts");
 }
 
-// In the order of the help.
+// In the order of the help text.
 void AddVerbs(CLI::App& app, Command* command) {
   AddMount(app, command);
   AddUmount(app, command);
@@ -447,7 +448,7 @@ bool IsVerb(const CLI::App& app, const std::string& word) {
               .empty();
 }
 
-// How many letters are to be changed, added, left out or exchanged with their neighbours.
+// Returns the edit distance: the number of letters to change, insert, delete or transpose.
 size_t Distance(std::string_view a, std::string_view b) {
   std::vector<std::vector<size_t>> d(a.size() + 1, std::vector<size_t>(b.size() + 1));
   for (size_t i = 0; i <= a.size(); ++i) d[i][0] = i;
@@ -464,7 +465,7 @@ size_t Distance(std::string_view a, std::string_view b) {
   return d[a.size()][b.size()];
 }
 
-// What was meant, as a part of a message; "" where nothing comes near.
+// Returns a suggestion to append to a message, or "" if nothing is similar.
 std::string DidYouMean(const CLI::App& app, const std::string& word) {
   constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
       {"list", "ls"}, {"ps", "ls"},       {"remove", "rm"}, {"delete", "rm"},
@@ -486,7 +487,7 @@ std::string DidYouMean(const CLI::App& app, const std::string& word) {
   return best.empty() ? "" : StrCat("; did you mean ", best, "?");
 }
 
-// "" or what is wrong with the first word that is neither an option nor the value of one.
+// Returns "" or what is wrong with the first word that is neither an option nor the value of one.
 std::string CheckVerb(const CLI::App& app, absl::Span<const char* const> arguments) {
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string word = arguments[i];
@@ -509,7 +510,7 @@ std::string CheckArguments(absl::Span<const char* const> arguments) {
   return "";
 }
 
-// CLI11 names all words that are left; the first of them is the one that is wrong.
+// CLI11 reports all remaining words; the first one is the culprit.
 std::string WhatIsTooMuch(const CLI::App& app, const std::string& verb) {
   const std::vector<std::string> left = app.remaining(/*recurse=*/true);
   for (const std::string& word : left) {
@@ -520,7 +521,7 @@ std::string WhatIsTooMuch(const CLI::App& app, const std::string& verb) {
                       : StrCat("\"", PrintableName(left[0], 60), "\" is one argument too many");
 }
 
-// "" or what of the arguments does not go together.
+// Returns "" or which arguments conflict.
 template <typename Args>
 std::string CheckTogether(const Args&) {
   return "";
@@ -604,7 +605,7 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
     return Parse(static_cast<int>(asked.size()), asked.data(), version, /*json=*/false);
   }
   if (verb.empty() == check_config.empty()) {
-    // Without a verb nothing was asked for that JSON could be the answer to.
+    // Without a verb there was no request that JSON could answer.
     return UsageError(verb.empty() ? "no verb given" : "--check-config goes without a verb", "",
                       json && !verb.empty());
   }
@@ -620,7 +621,7 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
                                                 std::string_view version) {
   if (argc < 1) return CliExit{2, "", "imagefs: started without its name\n"};
   const bool json = IsJsonAsked({argv + 1, static_cast<size_t>(argc) - 1});
-  // CLI11 reports by exceptions; none leaves this function.
+  // CLI11 throws exceptions; none leaves this function.
   try {
     return Parse(argc, argv, version, json);
   } catch (const std::exception& error) {

@@ -20,20 +20,20 @@ namespace {
 
 using namespace control::v1;  // NOLINT: the messages of every method below
 
-// A manifest and a configuration, both at the largest that is accepted, in one reply.
+// A reply may hold a manifest and a configuration, both of the maximum size.
 constexpr int kMaxReplyBytes = 32 << 20;
 constexpr char kIdleExitSeconds[] = "60";
-constexpr auto kSilence = std::chrono::milliseconds(2000);  // before a word is said
-constexpr auto kHungPatience = std::chrono::seconds(10);    // with a daemon that is up
+constexpr auto kSilence = std::chrono::milliseconds(2000);  // before the user is told
+constexpr auto kHungPatience = std::chrono::seconds(10);    // for a daemon that is running
 constexpr auto kStartPatience = std::chrono::seconds(150);  // a start may take two minutes
 constexpr int kAttempts = 3;
 
-// The daemon marks its answers: without the mark the connection has ended.
+// The daemon marks its answers; without the mark, the connection was lost.
 bool Answered(const grpc::ClientContext& context) {
   return context.GetServerTrailingMetadata().count("imagefs") > 0;
 }
 
-// A deadline by the clock that nobody sets.
+// A deadline on the monotonic clock.
 gpr_timespec After(std::chrono::milliseconds duration) {
   return gpr_time_from_millis(duration.count(), GPR_TIMESPAN);
 }
@@ -44,8 +44,8 @@ std::string CommOf(pid_t pid) {
   return name;
 }
 
-// Who has made the socket that a connection is waiting on, but has not answered: a daemon, or the
-// service manager, which is to start one.
+// Returns whether the creator of the socket, which has not answered yet, is not a daemon but the
+// service manager, which will start one.
 bool IsManager(pid_t peer) {
   const std::string name = CommOf(peer);
   return !name.empty() && name != "imagefsd";
@@ -63,18 +63,18 @@ struct DaemonClient::Rpc {
   std::unique_ptr<Control::Stub> stub;
 };
 
-// What one attempt came to.
+// The result of one attempt.
 struct DaemonClient::Outcome {
   absl::Status status;
   bool answered = false;
   bool lost = false;      // the connection ended without an answer
-  bool repeated = false;  // and nothing was seen of it yet, so that asking again is the same
+  bool repeated = false;  // and no result was seen, so it is safe to repeat the call
 
   static Outcome Of(const grpc::ClientContext& context, const grpc::Status& status, bool seen) {
     Outcome outcome;
     outcome.status = FromGrpc(status);
     outcome.answered = Answered(context);
-    // A call that reaches a daemon while it ends is cancelled by gRPC, without a word of ours.
+    // gRPC cancels a call that reaches a daemon while it stops, so the answer has no mark.
     outcome.lost = (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
                     status.error_code() == grpc::StatusCode::CANCELLED) &&
                    !outcome.answered;
@@ -118,7 +118,7 @@ absl::Status DaemonClient::Reconnect() {
   absl::Status status;
   for (int attempt = 1;; ++attempt) {
     absl::StatusOr<Fd> fd = ConnectOrStartOne();
-    // Then what was said about the daemon of the run directory counts.
+    // Then report what was found out about the daemon of the run directory.
     if (other_store_ && !status.ok() && absl::IsNotFound(fd.status())) return status;
     if (!fd.ok()) return fd.status();
     IMAGEFS_ASSIGN_OR_RETURN(const Peer peer, PeerOf(fd->get()));
@@ -134,13 +134,13 @@ absl::Status DaemonClient::Reconnect() {
     const bool in_store = other_store_;
     status = Greet(peer.pid, &lost);
     if (other_store_ && !in_store) continue;
-    // It ended in between: another one is there, or can be started.
+    // The daemon ended in between: there is another one, or one can be started.
     if (!lost || attempt == kAttempts || interrupts_.interrupted()) return status;
   }
 }
 
-// The first call. A daemon answers it at once; one that has not been started yet, or is starting,
-// does so then.
+// Makes the first call. A running daemon answers at once; one that is starting, or that the service
+// manager has yet to start, answers when it is ready.
 absl::Status DaemonClient::Greet(pid_t peer, bool* lost) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
@@ -163,7 +163,7 @@ absl::Status DaemonClient::Greet(pid_t peer, bool* lost) {
     Say(StrCat("waiting for ", Whom(peer)));
     const auto waited = Clock::now() - begin;
     if (options_.patience.count() != 0 && waited >= options_.patience) return NoAnswer(peer);
-    // Whoever starts or ends is given the time for it, and so is the service manager.
+    // A daemon that is starting or stopping, and the service manager, are given more time.
     if (waited >= kStartPatience) return NoAnswer(peer);
     if (waited >= kHungPatience && !IsManager(peer) &&
         !absl::IsUnavailable(TakeStartLock(options_.paths, /*wait=*/false).status())) {
@@ -193,7 +193,7 @@ absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
                                                 ") has the store ", daemon.root(), ", not ",
                                                 paths.root, "; choose another --run for that"));
   }
-  // A daemon of an older version does not say.
+  // Daemons of older versions do not report this.
   if (!options_.same_settings || daemon.config().empty()) return absl::OkStatus();
   const auto other = [this](std::string_view option, const std::string& has,
                             const std::string& asked) {
@@ -214,8 +214,8 @@ absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
   return absl::OkStatus();
 }
 
-// Whether a call that may have a daemon finds one after a stop: that of a service, whose sockets
-// stay, is there again at once.
+// Returns whether a call that may start a daemon finds one after a stop: the sockets of a service
+// stay, and the service manager starts it again at once.
 bool DaemonClient::SomebodyListens() const {
   return options_.start && ConnectDaemon(options_.paths).ok();
 }
@@ -223,8 +223,8 @@ bool DaemonClient::SomebodyListens() const {
 template <typename Attempt>
 absl::Status DaemonClient::WithDaemon(Attempt attempt) {
   Outcome outcome = attempt();
-  // More than once, since one may be killed, started and stopped again. A request that ends every
-  // daemon ends so many.
+  // Retry more than once, since a daemon may be killed, started and stopped again; but not forever,
+  // since the request itself may crash every daemon.
   for (int i = 1; i < kAttempts && outcome.lost && !interrupts_.interrupted(); ++i) {
     if (WasStopped(daemon_, pid_) && !(outcome.repeated && SomebodyListens())) {
       return absl::UnavailableError(
@@ -240,7 +240,7 @@ absl::Status DaemonClient::WithDaemon(Attempt attempt) {
                options_.paths.log(), " or that of imagefs.service"));
   }
   if (!outcome.answered && absl::IsDeadlineExceeded(outcome.status)) return NoAnswer(pid_);
-  // What the daemon cannot reach this shell may reach by a proxy.
+  // This shell may have a proxy for what the daemon cannot reach.
   const std::string proxies = ProxyDigest();
   if (outcome.answered && !proxies.empty() && proxies != proxies_ &&
       (absl::IsUnavailable(outcome.status) || absl::IsDeadlineExceeded(outcome.status))) {
@@ -276,7 +276,7 @@ absl::Status DaemonClient::Stream(Method method, const Request& request, const O
     grpc::ClientContext context;
     Interrupts::Scope scope(interrupts_, [&context] { context.TryCancel(); });
     std::optional<Interrupts::Reminder> reminder;
-    // Who is told of the progress hears at once that it goes on.
+    // With progress, the first event arrives at once.
     if (request.progress()) {
       reminder.emplace(interrupts_, kSilence,
                        [this] { Say(StrCat("waiting for the daemon with pid ", pid_)); });

@@ -20,7 +20,7 @@ using control::v1::MountEvent;
 using control::v1::MountResult;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kPatience = std::chrono::seconds(10);  // of status and stop
+constexpr auto kPatience = std::chrono::seconds(10);  // for status and stop
 
 }  // namespace
 

@@ -23,7 +23,7 @@ namespace {
 constexpr uint64_t kMaxConfigFile = 1 << 20;
 constexpr uint64_t kMaxKeyFile = 4 << 10;
 constexpr uint64_t kMaxLeastRate = 1 << 20;
-constexpr absl::Duration kLongest = absl::Seconds(1'000'000);  // as of --deadline
+constexpr absl::Duration kLongest = absl::Seconds(1'000'000);  // same as --deadline
 
 absl::Status At(const std::string& path, const toml::node& node, std::string_view name,
                 std::string_view what) {
@@ -31,7 +31,7 @@ absl::Status At(const std::string& path, const toml::node& node, std::string_vie
       StrCat(path, ":", node.source().begin.line, ": ", name, " ", what));
 }
 
-// "" or why the value cannot stand there.
+// Stores a value. Returns "" or why the value is invalid.
 using Setter = std::function<std::string(const toml::node&)>;
 
 Setter Bool(bool& out) {
@@ -55,7 +55,7 @@ Setter Duration(absl::Duration& out) {
   };
 }
 
-// "off" is no duration at all.
+// Accepts "off" as a duration of zero.
 Setter OrOff(absl::Duration& out) {
   return [&out](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
@@ -85,7 +85,7 @@ Setter Repository(std::string& out) {
   };
 }
 
-// "" is the default, "none", and may be written down, too.
+// Accepts "", which is the default and means "none".
 Setter OrNone(std::string& out, Setter setter) {
   return [&out, setter = std::move(setter)](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
@@ -108,7 +108,7 @@ Setter Repositories(std::vector<std::string>& out) {
   };
 }
 
-// Public keys of minisign, or absolute paths of .pub files.
+// Minisign public keys, or absolute paths of .pub files.
 Setter Keys(IndexKeys& out) {
   return [&out](const toml::node& node) -> std::string {
     if (!node.is_array()) return "is a list of public keys of minisign or files of such";
@@ -185,7 +185,7 @@ Setter Patterns(std::vector<std::string>& out) {
   };
 }
 
-// A size that is worth something: with less, hardly any index fits.
+// Has a minimum, since hardly any index fits into less.
 Setter Memory(uint64_t& out) {
   return [&out](const toml::node& node) -> std::string {
     constexpr uint64_t kLeast = 8 << 20, kMost = uint64_t{1} << 40;

@@ -68,7 +68,7 @@ void FillInspect(const ImageStore& store, const ResolvedImage& image, InspectRep
   }
 }
 
-// Resolves and answers; leaves the flight when the caller goes away.
+// Resolves an image and answers; leaves the single-flight task if the caller goes away.
 class InspectCall : public grpc::ServerUnaryReactor,
                     public std::enable_shared_from_this<InspectCall> {
  public:
@@ -145,8 +145,8 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     counter_.Begin();
     deps_.executor.Submit([this, context, reactor, work = std::move(work)]() mutable {
       const absl::Status status = work();
-      // Counted before the answer: the context and, after the last call, this object may be gone
-      // once the caller has it.
+      // End before answering: once the caller has the answer, the context and, after the last call,
+      // this object may be gone.
       counter_.End();
       reactor->Finish(AnswerOf(context, status));
     });
@@ -251,7 +251,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   }
   Unary* Check(Context* context, const CheckRequest* request, CheckReply* reply) override {
     return Run(context, [this, context, request, reply] {
-      // Who no longer waits for it has it end.
+      // Stops if the caller goes away.
       return DoCheck(
           *request, [context](size_t) { return !context->IsCancelled(); }, reply);
     });
@@ -294,14 +294,14 @@ absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, Unmoun
   std::vector<std::string> directories(request.directories().begin(), request.directories().end());
   if (request.all()) {
     directories.clear();
-    // The newest first: a mount may lie inside another.
+    // Newest first, since a mount may lie inside another.
     for (auto it = mounts.rbegin(); it != mounts.rend(); ++it) {
       directories.push_back(it->record.directory);
     }
   }
   const auto unmount = [&](std::string& directory) -> absl::Status {
     IMAGEFS_RETURN_IF_ERROR(CheckPath(directory, "the directory to unmount"));
-    // A mount keeps the name that it was made with, whatever its parents are links to by now.
+    // A mount keeps the name it was created with, even if its parents are symbolic links by now.
     const bool listed = std::any_of(mounts.begin(), mounts.end(), [&](const MountState& mount) {
       return mount.record.directory == directory;
     });
@@ -496,7 +496,8 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
     count("fuse_errors", fuse.errors);
   }
   for (const FlightReport& report : deps_.store.Flights()) AddFlight(report, reply);
-  // A token's key is made from credentials: its flights are counted, not named.
+  // A token's key is derived from credentials, so its single-flight tasks are counted but not
+  // named.
   AddFlight({"token", source.tokens, {}}, reply);
   for (const LayerInfo& info : deps_.store.ListLayers()) {
     StatusReply::Layer* layer = reply->add_layers();

@@ -52,15 +52,15 @@
 namespace imagefs {
 namespace {
 
-// Mounts and unmounts of different images go on at the same time; each may wait for the kernel.
+// Mounts and unmounts of different images run in parallel; each may wait for the kernel.
 constexpr int kControlThreads = 4;
 constexpr int kIdleCheckMs = 1000;
-constexpr int kRepairMs = 5000;  // between two looks for sockets that were taken away
+constexpr int kRepairMs = 5000;  // between checks for removed sockets
 constexpr int64_t kShutdownGraceSeconds = 2;
-// What all connections together may buffer.
+// Limit of the buffers of all connections together.
 constexpr size_t kRpcMemoryBytes = 8 << 20;
 
-// Each mount and each layer keeps descriptors open.
+// Every mount and every layer keeps descriptors open.
 void RaiseDescriptorLimit() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -90,30 +90,30 @@ class DaemonImpl : public Daemon {
   absl::Status Configure(ImageStore::Options& out) const;
   std::vector<std::pair<std::string, uint64_t>> MoreCounters() const;
   absl::Status Listen();
-  // Connections to the socket `name` (see service_manager.h) are served by `server`, which is
-  // destroyed after the sockets are closed. Before READY is said.
+  // Serves connections to the socket `name` (see service_manager.h) with `server`, which is
+  // destroyed after the sockets are closed. Call before READY is reported.
   absl::Status AddListener(std::string_view name, grpc::Server& server) {
     return listeners_->Add(name, server);
   }
   bool Idle() const;
-  // False when somebody has connected in the meantime.
+  // Returns false if a client has connected in the meantime.
   bool RetireSockets();
   void ReadSignal();
   void StopServing();
 
-  const BackgroundLog log_;            // first: the threads of all that follow log
-  std::vector<PassedSocket> sockets_;  // until the listeners have them
-  std::vector<KeptDescriptor> kept_;   // until the keeper has them
+  const BackgroundLog log_;            // first: threads of all later members log
+  std::vector<PassedSocket> sockets_;  // until handed to the listeners
+  std::vector<KeptDescriptor> kept_;   // until handed to the keeper
   const Options options_;
   std::atomic<bool> stop_{false};
-  // Somebody told it to end, and nobody is to start another one in its place.
+  // The daemon was told to stop, and clients must not start another in its place.
   std::atomic<bool> told_to_stop_{false};
   std::atomic<bool> forget_mounts_{false};
   bool stopped_ = false;
   Fd wake_, signals_;
-  // From when this daemon no longer takes commands until its process is gone.
+  // Held from when this daemon stops accepting commands until its process is gone.
   Fd ending_lock_;
-  // Destroyed from the last to the first.
+  // Destroyed in reverse order (docs/lifetimes.md).
   std::shared_ptr<NodeCredentials> credentials_;
   std::unique_ptr<SourceFactory> sources_;
   std::unique_ptr<ImageStore> store_;
@@ -138,7 +138,7 @@ class DaemonImpl : public Daemon {
 
 DaemonImpl::~DaemonImpl() {
   StopServing();
-  // Its destructor waits; the parts below may not be used afterwards.
+  // The destructor waits for tasks, which use the other parts.
   executor_.reset();
 }
 
@@ -242,7 +242,7 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.index.memory = config.index_memory;
   out.share_all = config.store_open;
   out.scrub.interval = config.store_scrub;
-  // Without a key nothing is asked for the sake of a signature.
+  // Without keys, no signatures are fetched.
   if (!config.index_keys.empty()) {
     out.index.verify_signature = [keys = config.index_keys](const Manifest& artifact) {
       return keys.Verify(artifact);
@@ -309,7 +309,7 @@ absl::Status DaemonImpl::Listen() {
   builder.RegisterService(&service_->service());
   server_ = builder.BuildAndStart();
   if (server_ == nullptr) return absl::InternalError("the control service could not be started");
-  // Connections are accepted here and handed to gRPC, so that their owner can be checked.
+  // The listeners accept connections and hand them to gRPC, so that they can check the peer.
   if (snapshots_ != nullptr) {
     IMAGEFS_RETURN_IF_ERROR(AddListener(kSnapshotterSocket, *snapshots_->server()));
   }
@@ -326,13 +326,14 @@ absl::Status DaemonImpl::Listen() {
 
 bool DaemonImpl::Idle() const {
   if (options_.idle_exit.count() == 0 || mounts_->NeedProcess()) return false;
-  // containerd may ask for what it has here at any time, and does not start a daemon.
+  // containerd may use its snapshots at any time, and does not start a daemon.
   if (snapshots_ != nullptr && !snapshots_->empty()) return false;
-  // So may podman, which fails where its layer store is not.
+  // So may podman, which fails if its layer store is missing.
   if (layers_ != nullptr) return false;
-  // What waits for a network or a directory is tried again by the next daemon.
+  // Let a running attempt finish; the next daemon retries mounts that wait for the network or a
+  // directory.
   if (recovery_->busy()) return false;
-  // What an image's first mount makes for others goes on after the command has ended.
+  // Publications continue after their command has ended.
   if (publications_->running() > 0) return false;
   const ControlService::Activity activity = service_->activity();
   return activity.running_calls == 0 &&
@@ -341,7 +342,7 @@ bool DaemonImpl::Idle() const {
 
 bool DaemonImpl::RetireSockets() {
   absl::StatusOr<Fd> lock = TakeStartLock(options_.paths, /*wait=*/false);
-  if (!lock.ok()) return false;  // somebody is about to connect
+  if (!lock.ok()) return false;  // a client is about to connect
   if (!listeners_->Retire()) return false;
   ending_lock_ = *std::move(lock);
   return true;
@@ -359,7 +360,7 @@ void DaemonImpl::Serve() {
   const int turn = options_.idle_exit.count() == 0 ? kRepairMs : kIdleCheckMs;
   auto repaired = std::chrono::steady_clock::now();
   while (!stop_) {
-    // A negative descriptor is passed over.
+    // poll(2) ignores negative descriptors.
     std::vector<pollfd> fds = {{wake_.get(), POLLIN, 0}, {signals_.get(), POLLIN, 0}};
     const size_t own = fds.size();
     listeners_->AppendTo(&fds);
@@ -391,14 +392,14 @@ void DaemonImpl::StopServing() {
   if (stopped_) return;
   stopped_ = true;
   if (server_ != nullptr) NotifyServiceManager("STOPPING=1");
-  // Before the first call is cut off: who waits reads it then.
+  // Before the first call is cancelled, because its client reads this then.
   if (told_to_stop_) {
     if (const absl::Status status = NoteStopped(options_.paths); !status.ok()) {
       LogWarning("stop_not_noted cause=", ToStd(status.message()));
     }
   }
   if (server_ != nullptr && !ending_lock_.valid()) {
-    // A starter that waits for this lock finds no daemon and a free store once it has it.
+    // A starter that gets this lock then finds no daemon and an unlocked store.
     absl::StatusOr<Fd> lock = TakeStartLock(options_.paths, /*wait=*/false);
     if (lock.ok()) ending_lock_ = *std::move(lock);
   }
@@ -408,24 +409,24 @@ void DaemonImpl::StopServing() {
     server_->Wait();
   }
   server_.reset();
-  // Nothing starts one any more; they need the executor and the store to end.
+  // No new ones can start; they need the executor and the store to finish.
   if (publications_ != nullptr) publications_->Stop();
   cri_.reset();
   if (snapshots_ != nullptr) snapshots_->Shutdown(/*hide=*/forget_mounts_);
   if (layers_ != nullptr && forget_mounts_) layers_->ReleaseAll();
   layers_.reset();
   if (podman_ != nullptr) podman_->Leave(/*hide=*/forget_mounts_);
-  // The tasks that undo mounts of cancelled calls run before this returns.
+  // Waits for the tasks that undo the mounts of cancelled calls.
   executor_.reset();
   recovery_.reset();
   if (mounts_ != nullptr && forget_mounts_) {
     mounts_->UnmountAll();
     sessions_->ForgetAll();
   } else if (fuse_ != nullptr) {
-    // What is shown here is the next daemon's.
+    // Leave all mounts to the next daemon.
     store_->StopCollecting();
     keeper_->Leave();
-    // Before what brings bytes ends: reads that wait for it are the next daemon's, too.
+    // Before fetching stops: the next daemon also answers the reads that wait for missing bytes.
     fuse_->Leave();
   }
   LogInfo("stopped");

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The program imagefsd: everything that the command is, and the daemon.
+// The program imagefsd: the whole command, and the daemon.
 #include <variant>
 
 #include "cmd/cli.h"

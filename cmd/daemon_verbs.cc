@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The verbs that are one question to the daemon.
+// The verbs that are one request to the daemon.
 #include <time.h>
 #include <unistd.h>
 
@@ -23,8 +23,8 @@ namespace {
 using namespace control::v1;  // NOLINT: the messages that are sent
 
 constexpr int kStopTimeoutMs = 60'000;
-constexpr auto kSilence = std::chrono::milliseconds(2000);  // before a word is said
-constexpr int kDamageExit = 3;                              // of `check`
+constexpr auto kSilence = std::chrono::milliseconds(2000);  // before the user is told
+constexpr int kDamageExit = 3;                              // exit status of `check`
 
 int RemoveBy(ClientSession& session, const std::vector<std::string>& references,
              absl::Status (DaemonClient::*call)(const RemoveRequest&, RemoveReply*)) {
@@ -127,7 +127,7 @@ int Run(ClientSession& session, const DropArgs& args) {
   return session.Finish(status);
 }
 
-// Status 3 tells of damage, whatever became of it.
+// Returns status 3 if there was damage, even if it was repaired.
 int Run(ClientSession& session, const CheckArgs& args) {
   CheckRequest request;
   request.set_repair(args.repair);
@@ -155,11 +155,11 @@ int Run(ClientSession& session, const StatusArgs& args) {
   return session.Finish(status);
 }
 
-// Ends with 0 only when no daemon of the store is left.
+// Returns 0 only if no daemon of the store is left.
 int Run(ClientSession& session, const StopArgs& args) {
   auto client = session.ConnectToAny();
   if (absl::IsUnavailable(client.status()) || absl::IsFailedPrecondition(client.status())) {
-    // One that starts, ends, or makes its sockets again.
+    // One is starting, stopping, or creating its sockets again.
     Interrupts::Reminder reminder(session.interrupts(), kSilence, [&session] {
       session.out().Note(StrCat("imagefs: waiting for the daemon of ", session.paths().root, "\n"));
     });

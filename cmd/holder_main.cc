@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// imagefs-holder: keeps descriptors, so that they outlive the daemon that gave them. It is started
-// with a listening socket as descriptor 3 (fs/holder_protocol.h), serves whoever of its own user
-// connects there, and ends once it holds nothing. Where nobody else would, it starts the daemon
-// again that was killed. It parses nothing, has one thread, and takes no memory after its start:
-// there is little that could kill it.
+// imagefs-holder keeps descriptors, so that they outlive the daemon that passed them. It is started
+// with a listening socket as descriptor 3 (fs/holder_protocol.h), serves any client of its own
+// user, and exits once it holds nothing. It restarts a killed daemon if no supervisor does. It
+// parses nothing, has one thread, and allocates no memory after its start, so that little can kill
+// it.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -28,10 +28,10 @@ using imagefs::SendHolderMessage;
 
 constexpr int kMaxHeld = 1 << 16;
 constexpr int kMaxClients = 8;
-// How long it waits for a daemon when it holds nothing, and for one that does not read.
+// How long to wait for a daemon while holding nothing, and for a client that does not read.
 constexpr int kPatienceMs = 60'000;
 constexpr timeval kSendTimeout = {5, 0};
-// Between two starts of a daemon that does not come up.
+// The maximum pause between starts of a daemon that keeps failing.
 constexpr int kLongestPauseMs = 300'000;
 
 struct Held {
@@ -39,15 +39,15 @@ struct Held {
   char name[sizeof(HolderMessage::name)];
 };
 
-// Pages that are not used take no memory.
+// Unused pages take no memory.
 Held held[kMaxHeld];
 int held_count = 0;
 int clients[kMaxClients];
 int client_count = 0;
 bool had_client = false, was_used = false;
 HolderRestart restart;
-bool left = false;       // by a daemon that wants no other
-int restart_pause = -1;  // in ms; -1: none is started
+bool left = false;       // the last daemon asked not to be restarted
+int restart_pause = -1;  // in ms; -1: no restart
 
 int Find(const char* name) {
   for (int i = 0; i < held_count; ++i) {
@@ -56,7 +56,7 @@ int Find(const char* name) {
   return -1;
 }
 
-// Takes the descriptor over.
+// Takes ownership of the descriptor.
 bool Keep(const char* name, int fd) {
   int at = Find(name);
   if (at < 0 && held_count == kMaxHeld) return false;
@@ -78,12 +78,12 @@ void Drop(const char* name) {
   held[at] = held[--held_count];
 }
 
-// `fd` -1: none. False: the peer has gone.
+// `fd` -1: none. Returns false if the peer is gone.
 bool Send(int client, const HolderMessage& message, int fd) {
   return SendHolderMessage(client, message, fd) == static_cast<ssize_t>(sizeof(message));
 }
 
-// `*fd` -1: none came. False: the peer has gone.
+// `*fd` -1: none received. Returns false if the peer is gone.
 bool Receive(int client, HolderMessage& message, int* fd) {
   const ssize_t got = ReceiveHolderMessage(client, message, fd);
   if (got < 0) return errno == EINTR || errno == EAGAIN;
@@ -92,7 +92,7 @@ bool Receive(int client, HolderMessage& message, int* fd) {
   return false;
 }
 
-// False: the connection is to be closed.
+// Returns false if the connection must be closed.
 bool Answer(int client) {
   HolderMessage message;
   int fd = -1;
@@ -119,7 +119,7 @@ bool Answer(int client) {
       }
       break;
     default:
-      return fd < 0;  // woken for nothing
+      return fd < 0;  // spurious wakeup
   }
   if (fd >= 0) close(fd);
   return Send(client, reply, -1);
@@ -143,16 +143,17 @@ void Accept() {
   }
 }
 
-// Nobody needs it any more.
+// Returns whether no daemon needs the holder any more.
 bool Done() { return held_count == 0 && (was_used || (had_client && client_count == 0)); }
 
-// How long to wait for the next event, in ms.
+// Returns how long to wait for the next event, in ms.
 int Patience() {
   if (held_count == 0) return kPatienceMs;
   return client_count == 0 && !left ? restart_pause : -1;
 }
 
-// Of those whose daemon a command had started; another one's is started by whoever did so.
+// Reads how to restart the daemon; none if it was not started by a command, because then its
+// starter restarts it.
 void ReadRestart() {
   char* const begin = reinterpret_cast<char*>(&restart);
   size_t size = 0;
@@ -166,7 +167,7 @@ void ReadRestart() {
   if (size != sizeof(restart) || restart.count > HolderRestart::kMaxArguments) restart.count = 0;
 }
 
-// The next one waits twice as long.
+// Starts a daemon, and doubles the pause before the next start.
 void StartDaemon() {
   static const char kSaid[] = "imagefs-holder: mounts wait for a daemon, starting one\n";
   (void)!write(STDERR_FILENO, kSaid, sizeof(kSaid) - 1);
@@ -184,16 +185,16 @@ void StartDaemon() {
 }
 
 void Prepare() {
-  // Whoever started it does not have to wait for its end.
+  // The starter need not wait for the exit of this process.
   if (const pid_t child = fork(); child != 0) _exit(child < 0 ? 1 : 0);
   ReadRestart();
   const int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  const int outputs = restart.count > 0 ? 1 : 3;  // to be replaced, from the first
+  const int outputs = restart.count > 0 ? 1 : 3;  // how many to replace, from descriptor 0
   for (int fd = 0; null >= 0 && fd < outputs; ++fd) dup2(null, fd);
   setsid();
   signal(SIGPIPE, SIG_IGN);
   signal(SIGHUP, SIG_IGN);
-  signal(SIGCHLD, SIG_IGN);  // nobody waits for them
+  signal(SIGCHLD, SIG_IGN);  // children are not waited for
   (void)!chdir("/");
   prctl(PR_SET_DUMPABLE, 0);
   rlimit limit = {};
@@ -218,7 +219,7 @@ int main() {
     if (ready == 0 && client_count == 0 && held_count == 0) return 0;
     if (ready == 0 && held_count > 0) StartDaemon();
     if (fds[0].revents != 0) Accept();
-    // From the last, so that closing one leaves those before it where they are.
+    // In reverse order, so that closing one does not move those before it.
     for (int i = count - 1; i >= 0; --i) {
       if (fds[1 + i].revents == 0 || Answer(clients[i])) continue;
       close(clients[i]);

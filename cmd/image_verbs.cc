@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The verbs that fetch an image, or give it or what is known of it to others.
+// The verbs that fetch an image, or publish it or data about it.
 #include <errno.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -33,7 +33,7 @@ using Clock = std::chrono::steady_clock;
 constexpr uint64_t kMaxProfileBytes = 4 << 20;
 constexpr int kProfilePatienceMs = 120'000;
 
-// The file that an archive is to be written to, before any work is done for it.
+// Checks the path of an archive before any work is done for it.
 absl::StatusOr<std::string> CheckArchive(const std::string& file) {
   IMAGEFS_ASSIGN_OR_RETURN(std::string path, AbsolutePath(file));
   struct stat st;
@@ -58,7 +58,7 @@ int ListAdded(ClientSession& session) {
   return session.Finish(status);
 }
 
-// Asks the daemon what is to be signed and puts the signatures into the request.
+// Gets the statement to sign from the daemon and adds the signatures to the request.
 absl::Status SignIndex(ClientSession& session, DaemonClient& client,
                        std::vector<MinisignSecretKey> keys, IndexRequest& request) {
   if (keys.empty()) return absl::OkStatus();
@@ -76,7 +76,7 @@ absl::Status SignIndex(ClientSession& session, DaemonClient& client,
     IMAGEFS_ASSIGN_OR_RETURN(*request.add_signatures(), key.Sign(statement, comment));
   }
   request.set_statement_digest(Sha256Of(statement).ToString());
-  // Of the image that was resolved just now, whatever its tag is by the second call.
+  // Use the image that was just resolved, even if its tag has changed by the second call.
   if (request.image().pull_policy() == ImageRequest::ALWAYS) {
     request.mutable_image()->set_pull_policy(ImageRequest::MISSING);
   }
@@ -119,7 +119,7 @@ int Run(ClientSession& session, const RpullArgs& args) {
   absl::StatusOr<ImageRequest> image = session.MakeImageRequest(args.reference, args.image);
   if (!image.ok()) return session.out().Fail(image.status());
   *request.mutable_image() = *std::move(image);
-  // Another daemon than the one that containerd knows would help nobody.
+  // Do not start a daemon: containerd would not know it.
   auto client = session.Connect(/*start=*/false);
   if (!client.ok()) return session.Finish(client.status());
   InspectReply about;
@@ -162,7 +162,7 @@ int Run(ClientSession& session, const AddArgs& args) {
   ListAddedReply added;
   for (const AddRequest& request : requests) {
     absl::StatusOr<MountResult> result = session.Transfer(**client, request, &DaemonClient::Add);
-    // What was added before the one that failed stays.
+    // Images added before the failed one stay.
     if (!result.ok()) {
       return session.Finish(result.status(),
                             session.json() ? AddedListJson(added, result.status()) : "");
@@ -193,7 +193,7 @@ int Run(ClientSession& session, const IndexArgs& args) {
     request.set_to(to->ToString());
     session.AddCredential(*to, request.mutable_to_credential());
   }
-  // First, so that a key that is of no use is known before the work is done.
+  // First, so that an unusable key is found before any work is done.
   std::vector<MinisignSecretKey> keys;
   for (const std::string& path : args.sign) {
     absl::StatusOr<MinisignSecretKey> key = ReadSigningKey(path, session.interrupts());
@@ -227,7 +227,7 @@ int Run(ClientSession& session, const ProfileArgs& args) {
   ProfileReply reply;
   absl::Status status = (*client)->Profile(request, &reply);
   if (absl::IsNotFound(status)) {
-    // The image is not here, yet or any longer: its registry says which manifest it is.
+    // The image is not local; ask its registry for the manifest digest.
     InspectRequest inspect;
     *inspect.mutable_image() = request.image();
     InspectReply about;

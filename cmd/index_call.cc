@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Index: resolve, fetch all layers, wait until they are on the disk, make the index and give it
-// away.
+// Index: resolve the image, fetch all layers, wait until they are durable, make the index and
+// publish it.
 #include "base/cancel.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -12,7 +12,7 @@ namespace {
 
 using control::v1::MountEvent;
 
-// All that is known before the image is.
+// Parses everything that is known before the image is resolved.
 absl::StatusOr<PublishRequest> ParsePublish(const control::v1::IndexRequest& request,
                                             const ResolveRequest& image) {
   PublishRequest out;
@@ -29,7 +29,7 @@ absl::StatusOr<PublishRequest> ParsePublish(const control::v1::IndexRequest& req
     out.access.credential.password = credential.password();
     out.access.credential.identity_token = credential.identity_token();
     out.access.credential_trouble = Printable(credential.trouble(), 1000);
-    out.access.refresh = nullptr;  // the image's
+    out.access.refresh = nullptr;  // that one is for the image
   } else if (request.push()) {
     if (image.reference.transport != Reference::Transport::kRegistry) {
       return absl::InvalidArgumentError(
@@ -72,7 +72,7 @@ class IndexCall : public TransferCall {
 
   const control::v1::IndexRequest& request_;  // gRPC keeps it until the call is done
   PublishRequest publish_;
-  ImageRef image_;  // from Fetch on
+  ImageRef image_;  // set by Fetch
 };
 
 absl::Status IndexCall::Run() {

@@ -39,7 +39,7 @@ Interrupts::Interrupts() : state_(std::make_shared<State>()) {
   sigaddset(&signals, SIGHUP);
   sigaddset(&signals, SIGALRM);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
-  // Detached: it waits for as long as the process lives and owns what it touches.
+  // Detached: it runs until the process exits and shares ownership of its state.
   std::thread([state = state_, signals] {
     EnterThread(ThreadRole::kBrief);
     while (true) {
@@ -50,7 +50,7 @@ Interrupts::Interrupts() : state_(std::make_shared<State>()) {
         if (state->reminder) std::exchange(state->reminder, nullptr)();
         continue;
       }
-      // A second one does not wait for the orderly way.
+      // A second interrupt does not wait for an orderly end.
       if (state->interrupted || !state->action) _exit(kInterruptedExit);
       state->interrupted = true;
       state->action();

@@ -45,8 +45,8 @@ absl::Status Listeners::Open(Listener* listener) const {
   if (listener->name == kControlSocket && listener->directory == paths_.run) {
     IMAGEFS_ASSIGN_OR_RETURN(listener->fd, ListenForCommands(paths_));
   } else {
-    // Whoever has the control socket of a run directory has the others, too; whoever has the store
-    // has the one in it.
+    // The owner of a run directory's control socket owns its other sockets; the owner of the store
+    // owns the socket in it.
     IMAGEFS_ASSIGN_OR_RETURN(listener->fd, ListenIn(listener->directory, listener->name));
   }
   struct stat st;
@@ -89,16 +89,16 @@ void Listeners::AddInStore(grpc::Server& server) {
 }
 
 absl::Status Listeners::Reopen(Listener* listener) {
-  // Nobody is starting a daemon meanwhile, who would meet half a socket.
+  // No daemon may be started meanwhile: its starter would meet an unfinished socket.
   IMAGEFS_ASSIGN_OR_RETURN(const Fd lock, TakeStartLock(paths_, /*wait=*/false));
   if (listener->directory == paths_.run) {
     const std::string above = ParentOf(paths_.run);
     struct stat st;
-    // What is above it is not the daemon's to make.
+    // The daemon does not create the parent.
     if (stat(above.c_str(), &st) != 0) return ErrnoStatus(errno, above);
     IMAGEFS_RETURN_IF_ERROR(PrepareRunDir(paths_.run, geteuid()));
   }
-  // Whoever is still in the queue of the old socket has to be served, too.
+  // Also serve clients in the queue of the old socket.
   while (Pending(*listener)) AcceptFrom(*listener);
   return Open(listener);
 }
@@ -111,7 +111,7 @@ void Listeners::Repair() {
     if (!std::exchange(listener.gone, true)) {
       LogWarning("socket_gone socket=", PathOf(listener));
     }
-    if (!Reopen(&listener).ok()) continue;  // at the next turn, perhaps
+    if (!Reopen(&listener).ok()) continue;  // try again later
     listener.gone = false;
     LogInfo("listening socket=", PathOf(listener));
   }
@@ -144,13 +144,13 @@ void Listeners::AcceptFrom(const Listener& listener) {
   grpc::AddInsecureChannelFromFd(listener.server, fd.Release());
 }
 
-// It would stay pending, and poll(2) return at once for ever.
+// Otherwise it would stay pending, and poll(2) would always return at once.
 void Listeners::RefuseFrom(const Listener& listener) {
   spare_.Reset();
   const Fd refused(accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
   LogWarning("connection_refused socket=", listener.name,
              " cause=no file descriptors are left; raise LimitNOFILE= of the service");
-  if (!refused.valid()) poll(nullptr, 0, kPauseMs);  // another thread took that descriptor
+  if (!refused.valid()) poll(nullptr, 0, kPauseMs);  // another thread took the descriptor
   spare_ = Spare();
 }
 
@@ -181,7 +181,7 @@ bool Listeners::Retire() {
   if (quiet) return true;
   for (Listener& listener : listeners_) {
     if (listener.inherited || listener.server == nullptr) continue;
-    // Whoever is still in the queue of the old socket has to be served, too.
+    // Also serve clients in the queue of the old socket.
     while (Pending(listener)) AcceptFrom(listener);
     if (const absl::Status status = Open(&listener); !status.ok()) {
       LogError("listen_failed socket=", listener.name, " cause=", ToStd(status.message()));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command. It is the daemon's client and starts in a few milliseconds, since it links none of
-// the daemon's libraries; where a verb makes a daemon of its own process, it becomes the program
-// imagefsd, which lies beside it.
+// the daemon's libraries. For a verb that runs the daemon in its own process, it executes the
+// program imagefsd in the same directory.
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Mount: check the directory, resolve, make the chain showable (with `eager` all of it), mount.
+// Mount: check the directory, resolve the image, make its chain mountable (with `eager`, fetch all
+// of it), and mount it.
 #include <algorithm>
 
 #include "base/directory.h"
@@ -72,7 +73,7 @@ class MountCall : public TransferCall {
 absl::Status MountCall::Run() {
   IMAGEFS_ASSIGN_OR_RETURN(image_, ParseImage(request_.image()));
   IMAGEFS_ASSIGN_OR_RETURN(MountRequest mount, ParseMount(request_, image_));
-  // Everything that can be known to fail is found before a byte is fetched.
+  // Find every predictable error before fetching anything.
   IMAGEFS_ASSIGN_OR_RETURN(mount_, deps().mounts.Check(std::move(mount)));
   if (!request_.eager()) image_.trust = deps().trust_of(image_.reference);
   return Resolve(image_, [this](const ImageStore::Resolved& image) { return MakeChain(image); });
@@ -100,7 +101,8 @@ absl::Status MountCall::Mount(const ImageStore::Resolved& image, const ChainRef&
   });
 }
 
-// The first of a fleet to mount an image pays with a full pass and leaves the index for the others.
+// The first node of a fleet to mount an image fetches it in full and publishes an index for the
+// others.
 void MountCall::PublishIndex(const ImageStore::Resolved& image, const Chain& chain) {
   const ControlService::AutoPublish& automatic = context().publish;
   if (!automatic.enabled || image.source == nullptr || !image.source->remote()) return;
@@ -118,7 +120,7 @@ void MountCall::PublishIndex(const ImageStore::Resolved& image, const Chain& cha
     publish.to = *std::move(to);
   }
   publish.only_if_absent = true;
-  // It goes on when the call has ended.
+  // It continues after the call has ended.
   deps().publications.Start(
       std::move(publish), CancelToken(),
       [reference = image.image->reference](const absl::StatusOr<PublishResult>& published) {
@@ -126,11 +128,11 @@ void MountCall::PublishIndex(const ImageStore::Resolved& image, const Chain& cha
       });
 }
 
-// A mount that its caller has not learned of is undone; what was written before this call is not
-// the caller's to take back.
+// Undoes a mount that the caller has not been told of. A continued writable mount has data from
+// before this call, so it stays.
 void MountCall::Ended(bool left) {
   if (!left || !mounted_ || !mount_.continued.empty()) return;
-  // The task uses nothing of this object, and nothing that lives shorter than the executor.
+  // The task uses nothing of this object, and nothing that does not outlive the executor.
   deps().executor.Submit([&mounts = deps().mounts, directory = mount_.request.directory] {
     const absl::Status status = mounts.Unmount(directory, /*lazy=*/true);
     if (!status.ok() && !absl::IsNotFound(status)) {

@@ -15,7 +15,7 @@ namespace {
 
 constexpr std::string_view kName = "mount.imagefs";
 constexpr std::string_view kType = "imagefs";
-// Of mount(8).
+// Exit statuses of mount(8).
 constexpr int kExitUsage = 1;
 constexpr int kExitInterrupted = 8;
 constexpr int kExitFailed = 32;
@@ -32,13 +32,13 @@ CliExit UsageError(std::string_view message) {
                  StrCat(kName, ": ", OneLine(Shortened(message)), "; see mount.imagefs(8)\n")};
 }
 
-// Letters and words, still as they came.
+// The arguments, not yet interpreted.
 struct Arguments {
   std::vector<std::string> operands;
-  std::vector<std::string> words;  // of every -o
+  std::vector<std::string> words;  // from every -o
   std::string type = std::string(kType);
   std::string other_namespace;
-  std::string wrong;  // an argument that is not known, or lacks its value
+  std::string wrong;  // an unknown argument, or one without its value
   bool fake = false;
   bool sloppy = false;
   bool verbose = false;
@@ -46,8 +46,8 @@ struct Arguments {
   bool version = false;
 };
 
-// One argument that starts with a dash: letters, the last of which may have a value behind it or in
-// the next argument. Returns the index of the last argument that was used.
+// Parses one argument that starts with a dash: letters, the last of which may have a value after it
+// or in the next argument. Returns the index of the last argument used.
 int ParseLetters(int argc, const char* const* argv, int i, Arguments* out) {
   const std::string_view letters = std::string_view(argv[i]).substr(1);
   for (size_t k = 0; k < letters.size(); ++k) {
@@ -59,7 +59,7 @@ int ParseLetters(int argc, const char* const* argv, int i, Arguments* out) {
     } else if (letter == 'v') {
       out->verbose = true;
     } else if (letter == 'n') {
-      // There is no mtab.
+      // Ignored: there is no mtab.
     } else if (letter == 'h') {
       out->help = true;
     } else if (letter == 'V') {

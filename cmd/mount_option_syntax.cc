@@ -15,28 +15,29 @@
 namespace imagefs {
 namespace {
 
-// Of one value that fsconfig(2) hands to a file system.
+// The limit of fsconfig(2) for one value.
 constexpr size_t kMaxContext = 255;
 
 using FlagTable = std::map<std::string_view, std::function<void()>>;
-// What is wrong with the value, or "".
+// Each function applies a value and returns "" or what is wrong with it.
 using Values = std::map<std::string_view, std::function<std::string(std::string_view)>>;
 
-// For others than the program that mounts: mount(8), systemd, `mount -a`, checkers.
+// Returns whether the option is meant for other programs: mount(8), systemd, `mount -a`, checkers.
 bool PassedOver(std::string_view word) {
   static const std::set<std::string_view> words = {
       "",           "defaults",   "auto",   "noauto",   "nofail",    "_netdev",
       "user",       "nouser",     "users",  "owner",    "group",     "relatime",
       "atime",      "noatime",    "silent", "loud",     "comment",   "diratime",
       "nodiratime", "norelatime", "async",  "lazytime", "nolazytime"};
-  // user=NAME is what mount(8) makes of `user`, so that the same user may unmount.
+  // mount(8) turns `user` into user=NAME, so that the same user may unmount.
   for (const std::string_view prefix : {"x-", "X-", "comment=", "user=", "uhelper=", "helper="}) {
     if (word.starts_with(prefix)) return true;
   }
   return words.contains(word);
 }
 
-// "" when the quotation marks are not even. The marks themselves go.
+// Splits at commas outside of quotation marks, which are removed. Returns nullopt if they are
+// unbalanced.
 std::optional<std::vector<std::string>> SplitOptions(std::string_view text) {
   std::vector<std::string> words(1);
   bool quoted = false;
@@ -104,7 +105,7 @@ FlagTable FlagOptions(MountArgs* mount) {
       {"nosuid", Set(mount->suid, false)},
       {"dev", Set(mount->dev, true)},
       {"nodev", Set(mount->dev, false)},
-      // mount(8) takes `suid` and `dev` for the default and does not hand them on.
+      // mount(8) considers `suid` and `dev` the default and does not pass them on.
       {"setuid", Set(mount->suid, true)},
       {"devices", Set(mount->dev, true)},
       {"exec", Set(mount->noexec, false)},

@@ -20,12 +20,13 @@
 
 namespace imagefs {
 
-// Functions that end in OnThread run on the thread only. Flights post their results to it.
+// Methods whose names end in OnThread run on the thread only. Single-flight tasks post their
+// results to it.
 class MountRecovery::State : public std::enable_shared_from_this<State> {
  public:
   explicit State(Deps deps) : deps_(std::move(deps)) {}
 
-  // False when nothing waits.
+  // Returns false if no mount is waiting.
   bool Collect() ABSL_LOCKS_EXCLUDED(mu_);
   void Stop() ABSL_LOCKS_EXCLUDED(mu_);
   bool busy() const ABSL_LOCKS_EXCLUDED(mu_);
@@ -33,13 +34,13 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
 
  private:
   struct Waiting {
-    Moment next;  // try; at once
+    Moment next;  // next attempt
     absl::Duration pause;
-    std::string why;  // it failed last
+    std::string why;  // the last error
   };
   using Task = absl::AnyInvocable<void()>;
 
-  // A damaged record names no image.
+  // A damaged record has no reference.
   static bool Waits(const MountState& state) {
     return !state.mounted() && !state.record.unmounted && !state.record.reference.empty();
   }
@@ -56,7 +57,7 @@ class MountRecovery::State : public std::enable_shared_from_this<State> {
   TimedCondition changed_;
   std::map<std::string, Waiting> waiting_ ABSL_GUARDED_BY(mu_);  // by directory
   std::map<std::string, std::shared_ptr<TicketGroup>> running_ ABSL_GUARDED_BY(mu_);
-  int flights_ ABSL_GUARDED_BY(mu_) = 0;  // that have not called Post yet
+  int flights_ ABSL_GUARDED_BY(mu_) = 0;  // running tasks that have not called Post yet
   std::deque<Task> tasks_ ABSL_GUARDED_BY(mu_);
   bool stopped_ ABSL_GUARDED_BY(mu_) = false;
 };
@@ -88,7 +89,7 @@ bool MountRecovery::State::busy() const {
   return !running_.empty();
 }
 
-// The directory to be tried now; "" = none, and `next` is when one is.
+// Returns the directory to try now; if "", `next` is when one is due.
 std::string MountRecovery::State::DueLocked(Moment now, Moment* next) const {
   *next = Moment::InfiniteFuture();
   for (const auto& [directory, waiting] : waiting_) {
@@ -179,7 +180,7 @@ void MountRecovery::State::EndOnThread(const std::string& directory, const absl:
     if (stopped_) return;
   }
   if (!status.ok()) deps_.mounts.SetNotMounted(directory, std::string(status.message()));
-  // Once for each cause.
+  // Log each cause once.
   if (changed) {
     LogWarning("mount_not_recovered directory=", directory, " error=", status.message());
   }

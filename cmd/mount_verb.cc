@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The verb `mount`, also of mount(8), and with --foreground.
+// The verb `mount`, also for mount(8) and with --foreground.
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -34,8 +34,9 @@ namespace {
 using namespace control::v1;  // NOLINT: the messages that are sent
 using Clock = std::chrono::steady_clock;
 
-// Whether autofs waits for a mount there. The kernel lets only the process group of its manager
-// pass meanwhile: mount(8) as systemd starts it, and so the helper, but never the daemon.
+// Returns whether autofs is waiting for a mount there. Until it is mounted, the kernel lets only
+// the process group of the automounter pass: mount(8) as started by systemd, and so the helper, but
+// never the daemon.
 bool IsAutomount(const std::string& directory) {
   struct statfs found;
   return statfs(directory.c_str(), &found) == 0 && found.f_type == AUTOFS_SUPER_MAGIC;
@@ -63,7 +64,7 @@ absl::StatusOr<MountRequest> MakeMountRequest(ClientSession& session, const Moun
   return request;
 }
 
-// Whether the directory shows that image as it was asked for.
+// Returns whether that image is mounted on the directory as requested.
 bool MountedAlready(DaemonClient& client, const MountRequest& request) {
   ListMountsReply reply;
   char resolved[PATH_MAX];
@@ -77,7 +78,7 @@ bool MountedAlready(DaemonClient& client, const MountRequest& request) {
   return false;
 }
 
-// Returns at an interrupt, or when somebody else unmounted the directory: the kernel reports a
+// Blocks until an interrupt, or until another process unmounts the directory. The kernel reports a
 // change of the mount table as an exceptional condition of mountinfo.
 void WaitUntilUnmounted(Interrupts& interrupts, const std::string& directory) {
   Fd wake(eventfd(0, EFD_CLOEXEC));
@@ -109,12 +110,12 @@ absl::Status MountAndWait(ClientSession& session, const MountRequest& request,
   UnmountReply reply;
   IMAGEFS_RETURN_IF_ERROR(client->Unmount(unmount, &reply));
   if (reply.failures().empty()) return absl::OkStatus();
-  // In use, or gone already: then there is nothing to be detached.
+  // In use, or already gone; a lazy unmount accepts both.
   unmount.set_lazy(true);
   return client->Unmount(unmount, &reply);
 }
 
-// Without a daemon this process is it for as long as the mount lives.
+// If no daemon runs, this process is the daemon for as long as the mount exists.
 int MountInForeground(ClientSession& session, const MountRequest& request,
                       const DaemonProgramParts& program, Clock::time_point begin) {
   std::unique_ptr<Daemon> daemon;
@@ -138,7 +139,7 @@ int MountInForeground(ClientSession& session, const MountRequest& request,
   if (daemon != nullptr) serving = std::thread([&daemon] { daemon->Serve(); });
   const absl::Status status = MountAndWait(session, request, begin);
   if (daemon != nullptr) {
-    // Other mounts of this store come back with the next daemon.
+    // Other mounts of this store are left to the next daemon.
     daemon->RequestStop(/*forget_mounts=*/false);
     serving.join();
   }

@@ -61,7 +61,7 @@ absl::StatusOr<std::string> AbsolutePath(std::string_view path) {
   IMAGEFS_RETURN_IF_ERROR(CheckPath(path, "the path"));
   if (path.starts_with('/')) return CleanPath(path, "/");
   char directory[PATH_MAX];
-  // A directory outside of this process's root has a name that is none.
+  // The name of a directory outside of this process's root does not start with a slash.
   if (getcwd(directory, sizeof(directory)) == nullptr || directory[0] != '/') {
     return NoDirectory(path);
   }
@@ -135,7 +135,7 @@ std::string ProxyDigest() {
   std::string all;
   for (const char* name : {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}) {
     std::string value = ProcessEnvironment(name);
-    // Everywhere but in CGI, where a request sets HTTP_PROXY.
+    // All have an upper-case form except HTTP_PROXY, which a request can set under CGI.
     if (value.empty() && name != std::string_view("http_proxy")) {
       std::string upper = name;
       for (char& c : upper) c = c == '_' ? c : static_cast<char>(c - 'a' + 'A');
@@ -160,7 +160,7 @@ absl::Status PrepareRunDir(const std::string& run, uid_t uid) {
     return Annotate(made.status(), "run directory (--run chooses another)");
   }
   IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatFd(made->fd, run));
-  // A user who may write there could put another socket in place of the daemon's.
+  // A user with write access could replace the daemon's socket.
   if (st.st_uid != uid || (st.st_mode & 022) != 0) {
     return absl::FailedPreconditionError(
         StrCat("run directory ", run, ": belongs to another user or others may write to it; ",

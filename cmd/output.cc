@@ -16,13 +16,13 @@
 namespace imagefs {
 namespace {
 
-// errno, or 0.
+// Returns 0 or errno.
 int WriteAll(int fd, std::string_view text) {
   while (!text.empty()) {
     const ssize_t n = write(fd, text.data(), text.size());
     if (n < 0 && errno == EINTR) continue;
     if (n < 0 && errno == EAGAIN) {
-      // Somebody made it not block; its reader is slow.
+      // The descriptor is non-blocking and its reader is slow.
       pollfd p{fd, POLLOUT, 0};
       (void)poll(&p, 1, -1);
       continue;
@@ -33,7 +33,7 @@ int WriteAll(int fd, std::string_view text) {
   return 0;
 }
 
-// File systems that write later say at a close(2) what went wrong.
+// File systems that delay writes report errors at close(2).
 int CloseError(int fd) {
   const int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
   return copy >= 0 && close(copy) != 0 && errno != EINTR ? errno : 0;
@@ -44,7 +44,7 @@ int CloseError(int fd) {
 void HoldStandardDescriptors() {
   for (int fd = 0; fd <= 2; ++fd) {
     if (fcntl(fd, F_GETFD) >= 0 || errno != EBADF) continue;
-    // The lowest free number: this one.
+    // Opens the lowest free number, which is `fd`.
     (void)open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY);
   }
 }

@@ -17,7 +17,7 @@ using namespace control::v1;  // NOLINT: the messages that are printed
 
 namespace {
 
-// Columns as wide as their widest cell, two blanks apart.
+// Columns as wide as their widest cell, separated by two blanks.
 class Table {
  public:
   explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
@@ -59,7 +59,7 @@ std::string Plural(uint64_t n, std::string_view one) {
   return StrCat(n, " ", one, n == 1 ? "" : "s");
 }
 
-// Of mounts and pulls: all are told, those that did not happen as 0.
+// Timings of mounts and pulls. All are printed; those of steps that did not run are 0.
 constexpr std::string_view kSteps[] = {"resolve", "layers", "merge", "mount", "sync"};
 
 double MillisecondsOf(const MountResult& result, std::string_view step) {
@@ -93,7 +93,7 @@ void WriteMount(JsonWriter& json, const Mount& mount) {
   json.EndArray();
 }
 
-// A document out of the registry, as it is where it is JSON.
+// Writes a JSON document from the registry.
 void WriteDocument(JsonWriter& json, const Json& value) {
   if (value.is_object()) {
     json.BeginObject();
@@ -117,10 +117,10 @@ void WriteDocument(JsonWriter& json, const Json& value) {
   }
 }
 
-// With the cause, in one line.
+// Returns the state and its cause in one line.
 std::string StateOf(const Mount& mount) {
   if (mount.state() == "filling") return StrCat("filling ", mount.filled_percent(), "%");
-  // Of mode fuse it is known.
+  // Obvious for mode fuse.
   if (mount.needs_daemon() && mount.mode() != "fuse")
     return StrCat(mount.state(), ", by the daemon");
   if (mount.reason().empty()) return mount.state();
@@ -338,7 +338,7 @@ std::string InspectText(const InspectReply& reply) {
     auto line = [&](std::string_view name, const Json& value) {
       if (!value.exists() || value.is_null()) return;
       const std::optional<std::string> text = value.string();
-      // JSON escapes the controls of ASCII only.
+      // JSON escapes only ASCII control characters.
       StrAppend(
           &out, name,
           text.has_value() ? Printable(*text, SIZE_MAX) : PrintableName(value.Dump(), SIZE_MAX),

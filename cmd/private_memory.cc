@@ -7,7 +7,7 @@
 namespace imagefs {
 
 void KeepMemoryPrivate() {
-  // Neither can fail: the values are legal, and limits may always be lowered.
+  // Neither call can fail: the values are valid, and limits may always be lowered.
   prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
   constexpr rlimit kNone{0, 0};
   setrlimit(RLIMIT_CORE, &kNone);

@@ -15,11 +15,11 @@ using control::v1::LayerEvent;
 using control::v1::Progress;
 
 constexpr int kBarCells = 20, kFewestBarCells = 6;
-// Columns of a line that are neither its bar nor its activity, and of the activity what has to fit.
+// Columns of a line other than the bar and the activity, and the columns reserved for the activity.
 constexpr int kFixedColumns = 52, kActivityColumns = 20;
 constexpr char kEraseToEndOfLine[] = "\x1b[K";
 constexpr char kEraseBelow[] = "\x1b[J";
-// Weight of the newest speed sample: smooth enough to read, quick enough to see a stall.
+// Weight of the newest speed sample: smooth enough to read, quick enough to show a stall.
 constexpr double kNewestSample = 0.3;
 
 std::string ShortDigest(std::string_view digest) {
@@ -32,7 +32,7 @@ bool Finished(const LayerEvent& layer) {
   return layer.activity() == "done" || layer.activity() == "failed";
 }
 
-// What the layer does, in words.
+// Describes what is happening to the layer.
 std::string Activity(const LayerEvent& layer) {
   if (layer.reused()) return "already here";
   if (!layer.trouble().empty() && !Finished(layer)) {
@@ -104,7 +104,7 @@ std::string ProgressRenderer::BarLine(const LayerEvent& layer, std::chrono::nano
   Measure(layer, now);
   const bool here = layer.reused() || layer.activity() == "done";
   const uint64_t done = here ? layer.blob_bytes() : layer.downloaded_bytes();
-  // On a narrow terminal the bar gives way to what is being done.
+  // On a narrow terminal the bar shrinks in favor of the activity.
   const int cells = std::clamp(options_.columns - 1 - kFixedColumns - kActivityColumns,
                                kFewestBarCells, kBarCells);
   std::string line =
@@ -121,7 +121,8 @@ std::string ProgressRenderer::BarLine(const LayerEvent& layer, std::chrono::nano
 }
 
 std::string ProgressRenderer::Redraw(const Progress& progress, std::chrono::nanoseconds now) {
-  // A terminal of 24 rows cannot show 100 layers: those that move come first, the rest is counted.
+  // A terminal of 24 rows cannot show 100 layers: active ones come first, and the head line counts
+  // the finished ones.
   const size_t room = static_cast<size_t>(std::max(options_.rows - 3, 1));
   std::vector<const LayerEvent*> shown;
   size_t done = 0;
@@ -146,7 +147,7 @@ std::string ProgressRenderer::Redraw(const Progress& progress, std::chrono::nano
   std::string out;
   if (drawn_lines_ > 0) StrAppend(&out, "\x1b[", drawn_lines_, "A");
   for (const std::string& line : lines) {
-    // A line that wraps would count as two.
+    // A wrapped line would take two rows.
     StrAppend(&out, "\r", std::string_view(line).substr(0, std::max(options_.columns - 1, 1)),
               kEraseToEndOfLine, "\n");
   }

@@ -23,7 +23,7 @@ namespace {
 constexpr std::string_view kManifestMediaType = "application/vnd.oci.image.manifest.v1+json";
 constexpr std::string_view kIndexMediaType = "application/vnd.oci.image.index.v1+json";
 
-// A member of a ustar archive (POSIX.1-1988): a regular file.
+// Returns a regular file as a member of a ustar archive (POSIX.1-1988).
 std::string TarMember(const std::string& name, std::string_view data) {
   std::string header(512, '\0');
   auto put = [&header](size_t at, const std::string& text) {
@@ -53,7 +53,7 @@ std::string TarMember(const std::string& name, std::string_view data) {
   return out;
 }
 
-// The artifact as an OCI archive, as `skopeo copy oci-archive:` and `oras` read it.
+// Writes the artifact as an OCI archive that `skopeo copy oci-archive:` and `oras` can read.
 absl::Status WriteArchive(const std::string& path, const std::string& manifest,
                           const std::vector<std::string>& blobs) {
   auto blob = [](const std::string& bytes) {
@@ -80,7 +80,7 @@ std::vector<std::string> KeyIds(const std::map<std::string, std::string>& signat
   return out;
 }
 
-// An artifact as whoever fetches it will read it.
+// Parses an artifact as those who fetch it will.
 absl::StatusOr<Manifest> ParseArtifact(const std::string& bytes, const std::string& content_type) {
   IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed, ParseManifest(bytes, content_type));
   if (!parsed.manifest.has_value()) return absl::InvalidArgumentError("it is no manifest");
@@ -89,10 +89,10 @@ absl::StatusOr<Manifest> ParseArtifact(const std::string& bytes, const std::stri
 
 }  // namespace
 
-// One publication that is counted for as long as this object lives.
+// Counts one publication for as long as this object lives.
 class Publications::Counted {
  public:
-  // REQUIRES: counted by the caller.
+  // REQUIRES: the caller has incremented running_.
   explicit Counted(Publications& owner) : owner_(owner) {}
   Counted(const Counted&) = delete;
   Counted& operator=(const Counted&) = delete;
@@ -115,7 +115,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
         request_(std::move(request)),
         done_(std::move(done)) {}
 
-  // Either of both ends the work.
+  // Either token cancels the work.
   void CancelWith(const CancelToken& caller, const CancelToken& stop) {
     auto cancel = [source = cancel_]() mutable { source.Cancel(); };
     by_caller_ = caller.OnCancel(cancel);
@@ -124,7 +124,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
 
   void Start() {
     if (!request_.only_if_absent) return MakeIndexes();
-    // Where it would go.
+    // The destination.
     absl::StatusOr<std::shared_ptr<ImageSource>> target =
         sources_.Open(*request_.to, request_.access);
     if (!target.ok()) return done_(target.status());
@@ -159,8 +159,8 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
 
   bool signing() const { return request_.statement_only || !request_.signatures.empty(); }
 
-  // The error says why the index of that layer is not published. Nothing is but what was proven
-  // here: an index vouches for a tree.
+  // The error says why the index of that layer is not published. Only layers verified by this store
+  // are published, because an index vouches for a tree.
   absl::StatusOr<std::string> PackLayer(const Layer& layer) {
     IndexBundle bundle;
     absl::StatusOr<std::string> span_table =
@@ -182,7 +182,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
     return bytes;
   }
 
-  // Blocks on the disk and on the processor.
+  // Blocks on disk and CPU.
   absl::Status Pack(const Chain& chain) {
     artifact_.artifact_type = std::string(kIndexArtifactType);
     artifact_.subject.media_type = request_.image->manifest.media_type;
@@ -265,7 +265,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
     return StrCat("sha256-", request_.image->manifest_digest.hex(), ".imagefs");
   }
 
-  // What lies there may be signed by others.
+  // Reads the existing artifact, which others may have signed.
   absl::Status ReadTag() {
     if (target_ == nullptr) {
       IMAGEFS_ASSIGN_OR_RETURN(target_, sources_.Open(*request_.to, request_.access));
@@ -273,8 +273,8 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
     target_->GetManifest(
         Tag(), cancel_.token(),
         [self = shared_from_this()](absl::StatusOr<ImageSource::FetchedManifest> there) {
-          // A repository that is yet to be made may be refused in place of being absent. Where the
-          // credentials are wrong, the push says so.
+          // For a repository that does not exist yet, a registry may deny access instead of
+          // reporting it absent. If the credentials are wrong, the push reports that.
           const bool absent =
               absl::IsNotFound(there.status()) || IsCredentialFailure(there.status());
           if (!there.ok() && !absent) return self->done_(there.status());
@@ -286,7 +286,8 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
     return absl::OkStatus();
   }
 
-  // Takes over the signatures of `there`; true when it is to stay as it is, and `done_` was told.
+  // Takes over the signatures of `there`. Returns true if the artifact stays as it is and `done_`
+  // has been called.
   bool IsKept(const ImageSource::FetchedManifest& there) {
     const absl::StatusOr<Manifest> old = ParseArtifact(there.bytes, there.content_type);
     if (!old.ok()) return false;
@@ -335,7 +336,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
     return absl::OkStatus();
   }
 
-  // By this tag it is found with one question instead of two.
+  // With this tag it is found with one request instead of two.
   void PushTag() {
     writer_->PushManifest(
         Tag(), std::string(kManifestMediaType), manifest_, cancel_.token(),
@@ -347,7 +348,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
         });
   }
 
-  // First: nothing of the work is left when it ends.
+  // First, so that it is destroyed after everything else of this job.
   const Counted counted_;
   ImageStore& store_;
   SourceFactory& sources_;
@@ -358,7 +359,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
   Done done_;
   PublishResult result_;
   RegistryWriter::Artifact artifact_;
-  std::vector<std::string> blobs_;  // its blobs, for an archive
+  std::vector<std::string> blobs_;  // the artifact's blobs, for an archive
   std::string statement_;
   std::string manifest_;
   std::shared_ptr<ImageSource> target_;

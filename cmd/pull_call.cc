@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pull: resolve, fetch all layers, wait until they are on the disk. With a directory, the same for
-// what the mount there still lacks.
+// Pull: resolve the image, fetch all layers, and wait until they are durable. With a directory, the
+// same for what the mount there still lacks.
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/transfer_call.h"
@@ -29,7 +29,7 @@ absl::Status PullCall::Run() {
 
 absl::Status PullCall::Fetch(const ImageStore::Resolved& image) {
   IMAGEFS_RETURN_IF_ERROR(BeginLayers(image.image));
-  // Whole, whatever others say that it is: without trust in anybody.
+  // Trust no published index, so that the layers are fetched in full.
   return EnsureChain(image, IndexTrust::None(), [this, image](const ChainRef& chain) {
     return WaitDurable(chain, [this, image] { return Succeed(MakeResult(*image.image)); });
   });

@@ -20,7 +20,7 @@ namespace {
 constexpr std::string_view kPrefix = "mount/";
 constexpr int64_t kFormatVersion = 1;
 
-// "DEVICE:INODE"; "" = not known, as in records of older versions.
+// "DEVICE:INODE"; "" = unknown, as in records of older versions.
 std::string EncodeId(const FileId& id) {
   return id.known() ? StrCat(id.device, ":", id.inode) : std::string();
 }
@@ -137,8 +137,8 @@ absl::Status StoredMountRecords::Put(const MountRecord& record) {
   batch.Put(key, EncodeMountRecord(record));
   const absl::Status status = kv_.Write(batch, /*sync=*/true);
   if (!absl::IsResourceExhausted(status) && !absl::IsFailedPrecondition(status)) return status;
-  // A mount that was there before comes back also where the disk takes no records: what it says now
-  // is written when there is room, and what it said before is on the disk.
+  // The disk is full or read-only. A mount that already has a record is recovered nevertheless: the
+  // old record is on disk, and the new one is written when there is room.
   IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> before, kv_.Get(key));
   if (!before.has_value()) return status;
   LogWarning("mount_record_not_on_disk directory=", Printable(record.directory),

@@ -22,7 +22,7 @@
 namespace imagefs {
 namespace {
 
-constexpr int kTurnMs = 500;  // between two looks at the configuration
+constexpr int kTurnMs = 500;  // between checks of the configuration
 constexpr int64_t kGraceSeconds = 1;
 
 class RefusedCall : public grpc::ServerGenericBidiReactor {
@@ -65,8 +65,8 @@ void AcceptUntilChanged(Listeners& listeners, const std::string& config, const F
     const int timeout = static_cast<int>(std::min<int64_t>(left.count(), kTurnMs));
     const int ready = poll(fds.data(), fds.size(), timeout);
     if (ready < 0 && errno != EINTR) return;
-    // After the wait and before a connection is taken: who connects because they have repaired the
-    // file must not hear of what it was.
+    // Check after the wait and before accepting a connection: a client that connects because its
+    // user has repaired the file must not get the old error.
     if (VersionOf(config) != tried) return;
     if (ready <= 0) continue;
     if (fds[0].revents != 0) return;

@@ -27,12 +27,12 @@
 namespace imagefs {
 namespace {
 
-constexpr int kStartTimeoutMs = 120'000;  // a start mounts again what was mounted
-constexpr off_t kMaxLogBytes = 4 << 20;   // an older log is dropped at a start
+constexpr int kStartTimeoutMs = 120'000;  // a start recovers mounts
+constexpr off_t kMaxLogBytes = 4 << 20;   // a larger log is truncated at a start
 constexpr size_t kMaxReadyLine = 4096;
 constexpr char kSocketName[] = "control.sock";
 
-// Socket addresses hold 107 bytes; through the open directory any path fits.
+// Socket addresses hold 107 bytes; relative to an open directory any path fits.
 sockaddr_un AddressIn(const Fd& directory, std::string_view name) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
@@ -47,8 +47,8 @@ absl::StatusOr<Fd> NewSocket() {
   return fd;
 }
 
-constexpr auto kTurn = std::chrono::milliseconds(50);    // between two looks at what changes
-constexpr auto kUnreachable = std::chrono::seconds(20);  // a daemon makes its sockets again
+constexpr auto kTurn = std::chrono::milliseconds(50);    // polling interval
+constexpr auto kUnreachable = std::chrono::seconds(20);  // to create its sockets again
 constexpr std::string_view kStopped = " stopped";        // in the text of the store's lock
 
 absl::Status NoDaemon(const Paths& paths) {
@@ -114,7 +114,7 @@ absl::Status StartDaemon(const std::vector<std::string>& command, const Fd& log,
   return Annotate(Spawn(daemon).status(), StrCat("starting the daemon, ", daemon.program));
 }
 
-// kNotFound when nobody listens in that directory.
+// Returns kNotFound if no daemon listens in that directory.
 absl::StatusOr<Fd> ConnectIn(const std::string& place, const Paths& paths) {
   Fd directory(open(place.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!directory.valid()) {
@@ -138,8 +138,8 @@ absl::StatusOr<Fd> ConnectIn(const std::string& place, const Paths& paths) {
 
 std::string OwnerText(const Paths& paths) { return ReadFile(paths.lock(), 64).value_or(""); }
 
-// kNotFound when nobody holds the store, else kFailedPrecondition. The lock is taken for a moment,
-// which a daemon that starts must not meet: REQUIRES the start lock.
+// Returns kNotFound if no process holds the store, else kFailedPrecondition. Takes the lock for a
+// moment, which a starting daemon must not meet. REQUIRES: the start lock is held.
 absl::Status StoreHolder(const Paths& paths) {
   const absl::StatusOr<Fd> lock = OpenFile(paths.lock(), O_RDONLY);
   if (absl::IsNotFound(lock.status())) return NoDaemon(paths);
@@ -148,13 +148,13 @@ absl::Status StoreHolder(const Paths& paths) {
   if (errno != EWOULDBLOCK) return ErrnoStatus(errno, paths.lock());
   const std::string owner = OwnerText(paths);
   const std::string pid = owner.empty() ? "unknown" : owner.substr(0, owner.find(' '));
-  (void)HastenEnd(pid);  // of one that was killed
+  (void)HastenEnd(pid);  // in case it was killed
   return absl::FailedPreconditionError(StrCat("the daemon with pid ", pid, " holds the store ",
                                               paths.root, " but listens nowhere; `kill ", pid,
                                               "` ends it"));
 }
 
-// Of the program that runs; "" = not known.
+// Returns the directory of the running program, or "" if unknown.
 std::string OwnDirectory() {
   char path[PATH_MAX];
   const ssize_t size = readlink("/proc/self/exe", path, sizeof(path));
@@ -184,7 +184,8 @@ absl::StatusOr<Fd> ConnectInStore(const Paths& paths) { return ConnectIn(paths.r
 
 absl::Status WhyNobodyListens(const Paths& paths) {
   if (access(paths.lock().c_str(), F_OK) != 0 && errno == ENOENT) return NoDaemon(paths);
-  // Nobody takes the store's lock while this process holds the start lock, so that it may be tried.
+  // No daemon takes the store's lock while this process holds the start lock, so it is safe to try
+  // it.
   const absl::StatusOr<Fd> start = TakeStartLock(paths, /*wait=*/false);
   if (absl::IsUnavailable(start.status())) {
     return absl::UnavailableError(StrCat("a daemon of ", paths.root, " is starting or ending"));
@@ -205,7 +206,7 @@ absl::Status AwaitListener(const Paths& paths, std::chrono::milliseconds patienc
 }
 
 absl::StatusOr<Fd> ListenForCommands(const Paths& paths) {
-  // Of several daemons, each with a store of its own, one gets the run directory.
+  // Of several daemons with different stores, one gets the run directory.
   IMAGEFS_ASSIGN_OR_RETURN(const Fd claim, OpenFile(paths.run, O_RDONLY | O_DIRECTORY));
   if (flock(claim.get(), LOCK_EX) != 0) return ErrnoStatus(errno, paths.run);
   if (absl::StatusOr<Fd> other = ConnectIn(paths.run, paths); other.ok()) {
@@ -237,7 +238,7 @@ absl::StatusOr<Fd> ListenIn(const std::string& where, std::string_view name) {
   if (bind(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     return ErrnoStatus(errno, StrCat("binding ", path));
   }
-  // Nobody can connect before listen(), so the mode is right before it matters.
+  // No client can connect before listen(), so the mode is set before it matters.
   if (fchmodat(directory.get(), temporary.c_str(), 0600, 0) != 0 ||
       listen(fd.get(), kSocketBacklog) != 0 ||
       renameat(directory.get(), temporary.c_str(), directory.get(), final_name.c_str()) != 0) {
@@ -250,7 +251,7 @@ absl::StatusOr<Fd> ListenIn(const std::string& where, std::string_view name) {
 
 absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait) {
   absl::StatusOr<Fd> fd = OpenFile(paths.start_lock(), O_RDWR | O_CREAT | O_NOFOLLOW);
-  // What a file system shows that became read-only can still be shown.
+  // Images can still be mounted from a file system that has become read-only.
   if (absl::IsFailedPrecondition(fd.status())) {
     fd = OpenFile(paths.start_lock(), O_RDONLY | O_NOFOLLOW);
   }
@@ -266,7 +267,7 @@ absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait) {
 }
 
 std::string DaemonProgram() {
-  // Without a /proc, the search path has to do; the error then names just the program.
+  // Without /proc, fall back to the search path; the error then names just the program.
   const std::string directory = OwnDirectory();
   return directory.empty() ? "imagefsd" : directory + "/imagefsd";
 }
@@ -307,7 +308,7 @@ absl::StatusOr<Fd> ConnectOrStart(const Paths& paths, const std::vector<std::str
     const absl::Status why = StoreHolder(paths);
     if (absl::IsNotFound(why)) break;
     if (!absl::IsFailedPrecondition(why) || std::chrono::steady_clock::now() >= until) return why;
-    // A daemon lives that cannot be reached: it needs the lock to make its sockets again.
+    // A daemon is running but cannot be reached: it needs the lock to create its sockets again.
     lock.Reset();
     std::this_thread::sleep_for(kTurn);
   }

@@ -17,10 +17,10 @@ constexpr std::string_view kImageRef = "containerd.io/snapshot/cri.image-ref";
 constexpr std::string_view kManifestDigest = "containerd.io/snapshot/cri.manifest-digest";
 constexpr std::string_view kLayerDigest = "containerd.io/snapshot/cri.layer-digest";
 constexpr std::string_view kImageLayers = "containerd.io/snapshot/cri.image-layers";
-// containerd's limit for the name and the value of one label together.
+// containerd's limit for the name and the value of a label together.
 constexpr size_t kMaxLabelBytes = 4096;
 
-// Where content came from, for those that want to fetch more of it.
+// Records where content came from, for clients that want to fetch more of it.
 absl::StatusOr<Labels> SourceLabels(const std::string& text) {
   IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, Reference::Parse(text));
   return Labels{
@@ -30,7 +30,7 @@ absl::StatusOr<Labels> SourceLabels(const std::string& text) {
 absl::Status PutConfig(ContainerdClient& containerd, const RpullRequest& request,
                        const InspectReply& about, const Digest& digest) {
   IMAGEFS_ASSIGN_OR_RETURN(Labels labels, SourceLabels(request.reference));
-  // Keeps the snapshots as long as the image.
+  // Keeps the snapshots for as long as the image.
   if (!about.layers().empty()) {
     labels[StrCat("containerd.io/gc.ref.snapshot.", request.snapshotter)] =
         about.layers(about.layers_size() - 1).chain_id();
@@ -42,7 +42,7 @@ absl::Status PutManifest(ContainerdClient& containerd, const RpullRequest& reque
                          const InspectReply& about, const Digest& digest, const Digest& config) {
   IMAGEFS_ASSIGN_OR_RETURN(Labels labels, SourceLabels(request.reference));
   labels["containerd.io/gc.ref.content.config"] = config.ToString();
-  // Blobs that are not there, and are kept when somebody fetches them.
+  // These blobs are absent, but are kept if a client fetches them.
   for (int i = 0; i < about.layers_size(); ++i) {
     labels[StrCat("containerd.io/gc.ref.content.l.", i)] = about.layers(i).digest();
   }
@@ -98,7 +98,7 @@ absl::Status Rpull(ContainerdClient& containerd, const RpullRequest& request,
   IMAGEFS_ASSIGN_OR_RETURN(const Digest config, Digest::Parse(json["config"].StringOr("digest")));
   IMAGEFS_RETURN_IF_ERROR(PutManifest(containerd, request, about, manifest, config));
   IMAGEFS_RETURN_IF_ERROR(PrepareLayers(containerd, request, about, progress));
-  // Its label leads to a snapshot, which has to be there.
+  // After the layers, because its label refers to a snapshot, which must exist.
   IMAGEFS_RETURN_IF_ERROR(PutConfig(containerd, request, about, config));
   const std::string type = json.StringOr("mediaType", "application/vnd.oci.image.manifest.v1+json");
   return containerd.PutImage(request.reference, type, manifest, about.manifest_json().size());

@@ -23,11 +23,11 @@
 namespace imagefs {
 namespace {
 
-// How long a daemon that cannot start answers calls before it fails: it is the pause between two
-// tries as well, since the manager has none that grows (RestartSteps= needs systemd 254).
+// How long a daemon that cannot start answers calls before it exits. This is also the pause between
+// two starts, since the manager has no back-off (RestartSteps= needs systemd 254).
 constexpr auto kRefusal = std::chrono::seconds(10);
 
-// Another daemon like this one, for SessionHolder.
+// The command that starts another daemon like this one, for SessionHolder.
 std::vector<std::string> RestartCommand(const GlobalOptions& global, const DaemonArgs& args,
                                         const Paths& paths) {
   std::vector<std::string> out = DaemonCommand(
@@ -49,7 +49,7 @@ absl::StatusOr<std::unique_ptr<Daemon>> Start(const GlobalOptions& global, const
   IMAGEFS_ASSIGN_OR_RETURN(options.config, LoadConfig(global.config));
   options.idle_exit = std::chrono::seconds(args.idle_exit_seconds);
   options.starter_holds_lock = args.ready_fd >= 0;
-  // One that ends when it is idle is started on demand, by no supervisor.
+  // A daemon with an idle exit was started on demand, not by a supervisor.
   if (args.idle_exit_seconds > 0) options.restart = RestartCommand(global, args, paths);
   options.sessions = std::move(sessions);
   for (const PassedSocket& socket : sockets) {
@@ -79,7 +79,7 @@ int RunDaemon(const GlobalOptions& global, const DaemonArgs& args, Paths paths,
     }
     return status;
   }
-  sockets.clear();  // the daemon has its own descriptors of them
+  sockets.clear();  // the daemon has its own duplicates
   (*daemon)->Serve();
   return 0;
 }

@@ -20,13 +20,13 @@
 namespace imagefs {
 namespace {
 
-// Descriptors of sessions are named by it and the session's id.
+// Prefix of the names of session descriptors, before the session's id.
 constexpr std::string_view kSessionName = "session-";
 constexpr uint64_t kBarrierUs = 5'000'000;
 
 constexpr std::string_view kKnownNames[] = {kControlSocket, kSnapshotterSocket, kCriSocket};
 
-// "" or why the socket is of no use.
+// Returns "" or why the socket is unusable.
 std::string_view WhyUnusable(const PassedSocket& socket, const std::vector<PassedSocket>& kept) {
   if (std::find(std::begin(kKnownNames), std::end(kKnownNames), socket.name) ==
       std::end(kKnownNames)) {
@@ -40,7 +40,7 @@ std::string_view WhyUnusable(const PassedSocket& socket, const std::vector<Passe
   }
   const int flags = fcntl(socket.fd.get(), F_GETFL);
   if (flags < 0 || fcntl(socket.fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) return strerror(errno);
-  // A second listen() makes this process the peer of further connections.
+  // A second listen() makes this process the peer of new connections.
   if (listen(socket.fd.get(), kSocketBacklog) != 0) return strerror(errno);
   return "";
 }
@@ -53,7 +53,8 @@ class SystemdKeeper : public DescriptorKeeper {
     const std::string lines = StrCat("FDSTORE=1\nFDNAME=", kSessionName, name, "\nFDPOLL=0");
     const int number = fd.get();
     int result = sd_pid_notify_with_fds(0, /*unset_environment=*/0, lines.c_str(), &number, 1);
-    // Messages are taken in their order: after this one is answered, that one has been.
+    // Messages are processed in order: when the barrier is answered, the descriptor has been
+    // stored.
     if (result > 0) result = sd_notify_barrier(/*unset_environment=*/0, kBarrierUs);
     if (result > 0) return absl::OkStatus();
     return ErrnoStatus(-result, "the service manager keeps no descriptor");
@@ -92,7 +93,7 @@ PassedDescriptors TakePassedDescriptors() {
 
 std::unique_ptr<DescriptorKeeper> ServiceManagerKeeper(std::vector<KeptDescriptor> sessions) {
   const char* socket = getenv("NOTIFY_SOCKET");
-  const char* store = getenv("FDSTORE");  // how many the manager keeps, since systemd 254
+  const char* store = getenv("FDSTORE");  // the manager's limit, since systemd 254
   const char* said = getenv("IMAGEFS_SESSION_STORE");
   const bool keeps = (store != nullptr && strcmp(store, "0") != 0) ||
                      (said != nullptr && std::string_view(said) == "systemd");
@@ -121,7 +122,7 @@ void NotifyServiceManager(const std::string& lines) {
 Watchdog::Clock::duration Watchdog::LimitFromEnvironment() {
   uint64_t limit_us = 0;
   if (sd_watchdog_enabled(/*unset_environment=*/0, &limit_us) <= 0) return Clock::duration::zero();
-  // A limit beyond what the clock holds is none.
+  // A limit that does not fit into the clock is no limit.
   if (limit_us > static_cast<uint64_t>(INT64_MAX) / 1000) return Clock::duration::zero();
   return std::chrono::microseconds(static_cast<int64_t>(limit_us));
 }

@@ -19,7 +19,7 @@
 namespace imagefs {
 namespace {
 
-// Text that grows up to a capacity.
+// Text that grows up to a fixed capacity.
 class SecretText {
  public:
   explicit SecretText(size_t capacity) : text_(capacity) {}
@@ -35,7 +35,7 @@ class SecretText {
   size_t size_ = 0;
 };
 
-// What the terminal shows of what is typed. The way that it was before comes back at the end.
+// Controls whether the terminal echoes input. The destructor restores the original mode.
 class Echo {
  public:
   explicit Echo(int fd) : fd_(fd), terminal_(tcgetattr(fd, &before_) == 0) {}
@@ -50,7 +50,7 @@ class Echo {
     quiet.c_lflag &= ~static_cast<tcflag_t>(ECHO);
     tcsetattr(fd_, TCSAFLUSH, &quiet);
   }
-  // On any thread, any number of times.
+  // Thread-safe and idempotent.
   void Restore() const {
     if (terminal_) tcsetattr(fd_, TCSAFLUSH, &before_);
   }
@@ -61,7 +61,7 @@ class Echo {
   const bool terminal_;
 };
 
-// A pipe may come from a program that asks somebody for a password.
+// A pipe may come from a program that asks its user for a password.
 constexpr int kKeyPatienceMs = 120'000;
 
 absl::Status ReadKeyFile(const std::string& path, SecretText& out) {
@@ -84,7 +84,7 @@ absl::Status ReadKeyFile(const std::string& path, SecretText& out) {
       StrCat(path, ": it is too long to be a secret key of minisign"));
 }
 
-// One line, without its end. Byte by byte: what comes after it is not ours.
+// Reads one line without its newline, byte by byte, since the bytes after it are not ours.
 absl::Status ReadLine(int fd, int wake, SecretText& out) {
   bool any = false;
   while (true) {
@@ -110,7 +110,7 @@ absl::Status ReadPassword(const std::string& path, Interrupts& interrupts, Secre
   const Fd wake(eventfd(0, EFD_CLOEXEC));
   if (!wake.valid()) return ErrnoStatus(errno, "eventfd");
   const Echo echo(STDIN_FILENO);
-  // A second interrupt ends the process at once, so the first one gives the terminal back.
+  // The first interrupt restores the terminal, because a second one exits the process at once.
   Interrupts::Scope scope(interrupts, [&wake, &echo] {
     echo.Restore();
     eventfd_write(wake.get(), 1);

@@ -15,7 +15,7 @@ namespace {
 
 constexpr int64_t kShutdownGraceSeconds = 2;
 constexpr size_t kRpcMemoryBytes = 16 << 20;
-// As containerd's own: a label list of many layers, a long List.
+// Same as containerd's own: for labels of many layers, or a long List.
 constexpr int kMaxMessageBytes = 16 << 20;
 
 class SnapshotsServerImpl : public SnapshotsServer {

@@ -29,7 +29,7 @@ void Ticker::Listen(Tick tick) {
 
 void Ticker::Loop() {
   EnterThread(ThreadRole::kTicker);
-  std::vector<Tick> listeners;  // of this thread alone
+  std::vector<Tick> listeners;  // used by this thread only
   while (true) {
     {
       absl::MutexLock lock(&mu_);

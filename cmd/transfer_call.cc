@@ -12,8 +12,8 @@ using control::v1::MountEvent;
 
 absl::Status CallerLeft() { return absl::CancelledError("the caller went away"); }
 
-// A wait that cannot be left: the first of its end and of the caller's leaving is passed on, the
-// other one is ignored.
+// For a wait that cannot be cancelled: passes on the first of its result and the caller's leaving,
+// and ignores the other.
 class FirstAnswer {
  public:
   explicit FirstAnswer(absl::AnyInvocable<void(absl::Status)> done) : done_(std::move(done)) {}
@@ -52,7 +52,7 @@ void TransferCall::OnDone() {
 absl::StatusOr<ResolveRequest> TransferCall::ParseImage(
     const control::v1::ImageRequest& request) const {
   IMAGEFS_ASSIGN_OR_RETURN(ResolveRequest image, ParseImageRequest(request));
-  // Only who has come with a credential may use another one in its place later.
+  // Only a caller that sent a credential may later use another in its place.
   if (deps().refresh_of && !image.access.credential.empty()) {
     image.access.refresh = deps().refresh_of(image.reference);
   }
@@ -81,7 +81,7 @@ absl::Status TransferCall::EnsureChain(const ImageStore::Resolved& image, IndexT
                                        Next<ChainRef> next) {
   WaitFor(deps().store.EnsureChain(image.image, image.source, std::move(trust),
                                    Priority::kForeground, Then(std::move(next))));
-  // The others that wait for the same layers are seen best right now.
+  // Other callers that wait for the same layers are most likely visible right now.
   Tick();
   return absl::OkStatus();
 }
@@ -149,13 +149,13 @@ void TransferCall::OnWriteDone(bool ok) {
   {
     absl::MutexLock lock(&mu_);
     stream_ = Stream::kIdle;
-    // The caller is gone; OnCancel says so too.
+    // The caller is gone; OnCancel is called as well.
     if (!ok) news_.reset();
   }
   Pump();
 }
 
-// Hands gRPC the next thing: one write at a time, and the end only after the last of them.
+// Passes the next message to gRPC: one write at a time, and the end after the last one.
 void TransferCall::Pump() {
   std::optional<absl::Status> end;
   bool write = true;
@@ -174,7 +174,7 @@ void TransferCall::Pump() {
       return;
     }
   }
-  // Once gRPC was told of the end, OnDone may drop the last reference at any moment.
+  // Once gRPC has been told of the end, OnDone may drop the last reference at any moment.
   if (!end.has_value()) return StartWrite(&outgoing_);
   const grpc::Status status = AnswerOf(call_, *end);
   if (write) return StartWriteAndFinish(&outgoing_, grpc::WriteOptions(), status);

@@ -12,10 +12,10 @@ namespace {
 using control::v1::LayerEvent;
 using control::v1::MountEvent;
 
-// Without a byte for so long, the progress says so.
+// How long without a byte until the progress says so.
 constexpr std::chrono::seconds kSilenceToTell(10);
 
-// The phase in which layers come, and the one after it when all of them have.
+// The phase in which layers are fetched. Update ends it once all are local.
 constexpr std::string_view kLayersPhase = "layers";
 
 std::string_view ActivityName(LayerProgress::Activity activity) {
@@ -142,7 +142,7 @@ void TransferProgress::FillLayers(bool readable, LayerEvents* out) const {
     event->set_unpacked_bytes(tracks[i].unpacked);
     if (!readable) event->set_trouble(tracks[i].trouble);
     if (readable && store_.StateOf(key) == LayerState::kFilling) {
-      // Shown before its bytes are here.
+      // Lazy: readable before all its bytes are local.
       event->set_activity("filling");
       const std::optional<LayerProgress> progress = store_.Progress(key);
       event->set_downloaded_bytes(progress.has_value() ? progress->downloaded_bytes : 0);

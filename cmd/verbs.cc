@@ -19,7 +19,7 @@
 namespace imagefs {
 namespace {
 
-// Runs the verb whose arguments it is given.
+// Runs the verb of its arguments.
 class VerbRunner {
  public:
   VerbRunner(GlobalOptions global, std::string_view version, const DaemonProgramParts* program,
@@ -62,7 +62,7 @@ class VerbRunner {
     return verb(session);
   }
 
-  GlobalOptions global_;  // its files as absolute paths, after CheckSurroundings
+  GlobalOptions global_;  // file paths are absolute after CheckSurroundings
   const std::string_view version_;
   const DaemonProgramParts* const program_;
   Output& out_;
@@ -77,8 +77,7 @@ bool NeedsDaemonProgram(const Command& command) {
 }
 
 int RunCommand(const Command& command, std::string_view version, const DaemonProgramParts* daemon) {
-  google::protobuf::SetLogHandler(
-      nullptr);  // what it would say on standard error, our messages say
+  google::protobuf::SetLogHandler(nullptr);  // our own messages replace protobuf's
   Output out(command.global.json);
   return out.Finish(std::visit(VerbRunner(command.global, version, daemon, out), command.args));
 }

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemon's free(3) and realloc(3): small blocks are wiped when they are given back. What gRPC,
-// protobuf, libcurl, OpenSSL and the parsers copy of a credential is out of this project's reach
-// but for this. base/secret.h wipes what this project holds itself.
+// The daemon's free(3) and realloc(3), which wipe small blocks. This is the only way to wipe the
+// copies of credentials that gRPC, protobuf, libcurl, OpenSSL and the parsers make. base/secret.h
+// wipes those that this project holds itself.
 //
-// Only in imagefsd, and not under a sanitizer, which has an allocator of its own. The memory comes
-// from glibc's allocator as ever.
+// Only in imagefsd, and not with sanitizers, which have allocators of their own. The memory still
+// comes from glibc's allocator.
 #include <malloc.h>
 #include <string.h>
 
@@ -12,15 +12,15 @@
 #include <cstdint>
 
 extern "C" {
-// glibc's own, for allocators that are put in front of it.
+// glibc's own functions, for allocators that wrap it.
 void __libc_free(void* block);
 void* __libc_realloc(void* block, size_t size);
 }
 
 namespace {
 
-// More than any buffer that carries a credential: libcurl's for a request is 64 KiB. Wiping more
-// than that would cost time.
+// Larger than any buffer that holds a credential: libcurl's for a request is 64 KiB. Wiping larger
+// blocks would cost time.
 constexpr size_t kMaxBytes = 96 << 10;
 
 }  // namespace
@@ -39,7 +39,7 @@ extern "C" {
   const size_t old_size = malloc_usable_size(block);
   if (old_size > kMaxBytes) return __libc_realloc(block, size);
   if (size <= old_size) {
-    // The rest may become a block of its own.
+    // The tail may become a block of its own.
     explicit_bzero(static_cast<char*>(block) + size, old_size - size);
     return __libc_realloc(block, size);
   }
