@@ -145,9 +145,8 @@ constexpr char kRmHelp[] =
 
 constexpr char kDaemonHelp[] =
     "Owns the store and serves commands, in the foreground, with its log on stderr. Seldom run by\n"
-    "hand: a command starts one where none runs. SIGTERM takes mounts down and remembers them for "
-    "the\n"
-    "next daemon; SIGINT (Ctrl-C) forgets them.\n";
+    "hand: a command starts one where none runs. SIGTERM leaves mounts to the next daemon; SIGINT\n"
+    "(Ctrl-C) unmounts them.\n";
 
 // Returns "" if the text can be parsed as a T, or the error message.
 template <typename T>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "image/privileges.h"
+
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
 #include <string>
 #include <vector>
-
-#include "image/privileges.h"
 
 namespace imagefs {
 namespace {
