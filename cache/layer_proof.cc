@@ -40,7 +40,7 @@ absl::StatusOr<Tree> TreeWithoutPrivileges(const std::string& index) {
   return tree;
 }
 
-absl::Status NotItsTar() {
+absl::Status DescriptionMismatch() {
   return absl::DataLossError(
       "the index that it was mounted with does not match its tar; whoever published the index made "
       "a mistake, or lied");
@@ -61,7 +61,7 @@ absl::Status CheckIndex(const std::string& given, const std::string& directory,
   IMAGEFS_RETURN_IF_ERROR(WriteLayerIndex(tree, diff_id, data_bytes, expected.get()).status());
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(given, O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const bool same, HaveSameBytes(fd, expected));
-  return same ? absl::OkStatus() : NotItsTar();
+  return same ? absl::OkStatus() : DescriptionMismatch();
 }
 
 // The data file is the tar: hashes and parses it in place.
@@ -76,7 +76,7 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
   // Check the moves, too: the bytes they copy are not part of the hashed tar.
   if (proven.made.data_bytes != layer.span_table.data_bytes() ||
       !SameMoves(proven.made.moves, layer.span_table.moves())) {
-    return NotItsTar();
+    return DescriptionMismatch();
   }
   IMAGEFS_RETURN_IF_ERROR(
       CheckIndex(layer.directory + "/index", into, layer.diff_id, proven.made.data_bytes));

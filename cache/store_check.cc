@@ -26,8 +26,8 @@ constexpr std::string_view kHeldPrefix = "held/";
 constexpr std::string_view kManifestPrefix = "manifest/";
 
 // Records that only the daemon reads, and that are recreated if missing.
-constexpr std::string_view kOfNoUse[] = {"layer/",    "chain/",  "profile/",
-                                         "manifest/", "config/", "held/"};
+constexpr std::string_view kRecreatablePrefixes[] = {"layer/",    "chain/",  "profile/",
+                                                     "manifest/", "config/", "held/"};
 
 std::string ReferenceOf(std::string_view image_key) {
   const std::string_view name = image_key.substr(kImagePrefix.size());
@@ -291,7 +291,7 @@ absl::Status StoreCheck::CheckRecords() {
     if (std::string_view(key).starts_with(kImagePrefix)) continue;  // already reported
     CheckFinding& found = Found("record", key, "its checksum is wrong");
     const bool of_no_use = std::any_of(
-        std::begin(kOfNoUse), std::end(kOfNoUse),
+        std::begin(kRecreatablePrefixes), std::end(kRecreatablePrefixes),
         [&](std::string_view prefix) { return std::string_view(key).starts_with(prefix); });
     if (!request_.repair) continue;
     if (!of_no_use) {

@@ -35,7 +35,7 @@ absl::StatusOr<std::string> TryLock(const Fd& fd, const std::string& path) {
 
 }  // namespace
 
-bool HastenEnd(std::string_view pid) {
+bool IsExitingAfterKill(std::string_view pid) {
   const absl::StatusOr<std::string> stat = ReadFile(StrCat("/proc/", pid, "/stat"), 4096);
   if (!stat.ok()) return true;
   const size_t state = stat->rfind(") ");  // after the name, which may contain any characters
@@ -67,7 +67,7 @@ absl::StatusOr<Fd> LockStore(const std::string& root) {
   }
   IMAGEFS_ASSIGN_OR_RETURN(std::string owner, TryLock(*fd, path));
   const Moment give_up = Moment::Now() + kMostEnding;
-  while (!owner.empty() && HastenEnd(owner) && Moment::Now() < give_up) {
+  while (!owner.empty() && IsExitingAfterKill(owner) && Moment::Now() < give_up) {
     absl::SleepFor(kLookAgain);
     IMAGEFS_ASSIGN_OR_RETURN(owner, TryLock(*fd, path));
   }

@@ -19,7 +19,7 @@ absl::StatusOr<Fd> LockStore(const std::string& root);
 // Returns whether that process is gone or was killed and has only exiting threads left, which still
 // hold its files. Gives such threads normal scheduling: idle-priority ones would take long to exit
 // on a busy machine.
-bool HastenEnd(std::string_view pid);
+bool IsExitingAfterKill(std::string_view pid);
 
 // Returns whether the store contains anything but records.
 bool StoreHasContent(const std::string& root);

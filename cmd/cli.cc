@@ -510,7 +510,7 @@ std::string CheckArguments(absl::Span<const char* const> arguments) {
 }
 
 // CLI11 reports all remaining words; the first one is the culprit.
-std::string WhatIsTooMuch(const CLI::App& app, const std::string& verb) {
+std::string UnexpectedArgument(const CLI::App& app, const std::string& verb) {
   const std::vector<std::string> left = app.remaining(/*recurse=*/true);
   for (const std::string& word : left) {
     if (!word.starts_with('-')) continue;
@@ -522,38 +522,38 @@ std::string WhatIsTooMuch(const CLI::App& app, const std::string& verb) {
 
 // Returns "" or which arguments conflict.
 template <typename Args>
-std::string CheckTogether(const Args&) {
+std::string CheckConflicts(const Args&) {
   return "";
 }
 
-std::string CheckTogether(const MountArgs& mount) { return CheckMount(mount); }
+std::string CheckConflicts(const MountArgs& mount) { return CheckMount(mount); }
 
-std::string CheckTogether(const PullArgs& pull) {
+std::string CheckConflicts(const PullArgs& pull) {
   if (pull.reference.empty() != pull.directory.empty()) return "";
   return "pull takes either an image or --wait DIR";
 }
 
-std::string CheckTogether(const AddArgs& add) {
+std::string CheckConflicts(const AddArgs& add) {
   if (add.references.empty() != add.list) return "add takes either images or --list";
   return add.name.empty() || add.references.size() == 1 ? "" : "--name is for one image";
 }
 
-std::string CheckTogether(const IndexArgs& index) {
+std::string CheckConflicts(const IndexArgs& index) {
   const bool published = index.push || !index.to.empty() || !index.file.empty();
   return published ? "" : "index takes --push, --to REPOSITORY or -o FILE";
 }
 
-std::string CheckTogether(const RpullArgs& rpull) {
+std::string CheckConflicts(const RpullArgs& rpull) {
   if (!rpull.image.plain_http && !rpull.image.skip_tls_verify) return "";
   return "--plain-http and --tls-skip-verify do not reach the snapshotter";
 }
 
-std::string CheckTogether(const UmountArgs& umount) {
+std::string CheckConflicts(const UmountArgs& umount) {
   if (umount.directories.empty() == umount.all) return "";
   return "umount takes either directories or --all";
 }
 
-std::string CheckTogether(const ProfileArgs& profile) {
+std::string CheckConflicts(const ProfileArgs& profile) {
   if (profile.action == "import" || profile.file.empty()) return "";
   return StrCat("profile ", profile.action, " takes no FILE");
 }
@@ -588,7 +588,7 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
     const auto verbs = app.get_subcommands();
     return CliExit{0, verbs.empty() ? app.help() : verbs[0]->help("imagefs"), ""};
   } catch (const CLI::ExtrasError&) {
-    return UsageError(WhatIsTooMuch(app, chosen()), chosen(), json);
+    return UsageError(UnexpectedArgument(app, chosen()), chosen(), json);
   } catch (const CLI::ParseError& error) {
     return UsageError(error.what(), chosen(), json);
   }
@@ -609,7 +609,7 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
                       json && !verb.empty());
   }
   if (verb.empty()) command.args = CheckConfigArgs{std::move(check_config)};
-  problem = std::visit([](const auto& args) { return CheckTogether(args); }, command.args);
+  problem = std::visit([](const auto& args) { return CheckConflicts(args); }, command.args);
   if (!problem.empty()) return UsageError(problem, verb, json);
   return command;
 }

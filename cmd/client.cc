@@ -103,7 +103,7 @@ absl::StatusOr<Fd> DaemonClient::ConnectOrStartOne() {
   if (other_store_) return ConnectInStore(paths);
   if (!options_.start) {
     absl::StatusOr<Fd> fd = ConnectDaemon(paths);
-    return absl::IsNotFound(fd.status()) ? WhyNobodyListens(paths) : std::move(fd);
+    return absl::IsNotFound(fd.status()) ? ExplainNoDaemon(paths) : std::move(fd);
   }
   std::vector<std::string> command = DaemonCommand(
       paths, {kIdleExitSeconds, options_.log_level, options_.ca_file, options_.config});
@@ -216,7 +216,7 @@ absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
 
 // Returns whether a call that may start a daemon finds one after a stop: the sockets of a service
 // stay, and the service manager starts it again at once.
-bool DaemonClient::SomebodyListens() const {
+bool DaemonClient::IsDaemonListening() const {
   return options_.start && ConnectDaemon(options_.paths).ok();
 }
 
@@ -226,7 +226,7 @@ absl::Status DaemonClient::WithDaemon(Attempt attempt) {
   // Retry more than once, since a daemon may be killed, started and stopped again; but not forever,
   // since the request itself may crash every daemon.
   for (int i = 1; i < kAttempts && outcome.lost && !interrupts_.interrupted(); ++i) {
-    if (WasStopped(daemon_, pid_) && !(outcome.repeated && SomebodyListens())) {
+    if (WasStopped(daemon_, pid_) && !(outcome.repeated && IsDaemonListening())) {
       return absl::UnavailableError(
           StrCat("the daemon was stopped before it had answered; run this again to start another"));
     }

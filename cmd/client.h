@@ -103,7 +103,7 @@ class DaemonClient {
   struct Outcome;
   DaemonClient(Options options, Interrupts& interrupts);
   absl::StatusOr<Fd> ConnectOrStartOne();
-  bool SomebodyListens() const;
+  bool IsDaemonListening() const;
   absl::Status Reconnect();
   absl::Status Greet(pid_t peer, bool* lost);
   absl::Status CheckSettings(const control::v1::VersionReply& daemon);

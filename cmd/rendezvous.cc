@@ -148,7 +148,7 @@ absl::Status StoreHolder(const Paths& paths) {
   if (errno != EWOULDBLOCK) return ErrnoStatus(errno, paths.lock());
   const std::string owner = OwnerText(paths);
   const std::string pid = owner.empty() ? "unknown" : owner.substr(0, owner.find(' '));
-  (void)HastenEnd(pid);  // in case it was killed
+  (void)IsExitingAfterKill(pid);  // in case it was killed
   return absl::FailedPreconditionError(StrCat("the daemon with pid ", pid, " holds the store ",
                                               paths.root, " but listens nowhere; `kill ", pid,
                                               "` ends it"));
@@ -182,7 +182,7 @@ absl::StatusOr<Fd> ConnectDaemon(const Paths& paths) {
 
 absl::StatusOr<Fd> ConnectInStore(const Paths& paths) { return ConnectIn(paths.root, paths); }
 
-absl::Status WhyNobodyListens(const Paths& paths) {
+absl::Status ExplainNoDaemon(const Paths& paths) {
   if (access(paths.lock().c_str(), F_OK) != 0 && errno == ENOENT) return NoDaemon(paths);
   // No daemon takes the store's lock while this process holds the start lock, so it is safe to try
   // it.
@@ -198,7 +198,7 @@ absl::Status AwaitListener(const Paths& paths, std::chrono::milliseconds patienc
   while (true) {
     const absl::StatusOr<Fd> fd = ConnectDaemon(paths);
     if (fd.ok() || !absl::IsNotFound(fd.status())) return fd.status();
-    const absl::Status why = WhyNobodyListens(paths);
+    const absl::Status why = ExplainNoDaemon(paths);
     if (!absl::IsUnavailable(why) && !absl::IsFailedPrecondition(why)) return why;
     if (std::chrono::steady_clock::now() >= until) return why;
     std::this_thread::sleep_for(kTurn);

@@ -41,9 +41,9 @@ absl::StatusOr<Fd> ConnectInStore(const Paths& paths);
 
 // Explains why ConnectDaemon found no daemon. kNotFound: there is none. kUnavailable: one is
 // starting or stopping. kFailedPrecondition, with its pid: one holds the store but does not listen.
-absl::Status WhyNobodyListens(const Paths& paths);
+absl::Status ExplainNoDaemon(const Paths& paths);
 // Waits up to `patience` while a daemon is starting, stopping or not listening. Returns OK once one
-// listens, kNotFound if there is none, or the status of WhyNobodyListens on timeout.
+// listens, kNotFound if there is none, or the status of ExplainNoDaemon on timeout.
 absl::Status AwaitListener(const Paths& paths, std::chrono::milliseconds patience);
 
 // Creates the control socket, with mode 0600. Its name appears only once it listens, and replaces a

@@ -43,7 +43,7 @@ constexpr char kFillingSuffix[] = ".filling";
 
 // Makes the kernel send a request (FuseSession::fails_older). Runs on a detached thread, because
 // this process itself must answer it.
-void RequestDataOnce(const std::string& path) {
+void ProvokeRequest(const std::string& path) {
   std::thread([path] {
     EnterThread(ThreadRole::kBrief);
     struct statfs ignored;
@@ -164,7 +164,7 @@ absl::StatusOr<uint64_t> ChainMounts::Sessions::Serve(SessionRecord record, Fuse
     if (auto self = weak.lock()) self->Ended(id);
   });
   if (session.ok() && to_keep.has_value()) Keep(**session, record, *to_keep);
-  if (session.ok() && (*session)->fails_older()) RequestDataOnce(record.path);
+  if (session.ok() && (*session)->fails_older()) ProvokeRequest(record.path);
   absl::MutexLock lock(&mu_);
   const auto found = sessions_.find(id);
   if (!session.ok()) {
@@ -611,7 +611,7 @@ ChainMounts::Lease ChainMounts::AdoptKernelMount(const Digest& chain_id, ChainRe
   return {name, path, false};
 }
 
-void ChainMounts::RemoveStrangers() {
+void ChainMounts::RemoveOrphans() {
   {
     absl::MutexLock lock(&mu_);
     outlived_ = nullptr;

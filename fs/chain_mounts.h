@@ -85,7 +85,7 @@ class ChainMounts {
   Lease AdoptKernelMount(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
                          const MountInfo* bind);
   // Unmounts private mounts of earlier daemons that this one does not use.
-  void RemoveStrangers();
+  void RemoveOrphans();
 
   // Serves a FUSE mount that has no private mount (of an unprivileged daemon).
   absl::Status Serve(const ChainRef& chain, Fd device, const std::string& directory);
@@ -115,7 +115,7 @@ class ChainMounts {
     std::string index;      // the watched one; "" = none
   };
 
-  // The mounts that existed when this daemon started; read again after RemoveStrangers.
+  // The mounts that existed when this daemon started; read again after RemoveOrphans.
   absl::StatusOr<std::shared_ptr<const MountView>> Outlived() ABSL_LOCKS_EXCLUDED(mu_);
   static std::string NameOf(const Digest& chain_id, const Presentation& presentation);
   KeyGate::Hold HoldName(const std::string& name) { return KeyGate::Hold(gate_, name); }

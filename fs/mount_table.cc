@@ -193,7 +193,7 @@ absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
   }
   const auto hold = HoldDirectory(directory);
   IMAGEFS_RETURN_IF_ERROR(CheckRequest(request));
-  const std::optional<Entry> before = FindAbsent(directory);
+  const std::optional<Entry> before = FindNotMounted(directory);
   CheckedMount out;
   if (before.has_value()) IMAGEFS_RETURN_IF_ERROR(Continue(*before, request, out));
   IMAGEFS_ASSIGN_OR_RETURN(
@@ -229,7 +229,7 @@ std::optional<MountTableImpl::Entry> MountTableImpl::Find(const std::string& dir
   return found == entries_.end() ? std::nullopt : std::optional(found->second);
 }
 
-std::optional<MountTableImpl::Entry> MountTableImpl::FindAbsent(
+std::optional<MountTableImpl::Entry> MountTableImpl::FindNotMounted(
     const std::string& directory) const {
   std::optional<Entry> found = Find(directory);
   return found.has_value() && found->mounted() ? std::nullopt : found;
@@ -259,7 +259,7 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& 
   const MountRequest& request = mount.request;
   const std::string& directory = request.directory;
   const auto hold = HoldDirectory(directory);
-  const std::optional<Entry> entry = FindAbsent(directory);
+  const std::optional<Entry> entry = FindNotMounted(directory);
   const MountRecord* before = entry.has_value() ? &entry->record : nullptr;
   if (before != nullptr && !mount.continued.empty() && before->upper == mount.continued &&
       before->chain_id != chain->chain_id && before->manifest_digest != manifest) {

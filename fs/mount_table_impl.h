@@ -60,7 +60,7 @@ class MountTableImpl : public MountTable {
   void SetNotMounted(const std::string& directory, const std::string& why) override
       ABSL_LOCKS_EXCLUDED(mu_);
   void RemoveLeftovers() override {
-    if (options_.as_root) chains_->RemoveStrangers();
+    if (options_.as_root) chains_->RemoveOrphans();
   }
   void UnmountAll() override;
 
@@ -85,7 +85,7 @@ class MountTableImpl : public MountTable {
   static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
   std::optional<Entry> Find(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
   // Returns the entry only if it is not mounted.
-  std::optional<Entry> FindAbsent(const std::string& directory) const;
+  std::optional<Entry> FindNotMounted(const std::string& directory) const;
   absl::Status Continue(const Entry& entry, const MountRequest& request, CheckedMount& out) const;
   // REQUIRES for all functions named ...DirLocked: the caller holds the key of the directory.
   absl::StatusOr<MountTarget> OpenTargetDirLocked(const std::string& directory,
@@ -108,7 +108,7 @@ class MountTableImpl : public MountTable {
   absl::Status ForgetDirLocked(const MountRecord& record, bool lazy);
   // For a mount that another program has unmounted.
   void DropUnmountedDirLocked(const MountRecord& record);
-  void SetAbsentDirLocked(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
+  void SetNotMountedDirLocked(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
   // Returns true if it is mounted afterwards.
   bool RecoverDirLocked(MountRecord& record, const MountView& mounts, const FindChain& find_chain);
   // The fate of a mount that needed no daemon. kHere: it is in the table now.

@@ -111,7 +111,7 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
     MountRecord record;
     record.directory = std::move(directory);
     record.boot_id = boot_id_;
-    SetAbsentDirLocked(std::move(record), kDamagedMessage);
+    SetNotMountedDirLocked(std::move(record), kDamagedMessage);
   }
   return out;
 }
@@ -124,7 +124,7 @@ bool MountTableImpl::RecoverDirLocked(MountRecord& record, const MountView& moun
     return false;
   }
   if (record.unmounted) {
-    SetAbsentDirLocked(record, kUnmountedMessage);
+    SetNotMountedDirLocked(record, kUnmountedMessage);
     return false;
   }
   switch (AdoptDirLocked(record, mounts, find_chain)) {
@@ -143,7 +143,7 @@ bool MountTableImpl::RecoverDirLocked(MountRecord& record, const MountView& moun
   LogWarning("mount_not_recovered directory=", record.directory, " reference=", record.reference,
              record.upper.empty() ? "" : " changes_kept_in=", record.upper,
              " error=", status.message());
-  SetAbsentDirLocked(record, std::string(status.message()));
+  SetNotMountedDirLocked(record, std::string(status.message()));
   return false;
 }
 
@@ -166,7 +166,7 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgainDirLocked(const MountRecor
 absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,
                                                        ChainRef chain) {
   const auto hold = HoldDirectory(directory);
-  const std::optional<Entry> entry = FindAbsent(directory);
+  const std::optional<Entry> entry = FindNotMounted(directory);
   if (!entry.has_value() || entry->record.unmounted) {
     return absl::NotFoundError(StrCat(directory, " is not waiting to be mounted"));
   }
@@ -175,7 +175,7 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& direct
   return mounted;
 }
 
-void MountTableImpl::SetAbsentDirLocked(MountRecord record, std::string why) {
+void MountTableImpl::SetNotMountedDirLocked(MountRecord record, std::string why) {
   const std::string directory = record.directory;
   absl::MutexLock lock(&mu_);
   entries_[directory] = {std::move(record), std::move(why), "", {}};
@@ -201,7 +201,7 @@ void MountTableImpl::DropUnmountedDirLocked(const MountRecord& record) {
     kept.unmounted = true;
     kept.mounts.clear();
     status = records_.Put(kept);
-    SetAbsentDirLocked(std::move(kept), kUnmountedMessage);
+    SetNotMountedDirLocked(std::move(kept), kUnmountedMessage);
   }
   if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
 }

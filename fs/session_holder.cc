@@ -26,7 +26,7 @@ namespace {
 constexpr char kSocket[] = "holder.sock";
 constexpr int kBacklog = 8;
 // The holder answers immediately unless it has been stopped (SIGSTOP).
-constexpr timeval kPatience = {10, 0};
+constexpr timeval kReplyTimeout = {10, 0};
 
 // Returns the address of a name in a directory whose path may be too long for an address.
 sockaddr_un AddressIn(const Fd& directory, std::string_view name) {
@@ -118,8 +118,8 @@ absl::Status SessionHolder::ConnectLocked() {
   if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.uid != geteuid()) {
     return absl::PermissionDeniedError("the process at holder.sock is another user's");
   }
-  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof(kPatience));
-  setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof(kPatience));
+  setsockopt(fd.get(), SOL_SOCKET, SO_RCVTIMEO, &kReplyTimeout, sizeof(kReplyTimeout));
+  setsockopt(fd.get(), SOL_SOCKET, SO_SNDTIMEO, &kReplyTimeout, sizeof(kReplyTimeout));
   connection_ = std::move(fd);
   return absl::OkStatus();
 }

@@ -110,14 +110,14 @@ absl::StatusOr<ChainRef> ImageUses::FindTree(ImageStore& store, const std::strin
 }
 
 absl::StatusOr<std::unique_ptr<ImageUses::Owner>> ImageUses::AddOwner(OwnerOptions options) {
-  CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "AddOwner");
+  CheckPhase(Phase::kReclaiming, Phase::kReclaiming, "AddOwner");
   auto owner = absl::WrapUnique(new Owner(*this, std::move(options)));
-  IMAGEFS_RETURN_IF_ERROR(owner->TakeUp());
+  IMAGEFS_RETURN_IF_ERROR(owner->Reclaim());
   return owner;
 }
 
 void ImageUses::Recover() {
-  CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "Recover");
+  CheckPhase(Phase::kReclaiming, Phase::kReclaiming, "Recover");
   const std::vector<std::string> mounted = deps_.mounts.Recover(
       [this](const Digest& chain_id) { return deps_.store.FindChain(chain_id); });
   for (const std::string& directory : mounted) LogInfo("mounted_again directory=", directory);
@@ -253,7 +253,7 @@ void ImageUses::Owner::Stop() {
 }
 
 // Reclaims what the previous process held and left mounted.
-absl::Status ImageUses::Owner::TakeUp() {
+absl::Status ImageUses::Owner::Reclaim() {
   {
     absl::MutexLock lock(&mu_);
     for (const Wanted& wanted : options_.wanted) {
@@ -355,7 +355,7 @@ FlightTicket ImageUses::Owner::Acquire(Request request, UseDone done) {
   call->request = std::move(request);
   call->done = std::move(done);
   return Begin(call, [this, call] {
-    if (!TakeHere(call)) Resolve(call);
+    if (!TryLocal(call)) Resolve(call);
   });
 }
 
@@ -370,7 +370,7 @@ FlightTicket ImageUses::Owner::AcquireFound(ImageRef image, std::shared_ptr<Imag
 }
 
 // Returns false if a registry must be asked.
-bool ImageUses::Owner::TakeHere(const CallPtr& call) {
+bool ImageUses::Owner::TryLocal(const CallPtr& call) {
   const Request& request = call->request;
   if (!request.manifest.has_value() || call->group->left()) return false;
   ImageRef image = Find(*request.manifest).image;
@@ -632,7 +632,7 @@ absl::StatusOr<ImageUses::Tree> ImageUses::Owner::MountLayer(const Use& use, siz
 }
 
 ImageUses::Tree ImageUses::Owner::ReadoptLayer(const Digest& manifest, size_t layer) {
-  uses_.CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "ReadoptLayer");
+  uses_.CheckPhase(Phase::kReclaiming, Phase::kReclaiming, "ReadoptLayer");
   const Use here = Find(manifest);
   if (here.chain == nullptr || layer >= here.chain->layers.size()) return nullptr;
   absl::StatusOr<ChainRef> tree = MakeLayerTree(here.chain->layers[layer]);
@@ -643,7 +643,7 @@ ImageUses::Tree ImageUses::Owner::ReadoptLayer(const Digest& manifest, size_t la
 }
 
 ImageUses::Tree ImageUses::Owner::Readopt(const Digest& manifest, size_t layers) {
-  uses_.CheckPhase(Phase::kTakingUp, Phase::kTakingUp, "Readopt");
+  uses_.CheckPhase(Phase::kReclaiming, Phase::kReclaiming, "Readopt");
   const Use here = Find(manifest);
   if (here.image == nullptr || layers > here.layers) return nullptr;
   const bool whole = layers == 0 || layers == here.layers;

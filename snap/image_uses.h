@@ -113,14 +113,14 @@ class ImageUses {
                      const ChainRef& chain) const;
 
  private:
-  enum class Phase { kTakingUp, kRecovered, kServing };
+  enum class Phase { kReclaiming, kRecovered, kServing };
   void AttachAllSources();
   void CheckPhase(Phase first, Phase last, std::string_view what) const ABSL_LOCKS_EXCLUDED(mu_);
 
   const Deps deps_;
   std::atomic<bool> ending_{false};
   mutable absl::Mutex mu_;
-  Phase phase_ ABSL_GUARDED_BY(mu_) = Phase::kTakingUp;
+  Phase phase_ ABSL_GUARDED_BY(mu_) = Phase::kReclaiming;
   std::vector<Owner*> owners_ ABSL_GUARDED_BY(mu_);
   Executor executor_;  // last: its tasks use the members above
 };
@@ -205,7 +205,7 @@ class ImageUses::Owner {
   };
 
   Owner(ImageUses& uses, OwnerOptions options);
-  absl::Status TakeUp();
+  absl::Status Reclaim();
   bool stopped() const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     return stopped_;
@@ -215,7 +215,7 @@ class ImageUses::Owner {
 
   FlightTicket Begin(const CallPtr& call, absl::AnyInvocable<void()> work) ABSL_LOCKS_EXCLUDED(mu_);
   void Finish(const CallPtr& call, absl::StatusOr<Use> use) ABSL_LOCKS_EXCLUDED(mu_);
-  bool TakeHere(const CallPtr& call);
+  bool TryLocal(const CallPtr& call);
   void Resolve(const CallPtr& call);
   void OnResolved(const CallPtr& call, absl::StatusOr<ImageStore::Resolved> resolved);
   void Hold(const CallPtr& call, ImageRef image, std::shared_ptr<ImageSource> source);

@@ -106,18 +106,18 @@ TEST_F(RendezvousTest, TheRunDirectoryGoesBeforeTheStore) {
 }
 
 TEST_F(RendezvousTest, WhyNobodyListensTellsAFreeStoreFromOneThatIsHeld) {
-  EXPECT_TRUE(absl::IsNotFound(WhyNobodyListens(paths_)));
+  EXPECT_TRUE(absl::IsNotFound(ExplainNoDaemon(paths_)));
   Fd store = HoldStore();
-  const absl::Status held = WhyNobodyListens(paths_);
+  const absl::Status held = ExplainNoDaemon(paths_);
   EXPECT_TRUE(absl::IsFailedPrecondition(held));
   EXPECT_NE(ToStd(held.message()).find(StrCat("pid ", getpid())), std::string_view::npos);
   EXPECT_EQ(AwaitListener(paths_, std::chrono::milliseconds(0)), held);
   {
     const Fd start = *TakeStartLock(paths_, /*wait=*/true);
-    EXPECT_TRUE(absl::IsUnavailable(WhyNobodyListens(paths_)));
+    EXPECT_TRUE(absl::IsUnavailable(ExplainNoDaemon(paths_)));
   }
   store.Reset();
-  EXPECT_TRUE(absl::IsNotFound(WhyNobodyListens(paths_)));
+  EXPECT_TRUE(absl::IsNotFound(ExplainNoDaemon(paths_)));
   EXPECT_TRUE(absl::IsNotFound(AwaitListener(paths_, std::chrono::minutes(1))));
   const Fd listener = *ListenIn(paths_.root, "control");
   EXPECT_TRUE(AwaitListener(paths_, std::chrono::minutes(1)).ok());

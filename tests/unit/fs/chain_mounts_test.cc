@@ -33,7 +33,7 @@ class ChainMountsTest : public BothModesTest {
   }
   void TearDown() override {
     for (const std::string& path : mounted_here_) EXPECT_EQ(umount2(path.c_str(), 0), 0) << path;
-    if (mounts_ != nullptr) mounts_->RemoveStrangers();
+    if (mounts_ != nullptr) mounts_->RemoveOrphans();
     mounts_.reset();
     BothModesTest::TearDown();
   }
@@ -242,7 +242,7 @@ TEST_P(ChainMountsTest, StrangersGoAndOnesOwnStay) {
   ASSERT_EQ(mount("tmpfs", stranger.c_str(), "tmpfs", 0, nullptr), 0);
   ASSERT_EQ(mount("tmpfs", stranger.c_str(), "tmpfs", 0, nullptr), 0);  // one on the other
   ASSERT_EQ(Mounts(), 3U);
-  mounts_->RemoveStrangers();
+  mounts_->RemoveOrphans();
   EXPECT_EQ(Mounts(), 1U);
   EXPECT_FALSE(StatPath(stranger).ok());
   EXPECT_EQ(Read(*lease), "NAME=test\n");
@@ -279,7 +279,7 @@ TEST_P(KernelMountsTest, TheNextDaemonAdoptsIt) {
   const auto acquired = mounts_->Acquire(chain_, Plain());
   ASSERT_TRUE(acquired.ok()) << acquired.status();
   EXPECT_EQ(acquired->name, lease->name);
-  mounts_->RemoveStrangers();
+  mounts_->RemoveOrphans();
   EXPECT_EQ(Mounts(), 1U);
   mounts_->Release(lease->name, /*lazy=*/false);
   EXPECT_EQ(Read(*acquired), "NAME=test\n");
@@ -290,7 +290,7 @@ TEST_P(KernelMountsTest, TheNextDaemonAdoptsIt) {
 TEST_P(KernelMountsTest, WhatNobodyAdoptsGoes) {
   ASSERT_TRUE(mounts_->Acquire(chain_, Plain()).ok());
   Restart();
-  mounts_->RemoveStrangers();
+  mounts_->RemoveOrphans();
   EXPECT_EQ(Mounts(), 0U);
   EXPECT_EQ(Names(), 0U);
   // Adopt looks at the current mounts, not at those of the startup.
