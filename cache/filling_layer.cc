@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/filling_layer_parts.h"
+#include "cache/layer_files.h"
 
 namespace imagefs {
 namespace {
@@ -347,15 +348,8 @@ absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {
         return absl::ResourceExhaustedError("a sparse file cannot be laid out: the disk is full");
       }
     }
-    std::string buffer;
-    for (uint64_t done = 0; done < move.length;) {
-      buffer.resize(std::min<uint64_t>(256 << 10, move.length - done));
-      IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
-                               PreadFull(data_.get(), absl::MakeSpan(buffer), move.from + done));
-      if (got != buffer.size()) return absl::DataLossError("the data file is too short");
-      IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), buffer, move.to + done));
-      done += got;
-    }
+    IMAGEFS_RETURN_IF_ERROR(MoveBytes(data_.get(), move.from, move.to, move.length,
+                                      [](size_t) { return absl::OkStatus(); }));
     absl::MutexLock lock(&mu_);
     moved_[i] = true;
   }

@@ -3,6 +3,7 @@
 // the disk. Thread-safe.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -49,5 +50,11 @@ absl::Status CopyDifferences(int from, int to);
 // read back from the disk, bypassing the page cache. Returns kDataLoss if the data does not match
 // `sums` (or they are unknown, so that it cannot be verified).
 absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool careful);
+
+// Copies bytes of a data file to another place in it, where a sparse file's segment belongs. Calls
+// `allow` with the size of each piece before it is written, and stops at an error. kDataLoss if the
+// file ends before the bytes do.
+absl::Status MoveBytes(int fd, uint64_t from, uint64_t to, uint64_t length,
+                       absl::FunctionRef<absl::Status(size_t bytes)> allow);
 
 }  // namespace imagefs

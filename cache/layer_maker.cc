@@ -203,18 +203,11 @@ class UnpackGuard {
 
 absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves,
                           UnpackGuard& guard) {
-  auto buffer = std::make_unique_for_overwrite<char[]>(kChunkBytes);
   for (const LayerBuilder::Move& move : moves) {
-    for (uint64_t done = 0; done < move.length;) {
-      const size_t n = std::min<uint64_t>(kChunkBytes, move.length - done);
+    IMAGEFS_RETURN_IF_ERROR(MoveBytes(fd, move.from, move.to, move.length, [&](size_t bytes) {
       // A single byte occupies a whole disk block.
-      IMAGEFS_RETURN_IF_ERROR(guard.Allow(std::max(n, kDiskBlockBytes)));
-      IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
-                               PreadFull(fd, absl::MakeSpan(buffer.get(), n), move.from + done));
-      if (got != n) return absl::DataLossError("a sparse file's segment lies outside the tar");
-      IMAGEFS_RETURN_IF_ERROR(PwriteFull(fd, std::string_view(buffer.get(), n), move.to + done));
-      done += n;
-    }
+      return guard.Allow(std::max(bytes, kDiskBlockBytes));
+    }));
   }
   return absl::OkStatus();
 }
