@@ -148,7 +148,9 @@ std::vector<Manifest> Variants(const Manifest& good) {
         m.layers[i].digest = Digest(bytes);
       });
     }
-    for (const auto& [name, value] : good.layers[i].annotations) {
+    for (const auto& annotation : good.layers[i].annotations) {
+      // Not a structured binding, which clang 14 lets no lambda capture.
+      const std::string &name = annotation.first, &value = annotation.second;
       with([&](Manifest& m) { m.layers[i].annotations.erase(name); });
       with([&](Manifest& m) { m.layers[i].annotations[name].clear(); });
       with([&](Manifest& m) { m.layers[i].annotations[name] += "\n"; });
