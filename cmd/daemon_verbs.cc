@@ -26,10 +26,12 @@ constexpr int kStopTimeoutMs = 60'000;
 constexpr auto kSilence = std::chrono::milliseconds(2000);  // before the user is told
 constexpr int kDamageExit = 3;                              // exit status of `check`
 
-int RemoveBy(ClientSession& session, const std::vector<std::string>& references,
-             absl::Status (DaemonClient::*call)(const RemoveRequest&, RemoveReply*)) {
-  RemoveRequest request;
-  const absl::Status parsed = AddReferences(references, request.mutable_references());
+template <typename Request>
+int RemoveBy(ClientSession& session, const std::vector<std::string>& names,
+             google::protobuf::RepeatedPtrField<std::string>* (Request::*field)(),
+             absl::Status (DaemonClient::*call)(const Request&, RemoveReply*)) {
+  Request request;
+  const absl::Status parsed = AddReferences(names, (request.*field)());
   if (!parsed.ok()) return session.out().Fail(parsed);
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
@@ -108,23 +110,17 @@ int Run(ClientSession& session, const InspectArgs& args) {
 }
 
 int Run(ClientSession& session, const RmArgs& args) {
-  return RemoveBy(session, args.references, &DaemonClient::Remove);
+  return RemoveBy(session, args.references, &RemoveRequest::mutable_references,
+                  &DaemonClient::Remove);
 }
 
 int Run(ClientSession& session, const EvictArgs& args) {
-  return RemoveBy(session, args.references, &DaemonClient::Evict);
+  return RemoveBy(session, args.references, &RemoveRequest::mutable_references,
+                  &DaemonClient::Evict);
 }
 
 int Run(ClientSession& session, const DropArgs& args) {
-  DropRequest request;
-  const absl::Status parsed = AddReferences(args.names, request.mutable_names());
-  if (!parsed.ok()) return session.out().Fail(parsed);
-  auto client = session.Connect(/*start=*/true);
-  if (!client.ok()) return session.Finish(client.status());
-  RemoveReply reply;
-  const absl::Status status = (*client)->Drop(request, &reply);
-  if (status.ok()) session.out().Print(session.json() ? RemoveJson(reply) : RemoveText(reply));
-  return session.Finish(status);
+  return RemoveBy(session, args.names, &DropRequest::mutable_names, &DaemonClient::Drop);
 }
 
 // Returns status 3 if there was damage, even if it was repaired.
