@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What sources promise whose bytes come later, beside source_contract.h. Their harness also has
+// What sources promise whose bytes come later, in addition to source_contract.h. Their harness also
+// has
 //   void Hold(uint64_t offset);   // of the blob, from now on
 //   void AwaitHeld();             // a transfer stands there
 //   void Release();

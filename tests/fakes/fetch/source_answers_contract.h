@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What every ImageSource promises beside ReadBlob (fetch/source.h): manifests, small blobs, whether
-// a blob is there, what is attached. A harness gives a source of one repository:
+// What every ImageSource promises in addition to ReadBlob (fetch/source.h): manifests, small blobs,
+// whether a blob is there, what is attached. A harness gives a source of one repository:
 //
 //   struct Harness {
 //     // With these blobs, and a manifest under the tag "1".
