@@ -7,6 +7,9 @@ serve() {
   DAEMON=$!
   TEST_PIDS+=("$DAEMON")
   wait_for 20 "[ -S '$RUN/snapshotter.sock' ] && ifs status >/dev/null 2>&1" || { tail -3 "$T/daemon.out"; fail "the daemon does not start"; }
+  # A containerd that met the closed socket dials again after a second only, and fails every call until then.
+  [ -z "$CONTAINERD" ] || ! grep -q "$RUN/snapshotter.sock" "$CONTAINERD/config.toml" || ! own_ctr version >/dev/null 2>&1 ||
+    wait_for 20 "snapshots k8s.io >/dev/null 2>&1" || fail "containerd does not reach the daemon"
 }
 stop_serving() {
   kill -"${1:-TERM}" "$DAEMON"
@@ -15,7 +18,7 @@ stop_serving() {
 daemon_says() { grep -qE "$1" "$T/daemon.out"; }
 
 # snapshots NAMESPACE: a line each, as containerd knows them.
-snapshots() { own_ctr -n "$1" snapshots --snapshotter imagefs ls | tail -n +2; }
+snapshots() { (set -o pipefail; own_ctr -n "$1" snapshots --snapshotter imagefs ls | tail -n +2); }
 counter() { ifs status --json | field "j['counters']['$1']"; }
 
 # layered_image NAME: tools of this machine at the bottom, then an empty layer, a tiny one, one of whiteouts only and a
