@@ -23,74 +23,76 @@ constexpr char kIntroduction[] =
     "\n"
     "  imagefs mount docker.io/library/alpine:3 /mnt     from a registry\n"
     "  imagefs mount oci:/srv/layout:latest /mnt         from an OCI layout on this disk\n"
-    "  imagefs ls                                        what is mounted\n"
+    "  imagefs ls                                        list mounts\n"
     "  imagefs umount /mnt\n"
     "\n"
-    "One daemon owns the store; a command starts it where none runs. imagefs help VERB says "
-    "more.\n";
+    "One daemon owns the store; a command starts it if none is running. imagefs help VERB explains "
+    "a\n"
+    "verb.\n";
 
 constexpr char kMountHelp[] =
-    "Makes the tree of an image appear in a directory. When it exits with 0, the tree is "
-    "readable.\n"
+    "Mounts an image on a directory. When it exits with 0, the tree can be read.\n"
     "\n"
     "  imagefs mount python:3.12 /mnt                    docker.io/library is implied\n"
-    "  imagefs mount localhost:5000/app@sha256:... /mnt  loopback registries are reached by HTTP\n"
+    "  imagefs mount localhost:5000/app@sha256:... /mnt  HTTP is used for loopback registries\n"
     "  imagefs mount oci-archive:app.tar:v1 /mnt         also oci:DIR[:TAG], docker-archive:FILE\n"
-    "  imagefs mount --rw ubuntu:24.04 /mnt              writes go to a layer of this mount "
-    "(root)\n"
-    "  imagefs mount -o suid,dev alpine /mnt             setuid programs and devices count "
-    "(root)\n"
+    "  imagefs mount --rw ubuntu:24.04 /mnt              writes go to an overlay (root)\n"
+    "  imagefs mount -o suid,dev alpine /mnt             allow setuid programs and devices (root)\n"
     "  imagefs mount --platform linux/arm64 alpine /mnt  another platform than this machine's\n"
     "\n"
-    "Credentials come from podman's auth.json and docker's config.json, as podman login and\n"
-    "docker login write them. Ctrl-C gives the work up and leaves nothing behind.\n";
+    "Credentials are read from podman's auth.json and docker's config.json, as podman login and\n"
+    "docker login write them. Ctrl-C cancels the mount and leaves nothing behind.\n";
 
 constexpr char kUmountHelp[] =
-    "Takes mounts away. A directory that is in use is refused; --lazy detaches it all the same.\n"
+    "Unmounts directories. One that is in use is refused, unless --lazy is given.\n"
     "\n"
     "  imagefs umount /mnt /srv/app\n"
     "  imagefs umount --all\n";
 
 constexpr char kPullHelp[] =
-    "Brings an image here without mounting it, and returns when it is safe on disk.\n"
+    "Fetches an image without mounting it, and returns when it is synced to disk.\n"
     "\n"
     "  imagefs pull alpine:3 && imagefs mount --pull never alpine:3 /mnt\n"
-    "  imagefs pull --wait /mnt                          what that mount still lacks\n";
+    "  imagefs pull --wait /mnt                          fetch the missing bytes of that mount\n";
 
 constexpr char kRpullHelp[] =
-    "Gives containerd an image without its layers: the daemon, which has to be containerd's\n"
-    "snapshotter, shows them. For containerd 1.6 and 1.7, whose `ctr image pull` downloads and\n"
-    "unpacks everything.\n"
+    "Adds an image to containerd without its layers, which the daemon provides as containerd's\n"
+    "snapshotter. For containerd 1.6 and 1.7, whose `ctr image pull` downloads and unpacks\n"
+    "everything.\n"
     "\n"
     "  imagefs rpull docker.io/library/alpine:3\n"
     "  ctr run --rm --snapshotter imagefs docker.io/library/alpine:3 one echo hello\n"
     "  imagefs rpull --namespace k8s.io registry.example/app:1\n";
 
 constexpr char kAddHelp[] =
-    "Gives images to podman, CRI-O and Buildah, whose storage.conf has to name the daemon's store\n"
-    "(root): additionalimagestores = [\"/var/lib/imagefs/podman\"]. They run without a pull, and\n"
-    "where an index is published before their bytes are here.\n"
+    "Makes images available to podman, CRI-O and Buildah, whose storage.conf must name the "
+    "daemon's\n"
+    "store (root): additionalimagestores = [\"/var/lib/imagefs/podman\"]. They run without a pull, "
+    "and\n"
+    "before their bytes are local if an index is published.\n"
     "\n"
     "  imagefs add docker.io/library/alpine:3 && podman run alpine:3 echo hello\n"
-    "  imagefs add --pull always alpine:3                what that name means now\n"
+    "  imagefs add --pull always alpine:3                update to what the tag is now\n"
     "  imagefs add --name localhost/app:1 oci:/srv/app   an image that has no name of its own\n"
     "  imagefs add --list\n"
     "  imagefs drop alpine:3\n";
 
 constexpr char kDropHelp[] =
-    "Takes images from podman that it was given by imagefs add, and gives back the space that "
-    "nothing\n"
-    "else needs. Containers that run go on; stop and remove those that are to start again first.\n"
+    "Removes images that imagefs add made available to podman, and frees the space that nothing "
+    "else\n"
+    "needs. Running containers are not affected; stop and remove those that must start again "
+    "first.\n"
     "\n"
     "  imagefs drop docker.io/library/alpine:3\n";
 
 constexpr char kIndexHelp[] =
     "Makes the index of an image's layers, with which it can be mounted before its bytes are "
-    "there,\n"
-    "and publishes it. The image stays what it is. Who pushes it once spares everybody else the\n"
-    "full download at the first start.\n"
+    "local,\n"
+    "and publishes it. The image is not changed. With a published index, no other machine needs a "
+    "full\n"
+    "download before the first start.\n"
     "\n"
-    "  imagefs index --push registry.example/app:1              beside the image\n"
+    "  imagefs index --push registry.example/app:1              next to the image\n"
     "  imagefs index --to registry.example/indexes alpine:3     for images one may not push to\n"
     "  imagefs index -o app.tar registry.example/app:1          an OCI archive\n"
     "  imagefs index --push --profile registry.example/app:1    with what its first run read\n"
@@ -99,7 +101,8 @@ constexpr char kIndexHelp[] =
     "one\n";
 
 constexpr char kProfileHelp[] =
-    "What the first run of an image read, and the next cold start on this machine fetches first.\n"
+    "What the first run of an image read; it is prefetched at the next cold start on this "
+    "machine.\n"
     "\n"
     "  imagefs profile show alpine:3\n"
     "  imagefs profile export alpine:3 > alpine.profile\n"
@@ -107,28 +110,30 @@ constexpr char kProfileHelp[] =
     "  imagefs profile clear alpine:3                   the next run is recorded again\n";
 
 constexpr char kEvictHelp[] =
-    "Gives the space of an image's layers back that nothing shows and that can be read in parts "
+    "Frees the space of an image's layers that are not mounted and can be fetched again in parts "
     "from\n"
-    "their registry again. The image stays known, and its next mount is instant.\n"
+    "their registry. The image stays listed, and its next mount does not wait for the layers.\n"
     "\n"
     "  imagefs evict alpine:3\n";
 
 constexpr char kCheckHelp[] =
-    "Reads what is on the disk and compares it with what it should have: records, layers, trees, "
+    "Reads what is on the disk and compares it with what it should be: records, layers, trees, "
     "files;\n"
-    "without images, of the whole store. Nothing that is damaged is shown; it is fetched or made "
+    "without images, the whole store. Damaged bytes are never served, and are fetched or made "
     "again\n"
-    "when it is needed, with --repair at once, and what is of no use is removed. Status 3: there "
-    "was\n"
-    "damage.\n"
+    "when they are needed; with --repair immediately, and orphans are removed. The exit status is "
+    "3 if\n"
+    "damage was found.\n"
     "\n"
     "  imagefs check\n"
     "  imagefs check --repair\n"
     "  imagefs check --json alpine:3\n";
 
 constexpr char kStatusHelp[] =
-    "What the daemon does; with a directory, how much of the mount there is on this machine: by\n"
-    "layer, the compressed bytes that are here, came, and were needed, and what is under way.\n"
+    "What the daemon does; with a directory, how much of the mount is present on this machine: by\n"
+    "layer, the compressed bytes that are present, were fetched and were needed, and the requests "
+    "in\n"
+    "flight.\n"
     "\n"
     "  imagefs status\n"
     "  imagefs status --json /mnt\n";
@@ -139,13 +144,14 @@ constexpr char kInspectHelp[] =
     "  imagefs inspect --json alpine:3\n";
 
 constexpr char kRmHelp[] =
-    "Forgets images and gives back the space that no other image and no mount needs.\n"
+    "Forgets images and frees the space that no other image and no mount needs.\n"
     "\n"
     "  imagefs rm alpine:3\n";
 
 constexpr char kDaemonHelp[] =
-    "Owns the store and serves commands, in the foreground, with its log on stderr. Seldom run by\n"
-    "hand: a command starts one where none runs. SIGTERM leaves mounts to the next daemon; SIGINT\n"
+    "Owns the store and serves commands, in the foreground, with its log on stderr. Rarely run by\n"
+    "hand: a command starts one if none is running. SIGTERM leaves mounts to the next daemon; "
+    "SIGINT\n"
     "(Ctrl-C) unmounts them.\n";
 
 // Returns "" if the text can be parsed as a T, or the error message.
@@ -181,7 +187,7 @@ void AddImageOptions(CLI::App* verb, ImageOptions* image) {
   verb->add_flag("--plain-http", image->plain_http, "HTTP (default for loopback hosts only)");
   verb->add_flag("--tls-skip-verify", image->skip_tls_verify, "accept any certificate");
   verb->add_option("--pull", image->pull,
-                   "missing: ask the registry if the reference is not known here (default); "
+                   "missing: ask the registry if the reference is not in the store (default); "
                    "always; never")
       ->check(CLI::IsMember({"missing", "always", "never"}));
 }
@@ -207,8 +213,8 @@ void AddMount(CLI::App& app, Command* command) {
   AddImage(verb, args);
   verb->add_option("DIR", args->directory, "an existing directory")->required()->check(BadPath);
   verb->add_option("--mode", args->mode,
-                   "kernel: the kernel reads the image by itself (root); fuse: the daemon "
-                   "answers it; auto (default): kernel where it can be")
+                   "kernel: the kernel reads the image itself (root); fuse: the daemon "
+                   "answers it; auto (default): kernel where possible")
       ->check(CLI::IsMember({"auto", "kernel", "fuse"}));
   verb->add_option_function<std::vector<std::string>>(
           "-o,--options",
@@ -218,26 +224,26 @@ void AddMount(CLI::App& app, Command* command) {
               if (!problem.empty()) throw CLI::ValidationError("-o", problem);
             }
           },
-          "ro, rw, suid, dev, noexec, as mount(8) has them, but with nosuid and nodev as the "
-          "default; other options of this verb as words, e.g. eager, deadline=SECONDS")
+          "ro, rw, suid, dev, noexec, as for mount(8), but with nosuid and nodev as the "
+          "default; also other options of this verb, e.g. eager, deadline=SECONDS")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
   verb->add_flag("--rw", args->writable, "writable, through an overlay (root)");
   verb->add_option("--upper", args->upper,
-                   "with --rw: keep what is written in this directory, also after the unmount")
+                   "with --rw: keep what is written in this directory, even after the unmount")
       ->type_name("DIR")
       ->check(BadPath);
   verb->add_option("--map-uids", args->id_map,
-                   "show user and group ids of the image as others: IMAGE:HOST:COUNT[,...]")
+                   "map user and group ids of the image to others: IMAGE:HOST:COUNT[,...]")
       ->type_name("MAP")
       ->check(Empty);
   verb->add_option("--context", args->context, "SELinux context of every file")
       ->type_name("LABEL")
       ->check(Empty);
   verb->add_flag("--eager", args->eager,
-                 "wait until every byte is here, also when the image could be shown at once");
+                 "wait until every byte is local, even if the image could be mounted lazily");
   verb->add_option("--deadline", args->deadline_seconds,
-                   "fail a read whose bytes did not come in so many seconds (default: the "
+                   "fail a read whose bytes were not fetched in this time (default: the "
                    "daemon's, 60)")
       ->check(CLI::Range(1, 1'000'000))
       ->type_name("SECONDS");
@@ -250,15 +256,15 @@ void AddUmount(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<UmountArgs>(app, command, "umount", "unmount", kUmountHelp);
   verb->add_option("DIR", args->directories, "directories")->check(BadPath);
   verb->add_flag("--all", args->all, "everything");
-  verb->add_flag("--lazy", args->lazy, "also when it is in use");
+  verb->add_flag("--lazy", args->lazy, "also mounts that are in use");
 }
 
 void AddPull(CLI::App& app, Command* command) {
   const auto [verb, args] =
-      AddVerb<PullArgs>(app, command, "pull", "bring an image into the store", kPullHelp);
+      AddVerb<PullArgs>(app, command, "pull", "fetch an image into the store", kPullHelp);
   AddImage(verb, args, /*required=*/false);
   verb->add_option("--wait", args->directory,
-                   "instead of REF: bring here what the mount on that directory still lacks")
+                   "instead of REF: fetch the missing bytes of the mount on that directory")
       ->type_name("DIR")
       ->check(BadPath);
   AddQuiet(verb, &args->quiet);
@@ -266,7 +272,7 @@ void AddPull(CLI::App& app, Command* command) {
 
 void AddRpull(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<RpullArgs>(
-      app, command, "rpull", "give containerd an image without its layers", kRpullHelp);
+      app, command, "rpull", "add an image to containerd without its layers", kRpullHelp);
   AddImage(verb, args);
   verb->add_option("--address", args->address, "containerd's socket")
       ->capture_default_str()
@@ -285,19 +291,19 @@ void AddRpull(CLI::App& app, Command* command) {
 
 void AddAdd(CLI::App& app, Command* command) {
   const auto [verb, args] =
-      AddVerb<AddArgs>(app, command, "add", "give images to podman and CRI-O", kAddHelp);
+      AddVerb<AddArgs>(app, command, "add", "make images available to podman and CRI-O", kAddHelp);
   AddImages(verb, &args->references, /*required=*/false);
   AddImageOptions(verb, &args->image);
   verb->add_option("--name", args->name, "under which podman knows it (default: its reference)")
       ->type_name("NAME")
       ->check(WhyNot<Reference>);
-  verb->add_flag("--list", args->list, "list what podman was given");
+  verb->add_flag("--list", args->list, "list the images that were added");
   AddQuiet(verb, &args->quiet);
 }
 
 void AddDrop(CLI::App& app, Command* command) {
   const auto [verb, args] =
-      AddVerb<DropArgs>(app, command, "drop", "take images from podman and CRI-O again", kDropHelp);
+      AddVerb<DropArgs>(app, command, "drop", "remove images from podman and CRI-O", kDropHelp);
   verb->add_option("NAME", args->names, "images")->required()->check(WhyNot<Reference>);
 }
 
@@ -314,7 +320,7 @@ void AddIndex(CLI::App& app, Command* command) {
       ->check(BadPath);
   verb->add_flag("--profile", args->profile, "with the profile of the image");
   verb->add_option("--sign", args->sign,
-                   "signed by this secret key of minisign; several times for several keys")
+                   "signed by this secret key of minisign; may be given more than once")
       ->type_name("KEY")
       ->check(BadPath)
       ->allow_extra_args(false);
@@ -328,19 +334,19 @@ void AddProfile(CLI::App& app, Command* command) {
       ->required()
       ->check(CLI::IsMember({"show", "export", "import", "clear"}));
   AddImage(verb, args);
-  verb->add_option("FILE", args->file, "import: where it is (default: stdin)")->check(BadPath);
+  verb->add_option("FILE", args->file, "import: the profile (default: stdin)")->check(BadPath);
 }
 
 void AddEvict(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<EvictArgs>(
-      app, command, "evict", "give back space that can be fetched again", kEvictHelp);
+      app, command, "evict", "free space of layers that can be fetched again", kEvictHelp);
   AddImages(verb, &args->references, /*required=*/true);
 }
 
 void AddCheck(CLI::App& app, Command* command) {
-  const auto [verb, args] = AddVerb<CheckArgs>(
-      app, command, "check", "look for damage of what is on the disk", kCheckHelp);
-  verb->add_flag("--repair", args->repair, "fetch and remove at once what has to be");
+  const auto [verb, args] =
+      AddVerb<CheckArgs>(app, command, "check", "check what is on the disk for damage", kCheckHelp);
+  verb->add_flag("--repair", args->repair, "fetch and remove immediately what has to be");
   AddImages(verb, &args->references, /*required=*/false);
 }
 
@@ -352,13 +358,14 @@ void AddInspect(CLI::App& app, Command* command) {
 
 void AddRm(CLI::App& app, Command* command) {
   const auto [verb, args] =
-      AddVerb<RmArgs>(app, command, "rm", "forget images and give their space back", kRmHelp);
+      AddVerb<RmArgs>(app, command, "rm", "forget images and free their space", kRmHelp);
   AddImages(verb, &args->references, /*required=*/true);
 }
 
 void AddStatus(CLI::App& app, Command* command) {
-  const auto [verb, args] = AddVerb<StatusArgs>(
-      app, command, "status", "what the daemon does, or how full a mount is", kStatusHelp);
+  const auto [verb, args] =
+      AddVerb<StatusArgs>(app, command, "status",
+                          "what the daemon does, or how much of a mount is present", kStatusHelp);
   verb->add_option("DIR", args->directory, "of a mount")->check(BadPath);
 }
 
@@ -366,14 +373,14 @@ void AddDaemon(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<DaemonArgs>(app, command, "daemon", "run the daemon", kDaemonHelp);
   verb->add_option("--idle-exit", args->idle_exit_seconds,
-                   "end after so many seconds without mounts and calls (default 0: never)")
+                   "exit after this many seconds without mounts and calls (default 0: never)")
       ->check(CLI::Range(0, 1'000'000));
   verb->add_option("--ready-fd", args->ready_fd)->group("");
 }
 
 void AddStop(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<StopArgs>(
-      app, command, "stop", "end the daemon; mounts come back with the next one", "");
+      app, command, "stop", "end the daemon; the next one takes the mounts over", "");
   verb->add_flag("--unmount", args->unmount, "forget the mounts");
 }
 
@@ -381,7 +388,7 @@ void AddStop(CLI::App& app, Command* command) {
 void AddVerbs(CLI::App& app, Command* command) {
   AddMount(app, command);
   AddUmount(app, command);
-  AddVerb<LsArgs>(app, command, "ls", "list mounts, and those that cannot be there now", "");
+  AddVerb<LsArgs>(app, command, "ls", "list mounts, and recorded ones that are not mounted", "");
   AddVerb<ImagesArgs>(app, command, "images", "list the images in the store", "");
   AddPull(app, command);
   AddRpull(app, command);
@@ -412,7 +419,7 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions* global, std::string* check_c
                  "warning, error (default info)")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
   app.add_option("--ca-file", global->ca_file,
-                 "CAs beside the system's, PEM, for a daemon that is started")
+                 "CAs in addition to the system's, PEM, for a daemon that is started")
       ->envname("IMAGEFS_CA_FILE")
       ->check(BadPath);
   app.add_option("--config", global->config,
@@ -420,8 +427,7 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions* global, std::string* check_c
                  "$XDG_CONFIG_HOME/imagefs/config.toml)")
       ->envname("IMAGEFS_CONFIG")
       ->check(BadPath);
-  app.add_option("--check-config", *check_config,
-                 "say whether that configuration is right, and do nothing else")
+  app.add_option("--check-config", *check_config, "check that configuration, and do nothing else")
       ->type_name("FILE")
       ->check(BadPath);
   app.add_flag("--json", global->json, "print JSON");
