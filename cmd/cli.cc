@@ -502,7 +502,7 @@ std::string CheckVerb(const CLI::App& app, absl::Span<const char* const> argumen
       continue;
     }
     if (IsVerb(app, word)) return "";
-    return StrCat("\"", PrintableName(word, 60), "\" is no verb", DidYouMean(app, word));
+    return StrCat("\"", PrintableName(word, 60), "\" is not a verb", DidYouMean(app, word));
   }
   return "";
 }
@@ -551,7 +551,7 @@ std::string CheckConflicts(const IndexArgs& index) {
 
 std::string CheckConflicts(const RpullArgs& rpull) {
   if (!rpull.image.plain_http && !rpull.image.skip_tls_verify) return "";
-  return "--plain-http and --tls-skip-verify do not reach the snapshotter";
+  return "--plain-http and --tls-skip-verify are not passed on to the snapshotter";
 }
 
 std::string CheckConflicts(const UmountArgs& umount) {
@@ -601,9 +601,9 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
   const std::string verb = chosen();
   if (help->parsed()) {
     if (!help_verb.empty() && !IsVerb(app, help_verb)) {
-      return UsageError(
-          StrCat("\"", PrintableName(help_verb, 60), "\" is no verb", DidYouMean(app, help_verb)),
-          "", json);
+      return UsageError(StrCat("\"", PrintableName(help_verb, 60), "\" is not a verb",
+                               DidYouMean(app, help_verb)),
+                        "", json);
     }
     std::vector<const char*> asked = {"imagefs", "--help"};
     if (!help_verb.empty()) asked.insert(asked.begin() + 1, help_verb.c_str());

@@ -181,8 +181,8 @@ absl::Status DaemonClient::NoAnswer(pid_t peer) const {
   return absl::DeadlineExceededError(StrCat("the daemon with pid ", peer,
                                             " does not answer; see its log, ", options_.paths.log(),
                                             " or that of imagefs.service; `kill -9 ", peer,
-                                            "` ends it, and its mounts that need a "
-                                            "daemon are back with the next one"));
+                                            "` ends it; the next daemon "
+                                            "takes over the mounts that need one"));
 }
 
 absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
@@ -190,17 +190,17 @@ absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
   if (paths.root_named && !daemon.root().empty() && !SameFile(paths.root, daemon.root())) {
     other_store_ = true;
     return absl::FailedPreconditionError(StrCat("the daemon of ", daemon.run(), " (pid ", pid_,
-                                                ") has the store ", daemon.root(), ", not ",
+                                                ") uses the store ", daemon.root(), ", not ",
                                                 paths.root, "; choose another --run for that"));
   }
   // Daemons of older versions do not report this.
   if (!options_.same_settings || daemon.config().empty()) return absl::OkStatus();
   const auto other = [this](std::string_view option, const std::string& has,
                             const std::string& asked) {
-    return absl::FailedPreconditionError(StrCat(
-        "a daemon runs already (pid ", pid_, "), which was started with",
-        has.empty() ? "out " : " ", option, has.empty() ? "" : " ", has, ", not with ", asked,
-        "; stop it (imagefs stop), or leave the option and its environment variable out"));
+    return absl::FailedPreconditionError(
+        StrCat("a daemon is already running (pid ", pid_, "), which was started with",
+               has.empty() ? "out " : " ", option, has.empty() ? "" : " ", has, ", not with ",
+               asked, "; stop it (imagefs stop), or omit the option and its environment variable"));
   };
   if (!options_.config.empty() && !SameFile(options_.config, daemon.config())) {
     return other("--config", daemon.config(), options_.config);
@@ -235,9 +235,8 @@ absl::Status DaemonClient::WithDaemon(Attempt attempt) {
     outcome = attempt();
   }
   if (outcome.lost && !interrupts_.interrupted()) {
-    return absl::UnavailableError(
-        StrCat("the daemon went away in the middle of the call; see its log, ",
-               options_.paths.log(), " or that of imagefs.service"));
+    return absl::UnavailableError(StrCat("the daemon ended during the call; see its log, ",
+                                         options_.paths.log(), " or that of imagefs.service"));
   }
   if (!outcome.answered && absl::IsDeadlineExceeded(outcome.status)) return NoAnswer(pid_);
   // This shell may have a proxy for what the daemon cannot reach.

@@ -36,7 +36,7 @@ using Setter = std::function<std::string(const toml::node&)>;
 
 Setter Bool(bool& out) {
   return [&out](const toml::node& node) -> std::string {
-    if (!node.is_boolean()) return "is true or false";
+    if (!node.is_boolean()) return "must be true or false";
     out = **node.as_boolean();
     return "";
   };
@@ -48,7 +48,7 @@ Setter Duration(absl::Duration& out) {
     absl::Duration value;
     if (text == nullptr || !absl::ParseDuration(text->get(), &value) ||
         value <= absl::ZeroDuration() || value > kLongest) {
-      return "is a duration like \"5s\" or \"2m\", of at most 1000000s";
+      return "must be a duration like \"5s\" or \"2m\", of at most 1000000s";
     }
     out = value;
     return "";
@@ -68,7 +68,7 @@ Setter OrOff(absl::Duration& out) {
 Setter AbsolutePath(std::string& out) {
   return [&out](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
-    if (text == nullptr || !text->get().starts_with('/')) return "is an absolute path";
+    if (text == nullptr || !text->get().starts_with('/')) return "must be an absolute path";
     out = text->get();
     return "";
   };
@@ -77,7 +77,7 @@ Setter AbsolutePath(std::string& out) {
 Setter Repository(std::string& out) {
   return [&out](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
-    if (text == nullptr) return "is a repository like \"registry.example/indexes\"";
+    if (text == nullptr) return "must be a repository like \"registry.example/indexes\"";
     const absl::StatusOr<Reference> parsed = Reference::Parse(text->get());
     if (!parsed.ok()) return std::string(parsed.status().message());
     out = text->get();
@@ -97,7 +97,7 @@ Setter OrNone(std::string& out, Setter setter) {
 
 Setter Repositories(std::vector<std::string>& out) {
   return [&out](const toml::node& node) -> std::string {
-    if (!node.is_array()) return "is a list of repositories";
+    if (!node.is_array()) return "must be a list of repositories";
     out.clear();
     for (const toml::node& one : *node.as_array()) {
       std::string text;
@@ -111,18 +111,18 @@ Setter Repositories(std::vector<std::string>& out) {
 // Minisign public keys, or absolute paths of .pub files.
 Setter Keys(IndexKeys& out) {
   return [&out](const toml::node& node) -> std::string {
-    if (!node.is_array()) return "is a list of public keys of minisign or files of such";
+    if (!node.is_array()) return "must be a list of public keys of minisign or files of such";
     std::vector<std::string> texts;
     for (const toml::node& one : *node.as_array()) {
       const auto* const entry = one.as_string();
-      if (entry == nullptr) return "is a list of public keys of minisign or files of such";
+      if (entry == nullptr) return "must be a list of public keys of minisign or files of such";
       absl::StatusOr<std::string> text = entry->get();
       const bool is_file = entry->get().starts_with('/');
       if (is_file) text = ReadFile(entry->get(), kMaxKeyFile);
       if (!text.ok()) return StrCat("names a file: ", ToStd(text.status().message()));
       const absl::Status status = IndexKeys::Parse({*text}).status();
       if (!status.ok()) {
-        return StrCat("has an entry that is wrong: ", is_file ? StrCat(entry->get(), ": ") : "",
+        return StrCat("has an invalid entry: ", is_file ? StrCat(entry->get(), ": ") : "",
                       ToStd(status.message()));
       }
       texts.push_back(*std::move(text));
@@ -134,7 +134,7 @@ Setter Keys(IndexKeys& out) {
 
 Setter Prefixes(std::vector<IpPrefix>& out) {
   return [&out](const toml::node& node) -> std::string {
-    constexpr char kProblem[] = "is a list of ranges of addresses like \"10.0.0.0/8\"";
+    constexpr char kProblem[] = "must be a list of ranges of addresses like \"10.0.0.0/8\"";
     if (!node.is_array()) return kProblem;
     out.clear();
     for (const toml::node& one : *node.as_array()) {
@@ -151,7 +151,7 @@ Setter Number(uint64_t& out, uint64_t most) {
   return [&out, most](const toml::node& node) -> std::string {
     const auto* const number = node.as_integer();
     if (number == nullptr || number->get() < 0 || static_cast<uint64_t>(number->get()) > most) {
-      return StrCat("is a number from 0 to ", most);
+      return StrCat("must be a number from 0 to ", most);
     }
     out = static_cast<uint64_t>(number->get());
     return "";
@@ -162,7 +162,7 @@ Setter Choice(bool& out, std::string_view yes, std::string_view no) {
   return [&out, yes, no](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
     if (text == nullptr || (text->get() != yes && text->get() != no)) {
-      return StrCat("is \"", yes, "\" or \"", no, "\"");
+      return StrCat("must be \"", yes, "\" or \"", no, "\"");
     }
     out = text->get() == yes;
     return "";
@@ -171,13 +171,13 @@ Setter Choice(bool& out, std::string_view yes, std::string_view no) {
 
 Setter Patterns(std::vector<std::string>& out) {
   return [&out](const toml::node& node) -> std::string {
-    if (!node.is_array()) return "is a list of patterns like \"registry.example/**\"";
+    if (!node.is_array()) return "must be a list of patterns like \"registry.example/**\"";
     out.clear();
     for (const toml::node& one : *node.as_array()) {
       const auto* const text = one.as_string();
-      if (text == nullptr) return "is a list of patterns like \"registry.example/**\"";
+      if (text == nullptr) return "must be a list of patterns like \"registry.example/**\"";
       if (absl::Status status = LazyPolicy::CheckPattern(text->get()); !status.ok()) {
-        return StrCat("is wrong: ", status.message());
+        return StrCat("is invalid: ", status.message());
       }
       out.push_back(text->get());
     }
@@ -193,7 +193,7 @@ Setter Memory(uint64_t& out) {
     const absl::StatusOr<uint64_t> bytes =
         text == nullptr ? absl::InvalidArgumentError("") : ParseBytes(text->get());
     if (!bytes.ok() || *bytes < kLeast || *bytes > kMost) {
-      return "is a size of at least 8 MiB, like \"64MiB\"";
+      return "must be a size of at least 8 MiB, like \"64MiB\"";
     }
     out = *bytes;
     return "";
@@ -219,7 +219,7 @@ Setter Trust(IndexTrust& out, absl::Span<const TrustName> names) {
       }
       StrAppend(&choices, choices.empty() ? "" : " or ", "\"", name, "\"");
     }
-    return StrCat("is ", choices);
+    return StrCat("must be ", choices);
   };
 }
 
@@ -275,7 +275,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
     for (const auto& [section, node] : table) {
       const auto names = known.find(section.str());
       if (names == known.end() || !node.is_table()) {
-        return At(path, node, section.str(), "is no section of the configuration");
+        return At(path, node, section.str(), "is not a section of the configuration");
       }
       for (const auto& [name, value] : *node.as_table()) {
         const std::string full = StrCat(section.str(), ".", name.str());
@@ -292,7 +292,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
   }
   if (config.kubelet_config.empty() != config.kubelet_bin_dir.empty()) {
     return absl::InvalidArgumentError(StrCat(
-        path, ": credentials.kubelet_config and credentials.kubelet_bin_dir need each other"));
+        path, ": credentials.kubelet_config and credentials.kubelet_bin_dir must be set together"));
   }
   return config;
 }

@@ -394,8 +394,7 @@ absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request
     }
     return absl::OkStatus();
   }
-  return absl::NotFoundError(
-      StrCat(directory, ": nothing of imagefs is mounted there; imagefs ls lists mounts"));
+  return absl::NotFoundError(StrCat(directory, ": no imagefs mount; imagefs ls lists them"));
 }
 
 absl::Status ControlServiceImpl::DoProfile(const ProfileRequest& request, ProfileReply* reply) {

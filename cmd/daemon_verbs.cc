@@ -184,10 +184,10 @@ int Run(ClientSession& session, const StopArgs& args) {
   if (status.ok() && session.json()) session.out().Print(StopJson(pid));
   if (const uint32_t waiting = reply.waiting_mounts(); status.ok() && waiting > 0) {
     session.out().Note(StrCat(
-        "imagefs: ", waiting, waiting == 1 ? " mount stays and needs" : " mounts stay and need",
-        " a daemon: who reads there waits until the next command starts one; imagefs stop "
-        "--unmount takes ",
-        waiting == 1 ? "it" : "them", " away\n"));
+        "imagefs: ", waiting, waiting == 1 ? " mount remains and needs" : " mounts remain and need",
+        " a daemon: readers wait until the next command starts one; imagefs stop --unmount "
+        "unmounts ",
+        waiting == 1 ? "it" : "them", "\n"));
   }
   return session.Finish(status);
 }

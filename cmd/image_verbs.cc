@@ -42,7 +42,7 @@ absl::StatusOr<std::string> CheckArchive(const std::string& file) {
   if (!S_ISDIR(st.st_mode)) return ErrnoStatus(ENOTDIR, above);
   if (access(above.c_str(), W_OK) != 0) return ErrnoStatus(errno, above);
   if (stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) {
-    return absl::FailedPreconditionError(StrCat(path, ": is there, and no file"));
+    return absl::FailedPreconditionError(StrCat(path, ": exists and is not a file"));
   }
   return path;
 }
@@ -112,8 +112,8 @@ int Run(ClientSession& session, const RpullArgs& args) {
   if (reference->transport != Reference::Transport::kRegistry) {
     return session.out().Fail(
         absl::InvalidArgumentError(StrCat(Printable(args.reference),
-                                          " is no image of a registry; containerd can only be "
-                                          "given those, import others by `ctr image import`")));
+                                          " is not an image in a registry; import it into "
+                                          "containerd by `ctr image import`")));
   }
   InspectRequest request;
   absl::StatusOr<ImageRequest> image = session.MakeImageRequest(args.reference, args.image);

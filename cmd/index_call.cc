@@ -33,7 +33,7 @@ absl::StatusOr<PublishRequest> ParsePublish(const control::v1::IndexRequest& req
   } else if (request.push()) {
     if (image.reference.transport != Reference::Transport::kRegistry) {
       return absl::InvalidArgumentError(
-          "an image that comes from no registry has no repository; --to names one");
+          "an image that is not in a registry has no repository; name one with --to");
     }
     out.to = image.reference;
   }

@@ -32,7 +32,7 @@ int main(int argc, char** argv) {
   }
   const std::string program = imagefs::DaemonProgram();
   execv(program.c_str(), argv);
-  fprintf(stderr, "imagefs: starting %s: %s; install it beside imagefs\n", program.c_str(),
+  fprintf(stderr, "imagefs: starting %s: %s; install it next to imagefs\n", program.c_str(),
           strerror(errno));
   return 1;
 }

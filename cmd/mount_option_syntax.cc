@@ -86,7 +86,8 @@ std::function<std::string(std::string_view)> OneOf(std::string& out,
 
 std::string SetDeadline(std::string_view value, MountArgs* mount) {
   const std::optional<uint64_t> seconds = ParseDecimal(value);
-  if (!seconds.has_value() || *seconds == 0 || *seconds > 1'000'000) return "takes seconds";
+  if (!seconds.has_value() || *seconds == 0 || *seconds > 1'000'000)
+    return "takes a number of seconds";
   mount->deadline_seconds = static_cast<int>(*seconds);
   return "";
 }

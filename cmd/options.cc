@@ -21,9 +21,9 @@ namespace imagefs {
 namespace {
 
 absl::Status NoDirectory(std::string_view path) {
-  return absl::FailedPreconditionError(StrCat(
-      Printable(path, 60), ": the current directory was removed or has no name here; give an ",
-      "absolute path or go to another directory"));
+  return absl::FailedPreconditionError(
+      StrCat(Printable(path, 60), ": the current directory was removed or is unreachable; give an ",
+             "absolute path or go to another directory"));
 }
 
 }  // namespace

@@ -288,11 +288,11 @@ std::string AddedText(const MountResult& result) {
   return StrCat("podman has ", added.name(), ": ",
                 Plural(static_cast<uint64_t>(result.layers_size()), "layer"), ", ",
                 FormatBytes(added.blob_bytes_present()), " of ", FormatBytes(added.blob_bytes()),
-                " here\n");
+                " present\n");
 }
 
 std::string AddedListText(const ListAddedReply& reply, int64_t now_unix) {
-  Table table({"NAME", "PLATFORM", "IMAGE ID", "STATE", "HERE", "OF", "AGE"});
+  Table table({"NAME", "PLATFORM", "IMAGE ID", "STATE", "PRESENT", "OF", "AGE"});
   for (const AddedImage& image : reply.images()) {
     table.Row({image.name(), image.platform(), ShortDigest(image.image_id()), image.state(),
                FormatBytes(image.blob_bytes_present()), FormatBytes(image.blob_bytes()),
@@ -396,7 +396,7 @@ std::string InspectJson(const InspectReply& reply) {
 }
 
 std::string RemoveText(const RemoveReply& reply) {
-  return StrCat(FormatBytes(reply.freed_bytes()), " given back\n");
+  return StrCat(FormatBytes(reply.freed_bytes()), " freed\n");
 }
 
 std::string CheckText(const control::v1::CheckReply& reply) {
@@ -413,12 +413,12 @@ std::string CheckText(const control::v1::CheckReply& reply) {
   };
   for (const auto& layer : reply.layers()) {
     if (layer.state() == "right" || layer.state() == "filling") continue;
-    line("layer", layer.name(), layer.state() == "absent" ? "not here" : layer.reason(),
-         layer.action(), "it comes again when it is needed");
+    line("layer", layer.name(), layer.state() == "absent" ? "absent" : layer.reason(),
+         layer.action(), "it is fetched when it is needed");
   }
   for (const auto& finding : reply.findings()) {
     line(finding.kind(), finding.name(), finding.problem(), finding.action(),
-         "nothing was done; --repair");
+         "not repaired; use --repair");
   }
   return text;
 }
@@ -536,7 +536,7 @@ std::string MountStatusText(const MountStatusReply& reply) {
              "\nstate      ", StateOf(reply.mount()), "\n");
   if (reply.layers().empty()) return out;
   Table table(
-      {"LAYER", "STATE", "SOURCE", "HERE", "OF", "FETCHED", "NEEDED", "WAITING", "IN FLIGHT"});
+      {"LAYER", "STATE", "SOURCE", "PRESENT", "OF", "FETCHED", "NEEDED", "WAITING", "IN FLIGHT"});
   std::string reasons;
   for (const MountStatusReply::Layer& layer : reply.layers()) {
     std::string flights;

@@ -34,7 +34,7 @@ bool Finished(const LayerEvent& layer) {
 
 // Describes what is happening to the layer.
 std::string Activity(const LayerEvent& layer) {
-  if (layer.reused()) return "already here";
+  if (layer.reused()) return "already present";
   if (!layer.trouble().empty() && !Finished(layer)) {
     return StrCat(layer.activity(), ", ", layer.trouble());
   }
@@ -139,7 +139,7 @@ std::string ProgressRenderer::Redraw(const Progress& progress, std::chrono::nano
   std::vector<std::string> lines;
   std::string head = PhaseLine(progress);
   if (shown.size() < static_cast<size_t>(progress.layers_size())) {
-    StrAppend(&head, ", ", done, " of them here");
+    StrAppend(&head, ", ", done, " of them present");
   }
   lines.push_back(std::move(head));
   for (const LayerEvent* layer : shown) lines.push_back(BarLine(*layer, now));

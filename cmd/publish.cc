@@ -83,7 +83,7 @@ std::vector<std::string> KeyIds(const std::map<std::string, std::string>& signat
 // Parses an artifact as those who fetch it will.
 absl::StatusOr<Manifest> ParseArtifact(const std::string& bytes, const std::string& content_type) {
   IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed, ParseManifest(bytes, content_type));
-  if (!parsed.manifest.has_value()) return absl::InvalidArgumentError("it is no manifest");
+  if (!parsed.manifest.has_value()) return absl::InvalidArgumentError("not a manifest");
   return *std::move(parsed.manifest);
 }
 
@@ -171,7 +171,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
     IMAGEFS_RETURN_IF_ERROR(span_table.status());
     bundle.span_table = *std::move(span_table);
     if (!layer.proven()) {
-      return absl::FailedPreconditionError("the layer was shown before it was proven");
+      return absl::FailedPreconditionError("the layer was mounted before it was proven");
     }
     IMAGEFS_ASSIGN_OR_RETURN(bundle.index,
                              ReadFile(layer.directory + "/index", kMaxUnpackedBundle));
@@ -208,7 +208,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
     }
     if (result_.layers.empty()) {
       return absl::FailedPreconditionError(
-          StrCat(request_.image->reference, " has no layers: there is nothing to be indexed"));
+          StrCat(request_.image->reference, " has no layers: there is nothing to index"));
     }
     if (artifact_.layers.empty()) {
       return absl::FailedPreconditionError(

@@ -55,8 +55,7 @@ absl::StatusOr<MountState> CompleteMountCall::FindMount() const {
     if (mount.mounted()) return std::move(mount);
     return absl::FailedPreconditionError(StrCat(directory, " is not mounted: ", mount.not_mounted));
   }
-  return absl::NotFoundError(
-      StrCat(directory, ": nothing of imagefs is mounted there; imagefs ls lists mounts"));
+  return absl::NotFoundError(StrCat(directory, ": no imagefs mount; imagefs ls lists them"));
 }
 
 absl::Status CompleteMountCall::Run() {

@@ -52,7 +52,7 @@ constexpr auto kUnreachable = std::chrono::seconds(20);  // to create its socket
 constexpr std::string_view kStopped = " stopped";        // in the text of the store's lock
 
 absl::Status NoDaemon(const Paths& paths) {
-  return absl::NotFoundError(StrCat("no daemon runs for ", paths.run));
+  return absl::NotFoundError(StrCat("no daemon is running for ", paths.run));
 }
 
 absl::Status ForeignDaemon(const std::string& place) {
@@ -259,7 +259,7 @@ absl::StatusOr<Fd> TakeStartLock(const Paths& paths, bool wait) {
   while (flock(fd->get(), LOCK_EX | (wait ? 0 : LOCK_NB)) != 0) {
     if (errno == EINTR) continue;
     if (errno == EWOULDBLOCK) {
-      return absl::UnavailableError(StrCat(paths.start_lock(), " is taken"));
+      return absl::UnavailableError(StrCat(paths.start_lock(), " is locked"));
     }
     return ErrnoStatus(errno, paths.start_lock());
   }

@@ -33,10 +33,10 @@ std::string_view WhyUnusable(const PassedSocket& socket, const std::vector<Passe
     return "the name is not known";
   }
   for (const PassedSocket& other : kept) {
-    if (other.name == socket.name) return "there is another one of that name";
+    if (other.name == socket.name) return "another one has the same name";
   }
   if (sd_is_socket(socket.fd.get(), AF_UNIX, SOCK_STREAM, /*listening=*/1) <= 0) {
-    return "it is no listening stream socket of AF_UNIX";
+    return "not a listening AF_UNIX stream socket";
   }
   const int flags = fcntl(socket.fd.get(), F_GETFL);
   if (flags < 0 || fcntl(socket.fd.get(), F_SETFL, flags | O_NONBLOCK) != 0) return strerror(errno);

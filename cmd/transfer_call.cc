@@ -10,7 +10,7 @@ namespace {
 
 using control::v1::MountEvent;
 
-absl::Status CallerLeft() { return absl::CancelledError("the caller went away"); }
+absl::Status CallerLeft() { return absl::CancelledError("the caller is gone"); }
 
 // For a wait that cannot be cancelled: passes on the first of its result and the caller's leaving,
 // and ignores the other.

@@ -114,7 +114,7 @@ void TransferProgress::Sample() {
     track.trouble = seen[i]->trouble;
     if (track.trouble.empty() && seen[i]->downloaded_bytes < seen[i]->blob_bytes &&
         now - track.moved >= kSilenceToTell) {
-      track.trouble = StrCat("nothing has come for ", kSilenceToTell.count(), " s");
+      track.trouble = StrCat("nothing received for ", kSilenceToTell.count(), " s");
     }
     track.downloaded = std::max(track.downloaded, seen[i]->downloaded_bytes);
     track.unpacked = std::max(track.unpacked, seen[i]->unpacked_bytes);

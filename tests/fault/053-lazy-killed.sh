@@ -75,7 +75,7 @@ for mode in $(modes); do
   reader=$!
   wait_for 20 '[ "$(in_flight "$m-stopped")" -gt 0 ]' || fail "$mode: nobody waits"
   ifs stop 2>"$T/stop.said"
-  grep -q '^imagefs: 1 mount stays and needs a daemon' "$T/stop.said" || fail "$mode: stop says $(cat "$T/stop.said")"
+  grep -q '^imagefs: 1 mount remains and needs a daemon' "$T/stop.said" || fail "$mode: stop says $(cat "$T/stop.said")"
   [ -z "$(daemons_of "$RUN")" ] || fail "$mode: the daemon does not end"
   sleep 0.5
   kill -0 $reader 2>/dev/null || fail "$mode: the reader did not wait: $(cat "$T/read.error")"

@@ -130,4 +130,4 @@ refuse 1 '127.0.0.1:1' ifs index -q --to 127.0.0.1:1/indexes "$REGISTRY/test/app
 refuse 1 'no profile of that image.*first started' ifs index -q --push --profile "$REGISTRY/test/app:1"
 printf '[index]\ntrust = "everybody"\n' >"$T/bad.toml"
 store badly
-refuse 1 'bad.toml:2: index.trust is "repository" or "any" or "configured"' ifs --config "$T/bad.toml" images
+refuse 1 'bad.toml:2: index.trust must be "repository" or "any" or "configured"' ifs --config "$T/bad.toml" images

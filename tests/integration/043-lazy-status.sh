@@ -64,7 +64,7 @@ for mode in $(modes); do
   requests=$(counter fill_requests)
   $PY "$LIB/tree.py" compare "$T/truth" "$M/$mode" --disarmed || fail "$mode: another tree"
   same "requests for it" "$requests" "$(counter fill_requests)"
-  refuse 1 "$M/nothing.*nothing of imagefs is mounted there.*imagefs ls" ifs pull -q --wait "$M/nothing"
+  refuse 1 "$M/nothing.*no imagefs mount.*imagefs ls" ifs pull -q --wait "$M/nothing"
   refuse 2 'REF|--wait' ifs pull -q
   ifs umount --all
 

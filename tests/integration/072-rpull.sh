@@ -13,7 +13,7 @@ rpull() { ifs rpull --address "$CONTAINERD/sock" "$@"; }
 blobs() { own_ctr content ls -q | sort; }
 serve
 refuse 1 'no containerd answers at .*--address' ifs rpull --address "$T/none/sock" "$ref"
-refuse 1 'no image of a registry' ifs rpull "oci:$T/images/app"
+refuse 1 'not an image in a registry' ifs rpull "oci:$T/images/app"
 refuse 2 'plain-http' ifs rpull --plain-http "$ref"
 stop_serving
 for version in 1 2; do

@@ -25,7 +25,7 @@ rm -r "$T/session"
 same "stopped" "[true, $pid]" "$(at "$T/another" stop --json | field '[j["stopped"], j["pid"]]')"
 same "daemons after stop" "" "$(daemons)"
 same "nothing to stop" '[false, null]' "$(ifs stop --json | field '[j["stopped"], j["pid"]]')"
-refuse 1 'no daemon runs' ifs status
+refuse 1 'no daemon is running' ifs status
 
 # One that hangs.
 mkdir "$T/session"

@@ -187,7 +187,7 @@ TEST(CliTest, HelpTeaches) {
 
 TEST(CliTest, AWordThatIsNoVerbIsNamedAndAnotherOneProposed) {
   EXPECT_EQ(Exit({"mout", "alpine", "/mnt"}).error,
-            "imagefs: \"mout\" is no verb; did you mean mount?; try: imagefs help\n");
+            "imagefs: \"mout\" is not a verb; did you mean mount?; try: imagefs help\n");
   EXPECT_NE(Exit({"unmount", "/mnt"}).error.find("did you mean umount?"), std::string::npos);
   EXPECT_NE(Exit({"--json", "list"}).error.find("did you mean ls?"), std::string::npos);
   EXPECT_NE(Exit({"--root", "mount", "muont"}).error.find("did you mean mount?"),

@@ -74,8 +74,8 @@ TEST(Config, KeysOfAFleet) {
     EXPECT_FALSE(config->index_keys.empty());
   }
   for (const auto& [keys, needle] : std::vector<std::pair<std::string, std::string>>{
-           {StrCat("\"", kFleetKey, "\""), "f.toml:2: index.keys is a list"},
-           {"[1]", "index.keys is a list"},
+           {StrCat("\"", kFleetKey, "\""), "f.toml:2: index.keys must be a list"},
+           {"[1]", "index.keys must be a list"},
            {"[\"RWx\"]", "\"RWx\" is not a minisign public key"},
            {"[\"fleet.pub\"]", "\"fleet.pub\" is not a minisign public key"},
            {StrCat("[\"", directory, "/absent.pub\"]"), "absent.pub: No such file"},
@@ -136,7 +136,7 @@ TEST(Config, WhoseIndexIsBelieved) {
     EXPECT_FALSE(ParseConfig(wrong, "f").ok()) << wrong;
   }
   EXPECT_EQ(ParseConfig("[podman]\nlazy = \"all\"\n", "f").status().message(),
-            "f:2: podman.lazy is \"trusted\" or \"repository\" or \"any\"");
+            "f:2: podman.lazy must be \"trusted\" or \"repository\" or \"any\"");
 }
 
 TEST(Config, LoopDevices) {
@@ -164,25 +164,26 @@ TEST(Config, CredentialsOfANode) {
 
 TEST(Config, ErrorsNameFileLineAndSetting) {
   for (const auto& [text, needle] : std::vector<std::pair<std::string, std::string>>{
-           {"[index]\nlookup = 1\n", "f.toml:2: index.lookup is true or false"},
+           {"[index]\nlookup = 1\n", "f.toml:2: index.lookup must be true or false"},
            {"[index]\nlokup = true\n", "f.toml:2: index.lokup is not known"},
-           {"[indx]\n", "f.toml:1: indx is no section"},
-           {"top = 1\n", "top is no section"},
-           {"[fill]\nquiet = \"soon\"\n", "fill.quiet is a duration"},
-           {"[fill]\nquiet = \"-1s\"\n", "fill.quiet is a duration"},
-           {"[fill]\nquiet = 5\n", "fill.quiet is a duration"},
-           {"[network]\nallow = \"10.0.0.0/8\"\n", "network.allow is a list of ranges"},
-           {"[network]\nallow = [\"10.0.0.0/33\"]\n", "network.allow is a list of ranges"},
-           {"[network]\nallow = [\"registry.example\"]\n", "network.allow is a list of ranges"},
-           {"[network]\nleast_rate = -1\n", "network.least_rate is a number"},
+           {"[indx]\n", "f.toml:1: indx is not a section"},
+           {"top = 1\n", "top is not a section"},
+           {"[fill]\nquiet = \"soon\"\n", "fill.quiet must be a duration"},
+           {"[fill]\nquiet = \"-1s\"\n", "fill.quiet must be a duration"},
+           {"[fill]\nquiet = 5\n", "fill.quiet must be a duration"},
+           {"[network]\nallow = \"10.0.0.0/8\"\n", "network.allow must be a list of ranges"},
+           {"[network]\nallow = [\"10.0.0.0/33\"]\n", "network.allow must be a list of ranges"},
+           {"[network]\nallow = [\"registry.example\"]\n",
+            "network.allow must be a list of ranges"},
+           {"[network]\nleast_rate = -1\n", "network.least_rate must be a number"},
            {"[index]\ntrust = \"all\"\n",
-            "index.trust is \"repository\" or \"any\" or \"configured\""},
-           {"[index]\nrepositories = \"x\"\n", "index.repositories is a list"},
+            "index.trust must be \"repository\" or \"any\" or \"configured\""},
+           {"[index]\nrepositories = \"x\"\n", "index.repositories must be a list"},
            {"[index]\nrepositories = [\"UPPER//\"]\n", "f.toml:2: index.repositories"},
-           {"[credentials]\ncri_proxy = \"yes\"\n", "credentials.cri_proxy is true or false"},
+           {"[credentials]\ncri_proxy = \"yes\"\n", "credentials.cri_proxy must be true or false"},
            {"[credentials]\ncontainerd = \"relative\"\n", "f.toml:2: credentials.containerd"},
-           {"[credentials]\nkubelet_config = \"/a\"\n", "need each other"},
-           {"[credentials]\nkubelet_bin_dir = \"/a\"\n", "need each other"},
+           {"[credentials]\nkubelet_config = \"/a\"\n", "must be set together"},
+           {"[credentials]\nkubelet_bin_dir = \"/a\"\n", "must be set together"},
            {"[index\n", "f.toml:1: "}}) {
     const auto config = ParseConfig(text, "f.toml");
     ASSERT_FALSE(config.ok()) << text;

@@ -113,7 +113,7 @@ TEST(MountHelperTest, WrongUseEndsWith1) {
       {{"alpine", "/mnt", "-o", "flying"}, "flying is not known"},
       {{"alpine", "/mnt", "-o", "mode=eager"}, "mode= takes auto, kernel or fuse"},
       {{"alpine", "/mnt", "-o", "pull=soon"}, "pull= takes"},
-      {{"alpine", "/mnt", "-o", "deadline=0"}, "deadline= takes seconds"},
+      {{"alpine", "/mnt", "-o", "deadline=0"}, "deadline= takes a number of seconds"},
       {{"alpine", "/mnt", "-o", "deadline"}, "deadline is not known"},
       {{"alpine", "/mnt", "-o", "upper="}, "upper= takes a value"},
       {{"alpine", "/mnt", "-o", "platform=a/b/c/d"}, "platform="},

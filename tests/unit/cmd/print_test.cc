@@ -253,12 +253,12 @@ TEST(PrintTest, ACheckSaysWhatWasDoneOrIsToBe) {
   const std::string text = CheckText(reply);
   EXPECT_EQ(text.find("layer layer-right"), std::string::npos) << text;
   EXPECT_EQ(text.find("layer layer-filling"), std::string::npos) << text;
-  EXPECT_NE(text.find("\nlayer layer-absent: not here; it comes again when it is needed\n"),
+  EXPECT_NE(text.find("\nlayer layer-absent: absent; it is fetched when it is needed\n"),
             std::string::npos)
       << text;
   EXPECT_NE(text.find("\nlayer layer-lost: other bytes; fetched again\n"), std::string::npos)
       << text;
-  EXPECT_TRUE(text.ends_with("\nfile blobs/x: nobody knows it; nothing was done; --repair\n"))
+  EXPECT_TRUE(text.ends_with("\nfile blobs/x: nobody knows it; not repaired; use --repair\n"))
       << text;
 }
 

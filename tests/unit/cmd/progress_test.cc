@@ -80,7 +80,7 @@ TEST(PlainProgressTest, SaysWhatIsSharedAndWhatWasHere) {
   reused.set_reused(true);
   const std::string text = renderer.Update(Frame("layers", {shared, reused}), milliseconds(1));
   EXPECT_TRUE(Has(text, "aaaaaaaaaaaa: downloading, shared with another mount")) << text;
-  EXPECT_TRUE(Has(text, "bbbbbbbbbbbb: already here")) << text;
+  EXPECT_TRUE(Has(text, "bbbbbbbbbbbb: already present")) << text;
 }
 
 TEST(PlainProgressTest, NeverHasEscapes) {
@@ -126,7 +126,7 @@ TEST(TerminalProgressTest, LinesFitTheTerminal) {
   for (char c = 'a'; c <= 'z'; ++c) layers.push_back(Layer(c, c == 'y' ? "downloading" : "done"));
   const std::string text = renderer.Update(Frame("layers", layers), milliseconds(1));
   EXPECT_EQ(Lines(text), 8u);  // the head and seven layers
-  EXPECT_TRUE(Has(text, "26 layers, 25 of them here")) << text;
+  EXPECT_TRUE(Has(text, "26 layers, 25 of them present")) << text;
   EXPECT_TRUE(Has(text, "yyyyyyyyyyyy")) << "the layer that moves is shown: " << text;
   for (std::string_view line : Split(text, '\n')) {
     EXPECT_LE(line.size(), 39u + std::string_view("\r\x1b[K").size());
