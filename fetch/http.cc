@@ -19,10 +19,10 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
+#include "fetch/address_policy.h"
 #include "fetch/guarded_done.h"
 #include "fetch/header_reader.h"
 #include "fetch/proxy_choice.h"
-#include "fetch/reach.h"
 #include "fetch/url.h"
 
 namespace imagefs {
@@ -59,10 +59,10 @@ struct Transfer {
   CURL* easy = nullptr;
   curl_slist* header_list = nullptr;
   char error_text[CURL_ERROR_SIZE] = {};
-  Reach* reach = nullptr;
-  Reach::Target target;
+  AddressPolicy* policy = nullptr;
+  AddressPolicy::Target target;
   ProxySettings::Proxy proxy;
-  absl::Status refused;  // by `reach`; another address of the host may be allowed
+  absl::Status refused;  // by `policy`; another address of the host may be allowed
   std::optional<TransferPhases> phases;
   HttpResponse response;
   HeaderReader header_reader;
@@ -211,7 +211,7 @@ int OnProgress(void* user, curl_off_t, curl_off_t, curl_off_t, curl_off_t sent) 
 // Whether `address` may be used; a proxy's address is not checked.
 bool MayUse(Transfer& t, const std::optional<IpAddress>& address) {
   if (!t.proxy.none()) return true;
-  absl::Status status = address ? t.reach->Check(t.target, *address, Clock::now())
+  absl::Status status = address ? t.policy->Check(t.target, *address, Clock::now())
                                 : absl::FailedPreconditionError(StrCat(
                                       t.target.host, " is at an address of an unknown kind"));
   if (status.ok()) return true;
@@ -230,7 +230,7 @@ int OnConnected(void* user, char* address, char*, int, int) {
   Transfer& t = *static_cast<Transfer*>(user);
   const std::optional<IpAddress> parsed = IpAddress::Parse(address);
   if (!MayUse(t, parsed)) return CURL_PREREQFUNC_ABORT;
-  if (t.proxy.none()) t.reach->Sent(t.target, *parsed, Clock::now());
+  if (t.proxy.none()) t.policy->Sent(t.target, *parsed, Clock::now());
   t.phases->Connected(Clock::now());
   return CURL_PREREQFUNC_OK;
 }
@@ -256,7 +256,7 @@ class HttpClient::Impl {
       : options_(std::move(options)),
         inbox_(std::make_shared<Inbox>()),
         shares_(options_.shares),
-        reach_(options_.allow) {}
+        address_policy_(options_.allow) {}
 
   ~Impl() {
     {
@@ -305,7 +305,7 @@ class HttpClient::Impl {
     transfer->on_headers = std::move(on_headers);
     transfer->done = std::move(done);
     transfer->bytes_received = &bytes_received_;
-    transfer->reach = &reach_;
+    transfer->policy = &address_policy_;
     transfer->target = {HostName(transfer->request.registry, transfer->url), transfer->url.host};
     transfer->registration =
         transfer->cancel.OnCancel([inbox = inbox_, id = transfer->id] { inbox->Cancel(id); });
@@ -479,7 +479,7 @@ class HttpClient::Impl {
   absl::Status Prepare(Transfer& t) {
     t.proxy = proxies_.For(t.url);
     if (!t.proxy.none()) {
-      if (const absl::Status status = reach_.CheckName(t.target); !status.ok()) {
+      if (const absl::Status status = address_policy_.CheckName(t.target); !status.ok()) {
         return OutOfReach(status);
       }
     }
@@ -696,7 +696,7 @@ class HttpClient::Impl {
   CURLM* multi_ = nullptr;
   absl::flat_hash_map<uint64_t, std::unique_ptr<Transfer>> waiting_, active_;
   ConnectionShares shares_;
-  Reach reach_;
+  AddressPolicy address_policy_;
   Clock::time_point look_again_;  // when to ask shares_
 
   std::thread thread_;

@@ -2,8 +2,8 @@
 // HTTP requests over one libcurl multi handle on one thread: connection reuse, HTTP/2, TLS with the
 // system's CAs. No retries, authentication or redirects: fetch/registry_call.h handles those.
 //
-// Connections are shared according to fetch/connection_shares.h, restricted by fetch/reach.h, and
-// timed by fetch/transfer_phases.h. Proxies come from the environment.
+// Connections are shared according to fetch/connection_shares.h, restricted by
+// fetch/address_policy.h, and timed by fetch/transfer_phases.h. Proxies come from the environment.
 //
 // All methods are thread-safe. Sinks and Done callbacks run on the client's thread and must not
 // block on the network. Done runs exactly once per request, with kCancelled after a cancellation.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Chooses a host's proxy from the environment, by curl's rules. Done here rather than in curl so
-// that fetch/reach.h can check the address that is actually connected to.
+// that fetch/address_policy.h can check the address that is actually connected to.
 #pragma once
 
 #include <string>

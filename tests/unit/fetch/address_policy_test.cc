@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "fetch/reach.h"
+#include "fetch/address_policy.h"
 
 #include <gtest/gtest.h>
 #include <netinet/in.h>
@@ -12,7 +12,7 @@
 namespace imagefs {
 namespace {
 
-using Clock = Reach::Clock;
+using Clock = AddressPolicy::Clock;
 
 IpAddress Ip(std::string_view text) {
   const auto address = IpAddress::Parse(text);
@@ -108,21 +108,21 @@ TEST(IpAddressTest, Prefixes) {
   }
 }
 
-class ReachTest : public testing::Test {
+class AddressPolicyTest : public testing::Test {
  protected:
   // Checks whether a registry at `at` may lead to `to`.
-  absl::Status Leads(Reach& reach, const std::string& at, const std::string& to) {
-    reach.Sent({"r.example", "r.example"}, Ip(at), now_);
-    return reach.Check({"r.example", "cdn.example"}, Ip(to), now_);
+  absl::Status Leads(AddressPolicy& policy, const std::string& at, const std::string& to) {
+    policy.Sent({"r.example", "r.example"}, Ip(at), now_);
+    return policy.Check({"r.example", "cdn.example"}, Ip(to), now_);
   }
   absl::Status Leads(const std::string& at, const std::string& to) {
-    Reach reach({});
-    return Leads(reach, at, to);
+    AddressPolicy policy({});
+    return Leads(policy, at, to);
   }
   Clock::time_point now_ = Clock::now();
 };
 
-TEST_F(ReachTest, APublicRegistryLeadsToPublicAddressesOnly) {
+TEST_F(AddressPolicyTest, APublicRegistryLeadsToPublicAddressesOnly) {
   EXPECT_TRUE(Leads("203.0.113.1", "198.51.100.7").ok());
   for (const char* to :
        {"127.0.0.1", "10.0.0.1", "169.254.1.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "fd00::1",
@@ -136,7 +136,7 @@ TEST_F(ReachTest, APublicRegistryLeadsToPublicAddressesOnly) {
   EXPECT_TRUE(Mentions(Leads("203.0.113.1", "10.0.0.1"), "[network]"));
 }
 
-TEST_F(ReachTest, OthersLeadToTheirOwnClassAndOutside) {
+TEST_F(AddressPolicyTest, OthersLeadToTheirOwnClassAndOutside) {
   EXPECT_TRUE(Leads("127.0.0.1", "127.0.0.2").ok());
   EXPECT_TRUE(Leads("127.0.0.1", "203.0.113.1").ok());
   EXPECT_FALSE(Leads("127.0.0.1", "10.0.0.1").ok());
@@ -149,84 +149,84 @@ TEST_F(ReachTest, OthersLeadToTheirOwnClassAndOutside) {
   }
 }
 
-TEST_F(ReachTest, ALiteralRegistryNeedsNoAnswerFirst) {
-  const Reach reach({});
-  EXPECT_TRUE(reach.Check({"127.0.0.1", "127.0.1.9"}, Ip("127.0.1.9"), now_).ok());
-  EXPECT_TRUE(reach.Check({"[::1]", "127.0.1.9"}, Ip("127.0.1.9"), now_).ok());
-  EXPECT_TRUE(reach.Check({"localhost", "x"}, Ip("127.0.1.9"), now_).ok());
-  EXPECT_FALSE(reach.Check({"unknown.example", "x"}, Ip("127.0.1.9"), now_).ok());
+TEST_F(AddressPolicyTest, ALiteralRegistryNeedsNoAnswerFirst) {
+  const AddressPolicy policy({});
+  EXPECT_TRUE(policy.Check({"127.0.0.1", "127.0.1.9"}, Ip("127.0.1.9"), now_).ok());
+  EXPECT_TRUE(policy.Check({"[::1]", "127.0.1.9"}, Ip("127.0.1.9"), now_).ok());
+  EXPECT_TRUE(policy.Check({"localhost", "x"}, Ip("127.0.1.9"), now_).ok());
+  EXPECT_FALSE(policy.Check({"unknown.example", "x"}, Ip("127.0.1.9"), now_).ok());
 }
 
-TEST_F(ReachTest, TheConfigurationAllowsMoreButNoMetadata) {
-  Reach reach(
+TEST_F(AddressPolicyTest, TheConfigurationAllowsMoreButNoMetadata) {
+  AddressPolicy policy(
       {*IpPrefix::Parse("10.0.0.0/8"), *IpPrefix::Parse("0.0.0.0/0"), *IpPrefix::Parse("::/0")});
-  EXPECT_TRUE(Leads(reach, "203.0.113.1", "10.0.0.1").ok());
-  EXPECT_TRUE(Leads(reach, "203.0.113.1", "127.0.0.1").ok());
+  EXPECT_TRUE(Leads(policy, "203.0.113.1", "10.0.0.1").ok());
+  EXPECT_TRUE(Leads(policy, "203.0.113.1", "127.0.0.1").ok());
   for (const char* to : {"169.254.169.254", "fd00:ec2::254", "169.254.170.2", "100.100.100.200",
                          "::ffff:169.254.169.254", "224.0.0.1"}) {
-    EXPECT_FALSE(Leads(reach, "203.0.113.1", to).ok()) << to;
-    EXPECT_FALSE(reach.Check({to, to}, Ip(to), now_).ok()) << to;
+    EXPECT_FALSE(Leads(policy, "203.0.113.1", to).ok()) << to;
+    EXPECT_FALSE(policy.Check({to, to}, Ip(to), now_).ok()) << to;
   }
 }
 
-TEST_F(ReachTest, AnAllowedAddressDoesNotWidenWhatAPublicNameLeadsTo) {
-  Reach reach({*IpPrefix::Parse("10.0.0.1")});
-  EXPECT_TRUE(Leads(reach, "203.0.113.1", "10.0.0.1").ok());
-  EXPECT_TRUE(reach.Check({"r.example", "r.example"}, Ip("10.0.0.1"), now_).ok());
-  EXPECT_FALSE(Leads(reach, "10.0.0.1", "10.0.0.2").ok());
+TEST_F(AddressPolicyTest, AnAllowedAddressDoesNotWidenWhatAPublicNameLeadsTo) {
+  AddressPolicy policy({*IpPrefix::Parse("10.0.0.1")});
+  EXPECT_TRUE(Leads(policy, "203.0.113.1", "10.0.0.1").ok());
+  EXPECT_TRUE(policy.Check({"r.example", "r.example"}, Ip("10.0.0.1"), now_).ok());
+  EXPECT_FALSE(Leads(policy, "10.0.0.1", "10.0.0.2").ok());
 }
 
-TEST_F(ReachTest, ANameThatMovesInsideIsRefused) {
-  Reach reach({});
-  const Reach::Target own{"r.example", "r.example"};
-  reach.Sent(own, Ip("203.0.113.1"), now_);
-  const absl::Status moved = reach.Check(own, Ip("127.0.0.1"), now_ + std::chrono::minutes(9));
+TEST_F(AddressPolicyTest, ANameThatMovesInsideIsRefused) {
+  AddressPolicy policy({});
+  const AddressPolicy::Target own{"r.example", "r.example"};
+  policy.Sent(own, Ip("203.0.113.1"), now_);
+  const absl::Status moved = policy.Check(own, Ip("127.0.0.1"), now_ + std::chrono::minutes(9));
   EXPECT_TRUE(absl::IsFailedPrecondition(moved));
   EXPECT_TRUE(Mentions(moved, "r.example")) << moved;
-  EXPECT_TRUE(reach.Check(own, Ip("198.51.100.1"), now_).ok());
+  EXPECT_TRUE(policy.Check(own, Ip("198.51.100.1"), now_).ok());
   // A laptop joins its company's network.
-  EXPECT_TRUE(reach.Check(own, Ip("10.0.0.1"), now_ + std::chrono::minutes(10)).ok());
-  reach.Sent(own, Ip("10.0.0.1"), now_ + std::chrono::minutes(10));
+  EXPECT_TRUE(policy.Check(own, Ip("10.0.0.1"), now_ + std::chrono::minutes(10)).ok());
+  policy.Sent(own, Ip("10.0.0.1"), now_ + std::chrono::minutes(10));
   EXPECT_TRUE(
-      reach.Check({"r.example", "cdn"}, Ip("10.0.0.9"), now_ + std::chrono::minutes(11)).ok());
-  EXPECT_FALSE(reach.Check(own, Ip("127.0.0.1"), now_ + std::chrono::minutes(11)).ok());
+      policy.Check({"r.example", "cdn"}, Ip("10.0.0.9"), now_ + std::chrono::minutes(11)).ok());
+  EXPECT_FALSE(policy.Check(own, Ip("127.0.0.1"), now_ + std::chrono::minutes(11)).ok());
   // It leaves again.
-  EXPECT_TRUE(reach.Check(own, Ip("203.0.113.1"), now_ + std::chrono::minutes(11)).ok());
-  reach.Sent(own, Ip("203.0.113.1"), now_ + std::chrono::minutes(11));
+  EXPECT_TRUE(policy.Check(own, Ip("203.0.113.1"), now_ + std::chrono::minutes(11)).ok());
+  policy.Sent(own, Ip("203.0.113.1"), now_ + std::chrono::minutes(11));
   EXPECT_FALSE(
-      reach.Check({"r.example", "cdn"}, Ip("10.0.0.9"), now_ + std::chrono::minutes(11)).ok());
+      policy.Check({"r.example", "cdn"}, Ip("10.0.0.9"), now_ + std::chrono::minutes(11)).ok());
 }
 
-TEST_F(ReachTest, ManyRegistriesDoNotMakeItForgetTheLast) {
-  Reach reach({});
+TEST_F(AddressPolicyTest, ManyRegistriesDoNotMakeItForgetTheLast) {
+  AddressPolicy policy({});
   for (int i = 0; i < 10'000; ++i) {
     const std::string name = StrCat("r", i);
-    reach.Sent({name, name}, Ip("203.0.113.1"), now_ + std::chrono::milliseconds(i));
+    policy.Sent({name, name}, Ip("203.0.113.1"), now_ + std::chrono::milliseconds(i));
   }
-  EXPECT_FALSE(reach.Check({"r9999", "r9999"}, Ip("10.0.0.1"), now_).ok());
+  EXPECT_FALSE(policy.Check({"r9999", "r9999"}, Ip("10.0.0.1"), now_).ok());
 }
 
-TEST_F(ReachTest, BehindAProxyNamesAreChecked) {
-  const Reach reach({*IpPrefix::Parse("10.0.0.7")});
+TEST_F(AddressPolicyTest, BehindAProxyNamesAreChecked) {
+  const AddressPolicy policy({*IpPrefix::Parse("10.0.0.7")});
   for (const char* host :
        {"127.0.0.1", "[::1]", "localhost", "a.localhost", "localhost.", "10.0.0.1", "127.0.0.1.",
         "169.254.169.254", "metadata.google.internal"}) {
-    EXPECT_FALSE(reach.CheckName({"r.example", host}).ok()) << host;
+    EXPECT_FALSE(policy.CheckName({"r.example", host}).ok()) << host;
   }
-  EXPECT_TRUE(reach.CheckName({"r.example", "cdn.example"}).ok());
-  EXPECT_TRUE(reach.CheckName({"r.example", "10.0.0.7"}).ok());
-  EXPECT_TRUE(reach.CheckName({"10.0.0.1", "10.0.0.1"}).ok());
-  EXPECT_TRUE(reach.CheckName({"localhost", "127.0.0.1"}).ok());
-  EXPECT_FALSE(reach.CheckName({"169.254.169.254", "169.254.169.254"}).ok());
+  EXPECT_TRUE(policy.CheckName({"r.example", "cdn.example"}).ok());
+  EXPECT_TRUE(policy.CheckName({"r.example", "10.0.0.7"}).ok());
+  EXPECT_TRUE(policy.CheckName({"10.0.0.1", "10.0.0.1"}).ok());
+  EXPECT_TRUE(policy.CheckName({"localhost", "127.0.0.1"}).ok());
+  EXPECT_FALSE(policy.CheckName({"169.254.169.254", "169.254.169.254"}).ok());
 }
 
 // However an address is written, Url's host is the canonical address.
-TEST_F(ReachTest, OtherNotationsOfAnAddress) {
+TEST_F(AddressPolicyTest, OtherNotationsOfAnAddress) {
   for (const char* url : {"http://2130706433/", "http://0x7f000001/", "http://017700000001/",
                           "http://127.1/", "http://0x7f.0.0.1/", "http://127.0.0.1/"}) {
     const auto parsed = Url::Parse(url);
     ASSERT_TRUE(parsed.ok()) << url;
-    EXPECT_FALSE(Reach({}).CheckName({"r.example", parsed->host}).ok()) << parsed->host;
+    EXPECT_FALSE(AddressPolicy({}).CheckName({"r.example", parsed->host}).ok()) << parsed->host;
   }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "fetch/reach.h"
+#include "fetch/address_policy.h"
 
 #include <algorithm>
 
@@ -44,7 +44,7 @@ std::optional<AddressClass> ClassByName(std::string_view host) {
   return std::nullopt;
 }
 
-absl::Status Never(const Reach::Target& target, AddressClass to) {
+absl::Status Never(const AddressPolicy::Target& target, AddressClass to) {
   return absl::FailedPreconditionError(
       StrCat(target.host, " is ", Describe(to), ", which is never asked for an image",
              target.host == target.registry
@@ -53,42 +53,43 @@ absl::Status Never(const Reach::Target& target, AddressClass to) {
                           " leads there; check that registry's configuration")));
 }
 
-std::string At(const Reach::Target& target, const std::string& address) {
+std::string At(const AddressPolicy::Target& target, const std::string& address) {
   return address.empty() || target.host == address || target.host == StrCat("[", address, "]")
              ? target.host
              : StrCat(target.host, " (", address, ")");
 }
 
-absl::Status Led(const Reach::Target& target, const std::string& address, AddressClass to) {
+absl::Status Led(const AddressPolicy::Target& target, const std::string& address, AddressClass to) {
   return absl::FailedPreconditionError(StrCat(
       target.registry, " leads to ", At(target, address), ", ", Describe(to),
       ", which is not allowed from its own address; if that is intended, add it to `allow` in "
       "[network] of imagefs-config.toml(5)"));
 }
 
-absl::Status Moved(const Reach::Target& target, const std::string& address, AddressClass from,
-                   AddressClass to) {
-  return absl::FailedPreconditionError(StrCat(
-      "the name ", target.host, " now means ", address, ", ", Describe(to),
-      ", and just before meant ", Describe(from), "; check DNS and wait ", Reach::kHold.count(),
-      " minutes, or allow the address by `allow` in [network] of imagefs-config.toml(5)"));
+absl::Status Moved(const AddressPolicy::Target& target, const std::string& address,
+                   AddressClass from, AddressClass to) {
+  return absl::FailedPreconditionError(
+      StrCat("the name ", target.host, " now means ", address, ", ", Describe(to),
+             ", and just before meant ", Describe(from), "; check DNS and wait ",
+             AddressPolicy::kHold.count(),
+             " minutes, or allow the address by `allow` in [network] of imagefs-config.toml(5)"));
 }
 
 }  // namespace
 
-bool Reach::Allowed(const IpAddress& address) const {
+bool AddressPolicy::Allowed(const IpAddress& address) const {
   return std::any_of(allow_.begin(), allow_.end(),
                      [&](const IpPrefix& prefix) { return prefix.Contains(address); });
 }
 
-AddressClass Reach::ClassOfRegistry(const std::string& registry) const {
+AddressClass AddressPolicy::ClassOfRegistry(const std::string& registry) const {
   if (const auto address_class = ClassByName(registry)) return *address_class;
   const auto it = seen_.find(registry);
   return it == seen_.end() ? AddressClass::kPublic : it->second.address_class;
 }
 
-absl::Status Reach::Check(const Target& target, const IpAddress& address,
-                          Clock::time_point now) const {
+absl::Status AddressPolicy::Check(const Target& target, const IpAddress& address,
+                                  Clock::time_point now) const {
   const AddressClass to = address.Class();
   if (NeverAllowed(to)) return Never(target, to);
   if (to == AddressClass::kPublic || Allowed(address)) return absl::OkStatus();
@@ -104,7 +105,7 @@ absl::Status Reach::Check(const Target& target, const IpAddress& address,
   return Moved(target, address.ToString(), it->second.address_class, to);
 }
 
-absl::Status Reach::CheckName(const Target& target) const {
+absl::Status AddressPolicy::CheckName(const Target& target) const {
   const std::optional<AddressClass> to = ClassByName(target.host);
   if (!to) return absl::OkStatus();
   if (NeverAllowed(*to)) return Never(target, *to);
@@ -116,7 +117,7 @@ absl::Status Reach::CheckName(const Target& target) const {
              : Led(target, address ? address->ToString() : "", *to);
 }
 
-void Reach::Sent(const Target& target, const IpAddress& address, Clock::time_point now) {
+void AddressPolicy::Sent(const Target& target, const IpAddress& address, Clock::time_point now) {
   if (target.host != target.registry) {
     // A registry that leads somewhere is in use and must not expire.
     const auto it = seen_.find(target.registry);
@@ -137,7 +138,7 @@ void Reach::Sent(const Target& target, const IpAddress& address, Clock::time_poi
   seen.last = now;
 }
 
-void Reach::MakeRoom() {
+void AddressPolicy::MakeRoom() {
   if (seen_.size() < kMaxSeen) return;
   const auto oldest =
       std::min_element(seen_.begin(), seen_.end(),

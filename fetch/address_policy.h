@@ -25,12 +25,12 @@ namespace imagefs {
 // The registry's own name may have any other address, but must not move: once a request was sent to
 // an address of one class, the name is rejected at another class that it could not lead to, until
 // it has been unused for kHold. A name server that changes its answer thus gains nothing.
-class Reach {
+class AddressPolicy {
  public:
   using Clock = std::chrono::steady_clock;
   static constexpr std::chrono::minutes kHold{10};
 
-  explicit Reach(std::vector<IpPrefix> allow) : allow_(std::move(allow)) {}
+  explicit AddressPolicy(std::vector<IpPrefix> allow) : allow_(std::move(allow)) {}
 
   // Hosts are in Url's format: lower case, IPv6 in brackets, no port.
   struct Target {
