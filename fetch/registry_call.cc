@@ -30,7 +30,7 @@ constexpr size_t kMaxErrorBodyBytes = 16 << 10;
 constexpr std::chrono::minutes kRootHold(5);
 constexpr std::chrono::seconds kRootRetry(10);
 
-using Authorisation = RegistryShared::Authorisation;
+using Authorization = RegistryShared::Authorization;
 
 bool IsLinkRefusal(int status) {
   return status == 400 || status == 401 || status == 403 || status == 404 || status == 410 ||
@@ -147,18 +147,18 @@ void RegistryCall::Go(Url url, std::string referer, Place place) {
   url_ = std::move(url);
   referer_ = std::move(referer);
   place_ = place;
-  Authorise("");
+  Authorize("");
 }
 
 // Determines the Authorization header from what this place last demanded, then sends.
-void RegistryCall::Authorise(const Secret& refused_token) {
+void RegistryCall::Authorize(const Secret& refused_token) {
   authorization_ = Secret();
   token_.reset();
   const bool ours = place_ == Place::kRegistry;
   if (spec_.probe || (!ours && place_ != Place::kOtherRegistry)) return Send();
   generation_ = endpoint_->identity->generation();
-  const auto it = shared_->authorisations.find(AuthScope());
-  if (it == shared_->authorisations.end() || it->second.kind == Authorisation::Kind::kNone) {
+  const auto it = shared_->authorizations.find(AuthScope());
+  if (it == shared_->authorizations.end() || it->second.kind == Authorization::Kind::kNone) {
     return Send();
   }
   // Other registries are accessed anonymously.
@@ -168,17 +168,17 @@ void RegistryCall::Authorise(const Secret& refused_token) {
     authorization_ = Secret::Concat({"Bearer ", credential.registry_token.view()});
     return Send();
   }
-  if (it->second.kind == Authorisation::Kind::kBasic) {
+  if (it->second.kind == Authorization::Kind::kBasic) {
     if (!credential.username.empty()) {
       credential_sent_ = true;
       authorization_ = BasicAuthorization(credential);
     }
     return Send();
   }
-  AuthoriseByToken(it->second, credential, refused_token);
+  AuthorizeByToken(it->second, credential, refused_token);
 }
 
-void RegistryCall::AuthoriseByToken(const Authorisation& asked, const Credential& credential,
+void RegistryCall::AuthorizeByToken(const Authorization& asked, const Credential& credential,
                                     const Secret& refused_token) {
   const bool ours = place_ == Place::kRegistry;
   TokenRequest request;
@@ -276,8 +276,8 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& res
 
 absl::StatusOr<HttpClient::Sink> RegistryCall::OnGoodHeaders(const HttpResponse& response) {
   if (place_ == Place::kRegistry && authorization_.empty() && !spec_.probe &&
-      !shared_->authorisations.contains(endpoint_->auth_scope)) {
-    shared_->RememberAuthorisation(endpoint_->auth_scope, {});
+      !shared_->authorizations.contains(endpoint_->auth_scope)) {
+    shared_->RememberAuthorization(endpoint_->auth_scope, {});
   }
   absl::StatusOr<HttpClient::Sink> sink = HttpClient::Sink();
   if (spec_.on_headers) sink = spec_.on_headers(response);
@@ -409,16 +409,16 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
   if (spec_.probe || sought_challenge_ || !authorization_.empty()) return false;
   // A push first checks for existence, and a 404 is the usual answer.
   if (endpoint_->push && IsAnswer(response.status)) return false;
-  if (AuthorisationOf(response)) {
+  if (AuthorizationOf(response)) {
     if (response.status != 404) return false;  // handled as usual
     sought_challenge_ = true;
     OnRefused(response);
     return true;
   }
-  const auto known = shared_->authorisations.find(endpoint_->auth_scope);
-  if (known != shared_->authorisations.end()) {
+  const auto known = shared_->authorizations.find(endpoint_->auth_scope);
+  if (known != shared_->authorizations.end()) {
     // An anonymous failure is retried if there is a credential that may get more.
-    const bool nobody = known->second.kind == Authorisation::Kind::kNone;
+    const bool nobody = known->second.kind == Authorization::Kind::kNone;
     if (!nobody || endpoint_->identity->credential().empty() || IsAnswer(response.status)) {
       return false;
     }
@@ -449,7 +449,7 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
         // Another host's challenge is its own.
         const absl::StatusOr<Url> answered = Url::Parse(answer.ok() ? answer->url : "");
         if (answered.ok() && answered->host == api.host && answered->port == api.port) {
-          found.challenge = AuthorisationOf(*answer);
+          found.challenge = AuthorizationOf(*answer);
         }
         for (auto& waiting : std::exchange(found.waiting, {})) waiting();
       });
@@ -458,58 +458,58 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
 
 // Continues once the challenge at /v2/ is known.
 void RegistryCall::OnRoot(HttpResponse refused) {
-  const std::optional<Authorisation> asked = shared_->RootOf(endpoint_->api_host).challenge;
+  const std::optional<Authorization> asked = shared_->RootOf(endpoint_->api_host).challenge;
   hides_ = asked.has_value();
-  const bool basic = asked && asked->kind == Authorisation::Kind::kBasic;
+  const bool basic = asked && asked->kind == Authorization::Kind::kBasic;
   const Credential& credential = endpoint_->identity->credential();
   if (!asked || (basic && credential.username.empty() && credential.registry_token.empty())) {
     return OnStatus(std::move(refused));
   }
-  Authorisation authorisation = *asked;
+  Authorization authorization = *asked;
   const std::string least = StrCat("repository:", endpoint_->repository, ":pull");
-  authorisation.scope = ScopeToAsk(
+  authorization.scope = ScopeToAsk(
       asked->scope, endpoint_->scope.empty() ? least : endpoint_->scope, endpoint_->repository);
-  shared_->RememberAuthorisation(endpoint_->auth_scope, std::move(authorisation));
-  Authorise("");
+  shared_->RememberAuthorization(endpoint_->auth_scope, std::move(authorization));
+  Authorize("");
 }
 
 void RegistryCall::OnRefused(const HttpResponse& response) {
-  std::optional<Authorisation> asked = AuthorisationOf(response);
+  std::optional<Authorization> asked = AuthorizationOf(response);
   const Credential& credential = endpoint_->identity->credential();
   if (credential_sent_ && !credential.registry_token.empty()) {
     return RenewOr(RefusedError(*endpoint_, Error(response)));
   }
-  const bool bearer = asked && asked->kind == Authorisation::Kind::kBearer;
+  const bool bearer = asked && asked->kind == Authorization::Kind::kBearer;
   if (bearer) {
     asked->scope = ScopeToAsk(asked->scope, endpoint_->scope, endpoint_->repository);
-    shared_->RememberAuthorisation(endpoint_->auth_scope, *std::move(asked));
+    shared_->RememberAuthorization(endpoint_->auth_scope, *std::move(asked));
   } else if (asked && !credential.username.empty() && !credential_sent_) {
-    shared_->RememberAuthorisation(endpoint_->auth_scope, *std::move(asked));
-    return Authorise("");
+    shared_->RememberAuthorization(endpoint_->auth_scope, *std::move(asked));
+    return Authorize("");
   } else if (!token_) {
     return RenewOr(RefusedError(*endpoint_, Error(response)));
   }
-  if (!token_) return Authorise("");
+  if (!token_) return Authorize("");
   // A token fetched for this very request need not be retried.
   if (token_renewed_ || token_->fetched >= asked_for_token_) {
     return RenewOr(RefusedError(*endpoint_, Error(response)));
   }
   token_renewed_ = true;
-  Authorise(token_->value);
+  Authorize(token_->value);
 }
 
 // Another registry, by redirect, has its own token service and users.
 void RegistryCall::OnOtherRefused(const HttpResponse& response) {
-  std::optional<Authorisation> asked = AuthorisationOf(response);
-  if (!asked || asked->kind != Authorisation::Kind::kBearer ||
+  std::optional<Authorization> asked = AuthorizationOf(response);
+  if (!asked || asked->kind != Authorization::Kind::kBearer ||
       (token_ && (token_renewed_ || token_->fetched >= asked_for_token_))) {
     return Finish(RefusedError(*endpoint_, Error(response)));
   }
   asked->scope = ScopeToAsk(asked->scope, "", RepositoryOfApi(url_));
-  shared_->RememberAuthorisation(AuthScope(), *std::move(asked));
-  if (!token_) return Authorise("");
+  shared_->RememberAuthorization(AuthScope(), *std::move(asked));
+  if (!token_) return Authorize("");
   token_renewed_ = true;
-  Authorise(token_->value);
+  Authorize(token_->value);
 }
 
 void RegistryCall::RenewOr(absl::Status failure) {

@@ -80,8 +80,8 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
 
   void Attempt();
   void Go(Url url, std::string referer, Place place);
-  void Authorise(const Secret& refused_token);
-  void AuthoriseByToken(const RegistryShared::Authorisation& asked, const Credential& credential,
+  void Authorize(const Secret& refused_token);
+  void AuthorizeByToken(const RegistryShared::Authorization& asked, const Credential& credential,
                         const Secret& refused_token);
   void Send();
   absl::StatusOr<HttpClient::Sink> OnHeaders(const HttpResponse& response);

@@ -33,10 +33,10 @@ RegistryShared::Root& RegistryShared::RootOf(const std::string& host) {
   return roots[host];
 }
 
-void RegistryShared::RememberAuthorisation(const std::string& auth_scope,
-                                           Authorisation authorisation) {
-  BoundTable(authorisations);
-  authorisations[auth_scope] = std::move(authorisation);
+void RegistryShared::RememberAuthorization(const std::string& auth_scope,
+                                           Authorization authorization) {
+  BoundTable(authorizations);
+  authorizations[auth_scope] = std::move(authorization);
 }
 
 void RegistryShared::LogWarnings(const std::string& host, const HttpResponse& response) {
@@ -50,14 +50,14 @@ void RegistryShared::LogWarnings(const std::string& host, const HttpResponse& re
   }
 }
 
-std::optional<RegistryShared::Authorisation> AuthorisationOf(const HttpResponse& refusal) {
-  using Kind = RegistryShared::Authorisation::Kind;
+std::optional<RegistryShared::Authorization> AuthorizationOf(const HttpResponse& refusal) {
+  using Kind = RegistryShared::Authorization::Kind;
   if (const auto bearer = UsableChallenge(refusal, "bearer")) {
-    return RegistryShared::Authorisation{Kind::kBearer, bearer->Param("realm"),
+    return RegistryShared::Authorization{Kind::kBearer, bearer->Param("realm"),
                                          bearer->Param("service"), bearer->Param("scope")};
   }
   if (UsableChallenge(refusal, "basic")) {
-    return RegistryShared::Authorisation{Kind::kBasic, "", "", ""};
+    return RegistryShared::Authorization{Kind::kBasic, "", "", ""};
   }
   return std::nullopt;
 }

@@ -38,7 +38,7 @@ struct RegistryShared {
     bool reached = false;                       // has responded before
   };
   // How requests of an auth scope must be authorized; kNone: no authorization was needed.
-  struct Authorisation {
+  struct Authorization {
     enum class Kind { kNone, kBearer, kBasic };
     Kind kind = Kind::kNone;
     std::string realm, service, scope;
@@ -46,13 +46,13 @@ struct RegistryShared {
   // What a host demands at /v2/, if it does not say so elsewhere.
   struct Root {
     std::chrono::steady_clock::time_point until;      // when to ask again
-    std::optional<Authorisation> challenge;           // its scope is the host's own, usually ""
+    std::optional<Authorization> challenge;           // its scope is the host's own, usually ""
     std::vector<absl::AnyInvocable<void()>> waiting;  // not empty: a request is in flight
   };
 
   Host& HostState(const std::string& host);
   Root& RootOf(const std::string& host);
-  void RememberAuthorisation(const std::string& auth_scope, Authorisation authorisation);
+  void RememberAuthorization(const std::string& auth_scope, Authorization authorization);
   void LogWarnings(const std::string& host, const HttpResponse& response);
 
   HttpClient& http;
@@ -64,7 +64,7 @@ struct RegistryShared {
   std::atomic<uint64_t> retries{0}, resumes{0}, redirects{0};
 
   absl::flat_hash_map<std::string, Host> hosts;
-  absl::flat_hash_map<std::string, Authorisation> authorisations;  // by auth scope
+  absl::flat_hash_map<std::string, Authorization> authorizations;  // by auth scope
   absl::flat_hash_map<std::string, Root> roots;
   absl::flat_hash_set<std::string> logged_warnings;
 };
@@ -91,7 +91,7 @@ struct RegistryEndpoint {
 
 // Returns the authorization that a challenge demands, preferring Bearer to Basic; nullopt if none
 // can be met.
-std::optional<RegistryShared::Authorisation> AuthorisationOf(const HttpResponse& refusal);
+std::optional<RegistryShared::Authorization> AuthorizationOf(const HttpResponse& refusal);
 
 // Returns the scope to request: `least`, which an operation needs, plus whatever a challenge
 // demands other than repositories. If `least` is "", the challenge's scope, or pull access to

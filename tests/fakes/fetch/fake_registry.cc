@@ -352,7 +352,7 @@ bool FakeRegistry::Send(int fd, const Request& request, Answer answer, const Beh
 
 FakeRegistry::Answer FakeRegistry::MakeAnswer(const Request& request, bool ignore_range) {
   if (request.path == "/token") return MakeToken(request);
-  if (request.path.starts_with("/v2/") && !Authorised(request)) {
+  if (request.path.starts_with("/v2/") && !Authorized(request)) {
     const bool had_token = request.Header("authorization").starts_with("Bearer ");
     return Challenge(request, had_token ? auth_.refused_status : 401);
   }
@@ -394,7 +394,7 @@ bool FakeRegistry::TokenIsGood(const Request& request, const std::string& token)
   return it->second.find(scope) != std::string::npos;
 }
 
-bool FakeRegistry::Authorised(const Request& request) {
+bool FakeRegistry::Authorized(const Request& request) {
   std::string authorization = request.Header("authorization");
   std::string_view rest = authorization;
   switch (auth_.kind) {

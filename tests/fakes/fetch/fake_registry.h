@@ -157,7 +157,7 @@ class FakeRegistry {
   std::string Location(const std::string& path) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void KeepPartOfChunk(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Answer MakeToken(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool Authorised(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool Authorized(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool TokenIsGood(const Request& request, const std::string& token) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Behaviour TakeBehaviour(const std::string& path) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
