@@ -77,27 +77,27 @@ FillSlot FillScheduler::Occupy(std::string source, Priority priority) {
   return FillSlot(*this, std::move(source), priority);
 }
 
-void FillScheduler::Release(const std::string& source, Priority priority, bool aside) {
+void FillScheduler::Release(const std::string& source, Priority priority, bool yielded) {
   // Signal under the lock: the scheduler may be destroyed once the last slot is released.
   absl::MutexLock lock(&mu_);
-  if (!aside) shares_.Release(source, priority);
+  if (!yielded) shares_.Release(source, priority);
   --running_;
   if (!std::exchange(woken_, true)) changed_.SignalAll();
 }
 
 void FillSlot::GiveBack() {
   if (FillScheduler* scheduler = std::exchange(scheduler_, nullptr)) {
-    scheduler->Release(source_, priority_, aside_);
+    scheduler->Release(source_, priority_, yielded_);
   }
 }
 
-void FillSlot::StandAside() {
-  if (scheduler_ != nullptr && !std::exchange(aside_, true)) {
-    scheduler_->SetAside(source_, priority_);
+void FillSlot::YieldSlot() {
+  if (scheduler_ != nullptr && !std::exchange(yielded_, true)) {
+    scheduler_->OnSlotYielded(source_, priority_);
   }
 }
 
-void FillScheduler::SetAside(const std::string& source, Priority priority) {
+void FillScheduler::OnSlotYielded(const std::string& source, Priority priority) {
   absl::MutexLock lock(&mu_);
   shares_.Release(source, priority);
 }

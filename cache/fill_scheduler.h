@@ -48,20 +48,20 @@ class FillSlot {
     std::swap(scheduler_, other.scheduler_);
     std::swap(source_, other.source_);
     std::swap(priority_, other.priority_);
-    std::swap(aside_, other.aside_);
+    std::swap(yielded_, other.yielded_);
     return *this;
   }
   ~FillSlot() { GiveBack(); }
   // Must be the caller's last use of the scheduler, which may be destroyed afterwards.
   void GiveBack();
   // The request is silent: its slot becomes available to others while it continues.
-  void StandAside();
+  void YieldSlot();
 
  private:
   FillScheduler* scheduler_ = nullptr;
   std::string source_;
   Priority priority_ = Priority::kOnDemand;
-  bool aside_ = false;
+  bool yielded_ = false;
 };
 
 class FillClient {
@@ -160,8 +160,8 @@ class FillScheduler {
   std::vector<Wanting> PollClients();
   Moment look_again_ = Moment::InfiniteFuture();  // used by the scheduler's thread only
   std::optional<Pick> Choose();
-  void Release(const std::string& source, Priority priority, bool aside);
-  void SetAside(const std::string& source, Priority priority);
+  void Release(const std::string& source, Priority priority, bool yielded);
+  void OnSlotYielded(const std::string& source, Priority priority);
 
   const Options options_;
   Counters counters_;
@@ -171,7 +171,7 @@ class FillScheduler {
   std::vector<std::weak_ptr<FillClient>> clients_ ABSL_GUARDED_BY(mu_);
   size_t turn_ ABSL_GUARDED_BY(mu_) = 0;
   FillShares shares_ ABSL_GUARDED_BY(mu_);
-  int running_ ABSL_GUARDED_BY(mu_) = 0;  // requests, including those that stand aside
+  int running_ ABSL_GUARDED_BY(mu_) = 0;  // requests, including those that yielded their slot
   bool woken_ ABSL_GUARDED_BY(mu_) = false;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   TimedCondition changed_;  // woken_ or stopping_

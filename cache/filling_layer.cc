@@ -193,7 +193,8 @@ bool FillingLayer::AllHereLocked(const Waiter& waiter) const {
 
 absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
   const Moment now = Moment::Now();
-  if (absl::Status late = late_.Find(waiter.reader, waiter.range, now); !late.ok()) return late;
+  if (absl::Status late = timed_out_.Find(waiter.reader, waiter.range, now); !late.ok())
+    return late;
   const std::optional<absl::Status> certain = sources_.Certain();
   for (const auto& [first, last] : waiter.parts) {
     for (uint32_t i = first; i < last; ++i) {
@@ -288,7 +289,7 @@ void FillingLayer::Expire(const WaiterRef& waiter) {
   {
     absl::MutexLock lock(&mu_);
     if (waiter->over) return;
-    late_.Add(waiter->reader, waiter->range, why, Moment::Now());
+    timed_out_.Add(waiter->reader, waiter->range, why, Moment::Now());
   }
   scheduler_.counters().expired++;
   Leave(waiter, why);

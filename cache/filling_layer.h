@@ -216,7 +216,7 @@ class FillingLayer final : public LayerFill,
   absl::flat_hash_map<uint32_t, std::vector<WaiterRef>> waiters_ ABSL_GUARDED_BY(mu_);  // by span
   uint64_t waiting_ ABSL_GUARDED_BY(mu_) = 0;                                           // waiters
   std::optional<absl::Duration> deadline_ ABSL_GUARDED_BY(mu_);
-  LateReads late_ ABSL_GUARDED_BY(mu_);
+  TimedOutReads timed_out_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const void> epoch_ ABSL_GUARDED_BY(mu_) = std::make_shared<int>(0);
   SpanMemory memory_ ABSL_GUARDED_BY(mu_);
   bool store_later_ ABSL_GUARDED_BY(mu_) = false;

@@ -174,7 +174,7 @@ FillingLayer::BatchRef FillingLayer::SilentLocked(Moment now, Moment& look_again
       look_again = std::min(look_again, silent_at);
       continue;
     }
-    batch->slot.StandAside();
+    batch->slot.YieldSlot();
     const BatchRef hedge = batch->twin.lock();
     if (hedge != nullptr && !hedge->given_up) continue;
     const Moment when = sources_.Next(Priority::kOnDemand, now, batch->source.get()).when;

@@ -82,8 +82,9 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
   }
   ~Job() {
     absl::MutexLock lock(&builder_.mu_);
-    const auto it = builder_.unhurried_.find(context_.key);
-    if (it != builder_.unhurried_.end() && it->second.expired()) builder_.unhurried_.erase(it);
+    const auto it = builder_.background_jobs_.find(context_.key);
+    if (it != builder_.background_jobs_.end() && it->second.expired())
+      builder_.background_jobs_.erase(it);
     --builder_.jobs_alive_;
   }
 
@@ -92,7 +93,7 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
     if (!local.ok()) return context_.finish(local.status());
     if (local->has_value()) {
       file_ = {std::move((*local)->fd), (*local)->offset};
-      return Hurry();
+      return MoveToUrgent();
     }
     const std::string directory = builder_.root_ + "/blobs";
     absl::StatusOr<Fd> file = OpenFile(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -105,7 +106,7 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
         },
         [self = shared_from_this(), source](const absl::Status& status) {
           if (!status.ok()) return self->context_.finish(status);
-          self->Hurry();
+          self->MoveToUrgent();
         });
   }
 
@@ -113,21 +114,21 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
   void Submit() {
     {
       absl::MutexLock lock(&builder_.mu_);
-      builder_.unhurried_[context_.key] = weak_from_this();
+      builder_.background_jobs_[context_.key] = weak_from_this();
     }
     // A caller that joined before this has raised the priority; one that joins later finds the
     // entry.
-    if (context_.priority->get() != Priority::kBackground) return Hurry();
+    if (context_.priority->get() != Priority::kBackground) return MoveToUrgent();
     builder_.idle_->Submit(source_, [self = shared_from_this()](FairWorkers::Id) {
-      if (self->hurried_.load()) return;
+      if (self->moved_.load()) return;
       BeLeastUrgent();
       self->Run(/*idle=*/true);
     });
   }
 
   // An idle attempt may be stuck half-way: starts another one.
-  void Hurry() {
-    if (hurried_.exchange(true)) return;
+  void MoveToUrgent() {
+    if (moved_.exchange(true)) return;
     idle_cancel_.Cancel();
     builder_.urgent_->Submit(
         source_, [self = shared_from_this()](FairWorkers::Id) { self->Run(/*idle=*/false); });
@@ -141,7 +142,7 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
     const absl::Status status =
         builder_.Build(*layer_, blob_, file_, made_, idle ? idle_cancel_.token() : cancel_.token());
     // Another attempt has started or already ended.
-    if (idle && !status.ok() && hurried_.load()) return;
+    if (idle && !status.ok() && moved_.load()) return;
     if (ended_.exchange(true)) return;
     (status.ok() ? builder_.built_ : builder_.failed_)++;
     status.ok() ? context_.finish(true) : context_.finish(status);
@@ -155,7 +156,7 @@ class SpanTableBuilder::Job : public std::enable_shared_from_this<Job> {
   // Fires when nobody waits any more, or the store closes.
   CancelSource cancel_;
   CancelSource idle_cancel_;  // fires then, and when another attempt has started
-  std::atomic<bool> hurried_{false}, ended_{false};
+  std::atomic<bool> moved_{false}, ended_{false};
   CancelToken::Registration by_flight_, by_stop_, to_idle_;
 };
 
@@ -177,14 +178,14 @@ SpanTableBuilder::~SpanTableBuilder() {
   urgent_.reset();
 }
 
-void SpanTableBuilder::Hurry(const std::string& key) {
+void SpanTableBuilder::MoveToUrgent(const std::string& key) {
   std::shared_ptr<Job> job;
   {
     absl::MutexLock lock(&mu_);
-    const auto it = unhurried_.find(key);
-    if (it != unhurried_.end()) job = it->second.lock();
+    const auto it = background_jobs_.find(key);
+    if (it != background_jobs_.end()) job = it->second.lock();
   }
-  if (job != nullptr) job->Hurry();
+  if (job != nullptr) job->MoveToUrgent();
 }
 
 absl::StatusOr<SpanTableBuilder::SubjectRef> SpanTableBuilder::SubjectOf(const Layer& layer) {
@@ -244,7 +245,7 @@ FlightTicket SpanTableBuilder::Ensure(const LayerRef& layer, const Descriptor& b
   };
   const std::string key = layer->diff_id.ToString();
   FlightTicket ticket = flights_.Join(key, std::move(caller)).ticket;
-  Hurry(key);
+  MoveToUrgent(key);
   return ticket;
 }
 

@@ -68,7 +68,7 @@ class SpanTableBuilder {
     Fd data;
   };
   using SubjectRef = std::shared_ptr<const Subject>;
-  void Hurry(const std::string& key) ABSL_LOCKS_EXCLUDED(mu_);
+  void MoveToUrgent(const std::string& key) ABSL_LOCKS_EXCLUDED(mu_);
   static absl::StatusOr<SubjectRef> SubjectOf(const Layer& layer);
   // Blocks. Finds the restart points if `made` has none.
   absl::Status Build(const Subject& layer, const Descriptor& blob, const BlobFile& file,
@@ -82,7 +82,7 @@ class SpanTableBuilder {
   absl::Mutex mu_;
   int jobs_alive_ ABSL_GUARDED_BY(mu_) = 0;
   // Builds that nobody waited for when they began, by the key of their flight.
-  absl::flat_hash_map<std::string, std::weak_ptr<Job>> unhurried_ ABSL_GUARDED_BY(mu_);
+  absl::flat_hash_map<std::string, std::weak_ptr<Job>> background_jobs_ ABSL_GUARDED_BY(mu_);
   std::unique_ptr<FairWorkers> idle_, urgent_;  // last: their threads end before anything above
 };
 

@@ -30,22 +30,22 @@ Moment WrongSpans::PauseEnd(uint32_t span, Priority priority) const {
   return it->second.last + std::min(pause, most_[static_cast<size_t>(priority)]);
 }
 
-void LateReads::Add(ReaderId reader, ByteRange range, const absl::Status& why, Moment now) {
+void TimedOutReads::Add(ReaderId reader, ByteRange range, const absl::Status& why, Moment now) {
   if (reader == 0) return;
-  late_.push_back({reader, range, now + kSameRead, why});
-  if (late_.size() > kMost) late_.pop_front();
+  timed_out_.push_back({reader, range, now + kSameRead, why});
+  if (timed_out_.size() > kMaxEntries) timed_out_.pop_front();
 }
 
-absl::Status LateReads::Find(ReaderId reader, ByteRange range, Moment now) {
-  while (!late_.empty() && late_.front().until <= now) late_.pop_front();
+absl::Status TimedOutReads::Find(ReaderId reader, ByteRange range, Moment now) {
+  while (!timed_out_.empty() && timed_out_.front().until <= now) timed_out_.pop_front();
   if (reader == 0) return absl::OkStatus();
-  for (Late& late : late_) {
-    if (late.reader != reader || range.end <= late.range.begin ||
-        range.begin >= late.range.end + kReach) {
+  for (Entry& entry : timed_out_) {
+    if (entry.reader != reader || range.end <= entry.range.begin ||
+        range.begin >= entry.range.end + kReach) {
       continue;
     }
-    late.range = {std::min(late.range.begin, range.begin), std::max(late.range.end, range.end)};
-    return late.why;
+    entry.range = {std::min(entry.range.begin, range.begin), std::max(entry.range.end, range.end)};
+    return entry.why;
   }
   return absl::OkStatus();
 }

@@ -48,7 +48,7 @@ class WrongSpans {
 // Reads that timed out. Before the kernel reports the error to the reader, it retries parts of what
 // failed and of what it would have read ahead. These belong to the same read, whose time is used
 // up.
-class LateReads {
+class TimedOutReads {
  public:
   // A request after this long is a new read. On a busy machine the kernel takes a while to retry.
   static constexpr absl::Duration kSameRead = absl::Seconds(3);
@@ -62,14 +62,14 @@ class LateReads {
   absl::Status Find(ReaderId reader, ByteRange range, Moment now);
 
  private:
-  static constexpr size_t kMost = 1024;
-  struct Late {
+  static constexpr size_t kMaxEntries = 1024;
+  struct Entry {
     ReaderId reader;
     ByteRange range;
     Moment until;
     absl::Status why;
   };
-  std::deque<Late> late_;  // by `until`
+  std::deque<Entry> timed_out_;  // by `until`
 };
 
 }  // namespace imagefs

@@ -124,7 +124,7 @@ void TransferCall::End(absl::Status status, std::optional<MountEvent> result) {
     absl::MutexLock lock(&mu_);
     if (answer_.has_value()) return;
     answer_ = {std::move(status), std::move(result)};
-    news_.reset();
+    pending_progress_.reset();
   }
   Pump();
 }
@@ -139,7 +139,7 @@ bool TransferCall::Tick() {
     absl::MutexLock lock(&mu_);
     if (answer_.has_value()) return false;
     if (!tells_progress_ || !news.has_value()) return true;
-    news_ = std::move(news);
+    pending_progress_ = std::move(news);
   }
   Pump();
   return true;
@@ -150,7 +150,7 @@ void TransferCall::OnWriteDone(bool ok) {
     absl::MutexLock lock(&mu_);
     stream_ = Stream::kIdle;
     // The caller is gone; OnCancel is called as well.
-    if (!ok) news_.reset();
+    if (!ok) pending_progress_.reset();
   }
   Pump();
 }
@@ -167,9 +167,9 @@ void TransferCall::Pump() {
       end = answer_->status;
       write = answer_->result.has_value();
       if (write) outgoing_ = *std::move(answer_->result);
-    } else if (news_.has_value()) {
+    } else if (pending_progress_.has_value()) {
       stream_ = Stream::kWriting;
-      outgoing_ = *std::exchange(news_, std::nullopt);
+      outgoing_ = *std::exchange(pending_progress_, std::nullopt);
     } else {
       return;
     }

@@ -121,7 +121,7 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
   absl::Mutex mu_;
   std::optional<Answer> answer_ ABSL_GUARDED_BY(mu_);  // set when the call ends
   // The latest progress event that has not been written yet.
-  std::optional<control::v1::MountEvent> news_ ABSL_GUARDED_BY(mu_);
+  std::optional<control::v1::MountEvent> pending_progress_ ABSL_GUARDED_BY(mu_);
   enum class Stream { kIdle, kWriting, kFinished };
   Stream stream_ ABSL_GUARDED_BY(mu_) = Stream::kIdle;
   control::v1::MountEvent outgoing_;  // owned by gRPC during a write

@@ -56,9 +56,9 @@ absl::Status ReadFile(const Chain& chain, Nid nid, uint64_t offset, absl::Span<c
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> PartsToFill(const Chain& chain, Nid nid,
-                                                                        uint64_t offset,
-                                                                        size_t size) {
+absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> MissingParts(const Chain& chain,
+                                                                         Nid nid, uint64_t offset,
+                                                                         size_t size) {
   std::vector<std::pair<LayerRef, ByteRange>> out;
   const std::vector<LayerRef>& layers = chain.layers;
   if (chain.readable()) return out;

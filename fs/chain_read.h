@@ -27,8 +27,8 @@ absl::Status ReadFile(const Chain& chain, Nid nid, uint64_t offset, absl::Span<c
 
 // Returns the parts of [offset, offset + size) of a file that lie in partially present layers, as
 // ranges of the data files of those layers.
-absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> PartsToFill(const Chain& chain, Nid nid,
-                                                                        uint64_t offset,
-                                                                        size_t size);
+absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> MissingParts(const Chain& chain,
+                                                                         Nid nid, uint64_t offset,
+                                                                         size_t size);
 
 }  // namespace imagefs

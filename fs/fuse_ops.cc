@@ -241,7 +241,7 @@ void Read(fuse_req_t req, fuse_ino_t node, size_t size, off_t offset, fuse_file_
   const size_t part =
       std::min<uint64_t>(std::min<uint64_t>(size, kFuseReplyBytes), found->size - begin);
   FuseWorkerContext::Count(current_worker->read_bytes, part);
-  auto missing = PartsToFill(*tree.chain, nid, begin, part);
+  auto missing = MissingParts(*tree.chain, nid, begin, part);
   if (!missing.ok()) return ReplyStatus(req, missing.status());
   const auto fill = [&tree, nid, begin](absl::Span<char> out, absl::Span<const ReadPin> pins) {
     absl::Status status = ReadFile(*tree.chain, nid, begin, out, pins);

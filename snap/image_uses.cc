@@ -281,7 +281,7 @@ absl::Status ImageUses::Owner::Reclaim() {
         shown.push_back(manifest);
       }
     }
-    LetGo(manifest);  // held by a call that never finished
+    ReleaseIfUnused(manifest);  // held by a call that never finished
   }
   for (const Digest& manifest : shown) Readopt(manifest, 0);
   return absl::OkStatus();
@@ -506,7 +506,7 @@ void ImageUses::Owner::Keep(const std::string& name, const Digest& manifest) {
     ++entry.names;
     entry.kept = true;
   }
-  if (before.has_value()) LetGo(*before);
+  if (before.has_value()) ReleaseIfUnused(*before);
 }
 
 void ImageUses::Owner::Drop(const std::string& name) {
@@ -519,7 +519,7 @@ void ImageUses::Owner::Drop(const std::string& name) {
     names_.erase(found);
     --entries_[manifest].names;
   }
-  LetGo(manifest);
+  ReleaseIfUnused(manifest);
 }
 
 void ImageUses::Owner::Leave(const Digest& manifest) {
@@ -530,10 +530,10 @@ void ImageUses::Owner::Leave(const Digest& manifest) {
     if (entry.needed()) return;
     ++tasks_;
   }
-  // Not on the calling thread, which may be a flight's: LetGo writes to disk.
+  // Not on the calling thread, which may be a flight's: ReleaseIfUnused writes to disk.
   uses_.executor_.Submit([this, manifest] {
     // The image lost its last name earlier, so nobody else would collect its bytes.
-    if (LetGo(manifest)) {
+    if (ReleaseIfUnused(manifest)) {
       const absl::Status status = Collect().status();
       if (!status.ok()) LogWarning("images.not_collected cause=", status.message());
     }
@@ -544,7 +544,7 @@ void ImageUses::Owner::Leave(const Digest& manifest) {
 
 // Releases an image that is no longer needed. Returns true if there is something for Collect to
 // free.
-bool ImageUses::Owner::LetGo(const Digest& manifest) {
+bool ImageUses::Owner::ReleaseIfUnused(const Digest& manifest) {
   std::map<size_t, Tree> trees;
   ChainRef chain;
   {

@@ -225,7 +225,7 @@ class ImageUses::Owner {
   void RememberFailure(const CallPtr& call, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
 
   void Leave(const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
-  bool LetGo(const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
+  bool ReleaseIfUnused(const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
   Tree MakeTree(MountTable::SharedMount shown, ChainRef chain) const;
 
   ImageUses& uses_;

@@ -284,8 +284,8 @@ TEST(FillSchedulerTest, ARequestThatStandsAsideLeavesItsPlaceOnce) {
   scheduler.Wake();
   ASSERT_TRUE(client->AwaitLaunched(8));
   FillSlot aside = client->TakeOne();
-  aside.StandAside();
-  aside.StandAside();
+  aside.YieldSlot();
+  aside.YieldSlot();
   scheduler.Wake();
   ASSERT_TRUE(client->AwaitLaunched(9));
   // Ending it does not free a second slot.

@@ -30,8 +30,8 @@ TEST(WrongSpansTest, AFewTriesThenPausesThatGrow) {
   EXPECT_TRUE(wrong.empty());
 }
 
-TEST(LateReadsTest, TheSameReadIsTheSameThreadAtTheSameBytesSoonAfter) {
-  LateReads late;
+TEST(TimedOutReadsTest, TheSameReadIsTheSameThreadAtTheSameBytesSoonAfter) {
+  TimedOutReads late;
   const Moment now = Moment::Now();
   const absl::Status why = absl::DeadlineExceededError("late");
   constexpr uint64_t kMiB = 1 << 20;
@@ -45,12 +45,12 @@ TEST(LateReadsTest, TheSameReadIsTheSameThreadAtTheSameBytesSoonAfter) {
   EXPECT_TRUE(late.Find(0, {4 * kMiB, 5 * kMiB}, now).ok());
   // The retry gets the same error without any more time.
   EXPECT_EQ(late.Find(11, {4 * kMiB, 5 * kMiB}, now + absl::Milliseconds(900)), why);
-  EXPECT_TRUE(late.Find(11, {4 * kMiB, 5 * kMiB}, now + LateReads::kSameRead).ok());
+  EXPECT_TRUE(late.Find(11, {4 * kMiB, 5 * kMiB}, now + TimedOutReads::kSameRead).ok());
 }
 
 // The requests that the daemon got from the kernel for one read by cat of a file on a kernel mount.
-TEST(LateReadsTest, WhatTheKernelReadsAheadAfterAFailureBelongsToTheRead) {
-  LateReads late;
+TEST(TimedOutReadsTest, WhatTheKernelReadsAheadAfterAFailureBelongsToTheRead) {
+  TimedOutReads late;
   const Moment now = Moment::Now();
   const absl::Status why = absl::DeadlineExceededError("late");
   late.Add(11, {364544, 364544 + 69632}, why, now);
@@ -64,11 +64,11 @@ TEST(LateReadsTest, WhatTheKernelReadsAheadAfterAFailureBelongsToTheRead) {
     EXPECT_EQ(late.Find(11, {offset, offset + size}, now + absl::Seconds(1)), why) << offset;
   }
   // The period is not extended: continued reads succeed once the registry has recovered.
-  EXPECT_TRUE(late.Find(11, {626688, 700000}, now + LateReads::kSameRead).ok());
+  EXPECT_TRUE(late.Find(11, {626688, 700000}, now + TimedOutReads::kSameRead).ok());
 }
 
-TEST(LateReadsTest, NobodyInParticularIsNotRemembered) {
-  LateReads late;
+TEST(TimedOutReadsTest, NobodyInParticularIsNotRemembered) {
+  TimedOutReads late;
   late.Add(0, {4, 8}, absl::DeadlineExceededError("late"), Moment::Now());
   EXPECT_TRUE(late.Find(0, {4, 8}, Moment::Now()).ok());
 }
