@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemon's configuration file (TOML). The only user of toml++ is this header's .cc.
+// The daemon's configuration file (TOML).
 #pragma once
 
 #include <cstdint>

@@ -6,7 +6,6 @@
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdlib>
 
 #include "absl/synchronization/notification.h"
@@ -17,6 +16,7 @@
 #include "base/subprocess.h"
 #include "base/text.h"
 #include "base/thread_role.h"
+#include "fetch/go_duration.h"
 
 namespace imagefs {
 namespace {
@@ -73,7 +73,7 @@ absl::StatusOr<KubeletProvider> ParseProvider(const YAML::Node& node, const std:
   out.args = *std::move(args);
   const auto duration = ParseGoDuration(Scalar(node["defaultCacheDuration"]));
   if (!duration) return Invalid(path, name, "needs a defaultCacheDuration like \"12h\"");
-  out.default_cache_duration = *duration;
+  out.default_cache_duration = std::chrono::floor<std::chrono::seconds>(*duration);
   out.api_version = Scalar(node["apiVersion"]);
   if (!IsKnownVersion(out.api_version, kAnswerGroup)) {
     return Invalid(path, name, StrCat("needs an apiVersion like ", kAnswerGroup, "v1"));
@@ -136,37 +136,6 @@ std::string CacheKey(const KubeletProvider& provider, std::string_view scope,
 std::string RegistryOf(const std::string& image) { return image.substr(0, image.find('/')); }
 
 }  // namespace
-
-std::optional<std::chrono::seconds> ParseGoDuration(std::string_view text) {
-  if (text == "0") return std::chrono::seconds(0);
-  if (text.empty() || text.size() > 64) return std::nullopt;
-  double seconds = 0;
-  while (!text.empty()) {
-    const size_t digits = std::min(text.find_first_not_of("0123456789."), text.size());
-    if (digits == 0 || text.find('.') != text.substr(0, digits).rfind('.')) return std::nullopt;
-    const std::string number(text.substr(0, digits));
-    if (number == ".") return std::nullopt;
-    text.remove_prefix(digits);
-    double unit = 0;
-    // If a unit is a prefix of another, the longer one comes first.
-    for (const auto& [name, value] : {std::pair<std::string_view, double>{"ns", 1e-9},
-                                      {"us", 1e-6},
-                                      {"\u00b5s", 1e-6},
-                                      {"ms", 1e-3},
-                                      {"s", 1},
-                                      {"m", 60},
-                                      {"h", 3600}}) {
-      if (!ConsumePrefix(&text, name)) continue;
-      unit = value;
-      break;
-    }
-    if (unit == 0) return std::nullopt;
-    seconds += strtod(number.c_str(), nullptr) * unit;
-  }
-  // The limit of Go's type.
-  if (!(seconds < 9.2e9)) return std::nullopt;
-  return std::chrono::seconds(static_cast<int64_t>(std::floor(seconds)));
-}
 
 bool MatchesImage(std::string_view pattern, std::string_view image) {
   const Parts want = PartsOf(pattern), have = PartsOf(image);
@@ -382,7 +351,7 @@ absl::StatusOr<KubeletProviders::AnswerRef> KubeletProviders::ParseAnswer(
   if (const Json keep = (*json)["cacheDuration"]; keep.exists() && !keep.is_null()) {
     const auto parsed = ParseGoDuration(keep.string().value_or(""));
     if (!parsed) return absl::InvalidArgumentError("its answer has a cacheDuration that is none");
-    out->keep = *parsed;
+    out->keep = std::chrono::floor<std::chrono::seconds>(*parsed);
   }
   for (const auto& [pattern, entry] : (*json)["auth"].members()) {
     Credential credential;

@@ -42,9 +42,6 @@ struct KubeletProvider {
 absl::StatusOr<std::vector<KubeletProvider>> ParseKubeletProviders(const std::string& text,
                                                                    const std::string& path);
 
-// Parses a duration in Go's format ("1h30m", "500ms", "0"), rounded down to seconds.
-std::optional<std::chrono::seconds> ParseGoDuration(std::string_view text);
-
 // Returns whether `pattern` matches an image (HOST[:PORT]/PATH): the hosts have the same number of
 // labels, each matching as a glob; both have the same port or none; and the image's path begins
 // with the pattern's. Pure.

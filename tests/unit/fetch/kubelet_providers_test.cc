@@ -33,18 +33,6 @@ TEST(MatchesImageTest, FollowsTheKubelet) {
   EXPECT_FALSE(MatchesImage("", "registry.io/team"));
 }
 
-TEST(ParseGoDurationTest, ReadsWhatGoWrites) {
-  EXPECT_EQ(ParseGoDuration("12h"), seconds(43200));
-  EXPECT_EQ(ParseGoDuration("1h30m5s"), seconds(5405));
-  EXPECT_EQ(ParseGoDuration("1500ms"), seconds(1));
-  EXPECT_EQ(ParseGoDuration("1.5m"), seconds(90));
-  EXPECT_EQ(ParseGoDuration("0"), seconds(0));
-  EXPECT_EQ(ParseGoDuration("0s"), seconds(0));
-  for (const char* bad : {"", "5", "h", "-5s", "5x", "1.2.3s", ".s", "99999999999h"}) {
-    EXPECT_FALSE(ParseGoDuration(bad)) << bad;
-  }
-}
-
 constexpr char kHead[] = "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\n";
 
 std::string Provider(const std::string& name, const std::string& more = "") {
