@@ -8,9 +8,11 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "cmd/config.h"
 #include "cmd/print.h"
 #include "cmd/progress.h"
 #include "fetch/credentials.h"
+#include "fetch/hosts.h"
 
 namespace imagefs {
 namespace {
@@ -24,8 +26,17 @@ constexpr auto kPatience = std::chrono::seconds(10);  // for status and stop
 
 }  // namespace
 
-absl::StatusOr<Reference> ParseAbsolute(std::string_view text) {
-  IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(text));
+absl::StatusOr<Reference> ClientSession::ParseReference(const std::string& text) const {
+  std::string full = text;
+  if (IsShortName(text)) {
+    IMAGEFS_ASSIGN_OR_RETURN(const Config config, LoadConfig(global_.config));
+    const std::string home = geteuid() == 0 ? "" : ProcessEnvironment("HOME");
+    const HostResolver::Options options =
+        config.HostsOptions(home, ProcessEnvironment("XDG_CONFIG_HOME"),
+                            ProcessEnvironment("CONTAINERS_REGISTRIES_CONF"));
+    IMAGEFS_ASSIGN_OR_RETURN(full, CompleteShortName(text, config.short_names, options));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(full));
   if (reference.transport == Reference::Transport::kRegistry) return reference;
   std::string directory = "/";
   if (!reference.path.starts_with('/')) {
@@ -35,10 +46,11 @@ absl::StatusOr<Reference> ParseAbsolute(std::string_view text) {
   return reference;
 }
 
-absl::Status AddReferences(const std::vector<std::string>& references,
-                           google::protobuf::RepeatedPtrField<std::string>* out) {
+absl::Status ClientSession::AddReferences(
+    const std::vector<std::string>& references,
+    google::protobuf::RepeatedPtrField<std::string>* out) const {
   for (const std::string& text : references) {
-    IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseAbsolute(text));
+    IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseReference(text));
     *out->Add() = reference.ToString();
   }
   return absl::OkStatus();
@@ -75,7 +87,7 @@ int ClientSession::Finish(const absl::Status& status, std::string_view object) {
 
 absl::StatusOr<ImageRequest> ClientSession::MakeImageRequest(const std::string& text,
                                                              const ImageOptions& options) {
-  IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseAbsolute(text));
+  IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseReference(text));
   ImageRequest request;
   request.set_reference(reference.ToString());
   request.set_platform(options.platform);

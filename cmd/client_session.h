@@ -45,6 +45,12 @@ class ClientSession {
   // Output::Fail.
   int Finish(const absl::Status& status, std::string_view object = "");
 
+  // Parses a reference that the user typed: completes a short name as the configuration says, and
+  // makes a path absolute, because the daemon has another working directory.
+  absl::StatusOr<Reference> ParseReference(const std::string& text) const;
+  absl::Status AddReferences(const std::vector<std::string>& references,
+                             google::protobuf::RepeatedPtrField<std::string>* out) const;
+
   // Includes the credentials from this user's own files, because the daemon never reads the
   // caller's home directory.
   absl::StatusOr<control::v1::ImageRequest> MakeImageRequest(const std::string& reference,
@@ -76,11 +82,5 @@ class ClientSession {
   Interrupts interrupts_;
   std::string credential_trouble_;  // why the last image has no credentials
 };
-
-// Parses references and makes their paths absolute, because the daemon has another working
-// directory.
-absl::StatusOr<Reference> ParseAbsolute(std::string_view text);
-absl::Status AddReferences(const std::vector<std::string>& references,
-                           google::protobuf::RepeatedPtrField<std::string>* out);
 
 }  // namespace imagefs

@@ -147,6 +147,41 @@ Setter Prefixes(std::vector<IpPrefix>& out) {
   };
 }
 
+// "auto", "off", or a list of absolute paths.
+Setter AutoOrPaths(std::optional<std::vector<std::string>>& out) {
+  return [&out](const toml::node& node) -> std::string {
+    constexpr char kProblem[] = "is \"auto\", \"off\" or a list of absolute paths";
+    if (const auto* const text = node.as_string(); text != nullptr) {
+      if (text->get() != "auto" && text->get() != "off") return kProblem;
+      out.reset();
+      if (text->get() == "off") out.emplace();
+      return "";
+    }
+    if (!node.is_array()) return kProblem;
+    out.emplace();
+    for (const toml::node& one : *node.as_array()) {
+      std::string path;
+      if (!AbsolutePath(path)(one).empty()) return kProblem;
+      out->push_back(std::move(path));
+    }
+    return "";
+  };
+}
+
+Setter ShortNamesMode(ShortNames& out) {
+  return [&out](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    for (const auto& [name, mode] : {std::pair("docker", ShortNames::kDocker),
+                                     {"aliases", ShortNames::kAliases},
+                                     {"search", ShortNames::kSearch}}) {
+      if (text == nullptr || text->get() != name) continue;
+      out = mode;
+      return "";
+    }
+    return "is \"docker\", \"aliases\" or \"search\"";
+  };
+}
+
 Setter Number(uint64_t& out, uint64_t most) {
   return [&out, most](const toml::node& node) -> std::string {
     const auto* const number = node.as_integer();
@@ -232,11 +267,11 @@ Setter CommandTrust(Config& config) {
   };
 }
 
-}  // namespace
+// By section and name.
+using Settings = std::map<std::string, std::map<std::string, Setter>, std::less<>>;
 
-absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path) {
-  Config config;
-  const std::map<std::string, std::map<std::string, Setter>, std::less<>> known = {
+Settings SettingsOf(Config& config) {
+  return {
       {"index",
        {{"lookup", Bool(config.index_lookup)},
         {"trust", CommandTrust(config)},
@@ -252,6 +287,11 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
       {"network",
        {{"allow", Prefixes(config.network_allow)},
         {"least_rate", Number(config.network_least_rate, kMaxLeastRate)}}},
+      {"hosts",
+       {{"containerd", AutoOrPaths(config.hosts_containerd)},
+        {"containers", AutoOrPaths(config.hosts_containers)},
+        {"certificates", AutoOrPaths(config.hosts_certificates)},
+        {"short_names", ShortNamesMode(config.short_names)}}},
       {"profile", {{"enabled", Bool(config.profile)}}},
       {"store",
        {{"sharing", Choice(config.store_open, "open", "proven")},
@@ -270,6 +310,28 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
         {"cri_proxy", Bool(config.cri_proxy)},
         {"containerd", AbsolutePath(config.containerd_socket)}}},
   };
+}
+
+}  // namespace
+
+HostResolver::Options Config::HostsOptions(const std::string& home,
+                                           const std::string& xdg_config_home,
+                                           const std::string& registries_conf) const {
+  HostResolver::Options out = HostResolver::SystemOptions(home, xdg_config_home, registries_conf);
+  if (hosts_containerd) out.containerd_dirs = *hosts_containerd;
+  if (hosts_certificates) out.certificate_dirs = *hosts_certificates;
+  if (hosts_containers) {
+    out.registries_conf.clear();
+    for (const std::string& file : *hosts_containers) {
+      out.registries_conf.emplace_back(file, file + ".d");
+    }
+  }
+  return out;
+}
+
+absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path) {
+  Config config;
+  const Settings known = SettingsOf(config);
   try {
     const toml::table table = toml::parse(text, path);
     for (const auto& [section, node] : table) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cache/index_trust.h"
+#include "fetch/hosts.h"
 #include "fetch/ip_address.h"
 #include "image/index_signature.h"
 
@@ -37,6 +39,11 @@ struct Config {
   // [network]: where registries may redirect to, and how slow they may be.
   std::vector<IpPrefix> network_allow;
   uint64_t network_least_rate = 1024;  // bytes per second; 0 = no limit
+  // [hosts]: files that say which hosts serve a registry; nullopt = those of the machine and user.
+  std::optional<std::vector<std::string>> hosts_containerd;    // directories
+  std::optional<std::vector<std::string>> hosts_containers;    // registries.conf files
+  std::optional<std::vector<std::string>> hosts_certificates;  // directories
+  ShortNames short_names = ShortNames::kAliases;
   // [profile]
   bool profile = true;
   // [store]
@@ -58,6 +65,11 @@ struct Config {
     return LazyPolicy(containerd_lazy, containerd_lazy_images);
   }
   LazyPolicy PodmanPolicy() const { return LazyPolicy(podman_lazy, podman_lazy_images); }
+
+  // What [hosts] says; parameters as for HostResolver::SystemOptions. The drop-ins of a named file
+  // are in the directory FILE.d.
+  HostResolver::Options HostsOptions(const std::string& home, const std::string& xdg_config_home,
+                                     const std::string& registries_conf) const;
 };
 
 // Unknown names are errors, because a setting that is silently ignored helps nobody. The error

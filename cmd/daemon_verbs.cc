@@ -31,7 +31,7 @@ int RemoveBy(ClientSession& session, const std::vector<std::string>& names,
              google::protobuf::RepeatedPtrField<std::string>* (Request::*field)(),
              absl::Status (DaemonClient::*call)(const Request&, RemoveReply*)) {
   Request request;
-  const absl::Status parsed = AddReferences(names, (request.*field)());
+  const absl::Status parsed = session.AddReferences(names, (request.*field)());
   if (!parsed.ok()) return session.out().Fail(parsed);
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
@@ -127,7 +127,7 @@ int Run(ClientSession& session, const DropArgs& args) {
 int Run(ClientSession& session, const CheckArgs& args) {
   CheckRequest request;
   request.set_repair(args.repair);
-  const absl::Status parsed = AddReferences(args.references, request.mutable_references());
+  const absl::Status parsed = session.AddReferences(args.references, request.mutable_references());
   if (!parsed.ok()) return session.out().Fail(parsed);
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());

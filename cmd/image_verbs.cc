@@ -107,7 +107,7 @@ int Run(ClientSession& session, const PullArgs& args) {
 }
 
 int Run(ClientSession& session, const RpullArgs& args) {
-  absl::StatusOr<Reference> reference = Reference::Parse(args.reference);
+  absl::StatusOr<Reference> reference = session.ParseReference(args.reference);
   if (!reference.ok()) return session.out().Fail(reference.status());
   if (reference->transport != Reference::Transport::kRegistry) {
     return session.out().Fail(
@@ -188,7 +188,7 @@ int Run(ClientSession& session, const IndexArgs& args) {
     request.set_file(*std::move(file));
   }
   if (!args.to.empty()) {
-    absl::StatusOr<Reference> to = Reference::Parse(args.to);
+    absl::StatusOr<Reference> to = session.ParseReference(args.to);
     if (!to.ok()) return session.out().Fail(to.status());
     request.set_to(to->ToString());
     session.AddCredential(*to, request.mutable_to_credential());

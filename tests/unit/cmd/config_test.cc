@@ -57,6 +57,46 @@ TEST(Config, Everything) {
   EXPECT_FALSE(config->profile);
 }
 
+TEST(Config, Hosts) {
+  using Strings = std::vector<std::string>;
+  const auto plain = ParseConfig("", "f");
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  EXPECT_EQ(plain->short_names, ShortNames::kAliases);
+  const HostResolver::Options system = HostResolver::SystemOptions("/home/me", "/xdg", "");
+  HostResolver::Options options = plain->HostsOptions("/home/me", "/xdg", "");
+  EXPECT_EQ(options.containerd_dirs, system.containerd_dirs);
+  EXPECT_EQ(options.registries_conf, system.registries_conf);
+  EXPECT_EQ(options.certificate_dirs, system.certificate_dirs);
+
+  const auto off = ParseConfig(
+      "[hosts]\ncontainerd = \"off\"\ncontainers = \"off\"\ncertificates = \"off\"\n"
+      "short_names = \"docker\"\n",
+      "f");
+  ASSERT_TRUE(off.ok()) << off.status();
+  options = off->HostsOptions("/home/me", "", "/named.conf");
+  EXPECT_TRUE(options.containerd_dirs.empty());
+  EXPECT_TRUE(options.registries_conf.empty());
+  EXPECT_TRUE(options.certificate_dirs.empty());
+  EXPECT_EQ(off->short_names, ShortNames::kDocker);
+
+  const auto named = ParseConfig(
+      "[hosts]\ncontainerd = [\"/a\", \"/b\"]\ncontainers = [\"/c.conf\"]\n"
+      "certificates = [\"/d\"]\nshort_names = \"search\"\n",
+      "f");
+  ASSERT_TRUE(named.ok()) << named.status();
+  options = named->HostsOptions("", "", "/named.conf");
+  EXPECT_EQ(options.containerd_dirs, (Strings{"/a", "/b"}));
+  ASSERT_EQ(options.registries_conf.size(), 1U);
+  EXPECT_EQ(options.registries_conf[0].first, "/c.conf");
+  EXPECT_EQ(options.registries_conf[0].second, "/c.conf.d");
+  EXPECT_EQ(options.certificate_dirs, (Strings{"/d"}));
+  EXPECT_EQ(named->short_names, ShortNames::kSearch);
+  for (const char* wrong : {"containerd = \"on\"", "containerd = true", "containers = [\"a.conf\"]",
+                            "certificates = [1]", "short_names = \"podman\"", "short_names = 1"}) {
+    EXPECT_FALSE(ParseConfig(StrCat("[hosts]\n", wrong), "f").ok()) << wrong;
+  }
+}
+
 constexpr char kFleetKey[] = "RWSKNqp+nTqvMI32F6xbm56YB+QBPKZe5q9alOdgEbnS5gQLCdsIhlNU";
 
 TEST(Config, KeysOfAFleet) {
