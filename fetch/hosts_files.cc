@@ -30,15 +30,18 @@ absl::Status At(const std::string& path, const toml::node& node, std::string_vie
   return absl::InvalidArgumentError(StrCat(path, ":", node.source().begin.line, ": ", what));
 }
 
-// Finds nesting that is too deep for a parser that recurses, and for the destructors of its result:
-// brackets, and the parts of a dotted key. Text that is no TOML may be misjudged, but not before
-// the point at which the parser rejects it.
-class NestingCheck {
+// Finds what toml++ must not be given: nesting that is too deep for its recursion and for the
+// destructors of its result (brackets, and the parts of a dotted key), and errors that it does
+// not expect: a table header without a key, a bracket that closes another kind, and characters
+// outside of texts that TOML does not have there. Text that is no
+// TOML may be misjudged, but not before the point at which toml++ rejects it.
+class TomlCheck {
  public:
-  explicit NestingCheck(std::string_view text) : text_(text) {}
+  explicit TomlCheck(std::string_view text)
+      : text_(text), at_(text.starts_with("\xef\xbb\xbf") ? 3 : 0) {}
 
-  // Returns the line that is nested too deeply, or 0.
-  size_t Run() {
+  // Returns "" or "LINE: what is wrong".
+  std::string Run() {
     while (at_ < text_.size()) {
       const char c = text_[at_];
       if (c == '"' || c == '\'') {
@@ -49,17 +52,49 @@ class NestingCheck {
         at_ = std::min(text_.find('\n', at_), text_.size());
         continue;
       }
-      if (c == '[' || c == '{') ++depth_;
-      if ((c == ']' || c == '}') && depth_ > 0) --depth_;
+      if (!absl::ascii_isprint(c) && c != '\t' && c != '\r' && c != '\n') {
+        return StrCat(line_, ": only texts and comments may have such characters: ",
+                      Printable(text_.substr(at_, 1)));
+      }
+      if (c == '=') value_ = true;
+      if (c == '[' && open_.empty() && !value_ && !HasKeyAfter(at_)) {
+        return StrCat(line_, ": the name of a table is missing after '['");
+      }
+      if (c == '[' || c == '{') open_ += c;
+      if ((c == ']' || c == '}') && !Close(c)) return StrCat(line_, ": brackets do not match");
       if (c == '.') ++dots_;
-      if (c == '\n') ++line_, dots_ = 0;
-      if (depth_ > kMaxNesting || dots_ > kMaxDots) return line_;
+      if (c == '\n') EndLine();
+      if (open_.size() > kMaxNesting || dots_ > kMaxDots) {
+        return StrCat(line_, ": is nested too deeply");
+      }
       ++at_;
     }
-    return 0;
+    return "";
   }
 
  private:
+  void EndLine() {
+    ++line_;
+    dots_ = 0;
+    if (open_.empty()) value_ = false;
+  }
+
+  bool Close(char bracket) {
+    if (open_.empty() || open_.back() != (bracket == ']' ? '[' : '{')) return false;
+    open_.pop_back();
+    return true;
+  }
+
+  // `at` is at the first bracket of "[key]" or "[[key]]".
+  bool HasKeyAfter(size_t at) const {
+    for (int brackets = 0; brackets < 2 && at < text_.size() && text_[at] == '['; ++brackets) {
+      at = text_.find_first_not_of(" \t", at + 1);
+      if (at == text_.npos) return false;
+    }
+    const char c = text_[at];
+    return absl::ascii_isalnum(c) || c == '-' || c == '_' || c == '"' || c == '\'';
+  }
+
   void SkipString(char quote) {
     const bool multiline = text_.substr(at_, 3) == std::string(3, quote);
     at_ += multiline ? 3 : 1;
@@ -81,15 +116,17 @@ class NestingCheck {
   }
 
   const std::string_view text_;
-  size_t at_ = 0, line_ = 1, depth_ = 0, dots_ = 0;
+  size_t at_, line_ = 1, dots_ = 0;
+  std::string open_;    // brackets
+  bool value_ = false;  // after the '=' of a line
 };
 
 absl::StatusOr<toml::table> ParseToml(std::string_view text, const std::string& path) {
   if (text.size() > kMaxFileBytes) {
     return absl::InvalidArgumentError(StrCat(path, " is larger than 1 MiB"));
   }
-  if (const size_t line = NestingCheck(text).Run(); line != 0) {
-    return absl::InvalidArgumentError(StrCat(path, ":", line, ": is nested too deeply"));
+  if (const std::string problem = TomlCheck(text).Run(); !problem.empty()) {
+    return absl::InvalidArgumentError(StrCat(path, ":", problem));
   }
   try {
     return toml::parse(text, path);

@@ -196,6 +196,22 @@ TEST(HostsTomlTest, HugeAndNestedInput) {
   EXPECT_EQ(HostsError(StrCat("x = ", std::string(100'000, '['))), "f:1: is nested too deeply");
   EXPECT_EQ(HostsError(StrCat("x = \"\"\"\n\\\"\"\"\"\ny=", std::string(99, '['))),
             "f:3: is nested too deeply");
+  for (const char* bad : {"[=", "[[=", "\n[ . ]", "[]", "[[]]", "[", "[[", "[ [\t",
+                          "\xef\xbb\xbf[=", "a = [\n1]\n[\n=", "[[[a]]]"}) {
+    EXPECT_TRUE(Has(HostsError(bad), ": the name of a table is missing after '['")) << bad;
+  }
+  for (const char* bad : {"\xe2\x80\x8a"
+                          "a = 1",
+                          "a = \xc2\xa0"
+                          "1",
+                          "[\xc3\xa4]", "\x0c[="}) {
+    EXPECT_TRUE(HostsError(bad).starts_with("f:1: ")) << bad;
+  }
+  Hosts("\xef\xbb\xbf# \xc3\xa4\r\na = \"\xc3\xa4\"\r\n");
+  for (const char* bad : {"a = [}", "a = {]", "a = [1, }]", "]", "a = 1 }", "a = [[1}]"}) {
+    EXPECT_EQ(HostsError(bad), "f:1: brackets do not match") << bad;
+  }
+  Hosts("a = [ # [=\n[1],\n[],]\n[ b ]\n[[\t'c' ]]\n");
   // Text is not nested.
   Hosts(
       StrCat("x = \"", dots, std::string(99, '['), "\"\n# ", dots, "\ny = '''", dots, "''' #'\n"));
