@@ -192,6 +192,12 @@ void AddImageOptions(CLI::App* verb, ImageOptions* image) {
       ->check(CLI::IsMember({"missing", "always", "never"}));
 }
 
+void AddTimeout(CLI::App* verb, ImageOptions* image) {
+  verb->add_option("--timeout", image->timeout_seconds, "give up after this time (default: never)")
+      ->check(CLI::Range(1, 1'000'000))
+      ->type_name("SECONDS");
+}
+
 // For a verb that takes one image.
 template <typename Args>
 void AddImage(CLI::App* verb, Args* args, bool required = true) {
@@ -211,6 +217,7 @@ void AddMount(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<MountArgs>(app, command, "mount", "mount an image on a directory", kMountHelp);
   AddImage(verb, args);
+  AddTimeout(verb, &args->image);
   verb->add_option("DIR", args->directory, "an existing directory")->required()->check(BadPath);
   verb->add_option("--mode", args->mode,
                    "kernel: the kernel reads the image itself (root); fuse: the daemon "
@@ -263,6 +270,7 @@ void AddPull(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<PullArgs>(app, command, "pull", "fetch an image into the store", kPullHelp);
   AddImage(verb, args, /*required=*/false);
+  AddTimeout(verb, &args->image);
   verb->add_option("--wait", args->directory,
                    "instead of REF: fetch the missing bytes of the mount on that directory")
       ->type_name("DIR")

@@ -24,6 +24,7 @@ struct ImageOptions {
   std::string pull = "missing";
   bool plain_http = false;
   bool skip_tls_verify = false;
+  int timeout_seconds = 0;  // of the whole call; 0 = none
 };
 
 // The options of each verb.

@@ -273,6 +273,7 @@ template <typename Method, typename Request>
 absl::Status DaemonClient::Stream(Method method, const Request& request, const OnEvent& on_event) {
   return WithDaemon([&] {
     grpc::ClientContext context;
+    if (options_.timeout.count() != 0) context.set_deadline(After(options_.timeout));
     Interrupts::Scope scope(interrupts_, [&context] { context.TryCancel(); });
     std::optional<Interrupts::Reminder> reminder;
     // With progress, the first event arrives at once.
@@ -283,13 +284,22 @@ absl::Status DaemonClient::Stream(Method method, const Request& request, const O
     auto reader = (rpc_->stub.get()->*method)(&context, request);
     MountEvent event;
     bool result = false;
+    std::string trouble;
     while (reader->Read(&event)) {
       reminder.reset();
+      trouble = event.progress().trouble();
       result |= event.has_result();
       on_event(event);
     }
     const grpc::Status status = reader->Finish();
     Outcome outcome = Outcome::Of(context, status, result);
+    if (options_.timeout.count() != 0 && absl::IsDeadlineExceeded(outcome.status) &&
+        !outcome.answered) {
+      outcome.answered = true;
+      outcome.status = absl::DeadlineExceededError(
+          StrCat("not done after ", options_.timeout.count(), " s (--timeout)",
+                 trouble.empty() ? "" : StrCat(": ", trouble), "; what was fetched is kept"));
+    }
     if (outcome.status.ok() && !result) {
       outcome.status = absl::InternalError("the daemon ended the call without a result");
     }

@@ -63,6 +63,7 @@ DaemonClient::Options ClientSession::ClientOptions(bool start) {
   options.log_level = global_.log_level;
   options.ca_file = global_.ca_file;
   options.config = global_.config;
+  options.timeout = timeout_;
   options.say = [this](std::string_view line) { out_.Note(StrCat("imagefs: ", line, "\n")); };
   return options;
 }
@@ -88,6 +89,7 @@ int ClientSession::Finish(const absl::Status& status, std::string_view object) {
 absl::StatusOr<ImageRequest> ClientSession::MakeImageRequest(const std::string& text,
                                                              const ImageOptions& options) {
   IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseReference(text));
+  SetTimeout(options);
   ImageRequest request;
   request.set_reference(reference.ToString());
   request.set_platform(options.platform);

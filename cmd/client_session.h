@@ -51,6 +51,11 @@ class ClientSession {
   absl::Status AddReferences(const std::vector<std::string>& references,
                              google::protobuf::RepeatedPtrField<std::string>* out) const;
 
+  // Limits the calls of clients connected from now on.
+  void SetTimeout(const ImageOptions& options) {
+    timeout_ = std::chrono::seconds(options.timeout_seconds);
+  }
+
   // Includes the credentials from this user's own files, because the daemon never reads the
   // caller's home directory.
   absl::StatusOr<control::v1::ImageRequest> MakeImageRequest(const std::string& reference,
@@ -80,7 +85,8 @@ class ClientSession {
   const std::string version_;
   Output& out_;
   Interrupts interrupts_;
-  std::string credential_trouble_;  // why the last image has no credentials
+  std::chrono::seconds timeout_{0};  // of the image requested last; 0 = none
+  std::string credential_trouble_;   // why the last image has no credentials
 };
 
 }  // namespace imagefs

@@ -450,6 +450,18 @@ absl::Status ControlServiceImpl::DoCheck(const CheckRequest& request, Scrubber::
   return absl::OkStatus();
 }
 
+void AddEndpoints(const SourceFactory& sources, StatusReply* reply) {
+  for (const EndpointHealth::Row& row : sources.endpoints_in_trouble()) {
+    StatusReply::Endpoint* endpoint = reply->add_endpoints();
+    endpoint->set_endpoint(row.endpoint);
+    endpoint->set_cause(row.cause);
+    endpoint->set_failures(static_cast<uint32_t>(row.failures));
+    endpoint->set_lies(static_cast<uint32_t>(row.lies));
+    endpoint->set_left_out_for_ms(static_cast<uint64_t>(row.left_out_for.count()));
+  }
+  for (const std::string& file : sources.hosts_files()) reply->add_hosts_files(file);
+}
+
 absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   reply->set_version(options_.version);
   reply->set_pid(getpid());
@@ -483,6 +495,7 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   count("http_retries", source.retries);
   count("http_resumes", source.resumes);
   count("http_redirects", source.redirects);
+  count("http_failovers", source.failovers);
   if (deps_.fuse != nullptr) {
     const FuseCounters fuse = deps_.fuse->counters();
     count("fuse_requests", fuse.requests);
@@ -494,6 +507,7 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
     count("fuse_xattr_requests", fuse.xattr_requests);
     count("fuse_errors", fuse.errors);
   }
+  AddEndpoints(deps_.sources, reply);
   for (const FlightReport& report : deps_.store.Flights()) AddFlight(report, reply);
   // A token's key is derived from credentials, so its single-flight tasks are counted but not
   // named.

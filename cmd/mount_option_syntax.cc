@@ -84,12 +84,15 @@ std::function<std::string(std::string_view)> OneOf(std::string& out,
   };
 }
 
-std::string SetDeadline(std::string_view value, MountArgs* mount) {
-  const std::optional<uint64_t> seconds = ParseDecimal(value);
-  if (!seconds.has_value() || *seconds == 0 || *seconds > 1'000'000)
-    return "takes a number of seconds";
-  mount->deadline_seconds = static_cast<int>(*seconds);
-  return "";
+std::function<std::string(std::string_view)> Seconds(int& out) {
+  return [&out](std::string_view value) -> std::string {
+    const std::optional<uint64_t> seconds = ParseDecimal(value);
+    if (!seconds.has_value() || *seconds == 0 || *seconds > 1'000'000) {
+      return "takes a number of seconds";
+    }
+    out = static_cast<int>(*seconds);
+    return "";
+  };
 }
 
 std::string SetPlatform(std::string_view value, ImageOptions* image) {
@@ -122,7 +125,8 @@ Values ValueOptions(MountArgs* mount) {
       {"mode", OneOf(mount->mode, {"auto", "kernel", "fuse"})},
       {"pull", OneOf(mount->image.pull, {"missing", "always", "never"})},
       {"platform", [mount](std::string_view value) { return SetPlatform(value, &mount->image); }},
-      {"deadline", [mount](std::string_view value) { return SetDeadline(value, mount); }},
+      {"deadline", Seconds(mount->deadline_seconds)},
+      {"timeout", Seconds(mount->image.timeout_seconds)},
       {"upper", Path(mount->upper)},
       {"map-uids", Text(mount->id_map)},
       {"context", Text(mount->context)},

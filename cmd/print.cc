@@ -637,6 +637,15 @@ std::string StatusText(const StatusReply& reply) {
   for (const StatusReply::Counter& counter : reply.counters()) {
     StrAppend(&out, "  ", counter.name(), " ", counter.value(), "\n");
   }
+  for (const std::string& file : reply.hosts_files())
+    StrAppend(&out, "endpoints from ", file, "\n");
+  Table endpoints({"ENDPOINT", "FAILURES", "WRONG BYTES", "LEFT OUT FOR", "CAUSE"});
+  for (const StatusReply::Endpoint& endpoint : reply.endpoints()) {
+    endpoints.Row({endpoint.endpoint(), StrCat(endpoint.failures()), StrCat(endpoint.lies()),
+                   FormatDuration(std::chrono::milliseconds(endpoint.left_out_for_ms())),
+                   Printable(endpoint.cause(), 200)});
+  }
+  if (reply.endpoints_size() > 0) out += endpoints.Text();
   Table flights(
       {"FLIGHT", "LEADERS", "JOINS", "HANDOVERS", "CANCELLED", "FAILED", "ACTIVE", "WAITING"});
   std::string running;
@@ -672,7 +681,19 @@ std::string StatusJson(const StatusReply& reply) {
   for (const StatusReply::Counter& counter : reply.counters()) {
     json.Member(counter.name(), uint64_t{counter.value()});
   }
-  json.EndObject().Key("flights").BeginObject();
+  json.EndObject().Key("hosts_files").BeginArray();
+  for (const std::string& file : reply.hosts_files()) json.String(file);
+  json.EndArray().Key("endpoints").BeginArray();
+  for (const StatusReply::Endpoint& endpoint : reply.endpoints()) {
+    json.BeginObject()
+        .Member("endpoint", endpoint.endpoint())
+        .Member("cause", endpoint.cause())
+        .Member("failures", uint64_t{endpoint.failures()})
+        .Member("wrong_bytes", uint64_t{endpoint.lies()})
+        .Member("left_out_for_ms", uint64_t{endpoint.left_out_for_ms()})
+        .EndObject();
+  }
+  json.EndArray().Key("flights").BeginObject();
   for (const StatusReply::Flight& flight : reply.flights()) {
     json.Key(flight.name())
         .BeginObject()

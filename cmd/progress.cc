@@ -64,6 +64,7 @@ std::string Padded(std::string text, size_t width) {
 
 std::string PhaseLine(const Progress& progress) {
   const int layers = progress.layers_size();
+  if (!progress.trouble().empty()) return StrCat(progress.phase(), ": ", progress.trouble());
   if (progress.phase() == "layers") return StrCat(layers, layers == 1 ? " layer" : " layers");
   if (progress.phase() == "merging") {
     return StrCat("merging ", layers, layers == 1 ? " layer" : " layers");
@@ -158,9 +159,9 @@ std::string ProgressRenderer::Redraw(const Progress& progress, std::chrono::nano
 
 std::string ProgressRenderer::PlainLines(const Progress& progress) {
   std::string out;
-  if (progress.phase() != phase_) {
-    phase_ = progress.phase();
-    StrAppend(&out, PhaseLine(progress), "\n");
+  if (const std::string line = PhaseLine(progress); line != phase_) {
+    phase_ = line;
+    StrAppend(&out, line, "\n");
   }
   for (const LayerEvent& layer : progress.layers()) {
     Seen& seen = layers_[layer.digest()];

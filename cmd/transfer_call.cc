@@ -30,7 +30,10 @@ class FirstAnswer {
 
 TransferCall::TransferCall(const CallContext& context, grpc::CallbackServerContext* call,
                            bool progress)
-    : context_(context), call_(call), tells_progress_(progress), progress_(context.deps.store) {}
+    : context_(context),
+      call_(call),
+      tells_progress_(progress),
+      progress_(context.deps.store, context.deps.sources) {}
 
 TransferCall* TransferCall::Start(std::shared_ptr<TransferCall> call) {
   call->self_ = call;
@@ -67,6 +70,7 @@ absl::Status TransferCall::Begin(std::string_view phase, std::string_view timing
 
 absl::Status TransferCall::Resolve(ResolveRequest request, Next<ImageStore::Resolved> next) {
   IMAGEFS_RETURN_IF_ERROR(Begin("resolving", "resolve"));
+  progress_.SetRegistry(request.reference.host);
   WaitFor(deps().store.Resolve(std::move(request), Then(std::move(next))));
   return absl::OkStatus();
 }

@@ -63,6 +63,11 @@ void TransferProgress::Begin(std::string_view phase, std::string_view timing) {
   BeginLocked(phase, timing);
 }
 
+void TransferProgress::SetRegistry(const std::string& host) {
+  absl::MutexLock lock(&mu_);
+  registry_ = host;
+}
+
 void TransferProgress::Track(ImageRef image) {
   std::vector<LayerTrack> tracks;
   for (size_t i = 0; i < image->config.diff_ids.size(); ++i) {
@@ -86,6 +91,7 @@ std::optional<MountEvent> TransferProgress::Update() {
                   [](const LayerEvent& layer) { return layer.activity() == "done"; });
   if (all_here) BeginLocked("merging", "merge");
   progress->set_phase(phase_);
+  if (!registry_.empty()) progress->set_trouble(sources_.TroubleOf(registry_));
   std::string text = event.SerializeAsString();
   if (text == last_) return std::nullopt;
   last_ = std::move(text);

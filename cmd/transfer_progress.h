@@ -22,12 +22,15 @@ class TransferProgress {
  public:
   using LayerEvents = google::protobuf::RepeatedPtrField<control::v1::LayerEvent>;
 
-  // `store` must outlive this.
-  explicit TransferProgress(const ImageStore& store) : store_(store) {}
+  // `store` and `sources` must outlive this.
+  TransferProgress(const ImageStore& store, const SourceFactory& sources)
+      : store_(store), sources_(sources) {}
 
   // Begins a step. `timing` is its name among the timings; consecutive steps with the same name are
   // timed as one.
   void Begin(std::string_view phase, std::string_view timing) ABSL_LOCKS_EXCLUDED(mu_);
+  // Reports why requests to this registry are repeated.
+  void SetRegistry(const std::string& host) ABSL_LOCKS_EXCLUDED(mu_);
   // Starts reporting the layers of `image`; those that are already local count as reused. Call at
   // most once.
   void Track(ImageRef image) ABSL_LOCKS_EXCLUDED(mu_);
@@ -60,7 +63,9 @@ class TransferProgress {
   void EndStepLocked(Clock::time_point now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const ImageStore& store_;
+  const SourceFactory& sources_;
   mutable absl::Mutex mu_;
+  std::string registry_ ABSL_GUARDED_BY(mu_);  // "" = none
   std::string phase_ ABSL_GUARDED_BY(mu_);
   std::string timing_ ABSL_GUARDED_BY(mu_);  // of the running step; "" = none
   Clock::time_point step_begin_ ABSL_GUARDED_BY(mu_);

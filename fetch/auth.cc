@@ -90,7 +90,8 @@ absl::StatusOr<Url> RealmToAsk(const TokenRequest& request) {
         "registry name an https token service"));
   }
   if (request.credential.empty() || realm->host == registry.host || request.loopback) return realm;
-  if (registry.scheme == "https" && request.verify_tls) return realm;
+  const bool verified = request.tls == nullptr || request.tls->verify;
+  if (registry.scheme == "https" && verified) return realm;
   return absl::UnauthenticatedError(StrCat(
       registry.HostPort(), " sends its users to get a token from ", realm->HostPort(),
       ", but was not verified by TLS, so the credentials were not sent there; ",
@@ -140,7 +141,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
                         ? request_.account
                         : request_.registry.substr(request_.registry.find("://") + 3);
     http.max_body_bytes = kMaxTokenAnswerBytes;
-    http.verify_tls = request_.verify_tls;
+    http.tls = request_.tls;
     http.priority = context_.priority;
     if (!referer.empty()) http.headers.emplace_back("Referer", std::move(referer));
     url_ = std::move(url);

@@ -18,6 +18,7 @@
 #include "base/secret.h"
 #include "fetch/credentials.h"
 #include "fetch/http.h"
+#include "fetch/tls_settings.h"
 #include "fetch/url.h"
 
 namespace imagefs {
@@ -39,8 +40,8 @@ struct TokenRequest {
   std::string scope;        // space-separated
   Credential credential;    // empty = anonymous
   std::string fingerprint;  // of the credential
-  bool verify_tls = true;
-  bool loopback = false;  // the registry is on this machine
+  std::shared_ptr<const TlsSettings> tls;  // like HttpRequest::tls
+  bool loopback = false;                   // the registry is on this machine
 };
 
 // Returns the URL to request a token from, if the service that a registry names may be used. The

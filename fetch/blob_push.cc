@@ -68,7 +68,7 @@ BlobPush::BlobPush(std::shared_ptr<RegistryShared> shared,
       endpoint_(std::move(endpoint)),
       blob_(std::move(blob)),
       what_(StrCat("blob ", blob_.digest.Short(), " for ", endpoint_->host, "/",
-                   endpoint_->repository)),
+                   endpoint_->at.repository)),
       cancel_(std::move(cancel)),
       done_(std::move(done)),
       chunk_bytes_(std::max<uint64_t>(1, shared_->options.push_chunk_bytes)) {}
@@ -76,7 +76,7 @@ BlobPush::BlobPush(std::shared_ptr<RegistryShared> shared,
 RegistryCall::Spec BlobPush::NewSpec(std::string method) const {
   RegistryCall::Spec spec;
   spec.method = std::move(method);
-  spec.path = StrCat("/v2/", endpoint_->repository, "/blobs/uploads/");
+  spec.path = "blobs/uploads/";
   spec.what = what_;
   return spec;
 }
@@ -95,7 +95,7 @@ void BlobPush::Ask() {
   location_.reset();
   at_ = 0;
   RegistryCall::Spec spec = NewSpec("HEAD");
-  spec.path = StrCat("/v2/", endpoint_->repository, "/blobs/", blob_.digest.ToString());
+  spec.path = StrCat("blobs/", blob_.digest.ToString());
   spec.answers = AnyOf({404, 405});
   Call(endpoint_, std::move(spec), &BlobPush::OnAsked);
 }

@@ -12,6 +12,8 @@
 namespace imagefs {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr uint64_t kSmallAnswerBytes = 16 << 10;
 constexpr int kMaxSmallAnswers = 16;
 
@@ -38,13 +40,13 @@ std::optional<ContentRange> ParseContentRange(std::string_view header) {
   return range;
 }
 
-void BlobRead::Run(std::shared_ptr<RegistryShared> shared,
-                   std::shared_ptr<const RegistryEndpoint> endpoint, What what, CancelToken cancel,
-                   ImageSource::BlobSink sink, ImageSource::BlobDone done) {
+void BlobRead::Run(std::shared_ptr<RegistryShared> shared, std::shared_ptr<RegistryRoute> route,
+                   What what, CancelToken cancel, ImageSource::BlobSink sink,
+                   ImageSource::BlobDone done) {
   HttpClient& http = shared->http;
   RangeSet wanted = std::move(what.wanted);
-  std::shared_ptr<BlobRead> read(new BlobRead(std::move(shared), std::move(endpoint),
-                                              std::move(what), std::move(sink), std::move(done)));
+  std::shared_ptr<BlobRead> read(new BlobRead(std::move(shared), std::move(route), std::move(what),
+                                              std::move(sink), std::move(done)));
   http.After({}, [read = std::move(read), wanted = std::move(wanted), cancel = std::move(cancel)] {
     read->registration_ =
         cancel.OnCancel([weak = std::weak_ptr(read), &http = read->shared_->http] {
@@ -57,21 +59,25 @@ void BlobRead::Run(std::shared_ptr<RegistryShared> shared,
   });
 }
 
-BlobRead::BlobRead(std::shared_ptr<RegistryShared> shared,
-                   std::shared_ptr<const RegistryEndpoint> endpoint, What what,
-                   ImageSource::BlobSink sink, ImageSource::BlobDone done)
+BlobRead::BlobRead(std::shared_ptr<RegistryShared> shared, std::shared_ptr<RegistryRoute> route,
+                   What what, ImageSource::BlobSink sink, ImageSource::BlobDone done)
     : shared_(std::move(shared)),
-      endpoint_(std::move(endpoint)),
+      route_(std::move(route)),
       digest_(what.blob.digest),
       size_(what.blob.size),
       urls_(what.blob.urls),
-      what_(StrCat("blob ", digest_.Short(), " of ", endpoint_->host, "/", endpoint_->repository)),
+      what_(StrCat("blob ", digest_.Short(), " of ", route_->Name())),
       options_(std::move(what.options)),
       in_memory_(what.in_memory),
       sink_(std::move(sink)),
       done_(std::move(done)) {}
 
+RegistryShared::Host::Ranges BlobRead::KnownRanges() {
+  return shared_->HostState(route_->endpoints().front()->at.host).ranges;
+}
+
 void BlobRead::Split(const RangeSet& wanted) {
+  if (options_.anew) avoid_ = shared_->health.Blame(digest_, wanted.ranges(), Clock::now());
   const uint64_t step = std::max<uint64_t>(1, shared_->options.range_bytes);
   for (const ByteRange& range : wanted.ranges()) {
     for (uint64_t begin = range.begin; begin < range.end;) {
@@ -81,7 +87,7 @@ void BlobRead::Split(const RangeSet& wanted) {
     }
   }
   plain_get_ = waiting_.size() == 1 && waiting_.front() == ByteRange{0, size_};
-  const auto support = shared_->HostState(endpoint_->api_host).ranges;
+  const auto support = KnownRanges();
   if (!plain_get_) {
     probing_ = support == RegistryShared::Host::Ranges::kUnknown;
     whole_mode_ = support == RegistryShared::Host::Ranges::kIgnored;
@@ -113,25 +119,27 @@ void BlobRead::Pump() {
 
 void BlobRead::StartPiece(std::shared_ptr<Piece> piece) {
   in_flight_.push_back(piece);
-  RegistryCall::Spec spec;
-  spec.path = StrCat("/v2/", endpoint_->repository, "/blobs/", digest_.ToString());
+  FailoverCall::What what;
+  what.avoid = avoid_;
+  RegistryCall::Spec& spec = what.spec;
+  spec.path = StrCat("blobs/", digest_.ToString());
   spec.what = what_;
   spec.priority = options_.priority;
   spec.once = options_.once;
   spec.hedge = options_.hedge;
   spec.anew = options_.anew;
   if (in_memory_) spec.sink_collects = piece->range.size();
-  spec.restarts =
-      shared_->HostState(endpoint_->api_host).ranges != RegistryShared::Host::Ranges::kSupported;
+  spec.restarts = KnownRanges() != RegistryShared::Host::Ranges::kSupported;
   spec.keep_redirect = true;
   spec.image_urls = urls_;
   spec.range = [self = shared_from_this(), piece] { return self->RangeHeader(*piece); };
   spec.answers = [piece](int status) { return status == 416 && !piece->whole; };
-  spec.on_headers = [self = shared_from_this(), piece](const HttpResponse& response) {
-    return self->OnHeaders(piece, response);
+  spec.on_headers = [self = shared_from_this(), piece](const RegistryEndpoint& endpoint,
+                                                       const HttpResponse& response) {
+    return self->OnHeaders(piece, endpoint, response);
   };
-  RegistryCall::Run(
-      shared_, endpoint_, std::move(spec), piece->cancel.token(),
+  FailoverCall::Run(
+      shared_, route_, std::move(what), piece->cancel.token(),
       [self = shared_from_this(), piece](absl::StatusOr<HttpResponse> response) {
         if (response.ok() ? response->status == 416 : absl::IsOutOfRange(response.status())) {
           self->LeaveRanges(*piece);
@@ -155,13 +163,21 @@ std::optional<std::string> BlobRead::RangeHeader(Piece& piece) {
 }
 
 absl::StatusOr<HttpClient::Sink> BlobRead::OnHeaders(const std::shared_ptr<Piece>& piece,
+                                                     const RegistryEndpoint& endpoint,
                                                      const HttpResponse& response) {
   if (done_.called()) return absl::CancelledError("read is over");
+  answering_ = endpoint.host;
   // Without a Content-Range, treat 206 as 200 if the whole blob was requested.
   const bool part = response.status == 206 &&
                     (!AskedForAll(*piece) || response.headers.contains("content-range"));
-  const absl::Status status = part ? TakeRange(*piece, response) : TakeWhole(*piece, response);
+  const absl::Status status =
+      part ? TakeRange(*piece, endpoint, response) : TakeWhole(*piece, endpoint, response);
   if (!status.ok()) return status;
+  if (route_->endpoints().size() > 1) {
+    const ByteRange served =
+        piece->whole ? ByteRange{0, size_} : ByteRange{piece->next, piece->range.end};
+    shared_->health.Serves(endpoint.name, digest_, served);
+  }
   if (probing_ && !whole_mode_) {
     probing_ = false;
     Pump();
@@ -177,7 +193,7 @@ absl::StatusOr<HttpClient::Sink> BlobRead::OnHeaders(const std::shared_ptr<Piece
 
 absl::Status BlobRead::Mismatch(const std::string& why) const {
   return absl::DataLossError(
-      StrCat(what_, ": ", endpoint_->host, " ", why,
+      StrCat(what_, ": ", answering_, " ", why,
              "; check the registry and everything in between, or have the image pushed again"));
 }
 
@@ -186,33 +202,34 @@ bool BlobRead::AskedForAll(const Piece& piece) const {
 }
 
 // The behavior of an image's own URLs says nothing about its registry.
-void BlobRead::NoteRanges(RegistryShared::Host::Ranges ranges) {
-  if (urls_.empty()) shared_->HostState(endpoint_->api_host).ranges = ranges;
+void BlobRead::NoteRanges(const RegistryEndpoint& endpoint, RegistryShared::Host::Ranges ranges) {
+  if (urls_.empty()) shared_->HostState(endpoint.at.host).ranges = ranges;
 }
 
-absl::Status BlobRead::TakeRange(Piece& piece, const HttpResponse& response) {
+absl::Status BlobRead::TakeRange(Piece& piece, const RegistryEndpoint& endpoint,
+                                 const HttpResponse& response) {
   const std::string header = response.Header("content-range");
   const std::optional<ContentRange> range = ParseContentRange(header);
   if (piece.whole) {
     const bool all = range && range->begin == 0 && range->end == size_;
-    return all ? TakeWhole(piece, response)
+    return all ? TakeWhole(piece, endpoint, response)
                : Mismatch(StrCat("answered with range \"", Printable(header),
                                  "\" where all of it was asked for"));
   }
   if (!range || range->begin != piece.next || range->end > piece.range.end ||
       range->total.value_or(size_) != size_ ||
       ToLower(response.Header("content-type")).starts_with("multipart/")) {
-    return absl::OutOfRangeError(StrCat(what_, ": ", endpoint_->host, " answers with range \"",
+    return absl::OutOfRangeError(StrCat(what_, ": ", endpoint.host, " answers with range \"",
                                         Printable(header), "\" where bytes ", piece.next, "-",
                                         piece.range.end - 1, " were asked for"));
   }
-  NoteRanges(RegistryShared::Host::Ranges::kSupported);
+  NoteRanges(endpoint, RegistryShared::Host::Ranges::kSupported);
   return absl::OkStatus();
 }
 
 void BlobRead::LeaveRanges(const Piece& piece) {
   if (whole_mode_ || done_.called()) return;
-  LogDebug("blob_ranges_left blob=", digest_.Short(), " host=", endpoint_->host);
+  LogDebug("blob_ranges_left blob=", digest_.Short(), " host=", answering_);
   whole_mode_ = true;
   for (const auto& other : in_flight_) {
     if (other->next < other->range.end) waiting_.push_back({other->next, other->range.end});
@@ -222,14 +239,15 @@ void BlobRead::LeaveRanges(const Piece& piece) {
 }
 
 // Handles a response with the whole blob, whether requested or because the server ignores Range.
-absl::Status BlobRead::TakeWhole(Piece& piece, const HttpResponse& response) {
+absl::Status BlobRead::TakeWhole(Piece& piece, const RegistryEndpoint& endpoint,
+                                 const HttpResponse& response) {
   if (const std::optional<uint64_t> length = ParseDecimal(response.Header("content-length"));
       length && *length != size_) {
     return Mismatch(StrCat("has ", *length, " bytes of it where the manifest says ", size_));
   }
   if (!piece.whole && AskedForAll(piece)) return absl::OkStatus();
   if (!whole_mode_) {
-    NoteRanges(RegistryShared::Host::Ranges::kIgnored);
+    NoteRanges(endpoint, RegistryShared::Host::Ranges::kIgnored);
     whole_mode_ = true;
     wanted_.assign(waiting_.begin(), waiting_.end());
     waiting_.clear();

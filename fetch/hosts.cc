@@ -279,14 +279,6 @@ struct LoadedConf {
 
 }  // namespace
 
-bool TlsSettings::operator==(const TlsSettings& other) const {
-  return verify == other.verify && ca_pem == other.ca_pem &&
-         std::equal(clients.begin(), clients.end(), other.clients.begin(), other.clients.end(),
-                    [](const Client& a, const Client& b) {
-                      return a.certificate_pem == b.certificate_pem && a.key_pem == b.key_pem;
-                    });
-}
-
 std::string HostEndpoint::Name() const {
   const bool https = scheme == Scheme::kHttps || scheme == Scheme::kHttpsOrHttp;
   return StrCat(https ? "https" : "http", "://", host, root);

@@ -21,22 +21,10 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "base/secret.h"
+#include "fetch/tls_settings.h"
 #include "image/reference.h"
 
 namespace imagefs {
-
-// The contents of files, so that whoever connects does not read any.
-struct TlsSettings {
-  bool verify = true;
-  std::string ca_pem;  // trusted in addition to the system's CAs; "" = none
-  struct Client {
-    std::string certificate_pem;  // may be a chain
-    Secret key_pem;               // not "", and may contain the certificate as well
-  };
-  std::vector<Client> clients;  // certificates to identify with, in order of preference
-  bool operator==(const TlsSettings&) const;
-};
 
 // One place to ask for a repository. A value type.
 struct HostEndpoint {

@@ -347,6 +347,8 @@ class HttpClient::Impl {
     const curl_version_info_data* info = curl_version_info(CURLVERSION_NOW);
     ca_bundle_ = EnvironmentOr("SSL_CERT_FILE", info->cainfo);
     ca_folder_ = EnvironmentOr("SSL_CERT_DIR", info->capath);
+    // Without it, libcurl reads the file itself for each connection.
+    system_bundle_ = ReadFile(ca_bundle_, kMaxCaBundleBytes).value_or("");
     if (options_.ca_file.empty()) return absl::OkStatus();
     absl::StatusOr<std::string> own = ReadFile(options_.ca_file, kMaxCaBundleBytes);
     if (!own.ok()) return Annotate(own.status(), "CA file");
@@ -354,8 +356,7 @@ class HttpClient::Impl {
       return absl::InvalidArgumentError(
           StrCat("CA file ", options_.ca_file, " holds no PEM certificate"));
     }
-    absl::StatusOr<std::string> system = ReadFile(ca_bundle_, kMaxCaBundleBytes);
-    ca_blob_ = system.ok() ? StrCat(*system, "\n", *own) : *std::move(own);
+    ca_blob_ = system_bundle_.empty() ? *std::move(own) : StrCat(system_bundle_, "\n", *own);
     return absl::OkStatus();
   }
 
@@ -541,16 +542,43 @@ class HttpClient::Impl {
     curl_easy_setopt(easy, CURLOPT_HTTP_VERSION, CURL_HTTP_VERSION_2TLS);
     // Prefer one connection with many streams to many handshakes.
     curl_easy_setopt(easy, CURLOPT_PIPEWAIT, t.request.own_connection ? 0L : 1L);
-    curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, t.request.verify_tls ? 1L : 0L);
-    curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, t.request.verify_tls ? 2L : 0L);
-    if (!t.request.verify_tls) return;
+    const TlsSettings* const tls = t.request.tls.get();
+    const bool verify = tls == nullptr || tls->verify;
+    curl_easy_setopt(easy, CURLOPT_SSL_VERIFYPEER, verify ? 1L : 0L);
+    curl_easy_setopt(easy, CURLOPT_SSL_VERIFYHOST, verify ? 2L : 0L);
+    if (tls != nullptr && !tls->clients.empty()) Identify(easy, tls->clients.front());
+    if (!verify) return;
     if (!ca_folder_.empty()) curl_easy_setopt(easy, CURLOPT_CAPATH, ca_folder_.c_str());
-    if (!ca_blob_.empty()) {
-      curl_blob blob = {ca_blob_.data(), ca_blob_.size(), CURL_BLOB_NOCOPY};
-      curl_easy_setopt(easy, CURLOPT_CAINFO_BLOB, &blob);
+    if (tls != nullptr && !tls->ca_pem.empty()) {
+      SetBlob(easy, CURLOPT_CAINFO_BLOB, BundleWith(tls->ca_pem));
+    } else if (!ca_blob_.empty()) {
+      SetBlob(easy, CURLOPT_CAINFO_BLOB, ca_blob_);
     } else if (!ca_bundle_.empty()) {
       curl_easy_setopt(easy, CURLOPT_CAINFO, ca_bundle_.c_str());
     }
+  }
+
+  static void SetBlob(CURL* easy, CURLoption option, std::string_view bytes) {
+    curl_blob blob = {const_cast<char*>(bytes.data()), bytes.size(), CURL_BLOB_NOCOPY};
+    curl_easy_setopt(easy, option, &blob);
+  }
+
+  // The transfer keeps the settings, and so the bytes.
+  static void Identify(CURL* easy, const TlsSettings::Client& client) {
+    SetBlob(easy, CURLOPT_SSLCERT_BLOB, client.certificate_pem);
+    SetBlob(
+        easy, CURLOPT_SSLKEY_BLOB,
+        client.key_pem.empty() ? std::string_view(client.certificate_pem) : client.key_pem.view());
+  }
+
+  // The CAs of all hosts and `own`. Entries are never replaced: curl refers to them.
+  const std::string& BundleWith(const std::string& own) {
+    std::unique_ptr<std::string>& bundle = bundles_[own];
+    if (bundle == nullptr) {
+      bundle = std::make_unique<std::string>(
+          StrCat(ca_blob_.empty() ? system_bundle_ : ca_blob_, "\n", own));
+    }
+    return *bundle;
   }
 
   static void ConfigureMethod(Transfer& t) {
@@ -688,7 +716,8 @@ class HttpClient::Impl {
   const ProxySettings proxies_ = ProxySettings::FromEnvironment();
   const std::shared_ptr<Inbox> inbox_;
   bool initialised_ = false;
-  std::string ca_bundle_, ca_folder_, ca_blob_;
+  // The system's CAs: file, directory, and the file's contents; `ca_blob_` adds the caller's.
+  std::string ca_bundle_, ca_folder_, system_bundle_, ca_blob_;
   std::atomic<uint64_t> next_id_{1};
   std::atomic<uint64_t> requests_{0}, connections_{0}, bytes_received_{0};
 
@@ -697,7 +726,8 @@ class HttpClient::Impl {
   absl::flat_hash_map<uint64_t, std::unique_ptr<Transfer>> waiting_, active_;
   ConnectionShares shares_;
   AddressPolicy address_policy_;
-  Clock::time_point look_again_;  // when to ask shares_
+  Clock::time_point look_again_;                                            // when to ask shares_
+  absl::flat_hash_map<std::string, std::unique_ptr<std::string>> bundles_;  // by a host's own CAs
 
   std::thread thread_;
 };

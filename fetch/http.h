@@ -27,6 +27,7 @@
 #include "base/secret.h"
 #include "fetch/connection_shares.h"
 #include "fetch/ip_address.h"
+#include "fetch/tls_settings.h"
 #include "fetch/transfer_phases.h"
 #include "fetch/transport_failure.h"
 
@@ -47,7 +48,7 @@ struct HttpRequest {
   // Set if the sink also buffers the body in memory: its maximum size, which determines the time
   // limit.
   std::optional<uint64_t> sink_collects;
-  bool verify_tls = true;
+  std::shared_ptr<const TlsSettings> tls;  // null = the system's CAs, no certificate
   PriorityRef priority;  // null = foreground; priority in the queue for a connection
   // For GET and HEAD; other methods are never cut.
   ConnectionShares::Cut cut = ConnectionShares::Cut::kResumes;

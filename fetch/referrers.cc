@@ -60,26 +60,25 @@ std::string NextLink(const HttpResponse& response) {
 }
 
 void ReferrersRead::Run(std::shared_ptr<RegistryShared> shared,
-                        std::shared_ptr<const RegistryEndpoint> endpoint, const Digest& subject,
+                        std::shared_ptr<RegistryRoute> route, const Digest& subject,
                         const std::string& artifact_type, CancelToken cancel,
                         ImageSource::ReferrersDone done) {
   HttpClient& http = shared->http;
-  std::shared_ptr<ReferrersRead> read(new ReferrersRead(std::move(shared), std::move(endpoint),
+  std::shared_ptr<ReferrersRead> read(new ReferrersRead(std::move(shared), std::move(route),
                                                         subject, artifact_type, std::move(cancel),
                                                         std::move(done)));
   http.After({}, [read = std::move(read)] { read->Start(); });
 }
 
 ReferrersRead::ReferrersRead(std::shared_ptr<RegistryShared> shared,
-                             std::shared_ptr<const RegistryEndpoint> endpoint,
-                             const Digest& subject, const std::string& artifact_type,
-                             CancelToken cancel, ImageSource::ReferrersDone done)
+                             std::shared_ptr<RegistryRoute> route, const Digest& subject,
+                             const std::string& artifact_type, CancelToken cancel,
+                             ImageSource::ReferrersDone done)
     : shared_(std::move(shared)),
-      endpoint_(std::move(endpoint)),
+      route_(std::move(route)),
       subject_(subject),
       artifact_type_(artifact_type),
-      what_(StrCat("what is attached to ", endpoint_->host, "/", endpoint_->repository, "@",
-                   subject.ToString())),
+      what_(StrCat("what is attached to ", route_->Name(), "@", subject.ToString())),
       cancel_(std::move(cancel)),
       done_(std::move(done)) {}
 
@@ -94,15 +93,18 @@ void ReferrersRead::Start() {
 }
 
 void ReferrersRead::QueryApi(std::optional<Url> page) {
-  RegistryCall::Spec spec;
-  spec.path = StrCat("/v2/", endpoint_->repository, "/referrers/", subject_.ToString());
+  FailoverCall::What what;
+  RegistryCall::Spec& spec = what.spec;
+  spec.path = StrCat("referrers/", subject_.ToString());
   if (!artifact_type_.empty()) StrAppend(&spec.path, "?artifactType=", UrlEncode(artifact_type_));
   spec.url = std::move(page);
   spec.what = what_;
   spec.headers.emplace_back("Accept", kIndexType);
   spec.max_body_bytes = kMaxManifestBytes;
   spec.answers = SaysMissing;
-  RegistryCall::Run(shared_, endpoint_, std::move(spec), cancel_,
+  // A mirror that has none of this does not keep an unreachable registry from being done without.
+  what.any_answer_counts = true;
+  FailoverCall::Run(shared_, route_, std::move(what), cancel_,
                     [self = shared_from_this()](absl::StatusOr<HttpResponse> response) {
                       self->OnApi(std::move(response));
                     });
@@ -113,8 +115,8 @@ void ReferrersRead::OnApi(absl::StatusOr<HttpResponse> response) {
   if (SaysMissing(response->status)) {
     if (pages_ == 0) return OnApiMissing(!NamesTheUnknown(*response));
     return OnApiDone(absl::UnavailableError(
-        StrCat(what_, ": ", endpoint_->host, " answered for page ", pages_ + 1,
-               " with HTTP status ", response->status, "; try again")));
+        StrCat(what_, ": ", route_->host(), " answered for page ", pages_ + 1, " with HTTP status ",
+               response->status, "; try again")));
   }
   const std::string type = ContentType(*response);
   absl::StatusOr<ManifestOrIndex> parsed = ParseManifest(response->body, type);
@@ -138,11 +140,9 @@ void ReferrersRead::OnApi(absl::StatusOr<HttpResponse> response) {
   if (!asked.ok()) return OnApiDone(asked.status());
   absl::StatusOr<Url> page = asked->Resolve(next);
   if (!page.ok()) return OnApiDone(Annotate(page.status(), what_));
-  const absl::StatusOr<Url> api =
-      Url::Parse(StrCat(asked->scheme, "://", endpoint_->api_host, "/v2/"));
-  if (!api.ok() || !page->SameOrigin(*api)) {
+  if (!page->SameOrigin(*asked)) {
     return OnApiDone(absl::FailedPreconditionError(
-        StrCat(what_, ": ", endpoint_->host, " continues its list at another host, ",
+        StrCat(what_, ": ", route_->host(), " continues its list at another host, ",
                page->HostPort(), ", which is not asked; check the registry's configuration")));
   }
   QueryApi(*std::move(page));
@@ -165,13 +165,17 @@ void ReferrersRead::OnApiDone(absl::Status status) {
 
 void ReferrersRead::QueryTag() {
   waiting_tag_ = asked_tag_ = true;
-  RegistryCall::Spec spec;
-  spec.path = StrCat("/v2/", endpoint_->repository, "/manifests/", ReferrersTag(subject_));
+  FailoverCall::What what;
+  what.asks = FailoverCall::Asks::kTag;
+  RegistryCall::Spec& spec = what.spec;
+  spec.path = StrCat("manifests/", ReferrersTag(subject_));
   spec.what = what_;
   spec.headers.emplace_back("Accept", kIndexType);
   spec.max_body_bytes = kMaxManifestBytes;
   spec.answers = [](int status) { return status == 404; };
-  RegistryCall::Run(shared_, endpoint_, std::move(spec), cancel_,
+  // A mirror that has none of this does not keep an unreachable registry from being done without.
+  what.any_answer_counts = true;
+  FailoverCall::Run(shared_, route_, std::move(what), cancel_,
                     [self = shared_from_this()](absl::StatusOr<HttpResponse> response) {
                       self->OnTag(std::move(response));
                     });

@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "absl/container/flat_hash_set.h"
-#include "fetch/registry_call.h"
+#include "fetch/failover_call.h"
 #include "fetch/source.h"
 
 namespace imagefs {
@@ -22,15 +22,13 @@ namespace imagefs {
 class ReferrersRead : public std::enable_shared_from_this<ReferrersRead> {
  public:
   // May be called on any thread.
-  static void Run(std::shared_ptr<RegistryShared> shared,
-                  std::shared_ptr<const RegistryEndpoint> endpoint, const Digest& subject,
-                  const std::string& artifact_type, CancelToken cancel,
+  static void Run(std::shared_ptr<RegistryShared> shared, std::shared_ptr<RegistryRoute> route,
+                  const Digest& subject, const std::string& artifact_type, CancelToken cancel,
                   ImageSource::ReferrersDone done);
 
  private:
-  ReferrersRead(std::shared_ptr<RegistryShared> shared,
-                std::shared_ptr<const RegistryEndpoint> endpoint, const Digest& subject,
-                const std::string& artifact_type, CancelToken cancel,
+  ReferrersRead(std::shared_ptr<RegistryShared> shared, std::shared_ptr<RegistryRoute> route,
+                const Digest& subject, const std::string& artifact_type, CancelToken cancel,
                 ImageSource::ReferrersDone done);
 
   void Start();
@@ -42,10 +40,11 @@ class ReferrersRead : public std::enable_shared_from_this<ReferrersRead> {
   void OnTag(absl::StatusOr<HttpResponse> response);
   absl::Status Take(const ImageIndex& index);
   void FinishWhenAnswered();
-  RegistryShared::Host& host() { return shared_->HostState(endpoint_->api_host); }
+  // State of the registry itself, whose answer is the last word.
+  RegistryShared::Host& host() { return shared_->HostState(route_->endpoints().back()->at.host); }
 
   const std::shared_ptr<RegistryShared> shared_;
-  const std::shared_ptr<const RegistryEndpoint> endpoint_;
+  const std::shared_ptr<RegistryRoute> route_;
   const Digest subject_;
   const std::string artifact_type_;
   const std::string what_;

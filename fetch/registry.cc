@@ -6,12 +6,15 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "fetch/blob_read.h"
+#include "fetch/failover_call.h"
 #include "fetch/referrers.h"
 
 namespace imagefs {
 namespace {
 
 constexpr size_t kMaxLearned = 4 * kMaxLayers;
+// A registry that takes connections and says nothing for that long is asked again, or another one.
+constexpr std::chrono::milliseconds kManifestSilence(10'000);
 // One line each: old registries (distribution up to 2.5) compare the whole line.
 constexpr const char* kAccepted[] = {"application/vnd.oci.image.index.v1+json",
                                      "application/vnd.oci.image.manifest.v1+json",
@@ -53,23 +56,56 @@ void GoOn(RegistryShared& shared, CancelToken cancel, absl::StatusOr<T> answer, 
       });
 }
 
-}  // namespace
+// Reads a blob into memory. Wrong bytes of one endpoint are read again from another.
+struct SmallBlobRead {
+  std::shared_ptr<RegistryShared> shared;
+  std::shared_ptr<RegistryRoute> route;
+  Descriptor blob;
+  std::string what;
+  CancelToken cancel;
+  ImageSource::SmallBlobDone done;
 
-std::shared_ptr<RegistryEndpoint> MakeRegistryEndpoint(const Reference& reference,
-                                                       const SourceFactory::Access& access) {
-  auto endpoint = std::make_shared<RegistryEndpoint>();
-  endpoint->host = reference.host;
-  endpoint->api_host = reference.ApiHost();
-  endpoint->repository = reference.repository;
-  endpoint->identity = std::make_shared<EndpointIdentity>(access.credential, access.refresh);
-  endpoint->auth_scope =
-      StrCat(reference.host, "/", reference.repository, " ", endpoint->identity->fingerprint());
-  endpoint->credential_trouble = access.credential_trouble;
-  endpoint->loopback = reference.IsLoopback();
-  endpoint->plain_http = access.plain_http;
-  endpoint->verify_tls = access.verify_tls;
-  return endpoint;
-}
+  static void Start(std::shared_ptr<SmallBlobRead> read, bool anew) {
+    // Ranges of a blob may arrive out of order.
+    auto bytes = std::make_shared<std::string>(read->blob.size, '\0');
+    RangeSet all;
+    if (read->blob.size > 0) all.Add({0, read->blob.size});
+    ImageSource::ReadOptions options(nullptr);
+    options.anew = anew;
+    BlobRead::Run(
+        read->shared, read->route, {read->blob, std::move(all), options, /*in_memory=*/true},
+        read->cancel,
+        [bytes](uint64_t offset, std::string_view data) {
+          bytes->replace(offset, data.size(), data);
+          return absl::OkStatus();
+        },
+        [read, bytes, anew](const absl::Status& status) {
+          absl::StatusOr<std::string> result =
+              status.ok() ? absl::StatusOr<std::string>(std::move(*bytes)) : status;
+          GoOn(*read->shared, read->cancel, std::move(result),
+               [read, anew](absl::StatusOr<std::string> end) {
+                 OnBytes(read, anew, std::move(end));
+               });
+        });
+  }
+
+  static void OnBytes(const std::shared_ptr<SmallBlobRead>& read, bool anew,
+                      absl::StatusOr<std::string> bytes) {
+    if (!bytes.ok() || Sha256Of(*bytes) == read->blob.digest) return read->done(std::move(bytes));
+    absl::Status wrong = absl::DataLossError(
+        StrCat(read->what,
+               ": its bytes do not have its digest; check the registry and everything in between"));
+    if (anew) return read->done(std::move(wrong));
+    const bool posted = read->shared->Post([read, wrong] {
+      if (read->route->endpoints().size() > 1) return Start(read, /*anew=*/true);
+      GoOn(*read->shared, read->cancel, absl::StatusOr<std::string>(wrong),
+           [read](absl::StatusOr<std::string> end) { read->done(std::move(end)); });
+    });
+    if (!posted) read->done(std::move(wrong));
+  }
+};
+
+}  // namespace
 
 bool IsTagOrDigest(std::string_view text) {
   if (text.empty() || text.size() > 256) return false;
@@ -80,10 +116,11 @@ bool IsTagOrDigest(std::string_view text) {
   return text != "." && text != "..";
 }
 
-RegistrySource::RegistrySource(std::shared_ptr<RegistryShared> shared, const Reference& reference,
+RegistrySource::RegistrySource(std::shared_ptr<RegistryShared> shared,
+                               std::shared_ptr<RegistryRoute> route,
                                const SourceFactory::Access& access)
     : shared_(std::move(shared)),
-      endpoint_(MakeRegistryEndpoint(reference, access)),
+      route_(std::move(route)),
       anonymous_(access.credential.empty() && !access.refresh) {}
 
 void RegistrySource::GetManifest(const std::string& tag_or_digest, CancelToken cancel,
@@ -92,28 +129,32 @@ void RegistrySource::GetManifest(const std::string& tag_or_digest, CancelToken c
     return done(absl::InvalidArgumentError(
         StrCat("\"", Printable(tag_or_digest), "\" is neither a tag nor a digest")));
   }
-  RegistryCall::Spec spec;
-  spec.path = StrCat("/v2/", endpoint_->repository, "/manifests/", tag_or_digest);
-  spec.what = StrCat(endpoint_->host, "/", endpoint_->repository,
-                     tag_or_digest.find(':') == std::string::npos ? ":" : "@", tag_or_digest);
-  for (const char* type : kAccepted) spec.headers.emplace_back("Accept", type);
-  spec.max_body_bytes = kMaxManifestBytes;
-  const std::string what = spec.what;
-  auto check = [what, tag_or_digest,
-                done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
-    if (!response.ok()) return done(response.status());
-    done(CheckManifest(what, tag_or_digest, *std::move(response)));
+  const bool by_digest = tag_or_digest.find(':') != std::string::npos;
+  FailoverCall::What what;
+  what.asks = by_digest ? FailoverCall::Asks::kContents : FailoverCall::Asks::kTag;
+  what.spec.path = StrCat("manifests/", tag_or_digest);
+  what.spec.what = StrCat(route_->Name(), by_digest ? "@" : ":", tag_or_digest);
+  for (const char* type : kAccepted) what.spec.headers.emplace_back("Accept", type);
+  what.spec.max_body_bytes = kMaxManifestBytes;
+  what.spec.stall_timeout = kManifestSilence;
+  what.check = [name = what.spec.what, tag_or_digest](const HttpResponse& response) {
+    return CheckManifest(name, tag_or_digest, response).status();
   };
-  RegistryCall::Run(shared_, endpoint_, std::move(spec), cancel,
+  auto take = [name = what.spec.what, tag_or_digest,
+               done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
+    if (!response.ok()) return done(response.status());
+    done(CheckManifest(name, tag_or_digest, *std::move(response)));
+  };
+  FailoverCall::Run(shared_, route_, std::move(what), cancel,
                     [shared = shared_, cancel,
-                     check = std::move(check)](absl::StatusOr<HttpResponse> response) mutable {
-                      GoOn(*shared, cancel, std::move(response), std::move(check));
+                     take = std::move(take)](absl::StatusOr<HttpResponse> response) mutable {
+                      GoOn(*shared, cancel, std::move(response), std::move(take));
                     });
 }
 
 void RegistrySource::GetReferrers(const Digest& subject, const std::string& artifact_type,
                                   CancelToken cancel, ReferrersDone done) {
-  ReferrersRead::Run(shared_, endpoint_, subject, artifact_type, cancel,
+  ReferrersRead::Run(shared_, route_, subject, artifact_type, cancel,
                      [shared = shared_, cancel, done = std::move(done)](
                          absl::StatusOr<std::vector<Descriptor>> referrers) mutable {
                        GoOn(*shared, cancel, std::move(referrers), std::move(done));
@@ -122,36 +163,14 @@ void RegistrySource::GetReferrers(const Digest& subject, const std::string& arti
 
 void RegistrySource::GetSmallBlob(const Descriptor& blob, uint64_t max_bytes, CancelToken cancel,
                                   SmallBlobDone done) {
-  const std::string what =
-      StrCat("blob ", blob.digest.Short(), " of ", endpoint_->host, "/", endpoint_->repository);
+  const std::string what = StrCat("blob ", blob.digest.Short(), " of ", route_->Name());
   if (blob.size > max_bytes) {
     return done(absl::InvalidArgumentError(
         StrCat(what, " has ", blob.size, " bytes, more than the allowed ", max_bytes)));
   }
-  // Ranges of a blob may arrive out of order.
-  auto bytes = std::make_shared<std::string>(blob.size, '\0');
-  RangeSet all;
-  if (blob.size > 0) all.Add({0, blob.size});
-  auto check = [what, digest = blob.digest,
-                done = std::move(done)](absl::StatusOr<std::string> bytes) mutable {
-    if (bytes.ok() && Sha256Of(*bytes) != digest) {
-      bytes = absl::DataLossError(StrCat(
-          what,
-          ": its bytes do not have its digest; check the registry and everything in between"));
-    }
-    done(std::move(bytes));
-  };
-  BlobRead::Run(
-      shared_, endpoint_, {blob, std::move(all), nullptr, /*in_memory=*/true}, cancel,
-      [bytes](uint64_t offset, std::string_view data) {
-        bytes->replace(offset, data.size(), data);
-        return absl::OkStatus();
-      },
-      [shared = shared_, cancel, bytes,
-       check = std::move(check)](const absl::Status& status) mutable {
-        GoOn(*shared, cancel, status.ok() ? absl::StatusOr<std::string>(std::move(*bytes)) : status,
-             std::move(check));
-      });
+  auto read = std::make_shared<SmallBlobRead>(
+      SmallBlobRead{shared_, route_, blob, what, cancel, std::move(done)});
+  SmallBlobRead::Start(std::move(read), /*anew=*/false);
 }
 
 void RegistrySource::LearnUrls(const Descriptor& blob) {
@@ -170,13 +189,12 @@ Descriptor RegistrySource::WithUrls(const Descriptor& blob) const {
 }
 
 void RegistrySource::HasBlob(const Descriptor& blob, CancelToken cancel, HasBlobDone done) {
-  RegistryCall::Spec spec;
-  spec.method = "HEAD";
-  spec.path = StrCat("/v2/", endpoint_->repository, "/blobs/", blob.digest.ToString());
-  spec.what =
-      StrCat("blob ", blob.digest.Short(), " of ", endpoint_->host, "/", endpoint_->repository);
-  spec.answers = [](int status) { return status == 404; };
-  spec.redirect_answers = true;
+  FailoverCall::What what;
+  what.spec.method = "HEAD";
+  what.spec.path = StrCat("blobs/", blob.digest.ToString());
+  what.spec.what = StrCat("blob ", blob.digest.Short(), " of ", route_->Name());
+  what.spec.answers = [](int status) { return status == 404; };
+  what.spec.redirect_answers = true;
   auto look = [size = blob.size,
                done = std::move(done)](absl::StatusOr<HttpResponse> response) mutable {
     if (!response.ok()) return done(response.status());
@@ -185,7 +203,7 @@ void RegistrySource::HasBlob(const Descriptor& blob, CancelToken cancel, HasBlob
         response->status == 200 && !length.empty() && ParseDecimal(length).value_or(size) != size;
     done(response->status != 404 && !other_size);
   };
-  RegistryCall::Run(shared_, endpoint_, std::move(spec), cancel,
+  FailoverCall::Run(shared_, route_, std::move(what), cancel,
                     [shared = shared_, cancel,
                      look = std::move(look)](absl::StatusOr<HttpResponse> response) mutable {
                       GoOn(*shared, cancel, std::move(response), std::move(look));
@@ -196,8 +214,8 @@ void RegistrySource::ReadBlob(const Descriptor& blob, std::vector<ByteRange> ran
                               ReadOptions options, CancelToken cancel, BlobSink sink,
                               BlobDone done) {
   absl::StatusOr<RangeSet> wanted = UnionOf(blob, ranges);
-  if (!wanted.ok()) return done(Annotate(wanted.status(), endpoint_->host));
-  BlobRead::Run(shared_, endpoint_, {WithUrls(blob), *std::move(wanted), std::move(options)},
+  if (!wanted.ok()) return done(Annotate(wanted.status(), route_->host()));
+  BlobRead::Run(shared_, route_, {WithUrls(blob), *std::move(wanted), std::move(options)},
                 std::move(cancel), std::move(sink), std::move(done));
 }
 

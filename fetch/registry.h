@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// An ImageSource over the distribution API of a registry (OCI distribution-spec).
+// An ImageSource over the distribution API of a registry (OCI distribution-spec) and its mirrors.
 //
 // Whole blobs of up to `range_bytes` are fetched by one plain GET; larger ones, and parts, by
 // ranges in ascending order. Every byte is requested once, unless the connection to a server that
@@ -15,7 +15,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
-#include "fetch/registry_call.h"
+#include "fetch/registry_route.h"
 #include "fetch/source.h"
 
 namespace imagefs {
@@ -23,11 +23,11 @@ namespace imagefs {
 // Must not be used after the HttpClient of `shared` has been destroyed.
 class RegistrySource : public ImageSource {
  public:
-  RegistrySource(std::shared_ptr<RegistryShared> shared, const Reference& reference,
+  RegistrySource(std::shared_ptr<RegistryShared> shared, std::shared_ptr<RegistryRoute> route,
                  const SourceFactory::Access& access);
 
-  std::string auth_scope() const override { return endpoint_->auth_scope; }
-  std::string registry() const override { return endpoint_->host; }
+  std::string auth_scope() const override { return route_->auth_scope(); }
+  std::string registry() const override { return route_->host(); }
   bool anonymous() const override { return anonymous_; }
   bool remote() const override { return true; }
   void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
@@ -46,20 +46,17 @@ class RegistrySource : public ImageSource {
   Descriptor WithUrls(const Descriptor& blob) const;
 
   const std::shared_ptr<RegistryShared> shared_;
-  const std::shared_ptr<const RegistryEndpoint> endpoint_;
+  const std::shared_ptr<RegistryRoute> route_;
   const bool anonymous_;  // permanently: no credential, and no way to get one
   mutable absl::Mutex mu_;
   absl::flat_hash_map<Digest, std::vector<std::string>> urls_ ABSL_GUARDED_BY(mu_);
 };
 
-// Returns the endpoint for reading the repository of `reference` with the identity in `access`.
-std::shared_ptr<RegistryEndpoint> MakeRegistryEndpoint(const Reference& reference,
-                                                       const SourceFactory::Access& access);
-
-// The same for pushing.
-std::shared_ptr<RegistryWriter> MakeRegistryWriter(std::shared_ptr<RegistryShared> shared,
-                                                   const Reference& reference,
-                                                   const SourceFactory::Access& access);
+// For pushing to the repository of `reference` with the identity in `access`. May block on local
+// disk.
+absl::StatusOr<std::shared_ptr<RegistryWriter>> MakeRegistryWriter(
+    std::shared_ptr<RegistryShared> shared, const Reference& reference,
+    const SourceFactory::Access& access);
 
 // Whether `text` may follow manifests/ in a path.
 bool IsTagOrDigest(std::string_view text);

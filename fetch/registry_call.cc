@@ -45,19 +45,31 @@ void RegistryCall::Run(std::shared_ptr<RegistryShared> shared,
                        std::shared_ptr<const RegistryEndpoint> endpoint, Spec spec,
                        CancelToken cancel, Done done) {
   HttpClient& http = shared->http;
+  http.After({}, [shared = std::move(shared), endpoint = std::move(endpoint),
+                  spec = std::move(spec), cancel = std::move(cancel),
+                  done = GuardedDone<absl::StatusOr<HttpResponse>>(std::move(done))]() mutable {
+    Start(std::move(shared), std::move(endpoint), std::move(spec), std::move(cancel),
+          [done = std::move(done)](absl::StatusOr<HttpResponse> answer) mutable {
+            done(std::move(answer));
+          });
+  });
+}
+
+void RegistryCall::Start(std::shared_ptr<RegistryShared> shared,
+                         std::shared_ptr<const RegistryEndpoint> endpoint, Spec spec,
+                         CancelToken cancel, Done done) {
   std::shared_ptr<RegistryCall> call(new RegistryCall(
       std::move(shared), std::move(endpoint), std::move(spec), std::move(cancel), std::move(done)));
-  http.After({}, [call = std::move(call)] {
-    // Ends waits for a token or the next attempt; the client cancels requests.
-    call->registration_ =
-        call->cancel_.OnCancel([weak = std::weak_ptr(call), &http = call->shared_->http] {
-          http.After({}, [weak] {
-            if (const auto self = weak.lock())
-              self->Finish(absl::CancelledError("request cancelled"));
-          });
+  // Ends waits for a token or the next attempt; the client cancels requests.
+  call->registration_ =
+      call->cancel_.OnCancel([weak = std::weak_ptr(call), &http = call->shared_->http] {
+        http.After({}, [weak] {
+          if (const auto self = weak.lock()) {
+            self->Finish(absl::CancelledError("request cancelled"));
+          }
         });
-    call->Attempt();
-  });
+      });
+  call->Attempt();
 }
 
 RegistryCall::RegistryCall(std::shared_ptr<RegistryShared> shared,
@@ -76,21 +88,42 @@ bool RegistryCall::IsAnswer(int status) const {
 }
 
 std::string RegistryCall::Scheme() const {
-  if (endpoint_->plain_http) return "http";
-  if (!endpoint_->loopback) return "https";
-  if (trying_https_) return "https";
-  const auto it = shared_->hosts.find(endpoint_->api_host);
-  return it != shared_->hosts.end() && it->second.scheme == RegistryShared::Host::Scheme::kHttps
-             ? "https"
-             : "http";
+  using Scheme = HostEndpoint::Scheme;
+  if (endpoint_->at.scheme == Scheme::kHttps) return "https";
+  if (endpoint_->at.scheme == Scheme::kHttp) return "http";
+  const bool http_first = endpoint_->at.scheme == Scheme::kEither;
+  if (trying_other_) return http_first ? "https" : "http";
+  const auto it = shared_->hosts.find(endpoint_->at.host);
+  const RegistryShared::Host::Scheme known =
+      it == shared_->hosts.end() ? RegistryShared::Host::Scheme::kUnknown : it->second.scheme;
+  if (known == RegistryShared::Host::Scheme::kUnknown) return http_first ? "http" : "https";
+  return known == RegistryShared::Host::Scheme::kHttps ? "https" : "http";
 }
 
-bool RegistryCall::MaySpeakTls() const {
-  if (place_ != Place::kRegistry || api_.scheme != "http" || !endpoint_->loopback ||
-      endpoint_->plain_http) {
-    return false;
+bool RegistryCall::MaySpeakOther() const {
+  using Scheme = HostEndpoint::Scheme;
+  const bool either =
+      endpoint_->at.scheme == Scheme::kEither || endpoint_->at.scheme == Scheme::kHttpsOrHttp;
+  return either && !trying_other_ && place_ == Place::kRegistry &&
+         shared_->HostState(endpoint_->at.host).scheme == RegistryShared::Host::Scheme::kUnknown;
+}
+
+bool RegistryCall::TryOtherScheme(absl::Status failure) {
+  if (!MaySpeakOther()) return false;
+  first_failure_ = std::move(failure);
+  trying_other_ = true;
+  Attempt();
+  return true;
+}
+
+std::string RegistryCall::ApiUrl() const {
+  const HostEndpoint& at = endpoint_->at;
+  std::string url = StrCat(Scheme(), "://", at.host, at.root, "/");
+  if (!spec_.probe) StrAppend(&url, at.repository, "/", spec_.path);
+  if (!at.ns.empty()) {
+    StrAppend(&url, spec_.path.find('?') == std::string::npos ? "?" : "&", "ns=", UrlEncode(at.ns));
   }
-  return shared_->HostState(endpoint_->api_host).scheme == RegistryShared::Host::Scheme::kUnknown;
+  return url;
 }
 
 std::string RegistryCall::LinkKey() const { return StrCat(endpoint_->auth_scope, " ", spec_.path); }
@@ -115,7 +148,7 @@ ErrorAnswer RegistryCall::Error(const HttpResponse& response) const {
 void RegistryCall::Attempt() {
   if (done_.called()) return;
   if (cancel_.cancelled()) return Finish(absl::CancelledError("request cancelled"));
-  absl::StatusOr<Url> api = Url::Parse(StrCat(Scheme(), "://", endpoint_->api_host, spec_.path));
+  absl::StatusOr<Url> api = Url::Parse(ApiUrl());
   if (!api.ok()) return Finish(api.status());
   api_ = *std::move(api);
   hops_ = 0;
@@ -182,14 +215,16 @@ void RegistryCall::AuthorizeByToken(const Authorization& asked, const Credential
                                     const Secret& refused_token) {
   const bool ours = place_ == Place::kRegistry;
   TokenRequest request;
-  request.registry = StrCat(url_.scheme, "://", ours ? endpoint_->api_host : url_.HostPort());
-  if (!ours) request.account = endpoint_->api_host;
+  request.registry = StrCat(url_.scheme, "://", ours ? endpoint_->at.host : url_.HostPort());
+  if (!ours) request.account = endpoint_->at.host;
   request.realm = asked.realm;
   request.service = asked.service;
   request.scope = asked.scope;
   request.credential = credential;
   request.fingerprint = ours ? endpoint_->identity->fingerprint() : credential.Fingerprint();
-  request.verify_tls = endpoint_->verify_tls;
+  const absl::StatusOr<Url> realm = Url::Parse(asked.realm);
+  request.tls =
+      realm.ok() && realm->SameOrigin(api_) ? endpoint_->at.tls : endpoint_->tls_elsewhere;
   request.loopback = ours && endpoint_->loopback;
   asked_for_token_ = std::chrono::steady_clock::now();
   token_ticket_ = shared_->tokens.Get(
@@ -228,9 +263,10 @@ void RegistryCall::Send() {
   received_ = 0;
   error_body_.clear();
   request.url = url_.text;
-  request.verify_tls = endpoint_->verify_tls;
-  request.registry = endpoint_->api_host;
-  request.repository = endpoint_->repository;
+  const bool ours = place_ == Place::kRegistry;
+  request.tls = ours ? endpoint_->at.tls : endpoint_->tls_elsewhere;
+  request.registry = endpoint_->at.host;
+  request.repository = endpoint_->at.repository;
   request.priority = spec_.priority;
   request.cut = spec_.restarts ? ConnectionShares::Cut::kRestarts : ConnectionShares::Cut::kResumes;
   request.max_body_bytes = spec_.max_body_bytes;
@@ -238,8 +274,12 @@ void RegistryCall::Send() {
   request.stall_timeout = spec_.stall_timeout;
   request.own_connection = spec_.hedge || stalled_;
   request.hedge = spec_.hedge;
-  if (trying_https_) request.connect_timeout = kProbeTimeout;
+  if (ours && endpoint_->at.dial_timeout) request.connect_timeout = *endpoint_->at.dial_timeout;
+  if (trying_other_) request.connect_timeout = kProbeTimeout;
   for (const auto& header : spec_.headers) request.headers.push_back(header);
+  if (ours) {
+    for (const auto& header : endpoint_->at.headers) request.headers.push_back(header);
+  }
   if (!referer_.empty()) request.headers.emplace_back("Referer", referer_);
   // Only ever for this place: storage rejects two kinds of authorization, and must not see the
   // registry's.
@@ -256,7 +296,7 @@ void RegistryCall::Send() {
 
 absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& response) {
   if (place_ == Place::kRegistry) {
-    RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
+    RegistryShared::Host& host = shared_->HostState(endpoint_->at.host);
     host.reached = true;
     // TLS servers respond with 400 to plain HTTP.
     if (api_.scheme == "https") {
@@ -265,6 +305,7 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnHeaders(const HttpResponse& res
       host.scheme = RegistryShared::Host::Scheme::kHttp;
     }
   }
+  if (!PassesByItself(response.status)) shared_->RecordAnswer(endpoint_->registry);
   if (response.status == 200 || response.status == 206) return OnGoodHeaders(response);
   // Keep only as much of the error text as is useful.
   return HttpClient::Sink([self = shared_from_this()](std::string_view data) {
@@ -280,7 +321,7 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnGoodHeaders(const HttpResponse&
     shared_->RememberAuthorization(endpoint_->auth_scope, {});
   }
   absl::StatusOr<HttpClient::Sink> sink = HttpClient::Sink();
-  if (spec_.on_headers) sink = spec_.on_headers(response);
+  if (spec_.on_headers) sink = spec_.on_headers(*endpoint_, response);
   if (!sink.ok()) {
     own_failure_ = headers_refused_ = true;
     return sink;
@@ -288,7 +329,7 @@ absl::StatusOr<HttpClient::Sink> RegistryCall::OnGoodHeaders(const HttpResponse&
   refused_links_ = 0;
   // Immediately, so that the receiver's next request goes there directly.
   if (spec_.keep_redirect && place_ != Place::kRegistry) {
-    shared_->links.Worked(endpoint_->api_host, LinkKey(),
+    shared_->links.Worked(endpoint_->at.host, LinkKey(),
                           {url_.text, referer_, place_ == Place::kImageUrl}, Now());
   }
   if (!*sink) return sink;
@@ -316,13 +357,13 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
   const TransportFailure kind = TransportFailureOf(failure);
   if (kind == TransportFailure::kGaveWay) return Attempt();
   stalled_ = kind == TransportFailure::kStalled;
-  RegistryShared::Host& host = shared_->HostState(endpoint_->api_host);
-  if (trying_https_ && place_ == Place::kRegistry && kind != TransportFailure::kUntrusted) {
-    // No TLS either, so report the first failure, which is more specific.
-    trying_https_ = false;
+  RegistryShared::Host& host = shared_->HostState(endpoint_->at.host);
+  if (trying_other_ && place_ == Place::kRegistry && kind != TransportFailure::kUntrusted) {
+    // Not that either, so report the first failure, which is more specific.
+    trying_other_ = false;
     if (kind == TransportFailure::kNotTls) host.scheme = RegistryShared::Host::Scheme::kHttp;
-    if (!IsRetriable(http_failure_)) return Finish(http_failure_);
-    return RetryOr(http_failure_, std::nullopt);
+    if (!IsRetriable(first_failure_)) return Finish(first_failure_);
+    return RetryOr(first_failure_, std::nullopt);
   }
   if (received_ == 0) {
     if (LeaveLink()) return;
@@ -332,6 +373,7 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
     case TransportFailure::kUnknownHost:
     case TransportFailure::kUntrusted:
     case TransportFailure::kNotTls:
+      if (kind == TransportFailure::kNotTls && TryOtherScheme(failure)) return;
       // The next link may lead to another node.
       if (place_ == Place::kStorage) return OnLinkRefused(Annotate(failure, spec_.what));
       [[fallthrough]];
@@ -342,16 +384,16 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
     case TransportFailure::kTooSlow:
       return OnTooSlow(std::move(failure));
     case TransportFailure::kRefused:
+      // The ports differ if none is given.
+      if (endpoint_->at.scheme == HostEndpoint::Scheme::kHttpsOrHttp && TryOtherScheme(failure)) {
+        return;
+      }
       if (place_ == Place::kRegistry && !host.reached && attempts_ + 1 >= kMaxRefusals) {
         return Finish(Annotate(failure, spec_.what));
       }
       break;
     case TransportFailure::kCut:
-      if (MaySpeakTls()) {
-        http_failure_ = std::move(failure);
-        trying_https_ = true;
-        return Attempt();
-      }
+      if (TryOtherScheme(failure)) return;
       break;
     default:
       break;
@@ -366,7 +408,7 @@ void RegistryCall::OnTransportFailure(absl::Status failure) {
 
 void RegistryCall::OnTooSlow(absl::Status failure) {
   if (received_ >= kProgressBytes) slow_attempts_ = 0;
-  if (++slow_attempts_ >= kMaxSlowAttempts || !spec_.resend_after_cut) {
+  if (++slow_attempts_ >= kMaxSlowAttempts || spec_.once || !spec_.resend_after_cut) {
     return Finish(Annotate(failure, spec_.what));
   }
   ForgetLink();
@@ -376,10 +418,9 @@ void RegistryCall::OnTooSlow(absl::Status failure) {
 void RegistryCall::OnStatus(HttpResponse response) {
   const int status = response.status;
   if (place_ == Place::kRegistry) {
-    if (status == 400 && MaySpeakTls()) {
-      http_failure_ = StatusError(*endpoint_, Error(response));
-      trying_https_ = true;
-      return Attempt();
+    if (status == 400 && api_.scheme == "http" &&
+        TryOtherScheme(StatusError(*endpoint_, Error(response)))) {
+      return;
     }
     shared_->LogWarnings(endpoint_->host, response);
     if ((status == 401 || status == 403 || status == 404) && SeekChallenge(response)) return;
@@ -424,7 +465,7 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
     }
   }
   sought_challenge_ = true;
-  RegistryShared::Root& root = shared_->RootOf(endpoint_->api_host);
+  RegistryShared::Root& root = shared_->RootOf(endpoint_->at.host);
   if (root.waiting.empty() && Now() < root.until) {
     OnRoot(std::move(response));
     return true;
@@ -434,13 +475,12 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
   });
   if (root.waiting.size() > 1) return true;
   Spec spec;
-  spec.path = "/v2/";
   spec.what = StrCat(endpoint_->host, "/v2/");
   spec.priority = spec_.priority;
   spec.probe = true;
   // Not cancellable: several calls wait for it.
   Run(shared_, endpoint_, std::move(spec), CancelToken(),
-      [shared = shared_, host = endpoint_->api_host,
+      [shared = shared_, host = endpoint_->at.host,
        api = api_](absl::StatusOr<HttpResponse> answer) {
         RegistryShared::Root& found = shared->RootOf(host);
         const bool passes = !answer.ok() || PassesByItself(answer->status);
@@ -458,7 +498,7 @@ bool RegistryCall::SeekChallenge(HttpResponse& response) {
 
 // Continues once the challenge at /v2/ is known.
 void RegistryCall::OnRoot(HttpResponse refused) {
-  const std::optional<Authorization> asked = shared_->RootOf(endpoint_->api_host).challenge;
+  const std::optional<Authorization> asked = shared_->RootOf(endpoint_->at.host).challenge;
   hides_ = asked.has_value();
   const bool basic = asked && asked->kind == Authorization::Kind::kBasic;
   const Credential& credential = endpoint_->identity->credential();
@@ -466,9 +506,9 @@ void RegistryCall::OnRoot(HttpResponse refused) {
     return OnStatus(std::move(refused));
   }
   Authorization authorization = *asked;
-  const std::string least = StrCat("repository:", endpoint_->repository, ":pull");
+  const std::string least = StrCat("repository:", endpoint_->at.repository, ":pull");
   authorization.scope = ScopeToAsk(
-      asked->scope, endpoint_->scope.empty() ? least : endpoint_->scope, endpoint_->repository);
+      asked->scope, endpoint_->scope.empty() ? least : endpoint_->scope, endpoint_->at.repository);
   shared_->RememberAuthorization(endpoint_->auth_scope, std::move(authorization));
   Authorize("");
 }
@@ -481,7 +521,7 @@ void RegistryCall::OnRefused(const HttpResponse& response) {
   }
   const bool bearer = asked && asked->kind == Authorization::Kind::kBearer;
   if (bearer) {
-    asked->scope = ScopeToAsk(asked->scope, endpoint_->scope, endpoint_->repository);
+    asked->scope = ScopeToAsk(asked->scope, endpoint_->scope, endpoint_->at.repository);
     shared_->RememberAuthorization(endpoint_->auth_scope, *std::move(asked));
   } else if (asked && !credential.username.empty() && !credential_sent_) {
     shared_->RememberAuthorization(endpoint_->auth_scope, *std::move(asked));
@@ -528,7 +568,7 @@ void RegistryCall::RenewOr(absl::Status failure) {
 
 bool RegistryCall::LeaveLink() {
   if (!link_) return false;
-  shared_->links.Failed(endpoint_->api_host, LinkKey(), link_->url, Now());
+  shared_->links.Failed(endpoint_->at.host, LinkKey(), link_->url, Now());
   LogDebug("registry_link_left host=", url_.HostPort(), " registry=", endpoint_->host);
   ask_registry_ = true;
   Attempt();
@@ -537,7 +577,7 @@ bool RegistryCall::LeaveLink() {
 
 void RegistryCall::ForgetLink() {
   if (!spec_.keep_redirect || place_ == Place::kRegistry) return;
-  shared_->links.Failed(endpoint_->api_host, LinkKey(), url_.text, Now());
+  shared_->links.Failed(endpoint_->at.host, LinkKey(), url_.text, Now());
 }
 
 // Signed links expire, and storage nodes disappear: ask the registry for another link.
@@ -631,6 +671,7 @@ void RegistryCall::RetryOr(absl::Status failure, std::optional<std::chrono::seco
             : BackoffDelay(shared_->options.first_backoff, attempts_);
   LogDebug("registry_retry host=", url_.HostPort(), " attempt=", attempts_,
            " delay_ms=", delay.count(), " cause=", failure.message());
+  shared_->RecordRetry(endpoint_->registry, failure, attempts_ + 1, shared_->options.max_attempts);
   shared_->retries.fetch_add(1, std::memory_order_relaxed);
   shared_->http.After(delay, [self = shared_from_this()] { self->Attempt(); });
 }

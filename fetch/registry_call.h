@@ -28,7 +28,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
  public:
   struct Spec {
     std::string method = "GET";
-    std::string path;  // "/v2/..."
+    std::string path;  // within the repository: "blobs/sha256:..."; "" for `probe`
     // Requested instead of `path`: the target of a Location or Link. Credentials are sent only if
     // it has the API's origin.
     std::optional<Url> url;
@@ -49,7 +49,8 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
     // request. May be null.
     std::function<std::optional<std::string>()> range;
     // Called for each 200 or 206 response. May be null: the body is buffered.
-    std::function<absl::StatusOr<HttpClient::Sink>(const HttpResponse&)> on_headers;
+    std::function<absl::StatusOr<HttpClient::Sink>(const RegistryEndpoint&, const HttpResponse&)>
+        on_headers;
     // Returns the request's body; called for each attempt. May be null.
     std::function<absl::StatusOr<std::string>()> body;
     // Statuses other than 200 and 206 that count as an answer; their bodies are buffered up to 16
@@ -68,10 +69,14 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   };
   using Done = absl::AnyInvocable<void(absl::StatusOr<HttpResponse>)>;
 
-  // `done` runs exactly once, with the answer or the final error.
+  // `done` runs exactly once, with the answer or the final error. Run may be called on any thread,
+  // Start on the HTTP client's.
   static void Run(std::shared_ptr<RegistryShared> shared,
                   std::shared_ptr<const RegistryEndpoint> endpoint, Spec spec, CancelToken cancel,
                   Done done);
+  static void Start(std::shared_ptr<RegistryShared> shared,
+                    std::shared_ptr<const RegistryEndpoint> endpoint, Spec spec, CancelToken cancel,
+                    Done done);
 
  private:
   RegistryCall(std::shared_ptr<RegistryShared> shared,
@@ -112,7 +117,10 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   void Finish(absl::StatusOr<HttpResponse> result);
 
   bool IsAnswer(int status) const;
-  bool MaySpeakTls() const;  // a loopback host for which that is still unknown
+  bool MaySpeakOther() const;  // whether the other scheme may be the right one
+  // Tries the other scheme after this one has failed. Returns false if there is none.
+  bool TryOtherScheme(absl::Status failure);
+  std::string ApiUrl() const;
   Place PlaceOf(const Url& url) const;
   std::string Scheme() const;
   std::string LinkKey() const;
@@ -136,8 +144,8 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   int refused_links_ = 0;                // consecutive, fresh from the registry
   size_t next_image_url_ = 0;
   int hops_ = 0;                // redirects in this attempt
-  bool trying_https_ = false;   // a loopback host whose http response made no sense
-  absl::Status http_failure_;   // that response
+  bool trying_other_ = false;   // the other scheme, after the first one's answer made no sense
+  absl::Status first_failure_;  // that answer
   Secret authorization_;        // Authorization header of this attempt
   std::optional<Token> token_;  // the token in it
   std::chrono::steady_clock::time_point asked_for_token_;

@@ -25,7 +25,7 @@ std::string Trouble(const RegistryEndpoint& endpoint) {
 }
 
 std::string Target(const RegistryEndpoint& endpoint) {
-  return StrCat(endpoint.host, "/", endpoint.repository);
+  return StrCat(endpoint.host, "/", endpoint.at.repository);
 }
 
 absl::Status PushRefusedError(const RegistryEndpoint& endpoint, const ErrorAnswer& answer) {

@@ -14,6 +14,7 @@ RegistryShared::RegistryShared(HttpClient& http_client, Executor& answer_executo
     : http(http_client),
       answers(answer_executor),
       options(source_options),
+      resolver(source_options.hosts),
       tokens(http_client, {source_options.max_attempts, source_options.first_backoff, nullptr}),
       refreshes(http_client) {}
 
@@ -37,6 +38,63 @@ void RegistryShared::RememberAuthorization(const std::string& auth_scope,
                                            Authorization authorization) {
   BoundTable(authorizations);
   authorizations[auth_scope] = std::move(authorization);
+}
+
+void RegistryShared::RecordRetry(const std::string& registry, const absl::Status& why, int attempt,
+                                 int most) {
+  std::string_view cause = ToStd(why.message());
+  cause = cause.substr(0, cause.find(';'));  // the remedy is for the one who gives up
+  absl::MutexLock lock(&mu_);
+  BoundTable(troubles_);
+  troubles_[registry] = StrCat(cause, ", attempt ", attempt, " of ", most);
+  in_trouble_.store(troubles_.size(), std::memory_order_relaxed);
+}
+
+void RegistryShared::RecordAnswer(const std::string& registry) {
+  if (in_trouble_.load(std::memory_order_relaxed) == 0) return;
+  absl::MutexLock lock(&mu_);
+  troubles_.erase(registry);
+  in_trouble_.store(troubles_.size(), std::memory_order_relaxed);
+}
+
+std::string RegistryShared::TroubleOf(const std::string& registry) const {
+  absl::MutexLock lock(&mu_);
+  const auto it = troubles_.find(registry);
+  return it == troubles_.end() ? "" : it->second;
+}
+
+bool RegistryShared::Post(absl::AnyInvocable<void()> task) {
+  absl::MutexLock lock(&mu_);
+  if (closed_) return false;
+  http.After({}, std::move(task));
+  return true;
+}
+
+void RegistryShared::Close() {
+  absl::MutexLock lock(&mu_);
+  closed_ = true;
+}
+
+// Looked up only when the mirror asks for it: most do not. Looking it up may run helpers, which the
+// first request must not wait for.
+std::shared_ptr<EndpointIdentity> RegistryShared::MirrorIdentity(const HostEndpoint& mirror) {
+  absl::MutexLock lock(&mu_);
+  BoundTable(mirror_identities_);
+  std::shared_ptr<EndpointIdentity>& identity =
+      mirror_identities_[StrCat(mirror.host, "/", mirror.repository)];
+  if (identity == nullptr) {
+    CredentialRefresh refresh;
+    if (options.mirror_credential) {
+      Reference reference;
+      reference.host = mirror.host;
+      reference.repository = mirror.repository;
+      refresh = [find = options.mirror_credential, reference](const Credential& refused) {
+        return find(reference, refused);
+      };
+    }
+    identity = std::make_shared<EndpointIdentity>(Credential(), std::move(refresh));
+  }
+  return identity;
 }
 
 void RegistryShared::LogWarnings(const std::string& host, const HttpResponse& response) {

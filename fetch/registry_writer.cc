@@ -74,8 +74,8 @@ struct Target {
   RegistryCall::Spec ManifestSpec(std::string method, const std::string& tag_or_digest) const {
     RegistryCall::Spec spec;
     spec.method = std::move(method);
-    spec.path = StrCat("/v2/", endpoint->repository, "/manifests/", tag_or_digest);
-    spec.what = StrCat(endpoint->host, "/", endpoint->repository,
+    spec.path = StrCat("manifests/", tag_or_digest);
+    spec.what = StrCat(endpoint->host, "/", endpoint->at.repository,
                        tag_or_digest.find(':') == std::string::npos ? ":" : "@", tag_or_digest);
     return spec;
   }
@@ -121,7 +121,7 @@ void PutManifest(const Target& target, const std::string& tag_or_digest,
         }
         pushed.listed = Digest::Parse(response->Header("oci-subject")).ok();
         if (pushed.listed) {
-          target.shared->HostState(target.endpoint->api_host).referrers =
+          target.shared->HostState(target.endpoint->at.host).referrers =
               RegistryShared::Host::Referrers::kSupported;
         }
         done(pushed);
@@ -137,7 +137,7 @@ class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
       : target_(std::move(target)),
         manifest_bytes_(ArtifactManifest(artifact)),
         what_(StrCat(Printable(artifact.artifact_type), " of ", target_.endpoint->host, "/",
-                     target_.endpoint->repository, "@", artifact.subject.digest.ToString())),
+                     target_.endpoint->at.repository, "@", artifact.subject.digest.ToString())),
         tag_(ReferrersTag(artifact.subject.digest)),
         cancel_(std::move(cancel)),
         done_(std::move(done)) {
@@ -360,12 +360,14 @@ absl::StatusOr<std::string> UpdateReferrersIndex(const std::string& index,
   return out.Take();
 }
 
-std::shared_ptr<RegistryWriter> MakeRegistryWriter(std::shared_ptr<RegistryShared> shared,
-                                                   const Reference& reference,
-                                                   const SourceFactory::Access& access) {
-  const std::shared_ptr<RegistryEndpoint> endpoint = MakeRegistryEndpoint(reference, access);
+absl::StatusOr<std::shared_ptr<RegistryWriter>> MakeRegistryWriter(
+    std::shared_ptr<RegistryShared> shared, const Reference& reference,
+    const SourceFactory::Access& access) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<RegistryRoute> route,
+                           RegistryRoute::Create(shared, reference, access));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<RegistryEndpoint> endpoint, route->PushEndpoint());
   endpoint->push = true;
-  endpoint->scope = StrCat("repository:", endpoint->repository, ":pull,push");
+  endpoint->scope = StrCat("repository:", endpoint->at.repository, ":pull,push");
   endpoint->auth_scope += " push";
   return std::make_shared<RemoteWriter>(Target{std::move(shared), endpoint});
 }

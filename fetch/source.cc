@@ -25,7 +25,10 @@ class RegistryAwareFactory : public SourceFactory {
         shared_(std::make_shared<RegistryShared>(*http, answers_, options)),
         http_(std::move(http)) {}
 
-  ~RegistryAwareFactory() override { shared_->refreshes.Close(); }
+  ~RegistryAwareFactory() override {
+    shared_->Close();
+    shared_->refreshes.Close();
+  }
 
   absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference,
                                                     const Access& access) override {
@@ -33,7 +36,9 @@ class RegistryAwareFactory : public SourceFactory {
     if (reference.host.empty() || reference.repository.empty()) {
       return absl::InvalidArgumentError("a registry's reference needs a host and a repository");
     }
-    return std::make_shared<RegistrySource>(shared_, reference, access);
+    IMAGEFS_ASSIGN_OR_RETURN(std::shared_ptr<RegistryRoute> route,
+                             RegistryRoute::Create(shared_, reference, access));
+    return std::make_shared<RegistrySource>(shared_, std::move(route), access);
   }
 
   absl::StatusOr<std::shared_ptr<RegistryWriter>> OpenWriter(const Reference& reference,
@@ -54,8 +59,17 @@ class RegistryAwareFactory : public SourceFactory {
     counters.retries = shared_->retries.load(std::memory_order_relaxed);
     counters.resumes = shared_->resumes.load(std::memory_order_relaxed);
     counters.redirects = shared_->redirects.load(std::memory_order_relaxed);
+    counters.failovers = shared_->failovers.load(std::memory_order_relaxed);
     return counters;
   }
+
+  std::string TroubleOf(const std::string& registry) const override {
+    return shared_->TroubleOf(registry);
+  }
+  std::vector<EndpointHealth::Row> endpoints_in_trouble() const override {
+    return shared_->health.Rows(std::chrono::steady_clock::now());
+  }
+  std::vector<std::string> hosts_files() const override { return shared_->resolver.Files(); }
 
  private:
   Executor answers_;  // destroyed last: work that ends before still needs it

@@ -12,6 +12,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,7 +28,9 @@
 #include "base/fd.h"
 #include "base/flight.h"
 #include "fetch/credentials.h"
+#include "fetch/endpoint_health.h"
 #include "fetch/endpoint_identity.h"
+#include "fetch/hosts.h"
 #include "fetch/http.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -151,6 +154,11 @@ class SourceFactory {
     uint64_t range_bytes = 8 << 20;       // larger blobs are read in ranges of this size
     int ranges_per_blob = 3;              // in flight at once
     uint64_t push_chunk_bytes = 8 << 20;  // larger blobs are pushed in chunks of this size
+    HostResolver::Options hosts;          // default: no mirrors, the system's trust
+    // Returns this machine's credential for a mirror, other than `refused`; an empty one if there
+    // is none. May block. May be null.
+    std::function<absl::StatusOr<Credential>(const Reference& mirror, const Credential& refused)>
+        mirror_credential;
   };
   static absl::StatusOr<std::unique_ptr<SourceFactory>> Create(const Options& options);
   virtual ~SourceFactory() = default;
@@ -178,8 +186,18 @@ class SourceFactory {
     HttpClient::Counters http;
     FlightCounters tokens;  // flights that fetch bearer tokens
     uint64_t retries = 0, resumes = 0, redirects = 0;
+    uint64_t failovers = 0;  // requests that went on at another endpoint
   };
   virtual Counters counters() const = 0;
+  // Why requests to a registry ("docker.io") are being repeated, and how often they have been:
+  // "... has sent nothing for 10 s, attempt 2 of 5"; "" = they are not.
+  virtual std::string TroubleOf(const std::string& registry) const {
+    (void)registry;
+    return "";
+  }
+  // Endpoints in trouble, and the configuration files of endpoints in use.
+  virtual std::vector<EndpointHealth::Row> endpoints_in_trouble() const { return {}; }
+  virtual std::vector<std::string> hosts_files() const { return {}; }
 };
 
 }  // namespace imagefs

@@ -15,7 +15,7 @@ run="$build debootstrap umoci skopeo docker-registry python3 ca-certificates"
 test="$run clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containerd runc podman attr
   libcap2-bin apache2-utils openssl zstd util-linux python3-grpcio python3-protobuf golang-go
   golang-github-containerd-containerd-dev systemd systemd-container dpkg-dev file
-  man-db lintian minisign iproute2 faketime strace shellcheck"
+  man-db lintian minisign iproute2 faketime strace shellcheck nginx-light"
 vm="$test qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils"
 bench="$test time"
 coverage="$test llvm-14"
@@ -83,6 +83,8 @@ fi
 
 if [ -d /run/systemd/system ]; then
   for package in "${missing[@]}"; do
-    case $package in docker-registry) "${as_root[@]}" systemctl disable -q docker-registry || true ;; esac
+    case $package in docker-registry) "${as_root[@]}" systemctl disable -q docker-registry || true ;;
+      nginx-light) "${as_root[@]}" systemctl disable -q nginx || true ;;
+    esac
   done
 fi

@@ -23,7 +23,8 @@ class TransferProgressTest : public testing::Test {
   ImageRef Image() { return *store_.FindImage(Reference(), Platform()); }
 
   FakeImageStore store_{2};
-  TransferProgress progress_{store_};
+  FakeSources sources_;
+  TransferProgress progress_{store_, sources_};
 };
 
 TEST_F(TransferProgressTest, TellsWhatIsNew) {

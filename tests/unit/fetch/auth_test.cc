@@ -84,7 +84,7 @@ std::string Verdict(const std::string& registry, const std::string& realm, bool 
     TokenRequest request;
     request.registry = registry;
     request.realm = realm;
-    request.verify_tls = verify_tls;
+    request.tls = std::make_shared<TlsSettings>(TlsSettings{.verify = verify_tls});
     request.loopback = loopback;
     request.credential.password = password;
     const absl::Status status = RealmToAsk(request).status();
