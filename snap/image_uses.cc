@@ -19,6 +19,8 @@ namespace {
 
 // Longer than the time between two layers of a pull, shorter than the time until a user retries.
 constexpr absl::Duration kFailureMemory = absl::Seconds(10);
+// Of a registry that did not answer.
+constexpr absl::Duration kSilenceMemory = absl::Seconds(30);
 constexpr size_t kMaxFailures = 1000;
 constexpr absl::Duration kAbandonedFor = absl::Minutes(10);
 
@@ -212,8 +214,11 @@ struct ImageUses::Owner::Call {
   UseDone done;
   uint64_t number = 0;
   std::shared_ptr<TicketGroup> group = std::make_shared<TicketGroup>();
-  std::string failure_key;  // "" = failures are not remembered
-  Use use;                  // as far as known
+  std::string failure_key;   // "" = failures are not remembered
+  std::string registry_key;  // the same for what concerns all images of the registry
+  Timer budget;
+  std::atomic<bool> over_budget{false};
+  Use use;  // as far as known
 };
 
 ImageUses::Owner::Owner(ImageUses& uses, OwnerOptions options)
@@ -402,14 +407,35 @@ void ImageUses::Owner::Resolve(const CallPtr& call) {
     if (call->request.fail_fast) {
       call->failure_key =
           StrCat(request.reference.ToString(), " ", request.access.credential.Fingerprint());
-      absl::Status failure = RecentFailure(call->failure_key);
+      call->registry_key = request.reference.host;
+      absl::Status failure = RecentFailure(call);
       if (!failure.ok()) return Finish(call, std::move(failure));
     }
-    auto resolved = [this, call](absl::StatusOr<ImageStore::Resolved> result) {
-      OnResolved(call, std::move(result));
-    };
-    call->group->Add(uses_.deps_.store.Resolve(std::move(request), std::move(resolved)));
+    ResolveWithin(call, std::move(request));
   });
+}
+
+void ImageUses::Owner::ResolveWithin(const CallPtr& call, ResolveRequest request) {
+  const std::string name = request.reference.ToString();
+  auto resolved = [this, call, name](absl::StatusOr<ImageStore::Resolved> result) {
+    call->budget.Cancel();
+    if (call->over_budget && absl::IsCancelled(result.status())) {
+      result = absl::DeadlineExceededError(
+          StrCat(name, ": its registry has said nothing for ", absl::FormatDuration(kLookBudget),
+                 "; check the network and the registry, or configure a mirror that answers"));
+    }
+    OnResolved(call, std::move(result));
+  };
+  const auto look = std::make_shared<TicketGroup>();
+  if (call->request.fail_fast) {
+    call->budget = uses_.timers_.After(kLookBudget, [weak = std::weak_ptr(call), look] {
+      if (const CallPtr late = weak.lock()) late->over_budget = true;
+      TicketGroup::TicketOf(look).Leave();
+    });
+  }
+  FlightTicket ticket = uses_.deps_.store.Resolve(std::move(request), std::move(resolved));
+  look->Add(ticket);
+  call->group->Add(ticket);
 }
 
 void ImageUses::Owner::OnResolved(const CallPtr& call,
@@ -476,12 +502,15 @@ void ImageUses::Owner::OnChain(const CallPtr& call, absl::StatusOr<ChainRef> cha
   Finish(call, std::move(use));
 }
 
-absl::Status ImageUses::Owner::RecentFailure(const std::string& key) {
+absl::Status ImageUses::Owner::RecentFailure(const CallPtr& call) {
   absl::MutexLock lock(&mu_);
-  const auto found = failures_.find(key);
-  if (found == failures_.end()) return absl::OkStatus();
-  if (Moment::Now() - found->second.when < kFailureMemory) return found->second.status;
-  failures_.erase(found);
+  for (const auto& [key, memory] :
+       {std::pair(call->failure_key, kFailureMemory), {call->registry_key, kSilenceMemory}}) {
+    const auto found = failures_.find(key);
+    if (found == failures_.end()) continue;
+    if (Moment::Now() - found->second.when < memory) return found->second.status;
+    failures_.erase(found);
+  }
   return absl::OkStatus();
 }
 
@@ -490,6 +519,7 @@ void ImageUses::Owner::RememberFailure(const CallPtr& call, const absl::Status& 
   absl::MutexLock lock(&mu_);
   if (failures_.size() >= kMaxFailures) failures_.clear();
   failures_[call->failure_key] = {status, Moment::Now()};
+  if (absl::IsDeadlineExceeded(status)) failures_[call->registry_key] = {status, Moment::Now()};
 }
 
 void ImageUses::Owner::Keep(const std::string& name, const Digest& manifest) {

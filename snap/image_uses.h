@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The single place that knows which owner uses which image and where it is mounted. The runtimes of
-// this machine (containerd, podman's two stores) are its Owners and keep only their names and their
-// protocols; mounts made by the command line are in the mount table. It implements, once for all
-// owners: requesting an image with the node's credentials, remembering failures, pinning an image,
-// mounting its trees (and remounting them once complete), reattaching sources after a restart, and
-// the startup order. A command that pulls uses the store itself: it has its caller's credentials,
-// lists images instead of pinning them, and reports progress per layer.
-// Startup. A call out of this order aborts the process:
+// this machine (containerd, podman's two stores) are its Owners and keep only names and protocols;
+// mounts made by the command line are in the mount table. Implemented once for all owners:
+// requesting an image with the node's credentials, remembering failures, pinning it, mounting its
+// trees (and remounting them once complete), reattaching sources after a restart, and the startup
+// order. A command that pulls uses the store itself, with its caller's credentials.
+// Startup. A call out of order aborts the process:
 //   1. AddOwner, once per owner: reclaims the images held and the trees left mounted by the
 //     previous process (Owner::Readopt). Local disk only.
 //   2. Recover: restores the mounts of the mount table, then what the owners present, then unmounts
@@ -36,6 +35,7 @@
 #include "base/executor.h"
 #include "base/monotonic.h"
 #include "base/ticket_group.h"
+#include "base/timer_queue.h"
 #include "cache/image_store.h"
 #include "fs/mount_table.h"
 
@@ -47,8 +47,8 @@ class ImageUses {
   struct Deps {
     ImageStore& store;
     MountTable& mounts;
-    // The credentials with which this node requests an image. Both may block. The second runs
-    // credential plugins only after a registry has rejected everything else.
+    // The node's credentials for an image. Both may block. The second runs plugins only after a
+    // registry has rejected everything else.
     AccessOf access_of, quick_access_of;
     int threads = 8;  // for work that blocks on credentials and the local disk
   };
@@ -122,6 +122,7 @@ class ImageUses {
   mutable absl::Mutex mu_;
   Phase phase_ ABSL_GUARDED_BY(mu_) = Phase::kReclaiming;
   std::vector<Owner*> owners_ ABSL_GUARDED_BY(mu_);
+  TimerQueue timers_{ThreadRole::kTimers};
   Executor executor_;  // last: its tasks use the members above
 };
 
@@ -140,8 +141,8 @@ class ImageUses::Owner {
     std::optional<Digest> manifest;
     size_t layers = 0;  // from the bottom; 0 = all. kDataLoss if the image has fewer
     Priority priority = Priority::kForeground;
-    // For callers that request the layers of an image one by one: fails immediately if the same
-    // request with the same credentials has failed a moment ago.
+    // For callers that have another way and ask layer by layer: fails after kLookBudget without an
+    // answer, and immediately if the registry was silent or this request failed a moment ago.
     bool fail_fast = false;
     // May reject an image before anything is fetched. May be empty.
     std::function<absl::Status(const ResolvedImage&)> accept;
@@ -149,6 +150,7 @@ class ImageUses::Owner {
   // Finds an image with credentials that its registry accepts now or has accepted before, holds it
   // and makes its tree mountable. Local images are found inline.
   FlightTicket Acquire(Request request, UseDone done) ABSL_LOCKS_EXCLUDED(mu_);
+  static constexpr absl::Duration kLookBudget = absl::Seconds(3);
   // Like Acquire, for an image that the caller has resolved. `source` may be null.
   FlightTicket AcquireFound(ImageRef image, std::shared_ptr<ImageSource> source, Priority priority,
                             UseDone done) ABSL_LOCKS_EXCLUDED(mu_);
@@ -170,18 +172,15 @@ class ImageUses::Owner {
   // page cache, and the next container would start cold. Blocks on mount(2). REQUIRES: step 1 of
   // startup is over.
   absl::StatusOr<Tree> MountTree(const Use& use) ABSL_LOCKS_EXCLUDED(mu_);
-  // Mounts a single layer of it, in overlay form. The mount is not kept for others. REQUIRES:
-  // use.chain has that layer.
+  // Mounts a single layer of use.chain, in overlay form. The mount is not kept for others.
   absl::StatusOr<Tree> MountLayer(const Use& use, size_t layer);
   // In step 1 of startup: returns the tree of the lowest `layers` layers (0 = all) as the previous
   // process left it mounted, or null if it is not mounted.
   Tree Readopt(const Digest& manifest, size_t layers) ABSL_LOCKS_EXCLUDED(mu_);
   Tree ReadoptLayer(const Digest& manifest, size_t layer);
-  // Releases the trees that only MountTree keeps mounted.
-  void ReleaseKept() ABSL_LOCKS_EXCLUDED(mu_);
+  void ReleaseKept() ABSL_LOCKS_EXCLUDED(mu_);  // trees that only MountTree keeps mounted
 
-  // Frees the disk space of released images. One that was never kept stays for ten minutes in case
-  // of a retry. Returns the number of bytes. Blocks.
+  // Frees the space of released images (never kept: after ten minutes). Returns bytes. Blocks.
   absl::StatusOr<uint64_t> Collect(Moment now = Moment::Now()) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
@@ -221,7 +220,8 @@ class ImageUses::Owner {
   void Hold(const CallPtr& call, ImageRef image, std::shared_ptr<ImageSource> source);
   void Ensure(const CallPtr& call, std::shared_ptr<ImageSource> source);
   void OnChain(const CallPtr& call, absl::StatusOr<ChainRef> chain) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status RecentFailure(const std::string& key) ABSL_LOCKS_EXCLUDED(mu_);
+  void ResolveWithin(const CallPtr& call, ResolveRequest request);
+  absl::Status RecentFailure(const CallPtr& call) ABSL_LOCKS_EXCLUDED(mu_);
   void RememberFailure(const CallPtr& call, const absl::Status& status) ABSL_LOCKS_EXCLUDED(mu_);
 
   void Leave(const Digest& manifest) ABSL_LOCKS_EXCLUDED(mu_);
