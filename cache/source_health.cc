@@ -51,7 +51,8 @@ Moment SourceHealth::MayBeginLocked(const std::string& key, Priority priority) c
   const Trouble& trouble = it->second;
   absl::Duration most = limits_.most[static_cast<size_t>(priority)];
   if (trouble.certain) most = std::max(most, limits_.most_certain);
-  const absl::Duration pause = limits_.first * (int64_t{1} << std::min(trouble.failures - 1, 20));
+  const absl::Duration pause = limits_.first[static_cast<size_t>(priority)] *
+                               (int64_t{1} << std::min(trouble.failures - 1, 20));
   absl::Duration asked = std::min(trouble.asked, std::max(most, absl::Minutes(1)));
   // A reader cannot wait for a day.
   if (priority == Priority::kOnDemand && asked > limits_.most_asked) asked = absl::ZeroDuration();

@@ -36,8 +36,9 @@ namespace imagefs {
 class SourceHealth {
  public:
   struct Limits {
-    absl::Duration first = absl::Milliseconds(100);
-    // The longest pause, by Priority.
+    // The first and the longest pause, by Priority.
+    std::array<absl::Duration, 4> first = {absl::Milliseconds(100), absl::Milliseconds(100),
+                                           absl::Milliseconds(100), absl::Seconds(2)};
     std::array<absl::Duration, 4> most = {absl::Milliseconds(1500), absl::Seconds(15),
                                           absl::Minutes(1), absl::Minutes(5)};
     absl::Duration certain_after = absl::Minutes(1);

@@ -53,6 +53,8 @@ TOML
   snapshotter = "$2"
   disable_snapshot_annotations = false
   discard_unpacked_layers = false
+[plugins."$cri".registry]
+  config_path = "$T/hosts"
 [plugins."$cri".cni]
   bin_dir = "$CONTAINERD/cni/bin"
   conf_dir = "$CONTAINERD/cni/conf"

@@ -34,7 +34,7 @@ class FillingLayerTest : public ::testing::Test {
     options_.background = false;
     options_.quiet = absl::Milliseconds(20);
     // Like the defaults, a hundred times as fast.
-    options_.health.first = absl::Microseconds(2500);
+    options_.health.first.fill(absl::Microseconds(2500));
     options_.health.most = {absl::Milliseconds(20), absl::Milliseconds(150),
                             absl::Milliseconds(600), absl::Seconds(3)};
     options_.health.certain_after = absl::Milliseconds(600);
