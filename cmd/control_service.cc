@@ -477,6 +477,7 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   reply->set_mounts(static_cast<uint32_t>(mounts.size() - static_cast<size_t>(waiting)));
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> images, deps_.store.ListImages());
   reply->set_images(static_cast<uint32_t>(images.size()));
+  for (const std::string& warning : options_.warnings) reply->add_warnings(warning);
 
   auto count = [reply](std::string_view name, uint64_t value) {
     StatusReply::Counter* counter = reply->add_counters();

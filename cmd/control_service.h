@@ -64,6 +64,7 @@ class ControlService {
     std::function<void(bool unmount)> request_stop;
     // Counters of parts this service does not know; may be empty.
     std::function<std::vector<std::pair<std::string, uint64_t>>()> more_counters;
+    std::vector<std::string> warnings;  // shown by Status
     std::chrono::milliseconds progress_interval{100};
   };
   static std::unique_ptr<ControlService> Create(Options options, Deps deps);

@@ -42,6 +42,8 @@
 #include "fetch/source.h"
 #include "fs/fuse_loop.h"
 #include "fs/mount_table.h"
+#include "fs/mount_target.h"
+#include "fs/mount_visibility.h"
 #include "fs/session_holder.h"
 #include "fs/session_store.h"
 #include "snap/cri_proxy.h"
@@ -89,6 +91,7 @@ class DaemonImpl : public Daemon {
   absl::Status OpenParts();
   absl::Status Configure(ImageStore::Options& out) const;
   std::vector<std::pair<std::string, uint64_t>> MoreCounters() const;
+  std::vector<std::string> Warnings() const;
   absl::Status Listen();
   // Serves connections to the socket `name` (see service_manager.h) with `server`, which is
   // destroyed after the sockets are closed. Call before READY is reported.
@@ -282,6 +285,19 @@ std::vector<std::pair<std::string, uint64_t>> DaemonImpl::MoreCounters() const {
   return out;
 }
 
+// Mounts that nobody sees are the one mistake of an installation in which nothing fails.
+std::vector<std::string> DaemonImpl::Warnings() const {
+  std::vector<std::string> out;
+  if (snapshots_ == nullptr) return out;
+  const std::string run = MountPointOf(options_.paths.run);
+  for (const HiddenMounts& hidden : FindHiddenMounts({run + "/chains", run + "/mapped"})) {
+    out.push_back(hidden.Explain());
+    LogWarning("mounts_not_visible directory=", hidden.directory, " cause=\"", hidden.cause,
+               "\" remedy=\"a volume of its own with mountPropagation: Bidirectional\"");
+  }
+  return out;
+}
+
 absl::Status DaemonImpl::Listen() {
   ControlService::Options service_options;
   service_options.version = options_.version;
@@ -297,6 +313,7 @@ absl::Status DaemonImpl::Listen() {
     RequestStop(unmount);
   };
   service_options.more_counters = [this] { return MoreCounters(); };
+  service_options.warnings = Warnings();
   service_ = ControlService::Create(
       std::move(service_options),
       {*store_, *sources_, *mounts_, fuse_.get(), *executor_, *publications_,

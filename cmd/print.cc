@@ -634,6 +634,7 @@ std::string StatusText(const StatusReply& reply) {
                            ", run ", reply.run(), "\n", Plural(reply.mounts(), "mount"), ", ",
                            Plural(reply.images(), "image"), ", ",
                            Plural(static_cast<uint64_t>(reply.layers_size()), "layer"), "\n");
+  for (const std::string& warning : reply.warnings()) StrAppend(&out, "warning: ", warning, "\n");
   for (const StatusReply::Counter& counter : reply.counters()) {
     StrAppend(&out, "  ", counter.name(), " ", counter.value(), "\n");
   }
@@ -677,7 +678,9 @@ std::string StatusJson(const StatusReply& reply) {
       .Member("rss_bytes", uint64_t{reply.rss_bytes()})
       .Member("mounts", uint64_t{reply.mounts()})
       .Member("images", uint64_t{reply.images()});
-  json.Key("counters").BeginObject();
+  json.Key("warnings").BeginArray();
+  for (const std::string& warning : reply.warnings()) json.String(warning);
+  json.EndArray().Key("counters").BeginObject();
   for (const StatusReply::Counter& counter : reply.counters()) {
     json.Member(counter.name(), uint64_t{counter.value()});
   }

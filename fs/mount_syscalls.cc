@@ -74,8 +74,12 @@ std::optional<MountInfo> ParseLine(std::string_view line) {
   out.major = static_cast<uint32_t>(*major);
   out.minor = static_cast<uint32_t>(*minor);
   out.mount_point = Unescape(fields[4]);
-  out.shared = std::any_of(fields.begin() + 6, dash,
-                           [](std::string_view tag) { return tag.starts_with("shared:"); });
+  for (auto tag = fields.begin() + 6; tag != dash; ++tag) {
+    std::string_view group = *tag;
+    if (!ConsumePrefix(&group, "shared:")) continue;
+    out.shared = true;
+    out.peer_group = ParseDecimal(group).value_or(0);
+  }
   out.fs_type = Unescape(dash[1]);
   out.source = Unescape(dash[2]);
   return out;

@@ -23,7 +23,8 @@ struct MountInfo {
   uint64_t parent = 0;            // the mount that it is mounted on
   uint32_t major = 0, minor = 0;  // of the mounted file system; equal for its bind mounts
   std::string mount_point;
-  bool shared = false;  // mounts made below it appear in other namespaces
+  bool shared = false;      // mounts made below it appear in the others of its peer group
+  uint64_t peer_group = 0;  // if shared
   std::string fs_type;
   std::string source;
 };

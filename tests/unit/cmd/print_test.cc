@@ -99,6 +99,13 @@ TEST(PrintTest, RepliesWithNothingInThemAreWholeDocuments) {
   }
 }
 
+TEST(PrintTest, StatusHasWarnings) {
+  StatusReply reply;
+  reply.add_warnings("mind the gap");
+  EXPECT_NE(StatusText(reply).find("\nwarning: mind the gap\n"), std::string::npos);
+  EXPECT_EQ(Parsed(StatusJson(reply))["warnings"].at(0).string(), "mind the gap");
+}
+
 TEST(PrintTest, ColumnsAreAsWideAsTheirWidestCell) {
   ListMountsReply reply;
   for (const char* directory : {"/a", "/a/much/longer/one"}) {

@@ -516,6 +516,7 @@ TEST(MountInfoTest, ParsesWhatTheKernelWrites) {
   ASSERT_EQ(mounts.size(), 3u);
   EXPECT_EQ(mounts[0].major, 98u);
   EXPECT_TRUE(mounts[0].shared);
+  EXPECT_EQ(mounts[0].peer_group, 7u);
   EXPECT_FALSE(IsOurs(mounts[0]));
   EXPECT_EQ(mounts[1].mount_point, "/a b\\c");
   EXPECT_EQ(mounts[1].minor, 53u);
