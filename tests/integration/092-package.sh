@@ -16,6 +16,7 @@ boot_tree "$deb"
 cp "$deb" "$T/tree/root/imagefs.deb"
 # Only its order is of interest.
 printf '[Service]\nExecStart=/bin/true\n' >"$T/tree/etc/systemd/system/containerd.service"
+mkdir -p "$T/tree/var/lib/containerd"
 
 start_registry registry
 image plain owners
@@ -43,6 +44,9 @@ for property in Wants After; do
   inside systemctl show -P $property containerd.service | grep -qw imagefs-snapshotter.socket ||
     fail "containerd.service: $property lacks the snapshotter's socket"
 done
+# What containerd 1.6 calls the directory of the images.
+for _ in 1 2; do inside systemctl restart containerd.service || fail "the drop-in keeps containerd from starting"; done
+same "the directory of images" /var/lib/imagefs "$(inside readlink /var/lib/containerd/io.containerd.snapshotter.v1.imagefs)"
 same "mode of the run directory" 711 "$(inside stat -c %a /run/imagefs)"
 same "mode of the sockets" "600 600" "$(inside stat -c %a /run/imagefs/control.sock /run/imagefs/snapshotter.sock | xargs)"
 

@@ -165,12 +165,13 @@ tool_image() {
   push "$T/images/$1" "test/$1:1"
 }
 
+# With HANDLER set, as the kubelet does it for a pod of that runtime class.
 # pod NAME, container POD_ID POD_NAME NAME IMAGE [COMMAND...]: made (and the latter started); print the id.
-pod() { cri run-pod "$1" --logs "$CONTAINERD/logs" | field 'j["pod"]'; }
+pod() { cri run-pod "$1" --logs "$CONTAINERD/logs" --handler "${HANDLER:-}" | field 'j["pod"]'; }
 container() {
   local pod=$1 pod_name=$2 name=$3 image=$4 id
   shift 4
-  id=$(cri create --logs "$CONTAINERD/logs" "$pod" "$pod_name" "$name" "$image" "$@" | field 'j["container"]')
+  id=$(cri create --logs "$CONTAINERD/logs" --handler "${HANDLER:-}" ${IMAGE_VOLUME:+--image-volume "$IMAGE_VOLUME"} "$pod" "$pod_name" "$name" "$image" "$@" | field 'j["container"]')
   cri start "$id" >/dev/null
   echo "$id"
 }

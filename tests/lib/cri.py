@@ -76,14 +76,18 @@ class Client:
         def one(i):
             # A channel of its own: separate kubelets would not share a connection either.
             with grpc.insecure_channel("unix:" + self.socket, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
-                stub = image_grpc.ImageServiceStub(channel)
                 grpc.channel_ready_future(channel).result(timeout=20)
-                request = image.PullImageRequest(image=image.ImageSpec(image=refs[i]), auth=auth_of(args))
+                request = cri.PullForPod(image=image.ImageSpec(image=refs[i]), auth=auth_of(args))
+                if args.handler:
+                    request.sandbox_config.CopyFrom(self.pod_config("pulls", "", args.handler))
+                pull = channel.unary_unary("/runtime.v1.ImageService/PullImage",
+                                           request_serializer=cri.PullForPod.SerializeToString,
+                                           response_deserializer=image.PullImageResponse.FromString)
                 gate.wait()
                 start = time.monotonic()
                 result = {"ref": refs[i]}
                 try:
-                    result["image_ref"] = stub.PullImage(request, timeout=args.deadline).image_ref
+                    result["image_ref"] = pull(request, timeout=args.deadline).image_ref
                 except grpc.RpcError as error:
                     result["error"] = {"code": error.code().name, "message": error.details()}
                 result["begin"] = start
@@ -125,16 +129,18 @@ class Client:
         return as_json(self.runtime.Status(cri.StatusRequest()))
 
     @staticmethod
-    def pod_config(name, logs):
+    def pod_config(name, logs, handler=""):
         context = cri.LinuxSandboxSecurityContext(
             namespace_options=cri.NamespaceOption(network=cri.NODE, pid=cri.CONTAINER))
         return cri.PodSandboxConfig(
             metadata=cri.PodSandboxMetadata(name=name, uid=name, namespace="test"), log_directory=logs,
+            # What a pod of a runtime class has, where the class has a snapshotter of its own.
+            annotations={"io.containerd.cri.runtime-handler": handler} if handler else {},
             linux=cri.LinuxPodSandboxConfig(security_context=context))
 
     def run_pod(self, args):
         answer = self.runtime.RunPodSandbox(cri.RunPodSandboxRequest(
-            config=self.pod_config(args.name, args.logs), runtime_handler=args.handler), timeout=DEADLINE)
+            config=self.pod_config(args.name, args.logs, args.handler), runtime_handler=args.handler), timeout=DEADLINE)
         return {"pod": answer.pod_sandbox_id}
 
     def create(self, args):
@@ -142,12 +148,14 @@ class Client:
             metadata=cri.ContainerMetadata(name=args.name), image=image.ImageSpec(image=args.image),
             command=args.command, log_path=args.name + ".log",
             envs=[cri.KeyValue(key=k, value=v) for k, _, v in (e.partition("=") for e in args.env)],
-            mounts=[cri.Mount(host_path=h, container_path=c) for h, _, c in (m.partition(":") for m in args.mount)],
+            mounts=[cri.Mount(host_path=h, container_path=c) for h, _, c in (m.partition(":") for m in args.mount)] +
+            [cri.Mount(image=image.ImageSpec(image=ref), container_path=c, readonly=True)
+             for c, _, ref in (m.partition("=") for m in args.image_volume)],
             linux=cri.LinuxContainerConfig(security_context=cri.LinuxContainerSecurityContext(
                 namespace_options=cri.NamespaceOption(network=cri.NODE, pid=cri.CONTAINER),
                 readonly_rootfs=args.read_only)))
         answer = self.runtime.CreateContainer(cri.CreateContainerRequest(
-            pod_sandbox_id=args.pod, config=config, sandbox_config=self.pod_config(args.pod_name, args.logs)), timeout=DEADLINE)
+            pod_sandbox_id=args.pod, config=config, sandbox_config=self.pod_config(args.pod_name, args.logs, args.handler)), timeout=DEADLINE)
         return {"container": answer.container_id}
 
     def start(self, args):
@@ -231,6 +239,7 @@ def parser():
     pull.add_argument("ref", nargs="+")
     for option in ("--creds", "--auth", "--identity-token", "--registry-token"):
         pull.add_argument(option)
+    pull.add_argument("--handler", default="", help="as for a pod of that runtime class")
     pull.add_argument("--parallel", type=int, default=1)
     pull.add_argument("--deadline", type=float, default=DEADLINE)
     verb("images", call="images_")
@@ -247,6 +256,8 @@ def parser():
     create.add_argument("--logs", default="")
     create.add_argument("--env", action="append", default=[])
     create.add_argument("--mount", action="append", default=[], help="HOST:CONTAINER")
+    create.add_argument("--handler", default="")
+    create.add_argument("--image-volume", action="append", default=[], help="CONTAINER=IMAGE, as the kubelet asks")
     create.add_argument("--read-only", action="store_true")
     for name in ("start", "rm", "stats", "logs"):
         verb(name, "container")
