@@ -4,15 +4,22 @@
 // user, and exits once it holds nothing. It restarts a killed daemon if no supervisor does. It
 // parses nothing, has one thread, and allocates no memory after its start, so that little can kill
 // it.
+//
+// "imagefs-holder --listen DIRECTORY" makes the socket itself, stays in the foreground, and does
+// not exit: for a supervisor that ends a daemon's processes with it, such as a container runtime.
+// "imagefs-holder --check DIRECTORY" exits with 0 if one listens there.
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "fs/holder_protocol.h"
@@ -45,6 +52,7 @@ int held_count = 0;
 int clients[kMaxClients];
 int client_count = 0;
 bool had_client = false, was_used = false;
+bool stays = false;  // --listen
 HolderRestart restart;
 bool left = false;       // the last daemon asked not to be restarted
 int restart_pause = -1;  // in ms; -1: no restart
@@ -144,10 +152,11 @@ void Accept() {
 }
 
 // Returns whether no daemon needs the holder any more.
-bool Done() { return held_count == 0 && (was_used || (had_client && client_count == 0)); }
+bool Done() { return !stays && held_count == 0 && (was_used || (had_client && client_count == 0)); }
 
 // Returns how long to wait for the next event, in ms.
 int Patience() {
+  if (stays) return -1;
   if (held_count == 0) return kPatienceMs;
   return client_count == 0 && !left ? restart_pause : -1;
 }
@@ -184,7 +193,7 @@ void StartDaemon() {
   _exit(127);
 }
 
-void Prepare() {
+void Detach() {
   // The starter need not wait for the exit of this process.
   if (const pid_t child = fork(); child != 0) _exit(child < 0 ? 1 : 0);
   ReadRestart();
@@ -192,6 +201,52 @@ void Prepare() {
   const int outputs = restart.count > 0 ? 1 : 3;  // how many to replace, from descriptor 0
   for (int fd = 0; null >= 0 && fd < outputs; ++fd) dup2(null, fd);
   setsid();
+}
+
+// Writes to stderr. Returns the exit status.
+int Refuse(const char* what, const char* why) {
+  dprintf(STDERR_FILENO, "imagefs-holder: %s: %s\n", what, why);
+  return 1;
+}
+
+constexpr char kSocketName[] = "holder.sock", kTemporaryName[] = "holder.new";
+
+bool Connects() {
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  memcpy(address.sun_path, kSocketName, sizeof(kSocketName));
+  const int probe = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+  const bool connected =
+      connect(probe, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+  close(probe);
+  return connected;
+}
+
+// Listens in the working directory, as kHolderListener. Returns 0, or the exit status.
+int Listen(const char* directory) {
+  if (Connects()) return Refuse(directory, "another imagefs-holder listens there");
+  sockaddr_un address = {};
+  address.sun_family = AF_UNIX;
+  memcpy(address.sun_path, kTemporaryName, sizeof(kTemporaryName));
+  const int listener = socket(AF_UNIX, SOCK_SEQPACKET, 0);
+  unlink(kTemporaryName);
+  if (bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0 ||
+      chmod(kTemporaryName, 0600) != 0 || listen(listener, kMaxClients) != 0 ||
+      rename(kTemporaryName, kSocketName) != 0) {
+    return Refuse(directory, strerror(errno));
+  }
+  if (listener != kHolderListener) {
+    if (dup2(listener, kHolderListener) < 0) return Refuse(directory, strerror(errno));
+    close(listener);
+  }
+  stays = true;
+  // The first process of a container gets no signal that it does not handle.
+  signal(SIGTERM, [](int) { _exit(0); });
+  signal(SIGINT, [](int) { _exit(0); });
+  return 0;
+}
+
+void Prepare() {
   signal(SIGPIPE, SIG_IGN);
   signal(SIGHUP, SIG_IGN);
   signal(SIGCHLD, SIG_IGN);  // children are not waited for
@@ -207,7 +262,15 @@ void Prepare() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  if (argc == 3) {
+    if (chdir(argv[2]) != 0) return Refuse(argv[2], strerror(errno));
+    if (strcmp(argv[1], "--check") == 0) return Connects() ? 0 : 1;
+    if (strcmp(argv[1], "--listen") != 0) return Refuse(argv[1], "not known");
+    if (const int status = Listen(argv[2]); status != 0) return status;
+  } else {
+    Detach();
+  }
   Prepare();
   while (!Done()) {
     pollfd fds[1 + kMaxClients];
