@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Thin verbs over CMakePresets.json; see docs/testing.md.
 .DEFAULT_GOAL := build
-.PHONY: build run test test-vm check tidy asan tsan clang coverage arm64 fuzz soak bench deps format clean install package
+.PHONY: build run test test-vm check tidy asan tsan clang coverage arm64 fuzz soak bench deps format clean install package image
 
 # REF=<image> DIR=<directory> are read by `make run`; T=<target> S=<seconds> by `make fuzz`.
 S ?= 60
@@ -58,6 +58,13 @@ package:
 	@cmake --build --preset release --target imagefs imagefsd imagefs_documentation
 	@cpack --config build/release/CPackConfig.cmake
 	@ls build/release/package/*.deb
+
+# The container image for the nodes of a cluster, as an OCI layout in build/image.
+image:
+	@scripts/deps.sh image
+	@cmake --preset release >/dev/null
+	@cmake --build --preset release --target imagefs imagefsd imagefs_documentation
+	@scripts/image.sh
 
 deps:
 	@scripts/deps.sh all

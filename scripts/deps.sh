@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # The one list of the Debian packages that the project uses, by purpose. Installs what is missing
 # and nothing else; quick and silent when all is there.
-#   scripts/deps.sh build|package|run|test|vm|bench|coverage|arm64|all        --print only prints the list
+#   scripts/deps.sh build|package|image|run|test|vm|bench|coverage|arm64|all  --print only prints the list
 set -euo pipefail
 
 build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-openssl-dev libssl-dev
@@ -11,11 +11,12 @@ build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-
   nlohmann-json3-dev libsystemd-dev libyaml-cpp-dev libflatbuffers-dev flatbuffers-compiler libcli11-dev
   libtomlplusplus-dev libgtest-dev"
 package="$build dpkg-dev file"
+image="$build umoci busybox-static ca-certificates"
 run="$build debootstrap umoci skopeo docker-registry python3 ca-certificates"
 test="$run clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containerd runc podman attr
   libcap2-bin apache2-utils openssl zstd util-linux python3-grpcio python3-protobuf golang-go
   golang-github-containerd-containerd-dev systemd systemd-container dpkg-dev file
-  man-db lintian minisign iproute2 faketime strace shellcheck nginx-light"
+  man-db lintian minisign iproute2 faketime strace shellcheck busybox-static python3-yaml nginx-light"
 vm="$test qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils"
 bench="$test time"
 coverage="$test llvm-14"
@@ -27,6 +28,7 @@ print=
 case "${1:-all}" in
   build) list=$build ;;
   package) list=$package ;;
+  image) list=$image ;;
   run) list=$run ;;
   test) list=$test ;;
   vm) list=$vm ;;
@@ -34,7 +36,7 @@ case "${1:-all}" in
   coverage) list=$coverage ;;
   arm64) list=$arm64 ;;
   all) list="$bench $vm $coverage $arm64" ;;
-  *) echo "usage: deps.sh [--print] build|package|run|test|vm|bench|coverage|arm64|all" >&2; exit 2 ;;
+  *) echo "usage: deps.sh [--print] build|package|image|run|test|vm|bench|coverage|arm64|all" >&2; exit 2 ;;
 esac
 if [ -n "$print" ]; then printf '%s\n' $list; exit 0; fi
 

@@ -11,5 +11,5 @@ command -v shellcheck >/dev/null || { echo "skip: shellcheck is not installed"; 
 options=(--severity=warning --format=gcc '--exclude=SC2034,SC2046,SC2206,SC2207,SC2115,SC2164,SC2120')
 git ls-files -z '*.sh' '*.bash' tests/vm/guest/init |
   xargs -0 -n 50 -P "$(nproc)" shellcheck --shell=bash "${options[@]}"
-git ls-files -z .ci/run packaging/postinst packaging/prerm packaging/postrm |
+git ls-files -z .ci/run packaging/postinst packaging/prerm packaging/postrm packaging/kubernetes/imagefs-node |
   xargs -0 shellcheck --shell=sh "${options[@]}"
