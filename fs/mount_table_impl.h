@@ -3,6 +3,7 @@
 // mount_table_recovery.cc handles mounts that changed without the table.
 #pragma once
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <optional>
@@ -38,9 +39,8 @@ class MountTableImpl : public MountTable {
 
   ~MountTableImpl() override {
     watch_.reset();
-    const bool needed = chains_ != nullptr && chains_->HasKernelMounts();
     chains_.reset();
-    if (own_parent_ && !needed) UnmountPath(chains_dir_, true).IgnoreError();
+    if (own_parent_ && !HasMountsBelow()) UnmountPath(chains_dir_, true).IgnoreError();
   }
 
   absl::Status Start();
@@ -135,6 +135,14 @@ class MountTableImpl : public MountTable {
 
   KeyGate::Hold HoldDirectory(const std::string& directory) {
     return KeyGate::Hold(gate_, directory);
+  }
+
+  // Private mounts of the kernel alone, or of FUSE sessions that the next daemon continues.
+  bool HasMountsBelow() const {
+    const auto mounts = ReadMountInfo();
+    return !mounts.ok() || std::any_of(mounts->begin(), mounts->end(), [this](const MountInfo& m) {
+      return m.mount_point != chains_dir_ && LiesIn(m.mount_point, chains_dir_);
+    });
   }
 
   Options options_;

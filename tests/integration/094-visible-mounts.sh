@@ -71,5 +71,13 @@ RUN=$H/own
 mkdir -m 711 "$RUN"
 ifs mount -q --mode fuse "oci:$T/images/plain" "$M" >/dev/null
 same "on the machine" "[]" "$(ifs status --json | field 'j["warnings"]')"
+# The next daemon goes on with it, though the run directory is shared and the kernel serves nothing alone.
+shown=$(stat -c %d "$M")
+exec {open}<"$M/etc/passwd"
+ifs stop
+ifs images >/dev/null
+same "the file system that was shown" "$shown" "$(stat -c %d "$M")"
+grep -q root <&$open || fail "an open file is lost"
+exec {open}<&-
 ifs umount "$M"
 ifs stop
