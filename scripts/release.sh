@@ -27,11 +27,13 @@ notes=$(awk -v heading="## [$version] " '/^## / { in_it = index($0, heading) == 
 [ -n "${notes//[[:space:]]/}" ] || refuse "CHANGELOG.md says nothing of $version"
 
 # Nothing is left of a release that fails from here on.
-undo() { git checkout -q HEAD -- CMakeLists.txt; }
+kit=(packaging/kubernetes/chart/Chart.yaml packaging/kubernetes/imagefs.yaml packaging/kubernetes/remove.yaml)
+undo() { git checkout -q HEAD -- CMakeLists.txt "${kit[@]}"; }
 trap undo EXIT
 sed -i -E "s/^(project\(imagefs VERSION )[0-9.]+ /\1$version /" CMakeLists.txt
+sed -i -E "s/^(version: )[0-9.]+$/\1$version/; s/^(appVersion: )\"[0-9.]+\"/\1\"$version\"/; s,(image: .*/imagefs:)[0-9.]+$,\1$version," "${kit[@]}"
 tests/lint/version.sh || refuse "the version is not the same everywhere"
-files=(CMakeLists.txt CHANGELOG.md packaging/changelog)
+files=(CMakeLists.txt CHANGELOG.md packaging/changelog "${kit[@]}")
 git diff --quiet HEAD -- "${files[@]}" || git commit -q -m "Release $version" -- "${files[@]}"
 trap - EXIT
 # Lines with # are headings here, not comments.

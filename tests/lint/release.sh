@@ -13,7 +13,8 @@ export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_NOSYSTEM=1 GIT_AUTHOR_NAME=a GIT_A
 unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 
 mkdir "$T/tree"
-cp --parents CMakeLists.txt cmd/CMakeLists.txt CHANGELOG.md packaging/changelog scripts/release.sh tests/lint/version.sh "$T/tree"
+cp --parents CMakeLists.txt cmd/CMakeLists.txt CHANGELOG.md packaging/changelog packaging/kubernetes/chart/Chart.yaml \
+  packaging/kubernetes/imagefs.yaml packaging/kubernetes/remove.yaml scripts/release.sh tests/lint/version.sh "$T/tree"
 cd "$T/tree"
 git init -q .
 git add .
@@ -66,6 +67,7 @@ begin=$(git rev-parse HEAD)
 
 scripts/release.sh 91.2.3 >"$T/out" 2>&1 || fail "a prepared tree is refused"
 [ "$(git log -1 --format=%s)" = "Release 91.2.3" ] || fail "no commit"
+[ "$(git grep -hoE '(imagefs:|ersion: "?)91\.2\.3' -- packaging/kubernetes | sort | uniq -c | wc -l)" = 3 ] || fail "the chart has another version"
 [ "$(git rev-list --count "$begin..HEAD")" = 1 ] || fail "more than one commit"
 [ -z "$(git status --porcelain)" ] || fail "something is left over: $(git status --porcelain)"
 grep -q '^project(imagefs VERSION 91\.2\.3 LANGUAGES CXX)$' CMakeLists.txt || fail "the version is not set"
