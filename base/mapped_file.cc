@@ -20,7 +20,19 @@
 
 namespace imagefs {
 
+namespace {
+
 constexpr int kTries = 1000;
+
+// Maps `fd` in place of what is mapped there. A raw system call, because sanitizers intercept
+// mmap(2), which a signal handler cannot have, and ThreadSanitizer takes it for a write that races
+// with the readers, who learn of it from `generation`.
+bool Replace(uintptr_t begin, size_t size, int flags, int fd) {
+  return syscall(SYS_mmap, begin, size, PROT_READ, flags | MAP_FIXED, fd, 0) ==
+         static_cast<long>(begin);
+}
+
+}  // namespace
 
 // All mappings, in a form that a signal handler can read: a list of blocks that only grows. A
 // signal handler receives no context, so this is process-wide.
@@ -63,11 +75,10 @@ class MappingGuards {
         if (address < begin || address >= end || guard.begin.load() != begin) continue;
         guard.covering.fetch_add(1);
         MarkDamaged(guard);
-        // A raw system call, so that sanitizers do not intercept it in a handler.
-        const long mapped = syscall(SYS_mmap, begin, end - begin, PROT_READ,
-                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0);
+        const bool replaced =
+            Replace(begin, end - begin, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
         guard.covering.fetch_sub(1);
-        return mapped == static_cast<long>(begin);
+        return replaced;
       }
     }
     return false;
@@ -157,10 +168,8 @@ absl::Status MappedFile::MapAgain(int fd) const {
   for (int i = 0; i < kTries; ++i) {
     uint64_t generation = guard_->generation.load();
     while (guard_->covering.load() != 0) std::this_thread::yield();
-    void* const place = const_cast<char*>(bytes_.data());
-    if (mmap(place, bytes_.size(), PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) != place) {
-      return ErrnoStatus(errno, "mmap");
-    }
+    const auto begin = reinterpret_cast<uintptr_t>(bytes_.data());
+    if (!Replace(begin, bytes_.size(), MAP_SHARED, fd)) return ErrnoStatus(errno, "mmap");
     if (guard_->generation.compare_exchange_strong(generation, generation + 1)) {
       return absl::OkStatus();
     }
