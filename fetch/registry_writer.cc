@@ -6,12 +6,10 @@
 #include <utility>
 
 #include "base/json.h"
-#include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
-#include "fetch/backoff.h"
 #include "fetch/blob_push.h"
-#include "fetch/referrers.h"
+#include "fetch/referrers_tag.h"
 #include "fetch/registry.h"
 
 namespace imagefs {
@@ -22,8 +20,6 @@ constexpr char kIndexType[] = "application/vnd.oci.image.index.v1+json";
 constexpr char kEmptyType[] = "application/vnd.oci.empty.v1+json";
 constexpr char kEmptyBytes[] = "{}";
 constexpr size_t kBlobsInFlight = 3;
-// Writers that lose the race for the tag retry after a random delay, so few rounds are needed.
-constexpr int kMaxTagRounds = 8;
 
 void WriteAnnotations(JsonWriter& out, const std::map<std::string, std::string>& annotations) {
   if (annotations.empty()) return;
@@ -138,7 +134,7 @@ class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
         manifest_bytes_(ArtifactManifest(artifact)),
         what_(StrCat(Printable(artifact.artifact_type), " of ", target_.endpoint->host, "/",
                      target_.endpoint->at.repository, "@", artifact.subject.digest.ToString())),
-        tag_(ReferrersTag(artifact.subject.digest)),
+        subject_(artifact.subject.digest),
         cancel_(std::move(cancel)),
         done_(std::move(done)) {
     Descriptor& manifest = pushed_.manifest;
@@ -183,52 +179,18 @@ class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
                 [self = shared_from_this()](absl::StatusOr<RegistryWriter::PushedManifest> pushed) {
                   if (!pushed.ok()) return self->Finish(pushed.status());
                   if (pushed->listed) return self->Finish(self->pushed_);
-                  self->ReadTag();
+                  self->UpdateTag();
                 });
   }
 
-  // Reads the tag's list: first to change it, then to verify that the change persisted.
-  void ReadTag() {
-    if (done_.called()) return;
-    RegistryCall::Spec spec = target_.ManifestSpec("GET", tag_);
-    spec.headers.emplace_back("Accept", kIndexType);
-    spec.max_body_bytes = kMaxManifestBytes;
-    spec.answers = [](int status) { return status == 404; };
-    RegistryCall::Run(target_.shared, target_.endpoint, std::move(spec), inner_cancel_.token(),
-                      [self = shared_from_this()](absl::StatusOr<HttpResponse> response) {
-                        self->OnTag(std::move(response));
-                      });
-  }
-
-  void OnTag(absl::StatusOr<HttpResponse> response) {
-    if (!response.ok()) return Finish(response.status());
-    const std::string index = response->status == 404 ? "" : std::move(response->body);
-    absl::StatusOr<std::string> updated = UpdateReferrersIndex(index, pushed_.manifest);
-    if (!updated.ok()) return Finish(updated.status());
-    if (*updated == index) {
-      pushed_.listed_by_tag = true;
-      return Finish(pushed_);
-    }
-    if (!tag_written_) return WriteTag(*std::move(updated));
-    if (++rounds_ >= kMaxTagRounds) {
-      return Finish(absl::UnavailableError(
-          StrCat("others keep writing the tag ", tag_, " at the same time; try again")));
-    }
-    LogDebug("registry_tag_race host=", target_.endpoint->host, " tag=", tag_, " round=", rounds_);
-    // The list may be stale after the delay, so read it again.
-    tag_written_ = false;
-    const auto delay = BackoffDelay(target_.shared->options.first_backoff, rounds_);
-    target_.shared->http.After(delay, [self = shared_from_this()] { self->ReadTag(); });
-  }
-
-  void WriteTag(std::string index) {
-    tag_written_ = true;
-    PutManifest(
-        target_, tag_, kIndexType, std::move(index), inner_cancel_.token(),
-        [self = shared_from_this()](const absl::StatusOr<RegistryWriter::PushedManifest>& pushed) {
-          if (!pushed.ok()) return self->Finish(pushed.status());
-          self->ReadTag();
-        });
+  void UpdateTag() {
+    ReferrersTagUpdate::Run(target_.shared, target_.endpoint, subject_, pushed_.manifest,
+                            inner_cancel_.token(),
+                            [self = shared_from_this()](absl::Status updated) {
+                              if (!updated.ok()) return self->Finish(std::move(updated));
+                              self->pushed_.listed_by_tag = true;
+                              self->Finish(self->pushed_);
+                            });
   }
 
   void Finish(absl::StatusOr<RegistryWriter::PushedArtifact> result) {
@@ -243,15 +205,13 @@ class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
   const Target target_;
   const std::string manifest_bytes_;
   const std::string what_;
-  const std::string tag_;
+  const Digest subject_;
   const CancelToken cancel_;
   CancelSource inner_cancel_;
   GuardedDone<absl::StatusOr<RegistryWriter::PushedArtifact>> done_;
   CancelToken::Registration registration_;
   std::deque<RegistryWriter::Blob> blobs_;
   size_t in_flight_ = 0;
-  int rounds_ = 0;            // lost races for the tag
-  bool tag_written_ = false;  // since it was last read for a change
   RegistryWriter::PushedArtifact pushed_;
 };
 
@@ -319,7 +279,8 @@ std::string ArtifactManifest(const RegistryWriter::Artifact& artifact) {
 }
 
 absl::StatusOr<std::string> UpdateReferrersIndex(const std::string& index,
-                                                 const Descriptor& manifest) {
+                                                 const Descriptor& manifest,
+                                                 const std::vector<std::string>& more) {
   JsonWriter entry;
   WriteDescriptor(entry, manifest);
   const std::string entry_json = entry.Take();
@@ -342,7 +303,7 @@ absl::StatusOr<std::string> UpdateReferrersIndex(const std::string& index,
   out.Key("manifests").BeginArray();
   bool placed = false;
   for (const Json& element : root["manifests"].elements()) {
-    if (Matches(element, manifest)) return index;
+    if (more.empty() && Matches(element, manifest)) return index;
     if (element.StringOr("digest") != manifest.digest.ToString()) {
       out.Raw(element.Dump());
     } else if (!placed) {
@@ -350,6 +311,7 @@ absl::StatusOr<std::string> UpdateReferrersIndex(const std::string& index,
       placed = true;
     }
   }
+  for (const std::string& element : more) out.Raw(element);
   if (!placed) out.Raw(entry_json);
   out.EndArray();
   for (const auto& [key, value] : root.members()) {

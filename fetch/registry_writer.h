@@ -76,9 +76,8 @@ class RegistryWriter {
   };
   using ArtifactDone = absl::AnyInvocable<void(absl::StatusOr<PushedArtifact>)>;
   // Pushes the blobs, then the manifest by its digest, then, if the registry does not list
-  // referrers, the tag that does. An artifact is never visible before all its blobs are present.
-  // Updating that tag is a read-modify-write that may race with another writer: it is repeated
-  // until our entry is present.
+  // referrers, the tag that does (fetch/referrers_tag.h). An artifact is never visible before all
+  // its blobs are present.
   virtual void PushArtifact(Artifact artifact, CancelToken cancel, ArtifactDone done) = 0;
 };
 
@@ -86,9 +85,11 @@ class RegistryWriter {
 std::string ArtifactManifest(const RegistryWriter::Artifact& artifact);
 
 // Returns `index` (JSON; "" = none yet) with the entry for `manifest` added, or replacing the one
-// with the same digest. Keeps everything else; returns `index` unchanged if it already contains the
-// entry. Returns an error if it is not an index. Pure.
+// with the same digest, and the entries `more` (JSON), which it must not have. Keeps everything
+// else; returns `index` unchanged if it already contains the entry. Returns an error if it is not
+// an index. Pure.
 absl::StatusOr<std::string> UpdateReferrersIndex(const std::string& index,
-                                                 const Descriptor& manifest);
+                                                 const Descriptor& manifest,
+                                                 const std::vector<std::string>& more = {});
 
 }  // namespace imagefs

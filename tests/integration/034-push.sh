@@ -22,7 +22,7 @@ grep -q 'PASSED.* 5 tests' "$T/out" || { cat "$T/out"; fail "fewer tests than th
 start_registry cut
 start_shaper line --rtt 5
 shape rules '[{"method": "PATCH", "nth": 2, "cut_request": 500000}, {"method": "PATCH", "nth": 5, "delay": 0.1, "cut_request": 0},
-              {"method": "PUT", "nth": 4, "cut_request": 1}, {"every": 9, "status": 429, "retry_after": 0},
+              {"method": "PUT", "nth": 5, "cut_request": 1}, {"every": 9, "status": 429, "retry_after": 0},
               {"every": 13, "status": 503}]' >"$T/rules"
 IMAGEFS_TEST_REGISTRY=$SHAPED "$tests" --gtest_filter='RealRegistryTest.Art*:RealRegistryTest.Mounts' >"$T/out" 2>&1 ||
   { cat "$T/out"; fail "over a bad line"; }

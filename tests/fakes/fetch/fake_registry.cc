@@ -144,6 +144,11 @@ Digest FakeRegistry::AddManifest(const std::string& repository, const std::strin
   return digest;
 }
 
+void FakeRegistry::Remove(const std::string& path) {
+  absl::MutexLock lock(&mu_);
+  files_.erase(path);
+}
+
 void FakeRegistry::AddFile(const std::string& path, std::string bytes) {
   absl::MutexLock lock(&mu_);
   files_[path] = {std::move(bytes), "application/octet-stream"};
@@ -278,6 +283,7 @@ bool FakeRegistry::ServeOne(int fd, std::string& buffer) {
   }
   if (behaviour.close) return false;
   if (behaviour.hold && !WaitForRelease(request.path)) return false;
+  if (behaviour.before) behaviour.before();
   Answer answer;
   {
     absl::MutexLock lock(&mu_);
@@ -366,6 +372,7 @@ FakeRegistry::Answer FakeRegistry::MakeAnswer(const Request& request, bool ignor
   }
   const File& file = it->second;
   answer.headers["content-type"] = file.content_type;
+  if (features_.etags) answer.headers["etag"] = StrCat("\"", Sha256Of(file.bytes).ToString(), "\"");
   const std::optional<ByteRange> range = request.range();
   if (!range || ignore_range) {
     answer.body = file.bytes;

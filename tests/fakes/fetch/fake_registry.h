@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -46,6 +47,7 @@ class FakeRegistry {
     std::optional<uint64_t> cut_after_bytes;   // closes the connection after this much of the body
     std::optional<uint64_t> hold_after_bytes;  // waits for Release after this much of the body
     bool hold = false;                         // waits for Release before sending anything
+    std::function<void()> before;              // called before the request takes effect
     bool close = false;                        // closes the connection without a response
     bool cut_head = false;                     // closes the connection within the headers
     bool ignore_range = false;                 // 200 with the whole content
@@ -68,6 +70,9 @@ class FakeRegistry {
     bool lists_itself = false;  // OCI-Subject
     bool filters = true;        // by artifactType
     size_t page_size = 100;     // of the list of referrers
+    bool etags = false;         // of manifests
+    bool conditions = false;    // If-Match and If-None-Match of pushed manifests
+    int no_conditions = 0;      // status of requests with such headers
   };
 
   struct Auth {
@@ -92,6 +97,7 @@ class FakeRegistry {
                      const std::string& content_type);
   // Any other path: 200 with `bytes`.
   void AddFile(const std::string& path, std::string bytes);
+  void Remove(const std::string& path);
   void SetFeatures(Features features);
   // Adds an entry (JSON) to the list of referrers of `subject`.
   void AddReferrer(const std::string& repository, const Digest& subject, std::string entry);
@@ -153,6 +159,8 @@ class FakeRegistry {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Answer TakeManifest(const Request& request, const std::string& repository)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // The status of a refusal by a condition of the request, 0 = none.
+  int RefusalByCondition(const Request& request) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   Answer ListReferrers(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::string Location(const std::string& path) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void KeepPartOfChunk(const Request& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);

@@ -169,9 +169,26 @@ void FakeRegistry::KeepPartOfChunk(const Request& request) {
   if (request.method == "PATCH" && it != uploads_.end()) it->second.bytes += request.body;
 }
 
+int FakeRegistry::RefusalByCondition(const Request& request) const {
+  const std::string match = request.Header("if-match");
+  const bool only_new = request.Header("if-none-match") == "*";
+  if (features_.no_conditions != 0 && (only_new || !match.empty())) return features_.no_conditions;
+  if (!features_.conditions) return 0;
+  const auto it = files_.find(request.path);
+  const bool exists = it != files_.end();
+  const bool other =
+      !match.empty() &&
+      (!exists || match != StrCat("\"", Sha256Of(it->second.bytes).ToString(), "\""));
+  return other || (only_new && exists) ? 412 : 0;
+}
+
 FakeRegistry::Answer FakeRegistry::TakeManifest(const Request& request,
                                                 const std::string& repository) {
   Answer answer;
+  if (const int refusal = RefusalByCondition(request); refusal != 0) {
+    answer.status = refusal;
+    return answer;
+  }
   answer.status = 201;
   const Digest digest = Sha256Of(request.body);
   const std::string folder = StrCat("/v2/", repository, "/manifests/");
