@@ -61,6 +61,9 @@ constexpr int kRepairMs = 5000;  // between checks for removed sockets
 constexpr int64_t kShutdownGraceSeconds = 2;
 // Limit of the buffers of all connections together.
 constexpr size_t kRpcMemoryBytes = 8 << 20;
+// What is kept of the credentials of the kubelet: name and size (base/kept_memory.h).
+constexpr char kCredentials[] = "credentials";
+constexpr size_t kCredentialBytes = 4 << 20;
 
 // Every mount and every layer keeps descriptors open.
 void RaiseDescriptorLimit() {
@@ -91,6 +94,7 @@ class DaemonImpl : public Daemon {
   absl::Status OpenParts();
   absl::Status Configure(ImageStore::Options& out) const;
   std::vector<std::pair<std::string, uint64_t>> MoreCounters() const;
+  void KeepCredentials();
   std::vector<std::string> Warnings() const;
   absl::Status Listen();
   // Serves connections to the socket `name` (see service_manager.h) with `server`, which is
@@ -121,6 +125,7 @@ class DaemonImpl : public Daemon {
   std::unique_ptr<SourceFactory> sources_;
   std::unique_ptr<ImageStore> store_;
   std::unique_ptr<DescriptorKeeper> keeper_;
+  bool managed_ = false;  // it is the service manager
   std::unique_ptr<SessionStore> sessions_;
   std::unique_ptr<FuseLoop> fuse_;
   std::unique_ptr<StoredMountRecords> records_;
@@ -196,6 +201,7 @@ absl::Status DaemonImpl::OpenParts() {
   IMAGEFS_RETURN_IF_ERROR(Configure(store_options));
   IMAGEFS_ASSIGN_OR_RETURN(store_, ImageStore::Open(std::move(store_options), *sources_));
   keeper_ = ServiceManagerKeeper(std::move(kept_));
+  managed_ = keeper_ != nullptr;
   if (keeper_ == nullptr) {
     keeper_ = std::make_unique<SessionHolder>(
         SessionHolder::Options{paths.run, HolderProgram(), options_.restart});
@@ -214,6 +220,7 @@ absl::Status DaemonImpl::OpenParts() {
     return ImageUses::FindTree(*store_, PodmanLayerStore::kHolder, chain_id);
   };
   IMAGEFS_ASSIGN_OR_RETURN(mounts_, MountTable::Create(mount_options, *fuse_, *records_));
+  KeepCredentials();
   uses_ = std::make_unique<ImageUses>(ImageUses::Deps{
       *store_, *mounts_,
       [this](const Reference& reference) { return credentials_->AccessFor(reference); },
@@ -266,6 +273,30 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
     return credentials_->QuickAccessFor(reference);
   };
   return absl::OkStatus();
+}
+
+// What the kubelet passed is all that this node has for a private image: the kubelet passes it
+// again only with the next pull, and images that are being filled must be readable until then.
+void DaemonImpl::KeepCredentials() {
+  Fd fd = sessions_->TakeOther(kCredentials);
+  if (!options_.config.cri_proxy) {
+    if (fd.valid()) keeper_->Drop(kCredentials);
+    return;
+  }
+  absl::StatusOr<std::unique_ptr<KeptMemory>> memory =
+      absl::NotFoundError("no earlier daemon has kept any");
+  if (fd.valid()) memory = KeptMemory::Adopt(std::move(fd), kCredentialBytes);
+  if (!memory.ok()) {
+    keeper_->Drop(kCredentials);
+    memory = KeptMemory::Create("imagefs-credentials", kCredentialBytes);
+    absl::Status status = memory.status();
+    if (status.ok()) status = keeper_->Keep(kCredentials, (*memory)->fd());
+    if (!status.ok()) {
+      LogWarning("credentials_not_kept cause=", ToStd(status.message()));
+      return;
+    }
+  }
+  credentials_->KeepIn(*std::move(memory));
 }
 
 std::vector<std::pair<std::string, uint64_t>> DaemonImpl::MoreCounters() const {
@@ -446,9 +477,13 @@ void DaemonImpl::StopServing() {
   if (mounts_ != nullptr && forget_mounts_) {
     mounts_->UnmountAll();
     sessions_->ForgetAll();
+    keeper_->Drop(kCredentials);
   } else if (fuse_ != nullptr) {
     // Leave all mounts to the next daemon.
     store_->StopCollecting();
+    // The service manager discards them at the end of the service. Otherwise they are of use to the
+    // next daemon only if it goes on with something.
+    if (!managed_ && !sessions_->any()) keeper_->Drop(kCredentials);
     keeper_->Leave();
     // Before fetching stops: the next daemon also answers the reads that wait for missing bytes.
     fuse_->Leave();

@@ -2,6 +2,7 @@
 #include "fetch/node_credentials.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -10,6 +11,62 @@ namespace imagefs {
 namespace {
 
 bool Same(const Credential& a, const Credential& b) { return a.Fingerprint() == b.Fingerprint(); }
+
+// Numbers and texts, each text after its size, as in the memory of a process of the same machine.
+class Writer {
+ public:
+  explicit Writer(char* out) : out_(out) {}
+  void Number(uint32_t number) {
+    std::memcpy(out_, &number, sizeof(number));
+    out_ += sizeof(number);
+  }
+  void Text(std::string_view text) {
+    Number(static_cast<uint32_t>(text.size()));
+    std::memcpy(out_, text.data(), text.size());
+    out_ += text.size();
+  }
+
+ private:
+  char* out_;
+};
+
+class Reader {
+ public:
+  explicit Reader(std::string_view in) : in_(in) {}
+  bool AtEnd() const { return in_.empty() || failed_; }
+  bool failed() const { return failed_; }
+  uint32_t Number() {
+    uint32_t number = 0;
+    failed_ |= in_.size() < sizeof(number);
+    if (failed_) return 0;
+    std::memcpy(&number, in_.data(), sizeof(number));
+    in_.remove_prefix(sizeof(number));
+    return number;
+  }
+  std::string_view Text() {
+    const uint32_t size = Number();
+    failed_ |= in_.size() < size;
+    if (failed_) return "";
+    const std::string_view text = in_.substr(0, size);
+    in_.remove_prefix(size);
+    return text;
+  }
+
+ private:
+  std::string_view in_;
+  bool failed_ = false;
+};
+
+size_t SavedSize(const std::string& key, const std::string& id,
+                 const std::vector<Credential>& credentials) {
+  constexpr size_t kNumber = sizeof(uint32_t);
+  size_t size = 3 * kNumber + key.size() + id.size();
+  for (const Credential& one : credentials) {
+    size += 4 * kNumber + one.username.size() + one.password.size() + one.identity_token.size() +
+            one.registry_token.size();
+  }
+  return size;
+}
 
 }  // namespace
 
@@ -111,6 +168,7 @@ void NodeCredentials::Drop(const Reference& reference, const Credential& refused
     }
     it = it->credentials.empty() ? pulled_.erase(it) : std::next(it);
   }
+  SaveLocked();
 }
 
 void NodeCredentials::Remember(const Reference& image, Credential credential) {
@@ -128,6 +186,7 @@ void NodeCredentials::Remember(const Reference& image, Credential credential) {
   std::erase_if(all, [&](const Credential& one) { return Same(one, credential); });
   all.insert(all.begin(), std::move(credential));
   if (all.size() > kMaxPerReference) all.pop_back();
+  SaveLocked();
 }
 
 void NodeCredentials::TakeBack(const Reference& image, const Credential& credential) {
@@ -136,12 +195,15 @@ void NodeCredentials::TakeBack(const Reference& image, const Credential& credent
   if (found == pulled_.end()) return;
   std::erase_if(found->credentials, [&](const Credential& one) { return Same(one, credential); });
   if (found->credentials.empty()) pulled_.erase(found);
+  SaveLocked();
 }
 
 void NodeCredentials::RememberId(const Reference& image, std::string_view id) {
   absl::MutexLock lock(&mu_);
   const auto found = FindLocked(KeyOf(image));
-  if (found != pulled_.end()) found->id = std::string(id);
+  if (found == pulled_.end()) return;
+  found->id = std::string(id);
+  SaveLocked();
 }
 
 void NodeCredentials::Forget(std::string_view image) {
@@ -151,6 +213,63 @@ void NodeCredentials::Forget(std::string_view image) {
   pulled_.remove_if([&](const Pulled& pulled) {
     return (!key.empty() && pulled.key == key) || (!pulled.id.empty() && pulled.id == image);
   });
+  SaveLocked();
+}
+
+void NodeCredentials::KeepIn(std::unique_ptr<KeptMemory> memory) {
+  const Secret saved = memory->Read();
+  absl::MutexLock lock(&mu_);
+  memory_ = std::move(memory);
+  Reader reader(saved.view());
+  while (!reader.AtEnd() && pulled_.size() < kMaxReferences) {
+    const absl::StatusOr<Reference> reference = Reference::Parse(reader.Text());
+    Pulled pulled;
+    pulled.id = std::string(reader.Text());
+    const uint32_t count = reader.Number();
+    for (uint32_t i = 0; i < count && !reader.failed(); ++i) {
+      Credential one;
+      one.username = std::string(reader.Text());
+      one.password = reader.Text();
+      one.identity_token = reader.Text();
+      one.registry_token = reader.Text();
+      if (pulled.credentials.size() < kMaxPerReference)
+        pulled.credentials.push_back(std::move(one));
+    }
+    if (reader.failed()) {
+      LogWarning("credentials_not_restored cause=they were kept in another format");
+      break;
+    }
+    if (!reference.ok() || pulled.credentials.empty()) continue;
+    pulled.reference = *reference;
+    pulled.key = KeyOf(*reference);
+    pulled_.push_back(std::move(pulled));
+  }
+}
+
+void NodeCredentials::SaveLocked() {
+  if (memory_ == nullptr) return;
+  size_t size = 0, fit = 0;
+  for (const Pulled& pulled : pulled_) {
+    const size_t more = SavedSize(pulled.key, pulled.id, pulled.credentials);
+    if (size + more > memory_->most_bytes()) break;
+    size += more;
+    ++fit;
+  }
+  SecretBuffer buffer(size);
+  Writer writer(buffer.data());
+  for (const Pulled& pulled : pulled_) {
+    if (fit-- == 0) break;
+    writer.Text(pulled.key);
+    writer.Text(pulled.id);
+    writer.Number(static_cast<uint32_t>(pulled.credentials.size()));
+    for (const Credential& one : pulled.credentials) {
+      writer.Text(one.username);
+      writer.Text(one.password.view());
+      writer.Text(one.identity_token.view());
+      writer.Text(one.registry_token.view());
+    }
+  }
+  memory_->Write(buffer.view());
 }
 
 NodeCredentials::Counters NodeCredentials::counters() const {

@@ -4,7 +4,9 @@
 //      reference, then for others of the same repository; kept in memory only;
 //   2. the kubelet's credential-provider plugins (fetch/kubelet_providers.h);
 //   3. the docker and containers files of the daemon's own user (fetch/credentials.h).
-// Nothing is stored or logged. Thread-safe.
+// Nothing is logged or written to a disk. What the kubelet passed can be kept in memory that
+// outlives this process, so that a restart does not make images that are being filled unreadable.
+// Thread-safe.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +21,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "base/kept_memory.h"
 #include "fetch/credentials.h"
 #include "fetch/kubelet_providers.h"
 #include "fetch/source.h"
@@ -33,6 +36,10 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
     CredentialOptions files;
   };
   static std::shared_ptr<NodeCredentials> Create(Options options);
+
+  // Restores what is in `memory`, and keeps there from now on what the kubelet passes: the most
+  // recently used that fit. Call at most once, before other threads use this object.
+  void KeepIn(std::unique_ptr<KeptMemory> memory);
 
   // Returns a credential for the reference's registry, and the means to get another one if that is
   // rejected. Anonymous if there is none. Blocks while plugins and helpers run: call on an
@@ -84,6 +91,7 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
   Credential InFiles(const Reference& reference, std::string* trouble) const;
   std::vector<Credential> Remembered(const Reference& reference);
   void Drop(const Reference& reference, const Credential& refused);
+  void SaveLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::list<Pulled>::iterator FindLocked(const std::string& key) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   const Options options_;
@@ -91,6 +99,7 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
   mutable absl::Mutex mu_;
   // Most recently used first. Small enough for linear search.
   std::list<Pulled> pulled_ ABSL_GUARDED_BY(mu_);
+  std::unique_ptr<KeptMemory> memory_ ABSL_GUARDED_BY(mu_);  // null: not kept
   uint64_t renewals_ ABSL_GUARDED_BY(mu_) = 0;
   uint64_t renewed_ ABSL_GUARDED_BY(mu_) = 0;
 };

@@ -147,13 +147,21 @@ SessionStore::SessionStore(KeyValueStore& kv, DescriptorKeeper* keeper, std::str
       boot_id_(std::move(boot_id)),
       forgetting_(std::make_shared<Executor>(ThreadRole::kSessions, 1)) {}
 
+// Kept things of other kinds have other names.
+bool SessionStore::IsId(std::string_view name) {
+  return name.size() == 2 * kIdBytes && name.find_first_not_of("0123456789abcdef") == name.npos;
+}
+
 std::string SessionStore::NewId() { return RandomHex(kIdBytes); }
 
 std::vector<SessionStore::Inherited> SessionStore::Inherit() {
   std::vector<Inherited> out;
   std::map<std::string, Fd> devices;
   if (keeper_ != nullptr) {
-    for (KeptDescriptor& kept : keeper_->Inherit()) devices[kept.name] = std::move(kept.fd);
+    for (KeptDescriptor& kept : keeper_->Inherit()) {
+      auto& place = IsId(kept.name) ? devices : others_;
+      place[kept.name] = std::move(kept.fd);
+    }
   }
   auto keys = kv_.KeysWithPrefix(kSessionPrefix);
   if (!keys.ok()) LogWarning("sessions_not_read error=", keys.status().message());
@@ -183,6 +191,16 @@ std::vector<SessionStore::Inherited> SessionStore::Inherit() {
     Erase(id);
   }
   return out;
+}
+
+Fd SessionStore::TakeOther(const std::string& name) {
+  auto node = others_.extract(name);
+  return node ? std::move(node.mapped()) : Fd();
+}
+
+bool SessionStore::any() const {
+  absl::MutexLock lock(&kept_->mu);
+  return !kept_->ids.empty();
 }
 
 absl::StatusOr<SessionRecord> SessionStore::ReadRecord(const std::string& id) const {

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -56,8 +57,14 @@ class SessionStore {
   };
   // Call once, at startup. The sessions remain kept until Forget.
   std::vector<Inherited> Inherit();
+  // Returns what an earlier process kept under a name that is no session's; invalid if there is
+  // nothing. Call after Inherit.
+  Fd TakeOther(const std::string& name);
+  // Whether any session is kept.
+  bool any() const ABSL_LOCKS_EXCLUDED(kept_->mu);
 
   static std::string NewId();
+  static bool IsId(std::string_view name);
   // Keeps `device` under record.id. A failure is logged; the session then ends with this process.
   void Keep(const SessionRecord& record, const Fd& device);
   // For a session that has ended or cannot be continued. Does not block.
@@ -89,6 +96,7 @@ class SessionStore {
   DescriptorKeeper* const keeper_;
   const std::string boot_id_;
   const std::shared_ptr<Kept> kept_ = std::make_shared<Kept>();  // shared with journals
+  std::map<std::string, Fd> others_;                             // by name
   // For callers that must not block. Last: its tasks use the members above.
   std::shared_ptr<Executor> forgetting_;
 };
