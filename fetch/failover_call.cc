@@ -140,6 +140,7 @@ void FailoverCall::Ask(Endpoint endpoint, bool last_resort) {
   attempt_ = CancelSource();
   RegistryCall::Spec spec = what_.spec;
   spec.once = spec.once || !alone_;
+  spec.never_resumes = !alone_;
   if (!alone_) {
     shared_->asking[asked_->name].insert(this);
     spec.on_headers = [self = shared_from_this()](
@@ -147,7 +148,12 @@ void FailoverCall::Ask(Endpoint endpoint, bool last_resort) {
                           const HttpResponse& response) -> absl::StatusOr<HttpClient::Sink> {
       self->answers_ = true;
       if (!self->what_.spec.on_headers) return HttpClient::Sink();
-      return self->what_.spec.on_headers(answering, response);
+      absl::StatusOr<HttpClient::Sink> sink = self->what_.spec.on_headers(answering, response);
+      if (!sink.ok() || !*sink) return sink;
+      return HttpClient::Sink([self, sink = *std::move(sink)](std::string_view data) mutable {
+        self->received_ += data.size();
+        return sink(data);
+      });
     };
   }
   RegistryCall::Start(shared_, asked_, std::move(spec), attempt_.token(),
@@ -238,7 +244,7 @@ bool FailoverCall::IsDecided() const {
 }
 
 void FailoverCall::EndRound() {
-  ++rounds_;
+  rounds_ = std::exchange(received_, 0) >= RegistryCall::kProgressBytes ? 1 : rounds_ + 1;
   if (second_best_ && (what_.any_answer_counts || failures_.empty())) {
     return Finish(*std::move(second_best_));
   }

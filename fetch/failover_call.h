@@ -9,6 +9,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <deque>
 #include <functional>
 #include <memory>
@@ -78,8 +79,9 @@ class FailoverCall : public std::enable_shared_from_this<FailoverCall> {
   GuardedDone<absl::StatusOr<HttpResponse>> done_;
   CancelToken::Registration registration_;
 
-  int rounds_ = 0;
-  bool alone_ = false;  // a single endpoint, which RegistryCall asks as often as it takes
+  int rounds_ = 0;         // in a row that received little
+  uint64_t received_ = 0;  // in this round
+  bool alone_ = false;     // a single endpoint, which RegistryCall asks as often as it takes
   std::deque<Endpoint> waiting_, left_out_;  // to be asked in this round
   Endpoint asked_;                           // null: none is being asked
   bool last_resort_ = false;                 // it was left out

@@ -21,8 +21,6 @@ constexpr int kMaxRefusals = 3;
 constexpr int kMaxRefusedLinks = 3;
 // A server that is too slow will probably stay so.
 constexpr int kMaxSlowAttempts = 2;
-// An attempt that transferred this much resets the count of consecutive failures.
-constexpr uint64_t kProgressBytes = 64 << 10;
 // A plain HTTP server on loopback may wait for the rest of what it takes for a request.
 constexpr std::chrono::milliseconds kProbeTimeout(2'000);
 constexpr size_t kMaxErrorBodyBytes = 16 << 10;
@@ -655,7 +653,7 @@ void RegistryCall::RetryOr(absl::Status failure, std::optional<std::chrono::seco
   const bool progress = received_ >= kProgressBytes;
   if (progress) attempts_ = 0;
   ++attempts_;
-  if (spec_.once && !progress) {
+  if (spec_.once && (!progress || spec_.never_resumes)) {
     failure = Annotate(failure, spec_.what);
     return Finish(asked ? WithRetryAfter(std::move(failure), *asked) : std::move(failure));
   }

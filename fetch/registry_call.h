@@ -8,6 +8,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -26,6 +27,9 @@ namespace imagefs {
 
 class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
  public:
+  // An attempt that transferred this much resets the count of consecutive failures.
+  static constexpr uint64_t kProgressBytes = 64 << 10;
+
   struct Spec {
     std::string method = "GET";
     std::string path;  // within the repository: "blobs/sha256:..."; "" for `probe`
@@ -61,6 +65,9 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
     bool resend_after_cut = true;
     // As in ImageSource::ReadOptions.
     bool once = false;
+    // With `once`: a failure is final even after much has been received, because the caller asks
+    // another endpoint for the rest.
+    bool never_resumes = false;
     bool hedge = false;
     bool anew = false;
     // The whole transfer restarts if interrupted: the server may not support ranges.

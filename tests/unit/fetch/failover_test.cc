@@ -42,18 +42,15 @@ class FailoverTest : public testing::Test {
     ASSERT_NE(mkdtemp(name), nullptr);
     dir_ = name;
     Configure("");
-    SourceFactory::Options options;
-    options.first_backoff = std::chrono::milliseconds(1);
-    options.max_attempts = 3;
-    options.range_bytes = 100'000;
-    options.hosts.containerd_dirs = {dir_};
-    options.mirror_credential = [this](const Reference& mirror, const Credential& refused) {
+    options_.first_backoff = std::chrono::milliseconds(1);
+    options_.max_attempts = 3;
+    options_.range_bytes = 100'000;
+    options_.hosts.containerd_dirs = {dir_};
+    options_.mirror_credential = [this](const Reference& mirror, const Credential& refused) {
       asked_credential_for_ = mirror.host;
       return refused.empty() ? mirror_credential_ : Credential();
     };
-    auto factory = SourceFactory::Create(options);
-    ASSERT_TRUE(factory.ok()) << factory.status();
-    factory_ = *std::move(factory);
+    Restart();
     for (FakeRegistry* server : {&registry_, &one_, &two_}) {
       manifest_ = server->AddManifest("img", "1", "{}", kManifestType);
       blob_.digest = server->AddBlob("img", bytes_);
@@ -62,6 +59,11 @@ class FailoverTest : public testing::Test {
     path_ = FakeRegistry::BlobPath("img", blob_.digest);
   }
 
+  void Restart() {
+    auto factory = SourceFactory::Create(options_);
+    ASSERT_TRUE(factory.ok()) << factory.status();
+    factory_ = *std::move(factory);
+  }
   // Writes hosts.toml: the registry itself with two mirrors before it, and `rest` in the section of
   // the first one.
   void Configure(const std::string& rest) {
@@ -111,6 +113,7 @@ class FailoverTest : public testing::Test {
 
   std::string dir_;
   FakeRegistry registry_, one_, two_;
+  SourceFactory::Options options_;
   std::unique_ptr<SourceFactory> factory_;
   std::string bytes_ = std::string(250'000, 'x') + std::string(250'000, 'y');
   Descriptor blob_;
@@ -181,6 +184,34 @@ TEST_F(FailoverTest, ADyingMirrorIsLeftInMidLayerWithoutLosingBytes) {
   EXPECT_EQ(Count(registry_), 0U);
   ASSERT_EQ(factory_->endpoints_in_trouble().size(), 1U);
   EXPECT_NE(factory_->endpoints_in_trouble()[0].endpoint.find(one_.host()), std::string::npos);
+}
+
+TEST_F(FailoverTest, ADyingMirrorIsLeftHoweverMuchItHasDelivered) {
+  options_.range_bytes = 1'000'000;
+  Restart();
+  auto source = Open();
+  ASSERT_TRUE(GetManifest(*source).ok());
+  one_.On(path_, {.times = -1, .cut_after_bytes = 100'000});
+  ASSERT_TRUE(Read(*source).ok());
+  EXPECT_EQ(read_, bytes_);
+  EXPECT_EQ(one_.RequestsFor(path_).size(), 1U);
+  EXPECT_EQ(two_.RangesAsked(path_), (std::vector<ByteRange>{{100'000, blob_.size}}));
+  EXPECT_EQ(factory_->endpoints_in_trouble().size(), 1U);
+}
+
+// As often as it takes, as long as each answer brings the end nearer.
+TEST_F(FailoverTest, WhoCutsOftenIsAskedForTheRestIfTheOthersAreDead) {
+  options_.range_bytes = 1'000'000;
+  Restart();
+  auto source = Open();
+  ASSERT_TRUE(GetManifest(*source).ok());
+  one_.On(path_, {.times = -1, .close = true});
+  two_.On(path_, {.times = -1, .close = true});
+  registry_.On(path_, {.times = -1, .cut_after_bytes = 70'000});
+  const absl::Status read = Read(*source);
+  ASSERT_TRUE(read.ok()) << read;
+  EXPECT_EQ(read_, bytes_);
+  EXPECT_EQ(registry_.RequestsFor(path_).size(), 8U);
 }
 
 TEST_F(FailoverTest, ADeadMirrorIsNotAskedForEachBlob) {
