@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # long
-# Other nodes as mirrors (Spegel, Dragonfly; here a stand-in): an image is lazy through a
+# Other nodes as mirrors (Spegel, Dragonfly; here a stand-in, tests/fleet has the real ones): an image is lazy through a
 # peer, and the registry is asked only for what the peer lacks, is too slow for or does not finish.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
