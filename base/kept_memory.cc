@@ -10,6 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
+#include "absl/memory/memory.h"
 #include "base/status.h"
 
 namespace imagefs {
@@ -54,8 +55,7 @@ absl::StatusOr<std::unique_ptr<KeptMemory>> KeptMemory::Adopt(Fd fd, size_t most
       mmap(nullptr, FileSize(most_bytes), PROT_READ | PROT_WRITE, MAP_SHARED, fd.get(), 0);
   if (map == MAP_FAILED) return ErrnoStatus(errno, "mmap");
   madvise(map, FileSize(most_bytes), MADV_DONTDUMP);
-  return std::unique_ptr<KeptMemory>(
-      new KeptMemory(std::move(fd), most_bytes, static_cast<char*>(map)));
+  return absl::WrapUnique(new KeptMemory(std::move(fd), most_bytes, static_cast<char*>(map)));
 }
 
 KeptMemory::KeptMemory(Fd fd, size_t most_bytes, char* map)

@@ -5,6 +5,7 @@
 #include <time.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 
 #include "absl/base/thread_annotations.h"
@@ -64,6 +65,21 @@ uint32_t MapId(uint32_t id, const std::string& map) {
   return id;
 }
 
+constexpr char kUnknownParent[] = "(unknown)";
+
+// Why containerd unpacks a layer that could have been lazy; the names are those of counters.
+enum class Why { kParent, kCredentials, kRegistry, kImage, kOther };
+constexpr std::array<std::string_view, 5> kUnpackedWhy = {"parent", "credentials", "registry",
+                                                          "image", "other"};
+
+Why WhyUnpacked(const absl::Status& status) {
+  if (IsCredentialFailure(status)) return Why::kCredentials;
+  if (IsRetriable(status) || absl::IsResourceExhausted(status)) return Why::kRegistry;
+  const bool image = absl::IsNotFound(status) || absl::IsDataLoss(status) ||
+                     absl::IsInvalidArgument(status) || absl::IsUnimplemented(status);
+  return image ? Why::kImage : Why::kOther;
+}
+
 class SnapshotterImpl : public Snapshotter {
  public:
   SnapshotterImpl(Options options, Deps deps)
@@ -93,9 +109,15 @@ class SnapshotterImpl : public Snapshotter {
   bool empty() const override { return table_->size() == 0; }
   void ReleaseAll() override;
   std::vector<std::pair<std::string, uint64_t>> Counters() const override {
-    return {{"snapshots", table_->size()},
-            {"snapshot_layers_lazy", lazy_.load()},
-            {"snapshot_layers_unpacked", unpacked_.load()}};
+    std::vector<std::pair<std::string, uint64_t>> out = {{"snapshots", table_->size()},
+                                                         {"snapshot_layers_lazy", lazy_.load()}};
+    uint64_t unpacked = 0;
+    for (size_t i = 0; i < unpacked_.size(); ++i) {
+      unpacked += unpacked_[i];
+      out.emplace_back(StrCat("snapshot_layers_unpacked_", kUnpackedWhy[i]), unpacked_[i].load());
+    }
+    out.emplace_back("snapshot_layers_unpacked", unpacked);
+    return out;
   }
 
  private:
@@ -137,7 +159,8 @@ class SnapshotterImpl : public Snapshotter {
   std::unique_ptr<SnapshotDirs> dirs_;
   MappedLowers mapped_;
   KeyGate layer_gate_;  // by layer and parent
-  std::atomic<uint64_t> lazy_{0}, unpacked_{0};
+  std::atomic<uint64_t> lazy_{0};
+  std::array<std::atomic<uint64_t>, kUnpackedWhy.size()> unpacked_{};  // by Why
   std::atomic<bool> sweep_queued_{false};
   absl::Mutex sweep_mu_;
 
@@ -217,7 +240,7 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
     }
     const auto ref = parent->info.labels.find(kRefLabel);
     // Never equal to a ChainID, so that the parent does not match the layer below.
-    parent_ref = ref == parent->info.labels.end() ? "(unknown)" : ref->second;
+    parent_ref = ref == parent->info.labels.end() ? kUnknownParent : ref->second;
   }
   ImageUses::Owner::Request wanted{.reference = labels.reference, .fail_fast = true};
   wanted.accept = [labels, parent_ref](const ResolvedImage& image) {
@@ -236,9 +259,11 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
       if (absl::IsCancelled(status) || group->left()) {
         return done(absl::CancelledError("the caller went away"));
       }
-      ++unpacked_;
+      const Why why = parent_ref == kUnknownParent ? Why::kParent : WhyUnpacked(status);
+      ++unpacked_[static_cast<size_t>(why)];
       LogWarning("snapshot.not_lazy reference=", labels.reference.ToString(),
-                 " layer=", request.labels[kRefLabel], " cause=", status.message());
+                 " layer=", request.labels[kRefLabel],
+                 " kind=", kUnpackedWhy[static_cast<size_t>(why)], " cause=", status.message());
       PrepareOrdinary(group, std::move(request), std::move(done));
     });
   };

@@ -59,6 +59,7 @@ TOML
   same "mode of the socket" 600 "$(stat -c %a "$RUN/cri.sock")"
   start_containerd "containerd$version" $version imagefs
   same "nobody told the snapshotter" 2 "$(lazily "$REGISTRY/test/direct:1" --creds "$login")"
+  same "the cause" 2 "$(counter snapshot_layers_unpacked_credentials)"
   same "a plugin told it" 2 "$(lazily "$REGISTRY/test/plugged:1" --creds "$login")"
   same "what the plugin was asked" \
     '{"apiVersion":"credentialprovider.kubelet.k8s.io/v1","kind":"CredentialProviderRequest","image":"'"$REGISTRY/test/plugged"'"} args=get two words env=yes' \

@@ -51,6 +51,7 @@ same "an image of before" first "$(says first)"
 before=$(counter snapshot_layers_unpacked)
 pull "$(ref second)"
 [ "$(counter snapshot_layers_unpacked)" -gt "$before" ] || fail "an image on a base that was unpacked is lazy"
+[ "$(counter snapshot_layers_unpacked_parent)" -gt 0 ] || fail "the cause is not counted"
 same "it works" second "$(says second)"
 before=$(counter snapshot_layers_unpacked)
 pull "$(ref third)"
