@@ -27,7 +27,8 @@ struct Config {
   std::vector<std::string> index_repositories;
   IndexKeys index_keys;  // an index signed by one of them is trusted in any repository
   bool index_publish = false;
-  std::string index_publish_to;      // "" = the image's own repository
+  std::string index_publish_to;  // "" = the image's own repository
+  absl::Duration index_publish_spread = absl::Seconds(10);
   uint64_t index_memory = 64 << 20;  // bytes
   // [containerd] and [podman]: the images whose snapshots and layers are lazy.
   IndexTrust containerd_lazy = IndexTrust::Trusted(), podman_lazy = IndexTrust::Trusted();

@@ -51,7 +51,8 @@ class ControlService {
   // Publishes an index after an image had to be fetched in full because nobody had published one.
   struct AutoPublish {
     bool enabled = false;
-    std::string repository;  // "" = the image's own
+    std::string repository;                        // "" = the image's own
+    absl::Duration spread = absl::ZeroDuration();  // PublishRequest::spread
   };
   struct Options {
     AutoPublish publish;

@@ -338,7 +338,8 @@ absl::Status DaemonImpl::Listen() {
   service_options.ca_file = options_.ca_file;
   service_options.log_level = options_.log_level;
   service_options.proxies = ProxyDigest();
-  service_options.publish = {options_.config.index_publish, options_.config.index_publish_to};
+  service_options.publish = {options_.config.index_publish, options_.config.index_publish_to,
+                             options_.config.index_publish_spread};
   service_options.request_stop = [this](bool unmount) {
     told_to_stop_ = true;
     RequestStop(unmount);

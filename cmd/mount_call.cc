@@ -48,6 +48,8 @@ void LogPublication(const std::string& reference, const absl::StatusOr<PublishRe
   } else if (published->absent) {
     LogInfo("index.published reference=", reference, " to=", published->repository,
             " artifact=", published->artifact);
+  } else {
+    LogInfo("index.already_published reference=", reference);
   }
 }
 
@@ -120,6 +122,7 @@ void MountCall::PublishIndex(const ImageStore::Resolved& image, const Chain& cha
     publish.to = *std::move(to);
   }
   publish.only_if_absent = true;
+  publish.spread = automatic.spread;
   // It continues after the call has ended.
   deps().publications.Start(
       std::move(publish), CancelToken(),

@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <functional>
+#include <random>
 #include <utility>
 
 #include "absl/synchronization/mutex.h"
@@ -109,6 +111,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
  public:
   Job(Publications& owner, PublishRequest request, Done done)
       : counted_(owner),
+        owner_(owner),
         store_(owner.deps_.store),
         sources_(owner.deps_.sources),
         executor_(owner.deps_.executor),
@@ -124,24 +127,32 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
 
   void Start() {
     if (!request_.only_if_absent) return MakeIndexes();
-    // The destination.
-    absl::StatusOr<std::shared_ptr<ImageSource>> target =
+    // A cache may answer: if it knows an index, there is one.
+    absl::StatusOr<std::shared_ptr<ImageSource>> source =
         sources_.Open(*request_.to, request_.access);
-    if (!target.ok()) return done_(target.status());
-    target_ = *std::move(target);
-    target_->GetReferrers(
+    if (!source.ok()) return done_(source.status());
+    IfAbsent(*source, [self = shared_from_this()] {
+      self->MakeIndexes();
+      return absl::OkStatus();
+    });
+  }
+
+ private:
+  // Calls `next`, on a thread that may block, unless `source` lists an index.
+  void IfAbsent(const std::shared_ptr<ImageSource>& source, std::function<absl::Status()> next) {
+    source->GetReferrers(
         request_.image->manifest_digest, std::string(kIndexArtifactType), cancel_.token(),
-        [self = shared_from_this()](const absl::StatusOr<std::vector<Descriptor>>& found) {
+        [self = shared_from_this(), source,
+         next = std::move(next)](const absl::StatusOr<std::vector<Descriptor>>& found) {
           if (!found.ok()) return self->done_(found.status());
           if (!found->empty()) {
             self->result_.absent = false;
             return self->done_(std::move(self->result_));
           }
-          self->MakeIndexes();
+          if (absl::Status status = next(); !status.ok()) self->done_(status);
         });
   }
 
- private:
   void MakeIndexes() {
     const FlightTicket ticket =
         store_.MakeIndexes(request_.image, request_.source,
@@ -258,7 +269,54 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
       IMAGEFS_ASSIGN_OR_RETURN(auto annotation, SignatureAnnotation(text));
       artifact_.annotations.insert(std::move(annotation));
     }
-    return request_.to.has_value() ? ReadTag() : Finish();
+    if (!request_.to.has_value()) return Finish();
+    IMAGEFS_ASSIGN_OR_RETURN(writer_, sources_.OpenWriter(*request_.to, request_.access));
+    Spread();
+    return absl::OkStatus();
+  }
+
+  // Goes on after the pause, or when it is cancelled.
+  void Spread() {
+    if (request_.spread <= absl::ZeroDuration()) return Look();
+    thread_local std::minstd_rand random(std::random_device{}());
+    const absl::Duration pause =
+        request_.spread * std::uniform_real_distribution<double>(0, 1)(random);
+    Timer timer = owner_.After(pause, [self = shared_from_this()] { self->EndPause(); });
+    {
+      absl::MutexLock lock(&mu_);
+      pause_ = std::move(timer);
+    }
+    CancelToken::Registration registration = cancel_.token().OnCancel([weak = weak_from_this()] {
+      if (const auto self = weak.lock()) self->EndPause();
+    });
+    absl::MutexLock lock(&mu_);
+    pause_on_cancel_ = std::move(registration);
+  }
+
+  void EndPause() {
+    Timer pause;
+    {
+      absl::MutexLock lock(&mu_);
+      if (pause_ended_) return;
+      pause_ended_ = true;
+      pause = std::move(pause_);
+    }
+    executor_.Submit([self = shared_from_this()] {
+      if (self->cancel_.token().cancelled()) {
+        return self->done_(absl::CancelledError("nobody waits for the index"));
+      }
+      self->Look();
+    });
+  }
+
+  // What is at the destination just before the push. No cache is asked: it may say what was true
+  // before another node pushed.
+  void Look() {
+    if (!request_.only_if_absent) return ReadTag();
+    IfAbsent(writer_->target(), [self = shared_from_this()] {
+      self->ReadTag();
+      return absl::OkStatus();
+    });
   }
 
   std::string Tag() const {
@@ -266,13 +324,11 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
   }
 
   // Reads the existing artifact, which others may have signed.
-  absl::Status ReadTag() {
-    if (target_ == nullptr) {
-      IMAGEFS_ASSIGN_OR_RETURN(target_, sources_.Open(*request_.to, request_.access));
-    }
-    target_->GetManifest(
+  void ReadTag() {
+    const std::shared_ptr<ImageSource> target = writer_->target();
+    target->GetManifest(
         Tag(), cancel_.token(),
-        [self = shared_from_this()](absl::StatusOr<ImageSource::FetchedManifest> there) {
+        [self = shared_from_this(), target](absl::StatusOr<ImageSource::FetchedManifest> there) {
           // For a repository that does not exist yet, a registry may deny access instead of
           // reporting it absent. If the credentials are wrong, the push reports that.
           const bool absent =
@@ -283,7 +339,6 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
             if (absl::Status status = self->Finish(); !status.ok()) self->done_(status);
           });
         });
-    return absl::OkStatus();
   }
 
   // Takes over the signatures of `there`. Returns true if the artifact stays as it is and `done_`
@@ -320,11 +375,11 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
       done_(std::move(result_));
       return absl::OkStatus();
     }
-    return Push();
+    Push();
+    return absl::OkStatus();
   }
 
-  absl::Status Push() {
-    IMAGEFS_ASSIGN_OR_RETURN(writer_, sources_.OpenWriter(*request_.to, request_.access));
+  void Push() {
     writer_->PushArtifact(
         std::move(artifact_), cancel_.token(),
         [self = shared_from_this()](absl::StatusOr<RegistryWriter::PushedArtifact> pushed) {
@@ -333,7 +388,6 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
           self->result_.sent_bytes = pushed->sent_bytes;
           self->PushTag();
         });
-    return absl::OkStatus();
   }
 
   // With this tag it is found with one request instead of two.
@@ -350,6 +404,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
 
   // First, so that it is destroyed after everything else of this job.
   const Counted counted_;
+  Publications& owner_;
   ImageStore& store_;
   SourceFactory& sources_;
   Executor& executor_;
@@ -362,10 +417,12 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
   std::vector<std::string> blobs_;  // the artifact's blobs, for an archive
   std::string statement_;
   std::string manifest_;
-  std::shared_ptr<ImageSource> target_;
   std::shared_ptr<RegistryWriter> writer_;
   absl::Mutex mu_;
   CancelToken::Registration on_cancel_ ABSL_GUARDED_BY(mu_);
+  Timer pause_ ABSL_GUARDED_BY(mu_);
+  CancelToken::Registration pause_on_cancel_ ABSL_GUARDED_BY(mu_);
+  bool pause_ended_ ABSL_GUARDED_BY(mu_) = false;
 };
 
 void Publications::Start(PublishRequest request, CancelToken cancel, Done done) {
@@ -379,6 +436,12 @@ void Publications::Start(PublishRequest request, CancelToken cancel, Done done) 
   auto job = std::make_shared<Job>(*this, std::move(request), std::move(done));
   job->CancelWith(cancel, stop_.token());
   job->Start();
+}
+
+Timer Publications::After(absl::Duration pause, absl::AnyInvocable<void()> call) {
+  absl::MutexLock lock(&mu_);
+  if (timers_ == nullptr) timers_ = std::make_unique<TimerQueue>(ThreadRole::kTimers);
+  return timers_->After(pause, std::move(call));
 }
 
 int Publications::running() const {

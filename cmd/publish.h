@@ -13,8 +13,10 @@
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "base/cancel.h"
 #include "base/executor.h"
+#include "base/timer_queue.h"
 #include "cache/image_store.h"
 #include "fetch/source.h"
 
@@ -28,6 +30,9 @@ struct PublishRequest {
   std::string file;              // OCI archive to write; "" = none
   bool with_profile = false;
   bool only_if_absent = false;  // push nothing if an index exists
+  // Wait for a random time up to this before pushing. Nodes that made the same index at the same
+  // time then mostly find that of the first.
+  absl::Duration spread = absl::ZeroDuration();
   bool statement_only = false;  // publish nothing: only return the statement to sign
   // Contents of .minisig files that sign the statement with that digest. kAborted if the statement
   // has changed since.
@@ -82,9 +87,11 @@ class Publications {
  private:
   class Job;
   class Counted;
+  Timer After(absl::Duration pause, absl::AnyInvocable<void()> call);
   const Deps deps_;
   CancelSource stop_;
   mutable absl::Mutex mu_;
+  std::unique_ptr<TimerQueue> timers_ ABSL_GUARDED_BY(mu_);  // made when it is needed
   int running_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
 };

@@ -96,8 +96,17 @@ void RegistryRoute::Take(std::shared_ptr<const HostPlan> plan) {
   endpoints_ = std::move(endpoints);
 }
 
+std::shared_ptr<RegistryRoute> RegistryRoute::Only(const RegistryEndpoint& endpoint) const {
+  auto one = std::make_shared<RegistryEndpoint>(endpoint);
+  one->at.pull = one->at.resolve = true;
+  std::shared_ptr<RegistryRoute> route(new RegistryRoute(shared_, reference_, access_));
+  route->endpoints_ = {std::move(one)};
+  route->fixed_ = true;
+  return route;
+}
+
 const RegistryRoute::Endpoints& RegistryRoute::endpoints() {
-  Refresh();
+  if (!fixed_) Refresh();
   return endpoints_;
 }
 

@@ -38,6 +38,8 @@ class RegistryRoute : public std::enable_shared_from_this<RegistryRoute> {
   const Endpoints& endpoints();
   // The endpoint to push to: the first that accepts uploads. Only directly after Create.
   absl::StatusOr<std::shared_ptr<RegistryEndpoint>> PushEndpoint() const;
+  // The same repository at this endpoint alone, whatever the configuration says later.
+  std::shared_ptr<RegistryRoute> Only(const RegistryEndpoint& endpoint) const;
 
  private:
   RegistryRoute(std::shared_ptr<RegistryShared> shared, const Reference& reference,
@@ -60,6 +62,7 @@ class RegistryRoute : public std::enable_shared_from_this<RegistryRoute> {
   Endpoints endpoints_;
   std::chrono::steady_clock::time_point checked_;
   bool checking_ = false;
+  bool fixed_ = false;   // never look for changes
   std::string trouble_;  // why the current configuration cannot be used; already logged
   absl::Mutex mu_;
   std::optional<FoundPlan> found_ ABSL_GUARDED_BY(mu_);

@@ -217,7 +217,10 @@ class ArtifactPush : public std::enable_shared_from_this<ArtifactPush> {
 
 class RemoteWriter : public RegistryWriter {
  public:
-  explicit RemoteWriter(Target target) : target_(std::move(target)) {}
+  RemoteWriter(Target target, std::shared_ptr<ImageSource> source)
+      : target_(std::move(target)), source_(std::move(source)) {}
+
+  std::shared_ptr<ImageSource> target() const override { return source_; }
 
   void PushBlob(Blob blob, CancelToken cancel, BlobDone done) override {
     BlobPush::Run(target_.shared, target_.endpoint, std::move(blob), std::move(cancel),
@@ -241,6 +244,7 @@ class RemoteWriter : public RegistryWriter {
 
  private:
   const Target target_;
+  const std::shared_ptr<ImageSource> source_;
 };
 
 }  // namespace
@@ -331,7 +335,8 @@ absl::StatusOr<std::shared_ptr<RegistryWriter>> MakeRegistryWriter(
   endpoint->push = true;
   endpoint->scope = StrCat("repository:", endpoint->at.repository, ":pull,push");
   endpoint->auth_scope += " push";
-  return std::make_shared<RemoteWriter>(Target{std::move(shared), endpoint});
+  auto source = std::make_shared<RegistrySource>(shared, route->Only(*endpoint), access);
+  return std::make_shared<RemoteWriter>(Target{std::move(shared), endpoint}, std::move(source));
 }
 
 }  // namespace imagefs

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "base/cancel.h"
 #include "base/digest.h"
+#include "fetch/source.h"
 #include "image/manifest.h"
 
 namespace imagefs {
@@ -61,6 +62,10 @@ class RegistryWriter {
     std::map<std::string, std::string> annotations;
     Blob blob;
   };
+  // The same repository at the endpoint that is pushed to: what is there already, and not what a
+  // mirror or a cache remembers.
+  virtual std::shared_ptr<ImageSource> target() const = 0;
+
   // A separate manifest that refers to the manifest `subject` of the same repository.
   struct Artifact {
     std::string artifact_type;

@@ -50,7 +50,7 @@ for step in asks fetches looks begins sends lists tags; do
       ifs stop; wait_for 30 ended || fail "$name: the first daemon does not end"
       rm -f "$ROOT"/layers/*/access
     fi
-    configure '[fill]' 'background = false' '[index]' 'publish = true'
+    configure '[fill]' 'background = false' '[index]' 'publish = true' 'publish_spread = "off"'
     start
     shape rules "[${at[$step]}]" >/dev/null
     ifs mount -q --mode fuse --eager --pull always "$SHAPED/test/$name:1" "$M/$name" >/dev/null

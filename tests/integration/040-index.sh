@@ -97,11 +97,11 @@ same "layers shown early without looking" 0 "$(counter layers_lazy)"
 # Publishing without being asked: after a first pass, once.
 lazy_image fleet gzip 3
 fleet=$(manifest_of fleet)
-configure '[fill]' 'background = false' '[index]' 'publish = true'
+configure '[fill]' 'background = false' '[index]' 'publish = true' 'publish_spread = "off"'
 for k in first second third; do
   mkdir -p "$M/$k"
   store "$k"
-  [ $k = third ] && configure '[index]' 'publish = true' 'lookup = false'
+  [ $k = third ] && configure '[index]' 'publish = true' 'publish_spread = "off"' 'lookup = false'
   ifs mount -q "$REGISTRY/test/fleet:1" "$M/$k" >/dev/null
   case $k in
     first) wait_for 30 'log_says index.published' || fail "not published: $(cat "$RUN/daemon.log")" ;;

@@ -22,6 +22,7 @@ TEST(Config, DefaultsOfAnEmptyFile) {
   EXPECT_EQ(config->ContainerdPolicy().otherwise(), IndexTrust::Trusted());
   EXPECT_EQ(config->PodmanPolicy().otherwise(), IndexTrust::Trusted());
   EXPECT_FALSE(config->index_publish);
+  EXPECT_EQ(config->index_publish_spread, absl::Seconds(10));
   EXPECT_TRUE(config->fill_background);
   EXPECT_EQ(config->fill_deadline, absl::Seconds(60));
 }
@@ -40,7 +41,7 @@ TEST(Config, Everything) {
   const auto config = ParseConfig(
       "[index]\nlookup = false\ntrust = \"configured\"\n"
       "repositories = [\"registry.test/indexes\", \"other.test/x\"]\npublish = true\n"
-      "publish_to = \"registry.test/indexes\"\n"
+      "publish_to = \"registry.test/indexes\"\npublish_spread = \"off\"\n"
       "[fill]\nbackground = false\nquiet = \"500ms\"\ndeadline = \"2m\"\n[profile]\nenabled = "
       "false\n",
       "f");
@@ -51,6 +52,7 @@ TEST(Config, Everything) {
   EXPECT_EQ(config->index_repositories[1], "other.test/x");
   EXPECT_TRUE(config->index_publish);
   EXPECT_EQ(config->index_publish_to, "registry.test/indexes");
+  EXPECT_EQ(config->index_publish_spread, absl::ZeroDuration());
   EXPECT_FALSE(config->fill_background);
   EXPECT_EQ(config->fill_quiet, absl::Milliseconds(500));
   EXPECT_EQ(config->fill_deadline, absl::Minutes(2));

@@ -14,8 +14,10 @@
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
 #include "base/fd.h"
 #include "base/text.h"
+#include "image/index_bundle.h"
 #include "image/index_signature.h"
 #include "tests/fakes/base/eventually.h"
 #include "tests/fakes/fetch/fake_registry.h"
@@ -249,6 +251,75 @@ TEST_F(PublishTest, WhatIsThereIsLeftWhereOnlyWhatIsAbsentIsPushed) {
   ASSERT_TRUE(third.ok()) << third.status();
   EXPECT_NE(third->artifact, first->artifact);
   EXPECT_EQ(Sha256Of(*server_.Stored(TagPath())).ToString(), third->artifact);
+}
+
+// Others of the fleet finished while this one made its index: of the looks, the second sees it.
+TEST_F(PublishTest, WhatOthersPublishedMeanwhileIsLeft) {
+  PublishRequest request = ToRegistry();
+  request.only_if_absent = true;
+  request.spread = absl::Milliseconds(20);
+  const std::string list = StrCat("/v2/img/referrers/", image_->manifest_digest.ToString());
+  server_.On(list, {});
+  server_.On(list, {.before = [&] {
+               server_.AddReferrer(
+                   "img", image_->manifest_digest,
+                   StrCat(R"({"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":")",
+                          Sha256Of("other").ToString(), R"(","size":5,"artifactType":")",
+                          kIndexArtifactType, "\"}"));
+             }});
+  const auto late = Publish(request);
+  ASSERT_TRUE(late.ok()) << late.status();
+  EXPECT_FALSE(late->absent);
+  for (const auto& asked : server_.requests()) EXPECT_EQ(asked.method, "GET") << asked.path;
+}
+
+TEST_F(PublishTest, WhetherItIsThereIsAskedOfTheRegistryAndNotOfACache) {
+  FakeRegistry cache;  // it has seen nothing
+  cache.SetFeatures({.referrers = true});
+  const std::string hosts = StrCat(directory_, "/hosts/", server_.host());
+  ASSERT_TRUE(MakeDirs(hosts).ok());
+  ASSERT_TRUE(
+      WriteFileDurably(hosts + "/hosts.toml",
+                       StrCat("server = \"http://", server_.host(), "\"\n[host.\"http://",
+                              cache.host(), "\"]\ncapabilities = [\"pull\", \"resolve\"]\n"))
+          .ok());
+  SourceFactory::Options options;
+  options.first_backoff = std::chrono::milliseconds(1);
+  options.hosts.containerd_dirs = {directory_ + "/hosts"};
+  publications_.reset();
+  sources_ = *SourceFactory::Create(options);
+  publications_ = std::make_unique<Publications>(Publications::Deps{store_, *sources_, executor_});
+  const auto first = Publish(ToRegistry());
+  ASSERT_TRUE(first.ok()) << first.status();
+  // Without the API the list is under a tag.
+  server_.SetFeatures({});
+  PublishRequest request = ToRegistry();
+  request.only_if_absent = true;
+  const size_t asked = cache.requests().size();
+  const auto second = Publish(request);
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_FALSE(second->absent);
+  EXPECT_GT(cache.requests().size(), asked);
+}
+
+TEST_F(PublishTest, ThePauseIsCancelled) {
+  PublishRequest request = ToRegistry();
+  request.spread = absl::Hours(100'000);
+  CancelSource cancel;
+  absl::Notification ended;
+  absl::Status status;
+  publications_->Start(std::move(request), cancel.token(),
+                       [&](const absl::StatusOr<PublishResult>& done) {
+                         status = done.status();
+                         ended.Notify();
+                       });
+  absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_FALSE(ended.HasBeenNotified());
+  cancel.Cancel();
+  ended.WaitForNotification();
+  EXPECT_TRUE(absl::IsCancelled(status)) << status;
+  EXPECT_TRUE(Eventually([&] { return publications_->running() == 0; }));
+  EXPECT_TRUE(server_.requests().empty());
 }
 
 TEST_F(PublishTest, AStatementIsWhatIsToBeSignedAndPublishesNothing) {
