@@ -37,6 +37,16 @@ rules '[]'
 forget; gone
 stop_serving; serve  # and forgets what failed
 
+# It takes our connections and says nothing: asked once, and not for each of the layers.
+rules '[{"agent": "imagefs", "path": "/manifests/", "delay": 60}]'
+: >"$BEGAN"
+pull || { cat "$T/pull.out"; fail "pull while the registry is silent for the daemon"; }
+same "unpacked for a silent registry" "5 5" "$(counter snapshot_layers_unpacked) $(counter snapshot_layers_unpacked_registry)"
+daemon_says 'snapshot.not_lazy .*has said nothing for 3s' || fail "the log does not say why"
+rules '[]'
+forget; no_snapshots
+stop_serving; serve
+
 # A bit turns in a layer on its way to us. It is fetched again; if it is wrong again, containerd has to do it.
 big=$($PY -c 'import glob, os, sys
 print(os.path.basename(max(glob.glob(sys.argv[1] + "/blobs/sha256/*"), key=os.path.getsize)))' "$T/images/app")
