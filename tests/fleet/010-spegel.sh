@@ -7,7 +7,7 @@
 . "$(dirname "$0")/../lib/snapshots.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
 . "$(dirname "$0")/../lib/hosts.sh"
-. "$(dirname "$0")/../lib/fleet.sh"
+. "$(dirname "$0")/../lib/peers.sh"
 need_fuse; need_containerd 1; need_containerd 2; need_spegel
 HAS=10.77.0.1 READS=10.77.0.2
 own_network $HAS $READS
