@@ -14,6 +14,8 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kMaxRetryAfter(60);
+// How long a mirror may be silent if another endpoint can be asked.
+constexpr std::chrono::milliseconds kMirrorSilence(10'000);
 // If nobody accepts a connection: nothing will hardly come up now.
 constexpr int kMaxRefusals = 3;
 
@@ -142,6 +144,7 @@ void FailoverCall::Ask(Endpoint endpoint, bool last_resort) {
   spec.once = spec.once || !alone_;
   spec.never_resumes = !alone_;
   if (!alone_) {
+    if (asked_->at.mirror) spec.stall_timeout = std::min(spec.stall_timeout, kMirrorSilence);
     shared_->asking[asked_->name].insert(this);
     spec.on_headers = [self = shared_from_this()](
                           const RegistryEndpoint& answering,
