@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/calls.h"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -54,6 +57,14 @@ absl::StatusOr<ResolveRequest> ParseImageRequest(const ImageRequest& request) {
   out.access.credential_trouble = Printable(request.credential().trouble(), 1000);
   out.access.plain_http = request.plain_http();
   out.access.verify_tls = !request.skip_tls_verify();
+  // The system's daemon goes the way that its administrator gave it.
+  if (request.has_proxies() && geteuid() != 0) {
+    const ImageRequest::Proxies& proxies = request.proxies();
+    out.access.proxies = std::make_shared<const ProxySettings>(
+        ProxySettings{{proxies.http(), proxies.http_variable()},
+                      {proxies.https(), proxies.https_variable()},
+                      proxies.exceptions()});
+  }
   switch (request.pull_policy()) {
     case ImageRequest::ALWAYS:
       out.policy = PullPolicy::kAlways;

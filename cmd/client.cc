@@ -239,9 +239,9 @@ absl::Status DaemonClient::WithDaemon(Attempt attempt) {
                                          options_.paths.log(), " or that of imagefs.service"));
   }
   if (!outcome.answered && absl::IsDeadlineExceeded(outcome.status)) return NoAnswer(pid_);
-  // This shell may have a proxy for what the daemon cannot reach.
+  // This shell may have a proxy for what the daemon cannot reach; a user's daemon uses that.
   const std::string proxies = ProxyDigest();
-  if (outcome.answered && !proxies.empty() && proxies != proxies_ &&
+  if (geteuid() == 0 && outcome.answered && !proxies.empty() && proxies != proxies_ &&
       (absl::IsUnavailable(outcome.status) || absl::IsDeadlineExceeded(outcome.status))) {
     return absl::Status(outcome.status.code(),
                         StrCat(outcome.status.message(),

@@ -13,6 +13,7 @@
 #include "cmd/progress.h"
 #include "fetch/credentials.h"
 #include "fetch/hosts.h"
+#include "fetch/proxy_choice.h"
 
 namespace imagefs {
 namespace {
@@ -98,6 +99,15 @@ absl::StatusOr<ImageRequest> ClientSession::MakeImageRequest(const std::string& 
   request.set_pull_policy(options.pull == "always"  ? ImageRequest::ALWAYS
                           : options.pull == "never" ? ImageRequest::NEVER
                                                     : ImageRequest::MISSING);
+  if (geteuid() != 0) {
+    const ProxySettings proxies = ProxySettings::FromEnvironment();
+    ImageRequest::Proxies* out = request.mutable_proxies();
+    out->set_http(proxies.http.url);
+    out->set_http_variable(proxies.http.variable);
+    out->set_https(proxies.https.url);
+    out->set_https_variable(proxies.https.variable);
+    out->set_exceptions(proxies.exceptions);
+  }
   if (reference.transport == Reference::Transport::kRegistry && options.pull != "never") {
     AddCredential(reference, request.mutable_credential());
   }

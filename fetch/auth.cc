@@ -142,6 +142,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
                         : request_.registry.substr(request_.registry.find("://") + 3);
     http.max_body_bytes = kMaxTokenAnswerBytes;
     http.tls = request_.tls;
+    http.proxies = request_.proxies;
     http.priority = context_.priority;
     if (!referer.empty()) http.headers.emplace_back("Referer", std::move(referer));
     url_ = std::move(url);

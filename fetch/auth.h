@@ -40,8 +40,9 @@ struct TokenRequest {
   std::string scope;        // space-separated
   Credential credential;    // empty = anonymous
   std::string fingerprint;  // of the credential
-  std::shared_ptr<const TlsSettings> tls;  // like HttpRequest::tls
-  bool loopback = false;                   // the registry is on this machine
+  std::shared_ptr<const TlsSettings> tls;        // like HttpRequest::tls
+  std::shared_ptr<const ProxySettings> proxies;  // like HttpRequest::proxies
+  bool loopback = false;                         // the registry is on this machine
 };
 
 // Returns the URL to request a token from, if the service that a registry names may be used. The

@@ -478,7 +478,7 @@ class HttpClient::Impl {
   }
 
   absl::Status Prepare(Transfer& t) {
-    t.proxy = proxies_.For(t.url);
+    t.proxy = (t.request.proxies ? *t.request.proxies : proxies_).For(t.url);
     if (!t.proxy.none()) {
       if (const absl::Status status = address_policy_.CheckName(t.target); !status.ok()) {
         return OutOfReach(status);

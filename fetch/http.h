@@ -27,6 +27,7 @@
 #include "base/secret.h"
 #include "fetch/connection_shares.h"
 #include "fetch/ip_address.h"
+#include "fetch/proxy_choice.h"
 #include "fetch/tls_settings.h"
 #include "fetch/transfer_phases.h"
 #include "fetch/transport_failure.h"
@@ -48,7 +49,8 @@ struct HttpRequest {
   // Set if the sink also buffers the body in memory: its maximum size, which determines the time
   // limit.
   std::optional<uint64_t> sink_collects;
-  std::shared_ptr<const TlsSettings> tls;  // null = the system's CAs, no certificate
+  std::shared_ptr<const TlsSettings> tls;        // null = the system's CAs, no certificate
+  std::shared_ptr<const ProxySettings> proxies;  // null = those of this process
   PriorityRef priority;  // null = foreground; priority in the queue for a connection
   // For GET and HEAD; other methods are never cut.
   ConnectionShares::Cut cut = ConnectionShares::Cut::kResumes;

@@ -223,6 +223,7 @@ void RegistryCall::AuthorizeByToken(const Authorization& asked, const Credential
   const absl::StatusOr<Url> realm = Url::Parse(asked.realm);
   request.tls =
       realm.ok() && realm->SameOrigin(api_) ? endpoint_->at.tls : endpoint_->tls_elsewhere;
+  request.proxies = endpoint_->proxies;
   request.loopback = ours && endpoint_->loopback;
   asked_for_token_ = std::chrono::steady_clock::now();
   token_ticket_ = shared_->tokens.Get(
@@ -263,6 +264,7 @@ void RegistryCall::Send() {
   request.url = url_.text;
   const bool ours = place_ == Place::kRegistry;
   request.tls = ours ? endpoint_->at.tls : endpoint_->tls_elsewhere;
+  request.proxies = endpoint_->proxies;
   request.registry = endpoint_->at.host;
   request.repository = endpoint_->at.repository;
   request.priority = spec_.priority;

@@ -60,6 +60,7 @@ std::shared_ptr<RegistryEndpoint> RegistryRoute::MakeNamed(const HostEndpoint& a
   endpoint->at = at;
   endpoint->name = at.Name();
   endpoint->registry = reference_.host;
+  endpoint->proxies = access_.proxies;
   endpoint->loopback = IsLoopbackHost(at.host);
   if (at.mirror) {
     endpoint->host = at.host;

@@ -107,6 +107,7 @@ struct RegistryEndpoint {
   std::string name;      // HostEndpoint::Name
   std::string registry;  // as written in the reference
   HostEndpoint at;
+  std::shared_ptr<const ProxySettings> proxies;  // like HttpRequest::proxies
   // For hosts that the endpoint leads to: without its client certificates.
   std::shared_ptr<const TlsSettings> tls_elsewhere;
   std::shared_ptr<EndpointIdentity> identity;

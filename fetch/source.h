@@ -32,6 +32,7 @@
 #include "fetch/endpoint_identity.h"
 #include "fetch/hosts.h"
 #include "fetch/http.h"
+#include "fetch/proxy_choice.h"
 #include "image/manifest.h"
 #include "image/reference.h"
 
@@ -173,6 +174,7 @@ class SourceFactory {
     std::string credential_trouble;
     bool plain_http = false;  // loopback hosts are tried by HTTP even without it
     bool verify_tls = true;
+    std::shared_ptr<const ProxySettings> proxies;  // null = those of this process
   };
   virtual absl::StatusOr<std::shared_ptr<ImageSource>> Open(const Reference& reference,
                                                             const Access& access) = 0;

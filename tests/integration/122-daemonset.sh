@@ -63,7 +63,7 @@ up
 
 # ---- what the cluster is told
 chart() {
-  $PY "$K8S" render --set image.repository=registry.invalid/imagefs "containerd.configDir=$T/node/etc" \
+  $PY "$K8S" render --set image.repository=registry.invalid/imagefs "containerd.configDir=$T/node/etc" "containerd.hostsDir=$T/node/hosts" \
     "containerd.root=$CONTAINERD/root" "containerd.check=$PEER_CONTAINERD/usr/bin/containerd --config $T/node/etc/config.toml config dump" \
     "containerd.restart=\"touch $T/node/restart; while [ -e $T/node/restart ]; do sleep 0.1; done\"" \
     'config="[fill]\nbackground = false\n[containerd]\nlazy = \"repository\"\n"' "$@"
@@ -75,7 +75,7 @@ $PY "$K8S" check "$T/kit.yaml" "$T/remove.yaml" 2>&1 | grep -v twice || true
 # as_declared FILE DAEMONSET CONTAINER ID [OPTION...]: runs a container of it, as the kubelet and containerd would.
 as_declared() {
   local file=$1 name=$2 which=$3 id=$4 line options=()
-  mkdir -p "$T"/node/run/imagefs/{chains,mapped} "$T/node/lib/imagefs"   # DirectoryOrCreate
+  mkdir -p "$T"/node/run/imagefs/{chains,mapped} "$T/node/lib/imagefs" "$T/node/hosts"   # DirectoryOrCreate
   while read -r line; do options+=(--mount "$line"); done < <($PY "$K8S" mounts "$file" "$name" "$which" "$T/node/maps")
   while read -r line; do options+=(--env "$line"); done < <($PY "$K8S" env "$file" "$name" "$which")
   # A container without privileges has no Bidirectional volume, and drops all of its capabilities.
