@@ -49,7 +49,9 @@ remove_pod "$pod"
 # By hand.
 mkdir "$T/by-hand"
 own_ctr -n k8s.io images mount --snapshotter imagefs "$data" "$T/by-hand" >/dev/null
-$PY "$LIB/tree.py" compare "$T/truth" "$T/by-hand" --disarmed || fail "ctr images mount shows another tree"
+# What was read may have been the rest of a layer, which is proven then.
+$PY "$LIB/tree.py" compare "$T/truth" "$T/by-hand" --disarmed >"$T/compared" 2>&1 ||
+  $PY "$LIB/tree.py" compare "$T/truth" "$T/by-hand" || fail "ctr images mount shows another tree: $(cat "$T/compared")"
 own_ctr -n k8s.io images unmount --rm --snapshotter imagefs "$T/by-hand" >/dev/null
 for image in "$data" "$REGISTRY/test/tools:1" "$PAUSE"; do cri rmi "$image" >/dev/null; done
 wait_for 30 '[ "$(counter snapshots)" = 0 ]' || fail "snapshots stay: $(snapshots k8s.io)"
