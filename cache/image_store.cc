@@ -60,7 +60,7 @@ class ImageStoreImpl : public ImageStore {
     profiles_ = std::make_unique<ProfileKeeper>(*kv_, ProfileKeeper::Options());
     IMAGEFS_ASSIGN_OR_RETURN(
         layers_, LayerStore::Open({options_.root, options_.layer_workers, options_.share_all,
-                                   options_.fill, options_.scrub},
+                                   options_.fill, options_.scrub, options_.keep_blobs},
                                   *kv_));
     IMAGEFS_ASSIGN_OR_RETURN(chains_,
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
@@ -176,6 +176,7 @@ class ImageStoreImpl : public ImageStore {
   }
 
   KeyValueStore& kv() override { return *kv_; }
+  KeptBlobs* kept_blobs() override { return layers_->kept_blobs(); }
 
  private:
   // So that files synced below them can be found after a crash.

@@ -35,6 +35,7 @@
 #include "cache/filling_layer.h"
 #include "cache/image_types.h"
 #include "cache/index_finder.h"
+#include "cache/kept_blobs.h"
 #include "cache/kv.h"
 #include "cache/profile.h"
 #include "cache/scrubber.h"
@@ -69,6 +70,7 @@ class ImageStore {
     Scrubber::Options scrub;
     // Give a local layer to every image that claims its DiffID, without any check of access.
     bool share_all = false;
+    bool keep_blobs = false;  // of layers that were made: kept_blobs()
   };
   // Takes the lock, opens the store, and repairs what a crash left (drops unfinished files, keeps
   // complete layers). Returns kFailedPrecondition, with the owner's pid, if another process owns
@@ -154,6 +156,8 @@ class ImageStore {
   // Named counters: layers_built, layers_reused, layers_dropped, blob_bytes_fetched, ...
   virtual std::vector<std::pair<std::string, uint64_t>> Counters() const = 0;
   virtual KeyValueStore& kv() = 0;
+  // Null unless Options::keep_blobs.
+  virtual KeptBlobs* kept_blobs() { return nullptr; }
 };
 
 }  // namespace imagefs

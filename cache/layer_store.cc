@@ -46,6 +46,12 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
                           ? store->options_.workers
                           : static_cast<int>(std::thread::hardware_concurrency()) + 2;
   store->fill_ = std::make_unique<FillScheduler>(store->options_.fill);
+  if (store->options_.keep_blobs) {
+    store->kept_ =
+        KeptBlobs::Open({store->options_.root + "/blobs", store->boot_id_}, *store->fill_);
+  } else {
+    KeptBlobs::RemoveAll(store->options_.root + "/blobs");
+  }
   store->span_tables_ = std::make_unique<SpanTableBuilder>(store->options_.root, store->windows_);
   // Twice as many may start before their blobs are complete, since those wait for bytes.
   store->passes_ =

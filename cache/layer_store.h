@@ -33,6 +33,7 @@
 #include "cache/fill_scheduler.h"
 #include "cache/filling_layer.h"
 #include "cache/image_types.h"
+#include "cache/kept_blobs.h"
 #include "cache/kv.h"
 #include "cache/layer_entry.h"
 #include "cache/layer_files.h"
@@ -55,6 +56,7 @@ class LayerStore {
     bool share_all = false;
     FillScheduler::Options fill;
     Scrubber::Options scrub;
+    bool keep_blobs = false;  // ImageStore::kept_blobs
   };
   // Loads the records and removes unfinished files left by a crash.
   static absl::StatusOr<std::unique_ptr<LayerStore>> Open(Options options, KeyValueStore& kv);
@@ -97,6 +99,7 @@ class LayerStore {
   absl::StatusOr<uint64_t> Evict(const Digest& id);
   SpanTableBuilder& span_tables() { return *span_tables_; }
   FillScheduler& scheduler() { return *fill_; }
+  KeptBlobs* kept_blobs() { return kept_.get(); }
   using Observer = LayerObserver;
   // Replaces the observer; {} removes it.
   void Observe(Observer observer) ABSL_LOCKS_EXCLUDED(observer_mu_);
@@ -234,6 +237,7 @@ class LayerStore {
   std::atomic<bool> no_room_{false};  // for the last layer to be made
   // Last: their threads end before anything above is destroyed.
   std::unique_ptr<FillScheduler> fill_;
+  std::shared_ptr<KeptBlobs> kept_;  // null: not configured
   std::unique_ptr<SpanTableBuilder> span_tables_;
   std::unique_ptr<FairWorkers> passes_;
   std::unique_ptr<Executor> work_;  // for short tasks

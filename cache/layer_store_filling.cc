@@ -346,6 +346,9 @@ absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
     origin = it->second.origins.front();
   }
   origin.open = filling.anonymous();
+  // Before it is published: a layer that is present without its blob is taken for one that needs a
+  // fetch.
+  if (kept_ != nullptr) kept_->Offer(origin.blob, filling.directory() + "/blob");
   IMAGEFS_ASSIGN_OR_RETURN(const LayerRef layer, Publish(diff_id, directory, proven.made, origin));
   for (const std::string& auth_scope : filling.AuthScopes()) {
     possession_.Remember(auth_scope, origin.blob);

@@ -205,6 +205,19 @@ void LayerStore::Job::Run(FairWorkers::Id turn, ReadBytes read) {
   End(std::move(layer));
 }
 
+// Before the layer is published: one that is present without its blob is taken for one that needs a
+// fetch.
+void LayerStore::Job::OfferBlob() {
+  if (store_.kept_ == nullptr || from_file_) return;
+  std::string path;
+  {
+    absl::MutexLock lock(&mu_);
+    if (download_ == nullptr) return;
+    path = download_->path();
+  }
+  store_.kept_->Offer(blob_.digest, path);
+}
+
 // Builds the span table while the blob is still available.
 void LayerStore::Job::StartAccess(const LayerRef& layer) {
   if (!local_.has_value()) {
@@ -227,6 +240,7 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
   };
   const LayerInput input{blob_.digest, blob_.size, request_.diff_id, read, {}, windows};
   IMAGEFS_ASSIGN_OR_RETURN(made_, MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
+  OfferBlob();
   activity_ = Activity::kIndexing;
   store_.tar_bytes_ += made_.tar_bytes;
   absl::StatusOr<LayerRef> layer = store_.Publish(request_.diff_id, directory, made_, MakeOrigin());

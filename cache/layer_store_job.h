@@ -40,6 +40,7 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   void Run(FairWorkers::Id turn, ReadBytes read);
   absl::StatusOr<LayerRef> Make(const std::string& directory, FairWorkers::Id turn, ReadBytes read);
   Origin MakeOrigin();
+  void OfferBlob();
   void StartAccess(const LayerRef& layer);
   bool TryAgain(const absl::Status& status);
   void EndTransfer(const absl::Status& status);

@@ -200,6 +200,20 @@ TEST_F(LazyStoreTest, BecomesCompleteAndIsCheckedAsAWhole) {
 
 // A layer that was used before it was proven has two names for one file. Damage affects both, even
 // if it happened while nobody had the layer open.
+TEST_F(LazyStoreTest, LeavesItsBlobsToWhoKeepsThem) {
+  Publish();
+  options_.keep_blobs = true;
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(store_->kept_blobs()->List().empty());
+  ASSERT_TRUE(Durable().ok());
+  for (const Descriptor& blob : blobs_) {
+    const absl::StatusOr<Fd> fd = store_->kept_blobs()->Read(blob.digest);
+    ASSERT_TRUE(fd.ok()) << fd.status();
+    EXPECT_EQ(*Sha256OfFile(fd->get()), blob.digest);
+  }
+}
+
 TEST_F(LazyStoreTest, DamageIsMendedUnderTheNameThatAnImageWasGiven) {
   Publish();
   OpenNew();
