@@ -65,6 +65,8 @@ constexpr ThreadRoleInfo kRoles[] = {
      "the network: single-flights go on elsewhere"},
     {"snapshots", "8", false, "containerd's snapshots: directories, mounts, the database", ""},
     {"snap-space", "2", false, "counting and removing the directories of snapshots", ""},
+    {"content", "1", false, "containerd's answers, reading blobs for its content store",
+     "requests of readers"},
     {"podman", "1", false, "the mount table, the database", ""},
     {"podman-layers", "1", false, "the same; mounts one layer after another",
      "the images that it waits for"},

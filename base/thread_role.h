@@ -45,6 +45,7 @@ enum class ThreadRole : uint8_t {
   kImages,
   kSnapshots,
   kSnapshotSpace,
+  kContent,
   kPodman,
   kPodmanLayers,
   kTicker,

@@ -33,6 +33,7 @@ struct Config {
   // [containerd] and [podman]: the images whose snapshots and layers are lazy.
   IndexTrust containerd_lazy = IndexTrust::Trusted(), podman_lazy = IndexTrust::Trusted();
   std::vector<std::string> containerd_lazy_images, podman_lazy_images;
+  bool containerd_keep_blobs = false;  // give containerd's content store the blobs of lazy layers
   // [fill]: how lazy images are fetched.
   bool fill_background = true;
   absl::Duration fill_quiet = absl::Seconds(5);
@@ -58,7 +59,8 @@ struct Config {
   std::string kubelet_config;   // CredentialProviderConfig; "" = none
   std::string kubelet_bin_dir;  // directory of its plugins
   bool cri_proxy = false;       // serve <run>/cri.sock
-  std::string containerd_socket = "/run/containerd/containerd.sock";  // upstream of cri_proxy
+  std::string containerd_socket =
+      "/run/containerd/containerd.sock";  // for cri_proxy and keep_blobs
 
   // The trust policy for each kind of client.
   LazyPolicy CommandPolicy() const { return LazyPolicy(index_trust).Pinned(index_trust_pinned); }

@@ -231,7 +231,12 @@ absl::Status DaemonImpl::OpenParts() {
                                    {*store_, *uses_, trust_of(options_.config.PodmanPolicy())}));
     IMAGEFS_ASSIGN_OR_RETURN(
         snapshots_,
-        SnapshotsServer::Open({paths.root, paths.run, trust_of(options_.config.ContainerdPolicy())},
+        SnapshotsServer::Open({paths.root, paths.run, trust_of(options_.config.ContainerdPolicy()),
+                               options_.config.containerd_socket,
+                               [this](const Reference& reference) {
+                                 return sources_->Open(reference,
+                                                       credentials_->QuickAccessFor(reference));
+                               }},
                               *store_, *uses_));
     if (options_.config.podman_layers) {
       IMAGEFS_ASSIGN_OR_RETURN(
@@ -258,6 +263,7 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.index.lookup = config.index_lookup;
   out.index.memory = config.index_memory;
   out.share_all = config.store_open;
+  out.keep_blobs = config.containerd_keep_blobs && geteuid() == 0;
   out.scrub.interval = config.store_scrub;
   // Without keys, no signatures are fetched.
   if (!config.index_keys.empty()) {

@@ -7,6 +7,8 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "snap/containerd_client.h"
+#include "snap/content_keeper.h"
 #include "snap/snapshots_service.h"
 #include "snap/snapshotter.h"
 
@@ -30,7 +32,19 @@ class SnapshotsServerImpl : public SnapshotsServer {
              .mapped_directory = StrCat(options.run, "/mapped"),
              .bind = [](const std::string& source, const std::string& directory,
                         const MountFlags& flags) { return BindMount(source, directory, flags); }},
-            Snapshotter::Deps{store, uses, std::move(options.trust_of)}));
+            Snapshotter::Deps{store, uses, std::move(options.trust_of), [this] {
+                                if (keeper_ != nullptr) keeper_->LookSoon();
+                              }}));
+    if (KeptBlobs* const blobs = store.kept_blobs(); blobs != nullptr) {
+      keeper_ = std::make_unique<ContentKeeper>(
+          ContentKeeper::Options(),
+          ContentKeeper::Deps{*blobs, [&store] { return store.ListHeld(Snapshotter::kHolder); },
+                              [&store](const LayerKey& layer) { return store.StateOf(layer); },
+                              std::move(options.open),
+                              [address = std::move(options.containerd)](CancelToken cancel) {
+                                return ContainerdContent(address, std::move(cancel));
+                              }});
+    }
     service_ = SnapshotsService::Create(*snapshotter_);
     grpc::ServerBuilder builder;
     grpc::ResourceQuota quota("snapshots");
@@ -58,10 +72,15 @@ class SnapshotsServerImpl : public SnapshotsServer {
 
   bool empty() const override { return snapshotter_->empty(); }
   std::vector<std::pair<std::string, uint64_t>> Counters() const override {
-    return snapshotter_->Counters();
+    std::vector<std::pair<std::string, uint64_t>> counters = snapshotter_->Counters();
+    if (keeper_ != nullptr) {
+      for (auto& counter : keeper_->Counters()) counters.push_back(std::move(counter));
+    }
+    return counters;
   }
 
  private:
+  std::unique_ptr<ContentKeeper> keeper_;  // null: not configured. Before its callers
   std::unique_ptr<Snapshotter> snapshotter_;
   std::unique_ptr<SnapshotsService> service_;
   std::unique_ptr<grpc::Server> server_;

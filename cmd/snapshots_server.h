@@ -3,6 +3,7 @@
 // `server()`.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -24,6 +25,10 @@ class SnapshotsServer {
     std::string root;  // the store
     std::string run;   // the run directory
     TrustOf trust_of = TrustTrusted;
+    // Gives containerd the blobs of layers, if the store keeps them.
+    std::string containerd;  // its socket
+    // Opens an image's repository with the node's credentials.
+    std::function<absl::StatusOr<std::shared_ptr<ImageSource>>(const Reference&)> open;
   };
   // Registers an owner with `uses`.
   static absl::StatusOr<std::unique_ptr<SnapshotsServer>> Open(Options options, ImageStore& store,

@@ -3,17 +3,21 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <chrono>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "proto/containerd/content.grpc.pb.h"
 #include "proto/containerd/images.grpc.pb.h"
 #include "proto/containerd/leases.grpc.pb.h"
+#include "proto/containerd/namespaces.grpc.pb.h"
 #include "proto/containerd/snapshots.grpc.pb.h"
 #include "snap/rpc_status.h"
 #include "snap/snapshot.h"
@@ -24,6 +28,7 @@ namespace {
 namespace content = containerd::services::content::v1;
 namespace images = containerd::services::images::v1;
 namespace leases = containerd::services::leases::v1;
+namespace namespaces = containerd::services::namespaces::v1;
 namespace snapshots = containerd::services::snapshots::v1;
 
 // containerd accepts messages of up to 16 MiB.
@@ -32,6 +37,7 @@ constexpr size_t kChunkBytes = 1 << 20;
 constexpr absl::Duration kLeaseLife = absl::Hours(1);
 constexpr int64_t kConnectTimeoutSeconds = 10;
 constexpr int64_t kGiveBackTimeoutSeconds = 5;
+constexpr int64_t kListTimeoutSeconds = 60;
 // A garbage collection between the answer and the check may remove the layer.
 constexpr int kPrepareAttempts = 3;
 
@@ -47,6 +53,7 @@ class ContainerdClientImpl : public ContainerdClient {
     content_ = content::Content::NewStub(channel_);
     images_ = images::Images::NewStub(channel_);
     leases_ = leases::Leases::NewStub(channel_);
+    namespaces_ = namespaces::Namespaces::NewStub(channel_);
     snapshots_ = snapshots::Snapshots::NewStub(channel_);
   }
 
@@ -64,7 +71,7 @@ class ContainerdClientImpl : public ContainerdClient {
 
   absl::Status TakeLease() {
     leases::CreateRequest request;
-    request.set_id(StrCat("imagefs-rpull-", unique_));
+    request.set_id(StrCat(options_.purpose, "-", unique_));
     (*request.mutable_labels())["containerd.io/gc.expire"] =
         absl::FormatTime(absl::RFC3339_sec, absl::Now() + kLeaseLife, absl::UTCTimeZone());
     leases::CreateResponse reply;
@@ -73,9 +80,8 @@ class ContainerdClientImpl : public ContainerdClient {
       return leases_->Create(&context, request, &reply);
     });
     if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
-      return absl::UnavailableError(StrCat("no containerd answers at ", options_.address, ": ",
-                                           ToStd(status.message()),
-                                           "; start it, or name its socket by --address"));
+      return absl::UnavailableError(
+          StrCat("no containerd answers at ", options_.address, ": ", ToStd(status.message())));
     }
     IMAGEFS_RETURN_IF_ERROR(Annotate(status, StrCat("containerd at ", options_.address)));
     lease_ = reply.lease().id();
@@ -84,8 +90,10 @@ class ContainerdClientImpl : public ContainerdClient {
 
   absl::Status PutContent(const Digest& digest, std::string_view bytes,
                           const Labels& labels) override {
-    absl::Status status =
-        Call([&](grpc::ClientContext& context) { return Write(context, digest, bytes, labels); });
+    const auto read = [&](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+      return bytes.copy(buffer.data(), buffer.size(), offset);
+    };
+    absl::Status status = PutBlob({digest, bytes.size(), labels}, read);
     if (absl::IsAlreadyExists(status)) {
       content::UpdateRequest request;
       request.mutable_info()->set_digest(digest.ToString());
@@ -99,6 +107,44 @@ class ContainerdClientImpl : public ContainerdClient {
       });
     }
     return Annotate(status, StrCat("storing ", digest.Short(), " in containerd"));
+  }
+
+  using Read = absl::FunctionRef<absl::StatusOr<size_t>(absl::Span<char> buffer, uint64_t offset)>;
+  // kAlreadyExists if the namespace has it.
+  absl::Status PutBlob(const ContentStore::Blob& blob, Read read) {
+    absl::Status local;
+    absl::Status status =
+        Call([&](grpc::ClientContext& context) { return Write(context, blob, read, local); });
+    return local.ok() ? status : local;
+  }
+
+  absl::StatusOr<std::vector<std::string>> Namespaces() {
+    namespaces::ListNamespacesResponse reply;
+    IMAGEFS_RETURN_IF_ERROR(Call([&](grpc::ClientContext& context) {
+      context.set_deadline(gpr_time_from_seconds(kConnectTimeoutSeconds, GPR_TIMESPAN));
+      return namespaces_->List(&context, namespaces::ListNamespacesRequest(), &reply);
+    }));
+    std::vector<std::string> out;
+    for (const auto& one : reply.namespaces()) out.push_back(one.name());
+    return out;
+  }
+
+  absl::StatusOr<absl::flat_hash_map<Digest, Labels>> ListContent() {
+    absl::flat_hash_map<Digest, Labels> out;
+    IMAGEFS_RETURN_IF_ERROR(Call([&](grpc::ClientContext& context) {
+      context.set_deadline(gpr_time_from_seconds(kListTimeoutSeconds, GPR_TIMESPAN));
+      const auto stream = content_->List(&context, content::ListContentRequest());
+      content::ListContentResponse reply;
+      while (stream->Read(&reply)) {
+        for (const content::Info& info : reply.info()) {
+          const absl::StatusOr<Digest> digest = Digest::Parse(info.digest());
+          // Of another algorithm: no blob of ours.
+          if (digest.ok()) out.try_emplace(*digest, info.labels().begin(), info.labels().end());
+        }
+      }
+      return stream->Finish();
+    }));
+    return out;
   }
 
   absl::StatusOr<bool> PrepareLayer(const std::string& chain_id, const std::string& parent,
@@ -154,7 +200,9 @@ class ContainerdClientImpl : public ContainerdClient {
   template <typename Method>
   absl::Status Call(Method method) {
     grpc::ClientContext context;
-    context.AddMetadata("containerd-namespace", options_.name_space);
+    if (!options_.name_space.empty()) {
+      context.AddMetadata("containerd-namespace", options_.name_space);
+    }
     if (!lease_.empty()) context.AddMetadata("containerd-lease", lease_);
     // Shared, because the cancel callback may still run after the registration and `context` are
     // gone.
@@ -174,26 +222,40 @@ class ContainerdClientImpl : public ContainerdClient {
     grpc::ClientContext* context ABSL_GUARDED_BY(mu);
   };
 
-  grpc::Status Write(grpc::ClientContext& context, const Digest& digest, std::string_view bytes,
-                     const Labels& labels) {
+  // `local` is the error of `read`, which ends the call.
+  grpc::Status Write(grpc::ClientContext& context, const ContentStore::Blob& blob, Read read,
+                     absl::Status& local) {
     const auto stream = content_->Write(&context);
     content::WriteContentRequest request;
     content::WriteContentResponse reply;
-    request.set_ref(StrCat("imagefs-rpull-", unique_, "-", digest.hex()));
-    request.set_total(static_cast<int64_t>(bytes.size()));
-    request.set_expected(digest.ToString());
-    bool going = true;
-    for (size_t at = 0; going && at < bytes.size(); at += kChunkBytes) {
+    request.set_ref(StrCat(options_.purpose, "-", unique_, "-", blob.digest.hex()));
+    request.set_total(static_cast<int64_t>(blob.size));
+    request.set_expected(blob.digest.ToString());
+    request.set_action(content::STAT);
+    bool going = stream->Write(request) && stream->Read(&reply);
+    // All of it, if another namespace has the blob and containerd shares content.
+    uint64_t at = going ? static_cast<uint64_t>(reply.offset()) : 0;
+    std::string buffer;
+    while (going && at < blob.size) {
+      buffer.resize(std::min<uint64_t>(kChunkBytes, blob.size - at));
+      absl::StatusOr<size_t> got = read(absl::MakeSpan(buffer), at);
+      if (got.ok() && *got == 0) got = absl::DataLossError("the blob's file ends early");
+      if (!got.ok()) {
+        local = got.status();
+        context.TryCancel();
+        break;
+      }
       request.set_action(content::WRITE);
       request.set_offset(static_cast<int64_t>(at));
-      request.set_data(std::string(bytes.substr(at, kChunkBytes)));
+      request.set_data(buffer.substr(0, *got));
+      at += *got;
       going = stream->Write(request) && stream->Read(&reply);
     }
-    if (going) {
+    if (going && local.ok()) {
       request.set_action(content::COMMIT);
-      request.set_offset(static_cast<int64_t>(bytes.size()));
+      request.set_offset(static_cast<int64_t>(blob.size));
       request.clear_data();
-      request.mutable_labels()->insert(labels.begin(), labels.end());
+      request.mutable_labels()->insert(blob.labels.begin(), blob.labels.end());
       (void)stream->Write(request);
     }
     stream->WritesDone();
@@ -243,10 +305,59 @@ class ContainerdClientImpl : public ContainerdClient {
   std::unique_ptr<content::Content::Stub> content_;
   std::unique_ptr<images::Images::Stub> images_;
   std::unique_ptr<leases::Leases::Stub> leases_;
+  std::unique_ptr<namespaces::Namespaces::Stub> namespaces_;
   std::unique_ptr<snapshots::Snapshots::Stub> snapshots_;
 };
 
+class ContainerdContentImpl : public ContentStore {
+ public:
+  ContainerdContentImpl(std::string address, CancelToken cancel)
+      : address_(std::move(address)), cancel_(std::move(cancel)) {}
+
+  absl::StatusOr<std::vector<std::string>> Namespaces() override {
+    return Named(Client("")->Namespaces());
+  }
+  absl::StatusOr<absl::flat_hash_map<Digest, Labels>> List(const std::string& name_space) override {
+    return Named(Client(name_space)->ListContent());
+  }
+  absl::Status Write(const std::string& name_space, const Blob& blob, const Fd* file) override {
+    const auto client = Client(name_space);
+    IMAGEFS_RETURN_IF_ERROR(client->TakeLease());
+    const absl::Status status = client->PutBlob(
+        blob, [file](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+          if (file == nullptr) return absl::NotFoundError("no namespace shares the blob");
+          return PreadFull(file->get(), buffer, offset);
+        });
+    if (absl::IsAlreadyExists(status)) return absl::OkStatus();
+    return Annotate(status, StrCat("storing ", blob.digest.Short(), " in containerd"));
+  }
+
+ private:
+  std::unique_ptr<ContainerdClientImpl> Client(const std::string& name_space) const {
+    ContainerdClient::Options options;
+    options.address = address_;
+    options.name_space = name_space;
+    options.purpose = "imagefs-content";
+    return std::make_unique<ContainerdClientImpl>(std::move(options), cancel_);
+  }
+  template <typename T>
+  absl::StatusOr<T> Named(absl::StatusOr<T> result) const {
+    if (result.ok()) return result;
+    if (absl::IsDeadlineExceeded(result.status())) {
+      return absl::UnavailableError(StrCat("containerd at ", address_, " does not answer"));
+    }
+    return Annotate(result.status(), StrCat("containerd at ", address_));
+  }
+
+  const std::string address_;
+  const CancelToken cancel_;
+};
+
 }  // namespace
+
+std::unique_ptr<ContentStore> ContainerdContent(std::string address, CancelToken cancel) {
+  return std::make_unique<ContainerdContentImpl>(std::move(address), std::move(cancel));
+}
 
 absl::StatusOr<std::unique_ptr<ContainerdClient>> ContainerdClient::Connect(Options options,
                                                                             CancelToken cancel) {
@@ -255,7 +366,12 @@ absl::StatusOr<std::unique_ptr<ContainerdClient>> ContainerdClient::Connect(Opti
         StrCat("containerd's socket ", Printable(options.address), " is not an absolute path"));
   }
   auto client = std::make_unique<ContainerdClientImpl>(std::move(options), std::move(cancel));
-  IMAGEFS_RETURN_IF_ERROR(client->TakeLease());
+  const absl::Status status = client->TakeLease();
+  if (absl::IsUnavailable(status)) {
+    return absl::UnavailableError(
+        StrCat(ToStd(status.message()), "; start it, or name its socket by --address"));
+  }
+  IMAGEFS_RETURN_IF_ERROR(status);
   return std::unique_ptr<ContainerdClient>(std::move(client));
 }
 

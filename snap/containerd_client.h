@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The client side of containerd's API, reduced to what it takes to register an image whose layers
-// are not copied: content, snapshots and image records of one namespace, under one lease.
+// are not copied (content, snapshots and image records of one namespace, under one lease), and to
+// give it blobs (ContainerdContent).
 //
 // Methods block until containerd answers; a cancelled token ends them with kCancelled. Not
 // thread-safe. Errors name containerd's socket or the requested object, and the cause.
@@ -16,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "base/cancel.h"
 #include "base/digest.h"
+#include "snap/content_store.h"
 
 namespace imagefs {
 
@@ -25,6 +27,7 @@ class ContainerdClient {
     std::string address = "/run/containerd/containerd.sock";
     std::string name_space = "default";
     std::string snapshotter = "imagefs";
+    std::string purpose = "imagefs-rpull";  // begins the names of the lease and of unfinished blobs
   };
   using Labels = std::map<std::string, std::string>;
 
@@ -47,5 +50,9 @@ class ContainerdClient {
   virtual absl::Status PutImage(const std::string& name, const std::string& media_type,
                                 const Digest& digest, uint64_t size) = 0;
 };
+
+// containerd's content store. Each Write holds a lease. Connects with each call; `cancel` ends
+// calls with kCancelled.
+std::unique_ptr<ContentStore> ContainerdContent(std::string address, CancelToken cancel);
 
 }  // namespace imagefs

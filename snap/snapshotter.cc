@@ -27,8 +27,6 @@
 namespace imagefs {
 namespace {
 
-constexpr char kHolder[] = "snapshots";
-
 int64_t NowNs() {
   timespec now;
   clock_gettime(CLOCK_REALTIME, &now);
@@ -254,6 +252,7 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
       if (status.ok()) status = CommitLayer(request, labels, parent_ref, *use->image);
       if (status.ok()) {
         ++lazy_;
+        if (deps_.shown) deps_.shown();
         return done(absl::AlreadyExistsError("the layer is mounted lazily and needs no unpacking"));
       }
       if (absl::IsCancelled(status) || group->left()) {

@@ -43,7 +43,10 @@ class Snapshotter {
     // Whose image descriptions are trusted. A snapshot is shared, by ChainID, with every image of
     // the node.
     TrustOf trust_of = TrustTrusted;
+    std::function<void()> shown;  // runs after a Prepare was answered lazily; may be empty
   };
+  // The owner's name of the images that snapshots are of (ImageStore::ListHeld).
+  static constexpr char kHolder[] = "snapshots";
   struct Options {
     std::string directory;         // of ordinary snapshots: <root>/snapshots
     std::string mapped_directory;  // mapped lowers for user namespaces: <run>/mapped

@@ -158,6 +158,8 @@ TEST(Config, WhoseIndexIsBelieved) {
   EXPECT_EQ(config->CommandPolicy().For(pinned), IndexTrust::Configured());
   EXPECT_EQ(ParseConfig("[index]\ntrust = \"any\"\n", "f")->CommandPolicy().For(pinned),
             IndexTrust::Any());
+  EXPECT_FALSE(config->containerd_keep_blobs);
+  EXPECT_TRUE(ParseConfig("[containerd]\nkeep_blobs = true\n", "f")->containerd_keep_blobs);
   EXPECT_FALSE(config->store_open);
   EXPECT_TRUE(ParseConfig("[store]\nsharing = \"open\"\n", "f")->store_open);
   EXPECT_EQ(config->store_scrub, absl::Hours(168));
