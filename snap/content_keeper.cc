@@ -127,7 +127,7 @@ absl::Status ContentKeeper::Turn() {
   if (fetched.has_value() && !fetched->ok()) BlobFailed(asked_, *fetched);
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRef> images, deps_.images());
   std::vector<Namespace> namespaces;
-  if (!images.empty()) {
+  if (!images.empty() || !deps_.blobs.List().empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, content_->Namespaces());
     for (const std::string& name : names) {
       IMAGEFS_ASSIGN_OR_RETURN(Contents contents, content_->List(name));
@@ -164,10 +164,20 @@ absl::Status ContentKeeper::Turn() {
   }
   if (missing.empty()) deps_.blobs.DropParts();
   for (const KeptBlobs::Kept& kept : deps_.blobs.List()) {
-    if (needed.contains(kept.blob)) continue;
-    if (Moment::Now() - kept.since > options_.unneeded) deps_.blobs.Drop(kept.blob);
+    if (Moment::Now() - kept.since <= options_.unneeded || needed.contains(kept.blob)) continue;
+    if (!Awaits(namespaces, kept.blob)) deps_.blobs.Drop(kept.blob);
   }
   return absl::OkStatus();
+}
+
+// Whether a manifest refers to the blob, which its namespace lacks: the image is being pulled, and
+// is recorded at the end.
+bool ContentKeeper::Awaits(const std::vector<Namespace>& namespaces, const Digest& blob) {
+  return std::any_of(namespaces.begin(), namespaces.end(), [&](const Namespace& one) {
+    return !one.contents.contains(blob) &&
+           std::any_of(one.contents.begin(), one.contents.end(),
+                       [&](const auto& content) { return RefersTo(content.second, blob); });
+  });
 }
 
 // `needed` gets the blobs that are missing. Those of images whose manifest no namespace has (yet)

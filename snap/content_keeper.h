@@ -47,7 +47,8 @@ class ContentKeeper {
     absl::Duration interval = absl::Minutes(1);  // between comparisons
     // Doubles with each failure in a row.
     absl::Duration first_pause = absl::Minutes(1), longest_pause = absl::Hours(1);
-    // How long a blob is kept that no image needs: the record of its image comes last in a pull.
+    // How long a blob is kept that no manifest refers to. The daemon may have made its layer for
+    // somebody else.
     absl::Duration unneeded = absl::Minutes(10);
   };
   struct Deps {
@@ -86,6 +87,7 @@ class ContentKeeper {
   std::vector<Missing> Compare(const std::vector<ImageRef>& images,
                                const std::vector<Namespace>& namespaces,
                                absl::flat_hash_set<Digest>& needed) const;
+  static bool Awaits(const std::vector<Namespace>& namespaces, const Digest& blob);
   absl::Status Write(const Missing& missing);
   absl::Status StartFetch(const Missing& missing) ABSL_LOCKS_EXCLUDED(mu_);
   // After that many failures before.

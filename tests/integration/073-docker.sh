@@ -46,3 +46,10 @@ own_docker rm -f lives changed >/dev/null
 own_docker image rm -f "$PROXY/test/changed:1" "$ref" >/dev/null
 wait_for 60 '[ "$(counter snapshots)" = 0 ]' || fail "snapshots stay: $(counter snapshots)"
 same "mounts" "" "$(mounts_below "$RUN")"
+
+# With keep_blobs, what docker saves is whole.
+stop_serving
+printf '[containerd]\nkeep_blobs = true\n[credentials]\ncontainerd = "%s"\n' "$CONTAINERD/sock" >"$T/keep.toml"
+serve --config "$T/keep.toml"
+own_docker pull -q "$ref" >/dev/null
+wait_for 90 '[ "$(layers)" = 5 ]' || fail "docker saves $(layers) of 5 layers: $(own_ctr -n moby content ls)"

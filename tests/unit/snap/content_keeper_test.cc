@@ -127,7 +127,7 @@ class ContentKeeperTest : public ::testing::Test {
         ContentKeeper::Deps{
             *blobs_,
             [this]() -> absl::StatusOr<std::vector<ImageRef>> {
-              return std::vector<ImageRef>{image_};
+              return held_ ? std::vector<ImageRef>{image_} : std::vector<ImageRef>();
             },
             [this](const LayerKey&) { return state_.load(); },
             [this](const Reference&) -> absl::StatusOr<std::shared_ptr<ImageSource>> {
@@ -180,6 +180,7 @@ class ContentKeeperTest : public ::testing::Test {
   std::shared_ptr<KeptBlobs> blobs_;
   ImageRef image_;
   std::atomic<LayerState> state_{LayerState::kFilling};
+  std::atomic<bool> held_{true};
   std::atomic<int> opened_{0};
   std::string sent_;
   ContentKeeper::Options options_;
@@ -225,6 +226,20 @@ TEST_F(ContentKeeperTest, WhatNoManifestRefersToIsNotWritten) {
   Offer(1);
   EXPECT_TRUE(Eventually([&] { return blobs_->List().empty() && Has("default", 0); }));
   EXPECT_FALSE(Has("default", 1));
+}
+
+TEST_F(ContentKeeperTest, ABlobIsKeptAsLongAsThePullOfItsImageLasts) {
+  held_ = false;
+  options_.unneeded = absl::ZeroDuration();
+  Pull("default", 1);
+  Start();
+  Offer(0);
+  AwaitTurn();
+  EXPECT_EQ(blobs_->List().size(), 1U);
+  EXPECT_FALSE(Has("default", 0));
+  held_ = true;
+  EXPECT_TRUE(Eventually([&] { return Has("default", 0); }));
+  EXPECT_EQ(opened_, 0);
 }
 
 TEST_F(ContentKeeperTest, TheBlobOfALocalLayerIsFetchedAgain) {
