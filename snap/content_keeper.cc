@@ -106,7 +106,9 @@ void ContentKeeper::Note(const absl::Status& status) {
     if (std::exchange(failures_, 0) > 0) LogInfo("content.goes_on");
     return;
   }
-  const absl::Duration pause = PauseAfter(failures_);
+  // Whether it answers is asked cheaply.
+  const absl::Duration pause =
+      absl::IsUnavailable(status) ? options_.first_pause : PauseAfter(failures_);
   if (failures_++ == 0) {
     LogWarning("content.not_written cause=", status.message(),
                " next_try=", absl::FormatDuration(pause));

@@ -45,7 +45,7 @@ class ContentKeeper {
   struct Options {
     absl::Duration settle = absl::Seconds(1);    // from LookSoon to the comparison
     absl::Duration interval = absl::Minutes(1);  // between comparisons
-    // Doubles with each failure in a row.
+    // Doubles with each failure in a row, unless the runtime only does not answer.
     absl::Duration first_pause = absl::Minutes(1), longest_pause = absl::Hours(1);
     // How long a blob is kept that no manifest refers to. The daemon may have made its layer for
     // somebody else.

@@ -3,7 +3,7 @@
 # long
 # containerd's content store with `containerd.keep_blobs`, over either containerd: a lazily pulled image can be exported
 # and pushed once it is complete, a blob that got lost comes again, containerd's collector takes the blobs with the image,
-# and nothing of them stays in the store. Without the setting an export fails.
+# and nothing of them stays in the store; also if containerd is away meanwhile. Without the setting an export fails.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/containerd.sh"
 . "$(dirname "$0")/../lib/snapshots.sh"
@@ -20,9 +20,13 @@ publish app
 layers=$($PY -c 'import sys; sys.path.insert(0, sys.argv[1]); from lazy import *
 print(*sorted(layers_of(sys.argv[2])))' "$LIB" "$T/images/app")
 k8s() { own_ctr -n k8s.io "$@"; }
-has_all() { local layer; for layer in $layers; do k8s content ls -q | grep -qxF "$layer" || return 1; done; }
+has_all() {  # a pipe to grep -q would end ctr by a signal
+  local layer there
+  there=$(k8s content ls -q)
+  for layer in $layers; do grep -qxF "$layer" <<<"$there" || return 1; done
+}
 kept() { find "$ROOT/blobs" -name 'kept-*' -o -name 'keeping-*'; }
-gone() { wait_for 30 '[ "$(counter snapshots)" = 0 ] && ! k8s content ls -q | grep -qxF "$(cut -d" " -f2 <<<"$layers")"' || fail "stays: $(k8s content ls)"; }
+gone() { wait_for 30 '[ "$(counter snapshots)" = 0 ] && ! grep -qxF "$(cut -d" " -f2 <<<"$layers")" <<<"$(k8s content ls -q)"' || fail "stays: $(k8s content ls)"; }
 
 for version in 1 2; do
   store "node$version"
@@ -30,7 +34,7 @@ for version in 1 2; do
   serve --config "$T/config.toml"
   start_containerd "containerd$version" $version imagefs
   cri pull "$ref" >/dev/null
-  wait_for 60 '! ifs status --json | grep -q "\"state\": *\"filling\""' || fail "the layers do not become complete"
+  wait_for 60 '! grep -q "\"state\": *\"filling\"" <<<"$(ifs status --json)"' || fail "the layers do not become complete"
   ! k8s image export "$T/export.tar" "$ref" >"$T/export.out" 2>&1 || fail "an export works without the blobs"
   grep -q 'not found' "$T/export.out" || fail "export: $(cat "$T/export.out")"
   same "no blob without the setting" "" "$(kept)"
@@ -44,13 +48,20 @@ for version in 1 2; do
   cri pull "$ref" >/dev/null
   same "lazy" 5 "$(counter snapshot_layers_lazy)"
   same "states" filling "$(ifs status --json | field '" ".join(sorted({l["state"] for l in j["layers"] if l["data_bytes"] > 1 << 20}))')"
+  if [ $version = 1 ]; then  # containerd is away when they become complete
+    stop_containerd
+    wait_for 60 '! grep -q "\"state\": *\"filling\"" <<<"$(ifs status --json)"' || fail "the layers do not become complete"
+    wait_for 30 'daemon_says content.not_written' || fail "it is not said that containerd is away"
+    [ -n "$(kept)" ] || fail "nothing is kept"
+    resume_containerd
+  fi
   wait_for 90 has_all || fail "blobs are missing: $(k8s content ls) $(ifs status --json)"
   wait_for 10 '[ "$(counter content_blobs_written)" = 5 ]' || fail "written: $(counter content_blobs_written)"
   same "failed" 0 "$(counter content_blobs_failed)"
   lazy once "$SHAPER/requests" "$T/images/app" || fail "bytes were fetched twice"
   wait_for 10 '[ -z "$(kept)" ]' || fail "files stay: $(kept)"
   same "leases" "" "$(k8s leases ls -q)"
-  k8s content ls | grep -F "$(cut -d" " -f2 <<<"$layers")" | grep -qF "containerd.io/distribution.source.$SHAPED=test/app" ||
+  grep -F "$(cut -d" " -f2 <<<"$layers")" <<<"$(k8s content ls)" | grep -F >/dev/null "containerd.io/distribution.source.$SHAPED=test/app" ||
     fail "the source is not named: $(k8s content ls)"
   # A collection takes none of it.
   k8s images tag "$ref" none.invalid/other:1 >/dev/null
