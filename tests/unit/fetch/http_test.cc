@@ -254,7 +254,7 @@ TEST(HttpTest, ABodyThatLeavesSlowlyIsNoStall) {
   HttpRequest request = Get(server.Url("/slow"));
   request.method = "PATCH";
   request.body = std::string(40 << 20, 'x');
-  request.connect_timeout = request.stall_timeout = std::chrono::milliseconds(700);
+  request.connect_timeout = request.stall_timeout = std::chrono::milliseconds(1200);
   const auto began = std::chrono::steady_clock::now();
   const auto response = Fetch(*MakeClient(), std::move(request));
   ASSERT_TRUE(response.ok()) << response.status();
