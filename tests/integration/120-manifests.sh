@@ -19,7 +19,7 @@ grep -qx "version: $version" "$kit/chart/Chart.yaml" && grep -qx "appVersion: \"
   fail "the chart has another version than $version"
 
 # With everything set.
-chart 'imagePullSecrets=[{name: pull}]' 'nodeSelector={lazy: "yes"}' dockerConfigSecret=nodes caConfigMap=authorities \
+chart 'imagePullSecrets=[{name: pull}]' 'nodeSelector={lazy: "yes"}' dockerConfigSecret=nodes caConfigMap=authorities containerd.socketDir=/run/containerd \
   'env=[{name: HTTPS_PROXY, value: "http://proxy.test:3128"}]' containerd.dropIn=plugin containerd.check='"true"' \
   'extraVolumes=[{name: plugins, hostPath: {path: /opt/plugins, type: Directory}}]' \
   'extraVolumeMounts=[{name: plugins, mountPath: /opt/plugins, readOnly: true}]' >"$T/all.yaml"
