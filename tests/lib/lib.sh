@@ -66,6 +66,16 @@ slay() {
   done
 }
 
+# Those of TEST_PIDS that still are this script's children. The number of one that ended long ago may be another test's
+# daemon by now: a machine that runs all of them goes through 32768 numbers in minutes.
+children_left() {
+  local pid
+  for pid in ${TEST_PIDS[@]+"${TEST_PIDS[@]}"}; do
+    grep -qE "^PPid:[[:space:]]+$$\$" "/proc/$pid/status" 2>/dev/null && echo "$pid"
+  done
+  return 0
+}
+
 cleanup() {
   local status=$? mount function
   set +e
@@ -77,7 +87,7 @@ cleanup() {
   fi
   for function in ${AT_END[@]+"${AT_END[@]}"}; do $function; done
   for mount in $(mounts_below "$T"); do timeout 10 umount "$mount" 2>/dev/null || umount -l "$mount" 2>/dev/null; done
-  slay $(processes) ${TEST_PIDS[@]+"${TEST_PIDS[@]}"} 2>/dev/null
+  slay $(processes) $(children_left) 2>/dev/null
   for mount in $(mounts_below "$T"); do umount -l "$mount" 2>/dev/null; done
   if [ -n "${IMAGEFS_TEST_KEEP:-}" ]; then
     echo "kept: $T"
