@@ -2,8 +2,8 @@
 // One value in memory that may outlive this process: an anonymous file (memfd_create(2)) whose
 // descriptor somebody else keeps open (fs/descriptor_keeper.h). It is on no disk, except for swap.
 //
-// A value is replaced as a whole: whoever reads it after a crash in the middle of Write finds the
-// old one or the new one. What is replaced is wiped. Thread-compatible.
+// A value is replaced as a whole: a reader finds, after a crash in the middle of Write, the old one
+// or the new one. What is replaced is wiped. Thread-compatible.
 #pragma once
 
 #include <cstddef>

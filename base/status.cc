@@ -83,7 +83,11 @@ int StatusToErrno(const absl::Status& status) {
 
 absl::Status Annotate(const absl::Status& status, std::string_view context) {
   if (status.ok()) return status;
-  return absl::Status(status.code(), StrCat(context, ": ", ToStd(status.message())));
+  absl::Status annotated(status.code(), StrCat(context, ": ", ToStd(status.message())));
+  status.ForEachPayload([&](absl::string_view url, const absl::Cord& payload) {
+    annotated.SetPayload(url, payload);
+  });
+  return annotated;
 }
 
 bool IsCredentialFailure(const absl::Status& status) {

@@ -27,7 +27,7 @@ absl::Status ErrnoStatus(int error_number, std::string_view what);
 // Returns the errno that a file system reports for `status`; 0 for OK.
 int StatusToErrno(const absl::Status& status);
 
-// Returns the same code with the message "<context>: <message>"; OK stays OK.
+// Returns the same code and payloads with the message "<context>: <message>"; OK stays OK.
 absl::Status Annotate(const absl::Status& status, std::string_view context);
 
 // True for failures of the caller's credentials.

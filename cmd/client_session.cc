@@ -31,11 +31,8 @@ absl::StatusOr<Reference> ClientSession::ParseReference(const std::string& text)
   std::string full = text;
   if (IsShortName(text)) {
     IMAGEFS_ASSIGN_OR_RETURN(const Config config, LoadConfig(global_.config));
-    const std::string home = geteuid() == 0 ? "" : ProcessEnvironment("HOME");
-    const HostResolver::Options options =
-        config.HostsOptions(home, ProcessEnvironment("XDG_CONFIG_HOME"),
-                            ProcessEnvironment("CONTAINERS_REGISTRIES_CONF"));
-    IMAGEFS_ASSIGN_OR_RETURN(full, CompleteShortName(text, config.short_names, options));
+    IMAGEFS_ASSIGN_OR_RETURN(full,
+                             CompleteShortName(text, config.short_names, config.HostsOptions()));
   }
   IMAGEFS_ASSIGN_OR_RETURN(Reference reference, Reference::Parse(full));
   if (reference.transport == Reference::Transport::kRegistry) return reference;

@@ -331,6 +331,12 @@ HostResolver::Options Config::HostsOptions(const std::string& home,
   return out;
 }
 
+HostResolver::Options Config::HostsOptions() const {
+  return HostsOptions(geteuid() == 0 ? "" : ProcessEnvironment("HOME"),
+                      ProcessEnvironment("XDG_CONFIG_HOME"),
+                      ProcessEnvironment("CONTAINERS_REGISTRIES_CONF"));
+}
+
 absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path) {
   Config config;
   const Settings known = SettingsOf(config);

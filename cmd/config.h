@@ -73,6 +73,8 @@ struct Config {
   // are in the directory FILE.d.
   HostResolver::Options HostsOptions(const std::string& home, const std::string& xdg_config_home,
                                      const std::string& registries_conf) const;
+  // With those of this process: its user and its environment.
+  HostResolver::Options HostsOptions() const;
 };
 
 // Unknown names are errors, because a setting that is silently ignored helps nobody. The error

@@ -188,9 +188,7 @@ absl::Status DaemonImpl::OpenParts() {
   source_options.http.user_agent = StrCat("imagefs/", options_.version);
   source_options.http.allow = options_.config.network_allow;
   source_options.http.phases.least_rate = options_.config.network_least_rate;
-  source_options.hosts = options_.config.HostsOptions(
-      geteuid() == 0 ? "" : ProcessEnvironment("HOME"), ProcessEnvironment("XDG_CONFIG_HOME"),
-      ProcessEnvironment("CONTAINERS_REGISTRIES_CONF"));
+  source_options.hosts = options_.config.HostsOptions();
   source_options.mirror_credential = [credentials = credentials_](const Reference& mirror,
                                                                   const Credential& refused) {
     return credentials->Find(mirror, refused.empty() ? nullptr : &refused);

@@ -25,7 +25,6 @@ constexpr size_t kMaxTokenBytes = 64 << 10;
 constexpr uint64_t kMaxTokenAnswerBytes = 256 << 10;
 constexpr int64_t kDefaultTokenSeconds = 60;
 constexpr int64_t kMaxTokenSeconds = 24 * 3600;
-constexpr std::chrono::seconds kMaxRetryAfter(60);
 constexpr int kMaxRedirects = 10;
 
 std::string HostOf(std::string_view url) {

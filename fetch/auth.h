@@ -56,6 +56,9 @@ struct TokenRequest {
 //   machine; else kUnauthenticated.
 absl::StatusOr<Url> RealmToAsk(const TokenRequest& request);
 
+// The longest delay that a request waits for; a longer one is a failure.
+inline constexpr std::chrono::seconds kMaxRetryAfter(60);
+
 // Returns the delay requested by a Retry-After header (seconds or a date), or nullopt. `now` is in
 // seconds since 1970.
 std::optional<std::chrono::seconds> RetryAfter(std::string_view header, int64_t now);

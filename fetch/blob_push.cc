@@ -41,6 +41,12 @@ std::optional<uint64_t> UploadedBytes(std::string_view header) {
   return *last == 0 ? 0 : *last + 1;
 }
 
+// The registry may have taken a part, and the call was not repeated (Spec::resend_after_cut).
+bool EndedMidway(const absl::Status& failure) {
+  const TransportFailure kind = TransportFailureOf(failure);
+  return kind == TransportFailure::kCut || kind == TransportFailure::kStalled;
+}
+
 }  // namespace
 
 void BlobPush::Run(std::shared_ptr<RegistryShared> shared,
@@ -52,10 +58,8 @@ void BlobPush::Run(std::shared_ptr<RegistryShared> shared,
   http.After({}, [push = std::move(push)] {
     // Ends waits for the next attempt; requests observe the token themselves.
     push->registration_ =
-        push->cancel_.OnCancel([weak = std::weak_ptr(push), &http = push->shared_->http] {
-          http.After({}, [weak] {
-            if (const auto self = weak.lock()) self->Finish(absl::CancelledError("push cancelled"));
-          });
+        OnCancelAt(push->shared_->http, push->cancel_, [weak = std::weak_ptr(push)] {
+          if (const auto self = weak.lock()) self->Finish(absl::CancelledError("push cancelled"));
         });
     push->Ask();
   });
@@ -67,8 +71,7 @@ BlobPush::BlobPush(std::shared_ptr<RegistryShared> shared,
     : shared_(std::move(shared)),
       endpoint_(std::move(endpoint)),
       blob_(std::move(blob)),
-      what_(StrCat("blob ", blob_.digest.Short(), " for ", endpoint_->host, "/",
-                   endpoint_->at.repository)),
+      what_(StrCat("blob ", blob_.digest.Short(), " for ", endpoint_->RepositoryName())),
       cancel_(std::move(cancel)),
       done_(std::move(done)),
       chunk_bytes_(std::max<uint64_t>(1, shared_->options.push_chunk_bytes)) {}
@@ -199,9 +202,7 @@ void BlobPush::SendChunk() {
 
 void BlobPush::OnChunk(absl::StatusOr<HttpResponse> response) {
   if (!response.ok()) {
-    if (TransportFailureOf(response.status()) == TransportFailure::kNone) {
-      return Finish(response.status());
-    }
+    if (!EndedMidway(response.status())) return Finish(response.status());
     return Again(Annotate(response.status(), what_), &BlobPush::QueryOffset);
   }
   const absl::Status lost = absl::UnavailableError(
@@ -259,8 +260,7 @@ void BlobPush::SendEnd() {
 
 void BlobPush::OnEnd(absl::StatusOr<HttpResponse> response) {
   if (!response.ok()) {
-    const TransportFailure kind = TransportFailureOf(response.status());
-    if (kind == TransportFailure::kNone) return Finish(response.status());
+    if (!EndedMidway(response.status())) return Finish(response.status());
     // The blob may have been accepted regardless.
     return Again(Annotate(response.status(), what_), &BlobPush::Ask);
   }

@@ -48,12 +48,9 @@ void BlobRead::Run(std::shared_ptr<RegistryShared> shared, std::shared_ptr<Regis
   std::shared_ptr<BlobRead> read(new BlobRead(std::move(shared), std::move(route), std::move(what),
                                               std::move(sink), std::move(done)));
   http.After({}, [read = std::move(read), wanted = std::move(wanted), cancel = std::move(cancel)] {
-    read->registration_ =
-        cancel.OnCancel([weak = std::weak_ptr(read), &http = read->shared_->http] {
-          http.After({}, [weak] {
-            if (const auto self = weak.lock()) self->Finish(absl::CancelledError("read cancelled"));
-          });
-        });
+    read->registration_ = OnCancelAt(read->shared_->http, cancel, [weak = std::weak_ptr(read)] {
+      if (const auto self = weak.lock()) self->Finish(absl::CancelledError("read cancelled"));
+    });
     read->Split(wanted);
     read->Pump();
   });

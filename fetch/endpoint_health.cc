@@ -2,6 +2,7 @@
 #include "fetch/endpoint_health.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/log.h"
 #include "base/text.h"
@@ -36,7 +37,10 @@ void EndpointHealth::Worked(const std::string& endpoint, Clock::time_point now) 
   trouble.failures = 0;
   // Who delivers wrong bytes answers well. That is forgotten when its pause is over.
   if (trouble.lies > 0 && now < trouble.until) return;
-  LogInfo("endpoint_recovered endpoint=", endpoint);
+  // Told once: what it lied is remembered for longer.
+  if (std::exchange(trouble.until, {}) != Clock::time_point()) {
+    LogInfo("endpoint_recovered endpoint=", endpoint);
+  }
   if (trouble.lies == 0) troubles_.erase(it);
 }
 

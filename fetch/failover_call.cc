@@ -13,11 +13,8 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr std::chrono::seconds kMaxRetryAfter(60);
 // How long a mirror may be silent if another endpoint can be asked.
 constexpr std::chrono::milliseconds kMirrorSilence(10'000);
-// If nobody accepts a connection: nothing will hardly come up now.
-constexpr int kMaxRefusals = 3;
 
 // Whether the failure says something about the endpoint, and not about what it was asked for.
 bool IsTrouble(const absl::Status& failure) {
@@ -50,12 +47,9 @@ void FailoverCall::Run(std::shared_ptr<RegistryShared> shared, std::shared_ptr<R
       std::move(shared), std::move(route), std::move(what), std::move(cancel), std::move(done)));
   http.After({}, [call = std::move(call)] {
     call->registration_ =
-        call->cancel_.OnCancel([weak = std::weak_ptr(call), &http = call->shared_->http] {
-          http.After({}, [weak] {
-            if (const auto self = weak.lock()) {
-              self->Finish(absl::CancelledError("request cancelled"));
-            }
-          });
+        OnCancelAt(call->shared_->http, call->cancel_, [weak = std::weak_ptr(call)] {
+          if (const auto self = weak.lock())
+            self->Finish(absl::CancelledError("request cancelled"));
         });
     call->StartRound();
   });
@@ -259,7 +253,7 @@ void FailoverCall::EndRound() {
   const bool refused = std::all_of(failures_.begin(), failures_.end(), [&](const auto& one) {
     return !may_pass(one) || TransportFailureOf(one.second) == TransportFailure::kRefused;
   });
-  const int most = refused ? std::min(kMaxRefusals, shared_->options.max_attempts)
+  const int most = refused ? std::min(RegistryCall::kMaxRefusals, shared_->options.max_attempts)
                            : shared_->options.max_attempts;
   if (what_.spec.once || alone_ || IsDecided() || !passes || rounds_ >= most) {
     return Finish(std::move(failure));

@@ -48,16 +48,6 @@ ReferrersTagUpdate::ReferrersTagUpdate(std::shared_ptr<RegistryShared> shared,
       cancel_(std::move(cancel)),
       done_(std::move(done)) {}
 
-RegistryCall::Spec ReferrersTagUpdate::Spec(std::string method,
-                                            const std::string& tag_or_digest) const {
-  RegistryCall::Spec spec;
-  spec.method = std::move(method);
-  spec.path = StrCat("manifests/", tag_or_digest);
-  spec.what = StrCat(endpoint_->host, "/", endpoint_->at.repository,
-                     tag_or_digest.find(':') == std::string::npos ? ":" : "@", tag_or_digest);
-  return spec;
-}
-
 void ReferrersTagUpdate::Call(RegistryCall::Spec spec,
                               void (ReferrersTagUpdate::*then)(HttpResponse)) {
   RegistryCall::Run(shared_, endpoint_, std::move(spec), cancel_,
@@ -76,7 +66,7 @@ void ReferrersTagUpdate::After(int pauses, void (ReferrersTagUpdate::*then)()) {
 }
 
 void ReferrersTagUpdate::Read() {
-  RegistryCall::Spec spec = Spec("GET", tag_);
+  RegistryCall::Spec spec = ManifestSpec("GET", endpoint_->RepositoryName(), tag_);
   spec.headers.emplace_back("Accept", kIndexType);
   // Not what a cache remembers.
   spec.headers.emplace_back("Cache-Control", "no-cache");
@@ -129,7 +119,7 @@ void ReferrersTagUpdate::Write(std::string list) {
                " bytes; registries take at most ", kMaxManifestBytes)));
   }
   may_write_ = false;
-  RegistryCall::Spec spec = Spec("PUT", tag_);
+  RegistryCall::Spec spec = ManifestSpec("PUT", endpoint_->RepositoryName(), tag_);
   spec.headers.emplace_back("Content-Type", kIndexType);
   // A weak one never matches.
   const bool strong = etag_.starts_with('"');
@@ -184,7 +174,7 @@ void ReferrersTagUpdate::CheckNext() {
     may_write_ = true;
     return Read();
   }
-  RegistryCall::Spec spec = Spec("HEAD", vanished_.front());
+  RegistryCall::Spec spec = ManifestSpec("HEAD", endpoint_->RepositoryName(), vanished_.front());
   spec.headers.emplace_back("Accept", others_[vanished_.front()].media_type);
   spec.answers = [](int status) { return status == 404; };
   RegistryCall::Run(shared_, endpoint_, std::move(spec), cancel_,

@@ -46,7 +46,6 @@ class ReferrersTagUpdate : public std::enable_shared_from_this<ReferrersTagUpdat
     bool there = false;   // its manifest was, after it had vanished from the list
   };
 
-  RegistryCall::Spec Spec(std::string method, const std::string& tag_or_digest) const;
   void Call(RegistryCall::Spec spec, void (ReferrersTagUpdate::*then)(HttpResponse));
   void After(int pauses, void (ReferrersTagUpdate::*then)());
   void Read();

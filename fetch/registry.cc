@@ -132,8 +132,7 @@ void RegistrySource::GetManifest(const std::string& tag_or_digest, CancelToken c
   const bool by_digest = tag_or_digest.find(':') != std::string::npos;
   FailoverCall::What what;
   what.asks = by_digest ? FailoverCall::Asks::kContents : FailoverCall::Asks::kTag;
-  what.spec.path = StrCat("manifests/", tag_or_digest);
-  what.spec.what = StrCat(route_->Name(), by_digest ? "@" : ":", tag_or_digest);
+  what.spec = ManifestSpec("GET", route_->Name(), tag_or_digest);
   for (const char* type : kAccepted) what.spec.headers.emplace_back("Accept", type);
   what.spec.max_body_bytes = kMaxManifestBytes;
   what.spec.stall_timeout = kManifestSilence;

@@ -14,9 +14,6 @@ namespace imagefs {
 namespace {
 
 constexpr int kMaxRedirects = 10;
-constexpr std::chrono::seconds kMaxRetryAfter(60);
-// For refused connections to a host that has never responded: it will hardly come up now.
-constexpr int kMaxRefusals = 3;
 // For consecutive links from the registry that storage rejects.
 constexpr int kMaxRefusedLinks = 3;
 // A server that is too slow will probably stay so.
@@ -60,12 +57,8 @@ void RegistryCall::Start(std::shared_ptr<RegistryShared> shared,
       std::move(shared), std::move(endpoint), std::move(spec), std::move(cancel), std::move(done)));
   // Ends waits for a token or the next attempt; the client cancels requests.
   call->registration_ =
-      call->cancel_.OnCancel([weak = std::weak_ptr(call), &http = call->shared_->http] {
-        http.After({}, [weak] {
-          if (const auto self = weak.lock()) {
-            self->Finish(absl::CancelledError("request cancelled"));
-          }
-        });
+      OnCancelAt(call->shared_->http, call->cancel_, [weak = std::weak_ptr(call)] {
+        if (const auto self = weak.lock()) self->Finish(absl::CancelledError("request cancelled"));
       });
   call->Attempt();
 }
@@ -684,6 +677,16 @@ void RegistryCall::Finish(absl::StatusOr<HttpResponse> result) {
   done_(std::move(result));
   token_ticket_.Leave();
   token_ticket_ = FlightTicket();
+}
+
+RegistryCall::Spec ManifestSpec(std::string method, std::string_view repository,
+                                std::string_view tag_or_digest) {
+  const bool by_digest = tag_or_digest.find(':') != std::string_view::npos;
+  RegistryCall::Spec spec;
+  spec.method = std::move(method);
+  spec.path = StrCat("manifests/", tag_or_digest);
+  spec.what = StrCat(repository, by_digest ? "@" : ":", tag_or_digest);
+  return spec;
 }
 
 }  // namespace imagefs

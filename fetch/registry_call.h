@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -29,6 +30,8 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
  public:
   // An attempt that transferred this much resets the count of consecutive failures.
   static constexpr uint64_t kProgressBytes = 64 << 10;
+  // For refused connections to a host that has never responded: it will hardly come up now.
+  static constexpr int kMaxRefusals = 3;
 
   struct Spec {
     std::string method = "GET";
@@ -170,5 +173,9 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   uint64_t received_ = 0;         // bytes of this attempt
   std::string error_body_;
 };
+
+// Returns a request for a manifest; `repository` names the repository for messages, "HOST/NAME".
+RegistryCall::Spec ManifestSpec(std::string method, std::string_view repository,
+                                std::string_view tag_or_digest);
 
 }  // namespace imagefs

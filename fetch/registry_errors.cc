@@ -24,19 +24,15 @@ std::string Trouble(const RegistryEndpoint& endpoint) {
   return StrCat(", and no credentials were sent (", endpoint.credential_trouble, ")");
 }
 
-std::string Target(const RegistryEndpoint& endpoint) {
-  return StrCat(endpoint.host, "/", endpoint.at.repository);
-}
-
 absl::Status PushRefusedError(const RegistryEndpoint& endpoint, const ErrorAnswer& answer) {
   const bool anonymous = endpoint.identity->credential().empty();
   const bool wrong = answer.status == 401 && answer.credential_sent;
   const std::string who = anonymous ? "anonymous users" : wrong ? "these credentials" : "you";
   return absl::Status(
       anonymous || wrong ? absl::StatusCode::kUnauthenticated : absl::StatusCode::kPermissionDenied,
-      StrCat(answer.what, ": this registry does not let ", who, " push to ", Target(endpoint),
-             " (HTTP status ", answer.status, ")", Detail(answer.body), Trouble(endpoint), "; ",
-             LoginRemedy(endpoint.host), ", or use --to REPOSITORY"));
+      StrCat(answer.what, ": this registry does not let ", who, " push to ",
+             endpoint.RepositoryName(), " (HTTP status ", answer.status, ")", Detail(answer.body),
+             Trouble(endpoint), "; ", LoginRemedy(endpoint.host), ", or use --to REPOSITORY"));
 }
 
 absl::Status OtherRefusedError(const RegistryEndpoint& endpoint, const ErrorAnswer& answer) {
@@ -70,7 +66,7 @@ absl::Status PushStatusError(const RegistryEndpoint& endpoint, const ErrorAnswer
                "--to REPOSITORY"));
   }
   const std::string text =
-      StrCat(answer.what, ": this registry does not let you push to ", Target(endpoint),
+      StrCat(answer.what, ": this registry does not let you push to ", endpoint.RepositoryName(),
              " (HTTP status ", answer.status, ")", detail, "; use --to REPOSITORY");
   return answer.status == 404 ? absl::NotFoundError(text) : absl::FailedPreconditionError(text);
 }

@@ -108,6 +108,11 @@ void RegistryShared::LogWarnings(const std::string& host, const HttpResponse& re
   }
 }
 
+CancelToken::Registration OnCancelAt(HttpClient& http, const CancelToken& cancel,
+                                     std::function<void()> task) {
+  return cancel.OnCancel([&http, task = std::move(task)] { http.After({}, task); });
+}
+
 std::optional<RegistryShared::Authorization> AuthorizationOf(const HttpResponse& refusal) {
   using Kind = RegistryShared::Authorization::Kind;
   if (const auto bearer = UsableChallenge(refusal, "bearer")) {

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,7 +16,9 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
+#include "base/cancel.h"
 #include "base/executor.h"
+#include "base/text.h"
 #include "fetch/auth.h"
 #include "fetch/auth_challenge.h"
 #include "fetch/endpoint_health.h"
@@ -121,7 +124,14 @@ struct RegistryEndpoint {
   std::string credential_trouble;
   bool push = false;
   bool loopback = false;
+  // "HOST/REPOSITORY", for messages.
+  std::string RepositoryName() const { return StrCat(host, "/", at.repository); }
 };
+
+// Runs `task` on the HTTP client's thread if the token fires before the registration ends. `task`
+// must not keep alive what the registration is part of.
+[[nodiscard]] CancelToken::Registration OnCancelAt(HttpClient& http, const CancelToken& cancel,
+                                                   std::function<void()> task);
 
 // Returns the authorization that a challenge demands, preferring Bearer to Basic; nullopt if none
 // can be met.

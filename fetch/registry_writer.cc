@@ -66,15 +66,6 @@ bool Matches(const Json& entry, const Descriptor& descriptor) {
 struct Target {
   std::shared_ptr<RegistryShared> shared;
   std::shared_ptr<const RegistryEndpoint> endpoint;
-
-  RegistryCall::Spec ManifestSpec(std::string method, const std::string& tag_or_digest) const {
-    RegistryCall::Spec spec;
-    spec.method = std::move(method);
-    spec.path = StrCat("manifests/", tag_or_digest);
-    spec.what = StrCat(endpoint->host, "/", endpoint->at.repository,
-                       tag_or_digest.find(':') == std::string::npos ? ":" : "@", tag_or_digest);
-    return spec;
-  }
 };
 
 void PutManifest(const Target& target, const std::string& tag_or_digest,
@@ -82,7 +73,7 @@ void PutManifest(const Target& target, const std::string& tag_or_digest,
                  RegistryWriter::ManifestDone done) {
   RegistryWriter::PushedManifest pushed;
   pushed.digest = Sha256Of(bytes);
-  RegistryCall::Spec spec = target.ManifestSpec("PUT", tag_or_digest);
+  RegistryCall::Spec spec = ManifestSpec("PUT", target.endpoint->RepositoryName(), tag_or_digest);
   const absl::StatusOr<Digest> wanted = Digest::Parse(tag_or_digest);
   const bool is_digest = tag_or_digest.find(':') != std::string::npos;
   if (!IsTagOrDigest(tag_or_digest) || (is_digest && !wanted.ok())) {

@@ -9,7 +9,7 @@
 
 namespace imagefs {
 
-// The contents of files, so that whoever connects does not read any.
+// The contents of files, so that the network thread reads none.
 struct TlsSettings {
   bool verify = true;
   std::string ca_pem;  // trusted in addition to the system's CAs; "" = none

@@ -30,6 +30,13 @@ TEST(StatusTest, AnnotateKeepsTheCode) {
   EXPECT_TRUE(Annotate(absl::OkStatus(), "a").ok());
 }
 
+// Callers act on them as on the code.
+TEST(StatusTest, AnnotateKeepsThePayloads) {
+  absl::Status failure = absl::UnavailableError("b");
+  failure.SetPayload("kind", absl::Cord("refused"));
+  EXPECT_EQ(Annotate(Annotate(failure, "a"), "c").GetPayload("kind"), absl::Cord("refused"));
+}
+
 TEST(StatusTest, Kinds) {
   EXPECT_TRUE(IsCredentialFailure(absl::UnauthenticatedError("")));
   EXPECT_TRUE(IsCredentialFailure(absl::PermissionDeniedError("")));

@@ -6,34 +6,18 @@
 #include <cstdlib>
 #include <filesystem>
 
-#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "fetch/registry.h"
 #include "tests/fakes/fetch/fake_registry.h"
+#include "tests/fakes/fetch/pending.h"
 
 namespace imagefs {
 namespace {
 
 constexpr char kManifestType[] = "application/vnd.oci.image.manifest.v1+json";
-
-template <typename T>
-struct Pending {
-  absl::Notification finished;
-  T result = absl::UnknownError("not finished");
-  absl::AnyInvocable<void(T)> Done() {
-    return [this](T r) {
-      result = std::move(r);
-      finished.Notify();
-    };
-  }
-  T& Wait() {
-    finished.WaitForNotification();
-    return result;
-  }
-};
 
 class FailoverTest : public testing::Test {
  protected:
@@ -168,6 +152,14 @@ TEST_F(FailoverTest, WhatNobodyHasNamesAllThatWereAsked) {
   for (FakeRegistry* server : {&one_, &two_, &registry_}) {
     EXPECT_NE(text.find(server->host()), std::string::npos) << text;
   }
+}
+
+// Whether requests that wait are moved, and how often all are asked, depends on it.
+TEST_F(FailoverTest, AFailureKeepsItsKind) {
+  const auto reference = Reference::Parse("127.0.0.1:1/img:1");
+  auto source = factory_->Open(*reference, {});
+  ASSERT_TRUE(source.ok()) << source.status();
+  EXPECT_EQ(TransportFailureOf(GetManifest(**source).status()), TransportFailure::kRefused);
 }
 
 TEST_F(FailoverTest, ADyingMirrorIsLeftInMidLayerWithoutLosingBytes) {
