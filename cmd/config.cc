@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/config.h"
 
-#include <toml++/toml.h>
 #include <unistd.h>
 
 #include <functional>
@@ -13,6 +12,7 @@
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/toml.h"
 #include "base/units.h"
 #include "cmd/options.h"
 #include "image/reference.h"
@@ -340,25 +340,20 @@ HostResolver::Options Config::HostsOptions() const {
 absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& path) {
   Config config;
   const Settings known = SettingsOf(config);
-  try {
-    const toml::table table = toml::parse(text, path);
-    for (const auto& [section, node] : table) {
-      const auto names = known.find(section.str());
-      if (names == known.end() || !node.is_table()) {
-        return At(path, node, section.str(), "is not a section of the configuration");
-      }
-      for (const auto& [name, value] : *node.as_table()) {
-        const std::string full = StrCat(section.str(), ".", name.str());
-        const auto setter = names->second.find(std::string(name.str()));
-        if (setter == names->second.end()) return At(path, value, full, "is not known");
-        if (std::string problem = setter->second(value); !problem.empty()) {
-          return At(path, value, full, problem);
-        }
+  IMAGEFS_ASSIGN_OR_RETURN(const toml::table table, ParseToml(text, path));
+  for (const auto& [section, node] : table) {
+    const auto names = known.find(section.str());
+    if (names == known.end() || !node.is_table()) {
+      return At(path, node, section.str(), "is not a section of the configuration");
+    }
+    for (const auto& [name, value] : *node.as_table()) {
+      const std::string full = StrCat(section.str(), ".", name.str());
+      const auto setter = names->second.find(std::string(name.str()));
+      if (setter == names->second.end()) return At(path, value, full, "is not known");
+      if (std::string problem = setter->second(value); !problem.empty()) {
+        return At(path, value, full, problem);
       }
     }
-  } catch (const toml::parse_error& error) {
-    return absl::InvalidArgumentError(
-        StrCat(path, ":", error.source().begin.line, ": ", error.description()));
   }
   if (config.kubelet_config.empty() != config.kubelet_bin_dir.empty()) {
     return absl::InvalidArgumentError(StrCat(

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fetch/hosts_files.h"
 
-#include <toml++/toml.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <set>
@@ -13,127 +11,19 @@
 #include "absl/strings/ascii.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/toml.h"
 #include "fetch/go_duration.h"
 
 namespace imagefs {
 namespace {
 
-constexpr size_t kMaxFileBytes = 1 << 20;
 constexpr size_t kMaxHosts = 64;
 constexpr size_t kMaxHeaders = 64;
 constexpr size_t kMaxLists = 64;
 constexpr size_t kMaxLocationBytes = 1024;
-constexpr size_t kMaxNesting = 16;
-constexpr size_t kMaxDots = 64;
 
 absl::Status At(const std::string& path, const toml::node& node, std::string_view what) {
   return absl::InvalidArgumentError(StrCat(path, ":", node.source().begin.line, ": ", what));
-}
-
-// Finds what toml++ must not be given: nesting that is too deep for its recursion and for the
-// destructors of its result (brackets, and the parts of a dotted key), and errors that it does
-// not expect: a table header without a key, a bracket that closes another kind, and characters
-// outside of texts that TOML does not have there. Text that is no
-// TOML may be misjudged, but not before the point at which toml++ rejects it.
-class TomlCheck {
- public:
-  explicit TomlCheck(std::string_view text)
-      : text_(text), at_(text.starts_with("\xef\xbb\xbf") ? 3 : 0) {}
-
-  // Returns "" or "LINE: what is wrong".
-  std::string Run() {
-    while (at_ < text_.size()) {
-      const char c = text_[at_];
-      if (c == '"' || c == '\'') {
-        SkipString(c);
-        continue;
-      }
-      if (c == '#') {
-        at_ = std::min(text_.find('\n', at_), text_.size());
-        continue;
-      }
-      if (!absl::ascii_isprint(c) && c != '\t' && c != '\r' && c != '\n') {
-        return StrCat(line_, ": only texts and comments may have such characters: ",
-                      Printable(text_.substr(at_, 1)));
-      }
-      if (c == '=') value_ = true;
-      if (c == '[' && open_.empty() && !value_ && !HasKeyAfter(at_)) {
-        return StrCat(line_, ": the name of a table is missing after '['");
-      }
-      if (c == '[' || c == '{') open_ += c;
-      if ((c == ']' || c == '}') && !Close(c)) return StrCat(line_, ": brackets do not match");
-      if (c == '.') ++dots_;
-      if (c == '\n') EndLine();
-      if (open_.size() > kMaxNesting || dots_ > kMaxDots) {
-        return StrCat(line_, ": is nested too deeply");
-      }
-      ++at_;
-    }
-    return "";
-  }
-
- private:
-  void EndLine() {
-    ++line_;
-    dots_ = 0;
-    if (open_.empty()) value_ = false;
-  }
-
-  bool Close(char bracket) {
-    if (open_.empty() || open_.back() != (bracket == ']' ? '[' : '{')) return false;
-    open_.pop_back();
-    return true;
-  }
-
-  // `at` is at the first bracket of "[key]" or "[[key]]".
-  bool HasKeyAfter(size_t at) const {
-    for (int brackets = 0; brackets < 2 && at < text_.size() && text_[at] == '['; ++brackets) {
-      at = text_.find_first_not_of(" \t", at + 1);
-      if (at == text_.npos) return false;
-    }
-    const char c = text_[at];
-    return absl::ascii_isalnum(c) || c == '-' || c == '_' || c == '"' || c == '\'';
-  }
-
-  void SkipString(char quote) {
-    const bool multiline = text_.substr(at_, 3) == std::string(3, quote);
-    at_ += multiline ? 3 : 1;
-    while (at_ < text_.size()) {
-      const char c = text_[at_];
-      if (c == '\n') {
-        if (!multiline) return;
-        ++line_;
-        dots_ = 0;
-      } else if (c == '\\' && quote == '"') {
-        // The next character is not the end; a line feed is counted.
-        if (at_ + 1 < text_.size() && text_[at_ + 1] != '\n') ++at_;
-      } else if (c == quote && (!multiline || text_.substr(at_, 3) == std::string(3, quote))) {
-        at_ += multiline ? 3 : 1;
-        return;
-      }
-      ++at_;
-    }
-  }
-
-  const std::string_view text_;
-  size_t at_, line_ = 1, dots_ = 0;
-  std::string open_;    // brackets
-  bool value_ = false;  // after the '=' of a line
-};
-
-absl::StatusOr<toml::table> ParseToml(std::string_view text, const std::string& path) {
-  if (text.size() > kMaxFileBytes) {
-    return absl::InvalidArgumentError(StrCat(path, " is larger than 1 MiB"));
-  }
-  if (const std::string problem = TomlCheck(text).Run(); !problem.empty()) {
-    return absl::InvalidArgumentError(StrCat(path, ":", problem));
-  }
-  try {
-    return toml::parse(text, path);
-  } catch (const toml::parse_error& error) {
-    return absl::InvalidArgumentError(StrCat(path, ":", error.source().begin.line, ": ",
-                                             PrintableName(error.description(), 300)));
-  }
 }
 
 // A host name, IPv4 address or bracketed IPv6 address.

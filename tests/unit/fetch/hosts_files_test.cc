@@ -184,42 +184,13 @@ TEST(HostsTomlTest, WrongHosts) {
   }
 }
 
-TEST(HostsTomlTest, HugeAndNestedInput) {
+TEST(HostsTomlTest, HugeAndMalformedInput) {
   EXPECT_TRUE(Has(HostsError(std::string((1 << 20) + 1, '#')), "larger than 1 MiB"));
   std::string many;
   for (int i = 0; i < 65; ++i) StrAppend(&many, "[host.\"h", i, ".test\"]\n");
   EXPECT_TRUE(Has(HostsError(many), "more than 64 hosts"));
-  std::string dots = "a";
-  for (int i = 0; i < 100'000; ++i) dots += ".a";
-  EXPECT_EQ(HostsError(StrCat("\n[", dots, "]\n")), "f:2: is nested too deeply");
-  EXPECT_EQ(HostsError(StrCat("a = 1\nb = {", dots, " = 1}\n")), "f:2: is nested too deeply");
-  EXPECT_EQ(HostsError(StrCat("x = ", std::string(100'000, '['))), "f:1: is nested too deeply");
-  EXPECT_EQ(HostsError(StrCat("x = \"\"\"\n\\\"\"\"\"\ny=", std::string(99, '['))),
-            "f:3: is nested too deeply");
-  for (const char* bad : {"[=", "[[=", "\n[ . ]", "[]", "[[]]", "[", "[[", "[ [\t",
-                          "\xef\xbb\xbf[=", "a = [\n1]\n[\n=", "[[[a]]]"}) {
-    EXPECT_TRUE(Has(HostsError(bad), ": the name of a table is missing after '['")) << bad;
-  }
-  for (const char* bad : {"\xe2\x80\x8a"
-                          "a = 1",
-                          "a = \xc2\xa0"
-                          "1",
-                          "[\xc3\xa4]", "\x0c[="}) {
-    EXPECT_TRUE(HostsError(bad).starts_with("f:1: ")) << bad;
-  }
-  Hosts("\xef\xbb\xbf# \xc3\xa4\r\na = \"\xc3\xa4\"\r\n");
-  for (const char* bad : {"a = [}", "a = {]", "a = [1, }]", "]", "a = 1 }", "a = [[1}]"}) {
-    EXPECT_EQ(HostsError(bad), "f:1: brackets do not match") << bad;
-  }
-  Hosts("a = [ # [=\n[1],\n[],]\n[ b ]\n[[\t'c' ]]\n");
-  // Text is not nested.
-  Hosts(
-      StrCat("x = \"", dots, std::string(99, '['), "\"\n# ", dots, "\ny = '''", dots, "''' #'\n"));
-  for (const std::string& bad :
-       {std::string("\0", 1), std::string("a = \"\0\"", 7), std::string("a = \"\xff\""),
-        std::string("a = "), std::string("a = 1\na = 2"), std::string("\x7f")}) {
-    EXPECT_TRUE(HostsError(bad).starts_with("f:")) << Printable(bad);
-  }
+  // Malformed text is base/toml's concern, which names the file.
+  EXPECT_TRUE(HostsError("[=").starts_with("f"));
 }
 
 TEST(RegistriesConfTest, Everything) {
