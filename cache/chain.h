@@ -74,6 +74,7 @@ struct Layer {
   uint64_t data_bytes = 0;                     // size of `data`; a multiple of 512
   std::unique_ptr<ErofsImage> index;           // overlay form
   std::shared_ptr<LayerFill> fill;             // null: nothing is missing
+  std::shared_ptr<const void> use;  // notes when the layer is opened and released. May be null
   // Once nothing is missing: guards bytes that may have been modified. May be null.
   std::shared_ptr<LayerFill> guard;
 

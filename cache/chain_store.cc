@@ -528,6 +528,12 @@ void ChainStore::Forget(const Digest& layer) {
   }
 }
 
+bool ChainStore::InUse(const Digest& chain_id) const {
+  absl::MutexLock lock(&mu_);
+  const auto it = chains_.find(chain_id);
+  return it != chains_.end() && !it->second.open.expired();
+}
+
 uint32_t ChainStore::CallersOf(const LayerKey& layer) const {
   uint32_t callers = 0;
   const std::vector<std::pair<std::string, size_t>> running = flights_.Running();

@@ -66,6 +66,8 @@ class ChainStore {
   void Forget(const Digest& layer);
   // Returns the chain of that name, pinned, or kNotFound if it or one of its layers is not present.
   absl::StatusOr<ChainRef> Find(const Digest& chain_id);
+  // Returns whether anybody holds the chain of that name.
+  bool InUse(const Digest& chain_id) const;
   // Number of callers of running flights whose chain contains that layer.
   uint32_t CallersOf(const LayerKey& layer) const;
   std::vector<FlightReport> Flights() const;

@@ -8,6 +8,7 @@
 #include <cerrno>
 #include <utility>
 
+#include "absl/memory/memory.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
@@ -20,9 +21,12 @@ constexpr uint64_t kHoleBlock = 4096;
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<DownloadFile>> DownloadFile::Open(std::string path, uint64_t size) {
+absl::StatusOr<std::shared_ptr<DownloadFile>> DownloadFile::Open(std::string path, uint64_t size,
+                                                                 StoreSpace* space,
+                                                                 StoreSpace::Writer writer) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd fd, OpenFile(path, O_RDWR | O_CREAT, 0600));
-  std::shared_ptr<DownloadFile> download(new DownloadFile(std::move(path), size, std::move(fd)));
+  std::shared_ptr<DownloadFile> download =
+      absl::WrapUnique(new DownloadFile(std::move(path), size, std::move(fd), space, writer));
   IMAGEFS_RETURN_IF_ERROR(download->FindExisting());
   return download;
 }
@@ -62,6 +66,7 @@ absl::Status DownloadFile::Write(uint64_t offset, std::string_view data) {
     return absl::DataLossError(
         StrCat("the registry sent more than the ", size_, " bytes that the manifest announces"));
   }
+  if (space_ != nullptr) IMAGEFS_RETURN_IF_ERROR(space_->Admit(data.size(), writer_));
   IMAGEFS_RETURN_IF_ERROR(PwriteFull(fd_.get(), data, offset));
   std::vector<absl::AnyInvocable<void()>> callbacks;
   {
@@ -70,6 +75,19 @@ absl::Status DownloadFile::Write(uint64_t offset, std::string_view data) {
     if (!on_first_.empty() && present_.ContiguousEnd(0) > 0) callbacks.swap(on_first_);
   }
   for (auto& callback : callbacks) callback();
+  return absl::OkStatus();
+}
+
+absl::Status DownloadFile::Drop(ByteRange range) {
+  if (range.begin >= range.end) return absl::OkStatus();
+  {
+    absl::MutexLock lock(&mu_);
+    present_.Remove(range);
+  }
+  if (fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                static_cast<off_t>(range.begin), static_cast<off_t>(range.size())) != 0) {
+    return ErrnoStatus(errno, path_);
+  }
   return absl::OkStatus();
 }
 

@@ -21,24 +21,30 @@
 #include "absl/types/span.h"
 #include "base/byte_range.h"
 #include "base/fd.h"
+#include "cache/store_space.h"
 
 namespace imagefs {
 
 class DownloadFile {
  public:
   // Opens or creates the file at `path` for a blob of `size` bytes. Data left by an earlier process
-  // is found by the file's holes and reused.
-  static absl::StatusOr<std::shared_ptr<DownloadFile>> Open(std::string path, uint64_t size);
+  // is found by the file's holes and reused. `space` is asked before bytes are written, and must
+  // outlive the file; null: no limit.
+  static absl::StatusOr<std::shared_ptr<DownloadFile>> Open(std::string path, uint64_t size,
+                                                            StoreSpace* space,
+                                                            StoreSpace::Writer writer);
 
   const std::string& path() const { return path_; }
   uint64_t size() const { return size_; }
 
-  // Stores bytes of the transfer. Returns kResourceExhausted if the disk is full, and kDataLoss for
-  // bytes beyond `size`.
+  // Stores bytes of the transfer. Returns kResourceExhausted if the disk is full or the store has
+  // reached its limit, and kDataLoss for bytes beyond `size`.
   absl::Status Write(uint64_t offset, std::string_view data);
   // Marks these bytes as present regardless of the file's holes: an earlier process of this boot
   // wrote them.
   void Trust(ByteRange range);
+  // Gives the space of bytes back, which are then missing.
+  absl::Status Drop(ByteRange range);
   std::vector<ByteRange> Missing() const;
   uint64_t present_bytes() const;
   // Runs `callback` once, when the first byte of the blob is present (inline if it already is).
@@ -67,13 +73,15 @@ class DownloadFile {
   };
 
  private:
-  DownloadFile(std::string path, uint64_t size, Fd fd)
-      : path_(std::move(path)), size_(size), fd_(std::move(fd)) {}
+  DownloadFile(std::string path, uint64_t size, Fd fd, StoreSpace* space, StoreSpace::Writer writer)
+      : path_(std::move(path)), size_(size), fd_(std::move(fd)), space_(space), writer_(writer) {}
   absl::Status FindExisting();
 
   const std::string path_;
   const uint64_t size_;
   const Fd fd_;
+  StoreSpace* const space_;
+  const StoreSpace::Writer writer_;
   mutable absl::Mutex mu_;
   RangeSet present_ ABSL_GUARDED_BY(mu_);
   std::vector<absl::AnyInvocable<void()>> on_first_ ABSL_GUARDED_BY(mu_);

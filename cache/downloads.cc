@@ -22,8 +22,9 @@ absl::StatusOr<std::shared_ptr<DownloadFile>> Downloads::Open(const std::string&
   absl::MutexLock lock(&mu_);
   std::weak_ptr<DownloadFile>& slot = open_[name];
   if (std::shared_ptr<DownloadFile> download = slot.lock()) return download;
-  IMAGEFS_ASSIGN_OR_RETURN(std::shared_ptr<DownloadFile> download,
-                           DownloadFile::Open(PathOf(name), size));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      std::shared_ptr<DownloadFile> download,
+      DownloadFile::Open(PathOf(name), size, space_, StoreSpace::Writer::kWhole));
   slot = download;
   return download;
 }
@@ -56,6 +57,42 @@ std::vector<std::string> Downloads::Strays() const {
     if (!std::string_view(name).ends_with(suffix_)) strays.push_back(std::move(name));
   }
   return strays;
+}
+
+std::vector<Downloads::Partial> Downloads::Partials() const {
+  std::vector<Partial> partials;
+  const absl::StatusOr<std::vector<std::string>> names = ListDir(directory_);
+  if (!names.ok()) LogWarning("blob.not_listed cause=", names.status().message());
+  for (const std::string& file : names.value_or(std::vector<std::string>())) {
+    // The others are KeptBlobs'.
+    if (!file.ends_with(suffix_) || file.starts_with("kept-") || file.starts_with("keeping-")) {
+      continue;
+    }
+    std::string name = file.substr(0, file.size() - suffix_.size());
+    {
+      absl::MutexLock lock(&mu_);
+      const auto it = open_.find(name);
+      if (it != open_.end() && !it->second.expired()) continue;
+    }
+    const absl::StatusOr<struct stat> st = StatPath(StrCat(directory_, "/", file));
+    if (!st.ok()) continue;
+    partials.push_back(
+        {std::move(name), static_cast<uint64_t>(st->st_blocks) * 512, st->st_mtim.tv_sec});
+  }
+  return partials;
+}
+
+uint64_t Downloads::RemovePartial(const Partial& partial) {
+  absl::MutexLock lock(&mu_);
+  const auto it = open_.find(partial.name);
+  if (it != open_.end() && !it->second.expired()) return 0;
+  if (unlink(PathOf(partial.name).c_str()) != 0) {
+    if (errno != ENOENT) {
+      LogWarning("blob.unlink_failed path=", PathOf(partial.name), " errno=", errno);
+    }
+    return 0;
+  }
+  return partial.bytes;
 }
 
 }  // namespace imagefs

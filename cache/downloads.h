@@ -18,14 +18,16 @@
 #include "absl/synchronization/mutex.h"
 #include "cache/download_file.h"
 #include "cache/layer_entry.h"
+#include "cache/store_space.h"
 
 namespace imagefs {
 
 class Downloads {
  public:
   // REQUIRES: `directory` exists. `boot_id` identifies this boot of the machine.
-  Downloads(std::string directory, const std::string& boot_id)
-      : directory_(std::move(directory)), suffix_("." + boot_id.substr(0, 8)) {}
+  // `space` may be null, and must outlive the files.
+  Downloads(std::string directory, const std::string& boot_id, StoreSpace* space = nullptr)
+      : directory_(std::move(directory)), suffix_("." + boot_id.substr(0, 8)), space_(space) {}
 
   // Opens the file of that name and size: the one already open, the one left by an earlier download
   // of this boot, or an empty one.
@@ -40,11 +42,21 @@ class Downloads {
 
   // Names of files that no process of this boot will resume.
   std::vector<std::string> Strays() const;
+  // What ended downloads left, to be resumed.
+  struct Partial {
+    std::string name;
+    uint64_t bytes = 0;   // on the disk
+    int64_t written = 0;  // Unix seconds: last
+  };
+  std::vector<Partial> Partials() const ABSL_LOCKS_EXCLUDED(mu_);
+  // Returns the bytes freed; 0 if the download has begun again.
+  uint64_t RemovePartial(const Partial& partial) ABSL_LOCKS_EXCLUDED(mu_);
 
  private:
   std::string PathOf(const std::string& name) const;
 
   const std::string directory_, suffix_;
+  StoreSpace* const space_;
   mutable absl::Mutex mu_;
   absl::flat_hash_map<std::string, std::weak_ptr<DownloadFile>> open_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<std::string, BlobFetch> fetches_ ABSL_GUARDED_BY(mu_);

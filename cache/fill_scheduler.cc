@@ -115,6 +115,7 @@ std::vector<FillScheduler::Wanting> FillScheduler::PollClients() {
   }
   const Moment now = Moment::Now();
   const bool quiet =
+      spare() &&
       now - Moment::FromNanos(last_demand_ns_.load(std::memory_order_relaxed)) >= options_.quiet;
   look_again_ = Moment::InfiniteFuture();
   std::vector<Wanting> wanting;

@@ -5,7 +5,7 @@
 // its most urgent request. The scheduler's thread picks the most urgent client (round-robin among
 // equals) that FillShares grants a slot. Fewer slots are open to less urgent requests, so that a
 // reader always finds one, and no image source can take all of them. Requests that complete layers
-// in the background wait until no reader has waited for a while.
+// in the background wait until no reader has waited for a while, and until there is space to spare.
 //
 // Thread-safe. Clients are called on the scheduler's thread, without any of its locks held. The
 // timers of all lazy layers run on another thread, which the scheduler also owns.
@@ -32,6 +32,7 @@
 #include "cache/fair_workers.h"
 #include "cache/fill_shares.h"
 #include "cache/source_health.h"
+#include "cache/store_space.h"
 
 namespace imagefs {
 
@@ -97,6 +98,7 @@ class FillScheduler {
     SourceHealth::Limits health;
     // A caller that waits for a whole layer gets an error after this long without a byte.
     absl::Duration give_up = absl::Minutes(2);
+    StoreSpace* space = nullptr;  // must outlive the layers. Null: no limit
   };
   explicit FillScheduler(Options options);
   // Cancels running requests and waits for them.
@@ -133,6 +135,13 @@ class FillScheduler {
   // source do not block those of another.
   FairWorkers& slow_work() { return *slow_work_; }
   const Options& options() const { return options_; }
+  // Asked before bytes of a lazy layer are written.
+  absl::Status Admit(uint64_t bytes) {
+    if (options_.space == nullptr) return absl::OkStatus();
+    return options_.space->Admit(bytes, StoreSpace::Writer::kPart);
+  }
+  // True if there is space for bytes that nobody asked for.
+  bool spare() const { return options_.space == nullptr || options_.space->spare(); }
 
   // Totals over all layers, which update them.
   struct Counters {

@@ -63,7 +63,9 @@ absl::Status FillingLayer::OpenFiles() {
     sources_.SetBlob(blob_.digest);
   }
   if (options_.unproven) {
-    IMAGEFS_ASSIGN_OR_RETURN(download_, DownloadFile::Open(directory + "/blob", blob_.size));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        download_, DownloadFile::Open(directory + "/blob", blob_.size, scheduler_.options().space,
+                                      StoreSpace::Writer::kPart));
   }
   absl::MutexLock lock(&mu_);
   spans_.SetTable(*table_);
@@ -131,12 +133,14 @@ LayerFill::Progress FillingLayer::progress() const {
 
 // Records what readers need, and requests the whole layer once that is most of it.
 void FillingLayer::NoteReadLocked(uint32_t first, uint32_t last) {
+  const Moment now = Moment::Now();
   for (uint32_t i = first; i < last; ++i) {
-    if (!spans_.was_read(i)) spans_.NoteRead(i, scheduler_.NextOrder(), Moment::Now());
+    spans_.NoteRead(i, spans_.was_read(i) ? 0 : scheduler_.NextOrder(), now);
   }
   const uint64_t read = spans_.blob_bytes_read(), all = spans_.blob_bytes();
   const bool most = static_cast<double>(read) > kMostOfIt * static_cast<double>(all);
-  if ((most || all <= kWholeBytes) && !readahead_.wants_all() && read > 0) {
+  const bool whole = (most && scheduler_.spare()) || all <= kWholeBytes;
+  if (whole && !readahead_.wants_all() && read > 0) {
     readahead_.WantAll(Priority::kReadahead);
     spans_.Rescan();
   }
@@ -475,7 +479,10 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
   uint64_t freed = 0;
   {
     absl::MutexLock lock(&mu_);
-    if (check_ != CheckPhase::kNone || complete()) return 0;
+    if (check_ != CheckPhase::kNone || complete() || readahead_.awaited()) return 0;
+    // What is given back must not be fetched again unless a reader needs it.
+    readahead_.StopWantingAll();
+    spans_.UnqueueReadahead();
     // Until the hole is punched, requests for these spans wait and nobody fetches them.
     evicted = spans_.TakeForEviction(bytes, WantedLocked());
     // Moved data came from these spans and stays.
@@ -491,8 +498,12 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
                   static_cast<off_t>(span.data_begin), static_cast<off_t>(span.data_bytes)) != 0) {
       status = ErrnoStatus(errno, "punching a hole");
     }
-    if (!status.ok()) LogWarning("evict_failed cause=", status.message());
     freed += span.data_bytes;
+    if (download_ != nullptr) {
+      status.Update(download_->Drop({span.blob_begin, span.blob_end()}));
+      freed += span.blob_bytes;
+    }
+    if (!status.ok()) LogWarning("evict_failed cause=", status.message());
     absl::MutexLock lock(&mu_);
     spans_.SetAbsent(index);
     if (waiters_.contains(index)) QueueLocked(index, Priority::kOnDemand);
@@ -515,6 +526,11 @@ std::vector<std::pair<uint64_t, ByteRange>> FillingLayer::ReadParts() const {
 Moment FillingLayer::last_read() const {
   absl::MutexLock lock(&mu_);
   return spans_.last_read();
+}
+
+Moment FillingLayer::last_use() const {
+  absl::MutexLock lock(&mu_);
+  return spans_.last_use();
 }
 
 FillReport FillingLayer::Report() const {

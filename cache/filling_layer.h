@@ -88,8 +88,9 @@ class FillingLayer final : public LayerFill,
   void Prefetch(ByteRange range, Priority priority);  // will be wanted soon
   // Requests all that is missing. At kForeground, Options::failing reports if it is unavailable.
   void WantAll(Priority priority);
-  // Frees about `bytes` of `data`, in round-robin order; returns how many were freed. Waits for its
-  // readers.
+  // Frees about `bytes` of `data` (and of `blob`), what was not read lately first; returns how many
+  // were freed. Frees nothing of a layer that a caller waits for as a whole, or that is being
+  // checked. Waits for its readers.
   uint64_t Evict(uint64_t bytes);
   void Recheck(const std::vector<uint32_t>& spans);  // verifies them again and refetches wrong ones
   bool Fail(const absl::Status& why);  // fails every Ensure from now on; false if it already did
@@ -97,7 +98,10 @@ class FillingLayer final : public LayerFill,
   // The parts of the data file that readers requested, by span, each with the order (NextOrder) of
   // its first request.
   std::vector<std::pair<uint64_t, ByteRange>> ReadParts() const;
-  Moment last_read() const;  // by a reader; InfinitePast: none yet
+  // When a reader last requested a part that nobody had requested before, and any part.
+  // InfinitePast: none yet.
+  Moment last_read() const;
+  Moment last_use() const;
   FillReport Report() const;
   // The blob of an unproven layer, whole and verified. REQUIRES: `check` is running.
   absl::StatusOr<Fd> Blob() const { return download_->Duplicate(); }
@@ -220,6 +224,7 @@ class FillingLayer final : public LayerFill,
   std::shared_ptr<const void> epoch_ ABSL_GUARDED_BY(mu_) = std::make_shared<int>(0);
   SpanMemory memory_ ABSL_GUARDED_BY(mu_);
   bool store_later_ ABSL_GUARDED_BY(mu_) = false;
+  Moment unstored_told_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
   Readahead readahead_ ABSL_GUARDED_BY(mu_);
   FillSources sources_ ABSL_GUARDED_BY(mu_);
   bool anonymous_ ABSL_GUARDED_BY(mu_) = true;

@@ -344,8 +344,9 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
   }
   batch->received.Add(here);
   batch->progress = true;
-  if (download_ != nullptr) {
-    // Bytes that do not fit on the disk are fetched again when the blob is checked.
+  // The blob is needed only once the layer is whole. Bytes of it that do not fit on the disk are
+  // fetched again then.
+  if (download_ != nullptr && scheduler_.spare()) {
     if (absl::Status kept = download_->Write(offset, data); !absl::IsResourceExhausted(kept)) {
       batch->own_failure = kept;
       IMAGEFS_RETURN_IF_ERROR(batch->own_failure);
@@ -478,6 +479,7 @@ absl::Status FillingLayer::Store(uint32_t index, std::string_view bytes) {
     // Writing would turn the truncated part into zeros.
     return absl::DataLossError("the data file was truncated");
   }
+  IMAGEFS_RETURN_IF_ERROR(scheduler_.Admit(bytes.size()));
   IMAGEFS_RETURN_IF_ERROR(PwriteFull(data_.get(), bytes, table_->span(index).data_begin));
   if (absl::Status mark = present_->Set(index, Crc32c(~0U, bytes)); !mark.ok()) {
     LogDebug("span_not_marked span=", index, " cause=", mark.message());

@@ -17,6 +17,7 @@ namespace {
 
 constexpr absl::Duration kStorePause = absl::Seconds(2);
 constexpr absl::Duration kNoRoomPause = absl::Seconds(30);
+constexpr absl::Duration kTellPause = absl::Minutes(10);  // between log lines of a layer
 
 absl::Status NoRoom(const std::string& directory, const absl::Status& why) {
   return absl::ResourceExhaustedError(StrCat("data of a layer cannot be stored below ", directory,
@@ -59,13 +60,20 @@ void FillingLayer::SettleLocked(uint32_t index, std::vector<uint32_t>& unverifie
 // The disk does not accept a span's bytes, which are right.
 void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Status& why) {
   const absl::Status cause = NoRoom(options_.directory, why);
+  if (download_ != nullptr) {
+    const SpanEntry span = table_->span(index);
+    const absl::Status dropped = download_->Drop({span.blob_begin, span.blob_end()});
+    if (!dropped.ok()) LogDebug("blob_not_dropped cause=", dropped.message());
+  }
   Finished finished;
   std::vector<uint32_t> unverified;
   bool first, waited;
   {
     absl::MutexLock lock(&mu_);
-    first = !readahead_.stopped();
-    readahead_.StopUntil(Moment::Now() + kNoRoomPause);
+    const Moment now = Moment::Now();
+    first = !readahead_.stopped() && now - unstored_told_ >= kTellPause;
+    if (first) unstored_told_ = now;
+    readahead_.StopUntil(now + kNoRoomPause);
     reason_ = std::string(cause.message());
     waited = waiters_.contains(index);
     if (waited) {

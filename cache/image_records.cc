@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <ctime>
+#include <map>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -18,6 +19,7 @@ namespace {
 constexpr std::string_view kImagePrefix = "image/";
 constexpr std::string_view kHeldPrefix = "held/";
 constexpr std::string_view kManifestPrefix = "manifest/";
+constexpr std::string_view kPinPrefix = "pin/";
 
 std::string ImageKey(std::string_view reference, const Platform& platform) {
   return StrCat(kImagePrefix, reference, "\n", platform.ToString());
@@ -187,6 +189,24 @@ absl::StatusOr<std::vector<ImageRef>> ImageRecords::ListHeld(const std::string& 
   return images;
 }
 
+absl::StatusOr<std::vector<ImageRecords::Listed>> ImageRecords::ListAllHeld() const {
+  std::map<std::pair<std::string, Digest>, Listed> held;
+  IMAGEFS_RETURN_IF_ERROR(
+      kv_.ForEachWithPrefix(kHeldPrefix, [&](std::string_view key, std::string_view value) {
+        const absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
+        absl::StatusOr<ImageRef> image = LoadHeld(value);
+        if (image.ok() && row.ok()) {
+          held[{row->reference, row->manifest}] = {row->reference, *std::move(image), row->created};
+        } else {
+          kv_.NoteDamaged(key, ToStd(image.status().message()));
+        }
+        return true;
+      }));
+  std::vector<Listed> out;
+  for (auto& [key, one] : held) out.push_back(std::move(one));
+  return out;
+}
+
 absl::StatusOr<ImageRef> ImageRecords::LoadHeld(std::string_view record) const {
   IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
   return Load(row.reference, record);
@@ -220,11 +240,72 @@ absl::Status ImageRecords::Remove(const Reference& reference) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys,
                            kv_.KeysWithPrefix(StrCat(kImagePrefix, text, "\n")));
   for (const std::string& key : keys) batch.Delete(key);
+  batch.Delete(StrCat(kPinPrefix, text));
   if (keys.empty()) {
     return absl::NotFoundError(
         StrCat("no image ", text, " in the store; `imagefs images` lists those that are"));
   }
   return kv_.Write(batch, true);
+}
+
+absl::Status ImageRecords::Pin(const Reference& reference) {
+  const std::string text = reference.ToString();
+  absl::MutexLock lock(&mu_);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys,
+                           kv_.KeysWithPrefix(StrCat(kImagePrefix, text, "\n")));
+  if (keys.empty()) {
+    return absl::NotFoundError(
+        StrCat("no image ", text, " in the store; fetch it first: imagefs pull ", text));
+  }
+  WriteBatch batch;
+  batch.Put(StrCat(kPinPrefix, text), "{}");
+  return kv_.Write(batch, true);
+}
+
+absl::Status ImageRecords::Unpin(const Reference& reference) {
+  const std::string key = StrCat(kPinPrefix, reference.ToString());
+  absl::MutexLock lock(&mu_);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> pin, kv_.Get(key));
+  if (!pin.has_value()) {
+    return absl::NotFoundError(
+        StrCat(reference.ToString(), " is not pinned; `imagefs images` shows which are"));
+  }
+  WriteBatch batch;
+  batch.Delete(key);
+  return kv_.Write(batch, true);
+}
+
+absl::StatusOr<absl::flat_hash_set<std::string>> ImageRecords::Pins() const {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys, kv_.KeysWithPrefix(kPinPrefix));
+  absl::flat_hash_set<std::string> pins;
+  for (const std::string& key : keys) pins.insert(key.substr(kPinPrefix.size()));
+  return pins;
+}
+
+absl::StatusOr<absl::flat_hash_map<Digest, int64_t>> ImageRecords::Unclaimed() const {
+  absl::flat_hash_map<Digest, int64_t> unclaimed;
+  IMAGEFS_RETURN_IF_ERROR(
+      kv_.ForEachWithPrefix(kUnclaimedKeyPrefix, [&](std::string_view key, std::string_view value) {
+        const absl::StatusOr<Digest> id =
+            Digest::Parse(StrCat("sha256:", key.substr(kUnclaimedKeyPrefix.size())));
+        const std::optional<uint64_t> when = ParseDecimal(value);
+        if (id.ok() && when.has_value()) unclaimed[*id] = static_cast<int64_t>(*when);
+        return true;
+      }));
+  return unclaimed;
+}
+
+absl::Status ImageRecords::Claim(const std::vector<Digest>& layers) {
+  WriteBatch batch;
+  bool any = false;
+  for (const Digest& id : layers) {
+    const std::string key = StrCat(kUnclaimedKeyPrefix, id.hex());
+    IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> made, kv_.Get(key));
+    if (!made.has_value()) continue;
+    batch.Delete(key);
+    any = true;
+  }
+  return any ? kv_.Write(batch, false) : absl::OkStatus();
 }
 
 absl::Status ImageRecords::RemoveHeld(const std::string& holder, const Digest& manifest) {

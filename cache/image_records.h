@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
@@ -41,6 +42,18 @@ class ImageRecords {
   absl::Status RemoveHeld(const std::string& holder, const Digest& manifest)
       ABSL_LOCKS_EXCLUDED(mu_);
 
+  // Pinned images are listed ones that are not removed to make room. kNotFound if the image is not
+  // listed; unpinning an image that is not pinned is kNotFound, too.
+  absl::Status Pin(const Reference& reference) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::Status Unpin(const Reference& reference) ABSL_LOCKS_EXCLUDED(mu_);
+  absl::StatusOr<absl::flat_hash_set<std::string>> Pins() const;  // canonical references
+
+  // Layers that were made for an image without a record yet, and when (Unix seconds): its pull was
+  // interrupted, or is running.
+  absl::StatusOr<absl::flat_hash_map<Digest, int64_t>> Unclaimed() const;
+  // An image with these layers is recorded.
+  absl::Status Claim(const std::vector<Digest>& layers);
+
   // Finds a listed image. A platform without a variant matches any variant. Returns kNotFound with
   // a remedy.
   absl::StatusOr<ImageRef> Find(const Reference& reference, const Platform& platform) const;
@@ -52,6 +65,7 @@ class ImageRecords {
   // Damaged records are reported as such and left out, here and below.
   absl::StatusOr<std::vector<Listed>> List() const;
   absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const;
+  absl::StatusOr<std::vector<Listed>> ListAllHeld() const;  // one entry per reference and manifest
   // Visits listed and held images until `visit` returns false.
   void ForEach(absl::FunctionRef<bool(const ResolvedImage&)> visit) const;
   // Returns OK if the documents that the record names exist and match their digests.

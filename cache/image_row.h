@@ -16,6 +16,10 @@ namespace imagefs {
 // Key prefix of the exact bytes of configurations; the rest of the key is the digest in hex.
 inline constexpr std::string_view kConfigKeyPrefix = "config/";
 
+// Key prefix of layers that no image had when they were made; the rest of the key is the layer's
+// name in hex, the value the time (Unix seconds).
+inline constexpr std::string_view kUnclaimedKeyPrefix = "unclaimed/";
+
 struct ImageRow {
   std::string reference;  // of a held image only; otherwise the key contains it
   Digest manifest, config;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <tuple>
 #include <utility>
 
@@ -26,6 +27,7 @@
 #include "cache/layer_repairer.h"
 #include "cache/layer_store.h"
 #include "cache/resolve_job.h"
+#include "cache/space_keeper.h"
 #include "cache/store_check.h"
 #include "cache/store_lock.h"
 
@@ -58,10 +60,12 @@ class ImageStoreImpl : public ImageStore {
     records_ = std::make_unique<ImageRecords>(*kv_);
     IMAGEFS_ASSIGN_OR_RETURN(const bool same_version, CheckVersion());
     profiles_ = std::make_unique<ProfileKeeper>(*kv_, ProfileKeeper::Options());
+    IMAGEFS_ASSIGN_OR_RETURN(space_, StoreSpace::Open(options_.root, options_.space));
     IMAGEFS_ASSIGN_OR_RETURN(
-        layers_, LayerStore::Open({options_.root, options_.layer_workers, options_.share_all,
-                                   options_.fill, options_.scrub, options_.keep_blobs},
-                                  *kv_));
+        layers_,
+        LayerStore::Open({options_.root, options_.layer_workers, options_.share_all, options_.fill,
+                          options_.scrub, options_.keep_blobs, space_.get()},
+                         *kv_));
     IMAGEFS_ASSIGN_OR_RETURN(chains_,
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
     if (!same_version) {
@@ -78,7 +82,13 @@ class ImageStoreImpl : public ImageStore {
         {[this](const Digest& layer) { chains_->Forget(layer); },
          [this](const auto& filling) { repairer_->AddSource(*filling); },
          [this](const Digest& id, const auto& heal) { repairer_->Refetch(id, heal); }});
-    CollectUnneeded();
+    keeper_ = std::make_unique<SpaceKeeper>(
+        SpaceKeeper::Options{options_.root, options_.keep_partial},
+        SpaceKeeper::Deps{*space_, *layers_, *chains_, *records_, *kv_,
+                          [this] { return CollectOlder(absl::ZeroDuration()); }});
+    keeper_->KeepWithin();
+    space_->OnPressure([this] { MakeRoom(); });
+    KeepHouse();
     IndexFinder::Options index = options_.index;
     index.directory = options_.root + "/layers";
     index.open = [this](const Reference& reference) { return Open(reference); };
@@ -88,7 +98,10 @@ class ImageStoreImpl : public ImageStore {
 
   FlightTicket Resolve(ResolveRequest request,
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
+  void StartCollecting() override { collecting_ = true; }
   void StopCollecting() override {
+    collecting_ = false;
+    if (space_ != nullptr) space_->OnPressure({});
     StopTimers();
     // Running tasks set no more timers.
     housekeeping_.reset();
@@ -125,6 +138,13 @@ class ImageStoreImpl : public ImageStore {
   absl::StatusOr<uint64_t> Evict(const Reference& reference) override;
   absl::StatusOr<CheckReport> Check(const std::vector<Reference>& references, bool repair,
                                     Scrubber::Pace pace) override;
+  absl::StatusOr<StoreUsage> Usage() override { return keeper_->Measure(); }
+  absl::StatusOr<PruneResult> Prune(const PruneRequest& request) override {
+    CollectProvenTwice();
+    return keeper_->Prune(request);
+  }
+  absl::Status Pin(const Reference& reference) override { return records_->Pin(reference); }
+  absl::Status Unpin(const Reference& reference) override { return records_->Unpin(reference); }
 
   void WaitDurable(ChainRef chain, absl::AnyInvocable<void(absl::Status)> done) override {
     layers_->WaitDurable(NamesOf(*chain), std::move(done));
@@ -150,13 +170,13 @@ class ImageStoreImpl : public ImageStore {
   std::string_view SourceOf(const LayerKey& layer) const override {
     return layers_->SourceOf(layer);
   }
-  absl::StatusOr<std::vector<ImageRecord>> ListImages() const override;
+  absl::StatusOr<std::vector<ImageRecord>> ListImages(bool also_held) const override;
   absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                      const Platform& platform) const override {
     return records_->Find(reference, platform);
   }
   absl::StatusOr<uint64_t> Remove(const Reference& reference) override;
-  absl::StatusOr<uint64_t> Collect() override;
+  absl::StatusOr<uint64_t> Collect() override { return CollectOlder(options_.keep_partial); }
   std::vector<LayerInfo> ListLayers() const override { return layers_->List(); }
 
   std::vector<FlightReport> Flights() const override {
@@ -193,8 +213,13 @@ class ImageStoreImpl : public ImageStore {
   FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                       Priority priority, std::string holder,
                       absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done);
-  // Collects layers that were proven under another name, until none is in use.
-  void CollectUnneeded();
+  // In quiet moments: collects layers that were proven under another name, and what was released;
+  // keeps the store within its limits.
+  void KeepHouse();
+  // Like KeepHouse, immediately and once.
+  void MakeRoom();
+  // Collects what is not needed. What was made for an image without a record stays for that long.
+  absl::StatusOr<uint64_t> CollectOlder(absl::Duration age);
   void CollectProvenTwice();
   // Returns what the same callers resolved before, while it is still being fetched or mounted: it
   // has no record yet.
@@ -230,11 +255,15 @@ class ImageStoreImpl : public ImageStore {
   absl::Mutex timers_mu_;
   bool closing_ ABSL_GUARDED_BY(timers_mu_) = false;
   Timer profiles_timer_ ABSL_GUARDED_BY(timers_mu_), collect_timer_ ABSL_GUARDED_BY(timers_mu_);
+  Moment collect_again_ = Moment::InfinitePast();  // used by housekeeping_ only
   // One thread for background work: it reads and writes the database.
   std::unique_ptr<Executor> housekeeping_ = std::make_unique<Executor>(ThreadRole::kStore, 1);
   std::unique_ptr<ProfileKeeper> profiles_;
+  std::atomic<bool> collecting_{false}, making_room_{false};
+  std::unique_ptr<StoreSpace> space_;
   std::unique_ptr<LayerStore> layers_;
   std::unique_ptr<ChainStore> chains_;  // uses layers_: destroyed first
+  std::unique_ptr<SpaceKeeper> keeper_;
   std::unique_ptr<IndexFinder> finder_;
   std::unique_ptr<LayerRepairer> repairer_;
 };
@@ -344,17 +373,17 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
       FindIndexes(image, source, trust, std::move(cancel), std::move(found));
     };
   }
-  return chains_->Ensure(
-      std::move(request), priority,
-      [this, image, source, holder = std::move(holder),
-       done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
-        if (chain.ok()) {
-          OnReadable(*image, *chain, source);
-          if (absl::Status status = records_->Put(*image, holder, NamesOf(**chain)); !status.ok())
-            chain = status;
-        }
-        done(std::move(chain));
-      });
+  return chains_->Ensure(std::move(request), priority,
+                         [this, image, source, holder = std::move(holder),
+                          done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+                           if (chain.ok()) {
+                             OnReadable(*image, *chain, source);
+                             absl::Status status = records_->Put(*image, holder, NamesOf(**chain));
+                             if (status.ok()) status = records_->Claim(NamesOf(**chain));
+                             if (!status.ok()) chain = status;
+                           }
+                           done(std::move(chain));
+                         });
 }
 
 bool ImageStoreImpl::HasLayers(const ResolvedImage& image, IndexTrust trust) const {
@@ -527,7 +556,7 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
   absl::Status last;
   // For a layer that was used before it was proven, remove both names.
   CollectProvenTwice();
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, ListImages());
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, ListImages(false));
   for (const ImageRecord& record : records) {
     if (record.reference != reference.ToString()) continue;
     known = true;
@@ -572,20 +601,51 @@ void ImageStoreImpl::CollectProvenTwice() {
   if (!status.ok()) LogWarning("image.record_not_updated cause=", status.message());
 }
 
-void ImageStoreImpl::CollectUnneeded() {
+void ImageStoreImpl::KeepHouse() {
   After(kCollectPause, &ImageStoreImpl::collect_timer_, [this] {
     layers_->scheduler().work().Submit(
         std::make_shared<LivePriority>(Priority::kBackground),
         [this] { kv_->Settle().IgnoreError(); });  // it has logged the reason
     CollectProvenTwice();
-    CollectUnneeded();
+    if (collecting_ && (layers_->TakeReleased() || Moment::Now() >= collect_again_)) {
+      // What an interrupted pull left gets old without being released.
+      collect_again_ = Moment::Now() + std::max(kCollectPause, options_.keep_partial / 24);
+      if (const absl::StatusOr<uint64_t> freed = Collect(); !freed.ok()) {
+        LogWarning("store.not_collected cause=", freed.status().message());
+      }
+    }
+    keeper_->KeepWithin();
+    KeepHouse();
   });
 }
 
-absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecords::Listed> listed, records_->List());
+void ImageStoreImpl::MakeRoom() {
+  if (making_room_.exchange(true)) return;
+  absl::MutexLock lock(&timers_mu_);
+  if (closing_) return;
+  housekeeping_->Submit([this] {
+    making_room_ = false;
+    keeper_->KeepWithin();
+  });
+}
+
+absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages(bool also_held) const {
+  IMAGEFS_ASSIGN_OR_RETURN(std::vector<ImageRecords::Listed> listed, records_->List());
+  const size_t count = listed.size();
+  if (also_held) {
+    absl::flat_hash_set<std::pair<std::string, Digest>> known;
+    for (const auto& one : listed) known.emplace(one.reference, one.image->manifest_digest);
+    IMAGEFS_ASSIGN_OR_RETURN(std::vector<ImageRecords::Listed> held, records_->ListAllHeld());
+    for (ImageRecords::Listed& one : held) {
+      if (known.contains({one.reference, one.image->manifest_digest})) continue;
+      listed.push_back(std::move(one));
+    }
+  }
   absl::flat_hash_map<Digest, uint64_t> local;
   for (const LayerInfo& layer : layers_->List()) local[layer.id] = layer.data_bytes;
+  absl::flat_hash_map<Digest, LayerUse> uses;
+  for (LayerUse& use : layers_->Uses()) uses[use.id] = std::move(use);
+  IMAGEFS_ASSIGN_OR_RETURN(const absl::flat_hash_set<std::string> pins, records_->Pins());
   std::vector<ImageRecord> images;
   for (const auto& [reference, image, created] : listed) {
     ImageRecord record;
@@ -595,9 +655,17 @@ absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages() const {
     record.chain_id = image->chain_id();
     record.layers = image->manifest.layers.size();
     for (const Descriptor& layer : image->manifest.layers) record.compressed_bytes += layer.size;
+    record.state = LayerState::kComplete;
     for (const Digest& id : image->layer_ids) {
       if (const auto it = local.find(id); it != local.end()) record.unpacked_bytes += it->second;
+      const auto use = uses.find(id);
+      const bool any = use != uses.end() &&
+                       (use->second.state != LayerState::kFilling || use->second.data_bytes > 0);
+      record.state = std::min(record.state, any ? use->second.state : LayerState::kAbsent);
+      if (use != uses.end()) record.disk_bytes += use->second.bytes();
     }
+    record.listed = images.size() < count;
+    record.pinned = record.listed && pins.contains(reference);
     record.created_unix = created;
     images.push_back(std::move(record));
   }
@@ -614,9 +682,14 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Remove(const Reference& reference) {
   return freed;
 }
 
-absl::StatusOr<uint64_t> ImageStoreImpl::Collect() {
+absl::StatusOr<uint64_t> ImageStoreImpl::CollectOlder(absl::Duration age) {
   CollectProvenTwice();
   IMAGEFS_ASSIGN_OR_RETURN(ImageRecords::Needed needed, records_->Collect());
+  IMAGEFS_ASSIGN_OR_RETURN(const auto unclaimed, records_->Unclaimed());
+  const int64_t since = time(nullptr) - absl::ToInt64Seconds(age);
+  for (const auto& [id, made] : unclaimed) {
+    if (made > since) needed.layers.insert(id);
+  }
   profiles_->Finish([&](const Digest& manifest) { return !needed.manifests.contains(manifest); });
   const uint64_t freed = chains_->Collect(needed.chains, needed.layers);
   return freed + layers_->Collect(needed.layers);

@@ -39,6 +39,8 @@
 #include "cache/kv.h"
 #include "cache/profile.h"
 #include "cache/scrubber.h"
+#include "cache/store_space.h"
+#include "cache/store_usage.h"
 #include "fetch/source.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -52,6 +54,10 @@ struct ImageRecord {
   Digest chain_id;
   uint64_t compressed_bytes = 0;
   uint64_t unpacked_bytes = 0;  // tar bytes of the layers that are present
+  uint64_t disk_bytes = 0;      // that these layers occupy on the disk
+  bool pinned = false, listed = true;
+  // The least finished of its layers: kAbsent if one is missing or has no bytes.
+  LayerState state = LayerState::kAbsent;
   size_t layers = 0;
   int64_t created_unix = 0;  // when it was resolved
 };
@@ -71,6 +77,8 @@ class ImageStore {
     // Give a local layer to every image that claims its DiffID, without any check of access.
     bool share_all = false;
     bool keep_blobs = false;  // of layers that were made: kept_blobs()
+    SpaceLimits space;
+    absl::Duration keep_partial = absl::Hours(24);  // age of what interrupted pulls leave
   };
   // Takes the lock, opens the store, and repairs what a crash left (drops unfinished files, keeps
   // complete layers). Returns kFailedPrecondition, with the owner's pid, if another process owns
@@ -106,6 +114,8 @@ class ImageStore {
   // Sets the source of the missing bytes of a chain that an earlier process left.
   virtual void AttachSource(const ChainRef& chain, const Reference& reference,
                             const SourceFactory::Access& access) = 0;
+  // Starts automatic collection: what was mounted or held by the previous process is held again.
+  virtual void StartCollecting() = 0;
   // Stops automatic collection: what nobody holds any more may be held by the next process. To be
   // called during shutdown, before mounts are released. Waits for a running collection.
   virtual void StopCollecting() = 0;
@@ -119,6 +129,12 @@ class ImageStore {
   // Removes the data of an image's layers that nobody holds and that can be read in ranges. Returns
   // the bytes freed.
   virtual absl::StatusOr<uint64_t> Evict(const Reference& reference) = 0;
+  // What occupies the store. Blocks on the disk.
+  virtual absl::StatusOr<StoreUsage> Usage() = 0;
+  virtual absl::StatusOr<PruneResult> Prune(const PruneRequest& request) = 0;
+  // A pinned image is not removed to make room. kNotFound if it is not listed, or not pinned.
+  virtual absl::Status Pin(const Reference& reference) = 0;
+  virtual absl::Status Unpin(const Reference& reference) = 0;
   // Checks what is present of these images (none: of the whole store) as described in
   // cache/store_check.h. Blocks. Returns kCancelled once `pace` returns false.
   virtual absl::StatusOr<CheckReport> Check(const std::vector<Reference>& references, bool repair,
@@ -141,14 +157,16 @@ class ImageStore {
   // was hashed, or "" if nothing is present.
   virtual std::string_view SourceOf(const LayerKey& layer) const = 0;
 
-  virtual absl::StatusOr<std::vector<ImageRecord>> ListImages() const = 0;
+  // With `also_held`, also images that are held and not listed.
+  virtual absl::StatusOr<std::vector<ImageRecord>> ListImages(bool also_held) const = 0;
   // Returns the resolved image of a record, or kNotFound with a remedy.
   virtual absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                              const Platform& platform) const = 0;
   // Deletes every record of that reference (all platforms), then collects layers and chains that no
   // record and no holder needs. Returns the bytes freed.
   virtual absl::StatusOr<uint64_t> Remove(const Reference& reference) = 0;
-  // Collects everything that is not needed. Returns the bytes freed.
+  // Collects everything that is not needed, except what interrupted pulls left lately. Returns the
+  // bytes freed.
   virtual absl::StatusOr<uint64_t> Collect() = 0;
 
   virtual std::vector<LayerInfo> ListLayers() const = 0;

@@ -159,7 +159,9 @@ void KeptBlobs::Fetch(Descriptor blob, std::shared_ptr<ImageSource> source, Done
       return absl::ResourceExhaustedError(
           StrCat("there is little free space for a blob of ", blob.size, " bytes"));
     }
-    IMAGEFS_ASSIGN_OR_RETURN(running->file, DownloadFile::Open(PartOf(blob.digest), blob.size));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        running->file, DownloadFile::Open(PartOf(blob.digest), blob.size,
+                                          scheduler_.options().space, StoreSpace::Writer::kPart));
     return absl::OkStatus();
   };
   if (const absl::Status status = open(); !status.ok()) return done(status);

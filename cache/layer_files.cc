@@ -237,4 +237,10 @@ absl::Status MoveBytes(int fd, uint64_t from, uint64_t to, uint64_t length,
   return absl::OkStatus();
 }
 
+absl::Status WriteHole(const std::string& path, uint64_t bytes) {
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
+  if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) return ErrnoStatus(errno, path);
+  return absl::OkStatus();
+}
+
 }  // namespace imagefs

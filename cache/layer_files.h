@@ -51,6 +51,9 @@ absl::Status CopyDifferences(int from, int to);
 // `sums` (or they are unknown, so that it cannot be verified).
 absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool careful);
 
+// Makes a new file of that size without data.
+absl::Status WriteHole(const std::string& path, uint64_t bytes);
+
 // Copies bytes of a data file to another place in it, where a sparse file's segment belongs. Calls
 // `allow` with the size of each piece before it is written, and stops at an error. kDataLoss if the
 // file ends before the bytes do.

@@ -175,8 +175,8 @@ absl::Status Produce(const LayerInput& input, const CancelToken& cancel, ChunkRi
 // Checks the limits of an expanding blob before bytes are written.
 class UnpackGuard {
  public:
-  UnpackGuard(const LayerInput& input, int fd)
-      : blob_(input.blob_digest), blob_size_(input.blob_size), space_(fd, input.limits.space) {
+  explicit UnpackGuard(const LayerInput& input)
+      : blob_(input.blob_digest), blob_size_(input.blob_size), space_(input.space) {
     if (__builtin_mul_overflow(blob_size_, input.limits.ratio, &limit_) ||
         __builtin_add_overflow(limit_, input.limits.any_layer, &limit_)) {
       limit_ = UINT64_MAX;
@@ -190,7 +190,9 @@ class UnpackGuard {
           "blob ", blob_.ToString(), ": its ", FormatBytes(blob_size_), " expand to more than the ",
           FormatBytes(limit_), " allowed for a layer of that size; ask whoever built the image"));
     }
-    return Annotate(space_.Allow(bytes), StrCat("unpacking blob ", blob_.ToString()));
+    if (space_ == nullptr) return absl::OkStatus();
+    return Annotate(space_->Admit(bytes, StoreSpace::Writer::kWhole),
+                    StrCat("unpacking blob ", blob_.ToString()));
   }
 
  private:
@@ -198,7 +200,7 @@ class UnpackGuard {
   const uint64_t blob_size_;
   uint64_t limit_ = 0;
   uint64_t unpacked_ = 0;
-  FreeSpaceGuard space_;
+  StoreSpace* const space_;
 };
 
 absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves,
@@ -279,7 +281,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
                                       std::atomic<uint64_t>& unpacked_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd data, OpenFile(directory + "/data", O_RDWR | O_CREAT | O_EXCL, 0600));
   ChunkRing ring;
-  UnpackGuard guard(input, data.get());
+  UnpackGuard guard(input);
   LayerOutput output;
   // Also fires if the parser fails while the decoder waits for memory.
   CancelSource stop;

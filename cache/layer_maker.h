@@ -14,8 +14,8 @@
 #include "absl/types/span.h"
 #include "base/cancel.h"
 #include "base/digest.h"
-#include "base/free_space.h"
 #include "cache/layer_files.h"
+#include "cache/store_space.h"
 #include "cache/window_memory.h"
 #include "image/decompress.h"
 #include "image/layer_builder.h"
@@ -29,7 +29,6 @@ namespace imagefs {
 struct UnpackLimits {
   uint64_t any_layer = uint64_t{8} << 30;  // bytes that any blob may expand to
   uint64_t ratio = 1100;                   // plus this many for each of its own bytes
-  FreeSpaceGuard::Options space;
 };
 
 struct LayerInput {
@@ -43,6 +42,7 @@ struct LayerInput {
   // Called by the thread that calls `read` to acquire memory for large zstd windows; empty: no
   // limit.
   WindowWait windows = {};
+  StoreSpace* space = nullptr;  // asked before bytes are written; null: no limit
 };
 
 // Compressed bytes between two restart points of a blob. Chosen by measurement

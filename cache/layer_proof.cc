@@ -101,7 +101,7 @@ absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::s
   std::atomic<uint64_t> unpacked{0};
   ProvenLayer proven;
   const LayerInput input{
-      layer.span_table.blob_digest(), size, layer.diff_id, read, {}, layer.windows};
+      layer.span_table.blob_digest(), size, layer.diff_id, read, {}, layer.windows, layer.space};
   IMAGEFS_ASSIGN_OR_RETURN(proven.made, MakeLayer(input, into, cancel, unpacked));
   IMAGEFS_ASSIGN_OR_RETURN(const Tree described, TreeWithoutPrivileges(layer.directory + "/index"));
   IMAGEFS_ASSIGN_OR_RETURN(const Tree own, TreeWithoutPrivileges(into + "/index"));

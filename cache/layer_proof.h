@@ -20,6 +20,7 @@ struct UnprovenLayer {
   Digest diff_id;                     // the claimed DiffID
   const Fd& blob;                     // complete; its digest was verified
   WindowWait windows = {};            // for the pass (cache/layer_maker.h)
+  StoreSpace* space = nullptr;        // asked before bytes are written; null: no limit
 };
 
 struct ProvenLayer {

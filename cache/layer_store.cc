@@ -20,6 +20,7 @@
 #include "base/thread_role.h"
 #include "base/units.h"
 #include "cache/identity.h"
+#include "cache/image_row.h"
 #include "cache/layer_store_job.h"
 
 namespace imagefs {
@@ -38,14 +39,17 @@ LayerStore::LayerStore(Options options, KeyValueStore& kv)
 absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, KeyValueStore& kv) {
   std::unique_ptr<LayerStore> store(new LayerStore(std::move(options), kv));
   IMAGEFS_ASSIGN_OR_RETURN(store->boot_id_, BootId());
-  store->downloads_ = std::make_unique<Downloads>(store->options_.root + "/blobs", store->boot_id_);
+  store->downloads_ = std::make_unique<Downloads>(store->options_.root + "/blobs", store->boot_id_,
+                                                  store->options_.space);
   for (const char* sub : {"/layers", "/blobs"}) {
     IMAGEFS_RETURN_IF_ERROR(MakeDirs(store->options_.root + sub, 0700));
   }
   const int workers = store->options_.workers > 0
                           ? store->options_.workers
                           : static_cast<int>(std::thread::hardware_concurrency()) + 2;
-  store->fill_ = std::make_unique<FillScheduler>(store->options_.fill);
+  FillScheduler::Options fill = store->options_.fill;
+  fill.space = store->options_.space;
+  store->fill_ = std::make_unique<FillScheduler>(fill);
   if (store->options_.keep_blobs) {
     store->kept_ =
         KeptBlobs::Open({store->options_.root + "/blobs", store->boot_id_}, *store->fill_);
@@ -155,6 +159,7 @@ absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) 
     return open;
   }
   auto layer = std::make_shared<Layer>();
+  layer->use = std::make_shared<const LayerUseNote>(DirectoryOf(id), released_);
   layer->id = id;
   layer->diff_id = entry.diff_id;
   layer->source = entry.source;
@@ -191,11 +196,9 @@ absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
   return layer;
 }
 
-std::string LayerStore::Request::Registry() const {
-  return source == nullptr ? "" : source->registry();
-}
+std::string LayerRequest::Registry() const { return source == nullptr ? "" : source->registry(); }
 
-Digest LayerStore::Request::UnprovenId() const {
+Digest LayerRequest::UnprovenId() const {
   return UnprovenLayerId(blob.digest, diff_id, *found, Registry());
 }
 
@@ -707,7 +710,7 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
       }
       removable.emplace_back(it->first, removed);
       claims.insert(it->second.diff_id);
-      freed += it->second.data_bytes + it->second.index_bytes;
+      freed += BytesFreedWith(removed);
       layers_.erase(it++);
     }
     for (auto it = jobs_.begin(); it != jobs_.end();) {
@@ -721,6 +724,7 @@ uint64_t LayerStore::CollectIf(absl::FunctionRef<bool(const Digest& id, const En
   WriteBatch batch;
   for (const auto& [id, removed] : removable) {
     batch.Delete(StrCat(kRecordPrefix, id.hex()));
+    batch.Delete(StrCat(kUnclaimedKeyPrefix, id.hex()));
     LogInfo("layer.removed layer=", id.Short());
   }
   if (removable.empty()) return freed;

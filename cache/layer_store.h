@@ -38,10 +38,13 @@
 #include "cache/layer_entry.h"
 #include "cache/layer_files.h"
 #include "cache/layer_proof.h"
+#include "cache/layer_request.h"
 #include "cache/layer_syncer.h"
+#include "cache/layer_use.h"
 #include "cache/possession.h"
 #include "cache/scrubber.h"
 #include "cache/span_table_builder.h"
+#include "cache/store_space.h"
 #include "cache/write_watch.h"
 #include "fetch/source.h"
 
@@ -56,7 +59,8 @@ class LayerStore {
     bool share_all = false;
     FillScheduler::Options fill;
     Scrubber::Options scrub;
-    bool keep_blobs = false;  // ImageStore::kept_blobs
+    bool keep_blobs = false;      // ImageStore::kept_blobs
+    StoreSpace* space = nullptr;  // must outlive the store. Null: no limit
   };
   // Loads the records and removes unfinished files left by a crash.
   static absl::StatusOr<std::unique_ptr<LayerStore>> Open(Options options, KeyValueStore& kv);
@@ -64,19 +68,7 @@ class LayerStore {
   ~LayerStore();
 
   using Done = absl::AnyInvocable<void(absl::StatusOr<LayerRef>)>;
-  struct Request {
-    Digest diff_id;                       // as claimed by the image's configuration
-    Descriptor blob;                      // as named by its manifest
-    std::shared_ptr<ImageSource> source;  // null: only what is local
-    FoundIndexRef found;                  // describes the layer; null: no description
-    // The name under which this image was given the layer before, with the same authorization.
-    std::optional<Digest> recorded;
-    // Whose descriptions suffice to use the layer before it is proven. Empty: it must be proven.
-    IndexTrust trust;
-    // REQUIRES: found == nullptr || trust.Allows(found->source).
-    std::string Registry() const;  // "" without a source
-    Digest UnprovenId() const;     // of the layer described by `found`. REQUIRES: found != nullptr
-  };
+  using Request = LayerRequest;
   // Returns the layer, pinned. A missing layer is made from `found` at once, and its bytes are
   // fetched on demand; without `found`, its whole blob is unpacked. The source is added to a lazy
   // layer.
@@ -94,9 +86,18 @@ class LayerStore {
   // filling (StateOfName), and any other is gone.
   absl::Status Scrub(const Digest& id, Scrubber::Pace pace) ABSL_LOCKS_EXCLUDED(checks_mu_);
   static std::shared_ptr<FillingLayer> FillingOf(const LayerRef& layer);
-  // Removes the data of a complete layer; its bytes are then fetched on demand. Returns the bytes
-  // freed, or kFailedPrecondition if the layer is held or has no span table.
+  // What each layer occupies. Blocks on the disk, without any lock.
+  std::vector<LayerUse> Uses() const;
+  // Removes the data of a layer that nobody holds; its bytes are then fetched on demand. Returns
+  // the bytes freed, or kFailedPrecondition if the layer is held or has no span table.
   absl::StatusOr<uint64_t> Evict(const Digest& id);
+  // Removes a layer that nobody holds, although records may name it. Returns the bytes freed.
+  uint64_t RemoveUnused(const Digest& id);
+  // Frees about `bytes` of lazy layers in use, those not read lately first. Waits for readers.
+  uint64_t EvictParts(uint64_t bytes);
+  Downloads& downloads() { return *downloads_; }
+  // Returns whether a layer was released since the last call.
+  bool TakeReleased() { return released_->exchange(false, std::memory_order_relaxed); }
   SpanTableBuilder& span_tables() { return *span_tables_; }
   FillScheduler& scheduler() { return *fill_; }
   KeptBlobs* kept_blobs() { return kept_.get(); }
@@ -127,11 +128,7 @@ class LayerStore {
   static constexpr std::string_view kRecordPrefix = "layer/";
   using Origin = BlobOrigin;
   using Entry = LayerEntry;
-  // How the store can serve a request from what is local.
-  struct Verdict {
-    enum class Kind { kFetch, kAskRegistry, kDeliver, kProve } kind = Kind::kFetch;
-    Digest id;  // of the layer
-  };
+  using Verdict = LayerVerdict;
 
   LayerStore(Options options, KeyValueStore& kv);
   absl::Status Load();
@@ -186,6 +183,8 @@ class LayerStore {
   void Lose(const Digest& diff_id, const std::shared_ptr<LayerGuard>& guard,
             const absl::Status& why, absl::StatusOr<Fd> file);
   void StampFilling();
+  void NoteUnclaimed(const Digest& id);
+  std::vector<std::shared_ptr<FillingLayer>> OpenFillings() const;
   uint64_t CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes);
   std::string RecordOf(const Digest& id, const Entry& entry) const;
   // In layer_store_filling.cc.
@@ -235,6 +234,8 @@ class LayerStore {
       reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0}, tar_bytes_{0}, asked_{0},
       checked_bad_{0};
   std::atomic<bool> no_room_{false};  // for the last layer to be made
+  // Shared with the layers that were given out.
+  const std::shared_ptr<std::atomic<bool>> released_ = std::make_shared<std::atomic<bool>>(true);
   // Last: their threads end before anything above is destroyed.
   std::unique_ptr<FillScheduler> fill_;
   std::shared_ptr<KeptBlobs> kept_;  // null: not configured

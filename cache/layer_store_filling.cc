@@ -38,12 +38,6 @@ absl::Status WriteNew(const std::string& path, int from) {
   }
 }
 
-absl::Status WriteHole(const std::string& path, uint64_t bytes) {
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
-  if (ftruncate(fd.get(), static_cast<off_t>(bytes)) != 0) return ErrnoStatus(errno, path);
-  return absl::OkStatus();
-}
-
 // Writes the files of a layer that has no bytes yet.
 absl::Status WriteFilling(const std::string& directory, const FoundIndex& found,
                           uint64_t data_bytes) {
@@ -327,8 +321,9 @@ absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
   const auto windows = [this](uint64_t bytes, const CancelToken& cancel) {
     return windows_.Wait("proof", bytes, cancel);
   };
-  const UnprovenLayer layer{filling.directory(), filling.span_table(),
-                            filling.span_table().diff_id(), blob, windows};
+  const UnprovenLayer layer{
+      filling.directory(), filling.span_table(), filling.span_table().diff_id(), blob, windows,
+      options_.space};
   IMAGEFS_ASSIGN_OR_RETURN(ProvenLayer proven, ProveLayer(layer, directory, filling.closing()));
   return Promote(id, filling, directory, std::move(proven));
 }
@@ -447,51 +442,6 @@ std::optional<LayerProgress> LayerStore::FillProgress(const LayerKey& key) const
   progress.unpacked_bytes = report.data_bytes_present;
   progress.trouble = report.cause;
   return progress;
-}
-
-absl::StatusOr<uint64_t> LayerStore::Evict(const Digest& id) {
-  const std::string directory = DirectoryOf(id);
-  absl::MutexLock records(&records_mu_);
-  absl::MutexLock lock(&mu_);
-  const auto it = layers_.find(id);
-  if (it == layers_.end()) return absl::NotFoundError("the layer is not present");
-  Entry& entry = it->second;
-  const std::string data = directory + "/data";
-  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatPath(data));
-  // Two links: it is in use under the name that it had before it was proven.
-  if (!entry.open.expired() || st.st_nlink > 1) {
-    return absl::FailedPreconditionError(
-        StrCat("layer ", id.Short(), " is in use; unmount what shows it (imagefs ls)"));
-  }
-  if (entry.state == LayerState::kFilling) return 0;  // not in use: evicted, or partially read
-  if (entry.state != LayerState::kComplete) {
-    return absl::FailedPreconditionError(
-        StrCat("layer ", id.Short(), " is not yet synced to disk; try again in a moment"));
-  }
-  absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
-      SpanTableReader::Open(directory + "/access");
-  if (!span_table.ok()) {
-    return absl::FailedPreconditionError(
-        StrCat("layer ", id.Short(), " has no span table: ", span_table.status().message()));
-  }
-  Entry evicted = entry;
-  evicted.state = LayerState::kFilling;
-  evicted.fill_blob = (*span_table)->blob_digest();
-  evicted.unverified = false;
-  evicted.sums.data = Digest();
-  evicted.stamp.clear();
-  // The record first, so that missing bytes are never taken for zeros.
-  WriteBatch batch;
-  batch.Put(StrCat(kRecordPrefix, id.hex()), RecordOf(id, evicted));
-  IMAGEFS_RETURN_IF_ERROR(kv_.Write(batch, true));
-  (void)unlink((directory + "/present").c_str());
-  const uint64_t size = entry.data_bytes;
-  if (truncate(data.c_str(), 0) != 0 || truncate(data.c_str(), static_cast<off_t>(size)) != 0) {
-    return ErrnoStatus(errno, data);
-  }
-  entry = std::move(evicted);
-  evicted_++;
-  return size;
 }
 
 }  // namespace imagefs

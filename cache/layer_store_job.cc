@@ -238,13 +238,17 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
     const FairWorkers::Starved starved(*store_.passes_, turn);
     return store_.windows_.Wait(request_.source->registry(), bytes, cancel);
   };
-  const LayerInput input{blob_.digest, blob_.size, request_.diff_id, read, {}, windows};
+  const LayerInput input{blob_.digest, blob_.size, request_.diff_id,     read,
+                         {},           windows,    store_.options_.space};
   IMAGEFS_ASSIGN_OR_RETURN(made_, MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
   OfferBlob();
   activity_ = Activity::kIndexing;
   store_.tar_bytes_ += made_.tar_bytes;
   absl::StatusOr<LayerRef> layer = store_.Publish(request_.diff_id, directory, made_, MakeOrigin());
-  if (layer.ok()) store_.built_++;
+  if (layer.ok()) {
+    store_.built_++;
+    store_.NoteUnclaimed((*layer)->id);
+  }
   return layer;
 }
 

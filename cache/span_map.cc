@@ -114,19 +114,21 @@ absl::Status SpanMap::WhyPaused(uint32_t span, Priority priority, Moment now) co
 }
 
 void SpanMap::NoteRead(uint32_t span, uint64_t order, Moment now) {
-  if (spans_[span].was_read) return;
-  spans_[span].was_read = true;
+  spans_[span].recent = true;
+  last_use_ = now;
+  if (std::exchange(spans_[span].was_read, true)) return;
+  last_read_ = now;
   reads_.emplace_back(order, span);
   blob_bytes_read_ += table_->span(span).blob_bytes;
-  last_read_ = now;
 }
 
 std::vector<uint32_t> SpanMap::TakeForEviction(uint64_t bytes,
                                                const absl::flat_hash_set<uint32_t>& wanted) {
   std::vector<uint32_t> taken;
   uint64_t freed = 0;
-  for (size_t tried = 0; tried < spans_.size() && freed < bytes; ++tried) {
+  for (size_t tried = 0; tried < 2 * spans_.size() && freed < bytes; ++tried) {
     const auto span = static_cast<uint32_t>(evict_from_++ % spans_.size());
+    if (std::exchange(spans_[span].recent, false)) continue;
     if (wanted.contains(span) || !Take(span, State::kPresent)) continue;
     Uncount(span);
     freed += table_->span(span).data_bytes;

@@ -92,16 +92,19 @@ class SpanMap {
   // Returns why a request of that priority may not include it now; OK if it may.
   absl::Status WhyPaused(uint32_t span, Priority priority, Moment now) const;
 
-  // A reader requested it. `order` counts the reads of all layers.
+  // A reader requested it. `order` counts the reads of all layers, and is kept of the first one.
   void NoteRead(uint32_t span, uint64_t order, Moment now);
   bool was_read(uint32_t span) const { return spans_[span].was_read; }
   uint64_t blob_bytes_read() const { return blob_bytes_read_; }
   // Spans in the order in which readers first requested them.
   const std::vector<std::pair<uint64_t, uint32_t>>& reads() const { return reads_; }
-  Moment last_read() const { return last_read_; }  // InfinitePast: none yet
+  // When a span was last read that had not been read before, and any span. InfinitePast: none yet.
+  Moment last_read() const { return last_read_; }
+  Moment last_use() const { return last_use_; }
 
-  // Takes present spans that are not in `wanted`, with about `bytes` of data, in round-robin order.
-  // They become busy and are no longer counted.
+  // Takes present spans that are not in `wanted`, with about `bytes` of data, in round-robin order;
+  // those that were read since the last round pass once. They become busy and are no longer
+  // counted.
   std::vector<uint32_t> TakeForEviction(uint64_t bytes,
                                         const absl::flat_hash_set<uint32_t>& wanted);
 
@@ -109,7 +112,7 @@ class SpanMap {
   struct Span {
     State state = State::kAbsent;
     uint8_t priority = 3;  // kQueued
-    bool was_read = false;
+    bool was_read = false, recent = false;
   };
   bool Paused(uint32_t span, Priority priority, Moment now) const {
     return !wrong_.empty() && wrong_.PauseEnd(span, priority) > now;
@@ -126,7 +129,7 @@ class SpanMap {
   uint64_t blob_bytes_ = 0, blob_bytes_present_ = 0, data_bytes_present_ = 0;
   std::vector<std::pair<uint64_t, uint32_t>> reads_;
   uint64_t blob_bytes_read_ = 0;
-  Moment last_read_ = Moment::InfinitePast();
+  Moment last_read_ = Moment::InfinitePast(), last_use_ = Moment::InfinitePast();
   size_t evict_from_ = 0;
 };
 

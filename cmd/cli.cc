@@ -7,6 +7,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/directory.h"
 #include "base/text.h"
@@ -41,7 +42,8 @@ constexpr char kMountHelp[] =
     "  imagefs mount --platform linux/arm64 alpine /mnt  another platform than this machine's\n"
     "\n"
     "Credentials are read from podman's auth.json and docker's config.json, as podman login and\n"
-    "docker login write them. Ctrl-C cancels the mount and leaves nothing behind.\n";
+    "docker login write them. Ctrl-C cancels the mount; what was fetched is kept for a\n"
+    "day (store.keep_partial), so that the next attempt continues.\n";
 
 constexpr char kUmountHelp[] =
     "Unmounts directories. One that is in use is refused, unless --lazy is given.\n"
@@ -144,9 +146,33 @@ constexpr char kInspectHelp[] =
     "  imagefs inspect --json alpine:3\n";
 
 constexpr char kRmHelp[] =
-    "Forgets images and frees the space that no other image and no mount needs.\n"
+    "Forgets images and frees the space that no other image and no mount needs. Layers in use "
+    "stay\n"
+    "until they are not; it says by whom. --force also removes an image that is pinned, unmounts "
+    "it\n"
+    "first (lazily), and accepts one that is not in the store.\n"
     "\n"
     "  imagefs rm alpine:3\n";
+
+constexpr char kPinHelp[] =
+    "Keeps images from being removed to make room (store.limit, prune). imagefs unpin ends that.\n"
+    "\n"
+    "  imagefs pin registry.example/base:1\n";
+
+constexpr char kDfHelp[] =
+    "Shows what occupies the store, in bytes on the disk, and what of it could be given back: "
+    "what\n"
+    "nothing uses, unless it is pinned or could not be fetched again.\n";
+
+constexpr char kPruneHelp[] =
+    "Removes what ended downloads left, and layers that no image needs.\n"
+    "\n"
+    "  imagefs prune --dry-run                          only say what would be removed\n"
+    "  imagefs prune --all                              also images that nothing uses\n"
+    "  imagefs prune --all --older 168h                 ... and that were not used for a week\n"
+    "\n"
+    "Never removes pinned images, or those that could not be fetched again since the archive that\n"
+    "they came from is gone.\n";
 
 constexpr char kDaemonHelp[] =
     "Owns the store and serves commands, in the foreground, with its log on stderr. Rarely run by\n"
@@ -368,6 +394,36 @@ void AddRm(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<RmArgs>(app, command, "rm", "forget images and free their space", kRmHelp);
   AddImages(verb, &args->references, /*required=*/true);
+  verb->add_flag("-f,--force", args->force, "also if it is pinned, mounted or unknown");
+}
+
+void AddPins(CLI::App& app, Command* command) {
+  const auto [pin, pin_args] =
+      AddVerb<PinArgs>(app, command, "pin", "keep images when room is made", kPinHelp);
+  AddImages(pin, &pin_args->references, /*required=*/true);
+  const auto [unpin, unpin_args] = AddVerb<UnpinArgs>(app, command, "unpin", "undo pin", kPinHelp);
+  AddImages(unpin, &unpin_args->references, /*required=*/true);
+}
+
+void AddPrune(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<PruneArgs>(app, command, "prune", "remove what nothing needs", kPruneHelp);
+  verb->add_flag("-a,--all", args->all, "also images that nothing uses");
+  verb->add_flag("-n,--dry-run", args->dry_run, "only say what would be removed");
+  verb->add_option("--older", args->older, "only what was not used for this long, like 24h")
+      ->type_name("DURATION")
+      ->check([](const std::string& text) -> std::string {
+        absl::Duration value;
+        const bool valid = absl::ParseDuration(text, &value) && value >= absl::ZeroDuration() &&
+                           value <= absl::Hours(24 * 3650);
+        return valid ? "" : "must be a duration like 90m or 24h";
+      });
+}
+
+void AddImagesVerb(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<ImagesArgs>(app, command, "images", "list the images in the store", "");
+  verb->add_flag("-a,--all", args->all, "also those that only containerd or podman hold");
 }
 
 void AddStatus(CLI::App& app, Command* command) {
@@ -397,7 +453,7 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddMount(app, command);
   AddUmount(app, command);
   AddVerb<LsArgs>(app, command, "ls", "list mounts, and recorded ones that are not mounted", "");
-  AddVerb<ImagesArgs>(app, command, "images", "list the images in the store", "");
+  AddImagesVerb(app, command);
   AddPull(app, command);
   AddRpull(app, command);
   AddAdd(app, command);
@@ -408,6 +464,9 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddCheck(app, command);
   AddInspect(app, command);
   AddRm(app, command);
+  AddPins(app, command);
+  AddVerb<DfArgs>(app, command, "df", "show what occupies the store", kDfHelp);
+  AddPrune(app, command);
   AddStatus(app, command);
   AddDaemon(app, command);
   AddStop(app, command);

@@ -59,7 +59,9 @@ struct UmountArgs {
 
 struct LsArgs {};
 
-struct ImagesArgs {};
+struct ImagesArgs {
+  bool all = false;
+};
 
 struct PullArgs {
   std::string reference;  // either this
@@ -123,6 +125,23 @@ struct InspectArgs {
 
 struct RmArgs {
   std::vector<std::string> references;
+  bool force = false;
+};
+
+struct PinArgs {
+  std::vector<std::string> references;
+};
+
+struct UnpinArgs {
+  std::vector<std::string> references;
+};
+
+struct DfArgs {};
+
+struct PruneArgs {
+  bool all = false;
+  bool dry_run = false;
+  std::string older;  // a duration; "" = any age
 };
 
 struct StatusArgs {
@@ -146,8 +165,8 @@ struct CheckConfigArgs {
 struct Command {
   GlobalOptions global;
   std::variant<MountArgs, UmountArgs, LsArgs, ImagesArgs, PullArgs, RpullArgs, AddArgs, DropArgs,
-               IndexArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs, RmArgs, StatusArgs,
-               DaemonArgs, StopArgs, CheckConfigArgs>
+               IndexArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs, RmArgs, PinArgs,
+               UnpinArgs, DfArgs, PruneArgs, StatusArgs, DaemonArgs, StopArgs, CheckConfigArgs>
       args;
 };
 

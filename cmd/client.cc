@@ -357,8 +357,23 @@ absl::Status DaemonClient::ListMounts(ListMountsReply* reply) {
   return Unary(&Control::Stub::ListMounts, ListMountsRequest(), reply);
 }
 
-absl::Status DaemonClient::ListImages(ListImagesReply* reply) {
-  return Unary(&Control::Stub::ListImages, ListImagesRequest(), reply);
+absl::Status DaemonClient::ListImages(bool all, ListImagesReply* reply) {
+  ListImagesRequest request;
+  request.set_all(all);
+  return Unary(&Control::Stub::ListImages, request, reply);
+}
+
+absl::Status DaemonClient::Pin(const PinRequest& request) {
+  PinReply reply;
+  return Unary(&Control::Stub::Pin, request, &reply);
+}
+
+absl::Status DaemonClient::DiskUsage(DiskUsageReply* reply) {
+  return Unary(&Control::Stub::DiskUsage, DiskUsageRequest(), reply);
+}
+
+absl::Status DaemonClient::Prune(const PruneRequest& request, PruneReply* reply) {
+  return Unary(&Control::Stub::Prune, request, reply, "files to be removed");
 }
 
 absl::Status DaemonClient::Inspect(const InspectRequest& request, InspectReply* reply) {

@@ -30,6 +30,7 @@ namespace control::v1 {
 class AddRequest;
 class CheckReply;
 class CheckRequest;
+class DiskUsageReply;
 class DropRequest;
 class InspectReply;
 class InspectRequest;
@@ -40,8 +41,11 @@ class ListMountsReply;
 class MountEvent;
 class MountRequest;
 class MountStatusReply;
+class PinRequest;
 class ProfileReply;
 class ProfileRequest;
+class PruneReply;
+class PruneRequest;
 class PullRequest;
 class RemoveReply;
 class RemoveRequest;
@@ -87,7 +91,10 @@ class DaemonClient {
   absl::Status Unmount(const control::v1::UnmountRequest& request,
                        control::v1::UnmountReply* reply);
   absl::Status ListMounts(control::v1::ListMountsReply* reply);
-  absl::Status ListImages(control::v1::ListImagesReply* reply);
+  absl::Status ListImages(bool all, control::v1::ListImagesReply* reply);
+  absl::Status Pin(const control::v1::PinRequest& request);
+  absl::Status DiskUsage(control::v1::DiskUsageReply* reply);
+  absl::Status Prune(const control::v1::PruneRequest& request, control::v1::PruneReply* reply);
   absl::Status Inspect(const control::v1::InspectRequest& request,
                        control::v1::InspectReply* reply);
   absl::Status Remove(const control::v1::RemoveRequest& request, control::v1::RemoveReply* reply);

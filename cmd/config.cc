@@ -235,6 +235,49 @@ Setter Memory(uint64_t& out) {
   };
 }
 
+// Returns nothing for a text that is no percentage from 0% to 100%.
+std::optional<unsigned> ParsePercent(std::string_view text) {
+  if (!text.ends_with('%')) return std::nullopt;
+  const std::optional<uint64_t> value = ParseDecimal(text.substr(0, text.size() - 1));
+  if (!value.has_value() || *value > 100) return std::nullopt;
+  return static_cast<unsigned>(*value);
+}
+
+Setter Percent(unsigned& out) {
+  return [&out](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    const std::optional<unsigned> value =
+        text == nullptr ? std::nullopt : ParsePercent(text->get());
+    if (!value.has_value()) return "must be a percentage like \"15%\"";
+    out = *value;
+    return "";
+  };
+}
+
+// A size or a percentage of the file system; `word` means `otherwise`.
+Setter Amount(SpaceAmount& out, std::string_view word, SpaceAmount otherwise) {
+  return [&out, word, otherwise](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    if (text != nullptr && text->get() == word) {
+      out = otherwise;
+      return "";
+    }
+    const std::optional<unsigned> percent =
+        text == nullptr ? std::nullopt : ParsePercent(text->get());
+    const absl::StatusOr<uint64_t> bytes =
+        text == nullptr ? absl::InvalidArgumentError("") : ParseBytes(text->get());
+    if (percent.has_value() && *percent > 0) {
+      out = {UINT64_MAX, *percent};
+    } else if (bytes.ok() && *bytes > 0 && *bytes < UINT64_MAX) {
+      out = {*bytes, 100};
+    } else {
+      return StrCat("must be a size like \"50G\", a part of the file system like \"80%\", or \"",
+                    word, "\"");
+    }
+    return "";
+  };
+}
+
 using TrustName = std::pair<std::string_view, IndexTrust>;
 constexpr TrustName kCommandTrust[] = {{"repository", IndexTrust::Any()},
                                        {"any", IndexTrust::Any()},
@@ -284,6 +327,7 @@ Settings SettingsOf(Config& config) {
       {"fill",
        {{"background", Bool(config.fill_background)},
         {"quiet", Duration(config.fill_quiet)},
+        {"min_free", Percent(config.space.background_min_free)},
         {"deadline", Duration(config.fill_deadline)}}},
       {"network",
        {{"allow", Prefixes(config.network_allow)},
@@ -296,7 +340,12 @@ Settings SettingsOf(Config& config) {
       {"profile", {{"enabled", Bool(config.profile)}}},
       {"store",
        {{"sharing", Choice(config.store_open, "open", "proven")},
-        {"scrub", OrOff(config.store_scrub)}}},
+        {"scrub", OrOff(config.store_scrub)},
+        {"limit", Amount(config.space.limit, "none", SpaceAmount())},
+        {"high", Percent(config.space.high)},
+        {"low", Percent(config.space.low)},
+        {"reserve", Amount(config.space.reserve, "none", SpaceAmount{0, 0})},
+        {"keep_partial", OrOff(config.store_keep_partial)}}},
       {"mount", {{"loop_devices", Bool(config.loop_devices)}}},
       {"containerd",
        {{"lazy", Trust(config.containerd_lazy, kLazyTrust)},
@@ -358,6 +407,11 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
   if (config.kubelet_config.empty() != config.kubelet_bin_dir.empty()) {
     return absl::InvalidArgumentError(StrCat(
         path, ": credentials.kubelet_config and credentials.kubelet_bin_dir must be set together"));
+  }
+  if (config.space.low >= config.space.high) {
+    return absl::InvalidArgumentError(
+        StrCat(path, ": store.low must be below store.high: ", config.space.low, "% is not below ",
+               config.space.high, "%"));
   }
   return config;
 }

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "cache/index_trust.h"
+#include "cache/store_space.h"
 #include "fetch/hosts.h"
 #include "fetch/ip_address.h"
 #include "image/index_signature.h"
@@ -50,6 +51,8 @@ struct Config {
   bool profile = true;
   // [store]
   absl::Duration store_scrub = absl::Hours(7 * 24);  // 0 = never
+  SpaceLimits space;                                 // [store] and fill.min_free
+  absl::Duration store_keep_partial = absl::Hours(24);
   bool store_open = false;  // sharing = "open": anybody who names a layer's DiffID may use it
   // [mount]
   bool loop_devices = true;  // used if the kernel cannot mount from files

@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "base/ticket_group.h"
 #include "cmd/calls.h"
+#include "cmd/space_calls.h"
 #include "fs/fuse_loop.h"
 
 namespace imagefs {
@@ -180,13 +181,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     return StartAdd(calls_, context, *request);
   }
   Unary* Drop(Context* context, const DropRequest* request, RemoveReply* reply) override {
-    return Run(context, [this, request, reply]() -> absl::Status {
-      if (deps_.podman == nullptr) return NoPodman();
-      IMAGEFS_ASSIGN_OR_RETURN(const uint64_t freed, deps_.podman->Drop({request->names().begin(),
-                                                                         request->names().end()}));
-      reply->set_freed_bytes(freed);
-      return absl::OkStatus();
-    });
+    return Run(context, [this, request, reply] { return space_.Drop(*request, reply); });
   }
   Unary* ListAdded(Context* context, const ListAddedRequest*, ListAddedReply* reply) override {
     return Run(context, [this, reply]() -> absl::Status {
@@ -212,20 +207,13 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
       return absl::OkStatus();
     });
   }
-  Unary* ListImages(Context* context, const ListImagesRequest*, ListImagesReply* reply) override {
-    return Run(context, [this, reply] { return DoListImages(reply); });
+  Unary* ListImages(Context* context, const ListImagesRequest* request,
+                    ListImagesReply* reply) override {
+    return Run(context,
+               [this, request, reply] { return space_.ListImages(request->all(), reply); });
   }
   Unary* Remove(Context* context, const RemoveRequest* request, RemoveReply* reply) override {
-    return Run(context, [this, request, reply]() -> absl::Status {
-      uint64_t freed = 0;
-      for (const std::string& text : request->references()) {
-        IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, Reference::Parse(text));
-        IMAGEFS_ASSIGN_OR_RETURN(const uint64_t bytes, deps_.store.Remove(reference));
-        freed += bytes;
-      }
-      reply->set_freed_bytes(freed);
-      return absl::OkStatus();
-    });
+    return Run(context, [this, request, reply] { return space_.Remove(*request, reply); });
   }
   Unary* Status(Context* context, const StatusRequest*, StatusReply* reply) override {
     return Run(context, [this, reply] { return DoStatus(reply); });
@@ -238,16 +226,20 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     return Run(context, [this, request, reply] { return DoProfile(*request, reply); });
   }
   Unary* Evict(Context* context, const RemoveRequest* request, RemoveReply* reply) override {
-    return Run(context, [this, request, reply]() -> absl::Status {
-      uint64_t freed = 0;
-      for (const std::string& text : request->references()) {
-        IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, Reference::Parse(text));
-        IMAGEFS_ASSIGN_OR_RETURN(const uint64_t bytes, deps_.store.Evict(reference));
-        freed += bytes;
-      }
-      reply->set_freed_bytes(freed);
-      return absl::OkStatus();
+    return Run(context, [this, request, reply] { return space_.Evict(*request, reply); });
+  }
+  Unary* Pin(Context* context, const PinRequest* request, PinReply*) override {
+    return Run(context, [this, request] { return space_.Pin(*request); });
+  }
+  Unary* DiskUsage(Context* context, const DiskUsageRequest*, DiskUsageReply* reply) override {
+    return Run(context, [this, reply] {
+      reply->set_root(options_.root);
+      return space_.DiskUsage(reply);
     });
+  }
+  Unary* Prune(Context* context, const control::v1::PruneRequest* request,
+               PruneReply* reply) override {
+    return Run(context, [this, request, reply] { return space_.Prune(*request, reply); });
   }
   Unary* Check(Context* context, const CheckRequest* request, CheckReply* reply) override {
     return Run(context, [this, context, request, reply] {
@@ -269,7 +261,6 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
 
   uint32_t MountsThatNeedADaemon() const;
   absl::Status DoUnmount(const UnmountRequest& request, UnmountReply* reply);
-  absl::Status DoListImages(ListImagesReply* reply);
   absl::Status DoCheck(const CheckRequest& request, Scrubber::Pace pace, CheckReply* reply);
   absl::Status DoStatus(StatusReply* reply);
   absl::Status DoMountStatus(const MountStatusRequest& request, MountStatusReply* reply);
@@ -277,6 +268,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
 
   const Options options_;
   const Deps deps_;
+  const SpaceCalls space_{deps_.store, deps_.mounts, deps_.podman, deps_.runtime_users};
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   CallCounter counter_;
   Ticker ticker_;
@@ -319,22 +311,6 @@ absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, Unmoun
     UnmountReply::Failure* failure = reply->add_failures();
     failure->set_directory(PrintableName(directory));
     failure->set_message(std::string(status.message()));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status ControlServiceImpl::DoListImages(ListImagesReply* reply) {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, deps_.store.ListImages());
-  for (const ImageRecord& record : records) {
-    Image* image = reply->add_images();
-    image->set_reference(record.reference);
-    image->set_platform(record.platform.ToString());
-    image->set_manifest_digest(record.manifest_digest.ToString());
-    image->set_chain_id(record.chain_id.ToString());
-    image->set_compressed_bytes(record.compressed_bytes);
-    image->set_unpacked_bytes(record.unpacked_bytes);
-    image->set_layers(static_cast<uint32_t>(record.layers));
-    image->set_created_unix(record.created_unix);
   }
   return absl::OkStatus();
 }
@@ -475,7 +451,7 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   const auto waiting = std::count_if(mounts.begin(), mounts.end(),
                                      [](const MountState& mount) { return !mount.mounted(); });
   reply->set_mounts(static_cast<uint32_t>(mounts.size() - static_cast<size_t>(waiting)));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> images, deps_.store.ListImages());
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> images, deps_.store.ListImages(false));
   reply->set_images(static_cast<uint32_t>(images.size()));
   for (const std::string& warning : options_.warnings) reply->add_warnings(warning);
 

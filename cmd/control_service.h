@@ -17,6 +17,7 @@
 
 #include "base/executor.h"
 #include "cache/index_trust.h"
+#include "cmd/image_users.h"
 #include "fetch/endpoint_identity.h"
 #include "image/reference.h"
 
@@ -47,6 +48,7 @@ class ControlService {
     PodmanStore* podman = nullptr;  // null in a user's daemon
     // Whose indexes of an image the command's mounts trust; not used for podman.
     TrustOf trust_of = [](const Reference&) { return IndexTrust::Any(); };
+    RuntimeUsers runtime_users = nullptr;
   };
   // Publishes an index after an image had to be fetched in full because nobody had published one.
   struct AutoPublish {

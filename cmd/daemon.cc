@@ -30,6 +30,7 @@
 #include "base/units.h"
 #include "cache/image_store.h"
 #include "cmd/control_service.h"
+#include "cmd/image_users.h"
 #include "cmd/interrupt.h"
 #include "cmd/listeners.h"
 #include "cmd/mount_recovery.h"
@@ -94,6 +95,7 @@ class DaemonImpl : public Daemon {
   absl::Status OpenParts();
   absl::Status Configure(ImageStore::Options& out) const;
   std::vector<std::pair<std::string, uint64_t>> MoreCounters() const;
+  std::vector<ImageUser> RuntimeUsersNow() const;
   void KeepCredentials();
   std::vector<std::string> Warnings() const;
   absl::Status Listen();
@@ -263,6 +265,8 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.share_all = config.store_open;
   out.keep_blobs = config.containerd_keep_blobs && geteuid() == 0;
   out.scrub.interval = config.store_scrub;
+  out.space = config.space;
+  out.keep_partial = config.store_keep_partial;
   // Without keys, no signatures are fetched.
   if (!config.index_keys.empty()) {
     out.index.verify_signature = [keys = config.index_keys](const Manifest& artifact) {
@@ -320,6 +324,30 @@ std::vector<std::pair<std::string, uint64_t>> DaemonImpl::MoreCounters() const {
   return out;
 }
 
+std::vector<ImageUser> DaemonImpl::RuntimeUsersNow() const {
+  std::vector<ImageUser> users;
+  if (snapshots_ != nullptr) {
+    for (Snapshotter::ImageUse& use : snapshots_->ImagesInUse()) {
+      users.push_back(
+          {ImageUser::Kind::kContainerd, use.manifest, std::move(use.name_space), use.containers});
+    }
+  }
+  if (podman_ != nullptr) {
+    for (PodmanStore::Entry& entry : podman_->List()) {
+      users.push_back({ImageUser::Kind::kPodman, entry.manifest, std::move(entry.name), 0});
+    }
+  }
+  if (layers_ != nullptr) {
+    const auto held = store_->ListHeld(PodmanLayerStore::kHolder);
+    if (!held.ok()) return users;
+    for (const ImageRef& image : *held) {
+      users.push_back(
+          {ImageUser::Kind::kPodman, image->manifest_digest, "additional layer store", 0});
+    }
+  }
+  return users;
+}
+
 // Mounts that nobody sees are the one mistake of an installation in which nothing fails.
 std::vector<std::string> DaemonImpl::Warnings() const {
   std::vector<std::string> out;
@@ -357,7 +385,8 @@ absl::Status DaemonImpl::Listen() {
        podman_.get(),
        [policy = options_.config.CommandPolicy()](const Reference& image) {
          return policy.For(image);
-       }});
+       },
+       [this] { return RuntimeUsersNow(); }});
   if (options_.config.cri_proxy) {
     IMAGEFS_ASSIGN_OR_RETURN(cri_,
                              CriProxy::Start({options_.config.containerd_socket}, credentials_));
@@ -380,6 +409,7 @@ absl::Status DaemonImpl::Listen() {
           " version=", options_.version);
   uses_->Serve();
   recovery_->Start();
+  store_->StartCollecting();
   NotifyServiceManager(StrCat("READY=1\nSTATUS=Serving ", options_.paths.root));
   return absl::OkStatus();
 }

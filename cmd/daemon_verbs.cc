@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/client.h"
@@ -29,16 +30,31 @@ constexpr int kDamageExit = 3;                              // exit status of `c
 template <typename Request>
 int RemoveBy(ClientSession& session, const std::vector<std::string>& names,
              google::protobuf::RepeatedPtrField<std::string>* (Request::*field)(),
-             absl::Status (DaemonClient::*call)(const Request&, RemoveReply*)) {
-  Request request;
+             absl::Status (DaemonClient::*call)(const Request&, RemoveReply*),
+             Request request = {}) {
   const absl::Status parsed = session.AddReferences(names, (request.*field)());
   if (!parsed.ok()) return session.out().Fail(parsed);
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
   RemoveReply reply;
   const absl::Status status = ((**client).*call)(request, &reply);
-  if (status.ok()) session.out().Print(session.json() ? RemoveJson(reply) : RemoveText(reply));
+  if (status.ok()) {
+    session.out().Print(session.json() ? RemoveJson(reply) : RemoveText(reply));
+    for (const std::string& note : reply.notes()) {
+      session.out().Note(StrCat("imagefs: ", OneLine(note), "\n"));
+    }
+  }
   return session.Finish(status);
+}
+
+int PinOrUnpin(ClientSession& session, const std::vector<std::string>& references, bool unpin) {
+  PinRequest request;
+  request.set_unpin(unpin);
+  const absl::Status parsed = session.AddReferences(references, request.mutable_references());
+  if (!parsed.ok()) return session.out().Fail(parsed);
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  return session.Finish((*client)->Pin(request));
 }
 
 int MountStatus(ClientSession& session, const std::string& of) {
@@ -86,11 +102,11 @@ int Run(ClientSession& session, const LsArgs&) {
   return session.Finish(status);
 }
 
-int Run(ClientSession& session, const ImagesArgs&) {
+int Run(ClientSession& session, const ImagesArgs& args) {
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
   ListImagesReply reply;
-  const absl::Status status = (*client)->ListImages(&reply);
+  const absl::Status status = (*client)->ListImages(args.all, &reply);
   if (status.ok())
     session.out().Print(session.json() ? ImagesJson(reply) : ImagesText(reply, time(nullptr)));
   return session.Finish(status);
@@ -110,8 +126,48 @@ int Run(ClientSession& session, const InspectArgs& args) {
 }
 
 int Run(ClientSession& session, const RmArgs& args) {
+  RemoveRequest request;
+  request.set_force(args.force);
   return RemoveBy(session, args.references, &RemoveRequest::mutable_references,
-                  &DaemonClient::Remove);
+                  &DaemonClient::Remove, std::move(request));
+}
+
+int Run(ClientSession& session, const PinArgs& args) {
+  return PinOrUnpin(session, args.references, /*unpin=*/false);
+}
+
+int Run(ClientSession& session, const UnpinArgs& args) {
+  return PinOrUnpin(session, args.references, /*unpin=*/true);
+}
+
+int Run(ClientSession& session, const DfArgs&) {
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  DiskUsageReply reply;
+  const absl::Status status = (*client)->DiskUsage(&reply);
+  if (status.ok()) {
+    session.out().Print(session.json() ? DiskUsageJson(reply) : DiskUsageText(reply));
+  }
+  return session.Finish(status);
+}
+
+int Run(ClientSession& session, const PruneArgs& args) {
+  PruneRequest request;
+  request.set_all(args.all);
+  request.set_dry_run(args.dry_run);
+  absl::Duration older;
+  if (!args.older.empty() && absl::ParseDuration(args.older, &older)) {
+    request.set_older_seconds(absl::ToInt64Seconds(older));
+  }
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  PruneReply reply;
+  const absl::Status status = (*client)->Prune(request, &reply);
+  if (status.ok()) {
+    session.out().Print(session.json() ? PruneJson(reply, args.dry_run)
+                                       : PruneText(reply, args.dry_run));
+  }
+  return session.Finish(status);
 }
 
 int Run(ClientSession& session, const EvictArgs& args) {

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "base/text.h"
 #include "base/units.h"
+#include "cmd/print_parts.h"
 #include "proto/control.pb.h"
 
 namespace imagefs {
@@ -16,48 +17,6 @@ namespace imagefs {
 using namespace control::v1;  // NOLINT: the messages that are printed
 
 namespace {
-
-// Columns as wide as their widest cell, separated by two blanks.
-class Table {
- public:
-  explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
-  void Row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
-  std::string Text() const {
-    std::vector<size_t> width(rows_[0].size(), 0);
-    for (const auto& row : rows_) {
-      for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
-    }
-    std::string out;
-    for (const auto& row : rows_) {
-      for (size_t i = 0; i < row.size(); ++i) {
-        out += row[i];
-        if (i + 1 < row.size()) out.append(width[i] - row[i].size() + 2, ' ');
-      }
-      out += '\n';
-    }
-    return out;
-  }
-
- private:
-  std::vector<std::vector<std::string>> rows_;
-};
-
-std::string Age(int64_t created_unix, int64_t now_unix) {
-  const int64_t seconds = std::max<int64_t>(now_unix - created_unix, 0);
-  if (seconds < 60) return StrCat(seconds, "s");
-  if (seconds < 3600) return StrCat(seconds / 60, "m");
-  if (seconds < 48 * 3600) return StrCat(seconds / 3600, "h");
-  return StrCat(seconds / 86400, "d");
-}
-
-std::string ShortDigest(const std::string& digest) {
-  const size_t colon = digest.find(':');
-  return digest.substr(colon == std::string::npos ? 0 : colon + 1, 12);
-}
-
-std::string Plural(uint64_t n, std::string_view one) {
-  return StrCat(n, " ", one, n == 1 ? "" : "s");
-}
 
 // Timings of mounts and pulls. All are printed; those of steps that did not run are 0.
 constexpr std::string_view kSteps[] = {"resolve", "layers", "merge", "mount", "sync"};
@@ -254,35 +213,6 @@ std::string MountsJson(const ListMountsReply& reply) {
   return Done(json);
 }
 
-std::string ImagesText(const ListImagesReply& reply, int64_t now_unix) {
-  Table table({"REFERENCE", "PLATFORM", "DIGEST", "LAYERS", "COMPRESSED", "UNPACKED", "AGE"});
-  for (const Image& image : reply.images()) {
-    table.Row({image.reference(), image.platform(), ShortDigest(image.manifest_digest()),
-               StrCat(image.layers()), FormatBytes(image.compressed_bytes()),
-               FormatBytes(image.unpacked_bytes()), Age(image.created_unix(), now_unix)});
-  }
-  return table.Text();
-}
-
-std::string ImagesJson(const ListImagesReply& reply) {
-  JsonWriter json(/*pretty=*/true);
-  json.BeginArray();
-  for (const Image& image : reply.images()) {
-    json.BeginObject()
-        .Member("reference", image.reference())
-        .Member("platform", image.platform())
-        .Member("manifest", image.manifest_digest())
-        .Member("chain_id", image.chain_id())
-        .Member("layers", uint64_t{image.layers()})
-        .Member("compressed_bytes", uint64_t{image.compressed_bytes()})
-        .Member("unpacked_bytes", uint64_t{image.unpacked_bytes()})
-        .Member("created", int64_t{image.created_unix()})
-        .EndObject();
-  }
-  json.EndArray();
-  return Done(json);
-}
-
 std::string AddedText(const MountResult& result) {
   const AddedImage& added = result.added();
   return StrCat("podman has ", added.name(), ": ",
@@ -395,10 +325,6 @@ std::string InspectJson(const InspectReply& reply) {
   return Done(json);
 }
 
-std::string RemoveText(const RemoveReply& reply) {
-  return StrCat(FormatBytes(reply.freed_bytes()), " freed\n");
-}
-
 std::string CheckText(const control::v1::CheckReply& reply) {
   Table table({"LAYER", "STATE", "SIZE"});
   for (const auto& layer : reply.layers()) {
@@ -468,12 +394,6 @@ std::string RpullJson(const InspectReply& about, const std::string& name,
         .EndObject();
   }
   json.EndArray().EndObject();
-  return Done(json);
-}
-
-std::string RemoveJson(const RemoveReply& reply) {
-  JsonWriter json(/*pretty=*/true);
-  json.BeginObject().Member("freed_bytes", uint64_t{reply.freed_bytes()}).EndObject();
   return Done(json);
 }
 

@@ -12,6 +12,7 @@ namespace imagefs {
 
 namespace control::v1 {
 class CheckReply;
+class DiskUsageReply;
 class InspectReply;
 class ListAddedReply;
 class ListImagesReply;
@@ -19,6 +20,7 @@ class ListMountsReply;
 class MountResult;
 class MountStatusReply;
 class ProfileReply;
+class PruneReply;
 class RemoveReply;
 class StatusReply;
 class UnmountReply;
@@ -57,6 +59,13 @@ std::string AddedListText(const control::v1::ListAddedReply& reply, int64_t now_
 std::string AddedListJson(const control::v1::ListAddedReply& reply,
                           const absl::Status& status = absl::OkStatus());
 
+std::string DiskUsageText(const control::v1::DiskUsageReply& reply);
+std::string DiskUsageJson(const control::v1::DiskUsageReply& reply);
+
+std::string PruneText(const control::v1::PruneReply& reply, bool dry_run);
+std::string PruneJson(const control::v1::PruneReply& reply, bool dry_run);
+
+// Without its notes.
 std::string RemoveText(const control::v1::RemoveReply& reply);
 std::string RemoveJson(const control::v1::RemoveReply& reply);
 

@@ -71,6 +71,9 @@ class SnapshotsServerImpl : public SnapshotsServer {
   }
 
   bool empty() const override { return snapshotter_->empty(); }
+  std::vector<Snapshotter::ImageUse> ImagesInUse() const override {
+    return snapshotter_->ImagesInUse();
+  }
   std::vector<std::pair<std::string, uint64_t>> Counters() const override {
     std::vector<std::pair<std::string, uint64_t>> counters = snapshotter_->Counters();
     if (keeper_ != nullptr) {

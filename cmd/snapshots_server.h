@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "cache/image_store.h"
 #include "snap/image_uses.h"
+#include "snap/snapshotter.h"
 
 namespace grpc {
 class Server;
@@ -40,6 +41,7 @@ class SnapshotsServer {
   virtual void Shutdown(bool hide) = 0;
   virtual bool empty() const = 0;  // whether there are no snapshots
   virtual std::vector<std::pair<std::string, uint64_t>> Counters() const = 0;
+  virtual std::vector<Snapshotter::ImageUse> ImagesInUse() const = 0;
 };
 
 }  // namespace imagefs

@@ -30,6 +30,10 @@ int Run(ClientSession& session, const EvictArgs& args);
 int Run(ClientSession& session, const DropArgs& args);
 int Run(ClientSession& session, const CheckArgs& args);
 int Run(ClientSession& session, const StatusArgs& args);
+int Run(ClientSession& session, const PinArgs& args);
+int Run(ClientSession& session, const UnpinArgs& args);
+int Run(ClientSession& session, const DfArgs& args);
+int Run(ClientSession& session, const PruneArgs& args);
 int Run(ClientSession& session, const StopArgs& args);
 
 }  // namespace imagefs

@@ -64,7 +64,8 @@ ResolveRequest RequestAgain(const ImageUses::Deps& deps, const MountRecord& reco
   request.access = deps.access_of(reference);
   SetTransport(record.options, request.access);
   request.platform = Platform::Host();
-  const absl::StatusOr<std::vector<ImageRecord>> images = deps.store.ListImages();
+  const absl::StatusOr<std::vector<ImageRecord>> images =
+      deps.store.ListImages(/*also_held=*/false);
   bool known = false;
   for (const ImageRecord& image : images.ok() ? *images : std::vector<ImageRecord>()) {
     if (image.manifest_digest != record.manifest_digest) continue;

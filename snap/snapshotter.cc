@@ -105,6 +105,7 @@ class SnapshotterImpl : public Snapshotter {
   }
   std::vector<SnapshotInfo> List(const SnapshotFilter& filter) const override;
   bool empty() const override { return table_->size() == 0; }
+  std::vector<ImageUse> ImagesInUse() const override;
   void ReleaseAll() override;
   std::vector<std::pair<std::string, uint64_t>> Counters() const override {
     std::vector<std::pair<std::string, uint64_t>> out = {{"snapshots", table_->size()},
@@ -562,6 +563,24 @@ std::vector<SnapshotInfo> SnapshotterImpl::List(const SnapshotFilter& filter) co
   for (SnapshotRecord& record : table_->List()) {
     if (filter.Match(record.info)) out.push_back(std::move(record.info));
   }
+  return out;
+}
+
+std::vector<Snapshotter::ImageUse> SnapshotterImpl::ImagesInUse() const {
+  std::map<std::pair<Digest, std::string>, uint64_t> uses;
+  const auto space_of = [](const std::string& name) { return name.substr(0, name.find('/')); };
+  for (const SnapshotRecord& record : table_->List()) {
+    if (record.lazy()) {
+      uses.try_emplace({record.manifest, space_of(record.info.name)}, 0);
+      continue;
+    }
+    if (record.info.kind == SnapshotKind::kCommitted) continue;
+    const auto lineage = table_->Lineage(record.info.name);
+    if (!lineage.ok() || !lineage->back().lazy()) continue;
+    ++uses[{lineage->back().manifest, space_of(record.info.name)}];
+  }
+  std::vector<ImageUse> out;
+  for (const auto& [key, containers] : uses) out.push_back({key.first, key.second, containers});
   return out;
 }
 

@@ -87,6 +87,16 @@ class Snapshotter {
 
   virtual bool empty() const = 0;  // true if there is no snapshot
 
+  // An image of which there are lazy snapshots, and the active snapshots (of containers) on top of
+  // them. Ordered.
+  struct ImageUse {
+    Digest manifest;
+    std::string name_space;  // of containerd
+    uint64_t containers = 0;
+    auto operator<=>(const ImageUse&) const = default;
+  };
+  virtual std::vector<ImageUse> ImagesInUse() const = 0;
+
   // Unmounts the trees that no container currently uses.
   virtual void ReleaseAll() = 0;
   // Returns the numbers of Prepares answered lazily, and of those not answered lazily although

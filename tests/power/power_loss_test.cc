@@ -111,7 +111,7 @@ class PowerLossTest : public ::testing::Test {
     return names;
   }
   bool Listed(const std::string& tag) const {
-    const auto images = store_->ListImages();
+    const auto images = store_->ListImages(false);
     if (!images.ok()) return false;
     for (const ImageRecord& image : *images) {
       if (image.reference == Ref(tag).ToString()) return true;

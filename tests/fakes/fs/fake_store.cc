@@ -220,7 +220,7 @@ LayerState FakeImageStore::StateOfName(const Digest& id) const {
   return found == states_.end() ? LayerState::kAbsent : found->second;
 }
 
-absl::StatusOr<std::vector<ImageRecord>> FakeImageStore::ListImages() const {
+absl::StatusOr<std::vector<ImageRecord>> FakeImageStore::ListImages(bool) const {
   ImageRecord record;
   record.reference = image_->reference;
   record.platform = image_->config.platform;

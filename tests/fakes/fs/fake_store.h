@@ -63,6 +63,7 @@ class FakeImageStore : public ImageStore {
   absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const override;
   void AttachSource(const ChainRef&, const Reference& reference,
                     const SourceFactory::Access&) override;
+  void StartCollecting() override {}
   void StopCollecting() override {}
   std::vector<std::optional<FillReport>> FillReports(const ChainRef&) const override { return {}; }
   FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
@@ -72,6 +73,10 @@ class FakeImageStore : public ImageStore {
   }
   ProfileKeeper& profiles() override;
   absl::StatusOr<uint64_t> Evict(const Reference&) override { return 0; }
+  absl::StatusOr<StoreUsage> Usage() override { return StoreUsage(); }
+  absl::StatusOr<PruneResult> Prune(const PruneRequest&) override { return PruneResult(); }
+  absl::Status Pin(const Reference&) override { return absl::OkStatus(); }
+  absl::Status Unpin(const Reference&) override { return absl::OkStatus(); }
   absl::StatusOr<CheckReport> Check(const std::vector<Reference>&, bool, Scrubber::Pace) override {
     return CheckReport();
   }
@@ -85,7 +90,7 @@ class FakeImageStore : public ImageStore {
   LayerState StateOf(const LayerKey& layer) const override { return StateOfName(layer.diff_id); }
   LayerState StateOfName(const Digest& id) const override;
   std::string_view SourceOf(const LayerKey&) const override { return kProvenSource; }
-  absl::StatusOr<std::vector<ImageRecord>> ListImages() const override;
+  absl::StatusOr<std::vector<ImageRecord>> ListImages(bool also_held) const override;
   absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                      const Platform& platform) const override;
   absl::StatusOr<uint64_t> Remove(const Reference& reference) override;

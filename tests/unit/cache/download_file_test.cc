@@ -23,7 +23,7 @@ class DownloadFileTest : public ::testing::Test {
 
   std::shared_ptr<DownloadFile> Open(uint64_t size) {
     absl::StatusOr<std::shared_ptr<DownloadFile>> download =
-        DownloadFile::Open(dir_ + "/blob", size);
+        DownloadFile::Open(dir_ + "/blob", size, nullptr, StoreSpace::Writer::kWhole);
     EXPECT_TRUE(download.ok()) << download.status();
     return *std::move(download);
   }

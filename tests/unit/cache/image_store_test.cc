@@ -180,8 +180,8 @@ TEST_F(ImageStoreTest, MakesTheChainOfAnImage) {
   for (const LayerInfo& layer : store_->ListLayers()) {
     EXPECT_EQ(layer.state, LayerState::kComplete);
   }
-  ASSERT_EQ(store_->ListImages()->size(), 1u);
-  EXPECT_EQ(store_->ListImages()->front().reference, "registry.test/img:latest");
+  ASSERT_EQ(store_->ListImages(false)->size(), 1u);
+  EXPECT_EQ(store_->ListImages(false)->front().reference, "registry.test/img:latest");
 }
 
 TEST_F(ImageStoreTest, ManyCallersCostOneFetch) {
@@ -282,7 +282,7 @@ TEST_F(ImageStoreTest, LastingWrongBytesFailAndLeaveNothing) {
   EXPECT_TRUE(absl::IsDataLoss(chain.status())) << chain.status();
   EXPECT_EQ(FilesIn("blobs"), 0u);
   EXPECT_EQ(FilesIn("chains"), 0u);
-  EXPECT_TRUE(store_->ListImages()->empty());
+  EXPECT_TRUE(store_->ListImages(false)->empty());
   EXPECT_EQ(store_->StateOf({big_blob_, big_blob_}), LayerState::kAbsent);
   ExpectNothingFlies();
 }
@@ -708,10 +708,10 @@ TEST_F(ImageStoreTest, EveryKindOfRecordMayBeDamaged) {
       ASSERT_TRUE(chain.ok()) << tag << " " << chain.status();
       ASSERT_TRUE(Durable(*chain).ok());
     }
-    EXPECT_EQ(store_->ListImages()->size(), 2u);
+    EXPECT_EQ(store_->ListImages(false)->size(), 2u);
     OpenStore();
     EXPECT_EQ(Counter("store_records_damaged"), 0u) << "it was replaced";
-    EXPECT_EQ(store_->ListImages()->size(), 2u);
+    EXPECT_EQ(store_->ListImages(false)->size(), 2u);
     store_.reset();
   }
 }
@@ -724,7 +724,7 @@ TEST_F(ImageStoreTest, ADamagedImageCanBeRemoved) {
     store_.reset();
     ASSERT_TRUE(DamageRecord(root_ + "/db", KeysOf(root_ + "/db", prefix).at(0)));
     OpenStore();
-    EXPECT_TRUE(store_->ListImages()->empty());
+    EXPECT_TRUE(store_->ListImages(false)->empty());
     ResolveRequest never = Request("latest");
     never.policy = PullPolicy::kNever;
     const absl::Status unknown = Resolve(std::move(never)).status();

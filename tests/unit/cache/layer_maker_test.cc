@@ -24,13 +24,14 @@ class LayerMakerTest : public testing::Test {
   }
   void TearDown() override { (void)RemoveTree(directory_); }
 
-  absl::Status Make(const std::string& tar, const std::string& blob, UnpackLimits limits) {
+  absl::Status Make(const std::string& tar, const std::string& blob, UnpackLimits limits,
+                    StoreSpace* space = nullptr) {
     auto read = [&blob](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
       const std::string_view rest = std::string_view(blob).substr(offset, buffer.size());
       if (!rest.empty()) std::memcpy(buffer.data(), rest.data(), rest.size());
       return rest.size();
     };
-    const LayerInput input{Sha256Of(blob), blob.size(), Sha256Of(tar), read, limits};
+    const LayerInput input{Sha256Of(blob), blob.size(), Sha256Of(tar), read, limits, {}, space};
     return MakeLayer(input, directory_, CancelToken(), unpacked_).status();
   }
   uint64_t DataBytes() {
@@ -64,16 +65,21 @@ TEST_F(LayerMakerTest, ALayerOfThatSizeIsMade) {
 }
 
 TEST_F(LayerMakerTest, TheDisksReserveIsKept) {
-  UnpackLimits limits;
-  limits.space = {.max_reserve = UINT64_MAX, .reserve_divisor = 1, .check_bytes = 1 << 20};
-  const absl::Status refused = Make(zeros_, GzipBytes(zeros_), limits);
+  SpaceLimits limits;
+  limits.reserve = {};  // the size of the whole disk: more than is ever free
+  limits.check_bytes = 1 << 20;
+  const auto space = StoreSpace::Open(directory_, limits);
+  ASSERT_TRUE(space.ok()) << space.status();
+  const absl::Status refused = Make(zeros_, GzipBytes(zeros_), {}, space->get());
   EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
   EXPECT_LT(DataBytes(), 2u << 20);
   // A small layer is accepted.
   TearDown();
   SetUp();
   const std::string small = TarOf({{"a", std::string(100'000, 'a')}});
-  EXPECT_EQ(Make(small, GzipBytes(small), limits), absl::OkStatus());
+  const auto fresh = StoreSpace::Open(directory_, limits);
+  ASSERT_TRUE(fresh.ok()) << fresh.status();
+  EXPECT_EQ(Make(small, GzipBytes(small), {}, fresh->get()), absl::OkStatus());
 }
 
 TEST_F(LayerMakerTest, SizesThatOverflowAreNoLimit) {

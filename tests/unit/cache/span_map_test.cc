@@ -159,6 +159,20 @@ TEST_F(SpanMapTest, WhatIsInMemoryIsReadableAndNotPresent) {
   EXPECT_EQ(map_.data_bytes_present(), 0u);
 }
 
+TEST_F(SpanMapTest, EvictsFirstWhatWasNotReadLately) {
+  for (uint32_t span = 0; span < kSpans; ++span) Fetch(span);
+  map_.NoteRead(0, 1, now_);
+  map_.NoteRead(2, 2, now_);
+  EXPECT_EQ(map_.TakeForEviction(kDataBytes, {}), std::vector<uint32_t>{1});
+  map_.SetAbsent(1);
+  EXPECT_EQ(map_.TakeForEviction(kDataBytes, {3}), std::vector<uint32_t>{4});
+  map_.SetAbsent(4);
+  // The whole: reads protect a span for one round only.
+  std::vector<uint32_t> rest = map_.TakeForEviction(kSpans * kDataBytes, {});
+  EXPECT_EQ(rest.size(), kSpans - 2);
+  EXPECT_EQ(map_.last_use(), now_);
+}
+
 TEST_F(SpanMapTest, RemembersReadsInTheirOrder) {
   EXPECT_EQ(map_.last_read(), Moment::InfinitePast());
   map_.NoteRead(3, 10, now_);

@@ -273,7 +273,7 @@ TEST_F(StoreCheckTest, RecordsAreFetchedOrForgotten) {
     EXPECT_EQ(Words(Check(false)), StrCat("right right image: record: "));
     EXPECT_EQ(Words(Check(true)), "right right image:fetched again ");
     EXPECT_EQ(Words(Check(true)), "right right ");
-    EXPECT_EQ(store_->ListImages()->size(), 1u);
+    EXPECT_EQ(store_->ListImages(false)->size(), 1u);
   }
   Close();
   ASSERT_TRUE(DamageRecord(db, KeysOf(db, "image/").at(0)));

@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the .cc files that print replies share.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/text.h"
+
+namespace imagefs {
+
+// Columns as wide as their widest cell, separated by two blanks.
+class Table {
+ public:
+  explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
+  void Row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
+  std::string Text() const {
+    std::vector<size_t> width(rows_[0].size(), 0);
+    for (const auto& row : rows_) {
+      for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
+    }
+    std::string out;
+    for (const auto& row : rows_) {
+      for (size_t i = 0; i < row.size(); ++i) {
+        out += row[i];
+        if (i + 1 < row.size()) out.append(width[i] - row[i].size() + 2, ' ');
+      }
+      out += '\n';
+    }
+    return out;
+  }
+
+ private:
+  std::vector<std::vector<std::string>> rows_;
+};
+
+inline std::string Age(int64_t created_unix, int64_t now_unix) {
+  const int64_t seconds = std::max<int64_t>(now_unix - created_unix, 0);
+  if (seconds < 60) return StrCat(seconds, "s");
+  if (seconds < 3600) return StrCat(seconds / 60, "m");
+  if (seconds < 48 * 3600) return StrCat(seconds / 3600, "h");
+  return StrCat(seconds / 86400, "d");
+}
+
+inline std::string ShortDigest(const std::string& digest) {
+  const size_t colon = digest.find(':');
+  return digest.substr(colon == std::string::npos ? 0 : colon + 1, 12);
+}
+
+inline std::string Plural(uint64_t n, std::string_view one) {
+  return StrCat(n, " ", one, n == 1 ? "" : "s");
+}
+
+}  // namespace imagefs
