@@ -18,15 +18,8 @@ image $images
 for name in $images; do push "$T/images/$name" "suite/$name:1"; done
 app=$REGISTRY/test/app:1 next=$REGISTRY/test/next:1
 configure '[podman]' 'layers = true' 'lazy = "repository"' '[fill]' 'background = false' '[mount]' 'loop_devices = false'
-# Layers that somebody with that agent has fetched since the mark.
-mark() { MARK=$(wc -l <"$REGISTRY_LOG"); }
-fetched() {
-  tail -n "+$((MARK + 1))" "$REGISTRY_LOG" | grep -E "\"GET /v2/.*/blobs/.*\" (200|206) .*\"$1" | grep -oE 'sha256:[0-9a-f]{64}' | sort -u |
-    grep -cxF "$(for layout in "$T"/images/*/; do layers_of "$(basename "$layout")" | tr ' ' '\n'; done)" || true
-}
 pull() { own_podman pull -q --tls-verify=false "$@"; }
 als() { echo "$RUN/als/$(printf %s "$1" | base64 -w0)"; }
-layers_of() { field '" ".join(l["digest"] for l in j["layers"])' <"$(manifest_file "$1")"; }
 nothing_is_held() {
   wait_for 20 '[ -z "$(ls "$ROOT/layers" "$ROOT/chains" | grep -v :)" ]' || fail "files stay: $(ls "$ROOT/layers" "$ROOT/chains")"
   same "mounts" "$RUN/als" "$(mounts_below "$RUN")"

@@ -171,7 +171,8 @@ pod() { cri run-pod "$1" --logs "$CONTAINERD/logs" --handler "${HANDLER:-}" | fi
 container() {
   local pod=$1 pod_name=$2 name=$3 image=$4 id
   shift 4
-  id=$(cri create --logs "$CONTAINERD/logs" --handler "${HANDLER:-}" ${IMAGE_VOLUME:+--image-volume "$IMAGE_VOLUME"} "$pod" "$pod_name" "$name" "$image" "$@" | field 'j["container"]')
+  id=$(cri create --logs "$CONTAINERD/logs" --handler "${HANDLER:-}" ${IMAGE_VOLUME:+--image-volume "$IMAGE_VOLUME"} \
+    ${USER_IMAGE:+--user-image "$USER_IMAGE"} "$pod" "$pod_name" "$name" "$image" "$@" | field 'j["container"]')
   cri start "$id" >/dev/null
   echo "$id"
 }

@@ -145,11 +145,12 @@ class Client:
 
     def create(self, args):
         config = cri.ContainerConfig(
-            metadata=cri.ContainerMetadata(name=args.name), image=image.ImageSpec(image=args.image),
+            metadata=cri.ContainerMetadata(name=args.name),
+            image=cri.ImageOfContainer(image=args.image, user_specified_image=args.user_image or args.image),
             command=args.command, log_path=args.name + ".log",
             envs=[cri.KeyValue(key=k, value=v) for k, _, v in (e.partition("=") for e in args.env)],
             mounts=[cri.Mount(host_path=h, container_path=c) for h, _, c in (m.partition(":") for m in args.mount)] +
-            [cri.Mount(image=image.ImageSpec(image=ref), container_path=c, readonly=True)
+            [cri.Mount(image=cri.ImageOfContainer(image=ref, user_specified_image=ref), container_path=c, readonly=True)
              for c, _, ref in (m.partition("=") for m in args.image_volume)],
             linux=cri.LinuxContainerConfig(security_context=cri.LinuxContainerSecurityContext(
                 namespace_options=cri.NamespaceOption(network=cri.NODE, pid=cri.CONTAINER),
@@ -258,6 +259,7 @@ def parser():
     create.add_argument("--mount", action="append", default=[], help="HOST:CONTAINER")
     create.add_argument("--handler", default="")
     create.add_argument("--image-volume", action="append", default=[], help="CONTAINER=IMAGE, as the kubelet asks")
+    create.add_argument("--user-image", help="the name that the pod gives, where IMAGE is an id")
     create.add_argument("--read-only", action="store_true")
     for name in ("start", "rm", "stats", "logs"):
         verb(name, "container")

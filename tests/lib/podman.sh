@@ -49,3 +49,10 @@ names() { ifs add --list --json | field '" ".join(i["name"] for i in j["images"]
 # What podman lists: names, sorted.
 listed() { own_podman images --format '{{.Repository}}:{{.Tag}}' | sort | tr '\n' ' ' | sed 's/ $//'; }
 counter() { ifs status --json | field "j['counters']['$1']"; }
+layers_of() { field '" ".join(l["digest"] for l in j["layers"])' <"$(manifest_file "$1")"; }
+# Layers that somebody with that agent has fetched since the mark.
+mark() { MARK=$(wc -l <"$REGISTRY_LOG"); }
+fetched() {
+  tail -n "+$((MARK + 1))" "$REGISTRY_LOG" | grep -E "\"GET /v2/.*/blobs/.*\" (200|206) .*\"$1" | grep -oE 'sha256:[0-9a-f]{64}' | sort -u |
+    grep -cxF "$(for layout in "$T"/images/*/; do layers_of "$(basename "$layout")" | tr ' ' '\n'; done)" || true
+}
