@@ -82,6 +82,14 @@ std::vector<Downloads::Partial> Downloads::Partials() const {
   return partials;
 }
 
+uint64_t Downloads::BytesOf(const Digest& blob) const {
+  uint64_t bytes = 0;
+  for (const Partial& partial : Partials()) {
+    if (partial.name.starts_with(blob.hex())) bytes += partial.bytes;
+  }
+  return bytes;
+}
+
 uint64_t Downloads::RemovePartial(const Partial& partial) {
   absl::MutexLock lock(&mu_);
   const auto it = open_.find(partial.name);

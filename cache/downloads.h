@@ -49,6 +49,8 @@ class Downloads {
     int64_t written = 0;  // Unix seconds: last
   };
   std::vector<Partial> Partials() const ABSL_LOCKS_EXCLUDED(mu_);
+  // What ended downloads left of a blob, for all of its registries.
+  uint64_t BytesOf(const Digest& blob) const ABSL_LOCKS_EXCLUDED(mu_);
   // Returns the bytes freed; 0 if the download has begun again.
   uint64_t RemovePartial(const Partial& partial) ABSL_LOCKS_EXCLUDED(mu_);
 

@@ -174,6 +174,26 @@ absl::StatusOr<ImageRef> ImageRecords::Find(const Reference& reference,
                                     ") is not in the store; fetch it with: imagefs pull ", text));
 }
 
+absl::StatusOr<ImageRef> ImageRecords::FindManifest(const Digest& manifest) const {
+  ImageRef found;
+  for (const std::string_view prefix : {kImagePrefix, kHeldPrefix}) {
+    IMAGEFS_RETURN_IF_ERROR(
+        kv_.ForEachWithPrefix(prefix, [&](std::string_view key, std::string_view value) {
+          const absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
+          if (!row.ok() || row->manifest != manifest) return true;
+          const std::string_view name = key.substr(prefix.size());
+          const absl::StatusOr<ImageRef> image =
+              Load(row->reference.empty() ? name.substr(0, name.rfind('\n'))
+                                          : std::string_view(row->reference),
+                   value);
+          if (image.ok()) found = *image;
+          return found == nullptr;
+        }));
+    if (found != nullptr) return found;
+  }
+  return absl::NotFoundError(StrCat("no record of manifest ", manifest.ToString()));
+}
+
 absl::StatusOr<std::vector<ImageRef>> ImageRecords::ListHeld(const std::string& holder) const {
   std::vector<ImageRef> images;
   IMAGEFS_RETURN_IF_ERROR(kv_.ForEachWithPrefix(

@@ -57,6 +57,7 @@ class ImageRecords {
   // Finds a listed image. A platform without a variant matches any variant. Returns kNotFound with
   // a remedy.
   absl::StatusOr<ImageRef> Find(const Reference& reference, const Platform& platform) const;
+  absl::StatusOr<ImageRef> FindManifest(const Digest& manifest) const;  // listed or held
   struct Listed {
     std::string reference;
     ImageRef image;

@@ -165,6 +165,12 @@ class ImageStoreImpl : public ImageStore {
     return progress;
   }
 
+  uint64_t ResumableBytes(const Digest& blob) const override {
+    return layers_->ResumableBytes(blob);
+  }
+  absl::StatusOr<ImageRef> FindManifest(const Digest& manifest) const override {
+    return records_->FindManifest(manifest);
+  }
   LayerState StateOf(const LayerKey& layer) const override { return layers_->StateOf(layer); }
   LayerState StateOfName(const Digest& id) const override { return layers_->StateOfName(id); }
   std::string_view SourceOf(const LayerKey& layer) const override {

@@ -150,6 +150,8 @@ class ImageStore {
   // present.
   virtual bool HasLayers(const ResolvedImage& image, IndexTrust trust) const = 0;
   virtual std::optional<LayerProgress> Progress(const LayerKey& layer) const = 0;
+  // Bytes of the blob that interrupted pulls left, approximately: they are not fetched again.
+  virtual uint64_t ResumableBytes(const Digest& blob) const = 0;
   virtual LayerState StateOf(const LayerKey& layer) const = 0;
   // By the layer's name.
   virtual LayerState StateOfName(const Digest& id) const = 0;
@@ -162,6 +164,8 @@ class ImageStore {
   // Returns the resolved image of a record, or kNotFound with a remedy.
   virtual absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                              const Platform& platform) const = 0;
+  // Returns a listed or held image of that manifest, or kNotFound.
+  virtual absl::StatusOr<ImageRef> FindManifest(const Digest& manifest) const = 0;
   // Deletes every record of that reference (all platforms), then collects layers and chains that no
   // record and no holder needs. Returns the bytes freed.
   virtual absl::StatusOr<uint64_t> Remove(const Reference& reference) = 0;

@@ -33,6 +33,7 @@ struct LayerProgress {
   Activity activity = Activity::kWaiting;
   uint64_t blob_bytes = 0;        // compressed size
   uint64_t downloaded_bytes = 0;  // of those, present locally
+  uint64_t resumed_bytes = 0;     // of those, fetched before by an earlier attempt or process
   uint64_t unpacked_bytes = 0;    // tar bytes written
   uint32_t callers = 0;           // of the layer's flight; more than 1 = shared
   std::string trouble;            // why nothing arrives at the moment; "" = no trouble

@@ -91,8 +91,7 @@ class LayerStore {
   // Removes the data of a layer that nobody holds; its bytes are then fetched on demand. Returns
   // the bytes freed, or kFailedPrecondition if the layer is held or has no span table.
   absl::StatusOr<uint64_t> Evict(const Digest& id);
-  // Removes a layer that nobody holds, although records may name it. Returns the bytes freed.
-  uint64_t RemoveUnused(const Digest& id);
+  uint64_t RemoveUnused(const Digest& id);  // even if records name it. Returns the bytes freed
   // Frees about `bytes` of lazy layers in use, those not read lately first. Waits for readers.
   uint64_t EvictParts(uint64_t bytes);
   Downloads& downloads() { return *downloads_; }
@@ -110,6 +109,7 @@ class LayerStore {
   LayerState StateOfName(const Digest& id) const;
   std::string_view SourceOf(const LayerKey& key) const;
   std::optional<LayerProgress> Progress(const LayerKey& key) const;
+  uint64_t ResumableBytes(const Digest& blob) const { return downloads_->BytesOf(blob); }
   std::vector<LayerInfo> List() const;
   std::vector<FlightReport> Flights() const;
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;

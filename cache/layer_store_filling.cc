@@ -439,6 +439,8 @@ std::optional<LayerProgress> LayerStore::FillProgress(const LayerKey& key) const
                                                  : LayerProgress::Activity::kDownloading;
   progress.blob_bytes = report.blob_bytes;
   progress.downloaded_bytes = report.blob_bytes_present;
+  progress.resumed_bytes =
+      report.blob_bytes_present - std::min(report.blob_bytes_present, report.blob_bytes_fetched);
   progress.unpacked_bytes = report.data_bytes_present;
   progress.trouble = report.cause;
   return progress;

@@ -77,10 +77,10 @@ absl::Status StoreSpace::CheckLimit(uint64_t bytes, Writer writer) {
     return absl::OkStatus();
   }
   used_.fetch_sub(bytes, std::memory_order_relaxed);
-  return absl::ResourceExhaustedError(
-      StrCat("the store ", root_, " has reached its limit of ", FormatBytes(limit_),
-             " (store.limit), and nothing more of it can be given back now; `imagefs df` shows "
-             "what it holds, `imagefs umount`, `unpin` and `rm` give some of it back"));
+  return absl::ResourceExhaustedError(StrCat(
+      "the store ", root_, " has reached its limit of ", FormatBytes(limit_), " (store.limit)",
+      exhausted_.load(std::memory_order_relaxed) ? ", and nothing more can be given back now" : "",
+      "; `imagefs df` shows what it holds, and `imagefs umount`, `unpin` and `rm` give some back"));
 }
 
 absl::Status StoreSpace::CheckFree(uint64_t bytes) {

@@ -254,12 +254,14 @@ Setter Percent(unsigned& out) {
   };
 }
 
-// A size or a percentage of the file system; `word` means `otherwise`.
-Setter Amount(SpaceAmount& out, std::string_view word, SpaceAmount otherwise) {
-  return [&out, word, otherwise](const toml::node& node) -> std::string {
+// A size, a percentage of the file system, or one of these words.
+using AmountWord = std::pair<std::string_view, SpaceAmount>;
+Setter Amount(SpaceAmount& out, std::vector<AmountWord> words) {
+  return [&out, words = std::move(words)](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
-    if (text != nullptr && text->get() == word) {
-      out = otherwise;
+    for (const auto& [word, amount] : words) {
+      if (text == nullptr || text->get() != word) continue;
+      out = amount;
       return "";
     }
     const std::optional<unsigned> percent =
@@ -271,8 +273,9 @@ Setter Amount(SpaceAmount& out, std::string_view word, SpaceAmount otherwise) {
     } else if (bytes.ok() && *bytes > 0 && *bytes < UINT64_MAX) {
       out = {*bytes, 100};
     } else {
-      return StrCat("must be a size like \"50G\", a part of the file system like \"80%\", or \"",
-                    word, "\"");
+      std::string known;
+      for (const auto& [word, amount] : words) StrAppend(&known, " or \"", word, "\"");
+      return StrCat("must be a size like \"50G\", a part of the file system like \"80%\",", known);
     }
     return "";
   };
@@ -341,10 +344,11 @@ Settings SettingsOf(Config& config) {
       {"store",
        {{"sharing", Choice(config.store_open, "open", "proven")},
         {"scrub", OrOff(config.store_scrub)},
-        {"limit", Amount(config.space.limit, "none", SpaceAmount())},
+        {"limit", Amount(config.space.limit, {{"none", SpaceAmount()}})},
         {"high", Percent(config.space.high)},
         {"low", Percent(config.space.low)},
-        {"reserve", Amount(config.space.reserve, "none", SpaceAmount{0, 0})},
+        {"reserve", Amount(config.space.reserve,
+                           {{"auto", SpaceLimits().reserve}, {"none", SpaceAmount{0, 0}}})},
         {"keep_partial", OrOff(config.store_keep_partial)}}},
       {"mount", {{"loop_devices", Bool(config.loop_devices)}}},
       {"containerd",

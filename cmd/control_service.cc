@@ -342,6 +342,7 @@ absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request
       IMAGEFS_ASSIGN_OR_RETURN(chain, deps_.store.FindChain(mount.record.chain_id));
     }
     const std::vector<std::optional<FillReport>> reports = deps_.store.FillReports(chain);
+    const absl::StatusOr<ImageRef> image = deps_.store.FindManifest(mount.record.manifest_digest);
     for (size_t i = 0; i < chain->layers.size(); ++i) {
       const Layer& layer = *chain->layers[i];
       MountStatusReply::Layer* out = reply->add_layers();
@@ -351,6 +352,11 @@ absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request
       out->set_source(std::string(proven ? kProvenSource : IndexSourceName(layer.source)));
       out->set_data_bytes(layer.data_bytes);
       out->set_data_bytes_present(layer.data_bytes);
+      if (image.ok() && i < (*image)->manifest.layers.size()) {
+        out->set_digest((*image)->manifest.layers[i].digest.ToString());
+        out->set_blob_bytes((*image)->manifest.layers[i].size);
+        out->set_blob_bytes_present(out->blob_bytes());
+      }
       if (i >= reports.size() || !reports[i].has_value()) continue;
       const FillReport& report = *reports[i];
       if (report.state != "complete") out->set_state(report.state);

@@ -160,7 +160,7 @@ std::string MountJson(const MountResult& result) {
         .Member("digest", layer.digest())
         .Member("diff_id", layer.diff_id())
         .Member("bytes", uint64_t{layer.blob_bytes()})
-        .Member("fetched", layer.reused() ? uint64_t{0} : uint64_t{layer.downloaded_bytes()})
+        .Member("fetched", uint64_t{layer.fetched_bytes()})
         .Member("reused", layer.reused())
         .Member("shared", layer.shared())
         .EndObject();
@@ -464,10 +464,11 @@ std::string MountStatusText(const MountStatusReply& reply) {
       StrAppend(&flights, flights.empty() ? "" : " ",
                 FormatBytes(transfer.end() - transfer.begin()), " ", transfer.priority());
     }
-    const bool whole = layer.blob_bytes() == 0;
+    // Not known of a layer whose image is no longer recorded.
+    const bool known = layer.blob_bytes() > 0;
     table.Row({ShortDigest(layer.diff_id()), layer.state(), layer.source(),
-               FormatBytes(whole ? layer.data_bytes() : layer.blob_bytes_present()),
-               FormatBytes(whole ? layer.data_bytes() : layer.blob_bytes()),
+               known ? FormatBytes(layer.blob_bytes_present()) : "-",
+               known ? FormatBytes(layer.blob_bytes()) : "-",
                FormatBytes(layer.blob_bytes_fetched()), FormatBytes(layer.blob_bytes_needed()),
                StrCat(layer.waiting()), flights.empty() ? "-" : flights});
     if (!layer.reason().empty()) {
@@ -492,6 +493,7 @@ std::string MountStatusJson(const MountStatusReply& reply) {
   for (const MountStatusReply::Layer& layer : reply.layers()) {
     json.BeginObject()
         .Member("diff_id", layer.diff_id())
+        .Member("digest", layer.digest())
         .Member("state", layer.state())
         .Member("source", layer.source())
         .Member("reason", layer.reason())

@@ -79,9 +79,11 @@ std::string ImagesJson(const ListImagesReply& reply) {
         .Member("created", int64_t{image.created_unix()});
     json.Key("used_by").BeginArray();
     for (const ImageUser& user : image.used_by()) {
-      json.BeginObject().Member("kind", user.kind()).Member("name", user.name());
-      if (user.kind() == "containerd") json.Member("containers", uint64_t{user.containers()});
-      json.EndObject();
+      json.BeginObject()
+          .Member("kind", user.kind())
+          .Member("name", user.name())
+          .Member("containers", uint64_t{user.containers()})
+          .EndObject();
     }
     json.EndArray().EndObject();
   }

@@ -71,7 +71,12 @@ void TransferProgress::SetRegistry(const std::string& host) {
 void TransferProgress::Track(ImageRef image) {
   std::vector<LayerTrack> tracks;
   for (size_t i = 0; i < image->config.diff_ids.size(); ++i) {
-    tracks.push_back({.reused = IsHere(store_.StateOf(KeyOf(*image, i)))});
+    LayerTrack& track = tracks.emplace_back();
+    track.reused = IsHere(store_.StateOf(KeyOf(*image, i)));
+    if (track.reused) continue;
+    const std::optional<LayerProgress> progress = store_.Progress(KeyOf(*image, i));
+    track.before = progress.has_value() ? progress->downloaded_bytes
+                                        : store_.ResumableBytes(image->manifest.layers[i].digest);
   }
   absl::MutexLock lock(&mu_);
   image_ = std::move(image);
@@ -151,12 +156,17 @@ void TransferProgress::FillLayers(bool readable, LayerEvents* out) const {
       // Lazy: readable before all its bytes are local.
       event->set_activity("filling");
       const std::optional<LayerProgress> progress = store_.Progress(key);
-      event->set_downloaded_bytes(progress.has_value() ? progress->downloaded_bytes : 0);
+      const uint64_t here = progress.has_value() ? progress->downloaded_bytes : 0;
+      const uint64_t before = progress.has_value() ? progress->resumed_bytes : 0;
+      event->set_downloaded_bytes(here);
+      event->set_fetched_bytes(here - std::min(here, std::max(before, tracks[i].before)));
       continue;
     }
     if (readable || tracks[i].reused) {
       event->set_activity("done");
-      if (!tracks[i].reused) event->set_downloaded_bytes(blob.size);
+      if (tracks[i].reused) continue;
+      event->set_downloaded_bytes(blob.size);
+      event->set_fetched_bytes(blob.size - std::min(blob.size, tracks[i].before));
       continue;
     }
     const std::optional<LayerProgress> progress = store_.Progress(key);
@@ -173,9 +183,7 @@ void TransferProgress::FillResult(control::v1::MountResult* out) {
   absl::flat_hash_set<std::string> counted;
   uint64_t fetched = 0;
   for (const LayerEvent& layer : out->layers()) {
-    if (!layer.reused() && counted.insert(layer.digest()).second) {
-      fetched += layer.downloaded_bytes();
-    }
+    if (counted.insert(layer.digest()).second) fetched += layer.fetched_bytes();
   }
   out->set_fetched_bytes(fetched);
   absl::MutexLock lock(&mu_);

@@ -50,6 +50,7 @@ class TransferProgress {
   struct LayerTrack {
     bool reused = false;  // local before this call
     bool shared = false;  // another caller was seen waiting for it
+    uint64_t before = 0;  // of the compressed bytes: present before this call
     uint64_t downloaded = 0;
     uint64_t unpacked = 0;
     Clock::time_point moved;  // when `downloaded` last grew, or the layer was first seen

@@ -14,8 +14,9 @@ ifs mount -q --mode fuse --rw "oci:$T/images/plain" "$M/rw" >/dev/null
 echo kept >"$M/rw/written"
 for round in 1 2 3; do
   slay $(daemons)
-  # What the kernel has in its caches it may still give; this file nobody has read.
-  ! timeout 10 cat "$M/a/usr/lib/big" >/dev/null 2>&1 || fail "who serves this?"
+  # What the kernel has in its caches it may still give; this file nobody has read. The holder starts a daemon after ten
+  # seconds.
+  ! timeout 5 cat "$M/a/usr/lib/big" >/dev/null 2>&1 || fail "who serves this?"
   ifs images >/dev/null   # starts the next daemon
   wait_for 20 "grep -q root '$M/a/etc/passwd' 2>/dev/null" || fail "round $round: not mounted again"
   [ -e "$M/b/keep" ] || fail "round $round: the second mount did not come back"

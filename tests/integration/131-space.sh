@@ -60,7 +60,26 @@ ifs prune --json >"$T/pruned"
 same "a dry run says what happens" "$(field 'j["freed_bytes"]' <"$T/dry")" "$(field 'j["freed_bytes"]' <"$T/pruned")"
 same "partial downloads" 0 "$(df_of disk_bytes partial | $PY -c 'print(int(int(input()) > 4096))')"
 none_left || fail "left after prune: $(ls "$ROOT/layers" "$ROOT/blobs")"
+
+# ---- what an interrupted pull left is not said to be fetched by the next one
+setsid "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q "$PROXY/test/big:1" >"$T/pull.out" 2>&1 & pull=$!
+wait_for 20 '[ "$(find "$ROOT/blobs" -type f -size +1k | wc -l)" -ge 1 ]' || fail "no download began"
+kill -INT $pull; wait $pull || true
+wait_for 10 '[ "$(df_of reclaimable_bytes partial)" -gt 1000000 ]' || fail "df shows nothing: $(ifs df)"
+left=$(df_of reclaimable_bytes partial)
 touch "$T/go"
+ifs pull -q --json "$PROXY/test/big:1" >"$T/pulled"
+fetched=$(field 'j["fetched_bytes"]' <"$T/pulled") size=$(field 'sum(l["bytes"] for l in j["layers"])' <"$T/pulled")
+[ "$fetched" -gt 0 ] && [ "$fetched" -le $((size - left + 100000)) ] || fail "$fetched bytes were fetched of $size, and $left were here"
+
+# ---- status of a mount: compressed bytes, in every state
+ifs mount -q "$PROXY/test/big:1" "$M/a" >/dev/null
+for again in no yes; do
+  [ $again = no ] || slay $(daemons)
+  same "compressed bytes" "$size $size" "$(ifs status --json "$M/a" | field 'str(sum(l["blob_bytes"] for l in j["layers"])) + " " + str(sum(l["blob_bytes_present"] for l in j["layers"]))')"
+done
+ifs umount "$M/a"
+ifs rm "$PROXY/test/big:1" >/dev/null
 
 # ---- prune --all: not what is mounted, pinned, or could not be fetched again
 cp -a "$T/images/layers" "$T/local"

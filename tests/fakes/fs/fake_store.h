@@ -87,6 +87,8 @@ class FakeImageStore : public ImageStore {
   }
   bool HasLayers(const ResolvedImage& image, IndexTrust trust) const override;
   std::optional<LayerProgress> Progress(const LayerKey& layer) const override;
+  uint64_t ResumableBytes(const Digest&) const override { return 0; }
+  absl::StatusOr<ImageRef> FindManifest(const Digest&) const override { return ImageRef(image_); }
   LayerState StateOf(const LayerKey& layer) const override { return StateOfName(layer.diff_id); }
   LayerState StateOfName(const Digest& id) const override;
   std::string_view SourceOf(const LayerKey&) const override { return kProvenSource; }

@@ -3,9 +3,11 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
@@ -92,7 +94,24 @@ class LazyStoreTest : public ::testing::Test {
     std::string bytes(range.size(), '\0');
     EXPECT_TRUE(
         PreadFull(chain_->layers[layer]->data.get(), absl::MakeSpan(bytes), range.begin).ok());
+    for (const ReadPin::Memory& part : pin->memory) {
+      for (size_t i = 0; i < part.bytes->size(); ++i) {
+        const uint64_t at = part.begin + i;
+        if (at >= range.begin && at < range.end) bytes[at - range.begin] = (*part.bytes)[i];
+      }
+    }
     return bytes == tars_[layer].substr(range.begin, range.size())
+               ? absl::OkStatus()
+               : absl::InternalError("wrong bytes were served");
+  }
+  // Whatever is present of the layer.
+  absl::Status ReadAny(size_t layer, size_t at) {
+    at %= tars_[layer].size() - 50'000;
+    if (chain_->layers[layer]->keeper() != nullptr) return Read(layer, {at, at + 50'000});
+    std::string bytes(50'000, '\0');
+    IMAGEFS_RETURN_IF_ERROR(
+        PreadFull(chain_->layers[layer]->data.get(), absl::MakeSpan(bytes), at).status());
+    return bytes == tars_[layer].substr(at, bytes.size())
                ? absl::OkStatus()
                : absl::InternalError("wrong bytes were served");
   }
@@ -394,6 +413,98 @@ TEST_F(LazyStoreTest, EvictedLayersComeAgainInParts) {
   EXPECT_EQ(StateOf(0), LayerState::kFilling);
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(Read(0, {100'000, 200'000}).ok());
+}
+
+// Evictions change files and records while the layers are opened: whoever opens one gets right
+// bytes.
+TEST_F(LazyStoreTest, LayersAreOpenedWhileTheyAreEvicted) {
+  Publish();
+  ASSERT_TRUE(Durable().ok());
+  chain_.reset();
+  const Reference reference = *Reference::Parse("registry.test/img:latest");
+  std::atomic<bool> stop{false};
+  std::atomic<uint64_t> freed{0};
+  std::thread evictor([&] {
+    while (!stop) {
+      const auto bytes = store_->Evict(reference);
+      if (bytes.ok()) freed += *bytes;
+    }
+  });
+  for (int round = 0; round < 100; ++round) {
+    EXPECT_TRUE(Show(IndexTrust::Any()).ok()) << round;
+    for (const size_t layer : {0, 1}) EXPECT_TRUE(ReadAny(layer, round * 10'000).ok()) << round;
+    chain_.reset();
+  }
+  stop = true;
+  evictor.join();
+  EXPECT_GT(freed.load(), 0U);
+}
+
+TEST_F(LazyStoreTest, ReadersFindEveryByteInAStoreAtItsLimit) {
+  Publish();
+  options_.space.reserve = {0, 0};
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  const uint64_t limit = store_->Usage()->used + 600'000;
+  options_.space.limit.bytes = limit;
+  Reopen();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  uint64_t most = 0;
+  for (int round = 0; round < 3; ++round) {
+    for (size_t at = 0; at + 50'000 < tars_[0].size(); at += 50'000) {
+      for (const size_t layer : {0, 1}) {
+        ASSERT_TRUE(ReadAny(layer, at).ok()) << round << " " << at;
+      }
+      most = std::max(most, store_->Usage()->used);
+    }
+  }
+  EXPECT_LE(most, limit + (1 << 20));
+  EXPECT_GT(Counter("fill_evicted_bytes"), 0U);
+  // What waits for all of it is told why it cannot come.
+  const absl::Status durable = Durable();
+  EXPECT_TRUE(absl::IsResourceExhausted(durable)) << durable;
+  EXPECT_NE(durable.message().find("store.limit"), std::string::npos) << durable;
+}
+
+TEST_F(LazyStoreTest, UnusedLayersGiveWayAndPinnedOnesDoNot) {
+  Publish();
+  ASSERT_TRUE(Durable().ok());
+  const Reference reference = *Reference::Parse("registry.test/img:latest");
+  ASSERT_TRUE(store_->Pin(reference).ok());
+  EXPECT_TRUE(store_->ListImages(false)->front().pinned);
+  const uint64_t used = store_->Usage()->used;
+  options_.space.reserve = {0, 0};
+  options_.space.limit.bytes = used - 500'000;
+  Reopen();  // keeps within its limits when it starts
+  EXPECT_EQ(StateOf(0), LayerState::kComplete);
+  ASSERT_TRUE(store_->Unpin(reference).ok());
+  EXPECT_TRUE(absl::IsNotFound(store_->Unpin(reference)));
+  Reopen();
+  EXPECT_TRUE(StateOf(0) == LayerState::kFilling || StateOf(1) == LayerState::kFilling);
+  EXPECT_LE(store_->Usage()->used, used - 500'000);
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(ReadAny(0, 100'000).ok());
+}
+
+TEST_F(LazyStoreTest, PruneRemovesWhatNothingUses) {
+  Publish();
+  ASSERT_TRUE(Durable().ok());
+  EXPECT_EQ(store_->Prune({.all = true, .dry_run = true})->images.size(), 0U) << "it is in use";
+  chain_.reset();
+  image_.reset();
+  // The syncer may hold them for a moment.
+  ASSERT_TRUE(Eventually([&] {
+    const auto would = store_->Prune({.all = true, .dry_run = true});
+    return would->images == std::vector<std::string>{"registry.test/img:latest"};
+  }));
+  EXPECT_EQ(store_->ListImages(false)->size(), 1U);
+  EXPECT_TRUE(store_->Prune({.all = true, .older = absl::Hours(1)})->images.empty());
+  ASSERT_TRUE(Eventually([&] { return !store_->Prune({.all = true})->images.empty(); }));
+  EXPECT_TRUE(store_->ListImages(false)->empty());
+  EXPECT_TRUE(Eventually([&] {
+    (void)store_->Prune({.all = true});
+    return store_->ListLayers().empty();
+  }));
 }
 
 }  // namespace

@@ -206,6 +206,30 @@ TEST(Config, CredentialsOfANode) {
   EXPECT_EQ(config->containerd_socket, "/run/other/containerd.sock");
 }
 
+TEST(Config, Space) {
+  const auto none = ParseConfig("", "f");
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_TRUE(none->space.limit.all());
+  EXPECT_EQ(none->space.reserve, SpaceLimits().reserve);
+  EXPECT_EQ(none->space.background_min_free, 15u);
+  EXPECT_EQ(none->store_keep_partial, absl::Hours(24));
+  const auto config = ParseConfig(
+      "[store]\nlimit = \"80%\"\nreserve = \"2G\"\nhigh = \"90%\"\nlow = \"0%\"\nkeep_partial = "
+      "\"off\"\n[fill]\nmin_free = \"3%\"\n",
+      "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->space.limit, (SpaceAmount{UINT64_MAX, 80}));
+  EXPECT_EQ(config->space.reserve, (SpaceAmount{uint64_t{2} << 30, 100}));
+  EXPECT_EQ(config->space.high, 90u);
+  EXPECT_EQ(config->space.low, 0u);
+  EXPECT_EQ(config->space.background_min_free, 3u);
+  EXPECT_EQ(config->store_keep_partial, absl::ZeroDuration());
+  const auto words = ParseConfig("[store]\nlimit = \"none\"\nreserve = \"none\"\n", "f");
+  ASSERT_TRUE(words.ok()) << words.status();
+  EXPECT_TRUE(words->space.limit.all());
+  EXPECT_EQ(words->space.reserve, (SpaceAmount{0, 0}));
+}
+
 TEST(Config, ErrorsNameFileLineAndSetting) {
   for (const auto& [text, needle] : std::vector<std::pair<std::string, std::string>>{
            {"[index]\nlookup = 1\n", "f.toml:2: index.lookup must be true or false"},
@@ -228,6 +252,13 @@ TEST(Config, ErrorsNameFileLineAndSetting) {
            {"[credentials]\ncontainerd = \"relative\"\n", "f.toml:2: credentials.containerd"},
            {"[credentials]\nkubelet_config = \"/a\"\n", "must be set together"},
            {"[credentials]\nkubelet_bin_dir = \"/a\"\n", "must be set together"},
+           {"[store]\nlimit = \"0\"\n", "f.toml:2: store.limit must be a size like"},
+           {"[store]\nlimit = 5\n", "store.limit must be a size like"},
+           {"[store]\nlimit = \"101%\"\n", "store.limit must be a size like"},
+           {"[store]\nreserve = \"some\"\n", " or \"auto\" or \"none\""},
+           {"[store]\nhigh = \"95\"\n", "store.high must be a percentage"},
+           {"[store]\nlow = \"96%\"\n", "store.low must be below store.high"},
+           {"[store]\nkeep_partial = \"1\"\n", "store.keep_partial must be a duration"},
            {"[index\n", "f.toml:1: "}}) {
     const auto config = ParseConfig(text, "f.toml");
     ASSERT_FALSE(config.ok()) << text;

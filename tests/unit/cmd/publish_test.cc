@@ -99,13 +99,14 @@ TEST_F(PublicationsTest, TheEndOfTheDaemonCancelsAndWaits) {
 
 TEST_F(PublicationsTest, StopWaitsForWhatIsWithTheExecutor) {
   // The pool is busy: what follows the indexes is queued there when the daemon stops.
-  absl::Notification go_on;
-  for (int i = 0; i < 2; ++i) executor_.Submit([&] { go_on.WaitForNotification(); });
+  // Shared: a task may begin after the end of this test.
+  const auto go_on = std::make_shared<absl::Notification>();
+  for (int i = 0; i < 2; ++i) executor_.Submit([go_on] { go_on->WaitForNotification(); });
   const auto outcome = Start();
   EXPECT_EQ(publications_.running(), 1);
   std::thread stop([&] { publications_.Stop(); });
   EXPECT_FALSE(outcome->ended.HasBeenNotified());
-  go_on.Notify();
+  go_on->Notify();
   stop.join();
   EXPECT_TRUE(outcome->ended.HasBeenNotified());
   EXPECT_FALSE(outcome->status().ok());
