@@ -86,7 +86,7 @@ class ImageStoreImpl : public ImageStore {
         SpaceKeeper::Options{options_.root, options_.keep_partial},
         SpaceKeeper::Deps{*space_, *layers_, *chains_, *records_, *kv_,
                           [this] { return CollectOlder(absl::ZeroDuration()); }});
-    keeper_->KeepWithin();
+    keeper_->KeepWithin(/*pressed=*/false);
     space_->OnPressure([this] { MakeRoom(); });
     KeepHouse();
     IndexFinder::Options index = options_.index;
@@ -620,7 +620,7 @@ void ImageStoreImpl::KeepHouse() {
         LogWarning("store.not_collected cause=", freed.status().message());
       }
     }
-    keeper_->KeepWithin();
+    keeper_->KeepWithin(/*pressed=*/false);
     KeepHouse();
   });
 }
@@ -631,7 +631,7 @@ void ImageStoreImpl::MakeRoom() {
   if (closing_) return;
   housekeeping_->Submit([this] {
     making_room_ = false;
-    keeper_->KeepWithin();
+    keeper_->KeepWithin(/*pressed=*/true);
   });
 }
 
@@ -662,14 +662,17 @@ absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages(bool also_he
     record.layers = image->manifest.layers.size();
     for (const Descriptor& layer : image->manifest.layers) record.compressed_bytes += layer.size;
     record.state = LayerState::kComplete;
+    uint64_t data_bytes = 0;
     for (const Digest& id : image->layer_ids) {
       if (const auto it = local.find(id); it != local.end()) record.unpacked_bytes += it->second;
       const auto use = uses.find(id);
-      const bool any = use != uses.end() &&
-                       (use->second.state != LayerState::kFilling || use->second.data_bytes > 0);
-      record.state = std::min(record.state, any ? use->second.state : LayerState::kAbsent);
-      if (use != uses.end()) record.disk_bytes += use->second.bytes();
+      record.state =
+          std::min(record.state, use != uses.end() ? use->second.state : LayerState::kAbsent);
+      if (use == uses.end()) continue;
+      record.disk_bytes += use->second.bytes();
+      data_bytes += use->second.data_bytes;
     }
+    if (data_bytes == 0 && record.layers > 0) record.state = LayerState::kAbsent;
     record.listed = images.size() < count;
     record.pinned = record.listed && pins.contains(reference);
     record.created_unix = created;

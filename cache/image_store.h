@@ -56,7 +56,7 @@ struct ImageRecord {
   uint64_t unpacked_bytes = 0;  // tar bytes of the layers that are present
   uint64_t disk_bytes = 0;      // that these layers occupy on the disk
   bool pinned = false, listed = true;
-  // The least finished of its layers: kAbsent if one is missing or has no bytes.
+  // Of the least finished of its layers; kAbsent also if none has any data.
   LayerState state = LayerState::kAbsent;
   size_t layers = 0;
   int64_t created_unix = 0;  // when it was resolved

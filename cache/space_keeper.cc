@@ -21,6 +21,7 @@ namespace imagefs {
 namespace {
 
 constexpr std::string_view kProfilePrefix = "profile/";
+constexpr absl::Duration kExhaustedPause = absl::Seconds(1);
 constexpr absl::Duration kOverPause = absl::Minutes(1);    // before the end of a state is logged
 constexpr absl::Duration kFreedPause = absl::Seconds(30);  // between lines about space given back
 
@@ -125,8 +126,9 @@ uint64_t SpaceKeeper::EvictUnused(std::vector<LayerUse> layers, const Wanted& wa
   return freed;
 }
 
-void SpaceKeeper::KeepWithin() {
+void SpaceKeeper::KeepWithin(bool pressed) {
   absl::MutexLock lock(&mu_);
+  if (pressed && Moment::Now() - exhausted_ < kExhaustedPause) return;
   uint64_t count = 0;
   RemovePartials(options_.keep_partial, UINT64_MAX, /*dry_run=*/false, count);
   absl::StatusOr<StoreSpace::Reading> now = deps_.space.Read();
@@ -144,6 +146,7 @@ void SpaceKeeper::KeepWithin() {
       if (auto after = deps_.space.Read(); after.ok()) now->free = after->free;
       exhausted = freed < excess && now->Excess() > 0;
       deps_.space.SetMeasured(now->used, exhausted);
+      if (exhausted) exhausted_ = Moment::Now();
     }
   }
   const bool spare = now->Spare(deps_.space.spare());
@@ -154,12 +157,17 @@ void SpaceKeeper::KeepWithin() {
 uint64_t SpaceKeeper::GiveBack(uint64_t excess) {
   uint64_t count = 0;
   uint64_t freed = RemovePartials(absl::ZeroDuration(), excess, /*dry_run=*/false, count);
-  if (freed < excess) {
+  // Looking through the records takes longer than all the rest, and finds nothing if every layer is
+  // in use.
+  const std::vector<LayerUse> layers = deps_.layers.Uses();
+  const bool any_unused =
+      std::any_of(layers.begin(), layers.end(), [](const LayerUse& one) { return !one.in_use; });
+  if (freed < excess && any_unused) {
     const absl::StatusOr<uint64_t> collected = deps_.collect();
     if (!collected.ok()) LogWarning("store.not_collected cause=", collected.status().message());
     freed += collected.value_or(0);
   }
-  if (freed < excess) {
+  if (freed < excess && any_unused) {
     if (const absl::StatusOr<Wanted> wanted = FindWanted(); wanted.ok()) {
       freed += EvictUnused(deps_.layers.Uses(), *wanted, excess - freed);
     } else {

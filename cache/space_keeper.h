@@ -51,8 +51,9 @@ class SpaceKeeper {
   SpaceKeeper(Options options, Deps deps) : options_(std::move(options)), deps_(std::move(deps)) {}
 
   // Measures, removes old downloads, and gives back what exceeds the limits. Logs each change
-  // between being within them and not.
-  void KeepWithin() ABSL_LOCKS_EXCLUDED(mu_);
+  // between being within them and not. `pressed`: on behalf of a writer, who does not help when
+  // there was nothing to give back a moment ago.
+  void KeepWithin(bool pressed) ABSL_LOCKS_EXCLUDED(mu_);
   // Gives back what `request` names, whatever the limits are.
   absl::StatusOr<PruneResult> Prune(const PruneRequest& request) ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<StoreUsage> Measure() ABSL_LOCKS_EXCLUDED(mu_);
@@ -88,6 +89,7 @@ class SpaceKeeper {
     bool Update(bool now, Moment when, bool* ended);
   };
   Told short_ ABSL_GUARDED_BY(mu_), over_ ABSL_GUARDED_BY(mu_);
+  Moment exhausted_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();  // last
   // Given back since that was last logged.
   uint64_t freed_ ABSL_GUARDED_BY(mu_) = 0, rounds_ ABSL_GUARDED_BY(mu_) = 0;
   Moment freed_told_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();

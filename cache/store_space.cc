@@ -88,6 +88,7 @@ absl::Status StoreSpace::CheckFree(uint64_t bytes) {
   if (unchecked < next_check_.load(std::memory_order_relaxed)) return absl::OkStatus();
   unchecked_.store(0, std::memory_order_relaxed);
   IMAGEFS_ASSIGN_OR_RETURN(const FileSystem disk, QueryFileSystem(root_));
+  if (disk.total == 0) return absl::OkStatus();  // the file system does not say
   const uint64_t reserve = limits_.reserve.Of(disk.total);
   const uint64_t room = Above(disk.free, reserve);
   if (room >= bytes) {
@@ -121,8 +122,9 @@ uint64_t StoreSpace::Reading::Excess() const {
 
 bool StoreSpace::Reading::Spare(bool before) const {
   const uint64_t margin = before ? 0 : total / 100, less = before ? 0 : limit / 20;
-  return free >= background_min_free + margin && free > reserve + margin &&
-         (limit == 0 || used + less <= low);
+  const bool enough_free =
+      total == 0 || (free >= background_min_free + margin && free > reserve + margin);
+  return enough_free && (limit == 0 || used + less <= low);
 }
 
 absl::StatusOr<StoreSpace::Reading> StoreSpace::Read() const {

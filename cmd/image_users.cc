@@ -28,6 +28,7 @@ std::string InWords(const ImageUser& user) {
     case ImageUser::Kind::kMount:
       return StrCat("the mount ", PrintableName(user.name));
     case ImageUser::Kind::kContainerd:
+      if (user.name.empty()) return "containerd";
       return StrCat("containerd (namespace ", PrintableName(user.name), ", ", user.containers,
                     user.containers == 1 ? " container)" : " containers)");
     case ImageUser::Kind::kPodman:

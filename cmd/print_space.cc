@@ -17,13 +17,17 @@ namespace {
 
 constexpr int kMostUsers = 3;
 
+std::string UserText(const ImageUser& user) {
+  const std::string name = PrintableName(user.name());
+  if (user.kind() == "mount") return name;
+  if (user.kind() != "containerd") return StrCat(user.kind(), " ", name);
+  return name.empty() ? "containerd" : StrCat("containerd ", name, " (", user.containers(), ")");
+}
+
 std::string UsedBy(const Image& image) {
   std::string out;
   for (int i = 0; i < image.used_by_size() && i < kMostUsers; ++i) {
-    const ImageUser& user = image.used_by(i);
-    StrAppend(&out, i == 0 ? "" : ", ", user.kind() == "mount" ? "" : user.kind(),
-              user.kind() == "mount" ? "" : " ", PrintableName(user.name()));
-    if (user.kind() == "containerd") StrAppend(&out, " (", user.containers(), ")");
+    StrAppend(&out, i == 0 ? "" : ", ", UserText(image.used_by(i)));
   }
   if (image.used_by_size() > kMostUsers) {
     StrAppend(&out, " and ", image.used_by_size() - kMostUsers, " more");

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <map>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
@@ -568,10 +569,11 @@ std::vector<SnapshotInfo> SnapshotterImpl::List(const SnapshotFilter& filter) co
 
 std::vector<Snapshotter::ImageUse> SnapshotterImpl::ImagesInUse() const {
   std::map<std::pair<Digest, std::string>, uint64_t> uses;
+  absl::flat_hash_set<Digest> images;
   const auto space_of = [](const std::string& name) { return name.substr(0, name.find('/')); };
   for (const SnapshotRecord& record : table_->List()) {
     if (record.lazy()) {
-      uses.try_emplace({record.manifest, space_of(record.info.name)}, 0);
+      images.insert(record.manifest);
       continue;
     }
     if (record.info.kind == SnapshotKind::kCommitted) continue;
@@ -580,7 +582,12 @@ std::vector<Snapshotter::ImageUse> SnapshotterImpl::ImagesInUse() const {
     ++uses[{lineage->back().manifest, space_of(record.info.name)}];
   }
   std::vector<ImageUse> out;
-  for (const auto& [key, containers] : uses) out.push_back({key.first, key.second, containers});
+  for (const auto& [key, containers] : uses) {
+    images.erase(key.first);
+    out.push_back({key.first, key.second, containers});
+  }
+  for (const Digest& image : images) out.push_back({image, "", 0});
+  std::sort(out.begin(), out.end());
   return out;
 }
 

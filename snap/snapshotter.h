@@ -91,7 +91,7 @@ class Snapshotter {
   // them. Ordered.
   struct ImageUse {
     Digest manifest;
-    std::string name_space;  // of containerd
+    std::string name_space;  // of containerd; "" if no container uses the image
     uint64_t containers = 0;
     auto operator<=>(const ImageUse&) const = default;
   };

@@ -362,7 +362,7 @@ TEST_F(HostsTest, ManyThreads) {
   Write("containerd/a.test/hosts.toml", "server = \"b.test\"\n");
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
-    threads.emplace_back([this, t, &resolver = Resolver()] {
+    threads.emplace_back([t, &resolver = Resolver()] {
       for (int i = 0; i < 200; ++i) {
         const auto plan = resolver.PlanFor(*Reference::Parse(StrCat("a.test/r", i * (t % 2))));
         EXPECT_TRUE(plan.ok() && (**plan)[0].host == "b.test");
