@@ -26,10 +26,11 @@ constexpr int kTries = 1000;
 
 // Maps `fd` in place of what is mapped there. A raw system call, because sanitizers intercept
 // mmap(2), which a signal handler cannot have, and ThreadSanitizer takes it for a write that races
-// with the readers, who learn of it from `generation`.
+// with the readers, who learn of it from `generation`. Every argument has the width of a register:
+// the upper half of a narrower one on the stack would be left as it is.
 bool Replace(uintptr_t begin, size_t size, int flags, int fd) {
-  return syscall(SYS_mmap, begin, size, PROT_READ, flags | MAP_FIXED, fd, 0) ==
-         static_cast<long>(begin);
+  return syscall(SYS_mmap, begin, size, long{PROT_READ}, static_cast<long>(flags | MAP_FIXED),
+                 static_cast<long>(fd), long{0}) == static_cast<long>(begin);
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ class Writer {
   }
   void Text(std::string_view text) {
     Number(static_cast<uint32_t>(text.size()));
-    std::memcpy(out_, text.data(), text.size());
+    if (!text.empty()) std::memcpy(out_, text.data(), text.size());
     out_ += text.size();
   }
 

@@ -175,7 +175,7 @@ void RegistryCall::Go(Url url, std::string referer, Place place) {
 }
 
 // Determines the Authorization header from what this place last demanded, then sends.
-void RegistryCall::Authorize(const Secret& refused_token) {
+void RegistryCall::Authorize(Secret refused_token) {
   authorization_ = Secret();
   token_.reset();
   const bool ours = place_ == Place::kRegistry;

@@ -95,7 +95,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
 
   void Attempt();
   void Go(Url url, std::string referer, Place place);
-  void Authorize(const Secret& refused_token);
+  void Authorize(Secret refused_token);  // by value: it may be that of token_, which ends
   void AuthorizeByToken(const RegistryShared::Authorization& asked, const Credential& credential,
                         const Secret& refused_token);
   void Send();

@@ -115,7 +115,8 @@ class StoreCheckTest : public ::testing::Test {
   }
   static std::string SmallOf(const ErofsImage& index) {
     const auto directory = index.Lookup(index.root(), "etc");
-    if (!directory.ok() || !directory->has_value()) return "<no etc>";
+    if (!directory.ok()) return std::string(directory.status().message());
+    if (!directory->has_value()) return "<no etc>";
     const auto file = index.Lookup(**directory, "small");
     if (!file.ok() || !file->has_value()) return "<no small>";
     const auto stat = index.GetStat(**file);
