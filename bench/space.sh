@@ -24,7 +24,7 @@ for n in range(int(sys.argv[3])):
 PY
 for n in $(seq 0 $((images - 1))); do ifs pull -q "oci:$T/images/$n" >/dev/null; done
 echo "images: $(ifs images --json | field 'len(j)'), layers: $(ifs status --json | field 'len(j["layers"])')"
-echo "imagefs version: $(ms version) ms; ls: $(ms ls) ms; df: $(ms df) ms; images: $(ms images) ms; prune --dry-run: $(ms prune --dry-run) ms"
+echo "ls: $(ms ls) ms; df: $(ms df) ms; images: $(ms images) ms; prune --dry-run: $(ms prune --dry-run) ms"
 
 rm -rf "$T/images"
 $PY - "$LIB" "$T/big" "$gib" <<'PY'

@@ -137,7 +137,8 @@ void SpaceKeeper::KeepWithin(bool pressed) {
     return;
   }
   bool exhausted = false;
-  if (now->limit > 0 || now->Excess() > 0) {
+  // Without a limit, a disk that others have filled costs nobody the local images.
+  if (now->limit > 0) {
     now->used = UsedBytes(deps_.layers.Uses());
     deps_.space.SetMeasured(now->used, false);
     if (const uint64_t excess = now->Excess(); excess > 0) {

@@ -51,9 +51,9 @@ for mode in $(modes); do
   full
   before=$(state "$dir" | field 'j["layers"][0]["blob_bytes_present"]')
   some_right "$dir"
-  grep -q 'No space left' <<<"$(state "$dir")" || fail "$mode: status does not say why"
+  grep -qE 'No space left|free space left' <<<"$(state "$dir")" || fail "$mode: status does not say why"
   # What waits for all of it is told.
-  refuse 1 'No space left' timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q --wait "$dir"
+  refuse 1 'No space left|free space left' timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q --wait "$dir"
   [ "$(state "$dir" | field 'j["layers"][0]["blob_bytes_present"]')" -ge "$before" ] || fail "$mode: present"
 
   # ---- the other commands
