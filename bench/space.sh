@@ -6,7 +6,7 @@ SPACE_ARGS=${SPACE_ARGS:-$*}
 export SPACE_ARGS
 . "$(dirname "$0")/../tests/lib/lib.sh"
 need_root; need_fuse
-read -r images gib <<<"$SPACE_ARGS 1000 10"
+read -r images gib _ <<<"$SPACE_ARGS 1000 10"
 ms() { $PY -c 'import subprocess, sys, time
 best = []
 for _ in range(5):
