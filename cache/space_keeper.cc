@@ -170,7 +170,7 @@ uint64_t SpaceKeeper::GiveBack(uint64_t excess) {
   }
   if (freed < excess && any_unused) {
     if (const absl::StatusOr<Wanted> wanted = FindWanted(); wanted.ok()) {
-      freed += EvictUnused(deps_.layers.Uses(), *wanted, excess - freed);
+      freed += EvictUnused(layers, *wanted, excess - freed);
     } else {
       LogWarning("store.not_evicted cause=", wanted.status().message());
     }

@@ -35,14 +35,12 @@ absl::Status SpaceCalls::ListImages(bool all, ListImagesReply* reply) const {
   return absl::OkStatus();
 }
 
-std::vector<Digest> SpaceCalls::ManifestsOf(const Reference& reference) const {
-  std::vector<Digest> manifests;
-  const auto records = store.ListImages(/*also_held=*/false);
-  if (!records.ok()) return manifests;
-  for (const ImageRecord& record : *records) {
-    if (record.reference == reference.ToString()) manifests.push_back(record.manifest_digest);
-  }
-  return manifests;
+absl::StatusOr<std::vector<ImageRecord>> SpaceCalls::RecordsOf(const Reference& reference) const {
+  IMAGEFS_ASSIGN_OR_RETURN(std::vector<ImageRecord> records, store.ListImages(/*also_held=*/false));
+  std::erase_if(records, [text = reference.ToString()](const ImageRecord& record) {
+    return record.reference != text;
+  });
+  return records;
 }
 
 absl::Status SpaceCalls::UnmountImages(const std::vector<Digest>& manifests) const {
@@ -59,18 +57,17 @@ absl::Status SpaceCalls::UnmountImages(const std::vector<Digest>& manifests) con
 
 absl::Status SpaceCalls::RemoveOne(const Reference& reference, bool force,
                                    RemoveReply* reply) const {
-  const std::vector<Digest> manifests = ManifestsOf(reference);
-  if (force && manifests.empty()) return absl::OkStatus();
-  if (force) {
-    IMAGEFS_RETURN_IF_ERROR(UnmountImages(manifests));
-  } else {
-    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, store.ListImages(false));
-    for (const ImageRecord& record : records) {
-      if (record.reference != reference.ToString() || !record.pinned) continue;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, RecordsOf(reference));
+  if (force && records.empty()) return absl::OkStatus();
+  std::vector<Digest> manifests;
+  for (const ImageRecord& record : records) {
+    if (record.pinned && !force) {
       return absl::FailedPreconditionError(
           StrCat(record.reference, " is pinned; unpin it first, or remove it with --force"));
     }
+    manifests.push_back(record.manifest_digest);
   }
+  if (force) IMAGEFS_RETURN_IF_ERROR(UnmountImages(manifests));
   IMAGEFS_ASSIGN_OR_RETURN(const uint64_t freed, store.Remove(reference));
   reply->set_freed_bytes(reply->freed_bytes() + freed);
   const std::vector<imagefs::ImageUser> users = Users();
@@ -104,8 +101,9 @@ absl::Status SpaceCalls::Evict(const RemoveRequest& request, RemoveReply* reply)
     if (freed > 0) continue;
     const std::vector<imagefs::ImageUser> users = Users();
     std::string words;
-    for (const Digest& manifest : ManifestsOf(reference)) {
-      if (words.empty()) words = UsersInWords(users, manifest);
+    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, RecordsOf(reference));
+    for (const ImageRecord& record : records) {
+      if (words.empty()) words = UsersInWords(users, record.manifest_digest);
     }
     reply->add_notes(words.empty()
                          ? StrCat(reference.ToString(), " has no bytes here that could be freed")

@@ -33,7 +33,7 @@ struct SpaceCalls {
   std::vector<ImageUser> Users() const { return FindImageUsers(mounts, runtimes); }
   absl::Status RemoveOne(const Reference& reference, bool force,
                          control::v1::RemoveReply* reply) const;
-  std::vector<Digest> ManifestsOf(const Reference& reference) const;
+  absl::StatusOr<std::vector<ImageRecord>> RecordsOf(const Reference& reference) const;
   absl::Status UnmountImages(const std::vector<Digest>& manifests) const;
 };
 
