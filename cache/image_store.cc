@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/image_store.h"
 
+#include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -13,6 +14,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/monotonic.h"
@@ -50,7 +52,7 @@ std::vector<Digest> NamesOf(const Chain& chain) {
 class ImageStoreImpl : public ImageStore {
  public:
   ImageStoreImpl(Options options, SourceFactory& sources)
-      : options_(std::move(options)), sources_(sources) {}
+      : options_(std::move(options)), sources_(sources), shared_(options_.shared) {}
 
   absl::Status Init() {
     const bool is_new = access(options_.root.c_str(), F_OK) != 0;
@@ -64,7 +66,7 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_ASSIGN_OR_RETURN(
         layers_,
         LayerStore::Open({options_.root, options_.layer_workers, options_.share_all, options_.fill,
-                          options_.scrub, options_.keep_blobs, space_.get()},
+                          options_.scrub, options_.keep_blobs, space_.get(), &shared_},
                          *kv_));
     IMAGEFS_ASSIGN_OR_RETURN(chains_,
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
@@ -166,7 +168,7 @@ class ImageStoreImpl : public ImageStore {
   }
 
   uint64_t ResumableBytes(const Digest& blob) const override {
-    return layers_->ResumableBytes(blob);
+    return layers_->downloads().BytesOf(blob);
   }
   absl::StatusOr<ImageRef> FindManifest(const Digest& manifest) const override {
     return records_->FindManifest(manifest);
@@ -179,8 +181,16 @@ class ImageStoreImpl : public ImageStore {
   absl::StatusOr<std::vector<ImageRecord>> ListImages(bool also_held) const override;
   absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                      const Platform& platform) const override {
-    return records_->Find(reference, platform);
+    absl::StatusOr<ImageRef> image = records_->Find(reference, platform);
+    if (!absl::IsNotFound(image.status()) || shared_.empty()) return image;
+    absl::StatusOr<ImageRef> shared = shared_.FindImage(reference, platform);
+    return shared.ok() ? shared : image;
   }
+  absl::StatusOr<uint64_t> Export(const ResolvedImage& image, const ChainRef& chain,
+                                  const std::string& directory, const CancelToken& cancel) override;
+  absl::StatusOr<ImageRef> Import(const std::string& directory, const Reference& reference,
+                                  const Platform& platform, const CancelToken& cancel) override;
+  std::vector<SharedStores::Listed> ListShared() const override { return shared_.List(); }
   absl::StatusOr<uint64_t> Remove(const Reference& reference) override;
   absl::StatusOr<uint64_t> Collect() override { return CollectOlder(options_.keep_partial); }
   std::vector<LayerInfo> ListLayers() const override { return layers_->List(); }
@@ -251,6 +261,7 @@ class ImageStoreImpl : public ImageStore {
 
   const Options options_;
   SourceFactory& sources_;
+  const SharedStores shared_;
   Fd lock_;
   std::unique_ptr<KeyValueStore> kv_;
   std::unique_ptr<ImageRecords> records_;
@@ -689,6 +700,48 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Remove(const Reference& reference) {
       kv_->Settle(),
       StrCat(reference.ToString(), " is removed, but may come back with the next daemon")));
   return freed;
+}
+
+absl::StatusOr<uint64_t> ImageStoreImpl::Export(const ResolvedImage& image, const ChainRef& chain,
+                                                const std::string& directory,
+                                                const CancelToken& cancel) {
+  IMAGEFS_ASSIGN_OR_RETURN(SharedStoreWriter writer, SharedStoreWriter::Open(directory));
+  uint64_t added = 0;
+  for (const LayerRef& layer : chain->layers) {
+    IMAGEFS_ASSIGN_OR_RETURN(const SharedLayer shared, layers_->Describe(layer->diff_id));
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(shared.data, O_RDONLY));
+    IMAGEFS_ASSIGN_OR_RETURN(const uint64_t bytes, writer.PutLayer(shared, data, cancel));
+    added += bytes;
+  }
+  IMAGEFS_RETURN_IF_ERROR(writer.PutImage(image));
+  return added;
+}
+
+absl::StatusOr<ImageRef> ImageStoreImpl::Import(const std::string& directory,
+                                                const Reference& reference,
+                                                const Platform& platform,
+                                                const CancelToken& cancel) {
+  const SharedStores from({directory});
+  IMAGEFS_ASSIGN_OR_RETURN(const ImageRef image, from.FindImage(reference, platform));
+  const std::vector<Digest>& layers = image->config.diff_ids;
+  std::vector<LayerRef> kept;  // so that no layer is collected before the image is recorded
+  for (const Digest& diff_id : layers) {
+    IMAGEFS_ASSIGN_OR_RETURN(const SharedLayer shared, from.FindLayer(diff_id));
+    IMAGEFS_ASSIGN_OR_RETURN(LayerRef layer, layers_->Import(shared, cancel));
+    kept.push_back(std::move(layer));
+  }
+  absl::Status durable;
+  absl::Notification synced;
+  layers_->WaitDurable(layers, [&](absl::Status status) {
+    durable = std::move(status);
+    synced.Notify();
+  });
+  MayBlock("waiting for the sync of imported layers");
+  synced.WaitForNotification();
+  IMAGEFS_RETURN_IF_ERROR(durable);
+  IMAGEFS_RETURN_IF_ERROR(records_->Put(*image, "", layers));
+  IMAGEFS_RETURN_IF_ERROR(records_->Claim(layers));
+  return image;
 }
 
 absl::StatusOr<uint64_t> ImageStoreImpl::CollectOlder(absl::Duration age) {

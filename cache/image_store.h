@@ -27,6 +27,7 @@
 
 #include "absl/functional/any_invocable.h"
 #include "absl/status/statusor.h"
+#include "base/cancel.h"
 #include "base/executor.h"
 #include "base/flight.h"
 #include "cache/chain.h"
@@ -39,6 +40,7 @@
 #include "cache/kv.h"
 #include "cache/profile.h"
 #include "cache/scrubber.h"
+#include "cache/shared_store.h"
 #include "cache/store_space.h"
 #include "cache/store_usage.h"
 #include "fetch/source.h"
@@ -79,6 +81,7 @@ class ImageStore {
     bool keep_blobs = false;  // of layers that were made: kept_blobs()
     SpaceLimits space;
     absl::Duration keep_partial = absl::Hours(24);  // age of what interrupted pulls leave
+    std::vector<std::string> shared;                // directories: cache/shared_store.h
   };
   // Takes the lock, opens the store, and repairs what a crash left (drops unfinished files, keeps
   // complete layers). Returns kFailedPrecondition, with the owner's pid, if another process owns
@@ -132,6 +135,17 @@ class ImageStore {
   // What occupies the store. Blocks on the disk.
   virtual absl::StatusOr<StoreUsage> Usage() = 0;
   virtual absl::StatusOr<PruneResult> Prune(const PruneRequest& request) = 0;
+  // Adds an image whose layers are complete to the shared store in `directory`, which is made if it
+  // is missing. Returns the bytes that were added. Blocks.
+  virtual absl::StatusOr<uint64_t> Export(const ResolvedImage& image, const ChainRef& chain,
+                                          const std::string& directory,
+                                          const CancelToken& cancel) = 0;
+  // Copies an image of the shared store in `directory` into this store, durably, and lists it.
+  // Blocks.
+  virtual absl::StatusOr<ImageRef> Import(const std::string& directory, const Reference& reference,
+                                          const Platform& platform, const CancelToken& cancel) = 0;
+  // The images of the configured shared stores. Blocks on these.
+  virtual std::vector<SharedStores::Listed> ListShared() const = 0;
   // A pinned image is not removed to make room. kNotFound if it is not listed, or not pinned.
   virtual absl::Status Pin(const Reference& reference) = 0;
   virtual absl::Status Unpin(const Reference& reference) = 0;
@@ -161,7 +175,7 @@ class ImageStore {
 
   // With `also_held`, also images that are held and not listed.
   virtual absl::StatusOr<std::vector<ImageRecord>> ListImages(bool also_held) const = 0;
-  // Returns the resolved image of a record, or kNotFound with a remedy.
+  // Returns the resolved image of a record, or of a shared store, or kNotFound with a remedy.
   virtual absl::StatusOr<ImageRef> FindImage(const Reference& reference,
                                              const Platform& platform) const = 0;
   // Returns a listed or held image of that manifest, or kNotFound.

@@ -42,6 +42,7 @@ struct ProofWait {
 struct LayerEntry {
   LayerState state = LayerState::kWritten;
   uint64_t data_bytes = 0;
+  uint64_t tar_bytes = 0;  // of the data file; 0 = unknown, or recorded by an earlier version
   uint64_t index_bytes = 0;
   LayerSums sums;
   std::string stamp;        // StampOf the files when they were last known to be right; "" = never

@@ -60,7 +60,7 @@ absl::Status ForEachChunk(int fd, const std::string& path, Visit visit) {
 // Rewrites the readable content of the file in place, so that all of it must be synced again.
 // Concurrent readers see no difference.
 absl::Status WriteAgain(const std::string& path, absl::FunctionRef<void(std::string_view)> sum) {
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDWR));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_RDWR | O_NOFOLLOW));
   return ForEachChunk(fd.get(), path, [&](std::string_view bytes, uint64_t offset) {
     sum(bytes);
     return Annotate(PwriteFull(fd.get(), bytes, offset), path);
@@ -135,6 +135,11 @@ absl::Status ChangeDirectory(const std::string& directory) {
 
 }  // namespace
 
+bool IsLink(const std::string& path) {
+  struct stat st;
+  return lstat(path.c_str(), &st) == 0 && S_ISLNK(st.st_mode);
+}
+
 std::string StampOf(const std::string& path) {
   struct stat st;
   if (stat(path.c_str(), &st) != 0) return "";
@@ -206,7 +211,8 @@ absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool
     return absl::DataLossError("it may not be on the disk, and its checksum is unknown");
   }
   if (careful) {
-    IMAGEFS_RETURN_IF_ERROR(SyncCarefully(data, DataSum(sums)));
+    // The data of a shared store was synced by whoever wrote it.
+    if (!IsLink(data)) IMAGEFS_RETURN_IF_ERROR(SyncCarefully(data, DataSum(sums)));
     IMAGEFS_RETURN_IF_ERROR(SyncCarefully(index, IndexSum(sums)));
   } else {
     IMAGEFS_RETURN_IF_ERROR(SyncFile(data));

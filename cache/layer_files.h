@@ -29,6 +29,9 @@ struct LayerSums {
 // the file (except through a mapping, or to the disk below it). Returns "" if there is no file.
 std::string StampOf(const std::string& path);
 
+// Whether the path is a symbolic link: the data of a layer of a shared store is one.
+bool IsLink(const std::string& path);
+
 // Computes the checksums of the files as they are read now.
 absl::StatusOr<LayerSums> SumsOfLayer(const std::string& directory);
 

@@ -27,7 +27,7 @@ absl::Status Clear(int data, uint64_t begin, uint64_t end) {
 
 absl::Status ClearGaps(const std::string& directory, const SpanTableReader& span_table) {
   if (!span_table.moves().empty()) return absl::OkStatus();
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDWR));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDWR | O_NOFOLLOW));
   uint64_t end = 0;
   for (size_t i = 0; i < span_table.span_count(); ++i) {
     const SpanEntry span = span_table.span(i);

@@ -72,7 +72,7 @@ FlightTicket LayerRepairer::Fetch(const Digest& id, const Digest& diff_id,
   return ticket;
 }
 
-void LayerRepairer::Refetch(const Digest& diff_id, const LayerStore::Observer::Heal& heal) {
+void LayerRepairer::Refetch(const Digest& diff_id, const LayerObserver::Heal& heal) {
   WithSource(
       [&](const ResolvedImage& image, size_t i) { return image.config.diff_ids[i] == diff_id; },
       [&](const ResolvedImage& image, size_t i, std::shared_ptr<ImageSource> source) {

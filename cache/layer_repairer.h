@@ -34,7 +34,7 @@ class LayerRepairer {
   // Adds a source to a layer whose damaged parts are fetched again.
   void AddSource(FillingLayer& filling) const;
   // A layer was lost while in use: fetches another layer of that DiffID.
-  void Refetch(const Digest& diff_id, const LayerStore::Observer::Heal& heal);
+  void Refetch(const Digest& diff_id, const LayerObserver::Heal& heal);
   // Fetches a layer that is missing or incomplete, and syncs it. Returns kNotFound if no recorded
   // image has it. The work continues if the caller leaves.
   FlightTicket Fetch(const Digest& id, const Digest& diff_id,

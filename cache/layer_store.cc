@@ -22,6 +22,7 @@
 #include "cache/identity.h"
 #include "cache/image_row.h"
 #include "cache/layer_store_job.h"
+#include "cache/layer_store_shared.h"
 
 namespace imagefs {
 namespace {
@@ -29,6 +30,18 @@ namespace {
 // Returns nothing for a directory that cannot be listed.
 std::vector<std::string> NamesIn(const std::string& path) {
   return ListDir(path).value_or(std::vector<std::string>());
+}
+
+// Returns the origin that proves, or names, the request's blob as the layer's; null if there is
+// none.
+const BlobOrigin* OriginOf(const LayerEntry& entry, const LayerRequest& request) {
+  const std::string registry = request.Registry();
+  for (const BlobOrigin& origin : entry.origins) {
+    if (origin.blob == request.blob.digest && (origin.open || origin.registry == registry)) {
+      return &origin;
+    }
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -61,6 +74,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
   store->passes_ =
       std::make_unique<FairWorkers>(ThreadRole::kPass, SourceTurns::Options{workers, 2 * workers});
   store->work_ = std::make_unique<Executor>(ThreadRole::kLayer, workers);
+  store->sharing_ = std::make_unique<Sharing>(*store);
   store->watch_ = std::make_unique<WriteWatch>();
   store->syncer_ = std::make_unique<LayerSyncer>(
       LayerSyncer::Options(),
@@ -202,18 +216,6 @@ Digest LayerRequest::UnprovenId() const {
   return UnprovenLayerId(blob.digest, diff_id, *found, Registry());
 }
 
-// Returns the origin that proves, or names, the request's blob as the layer's; null if there is
-// none.
-const LayerStore::Origin* LayerStore::OriginOf(const Entry& entry, const Request& request) {
-  const std::string registry = request.Registry();
-  for (const Origin& origin : entry.origins) {
-    if (origin.blob == request.blob.digest && (origin.open || origin.registry == registry)) {
-      return &origin;
-    }
-  }
-  return nullptr;
-}
-
 LayerStore::Verdict LayerStore::Judge(const Request& request) const {
   absl::MutexLock lock(&mu_);
   return JudgeLocked(request);
@@ -277,26 +279,10 @@ LayerStore::Verdict LayerStore::JudgeUnprovenLocked(const Request& request) cons
 
 bool LayerStore::Has(const Request& request) const {
   const Verdict verdict = Judge(request);
+  if (verdict.kind == Verdict::Kind::kFetch) return sharing_->Find(request).has_value();
   return verdict.kind == Verdict::Kind::kDeliver ||
          (verdict.kind == Verdict::Kind::kAskRegistry && request.source != nullptr);
 }
-
-// A request in progress: judged, possibly after asking the registry or fetching, then judged again.
-struct LayerStore::Call {
-  Request request;
-  Priority priority;
-  Done done;
-  std::shared_ptr<TicketGroup> group = std::make_shared<TicketGroup>();
-  bool leads = false;   // this call does the work of the flight
-  bool waited = false;  // for the proof of a layer in use
-
-  void Finish(absl::StatusOr<LayerRef> layer) {
-    if (layer.ok()) {
-      if (const auto filling = FillingOf(*layer)) filling->AddSource(request.source);
-    }
-    done(std::move(layer));
-  }
-};
 
 FlightTicket LayerStore::Ensure(Request request, Priority priority, Done done) {
   auto call = std::make_shared<Call>();
@@ -335,7 +321,7 @@ void LayerStore::Continue(const std::shared_ptr<Call>& call) {
                                                 Continue(call);
                                               }));
     case Verdict::Kind::kFetch:
-      return Fetch(call);
+      return sharing_->empty() || call->asked_shared ? Fetch(call) : sharing_->Use(call);
   }
 }
 
@@ -349,6 +335,9 @@ void LayerStore::Deliver(const std::shared_ptr<Call>& call, const Digest& id) {
 void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
   const Request& request = call->request;
   if (request.source == nullptr) {
+    if (!call->shared_trouble.ok()) {
+      return call->Finish(Annotate(call->shared_trouble, "its layer in the shared store"));
+    }
     return call->Finish(absl::NotFoundError(StrCat("layer ", request.diff_id.ToString(),
                                                    " is not in the store; pull the image again")));
   }
@@ -462,6 +451,7 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
     if (rename(directory.c_str(), target.c_str()) != 0) return ErrnoStatus(errno, target);
     entry.diff_id = diff_id;
     entry.data_bytes = made.data_bytes;
+    entry.tar_bytes = made.tar_bytes;
     entry.index_bytes = made.index_bytes;
     entry.sums = made.sums;
     entry.stamp = StampOf(target + "/data");
@@ -615,8 +605,9 @@ std::optional<LayerProgress> LayerStore::Progress(const LayerKey& key) const {
     absl::MutexLock lock(&mu_);
     if (const auto it = jobs_.find(key); it != jobs_.end()) job = it->second.lock();
   }
-  if (job == nullptr) return FillProgress(key);
-  return job->progress();
+  if (job != nullptr) return job->progress();
+  if (auto progress = sharing_->Progress(key.diff_id); progress.has_value()) return progress;
+  return FillProgress(key);
 }
 
 std::vector<LayerInfo> LayerStore::List() const {
@@ -632,6 +623,7 @@ std::vector<LayerInfo> LayerStore::List() const {
 
 std::vector<FlightReport> LayerStore::Flights() const {
   return {{"layer", layer_flights_.counters(), layer_flights_.Running()},
+          sharing_->Flights(),
           {"blob", blob_flights_.counters(), blob_flights_.Running()},
           {"proof", proof_flights_.counters(), proof_flights_.Running()},
           {"possession", possession_.counters(), possession_.Running()},

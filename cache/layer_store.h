@@ -25,7 +25,6 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "base/flight.h"
-#include "base/json.h"
 #include "base/ticket_group.h"
 #include "cache/chain.h"
 #include "cache/downloads.h"
@@ -43,6 +42,7 @@
 #include "cache/layer_use.h"
 #include "cache/possession.h"
 #include "cache/scrubber.h"
+#include "cache/shared_store.h"
 #include "cache/span_table_builder.h"
 #include "cache/store_space.h"
 #include "cache/write_watch.h"
@@ -59,8 +59,9 @@ class LayerStore {
     bool share_all = false;
     FillScheduler::Options fill;
     Scrubber::Options scrub;
-    bool keep_blobs = false;      // ImageStore::kept_blobs
-    StoreSpace* space = nullptr;  // must outlive the store. Null: no limit
+    bool keep_blobs = false;               // ImageStore::kept_blobs
+    StoreSpace* space = nullptr;           // must outlive the store. Null: no limit
+    const SharedStores* shared = nullptr;  // must outlive the store. Null: none
   };
   // Loads the records and removes unfinished files left by a crash.
   static absl::StatusOr<std::unique_ptr<LayerStore>> Open(Options options, KeyValueStore& kv);
@@ -78,6 +79,10 @@ class LayerStore {
   bool Has(const Request& request) const;
   // Returns the layer of that name, pinned, or kNotFound if it is not present.
   absl::StatusOr<LayerRef> Find(const Digest& id);
+  // Copies a layer of a shared store into this one, unless it is local, and pins it. Blocks.
+  absl::StatusOr<LayerRef> Import(const SharedLayer& shared, const CancelToken& cancel);
+  // Describes a complete layer for a shared store.
+  absl::StatusOr<SharedLayer> Describe(const Digest& id) const;
   // Runs `done` when all of these layers are complete, or with the reason why one cannot be.
   void WaitDurable(const std::vector<Digest>& ids, absl::AnyInvocable<void(absl::Status)> done);
 
@@ -100,16 +105,14 @@ class LayerStore {
   SpanTableBuilder& span_tables() { return *span_tables_; }
   FillScheduler& scheduler() { return *fill_; }
   KeptBlobs* kept_blobs() { return kept_.get(); }
-  using Observer = LayerObserver;
   // Replaces the observer; {} removes it.
-  void Observe(Observer observer) ABSL_LOCKS_EXCLUDED(observer_mu_);
+  void Observe(LayerObserver observer) ABSL_LOCKS_EXCLUDED(observer_mu_);
   // For the layer that an image claims: the one under its DiffID if it is proven to come from that
   // blob, else the one that is being made or used unproven.
   LayerState StateOf(const LayerKey& key) const;
   LayerState StateOfName(const Digest& id) const;
   std::string_view SourceOf(const LayerKey& key) const;
   std::optional<LayerProgress> Progress(const LayerKey& key) const;
-  uint64_t ResumableBytes(const Digest& blob) const { return downloads_->BytesOf(blob); }
   std::vector<LayerInfo> List() const;
   std::vector<FlightReport> Flights() const;
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
@@ -124,6 +127,7 @@ class LayerStore {
 
  private:
   class Job;
+  class Sharing;  // layer_store_shared.h
   struct Call;
   static constexpr std::string_view kRecordPrefix = "layer/";
   using Origin = BlobOrigin;
@@ -139,7 +143,6 @@ class LayerStore {
   Verdict Judge(const Request& request) const;
   std::string_view SourceLocked(const Digest& id, const Entry& entry) const;
   const Entry* EntryLocked(const LayerKey& key) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
-  static const Origin* OriginOf(const Entry& entry, const Request& request);
   Verdict JudgeLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   Verdict JudgeUnprovenLocked(const Request& request) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   void Continue(const std::shared_ptr<Call>& call);
@@ -171,8 +174,6 @@ class LayerStore {
   void Watch(const Digest& id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::shared_ptr<LayerGuard> MakeGuard(const Digest& id, Entry& entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  LayerSums SumsOfName(const Digest& id) const;
-  absl::StatusOr<LayerSums> SumsOfOld(const Digest& id, const Entry& entry) const;
   absl::Status Accept(const Digest& id, const std::string& stamp, const LayerSums& sums);
   absl::Status Restamp(const std::vector<Digest>& ids);
   std::vector<Digest> UnchangedLayersOf(const absl::flat_hash_set<Digest>& claims) const;
@@ -189,10 +190,8 @@ class LayerStore {
   std::string RecordOf(const Digest& id, const Entry& entry) const;
   // In layer_store_filling.cc.
   std::optional<LayerProgress> FillProgress(const LayerKey& key) const;
-  static absl::Status ParseRecord(const Json& record, const Digest& id, Entry& entry);
   absl::Status ReadRecord(std::string_view key, std::string_view value)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  absl::Status CheckOldRecord(const Digest& id, Entry& entry) const;
   absl::Status OpenFilling(const Digest& id, Layer& layer, const Entry& entry)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<LayerRef> PublishFilling(const Request& request);
@@ -229,7 +228,7 @@ class LayerStore {
   uint64_t instances_ ABSL_GUARDED_BY(mu_) = 0;
   bool closing_ ABSL_GUARDED_BY(mu_) = false;
   absl::Mutex observer_mu_;  // held while the observer is called
-  Observer observer_ ABSL_GUARDED_BY(observer_mu_);
+  LayerObserver observer_ ABSL_GUARDED_BY(observer_mu_);
   std::atomic<uint64_t> filling_made_{0}, filled_{0}, damaged_{0}, evicted_{0}, built_{0},
       reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0}, tar_bytes_{0}, asked_{0},
       checked_bad_{0};
@@ -240,6 +239,7 @@ class LayerStore {
   std::unique_ptr<FillScheduler> fill_;
   std::shared_ptr<KeptBlobs> kept_;  // null: not configured
   std::unique_ptr<SpanTableBuilder> span_tables_;
+  std::unique_ptr<Sharing> sharing_;
   std::unique_ptr<FairWorkers> passes_;
   std::unique_ptr<Executor> work_;  // for short tasks
   std::unique_ptr<LayerSyncer> syncer_;

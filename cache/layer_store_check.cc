@@ -57,6 +57,20 @@ absl::StatusOr<std::vector<uint32_t>> FindWrongSpans(const std::string& director
   return SpansNotAsMarked(directory, *span_table, pace);
 }
 
+// An earlier version recorded no checksums: the tar must have the DiffID and give the index.
+absl::StatusOr<LayerSums> SumsOfOld(const std::string& directory, const Digest& id,
+                                    const LayerEntry& entry) {
+  if (entry.diff_id != id) {
+    return absl::DataLossError(
+        "an earlier version recorded no checksums of it; it is fetched again");
+  }
+  const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
+      SpanTableReader::Open(directory + "/access");
+  // Without moved parts the data file is the tar.
+  const uint64_t tar_bytes = span_table.ok() ? (*span_table)->tar_bytes() : entry.data_bytes;
+  return CheckRefilled(directory, id, tar_bytes, CancelToken());
+}
+
 }  // namespace
 
 // True for a whole layer whose data file was written to or replaced since it was last right, or for
@@ -209,7 +223,7 @@ absl::Status LayerStore::CheckWith(const Digest& id, bool also_verified) {
   }
   const std::string stamp = StampOfLayer(id, entry);
   absl::StatusOr<LayerSums> sums =
-      entry.sums.known() ? SumsOfLayer(DirectoryOf(id)) : SumsOfOld(id, entry);
+      entry.sums.known() ? SumsOfLayer(DirectoryOf(id)) : SumsOfOld(DirectoryOf(id), id, entry);
   const bool right = sums.ok() && (!entry.sums.known() || *sums == entry.sums);
   if (!right && entry.sums.known()) {
     if (const auto again = RestoreIndexOf(id, entry); again.ok()) sums = again;
@@ -323,25 +337,6 @@ void LayerStore::RecheckSpans(const Digest& id, const Entry& was,
   if (filling != nullptr) filling->Recheck(bad);
 }
 
-LayerSums LayerStore::SumsOfName(const Digest& id) const {
-  absl::MutexLock lock(&mu_);
-  const auto it = layers_.find(id);
-  return it == layers_.end() ? LayerSums() : it->second.sums;
-}
-
-// An earlier version recorded no checksums: the tar must have the DiffID and give the index.
-absl::StatusOr<LayerSums> LayerStore::SumsOfOld(const Digest& id, const Entry& entry) const {
-  if (entry.diff_id != id) {
-    return absl::DataLossError(
-        "an earlier version recorded no checksums of it; it is fetched again");
-  }
-  const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
-      SpanTableReader::Open(DirectoryOf(id) + "/access");
-  // Without moved parts the data file is the tar.
-  const uint64_t tar_bytes = span_table.ok() ? (*span_table)->tar_bytes() : entry.data_bytes;
-  return CheckRefilled(DirectoryOf(id), id, tar_bytes, CancelToken());
-}
-
 // Records that the file with that stamp has these checksums.
 absl::Status LayerStore::Accept(const Digest& id, const std::string& stamp, const LayerSums& sums) {
   absl::MutexLock records(&records_mu_);
@@ -410,7 +405,7 @@ void LayerStore::Repair(const Digest& id, const Entry& damaged, const absl::Stat
   const bool is_tar = damaged.diff_id == id ||
                       SameFile(DirectoryOf(id) + "/data", DirectoryOf(damaged.diff_id) + "/data");
   absl::StatusOr<Fd> file = absl::FailedPreconditionError("its layout is another one");
-  if (is_tar && guard != nullptr) file = OpenFile(DirectoryOf(id) + "/data", O_RDWR);
+  if (is_tar && guard != nullptr) file = OpenFile(DirectoryOf(id) + "/data", O_RDWR | O_NOFOLLOW);
   if (damaged.diff_id != id && is_tar) {
     // The repaired name refers to the same file.
     repaired = damaged.diff_id;
@@ -468,7 +463,8 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
   // Under its DiffID it is hashed as a tar again; under another name it must match its old
   // checksums.
   const bool is_tar = span_table.ok() && (*span_table)->layout() == DataLayout::kTar;
-  if (!span_table.ok() || (*span_table)->diff_id() != damaged.diff_id ||
+  if (!span_table.ok() || IsLink(DirectoryOf(id) + "/data") ||
+      (*span_table)->diff_id() != damaged.diff_id ||
       (*span_table)->data_bytes() != damaged.data_bytes ||
       (damaged.diff_id == id ? !is_tar : !damaged.sums.known())) {
     return false;

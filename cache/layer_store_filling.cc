@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -47,6 +48,54 @@ absl::Status WriteFilling(const std::string& directory, const FoundIndex& found,
   return WriteHole(directory + "/data", data_bytes);
 }
 
+// Parses the members that describe the layer; on entry, `entry.diff_id` is its name.
+absl::Status ParseRecord(const Json& record, const Digest& id, LayerEntry& entry) {
+  if (const std::string text = record.StringOr("diff_id"); !text.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(entry.diff_id, Digest::Parse(text));
+    if (entry.diff_id == id) return absl::DataLossError("an unproven layer under its DiffID");
+    const std::string source = record.StringOr("source");
+    const auto* known =
+        std::find_if(std::begin(kSources), std::end(kSources),
+                     [&](IndexSource one) { return IndexSourceName(one) == source; });
+    if (known == std::end(kSources)) return absl::DataLossError("its source is not known");
+    entry.source = *known;
+    IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Digest::Parse(record.StringOr("index_digest")));
+  }
+  if (const std::string text = record.StringOr("data_digest"); !text.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(entry.sums.data, Digest::Parse(text));
+  }
+  if (const int64_t sum = record.IntOr("index_sum", -1); sum >= 0) {
+    entry.sums.index = static_cast<uint32_t>(sum);
+  }
+  entry.tar_bytes = static_cast<uint64_t>(std::max<int64_t>(record.IntOr("tar_bytes", 0), 0));
+  entry.stamp = record.StringOr("data_stamp");
+  entry.checked = record.IntOr("checked", 0);
+  if (const std::string text = record.StringOr("fill_blob"); !text.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(entry.fill_blob, Digest::Parse(text));
+  }
+  for (const Json& one : record["origins"].elements()) {
+    BlobOrigin origin;
+    IMAGEFS_ASSIGN_OR_RETURN(origin.blob, Digest::Parse(one.StringOr("blob")));
+    origin.registry = one.StringOr("registry");
+    origin.open = one["open"].boolean().value_or(false);
+    entry.origins.push_back(std::move(origin));
+  }
+  return absl::OkStatus();
+}
+
+// A record of format 1 does not tell where the layer came from. Hashed layers are kept; they are
+// given to the images that were recorded with them, and to others after a pass.
+absl::Status CheckOldRecord(const std::string& directory, const LayerEntry& entry) {
+  if (entry.state == LayerState::kFilling) {
+    return absl::DataLossError("an earlier version used it before it was proven");
+  }
+  const std::string path = directory + "/access";
+  if (::access(path.c_str(), F_OK) != 0) return absl::OkStatus();
+  const absl::StatusOr<std::unique_ptr<SpanTableReader>> table = SpanTableReader::Open(path);
+  if (table.ok() && (*table)->layout() == DataLayout::kTar) return absl::OkStatus();
+  return absl::DataLossError("an earlier version did not check it against its DiffID");
+}
+
 }  // namespace
 
 std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
@@ -56,6 +105,7 @@ std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
       .Member("boot", entry.other_boot ? "" : boot_id_)
       .Member("data_bytes", entry.data_bytes)
       .Member("index_bytes", entry.index_bytes);
+  if (entry.tar_bytes != 0) writer.Member("tar_bytes", entry.tar_bytes);
   if (entry.diff_id != id) {
     writer.Member("diff_id", entry.diff_id.ToString())
         .Member("source", IndexSourceName(entry.source))
@@ -76,53 +126,6 @@ std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
   }
   writer.EndArray().EndObject();
   return writer.Take();
-}
-
-// Parses the members that describe the layer; on entry, `entry.diff_id` is its name.
-absl::Status LayerStore::ParseRecord(const Json& record, const Digest& id, Entry& entry) {
-  if (const std::string text = record.StringOr("diff_id"); !text.empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(entry.diff_id, Digest::Parse(text));
-    if (entry.diff_id == id) return absl::DataLossError("an unproven layer under its DiffID");
-    const std::string source = record.StringOr("source");
-    const auto* known =
-        std::find_if(std::begin(kSources), std::end(kSources),
-                     [&](IndexSource one) { return IndexSourceName(one) == source; });
-    if (known == std::end(kSources)) return absl::DataLossError("its source is not known");
-    entry.source = *known;
-    IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Digest::Parse(record.StringOr("index_digest")));
-  }
-  if (const std::string text = record.StringOr("data_digest"); !text.empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(entry.sums.data, Digest::Parse(text));
-  }
-  if (const int64_t sum = record.IntOr("index_sum", -1); sum >= 0) {
-    entry.sums.index = static_cast<uint32_t>(sum);
-  }
-  entry.stamp = record.StringOr("data_stamp");
-  entry.checked = record.IntOr("checked", 0);
-  if (const std::string text = record.StringOr("fill_blob"); !text.empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(entry.fill_blob, Digest::Parse(text));
-  }
-  for (const Json& one : record["origins"].elements()) {
-    Origin origin;
-    IMAGEFS_ASSIGN_OR_RETURN(origin.blob, Digest::Parse(one.StringOr("blob")));
-    origin.registry = one.StringOr("registry");
-    origin.open = one["open"].boolean().value_or(false);
-    entry.origins.push_back(std::move(origin));
-  }
-  return absl::OkStatus();
-}
-
-// A record of format 1 does not tell where the layer came from. Hashed layers are kept; they are
-// given to the images that were recorded with them, and to others after a pass.
-absl::Status LayerStore::CheckOldRecord(const Digest& id, Entry& entry) const {
-  if (entry.state == LayerState::kFilling) {
-    return absl::DataLossError("an earlier version used it before it was proven");
-  }
-  const std::string path = DirectoryOf(id) + "/access";
-  if (::access(path.c_str(), F_OK) != 0) return absl::OkStatus();
-  const absl::StatusOr<std::unique_ptr<SpanTableReader>> table = SpanTableReader::Open(path);
-  if (table.ok() && (*table)->layout() == DataLayout::kTar) return absl::OkStatus();
-  return absl::DataLossError("an earlier version did not check it against its DiffID");
 }
 
 // Returns an error if the record is unusable.
@@ -148,7 +151,7 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
   if (record["origins"].is_array()) {
     IMAGEFS_RETURN_IF_ERROR(ParseRecord(record, id, entry));
   } else {
-    IMAGEFS_RETURN_IF_ERROR(CheckOldRecord(id, entry));
+    IMAGEFS_RETURN_IF_ERROR(CheckOldRecord(DirectoryOf(id), entry));
   }
   const std::string directory = DirectoryOf(id);
   const bool has_index = FileHasSize(directory + "/index", entry.index_bytes);
@@ -259,11 +262,16 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
 // Called on a worker once every byte is present.
 absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
   absl::Status status;
+  const auto recorded = [&]() -> LayerSums {
+    absl::MutexLock lock(&mu_);
+    const auto it = layers_.find(id);
+    return it == layers_.end() ? LayerSums() : it->second.sums;
+  };
   if (id == filling.span_table().diff_id()) {
     const absl::StatusOr<LayerSums> sums =
         CheckRefilled(filling.directory(), id, filling.span_table().tar_bytes(), filling.closing());
     status = sums.ok() ? MarkRefilled(id, *sums) : sums.status();
-  } else if (const LayerSums had = SumsOfName(id); !had.data.empty()) {
+  } else if (const LayerSums had = recorded(); !had.data.empty()) {
     // Only the spans were fetched again.
     IMAGEFS_RETURN_IF_ERROR(ClearGaps(filling.directory(), filling.span_table()));
     const absl::StatusOr<LayerSums> sums = SumsOfLayer(filling.directory());
@@ -371,7 +379,7 @@ bool LayerStore::Trusts(const Digest& id) const {
   return !distrusted_.contains(id);
 }
 
-void LayerStore::Observe(Observer observer) {
+void LayerStore::Observe(LayerObserver observer) {
   absl::MutexLock lock(&observer_mu_);
   observer_ = std::move(observer);
 }

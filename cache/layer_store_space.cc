@@ -25,9 +25,10 @@ constexpr uint64_t kPartBytes = 8 << 20;
 
 uint64_t AllocatedBytes(const struct stat& st) { return static_cast<uint64_t>(st.st_blocks) * 512; }
 
+// Follows no link: the data of a shared store occupies nothing here.
 uint64_t AllocatedBytes(const std::string& path) {
   struct stat st;
-  return stat(path.c_str(), &st) == 0 ? AllocatedBytes(st) : 0;
+  return lstat(path.c_str(), &st) == 0 ? AllocatedBytes(st) : 0;
 }
 
 void NoteUse(const std::string& directory) {
@@ -83,7 +84,8 @@ uint64_t BytesFreedWith(const std::string& directory) {
   uint64_t bytes = 0;
   for (const char* name : {"/data", "/index", "/access", "/present", "/blob"}) {
     struct stat st;
-    if (stat((directory + name).c_str(), &st) == 0 && st.st_nlink == 1) bytes += AllocatedBytes(st);
+    if (lstat((directory + name).c_str(), &st) == 0 && st.st_nlink == 1)
+      bytes += AllocatedBytes(st);
   }
   return bytes;
 }
@@ -113,7 +115,7 @@ std::vector<LayerUse> LayerStore::Uses() const {
   for (LayerUse& use : uses) {
     const std::string directory = DirectoryOf(use.id);
     struct stat st;
-    if (stat((directory + "/data").c_str(), &st) == 0 &&
+    if (lstat((directory + "/data").c_str(), &st) == 0 &&
         (st.st_nlink == 1 || counted.emplace(st.st_dev, st.st_ino).second)) {
       use.data_bytes = AllocatedBytes(st);
     }

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/file.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -33,7 +34,35 @@ absl::StatusOr<std::string> TryLock(const Fd& fd, const std::string& path) {
   return owner.ok() && !owner->empty() ? owner->substr(0, owner->find(' ')) : "unknown";
 }
 
+absl::Status CheckHome(const std::string& root) {
+  struct statfs fs;
+  if (statfs(root.c_str(), &fs) != 0) return ErrnoStatus(errno, root);
+  const std::string_view name = UnsafeFileSystem(static_cast<uint32_t>(fs.f_type));
+  if (name.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(StrCat(
+      "the store ", root, " is on ", name,
+      ", where other machines may use it at the same time and locks do not keep them out; choose ",
+      "a directory on a local disk with --root (for example /var/tmp/imagefs-$USER), and read ",
+      "images that are on ", name, " with store.shared in config.toml"));
+}
+
 }  // namespace
+
+std::string_view UnsafeFileSystem(uint64_t type) {
+  switch (type) {
+    case 0x6969:
+      return "NFS";
+    case 0x517B:
+    case 0xFF534D42:
+    case 0xFE534D42:
+      return "SMB";
+    case 0x5346414F:
+    case 0x6B414653:
+      return "AFS";
+    default:
+      return "";
+  }
+}
 
 bool IsExitingAfterKill(std::string_view pid) {
   const absl::StatusOr<std::string> stat = ReadFile(StrCat("/proc/", pid, "/stat"), 4096);
@@ -57,6 +86,7 @@ bool IsExitingAfterKill(std::string_view pid) {
 }
 
 absl::StatusOr<Fd> LockStore(const std::string& root) {
+  IMAGEFS_RETURN_IF_ERROR(CheckHome(root));
   const std::string path = root + "/lock";
   absl::StatusOr<Fd> fd = OpenFile(path, O_RDWR | O_CREAT, 0600);
   // A file system that became read-only can still be served.

@@ -79,5 +79,9 @@ MountEventReactor* StartAdd(const CallContext& context, grpc::CallbackServerCont
                             const control::v1::AddRequest& request);
 MountEventReactor* StartIndex(const CallContext& context, grpc::CallbackServerContext* call,
                               const control::v1::IndexRequest& request);
+MountEventReactor* StartExport(const CallContext& context, grpc::CallbackServerContext* call,
+                               const control::v1::ExportRequest& request);
+MountEventReactor* StartImport(const CallContext& context, grpc::CallbackServerContext* call,
+                               const control::v1::ImportRequest& request);
 
 }  // namespace imagefs

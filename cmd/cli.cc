@@ -87,6 +87,25 @@ constexpr char kDropHelp[] =
     "\n"
     "  imagefs drop docker.io/library/alpine:3\n";
 
+constexpr char kExportHelp[] =
+    "Adds images to a directory from which many daemons can use them in place, without a copy and\n"
+    "without a network: on NFS, on the disk of a node image, or for the users of this machine.\n"
+    "What is there already stays; an interrupted export goes on where it ended. Whoever can read\n"
+    "the directory can read the images.\n"
+    "\n"
+    "  imagefs export-store /srv/imagefs alpine:3 registry.example/app:1\n"
+    "\n"
+    "and in the config.toml of every daemon that is to use them:\n"
+    "\n"
+    "  [store]\n"
+    "  shared = [\"/srv/imagefs\"]\n";
+
+constexpr char kImportHelp[] =
+    "Copies images (none named: all) of a directory made by export-store into the store.\n"
+    "\n"
+    "  imagefs import /media/usb/images\n"
+    "  imagefs import /media/usb/images registry.example/app:1\n";
+
 constexpr char kIndexHelp[] =
     "Makes the index of an image's layers, with which it can be mounted before its bytes are "
     "local,\n"
@@ -361,6 +380,20 @@ void AddIndex(CLI::App& app, Command* command) {
   AddQuiet(verb, &args->quiet);
 }
 
+void AddSharedStores(CLI::App& app, Command* command) {
+  const auto [exports, args] = AddVerb<ExportArgs>(
+      app, command, "export-store", "add images to a directory that many daemons use", kExportHelp);
+  exports->add_option("DIR", args->directory, "directory")->required()->check(BadPath);
+  AddImages(exports, &args->references, /*required=*/true);
+  AddImageOptions(exports, &args->image);
+  AddQuiet(exports, &args->quiet);
+  const auto [imports, import_args] = AddVerb<ImportArgs>(
+      app, command, "import", "copy images from a directory made by export-store", kImportHelp);
+  imports->add_option("DIR", import_args->directory, "directory")->required()->check(BadPath);
+  AddImages(imports, &import_args->references, /*required=*/false);
+  AddQuiet(imports, &import_args->quiet);
+}
+
 void AddProfile(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<ProfileArgs>(
       app, command, "profile", "what the first run of an image read", kProfileHelp);
@@ -459,6 +492,7 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddAdd(app, command);
   AddDrop(app, command);
   AddIndex(app, command);
+  AddSharedStores(app, command);
   AddProfile(app, command);
   AddEvict(app, command);
   AddCheck(app, command);

@@ -102,6 +102,19 @@ struct IndexArgs {
   bool quiet = false;
 };
 
+struct ExportArgs {
+  std::string directory;
+  std::vector<std::string> references;
+  ImageOptions image;
+  bool quiet = false;
+};
+
+struct ImportArgs {
+  std::string directory;
+  std::vector<std::string> references;  // none = all
+  bool quiet = false;
+};
+
 struct ProfileArgs {
   std::string action;  // show, export, import or clear
   std::string reference;
@@ -165,8 +178,9 @@ struct CheckConfigArgs {
 struct Command {
   GlobalOptions global;
   std::variant<MountArgs, UmountArgs, LsArgs, ImagesArgs, PullArgs, RpullArgs, AddArgs, DropArgs,
-               IndexArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs, RmArgs, PinArgs,
-               UnpinArgs, DfArgs, PruneArgs, StatusArgs, DaemonArgs, StopArgs, CheckConfigArgs>
+               IndexArgs, ExportArgs, ImportArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs,
+               RmArgs, PinArgs, UnpinArgs, DfArgs, PruneArgs, StatusArgs, DaemonArgs, StopArgs,
+               CheckConfigArgs>
       args;
 };
 

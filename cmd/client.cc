@@ -323,6 +323,20 @@ absl::Status DaemonClient::Add(const AddRequest& request, const OnEvent& on_even
   return Stream(&Control::Stub::Add, request, on_event);
 }
 
+absl::Status DaemonClient::Export(const ExportRequest& request, const OnEvent& on_event) {
+  return Stream(&Control::Stub::Export, request, on_event);
+}
+
+absl::Status DaemonClient::Import(const ImportRequest& request, const OnEvent& on_event) {
+  return Stream(&Control::Stub::Import, request, on_event);
+}
+
+absl::Status DaemonClient::ListShared(const std::string& directory, ListImagesReply* reply) {
+  ListSharedRequest request;
+  request.set_directory(directory);
+  return Unary(&Control::Stub::ListShared, request, reply);
+}
+
 absl::Status DaemonClient::Drop(const DropRequest& request, RemoveReply* reply) {
   return Unary(&Control::Stub::Drop, request, reply);
 }

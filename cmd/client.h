@@ -32,6 +32,8 @@ class CheckReply;
 class CheckRequest;
 class DiskUsageReply;
 class DropRequest;
+class ExportRequest;
+class ImportRequest;
 class InspectReply;
 class InspectRequest;
 class IndexRequest;
@@ -86,6 +88,9 @@ class DaemonClient {
   absl::Status Pull(const control::v1::PullRequest& request, const OnEvent& on_event);
   absl::Status Index(const control::v1::IndexRequest& request, const OnEvent& on_event);
   absl::Status Add(const control::v1::AddRequest& request, const OnEvent& on_event);
+  absl::Status Export(const control::v1::ExportRequest& request, const OnEvent& on_event);
+  absl::Status Import(const control::v1::ImportRequest& request, const OnEvent& on_event);
+  absl::Status ListShared(const std::string& directory, control::v1::ListImagesReply* reply);
   absl::Status Drop(const control::v1::DropRequest& request, control::v1::RemoveReply* reply);
   absl::Status ListAdded(control::v1::ListAddedReply* reply);
   absl::Status Unmount(const control::v1::UnmountRequest& request,

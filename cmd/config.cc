@@ -148,6 +148,16 @@ Setter Prefixes(std::vector<IpPrefix>& out) {
 }
 
 // "auto", "off", or a list of absolute paths.
+// Returns false if it is no list of absolute paths.
+bool PathList(const toml::node& node, std::vector<std::string>& out) {
+  if (!node.is_array()) return false;
+  out.clear();
+  for (const toml::node& one : *node.as_array()) {
+    if (!AbsolutePath(out.emplace_back())(one).empty()) return false;
+  }
+  return true;
+}
+
 Setter AutoOrPaths(std::optional<std::vector<std::string>>& out) {
   return [&out](const toml::node& node) -> std::string {
     constexpr char kProblem[] = "is \"auto\", \"off\" or a list of absolute paths";
@@ -157,14 +167,7 @@ Setter AutoOrPaths(std::optional<std::vector<std::string>>& out) {
       if (text->get() == "off") out.emplace();
       return "";
     }
-    if (!node.is_array()) return kProblem;
-    out.emplace();
-    for (const toml::node& one : *node.as_array()) {
-      std::string path;
-      if (!AbsolutePath(path)(one).empty()) return kProblem;
-      out->push_back(std::move(path));
-    }
-    return "";
+    return PathList(node, out.emplace()) ? "" : kProblem;
   };
 }
 
@@ -217,6 +220,12 @@ Setter Patterns(std::vector<std::string>& out) {
       out.push_back(text->get());
     }
     return "";
+  };
+}
+
+Setter Paths(std::vector<std::string>& out) {
+  return [&out](const toml::node& node) {
+    return PathList(node, out) ? "" : "must be a list of absolute paths";
   };
 }
 
@@ -344,6 +353,7 @@ Settings SettingsOf(Config& config) {
       {"store",
        {{"sharing", Choice(config.store_open, "open", "proven")},
         {"scrub", OrOff(config.store_scrub)},
+        {"shared", Paths(config.store_shared)},
         {"limit", Amount(config.space.limit, {AmountWord("none", SpaceAmount())})},
         {"high", Percent(config.space.high)},
         {"low", Percent(config.space.low)},

@@ -53,6 +53,7 @@ struct Config {
   absl::Duration store_scrub = absl::Hours(7 * 24);  // 0 = never
   SpaceLimits space;                                 // [store] and fill.min_free
   absl::Duration store_keep_partial = absl::Hours(24);
+  std::vector<std::string> store_shared;  // directories of shared stores
   bool store_open = false;  // sharing = "open": anybody who names a layer's DiffID may use it
   // [mount]
   bool loop_devices = true;  // used if the kernel cannot mount from files

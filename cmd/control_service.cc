@@ -180,6 +180,16 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   MountEventReactor* Add(Context* context, const AddRequest* request) override {
     return StartAdd(calls_, context, *request);
   }
+  MountEventReactor* Export(Context* context, const ExportRequest* request) override {
+    return StartExport(calls_, context, *request);
+  }
+  MountEventReactor* Import(Context* context, const ImportRequest* request) override {
+    return StartImport(calls_, context, *request);
+  }
+  Unary* ListShared(Context* context, const ListSharedRequest* request,
+                    ListImagesReply* reply) override {
+    return Run(context, [request, reply] { return ListSharedImages(request->directory(), reply); });
+  }
   Unary* Drop(Context* context, const DropRequest* request, RemoveReply* reply) override {
     return Run(context, [this, request, reply] { return space_.Drop(*request, reply); });
   }

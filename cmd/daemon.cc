@@ -267,6 +267,7 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.scrub.interval = config.store_scrub;
   out.space = config.space;
   out.keep_partial = config.store_keep_partial;
+  out.shared = config.store_shared;
   // Without keys, no signatures are fetched.
   if (!config.index_keys.empty()) {
     out.index.verify_signature = [keys = config.index_keys](const Manifest& artifact) {

@@ -5,8 +5,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <memory>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -81,6 +83,31 @@ absl::Status SignIndex(ClientSession& session, DaemonClient& client,
     request.mutable_image()->set_pull_policy(ImageRequest::MISSING);
   }
   return absl::OkStatus();
+}
+
+// Makes one call for each request, and says what came of each. Those before a failed one stay.
+template <typename Request>
+int TransferEach(ClientSession& session, const std::vector<Request>& requests,
+                 absl::Status (DaemonClient::*call)(const Request&, const DaemonClient::OnEvent&),
+                 const std::string& directory) {
+  constexpr bool kExport = std::is_same_v<Request, ExportRequest>;
+  const auto text = kExport ? ExportedText : ImportedText;
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  std::vector<MountResult> results;
+  for (const Request& request : requests) {
+    absl::StatusOr<MountResult> result = session.Transfer(**client, request, call);
+    if (!result.ok()) {
+      return session.Finish(
+          result.status(),
+          session.json() ? SharedStoreJson(results, directory, kExport, result.status()) : "");
+    }
+    if (!session.json()) session.out().Print(text(*result, directory));
+    results.push_back(*std::move(result));
+  }
+  if (session.json())
+    session.out().Print(SharedStoreJson(results, directory, kExport, absl::OkStatus()));
+  return 0;
 }
 
 }  // namespace
@@ -173,6 +200,61 @@ int Run(ClientSession& session, const AddArgs& args) {
   }
   if (session.json()) session.out().Print(AddedListJson(added));
   return 0;
+}
+
+int Run(ClientSession& session, const ExportArgs& args) {
+  absl::StatusOr<std::string> directory = AbsolutePath(args.directory);
+  if (!directory.ok()) return session.out().Fail(directory.status());
+  std::vector<ExportRequest> requests;
+  for (const std::string& text : args.references) {
+    absl::StatusOr<ImageRequest> image = session.MakeImageRequest(text, args.image);
+    if (!image.ok()) return session.out().Fail(image.status());
+    ExportRequest& request = requests.emplace_back();
+    *request.mutable_image() = *std::move(image);
+    request.set_directory(*directory);
+    request.set_progress(!args.quiet);
+  }
+  session.SetTimeout(args.image);
+  return TransferEach(session, requests, &DaemonClient::Export, *directory);
+}
+
+int Run(ClientSession& session, const ImportArgs& args) {
+  absl::StatusOr<std::string> directory = AbsolutePath(args.directory);
+  if (!directory.ok()) return session.out().Fail(directory.status());
+  std::vector<std::string> references;
+  for (const std::string& text : args.references) {
+    absl::StatusOr<Reference> reference = session.ParseReference(text);
+    if (!reference.ok()) return session.out().Fail(reference.status());
+    references.push_back(reference->ToString());
+  }
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  ListImagesReply there;
+  if (absl::Status status = (*client)->ListShared(*directory, &there); !status.ok()) {
+    return session.Finish(status);
+  }
+  std::vector<ImportRequest> requests;
+  for (const Image& image : there.images()) {
+    if (!references.empty() &&
+        std::find(references.begin(), references.end(), image.reference()) == references.end()) {
+      continue;
+    }
+    ImportRequest& request = requests.emplace_back();
+    request.set_directory(*directory);
+    request.set_reference(image.reference());
+    request.set_platform(image.platform());
+    request.set_progress(!args.quiet);
+  }
+  for (const std::string& reference : references) {
+    const bool found = std::any_of(requests.begin(), requests.end(), [&](const auto& request) {
+      return request.reference() == reference;
+    });
+    if (found) continue;
+    return session.out().Fail(absl::NotFoundError(
+        StrCat(*directory, " has no image ", reference,
+               requests.empty() && there.images().empty() ? "; it is empty" : "")));
+  }
+  return TransferEach(session, requests, &DaemonClient::Import, *directory);
 }
 
 int Run(ClientSession& session, const IndexArgs& args) {

@@ -29,16 +29,6 @@ double MillisecondsOf(const MountResult& result, std::string_view step) {
   return static_cast<double>(microseconds) / 1000;
 }
 
-void WriteError(JsonWriter& json, const absl::Status& status) {
-  json.Key("error")
-      .BeginObject()
-      .Member("code", absl::StatusCodeToString(status.code()))
-      .Member("message", ToStd(status.message()))
-      .EndObject();
-}
-
-std::string Done(JsonWriter& json) { return json.Take() + "\n"; }
-
 void WriteMount(JsonWriter& json, const Mount& mount) {
   json.Member("directory", mount.directory())
       .Member("reference", mount.reference())

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 
@@ -44,6 +45,12 @@ std::string UnmountJson(const control::v1::UnmountReply& reply);
 std::string MountsText(const control::v1::ListMountsReply& reply, int64_t now_unix);
 std::string MountsJson(const control::v1::ListMountsReply& reply);
 
+// Of one image of export-store or import, and of all that were done until `status`.
+std::string ExportedText(const control::v1::MountResult& result, const std::string& directory);
+std::string ImportedText(const control::v1::MountResult& result, const std::string& directory);
+std::string SharedStoreJson(const std::vector<control::v1::MountResult>& results,
+                            const std::string& directory, bool exported,
+                            const absl::Status& status);
 std::string ImagesText(const control::v1::ListImagesReply& reply, int64_t now_unix);
 std::string ImagesJson(const control::v1::ListImagesReply& reply);
 

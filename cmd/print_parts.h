@@ -9,6 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/status.h"
+#include "base/json.h"
+#include "base/status.h"
 #include "base/text.h"
 
 namespace imagefs {
@@ -37,6 +40,16 @@ class Table {
  private:
   std::vector<std::vector<std::string>> rows_;
 };
+
+inline void WriteError(JsonWriter& json, const absl::Status& status) {
+  json.Key("error")
+      .BeginObject()
+      .Member("code", absl::StatusCodeToString(status.code()))
+      .Member("message", ToStd(status.message()))
+      .EndObject();
+}
+
+inline std::string Done(JsonWriter& json) { return json.Take() + "\n"; }
 
 inline std::string Age(int64_t created_unix, int64_t now_unix) {
   const int64_t seconds = std::max<int64_t>(now_unix - created_unix, 0);

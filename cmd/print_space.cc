@@ -35,8 +35,6 @@ std::string UsedBy(const Image& image) {
   return out.empty() ? "-" : out;
 }
 
-std::string Done(JsonWriter& json) { return json.Take() + "\n"; }
-
 std::string_view KindInWords(std::string_view kind) {
   if (kind == "layers-shared") return "layers of several images";
   if (kind == "layers-exclusive") return "layers of one image";
@@ -48,6 +46,13 @@ std::string_view KindInWords(std::string_view kind) {
   return kind;
 }
 
+// An image of a shared store has no state of its own here.
+std::string StateInWords(const Image& image) {
+  if (!image.shared().empty()) return StrCat("shared, ", image.shared());
+  return StrCat(image.state(), image.pinned() ? ", pinned" : "",
+                image.listed() ? "" : ", not listed");
+}
+
 }  // namespace
 
 std::string ImagesText(const ListImagesReply& reply, int64_t now_unix) {
@@ -57,9 +62,7 @@ std::string ImagesText(const ListImagesReply& reply, int64_t now_unix) {
     table.Row({image.reference(), image.platform(), ShortDigest(image.manifest_digest()),
                StrCat(image.layers()), FormatBytes(image.compressed_bytes()),
                FormatBytes(image.unpacked_bytes()), FormatBytes(image.disk_bytes()),
-               StrCat(image.state(), image.pinned() ? ", pinned" : "",
-                      image.listed() ? "" : ", not listed"),
-               Age(image.created_unix(), now_unix), UsedBy(image)});
+               StateInWords(image), Age(image.created_unix(), now_unix), UsedBy(image)});
   }
   return table.Text();
 }
@@ -77,7 +80,8 @@ std::string ImagesJson(const ListImagesReply& reply) {
         .Member("compressed_bytes", uint64_t{image.compressed_bytes()})
         .Member("unpacked_bytes", uint64_t{image.unpacked_bytes()})
         .Member("disk_bytes", uint64_t{image.disk_bytes()})
-        .Member("state", image.state())
+        .Member("state", image.shared().empty() ? image.state() : "shared")
+        .Member("shared", image.shared())
         .Member("pinned", image.pinned())
         .Member("listed", image.listed())
         .Member("created", int64_t{image.created_unix()});
@@ -92,6 +96,39 @@ std::string ImagesJson(const ListImagesReply& reply) {
     json.EndArray().EndObject();
   }
   json.EndArray();
+  return Done(json);
+}
+
+std::string ExportedText(const MountResult& result, const std::string& directory) {
+  return StrCat(directory, " has ", result.image().reference(), ": ",
+                Plural(static_cast<uint64_t>(result.layers_size()), "layer"), ", ",
+                FormatBytes(result.exported_bytes()), " added\n");
+}
+
+std::string ImportedText(const MountResult& result, const std::string& directory) {
+  return StrCat(result.image().reference(), " is in the store, from ", directory, "\n");
+}
+
+std::string SharedStoreJson(const std::vector<MountResult>& results, const std::string& directory,
+                            bool exported, const absl::Status& status) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject().Member("directory", directory).Key("images").BeginArray();
+  for (const MountResult& result : results) {
+    const Image& image = result.image();
+    json.BeginObject()
+        .Member("reference", image.reference())
+        .Member("platform", image.platform())
+        .Member("manifest", image.manifest_digest())
+        .Member("layers", uint64_t{image.layers()});
+    if (exported) {
+      json.Member("fetched_bytes", uint64_t{result.fetched_bytes()})
+          .Member("added_bytes", uint64_t{result.exported_bytes()});
+    }
+    json.EndObject();
+  }
+  json.EndArray();
+  if (!status.ok()) WriteError(json, status);
+  json.EndObject();
   return Done(json);
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "base/directory.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/calls.h"
@@ -12,6 +13,25 @@
 namespace imagefs {
 
 using namespace control::v1;  // NOLINT: the messages of every method below
+
+namespace {
+
+void FillShared(const SharedStores::Listed& shared, Image* image) {
+  FillImage(*shared.image, image);
+  image->set_created_unix(shared.created);
+  image->set_shared(shared.root);
+}
+
+}  // namespace
+
+absl::Status ListSharedImages(const std::string& directory, ListImagesReply* reply) {
+  IMAGEFS_RETURN_IF_ERROR(CheckPath(directory, "DIR"));
+  IMAGEFS_RETURN_IF_ERROR(CheckSharedStore(directory));
+  for (const SharedStores::Listed& shared : SharedStores({directory}).List()) {
+    FillShared(shared, reply->add_images());
+  }
+  return absl::OkStatus();
+}
 
 absl::Status SpaceCalls::ListImages(bool all, ListImagesReply* reply) const {
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecord> records, store.ListImages(all));
@@ -31,6 +51,13 @@ absl::Status SpaceCalls::ListImages(bool all, ListImagesReply* reply) const {
     image->set_pinned(record.pinned);
     image->set_listed(record.listed);
     FillUsers(users, record.manifest_digest, image);
+  }
+  for (const SharedStores::Listed& shared : store.ListShared()) {
+    const bool here = std::any_of(records.begin(), records.end(), [&](const ImageRecord& record) {
+      return record.reference == shared.image->reference &&
+             record.platform == shared.image->config.platform;
+    });
+    if (!here) FillShared(shared, reply->add_images());
   }
   return absl::OkStatus();
 }

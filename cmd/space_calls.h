@@ -3,6 +3,8 @@
 // Each blocks on the disk.
 #pragma once
 
+#include <string>
+
 #include "absl/status/status.h"
 #include "cache/image_store.h"
 #include "cmd/image_users.h"
@@ -11,6 +13,9 @@
 #include "snap/podman_store.h"
 
 namespace imagefs {
+
+// Lists the images of a directory made by export-store.
+absl::Status ListSharedImages(const std::string& directory, control::v1::ListImagesReply* reply);
 
 struct SpaceCalls {
   ImageStore& store;

@@ -17,6 +17,8 @@ int Run(ClientSession& session, const MountArgs& args, const DaemonProgramParts*
 int Run(ClientSession& session, const PullArgs& args);
 int Run(ClientSession& session, const RpullArgs& args);
 int Run(ClientSession& session, const AddArgs& args);
+int Run(ClientSession& session, const ExportArgs& args);
+int Run(ClientSession& session, const ImportArgs& args);
 int Run(ClientSession& session, const IndexArgs& args);
 int Run(ClientSession& session, const ProfileArgs& args);
 

@@ -19,7 +19,7 @@ _imagefs() {
   COMPREPLY=()
   if [[ -z $verb || ($verb == help && $cur != -*) ]]; then
     help=$("$program" --help 2>/dev/null) || return
-    word=$(sed -n '/^Subcommands:/,$s/^  \([a-z]*\) .*/\1/p' <<<"$help")
+    word=$(sed -n '/^Subcommands:/,$s/^  \([a-z-]*\) .*/\1/p' <<<"$help")
   else
     help=$("$program" help "$verb" 2>/dev/null) || return
     word=$(sed -n 's/^  [A-Z]* [A-Z]*:{\([^}]*\)} REQUIRED.*/\1/p' <<<"$help" | tr , ' ')

@@ -6,7 +6,7 @@
 need bash
 options_of() { sed -nE 's/^  (-[a-zA-Z],)?(--[a-z-]+).*/\2/p'; }   # of a help text
 "$IMAGEFS" --help >"$T/help"
-verbs=$(sed -n '/^Subcommands:/,$s/^  \([a-z]*\) .*/\1/p' "$T/help")
+verbs=$(sed -n '/^Subcommands:/,$s/^  \([a-z-]*\) .*/\1/p' "$T/help")
 [ "$(wc -w <<<"$verbs")" -ge 14 ] || fail "verbs are not found in the help: $verbs"
 options_of <"$T/help" >"$T/global"
 for verb in $verbs; do "$IMAGEFS" help "$verb" >"$T/help.$verb"; options_of <"$T/help.$verb" >"$T/options.$verb"; done
@@ -36,7 +36,7 @@ cat "$T"/options.* "$T/global" | sort -u >"$T/options"
 grep -oE '(Fl|,) -[a-z][a-z-]*' "$page" | sed -E 's/^(Fl|,) /-/' | sort -u >"$T/page"
 diff "$T/options" "$T/page" || fail "imagefs(1) has other options than the help (<)"
 same "verbs of imagefs(1)" "$(sort <<<"$verbs")" \
-  "$(sed -n '/^.Ss Verbs/,/^.El/s/^.It Cm \([a-z]*\).*/\1/p' "$page" | sort)"
+  "$(sed -n '/^.Ss Verbs/,/^.El/s/^.It Cm \([a-z-]*\).*/\1/p' "$page" | sort)"
 "$IMAGEFS" help daemon | options_of | while read -r option; do
   [ "$option" = --help ] || grep -qE "Fl ${option#-}" "$SOURCE/docs/man/imagefsd.8" || fail "imagefsd(8) lacks $option"
 done

@@ -75,6 +75,15 @@ class FakeImageStore : public ImageStore {
   absl::StatusOr<uint64_t> Evict(const Reference&) override { return 0; }
   absl::StatusOr<StoreUsage> Usage() override { return StoreUsage(); }
   absl::StatusOr<PruneResult> Prune(const PruneRequest&) override { return PruneResult(); }
+  absl::StatusOr<uint64_t> Export(const ResolvedImage&, const ChainRef&, const std::string&,
+                                  const CancelToken&) override {
+    return 0;
+  }
+  absl::StatusOr<ImageRef> Import(const std::string&, const Reference&, const Platform&,
+                                  const CancelToken&) override {
+    return ImageRef(image_);
+  }
+  std::vector<SharedStores::Listed> ListShared() const override { return {}; }
   absl::Status Pin(const Reference&) override { return absl::OkStatus(); }
   absl::Status Unpin(const Reference&) override { return absl::OkStatus(); }
   absl::StatusOr<CheckReport> Check(const std::vector<Reference>&, bool, Scrubber::Pace) override {

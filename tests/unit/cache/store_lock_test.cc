@@ -53,5 +53,17 @@ TEST_F(StoreLockTest, WaitsForOneThatWasKilledAndIsAboutToEnd) {
   ASSERT_EQ(waitpid(gone, nullptr, 0), gone);
 }
 
+TEST_F(StoreLockTest, FileSystemsOfSeveralMachines) {
+  for (const uint64_t type : {0x6969, 0x517B, 0x5346414F, 0x6B414653}) {
+    EXPECT_NE(UnsafeFileSystem(type), "") << type;
+  }
+  EXPECT_EQ(UnsafeFileSystem(0x6969), "NFS");
+  EXPECT_EQ(UnsafeFileSystem(0xFF534D42), "SMB");
+  // ext4, tmpfs, overlayfs, btrfs, xfs
+  for (const uint64_t type : {0xEF53U, 0x01021994U, 0x794c7630U, 0x9123683EU, 0x58465342U}) {
+    EXPECT_EQ(UnsafeFileSystem(type), "") << type;
+  }
+}
+
 }  // namespace
 }  // namespace imagefs
