@@ -3,13 +3,21 @@
 
 #include <utility>
 
+#include "base/log_context.h"
+
 namespace imagefs {
 
 struct Executor::Task {
   PriorityRef priority;
   uint64_t sequence = 0;
   absl::AnyInvocable<void()> run;
+  LogContext context;
 };
+
+std::string_view PriorityName(Priority priority) {
+  constexpr std::string_view kNames[] = {"on-demand", "foreground", "readahead", "background"};
+  return kNames[static_cast<size_t>(priority)];
+}
 
 void LivePriority::RaiseTo(Priority p) {
   int current = value_.load(std::memory_order_relaxed);
@@ -38,8 +46,9 @@ Executor::~Executor() {
 }
 
 void Executor::Submit(PriorityRef priority, absl::AnyInvocable<void()> task) {
+  LogContext context = LogContext::Current();
   absl::MutexLock lock(&mu_);
-  queue_.push_back({std::move(priority), next_sequence_++, std::move(task)});
+  queue_.push_back({std::move(priority), next_sequence_++, std::move(task), std::move(context)});
 }
 
 void Executor::Submit(absl::AnyInvocable<void()> task) { Submit(nullptr, std::move(task)); }
@@ -70,6 +79,7 @@ void Executor::Loop() {
       task = std::move(queue_[best]);
       queue_.erase(queue_.begin() + static_cast<ptrdiff_t>(best));
     }
+    const LogContext::Scope scope(std::move(task.context));
     task.run();
   }
 }

@@ -23,6 +23,9 @@ enum class Priority : int { kOnDemand = 0, kForeground = 1, kReadahead = 2, kBac
 
 // A priority that can be raised while the work is queued or running. Shared by a flight and the
 // work it started.
+// As a word: "on-demand", "foreground", "readahead", "background".
+std::string_view PriorityName(Priority priority);
+
 class LivePriority {
  public:
   explicit LivePriority(Priority p) : value_(static_cast<int>(p)) {}

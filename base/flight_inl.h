@@ -11,6 +11,8 @@
 #pragma once
 
 #include "base/flight.h"  // IWYU pragma: keep
+#include "base/log.h"
+#include "base/log_context.h"
 
 namespace imagefs {
 
@@ -18,6 +20,7 @@ template <typename T>
 struct FlightTable<T>::Participant {
   uint64_t id = 0;
   Caller caller;
+  LogContext context;  // of the caller, for its Start and Done
 };
 
 template <typename T>
@@ -54,8 +57,9 @@ typename FlightTable<T>::JoinResult FlightTable<T>::Join(const std::string& key,
     }
     flight = slot;
     participant = flight->next_participant++;
-    flight->participants.push_back({participant, std::move(caller)});
+    flight->participants.push_back({participant, std::move(caller), LogContext::Current()});
   }
+  LogDebug("flight.", result.led ? "began" : "joined", " flight=", name_, " key=", key);
   result.ticket = FlightTicket([this, weak = std::weak_ptr<Flight>(flight), participant] {
     if (std::shared_ptr<Flight> alive = weak.lock()) Leave(alive, participant);
   });
@@ -68,6 +72,7 @@ template <typename T>
 void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
   Context context;
   Start start;
+  LogContext log;
   {
     absl::MutexLock lock(&mu_);
     if (flight->participants.empty()) {
@@ -75,6 +80,7 @@ void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
       EraseLocked(flight);
       return;
     }
+    log = flight->participants.front().context;
     const Caller& lead = flight->participants.front().caller;
     start = lead.start;
     flight->auth_scope = lead.auth_scope;
@@ -95,6 +101,7 @@ void FlightTable<T>::Launch(const std::shared_ptr<Flight>& flight) {
       if (std::shared_ptr<Flight> alive = weak.lock()) Finish(alive, run, std::move(value));
     };
   }
+  const LogContext::Scope scope(std::move(log));
   start(std::move(context));
 }
 
@@ -130,7 +137,10 @@ void FlightTable<T>::Finish(const std::shared_ptr<Flight>& flight, uint64_t run,
       EraseLocked(flight);
     }
   }
-  for (Participant& participant : served) participant.caller.done(result);
+  for (Participant& participant : served) {
+    const LogContext::Scope scope(participant.context);
+    participant.caller.done(result);
+  }
   if (again) Launch(flight);
 }
 
@@ -156,6 +166,7 @@ void FlightTable<T>::Leave(const std::shared_ptr<Flight>& flight, uint64_t parti
   }
   if (last) cancel.Cancel();
   for (Participant& one : gone) {
+    const LogContext::Scope scope(one.context);
     one.caller.done(absl::CancelledError(name_ + ": the caller left"));
   }
 }

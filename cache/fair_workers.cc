@@ -3,6 +3,7 @@
 
 #include <utility>
 
+#include "base/log_context.h"
 #include "base/thread_role.h"
 
 namespace imagefs {
@@ -24,6 +25,12 @@ FairWorkers::~FairWorkers() {
 }
 
 FairWorkers::Id FairWorkers::Submit(SourceTurns::Claim claim, Task task) {
+  if (LogContext context = LogContext::Current(); !context.empty()) {
+    task = [context = std::move(context), task = std::move(task)](Id id) mutable {
+      const LogContext::Scope scope(context);
+      task(id);
+    };
+  }
   absl::MutexLock lock(&mu_);
   const Id id = next_id_++;
   turns_.Add(id, std::move(claim));

@@ -35,6 +35,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/cancel.h"
 #include "base/fd.h"
+#include "base/log_context.h"
 #include "base/monotonic.h"
 #include "base/timer_queue.h"
 #include "cache/chain.h"
@@ -161,6 +162,7 @@ class FillingLayer final : public LayerFill,
   absl::Duration SilenceLocked(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Begin(const BatchRef& batch, Priority priority);
   void Request(const BatchRef& batch);
+  LogContext ContextLocked(const Batch& batch) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   bool TakeOver(Batch& batch);
   absl::Status OnBytes(const BatchRef& batch, uint64_t offset, std::string_view data);
   BatchRef EndBatchLocked(const BatchRef& batch, const absl::Status& status, Finished& finished)

@@ -306,7 +306,22 @@ bool FillingLayer::TakeOver(Batch& batch) {
   return batch.room.bytes() > 0;
 }
 
+// Names who waits for the batch in the lines about its request.
+LogContext FillingLayer::ContextLocked(const Batch& batch) const {
+  if (!LogEnabled(LogLevel::kDebug)) return LogContext::Current();
+  const std::string layer =
+      StrCat(" layer=", table_->diff_id().Short(), " spans=", batch.first, "-", batch.last);
+  for (uint32_t i = batch.first; i < batch.last; ++i) {
+    const auto it = waiters_.find(i);
+    if (it == waiters_.end() || it->second.empty()) continue;
+    const Waiter& waiter = *it->second.front();
+    return LogContext(StrCat(waiter.context.text(), layer, " reader=", waiter.reader));
+  }
+  return LogContext(StrCat(layer, " for=", PriorityName(batch.priority->get())));
+}
+
 void FillingLayer::Request(const BatchRef& batch) {
+  LogContext context;
   if (batch->bytes == nullptr) {
     batch->bytes = std::make_unique_for_overwrite<char[]>(batch->blob.size());
   }
@@ -316,7 +331,9 @@ void FillingLayer::Request(const BatchRef& batch) {
     batch->asked = true;
     batch->began = batch->last_byte = Moment::Now();
     options.anew = spans_.AnyWrong(batch->first, batch->last);
+    context = ContextLocked(*batch);
   }
+  const LogContext::Scope scope(std::move(context));
   scheduler_.counters().requests++;
   options.once = true;
   options.hedge = batch->hedge;

@@ -23,6 +23,7 @@ struct FillingLayer::Waiter {
   std::vector<std::pair<uint32_t, uint32_t>> parts;  // spans [first, second)
   std::vector<uint32_t> moves;                       // to be made before `done` runs
   ReaderId reader = 0;
+  const LogContext context = LogContext::Current();
   ReadPin pin;
   Done done;
   CancelToken::Registration on_cancel;

@@ -162,12 +162,7 @@ absl::Status CopyData(const Fd& from, const Fd& to, const SharedLayer& layer,
 // What killed exports left.
 void RemoveUnfinished(const std::string& root) {
   for (const char* folder : {"", "/layers"}) {
-    const absl::StatusOr<std::vector<std::string>> names = ListDir(root + folder);
-    if (!names.ok()) {
-      LogWarning("shared.not_listed path=", root, folder, " cause=", names.status().message());
-      continue;
-    }
-    for (const std::string& name : *names) {
+    for (const std::string& name : ListDirOrWarn(root + folder)) {
       if (!name.starts_with("tmp-")) continue;
       if (absl::Status status = RemoveTree(StrCat(root, folder, "/", name)); !status.ok()) {
         LogWarning("shared.cleanup_failed path=", root, folder, "/", name,

@@ -205,7 +205,7 @@ void SpaceKeeper::Note(const StoreSpace::Reading& now, bool spare, bool exhauste
     } else {
       LogWarning("fill.background_stopped free=", now.free, " min_free=", now.background_min_free,
                  " used=", now.used, " limit=", now.limit,
-                 " remedy=\"imagefs df; see store.limit and fill.min_free\"");
+                 " remedy=imagefs df; see store.limit and fill.min_free");
     }
   }
   if (over_.Update(exhausted, when, &ended)) {
@@ -214,7 +214,7 @@ void SpaceKeeper::Note(const StoreSpace::Reading& now, bool spare, bool exhauste
     } else {
       LogWarning("store.over_limits used=", now.used, " limit=", now.limit, " free=", now.free,
                  " reserve=", now.reserve,
-                 " cause=\"all the rest is in use, pinned, or could not be fetched again\"");
+                 " cause=all the rest is in use, pinned, or could not be fetched again");
     }
   }
   if (freed_ > 0 && when - freed_told_ >= kFreedPause) {

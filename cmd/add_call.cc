@@ -13,7 +13,7 @@ class AddCall : public TransferCall {
  public:
   AddCall(const CallContext& context, grpc::CallbackServerContext* call,
           const control::v1::AddRequest& request)
-      : TransferCall(context, call, request.progress()), request_(request) {}
+      : TransferCall(context, call, "add", request.progress()), request_(request) {}
 
  private:
   absl::Status Run() override;

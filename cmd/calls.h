@@ -24,7 +24,11 @@ namespace imagefs {
 // Counts running calls, for the daemon's idle exit.
 class CallCounter {
  public:
-  void Begin() { running_.fetch_add(1); }
+  // Returns the number of the call.
+  uint64_t Begin() {
+    running_.fetch_add(1);
+    return begun_.fetch_add(1) + 1;
+  }
   void End() {
     last_end_ns_.store(std::chrono::steady_clock::now().time_since_epoch().count());
     running_.fetch_sub(1);
@@ -37,6 +41,7 @@ class CallCounter {
 
  private:
   std::atomic<int> running_{0};
+  std::atomic<uint64_t> begun_{0};
   std::atomic<int64_t> last_end_ns_{std::chrono::steady_clock::now().time_since_epoch().count()};
 };
 

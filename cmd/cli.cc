@@ -475,6 +475,13 @@ void AddDaemon(CLI::App& app, Command* command) {
   verb->add_option("--ready-fd", args->ready_fd)->group("");
 }
 
+void AddLogLevel(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<LogLevelArgs>(
+      app, command, "log-level", "show or set how much the daemon logs until it ends", "");
+  verb->add_option("LEVEL", args->level, "debug, info, warning, error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+}
+
 void AddStop(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<StopArgs>(
       app, command, "stop", "end the daemon; the next one takes the mounts over", "");
@@ -502,6 +509,7 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddVerb<DfArgs>(app, command, "df", "show what occupies the store", kDfHelp);
   AddPrune(app, command);
   AddStatus(app, command);
+  AddLogLevel(app, command);
   AddDaemon(app, command);
   AddStop(app, command);
 }

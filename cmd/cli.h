@@ -166,6 +166,10 @@ struct DaemonArgs {
   int ready_fd = -1;
 };
 
+struct LogLevelArgs {
+  std::string level;  // "" = print it
+};
+
 struct StopArgs {
   bool unmount = false;
 };
@@ -179,8 +183,8 @@ struct Command {
   GlobalOptions global;
   std::variant<MountArgs, UmountArgs, LsArgs, ImagesArgs, PullArgs, RpullArgs, AddArgs, DropArgs,
                IndexArgs, ExportArgs, ImportArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs,
-               RmArgs, PinArgs, UnpinArgs, DfArgs, PruneArgs, StatusArgs, DaemonArgs, StopArgs,
-               CheckConfigArgs>
+               RmArgs, PinArgs, UnpinArgs, DfArgs, PruneArgs, StatusArgs, LogLevelArgs, DaemonArgs,
+               StopArgs, CheckConfigArgs>
       args;
 };
 

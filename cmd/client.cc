@@ -196,11 +196,11 @@ absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
   // Daemons of older versions do not report this.
   if (!options_.same_settings || daemon.config().empty()) return absl::OkStatus();
   const auto other = [this](std::string_view option, const std::string& has,
-                            const std::string& asked) {
-    return absl::FailedPreconditionError(
-        StrCat("a daemon is already running (pid ", pid_, "), which was started with",
-               has.empty() ? "out " : " ", option, has.empty() ? "" : " ", has, ", not with ",
-               asked, "; stop it (imagefs stop), or omit the option and its environment variable"));
+                            const std::string& asked, std::string_view remedy = "") {
+    return absl::FailedPreconditionError(StrCat(
+        "a daemon is already running (pid ", pid_, "), which was started with",
+        has.empty() ? "out " : " ", option, has.empty() ? "" : " ", has, ", not with ", asked, "; ",
+        remedy, "stop it (imagefs stop), or omit the option and its environment variable"));
   };
   if (!options_.config.empty() && !SameFile(options_.config, daemon.config())) {
     return other("--config", daemon.config(), options_.config);
@@ -209,7 +209,8 @@ absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
     return other("--ca-file", daemon.ca_file(), options_.ca_file);
   }
   if (!options_.log_level.empty() && options_.log_level != daemon.log_level()) {
-    return other("--log-level", daemon.log_level(), options_.log_level);
+    return other("--log-level", daemon.log_level(), options_.log_level,
+                 StrCat("change it (imagefs log-level ", options_.log_level, "), "));
   }
   return absl::OkStatus();
 }
@@ -335,6 +336,14 @@ absl::Status DaemonClient::ListShared(const std::string& directory, ListImagesRe
   ListSharedRequest request;
   request.set_directory(directory);
   return Unary(&Control::Stub::ListShared, request, reply);
+}
+
+absl::StatusOr<std::string> DaemonClient::LogLevel(const std::string& level) {
+  LogLevelRequest request;
+  request.set_level(level);
+  LogLevelReply reply;
+  IMAGEFS_RETURN_IF_ERROR(Unary(&Control::Stub::LogLevel, request, &reply));
+  return reply.level();
 }
 
 absl::Status DaemonClient::Drop(const DropRequest& request, RemoveReply* reply) {

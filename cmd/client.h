@@ -91,6 +91,8 @@ class DaemonClient {
   absl::Status Export(const control::v1::ExportRequest& request, const OnEvent& on_event);
   absl::Status Import(const control::v1::ImportRequest& request, const OnEvent& on_event);
   absl::Status ListShared(const std::string& directory, control::v1::ListImagesReply* reply);
+  // Sets the level if it is not "". Returns the one in force.
+  absl::StatusOr<std::string> LogLevel(const std::string& level);
   absl::Status Drop(const control::v1::DropRequest& request, control::v1::RemoveReply* reply);
   absl::Status ListAdded(control::v1::ListAddedReply* reply);
   absl::Status Unmount(const control::v1::UnmountRequest& request,

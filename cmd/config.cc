@@ -207,6 +207,17 @@ Setter Choice(bool& out, std::string_view yes, std::string_view no) {
   };
 }
 
+Setter Level(std::string& out) {
+  return [&out](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    const bool known = text != nullptr && std::find(std::begin(kLogLevels), std::end(kLogLevels),
+                                                    text->get()) != std::end(kLogLevels);
+    if (!known) return "must be \"debug\", \"info\", \"warning\" or \"error\"";
+    out = text->get();
+    return "";
+  };
+}
+
 Setter Patterns(std::vector<std::string>& out) {
   return [&out](const toml::node& node) -> std::string {
     if (!node.is_array()) return "must be a list of patterns like \"registry.example/**\"";
@@ -349,6 +360,7 @@ Settings SettingsOf(Config& config) {
         {"containers", AutoOrPaths(config.hosts_containers)},
         {"certificates", AutoOrPaths(config.hosts_certificates)},
         {"short_names", ShortNamesMode(config.short_names)}}},
+      {"log", {{"level", Level(config.log_level)}}},
       {"profile", {{"enabled", Bool(config.profile)}}},
       {"store",
        {{"sharing", Choice(config.store_open, "open", "proven")},

@@ -47,6 +47,8 @@ struct Config {
   std::optional<std::vector<std::string>> hosts_containers;    // registries.conf files
   std::optional<std::vector<std::string>> hosts_certificates;  // directories
   ShortNames short_names = ShortNames::kAliases;
+  // [log]
+  std::string log_level;  // "" = the default
   // [profile]
   bool profile = true;
   // [store]

@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "base/ticket_group.h"
 #include "cmd/calls.h"
+#include "cmd/options.h"
 #include "cmd/space_calls.h"
 #include "fs/fuse_loop.h"
 
@@ -36,18 +37,9 @@ uint64_t ResidentBytes() {
   return pages.value_or(0) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
 }
 
-std::string_view PriorityName(Priority priority) {
-  switch (priority) {
-    case Priority::kOnDemand:
-      return "on-demand";
-    case Priority::kForeground:
-      return "profile";
-    case Priority::kReadahead:
-      return "readahead";
-    case Priority::kBackground:
-      return "background";
-  }
-  return "background";
+// Of a mounted layer's transfer: what comes in the foreground was asked for by the profile.
+std::string_view TransferPriority(Priority priority) {
+  return priority == Priority::kForeground ? "profile" : PriorityName(priority);
 }
 
 void FillInspect(const ImageStore& store, const ResolvedImage& image, InspectReply* reply) {
@@ -161,7 +153,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     reply->set_run(options_.run);
     reply->set_config(options_.config_file);
     reply->set_ca_file(options_.ca_file);
-    reply->set_log_level(options_.log_level);
+    reply->set_log_level(std::string(LogLevelName(CurrentLogLevel())));
     reply->set_proxies(options_.proxies);
     Unary* reactor = context->DefaultReactor();
     reactor->Finish(AnswerOf(context, absl::OkStatus()));
@@ -256,6 +248,21 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
       // Stops if the caller goes away.
       return DoCheck(
           *request, [context](size_t) { return !context->IsCancelled(); }, reply);
+    });
+  }
+  Unary* LogLevel(Context* context, const LogLevelRequest* request, LogLevelReply* reply) override {
+    return Run(context, [request, reply]() -> absl::Status {
+      if (!request->level().empty()) {
+        if (std::find(std::begin(kLogLevels), std::end(kLogLevels), request->level()) ==
+            std::end(kLogLevels)) {
+          return absl::InvalidArgumentError(
+              StrCat("no log level ", PrintableName(request->level())));
+        }
+        SetLogLevel(ParseLogLevel(request->level()));
+        LogInfo("log.level level=", request->level());
+      }
+      reply->set_level(std::string(LogLevelName(CurrentLogLevel())));
+      return absl::OkStatus();
     });
   }
   Unary* Shutdown(Context* context, const ShutdownRequest* request, ShutdownReply* reply) override {
@@ -381,7 +388,7 @@ absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request
         MountStatusReply::Transfer* one = out->add_in_flight();
         one->set_begin(transfer.blob.begin);
         one->set_end(transfer.blob.end);
-        one->set_priority(std::string(PriorityName(transfer.priority)));
+        one->set_priority(std::string(TransferPriority(transfer.priority)));
       }
     }
     return absl::OkStatus();

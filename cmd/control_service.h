@@ -62,7 +62,7 @@ class ControlService {
     std::string root;
     std::string run;
     // Returned by Version.
-    std::string config_file, ca_file, log_level, proxies;
+    std::string config_file, ca_file, proxies;
     // Called by Shutdown; must not block.
     std::function<void(bool unmount)> request_stop;
     // Counters of parts this service does not know; may be empty.

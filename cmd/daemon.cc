@@ -32,6 +32,7 @@
 #include "cmd/control_service.h"
 #include "cmd/image_users.h"
 #include "cmd/interrupt.h"
+#include "cmd/journal.h"
 #include "cmd/listeners.h"
 #include "cmd/mount_recovery.h"
 #include "cmd/publish.h"
@@ -110,9 +111,9 @@ class DaemonImpl : public Daemon {
   void ReadSignal();
   void StopServing();
 
-  const BackgroundLog log_;            // first: threads of all later members log
-  std::vector<PassedSocket> sockets_;  // until handed to the listeners
-  std::vector<KeptDescriptor> kept_;   // until handed to the keeper
+  const BackgroundLog log_{JournalWriter()};  // first: threads of all later members log
+  std::vector<PassedSocket> sockets_;         // until handed to the listeners
+  std::vector<KeptDescriptor> kept_;          // until handed to the keeper
   const Options options_;
   std::atomic<bool> stop_{false};
   // The daemon was told to stop, and clients must not start another in its place.
@@ -356,8 +357,8 @@ std::vector<std::string> DaemonImpl::Warnings() const {
   const std::string run = MountPointOf(options_.paths.run);
   for (const HiddenMounts& hidden : FindHiddenMounts({run + "/chains", run + "/mapped"})) {
     out.push_back(hidden.Explain());
-    LogWarning("mounts_not_visible directory=", hidden.directory, " cause=\"", hidden.cause,
-               "\" remedy=\"a volume of its own with mountPropagation: Bidirectional\"");
+    LogWarning("mounts_not_visible directory=", hidden.directory, " cause=", hidden.cause,
+               " remedy=a volume of its own with mountPropagation: Bidirectional");
   }
   return out;
 }
@@ -369,7 +370,6 @@ absl::Status DaemonImpl::Listen() {
   service_options.run = options_.paths.run;
   service_options.config_file = options_.config_file;
   service_options.ca_file = options_.ca_file;
-  service_options.log_level = options_.log_level;
   service_options.proxies = ProxyDigest();
   service_options.publish = {options_.config.index_publish, options_.config.index_publish_to,
                              options_.config.index_publish_spread};

@@ -24,7 +24,6 @@ class Daemon {
     std::string ca_file;  // in addition to the system's CAs
     Config config;
     std::string config_file;               // path of `config`; Version reports it
-    std::string log_level;                 // Version reports it
     std::vector<PassedSocket> sockets;     // passed by the service manager
     std::vector<KeptDescriptor> sessions;  // that it kept for the previous daemon
     std::chrono::seconds idle_exit{0};     // without calls and mounts that need it; 0 = never

@@ -208,6 +208,14 @@ int Run(ClientSession& session, const StatusArgs& args) {
 }
 
 // Returns 0 only if no daemon of the store is left.
+int Run(ClientSession& session, const LogLevelArgs& args) {
+  auto client = session.Connect(/*start=*/false);
+  if (!client.ok()) return session.Finish(client.status());
+  const absl::StatusOr<std::string> level = (*client)->LogLevel(args.level);
+  if (level.ok()) session.out().Print(session.json() ? LogLevelJson(*level) : *level + "\n");
+  return session.Finish(level.status());
+}
+
 int Run(ClientSession& session, const StopArgs& args) {
   auto client = session.ConnectToAny();
   if (absl::IsUnavailable(client.status()) || absl::IsFailedPrecondition(client.status())) {

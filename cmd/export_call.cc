@@ -20,11 +20,12 @@ class ExportCall : public TransferCall {
  public:
   ExportCall(const CallContext& context, grpc::CallbackServerContext* call,
              const control::v1::ExportRequest& request)
-      : TransferCall(context, call, request.progress()), request_(request) {}
+      : TransferCall(context, call, "export", request.progress()), request_(request) {}
 
  private:
   absl::Status Run() override {
     IMAGEFS_ASSIGN_OR_RETURN(directory_, ParseDirectory(request_.directory()));
+    SetDirectory(directory_);
     IMAGEFS_RETURN_IF_ERROR(SharedStoreWriter::Check(directory_));  // before anything is fetched
     IMAGEFS_ASSIGN_OR_RETURN(ResolveRequest image, ParseImage(request_.image()));
     return Resolve(std::move(image), [this](const ImageStore::Resolved& found) -> absl::Status {
@@ -55,11 +56,13 @@ class ImportCall : public TransferCall {
  public:
   ImportCall(const CallContext& context, grpc::CallbackServerContext* call,
              const control::v1::ImportRequest& request)
-      : TransferCall(context, call, request.progress()), request_(request) {}
+      : TransferCall(context, call, "import", request.progress()), request_(request) {}
 
  private:
   absl::Status Run() override {
     IMAGEFS_ASSIGN_OR_RETURN(const std::string directory, ParseDirectory(request_.directory()));
+    SetDirectory(directory);
+    SetReference(request_.reference());
     IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, Reference::Parse(request_.reference()));
     IMAGEFS_ASSIGN_OR_RETURN(const Platform platform, Platform::Parse(request_.platform()));
     CancelSource cancel;

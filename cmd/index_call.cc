@@ -62,7 +62,7 @@ class IndexCall : public TransferCall {
  public:
   IndexCall(const CallContext& context, grpc::CallbackServerContext* call,
             const control::v1::IndexRequest& request)
-      : TransferCall(context, call, request.progress()), request_(request) {}
+      : TransferCall(context, call, "index", request.progress()), request_(request) {}
 
  private:
   absl::Status Run() override;

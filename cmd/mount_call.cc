@@ -57,7 +57,7 @@ class MountCall : public TransferCall {
  public:
   MountCall(const CallContext& context, grpc::CallbackServerContext* call,
             const control::v1::MountRequest& request)
-      : TransferCall(context, call, request.progress()), request_(request) {}
+      : TransferCall(context, call, "mount", request.progress()), request_(request) {}
 
  private:
   absl::Status Run() override;
@@ -73,6 +73,7 @@ class MountCall : public TransferCall {
 };
 
 absl::Status MountCall::Run() {
+  SetDirectory(request_.directory());
   IMAGEFS_ASSIGN_OR_RETURN(image_, ParseImage(request_.image()));
   IMAGEFS_ASSIGN_OR_RETURN(MountRequest mount, ParseMount(request_, image_));
   // Find every predictable error before fetching anything.

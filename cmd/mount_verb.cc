@@ -124,12 +124,13 @@ int MountInForeground(ClientSession& session, const MountRequest& request,
     options.paths = session.paths();
     options.version = session.version();
     options.ca_file = session.global().ca_file;
-    options.log_level = session.global().log_level.empty() ? "warning" : session.global().log_level;
-    SetLogLevel(ParseLogLevel(options.log_level));
     options.config_file = ConfigFile(session.global().config);
     absl::StatusOr<Config> config = LoadConfig(session.global().config);
     if (!config.ok()) return session.out().Fail(config.status());
     options.config = *std::move(config);
+    std::string level = session.global().log_level;
+    if (level.empty()) level = options.config.log_level;
+    SetLogLevel(ParseLogLevel(level.empty() ? "warning" : level));
     options.handle_signals = false;
     absl::StatusOr<std::unique_ptr<Daemon>> started = program.start(std::move(options));
     if (!started.ok()) return session.Finish(started.status());

@@ -35,6 +35,11 @@ LogLevel ParseLogLevel(std::string_view name) {
   return LogLevel::kInfo;
 }
 
+std::string_view LogLevelName(LogLevel level) {
+  const auto index = static_cast<size_t>(level);
+  return index < std::size(kLogLevels) ? kLogLevels[index] : "off";
+}
+
 std::string ProcessEnvironment(const char* name) {
   const char* value = getenv(name);
   return value == nullptr ? "" : value;

@@ -29,6 +29,8 @@ struct Paths {
 // Parses a value of --log-level; "" = the default.
 inline constexpr char kDefaultLogLevel[] = "info";
 LogLevel ParseLogLevel(std::string_view name);
+inline constexpr std::string_view kLogLevels[] = {"debug", "info", "warning", "error"};
+std::string_view LogLevelName(LogLevel level);
 
 // Returns the value of an environment variable, or "" if it is unset.
 using EnvironmentRef = absl::FunctionRef<std::string(const char* name)>;

@@ -246,6 +246,12 @@ std::string AddedListJson(const ListAddedReply& reply, const absl::Status& statu
   return Done(json);
 }
 
+std::string LogLevelJson(const std::string& level) {
+  JsonWriter json(/*pretty=*/true);
+  json.BeginObject().Member("level", level).EndObject();
+  return Done(json);
+}
+
 std::string InspectText(const InspectReply& reply) {
   const Image& image = reply.image();
   std::string out = StrCat("reference  ", image.reference(), "\nplatform   ", image.platform(),

@@ -51,6 +51,7 @@ std::string ImportedText(const control::v1::MountResult& result, const std::stri
 std::string SharedStoreJson(const std::vector<control::v1::MountResult>& results,
                             const std::string& directory, bool exported,
                             const absl::Status& status);
+std::string LogLevelJson(const std::string& level);
 std::string ImagesText(const control::v1::ListImagesReply& reply, int64_t now_unix);
 std::string ImagesJson(const control::v1::ListImagesReply& reply);
 

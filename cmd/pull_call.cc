@@ -12,7 +12,7 @@ class PullCall : public TransferCall {
  public:
   PullCall(const CallContext& context, grpc::CallbackServerContext* call,
            const control::v1::PullRequest& request)
-      : TransferCall(context, call, request.progress()), request_(request) {}
+      : TransferCall(context, call, "pull", request.progress()), request_(request) {}
 
  private:
   absl::Status Run() override;
@@ -39,7 +39,7 @@ class CompleteMountCall : public TransferCall {
  public:
   CompleteMountCall(const CallContext& context, grpc::CallbackServerContext* call,
                     const control::v1::PullRequest& request)
-      : TransferCall(context, call, request.progress()), request_(request) {}
+      : TransferCall(context, call, "pull", request.progress()), request_(request) {}
 
  private:
   absl::Status Run() override;
@@ -59,7 +59,9 @@ absl::StatusOr<MountState> CompleteMountCall::FindMount() const {
 }
 
 absl::Status CompleteMountCall::Run() {
+  SetDirectory(request_.directory());
   IMAGEFS_ASSIGN_OR_RETURN(const MountState mount, FindMount());
+  SetReference(mount.record.reference);
   IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, Reference::Parse(mount.record.reference));
   IMAGEFS_ASSIGN_OR_RETURN(const ImageRef image,
                            deps().store.FindImage(reference, Platform::Host()));

@@ -44,9 +44,11 @@ absl::StatusOr<std::unique_ptr<Daemon>> Start(const GlobalOptions& global, const
   options.paths = paths;
   options.version = version;
   options.ca_file = global.ca_file;
-  options.log_level = global.log_level.empty() ? kDefaultLogLevel : global.log_level;
   options.config_file = ConfigFile(global.config);
   IMAGEFS_ASSIGN_OR_RETURN(options.config, LoadConfig(global.config));
+  if (global.log_level.empty() && !options.config.log_level.empty()) {
+    SetLogLevel(ParseLogLevel(options.config.log_level));
+  }
   options.idle_exit = std::chrono::seconds(args.idle_exit_seconds);
   options.starter_holds_lock = args.ready_fd >= 0;
   // A daemon with an idle exit was started on demand, not by a supervisor.

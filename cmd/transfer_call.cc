@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/transfer_call.h"
 
+#include <algorithm>
 #include <atomic>
 
+#include "base/log_context.h"
 #include "base/status.h"
+#include "base/text.h"
 
 namespace imagefs {
 namespace {
@@ -29,15 +32,16 @@ class FirstAnswer {
 }  // namespace
 
 TransferCall::TransferCall(const CallContext& context, grpc::CallbackServerContext* call,
-                           bool progress)
+                           const char* verb, bool progress)
     : context_(context),
       call_(call),
+      verb_(verb),
       tells_progress_(progress),
       progress_(context.deps.store, context.deps.sources) {}
 
 TransferCall* TransferCall::Start(std::shared_ptr<TransferCall> call) {
   call->self_ = call;
-  call->context_.counter.Begin();
+  const LogContext::Scope scope(LogContext(StrCat(" call=", call->context_.counter.Begin())));
   call->context_.ticker.Listen([weak = call->weak_from_this()] {
     const std::shared_ptr<TransferCall> self = weak.lock();
     return self != nullptr && self->Tick();
@@ -71,6 +75,7 @@ absl::Status TransferCall::Begin(std::string_view phase, std::string_view timing
 absl::Status TransferCall::Resolve(ResolveRequest request, Next<ImageStore::Resolved> next) {
   IMAGEFS_RETURN_IF_ERROR(Begin("resolving", "resolve"));
   progress_.SetRegistry(request.reference.host);
+  SetReference(request.reference.ToString());
   WaitFor(deps().store.Resolve(std::move(request), Then(std::move(next))));
   return absl::OkStatus();
 }
@@ -124,13 +129,48 @@ absl::Status TransferCall::Succeed(MountEvent result) {
 void TransferCall::End(absl::Status status, std::optional<MountEvent> result) {
   if (status.ok() && group_->left()) status = CallerLeft();
   if (!status.ok()) result.reset();
+  LogText line = LogLineOf(status, result);
+  const LogLevel level =
+      status.ok() || absl::IsCancelled(status) ? LogLevel::kInfo : LogLevel::kWarning;
   {
     absl::MutexLock lock(&mu_);
     if (answer_.has_value()) return;
     answer_ = {std::move(status), std::move(result)};
     pending_progress_.reset();
   }
+  if (LogEnabled(level)) LogLine(level, line.Take());
   Pump();
+}
+
+LogText TransferCall::LogLineOf(const absl::Status& status,
+                                const std::optional<MountEvent>& event) const {
+  LogText line;
+  line.Value(verb_);
+  line.Value(status.ok() ? ".finished" : absl::IsCancelled(status) ? ".cancelled" : ".failed");
+  if (!reference_.empty()) line.Pair("reference", reference_);
+  if (!directory_.empty()) line.Pair("directory", directory_);
+  if (event.has_value()) {
+    const control::v1::MountResult& result = event->result();
+    line.Pair("manifest", result.image().manifest_digest());
+    if (result.has_mount()) {
+      line.Pair("mode", result.mount().mode());
+      line.Pair("state", result.mount().state());
+    }
+    const auto reused = std::count_if(result.layers().begin(), result.layers().end(),
+                                      [](const auto& layer) { return layer.reused(); });
+    line.Pair("layers", StrCat(result.layers_size()));
+    line.Pair("reused", StrCat(reused));
+    line.Pair("fetched_bytes", StrCat(result.fetched_bytes()));
+    for (const control::v1::Timing& timing : result.timings()) {
+      line.Pair(StrCat(timing.step(), "_ms"), StrCat(timing.microseconds() / 1000));
+    }
+  } else {
+    line.Pair("phase", progress_.phase());
+    line.Pair("code", ToStd(absl::StatusCodeToString(status.code())));
+  }
+  line.Pair("total_ms", StrCat(absl::ToInt64Milliseconds(Moment::Now() - begin_)));
+  if (!status.ok()) line.Pair("cause", ToStd(status.message()));
+  return line;
 }
 
 bool TransferCall::Tick() {

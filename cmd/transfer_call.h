@@ -17,6 +17,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -25,6 +26,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
+#include "base/log.h"
+#include "base/monotonic.h"
 #include "base/ticket_group.h"
 #include "cache/image_store.h"
 #include "cmd/calls.h"
@@ -48,9 +51,10 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
   template <typename... Args>
   using Next = absl::AnyInvocable<absl::Status(Args...)>;
 
-  // `context` and everything it refers to must outlive the call. `progress`: the caller wants
-  // progress events.
-  TransferCall(const CallContext& context, grpc::CallbackServerContext* call, bool progress);
+  // `context` and everything it refers to must outlive the call. `verb`: for log lines; static.
+  // `progress`: the caller wants progress events.
+  TransferCall(const CallContext& context, grpc::CallbackServerContext* call, const char* verb,
+               bool progress);
 
   // Runs the verb. Called once, on the executor.
   virtual absl::Status Run() = 0;
@@ -60,6 +64,10 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
 
   // Parses the request's image; the result can also renew its credentials.
   absl::StatusOr<ResolveRequest> ParseImage(const control::v1::ImageRequest& request) const;
+
+  // What the call is about, for its log line. Resolve sets the reference.
+  void SetReference(std::string reference) { reference_ = std::move(reference); }
+  void SetDirectory(std::string directory) { directory_ = std::move(directory); }
 
   // Steps shared by several verbs.
   absl::Status Resolve(ResolveRequest request, Next<ImageStore::Resolved> next);
@@ -105,10 +113,16 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
   // Sends new progress to the caller. Returns false once the call has ended.
   bool Tick() ABSL_LOCKS_EXCLUDED(mu_);
   void Pump() ABSL_LOCKS_EXCLUDED(mu_);
+  // One line for the whole call.
+  LogText LogLineOf(const absl::Status& status,
+                    const std::optional<control::v1::MountEvent>& event) const;
 
   const CallContext& context_;
   grpc::CallbackServerContext* const call_;
+  const char* const verb_;
   const bool tells_progress_;
+  const Moment begin_ = Moment::Now();
+  std::string reference_, directory_;   // "" = none, or not yet known
   std::shared_ptr<TransferCall> self_;  // until OnDone
   // The tickets to release if the caller goes away.
   const std::shared_ptr<TicketGroup> group_ = std::make_shared<TicketGroup>();

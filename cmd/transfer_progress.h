@@ -35,6 +35,12 @@ class TransferProgress {
   // most once.
   void Track(ImageRef image) ABSL_LOCKS_EXCLUDED(mu_);
 
+  // The running step.
+  std::string phase() const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    return phase_;
+  }
+
   // Samples the layers (their fetch state is gone when the call ends) and returns the progress
   // event, or nullopt if it has not changed since the last call or no step has begun.
   std::optional<control::v1::MountEvent> Update() ABSL_LOCKS_EXCLUDED(mu_);

@@ -36,6 +36,7 @@ int Run(ClientSession& session, const PinArgs& args);
 int Run(ClientSession& session, const UnpinArgs& args);
 int Run(ClientSession& session, const DfArgs& args);
 int Run(ClientSession& session, const PruneArgs& args);
+int Run(ClientSession& session, const LogLevelArgs& args);
 int Run(ClientSession& session, const StopArgs& args);
 
 }  // namespace imagefs

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/log_context.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
@@ -49,6 +50,7 @@ absl::Status CancelledRequest() { return absl::CancelledError("request cancelled
 // One request from Start to Done. Only the client's thread may use it once it has left the inbox.
 struct Transfer {
   uint64_t id = 0;
+  const LogContext context = LogContext::Current();  // of whoever started it
   HttpRequest request;
   CancelToken cancel;
   CancelToken::Registration registration;
@@ -88,6 +90,7 @@ struct Timer {
   Clock::time_point due;
   uint64_t sequence = 0;
   absl::AnyInvocable<void()> task;
+  LogContext context;
 };
 // The front of the heap is the earliest.
 bool LaterTimer(const Timer& a, const Timer& b) {
@@ -170,6 +173,7 @@ absl::Status ParseHeaderLine(Transfer& t, std::string_view line) {
   if (!status.ok()) return Annotate(status, t.url.HostPort());
   if (!t.header_reader.done()) return absl::OkStatus();
   if (t.on_headers) {
+    const LogContext::Scope scope(t.context);
     IMAGEFS_ASSIGN_OR_RETURN(t.sink, t.on_headers(t.response));
   }
   t.phases->HeadersDone(CollectedBytes(t), Clock::now());
@@ -321,12 +325,14 @@ class HttpClient::Impl {
   }
 
   void After(std::chrono::milliseconds delay, absl::AnyInvocable<void()> task) {
+    LogContext context = LogContext::Current();
     absl::MutexLock lock(&inbox_->mu);
     if (inbox_->stopping) {
       // `task` is destroyed by the caller, after the lock is released.
       return;
     }
-    inbox_->timers.push_back({Clock::now() + delay, inbox_->next_sequence++, std::move(task)});
+    inbox_->timers.push_back(
+        {Clock::now() + delay, inbox_->next_sequence++, std::move(task), std::move(context)});
     std::push_heap(inbox_->timers.begin(), inbox_->timers.end(), LaterTimer);
     inbox_->WakeLocked();
   }
@@ -398,6 +404,7 @@ class HttpClient::Impl {
     }
     for (const uint64_t id : cancelled) CancelTransfer(id);
     for (Timer& timer : due) {
+      const LogContext::Scope scope(timer.context);
       timer.task();
       timer.task = nullptr;
     }
@@ -612,8 +619,31 @@ class HttpClient::Impl {
     return transfer;
   }
 
+  static void LogResult(const Transfer& t, const absl::StatusOr<HttpResponse>& result) {
+    if (!LogEnabled(LogLevel::kDebug)) return;
+    const HttpRequest& request = t.request;
+    std::string range;
+    for (const auto& [name, value] : request.headers) {
+      if (name == "Range") range = StrCat(" range=", value.substr(value.find('=') + 1));
+    }
+    curl_off_t total_us = 0, first_us = 0, bytes = 0;
+    if (t.easy != nullptr) {
+      curl_easy_getinfo(t.easy, CURLINFO_TOTAL_TIME_T, &total_us);
+      curl_easy_getinfo(t.easy, CURLINFO_STARTTRANSFER_TIME_T, &first_us);
+      curl_easy_getinfo(t.easy, CURLINFO_SIZE_DOWNLOAD_T, &bytes);
+    }
+    const Priority priority =
+        request.priority == nullptr ? Priority::kForeground : request.priority->get();
+    LogDebug("http.response method=", request.method, " url=", RedactUrl(request.url), range,
+             " status=", t.response.status, " bytes=", bytes, " first_byte_ms=", first_us / 1000,
+             " total_ms=", total_us / 1000, " priority=", PriorityName(priority),
+             " cause=", result.ok() ? "-" : ToStd(result.status().message()));
+  }
+
   // Runs Done after everything but the result has been destroyed.
   static void Complete(std::unique_ptr<Transfer> transfer, absl::StatusOr<HttpResponse> result) {
+    const LogContext::Scope scope(transfer->context);
+    LogResult(*transfer, result);
     Done done = std::move(transfer->done);
     transfer.reset();
     done(std::move(result));

@@ -151,7 +151,7 @@ absl::StatusOr<ErofsWay> ProbeErofs(const std::string& scratch, const ErofsWays&
     return absl::FailedPreconditionError(
         StrCat(ToStd(by_files.message()), "; by loop devices: ", ToStd(by_devices.message())));
   }
-  LogInfo("kernel_presentation by=loop_devices not_by_files=\"", by_files.message(), "\"");
+  LogInfo("kernel_presentation by=loop_devices not_by_files=", by_files.message());
   return ErofsWay::kLoopDevices;
 }
 

@@ -155,7 +155,7 @@ void LogFuse(fuse_log_level level, const char* format, va_list arguments) {
   size = std::clamp<int>(size, 0, sizeof(text) - 1);
   std::string_view line(text, size);
   while (line.ends_with('\n')) line.remove_suffix(1);
-  LogWarning("libfuse message=\"", line, "\"");
+  LogWarning("libfuse message=", line);
 }
 
 // The callback for the end of a session. A separate object, because the session is dropped first.

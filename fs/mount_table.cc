@@ -65,8 +65,8 @@ absl::Status MountTableImpl::Start() {
     kernel_ = ProbeErofs(upper_dir_, options_.erofs);  // on the file system of the indexes
   }
   if (options_.as_root && !kernel_.ok()) {
-    LogInfo("kernel_presentation_unavailable images_are_shown_by=fuse reason=\"",
-            kernel_.status().message(), "\"");
+    LogInfo("kernel_presentation_unavailable images_are_shown_by=fuse reason=",
+            kernel_.status().message());
   }
   IMAGEFS_ASSIGN_OR_RETURN(watch_, MountWatch::Start([this] { Prune(); }));
   return absl::OkStatus();
@@ -432,7 +432,10 @@ absl::Status MountTableImpl::UnmountDirLocked(const std::string& directory, bool
   // Not found: already unmounted by someone else, which is fine.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
   UnmountOldDirLocked(entry->record);
-  return ForgetDirLocked(entry->record, lazy);
+  IMAGEFS_RETURN_IF_ERROR(ForgetDirLocked(entry->record, lazy));
+  LogInfo("unmount.finished reference=", entry->record.reference, " directory=", directory,
+          " lazy=", lazy ? "yes" : "no");
+  return absl::OkStatus();
 }
 
 // Unmounts dead mounts of earlier daemons that are on the directory, or were below its mount.

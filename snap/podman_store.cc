@@ -80,7 +80,7 @@ void PodmanStore::FetchAgain(const Entry& entry) {
   absl::StatusOr<Reference> reference = Reference::Parse(entry.reference);
   auto warn = [name = entry.name](const absl::Status& status) {
     LogWarning("podman.image_missing name=", name, " cause=", status.message(),
-               " remedy=\"imagefs add\"");
+               " remedy=imagefs add");
   };
   if (!reference.ok()) return warn(reference.status());
   auto fetched = [this, name = entry.name, manifest = entry.manifest,

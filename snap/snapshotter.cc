@@ -254,6 +254,8 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
       if (status.ok()) status = CommitLayer(request, labels, parent_ref, *use->image);
       if (status.ok()) {
         ++lazy_;
+        LogInfo("snapshot.lazy reference=", labels.reference.ToString(),
+                " layer=", request.labels[kRefLabel]);
         if (deps_.shown) deps_.shown();
         return done(absl::AlreadyExistsError("the layer is mounted lazily and needs no unpacking"));
       }
@@ -353,7 +355,13 @@ absl::StatusOr<std::vector<SnapshotMount>> SnapshotterImpl::FinishPrepare(
     return mounts;
   };
   absl::StatusOr<std::vector<SnapshotMount>> mounts = finish();
-  if (!mounts.ok()) {
+  if (mounts.ok()) {
+    LogInfo("snapshot.prepared key=", Printable(record.info.name), " id=", record.id,
+            " kind=", record.info.kind == SnapshotKind::kView ? "view" : "active",
+            " reference=", image.image == nullptr ? "-" : image.image->reference);
+  } else {
+    LogWarning("snapshot.failed key=", Printable(record.info.name),
+               " cause=", mounts.status().message());
     mapped_.Unmount(record.id);
     SetTree(record.info.name, nullptr);
     dirs_->Retire(record.id).IgnoreError();
@@ -462,6 +470,7 @@ void SnapshotterImpl::Commit(const std::string& name, const std::string& key, Sn
                      const absl::Status status = table_->Commit(key, name, labels, NowNs());
                      done(status);
                      if (!status.ok()) return;
+                     LogInfo("snapshot.committed key=", Printable(key), " name=", Printable(name));
                      const absl::StatusOr<SnapshotRecord> record = table_->Find(name);
                      if (record.ok()) mapped_.Unmount(record->id);
                      SetTree(key, nullptr);
@@ -509,6 +518,7 @@ void SnapshotterImpl::Remove(const std::string& key, Done done) {
         LogWarning("snapshot.directory_stays id=", record->id, " cause=", status.message());
       }
     }
+    LogInfo("snapshot.removed key=", Printable(key), " id=", record->id);
     done(absl::OkStatus());
     SweepSoon();
   });

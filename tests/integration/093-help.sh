@@ -76,6 +76,9 @@ sed -nE 's/^.Ss (\[[a-z]+\]).*/\1/p; s/^.It Cm ([a-z_]+) No = (Qq ?)?(.*)/\1 = \
   sed -E 's/= Qq ?(.*)/= "\1"/' >"$T/config.toml"
 "$IMAGEFS" --root "$T/r" --run "$T/u" --config "$T/config.toml" images >/dev/null || { cat "$T/config.toml"; fail "refused"; }
 "$IMAGEFS" --root "$T/r" --run "$T/u" stop
+# The file that the package installs has the same names and defaults, as comments.
+same "packaging/config.toml" "$(sed 's/ *$//' "$T/config.toml")" \
+  "$(sed -nE 's/^#(\[|[a-z_]+ = )/\1/p' "$SOURCE/packaging/config.toml")"
 # The names are all that the daemon knows.
 same "settings" "$(grep -oE '[{]"[a-z_]+", [A-Z][A-Za-z]*[(]' "$SOURCE/cmd/config.cc" | grep -oE '"[a-z_]+"' | tr -d '"' | sort -u)" \
   "$(grep -oE '^[a-z_]+' "$T/config.toml" | sort -u)"

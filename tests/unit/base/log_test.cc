@@ -8,6 +8,8 @@
 
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/text.h"
 
@@ -36,9 +38,63 @@ TEST_F(LogTest, LevelDecides) {
 
 TEST_F(LogTest, OneEventIsOneLine) {
   ::testing::internal::CaptureStderr();
-  LogError("from=", "the\nnetwork\r\x1b[31m", " braces={}");
+  LogError("from=", std::string("the\nnetwork\r\x1b[31m"), " braces={}");
   const std::string text = ::testing::internal::GetCapturedStderr();
-  EXPECT_NE(text.find("from=the network  [31m braces={}\n"), std::string::npos) << text;
+  EXPECT_NE(text.find("from=\"the network  [31m\" braces={}\n"), std::string::npos) << text;
+}
+
+template <typename... Args>
+std::string TextOf(const Args&... args) {
+  return internal::LogTextOf(args...);
+}
+
+TEST(LogTextTest, ValuesAreQuotedWhereTheyHaveToBe) {
+  const std::string none, words = "two words", sneaky = "x y=z", path = "/a/b";
+  EXPECT_EQ(TextOf("an.event n=", 3, " path=", path), "an.event n=3 path=/a/b");
+  EXPECT_EQ(TextOf("an.event a=", none, " b=", words, " c=", sneaky),
+            "an.event a=\"\" b=\"two words\" c=\"x y=z\"");
+  EXPECT_EQ(TextOf("an.event q=", std::string("say \"hi\" \\")),
+            "an.event q=\"say \\\"hi\\\" \\\\\"");
+  // Several pieces of one value.
+  EXPECT_EQ(TextOf("an.event path=", path, "/", 7, " cause=", 2, " spans are wrong"),
+            "an.event path=/a/b/7 cause=\"2 spans are wrong\"");
+  // A value in the text, before another key.
+  EXPECT_EQ(TextOf("an.event reason=not synced, by=", words),
+            "an.event reason=\"not synced,\" by=\"two words\"");
+  // The name of the event in pieces.
+  EXPECT_EQ(TextOf("layer.", std::string("used"), " id=", 1), "layer.used id=1");
+  EXPECT_EQ(TextOf("no keys at all"), "no keys at all");
+}
+
+TEST(LogTextTest, WhatIsComposedCanBeParsed) {
+  const std::vector<std::string> values = {"",  "x",     "two words",  "a=b", "\"",          "\\",
+                                           " ", "x y=z", "\\\" k=\"v", "ü",   "ends with \\"};
+  for (const std::string& one : values) {
+    for (const std::string& other : values) {
+      const std::string line = TextOf("an.event first=", one, " second_2=", other);
+      const auto fields = ParseLogLine(line);
+      ASSERT_EQ(fields.size(), 3U) << line;
+      EXPECT_EQ(fields[0], std::pair(std::string(), std::string("an.event")));
+      EXPECT_EQ(fields[1], std::pair(std::string("first"), one)) << line;
+      EXPECT_EQ(fields[2], std::pair(std::string("second_2"), other)) << line;
+    }
+  }
+  EXPECT_EQ(ParseLogLine("only words").size(), 1U);
+  EXPECT_EQ(ParseLogLine("").size(), 1U);
+  EXPECT_EQ(ParseLogLine("cut k=\"no end").back().second, "no end");
+}
+
+TEST_F(LogTest, AWriterGetsEveryLine) {
+  std::vector<std::pair<LogLevel, std::string>> lines;
+  {
+    const BackgroundLog background(
+        [&](LogLevel level, const std::string& line) { lines.emplace_back(level, line); });
+    LogInfo("one n=", 1);
+    LogError("two cause=", std::string("a b"));
+  }
+  ASSERT_EQ(lines.size(), 2U);
+  EXPECT_EQ(lines[0], std::pair(LogLevel::kInfo, std::string("one n=1")));
+  EXPECT_EQ(lines[1], std::pair(LogLevel::kError, std::string("two cause=\"a b\"")));
 }
 
 TEST_F(LogTest, InTheBackgroundNothingIsLostInItsOrder) {
