@@ -3,6 +3,7 @@
 
 #include <limits>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "base/text.h"
 
@@ -17,26 +18,30 @@ const Value* Node(const void* node) { return static_cast<const Value*>(node); }
 // project reads has more than some tens of members.
 constexpr size_t kMaxMembers = 4096;
 
-// Checks the events of a parse before a document is built: rejects excessive nesting before
-// anything recursive sees it, and excessively large objects before they cost minutes.
-class ShapeCheck : public nlohmann::json_sax<Value> {
+// Builds a document from the events of a parse. Rejects excessive nesting before anything recursive
+// sees it, and excessively large objects before they cost minutes.
+class Builder : public nlohmann::json_sax<Value> {
  public:
-  explicit ShapeCheck(int max_depth) : max_depth_(static_cast<size_t>(max_depth)) {}
-  bool null() override { return true; }
-  bool boolean(bool) override { return true; }
-  bool number_integer(number_integer_t) override { return true; }
-  bool number_unsigned(number_unsigned_t) override { return true; }
-  bool number_float(number_float_t, const string_t&) override { return true; }
-  bool string(string_t&) override { return true; }
-  bool binary(binary_t&) override { return true; }
-  bool start_object(std::size_t) override { return Enter(); }
-  bool key(string_t&) override {
-    if (++members_.back() <= kMaxMembers) return true;
-    error_ = StrCat("JSON object of more than ", kMaxMembers, " members");
-    return false;
+  explicit Builder(int max_depth) : max_depth_(static_cast<size_t>(max_depth)) {}
+  bool null() override { return Add(nullptr); }
+  bool boolean(bool value) override { return Add(value); }
+  bool number_integer(number_integer_t value) override { return Add(value); }
+  bool number_unsigned(number_unsigned_t value) override { return Add(value); }
+  bool number_float(number_float_t value, const string_t&) override { return Add(value); }
+  bool string(string_t& value) override { return Add(std::move(value)); }
+  bool binary(binary_t&) override { return false; }  // no text has any
+  bool start_object(std::size_t) override { return Enter(Value::object()); }
+  bool key(string_t& key) override {
+    Open& object = open_.back();
+    if (++object.members > kMaxMembers) {
+      error_ = StrCat("JSON object of more than ", kMaxMembers, " members");
+      return false;
+    }
+    member_ = &(*object.value)[std::move(key)];
+    return true;
   }
   bool end_object() override { return Exit(); }
-  bool start_array(std::size_t) override { return Enter(); }
+  bool start_array(std::size_t) override { return Enter(Value::array()); }
   bool end_array() override { return Exit(); }
   bool parse_error(std::size_t position, const std::string&,
                    const nlohmann::detail::exception&) override {
@@ -44,20 +49,41 @@ class ShapeCheck : public nlohmann::json_sax<Value> {
     return false;
   }
   const std::string& error() const { return error_; }
+  Value Take() { return std::move(root_); }
 
  private:
-  bool Enter() {
-    members_.push_back(0);
-    if (members_.size() <= max_depth_) return true;
-    error_ = StrCat("JSON nested deeper than ", max_depth_, " levels");
-    return false;
+  struct Open {
+    Value* value;
+    size_t members = 0;
+  };
+  // A container grows only while nothing within it is open, so that pointers into it stay valid.
+  Value* Place(Value value) {
+    if (open_.empty()) return &(root_ = std::move(value));
+    Value& parent = *open_.back().value;
+    if (parent.is_object()) return &(*member_ = std::move(value));
+    parent.push_back(std::move(value));
+    return &parent.back();
+  }
+  bool Add(Value value) {
+    Place(std::move(value));
+    return true;
+  }
+  bool Enter(Value container) {
+    if (open_.size() >= max_depth_) {
+      error_ = StrCat("JSON nested deeper than ", max_depth_, " levels");
+      return false;
+    }
+    open_.push_back({Place(std::move(container))});
+    return true;
   }
   bool Exit() {
-    members_.pop_back();
+    open_.pop_back();
     return true;
   }
   const size_t max_depth_;
-  std::vector<size_t> members_;  // per open object or array
+  Value root_;
+  std::vector<Open> open_;   // objects and arrays
+  Value* member_ = nullptr;  // that the last key names
   std::string error_;
 };
 
@@ -117,12 +143,12 @@ absl::Status VisitJson(std::string_view text, JsonVisitor& visitor, int max_dept
 }
 
 absl::StatusOr<Json> Json::Parse(std::string_view text, int max_depth) {
-  ShapeCheck check(max_depth);
+  Builder builder(max_depth);
   try {
-    if (!Value::sax_parse(text.begin(), text.end(), &check)) {
-      return absl::InvalidArgumentError(check.error());
+    if (!Value::sax_parse(text.begin(), text.end(), &builder)) {
+      return absl::InvalidArgumentError(builder.error());
     }
-    auto document = std::make_shared<const Value>(Value::parse(text.begin(), text.end()));
+    auto document = std::make_shared<const Value>(builder.Take());
     Json json;
     json.node_ = document.get();
     json.document_ = std::move(document);

@@ -57,6 +57,18 @@ TEST(JsonTest, MembersKeepTheirOrderAndTheLastOfANameCounts) {
   EXPECT_EQ(members[1].first, "a");
 }
 
+TEST(JsonTest, NestedValuesStayWhereTheyWere) {
+  for (const std::string_view text :
+       {R"([[],{},[[1],[2,{"a":[{"b":[]},3]}]],"x",null,true,1.5])",
+        R"({"a":{"b":{"c":[]}},"d":{}})",
+        R"({"a":[1,2],"b":{"a":{"a":1}},"c":-1,"d":18446744073709551615,"":""})", "7", "\"x\""}) {
+    const absl::StatusOr<Json> parsed = Json::Parse(text);
+    ASSERT_TRUE(parsed.ok()) << text << parsed.status();
+    EXPECT_EQ(parsed->Dump(), text);
+  }
+  EXPECT_EQ(Json::Parse(R"({"a":{"b":1,"c":2},"a":[3]})")->Dump(), R"({"a":[3]})");
+}
+
 TEST(JsonTest, RefusesWhatIsNoJson) {
   for (const std::string_view bad :
        {"", " ", "{", "[1,]", "{\"a\":}", "{} x", "nul", "\"\x80\"", "\"\\ud800\"", "01", "1e999",
