@@ -136,6 +136,11 @@ absl::StatusOr<ImageRecords::Documents> ImageRecords::DocumentsOf(const ImageRow
 absl::StatusOr<ImageRef> ImageRecords::Load(std::string_view reference,
                                             std::string_view record) const {
   IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
+  return LoadRow(reference, row);
+}
+
+absl::StatusOr<ImageRef> ImageRecords::LoadRow(std::string_view reference,
+                                               const ImageRow& row) const {
   absl::StatusOr<Documents> documents = DocumentsOf(row);
   if (!documents.ok()) {
     return absl::DataLossError(StrCat("the record of ", reference, " is damaged (",
@@ -214,8 +219,9 @@ absl::StatusOr<std::vector<ImageRecords::Listed>> ImageRecords::ListAllHeld() co
   IMAGEFS_RETURN_IF_ERROR(
       kv_.ForEachWithPrefix(kHeldPrefix, [&](std::string_view key, std::string_view value) {
         const absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
-        absl::StatusOr<ImageRef> image = LoadHeld(value);
-        if (image.ok() && row.ok()) {
+        absl::StatusOr<ImageRef> image =
+            row.ok() ? LoadRow(row->reference, *row) : absl::StatusOr<ImageRef>(row.status());
+        if (image.ok()) {
           held[{row->reference, row->manifest}] = {row->reference, *std::move(image), row->created};
         } else {
           kv_.NoteDamaged(key, ToStd(image.status().message()));
@@ -229,7 +235,7 @@ absl::StatusOr<std::vector<ImageRecords::Listed>> ImageRecords::ListAllHeld() co
 
 absl::StatusOr<ImageRef> ImageRecords::LoadHeld(std::string_view record) const {
   IMAGEFS_ASSIGN_OR_RETURN(const ImageRow row, ImageRow::Parse(record));
-  return Load(row.reference, record);
+  return LoadRow(row.reference, row);
 }
 
 absl::StatusOr<std::vector<ImageRecords::Listed>> ImageRecords::List() const {
@@ -242,15 +248,42 @@ absl::StatusOr<std::vector<ImageRecords::Listed>> ImageRecords::List() const {
   std::vector<Listed> listed;
   for (const auto& [key, value] : records) {
     std::string reference = key.substr(0, key.rfind('\n'));
-    absl::StatusOr<ImageRef> image = Load(reference, value);
+    const absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
+    absl::StatusOr<ImageRef> image =
+        row.ok() ? LoadRow(reference, *row) : absl::StatusOr<ImageRef>(row.status());
     if (!image.ok()) {
       kv_.NoteDamaged(StrCat(kImagePrefix, key), ToStd(image.status().message()));
       continue;
     }
-    const absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
-    listed.push_back({std::move(reference), *std::move(image), row.ok() ? row->created : 0});
+    listed.push_back({std::move(reference), *std::move(image), row->created});
   }
   return listed;
+}
+
+absl::StatusOr<std::vector<ImageRecords::Row>> ImageRecords::Rows() const {
+  std::vector<Row> rows;
+  for (const bool listed : {true, false}) {
+    const std::string_view prefix = listed ? kImagePrefix : kHeldPrefix;
+    IMAGEFS_RETURN_IF_ERROR(
+        kv_.ForEachWithPrefix(prefix, [&](std::string_view key, std::string_view value) {
+          absl::StatusOr<ImageRow> row = ImageRow::Parse(value);
+          if (!row.ok()) {
+            kv_.NoteDamaged(key, ToStd(row.status().message()));
+            return true;
+          }
+          const std::string_view name = key.substr(prefix.size());
+          std::string reference(listed ? name.substr(0, name.rfind('\n')) : row->reference);
+          if (!row->has_layers) {
+            // Only the documents say which.
+            const absl::StatusOr<ImageRef> image = LoadRow(reference, *row);
+            if (!image.ok()) return true;
+            row->layers = (*image)->layer_ids;
+          }
+          rows.push_back({std::move(reference), listed, row->manifest, std::move(row->layers)});
+          return true;
+        }));
+  }
+  return rows;
 }
 
 absl::Status ImageRecords::Remove(const Reference& reference) {

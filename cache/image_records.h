@@ -67,6 +67,15 @@ class ImageRecords {
   absl::StatusOr<std::vector<Listed>> List() const;
   absl::StatusOr<std::vector<ImageRef>> ListHeld(const std::string& holder) const;
   absl::StatusOr<std::vector<Listed>> ListAllHeld() const;  // one entry per reference and manifest
+  // A listed or held image by its record alone: without its documents, so that reading it is quick.
+  // Has the images whose documents are damaged, too.
+  struct Row {
+    std::string reference;
+    bool listed = false;  // otherwise held
+    Digest manifest;
+    std::vector<Digest> layer_ids;  // as ResolvedImage::layer_ids
+  };
+  absl::StatusOr<std::vector<Row>> Rows() const;
   // Visits listed and held images until `visit` returns false.
   void ForEach(absl::FunctionRef<bool(const ResolvedImage&)> visit) const;
   // Returns OK if the documents that the record names exist and match their digests.
@@ -96,6 +105,7 @@ class ImageRecords {
   // Returns kDataLoss if one is missing or damaged.
   absl::StatusOr<Documents> DocumentsOf(const ImageRow& row) const;
   absl::StatusOr<ImageRef> Load(std::string_view reference, std::string_view record) const;
+  absl::StatusOr<ImageRef> LoadRow(std::string_view reference, const ImageRow& row) const;
   absl::StatusOr<ImageRef> LoadHeld(std::string_view record) const;
   absl::flat_hash_set<Digest> Layers() const;
 

@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "base/directory.h"
-#include "base/disk_usage.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -40,51 +39,67 @@ DiskUsage UsageOf(const std::string& directory) {
   return usage.value_or(DiskUsage());
 }
 
+StoreUsage::Kind KindOf(std::string_view name, const DiskUsage& files) {
+  StoreUsage::Kind kind{name};
+  kind.count = files.files;
+  kind.disk = files.bytes;
+  return kind;
+}
+
 }  // namespace
 
 absl::StatusOr<SpaceKeeper::Wanted> SpaceKeeper::FindWanted(
     const std::vector<std::string>& except) const {
   Wanted wanted;
   IMAGEFS_ASSIGN_OR_RETURN(const absl::flat_hash_set<std::string> pins, deps_.records.Pins());
-  IMAGEFS_ASSIGN_OR_RETURN(const auto listed, deps_.records.List());
-  absl::flat_hash_set<Digest> sourceless, refetched;
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRecords::Row> images, deps_.records.Rows());
+  absl::flat_hash_set<Digest> sourceless, refetched, held;
   absl::flat_hash_map<Digest, Digest> first;  // the first image that names a layer
-  for (const ImageRecords::Listed& one : listed) {
-    if (std::find(except.begin(), except.end(), one.reference) != except.end()) continue;
-    const bool source = HasSource(one.reference);
-    for (const Digest& id : one.image->layer_ids) {
+  for (const ImageRecords::Row& image : images) {
+    if (!image.listed) {
+      held.insert(image.layer_ids.begin(), image.layer_ids.end());
+      continue;
+    }
+    if (std::find(except.begin(), except.end(), image.reference) != except.end()) continue;
+    const bool source = HasSource(image.reference);
+    const bool pinned = pins.contains(image.reference);
+    for (const Digest& id : image.layer_ids) {
       if (id.empty()) continue;
       wanted.listed.insert(id);
-      const auto [it, is_first] = first.emplace(id, one.image->manifest_digest);
-      if (!is_first && it->second != one.image->manifest_digest) wanted.shared.insert(id);
+      const auto [it, is_first] = first.emplace(id, image.manifest);
+      if (!is_first && it->second != image.manifest) wanted.shared.insert(id);
       (source ? refetched : sourceless).insert(id);
-      if (pins.contains(one.reference)) wanted.kept.insert(id);
+      if (pinned) wanted.kept.insert(id);
     }
   }
   for (const Digest& id : sourceless) {
     if (!refetched.contains(id)) wanted.kept.insert(id);
   }
-  deps_.records.ForEach([&](const ResolvedImage& image) {
-    for (const Digest& id : image.layer_ids) {
-      if (!wanted.listed.contains(id)) wanted.held.insert(id);
-    }
-    return true;
-  });
+  for (const Digest& id : held) {
+    if (!wanted.listed.contains(id)) wanted.held.insert(id);
+  }
   return wanted;
 }
 
-uint64_t SpaceKeeper::UsedBytes(const std::vector<LayerUse>& layers) const {
-  uint64_t used = 0;
-  for (const LayerUse& layer : layers) used += layer.bytes();
-  for (const char* folder : {"/chains", "/blobs", "/db"}) {
-    used += UsageOf(options_.root + folder).bytes;
-  }
+SpaceKeeper::Folders SpaceKeeper::MeasureFolders() const {
+  Folders folders;
+  folders.chains = UsageOf(options_.root + "/chains");
+  folders.blobs = UsageOf(options_.root + "/blobs");
+  folders.database = UsageOf(options_.root + "/db");
   // What is being made counts from its first byte.
   const absl::StatusOr<std::vector<std::string>> names = ListDir(options_.root + "/layers");
+  if (!names.ok()) LogWarning("store.not_measured cause=", names.status().message());
   for (const std::string& name : names.value_or(std::vector<std::string>())) {
-    if (name.starts_with("tmp-")) used += UsageOf(StrCat(options_.root, "/layers/", name)).bytes;
+    if (!name.starts_with("tmp-")) continue;
+    folders.unfinished += UsageOf(StrCat(options_.root, "/layers/", name)).bytes;
   }
-  return used;
+  return folders;
+}
+
+uint64_t SpaceKeeper::UsedBytes(const std::vector<LayerUse>& layers, const Folders& folders) {
+  uint64_t used = folders.chains.bytes + folders.blobs.bytes + folders.database.bytes;
+  for (const LayerUse& layer : layers) used += layer.bytes();
+  return used + folders.unfinished;
 }
 
 uint64_t SpaceKeeper::RemovePartials(absl::Duration older, uint64_t enough, bool dry_run,
@@ -139,11 +154,11 @@ void SpaceKeeper::KeepWithin(bool pressed) {
   bool exhausted = false;
   // Without a limit, a disk that others have filled costs nobody the local images.
   if (now->limit > 0) {
-    now->used = UsedBytes(deps_.layers.Uses());
+    now->used = UsedBytes(deps_.layers.Uses(), MeasureFolders());
     deps_.space.SetMeasured(now->used, false);
     if (const uint64_t excess = now->Excess(); excess > 0) {
       const uint64_t freed = GiveBack(excess);
-      now->used = UsedBytes(deps_.layers.Uses());
+      now->used = UsedBytes(deps_.layers.Uses(), MeasureFolders());
       if (auto after = deps_.space.Read(); after.ok()) now->free = after->free;
       exhausted = freed < excess && now->Excess() > 0;
       deps_.space.SetMeasured(now->used, exhausted);
@@ -308,23 +323,17 @@ absl::StatusOr<StoreUsage> SpaceKeeper::Measure() {
   }
   const std::vector<Downloads::Partial> partials = deps_.layers.downloads().Partials();
   for (const Downloads::Partial& one : partials) partial.reclaimable += one.bytes;
-  const DiskUsage blobs = UsageOf(options_.root + "/blobs");
-  partial.disk += blobs.bytes;
-  partial.count += blobs.files;
-  partial.in_use += blobs.files - std::min<uint64_t>(blobs.files, partials.size());
-  const auto folder = [&](std::string_view name, const char* path) {
-    const DiskUsage files = UsageOf(options_.root + path);
-    StoreUsage::Kind kind{name};
-    kind.count = files.files;
-    kind.disk = files.bytes;
-    return kind;
-  };
-  usage.kinds = {exclusive, shared, other, indexes, folder("trees", "/chains"), partial};
+  const Folders folders = MeasureFolders();
+  partial.disk += folders.blobs.bytes;
+  partial.count += folders.blobs.files;
+  partial.in_use += folders.blobs.files - std::min<uint64_t>(folders.blobs.files, partials.size());
+  usage.kinds = {exclusive, shared, other, indexes, KindOf("trees", folders.chains), partial};
   for (const auto& [name, path] :
        {std::pair("writable-mounts", "/upper"), std::pair("containers", "/snapshots"),
-        std::pair("podman", "/podman"), std::pair("database", "/db")}) {
-    usage.kinds.push_back(folder(name, path));
+        std::pair("podman", "/podman")}) {
+    usage.kinds.push_back(KindOf(name, UsageOf(options_.root + path)));
   }
+  usage.kinds.push_back(KindOf("database", folders.database));
   IMAGEFS_RETURN_IF_ERROR(
       deps_.kv.ForEachWithPrefix(kProfilePrefix, [&](std::string_view, std::string_view value) {
         ++usage.profiles;
@@ -332,7 +341,7 @@ absl::StatusOr<StoreUsage> SpaceKeeper::Measure() {
         return true;
       }));
   IMAGEFS_ASSIGN_OR_RETURN(const StoreSpace::Reading reading, deps_.space.Read());
-  usage.used = UsedBytes(layers);
+  usage.used = UsedBytes(layers, folders);
   usage.limit = reading.limit;
   usage.high = reading.high;
   usage.low = reading.low;

@@ -24,6 +24,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "base/disk_usage.h"
 #include "base/monotonic.h"
 #include "cache/chain_store.h"
 #include "cache/image_records.h"
@@ -70,7 +71,13 @@ class SpaceKeeper {
   absl::StatusOr<Wanted> FindWanted(const std::vector<std::string>& except = {}) const;
   absl::StatusOr<std::vector<std::string>> FindUnusedImages(const std::vector<LayerUse>& layers,
                                                             int64_t before) const;
-  uint64_t UsedBytes(const std::vector<LayerUse>& layers) const;
+  // What counts against the limit besides layers.
+  struct Folders {
+    DiskUsage chains, blobs, database;
+    uint64_t unfinished = 0;  // bytes of layers that are being made
+  };
+  Folders MeasureFolders() const;
+  static uint64_t UsedBytes(const std::vector<LayerUse>& layers, const Folders& folders);
   uint64_t RemovePartials(absl::Duration older, uint64_t enough, bool dry_run, uint64_t& count);
   uint64_t EvictUnused(std::vector<LayerUse> layers, const Wanted& wanted, uint64_t enough);
   // Gives back `excess` bytes if possible. Returns how many were.

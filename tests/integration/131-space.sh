@@ -98,6 +98,8 @@ ifs unpin "$REGISTRY/test/big:1"
 refuse 1 'is not pinned' ifs unpin "$REGISTRY/test/big:1"
 ifs prune --all --older 1h >/dev/null
 same "images after prune --all --older 1h" 3 "$(ifs images --json | field 'len(j)')"
+ifs prune -a --dry-run --json >"$T/dry"
+[ "$(field 'j["layers"] > 0 and j["freed_bytes"] > 0' <"$T/dry")" = true ] || fail "a dry run counts no layers: $(cat "$T/dry")"
 ifs prune -a >"$T/out"
 grep -q 'test/big:1: removed' "$T/out" || fail "prune does not name what it removed: $(cat "$T/out")"
 same "images left" "oci:$T/local" "$(ifs images --json | field '" ".join(i["reference"] for i in j)')"

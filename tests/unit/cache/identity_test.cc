@@ -505,6 +505,8 @@ TEST_F(OldStoreTest, WhatWasHashedStaysWithItsImage) {
   store_.reset();
   MakeOld();
   Reopen();
+  EXPECT_EQ(store_->Usage()->kinds.at(0).name, "layers-exclusive");
+  EXPECT_EQ(store_->Usage()->kinds.at(0).count, 1u) << "which only the configuration names";
   const size_t reads = repository_.Reads(Sha256Of(Honest(0).blob)).size();
   const Given again =
       Show("image", IndexTrust::None(), "alice", "registry.test", PullPolicy::kNever);

@@ -740,6 +740,28 @@ TEST_F(ImageStoreTest, ADamagedImageCanBeRemoved) {
   }
 }
 
+// The pull that fetches the documents again needs no layers.
+TEST_F(ImageStoreTest, LayersOfAnImageWithDamagedDocumentsAreNotPruned) {
+  ASSERT_TRUE(Durable(*Get("latest")).ok());
+  for (const char* prefix : {"manifest/", "config/"}) {
+    SCOPED_TRACE(prefix);
+    ASSERT_TRUE(store_->Pin(Request("latest").reference).ok());
+    store_.reset();
+    ASSERT_TRUE(DamageRecord(root_ + "/db", KeysOf(root_ + "/db", prefix).at(0)));
+    OpenStore();
+    const absl::StatusOr<StoreUsage> usage = store_->Usage();
+    ASSERT_TRUE(usage.ok()) << usage.status();
+    EXPECT_EQ(usage->kinds.at(0).name, "layers-exclusive");
+    EXPECT_EQ(usage->kinds.at(0).count, 2u);
+    EXPECT_EQ(usage->kinds.at(0).reclaimable, 0u) << "it is pinned";
+    ASSERT_TRUE(store_->Unpin(Request("latest").reference).ok());
+    EXPECT_GT(store_->Usage()->kinds.at(0).reclaimable, 0u);
+    EXPECT_EQ(store_->Prune({.all = true})->layers, 0u);
+    EXPECT_EQ(store_->ListLayers().size(), 2u);
+    ASSERT_TRUE(Durable(*Get("latest")).ok());
+  }
+}
+
 TEST_F(ImageStoreTest, ADatabaseThatIsGoneIsNoticed) {
   ASSERT_TRUE(Durable(*Get("latest")).ok());
   EXPECT_FALSE(store_->kv().lost_records());
