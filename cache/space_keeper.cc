@@ -267,7 +267,8 @@ absl::StatusOr<PruneResult> SpaceKeeper::Prune(const PruneRequest& request) {
       RemovePartials(request.older, UINT64_MAX, request.dry_run, result.partials);
   const int64_t before = time(nullptr) - absl::ToInt64Seconds(request.older);
   const std::vector<LayerUse> layers = deps_.layers.Uses();
-  IMAGEFS_ASSIGN_OR_RETURN(const Wanted now, FindWanted());
+  IMAGEFS_ASSIGN_OR_RETURN(Wanted wanted, FindWanted());
+  absl::flat_hash_set<Digest> released;  // layers of the images that go, and perhaps of others
   if (request.all) {
     IMAGEFS_ASSIGN_OR_RETURN(result.images, FindUnusedImages(layers, before));
     for (const std::string& reference : result.images) {
@@ -276,10 +277,13 @@ absl::StatusOr<PruneResult> SpaceKeeper::Prune(const PruneRequest& request) {
       IMAGEFS_RETURN_IF_ERROR(deps_.records.Remove(parsed));
     }
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const Wanted wanted, FindWanted(result.images));
+  if (!result.images.empty()) {
+    released = std::move(wanted.listed);
+    IMAGEFS_ASSIGN_OR_RETURN(wanted, FindWanted(result.images));
+  }
   for (const LayerUse& layer : layers) {
     if (layer.in_use || wanted.listed.contains(layer.id) || wanted.held.contains(layer.id) ||
-        (layer.used > before && !now.listed.contains(layer.id))) {
+        (layer.used > before && !released.contains(layer.id))) {
       continue;
     }
     const uint64_t bytes = request.dry_run ? layer.bytes() : deps_.layers.RemoveUnused(layer.id);
