@@ -22,11 +22,15 @@
 #include "base/byte_range.h"
 #include "base/digest.h"
 #include "base/monotonic.h"
+#include "base/text.h"
 #include "cache/filling_layer.h"
 #include "cache/kv.h"
 #include "image/manifest.h"
 
 namespace imagefs {
+
+// Key prefix of profiles; the rest of the key is the digest of the manifest in hex.
+inline constexpr std::string_view kProfileKeyPrefix = "profile/";
 
 // A value type.
 struct Profile {
@@ -81,7 +85,9 @@ class ProfileKeeper {
   static Profile Read(const Run& run);
   // Ends those runs and stores what they read.
   void EndIf(absl::FunctionRef<bool(const Run& run)> ends);
-  static std::string Key(const Digest& manifest) { return "profile/" + manifest.hex(); }
+  static std::string Key(const Digest& manifest) {
+    return StrCat(kProfileKeyPrefix, manifest.hex());
+  }
 
   KeyValueStore& kv_;
   const Options options_;

@@ -14,12 +14,12 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "cache/identity.h"
+#include "cache/profile.h"
 #include "image/reference.h"
 
 namespace imagefs {
 namespace {
 
-constexpr std::string_view kProfilePrefix = "profile/";
 constexpr absl::Duration kExhaustedPause = absl::Seconds(1);
 constexpr absl::Duration kOverPause = absl::Minutes(1);    // before the end of a state is logged
 constexpr absl::Duration kFreedPause = absl::Seconds(30);  // between lines about space given back
@@ -339,7 +339,7 @@ absl::StatusOr<StoreUsage> SpaceKeeper::Measure() {
   }
   usage.kinds.push_back(KindOf("database", folders.database));
   IMAGEFS_RETURN_IF_ERROR(
-      deps_.kv.ForEachWithPrefix(kProfilePrefix, [&](std::string_view, std::string_view value) {
+      deps_.kv.ForEachWithPrefix(kProfileKeyPrefix, [&](std::string_view, std::string_view value) {
         ++usage.profiles;
         usage.profile_bytes += value.size();
         return true;

@@ -15,6 +15,7 @@
 #include "base/text.h"
 #include "base/thread_role.h"
 #include "cache/identity.h"
+#include "cache/profile.h"
 #include "cache/resolve_job.h"
 
 namespace imagefs {
@@ -26,8 +27,8 @@ constexpr std::string_view kHeldPrefix = "held/";
 constexpr std::string_view kManifestPrefix = "manifest/";
 
 // Records that only the daemon reads, and that are recreated if missing.
-constexpr std::string_view kRecreatablePrefixes[] = {"layer/",    "chain/",  "profile/",
-                                                     "manifest/", "config/", "held/"};
+constexpr std::string_view kRecreatablePrefixes[] = {
+    "layer/", "chain/", kProfileKeyPrefix, kManifestPrefix, kConfigKeyPrefix, kHeldPrefix};
 
 std::string ReferenceOf(std::string_view image_key) {
   const std::string_view name = image_key.substr(kImagePrefix.size());
