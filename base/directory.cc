@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -222,6 +223,13 @@ absl::StatusOr<std::vector<std::string>> ListDir(const Fd& folder, const std::st
 absl::StatusOr<std::vector<std::string>> ListDir(const std::string& path) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd folder, OpenFile(path, O_RDONLY | O_DIRECTORY));
   return ListDir(folder, path);
+}
+
+std::vector<std::string> ListDirOrWarn(const std::string& path) {
+  absl::StatusOr<std::vector<std::string>> names = ListDir(path);
+  if (names.ok()) return *std::move(names);
+  LogWarning("directory.not_listed path=", path, " cause=", names.status().message());
+  return {};
 }
 
 }  // namespace imagefs

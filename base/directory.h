@@ -74,5 +74,7 @@ absl::StatusOr<Fd> MakeOwnDir(const std::string& path, mode_t mode = 0700);
 // messages.
 absl::StatusOr<std::vector<std::string>> ListDir(const std::string& path);
 absl::StatusOr<std::vector<std::string>> ListDir(const Fd& folder, const std::string& shown);
+// For callers that go on without: logs why a directory cannot be listed, and returns no names.
+std::vector<std::string> ListDirOrWarn(const std::string& path);
 
 }  // namespace imagefs

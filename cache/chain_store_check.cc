@@ -170,7 +170,7 @@ std::vector<CheckFinding> ChainStore::Check(const absl::flat_hash_set<Digest>& c
 }
 
 std::vector<std::string> ChainStore::Strays() const {
-  std::vector<std::string> strays = ListDir(root_ + "/chains").value_or(std::vector<std::string>());
+  std::vector<std::string> strays = ListDirOrWarn(root_ + "/chains");
   // Temporary files of this process are still being written.
   std::erase_if(strays, [](const std::string& name) { return name.starts_with("tmp-"); });
   absl::flat_hash_set<std::string> running;

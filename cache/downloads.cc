@@ -53,7 +53,7 @@ BlobFetch Downloads::FetchOf(const std::string& name) const {
 
 std::vector<std::string> Downloads::Strays() const {
   std::vector<std::string> strays;
-  for (std::string& name : ListDir(directory_).value_or(std::vector<std::string>())) {
+  for (std::string& name : ListDirOrWarn(directory_)) {
     if (!std::string_view(name).ends_with(suffix_)) strays.push_back(std::move(name));
   }
   return strays;
@@ -61,9 +61,7 @@ std::vector<std::string> Downloads::Strays() const {
 
 std::vector<Downloads::Partial> Downloads::Partials() const {
   std::vector<Partial> partials;
-  const absl::StatusOr<std::vector<std::string>> names = ListDir(directory_);
-  if (!names.ok()) LogWarning("blob.not_listed cause=", names.status().message());
-  for (const std::string& file : names.value_or(std::vector<std::string>())) {
+  for (const std::string& file : ListDirOrWarn(directory_)) {
     // The others are KeptBlobs'.
     if (!file.ends_with(suffix_) || file.starts_with("kept-") || file.starts_with("keeping-")) {
       continue;

@@ -32,7 +32,7 @@ std::shared_ptr<KeptBlobs> KeptBlobs::Open(Options options, FillScheduler& sched
 }
 
 void KeptBlobs::RemoveAll(const std::string& directory) {
-  for (const std::string& name : ListDir(directory).value_or(std::vector<std::string>())) {
+  for (const std::string& name : ListDirOrWarn(directory)) {
     if (!name.starts_with(kWhole) && !name.starts_with(kPart)) continue;
     (void)unlink(StrCat(directory, "/", name).c_str());
   }
@@ -47,7 +47,7 @@ std::string KeptBlobs::PartOf(const Digest& blob) const {
 }
 
 void KeptBlobs::FindExisting() {
-  for (const std::string& name : ListDir(options_.directory).value_or(std::vector<std::string>())) {
+  for (const std::string& name : ListDirOrWarn(options_.directory)) {
     std::string_view rest = name;
     if (!ConsumePrefix(&rest, kWhole)) continue;
     const absl::StatusOr<Digest> blob = Digest::Parse(StrCat("sha256:", rest.substr(0, 64)));
@@ -142,7 +142,7 @@ void KeptBlobs::DropParts() {
     absl::MutexLock lock(&mu_);
     if (running_ != nullptr) running = running_->file->path();
   }
-  for (const std::string& name : ListDir(options_.directory).value_or(std::vector<std::string>())) {
+  for (const std::string& name : ListDirOrWarn(options_.directory)) {
     const std::string path = StrCat(options_.directory, "/", name);
     if (name.starts_with(kPart) && path != running) (void)unlink(path.c_str());
   }

@@ -27,11 +27,6 @@
 namespace imagefs {
 namespace {
 
-// Returns nothing for a directory that cannot be listed.
-std::vector<std::string> NamesIn(const std::string& path) {
-  return ListDir(path).value_or(std::vector<std::string>());
-}
-
 // Returns the origin that proves, or names, the request's blob as the layer's; null if there is
 // none.
 const BlobOrigin* OriginOf(const LayerEntry& entry, const LayerRequest& request) {
@@ -138,7 +133,7 @@ std::vector<std::string> LayerStore::Strays() {
   // Held while a layer gets its name and its record.
   absl::MutexLock records(&records_mu_);
   absl::MutexLock lock(&mu_);
-  for (const std::string& name : NamesIn(options_.root + "/layers")) {
+  for (const std::string& name : ListDirOrWarn(options_.root + "/layers")) {
     const absl::StatusOr<Digest> id = Digest::Parse(StrCat("sha256:", name));
     // Temporary files of this process are still being written.
     if (name.starts_with("tmp-") || (id.ok() && layers_.contains(*id))) continue;
@@ -156,7 +151,7 @@ void LayerStore::RemoveUnknown() {
     for (const auto& [id, entry] : layers_) known.insert(id.hex());
   }
   std::vector<std::string> strays;
-  for (const std::string& name : NamesIn(options_.root + "/layers")) {
+  for (const std::string& name : ListDirOrWarn(options_.root + "/layers")) {
     if (!known.contains(name)) strays.push_back("/layers/" + name);
   }
   for (const std::string& name : downloads_->Strays()) strays.push_back("/blobs/" + name);

@@ -87,9 +87,7 @@ SpaceKeeper::Folders SpaceKeeper::MeasureFolders() const {
   folders.blobs = UsageOf(options_.root + "/blobs");
   folders.database = UsageOf(options_.root + "/db");
   // What is being made counts from its first byte.
-  const absl::StatusOr<std::vector<std::string>> names = ListDir(options_.root + "/layers");
-  if (!names.ok()) LogWarning("store.not_measured cause=", names.status().message());
-  for (const std::string& name : names.value_or(std::vector<std::string>())) {
+  for (const std::string& name : ListDirOrWarn(options_.root + "/layers")) {
     if (!name.starts_with("tmp-")) continue;
     folders.unfinished += UsageOf(StrCat(options_.root, "/layers/", name)).bytes;
   }

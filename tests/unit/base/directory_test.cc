@@ -72,6 +72,8 @@ TEST_F(DirectoryTest, WhatIsInADirectory) {
   for (int i = 0; i < 2; ++i) EXPECT_EQ(ListDir(*folder, dir_)->size(), 2u);
   EXPECT_TRUE(absl::IsNotFound(ListDir(dir_ + "/none").status()));
   EXPECT_FALSE(ListDir(dir_ + "/.hidden").ok());
+  EXPECT_EQ(ListDirOrWarn(dir_).size(), 2u);
+  EXPECT_TRUE(ListDirOrWarn(dir_ + "/none").empty());
 }
 
 TEST_F(DirectoryTest, APlaceHasOnePath) {
