@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/text.h"
+#include "fetch/backoff.h"
 #include "fetch/bounded_table.h"
 
 namespace imagefs {
@@ -55,7 +56,7 @@ void EndpointHealth::Failed(const std::string& endpoint, const absl::Status& why
   if (trouble.failures > 0 && began < trouble.last) return;
   ++trouble.failures;
   trouble.last = now;
-  std::chrono::milliseconds pause = Pause(limits_.first, limits_.most, trouble.failures);
+  std::chrono::milliseconds pause = BackoffDelay(limits_.first, trouble.failures, limits_.most);
   if (asked)
     pause = std::max<std::chrono::milliseconds>(
         pause, std::min<std::chrono::milliseconds>(*asked, limits_.most_lie));
@@ -112,7 +113,8 @@ void EndpointHealth::Lied(const std::string& endpoint, Clock::time_point now) {
   trouble.tried.reset();
   ++trouble.lies;
   trouble.cause = "it delivered bytes that do not have their digest";
-  const std::chrono::milliseconds pause = Pause(limits_.first_lie, limits_.most_lie, trouble.lies);
+  const std::chrono::milliseconds pause =
+      BackoffDelay(limits_.first_lie, trouble.lies, limits_.most_lie);
   trouble.until = std::max(trouble.until, now + pause);
   LogWarning("endpoint_left_out endpoint=", endpoint, " for_ms=", pause.count(),
              " cause=", trouble.cause, " times=", trouble.lies);
@@ -131,14 +133,6 @@ std::vector<EndpointHealth::Row> EndpointHealth::Rows(Clock::time_point now) con
   std::sort(rows.begin(), rows.end(),
             [](const Row& a, const Row& b) { return a.endpoint < b.endpoint; });
   return rows;
-}
-
-// Between half and all of the doubled pause.
-std::chrono::milliseconds EndpointHealth::Pause(std::chrono::milliseconds first,
-                                                std::chrono::milliseconds most, int times) {
-  const auto full = std::min(most, first * (int64_t{1} << std::clamp(times - 1, 0, 16)));
-  return full / 2 + std::chrono::milliseconds(
-                        std::uniform_int_distribution<int64_t>(0, full.count() / 2)(random_));
 }
 
 }  // namespace imagefs

@@ -16,7 +16,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -89,11 +88,8 @@ class EndpointHealth {
     ByteRange range;
     std::string endpoint;
   };
-  std::chrono::milliseconds Pause(std::chrono::milliseconds first, std::chrono::milliseconds most,
-                                  int times);
 
   const Limits limits_;
-  std::minstd_rand random_{std::random_device{}()};
   mutable absl::Mutex mu_;
   absl::flat_hash_map<std::string, Trouble> troubles_ ABSL_GUARDED_BY(mu_);
   absl::flat_hash_map<Digest, std::vector<Served>> served_;
