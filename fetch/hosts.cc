@@ -34,16 +34,10 @@ constexpr size_t kMaxListed = 4096;
 constexpr std::string_view kHostsToml = "hosts.toml";
 constexpr std::string_view kDockerHub = "docker.io", kDockerHubApi = "registry-1.docker.io";
 
-Reference HostOnly(std::string_view host) {
-  Reference out;
-  out.host = std::string(host);
-  return out;
-}
-
 Scheme SchemeOf(std::string_view written, std::string_view host) {
   if (written == "http") return Scheme::kHttp;
   if (written == "https") return Scheme::kHttps;
-  return HostOnly(host).IsLoopback() ? Scheme::kEither : Scheme::kHttps;
+  return IsLoopbackHost(host) ? Scheme::kEither : Scheme::kHttps;
 }
 
 // "HOST:PORT" -> "HOST_PORT_"; "" without a port.

@@ -12,12 +12,6 @@ namespace {
 // A mirror is near. If it does not take the connection by then, the next endpoint is asked.
 constexpr std::chrono::milliseconds kMirrorDial(5'000);
 
-bool IsLoopbackHost(const std::string& host) {
-  Reference reference;
-  reference.host = host;
-  return reference.IsLoopback();
-}
-
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<RegistryRoute>> RegistryRoute::Create(

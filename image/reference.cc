@@ -289,10 +289,13 @@ std::string Reference::ApiHost() const {
   return host == kDockerHub ? "registry-1.docker.io" : host;
 }
 
-bool Reference::IsLoopback() const {
-  if (transport != Transport::kRegistry) return false;
+bool IsLoopbackHost(std::string_view host) {
   const std::string_view name = SplitPort(host).name;
   return ToLower(name) == "localhost" || name == "[::1]" || IsIpv4Loopback(name);
+}
+
+bool Reference::IsLoopback() const {
+  return transport == Transport::kRegistry && IsLoopbackHost(host);
 }
 
 void Reference::MakeAbsolute(std::string_view directory) {

@@ -20,6 +20,9 @@
 
 namespace imagefs {
 
+// True for localhost, 127.0.0.0/8 and [::1], with or without a port.
+bool IsLoopbackHost(std::string_view host);
+
 struct Reference {
   enum class Transport { kRegistry, kOciLayout, kOciArchive, kDockerArchive };
 
@@ -39,7 +42,7 @@ struct Reference {
   std::string TagOrDigest() const;
   // Host of the registry's API: registry-1.docker.io for docker.io, else `host`.
   std::string ApiHost() const;
-  // True for localhost, 127.0.0.0/8 and [::1], with or without a port: plain HTTP by default.
+  // True for a registry on a loopback host: plain HTTP by default.
   bool IsLoopback() const;
   // For local transports: resolves a relative `path` against `directory`.
   void MakeAbsolute(std::string_view directory);

@@ -176,11 +176,13 @@ TEST(ReferenceTest, Loopback) {
   for (const char* host : {"localhost", "localhost:5000", "127.0.0.1", "127.0.0.1:5000",
                            "127.255.3.4:1", "[::1]", "[::1]:5000", "LOCALHOST:5000"}) {
     EXPECT_TRUE(Good(std::string(host) + "/x").IsLoopback()) << host;
+    EXPECT_TRUE(IsLoopbackHost(host)) << host;
   }
   for (const char* host :
        {"128.0.0.1:1", "127.0.0.1.evil.com", "127.evil.com", "localhost.evil.com", "[::2]:1",
         "docker.io", "127.0.0.256", "127.0.1", "1270.0.0.1"}) {
     EXPECT_FALSE(Good(std::string(host) + "/x").IsLoopback()) << host;
+    EXPECT_FALSE(IsLoopbackHost(host)) << host;
   }
   EXPECT_FALSE(Good("oci:localhost").IsLoopback());
 }
