@@ -130,6 +130,25 @@ class VisitorAdapter : public nlohmann::json_sax<Value> {
   absl::Status status_;
 };
 
+// The text of a value. Terminals obey DEL and the C1 control characters as well, which JSON may
+// have as they are.
+std::string TextOf(const Value& value, int indent) {
+  const std::string text = value.dump(indent, ' ', false, Value::error_handler_t::replace);
+  std::string out;
+  size_t done = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const auto byte = [&](size_t at) { return static_cast<unsigned char>(text[at]); };
+    // The text is valid UTF-8: 0xc2 leads U+0080 to U+00BF.
+    const bool c1 = byte(i) == 0xc2 && i + 1 < text.size() && byte(i + 1) < 0xa0;
+    if (byte(i) != 0x7f && !c1) continue;
+    StrAppend(&out, std::string_view(text).substr(done, i - done), "\\u00",
+              absl::Hex(byte(c1 ? i + 1 : i), absl::kZeroPad2));
+    if (c1) ++i;
+    done = i + 1;
+  }
+  return out.append(text, done);
+}
+
 }  // namespace
 
 absl::Status VisitJson(std::string_view text, JsonVisitor& visitor, int max_depth) {
@@ -236,7 +255,7 @@ int64_t Json::IntOr(std::string_view key, int64_t fallback) const {
 
 std::string Json::Dump(int indent) const {
   if (node_ == nullptr) return "null";
-  return Node(node_)->dump(indent, ' ', false, Value::error_handler_t::replace);
+  return TextOf(*Node(node_), indent);
 }
 
 void JsonWriter::Separate() {
@@ -295,9 +314,7 @@ JsonWriter& JsonWriter::Key(std::string_view key) {
   return *this;
 }
 
-void JsonWriter::Quote(std::string_view text) {
-  out_ += Value(std::string(text)).dump(-1, ' ', false, Value::error_handler_t::replace);
-}
+void JsonWriter::Quote(std::string_view text) { out_ += TextOf(Value(std::string(text)), -1); }
 
 JsonWriter& JsonWriter::String(std::string_view value) {
   Separate();

@@ -43,7 +43,7 @@ class Json {
   std::string StringOr(std::string_view key, std::string_view fallback = "") const;
   Secret SecretOf(std::string_view key) const;  // empty when absent
   int64_t IntOr(std::string_view key, int64_t fallback) const;
-  std::string Dump(int indent = -1) const;
+  std::string Dump(int indent = -1) const;  // control characters as JsonWriter writes them
 
  private:
   std::shared_ptr<const void> document_;  // keeps the document alive
@@ -69,7 +69,8 @@ class JsonVisitor {
 absl::Status VisitJson(std::string_view text, JsonVisitor& visitor, int max_depth = 64);
 
 // Writes one JSON text. Usage: w.BeginObject().Key("a").Int(1).EndObject(). Invalid UTF-8 in
-// strings is written as U+FFFD. Two spaces of indentation when `pretty`.
+// strings is written as U+FFFD, control characters (also U+007F to U+009F) as "\u00XX". Two spaces
+// of indentation when `pretty`.
 class JsonWriter {
  public:
   explicit JsonWriter(bool pretty = false) : pretty_(pretty) {}

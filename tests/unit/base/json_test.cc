@@ -169,5 +169,22 @@ TEST(JsonWriterTest, AnyBytesGiveValidJson) {
   EXPECT_TRUE((*parsed)["d"].is_null());
 }
 
+TEST(JsonWriterTest, ControlCharactersAreEscaped) {
+  // Of two, three and four bytes too, which have bytes like those of C1 characters.
+  const std::string harmless = "\xc2\xa0 \xc3\x80 \xc3\x9f \xe2\x82\x82 \xf0\x90\x82\x80 \xc2\xbf";
+  const std::string text =
+      StrCat("\x7f", harmless, "\x1b[1m \xc2\x80\xc2\x9b", "2J\xc2\x9f", harmless, "\xc2\x85");
+  const std::string escaped =
+      StrCat(R"("\u007f)", harmless, R"(\u001b[1m \u0080\u009b2J\u009f)", harmless, R"(\u0085")");
+  JsonWriter writer;
+  writer.BeginObject().Member(text, text).EndObject();
+  const std::string written = writer.Take();
+  EXPECT_EQ(written, StrCat("{", escaped, ":", escaped, "}"));
+  const absl::StatusOr<Json> parsed = Json::Parse(written);
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ((*parsed)[text].string(), text) << "the same text for whoever reads it";
+  EXPECT_EQ(parsed->Dump(), written);
+}
+
 }  // namespace
 }  // namespace imagefs
