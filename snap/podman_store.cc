@@ -203,12 +203,16 @@ absl::StatusOr<PodmanStore::Entry> PodmanStore::Add(const std::string& name,
                                                     const std::string& reference,
                                                     const ImageUses::Use& fetched) {
   const KeyGate::Hold hold(gate_, kChange);
-  const Name record = {reference, fetched.image->manifest_digest, time(nullptr)};
+  Name record = {reference, fetched.image->manifest_digest, time(nullptr)};
   std::optional<Name> before;
   {
     absl::MutexLock lock(&mu_);
     if (left_) return absl::CancelledError("the daemon ends");
     if (const auto found = names_.find(name); found != names_.end()) before = found->second;
+  }
+  // The same again changes nothing that podman would have to read.
+  if (before.has_value() && before->reference == reference && before->manifest == record.manifest) {
+    record.added_unix = before->added_unix;
   }
   // Mounted before publishing, because PublishGateLocked ignores trees that cannot be mounted.
   absl::StatusOr<ImageUses::Tree> tree = images_->MountTree(fetched);
