@@ -73,7 +73,7 @@ constexpr ThreadRoleInfo kRoles[] = {
     {"ticker", "1", false, "the next tick",
      "whatever blocks: it collects progress for commands that wait"},
     {"log", "1", false, "stderr", ""},
-    {"brief", "0 or more", false, "one system call or one connection, then it ends", ""},
+    {"brief", "0 or more", false, "one system call, mount or connection, then it ends", ""},
     {"test", "", false, "", ""},
 };
 

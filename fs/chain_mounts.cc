@@ -280,6 +280,9 @@ std::string ChainMounts::NameOf(const Digest& chain_id, const Presentation& pres
   if (!presentation.context.empty()) {
     StrAppend(&name, "-", Sha256Of(presentation.context).hex().substr(0, 8));
   }
+  if (!presentation.source.empty()) {
+    StrAppend(&name, "@", Sha256Of(presentation.source).hex().substr(0, 16));
+  }
   return name;
 }
 
@@ -330,7 +333,7 @@ absl::Status ChainMounts::Mount(const ChainRef& chain, const Presentation& prese
   if (entry.kernel) {
     IMAGEFS_RETURN_IF_ERROR(MountKernel(chain, presentation, entry));
   } else {
-    IMAGEFS_RETURN_IF_ERROR(MountFuseSession(chain, entry));
+    IMAGEFS_RETURN_IF_ERROR(MountFuseSession(chain, presentation, entry));
   }
   entry.mount_id = MountIdAt(entry.path);
   std::move(undo).Cancel();
@@ -346,6 +349,7 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
   ErofsSource source;
   source.index = chain->index_path;
   source.context = presentation.context;
+  source.shown = presentation.source;
   for (const LayerRef& layer : chain->layers) {
     if (layer->complete()) {
       source.devices.push_back(layer->directory + "/data");
@@ -360,7 +364,7 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
     entry.served.push_back(layer);
     source.devices.push_back(StrCat(data_directory(), "/", DataNameOf(*layer)));
   }
-  // All mounts of the chain use one link, whose name appears in mountinfo.
+  // All mounts of the chain use one link, whose name appears in mountinfo if there is no other.
   std::optional<KeyGate::Hold> link;
   if (presentation.way == ErofsWay::kLoopDevices) {
     link.emplace(gate_, chain->chain_id.hex());
@@ -446,8 +450,11 @@ void ChainMounts::EndDataMount() {
   data_files_.reset();
 }
 
-absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, Entry& entry) {
-  IMAGEFS_ASSIGN_OR_RETURN(FuseMount fuse, MakeFuse());
+absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, const Presentation& presentation,
+                                           Entry& entry) {
+  const std::string& source = presentation.source;
+  IMAGEFS_ASSIGN_OR_RETURN(FuseMount fuse,
+                           MakeFuse(/*writable=*/false, source.empty() ? kOwnSource : source));
   // Must precede the reply to INIT, which may lower the read-ahead but never raise it.
   IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(fuse.mount));
   if (!SetReadAhead(key, kFuseReadAheadBytes)) {
@@ -503,7 +510,7 @@ absl::StatusOr<ChainMounts::Lease> ChainMounts::Adopt(const Digest& chain_id, Ch
   const std::string path = StrCat(directory_, "/", name);
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<const MountView> mounts, Outlived());
   const MountInfo* there = mounts->At(path);
-  if (there == nullptr || !IsOurs(*there) || MountIdAt(path) != there->id) {
+  if (there == nullptr || !IsOurs(*there, presentation.source) || MountIdAt(path) != there->id) {
     return absl::NotFoundError(StrCat("nothing is mounted at ", path));
   }
   if (of != nullptr && (of->major != there->major || of->minor != there->minor)) {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The private mounts: one file system per chain and presentation, of which all mounts of that chain
-// are bind mounts or overlays. An unprivileged user cannot bind mount, so every mount of such a
-// daemon is a FUSE session of its own. Used only by MountTable.
+// are bind mounts or overlays. A bind mount has the source of its original, so the reference is
+// part of the presentation. An unprivileged user cannot bind mount, so every mount of such a daemon
+// is a FUSE session of its own. Used only by MountTable.
 //
 // In kernel mode, the device of a complete layer is its local data file, or a loop device over it.
 // The device of a partially present layer is a file of a FUSE mount, `data`; reading it fetches the
@@ -44,6 +45,7 @@ struct Presentation {
   std::string mode;                 // kFuseMode or kKernelMode
   std::string context;              // SELinux context, kernel only; "" = none
   ErofsWay way = ErofsWay::kFiles;  // kernel only, and only for new mounts
+  std::string source;  // what mountinfo shows (SourceOf); "" = nothing that people know
 };
 
 class ChainMounts {
@@ -121,7 +123,8 @@ class ChainMounts {
   KeyGate::Hold HoldName(const std::string& name) { return KeyGate::Hold(gate_, name); }
   bool Usable(const Entry& entry, const ChainRef& chain) const;
   absl::Status Mount(const ChainRef& chain, const Presentation& presentation, Entry& entry);
-  absl::Status MountFuseSession(const ChainRef& chain, Entry& entry);
+  absl::Status MountFuseSession(const ChainRef& chain, const Presentation& presentation,
+                                Entry& entry);
   absl::StatusOr<uint64_t> ServeChain(const ChainRef& chain, Fd device, const std::string& path,
                                       const MountKey& key);
   absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation, Entry& entry);

@@ -3,10 +3,13 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include <thread>
 
 #include "absl/cleanup/cleanup.h"
 #include "base/digest.h"
@@ -14,6 +17,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "base/thread_role.h"
 #include "fs/loop_devices.h"
 #include "image/erofs_writer.h"
 #include "image/tree.h"
@@ -47,8 +51,8 @@ absl::Status Refused(int error, int context, std::string_view what) {
       StrCat(what, ": ", strerror(error), context < 0 ? "" : KernelMessages(context), hint));
 }
 
-// Mounts `source` with its devices, which are files or block devices.
-absl::StatusOr<Fd> MountThese(const ErofsSource& source) {
+// Mounts `source` with its devices, which are files or block devices. `index` leads to its index.
+absl::StatusOr<Fd> MountThese(const ErofsSource& source, const std::string& index) {
   const Fd context(fsopen("erofs", FSOPEN_CLOEXEC));
   if (!context.valid()) return Refused(errno, -1, "the kernel's EROFS cannot be used");
   const auto set = [&](const char* key, const std::string& value) -> absl::Status {
@@ -57,7 +61,7 @@ absl::StatusOr<Fd> MountThese(const ErofsSource& source) {
     }
     return Refused(errno, context.get(), StrCat("EROFS rejects the ", key, " ", value));
   };
-  IMAGEFS_RETURN_IF_ERROR(set("source", source.index));
+  IMAGEFS_RETURN_IF_ERROR(set("source", index));
   for (const std::string& device : source.devices) IMAGEFS_RETURN_IF_ERROR(set("device", device));
   if (!source.context.empty()) IMAGEFS_RETURN_IF_ERROR(set("context", source.context));
   // Otherwise the kernel opens a block device for writing.
@@ -72,6 +76,47 @@ absl::StatusOr<Fd> MountThese(const ErofsSource& source) {
   return mount;
 }
 
+// Gives this thread a working directory of its own, in which the relative path `name` is a link to
+// `target`. It lies in a file system that nobody else sees and that ends with `out` and the thread,
+// so that names cannot collide, and a killed daemon leaves nothing behind.
+absl::Status EnterDirectoryWith(const std::string& name, const std::string& target, Fd& out) {
+  const auto failed = [] { return ErrnoStatus(errno, "no directory for the name of a source"); };
+  const Fd context(fsopen("tmpfs", FSOPEN_CLOEXEC));
+  if (!context.valid() || fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
+    return failed();
+  }
+  out = Fd(fsmount(context.get(), FSMOUNT_CLOEXEC, MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC));
+  if (!out.valid()) return failed();
+  for (size_t slash = name.find('/'); slash != std::string::npos;
+       slash = name.find('/', slash + 1)) {
+    if (mkdirat(out.get(), name.substr(0, slash).c_str(), 0700) != 0 && errno != EEXIST) {
+      return failed();
+    }
+  }
+  if (symlinkat(target.c_str(), out.get(), name.c_str()) != 0 || unshare(CLONE_FS) != 0 ||
+      fchdir(out.get()) != 0) {
+    return failed();
+  }
+  return absl::OkStatus();
+}
+
+// The kernel opens the source when the file system is made, relative to the calling thread's
+// working directory, and keeps the string.
+absl::StatusOr<Fd> MountNamed(const ErofsSource& source) {
+  if (source.shown.empty()) return MountThese(source, source.index);
+  absl::StatusOr<Fd> mount = absl::UnknownError("");
+  std::thread([&] {
+    EnterThread(ThreadRole::kBrief);
+    Fd directory;
+    const absl::Status named = EnterDirectoryWith(source.shown, source.index, directory);
+    if (!named.ok()) {
+      LogWarning("source_not_shown source=", source.shown, " error=", named.message());
+    }
+    mount = MountThese(source, named.ok() ? source.shown : source.index);
+  }).join();
+  return mount;
+}
+
 // The kernel mounts a device once and returns the same file system for later mounts, whatever their
 // options. So each mount gets its own device for the index; only the data devices are shared.
 absl::StatusOr<Fd> MountLoopDevices(const ErofsSource& source) {
@@ -83,7 +128,7 @@ absl::StatusOr<Fd> MountLoopDevices(const ErofsSource& source) {
     return ErrnoStatus(errno, source.link);
   }
   const absl::Cleanup remove = [&] { unlink(source.link.c_str()); };
-  return MountThese({source.link, data.paths, source.context, ""});
+  return MountNamed({source.link, data.paths, source.context, "", source.shown});
 }
 
 // Writes a tree with one file, "file".
@@ -120,7 +165,7 @@ absl::Status TryToRead(const ErofsSource& source, ErofsWay way, const std::strin
 }  // namespace
 
 absl::StatusOr<Fd> MountErofs(const ErofsSource& source, ErofsWay way) {
-  return way == ErofsWay::kFiles ? MountThese(source) : MountLoopDevices(source);
+  return way == ErofsWay::kFiles ? MountNamed(source) : MountLoopDevices(source);
 }
 
 absl::StatusOr<ErofsWay> ProbeErofs(const std::string& scratch, const ErofsWays& ways) {

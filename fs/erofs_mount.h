@@ -29,6 +29,9 @@ struct ErofsSource {
   // index's device exists briefly. It becomes the mount's source in mountinfo, which is more useful
   // there than the number of a device.
   std::string link;
+  // What mountinfo shows as the source: a relative path, as SourceOf returns it; "" = `index`, or
+  // `link`. `index` must then be absolute.
+  std::string shown;
 };
 
 // Returns kFailedPrecondition, naming what the kernel lacks or rejects, with the kernel's own

@@ -32,8 +32,11 @@
 namespace imagefs {
 namespace {
 
-constexpr char kSource[] = "imagefs";
+constexpr char kSubtype[] = "imagefs";
 constexpr char kFuseType[] = "fuse.imagefs";
+constexpr char kOverlayType[] = "overlay";
+// Of a string that fsconfig(2) takes.
+constexpr size_t kMaxSourceBytes = 255;
 // MOVE_MOUNT_BENEATH of Linux 6.5, which Debian 12's headers lack.
 constexpr unsigned int kBeneathFlag = 0x200;
 constexpr uint64_t kMaxMountInfoBytes = uint64_t{64} << 20;
@@ -126,6 +129,16 @@ absl::StatusOr<FusermountResult> RunFusermount(std::vector<std::string> argument
   FusermountResult out{result->succeeded(), std::move(result->output)};
   std::replace(out.errors.begin(), out.errors.end(), '\n', ' ');
   while (out.errors.ends_with(' ')) out.errors.pop_back();
+  return out;
+}
+
+// In the form in which fusermount3 takes the value of an option.
+std::string EscapeOption(std::string_view value) {
+  std::string out;
+  for (const char c : value) {
+    if (c == ',' || c == '\\') out.push_back('\\');
+    out.push_back(c);
+  }
   return out;
 }
 
@@ -357,16 +370,28 @@ const MountInfo* FindMountOf(const std::vector<MountInfo>& mounts, std::string_v
   }
 }
 
-bool IsOurs(const MountInfo& mount) {
-  if (mount.fs_type == kErofsType) {
+bool IsOurs(const MountInfo& mount, std::string_view source) {
+  if (mount.fs_type == kFuseType) return true;
+  const bool erofs = mount.fs_type == kErofsType;
+  if (!erofs && mount.fs_type != kOverlayType) return false;
+  if (!source.empty() && mount.source == source) return true;
+  if (erofs) {
     // The source of a chain's mount is its index: <store>/chains/<64 hex digits>.
     const std::vector<std::string_view> parts = Split(mount.source, '/');
     return parts.size() > 2 && parts[parts.size() - 2] == "chains" && IsHexDigest(parts.back());
   }
-  return mount.fs_type == kFuseType || (mount.fs_type == "overlay" && mount.source == kSource);
+  return mount.source == kOwnSource;
 }
 
-absl::StatusOr<FuseMount> MakeFuse(bool writable) {
+std::string SourceOf(const std::string& reference) {
+  // For EROFS it is a path that the kernel opens (fs/erofs_mount.h).
+  const std::vector<std::string_view> parts = Split(reference, '/');
+  const bool usable = reference.size() <= kMaxSourceBytes && !parts.back().empty() &&
+                      std::find(parts.begin(), parts.end(), "..") == parts.end();
+  return usable ? reference : "";
+}
+
+absl::StatusOr<FuseMount> MakeFuse(bool writable, const std::string& source) {
   FuseMount out;
   out.device = Fd(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!out.device.valid()) {
@@ -385,7 +410,7 @@ absl::StatusOr<FuseMount> MakeFuse(bool writable) {
   };
   // Permissions are the image's, checked by the kernel. Read-only, so that reads do not make the
   // kernel request new access times.
-  if (!set("source", kSource) || !set("subtype", kSource) || !set("fd", StrCat(out.device.get())) ||
+  if (!set("source", source) || !set("subtype", kSubtype) || !set("fd", StrCat(out.device.get())) ||
       !set("rootmode", "40000") || !set("user_id", "0") || !set("group_id", "0") ||
       !flag("allow_other") || !flag("default_permissions") || !(writable || flag("ro")) ||
       fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
@@ -413,7 +438,8 @@ absl::Status CheckFusermount(const std::string& directory) {
              ": a user can only mount on their own directories; choose another one"));
 }
 
-absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlags& flags) {
+absl::StatusOr<Fd> FusermountMount(const std::string& directory, const std::string& source,
+                                   const MountFlags& flags) {
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0) {
     return ErrnoStatus(errno, "cannot make a socket for fusermount3");
@@ -423,8 +449,8 @@ absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlag
   IMAGEFS_ASSIGN_OR_RETURN(
       const FusermountResult result,
       RunFusermount({"-o",
-                     StrCat("ro,fsname=imagefs,subtype=imagefs,default_permissions",
-                            flags.noexec ? ",noexec" : ""),
+                     StrCat("ro,fsname=", EscapeOption(source), ",subtype=", kSubtype,
+                            ",default_permissions", flags.noexec ? ",noexec" : ""),
                      "--", directory},
                     theirs.get()));
   if (!result.succeeded) {
@@ -605,7 +631,7 @@ absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& fl
   const auto failed = [&] {
     return MountError(errno, StrCat("cannot mount an overlay at ", shown));
   };
-  const Fd context(fsopen("overlay", FSOPEN_CLOEXEC));
+  const Fd context(fsopen(kOverlayType, FSOPEN_CLOEXEC));
   if (!context.valid()) return failed();
   const auto set = [&](const char* key, const std::string& value) {
     return fsconfig(context.get(), FSCONFIG_SET_STRING, key, value.c_str(), 0) == 0;
@@ -616,7 +642,7 @@ absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& fl
     return fsconfig(context.get(), FSCONFIG_SET_FD, key, nullptr, fd.get()) == 0 ||
            set(old_key, StrCat("/proc/self/fd/", fd.get()));
   };
-  if (!set("source", kSource) || !set_directory("lowerdir+", "lowerdir", layers.lower) ||
+  if (!set("source", layers.source) || !set_directory("lowerdir+", "lowerdir", layers.lower) ||
       !set_directory("upperdir", "upperdir", layers.upper) ||
       !set_directory("workdir", "workdir", layers.work) || !set("index", "off") ||
       fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
@@ -651,12 +677,13 @@ absl::Status UnmountStack(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status UnmountExactly(const MountKey& mount, const std::string& directory, bool lazy) {
+absl::Status UnmountExactly(const MountKey& mount, std::string_view source,
+                            const std::string& directory, bool lazy) {
   absl::Status status = UnmountIfAt(mount, directory, lazy);
   if (!absl::IsNotFound(status)) return status;
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
   const auto found = std::find_if(mounts.begin(), mounts.end(), [&](const MountInfo& other) {
-    return KeyOf(other) == mount && IsOurs(other);
+    return KeyOf(other) == mount && IsOurs(other, source);
   });
   if (found == mounts.end()) return status;
   status = UnmountIfAt(mount, found->mount_point, lazy);

@@ -16,6 +16,8 @@
 namespace imagefs {
 
 inline constexpr char kErofsType[] = "erofs";
+// The source in mountinfo of FUSE and overlay mounts that have no better one.
+inline constexpr char kOwnSource[] = "imagefs";
 
 // One line of mountinfo (proc(5)).
 struct MountInfo {
@@ -39,9 +41,14 @@ std::vector<const MountInfo*> StackAt(const std::vector<MountInfo>& mounts, std:
 // null if there is none.
 const MountInfo* FindMountAt(const std::vector<MountInfo>& mounts, std::string_view path);
 const MountInfo* FindMountOf(const std::vector<MountInfo>& mounts, std::string_view path);
-// Returns true for mounts made by MakeFuse, FusermountMount or MakeOverlay, mounts of a chain's
-// index, and bind mounts of any of these.
-bool IsOurs(const MountInfo& mount);
+// Returns true for mounts that can be recognized without a record of them: FUSE mounts made here,
+// overlays with kOwnSource, mounts of a chain's index by its path, and bind mounts of these. With
+// `source`, if it is not empty, also for EROFS and overlay mounts with that source. As anybody can
+// mount with any source, the caller must also know the mount's device number or directory.
+bool IsOurs(const MountInfo& mount, std::string_view source = "");
+// What mountinfo shows as the source of an image's mounts: its reference, or "" if the kernel does
+// not accept that as a source.
+std::string SourceOf(const std::string& reference);
 
 // What a bind mount adds to its source. It is read-only if the source is.
 struct MountFlags {
@@ -60,13 +67,14 @@ struct FuseMount {
   Fd device;
   Fd mount;
 };
-absl::StatusOr<FuseMount> MakeFuse(bool writable = false);
+absl::StatusOr<FuseMount> MakeFuse(bool writable = false, const std::string& source = kOwnSource);
 // Returns kFailedPrecondition if FusermountMount is known to fail, so that nothing is fetched in
 // vain.
 absl::Status CheckFusermount(const std::string& directory);
 // Mounts FUSE at `directory` through fusermount3, for unprivileged users; always nosuid and nodev.
 // Returns the device.
-absl::StatusOr<Fd> FusermountMount(const std::string& directory, const MountFlags& flags);
+absl::StatusOr<Fd> FusermountMount(const std::string& directory, const std::string& source,
+                                   const MountFlags& flags);
 absl::Status FusermountUnmount(const std::string& directory, bool lazy);
 
 // Returns kInvalidArgument if the map is malformed or overlaps itself.
@@ -84,6 +92,7 @@ struct OverlayLayers {
   const Fd& lower;
   const Fd& upper;
   const Fd& work;
+  std::string source = kOwnSource;
 };
 absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& flags,
                                const std::string& shown);
@@ -131,9 +140,11 @@ absl::StatusOr<MountKey> KeyOf(const Fd& mount);
 absl::Status UnmountPath(const std::string& directory, bool lazy);
 // Lazily unmounts everything at `path`, which must be below a directory owned by this process.
 absl::Status UnmountStack(const std::string& path);
-// Unmounts exactly that mount, even if a rename has moved it away from `directory`. Returns
-// kNotFound if it is gone, and kFailedPrecondition also if another mount hides it.
-absl::Status UnmountExactly(const MountKey& mount, const std::string& directory, bool lazy);
+// Unmounts exactly that mount, which has this source (see IsOurs), even if a rename has moved it
+// away from `directory`. Returns kNotFound if it is gone, and kFailedPrecondition also if another
+// mount hides it.
+absl::Status UnmountExactly(const MountKey& mount, std::string_view source,
+                            const std::string& directory, bool lazy);
 
 // Lets the kernel read ahead `bytes` on that file system. Returns false if it cannot be set.
 bool SetReadAhead(const MountKey& mount, uint64_t bytes);

@@ -101,14 +101,16 @@ absl::StatusOr<MountTableImpl::Choice> MountTableImpl::ChooseMode(const MountReq
 
 absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(const ChainRef& chain,
                                                                        const Choice& choice,
-                                                                       const std::string& context) {
+                                                                       const std::string& context,
+                                                                       const std::string& source) {
   std::string mode = choice.mode;
-  auto lease = chains_->Acquire(chain, {mode, context, kernel_.value_or(ErofsWay::kFiles)});
+  const ErofsWay way = kernel_.value_or(ErofsWay::kFiles);
+  auto lease = chains_->Acquire(chain, {mode, context, way, source});
   if (!lease.ok() && choice.or_fuse) {
     LogWarning("kernel_presentation_failed chain=", chain->chain_id.Short(),
                " error=", lease.status().message());
     mode = kFuseMode;
-    lease = chains_->Acquire(chain, {mode, ""});
+    lease = chains_->Acquire(chain, {mode, "", way, source});
   }
   IMAGEFS_RETURN_IF_ERROR(lease.status());
   return Presented{*std::move(lease), std::move(mode)};
@@ -118,7 +120,7 @@ absl::StatusOr<MountTable::SharedMount> MountTableImpl::MountShared(ChainRef cha
   if (!options_.as_root) return absl::FailedPreconditionError("sharing a mount needs root");
   const MountRequest plain;
   IMAGEFS_ASSIGN_OR_RETURN(const Choice choice, ChooseMode(plain, *chain));
-  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, choice, plain.options.context));
+  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, choice, "", ""));
   return SharedMount{std::move(shown.lease.name), std::move(shown.lease.path), shown.lease.filling,
                      shown.mode == kFuseMode};
 }
@@ -205,12 +207,22 @@ absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
   return out;
 }
 
-bool MountTableImpl::IsOld(const MountRecord* before, std::string_view boot_id,
-                           const MountInfo& mount) {
-  if (before == nullptr || before->boot_id != boot_id || before->unmounted) return false;
+bool MountTableImpl::IsOf(const MountRecord& record, const MountInfo& mount) const {
+  if (IsOurs(mount)) return true;
+  // Anybody can mount with any source, so the device must be one that this boot's record has. Not
+  // the whole key: a daemon in a container that was made again sees the mount by another number.
+  return record.boot_id == boot_id_ && IsOurs(mount, SourceOf(record.reference)) &&
+         std::any_of(record.mounts.begin(), record.mounts.end(), [&](const MountKey& key) {
+           return key.major == mount.major && key.minor == mount.minor;
+         });
+}
+
+bool MountTableImpl::IsOld(const MountRecord* before, const MountInfo& mount) const {
+  if (before == nullptr || before->boot_id != boot_id_ || before->unmounted) return false;
   // Older versions did not record the mounts.
-  return before->mounts.empty() || std::find(before->mounts.begin(), before->mounts.end(),
-                                             KeyOf(mount)) != before->mounts.end();
+  return IsOf(*before, mount) &&
+         (before->mounts.empty() || std::find(before->mounts.begin(), before->mounts.end(),
+                                              KeyOf(mount)) != before->mounts.end());
 }
 
 absl::StatusOr<MountTarget> MountTableImpl::OpenTargetDirLocked(const std::string& directory,
@@ -219,7 +231,7 @@ absl::StatusOr<MountTarget> MountTableImpl::OpenTargetDirLocked(const std::strin
   // An unprivileged user cannot look below a dead mount, and fusermount3 cannot mount on one.
   if (!options_.as_root) UnmountDeadByUser(directory);
   return OpenTarget(directory, expected, [&](const MountInfo& mount) {
-    return options_.as_root && IsOld(before, boot_id_, mount);
+    return options_.as_root && IsOld(before, mount);
   });
 }
 
@@ -311,25 +323,27 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
                                                   const MountTarget& target, OverlayUpper* upper,
                                                   const MountRecord* before, MountRecord& record) {
   const std::string& directory = record.directory;
+  const std::string source = SourceOf(record.reference);
   IMAGEFS_ASSIGN_OR_RETURN(const Presented presented,
-                           AcquireChain(chain, choice, record.options.context));
+                           AcquireChain(chain, choice, record.options.context, source));
   const ChainMounts::Lease& lease = presented.lease;
   record.mode = presented.mode;
   record.filling = lease.filling;
   const MountFlags& flags = record.options.flags;
   const auto mount = [&]() -> absl::Status {
     IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenWithoutLinks(lease.path, O_PATH));
-    IMAGEFS_ASSIGN_OR_RETURN(
-        const Fd made, upper == nullptr
-                           ? CloneMount(shown, flags, directory)
-                           : MakeOverlay({shown, upper->upper(), upper->work()}, flags, directory));
+    IMAGEFS_ASSIGN_OR_RETURN(const Fd made,
+                             upper == nullptr ? CloneMount(shown, flags, directory)
+                                              : MakeOverlay({shown, upper->upper(), upper->work(),
+                                                             source.empty() ? kOwnSource : source},
+                                                            flags, directory));
     record.mounts.clear();
     if (!target.old.empty()) record.mounts.push_back(KeyOf(target.old.front()));
     IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), KeyOf(made));
     // Before attaching, so that a crash in between leaves no unrecorded mount.
     absl::Status status = records_.Put(record);
     if (status.ok()) {
-      auto there = AttachTo(target, made, directory, options_.beneath);
+      auto there = AttachTo(target, made, source, directory, options_.beneath);
       status = there.status();
       if (there.ok()) record.mounts = *std::move(there);
     }
@@ -351,7 +365,9 @@ absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const M
   flags.nosuid = flags.nodev = true;  // fusermount3 always sets them
   absl::Status status = records_.Put(record);
   if (status.ok()) {
-    absl::StatusOr<Fd> device = FusermountMount(record.directory, flags);
+    const std::string source = SourceOf(record.reference);
+    absl::StatusOr<Fd> device =
+        FusermountMount(record.directory, source.empty() ? kOwnSource : source, flags);
     status = device.status();
     if (device.ok()) {
       status = chains_->Serve(chain, *std::move(device), record.directory);
@@ -426,8 +442,10 @@ absl::Status MountTableImpl::UnmountDirLocked(const std::string& directory, bool
   }
   absl::Status status;
   if (entry->mounted()) {
-    status = options_.as_root ? UnmountExactly(entry->record.mounts.back(), directory, lazy)
-                              : FusermountUnmount(directory, lazy);
+    const MountRecord& record = entry->record;
+    status = options_.as_root
+                 ? UnmountExactly(record.mounts.back(), SourceOf(record.reference), directory, lazy)
+                 : FusermountUnmount(directory, lazy);
   }
   // Not found: already unmounted by someone else, which is fine.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
@@ -441,8 +459,8 @@ absl::Status MountTableImpl::UnmountDirLocked(const std::string& directory, bool
 // Unmounts dead mounts of earlier daemons that are on the directory, or were below its mount.
 void MountTableImpl::UnmountOldDirLocked(const MountRecord& record) {
   if (!options_.as_root) return UnmountDeadByUser(record.directory);
-  const absl::Status status = UnmountOld(
-      record.directory, [&](const MountInfo& mount) { return IsOld(&record, boot_id_, mount); });
+  const absl::Status status =
+      UnmountOld(record.directory, [&](const MountInfo& mount) { return IsOld(&record, mount); });
   if (!status.ok() && !absl::IsNotFound(status)) {
     LogWarning("dead_unmount_failed error=", status.message());
   }

@@ -80,9 +80,11 @@ class MountTableImpl : public MountTable {
     bool or_fuse = false;  // fall back to FUSE if that one fails
   };
 
+  // Returns true if `mount`, on the directory of `record` or listed in it, can be the daemon's.
+  bool IsOf(const MountRecord& record, const MountInfo& mount) const;
   // Returns true if `before`, the record of the directory, lists `mount`, which is then to be
   // removed or replaced. `before` may be null.
-  static bool IsOld(const MountRecord* before, std::string_view boot_id, const MountInfo& mount);
+  bool IsOld(const MountRecord* before, const MountInfo& mount) const;
   std::optional<Entry> Find(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
   // Returns the entry only if it is not mounted.
   std::optional<Entry> FindNotMounted(const std::string& directory) const;
@@ -127,7 +129,7 @@ class MountTableImpl : public MountTable {
     std::string mode;
   };
   absl::StatusOr<Presented> AcquireChain(const ChainRef& chain, const Choice& choice,
-                                         const std::string& context);
+                                         const std::string& context, const std::string& source);
   absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
   absl::Status RemoveUpper(const std::string& upper) const;
   void UnmountDeadByUser(const std::string& directory);
@@ -160,10 +162,10 @@ class MountTableImpl : public MountTable {
   mutable absl::Mutex mu_;
   std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by directory
 
-  // Our mounts that the kernel lists.
+  // The mounts that the kernel lists and that can be ours.
   struct Present {
-    std::set<MountKey> keys;
-    std::set<std::string> directories;
+    std::map<MountKey, MountInfo> mounts;
+    std::set<std::string> directories;  // of those that are
   };
   static absl::StatusOr<Present> FindPresent();
   bool IsLost(const Entry& entry, const Present& present) const;

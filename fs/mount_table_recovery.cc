@@ -24,7 +24,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& recor
                                                         const MountView& mounts,
                                                         const FindChain& find_chain) {
   const MountInfo* there = mounts.At(record.directory);
-  const bool here = there != nullptr && IsOurs(*there);
+  const bool here = there != nullptr && IsOf(record, *there);
   if (!options_.as_root) {
     const ChainRef chain = here ? chains_->ServedAt(record.directory, *there) : nullptr;
     if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnknown;
@@ -43,9 +43,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& recor
   // The recorded numbers may have been reused by the kernel for other mounts.
   adopted.mounts.clear();
   for (const MountInfo* mount : mounts.StackOf(record.directory)) {
-    if (mount != there && IsOurs(*mount) && IsOld(&record, boot_id_, *mount)) {
-      adopted.mounts.push_back(KeyOf(*mount));
-    }
+    if (mount != there && IsOld(&record, *mount)) adopted.mounts.push_back(KeyOf(*mount));
   }
   adopted.mounts.push_back(KeyOf(*there));
   absl::MutexLock lock(&mu_);
@@ -60,10 +58,13 @@ std::optional<std::string> MountTableImpl::AdoptLeaseDirLocked(const MountRecord
                                                                const FindChain& find_chain,
                                                                ChainRef* shown) {
   const bool kernel = record.mode == kKernelMode;
-  const bool same =
-      record.options.writable ? there.fs_type == "overlay"
-      : kernel ? there.fs_type == kErofsType && there.source.ends_with("/" + record.chain_id.hex())
-               : there.fs_type != kErofsType && there.fs_type != "overlay";
+  // Mounts of earlier versions, and of references that cannot be a source, have other sources.
+  const std::string named = SourceOf(record.reference);
+  const bool by_name = !named.empty() && there.source == named;
+  const bool same = record.options.writable ? there.fs_type == "overlay"
+                    : kernel                ? there.fs_type == kErofsType &&
+                                   (by_name || there.source.ends_with("/" + record.chain_id.hex()))
+                             : there.fs_type != kErofsType && there.fs_type != "overlay";
   if (!same) return std::nullopt;
   auto chain = find_chain(record.chain_id);
   if (!chain.ok()) {
@@ -73,7 +74,8 @@ std::optional<std::string> MountTableImpl::AdoptLeaseDirLocked(const MountRecord
   ChainRef found = chain.ok() ? *std::move(chain) : nullptr;
   *shown = found;
   const MountOptions& options = record.options;
-  const Presentation presentation{record.mode, options.context};
+  const Presentation presentation{record.mode, options.context, ErofsWay::kFiles,
+                                  by_name ? named : ""};
   if (kernel && !record.filling) {
     return chains_
         ->AdoptKernelMount(record.chain_id, std::move(found), presentation,
@@ -208,17 +210,18 @@ void MountTableImpl::DropUnmountedDirLocked(const MountRecord& record) {
 
 bool MountTableImpl::IsLost(const Entry& entry, const Present& present) const {
   if (!entry.mounted()) return false;
-  return options_.as_root ? !present.keys.contains(entry.record.mounts.back())
-                          : !present.directories.contains(entry.record.directory);
+  if (!options_.as_root) return !present.directories.contains(entry.record.directory);
+  const auto found = present.mounts.find(entry.record.mounts.back());
+  return found == present.mounts.end() || !IsOf(entry.record, found->second);
 }
 
 absl::StatusOr<MountTableImpl::Present> MountTableImpl::FindPresent() {
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
   Present out;
   for (const MountInfo& mount : mounts) {
-    if (!IsOurs(mount)) continue;
-    out.keys.insert(KeyOf(mount));
-    out.directories.insert(mount.mount_point);
+    if (!IsOurs(mount, mount.source)) continue;
+    if (IsOurs(mount)) out.directories.insert(mount.mount_point);
+    out.mounts[KeyOf(mount)] = mount;
   }
   return out;
 }

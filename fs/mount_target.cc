@@ -80,7 +80,7 @@ absl::StatusOr<std::vector<MountInfo>> FindOld(const Fd& place, const std::strin
     out.push_back(*stack.back());
     stack.pop_back();
   }
-  while (!stack.empty() && IsOurs(*stack.back()) && is_old(*stack.back())) {
+  while (!stack.empty() && is_old(*stack.back())) {
     out.push_back(*stack.back());
     stack.pop_back();
   }
@@ -208,13 +208,14 @@ absl::Status UnmountOld(const std::string& directory, IsOld is_old) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd place, OpenWithoutLinks(directory, O_PATH));
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> old, FindOld(place, directory, is_old));
   for (auto one = old.rbegin(); one != old.rend(); ++one) {
-    const absl::Status status = UnmountExactly(KeyOf(*one), directory, /*lazy=*/true);
+    const absl::Status status = UnmountExactly(KeyOf(*one), one->source, directory, true);
     if (!status.ok() && !absl::IsNotFound(status)) return status;
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<MountKey>> AttachTo(const MountTarget& target, const Fd& mount,
+                                               std::string_view source,
                                                const std::string& directory, bool beneath) {
   IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(mount));
   std::vector<MountKey> there;
@@ -223,7 +224,8 @@ absl::StatusOr<std::vector<MountKey>> AttachTo(const MountTarget& target, const 
   } else {
     // Unmount all but the lowest one first; another of them stays visible meanwhile.
     for (size_t i = target.old.size() - 1; i > 0; --i) {
-      IMAGEFS_RETURN_IF_ERROR(UnmountExactly(KeyOf(target.old[i]), directory, /*lazy=*/true));
+      const MountInfo& old = target.old[i];
+      IMAGEFS_RETURN_IF_ERROR(UnmountExactly(KeyOf(old), old.source, directory, /*lazy=*/true));
     }
     const MountKey lowest = KeyOf(target.old.front());
     IMAGEFS_ASSIGN_OR_RETURN(const Fd top, OpenWithoutLinks(directory, O_PATH));
@@ -233,7 +235,8 @@ absl::StatusOr<std::vector<MountKey>> AttachTo(const MountTarget& target, const 
                              AttachInPlaceOf(top, mount, directory, beneath));
     if (attached == Attached::kOver) {
       there.push_back(lowest);
-    } else if (absl::Status status = UnmountExactly(lowest, directory, /*lazy=*/true);
+    } else if (absl::Status status = UnmountExactly(lowest, target.old.front().source, directory,
+                                                    /*lazy=*/true);
                !status.ok() && !absl::IsNotFound(status)) {
       LogWarning("dead_unmount_failed error=", status.message());
     }
@@ -246,7 +249,8 @@ absl::StatusOr<std::vector<MountKey>> AttachTo(const MountTarget& target, const 
     if (target.old.empty() || StillCovers(there.front(), directory, target.covered)) return there;
   }
   for (auto one = there.rbegin(); one != there.rend(); ++one) {
-    UnmountExactly(*one, path.ok() ? *path : directory, /*lazy=*/true).IgnoreError();
+    const std::string_view its = *one == key ? source : target.old.front().source;
+    UnmountExactly(*one, its, path.ok() ? *path : directory, /*lazy=*/true).IgnoreError();
   }
   return MovedError(directory);
 }

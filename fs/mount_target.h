@@ -34,21 +34,22 @@ struct MountTarget {
   Fd place;        // O_PATH, of the directory, or of what covers it if `old` is not empty
   std::vector<MountInfo> old;  // mounts of ours on it that are to be removed, lowest first
 };
-// Opens a directory by its resolved path, below mounts of ours for which `is_old` is true and below
-// one mount whose server is gone. Returns kFailedPrecondition if it is not the directory that
-// `expected` allows, the path contains a link, another mount whose server is gone covers it, or it
-// is not an ordinary directory. Only root can look below a mount; returns kUnimplemented if that is
-// not possible.
+// Opens a directory by its resolved path, below mounts for which `is_old` is true, which must be
+// ours, and below one mount whose server is gone. Returns kFailedPrecondition if it is not the
+// directory that `expected` allows, the path contains a link, another mount whose server is gone
+// covers it, or it is not an ordinary directory. Only root can look below a mount; returns
+// kUnimplemented if that is not possible.
 using IsOld = absl::FunctionRef<bool(const MountInfo&)>;
 absl::StatusOr<MountTarget> OpenTarget(const std::string& directory, const FileId& expected,
                                        IsOld is_old);
 
-// Attaches a detached mount there, replacing target.old. At every moment one of the two is visible,
-// and never the directory. Returns the mounts that are then on the directory, lowest first, ending
-// with `mount`; the others could not be removed from below it (before Linux 6.5, or without
-// `beneath`). Returns kFailedPrecondition if the directory was replaced in the meantime; `mount` is
-// then unmounted.
+// Attaches a detached mount with that source there, replacing target.old. At every moment one of
+// the two is visible, and never the directory. Returns the mounts that are then on the directory,
+// lowest first, ending with `mount`; the others could not be removed from below it (before
+// Linux 6.5, or without `beneath`). Returns kFailedPrecondition if the directory was replaced in
+// the meantime; `mount` is then unmounted.
 absl::StatusOr<std::vector<MountKey>> AttachTo(const MountTarget& target, const Fd& mount,
+                                               std::string_view source,
                                                const std::string& directory, bool beneath);
 
 // Returns true if a FUSE mount of ours is visible there whose server is gone.

@@ -85,9 +85,10 @@ left 3 "after umount(8) without a daemon"
 
 # The data and the tree are written to while they are shown, and come again into the same files.
 data=$(ls -S "$ROOT"/layers/*/data | head -1)
-chain=$(sed -n "s@.* - erofs \($RUN/chains/[^ ]*\) .*@\\1@p" /proc/self/mountinfo | head -n 1)
-chain=$ROOT/chains/${chain##*/}
-[ -s "$chain" ] || fail "the source of the mount does not name its index: $chain"
+same "source of the mount" "$ref" "$(findmnt -n -o SOURCE --mountpoint "$M/a")"
+chain=$(ifs inspect "$ref" --json | field 'j["chain_id"]')
+chain=$ROOT/chains/${chain#sha256:}
+[ -s "$chain" ] || fail "there is no index: $chain"
 $PY "$DAMAGE" flip "$data" 100 3
 wait_for 30 "log_says 'layer.damaged' && ifs status --json | field 'all(l[\"state\"] == \"complete\" for l in j[\"layers\"])' | grep -q true" || fail "the data is not repaired"
 $PY "$DAMAGE" flip "$chain" 200 4

@@ -185,7 +185,7 @@ class MountTest : public ::testing::Test {
     if (chain == nullptr) return absl::InternalError("no chain");
     MountRequest request;
     request.directory = target;
-    request.reference = "example.org/test:1";
+    request.reference = kReference;
     request.options.writable = writable;
     request.mode = mode_;
     return Mount(chain, request);
@@ -193,6 +193,12 @@ class MountTest : public ::testing::Test {
   absl::Status Mount(const ChainRef& chain, MountRequest request, const Digest& manifest = {}) {
     const absl::StatusOr<CheckedMount> checked = table_->Check(std::move(request));
     return checked.ok() ? table_->Mount(chain, manifest, *checked).status() : checked.status();
+  }
+  // Where the private mount is from which Mount(chain, target) makes others.
+  std::string PrivatePath(const ChainRef& chain) const {
+    return StrCat(options_.run_dir, "/chains/", chain->chain_id.hex(),
+                  mode_ == kFuseMode ? ".fuse@" : ".kernel@",
+                  Sha256Of(kReference).hex().substr(0, 16));
   }
   // Why the record of that directory has no mount: "" if it has one, "none" if there is no record.
   std::string NotMounted(const std::string& target) const {
@@ -214,6 +220,7 @@ class MountTest : public ::testing::Test {
     };
   }
 
+  static constexpr char kReference[] = "example.org/test:1";
   std::string directory_;
   std::string mode_ = "fuse";
   bool files_ = true;  // set before SetUp, like options_.erofs.files

@@ -98,10 +98,11 @@ TEST_P(KernelMountTest, ALostPrivateMountIsMadeFromAMountOfIt) {
   const ChainRef chain = Build(Sample());
   MountRequest strict;
   strict.directory = Target("a");
+  strict.reference = kReference;
   strict.options.flags.nosuid = true;
   ASSERT_EQ(Mount(chain, strict), absl::OkStatus());
   KillDaemon();
-  const std::string path = StrCat(options_.run_dir, "/chains/", chain->chain_id.hex(), ".kernel");
+  const std::string path = PrivatePath(chain);
   ASSERT_EQ(umount2(path.c_str(), 0), 0);
   StartDaemon();
   EXPECT_EQ(Recover(Finder(chain)).size(), 1u);

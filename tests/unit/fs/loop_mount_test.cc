@@ -73,9 +73,7 @@ TEST_F(LoopMountTest, ALayerHasOneDeviceWhoeverShowsIt) {
   StartDaemon();
   // The next daemon mounts an image that shares layers with a mount it found.
   ASSERT_EQ(umount2((directory_ + "/b").c_str(), 0), 0);
-  ASSERT_EQ(
-      umount2(StrCat(options_.run_dir, "/chains/", other->chain_id.hex(), ".kernel").c_str(), 0),
-      0);
+  ASSERT_EQ(umount2(PrivatePath(other).c_str(), 0), 0);
   EXPECT_TRUE(Eventually([&] { return Devices() == 3; }));
   EXPECT_EQ(Recover(Finder(chain)).size(), 2u);
   ASSERT_EQ(Mount(other, Target("b")), absl::OkStatus());

@@ -369,9 +369,7 @@ TEST_P(BothModesTest, PlainUmountIsNoticed) {
   EXPECT_TRUE(absl::IsNotFound(table_->Unmount(one, false)));
   // Unmount the private mount as well: the next mount must not be of its empty directory.
   ASSERT_EQ(Mount(chain, one), absl::OkStatus());
-  ASSERT_EQ(umount2(StrCat(options_.run_dir, "/chains/", chain->chain_id.hex(), ".", mode_).c_str(),
-                    MNT_DETACH),
-            0);
+  ASSERT_EQ(umount2(PrivatePath(chain).c_str(), MNT_DETACH), 0);
   EXPECT_EQ(*ReadFile(one + "/etc/os-release", 100), "NAME=test\n");
   EXPECT_TRUE(Eventually([&] {
     const std::string fresh = Target(StrCat("fresh", RandomHex(4)));
