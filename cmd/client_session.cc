@@ -8,7 +8,9 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "base/units.h"
 #include "cmd/config.h"
+#include "cmd/options.h"
 #include "cmd/print.h"
 #include "cmd/progress.h"
 #include "fetch/credentials.h"
@@ -123,23 +125,30 @@ void ClientSession::AddCredential(const Reference& reference, control::v1::Crede
 
 absl::StatusOr<MountResult> ClientSession::Transfer(
     absl::FunctionRef<absl::Status(const DaemonClient::OnEvent&)> call) {
-  ProgressRenderer::Options options;
-  winsize size{};
-  if (isatty(STDERR_FILENO) != 0 && ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0) {
-    options.terminal = true;
-    if (size.ws_col > 0) options.columns = size.ws_col;
-    if (size.ws_row > 0) options.rows = size.ws_row;
-  }
-  ProgressRenderer renderer(options);
+  const std::string terminal = ProcessEnvironment("TERM");
+  ProgressRenderer renderer(
+      {.terminal = isatty(STDERR_FILENO) != 0 && !terminal.empty() && terminal != "dumb"});
   MountResult result;
+  uint64_t come = 0;  // compressed bytes of this call
   const absl::Status status = call([&](const MountEvent& event) {
     if (event.has_result()) {
       result = event.result();
     } else {
+      come = 0;
+      for (const auto& layer : event.progress().layers()) come += layer.fetched_bytes();
+      // It may have been resized since the last event.
+      winsize size{};
+      if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 && size.ws_row > 0) {
+        renderer.Resize(size.ws_col, size.ws_row);
+      }
       out_.Note(renderer.Update(event.progress(), Clock::now().time_since_epoch()));
     }
   });
   out_.Note(renderer.Finish());
+  if (!status.ok() && come > 0 && interrupts_.interrupted()) {
+    out_.Note(StrCat("imagefs: interrupted; ", FormatBytes(come),
+                     " are kept for the next attempt (imagefs prune frees them)\n"));
+  }
   IMAGEFS_RETURN_IF_ERROR(status);
   if (!credential_trouble_.empty()) {
     out_.Note(StrCat("imagefs: warning: no credentials were sent: ",

@@ -128,8 +128,15 @@ std::string MountText(const MountResult& result, int64_t elapsed_microseconds) {
     StrAppend(&out, "pulled ", image.reference());
   }
   StrAppend(&out, ": ", Plural(static_cast<uint64_t>(result.layers_size()), "layer"), ", ");
-  StrAppend(&out, FormatBytes(result.fetched_bytes()), " fetched, ",
-            FormatDuration(std::chrono::microseconds(elapsed_microseconds)), "\n");
+  StrAppend(&out, FormatBytes(result.fetched_bytes()), " fetched, ");
+  // Of a lazy mount.
+  uint64_t missing = 0;
+  for (const LayerEvent& layer : result.layers()) {
+    if (layer.activity() == "done" || layer.reused()) continue;
+    missing += layer.blob_bytes() - std::min(layer.blob_bytes(), layer.downloaded_bytes());
+  }
+  if (missing > 0) StrAppend(&out, FormatBytes(missing), " come when they are read, ");
+  StrAppend(&out, FormatDuration(std::chrono::microseconds(elapsed_microseconds)), "\n");
   return out;
 }
 

@@ -2,6 +2,8 @@
 #include "cmd/progress.h"
 
 #include <algorithm>
+#include <set>
+#include <string_view>
 #include <vector>
 
 #include "base/text.h"
@@ -17,6 +19,9 @@ using control::v1::Progress;
 constexpr int kBarCells = 20, kFewestBarCells = 6;
 // Columns of a line other than the bar and the activity, and the columns reserved for the activity.
 constexpr int kFixedColumns = 52, kActivityColumns = 20;
+// With fewer columns a line has a percentage in place of the bar, the sizes and the speed.
+constexpr int kFewestColumns = kFixedColumns + kFewestBarCells + 12;
+constexpr uint64_t kMostSecondsLeft = 24 * 3600;  // what takes longer is not going to end
 constexpr char kEraseToEndOfLine[] = "\x1b[K";
 constexpr char kEraseBelow[] = "\x1b[J";
 // Weight of the newest speed sample: smooth enough to read, quick enough to show a stall.
@@ -85,26 +90,54 @@ std::string ProgressRenderer::Finish() {
   return out;
 }
 
-void ProgressRenderer::Measure(const LayerEvent& layer, std::chrono::nanoseconds now) {
-  Seen& seen = layers_[layer.digest()];
+void ProgressRenderer::Measure(Seen& seen, uint64_t bytes, std::chrono::nanoseconds now) {
   const std::chrono::duration<double> elapsed = now - seen.at;
   if (seen.at.count() != 0 && elapsed.count() <= 0) return;
-  if (seen.at.count() != 0 && layer.downloaded_bytes() >= seen.bytes) {
-    const double sample =
-        static_cast<double>(layer.downloaded_bytes() - seen.bytes) / elapsed.count();
+  if (seen.at.count() != 0 && bytes >= seen.bytes) {
+    const double sample = static_cast<double>(bytes - seen.bytes) / elapsed.count();
     seen.bytes_per_second =
         seen.bytes_per_second == 0
             ? sample
             : seen.bytes_per_second * (1 - kNewestSample) + sample * kNewestSample;
   }
   seen.at = now;
-  seen.bytes = layer.downloaded_bytes();
+  seen.bytes = bytes;
+}
+
+// "3 layers, 44.2 MiB / 91.7 MiB, 8.1 MiB/s, 6s left": of what has to be fetched.
+std::string ProgressRenderer::TotalLine(const Progress& progress, std::chrono::nanoseconds now) {
+  std::string line = PhaseLine(progress);
+  if (progress.phase() != "layers" || !progress.trouble().empty()) return line;
+  std::set<std::string_view> counted;  // an image may have a blob several times
+  uint64_t all = 0, come = 0;
+  for (const LayerEvent& layer : progress.layers()) {
+    if (layer.reused() || !counted.insert(layer.digest()).second) continue;
+    all += layer.blob_bytes();
+    come += layer.activity() == "done" ? layer.blob_bytes() : layer.downloaded_bytes();
+  }
+  if (all == 0) return line;
+  Measure(total_, come, now);
+  StrAppend(&line, ", ", FormatBytes(come), " / ", FormatBytes(all));
+  const double speed = total_.bytes_per_second;
+  if (come >= all || speed < 1) return line;
+  const auto left = static_cast<uint64_t>(static_cast<double>(all - come) / speed) + 1;
+  StrAppend(&line, ", ", FormatBytes(static_cast<uint64_t>(speed)), "/s");
+  if (left <= kMostSecondsLeft) {
+    StrAppend(&line, ", ", left < 120 ? StrCat(left, "s") : StrCat(left / 60, "m"), " left");
+  }
+  return line;
 }
 
 std::string ProgressRenderer::BarLine(const LayerEvent& layer, std::chrono::nanoseconds now) {
-  Measure(layer, now);
+  Measure(layers_[layer.digest()], layer.downloaded_bytes(), now);
   const bool here = layer.reused() || layer.activity() == "done";
   const uint64_t done = here ? layer.blob_bytes() : layer.downloaded_bytes();
+  if (options_.columns < kFewestColumns) {
+    const uint64_t all = layer.blob_bytes();
+    const uint64_t percent = all == 0 ? 100 * uint64_t{here} : done * 100 / all;
+    return StrCat(ShortDigest(layer.digest()), " ", Padded(StrCat(percent, "%"), 4), " ",
+                  Activity(layer));
+  }
   // On a narrow terminal the bar shrinks in favor of the activity.
   const int cells = std::clamp(options_.columns - 1 - kFixedColumns - kActivityColumns,
                                kFewestBarCells, kBarCells);
@@ -138,7 +171,7 @@ std::string ProgressRenderer::Redraw(const Progress& progress, std::chrono::nano
     shown.resize(room);
   }
   std::vector<std::string> lines;
-  std::string head = PhaseLine(progress);
+  std::string head = TotalLine(progress, now);
   if (shown.size() < static_cast<size_t>(progress.layers_size())) {
     StrAppend(&head, ", ", done, " of them present");
   }

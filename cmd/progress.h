@@ -23,6 +23,11 @@ class ProgressRenderer {
     int rows = 24;
   };
   explicit ProgressRenderer(Options options) : options_(options) {}
+  // The terminal has this size now.
+  void Resize(int columns, int rows) {
+    options_.columns = columns;
+    options_.rows = rows;
+  }
 
   // Returns the text to write for this event, or "" if nothing is new. `now` is any steady clock.
   std::string Update(const control::v1::Progress& progress, std::chrono::nanoseconds now);
@@ -39,12 +44,14 @@ class ProgressRenderer {
   std::string Redraw(const control::v1::Progress& progress, std::chrono::nanoseconds now);
   std::string PlainLines(const control::v1::Progress& progress);
   std::string BarLine(const control::v1::LayerEvent& layer, std::chrono::nanoseconds now);
-  void Measure(const control::v1::LayerEvent& layer, std::chrono::nanoseconds now);
+  std::string TotalLine(const control::v1::Progress& progress, std::chrono::nanoseconds now);
+  static void Measure(Seen& seen, uint64_t bytes, std::chrono::nanoseconds now);
 
-  const Options options_;
+  Options options_;
   std::string phase_;
   int drawn_lines_ = 0;
   std::map<std::string, Seen> layers_;  // by blob digest
+  Seen total_;
 };
 
 }  // namespace imagefs

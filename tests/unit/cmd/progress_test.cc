@@ -126,11 +126,37 @@ TEST(TerminalProgressTest, LinesFitTheTerminal) {
   for (char c = 'a'; c <= 'z'; ++c) layers.push_back(Layer(c, c == 'y' ? "downloading" : "done"));
   const std::string text = renderer.Update(Frame("layers", layers), milliseconds(1));
   EXPECT_EQ(Lines(text), 8u);  // the head and seven layers
-  EXPECT_TRUE(Has(text, "26 layers, 25 of them present")) << text;
-  EXPECT_TRUE(Has(text, "yyyyyyyyyyyy")) << "the layer that moves is shown: " << text;
+  EXPECT_TRUE(Has(text, "26 layers, 250.0 MiB / 260.0 MiB")) << text;
+  EXPECT_TRUE(Has(text, "yyyyyyyyyyyy   0% downloading"))
+      << "the layer that moves is shown: " << text;
   for (std::string_view line : Split(text, '\n')) {
     EXPECT_LE(line.size(), 39u + std::string_view("\r\x1b[K").size());
   }
+}
+
+TEST(TerminalProgressTest, TheTotalHasSpeedAndTheTimeLeft) {
+  ProgressRenderer renderer({.terminal = true, .columns = 120});
+  LayerEvent reused = Layer('c', "done");
+  reused.set_reused(true);
+  // The same blob twice is fetched once.
+  const auto frame = [&](uint64_t come) {
+    const LayerEvent layer = Layer('a', "downloading", come);
+    return Frame("layers", {layer, Layer('b', "waiting"), layer, reused});
+  };
+  EXPECT_TRUE(Has(renderer.Update(frame(0), milliseconds(1000)), "4 layers, 0 B / 20.0 MiB\x1b"));
+  const std::string text = renderer.Update(frame(5 * kMiB), milliseconds(2000));
+  EXPECT_TRUE(Has(text, "4 layers, 5.0 MiB / 20.0 MiB, 5.0 MiB/s, 4s left")) << text;
+  EXPECT_FALSE(Has(renderer.Update(Frame("mounting", {}), milliseconds(2100)), "left"));
+}
+
+TEST(TerminalProgressTest, ATerminalThatIsResized) {
+  ProgressRenderer renderer({.terminal = true, .columns = 120});
+  EXPECT_TRUE(Has(
+      renderer.Update(Frame("layers", {Layer('a', "unpacking", 5 * kMiB)}), milliseconds(1)), "["));
+  renderer.Resize(30, 10);
+  const std::string text =
+      renderer.Update(Frame("layers", {Layer('a', "unpacking", 5 * kMiB)}), milliseconds(2));
+  EXPECT_TRUE(Has(text, "aaaaaaaaaaaa  50% unpacking")) << text;
 }
 
 TEST(TerminalProgressTest, OnEightyColumnsTheActivityIsReadable) {
