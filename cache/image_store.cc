@@ -88,7 +88,7 @@ class ImageStoreImpl : public ImageStore {
         SpaceKeeper::Options{options_.root, options_.keep_partial},
         SpaceKeeper::Deps{*space_, *layers_, *chains_, *records_, *kv_,
                           [this] { return CollectOlder(absl::ZeroDuration()); }});
-    keeper_->KeepWithin(/*pressed=*/false);
+    keeper_->KeepWithin(/*pressed=*/false, /*all_held=*/false);
     space_->OnPressure([this] { MakeRoom(); });
     KeepHouse();
     IndexFinder::Options index = options_.index;
@@ -100,7 +100,10 @@ class ImageStoreImpl : public ImageStore {
 
   FlightTicket Resolve(ResolveRequest request,
                        absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) override;
-  void StartCollecting() override { collecting_ = true; }
+  void StartCollecting() override {
+    collecting_ = true;
+    MakeRoom();
+  }
   void StopCollecting() override {
     collecting_ = false;
     if (space_ != nullptr) space_->OnPressure({});
@@ -631,7 +634,7 @@ void ImageStoreImpl::KeepHouse() {
         LogWarning("store.not_collected cause=", freed.status().message());
       }
     }
-    keeper_->KeepWithin(/*pressed=*/false);
+    keeper_->KeepWithin(/*pressed=*/false, collecting_);
     KeepHouse();
   });
 }
@@ -642,7 +645,7 @@ void ImageStoreImpl::MakeRoom() {
   if (closing_) return;
   housekeeping_->Submit([this] {
     making_room_ = false;
-    keeper_->KeepWithin(/*pressed=*/true);
+    keeper_->KeepWithin(/*pressed=*/true, collecting_);
   });
 }
 

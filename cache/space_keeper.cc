@@ -139,7 +139,7 @@ uint64_t SpaceKeeper::EvictUnused(std::vector<LayerUse> layers, const Wanted& wa
   return freed;
 }
 
-void SpaceKeeper::KeepWithin(bool pressed) {
+void SpaceKeeper::KeepWithin(bool pressed, bool all_held) {
   absl::MutexLock lock(&mu_);
   if (pressed && Moment::Now() - exhausted_ < kExhaustedPause) return;
   uint64_t count = 0;
@@ -155,10 +155,10 @@ void SpaceKeeper::KeepWithin(bool pressed) {
     now->used = UsedBytes(deps_.layers.Uses(), MeasureFolders());
     deps_.space.SetMeasured(now->used, false);
     if (const uint64_t excess = now->Excess(); excess > 0) {
-      const uint64_t freed = GiveBack(excess);
+      const uint64_t freed = GiveBack(excess, all_held);
       now->used = UsedBytes(deps_.layers.Uses(), MeasureFolders());
       if (auto after = deps_.space.Read(); after.ok()) now->free = after->free;
-      exhausted = freed < excess && now->Excess() > 0;
+      exhausted = all_held && freed < excess && now->Excess() > 0;
       deps_.space.SetMeasured(now->used, exhausted);
       if (exhausted) exhausted_ = Moment::Now();
     }
@@ -168,14 +168,14 @@ void SpaceKeeper::KeepWithin(bool pressed) {
   Note(*now, spare, exhausted);
 }
 
-uint64_t SpaceKeeper::GiveBack(uint64_t excess) {
+uint64_t SpaceKeeper::GiveBack(uint64_t excess, bool all_held) {
   uint64_t count = 0;
   uint64_t freed = RemovePartials(absl::ZeroDuration(), excess, /*dry_run=*/false, count);
   // Looking through the records takes longer than all the rest, and finds nothing if every layer is
   // in use.
   const std::vector<LayerUse> layers = deps_.layers.Uses();
-  const bool any_unused =
-      std::any_of(layers.begin(), layers.end(), [](const LayerUse& one) { return !one.in_use; });
+  const bool any_unused = all_held && std::any_of(layers.begin(), layers.end(),
+                                                  [](const LayerUse& one) { return !one.in_use; });
   if (freed < excess && any_unused) {
     const absl::StatusOr<uint64_t> collected = deps_.collect();
     if (!collected.ok()) LogWarning("store.not_collected cause=", collected.status().message());

@@ -53,8 +53,10 @@ class SpaceKeeper {
 
   // Measures, removes old downloads, and gives back what exceeds the limits. Logs each change
   // between being within them and not. `pressed`: on behalf of a writer, who does not help when
-  // there was nothing to give back a moment ago.
-  void KeepWithin(bool pressed) ABSL_LOCKS_EXCLUDED(mu_);
+  // there was nothing to give back a moment ago. `all_held`: who needs a layer holds it. Until
+  // then, while mounts of the previous process are taken over, a layer that nobody holds is not
+  // unused, and stays.
+  void KeepWithin(bool pressed, bool all_held) ABSL_LOCKS_EXCLUDED(mu_);
   // Gives back what `request` names, whatever the limits are.
   absl::StatusOr<PruneResult> Prune(const PruneRequest& request) ABSL_LOCKS_EXCLUDED(mu_);
   absl::StatusOr<StoreUsage> Measure() ABSL_LOCKS_EXCLUDED(mu_);
@@ -81,7 +83,7 @@ class SpaceKeeper {
   uint64_t RemovePartials(absl::Duration older, uint64_t enough, bool dry_run, uint64_t& count);
   uint64_t EvictUnused(std::vector<LayerUse> layers, const Wanted& wanted, uint64_t enough);
   // Gives back `excess` bytes if possible. Returns how many were.
-  uint64_t GiveBack(uint64_t excess) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  uint64_t GiveBack(uint64_t excess, bool all_held) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Note(const StoreSpace::Reading& now, bool spare, bool exhausted)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
