@@ -22,6 +22,7 @@
 #include "base/status.h"
 #include "base/subprocess.h"
 #include "base/text.h"
+#include "fetch/credential_origin.h"
 
 namespace imagefs {
 namespace {
@@ -174,8 +175,12 @@ absl::StatusOr<std::optional<Credential>> FromHelper(const Json& config, const s
   return std::nullopt;
 }
 
-absl::StatusOr<std::optional<Credential>> FindInFile(const std::string& file,
-                                                     const Reference& reference) {
+struct Stored {
+  Credential credential;
+  std::string origin;
+};
+absl::StatusOr<std::optional<Stored>> FindInFile(const std::string& file,
+                                                 const Reference& reference) {
   absl::StatusOr<std::string> text = ReadFile(file, kMaxFileBytes);
   if (absl::IsNotFound(text.status())) return std::nullopt;
   if (!text.ok()) {
@@ -190,13 +195,18 @@ absl::StatusOr<std::optional<Credential>> FindInFile(const std::string& file,
         StrCat(file, " is not a valid JSON object; repair or remove it"));
   }
   const absl::StatusOr<std::optional<Credential>> helped = FromHelper(*config, file, reference);
-  if (helped.ok() && *helped) return *helped;
+  if (helped.ok() && *helped) {
+    return Stored{**helped,
+                  StrCat("docker-credential-", HelperFor(*config, reference), ", by ", file)};
+  }
   const auto [key, entry] = BestFit((*config)["auths"], reference);
   if (entry.is_object()) {
-    absl::StatusOr<std::optional<Credential>> found = FromAuthEntry(key, entry, file);
-    if (!found.ok() || *found) return found;
+    const absl::StatusOr<std::optional<Credential>> found = FromAuthEntry(key, entry, file);
+    IMAGEFS_RETURN_IF_ERROR(found.status());
+    if (*found) return Stored{**found, file};
   }
-  return helped;
+  IMAGEFS_RETURN_IF_ERROR(helped.status());
+  return std::nullopt;
 }
 
 // Whether only this user can have put files there.
@@ -277,19 +287,27 @@ CredentialOptions CredentialOptions::FromEnvironment() {
   return out;
 }
 
-FoundCredential FindCredential(const Reference& reference, const CredentialOptions& options) {
-  FoundCredential out;
+CredentialOrigin FindCredentialOrigin(const Reference& reference,
+                                      const CredentialOptions& options) {
+  CredentialOrigin out;
   if (reference.transport != Reference::Transport::kRegistry) return out;
   for (const std::string& file : FilesToAsk(options)) {
-    absl::StatusOr<std::optional<Credential>> found = FindInFile(file, reference);
-    if (found.ok() && *found) {
-      out = {**std::move(found), ""};
+    absl::StatusOr<std::optional<Stored>> stored = FindInFile(file, reference);
+    if (stored.ok() && *stored) {
+      out.found = {std::move((*stored)->credential), ""};
+      out.origin = std::move((*stored)->origin);
       break;
     }
-    if (!found.ok() && out.trouble.empty()) out.trouble = ToStd(found.status().message());
+    if (!stored.ok() && out.found.trouble.empty()) {
+      out.found.trouble = ToStd(stored.status().message());
+    }
   }
   WipeStack();  // files and responses were parsed here
   return out;
+}
+
+FoundCredential FindCredential(const Reference& reference, const CredentialOptions& options) {
+  return FindCredentialOrigin(reference, options).found;
 }
 
 }  // namespace imagefs

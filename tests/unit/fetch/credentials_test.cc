@@ -10,6 +10,7 @@
 #include "absl/strings/escaping.h"
 #include "base/fd.h"
 #include "base/text.h"
+#include "fetch/credential_origin.h"
 #include "gtest/gtest.h"
 
 namespace imagefs {
@@ -198,6 +199,17 @@ TEST_F(CredentialsTest, HelperOfARegistryBeatsTheStoreBeatsAuths) {
   WriteDocker(StrCat("{\"credHelpers\":{\"q.io\":\"\"},\"credsStore\":\"two\",\"auths\":{\"q.io\":",
                      Auth("file:3"), "}}"));
   EXPECT_EQ(Found("q.io/x"), "file:3") << "an empty helper means the file";
+}
+
+TEST_F(CredentialsTest, TheOriginIsTheFileOrTheHelper) {
+  WriteHelper("one", "echo '{\"ServerURL\":\"x\",\"Username\":\"one\",\"Secret\":\"1\"}'");
+  WriteDocker(StrCat("{\"credHelpers\":{\"q.io\":\"one\"},\"auths\":{\"r.io\":{\"auth\":\"",
+                     absl::Base64Escape("me:2"), "\"}}}"));
+  const std::string file = dir_ + "/home/.docker/config.json";
+  EXPECT_EQ(FindCredentialOrigin(*Reference::Parse("r.io/x"), options_).origin, file);
+  EXPECT_EQ(FindCredentialOrigin(*Reference::Parse("q.io/x"), options_).origin,
+            StrCat("docker-credential-one, by ", file));
+  EXPECT_EQ(FindCredentialOrigin(*Reference::Parse("s.io/x"), options_).origin, "");
 }
 
 TEST_F(CredentialsTest, HelperWithoutACredentialIsNoError) {
