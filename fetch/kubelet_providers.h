@@ -4,7 +4,7 @@
 // kubelet.config.k8s.io v1, v1beta1 or v1alpha1). Plugins do not get what only the kubelet has (a
 // pod's service account).
 //
-// Thread-safe. Only this header's .cc uses yaml-cpp.
+// Thread-safe. This header's .cc and that of kubelet_config.h use yaml-cpp.
 #pragma once
 
 #include <chrono>
