@@ -13,6 +13,7 @@
 #include "base/units.h"
 #include "cache/index_opener.h"
 #include "image/index_bundle.h"
+#include "image/index_tag.h"
 #include "image/soci.h"
 #include "image/toc.h"
 #include "image/ztoc.h"
@@ -35,8 +36,6 @@ constexpr uint64_t kSmallIndex = 1 << 20;  // allowed for any layer
 // memory, and the fraction for one image.
 constexpr uint64_t kSpoolTimes = 4;
 constexpr uint64_t kSpoolParts = 16, kMemoryParts = 2;
-
-std::string TagOf(const Digest& manifest) { return StrCat("sha256-", manifest.hex(), ".imagefs"); }
 
 // Returns the manifest if it is an imagefs index of `subject`.
 absl::StatusOr<Manifest> ParseArtifact(const ImageSource::FetchedManifest& fetched,
@@ -158,7 +157,7 @@ void IndexFinder::FindSidecar(const Digest& manifest, const std::shared_ptr<Imag
   if (!led) return;
   lookups_++;
   source->GetManifest(
-      TagOf(manifest), stop_.token(),
+      IndexTagOf(manifest), stop_.token(),
       [this, lookup](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
         absl::StatusOr<Manifest> index = fetched.ok() ? ParseArtifact(*fetched, lookup->manifest)
                                                       : absl::StatusOr<Manifest>(fetched.status());

@@ -17,6 +17,7 @@
 #include "fetch/registry_writer.h"
 #include "image/index_bundle.h"
 #include "image/index_signature.h"
+#include "image/index_tag.h"
 #include "image/manifest.h"
 
 namespace imagefs {
@@ -319,9 +320,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
     });
   }
 
-  std::string Tag() const {
-    return StrCat("sha256-", request_.image->manifest_digest.hex(), ".imagefs");
-  }
+  std::string Tag() const { return IndexTagOf(request_.image->manifest_digest); }
 
   // Reads the existing artifact, which others may have signed.
   void ReadTag() {
