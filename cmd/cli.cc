@@ -197,7 +197,11 @@ constexpr char kDaemonHelp[] =
     "Owns the store and serves commands, in the foreground, with its log on stderr. Rarely run by\n"
     "hand: a command starts one if none is running. SIGTERM leaves mounts to the next daemon; "
     "SIGINT\n"
-    "(Ctrl-C) unmounts them.\n";
+    "(Ctrl-C) unmounts them.\n"
+    "\n"
+    "  imagefs daemon\n"
+    "  imagefs daemon --check-config                    only say whether its configuration is "
+    "right\n";
 
 // Returns "" if the text can be parsed as a T, or the error message.
 template <typename T>
@@ -472,6 +476,8 @@ void AddDaemon(CLI::App& app, Command* command) {
   verb->add_option("--idle-exit", args->idle_exit_seconds,
                    "exit after this many seconds without mounts and calls (default 0: never)")
       ->check(CLI::Range(0, 1'000'000));
+  verb->add_flag("--check-config", args->check_config,
+                 "only check the configuration with which it would start");
   verb->add_option("--ready-fd", args->ready_fd)->group("");
 }
 
@@ -724,6 +730,10 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
                       json && !verb.empty());
   }
   if (verb.empty()) command.args = CheckConfigArgs{std::move(check_config)};
+  const auto* const daemon = std::get_if<DaemonArgs>(&command.args);
+  if (daemon != nullptr && daemon->check_config) {
+    command.args = CheckConfigArgs{command.global.config};
+  }
   problem = std::visit([](const auto& args) { return CheckConflicts(args); }, command.args);
   if (!problem.empty()) return UsageError(problem, verb, json);
   return command;

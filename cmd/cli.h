@@ -164,6 +164,7 @@ struct StatusArgs {
 struct DaemonArgs {
   int idle_exit_seconds = 0;
   int ready_fd = -1;
+  bool check_config = false;  // becomes CheckConfigArgs
 };
 
 struct LogLevelArgs {
@@ -174,9 +175,9 @@ struct StopArgs {
   bool unmount = false;
 };
 
-// Not a verb: the option --check-config in place of one.
+// Not a verb: the option --check-config, in place of one or of `daemon`.
 struct CheckConfigArgs {
-  std::string file;
+  std::string file;  // "" = the one that a daemon would read
 };
 
 struct Command {

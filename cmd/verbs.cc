@@ -29,7 +29,7 @@ class VerbRunner {
   int operator()(const CheckConfigArgs& args) {
     const absl::Status status = LoadConfig(args.file).status();
     if (!status.ok()) return out_.Fail(status);
-    out_.Print(out_.json() ? CheckedJson(args.file) : "OK\n");
+    out_.Print(out_.json() ? CheckedJson(ConfigFile(args.file)) : "OK\n");
     return 0;
   }
   int operator()(const DaemonArgs& args) {

@@ -283,6 +283,12 @@ TEST(CliTest, AConfigurationIsCheckedInPlaceOfAVerb) {
   EXPECT_EQ(Exit({"--check-config"}).code, 2);
 }
 
+TEST(CliTest, TheConfigurationOfADaemonIsCheckedInsteadOfStartingIt) {
+  EXPECT_EQ(Parsed<CheckConfigArgs>({"daemon", "--check-config"}).file, "");
+  EXPECT_EQ(Parsed<CheckConfigArgs>({"daemon", "--config", "/c", "--check-config"}).file, "/c");
+  EXPECT_EQ(Exit({"daemon", "--check-config", "/c"}).code, 2);
+}
+
 TEST(CliTest, AContextIsNoLongerThanTheKernelTakes) {
   const std::string most(255, 'c'), more(256, 'c');
   EXPECT_EQ(Parsed<MountArgs>({"mount", "--context", most.c_str(), "a", "/b"}).context, most);
