@@ -193,6 +193,18 @@ constexpr char kPruneHelp[] =
     "Never removes pinned images, or those that could not be fetched again since the archive that\n"
     "they came from is gone.\n";
 
+constexpr char kDoctorHelp[] =
+    "Looks at the machine and says what is wrong, what it means and what to do: kernel, FUSE, the\n"
+    "store's disk, limits, configuration, systemd, containerd, podman, the kubelet, mirrors, "
+    "clock.\n"
+    "With an image also: credentials, the hosts that serve it, and whether they do. It needs no "
+    "daemon,\n"
+    "starts none and changes nothing. The exit status is 1 if there is a problem.\n"
+    "\n"
+    "  imagefs doctor\n"
+    "  imagefs doctor registry.example/app:1\n"
+    "  imagefs doctor --json\n";
+
 constexpr char kDaemonHelp[] =
     "Owns the store and serves commands, in the foreground, with its log on stderr. Rarely run by\n"
     "hand: a command starts one if none is running. SIGTERM leaves mounts to the next daemon; "
@@ -230,11 +242,16 @@ std::pair<CLI::App*, Args*> AddVerb(CLI::App& app, Command* command, const char*
   return {verb, args.get()};
 }
 
-void AddImageOptions(CLI::App* verb, ImageOptions* image) {
+// Which image of a registry, and how it is asked.
+void AddRegistryOptions(CLI::App* verb, ImageOptions* image) {
   verb->add_option("--platform", image->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
       ->check(WhyNot<Platform>);
   verb->add_flag("--plain-http", image->plain_http, "HTTP (default for loopback hosts only)");
   verb->add_flag("--tls-skip-verify", image->skip_tls_verify, "accept any certificate");
+}
+
+void AddImageOptions(CLI::App* verb, ImageOptions* image) {
+  AddRegistryOptions(verb, image);
   verb->add_option("--pull", image->pull,
                    "missing: ask the registry if the reference is not in the store (default); "
                    "always; never")
@@ -247,12 +264,16 @@ void AddTimeout(CLI::App* verb, ImageOptions* image) {
       ->type_name("SECONDS");
 }
 
+void AddReference(CLI::App* verb, std::string* reference, bool required) {
+  verb->add_option("REF", *reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
+      ->required(required)
+      ->check(WhyNot<Reference>);
+}
+
 // For a verb that takes one image.
 template <typename Args>
 void AddImage(CLI::App* verb, Args* args, bool required = true) {
-  verb->add_option("REF", args->reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
-      ->required(required)
-      ->check(WhyNot<Reference>);
+  AddReference(verb, &args->reference, required);
   AddImageOptions(verb, &args->image);
 }
 
@@ -470,6 +491,15 @@ void AddStatus(CLI::App& app, Command* command) {
   verb->add_option("DIR", args->directory, "of a mount")->check(BadPath);
 }
 
+void AddDoctor(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<DoctorArgs>(app, command, "doctor",
+                                                "find what is wrong with this machine, or why an "
+                                                "image cannot be fetched",
+                                                kDoctorHelp);
+  AddReference(verb, &args->reference, /*required=*/false);
+  AddRegistryOptions(verb, &args->image);
+}
+
 void AddDaemon(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<DaemonArgs>(app, command, "daemon", "run the daemon", kDaemonHelp);
@@ -516,6 +546,7 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddPrune(app, command);
   AddStatus(app, command);
   AddLogLevel(app, command);
+  AddDoctor(app, command);
   AddDaemon(app, command);
   AddStop(app, command);
 }

@@ -161,6 +161,11 @@ struct StatusArgs {
   std::string directory;  // of a mount; "" = status of the daemon
 };
 
+struct DoctorArgs {
+  std::string reference;  // "" = the machine only
+  ImageOptions image;
+};
+
 struct DaemonArgs {
   int idle_exit_seconds = 0;
   int ready_fd = -1;
@@ -184,8 +189,8 @@ struct Command {
   GlobalOptions global;
   std::variant<MountArgs, UmountArgs, LsArgs, ImagesArgs, PullArgs, RpullArgs, AddArgs, DropArgs,
                IndexArgs, ExportArgs, ImportArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs,
-               RmArgs, PinArgs, UnpinArgs, DfArgs, PruneArgs, StatusArgs, LogLevelArgs, DaemonArgs,
-               StopArgs, CheckConfigArgs>
+               RmArgs, PinArgs, UnpinArgs, DfArgs, PruneArgs, StatusArgs, LogLevelArgs, DoctorArgs,
+               DaemonArgs, StopArgs, CheckConfigArgs>
       args;
 };
 

@@ -25,8 +25,6 @@ using control::v1::MountEvent;
 using control::v1::MountResult;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kPatience = std::chrono::seconds(10);  // for status and stop
-
 }  // namespace
 
 absl::StatusOr<Reference> ClientSession::ParseReference(const std::string& text) const {
@@ -72,10 +70,11 @@ absl::StatusOr<std::unique_ptr<DaemonClient>> ClientSession::Connect(bool start)
   return DaemonClient::Connect(ClientOptions(start), interrupts_);
 }
 
-absl::StatusOr<std::unique_ptr<DaemonClient>> ClientSession::ConnectToAny() {
+absl::StatusOr<std::unique_ptr<DaemonClient>> ClientSession::ConnectToAny(
+    std::chrono::seconds patience) {
   DaemonClient::Options options = ClientOptions(/*start=*/false);
   options.same_settings = false;
-  options.patience = kPatience;
+  options.patience = patience;
   return DaemonClient::Connect(std::move(options), interrupts_);
 }
 

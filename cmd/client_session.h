@@ -38,8 +38,9 @@ class ClientSession {
 
   // `start`: start a daemon if none runs.
   absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(bool start);
-  // Accepts a daemon with any settings, and uses a short timeout.
-  absl::StatusOr<std::unique_ptr<DaemonClient>> ConnectToAny();
+  // Accepts a daemon with any settings. `patience`: of each call, as in DaemonClient::Options.
+  absl::StatusOr<std::unique_ptr<DaemonClient>> ConnectToAny(
+      std::chrono::seconds patience = std::chrono::seconds(10));
 
   // Reports `status` to the user and returns the exit status of the verb. `object` as in
   // Output::Fail.

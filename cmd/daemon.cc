@@ -40,6 +40,7 @@
 #include "cmd/rendezvous.h"
 #include "cmd/service_manager.h"
 #include "cmd/snapshots_server.h"
+#include "cmd/source_options.h"
 #include "fetch/node_credentials.h"
 #include "fetch/source.h"
 #include "fs/fuse_loop.h"
@@ -186,12 +187,8 @@ absl::Status DaemonImpl::OpenParts() {
   credential_options.kubelet.bin_dir = options_.config.kubelet_bin_dir;
   credential_options.files = CredentialOptions::FromEnvironment();
   credentials_ = NodeCredentials::Create(std::move(credential_options));
-  SourceFactory::Options source_options;
-  source_options.http.ca_file = options_.ca_file;
-  source_options.http.user_agent = StrCat("imagefs/", options_.version);
-  source_options.http.allow = options_.config.network_allow;
-  source_options.http.phases.least_rate = options_.config.network_least_rate;
-  source_options.hosts = options_.config.HostsOptions();
+  SourceFactory::Options source_options =
+      SourceOptionsOf(options_.config, options_.ca_file, options_.version);
   source_options.mirror_credential = [credentials = credentials_](const Reference& mirror,
                                                                   const Credential& refused) {
     return credentials->Find(mirror, refused.empty() ? nullptr : &refused);

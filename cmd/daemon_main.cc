@@ -4,6 +4,7 @@
 
 #include "cmd/cli.h"
 #include "cmd/daemon.h"
+#include "cmd/doctor.h"
 #include "cmd/output.h"
 #include "cmd/private_memory.h"
 #include "cmd/run_daemon.h"
@@ -16,6 +17,7 @@ int main(int argc, char** argv) {
   if (const auto* exit = std::get_if<imagefs::CliExit>(&parsed)) {
     return imagefs::PrintExit(*exit);
   }
-  const imagefs::DaemonProgramParts parts{&imagefs::Daemon::Start, &imagefs::RunDaemon};
+  const imagefs::DaemonProgramParts parts{&imagefs::Daemon::Start, &imagefs::RunDaemon,
+                                          &imagefs::RunDoctor};
   return imagefs::RunCommand(std::get<imagefs::Command>(parsed), IMAGEFS_VERSION, &parts);
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The command. It is the daemon's client and starts in a few milliseconds, since it links none of
-// the daemon's libraries. For a verb that runs the daemon in its own process, it executes the
+// the daemon's libraries. For a verb that runs the daemon or parts of it, it executes the
 // program imagefsd in the same directory.
 #include <stdio.h>
 #include <string.h>

@@ -11,6 +11,8 @@
 
 namespace imagefs {
 
+class DoctorReport;
+
 namespace control::v1 {
 class CheckReply;
 class DiskUsageReply;
@@ -91,5 +93,8 @@ std::string CheckText(const control::v1::CheckReply& reply);
 std::string CheckJson(const control::v1::CheckReply& reply);
 std::string StatusText(const control::v1::StatusReply& reply);
 std::string StatusJson(const control::v1::StatusReply& reply);
+
+std::string DoctorText(const DoctorReport& report);
+std::string DoctorJson(const DoctorReport& report);
 
 }  // namespace imagefs

@@ -37,6 +37,11 @@ class VerbRunner {
     if (!paths.ok()) return out_.Fail(paths.status());
     return program_->run(global_, args, *std::move(paths), version_, out_);
   }
+  int operator()(const DoctorArgs& args) {
+    absl::StatusOr<Paths> paths = CheckSurroundings();
+    if (!paths.ok()) return out_.Fail(paths.status());
+    return program_->doctor(global_, args, *std::move(paths), version_, out_);
+  }
   int operator()(const MountArgs& args) {
     return InSession([&](ClientSession& session) { return Run(session, args, program_); });
   }
@@ -73,6 +78,7 @@ class VerbRunner {
 bool NeedsDaemonProgram(const Command& command) {
   const auto* mount = std::get_if<MountArgs>(&command.args);
   return std::holds_alternative<DaemonArgs>(command.args) ||
+         std::holds_alternative<DoctorArgs>(command.args) ||
          (mount != nullptr && mount->foreground);
 }
 

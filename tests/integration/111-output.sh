@@ -24,6 +24,7 @@ json ls 0 ls
 json images 0 images
 json status 0 status
 json status.DIR 0 status "$M/a"
+json doctor 0 doctor
 json inspect 0 inspect "$ref"
 json umount 0 umount "$M/a"
 json pull 0 pull -q "$ref"

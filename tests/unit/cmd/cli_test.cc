@@ -289,6 +289,14 @@ TEST(CliTest, TheConfigurationOfADaemonIsCheckedInsteadOfStartingIt) {
   EXPECT_EQ(Exit({"daemon", "--check-config", "/c"}).code, 2);
 }
 
+TEST(CliTest, ADoctorMayBeAskedAboutAnImage) {
+  EXPECT_EQ(Parsed<DoctorArgs>({"doctor"}).reference, "");
+  const DoctorArgs args = Parsed<DoctorArgs>({"doctor", "--platform", "linux/arm64", "a.test/b"});
+  EXPECT_EQ(args.reference, "a.test/b");
+  EXPECT_EQ(args.image.platform, "linux/arm64");
+  EXPECT_EQ(Exit({"doctor", "--pull", "never", "a.test/b"}).code, 2);
+}
+
 TEST(CliTest, AContextIsNoLongerThanTheKernelTakes) {
   const std::string most(255, 'c'), more(256, 'c');
   EXPECT_EQ(Parsed<MountArgs>({"mount", "--context", most.c_str(), "a", "/b"}).context, most);
