@@ -26,5 +26,7 @@ shape rules '[{"method": "PATCH", "nth": 2, "cut_request": 500000}, {"method": "
               {"every": 13, "status": 503}]' >"$T/rules"
 IMAGEFS_TEST_REGISTRY=$SHAPED "$tests" --gtest_filter='RealRegistryTest.Art*:RealRegistryTest.Mounts' >"$T/out" 2>&1 ||
   { cat "$T/out"; fail "over a bad line"; }
-same "faults that came to pass" 3 "$($PY -c 'import json,sys
-print(sum(r["faults"][-1:] == ["cut_request"] for r in map(json.loads, open(sys.argv[1]))))' "$SHAPER/requests")"
+# Of those three, one may meet the answer of another rule, which goes by the order of requests that run at once.
+cut=$($PY -c 'import json,sys
+print(sum(r["faults"][-1:] == ["cut_request"] for r in map(json.loads, open(sys.argv[1]))))' "$SHAPER/requests")
+[ "$cut" -ge 2 ] || fail "only $cut faults came to pass"
