@@ -136,6 +136,7 @@ class TokenSource::Fetch : public std::enable_shared_from_this<TokenSource::Fetc
   void Ask(Url url, bool post, std::string referer) {
     HttpRequest http;
     http.url = url.text;
+    http.kind = RequestKind::kToken;
     http.registry = !request_.account.empty()
                         ? request_.account
                         : request_.registry.substr(request_.registry.find("://") + 3);

@@ -66,6 +66,7 @@ struct Transfer {
   ProxySettings::Proxy proxy;
   absl::Status refused;  // by `policy`; another address of the host may be allowed
   std::optional<TransferPhases> phases;
+  std::optional<EndpointTraffic::Request> traffic;  // set when it is sent
   HttpResponse response;
   HeaderReader header_reader;
   HttpClient::Sink sink;
@@ -172,6 +173,7 @@ absl::Status ParseHeaderLine(Transfer& t, std::string_view line) {
   absl::Status status = t.header_reader.Take(line, t.response);
   if (!status.ok()) return Annotate(status, t.url.HostPort());
   if (!t.header_reader.done()) return absl::OkStatus();
+  t.traffic->Headers(Clock::now());
   if (t.on_headers) {
     const LogContext::Scope scope(t.context);
     IMAGEFS_ASSIGN_OR_RETURN(t.sink, t.on_headers(t.response));
@@ -192,6 +194,7 @@ size_t OnBody(char* data, size_t size, size_t count, void* user) {
   const std::string_view bytes(data, size * count);
   t.phases->BodyBytes(bytes.size(), Clock::now());
   t.bytes_received->fetch_add(bytes.size(), std::memory_order_relaxed);
+  t.traffic->Bytes(bytes.size());
   if (t.sink) {
     t.failure = t.sink(bytes);
   } else if (bytes.size() > t.request.max_body_bytes - t.response.body.size()) {
@@ -341,6 +344,7 @@ class HttpClient::Impl {
     return {requests_.load(std::memory_order_relaxed), connections_.load(std::memory_order_relaxed),
             bytes_received_.load(std::memory_order_relaxed)};
   }
+  std::vector<EndpointTraffic::Row> traffic() const { return traffic_.Rows(); }
 
  private:
   static absl::AnyInvocable<void()> FailLater(Done done, absl::Status status) {
@@ -478,6 +482,7 @@ class HttpClient::Impl {
     t.response.url = t.url.text;
     if (!t.proxy.none()) t.response.proxy = t.proxy.Name();
     requests_.fetch_add(1, std::memory_order_relaxed);
+    t.traffic.emplace(traffic_.Send(t.url.HostPort(), t.request.kind, Clock::now()));
     active_[id] = std::move(transfer);
     if (curl_multi_add_handle(multi_, t.easy) != CURLM_OK) {
       Complete(Detach(id), absl::InternalError("libcurl refuses the request"));
@@ -675,6 +680,8 @@ class HttpClient::Impl {
       } else {
         result = std::move(t.response);
       }
+      t.traffic->End(result.ok() ? EndpointTraffic::Request::Of(result->status)
+                                 : EndpointTraffic::Result::kFailed);
       Complete(Detach(t.id), std::move(result));
     }
   }
@@ -701,6 +708,7 @@ class HttpClient::Impl {
     }
     for (auto& [id, verdict] : over) {
       std::unique_ptr<Transfer> transfer = Detach(id);
+      transfer->traffic->End(EndpointTraffic::Result::kFailed);
       absl::Status status = MakeTransportFailure(
           verdict.kind == Kind::kSilent ? TransportFailure::kStalled : TransportFailure::kTooSlow,
           absl::StatusCode::kUnavailable,
@@ -750,6 +758,7 @@ class HttpClient::Impl {
   std::string ca_bundle_, ca_folder_, system_bundle_, ca_blob_;
   std::atomic<uint64_t> next_id_{1};
   std::atomic<uint64_t> requests_{0}, connections_{0}, bytes_received_{0};
+  EndpointTraffic traffic_;
 
   // Client's thread only.
   CURLM* multi_ = nullptr;
@@ -780,5 +789,7 @@ void HttpClient::After(std::chrono::milliseconds delay, absl::AnyInvocable<void(
 }
 
 HttpClient::Counters HttpClient::counters() const { return impl_->counters(); }
+
+std::vector<EndpointTraffic::Row> HttpClient::traffic() const { return impl_->traffic(); }
 
 }  // namespace imagefs

@@ -26,6 +26,7 @@
 #include "base/executor.h"
 #include "base/secret.h"
 #include "fetch/connection_shares.h"
+#include "fetch/endpoint_traffic.h"
 #include "fetch/ip_address.h"
 #include "fetch/proxy_choice.h"
 #include "fetch/tls_settings.h"
@@ -42,9 +43,10 @@ struct HttpRequest {
   // and the repository. They determine whose share of the connections it uses and where it may go.
   // "" = the URL's own host.
   std::string registry, repository;
-  Secret authorization;               // value of the Authorization header; "" = none
-  std::string body;                   // POST, PUT, PATCH
-  Secret secret_body;                 // replaces `body` if set
+  RequestKind kind = RequestKind::kOther;  // for metrics
+  Secret authorization;                    // value of the Authorization header; "" = none
+  std::string body;                        // POST, PUT, PATCH
+  Secret secret_body;                      // replaces `body` if set
   uint64_t max_body_bytes = 4 << 20;  // a buffered body beyond it fails with kResourceExhausted
   // Set if the sink also buffers the body in memory: its maximum size, which determines the time
   // limit.
@@ -106,6 +108,7 @@ class HttpClient {
     uint64_t requests = 0, connections = 0, bytes_received = 0;
   };
   Counters counters() const;
+  std::vector<EndpointTraffic::Row> traffic() const;
 
  private:
   class Impl;

@@ -32,6 +32,13 @@ bool IsLinkRefusal(int status) {
          status == 416;
 }
 
+// The kind of a request for that path within a repository.
+RequestKind KindOf(std::string_view path) {
+  if (path.starts_with("manifests/")) return RequestKind::kManifest;
+  if (path.starts_with("blobs/sha")) return RequestKind::kBlob;
+  return path.starts_with("referrers/") ? RequestKind::kReferrers : RequestKind::kOther;
+}
+
 LinkTable::Clock::time_point Now() { return LinkTable::Clock::now(); }
 
 }  // namespace
@@ -260,6 +267,7 @@ void RegistryCall::Send() {
   request.proxies = endpoint_->proxies;
   request.registry = endpoint_->at.host;
   request.repository = endpoint_->at.repository;
+  request.kind = KindOf(spec_.path);
   request.priority = spec_.priority;
   request.cut = spec_.restarts ? ConnectionShares::Cut::kRestarts : ConnectionShares::Cut::kResumes;
   request.max_body_bytes = spec_.max_body_bytes;

@@ -63,6 +63,8 @@ class RegistryAwareFactory : public SourceFactory {
     return counters;
   }
 
+  std::vector<EndpointTraffic::Row> traffic() const override { return http_->traffic(); }
+
   std::string TroubleOf(const std::string& registry) const override {
     return shared_->TroubleOf(registry);
   }

@@ -191,6 +191,8 @@ class SourceFactory {
     uint64_t failovers = 0;  // requests that went on at another endpoint
   };
   virtual Counters counters() const = 0;
+  // By host and kind of request.
+  virtual std::vector<EndpointTraffic::Row> traffic() const { return {}; }
   // Why requests to a registry ("docker.io") are being repeated, and how often they have been:
   // "... has sent nothing for 10 s, attempt 2 of 5"; "" = they are not.
   virtual std::string TroubleOf(const std::string& registry) const {

@@ -157,6 +157,14 @@ TEST(HttpTest, ASinkTakesTheBodyItWasChosenFor) {
   EXPECT_NE(Fetch(*client, Get(server.Url("/none")), choose)->body, "");
   EXPECT_EQ(taken, 300000u);
   EXPECT_GE(client->counters().bytes_received, 300000u);
+
+  const std::vector<EndpointTraffic::Row> traffic = client->traffic();
+  ASSERT_EQ(traffic.size(), 1u);
+  EXPECT_EQ(StrCat("http://", traffic[0].endpoint, "/x"), server.Url("/x"));
+  EXPECT_EQ(traffic[0].kind, RequestKind::kOther);
+  EXPECT_EQ(traffic[0].bytes, client->counters().bytes_received);
+  EXPECT_EQ(traffic[0].results, (std::array<uint64_t, 5>{1, 1, 0, 0, 0}));  // 200 and 404
+  EXPECT_EQ(traffic[0].answered.count(), 2u);
 }
 
 TEST(HttpTest, ASinkOrItsChoiceMayFailTheRequest) {
