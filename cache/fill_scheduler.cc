@@ -189,6 +189,16 @@ void FillScheduler::AppendCounters(std::vector<std::pair<std::string, uint64_t>>
   out.emplace_back("fill_reads_failed", counters_.failed.load());
   out.emplace_back("fill_evicted_bytes", counters_.evicted_bytes.load());
   out.emplace_back("fill_memory_bytes", counters_.memory_bytes->load());
+  out.emplace_back("fill_memory_spans", counters_.memory_spans.load());
+  out.emplace_back("fill_tasks_queued", work_->queued());
+}
+
+void FillScheduler::AppendHistograms(std::vector<HistogramReport>& out) const {
+  constexpr std::array<std::string_view, kWaitCauses> kCauses = {"recheck", "in_flight", "fetch"};
+  for (size_t i = 0; i < kWaitCauses; ++i) {
+    out.push_back({"read_wait", {{"cause", std::string(kCauses[i])}}, counters_.waited[i].Read()});
+  }
+  out.push_back({"decode", {}, counters_.decode.Read()});
 }
 
 }  // namespace imagefs

@@ -11,6 +11,7 @@
 // timers of all lazy layers run on another thread, which the scheduler also owns.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -26,6 +27,7 @@
 #include "absl/time/time.h"
 #include "base/byte_budget.h"
 #include "base/executor.h"
+#include "base/histogram.h"
 #include "base/monotonic.h"
 #include "base/thread_role.h"
 #include "base/timer_queue.h"
@@ -143,16 +145,27 @@ class FillScheduler {
   // True if there is space for bytes that nobody asked for.
   bool spare() const { return options_.space == nullptr || options_.space->spare(); }
 
+  // Why a reader waits. kFetch: some bytes had not been requested. kInFlight: all that it lacked
+  // was on its way or being decoded for others. kRecheck: an earlier process left the bytes, and
+  // they were verified again.
+  enum class WaitCause : uint8_t { kRecheck, kInFlight, kFetch };
+  static constexpr size_t kWaitCauses = 3;
   // Totals over all layers, which update them.
   struct Counters {
     std::atomic<uint64_t> requests{0}, hedges{0}, bytes{0}, spans{0}, wrong_spans{0}, waits{0},
         joins{0}, prefetched_spans{0}, evicted_bytes{0}, expired{0}, failed{0};
+    std::atomic<uint64_t> memory_spans{0};  // that readers got although the disk took no bytes
+    // Seconds of readers whose bytes were missing, by WaitCause; of decoding a span.
+    std::array<Histogram, kWaitCauses> waited{Histogram(kShortTimes), Histogram(kShortTimes),
+                                              Histogram(kShortTimes)};
+    Histogram decode{kShortTimes};
     // Of spans that do not fit on the disk, currently. May outlive the scheduler.
     const std::shared_ptr<std::atomic<uint64_t>> memory_bytes =
         std::make_shared<std::atomic<uint64_t>>(0);
   };
   Counters& counters() { return counters_; }
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
+  void AppendHistograms(std::vector<HistogramReport>& out) const;
 
  private:
   friend class FillSlot;

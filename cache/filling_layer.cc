@@ -165,10 +165,13 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unv
   for (const auto& [first, last] : waiter->parts) {
     for (uint32_t i = first; i < last; ++i) {
       if (spans_.readable(i)) continue;
+      auto cause = FillScheduler::WaitCause::kFetch;
       if (spans_.Take(i, State::kUnverified)) {
         unverified.push_back(i);
+        cause = FillScheduler::WaitCause::kRecheck;
       } else if (spans_.state(i) == State::kInFlight || spans_.state(i) == State::kBusy) {
         scheduler_.counters().joins++;
+        cause = FillScheduler::WaitCause::kInFlight;
         // A background request now has a reader waiting for it.
         for (const auto& batch : batches_) {
           if (batch->first <= i && i < batch->last) batch->priority->RaiseTo(Priority::kOnDemand);
@@ -176,6 +179,7 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unv
       } else {
         QueueLocked(i, Priority::kOnDemand);
       }
+      waiter->cause = std::max(waiter->cause, cause);
       waiters_[i].push_back(waiter);
       ++waiter->missing;
     }
@@ -239,7 +243,10 @@ void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, 
     }
     if (failed.ok() && !AllHereLocked(*waiter)) failed = RefusalLocked(*waiter);
     waiter->over = !failed.ok() || ArmLocked(waiter, unverified);
-    if (!waiter->over) ++waiting_;
+    if (!waiter->over) {
+      ++waiting_;
+      waiter->since = Moment::Now();
+    }
     if (failed.ok() && begin < end) ReadAheadLocked(begin, end);
     deadline = deadline_.value_or(scheduler_.options().deadline);
     ready = waiter->over;
@@ -324,6 +331,7 @@ void FillingLayer::Deliver(Finished finished) {
   for (auto& [waiter, status] : finished) {
     waiter->on_cancel.Reset();
     waiter->deadline.Cancel();
+    NoteWait(*waiter);
     if (status.ok() && !waiter->moves.empty()) {
       scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kOnDemand),
                                [self = shared_from_this(), waiter = waiter] {
@@ -340,6 +348,14 @@ void FillingLayer::Deliver(Finished finished) {
       waiter->done(status);
     }
   }
+}
+
+void FillingLayer::NoteWait(Waiter& waiter) {
+  const Moment since = std::exchange(waiter.since, Moment::InfiniteFuture());
+  if (since == Moment::InfiniteFuture()) return;  // it had all that it needed
+  scheduler_.counters()
+      .waited.at(static_cast<size_t>(waiter.cause))
+      .Observe(absl::ToDoubleSeconds(Moment::Now() - since));
 }
 
 absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {

@@ -187,6 +187,7 @@ class FillingLayer final : public LayerFill,
   void FailAllLocked(const absl::Status& status, Finished& finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver(Finished finished);
+  void NoteWait(Waiter& waiter);
   absl::Status RefusalLocked(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AllHereLocked(const Waiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GiveUp();

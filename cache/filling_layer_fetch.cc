@@ -514,7 +514,9 @@ void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
   const std::string_view blob_bytes(batch->bytes.get() + (span.blob_begin - batch->blob.begin),
                                     span.blob_bytes);
   std::string out(span.data_bytes, '\0');
+  const Moment began = Moment::Now();
   absl::Status status = DecodeSpan(span, table_->WindowOf(span), blob_bytes, absl::MakeSpan(out));
+  scheduler_.counters().decode.Observe(absl::ToDoubleSeconds(Moment::Now() - began));
   if (absl::Status table = table_->CheckWhole(); !table.ok()) return OnDamage(table);
   if (status.ok()) {
     scheduler_.health().Succeeded(batch->place);

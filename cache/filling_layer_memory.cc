@@ -93,6 +93,7 @@ void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Sta
   if (first) LogWarning("span_not_stored cause=", cause.message());
   CheckUnverified(unverified);
   Deliver(std::move(finished));
+  if (waited) scheduler_.counters().memory_spans++;
   if (waited) StoreLater();
   if (!waited) TellFailing(cause, true);
 }

@@ -19,9 +19,11 @@ namespace imagefs {
 struct FillingLayer::Waiter {
   size_t missing = 0;  // spans; guarded by mu_ of the layer, as is `over`
   bool over = false;
-  ByteRange range;                                   // of the layer's data
-  std::vector<std::pair<uint32_t, uint32_t>> parts;  // spans [first, second)
-  std::vector<uint32_t> moves;                       // to be made before `done` runs
+  FillScheduler::WaitCause cause = FillScheduler::WaitCause::kRecheck;  // the worst of its spans
+  Moment since = Moment::InfiniteFuture();                              // when it began to wait
+  ByteRange range;                                                      // of the layer's data
+  std::vector<std::pair<uint32_t, uint32_t>> parts;                     // spans [first, second)
+  std::vector<uint32_t> moves;  // to be made before `done` runs
   ReaderId reader = 0;
   const LogContext context = LogContext::Current();
   ReadPin pin;

@@ -211,8 +211,16 @@ class ImageStoreImpl : public ImageStore {
     chains_->AppendCounters(counters);
     finder_->AppendCounters(counters);
     kv_->AppendCounters(counters);
+    counters.emplace_back("store_writes_refused", space_->refused());
     return counters;
   }
+
+  std::vector<HistogramReport> Histograms() const override {
+    std::vector<HistogramReport> out;
+    layers_->AppendHistograms(out);
+    return out;
+  }
+  absl::StatusOr<StoreSpace::Reading> Space() const override { return space_->Read(); }
 
   KeyValueStore& kv() override { return *kv_; }
   KeptBlobs* kept_blobs() override { return layers_->kept_blobs(); }

@@ -30,6 +30,7 @@
 #include "base/cancel.h"
 #include "base/executor.h"
 #include "base/flight.h"
+#include "base/histogram.h"
 #include "cache/chain.h"
 #include "cache/check_report.h"
 #include "cache/fill_scheduler.h"
@@ -191,6 +192,12 @@ class ImageStore {
   virtual std::vector<FlightReport> Flights() const = 0;
   // Named counters: layers_built, layers_reused, layers_dropped, blob_bytes_fetched, ...
   virtual std::vector<std::pair<std::string, uint64_t>> Counters() const = 0;
+  // "read_wait" by `cause`, "decode".
+  virtual std::vector<HistogramReport> Histograms() const { return {}; }
+  // What is used, as of the last measurement and the writes since; does not search the disk.
+  virtual absl::StatusOr<StoreSpace::Reading> Space() const {
+    return absl::UnimplementedError("this store does not measure");
+  }
   virtual KeyValueStore& kv() = 0;
   // Null unless Options::keep_blobs.
   virtual KeptBlobs* kept_blobs() { return nullptr; }

@@ -300,6 +300,11 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
       absl::MutexLock lock(&mu_);
       if (--pending_ > 0) return;
     }
+    if (!cancel_.cancelled()) {
+      for (size_t i = 0; i < wanted_.size(); ++i) {
+        if (wanted_[i] && found_.layers[i] == nullptr) finder_.absent_++;
+      }
+    }
     // The callers' next step may be expensive: do not run it on the network thread.
     finder_.work_->Submit(
         [self = shared_from_this()]() mutable { self->done_(std::move(self->found_)); });
@@ -649,6 +654,7 @@ void IndexFinder::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& 
   out.emplace_back("index_lookups", lookups_.load());
   out.emplace_back("indexes_found", found_.load());
   out.emplace_back("indexes_refused", refused_.load());
+  out.emplace_back("indexes_absent", absent_.load());
 }
 
 }  // namespace imagefs

@@ -106,7 +106,7 @@ class IndexFinder {
   const IndexOpener opener_;
   // Acquired in this order: a holder of memory never waits for download space.
   ByteBudget download_, memory_;
-  std::atomic<uint64_t> found_{0}, refused_{0}, lookups_{0};
+  std::atomic<uint64_t> found_{0}, refused_{0}, lookups_{0}, absent_{0};
   CancelSource stop_;
   absl::Mutex mu_;
   absl::flat_hash_map<std::string, std::shared_ptr<Lookup>> lookups_by_key_ ABSL_GUARDED_BY(mu_);

@@ -638,6 +638,7 @@ void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& o
   out.emplace_back("layers_evicted", evicted_.load());
   out.emplace_back("layers_damaged", checked_bad_.load());
   out.emplace_back("possession_asked", asked_.load());
+  out.emplace_back("indexes_useless", index_useless_.load());
   span_tables_->AppendCounters(out);
   fill_->AppendCounters(out);
 }

@@ -71,8 +71,7 @@ class LayerStore {
   using Done = absl::AnyInvocable<void(absl::StatusOr<LayerRef>)>;
   using Request = LayerRequest;
   // Returns the layer, pinned. A missing layer is made from `found` at once, and its bytes are
-  // fetched on demand; without `found`, its whole blob is unpacked. The source is added to a lazy
-  // layer.
+  // fetched on demand; without `found`, its whole blob is unpacked. A lazy layer gets the source.
   FlightTicket Ensure(Request request, Priority priority, Done done);
   // Returns whether Ensure would succeed without a fetch: the layer is recorded, or was proven to
   // come from that blob of that registry.
@@ -116,6 +115,7 @@ class LayerStore {
   std::vector<LayerInfo> List() const;
   std::vector<FlightReport> Flights() const;
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
+  void AppendHistograms(std::vector<HistogramReport>& out) const { fill_->AppendHistograms(out); }
   // Paths below the store that no record names, or that are left of an ended transfer.
   std::vector<std::string> Strays() ABSL_LOCKS_EXCLUDED(records_mu_);
   // Removes every layer whose name is neither in `keep` nor held. Returns the bytes freed.
@@ -231,7 +231,7 @@ class LayerStore {
   LayerObserver observer_ ABSL_GUARDED_BY(observer_mu_);
   std::atomic<uint64_t> filling_made_{0}, filled_{0}, damaged_{0}, evicted_{0}, built_{0},
       reused_{0}, dropped_{0}, refetched_{0}, blob_bytes_{0}, tar_bytes_{0}, asked_{0},
-      checked_bad_{0};
+      checked_bad_{0}, index_useless_{0};
   std::atomic<bool> no_room_{false};  // for the last layer to be made
   // Shared with the layers that were given out.
   const std::shared_ptr<std::atomic<bool>> released_ = std::make_shared<std::atomic<bool>>(true);

@@ -72,6 +72,7 @@ void LayerStore::Job::Begin() {
   if (request_.found != nullptr) {
     absl::StatusOr<LayerRef> layer = store_.PublishFilling(request_);
     if (layer.ok()) return End(std::move(layer));
+    store_.index_useless_++;
     LogWarning("layer.index_refused layer=", request_.diff_id.Short(),
                " origin=", request_.found->origin, " cause=", layer.status().message());
   }

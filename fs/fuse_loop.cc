@@ -350,6 +350,11 @@ class Registry {
     return found == sessions_.end() ? nullptr : found->second;
   }
 
+  size_t size() ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::ReaderMutexLock lock(&mu_);
+    return sessions_.size();
+  }
+
   // Returns false if the session was already removed.
   bool Remove(const Session& session) ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
@@ -473,6 +478,7 @@ class EpollFuseLoop : public FuseLoop {
   FuseCounters counters() const override {
     FuseCounters sum;
     for (const FuseWorkerContext& context : contexts_) context.AddTo(sum);
+    sum.sessions = registry_->size();
     return sum;
   }
 

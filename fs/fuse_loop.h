@@ -26,6 +26,7 @@ class LayerDirectory;
 struct FuseCounters {
   uint64_t requests = 0, lookups = 0, getattrs = 0, reads = 0, read_bytes = 0, readdirs = 0,
            xattr_requests = 0, errors = 0;
+  uint64_t sessions = 0;  // that are served now
 };
 
 // What the reply to a session's INIT agreed with the kernel (fuse_init_out of linux/fuse.h). It

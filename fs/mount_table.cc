@@ -95,7 +95,8 @@ absl::StatusOr<MountTableImpl::Choice> MountTableImpl::ChooseMode(const MountReq
   if (kernel_only) {
     return absl::InvalidArgumentError("--context and --map-uids need --mode kernel");
   }
-  if (!automatic || !can.ok()) return Choice{std::string(kFuseMode)};
+  if (!automatic) return Choice{std::string(kFuseMode)};
+  if (!can.ok()) return Choice{.mode = std::string(kFuseMode), .no_kernel = options_.as_root};
   return Choice{std::string(kKernelMode), /*or_fuse=*/true};
 }
 
@@ -111,8 +112,10 @@ absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(const Cha
                " error=", lease.status().message());
     mode = kFuseMode;
     lease = chains_->Acquire(chain, {mode, "", way, source});
+    if (lease.ok()) kernel_failed_++;
   }
   IMAGEFS_RETURN_IF_ERROR(lease.status());
+  if (choice.no_kernel) kernel_unavailable_++;
   return Presented{*std::move(lease), std::move(mode)};
 }
 

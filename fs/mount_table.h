@@ -12,6 +12,7 @@
 // an error or the right tree, never the directory below, and write nothing there.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -82,6 +83,12 @@ class MountTable {
   virtual bool InUse(const Digest& chain_id) const = 0;
   // Returns true while a mount needs this process. Mounts that the kernel serves alone do not.
   virtual bool NeedProcess() const = 0;
+  // Trees that FUSE shows although nobody asked for it: the kernel's presentation is unavailable
+  // for them, or failed. Without those of users, for whom there is no other.
+  struct Counters {
+    uint64_t kernel_unavailable = 0, kernel_failed = 0;
+  };
+  virtual Counters counters() const { return {}; }
 
   // At startup: for every record, takes over the mount that outlived the previous daemon (kernel
   // mode, or a session that was taken over), or mounts again through `find_chain`. Drops records of

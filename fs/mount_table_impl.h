@@ -4,6 +4,8 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <optional>
@@ -55,6 +57,7 @@ class MountTableImpl : public MountTable {
   std::vector<MountState> List() const override ABSL_LOCKS_EXCLUDED(mu_);
   bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
   bool NeedProcess() const override { return chains_->NeedProcess(); }
+  Counters counters() const override { return {kernel_unavailable_.load(), kernel_failed_.load()}; }
   std::vector<std::string> Recover(const FindChain& find_chain) override;
   absl::StatusOr<MountRecord> MountAgain(const std::string& directory, ChainRef chain) override;
   void SetNotMounted(const std::string& directory, const std::string& why) override
@@ -77,7 +80,8 @@ class MountTableImpl : public MountTable {
   // The presentation chosen for a request.
   struct Choice {
     std::string mode;
-    bool or_fuse = false;  // fall back to FUSE if that one fails
+    bool or_fuse = false;    // fall back to FUSE if that one fails
+    bool no_kernel = false;  // FUSE, because the kernel cannot present that chain
   };
 
   // Returns true if `mount`, on the directory of `record` or listed in it, can be the daemon's.
@@ -155,6 +159,7 @@ class MountTableImpl : public MountTable {
   std::string boot_id_;
   // Which kernel presentation works, or why none does.
   absl::StatusOr<ErofsWay> kernel_ = absl::UnknownError("");
+  std::atomic<uint64_t> kernel_unavailable_{0}, kernel_failed_{0};
   KeyGate gate_;             // by directory
   bool own_parent_ = false;  // chains_dir_ is a private bind mount of itself
   std::unique_ptr<MountWatch> watch_;

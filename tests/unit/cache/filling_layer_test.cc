@@ -256,6 +256,25 @@ TEST_F(FillingLayerTest, CompletesByItselfAfterAQuietMoment) {
   ExpectEachOnce();
 }
 
+TEST_F(FillingLayerTest, WaitsAreTimedByCause) {
+  const auto waited = [this](FillScheduler::WaitCause cause) {
+    return scheduler_->counters().waited.at(static_cast<size_t>(cause)).Read().count();
+  };
+  ASSERT_TRUE(Check({0, 1000}).ok());
+  EXPECT_EQ(waited(FillScheduler::WaitCause::kFetch), 1U);
+  ASSERT_TRUE(Check({0, 1000}).ok());  // it is local now
+  EXPECT_EQ(waited(FillScheduler::WaitCause::kFetch), 1U);
+  EXPECT_EQ(waited(FillScheduler::WaitCause::kInFlight), 0U);
+  EXPECT_EQ(waited(FillScheduler::WaitCause::kRecheck), 0U);
+  EXPECT_GE(scheduler_->counters().decode.Read().count(), 1U);
+
+  Close();
+  Open(/*unverified=*/true);
+  ASSERT_TRUE(Check({0, 1000}).ok());
+  EXPECT_EQ(waited(FillScheduler::WaitCause::kRecheck), 1U);
+  EXPECT_EQ(waited(FillScheduler::WaitCause::kFetch), 0U);
+}
+
 TEST_F(FillingLayerTest, MostOfItReadBringsTheRest) {
   ASSERT_TRUE(Check({0, tar_.size() * 7 / 10}).ok());
   AwaitComplete();
