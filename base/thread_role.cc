@@ -72,6 +72,8 @@ constexpr ThreadRoleInfo kRoles[] = {
      "the images that it waits for"},
     {"ticker", "1", false, "the next tick",
      "whatever blocks: it collects progress for commands that wait"},
+    {"http", "1, if it is configured", false, "statvfs(2), files below /proc, the mount table",
+     "the network, the database"},
     {"log", "1", false, "stderr", ""},
     {"brief", "0 or more", false, "one system call, mount or connection, then it ends", ""},
     {"test", "", false, "", ""},

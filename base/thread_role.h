@@ -49,6 +49,7 @@ enum class ThreadRole : uint8_t {
   kPodman,
   kPodmanLayers,
   kTicker,
+  kHttp,
   kLog,
   kBrief,
   kTest,
