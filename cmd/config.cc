@@ -95,6 +95,16 @@ Setter OrNone(std::string& out, Setter setter) {
   };
 }
 
+template <typename T>
+Setter OrUnset(std::optional<T>& out, Setter setter) {
+  return [&out, setter = std::move(setter)](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    if (text == nullptr || !text->get().empty()) return setter(node);
+    out.reset();
+    return "";
+  };
+}
+
 Setter Repositories(std::vector<std::string>& out) {
   return [&out](const toml::node& node) -> std::string {
     if (!node.is_array()) return "must be a list of repositories";
@@ -214,6 +224,17 @@ Setter Level(std::string& out) {
                                                     text->get()) != std::end(kLogLevels);
     if (!known) return "must be \"debug\", \"info\", \"warning\" or \"error\"";
     out = text->get();
+    return "";
+  };
+}
+
+Setter Listen(std::optional<ListenAddress>& out) {
+  return [&out](const toml::node& node) -> std::string {
+    const auto* const text = node.as_string();
+    absl::StatusOr<ListenAddress> address =
+        ListenAddress::Parse(text == nullptr ? "" : text->get());
+    if (!address.ok()) return std::string(address.status().message());
+    out = *std::move(address);
     return "";
   };
 }
@@ -373,6 +394,7 @@ Settings SettingsOf(Config& config) {
                                                   AmountWord("none", SpaceAmount{0, 0})})},
         {"keep_partial", OrOff(config.store_keep_partial)}}},
       {"mount", {{"loop_devices", Bool(config.loop_devices)}}},
+      {"metrics", {{"listen", OrUnset(config.metrics_listen, Listen(config.metrics_listen))}}},
       {"containerd",
        {{"lazy", Trust(config.containerd_lazy, kLazyTrust)},
         {"lazy_images", Patterns(config.containerd_lazy_images)},

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "cache/index_trust.h"
 #include "cache/store_space.h"
+#include "cmd/listen_address.h"
 #include "fetch/hosts.h"
 #include "fetch/ip_address.h"
 #include "image/index_signature.h"
@@ -61,6 +62,8 @@ struct Config {
   bool loop_devices = true;  // used if the kernel cannot mount from files
   // [podman]
   bool podman_layers = false;  // serve <run>/als
+  // [metrics]
+  std::optional<ListenAddress> metrics_listen;  // nullopt = not served
   // [credentials]: sources of credentials besides the files of the daemon's user.
   std::string kubelet_config;   // CredentialProviderConfig; "" = none
   std::string kubelet_bin_dir;  // directory of its plugins

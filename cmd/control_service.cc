@@ -16,6 +16,7 @@
 #include "base/ticket_group.h"
 #include "cmd/calls.h"
 #include "cmd/options.h"
+#include "cmd/process_stats.h"
 #include "cmd/space_calls.h"
 #include "fs/fuse_loop.h"
 
@@ -24,18 +25,6 @@ namespace imagefs {
 using namespace control::v1;  // NOLINT: the messages of every method below
 
 namespace {
-
-uint64_t ResidentBytes() {
-  absl::StatusOr<Fd> fd = OpenFile("/proc/self/statm", O_RDONLY);
-  if (!fd.ok()) return 0;
-  char buffer[128];
-  absl::StatusOr<size_t> n = PreadFull(fd->get(), absl::MakeSpan(buffer), 0);
-  if (!n.ok()) return 0;
-  const std::vector<std::string_view> fields = Split(std::string_view(buffer, *n), ' ');
-  const std::optional<uint64_t> pages =
-      fields.size() > 1 ? ParseDecimal(fields[1]) : std::optional<uint64_t>();
-  return pages.value_or(0) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
 
 // Of a mounted layer's transfer: what comes in the foreground was asked for by the profile.
 std::string_view TransferPriority(Priority priority) {
@@ -469,7 +458,7 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   reply->set_uptime_seconds(
       std::chrono::duration_cast<std::chrono::seconds>(std::chrono::steady_clock::now() - started_)
           .count());
-  reply->set_rss_bytes(ResidentBytes());
+  reply->set_rss_bytes(ReadProcessStats().resident_bytes);
   const std::vector<MountState> mounts = deps_.mounts.List();
   const auto waiting = std::count_if(mounts.begin(), mounts.end(),
                                      [](const MountState& mount) { return !mount.mounted(); });

@@ -27,6 +27,7 @@ class Service;
 
 namespace imagefs {
 
+class CallMetrics;
 class FuseLoop;
 class ImageStore;
 class MountTable;
@@ -49,6 +50,7 @@ class ControlService {
     // Whose indexes of an image the command's mounts trust; not used for podman.
     TrustOf trust_of = [](const Reference&) { return IndexTrust::Any(); };
     RuntimeUsers runtime_users = nullptr;
+    CallMetrics* metrics = nullptr;  // may be null
   };
   // Publishes an index after an image had to be fetched in full because nobody had published one.
   struct AutoPublish {

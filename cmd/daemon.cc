@@ -29,11 +29,14 @@
 #include "base/thread_role.h"
 #include "base/units.h"
 #include "cache/image_store.h"
+#include "cmd/call_metrics.h"
 #include "cmd/control_service.h"
+#include "cmd/http_listener.h"
 #include "cmd/image_users.h"
 #include "cmd/interrupt.h"
 #include "cmd/journal.h"
 #include "cmd/listeners.h"
+#include "cmd/metrics.h"
 #include "cmd/mount_recovery.h"
 #include "cmd/publish.h"
 #include "cmd/records.h"
@@ -100,6 +103,9 @@ class DaemonImpl : public Daemon {
   std::vector<ImageUser> RuntimeUsersNow() const;
   void KeepCredentials();
   std::vector<std::string> Warnings() const;
+  // Returns what the administrator has to do about it; "" = nothing. A taken port stops no mount.
+  std::string ServeMetrics();
+  std::string Metrics() const;
   absl::Status Listen();
   // Serves connections to the socket `name` (see service_manager.h) with `server`, which is
   // destroyed after the sockets are closed. Call before READY is reported.
@@ -139,12 +145,15 @@ class DaemonImpl : public Daemon {
   std::unique_ptr<PodmanLayerStore> layers_;    // null: not configured
   std::unique_ptr<SnapshotsServer> snapshots_;  // null: a user's daemon
   std::unique_ptr<CriProxy> cri_;               // null: not configured
+  CallMetrics calls_;
   std::unique_ptr<MountRecovery> recovery_;
   std::unique_ptr<Executor> executor_;
   std::unique_ptr<Publications> publications_;
   std::unique_ptr<ControlService> service_;
   std::unique_ptr<grpc::Server> server_;
   std::unique_ptr<Listeners> listeners_;
+  std::atomic<size_t> warnings_{0};
+  std::unique_ptr<HttpListener> http_;  // null: not configured, or its address is taken
   Watchdog watchdog_{Watchdog::LimitFromEnvironment()};
 };
 
@@ -320,6 +329,7 @@ std::vector<std::pair<std::string, uint64_t>> DaemonImpl::MoreCounters() const {
   out.emplace_back("credential_plugin_runs", credentials.plugin_runs);
   out.emplace_back("credential_renewals", credentials.renewals);
   out.emplace_back("credentials_renewed", credentials.renewed);
+  out.emplace_back("control_tasks_queued", executor_->queued());
   return out;
 }
 
@@ -360,6 +370,32 @@ std::vector<std::string> DaemonImpl::Warnings() const {
   return out;
 }
 
+std::string DaemonImpl::ServeMetrics() {
+  if (!options_.config.metrics_listen.has_value()) return "";
+  const ListenAddress& address = *options_.config.metrics_listen;
+  HttpListener::Handlers pages;
+  pages["/metrics"] = [this] { return HttpListener::Answer{200, kMetricTextType, Metrics()}; };
+  absl::StatusOr<std::unique_ptr<HttpListener>> http =
+      HttpListener::Open(address, std::move(pages), {});
+  if (!http.ok()) {
+    LogWarning("metrics_not_served address=", address.ToString(),
+               " cause=", ToStd(http.status().message()));
+    return StrCat("metrics are not served (metrics.listen): ", ToStd(http.status().message()));
+  }
+  http_ = *std::move(http);
+  LogInfo("serving_metrics address=", http_->address().ToString());
+  if (!address.local()) {
+    LogWarning("metrics_are_public address=", address.ToString(),
+               " cause=\"everybody who reaches it may read them\"");
+  }
+  return "";
+}
+
+std::string DaemonImpl::Metrics() const {
+  return MetricText(CollectMetrics(
+      {options_.version, *store_, *sources_, *mounts_, *fuse_, calls_, MoreCounters(), warnings_}));
+}
+
 absl::Status DaemonImpl::Listen() {
   ControlService::Options service_options;
   service_options.version = options_.version;
@@ -376,6 +412,10 @@ absl::Status DaemonImpl::Listen() {
   };
   service_options.more_counters = [this] { return MoreCounters(); };
   service_options.warnings = Warnings();
+  if (std::string problem = ServeMetrics(); !problem.empty()) {
+    service_options.warnings.push_back(std::move(problem));
+  }
+  warnings_ = service_options.warnings.size();
   service_ = ControlService::Create(
       std::move(service_options),
       {*store_, *sources_, *mounts_, fuse_.get(), *executor_, *publications_,
@@ -384,7 +424,7 @@ absl::Status DaemonImpl::Listen() {
        [policy = options_.config.CommandPolicy()](const Reference& image) {
          return policy.For(image);
        },
-       [this] { return RuntimeUsersNow(); }});
+       [this] { return RuntimeUsersNow(); }, &calls_});
   if (options_.config.cri_proxy) {
     IMAGEFS_ASSIGN_OR_RETURN(cri_,
                              CriProxy::Start({options_.config.containerd_socket}, credentials_));
@@ -492,6 +532,7 @@ void DaemonImpl::StopServing() {
     if (lock.ok()) ending_lock_ = *std::move(lock);
   }
   if (listeners_ != nullptr) listeners_->Close();
+  http_.reset();  // before the parts that it reads
   if (server_ != nullptr) {
     server_->Shutdown(gpr_time_from_seconds(kShutdownGraceSeconds, GPR_TIMESPAN));
     server_->Wait();

@@ -137,6 +137,7 @@ void TransferCall::End(absl::Status status, std::optional<MountEvent> result) {
     if (answer_.has_value()) return;
     answer_ = {std::move(status), std::move(result)};
     pending_progress_.reset();
+    Count(*answer_);
   }
   if (LogEnabled(level)) LogLine(level, line.Take());
   Pump();
@@ -171,6 +172,21 @@ LogText TransferCall::LogLineOf(const absl::Status& status,
   line.Pair("total_ms", StrCat(absl::ToInt64Milliseconds(Moment::Now() - begin_)));
   if (!status.ok()) line.Pair("cause", ToStd(status.message()));
   return line;
+}
+
+void TransferCall::Count(const Answer& answer) const {
+  if (deps().metrics == nullptr) return;
+  CallMetrics::Call call;
+  call.command = verb_;
+  call.status = answer.status;
+  call.took = absl::ToChronoNanoseconds(Moment::Now() - begin_);
+  if (answer.result.has_value()) {
+    call.mode = answer.result->result().mount().mode();
+    for (const control::v1::Timing& timing : answer.result->result().timings()) {
+      call.steps.emplace_back(timing.step(), timing.microseconds());
+    }
+  }
+  deps().metrics->Ended(call);
 }
 
 bool TransferCall::Tick() {

@@ -15,6 +15,7 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -30,6 +31,7 @@
 #include "base/monotonic.h"
 #include "base/ticket_group.h"
 #include "cache/image_store.h"
+#include "cmd/call_metrics.h"
 #include "cmd/calls.h"
 #include "cmd/transfer_progress.h"
 #include "proto/control.grpc.pb.h"
@@ -51,8 +53,8 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
   template <typename... Args>
   using Next = absl::AnyInvocable<absl::Status(Args...)>;
 
-  // `context` and everything it refers to must outlive the call. `verb`: for log lines; static.
-  // `progress`: the caller wants progress events.
+  // `context` and everything it refers to must outlive the call. `verb`: in log lines and metrics;
+  // static. `progress`: the caller wants progress events.
   TransferCall(const CallContext& context, grpc::CallbackServerContext* call, const char* verb,
                bool progress);
 
@@ -104,12 +106,18 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
   TransferProgress& progress() { return progress_; }
 
  private:
+  struct Answer {
+    absl::Status status;
+    std::optional<control::v1::MountEvent> result;
+  };
   // Idempotent: only the first call counts.
   void End(absl::Status status, std::optional<control::v1::MountEvent> result)
       ABSL_LOCKS_EXCLUDED(mu_);
   void EndIfFailed(const absl::Status& status) {
     if (!status.ok()) End(status, std::nullopt);
   }
+  // Counts the call as ended.
+  void Count(const Answer& answer) const;
   // Sends new progress to the caller. Returns false once the call has ended.
   bool Tick() ABSL_LOCKS_EXCLUDED(mu_);
   void Pump() ABSL_LOCKS_EXCLUDED(mu_);
@@ -128,10 +136,6 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
   const std::shared_ptr<TicketGroup> group_ = std::make_shared<TicketGroup>();
   TransferProgress progress_;
 
-  struct Answer {
-    absl::Status status;
-    std::optional<control::v1::MountEvent> result;
-  };
   absl::Mutex mu_;
   std::optional<Answer> answer_ ABSL_GUARDED_BY(mu_);  // set when the call ends
   // The latest progress event that has not been written yet.

@@ -99,6 +99,21 @@ TEST(Config, Hosts) {
   }
 }
 
+TEST(Config, Metrics) {
+  EXPECT_FALSE(ParseConfig("", "f")->metrics_listen.has_value());
+  EXPECT_FALSE(ParseConfig("[metrics]\nlisten = \"\"\n", "f")->metrics_listen.has_value());
+  EXPECT_EQ(ParseConfig("[metrics]\nlisten = \"[::1]:9180\"\n", "f")->metrics_listen->ToString(),
+            "[::1]:9180");
+  EXPECT_TRUE(ParseConfig("[metrics]\nlisten = \"/run/x.sock\"\n", "f")->metrics_listen->is_unix());
+  for (const char* wrong : {"\":9180\"", "9180", "true", "\"host:9180\""}) {
+    const absl::Status status =
+        ParseConfig(StrCat("[metrics]\nlisten = ", wrong, "\n"), "f").status();
+    EXPECT_NE(status.message().find("f:2: metrics.listen is an address like"),
+              absl::string_view::npos)
+        << status;
+  }
+}
+
 constexpr char kFleetKey[] = "RWSKNqp+nTqvMI32F6xbm56YB+QBPKZe5q9alOdgEbnS5gQLCdsIhlNU";
 
 TEST(Config, KeysOfAFleet) {
