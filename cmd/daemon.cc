@@ -386,7 +386,7 @@ std::string DaemonImpl::ServeMetrics() {
   LogInfo("serving_metrics address=", http_->address().ToString());
   if (!address.local()) {
     LogWarning("metrics_are_public address=", address.ToString(),
-               " cause=\"everybody who reaches it may read them\"");
+               " cause=everybody who reaches it may read them");
   }
   return "";
 }
