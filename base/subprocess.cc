@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -13,6 +14,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <memory>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -63,16 +65,65 @@ std::vector<char*> PointersTo(std::vector<std::string>& strings) {
   return out;
 }
 
-// Waits until `fd` is readable or at its end; returns false at the deadline.
-bool WaitReadable(int fd, Clock::time_point deadline) {
+// When the wait for a program ends: at its deadline, or when the call is cancelled.
+class Limits {
+ public:
+  explicit Limits(const ProgramCall& call)
+      : timeout_(call.timeout),
+        deadline_(Clock::now() + call.timeout),
+        cancelled_(std::make_shared<Fd>(eventfd(0, EFD_CLOEXEC))),
+        registration_(call.cancel.OnCancel([fd = cancelled_] {
+          const uint64_t one = 1;
+          (void)!write(fd->get(), &one, sizeof(one));
+        })) {}
+
+  bool valid() const { return cancelled_->valid(); }
+  // Waits until `fd` is readable or at its end. `late` says what has not happened by the deadline.
+  absl::Status WaitReadable(int fd, std::string_view late) const {
+    while (true) {
+      const auto left =
+          std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now());
+      struct pollfd fds[] = {{fd, POLLIN, 0}, {cancelled_->get(), POLLIN, 0}};
+      const int ready = left.count() <= 0 ? 0 : poll(fds, 2, static_cast<int>(left.count()));
+      if (ready < 0 && errno == EINTR) continue;
+      if (ready < 0) return ErrnoStatus(errno, "it cannot be waited for");
+      if (ready == 0) {
+        return absl::DeadlineExceededError(StrCat(late, " within ", timeout_.count(), " seconds"));
+      }
+      if (fds[1].revents != 0) return absl::CancelledError("it was ended: nobody waits for it");
+      return absl::OkStatus();
+    }
+  }
+
+ private:
+  const std::chrono::seconds timeout_;
+  const Clock::time_point deadline_;
+  // Shared with the callback, which may still run when this object is gone.
+  const std::shared_ptr<Fd> cancelled_;
+  const CancelToken::Registration registration_;
+};
+
+// Reads what the program writes until it has closed its end.
+absl::Status ReadOutput(const Fd& from, const ProgramCall& call, const Limits& limits,
+                        std::string& output) {
+  // Possibly a secret: reserve enough so that it is never reallocated.
+  output.reserve(call.max_output_bytes + kReadBytes);
   while (true) {
-    const auto left =
-        std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
-    if (left.count() <= 0) return false;
-    struct pollfd poll_fd = {fd, POLLIN, 0};
-    const int ready = poll(&poll_fd, 1, static_cast<int>(left.count()));
-    if (ready > 0) return true;
-    if (ready < 0 && errno != EINTR) return false;
+    IMAGEFS_RETURN_IF_ERROR(limits.WaitReadable(from.get(), "no answer"));
+    const size_t before = output.size();
+    output.resize(before + kReadBytes);
+    const ssize_t got = read(from.get(), output.data() + before, kReadBytes);
+    const int error = errno;
+    output.resize(before + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    if (got < 0 && error == EINTR) continue;
+    if (got < 0) return ErrnoStatus(error, "its answer cannot be read");
+    if (got == 0) return absl::OkStatus();
+    if (output.size() <= call.max_output_bytes) continue;
+    if (!call.cut_output) {
+      return absl::ResourceExhaustedError(
+          StrCat("its answer is longer than ", call.max_output_bytes >> 10, " KiB"));
+    }
+    output.resize(call.max_output_bytes);
   }
 }
 
@@ -136,10 +187,13 @@ bool ProgramResult::succeeded() const {
   return WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0;
 }
 
+std::string ProgramResult::HowItEnded() const {
+  return WIFEXITED(wait_status) ? StrCat("it ended with status ", WEXITSTATUS(wait_status))
+                                : StrCat("it was killed by signal ", WTERMSIG(wait_status));
+}
+
 std::string ProgramResult::Complaint() const {
-  std::string out = WIFEXITED(wait_status)
-                        ? StrCat("it ended with status ", WEXITSTATUS(wait_status))
-                        : StrCat("it was killed by signal ", WTERMSIG(wait_status));
+  std::string out = HowItEnded();
   const std::string line = output.substr(0, output.find('\n'));
   if (!line.empty() && line.find('{') == std::string::npos) {
     StrAppend(&out, " (", Printable(line), ")");
@@ -148,11 +202,11 @@ std::string ProgramResult::Complaint() const {
 }
 
 absl::StatusOr<ProgramResult> RunProgram(const ProgramCall& call) {
-  const auto deadline = Clock::now() + call.timeout;
+  const Limits limits(call);
   // An in-memory file as standard input: a program that does not read it causes no SIGPIPE.
   Fd input(memfd_create("program-input", MFD_CLOEXEC));
   int pipe_fds[2];
-  if (!input.valid() || pipe2(pipe_fds, O_CLOEXEC) != 0) {
+  if (!limits.valid() || !input.valid() || pipe2(pipe_fds, O_CLOEXEC) != 0) {
     return ErrnoStatus(errno, "cannot be started");
   }
   Fd output(pipe_fds[0]);
@@ -176,30 +230,10 @@ absl::StatusOr<ProgramResult> RunProgram(const ProgramCall& call) {
   Child child(pid);
   child_end.Reset();
   ProgramResult result;
-  // Possibly a secret: reserve enough so that it is never reallocated.
-  result.output.reserve(call.max_output_bytes + kReadBytes);
-  while (true) {
-    if (!WaitReadable(output.get(), deadline)) {
-      return absl::DeadlineExceededError(
-          StrCat("no answer within ", call.timeout.count(), " seconds"));
-    }
-    const size_t before = result.output.size();
-    result.output.resize(before + kReadBytes);
-    const ssize_t got = read(output.get(), result.output.data() + before, kReadBytes);
-    const int error = errno;
-    result.output.resize(before + static_cast<size_t>(std::max<ssize_t>(got, 0)));
-    if (got < 0 && error == EINTR) continue;
-    if (got < 0) return ErrnoStatus(error, "its answer cannot be read");
-    if (got == 0) break;
-    if (result.output.size() > call.max_output_bytes) {
-      return absl::ResourceExhaustedError(
-          StrCat("its answer is longer than ", call.max_output_bytes >> 10, " KiB"));
-    }
-  }
+  IMAGEFS_RETURN_IF_ERROR(ReadOutput(output, call, limits, result.output));
   Fd exited(static_cast<int>(syscall(SYS_pidfd_open, child.pid(), 0)));
-  if (exited.valid() && !WaitReadable(exited.get(), deadline)) {
-    return absl::DeadlineExceededError(
-        StrCat("it did not end within ", call.timeout.count(), " seconds"));
+  if (exited.valid()) {
+    IMAGEFS_RETURN_IF_ERROR(limits.WaitReadable(exited.get(), "it did not end"));
   }
   result.wait_status = child.Reap();
   return result;

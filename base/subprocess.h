@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/cancel.h"
 
 namespace imagefs {
 
@@ -43,7 +44,9 @@ struct ProgramCall {
   size_t max_output_bytes = 64 << 10;
   bool add_own_environment = true;  // false: `environment` is the whole environment
   bool answers_on_errors = false;   // the answer is its standard error
+  bool cut_output = false;          // output beyond max_output_bytes is discarded, and no error
   int descriptor_3 = kDevNull;      // duplicated to its descriptor 3, unless kDevNull
+  CancelToken cancel;               // ends the program
 };
 
 struct ProgramResult {
@@ -52,13 +55,14 @@ struct ProgramResult {
   // it; no other copy exists.
   std::string output;
   bool succeeded() const;
-  // Describes how it ended, with the first line of its output unless that looks like a credential.
+  std::string HowItEnded() const;
+  // The same, with the first line of its output unless that looks like a credential.
   std::string Complaint() const;
 };
 
-// Runs the program in its own process group, which is killed on timeout or excessive output.
-// Blocks. Errors (kNotFound, kDeadlineExceeded, kResourceExhausted, or from errno) do not name the
-// program. A nonzero exit status is not an error.
+// Runs the program in its own process group, which is killed on timeout, cancellation or excessive
+// output. Blocks. Errors (kNotFound, kDeadlineExceeded, kCancelled, kResourceExhausted, or from
+// errno) do not name the program. A nonzero exit status is not an error.
 absl::StatusOr<ProgramResult> RunProgram(const ProgramCall& call);
 
 }  // namespace imagefs

@@ -10,6 +10,7 @@
 
 #include <filesystem>
 #include <string>
+#include <thread>
 
 #include "base/fd.h"
 #include "base/text.h"
@@ -120,6 +121,27 @@ TEST(Subprocess, ProgramsThatAreNotThere) {
 TEST(Subprocess, SaysTooMuch) {
   ProgramCall call = Shell("yes");
   EXPECT_TRUE(absl::IsResourceExhausted(RunProgram(call).status()));
+}
+
+TEST(Subprocess, WhatIsTooMuchMayBeCut) {
+  ProgramCall call = Shell("yes | head -c 3000000; exit 4");
+  call.cut_output = true;
+  call.max_output_bytes = 5000;
+  const auto result = RunProgram(call);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->output.size(), 5000U);
+  EXPECT_EQ(result->HowItEnded(), "it ended with status 4");
+}
+
+TEST(Subprocess, WhatNobodyWaitsForIsEnded) {
+  CancelSource cancel;
+  ProgramCall call = Shell("echo begun; sleep 1000");
+  call.cancel = cancel.token();
+  call.timeout = std::chrono::seconds(900);
+  std::thread caller([&] { EXPECT_TRUE(absl::IsCancelled(RunProgram(call).status())); });
+  cancel.Cancel();
+  caller.join();
+  EXPECT_TRUE(absl::IsCancelled(RunProgram(call).status()));  // it has been before
 }
 
 TEST(Subprocess, WhatTakesTooLongIsEndedWithItsChildren) {
