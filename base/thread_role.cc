@@ -34,6 +34,7 @@ constexpr ThreadRoleInfo kRoles[] = {
     {"credentials", "2, from the first use", false, "credential helpers and plugins",
      "a read that waits"},
     {"providers", "4", false, "the kubelet's credential provider plugins", ""},
+    {"verifiers", "4, if configured", false, "image verifiers: programs of the administrator", ""},
     {"store", "1", false, "the database: profiles, layers proven under another name",
      "whatever waits for the network"},
     {"layer", "processors + 2", false, "short work: looking for a layer, writing a found index",

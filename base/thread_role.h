@@ -27,6 +27,7 @@ enum class ThreadRole : uint8_t {
   kAnswers,
   kCredentials,
   kProviders,
+  kVerifiers,
   kStore,
   kLayer,
   kPass,

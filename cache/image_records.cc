@@ -52,6 +52,8 @@ absl::Status ImageRecords::Put(const ResolvedImage& image, const std::string& ho
   row.reference = holder.empty() ? "" : image.reference;
   row.manifest = image.manifest_digest;
   row.index = image.index_digest;
+  row.index_type = image.index_type;
+  row.index_bytes = image.index_bytes;
   row.config = image.manifest.config.digest;
   row.content_type = image.content_type;
   if (row.created == 0) row.created = static_cast<int64_t>(time(nullptr));
@@ -151,6 +153,8 @@ absl::StatusOr<ImageRef> ImageRecords::LoadRow(std::string_view reference,
       ResolvedImage image,
       MakeResolvedImage(std::string(reference), row.index, std::move(documents->manifest),
                         row.content_type, std::move(documents->config), Platform()));
+  image.index_type = row.index_type;
+  image.index_bytes = row.index_bytes;
   // Format 1 named every layer by its DiffID.
   image.layer_ids = row.has_layers ? row.layers : image.config.diff_ids;
   image.layer_ids.resize(image.config.diff_ids.size());

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/image_row.h"
 
+#include <algorithm>
+
 #include "base/json.h"
 #include "base/status.h"
 
@@ -22,6 +24,8 @@ absl::StatusOr<ImageRow> ImageRow::Parse(std::string_view text) {
   IMAGEFS_ASSIGN_OR_RETURN(row.manifest, Digest::Parse(json.StringOr("manifest")));
   IMAGEFS_ASSIGN_OR_RETURN(row.config, Digest::Parse(json.StringOr("config")));
   IMAGEFS_ASSIGN_OR_RETURN(row.index, DigestOf(json.StringOr("index")));
+  row.index_type = json.StringOr("index_type");
+  row.index_bytes = static_cast<uint64_t>(std::max<int64_t>(json.IntOr("index_bytes", 0), 0));
   row.content_type = json.StringOr("content_type");
   row.created = json.IntOr("created", 0);
   row.has_layers = json["layers"].is_array();
@@ -38,6 +42,8 @@ std::string ImageRow::ToJson() const {
   if (!reference.empty()) writer.Member("reference", reference);
   writer.Member("manifest", manifest.ToString())
       .Member("index", TextOf(index))
+      .Member("index_type", index_type)
+      .Member("index_bytes", index_bytes)
       .Member("config", config.ToString())
       .Member("content_type", content_type)
       .Member("created", created)

@@ -24,6 +24,9 @@ struct ImageRow {
   std::string reference;  // of a held image only; otherwise the key contains it
   Digest manifest, config;
   Digest index;  // empty: there was none
+  // Of the index; "" and 0 in records of earlier versions.
+  std::string index_type;
+  uint64_t index_bytes = 0;
   std::string content_type;
   int64_t created = 0;  // Unix seconds
   // The names under which the image has its layers (cache/identity.h); an empty digest where

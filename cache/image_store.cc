@@ -95,6 +95,9 @@ class ImageStoreImpl : public ImageStore {
     index.directory = options_.root + "/layers";
     index.open = [this](const Reference& reference) { return Open(reference); };
     finder_ = std::make_unique<IndexFinder>(std::move(index));
+    if (options_.verify.has_value()) {
+      verifier_ = std::make_unique<ImageVerifier>(*options_.verify);
+    }
     return absl::OkStatus();
   }
 
@@ -202,6 +205,7 @@ class ImageStoreImpl : public ImageStore {
     std::vector<FlightReport> reports = layers_->Flights();
     for (FlightReport& report : chains_->Flights()) reports.push_back(std::move(report));
     reports.push_back({"resolve", resolve_flights_.counters(), resolve_flights_.Running()});
+    if (verifier_ != nullptr) reports.push_back(verifier_->Flights());
     return reports;
   }
 
@@ -212,6 +216,7 @@ class ImageStoreImpl : public ImageStore {
     finder_->AppendCounters(counters);
     kv_->AppendCounters(counters);
     counters.emplace_back("store_writes_refused", space_->refused());
+    if (verifier_ != nullptr) verifier_->AppendCounters(counters);
     return counters;
   }
 
@@ -236,6 +241,9 @@ class ImageStoreImpl : public ImageStore {
   // Returns false if the store is of an earlier version.
   absl::StatusOr<bool> CheckVersion();
   absl::Status WriteVersion();
+  // Resolve, without asking verifiers.
+  FlightTicket Look(ResolveRequest request,
+                    absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done);
   // `holder` "" = the image is listed.
   FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                       Priority priority, std::string holder,
@@ -294,6 +302,7 @@ class ImageStoreImpl : public ImageStore {
   std::unique_ptr<SpaceKeeper> keeper_;
   std::unique_ptr<IndexFinder> finder_;
   std::unique_ptr<LayerRepairer> repairer_;
+  std::unique_ptr<ImageVerifier> verifier_;  // null: not configured. Last: its threads run callers
 };
 
 absl::StatusOr<bool> ImageStoreImpl::CheckVersion() {
@@ -324,6 +333,31 @@ absl::Status ImageStoreImpl::WriteVersion() {
 
 FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
                                      absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) {
+  if (verifier_ == nullptr) {
+    request.listed_by.clear();  // only verifiers need it
+    return Look(std::move(request), std::move(done));
+  }
+  if (request.listed_by.empty()) request.listed_by = request.reference.tag;
+  const auto group = std::make_shared<TicketGroup>();
+  auto looked = [this, group, reference = request.reference,
+                 verifying = std::move(request.verifying),
+                 done = std::move(done)](absl::StatusOr<Resolved> found) mutable {
+    if (!found.ok()) return done(found.status());
+    if (verifying) verifying();
+    ImageVerifier::Image question = QuestionOf(reference, *found->image);
+    group->Add(verifier_->Verify(
+        std::move(question),
+        [found = *std::move(found), done = std::move(done)](const absl::Status& verdict) mutable {
+          if (!verdict.ok()) return done(verdict);
+          done(std::move(found));
+        }));
+  };
+  group->Add(Look(std::move(request), std::move(looked)));
+  return TicketGroup::TicketOf(group);
+}
+
+FlightTicket ImageStoreImpl::Look(ResolveRequest request,
+                                  absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) {
   std::shared_ptr<ImageSource> source;
   const bool local = request.reference.transport != Reference::Transport::kRegistry;
   if (request.policy == PullPolicy::kNever || (request.policy == PullPolicy::kMissing && !local)) {
@@ -351,7 +385,7 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
   source = *std::move(opened);
   // The auth scope is part of the key: access is never decided by another caller's credentials.
   const std::string key = StrCat(request.reference.ToString(), " ", request.platform.ToString(),
-                                 " ", source->auth_scope());
+                                 " ", source->auth_scope(), " ", request.listed_by);
   if ((request.policy == PullPolicy::kMissing && !local) ||
       request.policy == PullPolicy::kRevalidate) {
     if (ImageRef recent = FindRecent(key); recent != nullptr) {

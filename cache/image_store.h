@@ -44,6 +44,7 @@
 #include "cache/shared_store.h"
 #include "cache/store_space.h"
 #include "cache/store_usage.h"
+#include "fetch/image_verifier.h"
 #include "fetch/source.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -83,6 +84,8 @@ class ImageStore {
     SpaceLimits space;
     absl::Duration keep_partial = absl::Hours(24);  // age of what interrupted pulls leave
     std::vector<std::string> shared;                // directories: cache/shared_store.h
+    // Who is asked whether an image may be used; nullopt = nobody.
+    std::optional<ImageVerifier::Options> verify;
   };
   // Takes the lock, opens the store, and repairs what a crash left (drops unfinished files, keeps
   // complete layers). Returns kFailedPrecondition, with the owner's pid, if another process owns
@@ -96,6 +99,8 @@ class ImageStore {
     std::shared_ptr<ImageSource> source;
     bool from_store = false;
   };
+  // Finds an image, and asks the verifiers about it. Whatever makes an image visible has it from
+  // here, or had it before from an earlier process.
   virtual FlightTicket Resolve(ResolveRequest request,
                                absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) = 0;
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -11,6 +12,7 @@
 #include "base/digest.h"
 #include "cache/chain.h"
 #include "cache/index_trust.h"
+#include "fetch/image_verifier.h"
 #include "fetch/source.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -57,9 +59,18 @@ struct ResolveRequest {
   PullPolicy policy = PullPolicy::kMissing;
   // The trust that EnsureChain will be called with; what it needs is prefetched concurrently.
   IndexTrust trust;
+  // If `reference` has the digest of one platform's manifest: a tag, or the digest of an index,
+  // that may list it; "" = the reference's tag. Verifiers are asked about the index, because that
+  // is what is signed.
+  std::string listed_by;
+  // Called if the image was found and verifiers are asked now, which takes as long as their
+  // programs do. May be empty.
+  std::function<void()> verifying;
 };
 
 LayerKey KeyOf(const ResolvedImage& image, size_t layer);
+// What verifiers are asked about: what the reference names, the index if there is one.
+ImageVerifier::Image QuestionOf(const Reference& reference, const ResolvedImage& image);
 // Returns the image as the store records it, with the names that its layers have in `chain`.
 std::shared_ptr<const ResolvedImage> WithLayers(const ResolvedImage& image, const Chain& chain);
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/resolve_job.h"
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "base/status.h"
 #include "base/text.h"
@@ -55,18 +57,52 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
     IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
                              ParseManifest(fetched->bytes, fetched->content_type));
     if (parsed.index.has_value()) {
-      if (depth == 0) index_digest_ = fetched->digest;
+      if (depth == 0) KeepIndex(*fetched);
       return OnIndex(*std::move(parsed.index), depth);
     }
     manifest_ = *std::move(fetched);
+    manifest_parsed_ = *std::move(parsed.manifest);
     if (!request_.trust.empty()) finder_.Prefetch(manifest_.digest, source_, request_.trust);
-    const Digest& config = parsed.manifest->config.digest;
+    if (depth > 0 || request_.listed_by.empty() || !request_.reference.digest.has_value()) {
+      return GetConfig();
+    }
+    source_->GetManifest(
+        request_.listed_by, context_.cancel,
+        [self = shared_from_this()](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
+          self->Check(self->OnListedBy(std::move(fetched)));
+        });
+    return absl::OkStatus();
+  }
+
+  // Keeps the index if it lists the manifest; the tag may name another image by now.
+  absl::Status OnListedBy(absl::StatusOr<ImageSource::FetchedManifest> fetched) {
+    if (absl::IsNotFound(fetched.status())) return GetConfig();
+    IMAGEFS_RETURN_IF_ERROR(fetched.status());
+    const absl::StatusOr<ManifestOrIndex> parsed =
+        ParseManifest(fetched->bytes, fetched->content_type);
+    if (!parsed.ok() || !parsed->index.has_value()) return GetConfig();
+    const std::vector<Descriptor>& entries = parsed->index->manifests;
+    if (std::any_of(entries.begin(), entries.end(),
+                    [this](const Descriptor& entry) { return entry.digest == manifest_.digest; })) {
+      KeepIndex(*fetched);
+    }
+    return GetConfig();
+  }
+
+  void KeepIndex(const ImageSource::FetchedManifest& index) {
+    index_digest_ = index.digest;
+    index_type_ = index.content_type;
+    index_bytes_ = index.bytes.size();
+  }
+
+  absl::Status GetConfig() {
+    const Digest& config = manifest_parsed_.config.digest;
     absl::StatusOr<std::optional<std::string>> known =
         kv_.Get(StrCat(kConfigKeyPrefix, config.hex()));
     if (known.ok() && known->has_value() && Sha256Of(**known) == config) {
       return OnConfig(**std::move(known));
     }
-    source_->GetSmallBlob(parsed.manifest->config, kMaxConfigBytes, context_.cancel,
+    source_->GetSmallBlob(manifest_parsed_.config, kMaxConfigBytes, context_.cancel,
                           [self = shared_from_this()](absl::StatusOr<std::string> config) {
                             self->Check(self->OnConfig(std::move(config)));
                           });
@@ -130,6 +166,8 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
         ResolvedImage image,
         MakeResolvedImage(request_.reference.ToString(), index_digest_, std::move(manifest_.bytes),
                           manifest_.content_type, *std::move(config), request_.platform));
+    image.index_type = index_type_;
+    image.index_bytes = index_bytes_;
     context_.finish(std::make_shared<const ResolvedImage>(std::move(image)));
     return absl::OkStatus();
   }
@@ -139,11 +177,14 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
   const KeyValueStore& kv_;
   IndexFinder& finder_;
   const ResolveContext context_;
-  Digest index_digest_;
+  Digest index_digest_;  // what is kept of the index that the manifest came from
+  std::string index_type_;
+  uint64_t index_bytes_ = 0;
   ImageIndex index_, flat_;  // see Flatten
   size_t index_at_ = 0;
   int nested_indexes_ = 0;
   ImageSource::FetchedManifest manifest_;
+  Manifest manifest_parsed_;
 };
 
 }  // namespace

@@ -103,8 +103,9 @@ absl::StatusOr<SharedStores::Listed> ReadImage(const std::string& root, const st
   IMAGEFS_ASSIGN_OR_RETURN(std::string manifest,
                            ReadDocument(root, row.manifest, kMaxManifestBytes));
   IMAGEFS_ASSIGN_OR_RETURN(std::string config, ReadDocument(root, row.config, kMaxConfigBytes));
+  // Which index listed the manifest is not believed: image verifiers are asked about that.
   IMAGEFS_ASSIGN_OR_RETURN(ResolvedImage image,
-                           MakeResolvedImage(reference.ToString(), row.index, std::move(manifest),
+                           MakeResolvedImage(reference.ToString(), Digest(), std::move(manifest),
                                              row.content_type, std::move(config), Platform()));
   image.layer_ids = image.config.diff_ids;  // shared stores hold proven layers only
   return SharedStores::Listed{root, std::make_shared<const ResolvedImage>(std::move(image)),

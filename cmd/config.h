@@ -58,6 +58,10 @@ struct Config {
   absl::Duration store_keep_partial = absl::Hours(24);
   std::vector<std::string> store_shared;  // directories of shared stores
   bool store_open = false;  // sharing = "open": anybody who names a layer's DiffID may use it
+  // [verify]: programs that say whether an image may be used.
+  std::string verify_bin_dir;                         // "" = none
+  absl::Duration verify_timeout = absl::Seconds(10);  // of each program
+  bool verify_require = false;                        // without programs, no image may be used
   // [mount]
   bool loop_devices = true;  // used if the kernel cannot mount from files
   // [podman]

@@ -239,7 +239,7 @@ absl::Status DaemonImpl::OpenParts() {
     IMAGEFS_ASSIGN_OR_RETURN(
         snapshots_,
         SnapshotsServer::Open({paths.root, paths.run, trust_of(options_.config.ContainerdPolicy()),
-                               options_.config.containerd_socket,
+                               options_.config.verify_require, options_.config.containerd_socket,
                                [this](const Reference& reference) {
                                  return sources_->Open(reference,
                                                        credentials_->QuickAccessFor(reference));
@@ -275,6 +275,9 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.space = config.space;
   out.keep_partial = config.store_keep_partial;
   out.shared = config.store_shared;
+  if (config.verify_require || !config.verify_bin_dir.empty()) {
+    out.verify = {config.verify_bin_dir, config.verify_timeout};
+  }
   // Without keys, no signatures are fetched.
   if (!config.index_keys.empty()) {
     out.index.verify_signature = [keys = config.index_keys](const Manifest& artifact) {

@@ -31,7 +31,8 @@ class SnapshotsServerImpl : public SnapshotsServer {
             {.directory = StrCat(options.root, "/snapshots"),
              .mapped_directory = StrCat(options.run, "/mapped"),
              .bind = [](const std::string& source, const std::string& directory,
-                        const MountFlags& flags) { return BindMount(source, directory, flags); }},
+                        const MountFlags& flags) { return BindMount(source, directory, flags); },
+             .only_verified = options.only_verified},
             Snapshotter::Deps{store, uses, std::move(options.trust_of), [this] {
                                 if (keeper_ != nullptr) keeper_->LookSoon();
                               }}));

@@ -26,6 +26,7 @@ class SnapshotsServer {
     std::string root;  // the store
     std::string run;   // the run directory
     TrustOf trust_of = TrustTrusted;
+    bool only_verified = false;  // as in Snapshotter::Options
     // Gives containerd the blobs of layers, if the store keeps them.
     std::string containerd;  // its socket
     // Opens an image's repository with the node's credentials.

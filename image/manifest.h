@@ -110,9 +110,11 @@ std::vector<Digest> ChainIds(const std::vector<Digest>& diff_ids);
 // Everything about one image for one platform, checked for consistency: at least one layer, as many
 // diff_ids as layers, every layer of a known type, the requested platform.
 struct ResolvedImage {
-  std::string reference;   // canonical text
-  Digest manifest_digest;  // of the platform's manifest
-  Digest index_digest;     // of the index it came from; empty() if none
+  std::string reference;     // canonical text
+  Digest manifest_digest;    // of the platform's manifest
+  Digest index_digest;       // of the index it came from; empty() if none
+  std::string index_type;    // its media type; "" if not known
+  uint64_t index_bytes = 0;  // its size; 0 if not known
   std::string content_type;
   std::string manifest_json;  // exact bytes
   std::string config_json;    // exact bytes

@@ -399,7 +399,14 @@ void ImageUses::Owner::Resolve(const CallPtr& call) {
     if (call->group->left()) return Finish(call, absl::CancelledError("the caller went away"));
     ResolveRequest request;
     request.reference = call->request.reference;
-    if (call->request.manifest.has_value()) request.reference.digest = call->request.manifest;
+    request.listed_by = call->request.listed_by;
+    if (call->request.manifest.has_value()) {
+      request.reference.digest = call->request.manifest;
+      const ImageRef known = Find(*call->request.manifest).image;
+      if (known != nullptr && !known->index_digest.empty()) {
+        request.listed_by = known->index_digest.ToString();
+      }
+    }
     // A manifest selected by digest is used whatever its platform.
     if (!request.reference.digest.has_value()) request.platform = Platform::Host();
     request.access = uses_.deps_.access_of(request.reference);
@@ -434,6 +441,8 @@ void ImageUses::Owner::ResolveWithin(const CallPtr& call, ResolveRequest request
       TicketGroup::TicketOf(look).Leave();
     });
   }
+  // A registry that has answered is not blamed for what verifiers take.
+  request.verifying = [call] { call->budget.Cancel(); };
   FlightTicket ticket = uses_.deps_.store.Resolve(std::move(request), std::move(resolved));
   look->Add(ticket);
   call->group->Add(ticket);
@@ -516,7 +525,9 @@ absl::Status ImageUses::Owner::RecentFailure(const CallPtr& call) {
 }
 
 void ImageUses::Owner::RememberFailure(const CallPtr& call, const absl::Status& status) {
-  if (call->failure_key.empty() || absl::IsCancelled(status)) return;
+  // Verifiers are asked anew.
+  const bool kept = absl::IsCancelled(status) || IsImageDenied(status);
+  if (call->failure_key.empty() || kept) return;
   absl::MutexLock lock(&mu_);
   if (failures_.size() >= kMaxFailures) failures_.clear();
   failures_[call->failure_key] = {status, Moment::Now()};

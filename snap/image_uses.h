@@ -136,15 +136,15 @@ class ImageUses::Owner {
 
   struct Request {
     Reference reference;
-    // Selects exactly this image, whatever the reference now names. If its layers are local, the
-    // network is not used.
+    // Exactly this image, whatever the reference now names. Local layers need no network.
     std::optional<Digest> manifest;
-    size_t layers = 0;  // from the bottom; 0 = all. kDataLoss if the image has fewer
+    std::string listed_by;  // as in ResolveRequest
+    size_t layers = 0;      // from the bottom; 0 = all. kDataLoss if the image has fewer
     Priority priority = Priority::kForeground;
-    // For callers that have another way and ask layer by layer: fails after kLookBudget without an
-    // answer, and immediately if the registry was silent or this request failed a moment ago.
+    // For callers that have another way and ask layer by layer: fails if the registry is silent for
+    // kLookBudget, and immediately if it was silent or this request failed a moment ago.
     bool fail_fast = false;
-    // May reject an image before anything is fetched. May be empty.
+    // May reject an image before anything is fetched.
     std::function<absl::Status(const ResolvedImage&)> accept;
   };
   // Finds an image with credentials that its registry accepts now or has accepted before, holds it

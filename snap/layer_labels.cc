@@ -35,6 +35,9 @@ absl::StatusOr<std::optional<LayerLabels>> ParseLayerLabels(const SnapshotLabels
     IMAGEFS_ASSIGN_OR_RETURN(out.manifest, Digest::Parse(manifest));
     // The reference has the digest of the index, if there is one. The layers belong to the
     // platform's manifest.
+    if (out.reference.digest.has_value() && out.reference.digest != out.manifest) {
+      out.listed_by = out.reference.digest->ToString();
+    }
     out.reference.digest = out.manifest;
   }
   return std::optional<LayerLabels>(std::move(out));

@@ -21,6 +21,7 @@ struct LayerLabels {
   std::string chain_id;            // of the stack ending with this layer, as text
   Reference reference;             // with the manifest's digest if the labels have it
   std::optional<Digest> manifest;  // of the platform's manifest
+  std::string listed_by;           // the digest of the index, if the labels have it
 };
 // Returns nullopt if the labels name no image, so that the layer must be unpacked. Understands the
 // labels of containerd's image handlers (containerd.io/snapshot/cri.*) and of the stargz family

@@ -79,6 +79,23 @@ Why WhyUnpacked(const absl::Status& status) {
   return image ? Why::kImage : Why::kOther;
 }
 
+// Returns whether containerd would write a layer of an image to the snapshot: what it reads from a
+// registry for it, nobody verifies.
+bool IsUnpacking(const Snapshotter::PrepareRequest& request) {
+  if (request.kind != SnapshotKind::kActive) return false;
+  // Keys are NAMESPACE/NUMBER/KEY.
+  const std::string_view key = std::string_view(request.key).substr(request.key.rfind('/') + 1);
+  return request.labels.contains(kRefLabel) || key.starts_with("extract-");
+}
+
+absl::Status NotVerified(const std::string& image, const absl::Status& cause) {
+  return ImageDenied(image,
+                     StrCat("it could not be mounted lazily, and what is unpacked instead is "
+                            "not verified (",
+                            ToStd(cause.message()), ")"),
+                     "see the cause, or set require = false in [verify]");
+}
+
 class SnapshotterImpl : public Snapshotter {
  public:
   SnapshotterImpl(Options options, Deps deps)
@@ -220,7 +237,13 @@ FlightTicket SnapshotterImpl::Prepare(PrepareRequest request, MountsDone done) {
     LogWarning("snapshot.labels_unusable key=", Printable(request.key),
                " cause=", labels.status().message());
   }
-  if (labels.ok() && labels->has_value()) {
+  const bool of_image = labels.ok() && labels->has_value();
+  if (!of_image && options_.only_verified && IsUnpacking(request)) {
+    done(NotVerified("the image of a layer that is unpacked",
+                     absl::NotFoundError("containerd does not say which image it is")));
+    return FlightTicket();
+  }
+  if (of_image) {
     PrepareLayer(group, std::move(request), **labels, std::move(done));
   } else {
     PrepareOrdinary(group, std::move(request), std::move(done));
@@ -242,7 +265,8 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
     // Never equal to a ChainID, so that the parent does not match the layer below.
     parent_ref = ref == parent->info.labels.end() ? kUnknownParent : ref->second;
   }
-  ImageUses::Owner::Request wanted{.reference = labels.reference, .fail_fast = true};
+  ImageUses::Owner::Request wanted{
+      .reference = labels.reference, .listed_by = labels.listed_by, .fail_fast = true};
   wanted.accept = [labels, parent_ref](const ResolvedImage& image) {
     return FindLevel(image, labels, parent_ref).status();
   };
@@ -262,6 +286,8 @@ void SnapshotterImpl::PrepareLayer(const std::shared_ptr<TicketGroup>& group,
       if (absl::IsCancelled(status) || group->left()) {
         return done(absl::CancelledError("the caller went away"));
       }
+      if (IsImageDenied(status)) return done(status);
+      if (options_.only_verified) return done(NotVerified(labels.reference.ToString(), status));
       const Why why = parent_ref == kUnknownParent ? Why::kParent : WhyUnpacked(status);
       ++unpacked_[static_cast<size_t>(why)];
       LogWarning("snapshot.not_lazy reference=", labels.reference.ToString(),

@@ -5,8 +5,9 @@
 //
 // A Prepare whose labels name a layer of an image (kRefLabel and the image's reference) returns
 // kAlreadyExists once the layer can be presented: the snapshot has then been committed under a name
-// of its own, and containerd finds it by its label and parent. If it cannot be presented, for any
-// reason, Prepare returns an ordinary snapshot, and the log says why.
+// of its own, and containerd finds it by its label and parent. If it cannot be presented, Prepare
+// returns an ordinary snapshot, and the log says why; but if image verifiers deny the image,
+// Prepare fails, so that containerd does not unpack it.
 //
 // The file system of a container is an overlay over one tree, the merged layers of its image
 // mounted through fs/mount_table.h, and over what was committed on top of them. With kUidMapLabel
@@ -52,6 +53,9 @@ class Snapshotter {
     std::string mapped_directory;  // mapped lowers for user namespaces: <run>/mapped
     MappedLowers::Bind bind;       // like BindMount
     int threads = 8;               // for work that blocks on local disk and mount(2)
+    // containerd unpacks no image whose layers are not presented, because it does not ask the
+    // image verifiers (fetch/image_verifier.h): such a Prepare fails.
+    bool only_verified = false;
   };
   // Reclaims existing snapshots, as an owner of `uses` (snap/image_uses.h).
   static absl::StatusOr<std::unique_ptr<Snapshotter>> Open(Options options, Deps deps);

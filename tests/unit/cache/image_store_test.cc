@@ -3,12 +3,14 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -44,7 +46,10 @@ class ImageStoreTest : public ::testing::Test {
 
   void OpenStore() {
     store_.reset();
-    absl::StatusOr<std::unique_ptr<ImageStore>> store = ImageStore::Open({root_}, sources_);
+    ImageStore::Options options{root_};
+    options.verify = verify_;
+    absl::StatusOr<std::unique_ptr<ImageStore>> store =
+        ImageStore::Open(std::move(options), sources_);
     ASSERT_TRUE(store.ok()) << store.status();
     store_ = *std::move(store);
   }
@@ -164,6 +169,7 @@ class ImageStoreTest : public ::testing::Test {
   FakeRepository repository_;
   FakeSourceFactory sources_;
   std::string root_;
+  std::optional<ImageVerifier::Options> verify_;  // for the next OpenStore
   std::string big_, small_;
   Digest big_blob_, small_blob_;
   std::unique_ptr<ImageStore> store_;
@@ -358,6 +364,72 @@ TEST_F(ImageStoreTest, WhatIsBeingBroughtIsNotResolvedAgain) {
   EXPECT_EQ(repository_.manifest_reads(), before + 1) << "another's credentials are asked with";
   repository_.Release(big_blob_);
   first->ended.WaitForNotification();
+}
+
+TEST_F(ImageStoreTest, VerifiersAreAskedAboutWhatIsFoundAndWhatWasThere) {
+  ASSERT_TRUE(Get("latest").ok());  // before any were configured
+  const std::string machine = StrCat("linux/", Platform::Host().architecture);
+  const Digest manifest = repository_.AddImage("one", {small_});
+  const Digest index = repository_.AddIndex("many", {{"one", machine}});
+  const std::string bin = root_ + "-bin", calls = root_ + "-calls";
+  std::filesystem::create_directories(bin);
+  ASSERT_EQ(chmod(bin.c_str(), 0755), 0);
+  ASSERT_TRUE(WriteFileDurably(bin + "/program",
+                               StrCat("#!/bin/sh\necho $2 $4 >>", calls, "\ncat >>", calls,
+                                      "\ncase $2 in "
+                                      "*:many | *:gone) ;; *) echo no; exit 1; esac\n"))
+                  .ok());
+  ASSERT_EQ(chmod((bin + "/program").c_str(), 0755), 0);
+  verify_ = ImageVerifier::Options{bin, absl::Seconds(60)};
+  OpenStore();
+  const auto asked = [&] {
+    const std::string text = ReadFile(calls, 1 << 20).value_or("");
+    std::filesystem::remove(calls);
+    return text;
+  };
+  // A record of the store, a manifest of the registry: denied.
+  for (const PullPolicy policy : {PullPolicy::kMissing, PullPolicy::kNever, PullPolicy::kAlways}) {
+    ResolveRequest request = Request("latest");
+    request.policy = policy;
+    const absl::Status denied = Resolve(std::move(request)).status();
+    EXPECT_TRUE(IsImageDenied(denied)) << denied;
+    EXPECT_TRUE(asked().starts_with("registry.test/img:latest sha256:"));
+  }
+  // What a tag names is an index: with its type and size, also for a manifest named by digest.
+  const auto many = Resolve(Request("many"));
+  ASSERT_TRUE(many.ok()) << many.status();
+  EXPECT_EQ(many->image->manifest_digest, manifest);
+  const std::string question = StrCat(
+      "registry.test/img:many ", index.ToString(), "\n{\"mediaType\":\"", many->image->index_type,
+      "\",\"digest\":\"", index.ToString(), "\",\"size\":", many->image->index_bytes, "}");
+  EXPECT_EQ(asked(), question);
+  EXPECT_GT(many->image->index_bytes, 100U);
+  ASSERT_TRUE(Get("many").ok());
+  EXPECT_EQ(asked(), "");
+  OpenStore();
+  ResolveRequest pinned = Request("many");
+  pinned.reference.digest = manifest;
+  bool told = false;
+  pinned.verifying = [&] { told = true; };
+  const auto by_digest = Resolve(pinned);
+  ASSERT_TRUE(by_digest.ok()) << by_digest.status();
+  EXPECT_EQ(by_digest->image->index_digest, index);
+  EXPECT_TRUE(told);
+  EXPECT_EQ(asked(), question);
+  // From the record, by the next process.
+  OpenStore();
+  ASSERT_TRUE(Resolve(Request("many")).ok());
+  EXPECT_EQ(asked(), question);
+  EXPECT_EQ(Counter("verify_allowed"), 1U);
+  // A tag that names something else, or nothing any more, says nothing about the manifest.
+  for (const char* tag : {"latest", "gone"}) {
+    ResolveRequest moved = Request(tag);
+    moved.reference.digest = manifest;
+    EXPECT_EQ(Resolve(std::move(moved)).ok(), tag == std::string_view("gone"));
+    EXPECT_TRUE(asked().starts_with(StrCat("registry.test/img:", tag, " ", manifest.ToString())));
+  }
+  store_.reset();
+  std::filesystem::remove_all(bin);
 }
 
 TEST_F(ImageStoreTest, NestedIndexesAreChosenFromTogether) {

@@ -37,6 +37,22 @@ TEST(Config, WhatIsNoneMayBeWrittenDown) {
   EXPECT_FALSE(ParseConfig("[credentials]\ncontainerd = \"\"\n", "f").ok());
 }
 
+TEST(Config, Verifiers) {
+  const auto none = ParseConfig("[verify]\nbin_dir = \"\"\n", "f");
+  ASSERT_TRUE(none.ok()) << none.status();
+  EXPECT_EQ(none->verify_bin_dir, "");
+  EXPECT_EQ(none->verify_timeout, absl::Seconds(10));
+  EXPECT_FALSE(none->verify_require);
+  const auto config =
+      ParseConfig("[verify]\nbin_dir = \"/opt/v\"\ntimeout = \"1m\"\nrequire = true\n", "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->verify_bin_dir, "/opt/v");
+  EXPECT_EQ(config->verify_timeout, absl::Minutes(1));
+  EXPECT_TRUE(config->verify_require);
+  EXPECT_FALSE(ParseConfig("[verify]\nbin_dir = \"v\"\n", "f").ok());
+  EXPECT_FALSE(ParseConfig("[verify]\ntimeout = \"0s\"\n", "f").ok());
+}
+
 TEST(Config, Everything) {
   const auto config = ParseConfig(
       "[index]\nlookup = false\ntrust = \"configured\"\n"

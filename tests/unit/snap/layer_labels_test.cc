@@ -18,11 +18,13 @@ TEST(LayerLabelsTest, BothFamilies) {
   EXPECT_EQ((*labels)->chain_id, "sha256:aa");
   EXPECT_EQ((*labels)->reference.ToString(), "docker.io/library/app@" + digest)
       << "of the index and of the manifest in it, the layers belong to the latter";
+  EXPECT_EQ((*labels)->listed_by, Sha256Of("i").ToString());
   labels = ParseLayerLabels({{kRefLabel, "sha256:aa"},
                              {"containerd.io/snapshot/remote/stargz.reference", "host.io/app:2"}});
   ASSERT_TRUE(labels.ok() && labels->has_value());
   EXPECT_EQ((*labels)->reference.ToString(), "host.io/app:2");
   EXPECT_FALSE((*labels)->manifest.has_value());
+  EXPECT_EQ((*labels)->listed_by, "");
 }
 
 TEST(LayerLabelsTest, WithoutAnImageTheLayerIsUnpacked) {

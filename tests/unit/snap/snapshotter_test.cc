@@ -57,7 +57,8 @@ class SnapshotterTest : public ::testing::Test {
                                       const MountFlags& flags) {
                                  binds_.push_back({source, directory, flags});
                                  return bind_status_;
-                               }},
+                               },
+                           .only_verified = only_verified_},
                           {store_, *uses_});
     ASSERT_TRUE(snapshotter.ok()) << snapshotter.status();
     snapshotter_ = *std::move(snapshotter);
@@ -170,6 +171,7 @@ class SnapshotterTest : public ::testing::Test {
   };
   std::vector<Bound> binds_;
   absl::Status bind_status_;
+  bool only_verified_ = false;  // for the next Start
   std::unique_ptr<ImageUses> uses_;
   std::unique_ptr<Snapshotter> snapshotter_;
 };
@@ -279,6 +281,38 @@ TEST_F(SnapshotterTest, WhatCannotBeHadIsUnpacked) {
   access_.credential.username = "another";
   EXPECT_TRUE(
       absl::IsAlreadyExists(Prepare("extract-2", "k8s.io/3/sha256:aa", LayerOf(1)).status()));
+}
+
+TEST_F(SnapshotterTest, WhatVerifiersDenyIsNotUnpacked) {
+  store_.FailResolve(ImageDenied(kImage, "nobody has signed it", "sign it"));
+  for (int i = 0; i < 2; ++i) {
+    const absl::Status denied = Prepare("extract", "", LayerOf(0)).status();
+    EXPECT_TRUE(absl::IsPermissionDenied(denied)) << denied;
+    EXPECT_NE(denied.message().find("nobody has signed it"), absl::string_view::npos) << denied;
+  }
+  EXPECT_EQ(store_.resolve_calls(), 2) << "a denial is not remembered";
+  EXPECT_EQ(Counter("snapshot_layers_unpacked"), 0u);
+  EXPECT_TRUE(snapshotter_->empty());
+  // A registry that forbids it to this node is another matter.
+  store_.FailResolve(absl::PermissionDeniedError("log in"));
+  EXPECT_TRUE(Prepare("extract", "", LayerOf(0)).ok());
+}
+
+TEST_F(SnapshotterTest, WhatIsNotVerifiedIsNotUnpackedIfThatIsRequired) {
+  only_verified_ = true;
+  Start();
+  store_.FailResolve(absl::UnavailableError("the registry is away"));
+  const absl::Status away = Prepare("a", "", LayerOf(0)).status();
+  EXPECT_TRUE(IsImageDenied(away)) << away;
+  EXPECT_NE(away.message().find("the registry is away"), absl::string_view::npos) << away;
+  EXPECT_TRUE(IsImageDenied(Prepare("b", "", {{kRefLabel, Ref(0)}}).status()));
+  EXPECT_TRUE(IsImageDenied(Prepare("ns/1/extract-2 sha256:aa", "").status()));
+  EXPECT_TRUE(snapshotter_->empty());
+  store_.FailResolve(absl::OkStatus());
+  access_.credential.username = "another";
+  const std::string top = PullLazily();
+  EXPECT_TRUE(Prepare("ns/2/container", top).ok());
+  EXPECT_TRUE(Prepare("ns/3/view", top, {}, SnapshotKind::kView).ok());
 }
 
 TEST_F(SnapshotterTest, OtherReasonsToUnpack) {
