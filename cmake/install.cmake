@@ -46,6 +46,8 @@ install(FILES packaging/copyright README.md docs/cli.md docs/containerd.md docs/
 install(FILES packaging/prometheus/alerts.yml packaging/grafana/imagefs.json
         DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)
 
+install(PROGRAMS packaging/verifiers/cosign packaging/verifiers/notation DESTINATION ${CMAKE_INSTALL_DOCDIR}/verifiers)
+
 # ---- the Debian package
 
 install(FILES packaging/config.toml DESTINATION /etc/imagefs COMPONENT conffiles EXCLUDE_FROM_ALL)
