@@ -139,7 +139,8 @@ ifs stop --unmount
 port=$($PY -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 configure '[metrics]' "listen = \"127.0.0.1:$port\""
 ifs ls >/dev/null
-curl -fsS "http://127.0.0.1:$port/metrics" | grep -q '^imagefs_warnings ' || fail "not served by TCP"
+curl -fsS "http://127.0.0.1:$port/metrics" >"$T/by_tcp"
+grep -q "^imagefs_warnings " "$T/by_tcp" || fail "not served by TCP"
 (store second
   ifs mount -q --mode fuse "$PROXY/test/big:1" "$M/a" >/dev/null || fail "a taken port stops a mount"
   ifs status --json | field 'j["warnings"]' | grep -q "metrics are not served (metrics.listen): another process listens on 127.0.0.1:$port; end it, or set another address" ||
