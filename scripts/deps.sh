@@ -13,7 +13,7 @@ build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-
 package="$build dpkg-dev file"
 image="$build umoci busybox-static ca-certificates"
 run="$build debootstrap umoci skopeo docker-registry python3 ca-certificates"
-test="$run clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containerd runc podman attr
+test="$run curl clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containerd runc podman attr
   libcap2-bin apache2-utils openssl zstd util-linux python3-grpcio python3-protobuf golang-go
   golang-github-containerd-containerd-dev systemd systemd-container dpkg-dev file
   man-db lintian minisign iproute2 faketime strace shellcheck busybox-static python3-yaml nginx-light"
