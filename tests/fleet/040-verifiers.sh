@@ -31,20 +31,12 @@ NOTATION=$notation NOTATION_HOME=$T/notation NOTATION_ARGUMENTS=--insecure-regis
 C
 # The programs of several platforms: cosign and notation sign what the tag names.
 $PY - "$LIB" "$T/images/multi" <<'P'
-import hashlib, json, platform, sys
+import sys
 sys.path.insert(0, sys.argv[1])
 from oci import *
 layout = sys.argv[2]
 simple_image(layout, [Tar().file("file", b"of several platforms")])
-index = json.load(open(layout + "/index.json"))
-entry = index["manifests"][0]
-entry["platform"] = {"os": "linux", "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]}
-media = "application/vnd.oci.image.index.v1+json"
-body = json.dumps({"schemaVersion": 2, "mediaType": media, "manifests": [entry]}).encode()
-digest = hashlib.sha256(body).hexdigest()
-open(layout + "/blobs/sha256/" + digest, "wb").write(body)
-index["manifests"] = [{"mediaType": media, "digest": "sha256:" + digest, "size": len(body)}]
-json.dump(index, open(layout + "/index.json", "w"))
+of_platforms(layout)
 P
 push "$T/images/multi" test/multi:1
 for tool in cosign notation; do

@@ -11,14 +11,8 @@ if [ -z "${IMAGEFS_TEST_NAMESPACE:-}" ]; then
   exit $status
 fi
 image plain
-mkdir "$T/dev" "$M"/{a,b}
-mount -t tmpfs tmpfs "$T/dev"
-for node in null:1:3 zero:1:5 random:1:8 urandom:1:9; do
-  IFS=: read -r name major minor <<<"$node"
-  mknod -m 666 "$T/dev/$name" c "$major" "$minor"
-done
-ln -s /proc/self/fd "$T/dev/fd"
-mount --move "$T/dev" /dev
+mkdir "$M"/{a,b}
+hide_fuse
 refuse 1 '/dev/fuse.*modprobe' ifs mount -q --mode fuse "oci:$T/images/plain" "$M/a"
 nothing_left "$M"
 same "nothing is listed" "[]" "$(ifs ls --json | tr -d ' \n')"

@@ -190,14 +190,7 @@ doctor 1 "127.0.0.1:$(cat "$T/silent")/a/b:1"
 says problem image 'no answer|timed out|sent nothing|silent'
 
 # Without /dev/fuse.
-mkdir "$T/dev"
-mount -t tmpfs tmpfs "$T/dev"
-for node in null:1:3 zero:1:5 random:1:8 urandom:1:9; do
-  IFS=: read -r name major minor <<<"$node"
-  mknod -m 666 "$T/dev/$name" c "$major" "$minor"
-done
-ln -s /proc/self/fd "$T/dev/fd"
-mount --move "$T/dev" /dev
+hide_fuse
 doctor 1
 says problem fuse '/dev/fuse does not exist'
 nothing_left "$M"

@@ -16,21 +16,13 @@ good=$REGISTRY/test/good:1 bad=$REGISTRY/test/bad:1 multi=$REGISTRY/test/multi:1
 # Of several platforms, each with a layer of its own: containerd asks nobody about layers that it has.
 several() {
   $PY - "$LIB" "$T/images/$1" "$1" <<'P'
-import hashlib, json, platform, sys
+import sys
 sys.path.insert(0, sys.argv[1])
 from oci import *
 layout = sys.argv[2]
 simple_image(layout, [host_tar(["sh", "cat", "sleep"]).file("etc/motd", sys.argv[3].encode())],
              config_extra={"config": {"Env": ["PATH=/bin:/usr/bin"]}})
-index = json.load(open(layout + "/index.json"))
-entry = index["manifests"][0]
-entry["platform"] = {"os": "linux", "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]}
-media = "application/vnd.oci.image.index.v1+json"
-body = json.dumps({"schemaVersion": 2, "mediaType": media, "manifests": [entry]}).encode()
-digest = hashlib.sha256(body).hexdigest()
-open(layout + "/blobs/sha256/" + digest, "wb").write(body)
-index["manifests"] = [{"mediaType": media, "digest": "sha256:" + digest, "size": len(body)}]
-json.dump(index, open(layout + "/index.json", "w"))
+of_platforms(layout)
 P
   push "$T/images/$1" "test/$1:1"
 }

@@ -132,6 +132,19 @@ open_fuse() {
   mount --bind "$T/fuse" /dev/fuse
 }
 
+# In a mount namespace of one's own: from here on /dev has hardly anything, and no fuse.
+hide_fuse() {
+  local node name major minor
+  mkdir "$T/dev"
+  mount -t tmpfs tmpfs "$T/dev"
+  for node in null:1:3 zero:1:5 random:1:8 urandom:1:9; do
+    IFS=: read -r name major minor <<<"$node"
+    mknod -m 666 "$T/dev/$name" c "$major" "$minor"
+  done
+  ln -s /proc/self/fd "$T/dev/fd"
+  mount --move "$T/dev" /dev
+}
+
 # The presentations that this machine can show, one a line; the kernel's, from files, is probed, never assumed. From loop
 # devices it shows only what is whole, so that most tests are not for it.
 # A machine that cannot is told of loudly, once. The answer is kept in a file, because most ask from a subshell.

@@ -16,6 +16,7 @@ import http.client
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import ssl
@@ -345,6 +346,21 @@ class Registry:
         for blob in [content[k] for k in ("config",) if k in content] + content.get("layers", []):
             self.push_blob(repository, blob_path(blob["digest"]), blob["digest"])
         self.push_manifest(repository, raw, descriptor["mediaType"], tag)
+
+
+def of_platforms(path):
+    """Puts the image of a layout, which is this machine's, into an index of platforms."""
+    index = json.load(open(path + "/index.json"))
+    entry = index["manifests"][0]
+    entry["platform"] = {"os": "linux", "architecture": {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]}
+    media = "application/vnd.oci.image.index.v1+json"
+    body = json.dumps({"schemaVersion": 2, "mediaType": media, "manifests": [entry]}).encode()
+    digest = hashlib.sha256(body).hexdigest()
+    with open(path + "/blobs/sha256/" + digest, "wb") as blob:
+        blob.write(body)
+    index["manifests"] = [{"mediaType": media, "digest": "sha256:" + digest, "size": len(body)}]
+    with open(path + "/index.json", "w") as file:
+        json.dump(index, file)
 
 
 def find_tag(layout, tag):

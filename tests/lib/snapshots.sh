@@ -39,3 +39,11 @@ simple_image(out, layers, config_extra={"config": {"Env": ["PATH=/bin:/usr/bin"]
 P
   push "$T/images/$1" "test/$1:1" "${@:2}"
 }
+
+# layered_sum: the SHA-256 of what `cat /data/*` prints in a container of a layered_image.
+layered_sum() {
+  $PY -c 'import hashlib, random
+h = hashlib.sha256()
+for k in sorted(map(str, range(300))): h.update(random.Random(int(k)).randbytes(4000 + 37 * int(k)))
+print(h.hexdigest())'
+}
