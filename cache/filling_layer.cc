@@ -369,7 +369,7 @@ absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {
         return absl::ResourceExhaustedError("a sparse file cannot be laid out: the disk is full");
       }
     }
-    IMAGEFS_RETURN_IF_ERROR(MoveBytes(data_.get(), move.from, move.to, move.length,
+    IMAGEFS_RETURN_IF_ERROR(CopyBytes({data_.get(), move.from}, {data_.get(), move.to}, move.length,
                                       [](size_t) { return absl::OkStatus(); }));
     absl::MutexLock lock(&mu_);
     moved_[i] = true;

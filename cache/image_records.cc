@@ -172,10 +172,7 @@ absl::StatusOr<ImageRef> ImageRecords::Find(const Reference& reference,
   IMAGEFS_RETURN_IF_ERROR(kv_.ForEachWithPrefix(
       StrCat(kImagePrefix, text, "\n"), [&](std::string_view key, std::string_view value) {
         const absl::StatusOr<Platform> have = Platform::Parse(key.substr(key.rfind('\n') + 1));
-        if (have.ok() && have->os == platform.os && have->architecture == platform.architecture &&
-            (platform.variant.empty() || have->variant.empty())) {
-          found = std::string(value);
-        }
+        if (have.ok() && platform.Matches(*have)) found = std::string(value);
         return !found.has_value();
       }));
   if (found.has_value()) return Load(text, *found);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/image_store.h"
 
-#include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -14,7 +13,6 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/synchronization/mutex.h"
-#include "absl/synchronization/notification.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/monotonic.h"
@@ -29,6 +27,7 @@
 #include "cache/layer_repairer.h"
 #include "cache/layer_store.h"
 #include "cache/resolve_job.h"
+#include "cache/shared_transfer.h"
 #include "cache/space_keeper.h"
 #include "cache/store_check.h"
 #include "cache/store_lock.h"
@@ -193,7 +192,10 @@ class ImageStoreImpl : public ImageStore {
     return shared.ok() ? shared : image;
   }
   absl::StatusOr<uint64_t> Export(const ResolvedImage& image, const ChainRef& chain,
-                                  const std::string& directory, const CancelToken& cancel) override;
+                                  const std::string& directory,
+                                  const CancelToken& cancel) override {
+    return ExportImage(*layers_, image, *chain, directory, cancel);
+  }
   absl::StatusOr<ImageRef> Import(const std::string& directory, const Reference& reference,
                                   const Platform& platform, const CancelToken& cancel) override;
   std::vector<SharedStores::Listed> ListShared() const override { return shared_.List(); }
@@ -747,21 +749,6 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Remove(const Reference& reference) {
   return freed;
 }
 
-absl::StatusOr<uint64_t> ImageStoreImpl::Export(const ResolvedImage& image, const ChainRef& chain,
-                                                const std::string& directory,
-                                                const CancelToken& cancel) {
-  IMAGEFS_ASSIGN_OR_RETURN(SharedStoreWriter writer, SharedStoreWriter::Open(directory));
-  uint64_t added = 0;
-  for (const LayerRef& layer : chain->layers) {
-    IMAGEFS_ASSIGN_OR_RETURN(const SharedLayer shared, layers_->Describe(layer->diff_id));
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(shared.data, O_RDONLY));
-    IMAGEFS_ASSIGN_OR_RETURN(const uint64_t bytes, writer.PutLayer(shared, data, cancel));
-    added += bytes;
-  }
-  IMAGEFS_RETURN_IF_ERROR(writer.PutImage(image));
-  return added;
-}
-
 absl::StatusOr<ImageRef> ImageStoreImpl::Import(const std::string& directory,
                                                 const Reference& reference,
                                                 const Platform& platform,
@@ -769,21 +756,9 @@ absl::StatusOr<ImageRef> ImageStoreImpl::Import(const std::string& directory,
   const SharedStores from({directory});
   IMAGEFS_ASSIGN_OR_RETURN(const ImageRef image, from.FindImage(reference, platform));
   const std::vector<Digest>& layers = image->config.diff_ids;
-  std::vector<LayerRef> kept;  // so that no layer is collected before the image is recorded
-  for (const Digest& diff_id : layers) {
-    IMAGEFS_ASSIGN_OR_RETURN(const SharedLayer shared, from.FindLayer(diff_id));
-    IMAGEFS_ASSIGN_OR_RETURN(LayerRef layer, layers_->Import(shared, cancel));
-    kept.push_back(std::move(layer));
-  }
-  absl::Status durable;
-  absl::Notification synced;
-  layers_->WaitDurable(layers, [&](absl::Status status) {
-    durable = std::move(status);
-    synced.Notify();
-  });
-  MayBlock("waiting for the sync of imported layers");
-  synced.WaitForNotification();
-  IMAGEFS_RETURN_IF_ERROR(durable);
+  // Held so that no layer is collected before the image is recorded.
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<LayerRef> held,
+                           ImportLayers(*layers_, from, layers, cancel));
   IMAGEFS_RETURN_IF_ERROR(records_->Put(*image, "", layers));
   IMAGEFS_RETURN_IF_ERROR(records_->Claim(layers));
   return image;

@@ -226,7 +226,7 @@ absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool
   return absl::OkStatus();
 }
 
-absl::Status MoveBytes(int fd, uint64_t from, uint64_t to, uint64_t length,
+absl::Status CopyBytes(FilePlace from, FilePlace to, uint64_t length,
                        absl::FunctionRef<absl::Status(size_t bytes)> allow) {
   constexpr uint64_t kPieceBytes = 256 << 10;
   const uint64_t piece = std::min(length, kPieceBytes);
@@ -234,10 +234,11 @@ absl::Status MoveBytes(int fd, uint64_t from, uint64_t to, uint64_t length,
   for (uint64_t done = 0; done < length;) {
     const size_t n = std::min(piece, length - done);
     IMAGEFS_RETURN_IF_ERROR(allow(n));
-    IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
-                             PreadFull(fd, absl::MakeSpan(buffer.get(), n), from + done));
-    if (got != n) return absl::DataLossError("a sparse file's segment lies outside the data file");
-    IMAGEFS_RETURN_IF_ERROR(PwriteFull(fd, std::string_view(buffer.get(), n), to + done));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        const size_t got, PreadFull(from.fd, absl::MakeSpan(buffer.get(), n), from.offset + done));
+    if (got != n)
+      return absl::DataLossError("the layer's data file ends before the bytes that it must have");
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(to.fd, std::string_view(buffer.get(), n), to.offset + done));
     done += n;
   }
   return absl::OkStatus();

@@ -57,10 +57,14 @@ absl::Status SyncLayer(const std::string& directory, const LayerSums& sums, bool
 // Makes a new file of that size without data.
 absl::Status WriteHole(const std::string& path, uint64_t bytes);
 
-// Copies bytes of a data file to another place in it, where a sparse file's segment belongs. Calls
-// `allow` with the size of each piece before it is written, and stops at an error. kDataLoss if the
-// file ends before the bytes do.
-absl::Status MoveBytes(int fd, uint64_t from, uint64_t to, uint64_t length,
+// Copies bytes of a data file to another file, or to another place in it, where a sparse file's
+// segment belongs. Calls `allow` with the size of each piece before it is written, and stops at an
+// error. kDataLoss if the file ends before the bytes do.
+struct FilePlace {
+  int fd = -1;
+  uint64_t offset = 0;
+};
+absl::Status CopyBytes(FilePlace from, FilePlace to, uint64_t length,
                        absl::FunctionRef<absl::Status(size_t bytes)> allow);
 
 }  // namespace imagefs

@@ -206,10 +206,11 @@ class UnpackGuard {
 absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves,
                           UnpackGuard& guard) {
   for (const LayerBuilder::Move& move : moves) {
-    IMAGEFS_RETURN_IF_ERROR(MoveBytes(fd, move.from, move.to, move.length, [&](size_t bytes) {
-      // A single byte occupies a whole disk block.
-      return guard.Allow(std::max(bytes, kDiskBlockBytes));
-    }));
+    IMAGEFS_RETURN_IF_ERROR(
+        CopyBytes({fd, move.from}, {fd, move.to}, move.length, [&](size_t bytes) {
+          // A single byte occupies a whole disk block.
+          return guard.Allow(std::max(bytes, kDiskBlockBytes));
+        }));
   }
   return absl::OkStatus();
 }

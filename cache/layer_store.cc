@@ -25,22 +25,6 @@
 #include "cache/layer_store_shared.h"
 
 namespace imagefs {
-namespace {
-
-// Returns the origin that proves, or names, the request's blob as the layer's; null if there is
-// none.
-const BlobOrigin* OriginOf(const LayerEntry& entry, const LayerRequest& request) {
-  const std::string registry = request.Registry();
-  for (const BlobOrigin& origin : entry.origins) {
-    if (origin.blob == request.blob.digest && (origin.open || origin.registry == registry)) {
-      return &origin;
-    }
-  }
-  return nullptr;
-}
-
-}  // namespace
-
 LayerStore::LayerStore(Options options, KeyValueStore& kv)
     : options_(std::move(options)), kv_(kv) {}
 
@@ -211,6 +195,16 @@ Digest LayerRequest::UnprovenId() const {
   return UnprovenLayerId(blob.digest, diff_id, *found, Registry());
 }
 
+const BlobOrigin* OriginOf(const std::vector<BlobOrigin>& origins, const LayerRequest& request) {
+  const std::string registry = request.Registry();
+  for (const BlobOrigin& origin : origins) {
+    if (origin.blob == request.blob.digest && (origin.open || origin.registry == registry)) {
+      return &origin;
+    }
+  }
+  return nullptr;
+}
+
 LayerStore::Verdict LayerStore::Judge(const Request& request) const {
   absl::MutexLock lock(&mu_);
   return JudgeLocked(request);
@@ -248,7 +242,7 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   if (proven != layers_.end() && proven->second.diff_id == proven->first &&
       readable(proven->second)) {
     if (options_.share_all) return {Kind::kDeliver, proven->first};
-    const Origin* origin = OriginOf(proven->second, request);
+    const Origin* origin = OriginOf(proven->second.origins, request);
     if (origin != nullptr)
       return {may(*origin) ? Kind::kDeliver : Kind::kAskRegistry, proven->first};
   }
@@ -257,7 +251,7 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   if (request.found == nullptr) return {};
   const auto described = layers_.find(request.UnprovenId());
   if (described == layers_.end()) return {};
-  const Origin* origin = OriginOf(described->second, request);
+  const Origin* origin = OriginOf(described->second.origins, request);
   return {origin != nullptr && may(*origin) ? Kind::kDeliver : Kind::kAskRegistry,
           described->first};
 }
@@ -268,7 +262,7 @@ LayerStore::Verdict LayerStore::JudgeUnprovenLocked(const Request& request) cons
   if (shown == unproven_.end()) return {};
   const auto it = layers_.find(shown->second);
   const bool fills = it != layers_.end() && it->second.state == LayerState::kFilling;
-  if (!fills || OriginOf(it->second, request) == nullptr) return {};
+  if (!fills || OriginOf(it->second.origins, request) == nullptr) return {};
   return {Verdict::Kind::kProve, it->first};
 }
 

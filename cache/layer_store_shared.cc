@@ -38,22 +38,6 @@ absl::Status CheckMoved(const Fd& data, const std::vector<LayerBuilder::Move>& m
   return absl::OkStatus();
 }
 
-absl::Status CopyFile(const Fd& from, const Fd& to, uint64_t bytes, StoreSpace* space,
-                      const CancelToken& cancel) {
-  std::string buffer(kPieceBytes, '\0');
-  for (uint64_t at = 0; at < bytes; at += kPieceBytes) {
-    if (cancel.cancelled()) return absl::CancelledError("the copy is no longer wanted");
-    const size_t want = std::min<uint64_t>(kPieceBytes, bytes - at);
-    IMAGEFS_RETURN_IF_ERROR(
-        PreadExact(from.get(), absl::MakeSpan(buffer.data(), want), at, "its data"));
-    if (space != nullptr) {
-      IMAGEFS_RETURN_IF_ERROR(space->Admit(want, StoreSpace::Writer::kWhole));
-    }
-    IMAGEFS_RETURN_IF_ERROR(PwriteFull(to.get(), std::string_view(buffer.data(), want), at));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 std::optional<SharedLayer> LayerStore::Sharing::Find(const Request& request) const {
@@ -61,11 +45,7 @@ std::optional<SharedLayer> LayerStore::Sharing::Find(const Request& request) con
   absl::StatusOr<SharedLayer> layer = store_.options_.shared->FindLayer(request.diff_id);
   if (!layer.ok()) return std::nullopt;
   const bool recorded = request.recorded == request.diff_id;
-  const std::string registry = request.Registry();
-  const bool same_blob =
-      std::any_of(layer->origins.begin(), layer->origins.end(), [&](const Origin& origin) {
-        return origin.blob == request.blob.digest && origin.registry == registry;
-      });
+  const bool same_blob = OriginOf(layer->origins, request) != nullptr;
   if (!recorded && !same_blob && !store_.options_.share_all) return std::nullopt;
   return *std::move(layer);
 }
@@ -141,8 +121,13 @@ absl::StatusOr<LayerRef> LayerStore::Sharing::Adopt(const SharedLayer& shared, b
   IMAGEFS_ASSIGN_OR_RETURN(Fd data, OpenSharedData(shared));
   if (copy) {
     IMAGEFS_ASSIGN_OR_RETURN(Fd own, OpenFile(path, O_RDWR | O_CREAT | O_EXCL, 0600));
-    IMAGEFS_RETURN_IF_ERROR(Annotate(
-        CopyFile(data, own, shared.data_bytes, store_.options_.space, cancel), shared.data));
+    const auto allow = [&](size_t bytes) -> absl::Status {
+      if (cancel.cancelled()) return absl::CancelledError("the copy is no longer wanted");
+      StoreSpace* const space = store_.options_.space;
+      return space == nullptr ? absl::OkStatus() : space->Admit(bytes, StoreSpace::Writer::kWhole);
+    };
+    IMAGEFS_RETURN_IF_ERROR(
+        Annotate(CopyBytes({data.get()}, {own.get()}, shared.data_bytes, allow), shared.data));
     data = std::move(own);
   } else if (symlink(shared.data.c_str(), path.c_str()) != 0) {
     return ErrnoStatus(errno, path);

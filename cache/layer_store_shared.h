@@ -11,6 +11,7 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_set.h"
@@ -19,6 +20,10 @@
 #include "cache/shared_store.h"
 
 namespace imagefs {
+
+// Returns the origin that proves, or names, the request's blob as the layer's; null if there is
+// none.
+const BlobOrigin* OriginOf(const std::vector<BlobOrigin>& origins, const LayerRequest& request);
 
 // A request in progress: judged, possibly after asking the registry or fetching, then judged again.
 struct LayerStore::Call {

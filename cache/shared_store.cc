@@ -112,11 +112,6 @@ absl::StatusOr<SharedStores::Listed> ReadImage(const std::string& root, const st
                               row.created};
 }
 
-bool Matches(const Platform& wanted, const Platform& have) {
-  return have.os == wanted.os && have.architecture == wanted.architecture &&
-         (wanted.variant.empty() || have.variant.empty() || have.variant == wanted.variant);
-}
-
 // A store that is not mounted has nothing.
 absl::Status UnlessMissing(const absl::Status& status) {
   return absl::IsNotFound(status) ? absl::OkStatus() : status;
@@ -231,20 +226,31 @@ absl::StatusOr<SharedLayer> SharedStores::FindLayer(const Digest& diff_id) const
   return absl::NotFoundError(StrCat("no shared store has layer ", diff_id.ToString()));
 }
 
+std::vector<std::string> SharedStores::NamesIn(const std::string& root,
+                                               const std::string& directory) const {
+  absl::StatusOr<std::vector<std::string>> names = ListDir(directory);
+  if (names.ok()) return *std::move(names);
+  Note(root, UnlessMissing(names.status()));
+  return {};
+}
+
+std::vector<SharedStores::Listed> SharedStores::ImagesIn(const std::string& root,
+                                                         const std::string& directory) const {
+  std::vector<Listed> images;
+  for (const std::string& name : NamesIn(root, directory)) {
+    absl::StatusOr<Listed> image = ReadImage(root, StrCat(directory, "/", name));
+    Note(root, image.status());
+    if (image.ok()) images.push_back(*std::move(image));
+  }
+  return images;
+}
+
 absl::StatusOr<ImageRef> SharedStores::FindImage(const Reference& reference,
                                                  const Platform& platform) const {
   for (const std::string& root : roots_) {
-    const std::string directory = ImageDir(root, reference);
-    const absl::StatusOr<std::vector<std::string>> names = ListDir(directory);
-    if (!names.ok()) {
-      Note(root, UnlessMissing(names.status()));
-      continue;
-    }
-    for (const std::string& name : *names) {
-      const absl::StatusOr<Listed> found = ReadImage(root, StrCat(directory, "/", name));
-      Note(root, Annotate(found.status(), reference.ToString()));
-      if (!found.ok() || found->image->reference != reference.ToString()) continue;
-      if (Matches(platform, found->image->config.platform)) return found->image;
+    for (const Listed& found : ImagesIn(root, ImageDir(root, reference))) {
+      if (found.image->reference != reference.ToString()) continue;
+      if (platform.Matches(found.image->config.platform)) return found.image;
     }
   }
   return absl::NotFoundError(StrCat("no shared store has ", reference.ToString()));
@@ -253,22 +259,9 @@ absl::StatusOr<ImageRef> SharedStores::FindImage(const Reference& reference,
 std::vector<SharedStores::Listed> SharedStores::List() const {
   std::vector<Listed> listed;
   for (const std::string& root : roots_) {
-    const absl::StatusOr<std::vector<std::string>> references = ListDir(root + "/images");
-    if (!references.ok()) {
-      Note(root, UnlessMissing(references.status()));
-      continue;
-    }
-    for (const std::string& reference : *references) {
-      const std::string directory = StrCat(root, "/images/", reference);
-      const absl::StatusOr<std::vector<std::string>> names = ListDir(directory);
-      if (!names.ok()) {
-        Note(root, UnlessMissing(names.status()));
-        continue;
-      }
-      for (const std::string& name : *names) {
-        absl::StatusOr<Listed> found = ReadImage(root, StrCat(directory, "/", name));
-        Note(root, found.status());
-        if (found.ok()) listed.push_back(*std::move(found));
+    for (const std::string& reference : NamesIn(root, root + "/images")) {
+      for (Listed& image : ImagesIn(root, StrCat(root, "/images/", reference))) {
+        listed.push_back(std::move(image));
       }
     }
   }

@@ -72,6 +72,9 @@ class SharedStores {
   std::vector<Listed> List() const;
 
  private:
+  // What cannot be read is noted and left out.
+  std::vector<std::string> NamesIn(const std::string& root, const std::string& directory) const;
+  std::vector<Listed> ImagesIn(const std::string& root, const std::string& directory) const;
   // Logs a trouble with a store when it begins and when it changes.
   void Note(const std::string& root, const absl::Status& status) const ABSL_LOCKS_EXCLUDED(mu_);
 

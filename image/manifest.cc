@@ -354,6 +354,11 @@ Platform Platform::Host() {
   return out;
 }
 
+bool Platform::Matches(const Platform& have) const {
+  return os == have.os && architecture == have.architecture &&
+         (variant.empty() || have.variant.empty() || variant == have.variant);
+}
+
 std::string Platform::ToString() const {
   std::string out = StrCat(os, "/", architecture);
   if (!variant.empty()) StrAppend(&out, "/", variant);

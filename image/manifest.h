@@ -27,6 +27,8 @@ struct Platform {
   static Platform Host();
   std::string ToString() const;
   bool operator==(const Platform&) const = default;
+  // Whether an image of the platform `have` serves; a missing variant matches any variant.
+  bool Matches(const Platform& have) const;
 };
 
 struct Descriptor {

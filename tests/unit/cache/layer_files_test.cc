@@ -104,7 +104,7 @@ TEST_F(LayerFilesTest, WithoutSumsNothingIsBelieved) {
   EXPECT_TRUE(SyncLayer(directory_, LayerSums(), false).ok());
 }
 
-TEST(MoveBytesTest, CopiesInPiecesAndAsksBeforeEach) {
+TEST(CopyBytesTest, CopiesInPiecesAndAsksBeforeEach) {
   const Fd fd(memfd_create("data", MFD_CLOEXEC));
   const std::string bytes = std::string(300 << 10, 'a') + std::string(300 << 10, 'b');
   ASSERT_TRUE(PwriteFull(fd.get(), bytes, 0).ok());
@@ -113,20 +113,20 @@ TEST(MoveBytesTest, CopiesInPiecesAndAsksBeforeEach) {
     asked += n;
     return absl::OkStatus();
   };
-  ASSERT_TRUE(MoveBytes(fd.get(), 0, 1 << 20, bytes.size(), allow).ok());
+  ASSERT_TRUE(CopyBytes({fd.get(), 0}, {fd.get(), 1 << 20}, bytes.size(), allow).ok());
   EXPECT_EQ(asked, bytes.size());
   std::string moved(bytes.size(), '\0');
   ASSERT_TRUE(PreadFull(fd.get(), absl::MakeSpan(moved), 1 << 20).ok());
   EXPECT_EQ(moved, bytes);
 }
 
-TEST(MoveBytesTest, StopsWhereItMayNotGoOnOrHasNoBytes) {
+TEST(CopyBytesTest, StopsWhereItMayNotGoOnOrHasNoBytes) {
   const Fd fd(memfd_create("data", MFD_CLOEXEC));
   ASSERT_TRUE(PwriteFull(fd.get(), "0123456789", 0).ok());
   const auto allow = [](size_t) { return absl::OkStatus(); };
-  EXPECT_TRUE(absl::IsDataLoss(MoveBytes(fd.get(), 5, 100, 6, allow)));
+  EXPECT_TRUE(absl::IsDataLoss(CopyBytes({fd.get(), 5}, {fd.get(), 100}, 6, allow)));
   const auto refuse = [](size_t) { return absl::ResourceExhaustedError("full"); };
-  EXPECT_TRUE(absl::IsResourceExhausted(MoveBytes(fd.get(), 0, 100, 5, refuse)));
+  EXPECT_TRUE(absl::IsResourceExhausted(CopyBytes({fd.get(), 0}, {fd.get(), 100}, 5, refuse)));
   struct stat st;
   ASSERT_EQ(fstat(fd.get(), &st), 0);
   EXPECT_EQ(st.st_size, 10);
