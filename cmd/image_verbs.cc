@@ -87,16 +87,14 @@ absl::Status SignIndex(ClientSession& session, DaemonClient& client,
 
 // Makes one call for each request, and says what came of each. Those before a failed one stay.
 template <typename Request>
-int TransferEach(ClientSession& session, const std::vector<Request>& requests,
+int TransferEach(ClientSession& session, DaemonClient& client, const std::vector<Request>& requests,
                  absl::Status (DaemonClient::*call)(const Request&, const DaemonClient::OnEvent&),
                  const std::string& directory) {
   constexpr bool kExport = std::is_same_v<Request, ExportRequest>;
   const auto text = kExport ? ExportedText : ImportedText;
-  auto client = session.Connect(/*start=*/true);
-  if (!client.ok()) return session.Finish(client.status());
   std::vector<MountResult> results;
   for (const Request& request : requests) {
-    absl::StatusOr<MountResult> result = session.Transfer(**client, request, call);
+    absl::StatusOr<MountResult> result = session.Transfer(client, request, call);
     if (!result.ok()) {
       return session.Finish(
           result.status(),
@@ -215,7 +213,9 @@ int Run(ClientSession& session, const ExportArgs& args) {
     request.set_progress(!args.quiet);
   }
   session.SetTimeout(args.image);
-  return TransferEach(session, requests, &DaemonClient::Export, *directory);
+  auto client = session.Connect(/*start=*/true);
+  if (!client.ok()) return session.Finish(client.status());
+  return TransferEach(session, **client, requests, &DaemonClient::Export, *directory);
 }
 
 int Run(ClientSession& session, const ImportArgs& args) {
@@ -254,7 +254,7 @@ int Run(ClientSession& session, const ImportArgs& args) {
         StrCat(*directory, " has no image ", reference,
                requests.empty() && there.images().empty() ? "; it is empty" : "")));
   }
-  return TransferEach(session, requests, &DaemonClient::Import, *directory);
+  return TransferEach(session, **client, requests, &DaemonClient::Import, *directory);
 }
 
 int Run(ClientSession& session, const IndexArgs& args) {
