@@ -44,18 +44,11 @@ LoggerRef Prepared(LoggerRef logger) {
   return logger;
 }
 
-std::string_view PrefixOf(spdlog::level::level_enum level) {
+std::string PrefixOf(LogLevel level) {
   static const bool journal = std::getenv("JOURNAL_STREAM") != nullptr;
-  switch (level) {
-    case spdlog::level::debug:
-      return journal ? "<7>" : "debug ";
-    case spdlog::level::info:
-      return journal ? "<6>" : "info ";
-    case spdlog::level::warn:
-      return journal ? "<4>" : "warning ";
-    default:
-      return journal ? "<3>" : "error ";
-  }
+  if (journal) return StrCat("<", SyslogPriority(level), ">");
+  constexpr std::string_view kNames[] = {"debug ", "info ", "warning ", "error "};
+  return std::string(kNames[static_cast<size_t>(level)]);
 }
 
 // Gives lines to the background log's writer.
@@ -191,6 +184,11 @@ void SetLogLevel(LogLevel level) { g_level.store(level, std::memory_order_relaxe
 
 LogLevel CurrentLogLevel() { return g_level.load(std::memory_order_relaxed); }
 
+int SyslogPriority(LogLevel level) {
+  constexpr int kPriorities[] = {7, 6, 4, 3};  // LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERR
+  return kPriorities[static_cast<size_t>(level)];
+}
+
 bool LogEnabled(LogLevel level) {
   return level >= g_level.load(std::memory_order_relaxed) && level != LogLevel::kOff;
 }
@@ -201,7 +199,7 @@ void LogLine(LogLevel level, std::string_view line) {
     spdlog::logger* const background = g_background.load(std::memory_order_acquire);
     spdlog::logger& logger = background != nullptr ? *background : DirectLogger();
     const bool plain = background != nullptr && g_has_writer.load(std::memory_order_acquire);
-    logger.log(theirs, "{}{}{}", plain ? "" : PrefixOf(theirs), OneLine(line),
+    logger.log(theirs, "{}{}{}", plain ? "" : PrefixOf(ours), OneLine(line),
                LogContext::Current().text());
   }
 }

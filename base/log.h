@@ -28,6 +28,8 @@ enum class LogLevel { kDebug, kInfo, kWarning, kError, kOff };
 // The initial one is kInfo.
 void SetLogLevel(LogLevel level);
 LogLevel CurrentLogLevel();
+// As syslog(3) and the journal number it. REQUIRES: not kOff.
+int SyslogPriority(LogLevel level);
 bool LogEnabled(LogLevel level);
 void LogLine(LogLevel level, std::string_view line);
 

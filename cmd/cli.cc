@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <iterator>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "base/directory.h"
 #include "base/text.h"
 #include "cmd/mount_option_syntax.h"
+#include "cmd/options.h"
 #include "cmd/print.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -515,7 +517,8 @@ void AddLogLevel(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<LogLevelArgs>(
       app, command, "log-level", "show or set how much the daemon logs until it ends", "");
   verb->add_option("LEVEL", args->level, "debug, info, warning, error")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+      ->check(
+          CLI::IsMember(std::vector<std::string>(std::begin(kLogLevels), std::end(kLogLevels))));
 }
 
 void AddStop(CLI::App& app, Command* command) {
@@ -563,7 +566,8 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions* global, std::string* check_c
   app.add_option("--log-level", global->log_level,
                  "of a daemon that is started: debug, info, "
                  "warning, error (default info)")
-      ->check(CLI::IsMember({"debug", "info", "warning", "error"}));
+      ->check(
+          CLI::IsMember(std::vector<std::string>(std::begin(kLogLevels), std::end(kLogLevels))));
   app.add_option("--ca-file", global->ca_file,
                  "CAs in addition to the system's, PEM, for a daemon that is started")
       ->envname("IMAGEFS_CA_FILE")

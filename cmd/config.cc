@@ -220,9 +220,8 @@ Setter Choice(bool& out, std::string_view yes, std::string_view no) {
 Setter Level(std::string& out) {
   return [&out](const toml::node& node) -> std::string {
     const auto* const text = node.as_string();
-    const bool known = text != nullptr && std::find(std::begin(kLogLevels), std::end(kLogLevels),
-                                                    text->get()) != std::end(kLogLevels);
-    if (!known) return "must be \"debug\", \"info\", \"warning\" or \"error\"";
+    if (text == nullptr || !IsLogLevel(text->get()))
+      return "must be \"debug\", \"info\", \"warning\" or \"error\"";
     out = text->get();
     return "";
   };

@@ -242,8 +242,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   Unary* LogLevel(Context* context, const LogLevelRequest* request, LogLevelReply* reply) override {
     return Run(context, [request, reply]() -> absl::Status {
       if (!request->level().empty()) {
-        if (std::find(std::begin(kLogLevels), std::end(kLogLevels), request->level()) ==
-            std::end(kLogLevels)) {
+        if (!IsLogLevel(request->level())) {
           return absl::InvalidArgumentError(
               StrCat("no log level ", PrintableName(request->level())));
         }

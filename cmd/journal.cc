@@ -19,19 +19,6 @@ namespace {
 
 constexpr size_t kMaxKeyBytes = 40;  // the journal allows 64 with the prefix
 
-int PriorityOf(LogLevel level) {
-  switch (level) {
-    case LogLevel::kDebug:
-      return 7;
-    case LogLevel::kInfo:
-      return 6;
-    case LogLevel::kWarning:
-      return 4;
-    default:
-      return 3;
-  }
-}
-
 std::string FieldName(std::string_view key) {
   std::string name = "IMAGEFS_";
   for (const char c : key.substr(0, kMaxKeyBytes)) {
@@ -42,7 +29,7 @@ std::string FieldName(std::string_view key) {
 
 void WriteToJournal(LogLevel level, const std::string& line) {
   std::vector<std::string> fields = {StrCat("MESSAGE=", line),
-                                     StrCat("PRIORITY=", PriorityOf(level)),
+                                     StrCat("PRIORITY=", SyslogPriority(level)),
                                      "SYSLOG_IDENTIFIER=imagefsd"};
   for (const auto& [key, value] : ParseLogLine(line)) {
     if (key.empty()) {
@@ -56,7 +43,7 @@ void WriteToJournal(LogLevel level, const std::string& line) {
   for (std::string& field : fields) parts.push_back({field.data(), field.size()});
   if (sd_journal_sendv(parts.data(), static_cast<int>(parts.size())) >= 0) return;
   // The journal reads stderr, too.
-  const std::string plain = StrCat("<", PriorityOf(level), ">", line, "\n");
+  const std::string plain = StrCat("<", SyslogPriority(level), ">", line, "\n");
   (void)!write(STDERR_FILENO, plain.data(), plain.size());
 }
 

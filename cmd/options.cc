@@ -28,11 +28,13 @@ absl::Status NoDirectory(std::string_view path) {
 
 }  // namespace
 
+bool IsLogLevel(std::string_view name) {
+  return std::find(std::begin(kLogLevels), std::end(kLogLevels), name) != std::end(kLogLevels);
+}
+
 LogLevel ParseLogLevel(std::string_view name) {
-  if (name == "debug") return LogLevel::kDebug;
-  if (name == "warning") return LogLevel::kWarning;
-  if (name == "error") return LogLevel::kError;
-  return LogLevel::kInfo;
+  const auto* const found = std::find(std::begin(kLogLevels), std::end(kLogLevels), name);
+  return IsLogLevel(name) ? static_cast<LogLevel>(found - std::begin(kLogLevels)) : LogLevel::kInfo;
 }
 
 std::string_view LogLevelName(LogLevel level) {

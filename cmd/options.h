@@ -28,8 +28,9 @@ struct Paths {
 
 // Parses a value of --log-level; "" = the default.
 inline constexpr char kDefaultLogLevel[] = "info";
-LogLevel ParseLogLevel(std::string_view name);
 inline constexpr std::string_view kLogLevels[] = {"debug", "info", "warning", "error"};
+bool IsLogLevel(std::string_view name);
+LogLevel ParseLogLevel(std::string_view name);  // the default if it is none
 std::string_view LogLevelName(LogLevel level);
 
 // Returns the value of an environment variable, or "" if it is unset.

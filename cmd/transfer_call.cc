@@ -129,9 +129,10 @@ absl::Status TransferCall::Succeed(MountEvent result) {
 void TransferCall::End(absl::Status status, std::optional<MountEvent> result) {
   if (status.ok() && group_->left()) status = CallerLeft();
   if (!status.ok()) result.reset();
-  LogText line = LogLineOf(status, result);
   const LogLevel level =
       status.ok() || absl::IsCancelled(status) ? LogLevel::kInfo : LogLevel::kWarning;
+  std::string line;
+  if (LogEnabled(level)) line = LogLineOf(status, result).Take();
   {
     absl::MutexLock lock(&mu_);
     if (answer_.has_value()) return;
@@ -139,7 +140,7 @@ void TransferCall::End(absl::Status status, std::optional<MountEvent> result) {
     pending_progress_.reset();
     Count(*answer_);
   }
-  if (LogEnabled(level)) LogLine(level, line.Take());
+  if (!line.empty()) LogLine(level, line);
   Pump();
 }
 
