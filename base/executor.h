@@ -21,11 +21,11 @@ namespace imagefs {
 // Lower runs first.
 enum class Priority : int { kOnDemand = 0, kForeground = 1, kReadahead = 2, kBackground = 3 };
 
-// A priority that can be raised while the work is queued or running. Shared by a flight and the
-// work it started.
 // As a word: "on-demand", "foreground", "readahead", "background".
 std::string_view PriorityName(Priority priority);
 
+// A priority that can be raised while the work is queued or running. Shared by a flight and the
+// work it started.
 class LivePriority {
  public:
   explicit LivePriority(Priority p) : value_(static_cast<int>(p)) {}

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Counts values by size, for metrics. Lock-free: measuring costs a few atomic additions, so that
-// threads that never block can do it. Owned by whoever measures; there is no global registry.
+// threads that never block can do it. Owned by the part that measures; there is no global registry.
 #pragma once
 
 #include <array>

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // For whom a thread works, for the lines that it logs: "call=12" is appended to each of them. The
-// context follows the work: executors, timers, flights and HTTP requests keep that of whoever
-// started them, and work on with it. So all lines of one call have one id, from the command to the
-// socket. Of a flight that many share, the work has the context of the caller that it was started
-// for, and each caller's own callback its own.
+// context follows the work: executors, timers, flights and HTTP requests keep that of the
+// caller that started them, and work on with it. So all lines of one call have one id, from the
+// command to the socket. Of a flight that many share, the work has the context of the caller that
+// it was started for, and each caller's own callback its own.
 //
 //   const LogContext::Scope scope(LogContext(StrCat(" call=", id)));
 #pragma once

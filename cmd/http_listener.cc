@@ -33,7 +33,7 @@ constexpr char kPlain[] = "text/plain; charset=utf-8";
 void LogHttp(void*, const char* format, va_list arguments) {
   char text[256];
   vsnprintf(text, sizeof(text), format, arguments);
-  LogDebug("http_listener said=\"", Printable(text), "\"");
+  LogDebug("http_listener said=", Printable(text));
 }
 
 class HttpListenerImpl : public HttpListener {

@@ -16,8 +16,8 @@ namespace imagefs {
 
 struct ListenAddress {
   // Accepts "127.0.0.1:9100", "[::1]:9100", "localhost:9100", and "/path" or "unix:/path" of a unix
-  // socket. No other names, and no port without an address: whoever makes a service without
-  // authentication public has to write the address.
+  // socket. No other names, and no port without an address: there is no authentication, so other
+  // machines are let in only by an address that is written out.
   static absl::StatusOr<ListenAddress> Parse(std::string_view text);
 
   bool is_unix() const { return !path.empty(); }

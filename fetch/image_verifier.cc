@@ -152,7 +152,7 @@ absl::StatusOr<std::vector<std::string>> ImageVerifier::Programs() const {
       programs.push_back(*std::move(program));
     } else {
       LogWarning("verify.no_program path=", PrintableName(path),
-                 " cause=\"no file that can be executed\"");
+                 " cause=no file that can be executed");
     }
   }
   if (programs.empty()) {
