@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/cli.h"
 
+#include <strings.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iterator>
 #include <memory>
 #include <utility>
@@ -11,6 +14,7 @@
 #include "base/directory.h"
 #include "base/similar.h"
 #include "base/text.h"
+#include "cmd/list_filter.h"
 #include "cmd/mount_option_syntax.h"
 #include "cmd/options.h"
 #include "cmd/print.h"
@@ -138,8 +142,8 @@ void AddMount(CLI::App& app, Command* command) {
 void AddUmount(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<UmountArgs>(app, command, "umount", "unmount", kUmountHelp);
   verb->add_option("DIR", args->directories, "directories")->check(BadPath);
-  verb->add_flag("--all", args->all, "everything");
-  verb->add_flag("--lazy", args->lazy, "also mounts that are in use");
+  verb->add_flag("-a,--all", args->all, "everything");
+  verb->add_flag("-l,--lazy", args->lazy, "also mounts that are in use");
 }
 
 void AddPull(CLI::App& app, Command* command) {
@@ -284,10 +288,64 @@ void AddPrune(CLI::App& app, Command* command) {
       });
 }
 
+// Returns "" or why `text` is no list of columns; adds them to `columns`, if it is not null.
+std::string ParseColumns(const std::string& text, const std::vector<std::string>& all,
+                         std::vector<std::string>* columns) {
+  for (const std::string_view part : Split(text, ',')) {
+    const auto found = std::find_if(all.begin(), all.end(), [part](const std::string& column) {
+      return column.size() == part.size() &&
+             strncasecmp(column.c_str(), part.data(), part.size()) == 0;
+    });
+    if (found == all.end()) {
+      return StrCat("\"", PrintableName(part, 60), "\" is no column; the columns are ",
+                    CLI::detail::join(all, ", "));
+    }
+    if (columns != nullptr) columns->push_back(*found);
+  }
+  return "";
+}
+
+// `name`: the column that --quiet is short for.
+void AddListOptions(CLI::App* verb, ListOptions* list, const std::vector<std::string>& columns,
+                    absl::Span<const std::string_view> keys, const std::string& name) {
+  verb->add_option("--filter", list->filters,
+                   StrCat("only what matches the pattern: ", CLI::detail::join(keys, ", ")))
+      ->type_name("KEY=PATTERN")
+      ->allow_extra_args(false)
+      ->check([keys](const std::string& filter) { return ListFilter::WhyNot(filter, keys); });
+  verb->add_option_function<std::string>(
+          "-o,--output",
+          [list, columns](const std::string& text) {
+            list->columns.clear();
+            (void)ParseColumns(text, columns, &list->columns);
+          },
+          "these columns, separated by commas")
+      ->type_name("COLUMNS")
+      ->check([columns](const std::string& text) { return ParseColumns(text, columns, nullptr); });
+  verb->add_flag_callback(
+      "-n,--noheadings", [list] { list->headings = false; }, "no line of headings");
+  verb->add_flag_callback(
+      "-q,--quiet",
+      [list, name] {
+        list->columns = {name};
+        list->headings = false;
+      },
+      StrCat("only the column ", name, ", without heading"));
+}
+
+void AddLs(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<LsArgs>(
+      app, command, "ls", "list mounts, and recorded ones that are not mounted", kLsHelp);
+  verb->add_option("DIR", args->directories, "directories of mounts")->check(BadPath);
+  AddListOptions(verb, &args->list, MountColumns(), MountFilterKeys(), "DIRECTORY");
+}
+
 void AddImagesVerb(CLI::App& app, Command* command) {
   const auto [verb, args] =
-      AddVerb<ImagesArgs>(app, command, "images", "list the images in the store", "");
+      AddVerb<ImagesArgs>(app, command, "images", "list the images in the store", kImagesHelp);
+  verb->add_option("REF", args->names, "names, patterns or digests of images")->check(Empty);
   verb->add_flag("-a,--all", args->all, "also those that only containerd or podman hold");
+  AddListOptions(verb, &args->list, ImageColumns(), ImageFilterKeys(), "REFERENCE");
 }
 
 void AddStatus(CLI::App& app, Command* command) {
@@ -335,7 +393,7 @@ void AddStop(CLI::App& app, Command* command) {
 void AddVerbs(CLI::App& app, Command* command) {
   AddMount(app, command);
   AddUmount(app, command);
-  AddVerb<LsArgs>(app, command, "ls", "list mounts, and recorded ones that are not mounted", "");
+  AddLs(app, command);
   AddImagesVerb(app, command);
   AddPull(app, command);
   AddRpull(app, command);
@@ -403,18 +461,23 @@ CliExit UsageError(std::string_view message, std::string_view verb, bool json) {
 }
 
 bool IsVerb(const CLI::App& app, const std::string& word) {
-  return !app.get_subcommands([&](const CLI::App* verb) { return verb->get_name() == word; })
-              .empty();
+  return !app.get_subcommands([&](const CLI::App* verb) { return verb->check_name(word); }).empty();
+}
+
+// Returns the verb that `word` is another tool's name for, or `word`.
+const char* VerbOf(const char* word) {
+  constexpr std::pair<std::string_view, const char*> kAliases[] = {
+      {"unmount", "umount"}, {"list", "ls"},   {"ps", "ls"},     {"info", "status"},
+      {"rmi", "rm"},         {"remove", "rm"}, {"delete", "rm"},
+  };
+  for (const auto& [alias, verb] : kAliases) {
+    if (word == alias) return verb;
+  }
+  return word;
 }
 
 // Returns a suggestion to append to a message, or "" if nothing is similar.
 std::string DidYouMean(const CLI::App& app, const std::string& word) {
-  constexpr std::pair<std::string_view, std::string_view> kOtherNames[] = {
-      {"list", "ls"}, {"ps", "ls"},       {"remove", "rm"}, {"delete", "rm"},
-      {"rmi", "rm"},  {"info", "status"}, {"df", "status"}, {"version", "--version"}};
-  for (const auto& [other, name] : kOtherNames) {
-    if (word == other) return StrCat("; did you mean ", name, "?");
-  }
   std::vector<std::string> names;
   for (const CLI::App* verb : app.get_subcommands([](const CLI::App*) { return true; })) {
     names.push_back(verb->get_name());
@@ -423,8 +486,9 @@ std::string DidYouMean(const CLI::App& app, const std::string& word) {
   return best.empty() ? "" : StrCat("; did you mean ", best, "?");
 }
 
-// Returns "" or what is wrong with the first word that is neither an option nor the value of one.
-std::string CheckVerb(const CLI::App& app, absl::Span<const char* const> arguments) {
+// Finds the first word that is neither an option nor the value of one, and replaces another tool's
+// word for a verb by the verb. Returns "" or what is wrong with it.
+std::string ResolveVerb(const CLI::App& app, std::vector<const char*>& arguments) {
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string word = arguments[i];
     if (word.starts_with('-')) {
@@ -432,7 +496,8 @@ std::string CheckVerb(const CLI::App& app, absl::Span<const char* const> argumen
       if (option != nullptr && option->get_expected_max() > 0) ++i;
       continue;
     }
-    if (IsVerb(app, word)) return "";
+    arguments[i] = VerbOf(arguments[i]);
+    if (IsVerb(app, arguments[i])) return "";
     return StrCat("\"", PrintableName(word, 60), "\" is not a verb", DidYouMean(app, word));
   }
   return "";
@@ -499,26 +564,28 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
                                      bool json) {
   Command command;
   std::string check_config, help_verb;
-  const absl::Span<const char* const> arguments(argv + 1, static_cast<size_t>(argc) - 1);
+  std::vector<const char*> arguments(argv + 1, argv + argc);
   CLI::App app(kIntroduction, "imagefs");
   app.set_help_flag("-h,--help", "this text");
-  app.set_version_flag("--version",
-                       json ? VersionJson(version) : StrCat("imagefs ", version, "\n"));
+  const std::string version_text = json ? VersionJson(version) : StrCat("imagefs ", version, "\n");
+  app.set_version_flag("-V,--version", version_text);
   app.require_subcommand(0, 1);
   app.fallthrough();
   AddGlobalOptions(app, &command.global, &check_config);
   AddVerbs(app, &command);
   CLI::App* help = app.add_subcommand("help", "explain a verb");
   help->add_option("VERB", help_verb);
+  const CLI::App* const version_verb = app.add_subcommand("version", "the same as --version");
   std::string problem = CheckArguments(arguments);
-  if (problem.empty()) problem = CheckVerb(app, arguments);
+  if (problem.empty()) problem = ResolveVerb(app, arguments);
   if (!problem.empty()) return UsageError(problem, "", json);
   const auto chosen = [&app] {
     const auto verbs = app.get_subcommands();
     return verbs.empty() ? std::string() : verbs[0]->get_name();
   };
   try {
-    app.parse(argc, argv);
+    arguments.insert(arguments.begin(), argv[0]);
+    app.parse(argc, arguments.data());
   } catch (const CLI::CallForVersion& version_call) {
     return CliExit{0, version_call.what(), ""};
   } catch (const CLI::CallForHelp&) {
@@ -530,7 +597,9 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
     return UsageError(error.what(), chosen(), json);
   }
   const std::string verb = chosen();
+  if (version_verb->parsed()) return CliExit{0, version_text, ""};
   if (help->parsed()) {
+    help_verb = VerbOf(help_verb.c_str());
     if (!help_verb.empty() && !IsVerb(app, help_verb)) {
       return UsageError(StrCat("\"", PrintableName(help_verb, 60), "\" is not a verb",
                                DidYouMean(app, help_verb)),

@@ -18,6 +18,13 @@ struct GlobalOptions {
   bool json = false;
 };
 
+// What a verb that lists shows of its list.
+struct ListOptions {
+  std::vector<std::string> filters;  // KEY=PATTERN (list_filter.h)
+  std::vector<std::string> columns;  // headings; none = all
+  bool headings = true;
+};
+
 // How a verb resolves the images it names.
 struct ImageOptions {
   std::string platform;  // "" = this machine's
@@ -57,10 +64,15 @@ struct UmountArgs {
   bool lazy = false;
 };
 
-struct LsArgs {};
+struct LsArgs {
+  std::vector<std::string> directories;  // none = all
+  ListOptions list;
+};
 
 struct ImagesArgs {
+  std::vector<std::string> names;  // of any kind that KeepNamed takes; none = all
   bool all = false;
+  ListOptions list;
 };
 
 struct PullArgs {

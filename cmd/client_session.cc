@@ -10,6 +10,7 @@
 #include "base/text.h"
 #include "base/units.h"
 #include "cmd/config.h"
+#include "cmd/list_filter.h"
 #include "cmd/options.h"
 #include "cmd/print.h"
 #include "cmd/progress.h"
@@ -27,8 +28,28 @@ using Clock = std::chrono::steady_clock;
 
 }  // namespace
 
-absl::StatusOr<Reference> ClientSession::ParseReference(const std::string& text) const {
+absl::StatusOr<std::string> ClientSession::ReferenceOfDigest(const std::string& name) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<DaemonClient> client, Connect(/*start=*/true));
+  control::v1::ListImagesReply images;
+  IMAGEFS_RETURN_IF_ERROR(client->ListImages(/*all=*/false, &images));
+  std::string found;
+  for (const control::v1::Image& image : images.images()) {
+    if (!DigestMatches(image.manifest_digest(), name) || image.reference() == found) continue;
+    if (!found.empty()) {
+      return absl::InvalidArgumentError(StrCat(name, " is the digest of ", found, " and of ",
+                                               image.reference(), "; name one of them"));
+    }
+    found = image.reference();
+  }
+  return found;
+}
+
+absl::StatusOr<Reference> ClientSession::ParseReference(const std::string& text) {
   std::string full = text;
+  if (IsDigestName(text)) {
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string found, ReferenceOfDigest(text));
+    if (!found.empty()) return Reference::Parse(found);
+  }
   if (IsShortName(text)) {
     IMAGEFS_ASSIGN_OR_RETURN(const Config config, LoadConfig(global_.config));
     IMAGEFS_ASSIGN_OR_RETURN(full,
@@ -44,9 +65,8 @@ absl::StatusOr<Reference> ClientSession::ParseReference(const std::string& text)
   return reference;
 }
 
-absl::Status ClientSession::AddReferences(
-    const std::vector<std::string>& references,
-    google::protobuf::RepeatedPtrField<std::string>* out) const {
+absl::Status ClientSession::AddReferences(const std::vector<std::string>& references,
+                                          google::protobuf::RepeatedPtrField<std::string>* out) {
   for (const std::string& text : references) {
     IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseReference(text));
     *out->Add() = reference.ToString();

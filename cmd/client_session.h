@@ -47,10 +47,12 @@ class ClientSession {
   int Finish(const absl::Status& status, std::string_view object = "");
 
   // Parses a reference that the user typed: completes a short name as the configuration says, and
-  // makes a path absolute, because the daemon has another working directory.
-  absl::StatusOr<Reference> ParseReference(const std::string& text) const;
+  // makes a path absolute, because the daemon has another working directory. The beginning of a
+  // digest (list_filter.h) is the image in the store that has it, if there is one; it fails if more
+  // than one reference has such a digest. Asks a daemon only in that case.
+  absl::StatusOr<Reference> ParseReference(const std::string& text);
   absl::Status AddReferences(const std::vector<std::string>& references,
-                             google::protobuf::RepeatedPtrField<std::string>* out) const;
+                             google::protobuf::RepeatedPtrField<std::string>* out);
 
   // Limits the calls of clients connected from now on.
   void SetTimeout(const ImageOptions& options) {
@@ -78,6 +80,8 @@ class ClientSession {
 
  private:
   DaemonClient::Options ClientOptions(bool start);
+  // "" = no image in the store has such a digest.
+  absl::StatusOr<std::string> ReferenceOfDigest(const std::string& name);
   absl::StatusOr<control::v1::MountResult> Transfer(
       absl::FunctionRef<absl::Status(const DaemonClient::OnEvent&)> call);
 

@@ -14,6 +14,7 @@
 #include "base/text.h"
 #include "cmd/client.h"
 #include "cmd/interrupt.h"
+#include "cmd/list_filter.h"
 #include "cmd/print.h"
 #include "cmd/rendezvous.h"
 #include "cmd/verb_handlers.h"
@@ -69,6 +70,50 @@ int MountStatus(ClientSession& session, const std::string& of) {
   return session.Finish(status);
 }
 
+TableStyle StyleOf(const ListOptions& list) { return {list.columns, list.headings}; }
+
+// Fails if one of the directories is not in the list.
+absl::Status KeepDirectories(const std::vector<std::string>& directories, ListMountsReply* reply) {
+  if (directories.empty()) return absl::OkStatus();
+  ListMountsReply kept;
+  for (const std::string& directory : directories) {
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string path, AbsolutePath(directory));
+    const auto found =
+        std::find_if(reply->mounts().begin(), reply->mounts().end(),
+                     [&path](const Mount& mount) { return mount.directory() == path; });
+    if (found == reply->mounts().end()) {
+      return absl::NotFoundError(StrCat("no image is mounted on ", PrintableName(path)));
+    }
+    *kept.add_mounts() = *found;
+  }
+  reply->Swap(&kept);
+  return absl::OkStatus();
+}
+
+// Fails if one of the names is that of no image in the list.
+absl::Status KeepImages(ClientSession& session, const std::vector<std::string>& names,
+                        ListImagesReply* reply) {
+  if (names.empty()) return absl::OkStatus();
+  ListImagesReply kept;
+  for (const std::string& name : names) {
+    ListImagesReply named = *reply;
+    const absl::StatusOr<Reference> reference = session.ParseReference(name);
+    KeepNamed(name, reference.ok() ? &*reference : nullptr, &named);
+    if (named.images().empty()) {
+      return absl::NotFoundError(StrCat("no image ", PrintableName(name), " in the store"));
+    }
+    for (Image& image : *named.mutable_images()) {
+      const bool twice =
+          std::any_of(kept.images().begin(), kept.images().end(), [&image](const Image& other) {
+            return other.reference() == image.reference() && other.platform() == image.platform();
+          });
+      if (!twice) kept.add_images()->Swap(&image);
+    }
+  }
+  reply->Swap(&kept);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 int Run(ClientSession& session, const UmountArgs& args) {
@@ -92,24 +137,30 @@ int Run(ClientSession& session, const UmountArgs& args) {
   return reply.failures().empty() ? 0 : 1;
 }
 
-int Run(ClientSession& session, const LsArgs&) {
+int Run(ClientSession& session, const LsArgs& args) {
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
   ListMountsReply reply;
-  const absl::Status status = (*client)->ListMounts(&reply);
-  if (status.ok())
-    session.out().Print(session.json() ? MountsJson(reply) : MountsText(reply, time(nullptr)));
-  return session.Finish(status);
+  absl::Status status = (*client)->ListMounts(&reply);
+  if (status.ok()) status = KeepDirectories(args.directories, &reply);
+  if (!status.ok()) return session.Finish(status);
+  ListFilter(args.list.filters).Apply(&reply);
+  session.out().Print(session.json() ? MountsJson(reply)
+                                     : MountsText(reply, time(nullptr), StyleOf(args.list)));
+  return 0;
 }
 
 int Run(ClientSession& session, const ImagesArgs& args) {
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
   ListImagesReply reply;
-  const absl::Status status = (*client)->ListImages(args.all, &reply);
-  if (status.ok())
-    session.out().Print(session.json() ? ImagesJson(reply) : ImagesText(reply, time(nullptr)));
-  return session.Finish(status);
+  absl::Status status = (*client)->ListImages(args.all, &reply);
+  if (status.ok()) status = KeepImages(session, args.names, &reply);
+  if (!status.ok()) return session.Finish(status);
+  ListFilter(args.list.filters).Apply(&reply);
+  session.out().Print(session.json() ? ImagesJson(reply)
+                                     : ImagesText(reply, time(nullptr), StyleOf(args.list)));
+  return 0;
 }
 
 int Run(ClientSession& session, const InspectArgs& args) {

@@ -2,6 +2,7 @@
 // The command. It is the daemon's client and starts in a few milliseconds, since it links none of
 // the daemon's libraries. For a verb that runs the daemon or parts of it, it executes the
 // program imagefsd in the same directory.
+#include <locale.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -19,6 +20,7 @@
 int main(int argc, char** argv) {
   imagefs::KeepMemoryPrivate();
   imagefs::HoldStandardDescriptors();
+  setlocale(LC_CTYPE, "");  // how wide a name is on the terminal
   const bool helper = argc > 0 && imagefs::IsMountHelper(argv[0]);
   const auto parsed = helper ? imagefs::ParseMountHelper(argc, argv, IMAGEFS_VERSION)
                              : imagefs::ParseCommandLine(argc, argv, IMAGEFS_VERSION);

@@ -184,13 +184,19 @@ std::string UnmountJson(const UnmountReply& reply) {
   return Done(json);
 }
 
-std::string MountsText(const ListMountsReply& reply, int64_t now_unix) {
-  Table table({"DIRECTORY", "REFERENCE", "MODE", "RW", "AGE", "STATE"});
+const std::vector<std::string>& MountColumns() {
+  static const std::vector<std::string> columns = {"DIRECTORY", "REFERENCE", "MODE",
+                                                   "RW",        "AGE",       "STATE"};
+  return columns;
+}
+
+std::string MountsText(const ListMountsReply& reply, int64_t now_unix, const TableStyle& style) {
+  Table table(MountColumns());
   for (const Mount& mount : reply.mounts()) {
     table.Row({mount.directory(), mount.reference(), mount.mode(), mount.writable() ? "rw" : "ro",
                Age(mount.created_unix(), now_unix), StateOf(mount)});
   }
-  return table.Text();
+  return table.Text(style);
 }
 
 std::string MountsJson(const ListMountsReply& reply) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "cmd/table.h"
 
 namespace imagefs {
 
@@ -44,7 +45,12 @@ std::string MountJson(const control::v1::MountResult& result);
 
 std::string UnmountJson(const control::v1::UnmountReply& reply);
 
-std::string MountsText(const control::v1::ListMountsReply& reply, int64_t now_unix);
+// The headings of the tables that a caller can choose columns of.
+const std::vector<std::string>& MountColumns();
+const std::vector<std::string>& ImageColumns();
+
+std::string MountsText(const control::v1::ListMountsReply& reply, int64_t now_unix,
+                       const TableStyle& style = {});
 std::string MountsJson(const control::v1::ListMountsReply& reply);
 
 // Of one image of export-store or import, and of all that were done until `status`.
@@ -54,7 +60,8 @@ std::string SharedStoreJson(const std::vector<control::v1::MountResult>& results
                             const std::string& directory, bool exported,
                             const absl::Status& status);
 std::string LogLevelJson(const std::string& level);
-std::string ImagesText(const control::v1::ListImagesReply& reply, int64_t now_unix);
+std::string ImagesText(const control::v1::ListImagesReply& reply, int64_t now_unix,
+                       const TableStyle& style = {});
 std::string ImagesJson(const control::v1::ListImagesReply& reply);
 
 std::string InspectText(const control::v1::InspectReply& reply);

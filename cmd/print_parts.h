@@ -13,33 +13,9 @@
 #include "base/json.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "cmd/table.h"
 
 namespace imagefs {
-
-// Columns as wide as their widest cell, separated by two blanks.
-class Table {
- public:
-  explicit Table(std::vector<std::string> head) { rows_.push_back(std::move(head)); }
-  void Row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
-  std::string Text() const {
-    std::vector<size_t> width(rows_[0].size(), 0);
-    for (const auto& row : rows_) {
-      for (size_t i = 0; i < row.size(); ++i) width[i] = std::max(width[i], row[i].size());
-    }
-    std::string out;
-    for (const auto& row : rows_) {
-      for (size_t i = 0; i < row.size(); ++i) {
-        out += row[i];
-        if (i + 1 < row.size()) out.append(width[i] - row[i].size() + 2, ' ');
-      }
-      out += '\n';
-    }
-    return out;
-  }
-
- private:
-  std::vector<std::vector<std::string>> rows_;
-};
 
 inline void WriteError(JsonWriter& json, const absl::Status& status) {
   json.Key("error")

@@ -55,16 +55,22 @@ std::string StateInWords(const Image& image) {
 
 }  // namespace
 
-std::string ImagesText(const ListImagesReply& reply, int64_t now_unix) {
-  Table table({"REFERENCE", "PLATFORM", "DIGEST", "LAYERS", "COMPRESSED", "UNPACKED", "DISK",
-               "STATE", "AGE", "USED BY"});
+const std::vector<std::string>& ImageColumns() {
+  static const std::vector<std::string> columns = {"REFERENCE",  "PLATFORM", "DIGEST", "LAYERS",
+                                                   "COMPRESSED", "UNPACKED", "DISK",   "STATE",
+                                                   "AGE",        "USED BY"};
+  return columns;
+}
+
+std::string ImagesText(const ListImagesReply& reply, int64_t now_unix, const TableStyle& style) {
+  Table table(ImageColumns());
   for (const Image& image : reply.images()) {
     table.Row({image.reference(), image.platform(), ShortDigest(image.manifest_digest()),
                StrCat(image.layers()), FormatBytes(image.compressed_bytes()),
                FormatBytes(image.unpacked_bytes()), FormatBytes(image.disk_bytes()),
                StateInWords(image), Age(image.created_unix(), now_unix), UsedBy(image)});
   }
-  return table.Text();
+  return table.Text(style);
 }
 
 std::string ImagesJson(const ListImagesReply& reply) {

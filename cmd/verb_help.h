@@ -36,6 +36,23 @@ inline constexpr char kUmountHelp[] =
     "  imagefs umount /mnt /srv/app\n"
     "  imagefs umount --all\n";
 
+inline constexpr char kLsHelp[] =
+    "With directories, only their mounts; one that is not mounted is an error.\n"
+    "\n"
+    "  imagefs ls\n"
+    "  imagefs ls --filter state=filling -o directory,state\n"
+    "  imagefs ls -q --filter reference='registry.example/*'\n";
+
+inline constexpr char kImagesHelp[] =
+    "With names, only those images: a reference, a name without tag (all its tags), a pattern, or\n"
+    "the first 12 or more digits of a digest, which every verb takes in place of a reference. One\n"
+    "that is not in the store is an error.\n"
+    "\n"
+    "  imagefs images\n"
+    "  imagefs images alpine\n"
+    "  imagefs images --filter used=false -o reference,disk\n"
+    "  imagefs rm $(imagefs images -q 'registry.example/ci/*')\n";
+
 inline constexpr char kPullHelp[] =
     "Fetches an image without mounting it, and returns when it is synced to disk.\n"
     "\n"

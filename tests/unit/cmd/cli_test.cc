@@ -188,8 +188,8 @@ TEST(CliTest, HelpTeaches) {
 TEST(CliTest, AWordThatIsNoVerbIsNamedAndAnotherOneProposed) {
   EXPECT_EQ(Exit({"mout", "alpine", "/mnt"}).error,
             "imagefs: \"mout\" is not a verb; did you mean mount?; try: imagefs help\n");
-  EXPECT_NE(Exit({"unmount", "/mnt"}).error.find("did you mean umount?"), std::string::npos);
-  EXPECT_NE(Exit({"--json", "list"}).error.find("did you mean ls?"), std::string::npos);
+  EXPECT_NE(Exit({"umuont", "/mnt"}).error.find("did you mean umount?"), std::string::npos);
+  EXPECT_NE(Exit({"--json", "image"}).error.find("did you mean images?"), std::string::npos);
   EXPECT_NE(Exit({"--root", "mount", "muont"}).error.find("did you mean mount?"),
             std::string::npos);
   EXPECT_EQ(Exit({"run", "alpine"}).error.find("alpine"), std::string::npos);
@@ -197,6 +197,41 @@ TEST(CliTest, AWordThatIsNoVerbIsNamedAndAnotherOneProposed) {
   // Nothing comes near.
   EXPECT_EQ(Exit({"frobnicate"}).error.find("did you mean"), std::string::npos);
   EXPECT_EQ(Exit({std::string(100000, 'a').c_str()}).error.find("did you mean"), std::string::npos);
+}
+
+TEST(CliTest, WordsOfOtherToolsAreVerbs) {
+  EXPECT_EQ(Parsed<UmountArgs>({"unmount", "-l", "/mnt"}).directories,
+            std::vector<std::string>{"/mnt"});
+  EXPECT_TRUE(Parsed<UmountArgs>({"umount", "-a"}).all);
+  EXPECT_TRUE(Parsed<LsArgs>({"--root", "list", "list"}).directories.empty());
+  (void)Parsed<LsArgs>({"ps"});
+  (void)Parsed<StatusArgs>({"info"});
+  EXPECT_TRUE(Parsed<RmArgs>({"rmi", "-f", "alpine"}).force);
+  (void)Parsed<RmArgs>({"remove", "alpine"});
+  (void)Parsed<RmArgs>({"delete", "alpine"});
+  EXPECT_EQ(Exit({"version"}).output, "imagefs 1.2.3\n");
+  EXPECT_EQ(Exit({"-V"}).output, "imagefs 1.2.3\n");
+  EXPECT_EQ(Exit({"version", "--json"}).output, Exit({"--version", "--json"}).output);
+  EXPECT_EQ(Exit({"help", "unmount"}).output, Exit({"help", "umount"}).output);
+  EXPECT_EQ(Exit({"mount", "list"}).code, 2) << "only the verb";
+}
+
+TEST(CliTest, ListsHaveColumnsAndFilters) {
+  const ImagesArgs images =
+      Parsed<ImagesArgs>({"images", "alpine", "--filter", "used=false", "--filter", "state=c*",
+                          "-o", "reference,Disk", "-n", "other"});
+  EXPECT_EQ(images.names, (std::vector<std::string>{"alpine", "other"}));
+  EXPECT_EQ(images.list.filters, (std::vector<std::string>{"used=false", "state=c*"}));
+  EXPECT_EQ(images.list.columns, (std::vector<std::string>{"REFERENCE", "DISK"}));
+  EXPECT_FALSE(images.list.headings);
+  EXPECT_TRUE(Parsed<ImagesArgs>({"images"}).list.headings);
+  const LsArgs mounts = Parsed<LsArgs>({"ls", "-q", "/mnt"});
+  EXPECT_EQ(mounts.list.columns, std::vector<std::string>{"DIRECTORY"});
+  EXPECT_FALSE(mounts.list.headings);
+  EXPECT_EQ(Exit({"ls", "-o", "size"}).code, 2);
+  EXPECT_NE(Exit({"ls", "-o", "size"}).error.find("DIRECTORY, REFERENCE"), std::string::npos);
+  EXPECT_EQ(Exit({"ls", "--filter", "used=true"}).code, 2);
+  EXPECT_EQ(Exit({"images", ""}).code, 2);
 }
 
 TEST(CliTest, TheArgumentThatIsTooMuchIsNamed) {
