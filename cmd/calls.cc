@@ -101,6 +101,7 @@ void FillMount(const MountRecord& record, Mount* out) {
   out->set_created_unix(record.created_unix);
   out->set_state("mounted");
   out->set_upper(record.upper);
+  out->set_mount_namespace(record.name_space);
   const MountFlags& flags = record.options.flags;
   if (flags.nosuid) out->add_options("nosuid");
   if (flags.nodev) out->add_options("nodev");

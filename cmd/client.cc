@@ -157,6 +157,8 @@ absl::Status DaemonClient::Greet(pid_t peer, bool* lost) {
       proxies_ = reply.proxies();
       daemon_ = options_.paths;
       if (!reply.root().empty()) daemon_.root = reply.root();
+      if (!reply.run().empty()) daemon_.run = reply.run();
+      mount_namespace_ = reply.mount_namespace();
       return CheckSettings(reply);
     }
     if (outcome.answered || !absl::IsDeadlineExceeded(outcome.status)) return outcome.status;

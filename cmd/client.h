@@ -113,6 +113,9 @@ class DaemonClient {
   absl::Status GetStatus(control::v1::StatusReply* reply);
   absl::Status Shutdown(bool unmount, control::v1::ShutdownReply* reply);
   pid_t pid() const { return pid_; }  // of the daemon
+  const std::string& run() const { return daemon_.run; }
+  // The daemon's mount namespace (OwnMountNamespace); 0 = unknown.
+  uint64_t mount_namespace() const { return mount_namespace_; }
 
  private:
   struct Rpc;  // channel and stub
@@ -143,6 +146,7 @@ class DaemonClient {
   pid_t pid_ = 0;
   Paths daemon_;
   std::string proxies_;
+  uint64_t mount_namespace_ = 0;
   std::atomic<bool> said_{false};
 };
 

@@ -19,6 +19,7 @@
 #include "cmd/process_stats.h"
 #include "cmd/space_calls.h"
 #include "fs/fuse_loop.h"
+#include "fs/mount_namespace.h"
 
 namespace imagefs {
 
@@ -144,6 +145,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     reply->set_ca_file(options_.ca_file);
     reply->set_log_level(std::string(LogLevelName(CurrentLogLevel())));
     reply->set_proxies(options_.proxies);
+    reply->set_mount_namespace(mount_namespace_);
     Unary* reactor = context->DefaultReactor();
     reactor->Finish(AnswerOf(context, absl::OkStatus()));
     return reactor;
@@ -194,6 +196,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   }
   Unary* ListMounts(Context* context, const ListMountsRequest*, ListMountsReply* reply) override {
     return Run(context, [this, reply] {
+      deps_.mounts.Refresh();
       for (const MountState& state : deps_.mounts.List()) FillState(state, reply->add_mounts());
       return absl::OkStatus();
     });
@@ -273,6 +276,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
 
   const Options options_;
   const Deps deps_;
+  const uint64_t mount_namespace_ = OwnMountNamespace().value_or(0);
   const SpaceCalls space_{deps_.store, deps_.mounts, deps_.podman, deps_.runtime_users};
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   CallCounter counter_;
@@ -287,34 +291,43 @@ uint32_t ControlServiceImpl::MountsThatNeedADaemon() const {
 }
 
 absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, UnmountReply* reply) {
+  if (request.all()) deps_.mounts.Refresh();
   const std::vector<MountState> mounts = deps_.mounts.List();
-  std::vector<std::string> directories(request.directories().begin(), request.directories().end());
+  struct Place {
+    std::string directory;
+    uint64_t name_space = 0;
+  };
+  std::vector<Place> places;
+  for (const std::string& directory : request.directories()) {
+    places.push_back({directory, request.mount_namespace()});
+  }
   if (request.all()) {
-    directories.clear();
+    places.clear();
     // Newest first, since a mount may lie inside another.
     for (auto it = mounts.rbegin(); it != mounts.rend(); ++it) {
-      directories.push_back(it->record.directory);
+      places.push_back({it->record.directory, it->record.name_space});
     }
   }
-  const auto unmount = [&](std::string& directory) -> absl::Status {
-    IMAGEFS_RETURN_IF_ERROR(CheckPath(directory, "the directory to unmount"));
+  const auto unmount = [&](Place& place) -> absl::Status {
+    IMAGEFS_RETURN_IF_ERROR(CheckPath(place.directory, "the directory to unmount"));
     // A mount keeps the name it was created with, even if its parents are symbolic links by now.
     const bool listed = std::any_of(mounts.begin(), mounts.end(), [&](const MountState& mount) {
-      return mount.record.directory == directory;
+      return mount.record.directory == place.directory &&
+             mount.record.name_space == place.name_space;
     });
-    if (!listed) {
-      IMAGEFS_ASSIGN_OR_RETURN(directory, ResolveParents(directory));
+    if (!listed && place.name_space == 0) {
+      IMAGEFS_ASSIGN_OR_RETURN(place.directory, ResolveParents(place.directory));
     }
-    return deps_.mounts.Unmount(directory, request.lazy());
+    return deps_.mounts.Unmount(place.directory, request.lazy(), place.name_space);
   };
-  for (std::string& directory : directories) {
-    const absl::Status status = unmount(directory);
+  for (Place& place : places) {
+    const absl::Status status = unmount(place);
     if (status.ok()) {
-      reply->add_unmounted(directory);
+      reply->add_unmounted(place.directory);
       continue;
     }
     UnmountReply::Failure* failure = reply->add_failures();
-    failure->set_directory(PrintableName(directory));
+    failure->set_directory(PrintableName(place.directory));
     failure->set_message(std::string(status.message()));
   }
   return absl::OkStatus();

@@ -30,6 +30,7 @@ namespace imagefs {
 class CallMetrics;
 class FuseLoop;
 class ImageStore;
+class MountChannels;
 class MountTable;
 class PodmanStore;
 class Publications;
@@ -50,7 +51,8 @@ class ControlService {
     // Whose indexes of an image the command's mounts trust; not used for podman.
     TrustOf trust_of = [](const Reference&) { return IndexTrust::Any(); };
     RuntimeUsers runtime_users = nullptr;
-    CallMetrics* metrics = nullptr;  // may be null
+    CallMetrics* metrics = nullptr;     // may be null
+    MountChannels* channels = nullptr;  // null: no caller can mount
   };
   // Publishes an index after an image had to be fetched in full because nobody had published one.
   struct AutoPublish {

@@ -37,6 +37,7 @@
 #include "cmd/journal.h"
 #include "cmd/listeners.h"
 #include "cmd/metrics.h"
+#include "cmd/mount_channel.h"
 #include "cmd/mount_recovery.h"
 #include "cmd/publish.h"
 #include "cmd/records.h"
@@ -151,6 +152,7 @@ class DaemonImpl : public Daemon {
   std::unique_ptr<Publications> publications_;
   std::unique_ptr<ControlService> service_;
   std::unique_ptr<grpc::Server> server_;
+  MountChannels channels_;
   std::unique_ptr<Listeners> listeners_;
   std::atomic<size_t> warnings_{0};
   std::unique_ptr<HttpListener> http_;  // null: not configured, or its address is taken
@@ -427,7 +429,7 @@ absl::Status DaemonImpl::Listen() {
        [policy = options_.config.CommandPolicy()](const Reference& image) {
          return policy.For(image);
        },
-       [this] { return RuntimeUsersNow(); }, &calls_});
+       [this] { return RuntimeUsersNow(); }, &calls_, &channels_});
   if (options_.config.cri_proxy) {
     IMAGEFS_ASSIGN_OR_RETURN(cri_,
                              CriProxy::Start({options_.config.containerd_socket}, credentials_));
@@ -445,6 +447,8 @@ absl::Status DaemonImpl::Listen() {
   }
   if (cri_ != nullptr) IMAGEFS_RETURN_IF_ERROR(AddListener(kCriSocket, *cri_->server()));
   IMAGEFS_RETURN_IF_ERROR(AddListener(kControlSocket, *server_));
+  IMAGEFS_RETURN_IF_ERROR(listeners_->Add(
+      kMountSocket, [this](Fd connection) { channels_.Accept(std::move(connection)); }));
   listeners_->AddInStore(*server_);
   LogInfo("ready root=", options_.paths.root, " run=", options_.paths.run, " pid=", getpid(),
           " version=", options_.version);
@@ -510,6 +514,7 @@ void DaemonImpl::Serve() {
         now - repaired >= std::chrono::milliseconds(turn)) {
       repaired = now;
       listeners_->Repair();
+      executor_->Submit([this] { mounts_->Refresh(); });
     }
     if (ready == 0 && Idle() && RetireSockets()) {
       LogInfo("idle_exit");

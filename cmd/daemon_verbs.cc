@@ -17,7 +17,9 @@
 #include "cmd/list_filter.h"
 #include "cmd/print.h"
 #include "cmd/rendezvous.h"
+#include "cmd/unmount.h"
 #include "cmd/verb_handlers.h"
+#include "fs/mount_namespace.h"
 
 namespace imagefs {
 namespace {
@@ -128,7 +130,7 @@ int Run(ClientSession& session, const UmountArgs& args) {
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
   UnmountReply reply;
-  const absl::Status status = (*client)->Unmount(request, &reply);
+  const absl::Status status = Unmount(**client, request, &reply);
   if (!status.ok()) return session.Finish(status);
   if (session.json()) session.out().Print(UnmountJson(reply));
   for (const UnmountReply::Failure& failure : reply.failures()) {
@@ -146,7 +148,8 @@ int Run(ClientSession& session, const LsArgs& args) {
   if (!status.ok()) return session.Finish(status);
   ListFilter(args.list.filters).Apply(&reply);
   session.out().Print(session.json() ? MountsJson(reply)
-                                     : MountsText(reply, time(nullptr), StyleOf(args.list)));
+                                     : MountsText(reply, time(nullptr), StyleOf(args.list),
+                                                  OwnMountNamespace().value_or(0)));
   return 0;
 }
 

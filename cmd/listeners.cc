@@ -21,6 +21,11 @@ namespace {
 
 constexpr int kPauseMs = 10;
 
+Listeners::Accepts ToServer(grpc::Server& server) {
+  return
+      [&server](Fd connection) { grpc::AddInsecureChannelFromFd(&server, connection.Release()); };
+}
+
 Fd Spare() { return Fd(open("/dev/null", O_RDONLY | O_CLOEXEC)); }
 
 }  // namespace
@@ -57,19 +62,23 @@ absl::Status Listeners::Open(Listener* listener) const {
 }
 
 absl::Status Listeners::Add(std::string_view name, grpc::Server& server) {
+  return Add(name, ToServer(server));
+}
+
+absl::Status Listeners::Add(std::string_view name, Accepts accept) {
   for (Listener& listener : listeners_) {
     if (listener.name != name || listener.directory != paths_.run) continue;
-    if (listener.server != nullptr) {
+    if (listener.accept != nullptr) {
       return absl::InternalError(StrCat("two servers for the socket ", name));
     }
-    listener.server = &server;
+    listener.accept = std::move(accept);
     LogInfo("listening socket=", name, " passed=yes");
     return absl::OkStatus();
   }
   Listener listener;
   listener.name = name;
   listener.directory = paths_.run;
-  listener.server = &server;
+  listener.accept = std::move(accept);
   IMAGEFS_RETURN_IF_ERROR(Open(&listener));
   LogInfo("listening socket=", PathOf(listener));
   listeners_.push_back(std::move(listener));
@@ -80,7 +89,7 @@ void Listeners::AddInStore(grpc::Server& server) {
   Listener listener;
   listener.name = kControlSocket;
   listener.directory = paths_.root;
-  listener.server = &server;
+  listener.accept = ToServer(server);
   if (const absl::Status status = Open(&listener); !status.ok()) {
     LogWarning("no_socket_in_store cause=", ToStd(status.message()));
     return;
@@ -106,7 +115,7 @@ absl::Status Listeners::Reopen(Listener* listener) {
 void Listeners::Repair() {
   for (Listener& listener : listeners_) {
     struct stat st;
-    if (listener.inherited || listener.server == nullptr) continue;
+    if (listener.inherited || listener.accept == nullptr) continue;
     if (lstat(PathOf(listener).c_str(), &st) == 0 || errno != ENOENT) continue;
     if (!std::exchange(listener.gone, true)) {
       LogWarning("socket_gone socket=", PathOf(listener));
@@ -119,7 +128,7 @@ void Listeners::Repair() {
 
 void Listeners::AppendTo(std::vector<pollfd>* fds) const {
   for (const Listener& listener : listeners_) {
-    if (listener.server != nullptr) fds->push_back({listener.fd.get(), POLLIN, 0});
+    if (listener.accept != nullptr) fds->push_back({listener.fd.get(), POLLIN, 0});
   }
 }
 
@@ -127,7 +136,7 @@ void Listeners::Accept(absl::Span<const pollfd> polled) {
   for (const pollfd& one : polled) {
     if (one.revents == 0) continue;
     for (const Listener& listener : listeners_) {
-      if (listener.server != nullptr && listener.fd.get() == one.fd) AcceptFrom(listener);
+      if (listener.accept != nullptr && listener.fd.get() == one.fd) AcceptFrom(listener);
     }
   }
 }
@@ -141,7 +150,7 @@ void Listeners::AcceptFrom(const Listener& listener) {
                " uid=", peer.ok() ? peer->uid : static_cast<uid_t>(-1));
     return;
   }
-  grpc::AddInsecureChannelFromFd(listener.server, fd.Release());
+  listener.accept(std::move(fd));
 }
 
 // Otherwise it would stay pending, and poll(2) would always return at once.
@@ -172,7 +181,7 @@ void Listeners::RemoveName(const Listener& listener) {
 bool Listeners::Retire() {
   bool quiet = true;
   for (const Listener& listener : listeners_) {
-    if (listener.server == nullptr) continue;
+    if (listener.accept == nullptr) continue;
     RemoveName(listener);
     if (!Pending(listener)) continue;
     AcceptFrom(listener);
@@ -180,7 +189,7 @@ bool Listeners::Retire() {
   }
   if (quiet) return true;
   for (Listener& listener : listeners_) {
-    if (listener.inherited || listener.server == nullptr) continue;
+    if (listener.inherited || listener.accept == nullptr) continue;
     // Also serve clients in the queue of the old socket.
     while (Pending(listener)) AcceptFrom(listener);
     if (const absl::Status status = Open(&listener); !status.ok()) {
@@ -193,7 +202,7 @@ bool Listeners::Retire() {
 
 void Listeners::Close() {
   for (const Listener& listener : listeners_) {
-    if (listener.server != nullptr) RemoveName(listener);
+    if (listener.accept != nullptr) RemoveName(listener);
   }
   listeners_.clear();
 }

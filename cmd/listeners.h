@@ -1,14 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The daemon's listening sockets. Each passes its connections to one gRPC server after checking the
-// peer: only this process's user and root may connect. A socket is either passed by the service
-// manager (which keeps it: its name is never removed, and clients that connect while no daemon runs
-// wait for the next one) or created here as <run>/NAME.sock. A name that was created here and has
-// disappeared is created again. Used by one thread.
+// The daemon's listening sockets. Each passes its connections on, mostly to a gRPC server, after
+// checking the peer: only this process's user and root may connect. A socket is either passed by
+// the service manager (which keeps it: its name is never removed, and clients that connect while no
+// daemon runs wait for the next one) or created here as <run>/NAME.sock. A name that was created
+// here and has disappeared is created again. Used by one thread.
 #pragma once
 
 #include <poll.h>
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +38,9 @@ class Listeners {
   // Passes connections to the socket `name` to `server`, which must outlive this object or its
   // Close. The control socket is refused if another daemon listens there.
   absl::Status Add(std::string_view name, grpc::Server& server);
+  // The same for what is not gRPC. `accept` gets non-blocking connections; it must not block.
+  using Accepts = std::function<void(Fd connection)>;
+  absl::Status Add(std::string_view name, Accepts accept);
   // The same for the control socket in the store, through which commands that know only the store
   // find the daemon. If the file system does not support sockets, only logs that.
   void AddInStore(grpc::Server& server);
@@ -63,7 +67,7 @@ class Listeners {
     Fd fd;
     bool inherited = false;
     bool gone = false;  // the name has disappeared, and that was logged
-    grpc::Server* server = nullptr;
+    Accepts accept;     // null: not served
     // Of the name created here: another process may have replaced the socket since.
     dev_t device = 0;
     ino_t inode = 0;

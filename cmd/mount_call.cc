@@ -7,6 +7,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "cmd/mount_channel.h"
 #include "cmd/publish.h"
 #include "cmd/transfer_call.h"
 
@@ -76,6 +77,13 @@ absl::Status MountCall::Run() {
   SetDirectory(request_.directory());
   IMAGEFS_ASSIGN_OR_RETURN(image_, ParseImage(request_.image()));
   IMAGEFS_ASSIGN_OR_RETURN(MountRequest mount, ParseMount(request_, image_));
+  if (request_.has_by_caller()) {
+    const auto& by_caller = request_.by_caller();
+    if (deps().channels == nullptr) return absl::InternalError("no channel for mounts");
+    IMAGEFS_ASSIGN_OR_RETURN(mount.caller, deps().channels->Take(by_caller.channel()));
+    mount.name_space = by_caller.mount_namespace();
+    mount.covered = {by_caller.device(), by_caller.inode()};
+  }
   // Find every predictable error before fetching anything.
   IMAGEFS_ASSIGN_OR_RETURN(mount_, deps().mounts.Check(std::move(mount)));
   if (!request_.eager()) image_.trust = deps().trust_of(image_.reference);
@@ -137,6 +145,8 @@ void MountCall::PublishIndex(const ImageStore::Resolved& image, const Chain& cha
 void MountCall::Ended(bool left) {
   if (!left || !mounted_ || !mount_.continued.empty()) return;
   // The task uses nothing of this object, and nothing that does not outlive the executor.
+  // What a caller has mounted itself it also unmounts.
+  if (mount_.request.name_space != 0) return;
   deps().executor.Submit([&mounts = deps().mounts, directory = mount_.request.directory] {
     const absl::Status status = mounts.Unmount(directory, /*lazy=*/true);
     if (!status.ok() && !absl::IsNotFound(status)) {

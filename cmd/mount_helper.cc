@@ -125,15 +125,13 @@ std::variant<Command, CliExit> ParseMountHelper(int argc, const char* const* arg
   if (arguments.type != kType && !arguments.type.starts_with(StrCat(kType, "."))) {
     return UsageError(StrCat("type ", Printable(arguments.type), " is not imagefs"));
   }
-  if (!arguments.other_namespace.empty()) {
-    return UsageError("the daemon mounts in its own mount namespace, so -N is not possible");
-  }
   Command command;
   MountArgs& mount = command.args.emplace<MountArgs>();
   mount.for_mount8 = true;
   mount.quiet = !arguments.verbose;
   mount.reference = arguments.operands[0];
   mount.directory = arguments.operands[1];
+  mount.name_space = arguments.other_namespace;
   for (const std::string& words : arguments.words) {
     const std::string problem =
         ApplyMount8Options(words, arguments.sloppy, &mount, &command.global);

@@ -24,8 +24,11 @@
 #include "cmd/config.h"
 #include "cmd/daemon.h"
 #include "cmd/interrupt.h"
+#include "cmd/mount_channel.h"
 #include "cmd/rendezvous.h"
+#include "cmd/unmount.h"
 #include "cmd/verb_handlers.h"
+#include "fs/mount_namespace.h"
 #include "fs/mount_syscalls.h"
 
 namespace imagefs {
@@ -35,8 +38,8 @@ using namespace control::v1;  // NOLINT: the messages that are sent
 using Clock = std::chrono::steady_clock;
 
 // Returns whether autofs is waiting for a mount there. Until it is mounted, the kernel lets only
-// the process group of the automounter pass: mount(8) as started by systemd, and so the helper, but
-// never the daemon.
+// the process group of the automounter pass: mount(8) as started by systemd or automount(8), and so
+// the helper, but never the daemon.
 bool IsAutomount(const std::string& directory) {
   struct statfs found;
   return statfs(directory.c_str(), &found) == 0 && found.f_type == AUTOFS_SUPER_MAGIC;
@@ -97,26 +100,46 @@ void WaitUntilUnmounted(Interrupts& interrupts, const std::string& directory) {
   }
 }
 
-absl::Status MountAndWait(ClientSession& session, const MountRequest& request,
-                          Clock::time_point begin) {
+// Has the image mounted: by the daemon, or by this process if only it can reach the directory.
+absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client,
+                                    MountRequest& request, const std::string& name_space) {
+  const uint64_t theirs = client.mount_namespace();
+  const bool elsewhere = theirs != 0 && OwnMountNamespace().value_or(theirs) != theirs;
+  if (!elsewhere && name_space.empty() && !IsAutomount(request.directory())) {
+    return session.Transfer(client, request, &DaemonClient::Mount);
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<MountForDaemon> mount,
+                           MountForDaemon::Open({client.run(), request.directory(), name_space}));
+  request.set_directory(mount->directory());
+  MountRequest::ByCaller* const by_caller = request.mutable_by_caller();
+  by_caller->set_channel(mount->channel());
+  if (mount->name_space() != theirs) by_caller->set_mount_namespace(mount->name_space());
+  by_caller->set_device(mount->covered().device);
+  by_caller->set_inode(mount->covered().inode);
+  absl::StatusOr<MountResult> result = session.Transfer(client, request, &DaemonClient::Mount);
+  if (result.ok()) mount->Keep();
+  return result;
+}
+
+absl::Status MountAndWait(ClientSession& session, MountRequest& request, Clock::time_point begin) {
   IMAGEFS_ASSIGN_OR_RETURN(auto client, session.Connect(/*start=*/false));
   IMAGEFS_ASSIGN_OR_RETURN(const MountResult result,
-                           session.Transfer(*client, request, &DaemonClient::Mount));
+                           MountBy(session, *client, request, /*name_space=*/""));
   session.PrintResult(result, begin);
   WaitUntilUnmounted(session.interrupts(), result.mount().directory());
   session.interrupts().Forget();
   UnmountRequest unmount;
   unmount.add_directories(result.mount().directory());
   UnmountReply reply;
-  IMAGEFS_RETURN_IF_ERROR(client->Unmount(unmount, &reply));
+  IMAGEFS_RETURN_IF_ERROR(Unmount(*client, unmount, &reply));
   if (reply.failures().empty()) return absl::OkStatus();
   // In use, or already gone; a lazy unmount accepts both.
   unmount.set_lazy(true);
-  return client->Unmount(unmount, &reply);
+  return Unmount(*client, unmount, &reply);
 }
 
 // If no daemon runs, this process is the daemon for as long as the mount exists.
-int MountInForeground(ClientSession& session, const MountRequest& request,
+int MountInForeground(ClientSession& session, MountRequest& request,
                       const DaemonProgramParts& program, Clock::time_point begin) {
   std::unique_ptr<Daemon> daemon;
   if (absl::StatusOr<Fd> other = ConnectDaemon(session.paths()); absl::IsNotFound(other.status())) {
@@ -154,14 +177,9 @@ int Run(ClientSession& session, const MountArgs& args, const DaemonProgramParts*
   absl::StatusOr<MountRequest> request = MakeMountRequest(session, args);
   if (!request.ok()) return session.out().Fail(request.status());
   if (args.foreground) return MountInForeground(session, *request, *program, begin);
-  if (args.for_mount8 && IsAutomount(request->directory())) {
-    return session.out().Fail(absl::FailedPreconditionError(StrCat(
-        request->directory(), ": an automount point, where the daemon would wait for itself; ",
-        "leave out x-systemd.automount")));
-  }
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
-  absl::StatusOr<MountResult> result = session.Transfer(**client, *request, &DaemonClient::Mount);
+  absl::StatusOr<MountResult> result = MountBy(session, **client, *request, args.name_space);
   if (args.for_mount8 && absl::IsAlreadyExists(result.status()) &&
       MountedAlready(**client, *request)) {
     return 0;

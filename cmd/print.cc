@@ -67,7 +67,10 @@ void WriteDocument(JsonWriter& json, const Json& value) {
 }
 
 // Returns the state and its cause in one line.
-std::string StateOf(const Mount& mount) {
+std::string StateOf(const Mount& mount, uint64_t own_namespace) {
+  if (mount.mount_namespace() != 0 && mount.mount_namespace() != own_namespace) {
+    return StrCat(mount.state(), ", in another namespace");
+  }
   if (mount.state() == "filling") return StrCat("filling ", mount.filled_percent(), "%");
   // Obvious for mode fuse.
   if (mount.needs_daemon() && mount.mode() != "fuse")
@@ -190,11 +193,12 @@ const std::vector<std::string>& MountColumns() {
   return columns;
 }
 
-std::string MountsText(const ListMountsReply& reply, int64_t now_unix, const TableStyle& style) {
+std::string MountsText(const ListMountsReply& reply, int64_t now_unix, const TableStyle& style,
+                       uint64_t own_namespace) {
   Table table(MountColumns());
   for (const Mount& mount : reply.mounts()) {
     table.Row({mount.directory(), mount.reference(), mount.mode(), mount.writable() ? "rw" : "ro",
-               Age(mount.created_unix(), now_unix), StateOf(mount)});
+               Age(mount.created_unix(), now_unix), StateOf(mount, own_namespace)});
   }
   return table.Text(style);
 }
@@ -210,6 +214,7 @@ std::string MountsJson(const ListMountsReply& reply) {
         .Member("needs_daemon", mount.needs_daemon())
         .Member("reason", mount.reason())
         .Member("upper", mount.upper())
+        .Member("namespace", uint64_t{mount.mount_namespace()})
         .EndObject();
   }
   json.EndArray();
@@ -462,7 +467,7 @@ std::string MountStatusText(const MountStatusReply& reply) {
   std::string out =
       StrCat("directory  ", reply.mount().directory(), "\nreference  ", reply.mount().reference(),
              "\nchain      ", reply.mount().chain_id(), "\nmode       ", reply.mount().mode(),
-             "\nstate      ", StateOf(reply.mount()), "\n");
+             "\nstate      ", StateOf(reply.mount(), reply.mount().mount_namespace()), "\n");
   if (reply.layers().empty()) return out;
   Table table(
       {"LAYER", "STATE", "SOURCE", "PRESENT", "OF", "FETCHED", "NEEDED", "WAITING", "IN FLIGHT"});

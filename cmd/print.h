@@ -49,8 +49,9 @@ std::string UnmountJson(const control::v1::UnmountReply& reply);
 const std::vector<std::string>& MountColumns();
 const std::vector<std::string>& ImageColumns();
 
+// `own_namespace`: the mount namespace of this process.
 std::string MountsText(const control::v1::ListMountsReply& reply, int64_t now_unix,
-                       const TableStyle& style = {});
+                       const TableStyle& style = {}, uint64_t own_namespace = 0);
 std::string MountsJson(const control::v1::ListMountsReply& reply);
 
 // Of one image of export-store or import, and of all that were done until `status`.

@@ -58,6 +58,9 @@ std::string EncodeMountRecord(const MountRecord& record) {
   json.BeginObject()
       .Member("version", kFormatVersion)
       .Member("directory", record.directory)
+      .Member("namespace", record.name_space)
+      .Member("mount_id", record.unique_id)
+      .Member("by_caller", record.by_caller)
       .Member("reference", record.reference)
       .Member("manifest", record.manifest_digest.ToString())
       .Member("chain_id", record.chain_id.ToString())
@@ -99,6 +102,9 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   if (!record.directory.starts_with('/')) {
     return absl::DataLossError("mount record without a directory");
   }
+  record.name_space = static_cast<uint64_t>(json.IntOr("namespace", 0));
+  record.by_caller = json["by_caller"].boolean().value_or(false);
+  record.unique_id = static_cast<uint64_t>(json.IntOr("mount_id", 0));
   record.reference = json.StringOr("reference");
   IMAGEFS_ASSIGN_OR_RETURN(record.manifest_digest, Digest::Parse(json.StringOr("manifest")));
   IMAGEFS_ASSIGN_OR_RETURN(record.chain_id, Digest::Parse(json.StringOr("chain_id")));
@@ -132,7 +138,7 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
 }
 
 absl::Status StoredMountRecords::Put(const MountRecord& record) {
-  const std::string key = StrCat(kPrefix, record.directory);
+  const std::string key = StrCat(kPrefix, record.place());
   WriteBatch batch;
   batch.Put(key, EncodeMountRecord(record));
   const absl::Status status = kv_.Write(batch, /*sync=*/true);
@@ -146,9 +152,9 @@ absl::Status StoredMountRecords::Put(const MountRecord& record) {
   return kv_.Write(batch, /*sync=*/false);
 }
 
-absl::Status StoredMountRecords::Delete(const std::string& directory) {
+absl::Status StoredMountRecords::Delete(const std::string& place) {
   WriteBatch batch;
-  batch.Delete(StrCat(kPrefix, directory));
+  batch.Delete(StrCat(kPrefix, place));
   return kv_.Write(batch, /*sync=*/true);
 }
 

@@ -19,7 +19,7 @@ class StoredMountRecords : public MountRecords {
   // `kv` must outlive this.
   explicit StoredMountRecords(KeyValueStore& kv) : kv_(kv) {}
   absl::Status Put(const MountRecord& record) override;
-  absl::Status Delete(const std::string& directory) override;
+  absl::Status Delete(const std::string& place) override;
   // Logs and skips damaged records: one bad record must not prevent the recovery of the others.
   absl::StatusOr<Stored> List() override;
 

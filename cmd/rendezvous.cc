@@ -23,6 +23,7 @@
 #include "base/subprocess.h"
 #include "base/text.h"
 #include "cache/store_lock.h"
+#include "cmd/service_manager.h"
 
 namespace imagefs {
 namespace {
@@ -30,7 +31,6 @@ namespace {
 constexpr int kStartTimeoutMs = 120'000;  // a start recovers mounts
 constexpr off_t kMaxLogBytes = 4 << 20;   // a larger log is truncated at a start
 constexpr size_t kMaxReadyLine = 4096;
-constexpr char kSocketName[] = "control.sock";
 
 // Socket addresses hold 107 bytes; relative to an open directory any path fits.
 sockaddr_un AddressIn(const Fd& directory, std::string_view name) {
@@ -51,8 +51,8 @@ constexpr auto kTurn = std::chrono::milliseconds(50);    // polling interval
 constexpr auto kUnreachable = std::chrono::seconds(20);  // to create its sockets again
 constexpr std::string_view kStopped = " stopped";        // in the text of the store's lock
 
-absl::Status NoDaemon(const Paths& paths) {
-  return absl::NotFoundError(StrCat("no daemon is running for ", paths.run));
+absl::Status NoDaemon(const std::string& run) {
+  return absl::NotFoundError(StrCat("no daemon is running for ", run));
 }
 
 absl::Status ForeignDaemon(const std::string& place) {
@@ -115,20 +115,21 @@ absl::Status StartDaemon(const std::vector<std::string>& command, const Fd& log,
 }
 
 // Returns kNotFound if no daemon listens in that directory.
-absl::StatusOr<Fd> ConnectIn(const std::string& place, const Paths& paths) {
+absl::StatusOr<Fd> ConnectIn(const std::string& place, std::string_view name,
+                             const std::string& run) {
   Fd directory(open(place.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!directory.valid()) {
-    if (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG) return NoDaemon(paths);
+    if (errno == ENOENT || errno == ENOTDIR || errno == ENAMETOOLONG) return NoDaemon(run);
     if (errno == EACCES) return ForeignDaemon(place);
     return ErrnoStatus(errno, place);
   }
   IMAGEFS_ASSIGN_OR_RETURN(Fd fd, NewSocket());
-  const sockaddr_un address = AddressIn(directory, kSocketName);
+  const sockaddr_un address = AddressIn(directory, StrCat(name, ".sock"));
   while (connect(fd.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) != 0) {
     if (errno == EINTR) continue;
-    if (errno == ENOENT || errno == ECONNREFUSED) return NoDaemon(paths);
+    if (errno == ENOENT || errno == ECONNREFUSED) return NoDaemon(run);
     if (errno == EACCES) return ForeignDaemon(place);
-    return ErrnoStatus(errno, StrCat("connecting to ", place, "/", kSocketName));
+    return ErrnoStatus(errno, StrCat("connecting to ", place, "/", name, ".sock"));
   }
   absl::StatusOr<Peer> peer = PeerOf(fd.get());
   if (!peer.ok()) return peer.status();
@@ -142,9 +143,9 @@ std::string OwnerText(const Paths& paths) { return ReadFile(paths.lock(), 64).va
 // moment, which a starting daemon must not meet. REQUIRES: the start lock is held.
 absl::Status StoreHolder(const Paths& paths) {
   const absl::StatusOr<Fd> lock = OpenFile(paths.lock(), O_RDONLY);
-  if (absl::IsNotFound(lock.status())) return NoDaemon(paths);
+  if (absl::IsNotFound(lock.status())) return NoDaemon(paths.run);
   if (!lock.ok()) return lock.status();
-  if (flock(lock->get(), LOCK_EX | LOCK_NB) == 0) return NoDaemon(paths);
+  if (flock(lock->get(), LOCK_EX | LOCK_NB) == 0) return NoDaemon(paths.run);
   if (errno != EWOULDBLOCK) return ErrnoStatus(errno, paths.lock());
   const std::string owner = OwnerText(paths);
   const std::string pid = owner.empty() ? "unknown" : owner.substr(0, owner.find(' '));
@@ -175,15 +176,21 @@ absl::StatusOr<Peer> PeerOf(int socket) {
 }
 
 absl::StatusOr<Fd> ConnectDaemon(const Paths& paths) {
-  absl::StatusOr<Fd> fd = ConnectIn(paths.run, paths);
+  absl::StatusOr<Fd> fd = ConnectIn(paths.run, kControlSocket, paths.run);
   if (fd.ok() || !absl::IsNotFound(fd.status())) return fd;
   return ConnectInStore(paths);
 }
 
-absl::StatusOr<Fd> ConnectInStore(const Paths& paths) { return ConnectIn(paths.root, paths); }
+absl::StatusOr<Fd> ConnectInStore(const Paths& paths) {
+  return ConnectIn(paths.root, kControlSocket, paths.run);
+}
+
+absl::StatusOr<Fd> ConnectSocket(const std::string& run, std::string_view name) {
+  return ConnectIn(run, name, run);
+}
 
 absl::Status ExplainNoDaemon(const Paths& paths) {
-  if (access(paths.lock().c_str(), F_OK) != 0 && errno == ENOENT) return NoDaemon(paths);
+  if (access(paths.lock().c_str(), F_OK) != 0 && errno == ENOENT) return NoDaemon(paths.run);
   // No daemon takes the store's lock while this process holds the start lock, so it is safe to try
   // it.
   const absl::StatusOr<Fd> start = TakeStartLock(paths, /*wait=*/false);
@@ -209,7 +216,7 @@ absl::StatusOr<Fd> ListenForCommands(const Paths& paths) {
   // Of several daemons with different stores, one gets the run directory.
   IMAGEFS_ASSIGN_OR_RETURN(const Fd claim, OpenFile(paths.run, O_RDONLY | O_DIRECTORY));
   if (flock(claim.get(), LOCK_EX) != 0) return ErrnoStatus(errno, paths.run);
-  if (absl::StatusOr<Fd> other = ConnectIn(paths.run, paths); other.ok()) {
+  if (absl::StatusOr<Fd> other = ConnectIn(paths.run, kControlSocket, paths.run); other.ok()) {
     absl::StatusOr<Peer> peer = PeerOf(other->get());
     return absl::FailedPreconditionError(
         StrCat("the daemon with pid ", peer.ok() ? peer->pid : 0, " serves ", paths.run,

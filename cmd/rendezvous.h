@@ -39,6 +39,9 @@ absl::StatusOr<Fd> ConnectDaemon(const Paths& paths);
 // Connects in the store only, for when the daemon of the run directory has another store.
 absl::StatusOr<Fd> ConnectInStore(const Paths& paths);
 
+// Connects to <run>/NAME.sock of this user's daemon, as ConnectDaemon does.
+absl::StatusOr<Fd> ConnectSocket(const std::string& run, std::string_view name);
+
 // Explains why ConnectDaemon found no daemon. kNotFound: there is none. kUnavailable: one is
 // starting or stopping. kFailedPrecondition, with its pid: one holds the store but does not listen.
 absl::Status ExplainNoDaemon(const Paths& paths);

@@ -662,6 +662,11 @@ absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::str
   return ServeChain(chain, std::move(device), directory, key).status();
 }
 
+absl::Status ChainMounts::ServeAs(const ChainRef& chain, Fd device, const std::string& name,
+                                  const MountKey& key) {
+  return ServeChain(chain, std::move(device), name, key).status();
+}
+
 ChainRef ChainMounts::ServedAt(const std::string& directory, const MountInfo& there) const {
   return sessions_->ChainOf(sessions_->Find(directory, there));
 }

@@ -91,6 +91,9 @@ class ChainMounts {
 
   // Serves a FUSE mount that has no private mount (of an unprivileged daemon).
   absl::Status Serve(const ChainRef& chain, Fd device, const std::string& directory);
+  // The same for one that is not in this mount namespace: `name` finds it again (ServedAt).
+  absl::Status ServeAs(const ChainRef& chain, Fd device, const std::string& name,
+                       const MountKey& key);
   // Returns the chain of the session that TakeOver continued at `directory`, where `there` is
   // mounted, or null if there is none.
   ChainRef ServedAt(const std::string& directory, const MountInfo& there) const;

@@ -5,10 +5,9 @@
 // C types, because the holder is built from nothing else.
 #pragma once
 
-#include <errno.h>
 #include <stdint.h>
-#include <string.h>
-#include <sys/socket.h>
+
+#include "base/pass_fd.h"
 
 namespace imagefs {
 
@@ -41,52 +40,12 @@ struct HolderRestart {
   char arguments[16 << 10] = {};  // each zero-terminated
 };
 
-namespace internal {
-union HolderControl {
-  cmsghdr header;
-  char space[CMSG_SPACE(sizeof(int))];
-};
-}  // namespace internal
-
-// Like sendmsg(2), but retries EINTR. With `fd` -1, no descriptor is attached.
+// As SendWithFd and ReceiveWithFd.
 inline ssize_t SendHolderMessage(int socket, const HolderMessage& message, int fd) {
-  iovec part = {const_cast<HolderMessage*>(&message), sizeof(message)};
-  internal::HolderControl control = {};
-  msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  if (fd >= 0) {
-    header.msg_control = &control;
-    header.msg_controllen = sizeof(control);
-    control.header.cmsg_level = SOL_SOCKET;
-    control.header.cmsg_type = SCM_RIGHTS;
-    control.header.cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(&control.header), &fd, sizeof(fd));
-  }
-  ssize_t sent = 0;
-  do {
-    sent = sendmsg(socket, &header, MSG_NOSIGNAL);
-  } while (sent < 0 && errno == EINTR);
-  return sent;
+  return SendWithFd(socket, &message, sizeof(message), fd);
 }
-
-// Like recvmsg(2). The caller owns `*fd` in every case; -1 = none was received.
 inline ssize_t ReceiveHolderMessage(int socket, HolderMessage& message, int* fd) {
-  *fd = -1;
-  iovec part = {&message, sizeof(message)};
-  internal::HolderControl control = {};
-  msghdr header = {};
-  header.msg_iov = &part;
-  header.msg_iovlen = 1;
-  header.msg_control = &control;
-  header.msg_controllen = sizeof(control);
-  const ssize_t got = recvmsg(socket, &header, MSG_CMSG_CLOEXEC);
-  if (got < 0) return got;
-  const cmsghdr* first = CMSG_FIRSTHDR(&header);
-  if (first != nullptr && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_RIGHTS &&
-      first->cmsg_len == CMSG_LEN(sizeof(int))) {
-    memcpy(fd, CMSG_DATA(first), sizeof(*fd));
-  }
+  const ssize_t got = ReceiveWithFd(socket, &message, sizeof(message), fd);
   message.name[sizeof(message.name) - 1] = '\0';
   return got;
 }

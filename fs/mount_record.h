@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/directory.h"
+#include "base/fd.h"
 #include "cache/chain.h"
 #include "fs/mount_syscalls.h"
 #include "fs/overlay_upper.h"
@@ -32,6 +34,28 @@ struct MountOptions {
   bool this_boot_only = false;
 };
 
+// The name of a place to mount on: the directory, and the mount namespace unless it is the daemon's
+// own (0).
+std::string PlaceName(uint64_t name_space, const std::string& directory);
+
+// A FUSE mount that a caller made.
+struct MadeFuse {
+  Fd device;
+  uint32_t major = 0, minor = 0;  // of the file system; 0 = unknown
+};
+
+// A caller that makes the mount itself: in a mount namespace in which the daemon is not, or on an
+// automount point, where all others wait for that mount. The caller has resolved and checked the
+// directory. Functions block until the caller has answered, and fail if it does not.
+class MountCaller {
+ public:
+  virtual ~MountCaller() = default;
+  // Has a detached mount attached to the directory.
+  virtual absl::Status Attach(const Fd& mount) = 0;
+  // Has a FUSE mount made there, for a daemon without privileges.
+  virtual absl::StatusOr<MadeFuse> MakeFuse(const std::string& source, const MountFlags& flags) = 0;
+};
+
 // What a caller asks for.
 struct MountRequest {
   std::string directory;
@@ -40,6 +64,10 @@ struct MountRequest {
   // Where written data is kept, even after the unmount; "" = in the store, until the unmount.
   std::string upper;
   MountOptions options;
+  std::shared_ptr<MountCaller> caller;  // null: this process mounts
+  uint64_t name_space = 0;              // with `caller`: 0 = this process's
+  FileId covered;                       // with `caller`: the directory
+  std::string place() const { return PlaceName(name_space, directory); }
 };
 
 // A request that has passed all checks, ready for Mount.
@@ -54,6 +82,12 @@ struct CheckedMount {
 // What is remembered about a mount, also by later daemons.
 struct MountRecord {
   std::string directory;  // absolute, symbolic links resolved
+  // The mount namespace in which a caller mounted it; 0 = the daemon's. Of this boot only.
+  uint64_t name_space = 0;
+  uint64_t unique_id = 0;  // in such a namespace: the mount (UniqueMountId)
+  // A MountCaller made it. The daemon never looks at the directory, which may be an automount point
+  // that would wait for the daemon, and does not mount it again.
+  bool by_caller = false;
   std::string reference;  // as the user gave it, canonical
   Digest manifest_digest;
   Digest chain_id;
@@ -74,6 +108,7 @@ struct MountRecord {
   // Another program has unmounted it. The written data is still in `upper`, which is removed by
   // Unmount or when the directory is mounted again. It is not remounted automatically.
   bool unmounted = false;
+  std::string place() const { return PlaceName(name_space, directory); }
 };
 
 // The mount table's answer about a mount.
@@ -92,7 +127,7 @@ class MountRecords {
  public:
   virtual ~MountRecords() = default;
   virtual absl::Status Put(const MountRecord& record) = 0;
-  virtual absl::Status Delete(const std::string& directory) = 0;
+  virtual absl::Status Delete(const std::string& place) = 0;  // PlaceName
   struct Stored {
     std::vector<MountRecord> records;
     std::vector<std::string> damaged;  // directories whose records cannot be read

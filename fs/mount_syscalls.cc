@@ -25,6 +25,7 @@
 #include <utility>
 
 #include "base/directory.h"
+#include "base/pass_fd.h"
 #include "base/status.h"
 #include "base/subprocess.h"
 #include "base/text.h"
@@ -145,25 +146,13 @@ std::string EscapeOption(std::string_view value) {
 // Receives the descriptor in a message of fusermount3.
 absl::StatusOr<Fd> ReceiveFd(int socket) {
   char byte = 0;
-  iovec part = {&byte, 1};
-  alignas(cmsghdr) char control[CMSG_SPACE(sizeof(int))];
-  msghdr message = {};
-  message.msg_iov = &part;
-  message.msg_iovlen = 1;
-  message.msg_control = control;
-  message.msg_controllen = sizeof(control);
+  int fd = -1;
   ssize_t got = 0;
   do {
-    got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+    got = ReceiveWithFd(socket, &byte, sizeof(byte), &fd, MSG_DONTWAIT);
   } while (got < 0 && errno == EINTR);
   if (got < 0) return ErrnoStatus(errno, "fusermount3 sent no descriptor");
-  const cmsghdr* header = CMSG_FIRSTHDR(&message);
-  if (header == nullptr || header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS ||
-      header->cmsg_len != CMSG_LEN(sizeof(int))) {
-    return absl::InternalError("fusermount3 sent no descriptor");
-  }
-  int fd = -1;
-  memcpy(&fd, CMSG_DATA(header), sizeof(fd));
+  if (fd < 0) return absl::InternalError("fusermount3 sent no descriptor");
   return Fd(fd);
 }
 
@@ -326,7 +315,7 @@ std::vector<MountInfo> ParseMountInfo(std::string_view text) {
 
 absl::StatusOr<std::vector<MountInfo>> ReadMountInfo() {
   IMAGEFS_ASSIGN_OR_RETURN(const std::string text,
-                           ReadFile("/proc/self/mountinfo", kMaxMountInfoBytes));
+                           ReadFile("/proc/thread-self/mountinfo", kMaxMountInfoBytes));
   return ParseMountInfo(text);
 }
 

@@ -33,7 +33,7 @@ struct MountInfo {
 
 // Skips lines that do not match the format of proc(5).
 std::vector<MountInfo> ParseMountInfo(std::string_view text);
-// Returns the mounts of this process's namespace, in no particular order. Accesses no mount.
+// Returns the mounts of this thread's namespace, in no particular order. Accesses no mount.
 absl::StatusOr<std::vector<MountInfo>> ReadMountInfo();
 // Returns the mounts at `path`, each on top of the one before; the last one is visible.
 std::vector<const MountInfo*> StackAt(const std::vector<MountInfo>& mounts, std::string_view path);

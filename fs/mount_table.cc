@@ -17,6 +17,7 @@
 #include "base/status.h"
 #include "base/units.h"
 #include "fs/erofs_mount.h"
+#include "fs/mount_namespace.h"
 #include "fs/mount_table_impl.h"
 
 namespace imagefs {
@@ -162,7 +163,8 @@ absl::Status MountTableImpl::CheckOwn(const std::string& directory, std::string_
 absl::Status MountTableImpl::CheckRequest(const MountRequest& request) const {
   const std::string& directory = request.directory;
   const MountOptions& options = request.options;
-  IMAGEFS_RETURN_IF_ERROR(CheckOwn(directory, "a mount at"));
+  // In another namespace the daemon's directories are not these.
+  if (request.name_space == 0) IMAGEFS_RETURN_IF_ERROR(CheckOwn(directory, "a mount at"));
   if (options.writable && !options_.as_root) {
     return absl::FailedPreconditionError(
         StrCat("cannot mount ", directory, " writable: overlayfs needs root; leave out --rw"));
@@ -173,7 +175,7 @@ absl::Status MountTableImpl::CheckRequest(const MountRequest& request) const {
   }
   if (!id_map.empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(id_map));
   absl::MutexLock lock(&mu_);
-  const auto found = entries_.find(directory);
+  const auto found = entries_.find(request.place());
   if (found != entries_.end() && found->second.mounted()) {
     return absl::AlreadyExistsError(StrCat(directory, ": ", found->second.record.reference,
                                            " is mounted there already; unmount it first (imagefs "
@@ -182,30 +184,48 @@ absl::Status MountTableImpl::CheckRequest(const MountRequest& request) const {
   }
   if (request.upper.empty()) return absl::OkStatus();
   for (const auto& [other, entry] : entries_) {
-    if (other == directory || entry.record.upper != request.upper) continue;
-    return absl::AlreadyExistsError(StrCat("the changes of ", other, " are kept in ", request.upper,
+    if (other == request.place() || entry.record.upper != request.upper) continue;
+    return absl::AlreadyExistsError(StrCat("the changes of ", entry.record.directory,
+                                           " are kept in ", request.upper,
                                            "; choose another --upper"));
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
-  const std::string& directory = request.directory;
-  IMAGEFS_ASSIGN_OR_RETURN(request.directory, ResolveTarget(directory));
+  const bool by_caller = request.caller != nullptr;
+  if (by_caller) {
+    IMAGEFS_RETURN_IF_ERROR(CheckResolved(request.directory, "the directory to mount on"));
+  } else {
+    const std::string asked = request.directory;
+    IMAGEFS_ASSIGN_OR_RETURN(request.directory, ResolveTarget(asked));
+  }
   if (!request.upper.empty()) {
+    if (request.name_space != 0) {
+      return absl::FailedPreconditionError(
+          "--upper names a directory of the daemon's mount namespace, which is not this one; leave "
+          "it out");
+    }
     IMAGEFS_ASSIGN_OR_RETURN(request.upper, ResolveUpper(request.upper));
     IMAGEFS_RETURN_IF_ERROR(CheckOwn(request.upper, "--upper"));
   }
-  const auto hold = HoldDirectory(directory);
+  const std::string place = request.place();
+  const auto hold = HoldPlace(place);
+  if (request.name_space != 0) RefreshPlaceLocked(place);
   IMAGEFS_RETURN_IF_ERROR(CheckRequest(request));
-  const std::optional<Entry> before = FindNotMounted(directory);
+  const std::optional<Entry> before = FindNotMounted(place);
   CheckedMount out;
   if (before.has_value()) IMAGEFS_RETURN_IF_ERROR(Continue(*before, request, out));
-  IMAGEFS_ASSIGN_OR_RETURN(
-      const MountTarget target,
-      OpenTargetDirLocked(directory, {}, before.has_value() ? &before->record : nullptr));
-  out.covered = target.covered;
-  if (!options_.as_root) IMAGEFS_RETURN_IF_ERROR(CheckFusermount(directory));
+  if (by_caller) {
+    out.covered = request.covered;
+  } else {
+    const std::string& directory = request.directory;
+    IMAGEFS_ASSIGN_OR_RETURN(
+        const MountTarget target,
+        OpenTargetDirLocked(directory, {}, before.has_value() ? &before->record : nullptr));
+    out.covered = target.covered;
+    if (!options_.as_root) IMAGEFS_RETURN_IF_ERROR(CheckFusermount(directory));
+  }
   out.request = std::move(request);
   return out;
 }
@@ -238,15 +258,15 @@ absl::StatusOr<MountTarget> MountTableImpl::OpenTargetDirLocked(const std::strin
   });
 }
 
-std::optional<MountTableImpl::Entry> MountTableImpl::Find(const std::string& directory) const {
+std::optional<MountTableImpl::Entry> MountTableImpl::Find(const std::string& place) const {
   absl::MutexLock lock(&mu_);
-  const auto found = entries_.find(directory);
+  const auto found = entries_.find(place);
   return found == entries_.end() ? std::nullopt : std::optional(found->second);
 }
 
 std::optional<MountTableImpl::Entry> MountTableImpl::FindNotMounted(
-    const std::string& directory) const {
-  std::optional<Entry> found = Find(directory);
+    const std::string& place) const {
+  std::optional<Entry> found = Find(place);
   return found.has_value() && found->mounted() ? std::nullopt : found;
 }
 
@@ -273,8 +293,8 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& 
                                                   const CheckedMount& mount) {
   const MountRequest& request = mount.request;
   const std::string& directory = request.directory;
-  const auto hold = HoldDirectory(directory);
-  const std::optional<Entry> entry = FindNotMounted(directory);
+  const auto hold = HoldPlace(request.place());
+  const std::optional<Entry> entry = FindNotMounted(request.place());
   const MountRecord* before = entry.has_value() ? &entry->record : nullptr;
   if (before != nullptr && !mount.continued.empty() && before->upper == mount.continued &&
       before->chain_id != chain->chain_id && before->manifest_digest != manifest) {
@@ -285,6 +305,8 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& 
   }
   MountRecord record;
   record.directory = directory;
+  record.name_space = request.name_space;
+  record.by_caller = request.caller != nullptr;
   record.reference = request.reference;
   record.manifest_digest = manifest;
   record.options = request.options;
@@ -300,9 +322,11 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtDirLocked(const ChainRef& cha
                                                              MountRecord record,
                                                              const MountRecord* before) {
   IMAGEFS_RETURN_IF_ERROR(CheckRequest(request));
-  IMAGEFS_ASSIGN_OR_RETURN(const MountTarget target,
-                           OpenTargetDirLocked(record.directory, record.covered, before));
-  record.covered = target.covered;
+  MountTarget target;
+  if (request.caller == nullptr) {
+    IMAGEFS_ASSIGN_OR_RETURN(target, OpenTargetDirLocked(record.directory, record.covered, before));
+    record.covered = target.covered;
+  }
   record.chain_id = chain->chain_id;
   if (record.created_unix == 0) record.created_unix = time(nullptr);
   record.boot_id = boot_id_;
@@ -313,18 +337,17 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtDirLocked(const ChainRef& cha
   if (record.options.writable) {
     IMAGEFS_ASSIGN_OR_RETURN(upper, OpenUpper(*chain, record));
   }
-  const absl::Status status =
-      options_.as_root ? MountByRootDirLocked(chain, choice, target,
-                                              upper.has_value() ? &*upper : nullptr, before, record)
-                       : MountByUserDirLocked(chain, before, record);
+  const MountWork work{target, request.caller.get(), upper.has_value() ? &*upper : nullptr, before};
+  const absl::Status status = options_.as_root ? MountByRootDirLocked(chain, choice, work, record)
+                                               : MountByUserDirLocked(chain, work, record);
   if (status.ok()) return record;
   if (upper.has_value()) upper->Undo();
   return status;
 }
 
 absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const Choice& choice,
-                                                  const MountTarget& target, OverlayUpper* upper,
-                                                  const MountRecord* before, MountRecord& record) {
+                                                  const MountWork& work, MountRecord& record) {
+  const auto& [target, caller, upper, before] = work;
   const std::string& directory = record.directory;
   const std::string source = SourceOf(record.reference);
   IMAGEFS_ASSIGN_OR_RETURN(const Presented presented,
@@ -344,13 +367,16 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
     if (!target.old.empty()) record.mounts.push_back(KeyOf(target.old.front()));
     IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), KeyOf(made));
     // Before attaching, so that a crash in between leaves no unrecorded mount.
+    if (record.name_space != 0) record.unique_id = UniqueMountId(made);
     absl::Status status = records_.Put(record);
-    if (status.ok()) {
+    if (status.ok() && caller != nullptr) {
+      status = caller->Attach(made);
+    } else if (status.ok()) {
       auto there = AttachTo(target, made, source, directory, options_.beneath);
       status = there.status();
       if (there.ok()) record.mounts = *std::move(there);
     }
-    if (!status.ok()) PutBackDirLocked(directory, before).IgnoreError();
+    if (!status.ok()) PutBackDirLocked(record.place(), before).IgnoreError();
     return status;
   };
   const absl::Status status = mount();
@@ -362,40 +388,54 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const MountRecord* before,
+absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const MountWork& work,
                                                   MountRecord& record) {
   MountFlags& flags = record.options.flags;
   flags.nosuid = flags.nodev = true;  // fusermount3 always sets them
   absl::Status status = records_.Put(record);
   if (status.ok()) {
-    const std::string source = SourceOf(record.reference);
-    absl::StatusOr<Fd> device =
-        FusermountMount(record.directory, source.empty() ? kOwnSource : source, flags);
-    status = device.status();
-    if (device.ok()) {
-      status = chains_->Serve(chain, *std::move(device), record.directory);
-      if (!status.ok()) FusermountUnmount(record.directory, true).IgnoreError();
-    }
+    std::string source = SourceOf(record.reference);
+    if (source.empty()) source = kOwnSource;
+    status = work.caller != nullptr ? ServeForCaller(chain, *work.caller, source, record)
+                                    : MountByFusermount(chain, source, record);
   }
   if (!status.ok()) {
-    PutBackDirLocked(record.directory, before).IgnoreError();
+    PutBackDirLocked(record.place(), work.before).IgnoreError();
     return status;
   }
-  AddMountedDirLocked(chain, record, "", before);
+  AddMountedDirLocked(chain, record, "", work.before);
   return absl::OkStatus();
 }
 
+absl::Status MountTableImpl::MountByFusermount(const ChainRef& chain, const std::string& source,
+                                               const MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(Fd device,
+                           FusermountMount(record.directory, source, record.options.flags));
+  const absl::Status status = chains_->Serve(chain, std::move(device), record.directory);
+  if (!status.ok()) FusermountUnmount(record.directory, true).IgnoreError();
+  return status;
+}
+
+// If it fails, the caller unmounts.
+absl::Status MountTableImpl::ServeForCaller(const ChainRef& chain, MountCaller& caller,
+                                            const std::string& source, MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(MadeFuse made, caller.MakeFuse(source, record.options.flags));
+  record.mounts = {{0, made.major, made.minor}};
+  IMAGEFS_RETURN_IF_ERROR(
+      chains_->ServeAs(chain, std::move(made.device), record.place(), record.mounts.back()));
+  return records_.Put(record);
+}
+
 // Restores the previous record after a failed mount.
-absl::Status MountTableImpl::PutBackDirLocked(const std::string& directory,
-                                              const MountRecord* before) {
-  return before != nullptr ? records_.Put(*before) : records_.Delete(directory);
+absl::Status MountTableImpl::PutBackDirLocked(const std::string& place, const MountRecord* before) {
+  return before != nullptr ? records_.Put(*before) : records_.Delete(place);
 }
 
 void MountTableImpl::AddMountedDirLocked(const ChainRef& chain, const MountRecord& record,
                                          std::string lease, const MountRecord* before) {
   {
     absl::MutexLock lock(&mu_);
-    entries_[record.directory] = {record, std::nullopt, std::move(lease), chain};
+    entries_[record.place()] = {record, std::nullopt, std::move(lease), chain};
   }
   if (before == nullptr || before->upper.empty() || before->upper == record.upper ||
       before->keep_upper) {
@@ -430,37 +470,45 @@ absl::Status MountTableImpl::RemoveUpper(const std::string& upper) const {
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy) {
+absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy, uint64_t name_space) {
   IMAGEFS_RETURN_IF_ERROR(CheckPath(path, "the directory to unmount"));
-  const std::string directory = Find(path).has_value() ? path : MountPointOf(path);
-  const auto hold = HoldDirectory(directory);
-  return UnmountDirLocked(directory, lazy);
+  std::string place = PlaceName(name_space, path);
+  if (name_space == 0 && !Find(place).has_value()) place = MountPointOf(path);
+  const auto hold = HoldPlace(place);
+  return UnmountDirLocked(place, lazy);
 }
 
-absl::Status MountTableImpl::UnmountDirLocked(const std::string& directory, bool lazy) {
-  const std::optional<Entry> entry = Find(directory);
+absl::Status MountTableImpl::UnmountDirLocked(const std::string& place, bool lazy) {
+  const std::optional<Entry> entry = Find(place);
   if (!entry.has_value()) {
-    return absl::NotFoundError(
-        StrCat(directory, " is not a mount of imagefs; `imagefs ls` lists them"));
+    return absl::NotFoundError(StrCat(place.substr(place.find('/')),
+                                      " is not a mount of imagefs; `imagefs ls` lists them"));
   }
+  const MountRecord& record = entry->record;
+  const std::string& directory = record.directory;
   absl::Status status;
-  if (entry->mounted()) {
-    const MountRecord& record = entry->record;
+  if (record.name_space != 0) {
+    if (!IsGoneElsewhere(record)) {
+      return absl::FailedPreconditionError(
+          StrCat(directory, " is mounted in another mount namespace; unmount it there"));
+    }
+  } else if (entry->mounted()) {
     status = options_.as_root
                  ? UnmountExactly(record.mounts.back(), SourceOf(record.reference), directory, lazy)
                  : FusermountUnmount(directory, lazy);
   }
   // Not found: already unmounted by someone else, which is fine.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
-  UnmountOldDirLocked(entry->record);
-  IMAGEFS_RETURN_IF_ERROR(ForgetDirLocked(entry->record, lazy));
-  LogInfo("unmount.finished reference=", entry->record.reference, " directory=", directory,
+  UnmountOldDirLocked(record);
+  IMAGEFS_RETURN_IF_ERROR(ForgetDirLocked(record, lazy));
+  LogInfo("unmount.finished reference=", record.reference, " directory=", directory,
           " lazy=", lazy ? "yes" : "no");
   return absl::OkStatus();
 }
 
 // Unmounts dead mounts of earlier daemons that are on the directory, or were below its mount.
 void MountTableImpl::UnmountOldDirLocked(const MountRecord& record) {
+  if (record.by_caller) return;
   if (!options_.as_root) return UnmountDeadByUser(record.directory);
   const absl::Status status =
       UnmountOld(record.directory, [&](const MountInfo& mount) { return IsOld(&record, mount); });
@@ -470,11 +518,11 @@ void MountTableImpl::UnmountOldDirLocked(const MountRecord& record) {
 }
 
 // Removes the entry from the table.
-void MountTableImpl::DropDirLocked(const std::string& directory, bool lazy) {
+void MountTableImpl::DropDirLocked(const std::string& place, bool lazy) {
   std::string lease;
   {
     absl::MutexLock lock(&mu_);
-    const auto found = entries_.find(directory);
+    const auto found = entries_.find(place);
     if (found == entries_.end()) return;
     lease = std::move(found->second.lease);
     entries_.erase(found);
@@ -483,17 +531,17 @@ void MountTableImpl::DropDirLocked(const std::string& directory, bool lazy) {
 }
 
 absl::Status MountTableImpl::ForgetDirLocked(const MountRecord& record, bool lazy) {
-  DropDirLocked(record.directory, lazy);
+  DropDirLocked(record.place(), lazy);
   absl::Status status;
   if (!record.upper.empty() && !record.keep_upper) status = RemoveUpper(record.upper);
-  status.Update(records_.Delete(record.directory));
+  status.Update(records_.Delete(record.place()));
   return status;
 }
 
 std::vector<MountState> MountTableImpl::List() const {
   std::vector<MountState> out;
   absl::MutexLock lock(&mu_);
-  for (const auto& [directory, entry] : entries_) {
+  for (const auto& [place, entry] : entries_) {
     out.push_back({entry.record, entry.not_mounted.value_or(""), entry.chain.lock()});
   }
   std::stable_partition(out.begin(), out.end(),
@@ -513,9 +561,12 @@ void MountTableImpl::UnmountDeadByUser(const std::string& directory) {
 
 void MountTableImpl::UnmountAll() {
   for (const MountState& state : List()) {
-    const std::string& directory = state.record.directory;
-    const auto hold = HoldDirectory(directory);
-    const absl::Status status = UnmountDirLocked(directory, /*lazy=*/true);
+    const MountRecord& record = state.record;
+    const auto hold = HoldPlace(record.place());
+    // Nobody can unmount it from here: what the daemon serves of it ends with the daemon.
+    const absl::Status status = record.name_space != 0
+                                    ? ForgetDirLocked(record, /*lazy=*/true)
+                                    : UnmountDirLocked(record.place(), /*lazy=*/true);
     if (!status.ok() && !absl::IsNotFound(status)) {
       LogWarning("unmount_failed error=", status.message());
     }

@@ -10,6 +10,9 @@
 // the table lists it as not mounted, with the reason, and mounting may be retried at any time. A
 // mount that died with the previous daemon stays in place until another replaces it: programs see
 // an error or the right tree, never the directory below, and write nothing there.
+//
+// A mount can also be made by the caller (MountCaller), in its own mount namespace. Such a mount is
+// remembered by namespace and number, and forgotten when it or its namespace is gone.
 #pragma once
 
 #include <cstdint>
@@ -77,7 +80,10 @@ class MountTable {
   // Unmounts one directory. Returns kNotFound if no mount of ours is there, and kFailedPrecondition
   // if it is busy (never with `lazy`). The last unmount of a chain also removes the private mount.
   // An entry that is not mounted is forgotten, and its upper is treated as if it were mounted.
-  virtual absl::Status Unmount(const std::string& directory, bool lazy) = 0;
+  // A mount in another namespace can only be forgotten, once it is unmounted there; until then,
+  // kFailedPrecondition.
+  virtual absl::Status Unmount(const std::string& directory, bool lazy,
+                               uint64_t name_space = 0) = 0;
   virtual std::vector<MountState> List() const = 0;
   // Returns true while a mount of that chain exists.
   virtual bool InUse(const Digest& chain_id) const = 0;
@@ -104,7 +110,10 @@ class MountTable {
   // Removes private mounts of earlier daemons that are no longer used. Call after Recover, and
   // after those that call Readopt and MountShared at startup.
   virtual void RemoveLeftovers() = 0;
-  // Unmounts and forgets everything.
+  // Forgets the mounts of other namespaces that were unmounted there, or whose namespace is gone:
+  // unlike those of its own, the kernel does not report them. Call now and then, and before List.
+  virtual void Refresh() = 0;
+  // Unmounts and forgets everything. Mounts in other namespaces are only forgotten.
   virtual void UnmountAll() = 0;
 };
 

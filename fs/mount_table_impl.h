@@ -53,7 +53,7 @@ class MountTableImpl : public MountTable {
   absl::StatusOr<CheckedMount> Check(MountRequest request) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
                                     const CheckedMount& mount) override;
-  absl::Status Unmount(const std::string& directory, bool lazy) override;
+  absl::Status Unmount(const std::string& directory, bool lazy, uint64_t name_space) override;
   std::vector<MountState> List() const override ABSL_LOCKS_EXCLUDED(mu_);
   bool InUse(const Digest& chain_id) const override { return chains_->InUse(chain_id); }
   bool NeedProcess() const override { return chains_->NeedProcess(); }
@@ -66,9 +66,10 @@ class MountTableImpl : public MountTable {
     if (options_.as_root) chains_->RemoveOrphans();
   }
   void UnmountAll() override;
+  void Refresh() override;
 
  private:
-  // One directory, with or without its mount.
+  // One place, with or without its mount.
   struct Entry {
     MountRecord record;
     std::optional<std::string> not_mounted;  // why; nullopt = it is mounted
@@ -76,6 +77,9 @@ class MountTableImpl : public MountTable {
     std::weak_ptr<const Chain> chain;
     bool mounted() const { return !not_mounted.has_value(); }
   };
+
+  // The fate of a mount that needed no daemon. kHere: it is in the table now.
+  enum class Outlived { kHere, kUnmounted, kUnknown };
 
   // The presentation chosen for a request.
   struct Choice {
@@ -89,36 +93,48 @@ class MountTableImpl : public MountTable {
   // Returns true if `before`, the record of the directory, lists `mount`, which is then to be
   // removed or replaced. `before` may be null.
   bool IsOld(const MountRecord* before, const MountInfo& mount) const;
-  std::optional<Entry> Find(const std::string& directory) const ABSL_LOCKS_EXCLUDED(mu_);
+  std::optional<Entry> Find(const std::string& place) const ABSL_LOCKS_EXCLUDED(mu_);
   // Returns the entry only if it is not mounted.
-  std::optional<Entry> FindNotMounted(const std::string& directory) const;
+  std::optional<Entry> FindNotMounted(const std::string& place) const;
   absl::Status Continue(const Entry& entry, const MountRequest& request, CheckedMount& out) const;
-  // REQUIRES for all functions named ...DirLocked: the caller holds the key of the directory.
+  // REQUIRES for all functions named ...DirLocked: the caller holds the key of the place.
   absl::StatusOr<MountTarget> OpenTargetDirLocked(const std::string& directory,
                                                   const FileId& expected,
                                                   const MountRecord* before);
   // Fills in what `record` lacks.
   absl::StatusOr<MountRecord> MountAtDirLocked(const ChainRef& chain, const MountRequest& request,
                                                MountRecord record, const MountRecord* before);
+  struct MountWork {
+    const MountTarget& target;  // unless there is a caller
+    MountCaller* caller;        // null: this process mounts
+    OverlayUpper* upper;        // null: not writable
+    const MountRecord* before;
+  };
   absl::Status MountByRootDirLocked(const ChainRef& chain, const Choice& choice,
-                                    const MountTarget& target, OverlayUpper* upper,
-                                    const MountRecord* before, MountRecord& record);
-  absl::Status MountByUserDirLocked(const ChainRef& chain, const MountRecord* before,
+                                    const MountWork& work, MountRecord& record);
+  absl::Status MountByUserDirLocked(const ChainRef& chain, const MountWork& work,
                                     MountRecord& record);
+  absl::Status MountByFusermount(const ChainRef& chain, const std::string& source,
+                                 const MountRecord& record);
+  absl::Status ServeForCaller(const ChainRef& chain, MountCaller& caller, const std::string& source,
+                              MountRecord& record);
+  // Of a mount in another namespace. A mount of which the kernel does not tell counts as present.
+  bool IsGoneElsewhere(const MountRecord& record) const;
+  Outlived AdoptElsewhereDirLocked(const MountRecord& record, const FindChain& find_chain);
+  // Forgets the mount of another namespace if it is gone.
+  void RefreshPlaceLocked(const std::string& place);
   void AddMountedDirLocked(const ChainRef& chain, const MountRecord& record, std::string lease,
                            const MountRecord* before) ABSL_LOCKS_EXCLUDED(mu_);
-  absl::Status PutBackDirLocked(const std::string& directory, const MountRecord* before);
-  absl::Status UnmountDirLocked(const std::string& directory, bool lazy);
+  absl::Status PutBackDirLocked(const std::string& place, const MountRecord* before);
+  absl::Status UnmountDirLocked(const std::string& place, bool lazy);
   void UnmountOldDirLocked(const MountRecord& record);
-  void DropDirLocked(const std::string& directory, bool lazy) ABSL_LOCKS_EXCLUDED(mu_);
+  void DropDirLocked(const std::string& place, bool lazy) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status ForgetDirLocked(const MountRecord& record, bool lazy);
   // For a mount that another program has unmounted.
   void DropUnmountedDirLocked(const MountRecord& record);
   void SetNotMountedDirLocked(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);
   // Returns true if it is mounted afterwards.
   bool RecoverDirLocked(MountRecord& record, const MountView& mounts, const FindChain& find_chain);
-  // The fate of a mount that needed no daemon. kHere: it is in the table now.
-  enum class Outlived { kHere, kUnmounted, kUnknown };
   Outlived AdoptDirLocked(const MountRecord& record, const MountView& mounts,
                           const FindChain& find_chain);
   std::optional<std::string> AdoptLeaseDirLocked(const MountRecord& record, const MountInfo& there,
@@ -139,9 +155,7 @@ class MountTableImpl : public MountTable {
   void UnmountDeadByUser(const std::string& directory);
   void Prune();
 
-  KeyGate::Hold HoldDirectory(const std::string& directory) {
-    return KeyGate::Hold(gate_, directory);
-  }
+  KeyGate::Hold HoldPlace(const std::string& place) { return KeyGate::Hold(gate_, place); }
 
   // Private mounts of the kernel alone, or of FUSE sessions that the next daemon continues.
   bool HasMountsBelow() const {
@@ -160,12 +174,12 @@ class MountTableImpl : public MountTable {
   // Which kernel presentation works, or why none does.
   absl::StatusOr<ErofsWay> kernel_ = absl::UnknownError("");
   std::atomic<uint64_t> kernel_unavailable_{0}, kernel_failed_{0};
-  KeyGate gate_;             // by directory
+  KeyGate gate_;             // by place
   bool own_parent_ = false;  // chains_dir_ is a private bind mount of itself
   std::unique_ptr<MountWatch> watch_;
 
   mutable absl::Mutex mu_;
-  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by directory
+  std::map<std::string, Entry> entries_ ABSL_GUARDED_BY(mu_);  // by place (PlaceName)
 
   // The mounts that the kernel lists and that can be ours.
   struct Present {

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/status.h"
+#include "fs/mount_namespace.h"
 #include "fs/mount_table_impl.h"
 
 namespace imagefs {
@@ -23,6 +24,7 @@ constexpr char kDamagedMessage[] =
 MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& record,
                                                         const MountView& mounts,
                                                         const FindChain& find_chain) {
+  if (record.name_space != 0) return AdoptElsewhereDirLocked(record, find_chain);
   const MountInfo* there = mounts.At(record.directory);
   const bool here = there != nullptr && IsOf(record, *there);
   if (!options_.as_root) {
@@ -52,6 +54,55 @@ MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& recor
   return Outlived::kHere;
 }
 
+bool MountTableImpl::IsGoneElsewhere(const MountRecord& record) const {
+  if (record.boot_id != boot_id_) return true;
+  if (options_.as_root) {
+    return absl::IsNotFound(FindMountIn(record.name_space, record.unique_id).status());
+  }
+  // A user may not look into other namespaces. The session ends with the last mount of it.
+  MountInfo there;
+  there.major = record.mounts.empty() ? 0 : record.mounts.back().major;
+  there.minor = record.mounts.empty() ? 0 : record.mounts.back().minor;
+  return chains_->ServedAt(record.place(), there) == nullptr;
+}
+
+MountTableImpl::Outlived MountTableImpl::AdoptElsewhereDirLocked(const MountRecord& record,
+                                                                 const FindChain& find_chain) {
+  if (record.mounts.empty() || IsGoneElsewhere(record)) return Outlived::kUnmounted;
+  const MountKey& key = record.mounts.back();
+  MountInfo there;
+  if (options_.as_root) {
+    const absl::StatusOr<MountInfo> found = FindMountIn(record.name_space, record.unique_id);
+    if (found.ok()) there = *found;
+    if (found.ok() && (there.major != key.major || there.minor != key.minor)) {
+      return Outlived::kUnmounted;
+    }
+    // An older kernel does not tell.
+    if (there.source.empty()) there.source = SourceOf(record.reference);
+    if (there.fs_type.empty()) {
+      there.fs_type = record.options.writable      ? "overlay"
+                      : record.mode == kKernelMode ? kErofsType
+                                                   : "fuse";
+    }
+  }
+  there.major = key.major;
+  there.minor = key.minor;
+  Entry entry{record, std::nullopt, "", {}};
+  ChainRef chain;
+  if (options_.as_root) {
+    const std::optional<std::string> lease = AdoptLeaseDirLocked(record, there, find_chain, &chain);
+    if (!lease.has_value()) return Outlived::kUnmounted;
+    entry.lease = *lease;
+  } else {
+    chain = chains_->ServedAt(record.place(), there);
+    if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnmounted;
+  }
+  if (!(record.mode == kKernelMode && !record.filling)) entry.chain = chain;
+  absl::MutexLock lock(&mu_);
+  entries_[record.place()] = std::move(entry);
+  return Outlived::kHere;
+}
+
 // Returns the private mount behind a mount of an earlier daemon; nullopt if it is dead.
 std::optional<std::string> MountTableImpl::AdoptLeaseDirLocked(const MountRecord& record,
                                                                const MountInfo& there,
@@ -78,8 +129,10 @@ std::optional<std::string> MountTableImpl::AdoptLeaseDirLocked(const MountRecord
                                   by_name ? named : ""};
   if (kernel && !record.filling) {
     return chains_
-        ->AdoptKernelMount(record.chain_id, std::move(found), presentation,
-                           options.writable || !options.flags.id_map.empty() ? nullptr : &there)
+        ->AdoptKernelMount(
+            record.chain_id, std::move(found), presentation,
+            options.writable || !options.flags.id_map.empty() || record.name_space != 0 ? nullptr
+                                                                                        : &there)
         .name;
   }
   const auto lease = chains_->Adopt(record.chain_id, std::move(found), presentation, record.filling,
@@ -102,12 +155,12 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
     return out;
   }
   for (MountRecord& record : stored->records) {
-    const auto hold = HoldDirectory(record.directory);
-    if (Find(record.directory).has_value()) continue;
+    const auto hold = HoldPlace(record.place());
+    if (Find(record.place()).has_value()) continue;
     if (RecoverDirLocked(record, **mounts, find_chain)) out.push_back(record.directory);
   }
   for (std::string& directory : stored->damaged) {
-    const auto hold = HoldDirectory(directory);
+    const auto hold = HoldPlace(directory);
     if (Find(directory).has_value()) continue;
     // Whatever is mounted there stays until another mount replaces it, because it is unknown.
     MountRecord record;
@@ -138,6 +191,11 @@ bool MountTableImpl::RecoverDirLocked(MountRecord& record, const MountView& moun
     case Outlived::kUnknown:
       break;
   }
+  if (record.by_caller) {
+    // Its caller mounts it again when somebody looks there.
+    DropUnmountedDirLocked(record);
+    return false;
+  }
   const absl::StatusOr<ChainRef> chain = find_chain(record.chain_id);
   const absl::Status status =
       chain.ok() ? MountAgainDirLocked(record, *chain).status() : chain.status();
@@ -167,7 +225,7 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgainDirLocked(const MountRecor
 
 absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& directory,
                                                        ChainRef chain) {
-  const auto hold = HoldDirectory(directory);
+  const auto hold = HoldPlace(directory);
   const std::optional<Entry> entry = FindNotMounted(directory);
   if (!entry.has_value() || entry->record.unmounted) {
     return absl::NotFoundError(StrCat(directory, " is not waiting to be mounted"));
@@ -178,9 +236,9 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAgain(const std::string& direct
 }
 
 void MountTableImpl::SetNotMountedDirLocked(MountRecord record, std::string why) {
-  const std::string directory = record.directory;
+  const std::string place = record.place();
   absl::MutexLock lock(&mu_);
-  entries_[directory] = {std::move(record), std::move(why), "", {}};
+  entries_[place] = {std::move(record), std::move(why), "", {}};
 }
 
 void MountTableImpl::SetNotMounted(const std::string& directory, const std::string& why) {
@@ -191,6 +249,13 @@ void MountTableImpl::SetNotMounted(const std::string& directory, const std::stri
 
 // Nothing is left except data written to the store, which stays listed.
 void MountTableImpl::DropUnmountedDirLocked(const MountRecord& record) {
+  if (record.name_space != 0) {
+    // Nobody can mount there again to go on with what was written.
+    LogInfo("unmounted_elsewhere directory=", record.directory, " namespace=", record.name_space);
+    const absl::Status status = ForgetDirLocked(record, /*lazy=*/true);
+    if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
+    return;
+  }
   LogInfo("unmounted_elsewhere directory=", record.directory,
           record.upper.empty() ? "" : " changes_kept_in=", record.upper);
   DropDirLocked(record.directory, /*lazy=*/true);
@@ -210,6 +275,7 @@ void MountTableImpl::DropUnmountedDirLocked(const MountRecord& record) {
 
 bool MountTableImpl::IsLost(const Entry& entry, const Present& present) const {
   if (!entry.mounted()) return false;
+  if (entry.record.name_space != 0) return false;  // see Refresh
   if (!options_.as_root) return !present.directories.contains(entry.record.directory);
   const auto found = present.mounts.find(entry.record.mounts.back());
   return found == present.mounts.end() || !IsOf(entry.record, found->second);
@@ -239,11 +305,32 @@ void MountTableImpl::Prune() {
     }
   }
   for (const std::string& directory : lost) {
-    const auto hold = HoldDirectory(directory);
+    const auto hold = HoldPlace(directory);
     const std::optional<Entry> entry = Find(directory);
     const auto now = FindPresent();
     if (now.ok() && entry.has_value() && IsLost(*entry, *now))
       DropUnmountedDirLocked(entry->record);
+  }
+}
+
+void MountTableImpl::RefreshPlaceLocked(const std::string& place) {
+  const std::optional<Entry> entry = Find(place);
+  if (entry.has_value() && entry->record.name_space != 0 && IsGoneElsewhere(entry->record)) {
+    DropUnmountedDirLocked(entry->record);
+  }
+}
+
+void MountTableImpl::Refresh() {
+  std::vector<std::string> places;
+  {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [place, entry] : entries_) {
+      if (entry.record.name_space != 0) places.push_back(place);
+    }
+  }
+  for (const std::string& place : places) {
+    const auto hold = HoldPlace(place);
+    RefreshPlaceLocked(place);
   }
 }
 

@@ -441,7 +441,7 @@ absl::StatusOr<MountRecord> FakeMountTable::Mount(ChainRef chain, const Digest& 
   return record;
 }
 
-absl::Status FakeMountTable::Unmount(const std::string& directory, bool) {
+absl::Status FakeMountTable::Unmount(const std::string& directory, bool, uint64_t) {
   absl::MutexLock lock(&mu_);
   if (mounts_.erase(directory) == 0) {
     return absl::NotFoundError(StrCat(directory, ": nothing is mounted there"));

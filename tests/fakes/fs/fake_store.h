@@ -161,7 +161,8 @@ class FakeMountTable : public MountTable {
   absl::StatusOr<CheckedMount> Check(MountRequest request) override;
   absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
                                     const CheckedMount& mount) override;
-  absl::Status Unmount(const std::string& directory, bool lazy) override;
+  absl::Status Unmount(const std::string& directory, bool lazy, uint64_t name_space = 0) override;
+  void Refresh() override {}
   std::vector<MountState> List() const override;
   bool InUse(const Digest& chain_id) const override;
   bool NeedProcess() const override;

@@ -109,7 +109,6 @@ TEST(MountHelperTest, WrongUseEndsWith1) {
       {{"alpine", "/mnt", "--verbose"}, "is not known"},
       {{"alpine", "/mnt", "-o"}, "takes a value"},
       {{"alpine", "/mnt", "-t", "ext4"}, "ext4 is not imagefs"},
-      {{"alpine", "/mnt", "-N", "/proc/1/ns/mnt"}, "-N is not possible"},
       {{"alpine", "/mnt", "-o", "flying"}, "flying is not known"},
       {{"alpine", "/mnt", "-o", "mode=eager"}, "mode= takes auto, kernel or fuse"},
       {{"alpine", "/mnt", "-o", "pull=soon"}, "pull= takes"},
@@ -155,6 +154,11 @@ TEST(MountHelperTest, StatusesAreThoseOfMount8) {
   EXPECT_EQ(MountHelperStatus(0), 0);
   EXPECT_EQ(MountHelperStatus(1), 32);
   EXPECT_EQ(MountHelperStatus(130), 8);
+}
+
+TEST(MountHelperTest, TakesTheNamespaceOfMount8) {
+  EXPECT_EQ(Parsed({"alpine", "/mnt", "-N", "/proc/1/ns/mnt"}).name_space, "/proc/1/ns/mnt");
+  EXPECT_EQ(Parsed({"alpine", "/mnt"}).name_space, "");
 }
 
 }  // namespace

@@ -1,0 +1,272 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cmd/mount_channel.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <future>
+#include <string_view>
+#include <utility>
+
+#include "base/log.h"
+#include "base/pass_fd.h"
+#include "base/status.h"
+#include "base/text.h"
+#include "base/thread_role.h"
+#include "cmd/rendezvous.h"
+#include "fs/mount_namespace.h"
+#include "fs/mount_record.h"
+#include "fs/mount_syscalls.h"
+#include "fs/mount_target.h"
+
+namespace imagefs {
+namespace {
+
+constexpr size_t kIdBytes = 16;
+// A command answers at once, unless its directory is on a network file system that hangs.
+constexpr timeval kAnswerTimeout = {30, 0};
+
+struct ChannelMessage {
+  enum Kind : uint32_t {
+    kHello = 1,     // to the command, text = the id
+    kAttach = 2,    // to the command, with the detached mount
+    kMakeFuse = 3,  // to the command, text = the source
+    kDone = 4,      // to the daemon, after kMakeFuse with the device
+    kFailed = 5,    // to the daemon, text = the message
+  };
+  uint32_t kind = 0;
+  uint32_t code = 0;              // of kFailed
+  uint32_t noexec = 0;            // of kMakeFuse
+  uint32_t major = 0, minor = 0;  // of kDone after kMakeFuse
+  char text[1004] = {};           // ends with a zero
+};
+
+void SetText(ChannelMessage& message, std::string_view text) {
+  const size_t size = std::min(text.size(), sizeof(message.text) - 1);
+  memcpy(message.text, text.data(), size);
+}
+
+absl::Status Send(const Fd& socket, const ChannelMessage& message, const Fd* fd) {
+  const ssize_t sent =
+      SendWithFd(socket.get(), &message, sizeof(message), fd == nullptr ? -1 : fd->get());
+  if (sent == static_cast<ssize_t>(sizeof(message))) return absl::OkStatus();
+  return absl::UnavailableError("the connection for the mount was closed");
+}
+
+// Returns kUnavailable if the other side has closed the connection or does not answer.
+absl::StatusOr<ChannelMessage> Receive(const Fd& socket, Fd* fd) {
+  ChannelMessage message;
+  int number = -1;
+  ssize_t got = 0;
+  do {
+    got = ReceiveWithFd(socket.get(), &message, sizeof(message), &number, MSG_WAITALL);
+    if (number >= 0) *fd = Fd(number);
+  } while (got < 0 && errno == EINTR);
+  if (got != static_cast<ssize_t>(sizeof(message))) {
+    return absl::UnavailableError("the connection for the mount was closed");
+  }
+  message.text[sizeof(message.text) - 1] = '\0';
+  return message;
+}
+
+class ChannelCaller : public MountCaller {
+ public:
+  explicit ChannelCaller(Fd socket) : socket_(std::move(socket)) {}
+
+  absl::Status Attach(const Fd& mount) override {
+    ChannelMessage ask;
+    ask.kind = ChannelMessage::kAttach;
+    Fd none;
+    return Call(ask, &mount, &none).status();
+  }
+
+  absl::StatusOr<MadeFuse> MakeFuse(const std::string& source, const MountFlags& flags) override {
+    ChannelMessage ask;
+    ask.kind = ChannelMessage::kMakeFuse;
+    ask.noexec = flags.noexec ? 1 : 0;
+    SetText(ask, source);
+    MadeFuse made;
+    IMAGEFS_ASSIGN_OR_RETURN(const ChannelMessage answer, Call(ask, nullptr, &made.device));
+    if (!IsFuseDevice(made.device)) {
+      return absl::InvalidArgumentError("the command sent no device of FUSE");
+    }
+    made.major = answer.major;
+    made.minor = answer.minor;
+    return made;
+  }
+
+ private:
+  absl::StatusOr<ChannelMessage> Call(const ChannelMessage& ask, const Fd* give, Fd* take) {
+    MayBlock("waiting for the command to mount");
+    IMAGEFS_RETURN_IF_ERROR(Send(socket_, ask, give));
+    IMAGEFS_ASSIGN_OR_RETURN(ChannelMessage answer, Receive(socket_, take));
+    if (answer.kind == ChannelMessage::kDone) return answer;
+    const bool known =
+        answer.kind == ChannelMessage::kFailed && answer.code > 0 && answer.code <= 16;
+    return absl::Status(
+        known ? static_cast<absl::StatusCode>(answer.code) : absl::StatusCode::kInternal,
+        Printable(answer.text, sizeof(answer.text)));
+  }
+
+  static bool IsFuseDevice(const Fd& fd) {
+    struct stat st;
+    return fd.valid() && fstat(fd.get(), &st) == 0 && S_ISCHR(st.st_mode) &&
+           st.st_rdev == makedev(10, 229);
+  }
+
+  const Fd socket_;
+};
+
+bool IsClosed(const Fd& socket) {
+  pollfd polled{socket.get(), POLLRDHUP, 0};
+  return poll(&polled, 1, 0) > 0;
+}
+
+// Moves this thread into a mount namespace: of a file, or of a process.
+absl::Status EnterNamespace(const std::string& name) {
+  const bool pid = name.find_first_not_of("0123456789") == std::string::npos;
+  const std::string path = pid ? StrCat("/proc/", name, "/ns/mnt") : name;
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd file, OpenFile(path, O_RDONLY));
+  // The thread then has a root and a working directory of its own, as the kernel demands.
+  if (unshare(CLONE_FS) != 0 || setns(file.get(), CLONE_NEWNS) != 0) {
+    return ErrnoStatus(errno, StrCat("cannot enter the mount namespace ", PrintableName(path)));
+  }
+  return absl::OkStatus();
+}
+
+ChannelMessage AnswerWith(const absl::Status& status) {
+  ChannelMessage answer;
+  answer.kind = status.ok() ? ChannelMessage::kDone : ChannelMessage::kFailed;
+  answer.code = static_cast<uint32_t>(status.code());
+  SetText(answer, ToStd(status.message()));
+  return answer;
+}
+
+}  // namespace
+
+void MountChannels::Accept(Fd connection) {
+  const int flags = fcntl(connection.get(), F_GETFL);
+  if (flags < 0 || fcntl(connection.get(), F_SETFL, flags & ~O_NONBLOCK) != 0 ||
+      setsockopt(connection.get(), SOL_SOCKET, SO_RCVTIMEO, &kAnswerTimeout,
+                 sizeof(kAnswerTimeout)) != 0 ||
+      setsockopt(connection.get(), SOL_SOCKET, SO_SNDTIMEO, &kAnswerTimeout,
+                 sizeof(kAnswerTimeout)) != 0) {
+    return LogWarning("mount_channel_failed cause=", strerror(errno));
+  }
+  ChannelMessage hello;
+  hello.kind = ChannelMessage::kHello;
+  const std::string id = RandomHex(kIdBytes);
+  SetText(hello, id);
+  // The buffer of a new connection has room for it, so that this does not block.
+  if (!Send(connection, hello, nullptr).ok()) return;
+  absl::MutexLock lock(&mu_);
+  for (auto one = waiting_.begin(); one != waiting_.end();) {
+    one = IsClosed(one->second) ? waiting_.erase(one) : std::next(one);
+  }
+  waiting_[id] = std::move(connection);
+}
+
+absl::StatusOr<std::shared_ptr<MountCaller>> MountChannels::Take(const std::string& id) {
+  absl::MutexLock lock(&mu_);
+  const auto found = waiting_.find(id);
+  if (found == waiting_.end()) {
+    return absl::UnavailableError("the connection for the mount was closed; run the command again");
+  }
+  auto caller = std::make_shared<ChannelCaller>(std::move(found->second));
+  waiting_.erase(found);
+  return caller;
+}
+
+absl::StatusOr<std::unique_ptr<MountForDaemon>> MountForDaemon::Open(Options options) {
+  std::unique_ptr<MountForDaemon> mount(new MountForDaemon);
+  IMAGEFS_ASSIGN_OR_RETURN(mount->socket_, ConnectSocket(options.run, kMountSocket));
+  Fd none;
+  IMAGEFS_ASSIGN_OR_RETURN(const ChannelMessage hello, Receive(mount->socket_, &none));
+  mount->channel_ = hello.text;
+  std::promise<absl::Status> prepared;
+  mount->thread_ = std::thread([mount = mount.get(), &prepared, &options] {
+    EnterThread(ThreadRole::kMounts);
+    const absl::Status status = mount->Prepare(options);
+    prepared.set_value(status);  // options and the promise may be gone from here on
+    if (status.ok()) mount->Serve();
+  });
+  IMAGEFS_RETURN_IF_ERROR(prepared.get_future().get());
+  return mount;
+}
+
+absl::Status MountForDaemon::Prepare(const Options& options) {
+  if (!options.name_space.empty()) IMAGEFS_RETURN_IF_ERROR(EnterNamespace(options.name_space));
+  IMAGEFS_ASSIGN_OR_RETURN(name_space_, OwnMountNamespace());
+  IMAGEFS_ASSIGN_OR_RETURN(directory_, ResolveTarget(options.directory));
+  IMAGEFS_ASSIGN_OR_RETURN(MountTarget target,
+                           OpenTarget(directory_, {}, [](const MountInfo&) { return false; }));
+  if (!target.old.empty()) {
+    return absl::FailedPreconditionError(
+        StrCat(directory_, " is the mount of a file system that has died; unmount it (umount -l ",
+               directory_, ")"));
+  }
+  covered_ = target.covered;
+  place_ = std::move(target.place);
+  return absl::OkStatus();
+}
+
+void MountForDaemon::Serve() {
+  bool mounted = false, by_fusermount = false;
+  while (true) {
+    Fd fd;
+    const absl::StatusOr<ChannelMessage> ask = Receive(socket_, &fd);
+    if (!ask.ok()) break;
+    ChannelMessage answer;
+    Fd device;
+    if (ask->kind == ChannelMessage::kAttach && fd.valid()) {
+      const absl::Status status = AttachMount(fd, place_, directory_);
+      mounted = mounted || status.ok();
+      answer = AnswerWith(status);
+    } else if (ask->kind == ChannelMessage::kMakeFuse) {
+      MountFlags flags;
+      flags.noexec = ask->noexec != 0;
+      absl::Status status = CheckFusermount(directory_);
+      absl::StatusOr<Fd> made = status;
+      if (status.ok()) made = FusermountMount(directory_, ask->text, flags);
+      answer = AnswerWith(made.status());
+      if (made.ok()) {
+        mounted = by_fusermount = true;
+        device = *std::move(made);
+        // Nobody answers the file system yet, so only the kernel's table can be asked.
+        const auto mounts = ReadMountInfo();
+        if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory_) : nullptr) {
+          answer.major = there->major;
+          answer.minor = there->minor;
+        }
+      }
+    } else {
+      answer = AnswerWith(absl::InvalidArgumentError("the daemon is of another version"));
+    }
+    if (!Send(socket_, answer, device.valid() ? &device : nullptr).ok()) break;
+  }
+  // The daemon closes the connection before its answer arrives.
+  if (decision_.get_future().get() || !mounted) return;
+  if (by_fusermount) {
+    FusermountUnmount(directory_, /*lazy=*/true).IgnoreError();
+  } else {
+    umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  }
+}
+
+MountForDaemon::~MountForDaemon() {
+  decision_.set_value(keep_);
+  if (socket_.valid()) shutdown(socket_.get(), SHUT_RDWR);
+  if (thread_.joinable()) thread_.join();
+}
+
+}  // namespace imagefs

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "cmd/unmount.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/status.h"
+#include "base/text.h"
+#include "cmd/client.h"
+#include "fs/mount_namespace.h"
+#include "fs/mount_syscalls.h"
+#include "fs/mount_target.h"
+#include "proto/control.pb.h"
+
+namespace imagefs {
+namespace {
+
+using control::v1::ListMountsReply;
+using control::v1::Mount;
+using control::v1::UnmountReply;
+using control::v1::UnmountRequest;
+
+absl::Status UnmountHere(const std::string& directory, bool lazy) {
+  return geteuid() == 0 ? UnmountPath(directory, lazy) : FusermountUnmount(directory, lazy);
+}
+
+}  // namespace
+
+absl::Status Unmount(DaemonClient& client, UnmountRequest request, UnmountReply* reply) {
+  const uint64_t theirs = client.mount_namespace();
+  const uint64_t own = OwnMountNamespace().value_or(theirs);
+  if (theirs == 0 || own == theirs) return client.Unmount(request, reply);
+  ListMountsReply mounts;
+  IMAGEFS_RETURN_IF_ERROR(client.ListMounts(&mounts));
+  std::vector<std::string> directories;
+  for (const std::string& directory : request.directories()) {
+    directories.push_back(MountPointOf(directory));
+  }
+  std::vector<std::string> here;
+  for (auto mount = mounts.mounts().rbegin(); mount != mounts.mounts().rend(); ++mount) {
+    if (mount->mount_namespace() == own) here.push_back(mount->directory());
+  }
+  if (request.all()) directories = here;
+  UnmountRequest rest;
+  rest.set_mount_namespace(own);
+  rest.set_lazy(request.lazy());
+  UnmountReply failed;
+  for (const std::string& directory : directories) {
+    const bool ours = std::find(here.begin(), here.end(), directory) != here.end();
+    absl::Status status;
+    if (ours) status = UnmountHere(directory, request.lazy());
+    if (status.ok() || absl::IsNotFound(status)) {
+      rest.add_directories(directory);
+      continue;
+    }
+    UnmountReply::Failure* failure = failed.add_failures();
+    failure->set_directory(PrintableName(directory));
+    failure->set_message(std::string(status.message()));
+  }
+  if (rest.directories_size() > 0) IMAGEFS_RETURN_IF_ERROR(client.Unmount(rest, reply));
+  reply->MergeFrom(failed);
+  return absl::OkStatus();
+}
+
+}  // namespace imagefs
