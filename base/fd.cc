@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/directory.h"
+#include "base/failure.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
@@ -78,7 +79,9 @@ class Removal {
     struct stat st;
     if (!folder.valid() || fstat(folder.get(), &st) != 0) return failed();
     if (st.st_dev != device_) {
-      return absl::FailedPreconditionError(StrCat(shown_, "/.../", name, ": is a mount point"));
+      return WithKind(
+          absl::FailedPreconditionError(StrCat(shown_, "/.../", name, ": is a mount point")),
+          FailureKind::kBusy);
     }
     IMAGEFS_RETURN_IF_ERROR(Empty(folder, depth + 1));
     if (unlinkat(parent.get(), name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) {
@@ -189,8 +192,9 @@ absl::StatusOr<size_t> ReadInput(const Fd& input, absl::Span<char> buffer, int p
     if (errno != EAGAIN) return ErrnoStatus(errno, path);
     pollfd p{input.get(), POLLIN, 0};
     if (poll(&p, 1, patience_ms) == 0) {
-      return absl::DeadlineExceededError(
-          StrCat(path, ": a pipe that delivered nothing for ", patience_ms / 1000, " s"));
+      return WithKind(absl::DeadlineExceededError(StrCat(
+                          path, ": a pipe that delivered nothing for ", patience_ms / 1000, " s")),
+                      FailureKind::kTimeout);
     }
   }
 }

@@ -3,7 +3,9 @@
 
 #include <cerrno>
 #include <system_error>
+#include <utility>
 
+#include "base/failure.h"
 #include "base/text.h"
 
 namespace imagefs {
@@ -50,8 +52,15 @@ absl::StatusCode CodeOfErrno(int error_number) {
 }  // namespace
 
 absl::Status ErrnoStatus(int error_number, std::string_view what) {
-  return absl::Status(CodeOfErrno(error_number),
+  absl::Status status(CodeOfErrno(error_number),
                       StrCat(what, ": ", std::generic_category().message(error_number)));
+  if (error_number == ENOSPC || error_number == EDQUOT) {
+    return WithKind(std::move(status), FailureKind::kNoSpace);
+  }
+  if (error_number == EBUSY) return WithKind(std::move(status), FailureKind::kBusy);
+  // Of this machine; failures of the network do not come as numbers.
+  if (IsRetriable(status)) return WithKind(std::move(status), FailureKind::kOther);
+  return status;
 }
 
 int StatusToErrno(const absl::Status& status) {

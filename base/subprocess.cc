@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/failure.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -88,7 +89,9 @@ class Limits {
       if (ready < 0 && errno == EINTR) continue;
       if (ready < 0) return ErrnoStatus(errno, "it cannot be waited for");
       if (ready == 0) {
-        return absl::DeadlineExceededError(StrCat(late, " within ", timeout_.count(), " seconds"));
+        return WithKind(
+            absl::DeadlineExceededError(StrCat(late, " within ", timeout_.count(), " seconds")),
+            FailureKind::kOther);
       }
       if (fds[1].revents != 0) return absl::CancelledError("it was ended: nobody waits for it");
       return absl::OkStatus();

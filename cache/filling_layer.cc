@@ -11,6 +11,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/time/clock.h"
+#include "base/failure.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -366,7 +367,9 @@ absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {
       const auto [first, last] = table_->SpansOf({move.from, move.from + move.length});
       for (size_t span = first; span < last; ++span) {
         if (spans_.state(static_cast<uint32_t>(span)) == State::kPresent) continue;
-        return absl::ResourceExhaustedError("a sparse file cannot be laid out: the disk is full");
+        return WithKind(
+            absl::ResourceExhaustedError("a sparse file cannot be laid out: the disk is full"),
+            FailureKind::kNoSpace);
       }
     }
     IMAGEFS_RETURN_IF_ERROR(CopyBytes({data_.get(), move.from}, {data_.get(), move.to}, move.length,

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "base/failure.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -20,8 +21,10 @@ constexpr absl::Duration kNoRoomPause = absl::Seconds(30);
 constexpr absl::Duration kTellPause = absl::Minutes(10);  // between log lines of a layer
 
 absl::Status NoRoom(const std::string& directory, const absl::Status& why) {
-  return absl::ResourceExhaustedError(StrCat("data of a layer cannot be stored below ", directory,
-                                             ": ", ToStd(why.message()), "; make room there"));
+  return WithKind(
+      absl::ResourceExhaustedError(StrCat("data of a layer cannot be stored below ", directory,
+                                          ": ", ToStd(why.message()), "; make room there")),
+      FailureKind::kNoSpace);
 }
 
 }  // namespace

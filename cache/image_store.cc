@@ -641,7 +641,7 @@ absl::StatusOr<uint64_t> ImageStoreImpl::Evict(const Reference& reference) {
                                       " in the store; `imagefs images` lists those that are"));
   }
   if (layers == 0 && !last.ok()) {
-    return absl::Status(last.code(), StrCat(reference.ToString(), ": ", last.message()));
+    return Annotate(last, reference.ToString());
   }
   return freed;
 }

@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/directory.h"
+#include "base/failure.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -156,8 +157,9 @@ void KeptBlobs::Fetch(Descriptor blob, std::shared_ptr<ImageSource> source, Done
       IMAGEFS_RETURN_IF_ERROR(CheckRoom(blob.size));
     }
     if (DiskIsFull(blob.size)) {
-      return absl::ResourceExhaustedError(
-          StrCat("there is little free space for a blob of ", blob.size, " bytes"));
+      return WithKind(absl::ResourceExhaustedError(
+                          StrCat("there is little free space for a blob of ", blob.size, " bytes")),
+                      FailureKind::kNoSpace);
     }
     IMAGEFS_ASSIGN_OR_RETURN(
         running->file, DownloadFile::Open(PartOf(blob.digest), blob.size,

@@ -12,6 +12,7 @@
 #include <system_error>
 
 #include "base/digest.h"
+#include "base/failure.h"
 #include "base/fd.h"
 #include "base/little_endian.h"
 #include "base/log.h"
@@ -68,8 +69,9 @@ absl::Status FromLevelDb(const leveldb::Status& status, std::string_view what) {
   const std::string message = StrCat(what, ": ", status.ToString());
   if (status.IsCorruption()) return absl::DataLossError(message);
   if (SaysErrno(status, ENOSPC) || SaysErrno(status, EDQUOT)) {
-    return absl::ResourceExhaustedError(
-        StrCat(message, "; make room on its file system, with `imagefs rm` for example"));
+    return WithKind(absl::ResourceExhaustedError(StrCat(
+                        message, "; make room on its file system, with `imagefs rm` for example")),
+                    FailureKind::kNoSpace);
   }
   if (SaysErrno(status, EROFS)) {
     return absl::FailedPreconditionError(StrCat(message, "; mount its file system writable"));
@@ -77,7 +79,10 @@ absl::Status FromLevelDb(const leveldb::Status& status, std::string_view what) {
   return absl::InternalError(message);
 }
 
-absl::Status Closed() { return absl::UnavailableError("the store's database cannot be read"); }
+absl::Status Closed() {
+  return WithKind(absl::UnavailableError("the store's database cannot be read"),
+                  FailureKind::kOther);
+}
 
 // Damage of the files, which repair skips.
 bool IsDamage(const leveldb::Status& status) {

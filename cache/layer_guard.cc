@@ -5,6 +5,7 @@
 
 #include <utility>
 
+#include "base/failure.h"
 #include "base/fd.h"
 #include "base/log.h"
 
@@ -57,7 +58,8 @@ void LayerGuard::Check(ByteRange range, ReaderId reader, const CancelToken& canc
   }
   if (layer != nullptr) return layer->keeper()->Ensure(range, reader, cancel, std::move(done));
   if (failed.ok() && !readable()) {
-    failed = absl::UnavailableError("the layer was changed while it was checked");
+    failed = WithKind(absl::UnavailableError("the layer was changed while it was checked"),
+                      FailureKind::kOther);
   }
   failed.ok() ? done(ReadPin()) : done(failed);
 }

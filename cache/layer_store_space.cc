@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
+#include "base/failure.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -44,13 +45,15 @@ absl::StatusOr<LayerEntry> CheckEvict(const Digest& id, const std::string& direc
   // Two links: it is in use under the name that it had before it was proven.
   IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatPath(directory + "/data"));
   if (!entry.open.expired() || st.st_nlink > 1) {
-    return absl::FailedPreconditionError(
-        StrCat("layer ", id.Short(), " is in use; unmount what shows it (imagefs ls)"));
+    return WithKind(absl::FailedPreconditionError(StrCat(
+                        "layer ", id.Short(), " is in use; unmount what shows it (imagefs ls)")),
+                    FailureKind::kBusy);
   }
   const bool filling = entry.state == LayerState::kFilling;
   if (entry.syncing || (!filling && entry.state != LayerState::kComplete)) {
-    return absl::FailedPreconditionError(
-        StrCat("layer ", id.Short(), " is not yet synced to disk; try again in a moment"));
+    return WithKind(absl::FailedPreconditionError(StrCat(
+                        "layer ", id.Short(), " is not yet synced to disk; try again in a moment")),
+                    FailureKind::kBusy);
   }
   const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
       SpanTableReader::Open(directory + "/access");

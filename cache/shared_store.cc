@@ -15,6 +15,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "base/directory.h"
+#include "base/failure.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -280,8 +281,9 @@ absl::StatusOr<SharedStoreWriter> SharedStoreWriter::Open(const std::string& dir
                            OpenFile(directory + "/lock", O_RDWR | O_CREAT | O_NOFOLLOW, 0600));
   if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return ErrnoStatus(errno, directory + "/lock");
-    return absl::UnavailableError(
-        StrCat("another process is adding to ", directory, "; try again when it has ended"));
+    return WithKind(absl::UnavailableError(StrCat("another process is adding to ", directory,
+                                                  "; try again when it has ended")),
+                    FailureKind::kBusy);
   }
   for (const char* folder : {"/layers", "/images", "/documents"}) {
     IMAGEFS_RETURN_IF_ERROR(MakeSharedDir(directory + folder));

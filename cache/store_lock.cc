@@ -14,6 +14,7 @@
 
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "base/failure.h"
 #include "base/log.h"
 #include "base/monotonic.h"
 #include "base/status.h"
@@ -102,9 +103,11 @@ absl::StatusOr<Fd> LockStore(const std::string& root) {
     IMAGEFS_ASSIGN_OR_RETURN(owner, TryLock(*fd, path));
   }
   if (!owner.empty()) {
-    return absl::FailedPreconditionError(
-        StrCat("the store ", root, " is in use by the daemon with pid ", owner,
-               "; use that one, stop it (imagefs stop), or choose another store with --root"));
+    return WithKind(
+        absl::FailedPreconditionError(
+            StrCat("the store ", root, " is in use by the daemon with pid ", owner,
+                   "; use that one, stop it (imagefs stop), or choose another store with --root")),
+        FailureKind::kBusy);
   }
   // For humans only. Overwrites the previous pid, whose block exists even on a full disk.
   const std::string pid = StrCat(getpid());

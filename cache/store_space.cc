@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "base/failure.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/units.h"
@@ -77,10 +78,14 @@ absl::Status StoreSpace::CheckLimit(uint64_t bytes, Writer writer) {
     return absl::OkStatus();
   }
   used_.fetch_sub(bytes, std::memory_order_relaxed);
-  return absl::ResourceExhaustedError(StrCat(
-      "the store ", root_, " has reached its limit of ", FormatBytes(limit_), " (store.limit)",
-      exhausted_.load(std::memory_order_relaxed) ? ", and nothing more can be given back now" : "",
-      "; `imagefs df` shows what it holds, and `imagefs umount`, `unpin` and `rm` give some back"));
+  return WithKind(
+      absl::ResourceExhaustedError(StrCat(
+          "the store ", root_, " has reached its limit of ", FormatBytes(limit_), " (store.limit)",
+          exhausted_.load(std::memory_order_relaxed) ? ", and nothing more can be given back now"
+                                                     : "",
+          "; `imagefs df` shows what it holds, and `imagefs umount`, `unpin` and `rm` give some "
+          "back")),
+      FailureKind::kNoSpace);
 }
 
 absl::Status StoreSpace::CheckFree(uint64_t bytes) {
@@ -96,11 +101,13 @@ absl::Status StoreSpace::CheckFree(uint64_t bytes) {
     return absl::OkStatus();
   }
   next_check_ = 0;  // look again before every write, until there is room
-  return absl::ResourceExhaustedError(StrCat(
-      "the disk of ", root_, " has ", FormatBytes(disk.free), " of free space left, and ",
-      FormatBytes(reserve),
-      " are kept for everybody else (store.reserve); `imagefs prune` and `imagefs evict` give "
-      "space back"));
+  return WithKind(
+      absl::ResourceExhaustedError(StrCat(
+          "the disk of ", root_, " has ", FormatBytes(disk.free), " of free space left, and ",
+          FormatBytes(reserve),
+          " are kept for everybody else (store.reserve); `imagefs prune` and `imagefs evict` give "
+          "space back")),
+      FailureKind::kNoSpace);
 }
 
 void StoreSpace::OnPressure(std::function<void()> callback) {

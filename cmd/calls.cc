@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/directory.h"
+#include "base/failure.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -19,8 +20,9 @@ namespace imagefs {
 using namespace control::v1;  // NOLINT: the messages that are read and filled
 
 absl::Status NoPodman() {
-  return absl::FailedPreconditionError(
-      "podman can be given images by the daemon of root only: it mounts them; run imagefs as root");
+  return WithKind(absl::FailedPreconditionError("podman can be given images by the daemon of root "
+                                                "only: it mounts them; run imagefs as root"),
+                  FailureKind::kDenied);
 }
 
 absl::StatusOr<std::string> ResolveParents(const std::string& directory) {
@@ -39,7 +41,8 @@ absl::StatusOr<std::string> ResolveParents(const std::string& directory) {
 }
 
 grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& status) {
-  context->AddTrailingMetadata("imagefs", "1");
+  context->AddTrailingMetadata(kAnswerMark,
+                               status.ok() ? "ok" : std::string(KindName(KindOf(status))));
   return ToGrpc(status);
 }
 

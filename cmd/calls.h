@@ -46,7 +46,8 @@ class CallCounter {
 };
 
 // Converts a status; absl's codes are gRPC's. Marks it as the daemon's own answer, so that the
-// client can tell "the registry is unavailable" from "the daemon is gone".
+// client can tell "the registry is unavailable" from "the daemon is gone". The mark says the kind
+// of failure (base/failure.h); clients of older versions ignore what it says.
 grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& status);
 
 absl::StatusOr<ResolveRequest> ParseImageRequest(const control::v1::ImageRequest& request);

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/failure.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "proto/control.grpc.pb.h"
@@ -27,11 +28,6 @@ constexpr auto kSilence = std::chrono::milliseconds(2000);  // before the user i
 constexpr auto kHungPatience = std::chrono::seconds(10);    // for a daemon that is running
 constexpr auto kStartPatience = std::chrono::seconds(150);  // a start may take two minutes
 constexpr int kAttempts = 3;
-
-// The daemon marks its answers; without the mark, the connection was lost.
-bool Answered(const grpc::ClientContext& context) {
-  return context.GetServerTrailingMetadata().count("imagefs") > 0;
-}
 
 // A deadline on the monotonic clock.
 gpr_timespec After(std::chrono::milliseconds duration) {
@@ -73,7 +69,16 @@ struct DaemonClient::Outcome {
   static Outcome Of(const grpc::ClientContext& context, const grpc::Status& status, bool seen) {
     Outcome outcome;
     outcome.status = FromGrpc(status);
-    outcome.answered = Answered(context);
+    // The daemon marks its answers; without the mark, the connection was lost.
+    const auto& trailer = context.GetServerTrailingMetadata();
+    const auto mark = trailer.find(kAnswerMark);
+    outcome.answered = mark != trailer.end();
+    if (outcome.answered) {
+      // Daemons of other versions may say something else.
+      const std::optional<FailureKind> kind =
+          ParseKind(std::string_view(mark->second.data(), mark->second.size()));
+      if (kind.has_value()) outcome.status = WithKind(std::move(outcome.status), *kind);
+    }
     // gRPC cancels a call that reaches a daemon while it stops, so the answer has no mark.
     outcome.lost = (status.error_code() == grpc::StatusCode::UNAVAILABLE ||
                     status.error_code() == grpc::StatusCode::CANCELLED) &&
@@ -90,7 +95,7 @@ DaemonClient::~DaemonClient() = default;
 absl::StatusOr<std::unique_ptr<DaemonClient>> DaemonClient::Connect(Options options,
                                                                     Interrupts& interrupts) {
   auto client = std::unique_ptr<DaemonClient>(new DaemonClient(std::move(options), interrupts));
-  IMAGEFS_RETURN_IF_ERROR(client->Reconnect());
+  IMAGEFS_RETURN_IF_ERROR(NoDaemonBecause(client->Reconnect()));
   return client;
 }
 
@@ -176,33 +181,39 @@ absl::Status DaemonClient::Greet(pid_t peer, bool* lost) {
 
 absl::Status DaemonClient::NoAnswer(pid_t peer) const {
   if (IsManager(peer)) {
-    return absl::DeadlineExceededError(
-        StrCat("imagefs.service does not start; `systemctl status imagefs.service` and `journalctl "
-               "-u imagefs.service` say why"));
+    return WithKind(
+        absl::DeadlineExceededError(StrCat(
+            "imagefs.service does not start; `systemctl status imagefs.service` and `journalctl "
+            "-u imagefs.service` say why")),
+        FailureKind::kNoDaemon);
   }
-  return absl::DeadlineExceededError(StrCat("the daemon with pid ", peer,
-                                            " does not answer; see its log, ", options_.paths.log(),
-                                            " or that of imagefs.service; `kill -9 ", peer,
-                                            "` ends it; the next daemon "
-                                            "takes over the mounts that need one"));
+  return WithKind(absl::DeadlineExceededError(StrCat(
+                      "the daemon with pid ", peer, " does not answer; see its log, ",
+                      options_.paths.log(), " or that of imagefs.service; end it (`kill -9 ", peer,
+                      "`): the next daemon "
+                      "takes over the mounts that need one")),
+                  FailureKind::kNoDaemon);
 }
 
 absl::Status DaemonClient::CheckSettings(const VersionReply& daemon) {
   const Paths& paths = options_.paths;
   if (paths.root_named && !daemon.root().empty() && !SameFile(paths.root, daemon.root())) {
     other_store_ = true;
-    return absl::FailedPreconditionError(StrCat("the daemon of ", daemon.run(), " (pid ", pid_,
-                                                ") uses the store ", daemon.root(), ", not ",
-                                                paths.root, "; choose another --run for that"));
+    return WithKind(absl::FailedPreconditionError(StrCat(
+                        "the daemon of ", daemon.run(), " (pid ", pid_, ") uses the store ",
+                        daemon.root(), ", not ", paths.root, "; choose another --run for that")),
+                    FailureKind::kBusy);
   }
   // Daemons of older versions do not report this.
   if (!options_.same_settings || daemon.config().empty()) return absl::OkStatus();
   const auto other = [this](std::string_view option, const std::string& has,
                             const std::string& asked, std::string_view remedy = "") {
-    return absl::FailedPreconditionError(StrCat(
-        "a daemon is already running (pid ", pid_, "), which was started with",
-        has.empty() ? "out " : " ", option, has.empty() ? "" : " ", has, ", not with ", asked, "; ",
-        remedy, "stop it (imagefs stop), or omit the option and its environment variable"));
+    return WithKind(absl::FailedPreconditionError(StrCat(
+                        "a daemon is already running (pid ", pid_, "), which was started with",
+                        has.empty() ? "out " : " ", option, has.empty() ? "" : " ", has,
+                        ", not with ", asked, "; ", remedy,
+                        "stop it (imagefs stop), or omit the option and its environment variable")),
+                    FailureKind::kBusy);
   };
   if (!options_.config.empty() && !SameFile(options_.config, daemon.config())) {
     return other("--config", daemon.config(), options_.config);
@@ -230,26 +241,31 @@ absl::Status DaemonClient::WithDaemon(Attempt attempt) {
   // since the request itself may crash every daemon.
   for (int i = 1; i < kAttempts && outcome.lost && !interrupts_.interrupted(); ++i) {
     if (WasStopped(daemon_, pid_) && !(outcome.repeated && IsDaemonListening())) {
-      return absl::UnavailableError(
-          StrCat("the daemon was stopped before it had answered; run this again to start another"));
+      return WithKind(
+          absl::UnavailableError(StrCat(
+              "the daemon was stopped before it had answered; run this again to start another")),
+          FailureKind::kNoDaemon);
     }
     if (!outcome.repeated) break;
-    IMAGEFS_RETURN_IF_ERROR(Reconnect());
+    IMAGEFS_RETURN_IF_ERROR(NoDaemonBecause(Reconnect()));
     outcome = attempt();
   }
   if (outcome.lost && !interrupts_.interrupted()) {
-    return absl::UnavailableError(StrCat("the daemon ended during the call; see its log, ",
-                                         options_.paths.log(), " or that of imagefs.service"));
+    return WithKind(
+        absl::UnavailableError(StrCat("the daemon ended during the call; see its log, ",
+                                      options_.paths.log(), " or that of imagefs.service")),
+        FailureKind::kNoDaemon);
   }
   if (!outcome.answered && absl::IsDeadlineExceeded(outcome.status)) return NoAnswer(pid_);
   // This shell may have a proxy for what the daemon cannot reach; a user's daemon uses that.
   const std::string proxies = ProxyDigest();
   if (geteuid() == 0 && outcome.answered && !proxies.empty() && proxies != proxies_ &&
       (absl::IsUnavailable(outcome.status) || absl::IsDeadlineExceeded(outcome.status))) {
-    return absl::Status(outcome.status.code(),
-                        StrCat(outcome.status.message(),
-                               "; the daemon was started with other proxies than this "
-                               "shell has: imagefs stop, and run this again"));
+    return WithKind(absl::Status(outcome.status.code(),
+                                 StrCat(outcome.status.message(),
+                                        "; run imagefs stop and then this again, since the daemon "
+                                        "was started with other proxies than this shell has")),
+                    KindOf(outcome.status));
   }
   return outcome.status;
 }
@@ -299,9 +315,11 @@ absl::Status DaemonClient::Stream(Method method, const Request& request, const O
     if (options_.timeout.count() != 0 && absl::IsDeadlineExceeded(outcome.status) &&
         !outcome.answered) {
       outcome.answered = true;
-      outcome.status = absl::DeadlineExceededError(
-          StrCat("not done after ", options_.timeout.count(), " s (--timeout)",
-                 trouble.empty() ? "" : StrCat(": ", trouble), "; what was fetched is kept"));
+      outcome.status = WithKind(absl::DeadlineExceededError(StrCat(
+                                    "not done after ", options_.timeout.count(), " s (--timeout)",
+                                    trouble.empty() ? "" : StrCat(": ", trouble),
+                                    "; run this again, since what was fetched is kept")),
+                                FailureKind::kTimeout);
     }
     if (outcome.status.ok() && !result) {
       outcome.status = absl::InternalError("the daemon ended the call without a result");

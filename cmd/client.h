@@ -75,9 +75,9 @@ class DaemonClient {
     std::chrono::seconds timeout{0};
     std::function<void(std::string_view line)> say;  // tells the user; called on any thread
   };
-  // Returns kNotFound if no daemon runs and none may be started, and kFailedPrecondition if the
-  // running one has another store or other settings than requested. An interrupt cancels the
-  // running call.
+  // Failures are of the kinds of NoDaemonBecause. Returns kNotFound if no daemon runs and none may
+  // be started, and kFailedPrecondition if the running one has another store or other settings than
+  // requested. An interrupt cancels the running call.
   static absl::StatusOr<std::unique_ptr<DaemonClient>> Connect(Options options,
                                                                Interrupts& interrupts);
   ~DaemonClient();

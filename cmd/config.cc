@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "absl/types/span.h"
+#include "base/failure.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -479,7 +480,10 @@ absl::StatusOr<Config> LoadConfig(const std::string& path) {
   const std::string file = ConfigFile(path);
   if (path.empty() && access(file.c_str(), F_OK) != 0) return Config();
   IMAGEFS_ASSIGN_OR_RETURN(const std::string text, ReadFile(file, kMaxConfigFile));
-  return ParseConfig(text, file);
+  absl::StatusOr<Config> config = ParseConfig(text, file);
+  // No daemon starts with it.
+  if (!config.ok()) return WithKind(config.status(), FailureKind::kNoDaemon);
+  return config;
 }
 
 }  // namespace imagefs

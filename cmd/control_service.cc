@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/directory.h"
+#include "base/failure.h"
 #include "base/fd.h"
 #include "base/log.h"
 #include "base/status.h"
@@ -329,6 +330,7 @@ absl::Status ControlServiceImpl::DoUnmount(const UnmountRequest& request, Unmoun
     UnmountReply::Failure* failure = reply->add_failures();
     failure->set_directory(PrintableName(place.directory));
     failure->set_message(std::string(status.message()));
+    failure->set_kind(std::string(KindName(KindOf(status))));
   }
   return absl::OkStatus();
 }

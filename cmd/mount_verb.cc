@@ -156,7 +156,7 @@ int MountInForeground(ClientSession& session, MountRequest& request,
     SetLogLevel(ParseLogLevel(level.empty() ? "warning" : level));
     options.handle_signals = false;
     absl::StatusOr<std::unique_ptr<Daemon>> started = program.start(std::move(options));
-    if (!started.ok()) return session.Finish(started.status());
+    if (!started.ok()) return session.Finish(NoDaemonBecause(started.status()));
     daemon = *std::move(started);
   }
   std::thread serving;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pull: resolve the image, fetch all layers, and wait until they are durable. With a directory, the
 // same for what the mount there still lacks.
+#include "base/failure.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/transfer_call.h"
@@ -53,7 +54,9 @@ absl::StatusOr<MountState> CompleteMountCall::FindMount() const {
   for (MountState& mount : deps().mounts.List()) {
     if (mount.record.directory != directory) continue;
     if (mount.mounted()) return std::move(mount);
-    return absl::FailedPreconditionError(StrCat(directory, " is not mounted: ", mount.not_mounted));
+    return WithKind(
+        absl::FailedPreconditionError(StrCat(directory, " is not mounted: ", mount.not_mounted)),
+        FailureKind::kNotFound);
   }
   return absl::NotFoundError(StrCat(directory, ": no imagefs mount; imagefs ls lists them"));
 }

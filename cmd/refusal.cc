@@ -13,11 +13,13 @@
 #include <utility>
 
 #include "absl/types/span.h"
+#include "base/failure.h"
 #include "base/fd.h"
 #include "base/text.h"
 #include "cmd/calls.h"
 #include "cmd/interrupt.h"
 #include "cmd/listeners.h"
+#include "cmd/rendezvous.h"
 
 namespace imagefs {
 namespace {
@@ -87,7 +89,8 @@ void ServeRefusal(const Paths& paths, std::vector<PassedSocket> sockets, const a
                   std::chrono::milliseconds at_most) {
   const std::string text = StrCat("the daemon does not start: ", ToStd(why.message()));
   NotifyServiceManager(StrCat("STATUS=", text));
-  RefusingService service(absl::FailedPreconditionError(text));
+  RefusingService service(
+      WithKind(absl::FailedPreconditionError(text), KindOf(NoDaemonBecause(why))));
   grpc::ServerBuilder builder;
   builder.RegisterCallbackGenericService(&service);
   const std::unique_ptr<grpc::Server> server = builder.BuildAndStart();

@@ -14,11 +14,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <optional>
 #include <thread>
 #include <utility>
 
+#include "base/failure.h"
 #include "base/status.h"
 #include "base/subprocess.h"
 #include "base/text.h"
@@ -52,7 +54,8 @@ constexpr auto kUnreachable = std::chrono::seconds(20);  // to create its socket
 constexpr std::string_view kStopped = " stopped";        // in the text of the store's lock
 
 absl::Status NoDaemon(const std::string& run) {
-  return absl::NotFoundError(StrCat("no daemon is running for ", run));
+  return WithKind(absl::NotFoundError(StrCat("no daemon is running for ", run)),
+                  FailureKind::kNoDaemon);
 }
 
 absl::Status ForeignDaemon(const std::string& place) {
@@ -61,7 +64,7 @@ absl::Status ForeignDaemon(const std::string& place) {
              "of your own, or become that user"));
 }
 
-// Reads the daemon's one line: "ok" or "CODE MESSAGE".
+// Reads the daemon's one line: "ok" or "CODE/KIND MESSAGE".
 absl::Status AwaitReady(int fd, const Paths& paths) {
   std::string line;
   while (line.size() < kMaxReadyLine) {
@@ -87,11 +90,15 @@ absl::Status AwaitReady(int fd, const Paths& paths) {
   }
   line.pop_back();
   const size_t space = line.find(' ');
-  const std::optional<uint64_t> code = ParseDecimal(std::string_view(line).substr(0, space));
+  const std::string_view what = std::string_view(line).substr(0, space);
+  const size_t slash = std::min(what.find('/'), what.size());
+  const std::optional<uint64_t> code = ParseDecimal(what.substr(0, slash));
   if (!code.has_value() || space == std::string::npos || *code == 0 || *code > 16) {
     return absl::InternalError(StrCat("the daemon said ", Printable(line)));
   }
-  return absl::Status(static_cast<absl::StatusCode>(*code), line.substr(space + 1));
+  absl::Status status(static_cast<absl::StatusCode>(*code), line.substr(space + 1));
+  const std::optional<FailureKind> kind = ParseKind(what.substr(std::min(slash + 1, what.size())));
+  return kind.has_value() ? WithKind(std::move(status), *kind) : status;
 }
 
 absl::StatusOr<Fd> OpenLog(const Paths& paths) {
@@ -166,6 +173,14 @@ std::string OwnDirectory() {
 
 }  // namespace
 
+absl::Status NoDaemonBecause(absl::Status failure) {
+  if (failure.ok() || HasKind(failure) || absl::IsPermissionDenied(failure) ||
+      absl::IsDataLoss(failure)) {
+    return failure;
+  }
+  return WithKind(std::move(failure), FailureKind::kNoDaemon);
+}
+
 absl::StatusOr<Peer> PeerOf(int socket) {
   ucred credentials{};
   socklen_t size = sizeof(credentials);
@@ -218,9 +233,10 @@ absl::StatusOr<Fd> ListenForCommands(const Paths& paths) {
   if (flock(claim.get(), LOCK_EX) != 0) return ErrnoStatus(errno, paths.run);
   if (absl::StatusOr<Fd> other = ConnectIn(paths.run, kControlSocket, paths.run); other.ok()) {
     absl::StatusOr<Peer> peer = PeerOf(other->get());
-    return absl::FailedPreconditionError(
-        StrCat("the daemon with pid ", peer.ok() ? peer->pid : 0, " serves ", paths.run,
-               " already; use that one, or --run DIR for a second store"));
+    return WithKind(absl::FailedPreconditionError(StrCat(
+                        "the daemon with pid ", peer.ok() ? peer->pid : 0, " serves ", paths.run,
+                        " already; use that one, or --run DIR for a second store")),
+                    FailureKind::kBusy);
   } else if (!absl::IsNotFound(other.status())) {
     return other.status();
   }
@@ -334,7 +350,8 @@ void ReportReady(int ready_fd, const absl::Status& status) {
   if (ready_fd < 0) return;
   std::string line = "ok\n";
   if (!status.ok()) {
-    line = StrCat(status.raw_code(), " ", status.message().substr(0, kMaxReadyLine - 16));
+    line = StrCat(status.raw_code(), "/", KindName(KindOf(NoDaemonBecause(status))), " ",
+                  status.message().substr(0, kMaxReadyLine - 32));
     for (char& c : line) {
       if (c == '\n') c = ' ';
     }
@@ -355,7 +372,9 @@ absl::Status WaitForExit(pid_t pid, int timeout_ms) {
     ready = poll(&p, 1, timeout_ms);
   } while (ready < 0 && errno == EINTR);
   if (ready > 0) return absl::OkStatus();
-  return absl::DeadlineExceededError(StrCat("the daemon with pid ", pid, " has not ended yet"));
+  return WithKind(
+      absl::DeadlineExceededError(StrCat("the daemon with pid ", pid, " has not ended yet")),
+      FailureKind::kBusy);
 }
 
 }  // namespace imagefs

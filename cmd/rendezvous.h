@@ -26,6 +26,11 @@
 
 namespace imagefs {
 
+// Returns the failure to find, reach or start a daemon as one of the kind kNoDaemon, unless a more
+// specific one is known: a kind set where it arose, a denied access, or a damaged store. Keeps the
+// code.
+absl::Status NoDaemonBecause(absl::Status failure);
+
 struct Peer {
   pid_t pid = 0;
   uid_t uid = 0;

@@ -75,7 +75,7 @@ int RunDaemon(const GlobalOptions& global, const DaemonArgs& args, Paths paths,
       Start(global, args, paths, version, sockets, std::move(passed.sessions));
   ReportReady(args.ready_fd, daemon.status());
   if (!daemon.ok()) {
-    const int status = out.Fail(daemon.status());
+    const int status = out.Fail(NoDaemonBecause(daemon.status()));
     if (!sockets.empty()) {
       ServeRefusal(paths, std::move(sockets), daemon.status(), config, tried, kRefusal);
     }

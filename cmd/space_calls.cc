@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/directory.h"
+#include "base/failure.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/calls.h"
@@ -89,8 +90,10 @@ absl::Status SpaceCalls::RemoveOne(const Reference& reference, bool force,
   std::vector<Digest> manifests;
   for (const ImageRecord& record : records) {
     if (record.pinned && !force) {
-      return absl::FailedPreconditionError(
-          StrCat(record.reference, " is pinned; unpin it first, or remove it with --force"));
+      return WithKind(
+          absl::FailedPreconditionError(
+              StrCat(record.reference, " is pinned; unpin it first, or remove it with --force")),
+          FailureKind::kBusy);
     }
     manifests.push_back(record.manifest_digest);
   }

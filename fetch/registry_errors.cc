@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fetch/registry_errors.h"
 
+#include "base/failure.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/text.h"
@@ -138,10 +139,12 @@ absl::Status StatusError(const RegistryEndpoint& endpoint, const ErrorAnswer& an
                                       "pushed again"));
   }
   if (status == 429) {
-    return absl::ResourceExhaustedError(StrCat(
-        answer.asked, " answered that there were too many requests", detail, Trouble(endpoint),
-        "; wait",
-        answer.place == Place::kRegistry ? StrCat(", or ", LoginRemedy(endpoint.host)) : ""));
+    return WithKind(
+        absl::ResourceExhaustedError(StrCat(
+            answer.asked, " answered that there were too many requests", detail, Trouble(endpoint),
+            "; wait",
+            answer.place == Place::kRegistry ? StrCat(", or ", LoginRemedy(endpoint.host)) : "")),
+        FailureKind::kNetwork);
   }
   if (answer.place == Place::kStorage && (status == 400 || status == 401 || status == 403)) {
     return absl::FailedPreconditionError(

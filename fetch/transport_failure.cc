@@ -4,7 +4,9 @@
 #include <cerrno>
 #include <cstring>
 #include <optional>
+#include <utility>
 
+#include "base/failure.h"
 #include "base/text.h"
 
 namespace imagefs {
@@ -24,7 +26,8 @@ absl::Status Passing(Kind kind, const std::string& message) {
 }
 
 absl::Status Lasting(Kind kind, const std::string& message) {
-  return MakeTransportFailure(kind, absl::StatusCode::kFailedPrecondition, message);
+  absl::Status status = MakeTransportFailure(kind, absl::StatusCode::kFailedPrecondition, message);
+  return kind == Kind::kProxyRefuses ? WithKind(std::move(status), FailureKind::kDenied) : status;
 }
 
 std::string_view Because(const FailedTransfer& failed) {

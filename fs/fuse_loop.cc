@@ -36,6 +36,7 @@
 #include "absl/cleanup/cleanup.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/synchronization/mutex.h"
+#include "base/failure.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/thread_role.h"
@@ -232,7 +233,8 @@ class Session : public std::enable_shared_from_this<Session> {
     while (!served_->agreed.has_value() && served_->init_done.WaitUntil(&served_->mu, deadline)) {
     }
     if (served_->agreed.has_value()) return *served_->agreed;
-    return absl::DeadlineExceededError("the kernel has not started the FUSE session");
+    return WithKind(absl::DeadlineExceededError("the kernel has not started the FUSE session"),
+                    FailureKind::kOther);
   }
 
   void Leave() { served_->leaving.store(true, std::memory_order_release); }

@@ -22,6 +22,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/functional/function_ref.h"
 #include "absl/synchronization/mutex.h"
+#include "base/failure.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -132,7 +133,8 @@ absl::Status Add(const Backing& backing, LoopDevices& out) {
     }
     if (errno != EBUSY) return NoDevices(errno, StrCat("a loop device over ", backing.path));
   }
-  return absl::UnavailableError("other programs keep taking the free loop devices");
+  return WithKind(absl::UnavailableError("other programs keep taking the free loop devices"),
+                  FailureKind::kBusy);
 }
 
 }  // namespace

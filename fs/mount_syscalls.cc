@@ -25,6 +25,7 @@
 #include <utility>
 
 #include "base/directory.h"
+#include "base/failure.h"
 #include "base/pass_fd.h"
 #include "base/status.h"
 #include "base/subprocess.h"
@@ -92,9 +93,11 @@ std::optional<MountInfo> ParseLine(std::string_view line) {
 // Explains those mount errors that the user can fix.
 absl::Status MountError(int error_number, std::string_view what) {
   if (error_number == EPERM || error_number == EACCES) {
-    return absl::FailedPreconditionError(StrCat(
-        what, ": ", strerror(error_number),
-        "; mounting needs CAP_SYS_ADMIN: run the daemon as root or as a user with fusermount3"));
+    return WithKind(
+        absl::FailedPreconditionError(StrCat(what, ": ", strerror(error_number),
+                                             "; mounting needs CAP_SYS_ADMIN: run the daemon as "
+                                             "root or as a user with fusermount3")),
+        FailureKind::kDenied);
   }
   if (error_number == ENODEV) {
     return absl::FailedPreconditionError(StrCat(
@@ -247,9 +250,11 @@ absl::StatusOr<Fd> MakeUserNamespace(std::string_view uids, std::string_view gid
 }
 
 absl::Status BusyError(const std::string& directory) {
-  return absl::FailedPreconditionError(
-      StrCat(directory, " is busy: a process has a file or its working directory there (fuser -vm ",
-             directory, " lists them); end it, or unmount with --lazy"));
+  return WithKind(
+      absl::FailedPreconditionError(StrCat(
+          directory, " is busy: a process has a file or its working directory there (fuser -vm ",
+          directory, " lists them); end it, or unmount with --lazy")),
+      FailureKind::kBusy);
 }
 
 // `path` is passed to the kernel, `directory` is used in messages.
@@ -422,9 +427,10 @@ absl::Status CheckFusermount(const std::string& directory) {
       ((found.st_mode & S_ISVTX) == 0 || found.st_uid == getuid())) {
     return absl::OkStatus();
   }
-  return absl::FailedPreconditionError(
-      StrCat("cannot mount at ", directory,
-             ": a user can only mount on their own directories; choose another one"));
+  return WithKind(absl::FailedPreconditionError(StrCat(
+                      "cannot mount at ", directory,
+                      ": a user can only mount on their own directories; choose another one")),
+                  FailureKind::kDenied);
 }
 
 absl::StatusOr<Fd> FusermountMount(const std::string& directory, const std::string& source,
@@ -677,8 +683,10 @@ absl::Status UnmountExactly(const MountKey& mount, std::string_view source,
   if (found == mounts.end()) return status;
   status = UnmountIfAt(mount, found->mount_point, lazy);
   if (!absl::IsNotFound(status)) return status;
-  return absl::FailedPreconditionError(StrCat("cannot unmount ", found->mount_point,
-                                              ": another mount hides it; unmount that first"));
+  return WithKind(
+      absl::FailedPreconditionError(StrCat("cannot unmount ", found->mount_point,
+                                           ": another mount hides it; unmount that first")),
+      FailureKind::kBusy);
 }
 
 bool SetReadAhead(const MountKey& mount, uint64_t bytes) {

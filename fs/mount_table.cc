@@ -13,6 +13,7 @@
 #include <optional>
 #include <utility>
 
+#include "base/failure.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/units.h"
@@ -166,8 +167,10 @@ absl::Status MountTableImpl::CheckRequest(const MountRequest& request) const {
   // In another namespace the daemon's directories are not these.
   if (request.name_space == 0) IMAGEFS_RETURN_IF_ERROR(CheckOwn(directory, "a mount at"));
   if (options.writable && !options_.as_root) {
-    return absl::FailedPreconditionError(
-        StrCat("cannot mount ", directory, " writable: overlayfs needs root; leave out --rw"));
+    return WithKind(
+        absl::FailedPreconditionError(
+            StrCat("cannot mount ", directory, " writable: overlayfs needs root; leave out --rw")),
+        FailureKind::kDenied);
   }
   const std::string& id_map = options.flags.id_map;
   if (options.writable && !id_map.empty()) {
@@ -278,10 +281,12 @@ absl::Status MountTableImpl::Continue(const Entry& entry, const MountRequest& re
   const std::string& directory = request.directory;
   if (!request.options.writable || !request.upper.empty() ||
       request.reference != before.reference) {
-    return absl::FailedPreconditionError(
-        StrCat(directory, ": the changes to ", before.reference,
-               " there are kept, although it is not mounted (", *entry.not_mounted,
-               "); mount that image with --rw, or discard them: imagefs umount ", directory));
+    return WithKind(
+        absl::FailedPreconditionError(
+            StrCat(directory, ": the changes to ", before.reference,
+                   " there are kept, although it is not mounted (", *entry.not_mounted,
+                   "); mount that image with --rw, or discard them: imagefs umount ", directory)),
+        FailureKind::kBusy);
   }
   out.continued = before.upper;
   out.continued_ids = before.upper_ids;
@@ -298,10 +303,12 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& 
   const MountRecord* before = entry.has_value() ? &entry->record : nullptr;
   if (before != nullptr && !mount.continued.empty() && before->upper == mount.continued &&
       before->chain_id != chain->chain_id && before->manifest_digest != manifest) {
-    return absl::FailedPreconditionError(
-        StrCat(directory, ": the changes there belong to an earlier image of ", request.reference,
-               "; mount that image (by its digest ", before->manifest_digest.ToString(),
-               "), or discard them: imagefs umount ", directory));
+    return WithKind(
+        absl::FailedPreconditionError(StrCat(
+            directory, ": the changes there belong to an earlier image of ", request.reference,
+            "; mount that image (by its digest ", before->manifest_digest.ToString(),
+            "), or discard them: imagefs umount ", directory)),
+        FailureKind::kBusy);
   }
   MountRecord record;
   record.directory = directory;

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <utility>
 
+#include "base/failure.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/subprocess.h"
@@ -220,11 +221,14 @@ absl::StatusOr<HolderMessage> SessionHolder::ReceiveLocked(Fd* fd) {
   } while (got < 0 && errno == EINTR);
   *fd = Fd(number);
   if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
-    return absl::DeadlineExceededError("imagefs-holder does not answer");
+    return WithKind(absl::DeadlineExceededError("imagefs-holder does not answer"),
+                    FailureKind::kOther);
   }
-  if (got <= 0) return absl::UnavailableError("imagefs-holder has ended");
+  if (got <= 0)
+    return WithKind(absl::UnavailableError("imagefs-holder has ended"), FailureKind::kOther);
   if (got != static_cast<ssize_t>(sizeof(message))) {
-    return absl::UnavailableError("imagefs-holder sent an unexpected message");
+    return WithKind(absl::UnavailableError("imagefs-holder sent an unexpected message"),
+                    FailureKind::kOther);
   }
   return message;
 }

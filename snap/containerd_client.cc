@@ -11,6 +11,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "base/failure.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -80,8 +81,9 @@ class ContainerdClientImpl : public ContainerdClient {
       return leases_->Create(&context, request, &reply);
     });
     if (absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status)) {
-      return absl::UnavailableError(
-          StrCat("no containerd answers at ", options_.address, ": ", ToStd(status.message())));
+      return WithKind(absl::UnavailableError(StrCat("no containerd answers at ", options_.address,
+                                                    ": ", ToStd(status.message()))),
+                      FailureKind::kNoDaemon);
     }
     IMAGEFS_RETURN_IF_ERROR(Annotate(status, StrCat("containerd at ", options_.address)));
     lease_ = reply.lease().id();
@@ -344,7 +346,9 @@ class ContainerdContentImpl : public ContentStore {
   absl::StatusOr<T> Named(absl::StatusOr<T> result) const {
     if (result.ok()) return result;
     if (absl::IsDeadlineExceeded(result.status())) {
-      return absl::UnavailableError(StrCat("containerd at ", address_, " does not answer"));
+      return WithKind(
+          absl::UnavailableError(StrCat("containerd at ", address_, " does not answer")),
+          FailureKind::kNoDaemon);
     }
     return Annotate(result.status(), StrCat("containerd at ", address_));
   }
@@ -368,8 +372,9 @@ absl::StatusOr<std::unique_ptr<ContainerdClient>> ContainerdClient::Connect(Opti
   auto client = std::make_unique<ContainerdClientImpl>(std::move(options), std::move(cancel));
   const absl::Status status = client->TakeLease();
   if (absl::IsUnavailable(status)) {
-    return absl::UnavailableError(
-        StrCat(ToStd(status.message()), "; start it, or name its socket by --address"));
+    return WithKind(absl::UnavailableError(StrCat(ToStd(status.message()),
+                                                  "; start it, or name its socket by --address")),
+                    FailureKind::kNoDaemon);
   }
   IMAGEFS_RETURN_IF_ERROR(status);
   return std::unique_ptr<ContainerdClient>(std::move(client));

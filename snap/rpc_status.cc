@@ -3,7 +3,7 @@
 
 #include <grpcpp/grpcpp.h>
 
-#include <string>
+#include "base/text.h"
 
 namespace imagefs {
 namespace {
@@ -22,7 +22,7 @@ absl::Status FromGrpc(const grpc::Status& status) {
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
   return grpc::Status(static_cast<grpc::StatusCode>(status.code()),
-                      std::string(status.message().substr(0, kMaxMessageBytes)));
+                      Shortened(ToStd(status.message()), kMaxMessageBytes));
 }
 
 }  // namespace imagefs

@@ -10,8 +10,11 @@ class Status;
 
 namespace imagefs {
 
+// The trailing metadata that marks an answer of our own daemon.
+inline constexpr char kAnswerMark[] = "imagefs";
+
 absl::Status FromGrpc(const grpc::Status& status);
-// Cuts a message that is longer than gRPC sends.
+// Cuts the middle out of a message that is longer than gRPC sends.
 grpc::Status ToGrpc(const absl::Status& status);
 
 }  // namespace imagefs

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/failure.h"
 #include "base/fd.h"
 #include "base/text.h"
 #include "gtest/gtest.h"
@@ -150,7 +151,9 @@ std::string Reported(const absl::Status& status) {
 TEST(ReportReadyTest, OneLineWithTheReason) {
   EXPECT_EQ(Reported(absl::OkStatus()), "ok\n");
   EXPECT_EQ(Reported(absl::FailedPreconditionError("store is owned\nby pid 1")),
-            "9 store is owned by pid 1\n");
+            "9/no_daemon store is owned by pid 1\n");
+  EXPECT_EQ(Reported(WithKind(absl::FailedPreconditionError("owned"), FailureKind::kBusy)),
+            "9/busy owned\n");
   EXPECT_LE(Reported(absl::InternalError(std::string(100000, 'x'))).size(), 4096u);
 }
 
