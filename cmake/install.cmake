@@ -41,8 +41,8 @@ set(CMAKE_INSTALL_DOCDIR ${CMAKE_INSTALL_DATADIR}/doc/imagefs)
 imagefs_install_compressed(${CMAKE_SOURCE_DIR}/packaging/changelog ${CMAKE_INSTALL_DOCDIR} changelog)
 get_property(compressed GLOBAL PROPERTY imagefs_compressed)
 add_custom_target(imagefs_documentation ALL DEPENDS ${compressed})
-install(FILES packaging/copyright README.md docs/cli.md docs/containerd.md docs/kubernetes.md docs/metrics.md
-              docs/systemd.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(FILES packaging/copyright README.md docs/cli.md docs/containerd.md docs/json.md docs/json-schema.json docs/kubernetes.md
+              docs/metrics.md docs/systemd.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(FILES packaging/prometheus/alerts.yml packaging/grafana/imagefs.json
         DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)
 

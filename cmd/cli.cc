@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "base/directory.h"
+#include "base/failure.h"
 #include "base/similar.h"
 #include "base/text.h"
 #include "cmd/list_filter.h"
@@ -456,7 +457,8 @@ bool IsJsonAsked(absl::Span<const char* const> arguments) {
 CliExit UsageError(std::string_view message, std::string_view verb, bool json) {
   const std::string line =
       StrCat(Shortened(message), "; try: imagefs help", verb.empty() ? "" : " ", verb);
-  return CliExit{2, json ? ErrorJson(absl::InvalidArgumentError(line)) : "",
+  const absl::Status failure = WithKind(absl::InvalidArgumentError(line), FailureKind::kUsage);
+  return CliExit{ExitStatusOf(FailureKind::kUsage), json ? ErrorJson(failure) : "",
                  StrCat("imagefs: ", OneLine(line), "\n")};
 }
 
@@ -610,9 +612,8 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
     return Parse(static_cast<int>(asked.size()), asked.data(), version, /*json=*/false);
   }
   if (verb.empty() == check_config.empty()) {
-    // Without a verb there was no request that JSON could answer.
     return UsageError(verb.empty() ? "no verb given" : "--check-config goes without a verb", "",
-                      json && !verb.empty());
+                      json);
   }
   if (verb.empty()) command.args = CheckConfigArgs{std::move(check_config)};
   const auto* const daemon = std::get_if<DaemonArgs>(&command.args);

@@ -6,6 +6,7 @@
 
 #include <utility>
 
+#include "base/failure.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/units.h"
@@ -101,8 +102,10 @@ absl::StatusOr<std::unique_ptr<DaemonClient>> ClientSession::ConnectToAny(
 int ClientSession::Finish(const absl::Status& status, std::string_view object) {
   if (status.ok()) return 0;
   if (!interrupts_.interrupted()) return out_.Fail(status, object);
-  if (global_.json) out_.Print(ErrorJson(absl::CancelledError("interrupted")));
-  return kInterruptedExit;
+  // Who interrupted it needs no line that says so.
+  constexpr FailureKind kKind = FailureKind::kInterrupted;
+  if (global_.json) out_.Print(ErrorJson(WithKind(absl::CancelledError("interrupted"), kKind)));
+  return ExitStatusOf(kKind);
 }
 
 absl::StatusOr<ImageRequest> ClientSession::MakeImageRequest(const std::string& text,

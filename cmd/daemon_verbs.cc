@@ -6,10 +6,12 @@
 #include <algorithm>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/time/time.h"
+#include "base/failure.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/client.h"
@@ -28,7 +30,16 @@ using namespace control::v1;  // NOLINT: the messages that are sent
 
 constexpr int kStopTimeoutMs = 60'000;
 constexpr auto kSilence = std::chrono::milliseconds(2000);  // before the user is told
-constexpr int kDamageExit = 3;                              // exit status of `check`
+
+// Returns the exit status of their kind, or that of a failure of no particular kind if they differ.
+int StatusOf(const google::protobuf::RepeatedPtrField<UnmountReply::Failure>& failures) {
+  if (failures.empty()) return 0;
+  const bool alike = std::all_of(failures.begin(), failures.end(), [&](const auto& failure) {
+    return failure.kind() == failures[0].kind();
+  });
+  const std::optional<FailureKind> kind = alike ? ParseKind(failures[0].kind()) : std::nullopt;
+  return ExitStatusOf(kind.value_or(FailureKind::kOther));
+}
 
 template <typename Request>
 int RemoveBy(ClientSession& session, const std::vector<std::string>& names,
@@ -136,7 +147,7 @@ int Run(ClientSession& session, const UmountArgs& args) {
   for (const UnmountReply::Failure& failure : reply.failures()) {
     session.out().Note(StrCat("imagefs: ", OneLine(Shortened(failure.message())), "\n"));
   }
-  return reply.failures().empty() ? 0 : 1;
+  return StatusOf(reply.failures());
 }
 
 int Run(ClientSession& session, const LsArgs& args) {
@@ -233,7 +244,7 @@ int Run(ClientSession& session, const DropArgs& args) {
   return RemoveBy(session, args.names, &DropRequest::mutable_names, &DaemonClient::Drop);
 }
 
-// Returns status 3 if there was damage, even if it was repaired.
+// Returns the status of kDamaged if there was damage, even if it was repaired.
 int Run(ClientSession& session, const CheckArgs& args) {
   CheckRequest request;
   request.set_repair(args.repair);
@@ -248,7 +259,7 @@ int Run(ClientSession& session, const CheckArgs& args) {
   const bool damage = std::any_of(
       reply.layers().begin(), reply.layers().end(),
       [](const auto& layer) { return layer.state() == "repaired" || layer.state() == "lost"; });
-  return damage || reply.findings_size() > 0 ? kDamageExit : 0;
+  return damage || reply.findings_size() > 0 ? ExitStatusOf(FailureKind::kDamaged) : 0;
 }
 
 int Run(ClientSession& session, const StatusArgs& args) {
@@ -279,7 +290,7 @@ int Run(ClientSession& session, const StopArgs& args) {
     });
     const absl::Status there =
         AwaitListener(session.paths(), std::chrono::milliseconds(kStopTimeoutMs));
-    client = there.ok() ? session.ConnectToAny() : there;
+    client = there.ok() ? session.ConnectToAny() : NoDaemonBecause(there);
   }
   if (absl::IsNotFound(client.status())) {
     if (session.json()) session.out().Print(StopJson(0));

@@ -10,6 +10,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
+#include "base/failure.h"
 #include "base/thread_role.h"
 
 namespace imagefs {
@@ -51,7 +52,7 @@ Interrupts::Interrupts() : state_(std::make_shared<State>()) {
         continue;
       }
       // A second interrupt does not wait for an orderly end.
-      if (state->interrupted || !state->action) _exit(kInterruptedExit);
+      if (state->interrupted || !state->action) _exit(ExitStatusOf(FailureKind::kInterrupted));
       state->interrupted = true;
       state->action();
     }

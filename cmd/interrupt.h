@@ -11,8 +11,6 @@
 
 namespace imagefs {
 
-inline constexpr int kInterruptedExit = 130;
-
 class Interrupts {
  public:
   // Blocks the signals in this thread and in those it starts later, and waits for them on a thread

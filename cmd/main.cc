@@ -2,14 +2,16 @@
 // The command. It is the daemon's client and starts in a few milliseconds, since it links none of
 // the daemon's libraries. For a verb that runs the daemon or parts of it, it executes the
 // program imagefsd in the same directory.
+#include <errno.h>
 #include <locale.h>
-#include <stdio.h>
-#include <string.h>
 #include <unistd.h>
 
 #include <string>
 #include <variant>
 
+#include "base/failure.h"
+#include "base/status.h"
+#include "base/text.h"
 #include "cmd/cli.h"
 #include "cmd/mount_helper.h"
 #include "cmd/output.h"
@@ -34,7 +36,11 @@ int main(int argc, char** argv) {
   }
   const std::string program = imagefs::DaemonProgram();
   execv(program.c_str(), argv);
-  fprintf(stderr, "imagefs: starting %s: %s; install it next to imagefs\n", program.c_str(),
-          strerror(errno));
-  return 1;
+  const absl::Status failure = imagefs::ErrnoStatus(errno, imagefs::StrCat("starting ", program));
+  imagefs::Output output(command.global.json);
+  const int status = output.Finish(output.Fail(imagefs::WithKind(
+      absl::Status(failure.code(),
+                   imagefs::StrCat(failure.message(), "; install it next to imagefs")),
+      imagefs::FailureKind::kNoDaemon)));
+  return helper ? imagefs::MountHelperStatus(status) : status;
 }

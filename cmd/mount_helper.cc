@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "base/failure.h"
 #include "base/text.h"
-#include "cmd/interrupt.h"
 #include "cmd/mount_option_syntax.h"
 #include "cmd/print.h"
 #include "image/reference.h"
@@ -146,7 +146,7 @@ std::variant<Command, CliExit> ParseMountHelper(int argc, const char* const* arg
 }
 
 int MountHelperStatus(int verb_status) {
-  if (verb_status == kInterruptedExit) return kExitInterrupted;
+  if (verb_status == ExitStatusOf(FailureKind::kInterrupted)) return kExitInterrupted;
   return verb_status == 0 ? 0 : kExitFailed;
 }
 

@@ -9,6 +9,7 @@
 
 #include <string>
 
+#include "base/failure.h"
 #include "base/text.h"
 #include "cmd/cli.h"
 #include "cmd/print.h"
@@ -60,7 +61,7 @@ void Output::Note(std::string_view text) { (void)WriteAll(STDERR_FILENO, text); 
 int Output::Fail(const absl::Status& status, std::string_view object) {
   if (json_) Print(object.empty() ? ErrorJson(status) : object);
   Note(StrCat("imagefs: ", OneLine(Shortened(ToStd(status.message()))), "\n"));
-  return 1;
+  return ExitStatusOf(KindOf(status));
 }
 
 int Output::Finish(int status) {

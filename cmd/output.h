@@ -30,7 +30,7 @@ class Output {
   void Note(std::string_view text);
   // Writes one line, "imagefs: MESSAGE", to standard error, whatever the message contains. With
   // `json`, also writes an object to standard output: `object`, or that of print.h's ErrorJson if
-  // "". Returns 1.
+  // "". Returns the exit status of its kind (base/failure.h).
   int Fail(const absl::Status& status, std::string_view object = "");
   // Returns the exit status: `status`, or 1 if writing to standard output failed. Reports that
   // failure on standard error, except if the reader has closed the pipe (EPIPE).

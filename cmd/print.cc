@@ -18,6 +18,8 @@ using namespace control::v1;  // NOLINT: the messages that are printed
 
 namespace {
 
+constexpr int64_t kJsonSchema = 1;  // docs/json.md
+
 // Timings of mounts and pulls. All are printed; those of steps that did not run are 0.
 constexpr std::string_view kSteps[] = {"resolve", "layers", "merge", "mount", "sync"};
 
@@ -89,17 +91,9 @@ std::string OneLine(std::string_view text) {
   return line;
 }
 
-std::string ErrorJson(const absl::Status& status) {
-  JsonWriter json(/*pretty=*/true);
-  json.BeginObject();
-  WriteError(json, status);
-  json.EndObject();
-  return Done(json);
-}
-
 std::string VersionJson(std::string_view version) {
   JsonWriter json(/*pretty=*/true);
-  json.BeginObject().Member("version", version).EndObject();
+  json.BeginObject().Member("version", version).Member("schema", kJsonSchema).EndObject();
   return Done(json);
 }
 
@@ -178,10 +172,9 @@ std::string UnmountJson(const UnmountReply& reply) {
   for (const std::string& directory : reply.unmounted()) json.String(directory);
   json.EndArray().Key("failures").BeginArray();
   for (const UnmountReply::Failure& failure : reply.failures()) {
-    json.BeginObject()
-        .Member("directory", failure.directory())
-        .Member("message", failure.message())
-        .EndObject();
+    json.BeginObject().Member("directory", failure.directory());
+    WriteError(json, ParseKind(failure.kind()).value_or(FailureKind::kOther), failure.message());
+    json.EndObject();
   }
   json.EndArray().EndObject();
   return Done(json);
@@ -259,7 +252,7 @@ std::string AddedListJson(const ListAddedReply& reply, const absl::Status& statu
         .EndObject();
   }
   json.EndArray();
-  if (!status.ok()) WriteError(json, status);
+  if (!status.ok()) WriteError(json, KindOf(status), ToStd(status.message()));
   json.EndObject();
   return Done(json);
 }

@@ -33,8 +33,10 @@ class UnmountReply;
 // Replaces characters that would start another line or control a terminal.
 std::string OneLine(std::string_view text);
 
-// {"error": {"code": the name of a gRPC status code, "message": ...}}
+// {"error": {"code": the word of its kind (base/failure.h), "message", "cause", "remedy", "exit"}}.
+// The message is "CAUSE; REMEDY", or the cause alone with the remedy "".
 std::string ErrorJson(const absl::Status& status);
+// With the version of all that is printed as JSON (docs/json.md).
 std::string VersionJson(std::string_view version);
 std::string CheckedJson(const std::string& file);  // a valid configuration
 std::string StopJson(int64_t pid);                 // the stopped daemon; 0 = none was running

@@ -9,21 +9,15 @@
 #include <utility>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "base/failure.h"
 #include "base/json.h"
-#include "base/status.h"
 #include "base/text.h"
 #include "cmd/table.h"
 
 namespace imagefs {
 
-inline void WriteError(JsonWriter& json, const absl::Status& status) {
-  json.Key("error")
-      .BeginObject()
-      .Member("code", absl::StatusCodeToString(status.code()))
-      .Member("message", ToStd(status.message()))
-      .EndObject();
-}
+// Writes the member "error" (print.h's ErrorJson).
+void WriteError(JsonWriter& json, FailureKind kind, std::string_view message);
 
 inline std::string Done(JsonWriter& json) { return json.Take() + "\n"; }
 

@@ -133,7 +133,7 @@ std::string SharedStoreJson(const std::vector<MountResult>& results, const std::
     json.EndObject();
   }
   json.EndArray();
-  if (!status.ok()) WriteError(json, status);
+  if (!status.ok()) WriteError(json, KindOf(status), ToStd(status.message()));
   json.EndObject();
   return Done(json);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The verbs that talk to a daemon. Each prints, and returns the exit status of docs/cli.md. Used
+// The verbs that talk to a daemon. Each prints, and returns the exit status of docs/json.md. Used
 // only by verbs.cc, which dispatches to them.
 #pragma once
 

@@ -14,7 +14,7 @@ inline constexpr char kIntroduction[] =
     "\n"
     "One daemon owns the store; a command starts it if none is running. imagefs help VERB explains "
     "a\n"
-    "verb.\n";
+    "verb. The exit status says why a command failed, --json also the remedy: see imagefs(1).\n";
 
 inline constexpr char kMountHelp[] =
     "Mounts an image on a directory. When it exits with 0, the tree can be read.\n"

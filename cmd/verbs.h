@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Runs the verbs of the command. Prints to stdout and stderr; returns the exit status of
-// docs/cli.md.
+// docs/json.md.
 #pragma once
 
 #include <memory>

@@ -25,7 +25,7 @@ same "state" "not mounted" "$(state "$M/disk/m")"
 [[ $(reason "$M/disk/m") == *"does not exist"* ]] || fail "reason: $(reason "$M/disk/m")"
 ifs ls | grep -q "not mounted: .*does not exist" || fail "ls does not say it: $(ifs ls)"
 ifs status "$M/disk/m" | grep -q "not mounted" || fail "status does not say it"
-refuse 1 'is not mounted' ifs pull -q --wait "$M/disk/m"
+refuse 4 'is not mounted' ifs pull -q --wait "$M/disk/m"
 mv "$M/away" "$M/disk"
 there "$M/disk/m"
 same "written" kept "$(cat "$M/disk/m/written")"
@@ -73,7 +73,7 @@ for how in again given-up; do
   mv "$T/images/plain" "$T/images/gone"
   same "state" "not mounted" "$(state "$M/rw")"
   [ -d "$upper" ] || fail "what was written is gone"
-  refuse 1 'the changes to' ifs mount -q --rw "oci:$T/images/whiteouts" "$M/rw"
+  refuse 6 'the changes to' ifs mount -q --rw "oci:$T/images/whiteouts" "$M/rw"
   mv "$T/images/gone" "$T/images/plain"
   case $how in
     again)

@@ -18,4 +18,4 @@ umount -l "$M/a" 2>/dev/null || true
 ifs mount -q "$ref" "$M/b" >/dev/null
 unpacked "$T/images/big" "$T/truth"
 $PY "$LIB/tree.py" compare "$T/truth" "$M/b" --loose-root || fail "wrong tree"
-refuse 1 "$REGISTRY" ifs pull -q "$REGISTRY/test/other:1"
+refuse 8 "$REGISTRY" ifs pull -q "$REGISTRY/test/other:1"

@@ -44,7 +44,7 @@ done
 # A removal that has nothing but the damaged record to remove.
 kind='rm'; ifs rm "$app" >/dev/null; ifs pull -q "$app" >/dev/null; down; damage "image/$app"
 ifs rm "$app" >/dev/null || fail "rm of a damaged image"
-refuse 1 'no image' ifs rm "$app"
+refuse 4 'no image' ifs rm "$app"
 ifs pull -q "$app" >/dev/null
 
 # The database as a whole: nothing keeps the daemon from starting, and everything comes again.

@@ -50,7 +50,7 @@ for mode in $(modes); do
   ifs mount -q --mode "$mode" "$ref" "$M/$mode" >/dev/null
   same "$mode: as the liar has it" 4755 "$(stat -c %a "$M/$mode/usr/bin/marked")"
   cmp "$T/truth/usr/bin/marked" "$M/$mode/usr/bin/marked" || fail "$mode: bytes"
-  refuse 1 'does not match its tar' ifs pull -q --wait "$M/$mode"
+  refuse 3 'does not match its tar' ifs pull -q --wait "$M/$mode"
   same "$mode: damaged" 1 "$(counter layers_failed)"
   log_says 'layer_damaged layer=' || fail "the log says nothing"
   same "$mode: state" damaged "$(state "$M/$mode" | field 'j["layers"][0]["state"]')"

@@ -30,7 +30,7 @@ TEST_PIDS+=($!)
 
 number=0
 mapfile -t modes < <(modes)
-# fault NAME CERTAIN RULES [SETTING...]: CERTAIN is what a pull says, "" where it succeeds.
+# fault NAME CERTAIN RULES [SETTING...]: CERTAIN is the status of a pull and what it says, "" where it succeeds.
 fault() {
   local name=$1 says=$2 rules=$3 mode; shift 3
   number=$((number + 1))
@@ -87,7 +87,7 @@ fault() {
   shape rules "$rules" >/dev/null
   if [ "$says" = - ]; then :
   elif [ -n "$says" ]; then
-    refuse 1 "$says" timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q "$SHAPED/test/app:1"
+    refuse "${says%% *}" "${says#* }" timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q "$SHAPED/test/app:1"
   else
     timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q "$SHAPED/test/app:1" >/dev/null
   fi
@@ -97,30 +97,30 @@ fault() {
   rm -rf "$T/store-$name" "$T/store-$name-moment" "$T/store-$name-pull"
 }
 
-fault cut-orderly 'cut' "[{$B, \"cut\": 3000}]"
+fault cut-orderly '8 cut' "[{$B, \"cut\": 3000}]"
 fault cut-some '' "[{$B, \"every\": 2, \"cut\": 20000}]"
-fault reset-at-0 'cut' "[{$B, \"cut\": 0, \"reset\": true}]"
+fault reset-at-0 '8 cut' "[{$B, \"cut\": 0, \"reset\": true}]"
 fault stall - "[{$B, \"delay\": 3600}]"
 fault slow-1kB - "[]" rate=1kB
 fault late-answers '' "[{$B, \"delay\": 2}]"
 fault late-answers '' "[{$B, \"delay\": 2}]"
-fault flipped-byte 'digest' "[{$B, \"wrong_byte\": 50000}, {$B, \"wrong_byte\": 250000}, {$B, \"wrong_byte\": 10}]"
-fault s401 'does not give it to anonymous users' "[{$B, \"status\": 401, \"headers\": {\"WWW-Authenticate\": \"Basic realm=x\"}}]"
-fault s403 'does not give it to anonymous users' "[{$B, \"status\": 403}]"
-fault s404 'does not exist' "[{$B, \"status\": 404}]"
-fault s416 'fewer bytes' "[{$B, \"status\": 416}]"
-fault s429-soon 'too many requests' "[{$B, \"status\": 429, \"retry_after\": 1}]"
-fault s429-tomorrow 'too many requests' "[{$B, \"status\": 429, \"retry_after\": 86400}]"
-fault s500 'HTTP status 500' "[{$B, \"status\": 500}]"
+fault flipped-byte '3 digest' "[{$B, \"wrong_byte\": 50000}, {$B, \"wrong_byte\": 250000}, {$B, \"wrong_byte\": 10}]"
+fault s401 '5 does not give it to anonymous users' "[{$B, \"status\": 401, \"headers\": {\"WWW-Authenticate\": \"Basic realm=x\"}}]"
+fault s403 '5 does not give it to anonymous users' "[{$B, \"status\": 403}]"
+fault s404 '4 does not exist' "[{$B, \"status\": 404}]"
+fault s416 '3 fewer bytes' "[{$B, \"status\": 416}]"
+fault s429-soon '8 too many requests' "[{$B, \"status\": 429, \"retry_after\": 1}]"
+fault s429-tomorrow '8 too many requests' "[{$B, \"status\": 429, \"retry_after\": 86400}]"
+fault s500 '8 HTTP status 500' "[{$B, \"status\": 500}]"
 fault s503-half '' "[{$B, \"share\": 0.5, \"status\": 503}]"
-fault s200-html 'has 27 bytes|digest' "[{$B, \"status\": 200, \"body\": \"<html>captive portal</html>\"}]"
-fault s206-other 'range' "[{$B, \"status\": 206, \"headers\": {\"Content-Range\": \"bytes 0-9/100\"}, \"body\": \"0123456789\"}]"
-fault s301-loop 'redirects more than' "[{$B, \"status\": 301, \"headers\": {\"Location\": \"/v2/loop\"}}, {\"path\": \"loop\", \"status\": 301, \"headers\": {\"Location\": \"/v2/loop\"}}]"
-fault s307-dead 'refused' "[{$B, \"status\": 307, \"headers\": {\"Location\": \"http://127.0.0.1:1/x\"}}]"
+fault s200-html '3 has 27 bytes|digest' "[{$B, \"status\": 200, \"body\": \"<html>captive portal</html>\"}]"
+fault s206-other '1 range' "[{$B, \"status\": 206, \"headers\": {\"Content-Range\": \"bytes 0-9/100\"}, \"body\": \"0123456789\"}]"
+fault s301-loop '1 redirects more than' "[{$B, \"status\": 301, \"headers\": {\"Location\": \"/v2/loop\"}}, {\"path\": \"loop\", \"status\": 301, \"headers\": {\"Location\": \"/v2/loop\"}}]"
+fault s307-dead '8 refused' "[{$B, \"status\": 307, \"headers\": {\"Location\": \"http://127.0.0.1:1/x\"}}]"
 fault ignore-range '' "[{$B, \"ignore_range\": true}]"
 fault expired-link - "[]" redirect=1 link_seconds=0.01
-fault s204 'HTTP status 204' "[{$B, \"status\": 204}]"
-fault s999 'HTTP status 999' "[{$B, \"status\": 999}]"
+fault s204 '1 HTTP status 204' "[{$B, \"status\": 204}]"
+fault s999 '8 HTTP status 999' "[{$B, \"status\": 999}]"
 
 wait_for 300 '[ -s "$T/stalled.status" ]' || fail "the pull from a silent registry does not end"
 same "its exit status" 1 "$(cat "$T/stalled.status")"

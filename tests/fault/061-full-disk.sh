@@ -40,7 +40,7 @@ some_right() {
 }
 
 # ---- a pull that does not fit
-refuse 1 'space|full|stay free' ifs pull -q "$big"
+refuse 10 'space|full|stay free' ifs pull -q "$big"
 same "left of what a failed pull did not finish" "" "$(find "$ROOT/blobs" "$ROOT/layers" -name 'tmp-*' -o -path '*/blobs/*')"
 ifs pull -q "$small" >/dev/null
 
@@ -53,7 +53,7 @@ for mode in $(modes); do
   some_right "$dir"
   grep -qE 'No space left|free space left' <<<"$(state "$dir")" || fail "$mode: status does not say why"
   # What waits for all of it is told.
-  refuse 1 'No space left|free space left' timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q --wait "$dir"
+  refuse 10 'No space left|free space left' timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q --wait "$dir"
   [ "$(state "$dir" | field 'j["layers"][0]["blob_bytes_present"]')" -ge "$before" ] || fail "$mode: present"
 
   # ---- the other commands

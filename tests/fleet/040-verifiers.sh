@@ -55,14 +55,14 @@ for tool in cosign notation; do
     ifs umount "$M/a"
   done
   for name in unsigned wrong; do
-    refuse 1 "test/$name:1 is denied by verification: .*/$tool: it ended with status 1: ." ifs mount -q "$REGISTRY/test/$name:1" "$M/a"
+    refuse 5 "test/$name:1 is denied by verification: .*/$tool: it ended with status 1: ." ifs mount -q "$REGISTRY/test/$name:1" "$M/a"
     cat "$T/err"
   done
-  refuse 1 'not an image of a registry' ifs mount -q "oci:$T/images/signed" "$M/a"
+  refuse 5 'not an image of a registry' ifs mount -q "oci:$T/images/signed" "$M/a"
   ifs stop >/dev/null
   # A name that no file is about; a file that allows all; a registry that does not answer.
   sed -i "s@^@$(tr a-z A-Z <<<$tool)_IMAGES='elsewhere.test/*' @" "$T/conf/$tool.conf"
-  refuse 1 "no $tool.*conf in .* is about $REGISTRY/test/signed:1" ifs mount -q "$REGISTRY/test/signed:1" "$M/a"
+  refuse 5 "no $tool.*conf in .* is about $REGISTRY/test/signed:1" ifs mount -q "$REGISTRY/test/signed:1" "$M/a"
   echo "$(tr a-z A-Z <<<$tool)_ALLOW=yes" >"$T/conf/$tool-others.conf"
   ifs mount -q "$REGISTRY/test/unsigned:1" "$M/a" >/dev/null
   ifs umount "$M/a"

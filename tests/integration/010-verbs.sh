@@ -11,7 +11,7 @@ mkdir "$M/a" "$M/b"
 ref=$REGISTRY/test/plain:1
 
 # status of nothing starts nothing; ls does, since a daemon may have mounts to bring back.
-refuse 1 'daemon' ifs status
+refuse 7 'daemon' ifs status
 [ -z "$(daemons)" ] || fail "status started a daemon"
 same "ls of an empty store" "[]" "$(ifs ls --json | tr -d ' \n')"
 
@@ -78,13 +78,13 @@ ifs rm "$ref" >/dev/null
 same "content after rm" "root:x:0:0::/:/bin/sh" "$(cat "$M/b/etc/passwd")"
 freed=$(ifs rm "$REGISTRY/test/whiteouts:1" --json | field 'j["freed_bytes"]')
 [ "$freed" -gt 0 ] || fail "rm gave nothing back"
-refuse 1 'no image' ifs rm "$REGISTRY/test/whiteouts:1"
+refuse 4 'no image' ifs rm "$REGISTRY/test/whiteouts:1"
 
-(cd "$M/a" && refuse 1 'busy|in use' ifs umount "$M/a")
+(cd "$M/a" && refuse 6 'busy|in use' ifs umount "$M/a")
 ifs umount "$M/a"
 [ -z "$(ls -A "$M/a")" ] || fail "umount left something"
 same "left" "[\"$M/b\"]" "$(ifs ls --json | field '[m["directory"] for m in j]')"
-refuse 1 'not a mount' ifs umount "$M/a"
+refuse 4 'not a mount' ifs umount "$M/a"
 ifs umount --all
 same "all unmounted" "[]" "$(ifs ls --json | tr -d ' \n')"
 nothing_left "$M"

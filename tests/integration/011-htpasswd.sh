@@ -10,13 +10,13 @@ push "$T/images/plain" private/plain:1 --user 'tester:se cret:1'
 ref=$REGISTRY/private/plain:1
 mkdir "$M/a"
 
-refuse 1 'credential|login|unauthori|401' ifs mount -q "$ref" "$M/a"
+refuse 5 'credential|login|unauthori|401' ifs mount -q "$ref" "$M/a"
 auth() { printf '{"auths": {"%s": {"auth": "%s"}}}' "$1" "$(printf '%s' "$2" | base64 -w0)" >"$DOCKER_CONFIG/config.json"; }
 auth "$REGISTRY" 'tester:wrong'
-refuse 1 'credential|login|unauthori|401|password' ifs mount -q "$ref" "$M/a"
+refuse 5 'credential|login|unauthori|401|password' ifs mount -q "$ref" "$M/a"
 nothing_left "$M"
 auth 127.0.0.1:1 'tester:se cret:1'
-refuse 1 'credential|login|unauthori|401' ifs mount -q "$ref" "$M/a"
+refuse 5 'credential|login|unauthori|401' ifs mount -q "$ref" "$M/a"
 
 auth "$REGISTRY" 'tester:se cret:1'
 ifs mount -q "$ref" "$M/a" >/dev/null
@@ -43,7 +43,7 @@ grep -q "^get $REGISTRY" "$T/helper.calls" || fail "the helper was not asked"
 
 # What is here needs its own authorisation too when it is asked for by name again.
 echo '{}' >"$DOCKER_CONFIG/config.json"
-refuse 1 'credential|login|unauthori|401' ifs pull -q --pull always "$ref"
+refuse 5 'credential|login|unauthori|401' ifs pull -q --pull always "$ref"
 
 encoded=$(printf 'tester:se cret:1' | base64 -w0)
 for secret in 'se cret:1' "$encoded"; do

@@ -18,13 +18,13 @@ for other in tagged archive docker dtag; do
   $PY "$LIB/tree.py" compare "$M/oci" "$M/$other" || fail "$other differs"
 done
 grep -q root "$M/zstd/etc/passwd" || fail "no content"
-refuse 1 'no-such|not' ifs pull -q "oci:$T/no-such"
-refuse 1 'named missing' ifs pull -q "oci:$T/images/plain:missing"
-refuse 1 'no-such|not' ifs pull -q "oci-archive:$T/no-such.tar"
+refuse 4 'no-such|not' ifs pull -q "oci:$T/no-such"
+refuse 4 'named missing' ifs pull -q "oci:$T/images/plain:missing"
+refuse 4 'no-such|not' ifs pull -q "oci-archive:$T/no-such.tar"
 echo "not a tar" >"$T/bad.tar"
 refuse 1 'bad.tar' ifs pull -q "docker-archive:$T/bad.tar"
 ifs umount --all
 # The blobs that a layout does not have.
 rm "$T"/images/plain/blobs/sha256/*
-refuse 1 'plain' ifs pull -q "oci:$T/images/plain"
+refuse 4 'plain' ifs pull -q "oci:$T/images/plain"
 nothing_left "$M"

@@ -25,7 +25,7 @@ same "owner of the daemon" $uid "$(stat -c %u "/proc/$(as_user status --json | f
 # Another user, root included, is kept out unless the mount allows others.
 same "mounts" "[\"$home/m\"]" "$(as_user ls --json | field '[m["directory"] for m in j]')"
 mkdir "$home/rw" && chown "$uid" "$home/rw"
-refuse 1 'root' as_user mount -q --rw "oci:$T/images/names" "$home/rw"
+refuse 5 'root' as_user mount -q --rw "oci:$T/images/names" "$home/rw"
 as_user umount "$home/m"
 nothing_left "$home"
 as_user stop

@@ -12,20 +12,20 @@ ref=$PROXY/test/plain:1
 mkdir "$M/a"
 mount_it() { ifs mount -q "$@" "$M/a"; }
 
-refuse 1 'no-such-host.invalid' mount_it no-such-host.invalid/a/b:1
-refuse 1 '127.0.0.1:1.*(refused|connect)|(refused|connect).*127.0.0.1:1' mount_it 127.0.0.1:1/a/b:1
-refuse 1 'test/none' mount_it "$PROXY/test/none:1"
-refuse 1 'plain:none|none' mount_it "$PROXY/test/plain:none"
-refuse 1 'plain' mount_it "$PROXY/test/plain@sha256:$(printf '0%.0s' {1..64})"
+refuse 8 'no-such-host.invalid' mount_it no-such-host.invalid/a/b:1
+refuse 8 '127.0.0.1:1.*(refused|connect)|(refused|connect).*127.0.0.1:1' mount_it 127.0.0.1:1/a/b:1
+refuse 4 'test/none' mount_it "$PROXY/test/none:1"
+refuse 4 'plain:none|none' mount_it "$PROXY/test/plain:none"
+refuse 4 'plain' mount_it "$PROXY/test/plain@sha256:$(printf '0%.0s' {1..64})"
 
 rules '[{"path": "/v2/", "status": 401, "headers": {"WWW-Authenticate": "Basic realm=\"x\""}}]'
-refuse 1 'credential|login|401|unauthori' mount_it "$ref"
+refuse 5 'credential|login|401|unauthori' mount_it "$ref"
 rules '[{"path": "/v2/", "status": 403, "body": "denied"}]'
-refuse 1 'denied|403|forbidden|permission|anonymous' mount_it "$ref"
+refuse 5 'denied|403|forbidden|permission|anonymous' mount_it "$ref"
 rules '[{"path": "/v2/", "status": 429, "headers": {"Retry-After": "0"}}]'
-refuse 1 '429|too many' mount_it "$ref"
+refuse 8 '429|too many' mount_it "$ref"
 rules '[{"path": "/v2/", "status": 500}]'
-refuse 1 '500|server' mount_it "$ref"
+refuse 8 '500|server' mount_it "$ref"
 rules '[{"path": "manifests", "status": 200, "body": "<html>captive portal</html>", "headers": {"Content-Type": "text/html"}}]'
 refuse 1 'manifest' mount_it "$ref"
 rules '[{"path": "/v2/", "status": 301, "headers": {"Location": "/v2/loop"}}]'

@@ -10,7 +10,7 @@ ROOT=$T/small/root
 image plain
 big_image big one=20 layer1=20
 ifs mount -q "oci:$T/images/plain" "$M/a" >/dev/null
-refuse 1 'space|full|disk' ifs mount -q "oci:$T/images/big" "$M/b"
+refuse 10 'space|full|disk' ifs mount -q "oci:$T/images/big" "$M/b"
 nothing_left "$M/b"
 same "content" "root:x:0:0::/:/bin/sh" "$(cat "$M/a/etc/passwd")"
 used=$(df --output=used -k "$T/small" | tail -1)

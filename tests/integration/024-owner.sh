@@ -6,7 +6,7 @@
 need_root
 ifs images >/dev/null
 pid=$(daemons)
-refuse 1 "$pid" timeout 20 "$IMAGEFS" --root "$ROOT" --run "$T/other-run" --log-level error daemon
-refuse 1 'daemon|running|socket|own' timeout 20 "$IMAGEFS" --root "$T/other-root" --run "$RUN" --log-level error daemon
+refuse 6 "$pid" timeout 20 "$IMAGEFS" --root "$ROOT" --run "$T/other-run" --log-level error daemon
+refuse 6 'daemon|running|socket|own' timeout 20 "$IMAGEFS" --root "$T/other-root" --run "$RUN" --log-level error daemon
 "$IMAGEFS" --root "$T/other-root" --run "$T/other-run" images >/dev/null
 same "two stores, two daemons" 2 "$(daemons | wc -w)"

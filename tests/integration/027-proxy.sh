@@ -36,27 +36,27 @@ declare -A port
 while read -r answer number; do port[$answer]=$number; done <"$T/proxy/port"
 
 number=0
-# blamed REGEX VARIABLE=PROXY [OPTION...]: the message names that proxy, and does not send the user to the registry.
+# blamed STATUS REGEX VARIABLE=PROXY [OPTION...]: the message names that proxy, and does not send the user to the registry.
 blamed() {
-  local regex=$1 setting=$2
-  shift 2
+  local status=$1 regex=$2 setting=$3
+  shift 3
   number=$((number + 1)) ROOT=$T/store$number/root RUN=$T/store$number/run
   mkdir -p "$T/store$number"
-  refuse 1 "$regex" env "$setting" timeout 100 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q "$@" registry.example/a/b:1
+  refuse $status "$regex" env "$setting" timeout 100 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q "$@" registry.example/a/b:1
   ! grep -qE 's3cret|the registry runs there' "$T/err" || fail "$(cat "$T/err")"
   ifs stop
 }
 closed=$($PY -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
 for variable in HTTPS_PROXY https_proxy ALL_PROXY; do
-  blamed "cannot connect to the proxy 127.0.0.1:$closed \(from $variable\): connection refused; check $variable" \
+  blamed 8 "cannot connect to the proxy 127.0.0.1:$closed \(from $variable\): connection refused; check $variable" \
     "$variable=http://me:s3cret@127.0.0.1:$closed"
 done
-blamed "cannot find the proxy no-such-host.invalid:3128 \(from HTTPS_PROXY\)" HTTPS_PROXY=no-such-host.invalid:3128
-blamed "the proxy 127.0.0.1:${port[407]} \(from HTTPS_PROXY\) requires a user name and a password" "HTTPS_PROXY=127.0.0.1:${port[407]}"
-blamed "the proxy 127.0.0.1:${port[403]} .*does not connect to registry.example \(HTTP status 403\)" "HTTPS_PROXY=127.0.0.1:${port[403]}"
-blamed "the proxy 127.0.0.1:${port[502]} .*does not connect to registry.example \(HTTP status 502\)" "HTTPS_PROXY=127.0.0.1:${port[502]}"
-blamed "the connection to the proxy 127.0.0.1:${port[cut]} " "HTTPS_PROXY=127.0.0.1:${port[cut]}"
+blamed 8 "cannot find the proxy no-such-host.invalid:3128 \(from HTTPS_PROXY\)" HTTPS_PROXY=no-such-host.invalid:3128
+blamed 5 "the proxy 127.0.0.1:${port[407]} \(from HTTPS_PROXY\) requires a user name and a password" "HTTPS_PROXY=127.0.0.1:${port[407]}"
+blamed 5 "the proxy 127.0.0.1:${port[403]} .*does not connect to registry.example \(HTTP status 403\)" "HTTPS_PROXY=127.0.0.1:${port[403]}"
+blamed 8 "the proxy 127.0.0.1:${port[502]} .*does not connect to registry.example \(HTTP status 502\)" "HTTPS_PROXY=127.0.0.1:${port[502]}"
+blamed 8 "the connection to the proxy 127.0.0.1:${port[cut]} " "HTTPS_PROXY=127.0.0.1:${port[cut]}"
 # In the clear there is no tunnel: what the proxy says looks like the registry's word, so both are named.
-blamed "the proxy 127.0.0.1:${port[407]} \(from http_proxy\) requires a user name" "http_proxy=127.0.0.1:${port[407]}" --plain-http
-blamed "HTTP status 502 through the proxy 127.0.0.1:${port[502]} " "http_proxy=127.0.0.1:${port[502]}" --plain-http
-blamed "cannot connect to the proxy 127.0.0.1:$closed \(from http_proxy\)" "http_proxy=127.0.0.1:$closed" --plain-http
+blamed 5 "the proxy 127.0.0.1:${port[407]} \(from http_proxy\) requires a user name" "http_proxy=127.0.0.1:${port[407]}" --plain-http
+blamed 8 "HTTP status 502 through the proxy 127.0.0.1:${port[502]} " "http_proxy=127.0.0.1:${port[502]}" --plain-http
+blamed 8 "cannot connect to the proxy 127.0.0.1:$closed \(from http_proxy\)" "http_proxy=127.0.0.1:$closed" --plain-http

@@ -26,7 +26,7 @@ troubled() {
   ifs pull -q --pull always "$public" >"$T/out" 2>"$T/err" || fail "$2: $(cat "$T/err")"
   same "$2: lines of warning" 1 "$(grep -c . "$T/err")"
   grep -qE "^imagefs: warning: .*$1" "$T/err" || fail "$2: $(cat "$T/err")"
-  refuse 1 "anonymous users.*$1.*podman login" ifs pull -q --pull always "$private"
+  refuse 5 "anonymous users.*$1.*podman login" ifs pull -q --pull always "$private"
 }
 for what in credsStore credHelpers; do
   config() { [ $what = credsStore ] && printf '{"credsStore": "%s"}' "$1" || printf '{"credHelpers": {"%s": "%s", "%s": "%s"}}' "${public%%/*}" "$1" "${private%%/*}" "$1"; }
@@ -56,7 +56,7 @@ mkdir -p "$T/tmp/podman-run-0/containers"
 printf '{"auths": {"%s": {"auth": "%s"}}}' "${private%%/*}" "$login" >"$T/tmp/podman-run-0/containers/auth.json"
 TMPDIR=$T/tmp ifs pull -q --pull always "$private" >/dev/null
 chmod 777 "$T/tmp/podman-run-0/containers"
-TMPDIR=$T/tmp refuse 1 'anonymous' ifs pull -q --pull always "$private"
+TMPDIR=$T/tmp refuse 5 'anonymous' ifs pull -q --pull always "$private"
 if command -v podman >/dev/null; then
   env -u XDG_RUNTIME_DIR podman login --tls-verify=false -u tester -p 'se cret:1' "${private%%/*}" >/dev/null 2>"$T/podman.log" &&
     AT_END+=(log_out)

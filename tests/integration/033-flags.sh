@@ -32,7 +32,7 @@ for mode in $(modes); do
   same "$mode: kept" "$mode" "$(cat "$T/upper/upper/written")"
   ifs mount -q --mode "$mode" --rw --upper "$T/upper" "$ref" "$M/again" >/dev/null
   same "$mode: comes back" "$mode" "$(cat "$M/again/written")"
-  refuse 1 'choose another --upper' ifs mount -q --mode "$mode" --rw --upper "$T/upper" "$ref" "$M/rw"
+  refuse 6 'choose another --upper' ifs mount -q --mode "$mode" --rw --upper "$T/upper" "$ref" "$M/rw"
   ifs umount --all
 done
 refuse 2 'flying' ifs mount -o nosuid,flying "$ref" "$M/bad"

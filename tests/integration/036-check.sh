@@ -16,7 +16,7 @@ same "all" "right right right right" "$(ifs check --json | states)"
 same "one image" "right right" "$(ifs check --json "$ref" | states)"
 ifs check "$ref" >"$T/out"
 grep -q '^LAYER  *STATE  *SIZE' "$T/out" || fail "no table: $(cat "$T/out")"
-refuse 1 'no image .*imagefs images' ifs check "$REGISTRY/test/none:1"
+refuse 4 'no image .*imagefs images' ifs check "$REGISTRY/test/none:1"
 refuse 2 'reference' ifs check 'A B'
 
 # The bytes on the disk turn while the daemon runs and the layer is not open; its times are as before.
@@ -26,6 +26,7 @@ status=0
 ifs check --json >"$T/check" || status=$?
 same "status" 3 $status
 same "states" "repaired right right right" "$(states <"$T/check")"
+$PY "$LIB/json_schema.py" check check "$T/check" || fail "the output is not as documented"
 field '[l["reason"] for l in j["layers"] if l["state"] == "repaired"][0]' <"$T/check" | grep -q damaged || fail "no reason"
 mkdir "$M/a"
 truth app "$T/truth"

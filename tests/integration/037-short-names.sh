@@ -21,9 +21,9 @@ ifs mount -q --pull never short:1 "$M" >/dev/null
 grep -q root "$M/etc/passwd" || fail "no content"
 ifs umount "$M"
 ifs check short:1 >/dev/null
-refuse 1 'docker\.io/test/plain:1' ifs pull -q --pull never test/plain:1
+refuse 4 'docker\.io/test/plain:1' ifs pull -q --pull never test/plain:1
 # A host is one.
-refuse 1 "$REGISTRY/short:1" ifs pull -q --pull never "$REGISTRY/short:1"
+refuse 4 "$REGISTRY/short:1" ifs pull -q --pull never "$REGISTRY/short:1"
 ifs rm short:1 >/dev/null
 same "removed by its short name" "[]" "$(references)"
 
@@ -43,7 +43,7 @@ cat >"$T/docker.toml" <<TOML
 short_names = "docker"
 TOML
 export IMAGEFS_CONFIG=$T/docker.toml
-refuse 1 'docker\.io/library/short:1' ifs pull -q --pull never short:1
+refuse 4 'docker\.io/library/short:1' ifs pull -q --pull never short:1
 ifs stop
 unset CONTAINERS_REGISTRIES_CONF
 cat >"$T/named.toml" <<TOML

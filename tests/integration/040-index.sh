@@ -124,10 +124,10 @@ refuse 2 'index takes --push.*imagefs help index' ifs index "$REGISTRY/test/app:
 refuse 2 'reference|repository' ifs index --to 'no//thing' "$REGISTRY/test/app:1"
 refuse 2 'REF' ifs index --push
 refuse 2 'ACTION' ifs profile paint "$REGISTRY/test/app:1"
-refuse 1 'test/absent' ifs index -q --push "$REGISTRY/test/absent:1"
-refuse 1 '/nowhere/at/all' ifs index -q -o /nowhere/at/all/x.tar "$REGISTRY/test/app:1"
-refuse 1 '127.0.0.1:1' ifs index -q --to 127.0.0.1:1/indexes "$REGISTRY/test/app:1"
-refuse 1 'no profile of that image.*first started' ifs index -q --push --profile "$REGISTRY/test/app:1"
+refuse 4 'test/absent' ifs index -q --push "$REGISTRY/test/absent:1"
+refuse 4 '/nowhere/at/all' ifs index -q -o /nowhere/at/all/x.tar "$REGISTRY/test/app:1"
+refuse 8 '127.0.0.1:1' ifs index -q --to 127.0.0.1:1/indexes "$REGISTRY/test/app:1"
+refuse 4 'no profile of that image.*first started' ifs index -q --push --profile "$REGISTRY/test/app:1"
 printf '[index]\ntrust = "everybody"\n' >"$T/bad.toml"
 store badly
-refuse 1 'bad.toml:2: index.trust must be "repository" or "any" or "configured"' ifs --config "$T/bad.toml" images
+refuse 7 'bad.toml:2: index.trust must be "repository" or "any" or "configured"' ifs --config "$T/bad.toml" images

@@ -19,8 +19,8 @@ mode=$(modes | tail -n 1)
 m=$M/first
 mkdir -p "$M"/{first,imported,fresh,cleared,off,again}
 store first
-refuse 1 'no profile of that image.*first started' ifs profile show "$ref"
-refuse 1 'test/app:1 .*not in the store.*imagefs pull' ifs profile show --pull never "$ref"
+refuse 4 'no profile of that image.*first started' ifs profile show "$ref"
+refuse 4 'test/app:1 .*not in the store.*imagefs pull' ifs profile show --pull never "$ref"
 ifs mount -q --mode "$mode" "$ref" "$m" >/dev/null
 for file in "${files[@]}"; do cmp "$T/truth/$file" "$m/$file"; done
 needed=$(sum "$m" blob_bytes_needed) whole=$(sum "$m" blob_bytes)
@@ -74,13 +74,13 @@ done
 
 # Cleared, and turned off.
 ifs profile clear "$ref"
-refuse 1 'no profile of that image' ifs profile show "$ref"
+refuse 4 'no profile of that image' ifs profile show "$ref"
 printf '{"version": 9}' >"$T/bad.json"
 refuse 1 'profile of an unknown version' ifs profile import "$ref" "$T/bad.json"
 $PY -c 'import json, sys
 j = json.load(open(sys.argv[1])); j["parts"][0][2] = 1 << 50; print(json.dumps(j))' "$T/profile.json" >"$T/bad.json"
 refuse 1 'impossible part' ifs profile import "$ref" "$T/bad.json"
-refuse 1 'no profile of that image' ifs profile show "$ref"
+refuse 4 'no profile of that image' ifs profile show "$ref"
 store cleared
 ifs profile import "$ref" <"$T/profile.json"
 ifs profile clear "$ref"
@@ -112,4 +112,4 @@ ifs mount -q "$ref" "$M/off" >/dev/null
 cmp "$T/truth/usr/lib/upper3" "$M/off/usr/lib/upper3"
 ifs umount --all
 ifs stop
-refuse 1 'no profile' ifs profile show "$ref"
+refuse 4 'no profile' ifs profile show "$ref"

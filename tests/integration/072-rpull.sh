@@ -12,22 +12,23 @@ ref=$REGISTRY/test/app:1
 rpull() { ifs rpull --address "$CONTAINERD/sock" "$@"; }
 blobs() { own_ctr content ls -q | sort; }
 serve
-refuse 1 'no containerd answers at .*--address' ifs rpull --address "$T/none/sock" "$ref"
+refuse 7 'no containerd answers at .*--address' ifs rpull --address "$T/none/sock" "$ref"
 refuse 1 'not an image in a registry' ifs rpull "oci:$T/images/app"
 refuse 2 'plain-http' ifs rpull --plain-http "$ref"
 stop_serving
 for version in 1 2; do
   ROOT=$T/root$version RUN=$T/run$version
   start_containerd "plain$version" $version
-  refuse 1 daemon rpull "$ref"                          # none runs, and none is started
+  refuse 7 daemon rpull "$ref"                          # none runs, and none is started
   serve
   refuse 1 'has no snapshotter imagefs.*proxy_plugins' rpull -q "$ref"
   same "leases" "" "$(own_ctr leases ls -q)"
   stop_containerd
 
   start_containerd "containerd$version" $version imagefs
-  refuse 1 'not exist' rpull "$REGISTRY/test/none:1"
+  refuse 4 'not exist' rpull "$REGISTRY/test/none:1"
   rpull --json "$ref" >"$T/pulled" 2>"$T/progress"
+  $PY "$LIB/json_schema.py" check rpull "$T/pulled" || fail "the output is not as documented"
   same "progress" 5 "$(grep -c '^layer ' "$T/progress")"
   same "result" "[\"$ref\", 5]" "$(field '[j["reference"], len(j["layers"])]' <"$T/pulled")"
   same "leases" "" "$(own_ctr leases ls -q)"

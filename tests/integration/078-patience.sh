@@ -32,5 +32,5 @@ ifs pull "$PROXY/test/app:1" >"$T/out" 2>"$T/err" || fail "$(cat "$T/err")"
 grep -q "^resolving: .*HTTP status 503, attempt [23] of 5" "$T/err" || fail "the progress: $(cat "$T/err")"
 # mount(8) passes options on.
 mkdir -p "$T/m"
-refuse 1 'not done after 1 s' ifs mount -q -o timeout=1 "$silent/a/b:1" "$T/m"
+refuse 9 'not done after 1 s' ifs mount -q -o timeout=1 "$silent/a/b:1" "$T/m"
 refuse 2 'takes a number of seconds' ifs mount -q -o timeout=0 "$silent/a/b:1" "$T/m"

@@ -111,23 +111,23 @@ refuse 2 'images or --list' ifs add --list "$app:1"
 refuse 2 'one image' ifs add --name a:1 "$app:1" "$next:1"
 refuse 1 'no name that podman knows.*--name' ifs add -q "oci:$T/images/app"
 refuse 1 'podman cannot read the name .*--name' ifs add -q --name '[::1]:5000/app:1' "$app:1"
-refuse 1 "$REGISTRY/test/app:nothing" ifs add -q "$app:nothing"
-refuse 1 'not in the store; fetch it' ifs add -q --pull never "$REGISTRY/test/never:1"
-refuse 1 'was not given .*other:9.*add --list' ifs drop "$app:1" "$REGISTRY/test/other:9"
+refuse 4 "$REGISTRY/test/app:nothing" ifs add -q "$app:nothing"
+refuse 4 'not in the store; fetch it' ifs add -q --pull never "$REGISTRY/test/never:1"
+refuse 4 'was not given .*other:9.*add --list' ifs drop "$app:1" "$REGISTRY/test/other:9"
 same "names" "$before" "$(names)"
 chmod 711 "$T"; mkdir "$T/home"; chown nobody "$T/home"
 as_user() { env -i PATH="$PATH" HOME="$T/home" setpriv --reuid=nobody --clear-groups "$IMAGEFS" --root "$T/home/root" --run "$T/home/run" "$@"; }
-refuse 1 'root' as_user add -q "$app:1"
-refuse 1 'root' as_user add --list
+refuse 5 'root' as_user add -q "$app:1"
+refuse 5 'root' as_user add --list
 as_user stop
 
 # A registry that fails: what is here goes on; what comes is refused with its name and the cause.
 start_proxy line
 rules '[{"status": 503, "body": "no"}]'
-refuse 1 "$PROXY/test/app:1.*503" ifs add -q "$PROXY/test/app:1"
+refuse 8 "$PROXY/test/app:1.*503" ifs add -q "$PROXY/test/app:1"
 slay "${TEST_PIDS[0]}"
 wait "${TEST_PIDS[0]}" 2>/dev/null || true  # so that bash says nothing of it later
-refuse 1 "$REGISTRY" ifs add -q --pull always "$app:1"
+refuse 8 "$REGISTRY" ifs add -q --pull always "$app:1"
 same "names" "$before" "$(names)"
 same "without a registry" two "$(says "$app:1")"
 

@@ -99,14 +99,14 @@ printf '[fill]\ndedline = "5s"\n' >"$T/config.toml"
 manager "control=$RUN/control.sock" "snapshotter=$RUN/snapshotter.sock" -- \
   "$IMAGEFS" --root "$ROOT" --run "$RUN" --config "$T/config.toml" daemon
 for verb in images status "umount $M/a" stop "mount -q oci:$T/images/plain $M/a"; do
-  refuse 1 'config.toml:2: fill.dedline is not known' ifs $verb
+  refuse 7 'config.toml:2: fill.dedline is not known' ifs $verb
 done
-same "code" '"FAILED_PRECONDITION"' "$( (ifs --json images 2>/dev/null || true) | field 'json.dumps(j["error"]["code"])')"
-wait_for 30 "grep -q 'ended 1' '$T/manager/notified'" || fail "it does not fail in the end"
+same "code" '"no_daemon"' "$( (ifs --json images 2>/dev/null || true) | field 'json.dumps(j["error"]["code"])')"
+wait_for 30 "grep -q 'ended 7' '$T/manager/notified'" || fail "it does not fail in the end"
 same "starts until then" 1 "$(notified started)"
 same "the manager is told why" 1 "$(notified 'STATUS=the daemon does not start: .*dedline')"
-refuse 1 'fill.dedline' ifs images
-refuse 1 'config.toml:2: fill.dedline is not known' "$IMAGEFS" --check-config "$T/config.toml"
+refuse 7 'fill.dedline' ifs images
+refuse 7 'config.toml:2: fill.dedline is not known' "$IMAGEFS" --check-config "$T/config.toml"
 echo >"$T/config.toml"
 same "a configuration that is right" OK "$("$IMAGEFS" --check-config "$T/config.toml")"
 ifs images >/dev/null || fail "the new configuration is not tried"

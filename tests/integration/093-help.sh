@@ -62,12 +62,12 @@ for word in $words; do
 done
 # `-o` of the command takes the same words but four, which are global options there.
 for word in $words; do
-  case $word in root= | run= | config= | ca-file=) status=2 ;; *) status=1 ;; esac
+  case $word in root= | run= | config= | ca-file=) refused=yes ;; *) refused=no ;; esac
   more=$word$(value_of "$word")
   case $word in upper=) more=$more,writable ;; context= | map-uids=) more=$more,ro ;; esac
   got=0
   "$IMAGEFS" --root "$ROOT" --run "$RUN" mount -q -o "$more" "oci:$T/none" "$T" 2>"$T/err" || got=$?
-  same "status of imagefs mount -o $more: $(cat "$T/err")" $status $got
+  same "imagefs mount -o $more is wrong usage (status $got): $(cat "$T/err")" $refused "$([ $got = 2 ] && echo yes || echo no)"
 done
 
 # imagefs-config.toml(5): each name with its default is a configuration that the daemon accepts.

@@ -25,7 +25,7 @@ rm -r "$T/session"
 same "stopped" "[true, $pid]" "$(at "$T/another" stop --json | field '[j["stopped"], j["pid"]]')"
 same "daemons after stop" "" "$(daemons)"
 same "nothing to stop" '[false, null]' "$(ifs stop --json | field '[j["stopped"], j["pid"]]')"
-refuse 1 'no daemon is running' ifs status
+refuse 7 'no daemon is running' ifs status
 
 # One that hangs.
 mkdir "$T/session"
@@ -35,7 +35,7 @@ kill -STOP "$pid"
 for verb in images status stop; do
   status=0
   ifs $verb >"$T/out" 2>"$T/err" || status=$?
-  same "status of $verb while the daemon hangs" 1 $status
+  same "status of $verb while the daemon hangs" 7 $status
   grep -q "waiting for the daemon with pid $pid" "$T/err" || fail "$verb does not say what it waits for"
   grep -q "the daemon with pid $pid does not answer.*kill -9 $pid" "$T/err" || fail "$verb: $(cat "$T/err")"
 done
@@ -45,21 +45,21 @@ kill -CONT "$pid"
 printf '[fill]\nquiet = "5s"\n' >"$T/c.toml"
 ln -s c.toml "$T/link.toml"
 cp "$T/c.toml" "$T/copy.toml"
-refuse 1 "pid $pid.*--config.*imagefs stop" ifs --config "$T/c.toml" images
-refuse 1 "pid $pid.*--log-level info.*debug" ifs --log-level debug images
-refuse 1 "pid $pid.*without --ca-file" ifs --ca-file "$T/c.toml" images
-refuse 1 "pid $pid.*--config" env "IMAGEFS_CONFIG=$T/c.toml" "$IMAGEFS" --root "$ROOT" --run "$RUN" images
-refuse 1 "pid $pid.*store $ROOT, not $T/other" "$IMAGEFS" --root "$T/other" --run "$RUN" images
-refuse 1 "pid $pid.*store $ROOT, not $T/other" "$IMAGEFS" --root "$T/other" --run "$RUN" stop
+refuse 6 "pid $pid.*--config.*imagefs stop" ifs --config "$T/c.toml" images
+refuse 6 "pid $pid.*--log-level info.*debug" ifs --log-level debug images
+refuse 6 "pid $pid.*without --ca-file" ifs --ca-file "$T/c.toml" images
+refuse 6 "pid $pid.*--config" env "IMAGEFS_CONFIG=$T/c.toml" "$IMAGEFS" --root "$ROOT" --run "$RUN" images
+refuse 6 "pid $pid.*store $ROOT, not $T/other" "$IMAGEFS" --root "$T/other" --run "$RUN" images
+refuse 6 "pid $pid.*store $ROOT, not $T/other" "$IMAGEFS" --root "$T/other" --run "$RUN" stop
 for verb in images status stop; do
-  refuse 1 'nonexistent: No such file' ifs --config "$T/nonexistent" $verb
-  refuse 1 'nonexistent: No such file' ifs --ca-file "$T/nonexistent" $verb
+  refuse 4 'nonexistent: No such file' ifs --config "$T/nonexistent" $verb
+  refuse 4 'nonexistent: No such file' ifs --ca-file "$T/nonexistent" $verb
 done
 ifs --log-level info images >/dev/null
 ifs --log-level debug --config "$T/c.toml" stop
 (cd "$T" && ifs --config c.toml images >/dev/null) || fail "a relative path of a configuration"
 ifs --config "$T/link.toml" images >/dev/null
-refuse 1 'with --config' ifs --config "$T/copy.toml" images
+refuse 6 'with --config' ifs --config "$T/copy.toml" images
 ifs stop
 
 # A stop while somebody waits.
@@ -77,7 +77,7 @@ for unmount in "" --unmount; do
   status=0
   wait $waiting || status=$?
   touch "$T/go"
-  same "status of the command that waited" 1 $status
+  same "status of the command that waited" 7 $status
   grep -q 'the daemon was stopped' "$T/waiting" || fail "it says: $(cat "$T/waiting")"
   same "daemons after stop $unmount" "" "$(daemons)"
   nothing_left "$M"

@@ -42,7 +42,7 @@ for mode in $(modes); do
   lines=$(grep -c fill.background_stopped "$RUN/daemon.log") starts=$(grep -c ' ready root=' "$RUN/daemon.log")
   [ "$lines" -ge 1 ] && [ "$lines" -le "$starts" ] || fail "$mode: $lines lines about the background of $starts daemons"
   # A pull of more than the limit says why it fails.
-  refuse 1 'store.limit' timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q --wait "$M/$mode"
+  refuse 10 'store.limit' timeout 60 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q --wait "$M/$mode"
   ifs df --json >"$T/df"
   [ "$(field 'j["used_bytes"] <= j["limit_bytes"] + (8 << 20) and j["limit_bytes"] == 20 << 20' <"$T/df")" = true ] || fail "$mode: $(cat "$T/df")"
   ifs umount --all

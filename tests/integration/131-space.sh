@@ -35,11 +35,11 @@ umount "$M/a"
 wait_for 60 none_left || fail "left after umount(8): $(ls "$ROOT/layers" "$ROOT/chains")"
 
 # ---- rm --force
-refuse 1 'no image .*test/layers:1' ifs rm "$ref"
+refuse 4 'no image .*test/layers:1' ifs rm "$ref"
 ifs rm --force "$ref" >/dev/null
 ifs mount -q "$ref" "$M/a" >/dev/null
 ifs pin "$ref"
-refuse 1 'is pinned; unpin it first, or .* --force' ifs rm "$ref"
+refuse 6 'is pinned; unpin it first, or .* --force' ifs rm "$ref"
 ifs rm --force --json "$ref" >"$T/out"
 [ "$(field 'j["freed_bytes"]' <"$T/out")" -gt 0 ] || fail "rm --force: $(cat "$T/out")"
 [ -z "$(mounts_below "$M")" ] || fail "rm --force left a mount"
@@ -95,7 +95,7 @@ ifs prune --all >"$T/out"
 same "images after prune --all" 3 "$(ifs images --json | field 'len(j)')"
 ifs umount "$M/a"
 ifs unpin "$REGISTRY/test/big:1"
-refuse 1 'is not pinned' ifs unpin "$REGISTRY/test/big:1"
+refuse 4 'is not pinned' ifs unpin "$REGISTRY/test/big:1"
 ifs prune --all --older 1h >/dev/null
 same "images after prune --all --older 1h" 3 "$(ifs images --json | field 'len(j)')"
 ifs prune -a --dry-run --json >"$T/dry"
@@ -131,7 +131,7 @@ fi
 # ---- wrong settings
 for bad in 'limit = 5' 'limit = "many"' 'limit = "0"' 'limit = "101%"' 'high = "x"' 'reserve = "-1"' 'keep_partial = "1"'; do
   printf '[store]\n%s\n' "$bad" >"$T/bad.toml"
-  refuse 1 'bad.toml:2: store\.' "$IMAGEFS" --check-config "$T/bad.toml"
+  refuse 7 'bad.toml:2: store\.' "$IMAGEFS" --check-config "$T/bad.toml"
 done
 printf '[store]\nlow = "95%%"\nhigh = "90%%"\n' >"$T/bad.toml"
-refuse 1 'store.low must be below store.high' "$IMAGEFS" --check-config "$T/bad.toml"
+refuse 7 'store.low must be below store.high' "$IMAGEFS" --check-config "$T/bad.toml"

@@ -152,7 +152,7 @@ ifs stop --unmount
 # ---- what is no address is refused with the line; "" is none
 for listen in ':9180' 'node.example:9180' '127.0.0.1' 'relative/path'; do
   configure '[metrics]' "listen = \"$listen\""
-  refuse 1 'config.toml:2: metrics.listen is an address like' ifs ls
+  refuse 7 'config.toml:2: metrics.listen is an address like' ifs ls
 done
 configure '[metrics]' 'listen = ""'
 ifs ls >/dev/null

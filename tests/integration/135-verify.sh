@@ -34,8 +34,8 @@ verify
 same "programs that have run" 0 "$(runs)"
 same "mounted before" "$before" "$(sums "$M/before")"
 denied="test/bad:1 is denied by verification: $digest: $T/verifiers/10-names: it ended with status 1: nobody has signed it; use an image"
-refuse 1 "$denied" ifs mount -q "$bad" "$M/a"
-refuse 1 "$denied" ifs mount -q --pull never "$bad" "$M/a"
+refuse 5 "$denied" ifs mount -q "$bad" "$M/a"
+refuse 5 "$denied" ifs mount -q --pull never "$bad" "$M/a"
 same "not mounted" "" "$(ls -A "$M/a")"
 ifs umount "$M/before"
 same "programs that have run" 2 "$(runs)"
@@ -45,9 +45,9 @@ store fresh
 for verb in "mount -q $bad $M/a" "mount -q --eager $bad $M/a" "pull -q $bad" "pull -q --pull always $bad" "inspect $bad" \
   "index -q $bad -o $T/index.tar" "export-store -q $T/shared $bad" "mount -q oci:$T/images/big $M/a"; do
   case $verb in *oci:*) program 20-no-files 'case $2 in oci:*) echo "no registry"; exit 1 ;; esac' ;; esac
-  refuse 1 "is denied by verification" ifs $verb
+  refuse 5 "is denied by verification" ifs $verb
 done
-[ "$(id -u)" != 0 ] || refuse 1 "$denied" ifs add -q "$bad"
+[ "$(id -u)" != 0 ] || refuse 5 "$denied" ifs add -q "$bad"
 same "layers" 0 "$(ifs status --json | field 'len(j["layers"])')"
 same "images" 0 "$(ifs images --all --json | field 'len(j)')"
 same "bytes of blobs" 0 "$(counter blob_bytes_fetched)"
@@ -104,25 +104,25 @@ ifs umount "$M/a"
 # ---- programs that are not as they should be
 program 15-slow 'sleep 1000'
 restart 'timeout = "1s"'
-refuse 1 "test/good:1 is denied by verification: $digest: $T/verifiers/15-slow: no answer within 1 seconds; .*timeout in \[verify\]" ifs mount -q "$good" "$M/a"
+refuse 5 "test/good:1 is denied by verification: $digest: $T/verifiers/15-slow: no answer within 1 seconds; .*timeout in \[verify\]" ifs mount -q "$good" "$M/a"
 rm "$T/verifiers/15-slow"
 chmod g+w "$T/verifiers/20-no-files"
-refuse 1 "20-no-files can be written by others; run: chmod go-w" ifs mount -q "$good" "$M/a"
+refuse 5 "20-no-files can be written by others; run: chmod go-w" ifs mount -q "$good" "$M/a"
 chmod g-w "$T/verifiers/20-no-files"
 chmod o+w "$T/verifiers"
-refuse 1 "verifiers can be written by others" ifs mount -q "$good" "$M/a"
+refuse 5 "verifiers can be written by others" ifs mount -q "$good" "$M/a"
 chmod o-w "$T/verifiers"
 ifs mount -q "$good" "$M/a" >/dev/null
 ifs umount "$M/a"
 mv "$T/verifiers" "$T/elsewhere"
 restart
-refuse 1 "is denied by verification: $T/verifiers: no such file.*bin_dir in \[verify\]" ifs mount -q "$good" "$M/a"
+refuse 5 "is denied by verification: $T/verifiers: no such file.*bin_dir in \[verify\]" ifs mount -q "$good" "$M/a"
 mkdir -m 755 "$T/verifiers"
 : >"$T/calls"
-refuse 1 "$T/verifiers has no program" ifs mount -q "$good" "$M/a"
+refuse 5 "$T/verifiers has no program" ifs mount -q "$good" "$M/a"
 ifs stop >/dev/null
 configure '[verify]' 'require = true'
-refuse 1 'require is set in \[verify\], but bin_dir is not' ifs mount -q "$good" "$M/a"
+refuse 5 'require is set in \[verify\], but bin_dir is not' ifs mount -q "$good" "$M/a"
 ifs stop >/dev/null
 configure '[verify]' 'bin_dir = "relative"'
-refuse 1 'verify.bin_dir must be an absolute path' ifs mount -q "$good" "$M/a"
+refuse 7 'verify.bin_dir must be an absolute path' ifs mount -q "$good" "$M/a"

@@ -72,7 +72,7 @@ ifs stop
 printf '[fill]\ndedline = "1s"\n' >"$T/bad.toml"
 doctor 1 --config "$T/bad.toml"
 says problem configuration 'bad.toml:2: fill.dedline is not known'
-refuse 1 'bad.toml:2: fill.dedline is not known' "$IMAGEFS" daemon --config "$T/bad.toml" --check-config
+refuse 7 'bad.toml:2: fill.dedline is not known' "$IMAGEFS" daemon --config "$T/bad.toml" --check-config
 same "a configuration that is right" OK "$("$IMAGEFS" daemon --check-config)"
 same "as JSON" "[\"$T/config.toml\", true]" "$("$IMAGEFS" daemon --check-config --json | field '[j["config"], j["ok"]]')"
 same "daemons" "" "$(daemons)"

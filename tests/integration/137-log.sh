@@ -41,7 +41,7 @@ last mount.failed | field 'j["cause"]' | grep -q 'does not exist' || fail "no ca
 same "level" info "$(ifs log-level)"
 same "level in JSON" '{"level": "debug"}' "$(ifs log-level --json debug | field j)"
 refuse 2 'LEVEL' ifs log-level loud
-refuse 1 'log-level warning' ifs --log-level warning ls
+refuse 6 'log-level warning' ifs --log-level warning ls
 ifs rm "$ref" >/dev/null
 ifs mount -q "$ref" "$M/a b" >/dev/null
 call=$(last mount.finished | field 'j["call"]')
@@ -60,7 +60,7 @@ configure '[log]' 'level = "warning"'
 same "level of the configuration" warning "$(ifs ls >/dev/null; ifs log-level)"
 ifs stop
 configure '[log]' 'level = "loud"'
-refuse 1 'log.level must be' "$IMAGEFS" --check-config "$T/config.toml"
+refuse 7 'log.level must be' "$IMAGEFS" --check-config "$T/config.toml"
 configure '[log]' 'level = "info"'
 
 # ---- a reader that waits: its requests name layer and reader

@@ -46,7 +46,7 @@ for behaviour in slowmanifest slowconfig slowblob slowerror slowtoken slowheader
   (
     T=$T/$behaviour
     mkdir "$T"
-    refuse 1 "127.0.0.1:$HOSTILE_PORT.*(has sent|has not|least rate).*check the network and the registry" \
+    refuse 8 "127.0.0.1:$HOSTILE_PORT.*(has sent|has not|least rate).*check the network and the registry" \
       timeout 240 "$IMAGEFS" --root "$ROOT" --run "$RUN" pull -q "$hostile/$behaviour/a:1"
   ) &
   refusals+=($!)

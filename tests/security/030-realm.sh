@@ -39,7 +39,7 @@ same "headers that carry something" 0 "$(seen 'r["authorization"]')"
 # A token service that sends on, refuses or answers with something else.
 auth "$BASIC"
 for kind in moved refusing text; do
-  refuse 1 "token service" ifs pull -q "$HOST/$kind:1"
+  refuse $([ $kind = refusing ] && echo 5 || echo 1) "token service" ifs pull -q "$HOST/$kind:1"
   ! grep -q 'INTERNAL' "$T/err" || fail "$kind: the message tells what was answered"
 done
 same "requests to the other service" 0 "$(seen 'r["server"] == "other"')"
@@ -53,7 +53,7 @@ auth "$IDENTITY"
 ifs pull -q --pull always "$HOST/identity:1" >/dev/null
 ifs rm "$HOST/basic:1" "$HOST/own:1" "$HOST/identity:1" >/dev/null
 auth "$BASIC"
-refuse 1 . ifs pull -q "$HOST/led:1"
+refuse 3 . ifs pull -q "$HOST/led:1"
 [ "$(seen 'r["server"] == "other"')" -gt 0 ] || fail "the storage was not asked"
 same "headers that the storage saw" 0 "$(seen 'r["server"] == "other" and r["authorization"]')"
 

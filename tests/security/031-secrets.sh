@@ -52,7 +52,7 @@ for host in "127.0.0.1:$plain" "127.0.0.1:$secure"; do
   clean "$host/identity"
   entry "$host" '{"username": "alice", "password": "wr0ng-passw0rd"}'
   for kind in basic own led; do
-    refuse 1 'credential|login' ifs pull -q --pull always "$host/$kind:1"
+    refuse 5 'credential|login' ifs pull -q --pull always "$host/$kind:1"
     clean "$host/$kind, refused"
   done
 done

@@ -126,7 +126,7 @@ printf 'open sesame\n' | ifs index -q --push --sign locked.key "$REGISTRY/test/n
 grep -q "^signed by $locked$" "$T/out" || fail "what it says: $(cat "$T/out")"
 fetch neighbour
 verifies locked neighbour || fail "minisign does not verify: $(cat "$T/said")"
-refuse 1 'locked.key: the password is wrong' ifs index -q --push --sign locked.key "$REGISTRY/test/app:1" <<<"open sesam"
+refuse 5 'locked.key: the password is wrong' ifs index -q --push --sign locked.key "$REGISTRY/test/app:1" <<<"open sesam"
 refuse 1 'locked.key: it has a password; give that on the standard input' \
   ifs index -q --push --sign locked.key "$REGISTRY/test/app:1" </dev/null
 refuse 1 'longer than 1024 bytes' ifs index -q --push --sign locked.key "$REGISTRY/test/app:1" \
@@ -180,7 +180,7 @@ chmod 600 fleet.key
 refuse 1 'fleet.pub: a secret key that others may read' ifs index -q --push --sign fleet.pub "$REGISTRY/test/app:1"
 chmod 600 fleet.pub
 refuse 1 'fleet.pub: it is not a minisign secret key' ifs index -q --push --sign fleet.pub "$REGISTRY/test/app:1"
-refuse 1 'absent.key: No such file' ifs index -q --push --sign absent.key "$REGISTRY/test/app:1"
+refuse 4 'absent.key: No such file' ifs index -q --push --sign absent.key "$REGISTRY/test/app:1"
 refuse 1 'keys: Is a directory' ifs index -q --push --sign "$T/keys" "$REGISTRY/test/app:1"
 refuse 1 'too long' ifs index -q --push --sign /dev/zero "$REGISTRY/test/app:1"
 refuse 1 'it is not a minisign secret key' ifs index -q --push --sign <(head -c 300 /dev/urandom) "$REGISTRY/test/app:1"
@@ -230,6 +230,6 @@ store configured
 ifs ls >/dev/null || fail "the keys are not taken"
 configure '[index]' "keys = [\"$T/keys/fleet.key\"]"
 store wrong
-refuse 1 'index.keys.*fleet.key: it is not a minisign public key' ifs ls
+refuse 7 'index.keys.*fleet.key: it is not a minisign public key' ifs ls
 ! grep -qF "${secret:0:20}" "$T/err" || fail "the secret key is in the message"
 echo "all is as it should be"

@@ -38,7 +38,7 @@ for evil in estargz chunked; do
     reads_fail "$M/evil/pad/19"
     genuine "$evil $mode found out, lazily" --mode "$mode" "$REGISTRY/test/genuine:1"
     ifs umount "$M/evil"
-    refuse 1 'says DiffID' ifs mount --mode "$mode" "$REGISTRY/test/$evil:1" "$M/evil" -q
+    refuse 3 'says DiffID' ifs mount --mode "$mode" "$REGISTRY/test/$evil:1" "$M/evil" -q
     ifs rm "$REGISTRY/test/genuine:1" "$pinned" >/dev/null 2>&1 || ifs rm "$pinned" >/dev/null || true
 
     # Evil first and alone, its record left, over a restart.

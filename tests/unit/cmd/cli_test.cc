@@ -303,12 +303,14 @@ TEST(CliTest, ArgumentsThatAreNoTextAreRefused) {
 TEST(CliTest, UsageErrorsAndTheVersionAreJsonWhereThatIsAskedFor) {
   const CliExit exit = Exit({"--json", "mout"});
   EXPECT_EQ(exit.code, 2);
-  EXPECT_NE(exit.output.find("\"code\": \"INVALID_ARGUMENT\""), std::string::npos) << exit.output;
+  EXPECT_NE(exit.output.find("\"code\": \"usage\""), std::string::npos) << exit.output;
   EXPECT_NE(exit.output.find("did you mean mount?"), std::string::npos) << exit.output;
   EXPECT_TRUE(exit.error.starts_with("imagefs: "));
   EXPECT_FALSE(Exit({"mount", "alpine", "--json"}).output.empty());
   EXPECT_TRUE(Exit({"mount", "--", "--json"}).output.empty());
-  EXPECT_EQ(Exit({"--version", "--json"}).output, "{\n  \"version\": \"1.2.3\"\n}\n");
+  EXPECT_FALSE(Exit({"--json"}).output.empty());
+  EXPECT_EQ(Exit({"--version", "--json"}).output,
+            "{\n  \"version\": \"1.2.3\",\n  \"schema\": 1\n}\n");
   EXPECT_EQ(Exit({"--version"}).output, "imagefs 1.2.3\n");
 }
 

@@ -66,7 +66,7 @@ TEST(InterruptsDeathTest, RunsTheActionOfWhatIsUnderWay) {
 }
 
 TEST(InterruptsDeathTest, EndsTheProcessWhenNothingIs) {
-  EXPECT_EXIT(InterruptedWhileNothingRuns(), testing::ExitedWithCode(kInterruptedExit), "");
+  EXPECT_EXIT(InterruptedWhileNothingRuns(), testing::ExitedWithCode(130), "");
 }
 
 }  // namespace

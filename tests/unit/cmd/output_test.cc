@@ -104,12 +104,14 @@ TEST(OutputTest, AFailureIsOneLineAndWithJsonAnObject) {
     return output.Finish(status);
   };
   const Ended plain = Ran([&] { return fail(false); }, "file");
-  EXPECT_EQ(plain.status, 1);
+  EXPECT_EQ(plain.status, 4);
   EXPECT_EQ(plain.out, "");
   EXPECT_EQ(plain.error, "imagefs: no such thing\n");
   const Ended json = Ran([&] { return fail(true); }, "file");
   EXPECT_EQ(json.error, plain.error);
-  EXPECT_NE(json.out.find("\"code\": \"NOT_FOUND\""), std::string::npos);
+  EXPECT_EQ(json.status, 4);
+  EXPECT_NE(json.out.find("\"code\": \"not_found\""), std::string::npos);
+  EXPECT_NE(json.out.find("\"exit\": 4"), std::string::npos);
 }
 
 TEST(OutputTest, AnExitKeepsItsStatus) {

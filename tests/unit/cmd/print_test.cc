@@ -37,7 +37,10 @@ TEST(PrintTest, EveryStepOfATransferIsTimed) {
 
 TEST(PrintTest, ErrorsHaveACodeAndAMessage) {
   const Json json = Parsed(ErrorJson(absl::NotFoundError("no \"such\"\nthing\xff")));
-  EXPECT_EQ(json["error"].StringOr("code"), "NOT_FOUND");
+  EXPECT_EQ(json["error"].StringOr("code"), "not_found");
+  EXPECT_EQ(json["error"].StringOr("cause"), json["error"].StringOr("message"));
+  EXPECT_EQ(json["error"].StringOr("remedy", "absent"), "");
+  EXPECT_EQ(json["error"].IntOr("exit", 0), 4);
   EXPECT_EQ(json["error"].StringOr("message"), "no \"such\"\nthing\xef\xbf\xbd");
 }
 
@@ -47,7 +50,53 @@ TEST(PrintTest, WhatWasAddedBeforeAnErrorIsTold) {
   EXPECT_FALSE(Parsed(AddedListJson(reply))["error"].exists());
   const Json json = Parsed(AddedListJson(reply, absl::UnavailableError("gone")));
   EXPECT_EQ(json["images"].at(0).StringOr("name"), "localhost/a:1");
-  EXPECT_EQ(json["error"].StringOr("code"), "UNAVAILABLE");
+  EXPECT_EQ(json["error"].StringOr("code"), "network");
+}
+
+std::string Remedy(std::string_view message) {
+  const Json error = Parsed(ErrorJson(absl::InternalError(ToAbsl(message))))["error"];
+  const std::string remedy = error.StringOr("remedy"), cause = error.StringOr("cause");
+  EXPECT_EQ(remedy.empty() ? cause : StrCat(cause, "; ", remedy), message);
+  return remedy;
+}
+
+TEST(PrintTest, ARemedyIsAllThatSaysWhatToDo) {
+  EXPECT_EQ(Remedy("/m: no image; imagefs ls lists them"), "imagefs ls lists them");
+  EXPECT_EQ(Remedy("a:1: refused; check the network; run this again"),
+            "check the network; run this again");
+  EXPECT_EQ(Remedy("a:1: one; other text; check: that"), "check: that");
+  EXPECT_EQ(Remedy("a:1: full; `imagefs prune` frees some"), "`imagefs prune` frees some");
+  EXPECT_EQ(Remedy("a:1: full"), "");
+  EXPECT_EQ(Remedy(""), "");
+}
+
+TEST(PrintTest, WhatOthersSayIsNoRemedy) {
+  EXPECT_EQ(Remedy("a:1: it failed (\"quota; try later\")"), "");
+  EXPECT_EQ(Remedy("a:1: it failed \"no \\\"; try x\"; wait"), "wait");
+  EXPECT_EQ(Remedy("a:1: it failed \"not closed; try later"), "");
+  EXPECT_EQ(Remedy("a:1: it failed (not closed; try later"), "");
+  EXPECT_EQ(Remedy("a:1: it failed); try later"), "try later");
+  EXPECT_EQ(Remedy("mount: error 5; the kernel says: erofs: try"), "");
+  EXPECT_EQ(Remedy("a:1: cause; trying"), "");
+  EXPECT_EQ(Remedy("a:1: a `b; try c` d"), "");
+  EXPECT_EQ(Remedy("a:1: cause;try"), "");
+  EXPECT_EQ(Remedy("a:1: cause; "), "");
+}
+
+TEST(PrintTest, AFailureToUnmountIsAnErrorOfItsKind) {
+  UnmountReply reply;
+  UnmountReply::Failure* failure = reply.add_failures();
+  failure->set_directory("/m");
+  failure->set_message("/m is busy; end it");
+  failure->set_kind("busy");
+  *reply.add_failures() = *failure;
+  reply.mutable_failures(1)->set_kind("from another version");
+  const Json json = Parsed(UnmountJson(reply));
+  EXPECT_EQ(json["failures"].at(0).StringOr("directory"), "/m");
+  EXPECT_EQ(json["failures"].at(0)["error"].StringOr("code"), "busy");
+  EXPECT_EQ(json["failures"].at(0)["error"].StringOr("remedy"), "end it");
+  EXPECT_EQ(json["failures"].at(0)["error"].IntOr("exit", 0), 6);
+  EXPECT_EQ(json["failures"].at(1)["error"].StringOr("code"), "other");
 }
 
 TEST(PrintTest, WhoWasStopped) {
