@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <iterator>
 #include <memory>
+#include <type_traits>
 #include <utility>
 
 #include "absl/time/time.h"
@@ -15,6 +16,7 @@
 #include "base/failure.h"
 #include "base/similar.h"
 #include "base/text.h"
+#include "cmd/call_credentials.h"
 #include "cmd/list_filter.h"
 #include "cmd/mount_option_syntax.h"
 #include "cmd/options.h"
@@ -53,12 +55,27 @@ std::pair<CLI::App*, Args*> AddVerb(CLI::App& app, Command* command, const char*
   return {verb, args.get()};
 }
 
+void AddAuthFile(CLI::App* verb, std::string* file) {
+  verb->add_option("--authfile", *file, "credentials: only those of this auth.json or config.json")
+      ->type_name("FILE")
+      ->check(BadPath);
+}
+
 // Which image of a registry, and how it is asked.
 void AddRegistryOptions(CLI::App* verb, ImageOptions* image) {
   verb->add_option("--platform", image->platform, "OS/ARCH[/VARIANT] (default: this machine's)")
       ->check(WhyNot<Platform>);
   verb->add_flag("--plain-http", image->plain_http, "HTTP (default for loopback hosts only)");
   verb->add_flag("--tls-skip-verify", image->skip_tls_verify, "accept any certificate");
+  verb->add_option_function<std::string>(
+          "--creds",
+          [image](const std::string& text) {
+            const std::string problem = ApplyCredentials(text, image);
+            if (!problem.empty()) throw CLI::ValidationError("--creds", problem);
+          },
+          "for the registry, in this call only; without a password it asks for it")
+      ->type_name("USER[:PASSWORD]");
+  AddAuthFile(verb, &image->auth_file);
 }
 
 void AddImageOptions(CLI::App* verb, ImageOptions* image) {
@@ -488,18 +505,27 @@ std::string DidYouMean(const CLI::App& app, const std::string& word) {
   return best.empty() ? "" : StrCat("; did you mean ", best, "?");
 }
 
+// The value, which may be a password, is not shown.
+std::string NoOption(std::string_view of, const std::string& word) {
+  return StrCat(of, " has no option ", PrintableName(word.substr(0, word.find('=')), 60));
+}
+
 // Finds the first word that is neither an option nor the value of one, and replaces another tool's
 // word for a verb by the verb. Returns "" or what is wrong with it.
 std::string ResolveVerb(const CLI::App& app, std::vector<const char*>& arguments) {
+  std::string unknown;  // the first option that is none of the global ones
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string word = arguments[i];
     if (word.starts_with('-')) {
       const CLI::Option* option = app.get_option_no_throw(word);
       if (option != nullptr && option->get_expected_max() > 0) ++i;
+      if (option == nullptr && unknown.empty()) unknown = word;
       continue;
     }
     arguments[i] = VerbOf(arguments[i]);
     if (IsVerb(app, arguments[i])) return "";
+    // The word is probably its value.
+    if (!unknown.empty()) return StrCat(NoOption("imagefs", unknown), " before the verb");
     return StrCat("\"", PrintableName(word, 60), "\" is not a verb", DidYouMean(app, word));
   }
   return "";
@@ -518,7 +544,7 @@ std::string UnexpectedArgument(const CLI::App& app, const std::string& verb) {
   const std::vector<std::string> left = app.remaining(/*recurse=*/true);
   for (const std::string& word : left) {
     if (!word.starts_with('-')) continue;
-    return StrCat(verb.empty() ? "imagefs" : verb, " has no option ", PrintableName(word, 60));
+    return NoOption(verb.empty() ? "imagefs" : verb, word);
   }
   return left.empty() ? "too many arguments"
                       : StrCat("\"", PrintableName(left[0], 60), "\" is one argument too many");
@@ -548,6 +574,9 @@ std::string CheckConflicts(const IndexArgs& index) {
 }
 
 std::string CheckConflicts(const RpullArgs& rpull) {
+  if (!rpull.image.username.empty() || !rpull.image.auth_file.empty()) {
+    return "--creds and --authfile are not passed on to the snapshotter, which has its own";
+  }
   if (!rpull.image.plain_http && !rpull.image.skip_tls_verify) return "";
   return "--plain-http and --tls-skip-verify are not passed on to the snapshotter";
 }
@@ -560,6 +589,19 @@ std::string CheckConflicts(const UmountArgs& umount) {
 std::string CheckConflicts(const ProfileArgs& profile) {
   if (profile.action == "import" || profile.file.empty()) return "";
   return StrCat("profile ", profile.action, " takes no FILE");
+}
+
+// Returns "" or why the credentials that were given have no effect.
+template <typename Args>
+std::string CheckGivenCredentials(const Args& args) {
+  if constexpr (std::is_same_v<Args, IndexArgs>) {
+    return CheckCredentials(args.image, {args.reference, args.to});
+  } else if constexpr (requires { args.image, args.reference; }) {
+    return CheckCredentials(args.image, {args.reference});
+  } else if constexpr (requires { args.image, args.references; }) {
+    return CheckCredentials(args.image, args.references);
+  }
+  return "";
 }
 
 std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::string_view version,
@@ -621,6 +663,10 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
     command.args = CheckConfigArgs{command.global.config};
   }
   problem = std::visit([](const auto& args) { return CheckConflicts(args); }, command.args);
+  if (problem.empty()) {
+    problem =
+        std::visit([](const auto& args) { return CheckGivenCredentials(args); }, command.args);
+  }
   if (!problem.empty()) return UsageError(problem, verb, json);
   return command;
 }

@@ -7,6 +7,8 @@
 #include <variant>
 #include <vector>
 
+#include "base/secret.h"
+
 namespace imagefs {
 
 // Options of every verb.
@@ -31,6 +33,9 @@ struct ImageOptions {
   std::string pull = "missing";
   bool plain_http = false;
   bool skip_tls_verify = false;
+  std::string username;     // of --creds; "" = not given
+  Secret password;          // of --creds; empty = to be asked for
+  std::string auth_file;    // the only file with credentials; "" = the caller's usual ones
   int timeout_seconds = 0;  // of the whole call; 0 = none
 };
 

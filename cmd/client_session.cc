@@ -15,7 +15,6 @@
 #include "cmd/options.h"
 #include "cmd/print.h"
 #include "cmd/progress.h"
-#include "fetch/credentials.h"
 #include "fetch/hosts.h"
 #include "fetch/proxy_choice.h"
 
@@ -130,19 +129,23 @@ absl::StatusOr<ImageRequest> ClientSession::MakeImageRequest(const std::string& 
     out->set_exceptions(proxies.exceptions);
   }
   if (reference.transport == Reference::Transport::kRegistry && options.pull != "never") {
-    AddCredential(reference, request.mutable_credential());
+    IMAGEFS_RETURN_IF_ERROR(AddCredential(reference, options, request.mutable_credential()));
   }
   return request;
 }
 
-void ClientSession::AddCredential(const Reference& reference, control::v1::Credential* out) {
-  FoundCredential found = FindCredential(reference, CredentialOptions::FromEnvironment());
+absl::Status ClientSession::AddCredential(const Reference& reference, const ImageOptions& options,
+                                          control::v1::Credential* out) {
+  IMAGEFS_ASSIGN_OR_RETURN(CredentialOrigin all, credentials_.Find(reference, options));
+  FoundCredential& found = all.found;
   const auto& credential = found.credential;
   out->set_username(credential.username);
   out->set_password(credential.password.c_str(), credential.password.size());
   out->set_identity_token(credential.identity_token.c_str(), credential.identity_token.size());
   out->set_trouble(found.trouble);
+  out->set_given(!options.username.empty() || !options.auth_file.empty());
   if (!found.trouble.empty()) credential_trouble_ = std::move(found.trouble);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<MountResult> ClientSession::Transfer(

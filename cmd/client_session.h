@@ -13,6 +13,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "cmd/call_credentials.h"
 #include "cmd/cli.h"
 #include "cmd/client.h"
 #include "cmd/interrupt.h"
@@ -59,11 +60,12 @@ class ClientSession {
     timeout_ = std::chrono::seconds(options.timeout_seconds);
   }
 
-  // Includes the credentials from this user's own files, because the daemon never reads the
-  // caller's home directory.
+  // Includes the caller's credentials, because the daemon never reads the caller's home directory.
   absl::StatusOr<control::v1::ImageRequest> MakeImageRequest(const std::string& reference,
                                                              const ImageOptions& options);
-  void AddCredential(const Reference& reference, control::v1::Credential* out);
+  absl::Status AddCredential(const Reference& reference, const ImageOptions& options,
+                             control::v1::Credential* out);
+  CallCredentials& credentials() { return credentials_; }
 
   // Runs a streaming call (Mount, Pull, ...) and shows its progress.
   template <typename Request>
@@ -90,6 +92,7 @@ class ClientSession {
   const std::string version_;
   Output& out_;
   Interrupts interrupts_;
+  CallCredentials credentials_{interrupts_};
   std::chrono::seconds timeout_{0};  // of the image requested last; 0 = none
   std::string credential_trouble_;   // why the last image has no credentials
 };

@@ -179,7 +179,7 @@ int Run(ClientSession& session, const ImagesArgs& args) {
 
 int Run(ClientSession& session, const InspectArgs& args) {
   absl::StatusOr<ImageRequest> image = session.MakeImageRequest(args.reference, args.image);
-  if (!image.ok()) return session.out().Fail(image.status());
+  if (!image.ok()) return session.Finish(image.status());
   InspectRequest request;
   *request.mutable_image() = *std::move(image);
   auto client = session.Connect(/*start=*/true);

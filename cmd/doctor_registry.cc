@@ -188,7 +188,14 @@ class ImageCheck {
 
  private:
   void FindCredentials() {
-    auto [found, origin] = FindCredentialOrigin(reference_, CredentialOptions::FromEnvironment());
+    absl::StatusOr<CredentialOrigin> all = session_.credentials().Find(reference_, args_.image);
+    if (!all.ok()) {
+      report_.Problem("credentials", ToStd(all.status().message()),
+                      "the image is requested without credentials",
+                      "correct --creds or --authfile, or leave it out");
+      return;
+    }
+    auto& [found, origin] = *all;
     if (!found.trouble.empty()) {
       const Parts parts = PartsOf(Printable(found.trouble, 1000), LoginRemedy(reference_.host));
       report_.Warning("credentials", parts.found, "the image is requested without credentials",

@@ -119,7 +119,7 @@ int Run(ClientSession& session, const PullArgs& args) {
     request.set_directory(*std::move(directory));
   } else {
     absl::StatusOr<ImageRequest> image = session.MakeImageRequest(args.reference, args.image);
-    if (!image.ok()) return session.out().Fail(image.status());
+    if (!image.ok()) return session.Finish(image.status());
     *request.mutable_image() = *std::move(image);
   }
   request.set_progress(!args.quiet);
@@ -143,7 +143,7 @@ int Run(ClientSession& session, const RpullArgs& args) {
   }
   InspectRequest request;
   absl::StatusOr<ImageRequest> image = session.MakeImageRequest(args.reference, args.image);
-  if (!image.ok()) return session.out().Fail(image.status());
+  if (!image.ok()) return session.Finish(image.status());
   *request.mutable_image() = *std::move(image);
   // Do not start a daemon: containerd would not know it.
   auto client = session.Connect(/*start=*/false);
@@ -177,7 +177,7 @@ int Run(ClientSession& session, const AddArgs& args) {
   std::vector<AddRequest> requests;
   for (const std::string& text : args.references) {
     absl::StatusOr<ImageRequest> image = session.MakeImageRequest(text, args.image);
-    if (!image.ok()) return session.out().Fail(image.status());
+    if (!image.ok()) return session.Finish(image.status());
     AddRequest& request = requests.emplace_back();
     *request.mutable_image() = *std::move(image);
     request.set_name(args.name);
@@ -206,7 +206,7 @@ int Run(ClientSession& session, const ExportArgs& args) {
   std::vector<ExportRequest> requests;
   for (const std::string& text : args.references) {
     absl::StatusOr<ImageRequest> image = session.MakeImageRequest(text, args.image);
-    if (!image.ok()) return session.out().Fail(image.status());
+    if (!image.ok()) return session.Finish(image.status());
     ExportRequest& request = requests.emplace_back();
     *request.mutable_image() = *std::move(image);
     request.set_directory(*directory);
@@ -260,7 +260,7 @@ int Run(ClientSession& session, const ImportArgs& args) {
 int Run(ClientSession& session, const IndexArgs& args) {
   IndexRequest request;
   absl::StatusOr<ImageRequest> image = session.MakeImageRequest(args.reference, args.image);
-  if (!image.ok()) return session.out().Fail(image.status());
+  if (!image.ok()) return session.Finish(image.status());
   *request.mutable_image() = *std::move(image);
   request.set_push(args.push);
   request.set_profile(args.profile);
@@ -274,7 +274,9 @@ int Run(ClientSession& session, const IndexArgs& args) {
     absl::StatusOr<Reference> to = session.ParseReference(args.to);
     if (!to.ok()) return session.out().Fail(to.status());
     request.set_to(to->ToString());
-    session.AddCredential(*to, request.mutable_to_credential());
+    const absl::Status found =
+        session.AddCredential(*to, args.image, request.mutable_to_credential());
+    if (!found.ok()) return session.Finish(found);
   }
   // First, so that an unusable key is found before any work is done.
   std::vector<MinisignSecretKey> keys;
@@ -296,7 +298,7 @@ int Run(ClientSession& session, const IndexArgs& args) {
 int Run(ClientSession& session, const ProfileArgs& args) {
   ProfileRequest request;
   absl::StatusOr<ImageRequest> image = session.MakeImageRequest(args.reference, args.image);
-  if (!image.ok()) return session.out().Fail(image.status());
+  if (!image.ok()) return session.Finish(image.status());
   *request.mutable_image() = *std::move(image);
   request.set_verb(args.action == "export" ? "show" : args.action);
   if (args.action == "import") {

@@ -6,6 +6,7 @@
 
 #include "base/failure.h"
 #include "base/text.h"
+#include "cmd/call_credentials.h"
 #include "cmd/mount_option_syntax.h"
 #include "cmd/print.h"
 #include "image/reference.h"
@@ -138,6 +139,10 @@ std::variant<Command, CliExit> ParseMountHelper(int argc, const char* const* arg
     if (!problem.empty()) return UsageError(StrCat("-o: ", problem));
   }
   if (const std::string problem = CheckMount(mount); !problem.empty()) return UsageError(problem);
+  if (const std::string problem = CheckCredentials(mount.image, {mount.reference});
+      !problem.empty()) {
+    return UsageError(problem);
+  }
   if (const auto reference = Reference::Parse(mount.reference); !reference.ok()) {
     return UsageError(ToStd(reference.status().message()));
   }

@@ -127,6 +127,7 @@ Values ValueOptions(MountArgs* mount) {
       {"platform", [mount](std::string_view value) { return SetPlatform(value, &mount->image); }},
       {"deadline", Seconds(mount->deadline_seconds)},
       {"timeout", Seconds(mount->image.timeout_seconds)},
+      {"authfile", Path(mount->image.auth_file)},
       {"upper", Path(mount->upper)},
       {"map-uids", Text(mount->id_map)},
       {"context", Text(mount->context)},

@@ -175,7 +175,7 @@ int MountInForeground(ClientSession& session, MountRequest& request,
 int Run(ClientSession& session, const MountArgs& args, const DaemonProgramParts* program) {
   const Clock::time_point begin = Clock::now();
   absl::StatusOr<MountRequest> request = MakeMountRequest(session, args);
-  if (!request.ok()) return session.out().Fail(request.status());
+  if (!request.ok()) return session.Finish(request.status());
   if (args.foreground) return MountInForeground(session, *request, *program, begin);
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());

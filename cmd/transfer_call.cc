@@ -59,8 +59,9 @@ void TransferCall::OnDone() {
 absl::StatusOr<ResolveRequest> TransferCall::ParseImage(
     const control::v1::ImageRequest& request) const {
   IMAGEFS_ASSIGN_OR_RETURN(ResolveRequest image, ParseImageRequest(request));
-  // Only a caller that sent a credential may later use another in its place.
-  if (deps().refresh_of && !image.access.credential.empty()) {
+  // Only a caller that sent a credential may later use another in its place, unless the user gave
+  // that one and no other.
+  if (deps().refresh_of && !image.access.credential.empty() && !request.credential().given()) {
     image.access.refresh = deps().refresh_of(image.reference);
   }
   return image;

@@ -60,9 +60,9 @@ for word in $words; do
   case $word in upper=) more=$more,writable ;; esac
   "$T/mount.imagefs" -f alpine /mnt -o "$more" || fail "mount.imagefs refuses $more"
 done
-# `-o` of the command takes the same words but four, which are global options there.
+# `-o` of the command takes the same words but four, which are global options there, and one that is not for layouts.
 for word in $words; do
-  case $word in root= | run= | config= | ca-file=) refused=yes ;; *) refused=no ;; esac
+  case $word in root= | run= | config= | ca-file= | authfile=) refused=yes ;; *) refused=no ;; esac
   more=$word$(value_of "$word")
   case $word in upper=) more=$more,writable ;; context= | map-uids=) more=$more,ro ;; esac
   got=0

@@ -235,8 +235,8 @@ TEST(CliTest, ListsHaveColumnsAndFilters) {
 }
 
 TEST(CliTest, TheArgumentThatIsTooMuchIsNamed) {
-  const std::string option = Exit({"mount", "--creds", "a:b", "alpine", "/mnt"}).error;
-  EXPECT_NE(option.find("mount has no option --creds"), std::string::npos) << option;
+  const std::string option = Exit({"mount", "--label", "a:b", "alpine", "/mnt"}).error;
+  EXPECT_NE(option.find("mount has no option --label"), std::string::npos) << option;
   const std::string word = Exit({"mount", "alpine", "/mnt", "extra"}).error;
   EXPECT_NE(word.find("\"extra\" is one argument too many"), std::string::npos) << word;
   EXPECT_EQ(Exit({"profile", "show", "alpine", "file"}).code, 2);
@@ -338,6 +338,45 @@ TEST(CliTest, AContextIsNoLongerThanTheKernelTakes) {
   const std::string most(255, 'c'), more(256, 'c');
   EXPECT_EQ(Parsed<MountArgs>({"mount", "--context", most.c_str(), "a", "/b"}).context, most);
   EXPECT_EQ(Exit({"mount", "--context", more.c_str(), "a", "/b"}).code, 2);
+}
+
+TEST(CliTest, CredentialsOfACall) {
+  const ImageOptions pair = Parsed<PullArgs>({"pull", "--creds", "me:a b:c", "r.test/a"}).image;
+  EXPECT_EQ(pair.username, "me");
+  EXPECT_EQ(pair.password.view(), "a b:c");
+  const ImageOptions user = Parsed<InspectArgs>({"inspect", "r.test/a", "--creds=me"}).image;
+  EXPECT_EQ(user.username, "me");
+  EXPECT_TRUE(user.password.empty());
+  EXPECT_EQ(Parsed<MountArgs>({"mount", "-o", "authfile=/f", "a", "/b"}).image.auth_file, "/f");
+  EXPECT_EQ(Parsed<AddArgs>({"add", "--authfile", "f", "a", "b"}).image.auth_file, "f");
+  EXPECT_EQ(Parsed<DoctorArgs>({"doctor", "--creds", "me:p", "a"}).image.username, "me");
+  // Where one of the two images is in a registry.
+  EXPECT_EQ(Parsed<IndexArgs>({"index", "oci:/l", "--to", "r.test/i", "--creds", "me:p"}).to,
+            "r.test/i");
+}
+
+TEST(CliTest, CredentialsWithoutEffectAreRefusedAndNotShown) {
+  for (const std::vector<const char*>& words : std::vector<std::vector<const char*>>{
+           {"pull", "oci:/l", "--creds", "me:hidden"},
+           {"pull", "oci-archive:/l", "--authfile", "/f"},
+           {"pull", "--wait", "/d", "--creds", "me:hidden"},
+           {"pull", "a", "--pull", "never", "--creds", "me:hidden"},
+           {"pull", "a", "--creds", ":hidden"},
+           {"pull", "a", "--creds", "me:"},
+           {"pull", "a", "--creds", "me:hidden", "--authfile", "/f"},
+           {"pull", "a", "--creds", "me:hidden", "--authfile", ""},
+           {"pull", "a", "--creds", "me:hidden", "--unknown"},
+           {"add", "--list", "--creds", "me:hidden"},
+           {"rpull", "a", "--creds", "me:hidden"},
+           {"doctor", "--creds", "me:hidden"},
+           {"ls", "--creds", "me:hidden"},
+           {"ls", "--creds=me:hidden"},
+           {"--creds", "me:hidden", "ls"},
+           {"--creds=me:hidden", "ls"}}) {
+    const CliExit exit = Exit(words);
+    EXPECT_EQ(exit.code, 2) << words[1];
+    EXPECT_EQ(exit.error.find("hidden"), std::string::npos) << exit.error;
+  }
 }
 
 TEST(CliTest, EachVerbHasArgumentsOfItsOwn) {

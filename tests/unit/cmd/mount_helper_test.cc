@@ -131,6 +131,18 @@ TEST(MountHelperTest, WrongUseEndsWith1) {
   }
 }
 
+TEST(MountHelperTest, CredentialsComeFromAFileOnly) {
+  const auto parse = [](const char* reference, const char* words) {
+    const char* argv[] = {"mount.imagefs", reference, "/mnt", "-o", words};
+    return ParseMountHelper(5, argv, "1");
+  };
+  const auto parsed = parse("r.test/a", "authfile=/root/auth.json");
+  ASSERT_TRUE(std::holds_alternative<Command>(parsed));
+  EXPECT_EQ(std::get<MountArgs>(std::get<Command>(parsed).args).image.auth_file, "/root/auth.json");
+  EXPECT_TRUE(std::holds_alternative<CliExit>(parse("oci:/l", "authfile=/root/auth.json")));
+  EXPECT_TRUE(std::holds_alternative<CliExit>(parse("r.test/a", "creds=me:password")));
+}
+
 TEST(MountHelperTest, SloppyPassesOverWhatItDoesNotKnow) {
   EXPECT_TRUE(Parsed({"alpine", "/mnt", "-s", "-o", "flying,dev"}).dev);
   EXPECT_TRUE(Parsed({"alpine", "/mnt", "-o", "flying,dev", "-s"}).dev);
