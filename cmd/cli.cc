@@ -373,6 +373,43 @@ void AddStatus(CLI::App& app, Command* command) {
   verb->add_option("DIR", args->directory, "of a mount")->check(BadPath);
 }
 
+void AddLogins(CLI::App& app, Command* command) {
+  const auto [login, args] =
+      AddVerb<LoginArgs>(app, command, "login", "store credentials for a registry", kLoginHelp);
+  login->add_option("REGISTRY", args->registry, "HOST[:PORT][/NAMESPACE]")
+      ->required()
+      ->check(Empty);
+  login->add_option("-u,--username", args->username, "user name (default: it is asked for)")
+      ->type_name("USER")
+      ->check([](const std::string& user) -> std::string {
+        if (user.empty()) return "it is empty";
+        return user.find(':') == std::string::npos ? "" : "a user name has no colon";
+      });
+  login
+      ->add_option_function<std::string>(
+          "-p,--password",
+          [login_args = args](const std::string& text) {
+            if (text.empty()) throw CLI::ValidationError("--password", "it is empty");
+            login_args->password = text;
+          },
+          "password, which other users of the machine can then read (default: it is asked for)")
+      ->type_name("PASSWORD");
+  login->add_flag("--password-stdin", args->password_stdin, "the first line of standard input");
+  login->add_flag("--get-login", args->get_login, "only print the user that is logged in");
+  login->add_option("--authfile", args->auth_file, "the file to store them in")
+      ->type_name("FILE")
+      ->check(BadPath);
+  login->add_flag("--plain-http", args->plain_http, "HTTP (default for loopback hosts only)");
+  login->add_flag("--tls-skip-verify", args->skip_tls_verify, "accept any certificate");
+  const auto [logout, logout_args] =
+      AddVerb<LogoutArgs>(app, command, "logout", "remove stored credentials", kLogoutHelp);
+  logout->add_option("REGISTRY", logout_args->registry, "HOST[:PORT][/NAMESPACE]")->check(Empty);
+  logout->add_flag("-a,--all", logout_args->all, "those of all registries");
+  logout->add_option("--authfile", logout_args->auth_file, "the file that has them")
+      ->type_name("FILE")
+      ->check(BadPath);
+}
+
 void AddDoctor(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<DoctorArgs>(app, command, "doctor",
                                                 "find what is wrong with this machine, or why an "
@@ -429,6 +466,7 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddPrune(app, command);
   AddStatus(app, command);
   AddLogLevel(app, command);
+  AddLogins(app, command);
   AddDoctor(app, command);
   AddDaemon(app, command);
   AddStop(app, command);
@@ -589,6 +627,20 @@ std::string CheckConflicts(const UmountArgs& umount) {
 std::string CheckConflicts(const ProfileArgs& profile) {
   if (profile.action == "import" || profile.file.empty()) return "";
   return StrCat("profile ", profile.action, " takes no FILE");
+}
+
+std::string CheckConflicts(const LoginArgs& login) {
+  const bool password = !login.password.empty();
+  if (login.get_login && (password || login.password_stdin || !login.username.empty())) {
+    return "--get-login takes no user and no password";
+  }
+  if (password && login.password_stdin) return "--password and --password-stdin exclude each other";
+  return login.password_stdin && login.username.empty() ? "--password-stdin needs --username" : "";
+}
+
+std::string CheckConflicts(const LogoutArgs& logout) {
+  if (logout.registry.empty() == logout.all) return "";
+  return "logout takes either a registry or --all";
 }
 
 // Returns "" or why the credentials that were given have no effect.

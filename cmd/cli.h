@@ -179,6 +179,23 @@ struct StatusArgs {
   std::string directory;  // of a mount; "" = status of the daemon
 };
 
+struct LoginArgs {
+  std::string registry;  // HOST[/NAMESPACE]
+  std::string username;  // "" = to be asked for
+  Secret password;       // empty = to be asked for, or read from standard input
+  bool password_stdin = false;
+  bool get_login = false;  // only print the user
+  std::string auth_file;   // "" = where podman stores it
+  bool plain_http = false;
+  bool skip_tls_verify = false;
+};
+
+struct LogoutArgs {
+  std::string registry;  // either this
+  bool all = false;      // or this
+  std::string auth_file;
+};
+
 struct DoctorArgs {
   std::string reference;  // "" = the machine only
   ImageOptions image;
@@ -207,8 +224,8 @@ struct Command {
   GlobalOptions global;
   std::variant<MountArgs, UmountArgs, LsArgs, ImagesArgs, PullArgs, RpullArgs, AddArgs, DropArgs,
                IndexArgs, ExportArgs, ImportArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs,
-               RmArgs, PinArgs, UnpinArgs, DfArgs, PruneArgs, StatusArgs, LogLevelArgs, DoctorArgs,
-               DaemonArgs, StopArgs, CheckConfigArgs>
+               RmArgs, PinArgs, UnpinArgs, DfArgs, PruneArgs, StatusArgs, LogLevelArgs, LoginArgs,
+               LogoutArgs, DoctorArgs, DaemonArgs, StopArgs, CheckConfigArgs>
       args;
 };
 

@@ -5,6 +5,7 @@
 #include "cmd/cli.h"
 #include "cmd/daemon.h"
 #include "cmd/doctor.h"
+#include "cmd/login.h"
 #include "cmd/output.h"
 #include "cmd/private_memory.h"
 #include "cmd/run_daemon.h"
@@ -18,6 +19,7 @@ int main(int argc, char** argv) {
     return imagefs::PrintExit(*exit);
   }
   const imagefs::DaemonProgramParts parts{&imagefs::Daemon::Start, &imagefs::RunDaemon,
-                                          &imagefs::RunDoctor};
+                                          &imagefs::RunDoctor, &imagefs::RunLogin,
+                                          &imagefs::RunLogout};
   return imagefs::RunCommand(std::get<imagefs::Command>(parsed), IMAGEFS_VERSION, &parts);
 }

@@ -26,8 +26,8 @@ inline constexpr char kMountHelp[] =
     "  imagefs mount -o suid,dev alpine /mnt             allow setuid programs and devices (root)\n"
     "  imagefs mount --platform linux/arm64 alpine /mnt  another platform than this machine's\n"
     "\n"
-    "Credentials are read from podman's auth.json and docker's config.json, as podman login and\n"
-    "docker login write them. Ctrl-C cancels the mount; what was fetched is kept for a\n"
+    "Credentials are those of imagefs login, podman login and docker login, or of --creds and\n"
+    "--authfile. Ctrl-C cancels the mount; what was fetched is kept for a\n"
     "day (store.keep_partial), so that the next attempt continues.\n";
 
 inline constexpr char kUmountHelp[] =
@@ -194,6 +194,23 @@ inline constexpr char kPruneHelp[] =
     "\n"
     "Never removes pinned images, or those that could not be fetched again since the archive that\n"
     "they came from is gone.\n";
+
+inline constexpr char kLoginHelp[] =
+    "Stores a user name and a password (or a token for one) once the registry has accepted them.\n"
+    "They go where podman and skopeo look as well: to $REGISTRY_AUTH_FILE, $DOCKER_CONFIG, or\n"
+    "auth.json in $XDG_RUNTIME_DIR/containers or where podman has it without a session, which is\n"
+    "gone after a restart; or to the credential helper that the file names for the registry.\n"
+    "\n"
+    "  imagefs login registry.example\n"
+    "  imagefs login -u me --password-stdin registry.example/team <token\n"
+    "  imagefs login --authfile /root/.config/containers/auth.json registry.example  for good\n"
+    "  imagefs login --get-login registry.example\n";
+
+inline constexpr char kLogoutHelp[] =
+    "Removes what login stored, also that of podman.\n"
+    "\n"
+    "  imagefs logout registry.example\n"
+    "  imagefs logout --all\n";
 
 inline constexpr char kDoctorHelp[] =
     "Looks at the machine and says what is wrong, what it means and what to do: kernel, FUSE, the\n"

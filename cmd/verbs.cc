@@ -32,16 +32,10 @@ class VerbRunner {
     out_.Print(out_.json() ? CheckedJson(ConfigFile(args.file)) : "OK\n");
     return 0;
   }
-  int operator()(const DaemonArgs& args) {
-    absl::StatusOr<Paths> paths = CheckSurroundings();
-    if (!paths.ok()) return out_.Fail(paths.status());
-    return program_->run(global_, args, *std::move(paths), version_, out_);
-  }
-  int operator()(const DoctorArgs& args) {
-    absl::StatusOr<Paths> paths = CheckSurroundings();
-    if (!paths.ok()) return out_.Fail(paths.status());
-    return program_->doctor(global_, args, *std::move(paths), version_, out_);
-  }
+  int operator()(const DaemonArgs& args) { return InProgram(program_->run, args); }
+  int operator()(const DoctorArgs& args) { return InProgram(program_->doctor, args); }
+  int operator()(const LoginArgs& args) { return InProgram(program_->login, args); }
+  int operator()(const LogoutArgs& args) { return InProgram(program_->logout, args); }
   int operator()(const MountArgs& args) {
     return InSession([&](ClientSession& session) { return Run(session, args, program_); });
   }
@@ -59,6 +53,14 @@ class VerbRunner {
     IMAGEFS_RETURN_IF_ERROR(CheckSettingFile("--config", &global_.config));
     IMAGEFS_RETURN_IF_ERROR(CheckSettingFile("--ca-file", &global_.ca_file));
     return paths;
+  }
+  // Runs a part of the daemon's program.
+  template <typename Args>
+  int InProgram(int (*part)(const GlobalOptions&, const Args&, Paths, std::string_view, Output&),
+                const Args& args) {
+    absl::StatusOr<Paths> paths = CheckSurroundings();
+    if (!paths.ok()) return out_.Fail(paths.status());
+    return part(global_, args, *std::move(paths), version_, out_);
   }
   int InSession(absl::FunctionRef<int(ClientSession&)> verb) {
     absl::StatusOr<Paths> paths = CheckSurroundings();
@@ -79,6 +81,8 @@ bool NeedsDaemonProgram(const Command& command) {
   const auto* mount = std::get_if<MountArgs>(&command.args);
   return std::holds_alternative<DaemonArgs>(command.args) ||
          std::holds_alternative<DoctorArgs>(command.args) ||
+         std::holds_alternative<LoginArgs>(command.args) ||
+         std::holds_alternative<LogoutArgs>(command.args) ||
          (mount != nullptr && mount->foreground);
 }
 

@@ -19,10 +19,12 @@ struct DaemonProgramParts {
   absl::StatusOr<std::unique_ptr<Daemon>> (*start)(Daemon::Options);
   int (*run)(const GlobalOptions&, const DaemonArgs&, Paths, std::string_view version, Output&);
   int (*doctor)(const GlobalOptions&, const DoctorArgs&, Paths, std::string_view version, Output&);
+  int (*login)(const GlobalOptions&, const LoginArgs&, Paths, std::string_view version, Output&);
+  int (*logout)(const GlobalOptions&, const LogoutArgs&, Paths, std::string_view version, Output&);
 };
 
 // Returns whether the verb runs the daemon, or a part of it, in its own process: `daemon`,
-// `doctor`, `mount --foreground`.
+// `doctor`, `login`, `logout`, `mount --foreground`.
 bool NeedsDaemonProgram(const Command& command);
 
 // `daemon` is null in a program that cannot be a daemon. REQUIRES: it is not null if

@@ -2,11 +2,8 @@
 #include "fetch/credentials.h"
 
 #include <pwd.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cstdlib>
 #include <optional>
 #include <string>
@@ -14,25 +11,17 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "base/digest.h"
 #include "base/fd.h"
 #include "base/json.h"
 #include "base/status.h"
-#include "base/subprocess.h"
 #include "base/text.h"
+#include "fetch/credential_files.h"
 #include "fetch/credential_origin.h"
 
 namespace imagefs {
 namespace {
-
-constexpr uint64_t kMaxFileBytes = 4 << 20;
-constexpr size_t kMaxHelperBytes = 64 << 10;
-constexpr std::chrono::seconds kHelperTimeout{10};
-constexpr std::string_view kDockerHub = "docker.io";
-constexpr std::string_view kDockerHubServer = "https://index.docker.io/v1/";
-constexpr std::string_view kTokenUser = "<token>";
 
 std::string Environment(const char* name) {
   const char* value = getenv(name);
@@ -51,40 +40,13 @@ Credential MakeCredential(std::string username, Secret secret) {
   return out;
 }
 
-// ---- Keys ----
-
-bool IsHubHost(std::string_view host) {
-  return host == kDockerHub || host == "index.docker.io" || host == "registry-1.docker.io";
-}
-
-bool SameHost(std::string_view a, std::string_view b) {
-  return a == b || (IsHubHost(a) && IsHubHost(b));
-}
-
-// Returns how well a key in a file matches `reference`: 0 for no match, higher for a longer
-// matching path. Keys are HOST, HOST/NAMESPACE..., or docker's old URLs ("https://HOST/v1/"), which
-// stand for the host.
-size_t Fit(std::string_view key, const Reference& reference) {
-  const bool url = ConsumePrefix(&key, "https://") || ConsumePrefix(&key, "http://");
-  while (key.ends_with('/')) key.remove_suffix(1);
-  const size_t slash = key.find('/');
-  const std::string_view host = key.substr(0, slash);
-  if (host.empty() || !SameHost(host, reference.host)) return 0;
-  if (slash == std::string_view::npos || url) return 1;
-  const std::string_view path = key.substr(slash + 1);
-  if (path == "v1" || path == "v2") return 1;
-  if (!reference.repository.starts_with(path)) return 0;
-  const bool whole = reference.repository.size() == path.size();
-  return whole || reference.repository[path.size()] == '/' ? 1 + path.size() : 0;
-}
-
 // Returns the best-matching member of `object`, or an absent one.
 std::pair<std::string, Json> BestFit(const Json& object, const Reference& reference) {
   std::pair<std::string, Json> best;
   size_t best_fit = 0;
   if (!object.is_object()) return best;
   for (auto& member : object.members()) {
-    const size_t fit = Fit(member.first, reference);
+    const size_t fit = CredentialKey::Parse(member.first).Fit(reference);
     if (fit > best_fit) {
       best_fit = fit;
       best = std::move(member);
@@ -95,37 +57,18 @@ std::pair<std::string, Json> BestFit(const Json& object, const Reference& refere
 
 // ---- Helpers ----
 
-absl::Status HelperError(const std::string& program, std::string_view why,
-                         const std::string& file) {
-  return absl::FailedPreconditionError(
-      StrCat("credential helper ", program, ": ", why, "; repair it, or remove it from ", file));
-}
-
 // Returns nullopt if the helper has no credential for `server`.
 absl::StatusOr<std::optional<Credential>> RunHelper(const std::string& helper,
                                                     std::string_view server,
                                                     const std::string& file) {
-  const std::string program = "docker-credential-" + helper;
-  const bool plain = std::all_of(helper.begin(), helper.end(), [](char c) {
-    return absl::ascii_isalnum(c) || c == '-' || c == '_' || c == '.';
-  });
-  if (!plain || helper.size() > 128) {
-    return absl::InvalidArgumentError(
-        StrCat(file, ": \"", Printable(helper), "\" is not a valid name of a credential helper"));
-  }
-  absl::StatusOr<ProgramResult> result =
-      RunProgram({{program, "get"}, {}, server, kHelperTimeout, kMaxHelperBytes});
-  if (!result.ok()) return HelperError(program, ToStd(result.status().message()), file);
+  absl::StatusOr<ProgramResult> result = RunCredentialHelper(helper, "get", server, file);
+  if (!result.ok()) return result.status();
   const WipeAtEnd wipe(result->output);
-  if (!result->succeeded()) {
-    if (ToLower(result->output).find("credentials not found") != std::string::npos) {
-      return std::nullopt;
-    }
-    return HelperError(program, result->Complaint(), file);
-  }
+  if (HelperHasNone(*result)) return std::nullopt;
+  if (!result->succeeded()) return HelperError(helper, result->Complaint(), file);
   absl::StatusOr<Json> answer = Json::Parse(result->output);
   if (!answer.ok() || !answer->is_object() || !(*answer)["Secret"].string()) {
-    return HelperError(program, "its answer is not a JSON object with a Secret", file);
+    return HelperError(helper, "its answer is not a JSON object with a Secret", file);
   }
   Credential credential = MakeCredential(answer->StringOr("Username"), answer->SecretOf("Secret"));
   if (credential.empty()) return std::nullopt;
@@ -154,21 +97,11 @@ absl::StatusOr<std::optional<Credential>> FromAuthEntry(const std::string& key, 
   return out;
 }
 
-// Returns the helper responsible for `reference`, or "".
-std::string HelperFor(const Json& config, const Reference& reference) {
-  const auto [key, value] = BestFit(config["credHelpers"], reference);
-  if (value.exists()) return value.string().value_or("");
-  return config.StringOr("credsStore");
-}
-
 absl::StatusOr<std::optional<Credential>> FromHelper(const Json& config, const std::string& file,
                                                      const Reference& reference) {
   const std::string helper = HelperFor(config, reference);
   if (helper.empty()) return std::nullopt;
-  std::vector<std::string> servers = {reference.host};
-  // Docker stores its hub under an old URL, the containers tools under its name.
-  if (IsHubHost(reference.host)) servers = {std::string(kDockerHubServer), "docker.io"};
-  for (const std::string& server : servers) {
+  for (const std::string& server : HelperServers(reference.host)) {
     IMAGEFS_ASSIGN_OR_RETURN(std::optional<Credential> found, RunHelper(helper, server, file));
     if (found) return found;
   }
@@ -181,25 +114,14 @@ struct Stored {
 };
 absl::StatusOr<std::optional<Stored>> FindInFile(const std::string& file,
                                                  const Reference& reference) {
-  absl::StatusOr<std::string> text = ReadFile(file, kMaxFileBytes);
-  if (absl::IsNotFound(text.status())) return std::nullopt;
-  if (!text.ok()) {
-    return Annotate(text.status(), StrCat("credentials in ", file, " cannot be read"));
-  }
-  const WipeAtEnd wipe(*text);
-  if (absl::StripAsciiWhitespace(*text).empty()) return std::nullopt;
-  absl::StatusOr<Json> config = Json::Parse(*text);
-  if (!config.ok() || !config->is_object()) {
-    // The parser's message may quote a secret.
-    return absl::InvalidArgumentError(
-        StrCat(file, " is not a valid JSON object; repair or remove it"));
-  }
-  const absl::StatusOr<std::optional<Credential>> helped = FromHelper(*config, file, reference);
+  IMAGEFS_ASSIGN_OR_RETURN(const Json config, ReadCredentialFile(file));
+  if (!config.exists()) return std::nullopt;
+  const absl::StatusOr<std::optional<Credential>> helped = FromHelper(config, file, reference);
   if (helped.ok() && *helped) {
     return Stored{**helped,
-                  StrCat("docker-credential-", HelperFor(*config, reference), ", by ", file)};
+                  StrCat("docker-credential-", HelperFor(config, reference), ", by ", file)};
   }
-  const auto [key, entry] = BestFit((*config)["auths"], reference);
+  const auto [key, entry] = BestFit(config["auths"], reference);
   if (entry.is_object()) {
     const absl::StatusOr<std::optional<Credential>> found = FromAuthEntry(key, entry, file);
     IMAGEFS_RETURN_IF_ERROR(found.status());
@@ -209,13 +131,6 @@ absl::StatusOr<std::optional<Stored>> FindInFile(const std::string& file,
   return std::nullopt;
 }
 
-// Whether only this user can have put files there.
-bool IsOurs(const std::string& directory) {
-  struct stat found;
-  return lstat(directory.c_str(), &found) == 0 && S_ISDIR(found.st_mode) &&
-         found.st_uid == geteuid() && (found.st_mode & 022) == 0;
-}
-
 std::vector<std::string> FilesToAsk(const CredentialOptions& options) {
   std::vector<std::string> files;
   if (!options.auth_file.empty()) files.push_back(options.auth_file);
@@ -223,7 +138,7 @@ std::vector<std::string> FilesToAsk(const CredentialOptions& options) {
     files.push_back(options.xdg_runtime_dir + "/containers/auth.json");
   }
   for (const std::string& directory : options.login_dirs) {
-    if (IsOurs(directory)) files.push_back(directory + "/auth.json");
+    if (IsOwnDirectory(directory)) files.push_back(directory + "/auth.json");
   }
   if (!options.xdg_config_home.empty()) {
     files.push_back(options.xdg_config_home + "/containers/auth.json");
@@ -264,8 +179,7 @@ bool DecodeUserAndPassword(std::string_view base64, Credential* out) {
 }
 
 std::string LoginRemedy(std::string_view host) {
-  return StrCat("run `docker login", IsHubHost(host) ? "" : " ", IsHubHost(host) ? "" : host,
-                "` or `podman login ", host, "`");
+  return StrCat("run `imagefs login ", IsHubHost(host) ? "docker.io" : host, "`");
 }
 
 CredentialOptions CredentialOptions::FromEnvironment() {

@@ -30,7 +30,7 @@ struct Credential {
 // kubelet. Returns false and sets nothing if it is malformed.
 bool DecodeUserAndPassword(std::string_view base64, Credential* out);
 
-// Returns "run `docker login HOST` or `podman login HOST`", to end a message with. `host` is
+// Returns "run `imagefs login HOST`", to end a message with. `host` is
 // written as in references.
 std::string LoginRemedy(std::string_view host);
 

@@ -137,7 +137,7 @@ std::string SetUrl(std::string_view url, bool override_path, HostsToml::Host& ou
   if (rest.find_first_of("?#") != rest.npos) return "has a query or fragment";
   const std::string_view authority = rest.substr(0, rest.find('/'));
   if (authority.find('@') != authority.npos) {
-    return "has a user name; log in with `docker login` or `podman login` instead";
+    return "has a user name; log in with `imagefs login` instead";
   }
   if (!IsHostPort(authority)) return "is not HOST[:PORT] or a URL with such a host";
   out.host = std::string(authority);

@@ -117,7 +117,7 @@ bool RegistryCall::TryOtherScheme(absl::Status failure) {
 std::string RegistryCall::ApiUrl() const {
   const HostEndpoint& at = endpoint_->at;
   std::string url = StrCat(Scheme(), "://", at.host, at.root, "/");
-  if (!spec_.probe) StrAppend(&url, at.repository, "/", spec_.path);
+  if (!spec_.probe && !spec_.root) StrAppend(&url, at.repository, "/", spec_.path);
   if (!at.ns.empty()) {
     StrAppend(&url, spec_.path.find('?') == std::string::npos ? "?" : "&", "ns=", UrlEncode(at.ns));
   }
@@ -448,7 +448,7 @@ void RegistryCall::OnError(const HttpResponse& response) {
 }
 
 bool RegistryCall::SeekChallenge(HttpResponse& response) {
-  if (spec_.probe || sought_challenge_ || !authorization_.empty()) return false;
+  if (spec_.probe || spec_.root || sought_challenge_ || !authorization_.empty()) return false;
   // A push first checks for existence, and a 404 is the usual answer.
   if (endpoint_->push && IsAnswer(response.status)) return false;
   if (AuthorizationOf(response)) {
@@ -522,7 +522,9 @@ void RegistryCall::OnRefused(const HttpResponse& response) {
   }
   const bool bearer = asked && asked->kind == Authorization::Kind::kBearer;
   if (bearer) {
-    asked->scope = ScopeToAsk(asked->scope, endpoint_->scope, endpoint_->at.repository);
+    if (!spec_.root) {
+      asked->scope = ScopeToAsk(asked->scope, endpoint_->scope, endpoint_->at.repository);
+    }
     shared_->RememberAuthorization(endpoint_->auth_scope, *std::move(asked));
   } else if (asked && !credential.username.empty() && !credential_sent_) {
     shared_->RememberAuthorization(endpoint_->auth_scope, *std::move(asked));

@@ -35,7 +35,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
 
   struct Spec {
     std::string method = "GET";
-    std::string path;  // within the repository: "blobs/sha256:..."; "" for `probe`
+    std::string path;  // within the repository: "blobs/sha256:..."; "" for `probe` and `root`
     // Requested instead of `path`: the target of a Location or Link. Credentials are sent only if
     // it has the API's origin.
     std::optional<Url> url;
@@ -52,6 +52,8 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
     // Only asks how the registry wants to be authenticated: sent anonymously, and any status is an
     // answer.
     bool probe = false;
+    // Asks for the root of the API, "/v2/", with the credentials that it demands.
+    bool root = false;
     // Returns the Range header of the next attempt: "" = none; nullopt = there is nothing left to
     // request. May be null.
     std::function<std::optional<std::string>()> range;

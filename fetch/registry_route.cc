@@ -135,6 +135,14 @@ void RegistryRoute::OnPlan(FoundPlan plan) {
   LogWarning("hosts_not_read registry=", reference_.host, " cause=", trouble_);
 }
 
+absl::StatusOr<std::shared_ptr<RegistryEndpoint>> RegistryRoute::RegistryItself() const {
+  for (const auto& endpoint : endpoints_) {
+    if (!endpoint->at.mirror) return std::make_shared<RegistryEndpoint>(*endpoint);
+  }
+  return absl::FailedPreconditionError(StrCat(reference_.host, ": ", endpoints_.back()->at.origin,
+                                              " names only mirrors of it; log in to those"));
+}
+
 absl::StatusOr<std::shared_ptr<RegistryEndpoint>> RegistryRoute::PushEndpoint() const {
   for (const auto& endpoint : endpoints_) {
     if (endpoint->at.push) return std::make_shared<RegistryEndpoint>(*endpoint);

@@ -38,6 +38,8 @@ class RegistryRoute : public std::enable_shared_from_this<RegistryRoute> {
   const Endpoints& endpoints();
   // The endpoint to push to: the first that accepts uploads. Only directly after Create.
   absl::StatusOr<std::shared_ptr<RegistryEndpoint>> PushEndpoint() const;
+  // The endpoint that is the registry itself, whatever it accepts. Only directly after Create.
+  absl::StatusOr<std::shared_ptr<RegistryEndpoint>> RegistryItself() const;
   // The same repository at this endpoint alone, whatever the configuration says later.
   std::shared_ptr<RegistryRoute> Only(const RegistryEndpoint& endpoint) const;
 

@@ -50,7 +50,7 @@ absl::StatusOr<Url> Take(CURLU* handle, std::string_view text) {
       curl_url_set(handle, CURLUPART_URL, std::string(text).c_str(), CURLU_URLENCODE);
   if (code != CURLUE_OK) return Refuse(text, curl_url_strerror(code));
   if (!Part(handle, CURLUPART_USER).empty() || !Part(handle, CURLUPART_PASSWORD).empty()) {
-    return Refuse(text, "it carries a user name; give credentials by `docker login` instead");
+    return Refuse(text, "it carries a user name; give credentials by `imagefs login` instead");
   }
   curl_url_set(handle, CURLUPART_FRAGMENT, nullptr, 0);
   Url url;

@@ -26,7 +26,7 @@ troubled() {
   ifs pull -q --pull always "$public" >"$T/out" 2>"$T/err" || fail "$2: $(cat "$T/err")"
   same "$2: lines of warning" 1 "$(grep -c . "$T/err")"
   grep -qE "^imagefs: warning: .*$1" "$T/err" || fail "$2: $(cat "$T/err")"
-  refuse 5 "anonymous users.*$1.*podman login" ifs pull -q --pull always "$private"
+  refuse 5 "anonymous users.*$1.*imagefs login" ifs pull -q --pull always "$private"
 }
 for what in credsStore credHelpers; do
   config() { [ $what = credsStore ] && printf '{"credsStore": "%s"}' "$1" || printf '{"credHelpers": {"%s": "%s", "%s": "%s"}}' "${public%%/*}" "$1" "${private%%/*}" "$1"; }

@@ -77,6 +77,12 @@ json profile 0 profile export "$pushed"
 json profile-import 0 profile clear "$pushed"
 json add 0 add -q "$pushed"
 json add 0 add --list
+export REGISTRY_AUTH_FILE=$T/auth.json
+json login 0 login -u me --password-stdin "$REGISTRY" < <(echo password)
+json login-get 0 login --get-login "$REGISTRY"
+json logout 0 logout "$REGISTRY"
+fails 4 not_found 'no login for' '.*' logout "$REGISTRY"
+unset REGISTRY_AUTH_FILE
 json rm 0 drop "$pushed"
 json rm 0 evict "$pushed"
 json rm 0 rm "$ref"

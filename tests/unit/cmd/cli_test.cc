@@ -379,6 +379,33 @@ TEST(CliTest, CredentialsWithoutEffectAreRefusedAndNotShown) {
   }
 }
 
+TEST(CliTest, Logins) {
+  const LoginArgs login = Parsed<LoginArgs>(
+      {"login", "-u", "me", "--password-stdin", "--authfile", "f", "r.test/team"});
+  EXPECT_EQ(login.registry, "r.test/team");
+  EXPECT_EQ(login.username, "me");
+  EXPECT_EQ(login.auth_file, "f");
+  EXPECT_EQ(Parsed<LoginArgs>({"login", "-u", "me", "-p", "a b", "r.test"}).password.view(), "a b");
+  EXPECT_TRUE(Parsed<LoginArgs>({"login", "--get-login", "r.test"}).get_login);
+  EXPECT_EQ(Parsed<LogoutArgs>({"logout", "r.test"}).registry, "r.test");
+  EXPECT_TRUE(Parsed<LogoutArgs>({"logout", "--all"}).all);
+  for (const std::vector<const char*>& words : std::vector<std::vector<const char*>>{
+           {"login"},
+           {"login", ""},
+           {"login", "-u", "", "r.test"},
+           {"login", "-u", "me:hidden", "r.test"},
+           {"login", "-u", "me", "-p", "", "r.test"},
+           {"login", "-p", "hidden", "--password-stdin", "-u", "me", "r.test"},
+           {"login", "--password-stdin", "r.test"},
+           {"login", "--get-login", "-p", "hidden", "r.test"},
+           {"logout"},
+           {"logout", "--all", "r.test"}}) {
+    const CliExit exit = Exit(words);
+    EXPECT_EQ(exit.code, 2);
+    EXPECT_EQ(exit.error.find("hidden"), std::string::npos) << exit.error;
+  }
+}
+
 TEST(CliTest, EachVerbHasArgumentsOfItsOwn) {
   EXPECT_EQ(Parsed<PullArgs>({"pull", "--wait", "/mnt"}).directory, "/mnt");
   EXPECT_EQ(Parsed<RpullArgs>({"rpull", "a"}).snapshotter, "imagefs");

@@ -288,7 +288,7 @@ TEST_F(TokenTest, SendsCredentialsAsBasic) {
   EXPECT_TRUE(Get(request).ok());
   const absl::Status anonymous = Get(Request()).status();
   EXPECT_TRUE(absl::IsUnauthenticated(anonymous));
-  EXPECT_NE(std::string(anonymous.message()).find("docker login"), std::string::npos);
+  EXPECT_NE(std::string(anonymous.message()).find("imagefs login"), std::string::npos);
   request.credential.password = "wrong";
   request.fingerprint = "me, wrongly";
   const absl::Status refused = Get(request).status();

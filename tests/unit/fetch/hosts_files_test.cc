@@ -176,7 +176,7 @@ TEST(HostsTomlTest, WrongHosts) {
     const std::string server = HostsError(StrCat("\n\nserver = \"", bad, "\"\n"));
     EXPECT_TRUE(server.starts_with("f:3: server ")) << bad << ": " << server;
   }
-  EXPECT_TRUE(Has(HostsError("[host.\"https://me:x@a.test\"]"), "docker login"));
+  EXPECT_TRUE(Has(HostsError("[host.\"https://me:x@a.test\"]"), "imagefs login"));
   EXPECT_EQ(Hosts("[host.\"https://[::1]:5000\"]").hosts[0].host, "[::1]:5000");
   EXPECT_EQ(Hosts("[host.\"my_host\"]").hosts[0].host, "my_host");
   for (const char* bad : {"host = 1", "host = []", "[[host]]\n", "[host]\na = 1\n", "server = 1"}) {

@@ -366,7 +366,7 @@ TEST_F(RegistryOddTest, WhoHasNoCredentialIsToldThatOneMayHelp) {
   server_.On(kManifest, {.times = -1, .status = 404, .headers = kNoChallenge});
   const absl::Status status = GetManifest();
   EXPECT_TRUE(absl::IsNotFound(status)) << status;
-  EXPECT_TRUE(Mentions(status, StrCat("podman login ", server_.host()))) << status;
+  EXPECT_TRUE(Mentions(status, StrCat("imagefs login ", server_.host()))) << status;
 }
 
 TEST_F(RegistryOddTest, WhyThereIsNoCredentialIsToldWhereOneIsWanted) {

@@ -270,7 +270,7 @@ TEST_F(RegistryTest, RefusalsSayWhatToDo) {
   server_.On("/token", {.times = -1, .body = R"({"token":"worthless"})"});
   const absl::Status anonymous = GetManifest(*Open()).status();
   EXPECT_TRUE(absl::IsUnauthenticated(anonymous)) << anonymous;
-  EXPECT_TRUE(Contains(anonymous, StrCat("docker login ", server_.host()))) << anonymous;
+  EXPECT_TRUE(Contains(anonymous, StrCat("imagefs login ", server_.host()))) << anonymous;
   EXPECT_TRUE(Contains(anonymous, "anonymous")) << anonymous;
   EXPECT_EQ(server_.RequestsFor("/token").size(), 1u);
   const absl::Status known = GetManifest(*Open(As("me", "secret-pw"))).status();

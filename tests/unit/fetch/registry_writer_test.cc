@@ -397,7 +397,7 @@ TEST_F(RegistryWriterTest, RefusalsNameTheRemedy) {
   const absl::Status anonymous = Push("bytes").status();
   EXPECT_TRUE(absl::IsUnauthenticated(anonymous)) << anonymous;
   EXPECT_TRUE(Mentions(anonymous, "anonymous users push")) << anonymous;
-  EXPECT_TRUE(Mentions(anonymous, StrCat("docker login ", server_.host()))) << anonymous;
+  EXPECT_TRUE(Mentions(anonymous, StrCat("imagefs login ", server_.host()))) << anonymous;
   const absl::Status known = Push(*Open(As("me", "secret-pw")), BlobOf("bytes")).status();
   EXPECT_TRUE(absl::IsPermissionDenied(known)) << known;
   EXPECT_FALSE(Mentions(known, "secret-pw"));
