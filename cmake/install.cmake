@@ -24,6 +24,8 @@ install(FILES ${CMAKE_BINARY_DIR}/install/imagefs.service systemd/imagefs.socket
 install(DIRECTORY systemd/containerd.service.d DESTINATION ${IMAGEFS_UNIT_DIR})
 
 install(FILES completions/imagefs.bash DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions RENAME imagefs)
+install(FILES completions/_imagefs DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/vendor-completions)
+install(FILES completions/imagefs.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
 
 # -n: no time in the file, so that two builds give the same bytes.
 find_program(GZIP gzip REQUIRED)

@@ -17,6 +17,7 @@
 #include "base/similar.h"
 #include "base/text.h"
 #include "cmd/call_credentials.h"
+#include "cmd/completion.h"
 #include "cmd/list_filter.h"
 #include "cmd/mount_option_syntax.h"
 #include "cmd/options.h"
@@ -27,6 +28,8 @@
 
 namespace imagefs {
 namespace {
+
+constexpr std::string_view kCompleteVerb = "__complete";
 
 // Returns "" if the text can be parsed as a T, or the error message.
 template <typename T>
@@ -656,22 +659,45 @@ std::string CheckGivenCredentials(const Args& args) {
   return "";
 }
 
-std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::string_view version,
-                                     bool json) {
+// What a command line can have, and where it is parsed to.
+struct Model {
+  Model(std::string_view version, bool json)
+      : version_text(json ? VersionJson(version) : StrCat("imagefs ", version, "\n")) {
+    app.set_help_flag("-h,--help", "this text");
+    app.set_version_flag("-V,--version", version_text);
+    app.require_subcommand(0, 1);
+    app.fallthrough();
+    AddGlobalOptions(app, &command.global, &check_config);
+    AddVerbs(app, &command);
+    help = app.add_subcommand("help", "explain a verb");
+    help->add_option("VERB", help_verb);
+    version_verb = app.add_subcommand("version", "the same as --version");
+  }
+  const std::string version_text;
   Command command;
   std::string check_config, help_verb;
+  CLI::App app{kIntroduction, "imagefs"};
+  CLI::App* help = nullptr;
+  const CLI::App* version_verb = nullptr;
+};
+
+// Completes what no daemon is needed for at once.
+std::variant<Command, CliExit> ParseCompletion(absl::Span<const char* const> words) {
+  Model model("", /*json=*/false);
+  Completion completion = Complete(model.app, std::vector<std::string>(words.begin(), words.end()));
+  if (completion.names == NamesOf::kNothing) return CliExit{0, completion.Text(), ""};
+  Command command;
+  command.global.root = completion.root;
+  command.global.run = completion.run;
+  command.args = CompleteArgs{std::move(completion)};
+  return command;
+}
+
+std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::string_view version,
+                                     bool json) {
   std::vector<const char*> arguments(argv + 1, argv + argc);
-  CLI::App app(kIntroduction, "imagefs");
-  app.set_help_flag("-h,--help", "this text");
-  const std::string version_text = json ? VersionJson(version) : StrCat("imagefs ", version, "\n");
-  app.set_version_flag("-V,--version", version_text);
-  app.require_subcommand(0, 1);
-  app.fallthrough();
-  AddGlobalOptions(app, &command.global, &check_config);
-  AddVerbs(app, &command);
-  CLI::App* help = app.add_subcommand("help", "explain a verb");
-  help->add_option("VERB", help_verb);
-  const CLI::App* const version_verb = app.add_subcommand("version", "the same as --version");
+  Model model(version, json);
+  auto& [version_text, command, check_config, help_verb, app, help, version_verb] = model;
   std::string problem = CheckArguments(arguments);
   if (problem.empty()) problem = ResolveVerb(app, arguments);
   if (!problem.empty()) return UsageError(problem, "", json);
@@ -731,6 +757,9 @@ std::variant<Command, CliExit> ParseCommandLine(int argc, const char* const* arg
   const bool json = IsJsonAsked({argv + 1, static_cast<size_t>(argc) - 1});
   // CLI11 throws exceptions; none leaves this function.
   try {
+    if (argc > 1 && std::string_view(argv[1]) == kCompleteVerb) {
+      return ParseCompletion({argv + 2, static_cast<size_t>(argc) - 2});
+    }
     return Parse(argc, argv, version, json);
   } catch (const std::exception& error) {
     return UsageError(error.what(), "", json);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Parses the command line into a Command, or into help or a usage error. The only user of CLI11.
+// Parses the command line into a Command, or into help or a usage error. CLI11 is used here and in
+// completion.h.
 #pragma once
 
 #include <string>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "base/secret.h"
+#include "cmd/completion.h"
 
 namespace imagefs {
 
@@ -220,12 +222,18 @@ struct CheckConfigArgs {
   std::string file;  // "" = the one that a daemon would read
 };
 
+// Not in the help: `__complete` (completion.h), which is to be continued with what the daemon
+// knows.
+struct CompleteArgs {
+  Completion completion;
+};
+
 struct Command {
   GlobalOptions global;
   std::variant<MountArgs, UmountArgs, LsArgs, ImagesArgs, PullArgs, RpullArgs, AddArgs, DropArgs,
                IndexArgs, ExportArgs, ImportArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs,
                RmArgs, PinArgs, UnpinArgs, DfArgs, PruneArgs, StatusArgs, LogLevelArgs, LoginArgs,
-               LogoutArgs, DoctorArgs, DaemonArgs, StopArgs, CheckConfigArgs>
+               LogoutArgs, DoctorArgs, DaemonArgs, StopArgs, CheckConfigArgs, CompleteArgs>
       args;
 };
 

@@ -6,6 +6,7 @@
 #include <grpcpp/create_channel_posix.h>
 #include <grpcpp/grpcpp.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -149,10 +150,11 @@ absl::Status DaemonClient::Reconnect() {
 absl::Status DaemonClient::Greet(pid_t peer, bool* lost) {
   using Clock = std::chrono::steady_clock;
   const auto begin = Clock::now();
+  const std::chrono::milliseconds patience = options_.patience;
   while (true) {
     VersionReply reply;
     grpc::ClientContext context;
-    context.set_deadline(After(kSilence));
+    context.set_deadline(After(patience.count() == 0 ? kSilence : std::min(kSilence, patience)));
     Interrupts::Scope scope(interrupts_, [&context] { context.TryCancel(); });
     const Outcome outcome = Outcome::Of(
         context, rpc_->stub->Version(&context, VersionRequest(), &reply), /*seen=*/false);
@@ -167,9 +169,9 @@ absl::Status DaemonClient::Greet(pid_t peer, bool* lost) {
       return CheckSettings(reply);
     }
     if (outcome.answered || !absl::IsDeadlineExceeded(outcome.status)) return outcome.status;
-    Say(StrCat("waiting for ", Whom(peer)));
     const auto waited = Clock::now() - begin;
-    if (options_.patience.count() != 0 && waited >= options_.patience) return NoAnswer(peer);
+    if (patience.count() != 0 && waited >= patience) return NoAnswer(peer);
+    Say(StrCat("waiting for ", Whom(peer)));
     // A daemon that is starting or stopping, and the service manager, are given more time.
     if (waited >= kStartPatience) return NoAnswer(peer);
     if (waited >= kHungPatience && !IsManager(peer) &&

@@ -22,6 +22,9 @@ int Run(ClientSession& session, const ImportArgs& args);
 int Run(ClientSession& session, const IndexArgs& args);
 int Run(ClientSession& session, const ProfileArgs& args);
 
+// complete_verb.cc.
+int Run(ClientSession& session, const CompleteArgs& args);
+
 // daemon_verbs.cc: one request to the daemon, and its reply.
 int Run(ClientSession& session, const UmountArgs& args);
 int Run(ClientSession& session, const LsArgs& args);

@@ -16,7 +16,8 @@ run="$build debootstrap umoci skopeo docker-registry python3 ca-certificates"
 test="$run curl clang clang-format clang-tidy libclang-rt-14-dev erofs-utils containerd runc podman attr
   libcap2-bin apache2-utils openssl zstd util-linux python3-grpcio python3-protobuf golang-go
   golang-github-containerd-containerd-dev systemd systemd-container dpkg-dev file
-  man-db lintian minisign iproute2 faketime strace shellcheck busybox-static python3-yaml python3-jsonschema nginx-light autofs"
+  man-db lintian minisign iproute2 faketime strace shellcheck busybox-static python3-yaml python3-jsonschema
+  nginx-light autofs zsh fish"
 vm="$test qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils"
 bench="$test time"
 coverage="$test llvm-14"

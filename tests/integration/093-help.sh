@@ -14,7 +14,8 @@ for verb in $verbs; do "$IMAGEFS" help "$verb" >"$T/help.$verb"; options_of <"$T
 # The completion, as bash calls it.
 . "$SOURCE/completions/imagefs.bash"
 completed() {  # completed WORD...: what the last word can become
-  COMP_WORDS=("$IMAGEFS" "$@") COMP_CWORD=$# COMPREPLY=()
+  COMP_WORDS=("$IMAGEFS" "$@") COMP_CWORD=$# COMP_LINE="$IMAGEFS $*" COMPREPLY=()
+  COMP_POINT=${#COMP_LINE}
   _imagefs || true   # compgen: nothing found
   printf '%s\n' ${COMPREPLY[@]+"${COMPREPLY[@]}"}
 }
