@@ -48,6 +48,10 @@ install(FILES packaging/copyright README.md docs/cli.md docs/containerd.md docs/
 install(FILES packaging/prometheus/alerts.yml packaging/grafana/imagefs.json
         DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)
 
+# Programs are generated from it, so it is no mere document; docs/api.md links to it.
+install(FILES proto/control.proto DESTINATION ${CMAKE_INSTALL_DATADIR}/imagefs/proto)
+file(CREATE_LINK ../../../imagefs/proto/control.proto ${CMAKE_BINARY_DIR}/install/control.proto SYMBOLIC)
+install(FILES ${CMAKE_BINARY_DIR}/install/control.proto DESTINATION ${CMAKE_INSTALL_DOCDIR}/proto)
 install(PROGRAMS packaging/verifiers/cosign packaging/verifiers/notation DESTINATION ${CMAKE_INSTALL_DOCDIR}/verifiers)
 
 # ---- the Debian package

@@ -3,7 +3,7 @@
 # Makes a release in this clone: a commit that sets the version, and an annotated tag vVERSION. Pushes nothing.
 #   scripts/release.sh VERSION
 # Before it, give the version a section in CHANGELOG.md and in packaging/changelog, committed or not; nothing else may be
-# changed. No test is run but tests/lint/version.sh.
+# changed. No test is run but tests/lint/version.sh, and tests/lint/api.sh, which adds what is new to the API's promises.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 refuse() { echo "release: $*" >&2; exit 1; }
@@ -28,12 +28,14 @@ notes=$(awk -v heading="## [$version] " '/^## / { in_it = index($0, heading) == 
 
 # Nothing is left of a release that fails from here on.
 kit=(packaging/kubernetes/chart/Chart.yaml packaging/kubernetes/imagefs.yaml packaging/kubernetes/remove.yaml)
-undo() { git checkout -q HEAD -- CMakeLists.txt "${kit[@]}"; }
+lock=proto/control.v1.lock
+undo() { git checkout -q HEAD -- CMakeLists.txt $lock "${kit[@]}"; }
 trap undo EXIT
 sed -i -E "s/^(project\(imagefs VERSION )[0-9.]+ /\1$version /" CMakeLists.txt
 sed -i -E "s/^(version: )[0-9.]+$/\1$version/; s/^(appVersion: )\"[0-9.]+\"/\1\"$version\"/; s,(image: .*/imagefs:)[0-9.]+$,\1$version," "${kit[@]}"
 tests/lint/version.sh || refuse "the version is not the same everywhere"
-files=(CMakeLists.txt CHANGELOG.md packaging/changelog "${kit[@]}")
+tests/lint/api.sh --update || refuse "the control API breaks a promise, or cannot be checked"
+files=(CMakeLists.txt CHANGELOG.md packaging/changelog $lock "${kit[@]}")
 git diff --quiet HEAD -- "${files[@]}" || git commit -q -m "Release $version" -- "${files[@]}"
 trap - EXIT
 # Lines with # are headings here, not comments.

@@ -4,7 +4,9 @@
 # a repository of its own, made of the files that it reads.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-command -v dpkg-parsechangelog >/dev/null || { echo "skip: dpkg-parsechangelog is not installed"; exit 77; }
+for program in dpkg-parsechangelog protoc; do
+  command -v $program >/dev/null || { echo "skip: $program is not installed"; exit 77; }
+done
 T=$(mktemp -d)
 trap 'rm -rf "$T"' EXIT
 fail() { echo "release: $*"; [ ! -e "$T/out" ] || cat "$T/out"; exit 1; }
@@ -14,7 +16,8 @@ unset GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 
 mkdir "$T/tree"
 cp --parents CMakeLists.txt cmd/CMakeLists.txt CHANGELOG.md packaging/changelog packaging/kubernetes/chart/Chart.yaml \
-  packaging/kubernetes/imagefs.yaml packaging/kubernetes/remove.yaml scripts/release.sh tests/lint/version.sh "$T/tree"
+  packaging/kubernetes/imagefs.yaml packaging/kubernetes/remove.yaml scripts/release.sh tests/lint/version.sh \
+  tests/lint/api.sh tests/lint/api.py proto/control.proto proto/control.v1.lock "$T/tree"
 cd "$T/tree"
 git init -q .
 git add .
@@ -63,6 +66,12 @@ git commit -q -m other cmd/CMakeLists.txt
 begin=$(git rev-parse HEAD)
 refuse 'not the same everywhere' 91.2.3
 git revert --no-edit HEAD >/dev/null
+sed -i 's/^message PinReply {}/message PinReply { string new = 1; }/; s/int64 pid = 2;/int64 pid = 22;/' proto/control.proto
+git commit -q -m renumber proto/control.proto
+begin=$(git rev-parse HEAD)
+refuse 'does not keep: field VersionReply 2 int64 pid' 91.2.3
+sed -i 's/int64 pid = 22;/int64 pid = 2;/' proto/control.proto
+git commit -q -m new proto/control.proto
 begin=$(git rev-parse HEAD)
 
 scripts/release.sh 91.2.3 >"$T/out" 2>&1 || fail "a prepared tree is refused"
@@ -71,6 +80,7 @@ scripts/release.sh 91.2.3 >"$T/out" 2>&1 || fail "a prepared tree is refused"
 [ "$(git rev-list --count "$begin..HEAD")" = 1 ] || fail "more than one commit"
 [ -z "$(git status --porcelain)" ] || fail "something is left over: $(git status --porcelain)"
 grep -q '^project(imagefs VERSION 91\.2\.3 LANGUAGES CXX)$' CMakeLists.txt || fail "the version is not set"
+grep -qx 'field PinReply 1 string new' proto/control.v1.lock || fail "the release does not promise what is new"
 [ "$(git cat-file -t v91.2.3)" = tag ] || fail "no annotated tag"
 [ "$(git rev-parse 'v91.2.3^{commit}')" = "$(git rev-parse HEAD)" ] || fail "the tag is elsewhere"
 notes() { git tag -l --format='%(contents)' "$1"; }
