@@ -43,16 +43,22 @@ set(CMAKE_INSTALL_DOCDIR ${CMAKE_INSTALL_DATADIR}/doc/imagefs)
 imagefs_install_compressed(${CMAKE_SOURCE_DIR}/packaging/changelog ${CMAKE_INSTALL_DOCDIR} changelog)
 get_property(compressed GLOBAL PROPERTY imagefs_compressed)
 add_custom_target(imagefs_documentation ALL DEPENDS ${compressed})
-install(FILES packaging/copyright README.md docs/cli.md docs/containerd.md docs/json.md docs/json-schema.json docs/kubernetes.md
-              docs/metrics.md docs/systemd.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
-install(FILES packaging/prometheus/alerts.yml packaging/grafana/imagefs.json
-        DESTINATION ${CMAKE_INSTALL_DOCDIR}/examples)
-
+# Documents are arranged as in the sources, so that their links lead somewhere.
+install(FILES packaging/copyright README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
+install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md" PATTERN "*.json"
+        PATTERN man EXCLUDE)
+install(FILES packaging/prometheus/alerts.yml DESTINATION ${CMAKE_INSTALL_DOCDIR}/packaging/prometheus)
+install(FILES packaging/grafana/imagefs.json DESTINATION ${CMAKE_INSTALL_DOCDIR}/packaging/grafana)
+install(PROGRAMS packaging/verifiers/cosign packaging/verifiers/notation
+        DESTINATION ${CMAKE_INSTALL_DOCDIR}/packaging/verifiers)
 # Programs are generated from it, so it is no mere document; docs/api.md links to it.
 install(FILES proto/control.proto DESTINATION ${CMAKE_INSTALL_DATADIR}/imagefs/proto)
 file(CREATE_LINK ../../../imagefs/proto/control.proto ${CMAKE_BINARY_DIR}/install/control.proto SYMBOLIC)
 install(FILES ${CMAKE_BINARY_DIR}/install/control.proto DESTINATION ${CMAKE_INSTALL_DOCDIR}/proto)
-install(PROGRAMS packaging/verifiers/cosign packaging/verifiers/notation DESTINATION ${CMAKE_INSTALL_DOCDIR}/verifiers)
+# A package of Debian refers to the licence that every Debian system has.
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT license)
+file(CREATE_LINK ../../common-licenses/Apache-2.0 ${CMAKE_BINARY_DIR}/install/LICENSE SYMBOLIC)
+install(FILES ${CMAKE_BINARY_DIR}/install/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR} COMPONENT conffiles EXCLUDE_FROM_ALL)
 
 # ---- the Debian package
 

@@ -12,6 +12,14 @@ build=${TEST_BUILD:-$SOURCE/build/release}
 cpack --config "$build/CPackConfig.cmake" -B "$T/package" >"$T/cpack.out" 2>&1 || { cat "$T/cpack.out"; fail cpack; }
 deb=$(echo "$T"/package/*.deb)
 LC_ALL=C.UTF-8 lintian --allow-root --fail-on error,warning "$deb" >"$T/lintian.out" 2>&1 || { cat "$T/lintian.out"; fail lintian; }
+# Every document is in it, and every link leads to one; the licence and the protocol are links out of their directory.
+dpkg-deb -x "$deb" "$T/files"
+install -D -m 644 "$SOURCE/LICENSE" "$T/files/usr/share/common-licenses/Apache-2.0"   # of base-files
+documents=$T/files/usr/share/doc/imagefs
+$PY "$TESTS/lint/links.py" --installed "$documents" || fail "links of the documents"
+same "documents" "$(cd "$SOURCE" && find docs -name '*.md' | sort)" "$(cd "$documents" && find docs -type f | sort)"
+cmp "$SOURCE/proto/control.proto" "$documents/proto/control.proto"
+same "the licence" ../../common-licenses/Apache-2.0 "$(readlink "$documents/LICENSE")"
 boot_tree "$deb"
 cp "$deb" "$T/tree/root/imagefs.deb"
 # Only its order is of interest.

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Says which references of the Markdown files lead nowhere: links, their anchors, paths, names of script tests."""
+"""Says which references of the Markdown files lead nowhere: links, their anchors, paths, names of script tests.
+
+links.py FILE... from the top of the sources; `links.py --installed DIR` looks at the links of all such files below DIR, where
+no link may lead out of it."""
 import functools, glob, os, re, sys
 
 FOLDERS = "base bench cache cmake cmd completions docs fetch fs image packaging proto scripts snap systemd tests".split()
@@ -49,23 +52,42 @@ def source(path):
     return exists(path) or exists(path + ".*")
 
 
-def check(file, text):
-    here = os.path.dirname(file)
-    prose = FENCE.sub(lambda m: "\n" * m[0].count("\n"), text)
-
+def reporter(file, prose):
     def say(match, why):
         problems.append(f"{file}:{prose.count(chr(10), 0, match.start()) + 1}: {match[0]}: {why}")
 
+    return say
+
+
+def prose_of(text):
+    return FENCE.sub(lambda m: "\n" * m[0].count("\n"), text)
+
+
+def check_links(file, text, top="."):
+    """Returns how many there are. None may lead out of `top`."""
+    prose = prose_of(text)
+    say = reporter(file, prose)
+    count = 0
     for match in LINK.finditer(re.sub(r"`[^`\n]*`", lambda m: " " * len(m[0]), prose)):
         target, _, anchor = match[1].partition("#")
         if re.match(r"[a-z]+:", target):
             continue
-        path = os.path.normpath(os.path.join(here, target)) if target else file
-        if not os.path.exists(path):
+        count += 1
+        path = os.path.normpath(os.path.join(os.path.dirname(file), target)) if target else file
+        if os.path.relpath(path, top).startswith(".."):
+            say(match, "leads out of the documents")
+        elif not os.path.exists(path):
             say(match, "no such file")
         elif anchor and not (path.endswith(".md") and anchor in anchors(open(path).read())):
             say(match, "no such heading")
-    # A link was looked at above; it may be relative.
+    return count
+
+
+def check_names(file, text):
+    here = os.path.dirname(file)
+    prose = prose_of(text)
+    say = reporter(file, prose)
+    # A link was looked at before; it may be relative.
     words = LINK.sub(lambda m: "[" + " " * (len(m[0]) - 1), prose)
     for match in PATH.finditer(words):
         if match[1] not in FOREIGN and not source(match[1]) and not source(os.path.join(here, match[1])):
@@ -85,7 +107,15 @@ def check(file, text):
             say(match, "no such test")
 
 
-for name in sys.argv[1:]:
-    check(name, open(name).read())
+if sys.argv[1] == "--installed":
+    top = sys.argv[2]
+    files = glob.glob(f"{top}/**/*.md", recursive=True)
+    links = sum(check_links(name, open(name).read(), top) for name in files)
+    print(f"{len(files)} files, {links} links")
+else:
+    for name in sys.argv[1:]:
+        text = open(name).read()
+        check_links(name, text, os.path.dirname(name) if os.path.isabs(name) else ".")
+        check_names(name, text)
 print(*problems, sep="\n", end="\n" if problems else "")
 sys.exit(bool(problems))
