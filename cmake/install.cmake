@@ -63,6 +63,7 @@ install(FILES ${CMAKE_BINARY_DIR}/install/LICENSE DESTINATION ${CMAKE_INSTALL_DO
 # ---- the Debian package
 
 install(FILES packaging/config.toml DESTINATION /etc/imagefs COMPONENT conffiles EXCLUDE_FROM_ALL)
+install(FILES packaging/default DESTINATION /etc/default RENAME imagefs COMPONENT conffiles EXCLUDE_FROM_ALL)
 install(FILES packaging/lintian-overrides DESTINATION share/lintian/overrides RENAME imagefs
         COMPONENT conffiles EXCLUDE_FROM_ALL)
 set(IMAGEFS_MAINTAINER "imagefs maintainers <imagefs@packages.invalid>" CACHE STRING "of the Debian package")

@@ -67,6 +67,14 @@ daemon=$(pid_of_service)
 same "its mount namespace is everybody's" "$(inside readlink /proc/1/ns/mnt)" "$(inside readlink "/proc/$daemon/ns/mnt")"
 same "no new privileges, a filter" "1 2" \
   "$(inside awk '/^NoNewPrivs:/ {n = $2} /^Seccomp:/ {s = $2} END {print n, s}' "/proc/$daemon/status")"
+# Of /etc/default/imagefs, which says only what could be set.
+same "its environment" "" "$(inside cat "/proc/$daemon/environ" | tr '\0' '\n' | grep -iE 'proxy|IMAGEFS_C' || true)"
+inside grep -q '^#NO_PROXY=' /etc/default/imagefs || fail "no /etc/default/imagefs"
+inside sed -i 's/^#\(NO_PROXY=\)/\1/' /etc/default/imagefs
+inside systemctl restart imagefs.service
+daemon=$(pid_of_service)
+same "its environment" NO_PROXY=localhost,127.0.0.1,.cluster.local \
+  "$(inside cat "/proc/$daemon/environ" | tr '\0' '\n' | grep -iE 'proxy|IMAGEFS_C' || true)"
 same "HOME of credential helpers" HOME=/root "$(inside cat "/proc/$daemon/environ" | tr '\0' '\n' | grep ^HOME=)"
 
 # A child has what a credential helper needs: a home to write to, the resolver, programs of its own. It has not got
@@ -185,6 +193,7 @@ inside dpkg -i --force-confold /root/imagefs.deb >"$T/dpkg.out" 2>&1 || { cat "$
 wait_for 30 restarted || fail "the upgrade does not restart the daemon"
 same "the file system that was shown" "$shown" "$(inside stat -c %d /srv/f)"
 inside grep -q '# mine' /etc/imagefs/config.toml || fail "the upgrade took the configuration"
+inside grep -q '^NO_PROXY=' /etc/default/imagefs || fail "the upgrade took the environment"
 
 # ---- boot: fstab's mounts are made by the daemon that the first of them starts
 shut_down
@@ -214,7 +223,7 @@ inside dpkg -r imagefs >"$T/dpkg.out" 2>&1 || { cat "$T/dpkg.out"; fail "dpkg -r
 inside sh -c '! grep -qx imagefsd /proc/[0-9]*/comm && [ ! -e /usr/bin/imagefs ] && [ ! -e /usr/sbin/mount.imagefs ]' || fail "not removed"
 same "sockets" "inactive inactive" "$(active imagefs.socket imagefs-snapshotter.socket)"
 [ "$mode" != kernel ] || inside grep -q root /mnt/a/etc/passwd || fail "a kernel mount went with the package"
-inside sh -c '[ -d /var/lib/imagefs ] && [ -e /etc/imagefs/config.toml ]' || fail "the store or the configuration is gone"
+inside sh -c '[ -d /var/lib/imagefs ] && [ -e /etc/imagefs/config.toml ] && [ -e /etc/default/imagefs ]' || fail "the store or the configuration is gone"
 
 # ---- purged
 inside dpkg -P imagefs >"$T/dpkg.out" 2>&1 || { cat "$T/dpkg.out"; fail "dpkg -P"; }
