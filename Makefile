@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Thin verbs over CMakePresets.json; see docs/testing.md.
 .DEFAULT_GOAL := build
-.PHONY: build run test test-vm check tidy asan tsan clang coverage arm64 fuzz soak bench deps format clean install package image
+.PHONY: build run test test-vm check tidy asan tsan clang coverage arm64 fuzz soak bench deps format clean install uninstall package image
 
 # REF=<image> DIR=<directory> are read by `make run`; T=<target> S=<seconds> by `make fuzz`.
 S ?= 60
@@ -50,7 +50,10 @@ install:
 	@scripts/deps.sh build
 	@cmake --preset release >/dev/null
 	@cmake --build --preset release --target imagefs imagefsd imagefs_documentation
-	@cmake --install build/release --strip --prefix $(PREFIX)
+	@scripts/install.sh $(PREFIX)
+
+uninstall:
+	@scripts/uninstall.sh $(PREFIX)
 
 package:
 	@scripts/deps.sh package

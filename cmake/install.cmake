@@ -43,7 +43,7 @@ set(CMAKE_INSTALL_DOCDIR ${CMAKE_INSTALL_DATADIR}/doc/imagefs)
 imagefs_install_compressed(${CMAKE_SOURCE_DIR}/packaging/changelog ${CMAKE_INSTALL_DOCDIR} changelog)
 get_property(compressed GLOBAL PROPERTY imagefs_compressed)
 add_custom_target(imagefs_documentation ALL DEPENDS ${compressed})
-# Documents are arranged as in the sources, so that their links lead somewhere.
+# Documents are arranged as in the sources, so that their links lead somewhere (tests/integration/096-install.sh).
 install(FILES packaging/copyright README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md DESTINATION ${CMAKE_INSTALL_DOCDIR})
 install(DIRECTORY docs DESTINATION ${CMAKE_INSTALL_DOCDIR} FILES_MATCHING PATTERN "*.md" PATTERN "*.json"
         PATTERN man EXCLUDE)
