@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// For whom a thread works, for the lines that it logs: "call=12" is appended to each of them. The
+// For whom a thread works: for the lines that it logs ("call=12" is appended to each of them), and
+// for the timeline in which the steps of that work are recorded (base/timeline.h), if any. The
 // context follows the work: executors, timers, flights and HTTP requests keep that of the
 // caller that started them, and work on with it. So all lines of one call have one id, from the
 // command to the socket. Of a flight that many share, the work has the context of the caller that
@@ -14,6 +15,8 @@
 
 namespace imagefs {
 
+class Timeline;
+
 class LogContext {
  public:
   LogContext() = default;  // nobody
@@ -25,13 +28,22 @@ class LogContext {
   static LogContext Current() { return current_ == nullptr ? LogContext() : *current_; }
   // "" for nobody.
   const std::string& text() const;
-  bool empty() const { return text_ == nullptr; }
+  // Null: nothing is recorded.
+  const std::shared_ptr<Timeline>& timeline() const { return timeline_; }
+  // This context, with that timeline.
+  LogContext With(std::shared_ptr<Timeline> timeline) const {
+    LogContext out = *this;
+    out.timeline_ = std::move(timeline);
+    return out;
+  }
+  bool empty() const { return text_ == nullptr && timeline_ == nullptr; }
 
   class Scope;
 
  private:
   static thread_local const LogContext* current_;
   std::shared_ptr<const std::string> text_;
+  std::shared_ptr<Timeline> timeline_;
 };
 
 // Sets this thread's context while it exists.

@@ -21,6 +21,8 @@ constexpr int kMaxSlowAttempts = 2;
 // A plain HTTP server on loopback may wait for the rest of what it takes for a request.
 constexpr std::chrono::milliseconds kProbeTimeout(2'000);
 constexpr size_t kMaxErrorBodyBytes = 16 << 10;
+// A token that is there sooner was cached.
+constexpr absl::Duration kShortTokenWait = absl::Milliseconds(1);
 // How long the challenge at /v2/ is remembered, and the lack of a usable one.
 constexpr std::chrono::minutes kRootHold(5);
 constexpr std::chrono::seconds kRootRetry(10);
@@ -78,6 +80,7 @@ RegistryCall::RegistryCall(std::shared_ptr<RegistryShared> shared,
       spec_(std::move(spec)),
       cancel_(std::move(cancel)),
       done_(std::move(done)),
+      step_(TimedStep(TimelineEvent::Step::kRegistry, spec_.what)),
       ask_registry_(spec_.anew) {}
 
 bool RegistryCall::IsAnswer(int status) const {
@@ -227,8 +230,12 @@ void RegistryCall::AuthorizeByToken(const Authorization& asked, const Credential
   request.loopback = ours && endpoint_->loopback;
   asked_for_token_ = std::chrono::steady_clock::now();
   token_ticket_ = shared_->tokens.Get(
-      request, refused_token, [self = shared_from_this(), ours](absl::StatusOr<Token> token) {
+      request, refused_token,
+      [self = shared_from_this(), ours,
+       step = TimedStep(TimelineEvent::Step::kToken, request.registry, kShortTokenWait)](
+          absl::StatusOr<Token> token) mutable {
         if (!token.ok()) {
+          step.Failed();
           const std::string& what = self->spec_.what;
           if (!ours && IsCredentialFailure(token.status())) {
             return self->Finish(RefusedError(*self->endpoint_, self->Error({.status = 401})));
@@ -683,6 +690,8 @@ void RegistryCall::Finish(absl::StatusOr<HttpResponse> result) {
   if (done_.called()) return;
   // The flight calls back at most once, and only while `done_` has not been called.
   const auto keep = shared_from_this();
+  if (!result.ok() && step_.has_value()) step_->Failed();
+  step_.reset();
   registration_.Reset();
   done_(std::move(result));
   token_ticket_.Leave();

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/timeline.h"
 #include "fetch/guarded_done.h"
 #include "fetch/http.h"
 #include "fetch/registry_errors.h"
@@ -144,6 +145,7 @@ class RegistryCall : public std::enable_shared_from_this<RegistryCall> {
   const Spec spec_;
   const CancelToken cancel_;
   GuardedDone<absl::StatusOr<HttpResponse>> done_;
+  std::optional<TimedStep> step_;  // until it is finished
   CancelToken::Registration registration_;
   FlightTicket token_ticket_;
 

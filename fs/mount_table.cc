@@ -16,6 +16,7 @@
 #include "base/failure.h"
 #include "base/log.h"
 #include "base/status.h"
+#include "base/timeline.h"
 #include "base/units.h"
 #include "fs/erofs_mount.h"
 #include "fs/mount_namespace.h"
@@ -123,6 +124,7 @@ absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(const Cha
 
 absl::StatusOr<MountTable::SharedMount> MountTableImpl::MountShared(ChainRef chain) {
   if (!options_.as_root) return absl::FailedPreconditionError("sharing a mount needs root");
+  const TimedStep step(TimelineEvent::Step::kMount);
   const MountRequest plain;
   IMAGEFS_ASSIGN_OR_RETURN(const Choice choice, ChooseMode(plain, *chain));
   IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, choice, "", ""));
@@ -298,6 +300,7 @@ absl::StatusOr<MountRecord> MountTableImpl::Mount(ChainRef chain, const Digest& 
                                                   const CheckedMount& mount) {
   const MountRequest& request = mount.request;
   const std::string& directory = request.directory;
+  const TimedStep step(TimelineEvent::Step::kMount, directory);
   const auto hold = HoldPlace(request.place());
   const std::optional<Entry> entry = FindNotMounted(request.place());
   const MountRecord* before = entry.has_value() ? &entry->record : nullptr;
