@@ -17,6 +17,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
+#include "base/timeline.h"
 #include "base/units.h"
 #include "cache/identity.h"
 #include "image/erofs_writer.h"
@@ -169,7 +170,10 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
         context.finish(here.ok() ? std::move(here) : store.Make(chain_id, layers));
       });
     };
-    caller.done = [self = shared_from_this()](absl::StatusOr<ChainRef> chain) {
+    caller.done = [self = shared_from_this(),
+                   step = std::optional(TimedStep(TimelineEvent::Step::kMerge))](
+                      absl::StatusOr<ChainRef> chain) mutable {
+      step.reset();
       if (chain.ok()) self->store_.KeepRecent(self->request_, *chain);
       self->context_.finish(std::move(chain));
     };

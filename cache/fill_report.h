@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The status of a lazy layer (cache/filling_layer.h). A value type.
+// The status of a lazy layer (cache/filling_layer.h). Value types.
 #pragma once
 
 #include <cstdint>
@@ -8,8 +8,18 @@
 
 #include "base/byte_range.h"
 #include "base/executor.h"
+#include "base/timeline.h"
 
 namespace imagefs {
+
+// Whether bytes of a layer are present, and who asked for them.
+enum class ByteState : uint8_t {
+  kAbsent,
+  kNeeded,      // a reader requested them
+  kPrefetched,  // before any reader: a profile, the image's author, or reading ahead
+  kFetched,     // to complete the layer, or by an earlier process
+};
+inline constexpr size_t kByteStates = 4;
 
 struct FillReport {
   std::string state;        // "filling", "checking", "complete", "damaged"
@@ -26,6 +36,14 @@ struct FillReport {
     Priority priority = Priority::kOnDemand;
   };
   std::vector<Transfer> in_flight;
+};
+
+// What the status page shows of it (docs/status-page.md).
+struct FillPicture {
+  static constexpr size_t kMostEvents = 2000;  // the first ones tell how the layer was started
+  std::vector<ByteState> spans;
+  // The requests, and the reads that waited; at the end those that have not ended.
+  Timeline::Reading events;
 };
 
 }  // namespace imagefs

@@ -30,6 +30,7 @@
 #include "base/histogram.h"
 #include "base/monotonic.h"
 #include "base/thread_role.h"
+#include "base/timeline.h"
 #include "base/timer_queue.h"
 #include "cache/fair_workers.h"
 #include "cache/fill_shares.h"
@@ -137,6 +138,7 @@ class FillScheduler {
   // source do not block those of another.
   FairWorkers& slow_work() { return *slow_work_; }
   const Options& options() const { return options_; }
+  Timelines& timelines() { return timelines_; }  // of layers, and of the starts of images
   // Asked before bytes of a lazy layer are written.
   absl::Status Admit(uint64_t bytes) {
     if (options_.space == nullptr) return absl::OkStatus();
@@ -187,6 +189,7 @@ class FillScheduler {
 
   const Options options_;
   Counters counters_;
+  Timelines timelines_;
   ByteBudget reads_memory_, rest_memory_;
   SourceHealth health_;
   absl::Mutex mu_;

@@ -332,7 +332,7 @@ void FillingLayer::Deliver(Finished finished) {
   for (auto& [waiter, status] : finished) {
     waiter->on_cancel.Reset();
     waiter->deadline.Cancel();
-    NoteWait(*waiter);
+    NoteWait(*waiter, status.ok());
     if (status.ok() && !waiter->moves.empty()) {
       scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kOnDemand),
                                [self = shared_from_this(), waiter = waiter] {
@@ -351,12 +351,20 @@ void FillingLayer::Deliver(Finished finished) {
   }
 }
 
-void FillingLayer::NoteWait(Waiter& waiter) {
+void FillingLayer::NoteWait(Waiter& waiter, bool ok) {
   const Moment since = std::exchange(waiter.since, Moment::InfiniteFuture());
   if (since == Moment::InfiniteFuture()) return;  // it had all that it needed
+  const Moment now = Moment::Now();
   scheduler_.counters()
       .waited.at(static_cast<size_t>(waiter.cause))
-      .Observe(absl::ToDoubleSeconds(Moment::Now() - since));
+      .Observe(absl::ToDoubleSeconds(now - since));
+  TimelineEvent event;
+  event.step = TimelineEvent::Step::kWait;
+  event.failed = !ok;
+  event.began = since;
+  event.ended = now;
+  event.bytes = waiter.range;
+  timeline_->Add(std::move(event));
 }
 
 absl::Status FillingLayer::RunMoves(const std::vector<uint32_t>& moves) {
@@ -581,6 +589,30 @@ FillReport FillingLayer::Report() const {
   for (const auto& batch : batches_)
     report.in_flight.push_back({batch->blob, batch->priority->get()});
   return report;
+}
+
+FillPicture FillingLayer::Picture() const {
+  FillPicture picture;
+  picture.events = timeline_->Read();
+  std::vector<TimelineEvent>& events = picture.events.events;
+  absl::MutexLock lock(&mu_);
+  for (uint32_t i = 0; i < spans_.size(); ++i) picture.spans.push_back(spans_.byte_state(i));
+  for (const BatchRef& batch : batches_) {
+    if (batch->asked) events.push_back(batch->Event(true, Moment::InfiniteFuture()));
+  }
+  absl::flat_hash_set<const Waiter*> seen;  // one that waits for many spans is listed with each
+  for (const auto& [span, waiters] : waiters_) {
+    for (const WaiterRef& waiter : waiters) {
+      if (waiter->over || !seen.insert(waiter.get()).second) continue;
+      TimelineEvent event;
+      event.step = TimelineEvent::Step::kWait;
+      event.began = waiter->since;
+      event.ended = Moment::InfiniteFuture();
+      event.bytes = waiter->range;
+      events.push_back(std::move(event));
+    }
+  }
+  return picture;
 }
 
 }  // namespace imagefs

@@ -99,11 +99,10 @@ class FillingLayer final : public LayerFill,
   // The parts of the data file that readers requested, by span, each with the order (NextOrder) of
   // its first request.
   std::vector<std::pair<uint64_t, ByteRange>> ReadParts() const;
-  // When a reader last requested a part that nobody had requested before, and any part.
-  // InfinitePast: none yet.
-  Moment last_read() const;
+  Moment last_read() const;  // SpanMap::last_read
   Moment last_use() const;
   FillReport Report() const;
+  FillPicture Picture() const;
   // The blob of an unproven layer, whole and verified. REQUIRES: `check` is running.
   absl::StatusOr<Fd> Blob() const { return download_->Duplicate(); }
   CancelToken closing() const { return cancel_.token(); }  // cancelled when the store closes
@@ -135,6 +134,7 @@ class FillingLayer final : public LayerFill,
   FillingLayer(Options options, FillScheduler& scheduler)
       : options_(std::move(options)),
         scheduler_(scheduler),
+        timeline_(scheduler.timelines().New(FillPicture::kMostEvents)),
         spans_(scheduler.options().health.most),
         memory_(scheduler.counters().memory_bytes),
         readahead_(scheduler.options().background),
@@ -187,7 +187,7 @@ class FillingLayer final : public LayerFill,
   void FailAllLocked(const absl::Status& status, Finished& finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver(Finished finished);
-  void NoteWait(Waiter& waiter);
+  void NoteWait(Waiter& waiter, bool ok);
   absl::Status RefusalLocked(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AllHereLocked(const Waiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GiveUp();
@@ -216,6 +216,7 @@ class FillingLayer final : public LayerFill,
   std::shared_ptr<DownloadFile> download_;  // of an unproven layer, else null
   std::atomic<bool> complete_{false};
   CancelSource cancel_;
+  const std::shared_ptr<Timeline> timeline_;
 
   mutable absl::Mutex mu_;
   SpanMap spans_ ABSL_GUARDED_BY(mu_);

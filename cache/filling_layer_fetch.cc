@@ -141,7 +141,7 @@ FillingLayer::BatchRef FillingLayer::NewBatchLocked(uint32_t first, uint32_t las
   batch->began = batch->last_byte = choice.when;
   uint64_t largest = 0;
   for (uint32_t i = first; i < last; ++i) {
-    spans_.SetInFlight(i);
+    spans_.SetInFlight(i, priority);
     largest = std::max<uint64_t>(largest, table_->span(i).data_bytes);
   }
   batch->memory = blob.size() + largest;
@@ -331,7 +331,8 @@ void FillingLayer::Request(const BatchRef& batch) {
     batch->asked = true;
     batch->began = batch->last_byte = Moment::Now();
     options.anew = spans_.AnyWrong(batch->first, batch->last);
-    context = ContextLocked(*batch);
+    // Recorded in the layer's own timeline.
+    context = ContextLocked(*batch).With(nullptr);
   }
   const LogContext::Scope scope(std::move(context));
   scheduler_.counters().requests++;
@@ -380,7 +381,10 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
     fetched_bytes_ += data.size();
     last_byte_ = now;
     waited = now - std::exchange(batch->last_byte, now);
-    if (!std::exchange(batch->answered, true)) waited = std::max(waited, kPauseToNote);
+    if (!std::exchange(batch->answered, true)) {
+      batch->answered_at = now;
+      waited = std::max(waited, kPauseToNote);
+    }
     from = batch->next;
     while (batch->next < batch->last && table_->span(batch->next).blob_end() <= end) ++batch->next;
     to = batch->next;
@@ -408,6 +412,7 @@ void FillingLayer::OnEnd(const BatchRef& batch, absl::Status status) {
       status = absl::DataLossError("a range of the blob ended early");
     }
     judged = !status.ok() && !cancelled_ && !batch->given_up && batch->own_failure.ok();
+    if (batch->asked) timeline_->Add(batch->Event(status.ok(), Moment::Now()));
   }
   SourceHealth& health = scheduler_.health();
   int failures = 0;
@@ -451,6 +456,20 @@ bool FillingLayer::InFlightElsewhereLocked(uint32_t span) const {
   return std::any_of(batches_.begin(), batches_.end(), [span](const BatchRef& other) {
     return !other->given_up && other->next <= span && span < other->last;
   });
+}
+
+TimelineEvent FillingLayer::Batch::Event(bool ok, Moment ended) const {
+  TimelineEvent event;
+  event.step = TimelineEvent::Step::kRange;
+  event.failed = !ok;
+  event.hedge = hedge;
+  event.priority = priority->get();
+  event.began = began;
+  event.answered = answered_at;
+  event.ended = ended;
+  event.bytes = blob;
+  event.detail = source->registry();
+  return event;
 }
 
 // Returns the hedge, or hedged request, that is no longer needed.

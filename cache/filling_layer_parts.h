@@ -59,6 +59,9 @@ struct FillingLayer::Batch {
   bool answered = false;
   bool given_up = false;  // it has ended or is being cancelled: nothing more is expected of it
   Moment began = Moment::InfinitePast(), last_byte = Moment::InfinitePast();
+  Moment answered_at = Moment::InfinitePast();
+  // REQUIRES: `asked`, and mu_ of the layer.
+  TimelineEvent Event(bool ok, Moment ended) const;
   std::weak_ptr<Batch> twin;  // the hedge of a silent request, or the silent request of a hedge
 };
 

@@ -20,7 +20,9 @@
 #include "base/text.h"
 #include "base/thread_role.h"
 #include "base/ticket_group.h"
+#include "base/timeline.h"
 #include "cache/chain_store.h"
+#include "cache/cold_starts.h"
 #include "cache/identity.h"
 #include "cache/image_records.h"
 #include "cache/image_row.h"
@@ -67,6 +69,7 @@ class ImageStoreImpl : public ImageStore {
         LayerStore::Open({options_.root, options_.layer_workers, options_.share_all, options_.fill,
                           options_.scrub, options_.keep_blobs, space_.get(), &shared_},
                          *kv_));
+    starts_ = std::make_unique<ColdStarts>(layers_->scheduler().timelines());
     IMAGEFS_ASSIGN_OR_RETURN(chains_,
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
     if (!same_version) {
@@ -138,7 +141,12 @@ class ImageStoreImpl : public ImageStore {
   }
   void AttachSource(const ChainRef& chain, const Reference& reference,
                     const SourceFactory::Access& access) override;
-  std::vector<std::optional<FillReport>> FillReports(const ChainRef& chain) const override;
+  std::vector<std::optional<FillReport>> FillReports(const ChainRef& chain) const override {
+    return ReportLayers(*chain);
+  }
+  ImagePicture Picture(const ChainRef& chain, const Digest& manifest) const override {
+    return {PictureLayers(*chain), starts_->Read(manifest)};
+  }
   FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
   ProfileKeeper& profiles() override { return *profiles_; }
@@ -300,6 +308,7 @@ class ImageStoreImpl : public ImageStore {
   std::atomic<bool> collecting_{false}, making_room_{false};
   std::unique_ptr<StoreSpace> space_;
   std::unique_ptr<LayerStore> layers_;
+  std::unique_ptr<ColdStarts> starts_;
   std::unique_ptr<ChainStore> chains_;  // uses layers_: destroyed first
   std::unique_ptr<SpaceKeeper> keeper_;
   std::unique_ptr<IndexFinder> finder_;
@@ -335,6 +344,7 @@ absl::Status ImageStoreImpl::WriteVersion() {
 
 FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
                                      absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) {
+  const LogContext::Scope scope(starts_->Begin());
   if (verifier_ == nullptr) {
     request.listed_by.clear();  // only verifiers need it
     return Look(std::move(request), std::move(done));
@@ -361,6 +371,7 @@ FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
 FlightTicket ImageStoreImpl::Look(ResolveRequest request,
                                   absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) {
   std::shared_ptr<ImageSource> source;
+  TimedStep step(TimelineEvent::Step::kResolve, request.reference.ToString());
   const bool local = request.reference.transport != Reference::Transport::kRegistry;
   if (request.policy == PullPolicy::kNever || (request.policy == PullPolicy::kMissing && !local)) {
     absl::StatusOr<ImageRef> known = FindImage(request.reference, request.platform);
@@ -400,8 +411,9 @@ FlightTicket ImageStoreImpl::Look(ResolveRequest request,
   caller.start = [this, request = std::move(request), source](ResolveContext context) {
     StartResolve(request, source, *kv_, *finder_, std::move(context));
   };
-  caller.done = [this, key, source,
+  caller.done = [this, key, source, step = std::optional(std::move(step)),
                  done = std::move(done)](absl::StatusOr<ImageRef> image) mutable {
+    step.reset();
     if (!image.ok()) return done(image.status());
     KeepRecent(key, *image);
     done(Resolved{*std::move(image), source, false});
@@ -430,6 +442,8 @@ void ImageStoreImpl::KeepRecent(const std::string& key, const ImageRef& image) {
 FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource> source,
                                     IndexTrust trust, Priority priority, std::string holder,
                                     absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
+  const LogContext::Scope scope(starts_->Continue());
+  if (!HasLayers(*image, trust)) starts_->Keep(image->manifest_digest, LogContext::Current());
   ChainStore::Request request{image, source, trust, {}};
   if (!trust.empty()) {
     request.find = [this, image, source, trust](CancelToken cancel,
@@ -439,7 +453,9 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
   }
   return chains_->Ensure(std::move(request), priority,
                          [this, image, source, holder = std::move(holder),
+                          step = std::optional(TimedStep(TimelineEvent::Step::kLayers)),
                           done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+                           step.reset();
                            if (chain.ok()) {
                              OnReadable(*image, *chain, source);
                              absl::Status status = records_->Put(*image, holder, NamesOf(**chain));
@@ -476,7 +492,9 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
     wanted.push_back(!layers_->Has(layer));
   }
   finder_->Find(image, source, std::move(wanted), trust, std::move(cancel),
-                [this, image, done = std::move(done)](IndexFinder::Found found) mutable {
+                [this, image, step = std::optional(TimedStep(TimelineEvent::Step::kIndexes)),
+                 done = std::move(done)](IndexFinder::Found found) mutable {
+                  step.reset();
                   // A profile recorded on this machine is preferred; the publisher's is better than
                   // none.
                   if (options_.profiles && !found.profile.empty() &&
@@ -554,15 +572,6 @@ void ImageStoreImpl::AttachSource(const ChainRef& chain, const Reference& refere
   for (const LayerRef& layer : chain->layers) {
     if (const auto filling = LayerStore::FillingOf(layer)) filling->AddSource(*source);
   }
-}
-
-std::vector<std::optional<FillReport>> ImageStoreImpl::FillReports(const ChainRef& chain) const {
-  std::vector<std::optional<FillReport>> reports;
-  for (const LayerRef& layer : chain->layers) {
-    const auto filling = LayerStore::FillingOf(layer);
-    reports.push_back(filling == nullptr ? std::nullopt : std::optional(filling->Report()));
-  }
-  return reports;
 }
 
 FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,

@@ -35,6 +35,7 @@
 #include "cache/check_report.h"
 #include "cache/fill_scheduler.h"
 #include "cache/filling_layer.h"
+#include "cache/image_picture.h"
 #include "cache/image_types.h"
 #include "cache/index_finder.h"
 #include "cache/kept_blobs.h"
@@ -130,6 +131,10 @@ class ImageStore {
   virtual void StopCollecting() = 0;
   // One per layer of the chain, bottom first; nullopt: the layer is fully present.
   virtual std::vector<std::optional<FillReport>> FillReports(const ChainRef& chain) const = 0;
+  // What the status page shows of an image and its chain. Reads the indexes of lazy layers.
+  virtual ImagePicture Picture(const ChainRef& /*chain*/, const Digest& /*manifest*/) const {
+    return {};
+  }
   // Fetches everything and builds the span table of every layer that supports random access, as the
   // file `access` in the layer's directory.
   virtual FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,

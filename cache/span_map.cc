@@ -82,6 +82,21 @@ bool SpanMap::MayBringAlong(uint32_t span, Priority priority, bool missing_too, 
   return state(span) == State::kQueued || (missing_too && state(span) == State::kAbsent);
 }
 
+void SpanMap::SetInFlight(uint32_t span, Priority priority) {
+  Span& one = spans_[span];
+  const auto asked = static_cast<uint8_t>(priority);
+  one.priority = one.state == State::kAbsent ? asked : std::min(one.priority, asked);
+  one.state = State::kInFlight;
+}
+
+ByteState SpanMap::byte_state(uint32_t span) const {
+  const Span& one = spans_[span];
+  if (!readable(span) && one.state != State::kUnverified) return ByteState::kAbsent;
+  if (one.was_read) return ByteState::kNeeded;
+  return one.priority < static_cast<uint8_t>(Priority::kBackground) ? ByteState::kPrefetched
+                                                                    : ByteState::kFetched;
+}
+
 bool SpanMap::Take(uint32_t span, State from) {
   if (spans_[span].state != from) return false;
   if (from == State::kPresent) --present_;

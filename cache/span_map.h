@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "base/executor.h"
 #include "base/monotonic.h"
+#include "cache/fill_report.h"
 #include "cache/span_troubles.h"
 #include "image/span_table.h"
 
@@ -74,7 +75,8 @@ class SpanMap {
   // queued.
   bool MayBringAlong(uint32_t span, Priority priority, bool missing_too, Moment now) const;
 
-  void SetInFlight(uint32_t span) { spans_[span].state = State::kInFlight; }
+  // It is being requested at that priority, or at the more urgent one that it was queued with.
+  void SetInFlight(uint32_t span, Priority priority);
   // Gives the span to the caller, a worker, if it is in state `from`; it is then busy.
   bool Take(uint32_t span, State from);
   // A busy span is being verified again: it counts as present only after SetPresent.
@@ -102,6 +104,9 @@ class SpanMap {
   Moment last_read() const { return last_read_; }
   Moment last_use() const { return last_use_; }
 
+  // Whether it is present, and who asked for it.
+  ByteState byte_state(uint32_t span) const;
+
   // Takes present spans that are not in `wanted`, with about `bytes` of data, in round-robin order;
   // those that were read since the last round pass once. They become busy and are no longer
   // counted.
@@ -111,7 +116,7 @@ class SpanMap {
  private:
   struct Span {
     State state = State::kAbsent;
-    uint8_t priority = 3;  // kQueued
+    uint8_t priority = 3;  // kQueued: the queue; then that of its last request
     bool was_read = false, recent = false;
   };
   bool Paused(uint32_t span, Priority priority, Moment now) const {

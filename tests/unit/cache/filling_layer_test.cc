@@ -198,6 +198,69 @@ TEST_F(FillingLayerTest, BringsWhatIsAskedForAndNoMore) {
   EXPECT_EQ(report.waiting, 0U);
 }
 
+size_t SpanOf(const SpanTable& table, uint64_t offset) {
+  size_t i = 0;
+  while (table.spans[i].data_end() <= offset) ++i;
+  return i;
+}
+
+TEST_F(FillingLayerTest, ItsPictureTellsWhatBroughtWhichBytes) {
+  layer_->Prefetch({0, 100'000}, Priority::kForeground);
+  ASSERT_TRUE(Eventually([this] {
+    const FillReport report = layer_->Report();
+    return report.blob_bytes_present > 0 && report.in_flight.empty();
+  }));
+  EXPECT_TRUE(Check({2'000'000, 2'000'100}).ok());
+  FillPicture picture = layer_->Picture();
+  ASSERT_EQ(picture.spans.size(), table_.spans.size());
+  EXPECT_EQ(picture.spans[0], ByteState::kPrefetched);
+  EXPECT_EQ(picture.spans[SpanOf(table_, 2'000'000)], ByteState::kNeeded);
+  EXPECT_EQ(picture.spans.back(), ByteState::kAbsent);
+  EXPECT_TRUE(Check({0, 100}).ok());  // it is here: no request, and nobody waits
+  picture = layer_->Picture();
+  EXPECT_EQ(picture.spans[0], ByteState::kNeeded);
+  uint64_t bytes = 0;
+  bool profile = false, on_demand = false;
+  size_t waits = 0;
+  for (const TimelineEvent& event : picture.events.events) {
+    EXPECT_LE(event.began, event.ended);
+    EXPECT_FALSE(event.failed);
+    if (event.step == TimelineEvent::Step::kWait) {
+      ++waits;
+      EXPECT_EQ(event.bytes, (ByteRange{2'000'000, 2'000'100}));
+      continue;
+    }
+    ASSERT_EQ(event.step, TimelineEvent::Step::kRange);
+    EXPECT_GE(event.answered, event.began);
+    EXPECT_LE(event.answered, event.ended);
+    bytes += event.bytes.size();
+    profile |= event.priority == Priority::kForeground;
+    on_demand |= event.priority == Priority::kOnDemand;
+  }
+  EXPECT_EQ(waits, 1U);
+  EXPECT_TRUE(profile && on_demand);
+  EXPECT_EQ(bytes, Asked());
+}
+
+TEST_F(FillingLayerTest, ItsPictureHasWhatHasNotEnded) {
+  const SpanEntry span = table_.spans.at(table_.spans.size() / 2);
+  repository_.HoldAt(blob_.digest, span.blob_begin + 10);
+  const auto read = Begin({span.data_begin, span.data_begin + 1});
+  const auto open = [this](TimelineEvent::Step step) {
+    const FillPicture picture = layer_->Picture();
+    return std::count_if(picture.events.events.begin(), picture.events.events.end(),
+                         [step](const TimelineEvent& event) {
+                           return event.step == step && event.ended == Moment::InfiniteFuture();
+                         });
+  };
+  ASSERT_TRUE(Eventually([&] { return open(TimelineEvent::Step::kRange) == 1; }));
+  EXPECT_EQ(open(TimelineEvent::Step::kWait), 1);
+  repository_.Release(blob_.digest);
+  EXPECT_TRUE(read->status().ok());
+  ASSERT_TRUE(Eventually([&] { return open(TimelineEvent::Step::kRange) == 0; }));
+  EXPECT_EQ(open(TimelineEvent::Step::kWait), 0);
+}
+
 TEST_F(FillingLayerTest, AnAnsweredReadLeavesNoTimerForItsDeadline) {
   layer_->AllowWaiting(absl::Hours(24));
   const SpanEntry span = table_.spans.at(table_.spans.size() / 2);

@@ -41,7 +41,7 @@ class SpanMapTest : public ::testing::Test {
   SpanMapTest() { map_.SetTable(*table_); }
   std::optional<uint32_t> NextMissing() { return map_.NextMissing(Priority::kBackground, now_); }
   void Fetch(uint32_t span) {
-    map_.SetInFlight(span);
+    map_.SetInFlight(span, Priority::kOnDemand);
     ASSERT_TRUE(map_.Take(span, State::kInFlight));
     map_.SetPresent(span);
   }
@@ -50,6 +50,36 @@ class SpanMapTest : public ::testing::Test {
   const Moment now_ = Moment::Now();
   SpanMap map_{{absl::Seconds(1), absl::Seconds(2), absl::Seconds(3), absl::Seconds(4)}};
 };
+
+TEST_F(SpanMapTest, SaysWhatBroughtASpan) {
+  const auto fetch = [this](uint32_t span, std::optional<Priority> queued, Priority priority) {
+    if (queued.has_value()) map_.Queue(span, *queued, now_);
+    map_.SetInFlight(span, priority);
+    EXPECT_EQ(map_.byte_state(span), ByteState::kAbsent);
+    ASSERT_TRUE(map_.Take(span, State::kInFlight));
+    map_.SetPresent(span);
+  };
+  fetch(0, std::nullopt, Priority::kBackground);
+  EXPECT_EQ(map_.byte_state(0), ByteState::kFetched);
+  fetch(1, Priority::kForeground, Priority::kForeground);
+  EXPECT_EQ(map_.byte_state(1), ByteState::kPrefetched);
+  // A request in the background may bring along what was queued more urgently.
+  fetch(2, Priority::kReadahead, Priority::kBackground);
+  EXPECT_EQ(map_.byte_state(2), ByteState::kPrefetched);
+  map_.NoteRead(2, 1, now_);
+  EXPECT_EQ(map_.byte_state(2), ByteState::kNeeded);
+  map_.SetFound(3, /*verified=*/false);
+  EXPECT_EQ(map_.byte_state(3), ByteState::kFetched);
+  map_.NoteRead(4, 2, now_);
+  EXPECT_EQ(map_.byte_state(4), ByteState::kAbsent);
+  // Given back, and fetched again for another reason.
+  const std::vector<uint32_t> taken = map_.TakeForEviction(kDataBytes, {});
+  ASSERT_EQ(taken, (std::vector<uint32_t>{0}));
+  map_.SetAbsent(0);
+  EXPECT_EQ(map_.byte_state(0), ByteState::kAbsent);
+  fetch(0, std::nullopt, Priority::kForeground);
+  EXPECT_EQ(map_.byte_state(0), ByteState::kPrefetched);
+}
 
 TEST_F(SpanMapTest, StartsWithNothing) {
   EXPECT_EQ(map_.size(), kSpans);
@@ -69,7 +99,7 @@ TEST_F(SpanMapTest, QueuesInOrderOfAskingByPriority) {
   // More urgent now; it is not requested twice.
   map_.Queue(4, Priority::kOnDemand, now_);
   EXPECT_EQ(map_.NextQueued(Priority::kReadahead), 2u);
-  map_.SetInFlight(3);
+  map_.SetInFlight(3, Priority::kOnDemand);
   EXPECT_EQ(map_.NextQueued(Priority::kOnDemand), 4u);
   // Less urgent: nothing changes.
   map_.Queue(4, Priority::kBackground, now_);
@@ -78,7 +108,7 @@ TEST_F(SpanMapTest, QueuesInOrderOfAskingByPriority) {
 
 TEST_F(SpanMapTest, OnlyAbsentSpansAreQueued) {
   Fetch(0);
-  map_.SetInFlight(1);
+  map_.SetInFlight(1, Priority::kOnDemand);
   map_.SetFound(2, /*verified=*/false);
   for (const uint32_t span : {0u, 1u, 2u}) map_.Queue(span, Priority::kOnDemand, now_);
   EXPECT_EQ(map_.NextQueued(Priority::kOnDemand), std::nullopt);
@@ -102,7 +132,7 @@ TEST_F(SpanMapTest, UnqueueTakesOffWhatIsThatUrgent) {
 TEST_F(SpanMapTest, ScansForWhatIsMissingAndGoesBackForWhatIsLost) {
   for (const uint32_t span : {0u, 1u, 2u}) Fetch(span);
   EXPECT_EQ(NextMissing(), 3u);
-  map_.SetInFlight(3);
+  map_.SetInFlight(3, Priority::kOnDemand);
   EXPECT_EQ(NextMissing(), 4u);
   map_.SetAbsent(1);
   EXPECT_EQ(NextMissing(), 1u);
@@ -131,7 +161,7 @@ TEST_F(SpanMapTest, WhatWasWrongIsLeftAloneForAWhile) {
 }
 
 TEST_F(SpanMapTest, ASpanIsTakenOnce) {
-  map_.SetInFlight(0);
+  map_.SetInFlight(0, Priority::kOnDemand);
   EXPECT_TRUE(map_.Take(0, State::kInFlight));
   EXPECT_FALSE(map_.Take(0, State::kInFlight));
   EXPECT_EQ(map_.state(0), State::kBusy);
