@@ -373,7 +373,11 @@ void AddStatus(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<StatusArgs>(app, command, "status",
                           "what the daemon does, or how much of a mount is present", kStatusHelp);
-  verb->add_option("DIR", args->directory, "of a mount")->check(BadPath);
+  auto* const directory = verb->add_option("DIR", args->directory, "of a mount")->check(BadPath);
+  verb->add_option("--html", args->html, "write the mount's page to this file; - = standard output")
+      ->type_name("FILE")
+      ->check(BadPath)
+      ->needs(directory);
 }
 
 void AddLogins(CLI::App& app, Command* command) {

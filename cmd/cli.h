@@ -179,6 +179,7 @@ struct PruneArgs {
 
 struct StatusArgs {
   std::string directory;  // of a mount; "" = status of the daemon
+  std::string html;       // the file for its page; "-" = standard output; "" = none
 };
 
 struct LoginArgs {

@@ -388,9 +388,11 @@ absl::Status DaemonClient::Profile(const ProfileRequest& request, ProfileReply* 
   return Unary(&Control::Stub::Profile, request, reply);
 }
 
-absl::Status DaemonClient::MountStatus(const std::string& directory, MountStatusReply* reply) {
+absl::Status DaemonClient::MountStatus(const std::string& directory, bool picture,
+                                       MountStatusReply* reply) {
   MountStatusRequest request;
   request.set_directory(directory);
+  request.set_picture(picture);
   return Unary(&Control::Stub::MountStatus, request, reply);
 }
 

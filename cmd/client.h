@@ -109,7 +109,9 @@ class DaemonClient {
   absl::Status Check(const control::v1::CheckRequest& request, control::v1::CheckReply* reply);
   absl::Status Profile(const control::v1::ProfileRequest& request,
                        control::v1::ProfileReply* reply);
-  absl::Status MountStatus(const std::string& directory, control::v1::MountStatusReply* reply);
+  // With `picture`, also what the status page shows.
+  absl::Status MountStatus(const std::string& directory, bool picture,
+                           control::v1::MountStatusReply* reply);
   absl::Status GetStatus(control::v1::StatusReply* reply);
   absl::Status Shutdown(bool unmount, control::v1::ShutdownReply* reply);
   pid_t pid() const { return pid_; }  // of the daemon

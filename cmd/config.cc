@@ -398,7 +398,9 @@ Settings SettingsOf(Config& config) {
         {"timeout", Duration(config.verify_timeout)},
         {"require", Bool(config.verify_require)}}},
       {"mount", {{"loop_devices", Bool(config.loop_devices)}}},
-      {"metrics", {{"listen", OrUnset(config.metrics_listen, Listen(config.metrics_listen))}}},
+      {"metrics",
+       {{"listen", OrUnset(config.metrics_listen, Listen(config.metrics_listen))},
+        {"page", Bool(config.metrics_page)}}},
       {"containerd",
        {{"lazy", Trust(config.containerd_lazy, kLazyTrust)},
         {"lazy_images", Patterns(config.containerd_lazy_images)},
@@ -459,6 +461,9 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
   if (config.kubelet_config.empty() != config.kubelet_bin_dir.empty()) {
     return absl::InvalidArgumentError(StrCat(
         path, ": credentials.kubelet_config and credentials.kubelet_bin_dir must be set together"));
+  }
+  if (config.metrics_page && !config.metrics_listen.has_value()) {
+    return absl::InvalidArgumentError(StrCat(path, ": metrics.page needs metrics.listen"));
   }
   if (config.space.low >= config.space.high) {
     return absl::InvalidArgumentError(

@@ -68,6 +68,7 @@ struct Config {
   bool podman_layers = false;  // serve <run>/als
   // [metrics]
   std::optional<ListenAddress> metrics_listen;  // nullopt = not served
+  bool metrics_page = false;                    // serve the status page there, too
   // [credentials]: sources of credentials besides the files of the daemon's user.
   std::string kubelet_config;   // CredentialProviderConfig; "" = none
   std::string kubelet_bin_dir;  // directory of its plugins

@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "base/ticket_group.h"
 #include "cmd/calls.h"
+#include "cmd/mount_status.h"
 #include "cmd/options.h"
 #include "cmd/process_stats.h"
 #include "cmd/space_calls.h"
@@ -27,11 +28,6 @@ namespace imagefs {
 using namespace control::v1;  // NOLINT: the messages of every method below
 
 namespace {
-
-// Of a mounted layer's transfer: what comes in the foreground was asked for by the profile.
-std::string_view TransferPriority(Priority priority) {
-  return priority == Priority::kForeground ? "profile" : PriorityName(priority);
-}
 
 void FillInspect(const ImageStore& store, const ResolvedImage& image, InspectReply* reply) {
   FillImage(image, reply->mutable_image());
@@ -90,26 +86,6 @@ class InspectCall : public grpc::ServerUnaryReactor,
   std::shared_ptr<InspectCall> self_;  // until OnDone
   const std::shared_ptr<TicketGroup> group_ = std::make_shared<TicketGroup>();
 };
-
-void FillState(const MountState& mount, control::v1::Mount* out) {
-  FillMount(mount.record, out);
-  if (!mount.mounted()) {
-    out->set_state("not mounted");
-    out->set_reason(mount.not_mounted);
-    return;
-  }
-  out->set_needs_daemon(mount.needs_daemon());
-  if (mount.chain == nullptr || mount.chain->complete()) return;
-  out->set_state("filling");
-  LayerFill::Progress sum;
-  for (const LayerRef& layer : mount.chain->layers) {
-    if (layer->fill == nullptr) continue;
-    const LayerFill::Progress progress = layer->fill->progress();
-    sum.present += progress.present;
-    sum.total += progress.total;
-  }
-  if (sum.total > 0) out->set_filled_percent(static_cast<uint32_t>(sum.present * 100 / sum.total));
-}
 
 class ControlServiceImpl : public ControlService, private Control::CallbackService {
  public:
@@ -353,50 +329,7 @@ void AddFlight(const FlightReport& report, StatusReply* reply) {
 absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request,
                                                MountStatusReply* reply) {
   IMAGEFS_ASSIGN_OR_RETURN(const std::string directory, ResolveParents(request.directory()));
-  for (const MountState& mount : deps_.mounts.List()) {
-    if (mount.record.directory != directory) continue;
-    FillState(mount, reply->mutable_mount());
-    if (!mount.mounted()) return absl::OkStatus();
-    ChainRef chain = mount.chain;
-    if (chain == nullptr) {
-      IMAGEFS_ASSIGN_OR_RETURN(chain, deps_.store.FindChain(mount.record.chain_id));
-    }
-    const std::vector<std::optional<FillReport>> reports = deps_.store.FillReports(chain);
-    const absl::StatusOr<ImageRef> image = deps_.store.FindManifest(mount.record.manifest_digest);
-    for (size_t i = 0; i < chain->layers.size(); ++i) {
-      const Layer& layer = *chain->layers[i];
-      MountStatusReply::Layer* out = reply->add_layers();
-      out->set_diff_id(layer.diff_id.ToString());
-      out->set_state(std::string(LayerStateName(deps_.store.StateOfName(layer.id))));
-      const bool proven = layer.proven() || layer.complete();
-      out->set_source(std::string(proven ? kProvenSource : IndexSourceName(layer.source)));
-      out->set_data_bytes(layer.data_bytes);
-      out->set_data_bytes_present(layer.data_bytes);
-      if (image.ok() && i < (*image)->manifest.layers.size()) {
-        out->set_digest((*image)->manifest.layers[i].digest.ToString());
-        out->set_blob_bytes((*image)->manifest.layers[i].size);
-        out->set_blob_bytes_present(out->blob_bytes());
-      }
-      if (i >= reports.size() || !reports[i].has_value()) continue;
-      const FillReport& report = *reports[i];
-      if (report.state != "complete") out->set_state(report.state);
-      out->set_reason(report.reason);
-      out->set_blob_bytes(report.blob_bytes);
-      out->set_blob_bytes_present(report.blob_bytes_present);
-      out->set_blob_bytes_fetched(report.blob_bytes_fetched);
-      out->set_blob_bytes_needed(report.blob_bytes_needed);
-      out->set_data_bytes_present(report.data_bytes_present);
-      out->set_waiting(report.waiting);
-      for (const FillReport::Transfer& transfer : report.in_flight) {
-        MountStatusReply::Transfer* one = out->add_in_flight();
-        one->set_begin(transfer.blob.begin);
-        one->set_end(transfer.blob.end);
-        one->set_priority(std::string(TransferPriority(transfer.priority)));
-      }
-    }
-    return absl::OkStatus();
-  }
-  return absl::NotFoundError(StrCat(directory, ": no imagefs mount; imagefs ls lists them"));
+  return FillMountStatus(deps_.store, deps_.mounts, directory, request.picture(), reply);
 }
 
 absl::Status ControlServiceImpl::DoProfile(const ProfileRequest& request, ProfileReply* reply) {
@@ -515,14 +448,7 @@ absl::Status ControlServiceImpl::DoStatus(StatusReply* reply) {
   // A token's key is derived from credentials, so its single-flight tasks are counted but not
   // named.
   AddFlight({"token", source.tokens, {}}, reply);
-  for (const LayerInfo& info : deps_.store.ListLayers()) {
-    StatusReply::Layer* layer = reply->add_layers();
-    layer->set_diff_id(info.diff_id.ToString());
-    layer->set_state(std::string(LayerStateName(info.state)));
-    layer->set_data_bytes(info.data_bytes);
-    layer->set_index_bytes(info.index_bytes);
-    layer->set_source(std::string(info.source));
-  }
+  FillLayers(deps_.store, reply);
   return absl::OkStatus();
 }
 

@@ -39,12 +39,14 @@
 #include "cmd/metrics.h"
 #include "cmd/mount_channel.h"
 #include "cmd/mount_recovery.h"
+#include "cmd/page_handlers.h"
 #include "cmd/publish.h"
 #include "cmd/records.h"
 #include "cmd/rendezvous.h"
 #include "cmd/service_manager.h"
 #include "cmd/snapshots_server.h"
 #include "cmd/source_options.h"
+#include "cmd/space_calls.h"
 #include "fetch/node_credentials.h"
 #include "fetch/source.h"
 #include "fs/fuse_loop.h"
@@ -155,6 +157,8 @@ class DaemonImpl : public Daemon {
   MountChannels channels_;
   std::unique_ptr<Listeners> listeners_;
   std::atomic<size_t> warnings_{0};
+  const RuntimeUsers users_ = [this] { return RuntimeUsersNow(); };
+  std::optional<SpaceCalls> page_calls_;
   std::unique_ptr<HttpListener> http_;  // null: not configured, or its address is taken
   Watchdog watchdog_{Watchdog::LimitFromEnvironment()};
 };
@@ -379,7 +383,17 @@ std::string DaemonImpl::ServeMetrics() {
   if (!options_.config.metrics_listen.has_value()) return "";
   const ListenAddress& address = *options_.config.metrics_listen;
   HttpListener::Handlers pages;
-  pages["/metrics"] = [this] { return HttpListener::Answer{200, kMetricTextType, Metrics()}; };
+  pages["/metrics"] = [this](const HttpListener::Request&) {
+    return HttpListener::Answer{200, kMetricTextType, Metrics()};
+  };
+  if (options_.config.metrics_page) {
+    const auto about = [this](control::v1::StatusReply* reply) {
+      reply->set_version(options_.version);
+      reply->set_root(options_.paths.root);
+    };
+    AddPageHandlers(page_calls_.emplace(SpaceCalls{*store_, *mounts_, podman_.get(), users_}),
+                    about, pages);
+  }
   absl::StatusOr<std::unique_ptr<HttpListener>> http =
       HttpListener::Open(address, std::move(pages), {});
   if (!http.ok()) {
@@ -429,7 +443,7 @@ absl::Status DaemonImpl::Listen() {
        [policy = options_.config.CommandPolicy()](const Reference& image) {
          return policy.For(image);
        },
-       [this] { return RuntimeUsersNow(); }, &calls_, &channels_});
+       users_, &calls_, &channels_});
   if (options_.config.cri_proxy) {
     IMAGEFS_ASSIGN_OR_RETURN(cri_,
                              CriProxy::Start({options_.config.containerd_socket}, credentials_));

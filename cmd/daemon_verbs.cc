@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The verbs that are one request to the daemon.
+#include <fcntl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -12,6 +13,7 @@
 
 #include "absl/time/time.h"
 #include "base/failure.h"
+#include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/client.h"
@@ -19,6 +21,7 @@
 #include "cmd/list_filter.h"
 #include "cmd/print.h"
 #include "cmd/rendezvous.h"
+#include "cmd/status_page.h"
 #include "cmd/unmount.h"
 #include "cmd/verb_handlers.h"
 #include "fs/mount_namespace.h"
@@ -71,15 +74,29 @@ int PinOrUnpin(ClientSession& session, const std::vector<std::string>& reference
   return session.Finish((*client)->Pin(request));
 }
 
-int MountStatus(ClientSession& session, const std::string& of) {
-  const absl::StatusOr<std::string> directory = AbsolutePath(of);
+absl::Status WritePage(ClientSession& session, const std::string& file, const std::string& page) {
+  if (file == "-") {
+    session.out().Print(page);
+    return absl::OkStatus();
+  }
+  // The names in it are the image's: for others only where the umask allows it.
+  const Fd fd(open(file.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY, 0666));
+  if (!fd.valid()) return ErrnoStatus(errno, file);
+  return Annotate(WriteFull(fd.get(), page), file);
+}
+
+int MountStatus(ClientSession& session, const StatusArgs& args) {
+  const absl::StatusOr<std::string> directory = AbsolutePath(args.directory);
   if (!directory.ok()) return session.out().Fail(directory.status());
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
   MountStatusReply reply;
-  const absl::Status status = (*client)->MountStatus(*directory, &reply);
-  if (status.ok())
+  absl::Status status = (*client)->MountStatus(*directory, !args.html.empty(), &reply);
+  if (status.ok() && !args.html.empty()) {
+    status = WritePage(session, args.html, MountPage(reply, /*served=*/false));
+  } else if (status.ok()) {
     session.out().Print(session.json() ? MountStatusJson(reply) : MountStatusText(reply));
+  }
   return session.Finish(status);
 }
 
@@ -263,7 +280,7 @@ int Run(ClientSession& session, const CheckArgs& args) {
 }
 
 int Run(ClientSession& session, const StatusArgs& args) {
-  if (!args.directory.empty()) return MountStatus(session, args.directory);
+  if (!args.directory.empty()) return MountStatus(session, args);
   auto client = session.ConnectToAny();
   if (!client.ok()) return session.Finish(client.status());
   StatusReply reply;

@@ -36,6 +36,21 @@ void LogHttp(void*, const char* format, va_list arguments) {
   LogDebug("http_listener said=", Printable(text));
 }
 
+HttpListener::Request RequestOf(MHD_Connection* connection) {
+  HttpListener::Request request;
+  const char* host = MHD_lookup_connection_value(connection, MHD_HEADER_KIND, "Host");
+  if (host != nullptr) request.host = host;
+  MHD_get_connection_values(
+      connection, MHD_GET_ARGUMENT_KIND,
+      [](void* arguments, MHD_ValueKind, const char* key, const char* value) {
+        static_cast<std::map<std::string, std::string>*>(arguments)->emplace(
+            key, value == nullptr ? "" : value);
+        return MHD_YES;
+      },
+      &request.arguments);
+  return request;
+}
+
 class HttpListenerImpl : public HttpListener {
  public:
   HttpListenerImpl(std::unique_ptr<ListenSocket> socket, Handlers handlers, Options options)
@@ -165,12 +180,15 @@ MHD_Result HttpListenerImpl::Reply(MHD_Connection* connection, std::string_view 
   if (!allowed) {
     answer = {405, kPlain, "only GET and HEAD\n"};
   } else if (const auto found = handlers_.find(path); found != handlers_.end()) {
-    answer = found->second();
+    answer = found->second(RequestOf(connection));
   }
   MHD_Response* response = MHD_create_response_from_buffer(answer.body.size(), answer.body.data(),
                                                            MHD_RESPMEM_MUST_COPY);
   if (response == nullptr) return MHD_NO;
   MHD_add_response_header(response, "Content-Type", answer.content_type.c_str());
+  for (const auto& [name, value] : answer.headers) {
+    MHD_add_response_header(response, name.c_str(), value.c_str());
+  }
   MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
   MHD_add_response_header(response, "Cache-Control", "no-store");
   // The deadline is that of a connection, so each has one request.

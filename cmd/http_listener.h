@@ -13,6 +13,8 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "cmd/listen_address.h"
@@ -21,14 +23,19 @@ namespace imagefs {
 
 class HttpListener {
  public:
+  struct Request {
+    std::string host;                              // the Host header; "" = none
+    std::map<std::string, std::string> arguments;  // of the query, decoded
+  };
   struct Answer {
     int status = 200;
     std::string content_type;
     std::string body;
+    std::vector<std::pair<std::string, std::string>> headers;  // further ones
   };
   // By path, without query. Any other path is answered with 404. Handlers run on the listener's
   // thread, and may block on what is local and fast.
-  using Handlers = std::map<std::string, std::function<Answer()>, std::less<>>;
+  using Handlers = std::map<std::string, std::function<Answer(const Request&)>, std::less<>>;
   struct Options {
     std::chrono::milliseconds deadline{10'000};  // of a connection
     unsigned connections = 16;                   // further ones wait in the kernel's queue

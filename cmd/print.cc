@@ -485,8 +485,47 @@ std::string MountStatusText(const MountStatusReply& reply) {
   return out + table.Text() + reasons;
 }
 
-std::string MountStatusJson(const MountStatusReply& reply) {
-  JsonWriter json(/*pretty=*/true);
+// The members of a picture are of the status page, not of the command's output.
+void WriteMap(JsonWriter& json, const MountStatusReply::Layer& layer) {
+  json.Key("map").BeginObject().Member("bytes", uint64_t{layer.map_bytes()});
+  json.Key("names").BeginArray();
+  for (const std::string& name : layer.names()) json.String(name);
+  json.EndArray().Key("runs").BeginArray();
+  for (const MountStatusReply::Run& run : layer.runs()) {
+    json.BeginArray().Uint(run.begin()).Uint(run.end()).BeginArray();
+    for (const uint64_t bytes : run.bytes()) json.Uint(bytes);
+    json.EndArray().Uint(run.files()).BeginArray();
+    for (const uint32_t name : run.names()) json.Uint(name);
+    json.EndArray().EndArray();
+  }
+  json.EndArray().EndObject();
+}
+
+void WriteEvents(JsonWriter& json, const MountStatusReply& reply) {
+  json.Member("now_us", int64_t{reply.now_us()})
+      .Member("events_began_unix_ms", int64_t{reply.events_began_unix_ms()})
+      .Member("events_dropped", uint64_t{reply.events_dropped()});
+  json.Key("events").BeginArray();
+  for (const MountStatusReply::Event& event : reply.events()) {
+    json.BeginObject()
+        .Member("step", event.step())
+        .Member("layer", uint64_t{event.layer()})
+        .Member("began_us", int64_t{event.began_us()})
+        .Member("answered_us", int64_t{event.answered_us()})
+        .Member("ended_us", int64_t{event.ended_us()})
+        .Member("begin", uint64_t{event.begin()})
+        .Member("end", uint64_t{event.end()})
+        .Member("priority", event.priority())
+        .Member("failed", event.failed())
+        .Member("hedge", event.hedge())
+        .Member("detail", event.detail())
+        .EndObject();
+  }
+  json.EndArray();
+}
+
+std::string MountStatusJson(const MountStatusReply& reply, bool pretty) {
+  JsonWriter json(pretty);
   json.BeginObject()
       .Member("directory", reply.mount().directory())
       .Member("reference", reply.mount().reference())
@@ -519,9 +558,13 @@ std::string MountStatusJson(const MountStatusReply& reply) {
           .Member("priority", transfer.priority())
           .EndObject();
     }
-    json.EndArray().EndObject();
+    json.EndArray();
+    if (layer.runs_size() > 0) WriteMap(json, layer);
+    json.EndObject();
   }
-  json.EndArray().EndObject();
+  json.EndArray();
+  if (!pretty) WriteEvents(json, reply);
+  json.EndObject();
   return Done(json);
 }
 

@@ -93,7 +93,8 @@ std::string IndexText(const control::v1::MountResult& result);
 std::string IndexJson(const control::v1::MountResult& result);
 
 std::string MountStatusText(const control::v1::MountStatusReply& reply);
-std::string MountStatusJson(const control::v1::MountStatusReply& reply);
+// With the picture, if the reply has one.
+std::string MountStatusJson(const control::v1::MountStatusReply& reply, bool pretty = true);
 
 std::string ProfileText(const control::v1::ProfileReply& reply);
 // The reply without the content of the profile.

@@ -157,9 +157,12 @@ inline constexpr char kStatusHelp[] =
     "layer, the compressed bytes that are present, were fetched and were needed, and the requests "
     "in\n"
     "flight.\n"
+    "--html writes the mount's page: which bytes are present and who asked for them, and the\n"
+    "steps and requests of its cold start.\n"
     "\n"
     "  imagefs status\n"
-    "  imagefs status --json /mnt\n";
+    "  imagefs status --json /mnt\n"
+    "  imagefs status --html page.html /mnt\n";
 
 inline constexpr char kInspectHelp[] =
     "Shows the manifest, the configuration and the layers of an image; fetches no layer.\n"

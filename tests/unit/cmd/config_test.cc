@@ -118,6 +118,10 @@ TEST(Config, Hosts) {
 TEST(Config, Metrics) {
   EXPECT_FALSE(ParseConfig("", "f")->metrics_listen.has_value());
   EXPECT_FALSE(ParseConfig("[metrics]\nlisten = \"\"\n", "f")->metrics_listen.has_value());
+  EXPECT_FALSE(ParseConfig("[metrics]\nlisten = \"[::1]:9180\"\n", "f")->metrics_page);
+  EXPECT_TRUE(ParseConfig("[metrics]\nlisten = \"[::1]:9180\"\npage = true\n", "f")->metrics_page);
+  EXPECT_EQ(ParseConfig("[metrics]\npage = true\n", "f").status().message(),
+            "f: metrics.page needs metrics.listen");
   EXPECT_EQ(ParseConfig("[metrics]\nlisten = \"[::1]:9180\"\n", "f")->metrics_listen->ToString(),
             "[::1]:9180");
   EXPECT_TRUE(ParseConfig("[metrics]\nlisten = \"/run/x.sock\"\n", "f")->metrics_listen->is_unix());

@@ -78,11 +78,18 @@ class HttpListenerTest : public testing::Test {
   }
   void Open(std::string_view address = "127.0.0.1:0", HttpListener::Options options = {}) {
     HttpListener::Handlers handlers;
-    handlers["/metrics"] = [this] {
+    handlers["/metrics"] = [this](const HttpListener::Request&) {
       ++asked_;
       return HttpListener::Answer{200, "text/plain", "one 1\n"};
     };
-    handlers["/large"] = [] {
+    handlers["/page"] = [](const HttpListener::Request& request) {
+      std::string body = request.host;
+      for (const auto& [name, value] : request.arguments) {
+        StrAppend(&body, "|", name, "=", value);
+      }
+      return HttpListener::Answer{200, "text/html", body, {{"X-Policy", "none"}}};
+    };
+    handlers["/large"] = [](const HttpListener::Request&) {
       return HttpListener::Answer{200, "text/plain", std::string(32 << 20, 'x')};
     };
     auto opened = HttpListener::Open(At(address), std::move(handlers), options);
@@ -105,6 +112,17 @@ TEST_F(HttpListenerTest, AnswersAPageAndClosesTheConnection) {
   EXPECT_TRUE(answer.ends_with("\r\n\r\none 1\n"));
   EXPECT_TRUE(Get(address(), "/metrics?name=x").starts_with("HTTP/1.1 200"));
   EXPECT_EQ(asked_, 2);
+}
+
+TEST_F(HttpListenerTest, AHandlerHasTheHostAndTheQuery) {
+  Open();
+  const std::string answer =
+      Ask(address(), "GET /page?directory=/a%20%26+b%2b&x&x=2&=y HTTP/1.1\r\nHost: h:1\r\n\r\n");
+  EXPECT_TRUE(answer.starts_with("HTTP/1.1 200")) << answer;
+  EXPECT_TRUE(answer.ends_with("\r\n\r\nh:1|=y|directory=/a & b+|x=")) << answer;
+  EXPECT_NE(answer.find("X-Policy: none\r\n"), std::string::npos);
+  EXPECT_NE(answer.find("X-Content-Type-Options: nosniff\r\n"), std::string::npos);
+  EXPECT_TRUE(Ask(address(), "GET /page HTTP/1.0\r\n\r\n").ends_with("\r\n\r\n"));
 }
 
 TEST_F(HttpListenerTest, HeadHasTheHeadersOnly) {
