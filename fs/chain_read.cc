@@ -3,12 +3,62 @@
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <optional>
 
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
 #include "base/fd.h"
 #include "base/status.h"
 #include "base/text.h"
 
 namespace imagefs {
+namespace {
+
+// The parts of one read that are on their way. It lives until the last of them has arrived.
+class PendingParts : public std::enable_shared_from_this<PendingParts> {
+ public:
+  using Done = absl::AnyInvocable<void(absl::StatusOr<std::vector<ReadPin>>)>;
+  explicit PendingParts(Done done) : done_(std::move(done)) {}
+
+  void Start(const std::vector<std::pair<LayerRef, ByteRange>>& missing, ReaderId reader,
+             const CancelToken& cancel) {
+    {
+      absl::MutexLock lock(&mu_);
+      waiting_ = missing.size() + 1;
+    }
+    for (const auto& [layer, range] : missing) {
+      layer->keeper()->Ensure(range, reader, cancel,
+                              [self = shared_from_this(), layer = layer](
+                                  absl::StatusOr<ReadPin> pin) { self->Arrived(std::move(pin)); });
+    }
+    Arrived(std::nullopt);
+  }
+
+ private:
+  void Arrived(std::optional<absl::StatusOr<ReadPin>> pin) {
+    absl::Status status;
+    std::vector<ReadPin> pins;
+    {
+      absl::MutexLock lock(&mu_);
+      if (pin.has_value()) status_.Update(pin->status());
+      if (pin.has_value() && pin->ok()) pins_.push_back(**std::move(pin));
+      if (--waiting_ > 0) return;
+      status = status_;
+      pins = std::move(pins_);
+    }
+    if (!status.ok()) return done_(std::move(status));
+    done_(std::move(pins));
+  }
+
+  Done done_;
+  absl::Mutex mu_;
+  size_t waiting_ ABSL_GUARDED_BY(mu_) = 0;
+  absl::Status status_ ABSL_GUARDED_BY(mu_);
+  std::vector<ReadPin> pins_ ABSL_GUARDED_BY(mu_);
+};
+
+}  // namespace
 
 absl::Status ReadLayer(const Layer& layer, uint64_t offset, absl::Span<char> out,
                        absl::Span<const ReadPin> pins) {
@@ -75,6 +125,12 @@ absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> MissingParts(const C
     offset += part;
   }
   return out;
+}
+
+void EnsureParts(const std::vector<std::pair<LayerRef, ByteRange>>& missing, ReaderId reader,
+                 const CancelToken& cancel,
+                 absl::AnyInvocable<void(absl::StatusOr<std::vector<ReadPin>>)> done) {
+  std::make_shared<PendingParts>(std::move(done))->Start(missing, reader, cancel);
 }
 
 }  // namespace imagefs

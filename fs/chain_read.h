@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads bytes of layers, and of the files of a chain, to answer FUSE requests. Thread-safe.
+// Reads bytes of layers, and of the files of a chain, for whoever shows them: FUSE and the calls
+// that stream files. A file is read in three steps, of which only the second may wait: MissingParts
+// finds what is not local, EnsureParts fetches and verifies it, ReadFile reads. Thread-safe.
 #pragma once
 
 #include <cstddef>
@@ -7,10 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "base/byte_range.h"
+#include "base/cancel.h"
 #include "cache/chain.h"
 #include "image/tree.h"
 
@@ -30,5 +34,11 @@ absl::Status ReadFile(const Chain& chain, Nid nid, uint64_t offset, absl::Span<c
 absl::StatusOr<std::vector<std::pair<LayerRef, ByteRange>>> MissingParts(const Chain& chain,
                                                                          Nid nid, uint64_t offset,
                                                                          size_t size);
+
+// Runs `done` exactly once, on any thread (possibly inline), when all of these parts have arrived,
+// failed or been cancelled: with the pins to read them with, or with the first error.
+void EnsureParts(const std::vector<std::pair<LayerRef, ByteRange>>& missing, ReaderId reader,
+                 const CancelToken& cancel,
+                 absl::AnyInvocable<void(absl::StatusOr<std::vector<ReadPin>>)> done);
 
 }  // namespace imagefs

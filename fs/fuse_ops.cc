@@ -167,14 +167,11 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
         fill_(std::move(fill)) {}
 
   void Start(const std::vector<std::pair<LayerRef, ByteRange>>& missing) {
-    waiting_ = missing.size() + 1;
     fuse_req_interrupt_func(req_, &PendingRead::Interrupt, this);
-    for (const auto& [layer, range] : missing) {
-      layer->keeper()->Ensure(range, reader_, cancel_.token(),
-                              [self = shared_from_this(), layer = layer](
-                                  absl::StatusOr<ReadPin> pin) { self->Arrived(std::move(pin)); });
-    }
-    Arrived(ReadPin());
+    EnsureParts(missing, reader_, cancel_.token(),
+                [self = shared_from_this()](absl::StatusOr<std::vector<ReadPin>> pins) {
+                  self->Arrived(std::move(pins));
+                });
   }
 
  private:
@@ -186,27 +183,21 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
     interrupting_ = nullptr;
   }
 
-  void Arrived(absl::StatusOr<ReadPin> pin) {
-    {
-      absl::MutexLock lock(&mu_);
-      status_.Update(pin.status());
-      if (pin.ok()) pins_.push_back(*std::move(pin));
-      if (--waiting_ > 0) return;
-    }
+  void Arrived(absl::StatusOr<std::vector<ReadPin>> pins) {
     // Returns once no further interrupt can arrive. Skipped within an interrupt, which excludes
     // others.
     if (interrupting_ != this) fuse_req_interrupt_func(req_, nullptr, nullptr);
     if (cancel_.token().cancelled()) return void(fuse_reply_err(req_, EINTR));
     const auto buffer = std::make_unique_for_overwrite<char[]>(size_);
-    if (status_.ok()) status_ = fill_({buffer.get(), size_}, pins_);
-    if (!status_.ok()) {
+    absl::Status status = pins.status();
+    if (status.ok()) status = fill_({buffer.get(), size_}, *pins);
+    if (!status.ok()) {
       // Leave it unanswered: the kernel sends it to the next process.
       if (ServedOf(req_).leaving.load(std::memory_order_acquire)) return fuse_reply_none(req_);
-      LogWarning("read_failed error=", status_.message());
+      LogWarning("read_failed error=", status.message());
       return void(fuse_reply_err(req_, EIO));
     }
     fuse_reply_buf(req_, buffer.get(), size_);
-    pins_.clear();
   }
 
   static thread_local const PendingRead* interrupting_;
@@ -217,10 +208,6 @@ class PendingRead : public std::enable_shared_from_this<PendingRead> {
   const size_t size_;
   const Fill fill_;
   CancelSource cancel_;
-  absl::Mutex mu_;
-  size_t waiting_ = 0;  // guarded by mu_, like status_ and pins_ until the last arrival
-  absl::Status status_;
-  std::vector<ReadPin> pins_;
 };
 
 thread_local const PendingRead* PendingRead::interrupting_ = nullptr;
