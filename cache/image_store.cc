@@ -126,12 +126,18 @@ class ImageStoreImpl : public ImageStore {
   FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                            Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
-    return Ensure(std::move(image), std::move(source), trust, priority, "", std::move(done));
+    return Ensure(std::move(image), std::move(source), trust, priority, {}, std::move(done));
+  }
+  FlightTicket EnsureFiles(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
+                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
+    return Ensure(std::move(image), std::move(source), trust, Priority::kForeground,
+                  {.runs = false}, std::move(done));
   }
   FlightTicket EnsureOwned(const std::string& holder, ImageRef image,
                            std::shared_ptr<ImageSource> source, IndexTrust trust, Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
-    return Ensure(std::move(image), std::move(source), trust, priority, holder, std::move(done));
+    return Ensure(std::move(image), std::move(source), trust, priority, {.holder = holder},
+                  std::move(done));
   }
   absl::Status ReleaseHeld(const std::string& holder, const Digest& manifest) override {
     return records_->RemoveHeld(holder, manifest);
@@ -254,9 +260,13 @@ class ImageStoreImpl : public ImageStore {
   // Resolve, without asking verifiers.
   FlightTicket Look(ResolveRequest request,
                     absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done);
-  // `holder` "" = the image is listed.
+  // For what a chain is made.
+  struct Use {
+    std::string holder = "";  // as in EnsureOwned; "" = the image is listed
+    bool runs = true;         // its program is about to run
+  };
   FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
-                      Priority priority, std::string holder,
+                      Priority priority, Use use,
                       absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done);
   // In quiet moments: collects layers that were proven under another name, and what was released;
   // keeps the store within its limits.
@@ -274,9 +284,9 @@ class ImageStoreImpl : public ImageStore {
   void FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
                    IndexTrust trust, CancelToken cancel, ChainStore::IndexesFound done);
   // A chain is about to be used: sets `source` as the source of its missing bytes and prefetches
-  // those that its first run read; without a profile, this is the first run.
+  // those that its first run read; without a profile, this is the first run. `runs`: as in Use.
   void OnReadable(const ResolvedImage& image, const ChainRef& chain,
-                  const std::shared_ptr<ImageSource>& source);
+                  const std::shared_ptr<ImageSource>& source, bool runs);
   void CollectProfiles();
   // Runs `task` on housekeeping_ after a pause, by one of the timers below, unless the store is
   // closing.
@@ -440,7 +450,7 @@ void ImageStoreImpl::KeepRecent(const std::string& key, const ImageRef& image) {
 }
 
 FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource> source,
-                                    IndexTrust trust, Priority priority, std::string holder,
+                                    IndexTrust trust, Priority priority, Use use,
                                     absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) {
   const LogContext::Scope scope(starts_->Continue());
   if (!HasLayers(*image, trust)) starts_->Keep(image->manifest_digest, LogContext::Current());
@@ -452,13 +462,14 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
     };
   }
   return chains_->Ensure(std::move(request), priority,
-                         [this, image, source, holder = std::move(holder),
+                         [this, image, source, use = std::move(use),
                           step = std::optional(TimedStep(TimelineEvent::Step::kLayers)),
                           done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
                            step.reset();
                            if (chain.ok()) {
-                             OnReadable(*image, *chain, source);
-                             absl::Status status = records_->Put(*image, holder, NamesOf(**chain));
+                             OnReadable(*image, *chain, source, use.runs);
+                             absl::Status status =
+                                 records_->Put(*image, use.holder, NamesOf(**chain));
                              if (status.ok()) status = records_->Claim(NamesOf(**chain));
                              if (!status.ok()) chain = status;
                            }
@@ -512,7 +523,7 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
 }
 
 void ImageStoreImpl::OnReadable(const ResolvedImage& image, const ChainRef& chain,
-                                const std::shared_ptr<ImageSource>& source) {
+                                const std::shared_ptr<ImageSource>& source, bool runs) {
   ProfileKeeper::Layers filling;
   for (const LayerRef& layer : chain->layers) {
     if (layer->complete()) continue;
@@ -521,7 +532,7 @@ void ImageStoreImpl::OnReadable(const ResolvedImage& image, const ChainRef& chai
     one->AddSource(source);
     filling.emplace_back(layer->diff_id, std::move(one));
   }
-  if (filling.empty() || !options_.profiles) return;
+  if (filling.empty() || !options_.profiles || !runs) return;
   const absl::StatusOr<Profile> profile = profiles_->Get(image.manifest_digest);
   if (profile.ok()) {
     Replay(*profile, filling);

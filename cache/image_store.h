@@ -111,6 +111,11 @@ class ImageStore {
   virtual FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source,
                                    IndexTrust trust, Priority priority,
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
+  // Like EnsureChain, for a caller that reads some files and runs nothing: what it reads is not
+  // recorded as the image's first run, and what that run read is not fetched for it.
+  virtual FlightTicket EnsureFiles(ImageRef image, std::shared_ptr<ImageSource> source,
+                                   IndexTrust trust,
+                                   absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
   // Like EnsureChain, for an image that is not listed. It is protected from the collector, also
   // across restarts, by the part of the program named by `holder` (a word), until ReleaseHeld.
   virtual FlightTicket EnsureOwned(const std::string& holder, ImageRef image,

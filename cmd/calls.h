@@ -90,4 +90,9 @@ MountEventReactor* StartExport(const CallContext& context, grpc::CallbackServerC
 MountEventReactor* StartImport(const CallContext& context, grpc::CallbackServerContext* call,
                                const control::v1::ImportRequest& request);
 
+MountEventReactor* StartFiles(const CallContext& context, grpc::CallbackServerContext* call,
+                              const control::v1::FilesRequest& request);
+MountEventReactor* StartDiff(const CallContext& context, grpc::CallbackServerContext* call,
+                             const control::v1::DiffRequest& request);
+
 }  // namespace imagefs

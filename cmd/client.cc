@@ -305,15 +305,25 @@ absl::Status DaemonClient::Stream(Method method, const Request& request, const O
     auto reader = (rpc_->stub.get()->*method)(&context, request);
     MountEvent event;
     bool result = false;
+    bool seen = false;  // a part of the result, which must not come twice
     std::string trouble;
-    while (reader->Read(&event)) {
+    absl::Status taken;
+    while (taken.ok() && reader->Read(&event)) {
       reminder.reset();
       trouble = event.progress().trouble();
       result |= event.has_result();
-      on_event(event);
+      seen |= !event.has_progress();
+      taken = on_event(event);
     }
+    if (!taken.ok()) context.TryCancel();
     const grpc::Status status = reader->Finish();
-    Outcome outcome = Outcome::Of(context, status, result);
+    Outcome outcome = Outcome::Of(context, status, seen);
+    if (!taken.ok()) {
+      outcome.lost = outcome.repeated = false;
+      outcome.answered = true;
+      outcome.status = taken;
+      return outcome;
+    }
     if (options_.timeout.count() != 0 && absl::IsDeadlineExceeded(outcome.status) &&
         !outcome.answered) {
       outcome.answered = true;
@@ -352,6 +362,14 @@ absl::Status DaemonClient::Export(const ExportRequest& request, const OnEvent& o
 
 absl::Status DaemonClient::Import(const ImportRequest& request, const OnEvent& on_event) {
   return Stream(&Control::Stub::Import, request, on_event);
+}
+
+absl::Status DaemonClient::Files(const FilesRequest& request, const OnEvent& on_event) {
+  return Stream(&Control::Stub::Files, request, on_event);
+}
+
+absl::Status DaemonClient::Diff(const DiffRequest& request, const OnEvent& on_event) {
+  return Stream(&Control::Stub::Diff, request, on_event);
 }
 
 absl::Status DaemonClient::ListShared(const std::string& directory, ListImagesReply* reply) {

@@ -31,8 +31,10 @@ class AddRequest;
 class CheckReply;
 class CheckRequest;
 class DiskUsageReply;
+class DiffRequest;
 class DropRequest;
 class ExportRequest;
+class FilesRequest;
 class ImportRequest;
 class InspectReply;
 class InspectRequest;
@@ -82,14 +84,17 @@ class DaemonClient {
                                                                Interrupts& interrupts);
   ~DaemonClient();
 
-  // Every event but the last is progress; the last is the result.
-  using OnEvent = std::function<void(const control::v1::MountEvent& event)>;
+  // Events are progress and parts of the result; the last is the result. An error cancels the call
+  // and is returned.
+  using OnEvent = std::function<absl::Status(const control::v1::MountEvent& event)>;
   absl::Status Mount(const control::v1::MountRequest& request, const OnEvent& on_event);
   absl::Status Pull(const control::v1::PullRequest& request, const OnEvent& on_event);
   absl::Status Index(const control::v1::IndexRequest& request, const OnEvent& on_event);
   absl::Status Add(const control::v1::AddRequest& request, const OnEvent& on_event);
   absl::Status Export(const control::v1::ExportRequest& request, const OnEvent& on_event);
   absl::Status Import(const control::v1::ImportRequest& request, const OnEvent& on_event);
+  absl::Status Files(const control::v1::FilesRequest& request, const OnEvent& on_event);
+  absl::Status Diff(const control::v1::DiffRequest& request, const OnEvent& on_event);
   absl::Status ListShared(const std::string& directory, control::v1::ListImagesReply* reply);
   // Sets the level if it is not "". Returns the one in force.
   absl::StatusOr<std::string> LogLevel(const std::string& level);

@@ -149,16 +149,20 @@ absl::Status ClientSession::AddCredential(const Reference& reference, const Imag
 }
 
 absl::StatusOr<MountResult> ClientSession::Transfer(
-    absl::FunctionRef<absl::Status(const DaemonClient::OnEvent&)> call) {
+    absl::FunctionRef<absl::Status(const DaemonClient::OnEvent&)> call, OnPart on_part) {
   const std::string terminal = ProcessEnvironment("TERM");
   ProgressRenderer renderer(
       {.terminal = isatty(STDERR_FILENO) != 0 && !terminal.empty() && terminal != "dumb"});
   MountResult result;
-  uint64_t come = 0;  // compressed bytes of this call
-  const absl::Status status = call([&](const MountEvent& event) {
+  uint64_t come = 0;   // compressed bytes of this call
+  bool parts = false;  // they may be on the terminal: nothing is drawn any more
+  const absl::Status status = call([&](const MountEvent& event) -> absl::Status {
     if (event.has_result()) {
       result = event.result();
-    } else {
+    } else if (!event.has_progress()) {
+      if (!std::exchange(parts, true)) out_.Note(renderer.Finish());
+      return on_part(event);
+    } else if (!parts) {
       come = 0;
       for (const auto& layer : event.progress().layers()) come += layer.fetched_bytes();
       // It may have been resized since the last event.
@@ -168,8 +172,9 @@ absl::StatusOr<MountResult> ClientSession::Transfer(
       }
       out_.Note(renderer.Update(event.progress(), Clock::now().time_since_epoch()));
     }
+    return absl::OkStatus();
   });
-  out_.Note(renderer.Finish());
+  if (!parts) out_.Note(renderer.Finish());
   if (!status.ok() && come > 0 && interrupts_.interrupted()) {
     out_.Note(StrCat("imagefs: interrupted; ", FormatBytes(come),
                      " are kept for the next attempt (imagefs prune frees them)\n"));

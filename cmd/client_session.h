@@ -73,8 +73,16 @@ class ClientSession {
   template <typename Request>
   absl::StatusOr<control::v1::MountResult> Transfer(DaemonClient& client, const Request& request,
                                                     StreamCall<Request> call) {
+    return Transfer(client, request, call, [](const auto&) { return absl::OkStatus(); });
+  }
+  // The same with a function that takes the parts of the result; an error of it ends the call.
+  using OnPart = absl::FunctionRef<absl::Status(const control::v1::MountEvent&)>;
+  template <typename Request>
+  absl::StatusOr<control::v1::MountResult> Transfer(DaemonClient& client, const Request& request,
+                                                    StreamCall<Request> call, OnPart on_part) {
     return Transfer(
-        [&](const DaemonClient::OnEvent& on_event) { return (client.*call)(request, on_event); });
+        [&](const DaemonClient::OnEvent& on_event) { return (client.*call)(request, on_event); },
+        on_part);
   }
   // Prints the result of a mount or a pull.
   void PrintResult(const control::v1::MountResult& result,
@@ -85,7 +93,7 @@ class ClientSession {
   // "" = no image in the store has such a digest.
   absl::StatusOr<std::string> ReferenceOfDigest(const std::string& name);
   absl::StatusOr<control::v1::MountResult> Transfer(
-      absl::FunctionRef<absl::Status(const DaemonClient::OnEvent&)> call);
+      absl::FunctionRef<absl::Status(const DaemonClient::OnEvent&)> call, OnPart on_part);
 
   const GlobalOptions& global_;
   const Paths paths_;

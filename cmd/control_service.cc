@@ -146,6 +146,12 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   MountEventReactor* Import(Context* context, const ImportRequest* request) override {
     return StartImport(calls_, context, *request);
   }
+  MountEventReactor* Files(Context* context, const FilesRequest* request) override {
+    return StartFiles(calls_, context, *request);
+  }
+  MountEventReactor* Diff(Context* context, const DiffRequest* request) override {
+    return StartDiff(calls_, context, *request);
+  }
   Unary* ListShared(Context* context, const ListSharedRequest* request,
                     ListImagesReply* reply) override {
     return Run(context, [request, reply] { return ListSharedImages(request->directory(), reply); });

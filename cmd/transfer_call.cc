@@ -110,8 +110,24 @@ absl::Status TransferCall::WaitDurable(const ChainRef& chain, Next<> next) {
 absl::Status TransferCall::OnExecutor(std::string_view phase, std::string_view timing,
                                       Next<> work) {
   IMAGEFS_RETURN_IF_ERROR(Begin(phase, timing));
+  return OnExecutor(std::move(work));
+}
+
+absl::Status TransferCall::OnExecutor(Next<> work) {
+  if (group_->left()) return CallerLeft();
   deps().executor.Submit(
       [self = shared_from_this(), work = std::move(work)]() mutable { self->EndIfFailed(work()); });
+  return absl::OkStatus();
+}
+
+absl::Status TransferCall::Send(MountEvent part, Next<> next) {
+  if (group_->left()) return CallerLeft();
+  {
+    absl::MutexLock lock(&mu_);
+    pending_part_ = std::move(part);
+    after_part_ = std::move(next);
+  }
+  Pump();
   return absl::OkStatus();
 }
 
@@ -208,12 +224,15 @@ bool TransferCall::Tick() {
 }
 
 void TransferCall::OnWriteDone(bool ok) {
+  Next<> after;
   {
     absl::MutexLock lock(&mu_);
+    if (stream_ == Stream::kWritingPart) after = std::exchange(after_part_, nullptr);
     stream_ = Stream::kIdle;
     // The caller is gone; OnCancel is called as well.
     if (!ok) pending_progress_.reset();
   }
+  if (after != nullptr) EndIfFailed(ok ? OnExecutor(std::move(after)) : CallerLeft());
   Pump();
 }
 
@@ -229,6 +248,9 @@ void TransferCall::Pump() {
       end = answer_->status;
       write = answer_->result.has_value();
       if (write) outgoing_ = *std::move(answer_->result);
+    } else if (pending_part_.has_value()) {
+      stream_ = Stream::kWritingPart;
+      outgoing_ = *std::exchange(pending_part_, std::nullopt);
     } else if (pending_progress_.has_value()) {
       stream_ = Stream::kWriting;
       outgoing_ = *std::exchange(pending_progress_, std::nullopt);

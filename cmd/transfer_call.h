@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// A call that streams its progress and then its result: Mount, Pull, Add and Index. This is their
-// common part; each verb is a class of its own (mount_call.cc, pull_call.cc, add_call.cc,
-// index_call.cc) whose Run starts its steps in order. Included only by the service's own .cc files,
+// A call that streams its progress and then its result: Mount, Pull, Add, Index, Files and others.
+// This is their common part; each verb is a class of its own (mount_call.cc, pull_call.cc,
+// files_call.cc, ...) whose Run starts its steps in order. A verb may also stream parts of its
+// result, at the pace of the caller. Included only by the service's own .cc files,
 // because it includes gRPC.
 //
 // A step returns at once and later passes its result to its `next`, on the thread that completes
@@ -84,6 +85,13 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
   // one.
   absl::Status OnExecutor(std::string_view phase, std::string_view timing, Next<> work);
 
+  // Runs a step on the executor within the running phase.
+  absl::Status OnExecutor(Next<> work);
+  // Sends a part of the result, and runs `next` on the executor when the connection takes the next
+  // one: at most one part waits in memory. One step at a time. If the caller is gone, the call
+  // ends.
+  absl::Status Send(control::v1::MountEvent part, Next<> next) ABSL_LOCKS_EXCLUDED(mu_);
+
   // For steps of a single verb. Returns kCancelled if the caller has gone away.
   absl::Status Begin(std::string_view phase, std::string_view timing);
   // Returns the completion callback of a single-flight task.
@@ -92,6 +100,9 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
     return [self = shared_from_this(), next = std::move(next)](absl::StatusOr<T> result) mutable {
       self->EndIfFailed(result.ok() ? next(*std::move(result)) : result.status());
     };
+  }
+  void EndIfFailed(const absl::Status& status) {
+    if (!status.ok()) End(status, std::nullopt);
   }
   // Releases the ticket if the caller goes away.
   void WaitFor(const FlightTicket& ticket) { group_->Add(ticket); }
@@ -113,9 +124,6 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
   // Idempotent: only the first call counts.
   void End(absl::Status status, std::optional<control::v1::MountEvent> result)
       ABSL_LOCKS_EXCLUDED(mu_);
-  void EndIfFailed(const absl::Status& status) {
-    if (!status.ok()) End(status, std::nullopt);
-  }
   // Counts the call as ended.
   void Count(const Answer& answer) const;
   // Sends new progress to the caller. Returns false once the call has ended.
@@ -140,7 +148,10 @@ class TransferCall : public grpc::ServerWriteReactor<control::v1::MountEvent>,
   std::optional<Answer> answer_ ABSL_GUARDED_BY(mu_);  // set when the call ends
   // The latest progress event that has not been written yet.
   std::optional<control::v1::MountEvent> pending_progress_ ABSL_GUARDED_BY(mu_);
-  enum class Stream { kIdle, kWriting, kFinished };
+  // The part that waits to be written, and the step after it.
+  std::optional<control::v1::MountEvent> pending_part_ ABSL_GUARDED_BY(mu_);
+  Next<> after_part_ ABSL_GUARDED_BY(mu_);
+  enum class Stream { kIdle, kWriting, kWritingPart, kFinished };
   Stream stream_ ABSL_GUARDED_BY(mu_) = Stream::kIdle;
   control::v1::MountEvent outgoing_;  // owned by gRPC during a write
 };

@@ -56,6 +56,11 @@ class FakeImageStore : public ImageStore {
   FlightTicket EnsureChain(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                            Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
+  FlightTicket EnsureFiles(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
+                           absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override {
+    return EnsureChain(std::move(image), std::move(source), trust, Priority::kForeground,
+                       std::move(done));
+  }
   FlightTicket EnsureOwned(const std::string& holder, ImageRef image,
                            std::shared_ptr<ImageSource> source, IndexTrust trust, Priority priority,
                            absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) override;
