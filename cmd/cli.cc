@@ -250,6 +250,86 @@ void AddSharedStores(CLI::App& app, Command* command) {
   AddQuiet(imports, &import_args->quiet);
 }
 
+std::string NotAbsolute(const std::string& path) {
+  return path.starts_with('/') ? "" : "a path in an image is absolute";
+}
+
+void AddEager(CLI::App* verb, bool* eager) {
+  verb->add_flag("--eager", *eager,
+                 "fetch and verify the whole image first, even if it could be read lazily");
+}
+
+void AddCat(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<CatArgs>(app, command, "cat", "print files of an image", kCatHelp);
+  AddImage(verb, args);
+  AddTimeout(verb, &args->image);
+  verb->add_option("PATH", args->paths, "files in the image")->required()->check(NotAbsolute);
+  AddEager(verb, &args->eager);
+  AddQuiet(verb, &args->quiet);
+}
+
+void AddCopy(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<CopyArgs>(app, command, "cp", "copy files out of an image", kCopyHelp);
+  verb->add_option("REF:PATH", args->source, "image, and absolute path in it")
+      ->required()
+      ->check(Empty);
+  verb->add_option("DST", args->destination, "where to; - = a tar to stdout")
+      ->required()
+      ->check(BadPath);
+  AddImageOptions(verb, &args->image);
+  AddTimeout(verb, &args->image);
+  verb->add_flag("-L,--follow-link", args->follow, "copy what PATH links to, not the link");
+  AddEager(verb, &args->eager);
+  AddQuiet(verb, &args->quiet);
+}
+
+void AddListFiles(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<ListFilesArgs>(app, command, "ls-files", "list files of an image", kListFilesHelp);
+  AddImage(verb, args);
+  AddTimeout(verb, &args->image);
+  verb->add_option("PATH", args->path, "in the image (default /)")->check(NotAbsolute);
+  verb->add_flag("-l,--long", args->long_format, "with mode, owner, size, time and target");
+  verb->add_flag("-0,--null", args->null, "end each line with a NUL");
+  verb->add_flag("--layer", args->layer, "with the layer that each file comes from");
+  verb->add_option("--depth", args->depth, "descend at most N directories (default: all)")
+      ->type_name("N")
+      ->check(CLI::Range(0, 1'000'000));
+  AddEager(verb, &args->eager);
+  AddQuiet(verb, &args->quiet);
+}
+
+void AddExportTree(CLI::App& app, Command* command) {
+  const auto [verb, args] = AddVerb<ExportTreeArgs>(
+      app, command, "export", "write the tree of an image as one tar to stdout", kExportTreeHelp);
+  AddImage(verb, args);
+  AddTimeout(verb, &args->image);
+  AddQuiet(verb, &args->quiet);
+}
+
+void AddDiff(CLI::App& app, Command* command) {
+  const auto [verb, args] =
+      AddVerb<DiffArgs>(app, command, "diff", "compare the trees of two images", kDiffHelp);
+  AddReference(verb, &args->before, /*required=*/true);
+  verb->add_option("REF2", args->after, "the other image")->required()->check(WhyNot<Reference>);
+  AddImageOptions(verb, &args->image);
+  AddTimeout(verb, &args->image);
+  verb->add_flag("--times", args->times, "compare times of modification");
+  verb->add_flag("--exit-code", args->exit_code, "exit with 1 if there are differences");
+  AddEager(verb, &args->eager);
+  AddQuiet(verb, &args->quiet);
+}
+
+void AddFiles(CLI::App& app, Command* command) {
+  AddCat(app, command);
+  AddCopy(app, command);
+  AddListFiles(app, command);
+  AddExportTree(app, command);
+  AddDiff(app, command);
+}
+
 void AddProfile(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<ProfileArgs>(
       app, command, "profile", "what the first run of an image read", kProfileHelp);
@@ -467,6 +547,7 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddEvict(app, command);
   AddCheck(app, command);
   AddInspect(app, command);
+  AddFiles(app, command);
   AddRm(app, command);
   AddPins(app, command);
   AddVerb<DfArgs>(app, command, "df", "show what occupies the store", kDfHelp);

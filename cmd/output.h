@@ -26,6 +26,8 @@ class Output {
   bool json() const { return json_; }
   // Writes to standard output, unbuffered. Finish reports errors.
   void Print(std::string_view text);
+  // Nothing was written by Print since an earlier write failed.
+  bool failed() const { return error_ != 0; }
   // Writes to standard error unchanged; errors are ignored.
   void Note(std::string_view text);
   // Writes one line, "imagefs: MESSAGE", to standard error, whatever the message contains. With

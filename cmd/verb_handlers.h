@@ -25,6 +25,13 @@ int Run(ClientSession& session, const ProfileArgs& args);
 // complete_verb.cc.
 int Run(ClientSession& session, const CompleteArgs& args);
 
+// file_verbs.cc: verbs that read files of an image without a mount.
+int Run(ClientSession& session, const CatArgs& args);
+int Run(ClientSession& session, const CopyArgs& args);
+int Run(ClientSession& session, const ListFilesArgs& args);
+int Run(ClientSession& session, const ExportTreeArgs& args);
+int Run(ClientSession& session, const DiffArgs& args);
+
 // daemon_verbs.cc: one request to the daemon, and its reply.
 int Run(ClientSession& session, const UmountArgs& args);
 int Run(ClientSession& session, const LsArgs& args);

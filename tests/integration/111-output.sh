@@ -59,6 +59,11 @@ json status-mount 0 status "$M/a"
 json inspect 0 inspect "$ref"
 json inspect 0 inspect "$pushed"
 json log-level 0 log-level
+json ls-files 0 ls-files "$pushed"
+json cp 0 cp "$pushed:/." "$M/c"
+json diff 0 diff "$pushed" "$ref"
+json diff 1 diff --exit-code "$pushed" "oci:$T/images/big"
+fails 4 not_found 'no such file' '.*' cat "$pushed" /none
 json df 0 df
 json prune 0 prune
 json check 0 check

@@ -427,5 +427,28 @@ TEST(CliTest, EachVerbHasArgumentsOfItsOwn) {
   EXPECT_TRUE(std::holds_alternative<ImagesArgs>(ParsedCommand({"images"}).args));
 }
 
+TEST(CliTest, FilesOfImages) {
+  EXPECT_EQ(Parsed<CatArgs>({"cat", "alpine", "/a", "/b"}).paths,
+            (std::vector<std::string>{"/a", "/b"}));
+  EXPECT_EQ(Exit({"cat", "alpine"}).code, 2);
+  EXPECT_EQ(Exit({"cat", "alpine", "etc/hosts"}).code, 2);
+  const CopyArgs copy = Parsed<CopyArgs>({"cp", "-L", "alpine:3:/etc", "-"});
+  EXPECT_TRUE(copy.follow);
+  EXPECT_EQ(copy.source, "alpine:3:/etc");
+  EXPECT_EQ(copy.destination, "-");
+  EXPECT_EQ(Exit({"cp", "alpine:3:/etc"}).code, 2);
+  const ListFilesArgs list = Parsed<ListFilesArgs>({"ls-files", "-l0", "--depth", "1", "alpine"});
+  EXPECT_TRUE(list.long_format && list.null);
+  EXPECT_EQ(list.depth, 1);
+  EXPECT_EQ(list.path, "/");
+  EXPECT_EQ(Parsed<ExportTreeArgs>({"export", "alpine"}).reference, "alpine");
+  EXPECT_EQ(Exit({"export", "alpine", "/tmp"}).code, 2);
+  const DiffArgs diff = Parsed<DiffArgs>({"diff", "--exit-code", "a:1", "a:2"});
+  EXPECT_EQ(diff.after, "a:2");
+  EXPECT_TRUE(diff.exit_code);
+  EXPECT_FALSE(diff.times);
+  EXPECT_EQ(Exit({"diff", "a:1"}).code, 2);
+}
+
 }  // namespace
 }  // namespace imagefs
