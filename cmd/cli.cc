@@ -18,6 +18,7 @@
 #include "base/text.h"
 #include "cmd/call_credentials.h"
 #include "cmd/completion.h"
+#include "cmd/file_help.h"
 #include "cmd/list_filter.h"
 #include "cmd/mount_option_syntax.h"
 #include "cmd/options.h"

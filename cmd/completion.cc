@@ -19,6 +19,7 @@ struct Values {
 };
 constexpr Values kValues[] = {
     {"umount", "DIR", NamesOf::kMounts, false, true},
+    {"ls", "DIR", NamesOf::kMounts, false, true},
     {"status", "DIR", NamesOf::kMounts, false, true},
     {"pull", "--wait", NamesOf::kMounts, false, true},
     {"drop", "NAME", NamesOf::kAdded},

@@ -14,10 +14,10 @@ right='tester:se cret:1'
 mkdir "$M/a"
 
 # Every verb that asks a registry.
-refuse 1 'anonymous' ifs pull -q "$ref"
+refuse 5 'anonymous' ifs pull -q "$ref"
 ifs inspect --creds "$right" "$ref" | grep -q plain:1
-refuse 1 'anonymous' ifs pull -q --pull always "$ref"
-refuse 1 'refuses these credentials' ifs mount -q --pull always --creds tester:wrong "$ref" "$M/a"
+refuse 5 'anonymous' ifs pull -q --pull always "$ref"
+refuse 5 'refuses these credentials' ifs mount -q --pull always --creds tester:wrong "$ref" "$M/a"
 nothing_left "$M"
 ifs mount -q --pull always --creds "$right" "$ref" "$M/a" >/dev/null
 grep -q root "$M/a/etc/passwd" || fail "no content"
@@ -37,14 +37,14 @@ auth "$REGISTRY/private" "$right" >"$T/auth.json"
 (cd "$T" && ifs pull -q --pull always --authfile auth.json "$ref" >/dev/null)
 ifs mount -q --pull always -o "authfile=$T/auth.json" "$ref" "$M/a" >/dev/null
 ifs umount "$M/a"
-refuse 1 'authfile: .*/none: no such file' ifs pull -q --authfile "$T/none" "$ref"
+refuse 4 'authfile: .*/none: no such file' ifs pull -q --authfile "$T/none" "$ref"
 echo '{' >"$T/broken.json"
 refuse 1 'authfile: .*not a valid JSON' ifs pull -q --pull always --authfile "$T/broken.json" "$ref"
 echo '{}' >"$T/empty.json"
 cp "$T/auth.json" "$DOCKER_CONFIG/config.json"
 ifs pull -q --pull always "$ref" >/dev/null
-refuse 1 'anonymous' ifs pull -q --pull always --authfile "$T/empty.json" "$ref"
-refuse 1 'refuses these credentials' ifs pull -q --pull always --creds tester:wrong "$ref"
+refuse 5 'anonymous' ifs pull -q --pull always --authfile "$T/empty.json" "$ref"
+refuse 5 'refuses these credentials' ifs pull -q --pull always --creds tester:wrong "$ref"
 echo '{}' >"$DOCKER_CONFIG/config.json"
 
 # Callers at the same time: each has the answer to its own.

@@ -18,16 +18,16 @@ login() { printf '%s\n' 'se cret:1' | ifs login -u tester --password-stdin "$@";
 wrong() { echo wrong | ifs login -u tester --password-stdin "$@"; }
 
 # It is checked first, and starts no daemon.
-refuse 1 "$host refuses these credentials.*check user name and password" wrong "$host"
+refuse 5 "$host refuses these credentials.*check user name and password" wrong "$host"
 [ ! -e "$FILE" ] || fail "a wrong password was stored"
 refuse 1 'password is empty' ifs login -u tester --password-stdin "$host" < <(echo)
-refuse 1 'standard input is empty' ifs login -u tester --password-stdin "$host" </dev/null
+refuse 4 'standard input is empty' ifs login -u tester --password-stdin "$host" </dev/null
 refuse 1 'no terminal to ask for a password.*--password-stdin' ifs login -u tester "$host" </dev/null
 refuse 1 'no terminal to ask for a user name.*--username' ifs login "$host" </dev/null
 refuse 1 'is not a registry' ifs login -u tester --password-stdin nohost < <(echo x)
 refuse 1 'is a URL' ifs login -u tester --password-stdin "https://$host" < <(echo x)
-refuse 1 '127.0.0.1:1.*refused' ifs login -u tester --password-stdin 127.0.0.1:1 < <(echo x)
-refuse 1 "no login for $host" ifs login --get-login "$host"
+refuse 8 '127.0.0.1:1.*refused' ifs login -u tester --password-stdin 127.0.0.1:1 < <(echo x)
+refuse 4 "no login for $host" ifs login --get-login "$host"
 same "what it says" "logged in to $host as tester ($FILE)" "$(login "$host" 2>"$T/err")"
 [ ! -s "$T/err" ] || fail "$(cat "$T/err")"
 same "the mode" 600 "$(stat -c %a "$FILE")"
@@ -35,7 +35,7 @@ same "the mode" 600 "$(stat -c %a "$FILE")"
 same "the user" tester "$(ifs login --get-login "$host")"
 same "as JSON" "[\"$host\", \"tester\", \"$FILE\"]" "$(ifs login --json --get-login "$host" | field 'list(j.values())')"
 ifs pull -q "$ref" >/dev/null
-refuse 1 "refuses these credentials" wrong "$host"
+refuse 5 "refuses these credentials" wrong "$host"
 same "it stays" tester "$(ifs login --get-login "$host")"
 
 # A password on the command line: with a warning.
@@ -71,12 +71,12 @@ login --authfile "$T/own.json" "$host" >/dev/null
 same "what else is in it" '[1]' "$(field 'j["unknown"]' <"$T/own.json")"
 ifs pull -q --pull always --authfile "$T/own.json" "$ref" >/dev/null
 same "logout of that file" "logged out of $host ($T/own.json)" "$(ifs logout --authfile "$T/own.json" "$host")"
-refuse 1 "no login for $host in $T/own.json" ifs logout --authfile "$T/own.json" "$host"
+refuse 4 "no login for $host in $T/own.json" ifs logout --authfile "$T/own.json" "$host"
 same "logout of all" "[\"$host\", \"$open\", \"$host/private\"]" "$(ifs logout --json --all | field 'j["registries"]')"
 same "then" '{}' "$(field 'j["auths"]' <"$FILE")"
-refuse 1 "no login for $host" ifs logout "$host"
+refuse 4 "no login for $host" ifs logout "$host"
 printf '{"auths": {"%s": {"auth": "%s"}}}' "$host" "$(printf 'tester:se cret:1' | base64 -w0)" >"$DOCKERS"
-refuse 1 "no login for $host in $FILE, but there are credentials in $DOCKERS" ifs logout "$host"
+refuse 4 "no login for $host in $FILE, but there are credentials in $DOCKERS" ifs logout "$host"
 login "$host" >/dev/null
 ifs logout "$host" >/dev/null 2>"$T/err"
 grep -q "warning: there are other credentials for $host.*$DOCKERS" "$T/err" || fail "$(cat "$T/err")"
@@ -124,7 +124,7 @@ if command -v podman >/dev/null && command -v skopeo >/dev/null; then
   skopeo inspect --tls-verify=false "docker://$ref" >/dev/null || fail "skopeo does not find the login"
   same "podman's user" tester "$(own_podman login --get-login "$host")"
   own_podman logout "$host" >/dev/null
-  refuse 1 "no login for $host" ifs login --get-login "$host"
+  refuse 4 "no login for $host" ifs login --get-login "$host"
   own_podman login --tls-verify=false -u tester -p 'se cret:1' "$host" >/dev/null 2>"$T/podman.log" || fail "podman login"
   same "what podman stored" tester "$(ifs login --get-login "$host")"
   ifs logout "$host" >/dev/null

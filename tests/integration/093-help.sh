@@ -4,7 +4,7 @@
 # that an option takes, and nothing else.
 . "$(dirname "$0")/../lib/lib.sh"
 need bash
-options_of() { sed -nE 's/^  (-[a-zA-Z],)?(--[a-z-]+).*/\2/p'; }   # of a help text
+options_of() { sed -nE 's/^  (-[a-zA-Z0-9],)?(--[a-z-]+).*/\2/p'; }   # of a help text
 "$IMAGEFS" --help >"$T/help"
 verbs=$(sed -n '/^Subcommands:/,$s/^  \([a-z-]*\) .*/\1/p' "$T/help")
 [ "$(wc -w <<<"$verbs")" -ge 14 ] || fail "verbs are not found in the help: $verbs"

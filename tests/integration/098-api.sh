@@ -91,7 +91,7 @@ assert code(daemon.Pull(api.PullRequest(image=never))) == "NOT_FOUND"
 answer = daemon.Unmount(api.UnmountRequest(directories=[directory]))
 assert [failure.directory for failure in answer.failures] == [directory], answer
 version, call = daemon.Version.with_call(api.VersionRequest())
-assert dict(call.trailing_metadata()) == {"imagefs": "1"}, call.trailing_metadata()
+assert dict(call.trailing_metadata()) == {"imagefs": "ok"}, call.trailing_metadata()
 large = daemon.Pin.future(api.PinRequest(references=["x" * (5 << 20)]))
 assert large.code() == grpc.StatusCode.RESOURCE_EXHAUSTED, large.code()
 

@@ -63,7 +63,7 @@ json ls-files 0 ls-files "$pushed"
 json cp 0 cp "$pushed:/." "$M/c"
 json diff 0 diff "$pushed" "$ref"
 json diff 1 diff --exit-code "$pushed" "oci:$T/images/big"
-fails 4 not_found 'no such file' '.*' cat "$pushed" /none
+fails 4 not_found 'no such file' '.*' ls-files "$pushed" /none
 json df 0 df
 json prune 0 prune
 json check 0 check
@@ -102,7 +102,7 @@ fails 1 other '^id map .*malformed' 'write IMAGE:HOST:COUNT.*' mount -q --map-ui
 fails 8 network '127.0.0.1:1.*refused' 'check that the registry runs.*' pull -q 127.0.0.1:1/a/b:1
 start_proxy proxy
 rules '[{"path": "/v2/", "status": 403, "body": "{\"errors\": [{\"message\": \"no; try \\\"again\\\"; use x\"}]}"}]'
-fails 5 denied 'does not give it to anonymous users .*no; try .*; use x.*\)$' 'run .docker login .*, or check the name' pull -q "$PROXY/test/big:1"
+fails 5 denied 'does not give it to anonymous users .*no; try .*; use x.*\)$' 'run .imagefs login .*, or check the name' pull -q "$PROXY/test/big:1"
 rules '[{"path": "/v2/", "status": 429, "headers": {"Retry-After": "0"}}]'
 fails 8 network 'too many requests' 'wait.*' pull -q "$PROXY/test/big:1"
 rules '[{"path": "/v2/", "status": 500}]'

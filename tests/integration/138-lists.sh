@@ -21,7 +21,7 @@ same "all tags" "app:1 app:2" "$(ifs images -q "$REGISTRY/team/app" | lines)"
 same "one" "app:2" "$(ifs images -q "$REGISTRY/team/app:2" | lines)"
 same "a pattern" "other:1" "$(ifs images -q '*/oth*' | lines)"
 same "several, none twice" "app:1 app:2 copy:1 other:1" "$(ifs images -q "$REGISTRY/team/app:1" '*' | lines)"
-refuse 4 'no image .*team/app:3"
+refuse 4 'no image .*team/app:3 in the store' ifs images "$REGISTRY/team/app:3"
 same "used" "app:1 other:1" "$(ifs images -q --filter used=true | lines)"
 same "used by nobody, of a name" "app:2" "$(ifs images -q --filter used=false --filter 'reference=*/app:*' | lines)"
 same "JSON, too" 2 "$(ifs images --json --filter used=false | field 'len(j)')"
@@ -45,7 +45,7 @@ same "a short digest" "$REGISTRY/team/other:1" "$(ifs inspect --json "$short" | 
 same "the digest" "other:1" "$(ifs images -q "$digest" | lines)"
 both=$(ifs images -n -o digest "$REGISTRY/team/copy:1")
 refuse 1 "$both is the digest of .*team/app:2 and of .*team/copy:1; name one of them" ifs inspect "$both"
-refuse 1 '.*' ifs rm 0123456789ab
+refuse 4 'no image' ifs rm 0123456789ab
 ifs pin "$short"
 same "pinned by digest" "other:1" "$(ifs images -q --filter pinned=true | lines)"
 ifs unpin "$short"

@@ -84,8 +84,8 @@ for file in file out; do
 done
 grep -q 'All mounts' "$T/file.html" && fail "a file links to the daemon's overview"
 refuse 2 'DIR|--html' ifs status --html "$T/x.html"
-refuse 1 "$T/none/x.html: .*No such file" ifs status --html "$T/none/x.html" "$M/a"
-refuse 1 'no imagefs mount' ifs status --html - "$odd"
+refuse 4 "$T/none/x.html: .*No such file" ifs status --html "$T/none/x.html" "$M/a"
+refuse 4 'no imagefs mount' ifs status --html - "$odd"
 
 # ---- a directory with a hostile name, from the overview to its page
 ifs mount -q --mode fuse "$SHAPED/test/app:1" "$odd" >/dev/null
@@ -207,5 +207,5 @@ same "kept bytes" "$(field 'sum(l["blob_bytes_present"] for l in j["layers"])' <
 ifs umount --all >/dev/null
 ifs stop
 configure '[metrics]' 'page = true'
-refuse 1 'config.toml: metrics.page needs metrics.listen' ifs ls
+refuse 7 'config.toml: metrics.page needs metrics.listen' ifs ls
 configure

@@ -135,6 +135,7 @@ open_fuse() {
 # In a mount namespace of one's own: from here on /dev has hardly anything, and no fuse.
 hide_fuse() {
   local node name major minor
+  [ -n "${IMAGEFS_TEST_NAMESPACE:-}" ] || fail "hide_fuse would hide the machine's /dev"
   mkdir "$T/dev"
   mount -t tmpfs tmpfs "$T/dev"
   for node in null:1:3 zero:1:5 random:1:8 urandom:1:9; do
