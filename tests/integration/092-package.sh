@@ -17,7 +17,7 @@ dpkg-deb -x "$deb" "$T/files"
 install -D -m 644 "$SOURCE/LICENSE" "$T/files/usr/share/common-licenses/Apache-2.0"   # of base-files
 documents=$T/files/usr/share/doc/imagefs
 $PY "$TESTS/lint/links.py" --installed "$documents" || fail "links of the documents"
-same "documents" "$(cd "$SOURCE" && find docs -name '*.md' | sort)" "$(cd "$documents" && find docs -type f | sort)"
+same "documents" "$(cd "$SOURCE" && find docs -name '*.md' -o -path docs/json-schema.json | sort)" "$(cd "$documents" && find docs -type f | sort)"
 cmp "$SOURCE/proto/control.proto" "$documents/proto/control.proto"
 same "the licence" ../../common-licenses/Apache-2.0 "$(readlink "$documents/LICENSE")"
 boot_tree "$deb"

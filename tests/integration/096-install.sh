@@ -21,7 +21,7 @@ same "mount.imagefs" "$prefix/bin/imagefs" "$(readlink -f "$prefix/sbin/mount.im
 grep -qx "ExecStart=$prefix/bin/imagefsd daemon" "$prefix/lib/systemd/system/imagefs.service" || fail "the unit starts another program"
 documents=$prefix/share/doc/imagefs
 $PY "$TESTS/lint/links.py" --installed "$documents" || fail "links of the documents"
-same "documents" "$(cd "$SOURCE" && find docs -name '*.md' | sort)" \
+same "documents" "$(cd "$SOURCE" && find docs -name '*.md' -o -path docs/json-schema.json | sort)" \
   "$(cd "$documents" && find docs -type f | sort)"
 cmp "$SOURCE/LICENSE" "$documents/LICENSE"
 cmp "$SOURCE/proto/control.proto" "$documents/proto/control.proto"
