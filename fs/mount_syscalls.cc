@@ -385,7 +385,8 @@ std::string SourceOf(const std::string& reference) {
   return usable ? reference : "";
 }
 
-absl::StatusOr<FuseMount> MakeFuse(bool writable, const std::string& source) {
+absl::StatusOr<FuseMount> MakeFuse(bool writable, const std::string& source,
+                                   const MountFlags& flags) {
   FuseMount out;
   out.device = Fd(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!out.device.valid()) {
@@ -410,7 +411,9 @@ absl::StatusOr<FuseMount> MakeFuse(bool writable, const std::string& source) {
       fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
     return failed();
   }
-  out.mount = Fd(fsmount(context.get(), FSMOUNT_CLOEXEC, writable ? 0 : MOUNT_ATTR_RDONLY));
+  out.mount =
+      Fd(fsmount(context.get(), FSMOUNT_CLOEXEC,
+                 static_cast<unsigned>(AttributesOf(flags)) | (writable ? 0 : MOUNT_ATTR_RDONLY)));
   if (!out.mount.valid()) return failed();
   return out;
 }

@@ -62,12 +62,13 @@ struct MountFlags {
 };
 
 // A detached mount (see below) of a FUSE file system, read-only unless `writable`. INIT has not
-// been answered yet. Needs CAP_SYS_ADMIN.
+// been answered yet. `flags` have no id map. Needs CAP_SYS_ADMIN.
 struct FuseMount {
   Fd device;
   Fd mount;
 };
-absl::StatusOr<FuseMount> MakeFuse(bool writable = false, const std::string& source = kOwnSource);
+absl::StatusOr<FuseMount> MakeFuse(bool writable = false, const std::string& source = kOwnSource,
+                                   const MountFlags& flags = {});
 // Returns kFailedPrecondition if FusermountMount is known to fail, so that nothing is fetched in
 // vain.
 absl::Status CheckFusermount(const std::string& directory);

@@ -36,6 +36,12 @@ bool NeedsKernel(const MountOptions& options) {
   return !options.context.empty() || !options.flags.id_map.empty();
 }
 
+bool CanAskNamespaces() {
+  const absl::StatusOr<uint64_t> own = OwnMountNamespace();
+  const absl::StatusOr<Fd> root = OpenFile("/", O_PATH);
+  return own.ok() && root.ok() && FindMountIn(*own, UniqueMountId(*root)).ok();
+}
+
 }  // namespace
 
 absl::Status MountTableImpl::Start() {
@@ -59,6 +65,7 @@ absl::Status MountTableImpl::Start() {
       IMAGEFS_RETURN_IF_ERROR(MakePrivate(chains_dir_));
     }
   }
+  if (options_.as_root) asks_namespaces_ = CanAskNamespaces();
   chains_ = std::make_unique<ChainMounts>(chains_dir_, loop_, options_.sessions);
   if (options_.find_chain) chains_->TakeOver(options_.find_chain);
   if (!options_.as_root || !options_.kernel) {
@@ -214,6 +221,14 @@ absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
     IMAGEFS_ASSIGN_OR_RETURN(request.upper, ResolveUpper(request.upper));
     IMAGEFS_RETURN_IF_ERROR(CheckOwn(request.upper, "--upper"));
   }
+  if (request.name_space != 0 && options_.as_root && !asks_namespaces_ &&
+      (request.options.writable || request.mode == kKernelMode || NeedsKernel(request.options))) {
+    return absl::FailedPreconditionError(
+        StrCat(request.directory,
+               ": in another mount namespace than the daemon's, only read-only FUSE mounts are "
+               "possible before Linux 6.11; leave out --rw, --mode kernel, --context and "
+               "--map-uids"));
+  }
   const std::string place = request.place();
   const auto hold = HoldPlace(place);
   if (request.name_space != 0) RefreshPlaceLocked(place);
@@ -358,6 +373,9 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtDirLocked(const ChainRef& cha
 absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const Choice& choice,
                                                   const MountWork& work, MountRecord& record) {
   const auto& [target, caller, upper, before] = work;
+  if (record.name_space != 0 && !asks_namespaces_) {
+    return MountSessionDirLocked(chain, work, record);
+  }
   const std::string& directory = record.directory;
   const std::string source = SourceOf(record.reference);
   IMAGEFS_ASSIGN_OR_RETURN(const Presented presented,
@@ -395,6 +413,29 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
     return status;
   }
   AddMountedDirLocked(chain, record, lease.name, before);
+  return absl::OkStatus();
+}
+
+absl::Status MountTableImpl::MountSessionDirLocked(const ChainRef& chain, const MountWork& work,
+                                                   MountRecord& record) {
+  const std::string source = SourceOf(record.reference);
+  record.mode = kFuseMode;
+  const auto mount = [&]() -> absl::Status {
+    IMAGEFS_ASSIGN_OR_RETURN(
+        FuseMount made,
+        MakeFuse(/*writable=*/false, source.empty() ? kOwnSource : source, record.options.flags));
+    IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(made.mount));
+    record.mounts = {key};
+    IMAGEFS_RETURN_IF_ERROR(records_.Put(record));
+    IMAGEFS_RETURN_IF_ERROR(chains_->ServeAs(chain, std::move(made.device), record.place(), key));
+    return work.caller->Attach(made.mount);
+  };
+  const absl::Status status = mount();
+  if (!status.ok()) {
+    PutBackDirLocked(record.place(), work.before).IgnoreError();
+    return status;
+  }
+  AddMountedDirLocked(chain, record, "", work.before);
   return absl::OkStatus();
 }
 

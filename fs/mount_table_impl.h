@@ -114,6 +114,10 @@ class MountTableImpl : public MountTable {
                                     const MountWork& work, MountRecord& record);
   absl::Status MountByUserDirLocked(const ChainRef& chain, const MountWork& work,
                                     MountRecord& record);
+  // For a caller in another namespace about which the kernel does not tell: the end of a session of
+  // its own tells.
+  absl::Status MountSessionDirLocked(const ChainRef& chain, const MountWork& work,
+                                     MountRecord& record);
   absl::Status MountByFusermount(const ChainRef& chain, const std::string& source,
                                  const MountRecord& record);
   absl::Status ServeForCaller(const ChainRef& chain, MountCaller& caller, const std::string& source,
@@ -174,8 +178,9 @@ class MountTableImpl : public MountTable {
   // Which kernel presentation works, or why none does.
   absl::StatusOr<ErofsWay> kernel_ = absl::UnknownError("");
   std::atomic<uint64_t> kernel_unavailable_{0}, kernel_failed_{0};
-  KeyGate gate_;             // by place
-  bool own_parent_ = false;  // chains_dir_ is a private bind mount of itself
+  KeyGate gate_;                  // by place
+  bool asks_namespaces_ = false;  // FindMountIn works; root only
+  bool own_parent_ = false;       // chains_dir_ is a private bind mount of itself
   std::unique_ptr<MountWatch> watch_;
 
   mutable absl::Mutex mu_;

@@ -56,10 +56,11 @@ MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& recor
 
 bool MountTableImpl::IsGoneElsewhere(const MountRecord& record) const {
   if (record.boot_id != boot_id_) return true;
-  if (options_.as_root) {
+  if (record.unique_id != 0) {
     return absl::IsNotFound(FindMountIn(record.name_space, record.unique_id).status());
   }
-  // A user may not look into other namespaces. The session ends with the last mount of it.
+  // A user may not look into other namespaces, nor root on older kernels. The session ends with the
+  // last mount of it.
   MountInfo there;
   there.major = record.mounts.empty() ? 0 : record.mounts.back().major;
   there.minor = record.mounts.empty() ? 0 : record.mounts.back().minor;
@@ -70,8 +71,9 @@ MountTableImpl::Outlived MountTableImpl::AdoptElsewhereDirLocked(const MountReco
                                                                  const FindChain& find_chain) {
   if (record.mounts.empty() || IsGoneElsewhere(record)) return Outlived::kUnmounted;
   const MountKey& key = record.mounts.back();
+  const bool alone = record.unique_id == 0;  // a session of its own, and no private mount
   MountInfo there;
-  if (options_.as_root) {
+  if (!alone) {
     const absl::StatusOr<MountInfo> found = FindMountIn(record.name_space, record.unique_id);
     if (found.ok()) there = *found;
     if (found.ok() && (there.major != key.major || there.minor != key.minor)) {
@@ -89,7 +91,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptElsewhereDirLocked(const MountReco
   there.minor = key.minor;
   Entry entry{record, std::nullopt, "", {}};
   ChainRef chain;
-  if (options_.as_root) {
+  if (!alone) {
     const std::optional<std::string> lease = AdoptLeaseDirLocked(record, there, find_chain, &chain);
     if (!lease.has_value()) return Outlived::kUnmounted;
     entry.lease = *lease;

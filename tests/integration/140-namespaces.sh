@@ -107,3 +107,22 @@ same "still here" "$files" "$(cd "$M/a" && find . | wc -l)"
 ifs umount "$M/a"
 same "not any more" 0 "$(count "$M/a")"
 nothing_left "$M"
+
+# Where the kernel does not tell of other namespaces, the session of each mount does.
+ifs stop
+$PY "$LIB/without_statmount.py" "$IMAGEFS" --root "$ROOT" --run "$RUN" daemon >"$T/daemon.log" 2>&1 &
+wait_for 20 'ifs status >/dev/null 2>&1' || fail "$(cat "$T/daemon.log")"
+there private 'ifs mount -q "$ref" "$M/a" >/dev/null; same "files" "$files" "$(cd "$M/a" && find . | wc -l)"
+  same "by the daemon" fuse "$(ifs ls -n -o mode "$M/a")"
+  ! ifs mount -q --rw "$ref" "$M/b" 2>"$T/err" || fail "writable"
+  ifs umount "$M/a"; same "unmounted" "[]" "$(ifs ls --json | tr -d " \n")"
+  ifs mount -q -o noexec "$ref" "$M/a" >/dev/null
+  grep -q " $M/a fuse.imagefs .*noexec" /proc/self/mounts || fail "not noexec"
+  same "listed" "$M/a" "$(ifs ls -q)"'
+grep -q 'leave out --rw' "$T/err" || fail "$(cat "$T/err")"
+wait_for 20 '[ "$(ifs ls --json | tr -d " \n")" = "[]" ]' || fail "gone with its namespace: $(ifs ls)"
+ifs mount -q "$ref" "$M/a" >/dev/null   # in its own namespace nothing differs
+same "here" "$files" "$(cd "$M/a" && find . | wc -l)"
+ifs umount "$M/a"
+ifs stop
+nothing_left "$M"
