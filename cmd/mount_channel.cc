@@ -235,9 +235,9 @@ void MountForDaemon::Serve() {
     } else if (ask->kind == ChannelMessage::kMakeFuse) {
       MountFlags flags;
       flags.noexec = ask->noexec != 0;
-      absl::Status status = CheckFusermount(directory_);
-      absl::StatusOr<Fd> made = status;
-      if (status.ok()) made = FusermountMount(directory_, ask->text, flags);
+      const absl::Status can = CheckFusermount(directory_);
+      absl::StatusOr<Fd> made =
+          can.ok() ? FusermountMount(directory_, ask->text, flags) : absl::StatusOr<Fd>(can);
       answer = AnswerWith(made.status());
       if (made.ok()) {
         mounted = by_fusermount = true;

@@ -65,6 +65,7 @@ absl::Status MountTableImpl::Start() {
       IMAGEFS_RETURN_IF_ERROR(MakePrivate(chains_dir_));
     }
   }
+  own_namespace_ = OwnMountNamespace().value_or(0);
   if (options_.as_root) asks_namespaces_ = CanAskNamespaces();
   chains_ = std::make_unique<ChainMounts>(chains_dir_, loop_, options_.sessions);
   if (options_.find_chain) chains_->TakeOver(options_.find_chain);
@@ -187,7 +188,10 @@ absl::Status MountTableImpl::CheckRequest(const MountRequest& request) const {
   }
   if (!id_map.empty()) IMAGEFS_RETURN_IF_ERROR(CheckIdMap(id_map));
   absl::MutexLock lock(&mu_);
-  const auto found = entries_.find(request.place());
+  auto found = entries_.find(request.place());
+  if (found == entries_.end() && request.name_space == 0) {
+    found = entries_.find(PlaceName(own_namespace_, directory));
+  }
   if (found != entries_.end() && found->second.mounted()) {
     return absl::AlreadyExistsError(StrCat(directory, ": ", found->second.record.reference,
                                            " is mounted there already; unmount it first (imagefs "
@@ -523,10 +527,15 @@ absl::Status MountTableImpl::RemoveUpper(const std::string& upper) const {
 
 absl::Status MountTableImpl::Unmount(const std::string& path, bool lazy, uint64_t name_space) {
   IMAGEFS_RETURN_IF_ERROR(CheckPath(path, "the directory to unmount"));
-  std::string place = PlaceName(name_space, path);
-  if (name_space == 0 && !Find(place).has_value()) place = MountPointOf(path);
+  std::string place = name_space == 0 ? OwnPlace(path) : PlaceName(name_space, path);
+  if (name_space == 0 && !Find(place).has_value()) place = OwnPlace(MountPointOf(path));
   const auto hold = HoldPlace(place);
   return UnmountDirLocked(place, lazy);
+}
+
+std::string MountTableImpl::OwnPlace(const std::string& directory) const {
+  const std::string by_caller = PlaceName(own_namespace_, directory);
+  return Find(by_caller).has_value() ? by_caller : directory;
 }
 
 absl::Status MountTableImpl::UnmountDirLocked(const std::string& place, bool lazy) {
@@ -538,7 +547,7 @@ absl::Status MountTableImpl::UnmountDirLocked(const std::string& place, bool laz
   const MountRecord& record = entry->record;
   const std::string& directory = record.directory;
   absl::Status status;
-  if (record.name_space != 0) {
+  if (IsElsewhere(record)) {
     if (!IsGoneElsewhere(record)) {
       return absl::FailedPreconditionError(
           StrCat(directory, " is mounted in another mount namespace; unmount it there"));
@@ -594,6 +603,7 @@ std::vector<MountState> MountTableImpl::List() const {
   absl::MutexLock lock(&mu_);
   for (const auto& [place, entry] : entries_) {
     out.push_back({entry.record, entry.not_mounted.value_or(""), entry.chain.lock()});
+    if (!IsElsewhere(entry.record)) out.back().record.name_space = 0;
   }
   std::stable_partition(out.begin(), out.end(),
                         [](const MountState& one) { return one.mounted(); });
@@ -613,11 +623,12 @@ void MountTableImpl::UnmountDeadByUser(const std::string& directory) {
 void MountTableImpl::UnmountAll() {
   for (const MountState& state : List()) {
     const MountRecord& record = state.record;
-    const auto hold = HoldPlace(record.place());
+    const auto hold =
+        HoldPlace(record.name_space != 0 ? record.place() : OwnPlace(record.directory));
     // Nobody can unmount it from here: what the daemon serves of it ends with the daemon.
     const absl::Status status = record.name_space != 0
                                     ? ForgetDirLocked(record, /*lazy=*/true)
-                                    : UnmountDirLocked(record.place(), /*lazy=*/true);
+                                    : UnmountDirLocked(OwnPlace(record.directory), /*lazy=*/true);
     if (!status.ok() && !absl::IsNotFound(status)) {
       LogWarning("unmount_failed error=", status.message());
     }

@@ -122,6 +122,13 @@ class MountTableImpl : public MountTable {
                                  const MountRecord& record);
   absl::Status ServeForCaller(const ChainRef& chain, MountCaller& caller, const std::string& source,
                               MountRecord& record);
+  // The place of a directory of this namespace: a caller may have mounted there while the daemon
+  // was in another one.
+  std::string OwnPlace(const std::string& directory) const;
+  // Whether the mount is where this process cannot unmount it.
+  bool IsElsewhere(const MountRecord& record) const {
+    return record.name_space != 0 && record.name_space != own_namespace_;
+  }
   // Of a mount in another namespace. A mount of which the kernel does not tell counts as present.
   bool IsGoneElsewhere(const MountRecord& record) const;
   Outlived AdoptElsewhereDirLocked(const MountRecord& record, const FindChain& find_chain);
@@ -179,6 +186,7 @@ class MountTableImpl : public MountTable {
   absl::StatusOr<ErofsWay> kernel_ = absl::UnknownError("");
   std::atomic<uint64_t> kernel_unavailable_{0}, kernel_failed_{0};
   KeyGate gate_;                  // by place
+  uint64_t own_namespace_ = 0;    // OwnMountNamespace; 0 = not known
   bool asks_namespaces_ = false;  // FindMountIn works; root only
   bool own_parent_ = false;       // chains_dir_ is a private bind mount of itself
   std::unique_ptr<MountWatch> watch_;
