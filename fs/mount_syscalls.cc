@@ -444,13 +444,12 @@ absl::StatusOr<Fd> FusermountMount(const std::string& directory, const std::stri
   }
   Fd ours(sockets[0]);
   Fd theirs(sockets[1]);
-  IMAGEFS_ASSIGN_OR_RETURN(
-      const FusermountResult result,
-      RunFusermount({"-o",
-                     StrCat("ro,fsname=", EscapeOption(source), ",subtype=", kSubtype,
-                            ",default_permissions", flags.noexec ? ",noexec" : ""),
-                     "--", directory},
-                    theirs.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(const FusermountResult result,
+                           RunFusermount({"-o",
+                                          StrCat("ro,fsname=", EscapeOption(source), ",subtype=",
+                                                 kSubtype, flags.noexec ? ",noexec" : ""),
+                                          "--", directory},
+                                         theirs.get()));
   if (!result.succeeded) {
     return absl::FailedPreconditionError(
         StrCat("cannot mount at ", directory, ": ", result.errors,
