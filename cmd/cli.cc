@@ -90,12 +90,6 @@ void AddImageOptions(CLI::App* verb, ImageOptions* image) {
       ->check(CLI::IsMember({"missing", "always", "never"}));
 }
 
-void AddTimeout(CLI::App* verb, ImageOptions* image) {
-  verb->add_option("--timeout", image->timeout_seconds, "give up after this time (default: never)")
-      ->check(CLI::Range(1, 1'000'000))
-      ->type_name("SECONDS");
-}
-
 void AddReference(CLI::App* verb, std::string* reference, bool required) {
   verb->add_option("REF", *reference, "image: HOST/NAME[:TAG][@DIGEST], oci:DIR[:TAG], ...")
       ->required(required)
@@ -119,7 +113,6 @@ void AddMount(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<MountArgs>(app, command, "mount", "mount an image on a directory", kMountHelp);
   AddImage(verb, args);
-  AddTimeout(verb, &args->image);
   verb->add_option("DIR", args->directory, "an existing directory")->required()->check(BadPath);
   verb->add_option("--mode", args->mode,
                    "kernel: the kernel reads the image itself (root); fuse: the daemon "
@@ -172,7 +165,6 @@ void AddPull(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<PullArgs>(app, command, "pull", "fetch an image into the store", kPullHelp);
   AddImage(verb, args, /*required=*/false);
-  AddTimeout(verb, &args->image);
   verb->add_option("--wait", args->directory,
                    "instead of REF: fetch the missing bytes of the mount on that directory")
       ->type_name("DIR")
@@ -264,7 +256,6 @@ void AddCat(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<CatArgs>(app, command, "cat", "print files of an image", kCatHelp);
   AddImage(verb, args);
-  AddTimeout(verb, &args->image);
   verb->add_option("PATH", args->paths, "files in the image")->required()->check(NotAbsolute);
   AddEager(verb, &args->eager);
   AddQuiet(verb, &args->quiet);
@@ -280,7 +271,6 @@ void AddCopy(CLI::App& app, Command* command) {
       ->required()
       ->check(BadPath);
   AddImageOptions(verb, &args->image);
-  AddTimeout(verb, &args->image);
   verb->add_flag("-L,--follow-link", args->follow, "copy what PATH links to, not the link");
   AddEager(verb, &args->eager);
   AddQuiet(verb, &args->quiet);
@@ -290,7 +280,6 @@ void AddListFiles(CLI::App& app, Command* command) {
   const auto [verb, args] =
       AddVerb<ListFilesArgs>(app, command, "ls-files", "list files of an image", kListFilesHelp);
   AddImage(verb, args);
-  AddTimeout(verb, &args->image);
   verb->add_option("PATH", args->path, "in the image (default /)")->check(NotAbsolute);
   verb->add_flag("-l,--long", args->long_format, "with mode, owner, size, time and target");
   verb->add_flag("-0,--null", args->null, "end each line with a NUL");
@@ -306,7 +295,6 @@ void AddExportTree(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<ExportTreeArgs>(
       app, command, "export", "write the tree of an image as one tar to stdout", kExportTreeHelp);
   AddImage(verb, args);
-  AddTimeout(verb, &args->image);
   AddQuiet(verb, &args->quiet);
 }
 
@@ -316,7 +304,6 @@ void AddDiff(CLI::App& app, Command* command) {
   AddReference(verb, &args->before, /*required=*/true);
   verb->add_option("REF2", args->after, "the other image")->required()->check(WhyNot<Reference>);
   AddImageOptions(verb, &args->image);
-  AddTimeout(verb, &args->image);
   verb->add_flag("--times", args->times, "compare times of modification");
   verb->add_flag("--exit-code", args->exit_code, "exit with 1 if there are differences");
   AddEager(verb, &args->eager);
@@ -587,6 +574,9 @@ void AddGlobalOptions(CLI::App& app, GlobalOptions* global, std::string* check_c
   app.add_option("--check-config", *check_config, "check that configuration, and do nothing else")
       ->type_name("FILE")
       ->check(BadPath);
+  app.add_option("--timeout", global->timeout_seconds, "give up after this time (default: never)")
+      ->check(CLI::Range(1, 1'000'000))
+      ->type_name("SECONDS");
   app.add_flag("--json", global->json, "print JSON");
 }
 
@@ -825,6 +815,9 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
   const auto* const daemon = std::get_if<DaemonArgs>(&command.args);
   if (daemon != nullptr && daemon->check_config) {
     command.args = CheckConfigArgs{command.global.config};
+  }
+  if (std::holds_alternative<DaemonArgs>(command.args) && command.global.timeout_seconds != 0) {
+    return UsageError("--timeout is for commands, not for the daemon", verb, json);
   }
   problem = std::visit([](const auto& args) { return CheckConflicts(args); }, command.args);
   if (problem.empty()) {

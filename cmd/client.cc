@@ -294,7 +294,6 @@ template <typename Method, typename Request>
 absl::Status DaemonClient::Stream(Method method, const Request& request, const OnEvent& on_event) {
   return WithDaemon([&] {
     grpc::ClientContext context;
-    if (options_.timeout.count() != 0) context.set_deadline(After(options_.timeout));
     Interrupts::Scope scope(interrupts_, [&context] { context.TryCancel(); });
     std::optional<Interrupts::Reminder> reminder;
     // With progress, the first event arrives at once.
@@ -306,11 +305,9 @@ absl::Status DaemonClient::Stream(Method method, const Request& request, const O
     MountEvent event;
     bool result = false;
     bool seen = false;  // a part of the result, which must not come twice
-    std::string trouble;
     absl::Status taken;
     while (taken.ok() && reader->Read(&event)) {
       reminder.reset();
-      trouble = event.progress().trouble();
       result |= event.has_result();
       seen |= !event.has_progress();
       taken = on_event(event);
@@ -323,15 +320,6 @@ absl::Status DaemonClient::Stream(Method method, const Request& request, const O
       outcome.answered = true;
       outcome.status = taken;
       return outcome;
-    }
-    if (options_.timeout.count() != 0 && absl::IsDeadlineExceeded(outcome.status) &&
-        !outcome.answered) {
-      outcome.answered = true;
-      outcome.status = WithKind(absl::DeadlineExceededError(StrCat(
-                                    "not done after ", options_.timeout.count(), " s (--timeout)",
-                                    trouble.empty() ? "" : StrCat(": ", trouble),
-                                    "; run this again, since what was fetched is kept")),
-                                FailureKind::kTimeout);
     }
     if (outcome.status.ok() && !result) {
       outcome.status = absl::InternalError("the daemon ended the call without a result");

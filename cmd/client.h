@@ -73,8 +73,6 @@ class DaemonClient {
     bool same_settings = true;
     // Timeout of each call; 0 = only of the first one, which checks that the daemon responds.
     std::chrono::seconds patience{0};
-    // The user's limit of each call that fetches (--timeout); 0 = none.
-    std::chrono::seconds timeout{0};
     std::function<void(std::string_view line)> say;  // tells the user; called on any thread
   };
   // Failures are of the kinds of NoDaemonBecause. Returns kNotFound if no daemon runs and none may

@@ -81,7 +81,6 @@ DaemonClient::Options ClientSession::ClientOptions(bool start) {
   options.log_level = global_.log_level;
   options.ca_file = global_.ca_file;
   options.config = global_.config;
-  options.timeout = timeout_;
   options.say = [this](std::string_view line) { out_.Note(StrCat("imagefs: ", line, "\n")); };
   return options;
 }
@@ -98,8 +97,23 @@ absl::StatusOr<std::unique_ptr<DaemonClient>> ClientSession::ConnectToAny(
   return DaemonClient::Connect(std::move(options), interrupts_);
 }
 
+void ClientSession::SetTimeout(int seconds) {
+  timeout_seconds_ = seconds;
+  interrupts_.StopAfter(std::chrono::seconds(seconds),
+                        [this] { return out_.Finish(out_.Fail(TimedOut())); });
+}
+
+absl::Status ClientSession::TimedOut() const {
+  return WithKind(
+      absl::DeadlineExceededError(StrCat("not done after ", timeout_seconds_, " s (--timeout)",
+                                         trouble_.empty() ? "" : StrCat(": ", trouble_),
+                                         "; run this again, since what was fetched is kept")),
+      FailureKind::kTimeout);
+}
+
 int ClientSession::Finish(const absl::Status& status, std::string_view object) {
   if (status.ok()) return 0;
+  if (interrupts_.expired()) return out_.Fail(TimedOut(), object);
   if (!interrupts_.interrupted()) return out_.Fail(status, object);
   // Who interrupted it needs no line that says so.
   constexpr FailureKind kKind = FailureKind::kInterrupted;
@@ -110,7 +124,7 @@ int ClientSession::Finish(const absl::Status& status, std::string_view object) {
 absl::StatusOr<ImageRequest> ClientSession::MakeImageRequest(const std::string& text,
                                                              const ImageOptions& options) {
   IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseReference(text));
-  SetTimeout(options);
+  if (options.timeout_seconds != 0) SetTimeout(options.timeout_seconds);
   ImageRequest request;
   request.set_reference(reference.ToString());
   request.set_platform(options.platform);
@@ -157,6 +171,7 @@ absl::StatusOr<MountResult> ClientSession::Transfer(
   uint64_t come = 0;   // compressed bytes of this call
   bool parts = false;  // they may be on the terminal: nothing is drawn any more
   const absl::Status status = call([&](const MountEvent& event) -> absl::Status {
+    trouble_ = event.progress().trouble();
     if (event.has_result()) {
       result = event.result();
     } else if (!event.has_progress()) {
@@ -175,7 +190,7 @@ absl::StatusOr<MountResult> ClientSession::Transfer(
     return absl::OkStatus();
   });
   if (!parts) out_.Note(renderer.Finish());
-  if (!status.ok() && come > 0 && interrupts_.interrupted()) {
+  if (!status.ok() && come > 0 && interrupts_.interrupted() && !interrupts_.expired()) {
     out_.Note(StrCat("imagefs: interrupted; ", FormatBytes(come),
                      " are kept for the next attempt (imagefs prune frees them)\n"));
   }

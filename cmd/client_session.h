@@ -28,7 +28,9 @@ class ClientSession {
  public:
   // `global` and `out` must outlive this.
   ClientSession(const GlobalOptions& global, Paths paths, std::string_view version, Output& out)
-      : global_(global), paths_(std::move(paths)), version_(version), out_(out) {}
+      : global_(global), paths_(std::move(paths)), version_(version), out_(out) {
+    if (global.timeout_seconds != 0) SetTimeout(global.timeout_seconds);
+  }
 
   const GlobalOptions& global() const { return global_; }
   const Paths& paths() const { return paths_; }
@@ -55,10 +57,8 @@ class ClientSession {
   absl::Status AddReferences(const std::vector<std::string>& references,
                              google::protobuf::RepeatedPtrField<std::string>* out);
 
-  // Limits the calls of clients connected from now on.
-  void SetTimeout(const ImageOptions& options) {
-    timeout_ = std::chrono::seconds(options.timeout_seconds);
-  }
+  // Limits the rest of the command, of which nothing is left after that time (--timeout); 0 = not.
+  void SetTimeout(int seconds);
 
   // Includes the caller's credentials, because the daemon never reads the caller's home directory.
   absl::StatusOr<control::v1::ImageRequest> MakeImageRequest(const std::string& reference,
@@ -90,6 +90,7 @@ class ClientSession {
 
  private:
   DaemonClient::Options ClientOptions(bool start);
+  absl::Status TimedOut() const;
   // "" = no image in the store has such a digest.
   absl::StatusOr<std::string> ReferenceOfDigest(const std::string& name);
   absl::StatusOr<control::v1::MountResult> Transfer(
@@ -101,8 +102,9 @@ class ClientSession {
   Output& out_;
   Interrupts interrupts_;
   CallCredentials credentials_{interrupts_};
-  std::chrono::seconds timeout_{0};  // of the image requested last; 0 = none
-  std::string credential_trouble_;   // why the last image has no credentials
+  int timeout_seconds_ = 0;
+  std::string trouble_;             // why the running transfer waits, as its progress has it
+  std::string credential_trouble_;  // why the last image has no credentials
 };
 
 }  // namespace imagefs

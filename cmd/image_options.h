@@ -16,7 +16,7 @@ struct ImageOptions {
   std::string username;     // of --creds; "" = not given
   Secret password;          // of --creds; empty = to be asked for
   std::string auth_file;    // the only file with credentials; "" = the caller's usual ones
-  int timeout_seconds = 0;  // of the whole call; 0 = none
+  int timeout_seconds = 0;  // of -o timeout=; 0 = the command's
 };
 
 }  // namespace imagefs

@@ -123,7 +123,6 @@ int Run(ClientSession& session, const PullArgs& args) {
     *request.mutable_image() = *std::move(image);
   }
   request.set_progress(!args.quiet);
-  session.SetTimeout(args.image);
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
   absl::StatusOr<MountResult> result = session.Transfer(**client, request, &DaemonClient::Pull);
@@ -212,7 +211,6 @@ int Run(ClientSession& session, const ExportArgs& args) {
     request.set_directory(*directory);
     request.set_progress(!args.quiet);
   }
-  session.SetTimeout(args.image);
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
   return TransferEach(session, **client, requests, &DaemonClient::Export, *directory);

@@ -3,8 +3,10 @@
 
 #include <signal.h>
 #include <sys/time.h>
+#include <time.h>
 #include <unistd.h>
 
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -15,6 +17,8 @@
 
 namespace imagefs {
 namespace {
+
+const int kTimeoutSignal = SIGRTMIN;
 
 void SetTimer(std::chrono::milliseconds after) {
   itimerval timer{};
@@ -29,7 +33,10 @@ struct Interrupts::State {
   absl::Mutex mu;
   std::function<void()> action ABSL_GUARDED_BY(mu);
   std::function<void()> reminder ABSL_GUARDED_BY(mu);
+  std::function<int()> end ABSL_GUARDED_BY(mu);
   bool interrupted ABSL_GUARDED_BY(mu) = false;
+  bool expired ABSL_GUARDED_BY(mu) = false;
+  std::optional<timer_t> timeout;  // used by the owner's thread only
 };
 
 Interrupts::Interrupts() : state_(std::make_shared<State>()) {
@@ -39,6 +46,7 @@ Interrupts::Interrupts() : state_(std::make_shared<State>()) {
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGHUP);
   sigaddset(&signals, SIGALRM);
+  sigaddset(&signals, kTimeoutSignal);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   // Detached: it runs until the process exits and shares ownership of its state.
   std::thread([state = state_, signals] {
@@ -51,12 +59,43 @@ Interrupts::Interrupts() : state_(std::make_shared<State>()) {
         if (state->reminder) std::exchange(state->reminder, nullptr)();
         continue;
       }
+      if (signal == kTimeoutSignal) {
+        if (state->interrupted || !state->end) continue;
+        state->expired = true;
+        if (!state->action) _exit(state->end());
+        state->interrupted = true;
+        state->action();
+        continue;
+      }
       // A second interrupt does not wait for an orderly end.
       if (state->interrupted || !state->action) _exit(ExitStatusOf(FailureKind::kInterrupted));
       state->interrupted = true;
       state->action();
     }
   }).detach();
+}
+
+void Interrupts::StopAfter(std::chrono::seconds timeout, std::function<int()> end) {
+  {
+    absl::MutexLock lock(&state_->mu);
+    state_->end = std::move(end);
+  }
+  if (!state_->timeout.has_value()) {
+    sigevent event{};
+    event.sigev_notify = SIGEV_SIGNAL;
+    event.sigev_signo = kTimeoutSignal;
+    timer_t timer{};
+    if (timer_create(CLOCK_MONOTONIC, &event, &timer) != 0) return;
+    state_->timeout = timer;
+  }
+  itimerspec when{};
+  when.it_value.tv_sec = timeout.count();
+  timer_settime(*state_->timeout, 0, &when, nullptr);
+}
+
+bool Interrupts::expired() const {
+  absl::MutexLock lock(&state_->mu);
+  return state_->expired;
 }
 
 bool Interrupts::interrupted() const {

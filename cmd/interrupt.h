@@ -44,6 +44,11 @@ class Interrupts {
     Interrupts& interrupts_;
   };
   bool interrupted() const;
+  // After `timeout` the same happens as at an interrupt, and expired() becomes true. If nothing is
+  // running then, the process exits with the status that `end` returns, which is called on another
+  // thread. A later call replaces an earlier one; 0 = never.
+  void StopAfter(std::chrono::seconds timeout, std::function<int()> end);
+  bool expired() const;
   // Clears the interrupt once it has been handled, so that later calls are not cancelled.
   void Forget();
 

@@ -125,6 +125,7 @@ absl::Status MountAndWait(ClientSession& session, MountRequest& request, Clock::
   IMAGEFS_ASSIGN_OR_RETURN(auto client, session.Connect(/*start=*/false));
   IMAGEFS_ASSIGN_OR_RETURN(const MountResult result,
                            MountBy(session, *client, request, /*name_space=*/""));
+  session.SetTimeout(0);
   session.PrintResult(result, begin);
   WaitUntilUnmounted(session.interrupts(), result.mount().directory());
   session.interrupts().Forget();

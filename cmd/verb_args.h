@@ -17,6 +17,7 @@ struct GlobalOptions {
   std::string log_level;  // "" = info
   std::string ca_file;
   std::string config;
+  int timeout_seconds = 0;  // of the whole command; 0 = none
   bool json = false;
 };
 

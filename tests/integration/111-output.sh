@@ -109,6 +109,13 @@ rules '[{"path": "/v2/", "status": 500}]'
 fails 8 network 'HTTP status 500' 'check the registry' pull -q "$PROXY/test/big:1"
 rules "[{\"path\": \"/v2/\", \"hold\": \"$T/go\"}]"
 fails 9 timeout 'not done after 1 s \(--timeout\)' '.*' pull -q --timeout 1 "$PROXY/test/big:1"
+fails 9 timeout 'not done after 1 s \(--timeout\)' '.*' --timeout 1 inspect "$PROXY/test/big:1"
+stopped=$(ifs status --json | field 'j["pid"]')
+kill -STOP "$stopped"
+fails 9 timeout 'not done after 1 s \(--timeout\)' '.*' ls --timeout 1
+fails 9 timeout 'not done after 1 s \(--timeout\)' '.*' umount --timeout 1 "$M/a"
+kill -CONT "$stopped"
+fails 2 usage 'not for the daemon' '.*' --timeout 1 daemon
 setsid "$IMAGEFS" --root "$ROOT" --run "$RUN" --json pull -q "$PROXY/test/big:1" >"$T/json" 2>"$T/err" & pid=$!
 wait_for 20 "[ \$(flights 'f[\"active\"]') -ge 1 ]" || fail "nothing is fetched"
 kill -INT $pid

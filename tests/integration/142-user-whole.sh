@@ -8,7 +8,7 @@
 need_root; need_fuse; need fusermount3; need setpriv; need bwrap; need ch-run
 [ -u "$(command -v fusermount3)" ] || skip "fusermount3 is not setuid"
 open_fuse
-home=
+home='' uid=''
 user_home "$T/user"
 $PY - "$LIB" "$T/images/secret" <<'P'
 import sys
