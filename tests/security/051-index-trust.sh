@@ -42,9 +42,9 @@ configure '[index]' 'lookup = false' '[fill]' 'background = false'
 same "no lookup: beside" whole "$(shown off "$app")"
 same "no lookup: in the image" whole "$(shown off-in "$stargz")"
 configure '[index]' 'trust = "everybody"'
-refuse 1 'config.toml:2: index.trust must be' ifs mount -q "$app" "$M/m"
+refuse 7 'config.toml:2: index.trust must be' ifs mount -q "$app" "$M/m"
 configure '[containerd]' 'lazy_images = ["debian:12"]'
-refuse 1 'config.toml:2: containerd.lazy_images is invalid: .*a pattern is' ifs mount -q "$app" "$M/m"
+refuse 7 'config.toml:2: containerd.lazy_images is invalid: .*a pattern is' ifs mount -q "$app" "$M/m"
 
 # The index as it is written here, and as it comes: with bytes that a reader passes over, which a kernel might not.
 configure '[fill]' 'background = false'
