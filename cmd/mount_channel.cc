@@ -167,12 +167,13 @@ void MountChannels::Accept(Fd connection) {
   hello.kind = ChannelMessage::kHello;
   const std::string id = RandomHex(kIdBytes);
   SetText(hello, id);
-  // The buffer of a new connection has room for it, so that this does not block.
-  if (!Send(connection, hello, nullptr).ok()) return;
   absl::MutexLock lock(&mu_);
   for (auto one = waiting_.begin(); one != waiting_.end();) {
     one = IsClosed(one->second) ? waiting_.erase(one) : std::next(one);
   }
+  // Under the lock: a command that has its id may call at once, and must then be found. The buffer
+  // of a new connection has room for the message, so that this does not block.
+  if (!Send(connection, hello, nullptr).ok()) return;
   waiting_[id] = std::move(connection);
 }
 

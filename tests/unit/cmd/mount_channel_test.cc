@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "base/pass_fd.h"
@@ -69,6 +70,21 @@ TEST(MountChannelTest, TheChannelOfACommandThatHasGoneIsClosed) {
   }
   const Channel next = OpenChannel(channels);
   EXPECT_TRUE(absl::IsUnavailable(channels.Take(gone).status()));
+}
+
+TEST(MountChannelTest, ACommandMayCallAsSoonAsItHasItsId) {
+  MountChannels channels;
+  for (int i = 0; i < 200; ++i) {
+    int ends[2];
+    ASSERT_EQ(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, ends), 0);
+    const Fd end(ends[0]);
+    std::thread daemon([&channels, other = ends[1]] { channels.Accept(Fd(other)); });
+    char message[kMessageBytes] = {};
+    while (read(end.get(), message, sizeof(message)) < 0) {
+    }
+    EXPECT_TRUE(channels.Take(message + kTextOffset).ok());
+    daemon.join();
+  }
 }
 
 TEST(MountChannelTest, TheMountIsHandedOverAndTheAnswerReturned) {
