@@ -358,4 +358,19 @@ JsonWriter& JsonWriter::Raw(std::string_view json) {
   return *this;
 }
 
+JsonWriter& JsonWriter::Document(const Json& value) {
+  if (value.is_object()) {
+    BeginObject();
+    for (const auto& [key, member] : value.members()) Key(key).Document(member);
+    return EndObject();
+  }
+  if (value.is_array()) {
+    BeginArray();
+    for (const Json& element : value.elements()) Document(element);
+    return EndArray();
+  }
+  if (const auto text = value.string(); text.has_value()) return String(*text);
+  return value.exists() ? Raw(value.Dump()) : Null();
+}
+
 }  // namespace imagefs

@@ -87,6 +87,8 @@ class JsonWriter {
   JsonWriter& Null();
   // Writes a value that is already JSON.
   JsonWriter& Raw(std::string_view json);
+  // Writes a parsed document, its members in their order; null if it does not exist.
+  JsonWriter& Document(const Json& value);
   // Key and value in one call.
   JsonWriter& Member(std::string_view key, std::string_view value) {
     return Key(key).String(value);

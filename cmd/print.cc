@@ -44,30 +44,6 @@ void WriteMount(JsonWriter& json, const Mount& mount) {
   json.EndArray();
 }
 
-// Writes a JSON document from the registry.
-void WriteDocument(JsonWriter& json, const Json& value) {
-  if (value.is_object()) {
-    json.BeginObject();
-    for (const auto& [key, member] : value.members()) {
-      json.Key(key);
-      WriteDocument(json, member);
-    }
-    json.EndObject();
-  } else if (value.is_array()) {
-    json.BeginArray();
-    for (const Json& element : value.elements()) WriteDocument(json, element);
-    json.EndArray();
-  } else if (auto text = value.string(); text.has_value()) {
-    json.String(*text);
-  } else if (auto number = value.integer(); number.has_value()) {
-    json.Int(*number);
-  } else if (auto flag = value.boolean(); flag.has_value()) {
-    json.Bool(*flag);
-  } else {
-    json.Null();
-  }
-}
-
 // Returns the state and its cause in one line.
 std::string StateOf(const Mount& mount, uint64_t own_namespace) {
   if (mount.mount_namespace() != 0 && mount.mount_namespace() != own_namespace) {
@@ -312,10 +288,10 @@ std::string InspectJson(const InspectReply& reply) {
   json.Member("chain_id", reply.image().chain_id());
   json.Key("manifest");
   absl::StatusOr<Json> manifest = Json::Parse(reply.manifest_json());
-  WriteDocument(json, manifest.ok() ? *manifest : Json());
+  json.Document(manifest.ok() ? *manifest : Json());
   json.Key("config");
   absl::StatusOr<Json> config = Json::Parse(reply.config_json());
-  WriteDocument(json, config.ok() ? *config : Json());
+  json.Document(config.ok() ? *config : Json());
   json.Key("layers").BeginArray();
   for (const InspectReply::Layer& layer : reply.layers()) {
     json.BeginObject()

@@ -85,29 +85,11 @@ struct Change {
   std::string auth;                // its value; "" = an empty entry
 };
 
-void Write(JsonWriter& out, const Json& value) {
-  if (value.is_object()) {
-    out.BeginObject();
-    for (const auto& [key, member] : value.members()) {
-      out.Key(key);
-      Write(out, member);
-    }
-    out.EndObject();
-  } else if (value.is_array()) {
-    out.BeginArray();
-    for (const Json& element : value.elements()) Write(out, element);
-    out.EndArray();
-  } else {
-    out.Raw(value.Dump());
-  }
-}
-
 void WriteAuths(JsonWriter& out, const Json& auths, const Change& change) {
   out.Key("auths").BeginObject();
   for (const auto& [key, entry] : auths.members()) {
     if (change.removes(key)) continue;
-    out.Key(key);
-    Write(out, entry);
+    out.Key(key).Document(entry);
   }
   if (change.key) {
     out.Key(*change.key).BeginObject();
@@ -126,8 +108,7 @@ absl::Status Rewrite(const std::string& file, const Json& config, const Change& 
       WriteAuths(out, member, change);
       written = true;
     } else {
-      out.Key(key);
-      Write(out, member);
+      out.Key(key).Document(member);
     }
   }
   if (!written) WriteAuths(out, Json(), change);
