@@ -8,8 +8,8 @@
 //
 // Steps of an image's start find their timeline in the thread's LogContext, which follows the work:
 //
-//   TimedStep step(TimelineEvent::Step::kToken, host);  // moved into the callback
-//   ...                                                 // recorded when it is destroyed
+//   TimedStep step(TimelineEvent::Step::kToken, host);  // recorded when it is destroyed
+//   Begin(EndingStep(std::move(step), [](auto result) {...}));  // or when the result is there
 //
 // Thread-safe, except TimedStep.
 #pragma once
@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -118,5 +119,15 @@ class TimedStep {
   TimelineEvent event_;
   absl::Duration shortest_;
 };
+
+// Returns a callback that ends the step and then calls `next`.
+template <typename Next>
+auto EndingStep(TimedStep step, Next next) {
+  return
+      [step = std::optional(std::move(step)), next = std::move(next)](auto&&... arguments) mutable {
+        step.reset();
+        return next(std::forward<decltype(arguments)>(arguments)...);
+      };
+}
 
 }  // namespace imagefs

@@ -170,13 +170,11 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
         context.finish(here.ok() ? std::move(here) : store.Make(chain_id, layers));
       });
     };
-    caller.done = [self = shared_from_this(),
-                   step = std::optional(TimedStep(TimelineEvent::Step::kMerge))](
-                      absl::StatusOr<ChainRef> chain) mutable {
-      step.reset();
-      if (chain.ok()) self->store_.KeepRecent(self->request_, *chain);
-      self->context_.finish(std::move(chain));
-    };
+    caller.done = EndingStep(TimedStep(TimelineEvent::Step::kMerge),
+                             [self = shared_from_this()](absl::StatusOr<ChainRef> chain) {
+                               if (chain.ok()) self->store_.KeepRecent(self->request_, *chain);
+                               self->context_.finish(std::move(chain));
+                             });
     const FlightTicket ticket = store_.merges_.Join(chain_id.ToString(), std::move(caller)).ticket;
     bool leave = false;
     {

@@ -2,8 +2,8 @@
 // The timelines of how images were last started cold: from the reference to a tree that can be
 // read, when layers of the image were missing. For display (docs/status-page.md).
 //
-// A start's timeline travels in the LogContext from Resolve through the callbacks to whoever mounts
-// the image, so each part records its own steps. Thread-safe.
+// A start's timeline travels in the LogContext from Resolve through the callbacks to the mount of
+// the image, so that each part records its own steps. Thread-safe.
 #pragma once
 
 #include <deque>

@@ -33,14 +33,11 @@
 #include "cache/space_keeper.h"
 #include "cache/store_check.h"
 #include "cache/store_lock.h"
+#include "cache/store_version.h"
 
 namespace imagefs {
 namespace {
 
-constexpr std::string_view kVersionKey = "meta/version";
-constexpr std::string_view kVersion = "2";
-constexpr std::string_view kOldVersion =
-    "1";  // can be read: what it did not check is fetched again
 constexpr absl::Duration kCollectPause = absl::Seconds(10);
 constexpr absl::Duration kProfilePause = absl::Seconds(2);
 
@@ -61,7 +58,7 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_ASSIGN_OR_RETURN(lock_, LockStore(options_.root));
     IMAGEFS_ASSIGN_OR_RETURN(kv_, KeyValueStore::Open(options_.root + "/db"));
     records_ = std::make_unique<ImageRecords>(*kv_);
-    IMAGEFS_ASSIGN_OR_RETURN(const bool same_version, CheckVersion());
+    IMAGEFS_ASSIGN_OR_RETURN(const bool same_version, CheckStoreVersion(*kv_, options_.root));
     profiles_ = std::make_unique<ProfileKeeper>(*kv_, ProfileKeeper::Options());
     IMAGEFS_ASSIGN_OR_RETURN(space_, StoreSpace::Open(options_.root, options_.space));
     IMAGEFS_ASSIGN_OR_RETURN(
@@ -74,7 +71,7 @@ class ImageStoreImpl : public ImageStore {
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
     if (!same_version) {
       // On a full disk the next start writes it.
-      if (absl::Status status = WriteVersion(); !status.ok()) {
+      if (absl::Status status = WriteStoreVersion(*kv_); !status.ok()) {
         LogWarning("store.version_not_written cause=", status.message());
       }
     }
@@ -255,8 +252,6 @@ class ImageStoreImpl : public ImageStore {
     if (!status.ok()) LogWarning("store.folders_not_synced cause=", status.message());
   }
   // Returns false if the store is of an earlier version.
-  absl::StatusOr<bool> CheckVersion();
-  absl::Status WriteVersion();
   // Resolve, without asking verifiers.
   FlightTicket Look(ResolveRequest request,
                     absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done);
@@ -268,6 +263,12 @@ class ImageStoreImpl : public ImageStore {
   FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                       Priority priority, Use use,
                       absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done);
+  // Puts an image that uses these layers, which are no longer collected, into the records.
+  absl::Status Record(const ResolvedImage& image, const std::string& holder,
+                      const std::vector<Digest>& layers) {
+    IMAGEFS_RETURN_IF_ERROR(records_->Put(image, holder, layers));
+    return records_->Claim(layers);
+  }
   // In quiet moments: collects layers that were proven under another name, and what was released;
   // keeps the store within its limits.
   void KeepHouse();
@@ -325,32 +326,6 @@ class ImageStoreImpl : public ImageStore {
   std::unique_ptr<LayerRepairer> repairer_;
   std::unique_ptr<ImageVerifier> verifier_;  // null: not configured. Last: its threads run callers
 };
-
-absl::StatusOr<bool> ImageStoreImpl::CheckVersion() {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::optional<std::string> version, kv_->Get(kVersionKey));
-  if (!version.has_value()) {
-    // No version, but content that records must have named: the records were lost.
-    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> keys, kv_->KeysWithPrefix(""));
-    const bool lost = kv_->lost_records() || !keys.empty() || StoreHasContent(options_.root);
-    if (lost) kv_->NoteLost("the store has content, but no version");
-    // As with an earlier version, nothing is trusted that was not hashed.
-    if (lost) return false;
-    IMAGEFS_RETURN_IF_ERROR(WriteVersion());
-    return true;
-  }
-  if (*version == kVersion) return true;
-  if (*version == kOldVersion) return false;
-  return absl::FailedPreconditionError(
-      StrCat("the store ", options_.root, " has format ", *version, ", this program knows formats ",
-             kOldVersion, " and ", kVersion,
-             "; use the program that made it, or another store with --root"));
-}
-
-absl::Status ImageStoreImpl::WriteVersion() {
-  WriteBatch batch;
-  batch.Put(kVersionKey, kVersion);
-  return kv_->Write(batch, true);
-}
 
 FlightTicket ImageStoreImpl::Resolve(ResolveRequest request,
                                      absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done) {
@@ -421,13 +396,12 @@ FlightTicket ImageStoreImpl::Look(ResolveRequest request,
   caller.start = [this, request = std::move(request), source](ResolveContext context) {
     StartResolve(request, source, *kv_, *finder_, std::move(context));
   };
-  caller.done = [this, key, source, step = std::optional(std::move(step)),
-                 done = std::move(done)](absl::StatusOr<ImageRef> image) mutable {
-    step.reset();
+  caller.done = EndingStep(std::move(step), [this, key, source, done = std::move(done)](
+                                                absl::StatusOr<ImageRef> image) mutable {
     if (!image.ok()) return done(image.status());
     KeepRecent(key, *image);
     done(Resolved{*std::move(image), source, false});
-  };
+  });
   return resolve_flights_.Join(key, std::move(caller)).ticket;
 }
 
@@ -439,13 +413,7 @@ ImageRef ImageStoreImpl::FindRecent(const std::string& key) {
 
 void ImageStoreImpl::KeepRecent(const std::string& key, const ImageRef& image) {
   absl::MutexLock lock(&recent_mu_);
-  for (auto it = recent_.begin(); it != recent_.end();) {
-    if (it->second.expired()) {
-      recent_.erase(it++);
-    } else {
-      ++it;
-    }
-  }
+  absl::erase_if(recent_, [](const auto& one) { return one.second.expired(); });
   recent_[key] = image;
 }
 
@@ -461,20 +429,18 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
       FindIndexes(image, source, trust, std::move(cancel), std::move(found));
     };
   }
-  return chains_->Ensure(std::move(request), priority,
-                         [this, image, source, use = std::move(use),
-                          step = std::optional(TimedStep(TimelineEvent::Step::kLayers)),
-                          done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
-                           step.reset();
-                           if (chain.ok()) {
-                             OnReadable(*image, *chain, source, use.runs);
-                             absl::Status status =
-                                 records_->Put(*image, use.holder, NamesOf(**chain));
-                             if (status.ok()) status = records_->Claim(NamesOf(**chain));
-                             if (!status.ok()) chain = status;
-                           }
-                           done(std::move(chain));
-                         });
+  return chains_->Ensure(
+      std::move(request), priority,
+      EndingStep(TimedStep(TimelineEvent::Step::kLayers),
+                 [this, image, source, use = std::move(use),
+                  done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
+                   if (chain.ok()) {
+                     OnReadable(*image, *chain, source, use.runs);
+                     const absl::Status status = Record(*image, use.holder, NamesOf(**chain));
+                     if (!status.ok()) chain = status;
+                   }
+                   done(std::move(chain));
+                 }));
 }
 
 bool ImageStoreImpl::HasLayers(const ResolvedImage& image, IndexTrust trust) const {
@@ -503,23 +469,24 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
     wanted.push_back(!layers_->Has(layer));
   }
   finder_->Find(image, source, std::move(wanted), trust, std::move(cancel),
-                [this, image, step = std::optional(TimedStep(TimelineEvent::Step::kIndexes)),
-                 done = std::move(done)](IndexFinder::Found found) mutable {
-                  step.reset();
-                  // A profile recorded on this machine is preferred; the publisher's is better than
-                  // none.
-                  if (options_.profiles && !found.profile.empty() &&
-                      !profiles_->Get(image->manifest_digest).ok()) {
-                    absl::StatusOr<Profile> profile = Profile::Parse(found.profile);
-                    absl::Status status = profile.status();
-                    if (status.ok()) status = profiles_->Put(image->manifest_digest, *profile);
-                    if (!status.ok()) {
-                      LogWarning("profile.refused manifest=", image->manifest_digest.Short(),
-                                 " cause=", status.message());
-                    }
-                  }
-                  done(std::move(found.layers));
-                });
+                EndingStep(TimedStep(TimelineEvent::Step::kIndexes),
+                           [this, image, done = std::move(done)](IndexFinder::Found found) mutable {
+                             // A profile recorded on this machine is preferred; the publisher's is
+                             // better than none.
+                             if (options_.profiles && !found.profile.empty() &&
+                                 !profiles_->Get(image->manifest_digest).ok()) {
+                               absl::StatusOr<Profile> profile = Profile::Parse(found.profile);
+                               absl::Status status = profile.status();
+                               if (status.ok())
+                                 status = profiles_->Put(image->manifest_digest, *profile);
+                               if (!status.ok()) {
+                                 LogWarning(
+                                     "profile.refused manifest=", image->manifest_digest.Short(),
+                                     " cause=", status.message());
+                               }
+                             }
+                             done(std::move(found.layers));
+                           }));
 }
 
 void ImageStoreImpl::OnReadable(const ResolvedImage& image, const ChainRef& chain,
@@ -779,8 +746,7 @@ absl::StatusOr<ImageRef> ImageStoreImpl::Import(const std::string& directory,
   // Held so that no layer is collected before the image is recorded.
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<LayerRef> held,
                            ImportLayers(*layers_, from, layers, cancel));
-  IMAGEFS_RETURN_IF_ERROR(records_->Put(*image, "", layers));
-  IMAGEFS_RETURN_IF_ERROR(records_->Claim(layers));
+  IMAGEFS_RETURN_IF_ERROR(Record(*image, "", layers));
   return image;
 }
 
