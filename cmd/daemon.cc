@@ -110,11 +110,6 @@ class DaemonImpl : public Daemon {
   std::string ServeMetrics();
   std::string Metrics() const;
   absl::Status Listen();
-  // Serves connections to the socket `name` (see service_manager.h) with `server`, which is
-  // destroyed after the sockets are closed. Call before READY is reported.
-  absl::Status AddListener(std::string_view name, grpc::Server& server) {
-    return listeners_->Add(name, server);
-  }
   bool Idle() const;
   // Returns false if a client has connected in the meantime.
   bool RetireSockets();
@@ -457,10 +452,10 @@ absl::Status DaemonImpl::Listen() {
   if (server_ == nullptr) return absl::InternalError("the control service could not be started");
   // The listeners accept connections and hand them to gRPC, so that they can check the peer.
   if (snapshots_ != nullptr) {
-    IMAGEFS_RETURN_IF_ERROR(AddListener(kSnapshotterSocket, *snapshots_->server()));
+    IMAGEFS_RETURN_IF_ERROR(listeners_->Add(kSnapshotterSocket, *snapshots_->server()));
   }
-  if (cri_ != nullptr) IMAGEFS_RETURN_IF_ERROR(AddListener(kCriSocket, *cri_->server()));
-  IMAGEFS_RETURN_IF_ERROR(AddListener(kControlSocket, *server_));
+  if (cri_ != nullptr) IMAGEFS_RETURN_IF_ERROR(listeners_->Add(kCriSocket, *cri_->server()));
+  IMAGEFS_RETURN_IF_ERROR(listeners_->Add(kControlSocket, *server_));
   IMAGEFS_RETURN_IF_ERROR(listeners_->Add(
       kMountSocket, [this](Fd connection) { channels_.Accept(std::move(connection)); }));
   listeners_->AddInStore(*server_);
@@ -528,7 +523,7 @@ void DaemonImpl::Serve() {
         now - repaired >= std::chrono::milliseconds(turn)) {
       repaired = now;
       listeners_->Repair();
-      executor_->Submit([this] { mounts_->Refresh(); });
+      if (mounts_->AnyElsewhere()) executor_->Submit([this] { mounts_->Refresh(); });
     }
     if (ready == 0 && Idle() && RetireSockets()) {
       LogInfo("idle_exit");

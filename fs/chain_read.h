@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads bytes of layers, and of the files of a chain, for whoever shows them: FUSE and the calls
-// that stream files. A file is read in three steps, of which only the second may wait: MissingParts
-// finds what is not local, EnsureParts fetches and verifies it, ReadFile reads. Thread-safe.
+// Reads bytes of layers, and of the files of a chain, for the parts that show them: FUSE and the
+// calls that stream files. A file is read in three steps, of which only the second may wait:
+// MissingParts finds what is not local, EnsureParts fetches and verifies it, ReadFile reads.
+// Thread-safe.
 #pragma once
 
 #include <cstddef>

@@ -74,7 +74,7 @@ absl::StatusOr<FuseMount> MakeFuse(bool writable = false, const std::string& sou
 absl::Status CheckFusermount(const std::string& directory);
 // Mounts FUSE at `directory` through fusermount3, for unprivileged users; always nosuid and nodev.
 // The kernel admits this process's user only, also as another one of a user namespace, and does not
-// check the image's permissions: whoever has fetched an image may read all of it.
+// check the image's permissions: the user who fetched an image may read all of it.
 // Returns the device.
 absl::StatusOr<Fd> FusermountMount(const std::string& directory, const std::string& source,
                                    const MountFlags& flags);

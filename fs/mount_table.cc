@@ -36,6 +36,12 @@ bool NeedsKernel(const MountOptions& options) {
   return !options.context.empty() || !options.flags.id_map.empty();
 }
 
+// What mountinfo shows as the source of a FUSE or overlay mount.
+std::string SourceOrOwn(const MountRecord& record) {
+  std::string source = SourceOf(record.reference);
+  return source.empty() ? kOwnSource : source;
+}
+
 bool CanAskNamespaces() {
   const absl::StatusOr<uint64_t> own = OwnMountNamespace();
   const absl::StatusOr<Fd> root = OpenFile("/", O_PATH);
@@ -390,11 +396,11 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
   const MountFlags& flags = record.options.flags;
   const auto mount = [&]() -> absl::Status {
     IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenWithoutLinks(lease.path, O_PATH));
-    IMAGEFS_ASSIGN_OR_RETURN(const Fd made,
-                             upper == nullptr ? CloneMount(shown, flags, directory)
-                                              : MakeOverlay({shown, upper->upper(), upper->work(),
-                                                             source.empty() ? kOwnSource : source},
-                                                            flags, directory));
+    IMAGEFS_ASSIGN_OR_RETURN(
+        const Fd made,
+        upper == nullptr ? CloneMount(shown, flags, directory)
+                         : MakeOverlay({shown, upper->upper(), upper->work(), SourceOrOwn(record)},
+                                       flags, directory));
     record.mounts.clear();
     if (!target.old.empty()) record.mounts.push_back(KeyOf(target.old.front()));
     IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), KeyOf(made));
@@ -422,12 +428,10 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
 
 absl::Status MountTableImpl::MountSessionDirLocked(const ChainRef& chain, const MountWork& work,
                                                    MountRecord& record) {
-  const std::string source = SourceOf(record.reference);
   record.mode = kFuseMode;
   const auto mount = [&]() -> absl::Status {
     IMAGEFS_ASSIGN_OR_RETURN(
-        FuseMount made,
-        MakeFuse(/*writable=*/false, source.empty() ? kOwnSource : source, record.options.flags));
+        FuseMount made, MakeFuse(/*writable=*/false, SourceOrOwn(record), record.options.flags));
     IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(made.mount));
     record.mounts = {key};
     IMAGEFS_RETURN_IF_ERROR(records_.Put(record));
@@ -449,10 +453,8 @@ absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const M
   flags.nosuid = flags.nodev = true;  // fusermount3 always sets them
   absl::Status status = records_.Put(record);
   if (status.ok()) {
-    std::string source = SourceOf(record.reference);
-    if (source.empty()) source = kOwnSource;
-    status = work.caller != nullptr ? ServeForCaller(chain, *work.caller, source, record)
-                                    : MountByFusermount(chain, source, record);
+    status = work.caller != nullptr ? ServeForCaller(chain, *work.caller, record)
+                                    : MountByFusermount(chain, record);
   }
   if (!status.ok()) {
     PutBackDirLocked(record.place(), work.before).IgnoreError();
@@ -462,10 +464,9 @@ absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const M
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::MountByFusermount(const ChainRef& chain, const std::string& source,
-                                               const MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(Fd device,
-                           FusermountMount(record.directory, source, record.options.flags));
+absl::Status MountTableImpl::MountByFusermount(const ChainRef& chain, const MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(
+      Fd device, FusermountMount(record.directory, SourceOrOwn(record), record.options.flags));
   const absl::Status status = chains_->Serve(chain, std::move(device), record.directory);
   if (!status.ok()) FusermountUnmount(record.directory, true).IgnoreError();
   return status;
@@ -473,8 +474,9 @@ absl::Status MountTableImpl::MountByFusermount(const ChainRef& chain, const std:
 
 // If it fails, the caller unmounts.
 absl::Status MountTableImpl::ServeForCaller(const ChainRef& chain, MountCaller& caller,
-                                            const std::string& source, MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(MadeFuse made, caller.MakeFuse(source, record.options.flags));
+                                            MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(MadeFuse made,
+                           caller.MakeFuse(SourceOrOwn(record), record.options.flags));
   record.mounts = {{0, made.major, made.minor}};
   IMAGEFS_RETURN_IF_ERROR(
       chains_->ServeAs(chain, std::move(made.device), record.place(), record.mounts.back()));

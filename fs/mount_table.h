@@ -110,6 +110,8 @@ class MountTable {
   // Removes private mounts of earlier daemons that are no longer used. Call after Recover, and
   // after those that call Readopt and MountShared at startup.
   virtual void RemoveLeftovers() = 0;
+  // Whether there is any mount that a caller made in a namespace of its own.
+  virtual bool AnyElsewhere() const = 0;
   // Forgets the mounts of other namespaces that were unmounted there, or whose namespace is gone:
   // unlike those of its own, the kernel does not report them. Call now and then, and before List.
   virtual void Refresh() = 0;

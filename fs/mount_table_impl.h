@@ -66,6 +66,7 @@ class MountTableImpl : public MountTable {
     if (options_.as_root) chains_->RemoveOrphans();
   }
   void UnmountAll() override;
+  bool AnyElsewhere() const override ABSL_LOCKS_EXCLUDED(mu_);
   void Refresh() override;
 
  private:
@@ -118,10 +119,8 @@ class MountTableImpl : public MountTable {
   // its own tells.
   absl::Status MountSessionDirLocked(const ChainRef& chain, const MountWork& work,
                                      MountRecord& record);
-  absl::Status MountByFusermount(const ChainRef& chain, const std::string& source,
-                                 const MountRecord& record);
-  absl::Status ServeForCaller(const ChainRef& chain, MountCaller& caller, const std::string& source,
-                              MountRecord& record);
+  absl::Status MountByFusermount(const ChainRef& chain, const MountRecord& record);
+  absl::Status ServeForCaller(const ChainRef& chain, MountCaller& caller, MountRecord& record);
   // The place of a directory of this namespace: a caller may have mounted there while the daemon
   // was in another one.
   std::string OwnPlace(const std::string& directory) const;
@@ -129,8 +128,12 @@ class MountTableImpl : public MountTable {
   bool IsElsewhere(const MountRecord& record) const {
     return record.name_space != 0 && record.name_space != own_namespace_;
   }
-  // Of a mount in another namespace. A mount of which the kernel does not tell counts as present.
-  bool IsGoneElsewhere(const MountRecord& record) const;
+  // Returns the mount of a record of another namespace, as far as it is known, without its place;
+  // kNotFound: it is gone. One of which the kernel does not tell counts as present.
+  absl::StatusOr<MountInfo> FindElsewhere(const MountRecord& record) const;
+  bool IsGoneElsewhere(const MountRecord& record) const {
+    return absl::IsNotFound(FindElsewhere(record).status());
+  }
   Outlived AdoptElsewhereDirLocked(const MountRecord& record, const FindChain& find_chain);
   // Forgets the mount of another namespace if it is gone.
   void RefreshPlaceLocked(const std::string& place);

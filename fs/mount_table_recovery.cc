@@ -54,49 +54,51 @@ MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& recor
   return Outlived::kHere;
 }
 
-bool MountTableImpl::IsGoneElsewhere(const MountRecord& record) const {
-  if (record.boot_id != boot_id_) return true;
-  if (record.unique_id != 0) {
-    return absl::IsNotFound(FindMountIn(record.name_space, record.unique_id).status());
+absl::StatusOr<MountInfo> MountTableImpl::FindElsewhere(const MountRecord& record) const {
+  if (record.boot_id != boot_id_ || record.mounts.empty()) {
+    return absl::NotFoundError("it was not mounted in this boot");
   }
-  // A user may not look into other namespaces, nor root on older kernels. The session ends with the
-  // last mount of it.
-  MountInfo there;
-  there.major = record.mounts.empty() ? 0 : record.mounts.back().major;
-  there.minor = record.mounts.empty() ? 0 : record.mounts.back().minor;
-  return chains_->ServedAt(record.place(), there) == nullptr;
-}
-
-MountTableImpl::Outlived MountTableImpl::AdoptElsewhereDirLocked(const MountRecord& record,
-                                                                 const FindChain& find_chain) {
-  if (record.mounts.empty() || IsGoneElsewhere(record)) return Outlived::kUnmounted;
   const MountKey& key = record.mounts.back();
-  const bool alone = record.unique_id == 0;  // a session of its own, and no private mount
   MountInfo there;
-  if (!alone) {
-    const absl::StatusOr<MountInfo> found = FindMountIn(record.name_space, record.unique_id);
-    if (found.ok()) there = *found;
+  if (record.unique_id != 0) {
+    absl::StatusOr<MountInfo> found = FindMountIn(record.name_space, record.unique_id);
+    if (absl::IsNotFound(found.status())) return found;
+    if (found.ok()) there = *std::move(found);
     if (found.ok() && (there.major != key.major || there.minor != key.minor)) {
-      return Outlived::kUnmounted;
-    }
-    // An older kernel does not tell.
-    if (there.source.empty()) there.source = SourceOf(record.reference);
-    if (there.fs_type.empty()) {
-      there.fs_type = record.options.writable      ? "overlay"
-                      : record.mode == kKernelMode ? kErofsType
-                                                   : "fuse";
+      return absl::NotFoundError("another mount has its number");
     }
   }
   there.major = key.major;
   there.minor = key.minor;
+  // A user may not look into other namespaces, nor root on older kernels. The session ends with the
+  // last mount of it.
+  if (record.unique_id == 0 && chains_->ServedAt(record.place(), there) == nullptr) {
+    return absl::NotFoundError("its session has ended");
+  }
+  // The kernel does not tell everything.
+  if (there.source.empty()) there.source = SourceOf(record.reference);
+  if (there.fs_type.empty()) {
+    there.fs_type = record.options.writable      ? "overlay"
+                    : record.mode == kKernelMode ? kErofsType
+                                                 : "fuse";
+  }
+  return there;
+}
+
+MountTableImpl::Outlived MountTableImpl::AdoptElsewhereDirLocked(const MountRecord& record,
+                                                                 const FindChain& find_chain) {
+  const absl::StatusOr<MountInfo> there = FindElsewhere(record);
+  if (!there.ok()) return Outlived::kUnmounted;
   Entry entry{record, std::nullopt, "", {}};
   ChainRef chain;
-  if (!alone) {
-    const std::optional<std::string> lease = AdoptLeaseDirLocked(record, there, find_chain, &chain);
+  if (record.unique_id != 0) {
+    const std::optional<std::string> lease =
+        AdoptLeaseDirLocked(record, *there, find_chain, &chain);
     if (!lease.has_value()) return Outlived::kUnmounted;
     entry.lease = *lease;
   } else {
-    chain = chains_->ServedAt(record.place(), there);
+    // A session of its own, and no private mount.
+    chain = chains_->ServedAt(record.place(), *there);
     if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnmounted;
   }
   if (!(record.mode == kKernelMode && !record.filling)) entry.chain = chain;
@@ -320,6 +322,12 @@ void MountTableImpl::RefreshPlaceLocked(const std::string& place) {
   if (entry.has_value() && entry->record.name_space != 0 && IsGoneElsewhere(entry->record)) {
     DropUnmountedDirLocked(entry->record);
   }
+}
+
+bool MountTableImpl::AnyElsewhere() const {
+  absl::MutexLock lock(&mu_);
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [](const auto& entry) { return entry.second.record.name_space != 0; });
 }
 
 void MountTableImpl::Refresh() {

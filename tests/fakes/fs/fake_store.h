@@ -167,6 +167,7 @@ class FakeMountTable : public MountTable {
   absl::StatusOr<MountRecord> Mount(ChainRef chain, const Digest& manifest,
                                     const CheckedMount& mount) override;
   absl::Status Unmount(const std::string& directory, bool lazy, uint64_t name_space = 0) override;
+  bool AnyElsewhere() const override { return false; }
   void Refresh() override {}
   std::vector<MountState> List() const override;
   bool InUse(const Digest& chain_id) const override;
