@@ -124,7 +124,6 @@ int ClientSession::Finish(const absl::Status& status, std::string_view object) {
 absl::StatusOr<ImageRequest> ClientSession::MakeImageRequest(const std::string& text,
                                                              const ImageOptions& options) {
   IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, ParseReference(text));
-  if (options.timeout_seconds != 0) SetTimeout(options.timeout_seconds);
   ImageRequest request;
   request.set_reference(reference.ToString());
   request.set_platform(options.platform);

@@ -21,16 +21,15 @@ class DiffCall : public FileCall {
       : FileCall(context, call, "diff", request.progress()), request_(request) {}
 
  private:
-  using Pins = std::vector<ReadPin>;
   using Difference = TreeDiff::Difference;
 
   absl::Status Run() override;
   absl::Status Compare();
   // Fills a message and sends it, until everything is sent. `pins`: of the next piece of the files
   // that are being compared.
-  absl::Status Step(std::optional<Pins> pins);
+  absl::Status Step(Pins pins);
   // Compares the next piece. Returns false if it has to be waited for.
-  absl::StatusOr<bool> ComparePiece(const std::optional<Pins>& pins);
+  absl::StatusOr<bool> ComparePiece(const Pins& pins);
   size_t PieceBytes() const {
     return std::min<uint64_t>(open_->before->size - offset_, kFileMessageBytes);
   }
@@ -63,7 +62,7 @@ absl::Status DiffCall::Compare() {
   return Step(std::nullopt);
 }
 
-absl::Status DiffCall::Step(std::optional<Pins> pins) {
+absl::Status DiffCall::Step(Pins pins) {
   MountEvent event;
   FileChanges* const changes = event.mutable_changes();
   size_t bytes = 0;
@@ -95,14 +94,13 @@ absl::Status DiffCall::Step(std::optional<Pins> pins) {
   return Send(std::move(event), [this] { return Step(std::nullopt); });
 }
 
-absl::StatusOr<bool> DiffCall::ComparePiece(const std::optional<Pins>& pins) {
+absl::StatusOr<bool> DiffCall::ComparePiece(const Pins& pins) {
   const size_t size = PieceBytes();
   const auto read = [&](const Opened& side, Nid nid) -> absl::StatusOr<std::string> {
     std::string out(size, '\0');
-    IMAGEFS_RETURN_IF_ERROR(Annotate(
-        ReadFile(*side.chain, nid, offset_, absl::MakeSpan(out),
-                 pins.has_value() ? absl::MakeConstSpan(*pins) : absl::Span<const ReadPin>()),
-        StrCat(side.image->reference, ": ", PrintableName(open_->path))));
+    IMAGEFS_RETURN_IF_ERROR(
+        Annotate(ReadFile(*side.chain, nid, offset_, absl::MakeSpan(out), SpanOf(pins)),
+                 StrCat(side.image->reference, ": ", PrintableName(open_->path))));
     return out;
   };
   if (!pins.has_value()) {
@@ -129,7 +127,7 @@ absl::Status DiffCall::Await() {
                            MissingParts(*after_.chain, open_->after->nid, offset_, PieceBytes()));
   missing.insert(missing.end(), more.begin(), more.end());
   return AwaitParts(missing, PrintableName(open_->path),
-                    [this](Pins arrived) { return Step(std::move(arrived)); });
+                    [this](std::vector<ReadPin> arrived) { return Step(std::move(arrived)); });
 }
 
 void DiffCall::Report(const Difference& found, FileChanges* changes, size_t* bytes) const {

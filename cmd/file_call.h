@@ -9,10 +9,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/types/span.h"
 #include "base/cancel.h"
 #include "cmd/transfer_call.h"
 #include "fs/chain_read.h"
@@ -31,6 +33,11 @@ class FileCall : public TransferCall {
     ImageRef image;
     ChainRef chain;
   };
+  // Of parts that were waited for; none if nothing was.
+  using Pins = std::optional<std::vector<ReadPin>>;
+  static absl::Span<const ReadPin> SpanOf(const Pins& pins) {
+    return pins.has_value() ? absl::MakeConstSpan(*pins) : absl::Span<const ReadPin>();
+  }
   // Resolves an image and makes its tree readable. `eager`: all of its layers are proven, and
   // local. `first`: the progress shows its layers; for one image of a call.
   absl::Status OpenImage(const control::v1::ImageRequest& request, bool eager, bool first,

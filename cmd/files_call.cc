@@ -28,13 +28,11 @@ class FilesCall : public FileCall {
       : FileCall(context, call, "files", request.progress()), request_(request) {}
 
  private:
-  using Pins = std::vector<ReadPin>;
-
   absl::Status Run() override;
   absl::Status FindPaths();
   // Fills a message and sends it, until everything is sent. `pins`: of the next piece of the file
   // that is being read.
-  absl::Status Step(std::optional<Pins> pins);
+  absl::Status Step(Pins pins);
   // Adds the next entry. Returns false if there is none.
   absl::StatusOr<bool> AddEntry(FileItems* items, size_t* bytes);
   absl::Status FillEntry(const FileWalk::Entry& from, FileEntry* out);
@@ -93,7 +91,7 @@ absl::Status FilesCall::FindPaths() {
   return absl::OkStatus();
 }
 
-absl::Status FilesCall::Step(std::optional<Pins> pins) {
+absl::Status FilesCall::Step(Pins pins) {
   MountEvent event;
   FileItems* const items = event.mutable_files();
   size_t bytes = 0;
@@ -112,17 +110,17 @@ absl::Status FilesCall::Step(std::optional<Pins> pins) {
       // What is ready does not wait for what is not. Afterwards, the same piece comes next.
       if (!missing.empty() && bytes > 0) break;
       if (!missing.empty()) {
-        return AwaitParts(missing, Named(file_->path),
-                          [this](Pins arrived) { return Step(std::move(arrived)); });
+        return AwaitParts(missing, Named(file_->path), [this](std::vector<ReadPin> arrived) {
+          return Step(std::move(arrived));
+        });
       }
     }
     control::v1::FileData* const data = items->add_items()->mutable_data();
     data->set_offset(range.begin);
     data->mutable_bytes()->resize(size);
-    IMAGEFS_RETURN_IF_ERROR(Annotate(
-        ReadFile(*chain_, file_->nid, range.begin, {data->mutable_bytes()->data(), size},
-                 pins.has_value() ? absl::MakeConstSpan(*pins) : absl::Span<const ReadPin>()),
-        Named(file_->path)));
+    IMAGEFS_RETURN_IF_ERROR(Annotate(ReadFile(*chain_, file_->nid, range.begin,
+                                              {data->mutable_bytes()->data(), size}, SpanOf(pins)),
+                                     Named(file_->path)));
     pins.reset();
     bytes += size;
     range.begin += size;

@@ -13,10 +13,9 @@ struct ImageOptions {
   std::string pull = "missing";
   bool plain_http = false;
   bool skip_tls_verify = false;
-  std::string username;     // of --creds; "" = not given
-  Secret password;          // of --creds; empty = to be asked for
-  std::string auth_file;    // the only file with credentials; "" = the caller's usual ones
-  int timeout_seconds = 0;  // of -o timeout=; 0 = the command's
+  std::string username;   // of --creds; "" = not given
+  Secret password;        // of --creds; empty = to be asked for
+  std::string auth_file;  // the only file with credentials; "" = the caller's usual ones
 };
 
 }  // namespace imagefs

@@ -30,11 +30,6 @@
 #include "fs/mount_target.h"
 
 namespace imagefs {
-namespace {
-
-constexpr size_t kIdBytes = 16;
-// A command answers at once, unless its directory is on a network file system that hangs.
-constexpr timeval kAnswerTimeout = {30, 0};
 
 struct ChannelMessage {
   enum Kind : uint32_t {
@@ -50,6 +45,12 @@ struct ChannelMessage {
   uint32_t major = 0, minor = 0;  // of kDone after kMakeFuse
   char text[1004] = {};           // ends with a zero
 };
+
+namespace {
+
+constexpr size_t kIdBytes = 16;
+// A command answers at once, unless its directory is on a network file system that hangs.
+constexpr timeval kAnswerTimeout = {30, 0};
 
 void SetText(ChannelMessage& message, std::string_view text) {
   const size_t size = std::min(text.size(), sizeof(message.text) - 1);
@@ -144,12 +145,10 @@ absl::Status EnterNamespace(const std::string& name) {
   return absl::OkStatus();
 }
 
-ChannelMessage AnswerWith(const absl::Status& status) {
-  ChannelMessage answer;
+void SetStatus(ChannelMessage& answer, const absl::Status& status) {
   answer.kind = status.ok() ? ChannelMessage::kDone : ChannelMessage::kFailed;
   answer.code = static_cast<uint32_t>(status.code());
   SetText(answer, ToStd(status.message()));
-  return answer;
 }
 
 }  // namespace
@@ -221,43 +220,46 @@ absl::Status MountForDaemon::Prepare(const Options& options) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<Fd> MountForDaemon::MakeFuse(const ChannelMessage& ask, ChannelMessage& answer) {
+  IMAGEFS_RETURN_IF_ERROR(CheckFusermount(directory_));
+  MountFlags flags;
+  flags.noexec = ask.noexec != 0;
+  IMAGEFS_ASSIGN_OR_RETURN(Fd device, FusermountMount(directory_, ask.text, flags));
+  // Nobody answers the file system yet, so only the kernel's table can be asked.
+  const auto mounts = ReadMountInfo();
+  if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory_) : nullptr) {
+    answer.major = there->major;
+    answer.minor = there->minor;
+  }
+  return device;
+}
+
 void MountForDaemon::Serve() {
-  bool mounted = false, by_fusermount = false;
+  enum class Made { kNothing, kAttached, kFuse } made = Made::kNothing;
   while (true) {
-    Fd fd;
+    Fd fd, device;
     const absl::StatusOr<ChannelMessage> ask = Receive(socket_, &fd);
     if (!ask.ok()) break;
     ChannelMessage answer;
-    Fd device;
+    absl::Status status = absl::InvalidArgumentError("the daemon is of another version");
     if (ask->kind == ChannelMessage::kAttach && fd.valid()) {
-      const absl::Status status = AttachMount(fd, place_, directory_);
-      mounted = mounted || status.ok();
-      answer = AnswerWith(status);
+      status = AttachMount(fd, place_, directory_);
+      if (status.ok()) made = Made::kAttached;
     } else if (ask->kind == ChannelMessage::kMakeFuse) {
-      MountFlags flags;
-      flags.noexec = ask->noexec != 0;
-      const absl::Status can = CheckFusermount(directory_);
-      absl::StatusOr<Fd> made =
-          can.ok() ? FusermountMount(directory_, ask->text, flags) : absl::StatusOr<Fd>(can);
-      answer = AnswerWith(made.status());
-      if (made.ok()) {
-        mounted = by_fusermount = true;
-        device = *std::move(made);
-        // Nobody answers the file system yet, so only the kernel's table can be asked.
-        const auto mounts = ReadMountInfo();
-        if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory_) : nullptr) {
-          answer.major = there->major;
-          answer.minor = there->minor;
-        }
+      absl::StatusOr<Fd> fuse = MakeFuse(*ask, answer);
+      status = fuse.status();
+      if (fuse.ok()) {
+        made = Made::kFuse;
+        device = *std::move(fuse);
       }
-    } else {
-      answer = AnswerWith(absl::InvalidArgumentError("the daemon is of another version"));
     }
+    SetStatus(answer, status);
     if (!Send(socket_, answer, device.valid() ? &device : nullptr).ok()) break;
   }
   // The daemon closes the connection before its answer arrives.
-  if (decision_.get_future().get() || !mounted) return;
-  if (by_fusermount) {
+  const bool keep = decision_.get_future().get();
+  if (keep || made == Made::kNothing) return;
+  if (made == Made::kFuse) {
     FusermountUnmount(directory_, /*lazy=*/true).IgnoreError();
   } else {
     umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);

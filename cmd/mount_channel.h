@@ -23,6 +23,7 @@
 
 namespace imagefs {
 
+struct ChannelMessage;
 class MountCaller;
 
 inline constexpr char kMountSocket[] = "mount";
@@ -67,6 +68,8 @@ class MountForDaemon {
   MountForDaemon() = default;
   absl::Status Prepare(const Options& options);
   void Serve();
+  // Returns the device, and sets the number of the file system in the answer.
+  absl::StatusOr<Fd> MakeFuse(const ChannelMessage& ask, ChannelMessage& answer);
 
   std::string channel_, directory_;
   uint64_t name_space_ = 0;

@@ -126,7 +126,7 @@ Values ValueOptions(MountArgs* mount) {
       {"pull", OneOf(mount->image.pull, {"missing", "always", "never"})},
       {"platform", [mount](std::string_view value) { return SetPlatform(value, &mount->image); }},
       {"deadline", Seconds(mount->deadline_seconds)},
-      {"timeout", Seconds(mount->image.timeout_seconds)},
+      {"timeout", Seconds(mount->timeout_seconds)},
       {"authfile", Path(mount->image.auth_file)},
       {"upper", Path(mount->upper)},
       {"map-uids", Text(mount->id_map)},

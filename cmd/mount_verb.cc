@@ -175,6 +175,7 @@ int MountInForeground(ClientSession& session, MountRequest& request,
 
 int Run(ClientSession& session, const MountArgs& args, const DaemonProgramParts* program) {
   const Clock::time_point begin = Clock::now();
+  if (args.timeout_seconds != 0) session.SetTimeout(args.timeout_seconds);
   absl::StatusOr<MountRequest> request = MakeMountRequest(session, args);
   if (!request.ok()) return session.Finish(request.status());
   if (args.foreground) return MountInForeground(session, *request, *program, begin);

@@ -9,12 +9,23 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "base/failure.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "cmd/table.h"
 
 namespace imagefs {
+
+namespace control::v1 {
+class Image;
+class ImageUser;
+}  // namespace control::v1
+
+// Up to three users of an image, each as `text` has it, and how many more there are; "-" if there
+// are none.
+std::string UsersOf(const control::v1::Image& image,
+                    absl::FunctionRef<std::string(const control::v1::ImageUser&)> text);
 
 // Writes the member "error" (print.h's ErrorJson).
 void WriteError(JsonWriter& json, FailureKind kind, std::string_view message);

@@ -24,17 +24,6 @@ std::string UserText(const ImageUser& user) {
   return name.empty() ? "containerd" : StrCat("containerd ", name, " (", user.containers(), ")");
 }
 
-std::string UsedBy(const Image& image) {
-  std::string out;
-  for (int i = 0; i < image.used_by_size() && i < kMostUsers; ++i) {
-    StrAppend(&out, i == 0 ? "" : ", ", UserText(image.used_by(i)));
-  }
-  if (image.used_by_size() > kMostUsers) {
-    StrAppend(&out, " and ", image.used_by_size() - kMostUsers, " more");
-  }
-  return out.empty() ? "-" : out;
-}
-
 std::string_view KindInWords(std::string_view kind) {
   if (kind == "layers-shared") return "layers of several images";
   if (kind == "layers-exclusive") return "layers of one image";
@@ -55,6 +44,17 @@ std::string StateInWords(const Image& image) {
 
 }  // namespace
 
+std::string UsersOf(const Image& image, absl::FunctionRef<std::string(const ImageUser&)> text) {
+  std::string out;
+  for (int i = 0; i < image.used_by_size() && i < kMostUsers; ++i) {
+    StrAppend(&out, i == 0 ? "" : ", ", text(image.used_by(i)));
+  }
+  if (image.used_by_size() > kMostUsers) {
+    StrAppend(&out, " and ", image.used_by_size() - kMostUsers, " more");
+  }
+  return out.empty() ? "-" : out;
+}
+
 const std::vector<std::string>& ImageColumns() {
   static const std::vector<std::string> columns = {"REFERENCE",  "PLATFORM", "DIGEST", "LAYERS",
                                                    "COMPRESSED", "UNPACKED", "DISK",   "STATE",
@@ -68,7 +68,7 @@ std::string ImagesText(const ListImagesReply& reply, int64_t now_unix, const Tab
     table.Row({image.reference(), image.platform(), ShortDigest(image.manifest_digest()),
                StrCat(image.layers()), FormatBytes(image.compressed_bytes()),
                FormatBytes(image.unpacked_bytes()), FormatBytes(image.disk_bytes()),
-               StateInWords(image), Age(image.created_unix(), now_unix), UsedBy(image)});
+               StateInWords(image), Age(image.created_unix(), now_unix), UsersOf(image, UserText)});
   }
   return table.Text(style);
 }

@@ -25,7 +25,6 @@ namespace {
 
 // Of one table: a browser takes about a second for ten times as many.
 constexpr int kMostRows = 5000;
-constexpr int kMostUsers = 3;  // of an image
 
 std::string HashOf(std::string_view text) {
   const Digest digest = Sha256Of(text);
@@ -151,18 +150,13 @@ std::string ImagesTable(const ListImagesReply& images) {
                                                    {"on disk", true},
                                                    {"used by", false, true}});
   for (const Image& image : images.images()) {
-    std::string users;
-    for (int i = 0; i < std::min(image.used_by_size(), kMostUsers); ++i) {
-      const ImageUser& user = image.used_by(i);
-      StrAppend(&users, i == 0 ? "" : ", ", Text(user.kind()), " ", Name(user.name()));
-    }
-    if (image.used_by_size() > kMostUsers) {
-      StrAppend(&users, " and ", image.used_by_size() - kMostUsers, " more");
-    }
+    const std::string users = UsersOf(image, [](const ImageUser& user) {
+      return StrCat(Text(user.kind()), " ", Name(user.name()));
+    });
     table.Row({Name(image.reference()), Text(image.platform()), Code(image.manifest_digest()),
                StrCat(Text(image.state()), image.pinned() ? ", pinned" : ""),
                StrCat(image.layers()), Bytes(image.compressed_bytes()), Bytes(image.disk_bytes()),
-               users.empty() ? "-" : users});
+               users});
   }
   return table.Take();
 }

@@ -50,7 +50,8 @@ struct MountArgs {
   // mount of the same image counts as success. After a reboot the caller mounts it again, not the
   // daemon.
   bool for_mount8 = false;
-  std::string name_space;  // with for_mount8: of mount(8)'s -N; "" = this process's
+  int timeout_seconds = 0;  // of -o timeout=; 0 = the command's
+  std::string name_space;   // with for_mount8: of mount(8)'s -N; "" = this process's
 };
 
 struct UmountArgs {

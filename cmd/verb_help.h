@@ -92,8 +92,8 @@ inline constexpr char kDropHelp[] =
 inline constexpr char kExportHelp[] =
     "Adds images to a directory from which many daemons can use them in place, without a copy and\n"
     "without a network: on NFS, on the disk of a node image, or for the users of this machine.\n"
-    "What is there already stays; an interrupted export goes on where it ended. Whoever can read\n"
-    "the directory can read the images.\n"
+    "What is there already stays; an interrupted export goes on where it ended. Users who can\n"
+    "read the directory can read the images.\n"
     "\n"
     "  imagefs export-store /srv/imagefs alpine:3 registry.example/app:1\n"
     "\n"
