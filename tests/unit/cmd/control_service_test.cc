@@ -9,50 +9,23 @@
 
 #include "base/fd.h"
 #include "base/text.h"
-#include "cmd/publish.h"
 #include "gtest/gtest.h"
 #include "proto/control.grpc.pb.h"
 #include "tests/fakes/fs/fake_store.h"
+#include "tests/unit/cmd/control_server.h"
 
 namespace imagefs {
 namespace {
 
 using namespace control::v1;  // NOLINT: the messages of the service
 
-class ControlServiceTest : public testing::Test {
+class ControlServiceTest : public ControlServerTest {
  protected:
+  ControlServiceTest() : ControlServerTest(/*layers=*/3, "control") {}
   void SetUp() override {
-    dir_ = StrCat(testing::TempDir(), "/control-", RandomHex(6));
+    ControlServerTest::SetUp();
     ASSERT_TRUE(MakeDirs(dir_ + "/a").ok());
     ASSERT_TRUE(MakeDirs(dir_ + "/b").ok());
-    char resolved[4096];
-    ASSERT_NE(realpath(dir_.c_str(), resolved), nullptr);
-    dir_ = resolved;
-    ControlService::Options options;
-    options.version = "1.2.3";
-    options.root = "/store";
-    options.run = "/run/x";
-    options.request_stop = [this](bool unmount) { stop_ = unmount ? 2 : 1; };
-    options.progress_interval = std::chrono::milliseconds(1);
-    executor_ = std::make_unique<Executor>(ThreadRole::kTest, 4);
-    publications_ =
-        std::make_unique<Publications>(Publications::Deps{store_, sources_, *executor_});
-    service_ = ControlService::Create(
-        std::move(options), {store_, sources_, mounts_, nullptr, *executor_, *publications_});
-    grpc::ServerBuilder builder;
-    builder.RegisterService(&service_->service());
-    server_ = builder.BuildAndStart();
-    ASSERT_NE(server_, nullptr);
-    stub_ = Control::NewStub(server_->InProcessChannel(grpc::ChannelArguments()));
-  }
-  void TearDown() override {
-    server_->Shutdown(std::chrono::system_clock::now());
-    server_->Wait();
-    server_.reset();
-    publications_.reset();
-    executor_.reset();
-    service_.reset();
-    (void)RemoveTree(dir_);
   }
 
   control::v1::MountRequest Request(std::string_view directory, bool progress = false) {
@@ -86,17 +59,6 @@ class ControlServiceTest : public testing::Test {
     request.mutable_image()->set_reference("registry.test/app:1");
     return Finish(stub_->Pull(&context, request));
   }
-
-  std::string dir_;
-  FakeImageStore store_{3};
-  FakeSources sources_;
-  FakeMountTable mounts_;
-  std::atomic<int> stop_{0};
-  std::unique_ptr<Executor> executor_;
-  std::unique_ptr<Publications> publications_;
-  std::unique_ptr<ControlService> service_;
-  std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<Control::Stub> stub_;
 };
 
 TEST_F(ControlServiceTest, MountAnswersWhatItDid) {

@@ -10,44 +10,20 @@
 
 #include "base/fd.h"
 #include "base/text.h"
-#include "cmd/control_service.h"
-#include "cmd/publish.h"
 #include "proto/control.grpc.pb.h"
 #include "tests/fakes/fs/fake_fill.h"
 #include "tests/fakes/fs/fake_store.h"
 #include "tests/fakes/fs/test_chain.h"
+#include "tests/unit/cmd/control_server.h"
 
 namespace imagefs {
 namespace {
 
 using namespace control::v1;  // NOLINT: the messages of the service
 
-class FileCallsTest : public testing::Test {
+class FileCallsTest : public ControlServerTest {
  protected:
-  void SetUp() override {
-    dir_ = StrCat(testing::TempDir(), "/file-calls-", RandomHex(6));
-    ASSERT_TRUE(MakeDirs(dir_).ok());
-    ControlService::Options options;
-    options.progress_interval = std::chrono::milliseconds(1);
-    executor_ = std::make_unique<Executor>(ThreadRole::kTest, 4);
-    publications_ =
-        std::make_unique<Publications>(Publications::Deps{store_, sources_, *executor_});
-    service_ = ControlService::Create(
-        std::move(options), {store_, sources_, mounts_, nullptr, *executor_, *publications_});
-    grpc::ServerBuilder builder;
-    builder.RegisterService(&service_->service());
-    server_ = builder.BuildAndStart();
-    stub_ = Control::NewStub(server_->InProcessChannel(grpc::ChannelArguments()));
-  }
-  void TearDown() override {
-    server_->Shutdown(std::chrono::system_clock::now());
-    server_->Wait();
-    server_.reset();
-    publications_.reset();
-    executor_.reset();
-    service_.reset();
-    (void)RemoveTree(dir_);
-  }
+  FileCallsTest() : ControlServerTest(/*layers=*/1, "file-calls") {}
 
   void Use(const TestChain& made) {
     chain_ = made.Build(dir_);
@@ -95,16 +71,7 @@ class FileCallsTest : public testing::Test {
     return Finish(*stub_->Files(&context, request));
   }
 
-  std::string dir_;
-  FakeImageStore store_{1};
-  FakeSources sources_;
-  FakeMountTable mounts_;
   ChainRef chain_;
-  std::unique_ptr<Executor> executor_;
-  std::unique_ptr<Publications> publications_;
-  std::unique_ptr<ControlService> service_;
-  std::unique_ptr<grpc::Server> server_;
-  std::unique_ptr<Control::Stub> stub_;
 };
 
 TEST_F(FileCallsTest, EntriesAndBytesInOrder) {

@@ -12,35 +12,16 @@
 #include "base/text.h"
 #include "fetch/credential_origin.h"
 #include "gtest/gtest.h"
+#include "tests/unit/fetch/credential_dirs.h"
 
 namespace imagefs {
 namespace {
 
-class CredentialsTest : public testing::Test {
+class CredentialsTest : public CredentialDirsTest {
  protected:
-  void SetUp() override {
-    char name[] = "/tmp/credentials_test.XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    dir_ = name;
-    options_.home = dir_ + "/home";
-    options_.xdg_runtime_dir = dir_ + "/run";
-    const char* path = getenv("PATH");
-    old_path_ = path == nullptr ? "" : path;
-    ASSERT_TRUE(MakeDirs(dir_ + "/bin").ok());
-    setenv("PATH", StrCat(dir_, "/bin:", old_path_).c_str(), 1);
-  }
-
-  void TearDown() override {
-    setenv("PATH", old_path_.c_str(), 1);
-    EXPECT_TRUE(RemoveTree(dir_).ok());
-  }
-
   // `path` is relative to the test's directory.
   void Write(const std::string& path, const std::string& text, mode_t mode = 0600) {
-    const std::string full = StrCat(dir_, "/", path);
-    ASSERT_TRUE(MakeDirs(full.substr(0, full.rfind('/'))).ok());
-    ASSERT_TRUE(WriteFileDurably(full, text, mode).ok());
-    ASSERT_EQ(chmod(full.c_str(), mode), 0);
+    WriteAt(StrCat(dir_, "/", path), text, mode);
   }
 
   void WriteDocker(const std::string& text) { Write("home/.docker/config.json", text); }
@@ -72,10 +53,6 @@ class CredentialsTest : public testing::Test {
   static std::string Auth(const std::string& user_and_password) {
     return StrCat("{\"auth\":\"", absl::Base64Escape(user_and_password), "\"}");
   }
-
-  std::string dir_;
-  std::string old_path_;
-  CredentialOptions options_;
 };
 
 bool Contains(const std::string& text, const std::string& part) {

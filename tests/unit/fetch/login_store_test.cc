@@ -15,37 +15,23 @@
 #include "base/text.h"
 #include "fetch/credential_origin.h"
 #include "gtest/gtest.h"
+#include "tests/unit/fetch/credential_dirs.h"
 
 namespace imagefs {
 namespace {
 
-class LoginStoreTest : public testing::Test {
+class LoginStoreTest : public CredentialDirsTest {
  protected:
   void SetUp() override {
-    char name[] = "/tmp/login_store_test.XXXXXX";
-    ASSERT_NE(mkdtemp(name), nullptr);
-    dir_ = name;
-    options_.home = dir_ + "/home";
-    options_.xdg_runtime_dir = dir_ + "/run";
+    CredentialDirsTest::SetUp();
     options_.login_dirs = {dir_ + "/user/containers", dir_ + "/podman-run/containers",
                            dir_ + "/run-containers/0"};
     ASSERT_TRUE(MakeDirs(options_.xdg_runtime_dir, 0700).ok());
     file_ = dir_ + "/run/containers/auth.json";
-    const char* path = getenv("PATH");
-    old_path_ = path == nullptr ? "" : path;
-    ASSERT_TRUE(MakeDirs(dir_ + "/bin").ok());
-    setenv("PATH", StrCat(dir_, "/bin:", old_path_).c_str(), 1);
-  }
-
-  void TearDown() override {
-    setenv("PATH", old_path_.c_str(), 1);
-    EXPECT_TRUE(RemoveTree(dir_).ok());
   }
 
   void Write(const std::string& path, const std::string& text, mode_t mode = 0600) {
-    ASSERT_TRUE(MakeDirs(ParentOf(path), 0700).ok());
-    ASSERT_TRUE(WriteFileDurably(path, text, mode).ok());
-    ASSERT_EQ(chmod(path.c_str(), mode), 0);
+    WriteAt(path, text, mode);
   }
 
   // A helper that keeps one secret per server in files.
@@ -89,8 +75,7 @@ esac
   }
   std::string Text(const std::string& file) { return ReadFile(file, 1 << 20).value_or(""); }
 
-  std::string dir_, file_, old_path_;
-  CredentialOptions options_;
+  std::string file_;
 };
 
 TEST_F(LoginStoreTest, ANameIsARegistryOrANamespaceInIt) {
