@@ -11,6 +11,7 @@
 
 #include <utility>
 
+#include "absl/time/time.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -20,6 +21,8 @@ namespace imagefs {
 namespace {
 
 constexpr int kPauseMs = 10;
+// A storm of connections must not fill the log.
+constexpr absl::Duration kTellEvery = absl::Seconds(10);
 
 Listeners::Accepts ToServer(grpc::Server& server) {
   return
@@ -157,8 +160,13 @@ void Listeners::AcceptFrom(const Listener& listener) {
 void Listeners::RefuseFrom(const Listener& listener) {
   spare_.Reset();
   const Fd refused(accept4(listener.fd.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  LogWarning("connection_refused socket=", listener.name,
-             " cause=no file descriptors are left; raise LimitNOFILE= of the service");
+  if (refused.valid()) ++refused_;
+  if (const Moment now = Moment::Now(); now >= tell_refused_at_) {
+    LogWarning("connection_refused socket=", listener.name, " connections=", refused_,
+               " cause=no file descriptors are left; raise LimitNOFILE= of the service");
+    refused_ = 0;
+    tell_refused_at_ = now + kTellEvery;
+  }
   if (!refused.valid()) poll(nullptr, 0, kPauseMs);  // another thread took the descriptor
   spare_ = Spare();
 }

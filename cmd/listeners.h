@@ -17,6 +17,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "base/fd.h"
+#include "base/monotonic.h"
 #include "cmd/options.h"
 #include "cmd/service_manager.h"
 
@@ -82,7 +83,9 @@ class Listeners {
 
   const Paths paths_;
   std::vector<Listener> listeners_;
-  Fd spare_;  // closed briefly to refuse a connection when no descriptors are left
+  Fd spare_;              // closed briefly to refuse a connection when no descriptors are left
+  uint64_t refused_ = 0;  // since the last line about it
+  Moment tell_refused_at_ = Moment::InfinitePast();
 };
 
 }  // namespace imagefs

@@ -30,6 +30,26 @@ for mode in $(modes); do
   [ $status = 0 ] || same "$mode: lines of the error: $(cat "$T/err")" 1 "$(grep -c . "$T/err")"
   [ $status != 0 ] || ifs umount "$M/$mode-other"
   refused=$((refused + (status != 0)))
+  # Many more that knock than can be let in: bounded in the log and in time on the processors.
+  before=$(grep -c connection_refused "$RUN/daemon.log" || :)
+  $PY - "$RUN/control.sock" "$pid" <<'END' || fail "$mode: busy without end"
+import socket, sys, time
+path, pid = sys.argv[1], sys.argv[2]
+def ticks():
+    fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+    return int(fields[11]) + int(fields[12])
+kept = []
+for i in range(300):
+    one = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    one.connect_ex(path)   # fails when the queue is full
+    kept.append(one)
+time.sleep(1)
+first = ticks()
+time.sleep(2)
+sys.exit(ticks() - first > 100)   # half of one processor
+END
+  told=$(($(grep -c connection_refused "$RUN/daemon.log") - before))
+  [ $told -le 5 ] || fail "$mode: $told lines in the log"
   prlimit --pid "$pid" --nofile="${limits/ /:}"
   wait_for 30 '$PY "$LIB/damage.py" read "$T/truth" "$M/$mode" >"$T/read" 2>&1' || fail "$mode, afterwards: $(cat "$T/read")"
   ifs mount -q --mode "$mode" "$REGISTRY/test/other:1" "$M/$mode-other" >/dev/null || fail "$mode: no mount afterwards"
