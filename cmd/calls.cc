@@ -11,6 +11,7 @@
 #include "base/directory.h"
 #include "base/failure.h"
 #include "base/fd.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "snap/rpc_status.h"
@@ -61,7 +62,7 @@ absl::StatusOr<ResolveRequest> ParseImageRequest(const ImageRequest& request) {
   out.access.plain_http = request.plain_http();
   out.access.verify_tls = !request.skip_tls_verify();
   // The system's daemon goes the way that its administrator gave it.
-  if (request.has_proxies() && geteuid() != 0) {
+  if (request.has_proxies() && !IsMachineRoot()) {
     const ImageRequest::Proxies& proxies = request.proxies();
     out.access.proxies = std::make_shared<const ProxySettings>(
         ProxySettings{{proxies.http(), proxies.http_variable()},

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/failure.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "proto/control.grpc.pb.h"
@@ -166,6 +167,7 @@ absl::Status DaemonClient::Greet(pid_t peer, bool* lost) {
       if (!reply.root().empty()) daemon_.root = reply.root();
       if (!reply.run().empty()) daemon_.run = reply.run();
       mount_namespace_ = reply.mount_namespace();
+      callers_mount_ = reply.callers_mount();
       return CheckSettings(reply);
     }
     if (outcome.answered || !absl::IsDeadlineExceeded(outcome.status)) return outcome.status;
@@ -261,7 +263,7 @@ absl::Status DaemonClient::WithDaemon(Attempt attempt) {
   if (!outcome.answered && absl::IsDeadlineExceeded(outcome.status)) return NoAnswer(pid_);
   // This shell may have a proxy for what the daemon cannot reach; a user's daemon uses that.
   const std::string proxies = ProxyDigest();
-  if (geteuid() == 0 && outcome.answered && !proxies.empty() && proxies != proxies_ &&
+  if (IsMachineRoot() && outcome.answered && !proxies.empty() && proxies != proxies_ &&
       (absl::IsUnavailable(outcome.status) || absl::IsDeadlineExceeded(outcome.status))) {
     return WithKind(absl::Status(outcome.status.code(),
                                  StrCat(outcome.status.message(),

@@ -121,6 +121,8 @@ class DaemonClient {
   const std::string& run() const { return daemon_.run; }
   // The daemon's mount namespace (OwnMountNamespace); 0 = unknown.
   uint64_t mount_namespace() const { return mount_namespace_; }
+  // Whether the daemon has no right to mount, not even in its own mount namespace.
+  bool callers_mount() const { return callers_mount_; }
 
  private:
   struct Rpc;  // channel and stub
@@ -152,6 +154,7 @@ class DaemonClient {
   Paths daemon_;
   std::string proxies_;
   uint64_t mount_namespace_ = 0;
+  bool callers_mount_ = false;
   std::atomic<bool> said_{false};
 };
 

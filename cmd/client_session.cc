@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/failure.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/units.h"
@@ -132,7 +133,7 @@ absl::StatusOr<ImageRequest> ClientSession::MakeImageRequest(const std::string& 
   request.set_pull_policy(options.pull == "always"  ? ImageRequest::ALWAYS
                           : options.pull == "never" ? ImageRequest::NEVER
                                                     : ImageRequest::MISSING);
-  if (geteuid() != 0) {
+  if (!IsMachineRoot()) {
     const ProxySettings proxies = ProxySettings::FromEnvironment();
     ImageRequest::Proxies* out = request.mutable_proxies();
     out->set_http(proxies.http.url);

@@ -11,6 +11,7 @@
 #include "absl/types/span.h"
 #include "base/failure.h"
 #include "base/fd.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/toml.h"
@@ -435,7 +436,7 @@ HostResolver::Options Config::HostsOptions(const std::string& home,
 }
 
 HostResolver::Options Config::HostsOptions() const {
-  return HostsOptions(geteuid() == 0 ? "" : ProcessEnvironment("HOME"),
+  return HostsOptions(IsMachineRoot() ? "" : ProcessEnvironment("HOME"),
                       ProcessEnvironment("XDG_CONFIG_HOME"),
                       ProcessEnvironment("CONTAINERS_REGISTRIES_CONF"));
 }
@@ -475,7 +476,7 @@ absl::StatusOr<Config> ParseConfig(std::string_view text, const std::string& pat
 
 std::string ConfigFile(const std::string& path) {
   if (!path.empty()) return path;
-  if (geteuid() == 0) return "/etc/imagefs/config.toml";
+  if (IsMachineRoot()) return "/etc/imagefs/config.toml";
   std::string home = ProcessEnvironment("XDG_CONFIG_HOME");
   if (home.empty()) home = ProcessEnvironment("HOME") + "/.config";
   return home + "/imagefs/config.toml";

@@ -22,6 +22,7 @@
 #include "cmd/space_calls.h"
 #include "fs/fuse_loop.h"
 #include "fs/mount_namespace.h"
+#include "fs/user_mount.h"
 
 namespace imagefs {
 
@@ -123,6 +124,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
     reply->set_log_level(std::string(LogLevelName(CurrentLogLevel())));
     reply->set_proxies(options_.proxies);
     reply->set_mount_namespace(mount_namespace_);
+    reply->set_callers_mount(callers_mount_);
     Unary* reactor = context->DefaultReactor();
     reactor->Finish(AnswerOf(context, absl::OkStatus()));
     return reactor;
@@ -260,6 +262,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   const Options options_;
   const Deps deps_;
   const uint64_t mount_namespace_ = OwnMountNamespace().value_or(0);
+  const bool callers_mount_ = CannotMount();
   const SpaceCalls space_{deps_.store, deps_.mounts, deps_.podman, deps_.runtime_users};
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   CallCounter counter_;

@@ -24,6 +24,7 @@
 #include "base/executor.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
@@ -221,7 +222,7 @@ absl::Status DaemonImpl::OpenParts() {
   MountTable::Options mount_options;
   mount_options.run_dir = paths.run;
   mount_options.root_dir = paths.root;
-  mount_options.as_root = geteuid() == 0;
+  mount_options.as_root = IsMachineRoot();
   mount_options.erofs.loop_devices = options_.config.loop_devices;
   mount_options.sessions = sessions_.get();
   mount_options.find_chain = [this](const Digest& chain_id) {
@@ -233,7 +234,7 @@ absl::Status DaemonImpl::OpenParts() {
       *store_, *mounts_,
       [this](const Reference& reference) { return credentials_->AccessFor(reference); },
       [this](const Reference& reference) { return credentials_->QuickAccessFor(reference); }});
-  if (geteuid() == 0) {
+  if (IsMachineRoot()) {
     IMAGEFS_ASSIGN_OR_RETURN(
         podman_, PodmanStore::Open(StrCat(paths.root, "/podman"),
                                    {*store_, *uses_, trust_of(options_.config.PodmanPolicy())}));
@@ -271,7 +272,7 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.index.lookup = config.index_lookup;
   out.index.memory = config.index_memory;
   out.share_all = config.store_open;
-  out.keep_blobs = config.containerd_keep_blobs && geteuid() == 0;
+  out.keep_blobs = config.containerd_keep_blobs && IsMachineRoot();
   out.scrub.interval = config.store_scrub;
   out.space = config.space;
   out.keep_partial = config.store_keep_partial;

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/client.h"
@@ -100,7 +101,7 @@ pid_t CheckDaemon(ClientSession& session, DoctorReport& report) {
 void CheckAll(ClientSession& session, const DoctorArgs& args, DoctorReport& report) {
   Machine machine;
   machine.search_path = ProcessEnvironment("PATH");
-  machine.root = geteuid() == 0;
+  machine.root = IsMachineRoot();
   const Paths& paths = session.paths();
   const Config config = CheckConfiguration(session.global().config, report);
   const pid_t daemon = CheckDaemon(session, report);

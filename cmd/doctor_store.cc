@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/fd.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/units.h"
@@ -98,7 +99,7 @@ bool CheckFileSystem(const Paths& paths, const std::string& at, DoctorReport& re
                 "images take memory, are gone after a restart of the machine, and are read by the "
                 "kernel through loop devices only",
                 "choose a directory on a disk with --root, unless that is meant");
-  } else if (type == kOverlayfs && geteuid() == 0) {
+  } else if (type == kOverlayfs && IsMachineRoot()) {
     report.Note("store", found,
                 "overlayfs does not take it as the place for what is written, so mounts with --rw "
                 "and containers fail",

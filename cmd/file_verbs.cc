@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/file_entries.h"
@@ -313,7 +314,7 @@ int CopyToDisk(ClientSession& session, const FilesRequest& request, const CopyAr
   if (session.json()) session.out().Print(CopyJson(destination, sink.writer()));
   if (const std::string lost = NotKept(sink.writer()); !lost.empty()) {
     session.out().Note(
-        StrCat("imagefs: not kept: ", lost, geteuid() == 0 ? "" : "; root may keep them", "\n"));
+        StrCat("imagefs: not kept: ", lost, IsMachineRoot() ? "" : "; root may keep them", "\n"));
   }
   return 0;
 }

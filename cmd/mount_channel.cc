@@ -19,6 +19,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/machine_user.h"
 #include "base/pass_fd.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -28,6 +29,7 @@
 #include "fs/mount_record.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_target.h"
+#include "fs/user_mount.h"
 
 namespace imagefs {
 
@@ -215,16 +217,16 @@ absl::Status MountForDaemon::Prepare(const Options& options) {
         StrCat(directory_, " is the mount of a file system that has died; unmount it (umount -l ",
                directory_, ")"));
   }
+  if (!IsMachineRoot()) IMAGEFS_RETURN_IF_ERROR(CheckUserMount(directory_, target.place));
   covered_ = target.covered;
   place_ = std::move(target.place);
   return absl::OkStatus();
 }
 
 absl::StatusOr<Fd> MountForDaemon::MakeFuse(const ChannelMessage& ask, ChannelMessage& answer) {
-  IMAGEFS_RETURN_IF_ERROR(CheckFusermount(directory_));
   MountFlags flags;
   flags.noexec = ask.noexec != 0;
-  IMAGEFS_ASSIGN_OR_RETURN(Fd device, FusermountMount(directory_, ask.text, flags));
+  IMAGEFS_ASSIGN_OR_RETURN(Fd device, UserMount(directory_, place_, ask.text, flags));
   // Nobody answers the file system yet, so only the kernel's table can be asked.
   const auto mounts = ReadMountInfo();
   if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory_) : nullptr) {
@@ -260,7 +262,7 @@ void MountForDaemon::Serve() {
   const bool keep = decision_.get_future().get();
   if (keep || made == Made::kNothing) return;
   if (made == Made::kFuse) {
-    FusermountUnmount(directory_, /*lazy=*/true).IgnoreError();
+    UserUnmount(directory_, /*lazy=*/true).IgnoreError();
   } else {
     umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
   }

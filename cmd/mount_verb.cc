@@ -105,7 +105,8 @@ absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client
                                     MountRequest& request, const std::string& name_space) {
   const uint64_t theirs = client.mount_namespace();
   const bool elsewhere = theirs != 0 && OwnMountNamespace().value_or(theirs) != theirs;
-  if (!elsewhere && name_space.empty() && !IsAutomount(request.directory())) {
+  if (!elsewhere && !client.callers_mount() && name_space.empty() &&
+      !IsAutomount(request.directory())) {
     return session.Transfer(client, request, &DaemonClient::Mount);
   }
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<MountForDaemon> mount,

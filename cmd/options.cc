@@ -14,6 +14,7 @@
 #include "base/digest.h"
 #include "base/directory.h"
 #include "base/fd.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -108,7 +109,8 @@ absl::Status CheckDescriptors() {
 }
 
 absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
-                                   std::string_view directory, uid_t uid, EnvironmentRef env) {
+                                   std::string_view directory, const MachineUser& user,
+                                   EnvironmentRef env) {
   Paths paths;
   for (const std::string_view path : {root, run}) {
     if (directory.empty() && !path.empty() && !path.starts_with('/')) return NoDirectory(path);
@@ -116,7 +118,7 @@ absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
   paths.root_named = !root.empty();
   if (!root.empty()) {
     paths.root = CleanPath(root, directory);
-  } else if (uid == 0) {
+  } else if (user.root) {
     paths.root = "/var/lib/imagefs";
   } else if (std::string data = env("XDG_DATA_HOME"); data.starts_with('/')) {
     paths.root = CleanPath("imagefs", data);
@@ -128,12 +130,12 @@ absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
   }
   if (!run.empty()) {
     paths.run = CleanPath(run, directory);
-  } else if (uid == 0) {
+  } else if (user.root) {
     paths.run = "/run/imagefs";
   } else if (std::string runtime = env("XDG_RUNTIME_DIR"); runtime.starts_with('/')) {
     paths.run = CleanPath("imagefs", runtime);
   } else {
-    paths.run = StrCat("/tmp/imagefs-", uid);
+    paths.run = StrCat("/tmp/imagefs-", user.uid);
   }
   return paths;
 }
@@ -162,7 +164,7 @@ absl::Status PrepareRunDir(const std::string& run, uid_t uid) {
   const std::string above = ParentOf(run), name = run.substr(run.rfind('/') + 1);
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(above));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd parent, OpenFile(above, O_PATH | O_DIRECTORY));
-  const absl::StatusOr<MadeDir> made = MakeDirIn(parent, name, uid == 0 ? 0711 : 0700, run);
+  const absl::StatusOr<MadeDir> made = MakeDirIn(parent, name, IsMachineRoot() ? 0711 : 0700, run);
   if (!made.ok()) {
     return Annotate(made.status(), "run directory (--run chooses another)");
   }

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/log.h"
+#include "base/machine_user.h"
 
 namespace imagefs {
 
@@ -38,11 +39,12 @@ using EnvironmentRef = absl::FunctionRef<std::string(const char* name)>;
 std::string ProcessEnvironment(const char* name);
 
 // Resolves `root` and `run`, as given by options; "" = the user's default: /var/lib/imagefs and
-// /run/imagefs for root; $XDG_DATA_HOME/imagefs or ~/.local/share/imagefs, and
+// /run/imagefs for root of the machine; $XDG_DATA_HOME/imagefs or ~/.local/share/imagefs, and
 // $XDG_RUNTIME_DIR/imagefs or /tmp/imagefs-UID for others. Relative paths are relative to
 // `directory`, and an error if that is "". Fails if a user has neither $HOME nor $XDG_DATA_HOME.
 absl::StatusOr<Paths> ResolvePaths(std::string_view root, std::string_view run,
-                                   std::string_view directory, uid_t uid, EnvironmentRef env);
+                                   std::string_view directory, const MachineUser& user,
+                                   EnvironmentRef env);
 
 // Returns `path` made absolute against `directory`, without ".", "..", and double or trailing
 // slashes. Does not access the disk, so symbolic links are not resolved.
@@ -64,8 +66,8 @@ absl::Status CheckDescriptors();
 // none. A digest, since they may contain passwords.
 std::string ProxyDigest();
 
-// Creates the run directory (0711 for root, whose mounts others use; 0700 for a user), or checks
-// the existing one: it must belong to `uid` and be writable by nobody else.
+// Creates the run directory (0711 for root of the machine, whose mounts others use; 0700 for a
+// user), or checks the existing one: it must belong to `uid` and be writable by nobody else.
 absl::Status PrepareRunDir(const std::string& run, uid_t uid);
 // Creates the directory of the store (0700) if it does not exist.
 absl::Status PrepareStore(const std::string& root);

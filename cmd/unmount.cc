@@ -1,19 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/unmount.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/client.h"
 #include "fs/mount_namespace.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_target.h"
+#include "fs/user_mount.h"
 #include "proto/control.pb.h"
 
 namespace imagefs {
@@ -25,7 +25,7 @@ using control::v1::UnmountReply;
 using control::v1::UnmountRequest;
 
 absl::Status UnmountHere(const std::string& directory, bool lazy) {
-  return geteuid() == 0 ? UnmountPath(directory, lazy) : FusermountUnmount(directory, lazy);
+  return IsMachineRoot() ? UnmountPath(directory, lazy) : UserUnmount(directory, lazy);
 }
 
 }  // namespace
@@ -33,7 +33,8 @@ absl::Status UnmountHere(const std::string& directory, bool lazy) {
 absl::Status Unmount(DaemonClient& client, UnmountRequest request, UnmountReply* reply) {
   const uint64_t theirs = client.mount_namespace();
   const uint64_t own = OwnMountNamespace().value_or(theirs);
-  if (theirs == 0 || own == theirs) return client.Unmount(request, reply);
+  const bool same = theirs == 0 || own == theirs;
+  if (same && !client.callers_mount()) return client.Unmount(request, reply);
   ListMountsReply mounts;
   IMAGEFS_RETURN_IF_ERROR(client.ListMounts(&mounts));
   std::vector<std::string> directories;
@@ -42,17 +43,22 @@ absl::Status Unmount(DaemonClient& client, UnmountRequest request, UnmountReply*
   }
   std::vector<std::string> here;
   for (auto mount = mounts.mounts().rbegin(); mount != mounts.mounts().rend(); ++mount) {
-    if (mount->mount_namespace() == own) here.push_back(mount->directory());
+    if (mount->mount_namespace() == (same ? 0 : own)) here.push_back(mount->directory());
   }
   if (request.all()) directories = here;
   UnmountRequest rest;
-  rest.set_mount_namespace(own);
+  rest.set_mount_namespace(same ? 0 : own);
   rest.set_lazy(request.lazy());
   UnmountReply failed;
   for (const std::string& directory : directories) {
     const bool ours = std::find(here.begin(), here.end(), directory) != here.end();
     absl::Status status;
     if (ours) status = UnmountHere(directory, request.lazy());
+    if (status.ok() && ours && same) {
+      // The daemon sees by itself that it is gone.
+      reply->add_unmounted(directory);
+      continue;
+    }
     if (status.ok() || absl::IsNotFound(status)) {
       rest.add_directories(directory);
       continue;
@@ -61,7 +67,11 @@ absl::Status Unmount(DaemonClient& client, UnmountRequest request, UnmountReply*
     failure->set_directory(PrintableName(directory));
     failure->set_message(std::string(status.message()));
   }
-  if (rest.directories_size() > 0) IMAGEFS_RETURN_IF_ERROR(client.Unmount(rest, reply));
+  if (rest.directories_size() > 0) {
+    UnmountReply answer;
+    IMAGEFS_RETURN_IF_ERROR(client.Unmount(rest, &answer));
+    reply->MergeFrom(answer);
+  }
   reply->MergeFrom(failed);
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@
 #include <variant>
 
 #include "absl/functional/function_ref.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "cmd/client_session.h"
 #include "cmd/config.h"
@@ -48,7 +49,7 @@ class VerbRunner {
   absl::StatusOr<Paths> CheckSurroundings() {
     const std::string directory = AbsolutePath(".").value_or("");
     IMAGEFS_ASSIGN_OR_RETURN(Paths paths, ResolvePaths(global_.root, global_.run, directory,
-                                                       geteuid(), ProcessEnvironment));
+                                                       ThisUser(), ProcessEnvironment));
     IMAGEFS_RETURN_IF_ERROR(CheckDescriptors());
     IMAGEFS_RETURN_IF_ERROR(CheckSettingFile("--config", &global_.config));
     IMAGEFS_RETURN_IF_ERROR(CheckSettingFile("--ca-file", &global_.ca_file));

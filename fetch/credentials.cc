@@ -15,6 +15,7 @@
 #include "base/digest.h"
 #include "base/fd.h"
 #include "base/json.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "fetch/credential_files.h"
@@ -186,17 +187,19 @@ CredentialOptions CredentialOptions::FromEnvironment() {
   CredentialOptions out;
   out.home = Environment("HOME");
   if (out.home.empty()) {
-    if (const struct passwd* user = getpwuid(getuid()); user != nullptr) out.home = user->pw_dir;
+    if (const struct passwd* user = getpwuid(ThisUser().uid); user != nullptr)
+      out.home = user->pw_dir;
   }
   out.docker_config = Environment("DOCKER_CONFIG");
   out.auth_file = Environment("REGISTRY_AUTH_FILE");
   out.xdg_runtime_dir = Environment("XDG_RUNTIME_DIR");
   out.xdg_config_home = Environment("XDG_CONFIG_HOME");
   const std::string temporary = Environment("TMPDIR");
+  const uid_t uid = ThisUser().uid;
   out.login_dirs = {
-      StrCat("/run/user/", geteuid(), "/containers"),
-      StrCat(temporary.empty() ? "/tmp" : temporary, "/podman-run-", geteuid(), "/containers"),
-      StrCat("/run/containers/", geteuid()),
+      StrCat("/run/user/", uid, "/containers"),
+      StrCat(temporary.empty() ? "/tmp" : temporary, "/podman-run-", uid, "/containers"),
+      StrCat("/run/containers/", uid),
   };
   return out;
 }

@@ -16,6 +16,7 @@
 #include "absl/strings/escaping.h"
 #include "base/fd.h"
 #include "base/json.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "fetch/credential_files.h"
@@ -276,7 +277,7 @@ absl::StatusOr<std::string> LoginFile(const CredentialOptions& options) {
   // Podman of root asks for no session. Other users' make the first of these that they can.
   const std::vector<std::string>& places = options.login_dirs;
   const bool session = IsOwnDirectory(ParentOf(places[0]));
-  return (geteuid() == 0 ? places[2] : session ? places[0] : places[1]) + "/auth.json";
+  return (IsMachineRoot() ? places[2] : session ? places[0] : places[1]) + "/auth.json";
 }
 
 absl::StatusOr<LoginPlace> StoreLogin(const CredentialOptions& options, const LoginName& name,

@@ -92,7 +92,7 @@ struct MountRecord {
   Digest manifest_digest;
   Digest chain_id;
   std::string mode;      // "fuse" or "kernel"
-  MountOptions options;  // as a user, includes the flags that fusermount3 always sets
+  MountOptions options;  // as a user, includes the flags that UserMount always sets
   // The directory that the mount covers, not the mount's root. Not set in records of older
   // versions.
   FileId covered;

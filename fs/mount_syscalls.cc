@@ -19,22 +19,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
 #include <iterator>
 #include <optional>
 #include <utility>
 
 #include "base/directory.h"
 #include "base/failure.h"
-#include "base/pass_fd.h"
 #include "base/status.h"
-#include "base/subprocess.h"
 #include "base/text.h"
 
 namespace imagefs {
 namespace {
 
-constexpr char kSubtype[] = "imagefs";
 constexpr char kFuseType[] = "fuse.imagefs";
 constexpr char kOverlayType[] = "overlay";
 // Of a string that fsconfig(2) takes.
@@ -42,7 +38,6 @@ constexpr size_t kMaxSourceBytes = 255;
 // MOVE_MOUNT_BENEATH of Linux 6.5, which Debian 12's headers lack.
 constexpr unsigned int kBeneathFlag = 0x200;
 constexpr uint64_t kMaxMountInfoBytes = uint64_t{64} << 20;
-constexpr std::chrono::seconds kFusermountPatience(60);
 
 // Decodes the octal escapes of mountinfo (\040 for a space).
 std::string Unescape(std::string_view text) {
@@ -104,59 +99,6 @@ absl::Status MountError(int error_number, std::string_view what) {
         what, ": the kernel has no such file system; load it (modprobe fuse, modprobe overlay)"));
   }
   return ErrnoStatus(error_number, what);
-}
-
-struct FusermountResult {
-  bool succeeded = false;
-  std::string errors;  // what it wrote to stderr, one line
-};
-
-// `socket` is where it sends a descriptor, or kDevNull.
-absl::StatusOr<FusermountResult> RunFusermount(std::vector<std::string> arguments, int socket) {
-  ProgramCall call;
-  call.argv = std::move(arguments);
-  call.argv.insert(call.argv.begin(), "fusermount3");
-  call.environment = {"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-                      "LC_ALL=C"};
-  call.add_own_environment = false;
-  call.answers_on_errors = true;
-  call.timeout = kFusermountPatience;
-  call.descriptor_3 = socket;
-  if (socket != kDevNull) call.environment.push_back("_FUSE_COMMFD=3");
-  absl::StatusOr<ProgramResult> result = RunProgram(call);
-  if (absl::IsNotFound(result.status()) || absl::IsPermissionDenied(result.status())) {
-    return absl::FailedPreconditionError(
-        StrCat("cannot run fusermount3: ", ToStd(result.status().message()),
-               "; install the package fuse3"));
-  }
-  IMAGEFS_RETURN_IF_ERROR(Annotate(result.status(), "fusermount3"));
-  FusermountResult out{result->succeeded(), std::move(result->output)};
-  std::replace(out.errors.begin(), out.errors.end(), '\n', ' ');
-  while (out.errors.ends_with(' ')) out.errors.pop_back();
-  return out;
-}
-
-// In the form in which fusermount3 takes the value of an option.
-std::string EscapeOption(std::string_view value) {
-  std::string out;
-  for (const char c : value) {
-    if (c == ',' || c == '\\') out.push_back('\\');
-    out.push_back(c);
-  }
-  return out;
-}
-
-// Receives the descriptor in a message of fusermount3.
-absl::StatusOr<Fd> ReceiveFd(int socket) {
-  char byte = 0;
-  int fd = -1;
-  ssize_t got = 0;
-  do {
-    got = ReceiveWithFd(socket, &byte, sizeof(byte), &fd, MSG_DONTWAIT);
-  } while (got < 0 && errno == EINTR);
-  if (got < 0) return ErrnoStatus(errno, "fusermount3 sent no descriptor");
-  if (fd < 0) return absl::InternalError("fusermount3 sent no descriptor");
-  return Fd(fd);
 }
 
 bool IsHexDigest(std::string_view text) {
@@ -247,14 +189,6 @@ absl::StatusOr<Fd> MakeUserNamespace(std::string_view uids, std::string_view gid
   while (waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
   }
   return made;
-}
-
-absl::Status BusyError(const std::string& directory) {
-  return WithKind(
-      absl::FailedPreconditionError(StrCat(
-          directory, " is busy: a process has a file or its working directory there (fuser -vm ",
-          directory, " lists them); end it, or unmount with --lazy")),
-      FailureKind::kBusy);
 }
 
 // `path` is passed to the kernel, `directory` is used in messages.
@@ -386,7 +320,7 @@ std::string SourceOf(const std::string& reference) {
 }
 
 absl::StatusOr<FuseMount> MakeFuse(bool writable, const std::string& source,
-                                   const MountFlags& flags) {
+                                   const MountFlags& flags, FuseAccess access) {
   FuseMount out;
   out.device = Fd(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!out.device.valid()) {
@@ -403,11 +337,14 @@ absl::StatusOr<FuseMount> MakeFuse(bool writable, const std::string& source,
   const auto flag = [&](const char* key) {
     return fsconfig(context.get(), FSCONFIG_SET_FLAG, key, nullptr, 0) == 0;
   };
-  // Permissions are the image's, checked by the kernel. Read-only, so that reads do not make the
-  // kernel request new access times.
-  if (!set("source", source) || !set("subtype", kSubtype) || !set("fd", StrCat(out.device.get())) ||
-      !set("rootmode", "40000") || !set("user_id", "0") || !set("group_id", "0") ||
-      !flag("allow_other") || !flag("default_permissions") || !(writable || flag("ro")) ||
+  // For all, permissions are the image's, checked by the kernel. Read-only, so that reads do not
+  // make the kernel request new access times.
+  const bool all = access == FuseAccess::kAll;
+  if (!set("source", source) || !set("subtype", kFuseSubtype) ||
+      !set("fd", StrCat(out.device.get())) || !set("rootmode", "40000") ||
+      !set("user_id", StrCat(geteuid())) || !set("group_id", StrCat(getegid())) ||
+      (all && !flag("allow_other")) || (all && !flag("default_permissions")) ||
+      !(writable || flag("ro")) ||
       fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
     return failed();
   }
@@ -416,58 +353,6 @@ absl::StatusOr<FuseMount> MakeFuse(bool writable, const std::string& source,
                  static_cast<unsigned>(AttributesOf(flags)) | (writable ? 0 : MOUNT_ATTR_RDONLY)));
   if (!out.mount.valid()) return failed();
   return out;
-}
-
-absl::Status CheckFusermount(const std::string& directory) {
-  const Fd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
-  if (!device.valid()) {
-    return absl::FailedPreconditionError(
-        StrCat("cannot mount: /dev/fuse: ", strerror(errno),
-               "; load the module (modprobe fuse), or open it to users (chmod 666 /dev/fuse)"));
-  }
-  struct stat found;
-  if (stat(directory.c_str(), &found) == 0 && access(directory.c_str(), W_OK) == 0 &&
-      ((found.st_mode & S_ISVTX) == 0 || found.st_uid == getuid())) {
-    return absl::OkStatus();
-  }
-  return WithKind(absl::FailedPreconditionError(StrCat(
-                      "cannot mount at ", directory,
-                      ": a user can only mount on their own directories; choose another one")),
-                  FailureKind::kDenied);
-}
-
-absl::StatusOr<Fd> FusermountMount(const std::string& directory, const std::string& source,
-                                   const MountFlags& flags) {
-  int sockets[2];
-  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0) {
-    return ErrnoStatus(errno, "cannot make a socket for fusermount3");
-  }
-  Fd ours(sockets[0]);
-  Fd theirs(sockets[1]);
-  IMAGEFS_ASSIGN_OR_RETURN(const FusermountResult result,
-                           RunFusermount({"-o",
-                                          StrCat("ro,fsname=", EscapeOption(source), ",subtype=",
-                                                 kSubtype, flags.noexec ? ",noexec" : ""),
-                                          "--", directory},
-                                         theirs.get()));
-  if (!result.succeeded) {
-    return absl::FailedPreconditionError(
-        StrCat("cannot mount at ", directory, ": ", result.errors,
-               "; the directory must be yours, and /dev/fuse must be open to users"));
-  }
-  return ReceiveFd(ours.get());
-}
-
-absl::Status FusermountUnmount(const std::string& directory, bool lazy) {
-  IMAGEFS_ASSIGN_OR_RETURN(const FusermountResult result,
-                           RunFusermount({lazy ? "-uz" : "-u", "--", directory}, kDevNull));
-  if (result.succeeded) return absl::OkStatus();
-  if (result.errors.find("busy") != std::string::npos) return BusyError(directory);
-  if (result.errors.find("not found in") != std::string::npos ||
-      result.errors.find("Invalid argument") != std::string::npos) {
-    return absl::NotFoundError(StrCat("nothing is mounted at ", directory));
-  }
-  return absl::InternalError(StrCat("cannot unmount ", directory, ": ", result.errors));
 }
 
 absl::Status CheckIdMap(std::string_view id_map) { return ParseIdMap(id_map).status(); }
@@ -663,6 +548,14 @@ absl::StatusOr<MountKey> KeyOf(const Fd& mount) {
   auto key = KeyIn(mount, "", AT_EMPTY_PATH);
   if (!key.has_value()) return ErrnoStatus(errno, "cannot identify the mount");
   return *key;
+}
+
+absl::Status BusyError(const std::string& directory) {
+  return WithKind(
+      absl::FailedPreconditionError(StrCat(
+          directory, " is busy: a process has a file or its working directory there (fuser -vm ",
+          directory, " lists them); end it, or unmount with --lazy")),
+      FailureKind::kBusy);
 }
 
 absl::Status UnmountPath(const std::string& directory, bool lazy) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The system calls that mount and unmount, with actionable errors. Paths are absolute. Functions
-// are thread-safe; they block on the kernel and, for unprivileged mounts, on fusermount3.
+// are thread-safe and block on the kernel. Mounts without root: fs/user_mount.h.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,8 @@
 namespace imagefs {
 
 inline constexpr char kErofsType[] = "erofs";
+// The subtype of FUSE mounts.
+inline constexpr char kFuseSubtype[] = "imagefs";
 // The source in mountinfo of FUSE and overlay mounts that have no better one.
 inline constexpr char kOwnSource[] = "imagefs";
 
@@ -62,24 +64,18 @@ struct MountFlags {
 };
 
 // A detached mount (see below) of a FUSE file system, read-only unless `writable`. INIT has not
-// been answered yet. `flags` have no id map. Needs CAP_SYS_ADMIN.
+// been answered yet. `flags` have no id map. Needs CAP_SYS_ADMIN over the mount namespace.
 struct FuseMount {
   Fd device;
   Fd mount;
 };
+enum class FuseAccess {
+  kAll,   // everybody, as the image's permissions say
+  kUser,  // only this process's user, to everything
+};
 absl::StatusOr<FuseMount> MakeFuse(bool writable = false, const std::string& source = kOwnSource,
-                                   const MountFlags& flags = {});
-// Returns kFailedPrecondition if FusermountMount is known to fail, so that nothing is fetched in
-// vain.
-absl::Status CheckFusermount(const std::string& directory);
-// Mounts FUSE at `directory` through fusermount3, for unprivileged users; always nosuid and nodev.
-// The kernel admits this process's user only, also as another one of a user namespace, and does not
-// check the image's permissions: the user who fetched an image may read all of it.
-// Returns the device.
-absl::StatusOr<Fd> FusermountMount(const std::string& directory, const std::string& source,
-                                   const MountFlags& flags);
-absl::Status FusermountUnmount(const std::string& directory, bool lazy);
-
+                                   const MountFlags& flags = {},
+                                   FuseAccess access = FuseAccess::kAll);
 // Returns kInvalidArgument if the map is malformed or overlaps itself.
 absl::Status CheckIdMap(std::string_view id_map);
 
@@ -138,6 +134,8 @@ struct MountKey {
 MountKey KeyOf(const MountInfo& mount);
 absl::StatusOr<MountKey> KeyOf(const Fd& mount);
 
+// The failure to unmount what is in use.
+absl::Status BusyError(const std::string& directory);
 // Returns kNotFound if nothing is mounted there, and kFailedPrecondition if it is busy (never with
 // `lazy`).
 absl::Status UnmountPath(const std::string& directory, bool lazy);

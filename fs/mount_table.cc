@@ -21,6 +21,7 @@
 #include "fs/erofs_mount.h"
 #include "fs/mount_namespace.h"
 #include "fs/mount_table_impl.h"
+#include "fs/user_mount.h"
 
 namespace imagefs {
 namespace {
@@ -254,7 +255,7 @@ absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
         const MountTarget target,
         OpenTargetDirLocked(directory, {}, before.has_value() ? &before->record : nullptr));
     out.covered = target.covered;
-    if (!options_.as_root) IMAGEFS_RETURN_IF_ERROR(CheckFusermount(directory));
+    if (!options_.as_root) IMAGEFS_RETURN_IF_ERROR(CheckUserMount(directory, target.place));
   }
   out.request = std::move(request);
   return out;
@@ -450,11 +451,11 @@ absl::Status MountTableImpl::MountSessionDirLocked(const ChainRef& chain, const 
 absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const MountWork& work,
                                                   MountRecord& record) {
   MountFlags& flags = record.options.flags;
-  flags.nosuid = flags.nodev = true;  // fusermount3 always sets them
+  flags.nosuid = flags.nodev = true;  // UserMount always sets them
   absl::Status status = records_.Put(record);
   if (status.ok()) {
     status = work.caller != nullptr ? ServeForCaller(chain, *work.caller, record)
-                                    : MountByFusermount(chain, record);
+                                    : MountHereByUser(chain, work.target, record);
   }
   if (!status.ok()) {
     PutBackDirLocked(record.place(), work.before).IgnoreError();
@@ -464,11 +465,12 @@ absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const M
   return absl::OkStatus();
 }
 
-absl::Status MountTableImpl::MountByFusermount(const ChainRef& chain, const MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(
-      Fd device, FusermountMount(record.directory, SourceOrOwn(record), record.options.flags));
+absl::Status MountTableImpl::MountHereByUser(const ChainRef& chain, const MountTarget& target,
+                                             const MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(Fd device, UserMount(record.directory, target.place, SourceOrOwn(record),
+                                                record.options.flags));
   const absl::Status status = chains_->Serve(chain, std::move(device), record.directory);
-  if (!status.ok()) FusermountUnmount(record.directory, true).IgnoreError();
+  if (!status.ok()) UserUnmount(record.directory, true).IgnoreError();
   return status;
 }
 
@@ -557,7 +559,7 @@ absl::Status MountTableImpl::UnmountDirLocked(const std::string& place, bool laz
   } else if (entry->mounted()) {
     status = options_.as_root
                  ? UnmountExactly(record.mounts.back(), SourceOf(record.reference), directory, lazy)
-                 : FusermountUnmount(directory, lazy);
+                 : UserUnmount(directory, lazy);
   }
   // Not found: already unmounted by someone else, which is fine.
   if (!status.ok() && !absl::IsNotFound(status)) return status;
@@ -615,7 +617,7 @@ std::vector<MountState> MountTableImpl::List() const {
 // Unmounts dead mounts of earlier daemons.
 void MountTableImpl::UnmountDeadByUser(const std::string& directory) {
   while (IsDeadAt(directory)) {
-    const absl::Status status = FusermountUnmount(directory, /*lazy=*/true);
+    const absl::Status status = UserUnmount(directory, /*lazy=*/true);
     if (status.ok()) continue;
     LogWarning("dead_unmount_failed error=", status.message());
     return;

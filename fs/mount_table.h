@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The mounts of this daemon. As root: one private mount per chain and presentation under
 // `<run>/chains` (kernel EROFS or FUSE); every user-visible mount is a bind mount of it, or an
-// overlay over it if `writable`. As a user: one FUSE mount per directory, through fusermount3.
+// overlay over it if `writable`. As a user: one FUSE mount per directory (fs/user_mount.h).
 //
 // Thread-safe. Methods block on mount(2) and local disk only; calls for one chain or one directory
 // are serialized. Every change is in MountRecords before it is acknowledged.

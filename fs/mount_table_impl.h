@@ -119,7 +119,8 @@ class MountTableImpl : public MountTable {
   // its own tells.
   absl::Status MountSessionDirLocked(const ChainRef& chain, const MountWork& work,
                                      MountRecord& record);
-  absl::Status MountByFusermount(const ChainRef& chain, const MountRecord& record);
+  absl::Status MountHereByUser(const ChainRef& chain, const MountTarget& target,
+                               const MountRecord& record);
   absl::Status ServeForCaller(const ChainRef& chain, MountCaller& caller, MountRecord& record);
   // The place of a directory of this namespace: a caller may have mounted there while the daemon
   // was in another one.

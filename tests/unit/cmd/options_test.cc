@@ -15,7 +15,8 @@ namespace {
 
 absl::StatusOr<Paths> Resolve(std::map<std::string, std::string> env, uid_t uid,
                               std::string_view root = "", std::string_view run = "") {
-  return ResolvePaths(root, run, "/home/u/work", uid, [&](const char* name) { return env[name]; });
+  return ResolvePaths(root, run, "/home/u/work", {uid == 0, uid},
+                      [&](const char* name) { return env[name]; });
 }
 
 TEST(PathsTest, RootUsesTheSystemsFolders) {
@@ -38,6 +39,15 @@ TEST(PathsTest, UsersWithoutXdgFallBack) {
   ASSERT_TRUE(paths.ok());
   EXPECT_EQ(paths->root, "/home/u/.local/share/imagefs");
   EXPECT_EQ(paths->run, "/tmp/imagefs-1000");
+}
+
+TEST(PathsTest, RootOfAUserNamespaceIsAUser) {
+  const auto paths = ResolvePaths("", "", "/", MachineUser{false, 0}, [](const char* name) {
+    return std::string(name == std::string_view("HOME") ? "/root" : "");
+  });
+  ASSERT_TRUE(paths.ok());
+  EXPECT_EQ(paths->root, "/root/.local/share/imagefs");
+  EXPECT_EQ(paths->run, "/tmp/imagefs-0");
 }
 
 TEST(PathsTest, RelativeXdgValuesAreIgnored) {
@@ -103,7 +113,7 @@ TEST_F(RunDirTest, RefusesALinkAndAFile) {
 
 TEST(PathsTest, RelativePathsNeedADirectory) {
   const auto resolve = [](std::string_view root, std::string_view run) {
-    return ResolvePaths(root, run, "", 0, [](const char*) { return std::string(); });
+    return ResolvePaths(root, run, "", {true, 0}, [](const char*) { return std::string(); });
   };
   EXPECT_TRUE(resolve("/a", "/b").ok());
   EXPECT_TRUE(resolve("", "").ok());
