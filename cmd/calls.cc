@@ -110,6 +110,8 @@ void FillMount(const MountRecord& record, Mount* out) {
   if (flags.nosuid) out->add_options("nosuid");
   if (flags.nodev) out->add_options("nodev");
   if (flags.noexec) out->add_options("noexec");
+  for (std::string& word : record.options.shown_as.Words()) out->add_options(std::move(word));
+  if (record.options.allow_other) out->add_options("allow_other");
   const std::string& context = record.options.context;
   if (!context.empty()) out->add_options(StrCat("context=\"", context, "\""));
 }

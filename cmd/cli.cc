@@ -127,7 +127,9 @@ void AddMount(CLI::App& app, Command* command) {
             }
           },
           "ro, rw, suid, dev, noexec, as for mount(8), but with nosuid and nodev as the "
-          "default; also other options of this verb, e.g. eager, deadline=SECONDS")
+          "default; uid=, gid=, umask=, allow_other, as for other FUSE file systems; also other "
+          "options of "
+          "this verb, e.g. eager, deadline=SECONDS")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
   verb->add_flag("--rw", args->writable, "writable, through an overlay (root)");

@@ -5,6 +5,7 @@
 
 #include "base/directory.h"
 #include "base/log.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/mount_channel.h"
@@ -33,6 +34,14 @@ absl::StatusOr<MountRequest> ParseMount(const control::v1::MountRequest& request
   out.options.writable = request.writable();
   out.options.flags = {!request.suid(), !request.dev(), request.noexec(), request.id_map(), ""};
   out.options.context = request.context();
+  ShownAs& shown = out.options.shown_as;
+  if (request.has_uid()) shown.uid = request.uid();
+  if (request.has_gid()) shown.gid = request.gid();
+  if (request.has_file_mask()) shown.file_mask = request.file_mask();
+  if (request.has_directory_mask()) shown.directory_mask = request.directory_mask();
+  IMAGEFS_RETURN_IF_ERROR(shown.Check());
+  // Root's mounts admit everybody as they are.
+  out.options.allow_other = request.allow_other() && !IsMachineRoot();
   out.options.deadline_seconds = request.deadline_seconds();
   out.options.plain_http = image.access.plain_http;
   out.options.skip_tls_verify = !image.access.verify_tls;

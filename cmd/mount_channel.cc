@@ -41,9 +41,10 @@ struct ChannelMessage {
     kDone = 4,      // to the daemon, after kMakeFuse with the device
     kFailed = 5,    // to the daemon, text = the message
   };
+  enum Flag : uint32_t { kNoExec = 1, kAllowOther = 2 };
   uint32_t kind = 0;
   uint32_t code = 0;              // of kFailed
-  uint32_t noexec = 0;            // of kMakeFuse
+  uint32_t flags = 0;             // of kMakeFuse
   uint32_t major = 0, minor = 0;  // of kDone after kMakeFuse
   char text[1004] = {};           // ends with a zero
 };
@@ -93,10 +94,12 @@ class ChannelCaller : public MountCaller {
     return Call(ask, &mount, &none).status();
   }
 
-  absl::StatusOr<MadeFuse> MakeFuse(const std::string& source, const MountFlags& flags) override {
+  absl::StatusOr<MadeFuse> MakeFuse(const std::string& source, const MountFlags& flags,
+                                    FuseAccess access) override {
     ChannelMessage ask;
     ask.kind = ChannelMessage::kMakeFuse;
-    ask.noexec = flags.noexec ? 1 : 0;
+    if (flags.noexec) ask.flags |= ChannelMessage::kNoExec;
+    if (access == FuseAccess::kAll) ask.flags |= ChannelMessage::kAllowOther;
     SetText(ask, source);
     MadeFuse made;
     IMAGEFS_ASSIGN_OR_RETURN(const ChannelMessage answer, Call(ask, nullptr, &made.device));
@@ -217,7 +220,10 @@ absl::Status MountForDaemon::Prepare(const Options& options) {
         StrCat(directory_, " is the mount of a file system that has died; unmount it (umount -l ",
                directory_, ")"));
   }
-  if (!IsMachineRoot()) IMAGEFS_RETURN_IF_ERROR(CheckUserMount(directory_, target.place));
+  if (!IsMachineRoot()) {
+    IMAGEFS_RETURN_IF_ERROR(CheckUserMount(
+        directory_, target.place, options.allow_other ? FuseAccess::kAll : FuseAccess::kUser));
+  }
   covered_ = target.covered;
   place_ = std::move(target.place);
   return absl::OkStatus();
@@ -225,8 +231,10 @@ absl::Status MountForDaemon::Prepare(const Options& options) {
 
 absl::StatusOr<Fd> MountForDaemon::MakeFuse(const ChannelMessage& ask, ChannelMessage& answer) {
   MountFlags flags;
-  flags.noexec = ask.noexec != 0;
-  IMAGEFS_ASSIGN_OR_RETURN(Fd device, UserMount(directory_, place_, ask.text, flags));
+  flags.noexec = (ask.flags & ChannelMessage::kNoExec) != 0;
+  const FuseAccess access =
+      (ask.flags & ChannelMessage::kAllowOther) != 0 ? FuseAccess::kAll : FuseAccess::kUser;
+  IMAGEFS_ASSIGN_OR_RETURN(Fd device, UserMount(directory_, place_, ask.text, flags, access));
   // Nobody answers the file system yet, so only the kernel's table can be asked.
   const auto mounts = ReadMountInfo();
   if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory_) : nullptr) {

@@ -46,9 +46,10 @@ class MountChannels {
 class MountForDaemon {
  public:
   struct Options {
-    std::string run;         // the daemon's run directory, as this process sees it
-    std::string directory;   // absolute
-    std::string name_space;  // the file of a mount namespace to mount in, or a pid; "" = this one
+    std::string run;           // the daemon's run directory, as this process sees it
+    std::string directory;     // absolute
+    std::string name_space;    // the file of a mount namespace to mount in, or a pid; "" = this one
+    bool allow_other = false;  // as in MountOptions
   };
   // Checks the directory and keeps it open: what is mounted later covers what was found now,
   // whatever its path leads to by then. Returns kNotFound, kFailedPrecondition or kInvalidArgument,

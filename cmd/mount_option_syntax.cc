@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cmd/mount_option_syntax.h"
 
+#include <grp.h>
+#include <pwd.h>
+
 #include <array>
 #include <functional>
 #include <map>
@@ -95,6 +98,40 @@ std::function<std::string(std::string_view)> Seconds(int& out) {
   };
 }
 
+using Ids = std::optional<uint32_t> (*)(const std::string& name);
+
+std::optional<uint32_t> FindUser(const std::string& name) {
+  const struct passwd* const found = getpwnam(name.c_str());
+  return found == nullptr ? std::nullopt : std::optional<uint32_t>(found->pw_uid);
+}
+
+std::optional<uint32_t> FindGroup(const std::string& name) {
+  const struct group* const found = getgrnam(name.c_str());
+  return found == nullptr ? std::nullopt : std::optional<uint32_t>(found->gr_gid);
+}
+
+// A number, or a name of this machine.
+std::function<std::string(std::string_view)> Id(std::optional<uint32_t>& out, Ids find) {
+  return [&out, find](std::string_view value) -> std::string {
+    const std::optional<uint64_t> number = ParseDecimal(value);
+    if (number.has_value() && *number < UINT32_MAX) {
+      out = static_cast<uint32_t>(*number);
+    } else {
+      out = number.has_value() || value.empty() ? std::nullopt : find(std::string(value));
+    }
+    return out.has_value() ? "" : "takes a number, or a name that this machine knows";
+  };
+}
+
+std::function<std::string(std::string_view)> Mask(std::vector<std::optional<uint32_t>*> out) {
+  return [out](std::string_view value) -> std::string {
+    const std::optional<uint32_t> mask = ParseMask(value);
+    if (!mask.has_value()) return "takes permissions in octal, up to 0777";
+    for (std::optional<uint32_t>* const one : out) *one = mask;
+    return "";
+  };
+}
+
 std::string SetPlatform(std::string_view value, ImageOptions* image) {
   image->platform = value;
   const absl::StatusOr<Platform> platform = Platform::Parse(image->platform);
@@ -114,6 +151,7 @@ FlagTable FlagOptions(MountArgs* mount) {
       {"devices", Set(mount->dev, true)},
       {"exec", Set(mount->noexec, false)},
       {"noexec", Set(mount->noexec, true)},
+      {"allow_other", Set(mount->allow_other, true)},
       {"eager", Set(mount->eager, true)},
       {"plain-http", Set(mount->image.plain_http, true)},
       {"tls-skip-verify", Set(mount->image.skip_tls_verify, true)},
@@ -131,6 +169,11 @@ Values ValueOptions(MountArgs* mount) {
       {"upper", Path(mount->upper)},
       {"map-uids", Text(mount->id_map)},
       {"context", Text(mount->context)},
+      {"uid", Id(mount->shown_as.uid, FindUser)},
+      {"gid", Id(mount->shown_as.gid, FindGroup)},
+      {"umask", Mask({&mount->shown_as.file_mask, &mount->shown_as.directory_mask})},
+      {"fmask", Mask({&mount->shown_as.file_mask})},
+      {"dmask", Mask({&mount->shown_as.directory_mask})},
   };
 }
 
@@ -148,6 +191,9 @@ std::string Apply(std::string_view text, const FlagTable& flags, const Values& v
       if (!problem.empty()) return StrCat(value->first, "= ", problem);
     } else if (word == "remount" || word == "bind") {
       return StrCat(word, " is not possible with images; unmount it and mount it again");
+    } else if (word == "allow_root") {
+      return "allow_root is not possible: what the kernel keeps of a file has no owner; use "
+             "allow_other";
     } else if (!PassedOver(word) && !sloppy) {
       return StrCat(Printable(word), " is not known");
     }
@@ -190,6 +236,11 @@ std::string CheckMount(const MountArgs& mount) {
   if (!mount.id_map.empty() && mount.writable) return "--map-uids and --rw exclude each other";
   if (mount.mode == "fuse" && !(mount.id_map.empty() && mount.context.empty())) {
     return "--map-uids and --context need the kernel presentation";
+  }
+  if (mount.shown_as.any() &&
+      !(mount.mode != "kernel" && mount.id_map.empty() && mount.context.empty())) {
+    return "uid=, gid=, umask=, fmask= and dmask= need FUSE: leave out --mode kernel, --map-uids "
+           "and --context";
   }
   return "";
 }

@@ -61,6 +61,12 @@ absl::StatusOr<MountRequest> MakeMountRequest(ClientSession& session, const Moun
   request.set_dev(args.dev);
   request.set_noexec(args.noexec);
   request.set_eager(args.eager);
+  const ShownAs& shown = args.shown_as;
+  if (shown.uid) request.set_uid(*shown.uid);
+  if (shown.gid) request.set_gid(*shown.gid);
+  if (shown.file_mask) request.set_file_mask(*shown.file_mask);
+  if (shown.directory_mask) request.set_directory_mask(*shown.directory_mask);
+  request.set_allow_other(args.allow_other);
   request.set_deadline_seconds(args.deadline_seconds);
   request.set_this_boot_only(args.for_mount8);
   request.set_progress(!args.quiet);
@@ -109,8 +115,9 @@ absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client
       !IsAutomount(request.directory())) {
     return session.Transfer(client, request, &DaemonClient::Mount);
   }
-  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<MountForDaemon> mount,
-                           MountForDaemon::Open({client.run(), request.directory(), name_space}));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      const std::unique_ptr<MountForDaemon> mount,
+      MountForDaemon::Open({client.run(), request.directory(), name_space, request.allow_other()}));
   request.set_directory(mount->directory());
   MountRequest::ByCaller* const by_caller = request.mutable_by_caller();
   by_caller->set_channel(mount->channel());

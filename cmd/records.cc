@@ -77,6 +77,8 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("noexec", options.flags.noexec)
       .Member("id_map", options.flags.id_map)
       .Member("context", options.context)
+      .Member("shown_as", options.shown_as.ToString())
+      .Member("allow_other", options.allow_other)
       .Member("created", record.created_unix)
       .Member("boot", record.boot_id)
       .Member("filling", record.filling)
@@ -123,6 +125,8 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
   options.flags.noexec = json["noexec"].boolean().value_or(false);
   options.flags.id_map = json.StringOr("id_map");
   options.context = json.StringOr("context");
+  IMAGEFS_ASSIGN_OR_RETURN(options.shown_as, ShownAs::Parse(json.StringOr("shown_as")));
+  options.allow_other = json["allow_other"].boolean().value_or(false);
   record.created_unix = json.IntOr("created", 0);
   record.boot_id = json.StringOr("boot");
   record.filling = json["filling"].boolean().value_or(false);

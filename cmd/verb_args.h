@@ -8,6 +8,7 @@
 #include "base/secret.h"
 #include "cmd/completion.h"
 #include "cmd/image_options.h"
+#include "fs/shown_as.h"
 
 namespace imagefs {
 
@@ -42,6 +43,8 @@ struct MountArgs {
   bool suid = false;  // honor setuid programs and device nodes of the image
   bool dev = false;
   bool noexec = false;
+  ShownAs shown_as;
+  bool allow_other = false;  // without root: admit other users
   bool eager = false;
   int deadline_seconds = 0;  // 0 = the daemon's default
   bool foreground = false;

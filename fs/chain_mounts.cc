@@ -222,7 +222,7 @@ absl::Status ChainMounts::TakeOverChain(SessionStore::Inherited inherited,
   return sessions_
       ->Serve(record, FuseDevice(std::move(inherited.device), agreed), chain,
               [&](FuseDevice device, std::function<void()> ended) {
-                return loop_.Serve(chain, std::move(device), {chain->overlay_form},
+                return loop_.Serve(chain, std::move(device), {chain->overlay_form, record.shown_as},
                                    std::move(ended));
               })
       .status();
@@ -279,6 +279,9 @@ std::string ChainMounts::NameOf(const Digest& chain_id, const Presentation& pres
   std::string name = StrCat(chain_id.hex(), ".", presentation.mode);
   if (!presentation.context.empty()) {
     StrAppend(&name, "-", Sha256Of(presentation.context).hex().substr(0, 8));
+  }
+  if (presentation.shown_as.any()) {
+    StrAppend(&name, "+", Sha256Of(presentation.shown_as.ToString()).hex().substr(0, 8));
   }
   if (!presentation.source.empty()) {
     StrAppend(&name, "@", Sha256Of(presentation.source).hex().substr(0, 16));
@@ -461,15 +464,17 @@ absl::Status ChainMounts::MountFuseSession(const ChainRef& chain, const Presenta
     LogDebug("read_ahead_not_set chain=", chain->chain_id.Short());
   }
   IMAGEFS_RETURN_IF_ERROR(ReplaceMount(fuse.mount, entry.path));
-  IMAGEFS_ASSIGN_OR_RETURN(entry.session,
-                           ServeChain(chain, std::move(fuse.device), entry.path, key));
+  IMAGEFS_ASSIGN_OR_RETURN(entry.session, ServeChain(chain, std::move(fuse.device), entry.path, key,
+                                                     presentation.shown_as));
   entry.shown = chain;
   return absl::OkStatus();
 }
 
 absl::StatusOr<uint64_t> ChainMounts::ServeChain(const ChainRef& chain, Fd device,
-                                                 const std::string& path, const MountKey& key) {
+                                                 const std::string& path, const MountKey& key,
+                                                 const ShownAs& shown_as) {
   SessionRecord record;
+  record.shown_as = shown_as;
   record.path = path;
   record.major = key.major;
   record.minor = key.minor;
@@ -477,8 +482,8 @@ absl::StatusOr<uint64_t> ChainMounts::ServeChain(const ChainRef& chain, Fd devic
   if (store_ != nullptr) record.index_sum = chain->index->Checksum();
   return sessions_->Serve(std::move(record), std::move(device), chain,
                           [&](FuseDevice fuse, std::function<void()> ended) {
-                            return loop_.Serve(chain, std::move(fuse), {chain->overlay_form},
-                                               std::move(ended));
+                            return loop_.Serve(chain, std::move(fuse),
+                                               {chain->overlay_form, shown_as}, std::move(ended));
                           });
 }
 
@@ -651,7 +656,8 @@ void ChainMounts::RemoveOrphans() {
   }
 }
 
-absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::string& directory) {
+absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::string& directory,
+                                const ShownAs& shown_as) {
   MountKey key;
   // The device is not being served yet, so any access to the mount would hang; read the kernel's
   // table instead.
@@ -659,12 +665,12 @@ absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::str
   if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory) : nullptr) {
     key = KeyOf(*there);
   }
-  return ServeChain(chain, std::move(device), directory, key).status();
+  return ServeChain(chain, std::move(device), directory, key, shown_as).status();
 }
 
 absl::Status ChainMounts::ServeAs(const ChainRef& chain, Fd device, const std::string& name,
-                                  const MountKey& key) {
-  return ServeChain(chain, std::move(device), name, key).status();
+                                  const MountKey& key, const ShownAs& shown_as) {
+  return ServeChain(chain, std::move(device), name, key, shown_as).status();
 }
 
 ChainRef ChainMounts::ServedAt(const std::string& directory, const MountInfo& there) const {

@@ -46,6 +46,7 @@ struct Presentation {
   std::string context;              // SELinux context, kernel only; "" = none
   ErofsWay way = ErofsWay::kFiles;  // kernel only, and only for new mounts
   std::string source;  // what mountinfo shows (SourceOf); "" = nothing that people know
+  ShownAs shown_as;    // FUSE only
 };
 
 class ChainMounts {
@@ -90,10 +91,11 @@ class ChainMounts {
   void RemoveOrphans();
 
   // Serves a FUSE mount that has no private mount (of an unprivileged daemon).
-  absl::Status Serve(const ChainRef& chain, Fd device, const std::string& directory);
+  absl::Status Serve(const ChainRef& chain, Fd device, const std::string& directory,
+                     const ShownAs& shown_as);
   // The same for one that is not in this mount namespace: `name` finds it again (ServedAt).
   absl::Status ServeAs(const ChainRef& chain, Fd device, const std::string& name,
-                       const MountKey& key);
+                       const MountKey& key, const ShownAs& shown_as);
   // Returns the chain of the session that TakeOver continued at `directory`, where `there` is
   // mounted, or null if there is none.
   ChainRef ServedAt(const std::string& directory, const MountInfo& there) const;
@@ -129,7 +131,7 @@ class ChainMounts {
   absl::Status MountFuseSession(const ChainRef& chain, const Presentation& presentation,
                                 Entry& entry);
   absl::StatusOr<uint64_t> ServeChain(const ChainRef& chain, Fd device, const std::string& path,
-                                      const MountKey& key);
+                                      const MountKey& key, const ShownAs& shown_as);
   absl::Status MountKernel(const ChainRef& chain, const Presentation& presentation, Entry& entry);
   // The kernel does not reread cached pages of an index's loop device when the underlying file is
   // written, whether that damages the file or repairs it. Drops those pages on every write until

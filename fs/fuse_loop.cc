@@ -449,9 +449,11 @@ class EpollFuseLoop : public FuseLoop {
                                                      ServeOptions options,
                                                      std::function<void()> on_unmounted) override {
     auto tree = std::make_unique<FuseTree>();
-    tree->has_acls = chain->index->has_acls();
+    // An ACL says who may read the image's files, not those that are shown as another user's.
+    tree->has_acls = chain->index->has_acls() && !options.shown_as.any();
     tree->chain = std::move(chain);
     tree->overlay_form = options.overlay_form;
+    tree->shown_as = options.shown_as;
     return Begin(std::move(tree), FuseTreeOperations(), std::move(device), std::move(on_unmounted));
   }
 

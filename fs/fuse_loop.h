@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "base/fd.h"
 #include "cache/chain.h"
+#include "fs/shown_as.h"
 
 namespace imagefs {
 
@@ -74,6 +75,7 @@ class FuseLoop {
   struct ServeOptions {
     // Shows the overlay markers (trusted.overlay.*). Only for a layer presented on its own.
     bool overlay_form = false;
+    ShownAs shown_as;
   };
   // Serves `chain` on a mounted /dev/fuse descriptor, or on one end of a socketpair in tests. If
   // the device is an earlier process's, the tree must be the same one, with the same nids.

@@ -64,7 +64,7 @@ void ReplyStatus(fuse_req_t req, const absl::Status& status) {
   ReplyError(req, StatusToErrno(status));
 }
 
-struct stat ToStat(const ErofsImage::Stat& from) {
+struct stat ToStat(const FuseTree& tree, const ErofsImage::Stat& from) {
   struct stat to = {};
   to.st_ino = from.nid;
   to.st_mode = from.mode;
@@ -82,14 +82,21 @@ struct stat ToStat(const ErofsImage::Stat& from) {
   to.st_mtim.tv_nsec = from.mtime_nanoseconds;
   to.st_atim = to.st_mtim;
   to.st_ctim = to.st_mtim;
+  tree.shown_as.ApplyTo(&to);
   return to;
+}
+
+// An ACL of the image says nothing about files that are shown as another user's.
+bool IsHidden(const FuseTree& tree, std::string_view name) {
+  return IsHiddenXattr(tree.overlay_form, name) ||
+         (tree.shown_as.any() && name.starts_with("system.posix_acl_"));
 }
 
 absl::StatusOr<fuse_entry_param> ToEntry(const FuseTree& tree, Nid nid) {
   IMAGEFS_ASSIGN_OR_RETURN(const ErofsImage::Stat found, tree.index().GetStat(nid));
   fuse_entry_param entry = {};
   entry.ino = ToNode(tree, nid);
-  entry.attr = ToStat(found);
+  entry.attr = ToStat(tree, found);
   entry.attr_timeout = kForever;
   entry.entry_timeout = kForever;
   return entry;
@@ -142,7 +149,7 @@ void GetAttr(fuse_req_t req, fuse_ino_t node, fuse_file_info*) {
   const FuseTree& tree = TreeOf(req);
   auto found = tree.index().GetStat(ToNid(tree, node));
   if (!found.ok()) return ReplyStatus(req, found.status());
-  const struct stat attributes = ToStat(*found);
+  const struct stat attributes = ToStat(tree, *found);
   fuse_reply_attr(req, &attributes, kForever);
 }
 
@@ -348,7 +355,7 @@ void GetXattr(fuse_req_t req, fuse_ino_t node, const char* name, size_t size) {
   }
   // After ENOSYS the kernel never asks again, not even for the root's own attributes.
   if (!tree.index().has_xattrs()) return ReplyError(req, tree.chain->complete() ? ENOSYS : ENODATA);
-  if (IsHiddenXattr(tree.overlay_form, name)) return ReplyError(req, ENODATA);
+  if (IsHidden(tree, name)) return ReplyError(req, ENODATA);
   auto value = tree.index().GetXattr(ToNid(tree, node), name);
   if (!value.ok()) return ReplyStatus(req, value.status());
   if (!*value) return ReplyError(req, ENODATA);
@@ -366,7 +373,7 @@ void ListXattr(fuse_req_t req, fuse_ino_t node, size_t size) {
   std::optional<bool> trusted;
   if (tree.overlay_form) trusted = true;  // overlayfs asks on behalf of any process
   for (const Xattr& xattr : *xattrs) {
-    if (IsHiddenXattr(tree.overlay_form, xattr.name)) continue;
+    if (IsHidden(tree, xattr.name)) continue;
     if (xattr.name.starts_with("trusted.")) {
       if (!trusted) trusted = MayListTrusted(fuse_req_ctx(req)->pid);
       if (!*trusted) continue;

@@ -87,6 +87,7 @@ struct FuseServed {
 struct FuseTree : FuseServed {
   ChainRef chain;
   bool overlay_form = false;
+  ShownAs shown_as;
   // Reads that the data file could not satisfy, logged at a decreasing rate.
   std::atomic<uint64_t> failed_reads{0};
 

@@ -15,6 +15,7 @@
 #include "cache/chain.h"
 #include "fs/mount_syscalls.h"
 #include "fs/overlay_upper.h"
+#include "fs/shown_as.h"
 
 namespace imagefs {
 
@@ -27,6 +28,8 @@ struct MountOptions {
   bool writable = false;
   MountFlags flags;
   std::string context;           // SELinux context of every file, kernel mode only
+  ShownAs shown_as;              // FUSE only
+  bool allow_other = false;      // of a user's mount: FuseAccess::kAll
   int64_t deadline_seconds = 0;  // for a read that waits for bytes; 0 = the daemon's default
   // How to reach its registry, in addition to this machine's configuration.
   bool plain_http = false, skip_tls_verify = false;
@@ -53,7 +56,8 @@ class MountCaller {
   // Has a detached mount attached to the directory.
   virtual absl::Status Attach(const Fd& mount) = 0;
   // Has a FUSE mount made there, for a daemon without privileges.
-  virtual absl::StatusOr<MadeFuse> MakeFuse(const std::string& source, const MountFlags& flags) = 0;
+  virtual absl::StatusOr<MadeFuse> MakeFuse(const std::string& source, const MountFlags& flags,
+                                            FuseAccess access) = 0;
 };
 
 // What a caller asks for.

@@ -37,6 +37,10 @@ bool NeedsKernel(const MountOptions& options) {
   return !options.context.empty() || !options.flags.id_map.empty();
 }
 
+FuseAccess AccessOf(const MountOptions& options) {
+  return options.allow_other ? FuseAccess::kAll : FuseAccess::kUser;
+}
+
 // What mountinfo shows as the source of a FUSE or overlay mount.
 std::string SourceOrOwn(const MountRecord& record) {
   std::string source = SourceOf(record.reference);
@@ -99,6 +103,12 @@ absl::StatusOr<MountTableImpl::Choice> MountTableImpl::ChooseMode(const MountReq
         StrCat("mode ", Printable(mode), " is not known; use auto, kernel or fuse"));
   }
   const bool kernel_only = NeedsKernel(request.options);
+  if (request.options.shown_as.any()) {
+    if (mode != kKernelMode && !kernel_only) return Choice{std::string(kFuseMode)};
+    return absl::InvalidArgumentError(
+        "uid=, gid=, umask=, fmask= and dmask= need FUSE; leave out --mode kernel, --context and "
+        "--map-uids");
+  }
   absl::Status can = kernel_.status();
   if (can.ok() && *kernel_ == ErofsWay::kLoopDevices && !chain.complete()) {
     can = absl::FailedPreconditionError(
@@ -120,16 +130,16 @@ absl::StatusOr<MountTableImpl::Choice> MountTableImpl::ChooseMode(const MountReq
 
 absl::StatusOr<MountTableImpl::Presented> MountTableImpl::AcquireChain(const ChainRef& chain,
                                                                        const Choice& choice,
-                                                                       const std::string& context,
+                                                                       const MountOptions& options,
                                                                        const std::string& source) {
   std::string mode = choice.mode;
   const ErofsWay way = kernel_.value_or(ErofsWay::kFiles);
-  auto lease = chains_->Acquire(chain, {mode, context, way, source});
+  auto lease = chains_->Acquire(chain, {mode, options.context, way, source, options.shown_as});
   if (!lease.ok() && choice.or_fuse) {
     LogWarning("kernel_presentation_failed chain=", chain->chain_id.Short(),
                " error=", lease.status().message());
     mode = kFuseMode;
-    lease = chains_->Acquire(chain, {mode, "", way, source});
+    lease = chains_->Acquire(chain, {mode, "", way, source, {}});
     if (lease.ok()) kernel_failed_++;
   }
   IMAGEFS_RETURN_IF_ERROR(lease.status());
@@ -142,7 +152,7 @@ absl::StatusOr<MountTable::SharedMount> MountTableImpl::MountShared(ChainRef cha
   const TimedStep step(TimelineEvent::Step::kMount);
   const MountRequest plain;
   IMAGEFS_ASSIGN_OR_RETURN(const Choice choice, ChooseMode(plain, *chain));
-  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, choice, "", ""));
+  IMAGEFS_ASSIGN_OR_RETURN(Presented shown, AcquireChain(chain, choice, {}, ""));
   return SharedMount{std::move(shown.lease.name), std::move(shown.lease.path), shown.lease.filling,
                      shown.mode == kFuseMode};
 }
@@ -255,7 +265,8 @@ absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
         const MountTarget target,
         OpenTargetDirLocked(directory, {}, before.has_value() ? &before->record : nullptr));
     out.covered = target.covered;
-    if (!options_.as_root) IMAGEFS_RETURN_IF_ERROR(CheckUserMount(directory, target.place));
+    if (!options_.as_root)
+      IMAGEFS_RETURN_IF_ERROR(CheckUserMount(directory, target.place, AccessOf(request.options)));
   }
   out.request = std::move(request);
   return out;
@@ -390,7 +401,7 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
   const std::string& directory = record.directory;
   const std::string source = SourceOf(record.reference);
   IMAGEFS_ASSIGN_OR_RETURN(const Presented presented,
-                           AcquireChain(chain, choice, record.options.context, source));
+                           AcquireChain(chain, choice, record.options, source));
   const ChainMounts::Lease& lease = presented.lease;
   record.mode = presented.mode;
   record.filling = lease.filling;
@@ -436,7 +447,8 @@ absl::Status MountTableImpl::MountSessionDirLocked(const ChainRef& chain, const 
     IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(made.mount));
     record.mounts = {key};
     IMAGEFS_RETURN_IF_ERROR(records_.Put(record));
-    IMAGEFS_RETURN_IF_ERROR(chains_->ServeAs(chain, std::move(made.device), record.place(), key));
+    IMAGEFS_RETURN_IF_ERROR(chains_->ServeAs(chain, std::move(made.device), record.place(), key,
+                                             record.options.shown_as));
     return work.caller->Attach(made.mount);
   };
   const absl::Status status = mount();
@@ -468,8 +480,9 @@ absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const M
 absl::Status MountTableImpl::MountHereByUser(const ChainRef& chain, const MountTarget& target,
                                              const MountRecord& record) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd device, UserMount(record.directory, target.place, SourceOrOwn(record),
-                                                record.options.flags));
-  const absl::Status status = chains_->Serve(chain, std::move(device), record.directory);
+                                                record.options.flags, AccessOf(record.options)));
+  const absl::Status status =
+      chains_->Serve(chain, std::move(device), record.directory, record.options.shown_as);
   if (!status.ok()) UserUnmount(record.directory, true).IgnoreError();
   return status;
 }
@@ -477,11 +490,11 @@ absl::Status MountTableImpl::MountHereByUser(const ChainRef& chain, const MountT
 // If it fails, the caller unmounts.
 absl::Status MountTableImpl::ServeForCaller(const ChainRef& chain, MountCaller& caller,
                                             MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(MadeFuse made,
-                           caller.MakeFuse(SourceOrOwn(record), record.options.flags));
+  IMAGEFS_ASSIGN_OR_RETURN(MadeFuse made, caller.MakeFuse(SourceOrOwn(record), record.options.flags,
+                                                          AccessOf(record.options)));
   record.mounts = {{0, made.major, made.minor}};
-  IMAGEFS_RETURN_IF_ERROR(
-      chains_->ServeAs(chain, std::move(made.device), record.place(), record.mounts.back()));
+  IMAGEFS_RETURN_IF_ERROR(chains_->ServeAs(chain, std::move(made.device), record.place(),
+                                           record.mounts.back(), record.options.shown_as));
   return records_.Put(record);
 }
 
@@ -508,11 +521,16 @@ absl::StatusOr<OverlayUpper> MountTableImpl::OpenUpper(const Chain& chain,
                                                        MountRecord& record) const {
   if (record.upper.empty()) record.upper = StrCat(upper_dir_, "/", RandomHex(8));
   IMAGEFS_ASSIGN_OR_RETURN(const ErofsImage::Stat root, chain.index->GetStat(chain.index->root()));
+  struct stat shown = {};
+  shown.st_uid = root.uid;
+  shown.st_gid = root.gid;
+  shown.st_mode = root.mode;
+  record.options.shown_as.ApplyTo(&shown);
   IMAGEFS_ASSIGN_OR_RETURN(OverlayUpper upper,
                            OverlayUpper::Open(record.upper, record.upper_ids,
-                                              {root.uid,
-                                               root.gid,
-                                               static_cast<mode_t>(root.mode & 07777),
+                                              {shown.st_uid,
+                                               shown.st_gid,
+                                               shown.st_mode & 07777,
                                                {root.mtime_seconds, root.mtime_nanoseconds}}));
   record.upper_ids = upper.ids();
   return upper;

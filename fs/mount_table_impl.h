@@ -164,7 +164,7 @@ class MountTableImpl : public MountTable {
     std::string mode;
   };
   absl::StatusOr<Presented> AcquireChain(const ChainRef& chain, const Choice& choice,
-                                         const std::string& context, const std::string& source);
+                                         const MountOptions& options, const std::string& source);
   absl::StatusOr<OverlayUpper> OpenUpper(const Chain& chain, MountRecord& record) const;
   absl::Status RemoveUpper(const std::string& upper) const;
   void UnmountDeadByUser(const std::string& directory);

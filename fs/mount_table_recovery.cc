@@ -130,7 +130,7 @@ std::optional<std::string> MountTableImpl::AdoptLeaseDirLocked(const MountRecord
   *shown = found;
   const MountOptions& options = record.options;
   const Presentation presentation{record.mode, options.context, ErofsWay::kFiles,
-                                  by_name ? named : ""};
+                                  by_name ? named : "", options.shown_as};
   if (kernel && !record.filling) {
     return chains_
         ->AdoptKernelMount(

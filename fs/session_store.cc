@@ -34,6 +34,7 @@ std::string Encode(const SessionRecord& record, std::string_view boot_id) {
       .Member("device_minor", uint64_t{record.minor})
       .Member("chain_id", record.data ? "" : record.chain_id.ToString())
       .Member("index_sum", uint64_t{record.index_sum})
+      .Member("shown_as", record.shown_as.ToString())
       .Member("minor", uint64_t{record.agreed.minor})
       .Member("max_readahead", uint64_t{record.agreed.max_readahead})
       .Member("flags", uint64_t{record.agreed.flags})
@@ -67,6 +68,7 @@ absl::StatusOr<SessionRecord> Decode(const std::string& id, std::string_view tex
   IMAGEFS_ASSIGN_OR_RETURN(record.major, NumberOf(json, "device_major"));
   IMAGEFS_ASSIGN_OR_RETURN(record.minor, NumberOf(json, "device_minor"));
   IMAGEFS_ASSIGN_OR_RETURN(record.index_sum, NumberOf(json, "index_sum"));
+  IMAGEFS_ASSIGN_OR_RETURN(record.shown_as, ShownAs::Parse(json.StringOr("shown_as")));
   FuseAgreement& agreed = record.agreed;
   IMAGEFS_ASSIGN_OR_RETURN(agreed.minor, NumberOf(json, "minor"));
   IMAGEFS_ASSIGN_OR_RETURN(agreed.max_readahead, NumberOf(json, "max_readahead"));

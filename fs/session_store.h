@@ -38,6 +38,7 @@ struct SessionRecord {
   uint32_t major = 0, minor = 0;  // the kernel's device number of the file system
   Digest chain_id;                // chains only
   uint32_t index_sum = 0;         // of its index: the kernel's nids are valid only for this one
+  ShownAs shown_as;               // chains only
   FuseAgreement agreed;
 };
 

@@ -26,6 +26,7 @@ namespace imagefs {
 namespace {
 
 constexpr std::chrono::seconds kFusermountPatience(60);
+constexpr uint64_t kMaxConfBytes = 64 << 10;
 
 struct FusermountResult {
   bool succeeded = false;
@@ -80,6 +81,25 @@ absl::StatusOr<Fd> ReceiveFd(int socket) {
   return Fd(fd);
 }
 
+absl::Status OthersDenied(const std::string& directory) {
+  return WithKind(absl::FailedPreconditionError(StrCat(
+                      "cannot mount at ", directory,
+                      " with allow_other: /etc/fuse.conf does not have the line user_allow_other; "
+                      "add it (as root), or leave out allow_other")),
+                  FailureKind::kDenied);
+}
+
+// Returns false only if it is certain: what cannot be read is left to fusermount3.
+bool MayAdmitOthers() {
+  const absl::StatusOr<std::string> conf = ReadFile("/etc/fuse.conf", kMaxConfBytes);
+  if (!conf.ok()) return true;
+  for (std::string_view line : Split(*conf, '\n')) {
+    while (line.ends_with(' ') || line.ends_with('\t')) line.remove_suffix(1);
+    if (line == "user_allow_other") return true;
+  }
+  return getuid() == 0;
+}
+
 }  // namespace
 
 bool MayMount() {
@@ -89,7 +109,7 @@ bool MayMount() {
 
 bool CannotMount() { return InUserNamespace() && !MayMount(); }
 
-absl::Status CheckUserMount(const std::string& directory, const Fd& place) {
+absl::Status CheckUserMount(const std::string& directory, const Fd& place, FuseAccess access) {
   const Fd device(open("/dev/fuse", O_RDWR | O_CLOEXEC));
   if (!device.valid()) {
     return absl::FailedPreconditionError(
@@ -106,6 +126,7 @@ absl::Status CheckUserMount(const std::string& directory, const Fd& place) {
         "this user namespace has no mount namespace of its own; make one too (unshare -rm), or run "
         "this outside");
   }
+  if (access == FuseAccess::kAll && !MayAdmitOthers()) return OthersDenied(directory);
   struct stat found;
   if (fstat(place.get(), &found) == 0 && faccessat(place.get(), "", W_OK, AT_EMPTY_PATH) == 0 &&
       ((found.st_mode & S_ISVTX) == 0 || found.st_uid == getuid())) {
@@ -115,12 +136,12 @@ absl::Status CheckUserMount(const std::string& directory, const Fd& place) {
 }
 
 absl::StatusOr<Fd> UserMount(const std::string& directory, const Fd& place,
-                             const std::string& source, const MountFlags& flags) {
+                             const std::string& source, const MountFlags& flags,
+                             FuseAccess access) {
   if (MayMount()) {
     MountFlags all = flags;
     all.nosuid = all.nodev = true;
-    IMAGEFS_ASSIGN_OR_RETURN(FuseMount made,
-                             MakeFuse(/*writable=*/false, source, all, FuseAccess::kUser));
+    IMAGEFS_ASSIGN_OR_RETURN(FuseMount made, MakeFuse(/*writable=*/false, source, all, access));
     IMAGEFS_RETURN_IF_ERROR(AttachMount(made.mount, place, directory));
     return std::move(made.device);
   }
@@ -130,13 +151,16 @@ absl::StatusOr<Fd> UserMount(const std::string& directory, const Fd& place,
   }
   Fd ours(sockets[0]);
   Fd theirs(sockets[1]);
-  IMAGEFS_ASSIGN_OR_RETURN(const FusermountResult result,
-                           RunFusermount({"-o",
-                                          StrCat("ro,fsname=", EscapeOption(source), ",subtype=",
-                                                 kFuseSubtype, flags.noexec ? ",noexec" : ""),
-                                          "--", directory},
-                                         theirs.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      const FusermountResult result,
+      RunFusermount({"-o",
+                     StrCat("ro,fsname=", EscapeOption(source), ",subtype=", kFuseSubtype,
+                            flags.noexec ? ",noexec" : "",
+                            access == FuseAccess::kAll ? ",allow_other,default_permissions" : ""),
+                     "--", directory},
+                    theirs.get()));
   if (!result.succeeded) {
+    if (result.errors.find("user_allow_other") != std::string::npos) return OthersDenied(directory);
     return absl::FailedPreconditionError(
         StrCat("cannot mount at ", directory, ": ", result.errors,
                "; the directory must be yours, and /dev/fuse must be open to users"));

@@ -23,12 +23,13 @@ bool CannotMount();
 // `place` is the directory (O_PATH), `directory` its path without symbolic links.
 //
 // Returns kFailedPrecondition if UserMount is known to fail, so that nothing is fetched in vain.
-absl::Status CheckUserMount(const std::string& directory, const Fd& place);
-// Mounts FUSE there. The kernel admits this process's user only,
-// also as another one of a user namespace, and does not check the image's permissions: the user who
-// fetched an image may read all of it. Returns the device.
+absl::Status CheckUserMount(const std::string& directory, const Fd& place, FuseAccess access);
+// Mounts FUSE there. With kUser, the kernel admits this process's user only, also as another one of
+// a user namespace, and does not check the image's permissions: the user who fetched an image may
+// read all of it. With kAll, fusermount3 wants user_allow_other in /etc/fuse.conf. Returns the
+// device.
 absl::StatusOr<Fd> UserMount(const std::string& directory, const Fd& place,
-                             const std::string& source, const MountFlags& flags);
+                             const std::string& source, const MountFlags& flags, FuseAccess access);
 // Returns kNotFound if nothing is mounted there, and kFailedPrecondition if it is busy (never with
 // `lazy`).
 absl::Status UserUnmount(const std::string& directory, bool lazy);

@@ -53,6 +53,8 @@ value_of() {
     mode= | pull=) sed -nE "s/^.It Cm $1 Ns Cm ([a-z]+) .*/\1/p" "$SOURCE/docs/man/mount.imagefs.8" ;;
     deadline=) echo 5 ;;
     platform=) echo linux/arm64 ;;
+    uid= | gid=) echo root ;;
+    umask= | fmask= | dmask=) echo 022 ;;
     *=) echo /x ;;
   esac
 }

@@ -67,6 +67,15 @@ TEST(CliTest, MountOptionsAreThoseOfMount8) {
   EXPECT_EQ(mount.context, "u:r:t:s0:c1,c2");
 }
 
+TEST(CliTest, OwnersAndPermissionsOfAMount) {
+  const MountArgs mount = Parsed<MountArgs>(
+      {"mount", "a", "/b", "-o", "uid=1000,gid=root,umask=022,fmask=0133,allow_other"});
+  EXPECT_EQ(mount.shown_as, (ShownAs{1000, 0, 022, 0133}));
+  EXPECT_TRUE(mount.allow_other);
+  EXPECT_EQ(Parsed<MountArgs>({"mount", "a", "/b", "-o", "uid=root"}).shown_as.uid, 0u);
+  EXPECT_FALSE(Parsed<MountArgs>({"mount", "a", "/b"}).shown_as.any());
+}
+
 TEST(CliTest, SetuidAndDevicesHaveToBeAskedFor) {
   for (const char* words : {"ro", "defaults", "suid,nosuid,dev,nodev", "user,exec"}) {
     const MountArgs mount = Parsed<MountArgs>({"mount", "a", "/b", "-o", words});

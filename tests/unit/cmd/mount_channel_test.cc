@@ -114,9 +114,11 @@ TEST(MountChannelTest, NothingThatACommandSendsIsBelieved) {
   // Another descriptor than one of /dev/fuse, and none.
   const Fd null(open("/dev/null", O_RDWR | O_CLOEXEC));
   Answer(channel, kDone, 0, "", null.get());
-  EXPECT_TRUE(absl::IsInvalidArgument((*caller)->MakeFuse("source", {}).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument((*caller)->MakeFuse("source", {}, FuseAccess::kUser).status()));
   Answer(channel, kDone, 0, "");
-  EXPECT_TRUE(absl::IsInvalidArgument((*caller)->MakeFuse("source", {}).status()));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument((*caller)->MakeFuse("source", {}, FuseAccess::kUser).status()));
   // A kind and a code that do not exist.
   Answer(channel, 77, 0, "x");
   EXPECT_TRUE(absl::IsInternal((*caller)->Attach(null)));

@@ -28,6 +28,8 @@ MountRecord Record(std::string directory) {
   record.keep_upper = true;
   record.options.flags = {true, false, true, "0:1:2"};
   record.options.context = "a,b";
+  record.options.shown_as = {1000, std::nullopt, 022, 0777};
+  record.options.allow_other = true;
   record.boot_id = "boot";
   record.covered = {64769, UINT64_MAX};  // xino of overlayfs uses every bit
   record.upper_ids = {{1, 2}, {3, 4}, {5, 6}};
@@ -53,6 +55,8 @@ TEST(MountRecordTest, RoundTrip) {
   EXPECT_EQ(read->keep_upper, record.keep_upper);
   EXPECT_EQ(read->options.flags, record.options.flags);
   EXPECT_EQ(read->options.context, record.options.context);
+  EXPECT_EQ(read->options.shown_as, record.options.shown_as);
+  EXPECT_EQ(read->options.allow_other, record.options.allow_other);
   EXPECT_EQ(read->boot_id, record.boot_id);
   EXPECT_EQ(read->covered, record.covered);
   EXPECT_EQ(read->upper_ids, record.upper_ids);
