@@ -62,6 +62,17 @@ class Removal {
     return absl::OkStatus();
   }
 
+  // Without root, the owner of a folder without permissions has to give some first.
+  static Fd OpenFolder(const Fd& parent, const std::string& name) {
+    constexpr int kFlags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
+    Fd folder(openat(parent.get(), name.c_str(), O_RDONLY | kFlags));
+    if (folder.valid() || errno != EACCES) return folder;
+    const Fd place(openat(parent.get(), name.c_str(), O_PATH | kFlags));
+    if (!place.valid()) return folder;
+    if (chmod(StrCat("/proc/self/fd/", place.get()).c_str(), S_IRWXU) != 0) return folder;
+    return Fd(openat(parent.get(), name.c_str(), O_RDONLY | kFlags));
+  }
+
   absl::Status Remove(const Fd& parent, const std::string& name, int depth) {
     if (unlinkat(parent.get(), name.c_str(), 0) == 0 || errno == ENOENT) return absl::OkStatus();
     const auto failed = [&] {
@@ -74,10 +85,11 @@ class Removal {
       moved_up_ = true;
       return absl::OkStatus();
     }
-    const Fd folder(
-        openat(parent.get(), name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    const Fd folder = OpenFolder(parent, name);
     struct stat st;
     if (!folder.valid() || fstat(folder.get(), &st) != 0) return failed();
+    // Without root, only what may be written to can be emptied.
+    if ((st.st_mode & S_IRWXU) != S_IRWXU) fchmod(folder.get(), S_IRWXU);
     if (st.st_dev != device_) {
       return WithKind(
           absl::FailedPreconditionError(StrCat(shown_, "/.../", name, ": is a mount point")),

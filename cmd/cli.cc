@@ -132,7 +132,8 @@ void AddMount(CLI::App& app, Command* command) {
           "this verb, e.g. eager, deadline=SECONDS")
       ->type_name("OPTIONS")
       ->allow_extra_args(false);
-  verb->add_flag("--rw", args->writable, "writable, through an overlay (root)");
+  verb->add_flag("--rw", args->writable,
+                 "writable, through an overlay (root, or root of a user and mount namespace)");
   verb->add_option("--upper", args->upper,
                    "with --rw: keep what is written in this directory, even after the unmount")
       ->type_name("DIR")

@@ -29,6 +29,7 @@
 #include "fs/mount_record.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_target.h"
+#include "fs/overlay_upper.h"
 #include "fs/user_mount.h"
 
 namespace imagefs {
@@ -40,12 +41,14 @@ struct ChannelMessage {
     kMakeFuse = 3,  // to the command, text = the source
     kDone = 4,      // to the daemon, after kMakeFuse with the device
     kFailed = 5,    // to the daemon, text = the message
+    // To the command, after kMakeFuse: text = the upper directory
+    kMakeOverlay = 6,
   };
   enum Flag : uint32_t { kNoExec = 1, kAllowOther = 2 };
   uint32_t kind = 0;
   uint32_t code = 0;              // of kFailed
   uint32_t flags = 0;             // of kMakeFuse
-  uint32_t major = 0, minor = 0;  // of kDone after kMakeFuse
+  uint32_t major = 0, minor = 0;  // of kDone after kMakeFuse; of kMakeOverlay: the inode's halves
   char text[1004] = {};           // ends with a zero
 };
 
@@ -109,6 +112,20 @@ class ChannelCaller : public MountCaller {
     made.major = answer.major;
     made.minor = answer.minor;
     return made;
+  }
+
+  absl::Status MakeOverlay(const std::string& upper, const FileId& expected) override {
+    ChannelMessage ask;
+    ask.kind = ChannelMessage::kMakeOverlay;
+    ask.major = static_cast<uint32_t>(expected.inode >> 32);
+    ask.minor = static_cast<uint32_t>(expected.inode);
+    if (upper.size() >= sizeof(ask.text)) {
+      return absl::InvalidArgumentError(
+          StrCat("--upper is longer than ", sizeof(ask.text) - 1, " bytes; choose a shorter path"));
+    }
+    SetText(ask, upper);
+    Fd none;
+    return Call(ask, nullptr, &none).status();
   }
 
  private:
@@ -231,21 +248,65 @@ absl::Status MountForDaemon::Prepare(const Options& options) {
 
 absl::StatusOr<Fd> MountForDaemon::MakeFuse(const ChannelMessage& ask, ChannelMessage& answer) {
   MountFlags flags;
-  flags.noexec = (ask.flags & ChannelMessage::kNoExec) != 0;
+  flags.noexec = noexec_ = (ask.flags & ChannelMessage::kNoExec) != 0;
   const FuseAccess access =
       (ask.flags & ChannelMessage::kAllowOther) != 0 ? FuseAccess::kAll : FuseAccess::kUser;
-  IMAGEFS_ASSIGN_OR_RETURN(Fd device, UserMount(directory_, place_, ask.text, flags, access));
+  IMAGEFS_ASSIGN_OR_RETURN(FuseMount made, UserMount(directory_, place_, ask.text, flags, access));
+  made_ = Made::kFuse;
+  fuse_ = std::move(made.mount);
+  source_ = ask.text;
   // Nobody answers the file system yet, so only the kernel's table can be asked.
   const auto mounts = ReadMountInfo();
   if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory_) : nullptr) {
     answer.major = there->major;
     answer.minor = there->minor;
   }
-  return device;
+  return std::move(made.device);
+}
+
+// The FUSE mount is detached when the overlay has taken a reference to it, and is not attached
+// before: kernels before Linux 6.15 take no layer that is not.
+absl::Status MountForDaemon::MakeOverlay(const ChannelMessage& ask) {
+  if (made_ != Made::kFuse || !fuse_.valid()) {
+    return absl::FailedPreconditionError(
+        StrCat("cannot mount at ", directory_, " writable: this process may not mount"));
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat root, StatFd(fuse_, directory_));
+  UpperIds expected;
+  expected.directory = {0, (static_cast<uint64_t>(ask.major) << 32) | ask.minor};
+  IMAGEFS_ASSIGN_OR_RETURN(
+      OverlayUpper upper,
+      OverlayUpper::Open(ask.text, expected,
+                         {root.st_uid, root.st_gid, root.st_mode & 07777, root.st_mtim}));
+  const auto replace = [&]() -> absl::Status {
+    MountFlags flags;
+    flags.nosuid = flags.nodev = true;
+    flags.noexec = noexec_;
+    IMAGEFS_ASSIGN_OR_RETURN(
+        const Fd overlay,
+        ::imagefs::MakeOverlay({fuse_, upper.upper(), upper.work(), source_, /*user_xattrs=*/true},
+                               flags, directory_));
+    IMAGEFS_RETURN_IF_ERROR(UnmountPath(directory_, /*lazy=*/true));
+    made_ = Made::kNothing;
+    fuse_.Reset();
+    IMAGEFS_RETURN_IF_ERROR(AttachMount(overlay, place_, directory_));
+    made_ = Made::kFuse;
+    return absl::OkStatus();
+  };
+  const absl::Status status = replace();
+  if (!status.ok()) upper.Undo();
+  return status;
+}
+
+void MountForDaemon::Unmount() {
+  if (made_ == Made::kFuse) {
+    UserUnmount(directory_, /*lazy=*/true).IgnoreError();
+  } else if (made_ == Made::kAttached) {
+    umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
+  }
 }
 
 void MountForDaemon::Serve() {
-  enum class Made { kNothing, kAttached, kFuse } made = Made::kNothing;
   while (true) {
     Fd fd, device;
     const absl::StatusOr<ChannelMessage> ask = Receive(socket_, &fd);
@@ -254,26 +315,20 @@ void MountForDaemon::Serve() {
     absl::Status status = absl::InvalidArgumentError("the daemon is of another version");
     if (ask->kind == ChannelMessage::kAttach && fd.valid()) {
       status = AttachMount(fd, place_, directory_);
-      if (status.ok()) made = Made::kAttached;
+      if (status.ok()) made_ = Made::kAttached;
     } else if (ask->kind == ChannelMessage::kMakeFuse) {
       absl::StatusOr<Fd> fuse = MakeFuse(*ask, answer);
       status = fuse.status();
-      if (fuse.ok()) {
-        made = Made::kFuse;
-        device = *std::move(fuse);
-      }
+      if (fuse.ok()) device = *std::move(fuse);
+    } else if (ask->kind == ChannelMessage::kMakeOverlay) {
+      status = MakeOverlay(*ask);
     }
     SetStatus(answer, status);
     if (!Send(socket_, answer, device.valid() ? &device : nullptr).ok()) break;
   }
   // The daemon closes the connection before its answer arrives.
   const bool keep = decision_.get_future().get();
-  if (keep || made == Made::kNothing) return;
-  if (made == Made::kFuse) {
-    UserUnmount(directory_, /*lazy=*/true).IgnoreError();
-  } else {
-    umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
-  }
+  if (!keep) Unmount();
 }
 
 MountForDaemon::~MountForDaemon() {

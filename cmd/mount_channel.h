@@ -71,15 +71,21 @@ class MountForDaemon {
   void Serve();
   // Returns the device, and sets the number of the file system in the answer.
   absl::StatusOr<Fd> MakeFuse(const ChannelMessage& ask, ChannelMessage& answer);
+  absl::Status MakeOverlay(const ChannelMessage& ask);
+  void Unmount();
 
   std::string channel_, directory_;
   uint64_t name_space_ = 0;
   FileId covered_;
   Fd socket_;
   Fd place_;  // the directory
+  enum class Made { kNothing, kAttached, kFuse } made_ = Made::kNothing;
+  Fd fuse_;             // what MakeFuse made, unless fusermount3 did
+  std::string source_;  // of it
+  bool noexec_ = false;
   bool keep_ = false;
   std::promise<bool> decision_;  // whether to keep
-  std::thread thread_;           // is in the namespace, and alone uses socket_ and place_
+  std::thread thread_;           // is in the namespace, and alone uses socket_ and what follows it
 };
 
 }  // namespace imagefs

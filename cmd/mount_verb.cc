@@ -19,6 +19,7 @@
 
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/config.h"
@@ -30,6 +31,8 @@
 #include "cmd/verb_handlers.h"
 #include "fs/mount_namespace.h"
 #include "fs/mount_syscalls.h"
+#include "fs/overlay_upper.h"
+#include "fs/user_mount.h"
 
 namespace imagefs {
 namespace {
@@ -110,8 +113,16 @@ void WaitUntilUnmounted(Interrupts& interrupts, const std::string& directory) {
 absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client,
                                     MountRequest& request, const std::string& name_space) {
   const uint64_t theirs = client.mount_namespace();
+  // An overlay is made by whoever may mount: this process, not the daemon of a user.
+  const bool own_overlay = request.writable() && !IsMachineRoot();
+  if (own_overlay && name_space.empty() && !MayMount()) {
+    return UserOverlayDenied(request.directory());
+  }
+  if (own_overlay && !request.upper().empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_upper(), ResolveUpper(request.upper()));
+  }
   const bool elsewhere = theirs != 0 && OwnMountNamespace().value_or(theirs) != theirs;
-  if (!elsewhere && !client.callers_mount() && name_space.empty() &&
+  if (!elsewhere && !own_overlay && !client.callers_mount() && name_space.empty() &&
       !IsAutomount(request.directory())) {
     return session.Transfer(client, request, &DaemonClient::Mount);
   }
@@ -121,7 +132,8 @@ absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client
   request.set_directory(mount->directory());
   MountRequest::ByCaller* const by_caller = request.mutable_by_caller();
   by_caller->set_channel(mount->channel());
-  if (mount->name_space() != theirs) by_caller->set_mount_namespace(mount->name_space());
+  if (mount->name_space() != theirs || own_overlay)
+    by_caller->set_mount_namespace(mount->name_space());
   by_caller->set_device(mount->covered().device);
   by_caller->set_inode(mount->covered().inode);
   absl::StatusOr<MountResult> result = session.Transfer(client, request, &DaemonClient::Mount);

@@ -673,6 +673,14 @@ absl::Status ChainMounts::ServeAs(const ChainRef& chain, Fd device, const std::s
   return ServeChain(chain, std::move(device), name, key, shown_as).status();
 }
 
+void ChainMounts::AwaitEnd(const std::string& name, const MountKey& key) {
+  MountInfo there;
+  there.major = key.major;
+  there.minor = key.minor;
+  const uint64_t session = sessions_->Find(name, there);
+  if (session != 0) sessions_->WaitEnded(session, kReleaseWait);
+}
+
 ChainRef ChainMounts::ServedAt(const std::string& directory, const MountInfo& there) const {
   return sessions_->ChainOf(sessions_->Find(directory, there));
 }

@@ -96,6 +96,8 @@ class ChainMounts {
   // The same for one that is not in this mount namespace: `name` finds it again (ServedAt).
   absl::Status ServeAs(const ChainRef& chain, Fd device, const std::string& name,
                        const MountKey& key, const ShownAs& shown_as);
+  // Waits briefly for the end of that session, if there is one.
+  void AwaitEnd(const std::string& name, const MountKey& key);
   // Returns the chain of the session that TakeOver continued at `directory`, where `there` is
   // mounted, or null if there is none.
   ChainRef ServedAt(const std::string& directory, const MountInfo& there) const;

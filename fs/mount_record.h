@@ -58,6 +58,10 @@ class MountCaller {
   // Has a FUSE mount made there, for a daemon without privileges.
   virtual absl::StatusOr<MadeFuse> MakeFuse(const std::string& source, const MountFlags& flags,
                                             FuseAccess access) = 0;
+  // Has that mount replaced by an overlay over it. The caller opens `upper` (OverlayUpper) in its
+  // own namespace; `expected` is the directory that it must be, unless it is not known. The mount
+  // is being served.
+  virtual absl::Status MakeOverlay(const std::string& upper, const FileId& expected) = 0;
 };
 
 // What a caller asks for.

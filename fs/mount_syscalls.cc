@@ -527,6 +527,8 @@ absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& fl
   if (!set("source", layers.source) || !set_directory("lowerdir+", "lowerdir", layers.lower) ||
       !set_directory("upperdir", "upperdir", layers.upper) ||
       !set_directory("workdir", "workdir", layers.work) || !set("index", "off") ||
+      (layers.user_xattrs &&
+       fsconfig(context.get(), FSCONFIG_SET_FLAG, "userxattr", nullptr, 0) != 0) ||
       fsconfig(context.get(), FSCONFIG_CMD_CREATE, nullptr, nullptr, 0) != 0) {
     return failed();
   }

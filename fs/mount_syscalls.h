@@ -92,6 +92,8 @@ struct OverlayLayers {
   const Fd& upper;
   const Fd& work;
   std::string source = kOwnSource;
+  // Its own attributes are those that a user may set (user.overlay.*), as in a user namespace.
+  bool user_xattrs = false;
 };
 absl::StatusOr<Fd> MakeOverlay(const OverlayLayers& layers, const MountFlags& flags,
                                const std::string& shown);

@@ -62,6 +62,7 @@ absl::Status MountTableImpl::Start() {
   options_.run_dir = ParentOf(chains_dir_);
   if (!options_.as_root) {
     options_.root_dir = MountPointOf(options_.root_dir);
+    upper_dir_ = options_.root_dir + "/upper";
   } else {
     IMAGEFS_ASSIGN_OR_RETURN(upper_dir_, MakeOwnPath(upper_dir_));
     options_.root_dir = ParentOf(upper_dir_);
@@ -192,12 +193,11 @@ absl::Status MountTableImpl::CheckRequest(const MountRequest& request) const {
   const std::string& directory = request.directory;
   const MountOptions& options = request.options;
   // In another namespace the daemon's directories are not these.
-  if (request.name_space == 0) IMAGEFS_RETURN_IF_ERROR(CheckOwn(directory, "a mount at"));
-  if (options.writable && !options_.as_root) {
-    return WithKind(
-        absl::FailedPreconditionError(
-            StrCat("cannot mount ", directory, " writable: overlayfs needs root; leave out --rw")),
-        FailureKind::kDenied);
+  if (request.name_space == 0 || request.name_space == own_namespace_)
+    IMAGEFS_RETURN_IF_ERROR(CheckOwn(directory, "a mount at"));
+  if (options.writable && !options_.as_root &&
+      (request.caller == nullptr || request.name_space == 0)) {
+    return UserOverlayDenied(directory);
   }
   const std::string& id_map = options.flags.id_map;
   if (options.writable && !id_map.empty()) {
@@ -208,6 +208,8 @@ absl::Status MountTableImpl::CheckRequest(const MountRequest& request) const {
   auto found = entries_.find(request.place());
   if (found == entries_.end() && request.name_space == 0) {
     found = entries_.find(PlaceName(own_namespace_, directory));
+  } else if (found == entries_.end() && request.name_space == own_namespace_) {
+    found = entries_.find(directory);
   }
   if (found != entries_.end() && found->second.mounted()) {
     return absl::AlreadyExistsError(StrCat(directory, ": ", found->second.record.reference,
@@ -233,7 +235,10 @@ absl::StatusOr<CheckedMount> MountTableImpl::Check(MountRequest request) {
     const std::string asked = request.directory;
     IMAGEFS_ASSIGN_OR_RETURN(request.directory, ResolveTarget(asked));
   }
-  if (!request.upper.empty()) {
+  if (!request.upper.empty() && !options_.as_root) {
+    IMAGEFS_RETURN_IF_ERROR(CheckPath(request.upper, "--upper"));  // the caller opens it
+    Refresh();  // which may be that of a mount that is gone
+  } else if (!request.upper.empty()) {
     if (request.name_space != 0) {
       return absl::FailedPreconditionError(
           "--upper names a directory of the daemon's mount namespace, which is not this one; leave "
@@ -381,7 +386,7 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtDirLocked(const ChainRef& cha
   IMAGEFS_ASSIGN_OR_RETURN(const Choice choice, ChooseMode(request, *chain));
   record.mode = choice.mode;
   std::optional<OverlayUpper> upper;
-  if (record.options.writable) {
+  if (record.options.writable && options_.as_root) {
     IMAGEFS_ASSIGN_OR_RETURN(upper, OpenUpper(*chain, record));
   }
   const MountWork work{target, request.caller.get(), upper.has_value() ? &*upper : nullptr, before};
@@ -470,6 +475,7 @@ absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const M
                                     : MountHereByUser(chain, work.target, record);
   }
   if (!status.ok()) {
+    if (!record.upper.empty() && !record.keep_upper) RemoveUpper(record.upper).IgnoreError();
     PutBackDirLocked(record.place(), work.before).IgnoreError();
     return status;
   }
@@ -479,10 +485,11 @@ absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const M
 
 absl::Status MountTableImpl::MountHereByUser(const ChainRef& chain, const MountTarget& target,
                                              const MountRecord& record) {
-  IMAGEFS_ASSIGN_OR_RETURN(Fd device, UserMount(record.directory, target.place, SourceOrOwn(record),
-                                                record.options.flags, AccessOf(record.options)));
+  IMAGEFS_ASSIGN_OR_RETURN(FuseMount made,
+                           UserMount(record.directory, target.place, SourceOrOwn(record),
+                                     record.options.flags, AccessOf(record.options)));
   const absl::Status status =
-      chains_->Serve(chain, std::move(device), record.directory, record.options.shown_as);
+      chains_->Serve(chain, std::move(made.device), record.directory, record.options.shown_as);
   if (!status.ok()) UserUnmount(record.directory, true).IgnoreError();
   return status;
 }
@@ -490,12 +497,26 @@ absl::Status MountTableImpl::MountHereByUser(const ChainRef& chain, const MountT
 // If it fails, the caller unmounts.
 absl::Status MountTableImpl::ServeForCaller(const ChainRef& chain, MountCaller& caller,
                                             MountRecord& record) {
+  IMAGEFS_ASSIGN_OR_RETURN(const FileId upper, MakeUserUpper(record));
   IMAGEFS_ASSIGN_OR_RETURN(MadeFuse made, caller.MakeFuse(SourceOrOwn(record), record.options.flags,
                                                           AccessOf(record.options)));
   record.mounts = {{0, made.major, made.minor}};
   IMAGEFS_RETURN_IF_ERROR(chains_->ServeAs(chain, std::move(made.device), record.place(),
                                            record.mounts.back(), record.options.shown_as));
+  if (record.options.writable) {
+    IMAGEFS_RETURN_IF_ERROR(caller.MakeOverlay(record.upper, upper));
+  }
   return records_.Put(record);
+}
+
+// Makes the directory for what is written to a user's mount, if it is to be in the store.
+absl::StatusOr<FileId> MountTableImpl::MakeUserUpper(MountRecord& record) const {
+  if (!record.options.writable || record.keep_upper) return FileId();
+  IMAGEFS_RETURN_IF_ERROR(MakeOwnDir(upper_dir_).status());
+  record.upper = StrCat(upper_dir_, "/", RandomHex(8));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd made, MakeOwnDir(record.upper));
+  IMAGEFS_ASSIGN_OR_RETURN(const struct stat st, StatFd(made, record.upper));
+  return FileId{0, st.st_ino};
 }
 
 // Restores the previous record after a failed mount.
@@ -570,6 +591,10 @@ absl::Status MountTableImpl::UnmountDirLocked(const std::string& place, bool laz
   const std::string& directory = record.directory;
   absl::Status status;
   if (IsElsewhere(record)) {
+    // The kernel may still be about to tell of the end of a session.
+    if (record.unique_id == 0 && !record.mounts.empty()) {
+      chains_->AwaitEnd(record.place(), record.mounts.back());
+    }
     if (!IsGoneElsewhere(record)) {
       return absl::FailedPreconditionError(
           StrCat(directory, " is mounted in another mount namespace; unmount it there"));

@@ -121,6 +121,7 @@ class MountTableImpl : public MountTable {
                                      MountRecord& record);
   absl::Status MountHereByUser(const ChainRef& chain, const MountTarget& target,
                                const MountRecord& record);
+  absl::StatusOr<FileId> MakeUserUpper(MountRecord& record) const;
   absl::Status ServeForCaller(const ChainRef& chain, MountCaller& caller, MountRecord& record);
   // The place of a directory of this namespace: a caller may have mounted there while the daemon
   // was in another one.

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/log.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "fs/mount_target.h"
@@ -26,8 +27,8 @@ absl::Status ForeignError(const std::string& path) {
 
 absl::Status SetAttributes(const Fd& fd, const RootAttributes& root, const std::string& shown) {
   const timespec times[2] = {root.mtime, root.mtime};
-  if (fchown(fd.get(), root.uid, root.gid) != 0 || fchmod(fd.get(), root.mode & 07777) != 0 ||
-      futimens(fd.get(), times) != 0) {
+  const bool owned = fchown(fd.get(), root.uid, root.gid) == 0 || !IsMachineRoot();
+  if (!owned || fchmod(fd.get(), root.mode & 07777) != 0 || futimens(fd.get(), times) != 0) {
     return ErrnoStatus(errno, StrCat("cannot prepare ", shown));
   }
   return absl::OkStatus();

@@ -26,7 +26,8 @@ struct UpperIds {
   friend bool operator==(const UpperIds&, const UpperIds&) = default;
 };
 
-// The attributes of the image's root. An overlay takes those of its root from the upper.
+// The attributes of the image's root. An overlay takes those of its root from the upper. A user may
+// not be able to set the owner, which then stays the user.
 struct RootAttributes {
   uid_t uid = 0;
   gid_t gid = 0;

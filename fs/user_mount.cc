@@ -135,15 +135,15 @@ absl::Status CheckUserMount(const std::string& directory, const Fd& place, FuseA
   return denied("a user can only mount on their own directories; choose another one");
 }
 
-absl::StatusOr<Fd> UserMount(const std::string& directory, const Fd& place,
-                             const std::string& source, const MountFlags& flags,
-                             FuseAccess access) {
+absl::StatusOr<FuseMount> UserMount(const std::string& directory, const Fd& place,
+                                    const std::string& source, const MountFlags& flags,
+                                    FuseAccess access) {
   if (MayMount()) {
     MountFlags all = flags;
     all.nosuid = all.nodev = true;
     IMAGEFS_ASSIGN_OR_RETURN(FuseMount made, MakeFuse(/*writable=*/false, source, all, access));
     IMAGEFS_RETURN_IF_ERROR(AttachMount(made.mount, place, directory));
-    return std::move(made.device);
+    return made;
   }
   int sockets[2];
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets) < 0) {
@@ -165,7 +165,17 @@ absl::StatusOr<Fd> UserMount(const std::string& directory, const Fd& place,
         StrCat("cannot mount at ", directory, ": ", result.errors,
                "; the directory must be yours, and /dev/fuse must be open to users"));
   }
-  return ReceiveFd(ours.get());
+  FuseMount made;
+  IMAGEFS_ASSIGN_OR_RETURN(made.device, ReceiveFd(ours.get()));
+  return made;
+}
+
+absl::Status UserOverlayDenied(const std::string& directory) {
+  return WithKind(
+      absl::FailedPreconditionError(StrCat(
+          "cannot mount ", directory, " writable: overlayfs needs root; use imagefs run, or mount ",
+          "as root of a user namespace (unshare -rm), or leave out --rw")),
+      FailureKind::kDenied);
 }
 
 absl::Status UserUnmount(const std::string& directory, bool lazy) {

@@ -26,10 +26,13 @@ bool CannotMount();
 absl::Status CheckUserMount(const std::string& directory, const Fd& place, FuseAccess access);
 // Mounts FUSE there. With kUser, the kernel admits this process's user only, also as another one of
 // a user namespace, and does not check the image's permissions: the user who fetched an image may
-// read all of it. With kAll, fusermount3 wants user_allow_other in /etc/fuse.conf. Returns the
-// device.
-absl::StatusOr<Fd> UserMount(const std::string& directory, const Fd& place,
-                             const std::string& source, const MountFlags& flags, FuseAccess access);
+// read all of it. With kAll, fusermount3 wants user_allow_other in /etc/fuse.conf. The
+// result has the mount only if this process made it.
+absl::StatusOr<FuseMount> UserMount(const std::string& directory, const Fd& place,
+                                    const std::string& source, const MountFlags& flags,
+                                    FuseAccess access);
+// The failure to mount writable where this process may not mount: fusermount3 makes no overlays.
+absl::Status UserOverlayDenied(const std::string& directory);
 // Returns kNotFound if nothing is mounted there, and kFailedPrecondition if it is busy (never with
 // `lazy`).
 absl::Status UserUnmount(const std::string& directory, bool lazy);
