@@ -15,6 +15,7 @@
 #include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "fs/mount_namespace.h"
 #include "proto/control.grpc.pb.h"
 #include "snap/rpc_status.h"
 
@@ -396,11 +397,17 @@ absl::Status DaemonClient::Profile(const ProfileRequest& request, ProfileReply* 
   return Unary(&Control::Stub::Profile, request, reply);
 }
 
-absl::Status DaemonClient::MountStatus(const std::string& directory, bool picture,
-                                       MountStatusReply* reply) {
+uint64_t DaemonClient::NamespaceHere() const {
+  const uint64_t own = OwnMountNamespace().value_or(mount_namespace_);
+  return mount_namespace_ == 0 || own == mount_namespace_ ? 0 : own;
+}
+
+absl::Status DaemonClient::MountStatus(const std::string& directory, uint64_t name_space,
+                                       bool picture, MountStatusReply* reply) {
   MountStatusRequest request;
   request.set_directory(directory);
   request.set_picture(picture);
+  request.set_mount_namespace(name_space);
   return Unary(&Control::Stub::MountStatus, request, reply);
 }
 

@@ -112,8 +112,9 @@ class DaemonClient {
   absl::Status Check(const control::v1::CheckRequest& request, control::v1::CheckReply* reply);
   absl::Status Profile(const control::v1::ProfileRequest& request,
                        control::v1::ProfileReply* reply);
-  // With `picture`, also what the status page shows.
-  absl::Status MountStatus(const std::string& directory, bool picture,
+  // Of a mount in that namespace; 0 = the daemon's. With `picture`, also what the status page
+  // shows.
+  absl::Status MountStatus(const std::string& directory, uint64_t name_space, bool picture,
                            control::v1::MountStatusReply* reply);
   absl::Status GetStatus(control::v1::StatusReply* reply);
   absl::Status Shutdown(bool unmount, control::v1::ShutdownReply* reply);
@@ -121,6 +122,8 @@ class DaemonClient {
   const std::string& run() const { return daemon_.run; }
   // The daemon's mount namespace (OwnMountNamespace); 0 = unknown.
   uint64_t mount_namespace() const { return mount_namespace_; }
+  // The mount namespace of this process as the daemon names it: 0 = its own, or unknown.
+  uint64_t NamespaceHere() const;
   // Whether the daemon has no right to mount, not even in its own mount namespace.
   bool callers_mount() const { return callers_mount_; }
 

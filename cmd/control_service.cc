@@ -337,8 +337,13 @@ void AddFlight(const FlightReport& report, StatusReply* reply) {
 
 absl::Status ControlServiceImpl::DoMountStatus(const MountStatusRequest& request,
                                                MountStatusReply* reply) {
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string directory, ResolveParents(request.directory()));
-  return FillMountStatus(deps_.store, deps_.mounts, directory, request.picture(), reply);
+  std::string directory = request.directory();
+  // A path of another namespace means nothing here.
+  if (request.mount_namespace() == 0) {
+    IMAGEFS_ASSIGN_OR_RETURN(directory, ResolveParents(directory));
+  }
+  return FillMountStatus(deps_.store, deps_.mounts, directory, request.mount_namespace(),
+                         request.picture(), reply);
 }
 
 absl::Status ControlServiceImpl::DoProfile(const ProfileRequest& request, ProfileReply* reply) {

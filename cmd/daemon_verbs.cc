@@ -25,6 +25,8 @@
 #include "cmd/unmount.h"
 #include "cmd/verb_handlers.h"
 #include "fs/mount_namespace.h"
+#include "fs/mount_syscalls.h"
+#include "fs/mount_target.h"
 
 namespace imagefs {
 namespace {
@@ -85,13 +87,25 @@ absl::Status WritePage(ClientSession& session, const std::string& file, const st
   return Annotate(WriteFull(fd.get(), page), file);
 }
 
+bool IsMountPoint(const std::string& directory) {
+  const auto mounts = ReadMountInfo();
+  return mounts.ok() && FindMountAt(*mounts, MountPointOf(directory)) != nullptr;
+}
+
 int MountStatus(ClientSession& session, const StatusArgs& args) {
   const absl::StatusOr<std::string> directory = AbsolutePath(args.directory);
   if (!directory.ok()) return session.out().Fail(directory.status());
   auto client = session.Connect(/*start=*/true);
   if (!client.ok()) return session.Finish(client.status());
   MountStatusReply reply;
-  absl::Status status = (*client)->MountStatus(*directory, !args.html.empty(), &reply);
+  const uint64_t name_space = (*client)->NamespaceHere();
+  // The daemon cannot resolve a path of another namespace.
+  const std::string path = name_space == 0 ? *directory : MountPointOf(*directory);
+  absl::Status status = (*client)->MountStatus(path, name_space, !args.html.empty(), &reply);
+  if (absl::IsNotFound(status) && name_space != 0 && IsMountPoint(*directory)) {
+    // What the daemon mounts may also be here: by propagation.
+    status = (*client)->MountStatus(*directory, 0, !args.html.empty(), &reply);
+  }
   if (status.ok() && !args.html.empty()) {
     status = WritePage(session, args.html, MountPage(reply, /*served=*/false));
   } else if (status.ok()) {
@@ -102,15 +116,21 @@ int MountStatus(ClientSession& session, const StatusArgs& args) {
 
 TableStyle StyleOf(const ListOptions& list) { return {list.columns, list.headings}; }
 
-// Fails if one of the directories is not in the list.
-absl::Status KeepDirectories(const std::vector<std::string>& directories, ListMountsReply* reply) {
+// Fails if one of the directories is not in the list. Of two mounts of that name, the one of this
+// namespace is meant.
+absl::Status KeepDirectories(const std::vector<std::string>& directories, uint64_t name_space,
+                             ListMountsReply* reply) {
   if (directories.empty()) return absl::OkStatus();
   ListMountsReply kept;
   for (const std::string& directory : directories) {
     IMAGEFS_ASSIGN_OR_RETURN(const std::string path, AbsolutePath(directory));
-    const auto found =
-        std::find_if(reply->mounts().begin(), reply->mounts().end(),
-                     [&path](const Mount& mount) { return mount.directory() == path; });
+    const auto find = [&](auto also) {
+      return std::find_if(reply->mounts().begin(), reply->mounts().end(), [&](const Mount& mount) {
+        return mount.directory() == path && also(mount);
+      });
+    };
+    auto found = find([&](const Mount& mount) { return mount.mount_namespace() == name_space; });
+    if (found == reply->mounts().end()) found = find([](const Mount&) { return true; });
     if (found == reply->mounts().end()) {
       return absl::NotFoundError(StrCat("no image is mounted on ", PrintableName(path)));
     }
@@ -172,7 +192,7 @@ int Run(ClientSession& session, const LsArgs& args) {
   if (!client.ok()) return session.Finish(client.status());
   ListMountsReply reply;
   absl::Status status = (*client)->ListMounts(&reply);
-  if (status.ok()) status = KeepDirectories(args.directories, &reply);
+  if (status.ok()) status = KeepDirectories(args.directories, (*client)->NamespaceHere(), &reply);
   if (!status.ok()) return session.Finish(status);
   ListFilter(args.list.filters).Apply(&reply);
   session.out().Print(session.json() ? MountsJson(reply)

@@ -148,9 +148,10 @@ void FillLayers(const ImageStore& store, control::v1::StatusReply* reply) {
 }
 
 absl::Status FillMountStatus(ImageStore& store, const MountTable& mounts,
-                             const std::string& directory, bool picture, MountStatusReply* reply) {
+                             const std::string& directory, uint64_t name_space, bool picture,
+                             MountStatusReply* reply) {
   for (const MountState& mount : mounts.List()) {
-    if (mount.record.directory != directory) continue;
+    if (mount.record.directory != directory || mount.record.name_space != name_space) continue;
     FillState(mount, reply->mutable_mount());
     if (!mount.mounted()) return absl::OkStatus();
     ChainRef chain = mount.chain;
@@ -181,7 +182,8 @@ absl::Status FillMountStatus(ImageStore& store, const MountTable& mounts,
     FillEvents(shown, reply);
     return absl::OkStatus();
   }
-  return absl::NotFoundError(StrCat(directory, ": no imagefs mount; imagefs ls lists them"));
+  return absl::NotFoundError(
+      StrCat(directory, ": no imagefs mount in this mount namespace; imagefs ls lists them"));
 }
 
 }  // namespace imagefs

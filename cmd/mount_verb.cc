@@ -83,7 +83,8 @@ bool MountedAlready(DaemonClient& client, const MountRequest& request) {
   if (realpath(request.directory().c_str(), resolved) == nullptr) return false;
   if (!client.ListMounts(&reply).ok()) return false;
   for (const control::v1::Mount& mount : reply.mounts()) {
-    if (mount.directory() != resolved) continue;
+    if (mount.directory() != resolved || mount.mount_namespace() != client.NamespaceHere())
+      continue;
     return mount.reference() == request.image().reference() &&
            mount.writable() == request.writable();
   }

@@ -56,9 +56,13 @@ Answer OneMount(const SpaceCalls& calls, const Request& request) {
   const auto directory = request.arguments.find("directory");
   if (directory == request.arguments.end()) return PlainAnswer(400, "name a ?directory=");
   control::v1::MountStatusReply reply;
-  // The overview links to directories as they are listed.
+  const auto name_space = request.arguments.find("namespace");
+  const bool elsewhere = name_space != request.arguments.end();
+  // The overview links to mounts as they are listed.
   const absl::Status status =
-      FillMountStatus(calls.store, calls.mounts, directory->second, /*picture=*/true, &reply);
+      FillMountStatus(calls.store, calls.mounts, directory->second,
+                      elsewhere ? ParseDecimal(name_space->second).value_or(0) : 0,
+                      /*picture=*/true, &reply);
   return status.ok() ? Page(MountPage(reply, /*served=*/true)) : Failed(status);
 }
 

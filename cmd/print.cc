@@ -6,6 +6,7 @@
 #include <map>
 #include <vector>
 
+#include "absl/strings/str_join.h"
 #include "base/json.h"
 #include "base/text.h"
 #include "base/units.h"
@@ -436,7 +437,8 @@ std::string MountStatusText(const MountStatusReply& reply) {
   std::string out =
       StrCat("directory  ", reply.mount().directory(), "\nreference  ", reply.mount().reference(),
              "\nchain      ", reply.mount().chain_id(), "\nmode       ", reply.mount().mode(),
-             "\nstate      ", StateOf(reply.mount(), reply.mount().mount_namespace()), "\n");
+             "\noptions    ", absl::StrJoin(reply.mount().options(), ","), "\nstate      ",
+             StateOf(reply.mount(), reply.mount().mount_namespace()), "\n");
   if (reply.layers().empty()) return out;
   Table table(
       {"LAYER", "STATE", "SOURCE", "PRESENT", "OF", "FETCHED", "NEEDED", "WAITING", "IN FLIGHT"});
@@ -508,6 +510,11 @@ std::string MountStatusJson(const MountStatusReply& reply, bool pretty) {
       .Member("manifest", reply.mount().manifest_digest())
       .Member("chain_id", reply.mount().chain_id())
       .Member("mode", reply.mount().mode())
+      .Member("namespace", uint64_t{reply.mount().mount_namespace()})
+      .Key("options")
+      .BeginArray();
+  for (const std::string& option : reply.mount().options()) json.String(option);
+  json.EndArray()
       .Member("state", reply.mount().state())
       .Member("needs_daemon", reply.mount().needs_daemon())
       .Member("reason", reply.mount().reason());

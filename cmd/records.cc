@@ -59,6 +59,7 @@ std::string EncodeMountRecord(const MountRecord& record) {
       .Member("version", kFormatVersion)
       .Member("directory", record.directory)
       .Member("namespace", record.name_space)
+      .Member("made_in", record.made_in)
       .Member("mount_id", record.unique_id)
       .Member("by_caller", record.by_caller)
       .Member("reference", record.reference)
@@ -105,6 +106,7 @@ absl::StatusOr<MountRecord> DecodeMountRecord(std::string_view text) {
     return absl::DataLossError("mount record without a directory");
   }
   record.name_space = static_cast<uint64_t>(json.IntOr("namespace", 0));
+  record.made_in = static_cast<uint64_t>(json.IntOr("made_in", 0));
   record.by_caller = json["by_caller"].boolean().value_or(false);
   record.unique_id = static_cast<uint64_t>(json.IntOr("mount_id", 0));
   record.reference = json.StringOr("reference");

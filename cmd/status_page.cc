@@ -132,10 +132,13 @@ std::string MountsTable(const ListMountsReply& mounts) {
       "Directories, and what is shown there",
       {{"directory", false, true}, {"image", false, true}, {"mode"}, {"state", false, true}});
   for (const Mount& mount : mounts.mounts()) {
-    table.Row({StrCat("<a href=\"mount?directory=", QueryOf(mount.directory()), "\">",
-                      Name(mount.directory()), "</a>"),
-               Name(mount.reference()),
-               Text(StrCat(mount.mode(), mount.writable() ? ", writable" : "")), StateHtml(mount)});
+    table.Row(
+        {StrCat(
+             "<a href=\"mount?directory=", QueryOf(mount.directory()),
+             mount.mount_namespace() == 0 ? "" : StrCat("&amp;namespace=", mount.mount_namespace()),
+             "\">", Name(mount.directory()), "</a>"),
+         Name(mount.reference()), Text(StrCat(mount.mode(), mount.writable() ? ", writable" : "")),
+         StateHtml(mount)});
   }
   return table.Take();
 }

@@ -10,7 +10,6 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/client.h"
-#include "fs/mount_namespace.h"
 #include "fs/mount_syscalls.h"
 #include "fs/mount_target.h"
 #include "fs/user_mount.h"
@@ -31,9 +30,8 @@ absl::Status UnmountHere(const std::string& directory, bool lazy) {
 }  // namespace
 
 absl::Status Unmount(DaemonClient& client, UnmountRequest request, UnmountReply* reply) {
-  const uint64_t theirs = client.mount_namespace();
-  const uint64_t own = OwnMountNamespace().value_or(theirs);
-  const bool same = theirs == 0 || own == theirs;
+  const uint64_t own = client.NamespaceHere();
+  const bool same = own == 0;
   if (same && !client.callers_mount()) return client.Unmount(request, reply);
   ListMountsReply mounts;
   IMAGEFS_RETURN_IF_ERROR(client.ListMounts(&mounts));
@@ -43,11 +41,11 @@ absl::Status Unmount(DaemonClient& client, UnmountRequest request, UnmountReply*
   }
   std::vector<std::string> here;
   for (auto mount = mounts.mounts().rbegin(); mount != mounts.mounts().rend(); ++mount) {
-    if (mount->mount_namespace() == (same ? 0 : own)) here.push_back(mount->directory());
+    if (mount->mount_namespace() == own) here.push_back(mount->directory());
   }
   if (request.all()) directories = here;
   UnmountRequest rest;
-  rest.set_mount_namespace(same ? 0 : own);
+  rest.set_mount_namespace(own);
   rest.set_lazy(request.lazy());
   UnmountReply failed;
   for (const std::string& directory : directories) {

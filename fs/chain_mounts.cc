@@ -93,6 +93,16 @@ class ChainMounts::Sessions : public std::enable_shared_from_this<Sessions> {
     }
     return 0;
   }
+  // Returns a session of that path that serves the chain, or the data if it is null; 0 = none.
+  uint64_t FindAny(const std::string& path, const Digest* chain_id) const ABSL_LOCKS_EXCLUDED(mu_) {
+    absl::MutexLock lock(&mu_);
+    for (const auto& [id, session] : sessions_) {
+      const SessionRecord& record = session.record;
+      const bool same = chain_id == nullptr ? record.data : record.chain_id == *chain_id;
+      if (same && record.path == path) return id;
+    }
+    return 0;
+  }
   ChainRef ChainOf(uint64_t id) const ABSL_LOCKS_EXCLUDED(mu_) {
     absl::MutexLock lock(&mu_);
     const auto found = sessions_.find(id);
@@ -572,6 +582,32 @@ absl::Status ChainMounts::FindReader(const MountInfo& there, const ChainRef& cha
   return absl::OkStatus();
 }
 
+absl::StatusOr<ChainMounts::Lease> ChainMounts::AdoptServed(const Digest& chain_id, ChainRef chain,
+                                                            const Presentation& presentation,
+                                                            bool filling, const MountInfo* of) {
+  const std::string name = StrCat(NameOf(chain_id, presentation), filling ? kFillingSuffix : "");
+  const auto hold = HoldName(name);
+  Entry entry;
+  entry.chain_id = chain_id;
+  entry.path = StrCat(directory_, "/", name);
+  entry.kernel = presentation.mode == kKernelMode;
+  if (!entry.kernel) {
+    entry.session = of != nullptr ? sessions_->Find(entry.path, *of)
+                                  : sessions_->FindAny(entry.path, &chain_id);
+    const ChainRef shown = sessions_->ChainOf(entry.session);
+    if (shown == nullptr) return absl::NotFoundError("its session has ended");
+    entry.shown = shown;
+  } else if (chain == nullptr || sessions_->FindAny(data_directory(), nullptr) == 0) {
+    return absl::NotFoundError("nothing serves its layers");
+  }
+  entry.chain = std::move(chain);
+  const std::string path = entry.path;
+  absl::MutexLock lock(&mu_);
+  const auto [there, added] = entries_.try_emplace(name, std::move(entry));
+  ++there->second.users;
+  return Lease{name, path, filling};
+}
+
 ChainMounts::Lease ChainMounts::AdoptKernelMount(const Digest& chain_id, ChainRef chain,
                                                  const Presentation& presentation,
                                                  const MountInfo* bind) {
@@ -656,20 +692,8 @@ void ChainMounts::RemoveOrphans() {
   }
 }
 
-absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::string& directory,
-                                const ShownAs& shown_as) {
-  MountKey key;
-  // The device is not being served yet, so any access to the mount would hang; read the kernel's
-  // table instead.
-  const auto mounts = ReadMountInfo();
-  if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory) : nullptr) {
-    key = KeyOf(*there);
-  }
-  return ServeChain(chain, std::move(device), directory, key, shown_as).status();
-}
-
-absl::Status ChainMounts::ServeAs(const ChainRef& chain, Fd device, const std::string& name,
-                                  const MountKey& key, const ShownAs& shown_as) {
+absl::Status ChainMounts::Serve(const ChainRef& chain, Fd device, const std::string& name,
+                                const MountKey& key, const ShownAs& shown_as) {
   return ServeChain(chain, std::move(device), name, key, shown_as).status();
 }
 
@@ -681,8 +705,8 @@ void ChainMounts::AwaitEnd(const std::string& name, const MountKey& key) {
   if (session != 0) sessions_->WaitEnded(session, kReleaseWait);
 }
 
-ChainRef ChainMounts::ServedAt(const std::string& directory, const MountInfo& there) const {
-  return sessions_->ChainOf(sessions_->Find(directory, there));
+ChainRef ChainMounts::ServedAt(const std::string& name, const MountInfo& there) const {
+  return sessions_->ChainOf(sessions_->Find(name, there));
 }
 
 bool ChainMounts::InUse(const Digest& chain_id) const {

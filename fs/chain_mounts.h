@@ -83,6 +83,11 @@ class ChainMounts {
   // kNotFound if there is no such mount.
   absl::StatusOr<Lease> Adopt(const Digest& chain_id, ChainRef chain,
                               const Presentation& presentation, bool filling, const MountInfo* of);
+  // Like Adopt, for a mount in another mount namespace, where its private mount is too: what serves
+  // it is enough.
+  absl::StatusOr<Lease> AdoptServed(const Digest& chain_id, ChainRef chain,
+                                    const Presentation& presentation, bool filling,
+                                    const MountInfo* of);
   // Like Adopt, but for a kernel mount of complete layers whose private mount may be gone. `bind`
   // is a bind mount of it, or null if there is none.
   Lease AdoptKernelMount(const Digest& chain_id, ChainRef chain, const Presentation& presentation,
@@ -90,17 +95,15 @@ class ChainMounts {
   // Unmounts private mounts of earlier daemons that this one does not use.
   void RemoveOrphans();
 
-  // Serves a FUSE mount that has no private mount (of an unprivileged daemon).
-  absl::Status Serve(const ChainRef& chain, Fd device, const std::string& directory,
+  // Serves a FUSE mount that has no private mount (of an unprivileged daemon, or of a caller in
+  // another mount namespace). `name` and `key` find it again (ServedAt).
+  absl::Status Serve(const ChainRef& chain, Fd device, const std::string& name, const MountKey& key,
                      const ShownAs& shown_as);
-  // The same for one that is not in this mount namespace: `name` finds it again (ServedAt).
-  absl::Status ServeAs(const ChainRef& chain, Fd device, const std::string& name,
-                       const MountKey& key, const ShownAs& shown_as);
   // Waits briefly for the end of that session, if there is one.
   void AwaitEnd(const std::string& name, const MountKey& key);
-  // Returns the chain of the session that TakeOver continued at `directory`, where `there` is
-  // mounted, or null if there is none.
-  ChainRef ServedAt(const std::string& directory, const MountInfo& there) const;
+  // Returns the chain of the session of that name whose file system `there` is, or null if there is
+  // none.
+  ChainRef ServedAt(const std::string& name, const MountInfo& there) const;
 
   // Returns true while a mount of that chain exists, even a lazily unmounted one.
   bool InUse(const Digest& chain_id) const;

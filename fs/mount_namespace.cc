@@ -21,6 +21,8 @@ namespace {
 constexpr unsigned long kGetMountNamespaceId = _IOR(0xb7, 0x5, __u64);  // NOLINT: ioctl's type
 constexpr unsigned kStatxMountIdUnique = 0x4000;
 constexpr long kStatmount = 457;  // NOLINT: syscall's type
+constexpr long kListmount = 458;  // NOLINT
+constexpr uint64_t kRootMount = UINT64_MAX;
 constexpr uint64_t kSuperblock = 0x1, kMount = 0x2, kFsType = 0x20, kSource = 0x200;
 
 struct StatmountRequest {
@@ -65,6 +67,15 @@ absl::StatusOr<uint64_t> OwnMountNamespace() {
   struct stat st;
   if (fstat(fd.get(), &st) != 0) return ErrnoStatus(errno, kPath);
   return st.st_ino;
+}
+
+bool NamespaceExists(uint64_t name_space) {
+  StatmountRequest request;
+  request.mount = kRootMount;
+  request.name_space = name_space;
+  uint64_t mount = 0;
+  // One that is ending has no mounts any more, but still a number for a moment.
+  return syscall(kListmount, &request, &mount, size_t{1}, 0) > 0;
 }
 
 uint64_t UniqueMountId(const Fd& root) {

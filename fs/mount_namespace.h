@@ -15,6 +15,10 @@ namespace imagefs {
 // again (NS_GET_MNTNS_ID, Linux 6.11), or before that the inode of /proc/thread-self/ns/mnt.
 absl::StatusOr<uint64_t> OwnMountNamespace();
 
+// Whether there is a mount namespace of that number now; false if the kernel (before 6.11) or a
+// filter of system calls cannot tell. Root only. Source: listmount(2).
+bool NamespaceExists(uint64_t name_space);
+
 // The kernel's number of a mount that it never uses again (STATX_MNT_ID_UNIQUE, Linux 6.8); 0 if
 // the kernel has none.
 uint64_t UniqueMountId(const Fd& root);

@@ -90,9 +90,11 @@ struct CheckedMount {
 // What is remembered about a mount, also by later daemons.
 struct MountRecord {
   std::string directory;  // absolute, symbolic links resolved
-  // The mount namespace in which a caller mounted it; 0 = the daemon's. Of this boot only.
+  // The mount namespace in which it is: of its caller, or of an earlier daemon; 0 = this daemon's.
+  // Of this boot only.
   uint64_t name_space = 0;
-  uint64_t unique_id = 0;  // in such a namespace: the mount (UniqueMountId)
+  uint64_t made_in = 0;    // that of the daemon that made it; 0: a caller, or an older version
+  uint64_t unique_id = 0;  // the mount (UniqueMountId)
   // A MountCaller made it. The daemon never looks at the directory, which may be an automount point
   // that would wait for the daemon, and does not mount it again.
   bool by_caller = false;

@@ -378,6 +378,7 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtDirLocked(const ChainRef& cha
   if (request.caller == nullptr) {
     IMAGEFS_ASSIGN_OR_RETURN(target, OpenTargetDirLocked(record.directory, record.covered, before));
     record.covered = target.covered;
+    record.made_in = own_namespace_;
   }
   record.chain_id = chain->chain_id;
   if (record.created_unix == 0) record.created_unix = time(nullptr);
@@ -422,7 +423,7 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
     if (!target.old.empty()) record.mounts.push_back(KeyOf(target.old.front()));
     IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), KeyOf(made));
     // Before attaching, so that a crash in between leaves no unrecorded mount.
-    if (record.name_space != 0) record.unique_id = UniqueMountId(made);
+    record.unique_id = UniqueMountId(made);
     absl::Status status = records_.Put(record);
     if (status.ok() && caller != nullptr) {
       status = caller->Attach(made);
@@ -452,8 +453,8 @@ absl::Status MountTableImpl::MountSessionDirLocked(const ChainRef& chain, const 
     IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(made.mount));
     record.mounts = {key};
     IMAGEFS_RETURN_IF_ERROR(records_.Put(record));
-    IMAGEFS_RETURN_IF_ERROR(chains_->ServeAs(chain, std::move(made.device), record.place(), key,
-                                             record.options.shown_as));
+    IMAGEFS_RETURN_IF_ERROR(chains_->Serve(chain, std::move(made.device), SessionName(record), key,
+                                           record.options.shown_as));
     return work.caller->Attach(made.mount);
   };
   const absl::Status status = mount();
@@ -484,12 +485,18 @@ absl::Status MountTableImpl::MountByUserDirLocked(const ChainRef& chain, const M
 }
 
 absl::Status MountTableImpl::MountHereByUser(const ChainRef& chain, const MountTarget& target,
-                                             const MountRecord& record) {
+                                             MountRecord& record) {
   IMAGEFS_ASSIGN_OR_RETURN(FuseMount made,
                            UserMount(record.directory, target.place, SourceOrOwn(record),
                                      record.options.flags, AccessOf(record.options)));
-  const absl::Status status =
-      chains_->Serve(chain, std::move(made.device), record.directory, record.options.shown_as);
+  // The device is not being served yet, so any access to the mount would hang; read the kernel's
+  // table instead.
+  const auto mounts = ReadMountInfo();
+  const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, record.directory) : nullptr;
+  record.mounts = {there == nullptr ? MountKey() : KeyOf(*there)};
+  absl::Status status = chains_->Serve(chain, std::move(made.device), SessionName(record),
+                                       record.mounts.back(), record.options.shown_as);
+  if (status.ok()) status = records_.Put(record);
   if (!status.ok()) UserUnmount(record.directory, true).IgnoreError();
   return status;
 }
@@ -501,8 +508,8 @@ absl::Status MountTableImpl::ServeForCaller(const ChainRef& chain, MountCaller& 
   IMAGEFS_ASSIGN_OR_RETURN(MadeFuse made, caller.MakeFuse(SourceOrOwn(record), record.options.flags,
                                                           AccessOf(record.options)));
   record.mounts = {{0, made.major, made.minor}};
-  IMAGEFS_RETURN_IF_ERROR(chains_->ServeAs(chain, std::move(made.device), record.place(),
-                                           record.mounts.back(), record.options.shown_as));
+  IMAGEFS_RETURN_IF_ERROR(chains_->Serve(chain, std::move(made.device), SessionName(record),
+                                         record.mounts.back(), record.options.shown_as));
   if (record.options.writable) {
     IMAGEFS_RETURN_IF_ERROR(caller.MakeOverlay(record.upper, upper));
   }
@@ -593,7 +600,7 @@ absl::Status MountTableImpl::UnmountDirLocked(const std::string& place, bool laz
   if (IsElsewhere(record)) {
     // The kernel may still be about to tell of the end of a session.
     if (record.unique_id == 0 && !record.mounts.empty()) {
-      chains_->AwaitEnd(record.place(), record.mounts.back());
+      chains_->AwaitEnd(SessionName(record), record.mounts.back());
     }
     if (!IsGoneElsewhere(record)) {
       return absl::FailedPreconditionError(

@@ -120,7 +120,7 @@ class MountTableImpl : public MountTable {
   absl::Status MountSessionDirLocked(const ChainRef& chain, const MountWork& work,
                                      MountRecord& record);
   absl::Status MountHereByUser(const ChainRef& chain, const MountTarget& target,
-                               const MountRecord& record);
+                               MountRecord& record);
   absl::StatusOr<FileId> MakeUserUpper(MountRecord& record) const;
   absl::Status ServeForCaller(const ChainRef& chain, MountCaller& caller, MountRecord& record);
   // The place of a directory of this namespace: a caller may have mounted there while the daemon
@@ -130,6 +130,16 @@ class MountTableImpl : public MountTable {
   bool IsElsewhere(const MountRecord& record) const {
     return record.name_space != 0 && record.name_space != own_namespace_;
   }
+  // Of a session that is no private mount's. It stays the same wherever the next daemon is.
+  static std::string SessionName(const MountRecord& record) {
+    return record.by_caller ? record.place() : record.directory;
+  }
+  // Where a mount of an earlier daemon is (MountRecord::name_space). 0 also if its namespace is
+  // gone, or is not known to be there.
+  uint64_t HomeOf(const MountRecord& record) const;
+  // Names the record after the place where its mount is, which depends on where this daemon is.
+  // Returns false if there is another mount of that name.
+  bool MoveRecord(MountRecord& record, uint64_t name_space);
   // Returns the mount of a record of another namespace, as far as it is known, without its place;
   // kNotFound: it is gone. One of which the kernel does not tell counts as present.
   absl::StatusOr<MountInfo> FindElsewhere(const MountRecord& record) const;
@@ -146,6 +156,7 @@ class MountTableImpl : public MountTable {
   void UnmountOldDirLocked(const MountRecord& record);
   void DropDirLocked(const std::string& place, bool lazy) ABSL_LOCKS_EXCLUDED(mu_);
   absl::Status ForgetDirLocked(const MountRecord& record, bool lazy);
+  void ForgetOtherDirLocked(const MountRecord& record);
   // For a mount that another program has unmounted.
   void DropUnmountedDirLocked(const MountRecord& record);
   void SetNotMountedDirLocked(MountRecord record, std::string why) ABSL_LOCKS_EXCLUDED(mu_);

@@ -36,7 +36,10 @@ MountTableImpl::Outlived MountTableImpl::AdoptDirLocked(const MountRecord& recor
   }
   const bool alone = record.mode == kKernelMode && !record.filling;
   if (!here) {
-    return alone && record.boot_id == boot_id_ ? Outlived::kUnmounted : Outlived::kUnknown;
+    // One whose namespace is gone was not unmounted by anybody.
+    const bool made_here = record.made_in == 0 || record.made_in == own_namespace_;
+    return alone && made_here && record.boot_id == boot_id_ ? Outlived::kUnmounted
+                                                            : Outlived::kUnknown;
   }
   ChainRef chain;
   const std::optional<std::string> lease = AdoptLeaseDirLocked(record, *there, find_chain, &chain);
@@ -72,7 +75,7 @@ absl::StatusOr<MountInfo> MountTableImpl::FindElsewhere(const MountRecord& recor
   there.minor = key.minor;
   // A user may not look into other namespaces, nor root on older kernels. The session ends with the
   // last mount of it.
-  if (record.unique_id == 0 && chains_->ServedAt(record.place(), there) == nullptr) {
+  if (record.unique_id == 0 && chains_->ServedAt(SessionName(record), there) == nullptr) {
     return absl::NotFoundError("its session has ended");
   }
   // The kernel does not tell everything.
@@ -83,6 +86,31 @@ absl::StatusOr<MountInfo> MountTableImpl::FindElsewhere(const MountRecord& recor
                                                  : "fuse";
   }
   return there;
+}
+
+uint64_t MountTableImpl::HomeOf(const MountRecord& record) const {
+  if (record.made_in == 0 || record.made_in == own_namespace_ || record.boot_id != boot_id_ ||
+      record.unmounted) {
+    return 0;
+  }
+  if (options_.as_root) {
+    const bool known = asks_namespaces_ && record.unique_id != 0;
+    return known && NamespaceExists(record.made_in) ? record.made_in : 0;
+  }
+  // The session ends with the last mount of it.
+  return FindElsewhere(record).ok() ? record.made_in : 0;
+}
+
+bool MountTableImpl::MoveRecord(MountRecord& record, uint64_t name_space) {
+  if (record.name_space == name_space) return true;
+  if (Find(PlaceName(name_space, record.directory)).has_value()) return false;
+  const std::string before = record.place();
+  record.name_space = name_space;
+  // Nothing is lost in between: the next daemon moves a record of either name.
+  absl::Status status = records_.Put(record);
+  if (status.ok()) status = records_.Delete(before);
+  if (!status.ok()) LogWarning("mount_record_not_moved error=", status.message());
+  return true;
 }
 
 MountTableImpl::Outlived MountTableImpl::AdoptElsewhereDirLocked(const MountRecord& record,
@@ -98,7 +126,7 @@ MountTableImpl::Outlived MountTableImpl::AdoptElsewhereDirLocked(const MountReco
     entry.lease = *lease;
   } else {
     // A session of its own, and no private mount.
-    chain = chains_->ServedAt(record.place(), *there);
+    chain = chains_->ServedAt(SessionName(record), *there);
     if (chain == nullptr || chain->chain_id != record.chain_id) return Outlived::kUnmounted;
   }
   if (!(record.mode == kKernelMode && !record.filling)) entry.chain = chain;
@@ -139,8 +167,11 @@ std::optional<std::string> MountTableImpl::AdoptLeaseDirLocked(const MountRecord
                                                                                         : &there)
         .name;
   }
-  const auto lease = chains_->Adopt(record.chain_id, std::move(found), presentation, record.filling,
-                                    options.writable ? nullptr : &there);
+  const MountInfo* const of = options.writable ? nullptr : &there;
+  auto lease = chains_->Adopt(record.chain_id, found, presentation, record.filling, of);
+  if (!lease.ok() && record.name_space != 0) {
+    lease = chains_->AdoptServed(record.chain_id, found, presentation, record.filling, of);
+  }
   if (lease.ok()) return lease->name;
   LogInfo("mount_not_continued directory=", record.directory, " cause=", lease.status().message());
   return std::nullopt;
@@ -159,6 +190,10 @@ std::vector<std::string> MountTableImpl::Recover(const FindChain& find_chain) {
     return out;
   }
   for (MountRecord& record : stored->records) {
+    if (!record.by_caller && !MoveRecord(record, HomeOf(record))) {
+      DropUnmountedDirLocked(record);
+      continue;
+    }
     const auto hold = HoldPlace(record.place());
     if (Find(record.place()).has_value()) continue;
     if (RecoverDirLocked(record, **mounts, find_chain)) out.push_back(record.directory);
@@ -251,8 +286,26 @@ void MountTableImpl::SetNotMounted(const std::string& directory, const std::stri
   if (found != entries_.end() && !found->second.mounted()) found->second.not_mounted = why;
 }
 
+// For a mount of an earlier daemon in another namespace. What was written to it stays listed here,
+// unless there is another mount of that name. REQUIRES: the key of the directory is held, too.
+void MountTableImpl::ForgetOtherDirLocked(const MountRecord& record) {
+  LogInfo("unmounted_elsewhere directory=", record.directory, " namespace=", record.name_space,
+          record.upper.empty() ? "" : " changes_kept_in=", record.upper);
+  DropDirLocked(record.place(), /*lazy=*/true);
+  const absl::Status status = records_.Delete(record.place());
+  if (!status.ok()) LogWarning("mount_not_forgotten error=", status.message());
+  if (record.upper.empty() || record.keep_upper || Find(record.directory).has_value()) return;
+  MountRecord here = record;
+  here.name_space = here.made_in = 0;
+  DropUnmountedDirLocked(here);
+}
+
 // Nothing is left except data written to the store, which stays listed.
 void MountTableImpl::DropUnmountedDirLocked(const MountRecord& record) {
+  if (record.name_space != 0 && !record.by_caller) {
+    const auto hold = HoldPlace(record.directory);
+    return ForgetOtherDirLocked(record);
+  }
   if (record.name_space != 0) {
     // Nobody can mount there again to go on with what was written.
     LogInfo("unmounted_elsewhere directory=", record.directory, " namespace=", record.name_space);
@@ -319,9 +372,19 @@ void MountTableImpl::Prune() {
 
 void MountTableImpl::RefreshPlaceLocked(const std::string& place) {
   const std::optional<Entry> entry = Find(place);
-  if (entry.has_value() && entry->record.name_space != 0 && IsGoneElsewhere(entry->record)) {
-    DropUnmountedDirLocked(entry->record);
+  if (!entry.has_value() || entry->record.name_space == 0 || !IsGoneElsewhere(entry->record))
+    return;
+  if (entry->record.by_caller || HomeOf(entry->record) != 0) {
+    return DropUnmountedDirLocked(entry->record);
   }
+  // Its namespace is gone, where an earlier daemon was: the mount belongs here now.
+  const auto mounts = MountView::Read();
+  if (!mounts.ok() || !options_.find_chain) return DropUnmountedDirLocked(entry->record);
+  MountRecord record = entry->record;
+  const auto hold = HoldPlace(record.directory);
+  if (!MoveRecord(record, 0)) return ForgetOtherDirLocked(entry->record);
+  DropDirLocked(place, /*lazy=*/true);
+  RecoverDirLocked(record, **mounts, options_.find_chain);
 }
 
 bool MountTableImpl::AnyElsewhere() const {

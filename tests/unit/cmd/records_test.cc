@@ -26,6 +26,8 @@ MountRecord Record(std::string directory) {
   record.upper = "/store/upper/x";
   record.created_unix = 1700000000;
   record.keep_upper = true;
+  record.made_in = 4026531841;
+  record.unique_id = (uint64_t{1} << 31) + 7;
   record.options.flags = {true, false, true, "0:1:2"};
   record.options.context = "a,b";
   record.options.shown_as = {1000, std::nullopt, 022, 0777};
@@ -53,6 +55,8 @@ TEST(MountRecordTest, RoundTrip) {
   EXPECT_EQ(read->upper, record.upper);
   EXPECT_EQ(read->created_unix, record.created_unix);
   EXPECT_EQ(read->keep_upper, record.keep_upper);
+  EXPECT_EQ(read->made_in, record.made_in);
+  EXPECT_EQ(read->unique_id, record.unique_id);
   EXPECT_EQ(read->options.flags, record.options.flags);
   EXPECT_EQ(read->options.context, record.options.context);
   EXPECT_EQ(read->options.shown_as, record.options.shown_as);

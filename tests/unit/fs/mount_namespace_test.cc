@@ -41,6 +41,8 @@ TEST(MountNamespaceTest, AMountIsFoundByItsNumberInItsNamespaceOnly) {
   EXPECT_TRUE(absl::IsNotFound(FindMountIn(own, mount + 1'000'000'000).status()));
   EXPECT_TRUE(absl::IsNotFound(FindMountIn(own + 1'000'000'000, mount).status()));
   EXPECT_TRUE(absl::IsUnimplemented(FindMountIn(own, 0).status()));
+  EXPECT_TRUE(NamespaceExists(own));
+  EXPECT_FALSE(NamespaceExists(own + 1'000'000'000));
 }
 
 }  // namespace
