@@ -17,6 +17,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "base/log.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -49,9 +50,18 @@ std::vector<std::string> NamesOf(std::string_view path) {
   return names;
 }
 
+// Whether a link may be one of the machine's root, whose number a user namespace does not know: its
+// owner is that of the directory that it is in, and alone may write there. Such a process has only
+// a user's rights to lose.
+bool IsOfUnknownRoot(const struct stat& link, const Fd& directory) {
+  struct stat above;
+  return InUserNamespace() && fstat(directory.get(), &above) == 0 && above.st_uid == link.st_uid &&
+         (above.st_mode & 022) == 0;
+}
+
 // Returns the target of a symbolic link if it may be followed.
 absl::StatusOr<std::string> ReadTrustedLink(const Fd& link, const struct stat& st,
-                                            const std::string& path) {
+                                            const Fd& directory, const std::string& path) {
   struct statfs file_system;
   if (fstatfs(link.get(), &file_system) != 0) return ErrnoStatus(errno, path);
   if (file_system.f_type == PROC_SUPER_MAGIC) {
@@ -60,7 +70,7 @@ absl::StatusOr<std::string> ReadTrustedLink(const Fd& link, const struct stat& s
                ": the path contains a link of proc, which means something else to the daemon; "
                "give the path that it leads to"));
   }
-  if (st.st_uid != 0 && st.st_uid != geteuid()) {
+  if (st.st_uid != 0 && st.st_uid != geteuid() && !IsOfUnknownRoot(st, directory)) {
     return absl::FailedPreconditionError(
         StrCat(path, ": the path contains a symbolic link of user ", st.st_uid,
                ", who can change it at any time; give the path that it leads to"));
@@ -147,7 +157,7 @@ absl::StatusOr<Fd> OpenPlace(const std::string& path) {
       continue;
     }
     if (++links > kMaxLinks) return ErrnoStatus(ELOOP, path);
-    IMAGEFS_ASSIGN_OR_RETURN(const std::string target, ReadTrustedLink(next, st, path));
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string target, ReadTrustedLink(next, st, at, path));
     if (target.starts_with('/')) {
       IMAGEFS_ASSIGN_OR_RETURN(at, OpenFile("/", O_PATH | O_DIRECTORY));
     }

@@ -21,6 +21,7 @@ chmod -R go+rX "$T/images"
 mkdir "$home/other" "$home/xdg"
 chmod 700 "$home/xdg"
 chown "$uid" "$home/m" "$home/other" "$home/xdg"
+ln -s "$home" "$T/link"
 ref=oci:$T/images/secret
 user() { as_user env XDG_RUNTIME_DIR="$home/xdg" "$IMAGEFS" "$@"; }
 # in_namespace WORDS SCRIPT: as root of a user namespace, made with unshare WORDS.
@@ -38,7 +39,9 @@ in_namespace -rm 'ifs mount -q "$ref" "$home/m" >/dev/null
   same "there" "of root" "$(cat "$home/m/root/secret")"
   same "whoever it belongs to" "of another" "$(cat "$home/m/other")"
   ifs umount "$home/m"; same "unmounted" "" "$(ls -A "$home/m")"
-  ifs mount -q "$ref" "$home/m" >/dev/null' || fail "with its own daemon"
+  ifs mount -q "$ref" "$T/link/m" >/dev/null
+  same "by a link of root, who is nobody here" "of root" "$(cat "$home/m/root/secret")"
+  ifs umount "$home/m"' || fail "with its own daemon"
 [ -d "$home/.local/share/imagefs" ] && [ -S "$home/xdg/imagefs/control.sock" ] || fail "not in the user's directories"
 empty "$home/m"
 user mount -q "$ref" "$home/other" >/dev/null
