@@ -252,22 +252,29 @@ absl::StatusOr<Fd> MountForDaemon::MakeFuse(const ChannelMessage& ask, ChannelMe
   const FuseAccess access =
       (ask.flags & ChannelMessage::kAllowOther) != 0 ? FuseAccess::kAll : FuseAccess::kUser;
   IMAGEFS_ASSIGN_OR_RETURN(FuseMount made, UserMount(directory_, place_, ask.text, flags, access));
-  made_ = Made::kFuse;
   fuse_ = std::move(made.mount);
   source_ = ask.text;
-  // Nobody answers the file system yet, so only the kernel's table can be asked.
-  const auto mounts = ReadMountInfo();
-  if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory_) : nullptr) {
-    answer.major = there->major;
-    answer.minor = there->minor;
+  MountKey key;
+  if (fuse_.valid()) {
+    IMAGEFS_ASSIGN_OR_RETURN(key, KeyOf(fuse_));
+    mounted_ = key;
+  } else {
+    by_fusermount_ = true;
+    // Nobody answers the file system yet, so only the kernel's table can be asked.
+    const auto mounts = ReadMountInfo();
+    if (const MountInfo* there = mounts.ok() ? FindMountAt(*mounts, directory_) : nullptr) {
+      key = KeyOf(*there);
+    }
   }
+  answer.major = key.major;
+  answer.minor = key.minor;
   return std::move(made.device);
 }
 
-// The FUSE mount is detached when the overlay has taken a reference to it, and is not attached
-// before: kernels before Linux 6.15 take no layer that is not.
+// The FUSE mount is attached by now, because kernels before Linux 6.15 take only such mounts as
+// layers. It is detached again once the overlay has a reference to it.
 absl::Status MountForDaemon::MakeOverlay(const ChannelMessage& ask) {
-  if (made_ != Made::kFuse || !fuse_.valid()) {
+  if (mounted_.id == 0 || !fuse_.valid()) {
     return absl::FailedPreconditionError(
         StrCat("cannot mount at ", directory_, " writable: this process may not mount"));
   }
@@ -286,11 +293,12 @@ absl::Status MountForDaemon::MakeOverlay(const ChannelMessage& ask) {
         const Fd overlay,
         ::imagefs::MakeOverlay({fuse_, upper.upper(), upper.work(), source_, /*user_xattrs=*/true},
                                flags, directory_));
-    IMAGEFS_RETURN_IF_ERROR(UnmountPath(directory_, /*lazy=*/true));
-    made_ = Made::kNothing;
+    IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(overlay));
+    IMAGEFS_RETURN_IF_ERROR(UnmountExactly(mounted_, source_, directory_, /*lazy=*/true));
+    mounted_ = MountKey();
     fuse_.Reset();
     IMAGEFS_RETURN_IF_ERROR(AttachMount(overlay, place_, directory_));
-    made_ = Made::kFuse;
+    mounted_ = key;
     return absl::OkStatus();
   };
   const absl::Status status = replace();
@@ -299,10 +307,11 @@ absl::Status MountForDaemon::MakeOverlay(const ChannelMessage& ask) {
 }
 
 void MountForDaemon::Unmount() {
-  if (made_ == Made::kFuse) {
+  if (mounted_.id != 0) {
+    // Not by name, which may lead elsewhere by now.
+    UnmountExactly(mounted_, source_, directory_, /*lazy=*/true).IgnoreError();
+  } else if (by_fusermount_) {
     UserUnmount(directory_, /*lazy=*/true).IgnoreError();
-  } else if (made_ == Made::kAttached) {
-    umount2(directory_.c_str(), MNT_DETACH | UMOUNT_NOFOLLOW);
   }
 }
 
@@ -315,7 +324,7 @@ void MountForDaemon::Serve() {
     absl::Status status = absl::InvalidArgumentError("the daemon is of another version");
     if (ask->kind == ChannelMessage::kAttach && fd.valid()) {
       status = AttachMount(fd, place_, directory_);
-      if (status.ok()) made_ = Made::kAttached;
+      if (status.ok()) mounted_ = KeyOf(fd).value_or(MountKey());
     } else if (ask->kind == ChannelMessage::kMakeFuse) {
       absl::StatusOr<Fd> fuse = MakeFuse(*ask, answer);
       status = fuse.status();

@@ -20,6 +20,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/directory.h"
 #include "base/fd.h"
+#include "fs/mount_syscalls.h"
 
 namespace imagefs {
 
@@ -78,10 +79,11 @@ class MountForDaemon {
   uint64_t name_space_ = 0;
   FileId covered_;
   Fd socket_;
-  Fd place_;  // the directory
-  enum class Made { kNothing, kAttached, kFuse } made_ = Made::kNothing;
-  Fd fuse_;             // what MakeFuse made, unless fusermount3 did
-  std::string source_;  // of it
+  Fd place_;                    // the directory
+  MountKey mounted_;            // what this process has mounted there; id 0 = nothing
+  bool by_fusermount_ = false;  // what fusermount3 has
+  Fd fuse_;                     // the mount of MakeFuse, unless fusermount3 made it
+  std::string source_;          // of it
   bool noexec_ = false;
   bool keep_ = false;
   std::promise<bool> decision_;  // whether to keep

@@ -6,11 +6,9 @@
 #include <utility>
 #include <vector>
 
-#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/client.h"
-#include "fs/mount_syscalls.h"
 #include "fs/mount_target.h"
 #include "fs/user_mount.h"
 #include "proto/control.pb.h"
@@ -22,10 +20,6 @@ using control::v1::ListMountsReply;
 using control::v1::Mount;
 using control::v1::UnmountReply;
 using control::v1::UnmountRequest;
-
-absl::Status UnmountHere(const std::string& directory, bool lazy) {
-  return IsMachineRoot() ? UnmountPath(directory, lazy) : UserUnmount(directory, lazy);
-}
 
 }  // namespace
 
@@ -51,7 +45,7 @@ absl::Status Unmount(DaemonClient& client, UnmountRequest request, UnmountReply*
   for (const std::string& directory : directories) {
     const bool ours = std::find(here.begin(), here.end(), directory) != here.end();
     absl::Status status;
-    if (ours) status = UnmountHere(directory, request.lazy());
+    if (ours) status = UserUnmount(directory, request.lazy());
     if (status.ok() && ours && same) {
       // The daemon sees by itself that it is gone.
       reply->add_unmounted(directory);

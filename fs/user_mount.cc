@@ -179,7 +179,15 @@ absl::Status UserOverlayDenied(const std::string& directory) {
 }
 
 absl::Status UserUnmount(const std::string& directory, bool lazy) {
-  if (MayMount()) return UnmountPath(directory, lazy);
+  if (MayMount()) {
+    // By its number: the path may lead elsewhere by the time that the kernel looks it up.
+    IMAGEFS_ASSIGN_OR_RETURN(const std::vector<MountInfo> mounts, ReadMountInfo());
+    const MountInfo* const there = FindMountAt(mounts, directory);
+    if (there == nullptr) {
+      return absl::NotFoundError(StrCat("nothing is mounted at ", directory));
+    }
+    return UnmountExactly(KeyOf(*there), there->source, directory, lazy);
+  }
   IMAGEFS_ASSIGN_OR_RETURN(const FusermountResult result,
                            RunFusermount({lazy ? "-uz" : "-u", "--", directory}, kDevNull));
   if (result.succeeded) return absl::OkStatus();

@@ -33,8 +33,8 @@ absl::StatusOr<FuseMount> UserMount(const std::string& directory, const Fd& plac
                                     FuseAccess access);
 // The failure to mount writable where this process may not mount: fusermount3 makes no overlays.
 absl::Status UserOverlayDenied(const std::string& directory);
-// Returns kNotFound if nothing is mounted there, and kFailedPrecondition if it is busy (never with
-// `lazy`).
+// Unmounts what is on top there, as root as well. Returns kNotFound if nothing is mounted there,
+// and kFailedPrecondition if it is busy (never with `lazy`).
 absl::Status UserUnmount(const std::string& directory, bool lazy);
 
 }  // namespace imagefs
