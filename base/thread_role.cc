@@ -43,7 +43,8 @@ constexpr ThreadRoleInfo kRoles[] = {
      "unpacking and writing a layer, bytes of its blob; places are shared among sources "
      "(`cache/source_turns.h`)",
      "another executor's queue"},
-    {"unpack", "1 a layer that is unpacked", false, "reading and decompressing its blob", ""},
+    {"unpack", "2 a layer that is unpacked", false,
+     "reading and decompressing its blob, hashing it", ""},
     {"chain", "processors", false, "merging the layers of an image, its record", "the network"},
     {"sync", "1", false,
      "syncs of layers, their records; writing and reading a layer again after a failed sync",

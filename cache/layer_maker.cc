@@ -6,7 +6,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <memory>
 #include <string_view>
@@ -31,30 +30,34 @@ namespace {
 
 // Small enough that a chunk is still in the L2 cache when it is hashed and copied.
 constexpr size_t kChunkBytes = 256 << 10;
-constexpr size_t kChunks = 8;
+constexpr size_t kTarChunks = 8;
+constexpr size_t kBlobChunks = 4;
+// What SniffCompression needs.
+constexpr size_t kSniffBytes = 6;
 constexpr size_t kDiskBlockBytes = 4096;
 
-// A ring of chunks between the decompressing thread and the parsing one. Either side may end it
-// with an error, which the other then sees.
+// A ring of chunks between the thread that fills them and the one that uses them. Either side may
+// end it with an error, which the other then sees.
 class ChunkRing {
  public:
-  ChunkRing() {
+  explicit ChunkRing(size_t chunks) : chunks_(chunks) {
     for (auto& chunk : chunks_) chunk.data = std::make_unique_for_overwrite<char[]>(kChunkBytes);
   }
 
-  // Producer: the next free chunk, or null after Abort.
+  // Producer: the next free chunk, or null after Abort. It may still be read after Publish, until
+  // the next Reserve.
   char* Reserve() {
     absl::MutexLock lock(&mu_);
     auto free_or_over = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-      return aborted_ || head_ - tail_ < kChunks;
+      return aborted_ || head_ - tail_ < chunks_.size();
     };
-    MayBlock("waiting for the parser of a layer");
+    MayBlock("waiting for the next thread of a layer");
     mu_.Await(absl::Condition(&free_or_over));
-    return aborted_ ? nullptr : chunks_[head_ % kChunks].data.get();
+    return aborted_ ? nullptr : chunks_[head_ % chunks_.size()].data.get();
   }
   void Publish(size_t size) {
     absl::MutexLock lock(&mu_);
-    chunks_[head_ % kChunks].size = size;
+    chunks_[head_ % chunks_.size()].size = size;
     ++head_;
   }
   void Close(absl::Status status) {
@@ -72,11 +75,11 @@ class ChunkRing {
     }
     auto full_or_over = [this]()
                             ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return closed_ || head_ > tail_; };
-    MayBlock("waiting for the decoder of a layer");
+    MayBlock("waiting for the thread before it in a layer");
     mu_.Await(absl::Condition(&full_or_over));
     if (head_ > tail_) {
       holding_ = true;
-      const Chunk& chunk = chunks_[tail_ % kChunks];
+      const Chunk& chunk = chunks_[tail_ % chunks_.size()];
       return std::string_view(chunk.data.get(), chunk.size);
     }
     if (!status_.ok()) return status_;
@@ -93,13 +96,50 @@ class ChunkRing {
     size_t size = 0;
   };
   absl::Mutex mu_;
-  std::array<Chunk, kChunks> chunks_;
+  std::vector<Chunk> chunks_;  // their number never changes
   size_t head_ ABSL_GUARDED_BY(mu_) = 0;
   size_t tail_ ABSL_GUARDED_BY(mu_) = 0;
   bool holding_ ABSL_GUARDED_BY(mu_) = false;
   bool closed_ ABSL_GUARDED_BY(mu_) = false;
   bool aborted_ ABSL_GUARDED_BY(mu_) = false;
   absl::Status status_ ABSL_GUARDED_BY(mu_);
+};
+
+// Hashes a blob on a thread of its own, while another one decompresses it.
+class BlobHasher {
+ public:
+  BlobHasher() : thread_([this] { Run(); }) {}
+  ~BlobHasher() { Join(); }
+  BlobHasher(const BlobHasher&) = delete;
+  BlobHasher& operator=(const BlobHasher&) = delete;
+
+  // A buffer of kChunkBytes for the next bytes. Waits if the hash lags behind.
+  char* Buffer() { return ring_.Reserve(); }
+  // The buffer's first `size` bytes continue the blob. They do not change until Buffer is called.
+  void Add(size_t size) { ring_.Publish(size); }
+  // After the last byte.
+  Digest Finish() {
+    Join();
+    return hash_.Finish();
+  }
+
+ private:
+  void Run() {
+    EnterThread(ThreadRole::kUnpack);
+    while (true) {
+      const absl::StatusOr<std::string_view> chunk = ring_.Next();
+      if (!chunk.ok() || chunk->empty()) return;
+      hash_.Update(*chunk);
+    }
+  }
+  void Join() {
+    ring_.Close(absl::OkStatus());
+    if (thread_.joinable()) thread_.join();
+  }
+
+  ChunkRing ring_{kBlobChunks};
+  Sha256 hash_;  // of the thread until it is joined
+  std::thread thread_;
 };
 
 // Decompresses all of `in` into ring chunks; `out`/`fill` carry over a partially filled chunk.
@@ -127,39 +167,44 @@ absl::Status Decode(Decompressor& decompressor, std::string_view in, ChunkRing& 
   }
 }
 
-// The producing thread: reads and hashes the blob, decompresses it into the ring.
+// Reads the blob's bytes at `offset`: at its beginning as many as are needed to recognize its
+// format. 0 at the end.
+absl::StatusOr<size_t> ReadPart(const LayerInput& input, char* buffer, uint64_t offset) {
+  size_t got = 0;
+  while (true) {
+    IMAGEFS_ASSIGN_OR_RETURN(
+        const size_t n, input.read(absl::MakeSpan(buffer + got, kChunkBytes - got), offset + got));
+    got += n;
+    if (n == 0 || offset + got >= kSniffBytes) return got;
+  }
+}
+
+// The producing thread: reads the blob, has it hashed, decompresses it into the ring.
 absl::Status Produce(const LayerInput& input, const CancelToken& cancel, ChunkRing& ring,
                      std::vector<RestartPoint>& points) {
   ZstdWindowGrant grant;
   if (input.windows != nullptr) {
     grant = [&](uint64_t bytes) { return input.windows(bytes, cancel); };
   }
-  auto buffer = std::make_unique_for_overwrite<char[]>(kChunkBytes);
   std::unique_ptr<Decompressor> decompressor;
-  Sha256 hash;
+  BlobHasher hasher;
   char* out = nullptr;
   size_t fill = 0;
   uint64_t offset = 0;
-  size_t held = 0;  // bytes kept until there are enough to recognize the format
   while (true) {
-    IMAGEFS_ASSIGN_OR_RETURN(
-        const size_t n,
-        input.read(absl::MakeSpan(buffer.get() + held, kChunkBytes - held), offset));
-    hash.Update(std::string_view(buffer.get() + held, n));
+    char* const buffer = hasher.Buffer();
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t n, ReadPart(input, buffer, offset));
+    const std::string_view part(buffer, n);
+    if (n > 0) hasher.Add(n);
     offset += n;
-    held += n;
     if (decompressor == nullptr) {
-      if (held < 6 && n > 0) continue;
-      const std::string_view head(buffer.get(), held);
       IMAGEFS_ASSIGN_OR_RETURN(decompressor,
-                               Decompressor::Create(SniffCompression(head), kPointSpacing, grant));
+                               Decompressor::Create(SniffCompression(part), kPointSpacing, grant));
     }
-    IMAGEFS_RETURN_IF_ERROR(
-        Decode(*decompressor, std::string_view(buffer.get(), held), ring, out, fill));
-    held = 0;
+    IMAGEFS_RETURN_IF_ERROR(Decode(*decompressor, part, ring, out, fill));
     if (n == 0) break;
   }
-  const Digest got = hash.Finish();
+  const Digest got = hasher.Finish();
   if (got != input.blob_digest || offset != input.blob_size) {
     return absl::DataLossError(StrCat("blob ", input.blob_digest.ToString(),
                                       ": the bytes received have digest ", got.ToString(),
@@ -281,7 +326,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
                                       const CancelToken& cancel,
                                       std::atomic<uint64_t>& unpacked_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd data, OpenFile(directory + "/data", O_RDWR | O_CREAT | O_EXCL, 0600));
-  ChunkRing ring;
+  ChunkRing ring(kTarChunks);
   UnpackGuard guard(input);
   LayerOutput output;
   // Also fires if the parser fails while the decoder waits for memory.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The single streaming pass that makes a layer: reads compressed bytes, hashes and decompresses
-// them, hashes, writes and parses the raw tar, and writes the index. Uses two threads and a few MiB
-// of memory, whatever the layer's size.
+// The single streaming pass that makes a layer: reads compressed bytes and decompresses them,
+// hashes them, hashes, writes and parses the raw tar, and writes the index. Uses three threads (the
+// caller's is the last of them) and a few MiB of memory, whatever the layer's size.
 #pragma once
 
 #include <atomic>

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <string>
@@ -80,6 +81,63 @@ TEST_F(LayerMakerTest, TheDisksReserveIsKept) {
   const auto fresh = StoreSpace::Open(directory_, limits);
   ASSERT_TRUE(fresh.ok()) << fresh.status();
   EXPECT_EQ(Make(small, GzipBytes(small), {}, fresh->get()), absl::OkStatus());
+}
+
+// A registry may send a byte at a time, and then the first ones do not tell the format.
+TEST_F(LayerMakerTest, ABlobMayArriveInPiecesOfAnySize) {
+  const std::string tar = TarOf({{"a", RandomHex(400'000)}, {"b", "b"}});
+  for (const std::string& blob : {GzipBytes(tar), ZstdBytes(tar, 1), tar}) {
+    size_t reads = 0;
+    auto read = [&](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+      const size_t most = ++reads <= 8 ? 1 : reads * 997;
+      const std::string_view rest =
+          std::string_view(blob).substr(offset, std::min(most, buffer.size()));
+      if (!rest.empty()) std::memcpy(buffer.data(), rest.data(), rest.size());
+      return rest.size();
+    };
+    const LayerInput input{Sha256Of(blob), blob.size(), Sha256Of(tar), read};
+    const absl::StatusOr<LayerOutput> made = MakeLayer(input, directory_, CancelToken(), unpacked_);
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ(made->tar_bytes, tar.size());
+    EXPECT_GT(reads, 8u);
+    TearDown();
+    SetUp();
+  }
+}
+
+// A plain tar has no checksum of its own: only the blob's digest tells.
+TEST_F(LayerMakerTest, AWrongByteAnywhereInTheBlobIsFound) {
+  const std::string tar = TarOf({{"a", std::string(3 << 20, 'a')}});
+  for (const size_t at :
+       {size_t{600}, size_t{256} << 10, size_t{2} << 20, (size_t{3} << 20) + 511}) {
+    std::string blob = tar;
+    blob[at] ^= 1;
+    auto read = [&blob](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+      const std::string_view rest = std::string_view(blob).substr(offset, buffer.size());
+      if (!rest.empty()) std::memcpy(buffer.data(), rest.data(), rest.size());
+      return rest.size();
+    };
+    // The configuration agrees with the wrong bytes.
+    const LayerInput input{Sha256Of(tar), tar.size(), Sha256Of(blob), read};
+    const absl::Status refused = MakeLayer(input, directory_, CancelToken(), unpacked_).status();
+    EXPECT_TRUE(absl::IsDataLoss(refused)) << refused;
+    EXPECT_NE(refused.message().find(Sha256Of(blob).ToString()), std::string::npos) << refused;
+    TearDown();
+    SetUp();
+  }
+}
+
+TEST_F(LayerMakerTest, AFailureOfTheReaderEndsThePass) {
+  const std::string blob = GzipBytes(zeros_);
+  auto read = [&blob](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+    if (offset >= blob.size() / 2) return absl::UnavailableError("the line is cut");
+    const size_t n = std::min<size_t>(1000, buffer.size());
+    std::memcpy(buffer.data(), blob.data() + offset, n);
+    return n;
+  };
+  const LayerInput input{Sha256Of(blob), blob.size(), Sha256Of(zeros_), read};
+  const absl::Status cut = MakeLayer(input, directory_, CancelToken(), unpacked_).status();
+  EXPECT_TRUE(absl::IsUnavailable(cut)) << cut;
 }
 
 TEST_F(LayerMakerTest, SizesThatOverflowAreNoLimit) {
