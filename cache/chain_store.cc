@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <numeric>
 #include <thread>
 #include <utility>
 
@@ -53,6 +54,16 @@ bool IsTrusted(const Chain& chain, IndexTrust trust) {
   });
 }
 
+// The order in which an image's layers are asked for. A long layer that is begun last keeps the
+// image waiting when most processors have nothing left to do.
+std::vector<size_t> LongestFirst(const std::vector<Descriptor>& blobs) {
+  std::vector<size_t> order(blobs.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return blobs[a].size > blobs[b].size; });
+  return order;
+}
+
 }  // namespace
 
 // The work of one chain flight: joins the flights of all its layers, then that of the merge. Holds
@@ -96,7 +107,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
     found.resize(image_.config.diff_ids.size());
     const std::vector<std::optional<Digest>> recorded = store_.RecordedLayers(request_);
     // Not layers_: the merge may take it while the last iteration is still running.
-    for (size_t i = 0; i < image_.config.diff_ids.size(); ++i) {
+    for (const size_t i : LongestFirst(image_.manifest.layers)) {
       LayerStore::Request layer;
       layer.diff_id = image_.config.diff_ids[i];
       layer.blob = image_.manifest.layers[i];

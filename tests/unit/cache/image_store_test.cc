@@ -190,6 +190,30 @@ TEST_F(ImageStoreTest, MakesTheChainOfAnImage) {
   EXPECT_EQ(store_->ListImages(false)->front().reference, "registry.test/img:latest");
 }
 
+TEST_F(ImageStoreTest, TheLongestLayerIsBegunFirst) {
+  FakeRepository one_at_a_time(1);
+  FakeSourceFactory sources(one_at_a_time);
+  one_at_a_time.AddImage("latest", {small_, big_, TarOf({{"middle", std::string(100'000, 'm')}})});
+  const Digest big = one_at_a_time.LayerBlob(1).digest, middle = one_at_a_time.LayerBlob(2).digest;
+  one_at_a_time.HoldAt(big, 0);
+  one_at_a_time.HoldAt(middle, 0);
+  ImageStore::Options options{StrCat(root_, "/order")};
+  options.layer_workers = 1;
+  absl::StatusOr<std::unique_ptr<ImageStore>> store = ImageStore::Open(std::move(options), sources);
+  ASSERT_TRUE(store.ok()) << store.status();
+  store_ = *std::move(store);
+  std::unique_ptr<Caller> caller = Ensure("latest");
+  EXPECT_TRUE(Eventually([&] { return one_at_a_time.Standing(big) == 1; }));
+  one_at_a_time.Release(big);
+  EXPECT_TRUE(Eventually([&] { return one_at_a_time.Standing(middle) == 1; }));
+  EXPECT_TRUE(one_at_a_time.Reads(one_at_a_time.LayerBlob(0).digest).empty());
+  one_at_a_time.Release(middle);
+  caller->ended.WaitForNotification();
+  EXPECT_TRUE(caller->chain.ok()) << caller->chain.status();
+  caller.reset();
+  store_.reset();
+}
+
 TEST_F(ImageStoreTest, ManyCallersCostOneFetch) {
   repository_.HoldAt(big_blob_, 100'000);
   std::vector<std::unique_ptr<Caller>> callers;
