@@ -24,6 +24,7 @@
 #include "image/erofs_writer.h"
 #include "image/index_bundle.h"
 #include "image/span_table.h"
+#include "tests/fakes/base/eventually.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
 
@@ -345,6 +346,39 @@ TEST_F(IdentityTest, NamingADiffIdGivesNothing) {
   }
   Reopen();
   EXPECT_FALSE(Show("thief", IndexTrust::None(), "mallory").status.ok());
+}
+
+// Both passes read the same download, at the same time.
+TEST_F(IdentityTest, ImagesOfOneBlobDoNotShareAFalseDiffId) {
+  const Spec honest = Honest(1), liar = {0, honest.blob, true};
+  AddImage("honest", {honest});
+  AddImage("liar", {liar});
+  AddImage("claimed", {Honest(0)});
+  const Digest blob = Sha256Of(honest.blob);
+  repository_.HoldAt(blob, 1000);
+  Given evil, good;
+  std::thread first([&] { evil = Show("liar", IndexTrust::None(), "mallory"); });
+  repository_.AwaitHeld(blob);
+  std::thread second([&] { good = Show("honest", IndexTrust::None(), "alice"); });
+  EXPECT_TRUE(Eventually([&] {
+    for (const FlightReport& report : store_->Flights()) {
+      if (report.name == "layer") return report.running.size() == 2;
+    }
+    return false;
+  }));
+  repository_.Release(blob);
+  first.join();
+  second.join();
+  EXPECT_TRUE(absl::IsDataLoss(evil.status)) << evil.status;
+  for (const Digest& named : {blob, DiffIdOf(0), DiffIdOf(1)}) {
+    EXPECT_NE(evil.status.message().find(named.ToString()), std::string::npos) << evil.status;
+  }
+  ASSERT_TRUE(good.status.ok()) << good.status;
+  EXPECT_EQ(*Content(*good.chain->layers[0], "mark"), "genuine 1");
+  const Given claimed = Show("claimed", IndexTrust::None());
+  ASSERT_TRUE(claimed.status.ok()) << claimed.status;
+  EXPECT_EQ(*Content(*claimed.chain->layers[0], "mark"), "genuine 0");
+  EXPECT_EQ(store_->ListLayers().size(), 2U);
 }
 
 TEST_F(IdentityTest, NamingABlobAsksItsRegistry) {
