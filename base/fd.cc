@@ -62,13 +62,19 @@ class Removal {
     return absl::OkStatus();
   }
 
-  // Without root, the owner of a folder without permissions has to give some first.
-  static Fd OpenFolder(const Fd& parent, const std::string& name) {
+  // Without root, the owner of a folder without permissions has to give some first: never to the
+  // root of another file system.
+  Fd OpenFolder(const Fd& parent, const std::string& name) const {
     constexpr int kFlags = O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
     Fd folder(openat(parent.get(), name.c_str(), O_RDONLY | kFlags));
     if (folder.valid() || errno != EACCES) return folder;
     const Fd place(openat(parent.get(), name.c_str(), O_PATH | kFlags));
-    if (!place.valid()) return folder;
+    struct stat st;
+    if (!place.valid() || fstat(place.get(), &st) != 0) return folder;
+    if (st.st_dev != device_) {
+      errno = EACCES;
+      return folder;
+    }
     if (chmod(StrCat("/proc/self/fd/", place.get()).c_str(), S_IRWXU) != 0) return folder;
     return Fd(openat(parent.get(), name.c_str(), O_RDONLY | kFlags));
   }
@@ -88,13 +94,13 @@ class Removal {
     const Fd folder = OpenFolder(parent, name);
     struct stat st;
     if (!folder.valid() || fstat(folder.get(), &st) != 0) return failed();
-    // Without root, only what may be written to can be emptied.
-    if ((st.st_mode & S_IRWXU) != S_IRWXU) fchmod(folder.get(), S_IRWXU);
     if (st.st_dev != device_) {
       return WithKind(
           absl::FailedPreconditionError(StrCat(shown_, "/.../", name, ": is a mount point")),
           FailureKind::kBusy);
     }
+    // Without root, only what may be written to can be emptied.
+    if ((st.st_mode & S_IRWXU) != S_IRWXU) fchmod(folder.get(), S_IRWXU);
     IMAGEFS_RETURN_IF_ERROR(Empty(folder, depth + 1));
     if (unlinkat(parent.get(), name.c_str(), AT_REMOVEDIR) == 0 || errno == ENOENT) {
       return absl::OkStatus();
