@@ -17,7 +17,7 @@ test="$run curl clang clang-format clang-tidy libclang-rt-14-dev erofs-utils con
   libcap2-bin apache2-utils openssl zstd util-linux python3-grpcio python3-protobuf golang-go
   golang-github-containerd-containerd-dev systemd systemd-container dpkg-dev file
   man-db lintian minisign iproute2 faketime strace shellcheck busybox-static python3-yaml python3-jsonschema
-  nginx-light autofs zsh fish bubblewrap charliecloud-runtime"
+  nginx-light autofs zsh fish bubblewrap charliecloud-runtime uidmap rsync"
 vm="$test qemu-system-x86 busybox-static cpio kmod e2fsprogs xz-utils"
 bench="$test time"
 coverage="$test llvm-14"
