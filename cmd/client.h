@@ -118,8 +118,8 @@ class DaemonClient {
                            control::v1::MountStatusReply* reply);
   absl::Status GetStatus(control::v1::StatusReply* reply);
   absl::Status Shutdown(bool unmount, control::v1::ShutdownReply* reply);
-  pid_t pid() const { return pid_; }  // of the daemon
-  const std::string& run() const { return daemon_.run; }
+  pid_t pid() const { return pid_; }              // of the daemon
+  const Paths& paths() const { return daemon_; }  // as the daemon has them
   // The daemon's mount namespace (OwnMountNamespace); 0 = unknown.
   uint64_t mount_namespace() const { return mount_namespace_; }
   // The mount namespace of this process as the daemon names it: 0 = its own, or unknown.

@@ -457,9 +457,10 @@ absl::Status DaemonImpl::Listen() {
   }
   if (cri_ != nullptr) IMAGEFS_RETURN_IF_ERROR(listeners_->Add(kCriSocket, *cri_->server()));
   IMAGEFS_RETURN_IF_ERROR(listeners_->Add(kControlSocket, *server_));
-  IMAGEFS_RETURN_IF_ERROR(listeners_->Add(
-      kMountSocket, [this](Fd connection) { channels_.Accept(std::move(connection)); }));
-  listeners_->AddInStore(*server_);
+  const auto to_channels = [this](Fd connection) { channels_.Accept(std::move(connection)); };
+  IMAGEFS_RETURN_IF_ERROR(listeners_->Add(kMountSocket, to_channels));
+  listeners_->AddInStore(kControlSocket, *server_);
+  listeners_->AddInStore(kMountSocket, to_channels);
   LogInfo("ready root=", options_.paths.root, " run=", options_.paths.run, " pid=", getpid(),
           " version=", options_.version);
   uses_->Serve();

@@ -88,11 +88,15 @@ absl::Status Listeners::Add(std::string_view name, Accepts accept) {
   return absl::OkStatus();
 }
 
-void Listeners::AddInStore(grpc::Server& server) {
+void Listeners::AddInStore(std::string_view name, grpc::Server& server) {
+  AddInStore(name, ToServer(server));
+}
+
+void Listeners::AddInStore(std::string_view name, Accepts accept) {
   Listener listener;
-  listener.name = kControlSocket;
+  listener.name = name;
   listener.directory = paths_.root;
-  listener.accept = ToServer(server);
+  listener.accept = std::move(accept);
   if (const absl::Status status = Open(&listener); !status.ok()) {
     LogWarning("no_socket_in_store cause=", ToStd(status.message()));
     return;

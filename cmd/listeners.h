@@ -42,9 +42,11 @@ class Listeners {
   // The same for what is not gRPC. `accept` gets non-blocking connections; it must not block.
   using Accepts = std::function<void(Fd connection)>;
   absl::Status Add(std::string_view name, Accepts accept);
-  // The same for the control socket in the store, through which commands that know only the store
-  // find the daemon. If the file system does not support sockets, only logs that.
-  void AddInStore(grpc::Server& server);
+  // The same for a socket in the store, through which commands find the daemon that know only the
+  // store, or see another run directory. If the file system does not support sockets, only logs
+  // that.
+  void AddInStore(std::string_view name, grpc::Server& server);
+  void AddInStore(std::string_view name, Accepts accept);
 
   // Appends one entry per socket with a server; pass the same entries to Accept after poll(2).
   void AppendTo(std::vector<pollfd>* fds) const;

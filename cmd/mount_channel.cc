@@ -211,7 +211,7 @@ absl::StatusOr<std::shared_ptr<MountCaller>> MountChannels::Take(const std::stri
 
 absl::StatusOr<std::unique_ptr<MountForDaemon>> MountForDaemon::Open(Options options) {
   std::unique_ptr<MountForDaemon> mount(new MountForDaemon);
-  IMAGEFS_ASSIGN_OR_RETURN(mount->socket_, ConnectSocket(options.run, kMountSocket));
+  IMAGEFS_ASSIGN_OR_RETURN(mount->socket_, ConnectSocket(options.paths, kMountSocket));
   Fd none;
   IMAGEFS_ASSIGN_OR_RETURN(const ChannelMessage hello, Receive(mount->socket_, &none));
   mount->channel_ = hello.text;

@@ -4,7 +4,8 @@
 // automount point, which lets nobody else pass: the daemon hands over the detached mount, or gets
 // the device of a FUSE mount from a command without privileges.
 //
-// The command connects to <run>/mount.sock and gets an id, which it puts into its Mount request.
+// The command connects to mount.sock, in the store or in <run>, and gets an id, which it puts into
+// its Mount request.
 // Then each side sends messages of one fixed size, with at most one descriptor.
 #pragma once
 
@@ -20,6 +21,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/directory.h"
 #include "base/fd.h"
+#include "cmd/options.h"
 #include "fs/mount_syscalls.h"
 
 namespace imagefs {
@@ -47,7 +49,7 @@ class MountChannels {
 class MountForDaemon {
  public:
   struct Options {
-    std::string run;           // the daemon's run directory, as this process sees it
+    Paths paths;               // the daemon's
     std::string directory;     // absolute
     std::string name_space;    // the file of a mount namespace to mount in, or a pid; "" = this one
     bool allow_other = false;  // as in MountOptions

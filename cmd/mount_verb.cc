@@ -127,9 +127,9 @@ absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client
       !IsAutomount(request.directory())) {
     return session.Transfer(client, request, &DaemonClient::Mount);
   }
-  IMAGEFS_ASSIGN_OR_RETURN(
-      const std::unique_ptr<MountForDaemon> mount,
-      MountForDaemon::Open({client.run(), request.directory(), name_space, request.allow_other()}));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<MountForDaemon> mount,
+                           MountForDaemon::Open({client.paths(), request.directory(), name_space,
+                                                 request.allow_other()}));
   request.set_directory(mount->directory());
   MountRequest::ByCaller* const by_caller = request.mutable_by_caller();
   by_caller->set_channel(mount->channel());

@@ -200,8 +200,10 @@ absl::StatusOr<Fd> ConnectInStore(const Paths& paths) {
   return ConnectIn(paths.root, kControlSocket, paths.run);
 }
 
-absl::StatusOr<Fd> ConnectSocket(const std::string& run, std::string_view name) {
-  return ConnectIn(run, name, run);
+absl::StatusOr<Fd> ConnectSocket(const Paths& paths, std::string_view name) {
+  absl::StatusOr<Fd> fd = ConnectIn(paths.root, name, paths.run);
+  if (fd.ok() || !absl::IsNotFound(fd.status())) return fd;
+  return ConnectIn(paths.run, name, paths.run);
 }
 
 absl::Status ExplainNoDaemon(const Paths& paths) {

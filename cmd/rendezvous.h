@@ -44,8 +44,9 @@ absl::StatusOr<Fd> ConnectDaemon(const Paths& paths);
 // Connects in the store only, for when the daemon of the run directory has another store.
 absl::StatusOr<Fd> ConnectInStore(const Paths& paths);
 
-// Connects to <run>/NAME.sock of this user's daemon, as ConnectDaemon does.
-absl::StatusOr<Fd> ConnectSocket(const std::string& run, std::string_view name);
+// Connects to NAME.sock of the daemon of that store, in the store or else in the run directory, as
+// ConnectDaemon does. In another mount namespace the run directory may be that of another daemon.
+absl::StatusOr<Fd> ConnectSocket(const Paths& paths, std::string_view name);
 
 // Explains why ConnectDaemon found no daemon. kNotFound: there is none. kUnavailable: one is
 // starting or stopping. kFailedPrecondition, with its pid: one holds the store but does not listen.

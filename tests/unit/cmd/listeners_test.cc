@@ -186,7 +186,7 @@ TEST_F(ListenersTest, ANameHasOneServerAndOneDaemon) {
 TEST_F(ListenersTest, ASocketInTheStoreLeadsToTheSameServer) {
   Make({"control"});
   ASSERT_TRUE(listeners_->Add(kControlSocket, *server_).ok());
-  listeners_->AddInStore(*server_);
+  listeners_->AddInStore(kControlSocket, *server_);
   EXPECT_EQ(Polled(), 2u);
   EXPECT_TRUE(ConnectInStore(paths_).ok());
   EXPECT_EQ(Waiting(), 1u);
@@ -197,11 +197,31 @@ TEST_F(ListenersTest, ASocketInTheStoreLeadsToTheSameServer) {
   EXPECT_NE(access((paths_.root + "/control.sock").c_str(), F_OK), 0);
 }
 
+TEST_F(ListenersTest, TheSocketInTheStoreComesBeforeThatOfARunDirectoryOfThisName) {
+  Make({});
+  int here = 0, elsewhere = 0;
+  listeners_->AddInStore("own", [&here](Fd) { ++here; });
+  EXPECT_EQ(Polled(), 1u);
+  const Fd by_store = *ConnectSocket(paths_, "own");
+  AcceptAll();
+  EXPECT_EQ(here, 1);
+  ASSERT_TRUE(listeners_->Add("own", [&elsewhere](Fd) { ++elsewhere; }).ok());
+  const Fd again = *ConnectSocket(paths_, "own");
+  AcceptAll();
+  EXPECT_EQ(here, 2);
+  ASSERT_EQ(unlink((paths_.root + "/own.sock").c_str()), 0);
+  const Fd by_run = *ConnectSocket(paths_, "own");
+  AcceptAll();
+  EXPECT_EQ(elsewhere, 1);
+  listeners_->Close();
+  EXPECT_TRUE(absl::IsNotFound(ConnectSocket(paths_, "own").status()));
+}
+
 TEST_F(ListenersTest, NamesThatWereTakenAwayAreMadeAgain) {
   Make({});
   ASSERT_TRUE(listeners_->Add(kControlSocket, *server_).ok());
   ASSERT_TRUE(listeners_->Add(kSnapshotterSocket, *server_).ok());
-  listeners_->AddInStore(*server_);
+  listeners_->AddInStore(kControlSocket, *server_);
   const Fd early = *ConnectDaemon(paths_);
   ASSERT_TRUE(RemoveTree(paths_.run).ok());
   ASSERT_EQ(unlink((paths_.root + "/control.sock").c_str()), 0);
