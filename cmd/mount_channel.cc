@@ -18,6 +18,7 @@
 #include <string_view>
 #include <utility>
 
+#include "absl/functional/function_ref.h"
 #include "base/log.h"
 #include "base/machine_user.h"
 #include "base/pass_fd.h"
@@ -173,6 +174,38 @@ void SetStatus(ChannelMessage& answer, const absl::Status& status) {
   SetText(answer, ToStd(status.message()));
 }
 
+// Has a request of the daemon done: `given` is the descriptor that came with it, `device` one to
+// send back.
+using Handler = absl::FunctionRef<absl::Status(const ChannelMessage& ask, const Fd& given,
+                                               ChannelMessage& answer, Fd& device)>;
+
+// Answers the daemon's requests until it closes the connection.
+void Answer(const Fd& socket, Handler handle) {
+  while (true) {
+    Fd given, device;
+    const absl::StatusOr<ChannelMessage> ask = Receive(socket, &given);
+    if (!ask.ok()) return;
+    ChannelMessage answer;
+    SetStatus(answer, handle(*ask, given, answer, device));
+    if (!Send(socket, answer, device.valid() ? &device : nullptr).ok()) return;
+  }
+}
+
+absl::Status OtherVersion() {
+  return absl::InvalidArgumentError("the daemon is of another version");
+}
+
+// Makes and attaches a FUSE mount without fusermount3. Returns its device.
+absl::StatusOr<Fd> MakeFuseHere(const ChannelMessage& ask, const Fd& place,
+                                const std::string& shown, ChannelMessage& answer) {
+  IMAGEFS_ASSIGN_OR_RETURN(FuseMount made, imagefs::MakeFuse(/*writable=*/false, ask.text));
+  IMAGEFS_ASSIGN_OR_RETURN(const MountKey key, KeyOf(made.mount));
+  IMAGEFS_RETURN_IF_ERROR(AttachMount(made.mount, place, shown));
+  answer.major = key.major;
+  answer.minor = key.minor;
+  return std::move(made.device);
+}
+
 }  // namespace
 
 void MountChannels::Accept(Fd connection) {
@@ -209,12 +242,33 @@ absl::StatusOr<std::shared_ptr<MountCaller>> MountChannels::Take(const std::stri
   return caller;
 }
 
+absl::StatusOr<MountConnection> ConnectForMount(const Paths& daemon) {
+  MountConnection connection;
+  IMAGEFS_ASSIGN_OR_RETURN(connection.socket, ConnectSocket(daemon, kMountSocket));
+  Fd none;
+  IMAGEFS_ASSIGN_OR_RETURN(const ChannelMessage hello, Receive(connection.socket, &none));
+  connection.id = hello.text;
+  return connection;
+}
+
+void ServeMount(const Fd& socket, const Fd& place, const std::string& shown) {
+  Answer(socket,
+         [&](const ChannelMessage& ask, const Fd& given, ChannelMessage& answer,
+             Fd& device) -> absl::Status {
+           if (ask.kind == ChannelMessage::kAttach && given.valid()) {
+             return AttachMount(given, place, shown);
+           }
+           if (ask.kind != ChannelMessage::kMakeFuse) return OtherVersion();
+           IMAGEFS_ASSIGN_OR_RETURN(device, MakeFuseHere(ask, place, shown, answer));
+           return absl::OkStatus();
+         });
+}
+
 absl::StatusOr<std::unique_ptr<MountForDaemon>> MountForDaemon::Open(Options options) {
   std::unique_ptr<MountForDaemon> mount(new MountForDaemon);
-  IMAGEFS_ASSIGN_OR_RETURN(mount->socket_, ConnectSocket(options.paths, kMountSocket));
-  Fd none;
-  IMAGEFS_ASSIGN_OR_RETURN(const ChannelMessage hello, Receive(mount->socket_, &none));
-  mount->channel_ = hello.text;
+  IMAGEFS_ASSIGN_OR_RETURN(MountConnection connection, ConnectForMount(options.paths));
+  mount->socket_ = std::move(connection.socket);
+  mount->channel_ = std::move(connection.id);
   std::promise<absl::Status> prepared;
   mount->thread_ = std::thread([mount = mount.get(), &prepared, &options] {
     EnterThread(ThreadRole::kMounts);
@@ -315,26 +369,22 @@ void MountForDaemon::Unmount() {
   }
 }
 
-void MountForDaemon::Serve() {
-  while (true) {
-    Fd fd, device;
-    const absl::StatusOr<ChannelMessage> ask = Receive(socket_, &fd);
-    if (!ask.ok()) break;
-    ChannelMessage answer;
-    absl::Status status = absl::InvalidArgumentError("the daemon is of another version");
-    if (ask->kind == ChannelMessage::kAttach && fd.valid()) {
-      status = AttachMount(fd, place_, directory_);
-      if (status.ok()) mounted_ = KeyOf(fd).value_or(MountKey());
-    } else if (ask->kind == ChannelMessage::kMakeFuse) {
-      absl::StatusOr<Fd> fuse = MakeFuse(*ask, answer);
-      status = fuse.status();
-      if (fuse.ok()) device = *std::move(fuse);
-    } else if (ask->kind == ChannelMessage::kMakeOverlay) {
-      status = MakeOverlay(*ask);
-    }
-    SetStatus(answer, status);
-    if (!Send(socket_, answer, device.valid() ? &device : nullptr).ok()) break;
+absl::Status MountForDaemon::Handle(const ChannelMessage& ask, const Fd& given,
+                                    ChannelMessage& answer, Fd& device) {
+  if (ask.kind == ChannelMessage::kAttach && given.valid()) {
+    IMAGEFS_RETURN_IF_ERROR(AttachMount(given, place_, directory_));
+    mounted_ = KeyOf(given).value_or(MountKey());
+    return absl::OkStatus();
   }
+  if (ask.kind == ChannelMessage::kMakeOverlay) return MakeOverlay(ask);
+  if (ask.kind != ChannelMessage::kMakeFuse) return OtherVersion();
+  IMAGEFS_ASSIGN_OR_RETURN(device, MakeFuse(ask, answer));
+  return absl::OkStatus();
+}
+
+void MountForDaemon::Serve() {
+  Answer(socket_, [this](const ChannelMessage& ask, const Fd& given, ChannelMessage& answer,
+                         Fd& device) { return Handle(ask, given, answer, device); });
   // The daemon closes the connection before its answer arrives.
   const bool keep = decision_.get_future().get();
   if (!keep) Unmount();

@@ -45,7 +45,18 @@ class MountChannels {
   std::map<std::string, Fd> waiting_ ABSL_GUARDED_BY(mu_);  // by id
 };
 
-// The command's side, for one mount. Not thread-safe.
+// The command's side of a new channel.
+struct MountConnection {
+  Fd socket;
+  std::string id;
+};
+absl::StatusOr<MountConnection> ConnectForMount(const Paths& daemon);
+// Does what the daemon asks for on the socket of a connection until it closes it: attaches its
+// mount, or a FUSE mount made here, to `place`. For a process with CAP_SYS_ADMIN in the user
+// namespace of its mount namespace, which ends with it. What fails, the daemon is told.
+void ServeMount(const Fd& socket, const Fd& place, const std::string& shown);
+
+// The command's side, for one mount that stays. Not thread-safe.
 class MountForDaemon {
  public:
   struct Options {
@@ -72,6 +83,8 @@ class MountForDaemon {
   MountForDaemon() = default;
   absl::Status Prepare(const Options& options);
   void Serve();
+  absl::Status Handle(const ChannelMessage& ask, const Fd& given, ChannelMessage& answer,
+                      Fd& device);
   // Returns the device, and sets the number of the file system in the answer.
   absl::StatusOr<Fd> MakeFuse(const ChannelMessage& ask, ChannelMessage& answer);
   absl::Status MakeOverlay(const ChannelMessage& ask);
