@@ -23,6 +23,7 @@
 #include "cmd/mount_option_syntax.h"
 #include "cmd/options.h"
 #include "cmd/print.h"
+#include "cmd/run_help.h"
 #include "cmd/verb_help.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -321,6 +322,74 @@ void AddFiles(CLI::App& app, Command* command) {
   AddDiff(app, command);
 }
 
+void AddRunOptions(CLI::App* verb, RunOptions* options) {
+  AddReference(verb, &options->reference, /*required=*/true);
+  AddImageOptions(verb, &options->image);
+  verb->add_option("-e,--env", options->environment,
+                   "set a variable, or pass it on from here; may be given more than once")
+      ->type_name("NAME[=VALUE]")
+      ->check(Empty)
+      ->allow_extra_args(false);
+  verb->add_option("-u,--user", options->user, "names or numbers (default: the image's)")
+      ->type_name("USER[:GROUP]")
+      ->check(Empty);
+  verb->add_option("-w,--workdir", options->directory, "in the image (default: the image's)")
+      ->type_name("PATH")
+      ->check(NotAbsolute);
+  verb->add_flag("--read-only", options->read_only, "without a writable overlay");
+  AddQuiet(verb, &options->quiet);
+}
+
+// What follows the image is the command, with its own options.
+void AddCommandOptions(CLI::App* verb, RunOptions* options) {
+  verb->add_option("--entrypoint", options->entrypoint,
+                   "in place of the image's, whose command is then dropped; may be empty")
+      ->type_name("PROGRAM");
+  verb->add_option("CMD", options->command, "program and arguments (default: the image's)");
+  verb->positionals_at_end();
+}
+
+void AddContainerOptions(CLI::App* verb, RunArgs* args) {
+  verb->add_option_function<std::vector<std::string>>(
+          "--bind",
+          [args](const std::vector<std::string>& texts) {
+            for (const std::string& text : texts) {
+              ParseBind(text, &args->binds.emplace_back());
+            }
+          },
+          "show a file or directory of this machine; may be given more than once")
+      ->type_name("SRC:DST[:ro]")
+      ->check([](const std::string& text) {
+        BindArg bind;
+        return ParseBind(text, &bind);
+      })
+      ->allow_extra_args(false);
+  verb->add_option("--keep", args->keep,
+                   "keep what is written in this directory, and continue with what it has")
+      ->type_name("DIR")
+      ->check(BadPath);
+}
+
+void AddRuns(CLI::App& app, Command* command) {
+  const auto [run, run_args] =
+      AddVerb<RunArgs>(app, command, "run", "run a program of an image", kRunHelp);
+  AddRunOptions(run, &run_args->options);
+  AddCommandOptions(run, &run_args->options);
+  AddContainerOptions(run, run_args);
+  const auto [shell, shell_args] =
+      AddVerb<RunArgs>(app, command, "shell", "run the shell of an image", kShellHelp);
+  shell_args->shell = true;
+  AddRunOptions(shell, &shell_args->options);
+  AddContainerOptions(shell, shell_args);
+  const auto [bundle, bundle_args] =
+      AddVerb<BundleArgs>(app, command, "bundle", "make a bundle for an OCI runtime", kBundleHelp);
+  AddRunOptions(bundle, &bundle_args->options);
+  bundle->add_option("DIR", bundle_args->directory, "directory, is made if it does not exist")
+      ->required()
+      ->check(BadPath);
+  AddCommandOptions(bundle, &bundle_args->options);
+}
+
 void AddProfile(CLI::App& app, Command* command) {
   const auto [verb, args] = AddVerb<ProfileArgs>(
       app, command, "profile", "what the first run of an image read", kProfileHelp);
@@ -539,6 +608,7 @@ void AddVerbs(CLI::App& app, Command* command) {
   AddCheck(app, command);
   AddInspect(app, command);
   AddFiles(app, command);
+  AddRuns(app, command);
   AddRm(app, command);
   AddPins(app, command);
   AddVerb<DfArgs>(app, command, "df", "show what occupies the store", kDfHelp);

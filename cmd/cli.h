@@ -8,6 +8,7 @@
 #include <variant>
 
 #include "cmd/file_args.h"
+#include "cmd/run_args.h"
 #include "cmd/verb_args.h"
 
 namespace imagefs {
@@ -16,9 +17,9 @@ struct Command {
   GlobalOptions global;
   std::variant<MountArgs, UmountArgs, LsArgs, ImagesArgs, PullArgs, RpullArgs, AddArgs, DropArgs,
                IndexArgs, ExportArgs, ImportArgs, ProfileArgs, EvictArgs, CheckArgs, InspectArgs,
-               CatArgs, CopyArgs, ListFilesArgs, ExportTreeArgs, DiffArgs, RmArgs, PinArgs,
-               UnpinArgs, DfArgs, PruneArgs, StatusArgs, LogLevelArgs, LoginArgs, LogoutArgs,
-               DoctorArgs, DaemonArgs, StopArgs, CheckConfigArgs, CompleteArgs>
+               CatArgs, CopyArgs, ListFilesArgs, ExportTreeArgs, DiffArgs, RunArgs, BundleArgs,
+               RmArgs, PinArgs, UnpinArgs, DfArgs, PruneArgs, StatusArgs, LogLevelArgs, LoginArgs,
+               LogoutArgs, DoctorArgs, DaemonArgs, StopArgs, CheckConfigArgs, CompleteArgs>
       args;
 };
 

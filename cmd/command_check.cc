@@ -74,6 +74,8 @@ std::string CheckGivenCredentials(const Args& args) {
     return CheckCredentials(args.image, {args.reference, args.to});
   } else if constexpr (requires { args.image, args.reference; }) {
     return CheckCredentials(args.image, {args.reference});
+  } else if constexpr (requires { args.options.image; }) {
+    return CheckCredentials(args.options.image, {args.options.reference});
   } else if constexpr (requires { args.image, args.references; }) {
     return CheckCredentials(args.image, args.references);
   }
@@ -85,6 +87,9 @@ std::string CheckGivenCredentials(const Args& args) {
 std::string CheckCommand(const Command& command) {
   if (std::holds_alternative<DaemonArgs>(command.args) && command.global.timeout_seconds != 0) {
     return "--timeout is for commands, not for the daemon";
+  }
+  if (std::holds_alternative<RunArgs>(command.args) && command.global.json) {
+    return "what run and shell print is the program's; omit --json";
   }
   return std::visit(
       [](const auto& args) {

@@ -3,6 +3,7 @@
 #include <variant>
 
 #include "cmd/cli.h"
+#include "cmd/container_init.h"
 #include "cmd/daemon.h"
 #include "cmd/doctor.h"
 #include "cmd/login.h"
@@ -12,6 +13,7 @@
 #include "cmd/verbs.h"
 
 int main(int argc, char** argv) {
+  imagefs::ContinueContainerInit(argc, argv);
   imagefs::KeepMemoryPrivate();
   imagefs::HoldStandardDescriptors();
   const auto parsed = imagefs::ParseCommandLine(argc, argv, IMAGEFS_VERSION);

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/cli.h"
+#include "cmd/container_init.h"
 #include "cmd/mount_helper.h"
 #include "cmd/output.h"
 #include "cmd/private_memory.h"
@@ -20,6 +21,7 @@
 #include "cmd/verbs.h"
 
 int main(int argc, char** argv) {
+  imagefs::ContinueContainerInit(argc, argv);
   imagefs::KeepMemoryPrivate();
   imagefs::HoldStandardDescriptors();
   setlocale(LC_CTYPE, "");  // how wide a name is on the terminal

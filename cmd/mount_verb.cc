@@ -25,6 +25,7 @@
 #include "cmd/config.h"
 #include "cmd/daemon.h"
 #include "cmd/interrupt.h"
+#include "cmd/mount_by.h"
 #include "cmd/mount_channel.h"
 #include "cmd/rendezvous.h"
 #include "cmd/unmount.h"
@@ -110,38 +111,6 @@ void WaitUntilUnmounted(Interrupts& interrupts, const std::string& directory) {
   }
 }
 
-// Has the image mounted: by the daemon, or by this process if only it can reach the directory.
-absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client,
-                                    MountRequest& request, const std::string& name_space) {
-  const uint64_t theirs = client.mount_namespace();
-  // An overlay is made by whoever may mount: this process, not the daemon of a user.
-  const bool own_overlay = request.writable() && !IsMachineRoot();
-  if (own_overlay && name_space.empty() && !MayMount()) {
-    return UserOverlayDenied(request.directory());
-  }
-  if (own_overlay && !request.upper().empty()) {
-    IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_upper(), ResolveUpper(request.upper()));
-  }
-  const bool elsewhere = theirs != 0 && OwnMountNamespace().value_or(theirs) != theirs;
-  if (!elsewhere && !own_overlay && !client.callers_mount() && name_space.empty() &&
-      !IsAutomount(request.directory())) {
-    return session.Transfer(client, request, &DaemonClient::Mount);
-  }
-  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<MountForDaemon> mount,
-                           MountForDaemon::Open({client.paths(), request.directory(), name_space,
-                                                 request.allow_other()}));
-  request.set_directory(mount->directory());
-  MountRequest::ByCaller* const by_caller = request.mutable_by_caller();
-  by_caller->set_channel(mount->channel());
-  if (mount->name_space() != theirs || own_overlay)
-    by_caller->set_mount_namespace(mount->name_space());
-  by_caller->set_device(mount->covered().device);
-  by_caller->set_inode(mount->covered().inode);
-  absl::StatusOr<MountResult> result = session.Transfer(client, request, &DaemonClient::Mount);
-  if (result.ok()) mount->Keep();
-  return result;
-}
-
 absl::Status MountAndWait(ClientSession& session, MountRequest& request, Clock::time_point begin) {
   IMAGEFS_ASSIGN_OR_RETURN(auto client, session.Connect(/*start=*/false));
   IMAGEFS_ASSIGN_OR_RETURN(const MountResult result,
@@ -193,6 +162,37 @@ int MountInForeground(ClientSession& session, MountRequest& request,
 }
 
 }  // namespace
+
+absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client,
+                                    MountRequest& request, const std::string& name_space) {
+  const uint64_t theirs = client.mount_namespace();
+  // An overlay is made by whoever may mount: this process, not the daemon of a user.
+  const bool own_overlay = request.writable() && !IsMachineRoot();
+  if (own_overlay && name_space.empty() && !MayMount()) {
+    return UserOverlayDenied(request.directory());
+  }
+  if (own_overlay && !request.upper().empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_upper(), ResolveUpper(request.upper()));
+  }
+  const bool elsewhere = theirs != 0 && OwnMountNamespace().value_or(theirs) != theirs;
+  if (!elsewhere && !own_overlay && !client.callers_mount() && name_space.empty() &&
+      !IsAutomount(request.directory())) {
+    return session.Transfer(client, request, &DaemonClient::Mount);
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<MountForDaemon> mount,
+                           MountForDaemon::Open({client.paths(), request.directory(), name_space,
+                                                 request.allow_other()}));
+  request.set_directory(mount->directory());
+  MountRequest::ByCaller* const by_caller = request.mutable_by_caller();
+  by_caller->set_channel(mount->channel());
+  if (mount->name_space() != theirs || own_overlay)
+    by_caller->set_mount_namespace(mount->name_space());
+  by_caller->set_device(mount->covered().device);
+  by_caller->set_inode(mount->covered().inode);
+  absl::StatusOr<MountResult> result = session.Transfer(client, request, &DaemonClient::Mount);
+  if (result.ok()) mount->Keep();
+  return result;
+}
 
 int Run(ClientSession& session, const MountArgs& args, const DaemonProgramParts* program) {
   const Clock::time_point begin = Clock::now();

@@ -15,6 +15,7 @@
 #include "cmd/client_session.h"
 #include "cmd/config.h"
 #include "cmd/print.h"
+#include "cmd/run_verbs.h"
 #include "cmd/verb_handlers.h"
 
 namespace imagefs {
@@ -39,6 +40,12 @@ class VerbRunner {
   int operator()(const LogoutArgs& args) { return InProgram(program_->logout, args); }
   int operator()(const MountArgs& args) {
     return InSession([&](ClientSession& session) { return Run(session, args, program_); });
+  }
+  // A session has threads, and a container is made by a process that has none.
+  int operator()(const RunArgs& args) {
+    absl::StatusOr<Paths> paths = CheckSurroundings();
+    if (!paths.ok()) return out_.Fail(paths.status());
+    return RunProgramOf(args, global_, *paths, version_, out_);
   }
   template <typename Args>
   int operator()(const Args& args) {

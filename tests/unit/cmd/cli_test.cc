@@ -194,6 +194,30 @@ TEST(CliTest, HelpTeaches) {
   EXPECT_EQ(Exit({"help", "daemon"}).output.find("--ready-fd"), std::string::npos);
 }
 
+TEST(CliTest, WhatFollowsTheImageIsTheCommand) {
+  const RunArgs run =
+      Parsed<RunArgs>({"run", "--bind", "/a:/b:ro", "-e", "A=1", "--env", "B", "--root", "/r",
+                       "alpine", "ls", "-l", "--user", "x", "--", "--json"});
+  EXPECT_FALSE(run.shell);
+  EXPECT_EQ(run.options.reference, "alpine");
+  EXPECT_EQ(run.options.command,
+            (std::vector<std::string>{"ls", "-l", "--user", "x", "--", "--json"}));
+  EXPECT_EQ(run.options.user, "");
+  EXPECT_EQ(run.options.environment, (std::vector<std::string>{"A=1", "B"}));
+  ASSERT_EQ(run.binds.size(), 1U);
+  EXPECT_TRUE(run.binds[0].read_only);
+  EXPECT_TRUE(Parsed<RunArgs>({"run", "alpine", "-x"}).options.entrypoint == std::nullopt);
+  EXPECT_EQ(Parsed<RunArgs>({"run", "--entrypoint", "/p", "alpine"}).options.entrypoint, "/p");
+  EXPECT_TRUE(Parsed<RunArgs>({"shell", "--read-only", "alpine"}).shell);
+  const BundleArgs bundle = Parsed<BundleArgs>({"bundle", "alpine", "/d", "ls", "-l"});
+  EXPECT_EQ(bundle.directory, "/d");
+  EXPECT_EQ(bundle.options.command, (std::vector<std::string>{"ls", "-l"}));
+  EXPECT_EQ(Exit({"run", "--bind", "a:b", "alpine"}).code, 2);
+  EXPECT_EQ(Exit({"run", "--workdir", "b", "alpine"}).code, 2);
+  EXPECT_EQ(Exit({"--json", "run", "alpine"}).code, 2);
+  EXPECT_EQ(Exit({"run"}).code, 2);
+}
+
 TEST(CliTest, AWordThatIsNoVerbIsNamedAndAnotherOneProposed) {
   EXPECT_EQ(Exit({"mout", "alpine", "/mnt"}).error,
             "imagefs: \"mout\" is not a verb; did you mean mount?; try: imagefs help\n");
@@ -201,7 +225,7 @@ TEST(CliTest, AWordThatIsNoVerbIsNamedAndAnotherOneProposed) {
   EXPECT_NE(Exit({"--json", "image"}).error.find("did you mean images?"), std::string::npos);
   EXPECT_NE(Exit({"--root", "mount", "muont"}).error.find("did you mean mount?"),
             std::string::npos);
-  EXPECT_EQ(Exit({"run", "alpine"}).error.find("alpine"), std::string::npos);
+  EXPECT_EQ(Exit({"enter", "alpine"}).error.find("alpine"), std::string::npos);
   EXPECT_NE(Exit({"help", "pul"}).error.find("did you mean pull?"), std::string::npos);
   // Nothing comes near.
   EXPECT_EQ(Exit({"frobnicate"}).error.find("did you mean"), std::string::npos);
