@@ -53,8 +53,10 @@ constexpr ThreadRoleInfo kRoles[] = {
      "anything else: it queues checks"},
     {"scrub", "1, idle priority", false, "reading whole layers at a limited rate", ""},
     {"fill", "processors", false, "decoding and writing spans", "the network, readers"},
-    {"prove", "2 x processors", false,
-     "the check of a whole layer; places are shared among sources", "the network, readers"},
+    {"prove", "3 x processors", false,
+     "the check of a whole layer; places are shared among sources. A third of them at nice 10: "
+     "hashing tars of layers that can be read already",
+     "the network, readers"},
     {"scheduler", "1", true, "the next request to make", "anything else: it picks requests"},
     {"timers", "1", true, "the next timer",
      "anything else: it ends reads at their deadlines and wakes what waits between two requests"},

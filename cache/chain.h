@@ -53,6 +53,8 @@ class LayerFill {
   virtual void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) = 0;
   // True once every byte is present and was checked against the DiffID; stays true.
   virtual bool complete() const = 0;
+  // True once every byte is in the data file, checked or not; stays true.
+  virtual bool whole() const { return complete(); }
   // Returns whether any byte may be read from the data file as it is now.
   virtual bool readable() const { return complete(); }
   // Bytes of the blob that are present, and its size.
@@ -69,21 +71,27 @@ struct Layer {
   Digest id;       // its local name: the DiffID, or that of an unproven layer (cache/identity.h)
   Digest diff_id;  // as claimed by the image's configuration
   IndexSource source = IndexSource::kInImage;  // of an unproven layer: who vouches for its tree
-  std::string directory;                       // <root>/layers/<hex>: files `data`, `index`
-  Fd data;                                     // the raw tar (and moved sparse segments), read-only
-  uint64_t data_bytes = 0;                     // size of `data`; a multiple of 512
-  std::unique_ptr<ErofsImage> index;           // overlay form
-  std::shared_ptr<LayerFill> fill;             // null: nothing is missing
-  std::shared_ptr<const void> use;  // notes when the layer is opened and released. May be null
+  // Made by a pass over its blob, although `id` is not its DiffID: its tar was hashed afterwards.
+  bool by_pass = false;
+  std::string directory;              // <root>/layers/<hex>: files `data`, `index`
+  Fd data;                            // the raw tar (and moved sparse segments), read-only
+  uint64_t data_bytes = 0;            // size of `data`; a multiple of 512
+  std::unique_ptr<ErofsImage> index;  // overlay form
+  std::shared_ptr<LayerFill> fill;    // null: nothing is missing
+  std::shared_ptr<const void> use;    // notes when the layer is opened and released. May be null
   // Once nothing is missing: guards bytes that may have been modified. May be null.
   std::shared_ptr<LayerFill> guard;
 
   bool complete() const {
     return (fill == nullptr || fill->complete()) && (guard == nullptr || guard->complete());
   }
+  // Returns whether `data` has every byte, so that the kernel can read it by itself.
+  bool whole() const {
+    return (fill == nullptr || fill->whole()) && (guard == nullptr || guard->complete());
+  }
   // Returns whether any byte may be read from `data` now; otherwise call keeper()->Ensure first.
   bool readable() const {
-    return (fill == nullptr || fill->complete()) && (guard == nullptr || guard->readable());
+    return (fill == nullptr || fill->readable()) && (guard == nullptr || guard->readable());
   }
   const std::shared_ptr<LayerFill>& keeper() const {
     return fill != nullptr && (guard == nullptr || !fill->complete()) ? fill : guard;
@@ -113,6 +121,9 @@ struct Chain {
 
   bool complete() const {
     return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->complete(); });
+  }
+  bool whole() const {
+    return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->whole(); });
   }
   bool readable() const {
     return std::all_of(layers.begin(), layers.end(), [](const auto& l) { return l->readable(); });

@@ -14,6 +14,11 @@ Digest UnprovenLayerId(const Digest& blob, const Digest& diff_id, const FoundInd
                          "\nregistry ", registry, "\n"));
 }
 
+Digest UnhashedLayerId(const Digest& blob, const Digest& diff_id, std::string_view registry) {
+  return Sha256Of(StrCat("imagefs unproven layer 1\nblob ", blob.ToString(), "\ndiff_id ",
+                         diff_id.ToString(), "\npass\nregistry ", registry, "\n"));
+}
+
 Digest ChainIdentity(const std::vector<Digest>& layer_ids, const std::vector<Digest>& diff_ids) {
   if (layer_ids == diff_ids) return ChainIds(diff_ids).back();
   std::string text = "imagefs unproven chain 1\n";

@@ -19,6 +19,9 @@ namespace imagefs {
 Digest UnprovenLayerId(const Digest& blob, const Digest& diff_id, const FoundIndex& found,
                        std::string_view registry);
 
+// The same for a layer that was made by a pass over its blob, whose tar is still to be hashed.
+Digest UnhashedLayerId(const Digest& blob, const Digest& diff_id, std::string_view registry);
+
 // Names the tree of these layers, bottom first: the ChainID if each layer is named by its DiffID,
 // else a name that no list of DiffIDs gives. REQUIRES: not empty, equal sizes.
 Digest ChainIdentity(const std::vector<Digest>& layer_ids, const std::vector<Digest>& diff_ids);

@@ -62,10 +62,10 @@ class ImageStoreImpl : public ImageStore {
     profiles_ = std::make_unique<ProfileKeeper>(*kv_, ProfileKeeper::Options());
     IMAGEFS_ASSIGN_OR_RETURN(space_, StoreSpace::Open(options_.root, options_.space));
     IMAGEFS_ASSIGN_OR_RETURN(
-        layers_,
-        LayerStore::Open({options_.root, options_.layer_workers, options_.share_all, options_.fill,
-                          options_.scrub, options_.keep_blobs, space_.get(), &shared_},
-                         *kv_));
+        layers_, LayerStore::Open({options_.root, options_.layer_workers, options_.share_all,
+                                   options_.fill, options_.scrub, options_.keep_blobs, space_.get(),
+                                   &shared_, options_.hash_behind},
+                                  *kv_));
     starts_ = std::make_unique<ColdStarts>(layers_->scheduler().timelines());
     IMAGEFS_ASSIGN_OR_RETURN(chains_,
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));

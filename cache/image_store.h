@@ -71,7 +71,8 @@ class ImageStore {
  public:
   struct Options {
     std::string root;
-    int layer_workers = 0;  // layers unpacked at once; 0 = processors + 2
+    int layer_workers = 0;                      // layers unpacked at once; 0 = processors + 2
+    uint64_t hash_behind = uint64_t{16} << 20;  // LayerStore::Options
     FillScheduler::Options fill;
     // How images are mounted before their bytes are present. The store sets `open` and `directory`.
     IndexFinder::Options index;

@@ -52,7 +52,12 @@ struct LayerEntry {
   bool check_queued = false;
   // Its DiffID was verified locally, possibly under another name; it may be refilling after damage.
   bool was_proven() const { return state != LayerState::kFilling || !sums.data.empty(); }
-  bool syncing = false;   // its files are being synced
+  bool syncing = false;  // its files are being synced
+  // Made by a pass over its blob, so that its files are those of the layer under its DiffID, under
+  // which it is stored as well once `hashing` has ended. Until then it is kFilling, although no
+  // byte is missing.
+  bool by_pass = false;
+  bool hashing = false;
   uint64_t instance = 0;  // identifies its files: a later layer of that name has another number
   Digest diff_id;         // the claimed DiffID; for a proven layer, its name
   // For an unproven layer:

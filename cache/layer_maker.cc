@@ -260,38 +260,49 @@ absl::Status MoveSegments(int fd, const std::vector<LayerBuilder::Move>& moves,
   return absl::OkStatus();
 }
 
+absl::Status CheckDiffId(const Sha256& tar, const Digest& diff_id) {
+  const Digest got = tar.Copy().Finish();
+  if (got == diff_id) return absl::OkStatus();
+  return absl::DataLossError(StrCat("its tar has digest ", got.ToString(),
+                                    " but the image's configuration says DiffID ",
+                                    diff_id.ToString()));
+}
+
 // The consuming side: hashes the tar while parsing it. `next` delivers its bytes. `hash` is left
-// unfinished, with all of the tar added.
+// unfinished, with all of the tar added; null: it is not hashed.
 absl::StatusOr<LayerBuilder::Result> Consume(const Digest& diff_id, TarSource next,
-                                             uint64_t& tar_bytes, Sha256& hash) {
+                                             uint64_t& tar_bytes, Sha256* hash) {
   LayerBuilder builder;
   auto source = [&]() -> absl::StatusOr<std::string_view> {
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, next());
-    hash.Update(chunk);
+    if (hash != nullptr) hash->Update(chunk);
     tar_bytes += chunk.size();
     return chunk;
   };
   IMAGEFS_RETURN_IF_ERROR(ReadTar(source, [&](TarEntry& entry) { return builder.Add(entry); }));
-  const Digest got = hash.Copy().Finish();
-  if (got != diff_id) {
-    return absl::DataLossError(StrCat("its tar has digest ", got.ToString(),
-                                      " but the image's configuration says DiffID ",
-                                      diff_id.ToString()));
-  }
+  if (hash != nullptr) IMAGEFS_RETURN_IF_ERROR(CheckDiffId(*hash, diff_id));
   return std::move(builder).Finish(tar_bytes);
 }
 
-// Returns the checksums of the data file and the index. `hash` has the tar added already.
-absl::StatusOr<LayerSums> SumsOf(Sha256 hash, const LayerOutput& output, int data, int index) {
-  LayerSums sums;
+// Adds bytes of the data file to the hash.
+absl::Status HashFile(int data, uint64_t begin, uint64_t end, const CancelToken& cancel,
+                      Sha256& hash) {
   std::string buffer(kChunkBytes, '\0');
-  for (uint64_t at = output.tar_bytes; at < output.data_bytes;) {
-    const size_t want = std::min<uint64_t>(kChunkBytes, output.data_bytes - at);
+  for (uint64_t at = begin; at < end;) {
+    if (cancel.cancelled()) return absl::CancelledError("the layer is no longer wanted");
+    const size_t want = std::min<uint64_t>(kChunkBytes, end - at);
     const absl::Span<char> part(buffer.data(), want);
     IMAGEFS_RETURN_IF_ERROR(PreadExact(data, part, at, "the layer's data file"));
     hash.Update(std::string_view(buffer.data(), want));
     at += want;
   }
+  return absl::OkStatus();
+}
+
+// Returns the checksums of the data file and the index. `hash` has the tar added already.
+absl::StatusOr<LayerSums> SumsOf(Sha256 hash, const LayerOutput& output, int data, int index) {
+  LayerSums sums;
+  IMAGEFS_RETURN_IF_ERROR(HashFile(data, output.tar_bytes, output.data_bytes, CancelToken(), hash));
   sums.data = hash.Finish();
   IMAGEFS_ASSIGN_OR_RETURN(sums.index, Crc32cOfFile(index));
   return sums;
@@ -313,7 +324,7 @@ absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Dige
   };
   Sha256 hash;
   IMAGEFS_ASSIGN_OR_RETURN(LayerBuilder::Result result,
-                           Consume(diff_id, next, output.tar_bytes, hash));
+                           Consume(diff_id, next, output.tar_bytes, &hash));
   output.data_bytes = result.data_size;
   output.moves = std::move(result.moves);
   IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes,
@@ -346,7 +357,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   };
   Sha256 hash;
   absl::StatusOr<LayerBuilder::Result> result =
-      Consume(input.diff_id, next, output.tar_bytes, hash);
+      Consume(input.diff_id, next, output.tar_bytes, input.hash_tar ? &hash : nullptr);
   ring.Abort();
   stop.Cancel();
   producer.join();
@@ -365,8 +376,21 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
                            OpenFile(directory + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
   IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes, WriteLayerIndex(result->tree, input.diff_id,
                                                                output.data_bytes, index.get()));
+  if (!input.hash_tar) {
+    IMAGEFS_ASSIGN_OR_RETURN(output.sums.index, Crc32cOfFile(index.get()));
+    return output;
+  }
   IMAGEFS_ASSIGN_OR_RETURN(output.sums, SumsOf(std::move(hash), output, data.get(), index.get()));
   return output;
+}
+
+absl::StatusOr<Digest> HashData(int data_fd, uint64_t tar_bytes, uint64_t data_bytes,
+                                const Digest& diff_id, const CancelToken& cancel) {
+  Sha256 hash;
+  IMAGEFS_RETURN_IF_ERROR(HashFile(data_fd, 0, tar_bytes, cancel, hash));
+  IMAGEFS_RETURN_IF_ERROR(CheckDiffId(hash, diff_id));
+  IMAGEFS_RETURN_IF_ERROR(HashFile(data_fd, tar_bytes, data_bytes, cancel, hash));
+  return hash.Finish();
 }
 
 }  // namespace imagefs

@@ -43,6 +43,9 @@ struct LayerInput {
   // limit.
   WindowWait windows = {};
   StoreSpace* space = nullptr;  // asked before bytes are written; null: no limit
+  // False: the tar is not hashed, so that it may be of any DiffID, and the checksum of the data
+  // file stays unknown: HashData follows.
+  bool hash_tar = true;
 };
 
 // Compressed bytes between two restart points of a blob. Chosen by measurement
@@ -67,6 +70,11 @@ struct LayerOutput {
 absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string& directory,
                                       const CancelToken& cancel,
                                       std::atomic<uint64_t>& unpacked_bytes);
+
+// Returns the checksum of a layer's data file, or kDataLoss if the tar at its beginning does not
+// match the DiffID.
+absl::StatusOr<Digest> HashData(int data_fd, uint64_t tar_bytes, uint64_t data_bytes,
+                                const Digest& diff_id, const CancelToken& cancel);
 
 // Parses the first `tar_bytes` of the file `data_fd`, a tar, and writes the index of the layer to
 // `index_fd` (an empty file). Returns kDataLoss if the tar does not match the DiffID. In the

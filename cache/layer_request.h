@@ -25,7 +25,10 @@ struct LayerRequest {
   IndexTrust trust;
   // REQUIRES: found == nullptr || trust.Allows(found->source).
   std::string Registry() const;  // "" without a source
-  Digest UnprovenId() const;     // of the layer described by `found`. REQUIRES: found != nullptr
+  // The name of the layer that is described by `found`, or made by a pass and not yet hashed.
+  Digest UnprovenId() const;
+  // Whether an unproven layer may be used before it is proven.
+  bool Suffices(const struct LayerEntry& entry) const;
 };
 
 // How the store can serve a request from what is local.

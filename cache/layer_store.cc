@@ -23,6 +23,7 @@
 #include "cache/image_row.h"
 #include "cache/layer_store_job.h"
 #include "cache/layer_store_shared.h"
+#include "cache/layer_store_unhashed.h"
 
 namespace imagefs {
 LayerStore::LayerStore(Options options, KeyValueStore& kv)
@@ -53,6 +54,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
   store->passes_ =
       std::make_unique<FairWorkers>(ThreadRole::kPass, SourceTurns::Options{workers, 2 * workers});
   store->work_ = std::make_unique<Executor>(ThreadRole::kLayer, workers);
+  store->hashing_ = std::make_unique<Hashing>(*store);
   store->sharing_ = std::make_unique<Sharing>(*store);
   store->watch_ = std::make_unique<WriteWatch>();
   store->syncer_ = std::make_unique<LayerSyncer>(
@@ -60,6 +62,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
       [raw = store.get()](const Digest& id, bool careful) { return raw->SyncToDisk(id, careful); });
   IMAGEFS_RETURN_IF_ERROR(store->Load());
   store->RemoveUnknown();
+  store->hashing_->BeginRecorded();
   store->scrubber_ = std::make_unique<Scrubber>(
       store->options_.scrub, [raw = store.get()] { return raw->NextToScrub(); },
       [raw = store.get()](const Digest& id, Scrubber::Pace pace) {
@@ -80,6 +83,7 @@ LayerStore::~LayerStore() {
   watch_.reset();
   work_.reset();
   passes_.reset();
+  hashing_.reset();
   fill_.reset();  // may still prove a layer, whose span table is then built by span_tables_
   span_tables_.reset();
   syncer_.reset();
@@ -156,6 +160,7 @@ absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) 
   layer->id = id;
   layer->diff_id = entry.diff_id;
   layer->source = entry.source;
+  layer->by_pass = entry.by_pass;
   layer->directory = DirectoryOf(id);
   layer->data_bytes = entry.data_bytes;
   IMAGEFS_ASSIGN_OR_RETURN(layer->data, OpenFile(layer->directory + "/data", O_RDONLY));
@@ -163,7 +168,9 @@ absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) 
   if (entry.sums.index.has_value() && layer->index->Checksum() != *entry.sums.index) {
     return absl::DataLossError("its index is not as it was written");
   }
-  if (entry.state == LayerState::kFilling) {
+  if (entry.hashing) {
+    layer->fill = std::make_shared<UnhashedFill>(entry.data_bytes);
+  } else if (entry.state == LayerState::kFilling) {
     IMAGEFS_RETURN_IF_ERROR(OpenFilling(id, *layer, entry));
   }
   layer->guard = MakeGuard(id, entry);
@@ -192,7 +199,12 @@ absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
 std::string LayerRequest::Registry() const { return source == nullptr ? "" : source->registry(); }
 
 Digest LayerRequest::UnprovenId() const {
-  return UnprovenLayerId(blob.digest, diff_id, *found, Registry());
+  return found == nullptr ? UnhashedLayerId(blob.digest, diff_id, Registry())
+                          : UnprovenLayerId(blob.digest, diff_id, *found, Registry());
+}
+
+bool LayerRequest::Suffices(const LayerEntry& entry) const {
+  return entry.by_pass ? !trust.empty() : trust.Allows(entry.source);
 }
 
 const BlobOrigin* OriginOf(const std::vector<BlobOrigin>& origins, const LayerRequest& request) {
@@ -224,7 +236,7 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
     if (entry.diff_id == id) {
       if (readable(entry)) return {Kind::kDeliver, id};
     } else if (!entry.was_proven()) {
-      if (request.trust.Allows(entry.source)) return {Kind::kDeliver, id};
+      if (request.Suffices(entry)) return {Kind::kDeliver, id};
       if (request.trust.empty()) return {Kind::kProve, id};
     } else {
       // Proven since: the layer that was given, under either name.
@@ -248,7 +260,6 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   }
   if (request.source == nullptr) return {};
   if (request.trust.empty()) return JudgeUnprovenLocked(request);
-  if (request.found == nullptr) return {};
   const auto described = layers_.find(request.UnprovenId());
   if (described == layers_.end()) return {};
   const Origin* origin = OriginOf(described->second.origins, request);
@@ -358,8 +369,10 @@ void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<Lay
   const Request& request = call->request;
   const Verdict verdict = Judge(request);
   const bool given = verdict.kind == Verdict::Kind::kDeliver && verdict.id == (*layer)->id;
+  // The flight is also of callers that may be given what is not proven.
+  if (request.trust.empty() && !(*layer)->proven() && !(*layer)->complete()) return Continue(call);
   // A lazy layer has no bytes yet except those that this request fetches.
-  const bool own = call->leads && !(*layer)->proven();
+  const bool own = call->leads && !(*layer)->proven() && !(*layer)->by_pass;
   if (given || own || options_.share_all) return call->Finish(std::move(layer));
   asked_++;
   call->group->Add(possession_.Ask(
@@ -377,14 +390,15 @@ void LayerStore::OnFetched(const std::shared_ptr<Call>& call, absl::StatusOr<Lay
 void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id) {
   const absl::StatusOr<LayerRef> layer = Find(id);
   const std::shared_ptr<FillingLayer> filling = layer.ok() ? FillingOf(*layer) : nullptr;
+  const bool hashing = layer.ok() && (*layer)->by_pass && !(*layer)->complete();
   // Only a request that was given the layer before fetches bytes for it.
   const bool recorded = std::exchange(call->request.recorded, std::nullopt) == id;
   call->waited = true;
   if (recorded && filling != nullptr) filling->AddSource(call->request.source);
-  if (filling == nullptr || filling->AuthScopes().empty()) return Continue(call);
+  if (!hashing && (filling == nullptr || filling->AuthScopes().empty())) return Continue(call);
   FlightTable<bool>::Caller caller;
   caller.priority = call->priority;
-  caller.start = [this, id, filling](FlightTable<bool>::Context context) {
+  caller.start = [this, id, filling, layer](FlightTable<bool>::Context context) {
     CancelToken::Registration on_cancel = context.cancel.OnCancel(
         [this, id] { EndProofs(id, absl::CancelledError("the layer is no longer wanted")); });
     {
@@ -392,9 +406,9 @@ void LayerStore::AwaitProof(const std::shared_ptr<Call>& call, const Digest& id)
       proofs_[id] = {context.finish, std::move(on_cancel)};
     }
     if (context.cancel.cancelled()) EndProofs(id, absl::CancelledError("cancelled"));
-    filling->WantAll(Priority::kForeground);
+    if (filling != nullptr) filling->WantAll(Priority::kForeground);
     // It may have ended before this was in the list.
-    if (filling->complete()) EndProofs(id, absl::OkStatus());
+    if ((*layer)->complete()) EndProofs(id, absl::OkStatus());
     if (!Trusts(id)) EndProofs(id, absl::DataLossError("it did not match its description"));
   };
   caller.done = [this, call, layer](const absl::StatusOr<bool>& proven) {
@@ -562,7 +576,9 @@ LayerState LayerStore::StateOf(const LayerKey& key) const {
   std::shared_ptr<Job>
       job;  // destroyed after the lock is released, because its destructor takes it
   absl::MutexLock lock(&mu_);
-  if (const Entry* entry = EntryLocked(key); entry != nullptr) return entry->state;
+  if (const Entry* entry = EntryLocked(key); entry != nullptr) {
+    return entry->hashing ? LayerState::kWritten : entry->state;
+  }
   if (const auto it = jobs_.find(key); it != jobs_.end()) job = it->second.lock();
   return job != nullptr && !job->over() ? LayerState::kFilling : LayerState::kAbsent;
 }

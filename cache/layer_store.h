@@ -59,9 +59,10 @@ class LayerStore {
     bool share_all = false;
     FillScheduler::Options fill;
     Scrubber::Options scrub;
-    bool keep_blobs = false;               // ImageStore::kept_blobs
-    StoreSpace* space = nullptr;           // must outlive the store. Null: no limit
-    const SharedStores* shared = nullptr;  // must outlive the store. Null: none
+    bool keep_blobs = false;                    // ImageStore::kept_blobs
+    StoreSpace* space = nullptr;                // must outlive the store. Null: no limit
+    const SharedStores* shared = nullptr;       // must outlive the store. Null: none
+    uint64_t hash_behind = uint64_t{16} << 20;  // blobs of that size: layer_store_unhashed.h
   };
   // Loads the records and removes unfinished files left by a crash.
   static absl::StatusOr<std::unique_ptr<LayerStore>> Open(Options options, KeyValueStore& kv);
@@ -128,12 +129,12 @@ class LayerStore {
  private:
   class Job;
   class Sharing;  // layer_store_shared.h
+  class Hashing;  // layer_store_unhashed.h
   struct Call;
   static constexpr std::string_view kRecordPrefix = "layer/";
   using Origin = BlobOrigin;
   using Entry = LayerEntry;
   using Verdict = LayerVerdict;
-
   LayerStore(Options options, KeyValueStore& kv);
   absl::Status Load();
   void RemoveUnknown();
@@ -203,7 +204,6 @@ class LayerStore {
   bool Trusts(const Digest& id) const;
   void DropDamaged(const Digest& id, uint64_t instance, const absl::Status& why);
   void DropLayer(const Digest& id, uint64_t instance, const absl::Status& why);
-
   const Options options_;
   KeyValueStore& kv_;
   std::string boot_id_;
@@ -212,7 +212,6 @@ class LayerStore {
   WindowMemory windows_;
   Possession possession_;
   std::unique_ptr<Downloads> downloads_;
-
   absl::Mutex checks_mu_ ABSL_ACQUIRED_BEFORE(records_mu_);  // held while a layer is read
   // Makes changes of a layer's files and record atomic; held over local disk writes.
   absl::Mutex records_mu_ ABSL_ACQUIRED_BEFORE(mu_);
@@ -241,6 +240,7 @@ class LayerStore {
   std::unique_ptr<SpanTableBuilder> span_tables_;
   std::unique_ptr<Sharing> sharing_;
   std::unique_ptr<FairWorkers> passes_;
+  std::unique_ptr<Hashing> hashing_;
   std::unique_ptr<Executor> work_;  // for short tasks
   std::unique_ptr<LayerSyncer> syncer_;
   std::unique_ptr<WriteWatch> watch_;

@@ -276,6 +276,7 @@ absl::Status LayerStore::Scrub(const Digest& id, Scrubber::Pace pace) {
     // Even if the check fails below: others get their turn first.
     it->second.checked = time(nullptr);
   }
+  if (entry.hashing) return absl::OkStatus();  // it is being read
   if (entry.state == LayerState::kFilling) return ScrubFilling(id, entry, pace);
   if (entry.sums.known()) {
     const std::string stamp = StampOfLayer(id, entry);

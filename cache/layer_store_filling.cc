@@ -60,6 +60,8 @@ absl::Status ParseRecord(const Json& record, const Digest& id, LayerEntry& entry
     if (known == std::end(kSources)) return absl::DataLossError("its source is not known");
     entry.source = *known;
     IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Digest::Parse(record.StringOr("index_digest")));
+    entry.by_pass = record["by_pass"].boolean().value_or(false);
+    entry.hashing = entry.by_pass && record["hashing"].boolean().value_or(false);
   }
   if (const std::string text = record.StringOr("data_digest"); !text.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(entry.sums.data, Digest::Parse(text));
@@ -110,6 +112,8 @@ std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
     writer.Member("diff_id", entry.diff_id.ToString())
         .Member("source", IndexSourceName(entry.source))
         .Member("index_digest", entry.index_digest.ToString());
+    if (entry.by_pass) writer.Member("by_pass", true);
+    if (entry.hashing) writer.Member("hashing", true);
   }
   if (!entry.sums.data.empty()) writer.Member("data_digest", entry.sums.data.ToString());
   if (entry.sums.index.has_value()) writer.Member("index_sum", uint64_t{*entry.sums.index});
@@ -150,6 +154,9 @@ absl::Status LayerStore::ReadRecord(std::string_view key, std::string_view value
   entry.index_bytes = static_cast<uint64_t>(record.IntOr("index_bytes", -1));
   if (record["origins"].is_array()) {
     IMAGEFS_RETURN_IF_ERROR(ParseRecord(record, id, entry));
+    if (entry.hashing && !same_boot) {
+      return absl::DataLossError("an earlier boot did not hash it");
+    }
   } else {
     IMAGEFS_RETURN_IF_ERROR(CheckOldRecord(DirectoryOf(id), entry));
   }
@@ -303,6 +310,7 @@ absl::Status LayerStore::MarkRefilled(const Digest& id, const LayerSums& sums) {
     entry = it->second;
   }
   entry.state = LayerState::kWritten;
+  entry.hashing = false;
   entry.fill_blob = Digest();
   entry.sums = sums;
   entry.stamp = StampOf(DirectoryOf(id) + "/data");

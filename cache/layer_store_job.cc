@@ -7,6 +7,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/layer_maker.h"
+#include "cache/layer_store_unhashed.h"
 
 namespace imagefs {
 namespace {
@@ -219,17 +220,21 @@ void LayerStore::Job::OfferBlob() {
   store_.kept_->Offer(blob_.digest, path);
 }
 
-// Builds the span table while the blob is still available.
+// What follows needs the blob as long as it is still available: hashing the tar, if that was not
+// done, and then the span table.
 void LayerStore::Job::StartAccess(const LayerRef& layer) {
   if (!local_.has_value()) {
     absl::MutexLock lock(&mu_);
-    if (download_ == nullptr) return;
-    absl::StatusOr<Fd> fd = download_->Duplicate();
-    if (!fd.ok()) return;
-    local_ = SpanTableBuilder::BlobFile{*std::move(fd), 0};
+    absl::StatusOr<Fd> fd = download_ == nullptr ? Fd() : download_->Duplicate();
+    if (fd.ok() && fd->valid()) local_ = SpanTableBuilder::BlobFile{*std::move(fd), 0};
   }
-  store_.span_tables_->Start(layer, blob_, *std::exchange(local_, std::nullopt), std::move(made_),
-                             ClaimTurn(true));
+  std::optional<SpanTableBuilder::BlobFile> file = std::exchange(local_, std::nullopt);
+  if (made_.sums.data.empty()) {
+    return store_.hashing_->Begin(
+        {layer, blob_, std::move(file), std::move(made_), ClaimTurn(true)});
+  }
+  if (!file.has_value()) return;
+  store_.span_tables_->Start(layer, blob_, *std::move(file), std::move(made_), ClaimTurn(true));
 }
 
 absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, FairWorkers::Id turn,
@@ -239,13 +244,16 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
     const FairWorkers::Starved starved(*store_.passes_, turn);
     return store_.windows_.Wait(request_.source->registry(), bytes, cancel);
   };
-  const LayerInput input{blob_.digest, blob_.size, request_.diff_id,     read,
-                         {},           windows,    store_.options_.space};
+  const bool behind = store_.hashing_->MayFollow(request_);
+  const LayerInput input{blob_.digest, blob_.size, request_.diff_id,      read,
+                         {},           windows,    store_.options_.space, !behind};
   IMAGEFS_ASSIGN_OR_RETURN(made_, MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
   OfferBlob();
   activity_ = Activity::kIndexing;
   store_.tar_bytes_ += made_.tar_bytes;
-  absl::StatusOr<LayerRef> layer = store_.Publish(request_.diff_id, directory, made_, MakeOrigin());
+  absl::StatusOr<LayerRef> layer =
+      behind ? store_.hashing_->Publish(request_, directory, made_, MakeOrigin())
+             : store_.Publish(request_.diff_id, directory, made_, MakeOrigin());
   if (layer.ok()) {
     store_.built_++;
     store_.NoteUnclaimed((*layer)->id);

@@ -126,8 +126,9 @@ absl::Status MountCall::Mount(const ImageStore::Resolved& image, const ChainRef&
 void MountCall::PublishIndex(const ImageStore::Resolved& image, const Chain& chain) {
   const ControlService::AutoPublish& automatic = context().publish;
   if (!automatic.enabled || image.source == nullptr || !image.source->remote()) return;
-  const bool passed = std::any_of(chain.layers.begin(), chain.layers.end(),
-                                  [](const LayerRef& layer) { return layer->fill == nullptr; });
+  const bool passed =
+      std::any_of(chain.layers.begin(), chain.layers.end(),
+                  [](const LayerRef& layer) { return layer->fill == nullptr || layer->by_pass; });
   if (!passed) return;
   PublishRequest publish;
   publish.image = image.image;

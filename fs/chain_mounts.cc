@@ -308,7 +308,7 @@ bool ChainMounts::Usable(const Entry& entry, const ChainRef& chain) const {
 
 absl::StatusOr<ChainMounts::Lease> ChainMounts::Acquire(const ChainRef& chain,
                                                         const Presentation& presentation) {
-  const bool filling = presentation.mode == kKernelMode && !chain->complete();
+  const bool filling = presentation.mode == kKernelMode && !chain->whole();
   const std::string name =
       StrCat(NameOf(chain->chain_id, presentation), filling ? kFillingSuffix : "");
   const auto hold = HoldName(name);
@@ -364,7 +364,7 @@ absl::Status ChainMounts::MountKernel(const ChainRef& chain, const Presentation&
   source.context = presentation.context;
   source.shown = presentation.source;
   for (const LayerRef& layer : chain->layers) {
-    if (layer->complete()) {
+    if (layer->whole()) {
       source.devices.push_back(layer->directory + "/data");
       continue;
     }
@@ -572,7 +572,7 @@ absl::Status ChainMounts::FindReader(const MountInfo& there, const ChainRef& cha
   for (const LayerRef& layer : chain->layers) {
     if (data_files_->Find(DataNodeOf(*layer)).layer != nullptr) {
       entry.served.push_back(layer);
-    } else if (!layer->complete()) {
+    } else if (!layer->whole()) {
       return absl::NotFoundError(StrCat("layer ", layer->id.Short(), " is not served"));
     }
   }

@@ -111,7 +111,7 @@ absl::StatusOr<MountTableImpl::Choice> MountTableImpl::ChooseMode(const MountReq
         "--map-uids");
   }
   absl::Status can = kernel_.status();
-  if (can.ok() && *kernel_ == ErofsWay::kLoopDevices && !chain.complete()) {
+  if (can.ok() && *kernel_ == ErofsWay::kLoopDevices && !chain.whole()) {
     can = absl::FailedPreconditionError(
         "this kernel reads loop devices, which needs complete layers (imagefs pull fetches them)");
   }

@@ -67,9 +67,10 @@ void PodmanStore::Recovered() {
   for (const Entry& entry : List()) {
     // An image whose layers have been proven since it was mounted is mounted again, so that new
     // containers get the whole tree, with capabilities and device nodes.
-    const bool proven = entry.chain != nullptr && entry.chain->complete() &&
-                        std::any_of(entry.chain->layers.begin(), entry.chain->layers.end(),
-                                    [](const LayerRef& layer) { return !layer->proven(); });
+    const bool proven =
+        entry.chain != nullptr && entry.chain->complete() &&
+        std::any_of(entry.chain->layers.begin(), entry.chain->layers.end(),
+                    [](const LayerRef& layer) { return !layer->proven() && !layer->by_pass; });
     if (entry.chain == nullptr || proven) FetchAgain(entry);
   }
   const absl::Status status = PublishGateLocked();

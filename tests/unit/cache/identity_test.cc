@@ -381,6 +381,127 @@ TEST_F(IdentityTest, ImagesOfOneBlobDoNotShareAFalseDiffId) {
   EXPECT_EQ(store_->ListLayers().size(), 2U);
 }
 
+// Layers that can be read before their tars are hashed. What is checked here holds at any moment of
+// that, and the tars are large enough for there to be one.
+class HashBehindTest : public IdentityTest {
+ protected:
+  HashBehindTest() {
+    options_.hash_behind = 1;
+    for (uint32_t i = 0; i < 2; ++i) {
+      tars_[i] = TarOf({{"data", MixedBytes(8 << 20, i)}, {"mark", StrCat("genuine ", i)}});
+    }
+    Reopen();
+  }
+  static bool Proven(const Given& given) { return given.chain->layers[0]->complete(); }
+  // Of an image whose blob is layer 1, and whose configuration claims layer 0.
+  Spec Liar() { return {0, GzipBytes(tars_[1]), true}; }
+  void ExpectRefused(const absl::Status& status) const {
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    for (const Digest& named : {Sha256Of(GzipBytes(tars_[1])), DiffIdOf(0), DiffIdOf(1)}) {
+      EXPECT_NE(status.message().find(named.ToString()), std::string::npos) << status;
+    }
+  }
+};
+
+TEST_F(HashBehindTest, ALayerIsKnownByItsDiffIdOnceItIsHashed) {
+  AddImage("image", {Honest(0)});
+  const Given given = Show("image", IndexTrust::Any());
+  ASSERT_TRUE(given.status.ok()) << given.status;
+  const Layer& layer = *given.chain->layers[0];
+  EXPECT_TRUE(layer.whole());
+  EXPECT_NE(layer.id, DiffIdOf(0));
+  EXPECT_NE(given.chain->chain_id, DiffIdOf(0));
+  EXPECT_EQ(*Content(layer, "mark"), "genuine 0");
+  ASSERT_TRUE(Durable(given.chain).ok());
+  EXPECT_TRUE(Proven(given));
+  EXPECT_EQ(*Content(layer, "mark"), "genuine 0");
+  // A further mount of the image shares what is mounted.
+  EXPECT_EQ(Show("image", IndexTrust::Any()).chain, given.chain);
+  // Whoever demands a proof is given the layer under its DiffID. It costs no second copy.
+  const Given eager = Show("image", IndexTrust::None());
+  ASSERT_TRUE(eager.status.ok()) << eager.status;
+  EXPECT_TRUE(eager.chain->layers[0]->proven());
+  EXPECT_EQ(repository_.Reads(Sha256Of(GzipBytes(tars_[0]))).size(), 1U);
+  EXPECT_EQ(std::filesystem::hard_link_count(layer.directory + "/data"), 2U);
+}
+
+TEST_F(HashBehindTest, WhoDemandsAProofWaitsForIt) {
+  AddImage("image", {Honest(0)});
+  const Given shown = Show("image", IndexTrust::Any());
+  const Given eager = Show("image", IndexTrust::None());
+  ASSERT_TRUE(shown.status.ok() && eager.status.ok()) << shown.status << eager.status;
+  EXPECT_EQ(eager.chain->layers[0]->id, DiffIdOf(0));
+  EXPECT_TRUE(eager.chain->layers[0]->proven());
+  EXPECT_TRUE(Proven(shown));
+  EXPECT_EQ(repository_.Reads(Sha256Of(GzipBytes(tars_[0]))).size(), 1U);
+}
+
+TEST_F(HashBehindTest, AFalseDiffIdFailsTheReadersOfItsImageOnly) {
+  AddImage("liar", {Liar()});
+  AddImage("claimed", {Honest(0)});
+  AddImage("honest", {Honest(1)});
+  const Given evil = Show("liar", IndexTrust::Any(), "mallory");
+  ASSERT_TRUE(evil.status.ok()) << evil.status;
+  // At this moment nobody is given the claimed layer by the liar's blob, nor its blob by the claim.
+  const Given claimed = Show("claimed", IndexTrust::Any());
+  const Given honest = Show("honest", IndexTrust::Any());
+  ASSERT_TRUE(claimed.status.ok() && honest.status.ok()) << claimed.status << honest.status;
+  EXPECT_EQ(*Content(*claimed.chain->layers[0], "mark"), "genuine 0");
+  EXPECT_EQ(*Content(*honest.chain->layers[0], "mark"), "genuine 1");
+  EXPECT_TRUE(Eventually([&] { return !Content(*evil.chain->layers[0], "mark").ok(); }));
+  ExpectRefused(Content(*evil.chain->layers[0], "mark").status());
+  EXPECT_FALSE(Durable(evil.chain).ok());
+  EXPECT_FALSE(Proven(evil));
+  // From now on the image is hashed before it is shown.
+  const Digest name = evil.chain->layers[0]->id;
+  EXPECT_TRUE(Eventually([&] { return store_->StateOfName(name) == LayerState::kAbsent; }));
+  EXPECT_EQ(Counter("layers_failed"), 1U);
+  ExpectRefused(Show("liar", IndexTrust::Any(), "mallory").status);
+  ExpectRefused(Show("liar", IndexTrust::None(), "mallory").status);
+  ASSERT_TRUE(Durable(claimed.chain).ok());
+  ASSERT_TRUE(Durable(honest.chain).ok());
+  for (const LayerInfo& layer : store_->ListLayers()) {
+    EXPECT_NE(layer.id, evil.chain->layers[0]->id);
+    EXPECT_EQ(layer.state, LayerState::kComplete);
+  }
+  EXPECT_EQ(*Content(*claimed.chain->layers[0], "mark"), "genuine 0");
+  EXPECT_EQ(*Content(*honest.chain->layers[0], "mark"), "genuine 1");
+}
+
+TEST_F(HashBehindTest, APullBesideALieFailsToo) {
+  AddImage("liar", {Liar()});
+  const Given evil = Show("liar", IndexTrust::Any());
+  ASSERT_TRUE(evil.status.ok()) << evil.status;
+  ExpectRefused(Show("liar", IndexTrust::None()).status);
+}
+
+TEST_F(HashBehindTest, TheNextProcessHashesWhatIsLeft) {
+  AddImage("image", {Honest(0)});
+  AddImage("liar", {Liar()});
+  {
+    const Given evil = Show("liar", IndexTrust::Any()), given = Show("image", IndexTrust::Any());
+    ASSERT_TRUE(given.status.ok() && evil.status.ok()) << given.status << evil.status;
+  }
+  Reopen();  // does not wait for the hashes
+  const Given given =
+      Show("image", IndexTrust::None(), "alice", "registry.test", PullPolicy::kMissing);
+  ASSERT_TRUE(given.status.ok()) << given.status;
+  EXPECT_TRUE(given.chain->layers[0]->proven());
+  EXPECT_EQ(*Content(*given.chain->layers[0], "mark"), "genuine 0");
+  EXPECT_EQ(repository_.Reads(Sha256Of(GzipBytes(tars_[0]))).size(), 1U);
+  ExpectRefused(Show("liar", IndexTrust::None()).status);
+  ASSERT_TRUE(Durable(given.chain).ok());
+  for (const LayerInfo& layer : store_->ListLayers()) EXPECT_EQ(layer.diff_id, DiffIdOf(0));
+}
+
+TEST_F(HashBehindTest, WhoMayNotHaveTheBlobIsNotGivenTheLayerBeforeEither) {
+  const std::vector<Descriptor> blobs = AddImage("private", {Honest(0)});
+  const Given given = Show("private", IndexTrust::Any());
+  ASSERT_TRUE(given.status.ok()) << given.status;
+  repository_.Deny("mallory", blobs[0].digest);
+  EXPECT_FALSE(Show("private", IndexTrust::Any(), "mallory").status.ok());
+}
+
 TEST_F(IdentityTest, NamingABlobAsksItsRegistry) {
   const std::vector<Descriptor> blobs = AddImage("private", {Honest(0)});
   ASSERT_TRUE(Show("private", IndexTrust::None()).status.ok());
