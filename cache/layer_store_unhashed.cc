@@ -14,6 +14,7 @@
 
 #include "absl/cleanup/cleanup.h"
 #include "base/log.h"
+#include "base/monotonic.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
@@ -21,6 +22,8 @@
 
 namespace imagefs {
 namespace {
+
+constexpr absl::Duration kRetry = absl::Seconds(30);
 
 // Passes that somebody waits for come first. Unlike SCHED_IDLE, it makes progress on a busy
 // machine.
@@ -44,6 +47,13 @@ LayerStore::Hashing::Hashing(LayerStore& store)
 }
 
 LayerStore::Hashing::~Hashing() {
+  std::map<Digest, Timer> retries;
+  {
+    absl::MutexLock lock(&mu_);
+    stopped_ = true;
+    retries.swap(retries_);
+  }
+  for (auto& [id, timer] : retries) timer.Stop();
   stop_.Cancel();
   threads_.reset();
 }
@@ -91,11 +101,23 @@ absl::StatusOr<LayerRef> LayerStore::Hashing::Publish(const Request& request,
 }
 
 void LayerStore::Hashing::Begin(Item item) {
-  auto held = std::make_shared<const Item>(std::move(item));
-  threads_->Submit([this, held] { Run(*held); });
+  Submit(std::make_shared<const Item>(std::move(item)));
 }
 
-void LayerStore::Hashing::Run(const Item& item) {
+void LayerStore::Hashing::Submit(std::shared_ptr<const Item> item) {
+  threads_->Submit([this, item = std::move(item)] { Run(item); });
+}
+
+void LayerStore::Hashing::RunLater(std::shared_ptr<const Item> item) {
+  const Digest id = item->layer->id;
+  Timer timer =
+      store_.fill_->At(Moment::Now() + kRetry, [this, item = std::move(item)] { Submit(item); });
+  absl::MutexLock lock(&mu_);
+  if (!stopped_) retries_[id] = std::move(timer);
+}
+
+void LayerStore::Hashing::Run(const std::shared_ptr<const Item>& held) {
+  const Item& item = *held;
   BeLessUrgent();
   const Layer& layer = *item.layer;
   uint64_t instance = 0;
@@ -111,12 +133,17 @@ void LayerStore::Hashing::Run(const Item& item) {
   // The next process of this boot hashes it again.
   if (absl::IsCancelled(status)) return;
   if (status.ok()) return store_.EndProofs(layer.id, absl::OkStatus());
+  if (!absl::IsDataLoss(data.status())) {
+    // The trouble is this machine's (for example, a full disk); of the layer it says nothing.
+    LogWarning("layer.check_failed layer=", layer.diff_id.Short(), " cause=", status.message(),
+               " next_try=", absl::FormatDuration(kRetry));
+    return RunLater(held);
+  }
   const absl::Status why = Annotate(
       status, StrCat("layer ", layer.diff_id.ToString(), " of blob ", item.blob.digest.ToString()));
   FillOf(layer)->Fail(why);
   // What the kernel has not read yet it cannot read any more.
-  if (absl::IsDataLoss(data.status()) &&
-      truncate(StrCat(layer.directory, "/data").c_str(), 0) != 0 && errno != ENOENT) {
+  if (truncate(StrCat(layer.directory, "/data").c_str(), 0) != 0 && errno != ENOENT) {
     LogWarning("layer.cleanup_failed directory=", layer.directory, " errno=", errno);
   }
   store_.DropDamaged(layer.id, instance, why);

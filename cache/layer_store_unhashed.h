@@ -12,6 +12,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -21,6 +22,7 @@
 #include "absl/synchronization/mutex.h"
 #include "base/cancel.h"
 #include "base/executor.h"
+#include "base/timer_queue.h"
 #include "cache/chain.h"
 #include "cache/layer_maker.h"
 #include "cache/layer_store.h"
@@ -85,12 +87,17 @@ class LayerStore::Hashing {
   void BeginRecorded();
 
  private:
-  void Run(const Item& item);
+  void Submit(std::shared_ptr<const Item> item);
+  void Run(const std::shared_ptr<const Item>& item);
   absl::Status Promote(const Item& item, const Digest& data);
+  void RunLater(std::shared_ptr<const Item> item) ABSL_LOCKS_EXCLUDED(mu_);
 
   LayerStore& store_;
   CancelSource stop_;
-  std::unique_ptr<Executor> threads_;  // last: they end before anything above
+  absl::Mutex mu_;
+  bool stopped_ ABSL_GUARDED_BY(mu_) = false;
+  std::map<Digest, Timer> retries_ ABSL_GUARDED_BY(mu_);  // by the layer's name
+  std::unique_ptr<Executor> threads_;                     // last: they end before anything above
 };
 
 }  // namespace imagefs
