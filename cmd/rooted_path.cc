@@ -34,9 +34,14 @@ Fd Open(const Fd& root, const std::string& path, int flags, uint64_t resolve) {
 }
 
 absl::Status Failed(int error, std::string_view path) {
-  if (error == EXDEV || error == ELOOP) {
+  if (error == EXDEV) {
+    return absl::FailedPreconditionError(StrCat(
+        PrintableName(path), " is not there, and would be outside of the image's own tree (in ",
+        "a bind, or behind a link), where nothing is made; make it first"));
+  }
+  if (error == ELOOP) {
     return absl::FailedPreconditionError(
-        StrCat(PrintableName(path), ": a link of the image leads to where nothing may be made"));
+        StrCat(PrintableName(path), ": links of the image lead nowhere, or out of it"));
   }
   return ErrnoStatus(error, StrCat(PrintableName(path), " in the image"));
 }

@@ -41,7 +41,7 @@ absl::StatusOr<Container::Options> ContainerOptions(const RunArgs& args) {
   return out;
 }
 
-// Has the image mounted in the container, and the program started.
+// Has the image mounted in the container, and the program started. Returns only if it fails.
 absl::Status StartIn(Container& container, ClientSession& session, const RunArgs& args) {
   IMAGEFS_ASSIGN_OR_RETURN(const auto client, session.Connect(/*start=*/true));
   IMAGEFS_ASSIGN_OR_RETURN(ImageProgram program,
@@ -66,7 +66,8 @@ absl::Status StartIn(Container& container, ClientSession& session, const RunArgs
   IMAGEFS_RETURN_IF_ERROR(CheckSameImage(program, result));
   // From here on signals are the program's, to which the supervising process sends them as well.
   const Interrupts::Scope scope(session.interrupts(), [] {});
-  return container.Start(program.spec);
+  IMAGEFS_RETURN_IF_ERROR(container.Start(program.spec));
+  _exit(0);
 }
 
 // In a child of the supervising process. Does not return.

@@ -76,7 +76,7 @@ programs() {  # programs WHO: what is the same for all
   same "host name and network are the machine's" "$(uname -n)" "$($who run "$plain" uname -n)"
   same "first process but one" "1 sh" "$($who run "$plain" sh -c 'read -r p n _ </proc/1/stat; read -r q m _ </proc/self/stat; echo $p sh')"
   same "devices" 8 "$($who run "$plain" sh -c 'dd if=/dev/zero bs=8 count=1 2>/dev/null >/tmp/z; cat /tmp/z >/dev/null; set -- $(ls -l /tmp/z); echo $5')"
-  same "nothing of the machine is open" "0 1 2" "$($who run "$plain" sh -c 'exec ls /proc/self/fd' 7<"$T/bound/file" | head -3 | xargs)"
+  same "nothing of the machine is open" "0 1 2 3" "$($who run "$plain" sh -c 'exec ls /proc/self/fd' 7<"$T/bound/file" | xargs)"
   same "entry point" "a b; 33" "$(WHO=$who entry run "oci:$T/images/entry")"
   same "another" "/proc" "$($who run --entrypoint /bin/ls "$plain" -d /proc)"
 
@@ -110,6 +110,8 @@ programs() {  # programs WHO: what is the same for all
   failed 125 'another run writes to it' $who run --keep "$T/keep-$who/k" "$plain"
   kill -TERM $pid
   ended "ended by a signal" 143
+
+  failed 125 'make it first' $who run --bind "$T/bound:/b" -w /b/new "$plain"
 
   # Links lead nowhere.
   for name in proc dev sys; do failed 125 "/$name is no directory" $who run "oci:$T/images/link-$name"; done
