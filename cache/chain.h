@@ -144,7 +144,8 @@ struct FoundIndex {
   IndexSource source = IndexSource::kInImage;  // who vouches for it
   std::string origin;  // what it was made from, for logs: "published", "eStargz", ...
   // Digest of the bytes that describe the layer: the published bundle, the table of contents, or
-  // the zTOC. Equal descriptions of equal blobs give equal trees.
+  // the zTOC, and who may give pages of it (cache/identity.h). Equal descriptions of equal blobs
+  // give equal trees.
   Digest description;
   // Two unlinked files.
   Fd index;  // EROFS, overlay form, written locally from a tree without privileges

@@ -21,6 +21,15 @@ enum class ByteState : uint8_t {
 };
 inline constexpr size_t kByteStates = 4;
 
+// Phases of the check of a whole layer, which begins when every span is present.
+enum class CheckPhase : uint8_t {
+  kNone,
+  kWaiting,      // for a moment without readers, or for a worker
+  kRunning,      // on a worker
+  kNeedsSource,  // the rest of the blob is missing, and there is no source to ask
+  kFetching,     // the rest of the blob
+};
+
 struct FillReport {
   std::string state;        // "filling", "checking", "complete", "damaged"
   std::string reason;       // what is wrong, since when, what happens next; "" = nothing is wrong
@@ -30,7 +39,8 @@ struct FillReport {
   uint64_t blob_bytes_fetched = 0;  // by this process
   uint64_t blob_bytes_needed = 0;   // of spans that readers requested
   uint64_t data_bytes = 0, data_bytes_present = 0;
-  uint64_t waiting = 0;  // reads
+  uint64_t hot_bytes = 0;  // of the data, pages that came with a hot pack
+  uint64_t waiting = 0;    // reads
   struct Transfer {
     ByteRange blob;
     Priority priority = Priority::kOnDemand;

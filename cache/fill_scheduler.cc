@@ -190,6 +190,10 @@ void FillScheduler::AppendCounters(std::vector<std::pair<std::string, uint64_t>>
   out.emplace_back("fill_evicted_bytes", counters_.evicted_bytes.load());
   out.emplace_back("fill_memory_bytes", counters_.memory_bytes->load());
   out.emplace_back("fill_memory_spans", counters_.memory_spans.load());
+  out.emplace_back("hot_pack_bytes", counters_.hot_bytes.load());
+  out.emplace_back("hot_pack_reads", counters_.hot_reads.load());
+  out.emplace_back("hot_pack_reads_late", counters_.hot_late.load());
+  out.emplace_back("hot_pack_wrong_spans", counters_.hot_wrong.load());
   out.emplace_back("fill_tasks_queued", work_->queued());
 }
 

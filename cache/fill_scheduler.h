@@ -156,6 +156,9 @@ class FillScheduler {
   struct Counters {
     std::atomic<uint64_t> requests{0}, hedges{0}, bytes{0}, spans{0}, wrong_spans{0}, waits{0},
         joins{0}, prefetched_spans{0}, evicted_bytes{0}, expired{0}, failed{0};
+    // Hot packs: bytes of pages that came, reads that they served without a span, reads that asked
+    // for spans because they came too late, spans that were not as they said.
+    std::atomic<uint64_t> hot_bytes{0}, hot_reads{0}, hot_late{0}, hot_wrong{0};
     std::atomic<uint64_t> memory_spans{0};  // that readers got although the disk took no bytes
     // Seconds of readers whose bytes were missing, by WaitCause; of decoding a span.
     std::array<Histogram, kWaitCauses> waited{Histogram(kShortTimes), Histogram(kShortTimes),

@@ -68,8 +68,12 @@ absl::Status FillingLayer::OpenFiles() {
         download_, DownloadFile::Open(directory + "/blob", blob_.size, scheduler_.options().space,
                                       StoreSpace::Writer::kPart));
   }
+  absl::MutexLock hot(&hot_mu_);
+  IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ByteRange> marked,
+                           hot_marks_.Read(table_->data_bytes()));
   absl::MutexLock lock(&mu_);
   spans_.SetTable(*table_);
+  for (const ByteRange& range : marked) hot_.SetEarlier(range);
   moved_.resize(table_->moves().size());
   for (uint32_t i = 0; i < count; ++i) {
     const PresentMap::Mark& mark = present_->mark(i);
@@ -136,7 +140,7 @@ LayerFill::Progress FillingLayer::progress() const {
 void FillingLayer::NoteReadLocked(uint32_t first, uint32_t last) {
   const Moment now = Moment::Now();
   for (uint32_t i = first; i < last; ++i) {
-    spans_.NoteRead(i, spans_.was_read(i) ? 0 : scheduler_.NextOrder(), now);
+    spans_.NoteRead(i, now);
   }
   const uint64_t read = spans_.blob_bytes_read(), all = spans_.blob_bytes();
   const bool most = static_cast<double>(read) > kMostOfIt * static_cast<double>(all);
@@ -216,41 +220,58 @@ absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
   return certain.value_or(absl::OkStatus());
 }
 
+// Requests the spans of a new waiter; its `over` says whether it need not wait. Returns why not all
+// of them can come.
+absl::Status FillingLayer::AskLocked(const WaiterRef& waiter, Spans& unverified) {
+  waiter->asked = true;
+  for (const auto& [first, last] : waiter->parts) NoteReadLocked(first, last);
+  absl::Status refused;
+  if (!AllHereLocked(*waiter)) refused = RefusalLocked(*waiter);
+  waiter->over = !refused.ok() || ArmLocked(waiter, unverified);
+  const auto [begin, end] = waiter->parts.front();
+  if (refused.ok() && begin < end) ReadAheadLocked(begin, end);
+  return refused;
+}
+
+void FillingLayer::FindPartsLocked(Waiter& waiter) const {
+  auto add = [&waiter](std::pair<size_t, size_t> spans) {
+    waiter.parts.emplace_back(spans.first, spans.second);
+  };
+  const ByteRange& range = waiter.range;
+  add(table_->SpansOf(range));
+  for (uint32_t i = 0; i < table_->moves().size(); ++i) {
+    const LayerBuilder::Move& move = table_->moves()[i];
+    if (moved_[i] || move.to >= range.end || move.to + move.length <= range.begin) continue;
+    waiter.moves.push_back(i);
+    add(table_->SpansOf({move.from, move.from + move.length}));
+  }
+}
+
 void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) {
   auto waiter = std::make_shared<Waiter>();
   waiter->range = range;
   waiter->reader = reader;
   waiter->done = std::move(done);
-  std::vector<uint32_t> unverified;
+  Spans unverified;
   absl::Status failed;
-  absl::Duration deadline;
+  absl::Duration deadline, patience;
   bool ready;
   {
     absl::MutexLock lock(&mu_);
     failed = cancelled_ ? absl::CancelledError("the store closes") : failure_;
-    auto add = [&waiter](std::pair<size_t, size_t> spans) {
-      waiter->parts.emplace_back(spans.first, spans.second);
-    };
-    add(table_->SpansOf(range));
-    const auto [begin, end] = waiter->parts.front();
-    for (uint32_t i = 0; i < table_->moves().size(); ++i) {
-      const LayerBuilder::Move& move = table_->moves()[i];
-      if (moved_[i] || move.to >= range.end || move.to + move.length <= range.begin) continue;
-      waiter->moves.push_back(i);
-      add(table_->SpansOf({move.from, move.from + move.length}));
-    }
+    FindPartsLocked(*waiter);
     if (failed.ok()) {
-      for (const auto& [first, last] : waiter->parts) NoteReadLocked(first, last);
+      touches_.Note(range, scheduler_.NextOrder());
+      patience = TryHotLocked(waiter);
+      if (patience == absl::ZeroDuration()) failed = AskLocked(waiter, unverified);
     }
-    if (failed.ok() && !AllHereLocked(*waiter)) failed = RefusalLocked(*waiter);
-    waiter->over = !failed.ok() || ArmLocked(waiter, unverified);
-    if (!waiter->over) {
+    ready = waiter->over || !failed.ok();
+    waiter->over = ready;
+    if (!ready) {
       ++waiting_;
       waiter->since = Moment::Now();
     }
-    if (failed.ok() && begin < end) ReadAheadLocked(begin, end);
     deadline = deadline_.value_or(scheduler_.options().deadline);
-    ready = waiter->over;
   }
   if (ready) {
     if (!failed.ok()) scheduler_.Wake();
@@ -259,7 +280,7 @@ void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, 
   scheduler_.counters().waits++;
   scheduler_.NoteDemand();
   CheckUnverified(unverified);
-  Watch(waiter, cancel, deadline);
+  Watch(waiter, cancel, deadline, patience);
   scheduler_.Wake();
 }
 
@@ -272,7 +293,7 @@ void FillingLayer::CheckUnverified(const std::vector<uint32_t>& unverified) {
 
 // A waiter leaves without its bytes on cancellation or at its deadline.
 void FillingLayer::Watch(const WaiterRef& waiter, const CancelToken& cancel,
-                         absl::Duration deadline) {
+                         absl::Duration deadline, absl::Duration patience) {
   CancelToken::Registration registration =
       cancel.OnCancel([weak = weak_from_this(), waiter = std::weak_ptr(waiter)] {
         const auto self = weak.lock();
@@ -287,10 +308,20 @@ void FillingLayer::Watch(const WaiterRef& waiter, const CancelToken& cancel,
                                 const auto alive = waiter.lock();
                                 if (self != nullptr && alive != nullptr) self->Expire(alive);
                               });
+  Timer late;
+  if (patience > absl::ZeroDuration()) {
+    late = scheduler_.At(Moment::Now() + patience,
+                         [weak = weak_from_this(), waiter = std::weak_ptr(waiter)] {
+                           const auto self = weak.lock();
+                           const auto alive = waiter.lock();
+                           if (self != nullptr && alive != nullptr) self->AskInstead(alive);
+                         });
+  }
   absl::MutexLock lock(&mu_);
   if (waiter->over) return;
   waiter->on_cancel = std::move(registration);
   waiter->deadline = std::move(timer);
+  if (!waiter->asked) waiter->patience = std::move(late);
 }
 
 void FillingLayer::Expire(const WaiterRef& waiter) {
@@ -308,21 +339,26 @@ void FillingLayer::Expire(const WaiterRef& waiter) {
 }
 
 // Removes a waiter; spans that only it waited for are no longer requested.
+void FillingLayer::ForsakeLocked(const WaiterRef& waiter) {
+  waiter->over = true;
+  --waiting_;
+  for (auto it = waiters_.begin(); waiter->asked && it != waiters_.end();) {
+    std::erase(it->second, waiter);
+    if (!it->second.empty()) {
+      ++it;
+      continue;
+    }
+    spans_.Unqueue(it->first, Priority::kOnDemand);
+    waiters_.erase(it++);
+  }
+}
+
 void FillingLayer::Leave(const WaiterRef& waiter, const absl::Status& why) {
   {
     absl::MutexLock lock(&mu_);
     if (waiter->over) return;
-    waiter->over = true;
-    --waiting_;
-    for (auto it = waiters_.begin(); it != waiters_.end();) {
-      std::erase(it->second, waiter);
-      if (!it->second.empty()) {
-        ++it;
-        continue;
-      }
-      spans_.Unqueue(it->first, Priority::kOnDemand);
-      waiters_.erase(it++);
-    }
+    ForsakeLocked(waiter);
+    std::erase(hot_waiters_, waiter);
   }
   Deliver({{waiter, why}});
 }
@@ -332,6 +368,7 @@ void FillingLayer::Deliver(Finished finished) {
   for (auto& [waiter, status] : finished) {
     waiter->on_cancel.Reset();
     waiter->deadline.Cancel();
+    waiter->patience.Cancel();
     NoteWait(*waiter, status.ok());
     if (status.ok() && !waiter->moves.empty()) {
       scheduler_.work().Submit(std::make_shared<LivePriority>(Priority::kOnDemand),
@@ -393,6 +430,8 @@ void FillingLayer::Prefetch(ByteRange range, Priority priority) {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || !failure_.ok()) return;
     const auto [first, last] = table_->SpansOf(range);
+    // Readers get it from the pack that brought a part of it.
+    if (hot_.Serves(range)) return;
     if (priority == Priority::kForeground) readahead_.SetProfiled();
     for (auto i = static_cast<uint32_t>(first); i < last; ++i) {
       if (spans_.state(i) == State::kAbsent) scheduler_.counters().prefetched_spans++;
@@ -480,6 +519,7 @@ bool FillingLayer::Fail(const absl::Status& why) {
     failure_ = why;
     reason_ = std::string(why.message());
     FailAllLocked(why, finished);
+    FailHotLocked(why, finished);
   }
   LogError("layer_damaged layer=", table_->diff_id().Short(), " cause=", why.message());
   Deliver(std::move(finished));
@@ -493,6 +533,7 @@ void FillingLayer::Cancel() {
     absl::MutexLock lock(&mu_);
     cancelled_ = true;
     FailAllLocked(absl::CancelledError("the store closes"), finished);
+    FailHotLocked(absl::CancelledError("the store closes"), finished);
     batches = batches_;
   }
   cancel_.Cancel();
@@ -512,6 +553,10 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
     spans_.UnqueueReadahead();
     // Until the hole is punched, requests for these spans wait and nobody fetches them.
     evicted = spans_.TakeForEviction(bytes, WantedLocked());
+    // From here on no reader is told that it may read them.
+    for (const uint32_t index : evicted) {
+      hot_.Forget({table_->span(index).data_begin, table_->span(index).data_end()});
+    }
     // Moved data came from these spans and stays.
     readers = epoch_;
     epoch_ = std::make_shared<int>(0);
@@ -520,6 +565,7 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
   for (const uint32_t index : evicted) {
     const SpanEntry span = table_->span(index);
     absl::Status status = present_->Clear(index);
+    if (status.ok()) status = ForgetHot(index);
     if (status.ok() &&
         fallocate(data_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                   static_cast<off_t>(span.data_begin), static_cast<off_t>(span.data_bytes)) != 0) {
@@ -542,12 +588,7 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
 
 std::vector<std::pair<uint64_t, ByteRange>> FillingLayer::ReadParts() const {
   absl::MutexLock lock(&mu_);
-  std::vector<std::pair<uint64_t, ByteRange>> out;
-  for (const auto& [order, index] : spans_.reads()) {
-    const SpanEntry span = table_->span(index);
-    out.emplace_back(order, ByteRange{span.data_begin, span.data_end()});
-  }
-  return out;
+  return touches_.parts();
 }
 
 Moment FillingLayer::last_read() const {
@@ -585,6 +626,7 @@ FillReport FillingLayer::Report() const {
   report.blob_bytes_needed = spans_.blob_bytes_read();
   report.data_bytes = table_->data_bytes();
   report.data_bytes_present = spans_.data_bytes_present();
+  report.hot_bytes = hot_.bytes_here();
   report.waiting = waiting_;
   for (const auto& batch : batches_)
     report.in_flight.push_back({batch->blob, batch->priority->get()});
@@ -601,7 +643,9 @@ FillPicture FillingLayer::Picture() const {
     if (batch->asked) events.push_back(batch->Event(true, Moment::InfiniteFuture()));
   }
   absl::flat_hash_set<const Waiter*> seen;  // one that waits for many spans is listed with each
-  for (const auto& [span, waiters] : waiters_) {
+  auto all = waiters_;
+  all.try_emplace(spans_.size(), hot_waiters_);
+  for (const auto& [span, waiters] : all) {
     for (const WaiterRef& waiter : waiters) {
       if (waiter->over || !seen.insert(waiter.get()).second) continue;
       TimelineEvent event;

@@ -4,14 +4,15 @@
 // (single-flight), and waiters hold no threads.
 //
 //   <directory>/index    the tree (EROFS, overlay form)
-//   <directory>/access   the span table (image/span_table.h)
-//   <directory>/data     sparse
+//   <directory>/access, data   the span table (image/span_table.h); sparse
 //   <directory>/present  which spans were verified and are in `data` (cache/present_map.h)
 //   <directory>/blob     of an unproven layer: the received parts of its blob, for its digest
+//   <directory>/hot      pages of `data` that came with a hot pack (cache/hot_marks.h)
 //
 // Bytes are written to `data` only after their digest was verified, and are read only while a
-// ReadPin is held, which prevents Evict from removing them. If the disk takes no bytes, those that
-// somebody waits for are kept in memory instead, and nothing else is requested
+// ReadPin is held, which prevents Evict from removing them. Pages of a hot pack are there before
+// their spans, and are compared with these (cache/filling_layer_pack.cc). If the disk takes no
+// bytes, those that somebody waits for are kept in memory instead, and nothing else is requested
 // (cache/filling_layer_memory.cc).
 //
 // Failed requests are retried when cache/source_health.h allows it, until each waiter's deadline; a
@@ -43,11 +44,15 @@
 #include "cache/fill_report.h"
 #include "cache/fill_scheduler.h"
 #include "cache/fill_sources.h"
+#include "cache/filling_layer_options.h"
+#include "cache/hot_marks.h"
+#include "cache/hot_pages.h"
 #include "cache/present_map.h"
 #include "cache/readahead.h"
 #include "cache/span_map.h"
 #include "cache/span_memory.h"
 #include "cache/span_troubles.h"
+#include "cache/touch_log.h"
 #include "fetch/source.h"
 #include "image/span_table.h"
 
@@ -57,23 +62,7 @@ class FillingLayer final : public LayerFill,
                            public FillClient,
                            public std::enable_shared_from_this<FillingLayer> {
  public:
-  struct Options {
-    std::string directory;
-    bool unverified = false;  // verify spans that `present` names before trusting them
-    // The layer has not been hashed as a whole yet: its blob is kept, completed once every span is
-    // present, and its digest is checked.
-    bool unproven = false;
-    // Called on a worker when every span (and the blob, of an unproven layer) is present. The layer
-    // is complete if it returns OK, damaged if kDataLoss; otherwise the call is retried later.
-    std::function<absl::Status(FillingLayer&)> check;
-    // Called on a worker, to notify waiters, when requests fail repeatedly. `for_good`: it is
-    // certain that the bytes are unavailable, or nothing arrived for
-    // FillScheduler::Options::give_up while somebody waited for the whole layer. The layer keeps
-    // trying. May be empty.
-    std::function<void(const absl::Status& why, bool for_good)> failing;
-    // Called once if the layer is damaged, after all reads have been failed. May be empty.
-    std::function<void(const absl::Status& why)> damaged;
-  };
+  using Options = FillingLayerOptions;
   // `scheduler` must outlive everything but the last pin.
   static absl::StatusOr<std::shared_ptr<FillingLayer>> Open(Options options,
                                                             FillScheduler& scheduler);
@@ -93,11 +82,15 @@ class FillingLayer final : public LayerFill,
   // were freed. Frees nothing of a layer that a caller waits for as a whole, or that is being
   // checked. Waits for its readers.
   uint64_t Evict(uint64_t bytes);
+  // Reads of the pack's pages of layer `number` wait for it while that is not slower than asking
+  // for spans. Returns false if it has nothing for this layer, or another pack is coming.
+  bool ExpectHot(HotOffer offer, uint32_t number);
+  void AddHot(ByteRange range, std::string_view bytes);  // of the data file; blocks on the disk
+  void EndHot(bool lied);  // no more come; `lied`: those that did are not served any more
   void Recheck(const std::vector<uint32_t>& spans);  // verifies them again and refetches wrong ones
   bool Fail(const absl::Status& why);  // fails every Ensure from now on; false if it already did
 
-  // The parts of the data file that readers requested, by span, each with the order (NextOrder) of
-  // its first request.
+  // What readers requested, each part with the order (NextOrder) of its first request.
   std::vector<std::pair<uint64_t, ByteRange>> ReadParts() const;
   Moment last_read() const;  // SpanMap::last_read
   Moment last_use() const;
@@ -117,18 +110,11 @@ class FillingLayer final : public LayerFill,
 
  private:
   using State = SpanMap::State;
-  // Phases of the check of the whole layer, which begins when every span is present.
-  enum class CheckPhase : uint8_t {
-    kNone,
-    kWaiting,      // for a moment without readers, or for a worker
-    kRunning,      // on a worker
-    kNeedsSource,  // the rest of the blob is missing, and there is no source to ask
-    kFetching,     // the rest of the blob
-  };
   struct Waiter;
   struct Batch;
   using WaiterRef = std::shared_ptr<Waiter>;
   using BatchRef = std::shared_ptr<Batch>;
+  using Spans = std::vector<uint32_t>;
   using Finished = std::vector<std::pair<WaiterRef, absl::Status>>;
 
   FillingLayer(Options options, FillScheduler& scheduler)
@@ -136,6 +122,7 @@ class FillingLayer final : public LayerFill,
         scheduler_(scheduler),
         timeline_(scheduler.timelines().New(FillPicture::kMostEvents)),
         spans_(scheduler.options().health.most),
+        hot_marks_(options_.directory + "/hot"),
         memory_(scheduler.counters().memory_bytes),
         readahead_(scheduler.options().background),
         sources_(scheduler.health()) {}
@@ -146,17 +133,15 @@ class FillingLayer final : public LayerFill,
   }
   void NoteReadLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void ReadAheadLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::optional<uint32_t> NextLocked(Priority priority, Moment now)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  BatchRef TakeBatchLocked(uint32_t span, Priority priority, Moment now)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  BatchRef NewBatchLocked(uint32_t first, uint32_t last, ByteRange blob, Priority priority,
-                          FillSources::Choice choice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<uint32_t> NextLocked(Priority, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  BatchRef TakeBatchLocked(uint32_t, Priority, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  BatchRef NewBatchLocked(uint32_t first, uint32_t last, ByteRange blob, Priority,
+                          FillSources::Choice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   BatchRef SilentLocked(Moment now, Moment& look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<BatchRef> SilentHedgesLocked(Moment now, Moment& look_again)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   BatchRef TakeHedgeLocked(const BatchRef& silent, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::pair<uint32_t, uint32_t> AwaitedLocked(const Batch& batch) const
+  std::pair<uint32_t, uint32_t> AwaitedLocked(const Batch&) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool InFlightElsewhereLocked(uint32_t span) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Duration SilenceLocked(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -175,26 +160,36 @@ class FillingLayer final : public LayerFill,
   void StoreLater();
   void StoreFromMemory();
   absl::flat_hash_set<uint32_t> WantedLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void SettleLocked(uint32_t span, std::vector<uint32_t>& unverified, Finished& finished)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void SettleLocked(uint32_t span, Spans&, Finished&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnDamage(const absl::Status& why);
   void Recheck(uint32_t span);
   void OnSpan(uint32_t span, const absl::Status& status, const ImageSource* source);
-  bool OnWrongLocked(uint32_t span, const absl::Status& status, const ImageSource* source,
-                     Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void FailSpanLocked(uint32_t span, const absl::Status& status, Finished& finished)
+  bool OnWrongLocked(uint32_t span, const absl::Status&, const ImageSource*, Finished&)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void FailAllLocked(const absl::Status& status, Finished& finished)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailSpanLocked(uint32_t, const absl::Status&, Finished&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailAllLocked(const absl::Status&, Finished&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver(Finished finished);
   void NoteWait(Waiter& waiter, bool ok);
   absl::Status RefusalLocked(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool AllHereLocked(const Waiter& waiter) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void GiveUp();
-  bool ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unverified)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void CheckUnverified(const std::vector<uint32_t>& unverified);
-  void Watch(const WaiterRef& waiter, const CancelToken& cancel, absl::Duration deadline);
+  bool ArmLocked(const WaiterRef& waiter, Spans& unverified) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void CheckUnverified(const Spans& unverified);
+  void FindPartsLocked(Waiter&) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status AskLocked(const WaiterRef&, Spans& unverified) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<uint64_t> HotEndLocked(const Waiter&) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool AllReadableLocked(ByteRange) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Duration TryHotLocked(const WaiterRef&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ServeHotLocked(Waiter&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailHotLocked(const absl::Status&, Finished&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void SettleHotLocked(Spans& unverified, Finished& finished) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AskInstead(const WaiterRef& waiter);
+  void ForsakeLocked(const WaiterRef& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  absl::Status CompareHot(uint32_t span, std::string_view right);
+  absl::Status ForgetHot(uint32_t span);
+  absl::Status WriteHot(ByteRange, std::string_view, const std::vector<ByteRange>& parts)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(hot_mu_);
+  void Watch(const WaiterRef&, const CancelToken&, absl::Duration deadline, absl::Duration pack);
   void Expire(const WaiterRef& waiter);
   absl::Status RunMoves(const std::vector<uint32_t>& moves);
   void Leave(const WaiterRef& waiter, const absl::Status& why);
@@ -223,6 +218,10 @@ class FillingLayer final : public LayerFill,
   std::vector<bool> moved_ ABSL_GUARDED_BY(mu_);  // by move of the table
   absl::flat_hash_map<uint32_t, std::vector<WaiterRef>> waiters_ ABSL_GUARDED_BY(mu_);  // by span
   uint64_t waiting_ ABSL_GUARDED_BY(mu_) = 0;                                           // waiters
+  absl::Mutex hot_mu_ ABSL_ACQUIRED_BEFORE(mu_);  // held while pages of a pack are written
+  HotMarks hot_marks_ ABSL_GUARDED_BY(hot_mu_);
+  HotPages hot_ ABSL_GUARDED_BY(mu_);
+  std::vector<WaiterRef> hot_waiters_ ABSL_GUARDED_BY(mu_);  // for pages that are coming
   std::optional<absl::Duration> deadline_ ABSL_GUARDED_BY(mu_);
   TimedOutReads timed_out_ ABSL_GUARDED_BY(mu_);
   std::shared_ptr<const void> epoch_ ABSL_GUARDED_BY(mu_) = std::make_shared<int>(0);
@@ -230,6 +229,7 @@ class FillingLayer final : public LayerFill,
   bool store_later_ ABSL_GUARDED_BY(mu_) = false;
   Moment unstored_told_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
   Readahead readahead_ ABSL_GUARDED_BY(mu_);
+  TouchLog touches_ ABSL_GUARDED_BY(mu_);
   FillSources sources_ ABSL_GUARDED_BY(mu_);
   bool anonymous_ ABSL_GUARDED_BY(mu_) = true;
   std::vector<BatchRef> batches_ ABSL_GUARDED_BY(mu_);

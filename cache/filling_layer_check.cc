@@ -132,6 +132,10 @@ void FillingLayer::EndCheck(const absl::Status& status) {
     }
   }
   if (tell) TellFailing(status, true);
+  if (complete()) {
+    absl::MutexLock lock(&hot_mu_);
+    hot_marks_.Remove();
+  }
 }
 
 // The parts of the blob that no span covers: headers, trailers, tables. If there are many, adjacent

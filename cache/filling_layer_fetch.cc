@@ -539,7 +539,9 @@ void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
   if (absl::Status table = table_->CheckWhole(); !table.ok()) return OnDamage(table);
   if (status.ok()) {
     scheduler_.health().Succeeded(batch->place);
-    status = Store(index, out);
+    status = CompareHot(index, out);
+    if (absl::IsDataLoss(status)) return OnDamage(status);
+    if (status.ok()) status = Store(index, out);
     if (absl::IsDataLoss(status)) return OnDamage(status);
     if (!status.ok()) return OnUnstored(index, std::move(out), status);
   }
@@ -553,6 +555,7 @@ void FillingLayer::Recheck(uint32_t index) {
   std::string bytes(span.data_bytes, '\0');
   const absl::StatusOr<size_t> got = PreadFull(data_.get(), absl::MakeSpan(bytes), span.data_begin);
   const bool right = got.ok() && *got == bytes.size() && present_->Holds(index, bytes);
+  if (!right) ForgetHot(index).IgnoreError();
   {
     absl::MutexLock lock(&mu_);
     spans_.Uncount(index);  // OnSpan counts it again
@@ -577,6 +580,7 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
       scheduler_.counters().spans++;
       readahead_.Resume();
       SettleLocked(index, unverified, finished);
+      SettleHotLocked(unverified, finished);
       all_here = spans_.all_present() && check_ == CheckPhase::kNone && failure_.ok();
       if (all_here) check_ = CheckPhase::kWaiting;
     } else {

@@ -19,6 +19,7 @@ namespace imagefs {
 struct FillingLayer::Waiter {
   size_t missing = 0;  // spans; guarded by mu_ of the layer, as is `over`
   bool over = false;
+  bool asked = false;  // its spans were requested; before, it waits for a hot pack only
   FillScheduler::WaitCause cause = FillScheduler::WaitCause::kRecheck;  // the worst of its spans
   Moment since = Moment::InfiniteFuture();                              // when it began to wait
   ByteRange range;                                                      // of the layer's data
@@ -29,7 +30,7 @@ struct FillingLayer::Waiter {
   ReadPin pin;
   Done done;
   CancelToken::Registration on_cancel;
-  Timer deadline;
+  Timer deadline, patience;  // `patience`: for the pack
 };
 
 // One request for adjacent spans. It exceeds a source's usual request size only if a single span

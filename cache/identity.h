@@ -5,6 +5,12 @@
 // that is named by everything that it depends on, so that it is shared only by requests with the
 // same blob, description, claimed DiffID and registry. It keeps that name for good; once it is
 // proven, a layer under the DiffID exists as well.
+//
+// Pages of a hot pack are served before they are compared with their spans, so they are part of
+// what a description says. Packs that a key signed or a configured repository has are trusted by
+// everybody who trusts any index, and may be used for each layer. One found in the repository of an
+// image is trusted by those who trust whoever may push to that repository: the layers of an image
+// that has one are shared within its repository only.
 #pragma once
 
 #include <string_view>

@@ -47,6 +47,18 @@ std::vector<Digest> NamesOf(const Chain& chain) {
   return names;
 }
 
+// The names of layers with these descriptions.
+std::vector<Digest> UnprovenIds(const ResolvedImage& image, const std::vector<FoundIndexRef>& found,
+                                std::string_view registry) {
+  std::vector<Digest> ids;
+  for (size_t i = 0; i < found.size(); ++i) {
+    if (found[i] == nullptr) continue;
+    ids.push_back(UnprovenLayerId(image.manifest.layers[i].digest, image.config.diff_ids[i],
+                                  *found[i], registry));
+  }
+  return ids;
+}
+
 class ImageStoreImpl : public ImageStore {
  public:
   ImageStoreImpl(Options options, SourceFactory& sources)
@@ -255,6 +267,23 @@ class ImageStoreImpl : public ImageStore {
   // Resolve, without asking verifiers.
   FlightTicket Look(ResolveRequest request,
                     absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done);
+  // The pack that was found with the indexes of a chain, until the chain is made.
+  class FoundPack {
+   public:
+    // `layers`: the names of those that the same artifact describes. Nobody else may get its pages.
+    void Put(std::shared_ptr<HotPackStream> pack, std::vector<Digest> layers) {
+      absl::MutexLock lock(&mu_);
+      pack_ = std::move(pack);
+      layers_ = std::move(layers);
+    }
+    // Gives the pack to those of its layers. Returns false if there is no pack for them.
+    bool Attach(const ChainRef& chain, absl::AnyInvocable<void()> ended);
+
+   private:
+    absl::Mutex mu_;
+    std::shared_ptr<HotPackStream> pack_ ABSL_GUARDED_BY(mu_);
+    std::vector<Digest> layers_ ABSL_GUARDED_BY(mu_);
+  };
   // For what a chain is made.
   struct Use {
     std::string holder = "";  // as in EnsureOwned; "" = the image is listed
@@ -283,11 +312,12 @@ class ImageStoreImpl : public ImageStore {
   void KeepRecent(const std::string& key, const ImageRef& image);
   // Finds indexes for the layers that are not present.
   void FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
-                   IndexTrust trust, CancelToken cancel, ChainStore::IndexesFound done);
+                   IndexTrust trust, bool runs, const std::shared_ptr<FoundPack>& pack,
+                   CancelToken cancel, ChainStore::IndexesFound done);
   // A chain is about to be used: sets `source` as the source of its missing bytes and prefetches
   // those that its first run read; without a profile, this is the first run. `runs`: as in Use.
   void OnReadable(const ResolvedImage& image, const ChainRef& chain,
-                  const std::shared_ptr<ImageSource>& source, bool runs);
+                  const std::shared_ptr<ImageSource>& source, bool runs, FoundPack& pack);
   void CollectProfiles();
   // Runs `task` on housekeeping_ after a pause, by one of the timers below, unless the store is
   // closing.
@@ -423,19 +453,20 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
   const LogContext::Scope scope(starts_->Continue());
   if (!HasLayers(*image, trust)) starts_->Keep(image->manifest_digest, LogContext::Current());
   ChainStore::Request request{image, source, trust, {}};
+  const auto pack = std::make_shared<FoundPack>();
   if (!trust.empty()) {
-    request.find = [this, image, source, trust](CancelToken cancel,
-                                                ChainStore::IndexesFound found) {
-      FindIndexes(image, source, trust, std::move(cancel), std::move(found));
+    request.find = [this, image, source, trust, runs = use.runs, pack](
+                       CancelToken cancel, ChainStore::IndexesFound found) {
+      FindIndexes(image, source, trust, runs, pack, std::move(cancel), std::move(found));
     };
   }
   return chains_->Ensure(
       std::move(request), priority,
       EndingStep(TimedStep(TimelineEvent::Step::kLayers),
-                 [this, image, source, use = std::move(use),
+                 [this, image, source, use = std::move(use), pack,
                   done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
                    if (chain.ok()) {
-                     OnReadable(*image, *chain, source, use.runs);
+                     OnReadable(*image, *chain, source, use.runs, *pack);
                      const absl::Status status = Record(*image, use.holder, NamesOf(**chain));
                      if (!status.ok()) chain = status;
                    }
@@ -458,7 +489,8 @@ bool ImageStoreImpl::HasLayers(const ResolvedImage& image, IndexTrust trust) con
 }
 
 void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
-                                 IndexTrust trust, CancelToken cancel,
+                                 IndexTrust trust, bool runs,
+                                 const std::shared_ptr<FoundPack>& pack, CancelToken cancel,
                                  ChainStore::IndexesFound done) {
   std::vector<bool> wanted;
   for (size_t i = 0; i < image->config.diff_ids.size(); ++i) {
@@ -468,29 +500,34 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
     layer.source = source;
     wanted.push_back(!layers_->Has(layer));
   }
-  finder_->Find(image, source, std::move(wanted), trust, std::move(cancel),
-                EndingStep(TimedStep(TimelineEvent::Step::kIndexes),
-                           [this, image, done = std::move(done)](IndexFinder::Found found) mutable {
-                             // A profile recorded on this machine is preferred; the publisher's is
-                             // better than none.
-                             if (options_.profiles && !found.profile.empty() &&
-                                 !profiles_->Get(image->manifest_digest).ok()) {
-                               absl::StatusOr<Profile> profile = Profile::Parse(found.profile);
-                               absl::Status status = profile.status();
-                               if (status.ok())
-                                 status = profiles_->Put(image->manifest_digest, *profile);
-                               if (!status.ok()) {
-                                 LogWarning(
-                                     "profile.refused manifest=", image->manifest_digest.Short(),
-                                     " cause=", status.message());
-                               }
-                             }
-                             done(std::move(found.layers));
-                           }));
+  finder_->Find(
+      image, source, std::move(wanted), trust, runs && options_.profiles, std::move(cancel),
+      EndingStep(
+          TimedStep(TimelineEvent::Step::kIndexes),
+          [this, image, source, pack, done = std::move(done)](IndexFinder::Found found) mutable {
+            if (found.pack != nullptr) {
+              pack->Put(std::move(found.pack),
+                        UnprovenIds(*image, found.layers, source->registry()));
+            }
+            // A profile recorded on this machine is preferred; the publisher's is
+            // better than none.
+            if (options_.profiles && !found.profile.empty() &&
+                !profiles_->Get(image->manifest_digest).ok()) {
+              absl::StatusOr<Profile> profile = Profile::Parse(found.profile);
+              absl::Status status = profile.status();
+              if (status.ok()) status = profiles_->Put(image->manifest_digest, *profile);
+              if (!status.ok()) {
+                LogWarning("profile.refused manifest=", image->manifest_digest.Short(),
+                           " cause=", status.message());
+              }
+            }
+            done(std::move(found.layers));
+          }));
 }
 
 void ImageStoreImpl::OnReadable(const ResolvedImage& image, const ChainRef& chain,
-                                const std::shared_ptr<ImageSource>& source, bool runs) {
+                                const std::shared_ptr<ImageSource>& source, bool runs,
+                                FoundPack& pack) {
   ProfileKeeper::Layers filling;
   for (const LayerRef& layer : chain->layers) {
     if (layer->complete()) continue;
@@ -501,12 +538,33 @@ void ImageStoreImpl::OnReadable(const ResolvedImage& image, const ChainRef& chai
   }
   if (filling.empty() || !options_.profiles || !runs) return;
   const absl::StatusOr<Profile> profile = profiles_->Get(image.manifest_digest);
-  if (profile.ok()) {
-    Replay(*profile, filling);
-  } else {
-    profiles_->Record(image.manifest_digest, std::move(filling));
+  if (!profile.ok()) {
+    profiles_->Record(image.manifest_digest, filling);
     CollectProfiles();
   }
+  auto replay = [profile, filling] {
+    if (profile.ok()) Replay(*profile, filling);
+  };
+  // With a pack: then, what that does not bring.
+  if (!pack.Attach(chain, replay)) replay();
+}
+
+bool ImageStoreImpl::FoundPack::Attach(const ChainRef& chain, absl::AnyInvocable<void()> ended) {
+  std::shared_ptr<HotPackStream> pack;
+  HotPackStream::Layers layers;
+  {
+    absl::MutexLock lock(&mu_);
+    pack = std::move(pack_);
+    if (pack == nullptr) return false;
+    for (const LayerRef& layer : chain->layers) {
+      if (std::find(layers_.begin(), layers_.end(), layer->id) == layers_.end()) continue;
+      std::shared_ptr<FillingLayer> filling = LayerStore::FillingOf(layer);
+      if (filling != nullptr) layers.emplace_back(layer->diff_id, std::move(filling));
+    }
+  }
+  if (layers.empty()) return false;
+  pack->Attach(std::move(layers), std::move(ended));
+  return true;
 }
 
 void ImageStoreImpl::After(absl::Duration pause, Timer ImageStoreImpl::*timer,

@@ -51,6 +51,22 @@ absl::StatusOr<Manifest> ParseArtifact(const ImageSource::FetchedManifest& fetch
 
 }  // namespace
 
+// The finder's destructor waits for it.
+struct IndexFinder::Alive {
+  explicit Alive(IndexFinder& owner) : finder(owner) {
+    absl::MutexLock lock(&finder.mu_);
+    ++finder.alive_;
+  }
+  ~Alive() {
+    absl::MutexLock lock(&finder.mu_);
+    --finder.alive_;
+  }
+  Alive(const Alive&) = delete;
+  Alive& operator=(const Alive&) = delete;
+
+  IndexFinder& finder;
+};
+
 // The queries about one manifest in one repository.
 struct IndexFinder::Lookup {
   explicit Lookup(IndexFinder& owner) : finder(owner) {
@@ -107,8 +123,12 @@ void IndexFinder::Prefetch(const Digest& manifest, const std::shared_ptr<ImageSo
     FindSidecar(manifest, source, nullptr);
 }
 
-absl::StatusOr<IndexSource> IndexFinder::Classify(const Manifest& artifact, IndexSource unsigned_is,
+absl::StatusOr<IndexSource> IndexFinder::Classify(const Sidecar& sidecar, IndexSource unsigned_is,
                                                   IndexTrust trust) const {
+  const Manifest& artifact = *sidecar.index;
+  if (liars_->Has(sidecar.artifact)) {
+    return absl::PermissionDeniedError("its hot pack had bytes that the image does not have");
+  }
   absl::Status status = absl::PermissionDeniedError("nobody has signed it");
   if (MayBeSigned(trust)) {
     status = options_.verify_signature(artifact);
@@ -162,8 +182,9 @@ void IndexFinder::FindSidecar(const Digest& manifest, const std::shared_ptr<Imag
         absl::StatusOr<Manifest> index = fetched.ok() ? ParseArtifact(*fetched, lookup->manifest)
                                                       : absl::StatusOr<Manifest>(fetched.status());
         if (index.ok()) {
-          return FinishLookup(lookup, std::make_shared<Sidecar>(Sidecar{
-                                          lookup->source, *std::move(index), std::nullopt}));
+          return FinishLookup(lookup,
+                              std::make_shared<Sidecar>(Sidecar{lookup->source, *std::move(index),
+                                                                fetched->digest, std::nullopt}));
         }
         {
           absl::MutexLock lock(&lookup->mu);
@@ -207,14 +228,15 @@ void IndexFinder::QueryReferrers(const std::shared_ptr<Lookup>& lookup) {
   }
   if (!artifact.has_value()) {
     return FinishLookup(lookup,
-                        std::make_shared<Sidecar>(Sidecar{lookup->source, std::nullopt, soci}));
+                        std::make_shared<Sidecar>(Sidecar{lookup->source, std::nullopt, {}, soci}));
   }
   lookup->source->GetManifest(
       artifact->ToString(), stop_.token(),
       [this, lookup, soci](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
         absl::StatusOr<Manifest> index = fetched.ok() ? ParseArtifact(*fetched, lookup->manifest)
                                                       : absl::StatusOr<Manifest>(fetched.status());
-        auto sidecar = std::make_shared<Sidecar>(Sidecar{lookup->source, std::nullopt, soci});
+        auto sidecar = std::make_shared<Sidecar>(Sidecar{lookup->source, std::nullopt, {}, soci});
+        if (index.ok()) sidecar->artifact = fetched->digest;
         if (index.ok()) sidecar->index = *std::move(index);
         FinishLookup(lookup, std::move(sidecar));
       });
@@ -237,12 +259,13 @@ void IndexFinder::FinishLookup(const std::shared_ptr<Lookup>& lookup,
 class IndexFinder::Job : public std::enable_shared_from_this<Job> {
  public:
   Job(IndexFinder& finder, ImageRef image, std::shared_ptr<ImageSource> source,
-      std::vector<bool> wanted, IndexTrust trust, CancelToken cancel, Done done)
+      std::vector<bool> wanted, IndexTrust trust, bool runs, CancelToken cancel, Done done)
       : finder_(finder),
         image_(std::move(image)),
         source_(std::move(source)),
         wanted_(std::move(wanted)),
         trust_(trust),
+        runs_(runs),
         cancel_(std::move(cancel)),
         done_(std::move(done)) {
     found_.layers.resize(wanted_.size());
@@ -480,8 +503,8 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   void OnBeside(const Sidecar& sidecar) {
     if (sidecar.index.has_value()) {
       const absl::StatusOr<IndexSource> whose =
-          finder_.Classify(*sidecar.index, IndexSource::kBeside, trust_);
-      if (whose.ok()) return ReadBundles(*sidecar.index, sidecar.source, *whose);
+          finder_.Classify(sidecar, IndexSource::kBeside, trust_);
+      if (whose.ok()) return ReadBundles(sidecar, *whose);
       Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kPublished, whose.status());
     }
     if (!ReadSoci(sidecar.soci)) QueryRepository(0);
@@ -505,30 +528,88 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   void OnRepository(size_t which, const Sidecar& sidecar) {
     if (sidecar.index.has_value()) {
       const absl::StatusOr<IndexSource> whose =
-          finder_.Classify(*sidecar.index, IndexSource::kConfigured, trust_);
-      if (whose.ok()) return ReadBundles(*sidecar.index, sidecar.source, *whose);
+          finder_.Classify(sidecar, IndexSource::kConfigured, trust_);
+      if (whose.ok()) return ReadBundles(sidecar, *whose);
       Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kPublished, whose.status());
     }
     QueryRepository(which + 1);
   }
 
-  void ReadBundles(const Manifest& index, const std::shared_ptr<ImageSource>& source,
-                   IndexSource whose) {
+  void ReadBundles(const Sidecar& sidecar, IndexSource whose) {
+    const Manifest& index = *sidecar.index;
+    const std::shared_ptr<ImageSource>& source = sidecar.source;
     std::map<std::string, const Descriptor*> by_layer;
-    const Descriptor* profile = nullptr;
+    const Descriptor *profile = nullptr, *pack = nullptr;
     for (const Descriptor& one : index.layers) {
       const auto it = one.annotations.find(std::string(kLayerAnnotation));
       if (one.media_type == kLayerIndexMediaType && it != one.annotations.end()) {
         by_layer[it->second] = &one;
       }
       if (one.media_type == kProfileMediaType) profile = &one;
+      if (one.media_type == kHotPackMediaType) pack = &one;
     }
+    if (!runs_ || !finder_.options_.hot_packs) pack = nullptr;
+    if (pack != nullptr && whose == IndexSource::kBeside) pages_from_ = Repository();
     if (profile != nullptr) ReadProfile(*profile, source);
     for (size_t i = 0; i < wanted_.size(); ++i) {
       if (!wanted_[i] || Has(i)) continue;
       const auto it = by_layer.find(layer(i).digest.ToString());
       if (it != by_layer.end()) ReadBundle(i, *it->second, source, whose);
     }
+    if (pack != nullptr) ReadPack(*pack, source, sidecar.artifact);
+  }
+
+  // Names whoever may push to the repository of the image.
+  std::string Repository() const {
+    const absl::StatusOr<Reference> reference = Reference::Parse(image_->reference);
+    if (!reference.ok()) return source_->auth_scope();
+    return StrCat(reference->host, "/", reference->repository);
+  }
+
+  // A pack may be as large as a part of the layers that are missing, as indexes are.
+  absl::Status CheckPackSize(const PublishedHotPack& pack) const {
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < wanted_.size(); ++i) bytes += wanted_[i] ? layer(i).size : 0;
+    const uint64_t share = std::min(MaxHotPackBytes(bytes), finder_.download_.total() / 2);
+    if (pack.blob.size <= share) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        StrCat("it has ", FormatBytes(pack.blob.size), ", and that of missing layers of ",
+               FormatBytes(bytes), " may have ", FormatBytes(share)));
+  }
+
+  void ReadPack(const Descriptor& blob, const std::shared_ptr<ImageSource>& source,
+                const Digest& artifact) {
+    const absl::StatusOr<PublishedHotPack> pack = ParsePublishedHotPack(blob);
+    const absl::Status status = pack.ok() ? CheckPackSize(*pack) : pack.status();
+    if (!status.ok()) {
+      return Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kHotPack, status);
+    }
+    finder_.packs_++;
+    HotPackStream::Options options;
+    options.source = source;
+    options.pack = *pack;
+    // Nobody waits for it: a mount whose pack gets no room goes on without.
+    options.make_spool = [&finder = finder_, auth_scope = source_->auth_scope(), bytes = blob.size](
+                             CancelToken cancel, HotPackStream::SpoolDone done) {
+      finder.download_.Take(
+          auth_scope, bytes, cancel,
+          [&finder, done = std::move(done)](absl::StatusOr<ByteBudget::Lease> room) mutable {
+            if (!room.ok()) return done(room.status());
+            finder.work_->Submit(
+                [&finder, room = *std::move(room), done = std::move(done)]() mutable {
+                  absl::StatusOr<Fd> file = finder.opener_.NewFile();
+                  if (!file.ok()) return done(file.status());
+                  done(HotPackStream::Spool{*std::move(file), std::move(room)});
+                });
+          });
+    };
+    options.work = finder_.work_.get();
+    options.stop = finder_.stop_.token();
+    options.lied = [liars = finder_.liars_, artifact] { liars->Add(artifact); };
+    options.keep = std::make_shared<Alive>(finder_);
+    std::shared_ptr<HotPackStream> stream = HotPackStream::Start(std::move(options));
+    absl::MutexLock lock(&mu_);
+    found_.pack = std::move(stream);
   }
 
   void ReadBundle(size_t i, const Descriptor& bundle, const std::shared_ptr<ImageSource>& source,
@@ -545,11 +626,12 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
             IndexMaterial head;
             head.file = held->file.get();
             head.part = held->blob;
-            self->OpenWhenAllowed(
-                i, held, head.part, IndexOpener::AnnouncedBundle(head), kPublished,
-                [&opener = self->finder_.opener_, digest, whose](const IndexMaterial& material) {
-                  return opener.OpenBundle(material, digest, whose);
-                });
+            self->OpenWhenAllowed(i, held, head.part, IndexOpener::AnnouncedBundle(head),
+                                  kPublished, [self, digest, whose](IndexMaterial material) {
+                                    material.pages_from = self->pages_from_;
+                                    return self->finder_.opener_.OpenBundle(material, digest,
+                                                                            whose);
+                                  });
           });
   }
 
@@ -619,13 +701,15 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   }
 
   static constexpr std::string_view kInLayer = "table of contents", kPublished = "published",
-                                    kSoci = "SOCI";
+                                    kSoci = "SOCI", kHotPack = "hot pack";
   IndexFinder& finder_;
   const ImageRef image_;
   const std::shared_ptr<ImageSource> source_;
   const std::vector<bool> wanted_;
   const IndexTrust trust_;
+  const bool runs_;
   const CancelToken cancel_;
+  std::string pages_from_;  // set before any bundle is fetched
   Done done_;
   absl::Mutex mu_;
   int pending_ ABSL_GUARDED_BY(mu_) = 0;
@@ -634,7 +718,8 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
 };
 
 void IndexFinder::Find(ImageRef image, std::shared_ptr<ImageSource> source,
-                       std::vector<bool> wanted, IndexTrust trust, CancelToken cancel, Done done) {
+                       std::vector<bool> wanted, IndexTrust trust, bool runs, CancelToken cancel,
+                       Done done) {
   uint64_t bytes = 0;
   for (size_t i = 0; i < wanted.size(); ++i) {
     if (wanted[i]) bytes += image->manifest.layers[i].size;
@@ -645,7 +730,7 @@ void IndexFinder::Find(ImageRef image, std::shared_ptr<ImageSource> source,
     none.layers.resize(wanted.size());
     return done(std::move(none));
   }
-  std::make_shared<Job>(*this, std::move(image), std::move(source), std::move(wanted), trust,
+  std::make_shared<Job>(*this, std::move(image), std::move(source), std::move(wanted), trust, runs,
                         std::move(cancel), std::move(done))
       ->Start();
 }
@@ -655,6 +740,7 @@ void IndexFinder::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& 
   out.emplace_back("indexes_found", found_.load());
   out.emplace_back("indexes_refused", refused_.load());
   out.emplace_back("indexes_absent", absent_.load());
+  out.emplace_back("hot_packs", packs_.load());
 }
 
 }  // namespace imagefs

@@ -23,6 +23,7 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
@@ -30,6 +31,7 @@
 #include "base/cancel.h"
 #include "base/executor.h"
 #include "cache/chain.h"
+#include "cache/hot_pack_stream.h"
 #include "cache/image_types.h"
 #include "cache/index_opener.h"
 #include "cache/index_trust.h"
@@ -42,7 +44,8 @@ namespace imagefs {
 class IndexFinder {
  public:
   struct Options {
-    bool lookup = true;  // false: full passes only
+    bool lookup = true;     // false: full passes only
+    bool hot_packs = true;  // use those that are published with an index
     // Queried after the image's own repository; their content is kConfigured.
     std::vector<Reference> repositories;
     // Returns OK if a configured key has signed that artifact, which makes it kSigned wherever it
@@ -62,13 +65,15 @@ class IndexFinder {
   ~IndexFinder();
 
   struct Found {
-    std::vector<FoundIndexRef> layers;  // one per layer; null: nothing usable
-    std::string profile;                // as published with the index; "" = none
+    std::vector<FoundIndexRef> layers;    // one per layer; null: nothing usable
+    std::string profile;                  // as published with the index; "" = none
+    std::shared_ptr<HotPackStream> pack;  // that is published with it and on its way; may be null
   };
   using Done = absl::AnyInvocable<void(Found)>;
-  // `wanted[i]`: layer i is not present. Never fails; at worst all results are null.
+  // `wanted[i]`: layer i is not present. `runs`: the image's program is about to run, so its hot
+  // pack is of use. Never fails; at worst all results are null.
   void Find(ImageRef image, std::shared_ptr<ImageSource> source, std::vector<bool> wanted,
-            IndexTrust trust, CancelToken cancel, Done done);
+            IndexTrust trust, bool runs, CancelToken cancel, Done done);
 
   // Starts the queries about that manifest that Find will need, while the caller is still fetching
   // the image's configuration.
@@ -81,12 +86,14 @@ class IndexFinder {
   struct Sidecar {
     std::shared_ptr<ImageSource> source;
     std::optional<Manifest> index;  // an imagefs index
+    Digest artifact;                // of its manifest
     std::optional<Digest> soci;     // manifest of a SOCI index
   };
 
  private:
   class Job;
   struct Lookup;
+  struct Alive;
   using SidecarDone = absl::AnyInvocable<void(std::shared_ptr<const Sidecar>)>;
   void FindSidecar(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
                    SidecarDone done);
@@ -98,15 +105,33 @@ class IndexFinder {
   // Returns whether a signature may satisfy `trust`, so that artifacts not trusted otherwise are
   // examined.
   bool MayBeSigned(IndexTrust trust) const;
-  // Returns who vouches for an artifact, or why nobody that `trust` allows does.
-  absl::StatusOr<IndexSource> Classify(const Manifest& artifact, IndexSource unsigned_is,
+  // Returns who vouches for the index of a sidecar, or why nobody that `trust` allows does.
+  // REQUIRES: it has one.
+  absl::StatusOr<IndexSource> Classify(const Sidecar& sidecar, IndexSource unsigned_is,
                                        IndexTrust trust) const;
+  // Artifacts whose hot pack had wrong bytes. Outlives the finder.
+  class Liars {
+   public:
+    void Add(const Digest& artifact) {
+      absl::MutexLock lock(&mu_);
+      artifacts_.insert(artifact);
+    }
+    bool Has(const Digest& artifact) const {
+      absl::MutexLock lock(&mu_);
+      return artifacts_.contains(artifact);
+    }
+
+   private:
+    mutable absl::Mutex mu_;
+    absl::flat_hash_set<Digest> artifacts_ ABSL_GUARDED_BY(mu_);
+  };
 
   const Options options_;
   const IndexOpener opener_;
   // Acquired in this order: a holder of memory never waits for download space.
   ByteBudget download_, memory_;
-  std::atomic<uint64_t> found_{0}, refused_{0}, lookups_{0}, absent_{0};
+  const std::shared_ptr<Liars> liars_ = std::make_shared<Liars>();
+  std::atomic<uint64_t> found_{0}, refused_{0}, lookups_{0}, absent_{0}, packs_{0};
   CancelSource stop_;
   absl::Mutex mu_;
   absl::flat_hash_map<std::string, std::shared_ptr<Lookup>> lookups_by_key_ ABSL_GUARDED_BY(mu_);

@@ -117,7 +117,10 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenBundle(const IndexMaterial& bundl
   FoundIndex found;
   found.source = source;
   found.origin = "published";
-  found.description = published;
+  found.description =
+      bundle.pages_from.empty()
+          ? published
+          : Sha256Of(StrCat(published.ToString(), "\npages of ", bundle.pages_from));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index, NewFile());
   IMAGEFS_ASSIGN_OR_RETURN(found.span_table, NewFile());
   {

@@ -26,6 +26,9 @@ struct IndexMaterial {
   Descriptor layer;         // the layer's blob
   Digest diff_id;           // of the layer
   uint64_t max_memory = 0;  // from IndexMemory, for the sizes below
+  // Who may give bytes of the layer before their spans come (cache/identity.h); "" = all whom every
+  // user of an index trusts.
+  std::string pages_from;
 };
 
 // Upper bound of the memory that opening takes for `packed` bytes that unpack to `unpacked`.

@@ -128,12 +128,11 @@ absl::Status SpanMap::WhyPaused(uint32_t span, Priority priority, Moment now) co
   return Paused(span, priority, now) ? wrong_.Why(span) : absl::OkStatus();
 }
 
-void SpanMap::NoteRead(uint32_t span, uint64_t order, Moment now) {
+void SpanMap::NoteRead(uint32_t span, Moment now) {
   spans_[span].recent = true;
   last_use_ = now;
   if (std::exchange(spans_[span].was_read, true)) return;
   last_read_ = now;
-  reads_.emplace_back(order, span);
   blob_bytes_read_ += table_->span(span).blob_bytes;
 }
 

@@ -94,12 +94,10 @@ class SpanMap {
   // Returns why a request of that priority may not include it now; OK if it may.
   absl::Status WhyPaused(uint32_t span, Priority priority, Moment now) const;
 
-  // A reader requested it. `order` counts the reads of all layers, and is kept of the first one.
-  void NoteRead(uint32_t span, uint64_t order, Moment now);
+  void NoteRead(uint32_t span, Moment now);      // a reader requested it
+  void NoteUse(Moment now) { last_use_ = now; }  // a reader got bytes that came without their span
   bool was_read(uint32_t span) const { return spans_[span].was_read; }
   uint64_t blob_bytes_read() const { return blob_bytes_read_; }
-  // Spans in the order in which readers first requested them.
-  const std::vector<std::pair<uint64_t, uint32_t>>& reads() const { return reads_; }
   // When a span was last read that had not been read before, and any span. InfinitePast: none yet.
   Moment last_read() const { return last_read_; }
   Moment last_use() const { return last_use_; }
@@ -132,7 +130,6 @@ class SpanMap {
   WrongSpans wrong_;
   size_t present_ = 0;
   uint64_t blob_bytes_ = 0, blob_bytes_present_ = 0, data_bytes_present_ = 0;
-  std::vector<std::pair<uint64_t, uint32_t>> reads_;
   uint64_t blob_bytes_read_ = 0;
   Moment last_read_ = Moment::InfinitePast(), last_use_ = Moment::InfinitePast();
   size_t evict_from_ = 0;

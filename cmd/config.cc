@@ -371,6 +371,7 @@ Settings SettingsOf(Config& config) {
         {"publish_spread", OrOff(config.index_publish_spread)}}},
       {"fill",
        {{"background", Bool(config.fill_background)},
+        {"hot_pack", Bool(config.fill_hot_pack)},
         {"quiet", Duration(config.fill_quiet)},
         {"min_free", Percent(config.space.background_min_free)},
         {"deadline", Duration(config.fill_deadline)}}},

@@ -38,6 +38,7 @@ struct Config {
   bool containerd_keep_blobs = false;  // give containerd's content store the blobs of lazy layers
   // [fill]: how lazy images are fetched.
   bool fill_background = true;
+  bool fill_hot_pack = true;
   absl::Duration fill_quiet = absl::Seconds(5);
   absl::Duration fill_deadline = absl::Seconds(60);
   // [network]: where registries may redirect to, and how slow they may be.

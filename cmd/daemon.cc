@@ -270,6 +270,7 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.fill.deadline = config.fill_deadline;
   out.profiles = config.profile;
   out.index.lookup = config.index_lookup;
+  out.index.hot_packs = config.fill_hot_pack;
   out.index.memory = config.index_memory;
   out.share_all = config.store_open;
   out.keep_blobs = config.containerd_keep_blobs && IsMachineRoot();

@@ -190,6 +190,25 @@ std::string WriteHeader(const HotPack& pack) {
 
 }  // namespace
 
+absl::StatusOr<PublishedHotPack> ParsePublishedHotPack(const Descriptor& blob) {
+  PublishedHotPack out;
+  out.blob = blob;
+  const auto digest = blob.annotations.find(std::string(kPackHeaderAnnotation));
+  const auto bytes = blob.annotations.find(std::string(kPackHeaderBytesAnnotation));
+  std::optional<uint64_t> header_bytes;
+  if (bytes != blob.annotations.end()) header_bytes = ParseDecimal(bytes->second);
+  if (digest == blob.annotations.end() || !header_bytes.has_value()) {
+    return absl::DataLossError("a hot pack without the digest and size of its header");
+  }
+  out.header_bytes = *header_bytes;
+  IMAGEFS_ASSIGN_OR_RETURN(out.header, Digest::Parse(digest->second));
+  if (out.header_bytes > kMaxPackHeaderBytes || blob.size > kMaxPackBytes ||
+      out.header_bytes > blob.size) {
+    return absl::ResourceExhaustedError("a hot pack that is too large");
+  }
+  return out;
+}
+
 absl::StatusOr<HotPack> HotPack::Parse(std::string_view header, uint64_t pack_bytes) {
   if (header.size() > kMaxPackHeaderBytes || pack_bytes > kMaxPackBytes ||
       header.size() > pack_bytes) {

@@ -5,6 +5,7 @@
 // crash or memory use beyond the limits below.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -17,6 +18,7 @@
 #include "absl/types/span.h"
 #include "base/byte_range.h"
 #include "base/digest.h"
+#include "image/manifest.h"
 
 namespace imagefs {
 
@@ -30,7 +32,21 @@ inline constexpr uint64_t kHotPageBytes = 4096;           // of a data file
 inline constexpr uint64_t kMaxPackBytes = 160 << 20;      // as published
 inline constexpr uint64_t kMaxPackDataBytes = 128 << 20;  // unpacked
 inline constexpr uint64_t kMaxPackHeaderBytes = 1 << 20;
+// As published, for layers whose blobs have so many bytes: beyond that, a profile costs no more.
+constexpr uint64_t MaxHotPackBytes(uint64_t blob_bytes) {
+  return std::min(kMaxPackBytes, std::max<uint64_t>(1 << 20, blob_bytes / 4));
+}
 inline constexpr uint64_t kMaxPackFrameBytes = 1 << 20;  // unpacked
+
+// How an artifact names its pack. A value type.
+struct PublishedHotPack {
+  Descriptor blob;
+  Digest header;
+  uint64_t header_bytes = 0;
+};
+// Returns what an entry of the artifact's `layers` with that media type says; kDataLoss if its
+// annotations are wrong.
+absl::StatusOr<PublishedHotPack> ParsePublishedHotPack(const Descriptor& blob);
 
 // What a header says. A value type.
 struct HotPack {

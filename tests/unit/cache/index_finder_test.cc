@@ -116,7 +116,7 @@ class IndexFinderTest : public ::testing::Test {
     auto search = std::make_unique<Search>();
     // The fixture's image outlives it.
     const ImageRef ref(std::shared_ptr<void>(), &image.image);
-    finder.Find(ref, image.source, std::vector<bool>(image.tars.size(), true), trust,
+    finder.Find(ref, image.source, std::vector<bool>(image.tars.size(), true), trust, /*runs=*/true,
                 search->cancel.token(), [search = search.get()](IndexFinder::Found found) {
                   search->found = std::move(found);
                   search->ended.Notify();

@@ -16,6 +16,7 @@
 #include "base/text.h"
 #include "cache/image_store.h"
 #include "fetch/registry_writer.h"
+#include "image/hot_pack.h"
 #include "image/index_bundle.h"
 #include "image/span_table.h"
 #include "tests/fakes/base/eventually.h"
@@ -128,7 +129,7 @@ class LazyStoreTest : public ::testing::Test {
 
   // Publishes what a first machine makes, falsified by `lie`.
   void Publish(const std::function<void(size_t, IndexBundle&)>& lie = {},
-               const std::string& profile = "") {
+               const std::string& profile = "", const PackedHotPack& pack = {}) {
     OpenNew();
     ASSERT_TRUE(Show(IndexTrust::None()).ok());
     absl::Notification ended;
@@ -161,8 +162,28 @@ class LazyStoreTest : public ::testing::Test {
           {{std::string(kLayerAnnotation), blobs_[i].digest.ToString()}});
     }
     if (!profile.empty()) add(profile, kProfileMediaType, {});
+    if (!pack.bytes.empty()) {
+      add(pack.bytes, kHotPackMediaType,
+          {{std::string(kPackHeaderAnnotation),
+            Sha256Of(pack.bytes.substr(0, pack.header_bytes)).ToString()},
+           {std::string(kPackHeaderBytesAnnotation), StrCat(pack.header_bytes)}});
+    }
     repository_.AddManifest(StrCat("sha256-", manifest_.hex(), ".imagefs"),
                             ArtifactManifest(artifact));
+  }
+  // A pack of a part of each layer; of the second one, a byte is wrong.
+  PackedHotPack Pack(bool lies = false) const {
+    const std::vector<HotPack::Layer> layers = {{Sha256Of(tars_[0]), tars_[0].size()},
+                                                {Sha256Of(tars_[1]), tars_[1].size()}};
+    return *PackHotPages(layers, {{0, {400'000, 500'000}}, {1, {100'000, 200'000}}}, UINT64_MAX,
+                         [&](uint32_t layer, uint64_t offset, absl::Span<char> out) {
+                           tars_[layer].copy(out.data(), out.size(), offset);
+                           if (lies && layer == 1) out[0] ^= 1;
+                           return absl::OkStatus();
+                         });
+  }
+  bool PackCame() {
+    return Eventually([&] { return Counter("hot_pack_bytes") >= 200'000; });
   }
   size_t BlobReads() const {
     return repository_.Reads(blobs_[0].digest).size() + repository_.Reads(blobs_[1].digest).size();
@@ -203,6 +224,58 @@ TEST_F(LazyStoreTest, IsShownWithoutAByteOfItsLayers) {
   EXPECT_TRUE(Read(0, {500'000, 510'000}).ok());
   EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
   EXPECT_EQ(Counter("layers_lazy"), 2U);
+}
+
+TEST_F(LazyStoreTest, AHotPackBringsPagesWithoutTheirSpans) {
+  Publish({}, "", Pack());
+  OpenNew();
+  const size_t reads = BlobReads();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(PackCame());
+  EXPECT_TRUE(Read(0, {400'000, 500'000}).ok());
+  EXPECT_TRUE(Read(1, {150'000, 200'000}).ok());
+  EXPECT_EQ(BlobReads(), reads);
+  EXPECT_EQ(Counter("hot_pack_reads"), 2U);
+  EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
+  ASSERT_TRUE(Durable().ok());
+  EXPECT_TRUE(Eventually([&] { return StateOf(1) == LayerState::kComplete; }));
+  EXPECT_EQ(Counter("hot_pack_wrong_spans"), 0U);
+}
+
+TEST_F(LazyStoreTest, AHotPackThatLiedIsNotBelievedAgain) {
+  Publish({}, "", Pack(/*lies=*/true));
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(PackCame());
+  EXPECT_FALSE(Read(1, {98'304, 110'000}).ok());  // nobody knows yet
+  EXPECT_TRUE(absl::IsDataLoss(Read(1, {0, tars_[1].size()})));
+  EXPECT_GT(Counter("hot_pack_wrong_spans"), 0U);
+  // The other layer goes on, without the pack.
+  const size_t reads = BlobReads();
+  EXPECT_TRUE(Read(0, {400'000, 500'000}).ok());
+  EXPECT_GT(BlobReads(), reads);
+  chain_.reset();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_GT(Counter("indexes_refused"), 0U);
+  EXPECT_EQ(Counter("hot_packs"), 1U);
+  EXPECT_TRUE(ReadAny(1, 100'000).ok());
+}
+
+TEST_F(LazyStoreTest, LayersThatMayGetPagesAreOthers) {
+  Publish();
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  const Digest without = chain_->layers[0]->id;
+  Publish({}, "", Pack());
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_NE(chain_->layers[0]->id, without);
+  // Whoever does not want packs has the layers without.
+  options_.index.hot_packs = false;
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_EQ(chain_->layers[0]->id, without);
+  EXPECT_EQ(Counter("hot_packs"), 0U);
 }
 
 TEST_F(LazyStoreTest, BecomesCompleteAndIsCheckedAsAWhole) {

@@ -66,11 +66,11 @@ TEST_F(SpanMapTest, SaysWhatBroughtASpan) {
   // A request in the background may bring along what was queued more urgently.
   fetch(2, Priority::kReadahead, Priority::kBackground);
   EXPECT_EQ(map_.byte_state(2), ByteState::kPrefetched);
-  map_.NoteRead(2, 1, now_);
+  map_.NoteRead(2, now_);
   EXPECT_EQ(map_.byte_state(2), ByteState::kNeeded);
   map_.SetFound(3, /*verified=*/false);
   EXPECT_EQ(map_.byte_state(3), ByteState::kFetched);
-  map_.NoteRead(4, 2, now_);
+  map_.NoteRead(4, now_);
   EXPECT_EQ(map_.byte_state(4), ByteState::kAbsent);
   // Given back, and fetched again for another reason.
   const std::vector<uint32_t> taken = map_.TakeForEviction(kDataBytes, {});
@@ -191,8 +191,8 @@ TEST_F(SpanMapTest, WhatIsInMemoryIsReadableAndNotPresent) {
 
 TEST_F(SpanMapTest, EvictsFirstWhatWasNotReadLately) {
   for (uint32_t span = 0; span < kSpans; ++span) Fetch(span);
-  map_.NoteRead(0, 1, now_);
-  map_.NoteRead(2, 2, now_);
+  map_.NoteRead(0, now_);
+  map_.NoteRead(2, now_);
   EXPECT_EQ(map_.TakeForEviction(kDataBytes, {}), std::vector<uint32_t>{1});
   map_.SetAbsent(1);
   EXPECT_EQ(map_.TakeForEviction(kDataBytes, {3}), std::vector<uint32_t>{4});
@@ -203,13 +203,11 @@ TEST_F(SpanMapTest, EvictsFirstWhatWasNotReadLately) {
   EXPECT_EQ(map_.last_use(), now_);
 }
 
-TEST_F(SpanMapTest, RemembersReadsInTheirOrder) {
+TEST_F(SpanMapTest, RemembersWhenItWasRead) {
   EXPECT_EQ(map_.last_read(), Moment::InfinitePast());
-  map_.NoteRead(3, 10, now_);
-  map_.NoteRead(1, 11, now_);
-  map_.NoteRead(3, 12, now_ + absl::Seconds(1));
-  using Reads = std::vector<std::pair<uint64_t, uint32_t>>;
-  EXPECT_EQ(map_.reads(), (Reads{{10, 3}, {11, 1}}));
+  map_.NoteRead(3, now_);
+  map_.NoteRead(1, now_);
+  map_.NoteRead(3, now_ + absl::Seconds(1));
   EXPECT_EQ(map_.blob_bytes_read(), 2u * kBlobBytes);
   EXPECT_EQ(map_.last_read(), now_);
 }
