@@ -52,6 +52,8 @@ void FillIndex(const PublishResult& published, control::v1::IndexResult* out) {
   out->set_repository(published.repository);
   out->set_listed_by_tag(published.listed_by_tag);
   out->set_sent_bytes(published.sent_bytes);
+  out->set_hot_pack_bytes(published.hot_pack_bytes);
+  out->set_hot_pack_data_bytes(published.hot_pack_data_bytes);
   out->set_file(published.file);
   out->set_statement(published.statement);
   for (const std::string& id : published.signed_by) out->add_signed_by(id);

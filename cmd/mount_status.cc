@@ -31,6 +31,7 @@ void AddReport(const FillReport& report, MountStatusReply::Layer* out) {
   out->set_blob_bytes_fetched(report.blob_bytes_fetched);
   out->set_blob_bytes_needed(report.blob_bytes_needed);
   out->set_data_bytes_present(report.data_bytes_present);
+  out->set_hot_bytes(report.hot_bytes);
   out->set_waiting(report.waiting);
   for (const FillReport::Transfer& transfer : report.in_flight) {
     MountStatusReply::Transfer* one = out->add_in_flight();

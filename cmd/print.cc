@@ -393,6 +393,10 @@ std::string IndexText(const control::v1::MountResult& result) {
                                         : StrCat(permille / 10, ".", permille % 10, "%")});
   }
   std::string out = table.Text();
+  if (index.hot_pack_bytes() > 0) {
+    StrAppend(&out, "hot pack: ", FormatBytes(index.hot_pack_bytes()), " for ",
+              FormatBytes(index.hot_pack_data_bytes()), " of pages\n");
+  }
   if (!index.repository().empty()) {
     StrAppend(&out, "published to ", index.repository(), " as ", index.artifact_digest(), " (",
               FormatBytes(index.sent_bytes()), " sent)\n");
@@ -415,6 +419,8 @@ std::string IndexJson(const control::v1::MountResult& result) {
       .Member("repository", index.repository())
       .Member("listed_by_tag", index.listed_by_tag())
       .Member("sent_bytes", uint64_t{index.sent_bytes()})
+      .Member("hot_pack_bytes", uint64_t{index.hot_pack_bytes()})
+      .Member("hot_pack_data_bytes", uint64_t{index.hot_pack_data_bytes()})
       .Member("file", index.file());
   json.Key("signed_by").BeginArray();
   for (const std::string& id : index.signed_by()) json.String(id);
@@ -456,6 +462,10 @@ std::string MountStatusText(const MountStatusReply& reply) {
                known ? FormatBytes(layer.blob_bytes()) : "-",
                FormatBytes(layer.blob_bytes_fetched()), FormatBytes(layer.blob_bytes_needed()),
                StrCat(layer.waiting()), flights.empty() ? "-" : flights});
+    if (layer.hot_bytes() > 0 && layer.state() == "filling") {
+      StrAppend(&reasons, ShortDigest(layer.diff_id()), ": ", FormatBytes(layer.hot_bytes()),
+                " came with the hot pack\n");
+    }
     if (!layer.reason().empty()) {
       StrAppend(&reasons, ShortDigest(layer.diff_id()), ": ", layer.reason(), "\n");
     }
@@ -532,6 +542,7 @@ std::string MountStatusJson(const MountStatusReply& reply, bool pretty) {
         .Member("blob_bytes_needed", uint64_t{layer.blob_bytes_needed()})
         .Member("data_bytes", uint64_t{layer.data_bytes()})
         .Member("data_bytes_present", uint64_t{layer.data_bytes_present()})
+        .Member("hot_bytes", uint64_t{layer.hot_bytes()})
         .Member("waiting", uint64_t{layer.waiting()});
     json.Key("in_flight").BeginArray();
     for (const MountStatusReply::Transfer& transfer : layer.in_flight()) {

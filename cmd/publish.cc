@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <functional>
 #include <random>
@@ -15,6 +16,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "fetch/registry_writer.h"
+#include "image/hot_pack.h"
 #include "image/index_bundle.h"
 #include "image/index_signature.h"
 #include "image/index_tag.h"
@@ -231,8 +233,52 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
       IMAGEFS_ASSIGN_OR_RETURN(const Profile profile,
                                store_.profiles().Get(request_.image->manifest_digest));
       Add(profile.ToJson(), kProfileMediaType, {});
+      IMAGEFS_RETURN_IF_ERROR(AddHotPack(chain, profile));
     }
     return Sign();
+  }
+
+  // The pages are read from layers whose bytes are all here and were hashed.
+  absl::Status AddHotPack(const Chain& chain, const Profile& profile) {
+    std::vector<HotPack::Layer> layers;
+    std::vector<LayerRef> local;
+    uint64_t blob_bytes = 0;
+    for (size_t i = 0; i < chain.layers.size(); ++i) {
+      const LayerRef& layer = chain.layers[i];
+      blob_bytes += request_.image->manifest.layers[i].size;
+      const std::pair<Digest, uint64_t> key = {layer->diff_id, layer->data_bytes};
+      const bool recorded =
+          std::find(profile.layers.begin(), profile.layers.end(), key) != profile.layers.end();
+      if (!recorded || !layer->proven() || !layer->complete()) continue;
+      layers.push_back({layer->diff_id, layer->data_bytes});
+      local.push_back(layer);
+    }
+    std::vector<HotPack::Piece> parts;
+    for (const Profile::Part& part : profile.parts) {
+      const auto it = std::find_if(layers.begin(), layers.end(),
+                                   [&](const auto& one) { return one.diff_id == part.layer; });
+      if (it == layers.end()) continue;
+      parts.push_back({static_cast<uint32_t>(it - layers.begin()), part.range});
+    }
+    const auto read = [&](uint32_t layer, uint64_t offset, absl::Span<char> out) {
+      return PreadExact(local[layer]->data.get(), out, offset, "a layer's data");
+    };
+    // Readers take no more than this (cache/index_finder.h).
+    const uint64_t most = MaxHotPackBytes(blob_bytes);
+    PackedHotPack pack;
+    for (uint64_t pages = kMaxPackDataBytes; pack.bytes.empty(); pages /= 2) {
+      IMAGEFS_ASSIGN_OR_RETURN(pack, PackHotPages(layers, parts, pages, read));
+      if (pack.bytes.empty()) return absl::OkStatus();
+      if (pack.bytes.size() > most) pack.bytes.clear();
+    }
+    result_.hot_pack_bytes = pack.bytes.size();
+    result_.hot_pack_data_bytes = pack.data_bytes;
+    const std::string_view header = std::string_view(pack.bytes).substr(0, pack.header_bytes);
+    std::map<std::string, std::string> annotations = {
+        {std::string(kPackHeaderAnnotation), Sha256Of(header).ToString()},
+        {std::string(kPackHeaderBytesAnnotation), StrCat(pack.header_bytes)}};
+    Add(std::move(pack.bytes), kHotPackMediaType, std::move(annotations));
+    return absl::OkStatus();
   }
 
   void Add(std::string bytes, std::string_view media_type,

@@ -28,8 +28,8 @@ struct PublishRequest {
   std::optional<Reference> to;   // destination; only its repository is used
   SourceFactory::Access access;  // credentials for `to`
   std::string file;              // OCI archive to write; "" = none
-  bool with_profile = false;
-  bool only_if_absent = false;  // push nothing if an index exists
+  bool with_profile = false;     // and with the hot pack of that profile
+  bool only_if_absent = false;   // push nothing if an index exists
   // Wait for a random time up to this before pushing. Nodes that made the same index at the same
   // time then mostly find that of the first.
   absl::Duration spread = absl::ZeroDuration();
@@ -53,6 +53,7 @@ struct PublishResult {
   bool listed_by_tag = false;
   bool absent = true;  // false if only_if_absent and an index existed
   uint64_t sent_bytes = 0;
+  uint64_t hot_pack_bytes = 0, hot_pack_data_bytes = 0;  // as published, unpacked; 0 = no pack
   std::string file;
   std::string statement;  // with statement_only
   // Key ids. If the existing index has the same statement, its signatures are kept.

@@ -95,6 +95,7 @@ store first
 ifs index -q --push --profile "$SHAPED/test/app:1" >/dev/null
 lazy manifest "$REGISTRY/test/app" "sha256-$(manifest_of app | cut -d: -f2).imagefs" 2>/dev/null |
   field 'sorted(l["mediaType"] for l in j["layers"])' | grep -q 'vnd.imagefs.profile.v1+json' || fail "no profile in the artifact"
+configure '[fill]' 'background = false' 'hot_pack = false'
 store fresh
 ifs mount -q "$ref" "$M/fresh" >/dev/null
 cold "$M/fresh"

@@ -16,7 +16,8 @@
   lazy.py file LAYOUT LAYER PATH             "BEGIN END": about where a file's bytes are in a layer's gzip blob
   lazy.py manifest HOST/REPOSITORY TAG       the manifest, and its digest on stderr
   lazy.py lie HOST/REPOSITORY IMAGE HOW      puts a published index that lies in the place of the right one; IMAGE
-                is the manifest's digest, HOW: digest (of every span), mode (of a file), other (table of another blob)
+                is the manifest's digest, HOW: digest (of every span), mode (of a file), other (table of another blob),
+                pack (one byte of the first page of a hot pack, whose header is right)
 """
 import glob
 import gzip
@@ -364,6 +365,26 @@ def pack_bundle(index, access):
         return subprocess.run(["zstd", "-q", "-c", f.name], stdout=subprocess.PIPE, check=True).stdout
 
 
+def lie_in_pack(registry, repository, layer):
+    """One wrong byte in the first frame; digest and header agree with it."""
+    blob = registry.ask("GET", f"/v2/{repository}/blobs/{layer['digest']}")[2]
+    assert blob[:8] == b"imgfspak"
+    layers, pieces, frames = struct.unpack_from("<III", blob, 12)
+    frames_at = 24 + 40 * layers + 8 * pieces
+    header, packed = bytearray(blob[:frames_at + 40 * frames]), struct.unpack_from("<I", blob, frames_at + 4)[0]
+    first = blob[len(header):len(header) + packed]
+    plain = bytearray(subprocess.run(["zstd", "-q", "-d", "-c"], input=first, stdout=subprocess.PIPE, check=True).stdout)
+    plain[1000] ^= 1
+    with tempfile.NamedTemporaryFile() as f:  # from a file, so that the frame says its size
+        f.write(plain)
+        f.flush()
+        false = subprocess.run(["zstd", "-q", "-c", f.name], stdout=subprocess.PIPE, check=True).stdout
+    struct.pack_into("<I", header, frames_at + 4, len(false))
+    header[frames_at + 8:frames_at + 40] = hashlib.sha256(plain).digest()
+    layer["annotations"]["dev.imagefs.header"] = sha256(header)
+    return bytes(header) + false + blob[len(header) + packed:]
+
+
 def lie(place, subject, how):
     host, _, repository = place.partition("/")
     registry = Registry(host)
@@ -372,6 +393,15 @@ def lie(place, subject, how):
     if status != 200:
         raise SystemExit(f"no index: {status}")
     manifest = json.loads(raw)
+    if how == "pack":
+        layer, = [layer for layer in manifest["layers"] if layer["mediaType"] == "application/vnd.imagefs.hot-pack.v1"]
+        blob = lie_in_pack(registry, repository, layer)
+        layer["digest"], layer["size"] = sha256(blob), len(blob)
+        with tempfile.NamedTemporaryFile() as f:
+            f.write(blob)
+            f.flush()
+            registry.push_blob(repository, f.name, layer["digest"])
+        return registry.push_manifest(repository, json.dumps(manifest).encode(), MANIFEST, tag)
     bundles = [unpack_bundle(registry.ask("GET", f"/v2/{repository}/blobs/{layer['digest']}")[2])
                for layer in manifest["layers"]]
     index, access = bundles[0]
