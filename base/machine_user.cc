@@ -44,12 +44,17 @@ std::string OwnMap() { return ReadFile("/proc/self/uid_map", kMaxMapBytes).value
 
 MachineUser MachineUserOf(uid_t uid, std::string_view uid_map) {
   const std::vector<Range> map = Parse(uid_map);
-  MachineUser out{uid == 0 && IsWhole(map), uid};
+  MachineUser out;
+  out.root = uid == 0 && IsWhole(map);
+  out.uid = uid;
+  uint64_t users = 0;
   for (const Range& range : map) {
+    users += range.count;
     if (uid >= range.inside && uid - range.inside < range.count) {
       out.uid = static_cast<uid_t>(range.outside + (uid - range.inside));
     }
   }
+  out.root_of_users = uid == 0 && !out.root && users > 1;
   return out;
 }
 

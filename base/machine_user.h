@@ -13,6 +13,8 @@ namespace imagefs {
 struct MachineUser {
   bool root = false;  // of the machine: number 0, in a user namespace that maps every number
   uid_t uid = 0;      // as the enclosing user namespace has it, which is usually the machine's
+  // Root of a user namespace that has other users as well, as that of rootless podman.
+  bool root_of_users = false;
 };
 
 // The same for the user `uid` of a namespace with this map (uid_map, user_namespaces(7)). A map

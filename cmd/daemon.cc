@@ -56,6 +56,7 @@
 #include "fs/mount_visibility.h"
 #include "fs/session_holder.h"
 #include "fs/session_store.h"
+#include "fs/user_mount.h"
 #include "snap/cri_proxy.h"
 #include "snap/image_uses.h"
 #include "snap/podman_layer_store.h"
@@ -222,7 +223,7 @@ absl::Status DaemonImpl::OpenParts() {
   MountTable::Options mount_options;
   mount_options.run_dir = paths.run;
   mount_options.root_dir = paths.root;
-  mount_options.as_root = IsMachineRoot();
+  mount_options.as_root = MountsAsRoot();
   mount_options.erofs.loop_devices = options_.config.loop_devices;
   mount_options.sessions = sessions_.get();
   mount_options.find_chain = [this](const Digest& chain_id) {
@@ -234,7 +235,7 @@ absl::Status DaemonImpl::OpenParts() {
       *store_, *mounts_,
       [this](const Reference& reference) { return credentials_->AccessFor(reference); },
       [this](const Reference& reference) { return credentials_->QuickAccessFor(reference); }});
-  if (IsMachineRoot()) {
+  if (mount_options.as_root) {
     IMAGEFS_ASSIGN_OR_RETURN(
         podman_, PodmanStore::Open(StrCat(paths.root, "/podman"),
                                    {*store_, *uses_, trust_of(options_.config.PodmanPolicy())}));

@@ -5,12 +5,12 @@
 
 #include "base/directory.h"
 #include "base/log.h"
-#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/mount_channel.h"
 #include "cmd/publish.h"
 #include "cmd/transfer_call.h"
+#include "fs/user_mount.h"
 
 namespace imagefs {
 namespace {
@@ -41,7 +41,7 @@ absl::StatusOr<MountRequest> ParseMount(const control::v1::MountRequest& request
   if (request.has_directory_mask()) shown.directory_mask = request.directory_mask();
   IMAGEFS_RETURN_IF_ERROR(shown.Check());
   // Root's mounts admit everybody as they are.
-  out.options.allow_other = request.allow_other() && !IsMachineRoot();
+  out.options.allow_other = request.allow_other() && !MountsAsRoot();
   out.options.deadline_seconds = request.deadline_seconds();
   out.options.plain_http = image.access.plain_http;
   out.options.skip_tls_verify = !image.access.verify_tls;

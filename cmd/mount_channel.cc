@@ -20,7 +20,6 @@
 
 #include "absl/functional/function_ref.h"
 #include "base/log.h"
-#include "base/machine_user.h"
 #include "base/pass_fd.h"
 #include "base/status.h"
 #include "base/text.h"
@@ -291,7 +290,7 @@ absl::Status MountForDaemon::Prepare(const Options& options) {
         StrCat(directory_, " is the mount of a file system that has died; unmount it (umount -l ",
                directory_, ")"));
   }
-  if (!IsMachineRoot()) {
+  if (!MountsAsRoot()) {
     IMAGEFS_RETURN_IF_ERROR(CheckUserMount(
         directory_, target.place, options.allow_other ? FuseAccess::kAll : FuseAccess::kUser));
   }

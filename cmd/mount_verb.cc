@@ -19,7 +19,6 @@
 
 #include "base/fd.h"
 #include "base/log.h"
-#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/config.h"
@@ -167,7 +166,7 @@ absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client
                                     MountRequest& request, const std::string& name_space) {
   const uint64_t theirs = client.mount_namespace();
   // An overlay is made by whoever may mount: this process, not the daemon of a user.
-  const bool own_overlay = request.writable() && !IsMachineRoot();
+  const bool own_overlay = request.writable() && !MountsAsRoot();
   if (own_overlay && name_space.empty() && !MayMount()) {
     return UserOverlayDenied(request.directory());
   }

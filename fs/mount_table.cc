@@ -15,6 +15,7 @@
 
 #include "base/failure.h"
 #include "base/log.h"
+#include "base/machine_user.h"
 #include "base/status.h"
 #include "base/timeline.h"
 #include "base/units.h"
@@ -415,10 +416,10 @@ absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const C
   const auto mount = [&]() -> absl::Status {
     IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenWithoutLinks(lease.path, O_PATH));
     IMAGEFS_ASSIGN_OR_RETURN(
-        const Fd made,
-        upper == nullptr ? CloneMount(shown, flags, directory)
-                         : MakeOverlay({shown, upper->upper(), upper->work(), SourceOrOwn(record)},
-                                       flags, directory));
+        const Fd made, upper == nullptr ? CloneMount(shown, flags, directory)
+                                        : MakeOverlay({shown, upper->upper(), upper->work(),
+                                                       SourceOrOwn(record), InUserNamespace()},
+                                                      flags, directory));
     record.mounts.clear();
     if (!target.old.empty()) record.mounts.push_back(KeyOf(target.old.front()));
     IMAGEFS_ASSIGN_OR_RETURN(record.mounts.emplace_back(), KeyOf(made));

@@ -107,6 +107,11 @@ bool MayMount() {
   return context.valid() || errno == ENODEV;  // it may, but the module is missing
 }
 
+bool MountsAsRoot() {
+  const MachineUser user = ThisUser();
+  return user.root || (user.root_of_users && MayMount());
+}
+
 bool CannotMount() { return InUserNamespace() && !MayMount(); }
 
 absl::Status CheckUserMount(const std::string& directory, const Fd& place, FuseAccess access) {

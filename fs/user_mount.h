@@ -16,6 +16,9 @@ namespace imagefs {
 
 // Whether this thread may mount in its mount namespace.
 bool MayMount();
+// Whether this process mounts for all users that there are: as root of the machine, or of a user
+// namespace that has other users as well (rootless podman's).
+bool MountsAsRoot();
 // Whether a process of this user namespace cannot mount in its mount namespace at all: the
 // namespace is another user's, and fusermount3 has no more rights here than anybody.
 bool CannotMount();

@@ -26,8 +26,8 @@ ref=oci:$T/images/secret
 user() { as_user env XDG_RUNTIME_DIR="$home/xdg" "$IMAGEFS" "$@"; }
 # in_namespace WORDS SCRIPT: as root of a user namespace, made with unshare WORDS.
 in_namespace() {
-  as_user env XDG_RUNTIME_DIR="$home/xdg" unshare "$1" bash -c "$(declare -f same fail)
-    ifs() { '$IMAGEFS' \"\$@\"; }; home=$home ref=$ref T=$T"$'\n'"$2"
+  local before="ifs() { '$IMAGEFS' \"\$@\"; }; home=$home ref=$ref T=$T"
+  as_user env XDG_RUNTIME_DIR="$home/xdg" unshare "$1" bash -c "$(declare -f same fail)"$'\n'"$before"$'\n'"$2"
 }
 empty() { same "nothing at $1" "" "$(ls -A "$1")"; }
 none_listed() { wait_for 20 '[ "$(user ls --json | tr -d " \n")" = "[]" ]' || fail "still listed: $(user ls)"; }

@@ -23,8 +23,8 @@ chown "$uid" "$home/m" "$home/n"
 ref=oci:$T/images/plain
 user() { as_user "$IMAGEFS" --root "$home/root" --run "$home/run" "$@"; }
 in_namespace() {
-  as_user unshare "$1" bash -c "set -e; $(declare -f same fail)
-    ifs() { '$IMAGEFS' --root '$home/root' --run '$home/run' \"\$@\"; }; home=$home ref=$ref T=$T"$'\n'"$2"
+  local before="ifs() { '$IMAGEFS' --root '$home/root' --run '$home/run' \"\$@\"; }; home=$home ref=$ref T=$T"
+  as_user unshare "$1" bash -c "set -e; $(declare -f same fail)"$'\n'"$before"$'\n'"$2"
 }
 
 refuse 5 'needs root; use imagefs run, or mount as root of a user namespace .unshare -rm.' user mount -q --rw "$ref" "$home/m"
@@ -59,7 +59,7 @@ in_namespace -rm 'ifs mount -q --rw --upper "$home/kept" "$ref" "$home/m" >/dev/
 wait_for 20 '[ "$(user ls --json | tr -d " \n")" = "[]" ]' || fail "gone with its namespace: $(user ls)"
 in_namespace -rm 'cd "$home"; ifs mount -q --rw --upper kept "$ref" "$home/n" >/dev/null
   same "kept" one "$(cat "$home/n/one")"; echo two >"$home/n/two"; ifs umount "$home/n"'
-same "in the upper directory" "one two" "$(ls "$home/kept/upper" | xargs)"
+same "in the upper directory" "one two" "$(cd "$home/kept/upper" && echo *)"
 user stop
 
 # Restarts of the daemon.

@@ -17,6 +17,7 @@ TEST(MachineUserTest, OnlyTheWholeMapMakesZeroRoot) {
 TEST(MachineUserTest, RootOfANamespaceIsItsMaker) {
   const MachineUser user = MachineUserOf(0, "         0       1000          1\n");
   EXPECT_FALSE(user.root);
+  EXPECT_FALSE(user.root_of_users);
   EXPECT_EQ(user.uid, 1000u);
 }
 
@@ -33,6 +34,8 @@ TEST(MachineUserTest, RangesOfSubordinateNumbers) {
   EXPECT_EQ(MachineUserOf(0, kPodman).uid, 1000u);
   EXPECT_EQ(MachineUserOf(33, kPodman).uid, 100032u);
   EXPECT_FALSE(MachineUserOf(0, kPodman).root);
+  EXPECT_TRUE(MachineUserOf(0, kPodman).root_of_users);
+  EXPECT_FALSE(MachineUserOf(33, kPodman).root_of_users);
   EXPECT_EQ(MachineUserOf(70000, kPodman).uid, 70000u);  // not mapped
 }
 
