@@ -127,9 +127,11 @@ absl::Status ContentKeeper::Turn() {
     fetching = fetching_;
   }
   if (fetched.has_value() && !fetched->ok()) BlobFailed(asked_, *fetched);
+  // Blobs that are offered from here on are judged by the next turn, which asks containerd then.
+  const std::vector<KeptBlobs::Kept> all_kept = deps_.blobs.List();
   IMAGEFS_ASSIGN_OR_RETURN(const std::vector<ImageRef> images, deps_.images());
   std::vector<Namespace> namespaces;
-  if (!images.empty() || !deps_.blobs.List().empty()) {
+  if (!images.empty() || !all_kept.empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(const std::vector<std::string> names, content_->Namespaces());
     for (const std::string& name : names) {
       IMAGEFS_ASSIGN_OR_RETURN(Contents contents, content_->List(name));
@@ -165,7 +167,7 @@ absl::Status ContentKeeper::Turn() {
     }
   }
   if (missing.empty()) deps_.blobs.DropParts();
-  for (const KeptBlobs::Kept& kept : deps_.blobs.List()) {
+  for (const KeptBlobs::Kept& kept : all_kept) {
     if (Moment::Now() - kept.since <= options_.unneeded || needed.contains(kept.blob)) continue;
     if (!Awaits(namespaces, kept.blob)) deps_.blobs.Drop(kept.blob);
   }
