@@ -1,6 +1,6 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
-# long
+# alone
 # docs/hpc.md with a real Slurm of one node, whose jobs have mount namespaces and /tmp of their own: the prolog mounts the
 # site's image as root, jobs of users read it, 64 tasks at once too, and the epilog unmounts it; a job reaches an image by
 # autofs; a job mounts one by itself, without root, and nothing of that is left when it ends, or is cancelled.
