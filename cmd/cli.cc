@@ -782,8 +782,8 @@ std::variant<Command, CliExit> Parse(int argc, const char* const* argv, std::str
   std::string problem = CheckArguments(arguments);
   if (problem.empty()) problem = ResolveVerb(app, arguments);
   if (!problem.empty()) return UsageError(problem, "", json);
-  const auto chosen = [&app] {
-    const auto verbs = app.get_subcommands();
+  const auto chosen = [&parsed = app] {
+    const auto verbs = parsed.get_subcommands();
     return verbs.empty() ? std::string() : verbs[0]->get_name();
   };
   try {

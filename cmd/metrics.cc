@@ -267,8 +267,9 @@ uint64_t ValueOf(const Counters& counters, std::string_view name) {
 
 void Collector::AddMapped(const Counters& counters) {
   for (const auto& [name, value] : counters) {
-    const auto* const mapped = std::find_if(std::begin(kMapped), std::end(kMapped),
-                                            [&](const Mapped& one) { return one.counter == name; });
+    const auto* const mapped =
+        std::find_if(std::begin(kMapped), std::end(kMapped),
+                     [&counter = name](const Mapped& one) { return one.counter == counter; });
     if (mapped == std::end(kMapped)) continue;
     Labels labels;
     if (!mapped->label.empty()) {

@@ -401,7 +401,10 @@ absl::StatusOr<MountRecord> MountTableImpl::MountAtDirLocked(const ChainRef& cha
 
 absl::Status MountTableImpl::MountByRootDirLocked(const ChainRef& chain, const Choice& choice,
                                                   const MountWork& work, MountRecord& record) {
-  const auto& [target, caller, upper, before] = work;
+  const MountTarget& target = work.target;
+  MountCaller* const caller = work.caller;
+  OverlayUpper* const upper = work.upper;
+  const MountRecord* const before = work.before;
   if (record.name_space != 0 && !asks_namespaces_) {
     return MountSessionDirLocked(chain, work, record);
   }
