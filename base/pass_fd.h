@@ -40,7 +40,8 @@ inline ssize_t SendWithFd(int socket, const void* data, size_t size, int fd) {
   return sent;
 }
 
-// Like recv(2) with those flags. The caller owns `*fd` in every case; -1 = none was received.
+// Like recv(2) with those flags, but retries EINTR. The caller owns `*fd` in every case; -1 = none
+// was received.
 inline ssize_t ReceiveWithFd(int socket, void* data, size_t size, int* fd, int flags = 0) {
   *fd = -1;
   iovec part = {data, size};
@@ -50,7 +51,10 @@ inline ssize_t ReceiveWithFd(int socket, void* data, size_t size, int* fd, int f
   message.msg_iovlen = 1;
   message.msg_control = &control;
   message.msg_controllen = sizeof(control);
-  const ssize_t got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | flags);
+  ssize_t got = 0;
+  do {
+    got = recvmsg(socket, &message, MSG_CMSG_CLOEXEC | flags);
+  } while (got < 0 && errno == EINTR);
   if (got < 0) return got;
   const cmsghdr* first = CMSG_FIRSTHDR(&message);
   if (first != nullptr && first->cmsg_level == SOL_SOCKET && first->cmsg_type == SCM_RIGHTS &&

@@ -94,7 +94,7 @@ bool Send(int client, const HolderMessage& message, int fd) {
 // `*fd` -1: none received. Returns false if the peer is gone.
 bool Receive(int client, HolderMessage& message, int* fd) {
   const ssize_t got = ReceiveHolderMessage(client, message, fd);
-  if (got < 0) return errno == EINTR || errno == EAGAIN;
+  if (got < 0) return errno == EAGAIN;
   if (got == static_cast<ssize_t>(sizeof(message))) return true;
   if (*fd >= 0) close(*fd);
   return false;

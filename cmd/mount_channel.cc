@@ -74,11 +74,8 @@ absl::Status Send(const Fd& socket, const ChannelMessage& message, const Fd* fd)
 absl::StatusOr<ChannelMessage> Receive(const Fd& socket, Fd* fd) {
   ChannelMessage message;
   int number = -1;
-  ssize_t got = 0;
-  do {
-    got = ReceiveWithFd(socket.get(), &message, sizeof(message), &number, MSG_WAITALL);
-    if (number >= 0) *fd = Fd(number);
-  } while (got < 0 && errno == EINTR);
+  const ssize_t got = ReceiveWithFd(socket.get(), &message, sizeof(message), &number, MSG_WAITALL);
+  if (number >= 0) *fd = Fd(number);
   if (got != static_cast<ssize_t>(sizeof(message))) {
     return absl::UnavailableError("the connection for the mount was closed");
   }

@@ -215,10 +215,7 @@ absl::StatusOr<HolderMessage> SessionHolder::CallLocked(HolderMessage::Kind kind
 absl::StatusOr<HolderMessage> SessionHolder::ReceiveLocked(Fd* fd) {
   HolderMessage message;
   int number = -1;
-  ssize_t got = 0;
-  do {
-    got = ReceiveHolderMessage(connection_.get(), message, &number);
-  } while (got < 0 && errno == EINTR);
+  const ssize_t got = ReceiveHolderMessage(connection_.get(), message, &number);
   *fd = Fd(number);
   if (got < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
     return WithKind(absl::DeadlineExceededError("imagefs-holder does not answer"),

@@ -72,11 +72,8 @@ std::string EscapeOption(std::string_view value) {
 absl::StatusOr<Fd> ReceiveFd(int socket) {
   char byte = 0;
   int fd = -1;
-  ssize_t got = 0;
-  do {
-    got = ReceiveWithFd(socket, &byte, sizeof(byte), &fd, MSG_DONTWAIT);
-  } while (got < 0 && errno == EINTR);
-  if (got < 0) return ErrnoStatus(errno, "fusermount3 sent no descriptor");
+  if (ReceiveWithFd(socket, &byte, sizeof(byte), &fd, MSG_DONTWAIT) < 0)
+    return ErrnoStatus(errno, "fusermount3 sent no descriptor");
   if (fd < 0) return absl::InternalError("fusermount3 sent no descriptor");
   return Fd(fd);
 }
