@@ -25,15 +25,8 @@ namespace imagefs {
 namespace {
 
 absl::StatusOr<Fd> Open2(const std::string& path, int flags, uint64_t resolve) {
-  open_how how = {};
-  how.flags = static_cast<uint64_t>(flags) | O_CLOEXEC;
-  how.resolve = resolve;
-  long fd = -1;  // NOLINT: as syscall(2) has it
-  do {
-    fd = syscall(SYS_openat2, AT_FDCWD, path.c_str(), &how, sizeof(how));
-    // EAGAIN: a concurrent rename.
-  } while (fd < 0 && (errno == EINTR || errno == EAGAIN));
-  if (fd >= 0) return Fd(static_cast<int>(fd));
+  Fd fd = OpenAt2(AT_FDCWD, path, flags, resolve);
+  if (fd.valid()) return fd;
   const int error = errno;
   if (error != ELOOP) return ErrnoStatus(error, path);
   return absl::FailedPreconditionError(
@@ -84,6 +77,17 @@ absl::StatusOr<std::string> ReadTrustedLink(const Fd& link, const struct stat& s
 std::string ProcPath(const Fd& fd) { return StrCat("/proc/self/fd/", fd.get()); }
 
 }  // namespace
+
+Fd OpenAt2(int directory, const std::string& path, int flags, uint64_t resolve) {
+  open_how how = {};
+  how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
+  how.resolve = resolve;
+  long fd = -1;  // NOLINT: as syscall(2) has it
+  do {
+    fd = syscall(SYS_openat2, directory, path.c_str(), &how, sizeof(how));
+  } while (fd < 0 && (errno == EINTR || errno == EAGAIN));
+  return Fd(static_cast<int>(fd));
+}
 
 absl::Status CheckPath(std::string_view path, std::string_view what) {
   if (path.empty()) return absl::InvalidArgumentError(StrCat(what, " is empty; give a path"));

@@ -36,6 +36,11 @@ struct FileId {
 // message shows the path shortened and escaped. `what` names its role, for example "DIR".
 absl::Status CheckPath(std::string_view path, std::string_view what);
 
+// openat2(2) with those flags of open(2), and O_CLOEXEC. Tries again after a signal, and if a
+// rename made the kernel unsure whether ".." left the directory. Returns an invalid descriptor and
+// sets errno if it fails.
+Fd OpenAt2(int directory, const std::string& path, int flags, uint64_t resolve);
+
 // fstat(2); the error names `shown`.
 absl::StatusOr<struct stat> StatFd(const Fd& fd, std::string_view shown);
 FileId IdOf(const struct stat& st);

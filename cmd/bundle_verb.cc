@@ -13,7 +13,6 @@
 #include "base/text.h"
 #include "cmd/image_program.h"
 #include "cmd/mount_by.h"
-#include "cmd/rooted_path.h"
 #include "cmd/run_verbs.h"
 #include "cmd/runtime_config.h"
 #include "cmd/unmount.h"
@@ -24,17 +23,11 @@ namespace {
 using namespace control::v1;  // NOLINT: the messages that are sent
 using Clock = std::chrono::steady_clock;
 
-constexpr uint64_t kMaxUserFileBytes = 4 << 20;
-
 // Writes the configuration of the mounted tree.
 absl::Status WriteConfig(const std::string& file, const std::string& tree,
                          const ImageProgram& program, const RunOptions& options) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd root, OpenFile(tree, O_PATH | O_DIRECTORY));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string passwd,
-                           ReadInRoot(root, "/etc/passwd", kMaxUserFileBytes));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string group,
-                           ReadInRoot(root, "/etc/group", kMaxUserFileBytes));
-  IMAGEFS_ASSIGN_OR_RETURN(const UserIds ids, FindUser(program.spec.user, passwd, group));
+  IMAGEFS_ASSIGN_OR_RETURN(const UserIds ids, FindUserIn(root, program.spec.user));
   RuntimeOptions runtime;
   runtime.rootless = geteuid() != 0;
   runtime.read_only = options.read_only || runtime.rootless;

@@ -35,14 +35,12 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/output.h"
-#include "cmd/rooted_path.h"
 #include "cmd/run_spec.h"
 #include "fs/mount_namespace.h"
 
 namespace imagefs {
 namespace {
 
-constexpr uint64_t kMaxUserFileBytes = 4 << 20;
 constexpr uint64_t kMaxSpecBytes = 16 << 20;
 
 // The arguments of ContinueContainerInit: this, the descriptor, the mask of signals, flags, the
@@ -292,11 +290,7 @@ void Init::Serve() {
 
 absl::Status Init::FindIds() {
   const Fd root(open("/", O_PATH | O_DIRECTORY | O_CLOEXEC));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string passwd,
-                           ReadInRoot(root, "/etc/passwd", kMaxUserFileBytes));
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string group,
-                           ReadInRoot(root, "/etc/group", kMaxUserFileBytes));
-  IMAGEFS_ASSIGN_OR_RETURN(ids_, FindUser(spec_.user, passwd, group));
+  IMAGEFS_ASSIGN_OR_RETURN(ids_, FindUserIn(root, spec_.user));
   if (start_.tree.all_ids || (ids_.uid == 0 && ids_.gid == 0)) return absl::OkStatus();
   constexpr char kRemedy[] =
       "with newuidmap (package uidmap) and ranges in /etc/subuid and /etc/subgid it can be any";
@@ -313,7 +307,7 @@ absl::Status Init::FindIds() {
                    "; without root and subordinate ids, the program runs as root of the container, "
                    "which is you; ",
                    kRemedy, "\n"));
-  IMAGEFS_ASSIGN_OR_RETURN(ids_, FindUser("0", passwd, group));
+  IMAGEFS_ASSIGN_OR_RETURN(ids_, FindUserIn(root, "0"));
   ids_.groups.clear();
   return absl::OkStatus();
 }
@@ -422,11 +416,8 @@ absl::Status SendTo(const Fd& socket, const ContainerMessage& message, int fd) {
 absl::StatusOr<ContainerMessage> ReceiveFrom(const Fd& socket, Fd* fd) {
   ContainerMessage message;
   int number = -1;
-  ssize_t got = 0;
-  do {
-    got = ReceiveWithFd(socket.get(), &message, sizeof(message), &number);
-    if (number >= 0) *fd = Fd(number);
-  } while (got < 0 && errno == EINTR);
+  const ssize_t got = ReceiveWithFd(socket.get(), &message, sizeof(message), &number);
+  if (number >= 0) *fd = Fd(number);
   if (got != static_cast<ssize_t>(sizeof(message))) {
     return absl::UnavailableError("the other process of the container is gone");
   }

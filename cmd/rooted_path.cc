@@ -5,13 +5,13 @@
 #include <fcntl.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <string_view>
 #include <utility>
 
 #include "absl/types/span.h"
+#include "base/directory.h"
 #include "base/status.h"
 #include "base/text.h"
 
@@ -20,17 +20,8 @@ namespace {
 
 constexpr uint64_t kInside = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS;
 
-// Returns an invalid descriptor and errno if it fails.
 Fd Open(const Fd& root, const std::string& path, int flags, uint64_t resolve) {
-  open_how how = {};
-  how.flags = static_cast<uint64_t>(flags | O_CLOEXEC);
-  how.resolve = resolve;
-  long fd = 0;  // NOLINT: as syscall(2) has it
-  // A rename elsewhere in the tree can make the kernel unsure whether ".." left the root.
-  do {
-    fd = syscall(SYS_openat2, root.get(), path.c_str(), &how, sizeof(how));
-  } while (fd < 0 && (errno == EAGAIN || errno == EINTR));
-  return Fd(static_cast<int>(fd));
+  return OpenAt2(root.get(), path, flags, resolve);
 }
 
 absl::Status Failed(int error, std::string_view path) {
@@ -47,12 +38,6 @@ absl::Status Failed(int error, std::string_view path) {
 }
 
 }  // namespace
-
-absl::StatusOr<Fd> OpenInRoot(const Fd& root, const std::string& path, int flags) {
-  Fd fd = Open(root, path, flags, kInside);
-  if (!fd.valid()) return Failed(errno, path);
-  return fd;
-}
 
 absl::StatusOr<Fd> MakeDirsInRoot(const Fd& root, const std::string& path) {
   Fd fd = Open(root, path, O_PATH | O_DIRECTORY, kInside);

@@ -13,8 +13,8 @@
 
 namespace imagefs {
 
-// Opens `path` (absolute) below the directory `root` with open(2) `flags`, following links.
-absl::StatusOr<Fd> OpenInRoot(const Fd& root, const std::string& path, int flags);
+// `path` is absolute, below the directory `root`.
+//
 // Opens the directory, and makes what is missing of it. Follows links to what exists, and makes
 // nothing outside of the mount of the root.
 absl::StatusOr<Fd> MakeDirsInRoot(const Fd& root, const std::string& path);
@@ -23,7 +23,7 @@ absl::StatusOr<Fd> MakeRealDirInRoot(const Fd& root, const std::string& name);
 // Opens the file (O_PATH), of any type but a directory; makes an empty one, and its directories, if
 // it is missing or a link that leads nowhere.
 absl::StatusOr<Fd> MakeFileInRoot(const Fd& root, const std::string& path);
-// Reads a regular file; "" if there is none. Returns kResourceExhausted if it is larger.
+// Reads a regular file; "" if there is none. Fails if it is larger.
 absl::StatusOr<std::string> ReadInRoot(const Fd& root, const std::string& path, uint64_t max_bytes);
 
 }  // namespace imagefs

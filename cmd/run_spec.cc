@@ -8,11 +8,13 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "cmd/rooted_path.h"
 
 namespace imagefs {
 namespace {
 
 constexpr char kDefaultPath[] = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+constexpr uint64_t kMaxUserFileBytes = 4 << 20;
 constexpr uint64_t kMaxId = 0x7fffffff;  // as in runc; the kernel has some above for itself
 
 // How a string of a packed spec begins.
@@ -260,6 +262,14 @@ absl::StatusOr<UserIds> FindUser(std::string_view user, std::string_view passwd,
     IMAGEFS_ASSIGN_OR_RETURN(out.gid, FindGroup(group_name, group));
   }
   return out;
+}
+
+absl::StatusOr<UserIds> FindUserIn(const Fd& root, std::string_view user) {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string passwd,
+                           ReadInRoot(root, "/etc/passwd", kMaxUserFileBytes));
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string group,
+                           ReadInRoot(root, "/etc/group", kMaxUserFileBytes));
+  return FindUser(user, passwd, group);
 }
 
 bool RunsNatively(const Platform& image, const Platform& host) {

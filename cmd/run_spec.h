@@ -15,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/fd.h"
 #include "cmd/options.h"
 #include "cmd/run_args.h"
 #include "image/manifest.h"
@@ -58,6 +59,9 @@ struct UserIds {
 // need not be in them. Returns kNotFound for a name that is not.
 absl::StatusOr<UserIds> FindUser(std::string_view user, std::string_view passwd,
                                  std::string_view group);
+
+// The same with the files of the tree below `root` (O_PATH), which may lack them. Blocks.
+absl::StatusOr<UserIds> FindUserIn(const Fd& root, std::string_view user);
 
 // Returns whether this machine's kernel runs programs of that architecture by itself.
 bool RunsNatively(const Platform& image, const Platform& host);

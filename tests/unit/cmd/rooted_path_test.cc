@@ -69,7 +69,7 @@ TEST_F(RootedPathTest, MagicLinksLeadNowhere) {
   const Fd outside = *OpenFile(base_ + "/outside", O_PATH | O_DIRECTORY);
   const Fd proc(open("/proc", O_PATH | O_DIRECTORY | O_CLOEXEC));
   const std::string path = "/self/fd/" + std::to_string(outside.get());
-  EXPECT_FALSE(OpenInRoot(proc, path, O_RDONLY | O_DIRECTORY).ok());
+  EXPECT_FALSE(MakeDirsInRoot(proc, path).ok());
   EXPECT_FALSE(MakeFileInRoot(proc, path + "/file").ok());
   EXPECT_FALSE(Exists("/outside/file"));
 }
