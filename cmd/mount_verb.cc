@@ -173,9 +173,8 @@ absl::StatusOr<MountResult> MountBy(ClientSession& session, DaemonClient& client
   if (own_overlay && !request.upper().empty()) {
     IMAGEFS_ASSIGN_OR_RETURN(*request.mutable_upper(), ResolveUpper(request.upper()));
   }
-  const bool elsewhere = theirs != 0 && OwnMountNamespace().value_or(theirs) != theirs;
-  if (!elsewhere && !own_overlay && !client.callers_mount() && name_space.empty() &&
-      !IsAutomount(request.directory())) {
+  if (client.NamespaceHere() == 0 && !own_overlay && !client.callers_mount() &&
+      name_space.empty() && !IsAutomount(request.directory())) {
     return session.Transfer(client, request, &DaemonClient::Mount);
   }
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<MountForDaemon> mount,

@@ -185,17 +185,16 @@ std::string LoginRemedy(std::string_view host) {
 
 CredentialOptions CredentialOptions::FromEnvironment() {
   CredentialOptions out;
+  const uid_t uid = ThisUser().uid;
   out.home = Environment("HOME");
   if (out.home.empty()) {
-    if (const struct passwd* user = getpwuid(ThisUser().uid); user != nullptr)
-      out.home = user->pw_dir;
+    if (const struct passwd* user = getpwuid(uid); user != nullptr) out.home = user->pw_dir;
   }
   out.docker_config = Environment("DOCKER_CONFIG");
   out.auth_file = Environment("REGISTRY_AUTH_FILE");
   out.xdg_runtime_dir = Environment("XDG_RUNTIME_DIR");
   out.xdg_config_home = Environment("XDG_CONFIG_HOME");
   const std::string temporary = Environment("TMPDIR");
-  const uid_t uid = ThisUser().uid;
   out.login_dirs = {
       StrCat("/run/user/", uid, "/containers"),
       StrCat(temporary.empty() ? "/tmp" : temporary, "/podman-run-", uid, "/containers"),
