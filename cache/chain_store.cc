@@ -51,8 +51,8 @@ std::string FlightKey(const ChainStore::Request& request) {
 bool IsTrusted(const Chain& chain, IndexTrust trust) {
   return std::all_of(chain.layers.begin(), chain.layers.end(), [&](const LayerRef& layer) {
     if (layer->proven()) return true;
-    if (layer->by_pass) return !trust.empty() && layer->readable();
-    return trust.Allows(layer->source) && !layer->complete();
+    return trust.AllowsUnproven(layer->by_pass, layer->source) &&
+           (layer->by_pass ? layer->readable() : !layer->complete());
   });
 }
 

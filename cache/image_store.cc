@@ -23,6 +23,7 @@
 #include "base/timeline.h"
 #include "cache/chain_store.h"
 #include "cache/cold_starts.h"
+#include "cache/found_pack.h"
 #include "cache/identity.h"
 #include "cache/image_records.h"
 #include "cache/image_row.h"
@@ -267,23 +268,6 @@ class ImageStoreImpl : public ImageStore {
   // Resolve, without asking verifiers.
   FlightTicket Look(ResolveRequest request,
                     absl::AnyInvocable<void(absl::StatusOr<Resolved>)> done);
-  // The pack that was found with the indexes of a chain, until the chain is made.
-  class FoundPack {
-   public:
-    // `layers`: the names of those that the same artifact describes. Nobody else may get its pages.
-    void Put(std::shared_ptr<HotPackStream> pack, std::vector<Digest> layers) {
-      absl::MutexLock lock(&mu_);
-      pack_ = std::move(pack);
-      layers_ = std::move(layers);
-    }
-    // Gives the pack to those of its layers. Returns false if there is no pack for them.
-    bool Attach(const ChainRef& chain, absl::AnyInvocable<void()> ended);
-
-   private:
-    absl::Mutex mu_;
-    std::shared_ptr<HotPackStream> pack_ ABSL_GUARDED_BY(mu_);
-    std::vector<Digest> layers_ ABSL_GUARDED_BY(mu_);
-  };
   // For what a chain is made.
   struct Use {
     std::string holder = "";  // as in EnsureOwned; "" = the image is listed
@@ -547,24 +531,6 @@ void ImageStoreImpl::OnReadable(const ResolvedImage& image, const ChainRef& chai
   };
   // With a pack: then, what that does not bring.
   if (!pack.Attach(chain, replay)) replay();
-}
-
-bool ImageStoreImpl::FoundPack::Attach(const ChainRef& chain, absl::AnyInvocable<void()> ended) {
-  std::shared_ptr<HotPackStream> pack;
-  HotPackStream::Layers layers;
-  {
-    absl::MutexLock lock(&mu_);
-    pack = std::move(pack_);
-    if (pack == nullptr) return false;
-    for (const LayerRef& layer : chain->layers) {
-      if (std::find(layers_.begin(), layers_.end(), layer->id) == layers_.end()) continue;
-      std::shared_ptr<FillingLayer> filling = LayerStore::FillingOf(layer);
-      if (filling != nullptr) layers.emplace_back(layer->diff_id, std::move(filling));
-    }
-  }
-  if (layers.empty()) return false;
-  pack->Attach(std::move(layers), std::move(ended));
-  return true;
 }
 
 void ImageStoreImpl::After(absl::Duration pause, Timer ImageStoreImpl::*timer,

@@ -51,6 +51,11 @@ class IndexTrust {
             IndexSource::kSigned};
   }
   constexpr bool Allows(IndexSource source) const { return (bits_ & Bit(source)) != 0; }
+  // Whether a layer may be used that is not proven: described by an index of that source, or made
+  // by a pass over its blob, for which any trust is enough.
+  constexpr bool AllowsUnproven(bool by_pass, IndexSource source) const {
+    return by_pass ? !empty() : Allows(source);
+  }
   constexpr bool empty() const { return bits_ == 0; }
   friend constexpr bool operator==(IndexTrust, IndexTrust) = default;
 

@@ -204,7 +204,7 @@ Digest LayerRequest::UnprovenId() const {
 }
 
 bool LayerRequest::Suffices(const LayerEntry& entry) const {
-  return entry.by_pass ? !trust.empty() : trust.Allows(entry.source);
+  return trust.AllowsUnproven(entry.by_pass, entry.source);
 }
 
 const BlobOrigin* OriginOf(const std::vector<BlobOrigin>& origins, const LayerRequest& request) {
