@@ -12,7 +12,6 @@ publish app
 truth app "$T/truth"
 ref=$SHAPED/test/app:1
 files=(usr/bin/marked usr/share/doc/1/45 usr/share/doc/3/130 usr/lib/upper3)
-sum() { state "$1" | field "sum(l['$2'] for l in j['layers'])"; }
 in_flight() { state "$1" | field 'sum(len(l["in_flight"]) for l in j["layers"])'; }
 
 mode=$(modes | tail -n 1)

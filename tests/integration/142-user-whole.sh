@@ -5,11 +5,9 @@
 # that is not the daemon's.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
-need_root; need_fuse; need fusermount3; need setpriv; need bwrap; need ch-run
-[ -u "$(command -v fusermount3)" ] || skip "fusermount3 is not setuid"
-open_fuse
+need_root; need bwrap; need ch-run
 home='' uid=''
-user_home "$T/user"
+need_user
 $PY - "$LIB" "$T/images/secret" <<'P'
 import sys
 sys.path.insert(0, sys.argv[1])

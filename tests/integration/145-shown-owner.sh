@@ -4,11 +4,9 @@
 # root and as a user, by the command and by mount(8), and after restarts of the daemon.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
-need_root; need_fuse; need fusermount3; need setpriv
-[ -u "$(command -v fusermount3)" ] || skip "fusermount3 is not setuid"
-open_fuse
+need_root
 home='' uid=''
-user_home "$T/user"
+need_user
 chmod 711 "$home"
 $PY - "$LIB" "$T/images/owners" <<'P'
 import sys

@@ -4,11 +4,9 @@
 # namespace, whichever daemon serves them, and a daemon that was started there serves the user's other shells.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$(dirname "$0")/../lib/lazy.sh"
-need_root; need_fuse; need fusermount3; need setpriv; need unshare
-[ -u "$(command -v fusermount3)" ] || skip "fusermount3 is not setuid"
-open_fuse
+need_root; need unshare
 home='' uid=''
-user_home "$T/user"
+need_user
 as_user unshare -rm true 2>/dev/null || skip "this machine lets users make no user namespace"
 $PY - "$LIB" "$T/images/secret" <<'P'
 import sys

@@ -4,14 +4,12 @@
 # root's. APPTAINER names the program; it is not in Debian, and nothing here builds it.
 . "$(dirname "$0")/../lib/lib.sh"
 . "$LIB/lazy.sh"
-need_root; need_fuse; need fusermount3; need setpriv
+need_root
 APPTAINER=${APPTAINER:-$(command -v apptainer || command -v singularity || true)}
 [ -n "$APPTAINER" ] || skip "apptainer is not installed; APPTAINER=program takes one that is here"
 "$APPTAINER" --version || skip "$APPTAINER does not run"
-[ -u "$(command -v fusermount3)" ] || skip "fusermount3 is not setuid"
-open_fuse
 home='' uid=''
-user_home "$T/user"
+need_user
 mkdir "$home/scratch"
 echo scratch >"$home/scratch/file"
 chown -R "$uid:$uid" "$home"

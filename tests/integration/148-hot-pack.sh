@@ -14,7 +14,6 @@ ref=$SHAPED/test/app:1
 files=(usr/bin/marked usr/share/doc/1/45 usr/share/doc/3/130 usr/lib/upper3)
 mkdir -p "$M"/{first,quiet,off,cut,late,wrong,false,unread,again,restart,many}
 read_all() { local file; for file in "${files[@]}"; do cmp "$T/truth/$file" "$1/$file"; done; }
-sum() { state "$1" | field "sum(l['$2'] for l in j['layers'])"; }
 whole() {  # whole DIR: all of it comes, and is right
   local where=$1
   ifs pull -q --wait "$where" >/dev/null

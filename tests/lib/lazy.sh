@@ -34,6 +34,13 @@ user_home() {
   chmod 711 "$T"
   chown -R "$uid:$uid" "$home"
 }
+# need_user: a user who mounts by fusermount3, with user_home in $T. May start the script again (open_fuse).
+need_user() {
+  need_fuse; need fusermount3; need setpriv
+  [ -u "$(command -v fusermount3)" ] || skip "fusermount3 is not setuid"
+  open_fuse
+  user_home "$T/user"
+}
 # as_user COMMAND...: with the rights of that user, and nothing of this environment.
 as_user() { env -i PATH="$PATH" HOME="$home" setpriv --reuid="$uid" --regid="$uid" --clear-groups --inh-caps=-all "$@"; }
 daemons_of() {
@@ -51,6 +58,8 @@ truth() {
 counter() { ifs status --json | field "j['counters']['$1']"; }
 state() { ifs status --json "$1"; }
 states() { state "$1" | field '" ".join(sorted({l["state"] for l in j["layers"]}))'; }
+# sum DIR FIELD: of all layers of the mount.
+sum() { state "$1" | field "sum(l['$2'] for l in j['layers'])"; }
 # sent NAME: bytes of the image's layers that came through the shaper.
 sent() { lazy bytes "$SHAPER/requests" "$T/images/$1"; }
 log_says() { grep -qE "$1" "$RUN/daemon.log"; }
