@@ -66,7 +66,7 @@ bool CannotWrite(const leveldb::Status& status) {
 
 absl::Status FromLevelDb(const leveldb::Status& status, std::string_view what) {
   if (status.ok()) return absl::OkStatus();
-  const std::string message = StrCat(what, ": ", status.ToString());
+  const std::string message = StrCat(what, ": ", PrintableName(status.ToString(), 1000));
   if (status.IsCorruption()) return absl::DataLossError(message);
   if (SaysErrno(status, ENOSPC) || SaysErrno(status, EDQUOT)) {
     return WithKind(absl::ResourceExhaustedError(StrCat(
@@ -100,18 +100,33 @@ void SetAside(leveldb::Env& env, const std::string& dir) {
   }
 }
 
+// CURRENT holds the name of the newest manifest and a newline.
+bool NamesAManifest(std::string_view current) {
+  constexpr std::string_view kPrefix = "MANIFEST-";
+  if (!current.starts_with(kPrefix) || !current.ends_with('\n')) return false;
+  const std::string_view number =
+      current.substr(kPrefix.size(), current.size() - kPrefix.size() - 1);
+  return !number.empty() &&
+         std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
 // LevelDB takes a directory without a CURRENT file for a new database and then removes the tables
-// and logs that it does not know. A directory that contains some is damaged instead, and repair
-// finds them.
-bool LostCurrent(leveldb::Env& env, const std::string& dir) {
+// and logs that it does not know, and opens whatever path CURRENT holds. OK: CURRENT names a
+// manifest, or the directory is a new database. Repair needs no CURRENT.
+leveldb::Status CheckCurrent(leveldb::Env& env, const std::string& dir) {
   std::vector<std::string> names;
-  if (!env.GetChildren(dir, &names).ok()) return false;
-  bool content = false;
-  for (const std::string& name : names) {
-    if (name == "CURRENT") return false;
-    content |= name.ends_with(".ldb") || name.ends_with(".log");
+  if (!env.GetChildren(dir, &names).ok()) return leveldb::Status::OK();
+  if (std::find(names.begin(), names.end(), "CURRENT") != names.end()) {
+    std::string current;
+    const leveldb::Status status = leveldb::ReadFileToString(&env, dir + "/CURRENT", &current);
+    if (!status.ok() || NamesAManifest(current)) return status;
+    return leveldb::Status::Corruption("the CURRENT file does not name a manifest");
   }
-  return content;
+  const bool content = std::any_of(names.begin(), names.end(), [](const std::string& name) {
+    return name.ends_with(".ldb") || name.ends_with(".log");
+  });
+  return content ? leveldb::Status::Corruption("the CURRENT file is missing")
+                 : leveldb::Status::OK();
 }
 
 }  // namespace
@@ -157,9 +172,8 @@ leveldb::Status KeyValueStore::Database::Open(const std::string& dir) {
   options.max_open_files = 64;
   options.block_cache = cache.get();
   options.compression = leveldb::kNoCompression;
-  leveldb::Status status = LostCurrent(*env, dir)
-                               ? leveldb::Status::Corruption("the CURRENT file is missing")
-                               : OpenOnce(options, dir);
+  leveldb::Status status = CheckCurrent(*env, dir);
+  if (status.ok()) status = OpenOnce(options, dir);
   if (!IsDamage(status)) return status;
   LogWarning("kv.repair dir=", dir, " reason=", status.ToString());
   db.reset();

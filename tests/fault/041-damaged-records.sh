@@ -50,7 +50,7 @@ ifs pull -q "$app" >/dev/null
 # The database as a whole: nothing keeps the daemon from starting, and everything comes again.
 kind=database
 for what in 'CURRENT' 'MANIFEST-*' '*.log' '*.ldb' '*'; do
-  for how in cut gone noise; do
+  for how in cut gone noise noise-line; do
     down
     for file in "$ROOT"/db/$what; do
       [ -f "$file" ] || continue
@@ -58,6 +58,8 @@ for what in 'CURRENT' 'MANIFEST-*' '*.log' '*.ldb' '*'; do
         cut) truncate -s 0 "$file" ;;
         gone) rm "$file" ;;
         noise) head -c 3000 /dev/urandom >"$file" ;;
+        # What LevelDB takes for the name of a file.
+        noise-line) { head -c 3000 /dev/urandom; echo; } >"$file" ;;
       esac
     done
     ifs pull -q "$app" >/dev/null || fail "$what $how: pull"

@@ -375,7 +375,7 @@ TEST_F(KvFullTest, AReadOnlyFileSystemIsReadFromMemory) {
   EXPECT_TRUE(TryPut(*store, "b", 10).ok());
 }
 
-class KvCurrentTest : public KvTest, public ::testing::WithParamInterface<const char*> {};
+class KvCurrentTest : public KvTest, public ::testing::WithParamInterface<std::string> {};
 
 TEST_P(KvCurrentTest, DamagedCurrentFileIsRepaired) {
   {
@@ -391,7 +391,7 @@ TEST_P(KvCurrentTest, DamagedCurrentFileIsRepaired) {
   }
   const std::string current = dir_ + "/kv/CURRENT";
   ASSERT_TRUE(RemoveTree(current).ok());
-  if (std::string_view(GetParam()) != "(missing)") {
+  if (GetParam() != "(missing)") {
     ASSERT_TRUE(WriteFileDurably(current, GetParam()).ok());
   }
   std::unique_ptr<KeyValueStore> store = Open();
@@ -401,8 +401,10 @@ TEST_P(KvCurrentTest, DamagedCurrentFileIsRepaired) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, KvCurrentTest,
-                         ::testing::Values("", "rubbish", "MANIFEST-999999\n", "../x\n",
-                                           "(missing)"));
+                         ::testing::Values("", "rubbish", "MANIFEST-999999\n", "../x\n", "LOCK\n",
+                                           ".\n", "LOCK/x\n", "MANIFEST-\n",
+                                           std::string("MANIFEST-000002\0\n", 17),
+                                           std::string(3000, '\xfe') + "\n", "(missing)"));
 
 TEST_F(KvTest, FolderThatCannotBeIsAnError) {
   ASSERT_TRUE(WriteFileDurably(dir_ + "/kv", "a file").ok());
