@@ -28,7 +28,13 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
         finder_(finder),
         context_(std::move(context)) {}
 
-  void Start() { GetManifest(request_.reference.TagOrDigest(), 0); }
+  void Start() {
+    // Without a platform the digest is that of a manifest, not of an index.
+    if (request_.reference.digest.has_value() && request_.platform == Platform()) {
+      PrefetchIndex(*request_.reference.digest);
+    }
+    GetManifest(request_.reference.TagOrDigest(), 0);
+  }
 
  private:
   void GetManifest(const std::string& tag_or_digest, int depth) {
@@ -37,6 +43,11 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
         [self = shared_from_this(), depth](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
           self->Check(self->OnManifest(std::move(fetched), depth));
         });
+  }
+
+  // Again costs nothing: the finder remembers what it has asked.
+  void PrefetchIndex(const Digest& manifest) {
+    if (!request_.trust.empty()) finder_.Prefetch(manifest, source_, request_.trust);
   }
 
   void Check(const absl::Status& status) {
@@ -62,7 +73,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
     }
     manifest_ = *std::move(fetched);
     manifest_parsed_ = *std::move(parsed.manifest);
-    if (!request_.trust.empty()) finder_.Prefetch(manifest_.digest, source_, request_.trust);
+    PrefetchIndex(manifest_.digest);
     if (depth > 0 || request_.listed_by.empty() || !request_.reference.digest.has_value()) {
       return GetConfig();
     }
@@ -115,6 +126,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
     }
     IMAGEFS_ASSIGN_OR_RETURN(const Descriptor chosen, ChoosePlatform(index, request_.platform));
     if (!MayHoldAnyPlatform(chosen)) {
+      PrefetchIndex(chosen.digest);
       GetManifest(chosen.digest.ToString(), depth + 1);
       return absl::OkStatus();
     }

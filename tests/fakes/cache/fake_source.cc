@@ -38,6 +38,10 @@ class FakeSource : public ImageSource {
   void GetManifest(const std::string& tag_or_digest, CancelToken cancel,
                    ManifestDone done) override {
     repository_.manifest_reads_++;
+    {
+      absl::MutexLock lock(&repository_.mu_);
+      repository_.manifests_asked_.push_back(tag_or_digest);
+    }
     repository_.threads_.Submit(
         [&repository = repository_, tag_or_digest, cancel, done = std::move(done)]() mutable {
           FetchedManifest fetched;

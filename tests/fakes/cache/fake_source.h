@@ -81,6 +81,11 @@ class FakeRepository {
   // Requested ranges, in order.
   std::vector<ByteRange> Reads(const Digest& blob) const;
   int manifest_reads() const { return manifest_reads_; }
+  // The tags and digests of requested manifests, in order.
+  std::vector<std::string> manifests_asked() const {
+    absl::MutexLock lock(&mu_);
+    return manifests_asked_;
+  }
   // Number of queries whether a blob exists.
   int questions() const { return questions_; }
   // Waits until a transfer of the blob is held.
@@ -125,6 +130,7 @@ class FakeRepository {
   mutable absl::Mutex mu_;
   std::map<std::string, std::string> manifests_ ABSL_GUARDED_BY(mu_);  // tag or digest -> bytes
   std::map<Digest, Blob> blobs_ ABSL_GUARDED_BY(mu_);
+  std::vector<std::string> manifests_asked_ ABSL_GUARDED_BY(mu_);
   bool DeniedLocked(const std::string& auth_scope, const Digest& blob) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   std::vector<std::string> denied_ ABSL_GUARDED_BY(mu_);
