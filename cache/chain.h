@@ -60,6 +60,7 @@ class LayerFill {
   // Bytes of the blob that are present, and its size.
   struct Progress {
     uint64_t present = 0, total = 0;
+    absl::Status failure = absl::OkStatus();  // else why every read fails from now on
   };
   virtual Progress progress() const { return {}; }
   // Raises the limit on how long a read may wait. The longest limit requested by any mount applies.

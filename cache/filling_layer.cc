@@ -133,7 +133,7 @@ void FillingLayer::AllowWaiting(absl::Duration at_most) {
 
 LayerFill::Progress FillingLayer::progress() const {
   absl::MutexLock lock(&mu_);
-  return {spans_.blob_bytes_present(), spans_.blob_bytes()};
+  return {spans_.blob_bytes_present(), spans_.blob_bytes(), failure_};
 }
 
 // Records what readers need, and requests the whole layer once that is most of it.

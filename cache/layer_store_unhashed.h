@@ -41,7 +41,10 @@ class UnhashedFill final : public LayerFill {
     }
     failed.ok() ? done(ReadPin()) : done(failed);
   }
-  Progress progress() const override { return {bytes_, bytes_}; }
+  Progress progress() const override {
+    absl::MutexLock lock(&mu_);
+    return {bytes_, bytes_, failed_};
+  }
   bool complete() const override { return proven_.load(std::memory_order_acquire); }
   bool whole() const override { return true; }
   bool readable() const override { return readable_.load(std::memory_order_acquire); }
@@ -58,7 +61,7 @@ class UnhashedFill final : public LayerFill {
  private:
   const uint64_t bytes_;
   std::atomic<bool> proven_{false}, readable_{true};
-  absl::Mutex mu_;
+  mutable absl::Mutex mu_;
   absl::Status failed_ ABSL_GUARDED_BY(mu_);
 };
 

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "base/text.h"
+#include "cmd/mount_status.h"
 #include "cmd/process_stats.h"
 
 namespace imagefs {
@@ -34,8 +35,8 @@ constexpr Info kMetrics[] = {
      "layers), mount, sync"},
     // Mounts.
     {"imagefs_mounts", kGauge, "mode, state",
-     "Mounts of the command; state: mounted, filling (bytes are missing), not_mounted (recorded "
-     "only)"},
+     "Mounts of the command; state: mounted, filling (bytes are missing), damaged (reads fail), "
+     "not_mounted (recorded only)"},
     {"imagefs_fuse_sessions", kGauge, "", "FUSE sessions that the daemon serves"},
     {"imagefs_fuse_requests_total", kCounter, "operation",
      "Requests of the kernel: lookup, getattr, read, readdir, xattr, other"},
@@ -354,13 +355,14 @@ void AddSources(const SourceFactory& sources, Collector& out) {
 void AddMounts(const MountTable& mounts, Collector& out) {
   std::map<std::pair<std::string, std::string>, uint64_t> counts;
   for (const std::string_view mode : {kKernelMode, kFuseMode}) {
-    for (const char* const state : {"mounted", "filling", "not_mounted"}) {
+    for (const char* const state : {"mounted", "filling", "damaged", "not_mounted"}) {
       counts[{std::string(mode), state}] = 0;
     }
   }
   for (const MountState& mount : mounts.List()) {
-    const bool filling = mount.chain != nullptr && !mount.chain->complete();
-    const char* const state = !mount.mounted() ? "not_mounted" : filling ? "filling" : "mounted";
+    control::v1::Mount shown;
+    FillState(mount, &shown);
+    const std::string state = mount.mounted() ? shown.state() : "not_mounted";
     ++counts[{mount.record.mode, state}];
   }
   for (const auto& [key, count] : counts) {

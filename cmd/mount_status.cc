@@ -126,14 +126,20 @@ void FillState(const MountState& mount, control::v1::Mount* out) {
   }
   out->set_needs_daemon(mount.needs_daemon());
   if (mount.chain == nullptr || mount.chain->complete()) return;
-  out->set_state("filling");
   LayerFill::Progress sum;
   for (const LayerRef& layer : mount.chain->layers) {
     if (layer->fill == nullptr) continue;
     const LayerFill::Progress progress = layer->fill->progress();
     sum.present += progress.present;
     sum.total += progress.total;
+    sum.failure.Update(progress.failure);
   }
+  if (!sum.failure.ok()) {
+    out->set_state("damaged");
+    out->set_reason(std::string(sum.failure.message()));
+    return;
+  }
+  out->set_state("filling");
   if (sum.total > 0) out->set_filled_percent(static_cast<uint32_t>(sum.present * 100 / sum.total));
 }
 
@@ -178,6 +184,12 @@ absl::Status FillMountStatus(ImageStore& store, const MountTable& mounts,
         out->set_blob_bytes_present(out->blob_bytes());
       }
       if (i < reports.size() && reports[i].has_value()) AddReport(*reports[i], out);
+      const absl::Status failure =
+          layer.fill == nullptr ? absl::OkStatus() : layer.fill->progress().failure;
+      if (!failure.ok()) {
+        out->set_state("damaged");
+        out->set_reason(std::string(failure.message()));
+      }
       if (i < shown.layers.size() && shown.layers[i].has_value()) FillMap(*shown.layers[i], out);
     }
     FillEvents(shown, reply);

@@ -33,6 +33,8 @@ for mode in $(modes); do
   wait_for 120 'grep -q "layer.damaged.*its tar has digest.*DiffID sha256:$claimed" "$RUN/daemon.log"' ||
     fail "$mode: the lie is not found: $(layers)"
   wait_for 20 '! cat "$M/evil/zeros3" >/dev/null 2>&1' || fail "$mode: its mount is still read"
+  ifs ls | grep -q "$M/evil .*damaged: .*its tar has digest .*DiffID sha256:$claimed" || fail "$mode: ls: $(ifs ls)"
+  same "$mode: its layer" damaged "$(ifs status --json "$M/evil" | field 'j["layers"][0]["state"]')"
   ifs mount -q --mode "$mode" "$SHAPED/test/good:1" "$M/good" >/dev/null
   same "$mode: the genuine image beside it" genuine "$(cat "$M/good/mark")"
   wait_for 120 '[ "$(layers)" = "complete complete" ]' || fail "$mode: $(layers)"
