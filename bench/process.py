@@ -58,3 +58,39 @@ class Daemon:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+class Foreign:
+    """How much processor time other programs took meanwhile: a run during which they took much says little.
+
+    Only time in user mode counts, since what the kernel does for us (writing back, the loopback device) cannot be
+    told from what it does for others. `own` returns the processes of the benchmark that are not its children or
+    whose time has not been added to it yet.
+    """
+
+    LIMIT = 0.1  # of one processor
+
+    def __init__(self, own):
+        self.own = own
+        self.begin = self._now()
+
+    @staticmethod
+    def _user(pid):
+        try:
+            fields = open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()
+        except OSError:
+            return 0
+        return (int(fields[11]) + int(fields[13])) / os.sysconf("SC_CLK_TCK")
+
+    def _now(self):
+        user, nice = (int(n) for n in open("/proc/stat").readline().split()[1:3])
+        times = os.times()
+        return {"at": time.monotonic(), "all": (user + nice) / os.sysconf("SC_CLK_TCK"),
+                "children": times.user + times.children_user, "own": {pid: self._user(pid) for pid in self.own()}}
+
+    def share(self):
+        """Processors that others used since the beginning."""
+        now = self._now()
+        own = sum(user - self.begin["own"].get(pid, 0) for pid, user in now["own"].items())
+        others = now["all"] - self.begin["all"] - own - (now["children"] - self.begin["children"])
+        return max(0.0, others / (now["at"] - self.begin["at"]))
