@@ -63,7 +63,8 @@ absl::Status FillingLayer::OpenFiles() {
     absl::MutexLock lock(&mu_);
     sources_.SetBlob(blob_.digest);
   }
-  if (options_.unproven) {
+  // The data file is enough where it has the blob's bytes.
+  if (options_.unproven && !table_->data_is_blob()) {
     IMAGEFS_ASSIGN_OR_RETURN(
         download_, DownloadFile::Open(directory + "/blob", blob_.size, scheduler_.options().space,
                                       StoreSpace::Writer::kPart));
@@ -81,8 +82,8 @@ absl::Status FillingLayer::OpenFiles() {
     anonymous_ = false;  // it is unknown whose credentials fetched it
     const SpanEntry span = table_->span(i);
     const bool unverified = options_.unverified || !mark.sum.has_value();
-    // Spans that can only be verified from the blob must be fetched again.
-    if (unverified && span.digest_of_blob && !mark.sum.has_value()) continue;
+    // Without a digest of the data, only the mark's checksum can tell.
+    if (unverified && span.digest_of != SpanDigest::kOfData && !mark.sum.has_value()) continue;
     spans_.SetFound(i, !unverified);
     if (download_ != nullptr && !unverified) download_->Trust({span.blob_begin, span.blob_end()});
   }

@@ -6,14 +6,14 @@
 //   <directory>/index    the tree (EROFS, overlay form)
 //   <directory>/access, data   the span table (image/span_table.h); sparse
 //   <directory>/present  which spans were verified and are in `data` (cache/present_map.h)
-//   <directory>/blob     of an unproven layer: the received parts of its blob, for its digest
-//   <directory>/hot      pages of `data` that came with a hot pack (cache/hot_marks.h)
+//   <directory>/blob     of an unproven layer: the received parts of its blob, unless `data` has
+//   them <directory>/hot      pages of `data` that came with a hot pack (cache/hot_marks.h)
 //
-// Bytes are written to `data` only after their digest was verified, and are read only while a
-// ReadPin is held, which prevents Evict from removing them. Pages of a hot pack are there before
-// their spans, and are compared with these (cache/filling_layer_pack.cc). If the disk takes no
-// bytes, those that somebody waits for are kept in memory instead, and nothing else is requested
-// (cache/filling_layer_memory.cc).
+// Bytes are written to `data` only after their digest was verified (if there is one: SpanDigest),
+// and are read only while a ReadPin is held, which prevents Evict from removing them. Pages of a
+// hot pack are there before their spans, and are compared with these (cache/filling_layer_pack.cc).
+// If the disk takes no bytes, those that somebody waits for are kept in memory instead, and nothing
+// else is requested (cache/filling_layer_memory.cc).
 //
 // Failed requests are retried when cache/source_health.h allows it, until each waiter's deadline; a
 // certain failure is reported at once. If a request is silent while a reader waits for it, a second
@@ -96,8 +96,8 @@ class FillingLayer final : public LayerFill,
   Moment last_use() const;
   FillReport Report() const;
   FillPicture Picture() const;
-  // The blob of an unproven layer, whole and verified. REQUIRES: `check` is running.
-  absl::StatusOr<Fd> Blob() const { return download_->Duplicate(); }
+  // The file that begins with the whole blob of an unproven layer. REQUIRES: `check` is running.
+  std::string BlobPath() const { return options_.directory + (download_ ? "/blob" : "/data"); }
   CancelToken closing() const { return cancel_.token(); }  // cancelled when the store closes
   bool anonymous() const;                                  // no byte was fetched with credentials
   std::vector<std::string> AuthScopes() const;             // of the sources of these bytes
@@ -208,7 +208,7 @@ class FillingLayer final : public LayerFill,
   Descriptor blob_;
   std::unique_ptr<PresentMap> present_;
   Fd data_;
-  std::shared_ptr<DownloadFile> download_;  // of an unproven layer, else null
+  std::shared_ptr<DownloadFile> download_;  // the file `blob`, else null
   std::atomic<bool> complete_{false};
   CancelSource cancel_;
   const std::shared_ptr<Timeline> timeline_;

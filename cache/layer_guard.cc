@@ -91,7 +91,7 @@ bool LayerGuard::SpansHold(ByteRange range) {
       absl::MutexLock lock(&mu_);
       if (right_[i]) continue;
     }
-    if (span.digest_of_blob) return false;
+    if (span.digest_of != SpanDigest::kOfData) return false;
     bytes.resize(span.data_bytes);
     if (!PreadExact(data->get(), absl::MakeSpan(bytes), span.data_begin, "data").ok() ||
         Sha256Of(bytes) != span.digest) {

@@ -64,6 +64,16 @@ absl::Status CheckIndex(const std::string& given, const std::string& directory,
   return same ? absl::OkStatus() : DescriptionMismatch();
 }
 
+// Where a table enters the blob.
+std::vector<RestartPoint> PointsOf(const SpanTableReader& span_table) {
+  std::vector<RestartPoint> points;
+  for (size_t i = 0; i < span_table.span_count(); ++i) {
+    const SpanEntry span = span_table.span(i);
+    points.push_back({span.blob_begin, span.data_begin, span.codec, span.bit});
+  }
+  return points;
+}
+
 // The data file is the tar: hashes and parses it in place.
 absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::string& into,
                                          const CancelToken& cancel) {
@@ -71,8 +81,15 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
                            OpenFile(into + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
   ProvenLayer proven;
-  IMAGEFS_ASSIGN_OR_RETURN(proven.made, IndexTar(data.get(), layer.span_table.tar_bytes(),
-                                                 layer.diff_id, index.get(), cancel));
+  absl::StatusOr<LayerOutput> made =
+      IndexTar(data.get(), layer.span_table.tar_bytes(), layer.diff_id, index.get(), cancel);
+  // The DiffID is the digest of the blob, and the headers were read once before.
+  if (absl::IsDataLoss(made.status()) && layer.span_table.data_is_blob()) {
+    return Annotate(made.status(),
+                    "the registry, or what is between, sent other bytes than those of "
+                    "the blob");
+  }
+  IMAGEFS_ASSIGN_OR_RETURN(proven.made, std::move(made));
   // Check the moves, too: the bytes they copy are not part of the hashed tar.
   if (proven.made.data_bytes != layer.span_table.data_bytes() ||
       !SameMoves(proven.made.moves, layer.span_table.moves())) {
@@ -81,8 +98,12 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
   IMAGEFS_RETURN_IF_ERROR(
       CheckIndex(layer.directory + "/index", into, layer.diff_id, proven.made.data_bytes));
   IMAGEFS_RETURN_IF_ERROR(Link(layer.directory + "/data", into + "/data"));
-  IMAGEFS_RETURN_IF_ERROR(Link(layer.directory + "/access", into + "/access"));
-  proven.has_access = true;
+  proven.has_access = layer.span_table.has_digests();
+  if (proven.has_access) {
+    IMAGEFS_RETURN_IF_ERROR(Link(layer.directory + "/access", into + "/access"));
+  } else {
+    proven.made.points = PointsOf(layer.span_table);
+  }
   IMAGEFS_ASSIGN_OR_RETURN(const Fd shown, OpenFile(layer.directory + "/index", O_RDONLY));
   proven.shown.data = proven.made.sums.data;
   IMAGEFS_ASSIGN_OR_RETURN(proven.shown.index, Crc32cOfFile(shown.get()));

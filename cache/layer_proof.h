@@ -18,9 +18,9 @@ struct UnprovenLayer {
   std::string directory;              // its files: data (complete), index, access
   const SpanTableReader& span_table;  // its span table; every span's digest was verified
   Digest diff_id;                     // the claimed DiffID
-  const Fd& blob;                     // complete; its digest was verified
-  WindowWait windows = {};            // for the pass (cache/layer_maker.h)
-  StoreSpace* space = nullptr;        // asked before bytes are written; null: no limit
+  const Fd& blob;  // complete; its digest was verified, unless the data file has the same bytes
+  WindowWait windows = {};      // for the pass (cache/layer_maker.h)
+  StoreSpace* space = nullptr;  // asked before bytes are written; null: no limit
 };
 
 struct ProvenLayer {

@@ -464,7 +464,7 @@ bool LayerStore::FillAgain(const Digest& id, const Entry& damaged, const absl::S
   // Under its DiffID it is hashed as a tar again; under another name it must match its old
   // checksums.
   const bool is_tar = span_table.ok() && (*span_table)->layout() == DataLayout::kTar;
-  if (!span_table.ok() || IsLink(DirectoryOf(id) + "/data") ||
+  if (!span_table.ok() || IsLink(DirectoryOf(id) + "/data") || !(*span_table)->has_digests() ||
       (*span_table)->diff_id() != damaged.diff_id ||
       (*span_table)->data_bytes() != damaged.data_bytes ||
       (damaged.diff_id == id ? !is_tar : !damaged.sums.known())) {

@@ -332,7 +332,7 @@ absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
   const std::string directory = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
   absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
-  IMAGEFS_ASSIGN_OR_RETURN(const Fd blob, filling.Blob());
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd blob, OpenFile(filling.BlobPath(), O_RDONLY));
   // All proofs count as one source of windows, so that they leave some for the passes of others.
   const auto windows = [this](uint64_t bytes, const CancelToken& cancel) {
     return windows_.Wait("proof", bytes, cancel);
@@ -359,16 +359,19 @@ absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
   origin.open = filling.anonymous();
   // Before it is published: a layer that is present without its blob is taken for one that needs a
   // fetch.
-  if (kept_ != nullptr) kept_->Offer(origin.blob, filling.directory() + "/blob");
+  const uint64_t blob_bytes = filling.span_table().blob_size();
+  if (kept_ != nullptr && FileHasSize(filling.BlobPath(), blob_bytes)) {
+    kept_->Offer(origin.blob, filling.BlobPath());
+  }
   IMAGEFS_ASSIGN_OR_RETURN(const LayerRef layer, Publish(diff_id, directory, proven.made, origin));
   for (const std::string& auth_scope : filling.AuthScopes()) {
     possession_.Remember(auth_scope, origin.blob);
   }
   if (!proven.has_access) {
-    IMAGEFS_ASSIGN_OR_RETURN(Fd blob, filling.Blob());
+    IMAGEFS_ASSIGN_OR_RETURN(Fd blob, OpenFile(filling.BlobPath(), O_RDONLY));
     Descriptor descriptor;
     descriptor.digest = origin.blob;
-    descriptor.size = filling.span_table().blob_size();
+    descriptor.size = blob_bytes;
     const std::vector<std::string> auth_scopes = filling.AuthScopes();
     span_tables_->Start(
         layer, descriptor, {std::move(blob), 0}, std::move(proven.made),

@@ -63,6 +63,11 @@ absl::StatusOr<LayerEntry> CheckEvict(const Digest& id, const std::string& direc
   }
   LayerEntry evicted = entry;
   if (filling) return evicted;
+  // What was proven is never given up for bytes that nothing verifies before they are read.
+  if (!(*span_table)->has_digests()) {
+    return absl::FailedPreconditionError(
+        StrCat("layer ", id.Short(), " was proven without digests of its spans"));
+  }
   evicted.state = LayerState::kFilling;
   evicted.fill_blob = (*span_table)->blob_digest();
   evicted.unverified = false;

@@ -66,7 +66,7 @@ uint32_t PresentMap::TagOf(size_t span, uint32_t sum) const {
 
 bool PresentMap::Holds(size_t span, std::string_view data) const {
   const SpanEntry about = table_.span(span);
-  if (!about.digest_of_blob) return Sha256Of(data) == about.digest;
+  if (about.digest_of == SpanDigest::kOfData) return Sha256Of(data) == about.digest;
   return marks_[span].sum == Crc32c(~0U, data);
 }
 

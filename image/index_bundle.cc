@@ -78,6 +78,9 @@ absl::StatusOr<Tree> TreeOfBundle(const ErofsImage& index, const SpanTableReader
   if (span_table.layout() != DataLayout::kTar) {
     return absl::DataLossError("its span table is not that of a tar");
   }
+  if (!span_table.has_digests()) {
+    return absl::DataLossError("its span table has spans without a digest");
+  }
   if (index.devices().size() != 1 || index.devices()[0].tag != diff_id.hex() ||
       index.devices()[0].size_bytes != span_table.data_bytes()) {
     return absl::DataLossError("its tree refers to another data file");

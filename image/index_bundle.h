@@ -39,10 +39,10 @@ std::string PackBundle(const IndexBundle& bundle);
 absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index, int span_table);
 
 // Returns the tree of a bundle after checking that it describes the given layer and is consistent:
-// the table is that of a tar (only the image itself may use a table of contents) and names the
-// blob, its size and the DiffID; the index has one device, with that DiffID and the table's data
-// size; all files lie within it; and no inode has values that no layer can have. Returns
-// kResourceExhausted if the tree takes more than `max_bytes` of memory.
+// the table is that of a tar (only the image itself may use a table of contents), has a digest for
+// each span, and names the blob, its size and the DiffID; the index has one device, with that
+// DiffID and the table's data size; all files lie within it; and no inode has values that no layer
+// can have. Returns kResourceExhausted if the tree takes more than `max_bytes` of memory.
 absl::StatusOr<Tree> TreeOfBundle(const ErofsImage& index, const SpanTableReader& span_table,
                                   const Digest& blob, uint64_t blob_size, const Digest& diff_id,
                                   uint64_t max_bytes);

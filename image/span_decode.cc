@@ -129,7 +129,7 @@ absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
   if (out.size() != span.data_bytes || blob_bytes.size() != span.blob_bytes) {
     return absl::InternalError("a span of a different size");
   }
-  if (span.digest_of_blob && Sha256Of(blob_bytes) != span.digest) {
+  if (span.digest_of == SpanDigest::kOfBlob && Sha256Of(blob_bytes) != span.digest) {
     return WrongBytes("a different digest");
   }
   SpanOutput output(span.skip, out);
@@ -149,7 +149,8 @@ absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
       break;
   }
   IMAGEFS_RETURN_IF_ERROR(status);
-  if (!span.digest_of_blob && Sha256Of(std::string_view(out.data(), out.size())) != span.digest) {
+  if (span.digest_of == SpanDigest::kOfData &&
+      Sha256Of(std::string_view(out.data(), out.size())) != span.digest) {
     return WrongBytes("a different digest");
   }
   return absl::OkStatus();

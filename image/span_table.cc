@@ -20,7 +20,10 @@ constexpr size_t kHeaderBytes = 136;
 constexpr size_t kRecordBytes = 80;
 constexpr size_t kMoveBytes = 24;
 constexpr size_t kMaxMoves = 4 << 20;
-constexpr uint8_t kFlagDigestOfBlob = 1;
+// Of a stored table: small enough for a reader of one page not to wait for the rest, and as large
+// as is needed for a table of no more than this many spans.
+constexpr uint64_t kStoredSpanBytes = 256 << 10;
+constexpr uint64_t kManyStoredSpans = 64 << 10;
 
 void PutDigest(std::string& out, const Digest& digest) {
   out.append(reinterpret_cast<const char*>(digest.bytes().data()), Digest::kSize);
@@ -40,7 +43,7 @@ void PutSpan(std::string& out, const SpanEntry& span) {
   PutLittleEndian<uint32_t>(out, span.skip);
   out.push_back(static_cast<char>(span.codec));
   out.push_back(static_cast<char>(span.bit));
-  out.push_back(static_cast<char>(span.digest_of_blob ? kFlagDigestOfBlob : 0));
+  out.push_back(static_cast<char>(span.digest_of));
   out.push_back('\0');
   PutLittleEndian<uint64_t>(out, span.window_offset);
   PutLittleEndian<uint32_t>(out, span.window_bytes);
@@ -57,7 +60,7 @@ SpanEntry GetSpan(std::string_view record) {
   span.skip = GetLittleEndian<uint32_t>(record, 24);
   span.codec = static_cast<SpanCodec>(record[28]);
   span.bit = static_cast<uint8_t>(record[29]);
-  span.digest_of_blob = (record[30] & kFlagDigestOfBlob) != 0;
+  span.digest_of = static_cast<SpanDigest>(record[30]);
   span.window_offset = GetLittleEndian<uint64_t>(record, 32);
   span.window_bytes = GetLittleEndian<uint32_t>(record, 40);
   span.digest = GetDigest(record, 48);
@@ -91,7 +94,9 @@ absl::Status CheckSpan(const SpanEntry& span, uint64_t blob_size, uint64_t data_
   }
   if (span.codec > SpanCodec::kZstd || span.bit > 7 || span.skip > kMaxSpanSkip ||
       (span.bit != 0 && span.codec != SpanCodec::kDeflate) ||
-      (span.window_bytes != 0 && span.codec != SpanCodec::kDeflate)) {
+      (span.window_bytes != 0 && span.codec != SpanCodec::kDeflate) ||
+      span.digest_of > SpanDigest::kNone ||
+      (span.digest_of == SpanDigest::kNone && span.codec != SpanCodec::kStored)) {
     return Wrong("a span of an unknown kind");
   }
   if (span.codec == SpanCodec::kStored && uint64_t{span.skip} + span.data_bytes > span.blob_bytes) {
@@ -106,6 +111,23 @@ absl::Status CheckSpan(const SpanEntry& span, uint64_t blob_size, uint64_t data_
 }
 
 }  // namespace
+
+SpanTable StoredSpanTable(const Digest& blob, uint64_t bytes) {
+  SpanTable table;
+  table.blob_digest = table.diff_id = blob;
+  table.blob_size = table.tar_bytes = bytes;
+  table.data_bytes = (bytes + 511) / 512 * 512;
+  uint64_t span_bytes = kStoredSpanBytes;
+  while (span_bytes < kMaxSpanDataBytes && bytes / span_bytes > kManyStoredSpans) span_bytes *= 2;
+  for (uint64_t at = 0; at < bytes; at += span_bytes) {
+    SpanEntry span;
+    span.data_begin = span.blob_begin = at;
+    span.data_bytes = span.blob_bytes = static_cast<uint32_t>(std::min(span_bytes, bytes - at));
+    span.digest_of = SpanDigest::kNone;
+    table.spans.push_back(span);
+  }
+  return table;
+}
 
 absl::StatusOr<std::string> WriteSpanTable(const SpanTable& table) {
   std::string out;
@@ -211,12 +233,18 @@ absl::Status SpanTableReader::Parse() {
     return Wrong("the checksum of its windows");
   }
   uint64_t end = 0;
+  bool same = true;  // as the blob, up to `end`
   for (size_t i = 0; i < span_count_; ++i) {
     const SpanEntry one = span(i);
     IMAGEFS_RETURN_IF_ERROR(CheckSpan(one, blob_size_, data_bytes_, windows));
     if (one.data_begin < end) return Wrong("spans that overlap");
+    same = same && one.codec == SpanCodec::kStored && one.data_begin == end &&
+           one.blob_begin + one.skip == end;
+    has_digests_ = has_digests_ && one.digest_of != SpanDigest::kNone;
     end = one.data_end();
   }
+  data_is_blob_ = same && layout_ == DataLayout::kTar && diff_id_ == blob_digest_ &&
+                  end == blob_size_ && tar_bytes_ == blob_size_;
   if (layout_ != DataLayout::kTable && end > tar_bytes_) return Wrong("a span behind the tar");
   uint64_t moved_to = layout_ != DataLayout::kTable ? tar_bytes_ : end;
   for (size_t i = 0; i < moves; ++i) {

@@ -43,6 +43,15 @@ enum class SpanCodec : uint8_t {
   kZstd = 3,     // starts at a zstd frame; may span several frames
 };
 
+// What the digest of a span covers.
+enum class SpanDigest : uint8_t {
+  kOfData = 0,
+  kOfBlob = 1,  // the range of the blob
+  // There is none: nobody has seen all of the blob yet. Only spans that are stored may lack it, and
+  // only in tables that were made locally; their bytes are proven with the whole layer.
+  kNone = 2,
+};
+
 // A value type.
 struct SpanEntry {
   uint64_t data_begin = 0;  // in the data file
@@ -51,8 +60,8 @@ struct SpanEntry {
   uint32_t blob_bytes = 0;  // > 0
   SpanCodec codec = SpanCodec::kStored;
   uint8_t bit = 0;  // kDeflate: bits of the first byte that belong to the previous block
-  bool digest_of_blob = false;  // `digest` covers the blob's bytes, not the data's
-  uint32_t skip = 0;            // decoded bytes to discard before the span
+  SpanDigest digest_of = SpanDigest::kOfData;
+  uint32_t skip = 0;  // decoded bytes to discard before the span
   Digest digest;
   // kDeflate: the 32 KiB of output before the span, packed by PackWindow, in the table's windows. 0
   // bytes: nothing refers to them.
@@ -84,6 +93,10 @@ struct SpanTable {
   std::string windows;
 };
 
+// Returns the table of a blob that is itself the data: spans without digests that cover all of it.
+// The bytes after it in the data file, and the moves, are up to the caller.
+SpanTable StoredSpanTable(const Digest& blob, uint64_t bytes);
+
 // Validates the table like SpanTableReader::FromBytes and returns its serialized form.
 absl::StatusOr<std::string> WriteSpanTable(const SpanTable& table);
 
@@ -109,6 +122,11 @@ class SpanTableReader {
   uint64_t data_bytes() const { return data_bytes_; }
   size_t span_count() const { return span_count_; }
   const std::vector<LayerBuilder::Move>& moves() const { return moves_; }
+  // False if a span has none.
+  bool has_digests() const { return has_digests_; }
+  // The data file begins with the very bytes of the blob, and spans cover all of it: the DiffID is
+  // the digest of the blob.
+  bool data_is_blob() const { return data_is_blob_; }
   // The whole serialized table.
   std::string_view bytes() const { return bytes_; }
 
@@ -129,12 +147,14 @@ class SpanTableReader {
   Digest blob_digest_, diff_id_;
   uint64_t blob_size_ = 0, tar_bytes_ = 0, data_bytes_ = 0;
   DataLayout layout_ = DataLayout::kTar;
+  bool has_digests_ = true, data_is_blob_ = false;
   size_t span_count_ = 0;
   std::string_view records_, windows_;
   std::vector<LayerBuilder::Move> moves_;
 };
 
-// Decodes one span from the blob's bytes [blob_begin, blob_end) and checks its digest. `out` must
+// Decodes one span from the blob's bytes [blob_begin, blob_end) and checks its digest, if it has
+// one. `out` must
 // have data_bytes. Returns kDataLoss if the bytes do not match the table.
 absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out);

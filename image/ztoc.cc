@@ -143,7 +143,7 @@ absl::Status ZtocReader::AddSpan(SpanEntry span, uint64_t data_bytes, uint64_t b
   }
   span.data_bytes = static_cast<uint32_t>(data_bytes);
   span.blob_bytes = static_cast<uint32_t>(blob_bytes);
-  span.digest_of_blob = true;
+  span.digest_of = SpanDigest::kOfBlob;
   const flatbuffers::String* const digest =
       ztoc_.spans()->digests()->Get(static_cast<flatbuffers::uoffset_t>(index));
   const absl::StatusOr<Digest> parsed = Digest::Parse(View(digest));

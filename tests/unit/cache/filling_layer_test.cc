@@ -59,6 +59,17 @@ class FillingLayerTest : public ::testing::Test {
     EXPECT_TRUE(WriteFileDurably(directory_ + "/access", *WriteSpanTable(table_)).ok());
     Open();
   }
+  // Opens an unproven layer of tar_ whose blob is the tar, without digests of its spans.
+  void MakeStored() {
+    if (scheduler_ != nullptr) Close();
+    table_ = StoredSpanTable(Sha256Of(tar_), tar_.size());
+    blob_ = repository_.AddBlob(tar_);
+    std::filesystem::remove_all(directory_);
+    EXPECT_TRUE(MakeDirs(directory_).ok());
+    EXPECT_TRUE(WriteFileDurably(directory_ + "/access", *WriteSpanTable(table_)).ok());
+    unproven_ = true;
+    Open();
+  }
   // Uses incompressible bytes, so that each frame of them is one large span.
   void MakeFrames(size_t size, int frames) {
     tar_.resize(size);
@@ -74,6 +85,7 @@ class FillingLayerTest : public ::testing::Test {
     FillingLayer::Options options;
     options.directory = directory_;
     options.unverified = unverified;
+    options.unproven = unproven_;
     options.check = [this](FillingLayer&) {
       ++checks_;
       return check_;
@@ -177,6 +189,7 @@ class FillingLayerTest : public ::testing::Test {
   FakeRepository repository_{16};
   Descriptor blob_;
   FillScheduler::Options options_;
+  bool unproven_ = false;
   std::atomic<int> checks_{0};
   absl::Status check_;
   absl::Mutex mu_;
@@ -669,6 +682,34 @@ TEST_F(FillingLayerTest, BytesOfAnEarlierBootAreCheckedBeforeTheyAreBelieved) {
   }
   Open(/*unverified=*/true);
   EXPECT_TRUE(Check({0, 300'000}).ok());
+  const uint64_t more = Asked() - asked;
+  EXPECT_GT(more, 0U);
+  EXPECT_LT(more, asked);
+}
+
+TEST_F(FillingLayerTest, ALayerThatIsItsBlobIsNotKeptTwice) {
+  MakeStored();
+  EXPECT_TRUE(Check({1'000'000, 1'000'100}).ok());
+  EXPECT_LE(Asked(), 512U << 10);
+  layer_->WantAll(Priority::kForeground);
+  AwaitComplete();
+  EXPECT_EQ(checks_, 1);
+  EXPECT_EQ(layer_->BlobPath(), directory_ + "/data");
+  EXPECT_FALSE(std::filesystem::exists(directory_ + "/blob"));
+  ExpectEachOnce();
+}
+
+TEST_F(FillingLayerTest, SpansWithoutDigestsAreCheckedByTheirMarks) {
+  MakeStored();
+  ASSERT_TRUE(Check({0, 1 << 20}).ok());
+  const uint64_t asked = Asked();
+  Close();
+  {
+    const Fd fd = *OpenFile(directory_ + "/data", O_RDWR);
+    ASSERT_TRUE(PwriteFull(fd.get(), "XX", 10).ok());
+  }
+  Open(/*unverified=*/true);
+  EXPECT_TRUE(Check({0, 1 << 20}).ok());
   const uint64_t more = Asked() - asked;
   EXPECT_GT(more, 0U);
   EXPECT_LT(more, asked);

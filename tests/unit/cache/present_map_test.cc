@@ -18,7 +18,7 @@ constexpr uint32_t kSpanBytes = 512;
 
 std::string DataOf(size_t span) { return std::string(kSpanBytes, static_cast<char>('a' + span)); }
 
-std::unique_ptr<SpanTableReader> TableOf(bool digest_of_blob) {
+std::unique_ptr<SpanTableReader> TableOf(SpanDigest digest_of) {
   SpanTable table;
   table.blob_digest = Sha256Of("blob");
   table.diff_id = Sha256Of("tar");
@@ -27,7 +27,7 @@ std::unique_ptr<SpanTableReader> TableOf(bool digest_of_blob) {
     SpanEntry span;
     span.data_begin = span.blob_begin = i * kSpanBytes;
     span.data_bytes = span.blob_bytes = kSpanBytes;
-    span.digest_of_blob = digest_of_blob;
+    span.digest_of = digest_of;
     span.digest = Sha256Of(DataOf(i));
     table.spans.push_back(span);
   }
@@ -55,7 +55,7 @@ class PresentMapTest : public ::testing::Test {
   }
 
   std::string path_;
-  std::unique_ptr<SpanTableReader> table_ = TableOf(false);
+  std::unique_ptr<SpanTableReader> table_ = TableOf(SpanDigest::kOfData);
 };
 
 TEST_F(PresentMapTest, MarksAreFoundAgain) {
@@ -111,13 +111,15 @@ TEST_F(PresentMapTest, FilesOfAnOlderVersionAreRead) {
   EXPECT_EQ(Marks(), 1u);
 }
 
-TEST_F(PresentMapTest, WhereTheDigestIsOfTheBlobTheSumTells) {
-  table_ = TableOf(true);
-  ASSERT_TRUE(Open()->Set(1, Crc32c(~0U, DataOf(1))).ok());
-  const auto map = Open();
-  EXPECT_TRUE(map->Holds(1, DataOf(1)));
-  EXPECT_FALSE(map->Holds(1, DataOf(2)));
-  EXPECT_FALSE(map->Holds(2, DataOf(2)));
+TEST_F(PresentMapTest, WithoutADigestOfTheDataTheSumTells) {
+  for (const SpanDigest digest_of : {SpanDigest::kOfBlob, SpanDigest::kNone}) {
+    table_ = TableOf(digest_of);
+    ASSERT_TRUE(Open()->Set(1, Crc32c(~0U, DataOf(1))).ok());
+    const auto map = Open();
+    EXPECT_TRUE(map->Holds(1, DataOf(1)));
+    EXPECT_FALSE(map->Holds(1, DataOf(2)));
+    EXPECT_FALSE(map->Holds(2, DataOf(2)));
+  }
 }
 
 }  // namespace

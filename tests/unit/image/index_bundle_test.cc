@@ -116,6 +116,19 @@ TEST_F(IndexBundleTest, OnlyTheImageMaySpeakOfATableOfContents) {
   }
 }
 
+// Its bytes would be trusted because they came from the registry, which is not for a publisher to
+// say.
+TEST_F(IndexBundleTest, EverySpanHasADigest) {
+  table_.spans.front().codec = SpanCodec::kStored;
+  table_.spans.front().blob_bytes = table_.spans.front().data_bytes;
+  table_.blob_size = 1 << 20;
+  bundle_.span_table = *WriteSpanTable(table_);
+  EXPECT_TRUE(Check(blob_, 1 << 20, diff_id_).ok());
+  table_.spans.front().digest_of = SpanDigest::kNone;
+  bundle_.span_table = *WriteSpanTable(table_);
+  EXPECT_FALSE(Check(blob_, 1 << 20, diff_id_).ok());
+}
+
 TEST_F(IndexBundleTest, InodesThatNoLayerHas) {
   const auto with = [&](auto change) {
     Tree tree;

@@ -138,6 +138,8 @@ TEST(SpanTableReader, RefusesTablesThatCannotBeRight) {
        [](SpanTable& t) {
          t.moves.push_back({0, 4100, 10});
        }},
+      {"digest", [](SpanTable& t) { t.spans[0].digest_of = static_cast<SpanDigest>(3); }},
+      {"no digest of a stream", [](SpanTable& t) { t.spans[0].digest_of = SpanDigest::kNone; }},
       {"layout", [](SpanTable& t) { t.layout = static_cast<DataLayout>(3); }},
   };
   for (const auto& [name, lie] : lies) {
@@ -155,10 +157,52 @@ TEST(SpanTableReader, StoredSpansAndDigestsOfTheBlob) {
   std::string out(4, '\0');
   EXPECT_TRUE(DecodeSpan(span, "", blob, absl::MakeSpan(out)).ok());
   EXPECT_EQ(out, "3456");
-  span.digest_of_blob = true;
+  span.digest_of = SpanDigest::kOfBlob;
   EXPECT_TRUE(absl::IsDataLoss(DecodeSpan(span, "", blob, absl::MakeSpan(out))));
   span.digest = Sha256Of(blob);
   EXPECT_TRUE(DecodeSpan(span, "", blob, absl::MakeSpan(out)).ok());
+}
+
+TEST(SpanTableReader, ASpanWithoutADigestIsTakenAsItComes) {
+  SpanEntry span{.data_begin = 0, .data_bytes = 4, .blob_begin = 0, .blob_bytes = 4};
+  span.digest_of = SpanDigest::kNone;
+  std::string out(4, '\0');
+  EXPECT_TRUE(DecodeSpan(span, "", "any!", absl::MakeSpan(out)).ok());
+  EXPECT_EQ(out, "any!");
+}
+
+TEST(SpanTableReader, AStoredTableCoversItsBlob) {
+  for (const uint64_t bytes : {uint64_t{1}, uint64_t{512}, uint64_t{3} << 20,
+                               (5U << 20) + uint64_t{3}, uint64_t{1} << 40}) {
+    const SpanTable table = StoredSpanTable(Sha256Of("blob"), bytes);
+    EXPECT_LE(table.spans.size(), 64U << 10) << bytes;
+    const auto reader = SpanTableReader::FromBytes(*WriteSpanTable(table));
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    EXPECT_TRUE((*reader)->data_is_blob()) << bytes;
+    EXPECT_FALSE((*reader)->has_digests()) << bytes;
+    EXPECT_EQ((*reader)->diff_id(), Sha256Of("blob"));
+  }
+}
+
+TEST(SpanTableReader, DataIsTheBlobOnlyIfAllOfItIs) {
+  const auto is_blob = [](const std::function<void(SpanTable&)>& change) {
+    SpanTable table = StoredSpanTable(Sha256Of("blob"), 1 << 20);
+    for (SpanEntry& span : table.spans) span.digest_of = SpanDigest::kOfData;
+    change(table);
+    const auto reader = SpanTableReader::FromBytes(*WriteSpanTable(table));
+    EXPECT_TRUE(reader.ok()) << reader.status();
+    EXPECT_TRUE(reader.ok() && (*reader)->has_digests());
+    return reader.ok() && (*reader)->data_is_blob();
+  };
+  EXPECT_TRUE(is_blob([](SpanTable&) {}));
+  EXPECT_FALSE(is_blob([](SpanTable& t) { t.spans.pop_back(); }));
+  EXPECT_FALSE(is_blob([](SpanTable& t) { t.spans.erase(t.spans.begin()); }));
+  EXPECT_FALSE(is_blob([](SpanTable& t) { t.diff_id = Sha256Of("another"); }));
+  EXPECT_FALSE(is_blob([](SpanTable& t) { t.blob_size += 1; }));
+  EXPECT_FALSE(is_blob([](SpanTable& t) { t.spans[1].codec = SpanCodec::kZstd; }));
+  EXPECT_FALSE(
+      is_blob([](SpanTable& t) { std::swap(t.spans[1].blob_begin, t.spans[2].blob_begin); }));
+  EXPECT_FALSE(is_blob([](SpanTable& t) { t.layout = DataLayout::kForeignTar; }));
 }
 
 TEST(SpanTableReader, AWindowThatIsNoneIsAnError) {

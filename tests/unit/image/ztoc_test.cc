@@ -58,7 +58,7 @@ TEST(ZtocTest, SameAsAFullPass) {
   bool any_bit = false;
   for (const SpanEntry& span : table->span_table.spans) {
     EXPECT_EQ(span.codec, SpanCodec::kDeflate);
-    EXPECT_TRUE(span.digest_of_blob);
+    EXPECT_EQ(span.digest_of, SpanDigest::kOfBlob);
     any_bit = any_bit || span.bit > 0;
   }
   EXPECT_TRUE(any_bit) << "the sample has no point inside of a byte";
