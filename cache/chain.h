@@ -20,9 +20,11 @@
 #include "base/fd.h"
 #include "cache/index_trust.h"
 #include "image/erofs_reader.h"
+#include "image/index_bundle.h"
 
 namespace imagefs {
 
+class ImageSource;
 class LayerFill;
 
 // While one is held, bytes that were present when it was issued stay present. A value type.
@@ -151,7 +153,10 @@ struct FoundIndex {
   // Two unlinked files.
   Fd index;  // EROFS, overlay form, written locally from a tree without privileges
   uint64_t index_bytes = 0;
-  Fd span_table;                      // image/span_table.h
+  Fd span_table;  // image/span_table.h
+  // The windows of that table come later (cache/late_windows.h), from `windows_source`.
+  std::optional<PublishedWindows> windows;
+  std::shared_ptr<ImageSource> windows_source;
   std::optional<ByteRange> prefetch;  // of the data file: to be read first, according to its author
 };
 using FoundIndexRef = std::shared_ptr<const FoundIndex>;

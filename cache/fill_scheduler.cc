@@ -188,6 +188,8 @@ void FillScheduler::AppendCounters(std::vector<std::pair<std::string, uint64_t>>
   out.emplace_back("fill_reads_expired", counters_.expired.load());
   out.emplace_back("fill_reads_failed", counters_.failed.load());
   out.emplace_back("fill_evicted_bytes", counters_.evicted_bytes.load());
+  out.emplace_back("fill_window_requests", counters_.window_requests.load());
+  out.emplace_back("fill_window_bytes", counters_.window_bytes.load());
   out.emplace_back("fill_memory_bytes", counters_.memory_bytes->load());
   out.emplace_back("fill_memory_spans", counters_.memory_spans.load());
   out.emplace_back("hot_pack_bytes", counters_.hot_bytes.load());

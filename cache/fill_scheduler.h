@@ -159,6 +159,8 @@ class FillScheduler {
     // Hot packs: bytes of pages that came, reads that they served without a span, reads that asked
     // for spans because they came too late, spans that were not as they said.
     std::atomic<uint64_t> hot_bytes{0}, hot_reads{0}, hot_late{0}, hot_wrong{0};
+    // Of span tables whose windows come late: requests, and bytes that came.
+    std::atomic<uint64_t> window_requests{0}, window_bytes{0};
     std::atomic<uint64_t> memory_spans{0};  // that readers got although the disk took no bytes
     // Seconds of readers whose bytes were missing, by WaitCause; of decoding a span.
     std::array<Histogram, kWaitCauses> waited{Histogram(kShortTimes), Histogram(kShortTimes),

@@ -38,11 +38,30 @@ absl::StatusOr<std::shared_ptr<FillingLayer>> FillingLayer::Open(Options options
   return layer;
 }
 
-FillingLayer::~FillingLayer() = default;
+FillingLayer::FillingLayer(Options options, FillScheduler& scheduler)
+    : options_(std::move(options)),
+      scheduler_(scheduler),
+      timeline_(scheduler.timelines().New(FillPicture::kMostEvents)),
+      spans_(scheduler.options().health.most),
+      hot_marks_(options_.directory + "/hot"),
+      memory_(scheduler.counters().memory_bytes),
+      readahead_(scheduler.options().background),
+      sources_(scheduler.health()) {}
+
+FillingLayer::~FillingLayer() {
+  if (windows_ != nullptr) windows_->Cancel();
+}
 
 absl::Status FillingLayer::OpenFiles() {
   const std::string& directory = options_.directory;
   IMAGEFS_ASSIGN_OR_RETURN(table_, SpanTableReader::Open(directory + "/access"));
+  if (table_->late_windows()) {
+    LateWindows::Options windows{directory, table_->windows(), options_.open,
+                                 [weak = weak_from_this()](const absl::Status& why) {
+                                   if (const auto self = weak.lock()) self->OnWindowsFailed(why);
+                                 }};
+    IMAGEFS_ASSIGN_OR_RETURN(windows_, LateWindows::Open(std::move(windows), scheduler_));
+  }
   IMAGEFS_ASSIGN_OR_RETURN(data_, OpenOrCreate(directory + "/data"));
   struct stat st;
   if (fstat(data_.get(), &st) != 0) return ErrnoStatus(errno, directory + "/data");
@@ -103,8 +122,13 @@ void FillingLayer::Recheck(const std::vector<uint32_t>& spans) {
   CheckUnverified(unverified);
 }
 
+void FillingLayer::AddWindowsSource(std::shared_ptr<ImageSource> source) {
+  if (windows_ != nullptr) windows_->AddSource(std::move(source), false);
+}
+
 void FillingLayer::AddSource(std::shared_ptr<ImageSource> source) {
   if (source == nullptr) return;
+  if (windows_ != nullptr) windows_->AddSource(source, true);
   bool go_on = false;
   {
     absl::MutexLock lock(&mu_);
@@ -460,6 +484,7 @@ void FillingLayer::WantAll(Priority priority) {
           });
     }
   }
+  if (windows_ != nullptr && priority <= Priority::kForeground) windows_->WantAll();
   if (check) BeginCheck();
   scheduler_.Wake();
 }
@@ -523,6 +548,7 @@ bool FillingLayer::Fail(const absl::Status& why) {
     FailHotLocked(why, finished);
   }
   LogError("layer_damaged layer=", table_->diff_id().Short(), " cause=", why.message());
+  if (windows_ != nullptr) windows_->Cancel();
   Deliver(std::move(finished));
   return true;
 }
@@ -538,6 +564,7 @@ void FillingLayer::Cancel() {
     batches = batches_;
   }
   cancel_.Cancel();
+  if (windows_ != nullptr) windows_->Cancel();
   for (const BatchRef& batch : batches) batch->cancel.Cancel();
   Deliver(std::move(finished));
 }
@@ -621,6 +648,8 @@ FillReport FillingLayer::Report() const {
                              absl::ToInt64Seconds(now - batch->last_byte), " s");
     }
   }
+  if (report.reason.empty() && windows_ != nullptr)
+    report.cause = report.reason = windows_->trouble();
   report.blob_bytes = spans_.blob_bytes();
   report.blob_bytes_present = spans_.blob_bytes_present();
   report.blob_bytes_fetched = fetched_bytes_;

@@ -5,6 +5,7 @@
 //
 //   <directory>/index    the tree (EROFS, overlay form)
 //   <directory>/access, data   the span table (image/span_table.h); sparse
+//   <directory>/windows  where the windows of a table are that came without (cache/late_windows.h)
 //   <directory>/present  which spans were verified and are in `data` (cache/present_map.h)
 //   <directory>/blob     of an unproven layer: the received parts of its blob, unless `data` has
 //   them <directory>/hot      pages of `data` that came with a hot pack (cache/hot_marks.h)
@@ -47,6 +48,7 @@
 #include "cache/filling_layer_options.h"
 #include "cache/hot_marks.h"
 #include "cache/hot_pages.h"
+#include "cache/late_windows.h"
 #include "cache/present_map.h"
 #include "cache/readahead.h"
 #include "cache/span_map.h"
@@ -69,7 +71,8 @@ class FillingLayer final : public LayerFill,
   ~FillingLayer() override;
 
   void Start();  // call once; starts the check if nothing is missing
-  void AddSource(std::shared_ptr<ImageSource> source);  // FillSources::Add
+  void AddSource(std::shared_ptr<ImageSource> source);         // FillSources::Add
+  void AddWindowsSource(std::shared_ptr<ImageSource> source);  // LateWindows::AddSource
   void Ensure(ByteRange range, ReaderId reader, CancelToken cancel, Done done) override;
   bool complete() const override { return complete_.load(std::memory_order_acquire); }
   Progress progress() const override;
@@ -117,15 +120,7 @@ class FillingLayer final : public LayerFill,
   using Spans = std::vector<uint32_t>;
   using Finished = std::vector<std::pair<WaiterRef, absl::Status>>;
 
-  FillingLayer(Options options, FillScheduler& scheduler)
-      : options_(std::move(options)),
-        scheduler_(scheduler),
-        timeline_(scheduler.timelines().New(FillPicture::kMostEvents)),
-        spans_(scheduler.options().health.most),
-        hot_marks_(options_.directory + "/hot"),
-        memory_(scheduler.counters().memory_bytes),
-        readahead_(scheduler.options().background),
-        sources_(scheduler.health()) {}
+  FillingLayer(Options options, FillScheduler& scheduler);
   absl::Status OpenFiles();
 
   void QueueLocked(uint32_t span, Priority priority) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
@@ -154,6 +149,8 @@ class FillingLayer final : public LayerFill,
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnEnd(const BatchRef& batch, absl::Status status);
   void TellFailing(const absl::Status& why, bool for_good);
+  void DecodeLater(const BatchRef& batch, uint32_t span);
+  void OnWindowsFailed(const absl::Status& why);
   void Decode(const BatchRef& batch, uint32_t span);
   absl::Status Store(uint32_t span, std::string_view bytes);
   void OnUnstored(uint32_t span, std::string bytes, const absl::Status& why);
@@ -205,6 +202,7 @@ class FillingLayer final : public LayerFill,
   const Options options_;
   FillScheduler& scheduler_;
   std::unique_ptr<SpanTableReader> table_;
+  std::shared_ptr<LateWindows> windows_;  // null: the table was opened with its windows
   Descriptor blob_;
   std::unique_ptr<PresentMap> present_;
   Fd data_;

@@ -21,6 +21,7 @@ constexpr uint64_t kMaxRestGap = 64 << 10;  // cheaper to fetch again than to se
 }  // namespace
 
 void FillingLayer::Start() {
+  if (windows_ != nullptr) windows_->Start();
   {
     absl::MutexLock lock(&mu_);
     if (!spans_.all_present() || check_ != CheckPhase::kNone || !failure_.ok()) return;
@@ -77,6 +78,23 @@ void FillingLayer::Check() {
 // Runs on a worker. Runs again after more of the blob was fetched.
 void FillingLayer::CheckWhole() {
   absl::Status status;
+  // The table is that of the layer under its DiffID as well.
+  if (windows_ != nullptr && !windows_->complete()) {
+    {
+      absl::MutexLock lock(&mu_);
+      check_ = CheckPhase::kFetching;
+    }
+    return windows_->WhenComplete([weak = weak_from_this()] {
+      const auto self = weak.lock();
+      if (self == nullptr) return;
+      {
+        absl::MutexLock lock(&self->mu_);
+        self->check_ = CheckPhase::kRunning;
+        self->last_byte_ = Moment::Now();
+      }
+      self->SubmitCheck([self] { self->CheckWhole(); });
+    });
+  }
   if (download_ != nullptr) {
     if (std::vector<ByteRange> rest = RestOfBlob(); !rest.empty()) {
       return FetchRest(std::move(rest));

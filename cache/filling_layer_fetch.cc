@@ -55,6 +55,8 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
     std::erase_if(leftovers_,
                   [&](const BatchRef& batch) { return now - batch->last_byte > kLeftoverLife; });
     if (spans_.all_present()) return std::nullopt;
+    // It is told when windows come.
+    if (windows_ != nullptr && windows_->crowded()) return std::nullopt;
     if (now < not_before_) {
       look_again = std::min(look_again, not_before_);
       return std::nullopt;
@@ -336,6 +338,11 @@ void FillingLayer::Request(const BatchRef& batch) {
   }
   const LogContext::Scope scope(std::move(context));
   scheduler_.counters().requests++;
+  if (windows_ != nullptr && !windows_->complete()) {
+    for (uint32_t i = batch->first; i < batch->last; ++i) {
+      windows_->Want(table_->span(i).window(), batch->priority->get() == Priority::kOnDemand);
+    }
+  }
   options.once = true;
   options.hedge = batch->hedge;
   batch->source->ReadBlob(
@@ -397,11 +404,33 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
     scheduler_.Wake();
   }
   if (hedge != nullptr) hedge->cancel.Cancel();
-  for (uint32_t span = from; span < to; ++span) {
-    scheduler_.work().Submit(
-        batch->priority, [self = shared_from_this(), batch, span] { self->Decode(batch, span); });
-  }
+  for (uint32_t span = from; span < to; ++span) DecodeLater(batch, span);
   return absl::OkStatus();
+}
+
+// Its window may still be on its way, while the layer may be given up.
+void FillingLayer::DecodeLater(const BatchRef& batch, uint32_t index) {
+  auto decode = [weak = weak_from_this(), batch, index] {
+    const auto self = weak.lock();
+    if (self == nullptr) return;
+    self->scheduler_.work().Submit(batch->priority,
+                                   [self, batch, index] { self->Decode(batch, index); });
+  };
+  if (windows_ == nullptr) return decode();
+  const SpanEntry span = table_->span(index);
+  windows_->When(span.window(), span.blob_bytes, std::move(decode));
+}
+
+// The index names windows that it does not have, or they cannot be had now.
+void FillingLayer::OnWindowsFailed(const absl::Status& why) {
+  if (absl::IsDataLoss(why)) return OnDamage(why);
+  Finished finished;
+  {
+    absl::MutexLock lock(&mu_);
+    reason_ = std::string(why.message());
+    FailAllLocked(why, finished);
+  }
+  Deliver(std::move(finished));
 }
 
 void FillingLayer::OnEnd(const BatchRef& batch, absl::Status status) {

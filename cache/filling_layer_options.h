@@ -6,6 +6,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "cache/late_windows.h"
 
 namespace imagefs {
 
@@ -27,6 +28,7 @@ struct FillingLayerOptions {
   std::function<void(const absl::Status& why, bool for_good)> failing;
   // Called once if the layer is damaged, after all reads have been failed. May be empty.
   std::function<void(const absl::Status& why)> damaged;
+  LateWindows::OpenRepository open;
 };
 
 }  // namespace imagefs

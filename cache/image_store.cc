@@ -77,7 +77,8 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_ASSIGN_OR_RETURN(
         layers_, LayerStore::Open({options_.root, options_.layer_workers, options_.share_all,
                                    options_.fill, options_.scrub, options_.keep_blobs, space_.get(),
-                                   &shared_, options_.hash_behind},
+                                   &shared_, options_.hash_behind,
+                                   [this](const Reference& reference) { return Open(reference); }},
                                   *kv_));
     starts_ = std::make_unique<ColdStarts>(layers_->scheduler().timelines());
     IMAGEFS_ASSIGN_OR_RETURN(chains_,

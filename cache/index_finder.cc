@@ -351,13 +351,17 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   // Returns whether layer i may have an index of `bytes` at all. Called before any of it is
   // fetched.
   absl::Status CheckSize(size_t i, uint64_t bytes) {
+    IMAGEFS_RETURN_IF_ERROR(CheckShare(i, bytes));
+    return Count(bytes, &Totals::fetched);
+  }
+  absl::Status CheckShare(size_t i, uint64_t bytes) const {
     const uint64_t share = std::max(kSmallIndex, layer(i).size / kLayerShare);
     if (bytes > share) {
       return absl::ResourceExhaustedError(
           StrCat("it has ", FormatBytes(bytes), ", and that of a layer of ",
                  FormatBytes(layer(i).size), " may have ", FormatBytes(share)));
     }
-    return Count(bytes, &Totals::fetched);
+    return absl::OkStatus();
   }
   absl::Status CheckMemory(uint64_t bytes) const {
     const uint64_t largest = LargestIndex(finder_.memory_.total());
@@ -504,7 +508,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     if (sidecar.index.has_value()) {
       const absl::StatusOr<IndexSource> whose =
           finder_.Classify(sidecar, IndexSource::kBeside, trust_);
-      if (whose.ok()) return ReadBundles(sidecar, *whose);
+      if (whose.ok()) return ReadBundles(sidecar, *whose, "");
       Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kPublished, whose.status());
     }
     if (!ReadSoci(sidecar.soci)) QueryRepository(0);
@@ -529,21 +533,26 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     if (sidecar.index.has_value()) {
       const absl::StatusOr<IndexSource> whose =
           finder_.Classify(sidecar, IndexSource::kConfigured, trust_);
-      if (whose.ok()) return ReadBundles(sidecar, *whose);
+      const Reference& where = finder_.options_.repositories[which];
+      if (whose.ok()) {
+        return ReadBundles(sidecar, *whose, StrCat(where.host, "/", where.repository));
+      }
       Refuse(StrCat("manifest=", image_->manifest_digest.Short()), kPublished, whose.status());
     }
     QueryRepository(which + 1);
   }
 
-  void ReadBundles(const Sidecar& sidecar, IndexSource whose) {
+  // `repository`: the name of the sidecar's; "" = that of the image.
+  void ReadBundles(const Sidecar& sidecar, IndexSource whose, const std::string& repository) {
     const Manifest& index = *sidecar.index;
     const std::shared_ptr<ImageSource>& source = sidecar.source;
-    std::map<std::string, const Descriptor*> by_layer;
+    std::map<std::string, const Descriptor*> by_layer, old_by_layer;
     const Descriptor *profile = nullptr, *pack = nullptr;
     for (const Descriptor& one : index.layers) {
       const auto it = one.annotations.find(std::string(kLayerAnnotation));
-      if (one.media_type == kLayerIndexMediaType && it != one.annotations.end()) {
-        by_layer[it->second] = &one;
+      if (it != one.annotations.end()) {
+        if (one.media_type == kLayerIndexMediaType) by_layer[it->second] = &one;
+        if (one.media_type == kOldLayerIndexMediaType) old_by_layer[it->second] = &one;
       }
       if (one.media_type == kProfileMediaType) profile = &one;
       if (one.media_type == kHotPackMediaType) pack = &one;
@@ -551,10 +560,11 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     if (!runs_ || !finder_.options_.hot_packs) pack = nullptr;
     if (pack != nullptr && whose == IndexSource::kBeside) pages_from_ = Repository();
     if (profile != nullptr) ReadProfile(*profile, source);
+    by_layer.merge(old_by_layer);  // what is of both forms is read in the newer one
     for (size_t i = 0; i < wanted_.size(); ++i) {
       if (!wanted_[i] || Has(i)) continue;
       const auto it = by_layer.find(layer(i).digest.ToString());
-      if (it != by_layer.end()) ReadBundle(i, *it->second, source, whose);
+      if (it != by_layer.end()) ReadBundle(i, *it->second, source, whose, repository);
     }
     if (pack != nullptr) ReadPack(*pack, source, sidecar.artifact);
   }
@@ -613,26 +623,37 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   }
 
   void ReadBundle(size_t i, const Descriptor& bundle, const std::shared_ptr<ImageSource>& source,
-                  IndexSource whose) {
+                  IndexSource whose, const std::string& repository) {
     Begin();
     if (absl::Status status = CheckSize(i, bundle.size); !status.ok()) {
       return Take(i, status, kPublished);
     }
     Fetch(source, bundle, {0, bundle.size},
-          [self = shared_from_this(), i, digest = bundle.digest,
-           whose](absl::StatusOr<Fetched> fetched) {
+          [self = shared_from_this(), i, bundle, source, whose,
+           repository](absl::StatusOr<Fetched> fetched) {
             if (!fetched.ok()) return self->Take(i, fetched.status(), kPublished);
             auto held = std::make_shared<Fetched>(*std::move(fetched));
             IndexMaterial head;
             head.file = held->file.get();
             head.part = held->blob;
-            self->OpenWhenAllowed(i, held, head.part, IndexOpener::AnnouncedBundle(head),
-                                  kPublished, [self, digest, whose](IndexMaterial material) {
-                                    material.pages_from = self->pages_from_;
-                                    return self->finder_.opener_.OpenBundle(material, digest,
-                                                                            whose);
-                                  });
+            self->OpenWhenAllowed(
+                i, held, head.part, IndexOpener::AnnouncedBundle(head), kPublished,
+                [self, i, bundle, source, whose, repository](IndexMaterial material) {
+                  material.source = source;
+                  material.repository = repository;
+                  return self->OpenBundle(i, std::move(material), bundle, whose);
+                });
           });
+  }
+
+  absl::StatusOr<FoundIndexRef> OpenBundle(size_t i, IndexMaterial material,
+                                           const Descriptor& bundle, IndexSource whose) const {
+    material.pages_from = pages_from_;
+    IMAGEFS_ASSIGN_OR_RETURN(FoundIndexRef found,
+                             finder_.opener_.OpenBundle(material, bundle.digest, whose));
+    const uint64_t later = found->windows.has_value() ? found->windows->blob.size : 0;
+    IMAGEFS_RETURN_IF_ERROR(CheckShare(i, bundle.size + later));
+    return found;
   }
 
   void ReadProfile(const Descriptor& blob, const std::shared_ptr<ImageSource>& source) {

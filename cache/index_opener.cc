@@ -126,13 +126,21 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenBundle(const IndexMaterial& bundl
   {
     IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(bundle.file, "an index"));
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view packed, PartOf(file, bundle));
-    const absl::Status unpacked =
-        UnpackBundle(packed, announced, index.get(), found.span_table.get());
+    absl::StatusOr<std::optional<PublishedWindows>> unpacked =
+        UnpackBundle(packed, announced, bundle.layer.digest, index.get(), found.span_table.get());
     IMAGEFS_RETURN_IF_ERROR(file.CheckWhole("an index"));
-    IMAGEFS_RETURN_IF_ERROR(unpacked);
+    IMAGEFS_ASSIGN_OR_RETURN(found.windows, std::move(unpacked));
+  }
+  if (found.windows.has_value()) {
+    found.windows->repository = bundle.repository;
+    found.windows_source = bundle.source;
   }
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<SpanTableReader> span_table,
                            SpanTableReader::OpenFd(found.span_table.get(), "its span table"));
+  if (span_table->late_windows() != found.windows.has_value() ||
+      (found.windows.has_value() && span_table->windows().size() != found.windows->blob.size)) {
+    return absl::DataLossError("its span table has other windows");
+  }
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ErofsImage> image,
                            ErofsImage::OpenFd(index.get(), "its tree"));
   const uint64_t mapped = std::min<uint64_t>(span_table->bytes().size(), bundle.max_memory);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -29,6 +30,9 @@ struct IndexMaterial {
   // Who may give bytes of the layer before their spans come (cache/identity.h); "" = all whom every
   // user of an index trusts.
   std::string pages_from;
+  // Who has the windows, and its name if it is not the repository of the layers (PublishedWindows).
+  std::shared_ptr<ImageSource> source;
+  std::string repository;
 };
 
 // Upper bound of the memory that opening takes for `packed` bytes that unpack to `unpacked`.

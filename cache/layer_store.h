@@ -63,6 +63,7 @@ class LayerStore {
     StoreSpace* space = nullptr;                // must outlive the store. Null: no limit
     const SharedStores* shared = nullptr;       // must outlive the store. Null: none
     uint64_t hash_behind = uint64_t{16} << 20;  // blobs of that size: layer_store_unhashed.h
+    LateWindows::OpenRepository open;           // with this machine's credentials
   };
   // Loads the records and removes unfinished files left by a crash.
   static absl::StatusOr<std::unique_ptr<LayerStore>> Open(Options options, KeyValueStore& kv);
@@ -97,8 +98,7 @@ class LayerStore {
   // the bytes freed, or kFailedPrecondition if the layer is held or has no span table.
   absl::StatusOr<uint64_t> Evict(const Digest& id);
   uint64_t RemoveUnused(const Digest& id);  // even if records name it. Returns the bytes freed
-  // Frees about `bytes` of lazy layers in use, those not read lately first. Waits for readers.
-  uint64_t EvictParts(uint64_t bytes);
+  uint64_t EvictParts(uint64_t bytes);      // FillingLayer::Evict, those not read lately first
   Downloads& downloads() { return *downloads_; }
   // Returns whether a layer was released since the last call.
   bool TakeReleased() { return released_->exchange(false, std::memory_order_relaxed); }

@@ -28,24 +28,36 @@ bool FileHasSize(const std::string& path, uint64_t size) {
   return st.ok() && S_ISREG(st->st_mode) && static_cast<uint64_t>(st->st_size) == size;
 }
 
-// Writes the content of `from` to a new file.
-absl::Status WriteNew(const std::string& path, int from) {
+// Writes the content of `from` to a new file, with zeros in place of `later`, which have their room
+// on the disk already.
+absl::Status WriteNew(const std::string& path, int from, ByteRange later = {}) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(path, O_WRONLY | O_CREAT | O_EXCL, 0600));
   std::string buffer(256 << 10, '\0');
-  for (uint64_t at = 0;; at += buffer.size()) {
-    IMAGEFS_ASSIGN_OR_RETURN(const size_t got, PreadFull(from, absl::MakeSpan(buffer), at));
+  const uint64_t end = later.empty() ? UINT64_MAX : later.begin;
+  for (uint64_t at = 0; at < end;) {
+    const size_t want = std::min<uint64_t>(buffer.size(), end - at);
+    IMAGEFS_ASSIGN_OR_RETURN(const size_t got,
+                             PreadFull(from, absl::MakeSpan(buffer.data(), want), at));
     IMAGEFS_RETURN_IF_ERROR(PwriteFull(fd.get(), std::string_view(buffer.data(), got), at));
-    if (got < buffer.size()) return absl::OkStatus();
+    at += got;
+    if (got < want) return absl::OkStatus();
   }
+  const int error =
+      posix_fallocate(fd.get(), static_cast<off_t>(later.begin), static_cast<off_t>(later.size()));
+  return error == 0 ? absl::OkStatus() : ErrnoStatus(error, path);
 }
 
 // Writes the files of a layer that has no bytes yet.
 absl::Status WriteFilling(const std::string& directory, const FoundIndex& found,
-                          uint64_t data_bytes) {
+                          const SpanTableReader& span_table) {
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
   IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/index", found.index.get()));
-  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/access", found.span_table.get()));
-  return WriteHole(directory + "/data", data_bytes);
+  const ByteRange later = span_table.late_windows() ? span_table.windows() : ByteRange{};
+  IMAGEFS_RETURN_IF_ERROR(WriteNew(directory + "/access", found.span_table.get(), later));
+  if (!later.empty()) {
+    IMAGEFS_RETURN_IF_ERROR(LateWindows::Write(directory, *found.windows));
+  }
+  return WriteHole(directory + "/data", span_table.data_bytes());
 }
 
 // Parses the members that describe the layer; on entry, `entry.diff_id` is its name.
@@ -210,6 +222,7 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
   options.damaged = [this, id, instance = entry.instance](const absl::Status& why) {
     DropDamaged(id, instance, why);
   };
+  options.open = options_.open;
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<FillingLayer> filling,
                            FillingLayer::Open(std::move(options), *fill_));
   if (filling->span_table().diff_id() != layer.diff_id ||
@@ -229,7 +242,10 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
                            SpanTableReader::OpenFd(found.span_table.get(), "span table"));
   const std::string temporary = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
   absl::Cleanup remove = [&] { RemoveTree(temporary).IgnoreError(); };
-  IMAGEFS_RETURN_IF_ERROR(WriteFilling(temporary, found, span_table->data_bytes()));
+  if (span_table->late_windows() != found.windows.has_value()) {
+    return absl::DataLossError("its span table lacks its windows");
+  }
+  IMAGEFS_RETURN_IF_ERROR(WriteFilling(temporary, found, *span_table));
   Entry entry;
   entry.state = LayerState::kFilling;
   entry.diff_id = request.diff_id;
@@ -260,6 +276,7 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   if (found.prefetch.has_value()) {
     FillingOf(*layer)->Prefetch(*found.prefetch, Priority::kForeground);
   }
+  FillingOf(*layer)->AddWindowsSource(found.windows_source);
   filling_made_++;
   LogInfo("layer.lazy layer=", request.diff_id.Short(), " as=", id.Short(),
           " origin=", found.origin, " source=", IndexSourceName(found.source));

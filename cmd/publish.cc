@@ -175,7 +175,7 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
 
   // The error says why the index of that layer is not published. Only layers verified by this store
   // are published, because an index vouches for a tree.
-  absl::StatusOr<std::string> PackLayer(const Layer& layer) {
+  absl::StatusOr<PackedBundle> PackLayer(const Layer& layer) {
     IndexBundle bundle;
     absl::StatusOr<std::string> span_table =
         ReadFile(layer.directory + "/access", kMaxUnpackedBundle);
@@ -189,11 +189,11 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
     }
     IMAGEFS_ASSIGN_OR_RETURN(bundle.index,
                              ReadFile(layer.directory + "/index", kMaxUnpackedBundle));
-    std::string bytes = PackBundle(bundle);
-    if (bytes.size() > kMaxBundleBytes) {
+    IMAGEFS_ASSIGN_OR_RETURN(PackedBundle packed, PackBundle(bundle));
+    if (packed.index.size() + packed.windows.size() > kMaxBundleBytes) {
       return absl::ResourceExhaustedError("its index is too large");
     }
-    return bytes;
+    return packed;
   }
 
   // Blocks on disk and CPU.
@@ -209,14 +209,18 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
       if (cancel_.token().cancelled()) return absl::CancelledError("nobody waits for the index");
       const Descriptor& blob = request_.image->manifest.layers[i];
       PublishResult::Layer about{blob.digest, blob.size, 0, ""};
-      absl::StatusOr<std::string> bytes = PackLayer(*chain.layers[i]);
-      if (bytes.ok()) {
-        about.index_bytes = bytes->size();
-        Add(*std::move(bytes), kLayerIndexMediaType,
-            {{std::string(kLayerAnnotation), blob.digest.ToString()},
-             {std::string(kDiffIdAnnotation), chain.layers[i]->diff_id.ToString()}});
+      absl::StatusOr<PackedBundle> packed = PackLayer(*chain.layers[i]);
+      if (packed.ok()) {
+        about.index_bytes = packed->index.size() + packed->windows.size();
+        const std::map<std::string, std::string> annotations = {
+            {std::string(kLayerAnnotation), blob.digest.ToString()},
+            {std::string(kDiffIdAnnotation), chain.layers[i]->diff_id.ToString()}};
+        Add(std::move(packed->index), kLayerIndexMediaType, annotations);
+        if (!packed->windows.empty()) {
+          Add(std::move(packed->windows), kLayerWindowsMediaType, annotations);
+        }
       } else {
-        about.reason = std::string(bytes.status().message());
+        about.reason = std::string(packed.status().message());
       }
       result_.layers.push_back(std::move(about));
     }

@@ -1,17 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // The published form of a layer's metadata, which allows mounting the layer before its bytes have
-// been fetched: its index and span table in one blob. docs/formats/published.md specifies the
-// format. Hostile input yields an error, never a crash or memory use beyond the limits.
+// been fetched: its index and span table in one blob, for which a mount waits, and the windows of
+// the span table in another one, of which parts are fetched when they are needed.
+// docs/formats/published.md specifies the format, and the earlier one that has all in one blob and
+// is only read. Hostile input yields an error, never a crash or memory use beyond the limits.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/digest.h"
 #include "image/erofs_reader.h"
+#include "image/manifest.h"
 #include "image/span_table.h"
 #include "image/tree.h"
 
@@ -20,6 +25,11 @@ namespace imagefs {
 // Media types of the artifact (OCI image-spec 1.1, manifest.md, artifactType) and of its layers.
 inline constexpr std::string_view kIndexArtifactType = "application/vnd.imagefs.index.v1+json";
 inline constexpr std::string_view kLayerIndexMediaType =
+    "application/vnd.imagefs.layer-index.v2+zstd";
+inline constexpr std::string_view kLayerWindowsMediaType =
+    "application/vnd.imagefs.layer-windows.v1";
+// Of earlier versions: with the windows.
+inline constexpr std::string_view kOldLayerIndexMediaType =
     "application/vnd.imagefs.layer-index.v1+zstd";
 inline constexpr std::string_view kProfileMediaType = "application/vnd.imagefs.profile.v1+json";
 // Annotations of a layer of the artifact: the digests of the image layer that it describes.
@@ -31,12 +41,30 @@ inline constexpr uint64_t kMaxUnpackedBundle = 512u << 20;  // index plus table
 
 struct IndexBundle {
   std::string index;       // EROFS, overlay form, one device
-  std::string span_table;  // image/span_table.h
+  std::string span_table;  // image/span_table.h, with its windows
 };
-std::string PackBundle(const IndexBundle& bundle);
+struct PackedBundle {
+  std::string index;    // the blob for which a mount waits
+  std::string windows;  // the other one; "" = there are no windows
+};
+// Returns an error if the span table is not valid, or its windows have not come.
+absl::StatusOr<PackedBundle> PackBundle(const IndexBundle& bundle);
 
-// Unpacks a bundle into two empty files of at most `max_bytes` in total. Validates neither.
-absl::Status UnpackBundle(std::string_view packed, uint64_t max_bytes, int index, int span_table);
+// The blob of the windows, as the other one describes it. A value type.
+struct PublishedWindows {
+  Descriptor blob;             // digest and size
+  uint32_t piece_bytes = 0;    // a power of two from 4 KiB to 1 MiB
+  std::vector<Digest> pieces;  // of the blob's bytes, piece by piece; the last one may be shorter
+  std::string repository;      // where the blob is: "host/path"; "" = with the layers
+  uint64_t PieceCount() const { return (blob.size + piece_bytes - 1) / piece_bytes; }
+};
+
+// Unpacks what describes the layer of that blob into two empty files of at most `max_bytes` in
+// total, not counting the hole for windows that come later. Returns where these are; nullopt: there
+// are none, or they are in the span table. Validates neither file.
+absl::StatusOr<std::optional<PublishedWindows>> UnpackBundle(std::string_view packed,
+                                                             uint64_t max_bytes, const Digest& blob,
+                                                             int index, int span_table);
 
 // Returns the tree of a bundle after checking that it describes the given layer and is consistent:
 // the table is that of a tar (only the image itself may use a table of contents), has a digest for

@@ -16,7 +16,8 @@ namespace {
 
 constexpr std::string_view kMagic = "imgfsacc";
 constexpr uint32_t kVersion = 1;
-constexpr size_t kHeaderBytes = 136;
+constexpr uint32_t kVersionLate = 2;  // its windows come later
+constexpr size_t kHeaderBytes = 136, kVersionAt = 8, kSumAt = 128, kWindowSumAt = 132;
 constexpr size_t kRecordBytes = 80;
 constexpr size_t kMoveBytes = 24;
 constexpr size_t kMaxMoves = 4 << 20;
@@ -79,6 +80,17 @@ bool InRange(uint64_t begin, uint64_t length, uint64_t size) {
 uint32_t SumOfWindows(std::string_view windows) {
   const uint32_t sum = Crc32c(~0U, windows);
   return sum == 0 ? 1 : sum;
+}
+
+// `bytes`: the header and all up to the windows.
+uint32_t SumOfRecords(std::string_view bytes) {
+  std::string header(bytes.substr(0, kHeaderBytes));
+  std::memset(header.data() + kSumAt, 0, sizeof(uint32_t));
+  return Crc32c(Crc32c(~0U, header), bytes.substr(kHeaderBytes));
+}
+
+void SetNumber(std::string& bytes, size_t at, uint32_t number) {
+  for (size_t i = 0; i < sizeof(number); ++i) bytes[at + i] = static_cast<char>(number >> (8 * i));
 }
 
 // Validates one span on its own.
@@ -152,10 +164,31 @@ absl::StatusOr<std::string> WriteSpanTable(const SpanTable& table) {
     PutLittleEndian<uint64_t>(out, move.to);
     PutLittleEndian<uint64_t>(out, move.length);
   }
-  const uint32_t checksum = Crc32c(~0U, out);
-  for (size_t i = 0; i < 4; ++i) out[128 + i] = static_cast<char>(checksum >> (8 * i));
+  SetNumber(out, kSumAt, SumOfRecords(out));
   out.append(table.windows);
   IMAGEFS_RETURN_IF_ERROR(SpanTableReader::Check(out));
+  return out;
+}
+
+std::string SpanTableWithoutWindows(std::string_view table) {
+  const auto windows = GetLittleEndian<uint64_t>(table, 120);
+  std::string out(table.substr(0, table.size() - windows));
+  if (windows == 0) return out;
+  SetNumber(out, kVersionAt, kVersionLate);
+  SetNumber(out, kWindowSumAt, 0);
+  SetNumber(out, kSumAt, SumOfRecords(out));
+  return out;
+}
+
+absl::StatusOr<std::string> HeaderOfCompleted(std::string_view table) {
+  IMAGEFS_RETURN_IF_ERROR(SpanTableReader::Check(table));
+  const std::string_view windows =
+      table.substr(table.size() - GetLittleEndian<uint64_t>(table, 120));
+  std::string out(table.substr(0, table.size() - windows.size()));
+  SetNumber(out, kVersionAt, kVersion);
+  SetNumber(out, kWindowSumAt, SumOfWindows(windows));
+  SetNumber(out, kSumAt, SumOfRecords(out));
+  out.resize(kHeaderBytes);
   return out;
 }
 
@@ -197,10 +230,11 @@ absl::Status SpanTableReader::Parse() {
   if (bytes_.size() < kHeaderBytes || bytes_.substr(0, kMagic.size()) != kMagic) {
     return Wrong("no span table");
   }
-  if (GetLittleEndian<uint32_t>(bytes_, 8) != kVersion) {
-    return Wrong(StrCat("version ", GetLittleEndian<uint32_t>(bytes_, 8),
-                        " where this program knows ", kVersion));
+  const auto version = GetLittleEndian<uint32_t>(bytes_, kVersionAt);
+  if (version != kVersion && version != kVersionLate) {
+    return Wrong(StrCat("version ", version, " where this program knows ", kVersionLate));
   }
+  late_windows_ = version == kVersionLate;
   const uint32_t layout = GetLittleEndian<uint32_t>(bytes_, 12);
   if (layout > static_cast<uint32_t>(DataLayout::kForeignTar)) return Wrong("an unknown layout");
   layout_ = static_cast<DataLayout>(layout);
@@ -223,13 +257,13 @@ absl::Status SpanTableReader::Parse() {
   const std::string_view move_records =
       bytes_.substr(kHeaderBytes + records_.size(), moves * kMoveBytes);
   windows_ = bytes_.substr(bytes_.size() - windows);
-  std::string header(bytes_.substr(0, kHeaderBytes));
-  std::memset(header.data() + 128, 0, 4);
-  uint32_t checksum = Crc32c(~0U, header);
-  checksum = Crc32c(checksum, bytes_.substr(kHeaderBytes, records_.size() + move_records.size()));
-  if (checksum != GetLittleEndian<uint32_t>(bytes_, 128)) return Wrong("its checksum");
-  const auto window_sum = GetLittleEndian<uint32_t>(bytes_, 132);
-  if (window_sum != 0 && window_sum != SumOfWindows(windows_)) {
+  if (SumOfRecords(bytes_.substr(0, bytes_.size() - windows)) !=
+      GetLittleEndian<uint32_t>(bytes_, kSumAt)) {
+    return Wrong("its checksum");
+  }
+  const auto window_sum = GetLittleEndian<uint32_t>(bytes_, kWindowSumAt);
+  if (late_windows_ ? window_sum != 0 || windows == 0
+                    : window_sum != 0 && window_sum != SumOfWindows(windows_)) {
     return Wrong("the checksum of its windows");
   }
   uint64_t end = 0;

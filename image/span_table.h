@@ -70,6 +70,7 @@ struct SpanEntry {
 
   uint64_t data_end() const { return data_begin + data_bytes; }
   uint64_t blob_end() const { return blob_begin + blob_bytes; }
+  ByteRange window() const { return {window_offset, window_offset + window_bytes}; }
 };
 
 // Layout of the data file.
@@ -100,6 +101,14 @@ SpanTable StoredSpanTable(const Digest& blob, uint64_t bytes);
 // Validates the table like SpanTableReader::FromBytes and returns its serialized form.
 absl::StatusOr<std::string> WriteSpanTable(const SpanTable& table);
 
+// Windows may come later than the rest of a table. Such a table (version 2 of the format) has a
+// hole where they belong, and says of none of them that it is right.
+// Returns the table up to its windows, with the header of one whose windows come later; all of it
+// if it has none. REQUIRES: `table` is valid, and has its windows.
+std::string SpanTableWithoutWindows(std::string_view table);
+// Returns the header that replaces the one of a table whose windows have all come.
+absl::StatusOr<std::string> HeaderOfCompleted(std::string_view table);
+
 // A serialized table. Immutable, thread-safe.
 class SpanTableReader {
  public:
@@ -127,6 +136,9 @@ class SpanTableReader {
   // The data file begins with the very bytes of the blob, and spans cover all of it: the DiffID is
   // the digest of the blob.
   bool data_is_blob() const { return data_is_blob_; }
+  // Where the windows are in the serialized table, and whether they came later than the rest.
+  ByteRange windows() const { return {bytes_.size() - windows_.size(), bytes_.size()}; }
+  bool late_windows() const { return late_windows_; }
   // The whole serialized table.
   std::string_view bytes() const { return bytes_; }
 
@@ -134,7 +146,7 @@ class SpanTableReader {
   // Returns the first and one past the last span that overlaps `range`; equal if there is none.
   std::pair<size_t, size_t> SpansOf(ByteRange range) const;
   // Returns the packed window of a span; "" if it has none. Only valid if CheckWhole returns OK
-  // after it has been read.
+  // after it has been read, and, with late_windows, once that window is in the file.
   std::string_view WindowOf(const SpanEntry& span) const;
   absl::Status CheckWhole() const { return file_.CheckWhole("the span table"); }
 
@@ -149,6 +161,7 @@ class SpanTableReader {
   DataLayout layout_ = DataLayout::kTar;
   bool has_digests_ = true, data_is_blob_ = false;
   size_t span_count_ = 0;
+  bool late_windows_ = false;
   std::string_view records_, windows_;
   std::vector<LayerBuilder::Move> moves_;
 };

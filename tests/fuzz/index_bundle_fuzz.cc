@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Hostile published indexes: as they come from a registry, and, so that the checks behind the zstd
-// frame are reached, as what is in that frame. The checksums of the superblock and of the span
-// table are set right first. What is accepted is written anew, as for the kernel: that has to work,
-// be accepted in turn, and give the same bytes a third time.
+// Hostile published indexes, of both forms: as they come from a registry, and, so that the checks
+// behind the zstd frame are reached, as what is in that frame. The checksums of the superblock and
+// of the span table are set right first. What is accepted is written anew, as for the kernel: that
+// has to work, be accepted in turn, and give the same bytes a third time.
 #include <sys/mman.h>
 #include <sys/stat.h>
 
@@ -77,6 +77,22 @@ void Check(const Fd& index_file, const Fd& access_file) {
   if (same == nullptr || WriteAnew(*same, (*span_table)->data_bytes()) != once) abort();
 }
 
+// Returns whether it could be unpacked.
+bool Unpack(std::string_view packed, const Fd& index, const Fd& span_table) {
+  const auto windows =
+      UnpackBundle(packed, kMaxUnpacked, Sha256Of("blob"), index.get(), span_table.get());
+  uint64_t hole = 0;
+  if (windows.ok() && windows->has_value()) {
+    hole = (*windows)->blob.size;
+    if (hole == 0 || hole > kMaxBundleBytes || (*windows)->piece_bytes == 0 ||
+        (*windows)->pieces.size() != (*windows)->PieceCount()) {
+      abort();
+    }
+  }
+  if (SizeOf(index) + SizeOf(span_table) - hole > kMaxUnpacked) abort();
+  return windows.ok() && hole <= kMaxUnpacked;
+}
+
 void SetChecksums(std::string& index, std::string& span_table) {
   constexpr size_t kAccessHeader = 136, kAccessSum = 128, kCounts = 104;
   if (index.size() >= kSuperOffset + kBlockSize) {
@@ -105,12 +121,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
   {
     const Fd index = NewFile(), span_table = NewFile();
-    (void)UnpackBundle(bytes, kMaxUnpacked, index.get(), span_table.get()).ok();
-    if (SizeOf(index) + SizeOf(span_table) > kMaxUnpacked) abort();
+    Unpack(bytes, index, span_table);
   }
   const Fd index = NewFile(), span_table = NewFile();
-  if (!UnpackBundle(CompressZstd(bytes, 1), kMaxUnpacked, index.get(), span_table.get()).ok())
-    return 0;
+  if (!Unpack(CompressZstd(bytes, 1), index, span_table)) return 0;
   std::string index_bytes = Bytes(index), span_table_bytes = Bytes(span_table);
   SetChecksums(index_bytes, span_table_bytes);
   if (!PwriteFull(index.get(), index_bytes, 0).ok()) abort();

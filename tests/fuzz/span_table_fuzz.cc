@@ -46,6 +46,23 @@ void Spans(const SpanTableReader& span_table, std::string_view blob) {
   }
 }
 
+// A table without its windows is the same table, and so is one that gets them back.
+void Parts(const SpanTableReader& span_table) {
+  std::string whole(span_table.bytes());
+  if (span_table.late_windows()) {
+    const auto header = HeaderOfCompleted(whole);
+    if (!header.ok()) abort();
+    whole.replace(0, header->size(), *header);
+    if (!SpanTableReader::Check(whole).ok()) abort();
+  }
+  std::string late = SpanTableWithoutWindows(whole);
+  if (late.size() != span_table.windows().begin) abort();
+  late += whole.substr(late.size());
+  const auto again = SpanTableReader::FromBytes(late);
+  if (!again.ok() || (*again)->late_windows() == span_table.windows().empty()) abort();
+  if ((*again)->span_count() != span_table.span_count()) abort();
+}
+
 }  // namespace
 }  // namespace imagefs
 
@@ -58,6 +75,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   SetChecksum(table);
   if (const auto span_table = SpanTableReader::FromBytes(std::move(table)); span_table.ok()) {
     Spans(**span_table, all.substr(2 + length));
+    Parts(**span_table);
   }
   return 0;
 }

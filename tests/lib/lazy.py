@@ -17,7 +17,8 @@
   lazy.py manifest HOST/REPOSITORY TAG       the manifest, and its digest on stderr
   lazy.py lie HOST/REPOSITORY IMAGE HOW      puts a published index that lies in the place of the right one; IMAGE
                 is the manifest's digest, HOW: digest (of every span), mode (of a file), other (table of another blob),
-                pack (one byte of the first page of a hot pack, whose header is right)
+                pack (one byte of the first page of a hot pack, whose header is right), windows (no piece of them has
+                its digest), absent (nobody has the blob of the windows). old: no lie, but the form of earlier versions
 """
 import glob
 import gzip
@@ -336,6 +337,9 @@ def where(layout, number, path):
 
 # ---- lying
 
+LAYER_INDEX = "application/vnd.imagefs.layer-index.v2+zstd"
+LAYER_WINDOWS = "application/vnd.imagefs.layer-windows.v1"
+
 def crc32c(data):
     table = []
     for i in range(256):
@@ -348,21 +352,43 @@ def crc32c(data):
     return crc
 
 
-def unpack_bundle(blob):
+def unpack_index(blob):
+    """Header and entry, the tree, the span table, the digests of the pieces of its windows."""
     plain = subprocess.run(["zstd", "-q", "-d", "-c"], input=blob, stdout=subprocess.PIPE, check=True).stdout
-    assert plain[:8] == b"imgfsidx"
-    length = struct.unpack_from("<Q", plain, 8)[0]
-    return bytearray(plain[16:16 + length]), bytearray(plain[16 + length:])
+    assert plain[:8] == b"imgfslix"
+    header, tree, blobs, entry = *struct.unpack_from("<I", plain, 12), *struct.unpack_from("<QII", plain, 24)
+    assert blobs == 1
+    begin = header + entry
+    table, = struct.unpack_from("<Q", plain, header + 48)
+    return [bytearray(plain[:begin]), bytearray(plain[begin:begin + tree]),
+            bytearray(plain[begin + tree:begin + tree + table]), bytearray(plain[begin + tree + table:])]
 
 
-def pack_bundle(index, access):
-    spans_end = 136 + 80 * struct.unpack_from("<Q", access, 104)[0] + 24 * struct.unpack_from("<Q", access, 112)[0]
+def set_checksum(access):
     struct.pack_into("<I", access, 128, 0)
+    spans_end = 136 + 80 * struct.unpack_from("<Q", access, 104)[0] + 24 * struct.unpack_from("<Q", access, 112)[0]
     struct.pack_into("<I", access, 128, crc32c(access[:spans_end]))
+
+
+def frame(plain):
     with tempfile.NamedTemporaryFile() as f:  # from a file, so that the frame says its size
-        f.write(b"imgfsidx" + struct.pack("<Q", len(index)) + index + access)
+        f.write(plain)
         f.flush()
         return subprocess.run(["zstd", "-q", "-c", f.name], stdout=subprocess.PIPE, check=True).stdout
+
+
+def pack_index(parts):
+    set_checksum(parts[2])
+    return frame(b"".join(parts))
+
+
+def pack_old_index(parts, windows):
+    """As earlier versions published it: all in one blob."""
+    _, tree, access, _ = parts
+    access = access + windows
+    struct.pack_into("<I", access, 8, 1)
+    set_checksum(access)
+    return frame(b"imgfsidx" + struct.pack("<Q", len(tree)) + tree + access)
 
 
 def lie_in_pack(registry, repository, layer):
@@ -402,13 +428,16 @@ def lie(place, subject, how):
             f.flush()
             registry.push_blob(repository, f.name, layer["digest"])
         return registry.push_manifest(repository, json.dumps(manifest).encode(), MANIFEST, tag)
-    bundles = [unpack_bundle(registry.ask("GET", f"/v2/{repository}/blobs/{layer['digest']}")[2])
-               for layer in manifest["layers"]]
-    index, access = bundles[0]
+    def blob_of(layer):
+        return registry.ask("GET", f"/v2/{repository}/blobs/{layer['digest']}")[2]
+    layers = [layer for layer in manifest["layers"] if layer["mediaType"] == LAYER_INDEX]
+    windows = {layer["annotations"]["dev.imagefs.layer"]: blob_of(layer) for layer in manifest["layers"]
+               if layer["mediaType"] == LAYER_WINDOWS}
+    indexes = [unpack_index(blob_of(layer)) for layer in layers]
+    head, index, access, pieces = indexes[0]
     check, = struct.unpack_from("<I", access, 128)
-    again = bytearray(access)
-    pack_bundle(index, again)
-    if struct.unpack_from("<I", again, 128)[0] != check:
+    set_checksum(access)
+    if struct.unpack_from("<I", access, 128)[0] != check:
         raise SystemExit("this tool does not make the checksum as the project does")
     if how == "digest":
         for span in range(struct.unpack_from("<Q", access, 104)[0]):
@@ -421,12 +450,21 @@ def lie(place, subject, how):
             raise SystemExit(f"{len(found)} inodes look like the marked file's")
         struct.pack_into("<H", index, found[0] + 4, 0o104755)
     elif how == "other":
-        bundles[0] = bundles[1]
+        indexes[0] = indexes[1]
+    elif how == "windows":  # the digests of the pieces are those of other windows
+        pieces[:] = bytes(len(pieces))
+    elif how == "absent":  # nobody has the windows
+        head[48 + 64] ^= 1
+    elif how == "old":
+        manifest["layers"] = [layer for layer in manifest["layers"] if layer["mediaType"] != LAYER_WINDOWS]
     else:
         raise SystemExit(__doc__)
     with tempfile.TemporaryDirectory() as folder:
-        for layer, bundle in zip(manifest["layers"], bundles):
-            blob = pack_bundle(*bundle)
+        for layer, parts in zip(layers, indexes):
+            blob = pack_index(parts)
+            if how == "old":
+                blob = pack_old_index(parts, windows.get(layer["annotations"]["dev.imagefs.layer"], b""))
+                layer["mediaType"] = LAYER_INDEX.replace("v2", "v1")
             layer["digest"], layer["size"] = sha256(blob), len(blob)
             open(folder + "/blob", "wb").write(blob)
             registry.push_blob(repository, folder + "/blob", layer["digest"])

@@ -165,10 +165,12 @@ class IdentityTest : public ::testing::Test {
     artifact.subject.size = 1;
     for (size_t i = 0; i < specs.size(); ++i) {
       IndexBundle bundle = BundleOf(specs[i], real[i], lie[i]);
+      PackedBundle packed = *PackBundle(bundle);
+      repository_.AddBlob(std::move(packed.windows));
       RegistryWriter::Layer layer;
       layer.media_type = std::string(kLayerIndexMediaType);
       layer.annotations = {{std::string(kLayerAnnotation), Sha256Of(specs[i].blob).ToString()}};
-      const Descriptor blob = repository_.AddBlob(PackBundle(bundle));
+      const Descriptor blob = repository_.AddBlob(std::move(packed.index));
       layer.blob.digest = blob.digest;
       layer.blob.size = blob.size;
       artifact.layers.push_back(std::move(layer));

@@ -150,7 +150,7 @@ class IndexFinderTest : public ::testing::Test {
 
 TEST_F(IndexFinderTest, OnlyWhatIsTrustedIsUsed) {
   const auto image = MakeImage("image");
-  const std::string bundle = PackBundle(BundleOf(image->tars[0]));
+  const std::string bundle = PackBundle(BundleOf(image->tars[0]))->index;
   EXPECT_EQ(Find(*image, IndexTrust::Any()), "");
   Publish(image->repository, *image, {bundle});
   EXPECT_EQ(Find(*image, IndexTrust::Any()), "beside");
@@ -169,7 +169,7 @@ TEST_F(IndexFinderTest, OnlyWhatIsTrustedIsUsed) {
 
 TEST_F(IndexFinderTest, WhatIsNotTrustedIsNotEvenAskedFor) {
   const auto image = MakeImage("image");
-  Publish(image->repository, *image, {PackBundle(BundleOf(image->tars[0]))});
+  Publish(image->repository, *image, {PackBundle(BundleOf(image->tars[0]))->index});
   EXPECT_EQ(Find(*image, IndexTrust::Trusted()), "");
   EXPECT_EQ(image->repository.manifest_reads(), 0);
   IndexFinder finder(options_);
@@ -180,7 +180,7 @@ TEST_F(IndexFinderTest, WhatIsNotTrustedIsNotEvenAskedFor) {
 TEST_F(IndexFinderTest, ASignatureIsGoodWhereverTheArtifactLies) {
   UseKeys();
   const auto image = MakeImage("image");
-  const std::string bundle = PackBundle(BundleOf(image->tars[0]));
+  const std::string bundle = PackBundle(BundleOf(image->tars[0]))->index;
   Publish(image->repository, *image, {bundle});
   EXPECT_EQ(Find(*image, IndexTrust::Trusted()), "");
   EXPECT_EQ(refused_, 1U);  // and says why
@@ -249,9 +249,9 @@ TEST_F(IndexFinderTest, WhatIsGivenWasWrittenHereAndIsDisarmed) {
   image->image.config.diff_ids[0] = Sha256Of(tar);
   IndexBundle bundle = BundleOf(tar);
   bundle.index += std::string(512, '?');  // bytes that a reader ignores
-  Publish(image->repository, *image, {PackBundle(bundle)});
+  Publish(image->repository, *image, {PackBundle(bundle)->index});
   ASSERT_EQ(Find(*image, IndexTrust::Any()), "beside");
-  EXPECT_EQ(last_->description, Sha256Of(PackBundle(bundle)));
+  EXPECT_EQ(last_->description, Sha256Of(PackBundle(bundle)->index));
   const std::string bytes = ReadAll(last_->index.get());
   EXPECT_EQ(bytes.size(), last_->index_bytes);
   EXPECT_EQ(bytes.find('?'), std::string::npos);
@@ -295,7 +295,7 @@ TEST_F(IndexFinderTest, TheIndexesOfOneImageShareOneBudget) {
   for (const std::string& tar : image->tars) {
     IndexBundle bundle = BundleOf(tar);
     bundle.index += std::string(1'000'000, '\0');
-    bundles.push_back(PackBundle(bundle));
+    bundles.push_back(PackBundle(bundle)->index);
   }
   Publish(image->repository, *image, bundles);
   IndexFinder finder(options_);
@@ -312,7 +312,7 @@ TEST_F(IndexFinderTest, AnImageWithManyIndexesWaitsForItself) {
                             std::vector<std::string>(48, std::string(900'000, 'x')));
   hostile->repository.HoldAt(held[0].digest, 1000);
   const auto honest = MakeImage("honest");
-  Publish(honest->repository, *honest, {PackBundle(BundleOf(honest->tars[0]))});
+  Publish(honest->repository, *honest, {PackBundle(BundleOf(honest->tars[0]))->index});
   IndexFinder finder(options_);
   const auto stuck = Begin(finder, *hostile, IndexTrust::Any());
   hostile->repository.AwaitHeld(held[0].digest);
@@ -332,7 +332,8 @@ TEST_F(IndexFinderTest, AnImageWithManyIndexesWaitsForItself) {
 
 TEST_F(IndexFinderTest, WrongBytesOfAnIndexAreRefused) {
   const auto image = MakeImage("image");
-  const auto blobs = Publish(image->repository, *image, {PackBundle(BundleOf(image->tars[0]))});
+  const auto blobs =
+      Publish(image->repository, *image, {PackBundle(BundleOf(image->tars[0]))->index});
   image->repository.CorruptAt(blobs[0].digest, 100, 1);
   EXPECT_EQ(Find(*image, IndexTrust::Any()), "");
   EXPECT_EQ(refused_, 1U);

@@ -22,6 +22,7 @@
 #include "tests/fakes/base/eventually.h"
 #include "tests/fakes/cache/fake_source.h"
 #include "tests/fakes/cache/lazy_blob.h"
+#include "tests/fakes/image/old_bundle.h"
 
 namespace imagefs {
 namespace {
@@ -44,6 +45,15 @@ class LazyStoreTest : public ::testing::Test {
     for (const std::string& root : roots_) std::filesystem::remove_all(root);
   }
 
+  // So that spans have windows.
+  void CompressLayers() {
+    std::vector<FakeRepository::LayerSpec> layers;
+    for (const std::string& tar : tars_) {
+      layers.push_back({GzipBytes(tar), Sha256Of(tar), /*gzip=*/true});
+    }
+    manifest_ = repository_.AddImage("latest", layers);
+    blobs_ = {repository_.LayerBlob(0), repository_.LayerBlob(1)};
+  }
   void OpenNew() {
     roots_.push_back(StrCat(::testing::TempDir(), "/lazy-", RandomHex(8)));
     Reopen();
@@ -158,8 +168,19 @@ class LazyStoreTest : public ::testing::Test {
       IndexBundle bundle = {*ReadFile(directory + "/index", 1 << 30),
                             *ReadFile(directory + "/access", 1 << 30)};
       if (lie) lie(i, bundle);
-      add(PackBundle(bundle), kLayerIndexMediaType,
-          {{std::string(kLayerAnnotation), blobs_[i].digest.ToString()}});
+      const std::map<std::string, std::string> annotations = {
+          {std::string(kLayerAnnotation), blobs_[i].digest.ToString()}};
+      if (old_form_) {
+        add(PackOldBundle(bundle), kOldLayerIndexMediaType, annotations);
+        continue;
+      }
+      const PackedBundle packed = *PackBundle(bundle);
+      add(packed.index, kLayerIndexMediaType, annotations);
+      if (packed.windows.empty()) continue;
+      windows_.resize(2);
+      windows_[i].digest = Sha256Of(packed.windows);
+      windows_[i].size = packed.windows.size();
+      if (!without_windows_) add(packed.windows, kLayerWindowsMediaType, annotations);
     }
     if (!profile.empty()) add(profile, kProfileMediaType, {});
     if (!pack.bytes.empty()) {
@@ -204,6 +225,8 @@ class LazyStoreTest : public ::testing::Test {
   std::vector<std::string> tars_;
   Digest manifest_;
   std::vector<Descriptor> blobs_;
+  bool old_form_ = false, without_windows_ = false;  // of what is published
+  std::vector<Descriptor> windows_;                  // that are published in a blob of their own
   ImageStore::Options options_;
   std::vector<std::string> roots_;
   std::unique_ptr<ImageStore> store_;
@@ -224,6 +247,81 @@ TEST_F(LazyStoreTest, IsShownWithoutAByteOfItsLayers) {
   EXPECT_TRUE(Read(0, {500'000, 510'000}).ok());
   EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
   EXPECT_EQ(Counter("layers_lazy"), 2U);
+}
+
+TEST_F(LazyStoreTest, WindowsComeBehindTheMount) {
+  CompressLayers();
+  Publish();
+  ASSERT_EQ(windows_.size(), 2U);
+  OpenNew();
+  for (const Descriptor& windows : windows_) repository_.HoldAt(windows.digest, 0);
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(chain_->index->Lookup(chain_->index->root(), "file1")->has_value());
+  EXPECT_TRUE(Read(1, {0, 100}).ok());  // the first span has no window
+  EXPECT_EQ(Counter("fill_window_bytes"), 0U);
+  for (const Descriptor& windows : windows_) repository_.Release(windows.digest);
+  EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
+  ASSERT_TRUE(Durable().ok());
+  EXPECT_TRUE(Eventually([&] { return StateOf(0) == LayerState::kComplete; }));
+  EXPECT_EQ(Counter("fill_window_bytes"), windows_[0].size + windows_[1].size);
+}
+
+TEST_F(LazyStoreTest, ALayerWithoutItsWindowsIsForgotten) {
+  CompressLayers();
+  without_windows_ = true;
+  Publish();
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(absl::IsDataLoss(Read(0, {0, tars_[0].size()})));
+  EXPECT_TRUE(Eventually([&] { return StateOf(0) == LayerState::kAbsent; }));
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(chain_->layers[0]->complete());
+  EXPECT_TRUE(ReadAny(0, 900'000).ok());
+}
+
+TEST_F(LazyStoreTest, WindowsAreAskedForAgainAfterTheProcess) {
+  CompressLayers();
+  Publish();
+  OpenNew();
+  for (const Descriptor& windows : windows_) repository_.HoldAt(windows.digest, 0);
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  const Digest chain_id = chain_->chain_id;
+  Reopen();
+  auto chain = store_->FindChain(chain_id);
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  chain_ = *chain;
+  store_->AttachSource(chain_, *Reference::Parse("registry.test/img:latest"), {});
+  for (const Descriptor& windows : windows_) repository_.Release(windows.digest);
+  EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
+  EXPECT_TRUE(Read(0, {900'000, 1'000'000}).ok());
+}
+
+TEST_F(LazyStoreTest, TheRepositoryOfTheIndexHasItsWindowsAlsoAfterTheProcess) {
+  CompressLayers();
+  Publish();
+  options_.index.repositories = {*Reference::Parse("other.test/indexes")};
+  OpenNew();
+  for (const Descriptor& windows : windows_) repository_.HoldAt(windows.digest, 0);
+  ASSERT_TRUE(Show(IndexTrust::Configured()).ok());
+  const Digest chain_id = chain_->chain_id;
+  Reopen();
+  auto chain = store_->FindChain(chain_id);
+  ASSERT_TRUE(chain.ok()) << chain.status();
+  chain_ = *chain;
+  store_->AttachSource(chain_, *Reference::Parse("registry.test/img:latest"), {});
+  for (const Descriptor& windows : windows_) repository_.Release(windows.digest);
+  EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
+}
+
+TEST_F(LazyStoreTest, IndexesOfEarlierVersionsAreRead) {
+  CompressLayers();
+  old_form_ = true;
+  Publish();
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_EQ(Counter("layers_lazy"), 2U);
+  EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
+  EXPECT_EQ(Counter("fill_window_bytes"), 0U);
 }
 
 TEST_F(LazyStoreTest, AHotPackBringsPagesWithoutTheirSpans) {

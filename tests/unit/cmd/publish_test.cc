@@ -19,6 +19,7 @@
 #include "base/text.h"
 #include "image/index_bundle.h"
 #include "image/index_signature.h"
+#include "image/span_table.h"
 #include "tests/fakes/base/eventually.h"
 #include "tests/fakes/fetch/fake_registry.h"
 #include "tests/fakes/fs/fake_store.h"
@@ -142,7 +143,11 @@ class PublishTest : public ::testing::Test {
       EXPECT_TRUE(WriteFileDurably(layer->directory + "/index", StrCat("index ", i)).ok());
       (void)unlink((layer->directory + "/access").c_str());
       if (in_parts[i]) {
-        EXPECT_TRUE(WriteFileDurably(layer->directory + "/access", StrCat("table ", i)).ok());
+        SpanTable table;
+        table.blob_size = 1000;
+        table.diff_id = layer->diff_id;
+        table.tar_bytes = table.data_bytes = 1024;
+        EXPECT_TRUE(WriteFileDurably(layer->directory + "/access", *WriteSpanTable(table)).ok());
       }
       chain->layers.push_back(std::move(layer));
     }

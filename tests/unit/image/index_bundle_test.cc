@@ -5,6 +5,9 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 
+#include <functional>
+#include <optional>
+#include <random>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,6 +16,7 @@
 #include "image/erofs_writer.h"
 #include "image/span_table.h"
 #include "image/zstd_frame.h"
+#include "tests/fakes/image/old_bundle.h"
 
 namespace imagefs {
 namespace {
@@ -63,17 +67,37 @@ class IndexBundleTest : public ::testing::Test {
     if (!span_table.ok()) return span_table.status();
     return TreeOfBundle(**index, **span_table, blob, blob_size, diff_id, max_bytes).status();
   }
+  // Makes the second half of the data a span with a window, of two pieces.
+  void AddWindows() {
+    std::minstd_rand random(1);
+    for (int i = 0; i < 60'000; ++i) table_.windows.push_back(static_cast<char>(random() >> 8));
+    SpanEntry& first = table_.spans[0];
+    first.data_bytes = 1024;
+    SpanEntry second = first;
+    second.data_begin = 1024;
+    second.codec = SpanCodec::kDeflate;
+    second.window_bytes = static_cast<uint32_t>(table_.windows.size());
+    table_.spans.push_back(second);
+    bundle_.span_table = *WriteSpanTable(table_);
+  }
   const Digest blob_ = Sha256Of("blob"), diff_id_ = Sha256Of("tar");
   SpanTable table_;
   IndexBundle bundle_;
 };
 
-absl::StatusOr<IndexBundle> Unpack(std::string_view packed, uint64_t max_bytes = 1 << 20) {
+struct Unpacked {
+  std::string index, span_table;
+  std::optional<PublishedWindows> windows;
+};
+
+absl::StatusOr<Unpacked> Unpack(std::string_view packed, uint64_t max_bytes = 1 << 20,
+                                const Digest& blob = Sha256Of("blob")) {
   const Fd index(memfd_create("index", MFD_CLOEXEC)),
       span_table(memfd_create("access", MFD_CLOEXEC));
-  absl::Status status = UnpackBundle(packed, max_bytes, index.get(), span_table.get());
-  if (!status.ok()) return status;
-  IndexBundle bundle;
+  auto windows = UnpackBundle(packed, max_bytes, blob, index.get(), span_table.get());
+  if (!windows.ok()) return windows.status();
+  Unpacked bundle;
+  bundle.windows = *std::move(windows);
   for (const auto& [file, out] :
        {std::pair(&index, &bundle.index), {&span_table, &bundle.span_table}}) {
     struct stat st;
@@ -85,11 +109,118 @@ absl::StatusOr<IndexBundle> Unpack(std::string_view packed, uint64_t max_bytes =
 }
 
 TEST_F(IndexBundleTest, OpensWhatWasPacked) {
-  const auto opened = Unpack(PackBundle(bundle_));
+  const PackedBundle packed = *PackBundle(bundle_);
+  EXPECT_EQ(packed.windows, "");
+  const auto opened = Unpack(packed.index);
   ASSERT_TRUE(opened.ok()) << opened.status();
   EXPECT_EQ(opened->index, bundle_.index);
   EXPECT_EQ(opened->span_table, bundle_.span_table);
+  EXPECT_FALSE(opened->windows.has_value());
   EXPECT_TRUE(Check(blob_, 100, diff_id_).ok());
+}
+
+TEST_F(IndexBundleTest, WindowsAreInABlobOfTheirOwn) {
+  AddWindows();
+  const PackedBundle packed = *PackBundle(bundle_);
+  ASSERT_EQ(packed.windows, table_.windows);
+  EXPECT_LT(packed.index.size(), 4096U);
+  const auto opened = Unpack(packed.index);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ(opened->index, bundle_.index);
+  ASSERT_TRUE(opened->windows.has_value());
+  const PublishedWindows& windows = *opened->windows;
+  EXPECT_EQ(windows.blob.digest, Sha256Of(packed.windows));
+  EXPECT_EQ(windows.blob.size, packed.windows.size());
+  ASSERT_EQ(windows.pieces.size(), windows.PieceCount());
+  ASSERT_GT(windows.pieces.size(), 1U);
+  for (size_t i = 0; i < windows.pieces.size(); ++i) {
+    EXPECT_EQ(windows.pieces[i],
+              Sha256Of(packed.windows.substr(i * windows.piece_bytes, windows.piece_bytes)));
+  }
+  // The table has a hole for them; with them in it, it becomes the one that was published.
+  EXPECT_TRUE((*SpanTableReader::FromBytes(opened->span_table))->late_windows());
+  std::string table = opened->span_table;
+  table.replace(table.size() - packed.windows.size(), packed.windows.size(), packed.windows);
+  const std::string header = *HeaderOfCompleted(table);
+  EXPECT_EQ(table.replace(0, header.size(), header), bundle_.span_table);
+  // Nothing is published of a table that lacks them.
+  bundle_.span_table = opened->span_table;
+  EXPECT_FALSE(PackBundle(bundle_).ok());
+}
+
+TEST_F(IndexBundleTest, OfEarlierVersionsIsRead) {
+  AddWindows();
+  const auto opened = Unpack(PackOldBundle(bundle_));
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  EXPECT_EQ(opened->index, bundle_.index);
+  EXPECT_EQ(opened->span_table, bundle_.span_table);
+  EXPECT_FALSE(opened->windows.has_value());
+}
+
+TEST_F(IndexBundleTest, WhatALaterVersionAddsIsIgnoredOrRefused) {
+  AddWindows();
+  const std::string plain = *DecompressZstd(PackBundle(bundle_)->index, 1 << 20);
+  const auto with = [&](const std::function<void(std::string&)>& change) {
+    std::string changed = plain;
+    change(changed);
+    return Unpack(CompressZstd(changed, 1));
+  };
+  const auto insert = [](size_t at, size_t length_at, size_t length) {
+    return [=](std::string& text) {
+      text[length_at] = static_cast<char>(length + 8);
+      text.insert(at, 8, '?');
+    };
+  };
+  const auto same = [&](const absl::StatusOr<Unpacked>& opened) {
+    return opened.ok() && opened->index == bundle_.index && opened->windows.has_value() &&
+           SpanTableReader::FromBytes(opened->span_table).ok();
+  };
+  EXPECT_TRUE(same(with([](std::string&) {})));
+  EXPECT_TRUE(same(with(insert(48, 12, 48))));         // a longer header
+  EXPECT_TRUE(same(with(insert(48 + 104, 36, 104))));  // a longer entry
+  EXPECT_TRUE(same(with([](std::string& text) { text += "more"; })));
+  EXPECT_TRUE(same(with([](std::string& text) { text[16] = 1; })));  // may be ignored
+  EXPECT_FALSE(with([](std::string& text) { text[20] = 1; }).ok());  // may not
+  EXPECT_FALSE(with([](std::string& text) { text[48 + 44] = 1; }).ok());
+  EXPECT_FALSE(with([](std::string& text) { text[8] = 3; }).ok());
+  // A second blob in front of the first.
+  const auto second = [&](uint64_t table) {
+    return with([&](std::string& text) {
+      text[32] = 2;
+      std::string entry(text, 48, 104);
+      entry.replace(0, 32, 32, 'b');
+      entry.replace(48, 48, 48, '\0');
+      entry[48] = static_cast<char>(table);
+      const size_t tables = 48 + 104 + bundle_.index.size();
+      text.insert(tables, table, 't');
+      text.insert(48, entry);
+    });
+  };
+  EXPECT_TRUE(same(second(0)));
+  EXPECT_TRUE(same(second(100)));
+  EXPECT_FALSE(Unpack(PackBundle(bundle_)->index, 1 << 20, Sha256Of("another")).ok());
+}
+
+TEST_F(IndexBundleTest, SizesThatLie) {
+  AddWindows();
+  const std::string plain = *DecompressZstd(PackBundle(bundle_)->index, 1 << 20);
+  const auto with = [&](size_t at, uint64_t value, size_t bytes) {
+    std::string changed = plain;
+    for (size_t i = 0; i < bytes; ++i) changed[at + i] = static_cast<char>(value >> (8 * i));
+    return Unpack(CompressZstd(changed, 1)).ok();
+  };
+  EXPECT_TRUE(with(24, bundle_.index.size(), 8));
+  for (const uint64_t value : {uint64_t{0}, uint64_t{1} << 20, UINT64_MAX}) {
+    EXPECT_FALSE(with(12, value, 4)) << value;           // the header
+    EXPECT_FALSE(with(32, value, 4)) << value;           // the entries
+    EXPECT_FALSE(with(36, value, 4)) << value;           // an entry
+    EXPECT_FALSE(with(48 + 96, value | 1, 4)) << value;  // a piece
+  }
+  for (const uint64_t value : {uint64_t{1} << 20, UINT64_MAX - 8, UINT64_MAX}) {
+    EXPECT_FALSE(with(24, value, 8)) << value;            // the index
+    EXPECT_FALSE(with(48 + 48, value, 8)) << value;       // the table
+    EXPECT_FALSE(with(48 + 56, value << 9, 8)) << value;  // its windows
+  }
 }
 
 TEST_F(IndexBundleTest, IsOfOneLayerOnly) {
@@ -166,23 +297,29 @@ TEST_F(IndexBundleTest, MemoryIsBounded) {
 }
 
 TEST_F(IndexBundleTest, DamagedBytesAreAnError) {
-  const std::string bytes = PackBundle(bundle_);
+  AddWindows();
+  const std::string bytes = PackBundle(bundle_)->index;
   for (size_t i = 0; i < bytes.size(); ++i) {
     EXPECT_FALSE(Unpack(bytes.substr(0, i)).ok()) << i;
   }
   EXPECT_FALSE(Unpack("").ok());
   EXPECT_FALSE(Unpack(bytes + "x").ok());
-  EXPECT_FALSE(Unpack(CompressZstd("imgfsidx", 1)).ok());
+  const std::string plain = *DecompressZstd(bytes, 1 << 20);
+  for (size_t i = 0; i < plain.size(); ++i) {
+    EXPECT_FALSE(Unpack(CompressZstd(plain.substr(0, i), 1)).ok()) << i;
+  }
   EXPECT_FALSE(Unpack(CompressZstd(std::string(100, 'x'), 1)).ok());
-  // An index longer than the whole bundle.
+  // Of an earlier version; and an index longer than the whole bundle.
+  EXPECT_FALSE(Unpack(CompressZstd("imgfsidx", 1)).ok());
   EXPECT_FALSE(
       Unpack(CompressZstd(std::string("imgfsidx\xff\xff\xff\xff\0\0\0\0abc", 19), 1)).ok());
 }
 
 TEST_F(IndexBundleTest, IsUnpackedToNoMoreThanAllowed) {
-  const uint64_t size = 16 + bundle_.index.size() + bundle_.span_table.size();
-  EXPECT_TRUE(Unpack(PackBundle(bundle_), size).ok());
-  EXPECT_TRUE(absl::IsResourceExhausted(Unpack(PackBundle(bundle_), size - 1).status()));
+  const std::string packed = PackBundle(bundle_)->index;
+  const uint64_t size = *ZstdFrameBytes(packed);
+  EXPECT_TRUE(Unpack(packed, size).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(Unpack(packed, size - 1).status()));
 }
 
 // The content size declared by a frame (RFC 8878) is only a claim.

@@ -77,6 +77,31 @@ TEST(SpanTableReader, AFileThatIsCutChangesNoSpan) {
   unlink(path.c_str());
 }
 
+TEST(SpanTableReader, WindowsMayComeLater) {
+  const std::string whole = *WriteSpanTable(Sample());
+  const std::string windows = Sample().windows;
+  const std::string without = SpanTableWithoutWindows(whole);
+  ASSERT_EQ(without.size(), whole.size() - windows.size());
+  EXPECT_FALSE(SpanTableReader::FromBytes(without).ok());
+  std::string table = without + std::string(windows.size(), '\0');
+  const auto early = SpanTableReader::FromBytes(table);
+  ASSERT_TRUE(early.ok()) << early.status();
+  EXPECT_TRUE((*early)->late_windows());
+  EXPECT_EQ((*early)->windows(), (ByteRange{without.size(), whole.size()}));
+  EXPECT_EQ((*early)->span(1).window(), (ByteRange{0, windows.size()}));
+  table.replace(without.size(), windows.size(), windows);
+  const std::string header = *HeaderOfCompleted(table);
+  EXPECT_EQ(table.replace(0, header.size(), header), whole);
+  EXPECT_FALSE((*SpanTableReader::FromBytes(whole))->late_windows());
+  // As a crash may leave it: the header says that they are here, and they are not.
+  table[whole.size() - 1] ^= 1;
+  EXPECT_FALSE(SpanTableReader::FromBytes(table).ok());
+  SpanTable none = Sample();
+  none.windows.clear();
+  none.spans[1].window_bytes = 0;
+  EXPECT_EQ(SpanTableWithoutWindows(*WriteSpanTable(none)), *WriteSpanTable(none));
+}
+
 TEST(SpanTableReader, FindsTheSpansOfARange) {
   SpanTable table = Sample();
   table.spans[1].data_begin = 2000;  // a gap from 1500 on
