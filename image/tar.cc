@@ -35,15 +35,26 @@ absl::Status Refuse(std::string_view path, std::string_view what) {
   return absl::InvalidArgumentError(StrCat("tar entry \"", Printable(path), "\": ", what));
 }
 
-// Returns the stream in pieces of the requested size.
-class BlockReader {
+// The archive's bytes, as the parser takes them.
+class TarBytes {
  public:
-  explicit BlockReader(TarSource source) : source_(source) {}
-
+  virtual ~TarBytes() = default;
   uint64_t position() const { return position_; }
-
   // Returns `n` bytes, or fewer at the end. Valid until the next call.
-  absl::StatusOr<std::string_view> Take(size_t n) {
+  virtual absl::StatusOr<std::string_view> Take(size_t n) = 0;
+  // Returns the number of bytes skipped.
+  virtual absl::StatusOr<uint64_t> Skip(uint64_t n) = 0;
+
+ protected:
+  uint64_t position_ = 0;
+};
+
+// The whole stream, in pieces of the requested size.
+class StreamBytes final : public TarBytes {
+ public:
+  explicit StreamBytes(TarSource source) : source_(source) {}
+
+  absl::StatusOr<std::string_view> Take(size_t n) override {
     IMAGEFS_RETURN_IF_ERROR(Fill());
     if (chunk_.size() >= n) return Consume(n);
     scratch_.clear();
@@ -55,8 +66,7 @@ class BlockReader {
     return std::string_view(scratch_);
   }
 
-  // Returns the number of bytes skipped.
-  absl::StatusOr<uint64_t> Skip(uint64_t n) {
+  absl::StatusOr<uint64_t> Skip(uint64_t n) override {
     uint64_t done = 0;
     while (done < n) {
       IMAGEFS_RETURN_IF_ERROR(Fill());
@@ -83,8 +93,41 @@ class BlockReader {
   TarSource source_;
   std::string_view chunk_;
   std::string scratch_;
-  uint64_t position_ = 0;
   bool ended_ = false;
+};
+
+// A part of the stream. What is outside of it can be skipped, but not taken.
+class PartBytes final : public TarBytes {
+ public:
+  PartBytes(uint64_t tar_bytes, uint64_t begin, std::string_view part, uint64_t position)
+      : tar_bytes_(tar_bytes), begin_(begin), part_(part) {
+    position_ = std::min(position, tar_bytes);
+  }
+
+  absl::StatusOr<std::string_view> Take(size_t n) override {
+    const uint64_t end = position_ + std::min<uint64_t>(n, tar_bytes_ - position_);
+    if (end > position_ && (position_ < begin_ || end > begin_ + part_.size())) {
+      missing_ = end;
+      return absl::OutOfRangeError("not at hand");
+    }
+    const std::string_view taken =
+        end == position_ ? "" : part_.substr(position_ - begin_, end - position_);
+    position_ = end;
+    return taken;
+  }
+  absl::StatusOr<uint64_t> Skip(uint64_t n) override {
+    const uint64_t skipped = std::min(n, tar_bytes_ - position_);
+    position_ += skipped;
+    return skipped;
+  }
+
+  // The end of what could not be taken.
+  std::optional<uint64_t> missing() const { return missing_; }
+
+ private:
+  const uint64_t tar_bytes_, begin_;
+  const std::string_view part_;
+  std::optional<uint64_t> missing_;
 };
 
 // Returns the field up to the first NUL, or all of it.
@@ -220,10 +263,12 @@ struct Extensions {
 
 class TarParser {
  public:
-  TarParser(TarSource source, absl::FunctionRef<absl::Status(TarEntry&)> entry)
-      : reader_(source), entry_(entry) {}
+  TarParser(TarBytes& bytes, absl::FunctionRef<absl::Status(TarEntry&)> entry)
+      : reader_(bytes), entry_(entry) {}
 
   absl::Status Run();
+  // Where what precedes the next entry begins; everything before was reported.
+  uint64_t next_entry() const { return next_entry_; }
 
  private:
   // Returns nullopt at the end of the archive.
@@ -246,8 +291,9 @@ class TarParser {
   absl::Status SkipData(uint64_t size);
   absl::Status CorruptHere(std::string_view what) const { return Corrupt(header_at_, what); }
 
-  BlockReader reader_;
+  TarBytes& reader_;
   absl::FunctionRef<absl::Status(TarEntry&)> entry_;
+  uint64_t next_entry_ = 0;
   std::optional<Header> peeked_;
   uint64_t header_at_ = 0;
   Extensions extensions_;
@@ -258,6 +304,7 @@ class TarParser {
 absl::Status TarParser::Run() {
   std::string body;
   while (true) {
+    if (!extended_) next_entry_ = reader_.position() - (peeked_.has_value() ? kBlock : 0);
     IMAGEFS_ASSIGN_OR_RETURN(std::optional<Header> header, NextHeader());
     if (!header.has_value()) break;
     switch (header->type()) {
@@ -442,8 +489,10 @@ absl::Status TarParser::HandleEntry(Header& header) {
   if (S_ISREG(entry.mode) && !entry.hard_link) return HandleFile(header, entry);
   if (extensions_.pax.IsSparse()) return CorruptHere("a sparse file that is not a regular file");
   if (!entry.hard_link && !S_ISLNK(entry.mode)) entry.link.clear();
-  IMAGEFS_RETURN_IF_ERROR(entry_(entry));
-  return SkipUnexpectedData(header.size > 0 ? static_cast<uint64_t>(header.size) : 0);
+  // Reported once nothing can be missing any more, since a scan reads again what it could not.
+  IMAGEFS_RETURN_IF_ERROR(
+      SkipUnexpectedData(header.size > 0 ? static_cast<uint64_t>(header.size) : 0));
+  return entry_(entry);
 }
 
 // Only files have data, yet some archives declare a size for links and directories: mostly without
@@ -625,7 +674,22 @@ absl::Status TarParser::PlaceSegments(const std::vector<Segment>& segments, uint
 }  // namespace
 
 absl::Status ReadTar(TarSource source, absl::FunctionRef<absl::Status(TarEntry&)> entry) {
-  return TarParser(source, entry).Run();
+  StreamBytes bytes(source);
+  return TarParser(bytes, entry).Run();
+}
+
+absl::StatusOr<std::optional<uint64_t>> TarScan::Continue(
+    uint64_t begin, std::string_view bytes, absl::FunctionRef<absl::Status(TarEntry&)> entry) {
+  PartBytes part(tar_bytes_, begin, bytes, position_);
+  TarParser parser(part, entry);
+  const absl::Status status = parser.Run();
+  if (status.ok()) {
+    position_ = tar_bytes_;
+    return std::nullopt;
+  }
+  if (!part.missing().has_value()) return status;
+  position_ = parser.next_entry();
+  return part.missing();
 }
 
 }  // namespace imagefs

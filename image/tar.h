@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Reads a layer's tar in one pass: pulls the uncompressed stream and reports entries with the
-// location of their bytes. Supports v7, ustar, star, GNU (long names, sparse), PAX (including
-// sparse 0.0/0.1/1.0) and base-256; names are treated as bytes. Where the formats are ambiguous,
-// follows Go's archive/tar, since the runtimes use it. Memory is bounded for any input.
+// Reads a layer's tar and reports entries with the location of their bytes: in one pass over the
+// uncompressed stream (ReadTar), or from those parts of it that have headers (TarScan). Supports
+// v7, ustar, star, GNU (long names, sparse), PAX (including sparse 0.0/0.1/1.0) and base-256; names
+// are treated as bytes. Where the formats are ambiguous, follows Go's archive/tar, since the
+// runtimes use it. Memory is bounded for any input.
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -43,5 +45,25 @@ struct TarEntry {
 // kDataLoss for a malformed archive, and kInvalidArgument, with the entry's name, for an unknown
 // entry type or an impossible name.
 absl::Status ReadTar(TarSource source, absl::FunctionRef<absl::Status(TarEntry&)> entry);
+
+// Reads a tar of which only the headers are fetched. Reports what ReadTar would, and fails where it
+// would, but never sees the data of files, nor what follows the archive's end. Not thread-safe.
+class TarScan {
+ public:
+  // `tar_bytes`: the size of the whole stream.
+  explicit TarScan(uint64_t tar_bytes) : tar_bytes_(tar_bytes) {}
+
+  // Where the next entry begins.
+  uint64_t position() const { return position_; }
+  // Calls `entry` for the entries from position() on whose headers are in `bytes`, which are the
+  // stream's from `begin` on. Returns nullopt at the end of the archive; else the offset up to
+  // which the stream's bytes from position() on are needed to go on. Errors as of ReadTar.
+  absl::StatusOr<std::optional<uint64_t>> Continue(
+      uint64_t begin, std::string_view bytes, absl::FunctionRef<absl::Status(TarEntry&)> entry);
+
+ private:
+  const uint64_t tar_bytes_;
+  uint64_t position_ = 0;
+};
 
 }  // namespace imagefs

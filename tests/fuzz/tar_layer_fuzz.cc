@@ -30,6 +30,39 @@ void FixChecksums(std::string& tar) {
   }
 }
 
+// What tells entries apart.
+void Note(const imagefs::TarEntry& entry, std::string& notes) {
+  notes += entry.path + '\n' + entry.link + '\n' + std::to_string(entry.size);
+  for (const imagefs::Extent& extent : entry.extents) {
+    notes += ' ' + std::to_string(extent.data_offset) + '+' + std::to_string(extent.length);
+  }
+}
+
+// A scan that is given `more` bytes with each header finds what the pass found.
+void CheckScan(std::string_view tar, size_t more, const std::string& notes,
+               const absl::Status& status) {
+  imagefs::TarScan scan(tar.size());
+  imagefs::LayerBuilder builder;
+  std::string found;
+  uint64_t begin = 0, asked = 0, at = 0;
+  std::string_view part;
+  while (true) {
+    const auto needed = scan.Continue(begin, part, [&](imagefs::TarEntry& entry) {
+      Note(entry, found);
+      return builder.Add(entry);
+    });
+    if (!needed.ok() || !needed->has_value()) {
+      Check(needed.status().code() == status.code());
+      return Check(found == notes);
+    }
+    Check(**needed > scan.position() && **needed <= tar.size());
+    Check(scan.position() > at || **needed > asked);
+    begin = at = scan.position();
+    asked = **needed;
+    part = tar.substr(begin, asked + more - begin);
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -45,8 +78,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     return given;
   };
   imagefs::LayerBuilder builder;
-  const absl::Status status =
-      imagefs::ReadTar(source, [&](imagefs::TarEntry& entry) { return builder.Add(entry); });
+  std::string notes;
+  const absl::Status status = imagefs::ReadTar(source, [&](imagefs::TarEntry& entry) {
+    Note(entry, notes);
+    return builder.Add(entry);
+  });
+  CheckScan(tar, piece % 2000, notes, status);
   if (!status.ok()) return 0;
   Check(rest.empty());
   const uint64_t tar_size = size - 1;

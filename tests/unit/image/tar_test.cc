@@ -23,7 +23,56 @@ struct Parsed {
   size_t delivered = 0;  // bytes that the source delivered
 };
 
+// Reads the same by a scan, which is given what it asks for and `more` bytes, each time in another
+// buffer.
+Parsed Scan(const std::string& bytes, size_t more) {
+  Parsed parsed;
+  TarScan scan(bytes.size());
+  std::string part;
+  uint64_t begin = 0, asked = 0;
+  while (true) {
+    const uint64_t at = scan.position();
+    const auto needed = scan.Continue(begin, std::exchange(part, ""), [&](TarEntry& entry) {
+      parsed.entries.push_back(std::move(entry));
+      return absl::OkStatus();
+    });
+    parsed.status = needed.status();
+    if (!needed.ok() || !needed->has_value()) return parsed;
+    EXPECT_TRUE(scan.position() > at || **needed > asked) << "it goes on";
+    EXPECT_GT(**needed, scan.position());
+    EXPECT_LE(**needed, bytes.size());
+    if (::testing::Test::HasFailure()) return parsed;
+    begin = scan.position();
+    asked = **needed;
+    part = bytes.substr(begin, asked + more - begin);
+    parsed.delivered += part.size();
+  }
+}
+
+void ExpectSame(const Parsed& scanned, const Parsed& read) {
+  EXPECT_EQ(scanned.status, read.status);
+  ASSERT_EQ(scanned.entries.size(), read.entries.size());
+  for (size_t i = 0; i < read.entries.size(); ++i) {
+    const TarEntry &a = scanned.entries[i], &b = read.entries[i];
+    EXPECT_EQ(a.path, b.path);
+    EXPECT_EQ(a.link, b.link);
+    EXPECT_EQ(a.mode, b.mode);
+    EXPECT_EQ(a.size, b.size);
+    EXPECT_EQ(a.hard_link, b.hard_link);
+    EXPECT_EQ(a.global, b.global);
+    EXPECT_EQ(a.mtime_seconds, b.mtime_seconds);
+    EXPECT_EQ(a.xattrs.size(), b.xattrs.size());
+    ASSERT_EQ(a.extents.size(), b.extents.size());
+    for (size_t k = 0; k < b.extents.size(); ++k) {
+      EXPECT_EQ(a.extents[k].data_offset, b.extents[k].data_offset);
+      EXPECT_EQ(a.extents[k].file_offset, b.extents[k].file_offset);
+      EXPECT_EQ(a.extents[k].length, b.extents[k].length);
+    }
+  }
+}
+
 // Delivers the archive in pieces of `piece` bytes, each in a buffer that the next call overwrites.
+// Of each archive, a scan must find the same.
 Parsed Parse(const std::string& bytes, size_t piece = kWhole) {
   Parsed parsed;
   std::string buffer;
@@ -37,6 +86,7 @@ Parsed Parse(const std::string& bytes, size_t piece = kWhole) {
     parsed.entries.push_back(std::move(entry));
     return absl::OkStatus();
   });
+  for (const size_t more : {0, 700, 10'000}) ExpectSame(Scan(bytes, more), parsed);
   return parsed;
 }
 
@@ -436,6 +486,28 @@ TEST(TarTest, HugeSpecialEntriesAreRefused) {
   TarWriter tar;
   tar.LongName(std::string(3 << 20, 'n')).File("f", "").End();
   EXPECT_FALSE(Parse(tar).status.ok());
+}
+
+TEST(TarTest, AScanSkipsTheDataOfFiles) {
+  TarWriter tar;
+  for (int i = 0; i < 20; ++i) {
+    tar.File(StrCat("large", i), std::string(1 << 20, static_cast<char>('a' + i)));
+  }
+  tar.End();
+  const Parsed scanned = Scan(tar.bytes(), 1024);
+  ASSERT_TRUE(scanned.status.ok()) << scanned.status;
+  EXPECT_EQ(scanned.entries.size(), 20u);
+  EXPECT_LE(scanned.delivered, 22u * 1536);
+}
+
+TEST(TarTest, AScanKnowsWhereTheArchiveEnds) {
+  TarWriter tar;
+  const std::string header = TarWriter::Block({.name = "lie", .size = int64_t{1} << 40});
+  for (const auto& bytes : {tar.Raw(header).bytes(), header + std::string(4096, 'x')}) {
+    const Parsed scanned = Scan(bytes, 0);
+    EXPECT_TRUE(absl::IsDataLoss(scanned.status)) << scanned.status;
+    EXPECT_TRUE(scanned.entries.size() <= 1);
+  }
 }
 
 TEST(TarTest, ErrorsOfTheCallersComeBackUnchanged) {
