@@ -94,6 +94,7 @@ void BlobRead::Split(const RangeSet& wanted) {
 // Starts as many pieces as may be in flight; finishes when nothing is left.
 void BlobRead::Pump() {
   if (done_.called()) return;
+  if (whole_mode_ && options_.only_parts) return Finish(NoParts());
   if (whole_mode_ && in_flight_.empty() && !waiting_.empty()) {
     // A single stream delivers everything.
     wanted_.assign(waiting_.begin(), waiting_.end());
@@ -194,6 +195,11 @@ absl::Status BlobRead::Mismatch(const std::string& why) const {
              "; check the registry and everything in between, or have the image pushed again"));
 }
 
+absl::Status BlobRead::NoParts() const {
+  return absl::UnimplementedError(
+      StrCat(what_, ": ", answering_.empty() ? "its host" : answering_, " sends whole blobs only"));
+}
+
 bool BlobRead::AskedForAll(const Piece& piece) const {
   return piece.whole || (plain_get_ && piece.next == 0);
 }
@@ -245,6 +251,10 @@ absl::Status BlobRead::TakeWhole(Piece& piece, const RegistryEndpoint& endpoint,
   if (!piece.whole && AskedForAll(piece)) return absl::OkStatus();
   if (!whole_mode_) {
     NoteRanges(endpoint, RegistryShared::Host::Ranges::kIgnored);
+    if (options_.only_parts) {
+      Finish(NoParts());
+      return absl::CancelledError("read is over");
+    }
     whole_mode_ = true;
     wanted_.assign(waiting_.begin(), waiting_.end());
     waiting_.clear();

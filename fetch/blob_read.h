@@ -68,6 +68,7 @@ class BlobRead : public std::enable_shared_from_this<BlobRead> {
   void OnPieceDone(const std::shared_ptr<Piece>& piece, const absl::Status& status);
   void Finish(absl::Status status);
   absl::Status Mismatch(const std::string& why) const;
+  absl::Status NoParts() const;
 
   const std::shared_ptr<RegistryShared> shared_;
   const std::shared_ptr<RegistryRoute> route_;

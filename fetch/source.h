@@ -135,6 +135,9 @@ class ImageSource {
     bool hedge = false;
     // The bytes read before were wrong: do not use a remembered link, ask the source again.
     bool anew = false;
+    // Fail with kUnimplemented rather than receive the whole blob from a server that sends no
+    // parts.
+    bool only_parts = false;
   };
   virtual void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions options,
                         CancelToken cancel, BlobSink sink, BlobDone done) = 0;

@@ -674,6 +674,24 @@ TEST_F(RegistryTest, ACutStreamWithoutRangesStartsAgainButDeliversOnce) {
   EXPECT_FALSE(again.Twice());
 }
 
+TEST_F(RegistryTest, WhoWantsPartsOnlyIsNotSentTheWhole) {
+  const Descriptor blob = AddBlob(Pattern(900'000));
+  const auto source = Open();
+  ImageSource::ReadOptions options(nullptr);
+  options.only_parts = true;
+  Received part;
+  EXPECT_EQ(Read(*source, blob, {{500'000, 500'010}}, part, options), absl::OkStatus());
+  server_.On(path_, {.times = -1, .ignore_range = true});
+  Received none;
+  EXPECT_TRUE(absl::IsUnimplemented(Read(*source, blob, {{700'000, 700'010}}, none, options)));
+  EXPECT_TRUE(none.present.ranges().empty());
+  // What is known of the host is not asked again.
+  const size_t asked = server_.requests().size();
+  EXPECT_TRUE(absl::IsUnimplemented(Read(*source, blob, {{5, 20}}, none, options)));
+  EXPECT_EQ(server_.requests().size(), asked);
+  EXPECT_EQ(Read(*source, blob, {{5, 20}}, none), absl::OkStatus());
+}
+
 TEST_F(RegistryTest, LyingSizesAreRefused) {
   Descriptor blob = AddBlob(Pattern(250'000));
   const auto source = Open();
