@@ -39,8 +39,7 @@ std::string RecentKey(const ChainStore::Request& request) {
 std::string FlightKey(const ChainStore::Request& request) {
   std::string key = RecentKey(request);
   StrAppend(&key, " trust");
-  for (const IndexSource source : {IndexSource::kInImage, IndexSource::kBeside,
-                                   IndexSource::kConfigured, IndexSource::kSigned}) {
+  for (const IndexSource source : kIndexSources) {
     if (request.trust.Allows(source)) StrAppend(&key, ",", IndexSourceName(source));
   }
   return key;

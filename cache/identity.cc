@@ -19,6 +19,10 @@ Digest UnhashedLayerId(const Digest& blob, const Digest& diff_id, std::string_vi
                          diff_id.ToString(), "\npass\nregistry ", registry, "\n"));
 }
 
+Digest UnverifiedBlobKey(const Digest& blob) {
+  return Sha256Of(StrCat("imagefs unverified blob 1\n", blob.ToString(), "\n"));
+}
+
 Digest ChainIdentity(const std::vector<Digest>& layer_ids, const std::vector<Digest>& diff_ids) {
   if (layer_ids == diff_ids) return ChainIds(diff_ids).back();
   std::string text = "imagefs unproven chain 1\n";

@@ -10,7 +10,8 @@
 // what a description says. Packs that a key signed or a configured repository has are trusted by
 // everybody who trusts any index, and may be used for each layer. One found in the repository of an
 // image is trusted by those who trust whoever may push to that repository: the layers of an image
-// that has one are shared within its repository only.
+// that has one are shared within its repository only. So is a layer that was found by its headers,
+// since nothing binds its bytes to the blob before it is whole.
 #pragma once
 
 #include <string_view>
@@ -27,6 +28,10 @@ Digest UnprovenLayerId(const Digest& blob, const Digest& diff_id, const FoundInd
 
 // The same for a layer that was made by a pass over its blob, whose tar is still to be hashed.
 Digest UnhashedLayerId(const Digest& blob, const Digest& diff_id, std::string_view registry);
+
+// Not the name of a layer: a blob of which unverified bytes were wrong, so that no headers of it
+// are believed again.
+Digest UnverifiedBlobKey(const Digest& blob);
 
 // Names the tree of these layers, bottom first: the ChainID if each layer is named by its DiffID,
 // else a name that no list of DiffIDs gives. REQUIRES: not empty, equal sizes.

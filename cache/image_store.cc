@@ -48,12 +48,12 @@ std::vector<Digest> NamesOf(const Chain& chain) {
   return names;
 }
 
-// The names of layers with these descriptions.
+// The names of layers with these published descriptions.
 std::vector<Digest> UnprovenIds(const ResolvedImage& image, const std::vector<FoundIndexRef>& found,
                                 std::string_view registry) {
   std::vector<Digest> ids;
   for (size_t i = 0; i < found.size(); ++i) {
-    if (found[i] == nullptr) continue;
+    if (found[i] == nullptr || found[i]->source == IndexSource::kUnverified) continue;
     ids.push_back(UnprovenLayerId(image.manifest.layers[i].digest, image.config.diff_ids[i],
                                   *found[i], registry));
   }
@@ -230,6 +230,7 @@ class ImageStoreImpl : public ImageStore {
 
   std::vector<FlightReport> Flights() const override {
     std::vector<FlightReport> reports = layers_->Flights();
+    reports.push_back(finder_->Flights());
     for (FlightReport& report : chains_->Flights()) reports.push_back(std::move(report));
     reports.push_back({"resolve", resolve_flights_.counters(), resolve_flights_.Running()});
     if (verifier_ != nullptr) reports.push_back(verifier_->Flights());

@@ -10,6 +10,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
+#include "base/ticket_group.h"
 #include "base/units.h"
 #include "cache/index_opener.h"
 #include "image/index_bundle.h"
@@ -95,7 +96,8 @@ IndexFinder::IndexFinder(Options options)
       opener_(options_.directory),
       download_(kSpoolTimes * options_.memory, kSpoolTimes * options_.memory / kSpoolParts),
       memory_(options_.memory, options_.memory / kMemoryParts),
-      work_(std::make_unique<Executor>(ThreadRole::kIndex, 2)) {}
+      work_(std::make_unique<Executor>(ThreadRole::kIndex, 2)),
+      stored_(std::make_unique<StoredLayerFinder>(opener_, *work_)) {}
 
 IndexFinder::~IndexFinder() {
   stop_.Cancel();
@@ -109,6 +111,7 @@ IndexFinder::~IndexFinder() {
     auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return alive_ == 0; };
     mu_.Await(absl::Condition(&none));
   }
+  stored_.reset();
   work_.reset();
 }
 
@@ -323,6 +326,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
       absl::MutexLock lock(&mu_);
       if (--pending_ > 0) return;
     }
+    if (ScanLayers()) return;
     if (!cancel_.cancelled()) {
       for (size_t i = 0; i < wanted_.size(); ++i) {
         if (wanted_[i] && found_.layers[i] == nullptr) finder_.absent_++;
@@ -331,6 +335,36 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     // The callers' next step may be expensive: do not run it on the network thread.
     finder_.work_->Submit(
         [self = shared_from_this()]() mutable { self->done_(std::move(self->found_)); });
+  }
+  // Reads the headers of uncompressed layers that nobody has described; called again once all of
+  // that has ended. Returns false if there is nothing to wait for.
+  bool ScanLayers() {
+    if (std::exchange(scanned_, true) || !trust_.Allows(IndexSource::kUnverified)) return false;
+    std::vector<size_t> layers;
+    for (size_t i = 0; i < wanted_.size(); ++i) {
+      const bool missing = wanted_[i] && found_.layers[i] == nullptr;
+      if (missing && StoredLayerFinder::MayFind(layer(i), diff_id(i))) layers.push_back(i);
+    }
+    if (layers.empty() || cancel_.cancelled()) return false;
+    Begin();
+    on_cancel_ = cancel_.OnCancel([ticket = TicketGroup::TicketOf(scans_)] { ticket.Leave(); });
+    for (const size_t i : layers) {
+      Begin();
+      scans_->Add(finder_.stored_->Find(
+          layer(i), source_, Repository(),
+          [self = shared_from_this(), i](absl::StatusOr<FoundIndexRef> found) {
+            self->OnScanned(i, std::move(found));
+          }));
+    }
+    End();
+    return true;
+  }
+  void OnScanned(size_t i, absl::StatusOr<FoundIndexRef> found) {
+    if (found.ok()) {
+      absl::MutexLock lock(&mu_);
+      found_.layers[i] = *std::move(found);
+    }
+    End();
   }
   // Ends the work started for layer i.
   void Take(size_t i, absl::StatusOr<FoundIndexRef> found, std::string_view origin) {
@@ -731,6 +765,9 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
   const bool runs_;
   const CancelToken cancel_;
   std::string pages_from_;  // set before any bundle is fetched
+  bool scanned_ = false;    // the steps before it have ended
+  const std::shared_ptr<TicketGroup> scans_ = std::make_shared<TicketGroup>();
+  CancelToken::Registration on_cancel_;
   Done done_;
   absl::Mutex mu_;
   int pending_ ABSL_GUARDED_BY(mu_) = 0;
@@ -762,6 +799,7 @@ void IndexFinder::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& 
   out.emplace_back("indexes_refused", refused_.load());
   out.emplace_back("indexes_absent", absent_.load());
   out.emplace_back("hot_packs", packs_.load());
+  stored_->AppendCounters(out);
 }
 
 }  // namespace imagefs

@@ -6,6 +6,7 @@
 //   an imagefs index in the image's repository: the tag sha256-<hex>.imagefs, else the registry's
 //   list of referrers; then the same in the configured repositories
 //   a SOCI index, named by the manifest (version 2) or attached to the image (version 1)
+//   else, if the layer is not compressed, the headers of its tar (cache/stored_layer_finder.h)
 //
 // Only the sources that the caller's IndexTrust allows are queried and used. Everything found is
 // checked against the image before it is returned. Unusable results are logged and skipped; the
@@ -35,6 +36,7 @@
 #include "cache/image_types.h"
 #include "cache/index_opener.h"
 #include "cache/index_trust.h"
+#include "cache/stored_layer_finder.h"
 #include "fetch/source.h"
 #include "image/manifest.h"
 #include "image/reference.h"
@@ -81,6 +83,7 @@ class IndexFinder {
                 IndexTrust trust);
 
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
+  FlightReport Flights() const { return stored_->Flights(); }
 
   // The artifacts attached to a manifest.
   struct Sidecar {
@@ -137,6 +140,7 @@ class IndexFinder {
   absl::flat_hash_map<std::string, std::shared_ptr<Lookup>> lookups_by_key_ ABSL_GUARDED_BY(mu_);
   int alive_ ABSL_GUARDED_BY(mu_) = 0;
   std::unique_ptr<Executor> work_;
+  std::unique_ptr<StoredLayerFinder> stored_;
 };
 
 }  // namespace imagefs

@@ -95,6 +95,13 @@ absl::Status IndexOpener::WriteIndex(Tree& tree, const Digest& diff_id, uint64_t
   return absl::OkStatus();
 }
 
+absl::StatusOr<Digest> IndexOpener::WriteTable(const SpanTable& table, FoundIndex& found) const {
+  IMAGEFS_ASSIGN_OR_RETURN(const std::string span_table, WriteSpanTable(table));
+  IMAGEFS_ASSIGN_OR_RETURN(found.span_table, NewFile());
+  IMAGEFS_RETURN_IF_ERROR(PwriteFull(found.span_table.get(), span_table, 0));
+  return Sha256Of(span_table);
+}
+
 absl::StatusOr<FoundIndexRef> IndexOpener::FromTable(TableLayer table, DataLayout layout,
                                                      FoundIndex found,
                                                      const Digest& diff_id) const {
@@ -102,9 +109,7 @@ absl::StatusOr<FoundIndexRef> IndexOpener::FromTable(TableLayer table, DataLayou
       WriteIndex(table.layer.tree, diff_id, table.span_table.data_bytes, found));
   table.layer.tree = Tree();
   table.span_table.layout = layout;
-  IMAGEFS_ASSIGN_OR_RETURN(const std::string span_table, WriteSpanTable(table.span_table));
-  IMAGEFS_ASSIGN_OR_RETURN(found.span_table, NewFile());
-  IMAGEFS_RETURN_IF_ERROR(PwriteFull(found.span_table.get(), span_table, 0));
+  IMAGEFS_RETURN_IF_ERROR(WriteTable(table.span_table, found).status());
   found.prefetch = table.prefetch;
   return std::make_shared<const FoundIndex>(std::move(found));
 }
@@ -178,6 +183,23 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenToc(const IndexMaterial& toc,
   IMAGEFS_RETURN_IF_ERROR(file.CheckWhole("an index"));
   file = MappedFile();
   return FromTable(std::move(table), DataLayout::kTable, std::move(found), toc.diff_id);
+}
+
+absl::StatusOr<FoundIndexRef> IndexOpener::OpenTar(LayerBuilder::Result layer,
+                                                   const Descriptor& blob,
+                                                   std::string_view repository) const {
+  FoundIndex found;
+  found.source = IndexSource::kUnverified;
+  found.origin = "headers";
+  SpanTable table = StoredSpanTable(blob.digest, blob.size);
+  table.data_bytes = layer.data_size;
+  table.moves = std::move(layer.moves);
+  IMAGEFS_RETURN_IF_ERROR(WriteIndex(layer.tree, blob.digest, layer.data_size, found));
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest index, Sha256OfFile(found.index.get()));
+  IMAGEFS_ASSIGN_OR_RETURN(const Digest spans, WriteTable(table, found));
+  found.description =
+      Sha256Of(StrCat(index.ToString(), "\n", spans.ToString(), "\nbytes of ", repository));
+  return std::make_shared<const FoundIndex>(std::move(found));
 }
 
 absl::StatusOr<FoundIndexRef> IndexOpener::OpenZtoc(const IndexMaterial& ztoc,

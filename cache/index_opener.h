@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Builds a layer's index and span table from published material: an imagefs bundle, a table of
-// contents, or a zTOC. All of it is read, checked against the layer, stripped of privileges
-// (image/privileges.h) and rewritten, so that the kernel is given only files written locally. Uses
-// unlinked files: memory is bounded by the caller's allotment, whatever the input claims.
+// Builds a layer's index and span table from published material (an imagefs bundle, a table of
+// contents, or a zTOC), or from the headers of its tar. All of it is read, checked against the
+// layer, stripped of privileges (image/privileges.h) and rewritten, so that the kernel is given
+// only files written locally. Uses unlinked files: memory is bounded by the caller's allotment,
+// whatever the input claims.
 //
 // No side effects except files. Thread-safe. Blocks on the disk and the processor.
 #pragma once
@@ -10,12 +11,15 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "absl/status/statusor.h"
 #include "base/digest.h"
 #include "base/fd.h"
 #include "cache/chain.h"
+#include "image/layer_builder.h"
 #include "image/manifest.h"
+#include "image/span_table.h"
 #include "image/toc.h"
 
 namespace imagefs {
@@ -58,12 +62,18 @@ class IndexOpener {
   absl::StatusOr<FoundIndexRef> OpenToc(const IndexMaterial& toc, const TocLocation& where) const;
   absl::StatusOr<FoundIndexRef> OpenZtoc(const IndexMaterial& ztoc, const Digest& published,
                                          IndexSource source) const;
+  // For a layer whose blob is its tar, of which only the headers were read. `repository`: of the
+  // image, by whose images alone it may be shared (cache/identity.h).
+  absl::StatusOr<FoundIndexRef> OpenTar(LayerBuilder::Result layer, const Descriptor& blob,
+                                        std::string_view repository) const;
 
  private:
   absl::StatusOr<FoundIndexRef> FromTable(TableLayer table, DataLayout layout, FoundIndex found,
                                           const Digest& diff_id) const;
   absl::Status WriteIndex(Tree& tree, const Digest& diff_id, uint64_t data_bytes,
                           FoundIndex& found) const;
+  // Returns the digest of the table.
+  absl::StatusOr<Digest> WriteTable(const SpanTable& table, FoundIndex& found) const;
 
   const std::string directory_;
 };

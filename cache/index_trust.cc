@@ -29,6 +29,11 @@ bool Matches(std::string_view pattern, std::string_view text) {
 }  // namespace
 
 IndexTrust LazyPolicy::For(const Reference& reference) const {
+  const IndexTrust trust = Named(reference);
+  return never_.has_value() ? trust.Without(*never_) : trust;
+}
+
+IndexTrust LazyPolicy::Named(const Reference& reference) const {
   if (reference.transport != Reference::Transport::kRegistry) return otherwise_;
   if (pinned_.has_value() && reference.digest.has_value()) return *pinned_;
   const std::string name = StrCat(reference.host, "/", reference.repository);
@@ -72,6 +77,8 @@ std::string_view IndexSourceName(IndexSource source) {
       return "configured";
     case IndexSource::kSigned:
       return "signed";
+    case IndexSource::kUnverified:
+      return "unverified";
   }
   return "in-image";
 }

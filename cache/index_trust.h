@@ -23,8 +23,12 @@ enum class IndexSource : uint8_t {
   kBeside,      // pushed to the image's repository, by anybody with push access
   kConfigured,  // a repository that the configuration names
   kSigned,      // a key that the configuration names
+  kUnverified,  // whoever sends the blob: there is no index, nor a digest of any part
 };
-// "in-image", "beside", "configured", "signed".
+inline constexpr IndexSource kIndexSources[] = {IndexSource::kInImage, IndexSource::kBeside,
+                                                IndexSource::kConfigured, IndexSource::kSigned,
+                                                IndexSource::kUnverified};
+// "in-image", "beside", "configured", "signed", "unverified".
 std::string_view IndexSourceName(IndexSource source);
 // Used in place of a source name if no trust is needed: every byte was hashed locally.
 inline constexpr std::string_view kProvenSource = "proven";
@@ -38,9 +42,10 @@ class IndexTrust {
   }
   static constexpr IndexTrust None() { return {}; }
   static constexpr IndexTrust Trusted() { return {IndexSource::kConfigured, IndexSource::kSigned}; }
-  // Trusted(), and whoever may push to the repository of the image.
+  // Trusted(), whoever may push to the repository of the image, and whoever serves it.
   static constexpr IndexTrust Repository() {
-    return {IndexSource::kBeside, IndexSource::kConfigured, IndexSource::kSigned};
+    return {IndexSource::kBeside, IndexSource::kConfigured, IndexSource::kSigned,
+            IndexSource::kUnverified};
   }
   // Trusted(), and what the image says of itself.
   static constexpr IndexTrust Configured() {
@@ -48,7 +53,12 @@ class IndexTrust {
   }
   static constexpr IndexTrust Any() {
     return {IndexSource::kInImage, IndexSource::kBeside, IndexSource::kConfigured,
-            IndexSource::kSigned};
+            IndexSource::kSigned, IndexSource::kUnverified};
+  }
+  constexpr IndexTrust Without(IndexSource source) const {
+    IndexTrust rest = *this;
+    rest.bits_ &= static_cast<uint8_t>(~Bit(source));
+    return rest;
   }
   constexpr bool Allows(IndexSource source) const { return (bits_ & Bit(source)) != 0; }
   // Whether a layer may be used that is not proven: described by an index of that source, or made
@@ -91,6 +101,12 @@ class LazyPolicy {
     return *this;
   }
 
+  // Does not trust that source for any reference.
+  LazyPolicy& Never(IndexSource source) {
+    never_ = source;
+    return *this;
+  }
+
   IndexTrust For(const Reference& reference) const;
   IndexTrust otherwise() const { return otherwise_; }
 
@@ -98,9 +114,11 @@ class LazyPolicy {
   static absl::Status CheckPattern(std::string_view pattern);
 
  private:
+  IndexTrust Named(const Reference& reference) const;
   IndexTrust otherwise_;
   std::optional<IndexTrust> pinned_;
   std::vector<std::string> any_;
+  std::optional<IndexSource> never_;
 };
 
 }  // namespace imagefs

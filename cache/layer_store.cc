@@ -290,8 +290,11 @@ FlightTicket LayerStore::Ensure(Request request, Priority priority, Done done) {
   call->priority = priority;
   call->done = std::move(done);
   if (call->request.source != nullptr) call->request.source->LearnUrls(call->request.blob);
-  if (call->request.found != nullptr && !Trusts(call->request.UnprovenId())) {
-    call->request.found = nullptr;
+  if (const FoundIndexRef& found = call->request.found; found != nullptr) {
+    const bool trusted = Trusts(call->request.UnprovenId()) &&
+                         (found->source != IndexSource::kUnverified ||
+                          Trusts(UnverifiedBlobKey(call->request.blob.digest)));
+    if (!trusted) call->request.found = nullptr;
   }
   Continue(call);
   return TicketGroup::TicketOf(call->group);

@@ -14,14 +14,12 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "cache/identity.h"
 #include "cache/layer_gaps.h"
 #include "cache/layer_store.h"
 
 namespace imagefs {
 namespace {
-
-constexpr IndexSource kSources[] = {IndexSource::kInImage, IndexSource::kBeside,
-                                    IndexSource::kConfigured, IndexSource::kSigned};
 
 bool FileHasSize(const std::string& path, uint64_t size) {
   const absl::StatusOr<struct stat> st = StatPath(path);
@@ -67,9 +65,9 @@ absl::Status ParseRecord(const Json& record, const Digest& id, LayerEntry& entry
     if (entry.diff_id == id) return absl::DataLossError("an unproven layer under its DiffID");
     const std::string source = record.StringOr("source");
     const auto* known =
-        std::find_if(std::begin(kSources), std::end(kSources),
+        std::find_if(std::begin(kIndexSources), std::end(kIndexSources),
                      [&](IndexSource one) { return IndexSourceName(one) == source; });
-    if (known == std::end(kSources)) return absl::DataLossError("its source is not known");
+    if (known == std::end(kIndexSources)) return absl::DataLossError("its source is not known");
     entry.source = *known;
     IMAGEFS_ASSIGN_OR_RETURN(entry.index_digest, Digest::Parse(record.StringOr("index_digest")));
     entry.by_pass = record["by_pass"].boolean().value_or(false);
@@ -419,6 +417,11 @@ void LayerStore::DropDamaged(const Digest& id, uint64_t instance, const absl::St
   {
     absl::MutexLock lock(&mu_);
     distrusted_.insert(id);
+    // Other headers of the same blob would be another description.
+    const auto it = layers_.find(id);
+    if (it != layers_.end() && it->second.source == IndexSource::kUnverified) {
+      distrusted_.insert(UnverifiedBlobKey(it->second.fill_blob));
+    }
   }
   DropLayer(id, instance, why);
 }

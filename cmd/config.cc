@@ -372,6 +372,7 @@ Settings SettingsOf(Config& config) {
       {"fill",
        {{"background", Bool(config.fill_background)},
         {"hot_pack", Bool(config.fill_hot_pack)},
+        {"unverified", Choice(config.fill_unverified, "allow", "deny")},
         {"quiet", Duration(config.fill_quiet)},
         {"min_free", Percent(config.space.background_min_free)},
         {"deadline", Duration(config.fill_deadline)}}},

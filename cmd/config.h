@@ -39,6 +39,8 @@ struct Config {
   // [fill]: how lazy images are fetched.
   bool fill_background = true;
   bool fill_hot_pack = true;
+  bool fill_unverified =
+      true;  // uncompressed layers are shown before any of their bytes is verified
   absl::Duration fill_quiet = absl::Seconds(5);
   absl::Duration fill_deadline = absl::Seconds(60);
   // [network]: where registries may redirect to, and how slow they may be.
@@ -78,11 +80,19 @@ struct Config {
       "/run/containerd/containerd.sock";  // for cri_proxy and keep_blobs
 
   // The trust policy for each kind of client.
-  LazyPolicy CommandPolicy() const { return LazyPolicy(index_trust).Pinned(index_trust_pinned); }
-  LazyPolicy ContainerdPolicy() const {
-    return LazyPolicy(containerd_lazy, containerd_lazy_images);
+  LazyPolicy CommandPolicy() const {
+    return Restricted(LazyPolicy(index_trust).Pinned(index_trust_pinned));
   }
-  LazyPolicy PodmanPolicy() const { return LazyPolicy(podman_lazy, podman_lazy_images); }
+  LazyPolicy ContainerdPolicy() const {
+    return Restricted(LazyPolicy(containerd_lazy, containerd_lazy_images));
+  }
+  LazyPolicy PodmanPolicy() const {
+    return Restricted(LazyPolicy(podman_lazy, podman_lazy_images));
+  }
+  // Adds what holds for all clients.
+  LazyPolicy Restricted(LazyPolicy policy) const {
+    return fill_unverified ? policy : policy.Never(IndexSource::kUnverified);
+  }
 
   // What [hosts] says; parameters as for HostResolver::SystemOptions. The drop-ins of a named file
   // are in the directory FILE.d.

@@ -77,8 +77,11 @@ class FakeSource : public ImageSource {
     });
   }
 
-  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions,
+  void ReadBlob(const Descriptor& blob, std::vector<ByteRange> ranges, ReadOptions options,
                 CancelToken cancel, BlobSink sink, BlobDone done) override {
+    if (options.only_parts && !repository_.SendsParts(blob.digest)) {
+      return done(absl::UnimplementedError("whole blobs only"));
+    }
     repository_.threads_.Submit([&repository = repository_, auth_scope = auth_scope_, blob,
                                  ranges = std::move(ranges), cancel, sink = std::move(sink),
                                  done = std::move(done)]() mutable {
@@ -201,6 +204,16 @@ Digest FakeRepository::AddImage(const std::string& tag, const std::vector<LayerS
   manifests_[tag] = json;
   manifests_[digest.ToString()] = json;
   return digest;
+}
+
+void FakeRepository::IgnoreRanges(const Digest& blob) {
+  absl::MutexLock lock(&mu_);
+  blobs_[blob].whole_only = true;
+}
+
+bool FakeRepository::SendsParts(const Digest& blob) {
+  absl::MutexLock lock(&mu_);
+  return !blobs_[blob].whole_only;
 }
 
 void FakeRepository::HoldAt(const Digest& blob, uint64_t offset) {

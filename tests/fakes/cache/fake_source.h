@@ -69,6 +69,8 @@ class FakeRepository {
   // `at_once` of them in flight, the last of these always ahead of the others, in pieces of odd
   // sizes.
   void Interleave(const Digest& blob, uint64_t part, size_t at_once);
+  // Has no parts of the blob: readers of parts get all of it.
+  void IgnoreRanges(const Digest& blob);
   // Violate the contract of a source in the next `times` transfers of the blob: deliver each piece
   // twice; end early with OK.
   void RepeatPieces(const Digest& blob, int times);
@@ -113,8 +115,10 @@ class FakeRepository {
     int repeats = 0;
     uint64_t end_at = 0;
     int early_ends = 0;
+    bool whole_only = false;
     std::vector<ByteRange> reads;
   };
+  bool SendsParts(const Digest& blob);
   bool Has(const std::string& auth_scope, const Descriptor& blob);
   absl::StatusOr<std::string> Small(const Descriptor& blob, uint64_t max_bytes);
   void Transfer(const std::string& auth_scope, const Descriptor& blob,

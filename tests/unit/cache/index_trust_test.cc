@@ -64,6 +64,15 @@ TEST(LazyPolicy, ManyStarsAreCheap) {
   EXPECT_FALSE(IsAny(pattern, "registry.example/" + std::string(200, 'a') + "b"));
 }
 
+TEST(LazyPolicy, WhatIsNeverTrustedIsSoForAll) {
+  const LazyPolicy policy =
+      LazyPolicy(IndexTrust::Repository(), {"any.test/**"}).Never(IndexSource::kUnverified);
+  EXPECT_EQ(policy.For(*Reference::Parse("debian")),
+            IndexTrust::Repository().Without(IndexSource::kUnverified));
+  EXPECT_EQ(policy.For(*Reference::Parse("any.test/a")),
+            IndexTrust::Any().Without(IndexSource::kUnverified));
+}
+
 TEST(IndexTrust, Sets) {
   EXPECT_TRUE(IndexTrust::None().empty());
   EXPECT_FALSE(IndexTrust::Trusted().Allows(IndexSource::kBeside));

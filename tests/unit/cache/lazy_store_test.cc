@@ -67,11 +67,11 @@ class LazyStoreTest : public ::testing::Test {
     store_ = *std::move(store);
   }
 
-  absl::Status Show(IndexTrust trust) {
+  absl::Status Show(IndexTrust trust, std::string_view reference = "registry.test/img:latest") {
     absl::Notification ended;
     absl::Status status;
     ResolveRequest request;
-    request.reference = *Reference::Parse("registry.test/img:latest");
+    request.reference = *Reference::Parse(reference);
     request.platform = Platform::Host();
     request.trust = trust;
     store_->Resolve(request, [&](absl::StatusOr<ImageStore::Resolved> resolved) {
@@ -688,6 +688,176 @@ TEST_F(LazyStoreTest, PruneRemovesWhatNothingUses) {
     (void)store_->Prune({.all = true});
     return store_->ListLayers().empty();
   }));
+}
+
+// Layers whose blobs are their tars, large enough to be mounted by their headers.
+class StoredLayerTest : public LazyStoreTest {
+ protected:
+  StoredLayerTest() {
+    tars_.clear();
+    for (uint32_t i = 0; i < 2; ++i) {
+      tars_.push_back(TarOf({{StrCat("small", i), "hello"},
+                             {StrCat("model", i), MixedBytes(5 << 20, 10 + i)},
+                             {StrCat("last", i), "end"}}));
+    }
+    manifest_ = repository_.AddImage("latest", tars_);
+    blobs_ = {repository_.LayerBlob(0), repository_.LayerBlob(1)};
+  }
+  uint64_t BytesRead(size_t layer) const {
+    uint64_t bytes = 0;
+    for (const ByteRange& range : repository_.Reads(blobs_[layer].digest)) bytes += range.size();
+    return bytes;
+  }
+};
+
+TEST_F(StoredLayerTest, IsShownByItsHeaders) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_FALSE(chain_->complete());
+  EXPECT_LE(BytesRead(0), 32U << 10);
+  EXPECT_LE(repository_.Reads(blobs_[0].digest).size(), 3U);
+  EXPECT_EQ(chain_->layers[0]->source, IndexSource::kUnverified);
+  for (const char* name : {"small0", "model0", "last0", "model1"}) {
+    EXPECT_TRUE(chain_->index->Lookup(chain_->index->root(), name)->has_value()) << name;
+  }
+  EXPECT_TRUE(Read(0, {3'000'000, 3'004'096}).ok());
+  EXPECT_LE(BytesRead(0), 1U << 20);
+  EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
+  EXPECT_EQ(Counter("layers_lazy"), 2U);
+  EXPECT_EQ(Counter("stored_layers_scanned"), 2U);
+  EXPECT_EQ(Counter("stored_scans_given_up"), 0U);
+}
+
+TEST_F(StoredLayerTest, IsFetchedOnceAndHashedWhenItIsWhole) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(Durable().ok());
+  EXPECT_TRUE(Eventually([&] { return StateOf(0) == LayerState::kComplete; }));
+  EXPECT_EQ(Counter("layers_filled"), 2U);
+  EXPECT_LE(BytesRead(0), tars_[0].size() + (32U << 10));
+  EXPECT_FALSE(std::filesystem::exists(chain_->layers[0]->directory + "/blob"));
+  // The next mount is of proven layers, also for those who trust nobody.
+  ASSERT_TRUE(Show(IndexTrust::None()).ok());
+  EXPECT_TRUE(chain_->layers[0]->proven() && chain_->complete());
+  EXPECT_LE(BytesRead(0), tars_[0].size() + (32U << 10));
+}
+
+TEST_F(StoredLayerTest, OnlyThoseWhoTrustTheRegistryAreShownWhatItSays) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any().Without(IndexSource::kUnverified)).ok());
+  EXPECT_TRUE(chain_->whole());
+  EXPECT_EQ(Counter("stored_layers_scanned"), 0U);
+  EXPECT_EQ(Counter("layers_built"), 2U);
+}
+
+TEST_F(StoredLayerTest, WhoTrustsNobodyWaitsForTheProofOfWhatOthersAreShown) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  const ChainRef lazy = chain_;
+  ASSERT_TRUE(Show(IndexTrust::None()).ok());
+  EXPECT_TRUE(chain_->complete());
+  EXPECT_EQ(Counter("layers_built"), 0U);
+}
+
+TEST_F(StoredLayerTest, AWrongByteIsFoundWhenTheLayerIsWhole) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  repository_.CorruptAt(blobs_[0].digest, 3'000'000, 1);
+  EXPECT_TRUE(absl::IsInternal(Read(0, {3'000'000, 3'004'096})));
+  const absl::Status proof = Durable();
+  EXPECT_TRUE(absl::IsDataLoss(proof)) << proof;
+  EXPECT_TRUE(absl::IsDataLoss(Read(0, {0, 100})));
+  EXPECT_EQ(StateOf(0), LayerState::kAbsent);
+  // From now on it is read as a whole.
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(chain_->layers[0]->whole());
+  EXPECT_TRUE(ReadAny(0, 3'000'000).ok());
+}
+
+TEST_F(StoredLayerTest, AWrongHeaderLeavesThePass) {
+  OpenNew();
+  repository_.CorruptAt(blobs_[0].digest, 513 + 512, 1);
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(chain_->layers[0]->whole());
+  EXPECT_FALSE(chain_->layers[1]->whole());
+  EXPECT_EQ(Counter("stored_scans_given_up"), 1U);
+}
+
+TEST_F(StoredLayerTest, ARegistryThatSendsNoPartsLeavesThePass) {
+  OpenNew();
+  for (const Descriptor& blob : blobs_) repository_.IgnoreRanges(blob.digest);
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(chain_->whole());
+  EXPECT_EQ(Counter("stored_scans_given_up"), 2U);
+}
+
+TEST_F(StoredLayerTest, ManySmallFilesAreStreamed) {
+  std::vector<std::pair<std::string, std::string>> files;
+  for (int i = 0; i < 3000; ++i) files.emplace_back(StrCat("f", i), std::string(2000, 'x'));
+  tars_[0] = TarOf(files);
+  manifest_ = repository_.AddImage("latest", tars_);
+  blobs_[0] = repository_.LayerBlob(0);
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(chain_->layers[0]->whole());
+  EXPECT_FALSE(chain_->layers[1]->whole());
+}
+
+TEST_F(StoredLayerTest, GoesOnAfterTheProcess) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(Read(0, {0, 1 << 20}).ok());
+  const uint64_t before = BytesRead(0);
+  Reopen();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_FALSE(chain_->complete());
+  ASSERT_TRUE(Read(0, {0, 1 << 20}).ok());
+  EXPECT_LE(BytesRead(0), before + (64U << 10));
+  ASSERT_TRUE(Durable().ok());
+}
+
+TEST_F(StoredLayerTest, IsSharedWithinItsRepositoryOnly) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  const ChainRef first = chain_;
+  tars_.push_back(TarOf({{"more", "x"}}));
+  manifest_ = repository_.AddImage("other", tars_);
+  const uint64_t before = BytesRead(0);
+  ASSERT_TRUE(Show(IndexTrust::Any(), "registry.test/img:other").ok());
+  EXPECT_EQ(chain_->layers[0], first->layers[0]);
+  tars_.push_back(TarOf({{"most", "x"}}));
+  manifest_ = repository_.AddImage("third", tars_);
+  ASSERT_TRUE(Show(IndexTrust::Any(), "registry.test/elsewhere:third").ok());
+  EXPECT_NE(chain_->layers[0]->id, first->layers[0]->id);
+  EXPECT_GT(BytesRead(0), before);
+}
+
+TEST_F(StoredLayerTest, CanBeEvictedOnceItsSpansHaveDigests) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  ASSERT_TRUE(Durable().ok());
+  ASSERT_TRUE(Show(IndexTrust::None()).ok());
+  absl::Notification ended;
+  store_->MakeIndexes(image_, source_, [&](absl::StatusOr<ChainRef> chain) {
+    EXPECT_TRUE(chain.ok()) << chain.status();
+    ended.Notify();
+  });
+  ended.WaitForNotification();
+  const auto table = SpanTableReader::Open(chain_->layers[0]->directory + "/access");
+  ASSERT_TRUE(table.ok()) << table.status();
+  EXPECT_TRUE((*table)->has_digests() && (*table)->data_is_blob());
+}
+
+// What MakeIndexes leaves is published like the index of any layer.
+TEST_F(StoredLayerTest, APublishedIndexComesFirst) {
+  Publish();
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_EQ(chain_->layers[0]->source, IndexSource::kBeside);
+  EXPECT_EQ(Counter("stored_layers_scanned"), 0U);
+  repository_.CorruptAt(blobs_[0].digest, 3'000'000, 1);
+  EXPECT_TRUE(Read(0, {3'000'000, 3'004'096}).ok());
+  ASSERT_TRUE(Durable().ok());
 }
 
 }  // namespace

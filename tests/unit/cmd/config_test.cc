@@ -218,6 +218,22 @@ TEST(Config, WhoseIndexIsBelieved) {
             "f:2: podman.lazy must be \"trusted\" or \"repository\" or \"any\"");
 }
 
+TEST(Config, BytesThatNothingVerifies) {
+  const Reference tag = *Reference::Parse("registry.test/a:1");
+  const auto allowed = [&](std::string_view fill) {
+    const auto config = ParseConfig(
+        StrCat("[containerd]\nlazy_images = [\"registry.test/**\"]\n[fill]\n", fill), "f");
+    EXPECT_TRUE(config.ok()) << config.status();
+    return StrCat(config->CommandPolicy().For(tag).Allows(IndexSource::kUnverified), " ",
+                  config->ContainerdPolicy().For(tag).Allows(IndexSource::kUnverified), " ",
+                  config->CommandPolicy().For(tag).Allows(IndexSource::kBeside));
+  };
+  EXPECT_EQ(allowed(""), "1 1 1");
+  EXPECT_EQ(allowed("unverified = \"allow\"\n"), "1 1 1");
+  EXPECT_EQ(allowed("unverified = \"deny\"\n"), "0 0 1");
+  EXPECT_FALSE(ParseConfig("[fill]\nunverified = true\n", "f").ok());
+}
+
 TEST(Config, LoopDevices) {
   EXPECT_TRUE(ParseConfig("", "f")->loop_devices);
   EXPECT_FALSE(ParseConfig("[mount]\nloop_devices = false\n", "f")->loop_devices);
