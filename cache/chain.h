@@ -21,6 +21,7 @@
 #include "cache/index_trust.h"
 #include "image/erofs_reader.h"
 #include "image/index_bundle.h"
+#include "image/layer_form.h"
 
 namespace imagefs {
 
@@ -72,7 +73,8 @@ class LayerFill {
 // A layer. If `fill` is null, every byte is present and was checked against the DiffID.
 struct Layer {
   Digest id;       // its local name: the DiffID, or that of an unproven layer (cache/identity.h)
-  Digest diff_id;  // as claimed by the image's configuration
+  Digest diff_id;  // as claimed by the image's configuration, or what stands for it
+  LayerForm form;
   IndexSource source = IndexSource::kInImage;  // of an unproven layer: who vouches for its tree
   // Made by a pass over its blob, although `id` is not its DiffID: its tar was hashed afterwards.
   bool by_pass = false;
@@ -103,8 +105,8 @@ struct Layer {
 };
 using LayerRef = std::shared_ptr<const Layer>;
 
-// What an image claims of a layer: the DiffID (from its configuration) and the blob (from its
-// manifest).
+// What an image claims of a layer: the DiffID (from its configuration; or what stands for it,
+// image/layer_form.h) and the blob (from its manifest).
 struct LayerKey {
   Digest diff_id, blob;
   bool operator==(const LayerKey&) const = default;

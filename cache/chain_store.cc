@@ -112,6 +112,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
       LayerStore::Request layer;
       layer.diff_id = image_.config.diff_ids[i];
       layer.blob = image_.manifest.layers[i];
+      layer.form = image_.FormOf(i);
       layer.source = request_.source;
       layer.found = std::move(found[i]);
       layer.recorded = recorded[i];

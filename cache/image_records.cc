@@ -171,7 +171,10 @@ absl::StatusOr<ImageRef> ImageRecords::Find(const Reference& reference,
   std::optional<std::string> found;
   IMAGEFS_RETURN_IF_ERROR(kv_.ForEachWithPrefix(
       StrCat(kImagePrefix, text, "\n"), [&](std::string_view key, std::string_view value) {
-        const absl::StatusOr<Platform> have = Platform::Parse(key.substr(key.rfind('\n') + 1));
+        const std::string_view text = key.substr(key.rfind('\n') + 1);
+        // An artifact has no platform.
+        const bool none = text.empty() || text == "/";  // the latter by older versions
+        const absl::StatusOr<Platform> have = none ? Platform() : Platform::Parse(text);
         if (have.ok() && platform.Matches(*have)) found = std::string(value);
         return !found.has_value();
       }));

@@ -440,7 +440,7 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
   if (!HasLayers(*image, trust)) starts_->Keep(image->manifest_digest, LogContext::Current());
   ChainStore::Request request{image, source, trust, {}};
   const auto pack = std::make_shared<FoundPack>();
-  if (!trust.empty()) {
+  if (!trust.empty() && image->artifact_type.empty()) {
     request.find = [this, image, source, trust, runs = use.runs, pack](
                        CancelToken cancel, ChainStore::IndexesFound found) {
       FindIndexes(image, source, trust, runs, pack, std::move(cancel), std::move(found));
@@ -465,6 +465,7 @@ bool ImageStoreImpl::HasLayers(const ResolvedImage& image, IndexTrust trust) con
     LayerStore::Request layer;
     layer.diff_id = image.config.diff_ids[i];
     layer.blob = image.manifest.layers[i];
+    layer.form = image.FormOf(i);
     layer.trust = trust;
     if (i < image.layer_ids.size() && !image.layer_ids[i].empty()) {
       layer.recorded = image.layer_ids[i];
@@ -483,8 +484,9 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
     LayerStore::Request layer;
     layer.diff_id = image->config.diff_ids[i];
     layer.blob = image->manifest.layers[i];
+    layer.form = image->FormOf(i);
     layer.source = source;
-    wanted.push_back(!layers_->Has(layer));
+    wanted.push_back(layer.form.is_tar() && !layers_->Has(layer));
   }
   finder_->Find(
       image, source, std::move(wanted), trust, runs && options_.profiles, std::move(cancel),
@@ -728,6 +730,7 @@ absl::StatusOr<std::vector<ImageRecord>> ImageStoreImpl::ListImages(bool also_he
     ImageRecord record;
     record.reference = reference;
     record.platform = image->config.platform;
+    record.artifact_type = image->artifact_type;
     record.manifest_digest = image->manifest_digest;
     record.chain_id = image->chain_id();
     record.layers = image->manifest.layers.size();

@@ -53,8 +53,9 @@
 namespace imagefs {
 
 struct ImageRecord {
-  std::string reference;  // canonical
-  Platform platform;
+  std::string reference;      // canonical
+  Platform platform;          // none for an artifact
+  std::string artifact_type;  // "" = an image
   Digest manifest_digest;
   Digest chain_id;
   uint64_t compressed_bytes = 0;

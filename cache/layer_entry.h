@@ -60,6 +60,7 @@ struct LayerEntry {
   bool hashing = false;
   uint64_t instance = 0;  // identifies its files: a later layer of that name has another number
   Digest diff_id;         // the claimed DiffID; for a proven layer, its name
+  LayerForm form;
   // For an unproven layer:
   IndexSource source = IndexSource::kInImage;
   Digest index_digest;

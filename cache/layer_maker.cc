@@ -16,11 +16,13 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "base/fd.h"
+#include "base/mapped_file.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "base/thread_role.h"
 #include "base/units.h"
 #include "image/decompress.h"
+#include "image/erofs_layer.h"
 #include "image/erofs_writer.h"
 #include "image/layer_builder.h"
 #include "image/tar.h"
@@ -198,8 +200,11 @@ absl::Status Produce(const LayerInput& input, const CancelToken& cancel, ChunkRi
     if (n > 0) hasher.Add(n);
     offset += n;
     if (decompressor == nullptr) {
+      const LayerCompression compression = input.form.kind == LayerForm::Kind::kFile
+                                               ? LayerCompression::kNone
+                                               : SniffCompression(part);
       IMAGEFS_ASSIGN_OR_RETURN(decompressor,
-                               Decompressor::Create(SniffCompression(part), kPointSpacing, grant));
+                               Decompressor::Create(compression, kPointSpacing, grant));
     }
     IMAGEFS_RETURN_IF_ERROR(Decode(*decompressor, part, ring, out, fill));
     if (n == 0) break;
@@ -268,10 +273,37 @@ absl::Status CheckDiffId(const Sha256& tar, const Digest& diff_id) {
                                     diff_id.ToString()));
 }
 
-// The consuming side: hashes the tar while parsing it. `next` delivers its bytes. `hash` is left
-// unfinished, with all of the tar added; null: it is not hashed.
-absl::StatusOr<LayerBuilder::Result> Consume(const Digest& diff_id, TarSource next,
-                                             uint64_t& tar_bytes, Sha256* hash) {
+// Compares with what the layer's form says, or completes the form.
+absl::Status CheckContent(const Sha256& hash, const Digest& diff_id, LayerForm& form) {
+  if (form.is_tar()) return CheckDiffId(hash, diff_id);
+  const Digest got = hash.Copy().Finish();
+  if (form.content.empty()) form.content = got;
+  if (got == form.content) return absl::OkStatus();
+  return absl::DataLossError(StrCat("its content has digest ", got.ToString(),
+                                    " instead of the expected ", form.content.ToString()));
+}
+
+absl::StatusOr<LayerBuilder::Result> ReadErofs(int data_fd, uint64_t bytes) {
+  constexpr std::string_view kWhat = "the layer's data file";
+  IMAGEFS_ASSIGN_OR_RETURN(const MappedFile file, MappedFile::Map(data_fd, kWhat));
+  if (file.bytes().size() < bytes) return absl::DataLossError(StrCat(kWhat, " is too short"));
+  absl::StatusOr<LayerBuilder::Result> result = ReadErofsLayer(file.bytes().substr(0, bytes));
+  IMAGEFS_RETURN_IF_ERROR(file.CheckWhole(kWhat));
+  return result;
+}
+
+absl::Status Drain(TarSource source) {
+  while (true) {
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, source());
+    if (chunk.empty()) return absl::OkStatus();
+  }
+}
+
+// The consuming side: hashes the layer's bytes while parsing them. `next` delivers them, once they
+// are in `data_fd`. `hash` is
+// left unfinished, with all of them added; null: they are not hashed.
+absl::StatusOr<LayerBuilder::Result> Consume(LayerForm& form, const Digest& diff_id, int data_fd,
+                                             TarSource next, uint64_t& tar_bytes, Sha256* hash) {
   LayerBuilder builder;
   auto source = [&]() -> absl::StatusOr<std::string_view> {
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, next());
@@ -279,8 +311,16 @@ absl::StatusOr<LayerBuilder::Result> Consume(const Digest& diff_id, TarSource ne
     tar_bytes += chunk.size();
     return chunk;
   };
-  IMAGEFS_RETURN_IF_ERROR(ReadTar(source, [&](TarEntry& entry) { return builder.Add(entry); }));
-  if (hash != nullptr) IMAGEFS_RETURN_IF_ERROR(CheckDiffId(*hash, diff_id));
+  using Kind = LayerForm::Kind;
+  const bool tar = form.kind == Kind::kTar || form.kind == Kind::kBlobTar;
+  if (tar) {
+    IMAGEFS_RETURN_IF_ERROR(ReadTar(source, [&](TarEntry& entry) { return builder.Add(entry); }));
+  } else {
+    IMAGEFS_RETURN_IF_ERROR(Drain(source));
+  }
+  if (hash != nullptr) IMAGEFS_RETURN_IF_ERROR(CheckContent(*hash, diff_id, form));
+  if (form.kind == Kind::kFile) return FileTree(form.file, tar_bytes);
+  if (form.kind == Kind::kErofs) return ReadErofs(data_fd, tar_bytes);
   return std::move(builder).Finish(tar_bytes);
 }
 
@@ -310,10 +350,12 @@ absl::StatusOr<LayerSums> SumsOf(Sha256 hash, const LayerOutput& output, int dat
 
 }  // namespace
 
-absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Digest& diff_id,
-                                     int index_fd, const CancelToken& cancel) {
+absl::StatusOr<LayerOutput> IndexData(int data_fd, uint64_t tar_bytes, const LayerForm& form,
+                                      const Digest& diff_id, int index_fd,
+                                      const CancelToken& cancel) {
   auto buffer = std::make_unique_for_overwrite<char[]>(kChunkBytes);
   LayerOutput output;
+  output.form = form;
   auto next = [&]() -> absl::StatusOr<std::string_view> {
     if (cancel.cancelled()) return absl::CancelledError("the index is no longer wanted");
     const size_t want = std::min<uint64_t>(kChunkBytes, tar_bytes - output.tar_bytes);
@@ -324,7 +366,7 @@ absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Dige
   };
   Sha256 hash;
   IMAGEFS_ASSIGN_OR_RETURN(LayerBuilder::Result result,
-                           Consume(diff_id, next, output.tar_bytes, &hash));
+                           Consume(output.form, diff_id, data_fd, next, output.tar_bytes, &hash));
   output.data_bytes = result.data_size;
   output.moves = std::move(result.moves);
   IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes,
@@ -340,6 +382,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   ChunkRing ring(kTarChunks);
   UnpackGuard guard(input);
   LayerOutput output;
+  output.form = input.form;
   // Also fires if the parser fails while the decoder waits for memory.
   CancelSource stop;
   const CancelToken::Registration on_cancel = cancel.OnCancel([stop]() mutable { stop.Cancel(); });
@@ -357,7 +400,8 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   };
   Sha256 hash;
   absl::StatusOr<LayerBuilder::Result> result =
-      Consume(input.diff_id, next, output.tar_bytes, input.hash_tar ? &hash : nullptr);
+      Consume(output.form, input.diff_id, data.get(), next, output.tar_bytes,
+              input.hash_tar ? &hash : nullptr);
   ring.Abort();
   stop.Cancel();
   producer.join();

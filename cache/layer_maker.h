@@ -19,6 +19,7 @@
 #include "cache/window_memory.h"
 #include "image/decompress.h"
 #include "image/layer_builder.h"
+#include "image/layer_form.h"
 
 namespace imagefs {
 
@@ -44,8 +45,9 @@ struct LayerInput {
   WindowWait windows = {};
   StoreSpace* space = nullptr;  // asked before bytes are written; null: no limit
   // False: the tar is not hashed, so that it may be of any DiffID, and the checksum of the data
-  // file stays unknown: HashData follows.
+  // file stays unknown: HashData follows. REQUIRES: true unless `form` is a tar.
   bool hash_tar = true;
+  LayerForm form = {};
 };
 
 // Compressed bytes between two restart points of a blob. Chosen by measurement
@@ -54,12 +56,13 @@ struct LayerInput {
 inline constexpr uint64_t kPointSpacing = 192 << 10;
 
 struct LayerOutput {
-  uint64_t tar_bytes = 0;
-  uint64_t data_bytes = 0;  // of the data file: the tar, moved sparse segments, rounded up to 512
+  uint64_t tar_bytes = 0;   // of what the blob gives: a tar, a file or an EROFS image
+  uint64_t data_bytes = 0;  // of the data file: that, what was moved, rounded up to 512
   uint64_t index_bytes = 0;
   LayerSums sums;
   std::vector<RestartPoint> points;  // kPointSpacing apart
   std::vector<LayerBuilder::Move> moves;
+  LayerForm form;  // with its content's digest
 };
 
 // Writes `data` and `index` into `directory`, which must exist and be empty. Returns kDataLoss if
@@ -76,11 +79,12 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
 absl::StatusOr<Digest> HashData(int data_fd, uint64_t tar_bytes, uint64_t data_bytes,
                                 const Digest& diff_id, const CancelToken& cancel);
 
-// Parses the first `tar_bytes` of the file `data_fd`, a tar, and writes the index of the layer to
-// `index_fd` (an empty file). Returns kDataLoss if the tar does not match the DiffID. In the
-// result, `points` is empty. Does not change `data_fd`; its checksum covers `data_bytes`, which
-// must be its size.
-absl::StatusOr<LayerOutput> IndexTar(int data_fd, uint64_t tar_bytes, const Digest& diff_id,
-                                     int index_fd, const CancelToken& cancel);
+// Parses the first `tar_bytes` of the file `data_fd`, which have that form, and writes the index of
+// the layer to `index_fd` (an empty file). Returns kDataLoss if they do not match the form's
+// content or the DiffID. In the result, `points` is empty. Does not change `data_fd`; its checksum
+// covers `data_bytes`, which must be its size.
+absl::StatusOr<LayerOutput> IndexData(int data_fd, uint64_t tar_bytes, const LayerForm& form,
+                                      const Digest& diff_id, int index_fd,
+                                      const CancelToken& cancel);
 
 }  // namespace imagefs

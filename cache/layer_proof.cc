@@ -81,8 +81,8 @@ absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
                            OpenFile(into + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
   ProvenLayer proven;
-  absl::StatusOr<LayerOutput> made =
-      IndexTar(data.get(), layer.span_table.tar_bytes(), layer.diff_id, index.get(), cancel);
+  absl::StatusOr<LayerOutput> made = IndexData(data.get(), layer.span_table.tar_bytes(),
+                                               LayerForm(), layer.diff_id, index.get(), cancel);
   // The DiffID is the digest of the blob, and the headers were read once before.
   if (absl::IsDataLoss(made.status()) && layer.span_table.data_is_blob()) {
     return Annotate(made.status(),
@@ -142,24 +142,26 @@ absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::st
                                                        : ProveByPass(layer, into, cancel);
 }
 
-absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const Digest& diff_id,
-                                        uint64_t tar_bytes, const CancelToken& cancel) {
+absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const LayerForm& form,
+                                        const Digest& diff_id, uint64_t tar_bytes,
+                                        const CancelToken& cancel) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(directory + "/index", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd own, Unnamed(directory));
   IMAGEFS_ASSIGN_OR_RETURN(const LayerOutput made,
-                           IndexTar(data.get(), tar_bytes, diff_id, own.get(), cancel));
+                           IndexData(data.get(), tar_bytes, form, diff_id, own.get(), cancel));
   IMAGEFS_ASSIGN_OR_RETURN(const bool same, HaveSameBytes(index, own));
   if (!same) return absl::DataLossError("its index no longer matches its tar");
   return made.sums;
 }
 
-absl::Status RestoreIndex(const std::string& directory, const Digest& diff_id, uint64_t tar_bytes,
-                          uint32_t sum, const CancelToken& cancel) {
+absl::Status RestoreIndex(const std::string& directory, const LayerForm& form,
+                          const Digest& diff_id, uint64_t tar_bytes, uint32_t sum,
+                          const CancelToken& cancel) {
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(directory + "/data", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd own, Unnamed(directory));
   IMAGEFS_ASSIGN_OR_RETURN(const LayerOutput made,
-                           IndexTar(data.get(), tar_bytes, diff_id, own.get(), cancel));
+                           IndexData(data.get(), tar_bytes, form, diff_id, own.get(), cancel));
   if (made.sums.index != sum) {
     return absl::DataLossError("its data does not give the index that was recorded");
   }

@@ -40,12 +40,14 @@ absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::st
 // Checks that a layer whose span table was built locally, and whose data was fetched again, is the
 // one that was proven before. Returns the checksums of its files, or kDataLoss if it is not. The
 // first `tar_bytes` of the data file are the tar.
-absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const Digest& diff_id,
-                                        uint64_t tar_bytes, const CancelToken& cancel);
+absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const LayerForm& form,
+                                        const Digest& diff_id, uint64_t tar_bytes,
+                                        const CancelToken& cancel);
 
 // Rebuilds the index of a proven layer, whose data is right again, in the existing file.
 // `tar_bytes` as above. Returns kDataLoss if the result does not have the checksum `sum`.
-absl::Status RestoreIndex(const std::string& directory, const Digest& diff_id, uint64_t tar_bytes,
-                          uint32_t sum, const CancelToken& cancel);
+absl::Status RestoreIndex(const std::string& directory, const LayerForm& form,
+                          const Digest& diff_id, uint64_t tar_bytes, uint32_t sum,
+                          const CancelToken& cancel);
 
 }  // namespace imagefs

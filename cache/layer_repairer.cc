@@ -57,6 +57,7 @@ FlightTicket LayerRepairer::Fetch(const Digest& id, const Digest& diff_id,
         LayerStore::Request request;
         request.diff_id = diff_id;
         request.blob = image.manifest.layers[i];
+        request.form = image.FormOf(i);
         request.source = std::move(source);
         request.recorded = id;
         ticket = layers_.Ensure(
@@ -79,6 +80,7 @@ void LayerRepairer::Refetch(const Digest& diff_id, const LayerObserver::Heal& he
         LayerStore::Request request;
         request.diff_id = diff_id;
         request.blob = image.manifest.layers[i];
+        request.form = image.FormOf(i);
         request.source = std::move(source);
         const FlightTicket ticket = layers_.Ensure(std::move(request), Priority::kForeground,
                                                    [heal](absl::StatusOr<LayerRef> layer) {

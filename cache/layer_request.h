@@ -15,8 +15,9 @@
 namespace imagefs {
 
 struct LayerRequest {
-  Digest diff_id;                       // as claimed by the image's configuration
-  Descriptor blob;                      // as named by its manifest
+  Digest diff_id;   // as claimed by the image's configuration
+  Descriptor blob;  // as named by its manifest
+  LayerForm form;
   std::shared_ptr<ImageSource> source;  // null: only what is local
   FoundIndexRef found;                  // describes the layer; null: no description
   // The name under which this image was given the layer before, with the same authorization.

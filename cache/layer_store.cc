@@ -159,6 +159,7 @@ absl::StatusOr<LayerRef> LayerStore::OpenLocked(const Digest& id, Entry& entry) 
   layer->use = std::make_shared<const LayerUseNote>(DirectoryOf(id), released_);
   layer->id = id;
   layer->diff_id = entry.diff_id;
+  layer->form = entry.form;
   layer->source = entry.source;
   layer->by_pass = entry.by_pass;
   layer->directory = DirectoryOf(id);
@@ -225,8 +226,10 @@ LayerStore::Verdict LayerStore::Judge(const Request& request) const {
 // The only place that decides what a request may have (docs/security.md).
 LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
   using Kind = Verdict::Kind;
-  // A lazy layer can be read only from its own blob.
+  // A lazy layer can be read only from its own blob. The form is part of a name, which an image may
+  // claim as a DiffID nevertheless.
   const auto readable = [&](const Entry& entry) {
+    if (entry.form.kind != request.form.kind) return false;
     return entry.state != LayerState::kFilling || entry.fill_blob == request.blob.digest;
   };
   const auto recorded =
@@ -259,6 +262,7 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
       return {may(*origin) ? Kind::kDeliver : Kind::kAskRegistry, proven->first};
   }
   if (request.source == nullptr) return {};
+  if (!request.form.is_tar()) return {};  // only tars are used before they are proven
   if (request.trust.empty()) return JudgeUnprovenLocked(request);
   const auto described = layers_.find(request.UnprovenId());
   if (described == layers_.end()) return {};
@@ -359,10 +363,11 @@ void LayerStore::Fetch(const std::shared_ptr<Call>& call) {
   };
   caller.done = [this, call](absl::StatusOr<LayerRef> layer) { OnFetched(call, std::move(layer)); };
   // Requests with different claims, descriptions or registries do not share work.
-  const std::string key = request.found != nullptr
-                              ? request.UnprovenId().ToString()
-                              : StrCat(request.diff_id.ToString(), " ", request.blob.digest.hex(),
-                                       " ", request.Registry());
+  const std::string key =
+      request.found != nullptr
+          ? request.UnprovenId().ToString()
+          : StrCat(request.diff_id.ToString(), " ", request.blob.digest.hex(), " ",
+                   static_cast<int>(request.form.kind), " ", request.Registry());
   call->group->Add(layer_flights_.Join(key, std::move(caller)).ticket);
 }
 
@@ -441,7 +446,8 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
   {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(diff_id);
-    here = it != layers_.end() && it->second.state != LayerState::kFilling;
+    here = it != layers_.end() && it->second.state != LayerState::kFilling &&
+           it->second.form.kind == made.form.kind;
     if (it != layers_.end()) entry.origins = it->second.origins;
     if (here) entry = it->second;
   }
@@ -458,6 +464,7 @@ absl::StatusOr<LayerRef> LayerStore::Publish(const Digest& diff_id, const std::s
     entry.diff_id = diff_id;
     entry.data_bytes = made.data_bytes;
     entry.tar_bytes = made.tar_bytes;
+    entry.form = made.form;
     entry.index_bytes = made.index_bytes;
     entry.sums = made.sums;
     entry.stamp = StampOf(target + "/data");

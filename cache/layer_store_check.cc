@@ -68,7 +68,7 @@ absl::StatusOr<LayerSums> SumsOfOld(const std::string& directory, const Digest& 
       SpanTableReader::Open(directory + "/access");
   // Without moved parts the data file is the tar.
   const uint64_t tar_bytes = span_table.ok() ? (*span_table)->tar_bytes() : entry.data_bytes;
-  return CheckRefilled(directory, id, tar_bytes, CancelToken());
+  return CheckRefilled(directory, entry.form, id, tar_bytes, CancelToken());
 }
 
 }  // namespace
@@ -176,12 +176,14 @@ absl::StatusOr<LayerSums> LayerStore::RestoreIndexOf(const Digest& id, const Ent
   }
   const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
       SpanTableReader::Open(directory + "/access");
-  const uint64_t tar_bytes = span_table.ok() ? (*span_table)->tar_bytes() : entry.data_bytes;
+  const uint64_t tar_bytes = !entry.form.is_tar() ? entry.tar_bytes
+                             : span_table.ok()    ? (*span_table)->tar_bytes()
+                                                  : entry.data_bytes;
   absl::Duration pause = kFirstPause;
   for (int i = 0;; ++i, pause *= 2) {
     watch_->Remove(directory + "/index");  // the following writes are our own
     const absl::Status restored =
-        RestoreIndex(directory, id, tar_bytes, *entry.sums.index, CancelToken());
+        RestoreIndex(directory, entry.form, id, tar_bytes, *entry.sums.index, CancelToken());
     {
       absl::MutexLock lock(&mu_);
       Watch(id);

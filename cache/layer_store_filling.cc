@@ -80,6 +80,9 @@ absl::Status ParseRecord(const Json& record, const Digest& id, LayerEntry& entry
     entry.sums.index = static_cast<uint32_t>(sum);
   }
   entry.tar_bytes = static_cast<uint64_t>(std::max<int64_t>(record.IntOr("tar_bytes", 0), 0));
+  if (record["form"].exists()) {
+    IMAGEFS_ASSIGN_OR_RETURN(entry.form, ReadForm(record["form"]));
+  }
   entry.stamp = record.StringOr("data_stamp");
   entry.checked = record.IntOr("checked", 0);
   if (const std::string text = record.StringOr("fill_blob"); !text.empty()) {
@@ -125,6 +128,7 @@ std::string LayerStore::RecordOf(const Digest& id, const Entry& entry) const {
     if (entry.by_pass) writer.Member("by_pass", true);
     if (entry.hashing) writer.Member("hashing", true);
   }
+  if (!entry.form.is_tar()) WriteForm(entry.form, writer.Key("form"));
   if (!entry.sums.data.empty()) writer.Member("data_digest", entry.sums.data.ToString());
   if (entry.sums.index.has_value()) writer.Member("index_sum", uint64_t{*entry.sums.index});
   if (entry.checked != 0) writer.Member("checked", entry.checked);
@@ -290,8 +294,8 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
     return it == layers_.end() ? LayerSums() : it->second.sums;
   };
   if (id == filling.span_table().diff_id()) {
-    const absl::StatusOr<LayerSums> sums =
-        CheckRefilled(filling.directory(), id, filling.span_table().tar_bytes(), filling.closing());
+    const absl::StatusOr<LayerSums> sums = CheckRefilled(
+        filling.directory(), LayerForm(), id, filling.span_table().tar_bytes(), filling.closing());
     status = sums.ok() ? MarkRefilled(id, *sums) : sums.status();
   } else if (const LayerSums had = recorded(); !had.data.empty()) {
     // Only the spans were fetched again.

@@ -233,7 +233,7 @@ void LayerStore::Job::StartAccess(const LayerRef& layer) {
     return store_.hashing_->Begin(
         {layer, blob_, std::move(file), std::move(made_), ClaimTurn(true)});
   }
-  if (!file.has_value()) return;
+  if (!file.has_value() || !layer->form.is_tar()) return;
   store_.span_tables_->Start(layer, blob_, *std::move(file), std::move(made_), ClaimTurn(true));
 }
 
@@ -245,8 +245,8 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
     return store_.windows_.Wait(request_.source->registry(), bytes, cancel);
   };
   const bool behind = store_.hashing_->MayFollow(request_);
-  const LayerInput input{blob_.digest, blob_.size, request_.diff_id,      read,
-                         {},           windows,    store_.options_.space, !behind};
+  const LayerInput input{blob_.digest,          blob_.size, request_.diff_id, read, {}, windows,
+                         store_.options_.space, !behind,    request_.form};
   IMAGEFS_ASSIGN_OR_RETURN(made_, MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
   OfferBlob();
   activity_ = Activity::kIndexing;

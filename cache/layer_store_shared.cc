@@ -46,6 +46,7 @@ std::optional<SharedLayer> LayerStore::Sharing::Find(const Request& request) con
   if (!layer.ok()) return std::nullopt;
   const bool recorded = request.recorded == request.diff_id;
   const bool same_blob = OriginOf(layer->origins, request) != nullptr;
+  if (layer->form.kind != request.form.kind) return std::nullopt;
   if (!recorded && !same_blob && !store_.options_.share_all) return std::nullopt;
   return *std::move(layer);
 }
@@ -135,8 +136,9 @@ absl::StatusOr<LayerRef> LayerStore::Sharing::Adopt(const SharedLayer& shared, b
   const std::string stamp = StampOf(path);
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
                            OpenFile(directory + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
-  IMAGEFS_ASSIGN_OR_RETURN(const LayerOutput made, IndexTar(data.get(), shared.tar_bytes,
-                                                            shared.diff_id, index.get(), cancel));
+  IMAGEFS_ASSIGN_OR_RETURN(
+      const LayerOutput made,
+      IndexData(data.get(), shared.tar_bytes, shared.form, shared.diff_id, index.get(), cancel));
   IMAGEFS_RETURN_IF_ERROR(CheckMoved(data, made.moves));
   if (made.data_bytes != shared.data_bytes || StampOf(path) != stamp) {
     return absl::DataLossError("it has another size than its tar gives, or is being written to");
@@ -180,12 +182,18 @@ absl::StatusOr<SharedLayer> LayerStore::Describe(const Digest& id) const {
     out.diff_id = id;
     out.data_bytes = entry.data_bytes;
     out.tar_bytes = entry.tar_bytes;
+    out.form = entry.form;
     if (out.tar_bytes == 0 && entry.sums.data == id) out.tar_bytes = entry.data_bytes;
     out.origins = entry.origins;
     // Of a local archive there is no registry that others could ask.
     std::erase_if(out.origins, [](const Origin& origin) { return origin.registry.empty(); });
   }
-  if (out.tar_bytes == 0) {
+  if (!IsCheckable(out)) {
+    return absl::FailedPreconditionError(StrCat(
+        "layer ", id.ToString(), " is a tar whose digest its artifact does not state, or of ",
+        "an artifact of no registry, so that readers of a shared store could not check it"));
+  }
+  if (out.tar_bytes == 0 && out.form.is_tar()) {
     // The record is of an earlier version.
     const absl::StatusOr<std::unique_ptr<SpanTableReader>> span_table =
         SpanTableReader::Open(DirectoryOf(id) + "/access");

@@ -60,6 +60,7 @@ LayerStore::Hashing::~Hashing() {
 
 bool LayerStore::Hashing::MayFollow(const Request& request) const {
   if (request.trust.empty() || request.blob.size < store_.options_.hash_behind) return false;
+  if (!request.form.is_tar()) return false;
   absl::MutexLock lock(&store_.mu_);
   const Digest id = request.UnprovenId();
   return !store_.distrusted_.contains(id) && !store_.layers_.contains(id) &&

@@ -10,10 +10,13 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/image_row.h"
+#include "image/artifact.h"
 
 namespace imagefs {
 namespace {
 
+// The configuration of many artifacts, which not every registry has (image-spec, manifest.md).
+constexpr std::string_view kEmptyConfig = "{}";
 constexpr int kMaxIndexDepth = 3;      // nesting of indexes
 constexpr int kMaxNestedIndexes = 16;  // limit for all indexes that are read to find a platform
 
@@ -73,7 +76,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
     }
     manifest_ = *std::move(fetched);
     manifest_parsed_ = *std::move(parsed.manifest);
-    PrefetchIndex(manifest_.digest);
+    if (!IsArtifact(manifest_parsed_)) PrefetchIndex(manifest_.digest);  // one has no index
     if (depth > 0 || request_.listed_by.empty() || !request_.reference.digest.has_value()) {
       return GetConfig();
     }
@@ -108,6 +111,7 @@ class ResolveJob : public std::enable_shared_from_this<ResolveJob> {
 
   absl::Status GetConfig() {
     const Digest& config = manifest_parsed_.config.digest;
+    if (config == Sha256Of(kEmptyConfig)) return OnConfig(std::string(kEmptyConfig));
     absl::StatusOr<std::optional<std::string>> known =
         kv_.Get(StrCat(kConfigKeyPrefix, config.hex()));
     if (known.ok() && known->has_value() && Sha256Of(**known) == config) {

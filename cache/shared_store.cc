@@ -44,9 +44,9 @@ std::string LayerJson(const SharedLayer& layer) {
       .Member("format", kFormat)
       .Member("diff_id", layer.diff_id.ToString())
       .Member("tar_bytes", layer.tar_bytes)
-      .Member("data_bytes", layer.data_bytes)
-      .Key("origins")
-      .BeginArray();
+      .Member("data_bytes", layer.data_bytes);
+  if (!layer.form.is_tar()) WriteForm(layer.form, writer.Key("form"));
+  writer.Key("origins").BeginArray();
   for (const BlobOrigin& origin : layer.origins) {
     writer.BeginObject()
         .Member("blob", origin.blob.ToString())
@@ -76,6 +76,9 @@ absl::StatusOr<SharedLayer> ReadLayer(const std::string& root, const Digest& dif
   if (layer.diff_id != diff_id || tar_bytes < 0 || data_bytes < tar_bytes) {
     return absl::DataLossError("its record is wrong");
   }
+  if (json["form"].exists()) {
+    IMAGEFS_ASSIGN_OR_RETURN(layer.form, ReadForm(json["form"]));
+  }
   layer.tar_bytes = static_cast<uint64_t>(tar_bytes);
   layer.data_bytes = static_cast<uint64_t>(data_bytes);
   for (const Json& one : json["origins"].elements()) {
@@ -85,6 +88,7 @@ absl::StatusOr<SharedLayer> ReadLayer(const std::string& root, const Digest& dif
     origin.registry = one.StringOr("registry");
     layer.origins.push_back(std::move(origin));
   }
+  if (!IsCheckable(layer)) return absl::DataLossError("its name is not that of its form");
   layer.data = directory + "/data";
   return layer;
 }
@@ -151,7 +155,8 @@ absl::Status CopyData(const Fd& from, const Fd& to, const SharedLayer& layer,
     if (at < layer.tar_bytes) hash.Update(bytes.substr(0, layer.tar_bytes - at));
     if (!cloned) IMAGEFS_RETURN_IF_ERROR(PwriteFull(to.get(), bytes, at));
   }
-  if (hash.Finish() == layer.diff_id) return absl::OkStatus();
+  const Digest& expected = layer.form.is_tar() ? layer.diff_id : layer.form.content;
+  if (hash.Finish() == expected) return absl::OkStatus();
   return absl::DataLossError(
       StrCat("layer ", layer.diff_id.ToString(), " is damaged; repair it with: imagefs check"));
 }
@@ -198,6 +203,18 @@ absl::Status CheckSharedStore(const std::string& directory) {
   IMAGEFS_RETURN_IF_ERROR(marker.status());
   IMAGEFS_ASSIGN_OR_RETURN(const Json json, Json::Parse(*marker));
   return Annotate(CheckFormat(json), directory);
+}
+
+// The name of a tar of an artifact tells the tar only if the artifact states its digest.
+bool IsCheckable(const SharedLayer& layer) {
+  using Kind = LayerForm::Kind;
+  const LayerForm& form = layer.form;
+  if (form.kind == Kind::kTar) return true;
+  if (form.kind != Kind::kBlobTar) return NameOfForm(form, form.content) == layer.diff_id;
+  return !form.content.empty() &&
+         std::any_of(layer.origins.begin(), layer.origins.end(), [&](const BlobOrigin& origin) {
+           return NameOfForm(form, origin.blob) == layer.diff_id;
+         });
 }
 
 absl::StatusOr<Fd> OpenSharedData(const SharedLayer& layer) {

@@ -38,11 +38,16 @@ namespace imagefs {
 // A layer as a shared store describes it.
 struct SharedLayer {
   Digest diff_id;
-  uint64_t tar_bytes = 0;   // the first bytes of the data file, whose digest is the DiffID
+  LayerForm form;
+  uint64_t tar_bytes = 0;   // the first bytes of the data file: what `form` says
   uint64_t data_bytes = 0;  // size of the data file
   std::vector<BlobOrigin> origins;
   std::string data;  // path of the data file
 };
+
+// Returns whether a reader can check the layer: by its DiffID, or by what its name says of its
+// form.
+bool IsCheckable(const SharedLayer& layer);
 
 // Opens the data file. kFailedPrecondition if it is no plain file of the size that `layer` says.
 absl::StatusOr<Fd> OpenSharedData(const SharedLayer& layer);

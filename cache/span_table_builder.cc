@@ -225,6 +225,10 @@ FlightTicket SpanTableBuilder::Ensure(const LayerRef& layer, const Descriptor& b
     done(absl::OkStatus());
     return FlightTicket();
   }
+  if (!layer->form.is_tar()) {
+    done(absl::UnimplementedError("only a layer that is a tar can have a span table"));
+    return FlightTicket();
+  }
   absl::StatusOr<SubjectRef> subject = SubjectOf(*layer);
   if (subject.ok() && source == nullptr) {
     subject = absl::FailedPreconditionError("there is nowhere to fetch its blob from");
@@ -255,8 +259,9 @@ absl::Status SpanTableBuilder::Build(const Subject& layer, const Descriptor& blo
   if (made.points.empty()) {
     IMAGEFS_RETURN_IF_ERROR(FindPoints(blob, file, windows_, cancel, made));
     IMAGEFS_ASSIGN_OR_RETURN(const Fd index, OpenFile(root_ + "/layers", O_TMPFILE | O_RDWR, 0600));
-    IMAGEFS_ASSIGN_OR_RETURN(LayerOutput again, IndexTar(layer.data.get(), made.tar_bytes,
-                                                         layer.diff_id, index.get(), cancel));
+    IMAGEFS_ASSIGN_OR_RETURN(LayerOutput again,
+                             IndexData(layer.data.get(), made.tar_bytes, LayerForm(), layer.diff_id,
+                                       index.get(), cancel));
     made.moves = std::move(again.moves);
     made.data_bytes = layer.data_bytes;
   }

@@ -46,6 +46,7 @@ absl::Status AddCall::Run() {
 }
 
 absl::Status AddCall::Hold(const ImageStore::Resolved& image) {
+  IMAGEFS_RETURN_IF_ERROR(CheckIsImage(*image.image));
   IMAGEFS_RETURN_IF_ERROR(BeginLayers(image.image));
   WaitFor(
       deps().podman->Fetch(image.image, image.source, Priority::kForeground,

@@ -82,9 +82,17 @@ absl::StatusOr<ResolveRequest> ParseImageRequest(const ImageRequest& request) {
   return out;
 }
 
+absl::Status CheckIsImage(const ResolvedImage& image) {
+  if (image.artifact_type.empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(StrCat(image.reference, " is an artifact (",
+                                              Printable(image.artifact_type, 80),
+                                              "), not an image; mount it with: imagefs mount"));
+}
+
 void FillImage(const ResolvedImage& image, Image* out) {
   out->set_reference(image.reference);
   out->set_platform(image.config.platform.ToString());
+  out->set_artifact_type(image.artifact_type);
   out->set_manifest_digest(image.manifest_digest.ToString());
   out->set_chain_id(image.chain_id().ToString());
   uint64_t compressed = 0;

@@ -52,6 +52,9 @@ grpc::Status AnswerOf(grpc::CallbackServerContext* context, const absl::Status& 
 
 absl::StatusOr<ResolveRequest> ParseImageRequest(const control::v1::ImageRequest& request);
 
+// Returns kFailedPrecondition for an artifact, for what only an image can be used.
+absl::Status CheckIsImage(const ResolvedImage& image);
+
 void FillImage(const ResolvedImage& image, control::v1::Image* out);
 // REQUIRES: `record` is mounted.
 void FillMount(const MountRecord& record, control::v1::Mount* out);

@@ -64,7 +64,10 @@ class ImportCall : public TransferCall {
     SetDirectory(directory);
     SetReference(request_.reference());
     IMAGEFS_ASSIGN_OR_RETURN(const Reference reference, Reference::Parse(request_.reference()));
-    IMAGEFS_ASSIGN_OR_RETURN(const Platform platform, Platform::Parse(request_.platform()));
+    Platform platform = Platform::Host();  // an artifact, which has none, is found by any
+    if (!request_.platform().empty()) {
+      IMAGEFS_ASSIGN_OR_RETURN(platform, Platform::Parse(request_.platform()));
+    }
     CancelSource cancel;
     WaitFor(FlightTicket([cancel]() mutable { cancel.Cancel(); }));
     return OnExecutor("importing", "import",

@@ -54,6 +54,11 @@ absl::StatusOr<ImageProgram> FindProgram(ClientSession& session, DaemonClient& c
   control::v1::InspectReply reply;
   IMAGEFS_RETURN_IF_ERROR(client.Inspect(request, &reply));
   const std::string& reference = out.image.reference();
+  if (const std::string& type = reply.image().artifact_type(); !type.empty()) {
+    return absl::FailedPreconditionError(StrCat(reference, " is an artifact (", Printable(type, 80),
+                                                "), not an image, and says no program to run; ",
+                                                "mount it with: imagefs mount"));
+  }
   IMAGEFS_ASSIGN_OR_RETURN(const ImageConfig config, ParseImageConfig(reply.config_json()));
   IMAGEFS_RETURN_IF_ERROR(CheckMachine(reference, config.platform));
   const bool terminal = isatty(STDIN_FILENO) != 0 && isatty(STDOUT_FILENO) != 0;

@@ -85,6 +85,7 @@ absl::Status IndexCall::Run() {
 }
 
 absl::Status IndexCall::Fetch(const ImageStore::Resolved& image) {
+  IMAGEFS_RETURN_IF_ERROR(CheckIsImage(*image.image));
   IMAGEFS_RETURN_IF_ERROR(BeginLayers(image.image));
   image_ = publish_.image = image.image;
   publish_.source = image.source;

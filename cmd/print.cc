@@ -242,8 +242,11 @@ std::string LogLevelJson(const std::string& level) {
 
 std::string InspectText(const InspectReply& reply) {
   const Image& image = reply.image();
-  std::string out = StrCat("reference  ", image.reference(), "\nplatform   ", image.platform(),
-                           "\nmanifest   ", image.manifest_digest(), "\n");
+  const bool artifact = !image.artifact_type().empty();
+  std::string out =
+      StrCat("reference  ", image.reference(), artifact ? "\nartifact   " : "\nplatform   ",
+             artifact ? Printable(image.artifact_type()) : image.platform(), "\nmanifest   ",
+             image.manifest_digest(), "\n");
   if (!reply.index_digest().empty()) StrAppend(&out, "index      ", reply.index_digest(), "\n");
   StrAppend(&out, "chain      ", image.chain_id(), "\n");
   absl::StatusOr<Json> config = Json::Parse(reply.config_json());
@@ -279,6 +282,7 @@ std::string InspectJson(const InspectReply& reply) {
   json.BeginObject()
       .Member("reference", reply.image().reference())
       .Member("platform", reply.image().platform())
+      .Member("artifact_type", reply.image().artifact_type())
       .Member("manifest_digest", reply.image().manifest_digest());
   json.Key("index_digest");
   if (reply.index_digest().empty()) {
@@ -291,8 +295,13 @@ std::string InspectJson(const InspectReply& reply) {
   absl::StatusOr<Json> manifest = Json::Parse(reply.manifest_json());
   json.Document(manifest.ok() ? *manifest : Json());
   json.Key("config");
-  absl::StatusOr<Json> config = Json::Parse(reply.config_json());
-  json.Document(config.ok() ? *config : Json());
+  // The configuration of an artifact may be anything.
+  const absl::StatusOr<Json> config = Json::Parse(reply.config_json());
+  if (config.ok() && config->is_object()) {
+    json.Document(*config);
+  } else {
+    json.BeginObject().EndObject();
+  }
   json.Key("layers").BeginArray();
   for (const InspectReply::Layer& layer : reply.layers()) {
     json.BeginObject()

@@ -42,6 +42,11 @@ std::string StateInWords(const Image& image) {
                 image.listed() ? "" : ", not listed");
 }
 
+std::string PlatformInWords(const Image& image) {
+  if (!image.artifact_type().empty()) return "artifact";
+  return image.platform().empty() ? "-" : image.platform();
+}
+
 }  // namespace
 
 std::string UsersOf(const Image& image, absl::FunctionRef<std::string(const ImageUser&)> text) {
@@ -65,7 +70,7 @@ const std::vector<std::string>& ImageColumns() {
 std::string ImagesText(const ListImagesReply& reply, int64_t now_unix, const TableStyle& style) {
   Table table(ImageColumns());
   for (const Image& image : reply.images()) {
-    table.Row({image.reference(), image.platform(), ShortDigest(image.manifest_digest()),
+    table.Row({image.reference(), PlatformInWords(image), ShortDigest(image.manifest_digest()),
                StrCat(image.layers()), FormatBytes(image.compressed_bytes()),
                FormatBytes(image.unpacked_bytes()), FormatBytes(image.disk_bytes()),
                StateInWords(image), Age(image.created_unix(), now_unix), UsersOf(image, UserText)});
@@ -80,6 +85,7 @@ std::string ImagesJson(const ListImagesReply& reply) {
     json.BeginObject()
         .Member("reference", image.reference())
         .Member("platform", image.platform())
+        .Member("artifact_type", image.artifact_type())
         .Member("manifest", image.manifest_digest())
         .Member("chain_id", image.chain_id())
         .Member("layers", uint64_t{image.layers()})

@@ -93,6 +93,11 @@ std::string LayersLabel(std::string_view name, const InspectReply& about, int fi
 absl::Status Rpull(ContainerdClient& containerd, const RpullRequest& request,
                    const InspectReply& about,
                    const std::function<void(std::string_view line)>& progress) {
+  if (const std::string& type = about.image().artifact_type(); !type.empty()) {
+    return absl::FailedPreconditionError(StrCat(request.reference, " is an artifact (",
+                                                Printable(type, 80),
+                                                "), which containerd cannot run or mount"));
+  }
   IMAGEFS_ASSIGN_OR_RETURN(const Digest manifest, Digest::Parse(about.image().manifest_digest()));
   IMAGEFS_ASSIGN_OR_RETURN(const Json json, Json::Parse(about.manifest_json()));
   IMAGEFS_ASSIGN_OR_RETURN(const Digest config, Digest::Parse(json["config"].StringOr("digest")));

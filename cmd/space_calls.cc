@@ -41,6 +41,7 @@ absl::Status SpaceCalls::ListImages(bool all, ListImagesReply* reply) const {
     Image* image = reply->add_images();
     image->set_reference(record.reference);
     image->set_platform(record.platform.ToString());
+    image->set_artifact_type(record.artifact_type);
     image->set_manifest_digest(record.manifest_digest.ToString());
     image->set_chain_id(record.chain_id.ToString());
     image->set_compressed_bytes(record.compressed_bytes);

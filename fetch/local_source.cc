@@ -251,7 +251,15 @@ class OciSource : public LocalSource {
   // Returns the image among the entries at these positions, or an index if they differ in platform.
   // `by_name`: their names distinguish them.
   absl::StatusOr<FetchedManifest> Choose(std::vector<size_t> found, bool by_name) const {
-    std::erase_if(found, [&](size_t place) { return !MayBeImage(At(place)); });
+    // An artifact is meant if there is no image: what accompanies an image is not.
+    const bool images =
+        std::any_of(found.begin(), found.end(), [&](size_t at) { return MayBeImage(At(at)); });
+    std::erase_if(found, [&](size_t place) {
+      const Descriptor& entry = At(place);
+      return images ? !MayBeImage(entry)
+                    : entry.artifact_type.empty() ||
+                          entry.annotations.count("vnd.docker.reference.type") != 0;
+    });
     // One image may be listed under several names.
     absl::flat_hash_set<std::string> seen;
     for (size_t place : found) {

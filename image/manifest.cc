@@ -17,6 +17,7 @@
 #include "base/json.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "image/artifact.h"
 
 namespace imagefs {
 namespace {
@@ -31,8 +32,8 @@ constexpr std::string_view kDockerManifest = "application/vnd.docker.distributio
 constexpr std::string_view kDockerList =
     "application/vnd.docker.distribution.manifest.list.v2+json";
 constexpr std::string_view kSchema1Prefix = "application/vnd.docker.distribution.manifest.v1+";
-constexpr std::string_view kOciConfig = "application/vnd.oci.image.config.v1+json";
-constexpr std::string_view kDockerConfig = "application/vnd.docker.container.image.v1+json";
+constexpr std::string_view kErofsRole = "org.erofs.role";
+constexpr std::string_view kErofsOverlay = "overlay-lower";
 
 bool IsManifestType(std::string_view type) {
   return type == kOciManifest || type == kDockerManifest;
@@ -159,6 +160,7 @@ absl::StatusOr<Descriptor> ParseDescriptor(const Json& json, std::string_view wh
   if (const Json platform = json["platform"]; platform.is_object()) {
     out.platform = Platform{platform.StringOr("os"), platform.StringOr("architecture"),
                             platform.StringOr("variant")};
+    out.os_features = StringList(platform["os.features"]);
   }
   IMAGEFS_ASSIGN_OR_RETURN(out.annotations, ParseAnnotations(json["annotations"], what));
   out.urls = StringList(json["urls"]);
@@ -265,6 +267,28 @@ bool HasPlatform(const Descriptor& descriptor) {
   return descriptor.platform && !descriptor.platform->os.empty();
 }
 
+// Signatures, attestations and the like accompany an image and are not meant.
+bool MayBeArtifact(const Descriptor& descriptor) {
+  if (descriptor.artifact_type.empty() || IsCosignArtifact(descriptor)) return false;
+  return descriptor.annotations.count("vnd.docker.reference.type") == 0 &&
+         IsManifestType(descriptor.media_type);
+}
+
+// Returns the artifact in an index without images.
+absl::StatusOr<Descriptor> OnlyArtifact(const ImageIndex& index, const Platform& want) {
+  std::vector<const Descriptor*> found;
+  for (const Descriptor& descriptor : index.manifests) {
+    if (!MayBeArtifact(descriptor)) continue;
+    if (HasPlatform(descriptor) && !Distance(*descriptor.platform, want)) continue;
+    found.push_back(&descriptor);
+  }
+  if (found.size() == 1) return *found.front();
+  if (found.empty()) return absl::NotFoundError("the index lists no image");
+  return absl::NotFoundError(StrCat("the index lists ", found.size(),
+                                    " artifacts; name one by its digest, for example @",
+                                    found.front()->digest.ToString()));
+}
+
 absl::Status CheckPlatform(const ImageConfig& config, const Platform& want) {
   // A configuration without a platform is accepted.
   if (want.os.empty() || config.platform.os.empty()) return absl::OkStatus();
@@ -277,15 +301,15 @@ absl::Status CheckPlatform(const ImageConfig& config, const Platform& want) {
       "; ask for it with --platform ", Printable(config.platform.ToString())));
 }
 
-absl::Status CheckIsImage(const Manifest& manifest) {
-  const std::string& type = manifest.config.media_type;
-  // Registries contain configurations of this generic type from the early days of schema 2.
-  if (type == kOciConfig || type == kDockerConfig || type == "application/octet-stream") {
-    return absl::OkStatus();
+absl::Status CheckLayer(const Descriptor& layer) {
+  if (!IsErofsLayerType(layer.media_type)) {
+    return CompressionOfMediaType(layer.media_type).status();
   }
+  const auto role = layer.annotations.find(std::string(kErofsRole));
+  if (role == layer.annotations.end() || role->second == kErofsOverlay) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      StrCat("it is not a container image but an artifact with a configuration of type ",
-             Printable(type)));
+      StrCat("it is an EROFS image in the role \"", Printable(role->second),
+             "\", which is not supported; ask for a variant of the image with plain layers"));
 }
 
 absl::Status CheckLayers(const Manifest& manifest, const ImageConfig& config) {
@@ -296,10 +320,8 @@ absl::Status CheckLayers(const Manifest& manifest, const ImageConfig& config) {
                                              config.diff_ids.size(), " diff_ids"));
   }
   for (size_t i = 0; i < manifest.layers.size(); ++i) {
-    absl::StatusOr<LayerCompression> compression =
-        CompressionOfMediaType(manifest.layers[i].media_type);
-    if (!compression.ok()) {
-      return Annotate(compression.status(), StrCat("layer ", i + 1));
+    if (absl::Status status = CheckLayer(manifest.layers[i]); !status.ok()) {
+      return Annotate(status, StrCat("layer ", i + 1));
     }
   }
   return absl::OkStatus();
@@ -355,14 +377,24 @@ Platform Platform::Host() {
 }
 
 bool Platform::Matches(const Platform& have) const {
+  if (have.os.empty() && have.architecture.empty()) return true;
   return os == have.os && architecture == have.architecture &&
          (variant.empty() || have.variant.empty() || variant == have.variant);
 }
 
 std::string Platform::ToString() const {
+  if (os.empty() && architecture.empty()) return "";
   std::string out = StrCat(os, "/", architecture);
   if (!variant.empty()) StrAppend(&out, "/", variant);
   return out;
+}
+
+bool IsErofsLayerType(std::string_view media_type) {
+  for (const std::string_view base : {"application/vnd.erofs.layer.v1", "application/vnd.erofs"}) {
+    std::string_view suffix = media_type;
+    if (ConsumePrefix(&suffix, base) && (suffix.empty() || suffix == "+zstd")) return true;
+  }
+  return false;
 }
 
 absl::StatusOr<LayerCompression> CompressionOfMediaType(std::string_view media_type) {
@@ -422,10 +454,9 @@ bool MayBeImage(const Descriptor& descriptor) {
 }
 
 bool MayBeImage(const Manifest& manifest) {
-  return manifest.artifact_type.empty() && CheckIsImage(manifest).ok() &&
-         std::all_of(manifest.layers.begin(), manifest.layers.end(), [](const Descriptor& layer) {
-           return CompressionOfMediaType(layer.media_type).ok();
-         });
+  return manifest.artifact_type.empty() && !IsArtifact(manifest) &&
+         std::all_of(manifest.layers.begin(), manifest.layers.end(),
+                     [](const Descriptor& layer) { return CheckLayer(layer).ok(); });
 }
 
 bool MayHoldAnyPlatform(const Descriptor& descriptor) {
@@ -447,7 +478,9 @@ absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platfor
       continue;
     }
     offered.push_back(Printable(descriptor.platform->ToString()));
-    const std::optional<int> distance = Distance(*descriptor.platform, want);
+    std::optional<int> distance = Distance(*descriptor.platform, want);
+    // Between equals: a tar can be mounted before it is fetched, a native EROFS layer cannot.
+    if (distance) *distance = 2 * *distance + (descriptor.os_features.empty() ? 0 : 1);
     if (distance && (!best_distance || *distance < *best_distance)) {
       best = &descriptor;
       best_distance = distance;
@@ -455,7 +488,7 @@ absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platfor
   }
   if (best == nullptr) best = nested != nullptr ? nested : unlabelled;
   if (best != nullptr) return *best;
-  if (offered.empty()) return absl::NotFoundError("the index lists no image");
+  if (offered.empty()) return OnlyArtifact(index, want);
   std::sort(offered.begin(), offered.end());
   offered.erase(std::unique(offered.begin(), offered.end()), offered.end());
   constexpr size_t kMostListed = 30;
@@ -522,6 +555,42 @@ std::vector<Digest> ChainIds(const std::vector<Digest>& diff_ids) {
   return out;
 }
 
+namespace {
+
+absl::Status FillImage(const Platform& want, ResolvedImage& out) {
+  IMAGEFS_RETURN_IF_ERROR(CheckConfigBytes(out.manifest.config, out.config_json));
+  IMAGEFS_ASSIGN_OR_RETURN(out.config, ParseImageConfig(out.config_json));
+  IMAGEFS_RETURN_IF_ERROR(CheckLayers(out.manifest, out.config));
+  IMAGEFS_RETURN_IF_ERROR(CheckPlatform(out.config, want));
+  out.chain_ids = ChainIds(out.config.diff_ids);
+  out.forms.resize(out.manifest.layers.size());
+  for (size_t i = 0; i < out.forms.size(); ++i) {
+    if (!IsErofsLayerType(out.manifest.layers[i].media_type)) continue;
+    Digest& diff_id = out.config.diff_ids[i];
+    out.forms[i].kind = LayerForm::Kind::kErofs;
+    out.forms[i].content = diff_id;
+    diff_id = NameOfForm(out.forms[i], diff_id);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status FillArtifact(ResolvedImage& out) {
+  IMAGEFS_RETURN_IF_ERROR(CheckConfigBytes(out.manifest.config, out.config_json));
+  IMAGEFS_ASSIGN_OR_RETURN(std::vector<ArtifactLayer> layers,
+                           LayersOfArtifact(out.manifest, out.config_json));
+  out.artifact_type = ArtifactTypeOf(out.manifest);
+  out.manifest.layers.clear();
+  for (ArtifactLayer& layer : layers) {
+    out.config.diff_ids.push_back(NameOfForm(layer.form, layer.blob.digest));
+    out.manifest.layers.push_back(std::move(layer.blob));
+    out.forms.push_back(std::move(layer.form));
+  }
+  out.chain_ids = ChainIds(out.config.diff_ids);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<ResolvedImage> MakeResolvedImage(std::string reference, Digest index_digest,
                                                 std::string manifest_json,
                                                 std::string_view content_type,
@@ -531,28 +600,14 @@ absl::StatusOr<ResolvedImage> MakeResolvedImage(std::string reference, Digest in
   if (!document.ok()) return Annotate(document.status(), reference);
   if (!document->manifest) return Invalid(reference, "an index where a manifest was expected");
   out.manifest = *std::move(document->manifest);
-  if (absl::Status status = CheckIsImage(out.manifest); !status.ok()) {
-    return Annotate(status, reference);
-  }
-  if (absl::Status status = CheckConfigBytes(out.manifest.config, config_json); !status.ok()) {
-    return Annotate(status, reference);
-  }
-  absl::StatusOr<ImageConfig> config = ParseImageConfig(config_json);
-  if (!config.ok()) return Annotate(config.status(), reference);
-  out.config = *std::move(config);
-  if (absl::Status status = CheckLayers(out.manifest, out.config); !status.ok()) {
-    return Annotate(status, reference);
-  }
-  if (absl::Status status = CheckPlatform(out.config, want); !status.ok()) {
-    return Annotate(status, reference);
-  }
-  out.reference = std::move(reference);
   out.manifest_digest = Sha256Of(manifest_json);
   out.index_digest = index_digest;
   out.content_type = out.manifest.media_type;
-  out.chain_ids = ChainIds(out.config.diff_ids);
   out.manifest_json = std::move(manifest_json);
   out.config_json = std::move(config_json);
+  const absl::Status status = IsArtifact(out.manifest) ? FillArtifact(out) : FillImage(want, out);
+  if (!status.ok()) return Annotate(status, reference);
+  out.reference = std::move(reference);
   return out;
 }
 

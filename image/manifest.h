@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // OCI (image-spec) and Docker (schema 2) manifests, indexes and image configurations, parsed from
-// untrusted bytes into validated values. Pure functions.
+// untrusted bytes into validated values. Pure functions. image/artifact.h has the rules for
+// artifacts.
 #pragma once
 
 #include <cstdint>
@@ -12,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/digest.h"
+#include "image/layer_form.h"
 
 namespace imagefs {
 
@@ -25,9 +27,10 @@ struct Platform {
   std::string variant;
   static absl::StatusOr<Platform> Parse(std::string_view text);  // "linux/arm64/v8"
   static Platform Host();
-  std::string ToString() const;
+  std::string ToString() const;  // "" without a platform
   bool operator==(const Platform&) const = default;
-  // Whether an image of the platform `have` serves; a missing variant matches any variant.
+  // Whether an image of the platform `have` serves; a missing variant matches any variant. An
+  // artifact, which has no platform, serves all.
   bool Matches(const Platform& have) const;
 };
 
@@ -36,6 +39,7 @@ struct Descriptor {
   Digest digest;
   uint64_t size = 0;
   std::optional<Platform> platform;
+  std::vector<std::string> os_features;  // of the platform
   std::string artifact_type;
   std::map<std::string, std::string> annotations;
   // Alternative locations of the bytes, at most kMaxUrls, in order of preference; not validated.
@@ -45,6 +49,9 @@ struct Descriptor {
 inline constexpr size_t kMaxUrls = 8;
 
 enum class LayerCompression { kUnknown, kNone, kGzip, kZstd };
+
+// True for the types of a native EROFS layer, plain or compressed (erofs-image-spec).
+bool IsErofsLayerType(std::string_view media_type);
 
 // Returns a layer's compression according to its media type; the bytes are authoritative
 // (image/decompress.h). Returns an error for encrypted layers and for types that are not
@@ -88,8 +95,10 @@ bool MayBeImage(const Descriptor& descriptor);
 bool MayBeImage(const Manifest& manifest);
 
 // Returns the best manifest in an index for `want`. Variants fall back (arm v7 > v6 > v5, amd64
-// v1..); entries that are not images (MayBeImage) never match; entries without a platform are a
-// last resort, nested indexes before manifests. The error lists the available platforms.
+// v1..), and an image that needs no os.features comes before one that does; entries that are not
+// images (MayBeImage) never match; entries without a platform are a last resort, nested indexes
+// before manifests. An index without any image may list one artifact. The error lists the available
+// platforms.
 absl::StatusOr<Descriptor> ChoosePlatform(const ImageIndex& index, const Platform& want);
 
 // True for a nested index without a platform, which may contain any image. If ChoosePlatform
@@ -98,8 +107,9 @@ bool MayHoldAnyPlatform(const Descriptor& descriptor);
 
 struct ImageConfig {
   Platform platform;
-  std::vector<Digest> diff_ids;  // bottom first
-  std::string created;           // RFC 3339, verbatim
+  // Bottom first. In a ResolvedImage, a layer of another form than a tar has its NameOfForm here.
+  std::vector<Digest> diff_ids;
+  std::string created;  // RFC 3339, verbatim
   std::vector<std::string> env, entrypoint, cmd;
   std::string working_dir, user;
 };
@@ -110,7 +120,8 @@ absl::StatusOr<ImageConfig> ParseImageConfig(std::string_view bytes);
 std::vector<Digest> ChainIds(const std::vector<Digest>& diff_ids);
 
 // Everything about one image for one platform, checked for consistency: at least one layer, as many
-// diff_ids as layers, every layer of a known type, the requested platform.
+// diff_ids as layers, every layer of a known type, the requested platform. Or about one artifact,
+// whose manifest has only the layers that are shown, and whose configuration is otherwise empty.
 struct ResolvedImage {
   std::string reference;     // canonical text
   Digest manifest_digest;    // of the platform's manifest
@@ -122,11 +133,14 @@ struct ResolvedImage {
   std::string config_json;    // exact bytes
   Manifest manifest;
   ImageConfig config;
-  std::vector<Digest> chain_ids;
+  std::string artifact_type;      // of an artifact (ArtifactTypeOf); "" = an image
+  std::vector<LayerForm> forms;   // one per layer; empty: each is a tar
+  std::vector<Digest> chain_ids;  // from the DiffIDs of the configuration, as runtimes know them
   // Ids of the layers in the store that recorded the image (cache/identity.h); empty if it comes
   // from elsewhere.
   std::vector<Digest> layer_ids;
   const Digest& chain_id() const { return chain_ids.back(); }
+  LayerForm FormOf(size_t layer) const { return forms.empty() ? LayerForm() : forms[layer]; }
 };
 
 // Does not check the platform if `want.os` is empty.

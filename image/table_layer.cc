@@ -8,9 +8,9 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/time/time.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "image/rfc3339.h"
 
 namespace imagefs {
 namespace {
@@ -18,7 +18,6 @@ namespace {
 constexpr size_t kMaxXattrName = 255;
 constexpr size_t kMaxXattrValue = 64 << 10;
 constexpr int64_t kMaxMajor = int64_t{1} << 12, kMaxMinor = int64_t{1} << 20;
-constexpr std::string_view kZeroTime = "0001-01-01T00:00:00Z";
 
 absl::Status Refuse(const TableEntry& entry, std::string_view why) {
   return absl::InvalidArgumentError(
@@ -45,16 +44,12 @@ std::optional<uint32_t> OwnerId(int64_t id) {
 }
 
 absl::Status SetTime(const TableEntry& entry, TarEntry& out) {
-  if (entry.mtime.empty() || entry.mtime == kZeroTime) return absl::OkStatus();
-  absl::Time time;
-  std::string error;
-  if (!absl::ParseTime(absl::RFC3339_full, entry.mtime, &time, &error) ||
-      time == absl::InfiniteFuture() || time == absl::InfinitePast()) {
+  const std::optional<FileTime> time = ParseRfc3339(entry.mtime);
+  if (!time.has_value()) {
     return Refuse(entry, StrCat("\"", Printable(entry.mtime, 40), "\" is not a time"));
   }
-  out.mtime_seconds = absl::ToUnixSeconds(time);  // rounds down, as the next line requires
-  out.mtime_nanoseconds = static_cast<uint32_t>(
-      absl::ToInt64Nanoseconds(time - absl::FromUnixSeconds(out.mtime_seconds)));
+  out.mtime_seconds = time->seconds;
+  out.mtime_nanoseconds = time->nanoseconds;
   return absl::OkStatus();
 }
 

@@ -4,12 +4,36 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <set>
 #include <string>
 #include <string_view>
 
+#include "image/artifact.h"
 #include "image/manifest.h"
 
 namespace {
+
+// Whatever the annotations say, each file has a place of its own inside the root.
+void Artifact(const imagefs::Manifest& manifest, std::string_view config) {
+  imagefs::IsArtifact(manifest);
+  const auto layers = imagefs::LayersOfArtifact(manifest, config);
+  if (!layers.ok()) return;
+  if (layers->empty() || layers->size() > manifest.layers.size()) abort();
+  std::set<std::string> paths;
+  for (const imagefs::ArtifactLayer& layer : *layers) {
+    if (layer.form.kind != imagefs::LayerForm::Kind::kFile) continue;
+    if (!imagefs::CheckFilePath(layer.form.file.path).ok()) abort();
+    if (!paths.insert(layer.form.file.path).second) abort();
+    if (!imagefs::FileTree(layer.form.file, layer.blob.size).ok() && layer.blob.size <= uint64_t{1}
+                                                                                            << 40) {
+      abort();
+    }
+    imagefs::JsonWriter writer;
+    imagefs::WriteForm(layer.form, writer);
+    const auto json = imagefs::Json::Parse(writer.Take());
+    if (!json.ok() || !imagefs::ReadForm(*json).ok()) abort();
+  }
+}
 
 void Manifest(std::string_view content_type, std::string_view body) {
   absl::StatusOr<imagefs::ManifestOrIndex> parsed = imagefs::ParseManifest(body, content_type);
@@ -20,6 +44,7 @@ void Manifest(std::string_view content_type, std::string_view body) {
     for (const imagefs::Descriptor& layer : parsed->manifest->layers) {
       imagefs::CompressionOfMediaType(layer.media_type).IgnoreError();
     }
+    Artifact(*parsed->manifest, body);
     // The configuration's digest cannot be hit, so this ends at that check.
     imagefs::MakeResolvedImage("fuzz", imagefs::Digest(), std::string(body), content_type,
                                std::string(body), imagefs::Platform())
@@ -29,7 +54,10 @@ void Manifest(std::string_view content_type, std::string_view body) {
   for (const char* platform : {"linux/amd64/v3", "linux/arm64", "linux/arm"}) {
     absl::StatusOr<imagefs::Descriptor> chosen =
         imagefs::ChoosePlatform(*parsed->index, *imagefs::Platform::Parse(platform));
-    if (chosen.ok() && !chosen->artifact_type.empty()) abort();
+    if (!chosen.ok() || chosen->artifact_type.empty()) continue;
+    for (const imagefs::Descriptor& other : parsed->index->manifests) {
+      if (imagefs::MayBeImage(other)) abort();  // which would have been meant
+    }
   }
 }
 

@@ -42,7 +42,9 @@ std::string ReadAll(int fd) {
 IndexBundle BundleOf(const std::string& tar) {
   const Fd data(memfd_create("data", MFD_CLOEXEC)), index(memfd_create("index", MFD_CLOEXEC));
   EXPECT_TRUE(PwriteFull(data.get(), tar, 0).ok());
-  EXPECT_TRUE(IndexTar(data.get(), tar.size(), Sha256Of(tar), index.get(), CancelToken()).ok());
+  EXPECT_TRUE(
+      IndexData(data.get(), tar.size(), LayerForm(), Sha256Of(tar), index.get(), CancelToken())
+          .ok());
   return {ReadAll(index.get()), *WriteSpanTable(MakeTable(tar, tar, 1 << 20))};
 }
 

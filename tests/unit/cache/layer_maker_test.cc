@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cache/layer_maker.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
@@ -138,6 +139,87 @@ TEST_F(LayerMakerTest, AFailureOfTheReaderEndsThePass) {
   const LayerInput input{Sha256Of(blob), blob.size(), Sha256Of(zeros_), read};
   const absl::Status cut = MakeLayer(input, directory_, CancelToken(), unpacked_).status();
   EXPECT_TRUE(absl::IsUnavailable(cut)) << cut;
+}
+
+// ---- Other forms than a tar with a DiffID
+
+class LayerFormsTest : public LayerMakerTest {
+ protected:
+  absl::StatusOr<LayerOutput> Pass(const std::string& blob, const LayerForm& form) {
+    TearDown();
+    SetUp();
+    auto read = [&blob](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
+      const std::string_view rest = std::string_view(blob).substr(offset, buffer.size());
+      if (!rest.empty()) std::memcpy(buffer.data(), rest.data(), rest.size());
+      return rest.size();
+    };
+    name_ = NameOfForm(form, Sha256Of(blob));
+    const LayerInput input{Sha256Of(blob), blob.size(), name_, read, {}, {}, nullptr, true, form};
+    return MakeLayer(input, directory_, CancelToken(), unpacked_);
+  }
+  // The index that the data file gives by itself is the one that the pass wrote.
+  void ExpectSameIndex(const LayerOutput& made) {
+    const absl::StatusOr<Fd> data = OpenFile(directory_ + "/data", O_RDONLY);
+    const absl::StatusOr<Fd> index =
+        OpenFile(directory_ + "/again", O_RDWR | O_CREAT | O_TRUNC, 0600);
+    ASSERT_TRUE(data.ok() && index.ok());
+    const absl::StatusOr<LayerOutput> again =
+        IndexData(data->get(), made.tar_bytes, made.form, name_, index->get(), CancelToken());
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(again->sums, made.sums);
+    EXPECT_EQ(again->data_bytes, made.data_bytes);
+    EXPECT_EQ(DataBytes(), made.data_bytes);
+    LayerForm other = made.form;
+    other.content = Sha256Of("other");
+    EXPECT_TRUE(absl::IsDataLoss(
+        IndexData(data->get(), made.tar_bytes, other, name_, index->get(), CancelToken())
+            .status()));
+  }
+  Digest name_;
+};
+
+TEST_F(LayerFormsTest, AFileIsItsBlob) {
+  for (const std::string& blob : {GzipBytes("compressed"), std::string(), std::string(5000, 'x')}) {
+    LayerForm form;
+    form.kind = LayerForm::Kind::kFile;
+    form.file.path = "a/b";
+    form.content = Sha256Of(blob);
+    const absl::StatusOr<LayerOutput> made = Pass(blob, form);
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ(made->tar_bytes, blob.size());
+    EXPECT_EQ(made->form, form);
+    const absl::StatusOr<std::string> data = ReadFile(directory_ + "/data", 1 << 20);
+    ASSERT_TRUE(data.ok());
+    EXPECT_EQ(data->substr(0, blob.size()), blob);
+    ExpectSameIndex(*made);
+  }
+}
+
+TEST_F(LayerFormsTest, ATarOfAnArtifactIsKnownByItsBlob) {
+  const std::string tar = TarOf({{"a", std::string(3000, 'a')}, {"d/b", "b"}});
+  for (const std::string& blob : {tar, GzipBytes(tar), ZstdBytes(tar, 1)}) {
+    LayerForm form;
+    form.kind = LayerForm::Kind::kBlobTar;
+    absl::StatusOr<LayerOutput> made = Pass(blob, form);
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ(made->form.content, Sha256Of(tar));
+    ExpectSameIndex(*made);
+    form.content = Sha256Of(tar);
+    EXPECT_TRUE(Pass(blob, form).ok());
+    form.content = Sha256Of("other");
+    EXPECT_TRUE(absl::IsDataLoss(Pass(blob, form).status()));
+  }
+}
+
+TEST_F(LayerFormsTest, AnErofsImageMustBeOne) {
+  LayerForm form;
+  form.kind = LayerForm::Kind::kErofs;
+  const std::string zeros(8192, '\0');  // an empty tar
+  form.content = Sha256Of(zeros);
+  const absl::Status status = Pass(ZstdBytes(zeros, 1), form).status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
+  form.content = Sha256Of("other");
+  EXPECT_TRUE(absl::IsDataLoss(Pass(zeros, form).status()));
 }
 
 TEST_F(LayerMakerTest, SizesThatOverflowAreNoLimit) {

@@ -5,6 +5,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <memory>
@@ -275,6 +276,38 @@ TEST_F(LayerStoreTest, CollectTakesWhatNobodyKeepsOrHolds) {
   // It is made again on request.
   EXPECT_TRUE(Ensure(Request(0)).ok());
   EXPECT_EQ(ReadsOf(0), 2U);
+}
+
+// What stands for a DiffID can be computed, and claimed, by anybody.
+TEST_F(LayerStoreTest, ALayerIsGivenOnlyInTheFormThatIsAskedFor) {
+  LayerStore::Request file = Request(1);
+  file.form.kind = LayerForm::Kind::kFile;
+  file.form.content = file.blob.digest;
+  file.form.file.path = "the.tar";
+  file.diff_id = NameOfForm(file.form, file.blob.digest);
+  LayerStore::Request claim = Request(1);
+  claim.diff_id = file.diff_id;
+  const auto running = Begin(claim);
+  auto layer = Ensure(file);
+  ASSERT_TRUE(layer.ok()) << layer.status();
+  EXPECT_TRUE(absl::IsDataLoss(running->Wait().status())) << running->layer.status();
+  EXPECT_TRUE(absl::IsDataLoss(Ensure(claim).status()));
+  EXPECT_EQ((*layer)->form.content, file.blob.digest);
+  EXPECT_FALSE(store_->Has(claim));
+  EXPECT_TRUE(store_->Has(file));
+  layer = absl::UnknownError("");
+  Settle();
+  // The next process knows the form, and makes a lost index by it.
+  const std::string index = StrCat(root_, "/layers/", file.diff_id.hex(), "/index");
+  store_.reset();
+  ASSERT_EQ(unlink(index.c_str()), 0);
+  Open();
+  EXPECT_FALSE(store_->Has(claim));
+  layer = Ensure(file);
+  ASSERT_TRUE(layer.ok()) << layer.status();
+  EXPECT_EQ((*layer)->form, file.form);
+  EXPECT_TRUE((*layer)->index->Lookup((*layer)->index->root(), "the.tar")->has_value());
+  EXPECT_EQ(store_->Describe(file.diff_id)->form, file.form);
 }
 
 TEST_F(LayerStoreTest, WhatIsHeldIsNotEvicted) {

@@ -257,10 +257,30 @@ TEST(PrintTest, WhatAnImageSaysIsShownAndHarmsNoTerminal) {
   EXPECT_NE(text.find("\nenv        B=2\n"), std::string::npos) << text;
   EXPECT_EQ(text.find("\nuser "), std::string::npos) << "it says nothing of a user: " << text;
   EXPECT_EQ(text.find("command"), std::string::npos) << text;
-  // What is no JSON is null, and no error of the command.
-  reply.set_config_json("{");
-  EXPECT_TRUE(Parsed(InspectJson(reply))["config"].is_null());
+  // What is no JSON object is an empty one, and no error of the command.
+  for (const char* config : {"{", "[1]", ""}) {
+    reply.set_config_json(config);
+    EXPECT_EQ(Parsed(InspectJson(reply))["config"].Dump(), "{}") << config;
+  }
   EXPECT_TRUE(Parsed(InspectJson(reply))["index_digest"].is_null());
+}
+
+TEST(PrintTest, AnArtifactIsShownByItsType) {
+  InspectReply reply;
+  reply.mutable_image()->set_reference("example.org/x:1");
+  reply.mutable_image()->set_artifact_type("application/x\x1b[31m");
+  const std::string text = InspectText(reply);
+  ExpectHarmless(text);
+  EXPECT_NE(text.find("\nartifact   application/x"), std::string::npos) << text;
+  EXPECT_EQ(text.find("platform"), std::string::npos) << text;
+  EXPECT_EQ(Parsed(InspectJson(reply))["artifact_type"].string(), "application/x\x1b[31m");
+  control::v1::ListImagesReply images;
+  *images.add_images() = reply.image();
+  EXPECT_NE(ImagesText(images, 0).find(" artifact "), std::string::npos);
+  EXPECT_EQ(Parsed(ImagesJson(images)).at(0)["artifact_type"].string(), "application/x\x1b[31m");
+  reply.mutable_image()->clear_artifact_type();
+  reply.mutable_image()->set_platform("linux/arm64");
+  EXPECT_NE(InspectText(reply).find("\nplatform   linux/arm64\n"), std::string::npos);
 }
 
 TEST(PrintTest, DocumentsOfTheRegistryAreAsTheyWere) {

@@ -344,8 +344,15 @@ TEST_F(LocalSourceTest, ArtifactsAndSignaturesDoNotCount) {
   EXPECT_TRUE(Contains(error, "one of 2 images")) << error;
   EXPECT_TRUE(Contains(error, "@3, @5")) << error;
 
+  // Without an image, an artifact is meant; what accompanies an image is not.
   Layout none;
+  none.AddBlob(spdx);
   none.index.push_back(DescriptorOf(kOciManifest, spdx, ",\"artifactType\":\"a/b\""));
+  none.index.push_back(DescriptorOf(
+      kOciManifest, cosign, ",\"annotations\":{\"kind\":\"dev.cosignproject.cosign/sigs\"}"));
+  WriteDirectory(none);
+  EXPECT_EQ(ManifestText("oci:%D/layout"), spdx);
+  none.index.erase(none.index.begin());
   WriteDirectory(none);
   EXPECT_TRUE(Contains(ManifestText("oci:%D/layout"), "has no image"));
 }

@@ -369,7 +369,7 @@ TEST(ChoosePlatformTest, FirstOfEquals) {
             "1");
 }
 
-TEST(ChoosePlatformTest, AttestationsAndArtifactsNeverMatch) {
+TEST(ChoosePlatformTest, AttestationsNeverMatchAndArtifactsOnlyWithoutImages) {
   const std::string attestation = ForPlatform('1', "unknown", "unknown");
   const std::string artifact =
       DescriptorJson(kOciManifest, Hex('2'), 5, ",\"artifactType\":\"application/x\"");
@@ -377,11 +377,40 @@ TEST(ChoosePlatformTest, AttestationsAndArtifactsNeverMatch) {
   const std::string referrer =
       DescriptorJson(kOciManifest, Hex('4'), 5,
                      ",\"annotations\":{\"vnd.docker.reference.type\":\"attestation-manifest\"}");
-  const std::vector<std::string> none = {attestation, artifact, other, referrer};
-  EXPECT_EQ(Choose(none, "linux/amd64"), "the index lists no image");
+  EXPECT_EQ(Choose({attestation, other, referrer}, "linux/amd64"), "the index lists no image");
   EXPECT_EQ(Choose({attestation, artifact, other, referrer, ForPlatform('5', "linux", "amd64")},
                    "linux/amd64"),
             "5");
+  EXPECT_EQ(Choose({attestation, artifact, other, referrer}, "linux/amd64"), "2");
+  // An artifact does not stand for an image of another platform.
+  EXPECT_TRUE(Choose({artifact, ForPlatform('5', "linux", "arm64")}, "linux/amd64")
+                  .starts_with("there is no image for linux/amd64"));
+}
+
+TEST(ChoosePlatformTest, OfSeveralArtifactsNoneIsGuessed) {
+  const auto artifact = [](char digit, const std::string& architecture = "") {
+    std::string more = ",\"artifactType\":\"application/x\"";
+    if (!architecture.empty()) {
+      more += ",\"platform\":{\"os\":\"linux\",\"architecture\":\"" + architecture + "\"}";
+    }
+    return DescriptorJson(kOciManifest, Hex(digit), 5, more);
+  };
+  const std::string refused = Choose({artifact('1'), artifact('2')}, "linux/amd64");
+  EXPECT_TRUE(refused.starts_with("the index lists 2 artifacts; name one by its digest"))
+      << refused;
+  EXPECT_EQ(Choose({artifact('1', "arm64"), artifact('2', "amd64")}, "linux/amd64"), "2");
+}
+
+TEST(ChoosePlatformTest, TarsComeBeforeLayersThatNeedAFeature) {
+  const auto erofs = [](char digit) {
+    return DescriptorJson(kOciManifest, Hex(digit), 5,
+                          ",\"platform\":{\"os\":\"linux\",\"architecture\":\"amd64\","
+                          "\"os.features\":[\"erofs\"]}");
+  };
+  const std::string tars = ForPlatform('2', "linux", "amd64");
+  EXPECT_EQ(Choose({erofs('1'), tars}, "linux/amd64"), "2");
+  EXPECT_EQ(Choose({tars, erofs('1')}, "linux/amd64"), "2");
+  EXPECT_EQ(Choose({erofs('1'), ForPlatform('2', "linux", "arm64")}, "linux/amd64"), "1");
 }
 
 TEST(ChoosePlatformTest, UnlabelledIsALastResort) {
@@ -536,13 +565,58 @@ TEST(ResolvedImageTest, WrongKindsOfContent) {
   Image layer;
   layer.layer_type = "application/x";
   EXPECT_TRUE(Contains(layer.Resolve().status(), "q.io/x:1: layer 1"));
-  Image artifact;
-  artifact.config_type = "application/vnd.oci.empty.v1+json";
-  artifact.config = "{}";
-  EXPECT_TRUE(Contains(artifact.Resolve().status(), "artifact"));
+  Image role;
+  role.manifest = ManifestJson(
+      {DescriptorJson("application/vnd.erofs", Hex('7'), 1,
+                      ",\"annotations\":{\"org.erofs.role\":\"device\"}")},
+      DescriptorJson(kOciConfig, Sha256Of(role.config).ToString(), role.config.size()));
+  EXPECT_TRUE(Contains(role.Resolve().status(), "layer 1: it is an EROFS image in the role"));
   Image index;
   index.manifest = IndexJson({});
   EXPECT_TRUE(Contains(index.Resolve().status(), "index"));
+}
+
+TEST(ResolvedImageTest, AnArtifactHasTheLayersThatItShows) {
+  Image artifact;
+  artifact.config_type = "application/vnd.oci.empty.v1+json";
+  artifact.config = "{}";
+  artifact.layer_type = "application/x";
+  const absl::StatusOr<ResolvedImage> resolved = artifact.Resolve();
+  ASSERT_TRUE(resolved.ok()) << resolved.status();
+  EXPECT_EQ(resolved->artifact_type, "application/vnd.oci.empty.v1+json");
+  EXPECT_EQ(resolved->config.platform.ToString(), "");
+  EXPECT_TRUE(artifact.want.Matches(resolved->config.platform));
+  ASSERT_EQ(resolved->forms.size(), 1u);
+  EXPECT_EQ(resolved->FormOf(0).kind, LayerForm::Kind::kFile);
+  EXPECT_EQ(resolved->config.diff_ids[0], NameOfForm(resolved->forms[0], *Digest::Parse(Hex('7'))));
+  Image false_config;
+  false_config.manifest =
+      ManifestJson({DescriptorJson("application/x", Hex('7'), 1)},
+                   DescriptorJson("application/vnd.oci.empty.v1+json", Hex('2'), 2));
+  EXPECT_EQ(false_config.Resolve().status().code(), absl::StatusCode::kDataLoss);
+  // Without blobs that are shown.
+  Image empty;
+  empty.config_type = empty.layer_type = "application/vnd.oci.empty.v1+json";
+  empty.config = "{}";
+  EXPECT_TRUE(Contains(empty.Resolve().status(), "q.io/x:1: the artifact has no files to mount"));
+}
+
+// Runtimes compute the ChainID from what the configuration says.
+TEST(ResolvedImageTest, AnErofsLayerHasANameOfItsOwn) {
+  for (const char* type : {"application/vnd.erofs.layer.v1", "application/vnd.erofs.layer.v1+zstd",
+                           "application/vnd.erofs", "application/vnd.erofs+zstd"}) {
+    Image image;
+    image.layer_type = type;
+    const absl::StatusOr<ResolvedImage> resolved = image.Resolve();
+    ASSERT_TRUE(resolved.ok()) << resolved.status();
+    EXPECT_EQ(resolved->artifact_type, "");
+    EXPECT_EQ(resolved->FormOf(0).kind, LayerForm::Kind::kErofs);
+    EXPECT_EQ(resolved->FormOf(0).content.ToString(), Hex('1'));
+    EXPECT_EQ(resolved->chain_id().ToString(), Hex('1'));
+    EXPECT_NE(resolved->config.diff_ids[0].ToString(), Hex('1'));
+  }
+  EXPECT_FALSE(IsErofsLayerType("application/vnd.erofs.layer.v1+gzip"));
+  EXPECT_FALSE(IsErofsLayerType("application/vnd.erofs.chunk-index.v1"));
 }
 
 TEST(ResolvedImageTest, Platform) {
