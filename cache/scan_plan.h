@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decides how the headers of an uncompressed layer are read by range requests: how much is
 // requested next, and whether to go on at all. A request costs a round trip, in which the line
-// could have brought bytes of the layer; a layer of many small files is therefore better streamed.
+// could have carried bytes of the layer; a layer of many small files is therefore better streamed.
 // Pure.
 #pragma once
 
