@@ -6,6 +6,7 @@ files of further packages with all they depend on, each package in the first lay
 """
 import glob
 import gzip
+import itertools
 import json
 import os
 import random
@@ -89,7 +90,7 @@ def finish(layout, raw, packed):
     return layer
 
 
-def write_image(layout, layers, tag="latest"):
+def write_image(layout, layers, tag="latest", media_type="tar+gzip"):
     config = json.dumps({"architecture": os.uname().machine.replace("x86_64", "amd64").replace("aarch64", "arm64"), "os": "linux",
                          "config": {}, "rootfs": {"type": "layers", "diff_ids": [l["diff_id"] for l in layers]},
                          "history": [{"created_by": "bench"} for _ in layers]}).encode()
@@ -97,7 +98,7 @@ def write_image(layout, layers, tag="latest"):
     layout.tag(layout.manifest({
         "schemaVersion": 2, "mediaType": media + "manifest.v1+json",
         "config": {"mediaType": media + "config.v1+json", "size": len(config), "digest": layout.blob(config)},
-        "layers": [{"mediaType": media + "layer.v1.tar+gzip", "size": l["size"], "digest": l["digest"]} for l in layers]},
+        "layers": [{"mediaType": media + "layer.v1." + media_type, "size": l["size"], "digest": l["digest"]} for l in layers]},
         media + "manifest.v1+json"), tag)
 
 
@@ -151,6 +152,41 @@ def million_image(work, count=1000000):
     layers = [finish(layout, raw, raw + ".gz")]
     write_image(layout, layers)
     info = {"layout": path, "layers": layers, "blob_bytes": layers[0]["size"], "tar_bytes": layers[0]["tar"]}
+    json.dump(info, open(path + ".json", "w"))
+    return info
+
+
+def big_image(work, form, mib):
+    """One layer with one file of that size, which compresses like real ones; as gzip, stored, or zstd in frames of 4 MiB."""
+    name = f"big-{form}-{mib}"
+    path = f"{work}/images/{name}"
+    if os.path.exists(path + ".json"):
+        return json.load(open(path + ".json"))
+    shutil.rmtree(path, ignore_errors=True)
+    layout, raw, tree = Layout(path), path + "/layer.tar", path + "/tree"
+    os.makedirs(tree + "/models")
+    print(f"bench: making image {name}", flush=True)
+    with open(tree + "/models/weights.bin", "wb") as out:
+        left = mib << 20
+        for folder, folders, files in itertools.cycle(os.walk("/usr/lib")):
+            folders.sort()
+            for file in sorted(files):
+                if left > 0 and os.path.isfile(f"{folder}/{file}") and not os.path.islink(f"{folder}/{file}"):
+                    left -= out.write(open(f"{folder}/{file}", "rb").read(left))
+            if left <= 0:
+                break
+    run("tar", "-C", tree, "--sort=name", "--numeric-owner", "-cf", raw, ".")
+    shutil.rmtree(tree)
+    if form == "stored":
+        os.link(raw, raw + ".out")
+    elif form == "gzip":
+        run("sh", "-c", f"gzip -1 -n <{raw} >{raw}.out")
+    else:
+        run("split", "-b", "4M", "--filter", "zstd -q -1", raw, stdout=open(raw + ".out", "wb"))
+    layers = [finish(layout, raw, raw + ".out")]
+    write_image(layout, layers, media_type="tar" if form == "stored" else "tar+" + form)
+    info = {"name": name, "layout": path, "layers": layers, "blob_bytes": layers[0]["size"], "tar_bytes": layers[0]["tar"],
+            "file_bytes": mib << 20}
     json.dump(info, open(path + ".json", "w"))
     return info
 

@@ -4,7 +4,7 @@
 
 bench/run.py --imagefs BINARY --tools DIR --work DIR [--only PART,PART] [--reps N] [--quick]
 
-Parts: cold, storm, lazy, runtime, store, present, mounts, rss, index, million, decode, restart. Every cold repetition has a fresh store
+Parts: cold, storm, lazy, big, runtime, store, present, mounts, rss, index, million, decode, restart. Every cold repetition has a fresh store
 and a fresh daemon on either side; the registry's files are in the page cache for all. Prints a table
 and writes WORK/results.json. Needs root.
 """
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 
+import big_file
 import first_line
 import images
 import present
@@ -53,6 +54,8 @@ TARGETS = {  # name: (target, "max" or "min")
     "lazy small, python3 imports, loopback: of our own full pass": (1.0, "max"),
     "lazy large, python3 imports, loopback: of our own full pass": (1.0, "max"),
     "everything read, loopback: of our own full pass": (1.0, "max"), "everything read, 100 Mbit/s: of our own full pass": (1.0, "max"),
+    "big, stored: dd, lazy, of curl": (1.1, "max"), "big, gzip: dd, lazy, of full pass, dd": (1.1, "max"),
+    "big, zstd: dd, lazy, of full pass, dd": (1.1, "max"),
     **{f"{size}, 20 CRI pulls, containerd {version}: against one": (1.2, "max") for size in ("small", "large") for version in ("1.6", "2.1")},
     **{f"{size}, 20 CRI pulls, containerd {version}: x faster than overlayfs": (5.0, "min")
        for size in ("small", "large") for version in ("1.6", "2.1")},
@@ -360,6 +363,9 @@ class Bench:
 
     def part_lazy(self):
         first_line.part_lazy(self, show)
+
+    def part_big(self):
+        big_file.part_big(self, show)
 
     def part_runtime(self):
         runtime.part_runtime(self, show)
