@@ -92,6 +92,7 @@ class FillScheduler {
     // fewer than this many are in flight, by its priority.
     FillShares::Slots slots = {8, 4, 3, 2};
     bool background = true;                       // complete layers without being asked
+    bool guess = true;                            // fetch what readers may need next
     absl::Duration quiet = absl::Seconds(5);      // after the last read that missed
     absl::Duration deadline = absl::Seconds(60);  // for a read, unless its mount sets another
     int threads = 0;                              // for decoding; 0 = processors

@@ -26,7 +26,6 @@ constexpr uint64_t kWholeBytes = 256 << 10;
 // Once this fraction of a layer has been requested, the rest is fetched, too, in large requests.
 constexpr double kMostOfIt = 0.6;
 constexpr absl::Duration kSilenceToTell = absl::Seconds(3);
-constexpr uint64_t kMaxReadAheadBytes = 4 << 20;  // of the blob
 
 }  // namespace
 
@@ -45,7 +44,8 @@ FillingLayer::FillingLayer(Options options, FillScheduler& scheduler)
       spans_(scheduler.options().health.most),
       hot_marks_(options_.directory + "/hot"),
       memory_(scheduler.counters().memory_bytes),
-      readahead_(scheduler.options().background),
+      readahead_(
+          std::make_unique<Readahead>(scheduler.options().background, scheduler.options().guess)),
       sources_(scheduler.health()) {}
 
 FillingLayer::~FillingLayer() {
@@ -161,32 +161,40 @@ LayerFill::Progress FillingLayer::progress() const {
   return {spans_.blob_bytes_present(), spans_.blob_bytes(), failure_};
 }
 
-// Records what readers need, and requests the whole layer once that is most of it.
-void FillingLayer::NoteReadLocked(uint32_t first, uint32_t last) {
+// Records what a reader needs, and queues what it will probably need next. The rest of a layer of
+// which most was requested comes as well, once no reader is in a hurry.
+void FillingLayer::NoteReadLocked(const Waiter& waiter) {
   const Moment now = Moment::Now();
-  for (uint32_t i = first; i < last; ++i) {
-    spans_.NoteRead(i, now);
+  for (const auto& [first, last] : waiter.parts) {
+    for (const uint32_t span :
+         readahead_->OnRead(waiter.range, first, last, *table_, spans_, now)) {
+      QueueLocked(span, Priority::kReadahead);
+      scheduler_.counters().prefetched_spans++;
+    }
   }
   const uint64_t read = spans_.blob_bytes_read(), all = spans_.blob_bytes();
   const bool most = static_cast<double>(read) > kMostOfIt * static_cast<double>(all);
-  const bool whole = (most && scheduler_.spare()) || all <= kWholeBytes;
-  if (whole && !readahead_.wants_all() && read > 0) {
-    readahead_.WantAll(Priority::kReadahead);
+  const bool small = all <= kWholeBytes && read > 0;
+  if ((small || (most && scheduler_.spare())) && !readahead_->wants_all()) {
+    readahead_->WantAll(small ? Priority::kReadahead : Priority::kBackground);
     spans_.Rescan();
   }
 }
 
-void FillingLayer::ReadAheadLocked(uint32_t first, uint32_t last) {
-  const uint32_t ahead = readahead_.Advance(first, last);
-  uint64_t bytes = 0;
-  for (uint32_t i = last; i < spans_.size() && i < last + ahead; ++i) {
-    bytes += table_->span(i).blob_bytes;
-    if (bytes > kMaxReadAheadBytes) break;
-    if (spans_.state(i) == State::kAbsent) {
-      QueueLocked(i, Priority::kReadahead);
+// Reading ahead knows the files of a layer from its first missing bytes on.
+void FillingLayer::FindFiles() {
+  const auto index = ErofsImage::Open(options_.directory + "/index");
+  if (!index.ok()) return LogDebug("files_not_read cause=", index.status().message());
+  FileRuns files = FileRuns::Of(**index);
+  {
+    absl::MutexLock lock(&mu_);
+    if (cancelled_ || !failure_.ok()) return;
+    for (const uint32_t span : readahead_->SetFiles(std::move(files), *table_, spans_)) {
+      QueueLocked(span, Priority::kReadahead);
       scheduler_.counters().prefetched_spans++;
     }
   }
+  scheduler_.Wake();
 }
 
 // Registers the waiter for every missing span of its parts. Returns true, with the waiter pinned,
@@ -249,12 +257,10 @@ absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
 // of them can come.
 absl::Status FillingLayer::AskLocked(const WaiterRef& waiter, Spans& unverified) {
   waiter->asked = true;
-  for (const auto& [first, last] : waiter->parts) NoteReadLocked(first, last);
   absl::Status refused;
   if (!AllHereLocked(*waiter)) refused = RefusalLocked(*waiter);
   waiter->over = !refused.ok() || ArmLocked(waiter, unverified);
-  const auto [begin, end] = waiter->parts.front();
-  if (refused.ok() && begin < end) ReadAheadLocked(begin, end);
+  if (refused.ok()) NoteReadLocked(*waiter);
   return refused;
 }
 
@@ -280,7 +286,7 @@ void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, 
   Spans unverified;
   absl::Status failed;
   absl::Duration deadline, patience;
-  bool ready;
+  bool ready, find_files;
   {
     absl::MutexLock lock(&mu_);
     failed = cancelled_ ? absl::CancelledError("the store closes") : failure_;
@@ -296,6 +302,7 @@ void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, 
       ++waiting_;
       waiter->since = Moment::Now();
     }
+    find_files = !ready && readahead_->AsksForFiles();
     deadline = deadline_.value_or(scheduler_.options().deadline);
   }
   if (ready) {
@@ -305,6 +312,7 @@ void FillingLayer::Ensure(ByteRange range, ReaderId reader, CancelToken cancel, 
   scheduler_.counters().waits++;
   scheduler_.NoteDemand();
   CheckUnverified(unverified);
+  if (find_files) scheduler_.work().Submit([self = shared_from_this()] { self->FindFiles(); });
   Watch(waiter, cancel, deadline, patience);
   scheduler_.Wake();
 }
@@ -457,7 +465,7 @@ void FillingLayer::Prefetch(ByteRange range, Priority priority) {
     const auto [first, last] = table_->SpansOf(range);
     // Readers get it from the pack that brought a part of it.
     if (hot_.Serves(range)) return;
-    if (priority == Priority::kForeground) readahead_.SetProfiled();
+    if (priority == Priority::kForeground) readahead_->SetProfiled();
     for (auto i = static_cast<uint32_t>(first); i < last; ++i) {
       if (spans_.state(i) == State::kAbsent) scheduler_.counters().prefetched_spans++;
       QueueLocked(i, priority);
@@ -470,11 +478,11 @@ void FillingLayer::WantAll(Priority priority) {
   bool check = false;
   {
     absl::MutexLock lock(&mu_);
-    if (readahead_.WantAll(priority)) {
+    if (readahead_->WantAll(priority)) {
       spans_.Rescan();
       check = check_ == CheckPhase::kWaiting && priority <= Priority::kForeground;
     }
-    if (priority <= Priority::kForeground) readahead_.Resume();
+    if (priority <= Priority::kForeground) readahead_->Resume();
     if (priority <= Priority::kForeground && !complete()) {
       // Starting now: an earlier waiter had a timer of its own.
       last_byte_ = std::max(last_byte_, Moment::Now());
@@ -497,7 +505,7 @@ void FillingLayer::GiveUp() {
   {
     absl::MutexLock lock(&mu_);
     if (cancelled_ || !failure_.ok() || complete()) return;
-    if (!readahead_.awaited()) return;
+    if (!readahead_->awaited()) return;
     // Local work is in progress.
     const bool works = check_ != CheckPhase::kNone && check_ != CheckPhase::kFetching;
     const Moment since = works ? Moment::Now() : last_byte_;
@@ -507,7 +515,7 @@ void FillingLayer::GiveUp() {
       });
       return;
     }
-    readahead_.StopWantingAll();
+    readahead_->StopWantingAll();
     spans_.Rescan();
   }
   TellFailing(absl::DeadlineExceededError(
@@ -575,9 +583,9 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
   uint64_t freed = 0;
   {
     absl::MutexLock lock(&mu_);
-    if (check_ != CheckPhase::kNone || complete() || readahead_.awaited()) return 0;
+    if (check_ != CheckPhase::kNone || complete() || readahead_->awaited()) return 0;
     // What is given back must not be fetched again unless a reader needs it.
-    readahead_.StopWantingAll();
+    readahead_->StopWantingAll();
     spans_.UnqueueReadahead();
     // Until the hole is punched, requests for these spans wait and nobody fetches them.
     evicted = spans_.TakeForEviction(bytes, WantedLocked());

@@ -50,7 +50,6 @@
 #include "cache/hot_pages.h"
 #include "cache/late_windows.h"
 #include "cache/present_map.h"
-#include "cache/readahead.h"
 #include "cache/span_map.h"
 #include "cache/span_memory.h"
 #include "cache/span_troubles.h"
@@ -59,6 +58,8 @@
 #include "image/span_table.h"
 
 namespace imagefs {
+
+class Readahead;
 
 class FillingLayer final : public LayerFill,
                            public FillClient,
@@ -126,8 +127,8 @@ class FillingLayer final : public LayerFill,
   void QueueLocked(uint32_t span, Priority priority) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     spans_.Queue(span, priority, Moment::Now());
   }
-  void NoteReadLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void ReadAheadLocked(uint32_t first, uint32_t last) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void NoteReadLocked(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FindFiles();
   std::optional<uint32_t> NextLocked(Priority, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   BatchRef TakeBatchLocked(uint32_t, Priority, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   BatchRef NewBatchLocked(uint32_t first, uint32_t last, ByteRange blob, Priority,
@@ -226,7 +227,7 @@ class FillingLayer final : public LayerFill,
   SpanMemory memory_ ABSL_GUARDED_BY(mu_);
   bool store_later_ ABSL_GUARDED_BY(mu_) = false;
   Moment unstored_told_ ABSL_GUARDED_BY(mu_) = Moment::InfinitePast();
-  Readahead readahead_ ABSL_GUARDED_BY(mu_);
+  const std::unique_ptr<Readahead> readahead_ ABSL_PT_GUARDED_BY(mu_);
   TouchLog touches_ ABSL_GUARDED_BY(mu_);
   FillSources sources_ ABSL_GUARDED_BY(mu_);
   bool anonymous_ ABSL_GUARDED_BY(mu_) = true;

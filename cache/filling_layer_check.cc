@@ -39,7 +39,7 @@ void FillingLayer::SubmitCheck(absl::AnyInvocable<void()> part) {
       claim.registry = sources_.first()->registry();
       claim.auth_scope = sources_.first()->auth_scope();
     }
-    claim.priority = std::make_shared<LivePriority>(readahead_.priority());
+    claim.priority = std::make_shared<LivePriority>(readahead_->priority());
   }
   scheduler_.slow_work().Submit(std::move(claim),
                                 [part = std::move(part)](FairWorkers::Id) mutable { part(); });
@@ -50,7 +50,7 @@ void FillingLayer::BeginCheck() {
   bool now;
   {
     absl::MutexLock lock(&mu_);
-    now = readahead_.awaited();
+    now = readahead_->awaited();
   }
   auto check = [self = shared_from_this()] { self->SubmitCheck([self] { self->Check(); }); };
   if (now) return check();
@@ -145,8 +145,8 @@ void FillingLayer::EndCheck(const absl::Status& status) {
       });
       // Notify those who wait for the whole; what is missing is fetched in the background.
       tell = (absl::IsResourceExhausted(status) || failed_checks_ >= kManyFailedChecks) &&
-             readahead_.awaited();
-      if (tell) readahead_.StopWantingAll();
+             readahead_->awaited();
+      if (tell) readahead_->StopWantingAll();
     }
   }
   if (tell) TellFailing(status, true);
@@ -201,7 +201,7 @@ void FillingLayer::FetchRest(std::vector<ByteRange> ranges) {
       return;
     }
     anonymous_ &= source->anonymous();
-    urgent = readahead_.awaited();
+    urgent = readahead_->awaited();
   }
   const Priority priority = urgent ? Priority::kForeground : Priority::kBackground;
   source->ReadBlob(

@@ -43,7 +43,7 @@ constexpr int kMaxDoublings = 10;
 // Returns the next span to request at that priority: a queued one, else a missing one.
 std::optional<uint32_t> FillingLayer::NextLocked(Priority priority, Moment now) {
   if (const auto queued = spans_.NextQueued(priority); queued.has_value()) return queued;
-  return readahead_.Fetches(priority, now) ? spans_.NextMissing(priority, now) : std::nullopt;
+  return readahead_->Fetches(priority, now) ? spans_.NextMissing(priority, now) : std::nullopt;
 }
 
 std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& look_again) {
@@ -79,8 +79,8 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
       want = Want{priority, SourceKey(*choice.source)};
     }
     look_again = std::min(look_again, spans_.rescan_at());
-    if (now < readahead_.stopped_until()) {
-      look_again = std::min(look_again, readahead_.stopped_until());
+    if (now < readahead_->stopped_until()) {
+      look_again = std::min(look_again, readahead_->stopped_until());
     }
   }
   for (const BatchRef& hedge : silent_hedges) {
@@ -101,7 +101,7 @@ FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority pr
   if (choice.when > now) return nullptr;
   if (!scheduler_.health().Begin(sources_.PlaceOf(*choice.source), priority, now)) return nullptr;
   const uint64_t limit = kMaxBatchBytes[static_cast<size_t>(priority)];
-  const bool missing_too = readahead_.priority() == priority;
+  const bool missing_too = readahead_->priority() == priority;
   auto wanted = [&](uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return spans_.MayBringAlong(i, priority, missing_too, now);
   };
@@ -462,7 +462,7 @@ void FillingLayer::OnEnd(const BatchRef& batch, absl::Status status) {
       reason_ = std::string(status.message());
       certain = sources_.Certain();
       if (certain.has_value()) FailAllLocked(*certain, finished);
-      if (certain.has_value() && readahead_.awaited()) readahead_.StopWantingAll();
+      if (certain.has_value() && readahead_->awaited()) readahead_->StopWantingAll();
     }
   }
   if (loser != nullptr) loser->cancel.Cancel();
@@ -607,7 +607,7 @@ void FillingLayer::OnSpan(uint32_t index, const absl::Status& status, const Imag
       spans_.SetPresent(index);
       if (!spans_.any_wrong()) reason_.clear();
       scheduler_.counters().spans++;
-      readahead_.Resume();
+      readahead_->Resume();
       SettleLocked(index, unverified, finished);
       SettleHotLocked(unverified, finished);
       all_here = spans_.all_present() && check_ == CheckPhase::kNone && failure_.ok();
@@ -646,7 +646,7 @@ bool FillingLayer::OnWrongLocked(uint32_t index, const absl::Status& status,
   }
   FailSpanLocked(index, status, finished);
   // Notify those who wait for the whole.
-  if (readahead_.awaited()) readahead_.StopWantingAll();
+  if (readahead_->awaited()) readahead_->StopWantingAll();
   return true;
 }
 

@@ -74,9 +74,9 @@ void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Sta
   {
     absl::MutexLock lock(&mu_);
     const Moment now = Moment::Now();
-    first = !readahead_.stopped() && now - unstored_told_ >= kTellPause;
+    first = !readahead_->stopped() && now - unstored_told_ >= kTellPause;
     if (first) unstored_told_ = now;
-    readahead_.StopUntil(now + kNoRoomPause);
+    readahead_->StopUntil(now + kNoRoomPause);
     reason_ = std::string(cause.message());
     waited = waiters_.contains(index);
     if (waited) {
@@ -89,7 +89,7 @@ void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Sta
     } else {
       spans_.SetAbsent(index);
       // Fetch nothing more that nobody waits for.
-      readahead_.StopWantingAll();
+      readahead_->StopWantingAll();
       spans_.UnqueueReadahead();
     }
   }
@@ -128,7 +128,7 @@ void FillingLayer::StoreFromMemory() {
       bool wanted;
       {
         absl::MutexLock lock(&mu_);
-        wanted = readahead_.StopWantingAll();
+        wanted = readahead_->StopWantingAll();
       }
       if (wanted) TellFailing(NoRoom(options_.directory, status), true);
       return;

@@ -34,7 +34,7 @@ bool FillingLayer::ExpectHot(HotOffer offer, uint32_t number) {
       layer.data_bytes != table_->data_bytes()) {
     return false;
   }
-  readahead_.SetProfiled();
+  readahead_->SetProfiled();
   return hot_.Expect(std::move(offer), number, [this](ByteRange page) {
     mu_.AssertHeld();
     return AllReadableLocked(page);

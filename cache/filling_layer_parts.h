@@ -13,6 +13,7 @@
 #include "base/cancel.h"
 #include "base/monotonic.h"
 #include "cache/filling_layer.h"
+#include "cache/readahead.h"
 
 namespace imagefs {
 

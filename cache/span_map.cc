@@ -131,7 +131,8 @@ absl::Status SpanMap::WhyPaused(uint32_t span, Priority priority, Moment now) co
 void SpanMap::NoteRead(uint32_t span, Moment now) {
   spans_[span].recent = true;
   last_use_ = now;
-  if (std::exchange(spans_[span].was_read, true)) return;
+  if (was_read(span)) return;
+  spans_[span].was_read = true;
   last_read_ = now;
   blob_bytes_read_ += table_->span(span).blob_bytes;
 }
@@ -142,7 +143,10 @@ std::vector<uint32_t> SpanMap::TakeForEviction(uint64_t bytes,
   uint64_t freed = 0;
   for (size_t tried = 0; tried < 2 * spans_.size() && freed < bytes; ++tried) {
     const auto span = static_cast<uint32_t>(evict_from_++ % spans_.size());
-    if (std::exchange(spans_[span].recent, false)) continue;
+    if (spans_[span].recent) {
+      spans_[span].recent = false;
+      continue;
+    }
     if (wanted.contains(span) || !Take(span, State::kPresent)) continue;
     Uncount(span);
     freed += table_->span(span).data_bytes;

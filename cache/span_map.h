@@ -97,6 +97,9 @@ class SpanMap {
   void NoteRead(uint32_t span, Moment now);      // a reader requested it
   void NoteUse(Moment now) { last_use_ = now; }  // a reader got bytes that came without their span
   bool was_read(uint32_t span) const { return spans_[span].was_read; }
+  // It was requested because a reader might need it (cache/readahead.h).
+  void SetGuessed(uint32_t span) { spans_[span].guessed = true; }
+  bool guessed(uint32_t span) const { return spans_[span].guessed; }
   uint64_t blob_bytes_read() const { return blob_bytes_read_; }
   // When a span was last read that had not been read before, and any span. InfinitePast: none yet.
   Moment last_read() const { return last_read_; }
@@ -115,7 +118,7 @@ class SpanMap {
   struct Span {
     State state = State::kAbsent;
     uint8_t priority = 3;  // kQueued: the queue; then that of its last request
-    bool was_read = false, recent = false;
+    bool was_read : 1 = false, recent : 1 = false, guessed : 1 = false;
   };
   bool Paused(uint32_t span, Priority priority, Moment now) const {
     return !wrong_.empty() && wrong_.PauseEnd(span, priority) > now;

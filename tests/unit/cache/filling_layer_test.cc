@@ -32,6 +32,7 @@ class FillingLayerTest : public ::testing::Test {
  protected:
   FillingLayerTest() : directory_(StrCat(::testing::TempDir(), "/fill-", RandomHex(8))) {
     options_.background = false;
+    options_.guess = false;
     options_.quiet = absl::Milliseconds(20);
     // Like the defaults, a hundred times as fast.
     options_.health.first.fill(absl::Microseconds(2500));

@@ -3,8 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include "cache/read_streams.h"
-
 namespace imagefs {
 namespace {
 
@@ -71,22 +69,6 @@ TEST(TimedOutReadsTest, NobodyInParticularIsNotRemembered) {
   TimedOutReads late;
   late.Add(0, {4, 8}, absl::DeadlineExceededError("late"), Moment::Now());
   EXPECT_TRUE(late.Find(0, {4, 8}, Moment::Now()).ok());
-}
-
-TEST(ReadStreamsTest, TwiceAsFarEachTime) {
-  ReadStreams streams;
-  EXPECT_EQ(streams.Advance(10, 11, false), 0U);
-  EXPECT_EQ(streams.Advance(11, 12, false), 1U);
-  EXPECT_EQ(streams.Advance(12, 13, false), 2U);
-  EXPECT_EQ(streams.Advance(100, 101, false), 0U);
-  EXPECT_EQ(streams.Advance(13, 14, false), 4U);
-  EXPECT_EQ(streams.Advance(13, 14, false), 0U) << "the same again";
-}
-
-TEST(ReadStreamsTest, WhereAProfileSaysWhatComesGoingOnIsChanceAtFirst) {
-  ReadStreams streams;
-  for (uint32_t at = 10; at < 14; ++at) EXPECT_EQ(streams.Advance(at, at + 1, true), 0U);
-  EXPECT_EQ(streams.Advance(14, 15, true), 1U);
 }
 
 }  // namespace
