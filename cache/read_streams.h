@@ -11,7 +11,7 @@ namespace imagefs {
 
 class ReadStreams {
  public:
-  // In bytes of the blob: what a line of 10 Gbit/s brings in 13 ms.
+  // In bytes of the blob.
   static constexpr uint64_t kLeast = 256 << 10, kMost = 16 << 20;
 
   // Spans [first, last) are read. Returns how many bytes from `last` on to prefetch: twice as many

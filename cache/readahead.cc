@@ -41,7 +41,9 @@ class Readahead::Guesses {
   }
 
   // The widest neighbourhood of [first, last) of which readers used two fifths.
-  std::pair<uint32_t, uint32_t> Around(uint32_t first, uint32_t last) const {
+  // In any case it has what is cheaper than a round trip, if the read waits for one.
+  std::pair<uint32_t, uint32_t> Around(uint32_t first, uint32_t last, bool missed) const {
+    const uint64_t cheap = missed ? kCheapBytes : 0;
     uint32_t from = first, to = last;
     uint64_t used = 0, all = 0, before = 0, after = 0;
     auto count = [&](uint32_t i) {
@@ -54,10 +56,10 @@ class Readahead::Guesses {
     const auto most =
         static_cast<uint32_t>(std::min<uint64_t>(spans_.size(), uint64_t{last} + kMostSpansAround));
     for (uint32_t i = first; i < last; ++i) count(i);
-    while (from > least && before + table_.span(from - 1).blob_bytes <= kCheapBytes) {
+    while (from > least && before + table_.span(from - 1).blob_bytes <= cheap) {
       before += count(--from);
     }
-    while (to < most && after + table_.span(to).blob_bytes <= kCheapBytes) after += count(to++);
+    while (to < most && after + table_.span(to).blob_bytes <= cheap) after += count(to++);
     std::pair<uint32_t, uint32_t> widest = {from, to};
     for (uint64_t radius = kLeastAroundBytes; radius <= kMostAroundBytes; radius *= 2) {
       while (from > least && before < radius) before += count(--from);
@@ -90,8 +92,10 @@ std::vector<uint32_t> Readahead::SetFiles(FileRuns files, const SpanTableReader&
 
 std::vector<uint32_t> Readahead::OnRead(ByteRange bytes, uint32_t first, uint32_t last,
                                         const SpanTableReader& table, SpanMap& spans, Moment now) {
-  bool fresh = false;
+  bool fresh = false, missed = false;
   for (uint32_t i = first; i < last; ++i) {
+    const SpanMap::State state = spans.state(i);
+    missed |= state == SpanMap::State::kAbsent || state == SpanMap::State::kQueued;
     if (!spans.was_read(i)) {
       fresh = true;
       const int64_t size = table.span(i).blob_bytes;
@@ -121,7 +125,7 @@ std::vector<uint32_t> Readahead::OnRead(ByteRange bytes, uint32_t first, uint32_
   guesses.Add(last, to, INT64_MAX, false);
   if (!guess) return std::move(guesses.out);
   auto whole = guesses.File(file);
-  if (!whole.has_value()) whole = guesses.Around(first, last);
+  if (!whole.has_value()) whole = guesses.Around(first, last, missed);
   credit_ -= guesses.Add(last, std::min(whole->second, end), credit_, true);
   credit_ -= guesses.Add(std::max(whole->first, begin), first, credit_, true);
   return std::move(guesses.out);
