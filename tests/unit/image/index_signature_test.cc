@@ -85,10 +85,10 @@ TEST_F(IndexSignatureTest, TheStatementIsStable) {
       StrCat("imagefs index statement 1\n"
              "artifact application/vnd.imagefs.index.v1+json\n"
              "subject ",
-             D("image").ToString(), "\nlayer application/vnd.imagefs.layer-index.v1+zstd ",
+             D("image").ToString(), "\nlayer application/vnd.imagefs.layer-index.v2+zstd ",
              D("bundle of one").ToString(), " 1000\nannotation dev.imagefs.diff-id ",
              D("tar of one").ToString(), "\nannotation dev.imagefs.layer ", D("one").ToString(),
-             "\nlayer application/vnd.imagefs.layer-index.v1+zstd ", D("bundle of two").ToString(),
+             "\nlayer application/vnd.imagefs.layer-index.v2+zstd ", D("bundle of two").ToString(),
              " 1000\nannotation dev.imagefs.diff-id ", D("tar of two").ToString(),
              "\nannotation dev.imagefs.layer ", D("two").ToString(),
              "\nlayer application/vnd.imagefs.profile.v1+json ", D("profile").ToString(), " 10\n"));
