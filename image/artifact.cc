@@ -30,7 +30,6 @@ constexpr std::string_view kTitle = "org.opencontainers.image.title";
 constexpr std::string_view kUnpack = "io.deis.oras.content.unpack";
 constexpr std::string_view kUnpackedDigest = "io.deis.oras.content.digest";
 
-constexpr std::string_view kHelmConfig = "application/vnd.cncf.helm.config.v1+json";
 constexpr std::string_view kHelmChart = "application/vnd.cncf.helm.chart.content.v1.tar+gzip";
 constexpr std::string_view kHelmProvenance = "application/vnd.cncf.helm.chart.provenance.v1.prov";
 
