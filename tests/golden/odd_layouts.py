@@ -160,9 +160,15 @@ def by_place(b):
     b.write([a, b.attestation(a), b.bare("b")])
 
 
-@case("only-artifact", "!has no image", "refuses")
+@case("only-artifact", "sha256-44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a", "refuses")
 def only_artifact(b):
+    """One, although it is listed twice."""
     b.write([b.artifact("text/x", artifactType="text/x"), b.artifact("text/x", artifactType="text/y")])
+
+
+@case("two-artifacts", "!", "refuses")
+def two_artifacts(b):
+    b.write([b.artifact("text/x", artifactType="text/x"), b.artifact("text/z", artifactType="text/y")])
 
 
 @case("null", "!has no image", "refuses")
