@@ -150,19 +150,16 @@ def liar(layout, directory):
 
 
 def bent(bundle, old, new):
-    """The bundle with digests replaced, and checksums that fit."""
-    index, access = unpack_bundle(bundle)
+    """The layer index with digests replaced, and checksums that fit."""
+    head, index, access, pieces = unpack_index(bundle)
     for a, b in zip(old, new):
         index = bytearray(bytes(index).replace(a[7:].encode(), b[7:].encode()))
-        access = bytearray(bytes(access).replace(bytes.fromhex(a[7:]), bytes.fromhex(b[7:])))
+        head, access = (bytearray(bytes(part).replace(bytes.fromhex(a[7:]), bytes.fromhex(b[7:]))) for part in (head, access))
     covered = 1 << index[1036]
     covered = covered - 1024 if covered > 1024 else covered
     struct.pack_into("<I", index, 1028, 0)
     struct.pack_into("<I", index, 1028, crc32c(index[1024:1024 + covered]))
-    spans, moves = struct.unpack_from("<QQ", access, 104)
-    struct.pack_into("<I", access, 128, 0)
-    struct.pack_into("<I", access, 128, crc32c(access[:136 + 80 * spans + 24 * moves]))
-    return pack_bundle(index, access)
+    return pack_index([head, index, access, pieces])
 
 
 def claim(host, fake, real, to, *more):
@@ -175,7 +172,8 @@ def claim(host, fake, real, to, *more):
     layer = ours["layers"][0]
     blob = blob_of(registry, f"test/{fake}", layer)
     named = theirs["layers"][0] if more else layer
-    bundle = bent(blob_of(registry, f"test/{fake}", artifact["layers"][0]),
+    described, *others = artifact["layers"]
+    bundle = bent(blob_of(registry, f"test/{fake}", described),
                   [diff_ids[1], layer["digest"]], [diff_ids[0], named["digest"]])
     config = json.loads(blob_of(registry, f"test/{fake}", ours["config"]))
     config["rootfs"]["diff_ids"] = [diff_ids[0]]
@@ -184,7 +182,9 @@ def claim(host, fake, real, to, *more):
     raw = json.dumps(ours).encode()
     registry.push_manifest(to, raw, MANIFEST, "1")
     annotations = {"dev.imagefs.layer": layer["digest"], "dev.imagefs.diff-id": diff_ids[0]}
-    artifact["layers"] = [dict(artifact["layers"][0], annotations=annotations, **put(registry, to, bundle))]
+    windows = [dict(other, **put(registry, to, blob_of(registry, f"test/{fake}", other))) for other in others
+               if other["mediaType"] == LAYER_WINDOWS and other["annotations"]["dev.imagefs.layer"] == layer["digest"]]
+    artifact["layers"] = [dict(described, annotations=annotations, **put(registry, to, bundle)), *windows]
     artifact["subject"] = {"mediaType": MANIFEST, "digest": sha256(raw), "size": len(raw)}
     put(registry, to, b"{}")
     registry.push_manifest(to, json.dumps(artifact).encode(), MANIFEST, f"sha256-{sha256(raw)[7:]}.imagefs")

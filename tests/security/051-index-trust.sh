@@ -64,8 +64,10 @@ registry, tag = Registry(host), f"sha256-{subject[7:]}.imagefs"
 manifest = json.loads(registry.ask("GET", f"/v2/{repository}/manifests/{tag}", headers={"Accept": MANIFEST})[2])
 with tempfile.TemporaryDirectory() as folder, open(out, "w") as served:
     for layer in manifest["layers"]:
-        index, access = unpack_bundle(registry.ask("GET", f"/v2/{repository}/blobs/{layer['digest']}")[2])
-        index = bytearray(index)
+        if layer["mediaType"] != LAYER_INDEX:
+            continue
+        parts = unpack_index(registry.ask("GET", f"/v2/{repository}/blobs/{layer['digest']}")[2])
+        head, index = parts[:2]
         struct.pack_into("<I", index, 1024 + 8, struct.unpack_from("<I", index, 1024 + 8)[0] | 0x30)  # feature_compat
         index[1024 + 48:1024 + 64] = b"?" * 16                    # uuid
         root = struct.unpack_from("<H", index, 1024 + 14)[0] * 32
@@ -74,7 +76,8 @@ with tempfile.TemporaryDirectory() as folder, open(out, "w") as served:
         struct.pack_into("<I", index, 1028, 0)
         struct.pack_into("<I", index, 1028, crc32c(index[1024:1536]))
         served.write(hashlib.sha256(index).hexdigest() + "\n")
-        blob = pack_bundle(index, access)
+        struct.pack_into("<Q", head, 24, len(index))
+        blob = pack_index(parts)
         layer["digest"], layer["size"] = sha256(blob), len(blob)
         open(folder + "/blob", "wb").write(blob)
         registry.push_blob(repository, folder + "/blob", layer["digest"])
