@@ -61,9 +61,10 @@ for mode in $(modes); do
   shape set rate=10kB >/dev/null
   find "$M/evil/usr" -type f -size +8k >"$T/files"
   while read -r file; do ask cat "$file"; done < <(sed -n 1,200p "$T/files")
-  wait_for 20 "[ \$(requests evil) -ge 8 ]" || fail "$mode: $(requests evil) requests are on their way"
+  # Of the eight places, the windows of its two layers may have two.
+  wait_for 20 "[ \$(requests evil) -ge 6 ]" || fail "$mode: $(requests evil) requests are on their way"
   honest "$mode" lazy
-  [ "$(requests evil)" -ge 8 ] || fail "$mode: the hostile registry was not slow"
+  [ "$(requests evil)" -ge 6 ] || fail "$mode: the hostile registry was not slow"
   shape set rate=1000Mbit >/dev/null
   end_hogs
   ifs umount --all
