@@ -4,7 +4,7 @@
 
 bench/run.py --imagefs BINARY --tools DIR --work DIR [--only PART,PART] [--reps N] [--quick]
 
-Parts: cold, storm, lazy, big, runtime, store, present, mounts, rss, index, million, decode, restart. Every cold repetition has a fresh store
+Parts: cold, storm, lazy, big, runtime, store, present, mounts, rss, index, million, decode, restart; big runs only by name. Every cold repetition has a fresh store
 and a fresh daemon on either side; the registry's files are in the page cache for all. Prints a table
 and writes WORK/results.json. Needs root.
 """
