@@ -24,7 +24,8 @@ class PlainDecompressor : public Decompressor {
   explicit PlainDecompressor(uint64_t point_spacing) : Decompressor(point_spacing) {}
   absl::StatusOr<Step> Run(std::string_view in, absl::Span<char> out) override {
     if (PointIsDue(at_)) AddPoint({at_, at_, SpanCodec::kStored, 0});
-    const size_t n = std::min(in.size(), out.size());
+    // A point is where it is due, and not where the caller's buffer happens to begin.
+    const size_t n = std::min<uint64_t>({in.size(), out.size(), UntilPointIsDue(at_)});
     std::memcpy(out.data(), in.data(), n);
     at_ += n;
     return Step{n, n};

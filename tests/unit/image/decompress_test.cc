@@ -272,5 +272,24 @@ TEST(DecompressTest, NothingIsAnEmptyPlainStream) {
   EXPECT_FALSE(Decompressor::Create(LayerCompression::kUnknown).ok());
 }
 
+// So that two machines make the same table of one layer.
+TEST(DecompressorTest, PointsOfAPlainTarDoNotDependOnTheBuffers) {
+  const std::string tar(100'000, 'x');
+  for (const size_t piece : {1000u, 7777u, 100'000u}) {
+    auto decompressor = *Decompressor::Create(LayerCompression::kNone, 30'000);
+    std::string out(tar.size(), '\0');
+    for (size_t at = 0; at < tar.size();) {
+      const auto step = decompressor->Run(std::string_view(tar).substr(at, piece),
+                                          absl::MakeSpan(out).subspan(at));
+      ASSERT_TRUE(step.ok()) << step.status();
+      at += step->consumed;
+    }
+    EXPECT_EQ(out, tar);
+    std::vector<uint64_t> places;
+    for (const RestartPoint& point : decompressor->points()) places.push_back(point.blob_offset);
+    EXPECT_EQ(places, (std::vector<uint64_t>{0, 30'000, 60'000, 90'000})) << piece;
+  }
+}
+
 }  // namespace
 }  // namespace imagefs
