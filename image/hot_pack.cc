@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -12,6 +11,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "image/manifest.h"
+#include "image/raw_digest.h"
 #include "image/zstd_frame.h"
 
 namespace imagefs {
@@ -25,16 +25,6 @@ constexpr int kLevel = 15;
 // Unpacked bytes of the frames that are made. The first ones are smaller: a program waits for them.
 constexpr std::array<uint64_t, 3> kFirstFrames = {32 << 10, 64 << 10, 128 << 10};
 constexpr uint64_t kOtherFrames = 192 << 10;
-
-Digest GetDigest(std::string_view bytes, size_t at) {
-  std::array<uint8_t, Digest::kSize> digest;
-  std::memcpy(digest.data(), bytes.data() + at, digest.size());
-  return Digest(digest);
-}
-
-void PutDigest(std::string& out, const Digest& digest) {
-  out.append(reinterpret_cast<const char*>(digest.bytes().data()), Digest::kSize);
-}
 
 uint64_t PagesOf(ByteRange range) {
   return (range.end - range.begin + kHotPageBytes - 1) / kHotPageBytes;

@@ -5,15 +5,14 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "base/fd.h"
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "image/raw_digest.h"
 #include "image/zstd_frame.h"
 
 namespace imagefs {
@@ -32,16 +31,6 @@ constexpr uint32_t kNoOwner = UINT32_MAX;  // chown(2)'s "do not change", invali
 
 absl::Status Wrong(std::string_view what) {
   return absl::DataLossError(StrCat("a published index ", what));
-}
-
-void PutDigest(std::string& out, const Digest& digest) {
-  out.append(reinterpret_cast<const char*>(digest.bytes().data()), Digest::kSize);
-}
-
-Digest GetDigest(std::string_view bytes, size_t at) {
-  std::array<uint8_t, Digest::kSize> digest;
-  std::memcpy(digest.data(), bytes.data() + at, digest.size());
-  return Digest(digest);
 }
 
 // The content of the frame, cut into what goes where while it is unpacked.

@@ -10,6 +10,7 @@
 #include "base/little_endian.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "image/raw_digest.h"
 
 namespace imagefs {
 namespace {
@@ -25,16 +26,6 @@ constexpr size_t kMaxMoves = 4 << 20;
 // as is needed for a table of no more than this many spans.
 constexpr uint64_t kStoredSpanBytes = 256 << 10;
 constexpr uint64_t kManyStoredSpans = 64 << 10;
-
-void PutDigest(std::string& out, const Digest& digest) {
-  out.append(reinterpret_cast<const char*>(digest.bytes().data()), Digest::kSize);
-}
-
-Digest GetDigest(std::string_view bytes, size_t at) {
-  std::array<uint8_t, Digest::kSize> digest;
-  std::memcpy(digest.data(), bytes.data() + at, digest.size());
-  return Digest(digest);
-}
 
 void PutSpan(std::string& out, const SpanEntry& span) {
   PutLittleEndian<uint64_t>(out, span.data_begin);
