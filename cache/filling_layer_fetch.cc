@@ -15,6 +15,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/filling_layer_parts.h"
+#include "cache/received_bytes.h"
 
 namespace imagefs {
 namespace {
@@ -359,15 +360,7 @@ void FillingLayer::Request(const BatchRef& batch) {
 // A decoder may be reading the earlier bytes, so nothing is written twice.
 absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::string_view data) {
   const ByteRange& blob = batch->blob;
-  if (offset < blob.begin || offset > blob.end || data.size() > blob.end - offset) {
-    return absl::InternalError("bytes that were not requested");
-  }
-  const ByteRange here = {offset, offset + data.size()};
-  for (const ByteRange& part : batch->received.Missing(here)) {
-    std::memcpy(batch->bytes.get() + (part.begin - blob.begin), data.data() + (part.begin - offset),
-                part.size());
-  }
-  batch->received.Add(here);
+  IMAGEFS_RETURN_IF_ERROR(TakeReceived(blob, offset, data, batch->bytes.get(), batch->received));
   batch->progress = true;
   // The blob is needed only once the layer is whole. Bytes of it that do not fit on the disk are
   // fetched again then.

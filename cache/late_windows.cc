@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 
 #include "absl/memory/memory.h"
 #include "base/json.h"
@@ -14,6 +13,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "cache/fill_shares.h"
+#include "cache/received_bytes.h"
 #include "image/span_table.h"
 
 namespace imagefs {
@@ -374,17 +374,9 @@ void LateWindows::Send(const AskRef& ask) {
 }
 
 absl::Status LateWindows::OnBytes(const AskRef& ask, uint64_t offset, std::string_view data) {
-  const ByteRange& range = ask->range;
-  if (offset < range.begin || offset > range.end || data.size() > range.end - offset) {
-    return absl::InternalError("bytes that were not requested");
-  }
-  for (const ByteRange& part : ask->received.Missing({offset, offset + data.size()})) {
-    std::memcpy(ask->bytes.get() + (part.begin - range.begin), data.data() + (part.begin - offset),
-                part.size());
-  }
-  ask->received.Add({offset, offset + data.size()});
+  IMAGEFS_RETURN_IF_ERROR(TakeReceived(ask->range, offset, data, ask->bytes.get(), ask->received));
   scheduler_.counters().window_bytes += data.size();
-  const uint64_t end = ask->received.ContiguousEnd(range.begin);
+  const uint64_t end = ask->received.ContiguousEnd(ask->range.begin);
   while (ask->next < ask->last && RangeOf(ask->next, ask->next + 1).end <= end) {
     scheduler_.work().Submit(
         std::make_shared<LivePriority>(Priority::kOnDemand),

@@ -2,7 +2,6 @@
 #include "cache/stored_layer_finder.h"
 
 #include <algorithm>
-#include <cstring>
 #include <optional>
 
 #include "base/log.h"
@@ -10,6 +9,7 @@
 #include "base/status.h"
 #include "base/text.h"
 #include "base/units.h"
+#include "cache/received_bytes.h"
 #include "cache/scan_plan.h"
 #include "image/layer_builder.h"
 #include "image/tar.h"
@@ -67,25 +67,24 @@ class StoredLayerFinder::Job : public std::enable_shared_from_this<Job> {
   void Request(ByteRange range) {
     window_ = range;
     bytes_.assign(range.size(), '\0');
+    received_ = RangeSet();
     ImageSource::ReadOptions options(context_.priority);
     options.only_parts = true;
     source_->ReadBlob(
         blob_, {range}, std::move(options), context_.cancel,
         [self = shared_from_this()](uint64_t offset, std::string_view data) {
-          return self->Take(offset, data);
+          return TakeReceived(self->window_, offset, data, self->bytes_.data(), self->received_);
         },
         [self = shared_from_this()](const absl::Status& status) {
-          self->finder_.work_.Submit(
-              [self, status] { status.ok() ? self->Step() : self->End(status); });
+          self->finder_.work_.Submit([self, status] { self->OnReceived(status); });
         });
   }
 
-  absl::Status Take(uint64_t offset, std::string_view data) {
-    if (offset < window_.begin || offset > window_.end || data.size() > window_.end - offset) {
-      return absl::InternalError("bytes that were not requested");
-    }
-    std::memcpy(bytes_.data() + (offset - window_.begin), data.data(), data.size());
-    return absl::OkStatus();
+  // Zeros in the place of missing headers would look like the end of the tar.
+  void OnReceived(const absl::Status& status) {
+    if (!status.ok()) return End(status);
+    if (!received_.Contains(window_)) return End(absl::DataLossError("headers ended early"));
+    Step();
   }
 
   absl::StatusOr<FoundIndexRef> Finish() {
@@ -112,6 +111,7 @@ class StoredLayerFinder::Job : public std::enable_shared_from_this<Job> {
   LayerBuilder builder_;
   ByteRange window_;  // of the blob; what was requested last
   std::string bytes_;
+  RangeSet received_;
 };
 
 StoredLayerFinder::~StoredLayerFinder() {

@@ -138,6 +138,19 @@ class LazyStoreTest : public ::testing::Test {
     return status;
   }
 
+  // Shows the image, and ends the process before the windows of its layers have come to it.
+  void ReopenBeforeWindowsCome(IndexTrust trust) {
+    for (const Descriptor& windows : windows_) repository_.HoldAt(windows.digest, 0);
+    ASSERT_TRUE(Show(trust).ok());
+    const Digest chain_id = chain_->chain_id;
+    Reopen();
+    auto chain = store_->FindChain(chain_id);
+    ASSERT_TRUE(chain.ok()) << chain.status();
+    chain_ = *chain;
+    store_->AttachSource(chain_, *Reference::Parse("registry.test/img:latest"), {});
+    for (const Descriptor& windows : windows_) repository_.Release(windows.digest);
+  }
+
   // Publishes what a first machine makes, falsified by `lie`.
   void Publish(const std::function<void(size_t, IndexBundle&)>& lie = {},
                const std::string& profile = "", const PackedHotPack& pack = {}) {
@@ -285,15 +298,7 @@ TEST_F(LazyStoreTest, WindowsAreAskedForAgainAfterTheProcess) {
   CompressLayers();
   Publish();
   OpenNew();
-  for (const Descriptor& windows : windows_) repository_.HoldAt(windows.digest, 0);
-  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
-  const Digest chain_id = chain_->chain_id;
-  Reopen();
-  auto chain = store_->FindChain(chain_id);
-  ASSERT_TRUE(chain.ok()) << chain.status();
-  chain_ = *chain;
-  store_->AttachSource(chain_, *Reference::Parse("registry.test/img:latest"), {});
-  for (const Descriptor& windows : windows_) repository_.Release(windows.digest);
+  ReopenBeforeWindowsCome(IndexTrust::Any());
   EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
   EXPECT_TRUE(Read(0, {900'000, 1'000'000}).ok());
 }
@@ -303,15 +308,7 @@ TEST_F(LazyStoreTest, TheRepositoryOfTheIndexHasItsWindowsAlsoAfterTheProcess) {
   Publish();
   options_.index.repositories = {*Reference::Parse("other.test/indexes")};
   OpenNew();
-  for (const Descriptor& windows : windows_) repository_.HoldAt(windows.digest, 0);
-  ASSERT_TRUE(Show(IndexTrust::Configured()).ok());
-  const Digest chain_id = chain_->chain_id;
-  Reopen();
-  auto chain = store_->FindChain(chain_id);
-  ASSERT_TRUE(chain.ok()) << chain.status();
-  chain_ = *chain;
-  store_->AttachSource(chain_, *Reference::Parse("registry.test/img:latest"), {});
-  for (const Descriptor& windows : windows_) repository_.Release(windows.digest);
+  ReopenBeforeWindowsCome(IndexTrust::Configured());
   EXPECT_TRUE(Read(1, {0, tars_[1].size()}).ok());
 }
 
@@ -788,6 +785,14 @@ TEST_F(StoredLayerTest, AWrongHeaderLeavesThePass) {
 TEST_F(StoredLayerTest, ARegistryThatSendsNoPartsLeavesThePass) {
   OpenNew();
   for (const Descriptor& blob : blobs_) repository_.IgnoreRanges(blob.digest);
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_TRUE(chain_->whole());
+  EXPECT_EQ(Counter("stored_scans_given_up"), 2U);
+}
+
+TEST_F(StoredLayerTest, HeadersThatEndEarlyLeaveThePass) {
+  OpenNew();
+  for (const Descriptor& blob : blobs_) repository_.EndEarly(blob.digest, 100, 1);
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   EXPECT_TRUE(chain_->whole());
   EXPECT_EQ(Counter("stored_scans_given_up"), 2U);
