@@ -256,9 +256,7 @@ class OciSource : public LocalSource {
         std::any_of(found.begin(), found.end(), [&](size_t at) { return MayBeImage(At(at)); });
     std::erase_if(found, [&](size_t place) {
       const Descriptor& entry = At(place);
-      return images ? !MayBeImage(entry)
-                    : entry.artifact_type.empty() ||
-                          entry.annotations.count("vnd.docker.reference.type") != 0;
+      return images ? !MayBeImage(entry) : !MayBeArtifact(entry);
     });
     // One image may be listed under several names.
     absl::flat_hash_set<std::string> seen;

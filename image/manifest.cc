@@ -267,13 +267,6 @@ bool HasPlatform(const Descriptor& descriptor) {
   return descriptor.platform && !descriptor.platform->os.empty();
 }
 
-// Signatures, attestations and the like accompany an image and are not meant.
-bool MayBeArtifact(const Descriptor& descriptor) {
-  if (descriptor.artifact_type.empty() || IsCosignArtifact(descriptor)) return false;
-  return descriptor.annotations.count("vnd.docker.reference.type") == 0 &&
-         IsManifestType(descriptor.media_type);
-}
-
 // Returns the artifact in an index without images.
 absl::StatusOr<Descriptor> OnlyArtifact(const ImageIndex& index, const Platform& want) {
   std::vector<const Descriptor*> found;
@@ -441,6 +434,12 @@ absl::StatusOr<ManifestOrIndex> ParseManifest(std::string_view bytes,
     IMAGEFS_ASSIGN_OR_RETURN(out.manifest, ParseImageManifest(*root, std::move(type)));
   }
   return out;
+}
+
+bool MayBeArtifact(const Descriptor& descriptor) {
+  if (descriptor.artifact_type.empty() || IsCosignArtifact(descriptor)) return false;
+  return descriptor.annotations.count("vnd.docker.reference.type") == 0 &&
+         IsManifestType(descriptor.media_type);
 }
 
 bool MayBeImage(const Descriptor& descriptor) {

@@ -93,6 +93,9 @@ bool MayBeImage(const Descriptor& descriptor);
 // The same for the manifest itself, which also detects artifacts that the descriptor does not
 // declare.
 bool MayBeImage(const Manifest& manifest);
+// True for an entry that declares an artifact which stands for itself. Signatures, attestations and
+// the like accompany an image and are not meant.
+bool MayBeArtifact(const Descriptor& descriptor);
 
 // Returns the best manifest in an index for `want`. Variants fall back (arm v7 > v6 > v5, amd64
 // v1..), and an image that needs no os.features comes before one that does; entries that are not
