@@ -125,4 +125,23 @@ SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacin
   return table.ok() ? *std::move(table) : SpanTable();
 }
 
+std::unique_ptr<SpanTableReader> EvenTable(uint32_t spans, uint32_t blob_bytes,
+                                           uint32_t data_bytes) {
+  SpanTable table;
+  table.blob_digest = Sha256Of("blob");
+  table.diff_id = Sha256Of("tar");
+  table.blob_size = uint64_t{spans} * blob_bytes;
+  table.tar_bytes = table.data_bytes = uint64_t{spans} * data_bytes;
+  for (uint32_t i = 0; i < spans; ++i) {
+    SpanEntry span;
+    span.codec = SpanCodec::kGzip;
+    span.data_begin = uint64_t{i} * data_bytes;
+    span.data_bytes = data_bytes;
+    span.blob_begin = uint64_t{i} * blob_bytes;
+    span.blob_bytes = blob_bytes;
+    table.spans.push_back(span);
+  }
+  return *SpanTableReader::FromBytes(*WriteSpanTable(table));
+}
+
 }  // namespace imagefs

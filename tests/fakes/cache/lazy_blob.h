@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -26,5 +27,9 @@ std::string ZstdBytes(std::string_view data, int frames);
 // Returns the span table of `blob`, which contains `tar`, with points `spacing` apart. Fails the
 // test if it cannot be made.
 SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing);
+
+// Returns a table of a blob of that many equal gzip spans, of which nothing can be decoded.
+std::unique_ptr<SpanTableReader> EvenTable(uint32_t spans, uint32_t blob_bytes,
+                                           uint32_t data_bytes);
 
 }  // namespace imagefs

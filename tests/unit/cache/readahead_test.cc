@@ -11,11 +11,11 @@
 #include <string>
 #include <vector>
 
-#include "base/digest.h"
 #include "base/fd.h"
 #include "cache/read_streams.h"
 #include "image/erofs_writer.h"
 #include "image/tree.h"
+#include "tests/fakes/cache/lazy_blob.h"
 
 namespace imagefs {
 namespace {
@@ -30,21 +30,7 @@ class Layer {
  public:
   Layer(uint32_t spans, uint32_t span_bytes, bool guess = true)
       : data_bytes_(3 * span_bytes), ahead_(false, guess) {
-    SpanTable table;
-    table.blob_digest = Sha256Of("blob");
-    table.diff_id = Sha256Of("tar");
-    table.blob_size = uint64_t{spans} * span_bytes;
-    table.tar_bytes = table.data_bytes = uint64_t{spans} * data_bytes_;
-    for (uint32_t i = 0; i < spans; ++i) {
-      SpanEntry span;
-      span.codec = SpanCodec::kGzip;
-      span.data_begin = uint64_t{i} * data_bytes_;
-      span.data_bytes = data_bytes_;
-      span.blob_begin = uint64_t{i} * span_bytes;
-      span.blob_bytes = span_bytes;
-      table.spans.push_back(span);
-    }
-    table_ = *SpanTableReader::FromBytes(*WriteSpanTable(table));
+    table_ = EvenTable(spans, span_bytes, data_bytes_);
     map_.SetTable(*table_);
   }
 

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "base/digest.h"
+#include "tests/fakes/cache/lazy_blob.h"
 
 namespace imagefs {
 namespace {
@@ -17,24 +17,6 @@ using State = SpanMap::State;
 
 constexpr uint32_t kSpans = 6;
 constexpr uint32_t kDataBytes = 1024, kBlobBytes = 100;
-
-std::unique_ptr<SpanTableReader> SixSpans() {
-  SpanTable table;
-  table.blob_digest = Sha256Of("blob");
-  table.diff_id = Sha256Of("tar");
-  table.blob_size = kSpans * kBlobBytes;
-  table.tar_bytes = table.data_bytes = kSpans * kDataBytes;
-  for (uint32_t i = 0; i < kSpans; ++i) {
-    SpanEntry span;
-    span.codec = SpanCodec::kGzip;
-    span.data_begin = uint64_t{i} * kDataBytes;
-    span.data_bytes = kDataBytes;
-    span.blob_begin = uint64_t{i} * kBlobBytes;
-    span.blob_bytes = kBlobBytes;
-    table.spans.push_back(span);
-  }
-  return *SpanTableReader::FromBytes(*WriteSpanTable(table));
-}
 
 class SpanMapTest : public ::testing::Test {
  protected:
@@ -46,7 +28,7 @@ class SpanMapTest : public ::testing::Test {
     map_.SetPresent(span);
   }
 
-  const std::unique_ptr<SpanTableReader> table_ = SixSpans();
+  const std::unique_ptr<SpanTableReader> table_ = EvenTable(kSpans, kBlobBytes, kDataBytes);
   const Moment now_ = Moment::Now();
   SpanMap map_{{absl::Seconds(1), absl::Seconds(2), absl::Seconds(3), absl::Seconds(4)}};
 };
