@@ -106,6 +106,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
  private:
   void GetLayers(std::vector<FoundIndexRef> found) {
     found.resize(image_.config.diff_ids.size());
+    found_ = found;
     const std::vector<std::optional<Digest>> recorded = store_.RecordedLayers(request_);
     // Not layers_: the merge may take it while the last iteration is still running.
     for (const size_t i : LongestFirst(image_.manifest.layers)) {
@@ -185,8 +186,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
     };
     caller.done = EndingStep(TimedStep(TimelineEvent::Step::kMerge),
                              [self = shared_from_this()](absl::StatusOr<ChainRef> chain) {
-                               if (chain.ok()) self->store_.KeepRecent(self->request_, *chain);
-                               self->context_.finish(std::move(chain));
+                               self->OnMerged(std::move(chain));
                              });
     const FlightTicket ticket = store_.merges_.Join(chain_id.ToString(), std::move(caller)).ticket;
     bool leave = false;
@@ -198,10 +198,31 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
     if (leave) ticket.Leave();
   }
 
+  void OnMerged(absl::StatusOr<ChainRef> chain) {
+    if (chain.ok()) {
+      store_.KeepRecent(request_, *chain);
+      if (const absl::Status status = store_.CheckLayers(**chain); !status.ok()) chain = status;
+    }
+    // Each attempt fails because of another layer: it was made from a description that was found to
+    // be false meanwhile, and is made from its whole blob now.
+    if (absl::IsAborted(chain.status()) && ++attempts_ <= image_.config.diff_ids.size()) {
+      {
+        absl::MutexLock lock(&mu_);
+        layers_.assign(image_.config.diff_ids.size(), nullptr);
+        missing_ = layers_.size();
+        tickets_.clear();
+      }
+      return GetLayers(found_);
+    }
+    context_.finish(std::move(chain));
+  }
+
   ChainStore& store_;
   const Request request_;
   const ResolvedImage& image_;  // of request_
   const FlightTable<ChainRef>::Context context_;
+  std::vector<FoundIndexRef> found_;  // not changed while layers are on their way
+  size_t attempts_ = 0;               // that ended; as above
   absl::Mutex mu_;
   std::vector<LayerRef> layers_ ABSL_GUARDED_BY(mu_);
   size_t missing_ ABSL_GUARDED_BY(mu_);
@@ -496,9 +517,25 @@ absl::StatusOr<ChainRef> ChainStore::Make(const Digest& chain_id, std::vector<La
     absl::MutexLock lock(&mu_);
     chains_[chain_id] = std::move(entry);
   }
+  IMAGEFS_RETURN_IF_ERROR(CheckLayers(*chain));
   work_->Submit(std::make_shared<LivePriority>(Priority::kBackground),
                 [this, chain_id] { Sync(chain_id); });
   return chain;
+}
+
+// A layer that is forgotten takes its chains with it, but not those that are not known yet: so this
+// is called after a chain has become known. Returns kAborted, and forgets the chain, if one of its
+// layers has been forgotten since it was given out.
+absl::Status ChainStore::CheckLayers(const Chain& chain) {
+  absl::Status status;
+  for (const LayerRef& layer : chain.layers) {
+    const absl::StatusOr<LayerRef> now = layers_.Find(layer->id);
+    if (now.ok() && *now == layer) continue;
+    Forget(layer->id);
+    status = absl::AbortedError(StrCat("layer ", layer->id.ToString(),
+                                       " was found to be damaged while its image was prepared"));
+  }
+  return status;
 }
 
 void ChainStore::Sync(const Digest& chain_id) {

@@ -111,6 +111,7 @@ class ChainStore {
   absl::Status GoOnWith(const Digest& chain_id, const Chain& chain, const Fd& fd);
   absl::StatusOr<ChainRef> OpenChain(const Digest& chain_id, std::optional<uint32_t> sum,
                                      std::vector<LayerRef> layers);
+  absl::Status CheckLayers(const Chain& chain);
   void Sync(const Digest& chain_id);
 
   const std::string root_;
