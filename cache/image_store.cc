@@ -440,7 +440,7 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
   if (!HasLayers(*image, trust)) starts_->Keep(image->manifest_digest, LogContext::Current());
   ChainStore::Request request{image, source, trust, {}};
   const auto pack = std::make_shared<FoundPack>();
-  if (!trust.empty() && image->artifact_type.empty()) {
+  if (!trust.empty()) {
     request.find = [this, image, source, trust, runs = use.runs, pack](
                        CancelToken cancel, ChainStore::IndexesFound found) {
       FindIndexes(image, source, trust, runs, pack, std::move(cancel), std::move(found));
@@ -486,7 +486,7 @@ void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<Im
     layer.blob = image->manifest.layers[i];
     layer.form = image->FormOf(i);
     layer.source = source;
-    wanted.push_back(layer.form.is_tar() && !layers_->Has(layer));
+    wanted.push_back(!layers_->Has(layer));
   }
   finder_->Find(
       image, source, std::move(wanted), trust, runs && options_.profiles, std::move(cancel),

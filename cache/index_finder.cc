@@ -285,7 +285,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     Begin();
     bool look_up = false;
     for (size_t i = 0; i < wanted_.size(); ++i) {
-      if (!wanted_[i]) continue;
+      if (!MayBeDescribed(i)) continue;
       std::optional<TocLocation> toc;
       if (trust_.Allows(IndexSource::kInImage)) toc = FindToc(layer(i));
       toc.has_value() ? ReadToc(i, *toc) : void(look_up = true);
@@ -316,6 +316,11 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
 
   const Descriptor& layer(size_t i) const { return image_->manifest.layers[i]; }
   const Digest& diff_id(size_t i) const { return image_->config.diff_ids[i]; }
+  // Whether a published index of layer i would be of use. Only tars have one.
+  bool MayBeDescribed(size_t i) const { return wanted_[i] && image_->FormOf(i).is_tar(); }
+  StoredLayerFinder::Layer Stored(size_t i) const {
+    return {layer(i), diff_id(i), image_->FormOf(i)};
+  }
 
   void Begin() {
     absl::MutexLock lock(&mu_);
@@ -343,7 +348,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     std::vector<size_t> layers;
     for (size_t i = 0; i < wanted_.size(); ++i) {
       const bool missing = wanted_[i] && found_.layers[i] == nullptr;
-      if (missing && StoredLayerFinder::MayFind(layer(i), diff_id(i))) layers.push_back(i);
+      if (missing && StoredLayerFinder::MayFind(Stored(i))) layers.push_back(i);
     }
     if (layers.empty() || cancel_.cancelled()) return false;
     Begin();
@@ -351,7 +356,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     for (const size_t i : layers) {
       Begin();
       scans_->Add(finder_.stored_->Find(
-          layer(i), source_, Repository(),
+          Stored(i), source_, Repository(),
           [self = shared_from_this(), i](absl::StatusOr<FoundIndexRef> found) {
             self->OnScanned(i, std::move(found));
           }));
@@ -596,7 +601,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     if (profile != nullptr) ReadProfile(*profile, source);
     by_layer.merge(old_by_layer);  // what is of both forms is read in the newer one
     for (size_t i = 0; i < wanted_.size(); ++i) {
-      if (!wanted_[i] || Has(i)) continue;
+      if (!MayBeDescribed(i) || Has(i)) continue;
       const auto it = by_layer.find(layer(i).digest.ToString());
       if (it != by_layer.end()) ReadBundle(i, *it->second, source, whose, repository);
     }
@@ -729,7 +734,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     }
     for (size_t i = 0; i < wanted_.size(); ++i) {
       const auto it = ztocs->find(layer(i).digest);
-      if (wanted_[i] && !Has(i) && it != ztocs->end()) ReadZtoc(i, it->second, whose);
+      if (MayBeDescribed(i) && !Has(i) && it != ztocs->end()) ReadZtoc(i, it->second, whose);
     }
   }
 

@@ -185,16 +185,16 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenToc(const IndexMaterial& toc,
   return FromTable(std::move(table), DataLayout::kTable, std::move(found), toc.diff_id);
 }
 
-absl::StatusOr<FoundIndexRef> IndexOpener::OpenTar(LayerBuilder::Result layer,
-                                                   const Descriptor& blob,
-                                                   std::string_view repository) const {
+absl::StatusOr<FoundIndexRef> IndexOpener::OpenStored(LayerBuilder::Result layer,
+                                                      const Descriptor& blob, const Digest& diff_id,
+                                                      std::string_view repository) const {
   FoundIndex found;
   found.source = IndexSource::kUnverified;
   found.origin = "headers";
   SpanTable table = StoredSpanTable(blob.digest, blob.size);
   table.data_bytes = layer.data_size;
   table.moves = std::move(layer.moves);
-  IMAGEFS_RETURN_IF_ERROR(WriteIndex(layer.tree, blob.digest, layer.data_size, found));
+  IMAGEFS_RETURN_IF_ERROR(WriteIndex(layer.tree, diff_id, layer.data_size, found));
   IMAGEFS_ASSIGN_OR_RETURN(const Digest index, Sha256OfFile(found.index.get()));
   IMAGEFS_ASSIGN_OR_RETURN(const Digest spans, WriteTable(table, found));
   found.description =

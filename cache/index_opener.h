@@ -62,10 +62,12 @@ class IndexOpener {
   absl::StatusOr<FoundIndexRef> OpenToc(const IndexMaterial& toc, const TocLocation& where) const;
   absl::StatusOr<FoundIndexRef> OpenZtoc(const IndexMaterial& ztoc, const Digest& published,
                                          IndexSource source) const;
-  // For a layer whose blob is its tar, of which only the headers were read. `repository`: of the
-  // image, by whose images alone it may be shared (cache/identity.h).
-  absl::StatusOr<FoundIndexRef> OpenTar(LayerBuilder::Result layer, const Descriptor& blob,
-                                        std::string_view repository) const;
+  // For a layer whose blob is its tar, of which only the headers were read, or its file. `diff_id`:
+  // or the name that stands for it. `repository`: of the image, by whose images alone it may be
+  // shared (cache/identity.h).
+  absl::StatusOr<FoundIndexRef> OpenStored(LayerBuilder::Result layer, const Descriptor& blob,
+                                           const Digest& diff_id,
+                                           std::string_view repository) const;
 
  private:
   absl::StatusOr<FoundIndexRef> FromTable(TableLayer table, DataLayout layout, FoundIndex found,

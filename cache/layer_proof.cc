@@ -74,16 +74,29 @@ std::vector<RestartPoint> PointsOf(const SpanTableReader& span_table) {
   return points;
 }
 
+// What is no tar of an image is known by its blob, which is hashed nowhere but in the data file.
+absl::StatusOr<LayerForm> FormWithContent(const UnprovenLayer& layer) {
+  LayerForm form = layer.form;
+  if (form.is_tar()) return form;
+  const Digest& blob = layer.span_table.blob_digest();
+  if (!layer.span_table.data_is_blob() || (!form.content.empty() && form.content != blob)) {
+    return absl::DataLossError("its content is not that of its blob");
+  }
+  form.content = blob;
+  return form;
+}
+
 // The data file is the tar: hashes and parses it in place.
 absl::StatusOr<ProvenLayer> ProveInPlace(const UnprovenLayer& layer, const std::string& into,
                                          const CancelToken& cancel) {
+  IMAGEFS_ASSIGN_OR_RETURN(const LayerForm form, FormWithContent(layer));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(layer.directory + "/data", O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const Fd index,
                            OpenFile(into + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
   ProvenLayer proven;
-  absl::StatusOr<LayerOutput> made = IndexData(data.get(), layer.span_table.tar_bytes(),
-                                               LayerForm(), layer.diff_id, index.get(), cancel);
-  // The DiffID is the digest of the blob, and the headers were read once before.
+  absl::StatusOr<LayerOutput> made =
+      IndexData(data.get(), layer.span_table.tar_bytes(), form, layer.diff_id, index.get(), cancel);
+  // The expected digest is that of the blob, and the headers were read once before.
   if (absl::IsDataLoss(made.status()) && layer.span_table.data_is_blob()) {
     return Annotate(made.status(),
                     "the registry, or what is between, sent other bytes than those of "
@@ -138,8 +151,8 @@ absl::StatusOr<ProvenLayer> ProveByPass(const UnprovenLayer& layer, const std::s
 
 absl::StatusOr<ProvenLayer> ProveLayer(const UnprovenLayer& layer, const std::string& into,
                                        const CancelToken& cancel) {
-  return layer.span_table.layout() == DataLayout::kTar ? ProveInPlace(layer, into, cancel)
-                                                       : ProveByPass(layer, into, cancel);
+  const bool in_place = layer.span_table.layout() == DataLayout::kTar || !layer.form.is_tar();
+  return in_place ? ProveInPlace(layer, into, cancel) : ProveByPass(layer, into, cancel);
 }
 
 absl::StatusOr<LayerSums> CheckRefilled(const std::string& directory, const LayerForm& form,

@@ -17,7 +17,8 @@ namespace imagefs {
 struct UnprovenLayer {
   std::string directory;              // its files: data (complete), index, access
   const SpanTableReader& span_table;  // its span table; every span's digest was verified
-  Digest diff_id;                     // the claimed DiffID
+  Digest diff_id;                     // the claimed DiffID, or the name that stands for it
+  LayerForm form;                     // not a tar: the data file begins with the blob's bytes
   const Fd& blob;  // complete; its digest was verified, unless the data file has the same bytes
   WindowWait windows = {};      // for the pass (cache/layer_maker.h)
   StoreSpace* space = nullptr;  // asked before bytes are written; null: no limit

@@ -238,6 +238,8 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
     const auto& [id, entry] = *recorded;
     if (entry.diff_id == id) {
       if (readable(entry)) return {Kind::kDeliver, id};
+    } else if (entry.form.kind != request.form.kind) {
+      // As if it were not recorded.
     } else if (!entry.was_proven()) {
       if (request.Suffices(entry)) return {Kind::kDeliver, id};
       if (request.trust.empty()) return {Kind::kProve, id};
@@ -262,10 +264,9 @@ LayerStore::Verdict LayerStore::JudgeLocked(const Request& request) const {
       return {may(*origin) ? Kind::kDeliver : Kind::kAskRegistry, proven->first};
   }
   if (request.source == nullptr) return {};
-  if (!request.form.is_tar()) return {};  // only tars are used before they are proven
   if (request.trust.empty()) return JudgeUnprovenLocked(request);
   const auto described = layers_.find(request.UnprovenId());
-  if (described == layers_.end()) return {};
+  if (described == layers_.end() || !readable(described->second)) return {};
   const Origin* origin = OriginOf(described->second.origins, request);
   return {origin != nullptr && may(*origin) ? Kind::kDeliver : Kind::kAskRegistry,
           described->first};
@@ -276,7 +277,8 @@ LayerStore::Verdict LayerStore::JudgeUnprovenLocked(const Request& request) cons
   const auto shown = unproven_.find({request.diff_id, request.blob.digest});
   if (shown == unproven_.end()) return {};
   const auto it = layers_.find(shown->second);
-  const bool fills = it != layers_.end() && it->second.state == LayerState::kFilling;
+  const bool fills = it != layers_.end() && it->second.state == LayerState::kFilling &&
+                     it->second.form.kind == request.form.kind;
   if (!fills || OriginOf(it->second.origins, request) == nullptr) return {};
   return {Verdict::Kind::kProve, it->first};
 }

@@ -197,7 +197,7 @@ class LayerStore {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::StatusOr<LayerRef> PublishFilling(const Request& request);
   absl::Status CheckFilled(const Digest& id, FillingLayer& filling);
-  absl::Status Prove(const Digest& id, FillingLayer& filling);
+  absl::Status Prove(const Digest& id, const Entry& entry, FillingLayer& filling);
   absl::Status Promote(const Digest& id, const FillingLayer& filling, const std::string& directory,
                        ProvenLayer proven);
   absl::Status MarkRefilled(const Digest& id, const LayerSums& sums);

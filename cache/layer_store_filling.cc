@@ -227,7 +227,9 @@ absl::Status LayerStore::OpenFilling(const Digest& id, Layer& layer, const Entry
   options.open = options_.open;
   IMAGEFS_ASSIGN_OR_RETURN(const std::shared_ptr<FillingLayer> filling,
                            FillingLayer::Open(std::move(options), *fill_));
-  if (filling->span_table().diff_id() != layer.diff_id ||
+  // A table of something else than an image's tar has the digest of the bytes that it gives.
+  const Digest& gives = layer.form.is_tar() ? layer.diff_id : entry.fill_blob;
+  if (filling->span_table().diff_id() != gives ||
       filling->span_table().blob_digest() != entry.fill_blob ||
       filling->span_table().data_bytes() != layer.data_bytes) {
     return absl::DataLossError("its span table is of another layer");
@@ -251,6 +253,7 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
   Entry entry;
   entry.state = LayerState::kFilling;
   entry.diff_id = request.diff_id;
+  entry.form = request.form;
   entry.source = found.source;
   entry.data_bytes = span_table->data_bytes();
   entry.index_bytes = found.index_bytes;
@@ -287,17 +290,19 @@ absl::StatusOr<LayerRef> LayerStore::PublishFilling(const Request& request) {
 
 // Called on a worker once every byte is present.
 absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
-  absl::Status status;
-  const auto recorded = [&]() -> LayerSums {
+  Entry entry;
+  {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
-    return it == layers_.end() ? LayerSums() : it->second.sums;
-  };
-  if (id == filling.span_table().diff_id()) {
+    if (it == layers_.end()) return absl::NotFoundError("the layer was just removed");
+    entry = it->second;
+  }
+  absl::Status status;
+  if (const LayerSums& had = entry.sums; id == entry.diff_id) {
     const absl::StatusOr<LayerSums> sums = CheckRefilled(
-        filling.directory(), LayerForm(), id, filling.span_table().tar_bytes(), filling.closing());
+        filling.directory(), entry.form, id, filling.span_table().tar_bytes(), filling.closing());
     status = sums.ok() ? MarkRefilled(id, *sums) : sums.status();
-  } else if (const LayerSums had = recorded(); !had.data.empty()) {
+  } else if (!had.data.empty()) {
     // Only the spans were fetched again.
     IMAGEFS_RETURN_IF_ERROR(ClearGaps(filling.directory(), filling.span_table()));
     const absl::StatusOr<LayerSums> sums = SumsOfLayer(filling.directory());
@@ -305,17 +310,17 @@ absl::Status LayerStore::CheckFilled(const Digest& id, FillingLayer& filling) {
              : sums.ok()               ? MarkRefilled(id, had)
                                        : sums.status();
   } else {
-    status = Prove(id, filling);
+    status = Prove(id, entry, filling);
   }
   if (status.ok()) {
     filled_++;
-    LogInfo("layer.filled layer=", filling.span_table().diff_id().Short(), " as=", id.Short());
+    LogInfo("layer.filled layer=", entry.diff_id.Short(), " as=", id.Short());
     return status;
   }
   if (!absl::IsDataLoss(status) && !absl::IsInvalidArgument(status)) return status;
-  return absl::DataLossError(StrCat("layer ", filling.span_table().diff_id().ToString(),
-                                    " of blob ", filling.span_table().blob_digest().ToString(),
-                                    ": ", status.message()));
+  return absl::DataLossError(StrCat("layer ", entry.diff_id.ToString(), " of blob ",
+                                    filling.span_table().blob_digest().ToString(), ": ",
+                                    status.message()));
 }
 
 // A proven layer's data was fetched again.
@@ -347,7 +352,7 @@ absl::Status LayerStore::MarkRefilled(const Digest& id, const LayerSums& sums) {
   return absl::OkStatus();
 }
 
-absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
+absl::Status LayerStore::Prove(const Digest& id, const Entry& entry, FillingLayer& filling) {
   const std::string directory = StrCat(options_.root, "/layers/tmp-", RandomHex(8));
   absl::Cleanup remove = [&] { RemoveTree(directory).IgnoreError(); };
   IMAGEFS_RETURN_IF_ERROR(MakeDirs(directory, 0700));
@@ -357,7 +362,7 @@ absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
     return windows_.Wait("proof", bytes, cancel);
   };
   const UnprovenLayer layer{
-      filling.directory(), filling.span_table(), filling.span_table().diff_id(), blob, windows,
+      filling.directory(), filling.span_table(), entry.diff_id, entry.form, blob, windows,
       options_.space};
   IMAGEFS_ASSIGN_OR_RETURN(ProvenLayer proven, ProveLayer(layer, directory, filling.closing()));
   return Promote(id, filling, directory, std::move(proven));
@@ -367,12 +372,13 @@ absl::Status LayerStore::Prove(const Digest& id, FillingLayer& filling) {
 // own name it is complete, for those who use it.
 absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
                                  const std::string& directory, ProvenLayer proven) {
-  const Digest& diff_id = filling.span_table().diff_id();
+  Digest diff_id;
   Origin origin;
   {
     absl::MutexLock lock(&mu_);
     const auto it = layers_.find(id);
     if (it == layers_.end()) return absl::NotFoundError("the layer was just removed");
+    diff_id = it->second.diff_id;
     origin = it->second.origins.front();
   }
   origin.open = filling.anonymous();
@@ -386,7 +392,7 @@ absl::Status LayerStore::Promote(const Digest& id, const FillingLayer& filling,
   for (const std::string& auth_scope : filling.AuthScopes()) {
     possession_.Remember(auth_scope, origin.blob);
   }
-  if (!proven.has_access) {
+  if (!proven.has_access && layer->form.is_tar()) {
     IMAGEFS_ASSIGN_OR_RETURN(Fd blob, OpenFile(filling.BlobPath(), O_RDONLY));
     Descriptor descriptor;
     descriptor.digest = origin.blob;

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// Makes the index of a layer whose blob is its tar, uncompressed, from the blob itself: reads the
-// headers by range requests and leaves the files' bytes where they are. What is found is unproven
-// in every byte: headers and spans are taken as the registry sends them until the layer is whole
-// (docs/adr/0026-stored-layers.md).
+// Makes the index of a layer whose bytes are those of its blob, uncompressed, from the blob itself:
+// reads the headers of a tar by range requests and leaves the files' bytes where they are. The file
+// of an artifact needs only a request that shows that the registry sends parts of it. What is found
+// is unproven in every byte: headers and spans are taken as the registry sends them until the layer
+// is whole (docs/adr/0026-stored-layers.md).
 //
 // A layer's headers are read by one flight ("scan"), which holds no thread while it waits.
 // Thread-safe; nothing here blocks.
@@ -10,6 +11,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <utility>
@@ -25,6 +27,7 @@
 #include "cache/chain.h"
 #include "cache/index_opener.h"
 #include "fetch/source.h"
+#include "image/layer_form.h"
 #include "image/manifest.h"
 
 namespace imagefs {
@@ -36,9 +39,14 @@ class StoredLayerFinder {
   // REQUIRES: every flight was left or has ended. Waits for running work to end.
   ~StoredLayerFinder();
 
-  // Whether a layer is uncompressed and large enough to be worth it. Its media type does not
-  // matter: if blob and tar have the same digest, the blob is the tar.
-  static bool MayFind(const Descriptor& blob, const Digest& diff_id);
+  struct Layer {
+    Descriptor blob;
+    Digest diff_id;  // or the name that stands for it (image/layer_form.h)
+    LayerForm form;
+  };
+  // Whether a layer may be uncompressed and is large enough to be worth it. The media type of an
+  // image's layer does not matter: if blob and tar have the same digest, the blob is the tar.
+  static bool MayFind(const Layer& layer);
 
   using Done = absl::AnyInvocable<void(absl::StatusOr<FoundIndexRef>)>;
   // `repository`: host and repository of the image, whose images alone may share what is found
@@ -46,7 +54,7 @@ class StoredLayerFinder {
   // streaming the layer is cheaper, kUnimplemented if the registry sends no parts of blobs, and any
   // other error that a pass over the layer reports better.
   // REQUIRES: MayFind.
-  FlightTicket Find(const Descriptor& blob, std::shared_ptr<ImageSource> source,
+  FlightTicket Find(const Layer& layer, std::shared_ptr<ImageSource> source,
                     const std::string& repository, Done done);
 
   FlightReport Flights() const { return {"scan", flights_.counters(), flights_.Running()}; }
@@ -61,6 +69,7 @@ class StoredLayerFinder {
   std::atomic<uint64_t> scanned_{0}, given_up_{0};
   absl::Mutex mu_;
   int running_ ABSL_GUARDED_BY(mu_) = 0;
+  std::deque<std::shared_ptr<Job>> waiting_ ABSL_GUARDED_BY(mu_);  // until fewer are running
 };
 
 }  // namespace imagefs
