@@ -39,6 +39,16 @@ constexpr size_t kMaxLeftovers = 4;
 constexpr int kSilentPart = 3;
 constexpr int kMaxDoublings = 10;
 
+// Returns the bytes of a span: those of the request where they are stored, else in `buffer`.
+absl::StatusOr<std::string_view> Decoded(const SpanTableReader& table, const SpanEntry& span,
+                                         std::string_view blob_bytes, std::string& buffer) {
+  if (span.codec == SpanCodec::kStored) return StoredData(span, blob_bytes);
+  buffer.resize(span.data_bytes);
+  IMAGEFS_RETURN_IF_ERROR(
+      DecodeSpan(span, table.WindowOf(span), blob_bytes, absl::MakeSpan(buffer)));
+  return buffer;
+}
+
 }  // namespace
 
 // Returns the next span to request at that priority: a queued one, else a missing one.
@@ -101,7 +111,8 @@ FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority pr
   const FillSources::Choice choice = sources_.Next(priority, now, nullptr);
   if (choice.when > now) return nullptr;
   if (!scheduler_.health().Begin(sources_.PlaceOf(*choice.source), priority, now)) return nullptr;
-  const uint64_t limit = kMaxBatchBytes[static_cast<size_t>(priority)];
+  uint64_t limit = kMaxBatchBytes[static_cast<size_t>(priority)];
+  if (priority == Priority::kOnDemand) limit = std::max(limit, readahead_->RequestBytes(index));
   const bool missing_too = readahead_->priority() == priority;
   auto wanted = [&](uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return spans_.MayBringAlong(i, priority, missing_too, now);
@@ -554,18 +565,19 @@ void FillingLayer::Decode(const BatchRef& batch, uint32_t index) {
   const SpanEntry span = table_->span(index);
   const std::string_view blob_bytes(batch->bytes.get() + (span.blob_begin - batch->blob.begin),
                                     span.blob_bytes);
-  std::string out(span.data_bytes, '\0');
+  std::string decoded;
   const Moment began = Moment::Now();
-  absl::Status status = DecodeSpan(span, table_->WindowOf(span), blob_bytes, absl::MakeSpan(out));
+  const absl::StatusOr<std::string_view> out = Decoded(*table_, span, blob_bytes, decoded);
+  absl::Status status = out.status();
   scheduler_.counters().decode.Observe(absl::ToDoubleSeconds(Moment::Now() - began));
   if (absl::Status table = table_->CheckWhole(); !table.ok()) return OnDamage(table);
   if (status.ok()) {
     scheduler_.health().Succeeded(batch->place);
-    status = CompareHot(index, out);
+    status = CompareHot(index, *out);
     if (absl::IsDataLoss(status)) return OnDamage(status);
-    if (status.ok()) status = Store(index, out);
+    if (status.ok()) status = Store(index, *out);
     if (absl::IsDataLoss(status)) return OnDamage(status);
-    if (!status.ok()) return OnUnstored(index, std::move(out), status);
+    if (!status.ok()) return OnUnstored(index, std::string(*out), status);
   }
   OnSpan(index, status, batch->source.get());
 }

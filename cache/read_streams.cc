@@ -20,4 +20,12 @@ uint64_t ReadStreams::Advance(uint32_t first, uint32_t last, bool profiled) {
   return 0;
 }
 
+uint64_t ReadStreams::AheadOf(uint32_t span) const {
+  constexpr uint32_t kMostSpansOfARead = 16;
+  for (const Stream& stream : streams_) {
+    if (span < stream.next && stream.next - span <= kMostSpansOfARead) return stream.ahead;
+  }
+  return 0;
+}
+
 }  // namespace imagefs

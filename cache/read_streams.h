@@ -18,6 +18,8 @@ class ReadStreams {
   // each time a reader continues where it was. `profiled`: upcoming reads are known from a profile,
   // so a few sequential reads are first taken for coincidence.
   uint64_t Advance(uint32_t first, uint32_t last, bool profiled);
+  // What Advance returned last for the reader that is just behind that span; 0 if there is none.
+  uint64_t AheadOf(uint32_t span) const;
 
  private:
   struct Stream {

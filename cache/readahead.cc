@@ -8,6 +8,8 @@ namespace {
 
 // Of a neighbourhood, on either side: spans may have a few bytes each.
 constexpr uint32_t kMostSpansAround = 512;
+// What is read ahead of a reader in sequence is added to at once as long as it is this little.
+constexpr uint64_t kAheadAtOnce = 2 << 20;
 
 }  // namespace
 
@@ -119,10 +121,16 @@ std::vector<uint32_t> Readahead::OnRead(ByteRange bytes, uint32_t first, uint32_
     end = std::max(last, static_cast<uint32_t>(to));
   }
   Guesses guesses(table, spans);
-  uint32_t to = last;
+  // By halves: else a fast reader would have each span requested alone.
   uint64_t size = 0;
-  while (to < end && size < ahead) size += table.span(to++).blob_bytes;
-  guesses.Add(last, to, INT64_MAX, false);
+  uint32_t to = last;
+  while (to < end && size < ahead && spans.state(to) != SpanMap::State::kAbsent) {
+    size += table.span(to++).blob_bytes;
+  }
+  if (ahead <= kAheadAtOnce || size < ahead / 2) {
+    while (to < end && size < ahead) size += table.span(to++).blob_bytes;
+    guesses.Add(last, to, INT64_MAX, false);
+  }
   if (!guess) return std::move(guesses.out);
   auto whole = guesses.File(file);
   if (!whole.has_value()) whole = guesses.Around(first, last, missed);

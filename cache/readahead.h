@@ -5,6 +5,7 @@
 // Not thread-safe: guarded by the layer's lock.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <utility>
@@ -73,6 +74,12 @@ class Readahead {
   // are read, and returns the absent spans to fetch ahead, most likely first.
   std::vector<uint32_t> OnRead(ByteRange bytes, uint32_t first, uint32_t last,
                                const SpanTableReader& table, SpanMap& spans, Moment now);
+  // How many bytes of the blob, from that span on, a reader in sequence is best served with by one
+  // request; 0 if it is no such reader.
+  uint64_t RequestBytes(uint32_t span) const {
+    return std::min(streams_.AheadOf(span) / 2, kMostAtOnce);
+  }
+  static constexpr uint64_t kMostAtOnce = 4 << 20;
 
  private:
   class Guesses;

@@ -124,8 +124,25 @@ absl::Status DecodeDeflate(const SpanEntry& span, std::string_view packed_window
 
 }  // namespace
 
+absl::StatusOr<std::string_view> StoredData(const SpanEntry& span, std::string_view blob_bytes) {
+  if (blob_bytes.size() != span.blob_bytes) {
+    return absl::InternalError("a span of a different size");
+  }
+  const std::string_view data = blob_bytes.substr(span.skip, span.data_bytes);
+  const std::string_view hashed = span.digest_of == SpanDigest::kOfBlob ? blob_bytes : data;
+  if (span.digest_of != SpanDigest::kNone && Sha256Of(hashed) != span.digest) {
+    return WrongBytes("a different digest");
+  }
+  return data;
+}
+
 absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out) {
+  if (span.codec == SpanCodec::kStored && out.size() == span.data_bytes) {
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view data, StoredData(span, blob_bytes));
+    std::memcpy(out.data(), data.data(), out.size());
+    return absl::OkStatus();
+  }
   if (out.size() != span.data_bytes || blob_bytes.size() != span.blob_bytes) {
     return absl::InternalError("a span of a different size");
   }
@@ -136,7 +153,6 @@ absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
   absl::Status status;
   switch (span.codec) {
     case SpanCodec::kStored:
-      std::memcpy(out.data(), blob_bytes.data() + span.skip, out.size());
       break;
     case SpanCodec::kGzip:
       status = DecodeStream(LayerCompression::kGzip, blob_bytes, output);

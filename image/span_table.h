@@ -167,10 +167,11 @@ class SpanTableReader {
 };
 
 // Decodes one span from the blob's bytes [blob_begin, blob_end) and checks its digest, if it has
-// one. `out` must
-// have data_bytes. Returns kDataLoss if the bytes do not match the table.
+// one. `out` must have data_bytes. Returns kDataLoss if the bytes do not match the table.
 absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out);
+// The same for a stored span, without a copy: returns the part of `blob_bytes` that is its data.
+absl::StatusOr<std::string_view> StoredData(const SpanEntry& span, std::string_view blob_bytes);
 
 // Returns which of the 32 KiB before a kDeflate span its decoding refers to. Pure. Returns
 // kDataLoss if the bytes are not a deflate stream.

@@ -217,13 +217,20 @@ TEST(ReadaheadTest, ASequentialReaderOfALargeFileIsFarBehindAndStopsItAtItsEnd) 
   Layer layer(kSpans, 192 << 10);
   layer.SetFiles({layer.Of(0, kEnd)});
   uint32_t farthest = 0;
+  uint64_t least = UINT64_MAX, most = 0, added = 0;
   for (uint32_t i = 0; i < kEnd; ++i) {
-    for (const uint32_t span : layer.Read(i, i + 1)) farthest = std::max(farthest, span);
-    if (i == 200) {
-      EXPECT_GE((farthest - i) * (192U << 10), 15 * kMiB);
-      EXPECT_LE((farthest - i) * (192U << 10), 17 * kMiB);
-    }
+    const Spans ahead = layer.Read(i, i + 1);
+    for (const uint32_t span : ahead) farthest = std::max(farthest, span);
+    if (i < 200 || i >= 1300) continue;
+    least = std::min(least, uint64_t{farthest - i} * (192 << 10));
+    most = std::max(most, uint64_t{farthest - i} * (192 << 10));
+    added += ahead.empty() ? 0 : 1;
   }
+  // By halves, so that requests are large.
+  EXPECT_GE(least, 7U * kMiB);
+  EXPECT_GE(most, 15U * kMiB);
+  EXPECT_LE(most, 17U * kMiB);
+  EXPECT_LE(added, 1100U * (192 << 10) / (7 * kMiB));
   EXPECT_LT(farthest, kEnd);
   Layer again(kSpans, 192 << 10);
   again.SetFiles({again.Of(0, kEnd)});
@@ -241,6 +248,17 @@ TEST(ReadStreamsTest, TwiceAsFarEachTime) {
   EXPECT_EQ(streams.Advance(13, 14, false), 0U) << "the same again";
   for (uint32_t at = 14; at < 30; ++at) streams.Advance(at, at + 1, false);
   EXPECT_EQ(streams.Advance(30, 31, false), ReadStreams::kMost);
+}
+
+TEST(ReadStreamsTest, OnlyWhatIsReadInSequenceIsRequestedByMore) {
+  ReadStreams streams;
+  EXPECT_EQ(streams.AheadOf(0), 0U);
+  for (uint32_t at = 10; at < 30; ++at) streams.Advance(at, at + 1, false);
+  EXPECT_EQ(streams.AheadOf(29), ReadStreams::kMost);
+  EXPECT_EQ(streams.AheadOf(30), 0U);
+  EXPECT_EQ(streams.AheadOf(5), 0U);
+  streams.Advance(100, 101, false);
+  EXPECT_EQ(streams.AheadOf(100), 0U);
 }
 
 TEST(ReadStreamsTest, WhereAProfileSaysWhatComesGoingOnIsChanceAtFirst) {
