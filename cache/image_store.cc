@@ -274,6 +274,7 @@ class ImageStoreImpl : public ImageStore {
   struct Use {
     std::string holder = "";  // as in EnsureOwned; "" = the image is listed
     bool runs = true;         // its program is about to run
+    bool recorded = true;     // false: somebody else has the image, or nobody keeps it
   };
   FlightTicket Ensure(ImageRef image, std::shared_ptr<ImageSource> source, IndexTrust trust,
                       Priority priority, Use use,
@@ -453,7 +454,8 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
                   done = std::move(done)](absl::StatusOr<ChainRef> chain) mutable {
                    if (chain.ok()) {
                      OnReadable(*image, *chain, source, use.runs, *pack);
-                     const absl::Status status = Record(*image, use.holder, NamesOf(**chain));
+                     absl::Status status;
+                     if (use.recorded) status = Record(*image, use.holder, NamesOf(**chain));
                      if (!status.ok()) chain = status;
                    }
                    done(std::move(chain));
@@ -614,17 +616,16 @@ FlightTicket ImageStoreImpl::MakeIndexes(ImageRef image, std::shared_ptr<ImageSo
                                         }));
     }
   };
-  state->group->Add(EnsureChain(image, source, IndexTrust::None(), Priority::kForeground,
-                                [this, state, tables](absl::StatusOr<ChainRef> chain) {
-                                  if (chain.ok() && state->group->left())
-                                    chain = absl::CancelledError("the caller left");
-                                  if (!chain.ok()) return state->done(chain.status());
-                                  WaitDurable(*chain, [state, tables,
-                                                       chain = *chain](const absl::Status& status) {
-                                    if (!status.ok()) return state->done(status);
-                                    tables(chain);
-                                  });
-                                }));
+  state->group->Add(Ensure(
+      image, source, IndexTrust::None(), Priority::kForeground, {.runs = false, .recorded = false},
+      [this, state, tables](absl::StatusOr<ChainRef> chain) {
+        if (chain.ok() && state->group->left()) chain = absl::CancelledError("the caller left");
+        if (!chain.ok()) return state->done(chain.status());
+        WaitDurable(*chain, [state, tables, chain = *chain](const absl::Status& status) {
+          if (!status.ok()) return state->done(status);
+          tables(chain);
+        });
+      }));
   return TicketGroup::TicketOf(state->group);
 }
 

@@ -143,7 +143,7 @@ class ImageStore {
     return {};
   }
   // Fetches everything and builds the span table of every layer that supports random access, as the
-  // file `access` in the layer's directory.
+  // file `access` in the layer's directory. Neither lists nor holds the image.
   virtual FlightTicket MakeIndexes(ImageRef image, std::shared_ptr<ImageSource> source,
                                    absl::AnyInvocable<void(absl::StatusOr<ChainRef>)> done) = 0;
   virtual ProfileKeeper& profiles() = 0;

@@ -195,6 +195,21 @@ TEST_F(StoredLayerTest, CanBeEvictedOnceItsSpansHaveDigests) {
   EXPECT_TRUE((*table)->has_digests() && (*table)->data_is_blob());
 }
 
+TEST_F(StoredLayerTest, MakingIndexesNeitherListsNorHoldsTheImage) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::None()).ok());
+  ASSERT_TRUE(store_->Remove(*Reference::Parse(image_->reference)).ok());
+  absl::Notification ended;
+  store_->MakeIndexes(image_, source_, [&](absl::StatusOr<ChainRef> chain) {
+    EXPECT_TRUE(chain.ok()) << chain.status();
+    ended.Notify();
+  });
+  ended.WaitForNotification();
+  const auto images = store_->ListImages(/*also_held=*/true);
+  ASSERT_TRUE(images.ok()) << images.status();
+  EXPECT_TRUE(images->empty());
+}
+
 // What MakeIndexes leaves is published like the index of any layer.
 TEST_F(StoredLayerTest, APublishedIndexComesFirst) {
   Publish();
