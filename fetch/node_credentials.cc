@@ -68,6 +68,14 @@ size_t SavedSize(const std::string& key, const std::string& id,
   return size;
 }
 
+// Returns the first one that is not `refused`; empty if there is none.
+Credential FirstOther(std::vector<Credential> candidates, const Credential* refused) {
+  for (Credential& one : candidates) {
+    if (refused == nullptr || !Same(one, *refused)) return std::move(one);
+  }
+  return Credential();
+}
+
 }  // namespace
 
 std::shared_ptr<NodeCredentials> NodeCredentials::Create(Options options) {
@@ -107,6 +115,17 @@ CredentialRefresh NodeCredentials::RefreshFor(const Reference& reference) {
   };
 }
 
+SourceFactory::Access NodeCredentials::OwnAccessFor(const Reference& reference) {
+  SourceFactory::Access access;
+  access.credential = FindOwn(reference, nullptr, &access.credential_trouble);
+  access.refresh = [weak = weak_from_this(),
+                    reference](const Credential& refused) -> absl::StatusOr<Credential> {
+    const auto self = weak.lock();
+    return self == nullptr ? Credential() : self->FindOwn(reference, &refused);
+  };
+  return access;
+}
+
 Credential NodeCredentials::InFiles(const Reference& reference, std::string* trouble) const {
   FoundCredential found = FindCredential(reference, options_.files);
   if (!found.trouble.empty()) LogWarning("credentials_unusable cause=", found.trouble);
@@ -114,19 +133,21 @@ Credential NodeCredentials::InFiles(const Reference& reference, std::string* tro
   return std::move(found.credential);
 }
 
+Credential NodeCredentials::FindOwn(const Reference& reference, const Credential* refused,
+                                    std::string* trouble) {
+  if (reference.transport != Reference::Transport::kRegistry) return Credential();
+  Credential found;
+  if (kubelet_ != nullptr) found = FirstOther(kubelet_->Find(reference, refused), refused);
+  if (found.empty()) found = FirstOther({InFiles(reference, trouble)}, refused);
+  return found;
+}
+
 Credential NodeCredentials::Find(const Reference& reference, const Credential* refused,
                                  std::string* trouble) {
   if (reference.transport != Reference::Transport::kRegistry) return Credential();
   if (refused != nullptr) Drop(reference, *refused);
-  const auto first = [refused](std::vector<Credential> candidates) {
-    for (Credential& one : candidates) {
-      if (refused == nullptr || !Same(one, *refused)) return std::move(one);
-    }
-    return Credential();
-  };
-  Credential found = first(Remembered(reference));
-  if (found.empty() && kubelet_ != nullptr) found = first(kubelet_->Find(reference, refused));
-  if (found.empty()) found = first({InFiles(reference, trouble)});
+  Credential found = FirstOther(Remembered(reference), refused);
+  if (found.empty()) found = FindOwn(reference, refused, trouble);
   if (refused != nullptr) {
     absl::MutexLock lock(&mu_);
     ++renewals_;

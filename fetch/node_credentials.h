@@ -50,11 +50,17 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
   // for callers that must not wait for plugins.
   SourceFactory::Access QuickAccessFor(const Reference& reference);
   CredentialRefresh RefreshFor(const Reference& reference);
+  // Like AccessFor, without what the kubelet passed: that belongs to a pod, and is for its pulls
+  // only.
+  SourceFactory::Access OwnAccessFor(const Reference& reference);
 
   // Returns the best credential other than `refused`; empty if there is none. `trouble`, if not
   // null, is set to the reason why files or helpers yielded none. Blocks like AccessFor.
   Credential Find(const Reference& reference, const Credential* refused,
                   std::string* trouble = nullptr);
+  // Like Find, without what the kubelet passed.
+  Credential FindOwn(const Reference& reference, const Credential* refused,
+                     std::string* trouble = nullptr);
 
   // Remembers a credential that `image` was pulled with; ignores an empty one. Keeps the most
   // recently used kMaxReferences references with kMaxPerReference credentials each.

@@ -68,6 +68,16 @@ TEST_F(NodeCredentialsTest, WhatIsForgottenIsForgottenThereAsWell) {
   EXPECT_EQ(Next()->counters().remembered, 0U);
 }
 
+TEST_F(NodeCredentialsTest, WhatTheKubeletPassedIsForPullsOnly) {
+  const Reference image = Image("a.io/x:1");
+  credentials_->Remember(image, User("pod"));
+  EXPECT_EQ(credentials_->AccessFor(image).credential.username, "pod");
+  const SourceFactory::Access own = credentials_->OwnAccessFor(image);
+  EXPECT_TRUE(own.credential.empty());
+  EXPECT_TRUE(own.refresh(Credential())->empty());
+  EXPECT_TRUE(own.refresh(User("another"))->empty());
+}
+
 TEST_F(NodeCredentialsTest, TheOldestDoNotFit) {
   for (int i = 0; i < 200; ++i) {
     credentials_->Remember(Image(StrCat("a.io/x", i, ":1")), User(StrCat("user", i)));
