@@ -31,8 +31,8 @@ constexpr ThreadRoleInfo kRoles[] = {
      "what follows a registry's document: its hash, the database, opening files, looking for a "
      "layer",
      "the network, another executor's queue"},
-    {"credentials", "2, from the first use", false, "credential helpers and plugins",
-     "a read that waits"},
+    {"credentials", "2, from the first use; 1 with index.publish", false,
+     "credential helpers and plugins; what there is of an image to publish", "a read that waits"},
     {"providers", "4", false, "the kubelet's credential provider plugins", ""},
     {"verifiers", "4, if configured", false, "image verifiers: programs of the administrator", ""},
     {"store", "1", false, "the database: profiles, layers proven under another name",

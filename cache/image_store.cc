@@ -72,7 +72,9 @@ class ImageStoreImpl : public ImageStore {
     IMAGEFS_ASSIGN_OR_RETURN(kv_, KeyValueStore::Open(options_.root + "/db"));
     records_ = std::make_unique<ImageRecords>(*kv_);
     IMAGEFS_ASSIGN_OR_RETURN(const bool same_version, CheckStoreVersion(*kv_, options_.root));
-    profiles_ = std::make_unique<ProfileKeeper>(*kv_, ProfileKeeper::Options());
+    ProfileKeeper::Options profiles;
+    profiles.recorded = options_.events.profiled;
+    profiles_ = std::make_unique<ProfileKeeper>(*kv_, std::move(profiles));
     IMAGEFS_ASSIGN_OR_RETURN(space_, StoreSpace::Open(options_.root, options_.space));
     IMAGEFS_ASSIGN_OR_RETURN(
         layers_, LayerStore::Open({options_.root, options_.layer_workers, options_.share_all,
@@ -457,6 +459,9 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
                      absl::Status status;
                      if (use.recorded) status = Record(*image, use.holder, NamesOf(**chain));
                      if (!status.ok()) chain = status;
+                   }
+                   if (chain.ok() && use.recorded && use.runs && options_.events.readable) {
+                     options_.events.readable(image, **chain);
                    }
                    done(std::move(chain));
                  }));

@@ -70,6 +70,14 @@ struct ImageRecord {
 
 class ImageStore {
  public:
+  // Called for whoever acts on what happens to images; each may be empty. Called on any thread
+  // without locks; must not block.
+  struct Events {
+    // An image that EnsureChain or EnsureOwned was called for can be read, and is recorded.
+    std::function<void(const ImageRef&, const Chain&)> readable;
+    // The profile of that manifest's first run was recorded.
+    std::function<void(const Digest&)> profiled;
+  };
   struct Options {
     std::string root;
     int layer_workers = 0;                      // layers unpacked at once; 0 = processors + 2
@@ -80,6 +88,7 @@ class ImageStore {
     // The credentials with which `index.repositories` are opened; may be empty (anonymous).
     std::function<SourceFactory::Access(const Reference&)> access_of;
     bool profiles = true;  // record and replay profiles
+    Events events;
     Scrubber::Options scrub;
     // Give a local layer to every image that claims its DiffID, without any check of access.
     bool share_all = false;

@@ -164,6 +164,7 @@ void ProfileKeeper::EndIf(absl::FunctionRef<bool(const Run& run)> ends) {
       continue;
     }
     LogInfo("profile.recorded manifest=", run.manifest.Short(), " parts=", profile.parts.size());
+    if (options_.recorded) options_.recorded(run.manifest);
   }
 }
 

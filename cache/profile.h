@@ -8,10 +8,12 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -54,8 +56,10 @@ class ProfileKeeper {
   struct Options {
     absl::Duration quiet = absl::Seconds(5);  // the start of a run ends when nothing new is read
     absl::Duration longest = absl::Seconds(120);  // ... or after this
+    // Called without locks after a run was recorded; may be empty.
+    std::function<void(const Digest& manifest)> recorded = nullptr;
   };
-  ProfileKeeper(KeyValueStore& kv, Options options) : kv_(kv), options_(options) {}
+  ProfileKeeper(KeyValueStore& kv, Options options) : kv_(kv), options_(std::move(options)) {}
 
   // Returns the stored profile, or kNotFound if there is none.
   absl::StatusOr<Profile> Get(const Digest& manifest);

@@ -73,7 +73,6 @@ absl::Status NoPodman();
 // Shared by all calls. It and everything it refers to must outlive them.
 struct CallContext {
   const ControlService::Deps& deps;
-  const ControlService::AutoPublish& publish;
   Ticker& ticker;
   CallCounter& counter;
 };

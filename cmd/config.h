@@ -31,7 +31,8 @@ struct Config {
   bool index_publish = false;
   std::string index_publish_to;  // "" = the image's own repository
   absl::Duration index_publish_spread = absl::Seconds(10);
-  uint64_t index_memory = 64 << 20;  // bytes
+  std::vector<std::string> index_publish_images = {"**"};  // patterns as in LazyPolicy
+  uint64_t index_memory = 64 << 20;                        // bytes
   // [containerd] and [podman]: the images whose snapshots and layers are lazy.
   IndexTrust containerd_lazy = IndexTrust::Trusted(), podman_lazy = IndexTrust::Trusted();
   std::vector<std::string> containerd_lazy_images, podman_lazy_images;

@@ -267,7 +267,7 @@ class ControlServiceImpl : public ControlService, private Control::CallbackServi
   const std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   CallCounter counter_;
   Ticker ticker_;
-  const CallContext calls_{deps_, options_.publish, ticker_, counter_};
+  const CallContext calls_{deps_, ticker_, counter_};
 };
 
 uint32_t ControlServiceImpl::MountsThatNeedADaemon() const {

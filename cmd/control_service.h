@@ -54,14 +54,7 @@ class ControlService {
     CallMetrics* metrics = nullptr;     // may be null
     MountChannels* channels = nullptr;  // null: no caller can mount
   };
-  // Publishes an index after an image had to be fetched in full because nobody had published one.
-  struct AutoPublish {
-    bool enabled = false;
-    std::string repository;                        // "" = the image's own
-    absl::Duration spread = absl::ZeroDuration();  // PublishRequest::spread
-  };
   struct Options {
-    AutoPublish publish;
     std::string version;
     std::string root;
     std::string run;

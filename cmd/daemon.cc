@@ -30,6 +30,7 @@
 #include "base/thread_role.h"
 #include "base/units.h"
 #include "cache/image_store.h"
+#include "cmd/auto_publisher.h"
 #include "cmd/call_metrics.h"
 #include "cmd/control_service.h"
 #include "cmd/http_listener.h"
@@ -104,6 +105,7 @@ class DaemonImpl : public Daemon {
  private:
   absl::Status OpenParts();
   absl::Status Configure(ImageStore::Options& out) const;
+  absl::Status MakePublisher(ImageStore::Events& events);
   std::vector<std::pair<std::string, uint64_t>> MoreCounters() const;
   std::vector<ImageUser> RuntimeUsersNow() const;
   void KeepCredentials();
@@ -133,6 +135,7 @@ class DaemonImpl : public Daemon {
   // Destroyed in reverse order (docs/lifetimes.md).
   std::shared_ptr<NodeCredentials> credentials_;
   std::unique_ptr<SourceFactory> sources_;
+  std::unique_ptr<AutoPublisher> publisher_;  // null: not configured
   std::unique_ptr<ImageStore> store_;
   std::unique_ptr<DescriptorKeeper> keeper_;
   bool managed_ = false;  // it is the service manager
@@ -209,6 +212,7 @@ absl::Status DaemonImpl::OpenParts() {
   ImageStore::Options store_options;
   store_options.root = paths.root;
   IMAGEFS_RETURN_IF_ERROR(Configure(store_options));
+  IMAGEFS_RETURN_IF_ERROR(MakePublisher(store_options.events));
   IMAGEFS_ASSIGN_OR_RETURN(store_, ImageStore::Open(std::move(store_options), *sources_));
   keeper_ = ServiceManagerKeeper(std::move(kept_));
   managed_ = keeper_ != nullptr;
@@ -298,6 +302,23 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   return absl::OkStatus();
 }
 
+absl::Status DaemonImpl::MakePublisher(ImageStore::Events& events) {
+  const Config& config = options_.config;
+  if (!config.index_publish) return absl::OkStatus();
+  AutoPublisher::Options publish;
+  publish.images = config.index_publish_images;
+  publish.spread = config.index_publish_spread;
+  if (!config.index_publish_to.empty()) {
+    IMAGEFS_ASSIGN_OR_RETURN(publish.to, Reference::Parse(config.index_publish_to));
+  }
+  publisher_ = std::make_unique<AutoPublisher>(std::move(publish));
+  events.readable = [this](const ImageRef& image, const Chain& chain) {
+    publisher_->OnReadable(image, chain);
+  };
+  events.profiled = [this](const Digest& manifest) { publisher_->OnProfiled(manifest); };
+  return absl::OkStatus();
+}
+
 // What the kubelet passed is all that this node has for a private image: the kubelet passes it
 // again only with the next pull, and images that are being filled must be readable until then.
 void DaemonImpl::KeepCredentials() {
@@ -337,6 +358,9 @@ std::vector<std::pair<std::string, uint64_t>> DaemonImpl::MoreCounters() const {
   out.emplace_back("credential_renewals", credentials.renewals);
   out.emplace_back("credentials_renewed", credentials.renewed);
   out.emplace_back("control_tasks_queued", executor_->queued());
+  if (publisher_ != nullptr) {
+    for (auto& counter : publisher_->Counters()) out.push_back(std::move(counter));
+  }
   return out;
 }
 
@@ -421,8 +445,6 @@ absl::Status DaemonImpl::Listen() {
   service_options.config_file = options_.config_file;
   service_options.ca_file = options_.ca_file;
   service_options.proxies = ProxyDigest();
-  service_options.publish = {options_.config.index_publish, options_.config.index_publish_to,
-                             options_.config.index_publish_spread};
   service_options.request_stop = [this](bool unmount) {
     told_to_stop_ = true;
     RequestStop(unmount);
@@ -465,6 +487,11 @@ absl::Status DaemonImpl::Listen() {
   listeners_->AddInStore(kMountSocket, to_channels);
   LogInfo("ready root=", options_.paths.root, " run=", options_.paths.run, " pid=", getpid(),
           " version=", options_.version);
+  if (publisher_ != nullptr) {
+    publisher_->Start({*store_, *sources_, *publications_, [this](const Reference& reference) {
+                         return credentials_->OwnAccessFor(reference);
+                       }});
+  }
   uses_->Serve();
   recovery_->Start();
   store_->StartCollecting();
@@ -483,6 +510,7 @@ bool DaemonImpl::Idle() const {
   if (recovery_->busy()) return false;
   // Publications continue after their command has ended.
   if (publications_->running() > 0) return false;
+  if (publisher_ != nullptr && publisher_->busy()) return false;
   const ControlService::Activity activity = service_->activity();
   return activity.running_calls == 0 &&
          std::chrono::steady_clock::now() - activity.last_call_end >= options_.idle_exit;
@@ -559,7 +587,8 @@ void DaemonImpl::StopServing() {
     server_->Wait();
   }
   server_.reset();
-  // No new ones can start; they need the executor and the store to finish.
+  // They need the executor and the store to finish.
+  if (publisher_ != nullptr) publisher_->Stop();
   if (publications_ != nullptr) publications_->Stop();
   cri_.reset();
   if (snapshots_ != nullptr) snapshots_->Shutdown(/*hide=*/forget_mounts_);

@@ -1,14 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Mount: check the directory, resolve the image, make its chain mountable (with `eager`, fetch all
 // of it), and mount it.
-#include <algorithm>
-
 #include "base/directory.h"
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
 #include "cmd/mount_channel.h"
-#include "cmd/publish.h"
 #include "cmd/transfer_call.h"
 #include "fs/user_mount.h"
 
@@ -49,20 +46,6 @@ absl::StatusOr<MountRequest> ParseMount(const control::v1::MountRequest& request
   return out;
 }
 
-void LogPublication(const std::string& reference, const absl::StatusOr<PublishResult>& published) {
-  if (absl::IsCancelled(published.status())) {
-    LogInfo("index.publish_given_up reference=", reference);
-  } else if (!published.ok()) {
-    LogWarning("index.publish_failed reference=", reference,
-               " cause=", published.status().message());
-  } else if (published->absent) {
-    LogInfo("index.published reference=", reference, " to=", published->repository,
-            " artifact=", published->artifact);
-  } else {
-    LogInfo("index.already_published reference=", reference);
-  }
-}
-
 class MountCall : public TransferCall {
  public:
   MountCall(const CallContext& context, grpc::CallbackServerContext* call,
@@ -73,7 +56,6 @@ class MountCall : public TransferCall {
   absl::Status Run() override;
   absl::Status MakeChain(const ImageStore::Resolved& image);
   absl::Status Mount(const ImageStore::Resolved& image, const ChainRef& chain);
-  void PublishIndex(const ImageStore::Resolved& image, const Chain& chain);
   void Ended(bool left) override;
 
   const control::v1::MountRequest& request_;  // gRPC keeps it until the call is done
@@ -114,40 +96,10 @@ absl::Status MountCall::Mount(const ImageStore::Resolved& image, const ChainRef&
     IMAGEFS_ASSIGN_OR_RETURN(const MountRecord record,
                              deps().mounts.Mount(chain, image.image->manifest_digest, mount_));
     mounted_ = true;
-    PublishIndex(image, *chain);
     MountEvent event = MakeResult(*image.image);
     FillMount(record, event.mutable_result()->mutable_mount());
     return Succeed(std::move(event));
   });
-}
-
-// The first node of a fleet to mount an image fetches it in full and publishes an index for the
-// others.
-void MountCall::PublishIndex(const ImageStore::Resolved& image, const Chain& chain) {
-  const ControlService::AutoPublish& automatic = context().publish;
-  if (!automatic.enabled || image.source == nullptr || !image.source->remote()) return;
-  const bool passed =
-      std::any_of(chain.layers.begin(), chain.layers.end(),
-                  [](const LayerRef& layer) { return layer->fill == nullptr || layer->by_pass; });
-  if (!passed) return;
-  PublishRequest publish;
-  publish.image = image.image;
-  publish.source = image.source;
-  publish.access = image_.access;
-  publish.to = image_.reference;
-  if (!automatic.repository.empty()) {
-    absl::StatusOr<Reference> to = Reference::Parse(automatic.repository);
-    if (!to.ok()) return;
-    publish.to = *std::move(to);
-  }
-  publish.only_if_absent = true;
-  publish.spread = automatic.spread;
-  // It continues after the call has ended.
-  deps().publications.Start(
-      std::move(publish), CancelToken(),
-      [reference = image.image->reference](const absl::StatusOr<PublishResult>& published) {
-        LogPublication(reference, published);
-      });
 }
 
 // Undoes a mount that the caller has not been told of. A continued writable mount has data from

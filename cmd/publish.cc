@@ -92,6 +92,17 @@ absl::StatusOr<Manifest> ParseArtifact(const std::string& bytes, const std::stri
   return *std::move(parsed.manifest);
 }
 
+bool IsAboutRun(std::string_view media_type) {
+  return media_type == kProfileMediaType || media_type == kHotPackMediaType;
+}
+
+// Returns whether `artifact` could be replaced by the same with a profile, and nothing be lost.
+bool LacksProfile(const Manifest& artifact) {
+  return SignatureAnnotations(artifact).empty() &&
+         std::none_of(artifact.layers.begin(), artifact.layers.end(),
+                      [](const Descriptor& layer) { return IsAboutRun(layer.media_type); });
+}
+
 }  // namespace
 
 // Counts one publication for as long as this object lives.
@@ -141,19 +152,41 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
   }
 
  private:
-  // Calls `next`, on a thread that may block, unless `source` lists an index.
-  void IfAbsent(const std::shared_ptr<ImageSource>& source, std::function<absl::Status()> next) {
+  using Next = std::function<absl::Status()>;
+
+  // Calls `next`, on a thread that may block, unless `source` lists an index that stays.
+  void IfAbsent(const std::shared_ptr<ImageSource>& source, Next next) {
     source->GetReferrers(
         request_.image->manifest_digest, std::string(kIndexArtifactType), cancel_.token(),
         [self = shared_from_this(), source,
          next = std::move(next)](const absl::StatusOr<std::vector<Descriptor>>& found) {
           if (!found.ok()) return self->done_(found.status());
-          if (!found->empty()) {
-            self->result_.absent = false;
-            return self->done_(std::move(self->result_));
+          if (!found->empty() && self->request_.with_profile) {
+            return self->IfWithoutProfile(source, next);
           }
+          if (!found->empty()) return self->Keep();
           if (absl::Status status = next(); !status.ok()) self->done_(status);
         });
+  }
+
+  // The same where there is an index: what the tag of an index names may lack a profile.
+  void IfWithoutProfile(const std::shared_ptr<ImageSource>& source, Next next) {
+    source->GetManifest(Tag(), cancel_.token(),
+                        [self = shared_from_this(), source, next = std::move(next)](
+                            const absl::StatusOr<ImageSource::FetchedManifest>& there) {
+                          if (absl::IsNotFound(there.status())) return self->Keep();
+                          if (!there.ok()) return self->done_(there.status());
+                          const absl::StatusOr<Manifest> artifact =
+                              ParseArtifact(there->bytes, there->content_type);
+                          if (!artifact.ok() || !LacksProfile(*artifact)) return self->Keep();
+                          if (absl::Status status = next(); !status.ok()) self->done_(status);
+                        });
+  }
+
+  // Ends this job: the index that is there stays.
+  void Keep() {
+    result_.absent = false;
+    done_(std::move(result_));
   }
 
   void MakeIndexes() {
@@ -390,14 +423,20 @@ class Publications::Job : public std::enable_shared_from_this<Job> {
         });
   }
 
+  bool IsThisWithoutProfile(const Manifest& old) const {
+    RegistryWriter::Artifact bare = artifact_;
+    std::erase_if(bare.layers, [](const auto& layer) { return IsAboutRun(layer.media_type); });
+    const absl::StatusOr<Manifest> made = ParseArtifact(ArtifactManifest(bare), "");
+    return made.ok() && IndexStatement(*made) == IndexStatement(old);
+  }
+
   // Takes over the signatures of `there`. Returns true if the artifact stays as it is and `done_`
   // has been called.
   bool IsKept(const ImageSource::FetchedManifest& there) {
     const absl::StatusOr<Manifest> old = ParseArtifact(there.bytes, there.content_type);
     if (!old.ok()) return false;
-    if (request_.only_if_absent) {
-      result_.absent = false;
-      done_(std::move(result_));
+    if (request_.only_if_absent && !(LacksProfile(*old) && IsThisWithoutProfile(*old))) {
+      Keep();
       return true;
     }
     const bool same = IndexStatement(*old) == statement_;

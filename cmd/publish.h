@@ -29,7 +29,9 @@ struct PublishRequest {
   SourceFactory::Access access;  // credentials for `to`
   std::string file;              // OCI archive to write; "" = none
   bool with_profile = false;     // and with the hot pack of that profile
-  bool only_if_absent = false;   // push nothing if an index exists
+  // Push nothing if an index exists. With `with_profile`, this very index without a profile is
+  // replaced, unless it is signed.
+  bool only_if_absent = false;
   // Wait for a random time up to this before pushing. Nodes that made the same index at the same
   // time then mostly find that of the first.
   absl::Duration spread = absl::ZeroDuration();
@@ -51,7 +53,7 @@ struct PublishResult {
   std::string artifact;    // digest of the artifact's manifest
   std::string repository;  // destination of the push, "" = none
   bool listed_by_tag = false;
-  bool absent = true;  // false if only_if_absent and an index existed
+  bool absent = true;  // false if only_if_absent and an index existed, which was kept
   uint64_t sent_bytes = 0;
   uint64_t hot_pack_bytes = 0, hot_pack_data_bytes = 0;  // as published, unpacked; 0 = no pack
   std::string file;
@@ -79,6 +81,8 @@ class Publications {
   // Runs `done` exactly once, on any thread, with kCancelled if `cancel` fires or the daemon stops.
   using Done = absl::AnyInvocable<void(absl::StatusOr<PublishResult>)>;
   void Start(PublishRequest request, CancelToken cancel, Done done);
+  // Runs `call`, which must not block, after a pause.
+  Timer After(absl::Duration pause, absl::AnyInvocable<void()> call);
   // Returns the number of publications that have started and not been destroyed.
   int running() const;
   // Cancels running publications, rejects new ones, and blocks until none runs. REQUIRES: not
@@ -88,7 +92,6 @@ class Publications {
  private:
   class Job;
   class Counted;
-  Timer After(absl::Duration pause, absl::AnyInvocable<void()> call);
   const Deps deps_;
   CancelSource stop_;
   mutable absl::Mutex mu_;

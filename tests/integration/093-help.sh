@@ -76,7 +76,7 @@ done
 # imagefs-config.toml(5): each name with its default is a configuration that the daemon accepts.
 page=$SOURCE/docs/man/imagefs-config.toml.5
 sed -nE 's/^.Ss (\[[a-z]+\]).*/\1/p; s/^.It Cm ([a-z_]+) No = (Qq ?)?(.*)/\1 = \2\3/p' "$page" |
-  sed -E 's/= Qq ?(.*)/= "\1"/' >"$T/config.toml"
+  sed -E 's/= Qq ?(.*)/= "\1"/; s/\\\(dq/"/g' >"$T/config.toml"
 "$IMAGEFS" --root "$T/r" --run "$T/u" --config "$T/config.toml" images >/dev/null || { cat "$T/config.toml"; fail "refused"; }
 "$IMAGEFS" --root "$T/r" --run "$T/u" stop
 # The file that the package installs has the same names and defaults, as comments.

@@ -16,6 +16,7 @@ FakeImageStore::FakeImageStore(int layers) {
   image->reference = "registry.test/app:1";
   image->manifest_digest = Sha256Of("manifest");
   image->manifest_json = "{}";
+  image->manifest.media_type = "application/vnd.oci.image.manifest.v1+json";
   image->config_json = "{}";
   image->config.platform = Platform::Host();
   for (int i = 0; i < layers; ++i) {
@@ -207,9 +208,11 @@ std::optional<LayerProgress> FakeImageStore::Progress(const LayerKey&) const {
   return progress;
 }
 
-bool FakeImageStore::HasLayers(const ResolvedImage& image, IndexTrust) const {
+bool FakeImageStore::HasLayers(const ResolvedImage& image, IndexTrust trust) const {
   for (const Digest& diff_id : image.config.diff_ids) {
-    if (StateOfName(diff_id) == LayerState::kAbsent) return false;
+    const LayerState state = StateOfName(diff_id);
+    if (state == LayerState::kAbsent) return false;
+    if (state == LayerState::kFilling && trust.empty()) return false;
   }
   return true;
 }
@@ -338,7 +341,13 @@ int FakeImageStore::collects() const {
   return collects_;
 }
 
-ProfileKeeper& FakeImageStore::profiles() { abort(); }
+ProfileKeeper& FakeImageStore::profiles() {
+  absl::MutexLock lock(&mu_);
+  if (profiles_ == nullptr) {
+    profiles_ = std::make_unique<ProfileKeeper>(kv(), ProfileKeeper::Options());
+  }
+  return *profiles_;
+}
 
 void FakeMountTable::FailMount(absl::Status status) {
   absl::MutexLock lock(&mu_);

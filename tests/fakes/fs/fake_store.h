@@ -36,7 +36,8 @@ class FakeImageStore : public ImageStore {
   // Waits until EnsureChain or WaitDurable has been called that many times.
   void AwaitChainCalls(int calls);
   void AwaitDurableCalls(int calls);
-  // The result of kv(). The image's ChainID is that of `chain`, which every EnsureChain returns.
+  // The result of kv(), which profiles() needs. The image's ChainID is that of `chain`, which every
+  // EnsureChain returns.
   void UseKv(KeyValueStore* kv) { kv_ = kv; }
   void UseChain(ChainRef chain);
   // From now on the image's layers are partially present and never complete.
@@ -124,6 +125,7 @@ class FakeImageStore : public ImageStore {
 
   std::shared_ptr<ResolvedImage> image_;
   KeyValueStore* kv_ = nullptr;
+  std::unique_ptr<ProfileKeeper> profiles_ ABSL_GUARDED_BY(mu_);
   ChainRef chain_;
   FlightTable<ChainRef> chains_{"chain"};
   mutable absl::Mutex mu_;

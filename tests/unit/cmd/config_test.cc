@@ -58,6 +58,7 @@ TEST(Config, Everything) {
       "[index]\nlookup = false\ntrust = \"configured\"\n"
       "repositories = [\"registry.test/indexes\", \"other.test/x\"]\npublish = true\n"
       "publish_to = \"registry.test/indexes\"\npublish_spread = \"off\"\n"
+      "publish_images = [\"registry.test/team/**\"]\n"
       "[fill]\nbackground = false\nquiet = \"500ms\"\ndeadline = \"2m\"\n[profile]\nenabled = "
       "false\n",
       "f");
@@ -68,6 +69,7 @@ TEST(Config, Everything) {
   EXPECT_EQ(config->index_repositories[1], "other.test/x");
   EXPECT_TRUE(config->index_publish);
   EXPECT_EQ(config->index_publish_to, "registry.test/indexes");
+  EXPECT_EQ(config->index_publish_images, std::vector<std::string>{"registry.test/team/**"});
   EXPECT_EQ(config->index_publish_spread, absl::ZeroDuration());
   EXPECT_FALSE(config->fill_background);
   EXPECT_EQ(config->fill_quiet, absl::Milliseconds(500));

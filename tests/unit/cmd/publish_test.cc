@@ -23,6 +23,7 @@
 #include "tests/fakes/base/eventually.h"
 #include "tests/fakes/fetch/fake_registry.h"
 #include "tests/fakes/fs/fake_store.h"
+#include "tests/unit/cmd/publish_fixture.h"
 
 namespace imagefs {
 namespace {
@@ -112,83 +113,6 @@ TEST_F(PublicationsTest, StopWaitsForWhatIsWithTheExecutor) {
   EXPECT_TRUE(outcome->ended.HasBeenNotified());
   EXPECT_FALSE(outcome->status().ok());
 }
-
-// What is made of the layers, and where it goes: a registry of the test.
-class PublishTest : public ::testing::Test {
- protected:
-  PublishTest() : directory_(StrCat(::testing::TempDir(), "/publish-", RandomHex(8))) {
-    auto image = std::make_shared<ResolvedImage>(store_.image());
-    image->manifest.media_type = "application/vnd.oci.image.manifest.v1+json";
-    image_ = std::move(image);
-    server_.SetFeatures({.referrers = true});
-    SourceFactory::Options options;
-    options.first_backoff = std::chrono::milliseconds(1);
-    sources_ = *SourceFactory::Create(options);
-    publications_ =
-        std::make_unique<Publications>(Publications::Deps{store_, *sources_, executor_});
-    UseLayers({true, true});
-  }
-  ~PublishTest() override {
-    publications_.reset();
-    EXPECT_TRUE(RemoveTree(directory_).ok());
-  }
-  // The image's layers, of which some can be read in parts.
-  void UseLayers(const std::vector<bool>& in_parts) {
-    auto chain = std::make_shared<Chain>();
-    for (size_t i = 0; i < in_parts.size(); ++i) {
-      auto layer = std::make_shared<Layer>();
-      layer->id = layer->diff_id = image_->config.diff_ids[i];
-      layer->directory = StrCat(directory_, "/", i);
-      EXPECT_TRUE(MakeDirs(layer->directory).ok());
-      EXPECT_TRUE(WriteFileDurably(layer->directory + "/index", StrCat("index ", i)).ok());
-      (void)unlink((layer->directory + "/access").c_str());
-      if (in_parts[i]) {
-        SpanTable table;
-        table.blob_size = 1000;
-        table.diff_id = layer->diff_id;
-        table.tar_bytes = table.data_bytes = 1024;
-        EXPECT_TRUE(WriteFileDurably(layer->directory + "/access", *WriteSpanTable(table)).ok());
-      }
-      chain->layers.push_back(std::move(layer));
-    }
-    chain->chain_id = image_->chain_id();
-    store_.UseChain(std::move(chain));
-  }
-  PublishRequest ToFile() const {
-    PublishRequest request;
-    request.image = image_;
-    request.file = directory_ + "/index.tar";
-    return request;
-  }
-  PublishRequest ToRegistry() const {
-    PublishRequest request;
-    request.image = image_;
-    request.to = *Reference::Parse(StrCat(server_.host(), "/img:1"));
-    return request;
-  }
-  absl::StatusOr<PublishResult> Publish(PublishRequest request) {
-    absl::Notification ended;
-    absl::StatusOr<PublishResult> result;
-    publications_->Start(std::move(request), CancelToken(),
-                         [&](absl::StatusOr<PublishResult> done) {
-                           result = std::move(done);
-                           ended.Notify();
-                         });
-    ended.WaitForNotification();
-    return result;
-  }
-  std::string TagPath() const {
-    return StrCat("/v2/img/manifests/sha256-", image_->manifest_digest.hex(), ".imagefs");
-  }
-
-  const std::string directory_;
-  FakeRegistry server_;
-  FakeImageStore store_{2};
-  ImageRef image_;
-  std::unique_ptr<SourceFactory> sources_;
-  Executor executor_{ThreadRole::kTest, 2};
-  std::unique_ptr<Publications> publications_;
-};
 
 TEST_F(PublishTest, IntoAFile) {
   const auto result = Publish(ToFile());
