@@ -59,14 +59,16 @@ def run_in(tree, program):
         raise SystemExit(f"bench: {program[0]} in {tree}: {done.stderr[-400:]}")
 
 
-def imagefs_arm(*options):
+def imagefs_arm(*options, config=""):
     def run(bench, line, ref, program):
         imagefs = bench.imagefs
         imagefs.reset()
         tree = imagefs.directory("lazy")
+        with open(imagefs.work + "/config.toml", "w") as f:
+            f.write(config)
         line.ctl("reset")
         begin = time.monotonic()
-        imagefs.call("mount", "-q", *options, ref, tree)
+        imagefs.call("--config", imagefs.work + "/config.toml", "mount", "-q", *options, ref, tree)
         mounted = time.monotonic()
         run_in(tree, program)
         ready = time.monotonic()
@@ -74,6 +76,7 @@ def imagefs_arm(*options):
         result = {"mount": mounted - begin, "ready": ready - begin, "bytes": totals["sent"], "requests": totals["requests"]}
         state = json.loads(imagefs.call("status", "--json", tree))
         result["needed"] = sum(layer["blob_bytes_needed"] for layer in state["layers"])
+        result["packed"] = imagefs.status()["counters"]["hot_pack_bytes"]
         return result
     return run
 
@@ -98,12 +101,13 @@ def containerd_arm(peer):
                     subprocess.run(["umount", "-l", line_])
             daemon.stop()
             peer.clean()
-        return {"mount": mounted - begin, "ready": ready - begin, "bytes": totals["sent"], "requests": totals["requests"], "needed": 0}
+        return {"mount": mounted - begin, "ready": ready - begin, "bytes": totals["sent"], "requests": totals["requests"], "needed": 0,
+                "packed": 0}
     return run
 
 
 def publish(bench, line, ref, program, with_profile):
-    """The index of the image, made by a machine of its own; with the profile of one run."""
+    """The index of the image, made by a machine of its own; with the profile and the hot pack of one run."""
     imagefs = bench.imagefs
     imagefs.reset()
     options = []
@@ -141,9 +145,16 @@ def part_lazy(bench, show):
                         rows.setdefault(arm, []).append(run(bench, line, ref, program))
                         print(f"  {size}, {what}, {name}, {arm}: {rows[arm][-1]['ready']:.2f} s", flush=True)
                 made = publish(bench, line, direct, program, True)
+                arms = [("imagefs, index and profile", imagefs_arm(config="[fill]\nhot_pack = false\n")),
+                        ("imagefs, index, profile and pack", imagefs_arm())]
                 for _ in range(reps):
-                    rows.setdefault("imagefs, index and profile", []).append(imagefs_arm()(bench, line, ref, program))
-                    print(f"  {size}, {what}, {name}, with profile: {rows['imagefs, index and profile'][-1]['ready']:.2f} s", flush=True)
+                    for arm, run in arms:
+                        rows.setdefault(arm, []).append(run(bench, line, ref, program))
+                        print(f"  {size}, {what}, {name}, {arm}: {rows[arm][-1]['ready']:.2f} s", flush=True)
+                for arm, wanted in (("imagefs, index and profile", False), ("imagefs, index, profile and pack", True)):
+                    packed = [run["packed"] for run in rows[arm]]
+                    if any(packed) != wanted:
+                        raise SystemExit(f"bench: {arm}: {packed} bytes came with the pack")
             finally:
                 line.stop()
             middle = {arm: {k: statistics.median(r[k] for r in runs) for k in runs[0]} for arm, runs in rows.items()}
@@ -155,6 +166,7 @@ def part_lazy(bench, show):
                               f"{m['requests']:.0f}"])
             bench.put(f"lazy {size}, {what}, {name}: ready, s", middle["imagefs, index"]["ready"])
             bench.put(f"lazy {size}, {what}, {name}: with profile, s", middle["imagefs, index and profile"]["ready"])
+            bench.put(f"lazy {size}, {what}, {name}: with profile and pack, s", middle["imagefs, index, profile and pack"]["ready"])
             for arm, m in middle.items():
                 if arm.startswith("containerd"):
                     bench.put(f"lazy {size}, {what}, {name}: of {arm}", middle["imagefs, index"]["ready"] / m["ready"])
