@@ -14,7 +14,6 @@
 #include "base/units.h"
 #include "cache/index_opener.h"
 #include "image/index_bundle.h"
-#include "image/index_tag.h"
 #include "image/soci.h"
 #include "image/toc.h"
 #include "image/ztoc.h"
@@ -22,8 +21,6 @@
 namespace imagefs {
 namespace {
 
-// How long an answer about a manifest is reused.
-constexpr absl::Duration kKeepAnswers = absl::Seconds(10);
 // The end of an eStargz blob that is fetched first: usually it contains the whole table of
 // contents.
 constexpr uint64_t kTailBytes = 128 << 10;
@@ -37,18 +34,6 @@ constexpr uint64_t kSmallIndex = 1 << 20;  // allowed for any layer
 // memory, and the fraction for one image.
 constexpr uint64_t kSpoolTimes = 4;
 constexpr uint64_t kSpoolParts = 16, kMemoryParts = 2;
-
-// Returns the manifest if it is an imagefs index of `subject`.
-absl::StatusOr<Manifest> ParseArtifact(const ImageSource::FetchedManifest& fetched,
-                                       const Digest& subject) {
-  IMAGEFS_ASSIGN_OR_RETURN(ManifestOrIndex parsed,
-                           ParseManifest(fetched.bytes, fetched.content_type));
-  if (!parsed.manifest.has_value() || parsed.manifest->artifact_type != kIndexArtifactType ||
-      !parsed.manifest->subject.has_value() || parsed.manifest->subject->digest != subject) {
-    return absl::DataLossError("not an imagefs index of that image");
-  }
-  return *std::move(parsed.manifest);
-}
 
 }  // namespace
 
@@ -68,49 +53,24 @@ struct IndexFinder::Alive {
   IndexFinder& finder;
 };
 
-// The queries about one manifest in one repository.
-struct IndexFinder::Lookup {
-  explicit Lookup(IndexFinder& owner) : finder(owner) {
-    finder.mu_.AssertHeld();
-    ++finder.alive_;
-  }
-  ~Lookup() {
-    absl::MutexLock lock(&finder.mu_);
-    --finder.alive_;
-  }
-
-  IndexFinder& finder;
-  Digest manifest;
-  std::shared_ptr<ImageSource> source;
-  Moment asked;
-  absl::Mutex mu;
-  bool tag_over ABSL_GUARDED_BY(mu) = false;
-  bool referrers_over ABSL_GUARDED_BY(mu) = false;
-  std::optional<Digest> artifact ABSL_GUARDED_BY(mu), soci ABSL_GUARDED_BY(mu);
-  std::shared_ptr<const Sidecar> answer ABSL_GUARDED_BY(mu);
-  std::vector<SidecarDone> waiting ABSL_GUARDED_BY(mu);
-};
-
 IndexFinder::IndexFinder(Options options)
     : options_(std::move(options)),
       opener_(options_.directory),
       download_(kSpoolTimes * options_.memory, kSpoolTimes * options_.memory / kSpoolParts),
       memory_(options_.memory, options_.memory / kMemoryParts),
       work_(std::make_unique<Executor>(ThreadRole::kIndex, 2)),
-      stored_(std::make_unique<StoredLayerFinder>(opener_, *work_)) {}
+      stored_(std::make_unique<StoredLayerFinder>(opener_, *work_)),
+      sidecars_(std::make_unique<SidecarFinder>()) {}
 
 IndexFinder::~IndexFinder() {
   stop_.Cancel();
-  {
-    absl::flat_hash_map<std::string, std::shared_ptr<Lookup>> lookups;
-    absl::MutexLock lock(&mu_);
-    lookups.swap(lookups_by_key_);
-  }
+  sidecars_->Stop();
   {
     absl::MutexLock lock(&mu_);
     auto none = [this]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return alive_ == 0; };
     mu_.Await(absl::Condition(&none));
   }
+  sidecars_.reset();
   stored_.reset();
   work_.reset();
 }
@@ -123,7 +83,7 @@ void IndexFinder::Prefetch(const Digest& manifest, const std::shared_ptr<ImageSo
                            IndexTrust trust) {
   if (!options_.lookup || !source->remote()) return;
   if (trust.Allows(IndexSource::kBeside) || MayBeSigned(trust))
-    FindSidecar(manifest, source, nullptr);
+    sidecars_->Find(manifest, source, nullptr);
 }
 
 absl::StatusOr<IndexSource> IndexFinder::Classify(const Sidecar& sidecar, IndexSource unsigned_is,
@@ -139,122 +99,6 @@ absl::StatusOr<IndexSource> IndexFinder::Classify(const Sidecar& sidecar, IndexS
   }
   if (trust.Allows(unsigned_is)) return unsigned_is;
   return status;
-}
-
-// Queries the tag, which is the answer itself, and the list of referrers, which takes another
-// request, concurrently.
-void IndexFinder::FindSidecar(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
-                              SidecarDone done) {
-  const std::string key = StrCat(manifest.hex(), " ", source->auth_scope());
-  std::shared_ptr<Lookup> lookup;
-  std::vector<std::shared_ptr<Lookup>> old;  // destroyed without the lock
-  bool led = false;
-  {
-    absl::MutexLock lock(&mu_);
-    const Moment now = Moment::Now();
-    for (auto it = lookups_by_key_.begin(); it != lookups_by_key_.end();) {
-      if (now - it->second->asked <= kKeepAnswers) {
-        ++it;
-        continue;
-      }
-      old.push_back(std::move(it->second));
-      lookups_by_key_.erase(it++);
-    }
-    std::shared_ptr<Lookup>& slot = lookups_by_key_[key];
-    if (slot == nullptr) {
-      slot = std::make_shared<Lookup>(*this);
-      slot->manifest = manifest;
-      slot->source = source;
-      slot->asked = now;
-      led = true;
-    }
-    lookup = slot;
-  }
-  std::shared_ptr<const Sidecar> answer;
-  {
-    absl::MutexLock lock(&lookup->mu);
-    answer = lookup->answer;
-    if (answer == nullptr && done) lookup->waiting.push_back(std::move(done));
-  }
-  if (answer != nullptr) return done ? done(answer) : void();
-  if (!led) return;
-  lookups_++;
-  source->GetManifest(
-      IndexTagOf(manifest), stop_.token(),
-      [this, lookup](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
-        absl::StatusOr<Manifest> index = fetched.ok() ? ParseArtifact(*fetched, lookup->manifest)
-                                                      : absl::StatusOr<Manifest>(fetched.status());
-        if (index.ok()) {
-          return FinishLookup(lookup,
-                              std::make_shared<Sidecar>(Sidecar{lookup->source, *std::move(index),
-                                                                fetched->digest, std::nullopt}));
-        }
-        {
-          absl::MutexLock lock(&lookup->mu);
-          lookup->tag_over = true;
-          if (!lookup->referrers_over) return;
-        }
-        QueryReferrers(lookup);
-      });
-  source->GetReferrers(manifest, "", stop_.token(),
-                       [this, lookup](absl::StatusOr<std::vector<Descriptor>> referrers) {
-                         OnReferrers(lookup, std::move(referrers));
-                       });
-}
-
-void IndexFinder::OnReferrers(const std::shared_ptr<Lookup>& lookup,
-                              absl::StatusOr<std::vector<Descriptor>> referrers) {
-  {
-    absl::MutexLock lock(&lookup->mu);
-    lookup->referrers_over = true;
-    if (referrers.ok()) {
-      for (const Descriptor& one : *referrers) {
-        // The one added last.
-        if (one.artifact_type == kIndexArtifactType) lookup->artifact = one.digest;
-        for (const std::string_view type : kSociIndexTypes) {
-          if (one.artifact_type == type) lookup->soci = one.digest;
-        }
-      }
-    }
-    if (!lookup->tag_over || lookup->answer != nullptr) return;
-  }
-  QueryReferrers(lookup);
-}
-
-// Both queries were answered and the tag does not exist.
-void IndexFinder::QueryReferrers(const std::shared_ptr<Lookup>& lookup) {
-  std::optional<Digest> artifact, soci;
-  {
-    absl::MutexLock lock(&lookup->mu);
-    artifact = lookup->artifact;
-    soci = lookup->soci;
-  }
-  if (!artifact.has_value()) {
-    return FinishLookup(lookup,
-                        std::make_shared<Sidecar>(Sidecar{lookup->source, std::nullopt, {}, soci}));
-  }
-  lookup->source->GetManifest(
-      artifact->ToString(), stop_.token(),
-      [this, lookup, soci](absl::StatusOr<ImageSource::FetchedManifest> fetched) {
-        absl::StatusOr<Manifest> index = fetched.ok() ? ParseArtifact(*fetched, lookup->manifest)
-                                                      : absl::StatusOr<Manifest>(fetched.status());
-        auto sidecar = std::make_shared<Sidecar>(Sidecar{lookup->source, std::nullopt, {}, soci});
-        if (index.ok()) sidecar->artifact = fetched->digest;
-        if (index.ok()) sidecar->index = *std::move(index);
-        FinishLookup(lookup, std::move(sidecar));
-      });
-}
-
-void IndexFinder::FinishLookup(const std::shared_ptr<Lookup>& lookup,
-                               std::shared_ptr<const Sidecar> sidecar) {
-  std::vector<SidecarDone> waiting;
-  {
-    absl::MutexLock lock(&lookup->mu);
-    if (lookup->answer != nullptr) return;
-    lookup->answer = sidecar;
-    waiting.swap(lookup->waiting);
-  }
-  for (SidecarDone& done : waiting) done(sidecar);
 }
 
 // One Find. Callbacks start its steps one after the other; the indexes of several layers are
@@ -292,7 +136,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
     }
     if (look_up && (trust_.Allows(IndexSource::kBeside) || finder_.MayBeSigned(trust_))) {
       Begin();
-      finder_.FindSidecar(
+      finder_.sidecars_->Find(
           image_->manifest_digest, source_,
           [self = shared_from_this()](const std::shared_ptr<const Sidecar>& sidecar) {
             self->OnBeside(*sidecar);
@@ -561,7 +405,7 @@ class IndexFinder::Job : public std::enable_shared_from_this<Job> {
         finder_.options_.open(finder_.options_.repositories[which]);
     if (!source.ok()) return QueryRepository(which + 1);
     Begin();
-    finder_.FindSidecar(
+    finder_.sidecars_->Find(
         image_->manifest_digest, *source,
         [self = shared_from_this(), which](const std::shared_ptr<const Sidecar>& sidecar) {
           self->OnRepository(which, *sidecar);
@@ -799,7 +643,7 @@ void IndexFinder::Find(ImageRef image, std::shared_ptr<ImageSource> source,
 }
 
 void IndexFinder::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const {
-  out.emplace_back("index_lookups", lookups_.load());
+  out.emplace_back("index_lookups", sidecars_->lookups());
   out.emplace_back("indexes_found", found_.load());
   out.emplace_back("indexes_refused", refused_.load());
   out.emplace_back("indexes_absent", absent_.load());

@@ -23,7 +23,6 @@
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/functional/any_invocable.h"
 #include "absl/synchronization/mutex.h"
@@ -36,6 +35,7 @@
 #include "cache/image_types.h"
 #include "cache/index_opener.h"
 #include "cache/index_trust.h"
+#include "cache/sidecar_finder.h"
 #include "cache/stored_layer_finder.h"
 #include "fetch/source.h"
 #include "image/manifest.h"
@@ -85,25 +85,9 @@ class IndexFinder {
   void AppendCounters(std::vector<std::pair<std::string, uint64_t>>& out) const;
   FlightReport Flights() const { return stored_->Flights(); }
 
-  // The artifacts attached to a manifest.
-  struct Sidecar {
-    std::shared_ptr<ImageSource> source;
-    std::optional<Manifest> index;  // an imagefs index
-    Digest artifact;                // of its manifest
-    std::optional<Digest> soci;     // manifest of a SOCI index
-  };
-
  private:
   class Job;
-  struct Lookup;
   struct Alive;
-  using SidecarDone = absl::AnyInvocable<void(std::shared_ptr<const Sidecar>)>;
-  void FindSidecar(const Digest& manifest, const std::shared_ptr<ImageSource>& source,
-                   SidecarDone done);
-  void QueryReferrers(const std::shared_ptr<Lookup>& lookup);
-  void OnReferrers(const std::shared_ptr<Lookup>& lookup,
-                   absl::StatusOr<std::vector<Descriptor>> referrers);
-  void FinishLookup(const std::shared_ptr<Lookup>& lookup, std::shared_ptr<const Sidecar> sidecar);
 
   // Returns whether a signature may satisfy `trust`, so that artifacts not trusted otherwise are
   // examined.
@@ -134,13 +118,13 @@ class IndexFinder {
   // Acquired in this order: a holder of memory never waits for download space.
   ByteBudget download_, memory_;
   const std::shared_ptr<Liars> liars_ = std::make_shared<Liars>();
-  std::atomic<uint64_t> found_{0}, refused_{0}, lookups_{0}, absent_{0}, packs_{0};
+  std::atomic<uint64_t> found_{0}, refused_{0}, absent_{0}, packs_{0};
   CancelSource stop_;
   absl::Mutex mu_;
-  absl::flat_hash_map<std::string, std::shared_ptr<Lookup>> lookups_by_key_ ABSL_GUARDED_BY(mu_);
   int alive_ ABSL_GUARDED_BY(mu_) = 0;
   std::unique_ptr<Executor> work_;
   std::unique_ptr<StoredLayerFinder> stored_;
+  std::unique_ptr<SidecarFinder> sidecars_;
 };
 
 }  // namespace imagefs
