@@ -40,11 +40,12 @@ constexpr ThreadRoleInfo kRoles[] = {
     {"layer", "processors + 2", false, "short work: looking for a layer, writing a found index",
      "bytes of a blob, another executor's queue"},
     {"pass", "4 x (processors + 2)", false,
-     "unpacking and writing a layer, bytes of its blob; places are shared among sources "
-     "(`cache/source_turns.h`)",
-     "another executor's queue"},
-    {"unpack", "2 a layer that is unpacked", false,
-     "reading and decompressing its blob, hashing it", ""},
+     "unpacking and writing a layer, bytes of its blob, spans that `fill` decodes for it; places "
+     "are "
+     "shared among sources (`cache/source_turns.h`)",
+     "any other executor's queue"},
+    {"unpack", "2 or 3 a layer that is unpacked", false,
+     "reading and decompressing its blob, hashing it and its tar", ""},
     {"chain", "processors", false, "merging the layers of an image, its record", "the network"},
     {"sync", "1", false,
      "syncs of layers, their records; writing and reading a layer again after a failed sync",
@@ -52,7 +53,7 @@ constexpr ThreadRoleInfo kRoles[] = {
     {"watch", "2", false, "inotify, of layers and of merged indexes",
      "anything else: it queues checks"},
     {"scrub", "1, idle priority", false, "reading whole layers at a limited rate", ""},
-    {"fill", "processors", false, "decoding and writing spans", "the network, readers"},
+    {"fill", "processors", false, "decoding and writing spans", "the network, readers, a pass"},
     {"prove", "3 x processors", false,
      "the check of a whole layer; places are shared among sources. A third of them at nice 10: "
      "hashing tars of layers that can be read already",

@@ -5,6 +5,7 @@
 //   stage      image/decompress.h in the same way
 //   sha256     the hash alone
 //   layer      MakeLayer: both hashes, decompression, writing the tar, parsing, the index
+//   spans      the same by the layer's span table, on as many threads as there are processors
 #include <fcntl.h>
 #include <isa-l/igzip_lib.h>
 #include <sys/mman.h>
@@ -25,7 +26,12 @@
 
 #include "base/cancel.h"
 #include "base/digest.h"
+#include "base/executor.h"
+#include "base/fd.h"
+#include "base/processors.h"
+#include "base/status.h"
 #include "cache/layer_maker.h"
+#include "cache/span_table_maker.h"
 #include "image/decompress.h"
 
 namespace imagefs {
@@ -77,10 +83,19 @@ uint64_t Hash(std::string_view blob, uint64_t tar_bytes) {
   return total;
 }
 
-uint64_t Layer(std::string_view blob, const Digest& blob_digest, const Digest& diff_id,
-               const std::string& work) {
-  std::filesystem::remove_all(work);
-  std::filesystem::create_directories(work);
+// A blob and its span table, once there is one.
+struct Subject {
+  std::string_view blob;
+  Digest blob_digest, diff_id;
+  std::string work;
+  std::unique_ptr<SpanTableReader> table;
+};
+
+// Makes the layer, by the table if there is one.
+absl::StatusOr<LayerOutput> Make(const Subject& subject) {
+  const std::string_view blob = subject.blob;
+  std::filesystem::remove_all(subject.work);
+  std::filesystem::create_directories(subject.work);
   std::atomic<uint64_t> unpacked = 0;
   auto read = [blob](absl::Span<char> buffer, uint64_t offset) -> absl::StatusOr<size_t> {
     const size_t size =
@@ -88,13 +103,38 @@ uint64_t Layer(std::string_view blob, const Digest& blob_digest, const Digest& d
     std::memcpy(buffer.data(), blob.data() + offset, size);
     return size;
   };
-  const LayerInput input{blob_digest, blob.size(), diff_id, read};
-  auto made = MakeLayer(input, work, CancelToken(), unpacked);
-  if (!made.ok()) {
-    std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
-    return 0;
-  }
-  return made->tar_bytes;
+  LayerInput input{subject.blob_digest, blob.size(), subject.diff_id, read};
+  if (subject.table == nullptr) return MakeLayer(input, subject.work, CancelToken(), unpacked);
+  static Executor threads(ThreadRole::kFill, UsableProcessors());
+  auto window = [&](const SpanEntry& span) -> absl::StatusOr<std::string> {
+    return std::string(subject.table->WindowOf(span));
+  };
+  const SpanStream::Decoding spans{*subject.table, window, threads,
+                                   std::make_shared<LivePriority>(Priority::kForeground)};
+  input.spans = &spans;
+  return MakeLayer(input, subject.work, CancelToken(), unpacked);
+}
+
+uint64_t Layer(const Subject& subject) {
+  auto made = Make(subject);
+  if (made.ok()) return made->tar_bytes;
+  std::fprintf(stderr, "%s\n", made.status().ToString().c_str());
+  return 0;
+}
+
+absl::StatusOr<std::unique_ptr<SpanTableReader>> TableOf(const Subject& subject) {
+  IMAGEFS_ASSIGN_OR_RETURN(LayerOutput made, Make(subject));
+  IMAGEFS_ASSIGN_OR_RETURN(const Fd data, OpenFile(subject.work + "/data", O_RDONLY));
+  auto read = [&](absl::Span<char> out, uint64_t offset) {
+    std::memcpy(out.data(), subject.blob.data() + offset, out.size());
+    return absl::OkStatus();
+  };
+  const SpanTableInput input{subject.blob_digest,   subject.blob.size(), subject.diff_id,
+                             made.tar_bytes,        made.data_bytes,     std::move(made.points),
+                             std::move(made.moves), data.get(),          read};
+  IMAGEFS_ASSIGN_OR_RETURN(const SpanTable table, MakeSpanTable(input, CancelToken()));
+  IMAGEFS_ASSIGN_OR_RETURN(std::string bytes, WriteSpanTable(table));
+  return SpanTableReader::FromBytes(std::move(bytes));
 }
 
 void Report(const char* name, const char* end, const std::function<uint64_t()>& run) {
@@ -121,13 +161,20 @@ int Main(int argc, char** argv) {
   const std::string_view blob(static_cast<const char*>(map), st.st_size);
   auto diff_id = Digest::Parse(argv[2]);
   if (!diff_id.ok()) return 1;
-  const Digest blob_digest = Sha256Of(blob);
+  Subject subject{blob, Sha256Of(blob), *diff_id, argv[3], nullptr};
   const uint64_t tar_bytes = Igzip(blob);
   std::printf("{\"tar_bytes\": %llu, ", static_cast<unsigned long long>(tar_bytes));
   Report("igzip", ", ", [&] { return Igzip(blob); });
   Report("stage", ", ", [&] { return Stage(blob); });
   Report("sha256", ", ", [&] { return Hash(blob, tar_bytes); });
-  Report("layer", "}\n", [&] { return Layer(blob, blob_digest, *diff_id, argv[3]); });
+  Report("layer", ", ", [&] { return Layer(subject); });
+  auto table = TableOf(subject);
+  if (!table.ok()) {
+    std::fprintf(stderr, "%s\n", table.status().ToString().c_str());
+    return 1;
+  }
+  subject.table = *std::move(table);
+  Report("spans", "}\n", [&] { return Layer(subject); });
   return 0;
 }
 

@@ -21,6 +21,7 @@
 #include "base/text.h"
 #include "base/thread_role.h"
 #include "base/units.h"
+#include "cache/span_table_maker.h"
 #include "image/decompress.h"
 #include "image/erofs_layer.h"
 #include "image/erofs_writer.h"
@@ -181,6 +182,14 @@ absl::StatusOr<size_t> ReadPart(const LayerInput& input, char* buffer, uint64_t 
   }
 }
 
+absl::Status CheckBlob(const LayerInput& input, const Digest& got, uint64_t bytes) {
+  if (got == input.blob_digest && bytes == input.blob_size) return absl::OkStatus();
+  return absl::DataLossError(StrCat("blob ", input.blob_digest.ToString(),
+                                    ": the bytes received have digest ", got.ToString(),
+                                    " and size ", bytes, " (announced: ", input.blob_size,
+                                    "); the registry or a proxy altered them"));
+}
+
 // The producing thread: reads the blob, has it hashed, decompresses it into the ring.
 absl::Status Produce(const LayerInput& input, const CancelToken& cancel, ChunkRing& ring,
                      std::vector<RestartPoint>& points) {
@@ -209,13 +218,7 @@ absl::Status Produce(const LayerInput& input, const CancelToken& cancel, ChunkRi
     IMAGEFS_RETURN_IF_ERROR(Decode(*decompressor, part, ring, out, fill));
     if (n == 0) break;
   }
-  const Digest got = hasher.Finish();
-  if (got != input.blob_digest || offset != input.blob_size) {
-    return absl::DataLossError(StrCat("blob ", input.blob_digest.ToString(),
-                                      ": the bytes received have digest ", got.ToString(),
-                                      " and size ", offset, " (announced: ", input.blob_size,
-                                      "); the registry or a proxy altered them"));
-  }
+  IMAGEFS_RETURN_IF_ERROR(CheckBlob(input, hasher.Finish(), offset));
   IMAGEFS_RETURN_IF_ERROR(decompressor->Finish());
   if (out != nullptr && fill > 0) ring.Publish(fill);
   points = decompressor->points();
@@ -348,6 +351,58 @@ absl::StatusOr<LayerSums> SumsOf(Sha256 hash, const LayerOutput& output, int dat
   return sums;
 }
 
+// One thread decompresses the blob, this one does the rest. `hash` as for Consume.
+absl::StatusOr<LayerBuilder::Result> Unpack(const LayerInput& input, int data, UnpackGuard& guard,
+                                            const CancelToken& cancel,
+                                            std::atomic<uint64_t>& unpacked_bytes,
+                                            LayerOutput& output, Sha256& hash) {
+  ChunkRing ring(kTarChunks);
+  // Also fires if the parser fails while the decoder waits for memory.
+  CancelSource stop;
+  const CancelToken::Registration on_cancel = cancel.OnCancel([stop]() mutable { stop.Cancel(); });
+  std::thread producer([&] {
+    EnterThread(ThreadRole::kUnpack);
+    ring.Close(Produce(input, stop.token(), ring, output.points));
+  });
+  auto next = [&]() -> absl::StatusOr<std::string_view> {
+    if (cancel.cancelled()) return absl::CancelledError("the layer is no longer wanted");
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, ring.Next());
+    IMAGEFS_RETURN_IF_ERROR(guard.Allow(chunk.size()));
+    IMAGEFS_RETURN_IF_ERROR(PwriteFull(data, chunk, output.tar_bytes));
+    unpacked_bytes.store(output.tar_bytes + chunk.size(), std::memory_order_relaxed);
+    return chunk;
+  };
+  absl::StatusOr<LayerBuilder::Result> result = Consume(
+      output.form, input.diff_id, data, next, output.tar_bytes, input.hash_tar ? &hash : nullptr);
+  ring.Abort();
+  stop.Cancel();
+  producer.join();
+  return result;
+}
+
+// Many threads decode the blob and write the tar; this one parses it.
+absl::StatusOr<LayerBuilder::Result> UnpackBySpans(const LayerInput& input, int data,
+                                                   UnpackGuard& guard, const CancelToken& cancel,
+                                                   std::atomic<uint64_t>& unpacked_bytes,
+                                                   LayerOutput& output, Sha256& hash) {
+  auto admit = [&guard](uint64_t bytes) { return guard.Allow(bytes); };
+  SpanStream stream(*input.spans, input.read, admit, data);
+  auto next = [&]() -> absl::StatusOr<std::string_view> {
+    if (cancel.cancelled()) return absl::CancelledError("the layer is no longer wanted");
+    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, stream.Next());
+    unpacked_bytes.store(output.tar_bytes + chunk.size(), std::memory_order_relaxed);
+    return chunk;
+  };
+  IMAGEFS_ASSIGN_OR_RETURN(LayerBuilder::Result result, Consume(output.form, input.diff_id, data,
+                                                                next, output.tar_bytes, nullptr));
+  IMAGEFS_ASSIGN_OR_RETURN(SpanStream::Hashes hashes, stream.Finish());
+  IMAGEFS_RETURN_IF_ERROR(CheckBlob(input, hashes.blob, input.blob_size));
+  IMAGEFS_RETURN_IF_ERROR(CheckDiffId(hashes.tar, input.diff_id));
+  hash = std::move(hashes.tar);
+  output.points = PointsOf(input.spans->table);
+  return result;
+}
+
 }  // namespace
 
 absl::StatusOr<LayerOutput> IndexData(int data_fd, uint64_t tar_bytes, const LayerForm& form,
@@ -379,32 +434,14 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
                                       const CancelToken& cancel,
                                       std::atomic<uint64_t>& unpacked_bytes) {
   IMAGEFS_ASSIGN_OR_RETURN(Fd data, OpenFile(directory + "/data", O_RDWR | O_CREAT | O_EXCL, 0600));
-  ChunkRing ring(kTarChunks);
   UnpackGuard guard(input);
   LayerOutput output;
   output.form = input.form;
-  // Also fires if the parser fails while the decoder waits for memory.
-  CancelSource stop;
-  const CancelToken::Registration on_cancel = cancel.OnCancel([stop]() mutable { stop.Cancel(); });
-  std::thread producer([&] {
-    EnterThread(ThreadRole::kUnpack);
-    ring.Close(Produce(input, stop.token(), ring, output.points));
-  });
-  auto next = [&]() -> absl::StatusOr<std::string_view> {
-    if (cancel.cancelled()) return absl::CancelledError("the layer is no longer wanted");
-    IMAGEFS_ASSIGN_OR_RETURN(const std::string_view chunk, ring.Next());
-    IMAGEFS_RETURN_IF_ERROR(guard.Allow(chunk.size()));
-    IMAGEFS_RETURN_IF_ERROR(PwriteFull(data.get(), chunk, output.tar_bytes));
-    unpacked_bytes.store(output.tar_bytes + chunk.size(), std::memory_order_relaxed);
-    return chunk;
-  };
   Sha256 hash;
-  absl::StatusOr<LayerBuilder::Result> result =
-      Consume(output.form, input.diff_id, data.get(), next, output.tar_bytes,
-              input.hash_tar ? &hash : nullptr);
-  ring.Abort();
-  stop.Cancel();
-  producer.join();
+  const absl::StatusOr<LayerBuilder::Result> result =
+      input.spans != nullptr
+          ? UnpackBySpans(input, data.get(), guard, cancel, unpacked_bytes, output, hash)
+          : Unpack(input, data.get(), guard, cancel, unpacked_bytes, output, hash);
   if (!result.ok()) {
     // A tree that was too large was freed; without this the allocator would keep its memory.
     if (absl::IsFailedPrecondition(result.status())) malloc_trim(0);
@@ -415,7 +452,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
     return ErrnoStatus(errno, directory + "/data");
   }
   output.data_bytes = result->data_size;
-  output.moves = std::move(result->moves);
+  output.moves = result->moves;
   IMAGEFS_ASSIGN_OR_RETURN(Fd index,
                            OpenFile(directory + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
   IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes, WriteLayerIndex(result->tree, input.diff_id,

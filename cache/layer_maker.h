@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The single streaming pass that makes a layer: reads compressed bytes and decompresses them,
 // hashes them, hashes, writes and parses the raw tar, and writes the index. Uses three threads (the
-// caller's is the last of them) and a few MiB of memory, whatever the layer's size.
+// caller's is the last of them) and a few MiB of memory, whatever the layer's size; with a span
+// table, as many as it is given, and SpanStream::kMostBytes of memory.
 #pragma once
 
 #include <atomic>
@@ -15,6 +16,7 @@
 #include "base/cancel.h"
 #include "base/digest.h"
 #include "cache/layer_files.h"
+#include "cache/span_stream.h"
 #include "cache/store_space.h"
 #include "cache/window_memory.h"
 #include "image/decompress.h"
@@ -48,6 +50,9 @@ struct LayerInput {
   // file stays unknown: HashData follows. REQUIRES: true unless `form` is a tar.
   bool hash_tar = true;
   LayerForm form = {};
+  // How the blob is decoded by many threads; null: by one. If the table is false, MakeLayer fails
+  // and makes nothing. REQUIRES: `hash_tar`, and `form` is a tar.
+  const SpanStream::Decoding* spans = nullptr;
 };
 
 // Compressed bytes between two restart points of a blob. Chosen by measurement

@@ -11,6 +11,7 @@
 
 #include "base/status.h"
 #include "base/text.h"
+#include "cache/span_table_maker.h"
 #include "image/erofs_reader.h"
 #include "image/erofs_writer.h"
 #include "image/privileges.h"
@@ -62,16 +63,6 @@ absl::Status CheckIndex(const std::string& given, const std::string& directory,
   IMAGEFS_ASSIGN_OR_RETURN(const Fd fd, OpenFile(given, O_RDONLY));
   IMAGEFS_ASSIGN_OR_RETURN(const bool same, HaveSameBytes(fd, expected));
   return same ? absl::OkStatus() : DescriptionMismatch();
-}
-
-// Where a table enters the blob.
-std::vector<RestartPoint> PointsOf(const SpanTableReader& span_table) {
-  std::vector<RestartPoint> points;
-  for (size_t i = 0; i < span_table.span_count(); ++i) {
-    const SpanEntry span = span_table.span(i);
-    points.push_back({span.blob_begin, span.data_begin, span.codec, span.bit});
-  }
-  return points;
 }
 
 // What is no tar of an image is known by its blob, which is hashed nowhere but in the data file.

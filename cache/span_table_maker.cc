@@ -83,4 +83,13 @@ absl::StatusOr<SpanTable> MakeSpanTable(const SpanTableInput& input, const Cance
   return table;
 }
 
+std::vector<RestartPoint> PointsOf(const SpanTableReader& table) {
+  std::vector<RestartPoint> points;
+  for (size_t i = 0; i < table.span_count(); ++i) {
+    const SpanEntry span = table.span(i);
+    points.push_back({span.blob_begin, span.data_begin, span.codec, span.bit});
+  }
+  return points;
+}
+
 }  // namespace imagefs

@@ -34,4 +34,7 @@ struct SpanTableInput {
 // one large frame), and kDataLoss if a span does not decode to the tar's bytes. Blocks.
 absl::StatusOr<SpanTable> MakeSpanTable(const SpanTableInput& input, const CancelToken& cancel);
 
+// Where a table enters the blob.
+std::vector<RestartPoint> PointsOf(const SpanTableReader& table);
+
 }  // namespace imagefs
