@@ -115,7 +115,8 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
       layer.blob = image_.manifest.layers[i];
       layer.form = image_.FormOf(i);
       layer.source = request_.source;
-      layer.found = std::move(found[i]);
+      const bool trusted = found[i] != nullptr && request_.trust.Allows(found[i]->source);
+      (trusted ? layer.found : layer.table) = std::move(found[i]);
       layer.recorded = recorded[i];
       layer.trust = request_.trust;
       FlightTicket ticket =

@@ -50,7 +50,9 @@ class ChainStore {
     ImageRef image;
     std::shared_ptr<ImageSource> source;  // null: only what is local
     IndexTrust trust;
-    FindIndexes find;  // empty: no layer is described
+    // What is found from a source that `trust` does not allow is LayerRequest::table. Empty: no
+    // layer is described.
+    FindIndexes find;
   };
   // Finds or builds the chain of the image.
   FlightTicket Ensure(Request request, Priority priority, Done done);

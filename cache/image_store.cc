@@ -41,11 +41,24 @@ namespace {
 
 constexpr absl::Duration kCollectPause = absl::Seconds(10);
 constexpr absl::Duration kProfilePause = absl::Seconds(2);
+// Where indexes of our own are published.
+constexpr IndexTrust kPublished = {IndexSource::kBeside, IndexSource::kConfigured,
+                                   IndexSource::kSigned};
 
 std::vector<Digest> NamesOf(const Chain& chain) {
   std::vector<Digest> names;
   for (const LayerRef& layer : chain.layers) names.push_back(layer->id);
   return names;
+}
+
+LayerStore::Request RequestOf(const ResolvedImage& image, size_t i,
+                              std::shared_ptr<ImageSource> source) {
+  LayerStore::Request layer;
+  layer.diff_id = image.config.diff_ids[i];
+  layer.blob = image.manifest.layers[i];
+  layer.form = image.FormOf(i);
+  layer.source = std::move(source);
+  return layer;
 }
 
 // The names of layers with these published descriptions.
@@ -77,11 +90,12 @@ class ImageStoreImpl : public ImageStore {
     profiles_ = std::make_unique<ProfileKeeper>(*kv_, std::move(profiles));
     IMAGEFS_ASSIGN_OR_RETURN(space_, StoreSpace::Open(options_.root, options_.space));
     IMAGEFS_ASSIGN_OR_RETURN(
-        layers_, LayerStore::Open({options_.root, options_.layer_workers, options_.share_all,
-                                   options_.fill, options_.scrub, options_.keep_blobs, space_.get(),
-                                   &shared_, options_.hash_behind,
-                                   [this](const Reference& reference) { return Open(reference); }},
-                                  *kv_));
+        layers_,
+        LayerStore::Open(
+            {options_.root, options_.layer_workers, options_.share_all, options_.fill,
+             options_.scrub, options_.keep_blobs, space_.get(), &shared_, options_.hash_behind,
+             [this](const Reference& reference) { return Open(reference); }, options_.parallel},
+            *kv_));
     starts_ = std::make_unique<ColdStarts>(layers_->scheduler().timelines());
     IMAGEFS_ASSIGN_OR_RETURN(chains_,
                              ChainStore::Open(options_.root, *kv_, *layers_, same_version));
@@ -300,6 +314,9 @@ class ImageStoreImpl : public ImageStore {
   ImageRef FindRecent(const std::string& key);
   void KeepRecent(const std::string& key, const ImageRef& image);
   // Finds indexes for the layers that are not present.
+  void FindTables(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
+                  std::vector<FoundIndexRef> found, CancelToken cancel,
+                  ChainStore::IndexesFound done);
   void FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
                    IndexTrust trust, bool runs, const std::shared_ptr<FoundPack>& pack,
                    CancelToken cancel, ChainStore::IndexesFound done);
@@ -443,12 +460,17 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
   if (!HasLayers(*image, trust)) starts_->Keep(image->manifest_digest, LogContext::Current());
   ChainStore::Request request{image, source, trust, {}};
   const auto pack = std::make_shared<FoundPack>();
-  if (!trust.empty()) {
-    request.find = [this, image, source, trust, runs = use.runs, pack](
-                       CancelToken cancel, ChainStore::IndexesFound found) {
-      FindIndexes(image, source, trust, runs, pack, std::move(cancel), std::move(found));
+  request.find = [this, image, source, trust, runs = use.runs, pack](
+                     CancelToken cancel, ChainStore::IndexesFound found) {
+    if (trust.empty()) return FindTables(image, source, {}, std::move(cancel), std::move(found));
+    auto indexes = [this, image, source, trust, cancel,
+                    found = std::move(found)](std::vector<FoundIndexRef> layers) mutable {
+      // Whoever trusts the image's repository has looked at all that is published.
+      if (trust.Allows(IndexSource::kBeside)) return found(std::move(layers));
+      FindTables(image, source, std::move(layers), std::move(cancel), std::move(found));
     };
-  }
+    FindIndexes(image, source, trust, runs, pack, std::move(cancel), std::move(indexes));
+  };
   return chains_->Ensure(
       std::move(request), priority,
       EndingStep(TimedStep(TimelineEvent::Step::kLayers),
@@ -469,10 +491,7 @@ FlightTicket ImageStoreImpl::Ensure(ImageRef image, std::shared_ptr<ImageSource>
 
 bool ImageStoreImpl::HasLayers(const ResolvedImage& image, IndexTrust trust) const {
   for (size_t i = 0; i < image.config.diff_ids.size(); ++i) {
-    LayerStore::Request layer;
-    layer.diff_id = image.config.diff_ids[i];
-    layer.blob = image.manifest.layers[i];
-    layer.form = image.FormOf(i);
+    LayerStore::Request layer = RequestOf(image, i, nullptr);
     layer.trust = trust;
     if (i < image.layer_ids.size() && !image.layer_ids[i].empty()) {
       layer.recorded = image.layer_ids[i];
@@ -482,18 +501,38 @@ bool ImageStoreImpl::HasLayers(const ResolvedImage& image, IndexTrust trust) con
   return true;
 }
 
+// Finds the span tables of large layers of which nothing was `found`, and which will be made as a
+// whole. Only our own indexes have a table that is that of a tar, and nobody needs to vouch for it.
+void ImageStoreImpl::FindTables(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
+                                std::vector<FoundIndexRef> found, CancelToken cancel,
+                                ChainStore::IndexesFound done) {
+  std::vector<bool> wanted;
+  found.resize(image->config.diff_ids.size());
+  for (size_t i = 0; i < found.size(); ++i) {
+    const LayerStore::Request layer = RequestOf(*image, i, source);
+    wanted.push_back(found[i] == nullptr && layer.form.is_tar() &&
+                     layers_->parallel_passes().Wants(layer.blob) && !layers_->Has(layer));
+  }
+  // Nobody is asked for nothing.
+  if (std::find(wanted.begin(), wanted.end(), true) == wanted.end()) return done(std::move(found));
+  finder_->Find(image, source, std::move(wanted), kPublished, /*runs=*/false, std::move(cancel),
+                EndingStep(TimedStep(TimelineEvent::Step::kIndexes),
+                           [found = std::move(found),
+                            done = std::move(done)](IndexFinder::Found tables) mutable {
+                             for (size_t i = 0; i < found.size(); ++i) {
+                               if (found[i] == nullptr) found[i] = std::move(tables.layers[i]);
+                             }
+                             done(std::move(found));
+                           }));
+}
+
 void ImageStoreImpl::FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
                                  IndexTrust trust, bool runs,
                                  const std::shared_ptr<FoundPack>& pack, CancelToken cancel,
                                  ChainStore::IndexesFound done) {
   std::vector<bool> wanted;
   for (size_t i = 0; i < image->config.diff_ids.size(); ++i) {
-    LayerStore::Request layer;
-    layer.diff_id = image->config.diff_ids[i];
-    layer.blob = image->manifest.layers[i];
-    layer.form = image->FormOf(i);
-    layer.source = source;
-    wanted.push_back(!layers_->Has(layer));
+    wanted.push_back(!layers_->Has(RequestOf(*image, i, source)));
   }
   finder_->Find(
       image, source, std::move(wanted), trust, runs && options_.profiles, std::move(cancel),

@@ -40,6 +40,7 @@
 #include "cache/index_finder.h"
 #include "cache/kept_blobs.h"
 #include "cache/kv.h"
+#include "cache/parallel_passes.h"
 #include "cache/profile.h"
 #include "cache/scrubber.h"
 #include "cache/shared_store.h"
@@ -83,6 +84,7 @@ class ImageStore {
     int layer_workers = 0;                      // layers unpacked at once; 0 = processors + 2
     uint64_t hash_behind = uint64_t{16} << 20;  // LayerStore::Options
     FillScheduler::Options fill;
+    ParallelPasses::Options parallel;
     // How images are mounted before their bytes are present. The store sets `open` and `directory`.
     IndexFinder::Options index;
     // The credentials with which `index.repositories` are opened; may be empty (anonymous).

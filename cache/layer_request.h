@@ -20,6 +20,9 @@ struct LayerRequest {
   LayerForm form;
   std::shared_ptr<ImageSource> source;  // null: only what is local
   FoundIndexRef found;                  // describes the layer; null: no description
+  // Where the blob of a layer that is made as a whole can be entered; null: it is not known.
+  // Anybody may say so (cache/parallel_passes.h).
+  FoundIndexRef table;
   // The name under which this image was given the layer before, with the same authorization.
   std::optional<Digest> recorded;
   // Whose descriptions suffice to use the layer before it is proven. Empty: it must be proven.

@@ -43,6 +43,7 @@ absl::StatusOr<std::unique_ptr<LayerStore>> LayerStore::Open(Options options, Ke
   FillScheduler::Options fill = store->options_.fill;
   fill.space = store->options_.space;
   store->fill_ = std::make_unique<FillScheduler>(fill);
+  store->parallel_ = std::make_unique<ParallelPasses>(store->options_.parallel, *store->fill_);
   if (store->options_.keep_blobs) {
     store->kept_ =
         KeptBlobs::Open({store->options_.root + "/blobs", store->boot_id_}, *store->fill_);
@@ -651,6 +652,7 @@ void LayerStore::AppendCounters(std::vector<std::pair<std::string, uint64_t>>& o
   out.emplace_back("layers_built", built_.load());
   out.emplace_back("layers_reused", reused_.load());
   out.emplace_back("layers_dropped", dropped_.load());
+  parallel_->AppendCounters(out);
   out.emplace_back("layers_refetched", refetched_.load());
   out.emplace_back("blob_bytes_fetched", blob_bytes_.load());
   out.emplace_back("tar_bytes_written", tar_bytes_.load());

@@ -3,9 +3,7 @@
 // cache/image_store.h for files, states and guarantees, and cache/identity.h for names.
 //
 // A layer is given to a request only under the rules of docs/security.md, "Identity" and
-// "Possession"; all of them are enforced here and nowhere else.
-//
-// Thread-safe.
+// "Possession"; all of them are enforced here and nowhere else. Thread-safe.
 #pragma once
 
 #include <atomic>
@@ -40,6 +38,7 @@
 #include "cache/layer_request.h"
 #include "cache/layer_syncer.h"
 #include "cache/layer_use.h"
+#include "cache/parallel_passes.h"
 #include "cache/possession.h"
 #include "cache/scrubber.h"
 #include "cache/shared_store.h"
@@ -64,6 +63,7 @@ class LayerStore {
     const SharedStores* shared = nullptr;       // must outlive the store. Null: none
     uint64_t hash_behind = uint64_t{16} << 20;  // blobs of that size: layer_store_unhashed.h
     LateWindows::OpenRepository open;           // with this machine's credentials
+    ParallelPasses::Options parallel;
   };
   // Loads the records and removes unfinished files left by a crash.
   static absl::StatusOr<std::unique_ptr<LayerStore>> Open(Options options, KeyValueStore& kv);
@@ -75,8 +75,7 @@ class LayerStore {
   // Returns the layer, pinned. A missing layer is made from `found` at once, and its bytes are
   // fetched on demand; without `found`, its whole blob is unpacked. A lazy layer gets the source.
   FlightTicket Ensure(Request request, Priority priority, Done done);
-  // Returns whether Ensure would succeed without a fetch: the layer is recorded, or was proven to
-  // come from that blob of that registry.
+  // Whether Ensure needs no fetch: the layer is recorded, or proven to come from that blob.
   bool Has(const Request& request) const;
   // Returns the layer of that name, pinned, or kNotFound if it is not present.
   absl::StatusOr<LayerRef> Find(const Digest& id);
@@ -103,6 +102,7 @@ class LayerStore {
   // Returns whether a layer was released since the last call.
   bool TakeReleased() { return released_->exchange(false, std::memory_order_relaxed); }
   SpanTableBuilder& span_tables() { return *span_tables_; }
+  const ParallelPasses& parallel_passes() const { return *parallel_; }
   FillScheduler& scheduler() { return *fill_; }
   KeptBlobs* kept_blobs() { return kept_.get(); }
   // Replaces the observer; {} removes it.
@@ -189,7 +189,6 @@ class LayerStore {
   std::vector<std::shared_ptr<FillingLayer>> OpenFillings() const;
   uint64_t CollectIf(absl::FunctionRef<bool(const Digest& id, const Entry& entry)> goes);
   std::string RecordOf(const Digest& id, const Entry& entry) const;
-  // In layer_store_filling.cc.
   std::optional<LayerProgress> FillProgress(const LayerKey& key) const;
   absl::Status ReadRecord(std::string_view key, std::string_view value)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -236,6 +235,7 @@ class LayerStore {
   const std::shared_ptr<std::atomic<bool>> released_ = std::make_shared<std::atomic<bool>>(true);
   // Last: their threads end before anything above is destroyed.
   std::unique_ptr<FillScheduler> fill_;
+  std::unique_ptr<ParallelPasses> parallel_;
   std::shared_ptr<KeptBlobs> kept_;  // null: not configured
   std::unique_ptr<SpanTableBuilder> span_tables_;
   std::unique_ptr<Sharing> sharing_;

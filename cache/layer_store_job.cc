@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "cache/identity.h"
 #include "cache/layer_maker.h"
 #include "cache/layer_store_unhashed.h"
 
@@ -244,10 +245,11 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
     const FairWorkers::Starved starved(*store_.passes_, turn);
     return store_.windows_.Wait(request_.source->registry(), bytes, cancel);
   };
-  const bool behind = store_.hashing_->MayFollow(request_);
+  // By a table, hashing takes no longer than the rest.
+  const bool behind = request_.table == nullptr && store_.hashing_->MayFollow(request_);
   const LayerInput input{blob_.digest,          blob_.size, request_.diff_id, read, {}, windows,
                          store_.options_.space, !behind,    request_.form};
-  IMAGEFS_ASSIGN_OR_RETURN(made_, MakeLayer(input, directory, context_.cancel, unpacked_bytes_));
+  IMAGEFS_ASSIGN_OR_RETURN(made_, MakeFiles(input, directory));
   OfferBlob();
   activity_ = Activity::kIndexing;
   store_.tar_bytes_ += made_.tar_bytes;
@@ -259,6 +261,23 @@ absl::StatusOr<LayerRef> LayerStore::Job::Make(const std::string& directory, Fai
     store_.NoteUnclaimed((*layer)->id);
   }
   return layer;
+}
+
+absl::StatusOr<LayerOutput> LayerStore::Job::MakeFiles(const LayerInput& input,
+                                                       const std::string& directory) {
+  const FoundIndexRef& table = request_.table;
+  if (table == nullptr || !input.hash_tar || !input.form.is_tar()) {
+    return MakeLayer(input, directory, context_.cancel, unpacked_bytes_);
+  }
+  const Digest name = UnprovenLayerId(blob_.digest, request_.diff_id, *table, request_.Registry());
+  if (!store_.Trusts(name)) return MakeLayer(input, directory, context_.cancel, unpacked_bytes_);
+  ParallelPasses::Result result = store_.parallel_->Make(input, table, directory, context_.priority,
+                                                         context_.cancel, unpacked_bytes_);
+  if (result.lied) {
+    absl::MutexLock lock(&store_.mu_);
+    store_.distrusted_.insert(name);
+  }
+  return std::move(result.made);
 }
 
 // The pass has read the last byte and the digest was right: the source had the whole blob.

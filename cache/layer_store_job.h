@@ -39,6 +39,7 @@ class LayerStore::Job : public std::enable_shared_from_this<Job> {
   void Schedule(const std::shared_ptr<DownloadFile::Reader>& reader, bool whole);
   void Run(FairWorkers::Id turn, ReadBytes read);
   absl::StatusOr<LayerRef> Make(const std::string& directory, FairWorkers::Id turn, ReadBytes read);
+  absl::StatusOr<LayerOutput> MakeFiles(const LayerInput& input, const std::string& directory);
   Origin MakeOrigin();
   void OfferBlob();
   void StartAccess(const LayerRef& layer);

@@ -25,6 +25,7 @@ namespace {
 constexpr uint64_t kMaxConfigFile = 1 << 20;
 constexpr uint64_t kMaxKeyFile = 4 << 10;
 constexpr uint64_t kMaxLeastRate = 1 << 20;
+constexpr uint64_t kMaxProcessors = 4096;
 constexpr absl::Duration kLongest = absl::Seconds(1'000'000);  // same as --deadline
 
 absl::Status At(const std::string& path, const toml::node& node, std::string_view name,
@@ -364,6 +365,7 @@ Settings SettingsOf(Config& config) {
        {{"lookup", Bool(config.index_lookup)},
         {"trust", CommandTrust(config)},
         {"memory", Memory(config.index_memory)},
+        {"least_processors", Number(config.index_least_processors, kMaxProcessors)},
         {"repositories", Repositories(config.index_repositories)},
         {"keys", Keys(config.index_keys)},
         {"publish", Bool(config.index_publish)},

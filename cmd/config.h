@@ -33,6 +33,9 @@ struct Config {
   absl::Duration index_publish_spread = absl::Seconds(10);
   std::vector<std::string> index_publish_images = {"**"};  // patterns as in LazyPolicy
   uint64_t index_memory = 64 << 20;                        // bytes
+  // On so many processors or more, a large layer that is not lazy is decompressed by the spans of
+  // its index on all of them; 0 = never.
+  uint64_t index_least_processors = 4;
   // [containerd] and [podman]: the images whose snapshots and layers are lazy.
   IndexTrust containerd_lazy = IndexTrust::Trusted(), podman_lazy = IndexTrust::Trusted();
   std::vector<std::string> containerd_lazy_images, podman_lazy_images;

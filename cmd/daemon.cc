@@ -277,6 +277,7 @@ absl::Status DaemonImpl::Configure(ImageStore::Options& out) const {
   out.index.lookup = config.index_lookup;
   out.index.hot_packs = config.fill_hot_pack;
   out.index.memory = config.index_memory;
+  out.parallel.least_processors = static_cast<int>(config.index_least_processors);
   out.share_all = config.store_open;
   out.keep_blobs = config.containerd_keep_blobs && IsMachineRoot();
   out.scrub.interval = config.store_scrub;

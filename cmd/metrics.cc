@@ -89,6 +89,8 @@ constexpr Info kMetrics[] = {
     {"imagefs_layer_data_bytes", kGauge, "state", "Sizes of their data files when complete"},
     {"imagefs_layer_index_bytes", kGauge, "", "Sizes of their indexes"},
     {"imagefs_layers_built_total", kCounter, "", "Layers fetched and unpacked as a whole"},
+    {"imagefs_layers_parallel_total", kCounter, "",
+     "Of these: those that were decompressed by the spans of an index, on all processors"},
     {"imagefs_layers_reused_total", kCounter, "", "Layers that were needed and already local"},
     {"imagefs_layers_lazy_total", kCounter, "", "Layers that became readable before their bytes"},
     {"imagefs_layers_filled_total", kCounter, "", "Of these: those that became complete"},
@@ -113,9 +115,11 @@ constexpr Info kMetrics[] = {
      "Questions to a registry whether somebody may have a layer that is local"},
     {"imagefs_fallbacks_total", kCounter, "cause",
      "The slower way was taken: index_absent, index_refused (wrong, or nobody trusted vouches for "
-     "it), index_useless (it does not fit its layer): a layer was not lazy; kernel_unavailable, "
-     "kernel_failed: FUSE shows a tree to root; disk_full: a span was given to a reader from "
-     "memory; parent, credentials, registry, image, other (why imagefs did not take a layer): "
+     "it), index_useless (it does not fit its layer): a layer was not lazy, or not unpacked on all "
+     "processors; table_useless (that of an index does not fit its layer): it was unpacked twice; "
+     "kernel_unavailable, kernel_failed: FUSE shows a tree to root; disk_full: a span was given to "
+     "a reader from memory; parent, credentials, registry, image, other (why imagefs did not take "
+     "a layer): "
      "containerd unpacked it"},
     // The store.
     {"imagefs_store_used_bytes", kGauge, "",
@@ -198,6 +202,7 @@ constexpr Mapped kMapped[] = {
     {"blob_bytes_fetched", IdOf("imagefs_blob_fetched_bytes_total")},
     {"tar_bytes_written", IdOf("imagefs_tar_written_bytes_total")},
     {"layers_built", IdOf("imagefs_layers_built_total")},
+    {"layers_parallel", IdOf("imagefs_layers_parallel_total")},
     {"layers_reused", IdOf("imagefs_layers_reused_total")},
     {"layers_lazy", IdOf("imagefs_layers_lazy_total")},
     {"layers_filled", IdOf("imagefs_layers_filled_total")},
@@ -214,6 +219,7 @@ constexpr Mapped kMapped[] = {
     {"indexes_absent", IdOf("imagefs_fallbacks_total"), "index_absent"},
     {"indexes_refused", IdOf("imagefs_fallbacks_total"), "index_refused"},
     {"indexes_useless", IdOf("imagefs_fallbacks_total"), "index_useless"},
+    {"layers_table_useless", IdOf("imagefs_fallbacks_total"), "table_useless"},
     {"span_tables_built", IdOf("imagefs_span_tables_built_total")},
     {"span_tables_failed", IdOf("imagefs_span_tables_failed_total")},
     {"possession_asked", IdOf("imagefs_possession_asked_total")},

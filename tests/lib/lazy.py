@@ -18,7 +18,7 @@
   lazy.py lie HOST/REPOSITORY IMAGE HOW      puts a published index that lies in the place of the right one; IMAGE
                 is the manifest's digest, HOW: digest (of every span), mode (of a file), other (table of another blob),
                 pack (one byte of the first page of a hot pack, whose header is right), windows (no piece of them has
-                its digest), absent (nobody has the blob of the windows). old: no lie, but the form of earlier versions
+                its digest), absent (nobody has the blob of the windows), places (no span begins at that bit). old: no lie, but the form of earlier versions
 """
 import glob
 import gzip
@@ -439,6 +439,11 @@ def lie(place, subject, how):
     if how == "digest":
         for span in range(struct.unpack_from("<Q", access, 104)[0]):
             access[136 + 80 * span + 48] ^= 1
+    elif how == "places":
+        for span in range(struct.unpack_from("<Q", access, 104)[0]):
+            at = 136 + 80 * span
+            if access[at + 28] == 2:  # it begins within a gzip member
+                access[at + 29] = (access[at + 29] + 3) % 8
     elif how == "mode":
         found = [at for at in range(1536, len(index) - 64, 32)
                  if struct.unpack_from("<H", index, at + 4)[0] == 0o100000 | MARKED_MODE

@@ -19,6 +19,7 @@ TEST(Config, DefaultsOfAnEmptyFile) {
   EXPECT_TRUE(config->index_lookup);
   EXPECT_EQ(config->index_trust, IndexTrust::Any());
   EXPECT_EQ(config->index_memory, 64U << 20);
+  EXPECT_EQ(config->index_least_processors, 4U);
   EXPECT_EQ(config->ContainerdPolicy().otherwise(), IndexTrust::Trusted());
   EXPECT_EQ(config->PodmanPolicy().otherwise(), IndexTrust::Trusted());
   EXPECT_FALSE(config->index_publish);
