@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <memory>
+#include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "base/fd.h"
@@ -58,8 +59,10 @@ class Windows {
         DownloadFile::Open(path, table.windows().size(), space, StoreSpace::Writer::kWhole));
     unlink(path.c_str());
     windows->reader_ = std::make_shared<DownloadFile::Reader>(file);
+    ImageSource::ReadOptions options(priority);
+    options.once = true;  // without them, the layer is made in another way
     found.windows_source->ReadBlob(
-        found.windows->blob, {{0, found.windows->blob.size}}, ImageSource::ReadOptions(priority),
+        found.windows->blob, {{0, found.windows->blob.size}}, std::move(options),
         windows->stop_.token(),
         [file](uint64_t offset, std::string_view data) { return file->Write(offset, data); },
         [reader = windows->reader_](const absl::Status& status) { reader->End(status); });
