@@ -226,6 +226,8 @@ TEST_F(FillingLayerTest, ItsPictureTellsWhatBroughtWhichBytes) {
     return report.blob_bytes_present > 0 && report.in_flight.empty();
   }));
   EXPECT_TRUE(Check({2'000'000, 2'000'100}).ok());
+  // A reader does not wait for the end of its request.
+  ASSERT_TRUE(Eventually([this] { return layer_->Report().in_flight.empty(); }));
   FillPicture picture = layer_->Picture();
   ASSERT_EQ(picture.spans.size(), table_.spans.size());
   EXPECT_EQ(picture.spans[0], ByteState::kPrefetched);
