@@ -131,8 +131,10 @@ ssize_t WriteMessage(int fd, iovec* parts, int count, void* user_data) {
   if (!served.init_answered.load(std::memory_order_acquire)) {
     agreed = AmendInitReply(parts, count);
   }
+  // Before it is written: the answers to what the kernel asks next, on other threads, are not this
+  // one, and must not be amended.
+  if (agreed.has_value()) served.init_answered.store(true, std::memory_order_release);
   if (agreed.has_value() && served.replaying) {
-    served.init_answered.store(true, std::memory_order_release);
     ssize_t size = 0;
     for (int i = 0; i < count; ++i) size += static_cast<ssize_t>(parts[i].iov_len);
     return size;
@@ -141,7 +143,6 @@ ssize_t WriteMessage(int fd, iovec* parts, int count, void* user_data) {
   if (written > 0 && agreed.has_value()) {
     absl::MutexLock lock(&served.mu);
     served.agreed = agreed;
-    served.init_answered.store(true, std::memory_order_release);
     served.init_done.SignalAll();
   }
   // The requester is gone (interrupted, or the mount ended). libfuse silently accepts ENOENT.

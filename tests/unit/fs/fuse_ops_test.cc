@@ -406,6 +406,25 @@ TEST_F(FuseOpsTest, NoXattrsInTheImageMeansNoFurtherQuestions) {
   EXPECT_EQ(kernel_.ListXattr(NodeOf("file"), 0).As<fuse_getxattr_out>().size, 0u);
 }
 
+// The kernel's next request may be answered by another thread before the one that answered INIT
+// goes on.
+TEST_F(FuseOpsTest, OnlyTheAnswerToInitIsAmended) {
+  TestChain tree;
+  tree.File("file", "x");
+  chain_ = tree.Build(directory_, false);
+  ASSERT_NE(chain_, nullptr);
+  for (int i = 0; i < 500; ++i) {
+    FakeKernel kernel;
+    loop_ = *FuseLoop::Create({});
+    auto session = loop_->Serve(chain_, kernel.TakeDevice(), {}, nullptr);
+    ASSERT_TRUE(session.ok()) << session.status();
+    ASSERT_EQ(kernel.Init().error, 0);
+    ASSERT_EQ(kernel.Call(FUSE_STATFS, FUSE_ROOT_ID).As<fuse_statfs_out>().st.bfree, 0U) << i;
+    session->reset();
+    loop_.reset();
+  }
+}
+
 TEST_F(FuseOpsTest, StatFsAndWhatIsRefused) {
   TestChain tree(2);
   tree.File("file", std::string(8000, 'x'));
