@@ -148,7 +148,9 @@ absl::StatusOr<FoundIndexRef> IndexOpener::OpenBundle(const IndexMaterial& bundl
   }
   IMAGEFS_ASSIGN_OR_RETURN(const std::unique_ptr<ErofsImage> image,
                            ErofsImage::OpenFd(index.get(), "its tree"));
-  const uint64_t mapped = std::min<uint64_t>(span_table->bytes().size(), bundle.max_memory);
+  // Windows that come later are a hole, which nobody reads.
+  const uint64_t later = span_table->late_windows() ? span_table->windows().size() : 0;
+  const uint64_t mapped = std::min<uint64_t>(span_table->bytes().size() - later, bundle.max_memory);
   IMAGEFS_ASSIGN_OR_RETURN(Tree tree,
                            TreeOfBundle(*image, *span_table, bundle.layer.digest, bundle.layer.size,
                                         bundle.diff_id, bundle.max_memory - mapped));

@@ -206,7 +206,7 @@ absl::Status DaemonImpl::OpenParts() {
       SourceOptionsOf(options_.config, options_.ca_file, options_.version);
   source_options.mirror_credential = [credentials = credentials_](const Reference& mirror,
                                                                   const Credential& refused) {
-    return credentials->Find(mirror, refused.empty() ? nullptr : &refused);
+    return credentials->FindOwn(mirror, refused.empty() ? nullptr : &refused);
   };
   IMAGEFS_ASSIGN_OR_RETURN(sources_, SourceFactory::Create(source_options));
   ImageStore::Options store_options;

@@ -283,6 +283,35 @@ TEST_F(LazyStoreTest, AnIndexOfAnotherLayerIsRefused) {
   EXPECT_EQ(Counter("indexes_refused"), 1U);
 }
 
+// The memory for opening an index is that of its first part: a large file has a small tree.
+TEST_F(LazyStoreTest, LateWindowsMayBeLargerThanTheMemoryForTheirIndex) {
+  tars_[0] = TarOf({{"model", MixedBytes(24 << 20, 1)}});
+  CompressLayers();
+  ASSERT_GE(blobs_[0].size, 12U << 20);
+  Publish([](size_t i, IndexBundle& bundle) {
+    if (i != 0) return;
+    const auto span_table = *SpanTableReader::FromBytes(bundle.span_table);
+    SpanTable table;
+    table.blob_digest = span_table->blob_digest();
+    table.blob_size = span_table->blob_size();
+    table.diff_id = span_table->diff_id();
+    table.tar_bytes = span_table->tar_bytes();
+    table.data_bytes = span_table->data_bytes();
+    for (size_t k = 0; k < span_table->span_count(); ++k)
+      table.spans.push_back(span_table->span(k));
+    const ByteRange windows = span_table->windows();
+    table.windows = bundle.span_table.substr(windows.begin, windows.size());
+    table.windows.resize(2900 << 10, 'x');
+    bundle.span_table = *WriteSpanTable(table);
+  });
+  ASSERT_EQ(windows_[0].size, 2900U << 10);
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::Any()).ok());
+  EXPECT_EQ(Counter("indexes_refused"), 0U);
+  EXPECT_FALSE(chain_->layers[0]->whole());
+  EXPECT_TRUE(Read(0, {9'000'000, 9'100'000}).ok());
+}
+
 TEST_F(LazyStoreTest, WrongDigestsOfSpansNeverServeAByte) {
   Publish([](size_t, IndexBundle& bundle) {
     const auto span_table = *SpanTableReader::FromBytes(bundle.span_table);
