@@ -97,26 +97,22 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
       absl::MutexLock lock(&mu_);
       on_cancel_ = std::move(registration);
     }
-    if (!request_.find || request_.source == nullptr) return GetLayers({});
+    if (!request_.find || request_.source == nullptr) return GetLayers();
     request_.find(context_.cancel, [self = shared_from_this()](std::vector<FoundIndexRef> found) {
-      self->GetLayers(std::move(found));
+      self->found_ = std::move(found);
+      self->GetLayers();
     });
   }
 
  private:
-  void GetLayers(std::vector<FoundIndexRef> found) {
-    found.resize(image_.config.diff_ids.size());
-    found_ = found;
+  void GetLayers() {
+    found_.resize(image_.config.diff_ids.size());
     const std::vector<std::optional<Digest>> recorded = store_.RecordedLayers(request_);
     // Not layers_: the merge may take it while the last iteration is still running.
     for (const size_t i : LongestFirst(image_.manifest.layers)) {
-      LayerStore::Request layer;
-      layer.diff_id = image_.config.diff_ids[i];
-      layer.blob = image_.manifest.layers[i];
-      layer.form = image_.FormOf(i);
-      layer.source = request_.source;
-      const bool trusted = found[i] != nullptr && request_.trust.Allows(found[i]->source);
-      (trusted ? layer.found : layer.table) = std::move(found[i]);
+      LayerStore::Request layer = RequestOf(image_, i, request_.source);
+      const bool trusted = found_[i] != nullptr && request_.trust.Allows(found_[i]->source);
+      (trusted ? layer.found : layer.table) = found_[i];
       layer.recorded = recorded[i];
       layer.trust = request_.trust;
       FlightTicket ticket =
@@ -213,7 +209,7 @@ class ChainStore::Job : public std::enable_shared_from_this<Job> {
         missing_ = layers_.size();
         tickets_.clear();
       }
-      return GetLayers(found_);
+      return GetLayers();
     }
     context_.finish(std::move(chain));
   }

@@ -51,16 +51,6 @@ std::vector<Digest> NamesOf(const Chain& chain) {
   return names;
 }
 
-LayerStore::Request RequestOf(const ResolvedImage& image, size_t i,
-                              std::shared_ptr<ImageSource> source) {
-  LayerStore::Request layer;
-  layer.diff_id = image.config.diff_ids[i];
-  layer.blob = image.manifest.layers[i];
-  layer.form = image.FormOf(i);
-  layer.source = std::move(source);
-  return layer;
-}
-
 // The names of layers with these published descriptions.
 std::vector<Digest> UnprovenIds(const ResolvedImage& image, const std::vector<FoundIndexRef>& found,
                                 std::string_view registry) {
@@ -313,10 +303,10 @@ class ImageStoreImpl : public ImageStore {
   // has no record yet.
   ImageRef FindRecent(const std::string& key);
   void KeepRecent(const std::string& key, const ImageRef& image);
-  // Finds indexes for the layers that are not present.
   void FindTables(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
                   std::vector<FoundIndexRef> found, CancelToken cancel,
                   ChainStore::IndexesFound done);
+  // Finds indexes for the layers that are not present.
   void FindIndexes(const ImageRef& image, const std::shared_ptr<ImageSource>& source,
                    IndexTrust trust, bool runs, const std::shared_ptr<FoundPack>& pack,
                    CancelToken cancel, ChainStore::IndexesFound done);

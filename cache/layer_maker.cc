@@ -438,7 +438,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
   LayerOutput output;
   output.form = input.form;
   Sha256 hash;
-  const absl::StatusOr<LayerBuilder::Result> result =
+  absl::StatusOr<LayerBuilder::Result> result =
       input.spans != nullptr
           ? UnpackBySpans(input, data.get(), guard, cancel, unpacked_bytes, output, hash)
           : Unpack(input, data.get(), guard, cancel, unpacked_bytes, output, hash);
@@ -452,7 +452,7 @@ absl::StatusOr<LayerOutput> MakeLayer(const LayerInput& input, const std::string
     return ErrnoStatus(errno, directory + "/data");
   }
   output.data_bytes = result->data_size;
-  output.moves = result->moves;
+  output.moves = std::move(result->moves);
   IMAGEFS_ASSIGN_OR_RETURN(Fd index,
                            OpenFile(directory + "/index", O_RDWR | O_CREAT | O_EXCL, 0600));
   IMAGEFS_ASSIGN_OR_RETURN(output.index_bytes, WriteLayerIndex(result->tree, input.diff_id,

@@ -54,11 +54,7 @@ FlightTicket LayerRepairer::Fetch(const Digest& id, const Digest& diff_id,
                (id == diff_id || (i < image.layer_ids.size() && image.layer_ids[i] == id));
       },
       [&](const ResolvedImage& image, size_t i, std::shared_ptr<ImageSource> source) {
-        LayerStore::Request request;
-        request.diff_id = diff_id;
-        request.blob = image.manifest.layers[i];
-        request.form = image.FormOf(i);
-        request.source = std::move(source);
+        LayerStore::Request request = RequestOf(image, i, std::move(source));
         request.recorded = id;
         ticket = layers_.Ensure(
             std::move(request), Priority::kForeground,
@@ -77,15 +73,11 @@ void LayerRepairer::Refetch(const Digest& diff_id, const LayerObserver::Heal& he
   WithSource(
       [&](const ResolvedImage& image, size_t i) { return image.config.diff_ids[i] == diff_id; },
       [&](const ResolvedImage& image, size_t i, std::shared_ptr<ImageSource> source) {
-        LayerStore::Request request;
-        request.diff_id = diff_id;
-        request.blob = image.manifest.layers[i];
-        request.form = image.FormOf(i);
-        request.source = std::move(source);
-        const FlightTicket ticket = layers_.Ensure(std::move(request), Priority::kForeground,
-                                                   [heal](absl::StatusOr<LayerRef> layer) {
-                                                     if (layer.ok()) heal(*std::move(layer));
-                                                   });
+        const FlightTicket ticket =
+            layers_.Ensure(RequestOf(image, i, std::move(source)), Priority::kForeground,
+                           [heal](absl::StatusOr<LayerRef> layer) {
+                             if (layer.ok()) heal(*std::move(layer));
+                           });
         absl::MutexLock lock(&mu_);
         tickets_.push_back(ticket);
       });

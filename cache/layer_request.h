@@ -2,6 +2,7 @@
 // What is asked of LayerStore: a layer, as an image claims it. A value type.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <string>
@@ -34,6 +35,10 @@ struct LayerRequest {
   // Whether an unproven layer may be used before it is proven.
   bool Suffices(const struct LayerEntry& entry) const;
 };
+
+// Asks for one layer of an image, without a description. `source` may be null, as above.
+LayerRequest RequestOf(const struct ResolvedImage& image, size_t layer,
+                       std::shared_ptr<ImageSource> source);
 
 // How the store can serve a request from what is local.
 struct LayerVerdict {

@@ -198,6 +198,16 @@ absl::StatusOr<LayerRef> LayerStore::Find(const Digest& id) {
   return layer;
 }
 
+LayerRequest RequestOf(const ResolvedImage& image, size_t layer,
+                       std::shared_ptr<ImageSource> source) {
+  LayerRequest request;
+  request.diff_id = image.config.diff_ids[layer];
+  request.blob = image.manifest.layers[layer];
+  request.form = image.FormOf(layer);
+  request.source = std::move(source);
+  return request;
+}
+
 std::string LayerRequest::Registry() const { return source == nullptr ? "" : source->registry(); }
 
 Digest LayerRequest::UnprovenId() const {
