@@ -122,37 +122,37 @@ absl::Status DecodeDeflate(const SpanEntry& span, std::string_view packed_window
                       out);
 }
 
+absl::Status WrongSize() { return absl::InternalError("a span of a different size"); }
+
+// Compares the digest of a span, if it is one of that kind, with what it is of.
+absl::Status CheckDigest(const SpanEntry& span, SpanDigest of, std::string_view bytes) {
+  if (span.digest_of != of || Sha256Of(bytes) == span.digest) return absl::OkStatus();
+  return WrongBytes("a different digest");
+}
+
 }  // namespace
 
 absl::StatusOr<std::string_view> StoredData(const SpanEntry& span, std::string_view blob_bytes) {
-  if (blob_bytes.size() != span.blob_bytes) {
-    return absl::InternalError("a span of a different size");
-  }
+  if (blob_bytes.size() != span.blob_bytes) return WrongSize();
   const std::string_view data = blob_bytes.substr(span.skip, span.data_bytes);
-  const std::string_view hashed = span.digest_of == SpanDigest::kOfBlob ? blob_bytes : data;
-  if (span.digest_of != SpanDigest::kNone && Sha256Of(hashed) != span.digest) {
-    return WrongBytes("a different digest");
-  }
+  IMAGEFS_RETURN_IF_ERROR(CheckDigest(span, SpanDigest::kOfBlob, blob_bytes));
+  IMAGEFS_RETURN_IF_ERROR(CheckDigest(span, SpanDigest::kOfData, data));
   return data;
 }
 
 absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out) {
-  if (span.codec == SpanCodec::kStored && out.size() == span.data_bytes) {
+  if (out.size() != span.data_bytes || blob_bytes.size() != span.blob_bytes) return WrongSize();
+  if (span.codec == SpanCodec::kStored) {
     IMAGEFS_ASSIGN_OR_RETURN(const std::string_view data, StoredData(span, blob_bytes));
     std::memcpy(out.data(), data.data(), out.size());
     return absl::OkStatus();
   }
-  if (out.size() != span.data_bytes || blob_bytes.size() != span.blob_bytes) {
-    return absl::InternalError("a span of a different size");
-  }
-  if (span.digest_of == SpanDigest::kOfBlob && Sha256Of(blob_bytes) != span.digest) {
-    return WrongBytes("a different digest");
-  }
+  IMAGEFS_RETURN_IF_ERROR(CheckDigest(span, SpanDigest::kOfBlob, blob_bytes));
   SpanOutput output(span.skip, out);
   absl::Status status;
   switch (span.codec) {
-    case SpanCodec::kStored:
+    case SpanCodec::kStored:  // see above
       break;
     case SpanCodec::kGzip:
       status = DecodeStream(LayerCompression::kGzip, blob_bytes, output);
@@ -165,11 +165,7 @@ absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
       break;
   }
   IMAGEFS_RETURN_IF_ERROR(status);
-  if (span.digest_of == SpanDigest::kOfData &&
-      Sha256Of(std::string_view(out.data(), out.size())) != span.digest) {
-    return WrongBytes("a different digest");
-  }
-  return absl::OkStatus();
+  return CheckDigest(span, SpanDigest::kOfData, std::string_view(out.data(), out.size()));
 }
 
 // Decodes the same bytes over two windows whose bytes encode their own positions: output that comes
