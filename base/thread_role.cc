@@ -41,8 +41,7 @@ constexpr ThreadRoleInfo kRoles[] = {
      "bytes of a blob, another executor's queue"},
     {"pass", "4 x (processors + 2)", false,
      "unpacking and writing a layer, bytes of its blob, spans that `fill` decodes for it; places "
-     "are "
-     "shared among sources (`cache/source_turns.h`)",
+     "are shared among sources (`cache/source_turns.h`)",
      "any other executor's queue"},
     {"unpack", "2 or 3 a layer that is unpacked", false,
      "reading and decompressing its blob, hashing it and its tar", ""},

@@ -107,22 +107,22 @@ SourceFactory::Access NodeCredentials::QuickAccessFor(const Reference& reference
 }
 
 CredentialRefresh NodeCredentials::RefreshFor(const Reference& reference) {
+  return RefreshBy(&NodeCredentials::Find, reference);
+}
+
+CredentialRefresh NodeCredentials::RefreshBy(Finder find, const Reference& reference) {
   // Weak: a source may briefly outlive this object.
-  return [weak = weak_from_this(),
+  return [weak = weak_from_this(), find,
           reference](const Credential& refused) -> absl::StatusOr<Credential> {
     const auto self = weak.lock();
-    return self == nullptr ? Credential() : self->Find(reference, &refused);
+    return self == nullptr ? Credential() : (self.get()->*find)(reference, &refused, nullptr);
   };
 }
 
 SourceFactory::Access NodeCredentials::OwnAccessFor(const Reference& reference) {
   SourceFactory::Access access;
   access.credential = FindOwn(reference, nullptr, &access.credential_trouble);
-  access.refresh = [weak = weak_from_this(),
-                    reference](const Credential& refused) -> absl::StatusOr<Credential> {
-    const auto self = weak.lock();
-    return self == nullptr ? Credential() : self->FindOwn(reference, &refused);
-  };
+  access.refresh = RefreshBy(&NodeCredentials::FindOwn, reference);
   return access;
 }
 

@@ -84,7 +84,10 @@ class NodeCredentials : public std::enable_shared_from_this<NodeCredentials> {
   static constexpr size_t kMaxPerReference = 4;
 
  private:
+  using Finder = Credential (NodeCredentials::*)(const Reference&, const Credential* refused,
+                                                 std::string* trouble);
   explicit NodeCredentials(Options options);
+  CredentialRefresh RefreshBy(Finder find, const Reference& reference);
 
   // A pulled image.
   struct Pulled {
