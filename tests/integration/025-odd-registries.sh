@@ -9,11 +9,8 @@ need_root; need_fuse
 lazy image "$T/images/odd" estargz 1 24
 lazy image "$T/images/truth" gzip 1 24   # the same tree
 mkdir -p "$T/odd" "$M/lazy" "$T/truth"
-$PY "$LIB/odd_registry.py" "$T/odd" "$T/images/odd" 2>"$T/odd.log" &
-TEST_PIDS+=($!)
-wait_for 20 "[ -e '$T/odd/port' ]" || fail "the registry does not start"
-read -r port other <"$T/odd/port"
-HOST=127.0.0.1:$port
+start_odd_registry "$T/images/odd"
+HOST=$ODD_REGISTRY
 printf '{"auths": {"%s": {"auth": "%s"}}}' "$HOST" "$(printf 'alice:p4ssW0rd-of-alice' | base64 -w0)" >"$DOCKER_CONFIG/config.json"
 (store truth && ifs mount -q --eager --mode fuse "oci:$T/images/truth" "$T/truth" >/dev/null)
 

@@ -10,14 +10,7 @@ if [ -z "${IMAGEFS_TEST_NAMESPACE:-}" ]; then
   IMAGEFS_TEST_NAMESPACE=1 unshare -m --propagation private "$0" || status=$?
   exit $status
 fi
-sbin=$(readlink -f /sbin)
-mkdir "$T"/{sbin,sbin.work}
-mount -t tmpfs layers "$T/sbin"   # $T may lie on an overlay, which makes no upper directory
-mkdir "$T"/sbin/{upper,work}
-ln -s "$IMAGEFS" "$T/sbin/upper/mount.imagefs"
-mount -t overlay -o "lowerdir=$sbin,upperdir=$T/sbin/upper,workdir=$T/sbin/work" overlay "$sbin"
-detach() { umount -l "$sbin"; }
-AT_END+=(detach)
+install_mount_helper
 if [ "$(stat -c %a /dev/fuse)" != 666 ]; then
   mknod -m 666 "$T/sbin/fuse" c 10 229
   mount --bind "$T/sbin/fuse" /dev/fuse
@@ -104,8 +97,8 @@ umount "$M/a"
 ends 1 'no image|invalid|reference|not' mnt "NO:SUCH:THING" "$M/bad" -o "$here"
 ends 1 'remount' mnt "$ref" "$M/bad" -o "$here,remount"
 ends 32 "$T/none" mnt "oci:$T/none" "$M/bad" -o "$here"
-ends 32 'exist' "$sbin/mount.imagefs" "$ref" "$M/none" -o "$here"
-ends 1 'an image and a directory' "$sbin/mount.imagefs" "$ref"
+ends 32 'exist' /sbin/mount.imagefs "$ref" "$M/none" -o "$here"
+ends 1 'an image and a directory' /sbin/mount.imagefs "$ref"
 nothing_left "$M"
 ifs stop
 

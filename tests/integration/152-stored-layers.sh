@@ -34,11 +34,7 @@ push "$T/images/small" test/small:1
 ref=$PROXY/test/model:1
 blob=$(layer_of model 0)
 mkdir -p "$M"/{lazy,kernel,fuse,second,deny,pinned,small,wrong,again,published,norange,eager}
-bytes_of_blobs() { $PY - "$REQUESTS" "$blob" <<'PY'
-import json, os, sys
-print(sum(r["sent"] for r in map(json.loads, open(sys.argv[1])) if sys.argv[2] in r["path"]) if os.path.exists(sys.argv[1]) else 0)
-PY
-}
+bytes_of_blobs() { requests bytes "sha256:$blob"; }
 forget() { : >"$REQUESTS"; : >"$BEGAN"; }
 says() {  # says DIR FILE MIB: the line at that MiB of the file
   local line
@@ -111,12 +107,9 @@ same "given up" 1 "$(counter stored_scans_given_up)"
 ifs umount --all; ifs stop
 
 # A registry that sends whole blobs only.
-mkdir -p "$T/odd"
-$PY "$LIB/odd_registry.py" "$T/odd" "$T/images/model" 2>"$T/odd.log" &
-TEST_PIDS+=($!)
-wait_for 20 "[ -e '$T/odd/port' ]" || fail "the odd registry does not start"
+start_odd_registry "$T/images/model"
 store norange
-ifs mount -q "127.0.0.1:$(cut -d' ' -f1 "$T/odd/port")/any/norange:1" "$M/norange" >/dev/null
+ifs mount -q "$ODD_REGISTRY/any/norange:1" "$M/norange" >/dev/null
 same "no ranges" 0 "$(counter layers_lazy)"
 same "given up" 1 "$(counter stored_scans_given_up)"
 says "$M/norange" 05 1

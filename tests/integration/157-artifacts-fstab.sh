@@ -10,14 +10,7 @@ if [ -z "${IMAGEFS_TEST_NAMESPACE:-}" ]; then
   IMAGEFS_TEST_NAMESPACE=1 unshare -m --propagation private "$0" || status=$?
   exit $status
 fi
-sbin=$(readlink -f /sbin)
-mkdir "$T"/{sbin,sbin.work}
-mount -t tmpfs layers "$T/sbin"   # $T may lie on an overlay, which makes no upper directory
-mkdir "$T"/sbin/{upper,work}
-ln -s "$IMAGEFS" "$T/sbin/upper/mount.imagefs"
-mount -t overlay -o "lowerdir=$sbin,upperdir=$T/sbin/upper,workdir=$T/sbin/work" overlay "$sbin"
-detach() { umount -l "$sbin"; }
-AT_END+=(detach)
+install_mount_helper
 
 start_registry registry
 $PY - "$LIB" "$T/images" "$T/expected" <<'PY'

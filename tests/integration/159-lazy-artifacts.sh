@@ -53,12 +53,7 @@ for name in model twice false many; do push "$T/images/$name" "test/$name:1"; do
 ref=$PROXY/test/model:1
 first=$(layer_of model 0) second=$(layer_of model 1)
 mkdir -p "$M"/{kernel,fuse,killed,deny,eager,norange,wrong,again,twice,false,many,image}
-bytes_of_blobs() { $PY - "$REQUESTS" "$first" "$second" <<'PY'
-import json, os, sys
-lines = open(sys.argv[1]) if os.path.exists(sys.argv[1]) else []
-print(sum(r["sent"] for r in map(json.loads, lines) if any(blob in r["path"] for blob in sys.argv[2:])))
-PY
-}
+bytes_of_blobs() { requests bytes "sha256:$first" "sha256:$second"; }
 forget() { : >"$REQUESTS"; : >"$BEGAN"; }
 says() {  # says FILE NAME MIB: the line at that MiB
   same "$1 at $3 MiB" "$2 at $(($3 << 20))" \
@@ -122,12 +117,9 @@ same "eager" 0 "$(counter layers_lazy)"
 ifs umount --all; ifs stop
 
 # A registry that sends whole blobs only.
-mkdir -p "$T/odd"
-$PY "$LIB/odd_registry.py" "$T/odd" "$T/images/model" 2>"$T/odd.log" &
-TEST_PIDS+=($!)
-wait_for 20 "[ -e '$T/odd/port' ]" || fail "the odd registry does not start"
+start_odd_registry "$T/images/model"
 store norange
-ifs mount -q "127.0.0.1:$(cut -d' ' -f1 "$T/odd/port")/any/norange:1" "$M/norange" >/dev/null
+ifs mount -q "$ODD_REGISTRY/any/norange:1" "$M/norange" >/dev/null
 same "no ranges" "0 2" "$(counter layers_lazy) $(counter stored_scans_given_up)"
 shows model "$M/norange"
 ifs umount --all; ifs stop

@@ -333,6 +333,28 @@ start_proxy() {
   PROXY=127.0.0.1:$(cat "$dir/port") REQUESTS=$dir/requests BEGAN=$dir/began RULES=$dir/rules
 }
 
+# start_odd_registry LAYOUT: see odd_registry.py. Sets ODD_REGISTRY (host:port).
+start_odd_registry() {
+  mkdir -p "$T/odd"
+  $PY "$LIB/odd_registry.py" "$T/odd" "$1" 2>"$T/odd.log" &
+  TEST_PIDS+=($!)
+  wait_for 20 "[ -e '$T/odd/port' ]" || fail "the odd registry does not start"
+  ODD_REGISTRY=127.0.0.1:$(cut -d' ' -f1 "$T/odd/port")
+}
+
+# install_mount_helper: mount(8), which looks for helpers in /sbin only, finds mount.imagefs there, in a mount namespace
+# that the script has for itself.
+install_mount_helper() {
+  sbin=$(readlink -f /sbin)
+  mkdir "$T/sbin"
+  mount -t tmpfs layers "$T/sbin"   # $T may lie on an overlay, which makes no upper directory
+  mkdir "$T"/sbin/{upper,work}
+  ln -s "$IMAGEFS" "$T/sbin/upper/mount.imagefs"
+  mount -t overlay -o "lowerdir=$sbin,upperdir=$T/sbin/upper,workdir=$T/sbin/work" overlay "$sbin"
+  detach_mount_helper() { umount -l "$sbin"; }
+  AT_END+=(detach_mount_helper)
+}
+
 rules() { printf '%s' "$1" >"$RULES.new" && mv "$RULES.new" "$RULES"; }
 requests() { $PY "$LIB/requests.py" "$1" "$REQUESTS" "${@:2}"; }
 

@@ -7,7 +7,7 @@
   requests.py layers PROXY_REQUESTS LAYOUT.. the same of their layers: a configuration is asked for by each
                                              program that reads it
   requests.py count PROXY_REQUESTS REGEX     how many requests have a matching "METHOD path"
-  requests.py bytes PROXY_REQUESTS           bytes of blobs that went out
+  requests.py bytes PROXY_REQUESTS [DIGEST...]  bytes of blobs that went out; of these blobs
 """
 import glob
 import json
@@ -73,7 +73,8 @@ def main(args):
     if args[0] == "count":
         print(sum(1 for r in requests if re.search(args[2], r["method"] + " " + r["path"])))
     elif args[0] == "bytes":
-        print(sum(e - b for parts in spans(requests).values() for b, e in parts))
+        sent = spans(requests)
+        print(sum(e - b for digest in args[2:] or sent for b, e in sent.get(digest, [])))
 
 
 if __name__ == "__main__":

@@ -125,6 +125,20 @@ SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacin
   return table.ok() ? *std::move(table) : SpanTable();
 }
 
+SpanTable CopyOf(const SpanTableReader& table) {
+  SpanTable copy;
+  copy.blob_digest = table.blob_digest();
+  copy.diff_id = table.diff_id();
+  copy.layout = table.layout();
+  copy.blob_size = table.blob_size();
+  copy.tar_bytes = table.tar_bytes();
+  copy.data_bytes = table.data_bytes();
+  for (size_t i = 0; i < table.span_count(); ++i) copy.spans.push_back(table.span(i));
+  copy.moves = table.moves();
+  copy.windows = table.bytes().substr(table.windows().begin);
+  return copy;
+}
+
 std::unique_ptr<SpanTableReader> EvenTable(uint32_t spans, uint32_t blob_bytes,
                                            uint32_t data_bytes) {
   SpanTable table;

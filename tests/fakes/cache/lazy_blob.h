@@ -28,6 +28,9 @@ std::string ZstdBytes(std::string_view data, int frames);
 // test if it cannot be made.
 SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing);
 
+// Returns the table as it was before it was written, with its windows.
+SpanTable CopyOf(const SpanTableReader& table);
+
 // Returns a table of a blob of that many equal gzip spans, of which nothing can be decoded.
 std::unique_ptr<SpanTableReader> EvenTable(uint32_t spans, uint32_t blob_bytes,
                                            uint32_t data_bytes);

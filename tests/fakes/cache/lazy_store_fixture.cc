@@ -125,16 +125,20 @@ void LazyStoreTest::ReopenBeforeWindowsCome(IndexTrust trust) {
   for (const Descriptor& windows : windows_) repository_.Release(windows.digest);
 }
 
-void LazyStoreTest::Publish(const std::function<void(size_t, IndexBundle&)>& lie,
-                            const std::string& profile, const PackedHotPack& pack) {
-  OpenNew();
-  ASSERT_TRUE(Show(IndexTrust::None()).ok());
+void LazyStoreTest::MakeIndexes() {
   absl::Notification ended;
   store_->MakeIndexes(image_, source_, [&](absl::StatusOr<ChainRef> chain) {
     EXPECT_TRUE(chain.ok()) << chain.status();
     ended.Notify();
   });
   ended.WaitForNotification();
+}
+
+void LazyStoreTest::Publish(const std::function<void(size_t, IndexBundle&)>& lie,
+                            const std::string& profile, const PackedHotPack& pack) {
+  OpenNew();
+  ASSERT_TRUE(Show(IndexTrust::None()).ok());
+  MakeIndexes();
   RegistryWriter::Artifact artifact;
   artifact.artifact_type = std::string(kIndexArtifactType);
   artifact.subject.media_type = image_->manifest.media_type;

@@ -49,6 +49,7 @@ class LazyStoreTest : public ::testing::Test {
   // Shows the image, and ends the process before the windows of its layers have come to it.
   void ReopenBeforeWindowsCome(IndexTrust trust);
 
+  void MakeIndexes();
   // Publishes what a first machine makes, falsified by `lie`.
   void Publish(const std::function<void(size_t, IndexBundle&)>& lie = {},
                const std::string& profile = "", const PackedHotPack& pack = {});

@@ -218,21 +218,8 @@ class IdentityTest : public ::testing::Test {
   static void Claim(IndexBundle& bundle, const Digest& real, const Digest& claim) {
     if (real == claim) return;
     Tree tree = *(*ErofsImage::FromMemory(bundle.index))->ToTree();
-    const auto span_table = *SpanTableReader::FromBytes(bundle.span_table);
-    SpanTable table;
-    table.blob_digest = span_table->blob_digest();
-    table.blob_size = span_table->blob_size();
+    SpanTable table = CopyOf(**SpanTableReader::FromBytes(bundle.span_table));
     table.diff_id = claim;
-    table.layout = span_table->layout();
-    table.tar_bytes = span_table->tar_bytes();
-    table.data_bytes = span_table->data_bytes();
-    for (size_t i = 0; i < span_table->span_count(); ++i) {
-      SpanEntry span = span_table->span(i);
-      const std::string_view window = span_table->WindowOf(span);
-      span.window_offset = table.windows.size();
-      table.windows.append(window);
-      table.spans.push_back(span);
-    }
     bundle.span_table = *WriteSpanTable(table);
     const std::string path = StrCat(::testing::TempDir(), "/claim-", RandomHex(8));
     {

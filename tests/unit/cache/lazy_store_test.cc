@@ -290,17 +290,7 @@ TEST_F(LazyStoreTest, LateWindowsMayBeLargerThanTheMemoryForTheirIndex) {
   ASSERT_GE(blobs_[0].size, 12U << 20);
   Publish([](size_t i, IndexBundle& bundle) {
     if (i != 0) return;
-    const auto span_table = *SpanTableReader::FromBytes(bundle.span_table);
-    SpanTable table;
-    table.blob_digest = span_table->blob_digest();
-    table.blob_size = span_table->blob_size();
-    table.diff_id = span_table->diff_id();
-    table.tar_bytes = span_table->tar_bytes();
-    table.data_bytes = span_table->data_bytes();
-    for (size_t k = 0; k < span_table->span_count(); ++k)
-      table.spans.push_back(span_table->span(k));
-    const ByteRange windows = span_table->windows();
-    table.windows = bundle.span_table.substr(windows.begin, windows.size());
+    SpanTable table = CopyOf(**SpanTableReader::FromBytes(bundle.span_table));
     table.windows.resize(2900 << 10, 'x');
     bundle.span_table = *WriteSpanTable(table);
   });
@@ -314,17 +304,8 @@ TEST_F(LazyStoreTest, LateWindowsMayBeLargerThanTheMemoryForTheirIndex) {
 
 TEST_F(LazyStoreTest, WrongDigestsOfSpansNeverServeAByte) {
   Publish([](size_t, IndexBundle& bundle) {
-    const auto span_table = *SpanTableReader::FromBytes(bundle.span_table);
-    SpanTable table;
-    table.blob_digest = span_table->blob_digest();
-    table.blob_size = span_table->blob_size();
-    table.diff_id = span_table->diff_id();
-    table.tar_bytes = span_table->tar_bytes();
-    table.data_bytes = span_table->data_bytes();
-    for (size_t i = 0; i < span_table->span_count(); ++i) {
-      table.spans.push_back(span_table->span(i));
-      if (i == 0) table.spans.back().digest = Sha256Of("a lie");
-    }
+    SpanTable table = CopyOf(**SpanTableReader::FromBytes(bundle.span_table));
+    table.spans.front().digest = Sha256Of("a lie");
     bundle.span_table = *WriteSpanTable(table);
   });
   OpenNew();

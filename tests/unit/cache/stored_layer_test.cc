@@ -184,12 +184,7 @@ TEST_F(StoredLayerTest, CanBeEvictedOnceItsSpansHaveDigests) {
   ASSERT_TRUE(Show(IndexTrust::Any()).ok());
   ASSERT_TRUE(Durable().ok());
   ASSERT_TRUE(Show(IndexTrust::None()).ok());
-  absl::Notification ended;
-  store_->MakeIndexes(image_, source_, [&](absl::StatusOr<ChainRef> chain) {
-    EXPECT_TRUE(chain.ok()) << chain.status();
-    ended.Notify();
-  });
-  ended.WaitForNotification();
+  MakeIndexes();
   const auto table = SpanTableReader::Open(chain_->layers[0]->directory + "/access");
   ASSERT_TRUE(table.ok()) << table.status();
   EXPECT_TRUE((*table)->has_digests() && (*table)->data_is_blob());
@@ -199,12 +194,7 @@ TEST_F(StoredLayerTest, MakingIndexesNeitherListsNorHoldsTheImage) {
   OpenNew();
   ASSERT_TRUE(Show(IndexTrust::None()).ok());
   ASSERT_TRUE(store_->Remove(*Reference::Parse(image_->reference)).ok());
-  absl::Notification ended;
-  store_->MakeIndexes(image_, source_, [&](absl::StatusOr<ChainRef> chain) {
-    EXPECT_TRUE(chain.ok()) << chain.status();
-    ended.Notify();
-  });
-  ended.WaitForNotification();
+  MakeIndexes();
   const auto images = store_->ListImages(/*also_held=*/true);
   ASSERT_TRUE(images.ok()) << images.status();
   EXPECT_TRUE(images->empty());
