@@ -21,6 +21,7 @@ FillScheduler::FillScheduler(Options options)
     : options_(std::move(options)),
       reads_memory_(options_.reads_memory, options_.reads_memory / 2),
       rest_memory_(options_.rest_memory, options_.rest_memory / 2),
+      decoders_memory_(options_.decoders_memory, options_.decoders_memory / 4),
       health_(options_.health),
       shares_(options_.slots) {
   const int threads = options_.threads > 0 ? options_.threads

@@ -99,6 +99,7 @@ class FillScheduler {
     // Memory for large requests (those that readers wait for, and all others), shared among
     // sources. REQUIRES: each has room for the largest span, compressed and decoded.
     uint64_t reads_memory = 192 << 20, rest_memory = 128 << 20;
+    uint64_t decoders_memory = 256 << 20;  // of frames that are decoded in parts; shared likewise
     SourceHealth::Limits health;
     // A caller that waits for a whole layer gets an error after this long without a byte.
     absl::Duration give_up = absl::Minutes(2);
@@ -133,6 +134,7 @@ class FillScheduler {
   ByteBudget& memory(Priority priority) {
     return priority == Priority::kOnDemand ? reads_memory_ : rest_memory_;
   }
+  ByteBudget& decoders_memory() { return decoders_memory_; }
   SourceHealth& health() { return health_; }
   Executor& work() { return *work_; }
   // For long tasks: the check of whole layers. Readers never wait behind it, and the layers of one
@@ -196,7 +198,7 @@ class FillScheduler {
   const Options options_;
   Counters counters_;
   Timelines timelines_;
-  ByteBudget reads_memory_, rest_memory_;
+  ByteBudget reads_memory_, rest_memory_, decoders_memory_;
   SourceHealth health_;
   absl::Mutex mu_;
   std::vector<std::weak_ptr<FillClient>> clients_ ABSL_GUARDED_BY(mu_);

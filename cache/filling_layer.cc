@@ -93,6 +93,7 @@ absl::Status FillingLayer::OpenFiles() {
                            hot_marks_.Read(table_->data_bytes()));
   absl::MutexLock lock(&mu_);
   spans_.SetTable(*table_);
+  frames_.SetTable(*table_);
   for (const ByteRange& range : marked) hot_.SetEarlier(range);
   moved_.resize(table_->moves().size());
   for (uint32_t i = 0; i < count; ++i) {
@@ -210,10 +211,9 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unv
       } else if (spans_.state(i) == State::kInFlight || spans_.state(i) == State::kBusy) {
         scheduler_.counters().joins++;
         cause = FillScheduler::WaitCause::kInFlight;
-        // A background request now has a reader waiting for it.
-        for (const auto& batch : batches_) {
-          if (batch->first <= i && i < batch->last) batch->priority->RaiseTo(Priority::kOnDemand);
-        }
+        RaiseLocked(i);
+      } else if (frames_.Has(i)) {
+        RaiseLocked(i);
       } else {
         QueueLocked(i, Priority::kOnDemand);
       }
@@ -226,6 +226,14 @@ bool FillingLayer::ArmLocked(const WaiterRef& waiter, std::vector<uint32_t>& unv
   waiter->pin.data_file = epoch_;
   if (!memory_.empty()) waiter->pin.memory = memory_.Of(this, waiter->parts);
   return true;
+}
+
+// A request in the background now has a reader waiting for it.
+void FillingLayer::RaiseLocked(uint32_t span) {
+  const uint32_t from = frames_.Has(span) ? frames_.Rest(span).first : span;
+  for (const auto& batch : batches_) {
+    if (batch->first <= span && from < batch->last) batch->priority->RaiseTo(Priority::kOnDemand);
+  }
 }
 
 bool FillingLayer::AllHereLocked(const Waiter& waiter) const {
@@ -245,9 +253,11 @@ absl::Status FillingLayer::RefusalLocked(const Waiter& waiter) {
   for (const auto& [first, last] : waiter.parts) {
     for (uint32_t i = first; i < last; ++i) {
       if (spans_.readable(i)) continue;
-      IMAGEFS_RETURN_IF_ERROR(spans_.WhyPaused(i, Priority::kOnDemand, now));
+      const bool part = frames_.Has(i);
+      const uint32_t next = part ? frames_.Rest(i).first : i;
+      IMAGEFS_RETURN_IF_ERROR(spans_.WhyPaused(next, Priority::kOnDemand, now));
       // A probe finds out whether this still holds, for later readers.
-      if (certain.has_value()) QueueLocked(i, Priority::kOnDemand);
+      if (certain.has_value()) QueueLocked(i, part ? Priority::kForeground : Priority::kOnDemand);
     }
   }
   return certain.value_or(absl::OkStatus());
@@ -525,9 +535,11 @@ void FillingLayer::GiveUp() {
               true);
 }
 
-void FillingLayer::FailAllLocked(const absl::Status& status, Finished& finished) {
+void FillingLayer::FailAllLocked(const absl::Status& status, Finished& finished, Run spans) {
   std::vector<uint32_t> waited;
-  for (const auto& [index, list] : waiters_) waited.push_back(index);
+  for (const auto& [index, list] : waiters_) {
+    if (spans.first <= index && index < spans.second) waited.push_back(index);
+  }
   for (const uint32_t index : waited) FailSpanLocked(index, status, finished);
 }
 
@@ -552,6 +564,7 @@ bool FillingLayer::Fail(const absl::Status& why) {
     if (!failure_.ok()) return false;
     failure_ = why;
     reason_ = std::string(why.message());
+    frames_.Clear();
     FailAllLocked(why, finished);
     FailHotLocked(why, finished);
   }
@@ -567,6 +580,7 @@ void FillingLayer::Cancel() {
   {
     absl::MutexLock lock(&mu_);
     cancelled_ = true;
+    frames_.Clear();
     FailAllLocked(absl::CancelledError("the store closes"), finished);
     FailHotLocked(absl::CancelledError("the store closes"), finished);
     batches = batches_;
@@ -587,6 +601,7 @@ uint64_t FillingLayer::Evict(uint64_t bytes) {
     // What is given back must not be fetched again unless a reader needs it.
     readahead_->StopWantingAll();
     spans_.UnqueueReadahead();
+    frames_.StopWanting(Priority::kForeground, Priority::kBackground);
     // Until the hole is punched, requests for these spans wait and nobody fetches them.
     evicted = spans_.TakeForEviction(bytes, WantedLocked());
     // From here on no reader is told that it may read them.

@@ -1,20 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // A layer whose bytes are fetched on demand: an index, a span table, and a sparse data file that
-// fills. Owns the flights of ranges: a span is requested once regardless of the number of waiters
-// (single-flight), and waiters hold no threads.
-//
-//   <directory>/index    the tree (EROFS, overlay form)
-//   <directory>/access, data   the span table (image/span_table.h); sparse
-//   <directory>/windows  where the windows of a table are that came without (cache/late_windows.h)
-//   <directory>/present  which spans were verified and are in `data` (cache/present_map.h)
-//   <directory>/blob     of an unproven layer: the received parts of its blob, unless `data` has
-//   them <directory>/hot      pages of `data` that came with a hot pack (cache/hot_marks.h)
+// fills (cache/filling_layer_options.h lists the files). Owns the flights of ranges: a span is
+// requested once regardless of the number of waiters (single-flight), which hold no threads.
 //
 // Bytes are written to `data` only after their digest was verified (if there is one: SpanDigest),
 // and are read only while a ReadPin is held, which prevents Evict from removing them. Pages of a
 // hot pack are there before their spans, and are compared with these (cache/filling_layer_pack.cc).
 // If the disk takes no bytes, those that somebody waits for are kept in memory instead, and nothing
-// else is requested (cache/filling_layer_memory.cc).
+// else is requested (cache/filling_layer_memory.cc). What can only be decoded from its beginning is
+// requested in order (cache/filling_layer_frames.cc).
 //
 // Failed requests are retried when cache/source_health.h allows it, until each waiter's deadline; a
 // certain failure is reported at once. If a request is silent while a reader waits for it, a second
@@ -46,6 +40,7 @@
 #include "cache/fill_scheduler.h"
 #include "cache/fill_sources.h"
 #include "cache/filling_layer_options.h"
+#include "cache/frame_feeds.h"
 #include "cache/hot_marks.h"
 #include "cache/hot_pages.h"
 #include "cache/late_windows.h"
@@ -118,27 +113,31 @@ class FillingLayer final : public LayerFill,
   struct Batch;
   using WaiterRef = std::shared_ptr<Waiter>;
   using BatchRef = std::shared_ptr<Batch>;
+  using FramePart = FrameFeeds<Batch>::Part;
+  using Run = std::pair<uint32_t, uint32_t>;  // spans [first, second)
   using Spans = std::vector<uint32_t>;
   using Finished = std::vector<std::pair<WaiterRef, absl::Status>>;
-
   FillingLayer(Options options, FillScheduler& scheduler);
   absl::Status OpenFiles();
-
-  void QueueLocked(uint32_t span, Priority priority) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
-    spans_.Queue(span, priority, Moment::Now());
-  }
+  void QueueLocked(uint32_t span, Priority priority) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void NoteReadLocked(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FindFiles();
   std::optional<uint32_t> NextLocked(Priority, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void AwaitPartsLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::optional<Run> NextPartsLocked(Priority, Moment) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  bool InFlightLocked(uint32_t span) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void RaiseLocked(uint32_t span) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void Feed(uint32_t span);
+  void DecodePart(const FramePart& part);
+  void TakeDecoder(const FramePart& part);
+  void OnWrongPart(const FramePart& part, const absl::Status& why);
   BatchRef TakeBatchLocked(uint32_t, Priority, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   BatchRef NewBatchLocked(uint32_t first, uint32_t last, ByteRange blob, Priority,
                           FillSources::Choice) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   BatchRef SilentLocked(Moment now, Moment& look_again) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::vector<BatchRef> SilentHedgesLocked(Moment now, Moment& look_again)
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  std::vector<BatchRef> SilentHedgesLocked(Moment, Moment&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   BatchRef TakeHedgeLocked(const BatchRef& silent, Moment now) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  std::pair<uint32_t, uint32_t> AwaitedLocked(const Batch&) const
-      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  Run AwaitedLocked(const Batch&) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool InFlightElsewhereLocked(uint32_t span) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Duration SilenceLocked(const Batch& batch) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Begin(const BatchRef& batch, Priority priority);
@@ -165,7 +164,8 @@ class FillingLayer final : public LayerFill,
   bool OnWrongLocked(uint32_t span, const absl::Status&, const ImageSource*, Finished&)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void FailSpanLocked(uint32_t, const absl::Status&, Finished&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  void FailAllLocked(const absl::Status&, Finished&) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void FailAllLocked(const absl::Status&, Finished&, Run spans = {0, UINT32_MAX})
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void Deliver(Finished finished);
   void NoteWait(Waiter& waiter, bool ok);
   absl::Status RefusalLocked(const Waiter& waiter) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -214,6 +214,7 @@ class FillingLayer final : public LayerFill,
 
   mutable absl::Mutex mu_;
   SpanMap spans_ ABSL_GUARDED_BY(mu_);
+  FrameFeeds<Batch> frames_ ABSL_GUARDED_BY(mu_);
   std::vector<bool> moved_ ABSL_GUARDED_BY(mu_);  // by move of the table
   absl::flat_hash_map<uint32_t, std::vector<WaiterRef>> waiters_ ABSL_GUARDED_BY(mu_);  // by span
   uint64_t waiting_ ABSL_GUARDED_BY(mu_) = 0;                                           // waiters

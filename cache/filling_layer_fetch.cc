@@ -54,7 +54,16 @@ absl::StatusOr<std::string_view> Decoded(const SpanTableReader& table, const Spa
 // Returns the next span to request at that priority: a queued one, else a missing one.
 std::optional<uint32_t> FillingLayer::NextLocked(Priority priority, Moment now) {
   if (const auto queued = spans_.NextQueued(priority); queued.has_value()) return queued;
-  return readahead_->Fetches(priority, now) ? spans_.NextMissing(priority, now) : std::nullopt;
+  if (const auto parts = NextPartsLocked(priority, now); parts.has_value()) return parts->first;
+  if (!readahead_->Fetches(priority, now)) return std::nullopt;
+  const std::optional<uint32_t> missing = spans_.NextMissing(priority, now);
+  if (!missing.has_value() || spans_.state(*missing) != State::kAbsent || !frames_.Has(*missing)) {
+    return missing;
+  }
+  frames_.Want(frames_.Rest(*missing).second - 1, priority);
+  frames_.Want(*missing, priority);
+  const auto parts = NextPartsLocked(priority, now);
+  return parts.has_value() ? std::optional(parts->first) : std::nullopt;
 }
 
 std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& look_again) {
@@ -73,6 +82,7 @@ std::optional<FillClient::Want> FillingLayer::MostUrgent(Moment now, Moment& loo
       return std::nullopt;
     }
     spans_.RescanIfDue(now);
+    AwaitPartsLocked();
     silent_hedges = SilentHedgesLocked(now, look_again);
     // Only after those have been counted as failures.
     const BatchRef silent = silent_hedges.empty() ? SilentLocked(now, look_again) : nullptr;
@@ -117,6 +127,14 @@ FillingLayer::BatchRef FillingLayer::TakeBatchLocked(uint32_t index, Priority pr
   auto wanted = [&](uint32_t i) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) {
     return spans_.MayBringAlong(i, priority, missing_too, now);
   };
+  if (frames_.Has(index)) {
+    const auto parts = NextPartsLocked(priority, now);
+    if (!parts.has_value()) return nullptr;
+    const auto [first, last] = *parts;
+    return NewBatchLocked(first, last,
+                          {table_->span(first).blob_begin, table_->span(last - 1).blob_end()},
+                          priority, choice);
+  }
   SpanEntry at = table_->span(index);
   ByteRange blob = {at.blob_begin, at.blob_end()};
   uint32_t first = index, last = index + 1;
@@ -155,7 +173,7 @@ FillingLayer::BatchRef FillingLayer::NewBatchLocked(uint32_t first, uint32_t las
   batch->began = batch->last_byte = choice.when;
   uint64_t largest = 0;
   for (uint32_t i = first; i < last; ++i) {
-    spans_.SetInFlight(i, priority);
+    frames_.Has(i) ? frames_.SetInFlight(i) : spans_.SetInFlight(i, priority);
     largest = std::max<uint64_t>(largest, table_->span(i).data_bytes);
   }
   batch->memory = blob.size() + largest;
@@ -163,10 +181,11 @@ FillingLayer::BatchRef FillingLayer::NewBatchLocked(uint32_t first, uint32_t las
   return batch;
 }
 
-std::pair<uint32_t, uint32_t> FillingLayer::AwaitedLocked(const Batch& batch) const {
-  std::pair<uint32_t, uint32_t> awaited = {0, 0};
+FillingLayer::Run FillingLayer::AwaitedLocked(const Batch& batch) const {
+  Run awaited = {0, 0};
   for (uint32_t i = batch.next; i < batch.last; ++i) {
-    if (spans_.state(i) != State::kInFlight || !waiters_.contains(i)) continue;
+    const bool needed = frames_.Has(i) ? frames_.Awaited(i) : waiters_.contains(i);
+    if (!needed || !InFlightLocked(i)) continue;
     if (awaited.second == 0) awaited.first = i;
     awaited.second = i + 1;
   }
@@ -230,8 +249,8 @@ FillingLayer::BatchRef FillingLayer::TakeHedgeLocked(const BatchRef& silent, Mom
   uint32_t last = first + 1;
   for (; last < end; ++last) {
     const SpanEntry next = table_->span(last);
-    if (spans_.state(last) != State::kInFlight || next.blob_begin < blob.begin ||
-        next.blob_end() < blob.end || next.blob_end() - blob.begin > kMaxBatchBytes[0]) {
+    if (!InFlightLocked(last) || next.blob_begin < blob.begin || next.blob_end() < blob.end ||
+        next.blob_end() - blob.begin > kMaxBatchBytes[0]) {
       break;
     }
     blob.end = next.blob_end();
@@ -420,8 +439,14 @@ void FillingLayer::DecodeLater(const BatchRef& batch, uint32_t index) {
     self->scheduler_.work().Submit(batch->priority,
                                    [self, batch, index] { self->Decode(batch, index); });
   };
-  if (windows_ == nullptr) return decode();
   const SpanEntry span = table_->span(index);
+  if (IsZstdPart(span.codec)) {
+    absl::ReleasableMutexLock lock(&mu_);
+    if (!cancelled_ && failure_.ok()) frames_.SetHere(index, batch);
+    lock.Release();
+    return Feed(index);
+  }
+  if (windows_ == nullptr) return decode();
   windows_->When(span.window(), span.blob_bytes, std::move(decode));
 }
 
@@ -520,7 +545,12 @@ FillingLayer::BatchRef FillingLayer::EndBatchLocked(const BatchRef& batch,
     if (needed || std::exchange(other->given_up, true)) other.reset();
   }
   for (uint32_t i = batch->next; i < batch->last; ++i) {
-    if (spans_.state(i) != State::kInFlight || InFlightElsewhereLocked(i)) continue;
+    if (!InFlightLocked(i) || InFlightElsewhereLocked(i)) continue;
+    if (frames_.Has(i)) {
+      frames_.SetAbsent(i);
+      if (local) FailAllLocked(batch->own_failure, finished, {i, frames_.Rest(i).second});
+      continue;
+    }
     spans_.SetAbsent(i);
     if (!waiters_.contains(i)) continue;
     if (cancelled_) {

@@ -91,6 +91,7 @@ void FillingLayer::OnUnstored(uint32_t index, std::string bytes, const absl::Sta
       // Fetch nothing more that nobody waits for.
       readahead_->StopWantingAll();
       spans_.UnqueueReadahead();
+      frames_.StopWanting(Priority::kForeground, Priority::kBackground);
     }
   }
   if (first) LogWarning("span_not_stored cause=", cause.message());

@@ -13,6 +13,12 @@ namespace imagefs {
 class FillingLayer;
 
 struct FillingLayerOptions {
+  //   index    the tree (EROFS, overlay form)
+  //   access, data   the span table (image/span_table.h); sparse
+  //   windows  where the windows of a table are that came without (cache/late_windows.h)
+  //   present  which spans were verified and are in `data` (cache/present_map.h)
+  //   blob     of an unproven layer: the received parts of its blob, unless `data` has them
+  //   hot      pages of `data` that came with a hot pack (cache/hot_marks.h)
   std::string directory;
   bool unverified = false;  // verify spans that `present` names before trusting them
   // The layer has not been hashed as a whole yet: its blob is kept, completed once every span is

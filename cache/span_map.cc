@@ -59,14 +59,19 @@ std::optional<uint32_t> SpanMap::NextQueued(Priority priority) {
   return std::nullopt;
 }
 
+bool SpanMap::MayRequest(uint32_t span, Priority priority, Moment now) {
+  if (wrong_.empty()) return true;
+  const Moment end = wrong_.PauseEnd(span, priority);
+  if (end > now) rescan_at_ = std::min(rescan_at_, end);
+  return end <= now;
+}
+
 std::optional<uint32_t> SpanMap::NextMissing(Priority priority, Moment now) {
   for (; scan_ < spans_.size(); ++scan_) {
     if (spans_[scan_].state != State::kAbsent && spans_[scan_].state != State::kUnverified) {
       continue;
     }
-    const Moment end = wrong_.PauseEnd(scan_, priority);
-    if (end <= now) return scan_;
-    rescan_at_ = std::min(rescan_at_, end);
+    if (MayRequest(scan_, priority, now)) return scan_;
   }
   return std::nullopt;
 }

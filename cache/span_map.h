@@ -71,6 +71,8 @@ class SpanMap {
   // When the first span that NextMissing skipped may be requested again; InfiniteFuture: none.
   Moment rescan_at() const { return rescan_at_; }
   void RescanIfDue(Moment now);
+  // True if the span may be requested at that priority now; else it is looked at again when it may.
+  bool MayRequest(uint32_t span, Priority priority, Moment now);
   // True if a request of that priority may include this span; `missing_too`: even if it is not
   // queued.
   bool MayBringAlong(uint32_t span, Priority priority, bool missing_too, Moment now) const;

@@ -43,6 +43,7 @@ absl::Status SpanStream::Check(const SpanTableReader& table, const Digest& blob,
   uint64_t data_end = 0, blob_end = 0;
   for (size_t i = 0; i < table.span_count(); ++i) {
     const SpanEntry span = table.span(i);
+    if (IsZstdPart(span.codec)) return Unusable("a zstd frame has to be decoded in order");
     if (span.data_begin != data_end || span.skip != 0) return Unusable("it has gaps");
     const bool shares = span.blob_begin + 1 == blob_end;
     if ((span.blob_begin < blob_end && !shares) || span.blob_end() <= blob_end) {

@@ -6,14 +6,13 @@
 #include <cstdint>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/types/span.h"
 #include "base/cancel.h"
 #include "base/digest.h"
 #include "image/decompress.h"
 #include "image/span_table.h"
+#include "image/zstd_parts.h"
 
 namespace imagefs {
 
@@ -27,11 +26,15 @@ struct SpanTableInput {
   std::vector<LayerBuilder::Move> moves;
   int data_fd = -1;  // the layer's data file
   // Reads exactly `out.size()` bytes of the blob at `offset`.
-  absl::FunctionRef<absl::Status(absl::Span<char> out, uint64_t offset)> read_blob;
+  ReadBlobBytes read_blob;
+  // A zstd frame with more content than this is cut into parts.
+  uint64_t whole_frame_bytes = kWholeFrameBytes;
+  static constexpr uint64_t kWholeFrameBytes = 8 << 20;
 };
 
-// Returns kUnimplemented if the blob has too few entry points to be read in parts (a zstd blob of
-// one large frame), and kDataLoss if a span does not decode to the tar's bytes. Blocks.
+// Returns kUnimplemented if the blob has too few entry points to be read in parts (a large zstd
+// frame with a window above kMaxZstdPartsWindow), and kDataLoss if a span does not decode to the
+// tar's bytes. Blocks.
 absl::StatusOr<SpanTable> MakeSpanTable(const SpanTableInput& input, const CancelToken& cancel);
 
 // Where a table enters the blob.

@@ -140,6 +140,11 @@ absl::StatusOr<std::string_view> StoredData(const SpanEntry& span, std::string_v
   return data;
 }
 
+absl::Status CheckBlobBytes(const SpanEntry& span, std::string_view blob_bytes) {
+  if (blob_bytes.size() != span.blob_bytes) return WrongSize();
+  return CheckDigest(span, SpanDigest::kOfBlob, blob_bytes);
+}
+
 absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out) {
   if (out.size() != span.data_bytes || blob_bytes.size() != span.blob_bytes) return WrongSize();
@@ -163,6 +168,9 @@ absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
     case SpanCodec::kZstd:
       status = DecodeStream(LayerCompression::kZstd, blob_bytes, output);
       break;
+    case SpanCodec::kZstdBegin:
+    case SpanCodec::kZstdNext:
+      return absl::InternalError("a part of a zstd frame has to be decoded after those before it");
   }
   IMAGEFS_RETURN_IF_ERROR(status);
   return CheckDigest(span, SpanDigest::kOfData, std::string_view(out.data(), out.size()));

@@ -95,7 +95,7 @@ absl::Status CheckSpan(const SpanEntry& span, uint64_t blob_size, uint64_t data_
       !InRange(span.blob_begin, span.blob_bytes, blob_size)) {
     return Wrong("a span outside of the blob");
   }
-  if (span.codec > SpanCodec::kZstd || span.bit > 7 || span.skip > kMaxSpanSkip ||
+  if (span.codec > SpanCodec::kZstdNext || span.bit > 7 || span.skip > kMaxSpanSkip ||
       (span.bit != 0 && span.codec != SpanCodec::kDeflate) ||
       (span.window_bytes != 0 && span.codec != SpanCodec::kDeflate) ||
       span.digest_of > SpanDigest::kNone ||
@@ -104,6 +104,9 @@ absl::Status CheckSpan(const SpanEntry& span, uint64_t blob_size, uint64_t data_
   }
   if (span.codec == SpanCodec::kStored && uint64_t{span.skip} + span.data_bytes > span.blob_bytes) {
     return Wrong("a stored span that is longer than its bytes");
+  }
+  if (IsZstdPart(span.codec) && (span.skip != 0 || span.digest_of != SpanDigest::kOfBlob)) {
+    return Wrong("a part of a zstd frame of an unknown kind");
   }
   // A window is a zstd frame of 32 KiB: never much larger than its content.
   if (span.window_bytes > 2 * kDeflateWindowBytes ||
@@ -257,12 +260,21 @@ absl::Status SpanTableReader::Parse() {
                     : window_sum != 0 && window_sum != SumOfWindows(windows_)) {
     return Wrong("the checksum of its windows");
   }
-  uint64_t end = 0;
+  uint64_t end = 0, part_end = 0;
   bool same = true;  // as the blob, up to `end`
   for (size_t i = 0; i < span_count_; ++i) {
     const SpanEntry one = span(i);
     IMAGEFS_RETURN_IF_ERROR(CheckSpan(one, blob_size_, data_bytes_, windows));
     if (one.data_begin < end) return Wrong("spans that overlap");
+    if (one.codec == SpanCodec::kZstdBegin) frames_.emplace_back(i, i + 1);
+    if (one.codec == SpanCodec::kZstdNext) {
+      if (frames_.empty() || frames_.back().second != i || one.data_begin != end ||
+          one.blob_begin != part_end) {
+        return Wrong("a part of a zstd frame that does not follow the one before");
+      }
+      frames_.back().second = static_cast<uint32_t>(i + 1);
+    }
+    part_end = one.blob_end();
     same = same && one.codec == SpanCodec::kStored && one.data_begin == end &&
            one.blob_begin + one.skip == end;
     has_digests_ = has_digests_ && one.digest_of != SpanDigest::kNone;

@@ -2,11 +2,11 @@
 // The span table of a layer: how to obtain the bytes of its data file from ranges of its blob.
 //
 // A span is a run of the data file that is decoded independently from a run of the blob and has its
-// own digest. Spans are disjoint and in ascending order in the data file; gaps between them (and
-// after the last one) are never fetched and read as zeros, except for the targets of `moves`. A
-// table comes from a full pass over the blob (Decompressor::points), from a published index, or
-// from a foreign table of contents (image/toc.h, image/ztoc.h). docs/formats/access.md specifies
-// the format.
+// own digest; a large zstd frame is several spans, which are decoded in order. Spans are disjoint
+// and in ascending order in the data file; gaps between them (and after the last one) are never
+// fetched and read as zeros, except for the targets of `moves`. A table comes from a full pass over
+// the blob (Decompressor::points), from a published index, or from a foreign table of contents
+// (image/toc.h, image/ztoc.h). docs/formats/access.md specifies the format.
 //
 // Everything here is a pure function of bytes; a hostile table yields an error, never a crash, an
 // endless loop or memory use beyond the limits below. Thread-safe once built.
@@ -41,7 +41,13 @@ enum class SpanCodec : uint8_t {
   kGzip = 1,     // starts at a gzip member header; may span several members
   kDeflate = 2,  // starts at a deflate block inside a gzip member (then further members)
   kZstd = 3,     // starts at a zstd frame; may span several frames
+  // Parts of one zstd frame (image/zstd_parts.h), which are decoded one after another: the first,
+  // with the frame's header, and each that goes on where the span before it ends.
+  kZstdBegin = 4,
+  kZstdNext = 5,
 };
+
+inline bool IsZstdPart(SpanCodec codec) { return codec >= SpanCodec::kZstdBegin; }
 
 // What the digest of a span covers.
 enum class SpanDigest : uint8_t {
@@ -131,6 +137,9 @@ class SpanTableReader {
   uint64_t data_bytes() const { return data_bytes_; }
   size_t span_count() const { return span_count_; }
   const std::vector<LayerBuilder::Move>& moves() const { return moves_; }
+  // The runs of spans [first, second) that are parts of one zstd frame, ascending.
+  using Frame = std::pair<uint32_t, uint32_t>;
+  const std::vector<Frame>& frames() const { return frames_; }
   // False if a span has none.
   bool has_digests() const { return has_digests_; }
   // The data file begins with the very bytes of the blob, and spans cover all of it: the DiffID is
@@ -164,14 +173,18 @@ class SpanTableReader {
   bool late_windows_ = false;
   std::string_view records_, windows_;
   std::vector<LayerBuilder::Move> moves_;
+  std::vector<Frame> frames_;
 };
 
 // Decodes one span from the blob's bytes [blob_begin, blob_end) and checks its digest, if it has
-// one. `out` must have data_bytes. Returns kDataLoss if the bytes do not match the table.
+// one. `out` must have data_bytes. Returns kDataLoss if the bytes do not match the table. REQUIRES:
+// it is no part of a frame.
 absl::Status DecodeSpan(const SpanEntry& span, std::string_view packed_window,
                         std::string_view blob_bytes, absl::Span<char> out);
 // The same for a stored span, without a copy: returns the part of `blob_bytes` that is its data.
 absl::StatusOr<std::string_view> StoredData(const SpanEntry& span, std::string_view blob_bytes);
+// Compares these bytes of the blob with the digest of a span that is of them.
+absl::Status CheckBlobBytes(const SpanEntry& span, std::string_view blob_bytes);
 
 // Returns which of the 32 KiB before a kDeflate span its decoding refers to. Pure. Returns
 // kDataLoss if the bytes are not a deflate stream.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <utility>
 
 #include "base/status.h"
 #include "base/text.h"
@@ -21,7 +22,40 @@ absl::Status TooLarge(uint64_t bytes, uint64_t max_bytes) {
       StrCat("a zstd frame of ", bytes, " bytes where at most ", max_bytes, " are allowed"));
 }
 
+class Stream final : public ZstdStream {
+ public:
+  using Context = std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)>;
+  explicit Stream(Context context) : context_(std::move(context)) {}
+
+  absl::StatusOr<Step> Run(std::string_view in, absl::Span<char> out) override {
+    ZSTD_inBuffer input = {in.data(), in.size(), 0};
+    ZSTD_outBuffer output = {out.data(), out.size(), 0};
+    while (true) {
+      const size_t before = input.pos, had = output.pos;
+      const size_t left = ZSTD_decompressStream(context_.get(), &output, &input);
+      if (ZSTD_isError(left) != 0) {
+        return absl::DataLossError(StrCat("a damaged zstd frame: ", ZSTD_getErrorName(left)));
+      }
+      const bool stands = input.pos == before && output.pos == had;
+      if (left == 0 || stands || output.pos == output.size) {
+        return Step{input.pos, output.pos, left == 0};
+      }
+    }
+  }
+  void Reset() override { ZSTD_DCtx_reset(context_.get(), ZSTD_reset_session_only); }
+
+ private:
+  const Context context_;
+};
+
 }  // namespace
+
+absl::StatusOr<std::unique_ptr<ZstdStream>> ZstdStream::Create() {
+  Stream::Context context(ZSTD_createDCtx(), ZSTD_freeDCtx);
+  if (context == nullptr) return absl::ResourceExhaustedError("no memory for zstd");
+  ZSTD_DCtx_setParameter(context.get(), ZSTD_d_windowLogMax, kMaxZstdWindowLog);
+  return std::make_unique<Stream>(std::move(context));
+}
 
 std::string CompressZstd(std::string_view data, int level) {
   std::string out(ZSTD_compressBound(data.size()), '\0');

@@ -3,14 +3,33 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <string>
 #include <string_view>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 
 namespace imagefs {
+
+// Decodes the bytes of one frame as they come. Not thread-safe. Windows up to 512 MiB are accepted:
+// callers limit them (image/zstd_window.h).
+class ZstdStream {
+ public:
+  // Returns kResourceExhausted if there is no memory.
+  static absl::StatusOr<std::unique_ptr<ZstdStream>> Create();
+  virtual ~ZstdStream() = default;
+  struct Step {
+    size_t consumed = 0, produced = 0;
+    bool ended = false;  // the frame; the next byte is the first of another one
+  };
+  // Decodes until `in` is consumed and all that it gives is in `out`, or until `out` is full.
+  // Returns kDataLoss if these are not the bytes of a frame.
+  virtual absl::StatusOr<Step> Run(std::string_view in, absl::Span<char> out) = 0;
+  virtual void Reset() = 0;  // another frame begins
+};
 
 std::string CompressZstd(std::string_view data, int level);
 

@@ -32,5 +32,8 @@ struct ZstdDemand {
   uint64_t window = 0, memory = 0;
 };
 std::optional<ZstdDemand> ZstdDemandOf(std::string_view head);
+// Returns how many bytes the header of a frame has, its magic number included; nullopt if `head` is
+// too short to tell. REQUIRES: `head` begins with the magic number of a frame.
+std::optional<size_t> ZstdHeadBytes(std::string_view head);
 
 }  // namespace imagefs

@@ -7,7 +7,7 @@
 need_root; need_fuse
 start_registry registry
 start_shaper line
-for kind in "zstd 9" "zstd 20" "zstd 44" "gzip 20" "estargz 12"; do
+for kind in "zstd 9" "zstd 20" "zstd 90" "gzip 20" "estargz 12"; do
   read -r form mib <<<"$kind"
   name=$form$mib
   lazy large "$T/images/$name" "$form" "$mib"

@@ -89,7 +89,8 @@ std::string ZstdBytes(std::string_view data, int frames) {
   return all;
 }
 
-SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing) {
+SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing,
+                    uint64_t whole_frame_bytes) {
   auto decompressor = Decompressor::Create(SniffCompression(blob), spacing);
   EXPECT_TRUE(decompressor.ok()) << decompressor.status();
   std::string out(100'000, '\0');
@@ -119,7 +120,8 @@ SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacin
                              (*decompressor)->points(),
                              {},
                              data.get(),
-                             read_blob};
+                             read_blob,
+                             whole_frame_bytes};
   auto table = MakeSpanTable(input, CancelToken());
   EXPECT_TRUE(table.ok()) << table.status();
   return table.ok() ? *std::move(table) : SpanTable();

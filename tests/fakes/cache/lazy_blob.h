@@ -25,8 +25,9 @@ std::string GzipBytes(std::string_view data, int level = 6, int members = 1, int
 std::string ZstdBytes(std::string_view data, int frames);
 
 // Returns the span table of `blob`, which contains `tar`, with points `spacing` apart. Fails the
-// test if it cannot be made.
-SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing);
+// test if it cannot be made. `whole_frame_bytes`: see SpanTableInput.
+SpanTable MakeTable(std::string_view tar, std::string_view blob, uint64_t spacing,
+                    uint64_t whole_frame_bytes = UINT64_MAX);
 
 // Returns the table as it was before it was written, with its windows.
 SpanTable CopyOf(const SpanTableReader& table);

@@ -73,6 +73,24 @@ TEST(SpanTableMaker, ZstdFramesAndPlainTars) {
   EXPECT_GT(MakeTable(tar, tar, 64 << 10).spans.size(), 20U);
 }
 
+TEST(SpanTableMaker, ALargeZstdFrameIsCutIntoParts) {
+  const std::string tar = MixedBytes(4 << 20, 5);
+  const SpanTable table = MakeTable(tar, ZstdBytes(tar, 2), 1, 1 << 20);
+  ASSERT_TRUE(WriteSpanTable(table).ok());
+  EXPECT_GE(table.spans.size(), 6U);
+  EXPECT_EQ(table.spans.front().codec, SpanCodec::kZstdBegin);
+  EXPECT_EQ(table.spans.back().codec, SpanCodec::kZstdNext);
+  EXPECT_EQ(table.spans.back().data_end(), tar.size());
+  const auto reader = *SpanTableReader::FromBytes(*WriteSpanTable(table));
+  ASSERT_EQ(reader->frames().size(), 2U);
+  EXPECT_EQ(reader->frames()[0].second, reader->frames()[1].first);
+  // Where it can be entered: at its frames.
+  const std::vector<RestartPoint> points = PointsOf(*reader);
+  ASSERT_EQ(points.size(), 2U);
+  EXPECT_EQ(points[1].codec, SpanCodec::kZstd);
+  EXPECT_EQ(points[1].blob_offset, table.spans[reader->frames()[1].first].blob_begin);
+}
+
 // Two machines that build the index of a layer produce the same bytes.
 TEST(SpanTableMaker, PointsDoNotDependOnHowTheBytesCame) {
   const std::string tar = MixedBytes(4 << 20, 9);

@@ -174,6 +174,39 @@ TEST(SpanTableReader, RefusesTablesThatCannotBeRight) {
   }
 }
 
+TEST(SpanTableReader, PartsOfAFrameFollowEachOther) {
+  SpanTable table = Sample();
+  table.windows.clear();
+  table.spans.clear();
+  for (uint32_t i = 0; i < 6; ++i) {
+    SpanEntry part{
+        .data_begin = 500 * i, .data_bytes = 500, .blob_begin = 100 * i, .blob_bytes = 100};
+    part.codec = i == 1 || i == 4 ? SpanCodec::kZstdBegin : SpanCodec::kZstdNext;
+    if (i == 0) part.codec = SpanCodec::kGzip;
+    if (i > 0) part.digest_of = SpanDigest::kOfBlob;
+    table.spans.push_back(part);
+  }
+  const auto bytes = WriteSpanTable(table);
+  ASSERT_TRUE(bytes.ok()) << bytes.status();
+  using Frame = SpanTableReader::Frame;
+  EXPECT_EQ((*SpanTableReader::FromBytes(*bytes))->frames(), (std::vector<Frame>{{1, 4}, {4, 6}}));
+  const auto refused = [&table](const std::function<void(std::vector<SpanEntry>&)>& change) {
+    SpanTable wrong = table;
+    change(wrong.spans);
+    return absl::IsDataLoss(WriteSpanTable(wrong).status());
+  };
+  using Spans = std::vector<SpanEntry>;
+  EXPECT_TRUE(refused([](Spans& spans) { spans[1].codec = SpanCodec::kZstdNext; }));
+  EXPECT_TRUE(refused([](Spans& spans) { spans[2].blob_begin += 1; }));
+  EXPECT_TRUE(refused([](Spans& spans) { spans[2].data_begin += 1, spans[2].data_bytes -= 1; }));
+  EXPECT_TRUE(refused([](Spans& spans) { spans[2].digest_of = SpanDigest::kOfData; }));
+  EXPECT_TRUE(refused([](Spans& spans) { spans[1].skip = 1; }));
+  EXPECT_TRUE(refused([](Spans& spans) { spans[2].bit = 1; }));
+  EXPECT_TRUE(refused([](Spans& spans) { spans.erase(spans.begin() + 4); }));
+  EXPECT_TRUE(refused([](Spans& spans) { spans[2].codec = static_cast<SpanCodec>(6); }));
+  EXPECT_FALSE(refused([](Spans& spans) { spans.resize(3); }));
+}
+
 TEST(SpanTableReader, StoredSpansAndDigestsOfTheBlob) {
   const std::string blob = "0123456789";
   SpanEntry span{.data_begin = 0, .data_bytes = 4, .blob_begin = 0, .blob_bytes = 10};
