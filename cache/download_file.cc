@@ -106,6 +106,15 @@ uint64_t DownloadFile::present_bytes() const {
   return present_.total_bytes();
 }
 
+absl::StatusOr<size_t> DownloadFile::ReadPresent(absl::Span<char> buffer, uint64_t offset) const {
+  uint64_t end;
+  {
+    absl::MutexLock lock(&mu_);
+    end = present_.ContiguousEnd(offset);
+  }
+  return PreadFull(fd_.get(), buffer.subspan(0, end - offset), offset);
+}
+
 void DownloadFile::OnFirstByte(absl::AnyInvocable<void()> callback) {
   {
     absl::MutexLock lock(&mu_);

@@ -47,6 +47,8 @@ class DownloadFile {
   absl::Status Drop(ByteRange range);
   std::vector<ByteRange> Missing() const;
   uint64_t present_bytes() const;
+  // Reads bytes at `offset` that are present. Returns how many: 0 if the first is not.
+  absl::StatusOr<size_t> ReadPresent(absl::Span<char> buffer, uint64_t offset) const;
   // Runs `callback` once, when the first byte of the blob is present (inline if it already is).
   void OnFirstByte(absl::AnyInvocable<void()> callback);
   // Returns another descriptor of the file, which may outlive the download and its name.

@@ -102,7 +102,6 @@ class FillingLayer final : public LayerFill,
   std::vector<std::string> AuthScopes() const;             // of the sources of these bytes
   const SpanTableReader& span_table() const { return *table_; }
   const std::string& directory() const { return options_.directory; }
-
   std::optional<Want> MostUrgent(Moment now, Moment& look_again) override;
   void Launch(Priority priority, FillSlot slot) override;
   void Cancel() override;
@@ -145,6 +144,8 @@ class FillingLayer final : public LayerFill,
   LogContext ContextLocked(const Batch& batch) const ABSL_SHARED_LOCKS_REQUIRED(mu_);
   bool TakeOver(Batch& batch);
   absl::Status OnBytes(const BatchRef& batch, uint64_t offset, std::string_view data);
+  void OnReceived(const BatchRef& batch);
+  void BeginFromDisk(const BatchRef& batch);
   BatchRef EndBatchLocked(const BatchRef& batch, const absl::Status& status, Finished& finished)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void OnEnd(const BatchRef& batch, absl::Status status);
@@ -211,7 +212,6 @@ class FillingLayer final : public LayerFill,
   std::atomic<bool> complete_{false};
   CancelSource cancel_;
   const std::shared_ptr<Timeline> timeline_;
-
   mutable absl::Mutex mu_;
   SpanMap spans_ ABSL_GUARDED_BY(mu_);
   FrameFeeds<Batch> frames_ ABSL_GUARDED_BY(mu_);

@@ -296,6 +296,10 @@ void FillingLayer::Launch(Priority priority, FillSlot slot) {
 
 // A large request waits for memory.
 void FillingLayer::Begin(const BatchRef& batch, Priority priority) {
+  if (download_ != nullptr && IsZstdPart(table_->span(batch->first).codec)) {
+    return scheduler_.work().Submit(
+        batch->priority, [self = shared_from_this(), batch] { self->BeginFromDisk(batch); });
+  }
   if (TakeOver(*batch) || batch->memory <= kLargeBytes) return Request(batch);
   scheduler_.memory(priority).Take(
       batch->place.source, batch->memory, batch->cancel.token(),
@@ -401,9 +405,7 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
     }
   }
   scheduler_.counters().bytes += data.size();
-  const uint64_t end = batch->received.ContiguousEnd(blob.begin);
   const Moment now = Moment::Now();
-  uint32_t from, to;
   absl::Duration waited;
   BatchRef hedge;
   {
@@ -415,9 +417,6 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
       batch->answered_at = now;
       waited = std::max(waited, kPauseToNote);
     }
-    from = batch->next;
-    while (batch->next < batch->last && table_->span(batch->next).blob_end() <= end) ++batch->next;
-    to = batch->next;
     // It was slow but is no longer silent: its hedge is not needed.
     hedge = batch->hedge ? nullptr : batch->twin.lock();
     if (hedge != nullptr && (hedge->answered || std::exchange(hedge->given_up, true)))
@@ -427,8 +426,21 @@ absl::Status FillingLayer::OnBytes(const BatchRef& batch, uint64_t offset, std::
     scheduler_.Wake();
   }
   if (hedge != nullptr) hedge->cancel.Cancel();
-  for (uint32_t span = from; span < to; ++span) DecodeLater(batch, span);
+  OnReceived(batch);
   return absl::OkStatus();
+}
+
+// Decodes the spans whose last byte has been received since.
+void FillingLayer::OnReceived(const BatchRef& batch) {
+  const uint64_t end = batch->received.ContiguousEnd(batch->blob.begin);
+  uint32_t from, to;
+  {
+    absl::MutexLock lock(&mu_);
+    from = batch->next;
+    while (batch->next < batch->last && table_->span(batch->next).blob_end() <= end) ++batch->next;
+    to = batch->next;
+  }
+  for (uint32_t span = from; span < to; ++span) DecodeLater(batch, span);
 }
 
 // Its window may still be on its way, while the layer may be given up.

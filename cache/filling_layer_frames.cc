@@ -67,6 +67,20 @@ void FillingLayer::Feed(uint32_t span) {
   });
 }
 
+// A frame that is entered again, after a restart, is not fetched again as far as its blob was kept.
+void FillingLayer::BeginFromDisk(const BatchRef& batch) {
+  TakeOver(*batch);
+  if (batch->bytes == nullptr) {
+    batch->bytes = std::make_unique_for_overwrite<char[]>(batch->blob.size());
+  }
+  const absl::StatusOr<size_t> kept = download_->ReadPresent(
+      absl::MakeSpan(batch->bytes.get(), batch->blob.size()), batch->blob.begin);
+  if (kept.ok()) batch->received.Add({batch->blob.begin, batch->blob.begin + *kept});
+  OnReceived(batch);
+  if (batch->received.Contains(batch->blob)) return OnEnd(batch, absl::OkStatus());
+  Request(batch);
+}
+
 // Waits for the memory of a decoder, without a thread.
 void FillingLayer::TakeDecoder(const FramePart& part) {
   const Batch& batch = *part.request;
@@ -130,6 +144,11 @@ void FillingLayer::DecodePart(const FramePart& part) {
 void FillingLayer::OnWrongPart(const FramePart& part, const absl::Status& why) {
   Finished finished;
   bool given_up;
+  if (download_ != nullptr) {
+    const SpanEntry span = table_->span(part.span);
+    const absl::Status dropped = download_->Drop({span.blob_begin, span.blob_end()});
+    if (!dropped.ok()) LogDebug("blob_not_dropped cause=", dropped.message());
+  }
   {
     absl::MutexLock lock(&mu_);
     frames_.Failed(part);

@@ -187,6 +187,27 @@ TEST_F(FillingFramesTest, WhatIsHereOutlivesTheProcess) {
   AwaitComplete();
 }
 
+TEST_F(FillingFramesTest, WhatWasKeptOfTheBlobIsNotFetchedAgain) {
+  unproven_ = true;
+  Make(ZstdBytes(tar_, 1));
+  repository_.HoldAt(blob_.digest, BlobEndOf(12 * kMiB));
+  EXPECT_TRUE(Check({0, 12 * kMiB}).ok());
+  Close();
+  repository_.Release(blob_.digest);
+  // A crash may have lost some of it.
+  const SpanEntry& lost = table_.spans[4];
+  {
+    const Fd blob = *OpenFile(directory_ + "/blob", O_RDWR);
+    ASSERT_TRUE(PwriteFull(blob.get(), "wrong", lost.blob_begin + 100).ok());
+  }
+  Open();
+  EXPECT_TRUE(Check({20 * kMiB, 20 * kMiB + 1}).ok());
+  AwaitComplete();
+  EXPECT_EQ(TimesAsked(0), 1);
+  EXPECT_EQ(TimesAsked(lost.blob_begin), 2);
+  EXPECT_EQ(TimesAsked(table_.spans[10].blob_begin), 1);
+}
+
 TEST_F(FillingFramesTest, BytesOfAnEarlierBootAreCheckedBeforeTheyAreBelieved) {
   repository_.HoldAt(blob_.digest, BlobEndOf(12 * kMiB));
   EXPECT_TRUE(Check({0, 12 * kMiB}).ok());
