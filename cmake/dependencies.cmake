@@ -10,7 +10,6 @@ set_property(TARGET leveldb::leveldb PROPERTY INTERFACE_LINK_LIBRARIES Threads::
 pkg_check_modules(OPENSSL REQUIRED IMPORTED_TARGET libcrypto)
 pkg_check_modules(FUSE REQUIRED IMPORTED_TARGET fuse3)
 pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl)
-pkg_check_modules(ARCHIVE REQUIRED IMPORTED_TARGET libarchive)
 pkg_check_modules(ZSTD REQUIRED IMPORTED_TARGET libzstd)
 pkg_check_modules(ISAL REQUIRED IMPORTED_TARGET libisal)
 pkg_check_modules(YAML REQUIRED IMPORTED_TARGET yaml-cpp)
@@ -26,7 +25,7 @@ set(IMAGEFS_ABSL absl::status absl::statusor absl::strings absl::str_format absl
 
 set(IMAGEFS_LIBS_base ${IMAGEFS_ABSL} Threads::Threads PkgConfig::OPENSSL PkgConfig::SPDLOG)
 set(IMAGEFS_LIBS_image PkgConfig::ZSTD PkgConfig::ISAL)
-set(IMAGEFS_LIBS_fetch PkgConfig::CURL PkgConfig::ARCHIVE PkgConfig::YAML)
+set(IMAGEFS_LIBS_fetch PkgConfig::CURL PkgConfig::YAML)
 set(IMAGEFS_LIBS_cache leveldb::leveldb)
 set(IMAGEFS_LIBS_fs PkgConfig::FUSE)
 set(IMAGEFS_LIBS_snap imagefs_containerd_proto imagefs_cri_proto)

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fetch/archive_source.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -19,6 +17,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "base/status.h"
 #include "base/text.h"
+#include "image/tar.h"
 
 namespace imagefs {
 namespace {
@@ -27,6 +26,7 @@ constexpr size_t kMaxMembers = 200'000;
 constexpr size_t kMaxNameBytes = 4096;
 constexpr int kMaxLinks = 40;  // the kernel's limit
 constexpr size_t kBlockBytes = 64 << 10;
+constexpr size_t kMaxHeaderBytes = 8 << 20;  // of names and PAX records before one member
 
 absl::Status NoSuchFile(const std::string& path, std::string_view name) {
   return absl::NotFoundError(StrCat(path, ": there is no ", Printable(name), " in it"));
@@ -124,61 +124,36 @@ class ArchiveFiles : public NamedFiles {
 class Scanner {
  public:
   Scanner(const std::string& path, int fd, uint64_t size) : path_(path), fd_(fd), size_(size) {}
-  Scanner(const Scanner&) = delete;
-  Scanner& operator=(const Scanner&) = delete;
-  ~Scanner() {
-    if (archive_ != nullptr) archive_read_free(archive_);
-  }
 
   absl::StatusOr<Members> Run() {
     IMAGEFS_RETURN_IF_ERROR(RefuseCompressed());
-    archive_ = archive_read_new();
-    if (archive_ == nullptr) return absl::ResourceExhaustedError("out of memory");
-    archive_read_support_format_tar(archive_);
-    archive_read_set_read_callback(archive_, &Scanner::OnRead);
-    archive_read_set_skip_callback(archive_, &Scanner::OnSkip);
-    archive_read_set_callback_data(archive_, this);
-    if (archive_read_open1(archive_) != ARCHIVE_OK) return NoArchive();
+    TarScan scan(size_);
+    std::string bytes;
+    uint64_t begin = 0;
     while (true) {
-      struct archive_entry* entry = nullptr;
-      const int result = archive_read_next_header(archive_, &entry);
-      if (result != ARCHIVE_OK && result != ARCHIVE_WARN && result != ARCHIVE_EOF) {
-        return NoArchive();
+      absl::StatusOr<std::optional<uint64_t>> needed =
+          scan.Continue(begin, bytes, [this](TarEntry& entry) { return AddMember(entry); });
+      if (absl::IsResourceExhausted(needed.status())) return needed.status();
+      if (!needed.ok()) return NoArchive(needed.status().message());
+      if (!needed->has_value()) return std::move(members_);
+      begin = scan.position();
+      if (**needed - begin > kMaxHeaderBytes) {
+        return NoArchive("more than 8 MiB of headers before a member");
       }
-      // The contents of the previous member end at this header.
-      IMAGEFS_RETURN_IF_ERROR(FinishMember(archive_read_header_position(archive_)));
-      if (result == ARCHIVE_EOF) break;
-      IMAGEFS_RETURN_IF_ERROR(AddMember(entry));
+      bytes.resize(std::min(std::max<uint64_t>(**needed - begin, kBlockBytes), size_ - begin));
+      absl::StatusOr<size_t> got =
+          PreadFull(fd_, absl::MakeSpan(bytes.data(), bytes.size()), begin);
+      if (!got.ok()) return Annotate(got.status(), path_);
+      if (*got != bytes.size()) return NoArchive("it became shorter while it was read");
     }
-    return std::move(members_);
   }
 
  private:
-  static la_ssize_t OnRead(struct archive* archive, void* self_pointer, const void** buffer) {
-    Scanner* self = static_cast<Scanner*>(self_pointer);
-    absl::StatusOr<size_t> got = PreadFull(self->fd_, absl::MakeSpan(self->buffer_), self->at_);
-    if (!got.ok()) {
-      archive_set_error(archive, EIO, "read error");
-      return -1;
-    }
-    self->at_ += *got;
-    *buffer = self->buffer_.data();
-    return static_cast<la_ssize_t>(*got);
-  }
-
-  static la_int64_t OnSkip(struct archive*, void* self_pointer, la_int64_t request) {
-    Scanner* self = static_cast<Scanner*>(self_pointer);
-    if (request <= 0 || self->at_ >= self->size_) return 0;
-    const uint64_t skipped = std::min(static_cast<uint64_t>(request), self->size_ - self->at_);
-    self->at_ += skipped;
-    return static_cast<la_int64_t>(skipped);
-  }
-
-  absl::Status NoArchive() const {
-    const char* why = archive_error_string(archive_);
-    return absl::InvalidArgumentError(StrCat(
-        path_, ": not a tar archive, or damaged", why == nullptr ? "" : " (",
-        Printable(why == nullptr ? "" : why), why == nullptr ? "" : ")", "; save the image again"));
+  // The remedies of TarScan are those for layers.
+  absl::Status NoArchive(absl::string_view cause) const {
+    return absl::InvalidArgumentError(StrCat(path_, ": not a tar archive, or damaged (",
+                                             ToStd(cause.substr(0, cause.find(';'))),
+                                             "); save the image again"));
   }
 
   absl::Status RefuseCompressed() const {
@@ -198,63 +173,46 @@ class Scanner {
                                              program, " and use the plain tar"));
   }
 
-  absl::Status AddMember(struct archive_entry* entry) {
-    const char* name = archive_entry_pathname(entry);
-    if (name == nullptr || std::string_view(name).size() > kMaxNameBytes) return absl::OkStatus();
+  absl::Status AddMember(const TarEntry& entry) {
+    if (entry.global || entry.path.size() > kMaxNameBytes) return absl::OkStatus();
     // A member whose name leads outside is ignored.
-    std::optional<std::string> clean = CleanName("", name);
+    std::optional<std::string> clean = CleanName("", entry.path);
     if (!clean || clean->empty()) return absl::OkStatus();
-    const char* hard_link = archive_entry_hardlink(entry);
     Member member;
-    if (hard_link != nullptr) {
+    if (entry.hard_link) {
       member.is_link = true;
-      member.target = CleanName("", hard_link);
-    } else if (archive_entry_filetype(entry) == AE_IFLNK) {
-      const char* target = archive_entry_symlink(entry);
+      member.target = CleanName("", entry.link);
+    } else if (S_ISLNK(entry.mode)) {
       const size_t slash = clean->rfind('/');
       member.is_link = true;
-      member.target = CleanName(slash == std::string::npos ? "" : clean->substr(0, slash),
-                                target == nullptr ? "" : target);
-    } else if (archive_entry_filetype(entry) == AE_IFREG &&
-               archive_entry_sparse_count(entry) == 0) {
-      if (archive_entry_size(entry) < 0) return NoArchive();
-      member.length = static_cast<uint64_t>(archive_entry_size(entry));
-      open_member_ = *clean;
+      member.target =
+          CleanName(slash == std::string::npos ? "" : clean->substr(0, slash), entry.link);
+    } else if (S_ISREG(entry.mode) && IsOnePiece(entry)) {
+      member.length = entry.size;
+      if (entry.size > 0) member.offset = entry.extents[0].data_offset;
     } else {
       return absl::OkStatus();
     }
     if (member.target && member.target->size() > kMaxNameBytes) member.target.reset();
     if (members_.size() >= kMaxMembers) {
-      return absl::InvalidArgumentError(
+      return absl::ResourceExhaustedError(
           StrCat(path_, ": the archive has more than ", kMaxMembers, " members"));
     }
     members_[*std::move(clean)] = std::move(member);
     return absl::OkStatus();
   }
 
-  // `end` is the position after the padded contents of the last member added.
-  absl::Status FinishMember(la_int64_t end) {
-    if (!open_member_) return absl::OkStatus();
-    Member& member = members_[*open_member_];
-    open_member_.reset();
-    const uint64_t padded = (member.length + 511) / 512 * 512;
-    if (end < 0 || static_cast<uint64_t>(end) < padded ||
-        static_cast<uint64_t>(end) - padded > size_ ||
-        size_ - (static_cast<uint64_t>(end) - padded) < member.length) {
-      return absl::DataLossError(StrCat(path_, ": the archive is truncated; save the image again"));
-    }
-    member.offset = static_cast<uint64_t>(end) - padded;
-    return absl::OkStatus();
+  // Sparse files are not: no bytes of the archive are theirs as a whole.
+  static bool IsOnePiece(const TarEntry& entry) {
+    if (entry.size == 0) return true;
+    return entry.extents.size() == 1 && entry.extents[0].file_offset == 0 &&
+           entry.extents[0].length == entry.size;
   }
 
   const std::string& path_;
   const int fd_;
   const uint64_t size_;
-  uint64_t at_ = 0;
-  std::vector<char> buffer_ = std::vector<char>(kBlockBytes);
-  struct archive* archive_ = nullptr;
   Members members_;
-  std::optional<std::string> open_member_;  // member whose offset the next header determines
 };
 
 }  // namespace

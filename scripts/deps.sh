@@ -6,7 +6,7 @@
 set -euo pipefail
 
 build="make cmake ninja-build ccache g++ pkg-config libfuse3-dev fuse3 libcurl4-openssl-dev libssl-dev
-  libzstd-dev zlib1g-dev libisal-dev libarchive-dev libleveldb-dev libsnappy-dev libspdlog-dev libfmt-dev libabsl-dev
+  libzstd-dev zlib1g-dev libisal-dev libleveldb-dev libsnappy-dev libspdlog-dev libfmt-dev libabsl-dev
   libgrpc++-dev libprotobuf-dev protobuf-compiler protobuf-compiler-grpc libc-ares-dev libre2-dev
   nlohmann-json3-dev libsystemd-dev libyaml-cpp-dev libflatbuffers-dev flatbuffers-compiler libcli11-dev
   libtomlplusplus-dev libmicrohttpd-dev prometheus-cpp-dev libsmartcols-dev libgtest-dev"

@@ -438,7 +438,9 @@ TEST_F(LocalSourceTest, BadLayouts) {
 
 TEST_F(LocalSourceTest, BadArchives) {
   Write("garbage.tar", std::string(10000, 'x'));
-  EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/garbage.tar"), "not a tar archive"));
+  EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/garbage.tar"),
+                       "not a tar archive, or damaged (tar: a header with a wrong checksum at byte "
+                       "0); save the image again"));
   Write("zip.tar", "\x1f\x8b\x08garbage");
   EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/zip.tar"), "gunzip"));
   Write("empty.tar", EndOfTar());
@@ -447,7 +449,14 @@ TEST_F(LocalSourceTest, BadArchives) {
   EXPECT_FALSE(Manifest("oci-archive:%D/zero.tar").ok());
   const std::string big = TarMember("blobs/x", std::string(100000, 'x'));
   Write("cut.tar", TarMember("index.json", "{}") + big.substr(0, big.size() - 5000));
-  EXPECT_FALSE(Manifest("oci-archive:%D/cut.tar").ok());
+  EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/cut.tar"), "truncated"));
+  Write("type.tar", TarMember("index.json", "{}") + TarMember("label", "", 'V') + EndOfTar());
+  EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/type.tar"), "unhandled tar header type 'V'"));
+  // Each replaces the one before; all would have to be in memory at once.
+  std::string names;
+  for (int i = 0; i < 9; ++i) names += TarMember("@LongLink", std::string(1 << 20, 'n'), 'L');
+  Write("names.tar", names + TarMember("index.json", "{}") + EndOfTar());
+  EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/names.tar"), "more than 8 MiB of headers"));
   Write("docker.tar", TarMember("manifest.json", "[]") + EndOfTar());
   EXPECT_TRUE(Contains(ManifestText("oci-archive:%D/docker.tar"), "write docker-archive:"));
 }
