@@ -27,22 +27,30 @@ void LivePriority::RaiseTo(Priority p) {
   }
 }
 
-Executor::Executor(ThreadRole role, int threads) {
-  threads_.reserve(static_cast<size_t>(threads));
-  for (int i = 0; i < threads; ++i) {
-    threads_.emplace_back([this, role] {
-      EnterThread(role);
-      Loop();
-    });
-  }
+Executor::Executor(ThreadRole role, int threads)
+    : role_(role), most_(static_cast<size_t>(threads)) {
+  absl::MutexLock lock(&mu_);
+  StartThread();
 }
 
 Executor::~Executor() {
-  {
+  std::vector<std::thread> threads;
+  do {
+    for (std::thread& thread : threads) thread.join();
+    threads.clear();
     absl::MutexLock lock(&mu_);
     stopping_ = true;
-  }
-  for (std::thread& thread : threads_) thread.join();
+    threads.swap(threads_);  // those that were joined may have started more
+  } while (!threads.empty());
+}
+
+void Executor::StartThread() {
+  threads_.emplace_back([this] {
+    EnterThread(role_);
+    Loop();
+  });
+  ++started_;
+  ++idle_;
 }
 
 void Executor::Submit(PriorityRef priority, absl::AnyInvocable<void()> task) {
@@ -72,6 +80,7 @@ void Executor::Loop() {
                        ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_) { return stopping_ || !queue_.empty(); };
       mu_.Await(absl::Condition(&ready));
       if (queue_.empty()) return;
+      if (--idle_ == 0 && started_ < most_) StartThread();
       size_t best = 0;
       for (size_t i = 1; i < queue_.size(); ++i) {
         if (urgency(queue_[i]) < urgency(queue_[best])) best = i;
@@ -81,6 +90,8 @@ void Executor::Loop() {
     }
     const LogContext::Scope scope(std::move(task.context));
     task.run();
+    absl::MutexLock lock(&mu_);
+    ++idle_;
   }
 }
 

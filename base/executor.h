@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// A fixed-size thread pool for work that may block on local disk or burn CPU, but never on another
-// pool's queue. Thread-safe. Tasks run in order of priority, then of submission. The priority is
-// read when a thread becomes free, so raising it while a task is queued takes effect.
+// A thread pool for work that may block on local disk or burn CPU, but never on another pool's
+// queue. Thread-safe. Tasks run in order of priority, then of submission. The priority is read when
+// a thread becomes free, so raising it while a task is queued takes effect.
+//
+// It starts with one thread. The thread that was the last idle one starts another before it runs
+// its task, up to the limit; none ends before the pool. So a task never waits for a thread to be
+// made, and threads inherit nothing from who submits: not its mount namespace, signals or priority.
 #pragma once
 
 #include <atomic>
@@ -38,7 +42,7 @@ using PriorityRef = std::shared_ptr<LivePriority>;
 
 class Executor {
  public:
-  // Starts `threads` threads of that role.
+  // Of at most `threads` threads of that role.
   Executor(ThreadRole role, int threads);
   // Runs the queued tasks, then joins the threads.
   ~Executor();
@@ -49,11 +53,17 @@ class Executor {
  private:
   struct Task;
   void Loop();
+  void StartThread() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+
+  const ThreadRole role_;
+  const size_t most_;
   mutable absl::Mutex mu_;
   std::vector<Task> queue_ ABSL_GUARDED_BY(mu_);
   uint64_t next_sequence_ ABSL_GUARDED_BY(mu_) = 0;
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
-  std::vector<std::thread> threads_;
+  size_t idle_ ABSL_GUARDED_BY(mu_) = 0;     // threads without a task, or about to wait for one
+  size_t started_ ABSL_GUARDED_BY(mu_) = 0;  // threads, at most most_
+  std::vector<std::thread> threads_ ABSL_GUARDED_BY(mu_);  // not yet joined
 };
 
 }  // namespace imagefs

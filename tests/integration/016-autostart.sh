@@ -14,6 +14,13 @@ for round in 1 2 3; do
 done
 ifs images >/dev/null
 same "daemons" 1 "$(daemons | wc -w)"
+
+# A daemon at rest has started no more threads of a pool than the one that waits, and one for a task that came.
+pools="pass layer answers control images snapshots snap-space"
+for pool in $pools; do
+  threads=$(cat /proc/"$(daemons)"/task/*/comm | grep -cx "$pool" || true)
+  [[ $threads == [12] ]] || fail "$threads threads of $pool"
+done
 ifs stop
 wait_for 10 '[ -z "$(daemons)" ]' || fail "still there"
 

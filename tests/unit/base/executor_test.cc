@@ -3,10 +3,16 @@
 
 #include <gtest/gtest.h>
 #include <pthread.h>
+#include <signal.h>
 
+#include <algorithm>
+#include <array>
 #include <atomic>
+#include <filesystem>
+#include <iterator>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/synchronization/barrier.h"
@@ -14,6 +20,11 @@
 
 namespace imagefs {
 namespace {
+
+size_t ThreadsOfProcess() {
+  const std::filesystem::directory_iterator tasks("/proc/self/task");
+  return static_cast<size_t>(std::distance(begin(tasks), end(tasks)));
+}
 
 PriorityRef At(Priority priority) { return std::make_shared<LivePriority>(priority); }
 
@@ -79,6 +90,49 @@ TEST(ExecutorTest, AllThreadsWorkAtOnceAndAreNamed) {
     });
   }
   EXPECT_EQ(name, "test");
+}
+
+TEST(ExecutorTest, ThreadsStartWhenTheyAreNeeded) {
+  const size_t before = ThreadsOfProcess();
+  Executor executor(ThreadRole::kTest, 4);
+  EXPECT_EQ(ThreadsOfProcess(), before + 1);
+  absl::Notification release;
+  for (size_t i = 1; i <= 4; ++i) {
+    absl::Notification busy;
+    executor.Submit([&] {
+      busy.Notify();
+      release.WaitForNotification();
+    });
+    busy.WaitForNotification();
+    EXPECT_EQ(ThreadsOfProcess(), before + std::min<size_t>(i + 1, 4));
+  }
+  executor.Submit([] {});
+  EXPECT_EQ(executor.queued(), 1u);
+  release.Notify();
+}
+
+TEST(ExecutorTest, ThreadsInheritNothingFromWhoSubmits) {
+  std::array<bool, 3> blocked{true, true, true};
+  {
+    Executor executor(ThreadRole::kTest, 3);
+    absl::Barrier* barrier = new absl::Barrier(3);
+    std::thread submitter([&] {
+      sigset_t signals;
+      sigemptyset(&signals);
+      sigaddset(&signals, SIGUSR1);
+      ASSERT_EQ(pthread_sigmask(SIG_BLOCK, &signals, nullptr), 0);
+      for (int i = 0; i < 3; ++i) {
+        executor.Submit([&blocked, barrier, i] {
+          sigset_t own;
+          pthread_sigmask(SIG_BLOCK, nullptr, &own);
+          blocked[static_cast<size_t>(i)] = sigismember(&own, SIGUSR1) != 0;
+          if (barrier->Block()) delete barrier;
+        });
+      }
+    });
+    submitter.join();
+  }
+  EXPECT_EQ(blocked, (std::array<bool, 3>{}));
 }
 
 }  // namespace
