@@ -136,6 +136,9 @@ absl::Status DaemonClient::Reconnect() {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(kMaxReplyBytes);
     rpc_ = std::make_unique<Rpc>();
+    // Never undone: when the last channel ends, gRPC would join its threads one by one, which takes
+    // milliseconds of a process that ends anyway.
+    grpc_init();
     rpc_->channel = grpc::CreateCustomInsecureChannelFromFd("imagefs", fd->Release(), arguments);
     rpc_->stub = Control::NewStub(rpc_->channel);
     bool lost = false;
