@@ -79,7 +79,9 @@ leveldb::Status SyncFolderOf(const std::string& path) {
 class CarefulFile : public leveldb::WritableFile {
  public:
   CarefulFile(std::unique_ptr<leveldb::WritableFile> file, const std::string& path)
-      : file_(std::move(file)), path_(path) {}
+      : file_(std::move(file)),
+        path_(path),
+        named_(path.find("/MANIFEST-") != std::string::npos || path.ends_with(".dbtmp")) {}
 
   leveldb::Status Append(const leveldb::Slice& data) override {
     return Do([&] { return file_->Append(data); });
@@ -92,7 +94,7 @@ class CarefulFile : public leveldb::WritableFile {
       leveldb::Status status = file_->Sync();
       // The first time, sync the name as well: without it the content would be lost.
       if (status.ok() && !named_) status = SyncFolderOf(path_);
-      named_ = status.ok();
+      if (status.ok()) named_ = true;
       return status;
     });
   }
@@ -110,7 +112,9 @@ class CarefulFile : public leveldb::WritableFile {
 
   const std::unique_ptr<leveldb::WritableFile> file_;
   const std::string path_;
-  bool named_ = false;
+  // The name needs no sync: it has one, LevelDB syncs it (a manifest's), or it is replaced by
+  // RenameFile, which syncs the new one.
+  bool named_;
   leveldb::Status failed_;
 };
 

@@ -100,7 +100,8 @@ absl::Status PodmanFiles::PutRecords(const std::string& name, std::string text) 
   }
   records_.erase(name);
   const std::string path = StrCat(directory_, "/", name);
-  IMAGEFS_RETURN_IF_ERROR(WriteFileDurably(path + ".json", text));
+  // What the previous daemon left mostly still holds.
+  IMAGEFS_RETURN_IF_ERROR(PutFile(path + ".json", text));
   // Written after the records, so that a reader that sees the new bytes finds the new records.
   IMAGEFS_ASSIGN_OR_RETURN(const Fd lock, OpenFile(path + ".lock", O_WRONLY | O_CREAT, 0600));
   IMAGEFS_RETURN_IF_ERROR(PwriteFull(lock.get(), RandomHex(kWriterBytes / 2), 0));

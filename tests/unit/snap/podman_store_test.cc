@@ -193,6 +193,24 @@ TEST_F(PodmanStoreTest, ARestartShowsItAgain) {
   EXPECT_NE(podman_->Find(kName, Platform::Host()), nullptr);
 }
 
+TEST_F(PodmanStoreTest, AStartReplacesNothingThatStillHolds) {
+  const Strings names = {"overlay-images/images", "overlay-layers/layers"};
+  const auto path = [this](const std::string& name) { return StrCat(dir_, "/podman/", name); };
+  Strings marks;
+  for (const std::string& name : names) {
+    std::filesystem::create_hard_link(path(name) + ".json", StrCat(dir_, "/", marks.size()));
+    marks.push_back(Read(name + ".lock"));
+  }
+  Start();
+  for (size_t i = 0; i < names.size(); ++i) {
+    EXPECT_TRUE(std::filesystem::equivalent(path(names[i]) + ".json", StrCat(dir_, "/", i)));
+    EXPECT_NE(Read(names[i] + ".lock"), marks[i]) << "the previous daemon may not have come to it";
+  }
+  std::ofstream(path(names[0]) + ".json") << "[{}]";
+  Start();
+  EXPECT_EQ(Names(), Strings{});
+}
+
 TEST_F(PodmanStoreTest, HiddenItIsThereAgainAfterARestart) {
   ASSERT_TRUE(Add(kName).ok());
   podman_->Leave(/*hide=*/true);
